@@ -1,0 +1,270 @@
+"""A frozen cut of a shop: who, what, and what happened before a time.
+
+Everything that learns, speaks or measures works on a `Dataset`. People and items are rows of `users` and `items`;
+events are arrays in compressed-row form, one run per person, oldest first. Cutting a dataset in time keeps the row
+numbers, so vectors computed once stay valid for every cut.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from recllm.errors import DataError
+from recllm.schema import ACTION_CODE, Action
+
+DAY = 86_400
+
+USER_COLUMN = "user_id"
+ITEM_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
+    "item_id": pl.String,
+    "title": pl.String,
+    "category": pl.List(pl.String),
+    "brand": pl.String,
+    "description": pl.String,
+    "price": pl.Float64,
+    "currency": pl.String,
+    "available": pl.Boolean,
+    "attributes": pl.String,
+}
+"""Columns of `Dataset.items`; `attributes` is a JSON object of strings. Missing columns are filled with nulls."""
+
+
+@dataclass(frozen=True, eq=False)
+class Events:
+    """Events in compressed-row form: those of user u are rows indptr[u]:indptr[u + 1], ascending in time.
+
+    item: int32 (n,), row of `Dataset.items`. at: int64 (n,), epoch seconds. action: uint8 (n,), `ACTION_CODE`.
+    quantity: float32 (n,). price: float32 (n,), per unit, NaN where unknown. basket: int32 (n,), -1 where unknown;
+    equal numbers of one person are one basket. indptr: int64 (n_users + 1,).
+    """
+
+    indptr: NDArray[np.int64]
+    item: NDArray[np.int32]
+    at: NDArray[np.int64]
+    action: NDArray[np.uint8]
+    quantity: NDArray[np.float32]
+    price: NDArray[np.float32]
+    basket: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+    @property
+    def user(self) -> NDArray[np.int32]:
+        """Row of `Dataset.users` for each event, int32 (n,)."""
+        return np.repeat(np.arange(len(self.indptr) - 1, dtype=np.int32), np.diff(self.indptr))
+
+    def select(self, mask: NDArray[np.bool_]) -> Events:
+        """The events where `mask`, shape (n,), is true; users keep their rows."""
+        kept = np.concatenate([[0], np.cumsum(mask)])[self.indptr].astype(np.int64)
+        return Events(
+            kept,
+            self.item[mask],
+            self.at[mask],
+            self.action[mask],
+            self.quantity[mask],
+            self.price[mask],
+            self.basket[mask],
+        )
+
+    def rows(self, users: NDArray[np.integer]) -> Events:
+        """The events of these users, one run each in the order given (a user may be repeated)."""
+        starts, ends = self.indptr[users], self.indptr[np.asarray(users) + 1]
+        lengths = ends - starts
+        indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        take = np.arange(indptr[-1]) - np.repeat(indptr[:-1] - starts, lengths)
+        return Events(
+            indptr,
+            self.item[take],
+            self.at[take],
+            self.action[take],
+            self.quantity[take],
+            self.price[take],
+            self.basket[take],
+        )
+
+    def of(self, action: Action) -> Events:
+        return self.select(self.action == ACTION_CODE[action])
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """`users` (user_id and one text column per basic), `items` (`ITEM_SCHEMA`) and `events` before `as_of`.
+
+    `as_of` is epoch seconds. Item rows stand in the order of a hash of the id, so that neither the reading order nor
+    the id's own order can reach a model or break a tie.
+    """
+
+    users: pl.DataFrame
+    items: pl.DataFrame
+    events: Events
+    as_of: int
+
+    @property
+    def n_users(self) -> int:
+        return self.users.height
+
+    @property
+    def n_items(self) -> int:
+        return self.items.height
+
+    @classmethod
+    def construct(
+        cls,
+        events: pl.DataFrame,
+        users: pl.DataFrame | None = None,
+        items: pl.DataFrame | None = None,
+        *,
+        as_of: int | datetime | None = None,
+    ) -> Dataset:
+        """The one door.
+
+        events: columns user_id, item_id, timestamp (aware datetime, or epoch seconds) and, where known, event
+        (default "purchase"), quantity (1), price (null), basket_id (null). users: user_id and basics. items:
+        `ITEM_SCHEMA`, missing columns allowed. People and items that only occur in events get a bare row. `as_of`
+        defaults to one second after the last event. Raises `DataError` for a missing column, a repeated id, or a
+        naive time.
+        """
+        _require(events, ("user_id", "item_id", "timestamp"), "events")
+        at = _epoch_seconds(events["timestamp"])
+        users = _complete(users, USER_COLUMN, events["user_id"])
+        items = _conform(_complete(items, "item_id", events["item_id"]))
+        items = items[np.argsort([_hash(i) for i in items["item_id"]], kind="stable")]
+        packed = _pack(events, at, users["user_id"], items["item_id"])
+        if as_of is None:
+            limit = int(at.max()) + 1 if len(at) else 0
+        else:
+            limit = int(as_of.timestamp()) if isinstance(as_of, datetime) else int(as_of)
+        return cls(users, items, packed, limit).before(limit)
+
+    def before(self, as_of: int) -> Dataset:
+        """The same people and items, with only the events strictly before `as_of` (epoch seconds)."""
+        return replace(self, events=self.events.select(self.events.at < as_of), as_of=int(as_of))
+
+    def between(self, start: int, end: int, action: Action = Action.PURCHASE) -> Events:
+        """Events of one kind with start <= at < end: what really happened in a window."""
+        e = self.events
+        return e.select((e.at >= start) & (e.at < end) & (e.action == ACTION_CODE[action]))
+
+    def with_items(self, keep: NDArray[np.bool_]) -> Dataset:
+        """Only these items, shape (n_items,), and the events on them."""
+        keep = np.asarray(keep, dtype=bool)
+        number = np.cumsum(keep, dtype=np.int32) - 1
+        e = self.events.select(keep[self.events.item])
+        return replace(self, items=self.items.filter(pl.Series(keep)), events=replace(e, item=number[e.item]))
+
+    def user_rows(self, user_ids: Iterable[str]) -> NDArray[np.int64]:
+        """Row of each id, -1 where unknown."""
+        return _lookup(self.users["user_id"], user_ids)
+
+    def item_rows(self, item_ids: Iterable[str]) -> NDArray[np.int64]:
+        """Row of each id, -1 where unknown."""
+        return _lookup(self.items["item_id"], item_ids)
+
+    def data_hash(self) -> str:
+        """Hash over ids, texts and events, for run records: equal data, equal hash, whatever the reading order."""
+        digest = hashlib.sha256()
+        for frame in (self.users, self.items):
+            digest.update(str(frame.schema).encode())
+            digest.update(np.sort(frame.hash_rows(seed=0).to_numpy()).tobytes())
+        e = self.events
+        for array in (e.indptr, e.item, e.at, e.action, e.quantity, e.price):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def utc(seconds: int) -> datetime:
+    """Epoch seconds as an aware UTC datetime."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=8).digest()
+
+
+def _require(frame: pl.DataFrame, columns: tuple[str, ...], name: str) -> None:
+    missing = [c for c in columns if c not in frame.columns]
+    if missing:
+        raise DataError(f"{name}: missing column {', '.join(missing)}; found {', '.join(frame.columns)}")
+
+
+def _epoch_seconds(column: pl.Series) -> NDArray[np.int64]:
+    if isinstance(column.dtype, pl.Datetime):
+        if column.dtype.time_zone is None:
+            raise DataError("events.timestamp: naive times; give each time a zone, e.g. dt.replace_time_zone('UTC')")
+        return column.dt.epoch("s").to_numpy().astype(np.int64)
+    if column.dtype.is_integer():
+        return column.to_numpy().astype(np.int64)
+    raise DataError(f"events.timestamp: {column.dtype} is neither an aware datetime nor integer epoch seconds")
+
+
+def _complete(frame: pl.DataFrame | None, key: str, seen: pl.Series) -> pl.DataFrame:
+    seen = seen.cast(pl.String).unique()
+    if frame is None:
+        return pl.DataFrame({key: seen.sort()})
+    _require(frame, (key,), "users" if key == USER_COLUMN else "items")
+    if frame[key].n_unique() != frame.height:
+        raise DataError(f"{key} repeats in its table: {frame.filter(frame[key].is_duplicated())[key][0]!r}")
+    bare = seen.filter(~seen.is_in(frame[key].cast(pl.String).implode())).sort()
+    return pl.concat([frame, pl.DataFrame({key: bare})], how="diagonal")
+
+
+def _conform(items: pl.DataFrame) -> pl.DataFrame:
+    columns = []
+    for name, dtype in ITEM_SCHEMA.items():
+        if name not in items.columns:
+            columns.append(pl.lit(None, dtype=dtype).alias(name))
+        elif isinstance(dtype, pl.List) and items[name].dtype == pl.String:
+            columns.append(pl.col(name).str.split(" > "))
+        else:
+            columns.append(pl.col(name).cast(dtype))
+    return items.select(columns).with_columns(pl.col("available").fill_null(True))
+
+
+def _pack(events: pl.DataFrame, at: NDArray[np.int64], users: pl.Series, items: pl.Series) -> Events:
+    n = events.height
+    user = _lookup(users, events["user_id"])
+    item = _lookup(items, events["item_id"])
+    action = np.full(n, ACTION_CODE[Action.PURCHASE], np.uint8)
+    if "event" in events.columns:
+        code = {a.value: c for a, c in ACTION_CODE.items()}
+        unknown = set(events["event"].unique()) - set(code)
+        if unknown:
+            raise DataError(f"events.event: unknown action {sorted(map(str, unknown))}; known: {', '.join(code)}")
+        action = events["event"].replace_strict(code, return_dtype=pl.UInt8).to_numpy()
+    quantity = _floats(events, "quantity", 1.0)
+    price = _floats(events, "price", np.nan)
+    basket = np.full(n, -1, np.int32)
+    if "basket_id" in events.columns:
+        ids = events["basket_id"]
+        basket = np.where(ids.is_null().to_numpy(), -1, ids.rank("dense").fill_null(0).to_numpy()).astype(np.int32)
+    order = np.lexsort((item, at, user))
+    counts = np.bincount(user, minlength=len(users))
+    return Events(
+        np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        item[order].astype(np.int32),
+        at[order],
+        action[order],
+        quantity[order],
+        price[order],
+        basket[order],
+    )
+
+
+def _floats(frame: pl.DataFrame, name: str, default: float) -> NDArray[np.float32]:
+    if name not in frame.columns:
+        return np.full(frame.height, default, np.float32)
+    return frame[name].cast(pl.Float32).fill_null(default).to_numpy()
+
+
+def _lookup(known: pl.Series, wanted: Iterable[str]) -> NDArray[np.int64]:
+    left = pl.DataFrame({"id": pl.Series(wanted, dtype=pl.String)})
+    right = pl.DataFrame({"id": known, "row": np.arange(len(known), dtype=np.int64)})
+    return left.join(right, on="id", how="left", maintain_order="left")["row"].fill_null(-1).to_numpy()

@@ -1,0 +1,278 @@
+"""The nouns of `recllm`, in the order in which data flows, and the protocols between rooms.
+
+Instants are timezone-aware UTC datetimes at the rim and epoch seconds (int64) inside arrays. Every interval is
+half open: *as of* t means events strictly before t. Money is in the shop's currency; an item's own price is a
+`Decimal`, amounts in arrays are float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    FloatArray = NDArray[np.float32]
+    IntArray = NDArray[np.int64]
+
+# --- what goes in --------------------------------------------------------------------------------------------------
+
+
+class Table(StrEnum):
+    """The four tables a shop can hand over."""
+
+    USERS = "users"
+    ITEMS = "items"
+    EVENTS = "events"
+    CONSENT = "consent"
+
+
+class Action(StrEnum):
+    """What a person did with an item, or what was done to them (`shown`)."""
+
+    PURCHASE = "purchase"
+    VIEW = "view"
+    CART = "cart"
+    FAVOURITE = "favourite"
+    RETURN = "return"
+    SHOWN = "shown"
+    CLICK = "click"
+    DISMISS = "dismiss"
+    RATING = "rating"
+
+
+ACTIONS: tuple[Action, ...] = tuple(Action)
+"""Position in this tuple is the code stored in `Events.action` and in the database. Append only."""
+
+ACTION_CODE: Mapping[Action, int] = {action: code for code, action in enumerate(ACTIONS)}
+
+BROWSING: frozenset[Action] = frozenset({Action.VIEW, Action.CART, Action.FAVOURITE, Action.CLICK})
+"""The actions that make up H, the browsing part of a profile."""
+
+
+class Purpose(StrEnum):
+    """What a person may or may not have agreed to."""
+
+    ANALYTICS = "analytics"
+    PERSONALISATION = "personalisation"
+    MODEL_TRAINING = "model_training"
+    EMAIL = "email"
+    SMS = "sms"
+    PUSH = "push"
+    LLM_LOCAL = "llm_local"
+    LLM_THIRD_PARTY = "llm_third_party"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One product. `category` runs from the widest to the narrowest name; `attributes` are free name-value pairs."""
+
+    item_id: str
+    title: str
+    category: tuple[str, ...] = ()
+    brand: str | None = None
+    description: str | None = None
+    price: Decimal | None = None
+    currency: str | None = None
+    available: bool = True
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One thing that happened. `price` is per unit; `value` is the stars of a rating."""
+
+    user_id: str
+    item_id: str
+    action: Action
+    at: datetime
+    quantity: float = 1.0
+    price: float | None = None
+    basket_id: str | None = None
+    value: float | None = None
+    event_id: str | None = None
+    request_id: str | None = None
+    position: int | None = None
+    model_version: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestReport:
+    """The account of one load. Always `read == accepted + duplicates + quarantined`."""
+
+    load_id: str
+    table: Table
+    read: int
+    accepted: int
+    duplicates: int
+    quarantined: int
+    warnings: Mapping[str, int] = field(default_factory=dict)
+    quarantine_file: str | None = None
+    ignored_columns: tuple[str, ...] = ()
+    codes: Mapping[str, int] = field(default_factory=dict)
+    """Quarantined rows per code."""
+    committed: bool = True
+    """False for `validate`, which writes nothing."""
+
+
+# --- profiles ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryLine:
+    """All of one person's dealings of one kind with one item, as of the profile's time.
+
+    `weight` is the decayed count (half-life in the profile's settings). `interval_days` is the person's own median
+    time between purchases of the item, None below two purchases. `days_since` counts from the last event.
+    """
+
+    item_id: str
+    count: int
+    quantity: float
+    spent: float
+    weight: float
+    days_since: float
+    interval_days: float | None
+    action: Action
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """One favourite: a category or brand and the share, in [0, 1], of the person's decayed purchases."""
+
+    name: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """User = (I, B, H) as of a time. Each part may be empty, and all of them together: a valid cold start."""
+
+    user_id: str
+    as_of: datetime
+    basics: Mapping[str, str]
+    """I: what the person told the shop, e.g. {"age": "35-44"}."""
+    purchases: tuple[HistoryLine, ...]
+    """B: one line per bought item, heaviest decayed weight first."""
+    browsing: tuple[HistoryLine, ...]
+    """H: one line per (item, action) seen, carted, favourited or clicked, heaviest first."""
+    favourite_categories: tuple[Share, ...] = ()
+    favourite_brands: tuple[Share, ...] = ()
+    price_band: tuple[float, float, float] | None = None
+    """25th, 50th and 75th percentile of the unit prices paid; None without a priced purchase."""
+    n_baskets: int = 0
+    basket_interval_days: float | None = None
+    days_since_last_purchase: float | None = None
+
+
+# --- answers -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """One piece of evidence and what it is worth: the logit falls by `delta` when the evidence is taken away."""
+
+    evidence_id: str
+    """"B:<item_id>", "H:<item_id>" or "I:<name>"; "general" when no single piece stands out."""
+    delta: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recommendation:
+    """One shown item. `score` orders the slate and equals `logit`, except on a fallback, where it is a popularity."""
+
+    rank: int
+    item_id: str
+    title: str
+    score: float
+    cosine: float | None
+    """cos(User, Item) in [-1, 1]; None where nothing personal was scored."""
+    logit: float | None
+    probability: float | None
+    """Calibrated probability in [0, 1] that the person buys the item within the model's horizon."""
+    mlp: float | None = None
+    """logit - a * cosine: the part that the MLP adds."""
+    served_by: tuple[str, ...] = ()
+    """Candidate sources that proposed the item, e.g. ("own_history", "neighbours"), or one fallback name."""
+    reasons: tuple[Reason, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slate:
+    user_id: str
+    request_id: str
+    as_of: datetime
+    model_version: str | None
+    items: tuple[Recommendation, ...]
+    degraded_reason: str | None = None
+    """Why the slate is not personal, or is shorter than asked; None when it is neither."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One guarantee that was checked on a text. `span` is the offending piece of it."""
+
+    guarantee: str
+    passed: bool
+    message: str = ""
+    span: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdCopy:
+    text: str
+    channel: str
+    locale: str
+    generator: str
+    """What wrote the words: "template" or the name of the model whose hook was kept."""
+    verified: bool
+    checks: tuple[Check, ...]
+    facts_used: Mapping[str, str]
+    template_version: str
+    item_id: str
+    user_id: str | None = None
+    rejected: tuple[tuple[str, tuple[Check, ...]], ...] = ()
+    """Texts of the generator that were stopped, with the failed checks of each."""
+
+
+# --- protocols between rooms ---------------------------------------------------------------------------------------
+
+TextKind = Literal["query", "document"]
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Texts to unit vectors."""
+
+    name: str
+    """What was loaded, for people: a hub id or a folder's name."""
+    fingerprint: str
+    """Hash over weights, tokenizer and pooling: equal fingerprints give equal vectors."""
+    dim: int
+    max_tokens: int
+
+    def encode(self, texts: Sequence[str], *, kind: TextKind = "document") -> FloatArray:
+        """Unit rows, shape (len(texts), dim), float32; shape (0, dim) for no texts."""
+        ...
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, special tokens included, before any truncation."""
+        ...
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """A prompt to text."""
+
+    name: str
+
+    def generate(self, prompt: str, *, n: int = 1, max_tokens: int = 48, seed: int = 0) -> list[str]:
+        """`n` continuations, each stripped; raises `GenerationError` when the model cannot answer."""
+        ...
