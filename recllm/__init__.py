@@ -1,0 +1,54 @@
+"""Personal marketing from a shop's own logs.
+
+The public names are resolved on first use, so that `import recllm` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_ROOM_OF = {
+    "AdCopy": "schema",
+    "Dataset": "dataset",
+    "Item": "schema",
+    "Profile": "schema",
+    "Recommendation": "schema",
+    "RecllmError": "errors",
+    "Recommender": "recommender",
+    "Slate": "schema",
+    "Workspace": "workspace",
+    "build_profile": "profiles",
+    "ingest_file": "ingest",
+    "load_encoder": "encoder",
+    "write_copy": "adcopy",
+}
+
+__all__ = sorted([*_ROOM_OF, "__version__"])
+
+if TYPE_CHECKING:
+    from recllm.adcopy import write_copy as write_copy
+    from recllm.dataset import Dataset as Dataset
+    from recllm.encoder import load_encoder as load_encoder
+    from recllm.errors import RecllmError as RecllmError
+    from recllm.ingest import ingest_file as ingest_file
+    from recllm.profiles import build_profile as build_profile
+    from recllm.recommender import Recommender as Recommender
+    from recllm.schema import AdCopy as AdCopy
+    from recllm.schema import Item as Item
+    from recllm.schema import Profile as Profile
+    from recllm.schema import Recommendation as Recommendation
+    from recllm.schema import Slate as Slate
+    from recllm.workspace import Workspace as Workspace
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module 'recllm' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"recllm.{_ROOM_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import itertools
+from datetime import UTC, datetime
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recllm.dataset import Dataset, utc
+from recllm.errors import DataError
+from recllm.schema import Action
+
+EVENTS = pl.DataFrame(
+    {
+        "user_id": ["ann", "bob", "ann", "ann"],
+        "item_id": ["tea", "tea", "milk", "tea"],
+        "event": ["purchase", "view", "purchase", "purchase"],
+        "timestamp": [30, 20, 10, 50],
+        "price": [2.0, None, 1.0, 2.0],
+        "basket_id": ["b2", None, "b1", "b3"],
+    }
+)
+
+
+def test_events_are_grouped_by_person_and_ascend_in_time() -> None:
+    data = Dataset.construct(EVENTS)
+    ann = int(data.user_rows(["ann"])[0])
+    e = data.events
+    run = slice(e.indptr[ann], e.indptr[ann + 1])
+    assert e.at[run].tolist() == [10, 30, 50]
+    assert data.items["item_id"].gather(e.item[run]).to_list() == ["milk", "tea", "tea"]
+    assert len(set(e.basket[run].tolist())) == 3
+    assert data.as_of == 51
+
+
+def test_before_excludes_the_instant_itself_and_keeps_rows() -> None:
+    data = Dataset.construct(EVENTS)
+    cut = data.before(30)
+    assert cut.events.at.tolist() and max(cut.events.at) < 30
+    assert cut.users.equals(data.users) and cut.items.equals(data.items)
+
+
+def test_between_is_half_open_and_of_one_kind() -> None:
+    window = Dataset.construct(EVENTS).between(20, 50)
+    assert window.at.tolist() == [30]
+    assert Dataset.construct(EVENTS).between(20, 50, Action.VIEW).at.tolist() == [20]
+
+
+def test_rows_may_repeat_people() -> None:
+    data = Dataset.construct(EVENTS)
+    ann, bob = data.user_rows(["ann", "bob"])
+    picked = data.events.rows(np.array([bob, ann, bob]))
+    assert np.diff(picked.indptr).tolist() == [1, 3, 1]
+
+
+def test_item_rows_do_not_follow_the_id_or_the_reading_order() -> None:
+    ids = [f"{n:05d}" for n in range(400)]
+    frame = pl.DataFrame({"user_id": "u", "item_id": ids, "timestamp": 1})
+    order = Dataset.construct(frame).items["item_id"].to_list()
+    ascending = sum(a < b for a, b in itertools.pairwise(order)) / 399
+    assert 0.4 < ascending < 0.6
+    assert Dataset.construct(frame.reverse()).items["item_id"].to_list() == order
+
+
+def test_with_items_renumbers() -> None:
+    data = Dataset.construct(EVENTS)
+    keep = (data.items["item_id"] == "milk").to_numpy()
+    cut = data.with_items(keep)
+    assert cut.n_items == 1 and cut.events.item.tolist() == [0]
+    assert cut.n_users == data.n_users
+
+
+def test_unknown_ids_are_minus_one() -> None:
+    data = Dataset.construct(EVENTS)
+    assert data.item_rows(["nothing"]).tolist() == [-1]
+
+
+@pytest.mark.parametrize(
+    ("frame", "words"),
+    [
+        (EVENTS.drop("timestamp"), "missing column timestamp"),
+        (EVENTS.with_columns(timestamp=pl.lit(datetime(2025, 1, 1))), "naive"),
+        (EVENTS.with_columns(event=pl.lit("teleport")), "teleport"),
+    ],
+)
+def test_bad_frames_are_refused_in_words(frame: pl.DataFrame, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        Dataset.construct(frame)
+
+
+def test_repeated_item_is_refused() -> None:
+    with pytest.raises(DataError, match="item_id repeats"):
+        Dataset.construct(EVENTS, items=pl.DataFrame({"item_id": ["tea", "tea"]}))
+
+
+def test_aware_times_become_epoch_seconds() -> None:
+    at = datetime(2025, 3, 1, 12, tzinfo=UTC)
+    data = Dataset.construct(pl.DataFrame({"user_id": ["a"], "item_id": ["x"], "timestamp": [at]}))
+    assert utc(int(data.events.at[0])) == at
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xyz"), st.integers(0, 99)), min_size=1, max_size=40),
+    st.integers(0, 100),
+    st.randoms(use_true_random=False),
+)
+def test_reading_order_does_not_matter_and_no_cut_keeps_the_future(rows, as_of, rnd) -> None:  # type: ignore[no-untyped-def]
+    def frame(r):  # type: ignore[no-untyped-def]
+        return pl.DataFrame(r, schema=["user_id", "item_id", "timestamp"], orient="row")
+
+    shuffled = rows[:]
+    rnd.shuffle(shuffled)
+    one, two = Dataset.construct(frame(rows)), Dataset.construct(frame(shuffled))
+    assert one.data_hash() == two.data_hash()
+    cut = one.before(as_of)
+    assert (cut.events.at < as_of).all()
+    assert len(cut.events) == sum(t < as_of for *_, t in rows)
+    assert np.array_equal(cut.events.user, one.events.user[one.events.at < as_of])

@@ -1,0 +1,106 @@
+"""The shape of the house: who may import whom, what nobody may call, and what an import may cost."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "recllm"
+
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("schema", "errors", "policy"),
+    ("store", "metrics", "encoder", "generator", "scorer", "artifacts"),
+    ("dataset", "privacy"),
+    ("ingest",),
+    ("workspace",),
+    ("profiles", "population", "features", "candidates"),
+    ("text",),
+    ("training", "ranking", "explain"),
+    ("recommender",),
+    ("adcopy",),
+    ("evaluation",),
+    ("demo", "report"),
+    ("cli", "__main__"),
+)
+"""A room may import rooms of rows above its own, and its own row."""
+
+PERSONAL_ROWS = {"store", "privacy", "ingest", "workspace"}
+"""The only rooms that may read the store; everything else goes through `PolicyGate`."""
+
+BANNED_CALLS = {
+    ("torch", "load"),
+    ("joblib", "load"),
+    ("yaml", "load"),
+    ("pickle", "load"),
+    ("pickle", "loads"),
+    ("pickle", "dump"),
+    ("pickle", "dumps"),
+}
+
+
+def sources() -> list[Path]:
+    return sorted(p for p in PACKAGE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    relative = path.relative_to(PACKAGE).parts
+    return relative[0].removesuffix(".py")
+
+
+def layer_of(room: str) -> int:
+    return next(number for number, rooms in enumerate(LAYERS) if room in rooms)
+
+
+def imported_rooms(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "recllm":
+            parts = node.module.split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("recllm.")}
+    return found
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_upwards(path: Path) -> None:
+    room = room_of(path)
+    if room == "__init__":
+        return
+    for other in imported_rooms(path) - {room, "__version__"}:
+        assert layer_of(other) <= layer_of(room), f"{path.name}: {room} imports {other}, which stands below it"
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_only_the_gatekeepers_read_the_store(path: Path) -> None:
+    if room_of(path) not in PERSONAL_ROWS:
+        assert "store" not in imported_rooms(path), f"{path.name} reads the store past the policy gate"
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_nothing_that_can_run_foreign_code(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            assert not {n.split(".")[0] for n in names} & {"pickle", "joblib", "dill", "cloudpickle"}
+        if not isinstance(node, ast.Call):
+            continue
+        if isinstance(node.func, ast.Name):
+            assert node.func.id not in {"eval", "exec"}
+        if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
+            assert (node.func.value.id, node.func.attr) not in BANNED_CALLS
+        for keyword in node.keywords:
+            if keyword.arg in {"trust_remote_code", "allow_pickle"}:
+                assert isinstance(keyword.value, ast.Constant) and keyword.value.value is False
+            assert not (keyword.arg == "shell" and getattr(keyword.value, "value", None) is True)
+
+
+def test_import_is_light() -> None:
+    heavy = ["torch", "transformers", "sentence_transformers", "scipy", "sklearn", "polars", "sqlalchemy", "datasets"]
+    code = f"import sys, recllm; print([m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
