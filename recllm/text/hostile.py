@@ -1,0 +1,91 @@
+"""Makes a shop's texts harmless before a model reads them.
+
+Titles, brands and attributes are written by anyone who can list a product, so they are hostile input: they may hide
+instructions in invisible characters, imitate the role tokens of a chat model, or carry mark-up and template syntax.
+`neutralise` takes the tricks out and leaves the words. It is no guarantee that a model ignores those words; what a
+model writes is therefore checked afterwards.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+
+TITLE_CHARS = 120
+"""The longest title that reaches a model, in characters."""
+
+_MAX_ROUNDS = 6
+_SUSPICIOUS = re.compile(
+    r"[<>&{}\[\]|＜＞｜`#\u034f\u115f\u1160\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]|\s\s"
+)
+_INVISIBLE_LETTERS = re.compile("[\u034f\u115f\u1160\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+_HIDDEN_BLOCK = re.compile(r"<(script|style)\b[^<>]*>[^<>]*</\1\s*>", re.IGNORECASE)
+_COMMENT = re.compile(r"<!--[^<>]*-->")
+_ROLE_TOKEN = re.compile(r"[<＜]\s*[|｜][^<>＜＞]{0,64}[|｜]\s*[>＞]")
+_BRACKET_TOKEN = re.compile(
+    r"\[/?(?:INST|SYS|SYSTEM\w{0,20}|AVAILABLE_TOOLS|TOOL_\w{1,20}|CLS|SEP|MASK|PAD|UNK|BOS|EOS|unused\d{1,4})\]",
+    re.IGNORECASE,
+)
+_TAG = re.compile(r"<[/!?%$A-Za-z|｜][^<>]*>")
+_LOOSE_ANGLE = re.compile(r"<(?!\s?\d)|(?<!\s)>(?!\s?\d)|[<＜][|｜]|[|｜][>＞]")
+_BRACES = re.compile(r"[{}]")
+_FENCES = re.compile(r"`{3,}|#{3,}")
+_LAST_RESORT = re.compile(r"[<>&{}\[\]|＜＞｜`#]")
+_SPACES = re.compile(r"\s+")
+
+
+def neutralise(text: str, *, max_chars: int = TITLE_CHARS) -> str:
+    """The words of `text` on one line, at most `max_chars` characters, ending at a word where possible.
+
+    Removed: control, bidirectional, zero-width, tag and private characters and variation selectors; HTML (entities
+    are resolved first, however often they were nested) with the content of scripts and styles; role tokens such as
+    `<|im_start|>`, `[INST]` and `[SEP]`; braces, so no template syntax is left; code fences. White space is folded.
+    Idempotent, and linear: of a very long text only the beginning is looked at.
+    """
+    text = text[: max(2_000, 8 * max_chars)]
+    if _is_plain(text):
+        return _cut(text.strip(), max_chars)
+    for _ in range(_MAX_ROUNDS):
+        cleaned = _once(text)
+        if cleaned == text:
+            break
+        text = cleaned
+    else:  # a text built to reveal a new trick each time: it loses every character that tricks are made of
+        text = _fold(_LAST_RESORT.sub(" ", text))
+    return _cut(text, max_chars)
+
+
+def _is_plain(text: str) -> bool:
+    return text.isprintable() and not _SUSPICIOUS.search(text) and unicodedata.is_normalized("NFC", text)
+
+
+def _once(text: str) -> str:
+    text = _fold(_visible(unicodedata.normalize("NFC", html.unescape(text))))
+    text = _HIDDEN_BLOCK.sub(" ", text)
+    text = _COMMENT.sub(" ", text)
+    text = _ROLE_TOKEN.sub(" ", text)
+    text = _BRACKET_TOKEN.sub(" ", text)
+    text = _TAG.sub(" ", text)
+    text = _LOOSE_ANGLE.sub(" ", text)
+    text = _BRACES.sub(" ", text)
+    text = _FENCES.sub(" ", text)
+    return _fold(text)
+
+
+def _visible(text: str) -> str:
+    """Drops what no reader sees: Unicode's "other" classes, and the few letters and marks that draw nothing."""
+    text = "".join(c if c.isprintable() else (" " if c.isspace() else "") for c in text)
+    return _INVISIBLE_LETTERS.sub("", text)
+
+
+def _fold(text: str) -> str:
+    return _SPACES.sub(" ", text).strip()
+
+
+def _cut(text: str, max_chars: int) -> str:
+    if len(text) <= max_chars:
+        return text
+    head = text[:max_chars]
+    word_end = head.rfind(" ")
+    return (head[:word_end] if word_end > max_chars // 2 else head).rstrip()
