@@ -1,0 +1,163 @@
+"""Metrics against `ranx` on random lists, and against sums that can be followed by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recllm import metrics
+from recllm.errors import UsageError
+from recllm.metrics import Truth
+
+N_ITEMS = 12
+
+
+def _truth(*items: list[int]) -> Truth:
+    user = np.repeat(np.arange(len(items)), [len(i) for i in items])
+    return Truth.from_pairs(user, np.array([i for row in items for i in row], dtype=int), len(items))
+
+
+def _lists(*rows: list[int]) -> np.ndarray:
+    width = max(len(r) for r in rows)
+    return np.array([r + [-1] * (width - len(r)) for r in rows], dtype=np.int32)
+
+
+def _ranx(name: str, lists: np.ndarray, truth: Truth, k: int) -> np.ndarray:
+    """Per-person values of ranx; rankings become strictly falling scores, so nothing is left to its tie-breaking."""
+    import numba
+
+    numba.config.DISABLE_JIT = True  # compiling takes a minute and these lists are tiny
+    from ranx import Qrels, Run, evaluate
+
+    qrels, run = {}, {}
+    for u in range(len(lists)):
+        mine = truth.item[truth.indptr[u] : truth.indptr[u + 1]]
+        if len(mine):
+            qrels[f"q{u:03}"] = {f"d{i}": 1 for i in mine}
+            shown = [i for i in lists[u] if i >= 0]
+            run[f"q{u:03}"] = {f"d{i}": 1 / (1 + r) for r, i in enumerate(shown)} or {"nothing": 1.0}
+    values = evaluate(Qrels(qrels), Run(run), f"{name}@{k}", return_mean=False)
+    out = np.full(len(lists), np.nan)
+    out[truth.sizes > 0] = values
+    return out
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[np.ndarray, Truth, int]:
+    """Short and empty lists, empty and long truths, any k up to beyond the list."""
+    n = draw(st.integers(1, 6))
+    items = st.lists(st.integers(0, N_ITEMS - 1), unique=True, max_size=N_ITEMS)
+    rows = [draw(items) for _ in range(n)]
+    truth = [draw(items) for _ in range(n - 1)] + [draw(items.filter(len))]
+    return _lists(*rows), _truth(*truth), draw(st.integers(1, N_ITEMS + 5))
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases())
+def test_agrees_with_ranx(case: tuple[np.ndarray, Truth, int]) -> None:
+    lists, truth, k = case
+    cut = truth.sizes / np.minimum(np.maximum(truth.sizes, 1), k)  # ranx divides by |truth|, ours by min(|truth|, k)
+    np.testing.assert_allclose(metrics.ndcg(lists, truth, k), _ranx("ndcg", lists, truth, k), atol=1e-9)
+    np.testing.assert_allclose(metrics.hit_rate(lists, truth, k), _ranx("hit_rate", lists, truth, k), atol=1e-9)
+    np.testing.assert_allclose(metrics.precision(lists, truth, k), _ranx("precision", lists, truth, k), atol=1e-9)
+    np.testing.assert_allclose(metrics.reciprocal_rank(lists, truth, k), _ranx("mrr", lists, truth, k), atol=1e-9)
+    np.testing.assert_allclose(metrics.recall(lists, truth, k), _ranx("recall", lists, truth, k) * cut, atol=1e-9)
+    np.testing.assert_allclose(
+        metrics.average_precision(lists, truth, k), _ranx("map", lists, truth, k) * cut, atol=1e-9
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(cases())
+def test_bounds_and_a_perfect_list(case: tuple[np.ndarray, Truth, int]) -> None:
+    lists, truth, k = case
+    names = (
+        metrics.ndcg, metrics.recall, metrics.precision, metrics.hit_rate, metrics.reciprocal_rank,
+        metrics.average_precision,
+    )  # fmt: skip
+    for metric in names:
+        values = metric(lists, truth, k)
+        assert np.isnan(values[truth.sizes == 0]).all()
+        known = values[truth.sizes > 0]
+        assert ((known >= 0) & (known <= 1 + 1e-12)).all()
+    width = max(1, truth.sizes.max())
+    perfect = np.full((len(lists), width), -1, np.int32)
+    for u in range(len(lists)):
+        mine = truth.item[truth.indptr[u] : truth.indptr[u + 1]]
+        perfect[u, : len(mine)] = mine
+    for metric in (metrics.ndcg, metrics.recall, metrics.average_precision):
+        np.testing.assert_allclose(metric(perfect, truth, k)[truth.sizes > 0], 1.0)
+
+
+def test_ndcg_by_hand() -> None:
+    truth = _truth([3, 5], [7])
+    lists = _lists([3, 1, 5], [0, 7])
+    ideal = 1 / np.log2(2) + 1 / np.log2(3)
+    expected = [(1 / np.log2(2) + 1 / np.log2(4)) / ideal, 1 / np.log2(3)]
+    np.testing.assert_allclose(metrics.ndcg(lists, truth, 3), expected)
+    np.testing.assert_allclose(metrics.ndcg(lists, truth, 1), [1, 0])
+    np.testing.assert_allclose(metrics.recall(lists, truth, 2), [1 / 2, 1])
+
+
+def test_a_list_that_repeats_an_item_is_refused() -> None:
+    with pytest.raises(UsageError, match="row 1 names an item twice"):
+        metrics.ndcg(_lists([1, 2], [3, 3]), _truth([1], [3]), 2)
+    with pytest.raises(UsageError, match="k is 0"):
+        metrics.recall(_lists([1]), _truth([1]), 0)
+    with pytest.raises(UsageError, match="2 people"):
+        metrics.recall(_lists([1]), _truth([1], [2]), 1)
+
+
+def test_a_repeat_beyond_k_does_not_matter() -> None:
+    assert metrics.hit_rate(_lists([1, 2, 2]), _truth([1]), 2) == 1
+
+
+def test_truth_sums_repeated_pairs_and_can_be_cut() -> None:
+    user, item = np.array([1, 0, 1, 1]), np.array([4, 2, 4, 0])
+    truth = Truth.from_pairs(user, item, 3, np.array([1.0, 5.0, 2.0, 7.0]))
+    assert truth.indptr.tolist() == [0, 1, 3, 3]
+    assert truth.item.tolist() == [2, 0, 4]
+    assert truth.value is not None and truth.value.tolist() == [5.0, 7.0, 3.0]
+    cut = truth.rows(np.array([2, 1]))
+    assert cut.indptr.tolist() == [0, 0, 2]
+    assert cut.item.tolist() == [0, 4]
+
+
+def test_money() -> None:
+    truth = Truth(np.array([0, 3, 3]), np.array([0, 1, 2], np.int32), np.array([10.0, 1.0, 5.0]))
+    lists = _lists([2, 1], [0])
+    np.testing.assert_allclose(metrics.value_recall(lists, truth, 2), [6 / 15, np.nan])
+    np.testing.assert_allclose(metrics.value_recall(lists, truth, 1), [5 / 10, np.nan])
+    assert metrics.spend_covered(lists, truth, 2) == pytest.approx(6 / 16)
+    with pytest.raises(UsageError, match="no money"):
+        metrics.spend_covered(lists, _truth([1], [2]), 1)
+
+
+def test_coverage_popularity_novelty() -> None:
+    lists = _lists([0, 1], [0])
+    buyers = np.array([4, 1, 1, 0])
+    assert metrics.coverage(lists, 4, 2) == 0.5
+    assert metrics.coverage(lists, 4, 1) == 0.25
+    assert metrics.popularity_rank(lists, buyers, 2) == pytest.approx((1 + 2.5 + 1) / 3)
+    assert metrics.novelty(lists, buyers, 4, 2) == pytest.approx((0 + 2 + 0) / 3)
+
+
+def test_diversity_is_one_minus_the_mean_cosine_of_pairs() -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(9, 5)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    lists = _lists([0, 1, 2, 3], [4, 4 + 1], [6])
+    mine = vectors[[0, 1, 2, 3]] @ vectors[[0, 1, 2, 3]].T
+    expected = 1 - mine[np.triu_indices(4, 1)].mean()
+    out = metrics.diversity(lists, vectors, 4, block=2)
+    np.testing.assert_allclose(out, [expected, 1 - vectors[4] @ vectors[5], np.nan], atol=1e-6)
+
+
+def test_accuracy_at_a_threshold() -> None:
+    p, y = np.array([0.9, 0.4, 0.6]), np.array([True, False, False])
+    assert metrics.accuracy(p, y) == pytest.approx(2 / 3)
+    assert metrics.accuracy(p, y, threshold=0.7) == 1.0
+    with pytest.raises(UsageError):
+        metrics.accuracy(p, y[:2])
