@@ -1,0 +1,40 @@
+"""Texts to unit vectors: any BERT-family model on disk, a disk cache around it, and a toy for tests.
+
+    encoder = load_encoder()                    # all-MiniLM-L6-v2, wherever its files are
+    vectors = encoder.encode(["red shoes"])     # (1, 384) float32, unit rows
+
+`load_encoder` is the door; `find_weights` tells where the files of a model would be read from. Nothing heavy is
+imported before the first call.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
+from recllm.encoder.locate import Weights, find_weights
+from recllm.encoder.toy import ToyEncoder
+from recllm.encoder.unique import encode_unique
+
+if TYPE_CHECKING:
+    from recllm.encoder.huggingface import HuggingFaceEncoder
+
+__all__ = [
+    "DEFAULT_ENCODER",
+    "HuggingFaceEncoder",
+    "ToyEncoder",
+    "Weights",
+    "encode_unique",
+    "find_weights",
+    "load_encoder",
+]
+
+_LAZY = {"HuggingFaceEncoder": "recllm.encoder.huggingface"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_LAZY[name]), name)

