@@ -1,0 +1,144 @@
+"""The store itself: opening, loading, reading."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import polars as pl
+from sqlalchemy import URL, Engine, make_url
+from sqlalchemy.exc import ArgumentError
+
+from recllm.errors import StoreError
+from recllm.schema import Table
+from recllm.store import migrations
+from recllm.store.engine import explained, open_engine, writing
+from recllm.store.load import Load, LoadRecord
+from recllm.store.readers import EVENT_DETAILS, Reader
+from recllm.store.tables import SCHEMA_VERSION
+from recllm.store.writers import Written
+
+
+class Store:
+    """The one place that keeps rows. Open it with `Store.open`.
+
+    User ids are pseudonyms here. Whatever learns from people or speaks to them reads through `privacy.PolicyGate`.
+    """
+
+    def __init__(self, engine: Engine, where: str) -> None:
+        self._engine = engine
+        self._where = where
+
+    def __repr__(self) -> str:
+        return f"Store({self._where})"
+
+    @classmethod
+    def open(cls, path_or_url: str | Path, *, create: bool = False, busy_seconds: float = 5.0) -> Store:
+        """Opens a store given a file path or an SQLAlchemy URL; an older one is migrated first.
+
+        With `create` a missing one is made. `busy_seconds` bounds the wait for another writer. Raises `StoreError`
+        when there is no store, when it is newer than this program, locked, read-only or damaged.
+        """
+        url = _url(path_or_url)
+        where = url.render_as_string(hide_password=True) if url.host else str(url.database)
+        _check_file(url, where, create)
+        engine = open_engine(url, busy_seconds=busy_seconds)
+        try:
+            with explained(where):
+                _bring_up_to_date(engine, where, create)
+        except BaseException:
+            engine.dispose()
+            raise
+        return cls(engine, where)
+
+    @contextmanager
+    def load(self, table: Table | str, *, load_id: str, source: str, sha256: str | None = None) -> Iterator[Load]:
+        """One transaction: what is written in the block is committed at its end, or not at all.
+
+        `load_id` is unique and safe in a path; `source` says where the rows come from (a file name), `sha256` is
+        that of the input. Only one load runs at a time: a second one waits, then raises `StoreError`.
+        """
+        with explained(self._where), writing(self._engine) as connection:
+            load = Load(connection, Table(table), load_id=load_id, source=source, sha256=sha256)
+            yield load
+            load.close()
+
+    def append_events(self, frame: pl.DataFrame, *, source: str) -> Written:
+        """A small load of events of its own, e.g. the `shown` events of one slate. Durable when it returns."""
+        with self.load(Table.EVENTS, load_id=uuid.uuid4().hex, source=source) as load:
+            return load.write(frame)
+
+    @contextmanager
+    def read(self) -> Iterator[Reader]:
+        """One read transaction: all frames of the reader show the same moment, whatever is being loaded."""
+        with explained(self._where), self._engine.connect() as connection, connection.begin():
+            yield Reader(connection)
+
+    def events(self, details: tuple[str, ...] = EVENT_DETAILS) -> pl.DataFrame:
+        """See `Reader.events`."""
+        with self.read() as reader:
+            return reader.events(details)
+
+    def users(self) -> pl.DataFrame:
+        """See `Reader.users`."""
+        with self.read() as reader:
+            return reader.users()
+
+    def items(self) -> pl.DataFrame:
+        """See `Reader.items`."""
+        with self.read() as reader:
+            return reader.items()
+
+    def consent(self) -> pl.DataFrame:
+        """See `Reader.consent`."""
+        with self.read() as reader:
+            return reader.consent()
+
+    def counts(self) -> dict[str, int]:
+        """See `Reader.counts`."""
+        with self.read() as reader:
+            return reader.counts()
+
+    def loads(self) -> list[LoadRecord]:
+        """See `Reader.loads`."""
+        with self.read() as reader:
+            return reader.loads()
+
+    def close(self) -> None:
+        """Closes every connection. The store may be used again afterwards."""
+        self._engine.dispose()
+
+
+def _url(path_or_url: str | Path) -> URL:
+    text = str(path_or_url)
+    if "://" not in text:
+        return URL.create("sqlite", database=text)
+    try:
+        return make_url(text)
+    except ArgumentError:
+        raise StoreError(
+            f"{text!r} is not a database URL; give a file path or e.g. sqlite:///shop/store.sqlite"
+        ) from None
+
+
+def _check_file(url: URL, where: str, create: bool) -> None:
+    if url.get_backend_name() != "sqlite" or url.query.get("uri"):
+        return
+    path = Path(url.database or "")
+    if not create and not path.is_file():
+        raise StoreError(f"there is no store at {where}; make a workspace with: recllm init -w DIR")
+    if create and not path.parent.is_dir():
+        raise StoreError(f"the folder {path.parent} does not exist; create it first")
+
+
+def _bring_up_to_date(engine: Engine, where: str, create: bool) -> None:
+    with engine.connect() as connection, connection.begin():
+        found = migrations.version(connection)
+    if found == SCHEMA_VERSION:
+        return
+    if found is None and not create:
+        raise StoreError(f"there is no store at {where}: the database has no tables; make one with: recllm init -w DIR")
+    with writing(engine) as connection:
+        migrations.migrate(connection)

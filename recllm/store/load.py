@@ -1,0 +1,87 @@
+"""One load: everything that is written in one transaction, and its line in the table of loads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import polars as pl
+from sqlalchemy import Connection, insert, select, update
+
+from recllm.errors import StoreError
+from recllm.policy import safe_id
+from recllm.schema import Table
+from recllm.store import tables
+from recllm.store.writers import KeyRing, Written, write_consent, write_events, write_items, write_users
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadRecord:
+    """What is remembered of a load. `sha256` is that of the input; `counts` are the numbers of its report."""
+
+    load_id: str
+    table: Table
+    source: str
+    sha256: str | None
+    counts: Mapping[str, int]
+    committed_at: datetime
+
+
+class Load:
+    """An open load. Get one from `Store.load`; it is committed or rolled back as a whole by that block."""
+
+    def __init__(self, connection: Connection, table: Table, *, load_id: str, source: str, sha256: str | None) -> None:
+        self._connection = connection
+        self._table = table
+        self._users = KeyRing(tables.users, "user_id", "user_key", {"basics": "{}"})
+        self._items = KeyRing(tables.items, "item_id", "item_key", {"available": True, "pending": True})
+        self._counts = {"accepted": 0, "duplicates": 0, "conflicts": 0}
+        self._load_no = _open_record(connection, table, load_id, source, sha256)
+
+    def write(self, frame: pl.DataFrame) -> Written:
+        """Writes one frame of the load's table; see `writers` for the columns of each table.
+
+        Raises `DataError` for a missing column or a wrong type, `StoreError` when the database fails.
+        """
+        written = self._write(frame)
+        self._counts["accepted"] += written.accepted
+        self._counts["duplicates"] += written.duplicates
+        self._counts["conflicts"] += len(written.conflicts)
+        return written
+
+    def counts(self, numbers: Mapping[str, int]) -> None:
+        """Adds the caller's own numbers (rows read, quarantined, ...) to the record of the load."""
+        self._counts.update(numbers)
+
+    def close(self) -> None:
+        """Completes the record; the block around the load calls it before the commit."""
+        record = tables.loads
+        values = {"counts": json.dumps(self._counts, sort_keys=True), "committed_at": _now()}
+        self._connection.execute(update(record).where(record.c.load_no == self._load_no).values(values))
+
+    def _write(self, frame: pl.DataFrame) -> Written:
+        match self._table:
+            case Table.EVENTS:
+                return write_events(self._connection, frame, users=self._users, items=self._items, load=self._load_no)
+            case Table.USERS:
+                return write_users(self._connection, frame)
+            case Table.ITEMS:
+                return write_items(self._connection, frame)
+            case Table.CONSENT:
+                return write_consent(self._connection, frame, users=self._users)
+
+
+def _open_record(connection: Connection, table: Table, load_id: str, source: str, sha256: str | None) -> int:
+    record = tables.loads
+    safe_id(load_id, "load id")
+    if connection.scalar(select(record.c.load_no).where(record.c.load_id == load_id)) is not None:
+        raise StoreError(f"the load id {load_id!r} is taken by an earlier load; give each load its own id")
+    values: dict[str, object] = {"load_id": load_id, "table_name": str(table), "source": source, "sha256": sha256}
+    values |= {"counts": "{}", "committed_at": _now()}
+    return int(connection.execute(insert(record).values(values).returning(record.c.load_no)).scalar_one())
+
+
+def _now() -> int:
+    return int(datetime.now(UTC).timestamp() * 1_000_000)

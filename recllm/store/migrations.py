@@ -1,0 +1,52 @@
+"""From an older store to this one: numbered steps, all of them in one transaction.
+
+`STEPS[n]` turns version n into n + 1. A new store is made from `tables` at once and never walks the steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from sqlalchemy import Connection, insert, inspect, select, update
+
+from recllm.errors import StoreError
+from recllm.store.tables import SCHEMA_VERSION, meta, metadata
+
+Step = Callable[[Connection], None]
+
+STEPS: Mapping[int, Step] = {}
+
+
+def create(connection: Connection) -> None:
+    """All tables of the current version in a database without any."""
+    metadata.create_all(connection)
+    connection.execute(insert(meta).values(name="schema_version", value=str(SCHEMA_VERSION)))
+
+
+def version(connection: Connection) -> int | None:
+    """Schema version of the store; None in a database without tables. `StoreError` for somebody else's database."""
+    names = inspect(connection).get_table_names()
+    if not names:
+        return None
+    found = None
+    if meta.name in names:
+        found = connection.scalar(select(meta.c.value).where(meta.c.name == "schema_version"))
+    if found is None or not found.isdigit():
+        raise StoreError("the database belongs to another program; give the path of a recllm store or a new path")
+    return int(found)
+
+
+def migrate(connection: Connection, *, steps: Mapping[int, Step] = STEPS, target: int = SCHEMA_VERSION) -> None:
+    """Brings the store to `target`. Raises `StoreError`, changing nothing, for a newer store or a missing step."""
+    found = version(connection)
+    if found is None:
+        create(connection)
+        return
+    if found > target:
+        raise StoreError(f"the store has schema version {found}, this recllm knows {target}; install a newer recllm")
+    for number in range(found, target):
+        if number not in steps:
+            raise StoreError(f"no way from schema version {number} to {number + 1}; load the files into a new store")
+        steps[number](connection)
+    if found < target:
+        connection.execute(update(meta).where(meta.c.name == "schema_version").values(value=str(target)))

@@ -1,0 +1,195 @@
+"""From a frame of good rows to rows of the store, table by table. The columns listed here are the contract.
+
+A column marked "?" may be missing or hold nulls. User ids arrive as pseudonyms: nothing below knows another kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+from sqlalchemy import ColumnElement, Connection, Table, func, select
+
+from recllm.errors import DataError
+from recllm.schema import ACTION_CODE
+from recllm.store import tables
+from recllm.store.bulk import insert_new, upsert
+
+Columns = Mapping[str, pl.DataType | type[pl.DataType]]
+
+EVENT_COLUMNS: Columns = {
+    "event_key": pl.Binary,  # 16 bytes: the same event always has the same key
+    "payload_hash": pl.Int64,  # hash of the content; equal key and other hash is a conflict
+    "user_id": pl.String,
+    "item_id": pl.String,
+    "event": pl.String,  # value of an Action
+    "at": pl.Int64,  # epoch microseconds, UTC
+    "quantity": pl.Float64,
+    "tz_offset_minutes?": pl.Int16,
+    "price?": pl.Float64,
+    "basket_id?": pl.String,
+    "value?": pl.Float64,
+    "request_id?": pl.String,
+    "position?": pl.Int32,
+    "model_version?": pl.String,
+}
+USER_COLUMNS: Columns = {"user_id": pl.String, "basics": pl.String}  # basics: a JSON object of strings
+ITEM_COLUMNS: Columns = {
+    "item_id": pl.String,
+    "title": pl.String,
+    "available": pl.Boolean,
+    "category?": pl.String,  # a JSON list, widest name first
+    "brand?": pl.String,
+    "description?": pl.String,
+    "price?": pl.String,  # decimal text
+    "currency?": pl.String,
+    "attributes?": pl.String,  # a JSON object of strings
+}
+CONSENT_COLUMNS: Columns = {"user_id": pl.String, "purpose": pl.String, "granted": pl.Boolean, "at": pl.Int64}
+
+_IN_CHUNK = 5_000  # ids of one IN list; SQLite takes 32,766 parameters at most
+_RING_LIMIT = 1_000_000  # ids remembered during a load, about 100 MB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """Account of one frame: accepted + duplicates + len(conflicts) == its height.
+
+    conflicts: row positions in the frame whose key is known with other content; the known content stays.
+    """
+
+    accepted: int
+    duplicates: int
+    conflicts: list[int] = field(default_factory=list)
+
+
+class KeyRing:
+    """Integer keys of the ids that a load meets. An unknown id gets a row made of `bare`."""
+
+    def __init__(self, table: Table, id_column: str, key_column: str, bare: Mapping[str, object]) -> None:
+        self._table, self._id, self._key, self._bare = table, id_column, key_column, bare
+        self._known = pl.DataFrame(schema={id_column: pl.String, key_column: pl.Int64})
+
+    def keys(self, connection: Connection, ids: pl.Series) -> pl.Series:
+        """The key of each id, in the same order."""
+        wanted = ids.unique().to_frame(self._id)
+        missing = wanted.join(self._known, on=self._id, how="anti")
+        if self._known.height + missing.height > _RING_LIMIT:
+            self._known, missing = self._known.clear(), wanted
+        if missing.height:
+            self._known = pl.concat([self._known, self._find_or_make(connection, missing[self._id].sort())])
+        return ids.to_frame(self._id).join(self._known, on=self._id, how="left", maintain_order="left")[self._key]
+
+    def _find_or_make(self, connection: Connection, ids: pl.Series) -> pl.DataFrame:
+        found = self._find(connection, ids)
+        absent = ids.to_frame().join(found, on=self._id, how="anti", maintain_order="left")
+        if absent.is_empty():
+            return found
+        bare = absent.with_columns(pl.lit(value).alias(name) for name, value in self._bare.items())
+        insert_new(connection, self._table, bare, key=[self._id])
+        return pl.concat([found, self._find(connection, absent[self._id])])
+
+    def _find(self, connection: Connection, ids: pl.Series) -> pl.DataFrame:
+        columns = self._table.c[self._id], self._table.c[self._key]
+        return lookup(connection, columns[0], columns[1], ids).rename({"key": self._id, "value": self._key})
+
+
+def write_events(connection: Connection, frame: pl.DataFrame, *, users: KeyRing, items: KeyRing, load: int) -> Written:
+    """Appends events (`EVENT_COLUMNS`). The first of several equal keys counts; unknown items become pending."""
+    frame = conform(frame, EVENT_COLUMNS, "events")
+    if frame.is_empty():
+        return Written(accepted=0, duplicates=0)
+    # in the order of the key, neighbouring rows touch the same pages of the key's index
+    first = frame.unique("event_key", keep="first").sort("event_key")
+    last_no = connection.scalar(select(func.max(tables.events.c.event_no))) or 0
+    accepted = insert_new(
+        connection, tables.events, _event_rows(connection, first, users, items, load), key=["event_key"]
+    )
+    if accepted == frame.height:
+        return Written(accepted=accepted, duplicates=0)
+    conflicts = _conflicts(connection, frame, first, last_no)
+    return Written(accepted=accepted, duplicates=frame.height - accepted - len(conflicts), conflicts=conflicts)
+
+
+def write_users(connection: Connection, frame: pl.DataFrame) -> Written:
+    """Inserts or replaces people (`USER_COLUMNS`). The same content again is a duplicate."""
+    frame = conform(frame, USER_COLUMNS, "users")
+    accepted = upsert(connection, tables.users, frame, key="user_id")
+    return Written(accepted=accepted, duplicates=frame.height - accepted)
+
+
+def write_items(connection: Connection, frame: pl.DataFrame) -> Written:
+    """Inserts or replaces products (`ITEM_COLUMNS`). A product that was pending is so no longer."""
+    frame = conform(frame, ITEM_COLUMNS, "items").with_columns(pending=pl.lit(False))
+    accepted = upsert(connection, tables.items, frame, key="item_id")
+    return Written(accepted=accepted, duplicates=frame.height - accepted)
+
+
+def write_consent(connection: Connection, frame: pl.DataFrame, *, users: KeyRing) -> Written:
+    """Appends decisions (`CONSENT_COLUMNS`); nothing is replaced, the latest one counts when read."""
+    frame = conform(frame, CONSENT_COLUMNS, "consent")
+    keys = users.keys(connection, frame["user_id"])
+    rows = frame.drop("user_id").with_columns(user_key=keys)
+    accepted = insert_new(connection, tables.consent, rows, key=["user_key", "purpose", "at", "granted"])
+    return Written(accepted=accepted, duplicates=frame.height - accepted)
+
+
+def conform(frame: pl.DataFrame, columns: Columns, name: str) -> pl.DataFrame:
+    """The frame with exactly `columns`, optional ones filled with nulls. `DataError` for a missing or wrong one."""
+    picked = []
+    for label, dtype in columns.items():
+        column = label.removesuffix("?")
+        if column not in frame.columns:
+            if column == label:
+                raise DataError(f"{name}: missing column {column}; found {', '.join(frame.columns)}")
+            picked.append(pl.lit(None, dtype=dtype).alias(column))
+        elif frame[column].dtype not in (dtype, pl.Null):
+            raise DataError(f"{name}.{column}: {frame[column].dtype} instead of {dtype}")
+        elif column == label and frame[column].null_count():
+            raise DataError(f"{name}.{column}: empty in {frame[column].null_count()} rows; it is required")
+        else:
+            picked.append(pl.col(column).cast(dtype))
+    return frame.select(picked)
+
+
+def lookup(
+    connection: Connection, key: ColumnElement[Any], value: ColumnElement[int], wanted: pl.Series
+) -> pl.DataFrame:
+    """Columns `key` and `value` of the rows whose key is among `wanted`."""
+    rows: list[tuple[Any, ...]] = []
+    for start in range(0, len(wanted), _IN_CHUNK):
+        chunk = wanted[start : start + _IN_CHUNK].to_list()
+        rows += map(tuple, connection.execute(select(key, value).where(key.in_(chunk))))
+    return pl.DataFrame(rows, schema={"key": wanted.dtype, "value": pl.Int64}, orient="row")
+
+
+def _event_rows(connection: Connection, frame: pl.DataFrame, users: KeyRing, items: KeyRing, load: int) -> pl.DataFrame:
+    codes = {action.value: code for action, code in ACTION_CODE.items()}
+    unknown = sorted(set(frame["event"].unique()) - set(codes))
+    if unknown:
+        raise DataError(f"events.event: unknown action {unknown[0]!r}; known: {', '.join(codes)}")
+    return frame.drop("user_id", "item_id", "event").with_columns(
+        user_key=users.keys(connection, frame["user_id"]),
+        item_key=items.keys(connection, frame["item_id"]),
+        action=frame["event"].replace_strict(codes, return_dtype=pl.Int16),
+        load_no=pl.lit(load),
+    )
+
+
+def _conflicts(connection: Connection, frame: pl.DataFrame, first: pl.DataFrame, last_no: int) -> list[int]:
+    """Rows whose content differs from what the store now holds under their key."""
+    events = tables.events
+    new = connection.scalars(select(events.c.event_key).where(events.c.event_no > last_no)).all()
+    fresh = pl.DataFrame({"event_key": pl.Series(new, dtype=pl.Binary)})
+    old = first.join(fresh, on="event_key", how="anti")["event_key"]
+    stored = lookup(connection, events.c.event_key, events.c.payload_hash, old)
+    held = pl.concat(
+        [
+            first.join(fresh, on="event_key", how="semi").select("event_key", held="payload_hash"),
+            stored.select(event_key="key", held="value"),
+        ]
+    )
+    rows = frame.select("event_key", "payload_hash").with_row_index("row").join(held, on="event_key", how="left")
+    return rows.filter(pl.col("payload_hash") != pl.col("held"))["row"].sort().to_list()
