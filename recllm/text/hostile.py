@@ -20,6 +20,7 @@ _SUSPICIOUS = re.compile(
     r"[<>&{}\[\]|＜＞｜`#\u034f\u115f\u1160\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]|\s\s"
 )
 _INVISIBLE_LETTERS = re.compile("[\u034f\u115f\u1160\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z]\w{1,31});")
 _HIDDEN_BLOCK = re.compile(r"<(script|style)\b[^<>]*>[^<>]*</\1\s*>", re.IGNORECASE)
 _COMMENT = re.compile(r"<!--[^<>]*-->")
 _ROLE_TOKEN = re.compile(r"[<＜]\s*[|｜][^<>＜＞]{0,64}[|｜]\s*[>＞]")
@@ -47,13 +48,12 @@ def neutralise(text: str, *, max_chars: int = TITLE_CHARS) -> str:
     if _is_plain(text):
         return _cut(text.strip(), max_chars)
     for _ in range(_MAX_ROUNDS):
-        cleaned = _once(text)
+        cleaned = _cut(_once(text), max_chars)
         if cleaned == text:
-            break
+            return text
         text = cleaned
-    else:  # a text built to reveal a new trick each time: it loses every character that tricks are made of
-        text = _fold(_LAST_RESORT.sub(" ", text))
-    return _cut(text, max_chars)
+    # built to reveal a new trick each time: it loses every character that tricks are made of
+    return _cut(_fold(_LAST_RESORT.sub(" ", text)), max_chars)
 
 
 def _is_plain(text: str) -> bool:
@@ -61,7 +61,7 @@ def _is_plain(text: str) -> bool:
 
 
 def _once(text: str) -> str:
-    text = _fold(_visible(unicodedata.normalize("NFC", html.unescape(text))))
+    text = _fold(_visible(unicodedata.normalize("NFC", _ENTITY.sub(lambda m: html.unescape(m[0]), text))))
     text = _HIDDEN_BLOCK.sub(" ", text)
     text = _COMMENT.sub(" ", text)
     text = _ROLE_TOKEN.sub(" ", text)

@@ -13,6 +13,8 @@ A file `NAME.LOCALE.txt` holds one or more templates. Each begins with a header,
 The template's name is the file's NAME, or NAME.PART for one of several. The header must list exactly the variables
 that the body uses, and `render` must be given exactly those: None or an empty list says "not known", leaving one out
 is an error. Templates can neither include files nor call into Python; values are data and are never read as a template.
+
+`short_forms.LOCALE.txt` is the one other kind of file: lines "FRZN = frozen", and comments after "#".
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ LOCALES = ("en", "zh")
 
 VALUE_CHARS = 2_000
 """The longest string inside a value given to `Prompts.render`; longer ones are cut at a word."""
+
+SHORT_FORMS = "short_forms."
 
 _HEADER = re.compile(r"^\{#\s*\n(?=template:)(.*?)\n\s*#\}[ \t]*\n", re.MULTILINE | re.DOTALL)
 _KEYS = {"template", "version", "variables", "note"}
@@ -79,6 +83,8 @@ class Prompts:
 
     folder: str
     templates: Mapping[tuple[str, str], Template] = field(repr=False)
+    words: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
+    """Short forms per language."""
 
     @classmethod
     def load(cls, folder: str | Path | None = None) -> Prompts:
@@ -107,6 +113,10 @@ class Prompts:
         """What to store beside a text made with this template: it changes whenever the template does."""
         return self.template(name, locale).version
 
+    def short_forms(self) -> dict[str, str]:
+        """Capital word -> what it stands for, of every language: catalogues mix them."""
+        return {short: long for language in self.words.values() for short, long in language.items()}
+
     def names(self) -> tuple[str, ...]:
         """All template names, sorted."""
         return tuple(sorted({name for name, _ in self.templates}))
@@ -132,13 +142,17 @@ def _load(folder: Path) -> Prompts:
         raise PromptError(f"{folder}: no such folder of prompts")
     environment = _environment()
     found: dict[tuple[str, str], Template] = {}
+    words: dict[str, Mapping[str, str]] = {}
     for file in sorted(folder.glob("*.txt")):
+        if file.name.startswith(SHORT_FORMS):
+            words[_split(file)[1]] = _short_forms(file)
+            continue
         for template in _parse(file, environment):
             key = (template.name, template.locale)
             if key in found:
                 raise PromptError(f"{file}: {template.name} is already defined in {found[key].file}")
             found[key] = template
-    return Prompts(str(folder), found)
+    return Prompts(str(folder), found, words)
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
@@ -150,14 +164,35 @@ def _environment() -> ImmutableSandboxedEnvironment:
     )
 
 
-def _parse(file: Path, environment: jinja2.Environment) -> Iterator[Template]:
+def _read(file: Path) -> str:
     try:
-        text = file.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
+        return file.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError) as error:
         raise PromptError(f"{file}: cannot be read as UTF-8: {error}") from error
-    stem, _, locale = file.stem.rpartition(".")
-    if not stem:
+
+
+def _split(file: Path) -> tuple[str, str]:
+    """NAME.LOCALE.txt -> (NAME, LOCALE)."""
+    name, _, locale = file.stem.rpartition(".")
+    if not name:
         raise PromptError(f"{file}: a prompt is called NAME.LOCALE.txt, such as item.en.txt")
+    return name, locale
+
+
+def _short_forms(file: Path) -> dict[str, str]:
+    found = {}
+    for number, line in enumerate(_read(file).splitlines(), 1):
+        entry = line.partition("#")[0].strip()
+        short, equals, long = (part.strip() for part in entry.partition("="))
+        if entry and not (short and equals and long):
+            raise PromptError(f"{file}, line {number}: {line!r} is not of the form FRZN = frozen")
+        if entry:
+            found[short.upper()] = long
+    return found
+
+
+def _parse(file: Path, environment: jinja2.Environment) -> Iterator[Template]:
+    text, (stem, locale) = _read(file), _split(file)
     headers = list(_HEADER.finditer(text))
     if not headers or text[: headers[0].start()].strip():
         raise PromptError(
