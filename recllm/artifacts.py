@@ -1,0 +1,251 @@
+"""Trained states on disk: each version a folder that never changes, and one pointer that says which one serves.
+
+    models/
+      CURRENT                  the version that serves
+      versions/<version>/      the files of a version, and manifest.json with the SHA-256 of each
+      versions/<version>.tmp/  a version being written; swept away by the next publication
+
+A version is complete before its name exists, and the pointer is replaced in one step: whoever is killed at whatever
+moment leaves the old version or the new one, never half of one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from recllm.errors import ModelError, UsageError
+from recllm.policy import safe_id
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where two publishers at once have to be avoided by other means
+    fcntl = None  # type: ignore[assignment]
+
+MANIFEST = "manifest.json"
+POINTER = "CURRENT"
+ALLOWED_SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".toml"})
+"""Files that hold data and nothing that runs when they are read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a version consists of: for each file its SHA-256 and size in bytes, by its path with "/"."""
+
+    version: str
+    created_at: str
+    files: Mapping[str, tuple[str, int]]
+
+
+def publish(models_dir: Path, write: Callable[[Path], None], *, version: str | None = None) -> str:
+    """Lets `write` fill an empty folder, seals it as a new version and makes that the serving one.
+
+    Returns the version, by default the UTC time with a random end. Raises `ModelError` for a version that exists, a
+    file type outside `ALLOWED_SUFFIXES`, a link, or no file at all; `UsageError` for a version that is not a safe
+    name. Whatever `write` raises goes through. In each case the version that served still serves.
+    """
+    version = safe_id(version or f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", "model version")
+    if version.endswith(".tmp"):
+        raise UsageError(f"model version {version!r}: the ending .tmp is reserved; choose another name")
+    versions_dir = models_dir / "versions"
+    versions_dir.mkdir(parents=True, exist_ok=True)
+    with _locked(models_dir):
+        if (versions_dir / version).exists():
+            raise ModelError(
+                f"model version {version} exists in {models_dir}; versions never change, choose a new name"
+            )
+        _sweep(versions_dir)
+        draft = versions_dir / f"{version}.tmp"
+        draft.mkdir()
+        try:
+            write(draft)
+            _seal(draft, version)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        draft.rename(versions_dir / version)
+        _sync(versions_dir)
+        _point(models_dir, version)
+    return version
+
+
+def current(models_dir: Path) -> str | None:
+    """The serving version; None before the first publication. `ModelError` for a pointer that names nothing."""
+    try:
+        text = (models_dir / POINTER).read_text("utf-8").strip()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{models_dir / POINTER} cannot be read ({error}); run a rollback to a version") from error
+    try:
+        return safe_id(text, "model version")
+    except UsageError as error:
+        raise ModelError(f"{models_dir / POINTER} is damaged: {error}; run a rollback to a version") from error
+
+
+def versions(models_dir: Path) -> list[Manifest]:
+    """Every version whose manifest can be read, oldest first."""
+    found = []
+    for folder in sorted((models_dir / "versions").glob("*")):
+        if folder.is_dir() and folder.suffix != ".tmp":
+            try:
+                found.append(_read_manifest(folder))
+            except ModelError:
+                continue
+    return sorted(found, key=lambda manifest: (manifest.created_at, manifest.version))
+
+
+def open_version(models_dir: Path, version: str | None = None) -> Path:
+    """The folder of a version (default: the serving one) after checking every byte of it.
+
+    Raises `ModelError` when there is none, and when a file is missing, added, changed or of a type that is not
+    allowed; whoever holds an opened version keeps serving it.
+    """
+    version = version or current(models_dir)
+    if version is None:
+        raise ModelError(f"there is no trained model in {models_dir}; train one with: recllm train")
+    folder = models_dir / "versions" / safe_id(version, "model version")
+    if not folder.is_dir():
+        raise ModelError(f"model version {version} is not in {models_dir}; known: {_names(models_dir)}")
+    verify(folder)
+    return folder
+
+
+def verify(folder: Path) -> Manifest:
+    """Checks a version's folder against its manifest; see `open_version`."""
+    manifest = _read_manifest(folder)
+    if manifest.version != folder.name:
+        raise ModelError(f"{folder}: its manifest belongs to version {manifest.version}; train again or roll back")
+    present = {_relative(folder, path) for path in _files(folder)} - {MANIFEST}
+    odd = sorted(present ^ set(manifest.files))
+    if odd:
+        raise ModelError(f"{folder}: {odd[0]} is missing or was added after publication; train again or roll back")
+    for name, (sha256, _) in manifest.files.items():
+        if _sha256(folder / name) != sha256:
+            raise ModelError(f"{folder / name} was changed after publication; train again or roll back")
+    return manifest
+
+
+def rollback(models_dir: Path, version: str | None = None) -> str:
+    """Makes an earlier version serve again: `version`, or the one published before the serving one. Returns it.
+
+    The version is verified first. Raises `ModelError` when it is not there or was changed.
+    """
+    if version is None:
+        names = [manifest.version for manifest in versions(models_dir)]
+        serving = current(models_dir)
+        place = names.index(serving) if serving in names else len(names)
+        if place == 0:
+            raise ModelError(f"there is no version before {serving} in {models_dir}; nothing to roll back to")
+        version = names[place - 1]
+    open_version(models_dir, version)
+    with _locked(models_dir):
+        _point(models_dir, version)
+    return version
+
+
+def _seal(draft: Path, version: str) -> None:
+    names = sorted(_relative(draft, path) for path in _files(draft))
+    if not names:
+        raise ModelError(f"model version {version} has no files; nothing was published")
+    if MANIFEST in names:
+        raise ModelError(f"{MANIFEST} is written by the publication; use another file name")
+    files = {name: (_sha256(draft / name), (draft / name).stat().st_size) for name in names}
+    manifest = Manifest(version=version, created_at=datetime.now(UTC).isoformat(), files=files)
+    (draft / MANIFEST).write_text(_manifest_text(manifest), encoding="utf-8")
+    for path in (*(draft / name for name in names), draft / MANIFEST):
+        _sync(path)
+    for folder in sorted({(draft / name).parent for name in names}, reverse=True):
+        _sync(folder)
+    _sync(draft)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not (path.is_dir() or path.is_file()):
+            raise ModelError(f"{path} is a link or a special file; a model version holds plain files only")
+        if path.is_file():
+            if path.suffix not in ALLOWED_SUFFIXES:
+                raise ModelError(
+                    f"{path}: files of this type are refused; allowed: {', '.join(sorted(ALLOWED_SUFFIXES))}"
+                )
+            yield path
+
+
+def _manifest_text(manifest: Manifest) -> str:
+    body: dict[str, Any] = {"version": manifest.version, "created_at": manifest.created_at}
+    body["files"] = {name: {"sha256": sha, "bytes": size} for name, (sha, size) in sorted(manifest.files.items())}
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    return json.dumps(body | {"sha256": digest}, indent=1, sort_keys=True) + "\n"
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    try:
+        text = path.read_text("utf-8")
+        body = json.loads(text)
+        files = {str(name): (str(entry["sha256"]), int(entry["bytes"])) for name, entry in body["files"].items()}
+        manifest = Manifest(version=str(body["version"]), created_at=str(body["created_at"]), files=files)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path} is missing or damaged; train again or roll back") from error
+    if _manifest_text(manifest) != text:  # every byte of the manifest counts, too
+        raise ModelError(f"{path} was changed after publication; train again or roll back")
+    return manifest
+
+
+def _relative(folder: Path, path: Path) -> str:
+    return path.relative_to(folder).as_posix()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _names(models_dir: Path) -> str:
+    return ", ".join(manifest.version for manifest in versions(models_dir)) or "none"
+
+
+def _point(models_dir: Path, version: str) -> None:
+    draft = models_dir / f"{POINTER}.tmp"
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(version + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(models_dir / POINTER)
+    _sync(models_dir)
+
+
+def _sweep(versions_dir: Path) -> None:
+    """Removes what killed publications left; the caller holds the lock, so none of it is being written."""
+    for leftover in versions_dir.glob("*.tmp"):
+        shutil.rmtree(leftover)
+
+
+def _sync(path: Path) -> None:
+    """Makes a file's bytes, or a folder's names, survive a power cut."""
+    if os.name == "nt" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _locked(models_dir: Path) -> Iterator[None]:
+    """One publisher at a time; the lock falls with the process that holds it."""
+    with (models_dir / ".lock").open("w") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
