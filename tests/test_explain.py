@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import polars as pl
+import pytest
+
+from recllm.dataset import Dataset, Events
+from recllm.explain import ExplainSettings, Pairs, Person, Speaker, Unit, choose, deltas, units_of, without
+from recllm.policy import Policy
+from recllm.profiles import build_profile
+
+ITEMS = pl.DataFrame(
+    {
+        "item_id": ["tea", "mug", "milk", "soap"],
+        "title": ["Green tea", "Blue mug", "Oat milk", "Olive soap"],
+        "category": [["food", "drinks"], ["home", "kitchen"], ["food", "drinks"], ["home", "pharmacy"]],
+    }
+)
+LOG = pl.DataFrame(
+    {
+        "user_id": ["ann"] * 5,
+        "item_id": ["tea", "tea", "mug", "milk", "soap"],
+        "event": ["purchase", "purchase", "view", "purchase", "purchase"],
+        "timestamp": [0, 86_400 * 10, 86_400 * 11, 86_400 * 12, 86_400 * 13],
+    }
+)
+DATA = Dataset.construct(LOG, pl.DataFrame({"user_id": ["ann"], "age": ["35-44"]}), ITEMS, as_of=86_400 * 20)
+ROW = dict(zip(DATA.items["item_id"].to_list(), range(4), strict=True))
+ANN = Person(DATA.events, {"age": "35-44"})
+
+WORTH = {"tea": 3.0, "milk": 1.0, "mug": 0.5, "soap": 9.0}
+AGE_WORTH = 0.25
+
+
+def additive(histories: Events, basics: Sequence[Mapping[str, str]], pairs: Pairs) -> np.ndarray:
+    """A model whose truth is known: each item in the history adds its own worth, whatever is scored."""
+    owner = histories.user
+    value = np.zeros(len(histories.indptr) - 1)
+    for name, worth in WORTH.items():
+        value += [worth * bool((histories.item[owner == v] == ROW[name]).any()) for v in range(len(value))]
+    value += [AGE_WORTH * ("age" in b) for b in basics]
+    return np.repeat(value, np.diff(pairs.indptr)).astype(np.float32)
+
+
+def test_units_are_the_lines_of_the_profile() -> None:
+    kinds = {(u.kind, DATA.items["item_id"][u.item] if u.item >= 0 else u.name) for u in units_of(ANN)}
+    assert kinds == {("B", "tea"), ("B", "milk"), ("B", "soap"), ("H", "mug"), ("I", "age")}
+
+
+def test_each_version_lacks_just_its_unit() -> None:
+    units = [Unit("B", ROW["tea"]), Unit("H", ROW["mug"]), Unit("I", name="age")]
+    histories, basics = without(ANN, units)
+    assert np.diff(histories.indptr).tolist() == [3, 4, 5]
+    assert [len(b) for b in basics] == [1, 1, 0]
+
+
+def test_deltas_are_the_known_truth() -> None:
+    units = units_of(ANN)
+    shown = np.array([ROW["milk"], ROW["tea"]])
+    worth = deltas(ANN, units, shown, np.ones((len(units), 2), bool), additive)
+    for unit, row in zip(units, worth, strict=True):
+        expected = AGE_WORTH if unit.kind == "I" else WORTH[DATA.items["item_id"][unit.item]]
+        assert row == pytest.approx([expected, expected])
+
+
+def test_what_was_not_tried_is_not_a_number() -> None:
+    units = units_of(ANN)
+    tried = np.zeros((len(units), 1), bool)
+    tried[0] = True
+    worth = deltas(ANN, units, np.array([0]), tried, additive)
+    assert np.isfinite(worth[0, 0]) and np.isnan(worth[1:]).all()
+
+
+def test_choice_prefers_the_item_itself_then_its_type_and_always_basics() -> None:
+    units = units_of(ANN)
+    vectors = np.eye(4, dtype=np.float32)
+    types = np.array([0 if i in (ROW["tea"], ROW["milk"]) else 1 for i in range(4)])
+    tried = choose(units, np.array([ROW["tea"]]), vectors, types, tried=2)[:, 0]
+    names = {u.name or DATA.items["item_id"][u.item] for u, t in zip(units, tried, strict=True) if t}
+    assert names == {"tea", "milk", "age"}
+
+
+def speak(worth: dict[str, float], shown: str, **settings: float) -> list[tuple[str, str]]:
+    units = units_of(ANN)
+    column = np.array([worth.get(u.name or DATA.items["item_id"][u.item], np.nan) for u in units], np.float32)
+    speaker = Speaker(DATA.items, Policy(), settings=ExplainSettings(**settings))  # type: ignore[arg-type]
+    told = speaker.reasons(units, column, ROW[shown], build_profile(DATA, 0), spread=10.0)
+    return [(r.evidence_id, r.text) for r in told]
+
+
+def test_reasons_are_ranked_and_name_the_evidence() -> None:
+    told = speak({"tea": 3.0, "milk": 1.0, "mug": 0.2}, "tea")
+    assert [t[0] for t in told] == ["B:tea", "B:milk"]
+    assert "Green tea" in told[0][1] and "10 days" in told[0][1]
+    assert "Oat milk" in told[1][1] and "drinks" in told[1][1]
+
+
+def test_nothing_clear_is_said_so() -> None:
+    assert [t[0] for t in speak({"tea": 0.4, "milk": -5.0}, "mug")] == ["general"]
+
+
+def test_sensitive_evidence_is_never_named() -> None:
+    told = speak({"soap": 9.0, "tea": 2.0}, "mug")
+    assert [t[0] for t in told] == ["B:tea"]
+    assert not any("soap" in t[1].lower() or "pharmacy" in t[1].lower() for t in told)
