@@ -1,17 +1,21 @@
 """Many rows at once, as fast as the driver takes them. All SQL that differs between databases is here.
 
-A statement is built and compiled by SQLAlchemy for the database at hand and then given to the driver with plain
-tuples: its own row handling would take longer than the database itself.
+A statement is built and compiled by SQLAlchemy for the database at hand, and then the driver takes and gives plain
+tuples: handling each row and each parameter by itself would take longer than the database does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import polars as pl
-from sqlalchemy import Connection, Table, or_
+from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import Insert
+
+_FETCH_ROWS = 50_000  # rows that stand in memory as Python objects at a time
+_IN_KEYS = 1_000  # keys of one IN list
 
 
 def insert_new(connection: Connection, table: Table, frame: pl.DataFrame, *, key: list[str]) -> int:
@@ -31,6 +35,31 @@ def upsert(connection: Connection, table: Table, frame: pl.DataFrame, *, key: st
     changed = or_(*(table.c[c].is_distinct_from(new[c]) for c in others))
     statement = statement.on_conflict_do_update(index_elements=[key], set_={c: new[c] for c in others}, where=changed)
     return _execute_many(connection, statement, frame)
+
+
+def fetch(connection: Connection, query: Select[*tuple[Any, ...]]) -> Iterator[Sequence[Any]]:
+    """The rows of a query as the driver gives them, in pieces; booleans may come as 0 and 1."""
+    cursor = connection.execute(query).cursor
+    while cursor is not None and (rows := cursor.fetchmany(_FETCH_ROWS)):
+        yield rows
+
+
+def lookup(
+    connection: Connection, key: ColumnElement[Any], value: ColumnElement[int], wanted: pl.Series
+) -> pl.DataFrame:
+    """`key` and `value` (Int64) of the rows whose key is among `wanted`, in columns of these names."""
+    width = min(len(wanted), _IN_KEYS)
+    names = [f"k{n}" for n in range(width)]
+    query = select(key, value).where(key.in_([bindparam(name, type_=key.type) for name in names]))
+    statement = str(query.compile(dialect=connection.dialect))
+    rows: list[Any] = []
+    for start in range(0, len(wanted), _IN_KEYS):
+        chunk = wanted[start : start + _IN_KEYS].to_list()
+        chunk += chunk[:1] * (width - len(chunk))  # the last list is as long as the others: one statement for all
+        keys = tuple(chunk) if connection.dialect.positional else dict(zip(names, chunk, strict=True))
+        cursor = connection.exec_driver_sql(statement, keys).cursor
+        rows += cursor.fetchall() if cursor is not None else ()
+    return pl.DataFrame(rows, schema={"key": wanted.dtype, "value": pl.Int64}, orient="row")
 
 
 def _insert(connection: Connection, table: Table) -> Any:

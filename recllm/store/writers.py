@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import polars as pl
-from sqlalchemy import ColumnElement, Connection, Table, func, select
+from sqlalchemy import Connection, Table, func, select
 
 from recllm.errors import DataError
 from recllm.schema import ACTION_CODE
 from recllm.store import tables
-from recllm.store.bulk import insert_new, upsert
+from recllm.store.bulk import insert_new, lookup, upsert
 
 Columns = Mapping[str, pl.DataType | type[pl.DataType]]
 
@@ -49,7 +48,6 @@ ITEM_COLUMNS: Columns = {
 }
 CONSENT_COLUMNS: Columns = {"user_id": pl.String, "purpose": pl.String, "granted": pl.Boolean, "at": pl.Int64}
 
-_IN_CHUNK = 5_000  # ids of one IN list; SQLite takes 32,766 parameters at most
 _RING_LIMIT = 1_000_000  # ids remembered during a load, about 100 MB
 
 
@@ -152,17 +150,6 @@ def conform(frame: pl.DataFrame, columns: Columns, name: str) -> pl.DataFrame:
         else:
             picked.append(pl.col(column).cast(dtype))
     return frame.select(picked)
-
-
-def lookup(
-    connection: Connection, key: ColumnElement[Any], value: ColumnElement[int], wanted: pl.Series
-) -> pl.DataFrame:
-    """Columns `key` and `value` of the rows whose key is among `wanted`."""
-    rows: list[tuple[Any, ...]] = []
-    for start in range(0, len(wanted), _IN_CHUNK):
-        chunk = wanted[start : start + _IN_CHUNK].to_list()
-        rows += map(tuple, connection.execute(select(key, value).where(key.in_(chunk))))
-    return pl.DataFrame(rows, schema={"key": wanted.dtype, "value": pl.Int64}, orient="row")
 
 
 def _event_rows(connection: Connection, frame: pl.DataFrame, users: KeyRing, items: KeyRing, load: int) -> pl.DataFrame:
