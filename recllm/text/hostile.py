@@ -28,7 +28,7 @@ _BRACKET_TOKEN = re.compile(
     r"\[/?(?:INST|SYS|SYSTEM\w{0,20}|AVAILABLE_TOOLS|TOOL_\w{1,20}|CLS|SEP|MASK|PAD|UNK|BOS|EOS|unused\d{1,4})\]",
     re.IGNORECASE,
 )
-_TAG = re.compile(r"<[/!?%$A-Za-z|｜][^<>]*>")
+_TAG = re.compile(r"(?<!<)<+[/!?%$A-Za-z|｜][^<>]*>+")
 _LOOSE_ANGLE = re.compile(r"<(?!\s?\d)|(?<!\s)>(?!\s?\d)|[<＜][|｜]|[|｜][>＞]")
 _BRACES = re.compile(r"[{}]")
 _FENCES = re.compile(r"`{3,}|#{3,}")

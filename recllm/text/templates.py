@@ -99,7 +99,7 @@ class Prompts:
         known = ", ".join(sorted({f"{n}.{lang}" for n, lang in self.templates}))
         raise PromptError(f"no prompt {name} for locale {locale} in {self.folder}; there are: {known or 'none'}")
 
-    def render(self, name: str, locale: str, **values: Any) -> str:
+    def render(self, name: str, locale: str, /, **values: Any) -> str:
         """Fills one template; every string inside `values` is neutralised first and so stays on one line.
 
         Values are strings, numbers, booleans, None, and lists or mappings of these. Raises `PromptError` for an

@@ -20,7 +20,7 @@ _SMALL = re.compile(r"[a-zà-öø-ÿ]")
 _SHOUTED_WORD = re.compile(r"[A-ZÀ-ÖØ-Þ]{4}")
 _SHOUTED_AMOUNT = re.compile(r"\d\s?[A-Z]")
 _WORD = re.compile(r"[A-Z]+")
-_CUT_BRACKET = re.compile(r"\s*\([^()]*$")
+_CUT_BRACKET = re.compile(r"\s*\([^()]*(?:\([^()]*)*$")
 _CJK = "\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uff60"
 _CUT_WORDS = re.compile(rf"(?<=[{_CJK}])\s+(?=[{_CJK}0-9])|(?<=[0-9])\s+(?=[{_CJK}])")
 
