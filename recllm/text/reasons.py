@@ -33,7 +33,6 @@ def reason_text(kind: str, locale: str = "en", *, prompts: Prompts | None = None
     if kind not in reason_kinds(prompts):
         raise PromptError(f"no reason of kind {kind!r}; there are: {', '.join(reason_kinds(prompts))}")
     template, clean = prompts.template(f"explanation.{kind}", locale), cleaner(prompts)
-    template.require(facts)
     told = {name: _tell(name, value, clean) if isinstance(value, str) else value for name, value in facts.items()}
     return template.render(told)
 

@@ -60,14 +60,13 @@ class Template:
 
     def render(self, values: Mapping[str, Any]) -> str:
         """The text for values that are already harmless; stripped of surrounding white space."""
-        self.require(values)
+        self._require(values)
         try:
             return self.compiled.render(values).strip()
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
             raise PromptError(f"{self.file}: {self.name} cannot be rendered: {error}") from error
 
-    def require(self, values: Iterable[str]) -> None:
-        """Raises `PromptError` unless exactly the declared variables are given."""
+    def _require(self, values: Iterable[str]) -> None:
         given = set(values)
         missing, unknown = sorted(self.variables - given), sorted(given - self.variables)
         if missing:
@@ -106,7 +105,6 @@ class Prompts:
         unknown template, a missing or unknown variable, or a value of another kind.
         """
         template = self.template(name, locale)
-        template.require(values)
         return template.render({key: _harmless(value, template, key) for key, value in values.items()})
 
     def version(self, name: str, locale: str) -> str:
