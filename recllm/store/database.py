@@ -21,6 +21,9 @@ from recllm.store.tables import SCHEMA_VERSION
 from recllm.store.writers import Written
 
 
+_BACKENDS = ("sqlite", "postgresql")
+
+
 class Store:
     """The one place that keeps rows. Open it with `Store.open`.
 
@@ -116,11 +119,12 @@ def _url(path_or_url: str | Path) -> URL:
     if "://" not in text:
         return URL.create("sqlite", database=text)
     try:
-        return make_url(text)
-    except ArgumentError:
-        raise StoreError(
-            f"{text!r} is not a database URL; give a file path or e.g. sqlite:///shop/store.sqlite"
-        ) from None
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        url = None
+    if url is None or url.get_backend_name() not in _BACKENDS:
+        raise StoreError(f"{text!r} is not a file path nor a URL of {' or '.join(_BACKENDS)}; e.g. shop/store.sqlite")
+    return url
 
 
 def _check_file(url: URL, where: str, create: bool) -> None:

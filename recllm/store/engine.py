@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
-from recllm.errors import StoreError
+from recllm.errors import MissingExtraError, StoreError
 
 CACHE_MIB = 64
 """Page cache of one connection. It bounds the memory of a load, and holds the key index of some two million events."""
@@ -31,7 +31,10 @@ _REMEDIES: dict[str, str] = {
 def open_engine(url: URL, *, busy_seconds: float) -> Engine:
     """An engine whose every connection is durable: on SQLite WAL, synchronous=FULL, a bounded wait and cache."""
     if url.get_backend_name() != "sqlite":
-        return create_engine(url)
+        try:
+            return create_engine(url)
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(error.name or url.drivername, "postgres") from error
     engine = create_engine(url, connect_args={"timeout": busy_seconds})
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", _begin)

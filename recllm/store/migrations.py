@@ -32,7 +32,7 @@ def version(connection: Connection) -> int | None:
     if meta.name in names:
         found = connection.scalar(select(meta.c.value).where(meta.c.name == "schema_version"))
     if found is None or not found.isdigit():
-        raise StoreError("the database belongs to another program; give the path of a recllm store or a new path")
+        raise StoreError(f"{_where(connection)} belongs to another program; give the path of a store or a new path")
     return int(found)
 
 
@@ -43,10 +43,19 @@ def migrate(connection: Connection, *, steps: Mapping[int, Step] = STEPS, target
         create(connection)
         return
     if found > target:
-        raise StoreError(f"the store has schema version {found}, this recllm knows {target}; install a newer recllm")
+        raise StoreError(
+            f"{_where(connection)} has schema version {found}, this recllm knows {target}; install a newer recllm"
+        )
     for number in range(found, target):
         if number not in steps:
-            raise StoreError(f"no way from schema version {number} to {number + 1}; load the files into a new store")
+            raise StoreError(
+                f"{_where(connection)} has schema version {number}, which this recllm cannot bring to {target}; "
+                "load the files into a new workspace"
+            )
         steps[number](connection)
     if found < target:
         connection.execute(update(meta).where(meta.c.name == "schema_version").values(value=str(target)))
+
+
+def _where(connection: Connection) -> str:
+    return f"the store {connection.engine.url.database}"

@@ -1,0 +1,554 @@
+"""The store: contract tests over a database URL, and what only SQLite can do wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import crash_child
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import event as sa_event
+from sqlalchemy import text
+
+from recllm.errors import DataError, StoreError, UsageError
+from recllm.schema import Table
+from recllm.store import Store, migrations
+from recllm.store.engine import writing
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(params=["sqlite"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database without tables. Another server joins by another parameter."""
+    return f"{request.param}:///{tmp_path / 'store.sqlite'}"
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Store]:
+    opened = Store.open(url, create=True)
+    yield opened
+    opened.close()
+
+
+def path_of(store: Store) -> Path:
+    return Path(str(store._engine.url.database))
+
+
+def events(
+    keys: list[int], payloads: list[int] | None = None, *, user: str = "u1", item: str = "", **columns: object
+) -> pl.DataFrame:
+    """Events named by small numbers; number k happens k seconds after 1970 with item i<k>."""
+    n = len(keys)
+    frame = pl.DataFrame(
+        {
+            "event_key": pl.Series([k.to_bytes(16, "big") for k in keys], dtype=pl.Binary),
+            "payload_hash": pl.Series(payloads or [0] * n, dtype=pl.Int64),
+            "user_id": pl.Series([user] * n, dtype=pl.String),
+            "item_id": pl.Series([item or f"i{k}" for k in keys], dtype=pl.String),
+            "event": pl.Series(["purchase"] * n, dtype=pl.String),
+            "at": pl.Series([k * 1_000_000 for k in keys], dtype=pl.Int64),
+            "quantity": pl.Series([1.0] * n, dtype=pl.Float64),
+        }
+    )
+    return frame.with_columns(pl.Series(name, values) for name, values in columns.items())
+
+
+def items(*rows: tuple[str, str]) -> pl.DataFrame:
+    return pl.DataFrame(
+        {"item_id": [r[0] for r in rows], "title": [r[1] for r in rows], "available": [True] * len(rows)}
+    )
+
+
+def put(store: Store, table: str, frame: pl.DataFrame, load_id: str = "load"):
+    with store.load(table, load_id=load_id, source="test") as load:
+        return load.write(frame)
+
+
+def dump(store: Store) -> dict[str, list[tuple[object, ...]]]:
+    """Every row of every table but the record of loads."""
+    with store._engine.connect() as connection:
+        return {
+            t: sorted(map(tuple, connection.execute(text(f"SELECT * FROM {t}"))), key=repr)  # noqa: S608
+            for t in ("users", "items", "events", "consent")
+        }
+
+
+# --- contract ------------------------------------------------------------------------------------------------------
+
+
+def test_events_come_back_as_they_went_in(store: Store) -> None:
+    frame = events(
+        [3, 1],
+        tz_offset_minutes=pl.Series([480, None], dtype=pl.Int16),
+        price=[1.25, None],
+        basket_id=["b1", None],
+        value=[None, 4.5],
+        request_id=["r", None],
+        position=pl.Series([2, None], dtype=pl.Int32),
+        model_version=["m", None],
+    ).with_columns(event=pl.Series(["shown", "rating"]), quantity=pl.Series([2.0, 0.5]))
+    assert put(store, "events", frame).accepted == 2
+    back = store.events().sort("timestamp")
+    assert back.rows() == [
+        ("u1", "i1", "rating", datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC), 0.5, None, None, 4.5, None, None, None),
+        ("u1", "i3", "shown", datetime(1970, 1, 1, 0, 0, 3, tzinfo=UTC), 2.0, 1.25, "b1", None, "r", 2, "m"),
+    ]
+    assert back.schema["timestamp"] == pl.Datetime("us", "UTC")
+    assert store.events(("price",)).columns == ["user_id", "item_id", "event", "timestamp", "price"]
+
+
+def test_an_empty_store_reads_as_empty_frames_with_their_types(store: Store) -> None:
+    assert store.events().schema["timestamp"] == pl.Datetime("us", "UTC")
+    assert store.items().schema["category"] == pl.List(pl.String)
+    assert (store.events().height, store.users().height, store.items().height, store.consent().height) == (0, 0, 0, 0)
+    assert set(store.counts().values()) == {0}
+
+
+def test_reading_a_slice_of_time_is_half_open(store: Store) -> None:
+    put(store, "events", events([1, 2, 3]))
+    with store.read() as reader:
+        found = reader.events((), since=datetime.fromtimestamp(2, UTC), before=datetime.fromtimestamp(3, UTC))
+    assert found["item_id"].to_list() == ["i2"]
+
+
+def test_duplicates_and_conflicts_are_told_apart_by_position(store: Store) -> None:
+    first = put(store, "events", events([1, 2, 2, 2], [10, 20, 20, 21]), "a")
+    assert (first.accepted, first.duplicates, first.conflicts) == (2, 1, [3])
+    again = put(store, "events", events([2, 3, 1, 1, 3], [20, 30, 11, 10, 31]), "b")
+    assert (again.accepted, again.duplicates, again.conflicts) == (1, 2, [2, 4])
+    with store._engine.connect() as connection:
+        stored = connection.execute(text("SELECT payload_hash FROM events ORDER BY payload_hash")).scalars().all()
+    assert stored == [10, 20, 30], "a conflict must not overwrite"
+
+
+def test_the_same_load_twice_changes_nothing(store: Store) -> None:
+    frames = {
+        "users": pl.DataFrame({"user_id": ["u1", "u2"], "basics": ['{"age":"3"}', "{}"]}),
+        "items": items(("i1", "Tea"), ("i2", "Cup")),
+        "events": events([1, 2, 3], [1, 2, 3]),
+        "consent": pl.DataFrame({"user_id": ["u1"], "purpose": ["email"], "granted": [True], "at": [5]}),
+    }
+    for table, frame in frames.items():
+        assert put(store, table, frame, f"{table}-1").accepted == frame.height
+    before = dump(store)
+    for table, frame in frames.items():
+        written = put(store, table, frame, f"{table}-2")
+        assert (written.accepted, written.duplicates, written.conflicts) == (0, frame.height, [])
+    assert dump(store) == before
+
+
+def test_people_and_products_are_replaced_by_later_rows(store: Store) -> None:
+    written = put(store, "items", items(("i1", "Tea"), ("i1", "Tea"), ("i1", "Green tea")), "a")
+    assert (written.accepted, written.duplicates) == (2, 1)
+    assert store.items()["title"].to_list() == ["Green tea"]
+    put(store, "users", pl.DataFrame({"user_id": ["u1"], "basics": ['{"a":"1"}']}), "b")
+    assert put(store, "users", pl.DataFrame({"user_id": ["u1"], "basics": ['{"a":"2"}']}), "c").accepted == 1
+    assert store.users().rows() == [("u1", '{"a":"2"}')]
+
+
+def test_item_details_survive(store: Store) -> None:
+    frame = pl.DataFrame(
+        {
+            "item_id": ["i1"],
+            "title": ["跑鞋"],
+            "category": ['["Sport","Shoes"]'],
+            "brand": ["NA"],
+            "description": ["light"],
+            "price": ["1299.90"],
+            "currency": ["CNY"],
+            "available": [False],
+            "attributes": ['{"size":"42"}'],
+        }
+    )
+    put(store, "items", frame)
+    expected = ("i1", "跑鞋", ["Sport", "Shoes"], "NA", "light", "1299.90", "CNY", False, '{"size":"42"}', False)
+    assert store.items().rows() == [expected]
+
+
+def test_unknown_items_wait_for_the_catalogue(store: Store) -> None:
+    put(store, "events", events([1, 2]), "a")
+    assert store.items().select("item_id", "title", "pending").rows() == [("i1", None, True), ("i2", None, True)]
+    assert store.counts()["pending_items"] == 2
+    put(store, "items", items(("i1", "Tea")), "b")
+    assert store.items().select("item_id", "title", "pending").rows() == [("i1", "Tea", False), ("i2", None, True)]
+    put(store, "events", events([3], item="i1"), "c")
+    assert store.items()["title"].to_list() == ["Tea", None], "an event must not blank a known item"
+
+
+def test_consent_keeps_every_decision_and_orders_them(store: Store) -> None:
+    frame = pl.DataFrame(
+        {"user_id": ["u1"] * 3, "purpose": ["email"] * 3, "granted": [True, False, True], "at": [5, 5, 4]}
+    )
+    assert put(store, "consent", frame).accepted == 3
+    assert store.consent()["granted"].to_list() == [True, True, False]
+    with store.read() as reader:
+        assert reader.decision("u1", "email") is False
+        assert reader.decision("u1", "sms") is None
+
+
+def test_a_load_is_recorded_with_its_counts(store: Store) -> None:
+    with store.load("events", load_id="jan", source="jan.csv", sha256="ab" * 32) as load:
+        load.write(events([1, 1]))
+        load.write(events([2]))
+        load.counts({"read": 4, "quarantined": 1})
+    (record,) = store.loads()
+    assert (record.load_id, record.table, record.source, record.sha256) == ("jan", Table.EVENTS, "jan.csv", "ab" * 32)
+    assert record.counts == {"accepted": 2, "duplicates": 1, "conflicts": 0, "read": 4, "quarantined": 1}
+    assert abs((datetime.now(UTC) - record.committed_at).total_seconds()) < 60
+
+
+def test_an_exception_leaves_nothing_of_a_load(store: Store) -> None:
+    put(store, "events", events([1]), "a")
+    before = dump(store)
+    with pytest.raises(ZeroDivisionError), store.load("events", load_id="b", source="test") as load:
+        load.write(events([2, 3]))
+        _ = 1 / 0
+    assert dump(store) == before
+    assert [r.load_id for r in store.loads()] == ["a"]
+
+
+def test_nothing_of_an_open_load_is_visible(store: Store) -> None:
+    with store.load("events", load_id="a", source="test") as load:
+        load.write(events([1, 2]))
+        assert store.counts()["events"] == 0
+    assert store.counts()["events"] == 2
+
+
+def test_one_reader_sees_one_moment(store: Store) -> None:
+    put(store, "events", events([1]), "a")
+    with store.read() as reader:
+        assert reader.counts()["events"] == 1
+        put(store, "events", events([2]), "b")
+        assert reader.events().height == 1
+    assert store.events().height == 2
+
+
+def test_load_ids_are_safe_and_used_once(store: Store) -> None:
+    put(store, "events", events([1]), "a")
+    with pytest.raises(StoreError, match="taken"):
+        put(store, "events", events([2]), "a")
+    for bad in ("../x", "", "a b", ".", "..", "x" * 65, "a/b", "a\n"):
+        with pytest.raises(UsageError, match="safe name"):
+            put(store, "events", events([2]), bad)
+    assert store.counts()["events"] == 1
+
+
+def test_a_frame_that_breaks_the_contract_is_refused(store: Store) -> None:
+    good = events([1])
+    for frame, message in [
+        (good.drop("at"), "missing column at"),
+        (good.with_columns(at=pl.lit("2020")), r"events.at: String instead of Int64"),
+        (good.with_columns(user_id=pl.lit(None, dtype=pl.String)), "events.user_id: empty in 1 rows"),
+        (good.with_columns(event=pl.lit("bought")), "unknown action 'bought'"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            put(store, "events", frame)
+    assert set(store.counts().values()) == {0}
+
+
+def test_small_appends_are_loads_of_their_own(store: Store) -> None:
+    assert store.append_events(events([1, 2]), source="slate").accepted == 2
+    assert store.append_events(events([2]), source="slate").duplicates == 1
+    assert [r.source for r in store.loads()] == ["slate", "slate"]
+
+
+def test_many_ids_take_several_lookups(store: Store) -> None:
+    """More people and items than one IN list holds, half of them known already."""
+    n = 2_500
+    frame = events(list(range(n))).with_columns(user_id=pl.Series([f"u{k}" for k in range(n)]))
+    put(store, "events", frame[: n // 2], "a")
+    written = put(store, "events", frame, "b")
+    assert (written.accepted, written.duplicates) == (n - n // 2, n // 2)
+    assert (
+        store.events(())
+        .select("user_id", "item_id")
+        .sort("item_id")
+        .equals(frame.select("user_id", "item_id").sort("item_id"))
+    )
+
+
+def test_key_rings_stay_right_when_they_forget(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recllm.store.writers._RING_LIMIT", 3)
+    with store.load("events", load_id="a", source="test") as load:
+        for k in range(0, 12, 2):
+            load.write(events([k, k + 1]))
+        load.write(events([100, 101, 102, 103, 104], item="i1"))
+    assert store.counts()["items"] == 12
+    assert (store.events(())["item_id"] == "i1").sum() == 6
+
+
+batches = st.lists(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2)), max_size=8), min_size=1, max_size=5)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batches=batches, data=st.data())
+def test_accounts_match_a_dictionary(store: Store, batches: list[list[tuple[int, int]]], data: st.DataObject) -> None:
+    """accepted, duplicates and conflicts of any sequence of frames, in one load or many, equal a simple model's."""
+    prefix = store.counts()["loads"] + 1  # a key space of its own for each example
+    known: dict[int, int] = {}
+    one_load = data.draw(st.booleans())
+
+    def check(write, batch: list[tuple[int, int]]) -> None:
+        conflicts, accepted = [], 0
+        for row, (key, payload) in enumerate(batch):
+            accepted += key not in known
+            if known.setdefault(key, payload) != payload:
+                conflicts.append(row)
+        written = write(events([prefix * 100 + k for k, _ in batch], [p for _, p in batch]))
+        assert (written.accepted, written.conflicts) == (accepted, conflicts)
+        assert written.accepted + written.duplicates + len(written.conflicts) == len(batch)
+
+    if one_load:
+        with store.load("events", load_id=f"l{prefix}", source="test") as load:
+            for batch in batches:
+                check(load.write, batch)
+    else:
+        for n, batch in enumerate(batches):
+            check(lambda frame, n=n: put(store, "events", frame, f"l{prefix}-{n}"), batch)
+    for batch in batches:  # replay: nothing new
+        assert put(store, "events", events([prefix * 100 + k for k, _ in batch]), os.urandom(8).hex()).accepted == 0
+
+
+# --- durability ----------------------------------------------------------------------------------------------------
+
+
+def test_every_connection_is_durable(store: Store) -> None:
+    """kill -9 cannot tell FULL from NORMAL; a power cut can."""
+
+    def pragmas(connection) -> tuple[object, ...]:
+        ask = connection.exec_driver_sql
+        return tuple(ask(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous", "cache_size"))
+
+    expected = ("wal", 2, -64 * 1024)
+    with store._engine.connect() as one, store._engine.connect() as two, writing(store._engine) as three:
+        assert pragmas(one) == pragmas(two) == pragmas(three) == expected
+    store.close()
+    with store._engine.connect() as after:
+        assert pragmas(after) == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_kill_9_during_loads_keeps_all_or_nothing(tmp_path: Path) -> None:
+    path, acks = tmp_path / "store.sqlite", tmp_path / "acks"
+    Store.open(path, create=True).close()
+    acks.touch()
+    rounds = 20
+    child = subprocess.Popen(
+        [sys.executable, HERE / "crash_child.py", "store", path, acks, str(rounds), "7"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(HERE.parent)},
+    )
+    assert child.stdin and child.stdout
+    for _ in range(rounds):
+        assert child.stdout.readline().strip().isdigit()
+        _assert_whole(path, set(acks.read_text().split()))
+        child.stdin.write("\n")
+        child.stdin.flush()
+    assert child.wait(10) == 0
+    assert acks.read_text().split(), "no load was ever acknowledged: the test killed too early to mean anything"
+
+
+def _assert_whole(path: Path, acknowledged: set[str]) -> None:
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    sizes = dict(
+        connection.execute(
+            "SELECT load_id, (SELECT count(*) FROM events e WHERE e.load_no = l.load_no) FROM loads l"
+        ).fetchall()
+    )
+    assert acknowledged <= set(sizes), "an acknowledged load is lost"
+    assert set(sizes.values()) <= {crash_child.ROWS * crash_child.WRITES}, "half a load is visible"
+    (total,) = connection.execute("SELECT count(*) FROM events NOT INDEXED").fetchone()
+    assert total == sum(sizes.values())
+    (by_index,) = connection.execute("SELECT count(event_key) FROM events WHERE event_key >= x''").fetchone()
+    assert by_index == total
+    orphans = "SELECT count(*) FROM events WHERE item_key NOT IN (SELECT item_key FROM items)"
+    assert connection.execute(orphans).fetchone() == (0,)
+    connection.close()
+
+
+# --- versions ------------------------------------------------------------------------------------------------------
+
+
+def test_a_newer_store_is_refused_and_untouched(store: Store) -> None:
+    with writing(store._engine) as connection:
+        connection.execute(text("UPDATE meta SET value = '99'"))
+    store.close()
+    before = path_of(store).read_bytes()
+    with pytest.raises(StoreError, match=r"schema version 99.*install a newer recllm"):
+        Store.open(path_of(store))
+    assert path_of(store).read_bytes() == before
+
+
+def test_an_older_store_walks_the_steps_in_one_transaction(store: Store) -> None:
+    def colour(connection) -> None:
+        connection.execute(text("ALTER TABLE items ADD COLUMN colour TEXT"))
+
+    def fail(connection) -> None:
+        connection.execute(text("ALTER TABLE items ADD COLUMN weight TEXT"))
+        raise RuntimeError("power cut")
+
+    put(store, "items", items(("i1", "Tea")))
+
+    def columns() -> set[str]:
+        with store._engine.connect() as connection:
+            return {row[1] for row in connection.execute(text("PRAGMA table_info(items)"))}
+
+    def version() -> int | None:
+        with store._engine.connect() as connection:
+            return migrations.version(connection)
+
+    with pytest.raises(RuntimeError), writing(store._engine) as connection:
+        migrations.migrate(connection, steps={1: colour, 2: fail}, target=3)
+    assert (version(), columns() & {"colour", "weight"}) == (1, set())
+    with pytest.raises(StoreError, match="cannot bring to 3"), writing(store._engine) as connection:
+        migrations.migrate(connection, steps={1: colour}, target=3)
+    assert (version(), columns() & {"colour", "weight"}) == (1, set())
+    with writing(store._engine) as connection:
+        migrations.migrate(connection, steps={1: colour}, target=2)
+    assert (version(), "colour" in columns()) == (2, True)
+    with store._engine.connect() as connection:
+        assert connection.execute(text("SELECT item_id, title, colour FROM items")).all() == [("i1", "Tea", None)]
+
+
+def test_an_older_store_without_a_way_is_refused(store: Store) -> None:
+    with writing(store._engine) as connection:
+        connection.execute(text("UPDATE meta SET value = '0'"))
+    with pytest.raises(StoreError, match="schema version 0"):
+        Store.open(path_of(store))
+
+
+# --- what can be wrong with a file -----------------------------------------------------------------------------------
+
+
+def test_a_missing_store_names_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"no store at .*recllm init"):
+        Store.open(tmp_path / "none.sqlite")
+    assert not (tmp_path / "none.sqlite").exists()
+    with pytest.raises(StoreError, match="does not exist"):
+        Store.open(tmp_path / "no" / "store.sqlite", create=True)
+    for bad in ("what://is:this:thing", "nosuch://host/db", "://"):
+        with pytest.raises(StoreError, match="is not a file path nor a URL"):
+            Store.open(bad)
+
+
+def test_an_empty_file_is_no_store_until_created(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    path.touch()
+    with pytest.raises(StoreError, match="no tables"):
+        Store.open(path)
+    Store.open(path, create=True).close()
+    Store.open(path).close()
+
+
+def test_somebody_elses_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE meta (name, value)")
+    for create in (False, True):
+        with pytest.raises(StoreError, match="another program"):
+            Store.open(path, create=create)
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    path.write_bytes(b"user_id,item_id\n" * 100)
+    with pytest.raises(StoreError, match="is not a store, or is damaged"):
+        Store.open(path)
+
+
+def test_a_damaged_file_says_so(store: Store) -> None:
+    put(store, "events", events(list(range(3_000))))
+    store.close()
+    path = path_of(store)
+    raw = bytearray(path.read_bytes())
+    raw[8192:-4096] = b"\xff" * (len(raw) - 8192 - 4096)
+    path.write_bytes(raw)
+    with pytest.raises(StoreError, match="damaged"):
+        Store.open(path).events()
+
+
+def test_a_locked_store_gives_up_with_one_line(store: Store) -> None:
+    impatient = Store.open(path_of(store), busy_seconds=0.05)
+    before = dump(store)
+    with store.load("events", load_id="slow", source="test") as load:
+        load.write(events([1]))
+        with pytest.raises(StoreError, match="locked by another process") as caught:
+            put(impatient, "events", events([2]), "other")
+        assert "\n" not in str(caught.value)
+        assert dump(impatient) == before, "readers go on"
+    assert put(impatient, "events", events([2]), "other").accepted == 1
+
+
+def test_two_loads_at_once_wait_for_each_other(store: Store) -> None:
+    def work(n: int) -> None:
+        for k in range(5):
+            put(store, "events", events(list(range(n * 1000 + k * 10, n * 1000 + k * 10 + 10))), f"t{n}-{k}")
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert store.counts()["events"] == 150
+    assert store.counts()["loads"] == 15
+
+
+def test_a_read_only_store_reads_and_refuses_to_write(store: Store) -> None:
+    put(store, "events", events([1]), "a")
+    readonly = Store.open(f"sqlite:///file:{path_of(store)}?mode=ro&uri=true")
+    before = dump(store)
+    assert readonly.events().height == 1
+    with pytest.raises(StoreError, match="read-only; make the file"):
+        put(readonly, "events", events([2]), "b")
+    assert dump(store) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everything")
+def test_a_file_without_write_permission(store: Store) -> None:
+    store.close()
+    path_of(store).chmod(0o444)
+    with pytest.raises(StoreError, match="read-only"):
+        put(Store.open(path_of(store)), "events", events([2]), "b")
+
+
+def test_a_full_disk_in_the_middle_of_a_load(store: Store) -> None:
+    put(store, "events", events(list(range(100))), "a")
+    before = dump(store)
+    store.close()
+
+    def limit(connection, _record) -> None:
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count={pages + 40}")
+
+    sa_event.listen(store._engine, "connect", limit)
+    written = 0
+    full = pytest.raises(StoreError, match="disk is full; nothing of this change was kept")
+    with full, store.load("events", load_id="b", source="test") as load:
+        for start in range(1_000, 50_000, 500):
+            written += load.write(events(list(range(start, start + 500)))).accepted
+    assert written > 0, "the disk has to fill in the middle, not at once"
+    assert dump(store) == before
+    assert [r.load_id for r in store.loads()] == ["a"]
+    sa_event.remove(store._engine, "connect", limit)
+    store.close()
+    assert put(store, "events", events(list(range(1_000, 3_000))), "b").accepted == 2_000
+
+
+def test_counts_are_json_that_a_person_can_read(store: Store) -> None:
+    put(store, "events", events([1]))
+    with store._engine.connect() as connection:
+        assert json.loads(str(connection.execute(text("SELECT counts FROM loads")).scalar()))["accepted"] == 1
