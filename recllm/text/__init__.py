@@ -5,6 +5,7 @@ from recllm.text.items import item_names, item_texts, price_texts
 from recllm.text.reasons import reason_kinds, reason_text
 from recllm.text.templates import LOCALES, Prompts, Template
 from recllm.text.users import UserTexts, profile_texts, user_texts
+from recllm.text.words import natural
 
 __all__ = [
     "LOCALES",
@@ -14,6 +15,7 @@ __all__ = [
     "UserTexts",
     "item_names",
     "item_texts",
+    "natural",
     "neutralise",
     "price_texts",
     "profile_texts",
