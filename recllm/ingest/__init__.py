@@ -1,0 +1,7 @@
+"""The only way in: files become rows of the store, and what cannot is quarantined with its place and reason."""
+
+from recllm.ingest.load import ingest_file, open_reader
+from recllm.ingest.mapping import Map, load_map, shipped_maps
+from recllm.ingest.options import IngestOptions
+
+__all__ = ["IngestOptions", "Map", "ingest_file", "load_map", "open_reader", "shipped_maps"]

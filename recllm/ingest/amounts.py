@@ -1,0 +1,143 @@
+"""Numbers from text: separators, currency signs, full-width digits. The decimal separator is settled per file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal
+
+import polars as pl
+
+from recllm.errors import IngestError
+
+Decimal = Literal[".", ","]
+
+_CURRENCY_TOKENS: dict[str, str] = {
+    "US$": "USD", "CN¥": "CNY", "RMB": "CNY", "CNY": "CNY", "人民币": "CNY", "元": "CNY", "块": "CNY", "¥": "¥",
+    "JPY": "JPY", "円": "JPY", "$": "$", "USD": "USD", "€": "EUR", "EUR": "EUR", "£": "GBP", "GBP": "GBP",
+    "₹": "INR", "INR": "INR", "₩": "KRW", "KRW": "KRW", "₽": "RUB", "RUB": "RUB", "zł": "PLN", "PLN": "PLN",
+    "kr.": "kr", "kr": "kr", "SEK": "SEK", "NOK": "NOK", "DKK": "DKK", "CHF": "CHF", "Fr.": "CHF", "A$": "AUD",
+    "AUD": "AUD", "CAD": "CAD", "C$": "CAD", "HKD": "HKD", "HK$": "HKD", "R$": "BRL", "BRL": "BRL", "MXN": "MXN",
+}  # fmt: skip
+"""Signs and codes; the value says which stand for the same money. "$", "¥" and "kr" are shared by several."""
+
+_SHARED = {"$": {"USD", "AUD", "CAD", "HKD", "MXN"}, "¥": {"CNY", "JPY"}, "kr": {"SEK", "NOK", "DKK"}}
+_BY_LENGTH = sorted(_CURRENCY_TOKENS, key=len, reverse=True)
+_TOKEN = "(?i)(" + "|".join(t.replace("$", r"\$").replace(".", r"\.") for t in _BY_LENGTH) + ")"
+_FOLDED = {t.casefold(): money for t, money in _CURRENCY_TOKENS.items()}
+_SPACES = r"[\s'’\u00a0\u202f\u2009]"
+
+
+def parse_numbers(column: pl.Series, decimal: Decimal, *, money: bool = False) -> pl.Series:
+    """Float64, null where the text is empty or no finite number. `money` allows currency signs around it."""
+    if decimal == ".":
+        quick = column.cast(pl.Float64, strict=False)
+    else:
+        plain = column.str.contains(r"^[+-]?\d+(,\d+)?$")
+        quick = _where(plain, column.str.replace(",", ".", literal=True)).cast(pl.Float64, strict=False)
+    quick = _where(quick.is_finite(), quick)
+    slow = quick.is_null() & column.is_not_null()
+    if not slow.any():
+        return quick.alias(column.name)
+    rows = slow.arg_true()
+    return quick.scatter(rows, _parse_dressed(column.gather(rows), decimal, money)).alias(column.name)
+
+
+def _parse_dressed(column: pl.Series, decimal: Decimal, money: bool) -> pl.Series:
+    text = undressed(column, money)
+    group = "," if decimal == "." else "."
+    point = "\\" + decimal
+    valid = text.str.contains(
+        rf"^[+-]?(\d{{1,3}}(\{group}\d{{3}})+|\d+)({point}\d*)?([eE][+-]?\d{{1,3}})?$|^[+-]?{point}\d+$"
+    )
+    text = text.str.replace_all(group, "", literal=True).str.replace(decimal, ".", literal=True)
+    found = _where(valid, text).cast(pl.Float64, strict=False)
+    return _where(found.is_finite(), found)
+
+
+def undressed(column: pl.Series, money: bool) -> pl.Series:
+    """Half-width, without spaces between digits and, for money, without the currency."""
+    text = column.str.normalize("NFKC").str.strip_chars()
+    if money:
+        text = text.str.replace(_TOKEN, "")
+        text = text.str.replace(r"^([+-]?)\s+", "$1").str.strip_chars()
+    return text.str.replace_all(rf"(\d){_SPACES}(\d)", "$1$2").str.replace_all(rf"(\d){_SPACES}(\d)", "$1$2")
+
+
+def _where(mask: pl.Series, column: pl.Series) -> pl.Series:
+    frame = pl.DataFrame({"mask": mask, "value": column})
+    return frame.select(pl.when(pl.col("mask")).then("value"))["value"]
+
+
+def currencies(column: pl.Series) -> Counter[str]:
+    """How often each money is named in a column of prices."""
+    dressed = column.filter(column.str.contains(r"[^0-9.,+\-\seE]").fill_null(False))
+    if dressed.is_empty():
+        return Counter()
+    tokens = dressed.str.normalize("NFKC").str.extract(_TOKEN).drop_nulls()
+    found: Counter[str] = Counter()
+    for token, count in tokens.value_counts().iter_rows():
+        found[_FOLDED[token.casefold()]] += count
+    return found
+
+
+def distinct_currencies(seen: Counter[str]) -> set[str]:
+    """Moneys that cannot be one and the same: "$" beside "USD" is one, "$" beside "EUR" is two."""
+    left = set(seen)
+    for sign, codes in _SHARED.items():
+        if sign in left and left & codes:
+            left.discard(sign)
+    return left
+
+
+@dataclass(slots=True)
+class DecimalEvidence:
+    """What the numbers of a file say about their decimal separator."""
+
+    point: int = 0
+    comma: int = 0
+    unclear: Counter[str] = field(default_factory=Counter)
+    """Per separator: numbers such as 1.299 that fit both readings."""
+    example: str = ""
+
+    def add(self, column: pl.Series) -> None:
+        text = column.filter(column.str.contains(r"[.,．，]").fill_null(False))
+        if text.is_empty():
+            return
+        text = undressed(text, money=True)
+        group_of_3 = r"^[+-]?[1-9]\d{0,2}%s\d{3}$"
+        for sign, mark, other in ((".", r"\.", ","), (",", ",", r"\.")):
+            unclear = text.str.contains(group_of_3 % mark).fill_null(False)
+            # the decimal sign occurs once and last; groups of three of the other kind may stand before it
+            clear = text.str.contains(rf"^[+-]?(\d{{1,3}}({other}\d{{3}})+|\d*){mark}\d*([eE][+-]?\d+)?$").fill_null(False)
+            grouped = text.str.contains(rf"^[+-]?\d{{1,3}}({other}\d{{3}}){{2,}}$").fill_null(False)
+            count = int(((clear & ~unclear) | grouped).sum())
+            if sign == ".":
+                self.point += count
+            else:
+                self.comma += count
+            if unclear.any():
+                self.unclear[sign] += int(unclear.sum())
+                self.example = self.example or str(text.filter(unclear)[0])
+
+    @property
+    def settled(self) -> bool:
+        return bool(self.point) != bool(self.comma)
+
+    def decide(self, name: str, default: Decimal | None) -> Decimal:
+        """The separator; a few odd rows are left to the row stage. Raises `IngestError` E_NUMBER_FORMAT."""
+        if self.point or self.comma:
+            rarer = min(self.point, self.comma)
+            if rarer > 0.05 * (self.point + self.comma):
+                raise IngestError(
+                    "E_NUMBER_FORMAT",
+                    f"{name}: {self.point:,} numbers with a decimal point and {self.comma:,} with a decimal comma; "
+                    "make them alike, or say --decimal",
+                )
+            return "." if self.point > self.comma else ","
+        if default is not None or not self.unclear:
+            return default or "."
+        raise IngestError(
+            "E_NUMBER_FORMAT",
+            f"{name}: {self.example} may be one thousand and more, or one and a fraction; say --decimal . or --decimal ,",
+        )

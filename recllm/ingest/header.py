@@ -1,0 +1,161 @@
+"""Names of columns: what each table understands, under which other names, and what it must not take in."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from recllm.schema import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """The columns of a table."""
+
+    required: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        return self.required + self.optional
+
+
+FIELDS: Mapping[Table, Fields] = {
+    Table.EVENTS: Fields(
+        ("user_id", "item_id", "timestamp"),
+        (
+            "event_id",
+            "event",
+            "quantity",
+            "price",
+            "currency",
+            "basket_id",
+            "value",
+            "request_id",
+            "position",
+            "model_version",
+        ),
+    ),
+    Table.ITEMS: Fields(
+        ("item_id", "title"), ("category", "brand", "description", "price", "currency", "available", "attributes")
+    ),
+    Table.USERS: Fields(("user_id",)),
+    Table.CONSENT: Fields(("user_id", "purpose", "granted", "timestamp")),
+}
+
+ALIASES: Mapping[str, tuple[str, ...]] = {
+    "user_id": (
+        "user", "uid", "customer", "customer_id", "customer_no", "customer_number", "client_id", "member_id",
+        "visitor_id", "buyer_id", "shopper_id", "household_id", "account_id", "用户id", "用户编号", "用户", "用户号",
+        "会员id", "会员编号", "会员号", "客户id", "客户编号", "客户号", "客户代码", "顾客id", "顾客编号", "买家id",
+    ),
+    "item_id": (
+        "item", "product", "product_id", "product_code", "product_no", "sku", "sku_id", "article_id", "article_no",
+        "stock_code", "goods_id", "material_no", "商品id", "商品编号", "商品编码", "商品代码", "商品号", "产品id",
+        "产品编号", "产品编码", "产品代码", "货号", "库存代码", "宝贝id", "物品id",
+    ),
+    "timestamp": (
+        "time", "date", "datetime", "date_time", "at", "ts", "event_time", "event_timestamp", "event_date",
+        "created_at", "order_date", "order_time", "invoice_date", "purchase_date", "transaction_date",
+        "transaction_time", "transaction_timestamp", "unix_timestamp", "vtime", "时间", "日期", "时间戳", "下单时间",
+        "购买时间", "订单时间", "订单日期", "发票日期", "交易时间", "交易日期", "行为时间", "发生时间", "创建时间",
+    ),
+    "event_id": ("eventid", "event_uuid", "事件id", "事件编号", "行为id"),
+    "event": (
+        "event_type", "event_name", "action", "action_type", "behavior", "behaviour", "behavior_type", "interaction",
+        "interaction_type", "事件", "事件类型", "行为", "行为类型", "动作", "操作类型",
+    ),
+    "quantity": ("qty", "amount_of_items", "units", "count", "num", "pieces", "数量", "件数", "购买数量", "商品数量"),
+    "price": ("unit_price", "item_price", "sale_price", "price_per_unit", "单价", "价格", "售价", "商品单价", "商品价格"),
+    "currency": ("currency_code", "ccy", "币种", "货币", "货币代码"),
+    "basket_id": (
+        "basket", "order", "order_id", "order_no", "order_number", "invoice", "invoice_no", "invoice_number",
+        "invoice_id", "transaction_id", "transaction_no", "receipt_id", "session_id", "订单id", "订单号", "订单编号",
+        "发票号", "发票编号", "发票号码", "购物篮id", "交易号", "小票号",
+    ),
+    "value": ("rating", "stars", "score", "评分", "评价", "星级"),
+    "request_id": ("请求id",),
+    "position": ("rank", "slot", "位置"),
+    "model_version": ("模型版本",),
+    "title": (
+        "name", "item_name", "product_name", "product_title", "item_title", "goods_name", "标题", "商品标题", "商品名称",
+        "商品名", "产品名称", "产品名", "名称", "商品描述",
+    ),
+    "category": (
+        "categories", "category_path", "category_name", "product_category", "item_category", "cat", "类目", "分类",
+        "类别", "品类", "商品类目", "商品分类", "商品类别",
+    ),
+    "brand": ("brand_name", "manufacturer", "品牌", "品牌名称", "商品品牌"),
+    "description": ("desc", "item_description", "product_description", "details", "描述", "详情", "商品详情", "产品描述"),
+    "available": ("in_stock", "is_available", "availability", "active", "有货", "是否有货", "在售", "是否在售", "上架"),
+    "attributes": ("attrs", "properties", "属性", "商品属性"),
+    "purpose": ("consent_purpose", "用途", "目的", "同意用途"),
+    "granted": ("consent", "given", "is_granted", "opt_in", "同意", "是否同意"),
+}  # fmt: skip
+
+BASICS: Mapping[str, tuple[str, ...]] = {
+    "age": ("age_group", "age_range", "age_band", "年龄", "年龄段"),
+    "gender": ("sex", "性别"),
+    "country": ("country_code", "country_name", "国家", "国家地区"),
+    "region": ("state", "province", "county", "省", "省份", "地区"),
+    "city": ("town", "城市"),
+    "language": ("lang", "locale", "语言"),
+    "income": ("income_range", "income_band", "household_income", "收入", "收入段"),
+    "occupation": ("job", "profession", "职业"),
+    "education": ("education_level", "学历", "教育程度"),
+    "marital_status": ("marital", "婚姻状况", "婚否"),
+    "home_ownership": ("homeowner", "住房"),
+    "household_size": ("family_size", "家庭人数"),
+    "household_comp": ("household_composition", "household_type", "家庭构成"),
+    "kids_count": ("kids", "children", "number_of_children", "孩子数", "子女数"),
+    "membership": ("member_level", "tier", "loyalty_tier", "会员等级"),
+    "segment": ("customer_segment", "客户群"),
+    "interests": ("interest", "hobbies", "兴趣", "爱好"),
+}
+"""Plain facts of a person that are kept without a map, under these names."""
+
+SPECIAL_CATEGORIES: tuple[str, ...] = (
+    "health", "health_status", "disease", "diagnosis", "disability", "medication", "pregnant", "pregnancy", "hiv",
+    "religion", "religious", "religious_belief", "faith", "ethnicity", "ethnic_group", "ethnic_origin", "race",
+    "political_opinion", "political_view", "political_party", "politics", "party_membership", "union",
+    "trade_union", "union_membership", "sexual_orientation", "sexuality", "sex_life", "genetic", "genetic_data",
+    "biometric", "fingerprint", "criminal_record", "健康", "健康状况", "疾病", "病史", "残疾", "怀孕", "宗教", "宗教信仰",
+    "信仰", "民族", "种族", "政治面貌", "政治观点", "党派", "工会", "性取向", "基因", "生物识别", "犯罪记录",
+)  # fmt: skip
+"""Columns about a person that the law protects specially. They are refused unless the map declares them."""
+
+
+def normal(name: str) -> str:
+    """A column name without case, width, spaces and punctuation: "User Id", "user_id" and "ＵＳＥＲ-ID" are equal."""
+    return re.sub(r"[\s_\-./#:()\[\]'\"]+", "", unicodedata.normalize("NFKC", name).casefold())
+
+
+def is_special(name: str) -> bool:
+    return normal(name) in _SPECIAL
+
+
+def candidates(field: str) -> frozenset[str]:
+    """The normalised names under which a field or basic is understood, its own included."""
+    return frozenset(normal(n) for n in (field, *ALIASES.get(field, ()), *BASICS.get(field, ())))
+
+
+def known_count(names: Iterable[str]) -> int:
+    """How many of these header names mean something to some table."""
+    return sum(normal(name) in _KNOWN for name in names)
+
+
+def nearest(field: str, columns: Iterable[str]) -> list[str]:
+    """Up to three columns that may have been meant."""
+    columns = list(columns)
+    by_normal = {normal(c): c for c in columns}
+    close: list[str] = []
+    for name in sorted(candidates(field), key=lambda n: n != normal(field)):
+        close += difflib.get_close_matches(name, by_normal, n=3, cutoff=0.6)
+    return [by_normal[n] for n in dict.fromkeys(close)][:3]
+
+
+_SPECIAL = frozenset(normal(n) for n in SPECIAL_CATEGORIES)
+_KNOWN = frozenset(n for field in (*ALIASES, *BASICS) for n in candidates(field))

@@ -1,0 +1,209 @@
+"""A file's first reading: what it is, its hash, and whether it is UTF-8. Nothing is parsed here.
+
+The compressed size bounds what a `.gz` may unpack to, and every reading is streamed in pieces.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import hashlib
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from recllm.errors import IngestError
+from recllm.ingest.options import IngestOptions
+
+MAX_RATIO = 200
+RATIO_FLOOR = 1 << 20
+"""A few kilobytes of zeros compress well and are harmless: the ratio is judged above this size."""
+_SAMPLE = 64 << 10
+
+_MAGIC: tuple[tuple[bytes, str], ...] = (
+    (b"PAR1", "a Parquet file"),
+    (b"\x1f\x8b", "gzip data"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel or Word document"),
+    (b"SQLite format 3\0", "an SQLite database"),
+    (b"ARROW1", "an Arrow file"),
+    (b"ORC", "an ORC file"),
+    (b"Obj\x01", "an Avro file"),
+    (b"%PDF-", "a PDF document"),
+    (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"BZh", "bzip2 data"),
+    (b"\xfd7zXZ", "xz data"),
+    (b"\x28\xb5\x2f\xfd", "zstd data"),
+)
+
+
+class Kind(StrEnum):
+    DELIMITED = "delimited"
+    JSONL = "jsonl"
+    PARQUET = "parquet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A probed file."""
+
+    path: Path
+    kind: Kind
+    gzipped: bool
+    sha256: str
+    """Of the file as it lies there, compressed or not."""
+    size: int
+    """Bytes of text after decompression."""
+    head: bytes
+    """The first 64 KiB of text, undecoded."""
+    first_bad: int | None
+    """Offset of the first byte that is not UTF-8."""
+    first_nul: int | None
+    max_bytes: int
+
+    def pieces(self, size: int) -> Iterator[bytes]:
+        """The text's bytes, at most `size` at a time; `IngestError` E_BOMB beyond the limits."""
+        with _opened(self.path, self.gzipped) as stream:
+            yield from _bounded(stream, self.path, self.gzipped, size, self.max_bytes)
+
+
+def probe(path: str | Path, options: IngestOptions) -> Source:
+    """Read the whole file once. Raises `IngestError` for what is not a readable table of a known kind."""
+    path = Path(path)
+    try:
+        return _probe(path, options)
+    except (OSError, EOFError, zlib.error) as error:
+        if isinstance(error, (EOFError, zlib.error, gzip.BadGzipFile)):
+            raise IngestError("E_NOT_TEXT", f"{path.name}: the gzip data are damaged or end early ({error})") from error
+        raise IngestError("E_FILE", f"{path}: {error.strerror or error}") from error
+
+
+def _probe(path: Path, options: IngestOptions) -> Source:
+    if path.is_dir():
+        raise IngestError("E_FILE", f"{path} is a folder; name one file")
+    with path.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        stream.seek(0)
+        magic = stream.read(4096)
+    if not magic:
+        raise IngestError("E_EMPTY", f"{path.name} has no bytes")
+    gzipped = magic.startswith(b"\x1f\x8b") and path.suffix.lower() == ".gz"
+    if path.suffix.lower() == ".parquet" or (magic.startswith(b"PAR1") and not path.suffix):
+        return _parquet(path, sha256, magic, options)
+    if not gzipped:
+        _refuse_binary(path, magic)
+    return _text(path, sha256, gzipped, options)
+
+
+def _parquet(path: Path, sha256: str, magic: bytes, options: IngestOptions) -> Source:
+    if not magic.startswith(b"PAR1"):
+        raise IngestError("E_NOT_TEXT", f"{path.name} is named .parquet and is {detected(magic) or 'something else'}")
+    return Source(
+        path=path,
+        kind=Kind.PARQUET,
+        gzipped=False,
+        sha256=sha256,
+        size=path.stat().st_size,
+        head=magic,
+        first_bad=None,
+        first_nul=None,
+        max_bytes=options.max_bytes,
+    )
+
+
+def _text(path: Path, sha256: str, gzipped: bool, options: IngestOptions) -> Source:
+    head, size, first_bad, first_nul = b"", 0, None, None
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with _opened(path, gzipped) as stream:
+        for piece in _bounded(stream, path, gzipped, 1 << 20, options.max_bytes):
+            if len(head) < _SAMPLE:
+                head += piece[: _SAMPLE - len(head)]
+            if first_nul is None and (at := piece.find(b"\0")) >= 0:
+                first_nul = size + at
+            if first_bad is None:
+                first_bad = _first_bad(decoder, piece, size)
+            size += len(piece)
+    if first_bad is None:
+        first_bad = _first_bad(decoder, b"", size, final=True)
+    if not size:
+        raise IngestError("E_EMPTY", f"{path.name} unpacks to no bytes")
+    if gzipped:
+        _refuse_binary(path, head)
+    return Source(
+        path=path,
+        kind=_text_kind(path, head),
+        gzipped=gzipped,
+        sha256=sha256,
+        size=size,
+        head=head,
+        first_bad=first_bad,
+        first_nul=first_nul,
+        max_bytes=options.max_bytes,
+    )
+
+
+def _first_bad(decoder: codecs.IncrementalDecoder, piece: bytes, offset: int, final: bool = False) -> int | None:
+    """Offset of the first byte in `piece` that is not UTF-8; a character cut by the piece's start counts from there."""
+    pending = len(decoder.getstate()[0])
+    try:
+        decoder.decode(piece, final)
+    except UnicodeDecodeError as error:
+        return offset - pending + error.start
+    return None
+
+
+def detected(magic: bytes) -> str | None:
+    """A phrase for what the first bytes say, None when they say nothing."""
+    for prefix, name in _MAGIC:
+        if magic.startswith(prefix):
+            if prefix == b"PK\x03\x04" and (b"xl/" in magic or b"[Content_Types].xml" in magic):
+                return "an Excel workbook (.xlsx)"
+            return name
+    return None
+
+
+def _refuse_binary(path: Path, magic: bytes) -> None:
+    name = detected(magic)
+    if name is None:
+        return
+    if name == "a zip archive":
+        raise IngestError("E_BOMB", f"{path.name} is a zip archive, which is not opened here; unpack it, or use .gz")
+    remedy = {"a Parquet file": "name it .parquet", "gzip data": "name it .csv.gz or .jsonl.gz"}
+    raise IngestError(
+        "E_NOT_TEXT", f"{path.name} is {name}; {remedy.get(name, 'export it as CSV (UTF-8), JSONL or Parquet')}"
+    )
+
+
+def _text_kind(path: Path, head: bytes) -> Kind:
+    suffixes = [s.lower() for s in path.suffixes if s.lower() != ".gz"]
+    suffix = suffixes[-1] if suffixes else ""
+    if suffix in {".jsonl", ".ndjson", ".json"}:
+        return Kind.JSONL
+    if suffix in {".csv", ".tsv", ".txt", ".tab", ".psv"}:
+        return Kind.DELIMITED
+    return Kind.JSONL if head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{") else Kind.DELIMITED
+
+
+def _opened(path: Path, gzipped: bool) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path, "rb")) if gzipped else path.open("rb")
+
+
+def _bounded(stream: BinaryIO, path: Path, gzipped: bool, size: int, max_bytes: int) -> Iterator[bytes]:
+    limit = max_bytes
+    if gzipped:
+        limit = min(limit, max(RATIO_FLOOR, MAX_RATIO * path.stat().st_size))
+    total = 0
+    while piece := stream.read(size):
+        total += len(piece)
+        if total > limit:
+            raise IngestError(
+                "E_BOMB",
+                f"{path.name} holds more than {limit:,} bytes of text"
+                + (f" (at most {MAX_RATIO} times its compressed size)" if gzipped and limit < max_bytes else "")
+                + "; split the file, or raise max_bytes",
+            )
+        yield piece
