@@ -20,7 +20,6 @@ from recllm.store.readers import EVENT_DETAILS, Reader
 from recllm.store.tables import SCHEMA_VERSION
 from recllm.store.writers import Written
 
-
 _BACKENDS = ("sqlite", "postgresql")
 
 
