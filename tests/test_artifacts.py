@@ -1,0 +1,243 @@
+"""Publishing model versions: old or new, never half; every byte checked; nothing that could run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from recllm import artifacts
+from recllm.errors import ModelError, UsageError
+
+HERE = Path(__file__).parent
+
+
+def write(folder: Path) -> None:
+    (folder / "encoder").mkdir()
+    (folder / "encoder" / "weights.safetensors").write_bytes(bytes(range(256)) * 20)
+    (folder / "config.json").write_text('{"horizon_days": 28}')
+
+
+def publish(models: Path, version: str) -> str:
+    return artifacts.publish(models, write, version=version)
+
+
+def test_a_published_version_serves_and_opens(tmp_path: Path) -> None:
+    assert artifacts.current(tmp_path) is None
+    version = artifacts.publish(tmp_path, write)
+    assert artifacts.current(tmp_path) == version
+    folder = artifacts.open_version(tmp_path)
+    assert folder == tmp_path / "versions" / version
+    assert json.loads((folder / "config.json").read_text()) == {"horizon_days": 28}
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert set(manifest["files"]) == {"config.json", "encoder/weights.safetensors"}
+    assert [m.version for m in artifacts.versions(tmp_path)] == [version]
+
+
+def test_versions_never_change(tmp_path: Path) -> None:
+    publish(tmp_path, "v1")
+    before = (tmp_path / "versions" / "v1" / "manifest.json").read_bytes()
+    with pytest.raises(ModelError, match="v1 exists"):
+        publish(tmp_path, "v1")
+    assert (tmp_path / "versions" / "v1" / "manifest.json").read_bytes() == before
+
+
+def test_no_model_yet(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no trained model in .*recllm train"):
+        artifacts.open_version(tmp_path / "models")
+    with pytest.raises(ModelError, match=r"v9 is not in .*known: none"):
+        artifacts.open_version(tmp_path / "models", "v9")
+    assert artifacts.versions(tmp_path / "models") == []
+
+
+def _odd_type(name: str):
+    return lambda folder: (folder / name).write_bytes(b"\x80\x04.")
+
+
+def _link(folder: Path) -> None:
+    write(folder)
+    (folder / "link.json").symlink_to("/etc/hostname")
+
+
+@pytest.mark.parametrize(
+    ("fill", "message"),
+    [
+        *(
+            (_odd_type(n), "refused")
+            for n in ("m.pkl", "m.bin", "m.pt", "m.joblib", "m.npy", "m.py", "m", "m.JSON.exe")
+        ),
+        (_link, "link"),
+        (lambda folder: None, "no files"),
+        (_odd_type("manifest.json"), "is written by the publication"),
+    ],
+)
+def test_what_may_not_be_published(tmp_path: Path, fill, message: str) -> None:
+    publish(tmp_path, "v1")
+    with pytest.raises(ModelError, match=message):
+        artifacts.publish(tmp_path, fill, version="v2")
+    _assert_only(tmp_path, "v1")
+
+
+def test_a_writer_that_fails_changes_nothing(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        write(folder)
+        raise KeyboardInterrupt
+
+    publish(tmp_path, "v1")
+    with pytest.raises(KeyboardInterrupt):
+        artifacts.publish(tmp_path, fail, version="v2")
+    _assert_only(tmp_path, "v1")
+
+
+@pytest.mark.parametrize("version", ["../v", "a/b", "..", "", "v1.tmp", "x" * 65])
+def test_unsafe_names_of_versions(tmp_path: Path, version: str) -> None:
+    publish(tmp_path, "v1")
+    if version:
+        with pytest.raises(UsageError):
+            publish(tmp_path, version)
+        with pytest.raises((UsageError, ModelError)):
+            artifacts.open_version(tmp_path, version)
+    _assert_only(tmp_path, "v1")
+
+
+def _assert_only(models: Path, version: str) -> None:
+    assert artifacts.current(models) == version
+    assert [p.name for p in (models / "versions").iterdir()] == [version]
+    artifacts.open_version(models)
+
+
+@pytest.mark.parametrize("name", ["config.json", "encoder/weights.safetensors", "manifest.json"])
+def test_one_flipped_bit_is_refused_and_the_old_version_still_opens(tmp_path: Path, name: str) -> None:
+    publish(tmp_path, "v1")
+    publish(tmp_path, "v2")
+    path = tmp_path / "versions" / "v2" / name
+    whole = path.read_bytes()
+    step = max(1, len(whole) // 60)
+    for place in range(0, len(whole), step):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1
+        path.write_bytes(flipped)
+        with pytest.raises(ModelError):
+            artifacts.open_version(tmp_path)
+    assert artifacts.open_version(tmp_path, "v1").name == "v1"
+    path.write_bytes(whole)
+    assert artifacts.open_version(tmp_path).name == "v2"
+
+
+def test_files_that_come_or_go_after_publication(tmp_path: Path) -> None:
+    publish(tmp_path, "v1")
+    folder = tmp_path / "versions" / "v1"
+    extra = folder / "extra.json"
+    extra.write_text("{}")
+    with pytest.raises(ModelError, match=r"extra.json is missing or was added"):
+        artifacts.open_version(tmp_path)
+    extra.unlink()
+    (folder / "extra.pkl").write_bytes(b"x")
+    with pytest.raises(ModelError, match="refused"):
+        artifacts.open_version(tmp_path)
+    (folder / "extra.pkl").unlink()
+    (folder / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"config.json is missing"):
+        artifacts.open_version(tmp_path)
+
+
+def test_a_renamed_version_is_refused(tmp_path: Path) -> None:
+    publish(tmp_path, "v1")
+    (tmp_path / "versions" / "v1").rename(tmp_path / "versions" / "v2")
+    with pytest.raises(ModelError, match="belongs to version v1"):
+        artifacts.open_version(tmp_path, "v2")
+    with pytest.raises(ModelError, match="v1 is not in"):
+        artifacts.open_version(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"../../etc", b"\xff\xfe", b"a b"])
+def test_a_damaged_pointer_is_an_error_and_a_rollback_mends_it(tmp_path: Path, content: bytes) -> None:
+    publish(tmp_path, "v1")
+    (tmp_path / "CURRENT").write_bytes(content)
+    with pytest.raises(ModelError, match="rollback"):
+        artifacts.open_version(tmp_path)
+    assert artifacts.rollback(tmp_path, "v1") == "v1"
+    assert artifacts.open_version(tmp_path).name == "v1"
+
+
+def test_rollback_goes_back_one_by_one_or_to_a_name(tmp_path: Path) -> None:
+    for version in ("b", "a", "c"):  # the order is that of publication, not of the names
+        publish(tmp_path, version)
+    assert artifacts.rollback(tmp_path) == "a"
+    assert artifacts.rollback(tmp_path) == artifacts.current(tmp_path) == "b"
+    with pytest.raises(ModelError, match="no version before b"):
+        artifacts.rollback(tmp_path)
+    assert artifacts.rollback(tmp_path, "c") == "c"
+    (tmp_path / "versions" / "a" / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="changed after publication"):
+        artifacts.rollback(tmp_path)
+    assert artifacts.current(tmp_path) == "c"
+
+
+def test_publishers_at_once_take_turns_and_readers_never_see_half(tmp_path: Path) -> None:
+    publish(tmp_path, "first")
+    failures: list[BaseException] = []
+    stop = threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                artifacts.open_version(tmp_path)
+            except BaseException as error:  # the thread must report whatever it saw
+                failures.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    publishers = [
+        threading.Thread(target=lambda n=n: [publish(tmp_path, f"p{n}-{k}") for k in range(8)]) for n in range(3)
+    ]
+    for thread in publishers:
+        thread.start()
+    for thread in publishers:
+        thread.join()
+    stop.set()
+    reader.join()
+    assert failures == []
+    assert len(artifacts.versions(tmp_path)) == 25
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_kill_9_during_publication_leaves_old_or_new(tmp_path: Path) -> None:
+    models, acks, rounds = tmp_path / "models", tmp_path / "acks", 20
+    acks.touch()
+    child = subprocess.Popen(
+        [sys.executable, HERE / "crash_child.py", "publish", models, acks, str(rounds), "11"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(HERE.parent)},
+    )
+    assert child.stdin and child.stdout
+    leftovers = 0
+    for _ in range(rounds):
+        assert child.stdout.readline().strip().isdigit()
+        leftovers += _assert_old_or_new(models, acks.read_text().split())
+        child.stdin.write("\n")
+        child.stdin.flush()
+    assert child.wait(10) == 0
+    assert acks.read_text().split(), "nothing was ever published"
+    assert leftovers, "no kill ever hit a publication"
+    publish(models, "after")
+    assert not list((models / "versions").glob("*.tmp"))
+
+
+def _assert_old_or_new(models: Path, acknowledged: list[str]) -> int:
+    serving = artifacts.current(models)
+    if acknowledged:
+        assert serving is not None
+        assert int(serving[1:]) >= int(acknowledged[-1][1:]), "an acknowledged version is not served"
+    for version in {serving, *acknowledged} - {None}:
+        folder = artifacts.open_version(models, version)
+        assert json.loads((folder / "config.json").read_text())["version"] == version
+        assert (folder / "sub" / "weights.safetensors").read_bytes() == str(version).encode() * 50_000
+    return len(list((models / "versions").glob("*.tmp")))

@@ -1,0 +1,337 @@
+"""Pseudonyms, the key, and the gate."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import hashlib
+import hmac
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import recllm
+from recllm.errors import StoreError, UsageError
+from recllm.policy import Policy
+from recllm.privacy import PolicyGate, Pseudonymiser, find_key, make_key_file
+from recllm.schema import Purpose
+from recllm.store import Store
+from recllm.workspace import Workspace
+
+KEY = b"k" * 32
+TRAINING, EMAIL, THIRD_PARTY = Purpose.MODEL_TRAINING, Purpose.EMAIL, Purpose.LLM_THIRD_PARTY
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store.open(tmp_path / "store.sqlite", create=True)
+    yield opened
+    opened.close()
+
+
+def bought(*pairs: tuple[str, str], at: int = 1_000_000) -> pl.DataFrame:
+    """One purchase per (user, item), each with a key of its own."""
+    return pl.DataFrame(
+        {
+            "event_key": pl.Series([os.urandom(16) for _ in pairs], dtype=pl.Binary),
+            "payload_hash": pl.Series([0] * len(pairs), dtype=pl.Int64),
+            "user_id": [user for user, _ in pairs],
+            "item_id": [item for _, item in pairs],
+            "event": ["purchase"] * len(pairs),
+            "at": pl.Series([at] * len(pairs), dtype=pl.Int64),
+            "quantity": [1.0] * len(pairs),
+        }
+    )
+
+
+def decide(store: Store, *decisions: tuple[str, Purpose, bool, int]) -> None:
+    frame = pl.DataFrame(
+        [(user, purpose.value, granted, at) for user, purpose, granted, at in decisions],
+        schema={"user_id": pl.String, "purpose": pl.String, "granted": pl.Boolean, "at": pl.Int64},
+        orient="row",
+    )
+    with store.load("consent", load_id=os.urandom(8).hex(), source="test") as load:
+        load.write(frame)
+
+
+def gate(store: Store, default: bool = False, policy: Policy | None = None) -> PolicyGate:
+    return PolicyGate(store, policy or Policy(), default)
+
+
+# --- pseudonyms ----------------------------------------------------------------------------------------------------
+
+
+def test_a_pseudonym_is_the_documented_hmac() -> None:
+    mac = hmac.new(KEY, b"shop\0exports\0" + "客户1".encode(), hashlib.sha256).digest()
+    expected = "u1_" + base64.b32encode(mac).decode()[:26]
+    assert Pseudonymiser(KEY, domain="exports", tenant="shop").one("客户1") == expected
+    assert len(expected) == 29
+
+
+def test_key_domain_and_tenant_each_separate_people() -> None:
+    base = Pseudonymiser(KEY, domain="training", tenant="a").one("7")
+    others = [
+        Pseudonymiser(b"x" * 32, domain="training", tenant="a").one("7"),
+        Pseudonymiser(KEY, domain="exports", tenant="a").one("7"),
+        Pseudonymiser(KEY, domain="training", tenant="b").one("7"),
+        Pseudonymiser(KEY, domain="ingb", tenant="atrain").one("7"),
+    ]
+    assert len({base, *others}) == 5
+    assert Pseudonymiser(KEY, domain="b", tenant="a").one("c") != Pseudonymiser(KEY, domain="", tenant="a").one("bc")
+
+
+def test_many_equals_one_by_one_and_keeps_the_order() -> None:
+    pseudonymiser = Pseudonymiser(KEY)
+    raw = ["b", "a", "b", "", "a "]
+    assert pseudonymiser.many(raw) == [pseudonymiser.one(text) for text in raw]
+    assert pseudonymiser.many([]) == []
+
+
+def test_ids_that_look_alike_are_told_apart_or_joined_as_documented() -> None:
+    one = Pseudonymiser(KEY).one
+    assert one("e\u0301va") == one("\u00e9va") == one(" \u00e9va ")
+    assert len({one("u1"), one("U1"), one("ｕ１"), one("0u1"), one("u1.0")}) == 5
+
+
+@given(st.lists(st.text(max_size=12), max_size=20))
+def test_distinct_ids_never_share_a_pseudonym(raw: list[str]) -> None:
+    one = Pseudonymiser(KEY).one
+    clean = {Pseudonymiser(KEY).one(text): one(text) for text in raw}
+    assert all(key == value and key.startswith("u1_") for key, value in clean.items())
+
+
+def test_the_key_never_shows(tmp_path: Path) -> None:
+    pseudonymiser = Pseudonymiser(b"topsecret-topsecret", domain="training")
+    assert "topsecret" not in repr(pseudonymiser) + str(pseudonymiser)
+    with pytest.raises(UsageError, match="5 bytes, at least 16") as caught:
+        Pseudonymiser(b"short")
+    assert "short" not in str(caught.value)
+
+
+def test_the_key_comes_from_environment_then_file(tmp_path: Path) -> None:
+    own, named = tmp_path / "key", tmp_path / "named"
+    make_key_file(own)
+    named.write_text("from the named file\n")
+    both = {"RECLLM_KEY": " from the environment ", "RECLLM_KEY_FILE": str(named)}
+    assert find_key(own, both) == b"from the environment"
+    assert find_key(own, {"RECLLM_KEY_FILE": str(named)}) == b"from the named file"
+    assert find_key(own, {}) == own.read_bytes().strip()
+    with pytest.raises(StoreError, match=r"cannot be read from .*gone"):
+        find_key(own, {"RECLLM_KEY_FILE": str(tmp_path / "gone")})
+    with pytest.raises(StoreError, match="RECLLM_KEY_FILE; without it"):
+        find_key(tmp_path / "none", {})
+
+
+def test_a_key_file_is_the_owners_and_is_never_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    make_key_file(path)
+    first = path.read_bytes()
+    assert len(bytes.fromhex(first.decode())) == 32
+    make_key_file(path)
+    assert path.read_bytes() == first
+    if os.name == "posix":
+        assert path.stat().st_mode & 0o777 == 0o600
+        path.chmod(0o640)
+        with pytest.raises(StoreError, match="chmod 600"):
+            find_key(path, {})
+
+
+def test_no_raw_id_reaches_any_file(tmp_path: Path) -> None:
+    raw = [f"zzcanary-customer-{n:05d}" for n in range(300)]
+    with Workspace.create(tmp_path / "shop") as workspace:
+        pseudonyms = workspace.pseudonymiser().many(raw)
+        store = workspace.store()
+        basics = pl.DataFrame({"user_id": pseudonyms, "basics": ["{}"] * len(raw)})
+        with store.load("users", load_id="users", source="users.csv") as load:
+            load.write(basics)
+        with store.load("events", load_id="events", source="events.csv") as load:
+            load.write(bought(*[(user, f"i{n}") for n, user in enumerate(pseudonyms)]))
+        decide(store, *[(user, TRAINING, True, 1) for user in pseudonyms])
+        open_files = _files(workspace.root)
+        key = workspace.key_path.read_bytes().strip()
+    files = open_files | _files(workspace.root)
+    assert any(pseudonyms[0].encode() in content for content in files.values()), "the scan must be able to find ids"
+    for path, content in files.items():
+        for needle in ("zzcanary", "customer-00"):
+            assert needle.encode() not in content, path
+            assert needle.encode("utf-16-le") not in content, path
+        if path.name != "key":
+            assert key not in content, path
+            assert bytes.fromhex(key.decode()) not in content, path
+
+
+def _files(root: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+# --- the gate ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("default", [False, True])
+def test_without_a_decision_the_default_counts_but_never_for_a_third_party(store: Store, default: bool) -> None:
+    with store.load("events", load_id="a", source="test") as load:
+        load.write(bought(("u1", "i1")))
+    asked = gate(store, default)
+    assert asked.permits("u1", TRAINING) is default
+    assert asked.permits("nobody", EMAIL) is default
+    assert asked.permits("u1", THIRD_PARTY) is False
+    assert asked.allowed(TRAINING) == ({"u1"} if default else set())
+    assert asked.dataset(TRAINING).n_users == (1 if default else 0)
+    decide(store, ("u1", THIRD_PARTY, True, 1))
+    assert asked.permits("u1", THIRD_PARTY) is True
+
+
+def test_the_latest_decision_counts_and_a_tie_is_a_refusal(store: Store) -> None:
+    decide(store, ("late yes", EMAIL, True, 9), ("late yes", EMAIL, False, 3))
+    decide(store, ("late no", EMAIL, False, 9), ("late no", EMAIL, True, 3))
+    decide(store, ("tie", EMAIL, False, 5), ("tie", EMAIL, True, 5))
+    decide(store, ("other", TRAINING, True, 5))
+    for default in (False, True):
+        asked = gate(store, default)
+        answers = {u: asked.permits(u, EMAIL) for u in ("late yes", "late no", "tie", "other", "nobody")}
+        assert answers == {"late yes": True, "late no": False, "tie": False, "other": default, "nobody": default}
+        assert asked.permits_each(list(answers), EMAIL) == list(answers.values())
+
+
+def test_a_withdrawal_acts_at_once(store: Store) -> None:
+    with store.load("events", load_id="a", source="test") as load:
+        load.write(bought(("u1", "i1"), ("u2", "i2")))
+    asked = gate(store, True)
+    assert asked.allowed(TRAINING) == {"u1", "u2"}
+    decide(store, ("u1", TRAINING, False, 7))
+    assert asked.permits("u1", TRAINING) is False
+    assert asked.allowed(TRAINING) == {"u2"}
+    assert asked.dataset(TRAINING).users["user_id"].to_list() == ["u2"]
+    assert asked.allowed(EMAIL) == {"u1", "u2"}
+
+
+def test_people_who_refused_leave_no_trace_in_a_dataset(store: Store) -> None:
+    with store.load("items", load_id="i", source="test") as load:
+        load.write(pl.DataFrame({"item_id": ["known"], "title": ["Tea"], "available": [True], "price": ["2.50"]}))
+    with store.load("users", load_id="u", source="test") as load:
+        load.write(pl.DataFrame({"user_id": ["yes", "no"], "basics": ['{"age":"35-44"}', '{"secret":"x"}']}))
+    with store.load("events", load_id="e", source="test") as load:
+        load.write(bought(("yes", "known"), ("yes", "hers"), ("no", "known"), ("no", "his"), ("stranger", "known")))
+    decide(store, ("yes", TRAINING, True, 1))
+    data = gate(store).dataset(TRAINING)
+    assert data.users.rows() == [("yes", "35-44")]
+    assert data.users.columns == ["user_id", "age"]
+    assert set(data.items["item_id"]) == {"known", "hers"}, "an item that only he touched would tell of him"
+    assert len(data.events) == 2
+
+
+def test_a_dataset_carries_what_the_store_knows(store: Store) -> None:
+    item = {"item_id": ["i1"], "title": ["Tea"], "available": [True], "price": ["2.50"], "category": ['["Food","Tea"]']}
+    with store.load("items", load_id="i", source="test") as load:
+        load.write(pl.DataFrame(item | {"currency": ["EUR"], "attributes": ['{"size":"1 kg"}']}))
+    with store.load("events", load_id="e", source="test") as load:
+        load.write(bought(("u1", "i1"), ("u1", "pending"), at=5_999_999))
+        load.write(bought(("u1", "i1"), at=9_000_000).with_columns(price=2.0, basket_id=pl.lit("b")))
+    data = gate(store, True).dataset(TRAINING)
+    rows = {row["item_id"]: row for row in data.items.to_dicts()}
+    assert rows["i1"]["price"] == 2.5
+    assert rows["i1"]["category"] == ["Food", "Tea"]
+    assert (rows["i1"]["attributes"], rows["i1"]["available"]) == ('{"size":"1 kg"}', True)
+    assert (rows["pending"]["title"], rows["pending"]["available"]) == (None, False)
+    assert data.events.at.tolist() == [5, 5, 9]
+    assert data.events.price.tolist()[-1] == 2.0
+    assert data.as_of == 10
+    cut = gate(store, True).dataset(TRAINING, as_of=9)
+    assert (len(cut.events), cut.as_of) == (2, 9)
+    assert len(gate(store, True).dataset(TRAINING, as_of=datetime.fromtimestamp(6, UTC)).events) == 2
+
+
+def test_an_empty_store_gives_an_empty_dataset(store: Store) -> None:
+    data = gate(store, True).dataset(TRAINING)
+    assert (data.n_users, data.n_items, len(data.events)) == (0, 0, 0)
+
+
+def test_old_events_stay_behind_the_gate(store: Store) -> None:
+    with store.load("events", load_id="e", source="test") as load:
+        load.write(bought(("u1", "old"), at=0))
+        load.write(bought(("u1", "new"), at=3 * 86_400_000_000))
+    now = datetime.fromtimestamp(4 * 86_400, UTC)
+    data = gate(store, True, Policy(event_days=2)).dataset(TRAINING, now=now)
+    assert set(data.items["item_id"]) == {"new"}
+    assert len(gate(store, True).dataset(TRAINING, now=now).events) == 2
+
+
+decisions = st.lists(
+    st.tuples(
+        st.integers(0, 4),
+        st.sampled_from([TRAINING, EMAIL, THIRD_PARTY]),
+        st.booleans(),
+        st.integers(0, 4),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(decisions=decisions, default=st.booleans(), buyers=st.lists(st.integers(0, 5), max_size=8))
+def test_no_row_of_someone_without_the_purpose(
+    tmp_path_factory: pytest.TempPathFactory,
+    decisions: list[tuple[int, Purpose, bool, int]],
+    default: bool,
+    buyers: list[int],
+) -> None:
+    store = Store.open(tmp_path_factory.mktemp("gate") / "store.sqlite", create=True)
+    with store.load("events", load_id="e", source="test") as load:
+        load.write(bought(*[(f"u{n}", f"item of u{n}") for n in buyers]))
+    decide(store, *[(f"u{n}", purpose, granted, at) for n, purpose, granted, at in decisions])
+    people = {f"u{n}" for n in buyers} | {f"u{n}" for n, *_ in decisions}
+    for purpose in (TRAINING, EMAIL, THIRD_PARTY):
+        may = {user for user in people if _may(user, purpose, decisions, default)}
+        asked = gate(store, default)
+        assert asked.allowed(purpose) == may
+        assert {u for u in people if asked.permits(u, purpose)} == may
+        data = asked.dataset(purpose)
+        assert set(data.users["user_id"]) == may
+        assert set(data.items["item_id"]) == {f"item of u{n}" for n in buyers if f"u{n}" in may}
+        assert len(data.events) == sum(f"u{n}" in may for n in buyers)
+    store.close()
+
+
+def _may(user: str, purpose: Purpose, decisions: list[tuple[int, Purpose, bool, int]], default: bool) -> bool:
+    own = [(at, not granted) for n, p, granted, at in decisions if f"u{n}" == user and p == purpose]
+    return not max(own)[1] if own else default and purpose != THIRD_PARTY
+
+
+# --- who may read --------------------------------------------------------------------------------------------------
+
+
+def test_only_the_gate_the_door_and_the_workspace_know_the_store() -> None:
+    root = Path(recllm.__file__).parent
+    allowed = {"privacy.py", "workspace.py"}
+    found = set()
+    for path in sorted(root.rglob("*.py")):
+        room = path.relative_to(root).parts[0]
+        if room not in {"store", "ingest", "ingest.py"} and _imports_store(ast.parse(path.read_text("utf-8"))):
+            found.add(path.relative_to(root).as_posix())
+    assert found == allowed
+
+
+def _imports_store(tree: ast.Module) -> bool:
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module or ""]
+        if any(name == "recllm.store" or name.startswith(("recllm.store.", "sqlalchemy")) for name in names):
+            return True
+    return False

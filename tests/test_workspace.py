@@ -1,0 +1,200 @@
+"""The folder of a shop: made once, opened often, never half there. Also the rules that it may override."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recllm.errors import StoreError, UsageError
+from recllm.policy import Policy, safe_id
+from recllm.schema import Purpose
+from recllm.workspace import SETTINGS_FILE, Settings, Workspace, _toml
+
+
+@pytest.fixture(autouse=True)
+def no_key_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RECLLM_KEY", raising=False)
+    monkeypatch.delenv("RECLLM_KEY_FILE", raising=False)
+
+
+def test_what_is_created_is_what_is_opened(tmp_path: Path) -> None:
+    made = Workspace.create(
+        tmp_path / "a" / "shop",
+        consent_default=True,
+        currency="EUR",
+        timezone="Asia/Shanghai",
+        encoder='my "own"\\folder\n',
+        locale="zh-CN",
+        tenant="shop-1",
+        policy={"group_floor": 5, "reject_limit": 0.1, "sensitive_categories": ["Tea"], "explicit_purposes": ["sms"]},
+    )
+    opened = Workspace.open(tmp_path / "a" / "shop")
+    assert opened.settings == made.settings
+    assert opened.policy.group_floor == 5
+    assert opened.policy.sensitive_categories == {"tea"}
+    assert opened.policy.explicit_purposes == {Purpose.SMS}
+    assert opened.pseudonymiser().one("7") == made.pseudonymiser().one("7")
+    assert opened.store() is opened.store()
+    assert opened.gate().permits("nobody", Purpose.EMAIL) is True
+    for folder in (opened.quarantine_dir, opened.models_dir, opened.cache_dir):
+        assert folder.is_dir()
+    assert opened.store_path.is_file()
+    opened.close()
+
+
+def test_consent_is_denied_unless_said(tmp_path: Path) -> None:
+    with Workspace.create(tmp_path / "shop") as workspace:
+        assert workspace.settings.consent_default is False
+        assert workspace.gate().permits("nobody", Purpose.PERSONALISATION) is False
+
+
+def test_an_existing_workspace_is_never_made_again(tmp_path: Path) -> None:
+    first = Workspace.create(tmp_path, currency="EUR").pseudonymiser().one("7")
+    with pytest.raises(StoreError, match="is a workspace already"):
+        Workspace.create(tmp_path, currency="USD")
+    again = Workspace.create(tmp_path, exist_ok=True, currency="USD")
+    assert again.settings.currency == "EUR"
+    assert again.pseudonymiser().one("7") == first
+
+
+def test_a_missing_workspace_names_the_remedy(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(StoreError, match=r"no workspace in .*recllm init -w"):
+            Workspace.open(path)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_workspace_without_its_store(tmp_path: Path) -> None:
+    workspace = Workspace.create(tmp_path)
+    workspace.store_path.unlink()
+    with pytest.raises(StoreError, match="no store at"):
+        workspace.store()
+
+
+def test_an_interrupted_creation_can_be_repeated(tmp_path: Path) -> None:
+    done = Workspace.create(tmp_path)
+    pseudonym = done.pseudonymiser().one("7")
+    (tmp_path / SETTINGS_FILE).unlink()  # as if killed before the last step
+    assert Workspace.create(tmp_path).pseudonymiser().one("7") == pseudonym
+
+
+def test_a_place_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError, match="cannot make a workspace"):
+        Workspace.create(tmp_path / "file" / "shop")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"currency": "euro"},
+        {"timezone": "Mars/Base"},
+        {"timezone": "../../etc/passwd"},
+        {"locale": "English!"},
+        {"encoder": " "},
+        {"tenant": "../x"},
+        {"consent_default": "granted"},
+        {"colour": "red"},
+        {"policy": {"group_floor": -1}},
+        {"policy": {"group_floor": 2.5}},
+        {"policy": {"group_flour": 5}},
+        {"policy": {"explicit_purposes": ["fun"]}},
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_is_made(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError) as caught:
+        Workspace.create(tmp_path / "shop", **wrong)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "shop").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not toml", b"\xff\xfe", b'key_fingerprint = "0"\ncurrency = "euro"', b'key_fingerprint = "0"\nx = 1'],
+)
+def test_a_damaged_settings_file_is_named(tmp_path: Path, content: bytes) -> None:
+    Workspace.create(tmp_path)
+    (tmp_path / SETTINGS_FILE).write_bytes(content)
+    with pytest.raises(StoreError, match=SETTINGS_FILE):
+        Workspace.open(tmp_path)
+
+
+def test_another_key_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a wrong key every known person would come back as a stranger."""
+    workspace = Workspace.create(tmp_path)
+    monkeypatch.setenv("RECLLM_KEY", "some other key, long enough")
+    with pytest.raises(StoreError, match="not the one that the workspace"):
+        workspace.pseudonymiser()
+    monkeypatch.delenv("RECLLM_KEY")
+    workspace.key_path.unlink()
+    with pytest.raises(StoreError, match="cannot be read"):
+        workspace.pseudonymiser()
+
+
+def test_a_key_from_the_environment_stays_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "a long enough secret from a vault"
+    monkeypatch.setenv("RECLLM_KEY", secret)
+    workspace = Workspace.create(tmp_path)
+    workspace.pseudonymiser()
+    assert not workspace.key_path.exists()
+    assert all(secret.encode() not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert secret not in repr(workspace) + repr(workspace.settings)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes")
+def test_the_folder_is_private(tmp_path: Path) -> None:
+    workspace = Workspace.create(tmp_path / "shop")
+    assert workspace.root.stat().st_mode & 0o777 == 0o700
+    assert workspace.key_path.stat().st_mode & 0o777 == 0o600
+
+
+values = st.one_of(st.booleans(), st.integers(-(2**62), 2**62), st.floats(allow_nan=False, allow_infinity=False))
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+tables = st.dictionaries(texts, st.one_of(values, texts, st.lists(texts, max_size=3)), max_size=4)
+
+
+@given(plain=tables, inner=tables)
+def test_what_the_writer_writes_a_parser_reads(plain: dict[str, Any], inner: dict[str, Any]) -> None:
+    given_table = {**plain, "inner": inner, "nothing": None}
+    expected = {k: v for k, v in given_table.items() if v is not None and v != {}}
+    assert tomllib.loads(_toml(given_table)) == expected
+
+
+# --- rules ---------------------------------------------------------------------------------------------------------
+
+
+@given(st.text(max_size=80))
+def test_safe_ids_stay_in_their_folder(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    root = Path("/root/folder")
+    try:
+        name = safe_id(text, "id")
+    except UsageError:
+        return
+    assert (root / name).resolve().parent == root.resolve()
+
+
+@pytest.mark.parametrize(
+    "text", ["..", ".", "", "a/b", "a\\b", "../../etc", "a\0b", "é", "a" * 65, "x\n", "%2e%2e", "~"]
+)
+def test_unsafe_ids_are_named_and_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"load id .* is not a safe name"):
+        safe_id(text, "load id")
+
+
+def test_sensitive_categories_are_whole_words_in_any_case() -> None:
+    policy = Policy()
+    for path in (["DRUG GM", "Diabetes Care"], ["LIQUOR"], ["成人用品专区"], ["Health & Beauty"]):
+        assert policy.is_sensitive(path), path
+    for path in (["Grocery", "Healthy snacks"], ["Ginger liqueur-free cake"], ["运动鞋"], []):
+        assert not policy.is_sensitive(path), path
+
+
+def test_settings_say_what_they_expect() -> None:
+    with pytest.raises(UsageError, match="setting currency: 'euro' is not three capitals"):
+        Settings(currency="euro")
