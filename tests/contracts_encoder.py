@@ -1,0 +1,56 @@
+"""What every encoder must do, whatever is inside. Call `check_encoder` with any object of the protocol."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from recllm.errors import UsageError
+from recllm.schema import Encoder
+
+TEXTS = [
+    "red running shoes",
+    "",
+    "garden sofa with four cushions, weatherproof, grey, delivered in two parcels to your door",
+    "milk",
+    "2014 秋装 新款 打底衫",
+    "red running shoes",
+    "odd \ud83d surrogate, \x00 and \u200b",
+]
+
+
+def check_encoder(encoder: Encoder, *, near: float = 1e-5, refuses_kinds: bool = True) -> None:
+    """`near` is how far a text's vector may move with the texts around it."""
+    assert isinstance(encoder, Encoder)
+    assert encoder.name and len(encoder.fingerprint) == 64
+    rows = encoder.encode(TEXTS)
+    _shape_and_length(encoder, rows)
+    np.testing.assert_array_equal(rows[0], rows[5], "equal texts have equal vectors")
+    assert np.abs(rows[0] - rows[2]).max() > 1e-3, "different texts have different vectors"
+    backwards = encoder.encode(TEXTS[::-1])[::-1]
+    np.testing.assert_allclose(backwards, rows, atol=near, err_msg="order changes nothing")
+    for text, row in zip(TEXTS, rows, strict=True):
+        np.testing.assert_allclose(encoder.encode([text])[0], row, atol=near, err_msg=f"alone: {text!r}")
+    _length_does_not_break(encoder)
+    if refuses_kinds:
+        with pytest.raises(UsageError):
+            encoder.encode(["milk"], kind="poem")  # type: ignore[arg-type]
+
+
+def _shape_and_length(encoder: Encoder, rows: np.ndarray) -> None:
+    assert rows.shape == (len(TEXTS), encoder.dim) and rows.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+    assert np.isfinite(rows).all()
+    none = encoder.encode([])
+    assert none.shape == (0, encoder.dim) and none.dtype == np.float32
+    assert encoder.encode(tuple(TEXTS), kind="query").shape == rows.shape
+
+
+def _length_does_not_break(encoder: Encoder) -> None:
+    counts = encoder.count_tokens(TEXTS)
+    assert counts == [encoder.count_tokens([text])[0] for text in TEXTS] and encoder.count_tokens([]) == []
+    assert counts[1] == 2, "an empty text has the two special tokens"
+    assert 3 <= counts[3] < counts[2]
+    long = "milk " * (3 * encoder.max_tokens)
+    assert encoder.count_tokens([long])[0] > encoder.max_tokens, "counted before any cut"
+    np.testing.assert_allclose(np.linalg.norm(encoder.encode([long, "milk"]), axis=1), 1, atol=1e-5)

