@@ -1,0 +1,138 @@
+"""Puts an opening line and facts together for a channel, leaving out what does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from recllm.adcopy.channels import Channel
+from recllm.adcopy.facts import FactSheet, Offer, OfferType
+from recllm.adcopy.money import format_money, language
+from recllm.adcopy.titles import shortened
+from recllm.text import Prompts
+
+_NAME_LENGTHS = (120, 60, 40, 28, 18)
+_SHORTEST = 6
+_DROPS = ((), ("call",), ("call", "brand"), ("call", "brand", "price"), ("call", "brand", "price", "offer"))
+_ORDER = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 1), (2, 2), (3, 2), (3, 3), (4, 3), (3, 4), (4, 4))
+"""(name length, drops) from the richest text to the barest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    text: str
+    used: tuple[str, ...]
+    """The facts that the text states."""
+
+
+def names(title: str) -> tuple[str, ...]:
+    """The shorter spellings of a title, longest first, each once."""
+    return tuple(dict.fromkeys(shortened(title, limit) for limit in range(len(title) - 1, _SHORTEST - 1, -1)))
+
+
+def compose(
+    hook: str | None, facts: FactSheet, *, channel: Channel, locale: str, now: datetime, prompts: Prompts
+) -> Draft:
+    """The richest text of the channel's template that fits; the barest one when none does.
+
+    An offer is told only while it runs. `hook` is never cut or left out.
+    """
+    drafts = (_draft(hook, facts, length, drops, channel, locale, now, prompts) for length, drops in _steps())
+    draft = next(drafts)
+    for richer in drafts:
+        if fits(draft.text, channel):
+            break
+        draft = richer
+    return draft
+
+
+def fits(text: str, channel: Channel) -> bool:
+    return all(part.fits(piece) for part, piece in channel.split(text))
+
+
+def _steps() -> Iterator[tuple[int, tuple[str, ...]]]:
+    return ((_NAME_LENGTHS[length], _DROPS[drops]) for length, drops in _ORDER)
+
+
+def _draft(
+    hook: str | None,
+    facts: FactSheet,
+    length: int,
+    drops: tuple[str, ...],
+    channel: Channel,
+    locale: str,
+    now: datetime,
+    prompts: Prompts,
+) -> Draft:
+    name = _capital(shortened(facts.title, length))
+    pieces = {"brand": _brand(facts), "price": _price(facts, locale), "offer": _offer(facts, locale, now, prompts)}
+    pieces = {key: None if key in drops else value for key, value in pieces.items()}
+    values = {
+        "headline": _headline(facts.title, name, channel),
+        "hook": hook,
+        "facts": prompts.render("ad_text.facts", locale, name=name, **pieces),
+        "call": "call" not in drops or None,
+        "brand": pieces["brand"],
+    }
+    template = f"ad_text.{channel.name}"
+    wanted = prompts.template(template, locale).variables
+    text = prompts.render(template, locale, **{key: value for key, value in values.items() if key in wanted})
+    told = ("brand",) if channel.title_only else ("brand", "price", "offer")
+    return Draft(text, ("title", *(key for key in told if pieces[key])))
+
+
+def _headline(title: str, name: str, channel: Channel) -> str:
+    """The longest spelling that fits the first part."""
+    part = channel.parts[0]
+    spellings = (shortened(title, limit) for limit in range(min(len(name), part.max), _SHORTEST - 1, -1))
+    return next((_capital(s) for s in spellings if part.fits(s)), name)
+
+
+def _capital(name: str) -> str:
+    return name[:1].upper() + name[1:]
+
+
+def _brand(facts: FactSheet) -> str | None:
+    """The brand, unless the title already holds it."""
+    return facts.brand if facts.brand and facts.brand.casefold() not in facts.title.casefold() else None
+
+
+def _price(facts: FactSheet, locale: str) -> str | None:
+    known = facts.price is not None and facts.currency is not None
+    return format_money(facts.price, facts.currency, locale) if known else None  # type: ignore[arg-type]
+
+
+def _offer(facts: FactSheet, locale: str, now: datetime, prompts: Prompts) -> str | None:
+    offer = facts.offer
+    if offer is None or not offer.runs(now):
+        return None
+    end = _last_day(offer, locale)
+    value = _offer_value(offer, facts, locale)
+    return prompts.render("ad_offer", locale, type=str(offer.type), value=value, end=end)
+
+
+def _offer_value(offer: Offer, facts: FactSheet, locale: str) -> str | None:
+    if offer.value is None:
+        return None
+    if offer.type is OfferType.PERCENT:
+        return _plain(offer.value) if language(locale) == "en" else _plain((100 - offer.value) / 10)
+    return format_money(offer.value, facts.currency, locale) if facts.currency else None
+
+
+def _plain(value: Decimal) -> str:
+    return f"{value.normalize():f}"
+
+
+_MONTHS = (
+    "January February March April May June July August September October November December".split()
+)
+
+
+def _last_day(offer: Offer, locale: str) -> str | None:
+    """The last whole day of an offer: an end at midnight belongs to the day before."""
+    if offer.end is None:
+        return None
+    day = offer.end - timedelta(microseconds=1)
+    return f"{day.day} {_MONTHS[day.month - 1]}" if language(locale) == "en" else f"{day.month}月{day.day}日"

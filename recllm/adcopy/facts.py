@@ -1,0 +1,131 @@
+"""What may be said about a product: a short typed sheet, and where each value comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from functools import cached_property
+
+from recllm.adcopy.quantities import Quantity, quantities
+from recllm.adcopy.reading import read, words
+from recllm.errors import DataError
+from recllm.schema import Item
+from recllm.text import neutralise
+
+MAX_ATTRIBUTES = 6
+_ATTRIBUTE_CHARS = 60
+
+
+class OfferType(StrEnum):
+    PERCENT = "percent"
+    """`value` per cent off the price."""
+    AMOUNT = "amount"
+    """`value` off the price, in the item's currency."""
+    FREE_SHIPPING = "free_shipping"
+    GIFT = "gift"
+    BOGO = "bogo"
+    """Buy one, get one free."""
+    COUPON = "coupon"
+    """A coupon exists; `value`, when given, is what it takes off, in the item's currency."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """An offer and when it runs: from `start` on, before `end`; None leaves a side open."""
+
+    type: OfferType
+    value: Decimal | None = None
+    start: datetime | None = None
+    end: datetime | None = None
+
+    def __post_init__(self) -> None:
+        needs_value = self.type in (OfferType.PERCENT, OfferType.AMOUNT)
+        if needs_value and (self.value is None or self.value <= 0):
+            raise DataError(f"an offer of type {self.type} needs a value above 0, not {self.value}")
+        if self.type is OfferType.PERCENT and self.value is not None and self.value >= 100:
+            raise DataError(f"an offer of {self.value} % off is no price; percent offers lie between 0 and 100")
+        for name, moment in (("start", self.start), ("end", self.end)):
+            if moment is not None and moment.tzinfo is None:
+                raise DataError(f"the offer's {name} {moment} has no time zone; give an aware time")
+
+    def runs(self, now: datetime) -> bool:
+        return (self.start is None or self.start <= now) and (self.end is None or now < self.end)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactSheet:
+    """The facts of one item. Only what stands here may be said; build it with `of`."""
+
+    item_id: str
+    title: str
+    brand: str | None = None
+    category: tuple[str, ...] = ()
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    price: Decimal | None = None
+    list_price: Decimal | None = None
+    currency: str | None = None
+    offer: Offer | None = None
+    shown: tuple[str, ...] = ()
+    """Shorter spellings of the title that code may write."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Fact -> the column it was read from, e.g. {"price": "items.price"}."""
+
+    @classmethod
+    def of(cls, item: Item, *, offer: Offer | None = None, list_price: Decimal | None = None) -> FactSheet:
+        """The sheet of an item: texts made harmless, at most six attributes, in the order of the catalogue."""
+        attributes = {
+            neutralise(name, max_chars=_ATTRIBUTE_CHARS): neutralise(value, max_chars=_ATTRIBUTE_CHARS)
+            for name, value in list(item.attributes.items())[:MAX_ATTRIBUTES]
+        }
+        brand = neutralise(item.brand) if item.brand else ""
+        sheet = cls(
+            item_id=item.item_id,
+            title=neutralise(item.title),
+            brand=brand or None,
+            category=tuple(c for c in (neutralise(name) for name in item.category) if c),
+            attributes={name: value for name, value in attributes.items() if name and value},
+            price=item.price if item.price is None or item.price > 0 else None,
+            list_price=list_price,
+            currency=item.currency,
+            offer=offer,
+        )
+        return sheet.with_sources()
+
+    def with_sources(self) -> FactSheet:
+        """The sheet with a source for each value that it holds."""
+        columns = {name: f"items.{name}" for name in ("title", "brand", "category", "price", "currency")}
+        columns |= {"list_price": "offer.list_price", "offer": "offer"}
+        sources = {name: column for name, column in columns.items() if getattr(self, name)}
+        sources |= {f"attributes.{name}": "items.attributes" for name in self.attributes}
+        return replace(self, sources=sources)
+
+    def with_title(self, title: str, source: str) -> FactSheet:
+        """The sheet under another title, read from `source`."""
+        return replace(self, title=title, sources={**self.sources, "title": source})
+
+    def with_spellings(self, shown: tuple[str, ...]) -> FactSheet:
+        return replace(self, shown=shown)
+
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """Every text of the sheet: title, brand, categories, attribute names and values."""
+        brand = (self.brand,) if self.brand else ()
+        return (self.title, *brand, *self.category, *self.attributes.keys(), *self.attributes.values())
+
+    @cached_property
+    def folded(self) -> str:
+        """All texts folded for matching, one a line."""
+        return "\n".join(read(text).squashed for text in self.texts)
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """The folded words of all texts."""
+        return frozenset(word for text in self.texts for word in words(text))
+
+    @cached_property
+    def quantities(self) -> tuple[Quantity, ...]:
+        """The quantities that the texts state: sizes, counts, shares. Prices are never taken from a text."""
+        return tuple(q for text in self.texts for q in quantities(read(text).folded))

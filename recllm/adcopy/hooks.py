@@ -1,0 +1,140 @@
+"""The opening line: what a model is asked for, which of its lines may stand, and which is taken."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from enum import StrEnum
+
+from recllm.adcopy.facts import FactSheet
+from recllm.adcopy.money import language
+from recllm.adcopy.reading import HAN, words
+from recllm.adcopy.verify.case import stem
+from recllm.schema import Check, Encoder, Reason
+from recllm.text import Prompts
+
+MAX_TOKENS = 28
+_FORBIDDEN = re.compile(r"[\d%‰$£€¥₩₹\"“”„«»「」『』\n<>{}\[\]|\\/@#]|https?:|www\.")
+_LENGTH = {"en": (4, 16), "zh": (5, 30)}
+"""Fewest and most words of a line; characters in Chinese."""
+_ENDING = {"en": ".!?", "zh": "。！？!?"}
+_INNER_END = re.compile(r"[.!?。！？](?=\s*\S)")
+_HAN_OR_WORD = re.compile(rf"[{HAN}]|[^\s{HAN}]+")
+_FUNCTION_WORDS = frozenset("a an and are as at be by for from in is it of on or our the to with you your".split())
+
+
+class ReasonKind(StrEnum):
+    """Why an item was chosen, said so that nothing about a person can be read from it."""
+
+    KNOWN = "known"
+    """The person bought this very item."""
+    TOGETHER = "together"
+    """The person bought other items that speak for it."""
+    INTEREST = "interest"
+    """The person looked at something that speaks for it."""
+    PICKED = "picked"
+    """The person told the shop something that speaks for it."""
+    GENERAL = "general"
+
+
+def reason_kind(reason: Reason | None, item_id: str, *, sensitive: bool) -> ReasonKind:
+    """The kind of a reason, from its evidence; GENERAL where there is none, it does not count, or the item is sensitive."""
+    if reason is None or sensitive or reason.delta <= 0:
+        return ReasonKind.GENERAL
+    source, _, evidence = reason.evidence_id.partition(":")
+    if source == "B":
+        return ReasonKind.KNOWN if evidence == item_id else ReasonKind.TOGETHER
+    return {"H": ReasonKind.INTEREST, "I": ReasonKind.PICKED}.get(source, ReasonKind.GENERAL)
+
+
+def own_lines(kind: ReasonKind, locale: str, prompts: Prompts, rng: random.Random) -> list[str]:
+    """The shop's own lines for a kind in a random order."""
+    lines = [line for line in prompts.render(f"ad_lines.{kind}", locale).splitlines() if line.strip()]
+    rng.shuffle(lines)
+    return lines
+
+
+def hook_prompt(facts: FactSheet, kind: ReasonKind, locale: str, prompts: Prompts) -> str:
+    """What the model is asked. It sees names and the kind of reason: no number, no person."""
+    category = facts.category[-1] if facts.category else None
+    named = category and stem(category.casefold()) in stem(facts.title.casefold())
+    return prompts.render(
+        "ad_hook",
+        locale,
+        name=_without_numbers(facts.title),
+        category=None if named else category,
+        reason=prompts.render("ad_lines.reason", locale, kind=str(kind)),
+    )
+
+
+def bare_prompt(locale: str, prompts: Prompts) -> str:
+    """The prompt without an item: what must not come back."""
+    return prompts.render("ad_hook", locale, name="", category=None, reason="")
+
+
+def _without_numbers(title: str) -> str:
+    """A model that sees a size repeats it, and may not."""
+    kept = [piece for piece in title.split() if not any(c.isdigit() for c in piece)]
+    return " ".join(kept) or title
+
+
+def hook_faults(hook: str, facts: FactSheet, locale: str) -> tuple[Check, ...]:
+    """What keeps a line from being a hook, before its text is checked as a whole."""
+    lang = language(locale)
+    fewest, most = _LENGTH[lang]
+    size = len(_HAN_OR_WORD.findall(hook))
+    faults = []
+    if found := _FORBIDDEN.search(hook):
+        faults.append(_fault("G6", "the line holds a character that only facts may hold", found[0]))
+    if not hook.endswith(tuple(_ENDING[lang])):
+        faults.append(_fault("G6", "the line does not end as a sentence", hook[-20:]))
+    elif _INNER_END.search(hook):
+        faults.append(_fault("G6", "the line is more than one sentence", hook))
+    if not fewest <= size <= most:
+        faults.append(_fault("G6", f"the line has {size} words, not {fewest} to {most}", hook))
+    if hook[:1].islower():
+        faults.append(_fault("G6", "the line begins in the middle", hook[:20]))
+    if not about(hook, facts):
+        faults.append(_fault("G5", "the line is not about the product", hook))
+    return tuple(faults)
+
+
+def about(hook: str, facts: FactSheet) -> bool:
+    """True when the line shares a word with the item's title or categories; two neighbouring characters in Chinese."""
+    names = " ".join((facts.title, *facts.category))
+    return bool(_content(hook) & _content(names))
+
+
+def _content(text: str) -> set[str]:
+    tokens = words(text)
+    latin = {stem(w) for w in tokens if len(w) > 2 and w.isascii() and w.isalpha() and w not in _FUNCTION_WORDS}
+    pairs = {a + b for a, b in zip(tokens, tokens[1:], strict=False) if not (a.isascii() or b.isascii())}
+    return latin | pairs
+
+
+def _fault(guarantee: str, message: str, span: str) -> Check:
+    return Check(guarantee=guarantee, passed=False, message=message, span=span)
+
+
+def ranked(hooks: Sequence[str], facts: FactSheet, examples: str, encoder: Encoder | None) -> list[str]:
+    """The lines, best first: close to the item, and not an echo of the prompt's examples."""
+    closeness = _closeness(hooks, facts, encoder)
+    echo = {hook: _likeness(hook, examples) for hook in hooks}
+    return sorted(hooks, key=lambda hook: (-(closeness[hook] - 0.5 * echo[hook]), len(hook), hook))
+
+
+def _closeness(hooks: Sequence[str], facts: FactSheet, encoder: Encoder | None) -> dict[str, float]:
+    """Cosine to the item's names with an encoder, else the share of the title's words that a line holds."""
+    names = " ".join(dict.fromkeys((facts.title, *facts.category)))
+    if encoder is not None and hooks:
+        item, *rest = encoder.encode([names, *hooks])  # each (dim,), unit
+        return {hook: float(vector @ item) for hook, vector in zip(hooks, rest, strict=True)}
+    wanted = _content(facts.title) or _content(names)
+    return {hook: len(_content(hook) & wanted) / max(1, len(wanted)) for hook in hooks}
+
+
+def _likeness(text: str, other: str) -> float:
+    """The share of the text's word pairs that stand in the other text."""
+    mine, theirs = (set(zip(w, w[1:], strict=False)) for w in (words(text), words(other)))
+    return len(mine & theirs) / len(mine) if mine else 0.0

@@ -1,0 +1,110 @@
+"""What a product is called in an advertisement: its title without what must not be said, and shorter if need be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+
+from recllm.adcopy.channels import channel
+from recllm.adcopy.facts import FactSheet
+from recllm.adcopy.quantities import Kind
+from recllm.adcopy.reading import HAN, fold
+from recllm.adcopy.verify import claims, form, people
+from recllm.adcopy.verify.case import Case, Fault
+from recllm.text import Prompts
+from recllm.text.words import natural
+
+_MAX_ROUNDS = 12
+_PIECE = re.compile(rf"[{HAN}]|[^\s{HAN}]+")
+_BREAK = re.compile(r"\s*(?:[,;|(（，；]|\s[-–/]\s)")
+_LEFT_HANGING = re.compile(r"(?:[\s,;:&/+(（\[，；：、|-]|\b(?:a|an|and|or|the|of|for|with|to|in|on|w)$)+$", re.IGNORECASE)
+_EMPTY_BRACKETS = re.compile(r"[(（\[]\s*[)）\]]")
+_LETTER = re.compile(rf"[^\W\d_]|[{HAN}]")
+
+
+def with_sayable_title(facts: FactSheet, *, locale: str, now: datetime, prompts: Prompts) -> FactSheet:
+    """The sheet under a title that may be shown.
+
+    Promises and claims that sellers write into titles ("SALE", 包邮, "best") are cut out of it. A title that carries
+    instructions, personal data or foul language is not used at all: the narrowest category that may be said stands in
+    for it, or the general name of the prompts.
+    """
+    kept = FactSheet(
+        item_id=facts.item_id,
+        title="",
+        brand=facts.brand if facts.brand and not _faults(facts.brand, facts, locale, now) else None,
+        category=tuple(c for c in (_cleaned(name, facts, locale, now, prompts) for name in facts.category) if c),
+        attributes={n: v for n, v in facts.attributes.items() if not _faults(f"{n}: {v}", facts, locale, now)},
+        price=facts.price,
+        list_price=facts.list_price,
+        currency=facts.currency,
+        offer=facts.offer,
+    ).with_sources()
+    general = prompts.render("ad_lines.unnamed", locale)
+    names = (_cleaned(facts.title, facts, locale, now, prompts), *reversed(kept.category), general)
+    title = next(name for name in names if name)
+    source = "items.title" if names[0] else "items.category" if kept.category else "general"
+    return kept.with_title(title, source)
+
+
+def _cleaned(name: str, facts: FactSheet, locale: str, now: datetime, prompts: Prompts) -> str:
+    """`name` as running text without what the facts do not bear out; empty when it is hostile or nothing is left."""
+    name = natural(name, prompts.short_forms())
+    for _ in range(_MAX_ROUNDS):
+        faults = list(_faults(name, facts, locale, now))
+        if not faults:
+            return tidy(name) if _LETTER.search(name) else ""
+        if any(hostile for hostile, _ in faults):
+            return ""
+        name = natural(_without(name, [span for _, span in faults]), prompts.short_forms())
+    return ""
+
+
+def _faults(name: str, facts: FactSheet, locale: str, now: datetime) -> list[tuple[bool, str]]:
+    """(hostile, span) for all that is wrong with a name."""
+    case = Case(text=name, facts=facts, channel=channel("sms_gsm"), locale=locale, now=now)
+    hostile = (people.personal_data, people.clean_language, people.leaks)
+    found = [(True, fault.span) for check in hostile for fault in check(case)]
+    return found + [(False, fault.span) for fault in _puffery(case)]
+
+
+def _puffery(case: Case) -> Iterator[Fault]:
+    yield from claims.offers(case)
+    yield from claims.proofs(case)
+    yield from (Fault("a price", q.span) for q in case.quantities if q.kind in (Kind.MONEY, Kind.DISCOUNT))
+    yield from (f for f in form.well_formed(case) if f.span)
+
+
+def _without(name: str, spans: Iterable[str]) -> str:
+    """Cuts folded spans out of a name; where they are dressed up, out of its folded form."""
+    for span in sorted(spans, key=len, reverse=True):
+        pattern = re.compile(re.escape(span.strip()), re.IGNORECASE)
+        if not pattern.search(name):
+            name = fold(name)
+        name = pattern.sub(" ", name, count=1) if pattern.search(name) else ""
+    return tidy(name)
+
+
+def tidy(name: str) -> str:
+    """No empty brackets, doubled spaces, or ends left hanging."""
+    name = " ".join(_EMPTY_BRACKETS.sub(" ", name).split())
+    return _LEFT_HANGING.sub("", name).lstrip(" ,;:/&+-|，；：、")
+
+
+def shortened(title: str, limit: int) -> str:
+    """The beginning of a title within `limit` characters: whole words, no number cut from its unit; never empty.
+
+    The first part before a comma, bracket or dash is preferred to a longer cut.
+    """
+    if len(title) <= limit:
+        return title
+    first = tidy(_BREAK.split(title, maxsplit=1)[0])
+    if 3 <= len(first) <= limit:
+        return first
+    ends = [m.end() for m in _PIECE.finditer(title) if m.end() <= limit]
+    for end in reversed(ends):
+        name = tidy(title[:end])
+        if name and not name[-1].isdigit() and _LETTER.search(name):
+            return name
+    return tidy(title[:limit]) or title[:limit]

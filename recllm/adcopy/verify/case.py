@@ -1,0 +1,77 @@
+"""What one text is checked against, and the small pieces that the checks share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+
+from recllm.adcopy.channels import Channel
+from recllm.adcopy.facts import FactSheet, Offer
+from recllm.adcopy.money import language
+from recllm.adcopy.quantities import Quantity, quantities
+from recllm.adcopy.reading import Reading, fold, read
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A text with everything that decides whether it may be said."""
+
+    text: str
+    facts: FactSheet
+    channel: Channel
+    locale: str
+    now: datetime
+    known_brands: frozenset[str] = frozenset()
+    evidence: Mapping[str, str] = field(default_factory=dict)
+    prompt: str = ""
+    """What the model was given, without the item's facts: none of it may come back."""
+
+    @cached_property
+    def reading(self) -> Reading:
+        return read(self.text)
+
+    @cached_property
+    def quantities(self) -> tuple[Quantity, ...]:
+        return quantities(self.reading.folded)
+
+    @property
+    def language(self) -> str:
+        return language(self.locale)
+
+    @property
+    def offer(self) -> Offer | None:
+        """The offer, if it runs now."""
+        offer = self.facts.offer
+        return offer if offer is not None and offer.runs(self.now) else None
+
+    @cached_property
+    def own_words(self) -> str:
+        """The text without the item's own texts: what somebody chose to say about it."""
+        facts = sorted({f for f in (*self.facts.texts, *self.facts.shown) if len(f) > 1}, key=len, reverse=True)
+        return re.sub("|".join(re.escape(f) for f in facts), " ", self.text, flags=re.IGNORECASE) if facts else self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a check failed, and the piece of the text that shows it."""
+
+    message: str
+    span: str = ""
+
+
+def stated_by_facts(phrase: str, facts: FactSheet) -> bool:
+    """True when the item's facts hold the phrase, singular and plural alike."""
+    if fold(phrase) in facts.folded and not phrase.isascii():
+        return True
+    wanted, stems = [stem(w) for w in read(phrase).words], {stem(w) for w in facts.words}
+    return bool(wanted) and all(word in stems for word in wanted)
+
+
+def stem(word: str) -> str:
+    """ "berries" -> "berry", "beans" -> "bean"."""
+    if len(word) > 4 and word.endswith("ies"):
+        return word[:-3] + "y"
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word

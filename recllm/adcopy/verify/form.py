@@ -1,0 +1,102 @@
+"""G6, G11, G12: the text fits its channel, is in its language and reads like a text."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+
+from recllm.adcopy.reading import HAN, words
+from recllm.adcopy.verify.case import Case, Fault
+
+_RUN = re.compile(r"(.)\1{3,}", re.DOTALL)
+_DANGLING = re.compile(
+    r"(?:[,;:，；：、\-–—&/(（]|\b(?:a|an|and|or|the|of|for|with|to|in|on|at|by|from|your|our|is|are|that|which|but))$", re.IGNORECASE
+)
+_HAN = re.compile(f"[{HAN}]")
+_OTHER_SCRIPTS = re.compile("[\u0370-\u03ff\u0400-\u04ff\u0590-\u05ff\u0600-\u06ff\u0900-\u097f\u0e00-\u0e7f\u3040-\u30ff\uac00-\ud7af]")
+_FOREIGN_WORDS = frozenset(
+    "le la les des une est et avec pour dans votre vous sur qui que el los las con para por una del tu sus mas der die das und ist mit ein eine "
+    "nicht sich auf fur ihre sie il di che non per sono alla della gli o os uma com voce nao seu sua het een van voor niet met zijn".split()
+)
+_ENGLISH_WORDS = frozenset(
+    "a an and are as at be by can for from has have in is it its just made make me more my no not of on one or our so that the their these this those to "
+    "up we when with you your yours every all any".split()
+)
+_MAX_CAPITALS = 0.3
+_MAX_EMOJI = 2
+
+
+def fits_channel(case: Case) -> Iterator[Fault]:
+    """G6: each part is within its limit by the channel's counter, in its characters, and no part breaks off."""
+    if not case.text.strip():
+        yield Fault("the text is empty")
+    for part, text in case.channel.split(case.text):
+        length, limit = part.room(text)
+        if length > limit:
+            yield Fault(f"{part.name} has {length} of {limit} allowed by {case.channel.name}", text)
+        if not text.strip():
+            yield Fault(f"{part.name} is empty")
+        if _DANGLING.search(text.rstrip()):
+            yield Fault(f"{part.name} breaks off", text.rstrip()[-20:])
+    yield from _forbidden_characters(case)
+
+
+def _forbidden_characters(case: Case) -> Iterator[Fault]:
+    for c in dict.fromkeys(case.text):
+        hidden = c != "\n" and unicodedata.category(c) in ("Cc", "Cf", "Co", "Cn", "Zl", "Zp") and c != "\u200d"
+        if hidden:
+            yield Fault(f"holds the invisible character U+{ord(c):04X}", c)
+        elif c in case.channel.forbidden or (is_emoji(c) and not case.channel.emoji):
+            yield Fault(f"{c!r} is not allowed on {case.channel.name}", c)
+
+
+def is_emoji(c: str) -> bool:
+    return unicodedata.category(c) == "So" and c not in "°©®™" or 0x1F000 <= ord(c) <= 0x1FAFF
+
+
+def right_language(case: Case) -> Iterator[Fault]:
+    """G11: the words beside the product's own are in the locale's script and language."""
+    text = case.own_words
+    letters = [c for c in text if c.isalpha()]
+    if other := _OTHER_SCRIPTS.search(text):
+        yield Fault(f"{other[0]!r} is of another script", other[0])
+    han = len(_HAN.findall(text))
+    if case.language == "zh":
+        if letters and han < 0.5 * len(letters):
+            yield Fault(f"{han} of {len(letters)} letters are Chinese")
+    elif han:
+        yield Fault("holds Chinese characters", "".join(_HAN.findall(text))[:20])
+    elif is_foreign(text):
+        yield Fault("is not English")
+
+
+def is_foreign(text: str) -> bool:
+    """True when at least two different function words of other languages outnumber the English ones."""
+    found = set(words(text))
+    return len(found & _FOREIGN_WORDS) >= 2 and len(found & _FOREIGN_WORDS) > len(found & _ENGLISH_WORDS)
+
+
+def well_formed(case: Case) -> Iterator[Fault]:
+    """G12: no loops, no shouting: repeated words and characters, capitals, exclamation marks, emoji."""
+    if run := _RUN.search(case.text):
+        yield Fault("repeats one character", run[0][:20])
+    own = case.own_words
+    grams = Counter(_trigrams(own))
+    if grams and max(grams.values()) > 2:
+        yield Fault("repeats itself", " ".join(max(grams, key=lambda g: grams[g])))
+    if repeated := re.search(r"\b([A-Za-z]{2,})(?: \1\b){1,}", own, re.IGNORECASE):
+        yield Fault("repeats a word", repeated[0][:40])
+    letters = [c for c in own if c.isalpha() and c.isascii()]
+    if len(letters) > 8 and sum(c.isupper() for c in letters) > _MAX_CAPITALS * len(letters):
+        yield Fault("is written in capitals")
+    if sum(case.text.count(c) for c in "!！") > 1:
+        yield Fault("has more than one exclamation mark")
+    if sum(is_emoji(c) for c in case.text) > _MAX_EMOJI:
+        yield Fault("has more than two emoji")
+
+
+def _trigrams(text: str) -> Iterator[tuple[str, ...]]:
+    tokens = words(text)
+    return (tokens[i : i + 3] for i in range(len(tokens) - 2))

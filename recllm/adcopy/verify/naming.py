@@ -1,0 +1,95 @@
+"""G4, G5: the product is named, and nothing else is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+
+from recllm.adcopy.lexicon import table
+from recllm.adcopy.reading import HAN, fold, read
+from recllm.adcopy.verify.case import Case, Fault, stem
+
+_SENTENCE = re.compile(r"[.!?…:;\n]+|[\"“”(]")
+_TOKEN = re.compile(r"[A-Za-z][A-Za-z'’-]*")
+_HAN_TEXT = re.compile(rf"[{HAN}]+")
+_TITLE_CASE_SHARE = 0.6
+_MAX_BRAND_WORDS = 6
+
+
+def foreign_names(case: Case) -> Iterator[Fault]:
+    """G4: no brand but the item's own, and no capitalised name inside a sentence that the facts do not hold."""
+    yield from _foreign_brands(case)
+    if case.language == "en":
+        yield from _unknown_names(case)
+
+
+def _foreign_brands(case: Case) -> Iterator[Fault]:
+    own, brands = read(case.facts.brand or "").words, _brands(case.known_brands)
+    words = case.reading.words
+    held = {read(text).words for text in case.facts.texts}
+    for start in range(len(words)):
+        for size in range(1, min(_MAX_BRAND_WORDS, len(words) - start) + 1):
+            gram = words[start : start + size]
+            name = brands.get(gram)
+            if name and gram != own and not any(_within(gram, text) for text in held) and _is_meant(name, gram, case):
+                yield Fault(f"{name!r} is another brand", name)
+
+
+def _within(gram: tuple[str, ...], text: tuple[str, ...]) -> bool:
+    return any(text[i : i + len(gram)] == gram for i in range(len(text) - len(gram) + 1))
+
+
+def _is_meant(name: str, gram: tuple[str, ...], case: Case) -> bool:
+    """A brand that is a plain word, such as "Dove", is meant only with a capital inside a sentence."""
+    if len(gram) > 1 or gram[0] not in table("brands.toml")["plain_words"]:
+        return True
+    return any(fold(token) == gram[0] for token in _inner_capitals(case.text))
+
+
+@lru_cache(maxsize=8)
+def _brands(known: frozenset[str]) -> Mapping[tuple[str, ...], str]:
+    """Folded words of a brand -> the brand as it was given."""
+    names = [*table("brands.toml")["famous"], *sorted(known)]
+    return {words: name for name in names if (words := read(name).words) and (len(words) > 1 or len(words[0]) > 1)}
+
+
+def _unknown_names(case: Case) -> Iterator[Fault]:
+    allowed = set(table("brands.toml")["proper_words"]) | {stem(w) for w in case.facts.words}
+    for token in _inner_capitals(case.own_words):
+        parts = {stem(part) for part in re.split(r"['’-]", fold(token)) if part}
+        if not (fold(token) in allowed or stem(fold(token)) in allowed or parts <= allowed or token.isupper()):
+            yield Fault(f"{token!r} is a name that the facts do not hold", token)
+
+
+def _inner_capitals(text: str) -> Iterator[str]:
+    """Capitalised words that do not begin a sentence; none from a line written in title case."""
+    for sentence in _SENTENCE.split(text):
+        tokens = _TOKEN.findall(sentence)
+        inner = [t for t in tokens[1:] if t[0].isupper()]
+        if len(tokens) < 4 or len(inner) < _TITLE_CASE_SHARE * (len(tokens) - 1):
+            yield from inner if len(tokens) > 1 and len(inner) < len(tokens) - 1 else ()
+
+
+def product_named(case: Case) -> Iterator[Fault]:
+    """G5: the title's head word, or the narrowest category, stands in the text."""
+    if not any(_names(name, case) for name in head_names(case)):
+        yield Fault(f"the product {case.facts.title!r} is not named")
+
+
+def head_names(case: Case) -> list[str]:
+    """What counts as naming: the title, the last and longest words of its spellings, and the narrowest category."""
+    facts = case.facts
+    return [facts.title, *facts.category[-1:], *(h for t in (facts.title, *facts.shown) for h in _title_heads(t))]
+
+
+def _title_heads(title: str) -> list[str]:
+    han = "".join(_HAN_TEXT.findall(fold(title)))
+    latin = [w for w in read(title).words if len(w) > 2 and w.isalpha() and w.isascii()]
+    pairs = [han[i : i + 2] for i in range(len(han) - 1)]
+    return [*latin[-2:], *sorted(latin, key=len)[-1:], *pairs[-3:]]
+
+
+def _names(name: str, case: Case) -> bool:
+    words = tuple(stem(w) for w in read(name).words)
+    return bool(words) and _within(words, tuple(stem(w) for w in case.reading.words))

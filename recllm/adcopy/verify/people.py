@@ -1,0 +1,106 @@
+"""G8, G9, G10: nothing personal, nothing foul, nothing that leaks out of the machine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from recllm.adcopy.lexicon import families
+from recllm.adcopy.reading import read
+from recllm.adcopy.verify.case import Case, Fault
+
+_EMAIL = re.compile(r"[a-z0-9._%+-]{1,64}(?:@| at | \(at\) |\[at\])[a-z0-9-]{1,63}(?:\.| dot )(?:[a-z0-9-]{1,63}\.){0,3}[a-z]{2,24}\b")
+_PHONE = re.compile(r"(?<![\d.])(?:\+\d{1,3}[ -]?)?(?:\(\d{2,4}\)[ -]?)?\d{2,5}(?:[ -]\d{2,5}){1,4}(?![\d.]\d|\d)|(?<!\d)\+?\d{9,15}(?!\d)")
+_DIGITS = re.compile(r"(?<![\d.])\d(?:[ -]?\d){11,22}x?(?!\d)")
+_IBAN = re.compile(r"(?<![a-z0-9])[a-z]{2}\d{2}(?: ?[a-z0-9]{4}){2,7}(?: ?[a-z0-9]{1,3})?(?![a-z0-9])")
+_IP = re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])")
+_PSEUDONYM = re.compile(r"\bu1_[a-z2-7]{26}\b")
+_URL = re.compile(
+    r"https?:|\bwww\.|://|\b[a-z0-9-]{2,63}\.(?:com|net|org|cn|io|co|shop|store|info|biz|xyz|top|app|me|de|uk|ru|ly|link|site|online|club|vip|cc|tv|ai|dev|eu|fr|jp)\b"
+    r"|\bdot com\b|点com|(?<![a-z0-9])@[a-z0-9_]{2,30}|(?<![a-z0-9&])#[a-z0-9_]{2,30}|\bt\.me\b|微信号?[:： ]?[a-z0-9_-]{5,}|加v信?|加微信|qq ?群|扫码"
+)
+_ROLE_TOKEN = re.compile(
+    r"<\|?/?[a-z_]{2,24}\|?>|\|[a-z_]{2,24}\||\[/?(?:inst|sys|system|user|assistant)\]|#{2,}|`{2,}|\{\{|\}\}|\{%|%\}|\bim_(?:start|end)\b|\bendoftext\b"
+    r"|\b(?:system|assistant|user|human) ?:"
+)
+_PROMPT_GRAM = 6
+
+
+def personal_data(case: Case) -> Iterator[Fault]:
+    """G8: no e-mail, phone, card or identity number, and no word on what the shop knows of the person."""
+    text = case.reading.folded
+    for pattern, what in ((_EMAIL, "an e-mail address"), (_IP, "an IP address"), (_PSEUDONYM, "a person's pseudonym")):
+        for match in pattern.finditer(text):
+            yield Fault(f"{match[0]!r} is {what}", match[0])
+    for match in _PHONE.finditer(text):
+        if 7 <= sum(c.isdigit() for c in match[0]) <= 15 and match[0] not in case.facts.folded:
+            yield Fault(f"{match[0]!r} reads like a phone number", match[0])
+    for match in _DIGITS.finditer(text):
+        digits = re.sub(r"[ -]", "", match[0])
+        if is_card(digits) or is_chinese_id(digits):
+            yield Fault("holds a card or identity number", match[0])
+    for match in _IBAN.finditer(text):
+        if is_iban(match[0].replace(" ", "")):
+            yield Fault("holds a bank account number", match[0])
+    yield from _words_of("G8", case)
+
+
+def is_card(digits: str) -> bool:
+    """Luhn's check over 13 to 19 digits."""
+    if not (digits.isdigit() and 13 <= len(digits) <= 19) or len(set(digits)) == 1:
+        return False
+    doubled = [int(d) * (2 if i % 2 else 1) for i, d in enumerate(reversed(digits))]
+    return sum(d - 9 if d > 9 else d for d in doubled) % 10 == 0
+
+
+def is_chinese_id(text: str) -> bool:
+    """The 18-character identity number of GB 11643, by its check character."""
+    if not re.fullmatch(r"\d{17}[\dx]", text):
+        return False
+    weights = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
+    return "10x98765432"[sum(int(d) * w for d, w in zip(text, weights, strict=False)) % 11] == text[-1]
+
+
+def is_iban(text: str) -> bool:
+    """ISO 13616, by its remainder of 97."""
+    if not (15 <= len(text) <= 34 and text.isalnum() and text.isascii()):
+        return False
+    return int("".join(str(int(c, 36)) for c in text[4:] + text[:4])) % 97 == 1
+
+
+def clean_language(case: Case) -> Iterator[Fault]:
+    """G9: no profanity, slur or violence, in English or Chinese."""
+    yield from _words_of("G9", case)
+
+
+def leaks(case: Case) -> Iterator[Fault]:
+    """G10: no piece of the prompt, no role token, no talk of prompts, no address, handle or link."""
+    text = case.reading.folded
+    for pattern, what in ((_ROLE_TOKEN, "belongs to a prompt"), (_URL, "is an address, a handle or a contact")):
+        for match in pattern.finditer(text):
+            yield Fault(f"{match[0]!r} {what}", match[0])
+    yield from _words_of("G10", case)
+    yield from _prompt_pieces(case)
+
+
+def _prompt_pieces(case: Case) -> Iterator[Fault]:
+    """Six words in a row (Chinese: characters, ten) that stand in the prompt."""
+    if not case.prompt:
+        return
+    size = _PROMPT_GRAM if case.language == "en" else 10
+    given = grams(read(case.prompt).words, size)
+    for gram in grams(read(case.own_words).words, size):
+        if gram in given:
+            yield Fault("repeats the prompt", (" " if size == _PROMPT_GRAM else "").join(gram))
+            return
+
+
+def grams(words: tuple[str, ...], size: int) -> set[tuple[str, ...]]:
+    return {words[i : i + size] for i in range(len(words) - size + 1)}
+
+
+def _words_of(guarantee: str, case: Case) -> Iterator[Fault]:
+    for family in families("language.toml"):
+        if family.guarantee == guarantee:
+            for phrase in family.find(case.reading):
+                yield Fault(f"{phrase!r} {family.message or 'must not be said'}", phrase)

@@ -1,0 +1,212 @@
+"""From an item to an advertisement whose every claim was checked."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+
+from recllm.adcopy.channels import Channel, channel
+from recllm.adcopy.compose import Draft, compose, names
+from recllm.adcopy.facts import FactSheet, Offer
+from recllm.adcopy.hooks import (
+    MAX_TOKENS,
+    ReasonKind,
+    bare_prompt,
+    hook_faults,
+    hook_prompt,
+    own_lines,
+    ranked,
+    reason_kind,
+)
+from recllm.adcopy.money import format_money
+from recllm.adcopy.titles import with_sayable_title
+from recllm.adcopy.verify import known_locale, passed, verify
+from recllm.errors import GenerationError
+from recllm.policy import Policy
+from recllm.schema import AdCopy, Check, Encoder, Generator, Item, Reason
+from recllm.text import Prompts
+
+Rejected = tuple[str, tuple[Check, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """Everything that decides a text except its opening line."""
+
+    facts: FactSheet
+    channel: Channel
+    locale: str
+    kind: ReasonKind
+    now: datetime
+    known_brands: frozenset[str]
+    prompts: Prompts
+    evidence: Mapping[str, str] = field(default_factory=dict)
+
+    def draft(self, hook: str | None) -> Draft:
+        return compose(
+            hook, self.facts, channel=self.channel, locale=self.locale, now=self.now, prompts=self.prompts
+        )
+
+    def check(self, text: str) -> tuple[Check, ...]:
+        return verify(
+            text,
+            self.facts,
+            channel=self.channel.name,
+            locale=self.locale,
+            now=self.now,
+            known_brands=self.known_brands,
+            evidence=self.evidence,
+            prompt=bare_prompt(self.locale, self.prompts),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    draft: Draft
+    checks: tuple[Check, ...]
+    generator: str
+
+
+def write_copy(
+    item: Item,
+    *,
+    channel: str,
+    now: datetime,
+    locale: str = "en",
+    reason: Reason | None = None,
+    generator: Generator | None = None,
+    n_candidates: int = 8,
+    seed: int = 0,
+    known_brands: Iterable[str] = (),
+    offer: Offer | None = None,
+    list_price: Decimal | None = None,
+    evidence: Mapping[str, str] | None = None,
+    encoder: Encoder | None = None,
+    policy: Policy | None = None,
+    prompts: Prompts | None = None,
+    user_id: str | None = None,
+) -> AdCopy:
+    """One advertisement for one item, checked as a whole; the same arguments give the same text.
+
+    The generator writes the opening line only; title, brand, price, offer and call are filled by code. Of its
+    `n_candidates` lines the best that passes every check is taken: close to the item (by `encoder`, when given) and no
+    echo of the prompt. When none passes, or the generator fails, one of the shop's own lines (`prompts/ad_lines`) is.
+    `AdCopy.generator` says whose line it is, `AdCopy.rejected` holds the lines that were stopped and why.
+
+    `reason` is told as a neutral kind ("goes with what you like"), never as what the person did; not at all for items
+    of a sensitive category (`policy`). `now` decides whether the offer runs. Raises `UsageError` for an unknown channel
+    or locale.
+    """
+    job = _job(
+        item,
+        FactSheet.of(item, offer=offer, list_price=list_price),
+        channel_name=channel,
+        locale=known_locale(locale),
+        reason=reason,
+        now=now,
+        known_brands=frozenset(known_brands),
+        evidence=evidence or {},
+        sensitive=(policy or Policy()).is_sensitive((*item.category, item.title)),
+        prompts=prompts or Prompts.load(),
+    )
+    rejected: list[Rejected] = []
+    written = None
+    if generator is not None and not job.channel.title_only:
+        hooks = _ask(generator, job, n_candidates, seed, rejected)
+        written = _best(hooks, job, generator.name, encoder, rejected)
+    written = written or _own(job, random.Random(f"{seed}:{item.item_id}"))
+    return _copy(job, written, tuple(rejected), user_id)
+
+
+def _job(
+    item: Item,
+    facts: FactSheet,
+    *,
+    channel_name: str,
+    locale: str,
+    reason: Reason | None,
+    now: datetime,
+    known_brands: frozenset[str],
+    evidence: Mapping[str, str],
+    sensitive: bool,
+    prompts: Prompts,
+) -> _Job:
+    facts = with_sayable_title(facts, locale=locale, now=now, prompts=prompts)
+    return _Job(
+        facts=facts.with_spellings(names(facts.title)),
+        channel=channel(channel_name),
+        locale=locale,
+        kind=reason_kind(reason, item.item_id, sensitive=sensitive),
+        now=now,
+        known_brands=known_brands,
+        prompts=prompts,
+        evidence=evidence,
+    )
+
+
+def _ask(generator: Generator, job: _Job, n: int, seed: int, rejected: list[Rejected]) -> list[str]:
+    """The generator's lines, each once; a failure is recorded and leaves none."""
+    prompt = hook_prompt(job.facts, job.kind, job.locale, job.prompts)
+    try:
+        return list(dict.fromkeys(generator.generate(prompt, n=n, max_tokens=MAX_TOKENS, seed=seed)))
+    except GenerationError as error:
+        rejected.append(("", (Check(guarantee="G16", passed=False, message=str(error)),)))
+        return []
+
+
+def _best(
+    hooks: list[str], job: _Job, name: str, encoder: Encoder | None, rejected: list[Rejected]
+) -> _Written | None:
+    fit: dict[str, _Written] = {}
+    for hook in hooks:
+        faults = hook_faults(hook, job.facts, job.locale)
+        if not faults:
+            draft = job.draft(hook)
+            checks = job.check(draft.text)
+            faults = tuple(check for check in checks if not check.passed)
+            fit |= {} if faults else {hook: _Written(draft, checks, name)}
+        if faults:
+            rejected.append((hook, faults))
+    best = ranked(list(fit), job.facts, bare_prompt(job.locale, job.prompts), encoder)
+    return fit[best[0]] if best else None
+
+
+def _own(job: _Job, rng: random.Random) -> _Written:
+    """The shop's own words: the first of its lines that passes, else facts alone."""
+    lines = own_lines(job.kind, job.locale, job.prompts, rng)
+    general = own_lines(ReasonKind.GENERAL, job.locale, job.prompts, rng)
+    for hook in (*lines, *general, None):
+        draft = job.draft(hook)
+        checks = job.check(draft.text)
+        if passed(checks):
+            break
+    return _Written(draft, checks, "template")
+
+
+def _copy(job: _Job, written: _Written, rejected: tuple[Rejected, ...], user_id: str | None) -> AdCopy:
+    return AdCopy(
+        text=written.draft.text,
+        channel=job.channel.name,
+        locale=job.locale,
+        generator=written.generator,
+        verified=passed(written.checks),
+        checks=written.checks,
+        facts_used={name: _value(job, name) for name in written.draft.used},
+        template_version=job.prompts.version(f"ad_text.{job.channel.name}", job.locale),
+        item_id=job.facts.item_id,
+        user_id=user_id,
+        rejected=rejected,
+    )
+
+
+def _value(job: _Job, name: str) -> str:
+    facts = job.facts
+    if name == "price" and facts.price is not None and facts.currency is not None:
+        return format_money(facts.price, facts.currency, job.locale)
+    if name == "offer" and facts.offer is not None:
+        value = "" if facts.offer.value is None else f" {facts.offer.value}"
+        return f"{facts.offer.type}{value}"
+    return str(getattr(facts, name))

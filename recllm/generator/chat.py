@@ -1,0 +1,56 @@
+"""Prompts as conversations.
+
+A prompt may mark its turns by lines that hold nothing but `[system]`, `[user]` or `[assistant]`; without such lines it
+is one user turn. Data inside a turn must stay on its own line with a label before it, so that it can never be a mark.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from recllm.errors import GenerationError
+
+Role = Literal["system", "user", "assistant"]
+
+_MARK = re.compile(r"^\[(system|user|assistant)\][ \t]*$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: Role
+    text: str
+
+
+def messages(prompt: str) -> list[Message]:
+    """The turns of a prompt. Raises `GenerationError` unless the last turn is the user's."""
+    pieces = _MARK.split(prompt)
+    if len(pieces) == 1:
+        return [Message("user", prompt.strip())]
+    if pieces[0].strip():
+        raise GenerationError("the prompt has text before its first mark; begin with [system] or [user]")
+    turns = [Message(cast(Role, role), text.strip()) for role, text in zip(pieces[1::2], pieces[2::2], strict=True)]
+    if turns[-1].role != "user":
+        raise GenerationError(f"the prompt ends with a turn of {turns[-1].role}; the last turn must be the user's")
+    return turns
+
+
+def without(text: str, tokens: Iterable[str]) -> str:
+    """`text` without the control tokens of a model, so that data cannot open a turn of its own."""
+    for token in tokens:
+        if token.strip():
+            text = text.replace(token, " ")
+    return text
+
+
+def chatml(turns: Sequence[Message]) -> str:
+    """ChatML, open for the assistant's answer."""
+    told = "".join(f"<|im_start|>{turn.role}\n{turn.text}<|im_end|>\n" for turn in turns)
+    return f"{told}<|im_start|>assistant\n"
+
+
+def plain(turns: Sequence[Message]) -> str:
+    """For models without a chat format: the turns as they are, one after the other."""
+    return "\n".join(turn.text for turn in turns) + "\n"

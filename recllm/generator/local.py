@@ -1,0 +1,186 @@
+"""A causal language model on this machine, through transformers."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import unicodedata
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, LogitsProcessor, LogitsProcessorList
+
+from recllm.errors import GenerationError, ModelError
+from recllm.generator.chat import Message, chatml, messages, plain, without
+from recllm.generator.folder import check_folder
+
+MAX_PROMPT_TOKENS = 2_048
+_KEPT_PREFIXES = 4
+_FORBIDDEN = frozenset("%‰\"“”„«»「」『』<>{}[]()|\\/^~*_#@=+:`")
+
+
+def is_forbidden(character: str) -> bool:
+    """Digits and other numerals, currency signs, symbols, quotes, brackets, and whatever builds addresses or mark-up."""
+    return character in _FORBIDDEN or unicodedata.category(character) in ("Nd", "Nl", "No", "Sc", "So", "Cc", "Cf")
+
+
+class LocalGenerator:
+    """Samples from a folder with a causal language model; one request at a time, any number of threads may ask.
+
+    No token whose text holds a forbidden character (`is_forbidden`) can be sampled, and a line break ends a text. The
+    turns of a prompt before the last one are read once and kept, so that examples in a prompt cost nothing the second
+    time. Equal prompts and seeds give equal texts on the same machine and number of threads.
+
+    `temperature` and `top_p` shape the sampling, `max_time` bounds one `generate` in seconds. bfloat16 is used where
+    the processor computes in it, float32 elsewhere.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        name: str | None = None,
+        temperature: float = 0.7,
+        top_p: float = 0.95,
+        max_time: float = 30.0,
+        constrained: bool = True,
+    ) -> None:
+        path = Path(folder)
+        check_folder(path)
+        self.name = name or path.name
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._tokenizer, self._model = _load(path, self._device)
+        self._sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+        self._max_time = max_time
+        banned, self._ends = _vocabulary(self._tokenizer, self._model.config.vocab_size, constrained)
+        self._bans = LogitsProcessorList([_Ban(banned.to(self._device))])
+        self._prefixes: OrderedDict[str, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"LocalGenerator({self.name!r}, {self._device}, {str(self._model.dtype).removeprefix('torch.')})"
+
+    def generate(self, prompt: str, *, n: int = 1, max_tokens: int = 48, seed: int = 0) -> list[str]:
+        """`n` continuations sampled together, without the empty ones; raises `GenerationError` on any failure."""
+        try:
+            with self._lock, torch.inference_mode(), torch.random.fork_rng(devices=self._generators()):
+                torch.manual_seed(seed)
+                rows = self._sample(messages(prompt), n, max_tokens)
+        except (RuntimeError, ValueError, TypeError, IndexError, MemoryError) as error:
+            raise GenerationError(f"{self.name} failed: {type(error).__name__}: {str(error)[:200]}") from error
+        texts = [text.strip() for text in self._tokenizer.batch_decode(rows, skip_special_tokens=True)]
+        if not any(texts):
+            raise GenerationError(f"{self.name} wrote nothing within {self._max_time} s")
+        return [text for text in texts if text]
+
+    def _generators(self) -> list[int]:
+        return [torch.cuda.current_device()] if self._device == "cuda" else []
+
+    def _sample(self, turns: list[Message], n: int, max_tokens: int) -> Any:
+        head, tail = self._layout(turns)
+        ids = torch.cat([self._ids(head), self._ids(tail)], dim=1)
+        if ids.shape[1] > MAX_PROMPT_TOKENS:
+            raise GenerationError(f"the prompt has {ids.shape[1]} tokens; at most {MAX_PROMPT_TOKENS} are read")
+        cache = self._read(head, ids, n)
+        ids = ids.expand(n, -1)
+        out = self._model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            past_key_values=cache,
+            max_new_tokens=max_tokens,
+            max_time=self._max_time,
+            logits_processor=self._bans,
+            eos_token_id=self._ends,
+            pad_token_id=self._ends[0],
+            **self._sampling,
+        )
+        return out[:, ids.shape[1] :]
+
+    def _read(self, head: str, ids: Any, n: int) -> Any:
+        """The state after all tokens but the last, for `n` rows. The cut at `head` is the same whether it was kept or
+        not, so that sums are made in the same order and texts can be made again."""
+        length = self._ids(head).shape[1]
+        cache = copy.deepcopy(self._prefix(head)) if head else None
+        if ids.shape[1] - 1 > length:
+            cache = self._model(ids[:, length:-1], past_key_values=cache, use_cache=True).past_key_values
+        if cache is None:
+            return None
+        if not hasattr(cache, "batch_repeat_interleave"):
+            raise GenerationError(f"{self.name} keeps its state in a form that cannot be sampled from in parallel")
+        cache.batch_repeat_interleave(n)
+        return cache
+
+    def _prefix(self, head: str) -> Any:
+        if head not in self._prefixes:
+            self._prefixes[head] = self._model(self._ids(head), use_cache=True).past_key_values
+            if len(self._prefixes) > _KEPT_PREFIXES:
+                self._prefixes.popitem(last=False)
+        self._prefixes.move_to_end(head)
+        return self._prefixes[head]
+
+    def _ids(self, text: str) -> Any:
+        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return torch.tensor([ids], dtype=torch.long, device=self._device)
+
+    def _layout(self, turns: list[Message]) -> tuple[str, str]:
+        """The conversation as the model reads it, cut before the last turn."""
+        control = self._tokenizer.all_special_tokens
+        turns = [Message(turn.role, without(turn.text, control)) for turn in turns]
+        whole = self._render(turns)
+        head = self._render(turns[:-1], open_end=False) if len(turns) > 1 else ""
+        return (head, whole[len(head) :]) if whole.startswith(head) else ("", whole)
+
+    def _render(self, turns: list[Message], *, open_end: bool = True) -> str:
+        vocabulary = self._tokenizer.get_vocab()
+        if "<|im_start|>" in vocabulary and "<|im_end|>" in vocabulary:
+            text = chatml(turns)
+            return text if open_end else text.removesuffix("<|im_start|>assistant\n")
+        if self._tokenizer.chat_template:
+            conversation = [{"role": turn.role, "content": turn.text} for turn in turns]
+            return str(
+                self._tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=open_end)
+            )
+        return plain(turns)
+
+
+class _Ban(LogitsProcessor):
+    """Makes banned tokens impossible."""
+
+    def __init__(self, banned: torch.Tensor) -> None:
+        self._banned = banned  # (vocabulary,), bool
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        return scores.masked_fill(self._banned[: scores.shape[-1]], -torch.inf)
+
+
+def _load(path: Path, device: str) -> tuple[Any, Any]:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=_dtype(device), use_safetensors=True, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(f"{path} cannot be loaded as a causal language model: {error}") from error
+    return tokenizer, model.to(device).eval()
+
+
+def _dtype(device: str) -> torch.dtype:
+    if device == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    abilities = torch.cpu.get_capabilities()
+    return torch.bfloat16 if abilities.get("avx512_bf16") or abilities.get("amx_bf16") else torch.float32
+
+
+def _vocabulary(tokenizer: Any, size: int, constrained: bool) -> tuple[torch.Tensor, list[int]]:
+    """(banned, ends): a bool per token of the vocabulary, and the tokens that end a text."""
+    special = set(tokenizer.all_special_ids)
+    texts = tokenizer.batch_decode([[i] for i in range(min(size, len(tokenizer)))])
+    ends = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    ends += [i for i, text in enumerate(texts) if text.startswith("\n") and not text.strip()]
+    banned = torch.ones(size, dtype=torch.bool)
+    for i, text in enumerate(texts):
+        banned[i] = i in special or "\n" in text or (constrained and any(is_forbidden(c) for c in text))
+    banned[ends] = False
+    return banned, ends

