@@ -1,1 +1,38 @@
-"""Measures recommenders on windows of a log, side by side, with the same code for every system."""
+"""Measures recommenders on windows of a log, side by side, with the same code for every system.
+
+window = cj_next28(complete_journey().dataset())
+report = evaluate(window, contenders(["popular", "personal-frequency"]))
+print(report.table())
+"""
+
+from recllm.evaluation.baselines import BASELINES, Contender, contenders
+from recllm.evaluation.bootstrap import Interval, paired_bootstrap
+from recllm.evaluation.protocols import PROTOCOLS, Question, Slice, System, Window, cj_next28, next_purchases, or_next28
+from recllm.evaluation.report import Difference, Report, evaluate
+from recllm.evaluation.splits import column_split, row_split, time_split
+from recllm.evaluation.tables import Tables, complete_journey, read_folder
+
+__all__ = [
+    "BASELINES",
+    "PROTOCOLS",
+    "Contender",
+    "Difference",
+    "Interval",
+    "Question",
+    "Report",
+    "Slice",
+    "System",
+    "Tables",
+    "Window",
+    "cj_next28",
+    "column_split",
+    "complete_journey",
+    "contenders",
+    "evaluate",
+    "next_purchases",
+    "or_next28",
+    "paired_bootstrap",
+    "read_folder",
+    "row_split",
+    "time_split",
+]

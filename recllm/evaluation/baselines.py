@@ -7,14 +7,17 @@ stand in hash order of the item id.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recllm.dataset import DAY, Dataset, Events
-from recllm.evaluation.protocols import Question, System
+from recllm.errors import UsageError
+from recllm.evaluation.protocols import ALL, MASKED, NEW, UNMASKED, Question, System
 from recllm.schema import Action
 
 if TYPE_CHECKING:
@@ -26,6 +29,59 @@ if TYPE_CHECKING:
     """Takes positions in `question.users`."""
 
 BLOCK = 256
+
+WARM = frozenset({ALL, NEW, MASKED, UNMASKED})
+"""Slices of items that were sold before; on others a system that only counts sales has nothing to say."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Contender:
+    """A system in a comparison: what answers, on which slices (None for all), and the settings it was made with."""
+
+    answer: System
+    slices: frozenset[str] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+BASELINES = ("random", "popular", "popular-recent", "personal-frequency", "user-knn", "bm25", "zero-shot")
+
+
+def contenders(
+    names: Iterable[str] = BASELINES,
+    *,
+    texts: Sequence[str] | None = None,
+    vectors: NDArray[np.float32] | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Contender]:
+    """Baselines by name, with `settings[name]` as keywords of the maker.
+
+    texts (one per item row) are needed by bm25, vectors (n_items, dim; unit rows) by zero-shot. Raises `UsageError`
+    for an unknown name or a missing input.
+    """
+    settings = settings or {}
+    return {name: _contender(name, texts, vectors, dict(settings.get(name, {}))) for name in names}
+
+
+def _contender(
+    name: str, texts: Sequence[str] | None, vectors: NDArray[np.float32] | None, given: dict[str, Any]
+) -> Contender:
+    counting: dict[str, Callable[..., System]] = {
+        "popular": popular,
+        "popular-recent": partial(popular, **({"days": 28.0} if "days" not in given else {})),
+        "personal-frequency": personal_frequency,
+        "user-knn": user_knn,
+    }
+    if name in counting:
+        return Contender(answer=counting[name](**given), slices=WARM, settings=given)
+    if name == "random":
+        return Contender(answer=random_system(**given), settings=given)
+    if name == "bm25" and texts is not None:
+        return Contender(answer=bm25(texts, **given), settings=given)
+    if name == "zero-shot" and vectors is not None:
+        return Contender(answer=zero_shot(vectors, **given), settings=given)
+    if name in BASELINES:
+        raise UsageError(f"the baseline {name} needs {'item texts' if name == 'bm25' else 'item vectors'}")
+    raise UsageError(f"unknown baseline {name!r}; known: {', '.join(BASELINES)}")
 
 
 # --- the systems ---------------------------------------------------------------------------------------------------
@@ -78,10 +134,9 @@ def user_knn(days: float = 28.0, neighbours: int = 100, half_life_days: float = 
         theirs = unit_rows(purchases(question.fit_on, everyone, half_life_days).log1p())
         mine = unit_rows(purchases(question.dataset, question.users, half_life_days).log1p())
         recent = purchases(question.fit_on, everyone, None, days)[:, items].sign()
-        own = question.users if question.dataset is question.fit_on else np.full(len(question.users), -1)
 
         def score(block: NDArray[np.int64]) -> Scores:
-            return (nearest(mine[block], theirs, own[block], neighbours) @ recent).toarray()
+            return np.asarray((nearest(mine[block], theirs, question.own[block], neighbours) @ recent).toarray())
 
         return rank(question, items, score)
 
@@ -106,7 +161,7 @@ def bm25(texts: Sequence[str], *, half_life_days: float = 120.0, k1: float = 1.2
 
         def score(block: NDArray[np.int64]) -> Scores:
             queries = counts[block] @ index.words_of_items
-            return (queries @ documents).toarray()[:, spread].astype(np.float32)
+            return np.asarray((queries @ documents).toarray()[:, spread], dtype=np.float32)
 
         return rank(question, items, score)
 

@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from recllm.dataset import DAY, Dataset, Events, utc
 from recllm.errors import DataError
 from recllm.metrics import Truth
-from recllm.schema import ACTION_CODE, Action
+from recllm.schema import Action
 
 ALL, NEW, COLD, MASKED, UNMASKED = "ALL", "NEW", "COLD", "MASKED", "UNMASKED"
 
@@ -36,13 +35,15 @@ class Question:
     """Rank `items` for `users`, knowing only what happened before `dataset.as_of`.
 
     `dataset` holds the histories of those who ask, `fit_on` what may be counted or learned from; both have the same
-    item rows, and in most windows they are one object. users: rows of `dataset.users`. items: int32, ascending, the
-    rows that may be offered. `mask_seen` keeps what a person has bought out of the person's list.
+    item rows, and in most windows they are one object. users: rows of `dataset.users`. own: the same people's rows in
+    `fit_on.users`, -1 for people who are not in it. items: int32, ascending, the rows that may be offered. `mask_seen`
+    keeps what a person has bought out of the person's list.
     """
 
     dataset: Dataset
     fit_on: Dataset
     users: NDArray[np.int64]
+    own: NDArray[np.int64]
     items: NDArray[np.int32]
     k: int
     mask_seen: bool
@@ -70,15 +71,17 @@ class Slice:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Window:
-    """One moment of a shop and what came after it. The fields are explained in `Question`."""
+    """One moment of a shop and what came after it, up to `until` (epoch seconds). `Question` explains the datasets."""
 
     protocol: str
     dataset: Dataset
     fit_on: Dataset
+    own: NDArray[np.int64] | None = None
+    """Row in `fit_on.users` of each person of `dataset.users`; None where both have the same rows."""
     slices: tuple[Slice, ...]
     until: int
+    data_hash: str
     note: str = ""
-    data_hash: str = ""
 
     def slice(self, name: str) -> Slice:
         for one in self.slices:
@@ -95,6 +98,7 @@ class Window:
             dataset=self.dataset,
             fit_on=self.fit_on,
             users=one.users,
+            own=one.users if self.own is None else self.own[one.users],
             items=one.items,
             k=k,
             mask_seen=one.mask_seen,
@@ -111,7 +115,7 @@ def next_purchases(
     first sold in the window. Slices in which nobody has anything to find are left out. Raises `DataError` when none
     is left, with the span of the log.
     """
-    before = with_paid_prices(dataset.before(start))
+    before = dataset.before(start)
     past, future = before.events.of(Action.PURCHASE), dataset.between(start, end)
     sold = np.bincount(past.item, minlength=dataset.n_items) > 0
     known = np.diff(past.indptr) > 0
@@ -121,7 +125,7 @@ def next_purchases(
         fresh = ~np.isin(_pair(future, dataset.n_items), seen) if name == NEW else np.ones(len(future), dtype=bool)
         warm = sold[future.item] if name != COLD else ~sold[future.item]
         items = np.flatnonzero(sold) if name != COLD else np.unique(future.item[~sold[future.item]])
-        one = _slice(name, future.select(known[future.user] & warm & fresh), items, mask_seen=name == NEW)
+        one = held_out(name, future.select(known[future.user] & warm & fresh), items, mask_seen=name == NEW)
         if len(one.users):
             made.append(one)
     if not made:
@@ -132,7 +136,8 @@ def next_purchases(
     )
 
 
-def _slice(name: str, events: Events, items: NDArray[np.integer], *, mask_seen: bool) -> Slice:
+def held_out(name: str, events: Events, items: NDArray[np.integer], *, mask_seen: bool) -> Slice:
+    """A slice whose truth is these events; only people who have one are asked."""
     spent = np.nan_to_num(events.price.astype(np.float64)) * events.quantity
     truth = Truth.from_pairs(events.user, events.item, len(events.indptr) - 1, spent)
     users = np.flatnonzero(truth.sizes > 0)
@@ -141,20 +146,6 @@ def _slice(name: str, events: Events, items: NDArray[np.integer], *, mask_seen: 
 
 def _pair(events: Events, n_items: int) -> NDArray[np.int64]:
     return events.user.astype(np.int64) * n_items + events.item
-
-
-def with_paid_prices(dataset: Dataset) -> Dataset:
-    """Fills missing item prices with the median price paid so far, so that no price comes from after the cut."""
-    e = dataset.events
-    bought = (e.action == ACTION_CODE[Action.PURCHASE]) & (e.price > 0)
-    paid = (
-        pl.DataFrame({"item": e.item[bought], "paid": e.price[bought]})
-        .group_by("item")
-        .agg(pl.col("paid").cast(pl.Float64).median().round(2))
-    )
-    rows = pl.DataFrame({"item": np.arange(dataset.n_items, dtype=np.int32)})
-    median = rows.join(paid, on="item", how="left", maintain_order="left")["paid"]
-    return replace(dataset, items=dataset.items.with_columns(pl.col("price").fill_null(median)))
 
 
 # --- the fixed windows ---------------------------------------------------------------------------------------------

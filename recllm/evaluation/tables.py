@@ -26,16 +26,21 @@ EVENT_NAMES = {
 ORDER_EPOCH = 1_000_000_000
 """Where the time line of a log without times begins (2001-09-09 UTC)."""
 
+ORDER_STEP = 28 * DAY
+"""Time between two events of a log without times: one horizon, so that the next window holds the next event."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Tables:
-    """One folder. `split`: for each event of `interactions`, the part it belongs to, null where the set has none."""
+    """A log as read. `split` of `interactions` names the part an event belongs to, null where the set has none."""
 
     name: str
     interactions: pl.DataFrame
     items: pl.DataFrame
     users: pl.DataFrame | None
     eval_rows: pl.DataFrame | None
+    by_order: bool = False
+    """The log has no times; those in `interactions` were made from the order of each person's events."""
 
     def dataset(self) -> Dataset:
         """The whole log."""
@@ -46,16 +51,16 @@ def read_folder(folder: str | Path) -> Tables:
     """A folder with `interactions.parquet` and `items.parquet`, and where they exist `users`, `eval_rows`.
 
     interactions: user_id, item_id, either timestamp (epoch seconds) or order (0, 1, 2 ... inside a person), and where
-    known event, split, quantity, price, basket_id. A log with orders gets one day per step, laid so that each person's
-    last event falls on the same day: that is a convention, and recency over it means "so many events ago". Item
-    prices of the folder are dropped when the events carry prices, since they may be taken over the whole span.
+    known event, split, quantity, price, basket_id. A log with orders gets four weeks per step, laid so that each
+    person's last event falls on the same day: a convention, by which recency means "so many events ago". Item prices
+    of the folder are dropped when the events carry prices, since they may be taken over the whole span.
     """
     folder = Path(folder)
     events = _required(folder, "interactions")
     missing = {"user_id", "item_id"} - set(events.columns)
     if missing:
         raise DataError(f"{folder / 'interactions.parquet'}: missing column {', '.join(sorted(missing))}")
-    events = _timed(_named(events, folder), folder)
+    events, by_order = _timed(_named(events, folder), folder)
     items = _required(folder, "items")
     if "price" in events.columns and events["price"].is_not_null().any() and "price" in items.columns:
         items = items.drop("price")
@@ -65,6 +70,7 @@ def read_folder(folder: str | Path) -> Tables:
         items=items,
         users=_optional(folder, "users"),
         eval_rows=_optional(folder, "eval_rows"),
+        by_order=by_order,
     )
 
 
@@ -147,12 +153,12 @@ def _named(events: pl.DataFrame, folder: Path) -> pl.DataFrame:
     return events.with_columns(pl.col("event").fill_null("purchase").replace_strict(names, return_dtype=pl.String))
 
 
-def _timed(events: pl.DataFrame, folder: Path) -> pl.DataFrame:
-    if "timestamp" in events.columns and events["timestamp"].is_not_null().any():
-        return events.filter(pl.col("timestamp").is_not_null())
+def _timed(events: pl.DataFrame, folder: Path) -> tuple[pl.DataFrame, bool]:
+    if "timestamp" in events.columns and events["timestamp"].is_not_null().all():
+        return events, False
     if "order" not in events.columns or events["order"].is_null().any():
         raise DataError(f"{folder / 'interactions.parquet'}: each event needs a timestamp, or each an order")
     steps = pl.col("order").cast(pl.Int64)
     from_end = steps.max().over("user_id") - steps
     longest = int(events["order"].max())  # type: ignore[arg-type]
-    return events.with_columns(timestamp=ORDER_EPOCH + (longest - from_end) * DAY)
+    return events.with_columns(timestamp=ORDER_EPOCH + (longest - from_end) * ORDER_STEP), True

@@ -1,0 +1,250 @@
+"""Runs systems over a window and keeps what came out: JSON for programs, a table for people."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from shutil import which
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recllm import metrics
+from recllm.dataset import utc
+from recllm.evaluation.baselines import Contender, buyers
+from recllm.evaluation.bootstrap import paired_bootstrap
+from recllm.evaluation.protocols import SLICES, Slice, Window
+from recllm.metrics import Rankings, Values
+
+OURS = "recllm"
+
+PER_PERSON: dict[str, Callable[[Rankings, metrics.Truth, int], Values]] = {
+    "ndcg": metrics.ndcg,
+    "recall": metrics.recall,
+    "hr": metrics.hit_rate,
+    "precision": metrics.precision,
+    "mrr": metrics.reciprocal_rank,
+}
+
+COMPARED = ("ndcg", "recall")
+"""Metrics for which differences get an interval."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """Mean of ours - peer over people, and its 95 % interval."""
+
+    ours: str
+    peer: str
+    slice: str
+    metric: str
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What one run measured. `systems[name][slice][metric]`; metric names are lower case, such as "ndcg@20"."""
+
+    protocol: str
+    commit: str | None
+    data_hash: str
+    seed: int
+    seconds: float
+    systems: dict[str, dict[str, dict[str, float]]]
+    differences: tuple[Difference, ...]
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Further keys of the JSON document: note, window, slices, settings, system_seconds, hardware, versions."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the JSON document: the fields, then the extra keys."""
+        return {
+            "protocol": self.protocol,
+            "commit": self.commit,
+            "data_hash": self.data_hash,
+            "seed": self.seed,
+            "seconds": round(self.seconds, 2),
+            "systems": self.systems,
+            "differences": [{name: getattr(d, name) for name in Difference.__slots__} for d in self.differences],
+            **self.extra,
+        }
+
+    def write(self, path: str | Path) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+    def table(self, columns: Iterable[str] | None = None) -> str:
+        """One block per slice, one line per system, best NDCG first; then the differences."""
+        lines = [f"{self.protocol}   seed {self.seed}, data {self.data_hash}, {self.seconds:.0f} s"]
+        lines += [self.extra["note"]] if self.extra.get("note") else []
+        for name in dict.fromkeys(s for scores in self.systems.values() for s in scores):
+            lines += ["", *self._block(name, list(columns or ()))]
+        if self.differences:
+            lines += ["", "ours - peer, mean and 95 % interval over people"]
+        for d in self.differences:
+            verdict = "ahead" if d.low > 0 else "behind" if d.high < 0 else "tie"
+            place = f"{d.slice:8} {d.metric:10} {d.ours} - {d.peer}"
+            lines.append(f"{place:48} {d.mean:+.4f} [{d.low:+.4f}, {d.high:+.4f}] {verdict}")
+        return "\n".join(lines)
+
+    def _block(self, name: str, columns: list[str]) -> list[str]:
+        rows = {s: scores[name] for s, scores in self.systems.items() if name in scores}
+        columns = columns or list(dict.fromkeys(m for scores in rows.values() for m in scores))
+        width = [max(9, len(c) + 2) for c in columns]
+        told = self.extra.get("slices", {}).get(name, {})
+        head = f"{name:20}" + "".join(f"{c:>{w}}" for c, w in zip(columns, width, strict=True))
+        out = [f"{name}: {SLICES.get(name, '')}; {told.get('users', '?')} people, {told.get('items', '?')} items", head]
+        for system, scores in sorted(rows.items(), key=lambda r: -r[1].get(columns[0], 0.0)):
+            cells = (_cell(scores.get(c), w) for c, w in zip(columns, width, strict=True))
+            out.append(f"{system:20}" + "".join(cells))
+        return out
+
+
+def _cell(value: float | None, width: int) -> str:
+    if value is None:
+        return f"{'-':>{width}}"
+    return f"{value:>{width}.4f}" if abs(value) < 10 else f"{value:>{width}.1f}"
+
+
+def evaluate(
+    window: Window,
+    systems: Mapping[str, Contender],
+    *,
+    k: int = 20,
+    ours: str = OURS,
+    seed: int = 0,
+    draws: int = 1000,
+    vectors: NDArray[np.float32] | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Report:
+    """Asks every system every slice it plays in, and compares `ours` with each of the others person by person.
+
+    vectors: (n_items, dim), unit rows, for intra-list diversity. `seed` is the bootstrap's; systems have their own.
+    """
+    began = time.perf_counter()
+    sold = buyers(window.fit_on, None)
+    values: dict[tuple[str, str], dict[str, Values]] = {}
+    scores: dict[str, dict[str, dict[str, float]]] = {}
+    spent: dict[str, float] = {}
+    for name, system in systems.items():
+        start = time.perf_counter()
+        for one in window.slices:
+            if system.slices is not None and one.name not in system.slices:
+                continue
+            lists = system.answer(window.ask(one, k))
+            values[name, one.name] = {f"{m}@{k}": f(lists, one.truth, k) for m, f in PER_PERSON.items()}
+            means = {m: metrics.average(v) for m, v in values[name, one.name].items()}
+            means |= _of_lists(lists, one, k, sold, window.fit_on.n_users, vectors)
+            scores.setdefault(name, {})[one.name] = {m: round(v, 6) for m, v in means.items() if np.isfinite(v)}
+        spent[name] = round(time.perf_counter() - start, 2)
+        progress(f"{name}: {spent[name]:.1f} s")
+    return Report(
+        protocol=window.protocol,
+        commit=commit(),
+        data_hash=window.data_hash,
+        seed=seed,
+        seconds=time.perf_counter() - began,
+        systems=scores,
+        differences=tuple(_differences(values, ours, k, seed, draws)),
+        extra=_about(window, systems, k, spent),
+    )
+
+
+def _of_lists(
+    lists: Rankings,
+    one: Slice,
+    k: int,
+    sold: NDArray[np.int64],
+    n_users: int,
+    vectors: NDArray[np.float32] | None,
+) -> dict[str, float]:
+    out = {f"coverage@{k}": metrics.coverage(lists, len(one.items), k)}
+    if sold[one.items].any():
+        out[f"popularity_rank@{k}"] = _popularity_rank(lists, one, k, sold)
+        out[f"novelty@{k}"] = metrics.novelty(lists, sold, n_users, k)
+    if vectors is not None:
+        out[f"diversity@{k}"] = metrics.average(metrics.diversity(lists, vectors, k))
+    if one.truth.value is not None and one.truth.value.any():
+        out[f"value_recall@{k}"] = metrics.average(metrics.value_recall(lists, one.truth, k))
+        out[f"spend_covered@{k}"] = metrics.spend_covered(lists, one.truth, k)
+    return out
+
+
+def _popularity_rank(lists: Rankings, one: Slice, k: int, sold: NDArray[np.int64]) -> float:
+    """Among the items of the slice, so that never-sold rows of the dataset do not stretch the scale."""
+    place = np.searchsorted(one.items, np.maximum(lists, 0)).astype(np.int32)
+    return metrics.popularity_rank(np.where(lists >= 0, place, -1), sold[one.items], k)
+
+
+def _differences(
+    values: Mapping[tuple[str, str], Mapping[str, Values]], ours: str, k: int, seed: int, draws: int
+) -> Iterable[Difference]:
+    for (peer, part), theirs in values.items():
+        mine = values.get((ours, part))
+        if peer == ours or mine is None:
+            continue
+        for metric in (f"{m}@{k}" for m in COMPARED):
+            gap = paired_bootstrap(mine[metric], theirs[metric], draws=draws, seed=seed)
+            mean, low, high = (round(v, 6) for v in (gap.mean, gap.low, gap.high))
+            yield Difference(ours=ours, peer=peer, slice=part, metric=metric, mean=mean, low=low, high=high)
+
+
+# --- the record ----------------------------------------------------------------------------------------------------
+
+
+def _about(window: Window, systems: Mapping[str, Contender], k: int, spent: dict[str, float]) -> dict[str, Any]:
+    return {
+        "note": window.note,
+        "k": k,
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--", "recllm")),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "window": {"as_of": utc(window.dataset.as_of).isoformat(), "until": utc(window.until).isoformat()},
+        "slices": {
+            s.name: {"users": len(s.users), "items": len(s.items), "pairs": len(s.truth.item), "masked": s.mask_seen}
+            for s in window.slices
+        },
+        "settings": {name: dict(system.settings) for name, system in systems.items() if system.settings},
+        "system_seconds": spent,
+        "hardware": hardware(),
+        "versions": versions(),
+    }
+
+
+def hardware() -> dict[str, Any]:
+    """Cores this process may use, and the kind of processor."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"cores": usable, "machine": platform.machine(), "system": platform.system()}
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that can move a figure."""
+    found = {"python": platform.python_version()}
+    for name in ("recllm", "numpy", "scipy", "polars", "torch", "transformers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this code runs from; None when it is installed or there is no git."""
+    return _git("rev-parse", "HEAD")
+
+
+def _git(*arguments: str) -> str | None:
+    root, git = Path(__file__).resolve().parents[2], which("git")
+    if git is None or not (root / ".git").exists():
+        return None
+    done = subprocess.run([git, "-C", str(root), *arguments], capture_output=True, text=True, check=False)  # noqa: S603
+    return done.stdout.strip() if done.returncode == 0 else None
