@@ -50,31 +50,17 @@ def publish(models_dir: Path, write: Callable[[Path], None], *, version: str | N
     """Lets `write` fill an empty folder, seals it as a new version and makes that the serving one.
 
     Returns the version, by default the UTC time with a random end. Raises `ModelError` for a version that exists, a
-    file type outside `ALLOWED_SUFFIXES`, a link, or no file at all; `UsageError` for a version that is not a safe
-    name. Whatever `write` raises goes through. In each case the version that served still serves.
+    file type outside `ALLOWED_SUFFIXES`, a link, no file at all, or a full disk; `UsageError` for a version that is
+    not a safe name. What else `write` raises goes through. In each case the version that served still serves.
     """
     version = safe_id(version or f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", "model version")
     if version.endswith(".tmp"):
         raise UsageError(f"model version {version!r}: the ending .tmp is reserved; choose another name")
-    versions_dir = models_dir / "versions"
-    versions_dir.mkdir(parents=True, exist_ok=True)
-    with _locked(models_dir):
-        if (versions_dir / version).exists():
-            raise ModelError(
-                f"model version {version} exists in {models_dir}; versions never change, choose a new name"
-            )
-        _sweep(versions_dir)
-        draft = versions_dir / f"{version}.tmp"
-        draft.mkdir()
-        try:
-            write(draft)
-            _seal(draft, version)
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
-        draft.rename(versions_dir / version)
-        _sync(versions_dir)
-        _point(models_dir, version)
+    with _explained(f"cannot publish model version {version} in {models_dir}"):
+        (models_dir / "versions").mkdir(parents=True, exist_ok=True)
+        with _locked(models_dir):
+            _write_version(models_dir / "versions", version, write)
+            _point(models_dir, version)
     return version
 
 
@@ -116,7 +102,8 @@ def open_version(models_dir: Path, version: str | None = None) -> Path:
     folder = models_dir / "versions" / safe_id(version, "model version")
     if not folder.is_dir():
         raise ModelError(f"model version {version} is not in {models_dir}; known: {_names(models_dir)}")
-    verify(folder)
+    with _explained(f"cannot read model version {version} in {models_dir}"):
+        verify(folder)
     return folder
 
 
@@ -148,9 +135,26 @@ def rollback(models_dir: Path, version: str | None = None) -> str:
             raise ModelError(f"there is no version before {serving} in {models_dir}; nothing to roll back to")
         version = names[place - 1]
     open_version(models_dir, version)
-    with _locked(models_dir):
+    with _explained(f"cannot roll back in {models_dir}"), _locked(models_dir):
         _point(models_dir, version)
     return version
+
+
+def _write_version(versions_dir: Path, version: str, write: Callable[[Path], None]) -> None:
+    if (versions_dir / version).exists():
+        raise ModelError(f"model version {version} exists in {versions_dir}; versions never change, choose a new name")
+    for leftover in versions_dir.glob("*.tmp"):  # of killed publications: this one holds the lock
+        shutil.rmtree(leftover)
+    draft = versions_dir / f"{version}.tmp"
+    draft.mkdir()
+    try:
+        write(draft)
+        _seal(draft, version)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    draft.rename(versions_dir / version)
+    _sync(versions_dir)
 
 
 def _seal(draft: Path, version: str) -> None:
@@ -225,12 +229,6 @@ def _point(models_dir: Path, version: str) -> None:
     _sync(models_dir)
 
 
-def _sweep(versions_dir: Path) -> None:
-    """Removes what killed publications left; the caller holds the lock, so none of it is being written."""
-    for leftover in versions_dir.glob("*.tmp"):
-        shutil.rmtree(leftover)
-
-
 def _sync(path: Path) -> None:
     """Makes a file's bytes, or a folder's names, survive a power cut."""
     if os.name == "nt" and path.is_dir():
@@ -249,3 +247,11 @@ def _locked(models_dir: Path) -> Iterator[None]:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(f"{what}: {error.strerror or error}; check the disk's free space and permissions") from error

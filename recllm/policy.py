@@ -108,17 +108,19 @@ def safe_id(text: str, what: str) -> str:
 
 
 def _like(current: object, name: str, value: Any) -> Any:
-    if name == "explicit_purposes":
-        return frozenset(_purpose(v) for v in value)
     if isinstance(current, frozenset):
-        return frozenset(str(v).casefold() for v in value)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or value < 0 or (not isinstance(current, float) and value != int(value)):
-        raise UsageError(f"policy rule {name}: {value!r} is not a number of its kind, such as {current!r}")
+        if not isinstance(value, list | tuple | set | frozenset):
+            raise UsageError(f"policy rule {name}: {value!r} is not a list")
+        return frozenset(_purpose(v) if name == "explicit_purposes" else str(v).casefold() for v in value)
+    number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
+    if number and not isinstance(current, float):
+        number = value == int(value)
+    if not number or (isinstance(current, float) and current <= 1 < value):
+        raise UsageError(f"policy rule {name}: {value!r} is not a value of its kind, such as {current!r}")
     return float(value) if isinstance(current, float) else int(value)
 
 
-def _purpose(value: object) -> Purpose:
+def _purpose(value: str) -> Purpose:
     try:
         return Purpose(value)
     except ValueError:

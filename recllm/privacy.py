@@ -166,8 +166,7 @@ class PolicyGate:
 
 
 def _latest(reader: Reader, purpose: Purpose) -> pl.DataFrame:
-    decisions = reader.consent().filter(pl.col("purpose") == purpose.value)
-    return decisions.group_by("user_id", maintain_order=True).last().select("user_id", "granted")
+    return reader.consent(purpose.value).group_by("user_id", maintain_order=True).last().select("user_id", "granted")
 
 
 def _with_basics(people: pl.DataFrame) -> pl.DataFrame:

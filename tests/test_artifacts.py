@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -91,6 +92,17 @@ def test_a_writer_that_fails_changes_nothing(tmp_path: Path) -> None:
     publish(tmp_path, "v1")
     with pytest.raises(KeyboardInterrupt):
         artifacts.publish(tmp_path, fail, version="v2")
+    _assert_only(tmp_path, "v1")
+
+
+def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
+    def fill(folder: Path) -> None:
+        write(folder)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    publish(tmp_path, "v1")
+    with pytest.raises(ModelError, match=r"cannot publish model version v2 .*No space left"):
+        artifacts.publish(tmp_path, fill, version="v2")
     _assert_only(tmp_path, "v1")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import base64
 import hashlib
 import hmac
@@ -16,7 +15,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import recllm
 from recllm.errors import StoreError, UsageError
 from recllm.policy import Policy
 from recllm.privacy import PolicyGate, Pseudonymiser, find_key, make_key_file
@@ -301,37 +299,3 @@ def test_no_row_of_someone_without_the_purpose(
 def _may(user: str, purpose: Purpose, decisions: list[tuple[int, Purpose, bool, int]], default: bool) -> bool:
     own = [(at, not granted) for n, p, granted, at in decisions if f"u{n}" == user and p == purpose]
     return not max(own)[1] if own else default and purpose != THIRD_PARTY
-
-
-# --- who may read --------------------------------------------------------------------------------------------------
-
-
-def test_only_the_gate_the_door_and_the_workspace_know_the_store() -> None:
-    root = Path(recllm.__file__).parent
-    allowed = {"privacy.py", "workspace.py"}
-    found = set()
-    for path in sorted(root.rglob("*.py")):
-        room = path.relative_to(root).parts[0]
-        if room not in {"store", "ingest", "ingest.py"} and _imports_store(ast.parse(path.read_text("utf-8"))):
-            found.add(path.relative_to(root).as_posix())
-    assert found == allowed
-
-
-def _imports_store(tree: ast.Module) -> bool:
-    typing_only = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if id(node) in typing_only:
-            continue
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module or ""]
-        if any(name == "recllm.store" or name.startswith(("recllm.store.", "sqlalchemy")) for name in names):
-            return True
-    return False

@@ -104,6 +104,10 @@ def test_a_place_that_cannot_be(tmp_path: Path) -> None:
         {"policy": {"group_floor": -1}},
         {"policy": {"group_floor": 2.5}},
         {"policy": {"group_flour": 5}},
+        {"policy": {"reject_limit": 5}},
+        {"policy": {"reject_limit": float("nan")}},
+        {"policy": {"max_price": "high"}},
+        {"policy": {"sensitive_categories": "tea"}},
         {"policy": {"explicit_purposes": ["fun"]}},
     ],
 )

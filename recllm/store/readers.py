@@ -82,12 +82,15 @@ class Reader:
         frame = self._frame(select(*(i[n] for n in columns)).order_by(i.item_id), {n: types[n] for n in columns})
         return frame.with_columns(pl.col("category").str.json_decode(pl.List(pl.String)))
 
-    def consent(self) -> pl.DataFrame:
-        """user_id, purpose, granted, at (UTC): every decision, oldest first; of one instant, the refusal last."""
+    def consent(self, purpose: str | None = None) -> pl.DataFrame:
+        """user_id, purpose, granted, at (UTC): every decision, or those for one purpose, oldest first; of one
+        instant, the refusal last."""
         c, u = tables.consent.c, tables.users.c
         query = select(u.user_id, c.purpose, c.granted, c.at).join_from(
             tables.consent, tables.users, u.user_key == c.user_key
         )
+        if purpose is not None:
+            query = query.where(c.purpose == purpose)
         types = {"user_id": pl.String, "purpose": pl.String, "granted": pl.Boolean, "at": pl.Int64}
         frame = self._frame(query.order_by(c.at, c.granted.desc(), u.user_id), types)
         return frame.with_columns(pl.col("at").cast(pl.Datetime("us", "UTC")))
