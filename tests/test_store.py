@@ -132,6 +132,18 @@ def test_duplicates_and_conflicts_are_told_apart_by_position(store: Store) -> No
     assert stored == [10, 20, 30], "a conflict must not overwrite"
 
 
+def test_a_conflicting_row_makes_no_person_and_no_product(store: Store) -> None:
+    put(store, "events", events([1], [10], user="u1"), "a")
+    before = dump(store)
+    with store.load("events", load_id="b", source="test") as load:
+        assert load.write(events([1], [11], user="ghost", item="ghost item")).conflicts == [0]
+    assert dump(store) == before
+    with store.load("events", load_id="c", source="test") as load:
+        assert load.write(events([1], [11], user="ghost", item="ghost item")).conflicts == [0]
+        assert load.write(events([2], [20], user="ghost", item="ghost item")).accepted == 1
+    assert store.events(()).select("user_id", "item_id").rows() == [("u1", "i1"), ("ghost", "ghost item")]
+
+
 def test_the_same_load_twice_changes_nothing(store: Store) -> None:
     frames = {
         "users": pl.DataFrame({"user_id": ["u1", "u2"], "basics": ['{"age":"3"}', "{}"]}),

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import polars as pl
-from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, delete, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import Insert
 
@@ -60,6 +60,12 @@ def lookup(
         cursor = connection.exec_driver_sql(statement, keys).cursor
         rows += cursor.fetchall() if cursor is not None else ()
     return pl.DataFrame(rows, schema={"key": wanted.dtype, "value": pl.Int64}, orient="row")
+
+
+def delete_rows(connection: Connection, table: Table, key: ColumnElement[Any], unwanted: pl.Series) -> None:
+    """Deletes the rows whose key is among `unwanted`."""
+    for start in range(0, len(unwanted), _IN_KEYS):
+        connection.execute(delete(table).where(key.in_(unwanted[start : start + _IN_KEYS].to_list())))
 
 
 def _insert(connection: Connection, table: Table) -> Any:

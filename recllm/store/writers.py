@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Table, func, select
 from recllm.errors import DataError
 from recllm.schema import ACTION_CODE
 from recllm.store import tables
-from recllm.store.bulk import insert_new, lookup, upsert
+from recllm.store.bulk import delete_rows, insert_new, lookup, upsert
 
 Columns = Mapping[str, pl.DataType | type[pl.DataType]]
 
@@ -69,9 +69,11 @@ class KeyRing:
     def __init__(self, table: Table, id_column: str, key_column: str, bare: Mapping[str, object]) -> None:
         self._table, self._id, self._key, self._bare = table, id_column, key_column, bare
         self._known = pl.DataFrame(schema={id_column: pl.String, key_column: pl.Int64})
+        self._made = pl.DataFrame(schema={id_column: pl.String})
 
     def keys(self, connection: Connection, ids: pl.Series) -> pl.Series:
         """The key of each id, in the same order."""
+        self._made = self._made.clear()
         wanted = ids.unique().to_frame(self._id)
         missing = wanted.join(self._known, on=self._id, how="anti")
         if self._known.height + missing.height > _RING_LIMIT:
@@ -80,11 +82,19 @@ class KeyRing:
             self._known = pl.concat([self._known, self._find_or_make(connection, missing[self._id].sort())])
         return ids.to_frame(self._id).join(self._known, on=self._id, how="left", maintain_order="left")[self._key]
 
+    def take_back(self, connection: Connection, used: pl.Series) -> None:
+        """Removes the rows that the last call of `keys` made for ids that are not `used` after all."""
+        unused = self._made.join(used.to_frame(self._id), on=self._id, how="anti")
+        if unused.height:
+            delete_rows(connection, self._table, self._table.c[self._id], unused[self._id])
+            self._known = self._known.join(unused, on=self._id, how="anti")
+
     def _find_or_make(self, connection: Connection, ids: pl.Series) -> pl.DataFrame:
         found = self._find(connection, ids)
         absent = ids.to_frame().join(found, on=self._id, how="anti", maintain_order="left")
         if absent.is_empty():
             return found
+        self._made = absent
         bare = absent.with_columns(pl.lit(value).alias(name) for name, value in self._bare.items())
         insert_new(connection, self._table, bare, key=[self._id])
         return pl.concat([found, self._find(connection, absent[self._id])])
@@ -107,7 +117,11 @@ def write_events(connection: Connection, frame: pl.DataFrame, *, users: KeyRing,
     )
     if accepted == frame.height:
         return Written(accepted=accepted, duplicates=0)
-    conflicts = _conflicts(connection, frame, first, last_no)
+    new = connection.scalars(select(tables.events.c.event_key).where(tables.events.c.event_no > last_no)).all()
+    fresh = first.join(pl.DataFrame({"event_key": pl.Series(new, dtype=pl.Binary)}), on="event_key", how="semi")
+    conflicts = _conflicts(connection, frame, fresh)
+    users.take_back(connection, fresh["user_id"])
+    items.take_back(connection, fresh["item_id"])
     return Written(accepted=accepted, duplicates=frame.height - accepted - len(conflicts), conflicts=conflicts)
 
 
@@ -165,18 +179,10 @@ def _event_rows(connection: Connection, frame: pl.DataFrame, users: KeyRing, ite
     )
 
 
-def _conflicts(connection: Connection, frame: pl.DataFrame, first: pl.DataFrame, last_no: int) -> list[int]:
-    """Rows whose content differs from what the store now holds under their key."""
-    events = tables.events
-    new = connection.scalars(select(events.c.event_key).where(events.c.event_no > last_no)).all()
-    fresh = pl.DataFrame({"event_key": pl.Series(new, dtype=pl.Binary)})
-    old = first.join(fresh, on="event_key", how="anti")["event_key"]
-    stored = lookup(connection, events.c.event_key, events.c.payload_hash, old)
-    held = pl.concat(
-        [
-            first.join(fresh, on="event_key", how="semi").select("event_key", held="payload_hash"),
-            stored.select(event_key="key", held="value"),
-        ]
-    )
+def _conflicts(connection: Connection, frame: pl.DataFrame, fresh: pl.DataFrame) -> list[int]:
+    """Rows of `frame` whose content differs from what the store now holds under their key; `fresh` came from it."""
+    known = frame.select(pl.col("event_key").unique()).join(fresh, on="event_key", how="anti")["event_key"]
+    stored = lookup(connection, tables.events.c.event_key, tables.events.c.payload_hash, known)
+    held = pl.concat([fresh.select("event_key", held="payload_hash"), stored.select(event_key="key", held="value")])
     rows = frame.select("event_key", "payload_hash").with_row_index("row").join(held, on="event_key", how="left")
     return rows.filter(pl.col("payload_hash") != pl.col("held"))["row"].sort().to_list()
