@@ -107,6 +107,15 @@ def test_hub_that_does_not_answer(tmp_path: Path) -> None:
     assert "hub http://127.0.0.1:9" in done.stderr
 
 
+def test_loading_a_folder_asks_no_network(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        pytest.fail("a socket was opened")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    assert load_encoder(model).encode(["milk"]).shape == (1, 32)
+
+
 def test_import_is_light() -> None:
     code = (
         "import sys, recllm.encoder; print({'torch', 'transformers', 'huggingface_hub', 'sqlite3'} & set(sys.modules))"

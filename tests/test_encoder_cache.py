@@ -107,6 +107,14 @@ def test_size_is_bounded_and_the_longest_unused_go_first(tmp_path: Path) -> None
     assert len(inner.seen) > 50, "what was not, is gone"
 
 
+def test_one_call_larger_than_the_bound(tmp_path: Path) -> None:
+    cached = CachedEncoder(ToyEncoder(512), tmp_path, max_bytes=1 << 20)
+    texts = [f"text {number}" for number in range(2000)]
+    np.testing.assert_array_equal(cached.encode(texts), ToyEncoder(512).encode(texts))
+    cached.close()
+    assert (tmp_path / CACHE_FILE).stat().st_size <= 1 << 20
+
+
 def test_a_smaller_bound_shrinks_the_file(tmp_path: Path) -> None:
     cached = CachedEncoder(ToyEncoder(512), tmp_path)
     cached.encode([f"text {number}" for number in range(2000)])

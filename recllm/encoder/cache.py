@@ -31,8 +31,8 @@ CACHE_FILE = "embeddings.sqlite"
 DEFAULT_MAX_BYTES = 1 << 30
 """1 GiB: about 650,000 vectors of 384 numbers."""
 
-_CHUNK = 4096
-"""Texts computed between two writes: what a kill can cost."""
+_CHUNK = 1024
+"""Texts computed between two writes: what a kill can cost, and a step of the progress bar."""
 
 _ASK = 500
 """Keys of one query; SQLite allows 999 variables in its oldest builds."""
@@ -82,6 +82,7 @@ class CachedEncoder:
         self.max_tokens = encoder.max_tokens
         self._file = _VectorFile(Path(directory) / CACHE_FILE, max_bytes, clock)
         self._progress = progress
+        self._chunk = max(1, min(_CHUNK, max_bytes // 2 // _row_bytes(encoder.dim)))
 
     def encode(self, texts: Sequence[str], *, kind: TextKind = "document") -> FloatArray:
         """Unit rows, (len(texts), dim) float32: from disk where known, else computed and kept."""
@@ -92,8 +93,8 @@ class CachedEncoder:
         missing = np.flatnonzero(~found)
         missing = missing[np.argsort([len(once[row]) for row in missing], kind="stable")]  # little padding per chunk
         with self._bar(len(missing)) as bar:
-            for start in range(0, len(missing), _CHUNK):
-                chunk = missing[start : start + _CHUNK]
+            for start in range(0, len(missing), self._chunk):
+                chunk = missing[start : start + self._chunk]
                 rows[chunk] = self.encoder.encode([once[row] for row in chunk], kind=kind)
                 self._file.write([keys[row] for row in chunk], rows[chunk])
                 bar.update(len(chunk))
@@ -162,7 +163,7 @@ class _VectorFile:
             blobs = [row.astype("<f4").tobytes() for row in rows]
             today = self._today()
             records = [(key, today, _digest(key, blob), blob) for key, blob in zip(keys, blobs, strict=True)]
-            size = sum(map(len, blobs)) * 5 // 4  # with keys, indexes and page edges
+            size = len(blobs) * _row_bytes(rows.shape[1])
             with _transaction(db):
                 made_room = self._make_room(db, size)
                 db.executemany("INSERT OR IGNORE INTO vector VALUES (?, ?, ?, ?)", records)
@@ -237,6 +238,11 @@ class _VectorFile:
                 warnings.warn(f"{self._path}: damaged ({error}); it is started anew.", stacklevel=4)
             else:
                 warnings.warn(f"{self._path}: cannot {doing} ({error}); working without it.", stacklevel=4)
+
+
+def _row_bytes(dim: int) -> int:
+    """About what a vector takes in the file, with keys, indexes and the edges of pages."""
+    return dim * 5 + 128
 
 
 def _is_damage(error: Exception) -> bool:

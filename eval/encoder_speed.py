@@ -1,0 +1,109 @@
+"""How fast texts become vectors, against a plain `SentenceTransformer.encode` in the same run.
+
+    python eval/encoder_speed.py [--plain 4000] [--out eval/results/encoder_speed.json]
+
+The texts are those of the Complete Journey items sold before the test window of cj-next28, duplicates and all, as a
+shop's catalogue has them. Ours encodes every one of them with an empty cache on disk, once in float32 and once with
+the precision that the probe chooses, then again from the cache. The plain encoder gets a random sample, because its
+speed per text does not depend on how many there are. It runs before and after ours, and the better run counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recllm.encoder import DEFAULT_ENCODER, encode_unique, find_weights, load_encoder
+from recllm.encoder.precision import PROBE_FILE, machine
+
+SEED = 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plain", type=int, default=4000, help="texts that the plain encoder gets")
+    parser.add_argument("--out", type=Path, help="also write the JSON to this file")
+    options = parser.parse_args()
+    report = measure(catalogue_texts(), options.plain)
+    text = json.dumps(report, indent=1)
+    print(text)
+    if options.out:
+        options.out.write_text(text + "\n", "utf-8")
+
+
+def catalogue_texts() -> list[str]:
+    """The text of each item in the catalogue of cj-next28, in catalogue order."""
+    from recllm.evaluation.protocols import cj_next28
+    from recllm.evaluation.tables import complete_journey
+    from recllm.text import item_texts
+
+    window = cj_next28(complete_journey().dataset())
+    return item_texts(window.dataset.items[window.slice("ALL").items])
+
+
+def measure(texts: Sequence[str], n_plain: int) -> dict[str, Any]:
+    sample = [texts[row] for row in np.random.default_rng(SEED).choice(len(texts), n_plain, replace=False)]
+    plain = plain_encoder()
+    first, expected = timed(lambda: plain(sample))
+    ours = {name: measure_ours(texts, sample, expected, name) for name in ("float32", "auto")}
+    second, _ = timed(lambda: plain(sample))
+    plain_speed = n_plain / min(first, second)
+    for figures in ours.values():
+        figures["times_plain_with_duplicates"] = round(figures["cold_texts_per_s"] / plain_speed, 2)
+        figures["times_plain_distinct"] = round(figures["distinct_texts_per_s"] / plain_speed, 2)
+    return {
+        "model": DEFAULT_ENCODER,
+        "machine": machine(),
+        "load_average": [round(load, 1) for load in os.getloadavg()],
+        "texts": len(texts),
+        "distinct": len(set(texts)),
+        "plain_texts": n_plain,
+        "plain_texts_per_s": round(plain_speed, 1),
+        "recllm": ours,
+    }
+
+
+def measure_ours(texts: Sequence[str], sample: Sequence[str], expected: np.ndarray, precision: Any) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        encoder = load_encoder(cache_dir=folder, precision=precision, progress=False)
+        encoder.encoder.encode(["warm up"])  # type: ignore[attr-defined]
+        cold, (vectors, inverse) = timed(lambda: encode_unique(encoder, texts))
+        warm, (again, _) = timed(lambda: encode_unique(encoder, texts))
+        assert (vectors == again).all()
+        cosine = (encoder.encode(sample) * expected).sum(axis=1)
+        probe = Path(folder) / PROBE_FILE
+        return {
+            "precision": encoder.encoder.precision,  # type: ignore[attr-defined]
+            "probe": list(json.loads(probe.read_text()).values()) if probe.exists() else None,
+            "cold_seconds": round(cold, 2),
+            "cold_texts_per_s": round(len(inverse) / cold, 1),
+            "distinct_texts_per_s": round(len(vectors) / cold, 1),
+            "from_disk_seconds": round(warm, 2),
+            "lowest_cosine_with_plain": round(float(cosine.min()), 6),
+        }
+
+
+def plain_encoder() -> Callable[[Sequence[str]], np.ndarray]:
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(find_weights(DEFAULT_ENCODER).path), device="cpu")
+    model.encode(["warm up"])
+    return lambda texts: model.encode(list(texts), show_progress_bar=False)
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
+
+
+if __name__ == "__main__":
+    main()
