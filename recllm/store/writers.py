@@ -181,7 +181,7 @@ def _event_rows(connection: Connection, frame: pl.DataFrame, users: KeyRing, ite
 
 def _conflicts(connection: Connection, frame: pl.DataFrame, fresh: pl.DataFrame) -> list[int]:
     """Rows of `frame` whose content differs from what the store now holds under their key; `fresh` came from it."""
-    known = frame.select(pl.col("event_key").unique()).join(fresh, on="event_key", how="anti")["event_key"]
+    known = frame.select(pl.col("event_key").unique()).join(fresh, on="event_key", how="anti")["event_key"].sort()
     stored = lookup(connection, tables.events.c.event_key, tables.events.c.payload_hash, known)
     held = pl.concat([fresh.select("event_key", held="payload_hash"), stored.select(event_key="key", held="value")])
     rows = frame.select("event_key", "payload_hash").with_row_index("row").join(held, on="event_key", how="left")
