@@ -9,7 +9,7 @@ from recllm.evaluation.baselines import BASELINES, Contender, contenders
 from recllm.evaluation.bootstrap import Interval, paired_bootstrap
 from recllm.evaluation.protocols import PROTOCOLS, Question, Slice, System, Window, cj_next28, next_purchases, or_next28
 from recllm.evaluation.report import Difference, Report, evaluate
-from recllm.evaluation.splits import column_split, row_split, time_split
+from recllm.evaluation.splits import column_split, row_split, split_tables, time_split
 from recllm.evaluation.tables import Tables, complete_journey, read_folder
 
 __all__ = [
@@ -34,5 +34,6 @@ __all__ = [
     "paired_bootstrap",
     "read_folder",
     "row_split",
+    "split_tables",
     "time_split",
 ]

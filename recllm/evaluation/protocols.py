@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.dataset import DAY, Dataset, Events, utc
-from recllm.errors import DataError
+from recllm.errors import DataError, UsageError
 from recllm.metrics import Truth
 from recllm.schema import Action
 
@@ -118,30 +118,48 @@ def next_purchases(
     before = dataset.before(start)
     past, future = before.events.of(Action.PURCHASE), dataset.between(start, end)
     sold = np.bincount(past.item, minlength=dataset.n_items) > 0
-    known = np.diff(past.indptr) > 0
-    seen = np.unique(_pair(past, dataset.n_items))
-    made = []
-    for name in slices:
-        fresh = ~np.isin(_pair(future, dataset.n_items), seen) if name == NEW else np.ones(len(future), dtype=bool)
-        warm = sold[future.item] if name != COLD else ~sold[future.item]
-        items = np.flatnonzero(sold) if name != COLD else np.unique(future.item[~sold[future.item]])
-        one = held_out(name, future.select(known[future.user] & warm & fresh), items, mask_seen=name == NEW)
-        if len(one.users):
-            made.append(one)
+    made = make_slices(slices, past=past, future=future, asked=np.diff(past.indptr) > 0, sold=sold, offered=sold)
     if not made:
         raise DataError(f"{protocol}: nobody known before {utc(start):%Y-%m-%d} buys before {utc(end):%Y-%m-%d}")
     digest = dataset.before(end).data_hash()
-    return Window(
-        protocol=protocol, dataset=before, fit_on=before, slices=tuple(made), until=end, note=note, data_hash=digest
-    )
+    return Window(protocol=protocol, dataset=before, fit_on=before, slices=made, until=end, note=note, data_hash=digest)
 
 
-def held_out(name: str, events: Events, items: NDArray[np.integer], *, mask_seen: bool) -> Slice:
-    """A slice whose truth is these events; only people who have one are asked."""
+def make_slices(
+    names: Iterable[str],
+    *,
+    past: Events,
+    future: Events,
+    asked: NDArray[np.bool_],
+    sold: NDArray[np.bool_],
+    offered: NDArray[np.bool_],
+) -> tuple[Slice, ...]:
+    """The named slices of what happened in `future`, those without anybody left out.
+
+    past: purchases of the same people before it. asked: (n_users,), who may be in a slice. sold, offered: (n_items,),
+    sold before the window, and may be recommended in the slices other than COLD. Raises `UsageError` for an unknown
+    name.
+    """
+    n_items = len(sold)
+    made = []
+    for name in names:
+        if name not in SLICES:
+            raise UsageError(f"unknown slice {name!r}; known: {', '.join(SLICES)}")
+        arrived = np.unique(future.item[~sold[future.item]])
+        counts = asked[future.user] & (~sold[future.item] if name == COLD else offered[future.item])
+        if name == NEW:
+            counts &= ~np.isin(_pair(future, n_items), np.unique(_pair(past, n_items)))
+        items = arrived if name == COLD else np.flatnonzero(offered)
+        made.append(_slice(name, future.select(counts), items))
+    return tuple(one for one in made if len(one.users))
+
+
+def _slice(name: str, events: Events, items: NDArray[np.integer]) -> Slice:
     spent = np.nan_to_num(events.price.astype(np.float64)) * events.quantity
     truth = Truth.from_pairs(events.user, events.item, len(events.indptr) - 1, spent)
     users = np.flatnonzero(truth.sizes > 0)
-    return Slice(name=name, users=users, items=items.astype(np.int32), truth=truth.rows(users), mask_seen=mask_seen)
+    rows = items.astype(np.int32)
+    return Slice(name=name, users=users, items=rows, truth=truth.rows(users), mask_seen=name in (NEW, MASKED))
 
 
 def _pair(events: Events, n_items: int) -> NDArray[np.int64]:

@@ -66,8 +66,8 @@ class Report:
     extra: dict[str, Any] = field(default_factory=dict)
     """Further keys of the JSON document: note, window, slices, settings, system_seconds, hardware, versions."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """As the JSON document: the fields, then the extra keys."""
+    def document(self) -> dict[str, Any]:
+        """What `write` puts into the file: the fields, then the extra keys."""
         return {
             "protocol": self.protocol,
             "commit": self.commit,
@@ -81,7 +81,7 @@ class Report:
 
     def write(self, path: str | Path) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        Path(path).write_text(json.dumps(self.document(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
     def table(self, columns: Iterable[str] | None = None) -> str:
         """One block per slice, one line per system, best NDCG first; then the differences."""

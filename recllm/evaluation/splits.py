@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,13 +10,32 @@ import polars as pl
 
 from recllm.dataset import DAY, Dataset, Events, utc
 from recllm.errors import DataError, UsageError
-from recllm.evaluation.protocols import ALL, COLD, MASKED, NEW, UNMASKED, Window, held_out, next_purchases
+from recllm.evaluation.protocols import ALL, COLD, MASKED, NEW, UNMASKED, Window, make_slices, next_purchases
 from recllm.evaluation.tables import ORDER_STEP, Tables
 from recllm.schema import Action
 
 
+def split_tables(
+    tables: Tables, *, split: str = "time", test_days: int = 28, slices: Sequence[str] | None = None
+) -> Window:
+    """A window of a folder's log: split "time", or "column", which takes published rows where the folder has them.
+
+    Without `slices`: ALL, NEW and COLD by time, UNMASKED and MASKED by column.
+    """
+    if split == "time":
+        if tables.by_order:
+            raise UsageError(f"{tables.name}: this log has no times, only an order; split it by column")
+        chosen = slices or (ALL, NEW, COLD)
+        return time_split(tables.dataset(), test_days=test_days, name=f"{tables.name}-last{test_days}", slices=chosen)
+    if split != "column":
+        raise UsageError(f"unknown split {split!r}; known: time, column")
+    chosen = slices or (UNMASKED, MASKED)
+    by_rows = tables.eval_rows is not None
+    return row_split(tables, slices=chosen) if by_rows else column_split(tables, slices=chosen)
+
+
 def time_split(
-    dataset: Dataset, *, test_days: int = 28, name: str = "time", slices: Iterable[str] = (ALL, NEW, COLD)
+    dataset: Dataset, *, test_days: int = 28, name: str = "time", slices: Sequence[str] = (ALL, NEW, COLD)
 ) -> Window:
     """The last `test_days` whole days (UTC) of the log against everything before them.
 
@@ -40,7 +59,7 @@ def column_split(
     *,
     test: str = "test",
     history: Iterable[str] = ("train", "valid"),
-    slices: Iterable[str] = (UNMASKED, MASKED),
+    slices: Sequence[str] = (UNMASKED, MASKED),
 ) -> Window:
     """The events whose `split` is `test` against those of the `history` parts, which may also be learned from.
 
@@ -61,7 +80,7 @@ def row_split(
     *,
     test: str = "test",
     learn: Iterable[str] = ("train",),
-    slices: Iterable[str] = (UNMASKED, MASKED),
+    slices: Sequence[str] = (UNMASKED, MASKED),
 ) -> Window:
     """Each published row of `eval_rows` (history, target) is a person of its own; all items are ranked.
 
@@ -83,15 +102,25 @@ def row_split(
 
 
 def _window(
-    name: str, *, asked: Dataset, fit_on: Dataset, future: Events, whole: Dataset, slices: Iterable[str]
+    name: str, *, asked: Dataset, fit_on: Dataset, future: Events, whole: Dataset, slices: Sequence[str]
 ) -> Window:
-    items = np.arange(whole.n_items, dtype=np.int32)
-    bought = future.of(Action.PURCHASE)
+    history = asked.events.of(Action.PURCHASE)
+    sold = np.bincount(fit_on.events.of(Action.PURCHASE).item, minlength=whole.n_items) > 0
+    made = make_slices(
+        slices,
+        past=history,
+        future=future.of(Action.PURCHASE),
+        asked=np.ones(asked.n_users, dtype=bool),
+        sold=sold,
+        offered=np.ones(whole.n_items, dtype=bool),
+    )
+    if not made:
+        raise DataError(f"{name}: nobody has anything to find in {', '.join(slices)}")
     return Window(
         protocol=name,
         dataset=asked,
         fit_on=fit_on,
-        slices=tuple(held_out(n, bought, items, mask_seen=n == MASKED) for n in slices),
+        slices=made,
         until=max(whole.as_of, asked.as_of),
         data_hash=whole.data_hash(),
     )
