@@ -109,7 +109,9 @@ class DecimalEvidence:
         for sign, mark, other in ((".", r"\.", ","), (",", ",", r"\.")):
             unclear = text.str.contains(group_of_3 % mark).fill_null(False)
             # the decimal sign occurs once and last; groups of three of the other kind may stand before it
-            clear = text.str.contains(rf"^[+-]?(\d{{1,3}}({other}\d{{3}})+|\d*){mark}\d*([eE][+-]?\d+)?$").fill_null(False)
+            clear = text.str.contains(rf"^[+-]?(\d{{1,3}}({other}\d{{3}})+|\d*){mark}\d*([eE][+-]?\d+)?$").fill_null(
+                False
+            )
             grouped = text.str.contains(rf"^[+-]?\d{{1,3}}({other}\d{{3}}){{2,}}$").fill_null(False)
             count = int(((clear & ~unclear) | grouped).sum())
             if sign == ".":
@@ -139,5 +141,5 @@ class DecimalEvidence:
             return default or "."
         raise IngestError(
             "E_NUMBER_FORMAT",
-            f"{name}: {self.example} may be one thousand and more, or one and a fraction; say --decimal . or --decimal ,",
+            f"{name}: {self.example} may be thousands or a fraction; say --decimal . or --decimal ,",
         )

@@ -43,9 +43,7 @@ class Block:
         """The first lines, with everything set aside, and the rest."""
         cut = int(self.ends()[lines - 1]) + 1 if lines else 0
         first = replace(self, text=self.text[:cut], line_no=self.line_no[:lines], offset=self.offset[:lines])
-        rest = replace(
-            self, text=self.text[cut:], line_no=self.line_no[lines:], offset=self.offset[lines:], broken=()
-        )
+        rest = replace(self, text=self.text[cut:], line_no=self.line_no[lines:], offset=self.offset[lines:], broken=())
         return first, rest
 
     def follow(self, carried: Block | None) -> Block:
@@ -189,7 +187,7 @@ def _without_long(block: Block) -> Block:
     long = np.diff(bounds) > MAX_ROW_BYTES
     if not long.any():
         return block
-    broken = []
+    broken: list[Broken] = []
     for row in np.flatnonzero(long):
         head = block.text[bounds[row] : bounds[row] + RAW_BYTES]
         broken += _long_line(_Span(int(block.offset[row]), head), int(block.line_no[row])).broken

@@ -14,8 +14,29 @@ from recllm.ingest.faults import Faults
 from recllm.ingest.shared import check_price, parse_amount, parse_currency, parse_item_ids, text_or_nulls
 from recllm.ingest.wording import clean_texts
 
-YES = frozenset({"true", "yes", "y", "1", "t", "in stock", "in_stock", "instock", "available", "on", "是", "有", "有货", "在售"})
-NO = frozenset({"false", "no", "n", "0", "f", "out of stock", "out_of_stock", "outofstock", "unavailable", "sold out", "off", "否", "无", "缺货", "下架", "售罄"})
+YES = frozenset(
+    {"true", "yes", "y", "1", "t", "in stock", "in_stock", "instock", "available", "on", "是", "有", "有货", "在售"}
+)
+NO = frozenset(
+    {
+        "false",
+        "no",
+        "n",
+        "0",
+        "f",
+        "out of stock",
+        "out_of_stock",
+        "outofstock",
+        "unavailable",
+        "sold out",
+        "off",
+        "否",
+        "无",
+        "缺货",
+        "下架",
+        "售罄",
+    }
+)
 _PATH_SPLIT = (">", "›", "»", "|")
 
 
@@ -122,5 +143,7 @@ def _plain_object(text: str) -> str | None:
         return None
     if not isinstance(found, dict) or any(isinstance(v, dict | list) for v in found.values()):
         return None
-    plain = {str(k): "true" if v is True else "false" if v is False else str(v) for k, v in found.items() if v is not None}
+    plain = {
+        str(k): "true" if v is True else "false" if v is False else str(v) for k, v in found.items() if v is not None
+    }
     return json.dumps(plain, ensure_ascii=False, sort_keys=True)

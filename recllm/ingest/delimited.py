@@ -178,7 +178,8 @@ class _Lines:
     def blank(self) -> NDArray[np.bool_]:
         length = self.ends - self.starts
         only_return = (length == 1) & (self.bytes[self.starts] == _RETURN) if len(self) else length == 1
-        return (length == 0) | only_return
+        found: NDArray[np.bool_] = (length == 0) | only_return
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ EVENT_NAMES: Mapping[Action, tuple[str, ...]] = {
         "下单", "支付", "付款", "成交",
     ),
     Action.VIEW: ("view", "viewed", "pv", "page_view", "pageview", "detail", "browse", "product_view", "浏览", "查看"),
-    Action.CART: ("cart", "add_to_cart", "addtocart", "add_cart", "basket", "add_to_basket", "加购", "加入购物车", "购物车"),
+    Action.CART: ("cart", "add_to_cart", "addtocart", "add_cart", "basket", "add_to_basket", "加购", "购物车"),
     Action.FAVOURITE: ("favourite", "favorite", "fav", "wishlist", "like", "collect", "收藏", "喜欢"),
     Action.RETURN: ("return", "returned", "refund", "refunded", "退货", "退款"),
     Action.SHOWN: ("shown", "impression", "exposure", "展示", "曝光"),
@@ -108,9 +108,7 @@ def _kinds(fields: pl.DataFrame, ctx: Context, faults: Faults) -> pl.Series:
     return found.alias("event")
 
 
-def _quantities(
-    fields: pl.DataFrame, event: pl.Series, ctx: Context, faults: Faults
-) -> tuple[pl.Series, pl.Series]:
+def _quantities(fields: pl.DataFrame, event: pl.Series, ctx: Context, faults: Faults) -> tuple[pl.Series, pl.Series]:
     """(quantities as signed in the file, kinds with returns told apart)."""
     if "quantity" not in fields.columns:
         return pl.repeat(1.0, fields.height, dtype=pl.Float64, eager=True), event

@@ -69,7 +69,9 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
         "interaction_type", "事件", "事件类型", "行为", "行为类型", "动作", "操作类型",
     ),
     "quantity": ("qty", "amount_of_items", "units", "count", "num", "pieces", "数量", "件数", "购买数量", "商品数量"),
-    "price": ("unit_price", "item_price", "sale_price", "price_per_unit", "单价", "价格", "售价", "商品单价", "商品价格"),
+    "price": (
+        "unit_price", "item_price", "sale_price", "price_per_unit", "单价", "价格", "售价", "商品单价", "商品价格",
+    ),
     "currency": ("currency_code", "ccy", "币种", "货币", "货币代码"),
     "basket_id": (
         "basket", "order", "order_id", "order_no", "order_number", "invoice", "invoice_no", "invoice_number",
@@ -81,15 +83,17 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "position": ("rank", "slot", "位置"),
     "model_version": ("模型版本",),
     "title": (
-        "name", "item_name", "product_name", "product_title", "item_title", "goods_name", "标题", "商品标题", "商品名称",
-        "商品名", "产品名称", "产品名", "名称", "商品描述",
+        "name", "item_name", "product_name", "product_title", "item_title", "goods_name", "标题", "商品标题",
+        "商品名称", "商品名", "产品名称", "产品名", "名称", "商品描述",
     ),
     "category": (
         "categories", "category_path", "category_name", "product_category", "item_category", "cat", "类目", "分类",
         "类别", "品类", "商品类目", "商品分类", "商品类别",
     ),
     "brand": ("brand_name", "manufacturer", "品牌", "品牌名称", "商品品牌"),
-    "description": ("desc", "item_description", "product_description", "details", "描述", "详情", "商品详情", "产品描述"),
+    "description": (
+        "desc", "item_description", "product_description", "details", "描述", "详情", "商品详情", "产品描述",
+    ),
     "available": ("in_stock", "is_available", "availability", "active", "有货", "是否有货", "在售", "是否在售", "上架"),
     "attributes": ("attrs", "properties", "属性", "商品属性"),
     "purpose": ("consent_purpose", "用途", "目的", "同意用途"),
@@ -122,8 +126,9 @@ SPECIAL_CATEGORIES: tuple[str, ...] = (
     "religion", "religious", "religious_belief", "faith", "ethnicity", "ethnic_group", "ethnic_origin", "race",
     "political_opinion", "political_view", "political_party", "politics", "party_membership", "union",
     "trade_union", "union_membership", "sexual_orientation", "sexuality", "sex_life", "genetic", "genetic_data",
-    "biometric", "fingerprint", "criminal_record", "健康", "健康状况", "疾病", "病史", "残疾", "怀孕", "宗教", "宗教信仰",
-    "信仰", "民族", "种族", "政治面貌", "政治观点", "党派", "工会", "性取向", "基因", "生物识别", "犯罪记录",
+    "biometric", "fingerprint", "criminal_record", "健康", "健康状况", "疾病", "病史", "残疾", "怀孕", "宗教",
+    "宗教信仰", "信仰", "民族", "种族", "政治面貌", "政治观点", "党派", "工会", "性取向", "基因", "生物识别",
+    "犯罪记录",
 )  # fmt: skip
 """Columns about a person that the law protects specially. They are refused unless the map declares them."""
 

@@ -40,7 +40,7 @@ class Occurrences:
         """For each entry how many equal ones came before it, in this call and in earlier ones; int64 (n,)."""
         values, inverse, count = np.unique(content, return_inverse=True, return_counts=True)
         order = np.argsort(inverse, kind="stable")
-        starts = np.concatenate([[0], np.cumsum(count)[:-1]]).astype(np.int64)
+        starts = np.cumsum(count) - count
         within = np.empty(len(content), np.int64)
         within[order] = np.arange(len(content)) - np.repeat(starts, count)
         before: NDArray[np.int64] = self._merge(values, count.astype(np.uint32))[inverse]

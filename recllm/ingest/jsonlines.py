@@ -33,7 +33,9 @@ def open_jsonl(blocks: Callable[[], Iterator[Block]], name: str, warnings: dict[
         for line in block.text.split(b"\n"):
             keys.update(dict.fromkeys(_keys(line)))
         if len(keys) > MAX_COLUMNS:
-            raise IngestError("E_HEADER", f"{name}: more than {MAX_COLUMNS:,} different keys; at most that many are read")
+            raise IngestError(
+                "E_HEADER", f"{name}: more than {MAX_COLUMNS:,} different keys; at most that many are read"
+            )
     if not seen:
         raise IngestError("E_EMPTY", f"{name} holds nothing but blank lines")
     if not keys:

@@ -1,31 +1,31 @@
 """Column maps: how one shop's file says what a table means. A map is a TOML file; see `maps/` for examples.
 
-    table = "events"                        # the table that it is for
-    keep = "most_common"                    # items or users out of a log: one row each, every field its commonest value
-    special = ["health"]                    # special-category columns that may be taken in as basics
+table = "events"                        # the table that it is for
+keep = "most_common"                    # items or users out of a log: one row each, every field its commonest value
+special = ["health"]                    # special-category columns that may be taken in as basics
 
-    [read]                                  # what IngestOptions may say too, which then wins:
-    tz = "UTC"                              #   encoding, delimiter, decimal, tz, ts_format, date_order, currency
-    [columns]
-    user_id = "household_id"                # or several names, the first that is there counts
-    [constants]
-    event = "purchase"
-    [joins]                                 # one text of several columns, empty ones left out
-    title = { columns = ["product_type", "package_size"], separator = " " }
-    [paths]                                 # the category, widest name first
-    category = ["department", "product_category"]
-    [totals]                                # unit price = line total / quantity
-    price = { total = "sales_value", per = "quantity" }
-    [attributes]                            # items: name = "column"
-    size = "package_size"
-    [basics]                                # users: name = "column"
-    age = "age"
-    [values.event]                          # translations of single values, matched without case
-    alipay = "purchase"
-    [[reject]]                              # rows that are not meant: quarantined as E_MAP_REJECT, never held
-    column = "StockCode"                    # against the reject limit
-    in = ["POST", "DOT"]                    # or: matches = "^gift", or: empty = true
-    reason = "not a product"
+[read]                                  # what IngestOptions may say too, which then wins:
+tz = "UTC"                              #   encoding, delimiter, decimal, tz, ts_format, date_order, currency
+[columns]
+user_id = "household_id"                # or several names, the first that is there counts
+[constants]
+event = "purchase"
+[joins]                                 # one text of several columns, empty ones left out
+title = { columns = ["product_type", "package_size"], separator = " " }
+[paths]                                 # the category, widest name first
+category = ["department", "product_category"]
+[totals]                                # unit price = line total / quantity
+price = { total = "sales_value", per = "quantity" }
+[attributes]                            # items: name = "column"
+size = "package_size"
+[basics]                                # users: name = "column"
+age = "age"
+[values.event]                          # translations of single values, matched without case
+alipay = "purchase"
+[[reject]]                              # rows that are not meant: quarantined as E_MAP_REJECT, never held
+column = "StockCode"                    # against the reject limit
+in = ["POST", "DOT"]                    # or: matches = "^gift", or: empty = true
+reason = "not a product"
 """
 
 from __future__ import annotations
@@ -132,7 +132,9 @@ def _build(table: dict[str, Any], name: str) -> Map:
         read=_texts(table.get("read", {}), READ_OPTIONS),
         columns={f: _names(c) for f, c in table.get("columns", {}).items()},
         constants=_texts(table.get("constants", {})),
-        joins={f: Join(columns=_names(j["columns"]), separator=j.get("separator", " ")) for f, j in _parts(table, "joins")},
+        joins={
+            f: Join(columns=_names(j["columns"]), separator=j.get("separator", " ")) for f, j in _parts(table, "joins")
+        },
         paths={f: _names(c) for f, c in _parts(table, "paths")},
         totals={f: Total(**_texts(t, ("total", "per"))) for f, t in _parts(table, "totals")},
         attributes=_texts(table.get("attributes", {})),

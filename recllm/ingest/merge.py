@@ -29,8 +29,10 @@ class MostCommon:
                 )
             known = [self._counts[column]] if column in self._counts else []
             by = [self._key] if column == self._key else [self._key, column]
-            self._counts[column] = pl.concat([*known, pairs.select(*by, "first", "rows")]).group_by(by).agg(
-                pl.min("first"), pl.sum("rows")
+            self._counts[column] = (
+                pl.concat([*known, pairs.select(*by, "first", "rows")])
+                .group_by(by)
+                .agg(pl.min("first"), pl.sum("rows"))
             )
 
     def rows(self) -> pl.DataFrame:

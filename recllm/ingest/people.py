@@ -12,7 +12,8 @@ from recllm.schema import Purpose
 
 _GRANTED = YES | {"granted", "grant", "given", "opt-in", "opt_in", "optin", "accepted", "同意", "已同意"}
 _DENIED = NO | {
-    "denied", "deny", "refused", "withdrawn", "revoked", "opt-out", "opt_out", "optout", "rejected", "不同意", "拒绝", "撤回",
+    "denied", "deny", "refused", "withdrawn", "revoked", "opt-out", "opt_out", "optout", "rejected", "不同意",
+    "拒绝", "撤回",
 }  # fmt: skip
 
 

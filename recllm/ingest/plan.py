@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -100,7 +100,7 @@ def make_plan(columns: tuple[str, ...], table: Table, mapping: Map | None, name:
         attributes={a: header.demand(c, a) for a, c in mapping.attributes.items()},
         basics=basics,
         values=mapping.values,
-        reject=tuple(_located(header, rule) for rule in mapping.reject),
+        reject=tuple(_located(header, rule, mapping, plain) for rule in mapping.reject),
         ignored=(),
         aliases=aliases + more,
         keep=mapping.keep,
@@ -153,13 +153,15 @@ def _basics(header: _Header, table: Table, mapping: Map, taken: set[str]) -> tup
             f"{header.name}: {', '.join(special)} holds specially protected personal data; remove the column, or "
             'declare it in the map (special = ["..."]) when there is a legal basis',
         )
-    basics = {name: header.demand(column, name) for name, column in mapping.basics.items()}
+    basics = {
+        name: header.find(column) or _by_alias(header, name) or header.demand(column, name)
+        for name, column in mapping.basics.items()
+    }
     aliases = 0
     for name in BASICS:
         if name in basics:
             continue
-        keys = candidates(name)
-        column = header.find(name) or next((c for k, c in header.by_normal.items() if k in keys), None)
+        column = _by_alias(header, name)
         if column is not None and column not in taken and column not in basics.values():
             basics[name] = column
             aliases += column != name
@@ -173,15 +175,19 @@ def _all(header: _Header, names: Iterable[str], field: str) -> tuple[str, ...]:
     return tuple(header.demand(n, field) for n in names)
 
 
-def _located(header: _Header, rule: RejectRule) -> RejectRule:
-    """A rule may name a column or, in a file with other names, the field that it fills."""
+def _located(header: _Header, rule: RejectRule, mapping: Map, plain: Mapping[str, str]) -> RejectRule:
+    """A rule names its column as the map does; in a file with other names it is the field that the column fills."""
     column = header.find(rule.column)
     if column is None:
-        keys = next((candidates(f) for f in FIELDS[Table.EVENTS].all if normal(rule.column) in candidates(f)), frozenset())
-        column = next((c for k, c in header.by_normal.items() if k in keys), None)
+        key = normal(rule.column)
+        fields = (f for f, names in mapping.columns.items() if key in {normal(n) for n in names})
+        column = next((plain[f] for f in fields if f in plain), None)
+    if column is None:
+        known = (f for table in FIELDS.values() for f in table.all if normal(rule.column) in candidates(f))
+        column = next((c for f in known if (c := _by_alias(header, f)) is not None), None)
     if column is None:
         raise header.missing(rule.column, rule.column)
-    return RejectRule(column=column, reason=rule.reason, values=rule.values, matches=rule.matches, empty=rule.empty)
+    return replace(rule, column=column)
 
 
 def _with_ignored(plan: Plan, columns: tuple[str, ...]) -> Plan:
@@ -189,15 +195,17 @@ def _with_ignored(plan: Plan, columns: tuple[str, ...]) -> Plan:
     used |= {c for join in plan.joins.values() for c in join.columns} | {c for p in plan.paths.values() for c in p}
     used |= {c for total in plan.totals.values() for c in (total.total, total.per)} | {r.column for r in plan.reject}
     ignored = tuple(c for c in columns if c not in used)
-    return Plan(**{name: getattr(plan, name) for name in Plan.__dataclass_fields__ if name != "ignored"}, ignored=ignored)
+    return replace(plan, ignored=ignored)
 
 
 def fields_of(plan: Plan, frame: pl.DataFrame) -> pl.DataFrame:
     """The table's fields as text, one row per row of `frame`; fields that the plan does not fill are left out."""
     columns = [pl.col(column).alias(field) for field, column in plan.columns.items()]
-    columns += [pl.lit(v, dtype=pl.String).alias(f) for f, v in plan.constants.items() ]
+    columns += [pl.lit(v, dtype=pl.String).alias(f) for f, v in plan.constants.items()]
     columns += [
-        pl.concat_str([pl.col(c).str.strip_chars() for c in j.columns], separator=j.separator, ignore_nulls=True).alias(f)
+        pl.concat_str([pl.col(c).str.strip_chars() for c in j.columns], separator=j.separator, ignore_nulls=True).alias(
+            f
+        )
         for f, j in plan.joins.items()
     ]
     columns += [pl.col(t.total).alias(TOTAL) for t in plan.totals.values()]
@@ -236,7 +244,9 @@ def _path(frame: pl.DataFrame, field: str, columns: tuple[str, ...]) -> pl.Serie
 def _json_objects(frame: pl.DataFrame, names: Mapping[str, str], field: str) -> pl.Series:
     ordered = sorted(names)
     rows = frame.select(pl.col(names[n]).str.strip_chars() for n in ordered).iter_rows() if ordered else iter(())
-    texts = [
-        json.dumps({n: v for n, v in zip(ordered, row, strict=True) if v}, ensure_ascii=False) for row in rows
-    ] if ordered else ["{}"] * frame.height
+    texts = (
+        [json.dumps({n: v for n, v in zip(ordered, row, strict=True) if v}, ensure_ascii=False) for row in rows]
+        if ordered
+        else ["{}"] * frame.height
+    )
     return pl.Series(field, texts, dtype=pl.String)

@@ -63,9 +63,7 @@ def parse_item_ids(fields: pl.DataFrame, ctx: Context, faults: Faults) -> pl.Ser
     return ids
 
 
-def parse_amount(
-    fields: pl.DataFrame, field: str, ctx: Context, faults: Faults, *, money: bool = False
-) -> pl.Series:
+def parse_amount(fields: pl.DataFrame, field: str, ctx: Context, faults: Faults, *, money: bool = False) -> pl.Series:
     """Float64, null where empty; what is no number is marked."""
     column = fields[field].str.strip_chars()
     column = column.set(column == "", None) if (column == "").any() else column

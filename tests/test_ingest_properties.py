@@ -1,0 +1,256 @@
+"""What must hold for every file: the account adds up, replays change nothing, only errors of the tree escape."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import tempfile
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+from dirty import DEFECTS, LINE_DEFECTS, Style, plant
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from recllm.errors import DataError, IngestError
+from recllm.ingest import IngestOptions, ingest_file
+from recllm.ingest.amounts import parse_numbers
+from recllm.ingest.blocks import read_blocks
+from recllm.ingest.delimited import open_delimited
+from recllm.ingest.encoding import Decoding
+from recllm.ingest.identity import Occurrences
+from recllm.ingest.source import probe
+from recllm.ingest.times import TimeFormat, parse_times
+from recllm.policy import Policy
+from recllm.privacy import Pseudonymiser
+from recllm.store import Store
+
+KEY = Pseudonymiser(b"0123456789abcdef")
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+LENIENT = Policy(reject_limit=1.0, reject_head_limit=1.0)
+OPTIONS = IngestOptions(now=NOW, tz="UTC")
+
+
+def examples(count: int) -> settings:
+    return settings(max_examples=count, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def rows(n: int, seed: int) -> list[tuple[str, str, str, str, str, str]]:
+    rng = random.Random(seed)
+    start = datetime(2024, 1, 1)
+    return [
+        (
+            f"u{rng.randrange(9)}",
+            f"item {rng.randrange(20)}",
+            (start + timedelta(minutes=rng.randrange(500_000))).strftime("%Y-%m-%d %H:%M:%S"),
+            str(rng.randint(1, 5)),
+            f"{rng.randint(1, 99)}.{rng.randint(10, 99)}",
+            f"b{i // 4}",
+        )
+        for i in range(n)
+    ]
+
+
+def dry(path: Path, *, options: IngestOptions = OPTIONS, folder: Path | None = None):
+    return ingest_file(
+        path,
+        "events",
+        store=None,
+        pseudonymiser=KEY,
+        policy=LENIENT,
+        options=options,
+        quarantine_dir=folder,
+        dry_run=True,
+    )
+
+
+@examples(300)
+@given(
+    n=st.integers(20, 60),
+    seed=st.integers(0, 10_000),
+    delimiter=st.sampled_from(",;\t|"),
+    newline=st.sampled_from(["\n", "\r\n"]),
+    block=st.sampled_from([2048, 1 << 20]),
+)
+def test_planted_defects_are_found_exactly(n: int, seed: int, delimiter: str, newline: str, block: int) -> None:
+    decimal = "," if delimiter != "," and seed % 2 else "."
+    style = Style(delimiter=delimiter, decimal=decimal, newline=newline)
+    found = plant(rows(n, seed), style, n // 20, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "shop.csv"
+        path.write_bytes(found.text.encode())
+        options = IngestOptions(now=NOW, tz="UTC", delimiter=delimiter, decimal=decimal, block_bytes=block)
+        report = dry(path, options=options, folder=Path(folder))
+        lines = [json.loads(line) for line in Path(report.quarantine_file or "").read_text("utf-8").splitlines()]
+    assert report.read == n == report.accepted + report.duplicates + report.quarantined
+    assert {line["line_no"]: line["code"] for line in lines} == dict(found.codes)
+    assert report.accepted == len(found.clean)
+    raw = found.text.encode()
+    for line in lines:
+        assert raw[line["byte_offset"] :].startswith(line["raw"].encode()[:200])
+        assert line["record_no"] == line["line_no"]
+
+
+@examples(120)
+@given(data=st.binary(max_size=400), name=st.sampled_from(["a.csv", "a.jsonl", "a.csv.gz", "a.parquet", "a"]))
+@example(data=b"PAR1" + b"\0" * 40 + b"PAR1", name="a.parquet")
+@example(data=b'user_id,item_id,timestamp\n"', name="a.csv")
+@example(data=b"\xff\xfe", name="a.csv")
+@example(data=b"\xff\xfeu", name="a.csv")
+@example(data=b"{}\n{}", name="a.jsonl")
+def test_only_ingest_errors_escape(data: bytes, name: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(data)
+        for options in (OPTIONS, IngestOptions(now=NOW, tz="UTC", on_bad_bytes="quarantine", encoding="gb18030")):
+            try:
+                report = dry(path, options=options)
+            except DataError:
+                continue
+            assert report.read == report.accepted + report.duplicates + report.quarantined
+
+
+@examples(150)
+@given(
+    data=st.lists(
+        st.lists(st.sampled_from(['"', '""', "a", ",", "\n", "\r\n", ";", "é", "", "1", "\t"]), max_size=12),
+        max_size=12,
+    ),
+    block=st.sampled_from([128, 1 << 16]),
+)
+def test_any_text_behind_a_header_keeps_the_account(data: list[list[str]], block: int) -> None:
+    body = "\n".join("".join(line) for line in data)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.csv"
+        path.write_bytes(("user_id,item_id,timestamp,price\n" + body).encode())
+        options = IngestOptions(now=NOW, tz="UTC", delimiter=",", decimal=".", block_bytes=block)
+        report = dry(path, options=options, folder=Path(folder))
+        assert report.read == report.accepted + report.duplicates + report.quarantined
+        written = Path(report.quarantine_file).read_text("utf-8").splitlines() if report.quarantine_file else []
+        assert len(written) == report.quarantined
+        numbers = [json.loads(line)["record_no"] for line in written]
+        assert numbers == sorted(set(numbers))
+
+
+@examples(100)
+@given(
+    cells=st.lists(
+        st.tuples(*[st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=12)] * 3), max_size=20
+    ),
+    block=st.sampled_from([64, 100, 1 << 16]),
+)
+def test_what_the_csv_module_writes_is_read_back(cells: list[tuple[str, str, str]], block: int) -> None:
+    import csv
+    import io
+
+    cells = [c for c in cells if any(c) and not any("\n" in cell for cell in c[:2])]
+    text = io.StringIO(newline="")
+    csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows([("x", "y", "z"), *cells])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.csv"
+        path.write_bytes(text.getvalue().encode())
+        source = probe(path, OPTIONS)
+        reader = open_delimited(lambda: read_blocks(source, Decoding(encoding="utf-8"), block), "a.csv", ",", {})
+        chunks = list(reader.chunks())
+    assert not [b for c in chunks for b in c.broken if b.code != "E_REPEATED_HEADER"]
+    read = [tuple(cell or "" for cell in row) for c in chunks for row in c.frame.iter_rows()]
+    assert read == [c for c in cells if tuple(cell.strip() for cell in c) != ("x", "y", "z")]
+
+
+@examples(100)
+@given(seed=st.integers(0, 1000), n=st.integers(1, 60))
+def test_block_size_does_not_matter(seed: int, n: int) -> None:
+    rng = random.Random(seed)
+    words = ['"a\nb"', "x", '"q""q"', "é", '"open', "1,5", '5" pipe', ""]
+    body = "\n".join(",".join(rng.choice(words) for _ in range(3)) for _ in range(n)).encode()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.csv"
+        path.write_bytes(b"x,y,z\n" + body + b"\n")
+        source = probe(path, OPTIONS)
+
+        def read(size: int):
+            reader = open_delimited(lambda: read_blocks(source, Decoding(encoding="utf-8"), size), "a", ",", {})
+            chunks = list(reader.chunks())
+            good = [(c.place(i), c.raw(i), c.frame.row(i)) for c in chunks for i in range(c.frame.height)]
+            return good, sorted((b.place.record_no, b.place.line_no, b.code, b.raw) for c in chunks for b in c.broken)
+
+        assert read(64) == read(1 << 20)
+
+
+@examples(25)
+@given(seed=st.integers(0, 1000), repeats=st.integers(1, 3))
+def test_replay_changes_nothing(tmp_path_factory: pytest.TempPathFactory, seed: int, repeats: int) -> None:
+    folder = tmp_path_factory.mktemp("replay")
+    store = Store.open(folder / "s.sqlite", create=True)
+    body = rows(30, seed) + rows(5, seed)
+    rng = random.Random(seed)
+    header = "user_id,item_id,timestamp,quantity,price,basket_id"
+    for turn in range(repeats + 1):
+        rng.shuffle(body)
+        path = folder / f"{turn}.csv"
+        path.write_text("\n".join([header, *map(",".join, body)]) + "\n")
+        report = ingest_file(path, "events", store=store, pseudonymiser=KEY, policy=LENIENT, options=OPTIONS)
+        assert (report.accepted, report.duplicates) == ((35, 0) if turn == 0 else (0, 35))
+    assert store.counts()["events"] == 35
+    store.close()
+
+
+@examples(100)
+@given(values=st.lists(st.lists(st.integers(0, 5), max_size=8), max_size=6))
+def test_occurrences_count_like_a_dictionary(values: list[list[int]]) -> None:
+    import numpy as np
+
+    counter, seen = Occurrences(), dict[int, int]()
+    for chunk in values:
+        expected = []
+        for value in chunk:
+            expected.append(seen.get(value, 0))
+            seen[value] = expected[-1] + 1
+        assert counter.number(np.array(chunk, np.uint64)).tolist() == expected
+
+
+@examples(100)
+@given(
+    number=st.decimals(-99_999_999, 99_999_999, places=2, allow_nan=False, allow_infinity=False),
+    decimal=st.sampled_from([".", ","]),
+    dress=st.sampled_from(["{}", "${}", "{} €", "¥ {}", "{}元", " {} ", "GBP {}"]),
+    grouped=st.booleans(),
+)
+def test_numbers_are_read_in_every_dress(number, decimal, dress: str, grouped: bool) -> None:
+    text = f"{number:,.2f}" if grouped else f"{number:.2f}"
+    if decimal == ",":
+        text = text.translate(str.maketrans(",.", ".,"))
+    found = parse_numbers(pl.Series([dress.format(text)]), decimal, money=True)
+    assert found.to_list() == [pytest.approx(float(number))]
+
+
+@examples(100)
+@given(
+    at=st.datetimes(datetime(1990, 1, 2), datetime(2025, 12, 31)).map(lambda t: t.replace(microsecond=0)),
+    style=st.sampled_from(
+        ["%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y/%m/%d %H:%M:%S", "%Y年%m月%d日 %H:%M:%S", "%d.%m.%Y %H:%M:%S",
+         "%m/%d/%Y %I:%M:%S %p", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S+05:30", "%Y-%m-%dT%H:%M:%S.000-0800"]
+    ),
+)  # fmt: skip
+def test_times_are_read_in_every_style(at: datetime, style: str) -> None:
+    kind = {"%d.": "dmy", "%m/": "mdy"}.get(style[:3], "iso")
+    how = TimeFormat(kind=kind, tz="UTC")
+    found = parse_times(pl.Series([at.strftime(style)]), how, name="x", now=NOW)
+    shift = {"+05:30": -330, "-0800": 480}.get(style[-6:] if style.endswith("+05:30") else style[-5:], 0)
+    expected = at.replace(tzinfo=UTC) + timedelta(minutes=shift)
+    assert found.at.tolist() == [int(expected.timestamp()) * 1_000_000]
+
+
+def test_bomb_is_stopped_early(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(b"user_id,item_id,timestamp\n" + b"0" * (64 << 20)))
+    with pytest.raises(IngestError, match="E_BOMB"):
+        dry(path)
+
+
+def test_the_planter_knows_twelve_kinds() -> None:
+    assert len(DEFECTS) == 12
+    assert len(LINE_DEFECTS) == 4
