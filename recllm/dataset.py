@@ -148,6 +148,17 @@ class Dataset:
         """The same people and items, with only the events strictly before `as_of` (epoch seconds)."""
         return replace(self, events=self.events.select(self.events.at < as_of), as_of=int(as_of))
 
+    def with_event(self, user: int, item: int, at: int, action: Action, quantity: float = 1.0) -> Dataset:
+        """One more event of a known person on a known item; `as_of` moves past it if it must."""
+        e = self.events
+        start, end = e.indptr[user], e.indptr[user + 1]
+        place = start + np.searchsorted(e.at[start:end], at, side="right")
+        values = (item, at, ACTION_CODE[action], quantity, np.nan, -1)
+        columns = (e.item, e.at, e.action, e.quantity, e.price, e.basket)
+        longer = [np.insert(column, place, value) for column, value in zip(columns, values, strict=True)]
+        indptr = e.indptr + (np.arange(len(e.indptr)) > user)
+        return replace(self, events=Events(indptr, *longer), as_of=max(self.as_of, at + 1))
+
     def between(self, start: int, end: int, action: Action = Action.PURCHASE) -> Events:
         """Events of one kind with start <= at < end: what really happened in a window."""
         e = self.events

@@ -1,7 +1,7 @@
 """What became of what was shown.
 
 A served slate is events: one `shown` per position, with the request's id and the model's version. Later actions carry
-the same `request_id`; a purchase in a shop's own log usually does not, so it also counts when the same person buys the
+the same `request_id`; those in a shop's own log usually carry none, and then count when the same person acts on the
 shown item within `window_days` after it was shown. That is attribution, not effect: what people would have bought
 anyway is counted too.
 """
@@ -59,9 +59,9 @@ def outcomes(events: pl.DataFrame, *, window_days: float = 7.0) -> tuple[Outcome
     shown = shown.select(*SHOWN_KEY, "model_version", at="timestamp")
     window = pl.duration(microseconds=round(window_days * 86_400_000_000))
     marked = shown.with_columns(
-        clicked=_followed(shown, events, Action.CLICK),
-        dismissed=_followed(shown, events, Action.DISMISS),
-        bought=_followed(shown, events, Action.PURCHASE) | _bought_later(shown, events, window),
+        clicked=_followed(shown, events, Action.CLICK, window),
+        dismissed=_followed(shown, events, Action.DISMISS, window),
+        bought=_followed(shown, events, Action.PURCHASE, window),
     )
     grouped = marked.group_by(pl.col("model_version").fill_null("none")).agg(
         shown=pl.len(), clicked=pl.sum("clicked"), bought=pl.sum("bought"), dismissed=pl.sum("dismissed")
@@ -72,18 +72,16 @@ def outcomes(events: pl.DataFrame, *, window_days: float = 7.0) -> tuple[Outcome
     )
 
 
-def _followed(shown: pl.DataFrame, events: pl.DataFrame, action: Action) -> pl.Series:
-    """Whether an event of this kind answers each shown item by its request's id."""
-    answers = events.filter((pl.col("event") == action) & pl.col("request_id").is_not_null())
-    answers = answers.select("item_id", "request_id").unique().with_columns(hit=True)
-    joined = shown.join(answers, on=["item_id", "request_id"], how="left", maintain_order="left")
-    return joined["hit"].fill_null(False)
-
-
-def _bought_later(shown: pl.DataFrame, events: pl.DataFrame, window: pl.Expr) -> pl.Series:
-    bought = events.filter(pl.col("event") == Action.PURCHASE).select("user_id", "item_id", bought_at="timestamp")
-    numbered = shown.with_row_index("row")
-    hits = numbered.join(bought, on=["user_id", "item_id"]).filter(
-        (pl.col("bought_at") >= pl.col("at")) & (pl.col("bought_at") <= pl.col("at") + window)
+def _followed(shown: pl.DataFrame, events: pl.DataFrame, action: Action, window: pl.Expr) -> pl.Series:
+    """Whether each shown item was answered: by its request's id, or without one by the same person in time."""
+    answers = events.filter(pl.col("event") == action)
+    named = answers.filter(pl.col("request_id").is_not_null()).select("item_id", "request_id").unique()
+    by_request = shown.join(
+        named.with_columns(hit=True), on=["item_id", "request_id"], how="left", maintain_order="left"
     )
-    return numbered["row"].is_in(hits["row"].unique().implode())
+    numbered = shown.with_row_index("row")
+    unnamed = answers.filter(pl.col("request_id").is_null()).select("user_id", "item_id", answered="timestamp")
+    later = numbered.join(unnamed, on=["user_id", "item_id"]).filter(
+        (pl.col("answered") >= pl.col("at")) & (pl.col("answered") <= pl.col("at") + window)
+    )
+    return by_request["hit"].fill_null(False) | numbered["row"].is_in(later["row"].unique().implode())

@@ -153,6 +153,12 @@ class PolicyGate:
         known = ~pl.col("pending") | pl.col("item_id").is_in(events["item_id"].unique().implode())
         return Dataset.construct(events, _with_basics(people), _catalogue(items.filter(known)), as_of=as_of)
 
+    def events(self, purpose: Purpose) -> pl.DataFrame:
+        """All events, with every detail, of the people who agreed to the purpose; see `Reader.events`."""
+        with self._store.read() as reader:
+            people = self._allowed(reader, purpose).select("user_id")
+            return reader.events().join(people, on="user_id", how="semi", maintain_order="left")
+
     def _allowed(self, reader: Reader, purpose: Purpose) -> pl.DataFrame:
         people = reader.users().join(_latest(reader, purpose), on="user_id", how="left", maintain_order="left")
         return people.filter(pl.col("granted").fill_null(self._without_decision(purpose))).drop("granted")

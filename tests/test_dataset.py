@@ -49,6 +49,16 @@ def test_between_is_half_open_and_of_one_kind() -> None:
     assert Dataset.construct(EVENTS).between(20, 50, Action.VIEW).at.tolist() == [20]
 
 
+def test_one_more_event_equals_building_with_it() -> None:
+    data = Dataset.construct(EVENTS)
+    bob, milk = int(data.user_rows(["bob"])[0]), int(data.item_rows(["milk"])[0])
+    longer = data.with_event(bob, milk, 60, Action.DISMISS)
+    more = pl.DataFrame({"user_id": ["bob"], "item_id": ["milk"], "event": ["dismiss"], "timestamp": [60]})
+    again = Dataset.construct(pl.concat([EVENTS, more], how="diagonal"))
+    assert longer.as_of == again.as_of == 61
+    assert longer.data_hash() == again.data_hash()
+
+
 def test_rows_may_repeat_people() -> None:
     data = Dataset.construct(EVENTS)
     ann, bob = data.user_rows(["ann", "bob"])

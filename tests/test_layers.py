@@ -13,13 +13,13 @@ PACKAGE = Path(__file__).resolve().parents[1] / "recllm"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("schema", "errors", "policy"),
-    ("store", "metrics", "encoder", "generator", "scorer", "artifacts"),
+    ("store", "metrics", "encoder", "generator", "scorer", "artifacts", "documents"),
     ("dataset", "privacy"),
     ("ingest",),
     ("workspace",),
-    ("profiles", "histories", "population", "features", "candidates"),
+    ("profiles", "histories", "population", "features", "candidates", "catalogue_filter"),
     ("text",),
-    ("training", "ranking", "explain"),
+    ("training", "ranking", "explain", "vectors", "model", "zero_shot"),
     ("recommender", "feedback"),
     ("adcopy",),
     ("evaluation",),

@@ -1,0 +1,6 @@
+"""`python -m recllm` is the command line."""
+
+from recllm.cli import main
+
+if __name__ == "__main__":
+    main()

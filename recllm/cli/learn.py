@@ -1,0 +1,69 @@
+"""Commands that train and measure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recllm.cli.options import DEFAULT_WORKSPACE, Json, Seed, WorkspaceDir
+from recllm.cli.output import emit_json, say
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(train)
+    app.command()(evaluate)
+
+
+def train(
+    workspace: WorkspaceDir = DEFAULT_WORKSPACE,
+    windows: Annotated[int, typer.Option(min=1, help="Past windows to learn from.")] = 4,
+    epochs: Annotated[int, typer.Option(min=1, help="Most passes over them; stops earlier by itself.")] = 12,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Train the scorer on the purchases of people who agreed, and publish it as the current model."""
+    from recllm.pipeline import train_workspace
+    from recllm.workspace import Workspace
+
+    with Workspace.open(workspace) as opened:
+        done = train_workspace(opened, n_windows=windows, epochs=epochs, seed=seed)
+    if json:
+        emit_json(done)
+    else:
+        say(f"model {done.model_version}: {done.rows:,} rows, {done.seconds:.0f} s")
+        say(*(f"  {name} {value:.4f}" for name, value in done.metrics.items()))
+
+
+def evaluate(
+    workspace: Annotated[Path | None, typer.Option("-w", "--workspace", help="Measure on a workspace's log.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Measure on a folder of parquet tables.")] = None,
+    split: Annotated[str, typer.Option(help="time, or column: the split column of the tables.")] = "time",
+    test_days: Annotated[int, typer.Option(min=1, help="Length of the test window at the end of the log.")] = 28,
+    slices: Annotated[str, typer.Option("--slice", help="ALL, NEW, COLD; several with commas.")] = "ALL,NEW",
+    baselines: Annotated[
+        str, typer.Option(help="Which baselines, with commas; 'all' for every one.")
+    ] = "popular,popular-recent,personal-frequency",
+    seed: Seed = 0,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the JSON report here.")] = None,
+    json: Json = False,
+) -> None:
+    """Rank the whole catalogue for everyone who bought in a held-out window, beside baselines, with intervals."""
+    from recllm.pipeline import evaluate_data
+
+    report = evaluate_data(
+        workspace=workspace,
+        data=data,
+        split=split,
+        test_days=test_days,
+        slices=tuple(s.strip().upper() for s in slices.split(",") if s.strip()),
+        baselines=tuple(b.strip() for b in baselines.split(",") if b.strip()),
+        seed=seed,
+    )
+    if output:
+        report.write(output)
+    if json:
+        emit_json(report.document())
+    else:
+        say(report.table())

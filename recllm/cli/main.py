@@ -1,0 +1,58 @@
+"""The door: registers the commands, turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import sys
+
+import typer
+
+from recllm import __version__
+from recllm.cli import data, learn, people, serve, show
+from recllm.errors import RecllmError
+
+app = typer.Typer(
+    name="recllm",
+    help="Personal marketing from a shop's own logs: recommendations with true reasons, ad text with checked claims.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+for room in (data, people, learn, serve, show):
+    room.register(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point of the `recllm` command."""
+    try:
+        app()
+    except RecllmError as error:
+        sys.stderr.write(f"recllm: {error}\n")
+        sys.exit(error.exit_code)
+    except OSError as error:
+        sys.stderr.write(f"recllm: {_system_words(error)}\n")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.stderr.write("recllm: stopped; nothing half done was kept\n")
+        sys.exit(130)
+
+
+def _system_words(error: OSError) -> str:
+    if error.errno == errno.ENOSPC:
+        return f"no space left on the disk while writing {error.filename or 'a file'}; free some and run this again"
+    return f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")

@@ -1,0 +1,47 @@
+"""How results leave: one JSON document, or lines for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from recllm.documents import plain
+
+
+def emit_json(document: Any) -> None:
+    """Exactly one JSON document on standard output."""
+    sys.stdout.write(json.dumps(plain(document), ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def say(*lines: str) -> None:
+    """Lines for people on standard output."""
+    sys.stdout.writelines(f"{line}\n" for line in lines)
+
+
+def note(line: str) -> None:
+    """A remark on standard error."""
+    sys.stderr.write(f"{line}\n")
+
+
+def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> list[str]:
+    """Aligned text columns; numbers to the right."""
+    cells = [[_cell(v) for v in row] for row in rows]
+    widths = [max(len(h), *(len(r[i]) for r in cells)) if cells else len(h) for i, h in enumerate(header)]
+    right = [all(isinstance(row[i], int | float) for row in rows) for i in range(len(header))]
+    lines = [_line(header, widths, right)]
+    return lines + [_line(row, widths, right) for row in cells]
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "" if value is None else str(value)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
+    parts = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(cells, widths, right, strict=True)]
+    return "  ".join(parts).rstrip()

@@ -1,0 +1,66 @@
+"""Commands about single people."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recllm.cli.options import DEFAULT_WORKSPACE, Json, WorkspaceDir
+from recllm.cli.output import emit_json, say
+from recllm.documents import plain
+from recllm.errors import UsageError
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(pseudonym)
+    app.command()(profile)
+
+
+def read_ids(file: Path) -> list[str]:
+    """One id per line, in UTF-8; blank lines are skipped. Raises `UsageError` when the file cannot be read."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: cannot be read as a list of ids, one per line: {error}") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def pseudonym(
+    ids: Annotated[Path, typer.Option("--ids", help="A file with one of your ids per line.")],
+    workspace: WorkspaceDir = DEFAULT_WORKSPACE,
+    json: Json = False,
+) -> None:
+    """The pseudonym of each id of a list, for a shop's own join: two columns, id and pseudonym."""
+    from recllm.workspace import Workspace
+
+    raw = read_ids(ids)
+    names = Workspace.open(workspace).pseudonymiser().many(raw)
+    if json:
+        emit_json([{"user_id": r, "pseudonym": n} for r, n in zip(raw, names, strict=True)])
+        return
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["user_id", "pseudonym"])
+    writer.writerows(zip(raw, names, strict=True))
+
+
+def profile(
+    user: Annotated[str, typer.Argument(help="The person's id.")],
+    workspace: WorkspaceDir = DEFAULT_WORKSPACE,
+    locale: Annotated[str | None, typer.Option(help="en or zh.")] = None,
+    json: Json = False,
+) -> None:
+    """What is known of a person: User = (I, B, H), as numbers and as the text that models read."""
+    from recllm.pipeline import person_profile
+    from recllm.workspace import Workspace
+
+    with Workspace.open(workspace) as opened:
+        found, texts = person_profile(opened, user, locale or opened.settings.locale)
+    if json:
+        emit_json({**plain(found), "user_id": user, "texts": plain(texts)})
+        return
+    for name, text in (("I", texts.basics), ("B", texts.purchases), ("H", texts.browsing)):
+        say(f"{name}:", *(f"  {line}" for line in (text or "nothing known").splitlines()))

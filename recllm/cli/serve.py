@@ -1,0 +1,149 @@
+"""Commands that answer: slates, ad texts, and what became of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from recllm.cli.options import DEFAULT_WORKSPACE, Json, Seed, WorkspaceDir
+from recllm.cli.output import emit_json, note, say, table
+from recllm.documents import plain
+from recllm.cli.people import read_ids
+from recllm.errors import UsageError
+
+if TYPE_CHECKING:
+    from recllm.schema import AdCopy, Slate
+
+K = Annotated[int, typer.Option("--k", "-k", help="Items per person.")]
+Users = Annotated[list[str] | None, typer.Option("--user", "-u", help="A person's id; may be repeated.")]
+UserFile = Annotated[Path | None, typer.Option("--users", help="A file with one id per line.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(recommend)
+    app.command()(copy)
+    app.command()(report)
+    feedback = typer.Typer(help="What people did with what they were shown.", no_args_is_help=True)
+    feedback.command("add")(feedback_add)
+    feedback.command("report")(report)
+    app.add_typer(feedback, name="feedback")
+
+
+def _asked(user: list[str] | None, users: Path | None) -> list[str]:
+    asked = [*(user or []), *(read_ids(users) if users else [])]
+    if not asked:
+        raise UsageError("nobody was asked for: give --user ID, or --users FILE with one id per line")
+    return asked
+
+
+def recommend(
+    user: Users = None,
+    users: UserFile = None,
+    workspace: WorkspaceDir = DEFAULT_WORKSPACE,
+    k: K = 10,
+    exclude_seen: Annotated[bool, typer.Option("--exclude-seen", help="Leave out what the person bought.")] = False,
+    where: Annotated[str | None, typer.Option(help="Condition on items: \"price < 50 AND brand = 'Acme'\".")] = None,
+    explain: Annotated[bool, typer.Option(help="Give reasons.")] = True,
+    record: Annotated[bool, typer.Option(help="Remember what was shown, for feedback.")] = True,
+    model: Annotated[str | None, typer.Option(help="Another published version than the current one.")] = None,
+    locale: Annotated[str | None, typer.Option(help="Language of the reasons: en or zh.")] = None,
+    json: Json = False,
+) -> None:
+    """The best items for people, with the reasons that really moved the score."""
+    from recllm.pipeline import open_recommender, record_shown
+    from recllm.workspace import Workspace
+
+    asked = _asked(user, users)
+    with Workspace.open(workspace) as opened:
+        recommender = open_recommender(opened, version=model, locale=locale)
+        slates = recommender.recommend(asked, k=k, filter_viewed=exclude_seen, where=where, explain=explain)
+        if record:
+            record_shown(opened, slates)
+    if json:
+        emit_json(slates)
+    else:
+        for slate in slates:
+            _print_slate(slate)
+
+
+def _print_slate(slate: Slate) -> None:
+    say("", f"{slate.user_id} ({slate.degraded_reason or 'personal'}; request {slate.request_id})")
+    for item in slate.items:
+        chance = "" if item.probability is None else f"  {100 * item.probability:.1f} %"
+        say(f"{item.rank:3}. {item.title}{chance}  [{', '.join(item.served_by)}]")
+        say(*(f"       {r.text}" + (f" ({r.delta:+.2f})" if r.delta else "") for r in item.reasons))
+
+
+def copy(
+    user: Users = None,
+    users: UserFile = None,
+    item: Annotated[str | None, typer.Option(help="The item; each person's best one otherwise.")] = None,
+    workspace: WorkspaceDir = DEFAULT_WORKSPACE,
+    channel: Annotated[str, typer.Option(help="email, push, sms_gsm, google_rsa, ...")] = "email",
+    locale: Annotated[str | None, typer.Option(help="en or zh.")] = None,
+    generator: Annotated[
+        str, typer.Option(help="template, smollm2, a folder or hub id of a causal LM, or the URL of a server.")
+    ] = "template",
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """One ad text per person; it leaves only when every claim in it passed its check."""
+    from recllm.pipeline import write_ads
+    from recllm.workspace import Workspace
+
+    asked = _asked(user, users)
+    with Workspace.open(workspace) as opened:
+        texts = write_ads(opened, asked, item_id=item, channel=channel, locale=locale, generator=generator, seed=seed)
+    if json:
+        emit_json([plain(t) for t in texts] if len(texts) != 1 else texts[0])
+    else:
+        for text in texts:
+            _print_copy(text)
+
+
+def _print_copy(text: AdCopy) -> None:
+    say("", text.text)
+    failed = [c.guarantee for c in text.checks if not c.passed]
+    note(
+        f"  {text.channel}, words by {text.generator}; "
+        + (f"failed: {', '.join(failed)}" if failed else "all checks passed")
+    )
+
+
+def feedback_add(
+    user: Annotated[str, typer.Option("--user", "-u", help="The person's id.")],
+    item: Annotated[str, typer.Option(help="The item.")],
+    event: Annotated[str, typer.Option(help="click, purchase, dismiss, rating, cart, favourite, view or return.")],
+    request: Annotated[str | None, typer.Option(help="Id of the request that showed it.")] = None,
+    value: Annotated[float | None, typer.Option(help="Stars of a rating.")] = None,
+    quantity: Annotated[float, typer.Option(help="Units bought.")] = 1.0,
+    price: Annotated[float | None, typer.Option(help="Price per unit.")] = None,
+    workspace: WorkspaceDir = DEFAULT_WORKSPACE,
+    json: Json = False,
+) -> None:
+    """Add one thing a person did; the next slate knows it, without training."""
+    from recllm.pipeline import add_feedback
+    from recllm.workspace import Workspace
+
+    with Workspace.open(workspace) as opened:
+        done = add_feedback(opened, user, item, event, request_id=request, value=value, quantity=quantity, price=price)
+    if json:
+        emit_json(done)
+    else:
+        say(f"kept: {done.accepted}, already known: {done.duplicates}")
+
+
+def report(workspace: WorkspaceDir = DEFAULT_WORKSPACE, json: Json = False) -> None:
+    """Shown, clicked, bought, and the rates, by model version."""
+    from recllm.pipeline import feedback_report
+    from recllm.workspace import Workspace
+
+    with Workspace.open(workspace) as opened:
+        found = feedback_report(opened)
+    if json:
+        emit_json({"versions": plain(found)})
+    else:
+        rows = [(o.model_version, o.shown, o.clicked, o.bought, o.dismissed, o.ctr, o.conversion) for o in found]
+        say(*table(rows, ["model", "shown", "clicked", "bought", "dismissed", "CTR", "conversion"]))

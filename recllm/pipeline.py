@@ -1,0 +1,339 @@
+"""The jobs of a workspace, from its store to an answer. The command line and the demonstration call these.
+
+The present: a live shop's clock. When the log ended more than `REPLAY_DAYS` ago it is being replayed, and its end
+counts as the present, so that "16 days ago" is said of the log and not of the calendar.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from recllm.dataset import Dataset, utc
+from recllm.errors import DataError, PolicyError, UsageError
+from recllm.feedback import FEEDBACK_SCHEMA, Outcome, outcomes, shown_events
+from recllm.schema import Action, Encoder, IngestReport, Item, Profile, Purpose, Slate, Table
+from recllm.workspace import Workspace
+
+if TYPE_CHECKING:
+    from recllm.recommender import Recommender
+    from recllm.schema import AdCopy, Generator
+    from recllm.text import UserTexts
+
+REPLAY_DAYS = 14
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What `recllm train` tells. rows: events learned from; metrics: on the latest past window."""
+
+    model_version: str
+    rows: int
+    seconds: float
+    metrics: Mapping[str, float]
+
+
+# --- in --------------------------------------------------------------------------------------------------------------
+
+
+def load_file(
+    workspace: Workspace,
+    file: Path,
+    table: str,
+    *,
+    mapping: str | None = None,
+    dry_run: bool = False,
+    progress: Callable[[int], None] | None = None,
+    **options: Any,
+) -> IngestReport:
+    """Read one file into the workspace. `options` are fields of `IngestOptions`; the settings fill what they leave.
+
+    Raises `UsageError` for an unknown table, `IngestError` when the file or the load is refused.
+    """
+    from recllm.ingest import IngestOptions, ingest_file, load_map
+
+    if table not in set(Table):
+        raise UsageError(f"--table is one of {', '.join(Table)}, not {table!r}")
+    given = {"tz": workspace.settings.timezone, "currency": workspace.settings.currency}
+    given |= {name: value for name, value in options.items() if value is not None}
+    return ingest_file(
+        file,
+        table,
+        store=workspace.store(),
+        pseudonymiser=workspace.pseudonymiser(),
+        policy=workspace.policy,
+        mapping=load_map(mapping) if mapping else None,
+        options=IngestOptions(**given),
+        quarantine_dir=workspace.quarantine_dir,
+        dry_run=dry_run,
+        progress=progress,
+    )
+
+
+def describe_workspace(workspace: Workspace) -> dict[str, Any]:
+    """Counts, spans, gaps, categories, text lengths and languages of what the store holds."""
+    from recllm.ingest import describe
+
+    return describe(workspace.store())
+
+
+def present(log_end: int, now: datetime | None = None) -> int:
+    """The present in epoch seconds, for a log whose last event lies just before `log_end`; see the module."""
+    clock = now or datetime.now(UTC)
+    replayed = clock - utc(log_end) > timedelta(days=REPLAY_DAYS)
+    return log_end if replayed else max(log_end, int(clock.timestamp()))
+
+
+def add_feedback(
+    workspace: Workspace,
+    user_id: str,
+    item_id: str,
+    event: str,
+    *,
+    at: datetime | None = None,
+    request_id: str | None = None,
+    value: float | None = None,
+    quantity: float = 1.0,
+    price: float | None = None,
+) -> Any:
+    """Append one event of a person, by the shop's own id. `at` defaults to the present of the log.
+
+    Returns the store's account of it. Raises `UsageError` for an unknown event or item.
+    """
+    from recllm.ingest import record_events
+
+    known = [a.value for a in Action if a is not Action.SHOWN]
+    if event not in known:
+        raise UsageError(f"--event is one of {', '.join(known)}, not {event!r}")
+    if (value is None) == (event == Action.RATING):
+        raise UsageError("a rating needs --value, and only a rating takes one")
+    items = workspace.store().items()
+    if item_id not in items["item_id"]:
+        raise UsageError(f"no item {item_id!r} in the catalogue; see recllm describe")
+    moment = at or utc(present(_log_end(workspace)))
+    row = {
+        "user_id": workspace.pseudonymiser().one(user_id),
+        "item_id": item_id,
+        "event": event,
+        "timestamp": moment,
+        "request_id": request_id,
+        "value": value,
+        "quantity": quantity,
+        "price": price,
+    }
+    schema = {**FEEDBACK_SCHEMA, "value": pl.Float64, "quantity": pl.Float64, "price": pl.Float64}
+    frame = pl.DataFrame([row], schema={name: schema[name] for name in row})
+    return record_events(frame, workspace.store(), source="feedback")
+
+
+def record_shown(workspace: Workspace, slates: Sequence[Slate]) -> int:
+    """Append what was shown, of people who may be counted (purpose analytics); returns the number of events."""
+    from recllm.ingest import record_events
+
+    names = workspace.pseudonymiser().many([s.user_id for s in slates])
+    permitted = workspace.gate().permits_each(names, Purpose.ANALYTICS)
+    pairs = [(s, n) for s, n, yes in zip(slates, names, permitted, strict=True) if yes and s.items]
+    if not pairs:
+        return 0
+    frame = shown_events([s for s, _ in pairs])
+    alias = {s.user_id: n for s, n in pairs}
+    frame = frame.with_columns(pl.col("user_id").replace_strict(alias))
+    return int(record_events(frame, workspace.store(), source="served").accepted)
+
+
+def feedback_report(workspace: Workspace) -> tuple[Outcome, ...]:
+    """What became of what was shown, by model version, over people who may be counted."""
+    return outcomes(workspace.gate().events(Purpose.ANALYTICS))
+
+
+# --- learn -----------------------------------------------------------------------------------------------------------
+
+
+def workspace_encoder(workspace: Workspace) -> Encoder:
+    """The workspace's encoder behind its cache on disk."""
+    from recllm.encoder import CachedEncoder, load_encoder
+
+    encoder = load_encoder(workspace.settings.encoder, cache_dir=workspace.cache_dir)
+    return CachedEncoder(encoder, workspace.cache_dir / "vectors")
+
+
+def train_workspace(
+    workspace: Workspace,
+    *,
+    seed: int = 0,
+    encoder: Encoder | None = None,
+    progress: Callable[[str], None] | None = None,
+    **arguments: Any,
+) -> Trained:
+    """Train the scorer on people who agreed to it, and publish it as the current model.
+
+    `arguments` are fields of `TrainingArguments`. Raises `DataError` when the log is too small to learn from.
+    """
+    from recllm.recommender import Recommender
+    from recllm.training import TrainingArguments
+
+    started = time.monotonic()
+    data = workspace.gate().dataset(Purpose.MODEL_TRAINING)
+    if not len(data.events):
+        raise PolicyError(
+            "nobody in this workspace has agreed to model training; load a consent table, "
+            "or make the workspace with --consent-default granted"
+        )
+    recommender = Recommender(data, encoder or workspace_encoder(workspace), locale=workspace.settings.locale)
+    recommender = recommender.fit(TrainingArguments(seed=seed, **arguments), progress=progress)
+    version = recommender.publish(workspace.models_dir)
+    assert recommender.model is not None  # noqa: S101 - fit returned
+    return Trained(
+        model_version=version,
+        rows=len(data.events),
+        seconds=time.monotonic() - started,
+        metrics=recommender.model.metrics,
+    )
+
+
+# --- answer ----------------------------------------------------------------------------------------------------------
+
+
+def open_recommender(
+    workspace: Workspace,
+    *,
+    version: str | None = None,
+    locale: str | None = None,
+    encoder: Encoder | None = None,
+    now: datetime | None = None,
+) -> Recommender:
+    """The recommender of a workspace: people who agreed to personalisation, and the current or named model.
+
+    Without a trained model, slates rank by text alone and say so.
+    """
+    from recllm.artifacts import current
+    from recllm.model import load_model
+    from recllm.recommender import Recommender
+
+    gate, names = workspace.gate(), workspace.pseudonymiser()
+    data = gate.dataset(Purpose.PERSONALISATION)
+    data = data.before(present(data.as_of, now))
+    trained = version is not None or current(workspace.models_dir) is not None
+    return Recommender(
+        data,
+        encoder or workspace_encoder(workspace),
+        model=load_model(workspace.models_dir, version) if trained else None,
+        policy=workspace.policy,
+        locale=locale or workspace.settings.locale,
+        pseudonyms=names.many,
+        permits=lambda ids: gate.permits_each(ids, Purpose.PERSONALISATION),
+    )
+
+
+def person_profile(workspace: Workspace, user_id: str, locale: str) -> tuple[Profile, UserTexts]:
+    """One person's profile and its texts. Raises `PolicyError` without consent, `UsageError` for a stranger."""
+    from recllm.profiles import build_profile
+    from recllm.text import user_texts
+
+    name = workspace.pseudonymiser().one(user_id)
+    if not workspace.gate().permits(name, Purpose.PERSONALISATION):
+        raise PolicyError("this person has not agreed to personalisation; nothing was read")
+    data = workspace.gate().dataset(Purpose.PERSONALISATION)
+    row = int(data.user_rows([name])[0])
+    if row < 0:
+        raise UsageError("nobody with this id is known; check the id, or load the users and events tables")
+    profile = build_profile(data, row, as_of=present(data.as_of))
+    return profile, user_texts(profile, data.items, locale)
+
+
+def write_ads(
+    workspace: Workspace,
+    users: Sequence[str],
+    *,
+    item_id: str | None = None,
+    channel: str = "email",
+    locale: str | None = None,
+    generator: str | Generator | None = "template",
+    seed: int = 0,
+    recommender: Recommender | None = None,
+) -> list[AdCopy]:
+    """One checked ad text per person, for `item_id` or for each person's best item.
+
+    Raises `PolicyError` when a person has not agreed to personalisation: there is no personal ad without it.
+    """
+    from recllm.generator import find_generator
+
+    speaker = (
+        find_generator(generator, cache_dir=workspace.cache_dir / "generators")
+        if isinstance(generator, str)
+        else generator
+    )
+    names = workspace.pseudonymiser().many(users)
+    if not all(workspace.gate().permits_each(names, Purpose.PERSONALISATION)):
+        raise PolicyError("someone of the list has not agreed to personalisation: no personal ad; nothing was written")
+    open_one = recommender or open_recommender(workspace, locale=locale)
+    chosen = {"items_to_recommend": [item_id]} if item_id else {}
+    slates = open_one.recommend(users, k=1, explain=True, **chosen)  # type: ignore[arg-type]
+    return [
+        ad_for(open_one, s, workspace, channel=channel, locale=locale, generator=speaker, seed=seed) for s in slates
+    ]
+
+
+def ad_for(
+    recommender: Recommender,
+    slate: Slate,
+    workspace: Workspace,
+    *,
+    channel: str,
+    locale: str | None = None,
+    generator: Generator | None = None,
+    seed: int = 0,
+) -> AdCopy:
+    """The ad text for the first item of a slate."""
+    from recllm.adcopy import write_copy
+
+    if not slate.items:
+        raise UsageError("there is no item to advertise: the catalogue has none on offer, or the filter leaves none")
+    best = slate.items[0]
+    return write_copy(
+        catalogue_item(recommender.dataset, best.item_id),
+        channel=channel,
+        now=slate.as_of,
+        locale=locale or workspace.settings.locale,
+        reason=best.reasons[0] if best.reasons else None,
+        generator=generator,
+        seed=seed,
+        known_brands=recommender.brands,
+        encoder=recommender.encoder,
+        policy=workspace.policy,
+        user_id=slate.user_id,
+    )
+
+
+def catalogue_item(dataset: Dataset, item_id: str) -> Item:
+    """The item as the ad copy's facts need it. Raises `DataError` for an unknown one."""
+    import json
+
+    row = int(dataset.item_rows([item_id])[0])
+    if row < 0:
+        raise DataError(f"no item {item_id!r} in the catalogue")
+    found = dataset.items.row(row, named=True)
+    price = found["price"]
+    return Item(
+        item_id=item_id,
+        title=found["title"] or "",
+        category=tuple(found["category"] or ()),
+        brand=found["brand"],
+        description=found["description"],
+        price=None if price is None else Decimal(str(price)),  # shortest text of the float: 3.99, not 3.98999...
+        currency=found["currency"],
+        available=found["available"],
+        attributes=json.loads(found["attributes"]) if found["attributes"] else {},
+    )
+
+
+def _log_end(workspace: Workspace) -> int:
+    last = workspace.store().events(details=())["timestamp"].max()
+    return int(last.timestamp()) + 1 if isinstance(last, datetime) else int(datetime.now(UTC).timestamp())

@@ -1,0 +1,396 @@
+"""The composition: a person to a slate, with reasons.
+
+    recommender = Recommender(dataset, encoder).fit()
+    slate = recommender.recommend("ann", k=10)[0]
+
+The ladder, each step saying its name in `served_by` and its cause in `degraded_reason`: the trained score; without a
+model, the cosine of texts alone; without anything known of the person, or without their consent, what is popular now.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from recllm.candidates import POPULAR, served_by
+from recllm.catalogue_filter import allowed_items
+from recllm.dataset import USER_COLUMN, Dataset, Events, utc
+from recllm.errors import UsageError
+from recllm.explain import ExplainSettings, Pairs, Person, Speaker, choose, deltas, units_of
+from recllm.model import Model, publish_model
+from recllm.policy import Policy
+from recllm.population import Population
+from recllm.profiles import build_profile
+from recllm.ranking import Ranked, rank, rank_items, score_pairs
+from recllm.schema import ACTION_CODE, Action, Encoder, Profile, Reason, Recommendation, Slate
+from recllm.text import UserTexts, item_names, reason_text, user_texts
+from recllm.training import TrainingArguments, fit_scorer
+from recllm.vectors import basics_of, basics_vectors, item_vectors
+from recllm.zero_shot import rank_by_text, score_by_text
+
+if TYPE_CHECKING:
+    from recllm.schema import FloatArray
+
+NO_CONSENT = "no consent to personalisation: what is popular now"
+UNKNOWN = "nothing is known of this person: what is popular now"
+UNTRAINED = "no trained model: ranked by text similarity alone"
+
+Pseudonyms = Callable[[Sequence[str]], list[str]]
+Permits = Callable[[Sequence[str]], list[bool]]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """People of one call that get personal slates. place: where each stands in the caller's list."""
+
+    place: list[int]
+    rows: NDArray[np.int64]
+
+
+class Recommender:
+    """Ranks a catalogue for people and says why.
+
+    dataset: those who agreed, and what they did. `pseudonyms` turns the caller's ids into the dataset's; answers carry
+    the caller's own. `permits` says who may be served personally; without it everybody in the dataset.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        encoder: Encoder,
+        *,
+        model: Model | None = None,
+        policy: Policy | None = None,
+        locale: str = "en",
+        explanations: ExplainSettings | None = None,
+        pseudonyms: Pseudonyms | None = None,
+        permits: Permits | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self.encoder = encoder
+        self.model = model
+        self.policy = policy or Policy()
+        self.locale = locale
+        self.explanations = explanations or ExplainSettings()
+        self._pseudonyms = pseudonyms or list
+        self._permits = permits or (lambda ids: [True] * len(ids))
+        _check_encoder(model, encoder)
+
+    def __repr__(self) -> str:
+        trained = self.model.version or "trained" if self.model else "no model"
+        return f"Recommender({self.dataset.n_users} people, {self.dataset.n_items} items, {trained})"
+
+    # --- what is computed once ---------------------------------------------------------------------------------------
+
+    @cached_property
+    def item_vectors(self) -> FloatArray:
+        """Unit rows, (n_items, dim)."""
+        return item_vectors(self.encoder, self.dataset, self.locale)
+
+    @cached_property
+    def population(self) -> Population:
+        """The crowd as of the dataset's time."""
+        settings = self.model.population if self.model else None
+        return Population.fit(self.dataset, self.item_vectors, settings)
+
+    @cached_property
+    def brands(self) -> frozenset[str]:
+        """Every brand of the catalogue."""
+        return frozenset(self.dataset.items["brand"].drop_nulls().unique().to_list())
+
+    def warm(self) -> Recommender:
+        """Compute now what the first answer would otherwise wait for."""
+        _ = (self.item_vectors, self.population)
+        return self
+
+    # --- learn -------------------------------------------------------------------------------------------------------
+
+    def fit(
+        self, arguments: TrainingArguments | None = None, *, progress: Callable[[str], None] | None = None
+    ) -> Recommender:
+        """A recommender with a scorer trained on the dataset; this one stays as it is.
+
+        Raises `DataError` when the log is too small or too short to learn from.
+        """
+        arguments = arguments or TrainingArguments()
+        told = basics_vectors(self.encoder, basics_of(self.dataset.users), self.locale)
+        fitted = fit_scorer(self.dataset, self.item_vectors, told, arguments, progress)
+        model = Model(
+            scorer=fitted.scorer,
+            population=fitted.population,
+            candidates=fitted.candidates,
+            encoder=self.encoder.name,
+            encoder_fingerprint=self.encoder.fingerprint,
+            horizon_days=arguments.horizon_days,
+            metrics=fitted.metrics,
+            training=_training_record(self.dataset, arguments, fitted.notes),
+        )
+        return self._with(model=model)
+
+    def publish(self, models_dir: Path) -> str:
+        """Make the trained model the current one of `models_dir`; returns its version. An untrained one raises."""
+        if self.model is None:
+            raise UsageError("there is no trained model to publish: call fit first")
+        version = publish_model(self.model, models_dir)
+        self.model = replace(self.model, version=version)
+        return version
+
+    # --- answer ------------------------------------------------------------------------------------------------------
+
+    def recommend(
+        self,
+        users: str | Sequence[str],
+        *,
+        k: int = 10,
+        filter_viewed: bool = False,
+        items_to_recommend: Iterable[str] | None = None,
+        exclude_items: Iterable[str] = (),
+        where: str | None = None,
+        explain: bool = True,
+    ) -> list[Slate]:
+        """One slate per person, in order.
+
+        filter_viewed: leave out what the person bought; off, because many shops live from buying again.
+        items_to_recommend: only these item ids, also ones that never sold; exclude_items: not these. where: an SQL
+        condition on item_id, title, category ("a > b > c"), brand, price, currency, e.g. "price < 50". What a person
+        dismissed and did not buy since is never shown. Filters come before the ranking, so a slate is short only when
+        fewer than `k` items pass them, and says so. Raises `UsageError` for a `k` below 1, an unknown item, or a
+        condition that cannot be read.
+        """
+        asked = [users] if isinstance(users, str) else list(users)
+        if k < 1:
+            raise UsageError(f"k is {k}; ask for at least 1 item")
+        allowed = allowed_items(self.dataset, items_to_recommend, exclude_items, where)
+        names = self._pseudonyms(asked)
+        permitted, rows = self._permits(names), self.dataset.user_rows(names)
+        personal = self._personal(permitted, rows)
+        explicit = np.flatnonzero(allowed) if items_to_recommend is not None else None
+        slates: dict[int, Slate] = {}
+        if len(personal.rows):
+            ranked = self._rank(personal.rows, k, allowed, explicit, repeats=not filter_viewed)
+            for n, place in enumerate(personal.place):
+                slates[place] = self._slate(asked[place], int(personal.rows[n]), ranked, n, explain)
+        for place, name in enumerate(asked):
+            if place not in slates:
+                why = UNKNOWN if permitted[place] else NO_CONSENT
+                slates[place] = self._popular(name, k, allowed, why)
+        return [_with_note(slates[place], k) for place in range(len(asked))]
+
+    def explain(self, user: str, item: str) -> tuple[Reason, ...]:
+        """Why this item for this person, whether or not it would be shown.
+
+        Raises `UsageError` for an unknown item, or a person of whom nothing is known.
+        """
+        slate = self.recommend(user, k=1, items_to_recommend=[item])[0]
+        if slate.model_version is None and slate.degraded_reason in (NO_CONSENT, UNKNOWN):
+            raise UsageError(f"nothing to explain: {slate.degraded_reason}")
+        return slate.items[0].reasons if slate.items else ()
+
+    def profile(self, user: str) -> tuple[Profile, UserTexts]:
+        """The person's profile as of the dataset's time, and its texts. Raises `UsageError` for a stranger."""
+        row = int(self.dataset.user_rows(self._pseudonyms([user]))[0])
+        if row < 0:
+            raise UsageError("nobody with this id is known here; check the id, or the consent table")
+        profile = build_profile(self.dataset, row)
+        return profile, user_texts(profile, self.dataset.items, self.locale)
+
+    def observe(self, user: str, item: str, action: Action, *, at: int | None = None) -> Recommender:
+        """A recommender that knows of one more event; the crowd's counts stay as they were.
+
+        at: epoch seconds, the dataset's time when None. Raises `UsageError` for an unknown person or item.
+        """
+        row = int(self.dataset.user_rows(self._pseudonyms([user]))[0])
+        place = int(self.dataset.item_rows([item])[0])
+        if row < 0 or place < 0:
+            raise UsageError("observe takes known people and items; load the tables first")
+        longer = self.dataset.with_event(row, place, self.dataset.as_of if at is None else at, action)
+        following = self._with(dataset=longer)
+        for name in ("item_vectors", "population"):
+            if name in self.__dict__:
+                following.__dict__[name] = self.__dict__[name]
+        return following
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _with(self, **changed: Any) -> Recommender:
+        kept = {"dataset": self.dataset, "encoder": self.encoder, "model": self.model} | changed
+        made = Recommender(
+            **kept,
+            policy=self.policy,
+            locale=self.locale,
+            explanations=self.explanations,
+            pseudonyms=self._pseudonyms,
+            permits=self._permits,
+        )
+        if "item_vectors" in self.__dict__ and "dataset" not in changed:
+            made.__dict__["item_vectors"] = self.item_vectors
+        return made
+
+    def _personal(self, permitted: Sequence[bool], rows: NDArray[np.int64]) -> _Asked:
+        """Those who agreed and of whom anything is known: an event, or a basic."""
+        has = np.diff(self.dataset.events.indptr) > 0
+        place = [n for n, row in enumerate(rows) if permitted[n] and row >= 0 and (has[row] or self._basics(int(row)))]
+        return _Asked(place, rows[place].astype(np.int64))
+
+    def _basics(self, row: int) -> dict[str, str]:
+        if self.dataset.users.width == 1:
+            return {}
+        found = self.dataset.users.row(row, named=True)
+        return {name: str(v) for name, v in found.items() if v is not None and name != USER_COLUMN}
+
+    def _rank(
+        self,
+        rows: NDArray[np.int64],
+        k: int,
+        allowed: NDArray[np.bool_],
+        explicit: NDArray[np.int64] | None,
+        *,
+        repeats: bool,
+    ) -> Ranked:
+        e = self.dataset.events.rows(rows)
+        told = basics_vectors(self.encoder, [self._basics(int(r)) for r in rows], self.locale)
+        hidden = dismissed(e)
+        if self.model is None:
+            return rank_by_text(
+                self.population, e, self.dataset.as_of, k, basics=told, allowed=allowed, banned=hidden, repeats=repeats
+            )
+        common: dict[str, Any] = {"own": rows, "basics": told, "banned": hidden, "repeats": repeats}
+        if explicit is not None:
+            return rank_items(self.model.scorer, self.population, e, self.dataset.as_of, explicit, k, **common)
+        settings = self.model.candidates
+        return rank(
+            self.model.scorer, self.population, e, self.dataset.as_of, k, allowed=allowed, settings=settings, **common
+        )
+
+    def _slate(self, user: str, row: int, ranked: Ranked, n: int, explain: bool) -> Slate:
+        shown = ranked.item[n][ranked.item[n] >= 0].astype(np.int64)
+        reasons = self._reasons(row, shown, ranked.logit[n]) if explain else [()] * len(shown)
+        names = item_names(self.dataset.items[shown.tolist()], self.locale)
+        ids = self.dataset.items["item_id"].gather(shown).to_list()
+        items = tuple(
+            Recommendation(
+                rank=place + 1,
+                item_id=ids[place],
+                title=names[place],
+                score=float(ranked.logit[n, place]),
+                cosine=float(ranked.cosine[n, place]),
+                logit=float(ranked.logit[n, place]),
+                mlp=float(ranked.mlp[n, place]) if self.model else None,
+                probability=float(ranked.probability[n, place]) if self.model else None,
+                served_by=served_by(int(ranked.sources[n, place])) or ("asked_for",),
+                reasons=tuple(reasons[place]),
+            )
+            for place in range(len(shown))
+        )
+        return self._envelope(user, items, None if self.model else UNTRAINED)
+
+    def _envelope(self, user: str, items: tuple[Recommendation, ...], degraded: str | None) -> Slate:
+        return Slate(
+            user_id=user,
+            request_id=uuid.uuid4().hex,
+            as_of=utc(self.dataset.as_of),
+            model_version=self.model.version if self.model and degraded is None else None,
+            items=items,
+            degraded_reason=degraded,
+        )
+
+    def _reasons(self, row: int, shown: NDArray[np.int64], logit: NDArray[np.float32]) -> list[tuple[Reason, ...]]:
+        if not len(shown):
+            return []
+        person = Person(self.dataset.events.rows(np.array([row])), self._basics(row))
+        units = units_of(person)
+        tried = choose(units, shown, self.item_vectors, self.population.facets.type, self.explanations.tried)
+        worth = deltas(person, units, shown, tried, self._score_versions(row))
+        speaker = Speaker(self.dataset.items, self.policy, self.locale, self.explanations)
+        profile = build_profile(self.dataset, row)
+        spread = max(float(np.nanmax(logit) - np.nanmin(logit)), 1.0)
+        return [speaker.reasons(units, worth[:, n], int(i), profile, spread) for n, i in enumerate(shown)]
+
+    def _score_versions(self, row: int) -> Callable[[Events, Sequence[Mapping[str, str]], Pairs], NDArray[np.float32]]:
+        """The served score for versions of one person, who is never their own neighbour."""
+
+        def score(histories: Events, basics: Sequence[Mapping[str, str]], pairs: Pairs) -> NDArray[np.float32]:
+            told = basics_vectors(self.encoder, basics, self.locale)
+            as_of = self.dataset.as_of
+            if self.model is None:
+                return score_by_text(self.population, histories, as_of, pairs, basics=told)
+            own = np.full(len(basics), row)
+            scored = score_pairs(self.model.scorer, self.population, histories, as_of, pairs, own=own, basics=told)
+            return scored.logit
+
+        return score
+
+    def _popular(self, user: str, k: int, allowed: NDArray[np.bool_], why: str) -> Slate:
+        order = self.population.popular
+        shown = order[allowed[order]][:k]
+        text = reason_text("popular", self.locale, category=None)
+        reason = Reason(evidence_id="general", delta=0.0, text=text)
+        names = item_names(self.dataset.items[shown.tolist()], self.locale)
+        items = tuple(
+            Recommendation(
+                rank=place + 1,
+                item_id=self.dataset.items["item_id"][int(item)],
+                title=names[place],
+                score=float(self.population.stats.buyers_28[item]),
+                cosine=None,
+                logit=None,
+                probability=None,
+                served_by=(POPULAR,),
+                reasons=(reason,),
+            )
+            for place, item in enumerate(shown)
+        )
+        return self._envelope(user, items, why)
+
+
+def dismissed(events: Events) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Compressed rows of what each person dismissed and did not buy since: (indptr, item)."""
+    n = len(events.indptr) - 1
+    pair = pl.DataFrame({"user": events.user, "item": events.item, "at": events.at, "action": events.action})
+    latest = pair.group_by("user", "item").agg(
+        no=pl.col("at").filter(pl.col("action") == ACTION_CODE[Action.DISMISS]).max(),
+        yes=pl.col("at").filter(pl.col("action") == ACTION_CODE[Action.PURCHASE]).max(),
+    )
+    hidden = latest.filter(pl.col("no").is_not_null() & (pl.col("yes").is_null() | (pl.col("yes") <= pl.col("no"))))
+    hidden = hidden.sort("user", "item")
+    counts = np.bincount(hidden["user"].to_numpy(), minlength=n)
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), hidden["item"].to_numpy()
+
+
+def _with_note(slate: Slate, k: int) -> Slate:
+    if len(slate.items) >= k:
+        return slate
+    short = f"only {len(slate.items)} of {k} items pass the filters"
+    return replace(slate, degraded_reason=f"{slate.degraded_reason}; {short}" if slate.degraded_reason else short)
+
+
+def _check_encoder(model: Model | None, encoder: Encoder) -> None:
+    if model is not None and model.encoder_fingerprint != encoder.fingerprint:
+        raise UsageError(
+            f"the model was trained with the encoder {model.encoder}, not with {encoder.name}: their vectors do not "
+            "mix; load that encoder, or train again"
+        )
+
+
+def _training_record(dataset: Dataset, arguments: TrainingArguments, notes: Sequence[str]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    e = dataset.events
+    return {
+        "data_hash": dataset.data_hash(),
+        "people": dataset.n_users,
+        "items": dataset.n_items,
+        "events": len(e),
+        "from": utc(int(e.at.min())).isoformat(),
+        "until": utc(dataset.as_of).isoformat(),
+        "arguments": asdict(arguments),
+        "notes": list(notes),
+    }

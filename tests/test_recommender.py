@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+
+from recllm.dataset import DAY, Dataset
+from recllm.encoder import ToyEncoder
+from recllm.errors import UsageError
+from recllm.recommender import NO_CONSENT, UNKNOWN, UNTRAINED, Recommender, dismissed
+from recllm.schema import Action
+from recllm.training import TrainingArguments
+
+N = 40
+"""A tiny world: even people buy tea of all kinds, odd people buy tools; each comes back every fortnight."""
+
+
+def world() -> Dataset:
+    items = [(f"tea{i}", f"Green tea number {i}", ["food", "tea"], 2.0 + i) for i in range(12)]
+    items += [(f"tool{i}", f"Steel hammer number {i}", ["home", "tools"], 20.0 + i) for i in range(12)]
+    rng = np.random.default_rng(0)
+    rows = []
+    for user in range(N):
+        kind = "tea" if user % 2 == 0 else "tool"
+        liked = rng.choice(12, 4, replace=False)
+        for visit in range(12):
+            for i in rng.choice(liked, 2, replace=False):
+                rows.append((f"u{user}", f"{kind}{i}", (visit * 14 + user % 7) * DAY, 1.0))
+    events = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp", "quantity"], orient="row")
+    users = pl.DataFrame(
+        {"user_id": [*(f"u{u}" for u in range(N)), "told", "blank"], "age": [None] * N + ["25-34", None]}
+    )
+    catalogue = pl.DataFrame(items, schema=["item_id", "title", "category", "price"], orient="row")
+    return Dataset.construct(events, users, catalogue)
+
+
+@pytest.fixture(scope="module")
+def untrained() -> Recommender:
+    return Recommender(world(), ToyEncoder())
+
+
+@pytest.fixture(scope="module")
+def trained(untrained: Recommender) -> Recommender:
+    return untrained.fit(TrainingArguments(n_windows=3, epochs=4))
+
+
+def kinds(slate) -> set[str]:  # type: ignore[no-untyped-def]
+    return {r.item_id.rstrip("0123456789") for r in slate.items}
+
+
+def test_tea_drinkers_get_tea_and_tool_buyers_tools(trained: Recommender) -> None:
+    even, odd = trained.recommend(["u0", "u1"], k=3)
+    assert kinds(even) == {"tea"} and kinds(odd) == {"tool"}
+    assert [r.rank for r in even.items] == [1, 2, 3]
+    assert all(r.served_by for r in even.items)
+
+
+def test_both_parts_of_the_score_are_reported_and_add_up(trained: Recommender) -> None:
+    assert trained.model is not None
+    a = trained.model.scorer.cosine_weight.item()
+    for r in trained.recommend("u0", k=5)[0].items:
+        assert r.logit == pytest.approx(a * r.cosine + r.mlp, abs=1e-4)
+        assert 0 < r.probability < 1 and -1 <= r.cosine <= 1
+
+
+def test_without_a_model_texts_alone_rank_and_it_is_said(untrained: Recommender) -> None:
+    slate = untrained.recommend("u0", k=3)[0]
+    assert slate.degraded_reason == UNTRAINED
+    assert kinds(slate) == {"tea"}
+    assert slate.items[0].probability is None
+
+
+def test_strangers_and_the_unwilling_get_what_is_popular(trained: Recommender) -> None:
+    guarded = Recommender(
+        trained.dataset, trained.encoder, model=trained.model, permits=lambda ids: [i != "u0" for i in ids]
+    )
+    unwilling, stranger, blank, fine = guarded.recommend(["u0", "nobody", "blank", "u1"], k=4)
+    assert unwilling.degraded_reason == NO_CONSENT
+    assert stranger.degraded_reason == blank.degraded_reason == UNKNOWN
+    assert [r.item_id for r in unwilling.items] == [r.item_id for r in stranger.items]
+    assert all(r.served_by == ("popular",) and r.logit is None for r in unwilling.items)
+    assert fine.degraded_reason is None
+
+
+def test_basics_alone_are_served_personally(trained: Recommender) -> None:
+    slate = trained.recommend("told", k=3)[0]
+    assert slate.degraded_reason is None and len(slate.items) == 3
+
+
+def test_filters(trained: Recommender) -> None:
+    bought = set(trained.profile("u0")[0].purchases and [line.item_id for line in trained.profile("u0")[0].purchases])
+    unseen = trained.recommend("u0", k=20, filter_viewed=True)[0]
+    assert not bought & {r.item_id for r in unseen.items}
+    cheap = trained.recommend("u1", k=24, where="price < 5")[0]
+    assert {r.item_id for r in cheap.items} == {"tea0", "tea1", "tea2"}
+    assert cheap.degraded_reason == "only 3 of 24 items pass the filters"
+    listed = trained.recommend("u1", k=5, items_to_recommend=["tea1", "tool1"], exclude_items=["tool1"])[0]
+    assert [r.item_id for r in listed.items] == ["tea1"]
+
+
+def test_k_above_the_catalogue_gives_the_catalogue(trained: Recommender) -> None:
+    assert len(trained.recommend("u0", k=1000)[0].items) == 24
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"k": 0}, "at least 1"),
+        ({"where": "price <"}, "cannot be read"),
+        ({"where": "colour = 'red'"}, "cannot be read"),
+        ({"where": "price"}, "not a condition"),
+        ({"exclude_items": ["nothing"]}, "no item 'nothing'"),
+    ],
+)
+def test_wrong_use_is_told(trained: Recommender, arguments: dict[str, object], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        trained.recommend("u0", **arguments)  # type: ignore[arg-type]
+
+
+def test_reasons_name_what_the_person_did(trained: Recommender) -> None:
+    for r in trained.recommend("u0", k=2)[0].items:
+        assert r.reasons
+        for reason in r.reasons:
+            assert reason.evidence_id == "general" or reason.evidence_id.startswith("B:tea")
+
+
+def test_reasons_are_exact(trained: Recommender) -> None:
+    """Taking the evidence out of the log itself gives the score that the reason speaks of."""
+    top = trained.recommend("u0", k=1)[0].items[0]
+    reason = next(r for r in top.reasons if r.evidence_id != "general")
+    gone = reason.evidence_id.removeprefix("B:")
+    data, row = trained.dataset, int(trained.dataset.user_rows(["u0"])[0])
+    e = data.events
+    kept = ~((e.user == row) & (e.item == int(data.item_rows([gone])[0])))
+    from dataclasses import replace
+
+    less = Recommender(replace(data, events=e.select(kept)), trained.encoder, model=trained.model)
+    less.__dict__["population"] = trained.population
+    again = less.recommend("u0", k=1, items_to_recommend=[top.item_id], explain=False)[0].items[0]
+    assert top.logit - again.logit == pytest.approx(reason.delta, abs=1e-4)
+
+
+def test_a_dismissed_item_is_gone_and_comes_back_when_bought(trained: Recommender) -> None:
+    first = trained.recommend("u0", k=3)[0].items[0].item_id
+    after = trained.observe("u0", first, Action.DISMISS)
+    assert first not in {r.item_id for r in after.recommend("u0", k=24)[0].items}
+    assert first in {r.item_id for r in after.recommend("u2", k=24)[0].items}
+    again = after.observe("u0", first, Action.PURCHASE)
+    assert first in {r.item_id for r in again.recommend("u0", k=24)[0].items}
+
+
+def test_a_purchase_changes_the_scores_without_training(trained: Recommender) -> None:
+    before = {r.item_id: r.logit for r in trained.recommend("u0", k=24, explain=False)[0].items}
+    after = {r.item_id: r.logit for r in trained.observe("u0", "tea0", Action.PURCHASE).recommend("u0", k=24)[0].items}
+    assert before["tea0"] != after["tea0"]
+
+
+def test_a_published_model_answers_as_before(trained: Recommender, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    from recllm.model import load_model
+
+    version = trained.publish(tmp_path)
+    again = Recommender(trained.dataset, trained.encoder, model=load_model(tmp_path))
+    one, two = (r.recommend("u3", k=5)[0] for r in (trained, again))
+    assert two.model_version == version
+    assert [(r.item_id, r.logit) for r in one.items] == [(r.item_id, r.logit) for r in two.items]
+
+
+def test_another_encoder_is_refused(trained: Recommender) -> None:
+    with pytest.raises(UsageError, match="trained with the encoder"):
+        Recommender(trained.dataset, ToyEncoder(dim=32), model=trained.model)
+
+
+def test_dismissed_lists_follow_the_latest_word() -> None:
+    frame = pl.DataFrame(
+        {
+            "user_id": ["a", "a", "a", "b"],
+            "item_id": ["x", "y", "y", "x"],
+            "event": ["dismiss", "dismiss", "purchase", "purchase"],
+            "timestamp": [1, 1, 2, 1],
+        }
+    )
+    data = Dataset.construct(frame)
+    indptr, item = dismissed(data.events)
+    assert indptr.tolist() == [0, 1, 1]
+    assert data.items["item_id"][int(item[0])] == "x"
