@@ -9,6 +9,7 @@ from decimal import Decimal
 
 from recllm.adcopy.channels import Channel
 from recllm.adcopy.facts import FactSheet, Offer, OfferType
+from recllm.adcopy.lexicon import word_class
 from recllm.adcopy.money import format_money, language
 from recllm.adcopy.titles import shortened
 from recllm.text import Prompts
@@ -125,14 +126,11 @@ def _plain(value: Decimal) -> str:
     return f"{value.normalize():f}"
 
 
-_MONTHS = (
-    "January February March April May June July August September October November December".split()
-)
-
-
 def _last_day(offer: Offer, locale: str) -> str | None:
     """The last whole day of an offer: an end at midnight belongs to the day before."""
     if offer.end is None:
         return None
     day = offer.end - timedelta(microseconds=1)
-    return f"{day.day} {_MONTHS[day.month - 1]}" if language(locale) == "en" else f"{day.month}月{day.day}日"
+    return (
+        f"{day.day} {word_class('months')[day.month - 1]}" if language(locale) == "en" else f"{day.month}月{day.day}日"
+    )

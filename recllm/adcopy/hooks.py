@@ -6,22 +6,23 @@ import random
 import re
 from collections.abc import Sequence
 from enum import StrEnum
+from itertools import pairwise
 
 from recllm.adcopy.facts import FactSheet
+from recllm.adcopy.lexicon import families, word_class
 from recllm.adcopy.money import language
-from recllm.adcopy.reading import HAN, words
+from recllm.adcopy.reading import HAN, read, words
 from recllm.adcopy.verify.case import stem
 from recllm.schema import Check, Encoder, Reason
 from recllm.text import Prompts
 
-MAX_TOKENS = 28
+MAX_TOKENS = 24
 _FORBIDDEN = re.compile(r"[\d%‰$£€¥₩₹\"“”„«»「」『』\n<>{}\[\]|\\/@#]|https?:|www\.")
 _LENGTH = {"en": (4, 16), "zh": (5, 30)}
 """Fewest and most words of a line; characters in Chinese."""
 _ENDING = {"en": ".!?", "zh": "。！？!?"}
-_INNER_END = re.compile(r"[.!?。！？](?=\s*\S)")
+_INNER_END = re.compile(r"[.!?](?=\s+[A-Z])|[。！？](?=.)")
 _HAN_OR_WORD = re.compile(rf"[{HAN}]|[^\s{HAN}]+")
-_FUNCTION_WORDS = frozenset("a an and are as at be by for from in is it of on or our the to with you your".split())
 
 
 class ReasonKind(StrEnum):
@@ -39,7 +40,7 @@ class ReasonKind(StrEnum):
 
 
 def reason_kind(reason: Reason | None, item_id: str, *, sensitive: bool) -> ReasonKind:
-    """The kind of a reason, from its evidence; GENERAL where there is none, it does not count, or the item is sensitive."""
+    """From the evidence of a reason; GENERAL where there is none, it does not count, or the item is sensitive."""
     if reason is None or sensitive or reason.delta <= 0:
         return ReasonKind.GENERAL
     source, _, evidence = reason.evidence_id.partition(":")
@@ -95,6 +96,11 @@ def hook_faults(hook: str, facts: FactSheet, locale: str) -> tuple[Check, ...]:
         faults.append(_fault("G6", f"the line has {size} words, not {fewest} to {most}", hook))
     if hook[:1].islower():
         faults.append(_fault("G6", "the line begins in the middle", hook[:20]))
+    for family in families("language.toml"):
+        if family.guarantee == "G14":
+            faults += [_fault("G14", f"{phrase!r} {family.message}", phrase) for phrase in family.find(read(hook))]
+    if voices := set(words(hook)) & set(word_class("other_voices")):
+        faults.append(_fault("G14", "the line does not speak to the reader", min(voices)))
     if not about(hook, facts):
         faults.append(_fault("G5", "the line is not about the product", hook))
     return tuple(faults)
@@ -108,8 +114,8 @@ def about(hook: str, facts: FactSheet) -> bool:
 
 def _content(text: str) -> set[str]:
     tokens = words(text)
-    latin = {stem(w) for w in tokens if len(w) > 2 and w.isascii() and w.isalpha() and w not in _FUNCTION_WORDS}
-    pairs = {a + b for a, b in zip(tokens, tokens[1:], strict=False) if not (a.isascii() or b.isascii())}
+    latin = {stem(w) for w in tokens if len(w) > 2 and w.isascii() and w.isalpha() and w not in word_class("function")}
+    pairs = {a + b for a, b in pairwise(tokens) if not (a.isascii() or b.isascii())}
     return latin | pairs
 
 
@@ -118,10 +124,14 @@ def _fault(guarantee: str, message: str, span: str) -> Check:
 
 
 def ranked(hooks: Sequence[str], facts: FactSheet, examples: str, encoder: Encoder | None) -> list[str]:
-    """The lines, best first: close to the item, and not an echo of the prompt's examples."""
+    """The lines, best first: close to the item, no echo of the prompt's examples, no word said twice, and early in
+    `hooks`, where a generator puts the ones that it holds likeliest. The weights were set by reading."""
     closeness = _closeness(hooks, facts, encoder)
-    echo = {hook: _likeness(hook, examples) for hook in hooks}
-    return sorted(hooks, key=lambda hook: (-(closeness[hook] - 0.5 * echo[hook]), len(hook), hook))
+    worth = {
+        hook: closeness[hook] - 0.5 * _likeness(hook, examples) - 0.3 * _said_twice(hook) - 0.05 * place
+        for place, hook in enumerate(hooks)
+    }
+    return sorted(hooks, key=lambda hook: -worth[hook])
 
 
 def _closeness(hooks: Sequence[str], facts: FactSheet, encoder: Encoder | None) -> dict[str, float]:
@@ -134,7 +144,13 @@ def _closeness(hooks: Sequence[str], facts: FactSheet, encoder: Encoder | None) 
     return {hook: len(_content(hook) & wanted) / max(1, len(wanted)) for hook in hooks}
 
 
+def _said_twice(hook: str) -> int:
+    """How often a longer word comes back; "flavored" and "flavor" are one word here."""
+    beginnings = [w[:5] for w in words(hook) if len(w) > 4]
+    return len(beginnings) - len(set(beginnings))
+
+
 def _likeness(text: str, other: str) -> float:
     """The share of the text's word pairs that stand in the other text."""
-    mine, theirs = (set(zip(w, w[1:], strict=False)) for w in (words(text), words(other)))
+    mine, theirs = (set(pairwise(w)) for w in (words(text), words(other)))
     return len(mine & theirs) / len(mine) if mine else 0.0

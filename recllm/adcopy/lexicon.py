@@ -57,6 +57,12 @@ def table(file: str) -> Mapping[str, Any]:
     return tomllib.loads((resources.files("recllm.adcopy") / "data" / file).read_text(encoding="utf-8"))
 
 
+@cache
+def word_class(name: str) -> tuple[str, ...]:
+    """One of the closed word classes of `data/words.toml`, in its order."""
+    return tuple(str(table("words.toml")[name]).split())
+
+
 def _family(values: Mapping[str, Any]) -> Family:
     rest = {key: values[key] for key in ("guarantee", "message", "evidence", "from_facts", "citation") if key in values}
     return Family(

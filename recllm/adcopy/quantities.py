@@ -1,20 +1,20 @@
 """Finds every quantity that a text states: numbers, amounts of money, discounts, shares and dates.
 
-All spellings count: ASCII, Chinese numerals (三十, 二〇一七), 百分之二十, 折 (八折 is 20 % off, 七五折 is 25 %), number words
-("twenty"), "half price". Works on folded text (`recllm.adcopy.reading`). The patterns are linear: no nested repeats.
+All spellings count: ASCII, Chinese numerals (三十, 二〇一七), 百分之二十, 折 (八折 is 20 % off, 七五折 is 25 %),
+number words ("twenty"), "half price". Works on folded text (`recllm.adcopy.reading`). The patterns are linear: no nested repeats.
 """
 
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from functools import cache
-from importlib import resources
 from typing import Any
+
+from recllm.adcopy.lexicon import table, word_class
 
 
 class Kind(StrEnum):
@@ -37,7 +37,7 @@ class Quantity:
     value: Decimal | None
     """None for codes, dates and multitudes."""
     unit: str = ""
-    """A unit's key in data/numbers.toml; the currency's spelling for money; "month-day" or "year-month-day" for a date."""
+    """A unit's key in data/numbers.toml; money as it is spelled; "month-day" or "year-month-day" for a date."""
     role: str = ""
     """Of money: "list" after "was", "off" beside "save", "threshold" after "满"; of a number: the word that follows."""
     span: str
@@ -52,22 +52,19 @@ class _Words:
     unit: re.Pattern[str]
 
 
-_ENGLISH = {
-    w: n
-    for n, w in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-        "seventeen eighteen nineteen".split()
-    )
-} | {w: 10 * n for n, w in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
 _SCALES = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
+_ENGLISH = {word: n for n, word in enumerate(word_class("small_numbers"))}
+_ENGLISH |= {word: 10 * n for n, word in enumerate(word_class("tens"), 2)}
 _DIGIT = {c: i for i, c in enumerate("〇一二三四五六七八九")} | {"零": 0, "两": 2}
 _DIGIT |= {c: i for i, c in enumerate("壹贰叁肆伍陆柒捌玖", 1)}
 _POWER = {"十": 10, "百": 100, "千": 1000, "拾": 10, "佰": 100, "仟": 1000}
 _MYRIAD = {"万": 10**4, "亿": 10**8}
 _HAN_NUMERAL = "〇零一二两三四五六七八九十百千万亿壹贰叁肆伍陆柒捌玖拾佰仟"
 
-_MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
-_MONTH = r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)\b"
+_MONTH = (
+    r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?"
+    r"|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)\b"
+)
 _DATES = (
     re.compile(r"(?<!\d)(?P<y>\d{4})[-/.](?P<m>\d{1,2})[-/.](?P<d>\d{1,2})(?!\d)"),
     re.compile(r"(?:(?P<y>\d{4})年)?(?<!\d)(?P<m>\d{1,2})月(?P<d>\d{1,2})[日号]?"),
@@ -82,7 +79,6 @@ _NUMERAL = re.compile(
     rf"|(?P<english>\b(?:{_NUMBER_WORD})(?:(?:[ -]| and )(?:{_NUMBER_WORD}))*\b)"
 )
 _CODE = re.compile(r"(?<![a-z0-9.])(?:[a-z]{1,20}-?\d|\d{1,12}[a-z])[a-z0-9-]*")
-_GLUED = frozenset("k st nd rd th usd eur gbp cny rmb jpy hkd cad aud off pct percent".split())
 _HALF_PRICE = re.compile(r"\bhalf[ -](?:the )?(?:price|off)\b|\bat half\b|半价|对折|半折|减半|一半的?价格?")
 _HUNDRED_PERCENT = re.compile(r"百分之?百")
 _VAGUE = re.compile(r"[几数上][十百千万亿]+|[a-z]+")
@@ -95,8 +91,12 @@ _MONEY_WORD = re.compile(
 )
 _PERCENT = re.compile(r" ?(?:%|percent\b|per ?cent\b|pct\b|个百分点)")
 _ZHE = re.compile(r" ?折(?!叠|痕|页|扇|射|边|返|腾|皱|纸|合)")
-_OFF_AFTER = re.compile(r" ?-?(?:off|discount|reduction|less|cheaper|savings?|rebate|cash ?back|优惠|折扣|直?降|立减|减|返)")
-_OFF_BEFORE = re.compile(r"(?:\bsav(?:e|es|ing)(?: up to)?|\bdiscount of|\boff|\bup to|立减|直降|省|减|降|优惠|返|便宜)[ :]?$")
+_OFF_AFTER = re.compile(
+    r" ?-?(?:off|discount|reduction|less|cheaper|savings?|rebate|cash ?back|优惠|折扣|直?降|立减|减|返)"
+)
+_OFF_BEFORE = re.compile(
+    r"(?:\bsav(?:e|es|ing)(?: up to)?|\bdiscount of|\boff|\bup to|立减|直降|省|减|降|优惠|返|便宜)[ :]?$"
+)
 _LIST_BEFORE = re.compile(
     r"(?:\bwas|\bwere|\brrp|\bmsrp|\blist price(?: of)?|\bregular(?:ly)?|\boriginally|\binstead of|\bdown from|\bbefore"
     r"|原价|市场价|吊牌价|专柜价|划线价|指导价)[ :：]?$"
@@ -137,12 +137,16 @@ def _take(pattern: re.Pattern[str], text: str, found: list[Quantity], make: Any)
 
 def _date(match: re.Match[str]) -> Quantity | None:
     groups = match.groupdict()
-    month = _MONTHS.index(groups["mon"][:3]) + 1 if groups.get("mon") else int(groups["m"])
+    month = _month(groups["mon"]) if groups.get("mon") else int(groups["m"])
     day, year = int(groups["d"]), groups.get("y")
     if not (1 <= month <= 12 and 1 <= day <= 31):
         return None
     unit = f"{year}-{month:02d}-{day:02d}" if year else f"{month:02d}-{day:02d}"
     return Quantity(kind=Kind.DATE, value=None, unit=unit, span=match[0])
+
+
+def _month(name: str) -> int:
+    return next(i for i, month in enumerate(word_class("months"), 1) if month.lower().startswith(name[:3]))
 
 
 def _code(match: re.Match[str]) -> Quantity | None:
@@ -151,7 +155,7 @@ def _code(match: re.Match[str]) -> Quantity | None:
     letters, amount = re.match(r"[a-z]+", text), re.fullmatch(r"\d+([a-z]+)", text)
     if letters and _SIGN.search(letters[0]):
         return None
-    if amount and (amount[1] in _words().units or amount[1] in _GLUED):
+    if amount and (amount[1] in _words().units or amount[1] in word_class("glued")):
         return None
     return Quantity(kind=Kind.CODE, value=None, unit=text, span=text)
 
@@ -177,9 +181,9 @@ def _in_context(value: Decimal, numeral: str, before: str, after: str) -> Quanti
     if percent or _HUNDREDTHS_BEFORE.search(before):
         rest = after[percent.end() :] if percent else after
         before = _HUNDREDTHS_BEFORE.sub("", before)
-        off = bool(_OFF_AFTER.match(rest) or _OFF_BEFORE.search(before))
+        reduced = bool(_OFF_AFTER.match(rest) or _OFF_BEFORE.search(before))
         span = numeral + (percent[0] if percent else "")
-        return Quantity(kind=Kind.DISCOUNT if off else Kind.PERCENT, value=value, span=span)
+        return Quantity(kind=Kind.DISCOUNT if reduced else Kind.PERCENT, value=value, span=span)
     sign, word = _SIGN.search(before), _MONEY_WORD.match(after)
     if sign or word:
         outside = before[: sign.start()] if sign else before
@@ -278,15 +282,14 @@ def _english(text: str) -> int:
 
 @cache
 def _words() -> _Words:
-    file = resources.files("recllm.adcopy") / "data" / "numbers.toml"
-    table = tomllib.loads(file.read_text(encoding="utf-8"))
-    units = {spelling: key for key, spellings in table["units"].items() for spelling in spellings}
-    idioms = sorted([*table["idioms"], *table["english_idioms"]], key=len, reverse=True)
+    data = table("numbers.toml")
+    units = {spelling: key for key, spellings in data["units"].items() for spelling in spellings}
+    idioms = sorted([*data["idioms"], *data["english_idioms"]], key=len, reverse=True)
     latin = "|".join(re.escape(u) for u in sorted((u for u in units if u.isascii()), key=len, reverse=True))
     other = "|".join(re.escape(u) for u in sorted((u for u in units if not u.isascii()), key=len, reverse=True))
     return _Words(
         idioms=re.compile("|".join(rf"\b{re.escape(i)}\b" if i.isascii() else re.escape(i) for i in idioms)),
-        multitudes=frozenset(table["multitudes"]),
+        multitudes=frozenset(data["multitudes"]),
         units=units,
         unit=re.compile(rf"[ -]?((?:{latin})(?![a-z0-9])|(?:{other}))"),
     )

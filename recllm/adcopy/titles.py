@@ -18,7 +18,9 @@ from recllm.text.words import natural
 _MAX_ROUNDS = 12
 _PIECE = re.compile(rf"[{HAN}]|[^\s{HAN}]+")
 _BREAK = re.compile(r"\s*(?:[,;|(（，；]|\s[-–/]\s)")
-_LEFT_HANGING = re.compile(r"(?:[\s,;:&/+(（\[，；：、|-]|\b(?:a|an|and|or|the|of|for|with|to|in|on|w)$)+$", re.IGNORECASE)
+_LEFT_HANGING = re.compile(
+    r"(?:[\s,;:&/+(（\[，；：、|-]|\b(?:a|an|and|or|the|of|for|with|to|in|on|w)$)+$", re.IGNORECASE
+)
 _EMPTY_BRACKETS = re.compile(r"[(（\[]\s*[)）\]]")
 _LETTER = re.compile(rf"[^\W\d_]|[{HAN}]")
 

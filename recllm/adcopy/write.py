@@ -46,9 +46,7 @@ class _Job:
     evidence: Mapping[str, str] = field(default_factory=dict)
 
     def draft(self, hook: str | None) -> Draft:
-        return compose(
-            hook, self.facts, channel=self.channel, locale=self.locale, now=self.now, prompts=self.prompts
-        )
+        return compose(hook, self.facts, channel=self.channel, locale=self.locale, now=self.now, prompts=self.prompts)
 
     def check(self, text: str) -> tuple[Check, ...]:
         return verify(
@@ -157,9 +155,7 @@ def _ask(generator: Generator, job: _Job, n: int, seed: int, rejected: list[Reje
         return []
 
 
-def _best(
-    hooks: list[str], job: _Job, name: str, encoder: Encoder | None, rejected: list[Rejected]
-) -> _Written | None:
+def _best(hooks: list[str], job: _Job, name: str, encoder: Encoder | None, rejected: list[Rejected]) -> _Written | None:
     fit: dict[str, _Written] = {}
     for hook in hooks:
         faults = hook_faults(hook, job.facts, job.locale)

@@ -51,7 +51,9 @@ class Case:
     def own_words(self) -> str:
         """The text without the item's own texts: what somebody chose to say about it."""
         facts = sorted({f for f in (*self.facts.texts, *self.facts.shown) if len(f) > 1}, key=len, reverse=True)
-        return re.sub("|".join(re.escape(f) for f in facts), " ", self.text, flags=re.IGNORECASE) if facts else self.text
+        return (
+            re.sub("|".join(re.escape(f) for f in facts), " ", self.text, flags=re.IGNORECASE) if facts else self.text
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,11 @@ from datetime import timedelta
 from decimal import Decimal
 
 from recllm.adcopy.facts import OfferType
-from recllm.adcopy.lexicon import Family, families
+from recllm.adcopy.lexicon import Family, families, word_class
 from recllm.adcopy.money import CURRENCIES, renderings, same_amount
 from recllm.adcopy.quantities import Kind, Quantity
 from recllm.adcopy.reading import fold
 from recllm.adcopy.verify.case import Case, Fault, stated_by_facts, stem
-
-_GLUE = frozenset("a an and at by for from from in into is it its of off on only or per so than the then to up with x".split())
-"""Words that may follow a number and say nothing about it."""
 
 
 def numbers(case: Case) -> Iterator[Fault]:
@@ -41,7 +38,7 @@ def _same(quantity: Quantity, fact: Quantity, case: Case) -> bool:
     if quantity.kind is not fact.kind or quantity.value != fact.value or quantity.unit != fact.unit:
         return False
     word = quantity.role
-    return not word or word in _GLUE or stem(word) in {stem(w) for w in case.facts.words}
+    return not word or word in word_class("glue") or stem(word) in {stem(w) for w in case.facts.words}
 
 
 def _is_price(quantity: Quantity, case: Case) -> bool:
@@ -126,4 +123,6 @@ def currency_format(case: Case) -> Iterator[Fault]:
             spelled = quantity.span.replace(" ", "")
             if spelled not in renderings(quantity.value, currency, case.locale):
                 example = sorted(renderings(quantity.value, currency, case.locale))[0]
-                yield Fault(f"{quantity.span!r} is not how {case.locale} writes {currency}, such as {example}", quantity.span)
+                yield Fault(
+                    f"{quantity.span!r} is not how {case.locale} writes {currency}, such as {example}", quantity.span
+                )

@@ -7,22 +7,19 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 
+from recllm.adcopy.lexicon import word_class
 from recllm.adcopy.reading import HAN, words
 from recllm.adcopy.verify.case import Case, Fault
 
 _RUN = re.compile(r"(.)\1{3,}", re.DOTALL)
+_TWICE = re.compile(r"\b([a-z]{2,30}) \1\b", re.IGNORECASE)
 _DANGLING = re.compile(
-    r"(?:[,;:，；：、\-–—&/(（]|\b(?:a|an|and|or|the|of|for|with|to|in|on|at|by|from|your|our|is|are|that|which|but))$", re.IGNORECASE
+    r"(?:[,;:，；：、\-–—&/(（]|\b(?:a|an|and|or|the|of|for|with|to|in|on|at|by|from|your|our|is|are|that|which|but))$",
+    re.IGNORECASE,
 )
 _HAN = re.compile(f"[{HAN}]")
-_OTHER_SCRIPTS = re.compile("[\u0370-\u03ff\u0400-\u04ff\u0590-\u05ff\u0600-\u06ff\u0900-\u097f\u0e00-\u0e7f\u3040-\u30ff\uac00-\ud7af]")
-_FOREIGN_WORDS = frozenset(
-    "le la les des une est et avec pour dans votre vous sur qui que el los las con para por una del tu sus mas der die das und ist mit ein eine "
-    "nicht sich auf fur ihre sie il di che non per sono alla della gli o os uma com voce nao seu sua het een van voor niet met zijn".split()
-)
-_ENGLISH_WORDS = frozenset(
-    "a an and are as at be by can for from has have in is it its just made make me more my no not of on one or our so that the their these this those to "
-    "up we when with you your yours every all any".split()
+_OTHER_SCRIPTS = re.compile(
+    "[\u0370-\u03ff\u0400-\u04ff\u0590-\u05ff\u0600-\u06ff\u0900-\u097f\u0e00-\u0e7f\u3040-\u30ff\uac00-\ud7af]"
 )
 _MAX_CAPITALS = 0.3
 _MAX_EMOJI = 2
@@ -53,7 +50,7 @@ def _forbidden_characters(case: Case) -> Iterator[Fault]:
 
 
 def is_emoji(c: str) -> bool:
-    return unicodedata.category(c) == "So" and c not in "°©®™" or 0x1F000 <= ord(c) <= 0x1FAFF
+    return (unicodedata.category(c) == "So" and c not in "°©®™") or 0x1F000 <= ord(c) <= 0x1FAFF
 
 
 def right_language(case: Case) -> Iterator[Fault]:
@@ -75,7 +72,8 @@ def right_language(case: Case) -> Iterator[Fault]:
 def is_foreign(text: str) -> bool:
     """True when at least two different function words of other languages outnumber the English ones."""
     found = set(words(text))
-    return len(found & _FOREIGN_WORDS) >= 2 and len(found & _FOREIGN_WORDS) > len(found & _ENGLISH_WORDS)
+    foreign, english = (len(found & set(word_class(name))) for name in ("foreign", "english"))
+    return foreign >= 2 and foreign > english
 
 
 def well_formed(case: Case) -> Iterator[Fault]:
@@ -83,10 +81,10 @@ def well_formed(case: Case) -> Iterator[Fault]:
     if run := _RUN.search(case.text):
         yield Fault("repeats one character", run[0][:20])
     own = case.own_words
-    grams = Counter(_trigrams(own))
-    if grams and max(grams.values()) > 2:
-        yield Fault("repeats itself", " ".join(max(grams, key=lambda g: grams[g])))
-    if repeated := re.search(r"\b([A-Za-z]{2,})(?: \1\b){1,}", own, re.IGNORECASE):
+    most = Counter(_trigrams(own)).most_common(1)
+    if most and most[0][1] > 2:
+        yield Fault("repeats itself", " ".join(most[0][0]))
+    if repeated := _TWICE.search(own):
         yield Fault("repeats a word", repeated[0][:40])
     letters = [c for c in own if c.isalpha() and c.isascii()]
     if len(letters) > 8 and sum(c.isupper() for c in letters) > _MAX_CAPITALS * len(letters):

@@ -9,15 +9,22 @@ from recllm.adcopy.lexicon import families
 from recllm.adcopy.reading import read
 from recllm.adcopy.verify.case import Case, Fault
 
-_EMAIL = re.compile(r"[a-z0-9._%+-]{1,64}(?:@| at | \(at\) |\[at\])[a-z0-9-]{1,63}(?:\.| dot )(?:[a-z0-9-]{1,63}\.){0,3}[a-z]{2,24}\b")
-_PHONE = re.compile(r"(?<![\d.])(?:\+\d{1,3}[ -]?)?(?:\(\d{2,4}\)[ -]?)?\d{2,5}(?:[ -]\d{2,5}){1,4}(?![\d.]\d|\d)|(?<!\d)\+?\d{9,15}(?!\d)")
+_EMAIL = re.compile(
+    r"[a-z0-9._%+-]{1,64}(?:@| at | \(at\) |\[at\])[a-z0-9-]{1,63}(?:\.| dot )(?:[a-z0-9-]{1,63}\.){0,3}[a-z]{2,24}\b"
+)
+_PHONE = re.compile(
+    r"(?<![\d.])(?:\+\d{1,3}[ -]?)?(?:\(\d{2,4}\)[ -]?)?\d{2,5}(?:[ -]\d{2,5}){1,4}(?![\d.]\d|\d)"
+    r"|(?<!\d)\+?\d{9,15}(?!\d)"
+)
 _DIGITS = re.compile(r"(?<![\d.])\d(?:[ -]?\d){11,22}x?(?!\d)")
 _IBAN = re.compile(r"(?<![a-z0-9])[a-z]{2}\d{2}(?: ?[a-z0-9]{4}){2,7}(?: ?[a-z0-9]{1,3})?(?![a-z0-9])")
 _IP = re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])")
 _PSEUDONYM = re.compile(r"\bu1_[a-z2-7]{26}\b")
 _URL = re.compile(
     r"https?:|\bwww\.|://|\b[a-z0-9-]{2,63}\.(?:com|net|org|cn|io|co|shop|store|info|biz|xyz|top|app|me|de|uk|ru|ly|link|site|online|club|vip|cc|tv|ai|dev|eu|fr|jp)\b"
-    r"|\bdot com\b|点com|(?<![a-z0-9])@[a-z0-9_]{2,30}|(?<![a-z0-9&])#[a-z0-9_]{2,30}|\bt\.me\b|微信号?[:： ]?[a-z0-9_-]{5,}|加v信?|加微信|qq ?群|扫码"
+    r"|\bdot com\b|点com"
+    r"|(?<![a-z0-9])@[a-z0-9_]{2,30}|(?<![a-z0-9&])#[a-z0-9_]{2,30}|\bt\.me\b"
+    r"|微信号?[:： ]?[a-z0-9_-]{5,}|加v信?|加微信|qq ?群|扫码"
 )
 _ROLE_TOKEN = re.compile(
     r"<\|?/?[a-z_]{2,24}\|?>|\|[a-z_]{2,24}\||\[/?(?:inst|sys|system|user|assistant)\]|#{2,}|`{2,}|\{\{|\}\}|\{%|%\}|\bim_(?:start|end)\b|\bendoftext\b"
