@@ -725,7 +725,11 @@ TABLE: tuple[tuple[int, str, str], ...] = (
     (5, "Latin-1 or CP1252, few bad bytes", "F with the offset of the first bad byte; or `--encoding`"),
     (6, "Mixed encodings in one file", "Q, only with `--on-bad-bytes quarantine`"),
     (7, "Zero bytes, binary content, another format under this name", "F, names what it is"),
-    (8, "`.gz`, `.zip`, decompression bombs", "A for `.gz` up to 200 times its size and `max_bytes`, else F"),
+    (
+        8,
+        "`.gz`, `.zip`, decompression bombs",
+        "A for `.gz` up to 200 times its size and the policy's `max_file_bytes`, else F",
+    ),
     (9, "Huge file", "A, streamed in blocks of 8 MiB"),
     (10, "Huge line or cell", "Q above 64 KiB a cell or 1 MiB a row"),
     (11, "Delimiter `;`, tab or pipe; decimal comma", "A, sniffed from 64 KiB; F below 95 % of regular lines"),

@@ -4,7 +4,7 @@ from recllm.ingest.describe import describe
 from recllm.ingest.load import ingest_file, open_reader
 from recllm.ingest.mapping import Map, load_map, shipped_maps
 from recllm.ingest.options import IngestOptions
-from recllm.ingest.own import record_events
+from recllm.ingest.record import record_events
 
 __all__ = [
     "IngestOptions",

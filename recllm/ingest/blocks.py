@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from recllm.errors import IngestError
 from recllm.ingest.chunk import RAW_BYTES, Broken, Place, shorten
 from recllm.ingest.encoding import Decoding
-from recllm.ingest.options import MAX_ROW_BYTES
 from recllm.ingest.source import Source
 
 _NEWLINE = 10
@@ -63,8 +62,8 @@ def read_blocks(source: Source, decoding: Decoding, size: int) -> Iterator[Block
     newline = _newline(source, decoding)
     size = max(size // 2 * 2, 64)
     line_no = 1
-    for span in _spans(_without_mark(source, decoding.skip, size), decoding.skip, newline):
-        block = _long_line(span, line_no) if span.long else _decoded(span, line_no, newline, decoding, source)
+    for span in _spans(_without_mark(source, decoding.skip, size), decoding.skip, newline, source.policy.max_row_bytes):
+        block = _long_line(span, line_no, source) if span.long else _decoded(span, line_no, newline, decoding, source)
         line_no += block.n_lines + len(block.broken)
         yield block
 
@@ -89,7 +88,7 @@ def _without_mark(source: Source, skip: int, size: int) -> Iterator[bytes]:
         yield piece if number else piece[skip:]
 
 
-def _spans(pieces: Iterator[bytes], offset: int, newline: bytes) -> Iterator[_Span]:
+def _spans(pieces: Iterator[bytes], offset: int, newline: bytes, max_row: int) -> Iterator[_Span]:
     """Cut into whole lines. Pieces come in even sizes, so two-byte characters are never halved between them."""
     rest, long_line = b"", None
     for piece in pieces:
@@ -105,7 +104,7 @@ def _spans(pieces: Iterator[bytes], offset: int, newline: bytes) -> Iterator[_Sp
         if cut:
             yield _Span(offset, data[:cut])
         offset, rest = offset + cut, data[cut:]
-        if len(rest) > MAX_ROW_BYTES:
+        if len(rest) > max_row:
             long_line = _Span(offset, rest[:RAW_BYTES], long=True)
             offset, rest = offset + len(rest), b""
     if long_line is not None:
@@ -122,9 +121,9 @@ def _after(data: bytes, newline: bytes, *, last: bool) -> int:
     return at + len(newline) if at >= 0 else 0
 
 
-def _long_line(span: _Span, line_no: int) -> Block:
+def _long_line(span: _Span, line_no: int, source: Source) -> Block:
     place = Place(line_no=line_no, record_no=0, byte_offset=span.offset)
-    message = f"the line is longer than {MAX_ROW_BYTES:,} bytes; is a quote or a line end missing?"
+    message = f"the line is longer than {source.policy.max_row_bytes:,} bytes; is a quote or a line end missing?"
     none = np.empty(0, np.int64)
     broken = Broken(place=place, code="E_TOO_LONG", message=message, raw=shorten(span.data))
     return Block(text=b"", line_no=none, offset=none, broken=(broken,))
@@ -139,10 +138,10 @@ def _decoded(span: _Span, line_no: int, newline: bytes, decoding: Decoding, sour
         if not decoding.tolerant:
             at = span.offset + error.start
             raise IngestError("E_ENCODING", f"{source.path.name}: bad byte at offset {at:,}") from error
-        return _line_by_line(span, numbers, offsets, newline, decoding)
+        return _line_by_line(span, numbers, offsets, newline, decoding, source)
     if newline == b"\r":
         text = text.replace(b"\r", b"\n")
-    return _without_long(Block(text=text, line_no=numbers, offset=offsets))
+    return _without_long(Block(text=text, line_no=numbers, offset=offsets), source)
 
 
 def _utf8(data: bytes, decoding: Decoding, source: Source) -> bytes:
@@ -161,7 +160,12 @@ def _line_starts(data: bytes, newline: bytes) -> NDArray[np.int64]:
 
 
 def _line_by_line(
-    span: _Span, numbers: NDArray[np.int64], offsets: NDArray[np.int64], newline: bytes, decoding: Decoding
+    span: _Span,
+    numbers: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+    newline: bytes,
+    decoding: Decoding,
+    source: Source,
 ) -> Block:
     """Decode each line alone and set aside those that fail."""
     bounds = np.append(offsets - span.offset, len(span.data))
@@ -176,21 +180,21 @@ def _line_by_line(
             message = f"not {decoding.encoding} at byte {error.start + 1} of the line"
             broken.append(Broken(place=place, code="E_BAD_BYTES", message=message, raw=shorten(raw)))
     text = b"".join(texts).replace(b"\r", b"\n") if newline == b"\r" else b"".join(texts)
-    return _without_long(Block(text=text, line_no=numbers[good], offset=offsets[good], broken=tuple(broken)))
+    return _without_long(Block(text=text, line_no=numbers[good], offset=offsets[good], broken=tuple(broken)), source)
 
 
-def _without_long(block: Block) -> Block:
+def _without_long(block: Block, source: Source) -> Block:
     """Set aside lines above the row limit that came whole within one block."""
-    if len(block.text) <= MAX_ROW_BYTES:
+    if len(block.text) <= source.policy.max_row_bytes:
         return block
     bounds = np.concatenate([[0], block.ends() + 1])
-    long = np.diff(bounds) > MAX_ROW_BYTES
+    long = np.diff(bounds) > source.policy.max_row_bytes
     if not long.any():
         return block
     broken: list[Broken] = []
     for row in np.flatnonzero(long):
         head = block.text[bounds[row] : bounds[row] + RAW_BYTES]
-        broken += _long_line(_Span(int(block.offset[row]), head), int(block.line_no[row])).broken
+        broken += _long_line(_Span(int(block.offset[row]), head), int(block.line_no[row]), source).broken
     text = b"".join(block.text[bounds[r] : bounds[r + 1]] for r in np.flatnonzero(~long))
     return Block(
         text=text, line_no=block.line_no[~long], offset=block.offset[~long], broken=block.broken + tuple(broken)

@@ -112,7 +112,7 @@ def _exact(text: str, decimal: str) -> str | None:
 
 def _currencies(fields: pl.DataFrame, ctx: Context, faults: Faults) -> pl.Series:
     if "currency" in fields.columns:
-        return parse_currency(fields, ctx, faults).fill_null(ctx.options.currency)
+        return parse_currency(fields, ctx, faults).fill_null(ctx.options.currency or ctx.options.shop_currency)
     return pl.repeat(ctx.facts.currency, fields.height, dtype=pl.String, eager=True)
 
 

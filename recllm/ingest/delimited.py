@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from recllm.errors import IngestError
 from recllm.ingest.blocks import Block
 from recllm.ingest.chunk import Broken, Chunk, Place, Reader, shorten
-from recllm.ingest.options import MAX_CELL_BYTES, MAX_COLUMNS, MAX_RECORD_LINES, MAX_ROW_BYTES
+from recllm.ingest.options import MAX_COLUMNS, MAX_RECORD_LINES
+from recllm.policy import Policy
 
 DELIMITERS = (",", ";", "\t", "|")
 _QUOTE, _RETURN = ord('"'), ord("\r")
@@ -34,20 +35,21 @@ class Layout:
     delimiter: str
     columns: tuple[str, ...]
     lines: int
+    policy: Policy
 
 
 def open_delimited(
-    blocks: Callable[[], Iterator[Block]], name: str, delimiter: str | None, warnings: dict[str, int]
+    blocks: Callable[[], Iterator[Block]], name: str, delimiter: str | None, warnings: dict[str, int], policy: Policy
 ) -> Reader:
     """Settle the layout from the first block. Raises `IngestError` for the file stage's codes."""
     first = next((b for b in blocks() if b.text.strip()), None)
     if first is None:
         raise IngestError("E_EMPTY", f"{name} holds nothing but blank lines")
-    layout = _layout(first, name, delimiter)
+    layout = _layout(first, name, delimiter, policy)
     return Reader(columns=layout.columns, chunks=lambda: _chunks(blocks(), layout, name), warnings=warnings)
 
 
-def _layout(first: Block, name: str, delimiter: str | None) -> Layout:
+def _layout(first: Block, name: str, delimiter: str | None, policy: Policy) -> Layout:
     sample = first.text[:_SAMPLE]
     cut = sample.rfind(b"\n") + 1
     text = (sample[:cut] if cut else first.text[: first.text.index(b"\n") + 1]).decode("utf-8")
@@ -59,7 +61,7 @@ def _layout(first: Block, name: str, delimiter: str | None) -> Layout:
         header = next(row for row in reader if any(cell.strip() for cell in row))
     except (csv.Error, StopIteration) as error:
         raise IngestError("E_HEADER", f"{name}: the first line is not a header: {error}") from error
-    return Layout(delimiter=delimiter, columns=_names(header, name), lines=reader.line_num)
+    return Layout(delimiter=delimiter, columns=_names(header, name), lines=reader.line_num, policy=policy)
 
 
 def _names(header: list[str], name: str) -> tuple[str, ...]:
@@ -209,7 +211,7 @@ def _parse(block: Block, layout: Layout, name: str, last: bool) -> _Parsed:
     if quoted.rows:
         order = np.argsort(line, kind="stable")
         frame, line, used = frame[order], line[order], used[order]
-    wrong = _repeated_headers(frame, layout) | _long_cells(frame, lines, line, used)
+    wrong = _repeated_headers(frame, layout) | _long_cells(frame, lines, line, used, layout.policy)
     if wrong:
         bad += [_Bad(int(line[row]), *why) for row, why in wrong.items()]
         keep = np.ones(len(line), bool)
@@ -273,7 +275,7 @@ def _judge(
 ) -> tuple[str, str] | None:
     """Why a quoted record is bad, None when it is good."""
     if "field larger" in problem:
-        return "E_TOO_LONG", f"a cell is longer than {MAX_CELL_BYTES:,} bytes"
+        return "E_TOO_LONG", f"a cell is longer than {layout.policy.max_cell_bytes:,} bytes"
     if problem:
         return "E_QUOTE", "a quote is opened and not closed, or something follows the closing quote"
     if len(fields) != len(layout.columns):
@@ -320,17 +322,17 @@ def _repeated_headers(frame: pl.DataFrame, layout: Layout) -> dict[int, tuple[st
 
 
 def _long_cells(
-    frame: pl.DataFrame, lines: _Lines, line: NDArray[np.int64], used: NDArray[np.int64]
+    frame: pl.DataFrame, lines: _Lines, line: NDArray[np.int64], used: NDArray[np.int64], policy: Policy
 ) -> dict[int, tuple[str, str]]:
     if not len(line):
         return {}
     length = lines.ends[line + used - 1] - lines.starts[line]
     found = {}
-    for row in np.flatnonzero(length > MAX_CELL_BYTES).tolist():
-        if length[row] > MAX_ROW_BYTES:
-            found[row] = ("E_TOO_LONG", f"the row is longer than {MAX_ROW_BYTES:,} bytes")
-        elif any(cell and len(cell.encode()) > MAX_CELL_BYTES for cell in frame.row(row)):
-            found[row] = ("E_TOO_LONG", f"a cell is longer than {MAX_CELL_BYTES:,} bytes")
+    for row in np.flatnonzero(length > policy.max_cell_bytes).tolist():
+        if length[row] > policy.max_row_bytes:
+            found[row] = ("E_TOO_LONG", f"the row is longer than {policy.max_row_bytes:,} bytes")
+        elif any(cell and len(cell.encode()) > policy.max_cell_bytes for cell in frame.row(row)):
+            found[row] = ("E_TOO_LONG", f"a cell is longer than {policy.max_cell_bytes:,} bytes")
     return found
 
 

@@ -15,6 +15,7 @@ import polars as pl
 from recllm.ingest.load import open_reader
 from recllm.ingest.options import IngestOptions
 from recllm.ingest.source import probe
+from recllm.policy import Policy
 from recllm.store import Store
 
 _SCRIPTS: tuple[tuple[str, str], ...] = (
@@ -30,9 +31,13 @@ _SCRIPTS: tuple[tuple[str, str], ...] = (
 _TOP = 10
 
 
-def describe(source: Store | str | Path, options: IngestOptions | None = None) -> dict[str, Any]:
+def describe(
+    source: Store | str | Path, options: IngestOptions | None = None, policy: Policy | None = None
+) -> dict[str, Any]:
     """A store's tables, or a file's columns as text. JSON-ready. Raises `IngestError` for an unreadable file."""
-    return _store(source) if isinstance(source, Store) else _file(source, options or IngestOptions())
+    return (
+        _store(source) if isinstance(source, Store) else _file(source, options or IngestOptions(), policy or Policy())
+    )
 
 
 def languages(texts: Iterable[str]) -> dict[str, float]:
@@ -100,8 +105,8 @@ def _consent(store: Store) -> dict[str, Any]:
     }
 
 
-def _file(path: str | Path, options: IngestOptions) -> dict[str, Any]:
-    probed = probe(path, options)
+def _file(path: str | Path, options: IngestOptions, policy: Policy) -> dict[str, Any]:
+    probed = probe(path, policy)
     reader = open_reader(probed, options)
     rows = broken = 0
     empty: Counter[str] = Counter()

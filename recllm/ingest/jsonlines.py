@@ -13,7 +13,8 @@ import polars as pl
 from recllm.errors import IngestError
 from recllm.ingest.blocks import Block
 from recllm.ingest.chunk import Broken, Chunk, Place, Reader, shorten
-from recllm.ingest.options import MAX_CELL_BYTES, MAX_COLUMNS
+from recllm.ingest.options import MAX_COLUMNS
+from recllm.policy import Policy
 
 MAX_DEPTH = 20
 
@@ -24,7 +25,7 @@ class _BadObjectError(ValueError):
         self.code, self.message, self.column = code, message, column
 
 
-def open_jsonl(blocks: Callable[[], Iterator[Block]], name: str, warnings: dict[str, int]) -> Reader:
+def open_jsonl(blocks: Callable[[], Iterator[Block]], name: str, warnings: dict[str, int], policy: Policy) -> Reader:
     """The columns are the keys of all objects, in the order of their first use."""
     keys: dict[str, None] = {}
     seen = False
@@ -41,7 +42,7 @@ def open_jsonl(blocks: Callable[[], Iterator[Block]], name: str, warnings: dict[
     if not keys:
         raise IngestError("E_NOT_TEXT", f"{name}: no line is a JSON object; write one object a line, not one array")
     columns = tuple(keys)
-    return Reader(columns=columns, chunks=lambda: _chunks(blocks(), columns), warnings=warnings, decimal=".")
+    return Reader(columns=columns, chunks=lambda: _chunks(blocks(), columns, policy), warnings=warnings, decimal=".")
 
 
 def _keys(line: bytes) -> list[str]:
@@ -51,15 +52,15 @@ def _keys(line: bytes) -> list[str]:
         return []
 
 
-def _chunks(blocks: Iterator[Block], columns: tuple[str, ...]) -> Iterator[Chunk]:
+def _chunks(blocks: Iterator[Block], columns: tuple[str, ...], policy: Policy) -> Iterator[Chunk]:
     record_no = 0
     for block in blocks:
-        chunk = _chunk(block, columns, record_no)
+        chunk = _chunk(block, columns, record_no, policy)
         record_no += chunk.n_records
         yield chunk
 
 
-def _chunk(block: Block, columns: tuple[str, ...], before: int) -> Chunk:
+def _chunk(block: Block, columns: tuple[str, ...], before: int, policy: Policy) -> Chunk:
     lines = block.text.split(b"\n")[:-1]
     objects: list[dict[str, str | None]] = []
     good: list[int] = []
@@ -70,7 +71,7 @@ def _chunk(block: Block, columns: tuple[str, ...], before: int) -> Chunk:
             blank += 1
             continue
         try:
-            objects.append(_parse_object(line))
+            objects.append(_short(_parse_object(line), len(line), policy))
             good.append(row)
         except _BadObjectError as error:
             place = Place(line_no=int(block.line_no[row]), record_no=0, byte_offset=int(block.offset[row]))
@@ -111,6 +112,14 @@ def _parse_object(line: bytes) -> dict[str, str | None]:
     return {key: _plain(key, value) for key, value in found.items()}
 
 
+def _short(found: dict[str, str | None], n_bytes: int, policy: Policy) -> dict[str, str | None]:
+    if n_bytes > policy.max_cell_bytes:
+        for key, value in found.items():
+            if value and len(value.encode()) > policy.max_cell_bytes:
+                raise _BadObjectError("E_TOO_LONG", f"a value is longer than {policy.max_cell_bytes:,} bytes", key)
+    return found
+
+
 def _plain(key: str, value: Any) -> str | None:
     """Text as it is, true and false as words, lists and objects as JSON again."""
     if value is None or value == "":
@@ -122,8 +131,6 @@ def _plain(key: str, value: Any) -> str | None:
         value = json.dumps(value, ensure_ascii=False)
     if not value.isascii():
         _check_characters(key, value)
-    if len(value) > MAX_CELL_BYTES:
-        raise _BadObjectError("E_TOO_LONG", f"a value is longer than {MAX_CELL_BYTES:,} bytes", key)
     return value  # type: ignore[no-any-return]
 
 

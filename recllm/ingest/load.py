@@ -75,8 +75,8 @@ def ingest_file(
     if store is None and not dry_run:
         raise UsageError("ingest needs a store; without one only dry_run is possible")
     table = Table(table)
-    options = _with_map(options or IngestOptions(), mapping, policy)
-    source = probe(path, options)
+    options = _with_map(options or IngestOptions(), mapping)
+    source = probe(path, policy)
     reader = open_reader(source, options, mapping)
     plan = make_plan(reader.columns, table, mapping, source.path.name)
     ctx = Context(
@@ -119,8 +119,8 @@ def open_reader(source: Source, options: IngestOptions, mapping: Map | None = No
         return read_blocks(source, decoding, options.block_bytes)
 
     if source.kind is Kind.JSONL:
-        return open_jsonl(blocks, name, decoding.warnings)
-    return open_delimited(blocks, name, options.delimiter, decoding.warnings)
+        return open_jsonl(blocks, name, decoding.warnings, source.policy)
+    return open_delimited(blocks, name, options.delimiter, decoding.warnings, source.policy)
 
 
 def _header_known(line: str, mapping: Map | None) -> bool:
@@ -133,11 +133,11 @@ def _header_known(line: str, mapping: Map | None) -> bool:
     return '"' in line and line.lstrip().startswith("{") and known_count(line.split('"')) >= 2
 
 
-def _with_map(options: IngestOptions, mapping: Map | None, policy: Policy) -> IngestOptions:
-    """What the caller said, else what the map says. The map's encoding is only a hint for the ladder."""
+def _with_map(options: IngestOptions, mapping: Map | None) -> IngestOptions:
+    """What the caller said, else what the map says, else the shop's own. The map's encoding is only a hint."""
     said: dict[str, Any] = {k: v for k, v in (mapping.read if mapping else {}).items() if k != "encoding"}
-    said = {k: v for k, v in said.items() if getattr(options, k) is None}
-    return replace(options, **said, max_bytes=min(options.max_bytes, policy.max_file_bytes))
+    options = replace(options, **{k: v for k, v in said.items() if getattr(options, k) is None})
+    return replace(options, tz=options.tz or options.shop_tz)
 
 
 @dataclass(slots=True, kw_only=True)

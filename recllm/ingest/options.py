@@ -7,8 +7,6 @@ from datetime import datetime
 from typing import Literal
 
 BLOCK_BYTES = 8 << 20
-MAX_CELL_BYTES = 64 << 10
-MAX_ROW_BYTES = 1 << 20
 MAX_RECORD_LINES = 1000
 MAX_COLUMNS = 1000
 
@@ -30,13 +28,15 @@ class IngestOptions:
     """How 03/04/2025 is meant; inferred when some day is above 12 and no row contradicts."""
     currency: str | None = None
     """ISO code of every price in the file, when no column says it."""
+    shop_tz: str | None = None
+    """The shop's own zone: used when neither `tz` nor the map says one."""
+    shop_currency: str | None = None
+    """The shop's own currency: prices of events in another one are not kept as prices."""
     on_bad_bytes: Literal["fail", "quarantine"] = "fail"
     anonymous: Literal["quarantine", "keep"] = "quarantine"
     """"keep" gives every basket without a user its own throw-away person."""
     returns: Literal["on", "off"] = "on"
     """"on" reads a negative quantity as a return; "off" quarantines it."""
-    max_bytes: int = 64 << 30
-    """Most bytes of text, after decompression, that one file may hold."""
     block_bytes: int = BLOCK_BYTES
     """Bytes read and parsed at a time; bounds the memory of a load."""
     now: datetime | None = None

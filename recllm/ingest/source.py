@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from recllm.errors import IngestError
-from recllm.ingest.options import IngestOptions
+from recllm.policy import Policy
 
-MAX_RATIO = 200
 RATIO_FLOOR = 1 << 20
 """A few kilobytes of zeros compress well and are harmless: the ratio is judged above this size."""
 _SAMPLE = 64 << 10
@@ -63,26 +62,26 @@ class Source:
     first_bad: int | None
     """Offset of the first byte that is not UTF-8."""
     first_nul: int | None
-    max_bytes: int
+    policy: Policy
 
     def pieces(self, size: int) -> Iterator[bytes]:
         """The text's bytes, at most `size` at a time; `IngestError` E_BOMB beyond the limits."""
         with _opened(self.path, self.gzipped) as stream:
-            yield from _bounded(stream, self.path, self.gzipped, size, self.max_bytes)
+            yield from _bounded(stream, self.path, self.gzipped, size, self.policy)
 
 
-def probe(path: str | Path, options: IngestOptions) -> Source:
+def probe(path: str | Path, policy: Policy) -> Source:
     """Read the whole file once. Raises `IngestError` for what is not a readable table of a known kind."""
     path = Path(path)
     try:
-        return _probe(path, options)
+        return _probe(path, policy)
     except (OSError, EOFError, zlib.error) as error:
         if isinstance(error, (EOFError, zlib.error, gzip.BadGzipFile)):
             raise IngestError("E_NOT_TEXT", f"{path.name}: the gzip data are damaged or end early ({error})") from error
         raise IngestError("E_FILE", f"{path}: {error.strerror or error}") from error
 
 
-def _probe(path: Path, options: IngestOptions) -> Source:
+def _probe(path: Path, policy: Policy) -> Source:
     if path.is_dir():
         raise IngestError("E_FILE", f"{path} is a folder; name one file")
     with path.open("rb") as stream:
@@ -93,13 +92,13 @@ def _probe(path: Path, options: IngestOptions) -> Source:
         raise IngestError("E_EMPTY", f"{path.name} has no bytes")
     gzipped = magic.startswith(b"\x1f\x8b") and path.suffix.lower() == ".gz"
     if path.suffix.lower() == ".parquet" or (magic.startswith(b"PAR1") and not path.suffix):
-        return _parquet(path, sha256, magic, options)
+        return _parquet(path, sha256, magic, policy)
     if not gzipped:
         _refuse_binary(path, magic)
-    return _text(path, sha256, gzipped, options)
+    return _text(path, sha256, gzipped, policy)
 
 
-def _parquet(path: Path, sha256: str, magic: bytes, options: IngestOptions) -> Source:
+def _parquet(path: Path, sha256: str, magic: bytes, policy: Policy) -> Source:
     if not magic.startswith(b"PAR1"):
         raise IngestError("E_NOT_TEXT", f"{path.name} is named .parquet and is {detected(magic) or 'something else'}")
     return Source(
@@ -111,15 +110,15 @@ def _parquet(path: Path, sha256: str, magic: bytes, options: IngestOptions) -> S
         head=magic,
         first_bad=None,
         first_nul=None,
-        max_bytes=options.max_bytes,
+        policy=policy,
     )
 
 
-def _text(path: Path, sha256: str, gzipped: bool, options: IngestOptions) -> Source:
+def _text(path: Path, sha256: str, gzipped: bool, policy: Policy) -> Source:
     head, size, first_bad, first_nul = b"", 0, None, None
     decoder = codecs.getincrementaldecoder("utf-8")()
     with _opened(path, gzipped) as stream:
-        for piece in _bounded(stream, path, gzipped, 1 << 20, options.max_bytes):
+        for piece in _bounded(stream, path, gzipped, 1 << 20, policy):
             if len(head) < _SAMPLE:
                 head += piece[: _SAMPLE - len(head)]
             if first_nul is None and (at := piece.find(b"\0")) >= 0:
@@ -142,7 +141,7 @@ def _text(path: Path, sha256: str, gzipped: bool, options: IngestOptions) -> Sou
         head=head,
         first_bad=first_bad,
         first_nul=first_nul,
-        max_bytes=options.max_bytes,
+        policy=policy,
     )
 
 
@@ -192,18 +191,15 @@ def _opened(path: Path, gzipped: bool) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path, "rb")) if gzipped else path.open("rb")
 
 
-def _bounded(stream: BinaryIO, path: Path, gzipped: bool, size: int, max_bytes: int) -> Iterator[bytes]:
-    limit = max_bytes
+def _bounded(stream: BinaryIO, path: Path, gzipped: bool, size: int, policy: Policy) -> Iterator[bytes]:
+    limit, why = policy.max_file_bytes, "raise the policy's max_file_bytes"
     if gzipped:
-        limit = min(limit, max(RATIO_FLOOR, MAX_RATIO * path.stat().st_size))
+        by_ratio = max(RATIO_FLOOR, policy.max_gzip_ratio * path.stat().st_size)
+        if by_ratio < limit:
+            limit, why = by_ratio, f"that is {policy.max_gzip_ratio} times its compressed size"
     total = 0
     while piece := stream.read(size):
         total += len(piece)
         if total > limit:
-            raise IngestError(
-                "E_BOMB",
-                f"{path.name} holds more than {limit:,} bytes of text"
-                + (f" (at most {MAX_RATIO} times its compressed size)" if gzipped and limit < max_bytes else "")
-                + "; split the file, or raise max_bytes",
-            )
+            raise IngestError("E_BOMB", f"{path.name} holds more than {limit:,} bytes of text ({why}); split the file")
         yield piece

@@ -19,6 +19,7 @@ from recllm.ingest.ids import FLOAT_ID, SCIENTIFIC_ID
 from recllm.ingest.options import IngestOptions
 from recllm.ingest.plan import TOTAL, Plan, fields_of
 from recllm.ingest.times import TimeEvidence, TimeFormat, check_zone, declared_format
+from recllm.schema import Table
 
 ID_FIELDS = ("user_id", "item_id", "event_id", "basket_id", "request_id")
 NUMBER_FIELDS = ("quantity", "price", "value", TOTAL)
@@ -34,7 +35,7 @@ class Facts:
     """None where the table has no times."""
     float_ids: frozenset[str]
     currency: str | None
-    """The money that most prices are in, where it is said."""
+    """The money that prices are in: as said, the shop's own (events), or what the file names most."""
 
 
 @dataclass(slots=True)
@@ -135,7 +136,7 @@ def _currency(found: _Survey, options: IngestOptions, name: str) -> str | None:
         )
     if options.currency:
         return options.currency.upper()
-    if found.codes:
-        return found.codes.most_common(1)[0][0]
-    sign = next(iter(signs), None)
-    return sign if sign is not None and len(sign) == 3 else None
+    sign = next((s for s in signs if len(s) == 3), None)
+    common = found.codes.most_common(1)[0][0] if found.codes else sign
+    shop = options.shop_currency.upper() if options.shop_currency else None
+    return (shop or common) if found.plan.table is Table.EVENTS else (common or shop)
