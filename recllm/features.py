@@ -1,0 +1,356 @@
+"""What the scorer sees of a (person, item) pair besides the vectors.
+
+`pair_features` is a pure function of population, asked people and pairs. Everything about the person comes from the
+histories handed in, everything about the crowd from the population. Counts, days and amounts enter as log(1 + x).
+A value that cannot be known (no price, no category, never bought) has the neutral value named in `FEATURES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recllm.candidates import Candidates
+from recllm.dataset import DAY
+from recllm.histories import Floats, Ints, Tally, decay, of_actions, padded, visits
+from recllm.population import Asked, Population
+from recllm.schema import ACTION_CODE, BROWSING, Action
+
+NEVER_DAYS = 730.0
+"""Days since something that never happened: two years."""
+
+FEATURES: Mapping[str, str] = {
+    # the person's own dealings with the item
+    "times": "log(1 + occasions on which the person took the item); 0 never",
+    "count_120": "log(1 + those occasions decayed with half-life 120 days); 0 never",
+    "count_30": "the same, half-life 30 days",
+    "count_10": "the same, half-life 10 days",
+    "days_since": "log(1 + days since the person last took it); log(731) never",
+    "days_since_first": "log(1 + days since the person first took it); log(731) never",
+    "visits_since": "log(1 + shopping trips since the one on which the person last took it); log(1 + all trips) never",
+    "visit_rate": "share of the trips since the first time on which the person took it, [0, 1]; 0 never",
+    "overdue": "log of days since last time over the person's mean interval, [-4, 2]; 0 below two times",
+    "interval": "log(1 + mean days between the person's occasions); 0 below two times",
+    "quantity": "log(1 + units per occasion); 0 never",
+    # people alike, and items bought by the same people
+    "neighbours_recent": "weighted share of the nearest people who took it in the last 28 days, log(1 + 100 x)",
+    "neighbours_decayed": "the same with purchases decayed over 120 days, log(1 + 100 x)",
+    "neighbours_lift": "neighbours_recent against the share of everybody, log ratio, [-4, 4]; 0 where nobody took it",
+    "item_item": "EASE score of the item from the person's items, clipped to [-1, 3]",
+    # the item in the crowd
+    "buyers_7": "log(1 + distinct buyers in the last 7 days)",
+    "buyers_28": "log(1 + distinct buyers in the last 28 days)",
+    "buyers_91": "log(1 + distinct buyers in the last 91 days)",
+    "buyers_ever": "log(1 + distinct buyers ever)",
+    "trend": "log of (4 x buyers in 7 days + 1) over (buyers in 28 days + 1)",
+    "trend_long": "log of (3.25 x buyers in 28 days + 1) over (buyers in 91 days + 1)",
+    "repeat_rate": "share of the item's buyers who came back for it, [0, 1]",
+    "item_days_since_sold": "log(1 + days since anybody took it); 0 never sold",
+    "item_age": "log(1 + days since anybody first took it); 0 never sold",
+    "type_share": "the item's share of its type's buyers in the last 28 days, [0, 1]; 0 without a type",
+    "type_buyers": "log(1 + buyers of the type's items in the last 28 days); 0 without a type",
+    "arrival_rate": "log(1 + mean first-month buyers of earlier arrivals of the type)",
+    # prices
+    "price": "log(1 + unit price); 0 unknown",
+    "price_gap": "that minus the person's mean of it, [-3, 3]; 0 unknown",
+    "price_gap_type": "that minus the person's mean in the item's category, [-3, 3]; 0 unknown",
+    "price_now": "log ratio of the last 14 days' price to the usual one; below 0 is cheaper lately",
+    # the person's dealings with the item's type, category and brand
+    "type_times": "log(1 + occasions decayed with half-life 120 days in the item's type)",
+    "type_affinity": "share of the person's decayed occasions in the type, [0, 1]",
+    "type_days_since": "log(1 + days since the person last took something of the type); log(731) never",
+    "type_overdue": "log of days since over the person's mean interval in the type, [-4, 2]; 0 below two times",
+    "type_items": "log(1 + distinct items of the type that the person took)",
+    "type_loyalty": "the item's share of the person's decayed occasions in its type, [0, 1]",
+    "category_affinity": "share of the person's decayed occasions in the category above the type, [0, 1]",
+    "category_days_since": "log(1 + days since the person last took something of it); log(731) never",
+    "category_items": "log(1 + distinct items of it that the person took)",
+    "brand_affinity": "share of the person's decayed occasions in the brand, [0, 1]",
+    # the person
+    "visits": "log(1 + shopping trips)",
+    "visits_28": "log(1 + trips in the last 28 days)",
+    "days_since_visit": "log(1 + days since the last trip); log(731) never",
+    "items": "log(1 + distinct items taken)",
+    "novelty": "share of the last 56 days' (person, item) pairs that were first times, [0, 1]; 0.5 unknown",
+    # text
+    "text_nearest": "largest cosine of the item's text with the person's 100 heaviest other items', [0, 1]; 0 none",
+    "text_set": "their weighted mean of cosine to the eighth power, [0, 1]; 0 none",
+    # browsing
+    "views": "log(1 + browsing events on the item decayed with half-life 14 days)",
+    "days_since_view": "log(1 + days since the last of them); log(731) never",
+    "carted": "1 if put in the cart since it was last taken, else 0",
+    "favourite": "1 if marked as a favourite, else 0",
+    "type_views": "share of the person's decayed browsing in the item's type, [0, 1]",
+}
+"""Name and meaning of each column of `pair_features`, in order."""
+
+FEATURE_NAMES: tuple[str, ...] = tuple(FEATURES)
+
+Columns = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    user: Ints
+    item: NDArray[np.int32]
+    indptr: Ints
+
+
+def pair_features(population: Population, asked: Asked, pairs: Candidates) -> Floats:
+    """Float32 (n_pairs, len(FEATURE_NAMES)), finite, in the order of `pairs`."""
+    p = _Pairs(pairs.user, pairs.item, pairs.indptr)
+    columns: Columns = {
+        **_own(asked, p),
+        **_alike(population, asked, p),
+        **_crowd(population, p),
+        **_prices(population, asked, p),
+        **_groups(population, asked, p),
+        **_person(asked, p),
+        **_text(population, asked, p),
+        **_browsing(population, asked, p),
+    }
+    return np.stack([columns[name].astype(np.float32) for name in FEATURE_NAMES], axis=1)
+
+
+def _log(value: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(np.log1p(np.maximum(value, 0)))
+
+
+def _own(asked: Asked, p: _Pairs) -> Columns:
+    taken, tally = asked.taken, asked.owned
+    row = tally.find(p.user, p.item)
+    times = tally.total()
+    days = (asked.as_of - tally.largest(taken.at)) / DAY
+    first = (asked.as_of - tally.smallest(taken.at)) / DAY
+    ordinal, trips = visits(taken)
+    since = trips[tally.user] - 1 - tally.largest(ordinal)
+    rate = times / np.maximum(trips[tally.user] - tally.smallest(ordinal), 1)
+    interval = (first - days) / np.maximum(times - 1, 1)
+    columns = {
+        "times": padded(_log(times), 0)[row],
+        "days_since": _log(padded(days, NEVER_DAYS)[row]),
+        "days_since_first": _log(padded(first, NEVER_DAYS)[row]),
+        "visits_since": _log(np.where(row < len(times), padded(since, 0)[row], trips[p.user])),
+        "visit_rate": padded(rate, 0)[row],
+        "overdue": padded(_overdue(days, interval, times), 0)[row],
+        "interval": padded(np.where(times > 1, _log(interval), 0), 0)[row],
+        "quantity": padded(_log(tally.total(taken.quantity) / np.maximum(times, 1)), 0)[row],
+    }
+    for half_life in (120, 30, 10):
+        columns[f"count_{half_life}"] = padded(_log(tally.total(decay(taken.at, asked.as_of, half_life))), 0)[row]
+    return columns
+
+
+def _overdue(days: NDArray[Any], interval: NDArray[Any], times: NDArray[Any]) -> NDArray[Any]:
+    ratio = np.log((days + 0.5) / (np.maximum(interval, 0) + 0.5))
+    return np.where(times > 1, np.clip(ratio, -4, 2), 0)
+
+
+def _alike(population: Population, asked: Asked, p: _Pairs) -> Columns:
+    recent = _at(asked.neighbour_recent, p)
+    everybody = population.stats.buyers_28[p.item] / max(len(population.pool), 1)
+    lift = np.log((recent + 1e-3) / (everybody + 1e-3))
+    return {
+        "neighbours_recent": np.log1p(100 * recent),
+        "neighbours_decayed": np.log1p(100 * _at(asked.neighbour_decayed, p)),
+        "neighbours_lift": np.clip(lift, -4, 4),
+        "item_item": np.clip(_at(asked.item_item, p), -1, 3),
+    }
+
+
+def _at(scores: Any, p: _Pairs) -> Floats:
+    """Entries of a sparse (n, n_items) matrix at the pairs; a few people are made dense at a time."""
+    out = np.zeros(len(p.item), np.float32)
+    step = max(1, 2**22 // max(scores.shape[1], 1))
+    for start in range(0, scores.shape[0], step):
+        block = scores[start : start + step].toarray()
+        part = slice(p.indptr[start], p.indptr[min(start + step, scores.shape[0])])
+        out[part] = block[p.user[part] - start, p.item[part]]
+    return out
+
+
+def _crowd(population: Population, p: _Pairs) -> Columns:
+    s = population.stats
+    by_item = {
+        "buyers_7": _log(s.buyers_7),
+        "buyers_28": _log(s.buyers_28),
+        "buyers_91": _log(s.buyers_91),
+        "buyers_ever": _log(s.buyers_ever),
+        "trend": np.log((4 * s.buyers_7 + 1) / (s.buyers_28 + 1)),
+        "trend_long": np.log((3.25 * s.buyers_28 + 1) / (s.buyers_91 + 1)),
+        "repeat_rate": s.repeat_rate,
+        "item_days_since_sold": _log(s.days_since_sold),
+        "item_age": _log(s.days_since_arrival),
+        "type_share": s.type_share,
+        "type_buyers": _log(s.type_buyers_28),
+        "arrival_rate": _log(s.type_arrival_rate),
+    }
+    return {name: value[p.item] for name, value in by_item.items()}
+
+
+def _prices(population: Population, asked: Asked, p: _Pairs) -> Columns:
+    s, taken = population.stats, asked.taken
+    price = s.log_price[p.item]
+    paid = np.where(np.isfinite(taken.price), np.log1p(np.maximum(taken.price, 0)), s.log_price[taken.item])
+    known = np.isfinite(paid)
+    count = np.bincount(taken.user[known], minlength=asked.n)
+    mean = np.bincount(taken.user[known], paid[known], minlength=asked.n) / np.maximum(count, 1)
+    gap = np.where(count[p.user] > 0, price - mean[p.user], 0)
+    return {
+        "price": np.nan_to_num(price),
+        "price_gap": np.clip(np.nan_to_num(gap), -3, 3),
+        "price_gap_type": np.clip(np.nan_to_num(price - _category_price(population, asked, p, paid)), -3, 3),
+        "price_now": np.clip(s.price_now[p.item], -2, 2),
+    }
+
+
+def _category_price(population: Population, asked: Asked, p: _Pairs, paid: NDArray[Any]) -> Floats:
+    """Mean log price that the person paid in the item's category, NaN where unknown."""
+    group = population.facets.category
+    fit = np.isfinite(paid) & (group[asked.taken.item] >= 0)
+    tally = Tally.of(asked.taken.user[fit], group[asked.taken.item[fit]], int(group.max(initial=0)) + 1)
+    mean = tally.total(paid[fit]) / np.maximum(tally.total(), 1)
+    return padded(mean, np.nan)[tally.find(p.user, group[p.item])]
+
+
+def _groups(population: Population, asked: Asked, p: _Pairs) -> Columns:
+    facets = population.facets
+    kind = _Group.of(asked, facets.type, p)
+    above = _Group.of(asked, facets.category, p)
+    brand = _Group.of(asked, facets.brand, p)
+    own = padded(asked.owned.total(decay(asked.taken.at, asked.as_of, 120.0)), 0)[asked.owned.find(p.user, p.item)]
+    return {
+        "type_times": _log(kind.weight),
+        "type_affinity": kind.affinity,
+        "type_days_since": _log(kind.days),
+        "type_overdue": kind.overdue,
+        "type_items": _log(kind.items),
+        "type_loyalty": np.clip(own / np.maximum(kind.weight, 1e-9), 0, 1) * (kind.weight > 0),
+        "category_affinity": above.affinity,
+        "category_days_since": _log(above.days),
+        "category_items": _log(above.items),
+        "brand_affinity": brand.affinity,
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """What a person did within the item's group, per pair."""
+
+    weight: Floats
+    affinity: Floats
+    days: Floats
+    overdue: Floats
+    items: Floats
+
+    @classmethod
+    def of(cls, asked: Asked, group: NDArray[np.int32], p: _Pairs) -> _Group:
+        taken = asked.taken
+        known = group[taken.item] >= 0
+        user, at, n_groups = taken.user[known], taken.at[known], int(group.max(initial=0)) + 1
+        tally = Tally.of(user, group[taken.item[known]], n_groups)
+        row = tally.find(p.user, group[p.item])
+        weight = tally.total(decay(at, asked.as_of, 120.0))
+        everything = np.bincount(tally.user, weight, minlength=asked.n)
+        days = (asked.as_of - tally.largest(at)) / DAY
+        span = (asked.as_of - tally.smallest(at)) / DAY - days
+        times = np.bincount(*_distinct_times(tally, at), minlength=len(weight))
+        overdue = _overdue(days, span / np.maximum(times - 1, 1), times)
+        kept = group[asked.owned.key] >= 0
+        items = np.bincount(tally.find(asked.owned.user[kept], group[asked.owned.key[kept]]), minlength=len(weight))
+        return cls(
+            padded(weight, 0)[row],
+            padded(weight / np.maximum(everything[tally.user], 1e-9), 0)[row],
+            padded(days, NEVER_DAYS)[row],
+            padded(overdue, 0)[row],
+            padded(items, 0)[row],
+        )
+
+
+def _distinct_times(tally: Tally, at: Ints) -> tuple[Ints]:
+    """Group of each distinct (group, time)."""
+    order = np.lexsort((at, tally.group))
+    group, when = tally.group[order], at[order]
+    fresh = np.ones(len(order), bool)
+    fresh[1:] = (np.diff(group) != 0) | (np.diff(when) != 0)
+    return (group[fresh],)
+
+
+def _person(asked: Asked, p: _Pairs) -> Columns:
+    taken = asked.taken
+    _, trips = visits(taken)
+    late = taken.select(taken.at >= asked.as_of - 28 * DAY)
+    last = np.full(asked.n, asked.as_of - int(NEVER_DAYS * DAY))
+    full = np.diff(taken.indptr) > 0
+    last[full] = taken.at[taken.indptr[1:][full] - 1]
+    per_person = {
+        "visits": _log(trips),
+        "visits_28": _log(visits(late)[1]),
+        "days_since_visit": _log((asked.as_of - last) / DAY),
+        "items": _log(np.bincount(asked.owned.user, minlength=asked.n)),
+        "novelty": _novelty(asked),
+    }
+    return {name: value[p.user] for name, value in per_person.items()}
+
+
+def _novelty(asked: Asked) -> Floats:
+    cut = asked.as_of - 56 * DAY
+    first, last = asked.owned.smallest(asked.taken.at), asked.owned.largest(asked.taken.at)
+    lately = np.bincount(asked.owned.user[last >= cut], minlength=asked.n)
+    fresh = np.bincount(asked.owned.user[first >= cut], minlength=asked.n)
+    return np.where(lately > 0, fresh / np.maximum(lately, 1), 0.5).astype(np.float32)
+
+
+def _text(population: Population, asked: Asked, p: _Pairs, lines: int = 100) -> Columns:
+    """Texts of the person's heaviest items against the item's; the item itself is left out."""
+    owned, vectors = asked.owned, population.item_vectors
+    weight = owned.total(decay(asked.taken.at, asked.as_of, 120.0))
+    ends = np.searchsorted(owned.keys, np.arange(asked.n + 1) * population.n_items)
+    nearest, mean = np.zeros(len(p.item), np.float32), np.zeros(len(p.item), np.float32)
+    for user in range(asked.n):
+        part, own = slice(p.indptr[user], p.indptr[user + 1]), slice(ends[user], ends[user + 1])
+        heavy = np.argsort(-weight[own], kind="stable")[:lines]
+        rows, w = owned.key[own][heavy], weight[own][heavy]
+        if not len(rows) or part.start == part.stop:
+            continue
+        near = np.maximum(vectors[p.item[part]] @ vectors[rows].T, 0)
+        near[p.item[part][:, None] == rows[None, :]] = 0
+        nearest[part] = near.max(axis=1)
+        near *= near
+        near *= near
+        near *= near
+        mean[part] = near @ w / w.sum()
+    return {"text_nearest": nearest, "text_set": mean}
+
+
+def _browsing(population: Population, asked: Asked, p: _Pairs) -> Columns:
+    seen = of_actions(asked.histories, BROWSING)
+    tally = Tally.of(seen.user, seen.item, population.n_items)
+    row = tally.find(p.user, p.item)
+    weight = decay(seen.at, asked.as_of, 14.0)
+    days = (asked.as_of - tally.largest(seen.at)) / DAY
+
+    def last(action: Action) -> NDArray[np.float64]:
+        which = seen.action == ACTION_CODE[action]
+        out = np.full(len(tally.keys) + 1, -np.inf)
+        np.maximum.at(out, tally.group[which], seen.at[which])
+        return out[row]
+
+    bought = np.append(asked.owned.largest(asked.taken.at).astype(float), -np.inf)[asked.owned.find(p.user, p.item)]
+    kind = population.facets.type
+    typed = kind[seen.item] >= 0
+    types = Tally.of(seen.user[typed], kind[seen.item[typed]], int(kind.max(initial=0)) + 1)
+    of_type = types.total(weight[typed])
+    everything = np.bincount(types.user, of_type, minlength=asked.n)
+    share = of_type / np.maximum(everything[types.user], 1e-9)
+    return {
+        "views": padded(_log(tally.total(weight)), 0)[row],
+        "days_since_view": _log(padded(days, NEVER_DAYS)[row]),
+        "carted": last(Action.CART) > bought,
+        "favourite": last(Action.FAVOURITE) > -np.inf,
+        "type_views": padded(share, 0)[types.find(p.user, kind[p.item])],
+    }

@@ -1,0 +1,250 @@
+"""The best items for people: candidates, features, score, top k, in blocks of people so that memory stays bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recllm.candidates import Candidates, CandidateSettings, candidates, explicit
+from recllm.dataset import Dataset, Events
+from recllm.features import pair_features
+from recllm.histories import Floats, Ints
+from recllm.population import Asked, Population, ask
+from recllm.scorer import Scorer
+from recllm.training import FittedScorer, Progress, TrainingArguments, fit_scorer, pair_cosine
+
+BLOCK_PAIRS = 2**18
+"""Pairs scored at once; with about 55 features and the MLP's layers some 300 MiB."""
+
+
+class ScoredPairs(NamedTuple):
+    """Float32 (n_pairs,) each; logit = a * cosine + mlp, and a calibrated probability in (0, 1)."""
+
+    cosine: Floats
+    mlp: Floats
+    logit: Floats
+    probability: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """Best items of n people, best first. item: int32 (n, k), padded with -1. The others: (n, k), NaN or 0 there.
+
+    sources: uint16 bits of `recllm.candidates.SOURCES`; 0 where an explicit list was ranked.
+    """
+
+    item: NDArray[np.int32]
+    logit: Floats
+    cosine: Floats
+    mlp: Floats
+    probability: Floats
+    sources: NDArray[np.uint16]
+
+
+class PairList(Protocol):
+    """Compressed rows of item rows, one run per person."""
+
+    @property
+    def indptr(self) -> Ints: ...
+    @property
+    def item(self) -> NDArray[np.int32]: ...
+
+
+def score_pairs(
+    scorer: Scorer,
+    population: Population,
+    histories: Events,
+    as_of: int,
+    pairs: PairList,
+    *,
+    own: NDArray[np.integer] | None = None,
+    basics: Floats | None = None,
+) -> ScoredPairs:
+    """Score given pairs, e.g. of virtual histories.
+
+    The items of person u are pairs.item[pairs.indptr[u]:pairs.indptr[u + 1]], ascending. own: each person's row in the
+    population's dataset, -1 for none. basics: Emb(I), (n, dim).
+    """
+    listed = Candidates(pairs.indptr, pairs.item, np.zeros(len(pairs.item), np.uint16))
+    return _score(scorer, population, ask(population, histories, as_of, own=own, basics=basics), listed)
+
+
+def rank(
+    scorer: Scorer,
+    population: Population,
+    histories: Events,
+    as_of: int,
+    k: int,
+    *,
+    own: NDArray[np.integer] | None = None,
+    basics: Floats | None = None,
+    allowed: NDArray[np.bool_] | None = None,
+    banned: tuple[Ints, NDArray[np.integer]] | None = None,
+    repeats: bool = True,
+    settings: CandidateSettings | None = None,
+    block: int = 256,
+) -> Ranked:
+    """Top `k` of the catalogue for each person of `histories`, see `candidates` for the filters.
+
+    When the sources propose fewer than `k` items, popular ones fill the list, so it is short only when fewer than `k`
+    items pass the filters.
+    """
+    settings = settings or CandidateSettings()
+    wide = replace(settings, popular=max(settings.popular, k))  # so that a list is short only when the catalogue is
+    parts = []
+    for start, asked in _asked(population, histories, as_of, own, basics, block):
+        hidden = None if banned is None else _runs(banned, start, start + asked.n)
+        pairs = candidates(population, asked, wide, allowed=allowed, banned=hidden, repeats=repeats)
+        parts.append(_top(_score(scorer, population, asked, pairs), pairs, k))
+    return _stack(parts, k)
+
+
+def rank_items(
+    scorer: Scorer,
+    population: Population,
+    histories: Events,
+    as_of: int,
+    items: NDArray[np.integer],
+    k: int | None = None,
+    *,
+    own: NDArray[np.integer] | None = None,
+    basics: Floats | None = None,
+    banned: tuple[Ints, NDArray[np.integer]] | None = None,
+    repeats: bool = True,
+) -> Ranked:
+    """Rank an explicit list of item rows for everyone: new arrivals that never sold, or the caller's own list.
+
+    k: at most this many per person, all of them when None.
+    """
+    rows = np.unique(items).astype(np.int32)
+    k = len(rows) if k is None else k
+    block = int(np.clip(BLOCK_PAIRS // max(len(rows), 1), 1, 256))
+    parts = []
+    for start, asked in _asked(population, histories, as_of, own, basics, block):
+        pairs = explicit(asked.n, rows)
+        hidden = None if banned is None else _runs(banned, start, start + asked.n)
+        pairs = pairs.select(_open(pairs, asked, hidden, repeats))
+        parts.append(_top(_score(scorer, population, asked, pairs), pairs, k))
+    return _stack(parts, k)
+
+
+def fit_and_rank(
+    dataset: Dataset,
+    item_vectors: Floats,
+    basics: Floats | None,
+    users: NDArray[np.integer],
+    k: int,
+    *,
+    args: TrainingArguments | None = None,
+    allowed: NDArray[np.bool_] | None = None,
+    mask_seen: bool = False,
+    fitted: FittedScorer | None = None,
+    population: Population | None = None,
+    progress: Progress | None = None,
+) -> tuple[Ranked, FittedScorer, Population]:
+    """Train on `dataset`, cut at its `as_of`, and rank for these user rows: one call for a measured run.
+
+    Hand the returned `fitted` and `population` back in to rank again without training again.
+    """
+    fitted = fitted or fit_scorer(dataset, item_vectors, basics, args, progress)
+    population = population or Population.fit(dataset, item_vectors, fitted.population)
+    ranked = rank(
+        fitted.scorer,
+        population,
+        dataset.events.rows(users),
+        dataset.as_of,
+        k,
+        own=users,
+        basics=None if basics is None else basics[users],
+        allowed=allowed,
+        repeats=not mask_seen,
+        settings=fitted.candidates,
+    )
+    return ranked, fitted, population
+
+
+def _asked(
+    population: Population,
+    histories: Events,
+    as_of: int,
+    own: NDArray[np.integer] | None,
+    basics: Floats | None,
+    block: int,
+) -> Iterator[tuple[int, Asked]]:
+    """Blocks of people, with the place of the first."""
+    n = len(histories.indptr) - 1
+    for start in range(0, n, block):
+        rows = np.arange(start, min(start + block, n))
+        part = None if own is None else np.asarray(own)[rows]
+        told = None if basics is None else basics[rows]
+        yield start, ask(population, histories.rows(rows), as_of, own=part, basics=told)
+
+
+def _runs(lists: tuple[Ints, NDArray[np.integer]], start: int, end: int) -> tuple[Ints, NDArray[np.integer]]:
+    indptr, item = lists
+    return indptr[start : end + 1] - indptr[start], item[indptr[start] : indptr[end]]
+
+
+def _open(
+    pairs: Candidates, asked: Asked, hidden: tuple[Ints, NDArray[np.integer]] | None, repeats: bool
+) -> NDArray[np.bool_]:
+    fit = np.ones(len(pairs.item), bool)
+    if not repeats:
+        fit &= asked.owned.find(pairs.user, pairs.item) == len(asked.owned.keys)
+    if hidden is not None:
+        n_items = asked.owned.n_keys
+        banned = np.repeat(np.arange(asked.n), np.diff(hidden[0])) * n_items + hidden[1]
+        fit &= ~np.isin(pairs.user * n_items + pairs.item, banned)
+    return fit
+
+
+def _score(scorer: Scorer, population: Population, asked: Asked, pairs: Candidates) -> ScoredPairs:
+    features = pair_features(population, asked, pairs)
+    cosine = pair_cosine(population.item_vectors, asked.vectors.user, pairs)
+    items, item = np.unique(pairs.item, return_inverse=True)
+    user = pairs.user
+    out = np.zeros((3, len(item)), np.float32)
+    scorer.eval()
+    with torch.inference_mode():
+        users = scorer.project(torch.from_numpy(asked.vectors.user))
+        projected = scorer.project(torch.from_numpy(population.item_vectors[items]))
+        for start in range(0, len(item), 2**16):
+            part = slice(start, start + 2**16)
+            columns = (user[part], item[part], cosine[part], features[part])
+            score = scorer(users, projected, *(torch.from_numpy(c) for c in columns))
+            out[:, part] = torch.stack([score.mlp, score.logit, scorer.probability(score.logit)]).numpy()
+    return ScoredPairs(cosine, out[0], out[1], out[2])
+
+
+def _top(scores: ScoredPairs, pairs: Candidates, k: int) -> Ranked:
+    """Best k of each run; ties go to the lower item row, whose order is that of a hash."""
+    user, n = pairs.user, len(pairs.indptr) - 1
+    order = np.lexsort((pairs.item, -scores.logit, user))
+    place = np.arange(len(order)) - pairs.indptr[user]
+    kept, at = order[place < k], (user[place < k], place[place < k])
+
+    def table(column: NDArray[Any], empty: float) -> NDArray[Any]:
+        out = np.full((n, k), empty, column.dtype)
+        out[at] = column[kept]
+        return out
+
+    return Ranked(
+        table(pairs.item, -1),
+        table(scores.logit, np.nan),
+        table(scores.cosine, np.nan),
+        table(scores.mlp, np.nan),
+        table(scores.probability, np.nan),
+        table(pairs.sources, 0),
+    )
+
+
+def _stack(parts: list[Ranked], k: int) -> Ranked:
+    if not parts:
+        empty = np.zeros((0, k), np.float32)
+        return Ranked(empty.astype(np.int32), empty, empty, empty, empty, empty.astype(np.uint16))
+    return Ranked(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Ranked)))
