@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from contracts_encoder import TEXTS, check_encoder
-from tiny_encoders import ARCHITECTURES, POSITIONS, edit_json, make_model, make_sentence_model
+from tiny_encoders import ARCHITECTURES, POSITIONS, edit_json, make_model, make_sentence_model, write_json
 
 from recllm.encoder import DEFAULT_ENCODER, HuggingFaceEncoder, load_encoder
 from recllm.encoder.huggingface import plan_batches
@@ -59,6 +59,27 @@ def test_plain_folder_is_pooled_by_the_mean(tmp_path: Path) -> None:
 def test_vocabulary_without_tokenizer_json(tmp_path: Path) -> None:
     old, new = make_model(tmp_path / "old", old_vocabulary=True), make_model(tmp_path / "new")
     np.testing.assert_allclose(load_encoder(old).encode(TEXTS), load_encoder(new).encode(TEXTS), atol=1e-6)
+
+
+def test_lower_case_when_the_folder_says_so(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "m", "roberta")  # its tokenizer tells capitals apart
+    for lower in (False, True):
+        write_json(folder / "sentence_bert_config.json", {"max_seq_length": 20, "do_lower_case": lower})
+        big, small = load_encoder(folder).encode(["RED milk", "red milk"])
+        assert bool(np.allclose(big, small, atol=1e-5)) == lower
+
+
+@pytest.mark.parametrize("model_type", ["bert", "distilbert"])
+def test_weights_saved_with_a_head_for_masked_words(model_type: str, tmp_path: Path) -> None:
+    """As bert-base-chinese and distilbert-base-uncased are: names with a prefix, and tensors that are not needed."""
+    from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
+
+    folder = make_model(tmp_path / "m", model_type)
+    plain = load_encoder(folder).encode(TEXTS)
+    whole = AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(folder))
+    getattr(whole, model_type).load_state_dict(AutoModel.from_pretrained(folder).state_dict(), strict=False)
+    whole.save_pretrained(folder)
+    np.testing.assert_allclose(load_encoder(folder).encode(TEXTS), plain, atol=1e-5)
 
 
 @pytest.mark.parametrize(
