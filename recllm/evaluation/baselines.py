@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from recllm.dataset import DAY, Dataset, Events
 from recllm.errors import UsageError
-from recllm.evaluation.protocols import ALL, MASKED, NEW, UNMASKED, Question, System
+from recllm.evaluation.protocols import ALL, COLD, MASKED, NEW, UNMASKED, Question, System
 from recllm.schema import Action
 
 if TYPE_CHECKING:
@@ -43,7 +43,17 @@ class Contender:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-BASELINES = ("random", "popular", "popular-recent", "personal-frequency", "user-knn", "bm25", "zero-shot")
+BASELINES = (
+    "random",
+    "popular",
+    "popular-recent",
+    "personal-frequency",
+    "user-knn",
+    "category-affinity",
+    "bm25",
+    "zero-shot",
+    "zero-shot-set",
+)
 
 
 def contenders(
@@ -55,8 +65,9 @@ def contenders(
 ) -> dict[str, Contender]:
     """Baselines by name, with `settings[name]` as keywords of the maker.
 
-    texts (one per item row) are needed by bm25, vectors (n_items, dim; unit rows) by zero-shot. Raises `UsageError`
-    for an unknown name or a missing input.
+    texts (one per item row) are needed by bm25, vectors (n_items, dim; unit rows) by zero-shot and zero-shot-set, which
+    plays in COLD only, since it costs one product per bought item. Raises `UsageError` for an unknown name or a
+    missing input.
     """
     settings = settings or {}
     return {name: _contender(name, texts, vectors, dict(settings.get(name, {}))) for name in names}
@@ -75,10 +86,15 @@ def _contender(
         return Contender(answer=counting[name](**given), slices=WARM, settings=given)
     if name == "random":
         return Contender(answer=random_system(**given), settings=given)
+    if name == "category-affinity":
+        return Contender(answer=category_affinity(**given), settings=given)
     if name == "bm25" and texts is not None:
         return Contender(answer=bm25(texts, **given), settings=given)
     if name == "zero-shot" and vectors is not None:
         return Contender(answer=zero_shot(vectors, **given), settings=given)
+    if name == "zero-shot-set" and vectors is not None:
+        given = {"power": 8} | given
+        return Contender(answer=zero_shot(vectors, **given), slices=frozenset({COLD}), settings=given)
     if name in BASELINES:
         raise UsageError(f"the baseline {name} needs {'item texts' if name == 'bm25' else 'item vectors'}")
     raise UsageError(f"unknown baseline {name!r}; known: {', '.join(BASELINES)}")
@@ -161,7 +177,7 @@ def bm25(texts: Sequence[str], *, half_life_days: float = 120.0, k1: float = 1.2
 
         def score(block: NDArray[np.int64]) -> Scores:
             queries = counts[block] @ index.words_of_items
-            return np.asarray((queries @ documents).toarray()[:, spread], dtype=np.float32)
+            return np.asarray((queries @ documents).toarray().take(spread, axis=1))
 
         return rank(question, items, score)
 
@@ -184,16 +200,59 @@ def zero_shot(vectors: NDArray[np.float32], *, half_life_days: float | None = No
             return np.asarray((counts[block] @ vectors) @ candidates.T, dtype=np.float32)
 
         def pooled(block: NDArray[np.int64]) -> Scores:
-            return np.stack([_pool(counts[[u]], vectors, candidates, power or 1) for u in block])
+            return _pooled(counts[block], vectors, candidates, power or 1)
 
-        return rank(question, items, mean if power is None else pooled)
+        if power is None:
+            return rank(question, items, mean)
+        return rank(question, items, pooled, block=max(BLOCK, 4_000_000 // max(1, len(items))))
 
     return answer
 
 
-def _pool(counts: csr_array, vectors: NDArray[np.float32], candidates: NDArray[np.float32], power: int) -> Scores:
-    cosine = np.maximum(vectors[counts.indices] @ candidates.T, 0.0)
-    return np.asarray(counts.data.astype(np.float32) @ cosine**power, dtype=np.float32)
+def _pooled(counts: csr_array, vectors: NDArray[np.float32], candidates: NDArray[np.float32], power: int) -> Scores:
+    """Sums over each person's items, some candidates at a time, since bought items x candidates can be large."""
+    from scipy.sparse import csr_array
+
+    bought, column = np.unique(counts.indices, return_inverse=True)
+    counts = csr_array((counts.data, column, counts.indptr), shape=(counts.shape[0], len(bought)))
+    rows, out = vectors[bought], np.empty((counts.shape[0], len(candidates)), np.float32)
+    for start in range(0, len(candidates), BLOCK):
+        cosine = np.maximum(rows @ candidates[start : start + BLOCK].T, 0.0)
+        out[:, start : start + BLOCK] = counts @ _raise(cosine, power)
+    return out
+
+
+def _raise(base: NDArray[np.float32], power: int) -> NDArray[np.float32]:
+    """base ** power by squaring, twenty times as fast as numpy's power of floats."""
+    out = base if power % 2 else np.ones_like(base)
+    while power := power // 2:
+        base = base * base
+        out = out * base if power % 2 else out
+    return out
+
+
+def category_affinity(half_life_days: float | None = None) -> System:
+    """How much the person bought in the item's narrowest category, as a decayed count; the same for all its items."""
+
+    def answer(question: Question) -> NDArray[np.int32]:
+        items, counts = offered(question), purchases(question.dataset, question.users, half_life_days)
+        path = question.dataset.items["category"].list.join(" > ").fill_null("")
+        group = (path.rank("dense") - 1).to_numpy().astype(np.int64)
+        belongs = _membership(group)
+
+        def score(block: NDArray[np.int64]) -> Scores:
+            return np.asarray((counts[block] @ belongs).toarray().take(group[items], axis=1))
+
+        return rank(question, items, score)
+
+    return answer
+
+
+def _membership(group: NDArray[np.int64]) -> csr_array:
+    from scipy.sparse import csr_array
+
+    ones = np.ones(len(group), np.float32)
+    return csr_array((ones, group, np.arange(len(group) + 1)), shape=(len(group), int(group.max(initial=0)) + 1))
 
 
 # --- what they share -----------------------------------------------------------------------------------------------

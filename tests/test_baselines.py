@@ -1,0 +1,187 @@
+"""Baselines in a shop small enough to know the answer, and their shared ranking against sorting."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recllm.dataset import DAY, Dataset
+from recllm.errors import UsageError
+from recllm.evaluation import baselines as b
+from recllm.evaluation.bm25 import index_texts, words
+from recllm.evaluation.protocols import Question
+from recllm.metrics import Truth, ndcg
+
+NOW = 100 * DAY
+
+LOG = [  # person, item, days ago
+    ("ann", "milk", 1), ("ann", "milk", 8), ("ann", "bread", 40), ("ann", "bread", 41), ("ann", "bread", 42),
+    ("bob", "milk", 2), ("bob", "bread", 3), ("bob", "tea", 4),
+    ("cat", "screw", 5), ("cat", "nail", 50),
+    ("dan", "screw", 6), ("dan", "drill", 6), ("dan", "nail", 60),
+    ("eve", "tea", 90),
+]  # fmt: skip
+
+TITLES = {
+    "milk": "fresh milk", "bread": "white bread", "tea": "green tea", "cake": "white cake",
+    "screw": "steel screw", "nail": "steel nail", "drill": "steel drill bit",
+}  # fmt: skip
+CATEGORY = {i: ["tools"] if i in ("screw", "nail", "drill") else ["food"] for i in TITLES}
+
+
+@pytest.fixture
+def shop() -> Dataset:
+    user, item, ago = zip(*LOG, strict=True)
+    events = pl.DataFrame({"user_id": user, "item_id": item, "timestamp": [NOW - a * DAY for a in ago]})
+    items = pl.DataFrame({"item_id": list(TITLES), "title": list(TITLES.values()), "category": list(CATEGORY.values())})
+    return Dataset.construct(events, items=items, as_of=NOW)
+
+
+def ask(shop: Dataset, *people: str, k: int = 3, mask_seen: bool = False, items: list[str] | None = None) -> Question:
+    users = shop.user_rows(people)
+    offered = np.sort(shop.item_rows(items or [i for i in TITLES if i != "cake"])).astype(np.int32)
+    return Question(
+        dataset=shop, fit_on=shop, users=users, own=users, items=offered, k=k, mask_seen=mask_seen, slice="ALL"
+    )
+
+
+def names(shop: Dataset, lists: np.ndarray) -> list[list[str]]:
+    return [[shop.items["item_id"][int(i)] for i in row if i >= 0] for row in lists]
+
+
+def test_popular_counts_people_not_lines(shop: Dataset) -> None:
+    # milk, bread, tea, screw and nail each have two buyers; bread has the most lines
+    ever = names(shop, b.popular()(ask(shop, "ann", "eve", k=6)))
+    assert ever[0] == ever[1]
+    assert ever[0][-1] == "drill"
+    recent = names(shop, b.popular(days=10)(ask(shop, "eve", k=6)))[0]
+    assert set(recent[:2]) == {"milk", "screw"}
+    assert recent[-1] == "nail"
+
+
+def test_personal_frequency_decays_and_then_follows_sales(shop: Dataset) -> None:
+    assert names(shop, b.personal_frequency(10)(ask(shop, "ann")))[0][:2] == ["milk", "bread"]
+    assert names(shop, b.personal_frequency(1000)(ask(shop, "ann")))[0][:2] == ["bread", "milk"]
+    assert names(shop, b.personal_frequency(10)(ask(shop, "eve", k=1)))[0] == ["tea"]
+
+
+def test_masked_lists_hold_nothing_that_was_bought_and_may_be_short(shop: Dataset) -> None:
+    for system in (b.random_system(), b.popular(), b.personal_frequency(), b.user_knn(days=100)):
+        bob, dan = names(shop, system(ask(shop, "bob", "dan", k=5, mask_seen=True)))
+        assert set(bob) == {"screw", "nail", "drill"}
+        assert set(dan) == {"milk", "bread", "tea"}
+
+
+def test_only_offered_items_are_ranked(shop: Dataset) -> None:
+    for system in (b.random_system(), b.popular(), b.personal_frequency(), b.user_knn(days=100)):
+        lists = names(shop, system(ask(shop, "ann", "cat", k=4, items=["tea", "drill"])))
+        assert [set(row) for row in lists] == [{"tea", "drill"}] * 2
+
+
+def test_neighbours_vote_without_the_person(shop: Dataset) -> None:
+    # ann's nearest is bob, cat's is dan
+    lists = names(shop, b.user_knn(days=100, neighbours=1)(ask(shop, "ann", "cat", k=1, mask_seen=True)))
+    assert lists == [["tea"], ["drill"]]
+
+
+def test_a_stranger_is_served(shop: Dataset) -> None:
+    stranger = Dataset.construct(
+        pl.DataFrame({"user_id": ["zoe"], "item_id": ["nail"], "timestamp": [NOW - DAY]}), items=shop.items, as_of=NOW
+    )
+    question = Question(
+        dataset=stranger, fit_on=shop, users=np.array([0]), own=np.array([-1]), k=1, mask_seen=True, slice="ALL",
+        items=np.arange(shop.n_items, dtype=np.int32),
+    )  # fmt: skip
+    assert names(shop, b.user_knn(days=100, neighbours=2)(question)) == [["screw"]]
+
+
+def test_category_affinity(shop: Dataset) -> None:
+    lists = names(shop, b.category_affinity()(ask(shop, "bob", "dan", k=3)))
+    assert set(lists[0]) == {"milk", "bread", "tea"}
+    assert set(lists[1]) == {"screw", "nail", "drill"}
+
+
+def test_bm25_finds_words_of_what_was_bought(shop: Dataset) -> None:
+    texts = [TITLES[i] for i in shop.items["item_id"]]
+    lists = names(shop, b.bm25(texts)(ask(shop, "cat", "ann", k=1, items=["drill", "cake"])))
+    assert lists == [["drill"], ["cake"]]
+
+
+def test_bm25_formula_by_hand() -> None:
+    index = index_texts(["red red shoe", "blue shoe", "red red shoe"], k1=1.2, b=0.75)
+    assert index.weights.shape[0] == 2  # equal texts are one document
+    row = index.weights[[index.text_of_item[0]]].toarray().ravel()
+    mean = 2.5
+    norm = 1.2 * (0.25 + 0.75 * 3 / mean)
+    red = np.log(1 + (2 - 1 + 0.5) / 1.5) * 2 * 2.2 / (2 + norm)
+    shoe = np.log(1 + 0.5 / 2.5) * 1 * 2.2 / (1 + norm)
+    np.testing.assert_allclose(np.sort(row[row > 0]), np.sort([red, shoe]), rtol=1e-6)
+
+
+def test_words_of_two_languages() -> None:
+    assert words("FRZN ICE-crushed 22 LB") == ["frzn", "ice", "crushed", "22", "lb"]
+    assert words("秋装新款 男") == ["秋装", "装新", "新款", "男"]
+
+
+def test_zero_shot_mean_and_set(shop: Dataset) -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(shop.n_items, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    question = ask(shop, "bob", "cat", k=4)
+    counts = b.purchases(shop, question.users, None).toarray()
+    for power, score in ((None, (counts @ vectors) @ vectors.T), (5, counts @ np.maximum(vectors @ vectors.T, 0) ** 5)):
+        lists = b.zero_shot(vectors, power=power)(question)
+        for row, line in zip(lists, score, strict=True):
+            np.testing.assert_allclose(line[row], np.sort(line[question.items])[::-1][:4], atol=1e-6)
+
+
+def test_random_depends_on_seed_and_person_only(shop: Dataset) -> None:
+    both = b.random_system(3)(ask(shop, "ann", "bob"))
+    alone = b.random_system(3)(ask(shop, "bob"))
+    assert both[1].tolist() == alone[0].tolist()
+    assert b.random_system(4)(ask(shop, "ann", "bob")).tolist() != both.tolist()
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 30), st.integers(0, 300), st.integers(2, 40), st.integers(0, 2**32 - 1))
+def test_top_k_is_a_stable_sort_with_ties(k: int, n: int, levels: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, levels, (3, n)).astype(np.float32)
+    scores[rng.random((3, n)) < 0.2] = -np.inf
+    best = b.top_k(scores, k)
+    for row, line in zip(best, scores, strict=True):
+        expected = [i for i in np.argsort(-line, kind="stable") if line[i] > -np.inf][:k]
+        assert row[row >= 0].tolist() == expected
+
+
+def test_tied_scores_get_the_ndcg_of_the_order_they_are_shown_in(shop: Dataset) -> None:
+    """ranx is told the shown order through scores that fall by less than any real difference."""
+    import numba
+
+    numba.config.DISABLE_JIT = True
+    from ranx import Qrels, Run, evaluate
+
+    rng = np.random.default_rng(1)
+    scores = rng.integers(0, 3, (5, 40)).astype(np.float32)
+    lists = b.top_k(scores, 10).astype(np.int32)
+    truth = Truth.from_pairs(np.repeat(np.arange(5), 4), np.concatenate([rng.permutation(40)[:4] for _ in range(5)]), 5)
+    qrels = {f"q{u}": {f"d{i}": 1 for i in truth.item[truth.indptr[u] : truth.indptr[u + 1]]} for u in range(5)}
+    run = {f"q{u}": {f"d{i}": float(scores[u, i]) - 1e-6 * r for r, i in enumerate(lists[u])} for u in range(5)}
+    np.testing.assert_allclose(
+        ndcg(lists, truth, 10), evaluate(Qrels(qrels), Run(run), "ndcg@10", return_mean=False), atol=1e-9
+    )
+
+
+def test_contenders_by_name(shop: Dataset) -> None:
+    made = b.contenders(["popular", "personal-frequency"], settings={"personal-frequency": {"half_life_days": 10}})
+    assert names(shop, made["personal-frequency"].answer(ask(shop, "ann", k=1))) == [["milk"]]
+    assert "COLD" not in (made["popular"].slices or ())
+    with pytest.raises(UsageError, match="needs item texts"):
+        b.contenders(["bm25"])
+    with pytest.raises(UsageError, match="needs item vectors"):
+        b.contenders(["zero-shot"])
+    with pytest.raises(UsageError, match="unknown baseline 'magic'"):
+        b.contenders(["magic"])

