@@ -1,6 +1,6 @@
 """Items and people's basics in the encoder's space.
 
-    Item    = unit(Emb(category, title, brand, attributes, ...) + Emb(price in words))
+    Item    = unit(Emb(category, title, brand, attributes, ...) + w * Emb(price in words)), w = PRICE_WEIGHT
     Emb(I)  = Emb(the person's basics as text)
 
 Each distinct text is encoded once. Emb(B) and Emb(H) need no text of their own: they are sums over the vectors of the
@@ -24,6 +24,9 @@ from recllm.text import Prompts, item_texts, price_texts, profile_texts
 if TYPE_CHECKING:
     from recllm.schema import FloatArray
 
+PRICE_WEIGHT = 0.25
+"""The price is one fact among many: at equal weight two dear things would be nearer than two things to wear."""
+
 
 def item_vectors(
     encoder: Encoder, dataset: Dataset, locale: str = "en", *, prompts: Prompts | None = None
@@ -34,7 +37,7 @@ def item_vectors(
     rows = _encode(encoder, item_texts(items, locale, prompts=prompts))
     priced = np.isfinite(prices)
     if priced.any():
-        rows[priced] += _encode(encoder, price_texts(items, locale, prompts=prompts))[priced]
+        rows[priced] += PRICE_WEIGHT * _encode(encoder, price_texts(items, locale, prompts=prompts))[priced]
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     return rows
 
