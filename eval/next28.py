@@ -10,16 +10,23 @@ import argparse
 import sys
 import time
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
-
-import numpy as np
 
 from recllm.dataset import Dataset
 from recllm.encoder import DEFAULT_ENCODER, load_encoder
-from recllm.evaluation import BASELINES, PROTOCOLS, Contender, Window, complete_journey, contenders, read_folder
+from recllm.evaluation import (
+    BASELINES,
+    PROTOCOLS,
+    Contender,
+    Window,
+    complete_journey,
+    contenders,
+    learned,
+    read_folder,
+)
 from recllm.evaluation.report import OURS, evaluate
 from recllm.text import item_texts
+from recllm.training import TrainingArguments
 from recllm.vectors import item_vectors
 
 HERE = Path(__file__).parent
@@ -38,28 +45,33 @@ def peer_settings(protocol: str) -> dict[str, dict[str, float]]:
 
 def assemble(window: Window, names: list[str], protocol: str, args: argparse.Namespace) -> dict[str, Contender]:
     """The systems by name; texts and vectors are made only when somebody needs them."""
-    needs_vectors = args.diversity or any(n.startswith("zero-shot") for n in names)
+    args.vectors = None
+    systems: dict[str, Contender] = {}
+    if OURS in names or any(n.startswith("zero-shot") for n in names):
+        encoder = load_encoder(args.encoder, cache_dir=args.cache)
+        args.vectors = item_vectors(encoder, window.fit_on)
+        if OURS in names:
+            arguments = TrainingArguments(seed=args.seed)
+            systems[OURS] = learned(encoder, arguments, item_vectors=args.vectors, progress=say)
     texts = item_texts(window.dataset.items) if "bm25" in names else None
-    vectors = _vectors(window, args) if needs_vectors else None
-    args.vectors = vectors
-    peers = [n for n in names if n != OURS]
-    return contenders(peers, texts=texts, vectors=vectors, settings=peer_settings(protocol))
+    without = {OURS} if window.dataset.items["category"].is_not_null().any() else {OURS, "category-affinity"}
+    peers = [n for n in names if n not in without]
+    settings = peer_settings(protocol)
+    return systems | contenders(peers, texts=texts, vectors=args.vectors, settings=settings, seed=args.seed)
 
 
-def _vectors(window: Window, args: argparse.Namespace) -> np.ndarray:
-    encoder = load_encoder(args.encoder, cache_dir=args.cache, precision="auto")
-    return item_vectors(encoder, window.dataset)
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("protocol", choices=sorted(PROTOCOLS))
-    parser.add_argument("--systems", default=",".join(BASELINES), help="names with commas")
+    parser.add_argument("--systems", default=",".join((OURS, *BASELINES)), help="names with commas")
     parser.add_argument("--validation", action="store_true", help="the tuning window instead of the test window")
     parser.add_argument("--data", type=Path, help="folder of the Online Retail tables")
     parser.add_argument("--encoder", default=DEFAULT_ENCODER)
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "recllm", help="keeps text vectors")
-    parser.add_argument("--diversity", action="store_true", help="intra-list diversity, which needs vectors")
     parser.add_argument("-k", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path)
@@ -69,7 +81,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     began = time.perf_counter()
-    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
     window = PROTOCOLS[args.protocol](load(args.protocol, args.data), validation=args.validation)
     say(f"{window.protocol}: read in {time.perf_counter() - began:.1f} s")
     systems = assemble(window, args.systems.split(","), args.protocol, args)

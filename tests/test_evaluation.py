@@ -24,6 +24,7 @@ from recllm.evaluation import (
     complete_journey,
     contenders,
     evaluate,
+    learned,
     next_purchases,
     or_next28,
     paired_bootstrap,
@@ -301,6 +302,57 @@ def test_the_table_puts_the_best_first(shop: Dataset) -> None:
     assert [line.split()[0] for line in lines[4:7]] == ["ALL", "high", "low"]
     assert lines[6].split() == ["low", "0.1000", "-"]
     assert lines[-1].endswith("+0.2000 [+0.1000, +0.3000] ahead")
+
+
+def world(seed: int = 0) -> Dataset:
+    """Forty people of two tastes over five months; each buys items of the own taste, some again and again."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for person in range(40):
+        favourites = rng.permutation(12)[:3]
+        for day in np.sort(rng.uniform(0, 150, 25)):
+            item = rng.choice(favourites) if rng.random() < 0.6 else rng.integers(12)
+            rows.append((f"p{person}", f"{'ab'[person % 2]}{item}", float(day)))
+    names = [f"{t}{i}" for t in "ab" for i in range(12)]
+    items = pl.DataFrame({"item_id": names, "title": [f"{'apple' if n[0] == 'a' else 'bolt'} {n}" for n in names]})
+    return Dataset.construct(log(*rows).with_columns(price=pl.lit(2.0)), items=items)
+
+
+def test_the_learned_scorer_is_a_system_and_is_trained_once_per_window() -> None:
+    from recllm.encoder import ToyEncoder
+    from recllm.training import TrainingArguments
+
+    window = time_split(world(), test_days=28)
+    told: list[str] = []
+    ours = learned(ToyEncoder(), TrainingArguments(epochs=2, n_windows=2, least_actions=50), progress=told.append)
+    report = evaluate(window.only(["ALL"]), {"recllm": ours, **contenders(["random"])}, k=5, draws=50)
+    assert report.systems["recllm"]["ALL"]["ndcg@5"] > 2 * report.systems["random"]["ALL"]["ndcg@5"]
+    trained = len(told)
+    lists = ours.answer(window.ask(window.slice("ALL"), 5))
+    assert len(told) == trained
+    mine = window.slice("ALL").items
+    assert set(lists[lists >= 0].tolist()) <= set(mine.tolist())
+
+
+def test_the_learned_scorer_ranks_arrivals_among_themselves() -> None:
+    from recllm.encoder import ToyEncoder
+    from recllm.training import TrainingArguments
+
+    dataset = world()
+    late = log(("p0", "a-new", 140), ("p1", "b-new", 141), ("p2", "a-new", 142)).with_columns(price=pl.lit(2.0))
+    ids, e = dataset.items["item_id"], dataset.events
+    old = pl.DataFrame(
+        {"user_id": dataset.users["user_id"].gather(e.user), "item_id": ids.gather(e.item), "timestamp": e.at}
+    )
+    items = pl.concat(
+        [dataset.items, pl.DataFrame({"item_id": ["a-new", "b-new"], "title": ["apple", "bolt"]})], how="diagonal"
+    )
+    both = Dataset.construct(pl.concat([old, late.select(old.columns)]), items=items)
+    window = time_split(both, test_days=28)
+    ours = learned(ToyEncoder(), TrainingArguments(epochs=1, n_windows=2, least_actions=50))
+    cold = window.slice("COLD")
+    lists = ours.answer(window.ask(cold, 5))
+    assert {tuple(sorted(row[row >= 0].tolist())) for row in lists} == {tuple(cold.items.tolist())}
 
 
 # --- the fixed windows ---------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ print(report.table())
 
 from recllm.evaluation.baselines import BASELINES, Contender, contenders
 from recllm.evaluation.bootstrap import Interval, paired_bootstrap
+from recllm.evaluation.ours import learned, serving
 from recllm.evaluation.protocols import PROTOCOLS, Question, Slice, System, Window, cj_next28, next_purchases, or_next28
 from recllm.evaluation.report import Difference, Report, evaluate
 from recllm.evaluation.splits import column_split, row_split, split_tables, time_split
@@ -29,11 +30,13 @@ __all__ = [
     "complete_journey",
     "contenders",
     "evaluate",
+    "learned",
     "next_purchases",
     "or_next28",
     "paired_bootstrap",
     "read_folder",
     "row_split",
+    "serving",
     "split_tables",
     "time_split",
 ]

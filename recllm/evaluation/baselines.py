@@ -62,14 +62,15 @@ def contenders(
     texts: Sequence[str] | None = None,
     vectors: NDArray[np.float32] | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
+    seed: int = 0,
 ) -> dict[str, Contender]:
-    """Baselines by name, with `settings[name]` as keywords of the maker.
+    """Baselines by name, with `settings[name]` as keywords of the maker. `seed` is for the random one.
 
     texts (one per item row) are needed by bm25, vectors (n_items, dim; unit rows) by zero-shot and zero-shot-set, which
     plays in COLD only, since it costs one product per bought item. Raises `UsageError` for an unknown name or a
     missing input.
     """
-    settings = settings or {}
+    settings = {"random": {"seed": seed}} | dict(settings or {})
     return {name: _contender(name, texts, vectors, dict(settings.get(name, {}))) for name in names}
 
 

@@ -84,14 +84,14 @@ class Report:
         Path(path).write_text(json.dumps(self.document(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
     def table(self, columns: Iterable[str] | None = None) -> str:
-        """One block per slice, one line per system, best NDCG first; then the differences."""
+        """One block per slice, one line per system, best NDCG first; then the differences in NDCG."""
         lines = [f"{self.protocol}   seed {self.seed}, data {self.data_hash}, {self.seconds:.0f} s"]
         lines += [self.extra["note"]] if self.extra.get("note") else []
         for name in dict.fromkeys(s for scores in self.systems.values() for s in scores):
             lines += ["", *self._block(name, list(columns or ()))]
         if self.differences:
             lines += ["", "ours - peer, mean and 95 % interval over people"]
-        for d in self.differences:
+        for d in (d for d in self.differences if d.metric.startswith(COMPARED[0])):
             verdict = "ahead" if d.low > 0 else "behind" if d.high < 0 else "tie"
             place = f"{d.slice:8} {d.metric:10} {d.ours} - {d.peer}"
             lines.append(f"{place:48} {d.mean:+.4f} [{d.low:+.4f}, {d.high:+.4f}] {verdict}")
