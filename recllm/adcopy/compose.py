@@ -10,7 +10,7 @@ from decimal import Decimal
 from recllm.adcopy.channels import Channel
 from recllm.adcopy.facts import FactSheet, Offer, OfferType
 from recllm.adcopy.lexicon import word_class
-from recllm.adcopy.money import format_money, language
+from recllm.adcopy.money import format_money, is_known, language
 from recllm.adcopy.titles import shortened
 from recllm.text import Prompts
 
@@ -101,8 +101,14 @@ def _brand(facts: FactSheet) -> str | None:
 
 
 def _price(facts: FactSheet, locale: str) -> str | None:
-    known = facts.price is not None and facts.currency is not None
-    return format_money(facts.price, facts.currency, locale) if known else None  # type: ignore[arg-type]
+    return _amount(facts.price, facts.currency, locale)
+
+
+def _amount(amount: Decimal | None, currency: str | None, locale: str) -> str | None:
+    """None where the amount or its currency is not known."""
+    if amount is None or currency is None or not is_known(currency):
+        return None
+    return format_money(amount, currency, locale)
 
 
 def _offer(facts: FactSheet, locale: str, now: datetime, prompts: Prompts) -> str | None:
@@ -111,6 +117,8 @@ def _offer(facts: FactSheet, locale: str, now: datetime, prompts: Prompts) -> st
         return None
     end = _last_day(offer, locale)
     value = _offer_value(offer, facts, locale)
+    if value is None and offer.type in (OfferType.PERCENT, OfferType.AMOUNT):
+        return None
     return prompts.render("ad_offer", locale, type=str(offer.type), value=value, end=end)
 
 
@@ -119,7 +127,7 @@ def _offer_value(offer: Offer, facts: FactSheet, locale: str) -> str | None:
         return None
     if offer.type is OfferType.PERCENT:
         return _plain(offer.value) if language(locale) == "en" else _plain((100 - offer.value) / 10)
-    return format_money(offer.value, facts.currency, locale) if facts.currency else None
+    return _amount(offer.value, facts.currency, locale)
 
 
 def _plain(value: Decimal) -> str:

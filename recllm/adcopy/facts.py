@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -10,10 +11,10 @@ from enum import StrEnum
 from functools import cached_property
 
 from recllm.adcopy.quantities import Quantity, quantities
-from recllm.adcopy.reading import read, words
+from recllm.adcopy.reading import ROLE_TOKEN, fold, read, words
 from recllm.errors import DataError
 from recllm.schema import Item
-from recllm.text import neutralise
+from recllm.text import TITLE_CHARS, neutralise
 
 MAX_ATTRIBUTES = 6
 _ATTRIBUTE_CHARS = 60
@@ -75,17 +76,19 @@ class FactSheet:
 
     @classmethod
     def of(cls, item: Item, *, offer: Offer | None = None, list_price: Decimal | None = None) -> FactSheet:
-        """The sheet of an item: texts made harmless, at most six attributes, in the order of the catalogue."""
+        """The sheet of an item: texts made harmless, at most six attributes, in the order of the catalogue.
+
+        A text that holds marks of prompts or templates counts as empty: nobody sells a thing of that name.
+        """
         attributes = {
-            neutralise(name, max_chars=_ATTRIBUTE_CHARS): neutralise(value, max_chars=_ATTRIBUTE_CHARS)
+            _harmless(name, _ATTRIBUTE_CHARS): _harmless(value, _ATTRIBUTE_CHARS)
             for name, value in list(item.attributes.items())[:MAX_ATTRIBUTES]
         }
-        brand = neutralise(item.brand) if item.brand else ""
         sheet = cls(
             item_id=item.item_id,
-            title=neutralise(item.title),
-            brand=brand or None,
-            category=tuple(c for c in (neutralise(name) for name in item.category) if c),
+            title=_harmless(item.title),
+            brand=_harmless(item.brand or "") or None,
+            category=tuple(c for c in (_harmless(name) for name in item.category) if c),
             attributes={name: value for name, value in attributes.items() if name and value},
             price=item.price if item.price is None or item.price > 0 else None,
             list_price=list_price,
@@ -129,3 +132,7 @@ class FactSheet:
     def quantities(self) -> tuple[Quantity, ...]:
         """The quantities that the texts state: sizes, counts, shares. Prices are never taken from a text."""
         return tuple(q for text in self.texts for q in quantities(read(text).folded))
+
+
+def _harmless(text: str, max_chars: int = TITLE_CHARS) -> str:
+    return "" if ROLE_TOKEN.search(fold(html.unescape(text))) else neutralise(text, max_chars=max_chars)

@@ -22,6 +22,9 @@ def _currency(code: str, en: str, zh: str, *, decimals: int = 2, words: tuple[st
     return Currency(code, decimals, signs, {"en": (), "zh": words})
 
 
+_BY_CODE = "CHF SEK NOK DKK PLN CZK HUF RON TRY RUB BRL MXN ARS ZAR AED SAR ILS THB MYR IDR PHP TWD NZD"
+"""Written with their code, which everybody can read."""
+
 CURRENCIES: Mapping[str, Currency] = {
     c.code: c
     for c in (
@@ -36,18 +39,23 @@ CURRENCIES: Mapping[str, Currency] = {
         _currency("JPY", "¥ JP¥", "JP¥", decimals=0, words=("日元",)),
         _currency("KRW", "₩", "₩", decimals=0, words=("韩元",)),
         _currency("INR", "₹", "₹", words=("卢比",)),
+        *(_currency(code, code, code) for code in _BY_CODE.split()),
+        *(_currency(code, code, code, decimals=0) for code in ("VND", "CLP", "ISK")),
     )
 }
-"""The first sign of a language is the one that code writes."""
+"""The first sign of a language is the one that code writes. A price in another currency is not told."""
+
+
+def is_known(currency: str | None) -> bool:
+    return currency is not None and currency.upper() in CURRENCIES
 
 
 def format_money(amount: Decimal, currency: str, locale: str) -> str:
-    """ "$3.99" in English, "¥3.99" in Chinese; a currency without a sign is written "XYZ 3.99"."""
-    known = CURRENCIES.get(currency.upper())
-    decimals = known.decimals if known else 2
-    number = f"{rounded(amount, decimals):,.{decimals}f}"
-    sign = known.signs[language(locale)][0] if known else f"{currency.upper()} "
-    return sign + number
+    """US dollars are "$3.99" in English and "US$3.99" in Chinese, francs "CHF 3.99". The currency must be known."""
+    known = CURRENCIES[currency.upper()]
+    number = f"{rounded(amount, known.decimals):,.{known.decimals}f}"
+    sign = known.signs[language(locale)][0]
+    return f"{sign} {number}" if sign.isalpha() else sign + number
 
 
 def renderings(amount: Decimal, currency: str, locale: str) -> frozenset[str]:

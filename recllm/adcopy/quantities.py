@@ -1,7 +1,8 @@
 """Finds every quantity that a text states: numbers, amounts of money, discounts, shares and dates.
 
-All spellings count: ASCII, Chinese numerals (三十, 二〇一七), 百分之二十, 折 (八折 is 20 % off, 七五折 is 25 %),
-number words ("twenty"), "half price". Works on folded text (`recllm.adcopy.reading`). The patterns are linear: no nested repeats.
+All spellings count: ASCII, Chinese numerals (三十, 二〇一七), 百分之二十, number words ("twenty"), "half price", and
+折, which names what remains of a price: 八折 is 20 % off, 七五折 is 25 % off. Works on folded text, see
+`recllm.adcopy.reading`. The patterns are linear: no nested repeats.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from functools import cache
 from typing import Any
 
 from recllm.adcopy.lexicon import table, word_class
+from recllm.adcopy.money import CURRENCIES
+from recllm.adcopy.reading import pattern
 
 
 class Kind(StrEnum):
@@ -66,45 +69,47 @@ _MONTH = (
     r"|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)\b"
 )
 _DATES = (
-    re.compile(r"(?<!\d)(?P<y>\d{4})[-/.](?P<m>\d{1,2})[-/.](?P<d>\d{1,2})(?!\d)"),
-    re.compile(r"(?:(?P<y>\d{4})年)?(?<!\d)(?P<m>\d{1,2})月(?P<d>\d{1,2})[日号]?"),
-    re.compile(rf"(?<!\d)(?P<d>\d{{1,2}})(?:st|nd|rd|th)?(?: of)? (?P<mon>{_MONTH})(?:,? (?P<y>\d{{4}})(?!\d))?"),
-    re.compile(rf"\b(?P<mon>{_MONTH})\.? (?P<d>\d{{1,2}})(?:st|nd|rd|th)?(?!\d)(?:,? (?P<y>\d{{4}})(?!\d))?"),
+    pattern(r"(?<!\d)(?P<y>\d{4})[-/.](?P<m>\d{1,2})[-/.](?P<d>\d{1,2})(?!\d)"),
+    pattern(r"(?:(?P<y>\d{4})年)?(?<!\d)(?P<m>\d{1,2})月(?P<d>\d{1,2})[日号]?"),
+    pattern(rf"(?<!\d)(?P<d>\d{{1,2}})(?:st|nd|rd|th)?(?: of)? (?P<mon>{_MONTH})(?:,? (?P<y>\d{{4}})(?!\d))?"),
+    pattern(rf"\b(?P<mon>{_MONTH})\.? (?P<d>\d{{1,2}})(?:st|nd|rd|th)?(?!\d)(?:,? (?P<y>\d{{4}})(?!\d))?"),
 )
 _NUMBER_WORD = "|".join(sorted([*_ENGLISH, *_SCALES], key=len, reverse=True))
-_NUMERAL = re.compile(
+_NUMERAL = pattern(
     r"(?P<fraction>\d{1,6}[ -]\d{1,4}/\d{1,4}|\d{1,6}/\d{1,6})(?![\d/])"
     r"|(?P<ascii>\d{1,3}(?:,\d{3})+(?:\.\d+)?(?!\d)|\d+(?:\.\d+)?|(?<![\w.])\.\d+)(?P<scale>[万亿千百]|k\b)?"
     rf"|(?P<han>[{_HAN_NUMERAL}]+(?:点[{_HAN_NUMERAL}]+)?)"
     rf"|(?P<english>\b(?:{_NUMBER_WORD})(?:(?:[ -]| and )(?:{_NUMBER_WORD}))*\b)"
 )
-_CODE = re.compile(r"(?<![a-z0-9.])(?:[a-z]{1,20}-?\d|\d{1,12}[a-z])[a-z0-9-]*")
-_HALF_PRICE = re.compile(r"\bhalf[ -](?:the )?(?:price|off)\b|\bat half\b|半价|对折|半折|减半|一半的?价格?")
-_HUNDRED_PERCENT = re.compile(r"百分之?百")
-_VAGUE = re.compile(r"[几数上][十百千万亿]+|[a-z]+")
-_SIGN = re.compile(
-    r"(?:us\$|ca\$|cn¥|jp¥|hk\$|au\$|[acs]\$|\$|£|€|¥|₩|₹|\b(?:usd|eur|gbp|cny|rmb|jpy|hkd|cad|aud|sgd|krw|inr)) ?$"
+_CODE = pattern(r"(?<![a-z0-9.])(?:[a-z]{1,20}-?\d|\d{1,12}[a-z])[a-z0-9-]*")
+_HALF_PRICE = pattern(r"\bhalf[ -](?:the )?(?:price|off)\b|\bat half\b|半价|对折|半折|减半|一半的?价格?")
+_HUNDRED_PERCENT = pattern(r"百分之?百")
+_VAGUE = pattern(r"[几数上][十百千万亿]+|[a-z]+")
+_CODES = "|".join(code.lower() for code in CURRENCIES) + "|rmb"
+_SIGNS = {
+    sign.casefold() for c in CURRENCIES.values() for sign in (*c.signs["en"], *c.signs["zh"]) if not sign.isalpha()
+}
+_SIGN = pattern(rf"(?:{'|'.join(re.escape(s) for s in sorted(_SIGNS, key=len, reverse=True))}|\b(?:{_CODES})) ?$")
+_MONEY_WORD = pattern(
+    r" ?(?:块钱|人民币|美元|美金|欧元|英镑|日元|韩元|港元|港币|加元|澳元|新元|卢比|元|块(?!装)|¢|€|£|\$|¥"
+    rf"|(?:{_CODES}|euros?|yuan|yen|dollars?|bucks?|cents?|pence|quid)\b)"
 )
-_MONEY_WORD = re.compile(
-    r" ?(?:块钱|人民币|美元|美金|欧元|英镑|日元|港元|港币|元|块(?!装)|¢|€|£|\$|¥"
-    r"|(?:usd|eur|euros?|gbp|cny|rmb|yuan|jpy|yen|hkd|cad|aud|dollars?|bucks?|cents?|pence|quid)\b)"
-)
-_PERCENT = re.compile(r" ?(?:%|percent\b|per ?cent\b|pct\b|个百分点)")
-_ZHE = re.compile(r" ?折(?!叠|痕|页|扇|射|边|返|腾|皱|纸|合)")
-_OFF_AFTER = re.compile(
+_PERCENT = pattern(r" ?(?:%|percent\b|per ?cent\b|pct\b|个百分点)")
+_ZHE = pattern(r" ?折(?!叠|痕|页|扇|射|边|返|腾|皱|纸|合)")
+_OFF_AFTER = pattern(
     r" ?-?(?:off|discount|reduction|less|cheaper|savings?|rebate|cash ?back|优惠|折扣|直?降|立减|减|返)"
 )
-_OFF_BEFORE = re.compile(
+_OFF_BEFORE = pattern(
     r"(?:\bsav(?:e|es|ing)(?: up to)?|\bdiscount of|\boff|\bup to|立减|直降|省|减|降|优惠|返|便宜)[ :]?$"
 )
-_LIST_BEFORE = re.compile(
+_LIST_BEFORE = pattern(
     r"(?:\bwas|\bwere|\brrp|\bmsrp|\blist price(?: of)?|\bregular(?:ly)?|\boriginally|\binstead of|\bdown from|\bbefore"
     r"|原价|市场价|吊牌价|专柜价|划线价|指导价)[ :：]?$"
 )
-_THRESHOLD_BEFORE = re.compile(r"(?:满|\bspend|\borders (?:over|above)|\bover)[ :]?$")
-_HUNDREDTHS_BEFORE = re.compile(r"百分之$")
-_ORDINAL_BEFORE = re.compile(r"第$")
-_NEXT_WORD = re.compile(r"[ -]?([a-z]+)")
+_THRESHOLD_BEFORE = pattern(r"(?:满|\bspend|\borders (?:over|above)|\bover)[ :]?$")
+_HUNDREDTHS_BEFORE = pattern(r"百分之$")
+_ORDINAL_BEFORE = pattern(r"第$")
+_NEXT_WORD = pattern(r"[ -]?([a-z]+)")
 
 
 def quantities(folded: str) -> tuple[Quantity, ...]:
@@ -113,15 +118,15 @@ def quantities(folded: str) -> tuple[Quantity, ...]:
     text = _take(_words().idioms, folded, found, None)
     text = _take(_HALF_PRICE, text, found, lambda m: Quantity(kind=Kind.DISCOUNT, value=Decimal(50), span=m[0]))
     text = _take(_HUNDRED_PERCENT, text, found, lambda m: Quantity(kind=Kind.PERCENT, value=Decimal(100), span=m[0]))
-    for pattern in _DATES:
-        text = _take(pattern, text, found, _date)
+    for form in _DATES:
+        text = _take(form, text, found, _date)
     text = _take(_CODE, text, found, _code)
     found.extend(_numerals(text))
     found.extend(_multitudes(text))
     return tuple(found)
 
 
-def _take(pattern: re.Pattern[str], text: str, found: list[Quantity], make: Any) -> str:
+def _take(shape: re.Pattern[str], text: str, found: list[Quantity], make: Any) -> str:
     """Collects what a pattern finds and blanks it, so that later patterns do not see it again."""
 
     def blank(match: re.Match[str]) -> str:
@@ -132,7 +137,7 @@ def _take(pattern: re.Pattern[str], text: str, found: list[Quantity], make: Any)
             found.append(quantity)
         return "\x00" * len(match[0])
 
-    return pattern.sub(blank, text)
+    return shape.sub(blank, text)
 
 
 def _date(match: re.Match[str]) -> Quantity | None:
@@ -288,8 +293,8 @@ def _words() -> _Words:
     latin = "|".join(re.escape(u) for u in sorted((u for u in units if u.isascii()), key=len, reverse=True))
     other = "|".join(re.escape(u) for u in sorted((u for u in units if not u.isascii()), key=len, reverse=True))
     return _Words(
-        idioms=re.compile("|".join(rf"\b{re.escape(i)}\b" if i.isascii() else re.escape(i) for i in idioms)),
+        idioms=pattern("|".join(rf"\b{re.escape(i)}\b" if i.isascii() else re.escape(i) for i in idioms)),
         multitudes=frozenset(data["multitudes"]),
         units=units,
-        unit=re.compile(rf"[ -]?((?:{latin})(?![a-z0-9])|(?:{other}))"),
+        unit=pattern(rf"[ -]?((?:{latin})(?![a-z0-9])|(?:{other}))"),
     )

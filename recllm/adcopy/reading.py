@@ -27,6 +27,18 @@ _SEPARATOR = re.compile(r"[ .\-_*·|/]+")
 _WORD = re.compile(rf"[a-z0-9]+(?:'[a-z]+)?|[{HAN}]")
 
 
+def pattern(text: str) -> re.Pattern[str]:
+    """A pattern for folded text. Only Latin letters and digits make words: 立减CHF has a word's edge before CHF."""
+    return re.compile(text, re.ASCII)
+
+
+ROLE_TOKEN = pattern(
+    r"<\|?/?[a-z_]{2,24}\|?>|\|[a-z_]{2,24}\||\[/?(?:inst|sys|system|user|assistant)\]|#{2,}|`{2,}"
+    r"|\{\{|\}\}|\{%|%\}|\bim_(?:start|end)\b|\bendoftext\b|\b(?:system|assistant|user|human) ?:"
+)
+"""Marks of prompts and templates, in folded text."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """One text in the forms that checks match against."""

@@ -21,7 +21,7 @@ _BREAK = re.compile(r"\s*(?:[,;|(（，；]|\s[-–/]\s)")
 _LEFT_HANGING = re.compile(
     r"(?:[\s,;:&/+(（\[，；：、|-]|\b(?:a|an|and|or|the|of|for|with|to|in|on|w)$)+$", re.IGNORECASE
 )
-_EMPTY_BRACKETS = re.compile(r"[(（\[]\s*[)）\]]")
+_EMPTY_BRACKETS = re.compile(r"[(（\[][^\w)）\]]*[)）\]]")
 _LETTER = re.compile(rf"[^\W\d_]|[{HAN}]")
 
 

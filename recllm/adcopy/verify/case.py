@@ -50,7 +50,9 @@ class Case:
     @cached_property
     def own_words(self) -> str:
         """The text without the item's own texts: what somebody chose to say about it."""
-        facts = sorted({f for f in (*self.facts.texts, *self.facts.shown) if len(f) > 1}, key=len, reverse=True)
+        facts = sorted(
+            {f for f in (*self.facts.texts, *self.facts.shown) if len(f) > 1 or not f.isascii()}, key=len, reverse=True
+        )
         return (
             re.sub("|".join(re.escape(f) for f in facts), " ", self.text, flags=re.IGNORECASE) if facts else self.text
         )

@@ -17,6 +17,7 @@ _DANGLING = re.compile(
     r"(?:[,;:，；：、\-–—&/(（]|\b(?:a|an|and|or|the|of|for|with|to|in|on|at|by|from|your|our|is|are|that|which|but))$",
     re.IGNORECASE,
 )
+_SENTENCE_END = re.compile(r"[.!?\n]")
 _HAN = re.compile(f"[{HAN}]")
 _OTHER_SCRIPTS = re.compile(
     "[\u0370-\u03ff\u0400-\u04ff\u0590-\u05ff\u0600-\u06ff\u0900-\u097f\u0e00-\u0e7f\u3040-\u30ff\uac00-\ud7af]"
@@ -65,7 +66,7 @@ def right_language(case: Case) -> Iterator[Fault]:
             yield Fault(f"{han} of {len(letters)} letters are Chinese")
     elif han:
         yield Fault("holds Chinese characters", "".join(_HAN.findall(text))[:20])
-    elif is_foreign(text):
+    elif any(is_foreign(sentence) for sentence in _SENTENCE_END.split(text)):
         yield Fault("is not English")
 
 

@@ -6,29 +6,28 @@ import re
 from collections.abc import Iterator
 
 from recllm.adcopy.lexicon import families
-from recllm.adcopy.reading import read
+from recllm.adcopy.reading import ROLE_TOKEN, pattern, read
 from recllm.adcopy.verify.case import Case, Fault
 
-_EMAIL = re.compile(
+_EMAIL = pattern(
     r"[a-z0-9._%+-]{1,64}(?:@| at | \(at\) |\[at\])[a-z0-9-]{1,63}(?:\.| dot )(?:[a-z0-9-]{1,63}\.){0,3}[a-z]{2,24}\b"
 )
-_PHONE = re.compile(
-    r"(?<![\d.])(?:\+\d{1,3}[ -]?)?(?:\(\d{2,4}\)[ -]?)?\d{2,5}(?:[ -]\d{2,5}){1,4}(?![\d.]\d|\d)"
-    r"|(?<!\d)\+?\d{9,15}(?!\d)"
+_PHONE = pattern(
+    r"\+\d{1,3}(?:[ -]?\(?\d{2,5}\)?){2,5}(?!\d)"  # +49 30 1234567
+    r"|(?<![\d.])(?:\(\d{2,4}\) ?\d{3,5}|\d{2,5}[ -]\d{2,5})(?:[ -]\d{2,5}){1,3}(?![\d.]\d|\d)"  # 415 555 0132
+    r"|(?<!\d)1[3-9]\d[ -]?\d{4}[ -]?\d{4}(?!\d)"  # a Chinese mobile number
+    r"|(?:\b(?:call|tel|phone|text|fax|whatsapp|hotline)\b|电话|手机|热线|联系|拨打|致电)"
+    r"[a-z .:]{0,12}[+(]?\d[\d -]{5,16}\d"
 )
-_DIGITS = re.compile(r"(?<![\d.])\d(?:[ -]?\d){11,22}x?(?!\d)")
-_IBAN = re.compile(r"(?<![a-z0-9])[a-z]{2}\d{2}(?: ?[a-z0-9]{4}){2,7}(?: ?[a-z0-9]{1,3})?(?![a-z0-9])")
-_IP = re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])")
-_PSEUDONYM = re.compile(r"\bu1_[a-z2-7]{26}\b")
-_URL = re.compile(
+_DIGITS = pattern(r"(?<![\d.])\d(?:[ -]?\d){11,22}x?(?!\d)")
+_IBAN = pattern(r"(?<![a-z0-9])[a-z]{2}\d{2}(?: ?[a-z0-9]{4}){2,7}(?: ?[a-z0-9]{1,3})?(?![a-z0-9])")
+_IP = pattern(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?!\.?\d)")
+_PSEUDONYM = pattern(r"\bu1_[a-z2-7]{26}\b")
+_URL = pattern(
     r"https?:|\bwww\.|://|\b[a-z0-9-]{2,63}\.(?:com|net|org|cn|io|co|shop|store|info|biz|xyz|top|app|me|de|uk|ru|ly|link|site|online|club|vip|cc|tv|ai|dev|eu|fr|jp)\b"
     r"|\bdot com\b|点com"
     r"|(?<![a-z0-9])@[a-z0-9_]{2,30}|(?<![a-z0-9&])#[a-z0-9_]{2,30}|\bt\.me\b"
     r"|微信号?[:： ]?[a-z0-9_-]{5,}|加v信?|加微信|qq ?群|扫码"
-)
-_ROLE_TOKEN = re.compile(
-    r"<\|?/?[a-z_]{2,24}\|?>|\|[a-z_]{2,24}\||\[/?(?:inst|sys|system|user|assistant)\]|#{2,}|`{2,}|\{\{|\}\}|\{%|%\}|\bim_(?:start|end)\b|\bendoftext\b"
-    r"|\b(?:system|assistant|user|human) ?:"
 )
 _PROMPT_GRAM = 6
 
@@ -36,11 +35,11 @@ _PROMPT_GRAM = 6
 def personal_data(case: Case) -> Iterator[Fault]:
     """G8: no e-mail, phone, card or identity number, and no word on what the shop knows of the person."""
     text = case.reading.folded
-    for pattern, what in ((_EMAIL, "an e-mail address"), (_IP, "an IP address"), (_PSEUDONYM, "a person's pseudonym")):
-        for match in pattern.finditer(text):
+    for shape, what in ((_EMAIL, "an e-mail address"), (_IP, "an IP address"), (_PSEUDONYM, "a person's pseudonym")):
+        for match in shape.finditer(text):
             yield Fault(f"{match[0]!r} is {what}", match[0])
     for match in _PHONE.finditer(text):
-        if 7 <= sum(c.isdigit() for c in match[0]) <= 15 and match[0] not in case.facts.folded:
+        if 7 <= sum(c.isdigit() for c in match[0]) <= 15:
             yield Fault(f"{match[0]!r} reads like a phone number", match[0])
     for match in _DIGITS.finditer(text):
         digits = re.sub(r"[ -]", "", match[0])
@@ -53,8 +52,8 @@ def personal_data(case: Case) -> Iterator[Fault]:
 
 
 def is_card(digits: str) -> bool:
-    """Luhn's check over 13 to 19 digits."""
-    if not (digits.isdigit() and 13 <= len(digits) <= 19) or len(set(digits)) == 1:
+    """Luhn's check over 14 to 19 digits; with 13 they would be taken for article numbers, and the other way round."""
+    if not (digits.isdigit() and 14 <= len(digits) <= 19) or len(set(digits)) == 1:
         return False
     doubled = [int(d) * (2 if i % 2 else 1) for i, d in enumerate(reversed(digits))]
     return sum(d - 9 if d > 9 else d for d in doubled) % 10 == 0
@@ -83,8 +82,8 @@ def clean_language(case: Case) -> Iterator[Fault]:
 def leaks(case: Case) -> Iterator[Fault]:
     """G10: no piece of the prompt, no role token, no talk of prompts, no address, handle or link."""
     text = case.reading.folded
-    for pattern, what in ((_ROLE_TOKEN, "belongs to a prompt"), (_URL, "is an address, a handle or a contact")):
-        for match in pattern.finditer(text):
+    for shape, what in ((ROLE_TOKEN, "belongs to a prompt"), (_URL, "is an address, a handle or a contact")):
+        for match in shape.finditer(text):
             yield Fault(f"{match[0]!r} {what}", match[0])
     yield from _words_of("G10", case)
     yield from _prompt_pieces(case)
