@@ -36,6 +36,7 @@ class PopulationSettings:
     item_item_l2: float = 500.0
     item_item_kept: int = 200
     arrival_days: float = 42.0
+    most_arrivals: int = 5_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,11 +144,12 @@ class Population:
 
     @cached_property
     def arrivals(self) -> Ints:
-        """Rows of items first sold in the last `arrival_days`, best selling first."""
+        """Rows of items that never sold, or first sold in the last `arrival_days`: best selling first, then by how
+        earlier arrivals of their type sold; at most `most_arrivals`."""
         s = self.stats
-        fresh = (s.buyers_ever > 0) & (s.days_since_arrival <= self.settings.arrival_days)
-        rows = np.flatnonzero(fresh)
-        return rows[np.argsort(-s.buyers_28[rows], kind="stable")]
+        rows = np.flatnonzero(s.days_since_arrival <= self.settings.arrival_days)
+        order = np.lexsort((rows, -s.type_arrival_rate[rows], -s.buyers_28[rows]))
+        return rows[order[: self.settings.most_arrivals]]
 
     @cached_property
     def type_trend(self) -> Any:

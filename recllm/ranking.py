@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from recllm.candidates import Candidates, CandidateSettings, candidates, explicit
 from recllm.dataset import Dataset, Events
-from recllm.features import pair_features
+from recllm.errors import ModelError
+from recllm.features import FEATURE_NAMES, pair_features
 from recllm.histories import Floats, Ints
 from recllm.population import Asked, Population, ask
 from recllm.scorer import Scorer
@@ -204,6 +205,8 @@ def _open(
 
 
 def _score(scorer: Scorer, population: Population, asked: Asked, pairs: Candidates) -> ScoredPairs:
+    if scorer.config.features != FEATURE_NAMES:
+        raise ModelError("the model was trained on other pair features than this version computes; train again")
     features = pair_features(population, asked, pairs)
     cosine = pair_cosine(population.item_vectors, asked.vectors.user, pairs)
     items, item = np.unique(pairs.item, return_inverse=True)

@@ -29,7 +29,7 @@ class ScorerConfig:
     features: tuple[str, ...]
     projection: int = 32
     hidden: tuple[int, ...] = (96, 96)
-    dropout: float = 0.1
+    dropout: float = 0.0
     seed: int = 0
 
 

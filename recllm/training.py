@@ -7,10 +7,8 @@ over all of them and once over those that are new to the person, so that one mod
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,12 +18,12 @@ from torch import Tensor
 
 from recllm.candidates import Candidates, CandidateSettings, candidates
 from recllm.dataset import DAY, Dataset, utc
-from recllm.errors import DataError, ModelError
+from recllm.errors import DataError
 from recllm.features import FEATURE_NAMES, pair_features
 from recllm.histories import Floats, Ints, Tally, of_actions
 from recllm.population import Asked, Population, PopulationSettings, ask
 from recllm.schema import Action
-from recllm.scorer import Scorer, ScorerConfig, load_scorer, save_scorer
+from recllm.scorer import Scorer, ScorerConfig
 
 Progress = Callable[[str], None]
 
@@ -36,7 +34,7 @@ class TrainingArguments:
     least_actions: int = 200
     """Purchases below this number: weaker actions are learned from as well."""
     n_windows: int = 5
-    """Windows at most; the latest decides when to stop, and the others are learned from before that."""
+    """Past windows at most, fewer when the log is short."""
     epochs: int = 3
     patience: int = 2
     learning_rate: float = 2e-3
@@ -48,13 +46,12 @@ class TrainingArguments:
     """Sampled per person from the candidates that are new to them."""
     new_weight: float = 1.0
     people_per_window: int = 4_000
-    judged_people: int = 600
-    """People of the latest window whose whole candidate lists judge the model after each epoch."""
-    refit: bool = True
-    """Learn once more with the latest window included, for as many epochs as were best."""
+    judge_people: int = 300
+    """People of the latest window, at most a fifth of them, who are not learned from in it: their whole candidate
+    lists say after each epoch whether to go on, and calibrate the probability."""
     projection: int = 32
     hidden: tuple[int, ...] = (96, 96)
-    dropout: float = 0.1
+    dropout: float = 0.0
     seed: int = 0
 
 
@@ -82,36 +79,44 @@ class Window:
         return len(self.indptr) - 1
 
 
-def build_window(
-    dataset: Dataset,
-    item_vectors: Floats,
-    basics: Floats | None,
-    start: int,
-    args: TrainingArguments,
-    population: PopulationSettings,
-    settings: CandidateSettings,
-    *,
-    sample: bool,
-    people_limit: int,
-) -> Window:
-    """The window [start, start + horizon). `sample` keeps all positives and some negatives, else every candidate."""
-    past = dataset.before(start)
-    crowd = Population.fit(past, item_vectors, population)
-    e = dataset.events
-    after = of_actions(e.select((e.at >= start) & (e.at < start + args.horizon_days * DAY)), population.target)
-    truth = Tally.of(after.user, after.item, dataset.n_items)
-    allowed = crowd.stats.buyers_ever > 0
-    rng = np.random.default_rng([args.seed, start])
-    people = np.unique(truth.user[allowed[truth.key]])
-    if len(people) > people_limit:
-        people = np.sort(rng.choice(people, people_limit, replace=False))
-    parts = []
-    for block in range(0, len(people), 256):
-        rows = people[block : block + 256]
-        told = None if basics is None else basics[rows]
-        asked = ask(crowd, past.events.rows(rows), start, own=rows, basics=told)
-        parts.append(_block(crowd, asked, rows, truth, allowed, settings, args if sample else None, rng))
-    return _join(parts)
+@dataclass(frozen=True, eq=False)
+class Past:
+    """What every window is cut from. `basics`: Emb(I) of the people, (n_users, dim), or None."""
+
+    dataset: Dataset
+    item_vectors: Floats
+    basics: Floats | None
+    args: TrainingArguments
+    population: PopulationSettings
+    settings: CandidateSettings
+
+    def window(self, start: int, *, judge: int = 0) -> tuple[Window, Window | None]:
+        """The window [start, start + horizon), sampled, and its judges: `judge` people with all their candidates."""
+        past, args = self.dataset.before(start), self.args
+        crowd = Population.fit(past, self.item_vectors, self.population)
+        truth = self._truth(start)
+        allowed = crowd.stats.buyers_ever > 0
+        rng = np.random.default_rng([args.seed, start])
+        people = rng.permutation(np.unique(truth.user[allowed[truth.key]]))[: args.people_per_window]
+        judge = min(judge, len(people) // 5)
+        learned, judges = np.sort(people[judge:]), np.sort(people[:judge])
+
+        def build(rows: Ints, sample: TrainingArguments | None) -> Window:
+            parts = []
+            for block in np.split(rows, range(256, len(rows), 256)):
+                told = None if self.basics is None else self.basics[block]
+                asked = ask(crowd, past.events.rows(block), start, own=block, basics=told)
+                parts.append(_block(crowd, asked, block, truth, allowed, self.settings, sample, rng))
+            return _join(parts)
+
+        return build(learned, args), build(judges, None) if judge else None
+
+    def _truth(self, start: int) -> Tally:
+        """What people took in the window."""
+        e = self.dataset.events
+        after = e.select((e.at >= start) & (e.at < start + self.args.horizon_days * DAY))
+        after = of_actions(after, self.population.target)
+        return Tally.of(after.user, after.item, self.dataset.n_items)
 
 
 def _block(
@@ -195,8 +200,8 @@ def _join(parts: list[Window]) -> Window:
 class FittedScorer:
     """A trained scorer and the record of how it came about.
 
-    metrics: of the latest window, before the refit. history: one entry per epoch. notes: what a reader of the
-    figures should know, e.g. that browsing stood in for purchases.
+    metrics: NDCG@20 on the latest window's judges at the kept epoch. history: one entry per epoch. notes: what a
+    reader of the figures should know, e.g. that browsing stood in for purchases.
     """
 
     scorer: Scorer
@@ -225,60 +230,23 @@ def fit_scorer(
     args, settings, tell = args or TrainingArguments(), settings or CandidateSettings(), progress or (lambda _: None)
     target, notes = choose_target(dataset, args)
     population = replace(population or PopulationSettings(), target=target)
-    starts = window_starts(dataset, target, args)
-
-    def build(start: int, sample: bool, limit: int) -> Window:
-        tell(f"building the window of {utc(start):%Y-%m-%d}")
-        return build_window(
-            dataset, item_vectors, basics, start, args, population, settings, sample=sample, people_limit=limit
+    past = Past(dataset, np.asarray(item_vectors, np.float32), basics, args, population, settings)
+    windows: list[Window] = []
+    judge: Window | None = None
+    for place, start in enumerate(window_starts(dataset, target, args)):
+        tell(f"window {place + 1}: {utc(start):%Y-%m-%d} and the {args.horizon_days} days after it")
+        window, judges = past.window(start, judge=0 if place else args.judge_people)
+        windows, judge = [*windows, window], judges or judge
+    windows = [w for w in windows if w.label.any()]
+    if not windows:
+        raise DataError(
+            f"in no window of {args.horizon_days} days did anybody take a candidate item, so there is nothing to learn "
+            "from: load a longer log, or more people, or pass another horizon_days"
         )
-
-    judge = build(starts[0], False, args.judged_people)
-    older = [build(start, True, args.people_per_window) for start in starts[1:]]
-    scorer, history = _learn(older or [judge], item_vectors, args, tell, judge)
-    platt = calibrate(scorer, item_vectors, judge)
-    best = max(range(len(history)), key=lambda i: _goal(history[i]))
-    if args.refit and older:
-        latest = build(starts[0], True, args.people_per_window)
-        scorer, _ = _learn([latest, *older], item_vectors, replace(args, epochs=best + 1), tell, None)
-    scorer.platt.copy_(platt)
-    return FittedScorer(scorer.eval(), population, settings, history[best], tuple(history), notes)
-
-
-RECORD = "trained.json"
-
-
-def save_fitted(fitted: FittedScorer, folder: Path) -> None:
-    """Write the scorer and its record into an existing folder. Nothing in it is about a single person."""
-    save_scorer(fitted.scorer, folder)
-    record = {
-        "population": asdict(fitted.population),
-        "candidates": asdict(fitted.candidates),
-        "metrics": fitted.metrics,
-        "history": fitted.history,
-        "notes": fitted.notes,
-    }
-    (folder / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def load_fitted(folder: Path) -> FittedScorer:
-    """Read what `save_fitted` wrote. Raises `ModelError` when a file is missing or does not fit this version."""
-    scorer = load_scorer(folder)
-    if scorer.config.features != FEATURE_NAMES:
-        raise ModelError(f"{folder}: trained on other pair features than this version computes; train again")
-    try:
-        raw = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        raw["population"]["target"] = tuple(Action(a) for a in raw["population"]["target"])
-        return FittedScorer(
-            scorer,
-            PopulationSettings(**raw["population"]),
-            CandidateSettings(**raw["candidates"]),
-            raw["metrics"],
-            tuple(raw["history"]),
-            tuple(raw["notes"]),
-        )
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ModelError(f"{folder / RECORD}: not a record of this version ({error}); train again") from error
+    scorer, history = learn(windows, past.item_vectors, args, judge or windows[0], tell)
+    scorer.platt.copy_(calibrate(scorer, past.item_vectors, judge or windows[0]))
+    best = max(history, key=_goal)
+    return FittedScorer(scorer.eval(), population, settings, best, tuple(history), notes)
 
 
 def choose_target(dataset: Dataset, args: TrainingArguments) -> tuple[tuple[Action, ...], tuple[str, ...]]:
@@ -319,10 +287,10 @@ def _goal(metrics: dict[str, float]) -> float:
     return metrics["ndcg@20_all"] + metrics["ndcg@20_new"]
 
 
-def _learn(
-    windows: list[Window], item_vectors: Floats, args: TrainingArguments, tell: Progress, judge: Window | None
+def learn(
+    windows: list[Window], item_vectors: Floats, args: TrainingArguments, judge: Window, tell: Progress
 ) -> tuple[Scorer, list[dict[str, float]]]:
-    """Train from scratch. With a judge its best epoch is kept. A loss that is not finite ends training."""
+    """Train from scratch and keep the epoch that the judges like best. A loss that is not finite ends training."""
     config = ScorerConfig(
         dim=item_vectors.shape[1],
         features=FEATURE_NAMES,
@@ -338,23 +306,23 @@ def _learn(
     steps = args.epochs * sum(-(-w.n // args.batch_people) for w in windows)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _pace(step, steps))
     history: list[dict[str, float]] = []
-    best = _copy(scorer)
+    kept, best = _copy(scorer), -1
     for epoch in range(args.epochs):
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):  # dropout is seeded, and the caller's random state left alone
             torch.manual_seed(args.seed * 1000 + epoch)
             loss = _epoch(scorer, vectors, windows, args, optimiser, schedule, rng)
         if not np.isfinite(loss):
-            scorer.load_state_dict(best)
             tell(f"epoch {epoch + 1}: the loss is not finite; the last good state is kept")
             break
-        entry = {"epoch": epoch + 1.0, "loss": loss, **(evaluate(scorer, item_vectors, judge) if judge else {})}
-        tell(", ".join(f"{name} {value:.4f}" for name, value in entry.items()))
-        history.append(entry)
-        if judge is None or max(range(len(history)), key=lambda i: _goal(history[i])) == epoch:
-            best = _copy(scorer)
-        elif epoch - max(range(len(history)), key=lambda i: _goal(history[i])) >= args.patience:
+        history.append({"epoch": epoch + 1.0, "loss": loss, **evaluate(scorer, item_vectors, judge)})
+        tell(", ".join(f"{name} {value:.4g}" for name, value in history[-1].items()))
+        if best < 0 or _goal(history[epoch]) > _goal(history[best]):
+            kept, best = _copy(scorer), epoch
+        elif epoch - best >= args.patience:
             break
-    scorer.load_state_dict(best)
+    if not history:
+        raise DataError("the first epoch's loss is not finite: look for NaN or huge values in the vectors and prices")
+    scorer.load_state_dict(kept)
     return scorer, history
 
 

@@ -1,0 +1,57 @@
+"""A shop of two tastes, small enough to know every answer: even people buy tea, odd people buy tools."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from recllm.dataset import DAY, Dataset, Events
+from recllm.schema import ACTION_CODE, Action
+
+START = 1_700_000_000
+
+
+def shop(people: int = 40, visits: int = 14, seed: int = 0, kind: str = "purchase", bare: bool = False) -> Dataset:
+    """Each person has four favourites of one kind and buys two of them weekly. `bare`: no items table, no prices."""
+    rng = np.random.default_rng(seed)
+    items = [(f"tea{i}", f"Green tea {i}", ["food", "tea"], "Leaf", 2.0 + i) for i in range(12)]
+    items += [(f"tool{i}", f"Hammer {i}", ["home", "tools"], "Iron", 20.0 + i) for i in range(12)]
+    rows = []
+    for user in range(people):
+        name = "tea" if user % 2 == 0 else "tool"
+        liked = rng.choice(12, 4, replace=False)
+        for visit in range(visits):
+            for i in rng.choice(liked, 2, replace=False):
+                at = START + (visit * 7 + user % 7) * DAY
+                rows.append((f"u{user:02}", f"{name}{i}", at, kind, 1.0, (2.0 if name == "tea" else 20.0) + i))
+    columns = ["user_id", "item_id", "timestamp", "event", "quantity", "price"]
+    events = pl.DataFrame(rows, schema=columns, orient="row")
+    if bare:
+        return Dataset.construct(events.drop("price", "quantity"))
+    catalogue = pl.DataFrame(items, schema=["item_id", "title", "category", "brand", "price"], orient="row")
+    return Dataset.construct(events, items=catalogue)
+
+
+def vectors(dataset: Dataset, dim: int = 8) -> np.ndarray:
+    """Unit vectors: items of one kind lie close together."""
+    rng = np.random.default_rng(1)
+    rows = 0.3 * rng.normal(size=(dataset.n_items, dim))
+    tool = dataset.items["item_id"].str.starts_with("tool").to_numpy()
+    rows[:, 0] += np.where(tool, 1, -1)
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def history(*runs: list[tuple[int, int]], action: Action = Action.PURCHASE, price: float = np.nan) -> Events:
+    """Events of several people, each a list of (item row, time in epoch seconds) in time order."""
+    flat = [pair for run in runs for pair in run]
+    indptr = np.cumsum([0, *(len(run) for run in runs)]).astype(np.int64)
+    n = len(flat)
+    return Events(
+        indptr,
+        np.array([i for i, _ in flat], np.int32),
+        np.array([t for _, t in flat], np.int64),
+        np.full(n, ACTION_CODE[action], np.uint8),
+        np.ones(n, np.float32),
+        np.full(n, price, np.float32),
+        np.full(n, -1, np.int32),
+    )
