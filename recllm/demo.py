@@ -203,11 +203,10 @@ def _train(workspace: Workspace, data: Dataset, encoder: Encoder, seed: int) -> 
 
 
 def _measure(recommender: Recommender, window: Any, seed: int) -> Report:
-    from recllm.evaluation import contenders, evaluate
+    from recllm.evaluation import contenders, evaluate, serving
 
     systems = contenders(BASELINES, vectors=recommender.item_vectors, seed=seed)
-    ours = recommender.contender()
-    return evaluate(window.only(("ALL", "NEW")), {"recllm": ours, **systems}, seed=seed)
+    return evaluate(window.only(("ALL", "NEW")), {"recllm": serving(recommender), **systems}, seed=seed)
 
 
 # --- speak -----------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from recllm.schema import Action, Encoder, IngestReport, Item, Profile, Purpose,
 from recllm.workspace import Workspace
 
 if TYPE_CHECKING:
+    from recllm.evaluation import Report
     from recllm.recommender import Recommender
     from recllm.schema import AdCopy, Generator
     from recllm.text import UserTexts
@@ -196,6 +197,53 @@ def train_workspace(
         seconds=time.monotonic() - started,
         metrics=recommender.model.metrics,
     )
+
+
+def evaluate_data(
+    *,
+    workspace: Path | None = None,
+    data: Path | None = None,
+    split: str = "time",
+    test_days: int = 28,
+    slices: Sequence[str] = (),
+    baselines: Sequence[str] = (),
+    encoder: Encoder | None = None,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Report:
+    """Measure `recllm`, trained on what came before, beside baselines on a workspace or a folder of parquet tables.
+
+    Without `slices` the split's own are used; "all" among the baselines stands for every one. Raises `UsageError` when
+    neither or both sources are given, or the test days do not fit into the log.
+    """
+    from recllm.encoder import load_encoder
+    from recllm.evaluation import BASELINES, contenders, evaluate, learned, read_folder, split_tables, time_split
+    from recllm.text import item_texts
+    from recllm.training import TrainingArguments
+    from recllm.vectors import item_vectors
+
+    if (workspace is None) == (data is None):
+        raise UsageError("give one of --workspace and --data")
+    if data is not None:
+        window = split_tables(read_folder(data), split=split, test_days=test_days, slices=tuple(slices) or None)
+        encoder = encoder or load_encoder()
+    else:
+        if split != "time":
+            raise UsageError("a workspace is split by time; --split column is for a folder of tables")
+        opened = Workspace.open(str(workspace))
+        known = opened.gate().dataset(Purpose.ANALYTICS)
+        chosen = tuple(slices) or ("ALL", "NEW", "COLD")
+        window = time_split(known, test_days=test_days, name=f"workspace-last{test_days}", slices=chosen)
+        encoder = encoder or workspace_encoder(opened)
+    vectors = item_vectors(encoder, window.fit_on)
+    peers = contenders(
+        BASELINES if "all" in baselines else baselines,
+        texts=item_texts(window.fit_on.items),
+        vectors=vectors,
+        seed=seed,
+    )
+    ours = learned(encoder, TrainingArguments(seed=seed), item_vectors=vectors, progress=progress)
+    return evaluate(window, {"recllm": ours, **peers}, seed=seed, vectors=vectors)
 
 
 # --- answer ----------------------------------------------------------------------------------------------------------

@@ -308,13 +308,13 @@ class Recommender:
         person = Person(self.dataset.events.rows(np.array([row])), self._basics(row))
         units = units_of(person)
         tried = choose(units, shown, self.item_vectors, self.population.facets.type, self.explanations.tried)
-        worth = deltas(person, units, shown, tried, self._score_versions(row))
+        worth = deltas(person, units, shown, tried, self.score_versions(row))
         speaker = Speaker(self.dataset.items, self.policy, self.locale, self.explanations)
         profile = build_profile(self.dataset, row)
         spread = max(float(np.nanmax(logit) - np.nanmin(logit)), 1.0)
         return [speaker.reasons(units, worth[:, n], int(i), profile, spread) for n, i in enumerate(shown)]
 
-    def _score_versions(self, row: int) -> Callable[[Events, Sequence[Mapping[str, str]], Pairs], NDArray[np.float32]]:
+    def score_versions(self, row: int) -> Callable[[Events, Sequence[Mapping[str, str]], Pairs], NDArray[np.float32]]:
         """The served score for versions of one person, who is never their own neighbour."""
 
         def score(histories: Events, basics: Sequence[Mapping[str, str]], pairs: Pairs) -> NDArray[np.float32]:

@@ -41,10 +41,12 @@ def evaluate(
     data: Annotated[Path | None, typer.Option(help="Measure on a folder of parquet tables.")] = None,
     split: Annotated[str, typer.Option(help="time, or column: the split column of the tables.")] = "time",
     test_days: Annotated[int, typer.Option(min=1, help="Length of the test window at the end of the log.")] = 28,
-    slices: Annotated[str, typer.Option("--slice", help="ALL, NEW, COLD; several with commas.")] = "ALL,NEW",
+    slices: Annotated[
+        str, typer.Option("--slice", help="ALL, NEW, COLD, MASKED, UNMASKED with commas; the split's own otherwise.")
+    ] = "",
     baselines: Annotated[
         str, typer.Option(help="Which baselines, with commas; 'all' for every one.")
-    ] = "popular,popular-recent,personal-frequency",
+    ] = "random,popular,popular-recent,personal-frequency,bm25,zero-shot",
     seed: Seed = 0,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the JSON report here.")] = None,
     json: Json = False,

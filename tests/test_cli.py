@@ -1,0 +1,206 @@
+"""The command line's contract: one JSON document, exit codes, one clear line per fault, nothing changed by a fault."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recllm.cli import main
+
+ITEMS = """item_id,title,category,brand,price,currency
+tea,Green tea,food > drinks,Leaf,3.20,USD
+milk,Oat milk,food > drinks,Oaty,1.10,USD
+mug,Blue mug,home > kitchen,Clay,7.00,USD
+hammer,Steel hammer,home > tools,Acme,12.50,USD
+"""
+EVENTS = """user_id,item_id,event,timestamp,quantity,price
+ann,tea,purchase,2025-03-01T10:00:00Z,1,3.20
+ann,milk,purchase,2025-03-08T10:00:00Z,2,1.10
+ann,mug,view,2025-03-08T11:00:00Z,1,
+bob,hammer,purchase,2025-03-09T10:00:00Z,1,12.50
+,tea,purchase,2025-03-09T10:00:00Z,1,3.20
+"""
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RECLLM_KEY", raising=False)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["recllm", *arguments])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+@pytest.fixture
+def shop(run: Run, tmp_path: Path) -> Path:
+    (tmp_path / "items.csv").write_text(ITEMS)
+    (tmp_path / "log.csv").write_text(EVENTS)
+    assert run("init", "-w", "shop", "--consent-default", "granted", "--currency", "USD", "--encoder", "toy")[0] == 0
+    assert run("ingest", "items.csv", "--table", "items", "-w", "shop")[0] == 0
+    policy = "\n[policy]\nreject_limit = 0.5\n"
+    settings = tmp_path / "shop" / "workspace.toml"
+    settings.write_text(settings.read_text() + policy)
+    assert run("ingest", "log.csv", "--table", "events", "-w", "shop")[0] == 0
+    return tmp_path / "shop"
+
+
+def document(out: str) -> Any:
+    assert out.count("\n") == 1, "exactly one JSON document"
+    return json.loads(out)
+
+
+def test_ingest_reports_what_the_contract_names(run: Run, shop: Path) -> None:
+    code, out, _ = run("ingest", "log.csv", "--table", "events", "-w", "shop", "--json")
+    report = document(out)
+    assert code == 0
+    assert (report["read"], report["accepted"], report["duplicates"], report["quarantined"]) == (5, 0, 4, 1)
+    assert {"load_id", "table", "warnings", "quarantine_file"} <= set(report)
+    line = json.loads(Path(report["quarantine_file"]).read_text().splitlines()[0])
+    assert (line["line_no"], line["column"], line["code"]) == (6, "user_id", "E_NO_USER") and line["message"]
+
+
+def test_validate_writes_nothing(run: Run, shop: Path) -> None:
+    before = (shop / "store.sqlite").read_bytes()
+    code, out, _ = run("validate", "items.csv", "--table", "items", "-w", "shop", "--json")
+    assert code == 0 and document(out)["read"] == 4
+    assert (shop / "store.sqlite").read_bytes() == before
+
+
+def test_recommend(run: Run, shop: Path) -> None:
+    code, out, _ = run("recommend", "-u", "ann", "-u", "zoe", "-k", "2", "-w", "shop", "--json")
+    ann, zoe = document(out)
+    assert code == 0
+    assert (ann["user_id"], zoe["user_id"]) == ("ann", "zoe")
+    assert {"request_id", "model_version", "items"} <= set(ann)
+    item = ann["items"][0]
+    assert {"rank", "item_id", "title", "score", "cosine", "logit", "probability", "served_by", "reasons"} <= set(item)
+    assert {"evidence_id", "delta", "text"} == set(item["reasons"][0])
+    assert zoe["items"][0]["served_by"] == ["popular"]
+
+
+def test_copy(run: Run, shop: Path) -> None:
+    code, out, _ = run("copy", "-u", "ann", "--channel", "push", "-w", "shop", "--json")
+    text = document(out)
+    assert code == 0
+    assert {"text", "channel", "locale", "generator", "verified", "checks", "facts_used"} <= set(text)
+    assert text["verified"] is True and text["channel"] == "push"
+
+
+def test_feedback_changes_the_next_slate_and_the_report(run: Run, shop: Path) -> None:
+    first = document(run("recommend", "-u", "ann", "-k", "1", "-w", "shop", "--json")[1])[0]
+    item, request = first["items"][0]["item_id"], first["request_id"]
+    said = run("feedback", "add", "-u", "ann", "--item", item, "--event", "dismiss", "--request", request, "-w", "shop")
+    assert said[0] == 0
+    second = document(run("recommend", "-u", "ann", "-k", "4", "-w", "shop", "--json", "--no-record")[1])[0]
+    assert item not in {i["item_id"] for i in second["items"]}
+    (version,) = document(run("report", "-w", "shop", "--json")[1])["versions"]
+    assert (version["shown"], version["dismissed"], version["clicked"]) == (1, 1, 0)
+
+
+def test_consent_is_asked_for_by_default(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("\n".join(EVENTS.splitlines()[:5]) + "\n")
+    (tmp_path / "items.csv").write_text(ITEMS)
+    (tmp_path / "yes.csv").write_text(
+        "user_id,purpose,granted,timestamp\nbob,personalisation,true,2025-01-01T00:00:00Z\n"
+    )
+    run("init", "-w", "shop", "--encoder", "toy")
+    run("ingest", "items.csv", "--table", "items", "-w", "shop", "--currency", "USD")
+    run("ingest", "log.csv", "--table", "events", "-w", "shop")
+    assert run("ingest", "yes.csv", "--table", "consent", "-w", "shop")[0] == 0
+    ann, bob = document(run("recommend", "-u", "ann", "-u", "bob", "-k", "1", "-w", "shop", "--json")[1])
+    assert ann["items"][0]["served_by"] == ["popular"] and "consent" in ann["degraded_reason"]
+    assert bob["items"][0]["served_by"] != ["popular"]
+    for refused in (("copy", "-u", "ann"), ("train",), ("profile", "ann")):
+        code, _, err = run(*refused, "-w", "shop")
+        assert code == 4 and err.count("\n") == 1 and "agreed" in err
+
+
+def test_no_raw_id_is_kept_in_the_store(run: Run, shop: Path) -> None:
+    run("recommend", "-u", "ann", "-w", "shop")
+    names = {row[0] for row in sqlite3.connect(shop / "store.sqlite").execute("select user_id from users")}
+    assert names and all(n.startswith("u1_") for n in names)
+    mapped = run("pseudonym", "--ids", str(_write(shop.parent / "ids.txt", "ann\n")), "-w", "shop")[1]
+    assert mapped.splitlines()[1].split(",")[1] in names
+
+
+def _write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("recommend", "-u", "ann", "-k", "0"), 2, "at least 1"),
+        (("recommend", "-u", "ann", "--where", "price <"), 2, "--where"),
+        (("recommend",), 2, "nobody was asked for"),
+        (("recommend", "-u", "ann", "--model", "v-none"), 1, "v-none"),
+        (("ingest", "gone.csv", "--table", "events"), 2, "gone.csv"),
+        (("ingest", "log.csv", "--table", "eventz"), 2, "--table"),
+        (("copy", "-u", "ann", "--item", "nothing"), 2, "nothing"),
+        (("copy", "-u", "ann", "--channel", "fax"), 2, "fax"),
+        (("copy", "-u", "ann", "--generator", "http://127.0.0.1:9"), 0, "template"),
+        (("profile", "zoe"), 2, "known"),
+        (("feedback", "add", "-u", "ann", "--item", "tea", "--event", "sneeze"), 2, "--event"),
+        (("train",), 2, "training needs"),
+        (("evaluate", "--test-days", "900"), 2, "900"),
+    ],
+)
+def test_each_fault_has_its_line_and_code_and_changes_nothing(
+    run: Run, shop: Path, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    def rows() -> list[tuple[str]]:
+        return list(sqlite3.connect(shop / "store.sqlite").execute("select count(*) from events"))
+
+    before = rows()
+    got, out, err = run(*arguments, "-w", "shop")
+    assert (got, words in err + out) == (code, True), err
+    if code:
+        assert err.startswith("recllm: ") and err.count("\n") == 1 and not out
+        assert rows() == before
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda shop: (shop / "store.sqlite").write_bytes(b"not a database" * 100), "store.sqlite"),
+        (lambda shop: (shop / "workspace.toml").unlink(), "no workspace"),
+        (lambda shop: (shop / "key").write_text("another key of the right length"), "key"),
+    ],
+    ids=["corrupt store", "no workspace", "another key"],
+)
+def test_a_spoilt_workspace_is_told_in_one_line(
+    run: Run, shop: Path, spoil: Callable[[Path], object], words: str
+) -> None:
+    spoil(shop)
+    code, out, err = run("recommend", "-u", "ann", "-w", "shop")
+    assert code == 1 and not out
+    assert err.startswith("recllm: ") and err.count("\n") == 1 and words in err
+
+
+def test_help_is_quick_to_import() -> None:
+    heavy = ["torch", "transformers", "polars", "sqlalchemy", "numpy"]
+    code = f"import sys, recllm.cli; print([m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)
+    )
+    assert done.stdout.strip() == "[]"

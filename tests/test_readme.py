@@ -1,0 +1,47 @@
+"""What the README says is so: its example prints what it shows, its map is whole, its figures are the files'."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_example_prints_what_is_shown() -> None:
+    code, shown = re.search(r"```python\n(.*?)```\n+```\n(.*?)```", README, re.DOTALL).groups()  # type: ignore[union-attr]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "README.md", "exec"), {})  # noqa: S102 - our own README
+    assert printed.getvalue() == shown
+
+
+def test_the_map_names_every_room_and_nothing_else() -> None:
+    section = README.split("## Map of the files")[1].split("\n## ")[0]
+    named = set(re.findall(r"^\| `recllm/([a-z_]+)(?:\.py|/)`", section, re.MULTILINE))
+    rooms = {p.stem if p.suffix else p.name for p in (ROOT / "recllm").iterdir() if p.suffix == ".py" or p.is_dir()}
+    assert named == rooms - {"__init__", "__main__", "__pycache__"}
+
+
+def test_figures_are_those_of_the_result_files() -> None:
+    found = re.findall(r"<!-- ([a-z0-9-]+)\.json -->\n(.*?)\n\n", README, re.DOTALL)
+    assert found
+    for name, table in found:
+        systems = json.loads((ROOT / "eval" / "results" / f"{name}.json").read_text())["systems"]
+        for line in table.splitlines()[2:]:
+            system, *cells = (c.strip().strip("*") for c in line.strip("|").split("|"))
+            slices = [systems[system].get(s, {}).get("ndcg@20") for s in ("ALL", "NEW", "COLD")][: len(cells)]
+            assert cells == ["–" if v is None else f"{v:.4f}" for v in slices], f"{name}: {system}"
+
+
+def test_the_commands_of_the_readme_exist() -> None:
+    from typer.main import get_command
+
+    from recllm.cli.main import app
+
+    known = set(get_command(app).commands)  # type: ignore[attr-defined]
+    assert set(re.findall(r"^recllm ([a-z]+)", README, re.MULTILINE)) <= known
