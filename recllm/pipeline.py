@@ -159,10 +159,9 @@ def feedback_report(workspace: Workspace) -> tuple[Outcome, ...]:
 
 def workspace_encoder(workspace: Workspace) -> Encoder:
     """The workspace's encoder behind its cache on disk."""
-    from recllm.encoder import CachedEncoder, load_encoder
+    from recllm.encoder import load_encoder
 
-    encoder = load_encoder(workspace.settings.encoder, cache_dir=workspace.cache_dir)
-    return CachedEncoder(encoder, workspace.cache_dir / "vectors")
+    return load_encoder(workspace.settings.encoder, cache_dir=workspace.cache_dir / "vectors")
 
 
 def train_workspace(

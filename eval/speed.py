@@ -1,0 +1,173 @@
+"""How fast, on this machine:  python eval/speed.py -o eval/results/speed.json
+
+Everything runs in this one command, each part in a process of its own where memory is measured, on the whole Complete
+Journey log. Encoding is compared with a plain `SentenceTransformer.encode` of the same texts in the same run, on a
+slice of the list for the plain one; ratios travel between machines, seconds do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from recllm.evaluation.report import commit, hardware, versions
+
+GOALS = {
+    "ingest rows/s": ">= 20000",
+    "ingest peak MiB": "<= 600",
+    "encode ratio": ">= 2.5",
+    "top20 seconds": "<= 30",
+    "recommend ms": "<= 100",
+    "recommend with reasons ms": "<= 700",
+    "import s": "<= 0.5",
+    "help s": "<= 0.5",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=sorted(PARTS), help="run one part and print its figures")
+    parser.add_argument("--folder", type=Path, help="where the workspace is made; a temporary folder otherwise")
+    parser.add_argument("--plain", type=int, default=3000, help="texts that the plain encoder gets")
+    parser.add_argument("-o", "--output", type=Path)
+    args = parser.parse_args()
+    if args.part:
+        print(json.dumps(PARTS[args.part](args)))
+        return
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = args.folder or Path(scratch) / "shop"
+        figures: dict[str, Any] = {}
+        for part in PARTS:
+            command = [sys.executable, __file__, "--part", part, "--folder", str(folder), "--plain", str(args.plain)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            figures |= json.loads(done.stdout.splitlines()[-1])
+            print(part, done.stdout.splitlines()[-1], flush=True)
+    record = {
+        "protocol": "speed",
+        "commit": commit(),
+        "seconds": round(time.perf_counter() - started, 1),
+        "figures": figures,
+        "goals": GOALS,
+        "hardware": hardware(),
+        "versions": versions(),
+    }
+    if args.output:
+        args.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def ingest(args: argparse.Namespace) -> dict[str, Any]:
+    from recllm.demo import FILES, data_folder
+    from recllm.pipeline import load_file
+    from recllm.workspace import Workspace
+
+    with Workspace.create(args.folder, consent_default=True, currency="USD", timezone="UTC") as shop:
+        for name, table, mapping in FILES[:2]:
+            load_file(shop, data_folder() / f"{name}.parquet", table, mapping=mapping)
+        name, table, mapping = FILES[2]
+        started = time.perf_counter()
+        report = load_file(shop, data_folder() / f"{name}.parquet", table, mapping=mapping)
+        spent = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"ingest rows": report.read, "ingest rows/s": round(report.read / spent), "ingest peak MiB": round(peak)}
+
+
+def encode(args: argparse.Namespace) -> dict[str, Any]:
+    """See encoder_speed.py, which tells more."""
+    from encoder_speed import catalogue_texts, measure
+
+    found = measure(catalogue_texts(), args.plain)
+    exact, chosen = found["recllm"]["float32"], found["recllm"]["auto"]
+    return {
+        "encode texts": found["texts"],
+        "encode distinct texts": found["distinct"],
+        "encode plain texts/s": found["plain_texts_per_s"],
+        "encode texts/s": exact["cold_texts_per_s"],
+        "encode ratio": exact["times_plain_with_duplicates"],
+        "encode ratio, distinct texts only": exact["times_plain_distinct"],
+        "encode precision chosen by the probe": chosen["precision"],
+        "encode ratio with it": chosen["times_plain_with_duplicates"],
+    }
+
+
+def serve(args: argparse.Namespace) -> dict[str, Any]:
+    """A small scorer is trained, since speed does not depend on how good it is; then everything is warm."""
+    import numpy as np
+
+    from recllm.evaluation import cj_next28, complete_journey
+    from recllm.pipeline import open_recommender, train_workspace, workspace_encoder
+    from recllm.ranking import rank
+    from recllm.recommender import Recommender
+    from recllm.training import TrainingArguments
+    from recllm.workspace import Workspace
+
+    shop = Workspace.open(args.folder)
+    encoder = workspace_encoder(shop)
+    started = time.perf_counter()
+    trained = train_workspace(shop, encoder=encoder)
+    training = time.perf_counter() - started
+    window = cj_next28(complete_journey().dataset())
+    recommender = Recommender(window.dataset, encoder).fit(TrainingArguments(n_windows=1, epochs=1)).warm()
+    everybody = np.flatnonzero(np.diff(window.dataset.events.indptr) > 0)
+    model = recommender.model
+    assert model is not None
+    started = time.perf_counter()
+    rank(
+        model.scorer,
+        recommender.population,
+        window.dataset.events.rows(everybody),
+        window.dataset.as_of,
+        20,
+        own=everybody,
+        settings=model.candidates,
+    )
+    top20 = time.perf_counter() - started
+    serving = open_recommender(shop, encoder=encoder).warm()
+    people = serving.dataset.users["user_id"].sample(40, seed=0).to_list()
+    plain = Recommender(serving.dataset, encoder, model=serving.model)
+    plain.__dict__ |= {name: serving.__dict__[name] for name in ("item_vectors", "population")}
+    plain.recommend(people[0])
+    return {
+        "train seconds": round(training, 1),
+        "train reported seconds": round(trained.seconds, 1),
+        "top20 people": len(everybody),
+        "top20 items": len(window.slice("ALL").items),
+        "top20 seconds": round(top20, 1),
+        "recommend ms": _median_ms(lambda user: plain.recommend(user, explain=False), people),
+        "recommend with reasons ms": _median_ms(lambda user: plain.recommend(user), people),
+        "serve peak MiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
+
+
+def _median_ms(call: Any, people: list[str]) -> float:
+    spent = []
+    for user in people:
+        started = time.perf_counter()
+        call(user)
+        spent.append(time.perf_counter() - started)
+    return round(1000 * sorted(spent)[len(spent) // 2], 1)
+
+
+def start(args: argparse.Namespace) -> dict[str, Any]:
+    def seconds(*command: str) -> float:
+        runs = []
+        for _ in range(5):
+            started = time.perf_counter()
+            subprocess.run([sys.executable, *command], capture_output=True, check=True)
+            runs.append(time.perf_counter() - started)
+        return round(sorted(runs)[2], 3)
+
+    return {"import s": seconds("-c", "import recllm"), "help s": seconds("-m", "recllm", "--help")}
+
+
+PARTS = {"ingest": ingest, "encode": encode, "serve": serve, "start": start}
+
+if __name__ == "__main__":
+    main()
