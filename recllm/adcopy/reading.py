@@ -1,7 +1,7 @@
 """How the checks read a text: folded, so that a forbidden word is found however it is dressed up.
 
-Folding is for matching only; what is shown stays as it was written. NFKC turns full-width, circled and fancy letters
-into plain ones, look-alike letters of other scripts become Latin, invisible characters go, Chinese loses its spaces.
+Folding is for matching only; what is shown stays as it was written. Full-width, circled and fancy letters become plain
+ones, accents go, look-alike letters of other scripts become Latin, invisible characters go, Chinese loses its spaces.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ _LOOKALIKES = str.maketrans(
     "аеорсухікмтвнјѕԁӏɡαοενικτυρχβɩℓ",
     "aeopcyxikmtbhjsdlgaoevikturxbil",
 )
+_UNSEEN = frozenset({"Cf", "Cc", "Co", "Cn", "Mn"})
 _PLAIN = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-", "−": "-", "⁄": "/", "￥": "¥"})
 _INVISIBLE = re.compile("[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0]")
 _SPACE = re.compile(r"\s+")
@@ -60,8 +61,9 @@ def read(text: str) -> Reading:
 
 
 def fold(text: str) -> str:
-    text = unicodedata.normalize("NFKC", text)
-    text = "".join(c for c in text if c.isspace() or unicodedata.category(c) not in ("Cf", "Cc", "Co", "Cn"))
+    text = unicodedata.normalize("NFKD", text)
+    text = "".join(c for c in text if c.isspace() or unicodedata.category(c) not in _UNSEEN)
+    text = unicodedata.normalize("NFC", text)
     text = _INVISIBLE.sub("", text).casefold().translate(_PLAIN).translate(_LOOKALIKES)
     return _DECORATION.sub("", _HAN_SPACE.sub("", _SPACE.sub(" ", text)).strip())
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, LogitsProcessor, LogitsProcessorList
 
 from recllm.errors import GenerationError, ModelError
@@ -186,7 +187,7 @@ def _load(path: Path, device: str) -> tuple[Any, Any]:
             local_files_only=True,
             trust_remote_code=False,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(f"{path} cannot be loaded as a causal language model: {error}") from error
     return tokenizer, model.to(device).eval()  # type: ignore[arg-type]
 

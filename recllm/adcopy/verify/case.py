@@ -35,7 +35,8 @@ class Case:
 
     @cached_property
     def quantities(self) -> tuple[Quantity, ...]:
-        return quantities(self.reading.folded)
+        """Line by line: a line's last number and the next line's first are two."""
+        return tuple(q for line in self.text.split("\n") for q in quantities(read(line).folded))
 
     @property
     def language(self) -> str:
