@@ -96,7 +96,8 @@ def rank(
     items pass the filters.
     """
     settings = settings or CandidateSettings()
-    wide = replace(settings, popular=max(settings.popular, k))  # so that a list is short only when the catalogue is
+    # so that a list is short only when the catalogue is: what is new fills it through `popular`, the rest through history
+    wide = replace(settings, popular=max(settings.popular, k), own_history=max(settings.own_history, k))
     parts = []
     for start, asked in _asked(population, histories, as_of, own, basics, block):
         hidden = None if banned is None else _runs(banned, start, start + asked.n)

@@ -50,20 +50,20 @@ class Scorer(nn.Module):
 
     def __init__(self, config: ScorerConfig) -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(config.seed)
         n = len(config.features)
         self.config = config
         self.cosine_weight = nn.Parameter(torch.ones(()))
-        self.project = nn.Linear(config.dim, config.projection, bias=False)
-        widths = (3 * config.projection + n, *config.hidden, 1)
-        layers: list[nn.Module] = []
-        for width, following in pairwise(widths[:-1]):
-            layers += [nn.Linear(width, following), nn.GELU(), nn.Dropout(config.dropout)]
-        self.mlp = nn.Sequential(*layers, nn.Linear(widths[-2], 1))
         self.register_buffer("mean", torch.zeros(n))
         self.register_buffer("scale", torch.ones(n))
         self.register_buffer("platt", torch.tensor([1.0, 0.0]))
-        _initialise(self, generator)
+        widths = (3 * config.projection + n, *config.hidden)
+        layers: list[nn.Module] = []
+        with torch.random.fork_rng(devices=[]):  # layers draw weights from the caller's random state; ours are seeded
+            self.project = nn.Linear(config.dim, config.projection, bias=False)
+            for width, following in pairwise(widths):
+                layers += [nn.Linear(width, following), nn.GELU(), nn.Dropout(config.dropout)]
+            self.mlp = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
+        _initialise(self, torch.Generator().manual_seed(config.seed))
 
     def standardise(self, features: np.ndarray) -> None:
         """Remember mean and spread of training `features` (n_pairs, n_features); constant columns become 0."""

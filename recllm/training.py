@@ -36,6 +36,9 @@ class TrainingArguments:
     n_windows: int = 5
     """Past windows at most, fewer when the log is short."""
     epochs: int = 3
+    """Rounds, with a verdict of the judges after each. A round is one pass over all windows, or more when the log is
+    so small that all rounds together would take fewer than `least_steps` steps."""
+    least_steps: int = 400
     patience: int = 2
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
@@ -243,10 +246,9 @@ def fit_scorer(
             f"in no window of {args.horizon_days} days did anybody take a candidate item, so there is nothing to learn "
             "from: load a longer log, or more people, or pass another horizon_days"
         )
-    scorer, history = learn(windows, past.item_vectors, args, judge or windows[0], tell)
+    scorer, history, best = learn(windows, past.item_vectors, args, judge or windows[0], tell)
     scorer.platt.copy_(calibrate(scorer, past.item_vectors, judge or windows[0]))
-    best = max(history, key=_goal)
-    return FittedScorer(scorer.eval(), population, settings, best, tuple(history), notes)
+    return FittedScorer(scorer.eval(), population, settings, history[best], tuple(history), notes)
 
 
 def choose_target(dataset: Dataset, args: TrainingArguments) -> tuple[tuple[Action, ...], tuple[str, ...]]:
@@ -289,8 +291,11 @@ def _goal(metrics: dict[str, float]) -> float:
 
 def learn(
     windows: list[Window], item_vectors: Floats, args: TrainingArguments, judge: Window, tell: Progress
-) -> tuple[Scorer, list[dict[str, float]]]:
-    """Train from scratch and keep the epoch that the judges like best. A loss that is not finite ends training."""
+) -> tuple[Scorer, list[dict[str, float]], int]:
+    """Train from scratch; the scorer of the kept round, all verdicts, and which was kept.
+
+    A loss that is not finite ends training with the last good state.
+    """
     config = ScorerConfig(
         dim=item_vectors.shape[1],
         features=FEATURE_NAMES,
@@ -304,26 +309,33 @@ def learn(
     rng = np.random.default_rng(args.seed)
     optimiser = torch.optim.AdamW(scorer.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
     steps = args.epochs * sum(-(-w.n // args.batch_people) for w in windows)
+    passes = max(1, -(-args.least_steps // steps))
+    steps *= passes
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _pace(step, steps))
     history: list[dict[str, float]] = []
     kept, best = _copy(scorer), -1
     for epoch in range(args.epochs):
         with torch.random.fork_rng(devices=[]):  # dropout is seeded, and the caller's random state left alone
             torch.manual_seed(args.seed * 1000 + epoch)
-            loss = _epoch(scorer, vectors, windows, args, optimiser, schedule, rng)
+            loss = np.mean([_epoch(scorer, vectors, windows, args, optimiser, schedule, rng) for _ in range(passes)])
         if not np.isfinite(loss):
             tell(f"epoch {epoch + 1}: the loss is not finite; the last good state is kept")
             break
-        history.append({"epoch": epoch + 1.0, "loss": loss, **evaluate(scorer, item_vectors, judge)})
+        history.append({"epoch": epoch + 1.0, "loss": float(loss), **evaluate(scorer, item_vectors, judge)})
         tell(", ".join(f"{name} {value:.4g}" for name, value in history[-1].items()))
-        if best < 0 or _goal(history[epoch]) > _goal(history[best]):
+        # later rounds have the lower learning rate: only a clearly better earlier one is preferred to them
+        if best < 0 or _goal(history[epoch]) > _goal(history[best]) - CLEAR:
             kept, best = _copy(scorer), epoch
         elif epoch - best >= args.patience:
             break
     if not history:
         raise DataError("the first epoch's loss is not finite: look for NaN or huge values in the vectors and prices")
     scorer.load_state_dict(kept)
-    return scorer, history
+    return scorer, history, best
+
+
+CLEAR = 0.005
+"""Differences of the judges' summed NDCG below this are chance: 300 people tell no finer."""
 
 
 def _copy(scorer: Scorer) -> dict[str, Tensor]:
@@ -331,8 +343,8 @@ def _copy(scorer: Scorer) -> dict[str, Tensor]:
 
 
 def _pace(step: int, steps: int) -> float:
-    """Learning rate over the run, in [0, 1]: 50 steps of warm-up, then a cosine down to 1 %."""
-    return float(min(1.0, (step + 1) / 50) * (0.5 * (1 + np.cos(np.pi * step / max(steps, 1))) + 0.01))
+    """Learning rate over the run, in [0, 1]: a warm-up of a tenth, then a cosine down to 1 %."""
+    return float(min(1.0, (step + 1) / (steps / 10 + 1)) * (0.5 * (1 + np.cos(np.pi * step / max(steps, 1))) + 0.01))
 
 
 def _epoch(

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+import pytest
+from shop_world import history, shop, vectors
+
+from recllm.candidates import OWN_HISTORY, CandidateSettings, served_by
+from recllm.dataset import DAY, Dataset
+from recllm.errors import ModelError
+from recllm.population import Population
+from recllm.ranking import fit_and_rank, rank, rank_items, score_pairs
+from recllm.scorer import Scorer, ScorerConfig
+from recllm.training import FittedScorer, TrainingArguments, fit_scorer
+
+DATA = shop()
+V = vectors(DATA)
+EVERYBODY = np.arange(DATA.n_users)
+NOW = DATA.as_of
+QUICK = TrainingArguments(horizon_days=14, n_windows=3, epochs=3, hidden=(16,), projection=4, batch_people=8)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    indptr: np.ndarray
+    item: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def fitted() -> FittedScorer:
+    return fit_scorer(DATA, V, None, QUICK)
+
+
+@pytest.fixture(scope="module")
+def crowd(fitted: FittedScorer) -> Population:
+    return Population.fit(DATA, V, fitted.population)
+
+
+def test_favourites_come_first_and_say_where_they_come_from(fitted: FittedScorer, crowd: Population) -> None:
+    found = rank(fitted.scorer, crowd, DATA.events, NOW, 4, own=EVERYBODY)
+    for u in EVERYBODY:
+        mine = set(DATA.events.rows(np.array([u])).item.tolist())
+        assert set(found.item[u].tolist()) == mine
+        assert all(served_by(int(s)) == (OWN_HISTORY,) for s in found.sources[u])
+    assert (np.diff(found.logit, axis=1) <= 0).all()
+    weight = fitted.scorer.cosine_weight.item()
+    np.testing.assert_allclose(found.logit, weight * found.cosine + found.mlp, atol=1e-4)
+    assert ((found.probability > 0) & (found.probability < 1)).all()
+
+
+def test_the_size_of_the_blocks_changes_nothing(fitted: FittedScorer, crowd: Population) -> None:
+    whole = rank(fitted.scorer, crowd, DATA.events, NOW, 10, own=EVERYBODY)
+    small = rank(fitted.scorer, crowd, DATA.events, NOW, 10, own=EVERYBODY, block=7)
+    assert np.array_equal(whole.item, small.item)
+    np.testing.assert_allclose(whole.logit, small.logit, atol=1e-4)
+
+
+def test_lists_are_distinct_filtered_and_filled_back_to_k(fitted: FittedScorer, crowd: Population) -> None:
+    allowed = np.arange(DATA.n_items) % 2 == 0
+    tight = replace(CandidateSettings(), own_history=1, neighbours=1, item_item=0, category_trend=0, popular=1)
+    found = rank(fitted.scorer, crowd, DATA.events, NOW, 12, own=EVERYBODY, allowed=allowed, settings=tight)
+    for row in found.item:
+        assert len(set(row.tolist())) == 12 and (row % 2 == 0).all()
+    new = rank(fitted.scorer, crowd, DATA.events, NOW, 20, own=EVERYBODY, repeats=False)
+    for u, row in enumerate(new.item):
+        assert not set(DATA.events.rows(np.array([u])).item.tolist()) & set(row.tolist())
+        assert (row >= 0).sum() == DATA.n_items - 4
+
+
+def test_a_short_catalogue_pads_with_minus_one(fitted: FittedScorer, crowd: Population) -> None:
+    allowed = np.zeros(DATA.n_items, bool)
+    allowed[[3, 5]] = True
+    found = rank(fitted.scorer, crowd, DATA.events, NOW, 4, own=EVERYBODY, allowed=allowed)
+    assert (np.sort(found.item, axis=1) == [-1, -1, 3, 5]).all()
+    assert np.isnan(found.logit[:, 2:]).all() and not found.sources[:, 2:].any()
+    nobody = rank(fitted.scorer, crowd, history(), NOW, 4)
+    assert nobody.item.shape == (0, 4) and nobody.sources.dtype == np.uint16
+
+
+def test_equal_scores_are_ordered_by_item_row(crowd: Population) -> None:
+    from recllm.features import FEATURE_NAMES
+
+    flat = Scorer(ScorerConfig(dim=V.shape[1], features=FEATURE_NAMES, hidden=(4,)))
+    for value in flat.parameters():
+        value.data.zero_()
+    found = rank_items(flat, crowd, history([]), NOW, np.array([9, 2, 5]))
+    assert found.item.tolist() == [[2, 5, 9]]
+
+
+def test_banned_items_are_hidden_from_one_person_only(fitted: FittedScorer, crowd: Population) -> None:
+    first = rank(fitted.scorer, crowd, DATA.events, NOW, 1, own=EVERYBODY).item[:, 0]
+    indptr = np.minimum(np.arange(DATA.n_users + 1), 1)
+    again = rank(fitted.scorer, crowd, DATA.events, NOW, 1, own=EVERYBODY, banned=(indptr, first[:1])).item[:, 0]
+    assert again[0] != first[0] and np.array_equal(again[1:], first[1:])
+    listed = rank_items(
+        fitted.scorer, crowd, DATA.events, NOW, np.arange(24), 1, own=EVERYBODY, banned=(indptr, first[:1])
+    )
+    assert first[0] not in listed.item[0] and np.array_equal(listed.item[1:, 0], first[1:])
+
+
+def test_pairs_score_as_they_do_in_a_ranking(fitted: FittedScorer, crowd: Population) -> None:
+    found = rank(fitted.scorer, crowd, DATA.events, NOW, 5, own=EVERYBODY)
+    order = np.argsort(found.item, axis=1)
+    items = np.take_along_axis(found.item, order, 1)
+    pairs = Pairs(np.arange(DATA.n_users + 1) * 5, items.ravel())
+    scored = score_pairs(fitted.scorer, crowd, DATA.events, NOW, pairs, own=EVERYBODY)
+    np.testing.assert_allclose(scored.logit, np.take_along_axis(found.logit, order, 1).ravel(), atol=1e-4)
+    np.testing.assert_allclose(scored.probability, np.take_along_axis(found.probability, order, 1).ravel(), atol=1e-4)
+
+
+def test_leaving_a_line_out_is_the_same_as_never_having_had_it(fitted: FittedScorer, crowd: Population) -> None:
+    mine = DATA.events.rows(np.array([0]))
+    best = int(rank(fitted.scorer, crowd, mine, NOW, 1, own=np.array([0])).item[0, 0])
+    without = mine.select(mine.item != best)
+    two = mine.rows(np.array([0, 0]))
+    version = two.user
+    virtual = two.select((version == 0) | (two.item != best))
+    pair, pairs = Pairs(np.array([0, 1]), np.array([best], np.int32)), Pairs(np.array([0, 1, 2]), np.array([best] * 2))
+    alone = score_pairs(fitted.scorer, crowd, without, NOW, pair, own=np.array([0])).logit
+    both = score_pairs(fitted.scorer, crowd, virtual, NOW, pairs, own=np.array([0, 0])).logit
+    np.testing.assert_allclose(both[1], alone[0], atol=1e-4)
+    assert both[0] > both[1] + 0.5
+
+
+def test_a_fresh_purchase_is_felt_without_training(fitted: FittedScorer, crowd: Population) -> None:
+    tool = int(DATA.item_rows(["tool0"])[0])
+    pair = Pairs(np.array([0, 1]), np.array([tool], np.int32))
+    before = score_pairs(fitted.scorer, crowd, history([]), NOW, pair).logit
+    after = score_pairs(fitted.scorer, crowd, history([(tool, NOW - DAY)]), NOW, pair).logit
+    assert after > before
+
+
+def test_items_that_never_sold_can_be_ranked_by_their_text_and_kind() -> None:
+    items = DATA.items.vstack(
+        DATA.items[:2].with_columns(
+            pl.Series("item_id", ["tea-new", "tool-new"]),
+            pl.Series("category", [["food", "tea"], ["home", "tools"]]),
+            pl.Series("brand", ["Leaf", "Iron"]),
+        )
+    )
+    data = replace(DATA, items=items)
+    v = np.concatenate([V, V[[int(DATA.item_rows([n])[0]) for n in ("tea0", "tool0")]]])
+    fitted = fit_scorer(data, v, None, QUICK)
+    crowd = Population.fit(data, v, fitted.population)
+    found = rank_items(fitted.scorer, crowd, data.events, NOW, np.array([24, 25]), own=EVERYBODY)
+    tea = np.array([int(u[1:]) % 2 == 0 for u in data.users["user_id"]])
+    assert (found.item[:, 0] == np.where(tea, 24, 25)).mean() > 0.9
+
+
+def test_one_call_trains_and_ranks(fitted: FittedScorer, crowd: Population) -> None:
+    users = np.array([3, 1])
+    found, _, _ = fit_and_rank(DATA, V, None, users, 4, fitted=fitted, population=crowd)
+    assert set(found.item[1].tolist()) == set(DATA.events.rows(np.array([1])).item.tolist())
+    fresh, again, _ = fit_and_rank(DATA, V, None, users, 4, args=QUICK, mask_seen=True)
+    assert again.metrics == fitted.metrics
+    assert not set(fresh.item[1].tolist()) & set(DATA.events.rows(np.array([1])).item.tolist())
+
+
+def test_a_model_of_other_features_is_refused(crowd: Population) -> None:
+    other = Scorer(ScorerConfig(dim=V.shape[1], features=("one",), hidden=(4,)))
+    with pytest.raises(ModelError, match="train again"):
+        rank(other, crowd, DATA.events, NOW, 3)
+
+
+def test_a_bare_log_trains_and_ranks() -> None:
+    bare: Dataset = shop(bare=True)
+    found, _, _ = fit_and_rank(bare, vectors(bare), None, EVERYBODY, 4, args=QUICK)
+    mine = set(bare.events.rows(np.array([0])).item.tolist())
+    assert len(mine & set(found.item[0].tolist())) >= 3

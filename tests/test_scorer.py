@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from recllm.errors import ModelError
+from recllm.scorer import CONFIG, WEIGHTS, Score, Scorer, ScorerConfig, load_scorer, save_scorer
+
+SHAPE = ScorerConfig(dim=6, features=("a", "b", "c"), projection=4, hidden=(8,))
+
+
+def score(scorer: Scorer, pairs: int = 5) -> Score:
+    rng = torch.Generator().manual_seed(3)
+    users, items = torch.randn(2, 6, generator=rng), torch.randn(3, 6, generator=rng)
+    user, item = torch.arange(pairs) % 2, torch.arange(pairs) % 3
+    cosine, features = torch.linspace(-1, 1, pairs), torch.randn(pairs, 3, generator=rng)
+    with torch.no_grad():
+        return scorer(scorer.project(users), scorer.project(items), user, item, cosine, features)
+
+
+def test_the_logit_is_the_weighed_cosine_plus_the_mlp() -> None:
+    scorer = Scorer(SHAPE).eval()
+    with torch.no_grad():
+        scorer.cosine_weight.fill_(2.5)
+    cosine, mlp, logit = score(scorer)
+    torch.testing.assert_close(logit, 2.5 * cosine + mlp)
+    assert mlp.abs().max() > 0
+
+
+def test_a_seed_fixes_the_weights_whatever_the_global_state() -> None:
+    torch.manual_seed(1)
+    first = Scorer(SHAPE).state_dict()
+    torch.manual_seed(2)
+    second = Scorer(SHAPE).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    other = Scorer(ScorerConfig(dim=6, features=("a", "b", "c"), projection=4, hidden=(8,), seed=1)).state_dict()
+    assert not torch.equal(first["project.weight"], other["project.weight"])
+
+
+def test_features_are_standardised_and_constant_ones_ignored() -> None:
+    scorer = Scorer(SHAPE).eval()
+    raw = np.array([[1, 5, 10], [3, 5, 30]], np.float32)
+    scorer.standardise(raw)
+    assert scorer.mean.tolist() == [2, 5, 20]
+    assert scorer.scale.tolist() == pytest.approx([1, 0, 0.1])
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
+    scorer = Scorer(SHAPE).eval()
+    scorer.standardise(np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32))
+    scorer.platt.copy_(torch.tensor([0.5, -2.0]))
+    save_scorer(scorer, tmp_path)
+    again = load_scorer(tmp_path)
+    assert again.config == SHAPE and not again.training
+    torch.testing.assert_close(score(again).logit, score(scorer).logit, rtol=0, atol=0)
+    assert again.probability(torch.tensor(2.0)) == pytest.approx(1 / (1 + np.exp(1.0)))
+
+
+def test_a_folder_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="train again"):
+        load_scorer(tmp_path)
+    save_scorer(Scorer(SHAPE), tmp_path)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    (tmp_path / CONFIG).write_text(json.dumps({**config, "projection": 5}))
+    with pytest.raises(ModelError):
+        load_scorer(tmp_path)
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    (tmp_path / WEIGHTS).write_bytes(b"not weights")
+    with pytest.raises(ModelError):
+        load_scorer(tmp_path)

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shop_world import shop, vectors
+
+import recllm.training as training
+from recllm.candidates import Candidates
+from recllm.dataset import DAY, Dataset
+from recllm.errors import DataError
+from recllm.schema import Action
+from recllm.training import TrainingArguments, calibrate, fit_scorer, listwise, window_starts
+
+QUICK = TrainingArguments(horizon_days=14, n_windows=3, epochs=3, hidden=(16,), projection=4, batch_people=8)
+DATA = shop()
+
+
+def test_a_shop_of_favourites_is_learned() -> None:
+    fitted = fit_scorer(DATA, vectors(DATA), None, QUICK)
+    assert fitted.metrics["ndcg@20_all"] > 0.85
+    assert [h["epoch"] for h in fitted.history] == [1, 2, 3][: len(fitted.history)]
+    assert fitted.population.target == (Action.PURCHASE,) and fitted.notes == ()
+    assert not fitted.scorer.training
+
+
+def test_one_seed_gives_one_model_and_leaves_the_callers_random_state_alone() -> None:
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    first = fit_scorer(DATA, vectors(DATA), None, QUICK).scorer.state_dict()
+    assert torch.equal(before, torch.random.get_rng_state())
+    torch.manual_seed(6)
+    second = fit_scorer(DATA, vectors(DATA), None, QUICK).scorer.state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    other = fit_scorer(DATA, vectors(DATA), None, replace(QUICK, seed=1)).scorer.state_dict()
+    assert not torch.equal(first["project.weight"], other["project.weight"])
+
+
+def test_a_window_knows_nothing_of_what_comes_after_it() -> None:
+    whole, half = DATA, DATA.before(DATA.as_of - 14 * DAY)
+    start = DATA.as_of - 28 * DAY
+    one, two = (_window(d, start) for d in (whole, half))
+    for name in ("item", "label", "features", "cosine", "users"):
+        assert np.array_equal(getattr(one, name), getattr(two, name)), name
+
+
+def _window(data: Dataset, start: int) -> training.Window:
+    population, settings = training.PopulationSettings(), training.CandidateSettings()
+    return training.Past(data, vectors(data), None, QUICK, population, settings).window(start)[0]
+
+
+def test_judges_are_other_people_with_whole_lists() -> None:
+    population, settings = training.PopulationSettings(), training.CandidateSettings()
+    args = replace(QUICK, own_negatives=1, other_negatives=1)
+    past = training.Past(DATA, vectors(DATA), None, args, population, settings)
+    learned, judges = past.window(DATA.as_of - 14 * DAY, judge=5)
+    assert judges is not None and (learned.n, judges.n) == (35, 5)
+    assert not judges.correction.any() and learned.correction.any()
+    assert np.diff(judges.indptr).min() > np.diff(learned.indptr).max()
+
+
+def test_too_few_purchases_let_stronger_browsing_stand_in_and_say_so() -> None:
+    fitted = fit_scorer(shop(kind="cart"), vectors(DATA), None, QUICK)
+    assert fitted.population.target == (Action.PURCHASE, Action.CART, Action.FAVOURITE)
+    assert "only 0 purchases" in fitted.notes[0]
+    viewed = fit_scorer(shop(kind="view"), vectors(DATA), None, QUICK)
+    assert Action.VIEW in viewed.population.target
+
+
+def test_a_log_too_small_says_what_is_missing() -> None:
+    with pytest.raises(DataError, match=r"0 purchases .* needs 200"):
+        fit_scorer(DATA.before(0), vectors(DATA), None, QUICK)
+    with pytest.raises(DataError, match=r"spans 9\d days; .*horizon_days=90 needs 135.*pass horizon_days=3\d"):
+        fit_scorer(DATA, vectors(DATA), None, replace(QUICK, horizon_days=90))
+
+
+def test_a_log_in_which_nothing_recurs_says_so() -> None:
+    rows = [(f"u{i % 20}", f"i{i}", i * DAY) for i in range(300)]
+    events = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    data = Dataset.construct(events)
+    with pytest.raises(DataError, match="nothing to learn"):
+        fit_scorer(data, np.eye(data.n_items, 8, dtype=np.float32), None, QUICK)
+
+
+def test_vectors_of_another_catalogue_are_refused() -> None:
+    with pytest.raises(DataError, match="item_vectors"):
+        fit_scorer(DATA, vectors(DATA)[1:], None, QUICK)
+
+
+def test_windows_stand_back_to_back_and_keep_half_a_horizon_of_history() -> None:
+    starts = window_starts(DATA, (Action.PURCHASE,), replace(QUICK, n_windows=99))
+    assert starts[0] == DATA.as_of - 14 * DAY
+    assert set(np.diff(starts)) == {-14 * DAY}
+    assert starts[-1] - DATA.events.at.min() >= 7 * DAY
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    args = replace(QUICK, least_steps=1)
+    real, calls = training._epoch, []
+
+    def breaks(*args: object) -> float:
+        calls.append(1)
+        return real(*args) if len(calls) == 1 else float("nan")  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training, "_epoch", breaks)
+    said: list[str] = []
+    fitted = fit_scorer(DATA, vectors(DATA), None, args, said.append)
+    assert len(fitted.history) == 1 and "not finite" in said[-1]
+    assert all(torch.isfinite(v).all() for v in fitted.scorer.state_dict().values())
+    calls.append(1)
+    with pytest.raises(DataError, match="not finite"):
+        fit_scorer(DATA, vectors(DATA), None, args)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.floats(-50, 50)), min_size=1, max_size=20))
+def test_the_listwise_loss_is_what_its_formula_says(pairs: list[tuple[int, bool, float]]) -> None:
+    person = torch.tensor([p for p, _, _ in pairs])
+    label = torch.tensor([y for _, y, _ in pairs])
+    logit = torch.tensor([s for _, _, s in pairs])
+    expected = []
+    for p in range(4):
+        mine = person == p
+        if label[mine].any():
+            expected.append(-torch.log_softmax(logit[mine], 0)[label[mine]].mean())
+    found = listwise(logit, logit, label, person, 4)
+    torch.testing.assert_close(found, torch.stack(expected).mean() if expected else torch.zeros(()))
+
+
+def test_sampled_negatives_stand_for_all_of_them() -> None:
+    rng, n = np.random.default_rng(0), 500
+    pairs = Candidates(np.array([0, n, 2 * n]), np.tile(np.arange(n, dtype=np.int32), 2), np.zeros(2 * n, np.uint16))
+    label, seen = rng.random(2 * n) < 0.02, rng.random(2 * n) < 0.3
+    kept, correction = training._sample(pairs, label, seen, QUICK, rng)
+    for kind, wanted in ((seen, QUICK.own_negatives), (~seen, QUICK.other_negatives)):
+        for user in (0, 1):
+            mine = kind & ~label & (pairs.user == user)
+            assert (kept & mine).sum() == wanted
+            assert np.exp(correction[kept & mine]).sum() == pytest.approx(mine.sum(), rel=1e-4)
+    assert kept[label].all() and not correction[label].any()
+
+
+def test_calibration_recovers_the_sigmoid_that_made_the_data() -> None:
+    rng, n = np.random.default_rng(0), 20_000
+    logit = rng.normal(size=n).astype(np.float32)
+    label = rng.random(n) < 1 / (1 + np.exp(-(1.5 * logit - 2)))
+    window = training.Window(
+        np.array([0, n]), np.zeros(n, np.int32), label, label, logit, logit[:, None], logit, logit[:1], label, label
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "predict", lambda *_: logit)
+        slope, intercept = calibrate(None, None, window).tolist()  # type: ignore[arg-type]
+    assert slope == pytest.approx(1.5, abs=0.1) and intercept == pytest.approx(-2, abs=0.1)
