@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -153,11 +154,20 @@ class Dataset:
         e = self.events
         start, end = e.indptr[user], e.indptr[user + 1]
         place = start + np.searchsorted(e.at[start:end], at, side="right")
-        values = (item, at, ACTION_CODE[action], quantity, np.nan, -1)
-        columns = (e.item, e.at, e.action, e.quantity, e.price, e.basket)
-        longer = [np.insert(column, place, value) for column, value in zip(columns, values, strict=True)]
-        indptr = e.indptr + (np.arange(len(e.indptr)) > user)
-        return replace(self, events=Events(indptr, *longer), as_of=max(self.as_of, at + 1))
+
+        def longer(column: NDArray[Any], value: float) -> NDArray[Any]:
+            return np.insert(column, place, value)
+
+        events = Events(
+            e.indptr + (np.arange(len(e.indptr)) > user),
+            longer(e.item, item),
+            longer(e.at, at),
+            longer(e.action, ACTION_CODE[action]),
+            longer(e.quantity, quantity),
+            longer(e.price, np.nan),
+            longer(e.basket, -1),
+        )
+        return replace(self, events=events, as_of=max(self.as_of, at + 1))
 
     def between(self, start: int, end: int, action: Action = Action.PURCHASE) -> Events:
         """Events of one kind with start <= at < end: what really happened in a window."""

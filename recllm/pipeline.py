@@ -62,7 +62,7 @@ def load_file(
 
     if table not in set(Table):
         raise UsageError(f"--table is one of {', '.join(Table)}, not {table!r}")
-    given = {"tz": workspace.settings.timezone, "currency": workspace.settings.currency}
+    given: dict[str, Any] = {"tz": workspace.settings.timezone, "currency": workspace.settings.currency}
     given |= {name: value for name, value in options.items() if value is not None}
     return ingest_file(
         file,

@@ -221,9 +221,10 @@ class Recommender:
     # --- inside ------------------------------------------------------------------------------------------------------
 
     def _with(self, **changed: Any) -> Recommender:
-        kept = {"dataset": self.dataset, "encoder": self.encoder, "model": self.model} | changed
         made = Recommender(
-            **kept,
+            changed.get("dataset", self.dataset),
+            self.encoder,
+            model=changed.get("model", self.model),
             policy=self.policy,
             locale=self.locale,
             explanations=self.explanations,

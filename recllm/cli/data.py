@@ -103,7 +103,7 @@ def validate(
 def _options(said: dict[str, Any]) -> dict[str, Any]:
     from recllm.ingest import IngestOptions
 
-    allowed = {
+    allowed: dict[str, set[str | None]] = {
         "decimal": {".", ",", None},
         "date_order": {"dmy", "mdy", None},
         "on_bad_bytes": {"fail", "quarantine"},

@@ -9,8 +9,8 @@ import typer
 
 from recllm.cli.options import DEFAULT_WORKSPACE, Json, Seed, WorkspaceDir
 from recllm.cli.output import emit_json, note, say, table
-from recllm.documents import plain
 from recllm.cli.people import read_ids
+from recllm.documents import plain
 from recllm.errors import UsageError
 
 if TYPE_CHECKING:
