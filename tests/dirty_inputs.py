@@ -730,7 +730,7 @@ TABLE: tuple[tuple[int, str, str], ...] = (
         "`.gz`, `.zip`, decompression bombs",
         "A for `.gz` up to 200 times its size and the policy's `max_file_bytes`, else F",
     ),
-    (9, "Huge file", "A, streamed in blocks of 8 MiB"),
+    (9, "Huge file", "A, streamed in blocks of 4 MiB"),
     (10, "Huge line or cell", "Q above 64 KiB a cell or 1 MiB a row"),
     (11, "Delimiter `;`, tab or pipe; decimal comma", "A, sniffed from 64 KiB; F below 95 % of regular lines"),
     (12, "Unbalanced quote", "Q for its line, reading goes on with the next; F beyond 1,000 lines"),

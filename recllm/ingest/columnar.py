@@ -12,7 +12,7 @@ import polars as pl
 from recllm.errors import IngestError
 from recllm.ingest.chunk import RAW_BYTES, Chunk, Reader
 
-SLICE_ROWS = 1 << 17
+SLICE_ROWS = 1 << 16
 _FAULTS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, OverflowError)
 
 

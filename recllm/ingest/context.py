@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
+import polars as pl
+
 from recllm.ingest.identity import Occurrences
 from recllm.ingest.options import IngestOptions
 from recllm.ingest.plan import Plan
@@ -38,6 +40,8 @@ class Context:
     now: datetime
     notes: Counter[str] = field(default_factory=Counter)
     occurrences: Occurrences = field(default_factory=Occurrences)
+    people: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema={"raw": pl.String, "made": pl.String}))
+    """Raw ids met so far and their pseudonyms, in memory only."""
     users: IdTally = field(default_factory=IdTally)
     items: IdTally = field(default_factory=IdTally)
     prices: PriceTally = field(default_factory=PriceTally)

@@ -168,10 +168,6 @@ class _Lines:
     def raw(self, line: int, used: int = 1) -> bytes:
         return self.text[self.starts[line] : self.ends[line + used - 1] + 1]
 
-    def holding(self, byte: int) -> NDArray[np.int64]:
-        """Lines with this byte, ascending."""
-        return np.unique(np.searchsorted(self.ends, np.flatnonzero(self.bytes == byte)))
-
     def count(self, byte: int) -> NDArray[np.int64]:
         """How often each line holds this byte."""
         found = np.searchsorted(self.ends, np.flatnonzero(self.bytes == byte))
@@ -188,7 +184,7 @@ class _Lines:
 class _Quoted:
     """Records that begin on a line with a quote."""
 
-    rows: list[list[str]]
+    rows: list[list[str | None]]
     line: list[int]
     used: list[int]
     taken: NDArray[np.bool_]
@@ -230,44 +226,59 @@ def _field_count(found: int, layout: Layout) -> tuple[str, str]:
 
 def _quoted_records(lines: _Lines, layout: Layout, name: str, last: bool) -> _Quoted:
     found = _Quoted([], [], [], np.zeros(len(lines), bool), [], len(lines))
+    quoted = (lines.count(_QUOTE) > 0).tolist()
     done = 0
-    for start in lines.holding(_QUOTE).tolist():
+    for start in np.flatnonzero(quoted).tolist():
         if start < done:
             continue
-        fields, used, problem = _one_record(lines, start, layout, name)
-        if problem == "open" and not last:
-            return replace(found, open_from=start)
-        why = _judge(lines, start, fields, used, problem, layout)
-        used = 1 if why else used
-        found.taken[start : start + used] = True
-        done = start + used
-        if why:
-            found.bad.append(_Bad(start, *why))
-        else:
-            found.rows.append([cell or None for cell in fields])  # type: ignore[misc]
-            found.line.append(start)
-            found.used.append(used)
+        done = _run_of_records(lines, start, quoted, found, layout, name)
+        if not last and found.bad and found.bad[-1] == _Bad(done - 1, *_OPEN):
+            found.bad.pop()
+            found.taken[done - 1] = False
+            return replace(found, open_from=done - 1)
     return found
 
 
-def _one_record(lines: _Lines, start: int, layout: Layout, name: str) -> tuple[list[str], int, str]:
-    """(fields, lines taken, problem); the problem is "open" where the text ends before the quote does."""
-    stop = min(len(lines), start + MAX_RECORD_LINES + 1)
-    reader = csv.reader(
-        (lines.raw(i).decode("utf-8") for i in range(start, stop)), delimiter=layout.delimiter, strict=True
+_OPEN = ("E_QUOTE", "a quote is opened and not closed")
+
+
+def _run_of_records(lines: _Lines, start: int, quoted: list[bool], found: _Quoted, layout: Layout, name: str) -> int:
+    """Read records as long as each begins on a line with a quote. Returns the first line that was not dealt with.
+
+    A bad record ends the run and takes only its first line: what it swallowed is read again.
+    """
+    text = (lines.raw(i).decode("utf-8") for i in range(start, len(lines)))
+    reader = csv.reader(text, delimiter=layout.delimiter, strict=True)
+    at = start
+    while at < len(lines) and quoted[at]:
+        fields: list[str] = []
+        problem = ""
+        try:
+            fields = next(reader)
+        except csv.Error as error:
+            problem = str(error)
+        used = start + reader.line_num - at
+        if used > MAX_RECORD_LINES:
+            raise _never_closed(lines, at, name)
+        why = _judge(lines, at, fields, used, problem, layout)
+        if why:
+            found.bad.append(_Bad(at, *why))
+            found.taken[at] = True
+            return at + 1
+        found.rows.append([cell or None for cell in fields])
+        found.line.append(at)
+        found.used.append(used)
+        found.taken[at : at + used] = True
+        at += used
+    return at
+
+
+def _never_closed(lines: _Lines, at: int, name: str) -> IngestError:
+    return IngestError(
+        "E_QUOTE",
+        f"{name}: the quote opened on line {lines.number[at]} is still open {MAX_RECORD_LINES:,} lines later; "
+        "close it, or double it inside a text",
     )
-    fields, problem = [], ""
-    try:
-        fields = next(reader)
-    except csv.Error as error:
-        problem = "open" if "unexpected end" in str(error) else str(error)
-    if reader.line_num > MAX_RECORD_LINES:
-        raise IngestError(
-            "E_QUOTE",
-            f"{name}: the quote opened on line {lines.number[start]} is still open {MAX_RECORD_LINES:,} lines later; "
-            "close it, or double it inside a text",
-        )
-    return fields, reader.line_num, problem
 
 
 def _judge(
@@ -276,8 +287,10 @@ def _judge(
     """Why a quoted record is bad, None when it is good."""
     if "field larger" in problem:
         return "E_TOO_LONG", f"a cell is longer than {layout.policy.max_cell_bytes:,} bytes"
+    if "unexpected end" in problem:
+        return _OPEN
     if problem:
-        return "E_QUOTE", "a quote is opened and not closed, or something follows the closing quote"
+        return "E_QUOTE", "something other than a delimiter follows a closing quote"
     if len(fields) != len(layout.columns):
         if used > 1:
             return "E_QUOTE", f"a quote swallowed {used - 1} further lines"
@@ -310,7 +323,7 @@ def _fast_frame(lines: _Lines, fast: NDArray[np.bool_], layout: Layout) -> pl.Da
     )
 
 
-def _slow_frame(rows: list[list[str]], layout: Layout) -> pl.DataFrame:
+def _slow_frame(rows: list[list[str | None]], layout: Layout) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=dict.fromkeys(layout.columns, pl.String), orient="row")
 
 

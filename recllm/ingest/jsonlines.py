@@ -47,7 +47,7 @@ def open_jsonl(blocks: Callable[[], Iterator[Block]], name: str, warnings: dict[
 
 def _keys(line: bytes) -> list[str]:
     try:
-        return list(_parse_object(line)) if line.strip() else []
+        return list(_decode(line)) if line.strip() else []
     except _BadObjectError:
         return []
 
@@ -101,6 +101,10 @@ def _with_record_no(broken: Broken, before: int, begins: Any) -> Broken:
 
 
 def _parse_object(line: bytes) -> dict[str, str | None]:
+    return {key: _plain(key, value) for key, value in _decode(line).items()}
+
+
+def _decode(line: bytes) -> dict[str, Any]:
     try:
         found = _DECODER.decode(line.decode("utf-8"))
     except RecursionError:
@@ -109,7 +113,7 @@ def _parse_object(line: bytes) -> dict[str, str | None]:
         raise _BadObjectError("E_JSON", f"not JSON: {error.msg} at character {error.pos + 1}") from None
     if not isinstance(found, dict):
         raise _BadObjectError("E_JSON", "not an object: each line is {...}")
-    return {key: _plain(key, value) for key, value in found.items()}
+    return found
 
 
 def _short(found: dict[str, str | None], n_bytes: int, policy: Policy) -> dict[str, str | None]:

@@ -14,6 +14,8 @@ from recllm.ingest.ids import FLOAT_ID, Ids, clean_ids, nobody
 from recllm.ingest.survey import refuse_scientific
 from recllm.ingest.times import CODES, MESSAGES, Times, parse_times
 
+_MOST_PEOPLE = 300_000
+
 
 def text_or_nulls(fields: pl.DataFrame, name: str) -> pl.Series:
     if name in fields.columns:
@@ -51,10 +53,19 @@ def parse_person(fields: pl.DataFrame, ctx: Context, faults: Faults) -> pl.Serie
 
 def pseudonyms(ids: pl.Series, ctx: Context, faults: Faults) -> pl.Series:
     """Pseudonyms of the rows that are still good, null for the others."""
-    ctx.users.add(ids.filter(faults.good()))
-    wanted = ids.filter(faults.good()).unique()
-    made = pl.DataFrame({"raw": wanted, "made": pl.Series(ctx.pseudonyms.many(wanted.to_list()), dtype=pl.String)})
-    return ids.to_frame("raw").join(made, on="raw", how="left", maintain_order="left")["made"].alias("user_id")
+    good = ids.filter(faults.good())
+    ctx.users.add(good)
+    ctx.people = _introduced(good.unique(), ctx)
+    return ids.to_frame("raw").join(ctx.people, on="raw", how="left", maintain_order="left")["made"].alias("user_id")
+
+
+def _introduced(wanted: pl.Series, ctx: Context) -> pl.DataFrame:
+    """The known pairs of raw id and pseudonym with those of `wanted`; a bounded number is kept between chunks."""
+    new = wanted.to_frame("raw").join(ctx.people, on="raw", how="anti")
+    if new.height + ctx.people.height > _MOST_PEOPLE:
+        ctx.people, new = ctx.people.clear(), wanted.to_frame("raw")
+    made = pl.Series(ctx.pseudonyms.many(new["raw"].to_list()), dtype=pl.String)
+    return pl.concat([ctx.people, new.with_columns(made=made)])
 
 
 def parse_item_ids(fields: pl.DataFrame, ctx: Context, faults: Faults) -> pl.Series:
