@@ -14,20 +14,8 @@ from pathlib import Path
 
 from recllm.dataset import Dataset
 from recllm.encoder import DEFAULT_ENCODER, load_encoder
-from recllm.evaluation import (
-    BASELINES,
-    PROTOCOLS,
-    Contender,
-    Window,
-    complete_journey,
-    contenders,
-    learned,
-    read_folder,
-)
-from recllm.evaluation.report import OURS, evaluate
-from recllm.text import item_texts
+from recllm.evaluation import BASELINES, OURS, PROTOCOLS, complete_journey, evaluate, read_folder, systems_for
 from recllm.training import TrainingArguments
-from recllm.vectors import item_vectors
 
 HERE = Path(__file__).parent
 ONLINE_RETAIL = HERE.parents[1] / "shared" / "data" / "online_retail_uci"
@@ -41,23 +29,6 @@ def load(protocol: str, data: Path | None = None) -> Dataset:
 
 def peer_settings(protocol: str) -> dict[str, dict[str, float]]:
     return dict(tomllib.loads((HERE / "peers.toml").read_text(encoding="utf-8")).get(protocol, {}))
-
-
-def assemble(window: Window, names: list[str], protocol: str, args: argparse.Namespace) -> dict[str, Contender]:
-    """The systems by name; texts and vectors are made only when somebody needs them."""
-    args.vectors = None
-    systems: dict[str, Contender] = {}
-    if OURS in names or any(n.startswith("zero-shot") for n in names):
-        encoder = load_encoder(args.encoder, cache_dir=args.cache)
-        args.vectors = item_vectors(encoder, window.fit_on)
-        if OURS in names:
-            arguments = TrainingArguments(seed=args.seed)
-            systems[OURS] = learned(encoder, arguments, item_vectors=args.vectors, progress=say)
-    texts = item_texts(window.dataset.items) if "bm25" in names else None
-    without = {OURS} if window.dataset.items["category"].is_not_null().any() else {OURS, "category-affinity"}
-    peers = [n for n in names if n not in without]
-    settings = peer_settings(protocol)
-    return systems | contenders(peers, texts=texts, vectors=args.vectors, settings=settings, seed=args.seed)
 
 
 def say(line: str) -> None:
@@ -83,9 +54,17 @@ def main(argv: list[str] | None = None) -> None:
     began = time.perf_counter()
     window = PROTOCOLS[args.protocol](load(args.protocol, args.data), validation=args.validation)
     say(f"{window.protocol}: read in {time.perf_counter() - began:.1f} s")
-    systems = assemble(window, args.systems.split(","), args.protocol, args)
+    systems = systems_for(
+        window,
+        args.systems.split(","),
+        lambda: load_encoder(args.encoder, cache_dir=args.cache),
+        arguments=TrainingArguments(seed=args.seed),
+        settings=peer_settings(args.protocol),
+        seed=args.seed,
+        progress=say,
+    )
     say(f"prepared in {time.perf_counter() - began:.1f} s")
-    report = evaluate(window, systems, k=args.k, seed=args.seed, vectors=args.vectors, progress=say)
+    report = evaluate(window, systems, k=args.k, seed=args.seed, progress=say)
     print(report.table())
     if args.output:
         report.write(args.output)

@@ -24,6 +24,7 @@ from recllm.evaluation import (
     complete_journey,
     contenders,
     evaluate,
+    evaluate_tables,
     learned,
     next_purchases,
     or_next28,
@@ -315,44 +316,54 @@ def world(seed: int = 0) -> Dataset:
             rows.append((f"p{person}", f"{'ab'[person % 2]}{item}", float(day)))
     names = [f"{t}{i}" for t in "ab" for i in range(12)]
     items = pl.DataFrame({"item_id": names, "title": [f"{'apple' if n[0] == 'a' else 'bolt'} {n}" for n in names]})
-    return Dataset.construct(log(*rows).with_columns(price=pl.lit(2.0)), items=items)
+    return Dataset.construct(log(*rows), items=items)
+
+
+def with_arrivals(dataset: Dataset) -> Dataset:
+    """The same log, and two items that are first sold near its end."""
+    late = log(("p0", "a-new", 140), ("p1", "b-new", 141), ("p2", "a-new", 142))
+    arrivals = pl.DataFrame({"item_id": ["a-new", "b-new"], "title": ["apple", "bolt"]})
+    items = pl.concat([dataset.items, arrivals], how="diagonal")
+    return Dataset.construct(pl.concat([rows_of(dataset), late]), items=items)
+
+
+def rows_of(dataset: Dataset) -> pl.DataFrame:
+    e = dataset.events
+    users, items = dataset.users["user_id"].gather(e.user), dataset.items["item_id"].gather(e.item)
+    return pl.DataFrame({"user_id": users, "item_id": items, "timestamp": e.at})
 
 
 def test_the_learned_scorer_is_a_system_and_is_trained_once_per_window() -> None:
     from recllm.encoder import ToyEncoder
     from recllm.training import TrainingArguments
 
-    window = time_split(world(), test_days=28)
+    window = time_split(with_arrivals(world()), test_days=28)
     told: list[str] = []
-    ours = learned(ToyEncoder(), TrainingArguments(epochs=2, n_windows=2, least_actions=50), progress=told.append)
+    ours = learned(ToyEncoder(), TrainingArguments(epochs=2, n_windows=1, least_actions=50), progress=told.append)
     report = evaluate(window.only(["ALL"]), {"recllm": ours, **contenders(["random"])}, k=5, draws=50)
     assert report.systems["recllm"]["ALL"]["ndcg@5"] > 2 * report.systems["random"]["ALL"]["ndcg@5"]
-    trained = len(told)
-    lists = ours.answer(window.ask(window.slice("ALL"), 5))
-    assert len(told) == trained
-    mine = window.slice("ALL").items
-    assert set(lists[lists >= 0].tolist()) <= set(mine.tolist())
-
-
-def test_the_learned_scorer_ranks_arrivals_among_themselves() -> None:
-    from recllm.encoder import ToyEncoder
-    from recllm.training import TrainingArguments
-
-    dataset = world()
-    late = log(("p0", "a-new", 140), ("p1", "b-new", 141), ("p2", "a-new", 142)).with_columns(price=pl.lit(2.0))
-    ids, e = dataset.items["item_id"], dataset.events
-    old = pl.DataFrame(
-        {"user_id": dataset.users["user_id"].gather(e.user), "item_id": ids.gather(e.item), "timestamp": e.at}
-    )
-    items = pl.concat(
-        [dataset.items, pl.DataFrame({"item_id": ["a-new", "b-new"], "title": ["apple", "bolt"]})], how="diagonal"
-    )
-    both = Dataset.construct(pl.concat([old, late.select(old.columns)]), items=items)
-    window = time_split(both, test_days=28)
-    ours = learned(ToyEncoder(), TrainingArguments(epochs=1, n_windows=2, least_actions=50))
-    cold = window.slice("COLD")
+    trained, cold = len(told), window.slice("COLD")
     lists = ours.answer(window.ask(cold, 5))
     assert {tuple(sorted(row[row >= 0].tolist())) for row in lists} == {tuple(cold.items.tolist())}
+    assert len(told) == trained
+
+
+def test_a_folder_nobody_prepared_for(tmp_path: Path) -> None:
+    from recllm.encoder import ToyEncoder
+
+    loaded = []
+
+    def encoder() -> ToyEncoder:
+        loaded.append(1)
+        return ToyEncoder()
+
+    tables = read_folder(write(tmp_path, rows_of(world())))
+    report = evaluate_tables(tables, encoder, slices=["ALL", "NEW"], systems=["popular", "bm25", "category-affinity"])
+    assert list(report.systems) == ["popular", "bm25"]  # no item has a category
+    assert not loaded
+    report = evaluate_tables(tables, encoder, systems=["zero-shot", "zero-shot-set"])
+    assert list(report.systems) == ["zero-shot"]  # nothing is new in this log
+    assert len(loaded) == 1
 
 
 # --- the fixed windows ---------------------------------------------------------------------------------------------

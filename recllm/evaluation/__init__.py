@@ -9,12 +9,14 @@ from recllm.evaluation.baselines import BASELINES, Contender, contenders
 from recllm.evaluation.bootstrap import Interval, paired_bootstrap
 from recllm.evaluation.ours import learned, serving
 from recllm.evaluation.protocols import PROTOCOLS, Question, Slice, System, Window, cj_next28, next_purchases, or_next28
-from recllm.evaluation.report import Difference, Report, evaluate
+from recllm.evaluation.report import OURS, Difference, Report, evaluate
+from recllm.evaluation.run import evaluate_tables, systems_for
 from recllm.evaluation.splits import column_split, row_split, split_tables, time_split
 from recllm.evaluation.tables import Tables, complete_journey, read_folder
 
 __all__ = [
     "BASELINES",
+    "OURS",
     "PROTOCOLS",
     "Contender",
     "Difference",
@@ -30,6 +32,7 @@ __all__ = [
     "complete_journey",
     "contenders",
     "evaluate",
+    "evaluate_tables",
     "learned",
     "next_purchases",
     "or_next28",
@@ -38,5 +41,6 @@ __all__ = [
     "row_split",
     "serving",
     "split_tables",
+    "systems_for",
     "time_split",
 ]
