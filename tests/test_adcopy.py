@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recllm.adcopy import FactSheet, Offer, OfferType, channels, verify, write_copy
+from recllm.adcopy import FactSheet, Offer, OfferType, channel, channels, verify, write_copy
+from recllm.adcopy.frame import Frame
 from recllm.adcopy.hooks import ReasonKind, hook_prompt, reason_kind
 from recllm.adcopy.money import format_money, renderings
 from recllm.adcopy.titles import shortened, with_sayable_title
@@ -35,6 +36,9 @@ SHIRT = Item(
 )
 
 
+FRAME = Frame(channel=channel("push"), locale="en", now=NOW, prompts=Prompts.load())
+
+
 def bought(item_id: str) -> Reason:
     return Reason(evidence_id=f"B:{item_id}", delta=1.2, text="You have bought “secret shampoo” 5 times.")
 
@@ -46,14 +50,14 @@ def write(item: Item = BUNS, **values: object) -> AdCopy:
 # --- templates -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("channel", sorted(channels()))
+@pytest.mark.parametrize("name", sorted(channels()))
 @pytest.mark.parametrize("locale", ["en", "zh"])
 @pytest.mark.parametrize("offer", [None, OFFER])
-def test_every_channel_has_a_valid_template(channel: str, locale: str, offer: Offer | None) -> None:
+def test_every_channel_has_a_valid_template(name: str, locale: str, offer: Offer | None) -> None:
     for item in (BUNS, SHIRT):
-        copy = write(item, channel=channel, locale=locale, offer=offer)
+        copy = write(item, channel=name, locale=locale, offer=offer)
         assert copy.verified, [c for c in copy.checks if not c.passed]
-        assert (copy.generator, copy.channel, copy.locale) == ("template", channel, locale)
+        assert (copy.generator, copy.channel, copy.locale) == ("template", name, locale)
 
 
 def test_golden_push_in_english() -> None:
@@ -154,7 +158,7 @@ _OFFERS = st.one_of(
     price=st.one_of(st.none(), st.decimals(Decimal("0.01"), 99999, places=2)),
     currency=st.sampled_from(["USD", "GBP", "EUR", "CNY", "JPY", "CHF", "XAU"]),
     offer=_OFFERS,
-    channel=st.sampled_from(sorted(channels())),
+    place=st.sampled_from(sorted(channels())),
     locale=st.sampled_from(["en", "zh"]),
 )
 def test_any_facts_in_any_template_hold_every_guarantee(
@@ -163,11 +167,11 @@ def test_any_facts_in_any_template_hold_every_guarantee(
     price: Decimal | None,
     currency: str,
     offer: Offer | None,
-    channel: str,
+    place: str,
     locale: str,
 ) -> None:
     item = Item(item_id="i", title=title, brand=brand, price=price, currency=currency)
-    copy = write(item, channel=channel, locale=locale, offer=offer)
+    copy = write(item, channel=place, locale=locale, offer=offer)
     assert copy.verified, (copy.text, [c for c in copy.checks if not c.passed])
 
 
@@ -224,12 +228,14 @@ def test_the_best_of_several_lines_is_taken() -> None:
 
 
 def test_an_echo_of_the_examples_is_not_new() -> None:
-    example = "Soft sandwich buns that make your lunch feel like a treat."
-    copy = write(generator=ScriptedGenerator([example]))
-    assert copy.generator == "template" or example not in copy.text
-    other = Item(item_id="m", title="Party candles")
-    lines = ["Light up the table with party candles for a happy evening.", "Party candles for a quiet evening."]
-    assert "quiet" in write(other, generator=ScriptedGenerator(lines)).text
+    towels = Item(item_id="t", title="Paper towels")
+    example = "Paper towels that keep up with every spill in your kitchen."
+    assert example in FRAME.prompts.render("ad_hook", "en", name="x", category=None, reason="y")
+    copy = write(towels, generator=ScriptedGenerator([example]))
+    assert copy.generator == "template"
+    assert {f.guarantee for f in copy.rejected[0][1]} == {"G10"}
+    lines = ["Paper towels in every kitchen that spill.", "Paper towels for a quiet evening."]
+    assert "quiet" in write(towels, generator=ScriptedGenerator(lines)).text
 
 
 def test_an_encoder_judges_closeness() -> None:
@@ -254,6 +260,19 @@ def test_a_failing_generator_leaves_the_template(generator: ScriptedGenerator) -
     copy = write(generator=generator)
     assert (copy.generator, copy.verified) == ("template", True)
     assert copy.rejected[0][1][0].guarantee == "G16"
+
+
+@pytest.mark.parametrize("title", ["Allergy tablets 24 ct", "Pregnancy test", "感冒药"])
+def test_no_model_speaks_of_medicine(title: str) -> None:
+    generator = ScriptedGenerator(["A happy line."])
+    assert write(Item(item_id="m", title=title), generator=generator, locale="en").verified
+    assert generator.prompts == []
+
+
+def test_the_model_sees_no_size() -> None:
+    generator = ScriptedGenerator([GenerationError("x")])
+    write(Item(item_id="m", title="Bouillon 16 oz cubes, 1/2 lb"), generator=generator)
+    assert messages(generator.prompts[0])[-1].text.splitlines()[0] == "Product: Bouillon cubes,"
 
 
 def test_a_title_channel_asks_no_model() -> None:
@@ -336,8 +355,8 @@ PAYLOADS = [
 def test_an_obedient_model_gets_nothing_through(title: str, demanded: str, field: str, locale: str) -> None:
     item = _carrying(title, field)
     generator = ScriptedGenerator([demanded, lambda prompt: messages(prompt)[-1].text, title], repeat=True)
-    for channel in ("push", "email", "sms_gsm", "google_rsa"):
-        copy = write(item, channel=channel, locale=locale, generator=generator, n_candidates=3)
+    for place in ("push", "email", "sms_gsm", "google_rsa"):
+        copy = write(item, channel=place, locale=locale, generator=generator, n_candidates=3)
         assert copy.verified, (copy.text, [c for c in copy.checks if not c.passed])
         assert copy.generator == "template"
         assert not any(sign in copy.text.lower() for sign in _SIGNS)
@@ -378,10 +397,9 @@ def _carrying(payload: str, field: str) -> Item:
 
 @pytest.mark.parametrize(("title", "_"), PAYLOADS)
 def test_a_title_cannot_open_a_turn_of_its_own(title: str, _: str) -> None:
-    prompts = Prompts.load()
-    facts = with_sayable_title(FactSheet.of(_carrying(title, "title")), locale="en", now=NOW, prompts=prompts)
-    roles = [m.role for m in messages(hook_prompt(facts, ReasonKind.KNOWN, "en", prompts))]
-    assert roles == ["system", *["user", "assistant"] * 4, "user"]
+    facts = with_sayable_title(FactSheet.of(_carrying(title, "title")), FRAME)
+    roles = [m.role for m in messages(hook_prompt(facts, ReasonKind.KNOWN, "en", FRAME.prompts))]
+    assert roles == ["system", *["user", "assistant"] * 3, "user"]
 
 
 def test_an_item_without_a_sayable_name_is_still_sold() -> None:
@@ -404,7 +422,7 @@ def test_an_item_without_a_sayable_name_is_still_sold() -> None:
 )
 def test_sellers_promises_leave_the_title(title: str, shown: str) -> None:
     facts = FactSheet.of(Item(item_id="x", title=title))
-    assert with_sayable_title(facts, locale="en", now=NOW, prompts=Prompts.load()).title == shown
+    assert with_sayable_title(facts, FRAME).title == shown
 
 
 @pytest.mark.parametrize(

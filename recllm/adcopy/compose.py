@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 
 from recllm.adcopy.channels import Channel
 from recllm.adcopy.facts import FactSheet, Offer, OfferType
+from recllm.adcopy.frame import Frame
 from recllm.adcopy.lexicon import word_class
 from recllm.adcopy.money import format_money, is_known, language
 from recllm.adcopy.titles import shortened
-from recllm.text import Prompts
 
 _NAME_LENGTHS = (120, 60, 40, 28, 18)
 _SHORTEST = 6
-_DROPS = ((), ("call",), ("call", "brand"), ("call", "brand", "price"), ("call", "brand", "price", "offer"))
-_ORDER = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 1), (2, 2), (3, 2), (3, 3), (4, 3), (3, 4), (4, 4))
+_DROPS = (
+    (),
+    ("call",),
+    ("call", "brand"),
+    ("call", "brand", "name"),
+    ("call", "brand", "price"),
+    ("call", "brand", "price", "offer"),
+)
+_STEPS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 1), (2, 2), (0, 3), (3, 2), (3, 4), (4, 4), (3, 5), (4, 5))
 """(name length, drops) from the richest text to the barest."""
 
 
@@ -33,54 +39,47 @@ def names(title: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(shortened(title, limit) for limit in range(len(title) - 1, _SHORTEST - 1, -1)))
 
 
-def compose(
-    hook: str | None, facts: FactSheet, *, channel: Channel, locale: str, now: datetime, prompts: Prompts
-) -> Draft:
+def compose(hook: str | None, facts: FactSheet, frame: Frame) -> Draft:
     """The richest text of the channel's template that fits; the barest one when none does.
 
-    An offer is told only while it runs. `hook` is never cut or left out.
+    An offer is told only while it runs. `hook` is never cut or left out; the name leaves the body of a text only where
+    a headline holds it.
     """
-    drafts = (_draft(hook, facts, length, drops, channel, locale, now, prompts) for length, drops in _steps())
+    headed = hook is not None and len(frame.channel.parts) > 1
+    steps = [(length, _DROPS[drops]) for length, drops in _STEPS if headed or "name" not in _DROPS[drops]]
+    drafts = (_draft(hook, facts, frame, _NAME_LENGTHS[length], drops) for length, drops in steps)
     draft = next(drafts)
-    for richer in drafts:
-        if fits(draft.text, channel):
+    for barer in drafts:
+        if fits(draft.text, frame.channel):
             break
-        draft = richer
+        draft = barer
     return draft
 
 
 def fits(text: str, channel: Channel) -> bool:
-    return all(part.fits(piece) for part, piece in channel.split(text))
+    return all(piece.strip() and part.fits(piece) for part, piece in channel.split(text))
 
 
-def _steps() -> Iterator[tuple[int, tuple[str, ...]]]:
-    return ((_NAME_LENGTHS[length], _DROPS[drops]) for length, drops in _ORDER)
-
-
-def _draft(
-    hook: str | None,
-    facts: FactSheet,
-    length: int,
-    drops: tuple[str, ...],
-    channel: Channel,
-    locale: str,
-    now: datetime,
-    prompts: Prompts,
-) -> Draft:
+def _draft(hook: str | None, facts: FactSheet, frame: Frame, length: int, drops: tuple[str, ...]) -> Draft:
     name = _capital(shortened(facts.title, length))
-    pieces = {"brand": _brand(facts), "price": _price(facts, locale), "offer": _offer(facts, locale, now, prompts)}
+    pieces = {
+        "name": name,
+        "brand": _brand(facts),
+        "price": _amount(facts.price, facts.currency, frame.locale),
+        "offer": _offer(facts, frame),
+    }
     pieces = {key: None if key in drops else value for key, value in pieces.items()}
     values = {
-        "headline": _headline(facts.title, name, channel),
+        "headline": _headline(facts.title, name, frame.channel),
         "hook": hook,
-        "facts": prompts.render("ad_text.facts", locale, name=name, **pieces),
+        "facts": frame.prompts.render("ad_text.facts", frame.locale, **pieces),
         "call": "call" not in drops or None,
         "brand": pieces["brand"],
     }
-    template = f"ad_text.{channel.name}"
-    wanted = prompts.template(template, locale).variables
-    text = prompts.render(template, locale, **{key: value for key, value in values.items() if key in wanted})
-    told = ("brand",) if channel.title_only else ("brand", "price", "offer")
+    template = frame.prompts.template(f"ad_text.{frame.channel.name}", frame.locale)
+    wanted = {key: value for key, value in values.items() if key in template.variables}
+    text = frame.prompts.render(template.name, frame.locale, **wanted)
+    told = ("brand",) if frame.channel.title_only else ("brand", "price", "offer")
     return Draft(text, ("title", *(key for key in told if pieces[key])))
 
 
@@ -100,10 +99,6 @@ def _brand(facts: FactSheet) -> str | None:
     return facts.brand if facts.brand and facts.brand.casefold() not in facts.title.casefold() else None
 
 
-def _price(facts: FactSheet, locale: str) -> str | None:
-    return _amount(facts.price, facts.currency, locale)
-
-
 def _amount(amount: Decimal | None, currency: str | None, locale: str) -> str | None:
     """None where the amount or its currency is not known."""
     if amount is None or currency is None or not is_known(currency):
@@ -111,15 +106,15 @@ def _amount(amount: Decimal | None, currency: str | None, locale: str) -> str | 
     return format_money(amount, currency, locale)
 
 
-def _offer(facts: FactSheet, locale: str, now: datetime, prompts: Prompts) -> str | None:
+def _offer(facts: FactSheet, frame: Frame) -> str | None:
     offer = facts.offer
-    if offer is None or not offer.runs(now):
+    if offer is None or not offer.runs(frame.now):
         return None
-    end = _last_day(offer, locale)
-    value = _offer_value(offer, facts, locale)
+    value = _offer_value(offer, facts, frame.locale)
     if value is None and offer.type in (OfferType.PERCENT, OfferType.AMOUNT):
         return None
-    return prompts.render("ad_offer", locale, type=str(offer.type), value=value, end=end)
+    end = _last_day(offer, frame.locale)
+    return frame.prompts.render("ad_offer", frame.locale, type=str(offer.type), value=value, end=end)
 
 
 def _offer_value(offer: Offer, facts: FactSheet, locale: str) -> str | None:

@@ -9,14 +9,14 @@ from enum import StrEnum
 from itertools import pairwise
 
 from recllm.adcopy.facts import FactSheet
-from recllm.adcopy.lexicon import families, word_class
+from recllm.adcopy.lexicon import families, table, word_class
 from recllm.adcopy.money import language
-from recllm.adcopy.reading import HAN, read, words
+from recllm.adcopy.reading import HAN, fold, read, words
 from recllm.adcopy.verify.case import stem
 from recllm.schema import Check, Encoder, Reason
 from recllm.text import Prompts
 
-MAX_TOKENS = 24
+MAX_TOKENS = 22
 _FORBIDDEN = re.compile(r"[\d%‰$£€¥₩₹\"“”„«»「」『』\n<>{}\[\]|\\/@#]|https?:|www\.")
 _LENGTH = {"en": (4, 16), "zh": (5, 30)}
 """Fewest and most words of a line; characters in Chinese."""
@@ -75,9 +75,23 @@ def bare_prompt(locale: str, prompts: Prompts) -> str:
 
 
 def _without_numbers(title: str) -> str:
-    """A model that sees a size repeats it, and may not."""
-    kept = [piece for piece in title.split() if not any(c.isdigit() for c in piece)]
+    """A model that sees a size repeats it, and may not: numbers go, and the units after them."""
+    units = {spelling for spellings in table("numbers.toml")["units"].values() for spelling in spellings}
+    kept: list[str] = []
+    after_number = False
+    for piece in title.split():
+        numeric = any(c.isdigit() for c in piece)
+        if not numeric and not (after_number and fold(piece).strip(",.") in units):
+            kept.append(piece)
+        after_number = numeric
     return " ".join(kept) or title
+
+
+def sober(facts: FactSheet) -> bool:
+    """True for medicines and the like, about which nobody should be playful."""
+    names = {stem(word) for text in (facts.title, *facts.category) for word in words(text)}
+    han = "".join(fold(text) for text in (facts.title, *facts.category) if not text.isascii())
+    return bool(names & set(word_class("sober"))) or any(w in han for w in word_class("sober") if not w.isascii())
 
 
 def hook_faults(hook: str, facts: FactSheet, locale: str) -> tuple[Check, ...]:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from datetime import datetime
 
-from recllm.adcopy.channels import channel
 from recllm.adcopy.facts import FactSheet
+from recllm.adcopy.frame import Frame
 from recllm.adcopy.quantities import Kind
 from recllm.adcopy.reading import HAN, fold
 from recllm.adcopy.verify import claims, form, people
 from recllm.adcopy.verify.case import Case, Fault
-from recllm.text import Prompts
 from recllm.text.words import natural
 
 _MAX_ROUNDS = 12
@@ -25,7 +23,7 @@ _EMPTY_BRACKETS = re.compile(r"[(（\[][^\w)）\]]*[)）\]]")
 _LETTER = re.compile(rf"[^\W\d_]|[{HAN}]")
 
 
-def with_sayable_title(facts: FactSheet, *, locale: str, now: datetime, prompts: Prompts) -> FactSheet:
+def with_sayable_title(facts: FactSheet, frame: Frame) -> FactSheet:
     """The sheet under a title that may be shown.
 
     Promises and claims that sellers write into titles ("SALE", 包邮, "best") are cut out of it. A title that carries
@@ -35,37 +33,37 @@ def with_sayable_title(facts: FactSheet, *, locale: str, now: datetime, prompts:
     kept = FactSheet(
         item_id=facts.item_id,
         title="",
-        brand=facts.brand if facts.brand and not _faults(facts.brand, facts, locale, now) else None,
-        category=tuple(c for c in (_cleaned(name, facts, locale, now, prompts) for name in facts.category) if c),
-        attributes={n: v for n, v in facts.attributes.items() if not _faults(f"{n}: {v}", facts, locale, now)},
+        brand=facts.brand if facts.brand and not _faults(facts.brand, facts, frame) else None,
+        category=tuple(c for c in (_cleaned(name, facts, frame) for name in facts.category) if c),
+        attributes={n: v for n, v in facts.attributes.items() if not _faults(f"{n}: {v}", facts, frame)},
         price=facts.price,
         list_price=facts.list_price,
         currency=facts.currency,
         offer=facts.offer,
     ).with_sources()
-    general = prompts.render("ad_lines.unnamed", locale)
-    names = (_cleaned(facts.title, facts, locale, now, prompts), *reversed(kept.category), general)
+    general = frame.prompts.render("ad_lines.unnamed", frame.locale)
+    names = (_cleaned(facts.title, facts, frame), *reversed(kept.category), general)
     title = next(name for name in names if name)
     source = "items.title" if names[0] else "items.category" if kept.category else "general"
     return kept.with_title(title, source)
 
 
-def _cleaned(name: str, facts: FactSheet, locale: str, now: datetime, prompts: Prompts) -> str:
+def _cleaned(name: str, facts: FactSheet, frame: Frame) -> str:
     """`name` as running text without what the facts do not bear out; empty when it is hostile or nothing is left."""
-    name = natural(name, prompts.short_forms())
+    name = natural(name, frame.prompts.short_forms())
     for _ in range(_MAX_ROUNDS):
-        faults = list(_faults(name, facts, locale, now))
+        faults = list(_faults(name, facts, frame))
         if not faults:
             return tidy(name) if _LETTER.search(name) else ""
         if any(hostile for hostile, _ in faults):
             return ""
-        name = natural(_without(name, [span for _, span in faults]), prompts.short_forms())
+        name = natural(_without(name, [span for _, span in faults]), frame.prompts.short_forms())
     return ""
 
 
-def _faults(name: str, facts: FactSheet, locale: str, now: datetime) -> list[tuple[bool, str]]:
+def _faults(name: str, facts: FactSheet, frame: Frame) -> list[tuple[bool, str]]:
     """(hostile, span) for all that is wrong with a name."""
-    case = Case(text=name, facts=facts, channel=channel("sms_gsm"), locale=locale, now=now)
+    case = Case(text=name, facts=facts, channel=frame.channel, locale=frame.locale, now=frame.now)
     hostile = (people.personal_data, people.clean_language, people.leaks)
     found = [(True, fault.span) for check in hostile for fault in check(case)]
     return found + [(False, fault.span) for fault in _puffery(case)]

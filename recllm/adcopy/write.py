@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
-from recllm.adcopy.channels import Channel, channel
+from recllm.adcopy.channels import channel as channel_named
 from recllm.adcopy.compose import Draft, compose, names
 from recllm.adcopy.facts import FactSheet, Offer
+from recllm.adcopy.frame import Frame
 from recllm.adcopy.hooks import (
     MAX_TOKENS,
     ReasonKind,
@@ -20,6 +21,7 @@ from recllm.adcopy.hooks import (
     own_lines,
     ranked,
     reason_kind,
+    sober,
 )
 from recllm.adcopy.money import format_money
 from recllm.adcopy.titles import with_sayable_title
@@ -37,27 +39,24 @@ class _Job:
     """Everything that decides a text except its opening line."""
 
     facts: FactSheet
-    channel: Channel
-    locale: str
+    frame: Frame
     kind: ReasonKind
-    now: datetime
     known_brands: frozenset[str]
-    prompts: Prompts
-    evidence: Mapping[str, str] = field(default_factory=dict)
+    evidence: Mapping[str, str]
 
     def draft(self, hook: str | None) -> Draft:
-        return compose(hook, self.facts, channel=self.channel, locale=self.locale, now=self.now, prompts=self.prompts)
+        return compose(hook, self.facts, self.frame)
 
     def check(self, text: str) -> tuple[Check, ...]:
         return verify(
             text,
             self.facts,
-            channel=self.channel.name,
-            locale=self.locale,
-            now=self.now,
+            channel=self.frame.channel.name,
+            locale=self.frame.locale,
+            now=self.frame.now,
             known_brands=self.known_brands,
             evidence=self.evidence,
-            prompt=bare_prompt(self.locale, self.prompts),
+            prompt=bare_prompt(self.frame.locale, self.frame.prompts),
         )
 
 
@@ -94,60 +93,33 @@ def write_copy(
     echo of the prompt. When none passes, or the generator fails, one of the shop's own lines (`prompts/ad_lines`) is.
     `AdCopy.generator` says whose line it is, `AdCopy.rejected` holds the lines that were stopped and why.
 
-    `reason` is told as a neutral kind ("goes with what you like"), never as what the person did; not at all for items
-    of a sensitive category (`policy`). `now` decides whether the offer runs. Raises `UsageError` for an unknown channel
-    or locale.
+    `reason` is told as a neutral kind ("goes with what you like"), never as what the person did. For items of a
+    sensitive category (`policy`) it is not told at all, and for these and for medicines no generator is asked.
+    `now` decides whether the offer runs. Raises `UsageError` for an unknown channel or locale.
     """
-    job = _job(
-        item,
-        FactSheet.of(item, offer=offer, list_price=list_price),
-        channel_name=channel,
-        locale=known_locale(locale),
-        reason=reason,
-        now=now,
+    prompts = prompts or Prompts.load()
+    frame = Frame(channel=channel_named(channel), locale=known_locale(locale), now=now, prompts=prompts)
+    facts = with_sayable_title(FactSheet.of(item, offer=offer, list_price=list_price), frame)
+    sensitive = (policy or Policy()).is_sensitive((*item.category, item.title))
+    job = _Job(
+        facts=facts.with_spellings(names(facts.title)),
+        frame=frame,
+        kind=reason_kind(reason, item.item_id, sensitive=sensitive),
         known_brands=frozenset(known_brands),
         evidence=evidence or {},
-        sensitive=(policy or Policy()).is_sensitive((*item.category, item.title)),
-        prompts=prompts or Prompts.load(),
     )
     rejected: list[Rejected] = []
     written = None
-    if generator is not None and not job.channel.title_only:
+    if generator is not None and not (sensitive or sober(facts) or frame.channel.title_only):
         hooks = _ask(generator, job, n_candidates, seed, rejected)
         written = _best(hooks, job, generator.name, encoder, rejected)
     written = written or _own(job, random.Random(f"{seed}:{item.item_id}"))
     return _copy(job, written, tuple(rejected), user_id)
 
 
-def _job(
-    item: Item,
-    facts: FactSheet,
-    *,
-    channel_name: str,
-    locale: str,
-    reason: Reason | None,
-    now: datetime,
-    known_brands: frozenset[str],
-    evidence: Mapping[str, str],
-    sensitive: bool,
-    prompts: Prompts,
-) -> _Job:
-    facts = with_sayable_title(facts, locale=locale, now=now, prompts=prompts)
-    return _Job(
-        facts=facts.with_spellings(names(facts.title)),
-        channel=channel(channel_name),
-        locale=locale,
-        kind=reason_kind(reason, item.item_id, sensitive=sensitive),
-        now=now,
-        known_brands=known_brands,
-        prompts=prompts,
-        evidence=evidence,
-    )
-
-
 def _ask(generator: Generator, job: _Job, n: int, seed: int, rejected: list[Rejected]) -> list[str]:
     """The generator's lines, each once; a failure is recorded and leaves none."""
-    prompt = hook_prompt(job.facts, job.kind, job.locale, job.prompts)
+    prompt = hook_prompt(job.facts, job.kind, job.frame.locale, job.frame.prompts)
     try:
         return list(dict.fromkeys(generator.generate(prompt, n=n, max_tokens=MAX_TOKENS, seed=seed)))
     except GenerationError as error:
@@ -158,7 +130,7 @@ def _ask(generator: Generator, job: _Job, n: int, seed: int, rejected: list[Reje
 def _best(hooks: list[str], job: _Job, name: str, encoder: Encoder | None, rejected: list[Rejected]) -> _Written | None:
     fit: dict[str, _Written] = {}
     for hook in hooks:
-        faults = hook_faults(hook, job.facts, job.locale)
+        faults = hook_faults(hook, job.facts, job.frame.locale)
         if not faults:
             draft = job.draft(hook)
             checks = job.check(draft.text)
@@ -166,14 +138,14 @@ def _best(hooks: list[str], job: _Job, name: str, encoder: Encoder | None, rejec
             fit |= {} if faults else {hook: _Written(draft, checks, name)}
         if faults:
             rejected.append((hook, faults))
-    best = ranked(list(fit), job.facts, bare_prompt(job.locale, job.prompts), encoder)
+    best = ranked(list(fit), job.facts, bare_prompt(job.frame.locale, job.frame.prompts), encoder)
     return fit[best[0]] if best else None
 
 
 def _own(job: _Job, rng: random.Random) -> _Written:
     """The shop's own words: the first of its lines that passes, else facts alone."""
-    lines = own_lines(job.kind, job.locale, job.prompts, rng)
-    general = own_lines(ReasonKind.GENERAL, job.locale, job.prompts, rng)
+    lines = own_lines(job.kind, job.frame.locale, job.frame.prompts, rng)
+    general = own_lines(ReasonKind.GENERAL, job.frame.locale, job.frame.prompts, rng)
     for hook in (*lines, *general, None):
         draft = job.draft(hook)
         checks = job.check(draft.text)
@@ -185,13 +157,13 @@ def _own(job: _Job, rng: random.Random) -> _Written:
 def _copy(job: _Job, written: _Written, rejected: tuple[Rejected, ...], user_id: str | None) -> AdCopy:
     return AdCopy(
         text=written.draft.text,
-        channel=job.channel.name,
-        locale=job.locale,
+        channel=job.frame.channel.name,
+        locale=job.frame.locale,
         generator=written.generator,
         verified=passed(written.checks),
         checks=written.checks,
         facts_used={name: _value(job, name) for name in written.draft.used},
-        template_version=job.prompts.version(f"ad_text.{job.channel.name}", job.locale),
+        template_version=job.frame.prompts.version(f"ad_text.{job.frame.channel.name}", job.frame.locale),
         item_id=job.facts.item_id,
         user_id=user_id,
         rejected=rejected,
@@ -201,7 +173,7 @@ def _copy(job: _Job, written: _Written, rejected: tuple[Rejected, ...], user_id:
 def _value(job: _Job, name: str) -> str:
     facts = job.facts
     if name == "price" and facts.price is not None and facts.currency is not None:
-        return format_money(facts.price, facts.currency, job.locale)
+        return format_money(facts.price, facts.currency, job.frame.locale)
     if name == "offer" and facts.offer is not None:
         value = "" if facts.offer.value is None else f" {facts.offer.value}"
         return f"{facts.offer.type}{value}"

@@ -10,6 +10,7 @@ from recllm.adcopy.lexicon import table
 from recllm.adcopy.reading import HAN, fold, read
 from recllm.adcopy.verify.case import Case, Fault, stem
 
+_OWNER = re.compile(r"['’]s$")
 _SENTENCE = re.compile(r"[.!?…:;\n]+|[\"“”(]")
 _TOKEN = re.compile(r"[A-Za-z][A-Za-z'’-]*")
 _HAN_TEXT = re.compile(rf"[{HAN}]+")
@@ -63,10 +64,12 @@ def _unknown_names(case: Case) -> Iterator[Fault]:
 
 
 def _inner_capitals(text: str) -> Iterator[str]:
-    """Capitalised words that do not begin a sentence; none from a line written in title case."""
+    """Capitalised words inside a sentence, none from a line written in title case; and an owner at its beginning."""
     for sentence in _SENTENCE.split(text):
         tokens = _TOKEN.findall(sentence)
         inner = [t for t in tokens[1:] if t[0].isupper()]
+        if tokens and tokens[0][0].isupper() and _OWNER.search(tokens[0]):
+            yield tokens[0]
         if len(tokens) < 4 or len(inner) < _TITLE_CASE_SHARE * (len(tokens) - 1):
             yield from inner if len(tokens) > 1 and len(inner) < len(tokens) - 1 else ()
 
