@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import time
 from collections import Counter
@@ -71,13 +72,14 @@ def reason(place: int, item: Item) -> Reason:
     return Reason(evidence_id=evidence, delta=0.0 if evidence == "general" else 1.0, text="")
 
 
-def write_all(items: list[tuple[int, Item]], spec: str, cache_dir: str, seed: int) -> list[AdCopy]:
-    """One worker's share, on one thread."""
+def write_all(items: list[tuple[int, Item]], spec: str, cache_dir: str, seed: int) -> tuple[list[AdCopy], float]:
+    """One worker's share on one thread, and the processor seconds that the writing took."""
     import torch
 
     torch.set_num_threads(1)
     generator = find_generator(spec, cache_dir)
-    return [
+    started = time.process_time()
+    copies = [
         write_copy(
             item,
             channel=CHANNELS[place % len(CHANNELS)],
@@ -88,6 +90,7 @@ def write_all(items: list[tuple[int, Item]], spec: str, cache_dir: str, seed: in
         )
         for place, item in items
     ]
+    return copies, time.process_time() - started
 
 
 def summary(copies: list[AdCopy], seconds: float) -> dict[str, Any]:
@@ -130,7 +133,9 @@ def main() -> None:
     started = time.monotonic()
     with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
         jobs = [pool.submit(write_all, share, args.generator, args.cache_dir, args.seed) for share in shares]
-        copies = [copy for job in jobs for copy in job.result()]
+        shares_done = [job.result() for job in jobs]
+    seconds = time.monotonic() - started
+    copies = [copy for written, _ in shares_done for copy in written]
     result = {
         "protocol": "copy-models",
         "generator": args.generator,
@@ -142,7 +147,9 @@ def main() -> None:
             "complete_journey": len(items) - (args.texts // 2 if with_gifts else 0),
             "online_retail": args.texts // 2 if with_gifts else 0,
         },
-        **summary(copies, time.monotonic() - started),
+        **summary(copies, seconds),
+        "cpu_seconds_per_text": round(sum(cpu for _, cpu in shares_done) / len(copies), 2),
+        "load": [round(x, 1) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None,
     }
     args.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=2))

@@ -234,7 +234,7 @@ def test_an_echo_of_the_examples_is_not_new() -> None:
     copy = write(towels, generator=ScriptedGenerator([example]))
     assert copy.generator == "template"
     assert {f.guarantee for f in copy.rejected[0][1]} == {"G10"}
-    lines = ["Paper towels in every kitchen that spill.", "Paper towels for a quiet evening."]
+    lines = ["Paper towels that keep up in your kitchen.", "Paper towels for a quiet evening."]
     assert "quiet" in write(towels, generator=ScriptedGenerator(lines)).text
 
 
