@@ -78,7 +78,7 @@ def _family(values: Mapping[str, Any]) -> Family:
 
 
 def latin_pattern(phrases: list[str]) -> re.Pattern[str] | None:
-    """Whole words; a space in a phrase also matches a hyphen, and "*" at a word's end more letters."""
+    """Whole words; a space in a phrase also matches a hyphen, and "*" up to 20 letters."""
     if not phrases:
         return None
     longest_first = sorted({fold(p) for p in phrases}, key=len, reverse=True)

@@ -29,6 +29,7 @@ _URL = pattern(
     r"|(?<![a-z0-9])@[a-z0-9_]{2,30}|(?<![a-z0-9&])#[a-z0-9_]{2,30}|\bt\.me\b"
     r"|微信号?[:： ]?[a-z0-9_-]{5,}|加v信?|加微信|qq ?群|扫码"
 )
+_SEEN_DOING = pattern(r"[您你][^，。！？,.!?]{0,5}(?:看|买|搜|浏览|点击|收藏|加购)过")
 _PROMPT_GRAM = 6
 
 
@@ -38,6 +39,8 @@ def personal_data(case: Case) -> Iterator[Fault]:
     for shape, what in ((_EMAIL, "an e-mail address"), (_IP, "an IP address"), (_PSEUDONYM, "a person's pseudonym")):
         for match in shape.finditer(text):
             yield Fault(f"{match[0]!r} is {what}", match[0])
+    for match in _SEEN_DOING.finditer(text):
+        yield Fault(f"{match[0]!r} tells the person what the shop has seen of them", match[0])
     for match in _PHONE.finditer(text):
         if 7 <= sum(c.isdigit() for c in match[0]) <= 15:
             yield Fault(f"{match[0]!r} reads like a phone number", match[0])
