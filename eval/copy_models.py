@@ -72,7 +72,7 @@ def reason(place: int, item: Item) -> Reason:
     return Reason(evidence_id=evidence, delta=0.0 if evidence == "general" else 1.0, text="")
 
 
-def write_all(items: list[tuple[int, Item]], spec: str, cache_dir: str, seed: int) -> tuple[list[AdCopy], float]:
+def write_all(items: list[tuple[int, Item]], spec: str, cache_dir: str | None, seed: int) -> tuple[list[AdCopy], float]:
     """One worker's share on one thread, and the processor seconds that the writing took."""
     import torch
 
@@ -113,7 +113,7 @@ def summary(copies: list[AdCopy], seconds: float) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--generator", default="smollm2")
-    parser.add_argument("--cache-dir", default=str(Path.home() / ".cache" / "recllm"))
+    parser.add_argument("--cache-dir", default=None)
     parser.add_argument("--shop", type=Path, default=Path("../shared/data/online_retail_uci"))
     parser.add_argument("--texts", type=int, default=200)
     parser.add_argument("--workers", type=int, default=2)

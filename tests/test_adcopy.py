@@ -98,6 +98,11 @@ def test_a_price_without_a_currency_is_not_told() -> None:
     assert "3.5" not in copy.text
 
 
+@pytest.mark.parametrize("brand", ["Private", "n/a", "无品牌", " "])
+def test_a_brand_that_is_none_is_not_told(brand: str) -> None:
+    assert "brand" not in write(Item(item_id="x", title="Green tray", brand=brand)).facts_used
+
+
 def test_what_does_not_fit_is_left_out_and_not_recorded() -> None:
     item = Item(
         item_id="x",

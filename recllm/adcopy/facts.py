@@ -10,6 +10,7 @@ from decimal import Decimal
 from enum import StrEnum
 from functools import cached_property
 
+from recllm.adcopy.lexicon import table
 from recllm.adcopy.quantities import Quantity, quantities
 from recllm.adcopy.reading import ROLE_TOKEN, fold, read, words
 from recllm.errors import DataError
@@ -87,7 +88,7 @@ class FactSheet:
         sheet = cls(
             item_id=item.item_id,
             title=_harmless(item.title),
-            brand=_harmless(item.brand or "") or None,
+            brand=_brand(item.brand),
             category=tuple(c for c in (_harmless(name) for name in item.category) if c),
             attributes={name: value for name, value in attributes.items() if name and value},
             price=item.price if item.price is None or item.price > 0 else None,
@@ -132,6 +133,11 @@ class FactSheet:
     def quantities(self) -> tuple[Quantity, ...]:
         """The quantities that the texts state: sizes, counts, shares. Prices are never taken from a text."""
         return tuple(q for text in self.texts for q in quantities(read(text).folded))
+
+
+def _brand(brand: str | None) -> str | None:
+    name = _harmless(brand or "")
+    return None if not name or fold(name) in table("brands.toml")["no_names"] else name
 
 
 def _harmless(text: str, max_chars: int = TITLE_CHARS) -> str:

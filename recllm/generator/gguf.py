@@ -29,7 +29,7 @@ def unpacked(file: Path, cache_dir: Path) -> Path:
     The folder's name holds the file's SHA-256. Raises `MissingExtraError` without the package gguf.
     """
     digest = _sha256(file)
-    folder = cache_dir / "generators" / f"{file.stem}-{digest[:12]}"
+    folder = cache_dir / f"{file.stem}-{digest[:12]}"
     if not (folder / "source.json").is_file():
         if importlib.util.find_spec("gguf") is None:
             raise MissingExtraError("gguf", "gguf")

@@ -23,10 +23,10 @@ def find_generator(spec: str, cache_dir: str | Path | None = None) -> Generator 
     - "http://host/v1#model" or https: an OpenAI-compatible server and the model's name there;
     - a `.gguf` file, a folder with a causal language model, or a hub id, looked up in that order.
 
-    `cache_dir` receives what GGUF files are unpacked to; the default is ~/.cache/recllm. Raises `ModelError` with every
-    place looked at, and `MissingExtraError` where an extra is needed.
+    `cache_dir` receives what GGUF files are unpacked to; the default is ~/.cache/recllm/generators. Raises `ModelError`
+    with every place looked at, and `MissingExtraError` where an extra is needed.
     """
-    cache = Path(cache_dir) if cache_dir is not None else Path.home() / ".cache" / "recllm"
+    cache = Path(cache_dir) if cache_dir is not None else Path.home() / ".cache" / "recllm" / "generators"
     if spec == "template":
         return None
     if spec.startswith(("http://", "https://")):
