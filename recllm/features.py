@@ -116,6 +116,15 @@ def pair_features(population: Population, asked: Asked, pairs: Candidates) -> Fl
     return np.stack([columns[name].astype(np.float32) for name in FEATURE_NAMES], axis=1)
 
 
+def pair_cosine(item_vectors: Floats, users: Floats, pairs: Candidates) -> Floats:
+    """Cosine of each pair, (n_pairs,), person by person."""
+    out = np.zeros(len(pairs.item), np.float32)
+    for u in range(len(users)):
+        part = slice(pairs.indptr[u], pairs.indptr[u + 1])
+        out[part] = item_vectors[pairs.item[part]] @ users[u]
+    return out
+
+
 def _log(value: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(np.log1p(np.maximum(value, 0)))
 
@@ -258,7 +267,7 @@ class _Group:
         everything = np.bincount(tally.user, weight, minlength=asked.n)
         days = (asked.as_of - tally.largest(at)) / DAY
         span = (asked.as_of - tally.smallest(at)) / DAY - days
-        times = np.bincount(*_distinct_times(tally, at), minlength=len(weight))
+        times = np.bincount(_distinct_times(tally, at), minlength=len(weight))
         overdue = _overdue(days, span / np.maximum(times - 1, 1), times)
         kept = group[asked.owned.key] >= 0
         items = np.bincount(tally.find(asked.owned.user[kept], group[asked.owned.key[kept]]), minlength=len(weight))
@@ -271,13 +280,13 @@ class _Group:
         )
 
 
-def _distinct_times(tally: Tally, at: Ints) -> tuple[Ints]:
+def _distinct_times(tally: Tally, at: Ints) -> Ints:
     """Group of each distinct (group, time)."""
     order = np.lexsort((at, tally.group))
     group, when = tally.group[order], at[order]
     fresh = np.ones(len(order), bool)
     fresh[1:] = (np.diff(group) != 0) | (np.diff(when) != 0)
-    return (group[fresh],)
+    return group[fresh]
 
 
 def _person(asked: Asked, p: _Pairs) -> Columns:

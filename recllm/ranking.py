@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from recllm.candidates import Candidates, CandidateSettings, candidates, explicit
 from recllm.dataset import Dataset, Events
 from recllm.errors import ModelError
-from recllm.features import FEATURE_NAMES, pair_features
+from recllm.features import FEATURE_NAMES, pair_cosine, pair_features
 from recllm.histories import Floats, Ints
 from recllm.population import Asked, Population, ask
 from recllm.scorer import Scorer
-from recllm.training import FittedScorer, Progress, TrainingArguments, fit_scorer, pair_cosine
+from recllm.training import FittedScorer, Progress, TrainingArguments, fit_scorer
 
 BLOCK_PAIRS = 2**18
 """Pairs scored at once; with about 55 features and the MLP's layers some 300 MiB."""
@@ -96,7 +96,7 @@ def rank(
     items pass the filters.
     """
     settings = settings or CandidateSettings()
-    # so that a list is short only when the catalogue is: what is new fills it through `popular`, the rest through history
+    # a list is short only when the catalogue is: new items fill it through `popular`, the others through `own_history`
     wide = replace(settings, popular=max(settings.popular, k), own_history=max(settings.own_history, k))
     parts = []
     for start, asked in _asked(population, histories, as_of, own, basics, block):

@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shop_world import shop, vectors
 
-import recllm.training as training
-from recllm.candidates import Candidates
+from recllm import training, windows
+from recllm.candidates import Candidates, CandidateSettings
 from recllm.dataset import DAY, Dataset
 from recllm.errors import DataError
+from recllm.population import PopulationSettings
 from recllm.schema import Action
-from recllm.training import TrainingArguments, calibrate, fit_scorer, listwise, window_starts
+from recllm.training import TrainingArguments, calibrate, fit_scorer, listwise
+from recllm.windows import window_starts
 
 QUICK = TrainingArguments(horizon_days=14, n_windows=3, epochs=3, hidden=(16,), projection=4, batch_people=8)
 DATA = shop()
@@ -49,15 +51,15 @@ def test_a_window_knows_nothing_of_what_comes_after_it() -> None:
         assert np.array_equal(getattr(one, name), getattr(two, name)), name
 
 
-def _window(data: Dataset, start: int) -> training.Window:
-    population, settings = training.PopulationSettings(), training.CandidateSettings()
-    return training.Past(data, vectors(data), None, QUICK, population, settings).window(start)[0]
+def _window(data: Dataset, start: int) -> windows.Window:
+    population, settings = PopulationSettings(), CandidateSettings()
+    return windows.Past(data, vectors(data), None, QUICK, population, settings).window(start)[0]
 
 
 def test_judges_are_other_people_with_whole_lists() -> None:
-    population, settings = training.PopulationSettings(), training.CandidateSettings()
+    population, settings = PopulationSettings(), CandidateSettings()
     args = replace(QUICK, own_negatives=1, other_negatives=1)
-    past = training.Past(DATA, vectors(DATA), None, args, population, settings)
+    past = windows.Past(DATA, vectors(DATA), None, args, population, settings)
     learned, judges = past.window(DATA.as_of - 14 * DAY, judge=5)
     assert judges is not None and (learned.n, judges.n) == (35, 5)
     assert not judges.correction.any() and learned.correction.any()
@@ -136,7 +138,7 @@ def test_sampled_negatives_stand_for_all_of_them() -> None:
     rng, n = np.random.default_rng(0), 500
     pairs = Candidates(np.array([0, n, 2 * n]), np.tile(np.arange(n, dtype=np.int32), 2), np.zeros(2 * n, np.uint16))
     label, seen = rng.random(2 * n) < 0.02, rng.random(2 * n) < 0.3
-    kept, correction = training._sample(pairs, label, seen, QUICK, rng)
+    kept, correction = windows._sample(pairs, label, seen, QUICK, rng)
     for kind, wanted in ((seen, QUICK.own_negatives), (~seen, QUICK.other_negatives)):
         for user in (0, 1):
             mine = kind & ~label & (pairs.user == user)
@@ -149,7 +151,7 @@ def test_calibration_recovers_the_sigmoid_that_made_the_data() -> None:
     rng, n = np.random.default_rng(0), 20_000
     logit = rng.normal(size=n).astype(np.float32)
     label = rng.random(n) < 1 / (1 + np.exp(-(1.5 * logit - 2)))
-    window = training.Window(
+    window = windows.Window(
         np.array([0, n]), np.zeros(n, np.int32), label, label, logit, logit[:, None], logit, logit[:1], label, label
     )
     with pytest.MonkeyPatch.context() as patch:

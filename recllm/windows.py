@@ -1,0 +1,217 @@
+"""Past windows of the log as pairs to learn from.
+
+Each window stands at an earlier time: the crowd and the histories are cut there, and what people took in the horizon
+after it is the truth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recllm.candidates import Candidates, CandidateSettings, candidates
+from recllm.dataset import DAY, Dataset
+from recllm.errors import DataError
+from recllm.features import pair_cosine, pair_features
+from recllm.histories import Floats, Ints, Tally, of_actions
+from recllm.population import Asked, Population, PopulationSettings, ask
+from recllm.schema import Action
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingArguments:
+    horizon_days: int = 28
+    least_actions: int = 200
+    """Purchases below this number: weaker actions are learned from as well."""
+    n_windows: int = 5
+    """Past windows at most, fewer when the log is short."""
+    epochs: int = 3
+    """Rounds, with a verdict of the judges after each. A round is one pass over all windows, or more when the log is
+    so small that all rounds together would take fewer than `least_steps` steps."""
+    least_steps: int = 250
+    patience: int = 2
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-4
+    batch_people: int = 64
+    own_negatives: int = 60
+    """Sampled per person from what they took before and did not take in the window."""
+    other_negatives: int = 90
+    """Sampled per person from the candidates that are new to them."""
+    new_weight: float = 1.0
+    people_per_window: int = 4_000
+    judge_people: int = 300
+    """People of the latest window, at most a fifth of them, who are not learned from in it: their whole candidate
+    lists say after each epoch whether to go on, and calibrate the probability."""
+    projection: int = 32
+    hidden: tuple[int, ...] = (96, 96)
+    dropout: float = 0.0
+    seed: int = 0
+
+
+def choose_target(dataset: Dataset, args: TrainingArguments) -> tuple[tuple[Action, ...], tuple[str, ...]]:
+    """Purchases where there are enough; else carts and favourites with them; else all browsing as well."""
+    ladder = (
+        (Action.PURCHASE,),
+        (Action.PURCHASE, Action.CART, Action.FAVOURITE),
+        (Action.PURCHASE, Action.CART, Action.FAVOURITE, Action.CLICK, Action.VIEW),
+    )
+    counts = [len(of_actions(dataset.events, actions)) for actions in ladder]
+    for actions, count in zip(ladder, counts, strict=True):
+        if count >= args.least_actions:
+            note = f"only {counts[0]} purchases: learned to predict {', '.join(actions)}"
+            return actions, () if actions is ladder[0] else (note,)
+    raise DataError(
+        f"the log holds {counts[0]} purchases and {counts[-1]} purchases, carts, favourites, clicks and views in all; "
+        f"training needs {args.least_actions}: load more events"
+    )
+
+
+def window_starts(dataset: Dataset, target: tuple[Action, ...], args: TrainingArguments) -> list[int]:
+    """Starts of the windows, latest first; each has at least one horizon of history before it."""
+    at = of_actions(dataset.events, target).at
+    horizon = args.horizon_days * DAY
+    first = int(at.min())
+    starts = [dataset.as_of - horizon * i for i in range(1, args.n_windows + 1)]
+    fit = [start for start in starts if start - first >= horizon / 2]
+    if fit:
+        return fit
+    days = (dataset.as_of - first) / DAY
+    raise DataError(
+        f"the log spans {days:.0f} days; training with horizon_days={args.horizon_days} needs "
+        f"{1.5 * args.horizon_days:.0f}: load a longer log or pass horizon_days={max(1, int(days // 3))}"
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """Pairs to learn from. Rows of person u are indptr[u]:indptr[u + 1].
+
+    label: taken in the window. seen: taken before. correction: log of how many candidates a sampled negative stands
+    for. truth, truth_new: how many items the person took in the window in all, and of those new to them.
+    """
+
+    indptr: Ints
+    item: NDArray[np.int32]
+    label: NDArray[np.bool_]
+    seen: NDArray[np.bool_]
+    correction: Floats
+    features: Floats
+    cosine: Floats
+    users: Floats
+    truth: Ints
+    truth_new: Ints
+
+    @property
+    def n(self) -> int:
+        return len(self.indptr) - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Past:
+    """What every window is cut from. `basics`: Emb(I) of the people, (n_users, dim), or None."""
+
+    dataset: Dataset
+    item_vectors: Floats
+    basics: Floats | None
+    args: TrainingArguments
+    population: PopulationSettings
+    settings: CandidateSettings
+
+    def window(self, start: int, *, judge: int = 0) -> tuple[Window, Window | None]:
+        """The window [start, start + horizon), sampled, and its judges: `judge` people with all their candidates."""
+        past, args = self.dataset.before(start), self.args
+        crowd = Population.fit(past, self.item_vectors, self.population)
+        truth = self._truth(start)
+        allowed = crowd.stats.buyers_ever > 0
+        rng = np.random.default_rng([args.seed, start])
+        people = rng.permutation(np.unique(truth.user[allowed[truth.key]]))[: args.people_per_window]
+        judge = min(judge, len(people) // 5)
+        learned, judges = np.sort(people[judge:]), np.sort(people[:judge])
+
+        def build(rows: Ints, sample: TrainingArguments | None) -> Window:
+            parts = []
+            for block in np.split(rows, range(256, len(rows), 256)):
+                told = None if self.basics is None else self.basics[block]
+                asked = ask(crowd, past.events.rows(block), start, own=block, basics=told)
+                parts.append(_block(crowd, asked, block, truth, allowed, self.settings, sample, rng))
+            return _join(parts)
+
+        return build(learned, args), build(judges, None) if judge else None
+
+    def _truth(self, start: int) -> Tally:
+        """What people took in the window."""
+        e = self.dataset.events
+        after = e.select((e.at >= start) & (e.at < start + self.args.horizon_days * DAY))
+        after = of_actions(after, self.population.target)
+        return Tally.of(after.user, after.item, self.dataset.n_items)
+
+
+def _block(
+    crowd: Population,
+    asked: Asked,
+    rows: Ints,
+    truth: Tally,
+    allowed: NDArray[np.bool_],
+    settings: CandidateSettings,
+    sample: TrainingArguments | None,
+    rng: np.random.Generator,
+) -> Window:
+    pairs = candidates(crowd, asked, settings, allowed=allowed)
+    label = truth.find(rows[pairs.user], pairs.item) < len(truth.keys)
+    seen = asked.owned.find(pairs.user, pairs.item) < len(asked.owned.keys)
+    correction = np.zeros(len(label), np.float32)
+    if sample is not None:
+        kept, correction = _sample(pairs, label, seen, sample, rng)
+        pairs, label, seen, correction = pairs.select(kept), label[kept], seen[kept], correction[kept]
+    total, fresh = _truth_sizes(truth, rows, asked, allowed)
+    return Window(
+        pairs.indptr,
+        pairs.item,
+        label,
+        seen,
+        correction,
+        pair_features(crowd, asked, pairs),
+        pair_cosine(crowd.item_vectors, asked.vectors.user, pairs),
+        asked.vectors.user,
+        total,
+        fresh,
+    )
+
+
+def _sample(
+    pairs: Candidates, label: NDArray[np.bool_], seen: NDArray[np.bool_], args: TrainingArguments, rng: Any
+) -> tuple[NDArray[np.bool_], Floats]:
+    """All positives, and per person and kind a uniform sample of the negatives with the log of its inverse rate."""
+    keep, correction = label.copy(), np.zeros(len(label), np.float32)
+    draw = rng.random(len(label))
+    user = pairs.user
+    for kind, wanted in ((seen, args.own_negatives), (~seen, args.other_negatives)):
+        rows = np.flatnonzero(kind & ~label)
+        order = rows[np.lexsort((draw[rows], user[rows]))]
+        count = np.bincount(user[rows], minlength=len(pairs.indptr) - 1)
+        rank = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)
+        chosen = order[rank < wanted]
+        keep[chosen] = True
+        rate = count / np.maximum(np.minimum(count, wanted), 1)
+        correction[chosen] = np.log(rate[user[chosen]])
+    return keep, correction
+
+
+def _truth_sizes(truth: Tally, rows: Ints, asked: Asked, allowed: NDArray[np.bool_]) -> tuple[Ints, Ints]:
+    place = np.full(int(max(truth.user.max(initial=0), rows.max(initial=0))) + 1, -1)
+    place[rows] = np.arange(len(rows))
+    user, item = place[truth.user], truth.key
+    fit = (user >= 0) & allowed[item]
+    user, item = user[fit], item[fit]
+    fresh = asked.owned.find(user, item) == len(asked.owned.keys)
+    return np.bincount(user, minlength=len(rows)), np.bincount(user[fresh], minlength=len(rows))
+
+
+def _join(parts: list[Window]) -> Window:
+    lengths = np.concatenate([np.diff(p.indptr) for p in parts])
+    indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    names = ("item", "label", "seen", "correction", "features", "cosine", "users", "truth", "truth_new")
+    return Window(indptr, *(np.concatenate([getattr(p, name) for p in parts]) for name in names))
