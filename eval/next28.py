@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     systems = systems_for(
         window,
         args.systems.split(","),
-        lambda: load_encoder(args.encoder, cache_dir=args.cache),
+        lambda: load_encoder(args.encoder, cache_dir=args.cache, precision="auto"),
         arguments=TrainingArguments(seed=args.seed),
         settings=peer_settings(args.protocol),
         seed=args.seed,

@@ -244,13 +244,13 @@ def test_bootstrap_sees_a_difference_and_its_absence() -> None:
     assert paired_bootstrap(base, base[::-1].copy(), seed=5) == paired_bootstrap(base, base[::-1].copy(), seed=5)
 
 
-def test_bootstrap_covers_the_truth_about_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(1)
-    inside = 0
-    for seed in range(150):
-        gap = paired_bootstrap(rng.normal(0.2, 1, 80), np.zeros(80), draws=300, seed=seed)
-        inside += gap.low <= 0.2 <= gap.high
-    assert 0.88 <= inside / 150 <= 0.99
+@pytest.mark.parametrize(("level", "sigmas"), [(0.95, 1.96), (0.68, 0.9945)])
+def test_bootstrap_is_as_wide_as_theory_says(level: float, sigmas: float) -> None:
+    gap = np.random.default_rng(1).normal(0.2, 1, 2000)
+    interval = paired_bootstrap(gap, np.zeros(2000), draws=3000, level=level)
+    error = gap.std() / np.sqrt(2000)
+    assert (interval.high - interval.low) / 2 == pytest.approx(sigmas * error, rel=0.06)
+    assert interval.mean == pytest.approx(gap.mean())
 
 
 def test_bootstrap_leaves_out_people_without_a_value() -> None:
