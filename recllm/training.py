@@ -76,9 +76,15 @@ def fit_scorer(
             f"in no window of {args.horizon_days} days did anybody take a candidate item, so there is nothing to learn "
             "from: load a longer log, or more people, or pass another horizon_days"
         )
-    scorer, history, best = learn(windows, past.item_vectors, args, judge or windows[0], tell)
-    scorer.platt.copy_(calibrate(scorer, past.item_vectors, judge or windows[0]))
+    judge = judge or windows[0]
+    if judge.n < LEAST_JUDGES:
+        notes = (*notes, f"too few people to judge by ({judge.n}): the metrics are rough, and the last round was kept")
+    scorer, history, best = learn(windows, past.item_vectors, args, judge, tell)
+    scorer.platt.copy_(calibrate(scorer, past.item_vectors, judge))
     return FittedScorer(scorer.eval(), population, settings, history[best], tuple(history), notes)
+
+
+LEAST_JUDGES = 30
 
 
 def _goal(metrics: dict[str, float]) -> float:
@@ -120,7 +126,7 @@ def learn(
         history.append({"epoch": epoch + 1.0, "loss": float(loss), **evaluate(scorer, item_vectors, judge)})
         tell(", ".join(f"{name} {value:.4g}" for name, value in history[-1].items()))
         # later rounds have the lower learning rate: only a clearly better earlier one is preferred to them
-        if best < 0 or _goal(history[epoch]) > _goal(history[best]) - CLEAR:
+        if best < 0 or judge.n < LEAST_JUDGES or _goal(history[epoch]) > _goal(history[best]) - CLEAR:
             kept, best = _copy(scorer), epoch
         elif epoch - best >= args.patience:
             break
@@ -250,18 +256,20 @@ def _ndcg(window: Window, score: Floats, label: NDArray[np.bool_], truth: Ints, 
 def calibrate(scorer: Scorer, item_vectors: Floats, window: Window) -> Tensor:
     """Platt's slope and intercept (2,): the likeliest sigmoid of the logit, by Newton's method on the window.
 
-    Source: Platt 1999, with his smoothed targets.
+    Source: Platt 1999. Sampled negatives weigh as much as they stand for. The slope is drawn towards 1, the slope of a
+    softmax that is right, as strongly as ten outcomes would draw it, so that a handful of people cannot turn it round.
     """
-    logit, label = predict(scorer, item_vectors, window).astype(np.float64), window.label
-    positives, n = label.sum(), len(label)
-    target = np.where(label, (positives + 1) / (positives + 2), 1 / (n - positives + 2))
-    x = np.stack([logit, np.ones(n)], axis=1)
-    weight = np.array([1.0, float(np.log((positives + 1) / (n - positives + 1)) - logit.mean())])
-    for _ in range(50):
-        p = 1 / (1 + np.exp(-np.clip(x @ weight, -30, 30)))
-        curve = (x * (p * (1 - p))[:, None]).T @ x + 1e-6 * np.eye(2)
-        step = np.linalg.solve(curve, x.T @ (target - p))
-        weight += np.clip(step, -1, 1)
+    x = np.stack([predict(scorer, item_vectors, window), np.ones(len(window.label))], axis=1).astype(np.float64)
+    weight, label = np.exp(window.correction.astype(np.float64)), window.label
+    rate = (label.sum() + 1) / (weight.sum() + 2)
+    line = np.array([1.0, np.log(rate / (1 - rate)) - np.average(x[:, 0], weights=weight)])
+    prior, strength = np.array([1.0, 0.0]), np.array([10.0, 1e-3])
+    for _ in range(100):
+        p = 1 / (1 + np.exp(-np.clip(x @ line, -30, 30)))
+        slope = x.T @ (weight * (label - p)) - strength * (line - prior)
+        curve = (x * (weight * p * (1 - p))[:, None]).T @ x + np.diag(strength)
+        step = np.linalg.solve(curve, slope)
+        line += np.clip(step, -1, 1)
         if np.abs(step).max() < 1e-8:
             break
-    return torch.tensor(weight, dtype=torch.float32)
+    return torch.tensor([max(line[0], 0.05), line[1]], dtype=torch.float32)

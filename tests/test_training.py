@@ -27,7 +27,8 @@ def test_a_shop_of_favourites_is_learned() -> None:
     fitted = fit_scorer(DATA, vectors(DATA), None, QUICK)
     assert fitted.metrics["ndcg@20_all"] > 0.85
     assert [h["epoch"] for h in fitted.history] == [1, 2, 3][: len(fitted.history)]
-    assert fitted.population.target == (Action.PURCHASE,) and fitted.notes == ()
+    assert fitted.population.target == (Action.PURCHASE,)
+    assert len(fitted.notes) == 1 and "too few people to judge by (8)" in fitted.notes[0]
     assert not fitted.scorer.training
 
 
@@ -147,14 +148,39 @@ def test_sampled_negatives_stand_for_all_of_them() -> None:
     assert kept[label].all() and not correction[label].any()
 
 
+def _calibrated(logit: np.ndarray, label: np.ndarray, correction: np.ndarray) -> list[float]:
+    n = len(logit)
+    window = windows.Window(
+        np.array([0, n]),
+        np.zeros(n, np.int32),
+        label,
+        label,
+        correction,
+        logit[:, None],
+        logit,
+        logit[:1],
+        label,
+        label,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "predict", lambda *_: logit)
+        return list(calibrate(None, None, window).tolist())  # type: ignore[arg-type]
+
+
 def test_calibration_recovers_the_sigmoid_that_made_the_data() -> None:
     rng, n = np.random.default_rng(0), 20_000
     logit = rng.normal(size=n).astype(np.float32)
     label = rng.random(n) < 1 / (1 + np.exp(-(1.5 * logit - 2)))
-    window = windows.Window(
-        np.array([0, n]), np.zeros(n, np.int32), label, label, logit, logit[:, None], logit, logit[:1], label, label
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "predict", lambda *_: logit)
-        slope, intercept = calibrate(None, None, window).tolist()  # type: ignore[arg-type]
-    assert slope == pytest.approx(1.5, abs=0.1) and intercept == pytest.approx(-2, abs=0.1)
+    whole = _calibrated(logit, label, np.zeros(n, np.float32))
+    assert whole == pytest.approx([1.5, -2], abs=0.1)
+    kept = label | (rng.random(n) < 0.25)
+    standing_for = np.where(label, 0, np.log(4)).astype(np.float32)
+    assert _calibrated(logit[kept], label[kept], standing_for[kept]) == pytest.approx(whole, abs=0.1)
+
+
+def test_a_handful_of_people_cannot_turn_the_calibration_round() -> None:
+    logit = np.array([5, -1, -2, -3], np.float32)
+    slope, intercept = _calibrated(logit, np.array([False, False, False, True]), np.zeros(4, np.float32))
+    assert slope > 0.3 and np.isfinite(intercept)
+    nobody = _calibrated(logit, np.zeros(4, bool), np.zeros(4, np.float32))
+    assert nobody[0] > 0 and 1 / (1 + np.exp(-(nobody[0] * 5 + nobody[1]))) < 0.5
