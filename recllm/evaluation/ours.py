@@ -86,10 +86,10 @@ def _train(
 def _system(
     scorer: Scorer, population: Population, settings: CandidateSettings, encoder: Encoder, locale: str
 ) -> System:
-    def answer(question: Question) -> NDArray[np.int32]:
-        from recllm.ranking import rank, rank_items
-        from recllm.vectors import basics_of, basics_vectors
+    from recllm.ranking import rank, rank_items
+    from recllm.vectors import basics_of, basics_vectors
 
+    def answer(question: Question) -> NDArray[np.int32]:
         people = question.dataset.users[question.users]
         common: dict[str, Any] = {
             "own": question.own,
