@@ -51,6 +51,20 @@ NEWCOMER = {"user_id": "newcomer-with-basics", "age": "25-34", "household_size":
 STRANGER = "newcomer-with-nothing"
 BASELINES = ("random", "popular", "popular-recent", "personal-frequency", "zero-shot")
 CHANNEL = "email"
+GUARANTEE_WORDS = {
+    "G1": "every number is a fact",
+    "G2": "no offer without one",
+    "G3": "no claim without proof",
+    "G4": "no foreign brand",
+    "G5": "product named",
+    "G6": "fits the channel",
+    "G8": "no personal data",
+    "G9": "clean language",
+    "G10": "nothing leaked",
+    "G11": "right language",
+    "G12": "well formed",
+    "G17": "price format",
+}
 
 
 @dataclass
@@ -118,6 +132,7 @@ def run_demo(folder: Path, *, generator: str = "auto", seed: int = 0) -> dict[st
         "made_on": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "data_note": DATA_NOTE,
         "protocol_note": PROTOCOL_NOTE,
+        "guarantees": GUARANTEE_WORDS,
         "horizon_days": 28,
         "shop": {"users": data.n_users, "items": int(data.items["available"].sum()), "events": len(data.events)},
         "loads": loads,

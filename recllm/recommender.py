@@ -43,6 +43,9 @@ NO_CONSENT = "no consent to personalisation: what is popular now"
 UNKNOWN = "nothing is known of this person: what is popular now"
 UNTRAINED = "no trained model: ranked by text similarity alone"
 
+NAMESAKES = 100
+"""So many more items are ranked than are asked for, because several may share a name."""
+
 Pseudonyms = Callable[[Sequence[str]], list[str]]
 Permits = Callable[[Sequence[str]], list[bool]]
 
@@ -154,14 +157,16 @@ class Recommender:
         items_to_recommend: Iterable[str] | None = None,
         exclude_items: Iterable[str] = (),
         where: str | None = None,
+        twins: bool = False,
         explain: bool = True,
     ) -> list[Slate]:
         """One slate per person, in order.
 
         filter_viewed: leave out what the person bought; off, because many shops live from buying again.
         items_to_recommend: only these item ids, also ones that never sold; exclude_items: not these. where: an SQL
-        condition on item_id, title, category ("a > b > c"), brand, price, currency, e.g. "price < 50". What a person
-        dismissed and did not buy since is never shown. Filters come before the ranking, so a slate is short only when
+        condition on item_id, title, category ("a > b > c"), brand, price, currency, e.g. "price < 50". twins: show
+        several items of one name; otherwise only the best of them. What a person dismissed and did not buy since is
+        never shown. Filters come before the ranking, so a slate is short only when
         fewer than `k` items pass them, and says so. Raises `UsageError` for a `k` below 1, an unknown item, or a
         condition that cannot be read.
         """
@@ -175,13 +180,15 @@ class Recommender:
         explicit = np.flatnonzero(allowed) if items_to_recommend is not None else None
         slates: dict[int, Slate] = {}
         if len(personal.rows):
-            ranked = self._rank(personal.rows, k, allowed, explicit, repeats=not filter_viewed)
+            more = k if twins else k + NAMESAKES
+            ranked = self._rank(personal.rows, more, allowed, explicit, repeats=not filter_viewed)
             for n, place in enumerate(personal.place):
-                slates[place] = self._slate(asked[place], int(personal.rows[n]), ranked, n, explain)
+                best = self._best(ranked, n, k, twins)
+                slates[place] = self._slate(asked[place], int(personal.rows[n]), ranked, n, best, explain)
         for place, name in enumerate(asked):
             if place not in slates:
                 why = UNKNOWN if permitted[place] else NO_CONSENT
-                slates[place] = self._popular(name, k, allowed, why)
+                slates[place] = self._popular(name, k, allowed, why, twins)
         return [_with_note(slates[place], k) for place in range(len(asked))]
 
     def explain(self, user: str, item: str) -> tuple[Reason, ...]:
@@ -237,9 +244,25 @@ class Recommender:
 
     def _personal(self, permitted: Sequence[bool], rows: NDArray[np.int64]) -> _Asked:
         """Those who agreed and of whom anything is known: an event, or a basic."""
-        has = np.diff(self.dataset.events.indptr) > 0
+        has = self._has_history
         place = [n for n, row in enumerate(rows) if permitted[n] and row >= 0 and (has[row] or self._basics(int(row)))]
         return _Asked(place, rows[place].astype(np.int64))
+
+    @cached_property
+    def _has_history(self) -> NDArray[np.bool_]:
+        """Who did anything: what was shown to a person is not a deed of theirs."""
+        e = self.dataset.events
+        return np.diff(e.select(e.action != ACTION_CODE[Action.SHOWN]).indptr) > 0
+
+    def _best(self, ranked: Ranked, n: int, k: int, twins: bool) -> NDArray[np.int64]:
+        """Places of the first `k` items of person n, of each name only the first unless `twins`."""
+        places = np.flatnonzero(ranked.item[n] >= 0)
+        return places[:k] if twins else places[self._first_of_name(ranked.item[n][places])][:k]
+
+    def _first_of_name(self, items: NDArray[np.integer]) -> NDArray[np.int64]:
+        names = item_names(self.dataset.items[items.tolist()], self.locale)
+        first = {name: place for place, name in reversed(list(enumerate(names)))}
+        return np.array(sorted(first.values()), np.int64)
 
     def _basics(self, row: int) -> dict[str, str]:
         if self.dataset.users.width == 1:
@@ -271,25 +294,25 @@ class Recommender:
             self.model.scorer, self.population, e, self.dataset.as_of, k, allowed=allowed, settings=settings, **common
         )
 
-    def _slate(self, user: str, row: int, ranked: Ranked, n: int, explain: bool) -> Slate:
-        shown = ranked.item[n][ranked.item[n] >= 0].astype(np.int64)
+    def _slate(self, user: str, row: int, ranked: Ranked, n: int, best: NDArray[np.int64], explain: bool) -> Slate:
+        shown = ranked.item[n][best].astype(np.int64)
         reasons = self._reasons(row, shown, ranked.logit[n]) if explain else [()] * len(shown)
         names = item_names(self.dataset.items[shown.tolist()], self.locale)
         ids = self.dataset.items["item_id"].gather(shown).to_list()
         items = tuple(
             Recommendation(
-                rank=place + 1,
-                item_id=ids[place],
-                title=names[place],
+                rank=rank_from_0 + 1,
+                item_id=ids[rank_from_0],
+                title=names[rank_from_0],
                 score=float(ranked.logit[n, place]),
                 cosine=float(ranked.cosine[n, place]),
                 logit=float(ranked.logit[n, place]),
                 mlp=float(ranked.mlp[n, place]) if self.model else None,
                 probability=float(ranked.probability[n, place]) if self.model else None,
                 served_by=served_by(int(ranked.sources[n, place])) or ("asked_for",),
-                reasons=tuple(reasons[place]),
+                reasons=tuple(reasons[rank_from_0]),
             )
-            for place in range(len(shown))
+            for rank_from_0, place in enumerate(best)
         )
         return self._envelope(user, items, None if self.model else UNTRAINED)
 
@@ -329,9 +352,10 @@ class Recommender:
 
         return score
 
-    def _popular(self, user: str, k: int, allowed: NDArray[np.bool_], why: str) -> Slate:
+    def _popular(self, user: str, k: int, allowed: NDArray[np.bool_], why: str, twins: bool) -> Slate:
         order = self.population.popular
-        shown = order[allowed[order]][:k]
+        shown = order[allowed[order]][: k if twins else k + NAMESAKES]
+        shown = shown if twins else shown[self._first_of_name(shown)][:k]
         text = reason_text("popular", self.locale, category=None)
         reason = Reason(evidence_id="general", delta=0.0, text=text)
         names = item_names(self.dataset.items[shown.tolist()], self.locale)
@@ -369,7 +393,7 @@ def dismissed(events: Events) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
 def _with_note(slate: Slate, k: int) -> Slate:
     if len(slate.items) >= k:
         return slate
-    short = f"only {len(slate.items)} of {k} items pass the filters"
+    short = f"only {len(slate.items)} of {k} items: no more pass the filters"
     return replace(slate, degraded_reason=f"{slate.degraded_reason}; {short}" if slate.degraded_reason else short)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -93,9 +95,25 @@ def test_filters(trained: Recommender) -> None:
     assert not bought & {r.item_id for r in unseen.items}
     cheap = trained.recommend("u1", k=24, where="price < 5")[0]
     assert {r.item_id for r in cheap.items} == {"tea0", "tea1", "tea2"}
-    assert cheap.degraded_reason == "only 3 of 24 items pass the filters"
+    assert cheap.degraded_reason == "only 3 of 24 items: no more pass the filters"
     listed = trained.recommend("u1", k=5, items_to_recommend=["tea1", "tool1"], exclude_items=["tool1"])[0]
     assert [r.item_id for r in listed.items] == ["tea1"]
+
+
+def test_of_one_name_only_the_best_is_shown_unless_twins_are_wanted() -> None:
+    data = world()
+    renamed = data.items.with_columns(
+        title=pl.when(pl.col("item_id").is_in(["tea0", "tea1", "tea2"])).then(pl.lit("House tea")).otherwise("title")
+    )
+    twins = Recommender(replace(data, items=renamed), ToyEncoder())
+    names = [r.title for r in twins.recommend("u0", k=10)[0].items]
+    assert len(names) == len(set(names)) == 10
+    assert [r.title for r in twins.recommend("u0", k=24, twins=True)[0].items].count("House tea") == 3
+
+
+def test_what_was_shown_is_no_history(trained: Recommender) -> None:
+    shown = trained.observe("blank", "tea0", Action.SHOWN)
+    assert shown.recommend("blank", k=2)[0].degraded_reason == UNKNOWN
 
 
 def test_k_above_the_catalogue_gives_the_catalogue(trained: Recommender) -> None:
@@ -132,8 +150,6 @@ def test_reasons_are_exact(trained: Recommender) -> None:
     data, row = trained.dataset, int(trained.dataset.user_rows(["u0"])[0])
     e = data.events
     kept = ~((e.user == row) & (e.item == int(data.item_rows([gone])[0])))
-    from dataclasses import replace
-
     less = Recommender(replace(data, events=e.select(kept)), trained.encoder, model=trained.model)
     less.__dict__["population"] = trained.population
     again = less.recommend("u0", k=1, items_to_recommend=[top.item_id], explain=False)[0].items[0]

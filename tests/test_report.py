@@ -17,7 +17,7 @@ def record() -> dict[str, Any]:
         "reasons": [{"evidence_id": "B:i1", "delta": 0.7, "text": "You bought it."}],
     }  # fmt: skip
     slate = {"user_id": "u", "request_id": "r", "items": [item], "degraded_reason": None}
-    checks = [{"guarantee": "G1 numbers", "passed": True, "message": "", "span": ""}]
+    checks = [{"guarantee": "G1", "passed": True, "message": "", "span": ""}]
     copy = {
         "text": "Buy tea.\nNow.", "channel": "email", "locale": "en", "generator": "template", "checks": checks,
         "rejected": [{"text": "Cures all", "failed": ["G3"]}],
@@ -26,10 +26,12 @@ def record() -> dict[str, Any]:
     evaluation = {
         "protocol": "cj-next28",
         "systems": {"recllm": {"ALL": values, "NEW": values}, "popular": {"ALL": values}},
-        "differences": [{"peer": "popular", "slice": "ALL", "mean": 0.1, "low": 0.05, "high": 0.15}],
+        "differences": [
+            {"peer": "popular", "slice": "ALL", "metric": "ndcg@20", "mean": 0.1, "low": 0.05, "high": 0.15}
+        ],
     }
     return {
-        "made_on": "2025-01-01", "data_note": "simulated", "protocol_note": "28 days", "horizon_days": 28, "rows": 1234,
+        "made_on": "2025-01-01", "data_note": "simulated", "guarantees": {"G1": "numbers"}, "protocol_note": "28 days", "horizon_days": 28, "rows": 1234,
         "seconds": 12.3, "shop": {"users": 2, "items": 3, "events": 4},
         "loads": [
             {"table": "events", "file": "log.csv", "read": 3, "accepted": 1, "duplicates": 1, "quarantined": 1,
