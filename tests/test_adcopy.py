@@ -207,6 +207,7 @@ def test_a_good_line_is_kept_and_the_facts_are_added() -> None:
         ("Sure, sandwich buns that you like.", "G10"),
         ("Les sandwich buns pour votre table.", "G11"),
         ("Buns buns buns buns for your lunch.", "G12"),
+        ("Sandwich buns, bread and bakery.", "G12"),
         ("I love sandwich buns for my lunch.", "G14"),
         ("Avoid sandwich buns for your lunch.", "G14"),
     ],
@@ -267,7 +268,7 @@ def test_a_failing_generator_leaves_the_template(generator: ScriptedGenerator) -
     assert copy.rejected[0][1][0].guarantee == "G16"
 
 
-@pytest.mark.parametrize("title", ["Allergy tablets 24 ct", "Pregnancy test", "感冒药"])
+@pytest.mark.parametrize("title", ["Allergy tablets 24 ct", "Pregnancy test", "感冒药", "Red wine 750 ml"])
 def test_no_model_speaks_of_medicine(title: str) -> None:
     generator = ScriptedGenerator(["A happy line."])
     assert write(Item(item_id="m", title=title), generator=generator, locale="en").verified

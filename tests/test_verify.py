@@ -311,6 +311,12 @@ def test_materials_and_flavours_come_from_the_facts() -> None:
     assert "G3" in zh("真丝长袖衬衫。")
 
 
+def test_what_the_facts_deny_is_not_stated() -> None:
+    candy = Item(item_id="c", title="Candy bags non chocolate", attributes={"diet": "sugar-free"})
+    assert "G3" in failures("Candy with the taste of chocolate.", candy)
+    assert "G3" not in failures("Candy that is sugar-free.", candy)
+
+
 # --- G4, G5 --------------------------------------------------------------------------------------------------------
 
 

@@ -117,13 +117,18 @@ def hook_faults(hook: str, facts: FactSheet, locale: str) -> tuple[Check, ...]:
         faults.append(_fault("G14", "the line does not speak to the reader", min(voices)))
     if not about(hook, facts):
         faults.append(_fault("G5", "the line is not about the product", hook))
+    elif _content(hook) <= _content(_names(facts)):
+        faults.append(_fault("G12", "the line says no more than the name", hook))
     return tuple(faults)
 
 
 def about(hook: str, facts: FactSheet) -> bool:
     """True when the line shares a word with the item's title or categories; two neighbouring characters in Chinese."""
-    names = " ".join((facts.title, *facts.category))
-    return bool(_content(hook) & _content(names))
+    return bool(_content(hook) & _content(_names(facts)))
+
+
+def _names(facts: FactSheet) -> str:
+    return " ".join(dict.fromkeys((facts.title, *facts.category)))
 
 
 def _content(text: str) -> set[str]:
@@ -150,11 +155,10 @@ def ranked(hooks: Sequence[str], facts: FactSheet, examples: str, encoder: Encod
 
 def _closeness(hooks: Sequence[str], facts: FactSheet, encoder: Encoder | None) -> dict[str, float]:
     """Cosine to the item's names with an encoder, else the share of the title's words that a line holds."""
-    names = " ".join(dict.fromkeys((facts.title, *facts.category)))
     if encoder is not None and hooks:
-        item, *rest = encoder.encode([names, *hooks])  # each (dim,), unit
+        item, *rest = encoder.encode([_names(facts), *hooks])  # each (dim,), unit
         return {hook: float(vector @ item) for hook, vector in zip(hooks, rest, strict=True)}
-    wanted = _content(facts.title) or _content(names)
+    wanted = _content(facts.title) or _content(_names(facts))
     return {hook: len(_content(hook) & wanted) / max(1, len(wanted)) for hook in hooks}
 
 

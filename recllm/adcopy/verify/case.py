@@ -69,10 +69,18 @@ class Fault:
 
 def stated_by_facts(phrase: str, facts: FactSheet) -> bool:
     """True when the item's facts hold the phrase, singular and plural alike."""
+    if _denied(phrase, facts):
+        return False
     if fold(phrase) in facts.folded and not phrase.isascii():
         return True
     wanted, stems = [stem(w) for w in read(phrase).words], {stem(w) for w in facts.words}
     return bool(wanted) and all(word in stems for word in wanted)
+
+
+def _denied(phrase: str, facts: FactSheet) -> bool:
+    """True when the facts name the thing only to say that it is not there: "non chocolate", "sugar-free", 无糖."""
+    word = re.escape(fold(phrase))
+    return bool(re.search(rf"\b(?:non|no|without)[ -]?{word}|{word}[ -]free\b|(?:无|不含|零){word}", facts.folded))
 
 
 def stem(word: str) -> str:
