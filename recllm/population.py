@@ -105,16 +105,25 @@ class Population:
     """(n_pool, n_items), unit-decayed purchases, half-life 120 days, capped at 1."""
     item_item: Any
     """(n_items, n_items), at most `item_item_kept` weights a row."""
+    pool_basics: Floats | None = None
+    """Emb(I) of the pool, (n_pool, dim), zero rows where nothing is known: who is alike when nothing was bought yet."""
 
     @property
     def n_items(self) -> int:
         return len(self.item_vectors)
 
     @classmethod
-    def fit(cls, dataset: Dataset, item_vectors: Floats, settings: PopulationSettings | None = None) -> Population:
+    def fit(
+        cls,
+        dataset: Dataset,
+        item_vectors: Floats,
+        settings: PopulationSettings | None = None,
+        basics: Floats | None = None,
+    ) -> Population:
         """Counts over `dataset`, which must already be cut at its `as_of`.
 
-        `item_vectors`: float32 unit rows (n_items, dim). Raises `DataError` when their number does not fit.
+        `item_vectors`: float32 unit rows (n_items, dim). `basics`: Emb(I) of its people, (n_users, dim), by which
+        people who bought nothing yet find their neighbours; without it they have none. Raises `DataError` when their number does not fit.
         """
         settings = settings or PopulationSettings()
         if len(item_vectors) != dataset.n_items:
@@ -136,6 +145,7 @@ class Population:
             _recent(of_pool, dataset.n_items, dataset.as_of, settings.recent_days),
             _decayed(of_pool, dataset.n_items, dataset.as_of),
             _item_item(taken, dataset.n_items, settings),
+            None if basics is None else np.asarray(basics[pool], np.float32),
         )
 
     @cached_property
@@ -210,7 +220,7 @@ def ask(
     taken = occasions(of_actions(histories, population.settings.target))
     n_items = population.n_items
     profile = profile_rows(taken, n_items, as_of, population.settings)
-    near = _neighbours(population, profile, own)
+    near = _neighbours(population, profile, own, basics)
     return Asked(
         histories,
         as_of,
@@ -235,8 +245,13 @@ def profile_rows(taken: Events, n_items: int, as_of: int, settings: PopulationSe
     return (diags((1 / np.maximum(length, 1e-12)).astype(np.float32)) @ rows).tocsr()
 
 
-def _neighbours(population: Population, profile: Any, own: NDArray[np.integer] | None) -> Any:
-    """Sparse (n, n_pool): cosine weights of each person's nearest people, summing to 1, blockwise."""
+def _neighbours(
+    population: Population, profile: Any, own: NDArray[np.integer] | None, basics: Floats | None = None
+) -> Any:
+    """Sparse (n, n_pool): cosine weights of each person's nearest people, summing to 1, blockwise.
+
+    Near are people who buy the same; for a person who bought nothing, people who told the shop the same.
+    """
     from scipy.sparse import csr_matrix, vstack
 
     n, pool = profile.shape[0], len(population.pool)
@@ -245,6 +260,9 @@ def _neighbours(population: Population, profile: Any, own: NDArray[np.integer] |
     turned, parts = population.profiles.T.tocsr(), []
     for start in range(0, n, 256):
         near = (profile[start : start + 256] @ turned).toarray()
+        blank = np.flatnonzero(np.diff(profile.indptr[start : start + 257]) == 0)
+        if basics is not None and population.pool_basics is not None and len(blank):
+            near[blank] = _kinship(basics[start + blank], population.pool_basics)
         mine = own_row[start : start + 256]
         near[np.flatnonzero(mine >= 0), mine[mine >= 0]] = 0
         best = np.argpartition(-near, k - 1, axis=1)[:, :k] if k < pool else np.tile(np.arange(pool), (len(near), 1))
@@ -252,6 +270,12 @@ def _neighbours(population: Population, profile: Any, own: NDArray[np.integer] |
         weight /= np.maximum(weight.sum(1, keepdims=True), 1e-9)
         parts.append(csr_matrix((weight.ravel(), best.ravel(), np.arange(0, best.size + 1, k)), shape=near.shape))
     return vstack(parts, format="csr") if parts else csr_matrix((n, pool), dtype=np.float32)
+
+
+def _kinship(basics: Floats, pool_basics: Floats) -> Floats:
+    """How alike people's basics read, (n, n_pool) in [0, 1]: exp(20 (cosine - 1)), 0 where either said nothing."""
+    known = np.any(basics, axis=1)[:, None] & np.any(pool_basics, axis=1)[None, :]
+    return np.asarray(np.exp(20 * (basics @ pool_basics.T - 1)) * known, dtype=np.float32)
 
 
 def _shares(taken: Events, group: NDArray[np.int32], as_of: int) -> Any:

@@ -154,7 +154,7 @@ def fit_and_rank(
     Hand the returned `fitted` and `population` back in to rank again without training again.
     """
     fitted = fitted or fit_scorer(dataset, item_vectors, basics, args, progress)
-    population = population or Population.fit(dataset, item_vectors, fitted.population)
+    population = population or Population.fit(dataset, item_vectors, fitted.population, basics)
     ranked = rank(
         fitted.scorer,
         population,

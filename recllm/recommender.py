@@ -102,7 +102,8 @@ class Recommender:
     def population(self) -> Population:
         """The crowd as of the dataset's time."""
         settings = self.model.population if self.model else None
-        return Population.fit(self.dataset, self.item_vectors, settings)
+        told = basics_vectors(self.encoder, basics_of(self.dataset.users), self.locale)
+        return Population.fit(self.dataset, self.item_vectors, settings, told)
 
     @cached_property
     def brands(self) -> frozenset[str]:

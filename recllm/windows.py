@@ -123,7 +123,7 @@ class Past:
     def window(self, start: int, *, judge: int = 0) -> tuple[Window, Window | None]:
         """The window [start, start + horizon), sampled, and its judges: `judge` people with all their candidates."""
         past, args = self.dataset.before(start), self.args
-        crowd = Population.fit(past, self.item_vectors, self.population)
+        crowd = Population.fit(past, self.item_vectors, self.population, self.basics)
         truth = self._truth(start)
         allowed = crowd.stats.buyers_ever > 0
         rng = np.random.default_rng([args.seed, start])

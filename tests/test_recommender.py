@@ -29,9 +29,8 @@ def world() -> Dataset:
             for i in rng.choice(liked, 2, replace=False):
                 rows.append((f"u{user}", f"{kind}{i}", (visit * 14 + user % 7) * DAY, 1.0))
     events = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp", "quantity"], orient="row")
-    users = pl.DataFrame(
-        {"user_id": [*(f"u{u}" for u in range(N)), "told", "blank"], "age": [None] * N + ["25-34", None]}
-    )
+    ages = ["old" if u % 2 == 0 else "young" for u in range(N)]
+    users = pl.DataFrame({"user_id": [*(f"u{u}" for u in range(N)), "told", "blank"], "age": [*ages, "young", None]})
     catalogue = pl.DataFrame(items, schema=["item_id", "title", "category", "price"], orient="row")
     return Dataset.construct(events, users, catalogue)
 
@@ -85,8 +84,13 @@ def test_strangers_and_the_unwilling_get_what_is_popular(trained: Recommender) -
 
 
 def test_basics_alone_are_served_personally(trained: Recommender) -> None:
-    slate = trained.recommend("told", k=3)[0]
-    assert slate.degraded_reason is None and len(slate.items) == 3
+    """The young buy tools in this world, and "told" has told nothing but a young age."""
+    slate = trained.recommend("told", k=6)[0]
+    assert slate.degraded_reason is None
+    tools = [r for r in slate.items if r.item_id.startswith("tool")]
+    assert len(tools) >= 4
+    for r in tools:
+        assert "neighbours" in r.served_by and r.reasons[0].evidence_id == "I:age"
 
 
 def test_filters(trained: Recommender) -> None:
@@ -139,7 +143,7 @@ def test_reasons_name_what_the_person_did(trained: Recommender) -> None:
     for r in trained.recommend("u0", k=2)[0].items:
         assert r.reasons
         for reason in r.reasons:
-            assert reason.evidence_id == "general" or reason.evidence_id.startswith("B:tea")
+            assert reason.evidence_id.startswith(("B:tea", "I:age", "general"))
 
 
 def test_reasons_are_exact(trained: Recommender) -> None:

@@ -79,7 +79,7 @@ def _train(
     vectors = item_vectors(encoder, past) if vectors is None else vectors
     told = basics_vectors(encoder, basics_of(past.users))
     fitted = fit_scorer(past, vectors, told, arguments, progress)
-    population = Population.fit(past, vectors, fitted.population)
+    population = Population.fit(past, vectors, fitted.population, told)
     return _system(fitted.scorer, population, fitted.candidates, encoder, "en")
 
 
