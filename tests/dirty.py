@@ -25,7 +25,7 @@ DEFECTS: Mapping[str, tuple[str, Callable[[Cells, random.Random], None]]] = {
     "bad quantity": ("E_NUMBER", lambda c, r: c.update(quantity=r.choice(["six", "1x", "--3", "NaN", "inf"]))),
     "zero quantity": ("E_ZERO_QTY", lambda c, r: c.update(quantity=r.choice(["0", "0.0" if c["dot"] else "0,0"]))),
     "bad price": ("E_NUMBER", lambda c, r: c.update(price=r.choice(["free", "2..5", "#REF!"]))),
-    "negative price": ("E_NEG_PRICE", lambda c, r: c.update(price="-" + c["price"])),
+    "negative price": ("E_NEG_PRICE", lambda c, r: c.update(price="-9" + c["price"])),
     "absurd price": ("E_PRICE_RANGE", lambda c, r: c.update(price="99000000000")),
 }
 """Twelve kinds: the code that each must get and how it is planted."""

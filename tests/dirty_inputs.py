@@ -183,6 +183,14 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         no=4,
+        name="Big5 behind a known header: it would decode as GB18030 and mean nothing",
+        data=item_rows("j1,女裝連衣裙手機保護殼,Home,Acme,9.50").decode().encode("big5"),
+        table="items",
+        fails="E_ENCODING",
+        says="big5",
+    ),
+    Case(
+        no=4,
         name="GBK, declared",
         data=TITLES.encode("gbk"),
         table="items",
@@ -268,6 +276,13 @@ CASES: tuple[Case, ...] = (
         data=csv(row(N, item_id='"i1'), row(N + 1), row(N + 2)),
         quarantined={BAD: "E_QUOTE"},
         accepted=N + 2,
+    ),
+    Case(
+        no=12,
+        name="two stray quotes that would make one text of the rows between them",
+        data=csv(row(N, item_id='"i1'), row(N + 1), row(N + 2), row(N + 3, item_id='i3"')),
+        quarantined={BAD: "E_QUOTE"},
+        accepted=N + 3,
     ),
     Case(
         no=12,

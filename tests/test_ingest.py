@@ -23,8 +23,8 @@ import pytest
 from dirty import Style, plant
 from dirty_inputs import csv, item_rows, jsonl, lines, row
 
-from recllm.errors import IngestError, StoreError, UsageError
-from recllm.ingest import IngestOptions, Map, describe, ingest_file, load_map, shipped_maps
+from recllm.errors import DataError, IngestError, StoreError, UsageError
+from recllm.ingest import IngestOptions, Map, describe, ingest_file, load_map, record_events, shipped_maps
 from recllm.ingest.encoding import canonical, common_han_share
 from recllm.ingest.mapping import parse_map
 from recllm.ingest.merge import MostCommon
@@ -170,6 +170,39 @@ def test_times_keep_their_offset(shop: Shop) -> None:
     with contextlib.closing(sqlite3.connect(shop.folder / "store.sqlite")) as database:
         offsets = {r[0] for r in database.execute("select tz_offset_minutes from events")}
     assert offsets == {0, 330}
+
+
+def test_the_shop_fills_what_neither_option_nor_map_says(shop: Shop, store: Store) -> None:
+    text = "CustomerID,StockCode,InvoiceDate,Quantity,UnitPrice,InvoiceNo\n1,a,2010-07-01 08:26,6,2.55,536365\n"
+    shop.load(text, mapping="online-retail-events", shop_tz="Asia/Shanghai")
+    shop.load(text.replace("536365", "2"), shop_tz="Asia/Shanghai")
+    shop.load(text.replace("536365", "3"), mapping="online-retail-events", tz="UTC")
+    assert sorted(t.hour for t in store.events()["timestamp"]) == [0, 7, 8]
+
+
+def test_prices_in_another_currency_than_the_shops_are_not_prices(shop: Shop, store: Store) -> None:
+    header = "user_id,item_id,event,timestamp,quantity,price,currency"
+    report = shop.load(csv(header=header, clean=lambda i: row(i) + (",EUR" if i < 30 else ",usd")), shop_currency="USD")
+    assert report.warnings["W_FOREIGN_PRICE"] == 30
+    assert store.events()["price"].null_count() == 30
+
+
+def test_single_events_are_recorded_once(store: Store) -> None:
+    at = datetime(2025, 3, 1, 10, tzinfo=UTC)
+    events = pl.DataFrame(
+        {"user_id": ["u1_a"] * 2, "item_id": ["i", "j"], "event": ["click", "shown"], "timestamp": [at] * 2}
+    )
+    assert record_events(events, store, source="feedback").accepted == 2
+    assert record_events(events, store, source="feedback").duplicates == 2
+    assert store.events()["quantity"].to_list() == [1.0, 1.0]
+    for wrong in (
+        events.drop("event"),
+        events.with_columns(event=pl.lit("stare")),
+        events.with_columns(pl.col("timestamp").dt.replace_time_zone(None)),
+        events.with_columns(user_id=pl.lit(None, pl.String)),
+    ):
+        with pytest.raises(DataError):
+            record_events(wrong, store, source="feedback")
 
 
 # --- limits and refusals --------------------------------------------------------------------------------------------

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import gzip
 import json
 import random
+import shutil
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -54,11 +57,19 @@ def rows(n: int, seed: int) -> list[tuple[str, str, str, str, str, str]]:
     ]
 
 
+@functools.cache
+def scratch() -> Store:
+    """One empty store for all dry runs: making one takes longer than a small load."""
+    folder = tempfile.mkdtemp(prefix="recllm-test-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Store.open(Path(folder) / "s.sqlite", create=True)
+
+
 def dry(path: Path, *, options: IngestOptions = OPTIONS, folder: Path | None = None):
     return ingest_file(
         path,
         "events",
-        store=None,
+        store=scratch(),
         pseudonymiser=KEY,
         policy=LENIENT,
         options=options,

@@ -10,8 +10,7 @@ from recllm.errors import IngestError
 from recllm.ingest.amounts import parse_numbers
 from recllm.ingest.context import Context
 from recllm.ingest.faults import Faults
-from recllm.ingest.ids import FLOAT_ID, Ids, clean_ids, nobody
-from recllm.ingest.survey import refuse_scientific
+from recllm.ingest.ids import FLOAT_ID, SCIENTIFIC_ID, Ids, clean_ids, nobody
 from recllm.ingest.times import CODES, MESSAGES, Times, parse_times
 
 _MOST_PEOPLE = 300_000
@@ -27,13 +26,24 @@ def parse_ids(fields: pl.DataFrame, field: str, ctx: Context, faults: Faults) ->
     """Cleaned ids of a field, null where empty; rows with unseen characters or overlong ids are marked."""
     column = fields[field]
     name = ctx.plan.column_of(field)
-    refuse_scientific(column, name, ctx.name)
+    _refuse_scientific(column, name, ctx.name)
     float_ids = field in ctx.facts.float_ids
     found = clean_ids(column, float_ids=float_ids, max_bytes=ctx.policy.max_id_bytes)
     _note(found, column, float_ids, ctx)
     faults.mark(found.unseen, name, "E_CTRL_CHAR", f"{name} holds an invisible or control character")
     faults.mark(found.long, name, "E_TOO_LONG", f"{name} is longer than {ctx.policy.max_id_bytes} bytes")
     return found.clean
+
+
+def _refuse_scientific(ids: pl.Series, column: str, name: str) -> None:
+    """Raises `IngestError` E_SCI_ID where an id lost its last digits to a spreadsheet."""
+    hit = ids.str.contains(SCIENTIFIC_ID).fill_null(False)
+    if hit.any():
+        example = ids.filter(hit)[0]
+        raise IngestError(
+            "E_SCI_ID",
+            f"{name}: {column} holds {example}: its last digits are lost. Export the column as text, not as a number",
+        )
 
 
 def _note(found: Ids, column: pl.Series, float_ids: bool, ctx: Context) -> None:

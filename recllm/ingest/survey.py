@@ -15,7 +15,7 @@ import polars as pl
 from recllm.errors import IngestError
 from recllm.ingest.amounts import Decimal, DecimalEvidence, currencies, distinct_currencies
 from recllm.ingest.chunk import Chunk, Reader
-from recllm.ingest.ids import FLOAT_ID, SCIENTIFIC_ID
+from recllm.ingest.ids import FLOAT_ID
 from recllm.ingest.options import IngestOptions
 from recllm.ingest.plan import TOTAL, Plan, fields_of
 from recllm.ingest.times import TimeEvidence, TimeFormat, check_zone, declared_format
@@ -50,14 +50,11 @@ class _Survey:
     float_so_far: dict[str, bool] = field(default_factory=dict)
     rows: int = 0
 
-    def add(self, fields: pl.DataFrame, name: str) -> None:
+    def add(self, fields: pl.DataFrame) -> None:
         self.rows += fields.height
         for column in ID_FIELDS:
             if column in fields.columns and self.float_so_far.get(column) is not False:
                 self._add_ids(column, fields[column])
-        for column in ID_FIELDS:
-            if column in fields.columns:
-                refuse_scientific(fields[column], self.plan.column_of(column), name)
         if self.needs_times and "timestamp" in fields.columns:
             self.times.add(fields["timestamp"])
         for column in NUMBER_FIELDS:
@@ -97,7 +94,7 @@ def survey(reader: Reader, plan: Plan, options: IngestOptions, name: str) -> Fac
         needs_decimal=numbers and options.decimal is None and reader.decimal is None,
     )
     for chunk in _nonempty(reader):
-        found.add(fields_of(plan, chunk.frame), name)
+        found.add(fields_of(plan, chunk.frame))
         if found.settled():
             break
     times = declared or (found.times.decide(name, options.date_order, options.tz) if has_times else None)
@@ -114,17 +111,6 @@ def survey(reader: Reader, plan: Plan, options: IngestOptions, name: str) -> Fac
 
 def _nonempty(reader: Reader) -> Iterator[Chunk]:
     return (chunk for chunk in reader.chunks() if chunk.frame.height)
-
-
-def refuse_scientific(ids: pl.Series, column: str, name: str) -> None:
-    """Raises `IngestError` E_SCI_ID where an id lost its last digits to a spreadsheet."""
-    hit = ids.str.contains(SCIENTIFIC_ID).fill_null(False)
-    if hit.any():
-        example = ids.filter(hit)[0]
-        raise IngestError(
-            "E_SCI_ID",
-            f"{name}: {column} holds {example}: its last digits are lost. Export the column as text, not as a number",
-        )
 
 
 def _currency(found: _Survey, options: IngestOptions, name: str) -> str | None:
