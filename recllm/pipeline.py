@@ -62,7 +62,8 @@ def load_file(
 
     if table not in set(Table):
         raise UsageError(f"--table is one of {', '.join(Table)}, not {table!r}")
-    given: dict[str, Any] = {"tz": workspace.settings.timezone, "currency": workspace.settings.currency}
+    settings = workspace.settings
+    given: dict[str, Any] = {"shop_tz": settings.timezone, "shop_currency": settings.currency}
     given |= {name: value for name, value in options.items() if value is not None}
     return ingest_file(
         file,

@@ -78,6 +78,12 @@ def test_ingest_reports_what_the_contract_names(run: Run, shop: Path) -> None:
     assert (line["line_no"], line["column"], line["code"]) == (6, "user_id", "E_NO_USER") and line["message"]
 
 
+def test_a_header_without_rows_is_nothing_to_do(run: Run, shop: Path) -> None:
+    (shop.parent / "empty.csv").write_text("user_id,item_id,timestamp\n")
+    code, out, err = run("ingest", "empty.csv", "--table", "events", "-w", "shop", "--json")
+    assert code == 3 and document(out)["warnings"] == {"W_NO_ROWS": 1} and "no rows" in err
+
+
 def test_validate_writes_nothing(run: Run, shop: Path) -> None:
     before = (shop / "store.sqlite").read_bytes()
     code, out, _ = run("validate", "items.csv", "--table", "items", "-w", "shop", "--json")

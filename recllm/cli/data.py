@@ -11,7 +11,7 @@ import typer
 from recllm.cli.options import DEFAULT_WORKSPACE, Json, WorkspaceDir
 from recllm.cli.output import emit_json, note, say
 from recllm.documents import plain
-from recllm.errors import UsageError
+from recllm.errors import NothingToDo, UsageError
 
 if TYPE_CHECKING:
     from recllm.schema import IngestReport
@@ -139,6 +139,8 @@ def _load(
         emit_json(report)
     else:
         _print_report(report, file)
+    if not report.read:
+        raise NothingToDo(f"{file.name} has a header and no rows")
 
 
 def _print_report(report: IngestReport, file: Path) -> None:
