@@ -275,6 +275,15 @@ def test_no_model_speaks_of_medicine(title: str) -> None:
     assert generator.prompts == []
 
 
+def test_a_model_is_asked_in_its_languages_only() -> None:
+    generator = ScriptedGenerator(["Soft sandwich buns for your lunch."])
+    generator.languages = frozenset({"en"})  # type: ignore[attr-defined]
+    copy = write(SHIRT, locale="zh", generator=generator)
+    assert (copy.generator, generator.prompts) == ("template", [])
+    assert copy.rejected[0][1][0].guarantee == "G11"
+    assert write(generator=generator).generator == "scripted"
+
+
 def test_the_model_sees_no_size() -> None:
     generator = ScriptedGenerator([GenerationError("x")])
     write(Item(item_id="m", title="Bouillon 16 oz cubes, 1/2 lb"), generator=generator)

@@ -285,6 +285,13 @@ def test_a_local_model_samples_what_it_may(tiny_model: Path) -> None:
     assert all(text == text.strip() for text in texts)
 
 
+@pytest.mark.parametrize(("characters", "forbidden"), [('0９①½$￥％"“”<>@#\n🎁', True), ("aÉ好,.!?'’-\ufffd", False)])
+def test_forbidden_characters(characters: str, forbidden: bool) -> None:
+    from recllm.generator.local import is_forbidden
+
+    assert {is_forbidden(c) for c in characters} == {forbidden}
+
+
 def test_equal_seeds_give_equal_texts(tiny_model: Path) -> None:
     from recllm.generator import LocalGenerator
 

@@ -345,6 +345,8 @@ def test_g4_in_chinese() -> None:
     assert "G4" in zh("比耐克更舒服的长袖衬衫。")
     assert "G4" in zh("长袖衬衫，云上 品牌。", known_brands={"云上"})
     assert "G4" not in zh("青禾长袖衬衫。", known_brands={"青禾"})
+    assert "G4" in zh("长袖衬衫，来自Tibet。")
+    assert "G4" not in zh("长袖衬衫，比T恤更正式。")
 
 
 def test_g5_the_product_is_named() -> None:
@@ -396,6 +398,7 @@ def test_one_foreign_character_halves_a_short_message() -> None:
         ("taobao_title", "Sandwich buns <b>", "<"),
         ("push", "Sandwich buns\nSoft buns with", "breaks off"),
         ("push", "Sandwich buns\nSoft\u202e buns.", "202E"),
+        ("push", "Sandwich buns\nSoft \ufffd buns.", "broken"),
         ("push", "", "empty"),
     ],
 )

@@ -16,7 +16,8 @@ from recllm.adcopy.verify.case import stem
 from recllm.schema import Check, Encoder, Reason
 from recllm.text import Prompts
 
-MAX_TOKENS = 22
+MAX_TOKENS = {"en": 22, "zh": 60}
+"""Enough for the longest line; small vocabularies spell a Chinese character with up to three tokens."""
 _FORBIDDEN = re.compile(r"[\d%‰$£€¥₩₹\"“”„«»「」『』\n<>{}\[\]|\\/@#]|https?:|www\.")
 _LENGTH = {"en": (4, 16), "zh": (5, 30)}
 """Fewest and most words of a line; characters in Chinese."""

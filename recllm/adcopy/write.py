@@ -23,7 +23,7 @@ from recllm.adcopy.hooks import (
     reason_kind,
     sober,
 )
-from recllm.adcopy.money import format_money
+from recllm.adcopy.money import format_money, language
 from recllm.adcopy.titles import with_sayable_title
 from recllm.adcopy.verify import known_locale, passed, verify
 from recllm.errors import GenerationError
@@ -92,6 +92,7 @@ def write_copy(
     `n_candidates` lines the best that passes every check is taken: close to the item (by `encoder`, when given) and no
     echo of the prompt. When none passes, or the generator fails, one of the shop's own lines (`prompts/ad_lines`) is.
     `AdCopy.generator` says whose line it is, `AdCopy.rejected` holds the lines that were stopped and why.
+    A generator with an attribute `languages` is asked in these languages only.
 
     `reason` is told as a neutral kind ("goes with what you like"), never as what the person did. For items of a
     sensitive category (`policy`) it is not told at all, and for these and for medicines no generator is asked.
@@ -119,9 +120,16 @@ def write_copy(
 
 def _ask(generator: Generator, job: _Job, n: int, seed: int, rejected: list[Rejected]) -> list[str]:
     """The generator's lines, each once; a failure is recorded and leaves none."""
+    spoken = getattr(generator, "languages", None)
+    if spoken is not None and language(job.frame.locale) not in spoken:
+        message = f"{generator.name} writes {', '.join(sorted(spoken))} only"
+        rejected.append(("", (Check(guarantee="G11", passed=False, message=message),)))
+        return []
     prompt = hook_prompt(job.facts, job.kind, job.frame.locale, job.frame.prompts)
     try:
-        return list(dict.fromkeys(generator.generate(prompt, n=n, max_tokens=MAX_TOKENS, seed=seed)))
+        return list(
+            dict.fromkeys(generator.generate(prompt, n=n, max_tokens=MAX_TOKENS[language(job.frame.locale)], seed=seed))
+        )
     except GenerationError as error:
         rejected.append(("", (Check(guarantee="G16", passed=False, message=str(error)),)))
         return []

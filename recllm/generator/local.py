@@ -7,6 +7,7 @@ import inspect
 import threading
 import unicodedata
 from collections import OrderedDict
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,18 @@ from recllm.generator.folder import check_folder
 
 MAX_PROMPT_TOKENS = 2_048
 _KEPT_PREFIXES = 4
+_CLASSES = frozenset({"Nd", "Nl", "No", "Sc", "So", "Cc", "Cf"})
+_PART = "\ufffd"
+"""What a token decodes to that is one part of a character, as most of Chinese is in small vocabularies."""
 _FORBIDDEN = frozenset('%‰"“”„«»「」『』<>{}[]()|\\/^~*_#@=+:`')
 
 
 def is_forbidden(character: str) -> bool:
     """Numerals, currency signs, symbols, quotes, brackets, and whatever addresses and mark-up are made of."""
-    return character in _FORBIDDEN or unicodedata.category(character) in ("Nd", "Nl", "No", "Sc", "So", "Cc", "Cf")
+    if character == _PART:
+        return False
+    plain = unicodedata.normalize("NFKC", character)  # full-width signs count as what they stand for
+    return any(c in _FORBIDDEN or unicodedata.category(c) in _CLASSES for c in (character, *plain))
 
 
 class LocalGenerator:
@@ -48,10 +55,13 @@ class LocalGenerator:
         top_k: int = 40,
         max_time: float = 30.0,
         constrained: bool = True,
+        languages: Collection[str] | None = None,
     ) -> None:
         path = Path(folder)
         check_folder(path)
         self.name = name or path.name
+        self.languages = None if languages is None else frozenset(languages)
+        """The languages that the model is fit to write; None where nobody said."""
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._tokenizer, self._model = _load(path, self._device)
         arguments = inspect.signature(self._model.forward).parameters

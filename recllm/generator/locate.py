@@ -41,7 +41,9 @@ def find_generator(spec: str, cache_dir: str | Path | None = None) -> Generator 
         )
     from recllm.generator.local import LocalGenerator
 
-    return LocalGenerator(folder, name="SmolLM2-135M-Instruct" if spec == "smollm2" else Path(spec).name)
+    if spec == "smollm2":  # its Chinese is made of Chinese characters, and of nothing else that can be called Chinese
+        return LocalGenerator(folder, name="SmolLM2-135M-Instruct", languages=("en",))
+    return LocalGenerator(folder, name=Path(spec).name)
 
 
 def _folder(spec: str, cache: Path) -> tuple[Path | None, list[str]]:

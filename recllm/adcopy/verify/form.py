@@ -44,7 +44,9 @@ def fits_channel(case: Case) -> Iterator[Fault]:
 def _forbidden_characters(case: Case) -> Iterator[Fault]:
     for c in dict.fromkeys(case.text):
         hidden = c != "\n" and unicodedata.category(c) in ("Cc", "Cf", "Co", "Cn", "Zl", "Zp") and c != "\u200d"
-        if hidden:
+        if c == "\ufffd":
+            yield Fault("holds a broken character", c)
+        elif hidden:
             yield Fault(f"holds the invisible character U+{ord(c):04X}", c)
         elif c in case.channel.forbidden or (is_emoji(c) and not case.channel.emoji):
             yield Fault(f"{c!r} is not allowed on {case.channel.name}", c)

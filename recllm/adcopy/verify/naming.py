@@ -21,8 +21,7 @@ _MAX_BRAND_WORDS = 6
 def foreign_names(case: Case) -> Iterator[Fault]:
     """G4: no brand but the item's own, and no capitalised name inside a sentence that the facts do not hold."""
     yield from _foreign_brands(case)
-    if case.language == "en":
-        yield from _unknown_names(case)
+    yield from _unknown_names(case)
 
 
 def _foreign_brands(case: Case) -> Iterator[Fault]:
@@ -57,10 +56,16 @@ def _brands(known: frozenset[str]) -> Mapping[tuple[str, ...], str]:
 
 def _unknown_names(case: Case) -> Iterator[Fault]:
     allowed = set(table("brands.toml")["proper_words"]) | {stem(w) for w in case.facts.words}
-    for token in _inner_capitals(case.own_words):
+    tokens = _inner_capitals(case.own_words) if case.language == "en" else _latin_names(case.own_words)
+    for token in tokens:
         parts = {stem(part) for part in re.split(r"['’-]", fold(token)) if part}
         if not (fold(token) in allowed or stem(fold(token)) in allowed or parts <= allowed or token.isupper()):
             yield Fault(f"{token!r} is a name that the facts do not hold", token)
+
+
+def _latin_names(text: str) -> Iterator[str]:
+    """Capitalised Latin words in a Chinese text, but for short ones such as T in T恤."""
+    return (token for token in _TOKEN.findall(text) if len(token) > 2 and token[0].isupper())
 
 
 def _inner_capitals(text: str) -> Iterator[str]:
