@@ -52,8 +52,8 @@ def others() -> str:
 - **Speed** on {cores} cores (`python eval/speed.py`): ingest {speed["ingest rows/s"]:,} rows/s with
   {speed["ingest peak MiB"]} MiB; the catalogue encoded {speed["encode ratio"]:.1f} times as fast as by a plain
   `SentenceTransformer.encode`; the scorer trained in {speed["train seconds"]:.0f} s; top 20 of 64,864 items for
-  {speed["top20 people"]:,} people in {speed["top20 seconds"]:.0f} s; one warm answer {speed["recommend ms"]:.0f} ms, with
-  reasons {speed["recommend with reasons ms"]:.0f} ms."""
+  {speed["top20 people"]:,} people in {speed["top20 seconds"]:.0f} s; one warm answer {speed["recommend ms"]:.0f} ms,
+  with reasons {speed["recommend with reasons ms"]:.0f} ms."""
 
 
 def load(name: str) -> dict[str, Any]:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 REPLAY_DAYS = 14
 
+CHANNEL_PURPOSE = {"email": Purpose.EMAIL, "push": Purpose.PUSH, "sms_gsm": Purpose.SMS}
+"""What a person must have agreed to besides personalisation before a text of this channel is written for them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
@@ -309,23 +312,29 @@ def write_ads(
 ) -> list[AdCopy]:
     """One checked ad text per person, for `item_id` or for each person's best item.
 
-    Raises `PolicyError` when a person has not agreed to personalisation: there is no personal ad without it.
+    A generative model is used only for people who agreed to it (purpose llm_local, or llm_third_party for a server);
+    the others get the shop's own lines. Raises `PolicyError` when a person has not agreed to personalisation, or to
+    the channel: there is no personal ad without it.
     """
-    from recllm.generator import find_generator
+    from recllm.generator import HttpGenerator, find_generator
 
     speaker = (
         find_generator(generator, cache_dir=workspace.cache_dir / "generators")
         if isinstance(generator, str)
         else generator
     )
-    names = workspace.pseudonymiser().many(users)
-    if not all(workspace.gate().permits_each(names, Purpose.PERSONALISATION)):
-        raise PolicyError("someone of the list has not agreed to personalisation: no personal ad; nothing was written")
+    names, gate = workspace.pseudonymiser().many(users), workspace.gate()
+    for purpose in filter(None, (Purpose.PERSONALISATION, CHANNEL_PURPOSE.get(channel))):
+        if not all(gate.permits_each(names, purpose)):
+            raise PolicyError(f"someone of the list has not agreed to {purpose}: no personal ad; nothing was written")
+    model_use = Purpose.LLM_THIRD_PARTY if isinstance(speaker, HttpGenerator) else Purpose.LLM_LOCAL
+    modelled = gate.permits_each(names, model_use)
     open_one = recommender or open_recommender(workspace, locale=locale)
     chosen = {"items_to_recommend": [item_id]} if item_id else {}
     slates = open_one.recommend(users, k=1, explain=True, **chosen)  # type: ignore[arg-type]
     return [
-        ad_for(open_one, s, workspace, channel=channel, locale=locale, generator=speaker, seed=seed) for s in slates
+        ad_for(open_one, s, workspace, channel=channel, locale=locale, generator=speaker if yes else None, seed=seed)
+        for s, yes in zip(slates, modelled, strict=True)
     ]
 
 

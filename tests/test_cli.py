@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from recllm.cli import main
+from recllm.errors import PolicyError
 
 ITEMS = """item_id,title,category,brand,price,currency
 tea,Green tea,food > drinks,Leaf,3.20,USD
@@ -138,6 +139,24 @@ def test_consent_is_asked_for_by_default(run: Run, tmp_path: Path) -> None:
     for refused in (("copy", "-u", "ann"), ("train",), ("profile", "ann")):
         code, _, err = run(*refused, "-w", "shop")
         assert code == 4 and err.count("\n") == 1 and "agreed" in err
+
+
+def test_a_model_writes_only_for_those_who_agreed(shop: Path) -> None:
+    from recllm.generator import ScriptedGenerator
+    from recllm.pipeline import load_file, write_ads
+    from recllm.workspace import Workspace
+
+    _write(shop.parent / "no.csv", "user_id,purpose,granted,timestamp\nbob,llm_local,false,2025-01-01T00:00:00Z\n")
+    _write(shop.parent / "quiet.csv", "user_id,purpose,granted,timestamp\nann,push,false,2025-01-01T00:00:00Z\n")
+    with Workspace.open(shop) as opened:
+        load_file(opened, shop.parent / "no.csv", "consent")
+        speaker = ScriptedGenerator(["A calm moment for your kitchen."], repeat=True)
+        ann, bob = write_ads(opened, ["ann", "bob"], channel="email", generator=speaker)
+        assert (ann.generator, bob.generator) == (speaker.name, "template")
+        load_file(opened, shop.parent / "quiet.csv", "consent")
+        with pytest.raises(PolicyError, match="push"):
+            write_ads(opened, ["ann"], channel="push")
+        assert write_ads(opened, ["ann"], channel="email")[0].verified
 
 
 def test_no_raw_id_is_kept_in_the_store(run: Run, shop: Path) -> None:
