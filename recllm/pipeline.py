@@ -162,10 +162,10 @@ def feedback_report(workspace: Workspace) -> tuple[Outcome, ...]:
 
 
 def workspace_encoder(workspace: Workspace) -> Encoder:
-    """The workspace's encoder behind its cache on disk."""
+    """The workspace's encoder behind its cache on disk; bfloat16 where a probe, kept in the cache, found it pays."""
     from recllm.encoder import load_encoder
 
-    return load_encoder(workspace.settings.encoder, cache_dir=workspace.cache_dir / "vectors")
+    return load_encoder(workspace.settings.encoder, cache_dir=workspace.cache_dir / "vectors", precision="auto")
 
 
 def train_workspace(
