@@ -479,13 +479,13 @@ def test_a_map_file_by_path(shop: Shop, store: Store) -> None:
     path = shop.folder / "my.toml"
     path.write_text(
         "table = 'items'\n[columns]\nitem_id = 'sku'\n[joins]\ntitle = {columns = ['kind', 'size'], separator = ', '}\n"
-        "[paths]\ncategory = ['kind', 'sub']\n[attributes]\nsize = 'size'\n"
+        "[paths]\ncategory = ['kind', 'sub', 'size']\n[attributes]\nsize = 'size'\n"
     )
-    shop.load("SKU,kind,sub,size\n1,Pan,Iron,XL\n2,Pot,,\n", "items", mapping=load_map(path))
+    shop.load("SKU,kind,sub,size\n1,Pan,Iron,XL\n2,Pot,,\n3,Lid,,S\n", "items", mapping=load_map(path))
     rows = store.items().to_dicts()
-    assert [r["title"] for r in rows] == ["Pan, XL", "Pot"]
-    assert [r["category"] for r in rows] == [["Pan", "Iron"], ["Pot"]]
-    assert [r["attributes"] for r in rows] == ['{"size": "XL"}', "{}"]
+    assert [r["title"] for r in rows] == ["Pan, XL", "Pot", "Lid, S"]
+    assert [r["category"] for r in rows] == [["Pan", "Iron", "XL"], ["Pot"], ["Lid"]], "a path ends at its first gap"
+    assert [r["attributes"] for r in rows] == ['{"size": "XL"}', "{}", '{"size": "S"}']
 
 
 RETAIL = """InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country

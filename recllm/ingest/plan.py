@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import polars as pl
 
@@ -230,12 +231,13 @@ def _translated(field: str, translation: Mapping[str, str]) -> pl.Expr:
 
 
 def _path(frame: pl.DataFrame, field: str, columns: tuple[str, ...]) -> pl.Series:
+    """A JSON list from the widest name on; it ends at the first empty one, since a gap would shift all that follow."""
     rows = frame.select(pl.col(c).str.strip_chars() for c in columns).iter_rows()
     cache: dict[tuple[str | None, ...], str | None] = {}
     paths = []
     for row in rows:
         if row not in cache:
-            parts = list(dict.fromkeys(part for part in row if part))
+            parts = list(takewhile(bool, row))
             cache[row] = json.dumps(parts, ensure_ascii=False) if parts else None
         paths.append(cache[row])
     return pl.Series(field, paths, dtype=pl.String)
