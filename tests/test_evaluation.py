@@ -17,6 +17,7 @@ from recllm.errors import DataError, UsageError
 from recllm.evaluation import (
     Contender,
     Difference,
+    Judged,
     Question,
     Window,
     cj_next28,
@@ -343,9 +344,26 @@ def test_the_learned_scorer_is_a_system_and_is_trained_once_per_window() -> None
     report = evaluate(window.only(["ALL"]), {"recllm": ours, **contenders(["random"])}, k=5, draws=50)
     assert report.systems["recllm"]["ALL"]["ndcg@5"] > 2 * report.systems["random"]["ALL"]["ndcg@5"]
     trained, cold = len(told), window.slice("COLD")
-    lists = ours.answer(window.ask(cold, 5))
+    assert 0 <= report.systems["recllm"]["ALL"]["accuracy@0.5"] <= 1
+    assert "accuracy@0.5" not in report.systems["random"]["ALL"]
+    answer = ours.answer(window.ask(cold, 5))
+    lists = answer.items  # type: ignore[union-attr]
     assert {tuple(sorted(row[row >= 0].tolist())) for row in lists} == {tuple(cold.items.tolist())}
     assert len(told) == trained
+
+
+def test_accuracy_is_counted_over_the_listed_pairs() -> None:
+    window = time_split(world(), test_days=28).only(["ALL"])
+    one = window.slice("ALL")
+    first = one.truth.item[one.truth.indptr[:-1]].astype(np.int32)
+    lists = np.stack([first, np.full(len(first), -1, np.int32)], axis=1)
+
+    def sure(p: float) -> Contender:
+        return Contender(answer=lambda question: Judged(lists, np.full(lists.shape, p, np.float32)))
+
+    report = evaluate(window, {"recllm": sure(0.9), "timid": sure(0.1)}, k=2, draws=10)
+    assert report.systems["recllm"]["ALL"]["accuracy@0.5"] == 1
+    assert report.systems["timid"]["ALL"]["accuracy@0.5"] == 0
 
 
 def test_a_folder_nobody_prepared_for(tmp_path: Path) -> None:

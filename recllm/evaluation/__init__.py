@@ -8,7 +8,17 @@ print(report.table())
 from recllm.evaluation.baselines import BASELINES, Contender, contenders
 from recllm.evaluation.bootstrap import Interval, paired_bootstrap
 from recllm.evaluation.ours import learned, serving
-from recllm.evaluation.protocols import PROTOCOLS, Question, Slice, System, Window, cj_next28, next_purchases, or_next28
+from recllm.evaluation.protocols import (
+    PROTOCOLS,
+    Judged,
+    Question,
+    Slice,
+    System,
+    Window,
+    cj_next28,
+    next_purchases,
+    or_next28,
+)
 from recllm.evaluation.report import OURS, Difference, Report, evaluate
 from recllm.evaluation.run import evaluate_tables, systems_for
 from recllm.evaluation.splits import column_split, row_split, split_tables, time_split
@@ -21,6 +31,7 @@ __all__ = [
     "Contender",
     "Difference",
     "Interval",
+    "Judged",
     "Question",
     "Report",
     "Slice",

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.evaluation.baselines import Contender
-from recllm.evaluation.protocols import Question, System
+from recllm.evaluation.protocols import Judged, Question, System
 from recllm.schema import Encoder
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def learned(
     arguments = arguments or TrainingArguments()
     trained: dict[int, tuple[Any, System]] = {}  # the dataset is kept beside the system, so that its id stays taken
 
-    def answer(question: Question) -> NDArray[np.int32]:
+    def answer(question: Question) -> NDArray[np.int32] | Judged:
         key = id(question.fit_on)
         if key not in trained:
             trained[key] = question.fit_on, _train(question, encoder, arguments, item_vectors, progress)
@@ -89,7 +89,7 @@ def _system(
     from recllm.ranking import rank, rank_items
     from recllm.vectors import basics_of, basics_vectors
 
-    def answer(question: Question) -> NDArray[np.int32]:
+    def answer(question: Question) -> Judged:
         people = question.dataset.users[question.users]
         common: dict[str, Any] = {
             "own": question.own,
@@ -98,12 +98,13 @@ def _system(
         }
         histories = question.dataset.events.rows(question.users)
         if not population.stats.buyers_ever[question.items].any():  # arrivals: no source can propose what never sold
-            return rank_items(scorer, population, histories, question.as_of, question.items, question.k, **common).item
+            listed = rank_items(scorer, population, histories, question.as_of, question.items, question.k, **common)
+            return Judged(listed.item, listed.probability)
         allowed = np.zeros(question.dataset.n_items, dtype=bool)
         allowed[question.items] = True
         found = rank(
             scorer, population, histories, question.as_of, question.k, allowed=allowed, settings=settings, **common
         )
-        return found.item
+        return Judged(found.item, found.probability)
 
     return answer

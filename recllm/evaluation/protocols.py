@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,8 +55,16 @@ class Question:
         return self.dataset.as_of
 
 
-System = Callable[[Question], NDArray[np.int32]]
-"""Answers a question with item rows, int32 (len(users), k), best first, -1 where a list is shorter."""
+class Judged(NamedTuple):
+    """Lists with the probability that the person takes each item, float32 (len(users), k), NaN beside a -1."""
+
+    items: NDArray[np.int32]
+    probability: NDArray[np.float32]
+
+
+System = Callable[[Question], NDArray[np.int32] | Judged]
+"""Answers a question with item rows, int32 (len(users), k), best first, -1 where a list is shorter; a system that
+gives probabilities as well is also measured by them."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -22,7 +22,7 @@ from recllm import metrics
 from recllm.dataset import utc
 from recllm.evaluation.baselines import Contender, buyers
 from recllm.evaluation.bootstrap import paired_bootstrap
-from recllm.evaluation.protocols import SLICES, Slice, Window
+from recllm.evaluation.protocols import SLICES, Judged, Slice, Window
 from recllm.metrics import Rankings, Values
 
 OURS = "recllm"
@@ -141,10 +141,12 @@ def evaluate(
         for one in window.slices:
             if system.slices is not None and one.name not in system.slices:
                 continue
-            lists = system.answer(window.ask(one, k))
+            answer = system.answer(window.ask(one, k))
+            lists = answer.items if isinstance(answer, Judged) else answer
             values[name, one.name] = {f"{m}@{k}": f(lists, one.truth, k) for m, f in PER_PERSON.items()}
             means = {m: metrics.average(v) for m, v in values[name, one.name].items()}
             means |= _of_lists(lists, one, k, sold, window.fit_on.n_users, vectors)
+            means |= _of_probabilities(answer, one, k) if isinstance(answer, Judged) else {}
             scores.setdefault(name, {})[one.name] = {m: round(v, 6) for m, v in means.items() if np.isfinite(v)}
         spent[name] = round(time.perf_counter() - start, 2)
         progress(f"{name}: {spent[name]:.1f} s")
@@ -178,6 +180,17 @@ def _of_lists(
         out[f"value_recall@{k}"] = metrics.average(metrics.value_recall(lists, one.truth, k))
         out[f"spend_covered@{k}"] = metrics.spend_covered(lists, one.truth, k)
     return out
+
+
+def _of_probabilities(answer: Judged, one: Slice, k: int) -> dict[str, float]:
+    """Over the listed pairs: whether "at least .5" and "taken" agree, and the mean probability (of `precision` taken)."""
+    listed = answer.items >= 0
+    taken = metrics.hits(answer.items, one.truth, k)[listed]
+    probability = answer.probability[listed]
+    return {
+        "accuracy@0.5": metrics.accuracy(probability, taken),
+        f"probability@{k}": float(probability.mean()) if len(probability) else float("nan"),
+    }
 
 
 def _popularity_rank(lists: Rankings, one: Slice, k: int, sold: NDArray[np.int64]) -> float:
