@@ -23,10 +23,14 @@ WEIGHTS, CONFIG = "scorer.safetensors", "scorer.json"
 
 @dataclass(frozen=True, kw_only=True)
 class ScorerConfig:
-    """dim: length of the encoder's vectors. features: names of the pair features, in order."""
+    """dim: length of the encoder's vectors. features: names of the pair features, in order.
+
+    heads: MLPs, each with its own projection and start, whose mean is the score: less of it is then chance.
+    """
 
     dim: int
     features: tuple[str, ...]
+    heads: int = 2
     projection: int = 32
     hidden: tuple[int, ...] = (96, 96)
     dropout: float = 0.0
@@ -42,7 +46,7 @@ class Score(NamedTuple):
 
 
 class Scorer(nn.Module):
-    """`logit = a * cosine + MLP([P u, P v, P u * P v, features])`; see `Score`."""
+    """`logit = a * cosine + MLP([P u, P v, P u * P v, features])`, the MLP a mean over heads; see `Score`."""
 
     mean: Tensor
     scale: Tensor
@@ -56,13 +60,9 @@ class Scorer(nn.Module):
         self.register_buffer("mean", torch.zeros(n))
         self.register_buffer("scale", torch.ones(n))
         self.register_buffer("platt", torch.tensor([1.0, 0.0]))
-        widths = (3 * config.projection + n, *config.hidden)
-        layers: list[nn.Module] = []
         with torch.random.fork_rng(devices=[]):  # layers draw weights from the caller's random state; ours are seeded
-            self.project = nn.Linear(config.dim, config.projection, bias=False)
-            for width, following in pairwise(widths):
-                layers += [nn.Linear(width, following), nn.GELU(), nn.Dropout(config.dropout)]
-            self.mlp = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
+            self.project = nn.Linear(config.dim, config.heads * config.projection, bias=False)
+            self.mlps = nn.ModuleList(_mlp(config) for _ in range(config.heads))
         _initialise(self, torch.Generator().manual_seed(config.seed))
 
     def standardise(self, features: np.ndarray) -> None:
@@ -71,22 +71,40 @@ class Scorer(nn.Module):
         self.mean.copy_(torch.from_numpy(features.mean(axis=0, dtype=np.float64)))
         self.scale.copy_(torch.from_numpy(np.where(spread > 1e-6, 1 / np.maximum(spread, 1e-6), 0.0)))
 
+    def each_head(
+        self, users: Tensor, items: Tensor, user: Tensor, item: Tensor, cosine: Tensor, features: Tensor
+    ) -> Tensor:
+        """What each head adds to the weighed cosine of each pair, (heads, n_pairs).
+
+        users (n, heads * projection) and items (m, heads * projection) come from `project`; user and item (n_pairs,)
+        index them; cosine (n_pairs,) in [-1, 1]; features (n_pairs, n_features) as `pair_features` gives them.
+        """
+        x = ((features - self.mean) * self.scale).clamp(-6, 6)
+        width, out = self.config.projection, []
+        for head, mlp in enumerate(self.mlps):
+            part = slice(head * width, (head + 1) * width)
+            u, v = users[:, part][user], items[:, part][item]
+            out.append(mlp(torch.cat([u, v, u * v, x], dim=1)).squeeze(1))
+        return torch.stack(out)
+
     def forward(
         self, users: Tensor, items: Tensor, user: Tensor, item: Tensor, cosine: Tensor, features: Tensor
     ) -> Score:
-        """Score pairs.
-
-        users (n, projection) and items (m, projection) come from `project`; user and item (n_pairs,) index them;
-        cosine (n_pairs,) in [-1, 1]; features (n_pairs, n_features) as `pair_features` gives them.
-        """
-        u, v = users[user], items[item]
-        x = ((features - self.mean) * self.scale).clamp(-6, 6)
-        mlp = self.mlp(torch.cat([u, v, u * v, x], dim=1)).squeeze(1)
+        """Score pairs; the arguments are those of `each_head`."""
+        mlp = self.each_head(users, items, user, item, cosine, features).mean(dim=0)
         return Score(cosine, mlp, self.cosine_weight * cosine + mlp)
 
     def probability(self, logit: Tensor) -> Tensor:
         """Calibrated probability in (0, 1) that the person takes the item within the training horizon."""
         return torch.sigmoid(self.platt[0] * logit + self.platt[1])
+
+
+def _mlp(config: ScorerConfig) -> nn.Sequential:
+    widths = (3 * config.projection + len(config.features), *config.hidden)
+    layers: list[nn.Module] = []
+    for width, following in pairwise(widths):
+        layers += [nn.Linear(width, following), nn.GELU(), nn.Dropout(config.dropout)]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], 1))
 
 
 def _initialise(scorer: Scorer, generator: torch.Generator) -> None:

@@ -104,6 +104,7 @@ def learn(
         projection=args.projection,
         hidden=args.hidden,
         dropout=args.dropout,
+        heads=args.heads,
         seed=args.seed,
     )
     scorer, vectors = Scorer(config), torch.from_numpy(item_vectors)
@@ -165,7 +166,7 @@ def _epoch(
     total = 0.0
     for place in rng.permutation(len(batches)):
         i, start = batches[place]
-        loss = _loss(scorer, vectors, windows[i], orders[i][start : start + args.batch_people], args.new_weight)
+        loss = _loss(scorer, vectors, windows[i], orders[i][start : start + args.batch_people], args)
         if not torch.isfinite(loss):
             return float("nan")
         optimiser.zero_grad()
@@ -177,27 +178,32 @@ def _epoch(
     return total / max(len(batches), 1)
 
 
-def _loss(scorer: Scorer, vectors: Tensor, window: Window, people: Ints, new_weight: float) -> Tensor:
+def _loss(scorer: Scorer, vectors: Tensor, window: Window, people: Ints, args: TrainingArguments) -> Tensor:
     lengths = np.diff(window.indptr)[people]
     starts = np.repeat(window.indptr[people] - np.cumsum(lengths) + lengths, lengths)
     rows = starts + np.arange(len(starts))
     items, item = np.unique(window.item[rows], return_inverse=True)
     person = torch.from_numpy(np.repeat(np.arange(len(people)), lengths))
-    score = scorer(
+    cosine = torch.from_numpy(window.cosine[rows])
+    heads = scorer.each_head(
         scorer.project(torch.from_numpy(window.users[people])),
         scorer.project(vectors[items]),
         person,
         torch.from_numpy(item),
-        torch.from_numpy(window.cosine[rows]),
+        cosine,
         torch.from_numpy(window.features[rows]),
     )
-    label = torch.from_numpy(window.label[rows])
-    weighed = score.logit + torch.from_numpy(window.correction[rows])
-    loss = listwise(score.logit, weighed, label, person, len(people))
-    if new_weight:
-        new = torch.from_numpy(~window.seen[rows])
-        loss = loss + new_weight * listwise(score.logit[new], weighed[new], label[new], person[new], len(people))
-    return loss
+    label, new = torch.from_numpy(window.label[rows]), torch.from_numpy(~window.seen[rows])
+    correction, n = torch.from_numpy(window.correction[rows]), len(people)
+    loss = torch.zeros(())
+    for logit in heads + scorer.cosine_weight * cosine:  # each head learns for itself, so that their mistakes differ
+        weighed = logit + correction
+        loss = loss + listwise(logit, weighed, label, person, n)
+        if args.new_weight:
+            loss = loss + args.new_weight * listwise(logit[new], weighed[new], label[new], person[new], n)
+        if args.level_weight:
+            loss = loss + args.level_weight * level(weighed, label, person, n)
+    return loss / len(heads)
 
 
 def listwise(logit: Tensor, weighed: Tensor, label: Tensor, person: Tensor, n: int) -> Tensor:
@@ -206,13 +212,29 @@ def listwise(logit: Tensor, weighed: Tensor, label: Tensor, person: Tensor, n: i
     All (n_pairs,); `weighed` is the logit plus the sampling correction, which makes the sampled denominator an
     unbiased estimate of the full one. People without a positive do not count; 0 when nobody has one.
     """
-    top = torch.full((n,), -torch.inf).scatter_reduce(0, person, weighed.detach(), "amax").clamp(min=-1e30)
-    mass = torch.zeros(n).index_add(0, person, torch.exp(weighed - top[person]))
+    total = _log_total(weighed, person, n)
     place = person[label]
-    loss = torch.zeros(n).index_add(0, place, (torch.log(mass) + top)[place] - logit[label])
+    loss = torch.zeros(n).index_add(0, place, total[place] - logit[label])
     count = torch.zeros(n).index_add(0, place, torch.ones(len(place)))
     has = count > 0
     return (loss[has] / count[has]).sum() / has.sum().clamp(min=1)
+
+
+def level(weighed: Tensor, label: Tensor, person: Tensor, n: int) -> Tensor:
+    """Mean over people of the squared log ratio between the summed exp(logit) and what the person took.
+
+    It makes exp(logit) an expected number of takings. People without a positive do not count.
+    """
+    count = torch.zeros(n).index_add(0, person, label.float())
+    has = count > 0
+    off = _log_total(weighed, person, n)[has] - torch.log(count[has])
+    return (off**2).sum() / has.sum().clamp(min=1)
+
+
+def _log_total(weighed: Tensor, person: Tensor, n: int) -> Tensor:
+    """Log of each person's summed exp, (n,), without overflow; very low for a person without pairs."""
+    top = torch.full((n,), -torch.inf).scatter_reduce(0, person, weighed.detach(), "amax").clamp(min=-1e30)
+    return torch.log(torch.zeros(n).index_add(0, person, torch.exp(weighed - top[person])).clamp(min=1e-30)) + top
 
 
 def predict(scorer: Scorer, item_vectors: Floats, window: Window) -> Floats:

@@ -26,7 +26,7 @@ class TrainingArguments:
     horizon_days: int = 28
     least_actions: int = 200
     """Purchases below this number: weaker actions are learned from as well."""
-    n_windows: int = 5
+    n_windows: int = 4
     """Past windows at most, fewer when the log is short."""
     epochs: int = 3
     """Rounds, with a verdict of the judges after each. A round is one pass over all windows, or more when the log is
@@ -34,17 +34,24 @@ class TrainingArguments:
     least_steps: int = 250
     patience: int = 2
     learning_rate: float = 2e-3
-    weight_decay: float = 1e-4
+    weight_decay: float = 1e-2
     batch_people: int = 64
     own_negatives: int = 60
     """Sampled per person from what they took before and did not take in the window."""
     other_negatives: int = 90
     """Sampled per person from the candidates that are new to them."""
     new_weight: float = 1.0
+    level_weight: float = 0.05
+    """Of the term that ties the level of a person's logits to how much they take: without it only differences within
+    a person mean something, and neither probabilities nor the worth of a left out line do."""
     people_per_window: int = 4_000
+    newcomer_share: float = 0.1
+    """Of the people with basics, so many (and at least 20) are learned from once more with their history hidden, half
+    of them with the basics hidden as well."""
     judge_people: int = 300
     """People of the latest window, at most a fifth of them, who are not learned from in it: their whole candidate
     lists say after each epoch whether to go on, and calibrate the probability."""
+    heads: int = 2
     projection: int = 32
     hidden: tuple[int, ...] = (96, 96)
     dropout: float = 0.0
@@ -70,12 +77,16 @@ def choose_target(dataset: Dataset, args: TrainingArguments) -> tuple[tuple[Acti
 
 
 def window_starts(dataset: Dataset, target: tuple[Action, ...], args: TrainingArguments) -> list[int]:
-    """Starts of the windows, latest first; each has at least one horizon of history before it."""
+    """Starts of the windows, latest first, back to back.
+
+    The latest needs half a horizon of history before it. The others need half of the whole log: counts over a much
+    shorter history look unlike those that the model will serve (on Complete Journey, windows beyond that cost .002).
+    """
     at = of_actions(dataset.events, target).at
-    horizon = args.horizon_days * DAY
-    first = int(at.min())
+    first, horizon = int(at.min()), args.horizon_days * DAY
     starts = [dataset.as_of - horizon * i for i in range(1, args.n_windows + 1)]
-    fit = [start for start in starts if start - first >= horizon / 2]
+    half = (dataset.as_of - first) / 2
+    fit = [s for s in starts if s - first >= (horizon / 2 if s == starts[0] else max(half, horizon / 2))]
     if fit:
         return fit
     days = (dataset.as_of - first) / DAY
@@ -131,15 +142,37 @@ class Past:
         judge = min(judge, len(people) // 5)
         learned, judges = np.sort(people[judge:]), np.sort(people[:judge])
 
-        def build(rows: Ints, sample: TrainingArguments | None) -> Window:
+        def build(
+            rows: Ints, sample: TrainingArguments | None, basics: Floats | None, *, blank: bool = False
+        ) -> Window:
             parts = []
             for block in np.split(rows, range(256, len(rows), 256)):
-                told = None if self.basics is None else self.basics[block]
-                asked = ask(crowd, past.events.rows(block), start, own=block, basics=told)
+                told = None if basics is None else basics[block]
+                events = past.events.rows(block)
+                events = events.select(np.full(len(events), not blank))
+                asked = ask(crowd, events, start, own=block, basics=told)
                 parts.append(_block(crowd, asked, block, truth, allowed, self.settings, sample, rng))
             return _join(parts)
 
-        return build(learned, args), build(judges, None) if judge else None
+        parts = [build(learned, args, self.basics)]
+        for newcomers, basics in self._newcomers(learned, rng):
+            parts.append(build(newcomers, args, basics, blank=True))
+        return _join(parts), build(judges, None, self.basics) if judge else None
+
+    def _newcomers(self, people: Ints, rng: np.random.Generator) -> list[tuple[Ints, Floats | None]]:
+        """People shown once more as if they had only told their basics, and others as if they had told nothing.
+
+        Otherwise a real newcomer would be a surprise, and so would a person whose basics are left out to see what
+        they are worth.
+        """
+        share = self.args.newcomer_share
+        if self.basics is None or not share:
+            return []
+        told = people[np.any(self.basics[people], axis=1)]
+        chosen = rng.permutation(told)[: max(round(share * len(told)), 20)]
+        half = (len(chosen) + 1) // 2
+        groups: list[tuple[Ints, Floats | None]] = [(chosen[:half], self.basics), (chosen[half:], None)]
+        return [(np.sort(rows), basics) for rows, basics in groups if len(rows)]
 
     def _truth(self, start: int) -> Tally:
         """What people took in the window."""

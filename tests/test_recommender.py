@@ -89,8 +89,8 @@ def test_basics_alone_are_served_personally(trained: Recommender) -> None:
     assert slate.degraded_reason is None
     tools = [r for r in slate.items if r.item_id.startswith("tool")]
     assert len(tools) >= 4
-    for r in tools:
-        assert "neighbours" in r.served_by and r.reasons[0].evidence_id == "I:age"
+    assert all("neighbours" in r.served_by for r in tools)
+    assert any(r.reasons[0].evidence_id == "I:age" for r in tools)  # half of all buy tools: age is worth log 2 at most
 
 
 def test_filters(trained: Recommender) -> None:

@@ -31,6 +31,16 @@ def test_the_logit_is_the_weighed_cosine_plus_the_mlp() -> None:
     assert mlp.abs().max() > 0
 
 
+def test_the_score_is_the_mean_of_heads_that_start_apart() -> None:
+    scorer = Scorer(SHAPE).eval()
+    users, items, index = torch.ones(1, 6), torch.ones(1, 6), torch.zeros(1, dtype=torch.long)
+    given = (scorer.project(users), scorer.project(items), index, index, torch.zeros(1), torch.ones(1, 3))
+    with torch.no_grad():
+        heads = scorer.each_head(*given)
+        assert heads.shape == (2, 1) and heads[0] != heads[1]
+        torch.testing.assert_close(scorer(*given).mlp, heads.mean(dim=0))
+
+
 def test_a_seed_fixes_the_weights_whatever_the_global_state() -> None:
     torch.manual_seed(1)
     first = Scorer(SHAPE).state_dict()

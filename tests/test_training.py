@@ -14,9 +14,10 @@ from recllm import training, windows
 from recllm.candidates import Candidates, CandidateSettings
 from recllm.dataset import DAY, Dataset
 from recllm.errors import DataError
+from recllm.features import FEATURE_NAMES
 from recllm.population import PopulationSettings
 from recllm.schema import Action
-from recllm.training import TrainingArguments, calibrate, fit_scorer, listwise
+from recllm.training import TrainingArguments, calibrate, fit_scorer, level, listwise
 from recllm.windows import window_starts
 
 QUICK = TrainingArguments(horizon_days=14, n_windows=3, epochs=3, hidden=(16,), projection=4, batch_people=8)
@@ -67,6 +68,19 @@ def test_judges_are_other_people_with_whole_lists() -> None:
     assert np.diff(judges.indptr).min() > np.diff(learned.indptr).max()
 
 
+def test_some_people_with_basics_are_shown_again_as_newcomers() -> None:
+    basics = np.zeros((DATA.n_users, 8), np.float32)
+    basics[:10, 0] = 1
+    args = replace(QUICK, newcomer_share=0.1)
+    past = windows.Past(DATA, vectors(DATA), basics, args, PopulationSettings(), CandidateSettings())
+    window = past.window(DATA.as_of - 14 * DAY)[0]
+    times = window.features[window.indptr[:-1], FEATURE_NAMES.index("items")]
+    assert window.n == 50 and (times[:40] > 0).all() and (times[40:] == 0).all()
+    again = slice(window.indptr[40], window.indptr[50])
+    assert not window.seen[again].any() and window.label[again].any()
+    assert np.any(window.users[40:45], axis=1).all() and not np.any(window.users[45:], axis=1).any()
+
+
 def test_too_few_purchases_let_stronger_browsing_stand_in_and_say_so() -> None:
     fitted = fit_scorer(shop(kind="cart"), vectors(DATA), None, QUICK)
     assert fitted.population.target == (Action.PURCHASE, Action.CART, Action.FAVOURITE)
@@ -95,11 +109,13 @@ def test_vectors_of_another_catalogue_are_refused() -> None:
         fit_scorer(DATA, vectors(DATA)[1:], None, QUICK)
 
 
-def test_windows_stand_back_to_back_and_keep_half_a_horizon_of_history() -> None:
+def test_windows_stand_back_to_back_and_keep_half_of_the_log_before_them() -> None:
     starts = window_starts(DATA, (Action.PURCHASE,), replace(QUICK, n_windows=99))
-    assert starts[0] == DATA.as_of - 14 * DAY
+    span = DATA.as_of - DATA.events.at.min()
+    assert len(starts) == 3 and starts[0] == DATA.as_of - 14 * DAY
     assert set(np.diff(starts)) == {-14 * DAY}
-    assert starts[-1] - DATA.events.at.min() >= 7 * DAY
+    assert starts[-1] - DATA.events.at.min() >= span / 2
+    assert len(window_starts(DATA, (Action.PURCHASE,), replace(QUICK, horizon_days=60))) == 1
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_good_state(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,6 +149,13 @@ def test_the_listwise_loss_is_what_its_formula_says(pairs: list[tuple[int, bool,
             expected.append(-torch.log_softmax(logit[mine], 0)[label[mine]].mean())
     found = listwise(logit, logit, label, person, 4)
     torch.testing.assert_close(found, torch.stack(expected).mean() if expected else torch.zeros(()))
+
+
+def test_the_level_is_right_when_the_expected_takings_are_what_was_taken() -> None:
+    person, label = torch.tensor([0, 0, 0, 1, 2]), torch.tensor([True, True, False, True, False])
+    right = torch.log(torch.tensor([1.0, 0.5, 0.5, 1.0, 7.0]))
+    assert level(right, label, person, 4) == pytest.approx(0, abs=1e-10)
+    assert level(right + 1, label, person, 4) == pytest.approx(1)
 
 
 def test_sampled_negatives_stand_for_all_of_them() -> None:
