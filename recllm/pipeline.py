@@ -220,16 +220,14 @@ def evaluate_data(
     neither or both sources are given, or the test days do not fit into the log.
     """
     from recllm.encoder import load_encoder
-    from recllm.evaluation import BASELINES, contenders, evaluate, learned, read_folder, split_tables, time_split
-    from recllm.text import item_texts
+    from recllm.evaluation import BASELINES, evaluate, read_folder, split_tables, systems_for, time_split
     from recllm.training import TrainingArguments
-    from recllm.vectors import item_vectors
 
     if (workspace is None) == (data is None):
         raise UsageError("give one of --workspace and --data")
     if data is not None:
         window = split_tables(read_folder(data), split=split, test_days=test_days, slices=tuple(slices) or None)
-        encoder = encoder or load_encoder()
+        load = load_encoder if encoder is None else lambda: encoder
     else:
         if split != "time":
             raise UsageError("a workspace is split by time; --split column is for a folder of tables")
@@ -237,16 +235,10 @@ def evaluate_data(
         known = opened.gate().dataset(Purpose.ANALYTICS)
         chosen = tuple(slices) or ("ALL", "NEW", "COLD")
         window = time_split(known, test_days=test_days, name=f"workspace-last{test_days}", slices=chosen)
-        encoder = encoder or workspace_encoder(opened)
-    vectors = item_vectors(encoder, window.fit_on)
-    peers = contenders(
-        BASELINES if "all" in baselines else baselines,
-        texts=item_texts(window.fit_on.items),
-        vectors=vectors,
-        seed=seed,
-    )
-    ours = learned(encoder, TrainingArguments(seed=seed), item_vectors=vectors, progress=progress)
-    return evaluate(window, {"recllm": ours, **peers}, seed=seed, vectors=vectors)
+        load = (lambda: workspace_encoder(opened)) if encoder is None else lambda: encoder
+    names = ("recllm", *(BASELINES if "all" in baselines else baselines))
+    systems = systems_for(window, names, load, arguments=TrainingArguments(seed=seed), seed=seed, progress=progress)
+    return evaluate(window, systems, seed=seed)
 
 
 # --- answer ----------------------------------------------------------------------------------------------------------

@@ -183,7 +183,7 @@ def _of_lists(
 
 
 def _of_probabilities(answer: Judged, one: Slice, k: int) -> dict[str, float]:
-    """Over the listed pairs: whether "at least .5" and "taken" agree, and the mean probability (of `precision` taken)."""
+    """Over the listed pairs: whether "at least .5" and "taken" agree, and the mean probability."""
     listed = answer.items >= 0
     taken = metrics.hits(answer.items, one.truth, k)[listed]
     probability = answer.probability[listed]
