@@ -216,7 +216,7 @@ def evaluate_data(
 ) -> Report:
     """Measure `recllm`, trained on what came before, beside baselines on a workspace or a folder of parquet tables.
 
-    Without `slices` the split's own are used; "all" among the baselines stands for every one. Raises `UsageError` when
+    The scorer learns to look as far ahead as the test window reaches. Without `slices` the split's own are used; "all" among the baselines stands for every one. Raises `UsageError` when
     neither or both sources are given, or the test days do not fit into the log.
     """
     from recllm.encoder import load_encoder
@@ -236,8 +236,9 @@ def evaluate_data(
         chosen = tuple(slices) or ("ALL", "NEW", "COLD")
         window = time_split(known, test_days=test_days, name=f"workspace-last{test_days}", slices=chosen)
         load = (lambda: workspace_encoder(opened)) if encoder is None else lambda: encoder
+    arguments = TrainingArguments(horizon_days=test_days if split == "time" else 28, seed=seed)
     names = ("recllm", *(BASELINES if "all" in baselines else baselines))
-    systems = systems_for(window, names, load, arguments=TrainingArguments(seed=seed), seed=seed, progress=progress)
+    systems = systems_for(window, names, load, arguments=arguments, seed=seed, progress=progress)
     return evaluate(window, systems, seed=seed)
 
 
