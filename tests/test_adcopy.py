@@ -430,6 +430,7 @@ def test_an_item_without_a_sayable_name_is_still_sold() -> None:
     ("title", "shown"),
     [
         ("2014 新款 特价 包邮 长袖衬衫", "2014新款长袖衬衫"),
+        ("CANDY BAGS-NON CHOCOLATE", "candy bags-non chocolate"),
         ("FREE RANGE EGGS 12 CT", "free range eggs 12 ct"),
         ("Best Mug Ever (SALE!)", "Mug Ever"),
         ("HATCHBOX ABS 3D filament, 1 kg", "HATCHBOX ABS 3D filament, 1 kg"),
@@ -446,7 +447,10 @@ def test_sellers_promises_leave_the_title(title: str, shown: str) -> None:
         ("sandwich buns 12 oz", 18, "sandwich buns"),
         ("pack 20 dolly pegs", 8, "pack"),
         ("ABS filament, 1 kg spool, black", 20, "ABS filament"),
+        ("X-200 x-200 1/2", 13, "X-200 x-200"),
+        ("1/2 100% 1/2 red", 14, "red"),
         ("salt and pepper", 9, "salt"),
+        ("candy bags-non chocolate", 20, "candy bags"),
         ("加绒加厚高腰打底裤", 5, "加绒加厚高"),
         ("Donaudampfschiffahrt", 6, "Donaud"),
         ("short", 18, "short"),

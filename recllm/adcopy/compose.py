@@ -14,7 +14,7 @@ from recllm.adcopy.money import format_money, is_known, language
 from recllm.adcopy.titles import shortened
 
 _NAME_LENGTHS = (120, 60, 40, 28, 18)
-_SHORTEST = 6
+_SHORTEST = 12
 _DROPS = (
     (),
     ("call",),

@@ -17,9 +17,11 @@ _MAX_ROUNDS = 12
 _PIECE = re.compile(rf"[{HAN}]|[^\s{HAN}]+")
 _BREAK = re.compile(r"\s*(?:[,;|(（，；]|\s[-–/]\s)")
 _LEFT_HANGING = re.compile(
-    r"(?:[\s,;:&/+(（\[，；：、|-]|\b(?:a|an|and|or|the|of|for|with|to|in|on|w)$)+$", re.IGNORECASE
+    r"(?:[\s,;:&/+(（\[，；：、|-]|\b(?:a|an|and|or|the|of|for|with|to|in|on|w|no|non|without|not)$)+$", re.IGNORECASE
 )
 _EMPTY_BRACKETS = re.compile(r"[(（\[][^\w)）\]]*[)）\]]")
+_NAMING = re.compile(rf"[^\W\d_]{{3,}}|[{HAN}]")
+_RUN = re.compile(rf"[{HAN}]{{2,}}|[^\W\d_]{{3,}}")
 _LETTER = re.compile(rf"[^\W\d_]|[{HAN}]")
 
 
@@ -93,18 +95,17 @@ def tidy(name: str) -> str:
 
 
 def shortened(title: str, limit: int) -> str:
-    """The beginning of a title within `limit` characters: whole words, no number cut from its unit; never empty.
+    """The beginning of a title within `limit` characters; never empty.
 
-    The first part before a comma, bracket or dash is preferred to a longer cut.
+    Whole words, at least one of which names something, and no number at the end that may have lost its unit. The first
+    part before a comma, bracket or dash is preferred to a longer cut; where none of this fits, one word of the title.
     """
     if len(title) <= limit:
         return title
     first = tidy(_BREAK.split(title, maxsplit=1)[0])
-    if 3 <= len(first) <= limit:
+    if len(first) <= limit and _NAMING.search(first):
         return first
-    ends = [m.end() for m in _PIECE.finditer(title) if m.end() <= limit]
-    for end in reversed(ends):
-        name = tidy(title[:end])
-        if name and not name[-1].isdigit() and _LETTER.search(name):
-            return name
-    return tidy(title[:limit]) or title[:limit]
+    cuts = [tidy(title[: m.end()]) for m in _PIECE.finditer(title) if m.end() <= limit]
+    whole = [name for name in reversed(cuts) if name and _LETTER.search(_PIECE.findall(name)[-1])]
+    runs = [run[:limit] for run in _RUN.findall(title) if len(run) <= limit or not run.isascii()]
+    return str([*(name for name in whole if _NAMING.search(name)), *runs, *whole, title[:limit]][0])

@@ -10,7 +10,7 @@ from recllm.adcopy.facts import OfferType
 from recllm.adcopy.lexicon import Family, families, word_class
 from recllm.adcopy.money import CURRENCIES, renderings, same_amount
 from recllm.adcopy.quantities import Kind, Quantity
-from recllm.adcopy.reading import fold
+from recllm.adcopy.reading import fold, read
 from recllm.adcopy.verify.case import Case, Fault, stated_by_facts, stem
 
 
@@ -101,7 +101,7 @@ def proofs(case: Case) -> Iterator[Fault]:
     """G3: no claim without its proof: cures, certificates, awards, ranks, ratings, sales, urgency, materials, ..."""
     for family in families("claims.toml"):
         if not _is_proven(family, case):
-            for phrase in family.find(case.reading):
+            for phrase in family.find(read(case.own_words) if family.from_facts else case.reading):
                 if not (family.from_facts and stated_by_facts(phrase, case.facts)):
                     yield Fault(f"{phrase!r} claims {family.id} without proof", phrase)
 
