@@ -77,14 +77,20 @@ def fit_scorer(
             "from: load a longer log, or more people, or pass another horizon_days"
         )
     judge = judge or windows[0]
-    if judge.n < LEAST_JUDGES:
-        notes = (*notes, f"too few people to judge by ({judge.n}): the metrics are rough, and the last round was kept")
+    if _verdicts(judge) < LEAST_JUDGES:
+        few = f"too few people to judge by ({_verdicts(judge)}): the metrics are rough, and the last round was kept"
+        notes = (*notes, few)
     scorer, history, best = learn(windows, past.item_vectors, args, judge, tell)
     scorer.platt.copy_(calibrate(scorer, past.item_vectors, judge))
     return FittedScorer(scorer.eval(), population, settings, history[best], tuple(history), notes)
 
 
 LEAST_JUDGES = 30
+
+
+def _verdicts(judge: Window) -> int:
+    """Judges who took something: only their lists can be right or wrong."""
+    return int((judge.truth > 0).sum())
 
 
 def _goal(metrics: dict[str, float]) -> float:
@@ -127,7 +133,7 @@ def learn(
         history.append({"epoch": epoch + 1.0, "loss": float(loss), **evaluate(scorer, item_vectors, judge)})
         tell(", ".join(f"{name} {value:.4g}" for name, value in history[-1].items()))
         # later rounds have the lower learning rate: only a clearly better earlier one is preferred to them
-        if best < 0 or judge.n < LEAST_JUDGES or _goal(history[epoch]) > _goal(history[best]) - CLEAR:
+        if best < 0 or _verdicts(judge) < LEAST_JUDGES or _goal(history[epoch]) > _goal(history[best]) - CLEAR:
             kept, best = _copy(scorer), epoch
         elif epoch - best >= args.patience:
             break
@@ -278,17 +284,19 @@ def _ndcg(window: Window, score: Floats, label: NDArray[np.bool_], truth: Ints, 
 def calibrate(scorer: Scorer, item_vectors: Floats, window: Window) -> Tensor:
     """Platt's slope and intercept (2,): the likeliest sigmoid of the logit, by Newton's method on the window.
 
-    Source: Platt 1999. Sampled negatives weigh as much as they stand for. The slope is drawn towards 1, the slope of a
+    Source: Platt 1999, with his smoothed targets. Sampled negatives weigh as much as they stand for. The slope is drawn towards 1, the slope of a
     softmax that is right, as strongly as ten outcomes would draw it, so that a handful of people cannot turn it round.
     """
     x = np.stack([predict(scorer, item_vectors, window), np.ones(len(window.label))], axis=1).astype(np.float64)
     weight, label = np.exp(window.correction.astype(np.float64)), window.label
+    positives, negatives = label.sum(), weight[~label].sum()
+    target = np.where(label, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     rate = (label.sum() + 1) / (weight.sum() + 2)
     line = np.array([1.0, np.log(rate / (1 - rate)) - np.average(x[:, 0], weights=weight)])
     prior, strength = np.array([1.0, 0.0]), np.array([10.0, 1e-3])
     for _ in range(100):
         p = 1 / (1 + np.exp(-np.clip(x @ line, -30, 30)))
-        slope = x.T @ (weight * (label - p)) - strength * (line - prior)
+        slope = x.T @ (weight * (target - p)) - strength * (line - prior)
         curve = (x * (weight * p * (1 - p))[:, None]).T @ x + np.diag(strength)
         step = np.linalg.solve(curve, slope)
         line += np.clip(step, -1, 1)

@@ -49,8 +49,8 @@ class TrainingArguments:
     """Of the people with basics, so many (and at least 20) are learned from once more with their history hidden, half
     of them with the basics hidden as well."""
     judge_people: int = 300
-    """People of the latest window, at most a fifth of them, who are not learned from in it: their whole candidate
-    lists say after each epoch whether to go on, and calibrate the probability."""
+    """People, at most a fifth of all, who are not learned from in the latest window: their whole candidate lists say
+    after each round whether to go on, and calibrate the probability."""
     heads: int = 2
     projection: int = 32
     hidden: tuple[int, ...] = (96, 96)
@@ -132,15 +132,21 @@ class Past:
     settings: CandidateSettings
 
     def window(self, start: int, *, judge: int = 0) -> tuple[Window, Window | None]:
-        """The window [start, start + horizon), sampled, and its judges: `judge` people with all their candidates."""
+        """The window [start, start + horizon), sampled, and its judges: `judge` people with all their candidates.
+
+        Learned from are people who took something; judges may have taken nothing, as anybody may, or else the
+        probability would be that of people who are known to come back.
+        """
         past, args = self.dataset.before(start), self.args
         crowd = Population.fit(past, self.item_vectors, self.population, self.basics)
         truth = self._truth(start)
         allowed = crowd.stats.buyers_ever > 0
         rng = np.random.default_rng([args.seed, start])
-        people = rng.permutation(np.unique(truth.user[allowed[truth.key]]))[: args.people_per_window]
-        judge = min(judge, len(people) // 5)
-        learned, judges = np.sort(people[judge:]), np.sort(people[:judge])
+        people = np.unique(truth.user[allowed[truth.key]])
+        known = np.union1d(people, np.flatnonzero(np.diff(past.events.indptr)))
+        judge = min(judge, len(known) // 5)
+        judges = np.sort(rng.permutation(known)[:judge])
+        learned = np.sort(rng.permutation(np.setdiff1d(people, judges))[: args.people_per_window])
 
         def build(
             rows: Ints, sample: TrainingArguments | None, basics: Floats | None, *, blank: bool = False
