@@ -449,6 +449,7 @@ def test_sellers_promises_leave_the_title(title: str, shown: str) -> None:
         ("ABS filament, 1 kg spool, black", 20, "ABS filament"),
         ("X-200 x-200 1/2", 13, "X-200 x-200"),
         ("1/2 100% 1/2 red", 14, "red"),
+        ("sea salt spray 8 fl oz", 19, "sea salt spray"),
         ("salt and pepper", 9, "salt"),
         ("candy bags-non chocolate", 20, "candy bags"),
         ("加绒加厚高腰打底裤", 5, "加绒加厚高"),

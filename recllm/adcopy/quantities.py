@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from recllm.adcopy.lexicon import table, word_class
@@ -109,9 +109,11 @@ _LIST_BEFORE = pattern(
 _THRESHOLD_BEFORE = pattern(r"(?:满|\bspend|\borders (?:over|above)|\bover)[ :]?$")
 _HUNDREDTHS_BEFORE = pattern(r"百分之$")
 _ORDINAL_BEFORE = pattern(r"第$")
+_ORDINAL_AFTER = pattern(r"(?:st|nd|rd|th)\b")
 _NEXT_WORD = pattern(r"[ -]?([a-z]+)")
 
 
+@lru_cache(maxsize=4096)
 def quantities(folded: str) -> tuple[Quantity, ...]:
     """Every quantity in a folded text, in no particular order."""
     found: list[Quantity] = []
@@ -195,6 +197,8 @@ def _in_context(value: Decimal, numeral: str, before: str, after: str) -> Quanti
         rest = after[word.end() :] if word else after
         span = (sign[0] if sign else "") + numeral + (word[0] if word else "")
         return Quantity(kind=Kind.MONEY, value=value, unit=span, role=_role(outside, rest), span=span)
+    if _ORDINAL_AFTER.match(after):
+        return Quantity(kind=Kind.NUMBER, value=value, unit="ordinal", span=numeral)
     unit = _words().unit.match(after)
     if unit:
         return Quantity(kind=Kind.NUMBER, value=value, unit=_words().units[unit[1]], span=numeral + unit[0])

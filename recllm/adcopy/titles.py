@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from recllm.adcopy.facts import FactSheet
 from recllm.adcopy.frame import Frame
-from recllm.adcopy.quantities import Kind
+from recllm.adcopy.lengths import width
+from recllm.adcopy.lexicon import word_class
+from recllm.adcopy.quantities import Kind, quantities
 from recllm.adcopy.reading import HAN, fold
-from recllm.adcopy.verify import claims, form, people
+from recllm.adcopy.verify import claims, people
 from recllm.adcopy.verify.case import Case, Fault
 from recllm.text.words import natural
 
 _MAX_ROUNDS = 12
+_LEAST = 8
+"""A first part of less width is too little to go by."""
 _PIECE = re.compile(rf"[{HAN}]|[^\s{HAN}]+")
 _BREAK = re.compile(r"\s*(?:[,;|(（，；]|\s[-–/]\s)")
 _LEFT_HANGING = re.compile(
-    r"(?:[\s,;:&/+(（\[，；：、|-]|\b(?:a|an|and|or|the|of|for|with|to|in|on|w|no|non|without|not)$)+$", re.IGNORECASE
+    rf"(?:[\s,;:&/+(（\[，；：、|–—-]|\b(?:{'|'.join(word_class('dangling'))})$)+$", re.IGNORECASE
 )
+_SHOUTS = re.compile(r"[!！]+|([^\w\s])\1{2,}")
 _EMPTY_BRACKETS = re.compile(r"[(（\[][^\w)）\]]*[)）\]]")
 _NAMING = re.compile(rf"[^\W\d_]{{3,}}|[{HAN}]")
 _RUN = re.compile(rf"[{HAN}]{{2,}}|[^\W\d_]{{3,}}")
@@ -43,11 +49,15 @@ def with_sayable_title(facts: FactSheet, frame: Frame) -> FactSheet:
         currency=facts.currency,
         offer=facts.offer,
     ).with_sources()
-    general = frame.prompts.render("ad_lines.unnamed", frame.locale)
-    names = (_cleaned(facts.title, facts, frame), *reversed(kept.category), general)
-    title = next(name for name in names if name)
-    source = "items.title" if names[0] else "items.category" if kept.category else "general"
-    return kept.with_title(title, source)
+    title = _cleaned(facts.title, facts, frame)
+    return kept.with_title(title, "items.title") if title else without_title(kept, frame)
+
+
+def without_title(facts: FactSheet, frame: Frame) -> FactSheet:
+    """The sheet under its narrowest category, or under the general name of the prompts; and without attributes."""
+    named = facts.category[-1] if facts.category else frame.prompts.render("ad_lines.unnamed", frame.locale)
+    source = "items.category" if facts.category else "general"
+    return replace(facts.with_title(named, source), attributes={}, shown=())
 
 
 def _cleaned(name: str, facts: FactSheet, frame: Frame) -> str:
@@ -75,37 +85,48 @@ def _puffery(case: Case) -> Iterator[Fault]:
     yield from claims.offers(case)
     yield from claims.proofs(case)
     yield from (Fault("a price", q.span) for q in case.quantities if q.kind in (Kind.MONEY, Kind.DISCOUNT))
-    yield from (f for f in form.well_formed(case) if f.span)
 
 
 def _without(name: str, spans: Iterable[str]) -> str:
     """Cuts folded spans out of a name; where they are dressed up, out of its folded form."""
+    before = name
     for span in sorted(spans, key=len, reverse=True):
-        pattern = re.compile(re.escape(span.strip()), re.IGNORECASE)
-        if not pattern.search(name):
-            name = fold(name)
-        name = pattern.sub(" ", name, count=1) if pattern.search(name) else ""
-    return tidy(name)
+        shape = re.compile(re.escape(span.strip()), re.IGNORECASE)
+        found = next((text for text in (name, fold(name)) if shape.search(text)), None)
+        name = shape.sub(" ", found, count=1) if found else name  # not found: it went with a longer one
+    return "" if name == before else tidy(name)
 
 
 def tidy(name: str) -> str:
-    """No empty brackets, doubled spaces, or ends left hanging."""
-    name = " ".join(_EMPTY_BRACKETS.sub(" ", name).split())
+    """No empty brackets, exclamation marks, doubled spaces, or ends left hanging."""
+    name = " ".join(_EMPTY_BRACKETS.sub(" ", _SHOUTS.sub(" ", name)).split())
     return _LEFT_HANGING.sub("", name).lstrip(" ,;:/&+-|，；：、")
 
 
 def shortened(title: str, limit: int) -> str:
     """The beginning of a title within `limit` characters; never empty.
 
-    Whole words, at least one of which names something, and no number at the end that may have lost its unit. The first
+    Whole words, at least one of which names something, and no number without its unit. The first
     part before a comma, bracket or dash is preferred to a longer cut; where none of this fits, one word of the title.
     """
     if len(title) <= limit:
         return title
+    return next(name for name in _choices(title, limit) if _says_the_same(name, title)) or title[:limit]
+
+
+def _choices(title: str, limit: int) -> Iterator[str]:
+    """Shorter names, best first; the last one is empty."""
     first = tidy(_BREAK.split(title, maxsplit=1)[0])
-    if len(first) <= limit and _NAMING.search(first):
-        return first
+    if len(first) <= limit and width(first) >= _LEAST and _NAMING.search(first):
+        yield first
     cuts = [tidy(title[: m.end()]) for m in _PIECE.finditer(title) if m.end() <= limit]
     whole = [name for name in reversed(cuts) if name and _LETTER.search(_PIECE.findall(name)[-1])]
-    runs = [run[:limit] for run in _RUN.findall(title) if len(run) <= limit or not run.isascii()]
-    return str([*(name for name in whole if _NAMING.search(name)), *runs, *whole, title[:limit]][0])
+    yield from (name for name in whole if _NAMING.search(name))
+    yield from (run[:limit] for run in _RUN.findall(title) if len(run) <= limit or not run.isascii())
+    yield from whole
+    yield ""
+
+
+def _says_the_same(name: str, title: str) -> bool:
+    """True when every number of the name means what it means in the title: "8 fl" is no "8 fl oz"."""
+    return set(quantities(fold(name))) <= set(quantities(fold(title)))

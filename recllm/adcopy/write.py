@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 
@@ -24,7 +24,7 @@ from recllm.adcopy.hooks import (
     sober,
 )
 from recllm.adcopy.money import format_money, language
-from recllm.adcopy.titles import with_sayable_title
+from recllm.adcopy.titles import with_sayable_title, without_title
 from recllm.adcopy.verify import known_locale, passed, verify
 from recllm.errors import GenerationError
 from recllm.policy import Policy
@@ -114,7 +114,11 @@ def write_copy(
     if generator is not None and not (sensitive or sober(facts) or frame.channel.title_only):
         hooks = _ask(generator, job, n_candidates, seed, rejected)
         written = _best(hooks, job, generator.name, encoder, rejected)
-    written = written or _own(job, random.Random(f"{seed}:{item.item_id}"))
+    rng = random.Random(f"{seed}:{item.item_id}")
+    written = written or _own(job, rng)
+    if not passed(written.checks):  # a title like no other: the item goes by its category, or by a general name
+        job = replace(job, facts=without_title(job.facts, frame))
+        written = _own(job, rng)
     return _copy(job, written, tuple(rejected), user_id)
 
 

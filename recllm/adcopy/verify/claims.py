@@ -22,6 +22,8 @@ def numbers(case: Case) -> Iterator[Fault]:
 
 
 def _is_fact(quantity: Quantity, case: Case) -> bool:
+    if quantity.kind in (Kind.NUMBER, Kind.PERCENT, Kind.CODE) and quantity in case.facts.quantities:
+        return True
     if quantity.kind is Kind.MONEY:
         return _is_price(quantity, case)
     if quantity.kind is Kind.DISCOUNT:

@@ -14,7 +14,7 @@ from recllm.adcopy.verify.case import Case, Fault
 _RUN = re.compile(r"(.)\1{3,}", re.DOTALL)
 _TWICE = re.compile(r"\b([a-z]{2,30}) \1\b", re.IGNORECASE)
 _DANGLING = re.compile(
-    r"(?:[,;:，；：、\-–—&/(（]|\b(?:a|an|and|or|the|of|for|with|to|in|on|at|by|from|your|our|is|are|that|which|but))$",
+    rf"(?:[,;:，；：、\-–—&/(（]|\b(?:{'|'.join(word_class('dangling'))}))$",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"[.!?\n]")
@@ -81,9 +81,9 @@ def is_foreign(text: str) -> bool:
 
 def well_formed(case: Case) -> Iterator[Fault]:
     """G12: no loops, no shouting: repeated words and characters, capitals, exclamation marks, emoji."""
-    if run := _RUN.search(case.text):
-        yield Fault("repeats one character", run[0][:20])
     own = case.own_words
+    if run := _RUN.search(own):
+        yield Fault("repeats one character", run[0][:20])
     most = Counter(_trigrams(own)).most_common(1)
     if most and most[0][1] > 2:
         yield Fault("repeats itself", " ".join(most[0][0]))

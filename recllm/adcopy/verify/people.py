@@ -14,7 +14,8 @@ _EMAIL = pattern(
 )
 _PHONE = pattern(
     r"\+\d{1,3}(?:[ -]?\(?\d{2,5}\)?){2,5}(?!\d)"  # +49 30 1234567
-    r"|(?<![\d.])(?:\(\d{2,4}\) ?\d{3,5}|\d{2,5}[ -]\d{2,5})(?:[ -]\d{2,5}){1,3}(?![\d.]\d|\d)"  # 415 555 0132
+    r"|(?<![\d.-])(?:\(\d{2,4}\) ?|\d{3}[ .-])\d{3}[ .-]\d{4}(?![\d.]\d|[\d-])"  # (415) 555-0132
+    r"|(?<![\d-])0\d{2,3}[ -]\d{7,8}(?![\d-])"  # 010-12345678
     r"|(?<!\d)1[3-9]\d[ -]?\d{4}[ -]?\d{4}(?!\d)"  # a Chinese mobile number
     r"|(?:\b(?:call|tel|phone|text|fax|whatsapp|hotline)\b|电话|手机|热线|联系|拨打|致电)"
     r"[a-z .:]{0,12}[+(]?\d[\d -]{5,16}\d"
@@ -26,7 +27,7 @@ _PSEUDONYM = pattern(r"\bu1_[a-z2-7]{26}\b")
 _URL = pattern(
     r"https?:|\bwww\.|://|\b[a-z0-9-]{2,63}\.(?:com|net|org|cn|io|co|shop|store|info|biz|xyz|top|app|me|de|uk|ru|ly|link|site|online|club|vip|cc|tv|ai|dev|eu|fr|jp)\b"
     r"|\bdot com\b|点com"
-    r"|(?<![a-z0-9])@[a-z0-9_]{2,30}|(?<![a-z0-9&])#[a-z0-9_]{2,30}|\bt\.me\b"
+    r"|(?<![a-z0-9])@[a-z0-9_]{2,30}|(?<![a-z0-9&])#[a-z_]{3,30}(?![a-z0-9_])|\bt\.me\b"
     r"|微信号?[:： ]?[a-z0-9_-]{5,}|加v信?|加微信|qq ?群|扫码"
 )
 _SEEN_DOING = pattern(r"[您你][^，。！？,.!?]{0,5}(?:看|买|搜|浏览|点击|收藏|加购)过")
