@@ -284,8 +284,9 @@ def _ndcg(window: Window, score: Floats, label: NDArray[np.bool_], truth: Ints, 
 def calibrate(scorer: Scorer, item_vectors: Floats, window: Window) -> Tensor:
     """Platt's slope and intercept (2,): the likeliest sigmoid of the logit, by Newton's method on the window.
 
-    Source: Platt 1999, with his smoothed targets. Sampled negatives weigh as much as they stand for. The slope is drawn towards 1, the slope of a
-    softmax that is right, as strongly as ten outcomes would draw it, so that a handful of people cannot turn it round.
+    Source: Platt 1999, with his smoothed targets. Sampled negatives weigh as much as they stand for. The slope is drawn
+    towards 1, the slope of a softmax that is right, as strongly as ten outcomes would draw it, so that a handful of
+    people cannot turn it round.
     """
     x = np.stack([predict(scorer, item_vectors, window), np.ones(len(window.label))], axis=1).astype(np.float64)
     weight, label = np.exp(window.correction.astype(np.float64)), window.label
