@@ -123,7 +123,8 @@ class Population:
         """Counts over `dataset`, which must already be cut at its `as_of`.
 
         `item_vectors`: float32 unit rows (n_items, dim). `basics`: Emb(I) of its people, (n_users, dim), by which
-        people who bought nothing yet find their neighbours; without it they have none. Raises `DataError` when their number does not fit.
+        people who bought nothing yet find their neighbours; without it they have none. Raises `DataError` when the
+        number of vectors does not fit.
         """
         settings = settings or PopulationSettings()
         if len(item_vectors) != dataset.n_items:

@@ -100,6 +100,13 @@ def test_banned_items_are_hidden_from_one_person_only(fitted: FittedScorer, crow
     assert first[0] not in listed.item[0] and np.array_equal(listed.item[1:, 0], first[1:])
 
 
+def test_an_explicit_list_can_leave_out_what_was_taken(fitted: FittedScorer, crowd: Population) -> None:
+    found = rank_items(fitted.scorer, crowd, DATA.events, NOW, np.arange(24), own=EVERYBODY, repeats=False)
+    for u, row in enumerate(found.item):
+        mine = set(DATA.events.rows(np.array([u])).item.tolist())
+        assert set(row[row >= 0].tolist()) == set(range(24)) - mine
+
+
 def test_pairs_score_as_they_do_in_a_ranking(fitted: FittedScorer, crowd: Population) -> None:
     found = rank(fitted.scorer, crowd, DATA.events, NOW, 5, own=EVERYBODY)
     order = np.argsort(found.item, axis=1)
