@@ -159,20 +159,30 @@ class Speaker:
     def reasons(
         self, units: Sequence[Unit], worth: NDArray[np.float32], shown: int, profile: Profile, spread: float
     ) -> tuple[Reason, ...]:
-        """The clearest reasons for one shown item, largest first; one general sentence when nothing is clear.
+        """The clearest reasons for one shown item, largest first.
+
+        One sentence says so when nothing is clear, or when only sensitive evidence is, which is never named.
 
         worth: (n_units,), NaN where not tried. spread: range of the person's scores, in logits, above 0.
         """
         lines = _lines(profile)
         ranked = np.argsort(-np.nan_to_num(worth, nan=-np.inf), kind="stable")
         told: list[Reason] = []
+        withheld = 0.0
         for place in ranked[: len(units)]:
             delta = float(worth[place])
             if len(told) == self.settings.told or not delta > self.settings.clear * spread:
                 break
-            if not self._sensitive(units[place]):
+            if self._sensitive(units[place]):
+                withheld = withheld or delta
+            else:
                 told.append(self._reason(units[place], delta, shown, lines, profile))
-        return tuple(told) or (Reason(evidence_id="general", delta=0.0, text=self._say("general")),)
+        return tuple(told) or (self._nothing_to_name(withheld),)
+
+    def _nothing_to_name(self, withheld: float) -> Reason:
+        """withheld: worth of the strongest clear evidence that may not be named; 0 when nothing was clear."""
+        kind = "withheld" if withheld else "general"
+        return Reason(evidence_id=kind, delta=withheld, text=self._say(kind))
 
     def _say(self, kind: str, **facts: object) -> str:
         return reason_text(kind, self.locale, prompts=self.prompts, **facts)

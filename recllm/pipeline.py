@@ -216,8 +216,9 @@ def evaluate_data(
 ) -> Report:
     """Measure `recllm`, trained on what came before, beside baselines on a workspace or a folder of parquet tables.
 
-    The scorer learns to look as far ahead as the test window reaches. Without `slices` the split's own are used; "all" among the baselines stands for every one. Raises `UsageError` when
-    neither or both sources are given, or the test days do not fit into the log.
+    The scorer learns to look as far ahead as the test window reaches. Without `slices` the split's own are used; "all"
+    among the baselines stands for every one. Raises `UsageError` when neither or both sources are given, or the test
+    days do not fit into the log.
     """
     from recllm.encoder import load_encoder
     from recllm.evaluation import BASELINES, evaluate, read_folder, split_tables, systems_for, time_split

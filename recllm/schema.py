@@ -179,7 +179,8 @@ class Reason:
     """One piece of evidence and what it is worth: the logit falls by `delta` when the evidence is taken away."""
 
     evidence_id: str
-    """"B:<item_id>", "H:<item_id>" or "I:<name>"; "general" when no single piece stands out."""
+    """"B:<item_id>", "H:<item_id>" or "I:<name>"; "general" when no single piece stands out, "withheld" when
+    the one that does is sensitive."""
     delta: float
     text: str
 

@@ -101,6 +101,11 @@ def test_nothing_clear_is_said_so() -> None:
     assert [t[0] for t in speak({"tea": 0.4, "milk": -5.0}, "mug")] == ["general"]
 
 
+def test_only_sensitive_evidence_is_said_to_be_withheld() -> None:
+    ((kind, text),) = speak({"soap": 9.0, "tea": 0.1}, "mug")
+    assert kind == "withheld" and "soap" not in text.lower()
+
+
 def test_sensitive_evidence_is_never_named() -> None:
     told = speak({"soap": 9.0, "tea": 2.0}, "mug")
     assert [t[0] for t in told] == ["B:tea"]

@@ -478,14 +478,16 @@ def test_a_map_for_another_table(shop: Shop) -> None:
 def test_a_map_file_by_path(shop: Shop, store: Store) -> None:
     path = shop.folder / "my.toml"
     path.write_text(
-        "table = 'items'\n[columns]\nitem_id = 'sku'\n[joins]\ntitle = {columns = ['kind', 'size'], separator = ', '}\n"
+        "table = 'items'\n[columns]\nitem_id = 'sku'\n[joins]\ntitle = {columns = ['kind', 'size'], separator = ', ', otherwise = ['sub']}\n"
         "[paths]\ncategory = ['kind', 'sub', 'size']\n[attributes]\nsize = 'size'\n"
     )
-    shop.load("SKU,kind,sub,size\n1,Pan,Iron,XL\n2,Pot,,\n3,Lid,,S\n", "items", mapping=load_map(path))
+    shop.load("SKU,kind,sub,size\n1,Pan,Iron,XL\n2,Pot,,\n3,Lid,,S\n4,,Ring,\n", "items", mapping=load_map(path))
     rows = store.items().to_dicts()
-    assert [r["title"] for r in rows] == ["Pan, XL", "Pot", "Lid, S"]
-    assert [r["category"] for r in rows] == [["Pan", "Iron", "XL"], ["Pot"], ["Lid"]], "a path ends at its first gap"
-    assert [r["attributes"] for r in rows] == ['{"size": "XL"}', "{}", '{"size": "S"}']
+    assert [r["title"] for r in rows] == ["Pan, XL", "Pot", "Lid, S", "Ring"]
+    assert [r["category"] for r in rows] == [["Pan", "Iron", "XL"], ["Pot"], ["Lid"], None], (
+        "a path ends at its first gap"
+    )
+    assert [r["attributes"] for r in rows] == ['{"size": "XL"}', "{}", '{"size": "S"}', "{}"]
 
 
 RETAIL = """InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country

@@ -31,7 +31,8 @@ def record() -> dict[str, Any]:
         ],
     }
     return {
-        "made_on": "2025-01-01", "data_note": "simulated", "guarantees": {"G1": "numbers"}, "protocol_note": "28 days", "horizon_days": 28, "rows": 1234,
+        "made_on": "2025-01-01", "data_note": "simulated", "guarantees": {"G1": "numbers"},
+        "protocol_note": "28 days", "horizon_days": 28, "rows": 1234,
         "seconds": 12.3, "shop": {"users": 2, "items": 3, "events": 4},
         "loads": [
             {"table": "events", "file": "log.csv", "read": 3, "accepted": 1, "duplicates": 1, "quarantined": 1,

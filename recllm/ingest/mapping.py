@@ -10,8 +10,9 @@ tz = "UTC"                              #   encoding, delimiter, decimal, tz, ts
 user_id = "household_id"                # or several names, the first that is there counts
 [constants]
 event = "purchase"
-[joins]                                 # one text of several columns, empty ones left out
-title = { columns = ["product_type", "package_size"], separator = " " }
+[joins]                                 # one text of several columns, empty ones left out; "otherwise" stands
+                                        # in for the first column where that is empty
+title = { columns = ["product_type", "package_size"], separator = " ", otherwise = ["product_category"] }
 [paths]                                 # the category, widest name first
 category = ["department", "product_category"]
 [totals]                                # unit price = line total / quantity
@@ -49,6 +50,8 @@ READ_OPTIONS = ("encoding", "delimiter", "decimal", "tz", "ts_format", "date_ord
 class Join:
     columns: tuple[str, ...]
     separator: str = " "
+    otherwise: tuple[str, ...] = ()
+    """What stands in for the first column in rows where it is empty: the first of these that is not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +136,12 @@ def _build(table: dict[str, Any], name: str) -> Map:
         columns={f: _names(c) for f, c in table.get("columns", {}).items()},
         constants=_texts(table.get("constants", {})),
         joins={
-            f: Join(columns=_names(j["columns"]), separator=j.get("separator", " ")) for f, j in _parts(table, "joins")
+            f: Join(
+                columns=_names(j["columns"]),
+                separator=j.get("separator", " "),
+                otherwise=_names(j.get("otherwise", ())),
+            )
+            for f, j in _parts(table, "joins")
         },
         paths={f: _names(c) for f, c in _parts(table, "paths")},
         totals={f: Total(**_texts(t, ("total", "per"))) for f, t in _parts(table, "totals")},

@@ -84,7 +84,10 @@ def make_plan(columns: tuple[str, ...], table: Table, mapping: Map | None, name:
     header = _Header(columns, name)
     made = {*mapping.joins, *mapping.paths, *mapping.totals}
     plain, aliases = _plain_columns(header, table, mapping, made)
-    joins = {f: Join(columns=_all(header, j.columns, f), separator=j.separator) for f, j in mapping.joins.items()}
+    joins = {
+        f: replace(j, columns=_all(header, j.columns, f), otherwise=_all(header, j.otherwise, f))
+        for f, j in mapping.joins.items()
+    }
     paths = {f: _all(header, c, f) for f, c in mapping.paths.items()}
     totals = {
         f: Total(total=header.demand(t.total, f), per=header.demand(t.per, "quantity"))
@@ -193,7 +196,8 @@ def _located(header: _Header, rule: RejectRule, mapping: Map, plain: Mapping[str
 
 def _with_ignored(plan: Plan, columns: tuple[str, ...]) -> Plan:
     used = {*plan.columns.values(), *plan.attributes.values(), *plan.basics.values()}
-    used |= {c for join in plan.joins.values() for c in join.columns} | {c for p in plan.paths.values() for c in p}
+    used |= {c for j in plan.joins.values() for c in (*j.columns, *j.otherwise)}
+    used |= {c for path in plan.paths.values() for c in path}
     used |= {c for total in plan.totals.values() for c in (total.total, total.per)} | {r.column for r in plan.reject}
     ignored = tuple(c for c in columns if c not in used)
     return replace(plan, ignored=ignored)
@@ -203,12 +207,7 @@ def fields_of(plan: Plan, frame: pl.DataFrame) -> pl.DataFrame:
     """The table's fields as text, one row per row of `frame`; fields that the plan does not fill are left out."""
     columns = [pl.col(column).alias(field) for field, column in plan.columns.items()]
     columns += [pl.lit(v, dtype=pl.String).alias(f) for f, v in plan.constants.items()]
-    columns += [
-        pl.concat_str([pl.col(c).str.strip_chars() for c in j.columns], separator=j.separator, ignore_nulls=True).alias(
-            f
-        )
-        for f, j in plan.joins.items()
-    ]
+    columns += [_joined(join).alias(field) for field, join in plan.joins.items()]
     columns += [pl.col(t.total).alias(TOTAL) for t in plan.totals.values()]
     found = frame.select(columns)
     for field, translation in plan.values.items():
@@ -228,6 +227,14 @@ def _translated(field: str, translation: Mapping[str, str]) -> pl.Expr:
         key.replace_strict(list(translation), list(translation.values()), default=None, return_dtype=pl.String),
         pl.col(field),
     ).alias(field)
+
+
+def _joined(join: Join) -> pl.Expr:
+    parts = {c: pl.col(c).str.strip_chars() for c in (*join.columns, *join.otherwise)}
+    told = {c: pl.when(part != "").then(part) for c, part in parts.items()}
+    first, *others = join.columns
+    lead = pl.coalesce([told[c] for c in (first, *join.otherwise)])
+    return pl.concat_str([lead, *(told[c] for c in others)], separator=join.separator, ignore_nulls=True)
 
 
 def _path(frame: pl.DataFrame, field: str, columns: tuple[str, ...]) -> pl.Series:
