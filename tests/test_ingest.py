@@ -478,7 +478,8 @@ def test_a_map_for_another_table(shop: Shop) -> None:
 def test_a_map_file_by_path(shop: Shop, store: Store) -> None:
     path = shop.folder / "my.toml"
     path.write_text(
-        "table = 'items'\n[columns]\nitem_id = 'sku'\n[joins]\ntitle = {columns = ['kind', 'size'], separator = ', ', otherwise = ['sub']}\n"
+        "table = 'items'\n[columns]\nitem_id = 'sku'\n[joins]\n"
+        "title = {columns = ['kind', 'size'], separator = ', ', otherwise = ['sub']}\n"
         "[paths]\ncategory = ['kind', 'sub', 'size']\n[attributes]\nsize = 'size'\n"
     )
     shop.load("SKU,kind,sub,size\n1,Pan,Iron,XL\n2,Pot,,\n3,Lid,,S\n4,,Ring,\n", "items", mapping=load_map(path))
