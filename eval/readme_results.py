@@ -45,7 +45,8 @@ def others() -> str:
     drop = {name: slices["ALL"]["comprehensiveness@1"] for name, slices in why["systems"].items()}
     cores = load("speed")["hardware"]["cores"]
     return f"""- **Reasons.** Taking away the piece of evidence that is named first lowers the score by
-  {drop["recllm"]:.2f} of the range of the person's first 20 scores; the one nearest in text by {drop["cosine"]:.2f}, the most recent one by
+  {drop["recllm"]:.2f} of the range of the person's first 20 scores; the one nearest in text by
+  {drop["cosine"]:.2f}, the most recent one by
   {drop["recency"]:.2f}, a random one by {drop["random"]:.3f} ({why["pairs"]} held-out purchases,
   `python eval/explanations.py`).
 - **Ad text.** {copy["verified"]} of {copy["total"]} texts verified; {100 * copy["kept_share"]:.0f} % kept the opening

@@ -18,6 +18,17 @@ if TYPE_CHECKING:
 
 Kind = Annotated[str, typer.Option("--table", help="users, items, events or consent.")]
 Map = Annotated[str | None, typer.Option("--map", help="A column map: a TOML file, or the name of a shipped one.")]
+File = Annotated[Path, typer.Argument(help="CSV, TSV, JSONL or Parquet; text files may be gzipped.")]
+Encoding = Annotated[str | None, typer.Option(help="Encoding when it is not UTF-8, e.g. gb18030.")]
+Delimiter = Annotated[str | None, typer.Option(help="Field separator; sniffed otherwise.")]
+Decimal = Annotated[str | None, typer.Option(help="Decimal mark: . or ,")]
+Zone = Annotated[str | None, typer.Option(help="Zone of times that carry none.")]
+TimeFormat = Annotated[str | None, typer.Option(help="iso, epoch, excel or a strptime pattern.")]
+DateOrder = Annotated[str | None, typer.Option(help="dmy or mdy: how 03/04/2025 is meant.")]
+Currency = Annotated[str | None, typer.Option(help="ISO code of every price in the file.")]
+BadBytes = Annotated[str, typer.Option(help="fail or quarantine.")]
+Anonymous = Annotated[str, typer.Option(help="Events without a person: quarantine or keep.")]
+Returns = Annotated[str, typer.Option(help="on reads a negative quantity as a return; off quarantines it.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -57,20 +68,20 @@ def init(
 
 
 def ingest(
-    file: Annotated[Path, typer.Argument(help="CSV, TSV, JSONL or Parquet; text files may be gzipped.")],
+    file: File,
     table: Kind,
     workspace: WorkspaceDir = DEFAULT_WORKSPACE,
     map: Map = None,
-    encoding: Annotated[str | None, typer.Option(help="Encoding when it is not UTF-8, e.g. gb18030.")] = None,
-    delimiter: Annotated[str | None, typer.Option(help="Field separator; sniffed otherwise.")] = None,
-    decimal: Annotated[str | None, typer.Option(help="Decimal mark: . or ,")] = None,
-    tz: Annotated[str | None, typer.Option(help="Zone of times that carry none.")] = None,
-    ts_format: Annotated[str | None, typer.Option(help="iso, epoch, excel or a strptime pattern.")] = None,
-    date_order: Annotated[str | None, typer.Option(help="dmy or mdy: how 03/04/2025 is meant.")] = None,
-    currency: Annotated[str | None, typer.Option(help="ISO code of every price in the file.")] = None,
-    on_bad_bytes: Annotated[str, typer.Option(help="fail or quarantine.")] = "fail",
-    anonymous: Annotated[str, typer.Option(help="Events without a person: quarantine or keep.")] = "quarantine",
-    returns: Annotated[str, typer.Option(help="on reads a negative quantity as a return; off quarantines it.")] = "on",
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
+    decimal: Decimal = None,
+    tz: Zone = None,
+    ts_format: TimeFormat = None,
+    date_order: DateOrder = None,
+    currency: Currency = None,
+    on_bad_bytes: BadBytes = "fail",
+    anonymous: Anonymous = "quarantine",
+    returns: Returns = "on",
     json: Json = False,
 ) -> None:
     """Read a file into the store: every row accepted, counted as a duplicate, or quarantined with its reason."""
@@ -79,20 +90,20 @@ def ingest(
 
 
 def validate(
-    file: Annotated[Path, typer.Argument(help="CSV, TSV, JSONL or Parquet; text files may be gzipped.")],
+    file: File,
     table: Kind,
     workspace: WorkspaceDir = DEFAULT_WORKSPACE,
     map: Map = None,
-    encoding: Annotated[str | None, typer.Option(help="Encoding when it is not UTF-8, e.g. gb18030.")] = None,
-    delimiter: Annotated[str | None, typer.Option(help="Field separator; sniffed otherwise.")] = None,
-    decimal: Annotated[str | None, typer.Option(help="Decimal mark: . or ,")] = None,
-    tz: Annotated[str | None, typer.Option(help="Zone of times that carry none.")] = None,
-    ts_format: Annotated[str | None, typer.Option(help="iso, epoch, excel or a strptime pattern.")] = None,
-    date_order: Annotated[str | None, typer.Option(help="dmy or mdy: how 03/04/2025 is meant.")] = None,
-    currency: Annotated[str | None, typer.Option(help="ISO code of every price in the file.")] = None,
-    on_bad_bytes: Annotated[str, typer.Option(help="fail or quarantine.")] = "fail",
-    anonymous: Annotated[str, typer.Option(help="Events without a person: quarantine or keep.")] = "quarantine",
-    returns: Annotated[str, typer.Option(help="on reads a negative quantity as a return; off quarantines it.")] = "on",
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
+    decimal: Decimal = None,
+    tz: Zone = None,
+    ts_format: TimeFormat = None,
+    date_order: DateOrder = None,
+    currency: Currency = None,
+    on_bad_bytes: BadBytes = "fail",
+    anonymous: Anonymous = "quarantine",
+    returns: Returns = "on",
     json: Json = False,
 ) -> None:
     """The same as ingest, with nothing kept in the store."""
