@@ -13,7 +13,8 @@ ABOUT = {
     "cj-next28": "Complete Journey (simulated from real shopping patterns, by its package's own word): the whole "
     "catalogue of 64,864 items ranked for everyone who buys in the 28 days from 2017-12-01. NDCG@20; ALL: what they "
     "buy, NEW: only what they never bought, COLD: first sold in the window, ranked among themselves. The peers' "
-    "settings were tuned on the window before (`eval/peers.toml`); boosted trees and sequence models are not among them yet.",
+    "settings were tuned on the window before (`eval/peers.toml`); boosted trees and "
+    "sequence models are not among them yet.",
     "or-next28": "UCI Online Retail, a real web shop: 3,624 items, the last four weeks. NDCG@20, the same defaults.",
 }
 
@@ -56,7 +57,8 @@ def others() -> str:
 - **Speed** on {cores} cores (`python eval/speed.py`): ingest {speed["ingest rows/s"]:,} rows/s with
   {speed["ingest peak MiB"]} MiB; the catalogue encoded {speed["encode ratio"]:.1f} times as fast as by a plain
   `SentenceTransformer.encode`; a workspace trained, encoding included, in {speed["train seconds"]:.0f} s;
-  top 20 of 64,864 items for {speed["top20 people"]:,} people in {speed["top20 seconds"]:.0f} s; one warm answer {speed["recommend ms"]:.0f} ms,
+  top 20 of 64,864 items for {speed["top20 people"]:,} people in {speed["top20 seconds"]:.0f} s;
+  one warm answer {speed["recommend ms"]:.0f} ms,
   with reasons {speed["recommend with reasons ms"]:.0f} ms."""
 
 
