@@ -38,7 +38,7 @@ DATA_NOTE = (
     "consent; a workspace of your own denies what nobody granted."
 )
 PROTOCOL_NOTE = (
-    "learn from everything before 1 December 2017, then rank the whole catalogue of 64,864 items for everyone who "
+    "learn from everything before 1 December 2017, then rank all {items:,} items sold by then for everyone who "
     "shops in the 28 days after it. The model behind the slates above is this one; it saw nothing of December."
 )
 FILES = (
@@ -131,7 +131,7 @@ def run_demo(folder: Path, *, generator: str = "auto", seed: int = 0) -> dict[st
         "model_version": version,
         "made_on": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "data_note": DATA_NOTE,
-        "protocol_note": PROTOCOL_NOTE,
+        "protocol_note": PROTOCOL_NOTE.format(items=evaluation.document()["slices"]["ALL"]["items"]),
         "guarantees": GUARANTEE_WORDS,
         "horizon_days": 28,
         "shop": {"users": data.n_users, "items": int(data.items["available"].sum()), "events": len(data.events)},
