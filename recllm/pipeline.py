@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 REPLAY_DAYS = 14
 
+AD_CHOICE = 5
+"""An ad is for the first of so many items that may be advertised."""
+
 CHANNEL_PURPOSE = {"email": Purpose.EMAIL, "push": Purpose.PUSH, "sms_gsm": Purpose.SMS}
 """What a person must have agreed to besides personalisation before a text of this channel is written for them."""
 
@@ -325,7 +328,7 @@ def write_ads(
     modelled = gate.permits_each(names, model_use)
     open_one = recommender or open_recommender(workspace, locale=locale)
     chosen = {"items_to_recommend": [item_id]} if item_id else {}
-    slates = open_one.recommend(users, k=1, explain=True, **chosen)  # type: ignore[arg-type]
+    slates = open_one.recommend(users, k=AD_CHOICE, explain=True, **chosen)  # type: ignore[arg-type]
     return [
         ad_for(open_one, s, workspace, channel=channel, locale=locale, generator=speaker if yes else None, seed=seed)
         for s, yes in zip(slates, modelled, strict=True)
@@ -342,14 +345,23 @@ def ad_for(
     generator: Generator | None = None,
     seed: int = 0,
 ) -> AdCopy:
-    """The ad text for the first item of a slate."""
+    """The ad text for the first item of a slate that is of no sensitive category: those are never targeted.
+
+    Raises `UsageError` for an empty slate, `PolicyError` when every item of it is sensitive.
+    """
     from recllm.adcopy import write_copy
 
     if not slate.items:
         raise UsageError("there is no item to advertise: the catalogue has none on offer, or the filter leaves none")
-    best = slate.items[0]
+    offered = [(shown, catalogue_item(recommender.dataset, shown.item_id)) for shown in slate.items]
+    fit = [(s, i) for s, i in offered if not workspace.policy.is_sensitive((*i.category, i.title))]
+    if not fit:
+        raise PolicyError(
+            "sensitive products are not advertised to single people; see sensitive_categories in [policy]"
+        )
+    best, item = fit[0]
     return write_copy(
-        catalogue_item(recommender.dataset, best.item_id),
+        item,
         channel=channel,
         now=slate.as_of,
         locale=locale or workspace.settings.locale,

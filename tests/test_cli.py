@@ -159,6 +159,19 @@ def test_a_model_writes_only_for_those_who_agreed(shop: Path) -> None:
         assert write_ads(opened, ["ann"], channel="email")[0].verified
 
 
+def test_sensitive_products_are_never_targeted(run: Run, shop: Path) -> None:
+    more = "item_id,title,category,price,currency\nwine,Red wine,food > alcohol,9.00,USD\n"
+    run("ingest", str(_write(shop.parent / "wine.csv", more)), "--table", "items", "-w", "shop")
+    log = "user_id,item_id,timestamp\n" + "".join(f"cy,wine,2025-03-0{d}T10:00:00Z\n" for d in range(1, 9))
+    run("ingest", str(_write(shop.parent / "cy.csv", log)), "--table", "events", "-w", "shop")
+    best = document(run("recommend", "-u", "cy", "-k", "1", "-w", "shop", "--json")[1])[0]["items"][0]
+    assert best["item_id"] == "wine" and best["reasons"][0]["evidence_id"] == "withheld"
+    ad = document(run("copy", "-u", "cy", "-w", "shop", "--json")[1])
+    assert ad["item_id"] != "wine"
+    code, out, err = run("copy", "-u", "cy", "--item", "wine", "-w", "shop")
+    assert code == 4 and not out and "sensitive" in err
+
+
 def test_no_raw_id_is_kept_in_the_store(run: Run, shop: Path) -> None:
     run("recommend", "-u", "ann", "-w", "shop")
     names = {row[0] for row in sqlite3.connect(shop / "store.sqlite").execute("select user_id from users")}

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "recllm"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("schema", "errors", "policy"),
+    ("schema", "errors", "policy", "quiet"),
     ("store", "metrics", "encoder", "generator", "scorer", "artifacts", "documents"),
     ("dataset", "privacy"),
     ("ingest",),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +19,7 @@ import numpy as np
 from recllm.encoder.folder import FolderSettings, check_folder
 from recllm.encoder.unique import distinct
 from recllm.errors import ModelError, UsageError
+from recllm.quiet import quiet_loading
 
 if TYPE_CHECKING:
     import torch
@@ -204,7 +204,7 @@ def _tokenizer(settings: FolderSettings, config: Any) -> tuple[Tokenizer, int, i
     from transformers import AutoTokenizer
 
     try:
-        with _quiet():
+        with quiet_loading():
             loaded = AutoTokenizer.from_pretrained(  # nosec B615 - a local folder, no revision to pin
                 settings.transformer, config=config, local_files_only=True, trust_remote_code=False
             )
@@ -235,7 +235,7 @@ def _model(settings: FolderSettings, config: Any, precision: Precision) -> Any:
     from transformers import AutoModel
 
     try:
-        with _quiet():
+        with quiet_loading():
             model, info = AutoModel.from_pretrained(  # nosec B615 - a local folder, no revision to pin
                 settings.transformer,
                 config=config,
@@ -256,22 +256,6 @@ def _model(settings: FolderSettings, config: Any, precision: Precision) -> Any:
     if getattr(model, "pooler", None) is not None and settings.model_type in ("bert", "roberta", "xlm-roberta"):
         model.pooler = None  # its output is not used
     return model.eval()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bar and no report of unused tensors while a model loads."""
-    from transformers.utils import logging
-
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bar:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _file_hash(path: Path) -> str:

