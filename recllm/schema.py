@@ -85,24 +85,6 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """One thing that happened. `price` is per unit; `value` is the stars of a rating."""
-
-    user_id: str
-    item_id: str
-    action: Action
-    at: datetime
-    quantity: float = 1.0
-    price: float | None = None
-    basket_id: str | None = None
-    value: float | None = None
-    event_id: str | None = None
-    request_id: str | None = None
-    position: int | None = None
-    model_version: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class IngestReport:
     """The account of one load. Always `read == accepted + duplicates + quarantined`."""
 
