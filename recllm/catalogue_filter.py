@@ -35,7 +35,7 @@ def matching(items: pl.DataFrame, where: str) -> NDArray[np.bool_]:
     table = items.select(COLUMNS).with_columns(pl.col("category").list.join(" > ").fill_null(""))
     try:
         found = table.select(pl.sql_expr(where).alias("fit"))["fit"]
-    except Exception as error:
+    except pl.exceptions.PolarsError as error:
         raise UsageError(
             f"--where {where!r} cannot be read: {_first_line(error)}; columns: {', '.join(COLUMNS)}"
         ) from None

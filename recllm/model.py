@@ -24,7 +24,7 @@ MODEL_FILE = "model.json"
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Model:
-    """A scorer with what is needed to serve it. metrics: on the latest past window, before the last fit."""
+    """A scorer with what is needed to serve it. metrics: on held-out people of the latest past window."""
 
     scorer: Scorer = field(repr=False)
     population: PopulationSettings

@@ -11,13 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from recllm.candidates import Candidates, CandidateSettings, candidates, explicit
-from recllm.dataset import Dataset, Events
+from recllm.dataset import Events
 from recllm.errors import ModelError
 from recllm.features import FEATURE_NAMES, pair_cosine, pair_features
 from recllm.histories import Floats, Ints
 from recllm.population import Asked, Population, ask
 from recllm.scorer import Scorer
-from recllm.training import FittedScorer, Progress, TrainingArguments, fit_scorer
 
 BLOCK_PAIRS = 2**18
 """Pairs scored at once; with about 55 features and the MLP's layers some 300 MiB."""
@@ -133,41 +132,6 @@ def rank_items(
         pairs = pairs.select(_open(pairs, asked, hidden, repeats))
         parts.append(_top(_score(scorer, population, asked, pairs), pairs, k))
     return _stack(parts, k)
-
-
-def fit_and_rank(
-    dataset: Dataset,
-    item_vectors: Floats,
-    basics: Floats | None,
-    users: NDArray[np.integer],
-    k: int,
-    *,
-    args: TrainingArguments | None = None,
-    allowed: NDArray[np.bool_] | None = None,
-    mask_seen: bool = False,
-    fitted: FittedScorer | None = None,
-    population: Population | None = None,
-    progress: Progress | None = None,
-) -> tuple[Ranked, FittedScorer, Population]:
-    """Train on `dataset`, cut at its `as_of`, and rank for these user rows: one call for a measured run.
-
-    Hand the returned `fitted` and `population` back in to rank again without training again.
-    """
-    fitted = fitted or fit_scorer(dataset, item_vectors, basics, args, progress)
-    population = population or Population.fit(dataset, item_vectors, fitted.population, basics)
-    ranked = rank(
-        fitted.scorer,
-        population,
-        dataset.events.rows(users),
-        dataset.as_of,
-        k,
-        own=users,
-        basics=None if basics is None else basics[users],
-        allowed=allowed,
-        repeats=not mask_seen,
-        settings=fitted.candidates,
-    )
-    return ranked, fitted, population
 
 
 def _asked(

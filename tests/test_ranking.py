@@ -11,7 +11,7 @@ from recllm.candidates import OWN_HISTORY, CandidateSettings, served_by
 from recllm.dataset import DAY, Dataset
 from recllm.errors import ModelError
 from recllm.population import Population
-from recllm.ranking import fit_and_rank, rank, rank_items, score_pairs
+from recllm.ranking import rank, rank_items, score_pairs
 from recllm.scorer import Scorer, ScorerConfig
 from recllm.training import FittedScorer, TrainingArguments, fit_scorer
 
@@ -156,13 +156,18 @@ def test_items_that_never_sold_can_be_ranked_by_their_text_and_kind() -> None:
     assert (found.item[:, 0] == np.where(tea, 24, 25)).mean() > 0.9
 
 
-def test_one_call_trains_and_ranks(fitted: FittedScorer, crowd: Population) -> None:
+def test_lists_hold_what_was_taken_or_leave_it_out_and_training_repeats(
+    fitted: FittedScorer, crowd: Population
+) -> None:
     users = np.array([3, 1])
-    found, _, _ = fit_and_rank(DATA, V, None, users, 4, fitted=fitted, population=crowd)
-    assert set(found.item[1].tolist()) == set(DATA.events.rows(np.array([1])).item.tolist())
-    fresh, again, _ = fit_and_rank(DATA, V, None, users, 4, args=QUICK, mask_seen=True)
+    histories = DATA.events.rows(users)
+    taken = set(DATA.events.rows(np.array([1])).item.tolist())
+    found = rank(fitted.scorer, crowd, histories, NOW, 4, own=users, settings=fitted.candidates)
+    assert set(found.item[1].tolist()) == taken
+    again = fit_scorer(DATA, V, None, QUICK)
     assert again.metrics == fitted.metrics
-    assert not set(fresh.item[1].tolist()) & set(DATA.events.rows(np.array([1])).item.tolist())
+    fresh = rank(again.scorer, crowd, histories, NOW, 4, own=users, settings=again.candidates, repeats=False)
+    assert not set(fresh.item[1].tolist()) & taken
 
 
 def test_a_model_of_other_features_is_refused(crowd: Population) -> None:
@@ -173,6 +178,8 @@ def test_a_model_of_other_features_is_refused(crowd: Population) -> None:
 
 def test_a_bare_log_trains_and_ranks() -> None:
     bare: Dataset = shop(bare=True)
-    found, _, _ = fit_and_rank(bare, vectors(bare), None, EVERYBODY, 4, args=QUICK)
+    learned = fit_scorer(bare, vectors(bare), None, QUICK)
+    crowd = Population.fit(bare, vectors(bare), learned.population)
+    found = rank(learned.scorer, crowd, bare.events, bare.as_of, 4, own=EVERYBODY, settings=learned.candidates)
     mine = set(bare.events.rows(np.array([0])).item.tolist())
     assert len(mine & set(found.item[0].tolist())) >= 3

@@ -94,7 +94,7 @@ def test_basics_alone_are_served_personally(trained: Recommender) -> None:
 
 
 def test_filters(trained: Recommender) -> None:
-    bought = set(trained.profile("u0")[0].purchases and [line.item_id for line in trained.profile("u0")[0].purchases])
+    bought = {line.item_id for line in trained.profile("u0")[0].purchases}
     unseen = trained.recommend("u0", k=20, filter_viewed=True)[0]
     assert not bought & {r.item_id for r in unseen.items}
     cheap = trained.recommend("u1", k=24, where="price < 5")[0]
