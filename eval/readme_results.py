@@ -38,7 +38,7 @@ def section(name: str) -> str:
         label = f"**{system}**" if system == "recllm" else system
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     commit, digest, seed = str(found["commit"])[:7], found["data_hash"], found["seed"]
-    record = f"`python eval/next28.py {name}`, commit {commit}, data {digest}, seed {seed}"
+    record = f"`python eval/run.py {name}`, commit {commit}, data {digest}, seed {seed}"
     return f"{ABOUT[name]}\n\n<!-- {name}.json -->\n" + "\n".join(lines) + f"\n\n{record}.\n"
 
 

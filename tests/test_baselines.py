@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from recllm.dataset import DAY, Dataset
 from recllm.errors import UsageError
 from recllm.evaluation import baselines as b
+from recllm.evaluation import contenders
 from recllm.evaluation.bm25 import index_texts, words
 from recllm.evaluation.protocols import Question
 from recllm.metrics import Truth, ndcg
@@ -176,12 +177,12 @@ def test_tied_scores_get_the_ndcg_of_the_order_they_are_shown_in(shop: Dataset) 
 
 
 def test_contenders_by_name(shop: Dataset) -> None:
-    made = b.contenders(["popular", "personal-frequency"], settings={"personal-frequency": {"half_life_days": 10}})
+    made = contenders(["popular", "personal-frequency"], settings={"personal-frequency": {"half_life_days": 10}})
     assert names(shop, made["personal-frequency"].answer(ask(shop, "ann", k=1))) == [["milk"]]
     assert "COLD" not in (made["popular"].slices or ())
     with pytest.raises(UsageError, match="needs item texts"):
-        b.contenders(["bm25"])
+        contenders(["bm25"])
     with pytest.raises(UsageError, match="needs item vectors"):
-        b.contenders(["zero-shot"])
-    with pytest.raises(UsageError, match="unknown baseline 'magic'"):
-        b.contenders(["magic"])
+        contenders(["zero-shot"])
+    with pytest.raises(UsageError, match="unknown system 'magic'"):
+        contenders(["magic"])

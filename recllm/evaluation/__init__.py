@@ -5,11 +5,11 @@ report = evaluate(window, contenders(["popular", "personal-frequency"]))
 print(report.table())
 """
 
-from recllm.evaluation.baselines import BASELINES, Contender, contenders
+from recllm.evaluation.baselines import Contender
 from recllm.evaluation.bootstrap import Interval, paired_bootstrap
+from recllm.evaluation.contenders import BASELINES, PEERS, contenders
 from recllm.evaluation.ours import learned, serving
 from recllm.evaluation.protocols import (
-    PROTOCOLS,
     Judged,
     Question,
     Slice,
@@ -19,6 +19,7 @@ from recllm.evaluation.protocols import (
     next_purchases,
     or_next28,
 )
+from recllm.evaluation.published import PROTOCOLS, Protocol, beauty_loo, industrial_time
 from recllm.evaluation.report import OURS, Difference, Report, evaluate
 from recllm.evaluation.run import evaluate_tables, systems_for
 from recllm.evaluation.splits import column_split, row_split, split_tables, time_split
@@ -27,23 +28,27 @@ from recllm.evaluation.tables import Tables, complete_journey, read_folder
 __all__ = [
     "BASELINES",
     "OURS",
+    "PEERS",
     "PROTOCOLS",
     "Contender",
     "Difference",
     "Interval",
     "Judged",
+    "Protocol",
     "Question",
     "Report",
     "Slice",
     "System",
     "Tables",
     "Window",
+    "beauty_loo",
     "cj_next28",
     "column_split",
     "complete_journey",
     "contenders",
     "evaluate",
     "evaluate_tables",
+    "industrial_time",
     "learned",
     "next_purchases",
     "or_next28",

@@ -7,98 +7,43 @@ stand in hash order of the item id.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recllm.dataset import DAY, Dataset, Events
-from recllm.errors import UsageError
-from recllm.evaluation.protocols import ALL, COLD, MASKED, NEW, UNMASKED, Question, System
+from recllm.evaluation.protocols import ALL, MASKED, NEW, NOHISTORY, UNMASKED, Question, System
 from recllm.schema import Action
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-    Scores = NDArray[np.float32]
-    """(block, len(question.items)), higher is better; -inf keeps an item out."""
-    Score = Callable[[NDArray[np.int64]], Scores]
-    """Takes positions in `question.users`."""
+Scores = NDArray[np.float32]
+"""(block, len(question.items)), higher is better; -inf keeps an item out."""
+
+Score = Callable[[NDArray[np.int64]], Scores]
+"""Takes positions in `question.users`."""
 
 BLOCK = 256
 
-WARM = frozenset({ALL, NEW, MASKED, UNMASKED})
+WARM = frozenset({ALL, NEW, MASKED, UNMASKED, NOHISTORY})
 """Slices of items that were sold before; on others a system that only counts sales has nothing to say."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Contender:
-    """A system in a comparison: what answers, on which slices (None for all), and the settings it was made with."""
+    """A system in a comparison: what answers, on which slices (None for all), and the settings it was made with.
+
+    `note`: what a reader of its figures should know.
+    """
 
     answer: System
     slices: frozenset[str] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-BASELINES = (
-    "random",
-    "popular",
-    "popular-recent",
-    "personal-frequency",
-    "user-knn",
-    "category-affinity",
-    "bm25",
-    "zero-shot",
-    "zero-shot-set",
-)
-
-
-def contenders(
-    names: Iterable[str] = BASELINES,
-    *,
-    texts: Sequence[str] | None = None,
-    vectors: NDArray[np.float32] | None = None,
-    settings: Mapping[str, Mapping[str, Any]] | None = None,
-    seed: int = 0,
-) -> dict[str, Contender]:
-    """Baselines by name, with `settings[name]` as keywords of the maker. `seed` is for the random one.
-
-    texts (one per item row) are needed by bm25, vectors (n_items, dim; unit rows) by zero-shot and zero-shot-set, which
-    plays in COLD only, since it costs one product per bought item. Raises `UsageError` for an unknown name or a
-    missing input.
-    """
-    settings = {"random": {"seed": seed}} | dict(settings or {})
-    return {name: _contender(name, texts, vectors, dict(settings.get(name, {}))) for name in names}
-
-
-def _contender(
-    name: str, texts: Sequence[str] | None, vectors: NDArray[np.float32] | None, given: dict[str, Any]
-) -> Contender:
-    counting: dict[str, Callable[..., System]] = {
-        "popular": popular,
-        "popular-recent": partial(popular, **({"days": 28.0} if "days" not in given else {})),
-        "personal-frequency": personal_frequency,
-        "user-knn": user_knn,
-    }
-    if name in counting:
-        return Contender(answer=counting[name](**given), slices=WARM, settings=given)
-    if name == "random":
-        return Contender(answer=random_system(**given), settings=given)
-    if name == "category-affinity":
-        return Contender(answer=category_affinity(**given), settings=given)
-    if name == "bm25" and texts is not None:
-        return Contender(answer=bm25(texts, **given), settings=given)
-    if name == "zero-shot" and vectors is not None:
-        return Contender(answer=zero_shot(vectors, **given), settings=given)
-    if name == "zero-shot-set" and vectors is not None:
-        given = {"power": 8} | given
-        return Contender(answer=zero_shot(vectors, **given), slices=frozenset({COLD}), settings=given)
-    if name in BASELINES:
-        raise UsageError(f"the baseline {name} needs {'item texts' if name == 'bm25' else 'item vectors'}")
-    raise UsageError(f"unknown baseline {name!r}; known: {', '.join(BASELINES)}")
+    note: str = ""
 
 
 # --- the systems ---------------------------------------------------------------------------------------------------

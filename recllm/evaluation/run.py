@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from recllm.evaluation.baselines import BASELINES, Contender, contenders
+from recllm.evaluation.baselines import Contender
+from recllm.evaluation.contenders import BASELINES, NEEDS_TEXTS, NEEDS_VECTORS, contenders
 from recllm.evaluation.ours import learned
 from recllm.evaluation.protocols import Window
 from recllm.evaluation.report import OURS, Report, evaluate
@@ -40,8 +41,8 @@ def systems_for(
     names, load = list(names), cache(encoder)
     has_categories = bool(window.dataset.items["category"].is_not_null().any())
     peers = [n for n in names if n != OURS and (has_categories or n != "category-affinity")]
-    vectors = item_vectors(load(), window.fit_on) if {OURS, "zero-shot", "zero-shot-set"} & set(names) else None
-    texts = item_texts(window.dataset.items) if "bm25" in peers else None
+    vectors = item_vectors(load(), window.fit_on) if (NEEDS_VECTORS | {OURS}) & set(names) else None
+    texts = item_texts(window.dataset.items) if NEEDS_TEXTS & set(peers) else None
     systems = {}
     if OURS in names:
         systems[OURS] = learned(load(), arguments, item_vectors=vectors, progress=progress)

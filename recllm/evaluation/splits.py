@@ -10,7 +10,7 @@ import polars as pl
 
 from recllm.dataset import DAY, Dataset, Events, utc
 from recllm.errors import DataError, UsageError
-from recllm.evaluation.protocols import ALL, COLD, MASKED, NEW, UNMASKED, Window, make_slices, next_purchases
+from recllm.evaluation.protocols import MASKED, TIMED, UNMASKED, Window, make_slices, next_purchases
 from recllm.evaluation.tables import ORDER_STEP, Tables
 from recllm.schema import Action
 
@@ -20,12 +20,12 @@ def split_tables(
 ) -> Window:
     """A window of a folder's log: split "time", or "column", which takes published rows where the folder has them.
 
-    Without `slices`: ALL, NEW and COLD by time, UNMASKED and MASKED by column.
+    Without `slices`: ALL, NEW, COLD and NOHISTORY by time, UNMASKED and MASKED by column.
     """
     if split == "time":
         if tables.by_order:
             raise UsageError(f"{tables.name}: this log has no times, only an order; split it by column")
-        chosen = slices or (ALL, NEW, COLD)
+        chosen = slices or TIMED
         return time_split(tables.dataset(), test_days=test_days, name=f"{tables.name}-last{test_days}", slices=chosen)
     if split != "column":
         raise UsageError(f"unknown split {split!r}; known: time, column")
@@ -34,9 +34,7 @@ def split_tables(
     return row_split(tables, slices=chosen) if by_rows else column_split(tables, slices=chosen)
 
 
-def time_split(
-    dataset: Dataset, *, test_days: int = 28, name: str = "time", slices: Sequence[str] = (ALL, NEW, COLD)
-) -> Window:
+def time_split(dataset: Dataset, *, test_days: int = 28, name: str = "time", slices: Sequence[str] = TIMED) -> Window:
     """The last `test_days` whole days (UTC) of the log against everything before them.
 
     Raises `UsageError` when the days reach back to or before the first purchase.
@@ -59,11 +57,14 @@ def column_split(
     *,
     test: str = "test",
     history: Iterable[str] = ("train", "valid"),
+    learn: Iterable[str] | None = None,
     slices: Sequence[str] = (UNMASKED, MASKED),
 ) -> Window:
-    """The events whose `split` is `test` against those of the `history` parts, which may also be learned from.
+    """The events whose `split` is `test` against those of the `history` parts.
 
-    All items of the folder are ranked. The two slices differ only in whether a person's history is masked.
+    learn: the parts that may be learned from, all of the history when None; `learn=("train",)` is how the literature
+    on leave-one-out does it, whose models see the valid item only as the end of the asked history. All items of the
+    folder are ranked. The two slices differ only in whether a person's history is masked.
     """
     events = tables.interactions
     parts = set(events["split"].drop_nulls().unique()) if "split" in events.columns else set()
@@ -71,8 +72,9 @@ def column_split(
         raise DataError(f"{tables.name}: no event has split {test!r}; found {', '.join(sorted(parts)) or 'none'}")
     whole = tables.dataset()
     known = _part(tables, whole, history)
+    fit_on = known if learn is None else _part(tables, whole, learn)
     future = _part(tables, whole, [test]).events
-    return _window(f"{tables.name}-{test}", asked=known, fit_on=known, future=future, whole=whole, slices=slices)
+    return _window(f"{tables.name}-{test}", asked=known, fit_on=fit_on, future=future, whole=whole, slices=slices)
 
 
 def row_split(
