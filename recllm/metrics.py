@@ -63,6 +63,11 @@ class Truth:
         """Row of the person for each entry of `item`."""
         return np.repeat(np.arange(len(self.indptr) - 1), self.sizes)
 
+    def select(self, kept: NDArray[np.bool_]) -> Truth:
+        """The entries where `kept`, shape of `item`, is true; people keep their rows, some with nothing left."""
+        indptr = np.concatenate([[0], np.cumsum(kept)])[self.indptr].astype(np.int64)
+        return Truth(indptr, self.item[kept], None if self.value is None else self.value[kept])
+
     def rows(self, users: NDArray[np.integer]) -> Truth:
         """The same for these people only, in the order given."""
         lengths = self.sizes[users]
@@ -166,6 +171,12 @@ def spend_covered(lists: Rankings, truth: Truth, k: int) -> float:
     return float(_spent(lists, truth, k).sum()) / total if total > 0 else float("nan")
 
 
+def retained_reached(lists: Rankings, truth: Truth, k: int, retained: int) -> float:
+    """Share of the people who came back that the lists reached: people with at least one hit, over all `retained`
+    people who were known before and bought anything in the window, whatever the slice counts as a hit."""
+    return float(hits(lists, truth, k).any(axis=1).sum() / retained) if retained else float("nan")
+
+
 def coverage(lists: Rankings, n_items: int, k: int) -> float:
     """Share of the catalogue's `n_items` that at least one list shows in its first k places."""
     shown = lists[:, :k]
@@ -198,6 +209,23 @@ def accuracy(probability: NDArray[np.floating], label: NDArray[np.bool_], thresh
     if probability.shape != label.shape:
         raise UsageError(f"accuracy: {probability.shape} probabilities for {label.shape} labels")
     return float(np.mean((probability >= threshold) == label.astype(bool))) if len(label) else float("nan")
+
+
+def calibration_error(probability: NDArray[np.floating], label: NDArray[np.bool_], bins: int = 15) -> float:
+    """Expected calibration error: mean gap between mean probability and share of true labels over `bins` bins of equal
+    mass, weighted by their size; in [0, 1], 0 is calibrated. Shapes (n,).
+
+    Source: Naeini et al. 2015, with bins of equal mass as Nixon et al. 2019 advise. Equal probabilities share a bin.
+    """
+    if probability.shape != label.shape:
+        raise UsageError(f"calibration_error: {probability.shape} probabilities for {label.shape} labels")
+    if not len(label):
+        return float("nan")
+    order = np.sort(probability)
+    edges = np.unique(order[(np.arange(1, bins) * len(order)) // bins])
+    bin_of = np.searchsorted(edges, probability, side="right")
+    gap = np.bincount(bin_of, probability.astype(np.float64) - label, minlength=len(edges) + 1)
+    return float(np.abs(gap).sum() / len(label))
 
 
 # --- inside --------------------------------------------------------------------------------------------------------

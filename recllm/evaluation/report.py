@@ -20,20 +20,14 @@ from numpy.typing import NDArray
 
 from recllm import metrics
 from recllm.dataset import utc
+from recllm.evaluation import figures
 from recllm.evaluation.baselines import Contender, buyers
-from recllm.evaluation.bootstrap import paired_bootstrap
+from recllm.evaluation.bootstrap import paired_bootstraps
+from recllm.evaluation.parts import PARTS, Part, parts
 from recllm.evaluation.protocols import SLICES, Judged, Slice, Window
-from recllm.metrics import Rankings, Values
+from recllm.metrics import Values
 
 OURS = "recllm"
-
-PER_PERSON: dict[str, Callable[[Rankings, metrics.Truth, int], Values]] = {
-    "ndcg": metrics.ndcg,
-    "recall": metrics.recall,
-    "hr": metrics.hit_rate,
-    "precision": metrics.precision,
-    "mrr": metrics.reciprocal_rank,
-}
 
 COMPARED = ("ndcg", "recall")
 """Metrics for which differences get an interval."""
@@ -64,7 +58,8 @@ class Report:
     systems: dict[str, dict[str, dict[str, float]]]
     differences: tuple[Difference, ...]
     extra: dict[str, Any] = field(default_factory=dict)
-    """Further keys of the JSON document: note, window, slices, settings, system_seconds, hardware, versions."""
+    """Further keys of the JSON document: best_peers (name of each slice's), note, notes, window, slices, settings,
+    system_seconds, hardware, versions."""
 
     def document(self) -> dict[str, Any]:
         """What `write` puts into the file: the fields, then the extra keys."""
@@ -86,7 +81,7 @@ class Report:
     def table(self, columns: Iterable[str] | None = None) -> str:
         """One block per slice, one line per system, best NDCG first; then the differences in NDCG."""
         lines = [f"{self.protocol}   seed {self.seed}, data {self.data_hash}, {self.seconds:.0f} s"]
-        lines += [self.extra["note"]] if self.extra.get("note") else []
+        lines += [note for note in (self.extra.get("note"), *self.extra.get("notes", ())) if note]
         for name in dict.fromkeys(s for scores in self.systems.values() for s in scores):
             lines += ["", *self._block(name, list(columns or ()))]
         if self.differences:
@@ -103,7 +98,9 @@ class Report:
         width = [max(9, len(c) + 2) for c in columns]
         told = self.extra.get("slices", {}).get(name, {})
         head = f"{name:20}" + "".join(f"{c:>{w}}" for c, w in zip(columns, width, strict=True))
-        out = [f"{name}: {SLICES.get(name, '')}; {told.get('users', '?')} people, {told.get('items', '?')} items", head]
+        about = (SLICES | PARTS).get(name, "")
+        items = f", {told['items']} items" if "items" in told else ""
+        out = [f"{name}: {about}; {told.get('users', '?')} people" + items, head]
         for system, scores in sorted(rows.items(), key=lambda r: -r[1].get(columns[0], 0.0)):
             cells = (_cell(scores.get(c), w) for c, w in zip(columns, width, strict=True))
             out.append(f"{system:20}" + "".join(cells))
@@ -133,6 +130,7 @@ def evaluate(
     """
     began = time.perf_counter()
     sold = buyers(window.fit_on, None)
+    parted = parts(window, sold)
     values: dict[tuple[str, str], dict[str, Values]] = {}
     scores: dict[str, dict[str, dict[str, float]]] = {}
     spent: dict[str, float] = {}
@@ -142,14 +140,12 @@ def evaluate(
             if system.slices is not None and one.name not in system.slices:
                 continue
             answer = system.answer(window.ask(one, k))
-            lists = answer.items if isinstance(answer, Judged) else answer
-            values[name, one.name] = {f"{m}@{k}": f(lists, one.truth, k) for m, f in PER_PERSON.items()}
-            means = {m: metrics.average(v) for m, v in values[name, one.name].items()}
-            means |= _of_lists(lists, one, k, sold, window.fit_on.n_users, vectors)
-            means |= _of_probabilities(answer, one, k) if isinstance(answer, Judged) else {}
-            scores.setdefault(name, {})[one.name] = {m: round(v, 6) for m, v in means.items() if np.isfinite(v)}
+            for part, people, means in _measured(answer, one, parted[one.name], k, window, sold, vectors):
+                values[name, part] = people
+                scores.setdefault(name, {})[part] = {m: round(v, 6) for m, v in means.items() if np.isfinite(v)}
         spent[name] = round(time.perf_counter() - start, 2)
         progress(f"{name}: {spent[name]:.1f} s")
+    best = best_peers(scores, ours, f"{COMPARED[0]}@{k}")
     return Report(
         protocol=window.protocol,
         commit=commit(),
@@ -157,57 +153,62 @@ def evaluate(
         seed=seed,
         seconds=time.perf_counter() - began,
         systems=scores,
-        differences=tuple(_differences(values, ours, k, seed, draws)),
-        extra=_about(window, systems, k, spent),
+        differences=tuple(_differences(values, best, ours, k, seed, draws)),
+        extra={"best_peers": best} | _about(window, parted, systems, k, spent),
     )
 
 
-def _of_lists(
-    lists: Rankings,
+def _measured(
+    answer: NDArray[np.int32] | Judged,
     one: Slice,
+    parted: list[Part],
     k: int,
+    window: Window,
     sold: NDArray[np.int64],
-    n_users: int,
     vectors: NDArray[np.float32] | None,
-) -> dict[str, float]:
-    out = {f"coverage@{k}": metrics.coverage(lists, len(one.items), k)}
-    if sold[one.items].any():
-        out[f"popularity_rank@{k}"] = _popularity_rank(lists, one, k, sold)
-        out[f"novelty@{k}"] = metrics.novelty(lists, sold, n_users, k)
-    if vectors is not None:
-        out[f"diversity@{k}"] = metrics.average(metrics.diversity(lists, vectors, k))
-    if one.truth.value is not None and one.truth.value.any():
-        out[f"value_recall@{k}"] = metrics.average(metrics.value_recall(lists, one.truth, k))
-        out[f"spend_covered@{k}"] = metrics.spend_covered(lists, one.truth, k)
-    return out
+) -> Iterable[tuple[str, dict[str, Values], dict[str, float]]]:
+    """Name, values per person and figures of the slice and of each of its parts."""
+    lists = answer.items if isinstance(answer, Judged) else answer
+    for part in parted:
+        people = figures.per_person(lists, part, k)
+        means = {m: metrics.average(v) for m, v in people.items()} | figures.of_money(lists, part, k)
+        if part.name == one.name:
+            means |= figures.of_lists(lists, one, k, window, sold, vectors)
+            means |= figures.of_probabilities(answer, one, k) if isinstance(answer, Judged) else {}
+        yield part.name, people, means
 
 
-def _of_probabilities(answer: Judged, one: Slice, k: int) -> dict[str, float]:
-    """Over the listed pairs: whether "at least .5" and "taken" agree, and the mean probability."""
-    listed = answer.items >= 0
-    taken = metrics.hits(answer.items, one.truth, k)[listed]
-    probability = answer.probability[listed]
-    return {
-        "accuracy@0.5": metrics.accuracy(probability, taken),
-        f"probability@{k}": float(probability.mean()) if len(probability) else float("nan"),
-    }
-
-
-def _popularity_rank(lists: Rankings, one: Slice, k: int, sold: NDArray[np.int64]) -> float:
-    """Among the items of the slice, so that never-sold rows of the dataset do not stretch the scale."""
-    place = np.searchsorted(one.items, np.maximum(lists, 0)).astype(np.int32)
-    return metrics.popularity_rank(np.where(lists >= 0, place, -1), sold[one.items], k)
+def best_peers(scores: Mapping[str, Mapping[str, Mapping[str, float]]], ours: str, metric: str) -> dict[str, str]:
+    """Of each slice, the system with the highest `metric`. Systems named `ours` or `ours`-something are no peers."""
+    best: dict[str, str] = {}
+    for name, slices in scores.items():
+        if name == ours or name.startswith(f"{ours}-"):
+            continue
+        for part, found in slices.items():
+            if part not in best or found.get(metric, 0.0) > scores[best[part]][part].get(metric, 0.0):
+                best[part] = name
+    return best
 
 
 def _differences(
-    values: Mapping[tuple[str, str], Mapping[str, Values]], ours: str, k: int, seed: int, draws: int
+    values: Mapping[tuple[str, str], Mapping[str, Values]],
+    best: Mapping[str, str],
+    ours: str,
+    k: int,
+    seed: int,
+    draws: int,
 ) -> Iterable[Difference]:
-    for (peer, part), theirs in values.items():
-        mine = values.get((ours, part))
-        if peer == ours or mine is None:
+    """Slice by slice, the best peer first. All comparisons of a slice see the same redrawn people."""
+    compared = [f"{m}@{k}" for m in COMPARED]
+    for part in dict.fromkeys(p for _, p in values):
+        peers = [name for name, p in values if p == part and name != ours]
+        if (ours, part) not in values or not peers:
             continue
-        for metric in (f"{m}@{k}" for m in COMPARED):
-            gap = paired_bootstrap(mine[metric], theirs[metric], draws=draws, seed=seed)
+        peers.sort(key=lambda name: name != best.get(part))
+        pairs = [(peer, metric) for peer in peers for metric in compared]
+        gaps = [values[ours, part][metric] - values[peer, part][metric] for peer, metric in pairs]
+        intervals = paired_bootstraps(np.stack(gaps, axis=1), draws=draws, seed=seed)
+        for (peer, metric), gap in zip(pairs, intervals, strict=True):
             mean, low, high = (round(v, 6) for v in (gap.mean, gap.low, gap.high))
             yield Difference(ours=ours, peer=peer, slice=part, metric=metric, mean=mean, low=low, high=high)
 
@@ -215,9 +216,16 @@ def _differences(
 # --- the record ----------------------------------------------------------------------------------------------------
 
 
-def _about(window: Window, systems: Mapping[str, Contender], k: int, spent: dict[str, float]) -> dict[str, Any]:
+def _about(
+    window: Window,
+    parted: Mapping[str, list[Part]],
+    systems: Mapping[str, Contender],
+    k: int,
+    spent: dict[str, float],
+) -> dict[str, Any]:
     return {
         "note": window.note,
+        "notes": [system.note for system in systems.values() if system.note],
         "k": k,
         "uncommitted_changes": bool(_git("status", "--porcelain", "--", "recllm")),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -225,6 +233,11 @@ def _about(window: Window, systems: Mapping[str, Contender], k: int, spent: dict
         "slices": {
             s.name: {"users": len(s.users), "items": len(s.items), "pairs": len(s.truth.item), "masked": s.mask_seen}
             for s in window.slices
+        }
+        | {
+            p.name: {"of": p.of, "users": len(p.rows), "pairs": len(p.truth.item)}
+            for rows in parted.values()
+            for p in rows[1:]
         },
         "settings": {name: dict(system.settings) for name, system in systems.items() if system.settings},
         "system_seconds": spent,
@@ -242,7 +255,7 @@ def hardware() -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that can move a figure."""
     found = {"python": platform.python_version()}
-    for name in ("recllm", "numpy", "scipy", "polars", "torch", "transformers"):
+    for name in ("recllm", "numpy", "scipy", "polars", "torch", "transformers", "lightgbm", "implicit"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -1,0 +1,241 @@
+"""The peers in worlds with obvious answers, and what every system of a comparison must keep to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import polars as pl
+import pytest
+
+from recllm.dataset import DAY, Dataset
+from recllm.encoder import ToyEncoder
+from recllm.errors import MissingExtraError
+from recllm.evaluation import BASELINES, PEERS, Contender, Judged, Question, Window, contenders, time_split
+from recllm.evaluation.baselines import purchases
+from recllm.evaluation.peers import als, bpr, ease, lightgbm, source_model, tifu_knn
+from recllm.evaluation.peers.ease import fit
+from recllm.evaluation.peers.tifu import person_vectors
+from recllm.text import item_texts
+from recllm.vectors import item_vectors
+
+SMALL = {
+    "tifu-knn": {"neighbours": 10},
+    "als": {"factors": 2, "iterations": 5},
+    "bpr": {"factors": 8, "iterations": 30},
+    "source-model": {"epochs": 20, "dim": 8, "hidden": 8, "batch": 64, "learning_rate": 0.01},
+    "lightgbm": {"rounds": 20, "leaves": 7, "least_rows": 5, "windows": 2,
+                 "arrivals": {"rounds": 20, "least_rows": 2, "windows": 2}},
+}  # fmt: skip
+
+
+def blocks(seed: int = 0, people: int = 40, days: int = 150) -> Dataset:
+    """Two tastes, each with a shelf of 15: people buy of their own shelf only, and some items again and again. Every
+    month two items of each shelf arrive."""
+    rng = np.random.default_rng(seed)
+    rows, arrival = [], {}
+    for taste in "ab":
+        for number in range(15):
+            arrival[f"{taste}{number}"] = 0 if number < 5 else 14 * (number - 4)
+    for person in range(people):
+        taste = "ab"[person % 2]
+        favourites = rng.permutation(5)[:2]
+        for day in np.sort(rng.uniform(0, days, 40)):
+            there = [i for i, since in arrival.items() if i[0] == taste and since <= day]
+            item = f"{taste}{rng.choice(favourites)}" if rng.random() < 0.5 else str(rng.choice(there))
+            rows.append((f"p{person}", item, int(day * DAY)))
+    user, item, at = zip(*rows, strict=True)
+    items = pl.DataFrame({"item_id": list(arrival)}).with_columns(
+        title=pl.when(pl.col("item_id").str.starts_with("a")).then(pl.lit("red apple")).otherwise(pl.lit("steel bolt")),
+        category=pl.when(pl.col("item_id").str.starts_with("a")).then(pl.lit("food")).otherwise(pl.lit("tools")),
+    )
+    users = pl.DataFrame({"user_id": [f"p{n}" for n in range(people)], "age": ["young", "old"] * (people // 2)})
+    events = pl.DataFrame({"user_id": user, "item_id": item, "timestamp": at}).with_columns(
+        price=pl.lit(2.0), quantity=pl.lit(1.0)
+    )
+    return Dataset.construct(events, users, items)
+
+
+@cache
+def window() -> Window:
+    return time_split(blocks(), test_days=28)
+
+
+@cache
+def made(seed: int = 0) -> dict[str, Contender]:
+    past = window().fit_on
+    vectors, texts = item_vectors(ToyEncoder(), past), item_texts(past.items)
+    return contenders((*BASELINES, *PEERS), texts=texts, vectors=vectors, settings=SMALL, seed=seed)
+
+
+def lists_of(answer: np.ndarray | Judged) -> np.ndarray:
+    return answer.items if isinstance(answer, Judged) else answer
+
+
+def shelf(asked: Question, item: np.ndarray) -> np.ndarray:
+    return asked.fit_on.items["item_id"].str.slice(0, 1).to_numpy()[item]
+
+
+# --- what every system keeps to ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*BASELINES, *PEERS])
+def test_contract(name: str) -> None:
+    system = made()[name]
+    for one in window().slices:
+        if system.slices is not None and one.name not in system.slices:
+            continue
+        asked = window().ask(one, 6)
+        answer = system.answer(asked)
+        lists = lists_of(answer)
+        assert lists.shape == (len(asked.users), 6)
+        assert lists.dtype == np.int32
+        assert np.isin(lists[lists >= 0], asked.items).all()
+        assert all(len(set(row[row >= 0])) == (row >= 0).sum() for row in lists)
+        assert ((lists >= 0).sum(axis=1) >= min(6, len(asked.items)) * (not asked.mask_seen)).all()
+        if asked.mask_seen:
+            seen = purchases(asked.dataset, asked.users, None).toarray() > 0
+            assert not any(seen[row, item] for row, line in enumerate(lists) for item in line if item >= 0)
+        if isinstance(answer, Judged):
+            assert ((answer.probability >= 0) & (answer.probability <= 1) == (lists >= 0)).all()
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_seed_gives_one_answer(name: str) -> None:
+    asked = window().ask(window().slice("ALL"), 6)
+    once = lists_of(made()[name].answer(asked))
+    again = lists_of(made.__wrapped__(0)[name].answer(asked))
+    assert once.tolist() == again.tolist()
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_people_are_offered_their_own_shelf(name: str) -> None:
+    """In NEW nothing that a person bought can be repeated, so the shelf must come from people alike."""
+    for part in ("ALL", "NEW"):
+        asked = window().ask(window().slice(part), 2)
+        lists = lists_of(made()[name].answer(asked))
+        taste = np.array(["ab"[u % 2] for u in asked.users])
+        right = [shelf(asked, row[row >= 0]) == t for row, t in zip(lists, taste, strict=True)]
+        assert np.concatenate(right).mean() > 0.9, part
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_strangers_and_people_without_history_are_served(name: str) -> None:
+    asked = window().ask(window().slice("NOHISTORY"), 5)
+    assert (asked.own == -1).all()
+    assert (lists_of(made()[name].answer(asked)) >= 0).all()
+
+
+def test_names_without_their_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    asked = window().ask(window().slice("ALL"), 2)
+    for module, system in (("implicit.cpu.als", als()), ("lightgbm", lightgbm(np.ones((asked.fit_on.n_items, 1))))):
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(MissingExtraError, match=r"recllm\[bench\]"):
+            system(asked)
+
+
+# --- one by one ----------------------------------------------------------------------------------------------------
+
+
+def log(*rows: tuple[str, str, int]) -> Dataset:
+    user, item, day = zip(*rows, strict=True)
+    return Dataset.construct(pl.DataFrame({"user_id": user, "item_id": item, "timestamp": [d * DAY for d in day]}))
+
+
+def asking(past: Dataset, *people: str, k: int = 3) -> Question:
+    rows = past.user_rows(people)
+    items = np.arange(past.n_items, dtype=np.int32)
+    return Question(dataset=past, fit_on=past, users=rows, own=rows, items=items, k=k, mask_seen=False, slice="ALL")
+
+
+def names(past: Dataset, lists: np.ndarray) -> list[list[str]]:
+    return [[past.items["item_id"][int(i)] for i in row if i >= 0] for row in lists]
+
+
+def test_tifu_vector_by_hand() -> None:
+    """Five baskets in two groups: (1, 2) and (3, 4, 5), the later group being the longer."""
+    past = log(("u", "x", 1), ("u", "y", 2), ("u", "x", 3), ("u", "z", 4), ("u", "x", 5), ("u", "y", 5), ("v", "z", 1))
+    found = person_vectors(past, np.array([0, 1]), 2, 0.9, 0.5).toarray()
+    x, y, z = past.item_rows(["x", "y", "z"])
+    first, second = 0.5 / 2, 1 / 2  # weight of each group: decay over the number of groups
+    assert found[0, x] == pytest.approx(first * 0.9 / 2 + second * (0.9**2 + 1) / 3)
+    assert found[0, y] == pytest.approx(first * 1 / 2 + second * 1 / 3)
+    assert found[0, z] == pytest.approx(second * 0.9 / 3)
+    assert found[1].tolist() == pytest.approx([1.0 if i == z else 0.0 for i in range(3)])  # one basket is one group
+
+
+def test_tifu_blends_the_nearest() -> None:
+    past = log(("u", "x", 1), ("v", "x", 1), ("v", "y", 1), ("w", "z", 1), ("w", "q", 1))
+    assert names(past, tifu_knn(neighbours=1, own_share=0.7)(asking(past, "u", k=2))) == [["x", "y"]]
+    assert names(past, tifu_knn(neighbours=1, own_share=0.0)(asking(past, "u", k=2)))[0][:2] != ["z", "q"]
+
+
+def test_ease_is_the_closed_form() -> None:
+    rng = np.random.default_rng(0)
+    x = (rng.random((30, 8)) < 0.4).astype(float)
+    past = log(*[(f"u{u}", f"i{i}", 1) for u, i in zip(*x.nonzero(), strict=True)])
+    x = purchases(past, np.arange(past.n_users), None).toarray().astype(float)
+    inverse = np.linalg.inv(x.T @ x + 5 * np.eye(x.shape[1]))
+    expected = -inverse / np.diag(inverse)
+    np.fill_diagonal(expected, 0)
+    model = fit(past, 5.0, 100)
+    np.testing.assert_allclose(model.weight, expected[np.ix_(model.rows, model.rows)], atol=1e-5)
+    lists = ease(l2=5.0)(asking(past, *past.users["user_id"][:2], k=8))
+    score = (x @ expected)[:2]
+    for row, line in zip(lists, score, strict=True):
+        np.testing.assert_allclose(line[row], np.sort(line)[::-1], atol=1e-5)
+
+
+def test_ease_keeps_to_its_bound() -> None:
+    past = log(("a", "x", 1), ("b", "x", 1), ("a", "y", 1), ("b", "y", 1), ("c", "z", 1))
+    model = fit(past, 1.0, 2)
+    assert {past.items["item_id"][int(i)] for i in model.rows} == {"x", "y"}
+    assert set(names(past, ease(l2=1.0, items=2)(asking(past, "c")))[0]) == {"x", "y", "z"}
+
+
+def test_factors_of_strangers() -> None:
+    """ALS solves for a stranger from the history alone; BPR has no vector for one and offers the mean person's."""
+    past = window().fit_on
+    one = window().slice("ALL")
+    known = window().ask(one, 3)
+    stranger = replace(known, own=np.full(len(known.users), -1))
+    assert als(factors=8)(known).tolist() == als(factors=8)(stranger).tolist()
+    lists = bpr(factors=8, iterations=20)(stranger)
+    assert past is known.fit_on
+    assert (lists == lists[0]).all()
+
+
+def test_source_model_learns_blocks_and_its_accuracy_is_told() -> None:
+    asked = window().ask(window().slice("ALL"), 3)
+    answer = source_model(**SMALL["source-model"])(asked)
+    assert isinstance(answer, Judged)
+    assert answer.figures["heldout_accuracy@0.5"] > 0.75
+    guess = source_model(**SMALL["source-model"] | {"epochs": 0})(asked)
+    assert isinstance(guess, Judged)
+    assert guess.figures["heldout_accuracy@0.5"] < answer.figures["heldout_accuracy@0.5"]
+
+
+def test_trees_of_arrivals_follow_type_and_text() -> None:
+    cold = window().slice("COLD")
+    asked = window().ask(cold, 1)
+    lists = lists_of(made()["lightgbm"].answer(asked))
+    taste = np.array(["ab"[u % 2] for u in asked.users])
+    assert (shelf(asked, lists[:, 0]) == taste).all()
+
+
+def test_trees_learn_once_for_questions_that_differ_in_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    from recllm.evaluation.peers import trees
+
+    grown = []
+    monkeypatch.setattr(trees, "_grow", lambda *given, grow=trees._grow: (grown.append(1), grow(*given))[1])
+    system = lightgbm(item_vectors(ToyEncoder(), window().fit_on), **SMALL["lightgbm"])
+    everything = lists_of(system(window().ask(window().slice("ALL"), 30)))
+    fresh = lists_of(system(window().ask(window().slice("NEW"), 30)))
+    assert len(grown) == 1
+    for row, user in enumerate(window().slice("NEW").users):
+        place = int(np.flatnonzero(window().slice("ALL").users == user)[0])
+        kept = fresh[row][fresh[row] >= 0]
+        assert [i for i in everything[place] if i in set(kept)] == kept.tolist()
