@@ -1,0 +1,242 @@
+"""An exported encoder gives the original's vectors, alone or in company, or is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from contracts_encoder import TEXTS, check_encoder
+from tiny_encoders import edit_json, make_model, make_sentence_model
+
+from recllm.encoder import HuggingFaceEncoder, load_encoder
+from recllm.encoder.onnx import OnnxEncoder, default_threads, int8_pays, load_onnx
+from recllm.encoder.onnx_export import export_onnx
+from recllm.encoder.onnx_folder import LEAST_COSINE, RECORD, read_record
+from recllm.encoder.onnx_int8 import quantise_matmuls
+from recllm.encoder.precision import Probe
+from recllm.errors import MissingExtraError, ModelError, UsageError
+
+pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
+REAL = [
+    "red running shoes",
+    "garden sofa with four cushions",
+    "milk",
+    "the milk and a sofa",
+    "running with the red shoes, and milk",
+    "秋装 新款 打底衫",
+]
+
+
+BERT = pytest.mark.parametrize("pair", ["bert"], indirect=True)
+
+
+@pytest.fixture(scope="module", params=["bert", "distilbert", "xlm-roberta"])
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
+    """A tiny encoder of each kind (RoBERTa is built as XLM-R is), and the folder of its export."""
+    folder = tmp_path_factory.mktemp(request.param)
+    original = load_encoder(make_model(folder / "m", request.param), device="cpu")
+    return original, export_onnx(original, folder / "onnx", texts=REAL)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT with a prompt, cut at twelve tokens and pooled at the first token."""
+    folder = tmp_path_factory.mktemp("sentence")
+    original = load_encoder(
+        make_sentence_model(folder / "m", pooling="cls", prompts={"query": "query: "}), device="cpu"
+    )
+    return export_onnx(original, folder / "onnx", texts=REAL).folder
+
+
+@pytest.fixture
+def quick(pair, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    """The exporter takes seconds; equal weights have an equal graph, so the one already made is handed out."""
+    _, done = pair
+
+    def known(encoder: HuggingFaceEncoder, path: Path) -> None:
+        assert encoder.model_type == "bert"
+        path.write_bytes((done.folder / "model.onnx").read_bytes())
+
+    monkeypatch.setattr("recllm.encoder.onnx_export.write_graph", known)
+
+
+@pytest.fixture
+def copy(exported: Path, tmp_path: Path) -> Path:
+    for path in exported.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def test_float32_has_the_originals_vectors(pair) -> None:  # type: ignore[no-untyped-def]
+    original, done = pair
+    served = load_encoder(done.folder)
+    check_encoder(served)
+    for kind in ("document", "query"):
+        np.testing.assert_allclose(served.encode(TEXTS, kind=kind), original.encode(TEXTS, kind=kind), atol=1e-4)
+    assert served.count_tokens(TEXTS) == original.count_tokens(TEXTS) and served.max_tokens == original.max_tokens
+    assert done.parity["float32"].lowest > 0.9999 and done.parity["float32"].texts == len(REAL)
+
+
+def test_int8_is_near_and_does_not_depend_on_company(pair) -> None:  # type: ignore[no-untyped-def]
+    original, done = pair
+    served = load_encoder(done.folder, precision="int8")
+    check_encoder(served, near=2e-4)
+    cosine = (served.encode(REAL) * original.encode(REAL)).sum(axis=1)
+    assert cosine.min() == pytest.approx(done.parity["int8"].lowest, abs=1e-4)
+    assert done.parity["int8"].lowest >= LEAST_COSINE["int8"]
+    assert done.bytes["int8"] < done.bytes["float32"]
+
+
+def test_prompts_limit_and_pooling_travel_with_it(exported: Path) -> None:
+    served = load_encoder(exported)
+    original = load_encoder(exported.parent / "m", device="cpu")
+    long = "garden sofa with four cushions and red running shoes and milk"
+    for kind in ("document", "query"):
+        np.testing.assert_allclose(served.encode([long], kind=kind), original.encode([long], kind=kind), atol=1e-4)
+    assert not np.allclose(*(served.encode([long], kind=kind) for kind in ("document", "query")))
+    assert served.max_tokens == 10, "twelve less two of the prompt"
+
+
+def test_every_precision_has_its_own_fingerprint(exported: Path, tmp_path: Path) -> None:
+    encoders = [load_encoder(exported, precision=p, cache_dir=tmp_path) for p in ("float32", "int8")]
+    whole, small = (e.encode(["red running shoes"]) for e in encoders)
+    assert np.abs(whole - small).max() > 1e-6, "int8 vectors are not served from those of float32"
+    original = load_encoder(exported.parent / "m", device="cpu")
+    assert len({e.fingerprint for e in [*encoders, original]}) == 3
+    np.testing.assert_array_equal(load_encoder(exported, precision="int8", cache_dir=tmp_path).encode(REAL[:1]), small)
+
+
+@BERT
+def test_int8_by_name_is_exported_once(tmp_path: Path, quick: None) -> None:
+    model = make_model(tmp_path / "m")
+    encoder = load_encoder(model, precision="int8", cache_dir=tmp_path / "cache")
+    made = next((tmp_path / "cache" / "onnx").iterdir())
+    before = (made / RECORD).stat().st_mtime_ns
+    again = load_encoder(model, precision="int8", cache_dir=tmp_path / "cache")
+    assert again.fingerprint == encoder.fingerprint and (made / RECORD).stat().st_mtime_ns == before
+    with pytest.raises(UsageError, match="cache_dir"):
+        load_encoder(model, precision="int8")
+
+
+def test_served_without_torch(exported: Path) -> None:
+    code = (
+        "import sys; from recllm.encoder import load_encoder; "
+        f"load_encoder({str(exported)!r}, precision='int8').encode(['milk']); "
+        "print([m for m in ('torch', 'transformers', 'onnx') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@BERT
+def test_an_export_that_differs_is_refused_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    original = load_encoder(make_model(tmp_path / "m"), device="cpu")
+    real = type(original).encode
+    monkeypatch.setattr(type(original), "encode", lambda self, texts, **k: -real(self, texts, **k))
+    with pytest.raises(ModelError, match=r"lowest cosine .* nothing was kept"):
+        export_onnx(original, tmp_path / "onnx", texts=REAL)  # type: ignore[arg-type]
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+@BERT
+def test_int8_too_far_off_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None) -> None:
+    monkeypatch.setitem(LEAST_COSINE, "int8", 1.1)  # type: ignore[arg-type]
+    done = export_onnx(load_encoder(make_model(tmp_path / "m"), device="cpu"), tmp_path / "onnx", texts=REAL)  # type: ignore[arg-type]
+    assert "int8" not in done.bytes and done.chosen == "float32" and done.gain is None
+    with pytest.raises(ModelError, match="holds no int8 model: its lowest cosine"):
+        load_encoder(done.folder, precision="int8")
+    assert load_onnx(done.folder, precision="auto").precision == "float32"
+
+
+def test_auto_needs_nearness_and_gain(exported: Path, tmp_path: Path) -> None:
+    assert int8_pays(Probe(0.995, 2.0)) and not int8_pays(Probe(0.98, 2.0)) and not int8_pays(Probe(0.995, 1.0))
+    chosen = load_onnx(exported, precision="auto", cache_dir=tmp_path)
+    kept = json.loads((tmp_path / "precision.json").read_text())
+    assert (chosen.precision == "int8") == int8_pays(Probe(**next(iter(kept.values()))))
+    (tmp_path / "precision.json").write_text(json.dumps({key: {"cosine": 1.0, "gain": 9.0} for key in kept}))
+    assert load_onnx(exported, precision="auto", cache_dir=tmp_path).precision == "int8", "the kept answer decides"
+
+
+@BERT
+def test_an_earlier_export_is_replaced_and_anything_else_is_not(tmp_path: Path, quick: None) -> None:
+    original = load_encoder(make_model(tmp_path / "m"), device="cpu")
+    first = export_onnx(original, tmp_path / "onnx", texts=REAL, int8=False)  # type: ignore[arg-type]
+    assert set(first.bytes) == {"float32"}
+    again = export_onnx(original, tmp_path / "onnx", texts=REAL)  # type: ignore[arg-type]
+    assert set(again.bytes) == {"float32", "int8"}
+    with pytest.raises(UsageError, match="not an export"):
+        export_onnx(original, tmp_path / "m", texts=REAL)  # type: ignore[arg-type]
+    assert (tmp_path / "m" / "config.json").exists()
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.int8.onnx", "tokenizer.json"])
+def test_a_changed_file_is_noticed(copy: Path, name: str) -> None:
+    data = bytearray((copy / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / name).write_bytes(data)
+    with pytest.raises(ModelError, match=f"{name}: missing, or not the file that was exported"):
+        load_encoder(copy)
+
+
+def test_a_damaged_record_and_a_file_from_elsewhere_are_refused(copy: Path) -> None:
+    edit_json(copy / RECORD, files={"../../etc/passwd": "0"})
+    with pytest.raises(ModelError, match="not the file that was exported"):
+        read_record(copy)
+    edit_json(copy / RECORD, scheme="recllm-onnx-0")
+    with pytest.raises(ModelError, match="another version"):
+        read_record(copy)
+    (copy / RECORD).write_text("{")
+    with pytest.raises(ModelError, match="not a readable export"):
+        read_record(copy)
+
+
+def test_what_cannot_be_chosen_afterwards(exported: Path) -> None:
+    with pytest.raises(UsageError, match="leave out max_tokens"):
+        load_encoder(exported, max_tokens=5)
+    with pytest.raises(UsageError, match="device='cuda'"):
+        load_encoder(exported, device="cuda")
+    with pytest.raises(UsageError, match="float32"):
+        load_encoder(exported, precision="bfloat16")
+    with pytest.raises(UsageError, match="float32 encoder on the CPU"):
+        original = load_encoder(exported.parent / "m", precision="bfloat16", device="cpu")
+        export_onnx(original, exported.parent / "other")  # type: ignore[arg-type]
+
+
+def test_a_missing_package_names_the_extra(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingExtraError, match=r"recllm\[onnx\]"):
+        OnnxEncoder(exported)
+
+
+def test_threads_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert default_threads() == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    assert default_threads() >= 1
+
+
+def test_int8_product_on_numbers_that_are_exact() -> None:
+    """127 levels hold whole numbers up to 127 exactly, per row and per output, whatever the other rows hold."""
+    runtime = pytest.importorskip("onnxruntime")
+    weight = np.array([[127, 1], [64, -127], [-3, 5]], np.float32) * np.array([0.5, 100], np.float32)
+    x = np.array([[[127, 3, -4]], [[1270, 10, 0]], [[0, 0, 0]]], np.float32)  # (3, 1, 3)
+    helper = onnx.helper
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "one",
+        [helper.make_tensor_value_info("x", 1, ["a", "b", 3])],
+        [helper.make_tensor_value_info("y", 1, ["a", "b", 2])],
+        [onnx.numpy_helper.from_array(weight, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    small, changed = quantise_matmuls(model)
+    session = runtime.InferenceSession(small.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert changed == 1 and session.run(None, {"x": x})[0] == pytest.approx(x @ weight, rel=1e-5)
+    assert [w.name for w in model.graph.initializer] == ["w"], "the model handed in is left as it was"
