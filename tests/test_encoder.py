@@ -290,12 +290,12 @@ class Slow(ToyEncoder):
 def test_bfloat16_needs_both_likeness_and_gain(
     pause: float, noise: float, pays: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recllm.encoder.precision._product_gain", lambda: 2.0)
+    monkeypatch.setattr("recllm.encoder.precision.product_gain", lambda: 2.0)
     assert probe_bfloat16(Slow(0.03), lambda: Slow(pause, noise)).pays is pays
 
 
 def test_probe_is_asked_once_per_model_and_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recllm.encoder.precision._product_gain", lambda: 2.0)
+    monkeypatch.setattr("recllm.encoder.precision.product_gain", lambda: 2.0)
     exact, other = Slow(0.03), Slow(0.002)
     first = probe_bfloat16(exact, lambda: other, tmp_path)
     calls = exact.calls
@@ -307,7 +307,7 @@ def test_probe_is_asked_once_per_model_and_machine(tmp_path: Path, monkeypatch: 
 
 
 def test_emulated_bfloat16_is_not_even_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recllm.encoder.precision._product_gain", lambda: 0.3)
+    monkeypatch.setattr("recllm.encoder.precision.product_gain", lambda: 0.3)
     assert not probe_bfloat16(Slow(0.0), lambda: pytest.fail("loaded")).pays
 
 

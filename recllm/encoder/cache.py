@@ -103,6 +103,11 @@ class CachedEncoder:
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return self.encoder.count_tokens(texts)
 
+    def around(self, encoder: Encoder) -> CachedEncoder:
+        """Another encoder behind the same file."""
+        file = self._file
+        return CachedEncoder(encoder, file.path.parent, file.max_bytes, progress=self._progress, clock=file.clock)
+
     def clear(self) -> None:
         """Forget every vector in the file, other models' too."""
         self._file.remove()
@@ -130,15 +135,15 @@ class _VectorFile:
     """Keys to rows of numbers. Each thread of each process has its own connection."""
 
     def __init__(self, path: Path, max_bytes: int, clock: Callable[[], float]) -> None:
-        self._path = path
-        self._max_bytes = max_bytes
-        self._clock = clock
+        self.path = path
+        self.max_bytes = max_bytes
+        self.clock = clock
         self._kept = threading.local()
 
     def read(self, keys: Sequence[bytes], into: FloatArray) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Fill the rows of `into` whose keys are known; which ones, (len(keys),) bool."""
         found = np.zeros(len(keys), bool)
-        if not keys or not self._path.exists():
+        if not keys or not self.path.exists():
             return found
         with self._guarded("read"):
             db = self._open()
@@ -179,15 +184,15 @@ class _VectorFile:
     def remove(self) -> None:
         self.close()
         for suffix in ("", "-wal", "-shm"):
-            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
     def _today(self) -> int:
-        return int(self._clock() // _DAY)
+        return int(self.clock() // _DAY)
 
     def _tidy(self, db: sqlite3.Connection, stale: list[bytes], broken: list[bytes]) -> None:
         """Mark rows as used today, at most once a day each; drop damaged ones."""
         if broken:
-            warnings.warn(f"{self._path}: {len(broken)} damaged vectors are computed anew.", stacklevel=4)
+            warnings.warn(f"{self.path}: {len(broken)} damaged vectors are computed anew.", stacklevel=4)
         if stale or broken:
             with _transaction(db):
                 db.executemany("UPDATE vector SET used = ? WHERE key = ?", [(self._today(), key) for key in stale])
@@ -196,10 +201,10 @@ class _VectorFile:
     def _make_room(self, db: sqlite3.Connection, size: int) -> bool:
         """Drop the rows unused for the longest until `size` more bytes fit."""
         used_bytes = _pragma(db, "page_size") * (_pragma(db, "page_count") - _pragma(db, "freelist_count"))
-        if used_bytes + size <= self._max_bytes:
+        if used_bytes + size <= self.max_bytes:
             return False
         rows = db.execute("SELECT count(*) FROM vector").fetchone()[0]
-        target = max(0, int(self._max_bytes * _KEEP) - size)
+        target = max(0, int(self.max_bytes * _KEEP) - size)
         drop = rows - int(rows * min(1.0, target / max(used_bytes, 1)))
         db.execute("DELETE FROM vector WHERE rowid IN (SELECT rowid FROM vector ORDER BY used, rowid LIMIT ?)", (drop,))
         return True
@@ -207,12 +212,12 @@ class _VectorFile:
     def _open(self) -> sqlite3.Connection:
         """This thread's connection, made anew after a fork and when the file was removed or replaced."""
         kept: tuple[int, int, sqlite3.Connection] | None = getattr(self._kept, "connection", None)
-        if kept is not None and kept[:2] == (os.getpid(), _inode(self._path)):
+        if kept is not None and kept[:2] == (os.getpid(), _inode(self.path)):
             return kept[2]
         if kept is not None and kept[0] != os.getpid():
             self._kept.inherited = kept  # a parent's connection must not be closed in the child, so it is kept alive
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        db = sqlite3.connect(self._path, timeout=_PATIENCE, isolation_level=None)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        db = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None)
         # These two only act on a new file: large pages waste less on rows of 1.5 kB; freed pages can be given back.
         db.execute("PRAGMA page_size = 16384")
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -223,7 +228,7 @@ class _VectorFile:
         db.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
         db.text_factory = bytes
         db.executescript(_SCHEMA)
-        self._kept.connection = (os.getpid(), _inode(self._path), db)
+        self._kept.connection = (os.getpid(), _inode(self.path), db)
         return db
 
     @contextlib.contextmanager
@@ -235,9 +240,9 @@ class _VectorFile:
             if _is_damage(error):
                 with contextlib.suppress(OSError):
                     self.remove()
-                warnings.warn(f"{self._path}: damaged ({error}); it is started anew.", stacklevel=4)
+                warnings.warn(f"{self.path}: damaged ({error}); it is started anew.", stacklevel=4)
             else:
-                warnings.warn(f"{self._path}: cannot {doing} ({error}); working without it.", stacklevel=4)
+                warnings.warn(f"{self.path}: cannot {doing} ({error}); working without it.", stacklevel=4)
 
 
 def _row_bytes(dim: int) -> int:

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from recllm.encoder.adapters import adapter_hash, merge_adapter
 from recllm.encoder.folder import FolderSettings, check_folder
+from recllm.encoder.tokens import Tokens
 from recllm.encoder.unique import distinct
 from recllm.errors import ModelError, UsageError
 from recllm.quiet import quiet_loading
@@ -57,22 +59,34 @@ class HuggingFaceEncoder:
         prompts: Mapping[str, str] | None = None,
         device: str | None = None,
         progress: bool = True,
+        adapter: str | Path | None = None,
     ) -> None:
         settings = check_folder(weights.path, weights.name)
-        self.name = weights.name
+        self.weights = weights
+        self.model_type = settings.model_type
+        self.base_hash = _weights_hash(settings)
         self.precision: Precision = precision
+        self.prompts = prompts
         self._progress = progress
-        self._prompts = dict(settings.prompts if prompts is None else prompts)
-        self._lower_case = settings.lower_case
         self._pooling = settings.pooling
         self._config = _config(settings)
-        self._tokenizer, self._pad, longest = _tokenizer(settings, self._config)
-        self._limit = _token_limit(max_tokens, settings, longest, self._config)
-        self.max_tokens = self._limit - self._prompt_tokens()
-        self._device = device or _best_device()
-        self._model = _model(settings, self._config, precision).to(self._device)
+        tokenizer, pad, longest = _tokenizer(settings, self._config)
+        self.limit = _token_limit(max_tokens, settings, longest, self._config)
+        self.tokens = Tokens(
+            tokenizer=tokenizer,
+            pad=pad,
+            prompts=dict(settings.prompts if prompts is None else prompts),
+            lower_case=settings.lower_case,
+            limit=self.limit,
+        )
+        self.max_tokens = self.tokens.max_tokens
+        self.device = device or _best_device()
+        self.adapter = None if adapter is None else Path(adapter)
+        change = "" if self.adapter is None else adapter_hash(self.adapter)
+        self.name = f"{weights.name}+lora-{change[:12]}" if change else weights.name
+        self.model = self._load(settings)
         self.dim = int(self._config.hidden_size)
-        self.fingerprint = self._fingerprint(settings)
+        self.fingerprint = self._fingerprint(settings, change)
 
     def encode(self, texts: Sequence[str], *, kind: TextKind = "document") -> FloatArray:
         """Unit rows, (len(texts), dim) float32. Each distinct text is computed once, in whatever order is fast.
@@ -80,7 +94,7 @@ class HuggingFaceEncoder:
         A text's vector does not depend on its neighbours beyond rounding (about 1e-6; more in bfloat16).
         """
         once, inverse = distinct(texts)
-        tokens = self._token_ids(once, kind)
+        tokens = self.token_ids(once, kind)
         lengths = np.array([len(ids) for ids in tokens], np.int64)
         rows = np.zeros((len(once), self.dim), np.float32)
         with self._bar(len(once)) as bar:
@@ -91,40 +105,49 @@ class HuggingFaceEncoder:
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, special tokens included and the prompt not, before any cut."""
-        return [len(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(self._clean(texts))]
+        return self.tokens.count(texts)
 
-    def _prompt_tokens(self) -> int:
-        """Tokens that the longest prompt takes from a text's room."""
-        empty, *prompts = self.count_tokens(["", *self._prompts.values()])
-        return max(prompts, default=empty) - empty
+    def token_ids(self, texts: Sequence[str], kind: TextKind = "document") -> list[list[int]]:
+        """Each text's tokens, prompt and special tokens included, cut to what the model takes."""
+        return self.tokens.ids(texts, kind)
 
-    def _clean(self, texts: Sequence[str]) -> list[str]:
-        # A lone surrogate (half of a broken emoji) is valid in a Python string and cannot be handed to Rust.
-        cleaned = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-        return [text.lower() for text in cleaned] if self._lower_case else cleaned
+    def padded(self, tokens: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Token ids (B, T) and mask (B, T), 1 for a real token; None when all are, which spares attention its mask."""
+        import torch
 
-    def _token_ids(self, texts: Sequence[str], kind: TextKind) -> list[list[int]]:
-        if kind not in ("query", "document"):
-            raise UsageError(f'kind must be "query" or "document", not {kind!r}.')
-        prompt = self._prompts.get(kind, "")
-        encodings = self._tokenizer.encode_batch_fast([prompt + text for text in self._clean(texts)])
-        return [_cut(encoding.ids, self._limit) for encoding in encodings]
+        lengths = [len(ids) for ids in tokens]
+        width = max(lengths)
+        ids = torch.tensor([[*row, *[self.tokens.pad] * (width - len(row))] for row in tokens], device=self.device)
+        if min(lengths) == width:
+            return ids, None
+        mask = torch.arange(width)[None, :].lt(torch.tensor(lengths)[:, None])
+        return ids, mask.to(self.device).long()
+
+    def pooled(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """The last block's output (B, T, dim) as unit rows (B, dim) float32, with a graph where one is asked."""
+        import torch
+
+        return torch.nn.functional.normalize(_pool(hidden.float(), mask, self._pooling), dim=1)
 
     def _forward(self, tokens: list[list[int]]) -> FloatArray:
         """Unit rows (len(tokens), dim) of one batch."""
         import torch
 
-        lengths = [len(ids) for ids in tokens]
-        width = max(lengths)
-        ids = torch.tensor([row + [self._pad] * (width - len(row)) for row in tokens], device=self._device)
-        padded = min(lengths) < width
-        # (B, T), 1 for a real token; None when all are real, which spares the attention its mask
-        mask = torch.arange(width)[None, :].lt(torch.tensor(lengths)[:, None]).to(self._device) if padded else None
+        ids, mask = self.padded(tokens)
         with torch.inference_mode():
-            hidden = self._model(input_ids=ids, attention_mask=None if mask is None else mask.long())[0]  # (B, T, dim)
-            rows = _pool(hidden.float(), mask, self._pooling)
-            unit: FloatArray = torch.nn.functional.normalize(rows, dim=1).cpu().numpy()
-        return unit
+            hidden = self.model(input_ids=ids, attention_mask=mask)[0]  # (B, T, dim)
+            rows: FloatArray = self.pooled(hidden, mask).cpu().numpy()
+        return rows
+
+    def _load(self, settings: FolderSettings) -> Any:
+        """The model, with its adapter merged in float32 before it becomes bfloat16."""
+        import torch
+
+        if self.adapter is None:
+            return _model(settings, self._config, self.precision).to(self.device)
+        named = {"model_type": self.model_type, "base": self.weights.name, "base_hash": self.base_hash}
+        merged = merge_adapter(_model(settings, self._config, "float32"), self.adapter, **named)
+        return merged.to(self.device, dtype=torch.float32 if self.precision == "float32" else torch.bfloat16)
 
     def _bar(self, total: int) -> Any:
         from tqdm import tqdm
@@ -132,18 +155,18 @@ class HuggingFaceEncoder:
         # disable=None: silent where stderr is no terminal
         return tqdm(total=total, desc="encode", unit="text", delay=1.0, disable=None if self._progress else True)
 
-    def _fingerprint(self, settings: FolderSettings) -> str:
+    def _fingerprint(self, settings: FolderSettings, adapter: str) -> str:
         files = {path.name: _file_hash(path) for path in [*settings.weight_files(), *settings.tokenizer_files()]}
         how = {
             "scheme": _SCHEME,
             "files": files,
             "config": {key: settings.config[key] for key in sorted(settings.config) if key not in _NOT_PASSED_ON},
             "pooling": self._pooling,
-            "prompts": self._prompts,
-            "lower_case": self._lower_case,
-            "limit": self._limit,
+            "prompts": dict(self.tokens.prompts),
+            "lower_case": self.tokens.lower_case,
+            "limit": self.limit,
             "precision": self.precision,
-        }
+        } | ({"adapter": adapter} if adapter else {})
         return hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()
 
 
@@ -161,11 +184,6 @@ def plan_batches(lengths: np.ndarray[Any, np.dtype[np.int64]], budget: int) -> I
         if full or (sizes[end] > sizes[end - 1] and sizes[end - 1] * (end - start) >= budget // 4):
             yield order[start:end]
             start = end
-
-
-def _cut(ids: list[int], longest: int) -> list[int]:
-    """The first tokens and the closing special token, which every tokenizer of this family puts last."""
-    return ids if len(ids) <= longest else [*ids[: longest - 1], ids[-1]]
 
 
 def _pool(hidden: torch.Tensor, mask: torch.Tensor | None, pooling: str) -> torch.Tensor:
@@ -256,6 +274,12 @@ def _model(settings: FolderSettings, config: Any, precision: Precision) -> Any:
     if getattr(model, "pooler", None) is not None and settings.model_type in ("bert", "roberta", "xlm-roberta"):
         model.pooler = None  # its output is not used
     return model.eval()
+
+
+def _weights_hash(settings: FolderSettings) -> str:
+    """Names a base model by its weights alone, so that another tokenizer limit or precision is still the same base."""
+    files = {path.name: _file_hash(path) for path in settings.weight_files()}
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def _file_hash(path: Path) -> str:

@@ -28,7 +28,7 @@ MIN_GAIN = 1.2
 PROBE_FILE = "precision.json"
 _ROUNDS = 3
 
-_PROBE_TEXTS = (
+PROBE_TEXTS = (
     "GROCERY FROZEN ICE CREAM traditional, private label, 56 OZ",
     "women's waterproof trail running shoes, size 39",
     "Wireless noise-cancelling headphones with 30 hours of battery life",
@@ -59,12 +59,21 @@ def probe_bfloat16(exact: Encoder, other: Callable[[], Encoder], cache_dir: str 
     `cache_dir` is where answers are kept, in precision.json; without it each call measures (about a second).
     """
     key = f"{exact.fingerprint} {machine()}"
+
+    def measure() -> Probe:
+        # A bare product of matrices tells in milliseconds where bfloat16 is only emulated; there no model is tried.
+        return Probe(0.0, gain) if (gain := product_gain()) < MIN_GAIN else compare(exact, other())
+
+    return remembered(cache_dir, key, measure)
+
+
+def remembered(cache_dir: str | Path | None, key: str, measure: Callable[[], Probe]) -> Probe:
+    """The probe kept in `cache_dir` under `key`, or else a new one, which is kept there."""
     path = None if cache_dir is None else Path(cache_dir) / PROBE_FILE
     kept = _read(path).get(key) if path else None
     if isinstance(kept, dict) and kept.keys() == {"cosine", "gain"}:
         return Probe(float(kept["cosine"]), float(kept["gain"]))
-    # A bare product of matrices tells in milliseconds where bfloat16 is only emulated; there the model is not tried.
-    probe = Probe(0.0, gain) if (gain := _product_gain()) < MIN_GAIN else _compare(exact, other())
+    probe = measure()
     if path:
         _keep(path, key, probe)
     return probe
@@ -78,7 +87,7 @@ def machine() -> str:
         (
             platform.machine(),
             torch.backends.cpu.get_cpu_capability(),
-            _processor_name(),
+            processor_name(),
             f"{torch.get_num_threads()} threads",
             f"torch {torch.__version__}",
             torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU",
@@ -86,7 +95,7 @@ def machine() -> str:
     )
 
 
-def _processor_name() -> str:
+def processor_name() -> str:
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -94,8 +103,9 @@ def _processor_name() -> str:
     return platform.processor()
 
 
-def _compare(exact: Encoder, other: Encoder) -> Probe:
-    texts = [*_PROBE_TEXTS, *(f"{text} / {number}" for number in range(3) for text in _PROBE_TEXTS)]
+def compare(exact: Encoder, other: Encoder) -> Probe:
+    """Lowest cosine and gain in time over the probe's texts, the best of three rounds each."""
+    texts = [*PROBE_TEXTS, *(f"{text} / {number}" for number in range(3) for text in PROBE_TEXTS)]
     cosine = (exact.encode(texts) * other.encode(texts)).sum(axis=1).min()  # also warms both up
     exact_seconds = min(_seconds(exact, texts) for _ in range(_ROUNDS))
     return Probe(float(cosine), exact_seconds / min(_seconds(other, texts) for _ in range(_ROUNDS)))
@@ -107,7 +117,7 @@ def _seconds(encoder: Encoder, texts: Sequence[str]) -> float:
     return time.perf_counter() - start
 
 
-def _product_gain() -> float:
+def product_gain() -> float:
     """Time of a float32 product of matrices divided by that of a bfloat16 one."""
     import torch
 

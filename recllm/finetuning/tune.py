@@ -1,0 +1,208 @@
+"""From a log and an encoder to an encoder that knows what its people buy.
+
+tuned = tune_encoder(dataset, "sentence-transformers/all-MiniLM-L6-v2", LoraArguments(), run_folder)
+vectors = item_vectors(tuned.encoder, dataset)
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from recllm.dataset import Dataset
+from recllm.encoder import CachedEncoder, HuggingFaceEncoder, load_encoder
+from recllm.encoder.adapters import save_adapter, targets_of
+from recllm.encoder.unique import distinct
+from recllm.errors import DataError, ModelError
+from recllm.finetuning.arguments import LoraArguments
+from recllm.finetuning.checkpoint import load_checkpoint, save_checkpoint
+from recllm.finetuning.examples import ALONE, Takings, purchases, write_examples
+from recllm.finetuning.judge import Judge
+from recllm.finetuning.loop import Run, checkpoint_of, restore, train
+from recllm.finetuning.objective import SetScore
+from recllm.finetuning.run_folder import (
+    append_metrics,
+    belongs_to,
+    cut_metrics,
+    same_run,
+    write_card,
+    write_config,
+)
+from recllm.finetuning.steps import Group, Source
+from recllm.finetuning.tower import Tower, check_device
+from recllm.histories import Floats
+from recllm.schema import Encoder
+from recllm.text import item_texts
+
+ADAPTER = "adapter"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TunedEncoder:
+    """encoder: the base with the adapter merged, behind the same cache as the base. adapter: its folder.
+
+    scale, prior, bias: tau, v (dim,) and b of `recllm.finetuning.objective`. metrics: the judges' verdict on the kept
+    state; base_metrics: on the untuned encoder. history: one entry per round.
+    """
+
+    encoder: Encoder
+    adapter: Path
+    scale: float
+    prior: Floats
+    bias: float
+    metrics: Mapping[str, float]
+    base_metrics: Mapping[str, float]
+    history: Sequence[Mapping[str, float]]
+    seconds: float
+
+
+def tune_encoder(
+    dataset: Dataset,
+    encoder: Encoder | str | Path,
+    arguments: LoraArguments | None = None,
+    run_folder: str | Path = "run",
+    progress: Callable[[str], None] | None = None,
+    *,
+    locale: str = "en",
+    cache_dir: str | Path | None = None,
+    licence: str = "see the encoder's own card",
+    consent: str = "stated by the caller's data",
+) -> TunedEncoder:
+    """LoRA on past windows of the log; everything is learned from events before `dataset.as_of`.
+
+    encoder: a name, or an encoder that `load_encoder` gave. run_folder: gets config.json, metrics.jsonl, card.txt,
+    checkpoints while it runs, and adapter/. licence, consent: sentences of the card. Raises `DataError` when there is
+    too little to learn from, or no text; `ModelError` for an encoder that takes no adapter, a device that is not there,
+    or a checkpoint that cannot be written or belongs to another run.
+    """
+    began, args, folder = time.monotonic(), arguments or LoraArguments(), Path(run_folder)
+    tell = progress or (lambda _: None)
+    base = load_encoder(encoder, cache_dir=cache_dir) if isinstance(encoder, str | Path) else encoder
+    plain = trainable(base)
+    device = check_device(args.device)
+    run = prepare(dataset, base, plain, args, folder, device, locale, tell)
+    belongs = belongs_to(dataset, args, plain.weights.name, plain.base_hash)
+    main = run.accelerator.is_main_process
+    _resume(run, belongs, folder)
+    if main:
+        write_config(folder, belongs, args)
+        cut_metrics(folder, run.step)
+
+    def log(values: Mapping[str, float]) -> None:
+        if main:
+            append_metrics(folder, values)
+        run.accelerator.log(dict(values), step=int(values["step"]))
+
+    def save(run: Run) -> None:
+        if main:
+            save_checkpoint(checkpoint_of(run, belongs), folder)
+
+    train(run, tell, save, log)
+    run.accelerator.end_training()
+    best = run.history[run.best_round]
+    if main:
+        adapter = {n.removeprefix("adapter/"): t for n, t in run.best.items() if n.startswith("adapter/")}
+        save_adapter(adapter, run.tower.spec, folder / ADAPTER)
+        write_card(folder, dataset, args, plain.weights.name, licence, consent, best)
+        shutil.rmtree(folder / "examples", ignore_errors=True)
+    run.accelerator.wait_for_everyone()
+    prior = {n: t for n, t in run.best.items() if n.startswith("score/")}
+    return TunedEncoder(
+        encoder=with_adapter(base, folder / ADAPTER),
+        adapter=folder / ADAPTER,
+        scale=float(prior["score/log_scale"].exp()),
+        prior=prior["score/prior"].numpy(),
+        bias=float(prior["score/bias"]),
+        metrics=best,
+        base_metrics=run.history[0],
+        history=tuple(run.history),
+        seconds=time.monotonic() - began,
+    )
+
+
+def trainable(encoder: Encoder) -> HuggingFaceEncoder:
+    """The model behind an encoder. Raises `ModelError` for one that takes no adapter."""
+    inner = encoder.encoder if isinstance(encoder, CachedEncoder) else encoder
+    if not isinstance(inner, HuggingFaceEncoder):
+        raise ModelError(f"the encoder {encoder.name!r} cannot be fine-tuned: it has no transformer weights; {ALONE}")
+    targets_of(inner.model_type)
+    if inner.adapter is not None:
+        raise ModelError(f"{encoder.name}: has an adapter already; fine-tune its base, {inner.weights.name}")
+    return inner
+
+
+def with_adapter(encoder: Encoder, adapter: Path) -> Encoder:
+    """The same encoder with an adapter merged, behind the same cache where it has one."""
+    inner = trainable(encoder)
+    made = HuggingFaceEncoder(
+        inner.weights,
+        precision=inner.precision,
+        max_tokens=inner.limit,
+        prompts=inner.prompts,
+        device=inner.device,
+        adapter=adapter,
+    )
+    return encoder.around(made) if isinstance(encoder, CachedEncoder) else made
+
+
+def prepare(
+    dataset: Dataset,
+    base: Encoder,
+    plain: HuggingFaceEncoder,
+    args: LoraArguments,
+    folder: Path,
+    device: str,
+    locale: str,
+    tell: Callable[[str], None],
+) -> Run:
+    """Examples, base vectors, the wrapped model and the judges of a run."""
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=device == "cpu", log_with=list(args.report_to) or None, project_dir=str(folder))
+    if args.report_to:
+        accelerator.init_trackers("recllm")
+    texts, inverse = distinct(item_texts(dataset.items, locale))
+    if len(texts) < 2:
+        raise DataError(f"no item has a text that tells it from another, so there is nothing to fine-tune on; {ALONE}")
+    path = folder / "examples" / f"{accelerator.process_index}.arrow"
+    table = write_examples(dataset, args, path)
+    takings = Takings.of(purchases(dataset), dataset.n_items)
+    source = Source(table, takings, inverse.astype(np.int64), args)
+    judged, learned = hold_out(source.groups(), args)
+    judge = Judge.of(source, judged, args.judge_people, np.random.default_rng([args.seed, 0]))
+    counts = f"{sum(len(g.rows) for g in learned):,} examples in {len({g.start for g in learned})} windows"
+    tell(f"{counts}, {len(texts):,} distinct texts")
+    rows = torch.from_numpy(base.encode(texts)).to(device)
+    copy = HuggingFaceEncoder(
+        plain.weights, max_tokens=plain.limit, prompts=plain.prompts, device=device, progress=False
+    )
+    tower, score = Tower(copy, texts, args), SetScore(plain.dim, args.scale, prior=args.prior).to(device)
+    return Run(tower, score, source, learned, judge, rows, args, accelerator)
+
+
+def hold_out(groups: list[Group], args: LoraArguments) -> tuple[list[Group], list[Group]]:
+    """Whole windows, latest first, for judging until they hold `judge_people`, or a tenth of all; the rest to learn."""
+    wanted = min(args.judge_people, sum(len(g.rows) for g in groups) / 10)
+    judged: list[Group] = []
+    for start in sorted({g.start for g in groups}, reverse=True):
+        if sum(len(g.rows) for g in judged) >= wanted:
+            break
+        judged += [g for g in groups if g.start == start]
+    learned = [g for g in groups if g not in judged]
+    if not learned or not judged:
+        raise DataError(f"only one past window holds anything to learn from, and fine-tuning needs two; {ALONE}")
+    return judged, learned
+
+
+def _resume(run: Run, belongs: Mapping[str, Any], folder: Path) -> None:
+    found = load_checkpoint(folder) if run.args.resume_from_checkpoint else None
+    if found is not None:
+        same_run(found.record, belongs, folder)
+        restore(run, found)
