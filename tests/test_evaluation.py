@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from recllm.dataset import DAY, Dataset
 from recllm.errors import DataError, UsageError
 from recllm.evaluation import (
+    PROTOCOLS,
     Contender,
     Difference,
     Judged,
     Question,
     Window,
+    beauty_loo,
     cj_next28,
     column_split,
     complete_journey,
@@ -35,6 +37,9 @@ from recllm.evaluation import (
     split_tables,
     time_split,
 )
+from recllm.evaluation.baselines import buyers
+from recllm.evaluation.bootstrap import paired_bootstraps
+from recllm.evaluation.parts import parts
 from recllm.schema import Action
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -126,6 +131,47 @@ def test_windows_agree_with_sets(rows: list[tuple[str, str, int]], start: int) -
             assert {(u, i) for u, mine in found(window, name).items() for i in mine} == pairs
 
 
+def test_people_whose_history_is_hidden(shop: Dataset) -> None:
+    assert "NOHISTORY" not in [s.name for s in next_purchases(shop, start=CUT, end=70 * DAY, protocol="toy").slices]
+    told = pl.DataFrame({"user_id": shop.users["user_id"]}).with_columns(
+        age=pl.when(pl.col("user_id") == "bob").then(pl.lit("35-44"))
+    )
+    window = next_purchases(replace(shop, users=told), start=CUT, end=70 * DAY, protocol="toy")
+    assert found(window, "NOHISTORY") == {"bob": {"tea"}}  # ann and cat told nothing
+    asked, bob = window.ask(window.slice("NOHISTORY"), 2), int(shop.user_rows(["bob"])[0])
+    assert asked.own.tolist() == [-1]
+    assert asked.hidden is not None and asked.hidden.tolist() == [bob]
+    assert np.diff(asked.dataset.events.indptr)[bob] == 0
+    assert np.diff(asked.fit_on.events.indptr)[bob] == 1
+    assert not asked.mask_seen
+    assert window.ask(window.slice("ALL"), 2).hidden is None
+
+
+def test_parts_of_a_slice() -> None:
+    """Ten items, of which x and y have most buyers; ann and bob buy before as often as the median, cat more."""
+    rows = [("ann", "x", 1), ("bob", "x", 1), ("cat", "x", 1), ("ann", "y", 2), ("cat", "y", 2), ("bob", "z0", 3)]
+    rows += [("cat", f"z{n}", 4) for n in range(1, 8)]
+    future = [("ann", "x", 51), ("ann", "z1", 52), ("bob", "z2", 51), ("cat", "y", 51)]
+    window = next_purchases(Dataset.construct(log(*rows, *future)), start=CUT, end=70 * DAY, protocol="toy")
+    cut = {p.name: p for p in parts(window, buyers(window.fit_on, None))["ALL"]}
+    ids, users = window.dataset.items["item_id"], window.dataset.users["user_id"].to_list()
+    asked = window.slice("ALL").users
+
+    def told(name: str) -> dict[str, set[str]]:
+        part = cut[name]
+        ends = part.truth.indptr
+        return {
+            users[int(asked[r])]: {ids[int(i)] for i in part.truth.item[ends[n] : ends[n + 1]]}
+            for n, r in enumerate(part.rows)
+        }
+
+    assert told("HEAD") == {"ann": {"x"}, "cat": {"y"}}
+    assert told("TAIL") == {"ann": {"z1"}, "bob": {"z2"}}
+    assert told("LIGHT") == {"ann": {"x", "z1"}, "bob": {"z2"}}
+    assert told("HEAVY") == {"cat": {"y"}}
+    assert [p.name for p in parts(window, buyers(window.fit_on, None))["NEW"]] == ["NEW"]
+
+
 def test_slices_are_chosen_by_name(shop: Dataset) -> None:
     window = next_purchases(shop, start=CUT, end=70 * DAY, protocol="toy", slices=("NEW", "MASKED"))
     assert [s.name for s in window.slices] == ["NEW", "MASKED"]
@@ -176,6 +222,22 @@ def test_leave_one_out_by_column(ordered: Path) -> None:
     tuning = column_split(read_folder(ordered), test="valid", history=["train"])
     assert found(tuning, "UNMASKED") == {"ann": {"c"}, "bob": {"c"}}
     assert tuning.dataset.events.at.max() < tuning.dataset.as_of
+
+
+def test_leave_one_out_as_the_literature_does_it(ordered: Path) -> None:
+    """Learned from train alone; the asked history holds train and valid, and only train when tuning."""
+    tables = read_folder(ordered)
+    window = beauty_loo(tables)
+    assert [s.name for s in window.slices] == ["MASKED", "UNMASKED"]
+    assert found(window, "MASKED") == {"ann": {"d"}, "bob": {"a"}}
+    assert np.diff(window.dataset.events.indptr).tolist() == [3, 2]
+    assert np.diff(window.fit_on.events.indptr).tolist() == [2, 1]
+    tuning = PROTOCOLS["beauty-loo"].window(tables, validation=True)
+    assert tuning.protocol == "beauty-loo-validation"
+    assert found(tuning, "MASKED") == {"ann": {"c"}, "bob": {"c"}}
+    assert np.diff(tuning.dataset.events.indptr).tolist() == [2, 1] == np.diff(tuning.fit_on.events.indptr).tolist()
+    with pytest.raises(UsageError, match="split column"):
+        PROTOCOLS["beauty-loo"].window(tables.dataset())
 
 
 def test_published_rows_are_people_of_their_own(ordered: Path) -> None:
@@ -254,6 +316,14 @@ def test_bootstrap_is_as_wide_as_theory_says(level: float, sigmas: float) -> Non
     assert interval.mean == pytest.approx(gap.mean())
 
 
+def test_comparisons_at_once_are_those_made_alone() -> None:
+    gaps = np.random.default_rng(2).normal(size=(50, 3))
+    together = paired_bootstraps(gaps, draws=200, seed=7)
+    alone = [paired_bootstrap(gap, np.zeros(50), draws=200, seed=7) for gap in gaps.T]
+    for one, other in zip(together, alone, strict=True):
+        assert (one.mean, one.low, one.high) == pytest.approx((other.mean, other.low, other.high))
+
+
 def test_bootstrap_leaves_out_people_without_a_value() -> None:
     gap = paired_bootstrap(np.array([1.0, np.nan, 3.0]), np.array([0.0, 0.0, 2.0]))
     assert (gap.mean, gap.low, gap.high) == (1, 1, 1)
@@ -294,6 +364,23 @@ def test_report(shop: Dataset, tmp_path: Path) -> None:
     assert {part for _, part in compared} == set(read["systems"]["recllm"])
     assert read["systems"]["recllm"]["ALL"]["spend_covered@2"] == 1.0
     assert evaluate(window, systems, k=2, draws=50).systems == report.systems
+
+
+def test_the_best_peer_of_each_slice_comes_first(shop: Dataset) -> None:
+    window = next_purchases(shop, start=CUT, end=70 * DAY, protocol="toy")
+    perfect = oracle(window)
+    systems = {"recllm": perfect, "recllm-frozen": perfect, "also": perfect, **contenders(["popular"])}
+    report = evaluate(window, systems, k=2, draws=20)
+    assert set(report.extra["best_peers"].values()) == {"also"}
+    first = {}
+    for gap in report.differences:
+        first.setdefault(gap.slice, gap)
+    assert {(gap.peer, gap.mean) for gap in first.values()} == {("also", 0.0)}
+    assert {d.peer for d in report.differences} == {"also", "popular", "recllm-frozen"}
+    assert set(first) == set(report.systems["recllm"])
+    assert report.systems["recllm"]["ALL"]["retained_reached@2"] == 1.0
+    assert report.systems["recllm"]["NEW"]["retained_reached@2"] == 0.5
+    assert report.extra["slices"]["LIGHT"]["of"] == "ALL"
 
 
 def test_the_table_puts_the_best_first(shop: Dataset) -> None:
@@ -361,11 +448,15 @@ def test_accuracy_is_counted_over_the_listed_pairs() -> None:
     lists = np.stack([first, np.full(len(first), -1, np.int32)], axis=1)
 
     def sure(p: float) -> Contender:
-        return Contender(answer=lambda question: Judged(lists, np.full(lists.shape, p, np.float32)))
+        told = {"own_figure": 1.5}
+        return Contender(answer=lambda question: Judged(lists, np.full(lists.shape, p, np.float32), told), note="why")
 
     report = evaluate(window, {"recllm": sure(0.9), "timid": sure(0.1)}, k=2, draws=10)
     assert report.systems["recllm"]["ALL"]["accuracy@0.5"] == 1
     assert report.systems["timid"]["ALL"]["accuracy@0.5"] == 0
+    assert report.systems["timid"]["ALL"]["ece@2"] == pytest.approx(0.9)
+    assert report.systems["timid"]["ALL"]["own_figure"] == 1.5
+    assert report.extra["notes"] == ["why", "why"]
 
 
 def test_a_folder_nobody_prepared_for(tmp_path: Path) -> None:
@@ -412,6 +503,21 @@ def test_online_retail_counts() -> None:
     assert sizes == {"ALL": (1333, 3624), "NEW": (1223, 3624), "NOHISTORY": (200, 3624)}
     assert int((np.diff(window.dataset.events.indptr) > 0).sum()) == 4097
     assert or_next28(dataset, validation=True).until == window.dataset.as_of
+
+
+def test_published_protocols_are_as_large_as_their_sources_say() -> None:
+    beauty = PROTOCOLS["beauty-loo"]
+    window = beauty.window(beauty.read(folder("amazon_beauty_p5").parent))
+    assert [(s.name, len(s.users), len(s.items)) for s in window.slices] == [
+        ("MASKED", 22_363, 12_101), ("UNMASKED", 22_363, 12_101)
+    ]  # fmt: skip
+    assert len(window.fit_on.events) == 153_776
+    industrial = PROTOCOLS["industrial-time"]
+    tables = industrial.read(folder("minionerec_Industrial_and_Scientific").parent)
+    for validation, rows in ((False, 4_533), (True, 4_532)):
+        window = industrial.window(tables, validation=validation)
+        assert (window.slices[0].name, len(window.slices[0].users)) == ("UNMASKED", rows)
+        assert len(window.fit_on.events) == 13_018
 
 
 def test_beauty_popularity_is_the_published_check() -> None:

@@ -135,6 +135,41 @@ def test_money() -> None:
         metrics.spend_covered(lists, _truth([1], [2]), 1)
 
 
+def test_retained_buyers_reached() -> None:
+    """Of four people who came back, two can be hit here and one is."""
+    assert metrics.retained_reached(_lists([3, 1], [0, 7]), _truth([3], [5]), 2, 4) == 0.25
+    assert np.isnan(metrics.retained_reached(_lists([3]), _truth([3]), 1, 0))
+
+
+def test_truth_restricted_to_some_items() -> None:
+    truth = Truth(np.array([0, 3, 4]), np.array([1, 4, 6, 6], np.int32), np.array([1.0, 2.0, 3.0, 4.0]))
+    left = truth.select(np.array([True, False, True, False]))
+    assert left.indptr.tolist() == [0, 2, 2]
+    assert left.item.tolist() == [1, 6]
+    assert left.value is not None and left.value.tolist() == [1.0, 3.0]
+
+
+def test_calibration_error_by_hand() -> None:
+    """Two bins: at .2 a half is true, at .8 three of four are."""
+    p = np.array([0.2] * 4 + [0.8] * 4)
+    y = np.array([1, 1, 0, 0, 1, 1, 1, 0], dtype=bool)
+    assert metrics.calibration_error(p, y, bins=2) == pytest.approx((0.3 + 0.05) / 2)
+    assert metrics.calibration_error(p, y, bins=15) == pytest.approx((0.3 + 0.05) / 2)  # equal ones share a bin
+    with pytest.raises(UsageError):
+        metrics.calibration_error(p, y[:2])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 200), st.integers(1, 20), st.integers(0, 2**32 - 1))
+def test_calibration_error_against_sorting_into_equal_bins(size: int, bins: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    p = rng.random(size * bins)
+    y = rng.random(size * bins) < p**2
+    order = np.argsort(p)
+    gaps = [abs(p[part].mean() - y[part].mean()) for part in np.split(order, bins)]
+    assert metrics.calibration_error(p, y, bins=bins) == pytest.approx(np.mean(gaps))
+
+
 def test_coverage_popularity_novelty() -> None:
     lists = _lists([0, 1], [0])
     buyers = np.array([4, 1, 1, 0])

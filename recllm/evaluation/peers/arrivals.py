@@ -104,7 +104,7 @@ def _crowd(dataset: Dataset, vectors: Floats) -> Population:
 def _features(crowd: Population, taken: Events, as_of: int, user: Ints, item: NDArray[np.integer]) -> Floats:
     """(n_pairs, len(NAMES)); pairs stand person by person."""
     shares = [_share(taken, group, as_of)[user, group[item]] for group in (crowd.facets.type, crowd.facets.category)]
-    rate = np.log1p(crowd.stats.type_arrival_rate[item])
+    rate = np.log1p(crowd.group_crowds["type"].arrival_rate[item])
     return np.column_stack([*shares, _text(crowd.item_vectors, taken, user, item), rate]).astype(np.float32)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,6 +66,18 @@ class TreeSettings(BoostSettings):
 
 
 @dataclass(frozen=True, eq=False)
+class Examples:
+    """Pairs of all past windows: features (n, n_columns), label and weight (n,), groups: pairs of each person, and the
+    crowd as of the question."""
+
+    features: Floats
+    label: Floats
+    weight: Floats
+    groups: NDArray[np.int64]
+    crowd: Population
+
+
+@dataclass(frozen=True, eq=False)
 class Forest:
     booster: Any
     population: Population
@@ -86,17 +99,14 @@ def lightgbm(item_vectors: Floats, *, arrivals: dict[str, Any] | None = None, **
     `pair_cosine`. Candidates: the own history, 300 by similar people, 300 by EASE, 100 popular.
     """
     given = TreeSettings(arrivals=ArrivalSettings(**(arrivals or {})), **settings)
-    vectors = np.asarray(item_vectors, np.float32) if given.text else np.zeros((len(item_vectors), 1), np.float32)
-    learned = once_per_window(lambda past: _grow(past, vectors, given))
+    learned = once_per_window(lambda past: grow(learn_from(past, item_vectors, given), given))
     learned_arrivals = once_per_window(lambda past: grow_arrivals(past, item_vectors, given.arrivals))
-    passes: list[_Pass] = []
+    of_sold = answering(learned, given)
 
     def answer(question: Question) -> NDArray[np.int32]:
         if question.slice == COLD:
             return rank_arrivals(learned_arrivals(question.fit_on), question)
-        if not passes or not passes[0].answers(question):
-            passes[:] = [_pass(learned(question.fit_on), question, given)]
-        return passes[0].lists(question)
+        return of_sold(question)
 
     return answer
 
@@ -104,8 +114,14 @@ def lightgbm(item_vectors: Floats, *, arrivals: dict[str, Any] | None = None, **
 # --- learning ------------------------------------------------------------------------------------------------------
 
 
-def _grow(past: Dataset, vectors: Floats, given: TreeSettings) -> Forest:
-    crowd = PopulationSettings(item_item_items=given.ease_items, item_item_l2=given.ease_l2)
+def grow(examples: Examples, given: TreeSettings) -> Forest:
+    booster = boost(examples.features, examples.label, examples.weight, examples.groups, _names(given), given)
+    return Forest(booster, examples.crowd)
+
+
+def learn_from(past: Dataset, vectors: Floats, given: TreeSettings) -> Examples:
+    """What the trees are grown on; of `given`, the fields of `BoostSettings` other than the seed do not matter here."""
+    settings = PopulationSettings(item_item_items=given.ease_items, item_item_l2=given.ease_l2)
     args = TrainingArguments(
         horizon_days=given.horizon_days,
         n_windows=given.windows,
@@ -115,11 +131,11 @@ def _grow(past: Dataset, vectors: Floats, given: TreeSettings) -> Forest:
         newcomer_share=0.0,
         seed=given.seed,
     )
-    log = Past(past, vectors, None, args, crowd, _sources(given))
-    parts = [_rows(log.window(start)[0], given) for start in window_starts(past, crowd.target, args)]
+    seen = np.asarray(vectors, np.float32) if given.text else np.zeros((len(vectors), 1), np.float32)
+    log = Past(past, seen, None, args, settings, _sources(given))
+    parts = [_rows(log.window(start)[0], given) for start in window_starts(past, settings.target, args)]
     features, label, weight, groups = (np.concatenate(column) for column in zip(*parts, strict=True))
-    booster = boost(features, label, weight, groups, _names(given), given)
-    return Forest(booster, Population.fit(past, vectors, crowd))
+    return Examples(features, label, weight, groups, Population.fit(past, seen, settings))
 
 
 def _sources(given: TreeSettings) -> CandidateSettings:
@@ -149,6 +165,18 @@ def _chosen(features: Floats, cosine: Floats, given: TreeSettings) -> Floats:
 
 
 # --- answering -----------------------------------------------------------------------------------------------------
+
+
+def answering(learned: Callable[[Dataset], Forest], given: TreeSettings) -> Callable[[Question], NDArray[np.int32]]:
+    """Ranks items that were sold before; one pass over the people serves the masked and the open question."""
+    passes: list[_Pass] = []
+
+    def answer(question: Question) -> NDArray[np.int32]:
+        if not passes or not passes[0].answers(question):
+            passes[:] = [_pass(learned(question.fit_on), question, given)]
+        return passes[0].lists(question)
+
+    return answer
 
 
 @dataclass(frozen=True, eq=False)
