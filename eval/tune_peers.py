@@ -24,8 +24,9 @@ from recllm.encoder import DEFAULT_ENCODER, load_encoder
 from recllm.evaluation import PROTOCOLS, Judged, Window
 from recllm.evaluation.baselines import personal_frequency, user_knn
 from recllm.evaluation.peers import als, bpr, ease, source_model, tifu_knn
-from recllm.evaluation.peers.arrivals import ArrivalSettings, grow_arrivals, rank_arrivals
-from recllm.evaluation.peers.trees import TreeSettings, answering, grow, learn_from
+from recllm.evaluation.peers.arrivals import ArrivalSettings, arrival_examples, rank_arrivals
+from recllm.evaluation.peers.boosting import boost
+from recllm.evaluation.peers.trees import TreeSettings, answering, learn_from
 from recllm.evaluation.protocols import System
 from recllm.vectors import item_vectors
 
@@ -70,25 +71,28 @@ def simple_maker(make: Callable[..., System]) -> Maker:
     return lambda setting: make(**setting)
 
 
+GROWTH = frozenset({"leaves", "rounds", "learning_rate", "least_rows", "share"})
+"""Settings by which tries share their examples."""
+
+
 def tree_maker(window: Window) -> Maker:
-    """Tries that differ in how trees grow share their examples."""
     vectors, shared = vectors_of(window), cache(lambda given: learn_from(window.fit_on, vectors, given))
-    grown = {"rounds", "leaves", "learning_rate", "least_rows", "share"}
 
     def made(setting: Settings) -> System:
+        base = TreeSettings(**{key: value for key, value in setting.items() if key not in GROWTH})
         given = TreeSettings(**setting)
-        base = TreeSettings(**{k: v for k, v in setting.items() if k not in grown})
-        forest = grow(shared(base), given)
+        forest = boost(shared(base), given)
         return answering(lambda _: forest, given)
 
     return made
 
 
 def arrival_maker(window: Window) -> Maker:
-    vectors = vectors_of(window)
+    vectors, shared = vectors_of(window), cache(lambda given: arrival_examples(window.fit_on, vectors, given))
 
     def made(setting: Settings) -> System:
-        forest = grow_arrivals(window.fit_on, vectors, ArrivalSettings(**setting))
+        base = ArrivalSettings(**{key: value for key, value in setting.items() if key not in GROWTH})
+        forest = boost(shared(base), ArrivalSettings(**setting))
         return lambda question: rank_arrivals(forest, question)
 
     return made

@@ -230,7 +230,7 @@ def test_trees_learn_once_for_questions_that_differ_in_the_mask(monkeypatch: pyt
     from recllm.evaluation.peers import trees
 
     grown = []
-    monkeypatch.setattr(trees, "grow", lambda *given, grow=trees.grow: (grown.append(1), grow(*given))[1])
+    monkeypatch.setattr(trees, "boost", lambda *given, boost=trees.boost: (grown.append(1), boost(*given))[1])
     system = lightgbm(item_vectors(ToyEncoder(), window().fit_on), **SMALL["lightgbm"])
     everything = lists_of(system(window().ask(window().slice("ALL"), 30)))
     fresh = lists_of(system(window().ask(window().slice("NEW"), 30)))

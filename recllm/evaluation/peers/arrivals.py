@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from recllm.dataset import DAY, Dataset, Events
 from recllm.evaluation.baselines import Scores, rank
-from recllm.evaluation.peers.boosting import BoostSettings, boost
+from recllm.evaluation.peers.boosting import BoostSettings, Examples, Forest
 from recllm.evaluation.protocols import Question
 from recllm.histories import Floats, Ints, decay, matrix, occasions, unit
 from recllm.population import Population, PopulationSettings
 from recllm.schema import Action
 from recllm.windows import TrainingArguments, window_starts
 
-NAMES = ["type_affinity", "category_affinity", "set_8", "set_16", "mean_cosine", "arrival_rate"]
+NAMES = ("type_affinity", "category_affinity", "set_8", "set_16", "mean_cosine", "arrival_rate")
 BLOCK = 64
 
 
@@ -37,21 +37,16 @@ class ArrivalSettings(BoostSettings):
     """Sampled per person and window; each weighs as many as it stands for."""
 
 
-@dataclass(frozen=True, eq=False)
-class ArrivalForest:
-    booster: Any
-    crowd: Population
-
-
-def grow_arrivals(past: Dataset, vectors: Floats, given: ArrivalSettings) -> ArrivalForest:
-    """Learned from the people known before a window who bought one of its arrivals."""
+def arrival_examples(past: Dataset, vectors: Floats, given: ArrivalSettings) -> Examples:
+    """Pairs of the people known before a window who bought one of its arrivals. Of `given`, only the windows, the
+    negatives and the seed matter here."""
     args = TrainingArguments(horizon_days=given.horizon_days, n_windows=given.windows)
     parts = [_window(past, start, vectors, given) for start in window_starts(past, (Action.PURCHASE,), args)]
     features, label, weight, groups = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return ArrivalForest(boost(features, label, weight, groups, NAMES, given), _crowd(past, vectors))
+    return Examples(features, label, weight, groups, NAMES, _crowd(past, vectors))
 
 
-def rank_arrivals(forest: ArrivalForest, question: Question) -> NDArray[np.int32]:
+def rank_arrivals(forest: Forest, question: Question) -> NDArray[np.int32]:
     """The k best of `question.items` for each person, `BLOCK` people at a time."""
     items, events = question.items, question.dataset.events
 
@@ -59,8 +54,7 @@ def rank_arrivals(forest: ArrivalForest, question: Question) -> NDArray[np.int32
         taken = occasions(events.rows(question.users[block]).of(Action.PURCHASE))
         user, item = np.repeat(np.arange(len(block)), len(items)), np.tile(items, len(block))
         features = _features(forest.crowd, taken, question.as_of, user, item)
-        values = forest.booster.predict(features, num_threads=1)
-        return np.asarray(values, dtype=np.float32).reshape(len(block), len(items))
+        return forest.predict(features).astype(np.float32).reshape(len(block), len(items))
 
     return rank(question, items, score, block=BLOCK)
 

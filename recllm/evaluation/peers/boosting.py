@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from recllm.errors import MissingExtraError
 from recllm.histories import Floats
+from recllm.population import Population
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,29 +27,45 @@ class BoostSettings:
     seed: int = 0
 
 
-def boost(
-    features: Floats, label: Floats, weight: Floats, groups: NDArray[np.integer], names: list[str], given: BoostSettings
-) -> Any:
-    """A trained `lightgbm.Booster`. features: (n, len(names)); groups: rows of each person, in the order of `features`.
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Pairs of all past windows: features (n, len(names)), label and weight (n,), groups: pairs of each person, in the
+    order of `features`; and the crowd as of the question."""
 
-    Raises `MissingExtraError` without the library.
-    """
+    features: Floats
+    label: Floats
+    weight: Floats
+    groups: NDArray[np.int64]
+    names: tuple[str, ...]
+    crowd: Population
+
+
+@dataclass(frozen=True, eq=False)
+class Forest:
+    booster: Any
+    """A `lightgbm.Booster`."""
+    crowd: Population
+
+    def predict(self, features: Floats) -> NDArray[np.float64]:
+        return np.asarray(self.booster.predict(features, num_threads=1))
+
+
+def boost(examples: Examples, given: BoostSettings) -> Forest:
+    """Trees grown on the examples. Raises `MissingExtraError` without the library."""
     try:
         import lightgbm
     except ModuleNotFoundError as error:
         raise MissingExtraError("lightgbm", "bench") from error
     ranks = given.objective == "lambdarank"
-    full = groups[groups > 0]
     data = lightgbm.Dataset(
-        features,
-        label=label,
-        weight=None if ranks else weight,
-        group=full if ranks else None,
-        feature_name=names,
-        params={"verbosity": -1, "max_bin": 255},
-        free_raw_data=True,
+        examples.features,
+        label=examples.label,
+        weight=None if ranks else examples.weight,
+        group=examples.groups[examples.groups > 0] if ranks else None,
+        feature_name=list(examples.names),
+        params={"verbosity": -1},
     )
-    return lightgbm.train(parameters(given), data, num_boost_round=given.rounds)
+    return Forest(lightgbm.train(parameters(given), data, num_boost_round=given.rounds), examples.crowd)
 
 
 def parameters(given: BoostSettings) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from recllm.candidates import Candidates, CandidateSettings, candidates
 from recllm.dataset import Dataset
-from recllm.evaluation.peers.arrivals import ArrivalSettings, grow_arrivals, rank_arrivals
-from recllm.evaluation.peers.boosting import BoostSettings, boost
+from recllm.evaluation.peers.arrivals import ArrivalSettings, arrival_examples, rank_arrivals
+from recllm.evaluation.peers.boosting import BoostSettings, Examples, Forest, boost
 from recllm.evaluation.peers.fitted import once_per_window
 from recllm.evaluation.protocols import COLD, Question, System
 from recllm.features import FEATURE_NAMES, pair_cosine, pair_features
@@ -65,24 +65,6 @@ class TreeSettings(BoostSettings):
     arrivals: ArrivalSettings = field(default_factory=ArrivalSettings)
 
 
-@dataclass(frozen=True, eq=False)
-class Examples:
-    """Pairs of all past windows: features (n, n_columns), label and weight (n,), groups: pairs of each person, and the
-    crowd as of the question."""
-
-    features: Floats
-    label: Floats
-    weight: Floats
-    groups: NDArray[np.int64]
-    crowd: Population
-
-
-@dataclass(frozen=True, eq=False)
-class Forest:
-    booster: Any
-    population: Population
-
-
 def lightgbm(item_vectors: Floats, *, arrivals: dict[str, Any] | None = None, **settings: Any) -> System:
     """Trees over a person's candidates, learned on the windows of 28 days before the question.
 
@@ -99,8 +81,10 @@ def lightgbm(item_vectors: Floats, *, arrivals: dict[str, Any] | None = None, **
     `pair_cosine`. Candidates: the own history, 300 by similar people, 300 by EASE, 100 popular.
     """
     given = TreeSettings(arrivals=ArrivalSettings(**(arrivals or {})), **settings)
-    learned = once_per_window(lambda past: grow(learn_from(past, item_vectors, given), given))
-    learned_arrivals = once_per_window(lambda past: grow_arrivals(past, item_vectors, given.arrivals))
+    learned = once_per_window(lambda past: boost(learn_from(past, item_vectors, given), given))
+    learned_arrivals = once_per_window(
+        lambda past: boost(arrival_examples(past, item_vectors, given.arrivals), given.arrivals)
+    )
     of_sold = answering(learned, given)
 
     def answer(question: Question) -> NDArray[np.int32]:
@@ -112,11 +96,6 @@ def lightgbm(item_vectors: Floats, *, arrivals: dict[str, Any] | None = None, **
 
 
 # --- learning ------------------------------------------------------------------------------------------------------
-
-
-def grow(examples: Examples, given: TreeSettings) -> Forest:
-    booster = boost(examples.features, examples.label, examples.weight, examples.groups, _names(given), given)
-    return Forest(booster, examples.crowd)
 
 
 def learn_from(past: Dataset, vectors: Floats, given: TreeSettings) -> Examples:
@@ -133,9 +112,9 @@ def learn_from(past: Dataset, vectors: Floats, given: TreeSettings) -> Examples:
     )
     seen = np.asarray(vectors, np.float32) if given.text else np.zeros((len(vectors), 1), np.float32)
     log = Past(past, seen, None, args, settings, _sources(given))
-    parts = [_rows(log.window(start)[0], given) for start in window_starts(past, settings.target, args)]
+    parts = [_rows(log.window(log.crowd(start))[0], given) for start in window_starts(past, settings.target, args)]
     features, label, weight, groups = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Examples(features, label, weight, groups, Population.fit(past, seen, settings))
+    return Examples(features, label, weight, groups, _names(given), Population.fit(past, seen, settings))
 
 
 def _sources(given: TreeSettings) -> CandidateSettings:
@@ -150,8 +129,8 @@ def _sources(given: TreeSettings) -> CandidateSettings:
     )
 
 
-def _names(given: TreeSettings) -> list[str]:
-    return [*COLUMNS, "pair_cosine"] if given.text else list(COLUMNS)
+def _names(given: TreeSettings) -> tuple[str, ...]:
+    return (*COLUMNS, "pair_cosine") if given.text else COLUMNS
 
 
 def _rows(window: Window, given: TreeSettings) -> tuple[NDArray[Any], ...]:
@@ -211,8 +190,8 @@ def _pass(forest: Forest, question: Question, given: TreeSettings) -> _Pass:
     for start in range(0, len(question.users), BLOCK):
         part = slice(start, start + BLOCK)
         histories = question.dataset.events.rows(question.users[part])
-        asked = ask(forest.population, histories, question.as_of, own=question.own[part])
-        pairs = candidates(forest.population, asked, _sources(given), allowed=allowed)
+        asked = ask(forest.crowd, histories, question.as_of, own=question.own[part])
+        pairs = candidates(forest.crowd, asked, _sources(given), allowed=allowed)
         score = _scores(forest, asked, pairs, given)
         lists[0, part] = _top(score, pairs, question.k)
         fresh = asked.owned.find(pairs.user, pairs.item) == len(asked.owned.keys)
@@ -221,9 +200,9 @@ def _pass(forest: Forest, question: Question, given: TreeSettings) -> _Pass:
 
 
 def _scores(forest: Forest, asked: Asked, pairs: Candidates, given: TreeSettings) -> NDArray[np.float64]:
-    cosine = pair_cosine(forest.population.item_vectors, asked.vectors.user, pairs)
-    features = _chosen(pair_features(forest.population, asked, pairs), cosine, given)
-    return np.asarray(forest.booster.predict(features, num_threads=1))
+    cosine = pair_cosine(forest.crowd.item_vectors, asked.vectors.user, pairs)
+    features = _chosen(pair_features(forest.crowd, asked, pairs), cosine, given)
+    return forest.predict(features)
 
 
 def _top(score: NDArray[np.float64], pairs: Candidates, k: int) -> NDArray[np.int32]:
