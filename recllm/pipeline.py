@@ -24,6 +24,7 @@ from recllm.workspace import Workspace
 
 if TYPE_CHECKING:
     from recllm.evaluation import Report
+    from recllm.evolution import By, Evolution
     from recllm.recommender import Recommender
     from recllm.schema import AdCopy, Generator
     from recllm.text import UserTexts
@@ -285,15 +286,37 @@ def person_profile(workspace: Workspace, user_id: str, locale: str) -> tuple[Pro
     from recllm.profiles import build_profile
     from recllm.text import user_texts
 
+    data = workspace.gate().dataset(Purpose.PERSONALISATION)
+    row = _known_row(workspace, data, workspace.pseudonymiser().one(user_id))
+    profile = build_profile(data, row, as_of=present(data.as_of))
+    return profile, user_texts(profile, data.items, locale)
+
+
+def person_evolution(
+    workspace: Workspace,
+    user_id: str,
+    *,
+    by: By = "auto",
+    encoder: Encoder | None = None,
+) -> Evolution:
+    """How one person's interests moved. Raises `PolicyError` without consent, `UsageError` for a stranger."""
+    from recllm.evolution import evolve
+    from recllm.vectors import item_vectors
+
     name = workspace.pseudonymiser().one(user_id)
+    data = workspace.gate().dataset(Purpose.PERSONALISATION)
+    row = _known_row(workspace, data, name)
+    vectors = item_vectors(encoder or workspace_encoder(workspace), data, workspace.settings.locale)
+    return evolve(data, row, vectors, present(data.as_of), by=by, policy=workspace.policy)
+
+
+def _known_row(workspace: Workspace, data: Dataset, name: str) -> int:
     if not workspace.gate().permits(name, Purpose.PERSONALISATION):
         raise PolicyError("this person has not agreed to personalisation; nothing was read")
-    data = workspace.gate().dataset(Purpose.PERSONALISATION)
     row = int(data.user_rows([name])[0])
     if row < 0:
         raise UsageError("nobody with this id is known; check the id, or load the users and events tables")
-    profile = build_profile(data, row, as_of=present(data.as_of))
-    return profile, user_texts(profile, data.items, locale)
+    return row
 
 
 def write_ads(

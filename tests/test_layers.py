@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("workspace",),
     ("profiles", "histories", "population", "features", "candidates", "catalogue_filter"),
     ("text",),
-    ("windows", "training", "finetuning", "ranking", "explain", "vectors", "model", "zero_shot"),
+    ("windows", "training", "finetuning", "ranking", "explain", "vectors", "model", "zero_shot", "evolution", "advise"),
     ("recommender", "feedback"),
     ("adcopy",),
     ("evaluation",),

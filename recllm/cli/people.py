@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from recllm.cli.options import DEFAULT_WORKSPACE, Json, WorkspaceDir
-from recllm.cli.output import emit_json, say
+from recllm.cli.output import emit_json, note, say, table
 from recllm.documents import plain
 from recllm.errors import UsageError
 
@@ -51,12 +51,21 @@ def profile(
     user: Annotated[str, typer.Argument(help="The person's id.")],
     workspace: WorkspaceDir = DEFAULT_WORKSPACE,
     locale: Annotated[str | None, typer.Option(help="en or zh.")] = None,
+    evolution: Annotated[bool, typer.Option("--evolution", help="How the person's interests moved over time.")] = False,
+    by: Annotated[str, typer.Option(help="Periods of --evolution: auto, month, quarter or mass.")] = "auto",
+    plot: Annotated[Path | None, typer.Option(help="Also draw --evolution to this PNG (extra plots).")] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write --evolution to this page.")] = None,
     json: Json = False,
 ) -> None:
     """What is known of a person: User = (I, B, H), as numbers and as the text that models read."""
     from recllm.pipeline import person_profile
     from recllm.workspace import Workspace
 
+    if evolution:
+        _evolution(user, workspace, locale, by, plot, html, json)
+        return
+    if plot or html:
+        raise UsageError("--plot and --html draw the picture of --evolution; add it")
     with Workspace.open(workspace) as opened:
         found, texts = person_profile(opened, user, locale or opened.settings.locale)
     if json:
@@ -64,3 +73,25 @@ def profile(
         return
     for name, text in (("I", texts.basics), ("B", texts.purchases), ("H", texts.browsing)):
         say(f"{name}:", *(f"  {line}" for line in (text or "nothing known").splitlines()))
+
+
+def _evolution(
+    user: str, workspace: Path, locale: str | None, by: str, plot: Path | None, html: Path | None, json: bool
+) -> None:
+    from recllm.evolution import check_by
+    from recllm.pipeline import person_evolution
+    from recllm.report import evolution_page, evolution_rows, write_png
+    from recllm.workspace import Workspace
+
+    with Workspace.open(workspace) as opened:
+        found = person_evolution(opened, user, by=check_by(by))
+        language = locale or opened.settings.locale
+    if html:
+        html.write_text(evolution_page(found, name=user, locale=language), encoding="utf-8")
+    if plot and (remark := write_png(found, plot, name=user, locale=language)):
+        note(remark)
+    if json:
+        emit_json({**plain(found), "user_id": user})
+    else:
+        header, rows = evolution_rows(found, language)
+        say(*table(rows, header))

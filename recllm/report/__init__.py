@@ -1,5 +1,6 @@
-"""One self-contained page about a run: no script, no style and no picture from elsewhere."""
+"""Self-contained pages about a run or a person: no script, no style and no picture from elsewhere."""
 
+from recllm.report.evolution import evolution_page, evolution_rows, write_png
 from recllm.report.page import render_page, write_page
 
-__all__ = ["render_page", "write_page"]
+__all__ = ["evolution_page", "evolution_rows", "render_page", "write_page", "write_png"]

@@ -1,0 +1,279 @@
+"""A person who moves from tea to coffee, and people who do not: the movement as data and as a picture."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from recllm.cli.main import app
+from recllm.dataset import DAY, Dataset
+from recllm.documents import plain
+from recllm.errors import MissingExtraError, UsageError
+from recllm.evolution import WITHHELD, evolve, recent_change
+from recllm.policy import Policy
+from recllm.report import evolution_page, evolution_rows, write_png
+from recllm.report.areas import Areas, apart, stacked
+from recllm.report.evolution import evolution_areas
+
+JANUARY = int(datetime(2024, 1, 1, tzinfo=UTC).timestamp())
+KINDS = ("tea", "coffee", "mugs")
+
+
+def items(category: bool = True) -> pl.DataFrame:
+    rows = [
+        (f"{kind}{i}", f"{kind} number {i}", ["food", kind] if category else None) for kind in KINDS for i in range(8)
+    ]
+    return pl.DataFrame(
+        rows, schema={"item_id": pl.String, "title": pl.String, "category": pl.List(pl.String)}, orient="row"
+    )
+
+
+def world(*people: list[tuple[str, float]], category: bool = True, kind: str = "purchase") -> Dataset:
+    """Each person is a list of (item, days after 1 January 2024)."""
+    rows = [(f"u{u}", item, int(JANUARY + day * DAY), kind) for u, one in enumerate(people) for item, day in one]
+    events = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp", "event"], orient="row")
+    return Dataset.construct(events, items=items(category), as_of=JANUARY + 366 * DAY)
+
+
+def vectors(dataset: Dataset) -> np.ndarray:
+    """Items of one kind lie near each other, the kinds at right angles."""
+    rng = np.random.default_rng(0)
+    axis = [KINDS.index(i.rstrip("01234567")) for i in dataset.items["item_id"]]
+    rows = np.eye(6)[axis] + 0.1 * rng.normal(size=(len(axis), 6))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def every(kind: str, first: int, last: int, step: float = 1.0) -> list[tuple[str, float]]:
+    return [(f"{kind}{n % 8}", first + n * step) for n in range(int((last - first) / step))]
+
+
+MOVER = every("tea", 0, 182) + every("coffee", 182, 366)
+STEADY = every("tea", 0, 366)
+
+
+@pytest.fixture(scope="module")
+def shop() -> Dataset:
+    return world(MOVER, STEADY, [("tea0", 5.0)])
+
+
+def test_from_tea_to_coffee(shop: Dataset) -> None:
+    found = evolve(shop, 0, vectors(shop))
+    assert found.by == "month" and len(found.periods) == 12 and found.what == "purchases"
+    assert found.interests == ("coffee", "tea")
+    shares = [p.shares for p in found.periods]
+    assert shares[0] == {"tea": 1.0} and shares[-1] == {"coffee": 1.0}
+    july = found.periods[6]  # day 182 is 1 July
+    assert july.entered == ("coffee",) and july.left == ("tea",)
+    assert july.drift == max(p.drift for p in found.periods[1:]) and july.drift > 0.9  # type: ignore[type-var, operator]
+    assert july.novelty == 1.0 and found.periods[3].novelty == 0.0
+    assert [p.entered for n, p in enumerate(found.periods) if n != 6] == [()] * 11
+    assert found.periods[0].drift is None and found.periods[0].novelty is None
+
+
+def test_drift_is_told_from_chance(shop: Dataset) -> None:
+    mover, steady = (evolve(shop, user, vectors(shop)) for user in (0, 1))
+    july = mover.periods[6]
+    assert july.drift > 10 * july.drift_by_chance  # type: ignore[operator]
+    assert steady.drift == pytest.approx(steady.drift_by_chance, abs=0.01)
+    assert steady.periods[-1].entered == () and steady.periods[-1].left == ()
+
+
+def test_nothing_after_the_time_is_read(shop: Dataset) -> None:
+    cut = JANUARY + 182 * DAY
+    early = evolve(shop, 0, vectors(shop), as_of=cut)
+    assert early == evolve(shop.before(cut), 0, vectors(shop))
+    assert early.interests == ("tea",) and early.periods[-1].end <= datetime.fromtimestamp(cut, UTC)
+    now, _ = recent_change(vectors(shop), shop.events, cut)
+    assert now[0] < 0.05
+
+
+@pytest.mark.parametrize(("by", "periods"), [("month", 12), ("quarter", 4), ("mass", 12)])
+def test_kinds_of_period(shop: Dataset, by: str, periods: int) -> None:
+    found = evolve(shop, 0, vectors(shop), by=by)  # type: ignore[arg-type]
+    assert found.by == by and len(found.periods) == periods
+    assert sum(p.purchases for p in found.periods) == len(MOVER)
+    assert all(a.end == b.start for a, b in pairwise(found.periods))
+    if by == "mass":
+        assert max(p.purchases for p in found.periods) - min(p.purchases for p in found.periods[:-1]) <= 1
+
+
+def test_few_purchases_fall_back_to_equal_mass() -> None:
+    shop = world(every("tea", 0, 100, 10) + every("coffee", 100, 200, 10))
+    found = evolve(shop, 0, vectors(shop))
+    assert found.by == "mass" and [p.purchases for p in found.periods] == [10, 10]
+    assert found.periods[1].entered == ("coffee",) and found.periods[1].left == ("tea",)
+
+
+def test_a_month_that_has_hardly_begun_belongs_to_the_one_before(shop: Dataset) -> None:
+    found = evolve(shop, 0, vectors(shop), as_of=JANUARY + 184 * DAY)  # 3 July
+    assert len(found.periods) == 6 and found.periods[-1].purchases == 32
+
+
+def test_only_the_latest_periods_are_shown_and_the_past_still_counts(shop: Dataset) -> None:
+    found = evolve(shop, 1, vectors(shop), most_periods=3)
+    assert len(found.periods) == 3 and found.periods[0].drift is not None
+    assert found.periods[0].novelty == 0.0 and found.periods[0].entered == ()
+
+
+def test_nobody_and_a_browser() -> None:
+    shop = world([("tea0", 1.0)], kind="view")
+    found = evolve(shop, 0, vectors(shop))
+    assert found.what == "browsing" and [p.shares for p in found.periods] == [{"tea": 1.0}]
+    assert found.drift is None and found.novelty is None
+    nobody = evolve(shop, 0, vectors(shop), as_of=JANUARY)
+    assert nobody.periods == () and nobody.interests == ()
+    assert "nothing to show" in evolution_page(nobody, name="x")
+
+
+def test_without_categories_items_are_clustered() -> None:
+    shop = world(MOVER, category=False)
+    found = evolve(shop, 0, vectors(shop))
+    assert len(found.interests) == 2 and {name.split()[0] for name in found.interests} == {"tea", "coffee"}
+    assert len(found.periods[6].entered) == 1
+
+
+def test_sensitive_categories_are_never_named() -> None:
+    shop = world(MOVER)
+    policy = Policy(sensitive_categories=frozenset({"coffee"}))
+    found = evolve(shop, 0, vectors(shop), policy=policy)
+    assert set(found.interests) == {"tea", WITHHELD}
+    for locale, word in (("en", "not shown"), ("zh", "不显示")):
+        page = evolution_page(found, name="x", locale=locale)
+        assert "coffee" not in page and word in page
+
+
+def test_wrong_use(shop: Dataset) -> None:
+    for wrong in ({"by": "week"}, {"most_periods": 1}):
+        with pytest.raises(UsageError):
+            evolve(shop, 0, vectors(shop), **wrong)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="no user row 9"):
+        evolve(shop, 9, vectors(shop))
+
+
+def test_equal_input_equal_answer_as_json(shop: Dataset) -> None:
+    first, second = (plain(evolve(shop, 0, vectors(shop))) for _ in range(2))
+    assert first == second and first["periods"][6]["entered"] == ["coffee"]
+
+
+# --- for everybody ---------------------------------------------------------------------------------------------------
+
+
+def test_recent_change_of_everybody(shop: Dataset) -> None:
+    at = JANUARY + 200 * DAY
+    drift, novelty = recent_change(vectors(shop), shop.events, at, recent_days=18)
+    assert drift.dtype == novelty.dtype == np.float32 and drift.shape == (3,)
+    assert drift[0] > 0.8 and drift[1] < 0.05 and drift[2] == 0
+    assert novelty.tolist() == [1.0, 0.0, 0.5]
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.lists(st.tuples(st.integers(0, 23), st.integers(0, 300)), max_size=12), min_size=1, max_size=7))
+def test_recent_change_is_the_same_in_any_blocks_and_in_bounds(people: list[list[tuple[int, int]]]) -> None:
+    names = items()["item_id"]
+    shop = world(
+        STEADY[:1], *[sorted(((names[i], float(day)) for i, day in one), key=lambda p: p[1]) for one in people]
+    )
+    whole = recent_change(vectors(shop), shop.events, JANUARY + 250 * DAY)
+    for block in (1, 3):
+        for a, b in zip(
+            whole, recent_change(vectors(shop), shop.events, JANUARY + 250 * DAY, block=block), strict=True
+        ):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+    assert (whole[0] >= 0).all() and (whole[0] <= 2).all() and (whole[1] >= 0).all() and (whole[1] <= 1).all()
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def test_bands_are_whole_and_the_rest_is_one_band() -> None:
+    kinds = [f"k{n}" for n in range(12)]
+    rows = [(f"{k}-{i}", k, [k]) for k in kinds for i in range(3)]
+    catalogue = pl.DataFrame(
+        rows, schema={"item_id": pl.String, "title": pl.String, "category": pl.List(pl.String)}, orient="row"
+    )
+    bought = [
+        (f"{k}-{i}", JANUARY + day * DAY)
+        for day in range(0, 360, 4)
+        for n, k in enumerate(kinds)
+        for i in range(2)
+        if n < 9 or i
+    ]
+    events = pl.DataFrame([("u", i, t) for i, t in bought], schema=["user_id", "item_id", "timestamp"], orient="row")
+    shop = Dataset.construct(events, items=catalogue)
+    v = np.eye(shop.n_items, dtype=np.float32)
+    areas = evolution_areas(evolve(shop, 0, v))
+    assert len(areas.bands) == 9 and areas.bands[-1][0] == "other"
+    np.testing.assert_allclose(np.sum([s for _, s in areas.bands], axis=0), 1)
+
+
+def test_the_picture_escapes_and_names_what_it_shows(shop: Dataset) -> None:
+    found = evolve(shop, 0, vectors(shop))
+    page = evolution_page(found, name="<b>& co", locale="zh")
+    assert "&lt;b&gt;&amp; co" in page and "<b>& co" not in page and "<script" not in page
+    for word in ("coffee 100%", "漂移", "2024-07", "随机水平"):
+        assert word in page
+    hostile = Areas(
+        title='"><script>', columns=["a", "b"], bands=[("<i>", [1, 1])], rest="r", line_name="l", line=[None, 0.1],
+        dashed_name="d", dashed=[None, None],
+    )  # fmt: skip
+    assert "<script" not in stacked(hostile) and "<i>" not in stacked(hostile)
+
+
+def test_labels_do_not_touch() -> None:
+    for places in ([280, 279, 278, 20], [30, 25, 20, 15], [100.0]):
+        moved = apart(places, 15, 10, 290)
+        assert all(a - b >= 15 - 1e-9 for a, b in pairwise(moved)) and min(moved) >= 10
+
+
+def test_png_and_the_extra_that_draws_it(shop: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib", reason="the extra plots is not installed")
+    found = evolve(shop, 0, vectors(shop))
+    write_png(found, tmp_path / "a.png", name="u0")
+    assert (tmp_path / "a.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    monkeypatch.setattr("recllm.report.evolution.CJK_FONTS", ())
+    from matplotlib import font_manager
+
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [])
+    assert "--html" in (write_png(found, tmp_path / "b.png", name="u0", locale="zh") or "")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingExtraError, match=r"recllm\[plots\]"):
+        write_png(found, tmp_path / "c.png", name="u0")
+
+
+def test_rows_for_a_terminal(shop: Dataset) -> None:
+    header, rows = evolution_rows(evolve(shop, 0, vectors(shop)), "en")
+    assert header[0] == "period" and len(rows) == 12 and all(len(r) == len(header) for r in rows)
+    assert rows[6][-2:] == ["coffee", "tea"]
+
+
+def test_the_command(tmp_path: Path) -> None:
+    run = CliRunner().invoke
+    rows = [("4711", i, datetime.fromtimestamp(JANUARY + d * DAY, UTC).isoformat()) for i, d in MOVER]
+    events = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    events.write_csv(tmp_path / "events.csv")
+    items().with_columns(pl.col("category").list.join(" > ")).write_csv(tmp_path / "items.csv")
+    shop = str(tmp_path / "shop")
+    assert (
+        run(
+            app, ["init", "-w", shop, "--consent-default", "granted", "--encoder", "toy", "--timezone", "UTC"]
+        ).exit_code
+        == 0
+    )
+    for table in ("items", "events"):
+        done = run(app, ["ingest", str(tmp_path / f"{table}.csv"), "--table", table, "-w", shop])
+        assert done.exit_code == 0, done.output
+    page = tmp_path / "moves.html"
+    done = run(app, ["profile", "4711", "--evolution", "-w", shop, "--html", str(page)])
+    assert done.exit_code == 0, done.output
+    assert "coffee" in done.output and "drift" in done.output and "<svg" in page.read_text()
+    assert isinstance(run(app, ["profile", "4711", "-w", shop, "--html", str(page)]).exception, UsageError)
+    assert isinstance(run(app, ["profile", "nobody", "--evolution", "-w", shop]).exception, UsageError)
