@@ -43,12 +43,12 @@ GRIDS: dict[str, dict[str, list[Any]]] = {
         "groups": [7, 14],
         "within_decay": [0.9, 1.0],
     },
-    "ease": {"l2": [100.0, 300.0, 1000.0], "half_life_days": [None, 60.0]},
+    "ease": {"l2": [30.0, 100.0, 300.0, 1000.0], "half_life_days": [None, 60.0]},
     "als": {"half_life_days": [None, 90.0], "alpha": [1.0, 5.0], "regularization": [0.01, 1.0], "factors": [64, 128]},
-    "bpr": {"learning_rate": [0.02, 0.05], "regularization": [0.01, 0.03], "iterations": [50, 150]},
-    "lightgbm": {"leaves": [15, 31], "rounds": [100, 200, 400], "least_rows": [50, 500]},
-    "arrivals": {"leaves": [7, 15, 31], "rounds": [60, 150, 300], "least_rows": [50, 200]},
-    "source-model": {"epochs": [4, 10], "weight_decay": [0.0, 1e-5], "negatives": [4, 10]},
+    "bpr": {"learning_rate": [0.05, 0.15], "regularization": [0.01, 0.001], "iterations": [100, 300]},
+    "lightgbm": {"leaves": [31, 15], "least_rows": [50, 500], "rounds": [200, 350]},
+    "arrivals": {"leaves": [15, 7, 31], "rounds": [150, 60, 300], "least_rows": [50, 200]},
+    "source-model": {"epochs": [4, 12], "weight_decay": [0.0, 1e-5]},
 }
 """`arrivals`: the trees of lightgbm that answer COLD."""
 

@@ -24,7 +24,7 @@ SMALL = {
     "tifu-knn": {"neighbours": 10},
     "als": {"factors": 2, "iterations": 5},
     "bpr": {"factors": 8, "iterations": 30},
-    "source-model": {"epochs": 20, "dim": 8, "hidden": 8, "batch": 64, "learning_rate": 0.01},
+    "source-model": {"epochs": 20, "dim": 8, "hidden": 8, "learning_rate": 0.01},
     "lightgbm": {"rounds": 20, "leaves": 7, "least_rows": 5, "windows": 2,
                  "arrivals": {"rounds": 20, "least_rows": 2, "windows": 2}},
 }  # fmt: skip

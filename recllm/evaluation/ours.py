@@ -19,6 +19,7 @@ from recllm.schema import Encoder
 
 if TYPE_CHECKING:
     from recllm.candidates import CandidateSettings
+    from recllm.interests import InterestArguments
     from recllm.population import Population
     from recllm.recommender import Recommender
     from recllm.scorer import Scorer
@@ -29,12 +30,13 @@ def learned(
     encoder: Encoder,
     arguments: TrainingArguments | None = None,
     *,
+    interests: InterestArguments | None = None,
     item_vectors: NDArray[np.float32] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Contender:
     """Trains at the first question of a window on `question.fit_on`, and keeps what it learned for the next ones.
 
-    item_vectors: (n_items, dim), unit rows, where the caller has them already.
+    interests: settings of the sequence model; without them there is none. item_vectors: (n_items, dim), unit rows, where the caller has them already.
     """
     from recllm.training import TrainingArguments
 
@@ -44,10 +46,11 @@ def learned(
     def answer(question: Question) -> NDArray[np.int32] | Judged:
         key = id(question.fit_on)
         if key not in trained:
-            trained[key] = question.fit_on, _train(question, encoder, arguments, item_vectors, progress)
+            trained[key] = question.fit_on, _train(question, encoder, arguments, interests, item_vectors, progress)
         return trained[key][1](question)
 
-    return Contender(answer=answer, settings={"encoder": encoder.name, **asdict(arguments)})
+    sequence = {} if interests is None else {"interests": asdict(interests)}
+    return Contender(answer=answer, settings={"encoder": encoder.name, **asdict(arguments), **sequence})
 
 
 def serving(recommender: Recommender) -> Contender:
@@ -68,6 +71,7 @@ def _train(
     question: Question,
     encoder: Encoder,
     arguments: TrainingArguments,
+    interests: InterestArguments | None,
     vectors: NDArray[np.float32] | None,
     progress: Callable[[str], None] | None,
 ) -> System:
@@ -78,8 +82,8 @@ def _train(
     past = question.fit_on
     vectors = item_vectors(encoder, past) if vectors is None else vectors
     told = basics_vectors(encoder, basics_of(past.users))
-    fitted = fit_scorer(past, vectors, told, arguments, progress)
-    population = Population.fit(past, vectors, fitted.population, told)
+    fitted = fit_scorer(past, vectors, told, arguments, progress, interests=interests)
+    population = Population.fit(past, vectors, fitted.population, told, fitted.interests)
     return _system(fitted.scorer, population, fitted.candidates, encoder, "en")
 
 
@@ -92,7 +96,7 @@ def _system(
     def answer(question: Question) -> Judged:
         people = question.dataset.users[question.users]
         common: dict[str, Any] = {
-            "own": question.own,
+            "own": question.own if question.hidden is None else np.maximum(question.own, question.hidden),
             "basics": basics_vectors(encoder, basics_of(people), locale),
             "repeats": not question.mask_seen,
         }

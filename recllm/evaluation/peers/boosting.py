@@ -17,8 +17,8 @@ from recllm.population import Population
 class BoostSettings:
     objective: str = "binary"
     """Or "lambdarank", with one group per person and window; weights count in "binary" alone."""
-    rounds: int = 300
-    leaves: int = 63
+    rounds: int = 200
+    leaves: int = 31
     learning_rate: float = 0.05
     least_rows: int = 50
     """In a leaf."""

@@ -50,7 +50,8 @@ class SourceSettings:
     """Items drawn per pair, uniformly of those sold, that the person did not buy."""
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
-    batch: int = 4096
+    steps: int = 500
+    """Per epoch, whatever the number of pairs: batches are as large as that makes them, from 32 to 16,384."""
     seed: int = 0
 
 
@@ -91,8 +92,9 @@ def _train(past: Dataset, given: SourceSettings) -> Trained:
     layers = _layers(past.n_users, past.n_items, given)
     weights = [p for layer in layers for p in layer.parameters()]
     optimiser = torch.optim.Adam(weights, lr=given.learning_rate, weight_decay=given.weight_decay)
+    batch = int(np.clip(len(kept) // given.steps, 32, 16_384))
     for _ in range(given.epochs):
-        for rows in torch.split(torch.from_numpy(rng.permutation(kept)), given.batch):
+        for rows in torch.split(torch.from_numpy(rng.permutation(kept)), batch):
             u, i, y = (c[rows] for c in columns)
             loss = torch.nn.functional.binary_cross_entropy_with_logits(_forward(layers, u, i), y)
             optimiser.zero_grad()

@@ -50,7 +50,7 @@ BLOCK = 256
 class TreeSettings(BoostSettings):
     windows: int = 4
     horizon_days: int = 28
-    own_negatives: int = 150
+    own_negatives: int = 100
     other_negatives: int = 150
     """Sampled per person and window; each weighs as many as it stands for."""
     people: int = 4000
