@@ -239,10 +239,7 @@ def test_png_and_the_extra_that_draws_it(shop: Dataset, tmp_path: Path, monkeypa
     found = evolve(shop, 0, vectors(shop))
     write_png(found, tmp_path / "a.png", name="u0")
     assert (tmp_path / "a.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    monkeypatch.setattr("recllm.report.evolution.CJK_FONTS", ())
-    from matplotlib import font_manager
-
-    monkeypatch.setattr(font_manager.fontManager, "ttflist", [])
+    monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", lambda: [])
     assert "--html" in (write_png(found, tmp_path / "b.png", name="u0", locale="zh") or "")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingExtraError, match=r"recllm\[plots\]"):

@@ -15,8 +15,18 @@ from recllm.evolution import UNKNOWN, WITHHELD, Evolution, Period
 from recllm.report.areas import Areas, colour, short, stacked
 
 MOST_BANDS = 8
-CJK_FONTS = ("Noto Sans CJK SC", "Source Han Sans SC", "Microsoft YaHei", "PingFang SC", "WenQuanYi Zen Hei", "SimHei")
-"""Looked for in this order when a picture holds Chinese."""
+CJK_FONTS = (
+    "notosanscjk",
+    "notosanssc",
+    "sourcehansans",
+    "msyh",
+    "pingfang",
+    "wqy",
+    "simhei",
+    "droidsansfallback",
+    "cjk",
+)
+"""Parts of file names of fonts with Chinese characters, looked for in this order."""
 
 WORDS: Mapping[str, Mapping[str, str]] = {
     "en": {
@@ -132,7 +142,7 @@ def _said(name: str, said: Mapping[str, str]) -> str:
 
 
 def write_png(evolution: Evolution, path: Path, *, name: str, locale: str = "en") -> str | None:
-    """Draw to a PNG file; a remark when no installed font has the picture's Chinese. Needs the extra plots.
+    """Draw to a PNG file; a remark when no installed font has the picture's characters. Needs the extra plots.
 
     Raises `UsageError` when there is nothing to draw.
     """
@@ -146,8 +156,8 @@ def write_png(evolution: Evolution, path: Path, *, name: str, locale: str = "en"
     from matplotlib.figure import Figure
 
     areas, said = evolution_areas(evolution, locale), labels(locale)
-    words = [name, said["title"], said[evolution.what], areas.line_name, *(n for n, _ in areas.bands)]
-    font, remark = _font(any(not word.isascii() for word in words))
+    words = [name, *said.values(), *(n for n, _ in areas.bands)]
+    font, remark = _font("".join(words))
     with matplotlib.rc_context({"font.family": [*font, "DejaVu Sans"], "font.size": 10}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the remark says so
         figure = Figure(figsize=(11, 6.2), dpi=130, layout="constrained")
@@ -157,17 +167,23 @@ def write_png(evolution: Evolution, path: Path, *, name: str, locale: str = "en"
     return remark
 
 
-def _font(chinese: bool) -> tuple[list[str], str | None]:
-    if not chinese:
-        return [], None
+def _font(words: str) -> tuple[list[str], str | None]:
+    """An installed font that has all the words' characters where the usual one does not, or a remark."""
     from matplotlib import font_manager
 
-    known = {font.name for font in font_manager.fontManager.ttflist}
-    found = next((name for name in CJK_FONTS if name in known), None)
-    found = found or next((name for name in sorted(known) if "CJK" in name), None)
-    if found is None:
-        return [], "no installed font has Chinese characters, so they are boxes in the PNG; use --html instead"
-    return [found], None
+    wanted = {character for character in words if not character.isascii()}
+    usual = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
+    if all(usual.get_char_index(ord(character)) for character in wanted):
+        return [], None
+    paths = font_manager.findSystemFonts()  # matplotlib's own list may be older than the fonts
+    for hint in CJK_FONTS:
+        fitting = [path for path in paths if hint in Path(path).name.lower()]
+        for path in sorted(fitting, key=lambda path: ("regular" not in path.lower(), path)):
+            font = font_manager.get_font(path)
+            if all(font.get_char_index(ord(character)) for character in wanted):
+                font_manager.fontManager.addfont(path)
+                return [font.family_name], None
+    return [], "no installed font has all the characters, so some are boxes in the PNG; use --html instead"
 
 
 def _draw(figure: Any, areas: Areas, title: str, axis: str) -> None:
