@@ -23,6 +23,7 @@ TEXT_NEAREST = "text_nearest"
 CATEGORY_TREND = "category_trend"
 NEW_ARRIVALS = "new_arrivals"
 POPULAR = "popular"
+INTERESTS = "interests"
 
 SOURCES: tuple[str, ...] = (
     OWN_HISTORY,
@@ -32,6 +33,7 @@ SOURCES: tuple[str, ...] = (
     CATEGORY_TREND,
     NEW_ARRIVALS,
     POPULAR,
+    INTERESTS,
 )
 """Position is the bit in `Candidates.sources`. Append only."""
 
@@ -43,7 +45,8 @@ class CandidateSettings:
     """How many items each source may propose per person; 0 switches a source off.
 
     `text_nearest` costs a full pass over the catalogue, so it speaks only for people with fewer than `short_history`
-    taken items: those whom the other sources hardly know.
+    taken items: those whom the other sources hardly know. So does `interests`, for everybody, where the shop has a
+    sequence model.
     """
 
     own_history: int = 500
@@ -53,6 +56,7 @@ class CandidateSettings:
     category_trend: int = 150
     new_arrivals: int = 30
     popular: int = 100
+    interests: int = 300
     short_history: int = 20
 
 
@@ -135,9 +139,12 @@ def _people(
     short = np.diff(ends) < settings.short_history if settings.text_nearest else np.zeros(asked.n, bool)
     arriving, near = _arriving(population, asked), _text_scores(population, asked.vectors.user[short])
     every = np.arange(population.n_items)
+    sequence = _sequence_scores(population, asked, settings)
     for user in range(asked.n):
         proposals = [(name, *_row(scores, user)) for name, scores in sparse.items()]
         proposals.append((NEW_ARRIVALS, population.arrivals, arriving[user]))
+        if sequence is not None:
+            proposals.append((INTERESTS, every, np.exp(next(sequence))))
         if short[user]:
             proposals.append((TEXT_NEAREST, every, next(near)))
         yield user, own[ends[user] : ends[user + 1]], habit[ends[user] : ends[user + 1]], proposals
@@ -157,7 +164,7 @@ def _arriving(population: Population, asked: Asked) -> Floats:
     """(n, n_arrivals): how an arrival and its type sell, times the person's share of the type."""
     rows = population.arrivals
     kind = population.facets.type[rows]
-    strength = 1 + population.stats.buyers_28[rows] + population.stats.type_arrival_rate[rows]
+    strength = 1 + population.stats.buyers_28[rows] + population.group_crowds["type"].arrival_rate[rows]
     share = np.zeros((asked.n, len(rows)), np.float32)
     share[:, kind >= 0] = asked.type_share[:, kind[kind >= 0]].toarray()
     return np.asarray((share + 1e-3) * strength, np.float32)
@@ -167,6 +174,12 @@ def _text_scores(population: Population, users: Floats) -> Iterator[Floats]:
     """Cosine of each person with every item, a few people at a time."""
     for start in range(0, len(users), 16):
         yield from users[start : start + 16] @ population.item_vectors.T
+
+
+def _sequence_scores(population: Population, asked: Asked, settings: CandidateSettings) -> Iterator[Floats] | None:
+    if population.interests is None or asked.interests is None or not settings.interests:
+        return None
+    return population.interests.catalogue(asked.interests)
 
 
 def _best(rows: NDArray[Any], score: NDArray[Any], shut: NDArray[np.bool_], k: int) -> NDArray[Any]:

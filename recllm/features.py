@@ -16,12 +16,10 @@ from numpy.typing import NDArray
 
 from recllm.candidates import Candidates
 from recllm.dataset import DAY
+from recllm.group_features import GROUP_FEATURES, NEVER_DAYS, group_columns, overdue
 from recllm.histories import Floats, Ints, Tally, decay, of_actions, padded, visits
 from recllm.population import Asked, Population
 from recllm.schema import ACTION_CODE, BROWSING, Action
-
-NEVER_DAYS = 730.0
-"""Days since something that never happened: two years."""
 
 FEATURES: Mapping[str, str] = {
     # the person's own dealings with the item
@@ -52,24 +50,13 @@ FEATURES: Mapping[str, str] = {
     "item_days_since_sold": "log(1 + days since anybody took it); 0 never sold",
     "item_age": "log(1 + days since anybody first took it); 0 never sold",
     "type_share": "the item's share of its type's buyers in the last 28 days, [0, 1]; 0 without a type",
-    "type_buyers": "log(1 + buyers of the type's items in the last 28 days); 0 without a type",
-    "arrival_rate": "log(1 + mean first-month buyers of earlier arrivals of the type)",
     # prices
     "price": "log(1 + unit price); 0 unknown",
     "price_gap": "that minus the person's mean of it, [-3, 3]; 0 unknown",
     "price_gap_type": "that minus the person's mean in the item's category, [-3, 3]; 0 unknown",
     "price_now": "log ratio of the last 14 days' price to the usual one; below 0 is cheaper lately",
-    # the person's dealings with the item's type, category and brand
-    "type_times": "log(1 + occasions decayed with half-life 120 days in the item's type)",
-    "type_affinity": "share of the person's decayed occasions in the type, [0, 1]",
-    "type_days_since": "log(1 + days since the person last took something of the type); log(731) never",
-    "type_overdue": "log of days since over the person's mean interval in the type, [-4, 2]; 0 below two times",
-    "type_items": "log(1 + distinct items of the type that the person took)",
-    "type_loyalty": "the item's share of the person's decayed occasions in its type, [0, 1]",
-    "category_affinity": "share of the person's decayed occasions in the category above the type, [0, 1]",
-    "category_days_since": "log(1 + days since the person last took something of it); log(731) never",
-    "category_items": "log(1 + distinct items of it that the person took)",
-    "brand_affinity": "share of the person's decayed occasions in the brand, [0, 1]",
+    # the item's groups
+    **GROUP_FEATURES,
     # the person
     "visits": "log(1 + shopping trips)",
     "visits_28": "log(1 + trips in the last 28 days)",
@@ -79,6 +66,8 @@ FEATURES: Mapping[str, str] = {
     # text
     "text_nearest": "largest cosine of the item's text with the person's 100 heaviest other items', [0, 1]; 0 none",
     "text_set": "their weighted mean of cosine to the eighth power, [0, 1]; 0 none",
+    # the sequence
+    "interest": "logit of the item as the next new thing by the sequence model; 0 without one",
     # browsing
     "views": "log(1 + browsing events on the item decayed with half-life 14 days)",
     "days_since_view": "log(1 + days since the last of them); log(731) never",
@@ -108,10 +97,11 @@ def pair_features(population: Population, asked: Asked, pairs: Candidates) -> Fl
         **_alike(population, asked, p),
         **_crowd(population, p),
         **_prices(population, asked, p),
-        **_groups(population, asked, p),
+        **group_columns(population, asked, p.user, p.item, p.indptr),
         **_person(asked, p),
         **_text(population, asked, p),
         **_browsing(population, asked, p),
+        "interest": _interest(population, asked, p),
     }
     return np.stack([columns[name].astype(np.float32) for name in FEATURE_NAMES], axis=1)
 
@@ -145,18 +135,13 @@ def _own(asked: Asked, p: _Pairs) -> Columns:
         "days_since_first": _log(padded(first, NEVER_DAYS)[row]),
         "visits_since": _log(np.where(row < len(times), padded(since, 0)[row], trips[p.user])),
         "visit_rate": padded(rate, 0)[row],
-        "overdue": padded(_overdue(days, interval, times), 0)[row],
+        "overdue": padded(overdue(days, interval, times), 0)[row],
         "interval": padded(np.where(times > 1, _log(interval), 0), 0)[row],
         "quantity": padded(_log(tally.total(taken.quantity) / np.maximum(times, 1)), 0)[row],
     }
     for half_life in (120, 30, 10):
         columns[f"count_{half_life}"] = padded(_log(tally.total(decay(taken.at, asked.as_of, half_life))), 0)[row]
     return columns
-
-
-def _overdue(days: NDArray[Any], interval: NDArray[Any], times: NDArray[Any]) -> NDArray[Any]:
-    ratio = np.log((days + 0.5) / (np.maximum(interval, 0) + 0.5))
-    return np.where(times > 1, np.clip(ratio, -4, 2), 0)
 
 
 def _alike(population: Population, asked: Asked, p: _Pairs) -> Columns:
@@ -195,8 +180,6 @@ def _crowd(population: Population, p: _Pairs) -> Columns:
         "item_days_since_sold": _log(s.days_since_sold),
         "item_age": _log(s.days_since_arrival),
         "type_share": s.type_share,
-        "type_buyers": _log(s.type_buyers_28),
-        "arrival_rate": _log(s.type_arrival_rate),
     }
     return {name: value[p.item] for name, value in by_item.items()}
 
@@ -224,69 +207,6 @@ def _category_price(population: Population, asked: Asked, p: _Pairs, paid: NDArr
     tally = Tally.of(asked.taken.user[fit], group[asked.taken.item[fit]], int(group.max(initial=0)) + 1)
     mean = tally.total(paid[fit]) / np.maximum(tally.total(), 1)
     return padded(mean, np.nan)[tally.find(p.user, group[p.item])]
-
-
-def _groups(population: Population, asked: Asked, p: _Pairs) -> Columns:
-    facets = population.facets
-    kind = _Group.of(asked, facets.type, p)
-    above = _Group.of(asked, facets.category, p)
-    brand = _Group.of(asked, facets.brand, p)
-    own = padded(asked.owned.total(decay(asked.taken.at, asked.as_of, 120.0)), 0)[asked.owned.find(p.user, p.item)]
-    return {
-        "type_times": _log(kind.weight),
-        "type_affinity": kind.affinity,
-        "type_days_since": _log(kind.days),
-        "type_overdue": kind.overdue,
-        "type_items": _log(kind.items),
-        "type_loyalty": np.clip(own / np.maximum(kind.weight, 1e-9), 0, 1) * (kind.weight > 0),
-        "category_affinity": above.affinity,
-        "category_days_since": _log(above.days),
-        "category_items": _log(above.items),
-        "brand_affinity": brand.affinity,
-    }
-
-
-@dataclass(frozen=True, eq=False)
-class _Group:
-    """What a person did within the item's group, per pair."""
-
-    weight: Floats
-    affinity: Floats
-    days: Floats
-    overdue: Floats
-    items: Floats
-
-    @classmethod
-    def of(cls, asked: Asked, group: NDArray[np.int32], p: _Pairs) -> _Group:
-        taken = asked.taken
-        known = group[taken.item] >= 0
-        user, at, n_groups = taken.user[known], taken.at[known], int(group.max(initial=0)) + 1
-        tally = Tally.of(user, group[taken.item[known]], n_groups)
-        row = tally.find(p.user, group[p.item])
-        weight = tally.total(decay(at, asked.as_of, 120.0))
-        everything = np.bincount(tally.user, weight, minlength=asked.n)
-        days = (asked.as_of - tally.largest(at)) / DAY
-        span = (asked.as_of - tally.smallest(at)) / DAY - days
-        times = np.bincount(_distinct_times(tally, at), minlength=len(weight))
-        overdue = _overdue(days, span / np.maximum(times - 1, 1), times)
-        kept = group[asked.owned.key] >= 0
-        items = np.bincount(tally.find(asked.owned.user[kept], group[asked.owned.key[kept]]), minlength=len(weight))
-        return cls(
-            padded(weight, 0)[row],
-            padded(weight / np.maximum(everything[tally.user], 1e-9), 0)[row],
-            padded(days, NEVER_DAYS)[row],
-            padded(overdue, 0)[row],
-            padded(items, 0)[row],
-        )
-
-
-def _distinct_times(tally: Tally, at: Ints) -> Ints:
-    """Group of each distinct (group, time)."""
-    order = np.lexsort((at, tally.group))
-    group, when = tally.group[order], at[order]
-    fresh = np.ones(len(order), bool)
-    fresh[1:] = (np.diff(group) != 0) | (np.diff(when) != 0)
-    return group[fresh]
 
 
 def _person(asked: Asked, p: _Pairs) -> Columns:
@@ -334,6 +254,12 @@ def _text(population: Population, asked: Asked, p: _Pairs, lines: int = 100) -> 
         near *= near
         mean[part] = near @ w / w.sum()
     return {"text_nearest": nearest, "text_set": mean}
+
+
+def _interest(population: Population, asked: Asked, p: _Pairs) -> Floats:
+    if population.interests is None or asked.interests is None:
+        return np.zeros(len(p.item), np.float32)
+    return population.interests.score(asked.interests, p)
 
 
 def _browsing(population: Population, asked: Asked, p: _Pairs) -> Columns:

@@ -15,6 +15,7 @@ from typing import Any
 from recllm.artifacts import current, open_version, publish
 from recllm.candidates import CandidateSettings
 from recllm.errors import ModelError, NotFittedError
+from recllm.interests import InterestWeights, load_interests, save_interests
 from recllm.population import PopulationSettings
 from recllm.schema import Action
 from recllm.scorer import Scorer, load_scorer, save_scorer
@@ -36,11 +37,15 @@ class Model:
     training: Mapping[str, Any]
     """Data hash, people, events, span, seed, arguments and notes of the training run."""
     version: str | None = None
+    interests: InterestWeights | None = field(default=None, repr=False)
+    """The sequence model, where one was trained."""
 
 
 def save_model(model: Model, folder: Path) -> None:
     """Write the model's files into an existing folder."""
     save_scorer(model.scorer, folder)
+    if model.interests is not None:
+        save_interests(model.interests, folder)
     record = {
         "encoder": model.encoder,
         "encoder_fingerprint": model.encoder_fingerprint,
@@ -70,6 +75,7 @@ def read_model(folder: Path, version: str | None = None) -> Model:
             metrics=record["metrics"],
             training=record["training"],
             version=version,
+            interests=load_interests(folder),
         )
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(f"{folder}: not a model of this version ({error}); train again") from error

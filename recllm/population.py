@@ -7,9 +7,10 @@ serving, fresh feedback and leave-one-out explanations run through the same code
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -17,8 +18,12 @@ from numpy.typing import NDArray
 
 from recllm.dataset import DAY, Dataset, Events
 from recllm.errors import DataError
+from recllm.facets import VOTED, Arrivals, Facets, GroupCrowd, group_crowds, per_group
 from recllm.histories import Floats, Ints, Tally, UserVectors, decay, matrix, occasions, of_actions, user_parts
 from recllm.schema import Action
+
+if TYPE_CHECKING:
+    from recllm.interests import Interests
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,30 +42,6 @@ class PopulationSettings:
     item_item_kept: int = 200
     arrival_days: float = 42.0
     most_arrivals: int = 5_000
-
-
-@dataclass(frozen=True, eq=False)
-class Facets:
-    """Codes of each item's groups, int32 (n_items,), -1 unknown: narrowest category path, the one above it, brand."""
-
-    type: NDArray[np.int32]
-    category: NDArray[np.int32]
-    brand: NDArray[np.int32]
-
-    @classmethod
-    def of(cls, items: pl.DataFrame) -> Facets:
-        path = pl.col("category")
-        above = path.list.head(pl.max_horizontal(path.list.len() - 1, pl.lit(1)))
-        names = items.select(
-            type=path.list.join(" > "), category=above.list.join(" > "), brand=pl.col("brand").fill_null("")
-        )
-        return cls(*(_codes(names[name]) for name in ("type", "category", "brand")))
-
-
-def _codes(names: pl.Series) -> NDArray[np.int32]:
-    known = (names.fill_null("") != "").to_numpy()
-    codes = np.unique(names.fill_null("").to_numpy().astype(str), return_inverse=True)[1]
-    return np.where(known, codes, -1).astype(np.int32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +64,6 @@ class ItemStats:
     type_share: Floats
     """Share of its type's buyers in the last 28 days."""
     type_buyers_28: Floats
-    type_arrival_rate: Floats
-    """Mean buyers in their first 28 days of earlier arrivals of the same type."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,8 +84,13 @@ class Population:
     """(n_pool, n_items), unit-decayed purchases, half-life 120 days, capped at 1."""
     item_item: Any
     """(n_items, n_items), at most `item_item_kept` weights a row."""
+    arrived: Arrivals
+    group_crowds: Mapping[str, GroupCrowd]
+    """Grouping -> how its groups sell."""
     pool_basics: Floats | None = None
     """Emb(I) of the pool, (n_pool, dim), zero rows where nothing is known: who is alike when nothing was bought yet."""
+    interests: Interests | None = None
+    """The sequence model, trained on events before `as_of` alone; None where the shop has none."""
 
     @property
     def n_items(self) -> int:
@@ -119,11 +103,13 @@ class Population:
         item_vectors: Floats,
         settings: PopulationSettings | None = None,
         basics: Floats | None = None,
+        interests: Interests | None = None,
     ) -> Population:
         """Counts over `dataset`, which must already be cut at its `as_of`.
 
         `item_vectors`: float32 unit rows (n_items, dim). `basics`: Emb(I) of its people, (n_users, dim), by which
-        people who bought nothing yet find their neighbours; without it they have none. Raises `DataError` when the
+        people who bought nothing yet find their neighbours; without it they have none. `interests` is not fitted here,
+        see `recllm.interests`. Raises `DataError` when the
         number of vectors does not fit.
         """
         settings = settings or PopulationSettings()
@@ -135,6 +121,7 @@ class Population:
         facets = Facets.of(dataset.items)
         pool = _most_active(taken, settings.neighbour_pool)
         of_pool = taken.rows(pool)
+        arrived = Arrivals.of(taken, dataset.n_items, dataset.as_of)
         return cls(
             dataset.as_of,
             settings,
@@ -146,7 +133,10 @@ class Population:
             _recent(of_pool, dataset.n_items, dataset.as_of, settings.recent_days),
             _decayed(of_pool, dataset.n_items, dataset.as_of),
             _item_item(taken, dataset.n_items, settings),
+            arrived,
+            group_crowds(facets, arrived, of_pool, dataset.as_of),
             None if basics is None else np.asarray(basics[pool], np.float32),
+            interests,
         )
 
     @cached_property
@@ -159,7 +149,7 @@ class Population:
         earlier arrivals of their type sold; at most `most_arrivals`."""
         s = self.stats
         rows = np.flatnonzero(s.days_since_arrival <= self.settings.arrival_days)
-        order = np.lexsort((rows, -s.type_arrival_rate[rows], -s.buyers_28[rows]))
+        order = np.lexsort((rows, -self.group_crowds["type"].arrival_rate[rows], -s.buyers_28[rows]))
         return rows[order[: self.settings.most_arrivals]]
 
     @cached_property
@@ -197,7 +187,11 @@ class Asked:
     item_item: Any
     type_share: Any
     """Sparse (n, n_types), the person's decayed purchases by type, summing to 1."""
+    group_votes: Mapping[str, Any]
+    """Grouping -> sparse (n, n_groups): mean log(1 + occasions in 56 days) of the nearest people."""
     vectors: UserVectors
+    interests: Floats | None
+    """Unit vectors (n, interests, dim) of the sequence model; None where the population has none."""
 
     @property
     def n(self) -> int:
@@ -232,7 +226,9 @@ def ask(
         near @ population.decayed,
         _binary(taken, n_items) @ population.item_item,
         _shares(taken, population.facets.type, as_of),
+        {name: near @ population.group_crowds[name].votes for name in VOTED},
         user_parts(population.item_vectors, histories, as_of, basics),
+        None if population.interests is None else population.interests.users(histories, as_of, basics),
     )
 
 
@@ -350,7 +346,7 @@ def _item_stats(taken: Events, dataset: Dataset, facets: Facets) -> ItemStats:
     mean = again.sum() / max(ever.sum(), 1)
     log_price, now = _prices(taken, dataset)
     lately = buyers(28)
-    type_lately = _per_group(facets.type, lately)
+    type_lately = per_group(facets.type, lately)
     return ItemStats(
         buyers(7),
         lately,
@@ -363,7 +359,6 @@ def _item_stats(taken: Events, dataset: Dataset, facets: Facets) -> ItemStats:
         now,
         np.where(type_lately > 0, lately / np.maximum(type_lately, 1), 0).astype(np.float32),
         type_lately,
-        _arrival_rate(taken, first, sold, facets, as_of),
     )
 
 
@@ -372,25 +367,6 @@ def _span(taken: Events, n: int) -> tuple[Ints, Ints]:
     np.minimum.at(first, taken.item, taken.at)
     np.maximum.at(last, taken.item, taken.at)
     return first, last
-
-
-def _per_group(group: NDArray[np.int32], value: Floats) -> Floats:
-    """Sum of `value` over each item's group, 0 where the group is unknown."""
-    known = group >= 0
-    total = np.bincount(group[known], value[known], minlength=int(group.max(initial=0)) + 1)
-    return np.where(known, total[np.maximum(group, 0)], 0).astype(np.float32)
-
-
-def _arrival_rate(taken: Events, first: Ints, sold: NDArray[np.bool_], facets: Facets, as_of: int) -> Floats:
-    """Buyers in the first 28 days, averaged over arrivals of the type in the half year before the last 28 days."""
-    start = int(taken.at.min(initial=as_of))
-    judged = sold & (first < as_of - 28 * DAY) & (first >= max(as_of - 182 * DAY, start + 28 * DAY))
-    early = taken.at < np.where(sold, first, 0)[taken.item] + 28 * DAY
-    pairs = Tally.of(taken.user[early], taken.item[early], len(first))
-    got = np.bincount(pairs.key, minlength=len(first)).astype(np.float32) * judged
-    mean = got.sum() / max(judged.sum(), 1)
-    count = _per_group(facets.type, judged.astype(np.float32))
-    return np.asarray((_per_group(facets.type, got) + 3 * mean) / (count + 3), np.float32)
 
 
 def _prices(taken: Events, dataset: Dataset) -> tuple[Floats, Floats]:

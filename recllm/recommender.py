@@ -25,6 +25,7 @@ from recllm.catalogue_filter import allowed_items
 from recllm.dataset import USER_COLUMN, Dataset, Events, utc
 from recllm.errors import UsageError
 from recllm.explain import ExplainSettings, Pairs, Person, Speaker, choose, deltas, units_of
+from recllm.interests import InterestArguments
 from recllm.model import Model, publish_model
 from recllm.policy import Policy
 from recllm.population import Population
@@ -103,7 +104,10 @@ class Recommender:
         """The crowd as of the dataset's time."""
         settings = self.model.population if self.model else None
         told = basics_vectors(self.encoder, basics_of(self.dataset.users), self.locale)
-        return Population.fit(self.dataset, self.item_vectors, settings, told)
+        weights = self.model.interests if self.model else None
+        ids = self.dataset.items["item_id"].to_list()
+        interests = None if weights is None else weights.bind(ids, self.item_vectors)
+        return Population.fit(self.dataset, self.item_vectors, settings, told, interests)
 
     @cached_property
     def brands(self) -> frozenset[str]:
@@ -118,15 +122,21 @@ class Recommender:
     # --- learn -------------------------------------------------------------------------------------------------------
 
     def fit(
-        self, arguments: TrainingArguments | None = None, *, progress: Callable[[str], None] | None = None
+        self,
+        arguments: TrainingArguments | None = None,
+        *,
+        interests: InterestArguments | None = None,
+        progress: Callable[[str], None] | None = None,
     ) -> Recommender:
         """A recommender with a scorer trained on the dataset; this one stays as it is.
 
+        interests: settings of the sequence model, which is trained first; None leaves it out.
         Raises `DataError` when the log is too small or too short to learn from.
         """
         arguments = arguments or TrainingArguments()
         told = basics_vectors(self.encoder, basics_of(self.dataset.users), self.locale)
-        fitted = fit_scorer(self.dataset, self.item_vectors, told, arguments, progress)
+        ids = self.dataset.items["item_id"].to_list()
+        fitted = fit_scorer(self.dataset, self.item_vectors, told, arguments, progress, interests=interests)
         model = Model(
             scorer=fitted.scorer,
             population=fitted.population,
@@ -136,6 +146,7 @@ class Recommender:
             horizon_days=arguments.horizon_days,
             metrics=fitted.metrics,
             training=_training_record(self.dataset, arguments, fitted.notes),
+            interests=None if fitted.interests is None else fitted.interests.weights(ids),
         )
         return self._with(model=model)
 

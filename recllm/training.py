@@ -7,7 +7,7 @@ are not learned from in it say when to stop and calibrate the probability.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recllm.candidates import CandidateSettings
-from recllm.dataset import Dataset, utc
+from recllm.dataset import DAY, Dataset, utc
 from recllm.errors import DataError
 from recllm.features import FEATURE_NAMES
 from recllm.histories import Floats, Ints
+from recllm.interests import InterestArguments, Interests, learn_interests
 from recllm.population import PopulationSettings
 from recllm.scorer import Scorer, ScorerConfig
 from recllm.windows import Past, TrainingArguments, Window, choose_target, window_starts
@@ -43,6 +44,7 @@ class FittedScorer:
     metrics: dict[str, float]
     history: tuple[dict[str, float], ...]
     notes: tuple[str, ...] = ()
+    interests: Interests | None = None
 
 
 def fit_scorer(
@@ -54,23 +56,21 @@ def fit_scorer(
     *,
     population: PopulationSettings | None = None,
     settings: CandidateSettings | None = None,
+    interests: InterestArguments | None = None,
 ) -> FittedScorer:
     """Train on past windows of `dataset`, whose latest window ends at its `as_of`.
 
-    item_vectors: unit rows (n_items, dim). basics: Emb(I) of the dataset's people, (n_users, dim), or None. Raises
+    item_vectors: unit rows (n_items, dim). basics: Emb(I) of the dataset's people, (n_users, dim), or None.
+    interests: with it the sequence model is learned too, and its score is one of the scorer's features. Raises
     `DataError` when the log is too short or holds too few actions to learn from; the message says what is missing.
     """
     args, settings, tell = args or TrainingArguments(), settings or CandidateSettings(), progress or (lambda _: None)
     target, notes = choose_target(dataset, args)
     population = replace(population or PopulationSettings(), target=target)
     past = Past(dataset, np.asarray(item_vectors, np.float32), basics, args, population, settings)
-    windows: list[Window] = []
-    judge: Window | None = None
-    for place, start in enumerate(window_starts(dataset, target, args)):
-        tell(f"window {place + 1}: {utc(start):%Y-%m-%d} and the {args.horizon_days} days after it")
-        window, judges = past.window(start, judge=0 if place else args.judge_people)
-        windows, judge = [*windows, window], judges or judge
-    windows = [w for w in windows if w.label.any()]
+    starts = window_starts(dataset, target, args)
+    snapshots = _interests(past, starts, interests, tell)
+    windows, judge = _windows(past, starts, snapshots, tell)
     if not windows:
         raise DataError(
             f"in no window of {args.horizon_days} days did anybody take a candidate item, so there is nothing to learn "
@@ -82,7 +82,45 @@ def fit_scorer(
         notes = (*notes, few)
     scorer, history, best = learn(windows, past.item_vectors, args, judge, tell)
     scorer.platt.copy_(calibrate(scorer, past.item_vectors, judge))
-    return FittedScorer(scorer.eval(), population, settings, history[best], tuple(history), notes)
+    return FittedScorer(scorer.eval(), population, settings, history[best], tuple(history), notes, snapshots[-1])
+
+
+def _interests(
+    past: Past, starts: list[int], args: InterestArguments | None, tell: Progress
+) -> Sequence[Interests | None]:
+    """The sequence model as it stood at each start, and at last with everything; all None without one."""
+    if args is None:
+        return [None] * (len(starts) + 1)
+    dataset, cuts = past.dataset, [*sorted(starts), past.dataset.as_of]
+    judge_from = cuts[0] - past.args.horizon_days * DAY
+    learned = learn_interests(
+        dataset, past.item_vectors, past.basics, past.population.target, cuts, judge_from, args, tell
+    )
+    if learned is None:
+        tell("interests: too few events before the first window; the sequence model is left out")
+        return [None] * len(cuts)
+    return [*reversed(learned[:-1]), learned[-1]]
+
+
+def _windows(
+    past: Past, starts: list[int], snapshots: Sequence[Interests | None], tell: Progress
+) -> tuple[list[Window], Window | None]:
+    """What to learn from, latest first, and the judges of the latest window."""
+    args, judge = past.args, None
+    windows: list[Window] = []
+    target = past.population.target
+    further = window_starts(past.dataset, target, args, args.n_arrival_windows) if args.arrival_weight else []
+    if snapshots[-1] is not None:  # no snapshot is old enough for the windows before the first of `starts`
+        further = further[: len(starts)]
+    for place, start in enumerate(starts if len(starts) > len(further) else further):
+        tell(f"window {place + 1}: {utc(start):%Y-%m-%d} and the {args.horizon_days} days after it")
+        crowd = past.crowd(start, snapshots[min(place, len(starts) - 1)])
+        if place < len(starts):
+            window, judges = past.window(crowd, judge=0 if place else args.judge_people)
+            windows, judge = [*windows, window], judges or judge
+        if place < len(further) and (arrivals := past.arrivals(crowd)) is not None:
+            windows.append(arrivals)
+    return [w for w in windows if w.label.any()], judge
 
 
 LEAST_JUDGES = 30
@@ -209,7 +247,7 @@ def _loss(scorer: Scorer, vectors: Tensor, window: Window, people: Ints, args: T
             loss = loss + args.new_weight * listwise(logit[new], weighed[new], label[new], person[new], n)
         if args.level_weight:
             loss = loss + args.level_weight * level(weighed, label, person, n)
-    return loss / len(heads)
+    return window.weight * loss / len(heads)
 
 
 def listwise(logit: Tensor, weighed: Tensor, label: Tensor, person: Tensor, n: int) -> Tensor:

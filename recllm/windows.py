@@ -6,19 +6,25 @@ after it is the truth.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.candidates import Candidates, CandidateSettings, candidates
+from recllm.candidates import Candidates, CandidateSettings, candidates, explicit
 from recllm.dataset import DAY, Dataset
 from recllm.errors import DataError
 from recllm.features import pair_cosine, pair_features
 from recllm.histories import Floats, Ints, Tally, of_actions
 from recllm.population import Asked, Population, PopulationSettings, ask
 from recllm.schema import Action
+
+if TYPE_CHECKING:
+    from recllm.interests import Interests
+
+LEAST_ARRIVALS = 30
+"""Fewer arrivals, or people who took one, teach nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +51,12 @@ class TrainingArguments:
     """Of the term that ties the level of a person's logits to how much they take: without it only differences within
     a person mean something, and neither probabilities nor the worth of a left out line do."""
     people_per_window: int = 4_000
+    n_arrival_windows: int = 6
+    """Past windows whose arrivals, items that never sold before, are learned among themselves."""
+    arrival_negatives: int = 150
+    """Sampled per person from the window's arrivals."""
+    arrival_weight: float = 1.0
+    """Of a person who took arrivals, against a person in the other windows; 0 leaves arrivals out."""
     newcomer_share: float = 0.1
     """Of the people with basics, so many (and at least 20) are learned from once more with their history hidden, half
     of them with the basics hidden as well."""
@@ -76,7 +88,9 @@ def choose_target(dataset: Dataset, args: TrainingArguments) -> tuple[tuple[Acti
     )
 
 
-def window_starts(dataset: Dataset, target: tuple[Action, ...], args: TrainingArguments) -> list[int]:
+def window_starts(
+    dataset: Dataset, target: tuple[Action, ...], args: TrainingArguments, n_windows: int | None = None
+) -> list[int]:
     """Starts of the windows, latest first, back to back.
 
     The latest needs half a horizon of history before it. The others need half of the whole log: counts over a much
@@ -84,7 +98,7 @@ def window_starts(dataset: Dataset, target: tuple[Action, ...], args: TrainingAr
     """
     at = of_actions(dataset.events, target).at
     first, horizon = int(at.min()), args.horizon_days * DAY
-    starts = [dataset.as_of - horizon * i for i in range(1, args.n_windows + 1)]
+    starts = [dataset.as_of - horizon * i for i in range(1, (n_windows or args.n_windows) + 1)]
     half = (dataset.as_of - first) / 2
     fit = [s for s in starts if s - first >= (horizon / 2 if s == starts[0] else max(half, horizon / 2))]
     if fit:
@@ -114,6 +128,8 @@ class Window:
     users: Floats
     truth: Ints
     truth_new: Ints
+    weight: float = 1.0
+    """Of its people in the loss."""
 
     @property
     def n(self) -> int:
@@ -131,14 +147,19 @@ class Past:
     population: PopulationSettings
     settings: CandidateSettings
 
-    def window(self, start: int, *, judge: int = 0) -> tuple[Window, Window | None]:
-        """The window [start, start + horizon), sampled, and its judges: `judge` people with all their candidates.
+    def crowd(self, start: int, interests: Interests | None = None) -> Population:
+        """The population as it was at `start`."""
+        past = self.dataset.before(start)
+        return Population.fit(past, self.item_vectors, self.population, self.basics, interests)
+
+    def window(self, crowd: Population, *, judge: int = 0) -> tuple[Window, Window | None]:
+        """The window after `crowd`, sampled, and its judges: `judge` people with all their candidates.
 
         Learned from are people who took something; judges may have taken nothing, as anybody may, or else the
         probability would be that of people who are known to come back.
         """
-        past, args = self.dataset.before(start), self.args
-        crowd = Population.fit(past, self.item_vectors, self.population, self.basics)
+        args, start = self.args, crowd.as_of
+        past = self.dataset.before(start)
         truth = self._truth(start)
         allowed = crowd.stats.buyers_ever > 0
         rng = np.random.default_rng([args.seed, start])
@@ -164,6 +185,29 @@ class Past:
         for newcomers, basics in self._newcomers(learned, rng):
             parts.append(build(newcomers, args, basics, blank=True))
         return _join(parts), build(judges, None, self.basics) if judge else None
+
+    def arrivals(self, crowd: Population) -> Window | None:
+        """The window's arrivals, scored among themselves for the people who took any; None where there are too few.
+
+        An arrival has no sales, so what is learned here is what its kind and its text mean to a person.
+        """
+        args, truth = self.args, self._truth(crowd.as_of)
+        arrived = np.zeros(self.dataset.n_items, bool)
+        arrived[truth.key[crowd.stats.buyers_ever[truth.key] == 0]] = True
+        hits = arrived[truth.key]
+        rows, rng = np.flatnonzero(arrived), np.random.default_rng([args.seed, crowd.as_of, 1])
+        history = self.dataset.before(crowd.as_of).events
+        people = np.unique(truth.user[hits])
+        people = np.sort(rng.permutation(people[np.diff(history.indptr)[people] > 0])[: args.people_per_window])
+        if len(rows) < LEAST_ARRIVALS or len(people) < LEAST_ARRIVALS:
+            return None
+        parts = []
+        for block in np.split(people, range(256, len(people), 256)):
+            told = None if self.basics is None else self.basics[block]
+            asked = ask(crowd, history.rows(block), crowd.as_of, own=block, basics=told)
+            pairs = explicit(len(block), rows)
+            parts.append(_pairs(crowd, asked, block, pairs, truth, arrived, (0, args.arrival_negatives), rng))
+        return replace(_join(parts), weight=args.arrival_weight)
 
     def _newcomers(self, people: Ints, rng: np.random.Generator) -> list[tuple[Ints, Floats | None]]:
         """People shown once more as if they had only told their basics, and others as if they had told nothing.
@@ -199,11 +243,26 @@ def _block(
     rng: np.random.Generator,
 ) -> Window:
     pairs = candidates(crowd, asked, settings, allowed=allowed)
+    negatives = None if sample is None else (sample.own_negatives, sample.other_negatives)
+    return _pairs(crowd, asked, rows, pairs, truth, allowed, negatives, rng)
+
+
+def _pairs(
+    crowd: Population,
+    asked: Asked,
+    rows: Ints,
+    pairs: Candidates,
+    truth: Tally,
+    allowed: NDArray[np.bool_],
+    negatives: tuple[int, int] | None,
+    rng: np.random.Generator,
+) -> Window:
+    """Labels and features of pairs; with `negatives` all positives and so many negatives, (taken before, new)."""
     label = truth.find(rows[pairs.user], pairs.item) < len(truth.keys)
     seen = asked.owned.find(pairs.user, pairs.item) < len(asked.owned.keys)
     correction = np.zeros(len(label), np.float32)
-    if sample is not None:
-        kept, correction = _sample(pairs, label, seen, sample, rng)
+    if negatives is not None:
+        kept, correction = _sample(pairs, label, seen, negatives, rng)
         pairs, label, seen, correction = pairs.select(kept), label[kept], seen[kept], correction[kept]
     total, fresh = _truth_sizes(truth, rows, asked, allowed)
     return Window(
@@ -221,13 +280,13 @@ def _block(
 
 
 def _sample(
-    pairs: Candidates, label: NDArray[np.bool_], seen: NDArray[np.bool_], args: TrainingArguments, rng: Any
+    pairs: Candidates, label: NDArray[np.bool_], seen: NDArray[np.bool_], negatives: tuple[int, int], rng: Any
 ) -> tuple[NDArray[np.bool_], Floats]:
     """All positives, and per person and kind a uniform sample of the negatives with the log of its inverse rate."""
     keep, correction = label.copy(), np.zeros(len(label), np.float32)
     draw = rng.random(len(label))
     user = pairs.user
-    for kind, wanted in ((seen, args.own_negatives), (~seen, args.other_negatives)):
+    for kind, wanted in zip((seen, ~seen), negatives, strict=True):
         rows = np.flatnonzero(kind & ~label)
         order = rows[np.lexsort((draw[rows], user[rows]))]
         count = np.bincount(user[rows], minlength=len(pairs.indptr) - 1)
@@ -253,4 +312,5 @@ def _join(parts: list[Window]) -> Window:
     lengths = np.concatenate([np.diff(p.indptr) for p in parts])
     indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     names = ("item", "label", "seen", "correction", "features", "cosine", "users", "truth", "truth_new")
-    return Window(indptr, *(np.concatenate([getattr(p, name) for p in parts]) for name in names))
+    columns: dict[str, Any] = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
+    return Window(indptr, **columns)

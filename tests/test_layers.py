@@ -13,11 +13,21 @@ PACKAGE = Path(__file__).resolve().parents[1] / "recllm"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("schema", "errors", "policy", "quiet"),
-    ("store", "metrics", "encoder", "generator", "scorer", "artifacts", "documents"),
+    ("store", "metrics", "encoder", "generator", "scorer", "artifacts", "documents", "machine"),
     ("dataset", "privacy"),
     ("ingest",),
     ("workspace",),
-    ("profiles", "histories", "population", "features", "candidates", "catalogue_filter"),
+    (
+        "profiles",
+        "histories",
+        "facets",
+        "interests",
+        "population",
+        "features",
+        "group_features",
+        "candidates",
+        "catalogue_filter",
+    ),
     ("text",),
     ("windows", "training", "finetuning", "ranking", "explain", "vectors", "model", "zero_shot", "evolution", "advise"),
     ("recommender", "feedback"),

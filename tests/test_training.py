@@ -55,14 +55,15 @@ def test_a_window_knows_nothing_of_what_comes_after_it() -> None:
 
 def _window(data: Dataset, start: int) -> windows.Window:
     population, settings = PopulationSettings(), CandidateSettings()
-    return windows.Past(data, vectors(data), None, QUICK, population, settings).window(start)[0]
+    past = windows.Past(data, vectors(data), None, QUICK, population, settings)
+    return past.window(past.crowd(start))[0]
 
 
 def test_judges_are_other_people_with_whole_lists() -> None:
     population, settings = PopulationSettings(), CandidateSettings()
     args = replace(QUICK, own_negatives=1, other_negatives=1)
     past = windows.Past(DATA, vectors(DATA), None, args, population, settings)
-    learned, judges = past.window(DATA.as_of - 14 * DAY, judge=5)
+    learned, judges = past.window(past.crowd(DATA.as_of - 14 * DAY), judge=5)
     assert judges is not None and (learned.n, judges.n) == (35, 5)
     assert not judges.correction.any() and learned.correction.any()
     assert np.diff(judges.indptr).min() > np.diff(learned.indptr).max()
@@ -73,7 +74,7 @@ def test_some_people_with_basics_are_shown_again_as_newcomers() -> None:
     basics[:10, 0] = 1
     args = replace(QUICK, newcomer_share=0.1)
     past = windows.Past(DATA, vectors(DATA), basics, args, PopulationSettings(), CandidateSettings())
-    window = past.window(DATA.as_of - 14 * DAY)[0]
+    window = past.window(past.crowd(DATA.as_of - 14 * DAY))[0]
     times = window.features[window.indptr[:-1], FEATURE_NAMES.index("items")]
     assert window.n == 50 and (times[:40] > 0).all() and (times[40:] == 0).all()
     again = slice(window.indptr[40], window.indptr[50])
@@ -162,7 +163,7 @@ def test_sampled_negatives_stand_for_all_of_them() -> None:
     rng, n = np.random.default_rng(0), 500
     pairs = Candidates(np.array([0, n, 2 * n]), np.tile(np.arange(n, dtype=np.int32), 2), np.zeros(2 * n, np.uint16))
     label, seen = rng.random(2 * n) < 0.02, rng.random(2 * n) < 0.3
-    kept, correction = windows._sample(pairs, label, seen, QUICK, rng)
+    kept, correction = windows._sample(pairs, label, seen, (QUICK.own_negatives, QUICK.other_negatives), rng)
     for kind, wanted in ((seen, QUICK.own_negatives), (~seen, QUICK.other_negatives)):
         for user in (0, 1):
             mine = kind & ~label & (pairs.user == user)

@@ -36,7 +36,8 @@ def learned(
 ) -> Contender:
     """Trains at the first question of a window on `question.fit_on`, and keeps what it learned for the next ones.
 
-    interests: settings of the sequence model; without them there is none. item_vectors: (n_items, dim), unit rows, where the caller has them already.
+    interests: settings of the sequence model; without them there is none. item_vectors: (n_items, dim), unit rows,
+    where the caller has them already.
     """
     from recllm.training import TrainingArguments
 

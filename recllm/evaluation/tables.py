@@ -113,6 +113,7 @@ def _products(products: pl.DataFrame) -> pl.DataFrame:
         title=pl.concat_str(pl.coalesce(kind, category, department), "package_size", separator=" ", ignore_nulls=True),
         category=path,
         brand="brand",
+        attributes=pl.struct("manufacturer_id", size="package_size").struct.json_encode(),
     )
 
 

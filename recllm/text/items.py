@@ -17,6 +17,8 @@ from recllm.text.words import natural
 CATEGORY_CHARS = 80
 ATTRIBUTES = 6
 """So many attributes of an item are told, in order of their names."""
+CODES = ("_id", " id", "_code", " code", "编号", "编码")
+"""Attributes that end so are codes: they group items, and say nothing in words."""
 ATTRIBUTE_CHARS = 60
 DESCRIPTION_CHARS = 160
 
@@ -87,13 +89,14 @@ def _item_text(
         "title": name,
         "category": [c for c in dict.fromkeys(told) if c and c != name],
         "brand": neutralise(brand, max_chars=CATEGORY_CHARS) if brand else "",
-        "attributes": _attributes(clean, attributes),
+        "attributes": _attributes(clean, attributes, name),
         "description": neutralise(description, max_chars=DESCRIPTION_CHARS) if description else "",
     }
     return template.render(values)
 
 
-def _attributes(clean: Callable[[str, int], str], text: str | None) -> list[tuple[str, str]]:
+def _attributes(clean: Callable[[str, int], str], text: str | None, title: str) -> list[tuple[str, str]]:
+    """Names and values to tell; not what stands in the title already."""
     if not text:
         return []
     try:
@@ -105,9 +108,9 @@ def _attributes(clean: Callable[[str, int], str], text: str | None) -> list[tupl
     pairs = [
         (clean(str(name).replace("_", " "), ATTRIBUTE_CHARS), clean(str(value), ATTRIBUTE_CHARS))
         for name, value in sorted(found.items())
-        if value is not None
+        if value is not None and not name.lower().endswith(CODES)
     ]
-    return [(name, value) for name, value in pairs if name and value][:ATTRIBUTES]
+    return [(name, value) for name, value in pairs if name and value and value not in title][:ATTRIBUTES]
 
 
 # --- the price in words ---------------------------------------------------------------------------------------------

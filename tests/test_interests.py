@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from numpy.typing import NDArray
+
+from recllm.candidates import BIT, INTERESTS, SOURCES, CandidateSettings, candidates, explicit
+from recllm.dataset import DAY, Dataset
+from recllm.errors import ModelError
+from recllm.histories import unit
+from recllm.interests import InterestArguments, Interests, learn_interests, load_interests, save_interests
+from recllm.interests.sequences import Places, Sequences, gap_bucket
+from recllm.population import Population, ask
+from recllm.schema import Action
+
+TARGET = (Action.PURCHASE,)
+SMALL = InterestArguments(
+    dim=16,
+    max_epochs=30,
+    patience=30,
+    negatives=32,
+    later_epochs=2,
+    dropout=0.1,
+    batch_sequences=16,
+    learning_rate=1e-2,
+)
+STEP = 10 * DAY
+
+
+def log(rows: list[tuple[str, str, int]], n_items: int = 24, event: str = "purchase") -> Dataset:
+    events = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row").with_columns(
+        event=pl.lit(event)
+    )
+    items = pl.DataFrame({"item_id": [f"i{i}" for i in range(n_items)], "title": [f"item {i}" for i in range(n_items)]})
+    return Dataset.construct(events, None, items)
+
+
+def chains(people: int = 120, length: int = 5, seed: int = 0) -> list[tuple[str, str, int]]:
+    """Everybody walks up the ring of 24 items from where they begin: after i comes i + 1, always."""
+    rng = np.random.default_rng(seed)
+    return [
+        (f"u{u}", f"i{(start + step) % 24}", 1_000_000_000 + step * STEP)
+        for u, start in enumerate(rng.integers(24, size=people))
+        for step in range(length)
+    ]
+
+
+def texts(n_items: int = 24, dim: int = 12, seed: int = 1) -> NDArray[np.float32]:
+    return unit(np.random.default_rng(seed).normal(size=(n_items, dim)))
+
+
+def learned(data: Dataset, vectors: NDArray[np.float32], args: InterestArguments = SMALL) -> Interests:
+    found = learn_interests(data, vectors, None, TARGET, [data.as_of], data.as_of - 2 * STEP, args)
+    assert found is not None
+    return found[0]
+
+
+def test_places_are_where_something_new_comes_next() -> None:
+    data = log([("a", "i1", 0), ("a", "i2", 0), ("a", "i1", STEP), ("a", "i3", 2 * STEP), ("b", "i1", 5)])
+    sequences = Sequences.of(data.events, TARGET)
+    places = Places.of(sequences)
+    a, b = data.user_rows(["a", "b"])
+    found = {
+        (int(u), int(t), frozenset(data.items["item_id"][int(i)] for i in sequences.item[places.fresh[low:high]]))
+        for u, t, low, high in zip(places.user, places.token, places.low, places.high, strict=True)
+    }
+    start = int(sequences.indptr[a])
+    assert found == {
+        (a, -1, frozenset({"i1", "i2"})),
+        (a, start + 2, frozenset({"i3"})),  # the basket before it brought nothing new and is no place
+        (b, -1, frozenset({"i1"})),
+    }
+
+
+def test_gaps_are_powers_of_two_days() -> None:
+    days = np.array([0, 0.2, 1, 2, 3, 4, 500]) * DAY
+    assert gap_bucket(days.astype(np.int64)).tolist() == [0, 1, 2, 3, 3, 4, 10]
+
+
+def test_it_learns_what_follows_what() -> None:
+    data, vectors = log(chains()), texts()
+    model = learned(data, vectors)
+    rows = data.item_rows([f"i{i}" for i in range(24)])
+    asked = log([("x", "i3", 0), ("x", "i4", STEP), ("y", "i10", 0), ("y", "i11", STEP)])
+    users = model.users(asked.events, 2 * STEP)
+    x, y = data_rows(asked, ["x", "y"])
+    best = [int(np.argmax(scores)) for scores in model.catalogue(users)]
+    assert best[x] == rows[5] and best[y] == rows[12]
+
+
+def data_rows(data: Dataset, users: list[str]) -> list[int]:
+    return [int(u) for u in data.user_rows(users)]
+
+
+def test_nothing_after_a_cut_reaches_its_snapshot() -> None:
+    rows = chains()
+    cut = 1_000_000_000 + 3 * STEP
+    changed = [(u, "i0" if at >= cut else i, at) for u, i, at in rows]
+    args = replace(SMALL, max_epochs=3)
+
+    def first(rows: list[tuple[str, str, int]]) -> Interests:
+        data = log(rows)
+        found = learn_interests(data, texts(), None, TARGET, [cut, data.as_of], cut - STEP, args)
+        assert found is not None
+        assert not np.array_equal(found[0].vectors, found[1].vectors)
+        return found[0]
+
+    one, other = first(rows), first(changed)
+    assert np.array_equal(one.vectors, other.vectors)
+    assert np.array_equal(one.bias, other.bias)
+
+
+def test_the_same_seed_gives_the_same_model() -> None:
+    data, args = log(chains()), replace(SMALL, max_epochs=2)
+    one, other = learned(data, texts(), args), learned(data, texts(), args)
+    assert np.array_equal(one.vectors, other.vectors)
+
+
+def test_an_item_that_never_sold_is_found_by_its_text() -> None:
+    vectors = texts(25)
+    data = log(chains(), 25)
+    rows = data.item_rows(["i5", "i24", "i17"])
+    vectors[rows[1]] = vectors[rows[0]]  # i24 never sold and reads like i5
+    model = learned(data, vectors)
+    asked = log([("x", "i3", 0), ("x", "i4", STEP)], 25)
+    scores = next(model.catalogue(model.users(asked.events, 2 * STEP)))
+    assert scores[rows[1]] > scores[rows[2]]
+    assert (scores < scores[rows[1]]).sum() >= 20
+
+
+def test_scores_of_pairs_are_those_of_the_catalogue() -> None:
+    data = log(chains())
+    model = learned(data, texts(), replace(SMALL, max_epochs=2, interests=3))
+    users = model.users(data.events.rows(np.arange(4)), data.as_of)
+    assert users.shape == (4, 3, 16)
+    whole = np.stack(list(model.catalogue(users)))
+    pairs = model.score(users, explicit(4, np.arange(24)))
+    np.testing.assert_allclose(pairs.reshape(4, 24), whole, rtol=1e-5)
+
+
+def test_a_person_alone_is_encoded_as_among_others() -> None:
+    data = log(chains())
+    model = learned(data, texts(), replace(SMALL, max_epochs=2))
+    together = model.users(data.events, data.as_of)
+    alone = model.users(data.events.rows(np.array([7])), data.as_of)
+    np.testing.assert_allclose(alone[0], together[7], atol=1e-5)
+
+
+def test_people_without_events_are_scored_alike_by_what_sells() -> None:
+    data = log(chains())
+    model = learned(data, texts(), replace(SMALL, max_epochs=2))
+    users = model.users(data.events.select(np.zeros(len(data.events), bool)), data.as_of)
+    assert np.isfinite(users).all()
+    np.testing.assert_allclose(users[0], users[-1], atol=1e-6)
+
+
+def test_saved_and_loaded_it_scores_the_same(tmp_path: Path) -> None:
+    data, vectors = log(chains()), texts()
+    model = learned(data, vectors, replace(SMALL, max_epochs=2))
+    ids = data.items["item_id"].to_list()
+    save_interests(model.weights(ids), tmp_path)
+    weights = load_interests(tmp_path)
+    assert weights is not None
+    again = weights.bind(ids, vectors)
+    np.testing.assert_allclose(again.users(data.events, data.as_of), model.users(data.events, data.as_of), atol=1e-6)
+    assert load_interests(tmp_path / "none") is None
+    with pytest.raises(ModelError, match="24 items"):
+        weights.bind(ids, texts(30))
+    (tmp_path / "interests.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ModelError, match="train again"):
+        load_interests(tmp_path)
+
+
+def test_a_grown_catalogue_keeps_what_was_learned_and_adds_by_text() -> None:
+    data, vectors = log(chains()), texts()
+    model = learned(data, vectors, replace(SMALL, max_epochs=2))
+    ids = data.items["item_id"].to_list()
+    turned = ["fresh", *reversed(ids)]
+    grown = model.weights(ids).bind(turned, np.concatenate([vectors[:1], vectors[::-1]]))
+    np.testing.assert_allclose(grown.vectors[1:], model.vectors[::-1], atol=1e-6)
+    assert not np.allclose(grown.vectors[0], model.vectors[0])  # the twin of row 0 has no residual of its own
+
+
+def test_too_few_events_make_no_model() -> None:
+    data = log(chains(5))
+    assert learn_interests(data, texts(), None, TARGET, [data.as_of], data.as_of - STEP, SMALL) is None
+
+
+def test_it_proposes_candidates() -> None:
+    data, vectors = log(chains()), texts()
+    crowd = Population.fit(data, vectors, interests=learned(data, vectors))
+    asked = ask(crowd, data.events, data.as_of, own=np.arange(data.n_users))
+    off = dict.fromkeys(SOURCES, 0)
+    found = candidates(crowd, asked, CandidateSettings(**{**off, "interests": 3}), repeats=False)
+    assert (np.diff(found.indptr) == 3).all()
+    assert (found.sources == BIT[INTERESTS]).all()
