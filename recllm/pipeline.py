@@ -23,11 +23,14 @@ from recllm.schema import Action, Encoder, IngestReport, Item, Profile, Purpose,
 from recllm.workspace import Workspace
 
 if TYPE_CHECKING:
+    from recllm.advise import Advice
+    from recllm.encoder.onnx_export import Exported
     from recllm.evaluation import Report
     from recllm.evolution import By, Evolution
     from recllm.recommender import Recommender
     from recllm.schema import AdCopy, Generator
     from recllm.text import UserTexts
+    from recllm.windows import TrainingArguments
 
 REPLAY_DAYS = 14
 
@@ -172,6 +175,36 @@ def workspace_encoder(workspace: Workspace) -> Encoder:
     return load_encoder(workspace.settings.encoder, cache_dir=workspace.cache_dir / "vectors", precision="auto")
 
 
+def export_encoder(
+    folder: Path,
+    *,
+    workspace: Path | None = None,
+    encoder: str | None = None,
+    adapter: Path | None = None,
+    int8: bool = True,
+) -> Exported:
+    """An encoder, the workspace's or the named one, written for onnxruntime; see `recllm.encoder.onnx_export`.
+
+    With a workspace the vectors are compared on its item texts, else on those of the probe. Raises `UsageError` for an
+    encoder that is no transformers model.
+    """
+    from recllm.encoder import DEFAULT_ENCODER, HuggingFaceEncoder, load_encoder
+    from recllm.encoder.onnx_export import export_onnx
+    from recllm.encoder.precision import PROBE_TEXTS
+    from recllm.text import item_texts
+
+    texts, name = list(PROBE_TEXTS), encoder or DEFAULT_ENCODER
+    if workspace is not None:
+        with Workspace.open(str(workspace)) as opened:
+            name = encoder or opened.settings.encoder
+            items = opened.gate().dataset(Purpose.ANALYTICS).items
+            texts = item_texts(items, opened.settings.locale) or texts
+    loaded = load_encoder(name, adapter=adapter, device="cpu", progress=False)
+    if not isinstance(loaded, HuggingFaceEncoder):
+        raise UsageError(f"the encoder {name!r} is not a transformers model, so there is nothing to export")
+    return export_onnx(loaded, folder, texts=texts, int8=int8)
+
+
 def train_workspace(
     workspace: Workspace,
     *,
@@ -182,7 +215,8 @@ def train_workspace(
 ) -> Trained:
     """Train the scorer on people who agreed to it, and publish it as the current model.
 
-    `arguments` are fields of `TrainingArguments`. Raises `DataError` when the log is too small to learn from.
+    `arguments` are fields of `TrainingArguments`; without any, `recllm.advise` chooses them. Raises `DataError` when
+    the log is too small to learn from.
     """
     from recllm.recommender import Recommender
     from recllm.training import TrainingArguments
@@ -195,7 +229,8 @@ def train_workspace(
             "or make the workspace with --consent-default granted"
         )
     recommender = Recommender(data, encoder or workspace_encoder(workspace), locale=workspace.settings.locale)
-    recommender = recommender.fit(TrainingArguments(seed=seed, **arguments), progress=progress)
+    args = TrainingArguments(seed=seed, **arguments) if arguments else _advised(workspace, data, seed)
+    recommender = recommender.fit(args, progress=progress)
     version = recommender.publish(workspace.models_dir)
     assert recommender.model is not None  # noqa: S101 - fit returned
     return Trained(
@@ -204,6 +239,43 @@ def train_workspace(
         seconds=time.monotonic() - started,
         metrics=recommender.model.metrics,
     )
+
+
+def advise_data(*, workspace: Path | None = None, data: Path | None = None, encoder: str | None = None) -> Advice:
+    """Advice for a workspace, on people who agreed to training, or for a folder of parquet tables.
+
+    encoder: one that is decided on; the workspace's own when its settings name another than the default. Raises
+    `UsageError` when neither or both sources are given.
+    """
+    from recllm.advise import advise
+    from recllm.evaluation import read_folder
+    from recllm.text import item_texts
+
+    if (workspace is None) == (data is None):
+        raise UsageError("give one of --workspace and --data")
+    if workspace is not None:
+        with Workspace.open(str(workspace)) as opened:
+            return _advice(opened, opened.gate().dataset(Purpose.MODEL_TRAINING), encoder)
+    tables = read_folder(Path(str(data)))
+    whole = tables.dataset()
+    return advise(whole, item_texts(whole.items), encoder=encoder)
+
+
+def _advice(workspace: Workspace, data: Dataset, encoder: str | None = None, seed: int = 0) -> Advice:
+    from recllm.advise import advise
+    from recllm.encoder import DEFAULT_ENCODER
+    from recllm.text import item_texts
+
+    settings = workspace.settings
+    decided = encoder or (settings.encoder if settings.encoder != DEFAULT_ENCODER else None)
+    return advise(data, item_texts(data.items, settings.locale), encoder=decided, seed=seed)
+
+
+def _advised(workspace: Workspace, data: Dataset, seed: int) -> TrainingArguments:
+    advice = _advice(workspace, data, seed=seed)
+    if advice.training is None:
+        raise DataError(f"{'; '.join(advice.missing)}. Without training there is {advice.mode}: recllm recommend works")
+    return advice.training
 
 
 def evaluate_data(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,17 +18,23 @@ def register(app: typer.Typer) -> None:
 
 def train(
     workspace: WorkspaceDir = DEFAULT_WORKSPACE,
-    windows: Annotated[int, typer.Option(min=1, help="Past windows to learn from.")] = 4,
-    epochs: Annotated[int, typer.Option(min=1, help="Most passes over them; stops earlier by itself.")] = 12,
+    windows: Annotated[int | None, typer.Option(min=1, help="Past windows to learn from.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Most rounds; stops earlier by itself.")] = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Train the scorer on the purchases of people who agreed, and publish it as the current model."""
+    """Train the scorer on the purchases of people who agreed, and publish it as the current model.
+
+    Without --windows and --epochs it does what `recllm advise` proposes.
+    """
     from recllm.pipeline import train_workspace
     from recllm.workspace import Workspace
 
+    said: dict[str, Any] = {
+        name: value for name, value in (("n_windows", windows), ("epochs", epochs)) if value is not None
+    }
     with Workspace.open(workspace) as opened:
-        done = train_workspace(opened, n_windows=windows, epochs=epochs, seed=seed)
+        done = train_workspace(opened, seed=seed, **said)
     if json:
         emit_json(done)
     else:

