@@ -37,8 +37,8 @@ GRIDS: dict[str, dict[str, list[Any]]] = {
     "personal-frequency": {"half_life_days": [30.0, 60.0, 90.0, 120.0, 180.0, 365.0]},
     "user-knn": {"half_life_days": [30.0, 60.0, 120.0], "neighbours": [50, 100, 200], "days": [28.0, 56.0]},
     "tifu-knn": {
-        "own_share": [0.5, 0.7, 0.9],
-        "neighbours": [50, 100, 300],
+        "own_share": [0.5, 0.7],
+        "neighbours": [50, 100],
         "group_decay": [0.6, 0.8, 0.9],
         "groups": [7, 14],
         "within_decay": [0.9, 1.0],
@@ -46,8 +46,8 @@ GRIDS: dict[str, dict[str, list[Any]]] = {
     "ease": {"l2": [30.0, 100.0, 300.0, 1000.0], "half_life_days": [None, 60.0]},
     "als": {"half_life_days": [None, 90.0], "alpha": [1.0, 5.0], "regularization": [0.01, 1.0], "factors": [64, 128]},
     "bpr": {"learning_rate": [0.05, 0.15], "regularization": [0.01, 0.001], "iterations": [100, 300]},
-    "lightgbm": {"leaves": [31, 15], "least_rows": [50, 500], "rounds": [200, 350]},
-    "arrivals": {"leaves": [15, 7, 31], "rounds": [150, 60, 300], "least_rows": [50, 200]},
+    "lightgbm": {"leaves": [15, 31], "least_rows": [50, 500], "rounds": [200, 350]},
+    "arrivals": {"leaves": [15, 7], "rounds": [150, 60], "least_rows": [50, 200]},
     "source-model": {"epochs": [4, 12], "weight_decay": [0.0, 1e-5]},
 }
 """`arrivals`: the trees of lightgbm that answer COLD."""
