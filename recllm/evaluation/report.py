@@ -144,7 +144,9 @@ def evaluate(
                 values[name, part] = people
                 scores.setdefault(name, {})[part] = {m: round(v, 6) for m, v in means.items() if np.isfinite(v)}
         spent[name] = round(time.perf_counter() - start, 2)
-        progress(f"{name}: {spent[name]:.1f} s")
+        main = f"{COMPARED[0]}@{k}"
+        told = ", ".join(f"{part} {found.get(main, 0.0):.4f}" for part, found in scores.get(name, {}).items())
+        progress(f"{name}: {spent[name]:.1f} s; {main} {told}")
     best = best_peers(scores, ours, f"{COMPARED[0]}@{k}")
     return Report(
         protocol=window.protocol,
