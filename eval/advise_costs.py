@@ -1,7 +1,7 @@
 """What training costs on this machine, for `recllm advise`:  python eval/advise_costs.py -o recllm/advise_costs.json
 
 Each part runs in a process of its own, so that its peak memory is its own, on one thread. The scorer and LoRA learn on
-Complete Journey cut to a quarter, half and all of its people; the advice is a straight line through the points, and the
+Complete Journey cut to a share of its people; the advice is a straight line through the points, and the
 points stay in the file so that a reader sees how straight it is. Texts are encoded before the clock starts. Seconds are
 of the processor, so that other work on the machine does not count.
 """
@@ -24,7 +24,7 @@ import numpy as np
 SHARES = (0.25, 0.5, 1.0)
 ENCODERS = ("float32", "bfloat16", "int8")
 TEXTS = 1500
-LORA_STEPS = 20
+LORA_STEPS = 6
 
 
 def main() -> None:
@@ -149,7 +149,10 @@ def cached(cache: str) -> Any:
 
 
 def size(dataset: Any) -> dict[str, int]:
-    return {"people": dataset.n_users, "items": dataset.n_items, "events": len(dataset.events)}
+    from recllm.text import item_texts
+
+    counts = {"people": dataset.n_users, "items": dataset.n_items, "events": len(dataset.events)}
+    return counts | {"texts": len(set(item_texts(dataset.items)))}
 
 
 def peak() -> int:

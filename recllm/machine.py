@@ -44,7 +44,7 @@ def this_machine() -> Machine:
 
 
 def product_seconds() -> float:
-    """Seconds of one float32 product of matrices, on one thread; the best of a few, because others may be at work."""
+    """Processor seconds of one float32 product of matrices, on one thread; the best of a few."""
     import torch
 
     a = torch.ones(8 * _SIZE, _SIZE)
@@ -52,9 +52,9 @@ def product_seconds() -> float:
     torch.set_num_threads(1)
     try:
         for _ in range(_ROUNDS):
-            started = time.perf_counter()
+            started = time.process_time()
             (a @ a[:_SIZE].T).sum().item()
-            spent.append(time.perf_counter() - started)
+            spent.append(time.process_time() - started)
     finally:
         torch.set_num_threads(threads)
     return round(min(spent), 6)
