@@ -7,6 +7,7 @@ store whenever a model is opened, so that whoever was erased or withdrew is gone
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from recllm.schema import Action
 from recllm.scorer import Scorer, load_scorer, save_scorer
 
 MODEL_FILE = "model.json"
+ADAPTER = "adapter"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -39,6 +41,8 @@ class Model:
     version: str | None = None
     interests: InterestWeights | None = field(default=None, repr=False)
     """The sequence model, where one was trained."""
+    adapter: Path | None = None
+    """Folder of the LoRA adapter whose vectors the scorer learned on; None for the encoder as it came."""
 
 
 def save_model(model: Model, folder: Path) -> None:
@@ -46,6 +50,8 @@ def save_model(model: Model, folder: Path) -> None:
     save_scorer(model.scorer, folder)
     if model.interests is not None:
         save_interests(model.interests, folder)
+    if model.adapter is not None:
+        shutil.copytree(model.adapter, folder / ADAPTER)
     record = {
         "encoder": model.encoder,
         "encoder_fingerprint": model.encoder_fingerprint,
@@ -76,6 +82,7 @@ def read_model(folder: Path, version: str | None = None) -> Model:
             training=record["training"],
             version=version,
             interests=load_interests(folder),
+            adapter=folder / ADAPTER if (folder / ADAPTER).is_dir() else None,
         )
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(f"{folder}: not a model of this version ({error}); train again") from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from recllm.encoder.onnx_export import Exported
     from recllm.evaluation import Report
     from recllm.evolution import By, Evolution
+    from recllm.finetuning import LoraArguments, TunedEncoder
     from recllm.recommender import Recommender
     from recllm.schema import AdCopy, Generator
     from recllm.text import UserTexts
@@ -211,12 +212,13 @@ def train_workspace(
     seed: int = 0,
     encoder: Encoder | None = None,
     progress: Callable[[str], None] | None = None,
+    lora: LoraArguments | None = None,
     **arguments: Any,
 ) -> Trained:
     """Train the scorer on people who agreed to it, and publish it as the current model.
 
-    `arguments` are fields of `TrainingArguments`; without any, `recllm.advise` chooses them. Raises `DataError` when
-    the log is too small to learn from.
+    `arguments` are fields of `TrainingArguments`; without any, `recllm.advise` chooses them. lora: fine-tune the
+    encoder first; its adapter becomes part of the model. Raises `DataError` when the log is too small to learn from.
     """
     from recllm.recommender import Recommender
     from recllm.training import TrainingArguments
@@ -228,9 +230,13 @@ def train_workspace(
             "nobody in this workspace has agreed to model training; load a consent table, "
             "or make the workspace with --consent-default granted"
         )
-    recommender = Recommender(data, encoder or workspace_encoder(workspace), locale=workspace.settings.locale)
+    base, locale = encoder or workspace_encoder(workspace), workspace.settings.locale
+    tuned = None if lora is None else _tune(workspace, data, base, lora, progress)
+    recommender = Recommender(data, tuned.encoder if tuned else base, locale=locale)
     args = TrainingArguments(seed=seed, **arguments) if arguments else _advised(workspace, data, seed)
     recommender = recommender.fit(args, progress=progress)
+    if tuned and recommender.model:
+        recommender.model = replace(recommender.model, adapter=tuned.adapter)
     version = recommender.publish(workspace.models_dir)
     assert recommender.model is not None  # noqa: S101 - fit returned
     return Trained(
@@ -238,6 +244,23 @@ def train_workspace(
         rows=len(data.events),
         seconds=time.monotonic() - started,
         metrics=recommender.model.metrics,
+    )
+
+
+def _tune(
+    workspace: Workspace, data: Dataset, base: Encoder, lora: LoraArguments, progress: Callable[[str], None] | None
+) -> TunedEncoder:
+    """Fine-tune in a run folder of the cache, where an interrupted run of the same data and settings goes on."""
+    from recllm.finetuning import run_folder_name, tune_encoder
+
+    return tune_encoder(
+        data,
+        base,
+        lora,
+        workspace.cache_dir / "lora" / run_folder_name(data, base, lora),
+        progress,
+        locale=workspace.settings.locale,
+        consent="people of the workspace who agreed to model training, no one else",
     )
 
 
@@ -335,6 +358,7 @@ def open_recommender(
     Without a trained model, slates rank by text alone and say so.
     """
     from recllm.artifacts import current
+    from recllm.encoder import with_adapter
     from recllm.model import load_model
     from recllm.recommender import Recommender
 
@@ -342,10 +366,14 @@ def open_recommender(
     data = gate.dataset(Purpose.PERSONALISATION)
     data = data.before(present(data.as_of, now))
     trained = version is not None or current(workspace.models_dir) is not None
+    model = load_model(workspace.models_dir, version) if trained else None
+    if encoder is None:
+        encoder = workspace_encoder(workspace)
+        encoder = encoder if model is None or model.adapter is None else with_adapter(encoder, model.adapter)
     return Recommender(
         data,
-        encoder or workspace_encoder(workspace),
-        model=load_model(workspace.models_dir, version) if trained else None,
+        encoder,
+        model=model,
         policy=workspace.policy,
         locale=locale or workspace.settings.locale,
         pseudonyms=names.many,

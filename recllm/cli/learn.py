@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from recllm.cli.options import DEFAULT_WORKSPACE, Json, Seed, WorkspaceDir
-from recllm.cli.output import emit_json, say
+from recllm.cli.output import emit_json, note, say
 
 
 def register(app: typer.Typer) -> None:
@@ -20,6 +20,14 @@ def train(
     workspace: WorkspaceDir = DEFAULT_WORKSPACE,
     windows: Annotated[int | None, typer.Option(min=1, help="Past windows to learn from.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Most rounds; stops earlier by itself.")] = None,
+    lora: Annotated[bool, typer.Option("--lora", help="Fine-tune the text encoder on the log first.")] = False,
+    lora_r: Annotated[int, typer.Option(min=1, help="Rank of the adapter.")] = 8,
+    lora_steps: Annotated[int, typer.Option(min=1, help="Most steps; stops earlier by itself.")] = 100,
+    lora_minutes: Annotated[float, typer.Option(help="Most minutes of fine-tuning.")] = 12.0,
+    lora_lr: Annotated[float, typer.Option(help="Learning rate of the adapter.")] = 3e-4,
+    lora_loss: Annotated[str, typer.Option(help="window, in-batch or bce.")] = "window",
+    report_to: Annotated[str, typer.Option(help="Trackers of the fine-tuning, with commas.")] = "",
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; the fastest otherwise.")] = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -27,12 +35,28 @@ def train(
 
     Without --windows and --epochs it does what `recllm advise` proposes.
     """
+    from recllm.finetuning import LoraArguments
     from recllm.pipeline import train_workspace
     from recllm.workspace import Workspace
 
     said: dict[str, Any] = {
         name: value for name, value in (("n_windows", windows), ("epochs", epochs)) if value is not None
     }
+    if lora:
+        said |= {
+            "progress": note,
+            "lora": LoraArguments(
+                rank=lora_r,
+                alpha=2.0 * lora_r,
+                max_steps=lora_steps,
+                max_minutes=lora_minutes,
+                learning_rate=lora_lr,
+                loss=lora_loss,  # type: ignore[arg-type]  # LoraArguments checks it
+                report_to=tuple(t.strip() for t in report_to.split(",") if t.strip()),
+                device=device,
+                seed=seed,
+            ),
+        }
     with Workspace.open(workspace) as opened:
         done = train_workspace(opened, seed=seed, **said)
     if json:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
+from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder, with_adapter
 from recllm.encoder.locate import Weights, find_weights
 from recllm.encoder.toy import ToyEncoder
 from recllm.encoder.unique import encode_unique
@@ -35,6 +35,7 @@ __all__ = [
     "export_onnx",
     "find_weights",
     "load_encoder",
+    "with_adapter",
 ]
 
 _LAZY = {

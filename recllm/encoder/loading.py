@@ -77,6 +77,30 @@ def load_encoder(
     return _cached(encoder, cache_dir, cache_bytes, progress)
 
 
+def with_adapter(encoder: Encoder, adapter: str | Path) -> Encoder:
+    """The same model, in the same precision and behind the same cache, with a LoRA adapter merged.
+
+    Raises `ModelError` for an encoder that takes no adapter, or an adapter of another base model.
+    """
+    from recllm.encoder.cache import CachedEncoder
+    from recllm.encoder.huggingface import HuggingFaceEncoder
+
+    if isinstance(encoder, CachedEncoder):
+        return encoder.around(with_adapter(encoder.encoder, adapter))
+    if not isinstance(encoder, HuggingFaceEncoder):
+        raise ModelError(
+            f"the encoder {encoder.name!r} takes no adapter; give the model that the adapter was trained on"
+        )
+    return HuggingFaceEncoder(
+        encoder.weights,
+        precision=encoder.precision,
+        max_tokens=encoder.limit,
+        prompts=encoder.prompts,
+        device=encoder.device,
+        adapter=adapter,
+    )
+
+
 def _cached(encoder: Encoder, cache_dir: str | Path | None, cache_bytes: int, progress: bool) -> Encoder:
     if cache_dir is None:
         return encoder

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from recllm.finetuning.arguments import LoraArguments
 
 if TYPE_CHECKING:
+    from recllm.finetuning.run_folder import run_folder_name as run_folder_name
     from recllm.finetuning.tune import TunedEncoder as TunedEncoder
     from recllm.finetuning.tune import tune_encoder as tune_encoder
 
-__all__ = ["LoraArguments", "TunedEncoder", "tune_encoder"]
+__all__ = ["LoraArguments", "TunedEncoder", "run_folder_name", "tune_encoder"]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,4 +23,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module("recllm.finetuning.tune"), name)
+    room = "run_folder" if name == "run_folder_name" else "tune"
+    return getattr(import_module(f"recllm.finetuning.{room}"), name)

@@ -48,12 +48,18 @@ class LoraArguments:
     """Items drawn per step as candidates where the window's own arrivals are not the whole question."""
     hard_negatives: int = 0
     """Nearest texts of each positive, mined anew at each round, that are added to the candidates."""
-    mask_equal_texts: bool = True
-    """An item with the very text of something the person took is no negative for that person."""
+    mask_equal_texts: bool = False
+    """An item with the very text of something the person took is no negative for that person. Off, because the share
+    of items of one text that is taken is what ranks it against other texts."""
     scale: float = 20.0
     """First value of the learned temperature tau."""
+    gain: float = 0.25
+    """First value of the learned weight of the similarity."""
     prior: bool = True
     """Learn a linear term on the item's text beside the similarity: what sells."""
+    head_steps: int = 20
+    """First steps that learn temperature, gain and prior alone, on the base vectors, so that the encoder does not have
+    to bend to make up for wrong ones (Kumar et al. 2022)."""
     pull_weight: float = 0.1
     """Weight of 1 - cos(e, e_base) over the step's texts, which keeps a small catalogue from bending the language."""
 
@@ -62,7 +68,7 @@ class LoraArguments:
     """People of a step; all of one window and one question."""
     gradient_accumulation_steps: int = 1
     learning_rate: float = 1e-3
-    head_learning_rate: float = 1e-2
+    head_learning_rate: float = 2e-2
     """Of the temperature and the prior."""
     weight_decay: float = 0.0
     warmup_steps: int = 5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,23 +46,31 @@ class Judge:
         return np.unique(np.concatenate(parts))
 
     def verdict(self, score: SetScore, bank: Tensor) -> dict[str, float]:
-        """ndcg@20 by kind of question, and their sum as "goal"."""
+        """ndcg@20 by kind of question, of nearness alone, which is what the vectors are worth, and "with_prior".
+
+        goal: the sum of the former.
+        """
         values: dict[str, list[Values]] = {}
         for group, batch in self.batches:
-            offered = self.source.offered(group)
-            lists = ranked(score, bank, self.source, batch, offered, new_only=True)
-            positives = batch["positives"]
+            offered, positives = self.source.offered(group), batch["positives"]
             truth = Truth.from_pairs(places(positives), flat(positives), len(positives))
-            values.setdefault(group.kind, []).append(ndcg(lists, truth, K))
+            for name, how in ((group.kind, score.near), (f"{group.kind}_with_prior", score.forward)):
+                lists = ranked(how, bank, self.source, batch, offered)
+                values.setdefault(name, []).append(ndcg(lists, truth, K))
         named = {f"ndcg@{K}_{kind}": float(average(np.concatenate(v))) for kind, v in values.items()}
-        return {**named, "goal": sum(named.values())}
+        return {**named, "goal": sum(v for name, v in named.items() if not name.endswith("prior"))}
 
 
 @torch.no_grad()
 def ranked(
-    score: SetScore, bank: Tensor, source: Source, batch: Mapping[str, Any], items: Ints, *, new_only: bool, k: int = K
+    score: Callable[[Tensor, Tensor, Tensor], Tensor],
+    bank: Tensor,
+    source: Source,
+    batch: Mapping[str, Any],
+    items: Ints,
+    k: int = K,
 ) -> Any:
-    """Top `k` of `items` for each example, int32 (n, k); `new_only` leaves out what the person took before."""
+    """Top `k` of `items` for each example, int32 (n, k), without what the person took before."""
     columns, column = np.unique(source.text_of[items], return_inverse=True)
     candidates = bank[torch.from_numpy(columns)]
     out = []
@@ -73,10 +81,8 @@ def ranked(
         np.add.at(weights, (places(part["items"]), place), np.concatenate(part["weights"]))
         by_text = score(torch.from_numpy(weights).to(bank.device), bank[torch.from_numpy(texts)], candidates)
         by_item = by_text.cpu().numpy()[:, column]
-        if new_only:
-            people, start = np.asarray(part["person"]), np.asarray(part["start"])
-            row, item = _owned(source, people, start, items)
-            by_item[row, item] = -np.inf
+        row, item = _owned(source, np.asarray(part["person"]), np.asarray(part["start"]), items)
+        by_item[row, item] = -np.inf
         out.append(_top(by_item, items, k))
     return np.concatenate(out)
 

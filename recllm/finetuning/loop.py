@@ -57,6 +57,8 @@ class Run:
         self.optimiser = torch.optim.AdamW(groups)
         self.rates = [float(g["lr"]) for g in groups]
         self.bank = self.base.clone()
+        self.learned = self.source.texts(self.groups)
+        self.tower.keep(np.union1d(self.judge.texts(), self.learned))
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -92,27 +94,22 @@ def finished(run: Run, began: float) -> bool:
 
 def refresh(run: Run) -> None:
     """Vectors of every text that a verdict or a step may ask for, by the present weights, in their usual order."""
-    if run.step:
-        texts = (
-            np.union1d(run.judge.texts(), learned_texts(run)) if run.args.cached_loss == "bank" else run.judge.texts()
-        )
+    if run.step > run.args.head_steps:
+        judged = run.judge.texts()
+        texts = np.union1d(judged, run.learned) if run.args.cached_loss == "bank" else judged
         run.bank[torch.from_numpy(texts)] = run.tower.encode(texts)
         run.encoded += len(texts)
     if run.args.hard_negatives:
         rows = run.bank.cpu().numpy()
-        run.neighbours = mine(rows, learned_texts(run), run.args.hard_negatives)
-
-
-def learned_texts(run: Run) -> Ints:
-    """Texts of everything that was sold."""
-    return np.unique(run.source.text_of[np.flatnonzero(run.source.takings.sold < np.iinfo(np.int64).max)])
+        run.neighbours = mine(rows, run.learned, run.args.hard_negatives)
 
 
 def verdict(run: Run, log: Callable[[Mapping[str, float]], None], tell: Progress, began: float) -> None:
     run.score.eval()
     found = {"step": float(run.step), **run.judge.verdict(run.score, run.bank), "scale": run.score.scale}
     run.history.append(found)
-    if run.best_round < 0 or found["goal"] > run.history[run.best_round]["goal"]:
+    early = 0 < run.step <= run.args.head_steps  # the encoder is still the base: nothing to be better or worse
+    if run.best_round < 0 or early or found["goal"] > run.history[run.best_round]["goal"]:
         run.best_round, run.best = len(run.history) - 1, state(run)
     log(found)
     seconds = max(time.monotonic() - began, 1e-9)
@@ -145,7 +142,7 @@ def round_of_steps(run: Run, log: Callable[[Mapping[str, float]], None], tell: P
             loss = one_step(run)
             if not math.isfinite(loss):
                 tell(f"step {run.step + 1}: the loss is not finite; the last good state is kept")
-                if run.best_round <= 0:
+                if len(run.history) < 2:
                     raise DataError(
                         "the loss is not finite before the first verdict: lower the learning rate, or look for broken "
                         "values in the encoder's weights"
@@ -191,7 +188,7 @@ def pace(step: int, args: LoraArguments) -> float:
 
 def _gradients(run: Run, step: Step, seed: list[int]) -> float:
     """Adds the step's gradient to every parameter's; the loss."""
-    if run.args.cached_loss == "off":
+    if run.args.cached_loss == "off" and run.step >= run.args.head_steps:
         rows = run.tower.with_graph(step.texts)
         loss = loss_of(run, step, rows)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -199,11 +196,12 @@ def _gradients(run: Run, step: Step, seed: list[int]) -> float:
         return float(loss.detach())
     places = torch.from_numpy(step.texts)
     fresh = run.args.cached_loss == "exact"
-    leaf = (run.tower.encode(step.texts) if fresh else run.bank[places].clone()).requires_grad_()
+    early = run.step < run.args.head_steps
+    leaf = (run.tower.encode(step.texts) if fresh and not early else run.bank[places].clone()).requires_grad_()
     loss = loss_of(run, step, leaf)
     loss.backward()  # type: ignore[no-untyped-call]
-    if not torch.isfinite(loss):
-        return math.nan
+    if early or not torch.isfinite(loss):
+        return float(loss.detach())
     assert leaf.grad is not None  # noqa: S101 - backward filled it
     rows = leaf.detach()
     along = leaf.grad - (leaf.grad * rows).sum(dim=1, keepdim=True) * rows  # rows stay unit: only this part acts

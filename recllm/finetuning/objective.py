@@ -1,9 +1,10 @@
 """The score that the encoder is trained through, and its losses.
 
-    score(u, i) = log sum_h w_h exp(tau (cos(e_h, e_i) - 1)) + v . e_i + b
+    score(u, i) = g log sum_h w_h exp(tau (cos(e_h, e_i) - 1)) + v . e_i + b
 
-A person is the set of their items h, so an item has to be near to one of them, not to their mean; tau is learned, and
-v tells what sells. Sampled candidates carry the log of how many items they stand for (logQ correction, Bengio and
+A person is the set of their items h, so an item has to be near to one of them, not to their mean; tau is learned, v
+tells what sells, and g how much to trust the text at all: without it the loss is lowered most easily by drawing all
+texts together. Sampled candidates carry the log of how many items they stand for (logQ correction, Bengio and
 Senecal 2008; Yi et al. 2019).
 """
 
@@ -18,11 +19,12 @@ _LEAST = 1e-30
 
 
 class SetScore(nn.Module):
-    """tau, v and b. Everything else is the encoder's."""
+    """tau, g, v and b. Everything else is the encoder's."""
 
-    def __init__(self, dim: int, scale: float = 20.0, *, prior: bool = True) -> None:
+    def __init__(self, dim: int, scale: float = 20.0, gain: float = 0.25, *, prior: bool = True) -> None:
         super().__init__()
         self.log_scale = nn.Parameter(torch.tensor(float(scale)).log())
+        self.log_gain = nn.Parameter(torch.tensor(float(gain)).log())
         self.prior = nn.Parameter(torch.zeros(dim), requires_grad=prior)
         self.bias = nn.Parameter(torch.zeros(()))
 
@@ -32,8 +34,12 @@ class SetScore(nn.Module):
 
     def forward(self, weights: Tensor, history: Tensor, candidates: Tensor) -> Tensor:
         """weights (B, H) of each person's items among `history` (H, dim), `candidates` (T, dim) -> scores (B, T)."""
+        return self.near(weights, history, candidates) + candidates @ self.prior + self.bias
+
+    def near(self, weights: Tensor, history: Tensor, candidates: Tensor) -> Tensor:
+        """The score without what sells: how near each candidate is to the person's set."""
         near = torch.exp(self.log_scale.exp() * (history @ candidates.T - 1))  # (H, T), in (0, 1]
-        return torch.log(weights @ near + _LEAST) + candidates @ self.prior + self.bias
+        return self.log_gain.exp() * torch.log(weights @ near + _LEAST)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from typing import Any
 from recllm.dataset import Dataset, utc
 from recllm.errors import ModelError
 from recllm.finetuning.arguments import LoraArguments
+from recllm.schema import Encoder
 
 CONFIG, METRICS, CARD = "config.json", "metrics.jsonl", "card.txt"
 _LIBRARIES = ("recllm", "torch", "transformers", "peft", "accelerate", "datasets")
@@ -30,6 +32,12 @@ def belongs_to(dataset: Dataset, args: LoraArguments, base: str, base_hash: str)
         "base_hash": base_hash,
         "arguments": json.loads(json.dumps(settings)),
     }
+
+
+def run_folder_name(dataset: Dataset, encoder: Encoder, args: LoraArguments) -> str:
+    """A name that equal data, encoder and settings share, so that an interrupted run is found again."""
+    record = belongs_to(dataset, args, encoder.name, encoder.fingerprint)
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def same_run(record: Mapping[str, Any], belongs: Mapping[str, Any], folder: Path) -> None:

@@ -15,6 +15,9 @@ from recllm.finetuning.arguments import LoraArguments
 from recllm.finetuning.examples import Takings
 from recllm.histories import Floats, Ints
 
+_READ = 2_048
+"""Examples read at once."""
+
 HARD = 5
 """Hard negatives are nearest texts behind the first so many, which are too often just as right."""
 
@@ -85,11 +88,20 @@ class Source:
         if group.kind == "arrival":
             return self.arrivals(group.start), np.ones(len(self.arrivals(group.start)), np.float32)
         offered = self.offered(group)
-        bought = self.popular(group.start)[offered]
+        bought = self.popular(group.start)[offered].astype(np.float64)
         even = np.full(len(offered), 1 / len(offered))
         chance = 0.5 * even + 0.5 * (bought / bought.sum() if bought.sum() else even)
         drawn, count = np.unique(rng.choice(len(offered), self.args.negatives, p=chance), return_counts=True)
         return offered[drawn], (count / (self.args.negatives * chance[drawn])).astype(np.float32)
+
+    def texts(self, groups: list[Group]) -> Ints:
+        """Numbers of all texts that steps on these groups may ask for."""
+        parts = [np.unique(self.text_of[self.offered(group)]) for group in groups]
+        for group in groups:
+            for at in range(group.rows.start, group.rows.stop, _READ):
+                batch = self.table[at : min(at + _READ, group.rows.stop)]
+                parts += [np.unique(self.text_of[flat([*batch["items"], *batch["positives"]])])]
+        return np.unique(np.concatenate(parts))
 
     def arrivals(self, start: int) -> Ints:
         """Items first sold in the window."""

@@ -82,7 +82,6 @@ class Tower:
         return torch.cat(parts)[order.to(self.device)]
 
     def _batches(self, texts: Ints) -> Iterator[tuple[Ints, Tensor]]:
-        self._keep(texts)
         for place in plan_batches(self.lengths[texts], self.args.chunk_tokens):
             with self._autocast():
                 hidden, mask = self._inputs([int(t) for t in texts[place]])
@@ -100,8 +99,12 @@ class Tower:
         with torch.no_grad():
             return {"inputs_embeds": self._lower(input_ids=ids, attention_mask=mask)[0]}, mask
 
-    def _keep(self, texts: Ints) -> None:
-        """Compute the lower part of texts that are not kept yet, as long as there is room."""
+    def keep(self, texts: Ints) -> None:
+        """Compute the lower part of texts that are not kept yet, as long as there is room.
+
+        Called once with all texts of a run, so that what is kept does not depend on where a run was resumed: the last
+        bits of a text's output depend on the batch it was computed in.
+        """
         if self._lower is None or self._room <= 0:
             return
         missing = np.array([t for t in texts if int(t) not in self._kept], np.int64)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from recllm.dataset import Dataset
-from recllm.encoder import CachedEncoder, HuggingFaceEncoder, load_encoder
+from recllm.encoder import CachedEncoder, HuggingFaceEncoder, load_encoder, with_adapter
 from recllm.encoder.adapters import save_adapter, targets_of
 from recllm.encoder.unique import distinct
 from recllm.errors import DataError, ModelError
@@ -48,13 +48,14 @@ ADAPTER = "adapter"
 class TunedEncoder:
     """encoder: the base with the adapter merged, behind the same cache as the base. adapter: its folder.
 
-    scale, prior, bias: tau, v (dim,) and b of `recllm.finetuning.objective`. metrics: the judges' verdict on the kept
-    state; base_metrics: on the untuned encoder. history: one entry per round.
+    scale, gain, prior, bias: tau, g, v (dim,) and b of `recllm.finetuning.objective`. metrics: the judges' verdict on
+    the kept state; base_metrics: on the untuned encoder. history: one entry per round.
     """
 
     encoder: Encoder
     adapter: Path
     scale: float
+    gain: float
     prior: Floats
     bias: float
     metrics: Mapping[str, float]
@@ -118,6 +119,7 @@ def tune_encoder(
         encoder=with_adapter(base, folder / ADAPTER),
         adapter=folder / ADAPTER,
         scale=float(prior["score/log_scale"].exp()),
+        gain=float(prior["score/log_gain"].exp()),
         prior=prior["score/prior"].numpy(),
         bias=float(prior["score/bias"]),
         metrics=best,
@@ -136,20 +138,6 @@ def trainable(encoder: Encoder) -> HuggingFaceEncoder:
     if inner.adapter is not None:
         raise ModelError(f"{encoder.name}: has an adapter already; fine-tune its base, {inner.weights.name}")
     return inner
-
-
-def with_adapter(encoder: Encoder, adapter: Path) -> Encoder:
-    """The same encoder with an adapter merged, behind the same cache where it has one."""
-    inner = trainable(encoder)
-    made = HuggingFaceEncoder(
-        inner.weights,
-        precision=inner.precision,
-        max_tokens=inner.limit,
-        prompts=inner.prompts,
-        device=inner.device,
-        adapter=adapter,
-    )
-    return encoder.around(made) if isinstance(encoder, CachedEncoder) else made
 
 
 def prepare(
@@ -183,7 +171,7 @@ def prepare(
     copy = HuggingFaceEncoder(
         plain.weights, max_tokens=plain.limit, prompts=plain.prompts, device=device, progress=False
     )
-    tower, score = Tower(copy, texts, args), SetScore(plain.dim, args.scale, prior=args.prior).to(device)
+    tower, score = Tower(copy, texts, args), SetScore(plain.dim, args.scale, args.gain, prior=args.prior).to(device)
     return Run(tower, score, source, learned, judge, rows, args, accelerator)
 
 
