@@ -17,7 +17,6 @@ from typing import Any
 
 from recllm.encoder import DEFAULT_ENCODER, load_encoder
 from recllm.evaluation import BASELINES, OURS, PEERS, PROTOCOLS, Window, evaluate, systems_for
-from recllm.training import TrainingArguments
 
 HERE = Path(__file__).parent
 DATA = HERE.parents[1] / "shared" / "data"
@@ -63,9 +62,9 @@ def main(argv: list[str] | None = None) -> None:
         window,
         args.systems.split(","),
         lambda: load_encoder(args.encoder, cache_dir=args.cache, precision="auto"),
-        arguments=TrainingArguments(seed=args.seed),
         settings=peer_settings(args.protocol),
         seed=args.seed,
+        runs=args.cache / "lora",
         progress=say,
     )
     say(f"prepared in {time.perf_counter() - began:.1f} s")

@@ -29,6 +29,7 @@ from recllm.windows import TrainingArguments, choose_target, window_starts
 
 if TYPE_CHECKING:
     from recllm.finetuning import LoraArguments
+    from recllm.interests import InterestArguments
 
 Mode = Literal["lora and scorer", "scorer", "zero-shot", "popularity"]
 
@@ -38,6 +39,8 @@ LORA_PEOPLE, LORA_PURCHASES, LORA_TEXTS = 1_000, 20_000, 500
 """The smallest log on which fine-tuning was measured to help has about so many; below it the scorer learns alone."""
 LEAST_PEOPLE = 10
 CROWDED = 0.3
+REPEATING = 0.1
+"""Share of repeats from which on no sequence model is trained."""
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _WORD = re.compile(r"[^\W\d_]+|\d|[^\w\s]")
 _LETTERS = 5.5
@@ -95,7 +98,8 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advice:
-    """`training` is None when the log is too small to learn from, `lora` when fine-tuning is not advised.
+    """`training` is None when the log is too small to learn from, `lora` when fine-tuning is not advised, `interests`
+    when the sequence model is not.
 
     missing: what a log that is too small lacks. notes: what a reader should know before trusting the result.
     """
@@ -104,6 +108,7 @@ class Advice:
     encoder: str
     training: TrainingArguments | None
     lora: LoraArguments | None
+    interests: InterestArguments | None
     choices: tuple[Choice, ...]
     missing: tuple[str, ...]
     notes: tuple[str, ...]
@@ -130,7 +135,8 @@ def advise(
     reader = _encoder(survey, encoder)
     training, scorer_choices, missing = _training(dataset, survey, horizon_days, seed)
     lora, lora_choices = _lora(survey, machine, reader.value, training)
-    choices = [reader, *scorer_choices, *lora_choices]
+    interests, sequence = _interests(survey, training)
+    choices = [reader, *scorer_choices, sequence, *lora_choices]
     mode: Mode = "zero-shot" if survey.items_with_text > 0 else "popularity"
     if training is not None:
         mode = "scorer" if lora is None else "lora and scorer"
@@ -142,6 +148,7 @@ def advise(
         encoder=reader.value,
         training=training,
         lora=lora,
+        interests=interests,
         choices=tuple(choices),
         missing=tuple(missing),
         notes=tuple(_notes(survey, machine)),
@@ -263,6 +270,20 @@ def _horizon_rule(survey: Survey, wanted: int | None) -> str:
     if survey.span_days >= 3 * TrainingArguments().horizon_days:
         return f"four weeks, because the log spans {survey.span_days:.0f} days"
     return f"a third of the {survey.span_days:.0f} days that the log spans"
+
+
+def _interests(survey: Survey, training: TrainingArguments | None) -> tuple[InterestArguments | None, Choice]:
+    """Settings of the sequence model, or None with the reason."""
+    from recllm.interests import InterestArguments
+
+    if training is None:
+        return None, Choice(name="interests", value=False, rule="there is nothing to learn from")
+    share = f"{survey.repeats:.0%} of the purchases are of something bought before"
+    if survey.repeats >= REPEATING:
+        rule = f"{share}: the person's own counts tell most, and the sequence adds cost"
+        return None, Choice(name="interests", value=False, rule=rule)
+    rule = f"{share}: what comes next is read from the sequence"
+    return InterestArguments(seed=training.seed), Choice(name="interests", value=True, rule=rule)
 
 
 def _lora(

@@ -20,20 +20,29 @@ from recllm.errors import ModelError
 
 WEIGHTS, CONFIG = "scorer.safetensors", "scorer.json"
 
+PARTS = ("cosine", "vectors", "features")
+"""What the score is made of; a part can be left out to see what it is worth."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScorerConfig:
     """dim: length of the encoder's vectors. features: names of the pair features, in order.
 
     heads: MLPs, each with its own projection and start, whose mean is the score: less of it is then chance.
+    sold_features: what the heads of items that sold before read; all features when empty. sales: name of the feature
+    that is 0 for an item that never sold; with it such items have heads of their own, which read all features. parts:
+    some of `PARTS`; with the cosine alone there is no MLP.
     """
 
     dim: int
     features: tuple[str, ...]
+    sold_features: tuple[str, ...] = ()
+    sales: str | None = None
     heads: int = 2
     projection: int = 32
     hidden: tuple[int, ...] = (96, 96)
     dropout: float = 0.0
+    parts: tuple[str, ...] = PARTS
     seed: int = 0
 
 
@@ -46,10 +55,16 @@ class Score(NamedTuple):
 
 
 class Scorer(nn.Module):
-    """`logit = a * cosine + MLP([P u, P v, P u * P v, features])`, the MLP a mean over heads; see `Score`."""
+    """`logit = a * cosine + MLP([P u, P v, P u * P v, features])`, the MLP a mean over heads; see `Score`.
+
+    What sold before is told by its sales and the person's dealings with it; what never sold by what its kind means to
+    the person. The two are learned by separate MLPs, since one that learned both was worse at each.
+    """
 
     mean: Tensor
     scale: Tensor
+    arrival_mean: Tensor
+    arrival_scale: Tensor
     platt: Tensor
 
     def __init__(self, config: ScorerConfig) -> None:
@@ -57,34 +72,79 @@ class Scorer(nn.Module):
         n = len(config.features)
         self.config = config
         self.cosine_weight = nn.Parameter(torch.ones(()))
-        self.register_buffer("mean", torch.zeros(n))
-        self.register_buffer("scale", torch.ones(n))
+        for kind in ("", "arrival_"):
+            self.register_buffer(f"{kind}mean", torch.zeros(n))
+            self.register_buffer(f"{kind}scale", torch.ones(n))
         self.register_buffer("platt", torch.tensor([1.0, 0.0]))
         with torch.random.fork_rng(devices=[]):  # layers draw weights from the caller's random state; ours are seeded
-            self.project = nn.Linear(config.dim, config.heads * config.projection, bias=False)
-            self.mlps = nn.ModuleList(_mlp(config) for _ in range(config.heads))
+            width, arrival_heads = config.heads * config.projection, config.heads if config.sales else 0
+            self._sold = [config.features.index(name) for name in config.sold_features or config.features]
+            self.projection = nn.Linear(config.dim, width, bias=False)
+            self.mlps = nn.ModuleList(_mlp(config, len(self._sold)) for _ in range(config.heads))
+            self.arrival_projection = nn.Linear(config.dim, width, bias=False) if arrival_heads else None
+            self.arrival_mlps = nn.ModuleList(_mlp(config, n) for _ in range(arrival_heads))
         _initialise(self, torch.Generator().manual_seed(config.seed))
+        self._leave_out()
+
+    def _leave_out(self) -> None:
+        with torch.no_grad():
+            if "cosine" not in self.config.parts:
+                self.cosine_weight.zero_().requires_grad_(False)
+            for name, weight in self.named_parameters():
+                if "vectors" not in self.config.parts and "projection" in name:
+                    weight.zero_().requires_grad_(False)
 
     def standardise(self, features: np.ndarray) -> None:
-        """Remember mean and spread of training `features` (n_pairs, n_features); constant columns become 0."""
-        spread = features.std(axis=0, dtype=np.float64)
-        self.mean.copy_(torch.from_numpy(features.mean(axis=0, dtype=np.float64)))
-        self.scale.copy_(torch.from_numpy(np.where(spread > 1e-6, 1 / np.maximum(spread, 1e-6), 0.0)))
+        """Remember mean and spread of training `features` (n_pairs, n_features), apart for items that sold and that
+        did not; constant columns become 0."""
+        if self.config.sales is None:
+            return self._remember("", features)
+        fresh = features[:, self.config.features.index(self.config.sales)] <= 0
+        self._remember("", features[~fresh])
+        return self._remember("arrival_", features[fresh])
+
+    def _remember(self, kind: str, features: np.ndarray) -> None:
+        if not len(features):
+            return
+        spread = features.std(axis=0, dtype=np.float64) * ("features" in self.config.parts)
+        getattr(self, f"{kind}mean").copy_(torch.from_numpy(features.mean(axis=0, dtype=np.float64)))
+        scale = np.where(spread > 1e-6, 1 / np.maximum(spread, 1e-6), 0.0)
+        getattr(self, f"{kind}scale").copy_(torch.from_numpy(scale))
+
+    def project(self, vectors: Tensor) -> Tensor:
+        """What the heads read of encoder vectors, (n, width)."""
+        sold = self.projection(vectors)
+        return sold if self.arrival_projection is None else torch.cat([sold, self.arrival_projection(vectors)], dim=1)
 
     def each_head(
         self, users: Tensor, items: Tensor, user: Tensor, item: Tensor, cosine: Tensor, features: Tensor
     ) -> Tensor:
         """What each head adds to the weighed cosine of each pair, (heads, n_pairs).
 
-        users (n, heads * projection) and items (m, heads * projection) come from `project`; user and item (n_pairs,)
+        users (n, width) and items (m, width) come from `project`; user and item (n_pairs,)
         index them; cosine (n_pairs,) in [-1, 1]; features (n_pairs, n_features) as `pair_features` gives them.
         """
-        x = ((features - self.mean) * self.scale).clamp(-6, 6)
+        pairs = _Pairs(users, items, user, item, features)
+        if self.config.sales is None:
+            return self._run(self.mlps, 0, pairs.scaled(self.mean, self.scale).columns(self._sold))
+        fresh = features[:, self.config.features.index(self.config.sales)] <= 0
+        out = torch.zeros(self.config.heads, len(features))
+        sold, arrivals = torch.nonzero(~fresh).squeeze(1), torch.nonzero(fresh).squeeze(1)
+        if len(sold):
+            some = pairs.rows(sold).scaled(self.mean, self.scale).columns(self._sold)
+            out = out.index_copy(1, sold, self._run(self.mlps, 0, some))
+        if len(arrivals):
+            some = pairs.rows(arrivals).scaled(self.arrival_mean, self.arrival_scale)
+            out = out.index_copy(1, arrivals, self._run(self.arrival_mlps, self.config.heads, some))
+        return out
+
+    def _run(self, mlps: nn.ModuleList, first: int, pairs: _Pairs) -> Tensor:
+        """(len(mlps), n_pairs); `first`: which slice of the projections the first of them reads."""
         width, out = self.config.projection, []
-        for head, mlp in enumerate(self.mlps):
-            part = slice(head * width, (head + 1) * width)
-            u, v = users[:, part][user], items[:, part][item]
-            out.append(mlp(torch.cat([u, v, u * v, x], dim=1)).squeeze(1))
+        for head, mlp in enumerate(mlps):
+            part = slice((first + head) * width, (first + head + 1) * width)
+            u, v = pairs.users[:, part][pairs.user], pairs.items[:, part][pairs.item]
+            out.append(mlp(torch.cat([u, v, u * v, pairs.x], dim=1)).squeeze(1))
         return torch.stack(out)
 
     def forward(
@@ -99,8 +159,27 @@ class Scorer(nn.Module):
         return torch.sigmoid(self.platt[0] * logit + self.platt[1])
 
 
-def _mlp(config: ScorerConfig) -> nn.Sequential:
-    widths = (3 * config.projection + len(config.features), *config.hidden)
+class _Pairs(NamedTuple):
+    """Projected people and items, the pairs' indices into them, and their features."""
+
+    users: Tensor
+    items: Tensor
+    user: Tensor
+    item: Tensor
+    x: Tensor
+
+    def rows(self, kept: Tensor) -> _Pairs:
+        return self._replace(user=self.user[kept], item=self.item[kept], x=self.x[kept])
+
+    def scaled(self, mean: Tensor, scale: Tensor) -> _Pairs:
+        return self._replace(x=((self.x - mean) * scale).clamp(-6, 6))
+
+    def columns(self, kept: list[int]) -> _Pairs:
+        return self if len(kept) == self.x.shape[1] else self._replace(x=self.x[:, kept])
+
+
+def _mlp(config: ScorerConfig, n_features: int) -> nn.Sequential:
+    widths = (3 * config.projection + n_features, *config.hidden)
     layers: list[nn.Module] = []
     for width, following in pairwise(widths):
         layers += [nn.Linear(width, following), nn.GELU(), nn.Dropout(config.dropout)]
@@ -112,7 +191,7 @@ def _initialise(scorer: Scorer, generator: torch.Generator) -> None:
     with torch.no_grad():
         for name, value in scorer.named_parameters():
             if value.ndim == 2:
-                bound = 1.0 if name.startswith("project") else (3 / value.shape[1]) ** 0.5
+                bound = 1.0 if "projection" in name else (3 / value.shape[1]) ** 0.5
                 value.uniform_(-bound, bound, generator=generator)
             elif name.endswith("bias"):
                 value.zero_()
@@ -134,7 +213,7 @@ def load_scorer(folder: Path) -> Scorer:
 
     try:
         raw = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        raw["features"], raw["hidden"] = tuple(raw["features"]), tuple(raw["hidden"])
+        raw |= {name: tuple(raw[name]) for name in ("features", "sold_features", "hidden", "parts")}
         scorer = Scorer(ScorerConfig(**raw))
         scorer.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:

@@ -18,7 +18,7 @@ from torch import Tensor
 from recllm.candidates import CandidateSettings
 from recllm.dataset import DAY, Dataset, utc
 from recllm.errors import DataError
-from recllm.features import FEATURE_NAMES
+from recllm.features import FEATURE_NAMES, SALES, SOLD_FEATURES
 from recllm.histories import Floats, Ints
 from recllm.interests import InterestArguments, Interests, learn_interests
 from recllm.population import PopulationSettings
@@ -145,9 +145,12 @@ def learn(
     config = ScorerConfig(
         dim=item_vectors.shape[1],
         features=FEATURE_NAMES,
+        sold_features=SOLD_FEATURES,
+        sales=SALES,
         projection=args.projection,
         hidden=args.hidden,
         dropout=args.dropout,
+        parts=args.parts,
         heads=args.heads,
         seed=args.seed,
     )

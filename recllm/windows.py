@@ -19,6 +19,7 @@ from recllm.features import pair_cosine, pair_features
 from recllm.histories import Floats, Ints, Tally, of_actions
 from recllm.population import Asked, Population, PopulationSettings, ask
 from recllm.schema import Action
+from recllm.scorer import PARTS
 
 if TYPE_CHECKING:
     from recllm.interests import Interests
@@ -67,6 +68,8 @@ class TrainingArguments:
     projection: int = 32
     hidden: tuple[int, ...] = (96, 96)
     dropout: float = 0.0
+    parts: tuple[str, ...] = PARTS
+    """Of the score; fewer only to see what each is worth."""
     seed: int = 0
 
 

@@ -20,6 +20,7 @@ from recllm.evaluation import (
     Difference,
     Judged,
     Question,
+    Recipe,
     Window,
     beauty_loo,
     cj_next28,
@@ -429,7 +430,8 @@ def test_the_learned_scorer_is_a_system_and_is_trained_once_per_window() -> None
 
     window = time_split(with_arrivals(world()), test_days=28)
     told: list[str] = []
-    ours = learned(ToyEncoder(), TrainingArguments(epochs=2, n_windows=1, least_actions=50), progress=told.append)
+    recipe = Recipe(training=TrainingArguments(epochs=2, n_windows=1, least_actions=50))
+    ours = learned(ToyEncoder(), recipe, progress=told.append)
     report = evaluate(window.only(["ALL"]), {"recllm": ours, **contenders(["random"])}, k=5, draws=50)
     assert report.systems["recllm"]["ALL"]["ndcg@5"] > 2 * report.systems["random"]["ALL"]["ndcg@5"]
     trained, cold = len(told), window.slice("COLD")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from recllm.errors import ModelError
-from recllm.scorer import CONFIG, WEIGHTS, Score, Scorer, ScorerConfig, load_scorer, save_scorer
+from recllm.scorer import CONFIG, PARTS, WEIGHTS, Score, Scorer, ScorerConfig, load_scorer, save_scorer
 
 SHAPE = ScorerConfig(dim=6, features=("a", "b", "c"), projection=4, hidden=(8,))
 
@@ -48,7 +49,7 @@ def test_a_seed_fixes_the_weights_whatever_the_global_state() -> None:
     second = Scorer(SHAPE).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
     other = Scorer(ScorerConfig(dim=6, features=("a", "b", "c"), projection=4, hidden=(8,), seed=1)).state_dict()
-    assert not torch.equal(first["project.weight"], other["project.weight"])
+    assert not torch.equal(first["projection.weight"], other["projection.weight"])
 
 
 def test_features_are_standardised_and_constant_ones_ignored() -> None:
@@ -82,3 +83,40 @@ def test_a_folder_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     (tmp_path / WEIGHTS).write_bytes(b"not weights")
     with pytest.raises(ModelError):
         load_scorer(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["cosine", "vectors", "features"])
+def test_a_part_that_is_left_out_changes_no_score(part: str) -> None:
+    kept = tuple(p for p in PARTS if p != part)
+    scorer = Scorer(replace(SHAPE, parts=kept))
+    rng = np.random.default_rng(3)
+    scorer.standardise(rng.normal(size=(50, 3)))
+
+    def logits(**changed: torch.Tensor) -> torch.Tensor:
+        given = {
+            "vectors": torch.from_numpy(np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)),
+            "cosine": torch.linspace(-1, 1, 4),
+            "features": torch.from_numpy(np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32)),
+        } | changed
+        side, rows = scorer.project(given["vectors"]), torch.arange(4)
+        return scorer(side, side, rows, rows, given["cosine"], given["features"]).logit.detach()
+
+    other = {"vectors": torch.ones(4, 6), "cosine": torch.full((4,), 0.3), "features": torch.full((4, 3), 2.0)}
+    for name, value in other.items():
+        assert torch.allclose(logits(), logits(**{name: value})) == (name == part)
+
+
+def test_what_never_sold_has_heads_of_its_own() -> None:
+    scorer = Scorer(replace(SHAPE, sold_features=("a",), sales="c"))
+    rows, side = torch.arange(2), scorer.project(torch.ones(2, 6))
+
+    def score(features: list[list[float]]) -> torch.Tensor:
+        return scorer(side, side, rows, rows, torch.zeros(2), torch.tensor(features)).logit.detach()
+
+    before = score([[1.0, 2.0, 0.0], [1.0, 2.0, 5.0]])
+    with torch.no_grad():
+        for value in scorer.arrival_mlps.parameters():
+            value.add_(0.5)
+    after = score([[1.0, 2.0, 0.0], [1.0, 2.0, 5.0]])
+    assert before[0] != after[0] and before[1] == after[1]
+    assert score([[1.0, 2.0, 0.0], [1.0, 9.0, 5.0]])[1] == after[1]  # the sold item does not read b

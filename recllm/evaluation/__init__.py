@@ -8,7 +8,7 @@ print(report.table())
 from recllm.evaluation.baselines import Contender
 from recllm.evaluation.bootstrap import Interval, paired_bootstrap
 from recllm.evaluation.contenders import BASELINES, PEERS, contenders
-from recllm.evaluation.ours import learned, serving
+from recllm.evaluation.ours import Recipe, advised, learned, serving
 from recllm.evaluation.protocols import (
     Judged,
     Question,
@@ -36,11 +36,13 @@ __all__ = [
     "Judged",
     "Protocol",
     "Question",
+    "Recipe",
     "Report",
     "Slice",
     "System",
     "Tables",
     "Window",
+    "advised",
     "beauty_loo",
     "cj_next28",
     "column_split",

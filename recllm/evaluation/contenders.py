@@ -31,7 +31,7 @@ BASELINES = (
     "zero-shot-set",
 )
 
-PEERS = ("tifu-knn", "ease", "als", "bpr", "lightgbm", "source-model")
+PEERS = ("tifu-knn", "ease", "als", "bpr", "lightgbm", "sasrec", "source-model")
 
 NEEDS_TEXTS = frozenset({"bm25"})
 NEEDS_VECTORS = frozenset({"zero-shot", "zero-shot-set", "lightgbm"})
@@ -140,5 +140,6 @@ MAKERS: Mapping[str, Maker] = {
     "als": _learning(peers.als),
     "bpr": _learning(peers.bpr),
     "lightgbm": _lightgbm,
+    "sasrec": _learning(peers.sasrec),
     "source-model": _learning(peers.source_model, peers.ACCURACY_NOTE),
 }

@@ -1,24 +1,29 @@
 """The learned scorer as a system among others: trained on what the window lets it see, then asked through serving code.
 
-systems = {"recllm": learned(load_encoder()), **contenders(["popular"])}
-report = evaluate(cj_next28(complete_journey().dataset()), systems)
+window, encoder = cj_next28(complete_journey().dataset()), load_encoder()
+ours = learned(encoder, advised(window.fit_on, encoder, tuned=False))
+report = evaluate(window, {"recllm": ours, **contenders(["popular"])})
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recllm.dataset import Dataset
+from recllm.errors import DataError
 from recllm.evaluation.baselines import Contender
 from recllm.evaluation.protocols import Judged, Question, System
 from recllm.schema import Encoder
 
 if TYPE_CHECKING:
     from recllm.candidates import CandidateSettings
+    from recllm.finetuning import LoraArguments
     from recllm.interests import InterestArguments
     from recllm.population import Population
     from recllm.recommender import Recommender
@@ -26,32 +31,56 @@ if TYPE_CHECKING:
     from recllm.training import TrainingArguments
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Recipe:
+    """What is trained. lora: fine-tune the encoder first; None leaves it frozen. interests: the sequence model; None
+    for none. runs: where fine-tuning keeps its runs, so that one is not made twice; a temporary folder when None."""
+
+    training: TrainingArguments
+    lora: LoraArguments | None = None
+    interests: InterestArguments | None = None
+    runs: Path | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """As plain data, for the report."""
+        parts = {"lora": self.lora, "interests": self.interests}
+        return asdict(self.training) | {name: None if part is None else asdict(part) for name, part in parts.items()}
+
+
+def advised(past: Dataset, encoder: Encoder, *, tuned: bool, seed: int = 0, runs: Path | None = None) -> Recipe:
+    """What `recllm advise` proposes for this log; tuned False leaves the encoder frozen whatever it says.
+
+    Raises `DataError` for a log that is too small to learn from.
+    """
+    from recllm.advise import advise
+    from recllm.text import item_texts
+
+    found = advise(past, item_texts(past.items), encoder=encoder.name, seed=seed)
+    if found.training is None:
+        raise DataError("; ".join(found.missing))
+    return Recipe(training=found.training, lora=found.lora if tuned else None, interests=found.interests, runs=runs)
+
+
 def learned(
     encoder: Encoder,
-    arguments: TrainingArguments | None = None,
+    recipe: Recipe,
     *,
-    interests: InterestArguments | None = None,
     item_vectors: NDArray[np.float32] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Contender:
     """Trains at the first question of a window on `question.fit_on`, and keeps what it learned for the next ones.
 
-    interests: settings of the sequence model; without them there is none. item_vectors: (n_items, dim), unit rows,
-    where the caller has them already.
+    item_vectors: those of the untuned encoder, (n_items, dim), unit rows, where the caller has them already.
     """
-    from recllm.training import TrainingArguments
-
-    arguments = arguments or TrainingArguments()
     trained: dict[int, tuple[Any, System]] = {}  # the dataset is kept beside the system, so that its id stays taken
 
     def answer(question: Question) -> NDArray[np.int32] | Judged:
         key = id(question.fit_on)
         if key not in trained:
-            trained[key] = question.fit_on, _train(question, encoder, arguments, interests, item_vectors, progress)
+            trained[key] = question.fit_on, _train(question, encoder, recipe, item_vectors, progress)
         return trained[key][1](question)
 
-    sequence = {} if interests is None else {"interests": asdict(interests)}
-    return Contender(answer=answer, settings={"encoder": encoder.name, **asdict(arguments), **sequence})
+    return Contender(answer=answer, settings={"encoder": encoder.name, **recipe.settings()})
 
 
 def serving(recommender: Recommender) -> Contender:
@@ -71,8 +100,7 @@ def serving(recommender: Recommender) -> Contender:
 def _train(
     question: Question,
     encoder: Encoder,
-    arguments: TrainingArguments,
-    interests: InterestArguments | None,
+    recipe: Recipe,
     vectors: NDArray[np.float32] | None,
     progress: Callable[[str], None] | None,
 ) -> System:
@@ -81,11 +109,30 @@ def _train(
     from recllm.vectors import basics_of, basics_vectors, item_vectors
 
     past = question.fit_on
+    if recipe.lora is not None:
+        encoder, vectors = _tuned(past, encoder, recipe.lora, recipe.runs, progress), None
     vectors = item_vectors(encoder, past) if vectors is None else vectors
     told = basics_vectors(encoder, basics_of(past.users))
-    fitted = fit_scorer(past, vectors, told, arguments, progress, interests=interests)
+    fitted = fit_scorer(past, vectors, told, recipe.training, progress, interests=recipe.interests)
     population = Population.fit(past, vectors, fitted.population, told, fitted.interests)
     return _system(fitted.scorer, population, fitted.candidates, encoder, "en")
+
+
+def _tuned(
+    past: Dataset,
+    encoder: Encoder,
+    lora: LoraArguments,
+    runs: Path | None,
+    progress: Callable[[str], None] | None,
+) -> Encoder:
+    from tempfile import TemporaryDirectory
+
+    from recllm.finetuning import run_folder_name, tune_encoder
+
+    if runs is not None:
+        return tune_encoder(past, encoder, lora, runs / run_folder_name(past, encoder, lora), progress).encoder
+    with TemporaryDirectory() as folder:  # the merged weights are in memory; the adapter is not needed again
+        return tune_encoder(past, encoder, lora, Path(folder) / "run", progress).encoder
 
 
 def _system(

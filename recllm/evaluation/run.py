@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recllm.dataset import Dataset
 from recllm.evaluation.baselines import Contender
 from recllm.evaluation.contenders import BASELINES, NEEDS_TEXTS, NEEDS_VECTORS, contenders
-from recllm.evaluation.ours import learned
+from recllm.evaluation.ours import Recipe, advised, learned
 from recllm.evaluation.protocols import Window
 from recllm.evaluation.report import OURS, Report, evaluate
 from recllm.evaluation.splits import split_tables
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str], None]
 
+TUNED, FROZEN = f"{OURS}-lora", f"{OURS}-frozen"
+OUR_SYSTEMS = (OURS, TUNED, FROZEN)
+
 
 def systems_for(
     window: Window,
@@ -29,24 +35,49 @@ def systems_for(
     arguments: TrainingArguments | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = 0,
+    runs: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Contender]:
-    """`recllm` and baselines by name. `encoder` is called, once, only when a system needs vectors.
+    """`recllm`, `recllm-lora`, `recllm-frozen` and peers by name. `encoder` is called, once, only when one needs it.
 
-    category-affinity is left out where no item has a category. Raises `UsageError` for an unknown name.
+    recllm is what `recllm advise` proposes for the window's own past; recllm-lora fine-tunes the encoder and
+    recllm-frozen does not, whatever the advice. arguments: these for the scorer instead of the advised ones. runs:
+    where fine-tuning keeps its runs. category-affinity is left out where no item has a category. Raises `UsageError`
+    for an unknown name.
     """
     from recllm.text import item_texts
     from recllm.vectors import item_vectors
 
     names, load = list(names), cache(encoder)
     has_categories = bool(window.dataset.items["category"].is_not_null().any())
-    peers = [n for n in names if n != OURS and (has_categories or n != "category-affinity")]
-    vectors = item_vectors(load(), window.fit_on) if (NEEDS_VECTORS | {OURS}) & set(names) else None
+    peers = [n for n in names if n not in OUR_SYSTEMS and (has_categories or n != "category-affinity")]
+    vectors = item_vectors(load(), window.fit_on) if (NEEDS_VECTORS | set(OUR_SYSTEMS)) & set(names) else None
     texts = item_texts(window.dataset.items) if NEEDS_TEXTS & set(peers) else None
     systems = {}
-    if OURS in names:
-        systems[OURS] = learned(load(), arguments, item_vectors=vectors, progress=progress)
+    for name in OUR_SYSTEMS:
+        if name in names:
+            recipe = our_recipe(name, window.fit_on, load(), arguments, seed, runs)
+            systems[name] = learned(load(), recipe, item_vectors=vectors, progress=progress)
     return systems | contenders(peers, texts=texts, vectors=vectors, settings=settings, seed=seed)
+
+
+def our_recipe(
+    name: str,
+    past: Dataset,
+    encoder: Encoder,
+    arguments: TrainingArguments | None = None,
+    seed: int = 0,
+    runs: Path | None = None,
+) -> Recipe:
+    """What one of `OUR_SYSTEMS` trains on this log."""
+    from recllm.finetuning import LoraArguments
+
+    recipe = advised(past, encoder, tuned=name != FROZEN, seed=seed, runs=runs)
+    if arguments is not None:
+        recipe = replace(recipe, training=arguments)
+    if name == TUNED and recipe.lora is None:
+        recipe = replace(recipe, lora=LoraArguments(seed=seed, horizon_days=recipe.training.horizon_days))
+    return recipe
 
 
 def evaluate_tables(

@@ -2,7 +2,9 @@
 
 Features of a (person, arrival) pair: the person's share of decayed purchases in the item's type and category, the
 zero-shot set score (weighted mean of cosine to the power 8 and 16 over what the person bought), the cosine with the
-mean of it, and how well earlier arrivals of the type sold in their first month.
+mean of it, and how well earlier arrivals of the type sold: how many there were, how many people took each in its first
+month, and how many bought of the type in the last 28 days. Without the last two the trees are hardly better than the
+set score alone (.018 instead of .037 on cj-next28's validation window).
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from recllm.population import Population, PopulationSettings
 from recllm.schema import Action
 from recllm.windows import TrainingArguments, window_starts
 
-NAMES = ("type_affinity", "category_affinity", "set_8", "set_16", "mean_cosine", "arrival_rate")
+SALES = ("arrival_rate", "arrivals", "type_buyers")
+NAMES = ("type_affinity", "category_affinity", "set_8", "set_16", "mean_cosine", *SALES)
 BLOCK = 64
 
 
@@ -98,8 +101,9 @@ def _crowd(dataset: Dataset, vectors: Floats) -> Population:
 def _features(crowd: Population, taken: Events, as_of: int, user: Ints, item: NDArray[np.integer]) -> Floats:
     """(n_pairs, len(NAMES)); pairs stand person by person."""
     shares = [_share(taken, group, as_of)[user, group[item]] for group in (crowd.facets.type, crowd.facets.category)]
-    rate = np.log1p(crowd.group_crowds["type"].arrival_rate[item])
-    return np.column_stack([*shares, _text(crowd.item_vectors, taken, user, item), rate]).astype(np.float32)
+    kind = crowd.group_crowds["type"]
+    sales = np.log1p([kind.arrival_rate[item], kind.arrivals[item], crowd.stats.type_buyers_28[item]])
+    return np.column_stack([*shares, _text(crowd.item_vectors, taken, user, item), *sales]).astype(np.float32)
 
 
 def _share(taken: Events, group: NDArray[np.int32], as_of: int) -> Floats:
