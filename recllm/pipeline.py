@@ -213,12 +213,14 @@ def train_workspace(
     encoder: Encoder | None = None,
     progress: Callable[[str], None] | None = None,
     lora: LoraArguments | None = None,
+    tuned: TunedEncoder | None = None,
     **arguments: Any,
 ) -> Trained:
     """Train the scorer on people who agreed to it, and publish it as the current model.
 
     `arguments` are fields of `TrainingArguments`; without any, `recllm.advise` chooses them. lora: fine-tune the
-    encoder first; its adapter becomes part of the model. Raises `DataError` when the log is too small to learn from.
+    encoder first; its adapter becomes part of the model. tuned: what `tune_workspace` gave, instead of that. Raises
+    `DataError` when the log is too small to learn from.
     """
     from recllm.recommender import Recommender
     from recllm.training import TrainingArguments
@@ -231,7 +233,8 @@ def train_workspace(
             "or make the workspace with --consent-default granted"
         )
     base, locale = encoder or workspace_encoder(workspace), workspace.settings.locale
-    tuned = None if lora is None else _tune(workspace, data, base, lora, progress)
+    if lora is not None:
+        tuned = tune_workspace(workspace, lora, encoder=base, progress=progress)
     recommender = Recommender(data, tuned.encoder if tuned else base, locale=locale)
     args = TrainingArguments(seed=seed, **arguments) if arguments else _advised(workspace, data, seed)
     recommender = recommender.fit(args, progress=progress)
@@ -247,12 +250,21 @@ def train_workspace(
     )
 
 
-def _tune(
-    workspace: Workspace, data: Dataset, base: Encoder, lora: LoraArguments, progress: Callable[[str], None] | None
+def tune_workspace(
+    workspace: Workspace,
+    lora: LoraArguments | None = None,
+    *,
+    encoder: Encoder | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> TunedEncoder:
-    """Fine-tune in a run folder of the cache, where an interrupted run of the same data and settings goes on."""
-    from recllm.finetuning import run_folder_name, tune_encoder
+    """Fine-tune the encoder on people who agreed to training, in a folder of the cache.
 
+    An interrupted run of the same data and settings goes on there. `recllm.finetuning.tune_encoder` tells the errors.
+    """
+    from recllm.finetuning import LoraArguments, run_folder_name, tune_encoder
+
+    lora, base = lora or LoraArguments(), encoder or workspace_encoder(workspace)
+    data = workspace.gate().dataset(Purpose.MODEL_TRAINING)
     return tune_encoder(
         data,
         base,

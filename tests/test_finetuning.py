@@ -300,7 +300,8 @@ def test_kept_lower_blocks_change_nothing(folder: Path) -> None:
 
 @pytest.mark.parametrize("loss", ["window", "in-batch", "bce"])
 def test_a_run_learns_and_leaves_its_record(tmp_path: Path, folder: Path, loss: str) -> None:
-    args = replace(QUICK, loss=loss, max_steps=12, hard_negatives=2, learning_rate=3e-3, patience=9, kinds=("arrival",))
+    args = replace(QUICK, loss=loss, max_steps=12, hard_negatives=2, learning_rate=3e-3, patience=9)
+    args = replace(args, kinds=("arrival",), n_windows=2)
     told: list[str] = []
     tuned = tune_encoder(DATA, folder, args, tmp_path, told.append, licence="Apache-2.0", consent="made up")
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

@@ -89,6 +89,8 @@ def finished(run: Run, began: float) -> bool:
     args = run.args
     waited = len(run.history) - 1 - run.best_round
     late = args.max_minutes is not None and time.monotonic() - began > 60 * args.max_minutes
+    if run.accelerator.num_processes > 1:  # their clocks differ, and they have to stop together
+        late = float(run.accelerator.reduce(torch.tensor(float(late), device=run.tower.device), "sum")) > 0
     return run.step >= args.max_steps or waited >= args.patience or late
 
 

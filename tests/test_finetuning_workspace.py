@@ -1,0 +1,89 @@
+"""From a shop's files to a published model with its adapter, by the command line and by a script."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from arrivals_world import arrivals
+from tiny_encoders import make_model
+
+from recllm.cli import main
+from recllm.finetuning import LoraArguments
+from recllm.model import load_model
+from recllm.pipeline import open_recommender, train_workspace
+from recllm.workspace import Workspace
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("shop")
+    data, e = arrivals(), arrivals().events
+    data.items.select("item_id", "title", category=pl.col("category").list.join(" > ")).write_csv(place / "items.csv")
+    log = pl.DataFrame({"timestamp": e.at}).select(
+        user_id=data.users["user_id"].gather(e.user),
+        item_id=data.items["item_id"].gather(e.item),
+        event=pl.lit("purchase"),
+        timestamp=pl.from_epoch("timestamp").dt.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    )
+    log.write_csv(place / "log.csv")
+    encoder = make_model(place / "tiny")
+    recllm("init", "-w", place / "shop", "--consent-default", "granted", "--encoder", encoder)
+    recllm("ingest", place / "items.csv", "--table", "items", "-w", place / "shop")
+    recllm("ingest", place / "log.csv", "--table", "events", "-w", place / "shop")
+    return place
+
+
+def recllm(*arguments: object) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["recllm", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as stop:
+            assert not stop.code, arguments
+
+
+def test_train_with_lora_publishes_a_model_that_serves(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recllm(
+        "train", "--lora", "--lora-steps", "25", "--lora-lr", "0.01", "--device", "cpu", "-w", shop / "shop", "--json"
+    )
+    told = capsys.readouterr()
+    assert json.loads(told.out)["model_version"] and "examples in" in told.err
+    with Workspace.open(shop / "shop") as workspace:
+        model = load_model(workspace.models_dir)
+        assert model.adapter is not None and {p.name for p in model.adapter.iterdir()} == {
+            "adapter_config.json",
+            "adapter_model.safetensors",
+        }
+        opened = open_recommender(workspace)
+        assert "+lora-" in opened.encoder.name and opened.encoder.fingerprint == model.encoder_fingerprint
+        assert len(opened.recommend("u00", k=3)[0].items) == 3
+        frozen = train_workspace(workspace, n_windows=2, epochs=1)
+        assert "+lora-" not in open_recommender(workspace).encoder.name
+        tuned = open_recommender(workspace, version=model.version).encoder.encode(["milk"])
+        assert frozen.model_version != model.version and np.isfinite(tuned).all()
+
+
+@pytest.mark.slow
+def test_two_processes_under_accelerate_make_one_model(shop: Path) -> None:
+    config = shop / "lora.toml"
+    config.write_text("max_steps = 20\nhead_steps = 5\neval_steps = 10\ntop_layers = 1\n")
+    script = [str(ROOT / "finetune" / "lora.py"), str(config), "--workspace", str(shop / "shop"), "--cpu"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    done = subprocess.run([*launch, *script], capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(done.stdout.strip().splitlines()) == 1 and json.loads(done.stdout)["model_version"]
+
+
+def test_the_recipe_is_short_and_its_settings_are_known() -> None:
+    import tomllib
+
+    assert len((ROOT / "finetune" / "lora.py").read_text().splitlines()) < 60
+    LoraArguments(**tomllib.loads((ROOT / "finetune" / "lora.toml").read_text()))
