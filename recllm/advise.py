@@ -237,15 +237,22 @@ def _training(
         return None, [], [*missing, str(error)]
     if missing:
         return None, [], missing
-    args = replace(args, n_windows=len(starts))
-    windows = f"of {base.n_windows} at most, {len(starts)} leave half of the log before them"
+    args = replace(args, n_windows=1 if survey.by_order else len(starts), timed=not survey.by_order)
+    args = replace(args, parts=("cosine", "features")) if survey.by_order else args
+    windows = (
+        "each window takes a step off every history, and the histories are short"
+        if survey.by_order
+        else f"of {base.n_windows} at most, {len(starts)} leave half of the log before them"
+    )
     batches = f"{args.batch_people} people a step, and rounds repeat until {args.least_steps} steps are done"
     return (
         args,
         [
             Choice(name="target", value=list(target), rule=notes[0] if notes else "there are enough purchases"),
             Choice(name="horizon_days", value=horizon, rule=_horizon_rule(survey, horizon_days)),
-            Choice(name="n_windows", value=len(starts), rule=windows),
+            Choice(name="n_windows", value=args.n_windows, rule=windows),
+            Choice(name="timed", value=args.timed, rule=_timed_rule(survey)),
+            Choice(name="parts", value=list(args.parts), rule=_parts_rule(survey)),
             Choice(name="epochs", value=args.epochs, rule=f"{args.epochs} rounds with a verdict after each; {batches}"),
             Choice(
                 name="people_per_window",
@@ -255,6 +262,18 @@ def _training(
         ],
         [],
     )
+
+
+def _timed_rule(survey: Survey) -> str:
+    if survey.by_order:
+        return "the log knows only an order, so times of different people cannot be compared"
+    return "the log has times, so what sells lately and what arrives is told"
+
+
+def _parts_rule(survey: Survey) -> str:
+    if survey.by_order:
+        return "on one window the MLP learns item vectors by heart; the sequence model reads them already"
+    return "several windows are enough to learn from the vectors"
 
 
 def _horizon(survey: Survey) -> int:
@@ -335,7 +354,7 @@ def _against_lora(survey: Survey, machine: Machine, encoder: str, training: Trai
             f"{survey.buyers:,} buyers with {survey.purchases:,} purchases; below {LORA_PEOPLE:,} and "
             f"{LORA_PURCHASES:,} the scorer learns alone, on the frozen encoder's vectors"
         )
-    if training.n_windows < 2:
+    if training.n_windows < 2 and not survey.by_order:
         return "one window only: fine-tuning needs one to learn from and one to judge by"
     if machine.memory_gib < 3:
         return f"{machine.memory_gib:.1f} GiB of memory; fine-tuning needs 3"

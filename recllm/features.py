@@ -100,6 +100,26 @@ SOLD_FEATURES: tuple[str, ...] = tuple(n for n in FEATURES if n in _SOLD_KIND or
 """What the score of an item reads that sold before: of its groups only what tells something beside its own sales (on
 Complete Journey all of them gave .3566 / .0519 instead of .3577 / .0528 on the validation window)."""
 
+TIMED = frozenset(
+    {
+        "neighbours_recent",
+        "neighbours_lift",
+        "buyers_7",
+        "buyers_28",
+        "buyers_91",
+        "trend",
+        "trend_long",
+        "item_days_since_sold",
+        "item_age",
+        "type_share",
+        "type_lately",
+        "type_arrival_rate",
+        "price_now",
+        "novelty",
+    }
+)
+"""Features that compare times of different people: they say nothing where a log knows only each person's order."""
+
 Columns = dict[str, NDArray[Any]]
 
 

@@ -218,7 +218,8 @@ def train_workspace(
 ) -> Trained:
     """Train the scorer on people who agreed to it, and publish it as the current model.
 
-    `arguments` are fields of `TrainingArguments`; without any, `recllm.advise` chooses them. lora: fine-tune the
+    `arguments` are fields of `TrainingArguments`; without any, `recllm.advise` chooses them, and in any case whether
+    there is a sequence model. lora: fine-tune the
     encoder first; its adapter becomes part of the model. tuned: what `tune_workspace` gave, instead of that. Raises
     `DataError` when the log is too small to learn from.
     """
@@ -236,8 +237,9 @@ def train_workspace(
     if lora is not None:
         tuned = tune_workspace(workspace, lora, encoder=base, progress=progress)
     recommender = Recommender(data, tuned.encoder if tuned else base, locale=locale)
-    args = TrainingArguments(seed=seed, **arguments) if arguments else _advised(workspace, data, seed)
-    recommender = recommender.fit(args, progress=progress)
+    advice = _advice(workspace, data, seed=seed)
+    args = TrainingArguments(seed=seed, **arguments) if arguments else _advised(advice)
+    recommender = recommender.fit(args, interests=advice.interests, progress=progress)
     if tuned and recommender.model:
         recommender.model = replace(recommender.model, adapter=tuned.adapter)
     version = recommender.publish(workspace.models_dir)
@@ -306,8 +308,7 @@ def _advice(workspace: Workspace, data: Dataset, encoder: str | None = None, see
     return advise(data, item_texts(data.items, settings.locale), encoder=decided, seed=seed)
 
 
-def _advised(workspace: Workspace, data: Dataset, seed: int) -> TrainingArguments:
-    advice = _advice(workspace, data, seed=seed)
+def _advised(advice: Advice) -> TrainingArguments:
     if advice.training is None:
         raise DataError(f"{'; '.join(advice.missing)}. Without training there is {advice.mode}: recllm recommend works")
     return advice.training

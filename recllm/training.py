@@ -18,7 +18,7 @@ from torch import Tensor
 from recllm.candidates import CandidateSettings
 from recllm.dataset import DAY, Dataset, utc
 from recllm.errors import DataError
-from recllm.features import FEATURE_NAMES, SALES, SOLD_FEATURES
+from recllm.features import FEATURE_NAMES, SALES, SOLD_FEATURES, TIMED
 from recllm.histories import Floats, Ints
 from recllm.interests import InterestArguments, Interests, learn_interests
 from recllm.population import PopulationSettings
@@ -109,7 +109,9 @@ def _windows(
     args, judge = past.args, None
     windows: list[Window] = []
     target = past.population.target
-    further = window_starts(past.dataset, target, args, args.n_arrival_windows) if args.arrival_weight else []
+    further = (
+        window_starts(past.dataset, target, args, args.n_arrival_windows) if args.arrival_weight and args.timed else []
+    )
     if snapshots[-1] is not None:  # no snapshot is old enough for the windows before the first of `starts`
         further = further[: len(starts)]
     for place, start in enumerate(starts if len(starts) > len(further) else further):
@@ -121,6 +123,10 @@ def _windows(
         if place < len(further) and (arrivals := past.arrivals(crowd)) is not None:
             windows.append(arrivals)
     return [w for w in windows if w.label.any()], judge
+
+
+def _of_arrivals(window: Window) -> bool:
+    return not window.features[:, FEATURE_NAMES.index(SALES)].any()
 
 
 LEAST_JUDGES = 30
@@ -145,8 +151,8 @@ def learn(
     config = ScorerConfig(
         dim=item_vectors.shape[1],
         features=FEATURE_NAMES,
-        sold_features=SOLD_FEATURES,
-        sales=SALES,
+        sold_features=tuple(n for n in SOLD_FEATURES if args.timed or n not in TIMED),
+        sales=SALES if any(_of_arrivals(w) for w in windows) else None,
         projection=args.projection,
         hidden=args.hidden,
         dropout=args.dropout,

@@ -64,10 +64,13 @@ class TrainingArguments:
     judge_people: int = 300
     """People, at most a fifth of all, who are not learned from in the latest window: their whole candidate lists say
     after each round whether to go on, and calibrate the probability."""
-    heads: int = 2
+    heads: int = 4
     projection: int = 32
     hidden: tuple[int, ...] = (96, 96)
     dropout: float = 0.0
+    timed: bool = True
+    """False for a log that knows only each person's order: what compares times of different people is left out, and
+    items that never sold are learned among the others instead of as the arrivals of a time."""
     parts: tuple[str, ...] = PARTS
     """Of the score; fewer only to see what each is worth."""
     seed: int = 0
@@ -164,7 +167,7 @@ class Past:
         args, start = self.args, crowd.as_of
         past = self.dataset.before(start)
         truth = self._truth(start)
-        allowed = crowd.stats.buyers_ever > 0
+        allowed = crowd.stats.buyers_ever > 0 if args.timed else np.ones(past.n_items, bool)
         rng = np.random.default_rng([args.seed, start])
         people = np.unique(truth.user[allowed[truth.key]])
         known = np.union1d(people, np.flatnonzero(np.diff(past.events.indptr)))

@@ -42,7 +42,7 @@ def test_one_seed_gives_one_model_and_leaves_the_callers_random_state_alone() ->
     second = fit_scorer(DATA, vectors(DATA), None, QUICK).scorer.state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
     other = fit_scorer(DATA, vectors(DATA), None, replace(QUICK, seed=1)).scorer.state_dict()
-    assert not torch.equal(first["project.weight"], other["project.weight"])
+    assert not torch.equal(first["projection.weight"], other["projection.weight"])
 
 
 def test_a_window_knows_nothing_of_what_comes_after_it() -> None:
