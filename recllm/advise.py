@@ -36,7 +36,7 @@ Mode = Literal["lora and scorer", "scorer", "zero-shot", "popularity"]
 COSTS = "advise_costs.json"
 CJK_SHARE = 0.05
 LORA_PEOPLE, LORA_PURCHASES, LORA_TEXTS = 1_000, 20_000, 500
-"""The smallest log on which fine-tuning was measured to help has about so many; below it the scorer learns alone."""
+"""Below these an adapter would learn the log by heart; a judgement, not a measurement."""
 LEAST_PEOPLE = 10
 CROWDED = 0.3
 REPEATING = 0.1
@@ -358,6 +358,11 @@ def _against_lora(survey: Survey, machine: Machine, encoder: str, training: Trai
         return "one window only: fine-tuning needs one to learn from and one to judge by"
     if machine.memory_gib < 3:
         return f"{machine.memory_gib:.1f} GiB of memory; fine-tuning needs 3"
+    if machine.gpu is None:
+        return (
+            "without a GPU the steps of a quarter of an hour gained nothing on the logs where it was measured "
+            "(eval/LOG.md); try it with: recllm train --lora"
+        )
     return ""
 
 

@@ -23,6 +23,7 @@ from recllm.training import TrainingArguments, fit_scorer
 
 START = 1_700_000_000
 LAPTOP = Machine(cores=2, memory_gib=16.0, bfloat16=True)
+SERVER = replace(LAPTOP, gpu="H100", gpu_gib=80.0)
 
 
 def world(
@@ -54,8 +55,10 @@ def large() -> Dataset:
     return world(1_200, 20)
 
 
-def test_a_large_log_is_fine_tuned_on(large: Dataset) -> None:
-    found = ask(large)
+def test_a_large_log_is_fine_tuned_on_where_there_is_a_gpu(large: Dataset) -> None:
+    plain = ask(large)
+    assert plain.mode == "scorer" and "--lora" in next(c.rule for c in plain.choices if c.name == "lora")
+    found = ask(large, SERVER)
     assert found.mode == "lora and scorer" and found.encoder == DEFAULT_ENCODER
     assert found.training is not None and found.lora is not None and found.missing == ()
     assert found.lora.horizon_days == found.training.horizon_days == 28
@@ -113,7 +116,7 @@ def test_language_and_what_was_decided_choose_the_encoder(tmp_path: Path) -> Non
     (tmp_path / "onnx.json").write_text("{}")
     exported = ask(world(1_200, 20), encoder=str(tmp_path))
     assert exported.lora is None and "export again" in next(c.rule for c in exported.choices if c.name == "lora")
-    kept = ask(world(1_200, 20, chinese=True), encoder="bert-base-chinese")
+    kept = ask(world(1_200, 20, chinese=True), SERVER, encoder="bert-base-chinese")
     assert kept.encoder == "bert-base-chinese" and kept.lora is not None
 
 
@@ -126,19 +129,26 @@ def test_a_short_log_looks_less_far_ahead() -> None:
 
 
 def test_a_log_that_knows_only_an_order(large: Dataset) -> None:
-    found = ask(world(1_200, 20, days=28 * 20, step=28))
+    found = ask(world(1_200, 20, days=28 * 20, step=28), SERVER)
     assert found.survey.by_order and not ask(large).survey.by_order
     assert found.lora is not None and found.lora.kinds == ("next",)
     assert any("only an order" in note for note in found.notes)
+    assert found.training is not None and not found.training.timed and found.training.n_windows == 1
+    assert found.interests is not None and ask(large).interests is not None
+
+
+def test_people_who_buy_the_same_again_need_no_sequence_model() -> None:
+    found = ask(world(300, 200, n_items=20))
+    assert found.survey.repeats > 0.5 and found.interests is None
 
 
 def test_little_memory_and_a_gpu(large: Dataset) -> None:
-    small = ask(large, replace(LAPTOP, memory_gib=4.0))
-    usual = ask(large)
+    small = ask(large, replace(SERVER, memory_gib=4.0))
+    usual = ask(large, SERVER)
     assert small.lora is not None and usual.lora is not None
     assert small.lora.per_device_batch < usual.lora.per_device_batch and small.lora.keep_mib < usual.lora.keep_mib
-    assert ask(large, replace(LAPTOP, memory_gib=2.0)).mode == "scorer"
-    quick = ask(large, replace(LAPTOP, gpu="H100", gpu_gib=80.0))
+    assert ask(large, replace(SERVER, memory_gib=2.0)).mode == "scorer"
+    quick = usual
     assert quick.lora is not None and quick.lora.max_minutes is None
     assert any("H100" in note for note in quick.notes)
 
