@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Every figure of the README and of eval/results, one after the other; needs the extras bench, onnx and demo.
+# On two cores the four protocols take about an hour and a half, the rest about half an hour.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+results=eval/results
+ours=recllm,recllm-lora
+simple=random,popular,popular-recent,personal-frequency,user-knn,category-affinity,bm25,zero-shot,zero-shot-set
+peers=tifu-knn,ease,als,bpr,lightgbm,sasrec,source-model
+for protocol in cj-next28 or-next28; do
+  python eval/run.py "$protocol" --systems "$ours,$simple,$peers" -o "$results/$protocol.json"
+done
+python eval/run.py industrial-time --systems "$ours,$simple,$peers" -o "$results/industrial-time.json"
+python eval/run.py beauty-loo --systems "recllm,popular,personal-frequency,tifu-knn,ease,als,sasrec" \
+  -o "$results/beauty-loo.json"
+python eval/ablation.py industrial-time -o "$results/ablation-industrial-time.json"
+python eval/ablation.py cj-next28 --slices ALL,NEW,COLD -o "$results/ablation-cj-next28.json"
+python eval/explanations.py -o "$results/explanations.json"
+python eval/copy_models.py
+python eval/onnx_speed.py -o "$results/onnx-speed.json"
+python eval/speed.py -o "$results/speed.json"
+python eval/readme_results.py
