@@ -143,13 +143,8 @@ def assemble(
     near, near_person = np.concatenate([*close, np.zeros(0, np.int64)]), np.repeat(person, [len(c) for c in close])
     taken = np.isin(near_person * len(text_of) + near, owner * len(text_of) + text_of[own])
     near, near_person = near[~taken], near_person[~taken]
-    known = source.takings.first(*np.broadcast_arrays(people[:, None], items[None, :]))
-    free = (known >= group.start + args.horizon_days * DAY) * weight  # (B, n)
-
     columns = np.unique(np.concatenate([text_of[items], right, near])).astype(np.int64)
-    place = np.searchsorted(columns, text_of[items])
-    stands = np.zeros((len(people), len(columns)), np.float32)
-    np.add.at(stands.T, place, free.T)
+    stands = _stands(source, group, people, items, weight, columns)
     stands[near_person, np.searchsorted(columns, near)] += 1.0
     column = np.searchsorted(columns, right)
     if args.mask_equal_texts:
@@ -171,6 +166,15 @@ def assemble(
         person[first],
         (pairs % len(columns)).astype(np.int64),
     )
+
+
+def _stands(source: Source, group: Group, people: Ints, items: Ints, weight: Floats, columns: Ints) -> Floats:
+    """How many items each candidate text stands for as a negative of each person, (B, T)."""
+    known = source.takings.first(*np.broadcast_arrays(people[:, None], items[None, :]))
+    free = (known >= group.start + source.args.horizon_days * DAY) * weight  # (B, n)
+    stands = np.zeros((len(people), len(columns)), np.float32)
+    np.add.at(stands.T, np.searchsorted(columns, source.text_of[items]), free.T)
+    return stands
 
 
 def flat(lists: list[list[int]]) -> Ints:

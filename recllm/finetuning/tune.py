@@ -107,25 +107,31 @@ def tune_encoder(
 
     train(run, tell, save, log)
     run.accelerator.end_training()
-    best = run.history[run.best_round]
     if main:
-        adapter = {n.removeprefix("adapter/"): t for n, t in run.best.items() if n.startswith("adapter/")}
-        save_adapter(adapter, run.tower.spec, folder / ADAPTER)
-        write_card(folder, dataset, args, plain.weights.name, licence, consent, best)
-        shutil.rmtree(folder / "examples", ignore_errors=True)
+        _write_outcome(run, folder, dataset, licence, consent)
     run.accelerator.wait_for_everyone()
-    prior = {n: t for n, t in run.best.items() if n.startswith("score/")}
+    return _outcome(run, with_adapter(base, folder / ADAPTER), folder / ADAPTER, time.monotonic() - began)
+
+
+def _write_outcome(run: Run, folder: Path, dataset: Dataset, licence: str, consent: str) -> None:
+    adapter = {n.removeprefix("adapter/"): t for n, t in run.best.items() if n.startswith("adapter/")}
+    save_adapter(adapter, run.tower.spec, folder / ADAPTER)
+    write_card(folder, dataset, run.args, run.tower.spec.base, licence, consent, run.history[run.best_round])
+    shutil.rmtree(folder / "examples", ignore_errors=True)
+
+
+def _outcome(run: Run, encoder: Encoder, adapter: Path, seconds: float) -> TunedEncoder:
     return TunedEncoder(
-        encoder=with_adapter(base, folder / ADAPTER),
-        adapter=folder / ADAPTER,
-        scale=float(prior["score/log_scale"].exp()),
-        gain=float(prior["score/log_gain"].exp()),
-        prior=prior["score/prior"].numpy(),
-        bias=float(prior["score/bias"]),
-        metrics=best,
+        encoder=encoder,
+        adapter=adapter,
+        scale=float(run.best["score/log_scale"].exp()),
+        gain=float(run.best["score/log_gain"].exp()),
+        prior=run.best["score/prior"].numpy(),
+        bias=float(run.best["score/bias"]),
+        metrics=run.history[run.best_round],
         base_metrics=run.history[0],
         history=tuple(run.history),
-        seconds=time.monotonic() - began,
+        seconds=seconds,
     )
 
 
