@@ -93,7 +93,7 @@ def save_adapter(state: Mapping[str, Any], spec: AdapterSpec, folder: Path) -> N
 
     folder.mkdir(parents=True, exist_ok=True)
     record = json.dumps({"base": spec.base, "base_hash": spec.base_hash}, sort_keys=True)
-    save_file(dict(state), folder / ADAPTER_WEIGHTS, metadata={"format": "pt", _RECORD: record})
+    save_file(dict(state), folder / ADAPTER_WEIGHTS, metadata={_RECORD: record})  # one key: several have no fixed order
     config = {
         "peft_type": "LORA",
         "base_model_name_or_path": spec.base,
