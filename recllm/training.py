@@ -164,9 +164,9 @@ def learn(
     scorer.standardise(np.concatenate([w.features[::7] for w in windows]))
     rng = np.random.default_rng(args.seed)
     optimiser = torch.optim.AdamW(scorer.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
-    steps = args.epochs * sum(-(-w.n // args.batch_people) for w in windows)
-    passes = max(1, -(-args.least_steps // steps))
-    steps *= passes
+    sold = args.epochs * sum(-(-w.n // args.batch_people) for w in windows if not _of_arrivals(w))
+    passes = max(1, -(-args.least_steps // max(sold, 1)))
+    steps = passes * args.epochs * sum(-(-w.n // args.batch_people) for w in windows)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _pace(step, steps))
     history: list[dict[str, float]] = []
     kept, best = _copy(scorer), -1
