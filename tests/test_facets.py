@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from recllm.candidates import CandidateSettings, explicit
+from recllm.dataset import DAY, Dataset
+from recllm.facets import Arrivals, Facets, size_of
+from recllm.features import FEATURE_NAMES, pair_features
+from recllm.histories import Floats, occasions, of_actions
+from recllm.population import Population, PopulationSettings, ask
+from recllm.schema import Action
+from recllm.windows import Past, TrainingArguments
+
+START = 1_600_000_000
+ITEMS = pl.DataFrame(
+    {
+        "item_id": ["milk", "oat", "rye", "bun", "new"],
+        "title": ["milk", "oat milk", "rye bread", "bun", "new milk"],
+        "category": [["food", "dairy", "milk"], ["food", "dairy", "milk"], ["food", "bread"], ["food", "bread"], None],
+        "brand": ["A", "B", "A", None, "A"],
+        "attributes": [
+            '{"manufacturer_id": "7"}',
+            '{"maker": "7", "size": "1 l"}',
+            '{"厂家": "9"}',
+            None,
+            '{"x": "7"}',
+        ],
+    }
+)
+
+
+def shop(rows: list[tuple[str, str, float]]) -> Dataset:
+    """Person, item, day."""
+    events = pl.DataFrame(
+        {
+            "user_id": [r[0] for r in rows],
+            "item_id": [r[1] for r in rows],
+            "timestamp": [START + int(r[2] * DAY) for r in rows],
+        }
+    )
+    return Dataset.construct(events, None, ITEMS, as_of=START + 120 * DAY)
+
+
+LOG = [
+    *[("ann", "milk", d) for d in range(0, 110, 10)],
+    ("ann", "oat", 41),  # a day after its first sale: early
+    ("bob", "oat", 40),
+    ("bob", "oat", 100),
+    ("cid", "oat", 90),  # seven weeks after it: not early
+    ("cid", "milk", 5),
+    ("bob", "rye", 3),
+    ("cid", "bun", 50),
+]
+DATA = shop(LOG)
+VECTORS: Floats = np.eye(DATA.n_items, 8, dtype=np.float32)
+
+
+def row(item: str) -> int:
+    return int(DATA.item_rows([item])[0])
+
+
+def column(name: str, user: str, item: str) -> float:
+    crowd = Population.fit(DATA, VECTORS)
+    asked = ask(crowd, DATA.events, DATA.as_of, own=np.arange(DATA.n_users))
+    pairs = explicit(DATA.n_users, np.arange(DATA.n_items))
+    found = pair_features(crowd, asked, pairs)[:, FEATURE_NAMES.index(name)].reshape(DATA.n_users, DATA.n_items)
+    return float(found[int(DATA.user_rows([user])[0]), row(item)])
+
+
+def test_groups_come_from_the_path_the_brand_and_attributes_of_any_usual_name() -> None:
+    facets = Facets.of(DATA.items)
+    milk, oat, rye, bun, new = (row(i) for i in ("milk", "oat", "rye", "bun", "new"))
+    assert facets.type[milk] == facets.type[oat] != facets.type[rye] == facets.type[bun]
+    assert facets.category[milk] == facets.category[oat] != facets.category[rye]
+    assert len({int(facets.department[i]) for i in (milk, oat, rye, bun)}) == 1
+    assert facets.type[new] == facets.department[new] == -1
+    assert facets.maker[milk] == facets.maker[oat] != facets.maker[rye]
+    assert facets.maker[bun] == facets.maker[new] == -1  # no maker, and an attribute that is none
+    assert facets.type_brand[milk] != facets.type_brand[oat]
+    assert facets.type_size[oat] >= 0 and facets.type_size[milk] == -1
+    assert len(set(facets.brand[facets.brand >= 0].tolist())) == 2 <= size_of(facets.brand)
+
+
+def test_an_arrival_is_judged_only_with_time_before_and_after_it() -> None:
+    taken = occasions(of_actions(DATA.events, (Action.PURCHASE,)))
+    found = Arrivals.of(taken, DATA.n_items, DATA.as_of)
+    assert found.young[row("oat")] and found.judged[row("oat")] and found.got[row("oat")] == 2  # ann and bob
+    assert not found.young[row("milk")]  # was there from the beginning of the log
+    assert not found.judged[row("new")] and found.first[row("new")] == np.iinfo(np.int64).max
+    late = Arrivals.of(taken, DATA.n_items, START + 60 * DAY)
+    assert late.young[row("oat")] and not late.judged[row("oat")]  # its first month is not over
+
+
+def test_who_took_a_thing_while_it_was_new_is_told_from_who_came_later() -> None:
+    assert column("type_early", "ann", "milk") > 0
+    assert column("type_early", "cid", "milk") == 0
+    assert column("maker_early", "ann", "milk") > 0 and column("maker_early", "ann", "rye") == 0
+
+
+def test_groups_that_nobody_knows_have_neutral_values() -> None:
+    for name in ("type_times", "maker_items", "type_maker_affinity", "category_buyers"):
+        assert column(name, "ann", "new") == 0
+    assert column("type_days_since", "ann", "new") == np.float32(np.log(731))
+
+
+def test_the_arrivals_of_a_window_are_learned_among_themselves() -> None:
+    people = [f"p{i}" for i in range(40)]
+    rows = [(p, i, float(d)) for p in people for i, d in (("milk", 1), ("rye", 30), ("oat", 95), ("milk", 95))]
+    items = ITEMS.filter(pl.col("item_id") != "bun")
+    many = [f"fresh{i}" for i in range(40)]
+    rows += [(p, f, 96.0) for p, f in zip(people, many, strict=True)]
+    events = pl.DataFrame(
+        {
+            "user_id": [r[0] for r in rows],
+            "item_id": [r[1] for r in rows],
+            "timestamp": [START + int(r[2] * DAY) for r in rows],
+        }
+    )
+    data = Dataset.construct(events, None, items, as_of=START + 120 * DAY)
+    vectors = np.eye(data.n_items, 64, dtype=np.float32)
+    past = Past(data, vectors, None, TrainingArguments(), PopulationSettings(), CandidateSettings())
+    found = past.arrivals(past.crowd(START + 92 * DAY))
+    assert found is not None and found.n == 40
+    arrived = set(data.item_rows(["oat", *many]).tolist())
+    assert set(found.item.tolist()) <= arrived  # milk is bought in the window too, and is no arrival
+    assert not found.seen.any() and found.label.sum() == 80  # oat and one fresh thing each
+    assert past.arrivals(past.crowd(START + 20 * DAY)) is None  # one arrival is too few
