@@ -59,7 +59,7 @@ def leading(scores: dict[str, Any], columns: list[tuple[str, ...]]) -> float:
 def others() -> str:
     copy, why, speed = load("copy-models"), load("explanations"), load("speed")["figures"]
     drop = {name: slices["ALL"]["comprehensiveness@1"] for name, slices in why["systems"].items()}
-    cores = load("speed")["hardware"]["cores"]
+    cores, measured_at = load("speed")["hardware"]["cores"], load("speed")["commit"][:7]
     return f"""- **Reasons.** Taking away the piece of evidence that is named first lowers the score by
   {drop["recllm"]:.2f} of the range of the person's first 20 scores; the one nearest in text by
   {drop["cosine"]:.2f}, the most recent one by
@@ -68,7 +68,7 @@ def others() -> str:
 - **Ad text.** {copy["verified"]} of {copy["total"]} texts verified; {100 * copy["kept_share"]:.0f} % kept the opening
   words of a 135M-parameter model, the rest took the shop's own lines (`python eval/copy_models.py`). Such a model's
   words are simple and sometimes flat; a larger one takes its place by name.
-- **Speed** on {cores} cores (`python eval/speed.py`, commit {load("speed")["commit"][:7]}): ingest {speed["ingest rows/s"]:,} rows/s with
+- **Speed** on {cores} cores (`python eval/speed.py`, commit {measured_at}): ingest {speed["ingest rows/s"]:,} rows/s with
   {speed["ingest peak MiB"]} MiB; the catalogue encoded {speed["encode ratio"]:.1f} times as fast as by a plain
   `SentenceTransformer.encode`; a workspace trained, encoding included, in {speed["train seconds"]:.0f} s;
   top 20 of 64,864 items for {speed["top20 people"]:,} people in {speed["top20 seconds"]:.0f} s;
