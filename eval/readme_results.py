@@ -69,8 +69,9 @@ def others() -> str:
   words of a 135M-parameter model, the rest took the shop's own lines (`python eval/copy_models.py`). Such a model's
   words are simple and sometimes flat; a larger one takes its place by name.
 - **Speed** on {cores} cores (`python eval/speed.py`, commit {measured_at}): ingest
-  {speed["ingest rows/s"]:,} rows/s with {speed["ingest peak MiB"]} MiB; the catalogue encoded {speed["encode ratio"]:.1f} times as fast as by a plain
-  `SentenceTransformer.encode`; a workspace trained, encoding included, in {speed["train seconds"]:.0f} s;
+  {speed["ingest rows/s"]:,} rows/s with {speed["ingest peak MiB"]} MiB;
+  the catalogue encoded {speed["encode ratio"]:.1f} times as fast as by a plain `SentenceTransformer.encode`;
+  a workspace trained, encoding included, in {speed["train seconds"]:.0f} s;
   top 20 of 64,864 items for {speed["top20 people"]:,} people in {speed["top20 seconds"]:.0f} s;
   one warm answer {speed["recommend ms"]:.0f} ms,
   with reasons {speed["recommend with reasons ms"]:.0f} ms."""
