@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
 # Every figure of the README and of eval/results, one after the other; needs the extras bench, onnx and demo.
-# On two cores the four protocols take about an hour and a half, the rest about half an hour.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 results=eval/results

@@ -59,15 +59,16 @@ def leading(scores: dict[str, Any], columns: list[tuple[str, ...]]) -> float:
 def others() -> str:
     copy, why, speed = load("copy-models"), load("explanations"), load("speed")["figures"]
     drop = {name: slices["ALL"]["comprehensiveness@1"] for name, slices in why["systems"].items()}
-    cores, measured_at = load("speed")["hardware"]["cores"], load("speed")["commit"][:7]
+    cores = load("speed")["hardware"]["cores"]
+    measured_at, why_at, copy_at = (load(name)["commit"][:7] for name in ("speed", "explanations", "copy-models"))
     return f"""- **Reasons.** Taking away the piece of evidence that is named first lowers the score by
   {drop["recllm"]:.2f} of the range of the person's first 20 scores; the one nearest in text by
   {drop["cosine"]:.2f}, the most recent one by
   {drop["recency"]:.2f}, a random one by {drop["random"]:.3f} ({why["pairs"]} held-out purchases,
-  `python eval/explanations.py`).
+  `python eval/explanations.py`, commit {why_at}).
 - **Ad text.** {copy["verified"]} of {copy["total"]} texts verified; {100 * copy["kept_share"]:.0f} % kept the opening
-  words of a 135M-parameter model, the rest took the shop's own lines (`python eval/copy_models.py`). Such a model's
-  words are simple and sometimes flat; a larger one takes its place by name.
+  words of a 135M-parameter model, the rest took the shop's own lines (`python eval/copy_models.py`,
+  commit {copy_at}). Such a model's words are simple and sometimes flat; a larger one takes its place by name.
 - **Speed** on {cores} cores (`python eval/speed.py`, commit {measured_at}): ingest
   {speed["ingest rows/s"]:,} rows/s with {speed["ingest peak MiB"]} MiB;
   the catalogue encoded {speed["encode ratio"]:.1f} times as fast as by a plain `SentenceTransformer.encode`;

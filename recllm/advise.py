@@ -40,7 +40,7 @@ LORA_PEOPLE, LORA_PURCHASES, LORA_TEXTS = 1_000, 20_000, 500
 LEAST_PEOPLE = 10
 CROWDED = 0.3
 REPEATING = 0.1
-"""Share of repeats from which on no sequence model is trained."""
+"""Share of repeats from which on no sequence model is trained: a judgement, it was measured on logs without repeats."""
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _WORD = re.compile(r"[^\W\d_]+|\d|[^\w\s]")
 _LETTERS = 5.5
@@ -299,7 +299,7 @@ def _interests(survey: Survey, training: TrainingArguments | None) -> tuple[Inte
         return None, Choice(name="interests", value=False, rule="there is nothing to learn from")
     share = f"{survey.repeats:.0%} of the purchases are of something bought before"
     if survey.repeats >= REPEATING:
-        rule = f"{share}: the person's own counts tell most, and the sequence adds cost"
+        rule = f"{share}: the person's own counts are read; the sequence model was not measured on such logs"
         return None, Choice(name="interests", value=False, rule=rule)
     rule = f"{share}: what comes next is read from the sequence"
     return InterestArguments(seed=training.seed), Choice(name="interests", value=True, rule=rule)

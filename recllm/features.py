@@ -97,8 +97,8 @@ _SOLD_KIND = (
     "brand_affinity",
 )
 SOLD_FEATURES: tuple[str, ...] = tuple(n for n in FEATURES if n in _SOLD_KIND or n not in GROUP_FEATURES)
-"""What the score of an item reads that sold before: of its groups only what tells something beside its own sales (on
-Complete Journey all of them gave .3566 / .0519 instead of .3577 / .0528 on the validation window)."""
+"""What the score of an item reads that sold before. Its own sales tell most; reading all groups as well made no
+difference beyond chance on Complete Journey (`eval/LOG.md`)."""
 
 TIMED = frozenset(
     {

@@ -58,7 +58,7 @@ class Scorer(nn.Module):
     """`logit = a * cosine + MLP([P u, P v, P u * P v, features])`, the MLP a mean over heads; see `Score`.
 
     What sold before is told by its sales and the person's dealings with it; what never sold by what its kind means to
-    the person. The two are learned by separate MLPs, since one that learned both was worse at each.
+    the person. The two are learned by separate MLPs, so that neither disturbs the other.
     """
 
     mean: Tensor
