@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from recllm.errors import ModelError
 
@@ -143,7 +144,9 @@ class Scorer(nn.Module):
         width, out = self.config.projection, []
         for head, mlp in enumerate(mlps):
             part = slice((first + head) * width, (first + head + 1) * width)
-            u, v = pairs.users[:, part][pairs.user], pairs.items[:, part][pairs.item]
+            # plain indexing sums its gradient in the order in which threads finish; this does not
+            u = functional.embedding(pairs.user, pairs.users[:, part])
+            v = functional.embedding(pairs.item, pairs.items[:, part])
             out.append(mlp(torch.cat([u, v, u * v, pairs.x], dim=1)).squeeze(1))
         return torch.stack(out)
 

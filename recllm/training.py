@@ -267,7 +267,7 @@ def listwise(logit: Tensor, weighed: Tensor, label: Tensor, person: Tensor, n: i
     """
     total = _log_total(weighed, person, n)
     place = person[label]
-    loss = torch.zeros(n).index_add(0, place, total[place] - logit[label])
+    loss = torch.zeros(n).index_add(0, place, total.index_select(0, place) - logit[label])
     count = torch.zeros(n).index_add(0, place, torch.ones(len(place)))
     has = count > 0
     return (loss[has] / count[has]).sum() / has.sum().clamp(min=1)

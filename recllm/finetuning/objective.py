@@ -55,7 +55,7 @@ class Targets:
 def softmax_loss(score: Tensor, targets: Targets) -> Tensor:
     """Mean over people of the mean of -log p(positive | it and the person's negatives); other positives are no
     negatives. Listwise over a whole window's arrivals, sampled or in-batch softmax: the candidates decide."""
-    against = torch.logsumexp(score + targets.log_weight, dim=1)[targets.person]
+    against = torch.logsumexp(score + targets.log_weight, dim=1).index_select(0, targets.person)
     right = score[targets.person, targets.column]
     return _by_person(torch.logaddexp(against, right) - right, targets)
 
@@ -63,7 +63,7 @@ def softmax_loss(score: Tensor, targets: Targets) -> Tensor:
 def bce_loss(score: Tensor, targets: Targets) -> Tensor:
     """Binary cross-entropy: each positive against the weighted mean of the person's negatives."""
     share = torch.softmax(targets.log_weight, dim=1)  # a person without negatives is left out by the caller
-    against = (share * nn.functional.softplus(score)).sum(dim=1)[targets.person]
+    against = (share * nn.functional.softplus(score)).sum(dim=1).index_select(0, targets.person)
     right = score[targets.person, targets.column]
     return _by_person(nn.functional.softplus(-right) + against, targets)
 

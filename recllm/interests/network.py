@@ -88,7 +88,9 @@ class InterestNetwork(nn.Module):
         item (b, length) indexes `vectors`, -1 is padding at the end; basics (b, text_dim).
         """
         b, length = item.shape
-        token = self.item_norm(vectors[item.clamp(min=0)]) + self.action(action) + self.gap(gap)
+        # plain indexing sums its gradient in the order in which threads finish; this does not
+        read = functional.embedding(item.clamp(min=0), vectors)
+        token = self.item_norm(read) + self.action(action) + self.gap(gap)
         token = token + self.place(torch.arange(length))
         told = torch.zeros(b, self.config.text_dim) if basics is None else basics
         tokens = self.drop(torch.cat([self.basics(told)[:, None], token], dim=1))
