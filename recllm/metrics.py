@@ -183,6 +183,24 @@ def coverage(lists: Rankings, n_items: int, k: int) -> float:
     return len(np.unique(shown[shown >= 0])) / n_items if n_items else float("nan")
 
 
+def gini(lists: Rankings, n_items: int, k: int) -> float:
+    """Gini index of how often each of the catalogue's `n_items` is shown in the first k places, in [0, 1): 0 when all
+    are shown equally often, near 1 when a few take every place. Source: Gini 1912, over items as Fleder and Hosanagar
+    2009 do."""
+    shown = lists[:, :k]
+    _, often = np.unique(shown[shown >= 0], return_counts=True)
+    if not len(often):
+        return float("nan")
+    rank = np.arange(n_items - len(often), n_items) + 1  # items that are never shown stand before these and add 0
+    return float(((2 * rank - n_items - 1) * np.sort(often)).sum() / (n_items * often.sum()))
+
+
+def mean_popularity(lists: Rankings, buyers: NDArray[np.integer], k: int) -> float:
+    """Mean number of people who bought what is shown. buyers: (n_items,), before the cut."""
+    shown = lists[:, :k]
+    return average(np.asarray(buyers, np.float64)[shown[shown >= 0]])
+
+
 def popularity_rank(lists: Rankings, buyers: NDArray[np.integer], k: int) -> float:
     """Mean popularity rank of what is shown: 1 is the best seller; equally popular items share their mean rank.
 

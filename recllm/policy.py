@@ -64,6 +64,10 @@ class Policy:
     )
     """Never named to a person as a reason. Matched as whole words, in any case, against a category path."""
 
+    # slates
+    popularity_weight: float = 0.0
+    """How much less likely a popular item is to be shown, in [0, 1]; see `recllm.ranking.rank`."""
+
     # loads
     reject_limit: float = 0.05
     """A load with a larger share of bad rows is refused as a whole."""

@@ -87,21 +87,25 @@ def rank(
     banned: tuple[Ints, NDArray[np.integer]] | None = None,
     repeats: bool = True,
     settings: CandidateSettings | None = None,
+    popularity_weight: float = 0.0,
     block: int = 256,
 ) -> Ranked:
     """Top `k` of the catalogue for each person of `histories`, see `candidates` for the filters.
 
     When the sources propose fewer than `k` items, popular ones fill the list, so it is short only when fewer than `k`
-    items pass the filters.
+    items pass the filters. popularity_weight: items are ordered by logit - weight * log(1 + people who ever took the
+    item), so that more of the catalogue is shown, at a price in accuracy; the scores in the answer stay what they were.
+    As exp(logit) is about an expected number of takings, 1 ranks by how much more the person takes an item than the
+    crowd does. `eval/coverage.py` draws the curve.
     """
     settings = settings or CandidateSettings()
     # a list is short only when the catalogue is: new items fill it through `popular`, the others through `own_history`
     wide = replace(settings, popular=max(settings.popular, k), own_history=max(settings.own_history, k))
-    parts = []
+    less, parts = _popularity(population, popularity_weight), []
     for start, asked in _asked(population, histories, as_of, own, basics, block):
         hidden = None if banned is None else _runs(banned, start, start + asked.n)
         pairs = candidates(population, asked, wide, allowed=allowed, banned=hidden, repeats=repeats)
-        parts.append(_top(_score(scorer, population, asked, pairs), pairs, k))
+        parts.append(_top(_score(scorer, population, asked, pairs), pairs, k, less))
     return _stack(parts, k)
 
 
@@ -117,20 +121,21 @@ def rank_items(
     basics: Floats | None = None,
     banned: tuple[Ints, NDArray[np.integer]] | None = None,
     repeats: bool = True,
+    popularity_weight: float = 0.0,
 ) -> Ranked:
     """Rank an explicit list of item rows for everyone: new arrivals that never sold, or the caller's own list.
 
-    k: at most this many per person, all of them when None.
+    k: at most this many per person, all of them when None. popularity_weight: see `rank`.
     """
     rows = np.unique(items).astype(np.int32)
     k = len(rows) if k is None else k
     block = int(np.clip(BLOCK_PAIRS // max(len(rows), 1), 1, 256))
-    parts = []
+    less, parts = _popularity(population, popularity_weight), []
     for start, asked in _asked(population, histories, as_of, own, basics, block):
         pairs = explicit(asked.n, rows)
         hidden = None if banned is None else _runs(banned, start, start + asked.n)
         pairs = pairs.select(_open(pairs, asked, hidden, repeats))
-        parts.append(_top(_score(scorer, population, asked, pairs), pairs, k))
+        parts.append(_top(_score(scorer, population, asked, pairs), pairs, k, less))
     return _stack(parts, k)
 
 
@@ -189,10 +194,16 @@ def _score(scorer: Scorer, population: Population, asked: Asked, pairs: Candidat
     return ScoredPairs(cosine, out[0], out[1], out[2])
 
 
-def _top(scores: ScoredPairs, pairs: Candidates, k: int) -> Ranked:
-    """Best k of each run; ties go to the lower item row, whose order is that of a hash."""
+def _popularity(population: Population, weight: float) -> Floats | None:
+    """What each item's score is lowered by for the order, (n_items,); None for nothing."""
+    return weight * np.log1p(population.stats.buyers_ever).astype(np.float32) if weight else None
+
+
+def _top(scores: ScoredPairs, pairs: Candidates, k: int, less: Floats | None = None) -> Ranked:
+    """Best k of each run by logit - less[item]; ties go to the lower item row, whose order is that of a hash."""
     user, n = pairs.user, len(pairs.indptr) - 1
-    order = np.lexsort((pairs.item, -scores.logit, user))
+    score = scores.logit if less is None else scores.logit - less[pairs.item]
+    order = np.lexsort((pairs.item, -score, user))
     place = np.arange(len(order)) - pairs.indptr[user]
     kept, at = order[place < k], (user[place < k], place[place < k])
 

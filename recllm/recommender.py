@@ -171,6 +171,7 @@ class Recommender:
         where: str | None = None,
         twins: bool = False,
         explain: bool = True,
+        popularity_weight: float | None = None,
     ) -> list[Slate]:
         """One slate per person, in order.
 
@@ -179,12 +180,17 @@ class Recommender:
         condition on item_id, title, category ("a > b > c"), brand, price, currency, e.g. "price < 50". twins: show
         several items of one name; otherwise only the best of them. What a person dismissed and did not buy since is
         never shown. Filters come before the ranking, so a slate is short only when
-        fewer than `k` items pass them, and says so. Raises `UsageError` for a `k` below 1, an unknown item, or a
+        fewer than `k` items pass them, and says so. popularity_weight: above 0 shows more of the catalogue and less of
+        what everybody buys, see `recllm.ranking.rank`; the policy's own when None. Slates of the lower steps of the
+        ladder do not know it. Raises `UsageError` for a `k` below 1, a weight outside of [0, 1], an unknown item, or a
         condition that cannot be read.
         """
         asked = [users] if isinstance(users, str) else list(users)
         if k < 1:
             raise UsageError(f"k is {k}; ask for at least 1 item")
+        weight = self.policy.popularity_weight if popularity_weight is None else popularity_weight
+        if not 0 <= weight <= 1:
+            raise UsageError(f"popularity_weight is {weight}; give 0 (by score alone) to 1 (by lift over popularity)")
         allowed = allowed_items(self.dataset, items_to_recommend, exclude_items, where)
         names = self._pseudonyms(asked)
         permitted, rows = self._permits(names), self.dataset.user_rows(names)
@@ -193,7 +199,7 @@ class Recommender:
         slates: dict[int, Slate] = {}
         if len(personal.rows):
             more = k if twins else k + NAMESAKES
-            ranked = self._rank(personal.rows, more, allowed, explicit, repeats=not filter_viewed)
+            ranked = self._rank(personal.rows, more, allowed, explicit, weight, repeats=not filter_viewed)
             for n, place in enumerate(personal.place):
                 best = self._best(ranked, n, k, twins)
                 slates[place] = self._slate(asked[place], int(personal.rows[n]), ranked, n, best, explain)
@@ -288,6 +294,7 @@ class Recommender:
         k: int,
         allowed: NDArray[np.bool_],
         explicit: NDArray[np.int64] | None,
+        popularity_weight: float,
         *,
         repeats: bool,
     ) -> Ranked:
@@ -299,6 +306,7 @@ class Recommender:
                 self.population, e, self.dataset.as_of, k, basics=told, allowed=allowed, banned=hidden, repeats=repeats
             )
         common: dict[str, Any] = {"own": rows, "basics": told, "banned": hidden, "repeats": repeats}
+        common["popularity_weight"] = popularity_weight
         if explicit is not None:
             return rank_items(self.model.scorer, self.population, e, self.dataset.as_of, explicit, k, **common)
         settings = self.model.candidates

@@ -104,6 +104,13 @@ def test_recommend(run: Run, shop: Path) -> None:
     assert zoe["items"][0]["served_by"] == ["popular"]
 
 
+def test_recommend_takes_a_weight_on_popularity(run: Run, shop: Path) -> None:
+    command = ("recommend", "-u", "ann", "-w", "shop", "--json", "--no-record", "--popularity-weight")
+    assert document(run(*command, "1")[1])[0]["items"]
+    code, _, err = run(*command, "1.5")
+    assert code == 2 and "popularity-weight" in err
+
+
 def test_copy(run: Run, shop: Path) -> None:
     code, out, _ = run("copy", "-u", "ann", "--channel", "push", "-w", "shop", "--json")
     text = document(out)

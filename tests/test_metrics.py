@@ -170,6 +170,18 @@ def test_calibration_error_against_sorting_into_equal_bins(size: int, bins: int,
     assert metrics.calibration_error(p, y, bins=bins) == pytest.approx(np.mean(gaps))
 
 
+def test_gini_of_equal_and_of_unequal_showing() -> None:
+    assert metrics.gini(np.array([[0, 1], [2, 3]], np.int32), 4, 2) == pytest.approx(0)
+    assert metrics.gini(np.array([[0], [0], [0], [0]], np.int32), 4, 1) == pytest.approx(3 / 4)
+    assert metrics.gini(np.array([[0, 1], [0, -1]], np.int32), 2, 2) == pytest.approx(1 / 6)
+    assert np.isnan(metrics.gini(np.array([[-1]], np.int32), 2, 1))
+
+
+def test_mean_popularity_counts_every_place_that_is_filled() -> None:
+    lists = np.array([[0, 1, 2], [0, -1, 2]], np.int32)
+    assert metrics.mean_popularity(lists, np.array([9, 3, 50]), 2) == pytest.approx((9 + 3 + 9) / 3)
+
+
 def test_coverage_popularity_novelty() -> None:
     lists = _lists([0, 1], [0])
     buyers = np.array([4, 1, 1, 0])

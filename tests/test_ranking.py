@@ -10,6 +10,7 @@ from shop_world import history, shop, vectors
 from recllm.candidates import OWN_HISTORY, CandidateSettings, served_by
 from recllm.dataset import DAY, Dataset
 from recllm.errors import ModelError
+from recllm.features import FEATURE_NAMES
 from recllm.population import Population
 from recllm.ranking import rank, rank_items, score_pairs
 from recllm.scorer import Scorer, ScorerConfig
@@ -183,3 +184,27 @@ def test_a_bare_log_trains_and_ranks() -> None:
     found = rank(learned.scorer, crowd, bare.events, bare.as_of, 4, own=EVERYBODY, settings=learned.candidates)
     mine = set(bare.events.rows(np.array([0])).item.tolist())
     assert len(mine & set(found.item[0].tolist())) >= 3
+
+
+def test_a_weight_on_popularity_puts_the_rarer_of_two_equals_first(crowd: Population) -> None:
+    flat = Scorer(ScorerConfig(dim=V.shape[1], features=FEATURE_NAMES))
+    for weight in flat.parameters():
+        weight.data.zero_()  # every item has the same score
+    buyers = crowd.stats.buyers_ever
+    items = np.argsort(-buyers, kind="stable")[[0, len(buyers) // 2, -1]]
+    assert buyers[items[0]] > buyers[items[1]] > buyers[items[2]]
+    weighed = rank_items(flat, crowd, history([]), NOW, items, popularity_weight=0.1)
+    assert weighed.item[0].tolist() == items[::-1].tolist()
+    assert len(set(weighed.logit[0].tolist())) == 1
+    assert rank_items(flat, crowd, history([]), NOW, items).item[0].tolist() == np.sort(items).tolist()
+
+
+def test_a_weight_on_popularity_changes_the_order_and_no_score(fitted: FittedScorer, crowd: Population) -> None:
+    plain = rank(fitted.scorer, crowd, DATA.events, NOW, DATA.n_items, own=EVERYBODY)
+    weighed = rank(fitted.scorer, crowd, DATA.events, NOW, DATA.n_items, own=EVERYBODY, popularity_weight=1.0)
+    assert not np.array_equal(plain.item, weighed.item)
+    for name in ("logit", "probability"):
+        sorted_by_item = [np.take_along_axis(getattr(r, name), np.argsort(r.item), 1) for r in (plain, weighed)]
+        np.testing.assert_array_equal(*sorted_by_item)
+    lowered = weighed.logit - np.log1p(crowd.stats.buyers_ever)[weighed.item]
+    assert (np.diff(lowered, axis=1) <= 1e-5).all()

@@ -9,6 +9,7 @@ import pytest
 from recllm.dataset import DAY, Dataset
 from recllm.encoder import ToyEncoder
 from recllm.errors import UsageError
+from recllm.policy import Policy
 from recllm.recommender import NO_CONSENT, UNKNOWN, UNTRAINED, Recommender, dismissed
 from recllm.schema import Action
 from recllm.training import TrainingArguments
@@ -62,6 +63,23 @@ def test_both_parts_of_the_score_are_reported_and_add_up(trained: Recommender) -
     for r in trained.recommend("u0", k=5)[0].items:
         assert r.logit == pytest.approx(a * r.cosine + r.mlp, abs=1e-4)
         assert 0 < r.probability < 1 and -1 <= r.cosine <= 1
+
+
+def test_a_weight_on_popularity_lowers_what_many_people_buy(trained: Recommender) -> None:
+    def places(slate) -> tuple[list[str], np.ndarray]:  # type: ignore[no-untyped-def]
+        rows = trained.dataset.item_rows([r.item_id for r in slate.items])
+        lowered = [r.score for r in slate.items] - np.log1p(trained.population.stats.buyers_ever[rows])
+        return [r.item_id for r in slate.items], np.diff(lowered)
+
+    plain, weighed = (trained.recommend("u0", k=24, popularity_weight=w, explain=False)[0] for w in (0.0, 1.0))
+    assert places(plain)[0] != places(weighed)[0] and set(places(plain)[0]) == set(places(weighed)[0])
+    assert (places(weighed)[1] <= 1e-5).all()
+    policy = Policy(popularity_weight=1.0)
+    ruled = Recommender(trained.dataset, trained.encoder, model=trained.model, policy=policy)
+    assert places(ruled.recommend("u0", k=24, explain=False)[0])[0] == places(weighed)[0]
+    for wrong in (-0.1, 1.5, float("nan")):
+        with pytest.raises(UsageError, match="popularity_weight"):
+            trained.recommend("u0", popularity_weight=wrong)
 
 
 def test_without_a_model_texts_alone_rank_and_it_is_said(untrained: Recommender) -> None:

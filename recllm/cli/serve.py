@@ -45,6 +45,9 @@ def recommend(
     k: K = 10,
     exclude_seen: Annotated[bool, typer.Option("--exclude-seen", help="Leave out what the person bought.")] = False,
     where: Annotated[str | None, typer.Option(help="Condition on items: \"price < 50 AND brand = 'Acme'\".")] = None,
+    popularity_weight: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Above 0: less of what everybody buys, more of the catalogue.")
+    ] = None,
     explain: Annotated[bool, typer.Option(help="Give reasons.")] = True,
     record: Annotated[bool, typer.Option(help="Remember what was shown, for feedback.")] = True,
     model: Annotated[str | None, typer.Option(help="Another published version than the current one.")] = None,
@@ -58,7 +61,14 @@ def recommend(
     asked = _asked(user, users)
     with Workspace.open(workspace) as opened:
         recommender = open_recommender(opened, version=model, locale=locale)
-        slates = recommender.recommend(asked, k=k, filter_viewed=exclude_seen, where=where, explain=explain)
+        slates = recommender.recommend(
+            asked,
+            k=k,
+            filter_viewed=exclude_seen,
+            where=where,
+            explain=explain,
+            popularity_weight=popularity_weight,
+        )
         if record:
             record_shown(opened, slates)
     if json:

@@ -50,8 +50,12 @@ def of_lists(
     vectors: NDArray[np.float32] | None,
 ) -> dict[str, float]:
     """Of a slice as a whole. sold: buyers of each item before, (n_items,)."""
-    out = {f"coverage@{k}": metrics.coverage(lists, len(one.items), k)}
+    out = {
+        f"coverage@{k}": metrics.coverage(lists, len(one.items), k),
+        f"gini@{k}": metrics.gini(lists, len(one.items), k),
+    }
     if sold[one.items].any():
+        out[f"mean_popularity@{k}"] = metrics.mean_popularity(lists, sold, k)
         out[f"popularity_rank@{k}"] = _popularity_rank(lists, one, k, sold)
         out[f"novelty@{k}"] = metrics.novelty(lists, sold, window.fit_on.n_users, k)
     if vectors is not None:

@@ -83,7 +83,7 @@ def learned(
     return Contender(answer=answer, settings={"encoder": encoder.name, **recipe.settings()})
 
 
-def serving(recommender: Recommender) -> Contender:
+def serving(recommender: Recommender, *, popularity_weight: float = 0.0) -> Contender:
     """A trained recommender as it is served; it must have been trained on the window's own past.
 
     The caller makes the window from the recommender's dataset, so that both have the same rows.
@@ -93,8 +93,10 @@ def serving(recommender: Recommender) -> Contender:
     model = recommender.model
     if model is None:
         raise NotFittedError("the recommender is not trained; call fit first")
-    answer = _system(model.scorer, recommender.population, model.candidates, recommender.encoder, recommender.locale)
-    return Contender(answer=answer, settings={"encoder": model.encoder, "model_version": model.version})
+    encoder, locale = recommender.encoder, recommender.locale
+    answer = _system(model.scorer, recommender.population, model.candidates, encoder, locale, popularity_weight)
+    settings = {"encoder": model.encoder, "model_version": model.version, "popularity_weight": popularity_weight}
+    return Contender(answer=answer, settings=settings)
 
 
 def _train(
@@ -136,7 +138,12 @@ def _tuned(
 
 
 def _system(
-    scorer: Scorer, population: Population, settings: CandidateSettings, encoder: Encoder, locale: str
+    scorer: Scorer,
+    population: Population,
+    settings: CandidateSettings,
+    encoder: Encoder,
+    locale: str,
+    popularity_weight: float = 0.0,
 ) -> System:
     from recllm.ranking import rank, rank_items
     from recllm.vectors import basics_of, basics_vectors
@@ -147,6 +154,7 @@ def _system(
             "own": question.own if question.hidden is None else np.maximum(question.own, question.hidden),
             "basics": basics_vectors(encoder, basics_of(people), locale),
             "repeats": not question.mask_seen,
+            "popularity_weight": popularity_weight,
         }
         histories = question.dataset.events.rows(question.users)
         if not population.stats.buyers_ever[question.items].any():  # arrivals: no source can propose what never sold
