@@ -60,10 +60,9 @@ class Facets:
             above.list.join(" > ").alias("category"),
             path.list.first().alias("department"),
             pl.col("brand"),
-            _attribute(MAKER).alias("maker"),
-            _attribute(SIZE).alias("size"),
         )
-        kind, category, department, brand, maker, size = (_codes(names[name]) for name in names.columns)
+        told = [_attribute(items["attributes"], one) for one in (MAKER, SIZE)]
+        kind, category, department, brand, maker, size = (_codes(column) for column in (*names.get_columns(), *told))
         within = (_both(kind, brand), _both(kind, maker), _both(category, maker), _both(kind, size))
         return cls(kind, category, department, brand, maker, *within)
 
@@ -72,9 +71,13 @@ class Facets:
         return {name: getattr(self, name) for name in GROUPINGS}
 
 
-def _attribute(names: tuple[str, ...]) -> pl.Expr:
-    """The first of these attributes that the item has."""
-    return pl.coalesce(pl.col("attributes").str.json_path_match(f'$["{name}"]') for name in names)
+def _attribute(attributes: pl.Series, names: tuple[str, ...]) -> pl.Series:
+    """The first of these attributes that each item has; a name is looked for only where those before are missing."""
+    found = pl.Series([None], dtype=pl.String).new_from_index(0, len(attributes))
+    for name in names:
+        rows = (found.is_null() & attributes.is_not_null()).arg_true()
+        found = found.scatter(rows, attributes.gather(rows).str.json_path_match(f'$["{name}"]'))
+    return found
 
 
 def _codes(names: pl.Series) -> NDArray[np.int32]:

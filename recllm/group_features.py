@@ -5,13 +5,14 @@ An item that never sold has no figures of its own; these say what its kind means
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recllm.candidates import Candidates
 from recllm.dataset import DAY
 from recllm.facets import ARRIVAL_DAYS, GROUPINGS, VOTED, size_of
 from recllm.histories import Floats, Ints, Tally, decay, padded
@@ -58,41 +59,59 @@ GROUP_FEATURES: Mapping[str, str] = (
 )
 """Name and meaning of each column; a group that is not known has the value of a group that nobody touched."""
 
+_OWN = ("times", "affinity", "days_since", "items", "early")
+"""The measures of the person's own dealings."""
+
 Columns = dict[str, NDArray[Any]]
 
 
-def group_columns(population: Population, asked: Asked, user: Ints, item: NDArray[np.int32], indptr: Ints) -> Columns:
-    """Each feature of `GROUP_FEATURES` at the pairs, (n_pairs,); pairs of person u are indptr[u]:indptr[u + 1]."""
-    own = padded(asked.owned.total(decay(asked.taken.at, asked.as_of, 120.0)), 0)[asked.owned.find(user, item)]
+def group_columns(
+    population: Population, asked: Asked, pairs: Candidates, wanted: Collection[str] = tuple(GROUP_FEATURES)
+) -> Columns:
+    """The `wanted` features of `GROUP_FEATURES` at the pairs, (n_pairs,) each."""
+    user, item, wanted = pairs.user, pairs.item, frozenset(wanted)
     out: Columns = {}
     for name, group in population.facets.each().items():
-        mine = _Group.of(population, asked, group)
-        row = mine.tally.find(user, group[item])
-        out |= {f"{name}_{measure}": padded(value, mine.never[measure])[row] for measure, value in mine.columns.items()}
-        out |= _crowd(population, name, item)
-        if name in VOTED:
-            out |= _alike(population, asked, name, user, item, indptr)
-        if name == "type":
-            out["type_overdue"] = padded(_overdue(mine.tally, asked, group), 0)[row]
-            weight = padded(mine.weight, 0)[row]
-            out["type_loyalty"] = np.clip(own / np.maximum(weight, 1e-9), 0, 1) * (weight > 0)
+        out |= {column: value[item] for column, value in _crowd(population, name).items() if column in wanted}
+        if any(f"{name}_{measure}" in wanted for measure in _OWN):
+            out |= _dealings(population, asked, name, group, user, item)
+        if name in VOTED and f"{name}_alike" in wanted:
+            out |= _alike(population, asked, name, user, item, pairs.indptr)
     out["type_lately"] = np.log1p(population.stats.type_buyers_28[item])
+    return {name: value for name, value in out.items() if name in wanted}
+
+
+def _dealings(
+    population: Population, asked: Asked, name: str, group: NDArray[np.int32], user: Ints, item: NDArray[np.int32]
+) -> Columns:
+    """What the asked people did in one grouping."""
+    mine = _Group.of(population, asked, group)
+    row = mine.tally.find(user, group[item])
+    out = {f"{name}_{measure}": padded(value, mine.never[measure])[row] for measure, value in mine.columns.items()}
+    if name == "type":
+        own = padded(asked.owned.total(decay(asked.taken.at, asked.as_of, 120.0)), 0)[asked.owned.find(user, item)]
+        weight = padded(mine.weight, 0)[row]
+        out["type_overdue"] = padded(_overdue(mine.tally, asked, group), 0)[row]
+        out["type_loyalty"] = np.clip(own / np.maximum(weight, 1e-9), 0, 1) * (weight > 0)
     return out
 
 
-def _crowd(population: Population, name: str, item: NDArray[np.int32]) -> Columns:
+def _crowd(population: Population, name: str) -> Columns:
+    """How one grouping sells, (n_items,) each."""
     crowd = population.group_crowds[name]
     return {
-        f"{name}_buyers": np.log1p(100 * crowd.buyers_56)[item],
-        f"{name}_arrivals": np.log1p(crowd.arrivals)[item],
-        f"{name}_arrival_rate": np.log1p(crowd.arrival_rate)[item],
+        f"{name}_buyers": np.log1p(100 * crowd.buyers_56),
+        f"{name}_arrivals": np.log1p(crowd.arrivals),
+        f"{name}_arrival_rate": np.log1p(crowd.arrival_rate),
     }
 
 
 def _alike(
     population: Population, asked: Asked, name: str, user: Ints, item: NDArray[np.int32], indptr: Ints
 ) -> Columns:
-    alike = _at(asked.group_votes[name], getattr(population.facets, name)[item], user, indptr)
+    """How often the nearest people took something of the grouping lately, beside everybody."""
+    votes = asked.near @ population.group_crowds[name].votes
+    alike = _at(votes, getattr(population.facets, name)[item], user, indptr)
     everybody = population.group_crowds[name].buyers_56[item]
     return {
         f"{name}_alike": np.log1p(10 * alike),

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from recllm.dataset import DAY, Dataset, Events
 from recllm.errors import DataError
-from recllm.facets import VOTED, Arrivals, Facets, GroupCrowd, group_crowds, per_group
+from recllm.facets import Arrivals, Facets, GroupCrowd, group_crowds, per_group
 from recllm.histories import Floats, Ints, Tally, UserVectors, decay, matrix, occasions, of_actions, user_parts
 from recllm.schema import Action
 
@@ -104,13 +104,14 @@ class Population:
         settings: PopulationSettings | None = None,
         basics: Floats | None = None,
         interests: Interests | None = None,
+        facets: Facets | None = None,
     ) -> Population:
         """Counts over `dataset`, which must already be cut at its `as_of`.
 
         `item_vectors`: float32 unit rows (n_items, dim). `basics`: Emb(I) of its people, (n_users, dim), by which
         people who bought nothing yet find their neighbours; without it they have none. `interests` is not fitted here,
-        see `recllm.interests`. Raises `DataError` when the
-        number of vectors does not fit.
+        see `recllm.interests`. facets: those of `dataset.items`, where the caller has them already. Raises `DataError`
+        when the number of vectors does not fit.
         """
         settings = settings or PopulationSettings()
         if len(item_vectors) != dataset.n_items:
@@ -118,7 +119,7 @@ class Population:
                 f"item_vectors: {len(item_vectors)} rows for {dataset.n_items} items; encode every item once"
             )
         taken = occasions(of_actions(dataset.events, settings.target))
-        facets = Facets.of(dataset.items)
+        facets = facets or Facets.of(dataset.items)
         pool = _most_active(taken, settings.neighbour_pool)
         of_pool = taken.rows(pool)
         arrived = Arrivals.of(taken, dataset.n_items, dataset.as_of)
@@ -127,7 +128,7 @@ class Population:
             settings,
             np.asarray(item_vectors, np.float32),
             facets,
-            _item_stats(taken, dataset, facets),
+            _item_stats(taken, dataset, facets, arrived.first),
             pool,
             profile_rows(of_pool, dataset.n_items, dataset.as_of, settings),
             _recent(of_pool, dataset.n_items, dataset.as_of, settings.recent_days),
@@ -187,8 +188,8 @@ class Asked:
     item_item: Any
     type_share: Any
     """Sparse (n, n_types), the person's decayed purchases by type, summing to 1."""
-    group_votes: Mapping[str, Any]
-    """Grouping -> sparse (n, n_groups): mean log(1 + occasions in 56 days) of the nearest people."""
+    near: Any
+    """Sparse (n, n_pool): weights of each person's nearest people, summing to 1."""
     vectors: UserVectors
     interests: Floats | None
     """Unit vectors (n, interests, dim) of the sequence model; None where the population has none."""
@@ -226,7 +227,7 @@ def ask(
         near @ population.decayed,
         _binary(taken, n_items) @ population.item_item,
         _shares(taken, population.facets.type, as_of),
-        {name: near @ population.group_crowds[name].votes for name in VOTED},
+        near,
         user_parts(population.item_vectors, histories, as_of, basics),
         None if population.interests is None else population.interests.users(histories, as_of, basics),
     )
@@ -331,7 +332,8 @@ def _item_item(taken: Events, n_items: int, settings: PopulationSettings) -> Any
     return csr_matrix((values.ravel(), (source, rows[best.ravel()])), shape=(n_items, n_items))
 
 
-def _item_stats(taken: Events, dataset: Dataset, facets: Facets) -> ItemStats:
+def _item_stats(taken: Events, dataset: Dataset, facets: Facets, first: Ints) -> ItemStats:
+    """first: each item's first sale, see `Arrivals`."""
     n, as_of = dataset.n_items, dataset.as_of
     pairs = Tally.of(taken.user, taken.item, n)
 
@@ -339,7 +341,8 @@ def _item_stats(taken: Events, dataset: Dataset, facets: Facets) -> ItemStats:
         late = taken.at >= as_of - days * DAY
         return np.bincount(Tally.of(taken.user[late], taken.item[late], n).key, minlength=n).astype(np.float32)
 
-    first, last = _span(taken, n)
+    last = np.full(n, np.iinfo(np.int64).min)
+    np.maximum.at(last, taken.item, taken.at)
     sold = first < np.iinfo(np.int64).max
     ever = np.bincount(pairs.key, minlength=n).astype(np.float32)
     again = np.bincount(pairs.key, pairs.total() > 1, minlength=n)
@@ -360,13 +363,6 @@ def _item_stats(taken: Events, dataset: Dataset, facets: Facets) -> ItemStats:
         np.where(type_lately > 0, lately / np.maximum(type_lately, 1), 0).astype(np.float32),
         type_lately,
     )
-
-
-def _span(taken: Events, n: int) -> tuple[Ints, Ints]:
-    first, last = np.full(n, np.iinfo(np.int64).max), np.full(n, np.iinfo(np.int64).min)
-    np.minimum.at(first, taken.item, taken.at)
-    np.maximum.at(last, taken.item, taken.at)
-    return first, last
 
 
 def _prices(taken: Events, dataset: Dataset) -> tuple[Floats, Floats]:

@@ -7,6 +7,7 @@ after it is the truth.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from recllm.candidates import Candidates, CandidateSettings, candidates, explicit
 from recllm.dataset import DAY, Dataset
 from recllm.errors import DataError
+from recllm.facets import Facets
 from recllm.features import pair_cosine, pair_features
 from recllm.histories import Floats, Ints, Tally, of_actions
 from recllm.population import Asked, Population, PopulationSettings, ask
@@ -153,10 +155,15 @@ class Past:
     population: PopulationSettings
     settings: CandidateSettings
 
+    @cached_property
+    def facets(self) -> Facets:
+        """The items' groups, which are the same at every start."""
+        return Facets.of(self.dataset.items)
+
     def crowd(self, start: int, interests: Interests | None = None) -> Population:
         """The population as it was at `start`."""
         past = self.dataset.before(start)
-        return Population.fit(past, self.item_vectors, self.population, self.basics, interests)
+        return Population.fit(past, self.item_vectors, self.population, self.basics, interests, self.facets)
 
     def window(self, crowd: Population, *, judge: int = 0) -> tuple[Window, Window | None]:
         """The window after `crowd`, sampled, and its judges: `judge` people with all their candidates.
@@ -277,7 +284,7 @@ def _pairs(
         label,
         seen,
         correction,
-        pair_features(crowd, asked, pairs),
+        pair_features(crowd, asked, pairs, narrow=True),
         pair_cosine(crowd.item_vectors, asked.vectors.user, pairs),
         asked.vectors.user,
         total,
