@@ -17,6 +17,7 @@ from recllm.artifacts import current, open_version, publish
 from recllm.candidates import CandidateSettings
 from recllm.errors import ModelError, NotFittedError
 from recllm.interests import InterestWeights, load_interests, save_interests
+from recllm.item_calibration import ItemOffsets, load_item_offsets, save_item_offsets
 from recllm.population import PopulationSettings
 from recllm.schema import Action
 from recllm.scorer import Scorer, load_scorer, save_scorer
@@ -43,6 +44,8 @@ class Model:
     """The sequence model, where one was trained."""
     adapter: Path | None = None
     """Folder of the LoRA adapter whose vectors the scorer learned on; None for the encoder as it came."""
+    item_offsets: ItemOffsets | None = field(default=None, repr=False)
+    """Calibration of single items, where there is one."""
 
 
 def save_model(model: Model, folder: Path) -> None:
@@ -50,6 +53,8 @@ def save_model(model: Model, folder: Path) -> None:
     save_scorer(model.scorer, folder)
     if model.interests is not None:
         save_interests(model.interests, folder)
+    if model.item_offsets is not None:
+        save_item_offsets(model.item_offsets, folder)
     if model.adapter is not None:
         shutil.copytree(model.adapter, folder / ADAPTER)
     record = {
@@ -82,6 +87,7 @@ def read_model(folder: Path, version: str | None = None) -> Model:
             training=record["training"],
             version=version,
             interests=load_interests(folder),
+            item_offsets=load_item_offsets(folder),
             adapter=folder / ADAPTER if (folder / ADAPTER).is_dir() else None,
         )
     except (OSError, ValueError, TypeError, KeyError) as error:

@@ -15,6 +15,7 @@ from recllm.dataset import Events
 from recllm.errors import ModelError
 from recllm.features import FEATURE_NAMES, pair_cosine, pair_features
 from recllm.histories import Floats, Ints
+from recllm.item_calibration import with_offsets
 from recllm.population import Asked, Population, ask
 from recllm.scorer import Scorer
 
@@ -64,14 +65,17 @@ def score_pairs(
     *,
     own: NDArray[np.integer] | None = None,
     basics: Floats | None = None,
+    item_offsets: Floats | None = None,
 ) -> ScoredPairs:
     """Score given pairs, e.g. of virtual histories.
 
     The items of person u are pairs.item[pairs.indptr[u]:pairs.indptr[u + 1]], ascending. own: each person's row in the
-    population's dataset, -1 for none. basics: Emb(I), (n, dim).
+    population's dataset, -1 for none. basics: Emb(I), (n, dim). item_offsets: (n_items,), calibrates the
+    probability item by item, see `recllm.item_calibration`.
     """
     listed = Candidates(pairs.indptr, pairs.item, np.zeros(len(pairs.item), np.uint16))
-    return _score(scorer, population, ask(population, histories, as_of, own=own, basics=basics), listed)
+    asked = ask(population, histories, as_of, own=own, basics=basics)
+    return _score(scorer, population, asked, listed, item_offsets)
 
 
 def rank(
@@ -88,6 +92,7 @@ def rank(
     repeats: bool = True,
     settings: CandidateSettings | None = None,
     popularity_weight: float = 0.0,
+    item_offsets: Floats | None = None,
     block: int = 256,
 ) -> Ranked:
     """Top `k` of the catalogue for each person of `histories`, see `candidates` for the filters.
@@ -96,7 +101,7 @@ def rank(
     items pass the filters. popularity_weight: items are ordered by logit - weight * log(1 + people who ever took the
     item), so that more of the catalogue is shown, at a price in accuracy; the scores in the answer stay what they were.
     As exp(logit) is about an expected number of takings, 1 ranks by how much more the person takes an item than the
-    crowd does. `eval/coverage.py` draws the curve.
+    crowd does. `eval/coverage.py` draws the curve. item_offsets: see `score_pairs`.
     """
     settings = settings or CandidateSettings()
     # a list is short only when the catalogue is: new items fill it through `popular`, the others through `own_history`
@@ -105,7 +110,7 @@ def rank(
     for start, asked in _asked(population, histories, as_of, own, basics, block):
         hidden = None if banned is None else _runs(banned, start, start + asked.n)
         pairs = candidates(population, asked, wide, allowed=allowed, banned=hidden, repeats=repeats)
-        parts.append(_top(_score(scorer, population, asked, pairs), pairs, k, less))
+        parts.append(_top(_score(scorer, population, asked, pairs, item_offsets), pairs, k, less))
     return _stack(parts, k)
 
 
@@ -122,10 +127,11 @@ def rank_items(
     banned: tuple[Ints, NDArray[np.integer]] | None = None,
     repeats: bool = True,
     popularity_weight: float = 0.0,
+    item_offsets: Floats | None = None,
 ) -> Ranked:
     """Rank an explicit list of item rows for everyone: new arrivals that never sold, or the caller's own list.
 
-    k: at most this many per person, all of them when None. popularity_weight: see `rank`.
+    k: at most this many per person, all of them when None. popularity_weight, item_offsets: see `rank`.
     """
     rows = np.unique(items).astype(np.int32)
     k = len(rows) if k is None else k
@@ -135,7 +141,7 @@ def rank_items(
         pairs = explicit(asked.n, rows)
         hidden = None if banned is None else _runs(banned, start, start + asked.n)
         pairs = pairs.select(_open(pairs, asked, hidden, repeats))
-        parts.append(_top(_score(scorer, population, asked, pairs), pairs, k, less))
+        parts.append(_top(_score(scorer, population, asked, pairs, item_offsets), pairs, k, less))
     return _stack(parts, k)
 
 
@@ -174,7 +180,9 @@ def _open(
     return fit
 
 
-def _score(scorer: Scorer, population: Population, asked: Asked, pairs: Candidates) -> ScoredPairs:
+def _score(
+    scorer: Scorer, population: Population, asked: Asked, pairs: Candidates, item_offsets: Floats | None
+) -> ScoredPairs:
     if scorer.config.features != FEATURE_NAMES:
         raise ModelError("the model was trained on other pair features than this version computes; train again")
     features = pair_features(population, asked, pairs)
@@ -191,7 +199,8 @@ def _score(scorer: Scorer, population: Population, asked: Asked, pairs: Candidat
             columns = (user[part], item[part], cosine[part], features[part])
             score = scorer(users, projected, *(torch.from_numpy(c) for c in columns))
             out[:, part] = torch.stack([score.mlp, score.logit, scorer.probability(score.logit)]).numpy()
-    return ScoredPairs(cosine, out[0], out[1], out[2])
+    probability = out[2] if item_offsets is None else with_offsets(out[2], item_offsets[pairs.item])
+    return ScoredPairs(cosine, out[0], out[1], probability)
 
 
 def _popularity(population: Population, weight: float) -> Floats | None:

@@ -26,6 +26,7 @@ from recllm.dataset import USER_COLUMN, Dataset, Events, utc
 from recllm.errors import UsageError
 from recllm.explain import ExplainSettings, Pairs, Person, Speaker, choose, deltas, units_of
 from recllm.interests import InterestArguments
+from recllm.item_calibration import ItemOffsets
 from recllm.model import Model, publish_model
 from recllm.policy import Policy
 from recllm.population import Population
@@ -110,13 +111,19 @@ class Recommender:
         return Population.fit(self.dataset, self.item_vectors, settings, told, interests)
 
     @cached_property
+    def item_offsets(self) -> FloatArray | None:
+        """Calibration of each item, (n_items,); None without one."""
+        known = self.model.item_offsets if self.model else None
+        return None if known is None else known.bind(self.dataset.items["item_id"].to_list())
+
+    @cached_property
     def brands(self) -> frozenset[str]:
         """Every brand of the catalogue."""
         return frozenset(self.dataset.items["brand"].drop_nulls().unique().to_list())
 
     def warm(self) -> Recommender:
         """Compute now what the first answer would otherwise wait for."""
-        _ = (self.item_vectors, self.population)
+        _ = (self.item_vectors, self.population, self.item_offsets)
         return self
 
     # --- learn -------------------------------------------------------------------------------------------------------
@@ -147,6 +154,7 @@ class Recommender:
             metrics=fitted.metrics,
             training=_training_record(self.dataset, arguments, fitted.notes),
             interests=None if fitted.interests is None else fitted.interests.weights(ids),
+            item_offsets=None if fitted.item_offsets is None else ItemOffsets.of(ids, fitted.item_offsets),
         )
         return self._with(model=model)
 
@@ -238,7 +246,7 @@ class Recommender:
             raise UsageError("observe takes known people and items; load the tables first")
         longer = self.dataset.with_event(row, place, self.dataset.as_of if at is None else at, action)
         following = self._with(dataset=longer)
-        for name in ("item_vectors", "population"):
+        for name in ("item_vectors", "population", "item_offsets"):
             if name in self.__dict__:
                 following.__dict__[name] = self.__dict__[name]
         return following
@@ -306,7 +314,7 @@ class Recommender:
                 self.population, e, self.dataset.as_of, k, basics=told, allowed=allowed, banned=hidden, repeats=repeats
             )
         common: dict[str, Any] = {"own": rows, "basics": told, "banned": hidden, "repeats": repeats}
-        common["popularity_weight"] = popularity_weight
+        common |= {"popularity_weight": popularity_weight, "item_offsets": self.item_offsets}
         if explicit is not None:
             return rank_items(self.model.scorer, self.population, e, self.dataset.as_of, explicit, k, **common)
         settings = self.model.candidates

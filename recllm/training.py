@@ -21,6 +21,7 @@ from recllm.errors import DataError
 from recllm.features import FEATURE_NAMES, SALES, SOLD_FEATURES, TIMED
 from recllm.histories import Floats, Ints
 from recllm.interests import InterestArguments, Interests, learn_interests
+from recllm.item_calibration import judged_offsets
 from recllm.population import PopulationSettings
 from recllm.scorer import Scorer, ScorerConfig
 from recllm.windows import Past, TrainingArguments, Window, choose_target, window_starts
@@ -45,6 +46,8 @@ class FittedScorer:
     history: tuple[dict[str, float], ...]
     notes: tuple[str, ...] = ()
     interests: Interests | None = None
+    item_offsets: Floats | None = None
+    """(n_items,), see `recllm.item_calibration`; None without a calibration of items."""
 
 
 def fit_scorer(
@@ -82,7 +85,11 @@ def fit_scorer(
         notes = (*notes, few)
     scorer, history, best = learn(windows, past.item_vectors, args, judge, tell)
     scorer.platt.copy_(calibrate(scorer, past.item_vectors, judge))
-    return FittedScorer(scorer.eval(), population, settings, history[best], tuple(history), notes, snapshots[-1])
+    metrics, offsets = history[best], None
+    if args.item_calibration:
+        logit = torch.from_numpy(predict(scorer, past.item_vectors, judge))
+        offsets = judged_offsets(scorer.probability(logit).numpy(), judge, dataset, target)
+    return FittedScorer(scorer.eval(), population, settings, metrics, tuple(history), notes, snapshots[-1], offsets)
 
 
 def _interests(

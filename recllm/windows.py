@@ -66,6 +66,8 @@ class TrainingArguments:
     judge_people: int = 300
     """People, at most a fifth of all, who are not learned from in the latest window: their whole candidate lists say
     after each round whether to go on, and calibrate the probability."""
+    item_calibration: bool = True
+    """Also calibrate the probability item by item on those judges; see `recllm.item_calibration`."""
     heads: int = 4
     projection: int = 32
     hidden: tuple[int, ...] = (96, 96)

@@ -94,7 +94,8 @@ def serving(recommender: Recommender, *, popularity_weight: float = 0.0) -> Cont
     if model is None:
         raise NotFittedError("the recommender is not trained; call fit first")
     encoder, locale = recommender.encoder, recommender.locale
-    answer = _system(model.scorer, recommender.population, model.candidates, encoder, locale, popularity_weight)
+    crowd, offsets = recommender.population, recommender.item_offsets
+    answer = _system(model.scorer, crowd, model.candidates, encoder, locale, popularity_weight, offsets)
     settings = {"encoder": model.encoder, "model_version": model.version, "popularity_weight": popularity_weight}
     return Contender(answer=answer, settings=settings)
 
@@ -117,7 +118,7 @@ def _train(
     told = basics_vectors(encoder, basics_of(past.users))
     fitted = fit_scorer(past, vectors, told, recipe.training, progress, interests=recipe.interests)
     population = Population.fit(past, vectors, fitted.population, told, fitted.interests)
-    return _system(fitted.scorer, population, fitted.candidates, encoder, "en")
+    return _system(fitted.scorer, population, fitted.candidates, encoder, "en", item_offsets=fitted.item_offsets)
 
 
 def _tuned(
@@ -144,6 +145,7 @@ def _system(
     encoder: Encoder,
     locale: str,
     popularity_weight: float = 0.0,
+    item_offsets: NDArray[np.float32] | None = None,
 ) -> System:
     from recllm.ranking import rank, rank_items
     from recllm.vectors import basics_of, basics_vectors
@@ -155,6 +157,7 @@ def _system(
             "basics": basics_vectors(encoder, basics_of(people), locale),
             "repeats": not question.mask_seen,
             "popularity_weight": popularity_weight,
+            "item_offsets": item_offsets,
         }
         histories = question.dataset.events.rows(question.users)
         if not population.stats.buyers_ever[question.items].any():  # arrivals: no source can propose what never sold
