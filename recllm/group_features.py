@@ -87,7 +87,9 @@ def _dealings(
     """What the asked people did in one grouping."""
     mine = _Group.of(population, asked, group)
     row = mine.tally.find(user, group[item])
-    out = {f"{name}_{measure}": padded(value, mine.never[measure])[row] for measure, value in mine.columns.items()}
+    out: Columns = {
+        f"{name}_{measure}": padded(value, mine.never[measure])[row] for measure, value in mine.columns.items()
+    }
     if name == "type":
         own = padded(asked.owned.total(decay(asked.taken.at, asked.as_of, 120.0)), 0)[asked.owned.find(user, item)]
         weight = padded(mine.weight, 0)[row]

@@ -534,5 +534,6 @@ def catalogue_item(dataset: Dataset, item_id: str) -> Item:
 
 
 def _log_end(workspace: Workspace) -> int:
-    last = workspace.store().events(details=())["timestamp"].max()
-    return int(last.timestamp()) + 1 if isinstance(last, datetime) else int(datetime.now(UTC).timestamp())
+    with workspace.store().read() as reader:
+        last = reader.last_event()
+    return int((last or datetime.now(UTC)).timestamp()) + (last is not None)

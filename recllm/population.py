@@ -174,8 +174,10 @@ class Asked:
     """People whose scores are wanted, with all that follows from their histories and the population alone.
 
     histories: `Events` (n people), strictly before `as_of`. taken: its target events, one per item and time.
-    neighbour_recent, neighbour_decayed, item_item: sparse (n, n_items) scores. vectors: see `UserVectors`.
+    vectors: see `UserVectors`.
     """
+
+    population: Population
 
     histories: Events
     as_of: int
@@ -183,9 +185,6 @@ class Asked:
     owned: Tally
     """`taken` grouped by (person, item)."""
     profile: Any
-    neighbour_recent: Any
-    neighbour_decayed: Any
-    item_item: Any
     type_share: Any
     """Sparse (n, n_types), the person's decayed purchases by type, summing to 1."""
     near: Any
@@ -197,6 +196,19 @@ class Asked:
     @property
     def n(self) -> int:
         return len(self.histories.indptr) - 1
+
+    @cached_property
+    def neighbour_recent(self) -> Any:
+        """Sparse (n, n_items), as are the next two; items that never sold have nothing in them."""
+        return self.near @ self.population.recent
+
+    @cached_property
+    def neighbour_decayed(self) -> Any:
+        return self.near @ self.population.decayed
+
+    @cached_property
+    def item_item(self) -> Any:
+        return _binary(self.taken, self.population.n_items) @ self.population.item_item
 
 
 def ask(
@@ -218,14 +230,12 @@ def ask(
     profile = profile_rows(taken, n_items, as_of, population.settings)
     near = _neighbours(population, profile, own, basics)
     return Asked(
+        population,
         histories,
         as_of,
         taken,
         Tally.of(taken.user, taken.item, n_items),
         profile,
-        near @ population.recent,
-        near @ population.decayed,
-        _binary(taken, n_items) @ population.item_item,
         _shares(taken, population.facets.type, as_of),
         near,
         user_parts(population.item_vectors, histories, as_of, basics),

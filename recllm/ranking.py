@@ -13,14 +13,17 @@ from numpy.typing import NDArray
 from recllm.candidates import Candidates, CandidateSettings, candidates, explicit
 from recllm.dataset import Events
 from recllm.errors import ModelError
-from recllm.features import FEATURE_NAMES, pair_cosine, pair_features
+from recllm.features import FEATURE_NAMES, SOLD_FEATURES, pair_cosine, pair_features
 from recllm.histories import Floats, Ints
 from recllm.item_calibration import with_offsets
 from recllm.population import Asked, Population, ask
 from recllm.scorer import Scorer
 
 BLOCK_PAIRS = 2**18
-"""Pairs scored at once; with about 55 features and the MLP's layers some 300 MiB."""
+"""Pairs of a block of people."""
+
+CHUNK_PAIRS = 2**13
+"""Pairs that the MLP gets at once: so few fit the cache, and their memory is used again, which halves the time."""
 
 
 class ScoredPairs(NamedTuple):
@@ -103,15 +106,45 @@ def rank(
     As exp(logit) is about an expected number of takings, 1 ranks by how much more the person takes an item than the
     crowd does. `eval/coverage.py` draws the curve. item_offsets: see `score_pairs`.
     """
-    settings = settings or CandidateSettings()
-    # a list is short only when the catalogue is: new items fill it through `popular`, the others through `own_history`
-    wide = replace(settings, popular=max(settings.popular, k), own_history=max(settings.own_history, k))
-    less, parts = _popularity(population, popularity_weight), []
+    wide, less, parts = _wide(settings, k), _popularity(population, popularity_weight), []
     for start, asked in _asked(population, histories, as_of, own, basics, block):
         hidden = None if banned is None else _runs(banned, start, start + asked.n)
         pairs = candidates(population, asked, wide, allowed=allowed, banned=hidden, repeats=repeats)
         parts.append(_top(_score(scorer, population, asked, pairs, item_offsets), pairs, k, less))
     return _stack(parts, k)
+
+
+def rank_with_and_without_repeats(
+    scorer: Scorer,
+    population: Population,
+    histories: Events,
+    as_of: int,
+    k: int,
+    *,
+    own: NDArray[np.integer] | None = None,
+    basics: Floats | None = None,
+    allowed: NDArray[np.bool_] | None = None,
+    settings: CandidateSettings | None = None,
+    popularity_weight: float = 0.0,
+    item_offsets: Floats | None = None,
+    block: int = 256,
+) -> tuple[Ranked, Ranked]:
+    """What `rank` gives with `repeats` and without, for one scoring: the sources propose the same new items in both."""
+    wide, less = _wide(settings, k), _popularity(population, popularity_weight)
+    whole, new = [], []
+    for _, asked in _asked(population, histories, as_of, own, basics, block):
+        pairs = candidates(population, asked, wide, allowed=allowed)
+        scores = _score(scorer, population, asked, pairs, item_offsets)
+        fresh = _open(pairs, asked, None, repeats=False)
+        whole.append(_top(scores, pairs, k, less))
+        new.append(_top(ScoredPairs(*(column[fresh] for column in scores)), pairs.select(fresh), k, less))
+    return _stack(whole, k), _stack(new, k)
+
+
+def _wide(settings: CandidateSettings | None, k: int) -> CandidateSettings:
+    """A list is short only when the catalogue is: new items fill it through `popular`, others by `own_history`."""
+    settings = settings or CandidateSettings()
+    return replace(settings, popular=max(settings.popular, k), own_history=max(settings.own_history, k))
 
 
 def rank_items(
@@ -185,7 +218,8 @@ def _score(
 ) -> ScoredPairs:
     if scorer.config.features != FEATURE_NAMES:
         raise ModelError("the model was trained on other pair features than this version computes; train again")
-    features = pair_features(population, asked, pairs)
+    narrow = bool(scorer.config.sold_features) and set(scorer.config.sold_features) <= set(SOLD_FEATURES)
+    features = pair_features(population, asked, pairs, narrow=narrow)
     cosine = pair_cosine(population.item_vectors, asked.vectors.user, pairs)
     items, item = np.unique(pairs.item, return_inverse=True)
     user = pairs.user
@@ -194,8 +228,8 @@ def _score(
     with torch.inference_mode():
         users = scorer.project(torch.from_numpy(asked.vectors.user))
         projected = scorer.project(torch.from_numpy(population.item_vectors[items]))
-        for start in range(0, len(item), 2**16):
-            part = slice(start, start + 2**16)
+        for start in range(0, len(item), CHUNK_PAIRS):
+            part = slice(start, start + CHUNK_PAIRS)
             columns = (user[part], item[part], cosine[part], features[part])
             score = scorer(users, projected, *(torch.from_numpy(c) for c in columns))
             out[:, part] = torch.stack([score.mlp, score.logit, scorer.probability(score.logit)]).numpy()

@@ -300,16 +300,12 @@ def _sample(
     """All positives, and per person and kind a uniform sample of the negatives with the log of its inverse rate."""
     keep, correction = label.copy(), np.zeros(len(label), np.float32)
     draw = rng.random(len(label))
-    user = pairs.user
     for kind, wanted in zip((seen, ~seen), negatives, strict=True):
         rows = np.flatnonzero(kind & ~label)
-        order = rows[np.lexsort((draw[rows], user[rows]))]
-        count = np.bincount(user[rows], minlength=len(pairs.indptr) - 1)
-        rank = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)
-        chosen = order[rank < wanted]
-        keep[chosen] = True
-        rate = count / np.maximum(np.minimum(count, wanted), 1)
-        correction[chosen] = np.log(rate[user[chosen]])
+        for run in np.split(rows, np.searchsorted(rows, pairs.indptr[1:-1])):
+            chosen = run if len(run) <= wanted else run[np.argpartition(draw[run], wanted)[:wanted]]
+            keep[chosen] = True
+            correction[chosen] = np.log(len(run) / max(len(chosen), 1)) if len(run) else 0
     return keep, correction
 
 

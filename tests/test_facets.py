@@ -6,7 +6,7 @@ import polars as pl
 from recllm.candidates import CandidateSettings, explicit
 from recllm.dataset import DAY, Dataset
 from recllm.facets import Arrivals, Facets, size_of
-from recllm.features import FEATURE_NAMES, pair_features
+from recllm.features import FEATURE_NAMES, SOLD_FEATURES, pair_features
 from recllm.histories import Floats, occasions, of_actions
 from recllm.population import Population, PopulationSettings, ask
 from recllm.schema import Action
@@ -66,6 +66,21 @@ def column(name: str, user: str, item: str) -> float:
     pairs = explicit(DATA.n_users, np.arange(DATA.n_items))
     found = pair_features(crowd, asked, pairs)[:, FEATURE_NAMES.index(name)].reshape(DATA.n_users, DATA.n_items)
     return float(found[int(DATA.user_rows([user])[0]), row(item)])
+
+
+def test_narrow_features_leave_out_only_what_is_not_read_of_sold_items() -> None:
+    crowd = Population.fit(DATA, VECTORS)
+    asked = ask(crowd, DATA.events, DATA.as_of, own=np.arange(DATA.n_users))
+    pairs = explicit(DATA.n_users, np.arange(DATA.n_items))
+    whole, narrow = (pair_features(crowd, asked, pairs, narrow=flag) for flag in (False, True))
+    sold = crowd.stats.buyers_ever[pairs.item] > 0
+    assert sold.any() and not sold.all()
+    read = np.isin(FEATURE_NAMES, SOLD_FEATURES)
+    assert np.array_equal(narrow[~sold], whole[~sold])
+    assert np.array_equal(narrow[sold][:, read], whole[sold][:, read])
+    assert whole[sold][:, ~read].any() and not narrow[sold][:, ~read].any()
+    of_sold = pairs.select(sold)
+    assert np.array_equal(pair_features(crowd, asked, of_sold, narrow=True), narrow[sold])
 
 
 def test_groups_come_from_the_path_the_brand_and_attributes_of_any_usual_name() -> None:

@@ -12,7 +12,7 @@ from recllm.dataset import DAY, Dataset
 from recllm.errors import ModelError
 from recllm.features import FEATURE_NAMES
 from recllm.population import Population
-from recllm.ranking import rank, rank_items, score_pairs
+from recllm.ranking import rank, rank_items, rank_with_and_without_repeats, score_pairs
 from recllm.scorer import Scorer, ScorerConfig
 from recllm.training import FittedScorer, TrainingArguments, fit_scorer
 
@@ -49,6 +49,15 @@ def test_favourites_come_first_and_say_where_they_come_from(fitted: FittedScorer
     weight = fitted.scorer.cosine_weight.item()
     np.testing.assert_allclose(found.logit, weight * found.cosine + found.mlp, atol=1e-4)
     assert ((found.probability > 0) & (found.probability < 1)).all()
+
+
+def test_one_scoring_gives_the_lists_with_and_without_repeats(fitted: FittedScorer, crowd: Population) -> None:
+    both = rank_with_and_without_repeats(fitted.scorer, crowd, DATA.events, NOW, 6, own=EVERYBODY)
+    for found, repeats in zip(both, (True, False), strict=True):
+        alone = rank(fitted.scorer, crowd, DATA.events, NOW, 6, own=EVERYBODY, repeats=repeats)
+        assert np.array_equal(found.item, alone.item)
+        assert np.array_equal(found.sources, alone.sources)
+        np.testing.assert_allclose(found.logit, alone.logit, atol=1e-4)
 
 
 def test_the_size_of_the_blocks_changes_nothing(fitted: FittedScorer, crowd: Population) -> None:

@@ -115,6 +115,14 @@ def test_an_empty_store_reads_as_empty_frames_with_their_types(store: Store) -> 
     assert set(store.counts().values()) == {0}
 
 
+def test_the_last_event_is_told_without_reading_the_others(store: Store) -> None:
+    with store.read() as reader:
+        assert reader.last_event() is None
+    put(store, "events", events([3, 1]))
+    with store.read() as reader:
+        assert reader.last_event() == datetime.fromtimestamp(3, UTC)
+
+
 def test_reading_a_slice_of_time_is_half_open(store: Store) -> None:
     put(store, "events", events([1, 2, 3]))
     with store.read() as reader:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from recllm.finetuning import LoraArguments
     from recllm.interests import InterestArguments
     from recllm.population import Population
+    from recllm.ranking import Ranked
     from recllm.recommender import Recommender
     from recllm.scorer import Scorer
     from recllm.training import TrainingArguments
@@ -147,27 +148,63 @@ def _system(
     popularity_weight: float = 0.0,
     item_offsets: NDArray[np.float32] | None = None,
 ) -> System:
-    from recllm.ranking import rank, rank_items
+    from recllm.ranking import rank, rank_items, rank_with_and_without_repeats
     from recllm.vectors import basics_of, basics_vectors
 
+    last: list[_Pass] = []
+
     def answer(question: Question) -> Judged:
+        if last and last[0].answers(question):
+            return last[0].lists(question)
         people = question.dataset.users[question.users]
         common: dict[str, Any] = {
             "own": question.own if question.hidden is None else np.maximum(question.own, question.hidden),
             "basics": basics_vectors(encoder, basics_of(people), locale),
-            "repeats": not question.mask_seen,
             "popularity_weight": popularity_weight,
             "item_offsets": item_offsets,
         }
-        histories = question.dataset.events.rows(question.users)
+        asked = (scorer, population, question.dataset.events.rows(question.users), question.as_of)
+        repeats = not question.mask_seen
         if not population.stats.buyers_ever[question.items].any():  # arrivals: no source can propose what never sold
-            listed = rank_items(scorer, population, histories, question.as_of, question.items, question.k, **common)
-            return Judged(listed.item, listed.probability)
+            return _judged(rank_items(*asked, question.items, question.k, repeats=repeats, **common))
         allowed = np.zeros(question.dataset.n_items, dtype=bool)
         allowed[question.items] = True
-        found = rank(
-            scorer, population, histories, question.as_of, question.k, allowed=allowed, settings=settings, **common
-        )
-        return Judged(found.item, found.probability)
+        common |= {"allowed": allowed, "settings": settings}
+        if question.mask_seen or question.hidden is not None:
+            return _judged(rank(*asked, question.k, repeats=repeats, **common))
+        whole, new = rank_with_and_without_repeats(*asked, question.k, **common)
+        last[:] = [_Pass(question, _judged(whole), _judged(new))]
+        return _judged(whole)
 
     return answer
+
+
+def _judged(found: Ranked) -> Judged:
+    return Judged(found.item, found.probability)
+
+
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """One pass over people, with their lists for all questions that differ from `question` only in the mask, or ask
+    fewer people."""
+
+    question: Question
+    whole: Judged
+    new: Judged
+
+    def answers(self, question: Question) -> bool:
+        mine = self.question
+        return (
+            question.dataset is mine.dataset
+            and question.fit_on is mine.fit_on
+            and question.hidden is None
+            and question.k == mine.k
+            and np.array_equal(question.items, mine.items)
+            and bool(np.isin(question.users, mine.users).all())
+        )
+
+    def lists(self, question: Question) -> Judged:
+        order = np.argsort(self.question.users)
+        rows = order[np.searchsorted(self.question.users, question.users, sorter=order)]
+        found = self.new if question.mask_seen else self.whole
+        return Judged(found.items[rows], found.probability[rows])

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, dele
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import Insert
 
-_FETCH_ROWS = 50_000  # rows that stand in memory as Python objects at a time
+_FETCH_ROWS = 500  # rows that stand in memory as Python objects at a time: so few never wake the garbage collector
 _IN_KEYS = 1_000  # keys of one IN list
 
 

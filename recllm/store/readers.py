@@ -103,6 +103,11 @@ class Reader:
         found = self._connection.scalar(query)
         return None if found is None else bool(found)
 
+    def last_event(self) -> datetime | None:
+        """When the latest event happened (UTC); None without events."""
+        last = self._connection.scalar(select(func.max(tables.events.c.at)))
+        return None if last is None else datetime.fromtimestamp(last // 1_000_000, UTC)
+
     def counts(self) -> dict[str, int]:
         """Rows of each table, and `pending_items`: products that are only known from events."""
         shown = (tables.users, tables.items, tables.events, tables.consent, tables.loads)
