@@ -68,7 +68,7 @@ def draw(report: Report, k: int, path: Path) -> None:
             points = [(f[f"coverage@{k}"], f[f"ndcg@{k}"]) for f in found]
             axes.plot(*zip(*points, strict=True), marker="o", label=part)
             for point, weight in zip(points, weights, strict=True):
-                axes.annotate(f"{weight:g}", point, textcoords="offset points", xytext=(4, 4))
+                axes.annotate(f"{weight:g}", point, textcoords="offset points", xytext=(2, 5), fontsize=7)
     axes.set(xlabel=f"coverage@{k}", ylabel=f"NDCG@{k}", title=f"{report.protocol}, weight on popularity", ylim=0)
     axes.legend()
     figure.savefig(path, dpi=120)
