@@ -20,5 +20,6 @@ python eval/explanations.py -o "$results/explanations.json"
 python eval/copy_models.py
 python eval/onnx_speed.py -o "$results/onnx-speed.json"
 python eval/lora_speed.py -o "$results/lora-speed.json"
+python eval/training_cost.py -o "$results/training-cost.json"
 python eval/speed.py -o "$results/speed.json"
 python eval/readme_results.py
