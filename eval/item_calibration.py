@@ -1,4 +1,4 @@
-"""What calibration of single items is worth:  python eval/item_calibration.py -o eval/results/item-calibration-cj-next28.json
+"""What calibration of single items is worth:  python eval/item_calibration.py -o FILE
 
 The model that `recllm advise` proposes is trained on the past of the validation window; its judges calibrate single
 items there. What that is worth is measured on the window after, over the whole candidate lists of everybody known
