@@ -1,4 +1,4 @@
-"""Commands that answer: slates, ad texts, and what became of them."""
+"""Commands that answer: slates, and what became of them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recllm.cli.options import DEFAULT_WORKSPACE, Json, Seed, WorkspaceDir
-from recllm.cli.output import emit_json, note, say, table
+from recllm.cli.options import DEFAULT_WORKSPACE, Json, WorkspaceDir
+from recllm.cli.output import emit_json, say, table
 from recllm.cli.people import read_ids
 from recllm.documents import plain
 from recllm.errors import UsageError
 
 if TYPE_CHECKING:
-    from recllm.schema import AdCopy, Slate
+    from recllm.schema import Slate
 
 K = Annotated[int, typer.Option("--k", "-k", help="Items per person.")]
 Users = Annotated[list[str] | None, typer.Option("--user", "-u", help="A person's id; may be repeated.")]
@@ -23,7 +23,6 @@ UserFile = Annotated[Path | None, typer.Option("--users", help="A file with one 
 
 def register(app: typer.Typer) -> None:
     app.command()(recommend)
-    app.command()(copy)
     app.command()(report)
     feedback = typer.Typer(help="What people did with what they were shown.", no_args_is_help=True)
     feedback.command("add")(feedback_add)
@@ -31,7 +30,8 @@ def register(app: typer.Typer) -> None:
     app.add_typer(feedback, name="feedback")
 
 
-def _asked(user: list[str] | None, users: Path | None) -> list[str]:
+def asked_for(user: list[str] | None, users: Path | None) -> list[str]:
+    """The ids of both options; raises `UsageError` when there are none."""
     asked = [*(user or []), *(read_ids(users) if users else [])]
     if not asked:
         raise UsageError("nobody was asked for: give --user ID, or --users FILE with one id per line")
@@ -58,7 +58,7 @@ def recommend(
     from recllm.pipeline import open_recommender, record_shown
     from recllm.workspace import Workspace
 
-    asked = _asked(user, users)
+    asked = asked_for(user, users)
     with Workspace.open(workspace) as opened:
         recommender = open_recommender(opened, version=model, locale=locale)
         slates = recommender.recommend(
@@ -84,42 +84,6 @@ def _print_slate(slate: Slate) -> None:
         chance = "" if item.probability is None else f"  {100 * item.probability:.1f} %"
         say(f"{item.rank:3}. {item.title}{chance}  [{', '.join(item.served_by)}]")
         say(*(f"       {r.text}" + (f" ({r.delta:+.2f})" if r.delta else "") for r in item.reasons))
-
-
-def copy(
-    user: Users = None,
-    users: UserFile = None,
-    item: Annotated[str | None, typer.Option(help="The item; each person's best one otherwise.")] = None,
-    workspace: WorkspaceDir = DEFAULT_WORKSPACE,
-    channel: Annotated[str, typer.Option(help="email, push, sms_gsm, google_rsa, ...")] = "email",
-    locale: Annotated[str | None, typer.Option(help="en or zh.")] = None,
-    generator: Annotated[
-        str, typer.Option(help="template, smollm2, a folder or hub id of a causal LM, or the URL of a server.")
-    ] = "template",
-    seed: Seed = 0,
-    json: Json = False,
-) -> None:
-    """One ad text per person; it leaves only when every claim in it passed its check."""
-    from recllm.pipeline import write_ads
-    from recllm.workspace import Workspace
-
-    asked = _asked(user, users)
-    with Workspace.open(workspace) as opened:
-        texts = write_ads(opened, asked, item_id=item, channel=channel, locale=locale, generator=generator, seed=seed)
-    if json:
-        emit_json([plain(t) for t in texts] if len(texts) != 1 else texts[0])
-    else:
-        for text in texts:
-            _print_copy(text)
-
-
-def _print_copy(text: AdCopy) -> None:
-    say("", text.text)
-    failed = [c.guarantee for c in text.checks if not c.passed]
-    note(
-        f"  {text.channel}, words by {text.generator}; "
-        + (f"failed: {', '.join(failed)}" if failed else "all checks passed")
-    )
 
 
 def feedback_add(

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
-
-import polars as pl
+from typing import TYPE_CHECKING, Any
 
 from recllm.errors import DataError
 from recllm.text.hostile import TITLE_CHARS, neutralise
 from recllm.text.templates import Prompts, Template
 from recllm.text.words import natural
+
+if TYPE_CHECKING:  # ad text reads this room too, and does without tables
+    import polars as pl
 
 CATEGORY_CHARS = 80
 ATTRIBUTES = 6
@@ -140,6 +141,8 @@ def price_texts(
 
 def _price_bands(items: pl.DataFrame, max_groups: int) -> pl.DataFrame:
     """Columns band ("low", "mid", "high" or null) and group (its name, or null), one row per item."""
+    import polars as pl
+
     price = pl.when(pl.col("price").is_finite() & (pl.col("price") > 0)).then("price")
     level = _price_level(items["category"], max_groups)
     frame = items.select(price=price, currency=pl.col("currency"), path=_paths(level))
@@ -173,5 +176,7 @@ def _price_level(paths: pl.Series, max_groups: int) -> int:
 
 
 def _paths(level: int) -> pl.Expr:
+    import polars as pl
+
     path = pl.col("category").list.head(level)
     return pl.when(path.list.len() > 0).then(path)

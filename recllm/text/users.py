@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-
-import polars as pl
+from typing import TYPE_CHECKING
 
 from recllm.schema import Encoder, HistoryLine, Profile
 from recllm.text.hostile import neutralise
 from recllm.text.items import ATTRIBUTE_CHARS, CATEGORY_CHARS, cleaner, item_names
 from recllm.text.templates import Prompts
+
+if TYPE_CHECKING:
+    import polars as pl
 
 MAX_LINES = 40
 FAVOURITES = 5
@@ -79,7 +81,7 @@ class _Speaker:
         self._clean = cleaner(prompts)
         self._template = {name: prompts.template(name, locale) for name in _NAMES}
         wanted = {line.item_id for p in profiles for line in (*p.purchases, *p.browsing)}
-        known = items.filter(pl.col("item_id").is_in(list(wanted)))
+        known = items.filter(items["item_id"].is_in(list(wanted)))
         self._names = dict(zip(known["item_id"].to_list(), item_names(known, locale, prompts=prompts), strict=True))
 
     def parts(self, profile: Profile, max_lines: int) -> tuple[list[str], list[str], list[str]]:

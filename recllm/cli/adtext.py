@@ -1,0 +1,106 @@
+"""Commands about ad texts: write them, and check those that anyone else wrote."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from recllm.cli.options import DEFAULT_WORKSPACE, Json, Seed, WorkspaceDir
+from recllm.cli.output import emit_json, note, say
+from recllm.cli.serve import UserFile, Users, asked_for
+from recllm.documents import plain
+from recllm.errors import UsageError
+
+if TYPE_CHECKING:
+    from recllm.adcopy.submissions import Verdict
+    from recllm.schema import AdCopy
+
+
+def register(app: typer.Typer) -> None:
+    texts = typer.Typer(invoke_without_command=True)
+    texts.callback()(copy)
+    texts.command()(check)
+    app.add_typer(texts, name="copy")
+
+
+def copy(
+    context: typer.Context,
+    user: Users = None,
+    users: UserFile = None,
+    item: Annotated[str | None, typer.Option(help="The item; each person's best one otherwise.")] = None,
+    workspace: WorkspaceDir = DEFAULT_WORKSPACE,
+    channel: Annotated[str, typer.Option(help="email, push, sms_gsm, google_rsa, ...")] = "email",
+    locale: Annotated[str | None, typer.Option(help="en or zh.")] = None,
+    generator: Annotated[
+        str, typer.Option(help="template, smollm2, a folder or hub id of a causal LM, or the URL of a server.")
+    ] = "template",
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """One ad text per person; it leaves only when every claim in it passed its check."""
+    if context.invoked_subcommand:
+        return
+    from recllm.pipeline import write_ads
+    from recllm.workspace import Workspace
+
+    asked = asked_for(user, users)
+    with Workspace.open(workspace) as opened:
+        texts = write_ads(opened, asked, item_id=item, channel=channel, locale=locale, generator=generator, seed=seed)
+    if json:
+        emit_json([plain(t) for t in texts] if len(texts) != 1 else texts[0])
+    else:
+        for text in texts:
+            _print_copy(text)
+
+
+def _print_copy(text: AdCopy) -> None:
+    say("", text.text)
+    failed = [c.guarantee for c in text.checks if not c.passed]
+    note(
+        f"  {text.channel}, words by {text.generator}; "
+        + (f"failed: {', '.join(failed)}" if failed else "all checks passed")
+    )
+
+
+def check(
+    file: Annotated[Path, typer.Argument(help="One JSON object a line: id, text, channel, locale, item, offer, ...")],
+    at: Annotated[str | None, typer.Option("--at", help="The moment that offers are judged by; now otherwise.")] = None,
+    json: Json = False,
+) -> None:
+    """Check ad texts that anyone wrote: a person, an agency, a model. Ends with 2 when one of them fails."""
+    from recllm.adcopy.submissions import judge, read_submissions
+
+    moment = _moment(at)
+    verdicts = [judge(asked, now=moment) for asked in read_submissions(file)]
+    good = sum(v.verified for v in verdicts)
+    if json:
+        emit_json({"checked": len(verdicts), "passed": good, "results": [_result(v) for v in verdicts]})
+    else:
+        for verdict in verdicts:
+            say(*_told(verdict))
+        note(f"{good} of {len(verdicts)} texts pass")
+    if good < len(verdicts):
+        raise typer.Exit(2)
+
+
+def _moment(at: str | None) -> datetime:
+    try:
+        moment = datetime.fromisoformat(at) if at else datetime.now(UTC)
+    except ValueError as error:
+        raise UsageError(f"--at is a time such as 2025-11-10T00:00:00+08:00, not {at!r}") from error
+    if moment.tzinfo is None:
+        raise UsageError(f"--at {at} has no time zone; add one, such as +00:00")
+    return moment
+
+
+def _result(verdict: Verdict) -> dict[str, object]:
+    failures = [{"guarantee": c.guarantee, "span": c.span, "message": c.message} for c in verdict.failures]
+    return {"id": verdict.id, "verified": verdict.verified, "failures": failures, "warnings": []}
+
+
+def _told(verdict: Verdict) -> list[str]:
+    faults = [f"  {c.guarantee}: {c.message}" + (f" ({c.span!r})" if c.span else "") for c in verdict.failures]
+    return [f"{verdict.id}: {'passes' if verdict.verified else 'FAILS'}", *faults]
