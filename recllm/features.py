@@ -38,7 +38,7 @@ FEATURES: Mapping[str, str] = {
     "neighbours_recent": "weighted share of the nearest people who took it in the last 28 days, log(1 + 100 x)",
     "neighbours_decayed": "the same with purchases decayed over 120 days, log(1 + 100 x)",
     "neighbours_lift": "neighbours_recent against the share of everybody, log ratio, [-4, 4]; 0 where nobody took it",
-    "item_item": "EASE score of the item from the person's items, clipped to [-1, 3]",
+    "item_item": "EASE score of the item from the person's items of late (half-life 120 days), clipped to [-1, 3]",
     # the item in the crowd
     "buyers_7": "log(1 + distinct buyers in the last 7 days)",
     "buyers_28": "log(1 + distinct buyers in the last 28 days)",

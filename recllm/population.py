@@ -38,7 +38,7 @@ class PopulationSettings:
     recent_days: float = 28.0
     """How far back a neighbour's purchases speak for an item."""
     item_item_items: int = 2_500
-    item_item_l2: float = 500.0
+    item_item_l2: float = 150.0
     item_item_kept: int = 200
     arrival_days: float = 42.0
     most_arrivals: int = 5_000
@@ -133,7 +133,7 @@ class Population:
             profile_rows(of_pool, dataset.n_items, dataset.as_of, settings),
             _recent(of_pool, dataset.n_items, dataset.as_of, settings.recent_days),
             _decayed(of_pool, dataset.n_items, dataset.as_of),
-            _item_item(taken, dataset.n_items, settings),
+            _item_item(_decayed(taken, dataset.n_items, dataset.as_of), settings),
             arrived,
             group_crowds(facets, arrived, of_pool, dataset.as_of),
             None if basics is None else np.asarray(basics[pool], np.float32),
@@ -208,7 +208,7 @@ class Asked:
 
     @cached_property
     def item_item(self) -> Any:
-        return _binary(self.taken, self.population.n_items) @ self.population.item_item
+        return _decayed(self.taken, self.population.n_items, self.as_of) @ self.population.item_item
 
 
 def ask(
@@ -319,14 +319,17 @@ def _decayed(taken: Events, n_items: int, as_of: int) -> Any:
     return rows
 
 
-def _item_item(taken: Events, n_items: int, settings: PopulationSettings) -> Any:
-    """EASE (Steck 2019) on the items with most buyers, only its largest weights kept."""
+def _item_item(owned: Any, settings: PopulationSettings) -> Any:
+    """EASE (Steck 2019) on the items that sell most lately, only its largest weights kept.
+
+    owned: (n_people, n_items), as `_decayed` gives it: what people stopped buying says less about what goes together.
+    """
     from scipy.sparse import csr_matrix
 
-    owned = _binary(taken, n_items)
-    buyers = np.asarray(owned.sum(0)).ravel()
-    rows = np.sort(np.argsort(-buyers, kind="stable")[: settings.item_item_items])
-    rows = rows[buyers[rows] > 1]
+    n_items = owned.shape[1]
+    strength = np.asarray(owned.sum(0)).ravel()
+    rows = np.sort(np.argsort(-strength, kind="stable")[: settings.item_item_items])
+    rows = rows[np.bincount(owned.indices, minlength=n_items)[rows] > 1]
     if not len(rows):
         return csr_matrix((n_items, n_items), dtype=np.float32)
     x = owned[:, rows]
