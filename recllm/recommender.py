@@ -251,6 +251,20 @@ class Recommender:
                 following.__dict__[name] = self.__dict__[name]
         return following
 
+    def permitted(self) -> NDArray[np.bool_]:
+        """Who of the dataset's people may be served personally, as decided now; (n_users,)."""
+        return np.array(self._permits(self.dataset.users[USER_COLUMN].to_list()), bool)
+
+    def user_rows(self, users: Sequence[str]) -> NDArray[np.int64]:
+        """Row of each of the caller's ids in the dataset's users, -1 for a stranger."""
+        return self.dataset.user_rows(self._pseudonyms(users))
+
+    def with_items(self, dataset: Dataset, vectors: FloatArray) -> Recommender:
+        """A recommender of a longer catalogue. dataset: this one's with more items behind its own, vectors: theirs."""
+        longer = self._with(dataset=dataset)
+        longer.__dict__["item_vectors"] = np.concatenate([self.item_vectors, vectors])
+        return longer
+
     # --- inside ------------------------------------------------------------------------------------------------------
 
     def _with(self, **changed: Any) -> Recommender:

@@ -43,7 +43,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "advise",
     ),
     ("recommender", "feedback"),
-    ("adcopy",),
+    ("adcopy", "audiences"),
     ("evaluation",),
     ("pipeline",),
     ("demo", "report"),
