@@ -62,6 +62,7 @@ FEATURES: Mapping[str, str] = {
     "visits_28": "log(1 + trips in the last 28 days)",
     "days_since_visit": "log(1 + days since the last trip); log(731) never",
     "items": "log(1 + distinct items taken)",
+    "events": "log(1 + events of any kind)",
     "novelty": "share of the last 56 days' (person, item) pairs that were first times, [0, 1]; 0.5 unknown",
     # text
     "text_nearest": "largest cosine of the item's text with the person's 100 heaviest other items', [0, 1]; 0 none",
@@ -81,6 +82,13 @@ FEATURE_NAMES: tuple[str, ...] = tuple(FEATURES)
 
 SALES = "buyers_ever"
 """The feature that is 0 for an item that never sold."""
+
+HISTORY = "events"
+"""The feature that is 0 for a person who has done nothing yet."""
+
+NEWCOMER_FEATURES = ("buyers_28", "neighbours_recent", "neighbours_lift")
+"""What the score reads of a person who has done nothing yet: how an item sells, and how it sells to people alike. More
+of an item's own features told the past windows apart and were worse in the next one (`eval/LOG.md`)."""
 
 _SOLD_KIND = (
     "type_times",
@@ -295,6 +303,7 @@ def _person(asked: Asked, p: _Pairs) -> Columns:
         "visits_28": _log(visits(late)[1]),
         "days_since_visit": _log((asked.as_of - last) / DAY),
         "items": _log(np.bincount(asked.owned.user, minlength=asked.n)),
+        "events": _log(np.diff(asked.histories.indptr)),
         "novelty": _novelty(asked),
     }
     return {name: value[p.user] for name, value in per_person.items()}

@@ -31,14 +31,17 @@ class ScorerConfig:
 
     heads: MLPs, each with its own projection and start, whose mean is the score: less of it is then chance.
     sold_features: what the heads of items that sold before read; all features when empty. sales: name of the feature
-    that is 0 for an item that never sold; with it such items have heads of their own, which read all features. parts:
-    some of `PARTS`; with the cosine alone there is no MLP.
+    that is 0 for an item that never sold; with it such items have heads of their own, which read all features.
+    newcomer_features: what is read of a person who has done nothing yet, by a linear score; history: name of the
+    feature that is 0 for such a person. Both or none. parts: some of `PARTS`; with the cosine alone there is no MLP.
     """
 
     dim: int
     features: tuple[str, ...]
     sold_features: tuple[str, ...] = ()
     sales: str | None = None
+    newcomer_features: tuple[str, ...] = ()
+    history: str | None = None
     heads: int = 2
     projection: int = 32
     hidden: tuple[int, ...] = (96, 96)
@@ -59,7 +62,8 @@ class Scorer(nn.Module):
     """`logit = a * cosine + MLP([P u, P v, P u * P v, features])`, the MLP a mean over heads; see `Score`.
 
     What sold before is told by its sales and the person's dealings with it; what never sold by what its kind means to
-    the person. The two are learned by separate MLPs, so that neither disturbs the other.
+    the person. The two are learned by separate MLPs, so that neither disturbs the other. For a person who has done
+    nothing yet the logit is a linear function of few features, see `recllm.newcomers`.
     """
 
     mean: Tensor
@@ -67,6 +71,8 @@ class Scorer(nn.Module):
     arrival_mean: Tensor
     arrival_scale: Tensor
     platt: Tensor
+    newcomer: Tensor
+    """Weights of `newcomer_features` and, last, the constant, (n + 1,)."""
 
     def __init__(self, config: ScorerConfig) -> None:
         super().__init__()
@@ -77,6 +83,8 @@ class Scorer(nn.Module):
             self.register_buffer(f"{kind}mean", torch.zeros(n))
             self.register_buffer(f"{kind}scale", torch.ones(n))
         self.register_buffer("platt", torch.tensor([1.0, 0.0]))
+        self._newcomer = [config.features.index(name) for name in config.newcomer_features]
+        self.register_buffer("newcomer", torch.zeros(len(self._newcomer) + 1))
         with torch.random.fork_rng(devices=[]):  # layers draw weights from the caller's random state; ours are seeded
             width, arrival_heads = config.heads * config.projection, config.heads if config.sales else 0
             self._sold = [config.features.index(name) for name in config.sold_features or config.features]
@@ -125,19 +133,34 @@ class Scorer(nn.Module):
         users (n, width) and items (m, width) come from `project`; user and item (n_pairs,)
         index them; cosine (n_pairs,) in [-1, 1]; features (n_pairs, n_features) as `pair_features` gives them.
         """
-        pairs = _Pairs(users, items, user, item, features)
-        if self.config.sales is None:
-            return self._run(self.mlps, 0, pairs.scaled(self.mean, self.scale).columns(self._sold))
-        fresh = features[:, self.config.features.index(self.config.sales)] <= 0
+        pairs = _Pairs(users, items, user, item, cosine, features)
+        fresh = self._is_zero(features, self.config.sales)
+        stranger = self._is_zero(features, self.config.history) & ~fresh
+        if not (fresh.any() or stranger.any()):
+            return self._of_sold(pairs)
         out = torch.zeros(self.config.heads, len(features))
-        sold, arrivals = torch.nonzero(~fresh).squeeze(1), torch.nonzero(fresh).squeeze(1)
-        if len(sold):
-            some = pairs.rows(sold).scaled(self.mean, self.scale).columns(self._sold)
-            out = out.index_copy(1, sold, self._run(self.mlps, 0, some))
-        if len(arrivals):
-            some = pairs.rows(arrivals).scaled(self.arrival_mean, self.arrival_scale)
-            out = out.index_copy(1, arrivals, self._run(self.arrival_mlps, self.config.heads, some))
+        kinds = ((~fresh & ~stranger, self._of_sold), (fresh, self._of_arrivals), (stranger, self._of_newcomers))
+        for kind, score in kinds:
+            rows = torch.nonzero(kind).squeeze(1)
+            if len(rows):
+                out = out.index_copy(1, rows, score(pairs.rows(rows)))
         return out
+
+    def _is_zero(self, features: Tensor, name: str | None) -> Tensor:
+        if name is None:
+            return torch.zeros(len(features), dtype=torch.bool)
+        return features[:, self.config.features.index(name)] <= 0
+
+    def _of_sold(self, pairs: _Pairs) -> Tensor:
+        return self._run(self.mlps, 0, pairs.columns(self._sold).scaled(self.mean[self._sold], self.scale[self._sold]))
+
+    def _of_arrivals(self, pairs: _Pairs) -> Tensor:
+        return self._run(self.arrival_mlps, self.config.heads, pairs.scaled(self.arrival_mean, self.arrival_scale))
+
+    def _of_newcomers(self, pairs: _Pairs) -> Tensor:
+        """The linear score is the whole logit of such a pair, so what the cosine adds elsewhere is taken off here."""
+        logit = pairs.x[:, self._newcomer] @ self.newcomer[:-1] + self.newcomer[-1]
+        return (logit - self.cosine_weight * pairs.cosine).expand(self.config.heads, -1)
 
     def _run(self, mlps: nn.ModuleList, first: int, pairs: _Pairs) -> Tensor:
         """(len(mlps), n_pairs); `first`: which slice of the projections the first of them reads."""
@@ -169,10 +192,11 @@ class _Pairs(NamedTuple):
     items: Tensor
     user: Tensor
     item: Tensor
+    cosine: Tensor
     x: Tensor
 
     def rows(self, kept: Tensor) -> _Pairs:
-        return self._replace(user=self.user[kept], item=self.item[kept], x=self.x[kept])
+        return self._replace(user=self.user[kept], item=self.item[kept], cosine=self.cosine[kept], x=self.x[kept])
 
     def scaled(self, mean: Tensor, scale: Tensor) -> _Pairs:
         return self._replace(x=((self.x - mean) * scale).clamp(-6, 6))
@@ -216,7 +240,9 @@ def load_scorer(folder: Path) -> Scorer:
 
     try:
         raw = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        raw |= {name: tuple(raw[name]) for name in ("features", "sold_features", "hidden", "parts")}
+        raw |= {
+            name: tuple(raw[name]) for name in ("features", "sold_features", "newcomer_features", "hidden", "parts")
+        }
         scorer = Scorer(ScorerConfig(**raw))
         scorer.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:

@@ -18,10 +18,11 @@ from torch import Tensor
 from recllm.candidates import CandidateSettings
 from recllm.dataset import DAY, Dataset, utc
 from recllm.errors import DataError
-from recllm.features import FEATURE_NAMES, SALES, SOLD_FEATURES, TIMED
+from recllm.features import FEATURE_NAMES, HISTORY, NEWCOMER_FEATURES, SALES, SOLD_FEATURES, TIMED
 from recllm.histories import Floats, Ints
 from recllm.interests import InterestArguments, Interests, learn_interests
 from recllm.item_calibration import judged_offsets
+from recllm.newcomers import newcomer_weights
 from recllm.population import PopulationSettings
 from recllm.scorer import Scorer, ScorerConfig
 from recllm.windows import Past, TrainingArguments, Window, choose_target, window_starts
@@ -73,7 +74,7 @@ def fit_scorer(
     past = Past(dataset, np.asarray(item_vectors, np.float32), basics, args, population, settings)
     starts = window_starts(dataset, target, args)
     snapshots = _interests(past, starts, interests, tell)
-    windows, judge = _windows(past, starts, snapshots, tell)
+    windows, judge, newcomers = _windows(past, starts, snapshots, tell)
     if not windows:
         raise DataError(
             f"in no window of {args.horizon_days} days did anybody take a candidate item, so there is nothing to learn "
@@ -83,7 +84,7 @@ def fit_scorer(
     if _verdicts(judge) < LEAST_JUDGES:
         few = f"too few people to judge by ({_verdicts(judge)}): the metrics are rough, and the last round was kept"
         notes = (*notes, few)
-    scorer, history, best = learn(windows, past.item_vectors, args, judge, tell)
+    scorer, history, best = learn(windows, past.item_vectors, args, judge, tell, newcomers)
     scorer.platt.copy_(calibrate(scorer, past.item_vectors, judge))
     metrics, offsets = history[best], None
     if args.item_calibration:
@@ -111,10 +112,11 @@ def _interests(
 
 def _windows(
     past: Past, starts: list[int], snapshots: Sequence[Interests | None], tell: Progress
-) -> tuple[list[Window], Window | None]:
-    """What to learn from, latest first, and the judges of the latest window."""
+) -> tuple[list[Window], Window | None, list[Window]]:
+    """What to learn from, latest first, the judges of the latest window, and people shown without their history."""
     args, judge = past.args, None
     windows: list[Window] = []
+    newcomers: list[Window | None] = []
     target = past.population.target
     further = (
         window_starts(past.dataset, target, args, args.n_arrival_windows) if args.arrival_weight and args.timed else []
@@ -127,9 +129,10 @@ def _windows(
         if place < len(starts):
             window, judges = past.window(crowd, judge=0 if place else args.judge_people)
             windows, judge = [*windows, window], judges or judge
+            newcomers.append(past.newcomers(crowd) if args.timed else None)
         if place < len(further) and (arrivals := past.arrivals(crowd)) is not None:
             windows.append(arrivals)
-    return [w for w in windows if w.label.any()], judge
+    return [w for w in windows if w.label.any()], judge, [w for w in newcomers if w is not None and w.label.any()]
 
 
 def _of_arrivals(window: Window) -> bool:
@@ -149,17 +152,26 @@ def _goal(metrics: dict[str, float]) -> float:
 
 
 def learn(
-    windows: list[Window], item_vectors: Floats, args: TrainingArguments, judge: Window, tell: Progress
+    windows: list[Window],
+    item_vectors: Floats,
+    args: TrainingArguments,
+    judge: Window,
+    tell: Progress,
+    newcomers: Sequence[Window] = (),
 ) -> tuple[Scorer, list[dict[str, float]], int]:
     """Train from scratch; the scorer of the kept round, all verdicts, and which was kept.
 
-    A loss that is not finite ends training with the last good state.
+    newcomers: windows of people shown without their history. A loss that is not finite ends training with the last
+    good state.
     """
+    of_newcomers = args.timed and "features" in args.parts
     config = ScorerConfig(
         dim=item_vectors.shape[1],
         features=FEATURE_NAMES,
         sold_features=tuple(n for n in SOLD_FEATURES if args.timed or n not in TIMED),
         sales=SALES if any(_of_arrivals(w) for w in windows) else None,
+        newcomer_features=NEWCOMER_FEATURES if of_newcomers else (),
+        history=HISTORY if of_newcomers else None,
         projection=args.projection,
         hidden=args.hidden,
         dropout=args.dropout,
@@ -169,6 +181,8 @@ def learn(
     )
     scorer, vectors = Scorer(config), torch.from_numpy(item_vectors)
     scorer.standardise(np.concatenate([w.features[::7] for w in windows]))
+    if of_newcomers:
+        scorer.newcomer.copy_(torch.from_numpy(newcomer_weights(newcomers)))
     rng = np.random.default_rng(args.seed)
     optimiser = torch.optim.AdamW(scorer.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
     sold = args.epochs * sum(-(-w.n // args.batch_people) for w in windows if not _of_arrivals(w))

@@ -60,9 +60,9 @@ class TrainingArguments:
     """Sampled per person from the window's arrivals."""
     arrival_weight: float = 1.0
     """Of a person who took arrivals, against a person in the other windows; 0 leaves arrivals out."""
-    newcomer_share: float = 0.1
-    """Of the people with basics, so many (and at least 20) are learned from once more with their history hidden, half
-    of them with the basics hidden as well."""
+    newcomers_per_window: int = 400
+    """People of each window, those with basics where the shop has any, who are shown once more with their history
+    hidden: what to offer to a person who has done nothing yet is learned from them."""
     judge_people: int = 300
     """People, at most a fifth of all, who are not learned from in the latest window: their whole candidate lists say
     after each round whether to go on, and calibrate the probability."""
@@ -184,22 +184,39 @@ class Past:
         judges = np.sort(rng.permutation(known)[:judge])
         learned = np.sort(rng.permutation(np.setdiff1d(people, judges))[: args.people_per_window])
 
-        def build(
-            rows: Ints, sample: TrainingArguments | None, basics: Floats | None, *, blank: bool = False
-        ) -> Window:
-            parts = []
-            for block in np.split(rows, range(256, len(rows), 256)):
-                told = None if basics is None else basics[block]
-                events = past.events.rows(block)
-                events = events.select(np.full(len(events), not blank))
-                asked = ask(crowd, events, start, own=block, basics=told)
-                parts.append(_block(crowd, asked, block, truth, allowed, self.settings, sample, rng))
-            return _join(parts)
+        window = self._listed(crowd, learned, truth, allowed, args, rng)
+        return window, self._listed(crowd, judges, truth, allowed, None, rng) if judge else None
 
-        parts = [build(learned, args, self.basics)]
-        for newcomers, basics in self._newcomers(learned, rng):
-            parts.append(build(newcomers, args, basics, blank=True))
-        return _join(parts), build(judges, None, self.basics) if judge else None
+    def newcomers(self, crowd: Population) -> Window | None:
+        """People who took something in the window, shown as if they had only told their basics; None without any."""
+        args, truth = self.args, self._truth(crowd.as_of)
+        allowed = crowd.stats.buyers_ever > 0
+        rng = np.random.default_rng([args.seed, crowd.as_of, 2])
+        people = np.unique(truth.user[allowed[truth.key]])
+        told = people if self.basics is None else people[np.any(self.basics[people], axis=1)]
+        chosen = rng.permutation(told if len(told) else people)[: args.newcomers_per_window]
+        return self._listed(crowd, np.sort(chosen), truth, allowed, args, rng, blank=True) if len(chosen) else None
+
+    def _listed(
+        self,
+        crowd: Population,
+        rows: Ints,
+        truth: Tally,
+        allowed: NDArray[np.bool_],
+        sample: TrainingArguments | None,
+        rng: np.random.Generator,
+        *,
+        blank: bool = False,
+    ) -> Window:
+        """People with their candidates, sampled or all. blank: without their history."""
+        past, parts = self.dataset.before(crowd.as_of), []
+        for block in np.split(rows, range(256, len(rows), 256)):
+            events = past.events.rows(block)
+            events = events.select(np.full(len(events), not blank))
+            told = None if self.basics is None else self.basics[block]
+            asked = ask(crowd, events, crowd.as_of, own=block, basics=told)
+            parts.append(_block(crowd, asked, block, truth, allowed, self.settings, sample, rng))
+        return _join(parts)
 
     def arrivals(self, crowd: Population) -> Window | None:
         """The window's arrivals, scored among themselves for the people who took any; None where there are too few.
@@ -223,21 +240,6 @@ class Past:
             pairs = explicit(len(block), rows)
             parts.append(_pairs(crowd, asked, block, pairs, truth, arrived, (0, args.arrival_negatives), rng))
         return replace(_join(parts), weight=args.arrival_weight)
-
-    def _newcomers(self, people: Ints, rng: np.random.Generator) -> list[tuple[Ints, Floats | None]]:
-        """People shown once more as if they had only told their basics, and others as if they had told nothing.
-
-        Otherwise a real newcomer would be a surprise, and so would a person whose basics are left out to see what
-        they are worth.
-        """
-        share = self.args.newcomer_share
-        if self.basics is None or not share:
-            return []
-        told = people[np.any(self.basics[people], axis=1)]
-        chosen = rng.permutation(told)[: max(round(share * len(told)), 20)]
-        half = (len(chosen) + 1) // 2
-        groups: list[tuple[Ints, Floats | None]] = [(chosen[:half], self.basics), (chosen[half:], None)]
-        return [(np.sort(rows), basics) for rows, basics in groups if len(rows)]
 
     def _truth(self, start: int) -> Tally:
         """What people took in the window."""

@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "windows",
         "item_calibration",
+        "newcomers",
         "training",
         "finetuning",
         "ranking",

@@ -120,3 +120,13 @@ def test_what_never_sold_has_heads_of_its_own() -> None:
     after = score([[1.0, 2.0, 0.0], [1.0, 2.0, 5.0]])
     assert before[0] != after[0] and before[1] == after[1]
     assert score([[1.0, 2.0, 0.0], [1.0, 9.0, 5.0]])[1] == after[1]  # the sold item does not read b
+
+
+def test_a_person_who_has_done_nothing_gets_the_linear_score_whatever_the_cosine() -> None:
+    scorer = Scorer(replace(SHAPE, newcomer_features=("a", "b"), history="c"))
+    scorer.newcomer.copy_(torch.tensor([2.0, -1.0, 0.5]))
+    rows, side = torch.arange(2), scorer.project(torch.ones(2, 6))
+    score = scorer(side, side, rows, rows, torch.tensor([0.9, 0.9]), torch.tensor([[1.0, 3.0, 0.0], [1.0, 3.0, 4.0]]))
+    assert torch.isclose(score.logit[0], torch.tensor(2 * 1 - 3 + 0.5))
+    assert torch.allclose(score.logit, scorer.cosine_weight * score.cosine + score.mlp)
+    assert not torch.isclose(score.logit[1], score.logit[0])

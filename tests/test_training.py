@@ -69,17 +69,17 @@ def test_judges_are_other_people_with_whole_lists() -> None:
     assert np.diff(judges.indptr).min() > np.diff(learned.indptr).max()
 
 
-def test_some_people_with_basics_are_shown_again_as_newcomers() -> None:
+def test_people_with_basics_are_shown_once_more_without_their_history() -> None:
     basics = np.zeros((DATA.n_users, 8), np.float32)
     basics[:10, 0] = 1
-    args = replace(QUICK, newcomer_share=0.1)
+    args = replace(QUICK, newcomers_per_window=8)
     past = windows.Past(DATA, vectors(DATA), basics, args, PopulationSettings(), CandidateSettings())
-    window = past.window(past.crowd(DATA.as_of - 14 * DAY))[0]
-    times = window.features[window.indptr[:-1], FEATURE_NAMES.index("items")]
-    assert window.n == 50 and (times[:40] > 0).all() and (times[40:] == 0).all()
-    again = slice(window.indptr[40], window.indptr[50])
-    assert not window.seen[again].any() and window.label[again].any()
-    assert np.any(window.users[40:45], axis=1).all() and not np.any(window.users[45:], axis=1).any()
+    crowd = past.crowd(DATA.as_of - 14 * DAY)
+    newcomers, learned = past.newcomers(crowd), past.window(crowd)[0]
+    assert newcomers is not None and newcomers.n == 8
+    assert not newcomers.features[:, FEATURE_NAMES.index("events")].any() and not newcomers.seen.any()
+    assert newcomers.label.any() and np.any(newcomers.users, axis=1).all()
+    assert learned.features[learned.indptr[:-1], FEATURE_NAMES.index("events")].all()
 
 
 def test_too_few_purchases_let_stronger_browsing_stand_in_and_say_so() -> None:

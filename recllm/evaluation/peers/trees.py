@@ -60,7 +60,7 @@ class TreeSettings(BoostSettings):
     popular: int = 100
     """Candidates by each source, besides the person's whole history."""
     ease_items: int = 4000
-    ease_l2: float = 500.0
+    ease_l2: float = 150.0
     text: bool = True
     arrivals: ArrivalSettings = field(default_factory=ArrivalSettings)
 
@@ -107,7 +107,6 @@ def learn_from(past: Dataset, vectors: Floats, given: TreeSettings) -> Examples:
         own_negatives=given.own_negatives,
         other_negatives=given.other_negatives,
         people_per_window=given.people,
-        newcomer_share=0.0,
         seed=given.seed,
     )
     seen = np.asarray(vectors, np.float32) if given.text else np.zeros((len(vectors), 1), np.float32)
