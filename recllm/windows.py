@@ -68,7 +68,7 @@ class TrainingArguments:
     after each round whether to go on, and calibrate the probability."""
     item_calibration: bool = True
     """Also calibrate the probability item by item on those judges; see `recllm.item_calibration`."""
-    heads: int = 4
+    heads: int = 5
     projection: int = 32
     hidden: tuple[int, ...] = (96, 96)
     dropout: float = 0.0
