@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 results=eval/results
-ours=recllm,recllm-lora
+ours=recllm,recllm-frozen,recllm-lora
 simple=random,popular,popular-recent,personal-frequency,user-knn,category-affinity,bm25,zero-shot,zero-shot-set
 peers=tifu-knn,ease,als,bpr,lightgbm,sasrec,source-model
 for protocol in cj-next28 or-next28; do
