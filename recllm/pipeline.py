@@ -24,6 +24,7 @@ from recllm.workspace import Workspace
 
 if TYPE_CHECKING:
     from recllm.advise import Advice
+    from recllm.audiences import Audience
     from recllm.encoder.onnx_export import Exported
     from recllm.evaluation import Report
     from recllm.evolution import By, Evolution
@@ -392,6 +393,40 @@ def open_recommender(
         pseudonyms=names.many,
         permits=lambda ids: gate.permits_each(ids, Purpose.PERSONALISATION),
     )
+
+
+def find_audience(
+    workspace: Workspace,
+    *,
+    channel: str | None = None,
+    exclusions: Mapping[str, Any] | None = None,
+    recommender: Recommender | None = None,
+    version: str | None = None,
+    locale: str | None = None,
+    **target: Any,
+) -> Audience:
+    """The people to reach. `target` is what `recllm.audiences.audience` takes, and tells its errors.
+
+    channel: also leave out who has not agreed to it. exclusions: fields of `Exclusions`. Everybody who is known and has
+    not agreed to personalisation is counted among the excluded.
+    """
+    from recllm.audiences import Exclusions, audience
+    from recllm.audiences.exclusions import NO_CONSENT
+
+    gate, purpose = workspace.gate(), CHANNEL_PURPOSE.get(channel or "")
+    if channel is not None and purpose is None:
+        raise UsageError(
+            f"nobody can agree to the channel {channel!r}; those with consent: {', '.join(CHANNEL_PURPOSE)}"
+        )
+    agreed = None if purpose is None else lambda ids: gate.permits_each(ids, purpose)
+    opened = recommender or open_recommender(workspace, version=version, locale=locale)
+    found = audience(opened, exclusions=Exclusions(agreed=agreed, **(exclusions or {})), **target)
+    with workspace.store().read() as reader:
+        outside = reader.counts()["users"] - opened.dataset.n_users
+    if outside <= 0:
+        return found
+    counted = {NO_CONSENT: found.excluded.get(NO_CONSENT, 0) + outside}
+    return replace(found, excluded=counted | {k: n for k, n in found.excluded.items() if k != NO_CONSENT})
 
 
 def person_profile(workspace: Workspace, user_id: str, locale: str) -> tuple[Profile, UserTexts]:

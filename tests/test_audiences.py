@@ -2,57 +2,366 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from shop_world import shop
 
-from recllm.audiences import Cut, audience
-from recllm.dataset import Dataset
+from recllm.audiences import Audience, Cut, Exclusions, audience
+from recllm.audiences.exclusions import first_only, youngest_age
+from recllm.audiences.export import document, guarded, write_csv
+from recllm.audiences.group import differences, lifts, tellable
+from recllm.audiences.lookalikes import fit_logistic
+from recllm.audiences.probabilities import chances, narrowed, single_chances
+from recllm.audiences.selection import draws, select
+from recllm.audiences.targets import in_category
+from recllm.dataset import DAY, Dataset
 from recllm.encoder import ToyEncoder
+from recllm.errors import NotFittedError, PolicyError, UsageError
 from recllm.policy import Policy
 from recllm.recommender import Recommender
+from recllm.schema import ACTION_CODE, Action
 from recllm.training import TrainingArguments
 
-FLOOR = 5
+FLOOR, PEOPLE = 5, 80
 
 
 def named(dataset: Dataset) -> Dataset:
-    """Even people are of the country, odd ones of the town."""
-    homes = ["country" if int(name[1:]) % 2 == 0 else "town" for name in dataset.users["user_id"]]
-    return replace(dataset, users=dataset.users.with_columns(pl.Series("home", homes)))
+    """Even people are of the country, odd ones of the town; the first four told their age."""
+    ids = dataset.users["user_id"]
+    homes = ["country" if int(name[1:]) % 2 == 0 else "town" for name in ids]
+    ages = [{"u00": "13-17", "u01": "35-44", "u02": "under 18", "u03": "18-24"}.get(name) for name in ids]
+    return replace(dataset, users=dataset.users.with_columns(pl.Series("home", homes), pl.Series("age", ages)))
 
 
 @pytest.fixture(scope="module")
 def trained() -> Recommender:
     policy = Policy(group_floor=FLOOR)
-    return Recommender(named(shop(people=80)), ToyEncoder(), policy=policy).fit(
-        TrainingArguments(n_windows=3, epochs=4)
-    )
+    world = named(shop(people=PEOPLE))
+    return Recommender(world, ToyEncoder(), policy=policy).fit(TrainingArguments(n_windows=3, epochs=4))
+
+
+def like(recommender: Recommender, dataset: Dataset | None = None, **changed) -> Recommender:  # type: ignore[no-untyped-def]
+    """The same model over another dataset, policy or permission."""
+    settings = {"model": recommender.model, "policy": recommender.policy} | changed
+    return Recommender(dataset or recommender.dataset, recommender.encoder, **settings)
 
 
 def even(user_id: str) -> bool:
     return int(user_id[1:]) % 2 == 0
 
 
-def accounted(found, n_users: int) -> bool:  # type: ignore[no-untyped-def]
-    return len(found.people) + len(found.held) + sum(found.excluded.values()) == n_users
+def ids(found: Audience) -> list[str]:
+    return [p.user_id for p in found.people]
+
+
+def accounted(found: Audience) -> bool:
+    return len(found.people) + len(found.held) + sum(found.excluded.values()) == PEOPLE
+
+
+# --- probabilities ---------------------------------------------------------------------------------------------------
 
 
 def test_tea_goes_to_those_who_buy_tea(trained: Recommender) -> None:
     found = audience(trained, items=["tea3"], cut=Cut(size=20))
-    assert found.size == 20 and all(even(p.user_id) for p in found.people)
-    chances = [p.probability for p in found.people]
-    assert chances == sorted(chances, reverse=True) and all(0 < c < 1 for c in chances)
-    assert found.expected_conversions == pytest.approx(sum(chances), rel=1e-5)
-    assert accounted(found, 80)
+    assert found.size == 20 and all(map(even, ids(found))) and accounted(found)
+    probability = [p.probability for p in found.people]
+    assert probability == sorted(probability, reverse=True) and all(0 < p < 1 for p in probability)
+    assert found.expected_conversions == pytest.approx(sum(probability), rel=1e-5)
+    assert found.items == ("tea3",) and {p.item_id for p in found.people} == {"tea3"}
+
+
+def test_a_probability_is_the_one_of_the_slate(trained: Recommender) -> None:
+    for person in audience(trained, items=["tea3"], cut=Cut(size=10), explain=False).people:
+        slate = trained.recommend(person.user_id, items_to_recommend=["tea3"], explain=False)[0]
+        assert person.probability == pytest.approx(slate.items[0].probability, abs=1e-5)
+
+
+def test_of_several_items_at_least_one(trained: Recommender) -> None:
+    rows, people = trained.dataset.item_rows(["tea1", "tea2", "tool4"]), np.arange(PEOPLE)
+    single = single_chances(trained, rows, people)
+    assert chances(trained, rows, people).probability == pytest.approx(1 - np.prod(1 - single, axis=1), abs=1e-5)
+    alone = chances(trained, rows[1:2], people)
+    assert alone.probability == pytest.approx(single[:, 1], abs=1e-6)
+    best = chances(trained, rows, people).best
+    assert all(
+        trained.dataset.items["item_id"][int(i)].startswith("tea") == even(f"u{n:02}") for n, i in enumerate(best)
+    )
+
+
+def test_what_is_left_out_of_the_crowd_moves_no_score(trained: Recommender) -> None:
+    rows = trained.dataset.item_rows(["tea1", "tool5"])
+    thin = narrowed(trained.population, rows)
+    assert 0 < thin.recent.nnz < trained.population.recent.nnz
+    assert np.array_equal(thin.recent[:, rows].toarray(), trained.population.recent[:, rows].toarray())
+
+
+def test_a_category_and_its_path(trained: Recommender) -> None:
+    items = trained.dataset.items
+    assert in_category(items, "Tools").sum() == in_category(items, "home > tools").sum() == 12
+    assert not in_category(items, "tools > home").any()
+    found = audience(trained, category="home > tools", cut=Cut(size=20))
+    assert not any(map(even, ids(found))) and all(p.item_id.startswith("tool") for p in found.people)
+
+
+def test_a_text_finds_those_who_buy_such_things(trained: Recommender) -> None:
+    found = audience(trained, text="Green tea of spring", category="food > tea", cut=Cut(size=20))
+    assert sum(map(even, ids(found))) >= 16 and found.notes and accounted(found)
+    assert trained.dataset.n_items == 24
+
+
+# --- reasons and the group -------------------------------------------------------------------------------------------
 
 
 def test_reasons_are_those_of_explain(trained: Recommender) -> None:
-    for person in audience(trained, items=["tea3"], cut=Cut(size=20)).people:
+    people = audience(trained, items=["tea3"], cut=Cut(size=20)).people
+    same = 0
+    for person in people:
         plain = trained.explain(person.user_id, "tea3")
         assert person.reasons
-        if not any(r.evidence_id.startswith("I:") for r in (*plain, *person.reasons)):
+        if not any(r.evidence_id.startswith("I:") for r in plain):
             assert [r.evidence_id for r in person.reasons] == [r.evidence_id for r in plain]
             assert [r.delta for r in person.reasons] == pytest.approx([r.delta for r in plain], abs=1e-4)
+            same += 1
+    assert same >= 10
+
+
+def test_the_group_is_told_apart(trained: Recommender) -> None:
+    found = audience(trained, items=["tea3"], cut=Cut(size=25, holdout=0), explain=False)
+    told = {d.name: d for d in found.group}
+    assert told["home = country"].share == 1 and told["home = country"].low > 1
+    assert told["food > tea"].lift == pytest.approx(
+        told["food > tea"].share / told["food > tea"].share_of_rest, rel=0.2
+    )
+    assert "home = town" not in told and "home > tools" not in told
+
+
+def test_small_and_sensitive_facts_are_not_told() -> None:
+    n = np.array([100] * 5)
+    inside, outside = np.array([4, 10, 97, 100, 60]), np.array([90, 20, 100, 100, 300])
+    assert tellable(inside, outside, n, 50).tolist() == [False, False, False, True, True]
+    world = shop(people=PEOPLE)
+    group = np.flatnonzero([even(u) for u in world.users["user_id"]])
+    rest = np.setdiff1d(np.arange(PEOPLE), group)
+    told = {d.name for d in differences(world, group, rest, Policy(group_floor=5))}
+    assert told == {"food", "food > tea"}
+    quiet = Policy(group_floor=5, sensitive_categories=frozenset({"tea"}))
+    assert {d.name for d in differences(world, group, rest, quiet)} == {"food"}
+
+
+def test_the_interval_of_a_lift_holds_the_truth() -> None:
+    rng = np.random.default_rng(0)
+    n, m, times = 300, 2000, 2000
+    one = np.ones(times)
+    _, low, high = lifts(rng.binomial(n, 0.3, times), rng.binomial(m, 0.15, times), one * n, one * m, 0.95)
+    assert 0.93 < np.mean((low < 2) & (high > 2)) < 0.97
+
+
+# --- exclusions ------------------------------------------------------------------------------------------------------
+
+
+def test_each_exclusion_is_counted_and_obeyed(trained: Recommender) -> None:
+    data = trained.dataset
+    rows = {name: int(data.user_rows([name])[0]) for name in ("u04", "u06", "u08")}
+    tea = int(data.item_rows(["tea3"])[0])
+    busy = data.with_event(rows["u04"], tea, data.as_of - DAY, Action.RETURN)
+    for hour in (1, 2):
+        for item in (0, 1):
+            busy = busy.with_event(rows["u06"], item, data.as_of - hour * 3600, Action.SHOWN)
+    shop_now = like(trained, busy, permits=lambda names: [name != "u08" for name in names])
+    rules = Exclusions(
+        suppressed=["u10", "stranger"], frequency_cap=2, agreed=lambda names: [n != "u12" for n in names]
+    )
+    found = audience(shop_now, items=["tea3"], exclusions=rules, explain=False)
+    assert found.excluded == {
+        "no_consent": 2,
+        "suppression_list": 1,
+        "minor": 2,
+        "returned": 1,
+        "frequency_cap": 1,
+    }
+    assert accounted(found)
+    assert not {"u00", "u02", "u04", "u06", "u08", "u10", "u12"} & {*ids(found), *found.held}
+    once = audience(shop_now, items=["tea3"], exclusions=Exclusions(frequency_cap=3), explain=False)
+    assert "frequency_cap" not in once.excluded, "the places of one slate are one occasion"
+
+
+def test_bought_recently(trained: Recommender) -> None:
+    e = trained.dataset.events
+    tea = int(trained.dataset.item_rows(["tea3"])[0])
+    recent = (e.item == tea) & (e.at >= trained.dataset.as_of - 30 * DAY) & (e.action == ACTION_CODE[Action.PURCHASE])
+    buyers = set(trained.dataset.users["user_id"].gather(np.unique(e.user[recent])).to_list()) - {"u00", "u02"}
+    found = audience(trained, items=["tea3"], exclusions=Exclusions(bought_days=30), explain=False)
+    assert found.excluded["bought_recently"] == len(buyers) > 3 and not buyers & set(ids(found))
+
+
+def test_a_person_stands_under_the_first_reason() -> None:
+    one, two = np.array([True, True, False]), np.array([True, False, True])
+    assert {k: v.tolist() for k, v in first_only({"a": one, "b": two}).items()} == {
+        "a": [True, True, False],
+        "b": [False, False, True],
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "age"),
+    [
+        ("age", "35-44", 35),
+        ("age_group", "13-17", 13),
+        ("Age", "under 18", 0),
+        ("age", "<18", 0),
+        ("age", "65+", 65),
+        ("年龄", "18岁以下", 0),
+        ("birth_year", "2008", 15),
+        ("date_of_birth", "1980-05-01", 43),
+        ("household_size", "2", None),
+        ("language", "16", None),
+        ("age", "unknown", None),
+    ],
+)
+def test_ages(name: str, value: str, age: int | None) -> None:
+    assert youngest_age(name, value, 2024) == age
+
+
+def test_sensitive_targets_are_refused(trained: Recommender) -> None:
+    strict = like(trained, policy=Policy(group_floor=FLOOR, sensitive_categories=frozenset({"tea", "hammer 3"})))
+    for target in ({"items": ["tea1"]}, {"category": "tea"}, {"text": "More tea"}):
+        with pytest.raises(PolicyError, match="sensitive"):
+            audience(strict, **target)  # type: ignore[arg-type]
+    mixed = audience(strict, items=["tea1", "tool1", "tool3"], explain=False)
+    assert mixed.items == ("tool1",) and "2 items" in mixed.notes[0]
+
+
+# --- cuts and the holdout --------------------------------------------------------------------------------------------
+
+
+def test_budget_and_worth(trained: Recommender) -> None:
+    paid = audience(trained, items=["tea3"], cut=Cut(budget=10.5, cost=0.5), explain=False)
+    assert paid.size == 21
+    worth = audience(trained, items=["tea3"], cut=Cut(cost=1, margin=2.5), explain=False)
+    assert all(p.probability * 2.5 > 1 for p in worth.people)
+    assert worth.excluded["not_worth_the_contact"] > 20 and accounted(worth)
+
+
+def test_the_holdout_is_stable_and_fair(trained: Recommender) -> None:
+    small = audience(trained, items=["tea3"], cut=Cut(size=15, holdout=0.3), explain=False, campaign="spring")
+    large = audience(trained, items=["tea3"], cut=Cut(size=30, holdout=0.3), explain=False, campaign="spring")
+    other = audience(trained, items=["tea3"], cut=Cut(size=30, holdout=0.3), explain=False, campaign="autumn")
+    assert set(small.held) <= set(large.held) and not set(large.held) & set(ids(large))
+    assert ids(large)[:15] == ids(small) and set(other.held) != set(large.held)
+    share = draws([f"person {n}" for n in range(20_000)], "spring") < 0.1
+    assert share.mean() == pytest.approx(0.1, abs=0.01)
+
+
+def test_floor_and_nobody(trained: Recommender) -> None:
+    with pytest.raises(PolicyError, match=f"smaller than {FLOOR}"):
+        audience(trained, items=["tea3"], cut=Cut(size=FLOOR - 1))
+    for cut in (Cut(budget=0, cost=1), Cut(size=0), Cut(cost=5, margin=1)):
+        empty = audience(trained, items=["tea3"], cut=cut)
+        assert empty.size == 0 and empty.expected_conversions == 0 and accounted(empty)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"size": -1},
+        {"budget": 5.0},
+        {"budget": 5.0, "cost": 0.0},
+        {"holdout": 1.0},
+        {"margin": float("nan")},
+        {"cost": float("inf")},
+    ],
+)
+def test_wrong_cuts_are_told(wrong: dict[str, float]) -> None:
+    with pytest.raises(UsageError):
+        Cut(**wrong)  # type: ignore[arg-type]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    order=st.lists(st.sampled_from([0.0, 0.1, 0.5, 2.0]), max_size=40),
+    size=st.none() | st.integers(0, 45),
+    holdout=st.floats(0, 0.9),
+    margin=st.none() | st.floats(0, 10),
+)
+def test_a_cut_loses_nobody(order: list[float], size: int | None, holdout: float, margin: float | None) -> None:
+    score = np.array(order, float)
+    p = (1 - np.exp(-score)).astype(np.float32)
+    names = [f"p{n}" for n in range(len(order))]
+    cut = Cut(size=size, holdout=holdout, margin=margin, cost=0.2)
+    chosen = select(score, p, names, "c", cut)
+    places = np.concatenate([chosen.addressed, chosen.held])
+    assert len(set(places.tolist())) == len(places) == len(order) - chosen.worthless - chosen.beyond
+    assert size is None or len(chosen.addressed) <= size
+    assert list(score[chosen.addressed]) == sorted(score[chosen.addressed], reverse=True)
+    if chosen.beyond and len(chosen.addressed):
+        assert len(chosen.addressed) == size
+    shuffled = np.random.default_rng(0).permutation(len(order))
+    again = select(score[shuffled], p[shuffled], [names[i] for i in shuffled], "c", cut)
+    assert [names[i] for i in chosen.addressed] == [names[shuffled[i]] for i in again.addressed]
+
+
+# --- lookalikes ------------------------------------------------------------------------------------------------------
+
+
+def test_people_like_the_seeds(trained: Recommender) -> None:
+    seeds = [f"u{n:02}" for n in range(20, 40, 2)]
+    found = audience(trained, seeds=[*seeds, "stranger"], cut=Cut(size=20))
+    assert all(map(even, ids(found))) and not set(seeds) & set(ids(found))
+    assert found.people[0].probability is None and found.expected_conversions is None
+    assert found.excluded["seed"] == 10 and accounted(found)
+    with pytest.raises(UsageError, match="likeness"):
+        audience(trained, seeds=seeds, cut=Cut(margin=1, cost=0))
+    with pytest.raises(UsageError, match="none of the seeds"):
+        audience(trained, seeds=["stranger"])
+
+
+def test_many_seeds_are_learned_from() -> None:
+    world = Recommender(shop(people=160), ToyEncoder(), policy=Policy(group_floor=FLOOR))
+    seeds = [f"u{n:02}" for n in range(0, 120, 2)]
+    found = audience(world, seeds=seeds, cut=Cut(size=15))
+    assert all(map(even, ids(found))) and "regression" in found.notes[0]
+    assert all(0 < p.score < 1 for p in found.people)
+
+
+def test_the_regression_finds_the_column_that_matters() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2000, 5)).astype(np.float32)
+    label = rng.random(2000) < 1 / (1 + np.exp(-3 * x[:, 2]))
+    p = fit_logistic(x, label)(x)
+    assert ((p > 0.5) == (x[:, 2] > 0)).mean() > 0.93 and np.isfinite(p).all()
+
+
+# --- use -------------------------------------------------------------------------------------------------------------
+
+
+def test_wrong_use_is_told(trained: Recommender) -> None:
+    for target in ({}, {"items": ["tea1"], "text": "tea"}, {"items": []}, {"text": " "}, {"category": "cars"}):
+        with pytest.raises(UsageError):
+            audience(trained, **target)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="no item 'nothing'"):
+        audience(trained, items=["tea1", "nothing"])
+    with pytest.raises(NotFittedError):
+        audience(Recommender(trained.dataset, ToyEncoder()), items=["tea1"])
+
+
+def test_a_document_and_a_guarded_csv(trained: Recommender, tmp_path: Path) -> None:
+    found = audience(trained, items=["tea3"], cut=Cut(size=12))
+    first = ids(found)[0]
+    told = document(found, {first: "=cmd()"})
+    assert {"campaign_id", "item_id", "size", "people", "excluded", "holdout", "expected_conversions"} <= set(told)
+    assert told["item_id"] == "tea3" and told["holdout"] == len(found.held) and len(told["people"]) == 12
+    assert not any(name in str(told) for name in found.held)
+    write_csv(found, tmp_path / "people.csv", {first: "=cmd()"})
+    rows = list(csv.reader((tmp_path / "people.csv").open(encoding="utf-8")))
+    assert rows[0] == ["user_id", "probability", "item_id", "reasons"] and len(rows) == 13
+    assert rows[1][0] == "'=cmd()" and rows[2][0] == ids(found)[1]
+    for bad in ("=1", "+1", "-1", "@a", "\tb"):
+        assert guarded(bad) == f"'{bad}"
+    assert guarded("u1") == "u1" and guarded(None) == ""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from recllm.audiences.exclusions import Exclusions, reasons_against
 from recllm.audiences.group import Difference, differences
 from recllm.audiences.lookalikes import likeness
-from recllm.audiences.probabilities import Chances, chances
+from recllm.audiences.probabilities import UNTRAINED, Chances, chances
 from recllm.audiences.reasons import reasons_for
 from recllm.audiences.selection import CUT, WORTHLESS, Cut, Selection, check_floor, select
 from recllm.audiences.targets import Target, category_target, item_target, text_target
@@ -33,7 +33,7 @@ class Reached:
     probability: float | None
     """Calibrated, in [0, 1], that they take one of the items within the horizon; None for a likeness by few seeds."""
     score: float
-    """What people were ordered by: the probability, or the likeness."""
+    """What people were ordered by: minus the log of the probability of taking none, or the likeness."""
     item_id: str | None
     """The item of the target that suits them best; None for a likeness."""
     reasons: tuple[Reason, ...] = ()
@@ -70,8 +70,6 @@ class Pool:
     rows: NDArray[np.int64]
     found: Chances
     excluded: dict[str, int]
-    probabilities: bool = True
-    """False when `found` holds likenesses."""
 
 
 def audience(
@@ -116,7 +114,7 @@ def _target(
     recommender: Recommender, items: Sequence[str] | None, category: str | None, text: str | None
 ) -> tuple[Recommender, Target]:
     if recommender.model is None:
-        raise NotFittedError("an audience needs calibrated probabilities: train a model first")
+        raise NotFittedError(UNTRAINED)
     if text is not None:
         return text_target(recommender, text, category)
     if category is not None:
@@ -131,9 +129,9 @@ def _alike(recommender: Recommender, seeds: Collection[str], rules: Exclusions) 
     against = reasons_against(recommender, nothing, rules, seeds)
     open_rows = np.flatnonzero(~np.logical_or.reduce(list(against.values())))
     alike = likeness(recommender, rows, open_rows)
-    found = Chances(alike.score, np.full(len(open_rows), -1), alike.score)
+    found = Chances(alike.score, np.full(len(open_rows), -1), None)
     target = Target(f"like {len(rows)} seeds", nothing, (alike.note,))
-    return Pool(target, open_rows, found, _counts(against), probabilities=False)
+    return Pool(target, open_rows, found, _counts(against))
 
 
 def _counts(against: dict[str, NDArray[np.bool_]]) -> dict[str, int]:
@@ -143,10 +141,12 @@ def _counts(against: dict[str, NDArray[np.bool_]]) -> dict[str, int]:
 def _finish(recommender: Recommender, found: Pool, cut: Cut, campaign: str | None, *, explain: bool) -> Audience:
     name = campaign or found.target.name
     ids = recommender.dataset.users["user_id"].gather(found.rows).to_list()
-    chosen = select(found.found.probability, ids, name, cut, probability=found.probabilities)
+    chances = found.found
+    chosen = select(chances.order, chances.probability, ids, name, cut)
     check_floor(len(chosen.addressed), recommender.policy.group_floor)
     left = {WORTHLESS: chosen.worthless, CUT: chosen.beyond}
-    expected = float(found.found.probability[chosen.addressed].sum()) if found.probabilities else None
+    p = chances.probability
+    expected = None if p is None else float(p[chosen.addressed].sum(dtype=np.float64))
     reached = found.rows[chosen.addressed]
     rest = np.setdiff1d(found.rows, reached)
     return Audience(
@@ -167,18 +167,17 @@ def _finish(recommender: Recommender, found: Pool, cut: Cut, campaign: str | Non
 def _people(
     recommender: Recommender, found: Pool, chosen: Selection, ids: Sequence[str], explain: bool
 ) -> tuple[Reached, ...]:
-    places = chosen.addressed
-    best = found.found.best[places]
+    places, chances = chosen.addressed, found.found
+    best = chances.best[places]
     why = reasons_for(recommender, found.rows[places], best) if explain else [()] * len(places)
     names = recommender.dataset.items["item_id"]
-    score = found.found.probability[places]
     return tuple(
         Reached(
             user_id=ids[place],
-            probability=float(score[n]) if found.probabilities else None,
-            score=float(score[n]),
-            item_id=names[int(best[n])] if best[n] >= 0 else None,
-            reasons=why[n],
+            probability=None if chances.probability is None else float(chances.probability[place]),
+            score=float(chances.order[place]),
+            item_id=names[int(item)] if item >= 0 else None,
+            reasons=reasons,
         )
-        for n, place in enumerate(places)
+        for place, item, reasons in zip(places, best, why, strict=True)
     )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.dataset import DAY, Dataset, utc
+from recllm.dataset import DAY, USER_COLUMN, Dataset, utc
 from recllm.errors import UsageError
 from recllm.schema import ACTION_CODE, Action
 from recllm.vectors import basics_of
@@ -26,12 +26,12 @@ UNKNOWN, BOUGHT, RETURNED, CAPPED = "nothing_known", "bought_recently", "returne
 
 @dataclass(frozen=True, kw_only=True)
 class Exclusions:
-    """Rules. Ids are the caller's own; ids that nobody has are ignored."""
+    """Rules. Suppressed ids are the caller's own; ids that nobody has are ignored."""
 
     suppressed: Collection[str] = ()
     """Never contact these."""
-    without_consent: Collection[str] = ()
-    """Have not agreed to the channel; those without consent to personalisation are left out anyway."""
+    agreed: Callable[[Sequence[str]], Sequence[bool]] | None = None
+    """Whether each of the dataset's ids has agreed to the channel; personalisation they must have agreed to anyway."""
     bought_days: float | None = None
     """Leave out who bought one of the items so recently; None keeps them, as many shops live from buying again."""
     returned: bool = True
@@ -56,7 +56,9 @@ def reasons_against(
 ) -> dict[str, Mask]:
     """Reason -> who it holds for, (n_users,) each; a person stands under the first that holds, in this order."""
     data = recommender.dataset
-    refused = ~recommender.permitted() | _listed(recommender, rules.without_consent)
+    refused = ~recommender.permitted()
+    if rules.agreed is not None:
+        refused |= ~np.array(rules.agreed(data.users[USER_COLUMN].to_list()), bool)
     found = {
         NO_CONSENT: refused,
         SUPPRESSED: _listed(recommender, rules.suppressed),
@@ -91,7 +93,7 @@ def _unknown(data: Dataset) -> Mask:
     """Neither an event of their own nor a basic: there is nothing to tell them apart by."""
     e = data.events
     acted = np.diff(e.select(e.action != ACTION_CODE[Action.SHOWN]).indptr) > 0
-    return ~acted & np.array([not told for told in basics_of(data.users)], bool)
+    return np.asarray(~acted & np.array([not told for told in basics_of(data.users)], bool))
 
 
 def _bought(data: Dataset, items: NDArray[np.integer], days: float | None) -> Mask:

@@ -10,7 +10,7 @@ it or lack it, unless nobody lacks it. Sensitive categories are never told eithe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -45,10 +45,12 @@ class Difference:
 
 @dataclass(frozen=True, eq=False)
 class _Facts:
-    """has: sparse (n_users, n_facts) of 0 and 1; name and kind of each fact."""
+    """has: sparse (n_users, n_facts) of 0 and 1. asked: the same of whom it is known whether they have the fact; None
+    when it is known of everybody. name and kind of each fact."""
 
     has: Any
     names: list[tuple[str, str]]
+    asked: Any = None
 
 
 def differences(
@@ -68,36 +70,62 @@ def differences(
     """
     if not len(group) or not len(rest):
         return ()
-    facts = _facts(dataset, policy, days)
-    inside, outside = (np.asarray(facts.has[rows].sum(axis=0)).ravel() for rows in (group, rest))
-    told = np.flatnonzero(tellable(inside, outside, len(group), policy.group_floor))
-    if not len(told):
-        return ()
-    ratio, low, high = lifts(inside[told], outside[told], len(group), len(rest), 1 - (1 - level) / len(told))
-    order = [place for place in np.argsort(-low, kind="stable") if low[place] > 1][:most]
-    return tuple(
+    found: list[Difference] = []
+    tables = (_of_basics(dataset), _of_categories(dataset, policy, days))
+    told = [_told(facts, group, rest, policy.group_floor) for facts in tables]
+    tried = sum(len(t.column) for t in told)
+    for facts, t in zip(tables, told, strict=True):
+        if len(t.column):
+            found += _compare(facts, t, 1 - (1 - level) / tried)
+    return tuple(sorted((d for d in found if d.low > 1), key=lambda d: (-d.low, d.name))[:most])
+
+
+@dataclass(frozen=True, eq=False)
+class _Told:
+    """Counts of the facts that may be told, (n_told,) each: with the fact inside and outside, and how many in all."""
+
+    column: NDArray[np.int64]
+    inside: NDArray[Any]
+    outside: NDArray[Any]
+    n: NDArray[Any]
+    m: NDArray[Any]
+
+
+def _told(facts: _Facts, group: NDArray[np.integer], rest: NDArray[np.integer], floor: int) -> _Told:
+    def counts(table: Any, rows: NDArray[np.integer]) -> NDArray[Any]:
+        return np.full(len(facts.names), len(rows)) if table is None else np.asarray(table[rows].sum(axis=0)).ravel()
+
+    inside, outside = counts(facts.has, group), counts(facts.has, rest)
+    n, m = counts(facts.asked, group), counts(facts.asked, rest)
+    column = np.flatnonzero(tellable(inside, outside, n, floor) & (m > 0))
+    return _Told(column, inside[column], outside[column], n[column], m[column])
+
+
+def _compare(facts: _Facts, told: _Told, level: float) -> list[Difference]:
+    ratio, low, high = lifts(told.inside, told.outside, told.n, told.m, level)
+    return [
         Difference(
-            kind=facts.names[told[p]][0],
-            name=facts.names[told[p]][1],
-            share=float(inside[told[p]] / len(group)),
-            share_of_rest=float(outside[told[p]] / len(rest)),
-            lift=float(ratio[p]),
-            low=float(low[p]),
-            high=float(high[p]),
-            people=int(inside[told[p]]),
+            kind=facts.names[column][0],
+            name=facts.names[column][1],
+            share=float(told.inside[at] / told.n[at]),
+            share_of_rest=float(told.outside[at] / told.m[at]),
+            lift=float(ratio[at]),
+            low=float(low[at]),
+            high=float(high[at]),
+            people=int(told.inside[at]),
         )
-        for p in order
-    )
+        for at, column in enumerate(told.column.tolist())
+    ]
 
 
-def tellable(inside: NDArray[Any], outside: NDArray[Any], n: int, floor: int) -> Mask:
-    """Which facts concern enough people. inside, outside: how many have them; n: people in the group."""
+def tellable(inside: NDArray[Any], outside: NDArray[Any], n: NDArray[Any], floor: int) -> Mask:
+    """Which facts concern enough people. inside, outside: how many have them; n: of how many in the group."""
     lacking = n - inside
     return np.asarray((inside + outside >= floor) & (inside >= LEAST) & ((lacking == 0) | (lacking >= LEAST)))
 
 
 def lifts(
-    inside: NDArray[Any], outside: NDArray[Any], n: int, m: int, level: float
+    inside: NDArray[Any], outside: NDArray[Any], n: NDArray[Any], m: NDArray[Any], level: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Ratio of shares inside / n and outside / m with its interval; half a person is added to every cell."""
     a, b = inside + 0.5, outside + 0.5
@@ -107,39 +135,51 @@ def lifts(
     return np.exp(log), np.exp(log - z * error), np.exp(log + z * error)
 
 
-def _facts(dataset: Dataset, policy: Policy, days: float) -> _Facts:
-    from scipy.sparse import hstack
-
-    basics, categories = _of_basics(dataset), _of_categories(dataset, policy, days)
-    return _Facts(hstack([basics.has, categories.has]).tocsr(), basics.names + categories.names)
-
-
 def _of_basics(dataset: Dataset) -> _Facts:
+    """Compared among those who told the basic: what a group did not tell is no fact about it."""
     known = basics_of(dataset.users)
     pairs = [(row, f"{name} = {value}") for row, told in enumerate(known) for name, value in told.items()]
-    return _table("basic", pairs, dataset.n_users)
+    facts = _table("basic", pairs, dataset.n_users)
+    basic = [name.split(" = ")[0] for _, name in facts.names]
+    columns = {name: [c for c, other in enumerate(basic) if other == name] for name in set(basic)}
+    asked = [(row, c) for row, told in enumerate(known) for name in told for c in columns[name]]
+    return replace(facts, asked=_ones(asked, dataset.n_users, len(basic)))
 
 
 def _of_categories(dataset: Dataset, policy: Policy, days: float) -> _Facts:
-    """Every level of the path of every item bought."""
-    e, paths = dataset.events, dataset.items["category"].to_list()
+    """Every level of the path of every item bought, of whichever person."""
+    e = dataset.events
     bought = (e.action == ACTION_CODE[Action.PURCHASE]) & (e.at >= dataset.as_of - days * DAY)
-    levels = {int(i): _levels(paths[i], policy) for i in np.unique(e.item[bought])}
-    pairs = np.unique(np.stack([e.user[bought].astype(np.int64), e.item[bought].astype(np.int64)]), axis=1).T
-    return _table("category", [(u, name) for u, i in pairs.tolist() for name in levels[i]], dataset.n_users)
+    paths = dataset.items["category"].list.join(PATH).fill_null("")
+    items, of_event = np.unique(e.item[bought], return_inverse=True)
+    distinct, of_item = np.unique(paths.gather(items).to_numpy().astype(str), return_inverse=True)
+    pairs = np.unique(e.user[bought].astype(np.int64) * len(distinct) + of_item[of_event])
+    levels = [_levels(path.split(PATH), policy) for path in distinct.tolist()]
+    named = [
+        (int(u), name)
+        for u, p in zip(pairs // max(len(distinct), 1), pairs % max(len(distinct), 1), strict=True)
+        for name in levels[p]
+    ]
+    return _table("category", named, dataset.n_users)
 
 
-def _levels(path: list[str] | None, policy: Policy) -> list[str]:
-    path = [part for part in path or [] if part]
-    return [PATH.join(path[: n + 1]) for n in range(len(path)) if not policy.is_sensitive(path[: n + 1])]
+def _levels(path: list[str], policy: Policy) -> list[str]:
+    """The path to each of its parts, as far as nothing in it is sensitive."""
+    known = [part for part in path if part]
+    return [PATH.join(known[: n + 1]) for n in range(len(known)) if not policy.is_sensitive(known[: n + 1])]
 
 
 def _table(kind: str, pairs: list[tuple[int, str]], n_users: int) -> _Facts:
-    from scipy.sparse import csr_matrix
-
     names = sorted({name for _, name in pairs})
     place = {name: at for at, name in enumerate(names)}
-    rows, columns = [row for row, _ in pairs], [place[name] for _, name in pairs]
-    has = csr_matrix((np.ones(len(pairs), np.float32), (rows, columns)), shape=(n_users, len(names)))
-    has.data[:] = 1
+    has = _ones([(row, place[name]) for row, name in pairs], n_users, len(names))
     return _Facts(has, [(kind, name) for name in names])
+
+
+def _ones(cells: list[tuple[int, int]], height: int, width: int) -> Any:
+    from scipy.sparse import csr_matrix
+
+    rows, columns = [row for row, _ in cells], [column for _, column in cells]
+    table = csr_matrix((np.ones(len(cells), np.float32), (rows, columns)), shape=(height, width))
+    table.data[:] = 1  # a pair that was named twice
+    return table

@@ -8,13 +8,14 @@ level does not, so a likeness is never given as a probability of buying.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.audiences.probabilities import blocks
+from recllm.audiences.probabilities import BLOCK
 from recllm.dataset import DAY, Events
 from recllm.errors import UsageError
 from recllm.histories import Floats, of_actions, user_vectors, visits
@@ -34,9 +35,9 @@ STRENGTH = 1e-2
 
 @dataclass(frozen=True, eq=False)
 class Likeness:
-    """score: float32 (n,); in [-1, 1] for a cosine, in [0, 1] for the regression."""
+    """score: float64 (n,); in [-1, 1] for a cosine, in [0, 1] for the regression."""
 
-    score: Floats
+    score: NDArray[np.float64]
     note: str
 
 
@@ -45,16 +46,21 @@ def likeness(recommender: Recommender, seeds: NDArray[np.integer], people: NDArr
     if not len(seeds):
         raise UsageError("none of the seeds is known here; check the ids, or the consent table")
     if len(seeds) < ENOUGH:
-        mean = sum(_vectors(recommender, rows).sum(axis=0) for rows in blocks(seeds))
+        mean = sum(_vectors(recommender, rows).sum(axis=0) for rows in _blocks(seeds))
         mean = mean / max(float(np.linalg.norm(mean)), 1e-12)
         return Likeness(_over(people, lambda rows: _vectors(recommender, rows) @ mean), _note(len(seeds)))
     rng = np.random.default_rng(0)
     others = rng.permutation(np.setdiff1d(people, seeds))[:OTHERS]
     known = rng.permutation(seeds)[:OTHERS]
     rows = np.concatenate([known, others])
-    x = np.concatenate([_described(recommender, part) for part in blocks(rows)])
+    x = np.concatenate([_described(recommender, part) for part in _blocks(rows)])
     weights = fit_logistic(x, np.arange(len(rows)) < len(known))
     return Likeness(_over(people, lambda part: weights(_described(recommender, part))), _note(len(seeds)))
+
+
+def _blocks(people: NDArray[np.integer]) -> Iterator[NDArray[np.integer]]:
+    for start in range(0, len(people), BLOCK):
+        yield people[start : start + BLOCK]
 
 
 def _note(n: int) -> str:
@@ -62,9 +68,9 @@ def _note(n: int) -> str:
     return f"ordered by likeness to {n} seeds ({way}); a likeness is no probability of buying"
 
 
-def _over(people: NDArray[np.integer], score: Any) -> Floats:
-    parts = [np.asarray(score(rows), np.float32) for rows in blocks(people)]
-    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+def _over(people: NDArray[np.integer], score: Any) -> NDArray[np.float64]:
+    parts = [np.asarray(score(rows), np.float64) for rows in _blocks(people)]
+    return np.concatenate(parts) if parts else np.zeros(0)
 
 
 def _vectors(recommender: Recommender, rows: NDArray[np.integer]) -> Floats:

@@ -11,38 +11,45 @@ many items this is too high; `eval/audience.py` measures by how much.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recllm.candidates import Candidates, candidates, explicit
+from recllm.dataset import Dataset
 from recllm.errors import NotFittedError
 from recllm.histories import Floats
-from recllm.population import ask
-from recllm.ranking import score_pairs
+from recllm.population import Population, ask
+from recllm.ranking import ScoredPairs, score_pairs
 from recllm.vectors import basics_of, basics_vectors
 
 if TYPE_CHECKING:
     from recllm.recommender import Recommender
 
+UNTRAINED = "an audience needs calibrated probabilities: train a model first"
+
 FEW_ITEMS = 50
 """Up to so many items, every person is scored on every item."""
 
 BLOCK = 256
-"""People at once."""
+"""People at once, and fewer where each has many pairs."""
+
+MOST_PAIRS = 2**18
 
 
 @dataclass(frozen=True, eq=False)
 class Chances:
-    """Of n people. probability: float32 (n,), of at least one item. best: int64 (n,), the item of the highest score,
-    -1 where none was scored. logit: float32 (n,), its score."""
+    """Of n people. order: float64 (n,), who comes first. best: int64 (n,), the item that suits them best, -1 for none.
 
-    probability: Floats
+    probability: float32 (n,), of at least one item; None where `order` is only a likeness. Otherwise `order` is minus
+    the log of the probability of none, which tells people apart where the probability itself rounds to 1.
+    """
+
+    order: NDArray[np.float64]
     best: NDArray[np.int64]
-    logit: Floats
+    probability: Floats | None
 
 
 def chances(recommender: Recommender, items: NDArray[np.integer], people: NDArray[np.integer]) -> Chances:
@@ -51,62 +58,100 @@ def chances(recommender: Recommender, items: NDArray[np.integer], people: NDArra
     Raises `NotFittedError` without a trained model: cosines are no probabilities.
     """
     if recommender.model is None:
-        raise NotFittedError("an audience needs calibrated probabilities: train a model first")
-    parts = [_block(recommender, items, rows) for rows in blocks(people)]
-    if not parts:
-        return Chances(np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32))
-    return Chances(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-
-
-def blocks(people: NDArray[np.integer]) -> Iterator[NDArray[np.integer]]:
+        raise NotFittedError(UNTRAINED)
+    crowd = narrowed(recommender.population, items)
+    order, best = np.zeros(len(people)), np.full(len(people), -1, np.int64)
     for start in range(0, len(people), BLOCK):
-        yield people[start : start + BLOCK]
+        part = slice(start, start + BLOCK)
+        order[part], best[part] = _block(recommender, crowd, items, people[part])
+    return Chances(order, best, np.asarray(-np.expm1(-order), np.float32))
+
+
+def single_chances(
+    recommender: Recommender, items: NDArray[np.integer], people: NDArray[np.integer]
+) -> NDArray[np.float32]:
+    """Probability that each of `people` takes each of `items`, float32 (n, n_items): for a few hundred items at most.
+
+    The same figures as `chances` of each item alone. Raises `NotFittedError` without a trained model.
+    """
+    if recommender.model is None:
+        raise NotFittedError(UNTRAINED)
+    crowd, (rows, column) = narrowed(recommender.population, items), np.unique(items, return_inverse=True)
+    out = np.zeros((len(people), len(rows)), np.float32)
+    step = int(np.clip(MOST_PAIRS // max(len(rows), 1), 1, BLOCK))
+    for start in range(0, len(people) if len(rows) else 0, step):
+        part = people[start : start + step]
+        scored = _scored(recommender, crowd, explicit(len(part), rows), part, _told(recommender, part))
+        out[start : start + step] = scored.probability.reshape(len(part), -1)
+    return out[:, column]
+
+
+def narrowed(crowd: Population, items: NDArray[np.integer]) -> Population:
+    """The same crowd for scores of `items` alone: what it knows of other items' buyers is left out.
+
+    Scores of `items` stay what they are, because a pair's features look these tables up at the pair's own item.
+    """
+
+    def kept(table: Any) -> Any:
+        wanted = np.zeros(crowd.n_items, bool)
+        wanted[items] = True
+        thin = table.tocsr().copy()
+        thin.data = np.where(wanted[thin.indices], thin.data, 0).astype(thin.dtype)
+        thin.eliminate_zeros()
+        return thin
+
+    return replace(crowd, recent=kept(crowd.recent), decayed=kept(crowd.decayed), item_item=kept(crowd.item_item))
 
 
 def _block(
-    recommender: Recommender, items: NDArray[np.integer], rows: NDArray[np.integer]
-) -> tuple[Floats, NDArray[np.int64], Floats]:
-    model, data = recommender.model, recommender.dataset
-    assert model is not None  # noqa: S101 - chances made sure
-    told = basics_vectors(recommender.encoder, basics_of(data.users[rows.tolist()]), recommender.locale)
-    histories = data.events.rows(rows)
-    pairs = _pairs(recommender, items, rows, told)
-    scored = score_pairs(
-        model.scorer,
-        recommender.population,
-        histories,
+    recommender: Recommender, crowd: Population, items: NDArray[np.integer], rows: NDArray[np.integer]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Order and best item of each of `rows`."""
+    told, pairs = _told(recommender, rows), explicit(len(rows), items)
+    if len(items) > FEW_ITEMS:
+        data, settings = recommender.dataset, recommender.model.candidates if recommender.model else None
+        asked = ask(crowd, data.events.rows(rows), data.as_of, own=rows, basics=told)
+        pairs = candidates(crowd, asked, settings, allowed=_mask(data, items))
+    scored = _scored(recommender, crowd, pairs, rows, told)
+    return at_least_one(pairs, scored.probability), _best(pairs, scored.logit)
+
+
+def _told(recommender: Recommender, rows: NDArray[np.integer]) -> Floats:
+    return basics_vectors(recommender.encoder, basics_of(recommender.dataset.users[rows.tolist()]), recommender.locale)
+
+
+def _scored(
+    recommender: Recommender, crowd: Population, pairs: Candidates, rows: NDArray[np.integer], told: Floats
+) -> ScoredPairs:
+    data = recommender.dataset
+    assert recommender.model is not None  # noqa: S101 - the callers made sure
+    return score_pairs(
+        recommender.model.scorer,
+        crowd,
+        data.events.rows(rows),
         data.as_of,
         pairs,
         own=rows,
         basics=told,
         item_offsets=recommender.item_offsets,
     )
-    best, logit = _best(pairs, scored.logit)
-    return at_least_one(pairs, scored.probability), best, logit
 
 
-def _pairs(recommender: Recommender, items: NDArray[np.integer], rows: NDArray[np.integer], told: Floats) -> Candidates:
-    if len(items) <= FEW_ITEMS:
-        return explicit(len(rows), items)
-    data, crowd = recommender.dataset, recommender.population
-    allowed = np.zeros(data.n_items, bool)
-    allowed[items] = True
-    asked = ask(crowd, data.events.rows(rows), data.as_of, own=rows, basics=told)
-    settings = recommender.model.candidates if recommender.model else None
-    return candidates(crowd, asked, settings, allowed=allowed)
+def _mask(data: Dataset, items: NDArray[np.integer]) -> NDArray[np.bool_]:
+    out = np.zeros(data.n_items, bool)
+    out[items] = True
+    return out
 
 
-def at_least_one(pairs: Candidates, probability: Floats) -> Floats:
-    """1 - product of (1 - p) over each person's items, float32 (n,); 0 for a person without any."""
-    n = len(pairs.indptr) - 1
+def at_least_one(pairs: Candidates, probability: Floats) -> NDArray[np.float64]:
+    """Minus the log of the product of (1 - p) over each person's items, float64 (n,); 0 for a person without any."""
     misses = np.log1p(-np.minimum(probability.astype(np.float64), 1 - 1e-7))
-    return np.asarray(-np.expm1(np.bincount(pairs.user, misses, n)), np.float32)
+    return np.asarray(-np.bincount(pairs.user, misses, len(pairs.indptr) - 1))
 
 
-def _best(pairs: Candidates, logit: Floats) -> tuple[NDArray[np.int64], Floats]:
-    n = len(pairs.indptr) - 1
-    best, score = np.full(n, -1, np.int64), np.full(n, np.nan, np.float32)
+def _best(pairs: Candidates, logit: Floats) -> NDArray[np.int64]:
+    best = np.full(len(pairs.indptr) - 1, -1, np.int64)
     order = np.lexsort((pairs.item, -logit, pairs.user))
     first = order[pairs.indptr[:-1][np.diff(pairs.indptr) > 0]]
-    best[pairs.user[first]], score[pairs.user[first]] = pairs.item[first], logit[first]
-    return best, score
+    best[pairs.user[first]] = pairs.item[first]
+    return best

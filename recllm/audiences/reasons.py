@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from recllm.audiences.probabilities import narrowed
 from recllm.dataset import Events
 from recllm.explain import Pairs, Person, Speaker, Unit, choose, units_of, without
 from recllm.histories import Floats
+from recllm.population import Population
 from recllm.profiles import build_profiles
 from recllm.ranking import score_pairs
 from recllm.schema import Reason
@@ -93,13 +95,15 @@ def _worth(recommender: Recommender, trials: Sequence[_Trial]) -> list[Floats]:
     own = np.repeat([t.row for t in trials], sizes)
     histories = stacked([events for t in trials for events in t.histories])
     basics = [b for t in trials for b in t.basics]
-    logit = _logits(recommender, histories, basics, own, items)
+    crowd = narrowed(recommender.population, np.unique(items))
+    logit = _logits(recommender, crowd, histories, basics, own, items)
     runs = np.split(logit, np.cumsum(sizes)[:-1])
     return [np.asarray(run[0] - run[1:], np.float32) for run in runs]
 
 
 def _logits(
     recommender: Recommender,
+    crowd: Population,
     histories: Events,
     basics: Sequence[Mapping[str, str]],
     own: NDArray[np.integer],
@@ -109,9 +113,8 @@ def _logits(
     assert recommender.model is not None  # noqa: S101 - `chances` made sure
     told = basics_vectors(recommender.encoder, basics, recommender.locale)
     pairs = Pairs(np.arange(len(items) + 1, dtype=np.int64), items)
-    as_of = recommender.dataset.as_of
-    model, crowd = recommender.model, recommender.population
-    return score_pairs(model.scorer, crowd, histories, as_of, pairs, own=own, basics=told).logit
+    as_of, scorer = recommender.dataset.as_of, recommender.model.scorer
+    return score_pairs(scorer, crowd, histories, as_of, pairs, own=own, basics=told).logit
 
 
 def stacked(parts: Sequence[Events]) -> Events:

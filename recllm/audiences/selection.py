@@ -60,20 +60,22 @@ class Selection:
     beyond: int
 
 
-def select(score: Floats, ids: Sequence[str], campaign: str, cut: Cut, *, probability: bool = True) -> Selection:
-    """score: (n,), what orders people, a probability unless `probability` is False. ids: theirs, for the draw alone.
+def select(
+    order: NDArray[np.float64], probability: Floats | None, ids: Sequence[str], campaign: str, cut: Cut
+) -> Selection:
+    """order: (n,), the highest first. probability: (n,), for a margin. ids: people's, for the draws alone.
 
-    Ties are broken by the hash, never by the id or its place. Raises `UsageError` for a margin without probabilities.
+    Ties are broken by a hash, never by the id or its place. Raises `UsageError` for a margin without probabilities.
     """
     draw, tie = draws(ids, campaign, cut.salt), draws(ids, campaign, f"{cut.salt}\0order")
-    order = np.lexsort((tie, -np.asarray(score, np.float64)))
-    worth = order[_pays(score[order], cut, probability)]
+    ranked = np.lexsort((tie, -order))
+    worth = ranked[_pays(probability, cut, len(ranked))[ranked]]
     held = draw[worth] < cut.holdout
     kept = len(worth)
     if cut.most is not None:
         kept = min(int(np.searchsorted(np.cumsum(~held), cut.most)) + 1, kept) if cut.most else 0
     taken, held = worth[:kept], held[:kept]
-    return Selection(taken[~held], taken[held], len(order) - len(worth), len(worth) - kept)
+    return Selection(taken[~held], taken[held], len(ranked) - len(worth), len(worth) - kept)
 
 
 def draws(ids: Sequence[str], campaign: str, salt: str = "") -> NDArray[np.float64]:
@@ -96,12 +98,12 @@ def check_floor(n: int, floor: int) -> None:
         )
 
 
-def _pays(score: Floats, cut: Cut, probability: bool) -> NDArray[np.bool_]:
+def _pays(probability: Floats | None, cut: Cut, n: int) -> NDArray[np.bool_]:
     if cut.margin is None:
-        return np.ones(len(score), bool)
-    if not probability:
+        return np.ones(n, bool)
+    if probability is None:
         raise UsageError("a margin needs probabilities, and this target has only likenesses; leave it out")
-    return np.asarray(score.astype(np.float64) * cut.margin - (cut.cost or 0.0) > 0)
+    return np.asarray(probability.astype(np.float64) * cut.margin - (cut.cost or 0.0) > 0)
 
 
 def _check(holds: bool, message: str) -> None:

@@ -1,0 +1,233 @@
+"""Who buys an item in the next four weeks, asked for 300 items:  python eval/audience.py -o eval/results/audience.json
+
+For each item every person known before the window is ordered, and the first 50 are compared with who really bought it:
+precision@50, and its paired bootstrap over items. The items are drawn with a seed among those with 30 buyers or more in
+the 28 days before the window, or as many times 28 as it takes to find 300. Peers: the item's past buyers by recency and
+by frequency, filled up with the most active others; buyers of its category; LightGBM on the same pair features and past
+windows. Of our probabilities, the calibration error over all pairs, over the first 50 of each item, and for sets of
+items (probability of at least one). `--validation` moves to the tuning window. `--models` keeps the trained model, and
+uses the one that is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from run import DATA, say, window_of
+
+from recllm import metrics
+from recllm.artifacts import current
+from recllm.audiences.probabilities import single_chances
+from recllm.candidates import explicit
+from recllm.dataset import DAY, Dataset, Events
+from recllm.encoder import DEFAULT_ENCODER, load_encoder
+from recllm.evaluation import Window
+from recllm.evaluation.bootstrap import paired_bootstraps
+from recllm.evaluation.ours import Recipe, advised
+from recllm.evaluation.peers.boosting import BoostSettings, Examples, boost
+from recllm.evaluation.report import commit, hardware, versions
+from recllm.features import FEATURE_NAMES, pair_cosine, pair_features
+from recllm.histories import occasions, visits
+from recllm.model import load_model
+from recllm.population import Population, ask
+from recllm.recommender import Recommender
+from recllm.windows import Past, window_starts
+
+K, LEAST_BUYERS, SETS = 50, 30, (5, 20)
+Table = NDArray[Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--validation", action="store_true")
+    parser.add_argument("--items", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--models", type=Path, help="folder that keeps the trained model")
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "recllm")
+    parser.add_argument("-o", "--output", type=Path)
+    args = parser.parse_args()
+    began, window = time.perf_counter(), window_of("cj-next28", validation=args.validation, data=args.data)
+    encoder = load_encoder(DEFAULT_ENCODER, cache_dir=args.cache, precision="auto")
+    recipe = advised(window.fit_on, encoder, tuned=False, seed=args.seed)
+    trained = recommender(window, encoder, recipe, args.models)
+    people = np.flatnonzero(np.diff(window.fit_on.events.of("purchase").indptr))
+    items, source = drawn(window.fit_on, args.items, args.seed)
+    record = {
+        "protocol": f"audience-{window.protocol}",
+        "commit": commit(),
+        "data_hash": window.data_hash,
+        "seed": args.seed,
+        "people": len(people),
+        "items": len(items),
+        "drawn_from": source,
+        **figures(window, trained, recipe, items, people, args.seed),
+        "seconds": round(time.perf_counter() - began, 1),
+        "training": asdict(recipe.training),
+        "hardware": hardware(),
+        "versions": versions(),
+    }
+    record = json.loads(json.dumps(record, default=float), parse_float=lambda text: round(float(text), 6))
+    print(text := json.dumps(record, indent=1))
+    if args.output:
+        args.output.write_text(text + "\n", encoding="utf-8")
+
+
+def recommender(window: Window, encoder: Any, recipe: Recipe, models: Path | None) -> Recommender:
+    if models is not None and current(models) is not None:
+        return Recommender(window.fit_on, encoder, model=load_model(models))
+    trained = Recommender(window.fit_on, encoder).fit(recipe.training, interests=recipe.interests, progress=say)
+    if models is not None:
+        trained.publish(models)
+    return trained
+
+
+def drawn(past: Dataset, n: int, seed: int) -> tuple[Table, dict[str, int]]:
+    """Item rows, and what they were drawn from."""
+    days = 0
+    fit = np.zeros(0, np.int64)
+    while len(fit) < n and days < 364:
+        days += 28
+        recent = past.between(past.as_of - days * DAY, past.as_of)
+        pairs = np.unique(np.stack([recent.user.astype(np.int64), recent.item.astype(np.int64)]), axis=1)
+        fit = np.flatnonzero(np.bincount(pairs[1], minlength=past.n_items) >= LEAST_BUYERS)
+    return np.sort(np.random.default_rng(seed).permutation(fit)[:n]), {"days": days, "items": len(fit)}
+
+
+def figures(
+    window: Window, trained: Recommender, recipe: Recipe, items: Table, people: Table, seed: int
+) -> dict[str, Any]:
+    past, sold = window.fit_on, occasions(window.fit_on.events.of("purchase"))
+    label = truth(window, items, people)
+    say(f"{len(items)} items, {len(people)} people, {label.sum()} purchases to find")
+    ours = single_chances(trained, items, people)
+    say("scored")
+    scores: dict[str, Table] = {"recllm": ours.astype(np.float64)}
+    last, times, active = past_buyers(sold, items, people, past.as_of)
+    scores |= {"recency of past buyers": last + 1e-6 * active, "frequency of past buyers": times + 1e-3 * last}
+    scores["category buyers"] = category_buyers(past, sold, items, people) + 1e-6 * last
+    scores["lightgbm, same features"] = boosted(trained, recipe, items, people, seed)
+    rng = np.random.default_rng(seed)
+    tie = rng.random(len(people))
+    right = {name: precision(score, label, tie) for name, score in scores.items()}
+    names = [name for name in right if name != "recllm"]
+    gaps = paired_bootstraps(np.stack([right["recllm"] - right[name] for name in names], axis=1), seed=seed)
+    systems: dict[str, dict[str, dict[str, Any]]] = {
+        name: {"ALL": {f"precision@{K}": value.mean()}} for name, value in right.items()
+    }
+    systems["recllm"]["ALL"] |= calibration(ours, label, tie)
+    return {
+        "base_rate": label.mean(),
+        "systems": systems,
+        f"recllm minus, precision@{K}": {
+            name: {"mean": g.mean, "low": g.low, "high": g.high} for name, g in zip(names, gaps, strict=True)
+        },
+        "sets": {str(n): of_sets(ours, label, n, rng) for n in SETS},
+    }
+
+
+def truth(window: Window, items: Table, people: Table) -> Table:
+    """Who of `people` bought which of `items` in the window, bool (n, n_items)."""
+    one = window.slice("ALL")
+    known = np.zeros((window.fit_on.n_users, len(items)), bool)
+    user, item = one.users[one.truth.user], one.truth.item
+    kept = np.isin(item, items)
+    known[user[kept], np.searchsorted(items, item[kept])] = True
+    return known[people]
+
+
+def precision(score: Table, label: Table, tie: Table) -> Table:
+    """Share of buyers among the first K of each item, (n_items,)."""
+    return np.array([label[first(score[:, n], tie), n].mean() for n in range(score.shape[1])])
+
+
+def first(score: Table, tie: Table) -> Table:
+    return np.lexsort((tie, -score))[:K]
+
+
+def calibration(p: Table, label: Table, tie: Table) -> dict[str, float]:
+    top = np.zeros(p.shape, bool)
+    for n in range(p.shape[1]):
+        top[first(p[:, n], tie), n] = True
+    return {
+        "ece": metrics.calibration_error(p.ravel(), label.ravel()),
+        f"ece@{K}": metrics.calibration_error(p[top], label[top]),
+        "takings_over_expected": label.sum() / p.sum(dtype=np.float64),
+        f"takings_over_expected@{K}": label[top].sum() / p[top].sum(dtype=np.float64),
+    }
+
+
+def of_sets(p: Table, label: Table, n: int, rng: np.random.Generator) -> dict[str, float]:
+    """30 sets of n items: what taking them as independent given the person costs."""
+    columns = [rng.permutation(p.shape[1])[:n] for _ in range(30)]
+    at_least = np.stack([1 - np.prod(1 - p[:, c].astype(np.float64), axis=1) for c in columns])
+    took = np.stack([label[:, c].any(axis=1) for c in columns])
+    return {
+        "ece": metrics.calibration_error(at_least.ravel().astype(np.float32), took.ravel()),
+        "takings_over_expected": took.sum() / at_least.sum(),
+    }
+
+
+# --- peers -----------------------------------------------------------------------------------------------------------
+
+
+def past_buyers(sold: Events, items: Table, people: Table, as_of: int) -> tuple[Table, Table, Table]:
+    """Of each person and item 1 / (1 + days since the last time), and how many times, (n, n_items); trips (n, 1)."""
+    kept = np.isin(sold.item, items)
+    at = (sold.user[kept], np.searchsorted(items, sold.item[kept]))
+    last, times = (np.zeros((len(sold.indptr) - 1, len(items))) for _ in range(2))
+    np.maximum.at(last, at, 1 / (1 + (as_of - sold.at[kept]) / DAY))
+    np.add.at(times, at, 1)
+    return last[people], times[people], visits(sold)[1][people, None].astype(np.float64)
+
+
+def category_buyers(past: Dataset, sold: Events, items: Table, people: Table) -> Table:
+    """How often each person bought in the item's narrowest category, (n, n_items)."""
+    path = past.items["category"].list.join(" > ").fill_null("").to_numpy().astype(str)
+    _, kind = np.unique(path, return_inverse=True)
+    wanted, column = np.unique(kind[items], return_inverse=True)
+    kept = np.isin(kind[sold.item], wanted)
+    times = np.zeros((past.n_users, len(wanted)))
+    np.add.at(times, (sold.user[kept], np.searchsorted(wanted, kind[sold.item[kept]])), 1)
+    return times[people][:, column]
+
+
+def boosted(trained: Recommender, recipe: Recipe, items: Table, people: Table, seed: int) -> Table:
+    """LightGBM grown on the windows that ours learned from, by the same features (without the sequence model's)."""
+    past, model = trained.dataset, trained.model
+    args = replace(recipe.training, newcomer_share=0.0)
+    log = Past(past, trained.item_vectors, None, args, model.population, model.candidates)
+    parts = []
+    for start in window_starts(past, model.population.target, args):
+        part, _ = log.window(log.crowd(start))
+        columns = np.column_stack([part.features, part.cosine])
+        parts.append((columns, part.label.astype(np.float32), np.exp(part.correction), np.diff(part.indptr)))
+        say(f"lightgbm: {len(part.label)} pairs of a window")
+    crowd = Population.fit(past, trained.item_vectors, model.population)
+    joined = (np.concatenate(column) for column in zip(*parts, strict=True))
+    forest = boost(Examples(*joined, (*FEATURE_NAMES, "pair_cosine"), crowd), BoostSettings(seed=seed))
+    return by_blocks(people, 64, lambda rows: _predicted(forest, past, crowd, items, rows))
+
+
+def _predicted(forest: Any, past: Dataset, crowd: Population, items: Table, rows: Table) -> Table:
+    asked = ask(crowd, past.events.rows(rows), past.as_of, own=rows)
+    pairs = explicit(len(rows), items)
+    cosine = pair_cosine(crowd.item_vectors, asked.vectors.user, pairs)
+    features = np.column_stack([pair_features(crowd, asked, pairs, narrow=True), cosine])
+    return forest.predict(features).reshape(len(rows), -1)
+
+
+def by_blocks(people: Table, size: int, score: Callable[[Table], Table]) -> Table:
+    return np.concatenate([score(people[start : start + size]) for start in range(0, len(people), size)])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""The command that answers who to reach."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from recllm.cli.options import DEFAULT_WORKSPACE, Json, WorkspaceDir
+from recllm.cli.output import emit_json, note, say, table
+from recllm.cli.people import read_ids
+from recllm.errors import NothingToDo
+
+if TYPE_CHECKING:
+    from recllm.audiences import Audience
+
+SHOWN = 20
+"""People listed on a screen; a file holds all."""
+
+Items = Annotated[list[str] | None, typer.Option("--item", "-i", help="An item's id; may be repeated: one of them.")]
+Category = Annotated[str | None, typer.Option(help="A category's name, or its path: 'food > tea'.")]
+Text = Annotated[str | None, typer.Option(help="What the shop does not sell yet; --category says what kind it is.")]
+SeedFile = Annotated[Path | None, typer.Option("--seeds", help="A file of ids: people who are like these.")]
+Days = Annotated[float | None, typer.Option(help="Leave out who bought it within so many days.")]
+Cap = Annotated[int | None, typer.Option(min=1, help="Leave out who was shown something so often in 7 days.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(audience)
+
+
+def audience(
+    item: Items = None,
+    category: Category = None,
+    text: Text = None,
+    seeds: SeedFile = None,
+    workspace: WorkspaceDir = DEFAULT_WORKSPACE,
+    campaign: Annotated[str | None, typer.Option(help="Name of the campaign, which draws the holdout.")] = None,
+    size: Annotated[int | None, typer.Option(min=0, help="People to address at most.")] = None,
+    budget: Annotated[float | None, typer.Option(min=0, help="Money to spend; needs --cost.")] = None,
+    cost: Annotated[float | None, typer.Option(min=0, help="Money per person addressed.")] = None,
+    margin: Annotated[float | None, typer.Option(min=0, help="Money a sale brings: only who is worth --cost.")] = None,
+    holdout: Annotated[float, typer.Option(help="Share kept out for comparison.")] = 0.1,
+    salt: Annotated[str, typer.Option(help="Of the holdout's draw.")] = "",
+    suppress: Annotated[Path | None, typer.Option(help="A file of ids never to contact.")] = None,
+    bought_days: Days = None,
+    frequency_cap: Cap = None,
+    channel: Annotated[str | None, typer.Option(help="Only who agreed to email, push or sms_gsm.")] = None,
+    explain: Annotated[bool, typer.Option(help="Give reasons.")] = True,
+    csv: Annotated[Path | None, typer.Option(help="Also write the people to this CSV.")] = None,
+    ids: Annotated[Path | None, typer.Option(help="A file of your ids; they stand for their pseudonyms.")] = None,
+    model: Annotated[str | None, typer.Option(help="Another published version than the current one.")] = None,
+    locale: Annotated[str | None, typer.Option(help="Language of the reasons: en or zh.")] = None,
+    json: Json = False,
+) -> None:
+    """Who to reach for an item, a category or a text, why them, who is left out, and what to expect."""
+    from recllm.audiences import Cut
+    from recllm.pipeline import find_audience
+    from recllm.workspace import Workspace
+
+    cut = Cut(size=size, budget=budget, cost=cost, margin=margin, holdout=holdout, salt=salt)
+    rules: dict[str, Any] = {"bought_days": bought_days, "frequency_cap": frequency_cap}
+    rules |= {"suppressed": read_ids(suppress) if suppress else ()}
+    target: dict[str, Any] = {"items": item or None, "category": category, "text": text}
+    target |= {"seeds": read_ids(seeds) if seeds else None}
+    own_ids = read_ids(ids) if ids else []
+    with Workspace.open(workspace) as opened:
+        names = dict(zip(opened.pseudonymiser().many(own_ids), own_ids, strict=True))
+        found = find_audience(
+            opened,
+            channel=channel,
+            exclusions=rules,
+            version=model,
+            locale=locale,
+            cut=cut,
+            campaign=campaign,
+            explain=explain,
+            **target,
+        )
+    _show(found, names, csv, json)
+
+
+def _show(found: Audience, names: dict[str, str], csv: Path | None, json: bool) -> None:
+    from recllm.audiences.export import document, write_csv
+
+    whole = document(found, names)
+    if json:
+        emit_json(whole)
+    else:
+        _tell(whole)
+    if not found.people:
+        raise NothingToDo(f"nobody is left to address: {_counts(found.excluded)}; held out: {len(found.held)}")
+    if csv:
+        write_csv(found, csv, names)
+
+
+def _tell(whole: dict[str, Any]) -> None:
+    expected = whole["expected_conversions"]
+    within = "" if expected is None else f"; {expected:.1f} expected to buy within {whole['horizon_days']} days"
+    say(f"{whole['campaign_id']}: {whole['size']:,} people, {whole['holdout']:,} held out{within}")
+    say(f"  left out: {_counts(whole['excluded'])}", *(f"  note: {line}" for line in whole["notes"]))
+    rows = [(d["name"], d["share"], d["share_of_rest"], d["lift"], d["low"], d["high"]) for d in whole["group"]]
+    if rows:
+        say("", *table(rows, ["what sets them apart", "share", "of the rest", "lift", "low", "high"]))
+    say("")
+    for one in whole["people"][:SHOWN]:
+        chance = "" if one["probability"] is None else f"  {100 * one['probability']:.1f} %"
+        say(f"{one['user_id']}{chance}  " + " ".join(reason["text"] for reason in one["reasons"]))
+    if whole["size"] > SHOWN:
+        note(f"... and {whole['size'] - SHOWN:,} more; --csv FILE or --json gives all")
+
+
+def _counts(excluded: dict[str, int]) -> str:
+    return ", ".join(f"{reason} {n:,}" for reason, n in excluded.items()) or "nobody"
