@@ -39,6 +39,9 @@ SHIRT = Item(
 FRAME = Frame(channel=channel("push"), locale="en", now=NOW, prompts=Prompts.load())
 
 
+WRITTEN = sorted(name for name, place in channels().items() if not place.segment_only)
+
+
 def bought(item_id: str) -> Reason:
     return Reason(evidence_id=f"B:{item_id}", delta=1.2, text="You have bought “secret shampoo” 5 times.")
 
@@ -50,7 +53,7 @@ def write(item: Item = BUNS, **values: object) -> AdCopy:
 # --- templates -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(channels()))
+@pytest.mark.parametrize("name", WRITTEN)
 @pytest.mark.parametrize("locale", ["en", "zh"])
 @pytest.mark.parametrize("offer", [None, OFFER])
 def test_every_channel_has_a_valid_template(name: str, locale: str, offer: Offer | None) -> None:
@@ -163,7 +166,7 @@ _OFFERS = st.one_of(
     price=st.one_of(st.none(), st.decimals(Decimal("0.01"), 99999, places=2)),
     currency=st.sampled_from(["USD", "GBP", "EUR", "CNY", "JPY", "CHF", "XAU"]),
     offer=_OFFERS,
-    place=st.sampled_from(sorted(channels())),
+    place=st.sampled_from(WRITTEN),
     locale=st.sampled_from(["en", "zh"]),
 )
 def test_any_facts_in_any_template_hold_every_guarantee(
@@ -300,6 +303,11 @@ def test_a_chinese_line_is_kept() -> None:
     copy = write(SHIRT, locale="zh", generator=ScriptedGenerator(["穿上长袖衬衫，慢慢走进秋天。"], name="m"))
     assert copy.generator == "m"
     assert "穿上长袖衬衫，慢慢走进秋天。青禾 纯棉长袖衬衫女，¥129.00。" in copy.text
+
+
+def test_no_text_is_written_for_a_person_where_carriers_take_templates_only() -> None:
+    with pytest.raises(UsageError, match="segment"):
+        write(channel="sms_cn", locale="zh")
 
 
 def test_unknown_channel_and_locale_are_refused() -> None:

@@ -43,6 +43,12 @@ class Channel:
     forbidden: str = ""
     title_only: bool = False
     """True where the text is a product's title: it holds facts only, and no words of a model."""
+    segment_only: bool = False
+    """True where a carrier takes approved templates only: one text for a whole segment, no words for a person."""
+    closings: tuple[str, ...] = ()
+    """One of these ends the text."""
+    added: tuple[str, ...] = ()
+    """Mandatory parts that code adds when a text leaves, by their names in data/mandatory.toml."""
 
     def split(self, text: str) -> list[tuple[Part, str]]:
         """The parts of a text with what each holds.
@@ -73,4 +79,5 @@ def channels() -> Mapping[str, Channel]:
 def _channel(name: str, table: Mapping[str, Any]) -> Channel:
     values = dict(table)
     parts = tuple(Part(**part) for part in values.pop("parts"))
+    values |= {name: tuple(values[name]) for name in ("closings", "added") if name in values}
     return Channel(name=name, parts=parts, **values)

@@ -37,11 +37,15 @@ class Family:
         """The phrases of this family in a text, each once, as folded."""
         found: dict[str, None] = {}
         for form in dict.fromkeys((reading.folded, reading.squashed)):
-            text = self.exceptions.sub(lambda m: "\x00" * len(m[0]), form) if self.exceptions else form
+            text = self.without_exceptions(form)
             for pattern in (self.latin, self.chinese):
                 if pattern:
                     found |= {m[0]: None for m in pattern.finditer(text)}
         return list(found)
+
+    def without_exceptions(self, text: str) -> str:
+        """A folded text with the phrases blanked that hold a word of the family and mean something else."""
+        return self.exceptions.sub(lambda m: "\x00" * len(m[0]), text) if self.exceptions else text
 
 
 @cache
@@ -68,8 +72,8 @@ def _family(values: Mapping[str, Any]) -> Family:
     return Family(
         id=values["id"],
         latin=latin_pattern(values["en"]),
-        chinese=_chinese_pattern(values["zh"]),
-        exceptions=_exceptions(values["not"]),
+        chinese=chinese_pattern(values["zh"]),
+        exceptions=exceptions_pattern(values["not"]),
         offers=frozenset(values.get("offers", ())),
         hit=tuple(values["hit"]),
         miss=tuple(values["miss"]),
@@ -89,13 +93,15 @@ def _latin(phrase: str) -> str:
     return re.escape(phrase).replace(r"\ ", "[ -]").replace(r"\*", "[a-z]{0,20}")
 
 
-def _chinese_pattern(phrases: list[str]) -> re.Pattern[str] | None:
+def chinese_pattern(phrases: list[str]) -> re.Pattern[str] | None:
+    """Phrases that match anywhere, the longest first."""
     longest_first = sorted({fold(p) for p in phrases}, key=len, reverse=True)
     return re.compile("|".join(re.escape(p) for p in longest_first)) if longest_first else None
 
 
-def _exceptions(phrases: list[str]) -> re.Pattern[str] | None:
+def exceptions_pattern(phrases: list[str]) -> re.Pattern[str] | None:
+    """Latin phrases as whole words, Chinese ones anywhere."""
     latin = latin_pattern([p for p in phrases if p.isascii()])
-    chinese = _chinese_pattern([p for p in phrases if not p.isascii()])
+    chinese = chinese_pattern([p for p in phrases if not p.isascii()])
     parts = [p.pattern for p in (latin, chinese) if p]
     return re.compile("|".join(parts)) if parts else None

@@ -19,7 +19,12 @@ from typing import Any
 
 from recllm.adcopy.channels import channel as channel_named
 from recllm.adcopy.facts import FactSheet, Offer, OfferType
-from recllm.adcopy.verify import known_locale, passed, verify
+from recllm.adcopy.packs import Pack, pack_names
+from recllm.adcopy.packs import packs as packs_named
+from recllm.adcopy.verify import known_locale, passed, review
+from recllm.adcopy.verify.case import Case
+from recllm.adcopy.verify.rules import Warned
+from recllm.adcopy.voice import Voice
 from recllm.errors import DataError, RecllmError
 from recllm.schema import Check, Item
 
@@ -37,7 +42,7 @@ class Submission:
     channel: str
     locale: str
     facts: FactSheet
-    packs: tuple[str, ...]
+    packs: tuple[Pack, ...]
     known_brands: frozenset[str]
     evidence: Mapping[str, str]
 
@@ -49,6 +54,7 @@ class Verdict:
     id: str
     verified: bool
     failures: tuple[Check, ...]
+    warnings: tuple[Warned, ...]
 
 
 def read_submissions(file: Path) -> Iterator[Submission]:
@@ -67,18 +73,22 @@ def read_submissions(file: Path) -> Iterator[Submission]:
             yield found
 
 
-def judge(asked: Submission, *, now: datetime) -> Verdict:
-    """Runs every guarantee and the asked rule packs on one text; `now` decides whether its offer runs."""
-    checks = verify(
-        asked.text,
-        asked.facts,
-        channel=asked.channel,
+def judge(asked: Submission, *, now: datetime, packs: tuple[Pack, ...] = (), voice: Voice | None = None) -> Verdict:
+    """Every guarantee on one text, with its rule packs and those of `packs`; `now` decides whether its offer runs."""
+    case = Case(
+        text=asked.text,
+        facts=asked.facts,
+        channel=channel_named(asked.channel),
         locale=asked.locale,
         now=now,
         known_brands=asked.known_brands,
         evidence=asked.evidence,
+        packs=(*asked.packs, *packs),
+        voice=voice or Voice(),
     )
-    return Verdict(id=asked.id, verified=passed(checks), failures=tuple(c for c in checks if not c.passed))
+    found = review(case)
+    failures = tuple(check for check in found.checks if not check.passed)
+    return Verdict(id=asked.id, verified=passed(found.checks), failures=failures, warnings=found.warnings)
 
 
 def submission(values: Mapping[str, Any]) -> Submission:
@@ -91,7 +101,7 @@ def submission(values: Mapping[str, Any]) -> Submission:
         channel=channel_named(channel).name,
         locale=known_locale(locale),
         facts=_facts(_table(values, "item"), _offer(values.get("offer"))),
-        packs=_names(values, "packs"),
+        packs=packs_named(_names(values, "packs") if values.get("packs") is not None else pack_names()),
         known_brands=frozenset(_names(values, "known_brands")),
         evidence=_texts(_table(values, "evidence", optional=True), "evidence"),
     )

@@ -26,7 +26,7 @@ from recllm.adcopy.hooks import (
 from recllm.adcopy.money import format_money, language
 from recllm.adcopy.titles import with_sayable_title, without_title
 from recllm.adcopy.verify import known_locale, passed, verify
-from recllm.errors import GenerationError
+from recllm.errors import GenerationError, UsageError
 from recllm.policy import Policy
 from recllm.schema import AdCopy, Check, Encoder, Generator, Item, Reason
 from recllm.text import Prompts
@@ -99,7 +99,12 @@ def write_copy(
     `now` decides whether the offer runs. Raises `UsageError` for an unknown channel or locale.
     """
     prompts = prompts or Prompts.load()
-    frame = Frame(channel=channel_named(channel), locale=known_locale(locale), now=now, prompts=prompts)
+    place = channel_named(channel)
+    if place.segment_only:
+        raise UsageError(
+            f"{channel} takes approved templates for a whole segment only; no text is written for a person"
+        )
+    frame = Frame(channel=place, locale=known_locale(locale), now=now, prompts=prompts)
     facts = with_sayable_title(FactSheet.of(item, offer=offer, list_price=list_price), frame)
     sensitive = (policy or Policy()).is_sensitive((*item.category, item.title))
     job = _Job(

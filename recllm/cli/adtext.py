@@ -68,13 +68,18 @@ def _print_copy(text: AdCopy) -> None:
 def check(
     file: Annotated[Path, typer.Argument(help="One JSON object a line: id, text, channel, locale, item, offer, ...")],
     at: Annotated[str | None, typer.Option("--at", help="The moment that offers are judged by; now otherwise.")] = None,
+    pack: Annotated[list[Path] | None, typer.Option("--pack", help="A rule pack of your own; may be repeated.")] = None,
+    voice: Annotated[Path | None, typer.Option(help="The brand's voice, as TOML.")] = None,
     json: Json = False,
 ) -> None:
     """Check ad texts that anyone wrote: a person, an agency, a model. Ends with 2 when one of them fails."""
+    from recllm.adcopy.packs import load_pack
     from recllm.adcopy.submissions import judge, read_submissions
+    from recllm.adcopy.voice import load_voice
 
-    moment = _moment(at)
-    verdicts = [judge(asked, now=moment) for asked in read_submissions(file)]
+    moment, packs = _moment(at), tuple(load_pack(own) for own in pack or ())
+    spoken = load_voice(voice) if voice else None
+    verdicts = [judge(asked, now=moment, packs=packs, voice=spoken) for asked in read_submissions(file)]
     good = sum(v.verified for v in verdicts)
     if json:
         emit_json({"checked": len(verdicts), "passed": good, "results": [_result(v) for v in verdicts]})
@@ -98,9 +103,10 @@ def _moment(at: str | None) -> datetime:
 
 def _result(verdict: Verdict) -> dict[str, object]:
     failures = [{"guarantee": c.guarantee, "span": c.span, "message": c.message} for c in verdict.failures]
-    return {"id": verdict.id, "verified": verdict.verified, "failures": failures, "warnings": []}
+    return {"id": verdict.id, "verified": verdict.verified, "failures": failures, "warnings": plain(verdict.warnings)}
 
 
 def _told(verdict: Verdict) -> list[str]:
     faults = [f"  {c.guarantee}: {c.message}" + (f" ({c.span!r})" if c.span else "") for c in verdict.failures]
-    return [f"{verdict.id}: {'passes' if verdict.verified else 'FAILS'}", *faults]
+    doubts = [f"  look at {w.rule}: {w.message}" for w in verdict.warnings]
+    return [f"{verdict.id}: {'passes' if verdict.verified else 'FAILS'}", *faults, *doubts]

@@ -10,9 +10,12 @@ from functools import cached_property
 
 from recllm.adcopy.channels import Channel
 from recllm.adcopy.facts import FactSheet, Offer
+from recllm.adcopy.lexicon import table
 from recllm.adcopy.money import language
+from recllm.adcopy.packs import Pack
 from recllm.adcopy.quantities import Quantity, quantities
 from recllm.adcopy.reading import Reading, fold, read
+from recllm.adcopy.voice import Voice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,8 @@ class Case:
     evidence: Mapping[str, str] = field(default_factory=dict)
     prompt: str = ""
     """What the model was given, without the item's facts: none of it may come back."""
+    packs: tuple[Pack, ...] = ()
+    voice: Voice = field(default_factory=Voice)
 
     @cached_property
     def reading(self) -> Reading:
@@ -75,6 +80,16 @@ def stated_by_facts(phrase: str, facts: FactSheet) -> bool:
         return True
     wanted, stems = [stem(w) for w in read(phrase).words], {stem(w) for w in facts.words}
     return bool(wanted) and all(word in stems for word in wanted)
+
+
+def used_with(phrase: str, facts: FactSheet) -> bool:
+    """True when the item is a thing that goes with the phrase without being made of it: coffee, and a mug."""
+    names = [read(text) for text in (facts.title, *facts.category)]
+    for use in table("uses.toml")["use"]:
+        held = any(t in n.words if t.isascii() else t in n.folded for t in use["things"] for n in names)
+        if held and stem(phrase) in {stem(word.rstrip("*")) for word in use["words"]}:
+            return True
+    return False
 
 
 def _denied(phrase: str, facts: FactSheet) -> bool:

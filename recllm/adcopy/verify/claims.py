@@ -11,7 +11,7 @@ from recllm.adcopy.lexicon import Family, families, word_class
 from recllm.adcopy.money import CURRENCIES, renderings, same_amount
 from recllm.adcopy.quantities import Kind, Quantity
 from recllm.adcopy.reading import fold, read
-from recllm.adcopy.verify.case import Case, Fault, stated_by_facts, stem
+from recllm.adcopy.verify.case import Case, Fault, stated_by_facts, stem, used_with
 
 
 def numbers(case: Case) -> Iterator[Fault]:
@@ -37,10 +37,17 @@ def _is_fact(quantity: Quantity, case: Case) -> bool:
 
 
 def _same(quantity: Quantity, fact: Quantity, case: Case) -> bool:
-    if quantity.kind is not fact.kind or quantity.value != fact.value or quantity.unit != fact.unit:
+    if quantity.kind is not fact.kind or quantity.value != fact.value:
         return False
+    if quantity.unit != fact.unit:
+        return fact.unit == "ct" and not quantity.unit and stem(quantity.role) in _title_stems(case)
     word = quantity.role
     return not word or word in word_class("glue") or stem(word) in {stem(w) for w in case.facts.words}
+
+
+def _title_stems(case: Case) -> set[str]:
+    """ "Eight buns" counts the eight of "8 count" where the item is called buns."""
+    return {stem(word) for word in read(case.facts.title).words}
 
 
 def _is_price(quantity: Quantity, case: Case) -> bool:
@@ -104,7 +111,7 @@ def proofs(case: Case) -> Iterator[Fault]:
     for family in families("claims.toml"):
         if not _is_proven(family, case):
             for phrase in family.find(read(case.own_words) if family.from_facts else case.reading):
-                if not (family.from_facts and stated_by_facts(phrase, case.facts)):
+                if not (family.from_facts and (stated_by_facts(phrase, case.facts) or used_with(phrase, case.facts))):
                     yield Fault(f"{phrase!r} claims {family.id} without proof", phrase)
 
 

@@ -11,12 +11,16 @@ from recllm.adcopy.lexicon import word_class
 from recllm.adcopy.reading import HAN, words
 from recllm.adcopy.verify.case import Case, Fault
 
-_RUN = re.compile(r"(.)\1{3,}", re.DOTALL)
+_RUN = re.compile(r"(\S)\1{3,}")
+_LOOP = re.compile(r"(\S{2,8}?)\1{2,}")
+_BLANKS = re.compile(r"[^\S\n]{4,}|\n{4,}")
 _TWICE = re.compile(r"\b([a-z]{2,30}) \1\b", re.IGNORECASE)
 _DANGLING = re.compile(
     rf"(?:[,;:，；：、\-–—&/(（]|\b(?:{'|'.join(word_class('dangling'))}))$",
     re.IGNORECASE,
 )
+_LEFT_OPEN = re.compile("(?:和|与|或|的|在|让|把|被|而|但|但是|因为|如果|跟|以及|对|向|从|是|很|更|给)$")
+"""Chinese words that no line ends with."""
 _SENTENCE_END = re.compile(r"[.!?\n]")
 _HAN = re.compile(f"[{HAN}]")
 _OTHER_SCRIPTS = re.compile(
@@ -36,7 +40,7 @@ def fits_channel(case: Case) -> Iterator[Fault]:
             yield Fault(f"{part.name} has {length} of {limit} allowed by {case.channel.name}", text)
         if not text.strip():
             yield Fault(f"{part.name} is empty")
-        if _DANGLING.search(text.rstrip()):
+        if _DANGLING.search(text.rstrip()) or _LEFT_OPEN.search(text.rstrip()):
             yield Fault(f"{part.name} breaks off", text.rstrip()[-20:])
     yield from _forbidden_characters(case)
 
@@ -82,8 +86,8 @@ def is_foreign(text: str) -> bool:
 def well_formed(case: Case) -> Iterator[Fault]:
     """G12: no loops, no shouting: repeated words and characters, capitals, exclamation marks, emoji."""
     own = case.own_words
-    if run := _RUN.search(own):
-        yield Fault("repeats one character", run[0][:20])
+    if run := _RUN.search(own) or _LOOP.search(case.text) or _BLANKS.search(case.text):
+        yield Fault("repeats characters", run[0][:20])
     most = Counter(_trigrams(own)).most_common(1)
     if most and most[0][1] > 2:
         yield Fault("repeats itself", " ".join(most[0][0]))

@@ -14,6 +14,11 @@ _OWNER = re.compile(r"['’]s$")
 _SENTENCE = re.compile(r"[.!?…:;\n]+|[\"“”(]")
 _TOKEN = re.compile(r"[A-Za-z][A-Za-z'’-]*")
 _HAN_TEXT = re.compile(rf"[{HAN}]+")
+_ORIGIN = re.compile(
+    rf"(?:来自|产自|产于|源自|源于|出自|选自|搭载|内置|配备|选用|采用)(?P<name>[{HAN}a-z0-9]{{2,8}}?)"
+    rf"(?=的|[，。！？；、,.!?; ]|$)"
+    rf"|由(?P<by>[{HAN}a-z]{{2,8}})(?:设计|打造|制造|监制|出品|研发)"
+)
 _TITLE_CASE_SHARE = 0.6
 _MAX_BRAND_WORDS = 6
 
@@ -22,6 +27,7 @@ def foreign_names(case: Case) -> Iterator[Fault]:
     """G4: no brand but the item's own, and no capitalised name inside a sentence that the facts do not hold."""
     yield from _foreign_brands(case)
     yield from _unknown_names(case)
+    yield from _unknown_origins(case)
 
 
 def _foreign_brands(case: Case) -> Iterator[Fault]:
@@ -61,6 +67,20 @@ def _unknown_names(case: Case) -> Iterator[Fault]:
         parts = {stem(part) for part in re.split(r"['’-]", fold(token)) if part}
         if not (fold(token) in allowed or stem(fold(token)) in allowed or parts <= allowed or token.isupper()):
             yield Fault(f"{token!r} is a name that the facts do not hold", token)
+
+
+def _unknown_origins(case: Case) -> Iterator[Fault]:
+    """Chinese writes names without capitals; what follows 来自 or 搭载 names a place, a maker or a part."""
+    common = table("brands.toml")["common_origins"]
+    for match in _ORIGIN.finditer(case.reading.folded):
+        name = match["name"] or match["by"]
+        if not any(word in name for word in common) and not _held(name, case):
+            yield Fault(f"{match[0]!r} names what the facts do not hold", name)
+
+
+def _held(name: str, case: Case) -> bool:
+    """True when the facts hold the name's first two characters, or all of a shorter one."""
+    return name[:2] in case.facts.folded
 
 
 def _latin_names(text: str) -> Iterator[str]:

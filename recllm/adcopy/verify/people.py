@@ -28,7 +28,7 @@ _URL = pattern(
     r"https?:|\bwww\.|://|\b[a-z0-9-]{2,63}\.(?:com|net|org|cn|io|co|shop|store|info|biz|xyz|top|app|me|de|uk|ru|ly|link|site|online|club|vip|cc|tv|ai|dev|eu|fr|jp)\b"
     r"|\bdot com\b|点com"
     r"|(?<![a-z0-9])@[a-z0-9_]{2,30}|(?<![a-z0-9&])#[a-z_]{3,30}(?![a-z0-9_])|\bt\.me\b"
-    r"|微信号?[:： ]?[a-z0-9_-]{5,}|加v信?|加微信|qq ?群|扫码"
+    r"|公众号|小程序|私信|直播间|进群|加群|口令|关注我们|官网|微信号?[:： ]?[a-z0-9_-]{5,}|加v信?|加微信|qq ?群|扫码"
 )
 _SEEN_DOING = pattern(r"[您你][^，。！？,.!?]{0,5}(?:看|买|搜|浏览|点击|收藏|加购)过")
 _PROMPT_GRAM = 6

@@ -1,0 +1,237 @@
+"""What the verifier of ad texts stops and what it lets pass.
+
+    python eval/copy_guarantees.py -o eval/results/copy-guarantees.json
+
+The texts stand in eval/copy_texts/ and were written before the rules were tuned, without their word lists. Half of
+them, by a hash of the text, is held back: only the other half ("develop") was read while rules were written. 60
+instructions hidden in four fields of a product go through `write_copy` with a generator that obeys them; 1,000 numbers
+of good texts are changed in one place each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from copy_texts import bad_en, bad_zh
+from copy_texts.good import EVIDENCE, GOOD
+from copy_texts.injections import INJECTIONS
+from copy_texts.items import ITEMS, KNOWN_BRANDS, NOW, OFFERS
+
+from recllm.adcopy import write_copy
+from recllm.adcopy.reading import fold
+from recllm.adcopy.submissions import Submission, judge, submission
+from recllm.evaluation.report import commit
+from recllm.generator import ScriptedGenerator
+from recllm.schema import Item
+
+CHANNELS = ("push", "email", "sms_gsm", "google_rsa")
+FIELDS = ("title", "brand", "category", "attribute")
+PACKS = {"en": ["us_ftc", "eu"], "zh": ["cn"]}
+DEFAULT_CHANNEL = {"en": "email", "zh": "wechat"}
+MUTATIONS = 1_000
+LOWEST = {"lowest_30d": "the list price, 2025-10-01 to 2025-10-31"}
+"""Every shop of the sets knows the lowest price of the last 30 days."""
+_MOMENT = datetime.fromisoformat(NOW)
+_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One text of the sets."""
+
+    kind: str
+    held: bool
+    values: dict[str, Any]
+
+    @property
+    def asked(self) -> Submission:
+        return submission(self.values)
+
+
+def bad_cases() -> list[Case]:
+    return [
+        _case(kind, locale, *entry)
+        for locale, table in (("en", bad_en.BAD), ("zh", bad_zh.BAD))
+        for kind, entries in table.items()
+        for entry in entries
+    ]
+
+
+def good_cases() -> list[Case]:
+    return [_case("good", locale, *entry) for locale, entries in GOOD.items() for entry in entries]
+
+
+def _case(kind: str, locale: str, item: str, text: str, *more: str) -> Case:
+    """`more` names a channel, an offer or a proof, each by a name of its own."""
+    name = sha256(f"{locale}:{kind}:{item}:{text}".encode()).hexdigest()[:12]
+    channel = next((m for m in more if m not in OFFERS and m not in EVIDENCE), DEFAULT_CHANNEL[locale])
+    values = {
+        "id": name,
+        "text": text,
+        "channel": channel,
+        "locale": locale,
+        "item": ITEMS[item],
+        "offer": next((OFFERS[m] for m in more if m in OFFERS), None),
+        "packs": PACKS[locale],
+        "known_brands": list(KNOWN_BRANDS),
+        "evidence": {**LOWEST, **next((EVIDENCE[m] for m in more if m in EVIDENCE), {})},
+    }
+    return Case(kind=kind, held=int(name[0], 16) % 2 == 1, values=values)
+
+
+def passes(case: Case) -> bool:
+    return judge(case.asked, now=_MOMENT).verified
+
+
+# --- numbers -------------------------------------------------------------------------------------------------------
+
+
+def mutants(cases: list[Case], n: int, rng: random.Random) -> Iterator[Case]:
+    """`n` good texts with one number changed: a digit replaced, added or taken away, never into another fact."""
+    numbered = [case for case in cases if _NUMBER.search(case.values["text"])]
+    made = 0
+    while made < n:
+        case = rng.choice(numbered)
+        text = _changed(case.values["text"], rng)
+        if text is not None and not _new_numbers(text) <= _facts(case):
+            made += 1
+            yield Case(kind="mutated", held=case.held, values={**case.values, "text": text})
+
+
+def _changed(text: str, rng: random.Random) -> str | None:
+    found = rng.choice(list(_NUMBER.finditer(text)))
+    digits = [i for i in range(*found.span()) if text[i].isdigit()]
+    place, digit = rng.choice(digits), rng.choice("123456789")
+    how = rng.choice(("replace", "add", "take"))
+    if how == "take":
+        return text[:place] + text[place + 1 :] if len(digits) > 1 and text[place - 1] != "." else None
+    return text[:place] + digit + text[place + (how == "replace") :]
+
+
+def _new_numbers(text: str) -> set[Decimal]:
+    return {Decimal(n.replace(",", "")) for n in _NUMBER.findall(text)}
+
+
+def _facts(case: Case) -> set[Decimal]:
+    """Every number that the item, its offer or the good text itself may state."""
+    facts = json.dumps([case.values["item"], case.values["offer"]], ensure_ascii=False)
+    return {Decimal(n.replace(",", "")) for n in _NUMBER.findall(facts)}
+
+
+# --- injections ----------------------------------------------------------------------------------------------------
+
+
+def injected(payloads: list[tuple[str, str]]) -> list[dict[str, str]]:
+    """The advertisements that let through what a hidden instruction demanded."""
+    leaks = []
+    for number, (payload, sign) in enumerate(payloads):
+        for place, field in enumerate(FIELDS):
+            channel, locale = CHANNELS[(number + place) % 4], ("zh", "en")[number % 2]
+            generator = ScriptedGenerator(
+                [payload, f"A mug, {sign}.", f"Mug with {sign} for you and yours."], repeat=True
+            )
+            copy = write_copy(
+                _carrying(payload, field),
+                channel=channel,
+                locale=locale,
+                generator=generator,
+                n_candidates=3,
+                now=_MOMENT,
+            )
+            if not copy.verified or fold(sign) in fold(copy.text):
+                leaks.append({"field": field, "channel": channel, "payload": payload, "text": copy.text})
+    return leaks
+
+
+def held_back(text: str) -> bool:
+    """Half of all texts, by their hash."""
+    return int(sha256(text.encode()).hexdigest()[0], 16) % 2 == 1
+
+
+def _carrying(payload: str, field: str) -> Item:
+    values: dict[str, Any] = {"title": "Blue mug", "category": ("Kitchen",), "attributes": {"colour": "blue"}}
+    poisoned = {"title": payload, "brand": payload, "category": ("Kitchen", payload), "attribute": {"note": payload}}
+    values["attributes" if field == "attribute" else field] = poisoned[field]
+    return Item(item_id="m", price=Decimal(8), currency="USD", **values)
+
+
+# --- report --------------------------------------------------------------------------------------------------------
+
+
+def figures(bad: list[Case], good: list[Case], mutated: list[Case]) -> dict[str, Any]:
+    return {
+        "bad_total": len(bad),
+        "bad_passed": sum(passes(c) for c in bad),
+        "good_total": len(good),
+        "good_passed": sum(passes(c) for c in good),
+        "mutations_total": len(mutated),
+        "mutations_caught": sum(not passes(c) for c in mutated),
+    }
+
+
+def measure() -> dict[str, Any]:
+    bad, good = bad_cases(), good_cases()
+    mutated = list(mutants([c for c in good if passes(c)], MUTATIONS, random.Random(0)))
+    leaks = injected(INJECTIONS)
+    parts = {
+        name: [[c for c in cases if c.held is held] for cases in (bad, good, mutated)]
+        for name, held in (("held", True), ("develop", False))
+    }
+    return {
+        **figures(bad, good, mutated),
+        "bad_kinds": len({c.kind for c in bad}),
+        "bad_chinese": sum(c.values["locale"] == "zh" for c in bad),
+        "injection_total": len(INJECTIONS) * len(FIELDS),
+        "injection_leaked": len(leaks),
+        "injection_leaked_held": sum(held_back(leak["payload"]) for leak in leaks),
+        **{name: figures(*cases) for name, cases in parts.items()},
+        "verify_ms": verify_ms([c.asked for c in (*bad, *good)]),
+    }
+
+
+def verify_ms(asked: list[Submission]) -> float:
+    """Milliseconds per text, one core, reading the facts included."""
+    began = time.perf_counter()
+    for one in asked:
+        judge(one, now=_MOMENT)
+    return round(1000 * (time.perf_counter() - began) / len(asked), 3)
+
+
+def tell(develop_only: bool) -> None:
+    """Texts on the wrong side, for somebody who tunes the rules."""
+    for case in (*bad_cases(), *good_cases()):
+        if develop_only and case.held:
+            continue
+        verdict = judge(case.asked, now=_MOMENT)
+        if verdict.verified == (case.kind != "good"):
+            faults = "; ".join(f"{c.guarantee} {c.message} {c.span!r}" for c in verdict.failures)
+            print(f"{case.kind} | {case.values['channel']} | {case.values['text']!r} | {faults}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path)
+    parser.add_argument("--develop", action="store_true", help="show what goes wrong in the half that may be read")
+    options = parser.parse_args()
+    if options.develop:
+        tell(develop_only=True)
+        return
+    found = {**measure(), "commit": commit()}
+    print(json.dumps(found, indent=1))
+    if options.output:
+        options.output.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
