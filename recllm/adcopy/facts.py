@@ -10,9 +10,10 @@ from decimal import Decimal
 from enum import StrEnum
 from functools import cached_property
 
+from recllm.adcopy.hostile import speaks_to_machines
 from recllm.adcopy.lexicon import table
 from recllm.adcopy.quantities import Quantity, quantities
-from recllm.adcopy.reading import ROLE_TOKEN, fold, read, words
+from recllm.adcopy.reading import fold, read, words
 from recllm.errors import DataError
 from recllm.schema import Item
 from recllm.text import TITLE_CHARS, neutralise
@@ -79,7 +80,7 @@ class FactSheet:
     def of(cls, item: Item, *, offer: Offer | None = None, list_price: Decimal | None = None) -> FactSheet:
         """The sheet of an item: texts made harmless, at most six attributes, in the order of the catalogue.
 
-        A text that holds marks of prompts or templates counts as empty: nobody sells a thing of that name.
+        A text that speaks to machines (`recllm.adcopy.hostile`) counts as empty: nobody sells a thing of that name.
         """
         attributes = {
             _harmless(name, _ATTRIBUTE_CHARS): _harmless(value, _ATTRIBUTE_CHARS)
@@ -141,4 +142,4 @@ def _brand(brand: str | None) -> str | None:
 
 
 def _harmless(text: str, max_chars: int = TITLE_CHARS) -> str:
-    return "" if ROLE_TOKEN.search(fold(html.unescape(text))) else neutralise(text, max_chars=max_chars)
+    return "" if speaks_to_machines(html.unescape(text)) else neutralise(text, max_chars=max_chars)

@@ -23,6 +23,7 @@ from recllm.adcopy.hooks import (
     reason_kind,
     sober,
 )
+from recllm.adcopy.hostile import is_hostile
 from recllm.adcopy.money import format_money, language
 from recllm.adcopy.titles import with_sayable_title, without_title
 from recllm.adcopy.verify import known_locale, passed, verify
@@ -95,7 +96,8 @@ def write_copy(
     A generator with an attribute `languages` is asked in these languages only.
 
     `reason` is told as a neutral kind ("goes with what you like"), never as what the person did. For items of a
-    sensitive category (`policy`) it is not told at all, and for these and for medicines no generator is asked.
+    sensitive category (`policy`) it is not told at all, and for these, for medicines and for items whose texts speak
+    to machines no generator is asked.
     `now` decides whether the offer runs. Raises `UsageError` for an unknown channel or locale.
     """
     prompts = prompts or Prompts.load()
@@ -116,7 +118,7 @@ def write_copy(
     )
     rejected: list[Rejected] = []
     written = None
-    if generator is not None and not (sensitive or sober(facts) or frame.channel.title_only):
+    if generator is not None and not (sensitive or is_hostile(item) or sober(facts) or frame.channel.title_only):
         hooks = _ask(generator, job, n_candidates, seed, rejected)
         written = _best(hooks, job, generator.name, encoder, rejected)
     rng = random.Random(f"{seed}:{item.item_id}")
