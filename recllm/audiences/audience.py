@@ -17,7 +17,7 @@ from recllm.audiences.probabilities import UNTRAINED, Chances, chances
 from recllm.audiences.reasons import reasons_for
 from recllm.audiences.selection import CUT, WORTHLESS, Cut, Selection, check_floor, select
 from recllm.audiences.targets import Target, category_target, item_target, text_target
-from recllm.dataset import utc
+from recllm.dataset import USER_COLUMN, utc
 from recllm.errors import NotFittedError, UsageError
 from recllm.schema import Reason
 
@@ -140,14 +140,20 @@ def _counts(against: dict[str, NDArray[np.bool_]]) -> dict[str, int]:
 
 def _finish(recommender: Recommender, found: Pool, cut: Cut, campaign: str | None, *, explain: bool) -> Audience:
     name = campaign or found.target.name
-    ids = recommender.dataset.users["user_id"].gather(found.rows).to_list()
-    chances = found.found
-    chosen = select(chances.order, chances.probability, ids, name, cut)
+    chosen = select(found.found.order, found.found.probability, names_of(recommender, found), name, cut)
+    return answer(recommender, found, chosen, name, explain=explain)
+
+
+def names_of(recommender: Recommender, found: Pool) -> list[str]:
+    """The dataset's id of each of the pool's people."""
+    return recommender.dataset.users[USER_COLUMN].gather(found.rows).to_list()
+
+
+def answer(recommender: Recommender, found: Pool, chosen: Selection, name: str, *, explain: bool) -> Audience:
+    """The audience that was chosen from a pool. Raises `PolicyError` for fewer people than the policy's floor."""
     check_floor(len(chosen.addressed), recommender.policy.group_floor)
-    left = {WORTHLESS: chosen.worthless, CUT: chosen.beyond}
-    p = chances.probability
-    expected = None if p is None else float(p[chosen.addressed].sum(dtype=np.float64))
-    reached = found.rows[chosen.addressed]
+    left, p = {WORTHLESS: chosen.worthless, CUT: chosen.beyond}, found.found.probability
+    ids, reached = names_of(recommender, found), found.rows[chosen.addressed]
     rest = np.setdiff1d(found.rows, reached)
     return Audience(
         campaign_id=name,
@@ -159,7 +165,7 @@ def _finish(recommender: Recommender, found: Pool, cut: Cut, campaign: str | Non
         held=tuple(ids[place] for place in chosen.held),
         excluded=found.excluded | {reason: n for reason, n in left.items() if n},
         group=differences(recommender.dataset, reached, rest, recommender.policy),
-        expected_conversions=expected,
+        expected_conversions=None if p is None else float(p[chosen.addressed].sum(dtype=np.float64)),
         notes=found.target.notes,
     )
 

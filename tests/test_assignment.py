@@ -1,0 +1,149 @@
+"""Campaigns that compete: small problems against brute force, and the bound against the whole linear program."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shop_world import shop
+
+from recllm.audiences import Campaign, Cut, assign, audience, audiences, item_target
+from recllm.audiences.assignment import dual_prices, upper_bound
+from recllm.encoder import ToyEncoder
+from recllm.errors import PolicyError, UsageError
+from recllm.policy import Policy
+from recllm.recommender import Recommender
+from recllm.training import TrainingArguments
+
+
+def by_trying_all(gain: np.ndarray, limit: list[int], contacts: np.ndarray) -> float:
+    """Every set of pairs that keeps the limits."""
+    best = 0.0
+    for bits in product((0, 1), repeat=gain.size):
+        x = np.array(bits).reshape(gain.shape)
+        if (x.sum(axis=0) <= limit).all() and (x.sum(axis=1) <= contacts).all():
+            best = max(best, float((x * gain).sum()))
+    return best
+
+
+SMALL = st.integers(0, 2**32 - 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=SMALL)
+def test_the_optimum_of_tiny_problems(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n, m = int(rng.integers(1, 5)), int(rng.integers(1, 4))
+    p = rng.choice([0.0, 0.1, 0.25, 0.5, 0.9], size=(n, m))
+    eligible = rng.random((n, m)) < 0.8
+    contacts = rng.integers(0, 3, n)
+    campaigns = [
+        Campaign(
+            name=str(c),
+            value=float(rng.choice([1.0, 2.0, 7.5])),
+            cost=float(rng.choice([0.0, 0.5])),
+            budget=None if rng.random() < 0.3 else float(rng.choice([0.0, 0.5, 1.2])),
+            cap=None if rng.random() < 0.3 else int(rng.integers(0, 4)),
+        )
+        for c in range(m)
+    ]
+    found = assign(p, campaigns, contacts=contacts, eligible=eligible)
+    gain = np.where(eligible, p * [c.value for c in campaigns], 0)
+    assert found.gain == pytest.approx(by_trying_all(gain, [c.limit(n) for c in campaigns], contacts))
+    assert found.bound >= found.gain - 1e-9 and found.gap <= 1e-6
+    assert eligible[found.person, found.campaign].all() and (p[found.person, found.campaign] > 0).all()
+    assert (np.bincount(found.person, minlength=n) <= contacts).all()
+    assert len({*zip(found.person.tolist(), found.campaign.tolist(), strict=True)}) == len(found.person)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=SMALL)
+def test_left_out_pairs_cost_nothing(seed: int) -> None:
+    """The gap is to the program over all pairs, and column generation closes it."""
+    from scipy.optimize import linprog
+
+    rng = np.random.default_rng(seed)
+    n, m = 40, 12
+    p = rng.random((n, m)) * rng.random((n, 1))
+    campaigns = [Campaign(name=str(c), value=float(rng.lognormal()), cap=int(rng.integers(1, 8))) for c in range(m)]
+    found = assign(p, campaigns, contacts=2)
+    gain = p * [c.value for c in campaigns]
+    rows = np.vstack([np.kron(np.eye(n), np.ones(m)), np.kron(np.ones(n), np.eye(m))])
+    limits = [*(2 for _ in range(n)), *(c.limit(n) for c in campaigns)]
+    whole = -linprog(-gain.ravel(), A_ub=rows, b_ub=limits, bounds=(0, 1), method="highs").fun
+    assert found.gain <= whole + 1e-7 <= found.bound + 2e-7
+    assert found.gain >= whole * (1 - 2e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=SMALL)
+def test_any_prices_bound_the_optimum(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    gain, limit, contacts = rng.random((4, 3)), rng.integers(0, 4, 3), rng.integers(0, 3, 4)
+    best = by_trying_all(gain, limit.tolist(), contacts)
+    assert upper_bound(gain, limit, contacts, rng.random(3)) >= best - 1e-9
+    prices = dual_prices(gain, limit, contacts)
+    assert best - 1e-9 <= upper_bound(gain, limit, contacts, prices)
+    assert upper_bound(gain, limit, contacts, prices) <= upper_bound(gain, limit, contacts, np.zeros(3)) + 1e-9
+
+
+def test_who_gets_what_is_plain_where_it_is_plain() -> None:
+    p = np.array([[0.9, 0.8], [0.8, 0.1], [0.0, 0.3]])
+    found = assign(p, [Campaign(name="a", cap=1), Campaign(name="b", cost=2, budget=5)])
+    pairs = {*zip(found.person.tolist(), found.campaign.tolist(), strict=True)}
+    assert pairs == {(0, 1), (1, 0), (2, 1)} and found.gain == pytest.approx(1.9)
+    assert found.reached.tolist() == [1, 2] and found.spent.tolist() == [0, 4]
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (5, 0), (0, 0)])
+def test_nobody_and_nothing(shape: tuple[int, int]) -> None:
+    found = assign(np.zeros(shape), [Campaign(name=str(c)) for c in range(shape[1])])
+    assert len(found.person) == 0 and found.gain == 0 and found.gap == 0
+    everything_shut = assign(np.ones((5, 1)), [Campaign(name="a", cap=0)], contacts=3)
+    assert everything_shut.gain == 0 and everything_shut.gap == 0
+
+
+def test_wrong_use_is_told() -> None:
+    one, p = Campaign(name="a"), np.full((3, 2), 0.5)
+    for arguments in (
+        (p, [one]),
+        (p, [one, one]),
+        (p * 3, [one, Campaign(name="b")]),
+        (p * np.nan, [one, Campaign(name="b")]),
+    ):
+        with pytest.raises(UsageError):
+            assign(*arguments)
+    for wrong in ({"budget": -1.0}, {"cap": -1}, {"value": float("inf")}, {"cost": float("nan")}):
+        with pytest.raises(UsageError, match="campaign 'a'"):
+            Campaign(name="a", **wrong)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="contacts"):
+        assign(p, [one, Campaign(name="b")], contacts=-1)
+
+
+@pytest.fixture(scope="module")
+def trained() -> Recommender:
+    return Recommender(shop(people=60), ToyEncoder(), policy=Policy(group_floor=5)).fit(
+        TrainingArguments(n_windows=3, epochs=3)
+    )
+
+
+def test_tea_and_tools_each_reach_their_own(trained: Recommender) -> None:
+    wanted = [
+        (Campaign(name="tea", value=5, cap=20), item_target(trained, ["tea1", "tea2"])),
+        (Campaign(name="tools", value=50, cost=1, budget=15), item_target(trained, ["tool1", "tool2"])),
+    ]
+    plan = audiences(trained, wanted, holdout=0.2, explain=False)
+    tea, tools = plan.audiences
+    assert (tea.campaign_id, tools.campaign_id) == ("tea", "tools")
+    assert all(int(p.user_id[1:]) % 2 == 0 for p in tea.people) and plan.assignment.gap < 1e-3
+    assert all(int(p.user_id[1:]) % 2 == 1 for p in tools.people)
+    assert tea.size + len(tea.held) == 20 and tools.size + len(tools.held) == 15
+    assert tea.size + len(tea.held) + sum(tea.excluded.values()) == 60
+    alone = audience(trained, items=["tea1", "tea2"], cut=Cut(size=40), campaign="tea", explain=False)
+    assert set(tea.held) <= {*alone.held, *(p.user_id for p in alone.people)}
+    narrow = [(Campaign(name="tea", cap=2), item_target(trained, ["tea1"]))]
+    with pytest.raises(PolicyError):
+        audiences(trained, narrow, explain=False)
