@@ -1,0 +1,131 @@
+"""`recllm audience` as a caller sees it: one document, exit codes, files without traps, ids that are the shop's own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from shop_world import shop as world
+
+from recllm.cli import main
+from recllm.pipeline import train_workspace
+from recllm.workspace import Workspace
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """130 people of two tastes, a trained model; nobody's consent is recorded but three refusals and one to e-mail."""
+    folder = tmp_path_factory.mktemp("audience")
+    data = world(people=130)
+    e, users, items = data.events, data.users["user_id"], data.items["item_id"]
+    log = ["user_id,item_id,event,timestamp,quantity,price"]
+    for user, item, at, price in zip(e.user, e.item, e.at, e.price, strict=True):
+        when = datetime.fromtimestamp(int(at), UTC).isoformat()
+        log.append(f"{users[int(user)]},{items[int(item)]},purchase,{when},1,{float(price):.2f}")
+    (folder / "log.csv").write_text("\n".join(log) + "\n")
+    rows = [f"{r['item_id']},{r['title']},{' > '.join(r['category'])},{r['price']},USD" for r in data.items.to_dicts()]
+    (folder / "items.csv").write_text("\n".join(["item_id,title,category,price,currency", *rows]) + "\n")
+    no = [f"u{n:02},{purpose},false,2024-01-01T00:00:00Z" for n, purpose in REFUSALS]
+    (folder / "consent.csv").write_text("\n".join(["user_id,purpose,granted,timestamp", *no]) + "\n")
+    root = folder / "shop"
+    with Workspace.create(root, consent_default=True, currency="USD", encoder="toy") as opened:
+        from recllm.pipeline import load_file
+
+        for name, table in (("items", "items"), ("log", "events"), ("consent", "consent")):
+            assert load_file(opened, folder / f"{name}.csv", table).accepted
+        train_workspace(opened, n_windows=3, epochs=3)
+    return root
+
+
+REFUSALS = [(10, "personalisation"), (11, "personalisation"), (12, "personalisation"), (14, "email")]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    monkeypatch.delenv("RECLLM_KEY", raising=False)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["recllm", "audience", *arguments])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+def test_the_contract(run: Run, shop: Path) -> None:
+    code, out, _ = run("--item", "tea3", "--size", "52", "-w", str(shop), "--json")
+    assert code == 0 and out.count("\n") == 1
+    found = json.loads(out)
+    assert {"campaign_id", "item_id", "size", "people", "excluded", "holdout", "expected_conversions"} <= set(found)
+    assert found["item_id"] == "tea3" and found["size"] == len(found["people"]) == 52
+    assert {"user_id", "probability", "reasons"} <= set(found["people"][0]) and found["people"][0]["reasons"][0]["text"]
+    assert all(p["user_id"].startswith("u1_") for p in found["people"]), "pseudonyms"
+    assert found["excluded"]["no_consent"] == 3
+    assert found["size"] + found["holdout"] + sum(found["excluded"].values()) == 130
+    assert found["expected_conversions"] == pytest.approx(sum(p["probability"] for p in found["people"]), rel=1e-5)
+
+
+def test_own_ids_and_files(run: Run, shop: Path, tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_text("\n".join(f"u{n:02}" for n in range(0, 130, 2)))
+    arguments = ("--item", "tea3", "--size", "52", "-w", str(shop), "--ids", str(tmp_path / "ids.txt"))
+    code, out, _ = run(*arguments, "--csv", str(tmp_path / "people.csv"), "--no-explain")
+    assert code == 0 and "52 people" in out
+    rows = list(csv.DictReader((tmp_path / "people.csv").open(encoding="utf-8")))
+    known = [r["user_id"] for r in rows if not r["user_id"].startswith("u1_")]
+    assert len(rows) == 52 and len(known) >= 45 and all(int(name[1:]) % 2 == 0 for name in known)
+    (tmp_path / "never.txt").write_text("\n".join([*known[:2], "a stranger"]))
+    code, out, _ = run(*arguments, "--suppress", str(tmp_path / "never.txt"), "--channel", "email", "--json")
+    found = json.loads(out)
+    assert found["excluded"]["suppression_list"] == 2 and found["excluded"]["no_consent"] == 4
+    assert not {*known[:2], "u14"} & {p["user_id"] for p in found["people"]}
+
+
+def test_seeds_category_and_text(run: Run, shop: Path, tmp_path: Path) -> None:
+    (tmp_path / "seeds.txt").write_text("\n".join(f"u{n:02}" for n in range(1, 21, 2)))
+    code, out, _ = run("--seeds", str(tmp_path / "seeds.txt"), "-w", str(shop), "--size", "50", "--json")
+    found = json.loads(out)
+    assert code == 0 and found["people"][0]["probability"] is None and found["excluded"]["seed"] == 9
+    for target in (("--category", "home > tools"), ("--text", "Steel hammer", "--category", "home > tools")):
+        code, out, _ = run(*target, "-w", str(shop), "--size", "50", "--no-explain", "--json")
+        assert code == 0 and json.loads(out)["size"] == 50
+
+
+def test_exit_codes(run: Run, shop: Path) -> None:
+    at = ("-w", str(shop))
+    code, out, err = run("--item", "tea3", "--budget", "0", "--cost", "1", *at, "--json")
+    assert code == 3 and json.loads(out)["size"] == 0 and "beyond_the_cut 127" in err
+    code, out, err = run("--item", "tea3", "--size", "49", *at, "--json")
+    assert code == 4 and not out and "50 people" in err
+    for wrong in (("--item", "nothing"), (), ("--item", "tea3", "--budget", "9"), ("--item", "tea3", "--text", "x")):
+        code, out, err = run(*wrong, *at, "--json")
+        assert code == 2 and not out and err.count("\n") == 1
+    assert run("--item", "tea3", "--channel", "billboard", *at)[0] == 2
+
+
+def test_a_withdrawal_acts_at_once(run: Run, shop: Path, tmp_path: Path) -> None:
+    from recllm.pipeline import load_file
+
+    before = json.loads(run("--item", "tea3", "--no-explain", "-w", str(shop), "--json")[1])
+    (tmp_path / "no.csv").write_text(
+        "user_id,purpose,granted,timestamp\nu20,personalisation,false,2024-02-01T00:00:00Z\n"
+    )
+    with Workspace.open(shop) as opened:
+        name = opened.pseudonymiser().one("u20")
+        load_file(opened, tmp_path / "no.csv", "consent")
+    after = json.loads(run("--item", "tea3", "--no-explain", "-w", str(shop), "--json")[1])
+    assert after["excluded"]["no_consent"] == before["excluded"]["no_consent"] + 1
+    assert name not in {p["user_id"] for p in after["people"]}
+    assert np.isclose(after["size"] + after["holdout"], before["size"] + before["holdout"] - 1)
