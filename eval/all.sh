@@ -16,6 +16,8 @@ python eval/ablation.py industrial-time -o "$results/ablation-industrial-time.js
 python eval/ablation.py cj-next28 --slices ALL,NEW,COLD -o "$results/ablation-cj-next28.json"
 python eval/coverage.py -o "$results/coverage-cj-next28.json"
 python eval/item_calibration.py -o "$results/item-calibration-cj-next28.json"
+python eval/audience.py -o "$results/audience.json"
+python eval/assignment.py -o "$results/assignment.json"
 python eval/explanations.py -o "$results/explanations.json"
 python eval/copy_models.py
 python eval/onnx_speed.py -o "$results/onnx-speed.json"
