@@ -59,11 +59,13 @@ GUARANTEE_WORDS = {
     "G4": "no foreign brand",
     "G5": "product named",
     "G6": "fits the channel",
+    "G7": "mandatory parts",
     "G8": "no personal data",
     "G9": "clean language",
     "G10": "nothing leaked",
     "G11": "right language",
     "G12": "well formed",
+    "G14": "brand voice",
     "G17": "price format",
 }
 

@@ -44,6 +44,25 @@ def septets(text: str) -> int:
     return sum(2 if c in GSM_EXTENDED else 1 for c in text)
 
 
+def segments(text: str) -> int:
+    """Short messages that a text is sent as: 160 septets or 70 UTF-16 units alone, 153 or 67 in each part of several.
+
+    3GPP TS 23.040: a part gives 7 septets, or 3 units, to the header that joins the parts. A character that takes two
+    places is never split over two parts.
+    """
+    gsm = is_gsm7(text)
+    sizes = [len(GSM_EXTENDED & {c}) + 1 if gsm else utf16(c) for c in text]
+    alone, joined = (160, 153) if gsm else (UCS2_LIMIT, 67)
+    if sum(sizes) <= alone:
+        return 1
+    parts, used = 1, 0
+    for size in sizes:
+        if used + size > joined:
+            parts, used = parts + 1, 0
+        used += size
+    return parts
+
+
 COUNTERS: Mapping[str, Callable[[str], int]] = {"codepoints": codepoints, "width": width, "utf16": utf16}
 
 

@@ -8,6 +8,8 @@ import threading
 import unicodedata
 from collections import OrderedDict
 from collections.abc import Collection
+from functools import cached_property
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,7 @@ class LocalGenerator:
         path = Path(folder)
         check_folder(path)
         self.name = name or path.name
+        self._folder = path
         self.languages = None if languages is None else frozenset(languages)
         """The languages that the model is fit to write; None where nobody said."""
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -73,6 +76,15 @@ class LocalGenerator:
         self._bans = LogitsProcessorList([_Ban(banned.to(self._device))])
         self._prefixes: OrderedDict[str, Any] = OrderedDict()
         self._lock = threading.Lock()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the folder's files and the sampling: what has to be equal for a text to come again."""
+        total = sha256(repr(sorted(self._sampling.items())).encode())
+        for file in sorted(p for p in self._folder.iterdir() if p.is_file()):
+            with file.open("rb") as stream:
+                total.update(file.name.encode() + b"\0" + file_digest(stream, "sha256").digest())
+        return total.hexdigest()
 
     def __repr__(self) -> str:
         return f"LocalGenerator({self.name!r}, {self._device}, {str(self._model.dtype).removeprefix('torch.')})"

@@ -1,0 +1,77 @@
+"""G7, the parts that code adds when a text leaves: advertisement mark, sender, way to opt out, AI label.
+
+    message = complete(text, channel="email", locale="en", sender=Sender(name="Hearth", address="...", opt_out="..."))
+    missing_parts(message, channel="email", locale="en", sender=...)   # ()
+
+The words stand in data/mandatory.toml with the law behind each. A part that the text holds already is not added twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from recllm.adcopy.channels import Channel
+from recllm.adcopy.channels import channel as channel_named
+from recllm.adcopy.lexicon import table
+from recllm.adcopy.money import language
+from recllm.adcopy.reading import fold, pattern
+from recllm.errors import UsageError
+
+AI_LABEL = "ai_label"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sender:
+    """Who sends, and how a person says no."""
+
+    name: str
+    address: str = ""
+    """Postal address; needed for e-mail and short messages."""
+    opt_out: str = ""
+    """Link or mailbox that ends the messages; needed for e-mail."""
+
+
+def complete(text: str, *, channel: str, locale: str, sender: Sender, generated: bool = False) -> str:
+    """`text` with the parts that its channel needs, in the channel's order; `generated`: a model wrote words of it.
+
+    E-mail gets one part a line, other channels all in one line. Raises `UsageError` for an unknown channel, and when
+    the sender lacks what a part states.
+    """
+    place = channel_named(channel)
+    parts = [
+        _words(name, locale, sender) for name in _needed(place, generated) if not _holds(text, name, locale, sender)
+    ]
+    if not parts:
+        return text
+    return "\n".join([text, "", *parts]) if _has_lines(place) else " ".join([text.rstrip(), *(f"{p}." for p in parts)])
+
+
+def missing_parts(
+    message: str, *, channel: str, locale: str, sender: Sender, generated: bool = False
+) -> tuple[str, ...]:
+    """Names of the mandatory parts that a finished message lacks."""
+    place = channel_named(channel)
+    return tuple(n for n in _needed(place, generated) if not _holds(message, n, locale, sender))
+
+
+def _needed(channel: Channel, generated: bool) -> tuple[str, ...]:
+    return (*channel.added, AI_LABEL) if generated else channel.added
+
+
+def _has_lines(channel: Channel) -> bool:
+    return channel.parts[-1].lines
+
+
+def _holds(text: str, name: str, locale: str, sender: Sender) -> bool:
+    shape = table("mandatory.toml")[name]["pattern"]
+    return bool(pattern(shape).search(fold(text))) if shape else fold(_words(name, locale, sender)) in fold(text)
+
+
+def _words(name: str, locale: str, sender: Sender) -> str:
+    template: str = table("mandatory.toml")[name][language(locale)]
+    for field in ("name", "address", "opt_out"):
+        value = getattr(sender, field).strip()
+        if f"{{{field}}}" in template and not value:
+            raise UsageError(f"the part {name} states the sender's {field}; give Sender({field}=...)")
+        template = template.replace(f"{{{field}}}", value)
+    return template

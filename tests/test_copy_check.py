@@ -1,0 +1,184 @@
+"""Texts that anyone wrote, checked from a file: the contract, the exit codes, and what a bad line is told."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recllm.adcopy import read_submissions
+from recllm.cli import main
+from recllm.errors import DataError
+
+ITEM = {
+    "title": "Honey sandwich buns",
+    "brand": "Hearth",
+    "category": "Bakery > Bread",
+    "price": 2.49,
+    "list_price": None,
+    "currency": "USD",
+    "attributes": {"pack": "8 count"},
+}
+LINE: dict[str, Any] = {
+    "id": "a",
+    "text": "Honey sandwich buns from Hearth, $2.49.",
+    "channel": "push",
+    "locale": "en",
+    "item": ITEM,
+    "offer": None,
+    "packs": ["us_ftc", "eu"],
+    "known_brands": ["Oak Valley"],
+    "evidence": {},
+}
+OFFER = {"type": "percent", "value": 20, "start": "2025-11-01T00:00:00Z", "end": "2025-11-12T00:00:00Z"}
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    monkeypatch.chdir(tmp_path)
+
+    def call(*lines: dict[str, Any] | str, options: tuple[str, ...] = ("--json",)) -> tuple[int, str, str]:
+        texts = [line if isinstance(line, str) else json.dumps(line, ensure_ascii=False) for line in lines]
+        Path("texts.jsonl").write_text("\n".join(texts) + "\n", encoding="utf-8")
+        monkeypatch.setattr(sys, "argv", ["recllm", "copy", "check", "texts.jsonl", *options])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+def test_what_passes_ends_with_0(run: Run) -> None:
+    code, out, _ = run(LINE, "", {**LINE, "id": "b"})
+    assert code == 0
+    passes = {"verified": True, "failures": [], "warnings": []}
+    assert json.loads(out) == {"checked": 2, "passed": 2, "results": [{"id": "a", **passes}, {"id": "b", **passes}]}
+
+
+def test_what_fails_ends_with_2_and_says_where(run: Run) -> None:
+    code, out, _ = run(LINE, {**LINE, "id": "b", "text": "Honey sandwich buns, $1.99."})
+    found = json.loads(out)
+    assert (code, found["checked"], found["passed"]) == (2, 2, 1)
+    assert found["results"][1]["verified"] is False
+    assert found["results"][1]["failures"] == [
+        {"guarantee": "G1", "span": "$1.99", "message": "money '$1.99' is not among the facts"}
+    ]
+
+
+def test_warnings_do_not_fail(run: Run) -> None:
+    code, out, _ = run({**LINE, "text": "Just launched: honey sandwich buns."})
+    (warning,) = json.loads(out)["results"][0]["warnings"]
+    assert code == 0
+    assert (warning["rule"], warning["span"], warning["guarantee"]) == ("us_ftc/new", "just launched", "G3")
+    assert run({**LINE, "text": "Just launched: honey sandwich buns.", "packs": []})[1].count("us_ftc") == 0
+
+
+def test_without_packs_all_apply(run: Run) -> None:
+    line = {**LINE, "text": "Just launched: honey sandwich buns."}
+    line.pop("packs")
+    assert json.loads(run(line)[1])["results"][0]["warnings"]
+
+
+def test_an_offer_is_judged_by_its_moment(run: Run) -> None:
+    line = {**LINE, "text": "Honey sandwich buns, 20% off.", "offer": OFFER, "evidence": {"lowest_30d": "$2.49"}}
+    for at, code in (("2025-11-05T00:00:00Z", 0), ("2025-10-31T23:59:59Z", 2), ("2025-11-12T00:00:00Z", 2)):
+        assert run(line, options=("--json", "--at", at))[0] == code
+
+
+def test_chinese(run: Run) -> None:
+    tea = {"title": "龙井绿茶", "brand": "山里人", "category": ["茶叶"], "price": "168", "currency": "CNY"}
+    line = {"id": "z", "channel": "wechat", "locale": "zh", "item": tea, "packs": ["cn"]}
+    assert run({**line, "text": "山里人龙井绿茶，168元。"})[0] == 0
+    code, out, _ = run({**line, "text": "国宴用的龙井绿茶。"})
+    assert code == 2
+    assert "第九条" in "".join(f["message"] for f in json.loads(out)["results"][0]["failures"])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"channel": "fax"}, "unknown channel 'fax'"),
+        ({"locale": "fr"}, "unknown locale 'fr'"),
+        ({"packs": ["uk"]}, "unknown rule pack 'uk'"),
+        ({"packs": "eu"}, "packs is a list"),
+        ({"text": None}, "text is missing"),
+        ({"text": 5}, "text is a string"),
+        ({"id": " "}, "id is empty"),
+        ({"item": None}, "item is missing"),
+        ({"item": {**ITEM, "price": "cheap"}}, "item.price is a number"),
+        ({"item": {**ITEM, "price": True}}, "item.price is a number"),
+        ({"item": {**ITEM, "price": "NaN"}}, "item.price is a number"),
+        ({"item": {**ITEM, "colour": "red"}}, "item has no field 'colour'"),
+        ({"item": {**ITEM, "category": 3}}, "item.category is a list"),
+        ({"item": {**ITEM, "attributes": {"a": [1]}}}, "item.attributes.a is a text"),
+        ({"offer": {"type": "gratis"}}, "offer.type is one of"),
+        ({"offer": {"type": "percent"}}, "needs a value above 0"),
+        ({"offer": {**OFFER, "end": "2025-11-12"}}, "no time zone"),
+        ({"offer": {**OFFER, "end": "soon"}}, "offer.end is a time"),
+        ({"offer": {**OFFER, "ends": "x"}}, "offer has no field 'ends'"),
+        ({"mood": "x"}, "the line has no field 'mood'"),
+        ({"evidence": []}, "evidence is an object"),
+        ({"known_brands": [1]}, "known_brands is a list"),
+    ],
+)
+def test_a_bad_line_is_named(run: Run, change: dict[str, Any], said: str) -> None:
+    code, out, err = run(LINE, {**LINE, "id": "b", **change})
+    assert (code, out) == (2, "")
+    assert "texts.jsonl, line 2: " in err
+    assert said in err
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [("{", "not JSON"), ("[]", "one JSON object"), ("[" * 100_000, "deep"), (json.dumps(LINE), "occurs twice")],
+)
+def test_a_line_that_is_no_object(run: Run, line: str, said: str) -> None:
+    code, _, err = run(LINE, line)
+    assert code == 2
+    assert "line 2" in err
+    assert said in err
+
+
+def test_a_wrong_moment(run: Run) -> None:
+    code, _, err = run(LINE, options=("--at", "noon"))
+    assert (code, "--at is a time" in err) == (2, True)
+    assert "no time zone" in run(LINE, options=("--at", "2025-11-05T00:00:00"))[2]
+
+
+def test_a_file_of_another_encoding(tmp_path: Path) -> None:
+    file = tmp_path / "latin.jsonl"
+    file.write_bytes(b'{"id": "\xe9"}\n')
+    with pytest.raises(DataError, match="not UTF-8"):
+        list(read_submissions(file))
+
+
+def test_own_packs_and_voice(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "voice.toml").write_text('banned = ["sandwich*"]\nexclamation = false\n')
+    code, out, _ = run(LINE, options=("--json", "--voice", "voice.toml"))
+    assert (code, json.loads(out)["results"][0]["failures"][0]["guarantee"]) == (2, "G14")
+    (tmp_path / "own.toml").write_text("name = 1")
+    assert "own.toml" in run(LINE, options=("--pack", "own.toml"))[2]
+
+
+def test_people_read_lines(run: Run) -> None:
+    code, out, err = run(LINE, {**LINE, "id": "b", "text": "Buns, $9."}, options=())
+    assert code == 2
+    assert out.splitlines()[:2] == ["a: passes", "b: FAILS"]
+    assert "1 of 2 texts pass" in err
+
+
+def test_no_model_and_no_tables_are_loaded() -> None:
+    heavy = {"torch", "numpy", "polars", "transformers"}
+    code = f"import sys; import recllm.adcopy.submissions; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,201 @@
+"""Rule packs: every rule's own hit and miss, what allows a rule, and what a faulty pack is told."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from recllm.adcopy import FactSheet, Offer, OfferType, Rule, load_pack, pack, pack_names, verify
+from recllm.adcopy.channels import channel
+from recllm.adcopy.packs import packs
+from recllm.adcopy.reading import read
+from recllm.adcopy.verify import review
+from recllm.adcopy.verify.case import Case
+from recllm.errors import DataError, UsageError
+from recllm.schema import Item
+
+NOW = datetime(2025, 11, 5, tzinfo=UTC)
+TEA = FactSheet.of(Item(item_id="t", title="Green tea", price=Decimal(8), currency="EUR"))
+TEE = FactSheet.of(Item(item_id="t", title="龙井绿茶", category=("茶叶",), price=Decimal(80), currency="CNY"))
+RULES = [rule for name in pack_names() for rule in pack(name).rules]
+
+
+def case(text: str, facts: FactSheet = TEA, *, names: tuple[str, ...] = ("us_ftc", "eu", "cn"), **more: object) -> Case:
+    locale = "zh" if re.search("[\u4e00-\u9fff]", text) else "en"
+    place = channel("email" if locale == "en" else "wechat")
+    return Case(text=text, facts=facts, channel=place, locale=locale, now=NOW, packs=packs(names), **more)  # type: ignore[arg-type]
+
+
+def failed(one: Case) -> set[str]:
+    return {check.guarantee for check in review(one).checks if not check.passed}
+
+
+def test_the_three_packs_are_there() -> None:
+    assert pack_names() == ("cn", "eu", "us_ftc")
+    assert all(len(pack(name).rules) >= 20 for name in pack_names())
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda r: f"{r.pack}/{r.id}")
+def test_a_rule_hits_and_misses(rule: Rule) -> None:
+    for text in rule.family.hit:
+        assert rule.find(read(text)), text
+    for text in rule.family.miss:
+        assert rule.find(read(text)) == [], text
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda r: f"{r.pack}/{r.id}")
+def test_a_rule_says_where_it_comes_from(rule: Rule) -> None:
+    assert re.search(r"CFR|USC|FTC|UCPD|Directive|Regulation|法|条例|规定", rule.citation)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", rule.reviewed)
+    assert rule.evidence and rule.message
+
+
+@pytest.mark.parametrize(
+    "text", ["最近常喝龙井绿茶。", "最后一杯龙井绿茶。", "第一次喝龙井绿茶。", "龙井绿茶，第一步温杯。"]
+)
+def test_plain_words_are_no_absolute_terms(text: str) -> None:
+    assert failed(case(text, TEE)) == set()
+
+
+@pytest.mark.parametrize(
+    "text", ["国 家·级龙井绿茶。", "ＮＯ．1 的龙井绿茶。", "龙井绿茶，销量第①。", "国\u200b宴龙井绿茶。"]
+)
+def test_dressed_up_words_are_found(text: str) -> None:
+    assert "G3" in failed(case(text, TEE))
+
+
+def test_a_warning_keeps_no_text_back() -> None:
+    found = review(case("最新款龙井绿茶。", TEE, names=("cn",)))
+    assert all(check.passed for check in found.checks)
+    assert [(w.rule, w.span, w.guarantee) for w in found.warnings] == [("cn/newest", "最新款", "G3")]
+
+
+def test_evidence_allows_a_rule() -> None:
+    text = "Made in the USA: green tea."
+    assert "G3" in failed(case(text))
+    proof = {"made_in_usa": "all of it, plant 7"}
+    assert "made in the usa" not in {c.span for c in review(case(text, evidence=proof)).checks}
+    assert "made in the usa" in {c.span for c in review(case(text, evidence={"made_in_usa": ""})).checks}
+
+
+@pytest.mark.parametrize(
+    ("rule", "offer", "allowed"),
+    [
+        ("shipping", OfferType.FREE_SHIPPING, True),
+        ("shipping", OfferType.PERCENT, False),
+        ("price-cut", OfferType.PERCENT, True),
+        ("price-cut", OfferType.GIFT, False),
+        ("coupon", OfferType.COUPON, True),
+        ("urgency", OfferType.PERCENT, True),
+        ("medical", OfferType.PERCENT, False),
+    ],
+)
+def test_an_offer_allows_its_own_rules(rule: str, offer: OfferType, allowed: bool) -> None:
+    from recllm.adcopy.verify.rules import is_allowed
+
+    facts = FactSheet.of(
+        Item(item_id="t", title="龙井绿茶"), offer=Offer(type=offer, value=Decimal(20), end=NOW + timedelta(days=1))
+    )
+    found = next(r for r in pack("cn").rules if r.id == rule)
+    assert is_allowed(found, case("龙井绿茶。", facts)) is allowed
+
+
+def test_an_offer_without_an_end_allows_no_urgency() -> None:
+    from recllm.adcopy.verify.rules import is_allowed
+
+    facts = FactSheet.of(Item(item_id="t", title="龙井绿茶"), offer=Offer(type=OfferType.GIFT))
+    assert not is_allowed(next(r for r in pack("cn").rules if r.id == "urgency"), case("龙井绿茶。", facts))
+
+
+def test_a_list_price_allows_the_comparison_with_it() -> None:
+    facts = FactSheet.of(Item(item_id="t", title="Green tea", price=Decimal(8), currency="EUR"), list_price=Decimal(9))
+    text = "Green tea, usual price €9, here €8."
+    assert "usual price" not in {c.span for c in review(case(text, facts, names=("us_ftc",))).checks}
+    assert "usual price" in {c.span for c in review(case(text, names=("us_ftc",))).checks}
+
+
+def test_health_food_says_that_it_is_no_medicine() -> None:
+    facts = FactSheet.of(Item(item_id="v", title="维生素片"))
+    assert "G7" in failed(case("维生素片，一片就好。", facts))
+    assert "G7" not in failed(case("维生素片，一片就好。本品不能代替药物。", facts))
+
+
+def test_rules_of_another_language_are_silent() -> None:
+    text = case("龙井绿茶，eco。", TEE, names=("eu",))
+    assert not any("eco" in c.span and "UCPD" in c.message for c in review(text).checks)
+
+
+def test_without_packs_no_rule_speaks() -> None:
+    checks = verify("Just launched green tea.", TEA, channel="email", locale="en", now=NOW)
+    assert all(check.passed for check in checks)
+
+
+GOOD = """name = "own"
+[[rule]]
+id = "quiet"
+guarantee = "G3"
+severity = "error"
+citation = "house law"
+evidence = "never"
+reviewed = "2025-11-25"
+languages = ["en"]
+message = "is loud"
+phrases = ["loud"]
+hit = ["A loud day"]
+miss = ["A cloud"]
+"""
+
+
+def test_an_own_pack_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text(GOOD)
+    own = load_pack(file)
+    checks = verify("A loud green tea.", TEA, channel="email", locale="en", now=NOW, packs=[own])
+    assert [(c.guarantee, c.span) for c in checks if not c.passed] == [("G3", "loud")]
+    assert "house law" in next(c.message for c in checks if not c.passed)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('name = "own"', "name = own", "TOML"),
+        ('name = "own"', 'title = "own"', "has a name"),
+        ('severity = "error"', 'severity = "block"', "severity is error or warning"),
+        ('guarantee = "G3"', 'guarantee = "G19"', "one of G1 to G18"),
+        ('citation = "house law"', "", "citation is missing"),
+        ('citation = "house law"', 'citation = ""', "citation is a text"),
+        ('reviewed = "2025-11-25"', 'reviewed = "yesterday"', "reviewed is a day"),
+        ('languages = ["en"]', 'languages = ["fr"]', "languages are of en, zh"),
+        ('languages = ["en"]', "languages = []", "languages are of"),
+        ('phrases = ["loud"]', 'phrases = "loud"', "phrases is a list"),
+        ('phrases = ["loud"]', "", "neither phrases nor patterns"),
+        ('phrases = ["loud"]', "patterns = ['(lou']", "does not compile"),
+        ('phrases = ["loud"]', "patterns = ['(?:a+)+b']", "without bound"),
+        ('phrases = ["loud"]', "patterns = ['a{2,}b']", "without bound"),
+        ('hit = ["A loud day"]', "hit = []", "a text that hits"),
+        ('message = "is loud"', 'message = "is loud"\nmood = "x"', "no field 'mood'"),
+        ('id = "quiet"', "", "rule number 1: id is missing"),
+    ],
+)
+def test_a_faulty_pack_names_file_and_rule(tmp_path: Path, old: str, new: str, said: str) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text(GOOD.replace(old, new))
+    with pytest.raises(DataError, match=re.escape(said)) as caught:
+        load_pack(file)
+    assert "own.toml" in str(caught.value)
+
+
+def test_an_id_stands_once(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text(GOOD + GOOD.split("\n", 1)[1])
+    with pytest.raises(DataError, match="rule quiet: the id occurs twice"):
+        load_pack(file)
+
+
+def test_an_unknown_pack_is_refused() -> None:
+    with pytest.raises(UsageError, match="cn, eu, us_ftc"):
+        pack("uk")
