@@ -111,8 +111,10 @@ def test_a_category_and_its_path(trained: Recommender) -> None:
 
 
 def test_a_text_finds_those_who_buy_such_things(trained: Recommender) -> None:
-    found = audience(trained, text="Green tea of spring", category="food > tea", cut=Cut(size=20))
-    assert sum(map(even, ids(found))) >= 16 and found.notes and accounted(found)
+    for category in ("food > tea", None):
+        found = audience(trained, text="Green tea of spring", category=category, cut=Cut(size=20))
+        assert sum(map(even, ids(found))) >= 16 and "never sold" in found.notes[-1] and accounted(found)
+    assert "'food > tea', that of the nearest item" in found.notes[0]
     assert trained.dataset.n_items == 24
 
 

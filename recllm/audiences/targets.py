@@ -68,20 +68,36 @@ def in_category(items: pl.DataFrame, category: str) -> NDArray[np.bool_]:
 def text_target(recommender: Recommender, text: str, category: str | None = None) -> tuple[Recommender, Target]:
     """A recommender whose catalogue has one more item, which never sold and is called `text`, and that item.
 
-    category: the item's path, "a > b > c". Raises `UsageError` for an empty text, `PolicyError` for a sensitive one.
+    category: the item's path, "a > b > c"; that of the item nearest in text when None. Without a category the order of
+    people would be worse than chance, as everything that is known of an item without sales is how its kind sells.
+    Raises `UsageError` for an empty text, `PolicyError` for a sensitive one.
     """
-    path = [part.strip() for part in category.split(PATH.strip())] if category else None
     if not text.strip():
         raise UsageError("the text of an audience is empty")
-    if recommender.policy.is_sensitive((*(path or ()), text)):
+    path, notes = _path_of(recommender, text, category)
+    if recommender.policy.is_sensitive((*path, text)):
         raise PolicyError(SENSITIVE)
     items = recommender.dataset.items
-    row = {"item_id": [TEXT_ITEM], "title": [text.strip()], "category": [path], "available": [True]}
+    row = {"item_id": [TEXT_ITEM], "title": [text.strip()], "category": [path or None], "available": [True]}
     longer = pl.concat([items, pl.DataFrame(row, schema={name: items.schema[name] for name in row})], how="diagonal")
     vectors, _ = encode_unique(recommender.encoder, item_texts(longer[-1:], recommender.locale))
-    note = "the text stands for an item that never sold; how often those are taken is the least certain probability"
     made = recommender.with_items(replace(recommender.dataset, items=longer), vectors)
-    return made, Target(text.strip(), np.array([items.height]), (note,))
+    level = "the text stands for an item that never sold: trust the order of people more than the probabilities"
+    return made, Target(text.strip(), np.array([items.height]), (*notes, level))
+
+
+def _path_of(recommender: Recommender, text: str, category: str | None) -> tuple[list[str], tuple[str, ...]]:
+    """The category of a text, and what to say of it."""
+    if category is not None:
+        return [part.strip() for part in category.split(PATH.strip())], ()
+    items = recommender.dataset.items
+    known = np.flatnonzero(items["category"].list.len().fill_null(0).to_numpy() > 0)
+    if not len(known):
+        return [], ()
+    vector, _ = encode_unique(recommender.encoder, [text], kind="query")
+    nearest = known[int(np.argmax(recommender.item_vectors[known] @ vector[0]))]
+    path = items["category"][int(nearest)].to_list()
+    return path, (f"taken to be of the category {PATH.join(path)!r}, that of the nearest item",)
 
 
 def _available(dataset: Dataset) -> NDArray[np.bool_]:
