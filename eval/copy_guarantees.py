@@ -23,7 +23,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from copy_texts import bad_en, bad_zh
+from copy_texts import bad_en, bad_zh, fresh, unseen
 from copy_texts.good import EVIDENCE, GOOD
 from copy_texts.injections import INJECTIONS
 from copy_texts.items import ITEMS, KNOWN_BRANDS, NOW, OFFERS
@@ -38,6 +38,7 @@ from recllm.schema import Item
 CHANNELS = ("push", "email", "sms_gsm", "google_rsa")
 FIELDS = ("title", "brand", "category", "attribute")
 PACKS = {"en": ["us_ftc", "eu"], "zh": ["cn"]}
+BAD = {"en": bad_en.BAD, "zh": bad_zh.BAD}
 DEFAULT_CHANNEL = {"en": "email", "zh": "wechat"}
 MUTATIONS = 1_000
 LOWEST = {"lowest_30d": "the list price, 2025-10-01 to 2025-10-31"}
@@ -59,17 +60,21 @@ class Case:
         return submission(self.values)
 
 
-def bad_cases() -> list[Case]:
+Table = dict[str, list[tuple[str, ...]]]
+
+
+def bad_cases(tables: dict[str, Table]) -> list[Case]:
+    """Per locale, the texts of each kind."""
     return [
         _case(kind, locale, *entry)
-        for locale, table in (("en", bad_en.BAD), ("zh", bad_zh.BAD))
+        for locale, table in tables.items()
         for kind, entries in table.items()
         for entry in entries
     ]
 
 
-def good_cases() -> list[Case]:
-    return [_case("good", locale, *entry) for locale, entries in GOOD.items() for entry in entries]
+def good_cases(table: Table) -> list[Case]:
+    return [_case("good", locale, *entry) for locale, entries in table.items() for entry in entries]
 
 
 def _case(kind: str, locale: str, item: str, text: str, *more: str) -> Case:
@@ -88,6 +93,13 @@ def _case(kind: str, locale: str, item: str, text: str, *more: str) -> Case:
         "evidence": {**LOWEST, **next((EVIDENCE[m] for m in more if m in EVIDENCE), {})},
     }
     return Case(kind=kind, held=int(name[0], 16) % 2 == 1, values=values)
+
+
+def all_asked() -> list[Submission]:
+    """Every text of every set."""
+    bad = [case for tables in (BAD, fresh.BAD, unseen.BAD) for case in bad_cases(tables)]
+    good = [case for table in (GOOD, fresh.GOOD, unseen.GOOD) for case in good_cases(table)]
+    return [case.asked for case in (*bad, *good)]
 
 
 def passes(case: Case) -> bool:
@@ -180,8 +192,13 @@ def figures(bad: list[Case], good: list[Case], mutated: list[Case]) -> dict[str,
     }
 
 
+def _few(bad: list[Case], good: list[Case]) -> dict[str, Any]:
+    """The figures of a set without numbers to change."""
+    return {name: value for name, value in figures(bad, good, []).items() if not name.startswith("mutations")}
+
+
 def measure() -> dict[str, Any]:
-    bad, good = bad_cases(), good_cases()
+    bad, good = bad_cases(BAD), good_cases(GOOD)
     mutated = list(mutants([c for c in good if passes(c)], MUTATIONS, random.Random(0)))
     leaks = injected(INJECTIONS)
     parts = {
@@ -196,6 +213,7 @@ def measure() -> dict[str, Any]:
         "injection_leaked": len(leaks),
         "injection_leaked_held": sum(held_back(leak["payload"]) for leak in leaks),
         **{name: figures(*cases) for name, cases in parts.items()},
+        **{name: _few(bad_cases(s.BAD), good_cases(s.GOOD)) for name, s in (("second", fresh), ("unseen", unseen))},
         "verify_ms": verify_ms([c.asked for c in (*bad, *good)]),
     }
 
@@ -210,7 +228,7 @@ def verify_ms(asked: list[Submission]) -> float:
 
 def tell(develop_only: bool) -> None:
     """Texts on the wrong side, for somebody who tunes the rules."""
-    for case in (*bad_cases(), *good_cases()):
+    for case in (*bad_cases(BAD), *good_cases(GOOD)):
         if develop_only and case.held:
             continue
         verdict = judge(case.asked, now=_MOMENT)

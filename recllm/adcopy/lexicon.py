@@ -94,9 +94,14 @@ def _latin(phrase: str) -> str:
 
 
 def chinese_pattern(phrases: list[str]) -> re.Pattern[str] | None:
-    """Phrases that match anywhere, the longest first."""
+    """Phrases that match anywhere, the longest first; one that begins with a digit not inside a number."""
     longest_first = sorted({fold(p) for p in phrases}, key=len, reverse=True)
-    return re.compile("|".join(re.escape(p) for p in longest_first)) if longest_first else None
+    return re.compile("|".join(_chinese(p) for p in longest_first)) if longest_first else None
+
+
+def _chinese(phrase: str) -> str:
+    """What begins with a digit begins the number: 0元 is no part of 90元."""
+    return (r"(?<![\d.])" if phrase[0].isdigit() else "") + re.escape(phrase)
 
 
 def exceptions_pattern(phrases: list[str]) -> re.Pattern[str] | None:

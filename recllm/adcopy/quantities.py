@@ -84,7 +84,8 @@ _NUMERAL = pattern(
 _CODE = pattern(r"(?<![a-z0-9.])(?:[a-z]{1,20}-?\d|\d{1,12}[a-z])[a-z0-9-]*")
 _HALF_PRICE = pattern(r"\bhalf[ -](?:the )?(?:price|off)\b|\bat half\b|半价|对折|半折|减半|一半的?价格?")
 _HUNDRED_PERCENT = pattern(r"百分之?百")
-_VAGUE = pattern(r"[几数上][十百千万亿]+|[a-z]+")
+_VAGUE = pattern(r"[几数][十百千万亿]+|上[百千万亿]+|半(?:斤|公斤|升|米|年|月|小时|打|箱|价|天)|[a-z]+")
+_TENTHS = pattern(r"(?P<tenths>[一二两三四五六七八九])成(?![功人长为就熟品分都衣套员立语交本果双])")
 _CODES = "|".join(code.lower() for code in CURRENCIES) + "|rmb"
 _SIGNS = {
     sign.casefold() for c in CURRENCIES.values() for sign in (*c.signs["en"], *c.signs["zh"]) if not sign.isalpha()
@@ -120,6 +121,7 @@ def quantities(folded: str) -> tuple[Quantity, ...]:
     text = _take(_words().idioms, folded, found, None)
     text = _take(_HALF_PRICE, text, found, lambda m: Quantity(kind=Kind.DISCOUNT, value=Decimal(50), span=m[0]))
     text = _take(_HUNDRED_PERCENT, text, found, lambda m: Quantity(kind=Kind.PERCENT, value=Decimal(100), span=m[0]))
+    text = _take(_TENTHS, text, found, _tenths)
     for form in _DATES:
         text = _take(form, text, found, _date)
     text = _take(_CODE, text, found, _code)
@@ -140,6 +142,11 @@ def _take(shape: re.Pattern[str], text: str, found: list[Quantity], make: Any) -
         return "\x00" * len(match[0])
 
     return shape.sub(blank, text)
+
+
+def _tenths(match: re.Match[str]) -> Quantity:
+    """两成 is 20 %, said of what is taken off."""
+    return Quantity(kind=Kind.DISCOUNT, value=Decimal(10 * _DIGIT[match["tenths"]]), span=match[0])
 
 
 def _date(match: re.Match[str]) -> Quantity | None:

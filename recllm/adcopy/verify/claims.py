@@ -11,6 +11,7 @@ from recllm.adcopy.lexicon import Family, families, word_class
 from recllm.adcopy.money import CURRENCIES, renderings, same_amount
 from recllm.adcopy.quantities import Kind, Quantity
 from recllm.adcopy.reading import fold, read
+from recllm.adcopy.verify import turns
 from recllm.adcopy.verify.case import Case, Fault, stated_by_facts, stem, used_with
 
 
@@ -96,6 +97,7 @@ def _dates(case: Case) -> set[str]:
 def offers(case: Case) -> Iterator[Fault]:
     """G2: no word of an offer unless an offer of that type runs now."""
     running = case.offer
+    yield from turns.price_talk(case)
     for family in families("offers.toml"):
         if running is None or running.type not in family.offers:
             for phrase in family.find(case.reading):
@@ -108,6 +110,8 @@ def offers(case: Case) -> Iterator[Fault]:
 
 def proofs(case: Case) -> Iterator[Fault]:
     """G3: no claim without its proof: cures, certificates, awards, ranks, ratings, sales, urgency, materials, ..."""
+    yield from turns.others(case)
+    yield from turns.ingredients(case)
     for family in families("claims.toml"):
         if not _is_proven(family, case):
             for phrase in family.find(read(case.own_words) if family.from_facts else case.reading):

@@ -19,7 +19,14 @@ _DANGLING = re.compile(
     rf"(?:[,;:，；：、\-–—&/(（]|\b(?:{'|'.join(word_class('dangling'))}))$",
     re.IGNORECASE,
 )
-_LEFT_OPEN = re.compile("(?:和|与|或|的|在|让|把|被|而|但|但是|因为|如果|跟|以及|对|向|从|是|很|更|给)$")
+_CLAUSE_OPEN = re.compile(
+    r"\b(?:when|while|if|because|until|before|after|which|where|who|whose|unless|than)"
+    r"(?: (?:you|we|it|they|i|he|she))?$",
+    re.IGNORECASE,
+)
+_LEFT_OPEN = re.compile(
+    "(?:和|与|或|而且|并且|不仅|虽然|所以|还有|然后|于是|不过|只要|除非|的|在|让|把|被|而|但|但是|因为|如果|跟|以及|对|向|从|是|很|更|给)$"
+)
 """Chinese words that no line ends with."""
 _SENTENCE_END = re.compile(r"[.!?\n]")
 _HAN = re.compile(f"[{HAN}]")
@@ -40,8 +47,9 @@ def fits_channel(case: Case) -> Iterator[Fault]:
             yield Fault(f"{part.name} has {length} of {limit} allowed by {case.channel.name}", text)
         if not text.strip():
             yield Fault(f"{part.name} is empty")
-        if _DANGLING.search(text.rstrip()) or _LEFT_OPEN.search(text.rstrip()):
-            yield Fault(f"{part.name} breaks off", text.rstrip()[-20:])
+        end = text.rstrip()
+        if any(shape.search(end) for shape in (_DANGLING, _CLAUSE_OPEN, _LEFT_OPEN)):
+            yield Fault(f"{part.name} breaks off", end[-20:])
     yield from _forbidden_characters(case)
 
 
