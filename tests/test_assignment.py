@@ -52,8 +52,8 @@ def test_the_optimum_of_tiny_problems(seed: int) -> None:
     ]
     found = assign(p, campaigns, contacts=contacts, eligible=eligible)
     gain = np.where(eligible, p * [c.value for c in campaigns], 0)
-    assert found.gain == pytest.approx(by_trying_all(gain, [c.limit(n) for c in campaigns], contacts))
-    assert found.bound >= found.gain - 1e-9 and found.gap <= 1e-6
+    best = by_trying_all(gain, [c.limit(n) for c in campaigns], contacts)
+    assert best * (1 - 5e-4) - 1e-9 <= found.gain <= best + 1e-9 <= found.bound + 2e-9 and found.gap <= 5e-4
     assert eligible[found.person, found.campaign].all() and (p[found.person, found.campaign] > 0).all()
     assert (np.bincount(found.person, minlength=n) <= contacts).all()
     assert len({*zip(found.person.tolist(), found.campaign.tolist(), strict=True)}) == len(found.person)
@@ -75,7 +75,7 @@ def test_left_out_pairs_cost_nothing(seed: int) -> None:
     limits = [*(2 for _ in range(n)), *(c.limit(n) for c in campaigns)]
     whole = -linprog(-gain.ravel(), A_ub=rows, b_ub=limits, bounds=(0, 1), method="highs").fun
     assert found.gain <= whole + 1e-7 <= found.bound + 2e-7
-    assert found.gain >= whole * (1 - 2e-4)
+    assert found.gain >= whole * (1 - 5e-4) and found.gap <= 5e-4
 
 
 @settings(max_examples=40, deadline=None)
@@ -121,6 +121,20 @@ def test_wrong_use_is_told() -> None:
             Campaign(name="a", **wrong)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="contacts"):
         assign(p, [one, Campaign(name="b")], contacts=-1)
+
+
+def test_without_time_there_is_an_answer_and_an_honest_gap() -> None:
+    rng = np.random.default_rng(0)
+    p, campaigns = rng.random((300, 6)), [Campaign(name=str(c), cap=20 + c) for c in range(6)]
+    hurried, whole = assign(p, campaigns, seconds=0), assign(p, campaigns)
+    assert hurried.rounds == 0 and hurried.gain <= whole.gain <= hurried.bound + 1e-9 and hurried.gap >= whole.gap
+    assert (hurried.reached <= [20 + c for c in range(6)]).all()
+
+
+def test_campaigns_that_are_all_alike_take_the_best_people() -> None:
+    p = np.repeat(np.random.default_rng(0).random((200, 1)), 5, axis=1)
+    found = assign(p, [Campaign(name=str(c), cap=10) for c in range(5)])
+    assert set(found.person.tolist()) == set(np.argsort(-p[:, 0])[:50].tolist()) and found.gap < 1e-3
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@
 
 With one cost per campaign a budget is a cap of floor(budget / cost) people, and the constraints are those of a
 transportation problem: its matrix is totally unimodular (Hoffman and Kruskal 1956), so the linear program has a whole
-optimum. HiGHS (Huangfu and Hall 2018) solves it over few pairs at a time: prices of the campaigns, by subgradient steps
-on the dual, choose the first pairs, and the duals of each solution say which others would still pay (column
-generation). For any prices >= 0
+optimum. HiGHS (Huangfu and Hall 2018) solves it over few pairs at a time: prices of the campaigns, from a sample of the
+people, choose the first pairs, and the duals of each solution say which others would still pay (column generation). For
+any prices >= 0
 
     bound = sum over c of price[c] * limit[c] + sum over u of the contacts[u] largest max(gain[u, c] - price[c], 0)
 
@@ -27,18 +27,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.errors import RecllmError, UsageError
+from recllm.errors import UsageError
 
 Table = NDArray[np.float64]
 
-STEPS = 60
-"""Subgradient steps on the prices before the first program."""
+SAMPLE = 1_000
+"""People over whom the first prices are found."""
 
 PAIRS_AHEAD = 3
 """Pairs of a person in the first program beyond their contacts."""
 
-ROUNDS = 8
-NEAR = 1e-4
+NEAR = 5e-4
 """Relative gap at which no further pairs are looked for."""
 
 
@@ -90,11 +89,13 @@ def assign(
     *,
     contacts: int | NDArray[np.integer] = 1,
     eligible: NDArray[np.bool_] | None = None,
+    seconds: float = 25.0,
 ) -> Assignment:
     """probability: (n_people, n_campaigns), in [0, 1]. contacts: most campaigns per person, one number or (n_people,).
 
     eligible: bool, of the shape of `probability`: whom a campaign may address at all. Pairs that gain nothing are never
-    chosen. Raises `UsageError` for shapes or numbers that do not fit, or two campaigns of one name.
+    chosen. seconds: after so many the best that is known is the answer, with its gap. Raises `UsageError` for shapes or
+    numbers that do not fit, or two campaigns of one name.
     """
     started = time.perf_counter()
     gain = _gains(probability, campaigns, eligible)
@@ -102,16 +103,21 @@ def assign(
     most = _contacts(contacts, gain)
     price = dual_prices(gain, limit, most)
     bound = upper_bound(gain, limit, most, price)
+    taken, rounds = _best_first(gain, gain - price, limit, most), 0
     kept = _first_pairs(gain, price, int(most.max(initial=0)) + PAIRS_AHEAD)
-    taken, rounds = np.zeros((2, 0), np.int64), 0
-    while kept.any():
-        rounds += 1
-        taken, price, rent = _solve(gain, kept, limit, most)
-        bound = min(bound, upper_bound(gain, limit, most, price))
-        missed = (gain - price > rent[:, None] + 1e-9) & (gain > 0) & ~kept
-        if rounds == ROUNDS or not missed.any() or _total(gain, taken) >= bound * (1 - NEAR):
+    kept[taken[0], taken[1]] = True
+    while _total(gain, taken) < bound * (1 - NEAR):
+        left = seconds - (time.perf_counter() - started)
+        solved = _solve(gain, kept, limit, most, left) if left > 0 else None
+        if solved is None:
             break
-        kept |= missed
+        rounds += 1
+        taken = max(taken, solved.taken, key=lambda pairs: _total(gain, pairs))
+        bound = min(bound, upper_bound(gain, limit, most, solved.price))
+        more = _still_paying(gain, solved, kept, limit)
+        if not more.any():
+            break
+        kept |= more
     total = _total(gain, taken)
     reached = np.bincount(taken[1], minlength=len(campaigns))
     return Assignment(
@@ -134,19 +140,14 @@ def upper_bound(gain: Table, limit: NDArray[np.integer], contacts: NDArray[np.in
     return float(price @ limit + np.where(chosen, gain - price, 0).sum())
 
 
-def dual_prices(gain: Table, limit: NDArray[np.integer], contacts: NDArray[np.integer], steps: int = STEPS) -> Table:
-    """Prices (n_campaigns,) that come near the least bound, by subgradient steps in each campaign's own scale."""
-    scale = gain.max(axis=0, initial=0.0)
-    price = np.zeros(gain.shape[1])
-    least, best = upper_bound(gain, limit, contacts, price), price
-    for step in range(steps):
-        wanted = _best(gain - price, contacts).sum(axis=0)
-        pull = (wanted - limit) / np.maximum(wanted + limit, 1)
-        price = np.maximum(price + scale * pull / (2 + step) ** 0.75, 0)
-        bound = upper_bound(gain, limit, contacts, price)
-        if bound < least:
-            least, best = bound, price
-    return best
+def dual_prices(gain: Table, limit: NDArray[np.integer], contacts: NDArray[np.integer], seconds: float = 10.0) -> Table:
+    """Prices (n_campaigns,) that come near the least bound: the duals of the program over a sample of the people, with
+    limits in proportion; zeros when there is nothing to gain or the time was too short."""
+    n = len(gain)
+    drawn = np.random.default_rng(0).permutation(n)[:SAMPLE]
+    part = gain[drawn]
+    solved = _solve(part, part > 0, limit * (len(drawn) / max(n, 1)), contacts[drawn], seconds) if n else None
+    return np.zeros(gain.shape[1]) if solved is None else solved.price
 
 
 def _best(worth: Table, contacts: NDArray[np.integer]) -> NDArray[np.bool_]:
@@ -172,25 +173,68 @@ def _first_pairs(gain: Table, price: Table, m: int) -> NDArray[np.bool_]:
     return out & (gain > 0)
 
 
+@dataclass(frozen=True, eq=False)
+class _Solved:
+    """taken: pairs (2, n). price: (n_campaigns,) and rent: (n_people,), the duals of the limits and of the contacts."""
+
+    taken: NDArray[np.int64]
+    price: Table
+    rent: Table
+
+
 def _solve(
-    gain: Table, kept: NDArray[np.bool_], limit: NDArray[np.integer], contacts: NDArray[np.integer]
-) -> tuple[NDArray[np.int64], Table, Table]:
-    """The program over the kept pairs: chosen pairs (2, n), prices (n_campaigns,) and rents (n_people,)."""
+    gain: Table, kept: NDArray[np.bool_], limit: NDArray[Any], contacts: NDArray[np.integer], seconds: float
+) -> _Solved | None:
+    """The program over the kept pairs; None when there are none, or the time was too short."""
     from scipy.optimize import linprog
     from scipy.sparse import csr_matrix
 
     person, campaign = np.nonzero(kept)
+    if not len(person):
+        return None
     n, place = len(gain), np.arange(len(person))
     rows, columns = np.concatenate([person, n + campaign]), np.concatenate([place, place])
     a = csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(n + len(limit), len(person)))
     b = np.concatenate([contacts, limit]).astype(float)
     # the simplex method ends in a corner, and the corners are whole numbers
-    found = linprog(-gain[person, campaign], A_ub=a, b_ub=b, bounds=(0, 1), method="highs-ds")
-    if found.x is None:
-        raise RecllmError(f"the linear program was not solved: {found.message}")
+    options = {"time_limit": seconds}
+    found = linprog(-gain[person, campaign], A_ub=a, b_ub=b, bounds=(0, 1), method="highs-ds", options=options)
+    if found.status != 0:  # out of time: a program of limits alone always has a solution
+        return None
     dual = -found.ineqlin.marginals
     chosen = found.x > 0.5
-    return np.stack([person[chosen], campaign[chosen]]), np.maximum(dual[n:], 0), np.maximum(dual[:n], 0)
+    return _Solved(np.stack([person[chosen], campaign[chosen]]), np.maximum(dual[n:], 0), np.maximum(dual[:n], 0))
+
+
+def _still_paying(
+    gain: Table, solved: _Solved, kept: NDArray[np.bool_], limit: NDArray[np.integer]
+) -> NDArray[np.bool_]:
+    """Pairs of positive reduced cost: each person's two best, and as many of each campaign as it can reach."""
+    worth = gain - solved.price - solved.rent[:, None]
+    worth[kept | (gain <= 0)] = -np.inf
+    out = np.zeros(gain.shape, bool)
+    if gain.shape[1] > 2:
+        np.put_along_axis(out, np.argpartition(-worth, 1, axis=1)[:, :2], True, axis=1)
+    for column, most in enumerate(limit.tolist()):
+        if 0 < most < len(gain):
+            out[np.argpartition(-worth[:, column], most - 1)[:most], column] = True
+        elif most:
+            out[:, column] = True
+    return out & (worth > 1e-9)
+
+
+def _best_first(
+    gain: Table, worth: Table, limit: NDArray[np.integer], contacts: NDArray[np.integer]
+) -> NDArray[np.int64]:
+    """Pairs (2, n) by the rule that takes the pair of most worth that still fits: an answer to begin with."""
+    free, left, taken = contacts.tolist(), limit.tolist(), []
+    order = np.argsort(-worth, axis=None, kind="stable")
+    for person, campaign in zip(*(part.tolist() for part in np.divmod(order, max(gain.shape[1], 1))), strict=True):
+        if free[person] and left[campaign] and gain[person, campaign] > 0:
+            free[person] -= 1
+            left[campaign] -= 1
+            taken.append((person, campaign))
+    return np.array(taken, np.int64).reshape(-1, 2).T
 
 
 def _total(gain: Table, taken: NDArray[np.int64]) -> float:
