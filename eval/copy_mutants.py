@@ -3,8 +3,8 @@
     python eval/copy_mutants.py --part 1/4 -o /tmp/part1.json    # a quarter of the mutants
     python eval/copy_mutants.py --merge /tmp/part*.json          # the score, into eval/results/copy-guarantees.json
 
-A mutant is killed when a text of eval/copy_texts/ gets another verdict or fails other guarantees than before, or when
-one of the room's tests fails. Each runs in a fork of its own, so that nothing of it stays. Comparisons, and/or, not,
+A mutant is killed when a text of eval/copy_texts/ is told something else than before, or when one of the room's tests
+fails. Each runs in a fork of its own, so that nothing of it stays. Comparisons, and/or, not,
 arithmetic, numbers and truth values are changed; texts, patterns and annotations are not.
 """
 
@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "recllm" / "adcopy" / "verify"
 RESULT = ROOT / "eval" / "results" / "copy-guarantees.json"
-TESTS = ["tests/test_verify.py", "tests/test_copy_packs.py", "tests/test_copy_process.py"]
+TESTS = ["tests/test_verify.py", "tests/test_copy_packs.py", "tests/test_copy_process.py", "tests/test_copy_edges.py"]
 _SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE,
     ast.LtE: ast.Lt,
@@ -103,11 +103,12 @@ def _other_value(node: Any) -> str:
 
 
 def verdicts() -> Iterator[tuple[str, ...]]:
-    """The guarantees that each text fails."""
+    """What each text is told: guarantee, piece of text and message of every failure."""
     guarantees = importlib.import_module("copy_guarantees")
     judge = importlib.import_module("recllm.adcopy.submissions").judge
     asked = guarantees.all_asked()
-    return (tuple(sorted({c.guarantee for c in judge(one, now=guarantees._MOMENT).failures})) for one in asked)
+    failures = (judge(one, now=guarantees._MOMENT).failures for one in asked)
+    return (tuple(sorted(f"{c.guarantee} {c.span} {c.message}" for c in found)) for found in failures)
 
 
 def survives(module: str, source: str, known: list[tuple[str, ...]]) -> bool:
