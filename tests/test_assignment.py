@@ -32,11 +32,11 @@ def by_trying_all(gain: np.ndarray, limit: list[int], contacts: np.ndarray) -> f
 SMALL = st.integers(0, 2**32 - 1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(seed=SMALL)
 def test_the_optimum_of_tiny_problems(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    n, m = int(rng.integers(1, 5)), int(rng.integers(1, 4))
+    n, m = int(rng.integers(1, 5)), int(rng.integers(1, 3))
     p = rng.choice([0.0, 0.1, 0.25, 0.5, 0.9], size=(n, m))
     eligible = rng.random((n, m)) < 0.8
     contacts = rng.integers(0, 3, n)
@@ -82,7 +82,7 @@ def test_left_out_pairs_cost_nothing(seed: int) -> None:
 @given(seed=SMALL)
 def test_any_prices_bound_the_optimum(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    gain, limit, contacts = rng.random((4, 3)), rng.integers(0, 4, 3), rng.integers(0, 3, 4)
+    gain, limit, contacts = rng.random((3, 3)), rng.integers(0, 4, 3), rng.integers(0, 3, 3)
     best = by_trying_all(gain, limit.tolist(), contacts)
     assert upper_bound(gain, limit, contacts, rng.random(3)) >= best - 1e-9
     prices = dual_prices(gain, limit, contacts)
@@ -140,7 +140,7 @@ def test_campaigns_that_are_all_alike_take_the_best_people() -> None:
 @pytest.fixture(scope="module")
 def trained() -> Recommender:
     return Recommender(shop(people=60), ToyEncoder(), policy=Policy(group_floor=5)).fit(
-        TrainingArguments(n_windows=3, epochs=3)
+        TrainingArguments(n_windows=2, epochs=2, least_steps=100)
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shop_world import shop
 
@@ -74,7 +74,10 @@ def test_tea_goes_to_those_who_buy_tea(trained: Recommender) -> None:
     probability = [p.probability for p in found.people]
     assert probability == sorted(probability, reverse=True) and all(0 < p < 1 for p in probability)
     assert found.expected_conversions == pytest.approx(sum(probability), rel=1e-5)
-    assert found.items == ("tea3",) and {p.item_id for p in found.people} == {"tea3"}
+    assert found.campaign_id == "tea3" and found.items == ("tea3",) and not found.notes
+    many = audience(trained, items=[f"tea{n}" for n in range(6)], explain=False)
+    assert many.campaign_id.startswith("6 items ") and len(many.campaign_id) == 16
+    assert {p.item_id for p in found.people} == {"tea3"}
 
 
 def test_a_probability_is_the_one_of_the_slate(trained: Recommender) -> None:
@@ -192,6 +195,20 @@ def test_each_exclusion_is_counted_and_obeyed(trained: Recommender) -> None:
     assert not {"u00", "u02", "u04", "u06", "u08", "u10", "u12"} & {*ids(found), *found.held}
     once = audience(shop_now, items=["tea3"], exclusions=Exclusions(frequency_cap=3), explain=False)
     assert "frequency_cap" not in once.excluded, "the places of one slate are one occasion"
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32 - 1))
+def test_nobody_without_consent_is_in_an_audience(trained: Recommender, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    names = trained.dataset.users["user_id"].to_list()
+    personal, channel = (dict(zip(names, rng.random(PEOPLE) < rng.random(), strict=True)) for _ in range(2))
+    guarded_shop = like(trained, permits=lambda asked: [bool(personal[n]) for n in asked], policy=Policy(group_floor=1))
+    rules = Exclusions(agreed=lambda asked: [bool(channel[n]) for n in asked])
+    for target in ({"items": ["tea3"]}, {"seeds": [n for n in names[:6] if personal[n]] or names[:1]}):
+        found = audience(guarded_shop, exclusions=rules, explain=False, **target)  # type: ignore[arg-type]
+        assert all(personal[n] and channel[n] for n in (*ids(found), *found.held)) and accounted(found)
+        assert found.excluded.get("no_consent", 0) == sum(not (personal[n] and channel[n]) for n in names)
 
 
 def test_bought_recently(trained: Recommender) -> None:

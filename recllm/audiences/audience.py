@@ -19,7 +19,7 @@ from recllm.audiences.selection import CUT, WORTHLESS, Cut, Selection, check_flo
 from recllm.audiences.targets import Target, category_target, item_target, text_target
 from recllm.dataset import USER_COLUMN, utc
 from recllm.errors import NotFittedError, UsageError
-from recllm.schema import Reason
+from recllm.schema import Action, Reason
 
 if TYPE_CHECKING:
     from recllm.recommender import Recommender
@@ -166,8 +166,14 @@ def answer(recommender: Recommender, found: Pool, chosen: Selection, name: str, 
         excluded=found.excluded | {reason: n for reason, n in left.items() if n},
         group=differences(recommender.dataset, reached, rest, recommender.policy),
         expected_conversions=None if p is None else float(p[chosen.addressed].sum(dtype=np.float64)),
-        notes=found.target.notes,
+        notes=(*found.target.notes, *_of_the_model(recommender)),
     )
+
+
+def _of_the_model(recommender: Recommender) -> tuple[str, ...]:
+    """What counts as a conversion, where it is not only a purchase."""
+    counted = recommender.population.settings.target
+    return () if counted == (Action.PURCHASE,) else (f"a conversion is any of: {', '.join(counted)}",)
 
 
 def _people(

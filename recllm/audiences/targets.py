@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -42,7 +43,15 @@ def item_target(recommender: Recommender, item_ids: Sequence[str]) -> Target:
     rows = recommender.dataset.item_rows(wanted)
     if (rows < 0).any():
         raise UsageError(f"no item {wanted[int(np.flatnonzero(rows < 0)[0])]!r} in the catalogue")
-    return _without_sensitive(recommender, ",".join(wanted), rows)
+    return _without_sensitive(recommender, _called(wanted), rows)
+
+
+def _called(item_ids: Sequence[str]) -> str:
+    """A short name for a set of items, another for every other set."""
+    if len(item_ids) <= 3:
+        return ",".join(item_ids)
+    digest = hashlib.sha256("\0".join(sorted(item_ids)).encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{len(item_ids)} items {digest[:8]}"
 
 
 def category_target(recommender: Recommender, category: str) -> Target:
