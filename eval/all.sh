@@ -20,6 +20,7 @@ python eval/audience.py -o "$results/audience.json"
 python eval/assignment.py -o "$results/assignment.json"
 python eval/explanations.py -o "$results/explanations.json"
 python eval/copy_models.py
+python eval/copy_guarantees.py -o "$results/copy-guarantees.json"
 python eval/onnx_speed.py -o "$results/onnx-speed.json"
 python eval/lora_speed.py -o "$results/lora-speed.json"
 python eval/training_cost.py -o "$results/training-cost.json"

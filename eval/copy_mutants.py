@@ -3,6 +3,8 @@
     python eval/copy_mutants.py --part 1/4 -o /tmp/part1.json    # a quarter of the mutants
     python eval/copy_mutants.py --merge /tmp/part*.json          # the score, into eval/results/copy-guarantees.json
 
+Parts take every nth mutant, so that a few of many parts are a sample.
+
 A mutant is killed when a text of eval/copy_texts/ is told something else than before, or when one of the room's tests
 fails. Each runs in a fork of its own, so that nothing of it stays. Comparisons, and/or, not,
 arithmetic, numbers and truth values are changed; texts, patterns and annotations are not.
@@ -174,14 +176,14 @@ def run(part: int, parts: int) -> dict[str, Any]:
     ]
     mine = todo[part - 1 :: parts]
     left = [f"{file} {what}" for module, file, what, source in mine if survives(module, source, known)]
-    return {"mutants": len(mine), "survived": left}
+    return {"mutants": len(mine), "of": len(todo), "survived": left}
 
 
 def merge(files: list[Path]) -> None:
     found = [json.loads(file.read_text()) for file in files]
     total, left = sum(f["mutants"] for f in found), [s for f in found for s in f["survived"]]
     result = json.loads(RESULT.read_text())
-    result |= {"mutants_total": total, "mutants_killed": total - len(left)}
+    result |= {"mutants_total": total, "mutants_killed": total - len(left), "mutants_of": found[0]["of"]}
     result["mutation_score"] = round(1 - len(left) / total, 4)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
     print(f"{total - len(left)} of {total} killed", *left, sep="\n")

@@ -31,6 +31,7 @@ from recllm.adcopy import (
 from recllm.adcopy.lengths import segments
 from recllm.adcopy.record import load, save
 from recllm.adcopy.verify.manner import distinct_pairs, likeness
+from recllm.encoder import ToyEncoder
 from recllm.errors import DataError, GenerationError, UsageError
 from recllm.generator import ScriptedGenerator
 from recllm.schema import Check, Item, Reason
@@ -247,6 +248,13 @@ def test_a_changed_record_is_refused(tmp_path: Path) -> None:
 def test_another_generator_cannot_replay() -> None:
     _, record = write_recorded(REQUEST)
     with pytest.raises(GenerationError, match="generator had the hash"):
+        replay(record, generator=speaker())
+
+
+def test_an_encoder_belongs_to_the_record() -> None:
+    copy, record = write_recorded(REQUEST, generator=speaker(), encoder=ToyEncoder())
+    assert replay(record, generator=speaker(), encoder=ToyEncoder()) == copy
+    with pytest.raises(GenerationError, match="encoder had the hash"):
         replay(record, generator=speaker())
 
 

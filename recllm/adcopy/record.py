@@ -28,7 +28,7 @@ from recllm.adcopy.facts import Offer, OfferType
 from recllm.adcopy.write import write_copy
 from recllm.documents import plain
 from recllm.errors import DataError, GenerationError
-from recllm.schema import AdCopy, Generator, Item, Reason
+from recllm.schema import AdCopy, Encoder, Generator, Item, Reason
 from recllm.text import Prompts
 
 _ID = re.compile(r"[0-9a-f]{64}")
@@ -61,6 +61,8 @@ class CopyRecord:
     """Who was asked: "template" or the generator's name; whose words were kept stands in `words_by`."""
     generator_sha256: str
     """Of its weights, where it says so, else of its name."""
+    encoder: str
+    """Fingerprint of the encoder that ranked the generator's lines; empty without one."""
     words_by: str
     template_version: str
     lists_sha256: str
@@ -72,14 +74,17 @@ class CopyRecord:
         return sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def write_recorded(request: CopyRequest, *, generator: Generator | None = None) -> tuple[AdCopy, CopyRecord]:
-    """`write_copy` with its record. Raises what `write_copy` raises."""
-    copy = _write(request, generator)
+def write_recorded(
+    request: CopyRequest, *, generator: Generator | None = None, encoder: Encoder | None = None
+) -> tuple[AdCopy, CopyRecord]:
+    """`write_copy` under the default policy, with its record. Raises what `write_copy` raises."""
+    copy = _write(request, generator, encoder)
     record = CopyRecord(
         id="",
         text=copy.text,
         generator=generator.name if generator else TEMPLATE,
         generator_sha256=_fingerprint(generator),
+        encoder=encoder.fingerprint if encoder else "",
         words_by=copy.generator,
         template_version=copy.template_version,
         lists_sha256=lists_sha256(),
@@ -88,17 +93,20 @@ def write_recorded(request: CopyRequest, *, generator: Generator | None = None) 
     return copy, replace(record, id=record.digest())
 
 
-def replay(record: CopyRecord, *, generator: Generator | None = None) -> AdCopy:
+def replay(record: CopyRecord, *, generator: Generator | None = None, encoder: Encoder | None = None) -> AdCopy:
     """Makes the text of a record again. Raises `GenerationError` when it cannot be the same, and says what changed."""
     if record.id != record.digest():
         raise GenerationError(f"record {record.id[:12]} was changed after it was written; its text cannot be trusted")
     for what, was, now in (
         ("generator", record.generator_sha256, _fingerprint(generator)),
+        ("encoder", record.encoder, encoder.fingerprint if encoder else ""),
         ("word lists or prompts", record.lists_sha256, lists_sha256()),
     ):
         if was != now:
-            raise GenerationError(f"record {record.id[:12]}: its {what} had the hash {was[:12]}, now it is {now[:12]}")
-    copy = _write(_request(record.request), generator)
+            raise GenerationError(
+                f"record {record.id[:12]}: its {what} had the hash {was[:12]!r}, now it is {now[:12]!r}"
+            )
+    copy = _write(_request(record.request), generator, encoder)
     if copy.text != record.text:
         raise GenerationError(f"record {record.id[:12]}: the text came out differently: {copy.text!r}")
     return copy
@@ -148,9 +156,9 @@ def _fingerprint(generator: Generator | None) -> str:
     return str(getattr(generator, "fingerprint", "") or sha256(name.encode()).hexdigest())
 
 
-def _write(request: CopyRequest, generator: Generator | None) -> AdCopy:
+def _write(request: CopyRequest, generator: Generator | None, encoder: Encoder | None) -> AdCopy:
     values = {name: getattr(request, name) for name in request.__dataclass_fields__ if name != "item"}
-    return write_copy(request.item, generator=generator, **values)
+    return write_copy(request.item, generator=generator, encoder=encoder, **values)
 
 
 def _request(values: Mapping[str, Any]) -> CopyRequest:
