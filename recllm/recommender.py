@@ -260,7 +260,7 @@ class Recommender:
         return self.dataset.user_rows(self._pseudonyms(users))
 
     def with_items(self, dataset: Dataset, vectors: FloatArray) -> Recommender:
-        """A recommender of a longer catalogue. dataset: this one's with more items behind its own, vectors: theirs."""
+        """This one's model over another dataset, which has its items first; vectors: those of further items, if any."""
         longer = self._with(dataset=dataset)
         longer.__dict__["item_vectors"] = np.concatenate([self.item_vectors, vectors])
         return longer

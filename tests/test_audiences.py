@@ -20,6 +20,7 @@ from recllm.audiences.group import differences, lifts, tellable
 from recllm.audiences.lookalikes import fit_logistic
 from recllm.audiences.probabilities import chances, narrowed, single_chances
 from recllm.audiences.selection import draws, select
+from recllm.audiences.set_calibration import fit_line, of_set, scaled
 from recllm.audiences.targets import in_category
 from recllm.dataset import DAY, Dataset
 from recllm.encoder import ToyEncoder
@@ -96,6 +97,29 @@ def test_of_several_items_at_least_one(trained: Recommender) -> None:
     assert all(
         trained.dataset.items["item_id"][int(i)].startswith("tea") == even(f"u{n:02}") for n, i in enumerate(best)
     )
+
+
+def test_sets_are_set_right_by_the_window_before() -> None:
+    rng = np.random.default_rng(0)
+    rate = rng.lognormal(0, 1, 4000)
+    took = rng.random(4000) < -np.expm1(-0.5 * rate**0.7)
+    a, b = fit_line(rate, took)
+    assert a == pytest.approx(np.log(0.5), abs=0.1) and b == pytest.approx(0.7, abs=0.07)
+    steep = fit_line(rate, rng.random(4000) < -np.expm1(-(rate**1.5)))
+    assert steep[1] == pytest.approx(1, abs=1e-6)
+    assert fit_line(rate[:3], np.zeros(3, bool))[0] > -2, "three people do not say much"
+    assert (np.diff(scaled(np.sort(rate), (a, b))) > 0).all() and scaled(np.zeros(1), (a, b))[0] == 0
+
+
+def test_a_set_in_a_shop_expects_what_it_sees(trained: Recommender) -> None:
+    """Nearly every tea drinker buys some tea within four weeks, and nobody else does."""
+    rows = np.flatnonzero(in_category(trained.dataset.items, "tea"))
+    raw = chances(trained, rows, np.arange(PEOPLE))
+    right = of_set(trained, rows, raw)
+    assert np.array_equal(np.argsort(raw.order, kind="stable"), np.argsort(right.order, kind="stable"))
+    assert right.probability.sum() == pytest.approx(PEOPLE / 2, abs=6)
+    single = chances(trained, rows[:1], np.arange(PEOPLE))
+    assert of_set(trained, rows[:1], single) is single
 
 
 def test_what_is_left_out_of_the_crowd_moves_no_score(trained: Recommender) -> None:

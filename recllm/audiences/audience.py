@@ -16,6 +16,7 @@ from recllm.audiences.lookalikes import likeness
 from recllm.audiences.probabilities import UNTRAINED, Chances, chances
 from recllm.audiences.reasons import reasons_for
 from recllm.audiences.selection import CUT, WORTHLESS, Cut, Selection, check_floor, select
+from recllm.audiences.set_calibration import of_set
 from recllm.audiences.targets import Target, category_target, item_target, text_target
 from recllm.dataset import USER_COLUMN, utc
 from recllm.errors import NotFittedError, UsageError
@@ -107,7 +108,8 @@ def pool(recommender: Recommender, target: Target, rules: Exclusions) -> Pool:
     """Everybody whom nothing speaks against, with their chances. Raises `NotFittedError` without a trained model."""
     against = reasons_against(recommender, target.items, rules)
     rows = np.flatnonzero(~np.logical_or.reduce(list(against.values())))
-    return Pool(target, rows, chances(recommender, target.items, rows), _counts(against))
+    found = of_set(recommender, target.items, chances(recommender, target.items, rows))
+    return Pool(target, rows, found, _counts(against))
 
 
 def _target(

@@ -5,8 +5,8 @@ own candidate sources propose of them, as in a slate. Of several items
 
     P(at least one) = 1 - product over items of (1 - p_item)
 
-which takes the items as independent given the person. People who come to the shop at all tend to take several, so for
-many items this is too high; `eval/audience.py` measures by how much.
+which takes the items as independent given the person, and for many items is too high:
+`recllm.audiences.set_calibration` sets it right.
 """
 
 from __future__ import annotations
