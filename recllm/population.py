@@ -40,6 +40,8 @@ class PopulationSettings:
     item_item_items: int = 2_500
     item_item_l2: float = 150.0
     item_item_kept: int = 200
+    item_item_half_life_days: float | None = 120.0
+    """How fast a purchase stops counting for what goes with what; None where times mean nothing."""
     arrival_days: float = 42.0
     most_arrivals: int = 5_000
 
@@ -133,7 +135,7 @@ class Population:
             profile_rows(of_pool, dataset.n_items, dataset.as_of, settings),
             _recent(of_pool, dataset.n_items, dataset.as_of, settings.recent_days),
             _decayed(of_pool, dataset.n_items, dataset.as_of),
-            _item_item(_decayed(taken, dataset.n_items, dataset.as_of), settings),
+            _item_item(_weighed(taken, dataset.n_items, dataset.as_of, settings), settings),
             arrived,
             group_crowds(facets, arrived, of_pool, dataset.as_of),
             None if basics is None else np.asarray(basics[pool], np.float32),
@@ -208,7 +210,8 @@ class Asked:
 
     @cached_property
     def item_item(self) -> Any:
-        return _decayed(self.taken, self.population.n_items, self.as_of) @ self.population.item_item
+        crowd = self.population
+        return _weighed(self.taken, crowd.n_items, self.as_of, crowd.settings) @ crowd.item_item
 
 
 def ask(
@@ -313,16 +316,22 @@ def _recent(taken: Events, n_items: int, as_of: int, days: float) -> Any:
     return _binary(taken.select(taken.at >= as_of - days * DAY), n_items)
 
 
-def _decayed(taken: Events, n_items: int, as_of: int) -> Any:
-    rows = matrix(taken, n_items, decay(taken.at, as_of, 120.0))
+def _decayed(taken: Events, n_items: int, as_of: int, half_life_days: float = 120.0) -> Any:
+    rows = matrix(taken, n_items, decay(taken.at, as_of, half_life_days))
     np.minimum(rows.data, 1, out=rows.data)
     return rows
+
+
+def _weighed(taken: Events, n_items: int, as_of: int, settings: PopulationSettings) -> Any:
+    """What the item to item weights are made from and applied to."""
+    days = settings.item_item_half_life_days
+    return _binary(taken, n_items) if days is None else _decayed(taken, n_items, as_of, days)
 
 
 def _item_item(owned: Any, settings: PopulationSettings) -> Any:
     """EASE (Steck 2019) on the items that sell most lately, only its largest weights kept.
 
-    owned: (n_people, n_items), as `_decayed` gives it: what people stopped buying says less about what goes together.
+    owned: (n_people, n_items), see `_weighed`: what people stopped buying says less about what goes together.
     """
     from scipy.sparse import csr_matrix
 

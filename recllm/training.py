@@ -51,6 +51,10 @@ class FittedScorer:
     """(n_items,), see `recllm.item_calibration`; None without a calibration of items."""
 
 
+UNTIMED = PopulationSettings(item_item_half_life_days=None, item_item_l2=500.0)
+"""Of a log that knows only each person's order: its steps are no days that anything could be forgotten in."""
+
+
 def fit_scorer(
     dataset: Dataset,
     item_vectors: Floats,
@@ -70,7 +74,7 @@ def fit_scorer(
     """
     args, settings, tell = args or TrainingArguments(), settings or CandidateSettings(), progress or (lambda _: None)
     target, notes = choose_target(dataset, args)
-    population = replace(population or PopulationSettings(), target=target)
+    population = replace(population or (PopulationSettings() if args.timed else UNTIMED), target=target)
     past = Past(dataset, np.asarray(item_vectors, np.float32), basics, args, population, settings)
     starts = window_starts(dataset, target, args)
     snapshots = _interests(past, starts, interests, tell)
