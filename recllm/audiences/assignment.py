@@ -101,23 +101,7 @@ def assign(
     gain = _gains(probability, campaigns, eligible)
     limit = np.array([c.limit(len(gain)) for c in campaigns], np.int64)
     most = _contacts(contacts, gain)
-    price = dual_prices(gain, limit, most)
-    bound = upper_bound(gain, limit, most, price)
-    taken, rounds = _best_first(gain, gain - price, limit, most), 0
-    kept = _first_pairs(gain, price, int(most.max(initial=0)) + PAIRS_AHEAD)
-    kept[taken[0], taken[1]] = True
-    while _total(gain, taken) < bound * (1 - NEAR):
-        left = seconds - (time.perf_counter() - started)
-        solved = _solve(gain, kept, limit, most, left) if left > 0 else None
-        if solved is None:
-            break
-        rounds += 1
-        taken = max(taken, solved.taken, key=lambda pairs: _total(gain, pairs))
-        bound = min(bound, upper_bound(gain, limit, most, solved.price))
-        more = _still_paying(gain, solved, kept, limit)
-        if not more.any():
-            break
-        kept |= more
+    taken, bound, pairs, rounds = _search(gain, limit, most, started + seconds)
     total = _total(gain, taken)
     reached = np.bincount(taken[1], minlength=len(campaigns))
     return Assignment(
@@ -128,10 +112,34 @@ def assign(
         gap=max(0.0, 1 - total / bound) if bound > 0 else 0.0,
         reached=reached,
         spent=reached * np.array([c.cost for c in campaigns]),
-        pairs=int(kept.sum()),
+        pairs=pairs,
         rounds=rounds,
         seconds=time.perf_counter() - started,
     )
+
+
+def _search(
+    gain: Table, limit: NDArray[np.integer], contacts: NDArray[np.integer], deadline: float
+) -> tuple[NDArray[np.int64], float, int, int]:
+    """The best pairs that were found (2, n), the least bound, pairs in the last program, and how many there were."""
+    price = dual_prices(gain, limit, contacts)
+    bound = upper_bound(gain, limit, contacts, price)
+    taken, rounds = _best_first(gain, gain - price, limit, contacts), 0
+    kept = _first_pairs(gain, price, int(contacts.max(initial=0)) + PAIRS_AHEAD)
+    kept[taken[0], taken[1]] = True
+    while _total(gain, taken) < bound * (1 - NEAR):
+        left = deadline - time.perf_counter()
+        solved = _solve(gain, kept, limit, contacts, left) if left > 0 else None
+        if solved is None:
+            break
+        rounds += 1
+        taken = max(taken, solved.taken, key=lambda pairs: _total(gain, pairs))
+        bound = min(bound, upper_bound(gain, limit, contacts, solved.price))
+        more = _still_paying(gain, solved, kept, limit)
+        if not more.any():
+            break
+        kept |= more
+    return taken, bound, int(kept.sum()), rounds
 
 
 def upper_bound(gain: Table, limit: NDArray[np.integer], contacts: NDArray[np.integer], price: Table) -> float:
