@@ -1,7 +1,7 @@
 """Would anybody notice a fault in the verifier? Changes one operator or number of `recllm/adcopy/verify/` at a time.
 
-    python eval/copy_mutants.py --part 1/4 -o /tmp/part1.json    # a quarter of the mutants
-    python eval/copy_mutants.py --merge /tmp/part*.json          # the score, into eval/results/copy-guarantees.json
+    python eval/copy_mutants.py --part 1/4 -o part1.json    # a quarter of the mutants
+    python eval/copy_mutants.py --merge part*.json          # the score, into eval/results/copy-guarantees.json
 
 Parts take every nth mutant, so that a few of many parts are a sample.
 
