@@ -32,6 +32,7 @@ class ScorerConfig:
     heads: MLPs, each with its own projection and start, whose mean is the score: less of it is then chance.
     sold_features: what the heads of items that sold before read; all features when empty. sales: name of the feature
     that is 0 for an item that never sold; with it such items have heads of their own, which read all features.
+    learned_arrivals: False where there were no arrivals to learn from, and the cosine alone speaks for such items.
     newcomer_features: what is read of a person who has done nothing yet, by a linear score; history: name of the
     feature that is 0 for such a person. Both or none. parts: some of `PARTS`; with the cosine alone there is no MLP.
     """
@@ -40,6 +41,7 @@ class ScorerConfig:
     features: tuple[str, ...]
     sold_features: tuple[str, ...] = ()
     sales: str | None = None
+    learned_arrivals: bool = True
     newcomer_features: tuple[str, ...] = ()
     history: str | None = None
     heads: int = 2
@@ -86,7 +88,10 @@ class Scorer(nn.Module):
         self._newcomer = [config.features.index(name) for name in config.newcomer_features]
         self.register_buffer("newcomer", torch.zeros(len(self._newcomer) + 1))
         with torch.random.fork_rng(devices=[]):  # layers draw weights from the caller's random state; ours are seeded
-            width, arrival_heads = config.heads * config.projection, config.heads if config.sales else 0
+            width, arrival_heads = (
+                config.heads * config.projection,
+                config.heads if config.sales and config.learned_arrivals else 0,
+            )
             self._sold = [config.features.index(name) for name in config.sold_features or config.features]
             self.projection = nn.Linear(config.dim, width, bias=False)
             self.mlps = nn.ModuleList(_mlp(config, len(self._sold)) for _ in range(config.heads))
@@ -155,6 +160,11 @@ class Scorer(nn.Module):
         return self._run(self.mlps, 0, pairs.columns(self._sold).scaled(self.mean[self._sold], self.scale[self._sold]))
 
     def _of_arrivals(self, pairs: _Pairs) -> Tensor:
+        """Without heads that learned from arrivals: the cosine, at the level of what hardly sells. The other heads have
+        seen no such item, and what they say of one is chance."""
+        if not len(self.arrival_mlps):
+            whole = self.newcomer[-1] + pairs.cosine
+            return (whole - self.cosine_weight * pairs.cosine).expand(self.config.heads, -1)
         return self._run(self.arrival_mlps, self.config.heads, pairs.scaled(self.arrival_mean, self.arrival_scale))
 
     def _of_newcomers(self, pairs: _Pairs) -> Tensor:

@@ -168,14 +168,15 @@ def learn(
     newcomers: windows of people shown without their history. A loss that is not finite ends training with the last
     good state.
     """
-    of_newcomers = args.timed and "features" in args.parts
+    timed, arrivals = args.timed and "features" in args.parts, any(_of_arrivals(w) for w in windows)
     config = ScorerConfig(
         dim=item_vectors.shape[1],
         features=FEATURE_NAMES,
         sold_features=tuple(n for n in SOLD_FEATURES if args.timed or n not in TIMED),
-        sales=SALES if any(_of_arrivals(w) for w in windows) else None,
-        newcomer_features=NEWCOMER_FEATURES if of_newcomers else (),
-        history=HISTORY if of_newcomers else None,
+        sales=SALES if timed or arrivals else None,
+        learned_arrivals=arrivals,
+        newcomer_features=NEWCOMER_FEATURES if timed else (),
+        history=HISTORY if timed else None,
         projection=args.projection,
         hidden=args.hidden,
         dropout=args.dropout,
@@ -185,7 +186,7 @@ def learn(
     )
     scorer, vectors = Scorer(config), torch.from_numpy(item_vectors)
     scorer.standardise(np.concatenate([w.features[::7] for w in windows]))
-    if of_newcomers:
+    if timed:
         scorer.newcomer.copy_(torch.from_numpy(newcomer_weights(newcomers)))
     rng = np.random.default_rng(args.seed)
     optimiser = torch.optim.AdamW(scorer.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
