@@ -88,10 +88,8 @@ class Scorer(nn.Module):
         self._newcomer = [config.features.index(name) for name in config.newcomer_features]
         self.register_buffer("newcomer", torch.zeros(len(self._newcomer) + 1))
         with torch.random.fork_rng(devices=[]):  # layers draw weights from the caller's random state; ours are seeded
-            width, arrival_heads = (
-                config.heads * config.projection,
-                config.heads if config.sales and config.learned_arrivals else 0,
-            )
+            width = config.heads * config.projection
+            arrival_heads = config.heads if config.sales and config.learned_arrivals else 0
             self._sold = [config.features.index(name) for name in config.sold_features or config.features]
             self.projection = nn.Linear(config.dim, width, bias=False)
             self.mlps = nn.ModuleList(_mlp(config, len(self._sold)) for _ in range(config.heads))
@@ -250,9 +248,8 @@ def load_scorer(folder: Path) -> Scorer:
 
     try:
         raw = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        raw |= {
-            name: tuple(raw[name]) for name in ("features", "sold_features", "newcomer_features", "hidden", "parts")
-        }
+        listed = ("features", "sold_features", "newcomer_features", "hidden", "parts")
+        raw |= {name: tuple(raw[name]) for name in listed}
         scorer = Scorer(ScorerConfig(**raw))
         scorer.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:

@@ -15,7 +15,7 @@ from recllm.candidates import Candidates, CandidateSettings
 from recllm.dataset import DAY, Dataset
 from recllm.errors import DataError
 from recllm.features import FEATURE_NAMES
-from recllm.population import PopulationSettings
+from recllm.population import Population, PopulationSettings, ask
 from recllm.schema import Action
 from recllm.training import TrainingArguments, calibrate, fit_scorer, level, listwise
 from recllm.windows import window_starts
@@ -80,6 +80,26 @@ def test_people_with_basics_are_shown_once_more_without_their_history() -> None:
     assert not newcomers.features[:, FEATURE_NAMES.index("events")].any() and not newcomers.seen.any()
     assert newcomers.label.any() and np.any(newcomers.users, axis=1).all()
     assert learned.features[learned.indptr[:-1], FEATURE_NAMES.index("events")].all()
+
+
+def test_what_goes_with_what_forgets_unless_times_mean_nothing() -> None:
+    rows = [(f"u{n}", item, day * DAY) for n in range(6) for item, day in (("tea", 0), ("pot", 0), ("cup", 360))]
+    events = pl.DataFrame(
+        [*rows, ("v", "tea", 0), ("w", "tea", 359 * DAY)], schema=["user_id", "item_id", "timestamp"], orient="row"
+    )
+    data = Dataset.construct(events)
+    asked = data.events.rows(np.array([data.users["user_id"].to_list().index(name) for name in ("v", "w")]))
+    pot = int(data.item_rows(["pot"])[0])
+
+    def score(half_life_days: float | None) -> list[float]:
+        settings = PopulationSettings(item_item_half_life_days=half_life_days, item_item_l2=0.1)
+        crowd = Population.fit(data, np.eye(data.n_items, 8, dtype=np.float32), settings)
+        return ask(crowd, asked, data.as_of).item_item[:, [pot]].toarray().ravel().tolist()
+
+    old, recent = score(30.0)
+    assert 0 < old < recent / 100
+    old, recent = score(None)
+    assert old == recent > 0
 
 
 def test_too_few_purchases_let_stronger_browsing_stand_in_and_say_so() -> None:
