@@ -223,6 +223,8 @@ class AdCopy:
     user_id: str | None = None
     rejected: tuple[tuple[str, tuple[Check, ...]], ...] = ()
     """Texts of the generator that were stopped, with the failed checks of each."""
+    record_id: str | None = None
+    """The record that makes it again, where one was kept."""
 
 
 # --- protocols between rooms ---------------------------------------------------------------------------------------

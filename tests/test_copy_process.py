@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -20,13 +21,18 @@ from recllm.adcopy import (
     answered,
     approvable,
     complete,
+    load_pack,
     load_voice,
     missing_parts,
+    pack,
     replay,
     reproducible,
     variants_differ,
     verify,
+    write_all_recorded,
+    write_copy,
     write_recorded,
+    write_variants,
 )
 from recllm.adcopy.lengths import segments
 from recllm.adcopy.record import load, save
@@ -260,9 +266,102 @@ def test_an_encoder_belongs_to_the_record() -> None:
 
 def test_other_lists_cannot_replay(monkeypatch: pytest.MonkeyPatch) -> None:
     _, record = write_recorded(REQUEST)
-    monkeypatch.setattr("recllm.adcopy.record.lists_sha256", lambda: "0" * 64)
-    with pytest.raises(GenerationError, match="word lists or prompts"):
-        replay(record)
+    for what, name in (("word lists", "lists_sha256"), ("prompts", "prompts_sha256")):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"recllm.adcopy.record.{name}", lambda: "0" * 64)
+            with pytest.raises(GenerationError, match=f"its {what} had the hash"):
+                replay(record)
+
+
+def test_of_a_reason_only_the_kind_is_kept() -> None:
+    told = Reason(evidence_id="B:diary-4711", delta=0.4, text="because you bought the diary")
+    copy, record = write_recorded(replace(REQUEST, reason=told))
+    assert "diary" not in json.dumps(record.request)
+    assert replay(record).text == copy.text == write_copy(BUNS, **{**ARGUMENTS, "reason": told}).text
+
+
+def test_a_record_holds_packs_by_hash_and_the_voice(tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    rule = {
+        "id": "buns", "guarantee": "G3", "severity": "error", "citation": "house", "evidence": "never",
+        "reviewed": "2025-11-25", "message": "is not said", "phrases": ["ready when you are"], "languages": ["en"],
+        "hit": ["Ready when you are"], "miss": ["Ready"],
+    }  # fmt: skip
+    own.write_text('name = "own"\n[[rule]]\n' + "\n".join(f"{k} = {json.dumps(v)}" for k, v in rule.items()))
+    voice = Voice(banned=("familiar",), exclamation=False)
+    copy, record = write_recorded(replace(REQUEST, packs=(load_pack(own), pack("us_ftc")), voice=voice))
+    save(record, tmp_path)
+    kept = load(tmp_path, record.id)
+    assert "when you are" not in copy.text and "amiliar" not in copy.text
+    assert set(kept.packs) == {"own", "us_ftc"} and "phrases" not in json.dumps(kept.request)
+    assert replay(kept, packs=[load_pack(own)]).text == copy.text
+    with pytest.raises(GenerationError, match="rule pack own had the hash"):
+        replay(kept)
+    own.write_text(own.read_text().replace("is not said", "is never said"))
+    with pytest.raises(GenerationError, match="rule pack own had the hash"):
+        replay(kept, packs=[load_pack(own)])
+
+
+@pytest.mark.parametrize("asked", [None, speaker])
+def test_every_variant_has_its_record(asked: object) -> None:
+    generator = asked() if callable(asked) else None
+    found = write_all_recorded(replace(REQUEST, variants=3), generator=generator, found_as="x", user_id="u1_ann")
+    assert [record.place for _, record in found] == [0, 1, 2]
+    for copy, record in found:
+        assert (copy.record_id, copy.user_id, record.found_as) == (record.id, "u1_ann", "x" if asked else "template")
+        assert "u1_ann" not in json.dumps(record.request)
+        assert replay(record, generator=asked() if callable(asked) else None).text == copy.text
+
+
+# --- G3 packs, G13 variants, G14 voice in what is written -----------------------------------------------------------
+
+ARGUMENTS = {name: getattr(REQUEST, name) for name in REQUEST.__dataclass_fields__ if name not in ("item", "variants")}
+LINES = [
+    "Toast your buns and call it breakfast.",
+    "Toast your buns and call it a breakfast.",
+    "Lunch begins where your warm buns are.",
+    "Pile these soft buns on a sunny table.",
+]
+
+
+def test_variants_differ_and_the_nearest_comes_first() -> None:
+    found = write_variants(BUNS, 3, generator=ScriptedGenerator(LINES), **{**ARGUMENTS, "n_candidates": 4})
+    texts = [copy.text for copy in found]
+    assert len(texts) == 3 and list(variants_differ(texts)) == []
+    assert all(copy.verified and copy.generator == "scripted" for copy in found)
+    assert not {LINES[0], LINES[1]} <= {line for line in LINES for text in texts if line in text}
+
+
+@pytest.mark.parametrize("channel", ["push", "email", "sms_gsm", "google_rsa", "taobao_title", "xhs"])
+@pytest.mark.parametrize("locale", ["en", "zh"])
+def test_the_shops_own_variants_differ(channel: str, locale: str) -> None:
+    found = write_variants(BUNS, 4, **{**ARGUMENTS, "channel": channel, "locale": locale})
+    assert 1 <= len(found) <= 4 and all(copy.verified for copy in found)
+    assert max([0.0, *(likeness(a.text, b.text) for a, b in combinations(found, 2))]) <= 0.7
+
+
+def test_one_variant_is_the_text() -> None:
+    (only,) = write_variants(BUNS, 1, **ARGUMENTS)
+    assert only.text == write_copy(BUNS, **ARGUMENTS).text
+    with pytest.raises(UsageError, match="at least 1"):
+        write_variants(BUNS, 0, **ARGUMENTS)
+
+
+def test_an_offer_that_a_law_forbids_is_left_out() -> None:
+    silent = write_copy(BUNS, **{**ARGUMENTS, "packs": ["eu"]})
+    proven = write_copy(BUNS, **{**ARGUMENTS, "packs": ["eu"], "evidence": {"lowest_30d": "3.10"}})
+    assert silent.verified and "20%" not in silent.text and "offer" not in silent.facts_used
+    assert any("98/6/EC" in check.message for _, faults in silent.rejected for check in faults)
+    assert proven.verified and "20% off" in proven.text
+    with pytest.raises(UsageError, match="unknown rule pack"):
+        write_copy(BUNS, **{**ARGUMENTS, "packs": ["mars"]})
+
+
+def test_the_brands_voice_stops_and_speaks() -> None:
+    voice = Voice(banned=("toast",), required=("hearth",), lines=("Fresh from our hearth to you.",))
+    copy = write_copy(BUNS, generator=speaker(), **{**ARGUMENTS, "voice": voice})
+    assert copy.generator == "template" and copy.verified and voice.lines[0] in copy.text
+    assert {check.guarantee for _, faults in copy.rejected for check in faults} == {"G14"}
 
 
 def test_a_record_lacks_nothing() -> None:

@@ -12,13 +12,13 @@ from recllm.adcopy.channels import Channel, channel, channels
 from recllm.adcopy.facts import FactSheet, Offer, OfferType
 from recllm.adcopy.mandatory import Sender, complete, missing_parts
 from recllm.adcopy.packs import Pack, Rule, load_pack, pack, pack_names
-from recllm.adcopy.record import CopyRecord, CopyRequest, replay, write_recorded
+from recllm.adcopy.record import CopyRecord, CopyRequest, replay, write_all_recorded, write_recorded
 from recllm.adcopy.submissions import Submission, Verdict, judge, read_submissions
 from recllm.adcopy.verify import GUARANTEES, passed, verify
 from recllm.adcopy.verify.manner import variants_differ
 from recllm.adcopy.verify.process import answered, approvable, reproducible
 from recllm.adcopy.voice import Voice, load_voice
-from recllm.adcopy.write import write_copy
+from recllm.adcopy.write import write_copy, write_variants
 
 __all__ = [
     "GUARANTEES",
@@ -51,6 +51,8 @@ __all__ = [
     "reproducible",
     "variants_differ",
     "verify",
+    "write_all_recorded",
     "write_copy",
     "write_recorded",
+    "write_variants",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
@@ -45,15 +46,23 @@ def compose(hook: str | None, facts: FactSheet, frame: Frame) -> Draft:
     An offer is told only while it runs. `hook` is never cut or left out; the name leaves the body of a text only where
     a headline holds it.
     """
-    headed = hook is not None and len(frame.channel.parts) > 1
-    steps = [(length, _DROPS[drops]) for length, drops in _STEPS if headed or "name" not in _DROPS[drops]]
-    drafts = (_draft(hook, facts, frame, _NAME_LENGTHS[length], drops) for length, drops in steps)
-    draft = next(drafts)
-    for barer in drafts:
+    found = next(drafts(hook, facts, frame), None)
+    return found or _draft(hook, facts, frame, *_steps(hook, frame)[-1])
+
+
+def drafts(hook: str | None, facts: FactSheet, frame: Frame) -> Iterator[Draft]:
+    """The texts that fit, from the richest to the barest."""
+    for length, drops in _steps(hook, frame):
+        draft = _draft(hook, facts, frame, length, drops)
         if fits(draft.text, frame.channel):
-            break
-        draft = barer
-    return draft
+            yield draft
+
+
+def _steps(hook: str | None, frame: Frame) -> list[tuple[int, tuple[str, ...]]]:
+    """(name length, what is dropped)."""
+    headed = hook is not None and len(frame.channel.parts) > 1
+    steps = [(_NAME_LENGTHS[length], _DROPS[drops]) for length, drops in _STEPS]
+    return [step for step in steps if headed or "name" not in step[1]]
 
 
 def fits(text: str, channel: Channel) -> bool:

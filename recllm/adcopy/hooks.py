@@ -66,8 +66,13 @@ def hook_prompt(facts: FactSheet, kind: ReasonKind, locale: str, prompts: Prompt
         locale,
         name=_without_numbers(facts.title),
         category=None if named else category,
-        reason=prompts.render("ad_lines.reason", locale, kind=str(kind)),
+        reason=reason_words(kind, locale, prompts),
     )
+
+
+def reason_words(kind: ReasonKind, locale: str, prompts: Prompts) -> str:
+    """A kind of reason as the model is told it."""
+    return prompts.render("ad_lines.reason", locale, kind=str(kind))
 
 
 def bare_prompt(locale: str, prompts: Prompts) -> str:
@@ -143,23 +148,31 @@ def _fault(guarantee: str, message: str, span: str) -> Check:
     return Check(guarantee=guarantee, passed=False, message=message, span=span)
 
 
-def ranked(hooks: Sequence[str], facts: FactSheet, examples: str, encoder: Encoder | None) -> list[str]:
-    """The lines, best first: close to the item, no echo of the prompt's examples, no word said twice, and early in
-    `hooks`, where a generator puts the ones that it holds likeliest. The weights were set by reading."""
-    closeness = _closeness(hooks, facts, encoder)
+def ranked(
+    hooks: Sequence[str], facts: FactSheet, examples: str, encoder: Encoder | None, *, why: str = ""
+) -> list[str]:
+    """The lines, best first: close to the item and to the reason (`why`), no echo of the prompt's examples, no word
+    said twice, and early in `hooks`, where a generator puts the ones that it holds likeliest. The weights were set by
+    reading."""
+    closeness = _closeness(hooks, _names(facts), facts.title, encoder)
+    to_reason = _closeness(hooks, why, why, encoder)
     worth = {
-        hook: closeness[hook] - 0.5 * _likeness(hook, examples) - 0.3 * _said_twice(hook) - 0.05 * place
+        hook: closeness[hook]
+        + 0.2 * to_reason[hook]
+        - 0.5 * _likeness(hook, examples)
+        - 0.3 * _said_twice(hook)
+        - 0.05 * place
         for place, hook in enumerate(hooks)
     }
     return sorted(hooks, key=lambda hook: -worth[hook])
 
 
-def _closeness(hooks: Sequence[str], facts: FactSheet, encoder: Encoder | None) -> dict[str, float]:
-    """Cosine to the item's names with an encoder, else the share of the title's words that a line holds."""
+def _closeness(hooks: Sequence[str], names: str, title: str, encoder: Encoder | None) -> dict[str, float]:
+    """Cosine to `names` with an encoder, else the share of the title's words that a line holds."""
     if encoder is not None and hooks:
-        item, *rest = encoder.encode([_names(facts), *hooks])  # each (dim,), unit
+        item, *rest = encoder.encode([names, *hooks])  # each (dim,), unit
         return {hook: float(vector @ item) for hook, vector in zip(hooks, rest, strict=True)}
-    wanted = _content(facts.title) or _content(_names(facts))
+    wanted = _content(title) or _content(names)
     return {hook: len(_content(hook) & wanted) / max(1, len(wanted)) for hook in hooks}
 
 

@@ -29,6 +29,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
+from hashlib import sha256
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -81,6 +82,8 @@ class Rule:
 class Pack:
     name: str
     rules: tuple[Rule, ...]
+    sha256: str = ""
+    """Of the file that the pack was read from."""
 
 
 def pack_names() -> tuple[str, ...]:
@@ -112,7 +115,8 @@ def _folder() -> Traversable:
 
 def _pack(source: Path | Traversable, shown: str) -> Pack:
     try:
-        data = tomllib.loads(source.read_text(encoding="utf-8"))
+        content = source.read_bytes()
+        data = tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{shown}: not a rule pack, since it is not TOML: {error}") from error
     name, rules = data.get("name"), data.get("rule")
@@ -121,7 +125,7 @@ def _pack(source: Path | Traversable, shown: str) -> Pack:
     read = tuple(_rule(table, name, f"{shown}, rule {_called(table, n)}") for n, table in enumerate(rules, start=1))
     if twice := next((r.id for i, r in enumerate(read) if r.id in {other.id for other in read[:i]}), None):
         raise DataError(f"{shown}, rule {twice}: the id occurs twice")
-    return Pack(name=name, rules=read)
+    return Pack(name=name, rules=read, sha256=sha256(content).hexdigest())
 
 
 def _called(table: Any, number: int) -> str:

@@ -5,39 +5,42 @@
     save(record, folder)
     again = replay(load(folder, record.id), generator=generator)     # the same text, or GenerationError
 
-A record holds the request (item, offer, reason, seed, ...), hashes of what is not in it (prompts, word lists, rule
-packs, the generator's weights) and the text. It names no person. One JSON file per record, named by its hash.
+A record holds the request (item, offer, seed, the kind of reason, ...), hashes of what is not in it (prompts, word
+lists, rule packs, the generator's weights) and the text. It names no person, and of a reason it keeps the kind only.
+One JSON file per record, named by its hash.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from functools import cache
 from hashlib import sha256
 from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
 from recllm.adcopy.facts import Offer, OfferType
-from recllm.adcopy.write import write_copy
+from recllm.adcopy.hooks import reason_kind
+from recllm.adcopy.packs import Pack, pack, pack_names
+from recllm.adcopy.voice import Voice
+from recllm.adcopy.write import TEMPLATE, write_copy, write_variants
 from recllm.documents import plain
 from recllm.errors import DataError, GenerationError
+from recllm.policy import Policy
 from recllm.schema import AdCopy, Encoder, Generator, Item, Reason
 from recllm.text import Prompts
 
 _ID = re.compile(r"[0-9a-f]{64}")
-TEMPLATE = "template"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyRequest:
-    """The arguments of `write_copy` that decide a text, as data."""
+    """The arguments of `write_copy` that decide a text, as data; with `variants` above 1 those of `write_variants`."""
 
     item: Item
     channel: str
@@ -50,6 +53,10 @@ class CopyRequest:
     offer: Offer | None = None
     list_price: Decimal | None = None
     evidence: Mapping[str, str] = field(default_factory=dict)
+    policy: Policy = field(default_factory=Policy)
+    packs: tuple[Pack, ...] = ()
+    voice: Voice = field(default_factory=Voice)
+    variants: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,16 +64,23 @@ class CopyRecord:
     id: str
     """SHA-256 over all other fields."""
     text: str
+    place: int = 0
+    """Which of the request's variants it is."""
     generator: str
     """Who was asked: "template" or the generator's name; whose words were kept stands in `words_by`."""
+    found_as: str = TEMPLATE
+    """What a person typed to find the generator."""
     generator_sha256: str
-    """Of its weights, where it says so, else of its name."""
+    """Of its weights and its sampling, where it says so, else of its name."""
     encoder: str
-    """Fingerprint of the encoder that ranked the generator's lines; empty without one."""
+    """Fingerprint of the encoder that ranked the generator's lines; empty without one, and where no model was asked."""
     words_by: str
     template_version: str
     lists_sha256: str
-    """Of all word lists, limits and rule packs of the package, together with the prompts in use."""
+    """Of the package's word lists and limits."""
+    prompts_sha256: str
+    packs: Mapping[str, str]
+    """Name of each rule pack -> SHA-256 of its file."""
     request: Mapping[str, Any]
 
     def digest(self) -> str:
@@ -74,42 +88,85 @@ class CopyRecord:
         return sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
+Recorded = tuple[AdCopy, CopyRecord]
+
+
 def write_recorded(
     request: CopyRequest, *, generator: Generator | None = None, encoder: Encoder | None = None
-) -> tuple[AdCopy, CopyRecord]:
-    """`write_copy` under the default policy, with its record. Raises what `write_copy` raises."""
-    copy = _write(request, generator, encoder)
-    record = CopyRecord(
-        id="",
-        text=copy.text,
-        generator=generator.name if generator else TEMPLATE,
-        generator_sha256=_fingerprint(generator),
-        encoder=encoder.fingerprint if encoder else "",
-        words_by=copy.generator,
-        template_version=copy.template_version,
-        lists_sha256=lists_sha256(),
-        request=plain(request),
-    )
-    return copy, replace(record, id=record.digest())
+) -> Recorded:
+    """The request's first text with its record. Raises what `write_copy` raises."""
+    return write_all_recorded(request, generator=generator, encoder=encoder)[0]
 
 
-def replay(record: CopyRecord, *, generator: Generator | None = None, encoder: Encoder | None = None) -> AdCopy:
-    """Makes the text of a record again. Raises `GenerationError` when it cannot be the same, and says what changed."""
+def write_all_recorded(
+    request: CopyRequest,
+    *,
+    generator: Generator | None = None,
+    encoder: Encoder | None = None,
+    found_as: str = TEMPLATE,
+    user_id: str | None = None,
+) -> tuple[Recorded, ...]:
+    """Every variant of a request with its record, whose id stands in `AdCopy.record_id`. The person is told to the
+    texts and not to the records. Raises what `write_variants` raises."""
+    request = replace(request, reason=_kind_only(request.reason, request.item.item_id))
+    encoder = encoder if generator else None
+    told: dict[str, Any] = {
+        "generator": generator.name if generator else TEMPLATE,
+        "found_as": found_as if generator else TEMPLATE,
+        "generator_sha256": _fingerprint(generator),
+        "encoder": encoder.fingerprint if encoder else "",
+        "lists_sha256": lists_sha256(),
+        "prompts_sha256": prompts_sha256(),
+        "packs": {p.name: p.sha256 for p in request.packs},
+        "request": _told(request),
+    }
+    found = []
+    for place, copy in enumerate(_write(request, generator, encoder)):
+        bare = CopyRecord(
+            id="",
+            text=copy.text,
+            place=place,
+            words_by=copy.generator,
+            template_version=copy.template_version,
+            **told,
+        )
+        record = replace(bare, id=bare.digest())
+        found.append((replace(copy, user_id=user_id, record_id=record.id), record))
+    return tuple(found)
+
+
+def replay(
+    record: CopyRecord,
+    *,
+    generator: Generator | None = None,
+    encoder: Encoder | None = None,
+    packs: Iterable[Pack] = (),
+) -> AdCopy:
+    """Makes the text of a record again; a shop's own rule packs are given as `packs`.
+
+    Raises `GenerationError` when it cannot be the same, and says what changed.
+    """
+    short = record.id[:12]
     if record.id != record.digest():
-        raise GenerationError(f"record {record.id[:12]} was changed after it was written; its text cannot be trusted")
+        raise GenerationError(f"record {short} was changed after it was written; its text cannot be trusted")
+    used = _packs(record, packs)
     for what, was, now in (
         ("generator", record.generator_sha256, _fingerprint(generator)),
         ("encoder", record.encoder, encoder.fingerprint if encoder else ""),
-        ("word lists or prompts", record.lists_sha256, lists_sha256()),
+        ("prompts", record.prompts_sha256, prompts_sha256()),
+        ("word lists", record.lists_sha256, lists_sha256()),
+        *((f"rule pack {name}", was, used[name].sha256 if name in used else "") for name, was in record.packs.items()),
     ):
         if was != now:
-            raise GenerationError(
-                f"record {record.id[:12]}: its {what} had the hash {was[:12]!r}, now it is {now[:12]!r}"
-            )
-    copy = _write(_request(record.request), generator, encoder)
-    if copy.text != record.text:
-        raise GenerationError(f"record {record.id[:12]}: the text came out differently: {copy.text!r}")
-    return copy
+            raise GenerationError(f"record {short}: its {what} had the hash {was[:12]!r}, now it is {now[:12]!r}")
+    request = replace(_request(record.request), packs=tuple(used[name] for name in record.packs))
+    copies = _write(request, generator, encoder)
+    if len(copies) <= record.place or copies[record.place].text != record.text:
+        raise GenerationError(
+            f"record {short}: prompts, lists, packs and weights are the same, but the text came out differently "
+            "(another version of the program, machine or number of threads)"
+        )
+    return replace(copies[record.place], record_id=record.id)
 
 
 def save(record: CopyRecord, folder: Path) -> Path:
@@ -138,17 +195,39 @@ def load(folder: Path, record_id: str) -> CopyRecord:
 
 @cache
 def lists_sha256() -> str:
-    """Hash over the package's word lists, limits and rule packs, and over the versions of all prompts in use."""
-    versions = sorted(template.version for template in Prompts.load().templates.values())
-    total = sha256("\n".join(versions).encode())
-    for file in sorted(_files(resources.files("recllm.adcopy") / "data"), key=lambda f: f.name):
+    """Hash over the package's word lists and limits."""
+    total = sha256()
+    folder = resources.files("recllm.adcopy") / "data"
+    for file in sorted((f for f in folder.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name):
         total.update(file.name.encode() + b"\0" + file.read_bytes())
     return total.hexdigest()
 
 
-def _files(folder: Traversable) -> list[Traversable]:
-    found = list(folder.iterdir())
-    return [f for f in found if f.name.endswith(".toml")] + [f for d in found if d.is_dir() for f in _files(d)]
+@cache
+def prompts_sha256() -> str:
+    """Hash over the versions of all prompts in use."""
+    versions = sorted(template.version for template in Prompts.load().templates.values())
+    return sha256("\n".join(versions).encode()).hexdigest()
+
+
+def _told(request: CopyRequest) -> dict[str, Any]:
+    """A request as JSON; of the policy, what decides about texts."""
+    policy = {"sensitive_categories": sorted(request.policy.sensitive_categories)}
+    return {**plain(replace(request, packs=())), "policy": policy}
+
+
+def _packs(record: CopyRecord, given: Iterable[Pack]) -> dict[str, Pack]:
+    """The record's packs that can be found: given ones before shipped ones of the same name."""
+    own = {p.name: p for p in given}
+    shipped = {name: pack(name) for name in record.packs if name in pack_names()}
+    return {name: found for name in record.packs if (found := own.get(name) or shipped.get(name))}
+
+
+def _kind_only(reason: Reason | None, item_id: str) -> Reason | None:
+    """All that a text takes from a reason: what sort of evidence it has, and whether that is the item itself."""
+    kind = reason_kind(reason, item_id, sensitive=False)
+    evidence = {"known": f"B:{item_id}", "together": "B:", "interest": "H:", "picked": "I:"}.get(kind)
+    return Reason(evidence_id=evidence, delta=1.0, text="") if evidence else None
 
 
 def _fingerprint(generator: Generator | None) -> str:
@@ -156,26 +235,37 @@ def _fingerprint(generator: Generator | None) -> str:
     return str(getattr(generator, "fingerprint", "") or sha256(name.encode()).hexdigest())
 
 
-def _write(request: CopyRequest, generator: Generator | None, encoder: Encoder | None) -> AdCopy:
-    values = {name: getattr(request, name) for name in request.__dataclass_fields__ if name != "item"}
-    return write_copy(request.item, generator=generator, encoder=encoder, **values)
+def _write(request: CopyRequest, generator: Generator | None, encoder: Encoder | None) -> tuple[AdCopy, ...]:
+    apart = ("item", "variants")
+    values = {name: getattr(request, name) for name in request.__dataclass_fields__ if name not in apart}
+    if request.variants == 1:
+        return (write_copy(request.item, generator=generator, encoder=encoder, **values),)
+    return write_variants(request.item, request.variants, generator=generator, encoder=encoder, **values)
 
 
 def _request(values: Mapping[str, Any]) -> CopyRequest:
     """A request from its JSON."""
     given = dict(values)
-    item, offer, reason = given.pop("item"), given.pop("offer"), given.pop("reason")
+    item, offer, reason, voice = (given.pop(name) for name in ("item", "offer", "reason", "voice"))
     return CopyRequest(
         **{
             **given,
             "now": datetime.fromisoformat(given["now"]),
             "list_price": _decimal(given["list_price"]),
             "known_brands": tuple(given["known_brands"]),
+            "policy": Policy().with_rules(given["policy"]),
+            "packs": (),
         },
         item=Item(**{**item, "category": tuple(item["category"]), "price": _decimal(item["price"])}),
         offer=_offer(offer),
         reason=Reason(**reason) if reason else None,
+        voice=_voice(voice),
     )
+
+
+def _voice(values: Mapping[str, Any]) -> Voice:
+    lists = {name: tuple(values[name]) for name in ("banned", "required", "lines")}
+    return Voice(**{**values, **lists})
 
 
 def _offer(values: Mapping[str, Any] | None) -> Offer | None:

@@ -5,6 +5,7 @@ required = []                 # each must stand in every text
 address = "您"                # 您 or 你 in Chinese texts; leave out for either
 emoji = false
 exclamation = false
+lines = ["Slow mornings start here."]   # opening lines in the brand's own words, taken before the shop's general ones
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from recllm.errors import DataError
 
-_LISTS = ("banned", "required")
+_LISTS = ("banned", "required", "lines")
 _FLAGS = ("emoji", "exclamation")
 
 
@@ -30,6 +31,9 @@ class Voice:
     """您 or 你: the other one is not used."""
     emoji: bool = True
     exclamation: bool = True
+    lines: tuple[str, ...] = ()
+    """Opening lines for texts whose line no model writes. Each is checked as any other; with `required` words, some
+    should hold them."""
 
 
 def load_voice(file: Path) -> Voice:
@@ -57,4 +61,5 @@ def load_voice(file: Path) -> Voice:
         address=table.get("address"),
         emoji=table.get("emoji", True),
         exclamation=table.get("exclamation", True),
+        lines=tuple(table.get("lines", ())),
     )

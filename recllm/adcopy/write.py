@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
-from decimal import Decimal
+from typing import Unpack
 
-from recllm.adcopy.channels import channel as channel_named
-from recllm.adcopy.compose import Draft, compose, names
-from recllm.adcopy.facts import FactSheet, Offer
-from recllm.adcopy.frame import Frame
+from recllm.adcopy.compose import Draft, drafts
 from recllm.adcopy.hooks import (
     MAX_TOKENS,
     ReasonKind,
@@ -20,49 +15,23 @@ from recllm.adcopy.hooks import (
     hook_prompt,
     own_lines,
     ranked,
-    reason_kind,
-    sober,
+    reason_words,
 )
-from recllm.adcopy.hostile import is_hostile
+from recllm.adcopy.job import Job, Rejected, Wanted, open_job
 from recllm.adcopy.money import format_money, language
-from recllm.adcopy.titles import with_sayable_title, without_title
-from recllm.adcopy.verify import known_locale, passed, verify
+from recllm.adcopy.titles import without_title
+from recllm.adcopy.verify import passed
+from recllm.adcopy.verify.manner import MAX_LIKENESS, likeness, variants_differ
 from recllm.errors import GenerationError, UsageError
-from recllm.policy import Policy
-from recllm.schema import AdCopy, Check, Encoder, Generator, Item, Reason
-from recllm.text import Prompts
+from recllm.schema import AdCopy, Check, Encoder, Generator, Item
 
-Rejected = tuple[str, tuple[Check, ...]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """Everything that decides a text except its opening line."""
-
-    facts: FactSheet
-    frame: Frame
-    kind: ReasonKind
-    known_brands: frozenset[str]
-    evidence: Mapping[str, str]
-
-    def draft(self, hook: str | None) -> Draft:
-        return compose(hook, self.facts, self.frame)
-
-    def check(self, text: str) -> tuple[Check, ...]:
-        return verify(
-            text,
-            self.facts,
-            channel=self.frame.channel.name,
-            locale=self.frame.locale,
-            now=self.frame.now,
-            known_brands=self.known_brands,
-            evidence=self.evidence,
-            prompt=bare_prompt(self.frame.locale, self.frame.prompts),
-        )
+TEMPLATE = "template"
+"""What `AdCopy.generator` says of the shop's own lines."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Written:
+    hook: str | None
     draft: Draft
     checks: tuple[Check, ...]
     generator: str
@@ -71,65 +40,96 @@ class _Written:
 def write_copy(
     item: Item,
     *,
-    channel: str,
-    now: datetime,
-    locale: str = "en",
-    reason: Reason | None = None,
     generator: Generator | None = None,
     n_candidates: int = 8,
     seed: int = 0,
-    known_brands: Iterable[str] = (),
-    offer: Offer | None = None,
-    list_price: Decimal | None = None,
-    evidence: Mapping[str, str] | None = None,
     encoder: Encoder | None = None,
-    policy: Policy | None = None,
-    prompts: Prompts | None = None,
     user_id: str | None = None,
+    **wanted: Unpack[Wanted],
 ) -> AdCopy:
     """One advertisement for one item, checked as a whole; the same arguments give the same text.
 
     The generator writes the opening line only; title, brand, price, offer and call are filled by code. Of its
-    `n_candidates` lines the best that passes every check is taken: close to the item (by `encoder`, when given) and no
-    echo of the prompt. When none passes, or the generator fails, one of the shop's own lines (`prompts/ad_lines`) is.
-    `AdCopy.generator` says whose line it is, `AdCopy.rejected` holds the lines that were stopped and why.
-    A generator with an attribute `languages` is asked in these languages only.
+    `n_candidates` lines the best that passes every check is taken: close to the item and the reason (by `encoder`,
+    when given) and no echo of the prompt. When none passes, or the generator fails, one of the shop's own lines
+    (`prompts/ad_lines`, and before them `voice.lines`) is. `AdCopy.generator` says whose line it is,
+    `AdCopy.rejected` holds what was stopped and why. A generator with an attribute `languages` is asked in these
+    languages only.
 
-    `reason` is told as a neutral kind ("goes with what you like"), never as what the person did. For items of a
-    sensitive category (`policy`) it is not told at all, and for these, for medicines and for items whose texts speak
-    to machines no generator is asked.
-    `now` decides whether the offer runs. Raises `UsageError` for an unknown channel or locale.
+    `wanted` takes the fields of `Wanted`; `channel` and `now` are needed. Raises `UsageError` for an unknown channel,
+    locale or pack.
     """
-    prompts = prompts or Prompts.load()
-    place = channel_named(channel)
-    if place.segment_only:
-        raise UsageError(
-            f"{channel} takes approved templates for a whole segment only; no text is written for a person"
-        )
-    frame = Frame(channel=place, locale=known_locale(locale), now=now, prompts=prompts)
-    facts = with_sayable_title(FactSheet.of(item, offer=offer, list_price=list_price), frame)
-    sensitive = (policy or Policy()).is_sensitive((*item.category, item.title))
-    job = _Job(
-        facts=facts.with_spellings(names(facts.title)),
-        frame=frame,
-        kind=reason_kind(reason, item.item_id, sensitive=sensitive),
-        known_brands=frozenset(known_brands),
-        evidence=evidence or {},
-    )
-    rejected: list[Rejected] = []
-    written = None
-    if generator is not None and not (sensitive or is_hostile(item) or sober(facts) or frame.channel.title_only):
-        hooks = _ask(generator, job, n_candidates, seed, rejected)
-        written = _best(hooks, job, generator.name, encoder, rejected)
+    job, forbidden = open_job(item, **wanted)
+    rejected = list(forbidden)
+    spoken = _spoken(job, generator, encoder, n_candidates, seed, rejected)
     rng = random.Random(f"{seed}:{item.item_id}")
-    written = written or _own(job, rng)
+    written = spoken[0] if spoken else _own(job, rng)
     if not passed(written.checks):  # a title like no other: the item goes by its category, or by a general name
-        job = replace(job, facts=without_title(job.facts, frame))
+        job = replace(job, facts=without_title(job.facts, job.frame))
         written = _own(job, rng)
     return _copy(job, written, tuple(rejected), user_id)
 
 
-def _ask(generator: Generator, job: _Job, n: int, seed: int, rejected: list[Rejected]) -> list[str]:
+def write_variants(
+    item: Item,
+    n: int = 3,
+    *,
+    generator: Generator | None = None,
+    n_candidates: int = 8,
+    seed: int = 0,
+    encoder: Encoder | None = None,
+    user_id: str | None = None,
+    **wanted: Unpack[Wanted],
+) -> tuple[AdCopy, ...]:
+    """Up to `n` verified advertisements that differ (G13), the most relevant to the item and the reason first.
+
+    The generator's lines come first, then the shop's own for the reason, then its general ones; a text that is too
+    like an earlier one is tried with fewer facts, then left out. Where fewer than `n` differ, fewer come back; the
+    first is there always. The other arguments are those of `write_copy`; the same ones give the same texts. Raises
+    `UsageError` for `n` below 1 and for what `write_copy` refuses.
+    """
+    if n < 1:
+        raise UsageError(f"{n} variants are none; ask for at least 1")
+    job, forbidden = open_job(item, **wanted)
+    rejected = list(forbidden)
+    spoken = _spoken(job, generator, encoder, n_candidates, seed, rejected)
+    own = _own_lines(job, random.Random(f"{seed}:{item.item_id}"))
+    chosen: list[_Written] = []
+    for hook, source in (*((s.hook, s.generator) for s in spoken), *((line, TEMPLATE) for line in own)):
+        if len(chosen) < n and (found := _unlike(chosen, hook, job, source)):
+            chosen.append(found)
+    if not chosen:
+        only = write_copy(item, seed=seed, user_id=user_id, **wanted)
+        return (replace(only, rejected=tuple(rejected)),)
+    return tuple(_copy(job, written, tuple(rejected), user_id) for written in chosen)
+
+
+def _spoken(
+    job: Job,
+    generator: Generator | None,
+    encoder: Encoder | None,
+    n: int,
+    seed: int,
+    rejected: list[Rejected],
+) -> list[_Written]:
+    """The texts with a line of the generator that pass every check, best first; the other lines are recorded."""
+    if generator is None or not job.askable:
+        return []
+    fit: dict[str, _Written] = {}
+    for hook in _ask(generator, job, n, seed, rejected):
+        faults = hook_faults(hook, job.facts, job.frame.locale)
+        if not faults:
+            written = _written(hook, job.draft(hook), job, generator.name)
+            faults = tuple(check for check in written.checks if not check.passed)
+            fit |= {} if faults else {hook: written}
+        if faults:
+            rejected.append((hook, faults))
+    examples = bare_prompt(job.frame.locale, job.frame.prompts)
+    why = reason_words(job.kind, job.frame.locale, job.frame.prompts)
+    return [fit[hook] for hook in ranked(list(fit), job.facts, examples, encoder, why=why)]
+
+
+def _ask(generator: Generator, job: Job, n: int, seed: int, rejected: list[Rejected]) -> list[str]:
     """The generator's lines, each once; a failure is recorded and leaves none."""
     spoken = getattr(generator, "languages", None)
     if spoken is not None and language(job.frame.locale) not in spoken:
@@ -146,34 +146,38 @@ def _ask(generator: Generator, job: _Job, n: int, seed: int, rejected: list[Reje
         return []
 
 
-def _best(hooks: list[str], job: _Job, name: str, encoder: Encoder | None, rejected: list[Rejected]) -> _Written | None:
-    fit: dict[str, _Written] = {}
-    for hook in hooks:
-        faults = hook_faults(hook, job.facts, job.frame.locale)
-        if not faults:
-            draft = job.draft(hook)
-            checks = job.check(draft.text)
-            faults = tuple(check for check in checks if not check.passed)
-            fit |= {} if faults else {hook: _Written(draft, checks, name)}
-        if faults:
-            rejected.append((hook, faults))
-    best = ranked(list(fit), job.facts, bare_prompt(job.frame.locale, job.frame.prompts), encoder)
-    return fit[best[0]] if best else None
+def _written(hook: str | None, draft: Draft, job: Job, source: str) -> _Written:
+    return _Written(hook, draft, job.check(draft.text), source)
 
 
-def _own(job: _Job, rng: random.Random) -> _Written:
-    """The shop's own words: the first of its lines that passes, else facts alone."""
+def _own_lines(job: Job, rng: random.Random) -> list[str | None]:
+    """The brand's own lines, the shop's for the reason, its general ones, none: each once."""
     lines = own_lines(job.kind, job.frame.locale, job.frame.prompts, rng)
     general = own_lines(ReasonKind.GENERAL, job.frame.locale, job.frame.prompts, rng)
-    for hook in (*lines, *general, None):
-        draft = job.draft(hook)
-        checks = job.check(draft.text)
-        if passed(checks):
+    return list(dict.fromkeys((*job.voice.lines, *lines, *general, None)))
+
+
+def _own(job: Job, rng: random.Random) -> _Written:
+    """The shop's own words: the first of its lines that passes, else facts alone."""
+    for hook in _own_lines(job, rng):
+        written = _written(hook, job.draft(hook), job, TEMPLATE)
+        if passed(written.checks):
             break
-    return _Written(draft, checks, "template")
+    return written
 
 
-def _copy(job: _Job, written: _Written, rejected: tuple[Rejected, ...], user_id: str | None) -> AdCopy:
+def _unlike(chosen: list[_Written], hook: str | None, job: Job, source: str) -> _Written | None:
+    """The richest text of a line that differs from all chosen ones, if it passes."""
+    if hook and any(w.hook and likeness(hook, w.hook) > MAX_LIKENESS for w in chosen):
+        return None
+    before = [written.draft.text for written in chosen]
+    texts = (draft for draft in drafts(hook, job.facts, job.frame) if not any(variants_differ([*before, draft.text])))
+    draft = next(texts, None)
+    written = _written(hook, draft, job, source) if draft else None
+    return written if written and passed(written.checks) else None
+
+
+def _copy(job: Job, written: _Written, rejected: tuple[Rejected, ...], user_id: str | None) -> AdCopy:
     return AdCopy(
         text=written.draft.text,
         channel=job.frame.channel.name,
@@ -189,7 +193,7 @@ def _copy(job: _Job, written: _Written, rejected: tuple[Rejected, ...], user_id:
     )
 
 
-def _value(job: _Job, name: str) -> str:
+def _value(job: Job, name: str) -> str:
     facts = job.facts
     if name == "price" and facts.price is not None and facts.currency is not None:
         return format_money(facts.price, facts.currency, job.frame.locale)
