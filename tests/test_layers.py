@@ -44,9 +44,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "advise",
     ),
     ("recommender", "feedback"),
-    ("adcopy", "audiences"),
+    ("adcopy", "audiences", "behaviour", "uplift"),
     ("evaluation",),
     ("pipeline",),
+    ("campaigns",),
+    ("predicting",),
     ("demo", "report"),
     ("cli", "__main__"),
 )

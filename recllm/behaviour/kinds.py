@@ -1,0 +1,27 @@
+"""One door to every kind of prediction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from recllm.behaviour.chance import predict_buy, predict_leave
+from recllm.behaviour.next_order import predict_next_order
+from recllm.behaviour.prediction import Kind, Prediction
+from recllm.behaviour.question import Question
+from recllm.behaviour.value import predict_value
+
+
+def predict(kind: Kind, question: Question, **extra: Any) -> Prediction:
+    """The answer of one kind. extra: `active_days` for `Kind.LEAVE`.
+
+    Raises `UsageError` for a horizon below a day, or one that does not fit the kind; `DataError` for a log that is
+    shorter than two horizons, too few people, or an outcome that always or never happened; `NothingToDo` for nobody to
+    predict; `PolicyError` for a target of a sensitive category.
+    """
+    doors = {
+        Kind.BUY: predict_buy,
+        Kind.LEAVE: predict_leave,
+        Kind.NEXT_ORDER: predict_next_order,
+        Kind.VALUE: predict_value,
+    }
+    return doors[kind](question, **extra)

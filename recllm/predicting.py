@@ -1,0 +1,44 @@
+"""From a workspace to a prediction: who may be learned from, who may be predicted, and the present.
+
+Learned from: people who agreed to model training. Predicted: people who agreed to personalisation.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from recllm.errors import PolicyError, UsageError
+from recllm.pipeline import present
+from recllm.schema import Purpose
+
+if TYPE_CHECKING:
+    from recllm.behaviour import Prediction
+    from recllm.workspace import Workspace
+
+
+def predict_workspace(workspace: Workspace, kind: str, *, locale: str | None = None, **asked: Any) -> Prediction:
+    """Predict everybody of a workspace. asked: fields of `recllm.behaviour.Question`, and `active_days` for leave.
+
+    Raises `UsageError` for an unknown kind, `PolicyError` when nobody may be learned from, and what
+    `recllm.behaviour.predict` tells.
+    """
+    from recllm.behaviour import Kind, Question, predict
+
+    if kind not in set(Kind):
+        raise UsageError(f"what can be predicted is {', '.join(Kind)}, not {kind!r}")
+    gate = workspace.gate()
+    learn, ask = gate.dataset(Purpose.MODEL_TRAINING), gate.dataset(Purpose.PERSONALISATION)
+    if not len(learn.events):
+        raise PolicyError(
+            "nobody in this workspace has agreed to model training; load a consent table, "
+            "or make the workspace with --consent-default granted"
+        )
+    extra = {name: asked.pop(name) for name in ("active_days",) if name in asked}
+    question = Question(
+        learn=learn,
+        ask=ask.before(present(ask.as_of)),
+        locale=locale or workspace.settings.locale,
+        policy=workspace.policy,
+        **asked,
+    )
+    return predict(Kind(kind), question, **extra)
