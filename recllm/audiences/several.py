@@ -58,12 +58,12 @@ def audiences(
     made = []
     for place, found in enumerate(pools):
         name, rows = campaigns[place].name, chosen.person[chosen.campaign == place]
-        selected = _selected(recommender, found, rows, name, holdout, salt)
+        selected = selection_of(recommender, found, rows, name, holdout, salt)
         made.append(answer(recommender, found, selected, name, explain=explain))
     return Plan(tuple(made), chosen)
 
 
-def _selected(
+def selection_of(
     recommender: Recommender, found: Pool, rows: NDArray[np.int64], campaign: str, holdout: float, salt: str
 ) -> Selection:
     """rows: the people that the campaign was given."""

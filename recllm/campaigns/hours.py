@@ -1,0 +1,48 @@
+"""When messages may leave: never in the quiet hours of the shop's time zone, and only while the offer runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+from recllm.campaigns.file import Quiet
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """From `start` on, before `end`, aware times; no end where nothing sets one."""
+
+    start: datetime
+    end: datetime | None
+
+
+def send_window(moment: datetime, quiet: Quiet | None, zone: str | None, offer_end: datetime | None) -> Window | None:
+    """The first stretch from `moment` on in which messages may leave; None when the offer ends before it begins.
+
+    zone: the workspace's, for quiet hours that name none; without either they are hours of UTC.
+    """
+    if quiet is None:
+        start, end = moment, None
+    else:
+        local = moment.astimezone(ZoneInfo(quiet.zone or zone or "UTC"))
+        local = _next(local, quiet.end) if is_quiet(local.time(), quiet) else local
+        start, end = local, _next(local, quiet.start)
+    if offer_end is not None:
+        end = offer_end.astimezone(start.tzinfo) if end is None else min(end, offer_end.astimezone(start.tzinfo))
+    return None if end is not None and end <= start else Window(start, end)
+
+
+def is_quiet(local: time, quiet: Quiet) -> bool:
+    """Whether a local time lies in the quiet hours, which may reach over midnight; their end does not."""
+    if quiet.start < quiet.end:
+        return quiet.start <= local < quiet.end
+    return local >= quiet.start or local < quiet.end
+
+
+def _next(local: datetime, hour: time) -> datetime:
+    """The next time that clocks show `hour`, after `local`; one that clocks leap over is put right through UTC."""
+    then = local.replace(hour=hour.hour, minute=hour.minute, second=0, microsecond=0, fold=0)
+    if then <= local:
+        then = then + timedelta(days=1)  # of the wall clock: the zone's offset may change meanwhile
+    return then.astimezone(UTC).astimezone(local.tzinfo)

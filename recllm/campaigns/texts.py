@@ -1,0 +1,187 @@
+"""The distinct texts of a campaign: one per item, kind of reason, channel, locale and variant, each written once.
+
+No text is written for a person, so none can say what a person did, and there are as many as a person can read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from recllm.adcopy.facts import FactSheet
+from recllm.adcopy.hooks import ReasonKind
+from recllm.adcopy.record import CopyRecord, CopyRequest, save, write_all_recorded
+from recllm.adcopy.submissions import Submission, Verdict, judge
+from recllm.adcopy.voice import Voice
+from recllm.campaigns.catalogue import facts_of
+from recllm.campaigns.file import CampaignFile
+from recllm.campaigns.nouns import Doubt, Text
+from recllm.campaigns.people import Planned
+from recllm.policy import Policy
+from recllm.schema import AdCopy, Encoder, Generator, Item, Reason
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Key:
+    """What decides a text, besides the campaign."""
+
+    item_id: str
+    kind: ReasonKind
+    channel: str
+    locale: str
+    modelled: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """What all texts of a campaign have in common."""
+
+    file: CampaignFile
+    items: Mapping[str, Item]
+    brands: frozenset[str]
+    send: datetime
+    generator: Generator | None
+    encoder: Encoder
+    policy: Policy
+    records: Path
+
+
+def judged(
+    file: CampaignFile, brands: frozenset[str], text: str, item: Item, channel: str, locale: str, now: datetime
+) -> Verdict:
+    """Every check on a text, under the facts of `item`, with the campaign's packs and voice. brands: all known ones."""
+    asked = Submission(
+        id=item.item_id,
+        text=text,
+        channel=channel,
+        locale=locale,
+        facts=FactSheet.of(item, offer=file.offer, list_price=file.list_prices.get(item.item_id)),
+        packs=file.packs,
+        known_brands=brands,
+        evidence=file.evidence_for(item.item_id),
+    )
+    return judge(asked, now=now, voice=file.voice)
+
+
+def keys_of(people: Iterable[Planned], modelled: Mapping[str, bool], file: CampaignFile) -> Counter[Key]:
+    """How many addressed people get each text; 0 for texts on public channels. modelled: of each person."""
+    found: Counter[Key] = Counter()
+    for p in people:
+        found[key_of(p, modelled)] += not p.held
+    for item in sorted({p.item_id for p in people}):
+        for channel in file.public:
+            found.update({Key(item, ReasonKind.GENERAL, channel, locale, False): 0 for locale in file.locales})
+    return found
+
+
+def key_of(person: Planned, modelled: Mapping[str, bool]) -> Key:
+    return Key(person.item_id, person.kind, person.channel, person.locale, modelled[person.user_id])
+
+
+def write_texts(keys: Counter[Key], writing: Writing) -> tuple[dict[Key, list[Text]], list[str]]:
+    """The variants of each key, the widest read first, and remarks. People of a key are shared out later."""
+    out: dict[Key, list[Text]] = {}
+    number, dead = 0, 0
+    for key in sorted(keys, key=lambda k: (-keys[k], k)):
+        made: list[Text] = []
+        for written in _variants(key, writing):
+            number += 1
+            save(written.record, writing.records)
+            dead += any(check.guarantee == "G16" for _, checks in written.copy.rejected for check in checks)
+            made.append(_text(f"t{number}", key, len(made), written, writing))
+        out[key] = made
+    remarks = []
+    few = sum(len(made) < writing.file.variants for made in out.values())
+    if few:
+        remarks.append(
+            f"of {few} of {len(out)} texts there are fewer than {writing.file.variants} variants that differ"
+        )
+    if dead:
+        remarks.append(f"the generator failed at {dead} of {number} texts; these are the shop's own lines")
+    return out, remarks
+
+
+@dataclass(frozen=True)
+class _Written:
+    copy: AdCopy
+    record: CopyRecord
+    verdict: Verdict
+
+
+def _variants(key: Key, writing: Writing) -> list[_Written]:
+    """Up to as many texts that differ as the campaign asks for; where none passes, the one that fails."""
+    item, generator = writing.items[key.item_id], writing.generator if key.modelled else None
+    recorded = write_all_recorded(
+        _request(key, item, writing), generator=generator, encoder=writing.encoder, found_as=writing.file.generator
+    )
+    return [
+        _Written(
+            copy, record, judged(writing.file, writing.brands, copy.text, item, key.channel, key.locale, writing.send)
+        )
+        for copy, record in recorded
+    ]
+
+
+def _request(key: Key, item: Item, writing: Writing) -> CopyRequest:
+    file = writing.file
+    return CopyRequest(
+        item=item,
+        channel=key.channel,
+        now=writing.send,
+        locale=key.locale,
+        reason=_reason(key),
+        seed=file.seed,
+        known_brands=tuple(sorted(writing.brands)),
+        offer=file.offer,
+        list_price=file.list_prices.get(item.item_id),
+        evidence=file.evidence_for(item.item_id),
+        policy=writing.policy,
+        packs=file.packs,
+        voice=file.voice or Voice(),
+        variants=file.variants,
+    )
+
+
+_EVIDENCE = {ReasonKind.TOGETHER: "B:", ReasonKind.INTEREST: "H:", ReasonKind.PICKED: "I:"}
+
+
+def _reason(key: Key) -> Reason | None:
+    """A reason of the kind, about nobody."""
+    if key.kind is ReasonKind.GENERAL:
+        return None
+    evidence = f"B:{key.item_id}" if key.kind is ReasonKind.KNOWN else _EVIDENCE[key.kind]
+    return Reason(evidence_id=evidence, delta=1.0, text="")
+
+
+def _text(name: str, key: Key, variant: int, written: _Written, writing: Writing) -> Text:
+    failures, warnings = doubts_of(written.verdict)
+    return Text(
+        id=name,
+        item_id=key.item_id,
+        kind=key.kind.value,
+        channel=key.channel,
+        locale=key.locale,
+        modelled=key.modelled,
+        variant=variant,
+        text=written.copy.text,
+        generator=written.copy.generator,
+        record=written.record.id,
+        failures=failures,
+        warnings=warnings,
+        facts=facts_of(writing.items[key.item_id], writing.file),
+        people=0,
+    )
+
+
+def doubts_of(verdict: Verdict) -> tuple[tuple[Doubt, ...], tuple[Doubt, ...]]:
+    """What fails, and what only asks for a person's eyes."""
+    failures = tuple(Doubt(rule=c.guarantee, message=c.message, span=c.span) for c in verdict.failures)
+    return failures, tuple(Doubt(rule=w.rule, message=w.message, span=w.span) for w in verdict.warnings)
+
+
+def counted(texts: Mapping[Key, Sequence[Text]], people: Mapping[str, int]) -> tuple[Text, ...]:
+    """All texts in the order of their numbers, each with the number of people that get it."""
+    return tuple(replace(text, people=people.get(text.id, 0)) for made in texts.values() for text in made)
