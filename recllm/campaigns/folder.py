@@ -102,7 +102,7 @@ def read_plan(folder: CampaignFolder) -> Plan:
     try:
         whole = json.loads(folder.plan.read_text(encoding="utf-8"))
         people = [Person(**json.loads(line)) for line in folder.people.read_text(encoding="utf-8").splitlines()]
-        whole |= {name: tuple(whole[name]) for name in ("items", "group", "notes")}
+        whole |= {name: tuple(whole[name]) for name in ("items", "converts", "group", "notes")}
         whole["texts"] = tuple(_text(t) for t in whole["texts"])
         return Plan(**whole, people=tuple(people))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

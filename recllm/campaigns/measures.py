@@ -1,8 +1,8 @@
-"""The figures of a report, and what may be concluded from them, in words."""
+"""The figures of a report."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -63,46 +63,3 @@ class Outcome:
     revenue_effect: Interval | None
     segments: tuple[Row, ...]
     words: tuple[str, ...]
-
-
-def words_of(outcome: Outcome, floor: int) -> tuple[str, ...]:
-    """What the figures say and what they do not, as sentences. floor: the fewest people that are told about."""
-    return (*_effect_words(outcome, floor), *_doubts(outcome, floor))
-
-
-def _effect_words(found: Outcome, floor: int) -> Iterator[str]:
-    if found.reached is None:
-        yield f"Fewer than {floor} people were reached and may be counted, so nothing is told about them."
-    elif found.effect is None:
-        few = f"fewer than {floor} people were held out" if found.planned_held else "nobody was held out"
-        yield (
-            f"No effect is told: {few}. Who was reached was chosen because they were likely to buy, so what "
-            "they did more than the rest is no effect of the campaign."
-        )
-    elif found.effect.tells:
-        more = "more" if found.effect.value > 0 else "less"
-        yield (
-            f"People who were reached bought {more} often than people held out by the draw: {_points(found.effect)}."
-        )
-    else:
-        wide = 100 * max(found.effect.high - found.effect.value, found.effect.value - found.effect.low)
-        yield (
-            f"No effect on buying can be shown: {_points(found.effect)}, which includes zero. With these numbers an "
-            f"effect of less than about {wide:.1f} percentage points cannot be told from chance."
-        )
-
-
-def _doubts(found: Outcome, floor: int) -> Iterator[str]:
-    if found.until < found.end:
-        yield f"The window is not over: it ends on {found.end:%Y-%m-%d}, and the log on {found.until:%Y-%m-%d}."
-    if found.not_counted:
-        yield f"{found.not_counted:,} people were reached and have not agreed to be counted."
-    if any(row.effect is not None for row in found.segments):
-        yield "Of many segments some differ by chance: each interval holds by itself, not all at once."
-    if found.reached is not None and found.rest is not None:
-        yield "The rest are other people, not a comparison: they were not chosen, and differ in more than the campaign."
-
-
-def _points(effect: Interval) -> str:
-    low, high = 100 * effect.low, 100 * effect.high
-    return f"{100 * effect.value:+.1f} percentage points, 95 % interval {low:+.1f} to {high:+.1f}"

@@ -92,6 +92,8 @@ class Plan:
     """What all contacts cost, where a contact has a price."""
     items: tuple[str, ...]
     """All items of the campaign: taking any of them is a conversion."""
+    converts: tuple[str, ...]
+    """The actions that count as taking: purchases, or in a log with hardly any what the model learned from."""
     group: tuple[Mapping[str, Any], ...]
     """What sets the audience apart; see `recllm.audiences.group`."""
     notes: tuple[str, ...]

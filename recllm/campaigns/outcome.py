@@ -13,16 +13,18 @@ from datetime import datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
+from recllm.campaigns.conclusions import conclusions
 from recllm.campaigns.desk import Desk
 from recllm.campaigns.effect import Interval, difference, mean_difference, share
 from recllm.campaigns.folder import read_log
-from recllm.campaigns.measures import Arm, Outcome, Row, words_of
+from recllm.campaigns.measures import Arm, Outcome, Row
 from recllm.campaigns.nouns import Person
 from recllm.campaigns.segments import divided
 from recllm.dataset import Dataset, utc
 from recllm.errors import NothingToDo
+from recllm.histories import of_actions
 from recllm.pipeline import CHANNEL_PURPOSE
-from recllm.schema import Purpose
+from recllm.schema import Action, Purpose
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,15 +88,15 @@ def campaign_outcome(desk: Desk) -> Outcome:
         segments=_segments(deeds, desk, reached, held),
         words=(),
     )
-    return replace(found, words=words_of(found, deeds.floor))
+    return replace(found, words=conclusions(found, deeds.floor, desk.workspace.settings.locale))
 
 
 def _deeds(desk: Desk, data: Dataset, start: datetime, end: datetime) -> _Deeds:
     known = data.item_rows([i for i in desk.plan.items])
-    bought = data.between(int(start.timestamp()), int(end.timestamp()))
-    ours = bought.select(np.isin(bought.item, known[known >= 0]))
-    paid = np.nan_to_num(ours.price.astype(np.float64)) * ours.quantity
-    user = ours.user
+    e = of_actions(data.events, [Action(name) for name in desk.plan.converts])
+    ours = e.select((e.at >= start.timestamp()) & (e.at < end.timestamp()) & np.isin(e.item, known[known >= 0]))
+    bought = ours.of(Action.PURCHASE)
+    paid = np.nan_to_num(bought.price.astype(np.float64)) * bought.quantity
     gate, names = desk.workspace.gate(), data.users["user_id"].to_list()
     channel = {p.user_id: p.channel for p in desk.plan.people}
     gone = np.zeros(data.n_users, bool)
@@ -103,8 +105,8 @@ def _deeds(desk: Desk, data: Dataset, start: datetime, end: datetime) -> _Deeds:
         gone |= np.array([channel.get(one) == name for one in names], bool) & ~agreed
     return _Deeds(
         data=data,
-        converted=np.bincount(user, minlength=data.n_users) > 0,
-        revenue=np.bincount(user, paid, minlength=data.n_users).astype(np.float64),
+        converted=np.bincount(ours.user, minlength=data.n_users) > 0,
+        revenue=np.bincount(bought.user, paid, minlength=data.n_users).astype(np.float64),
         gone=gone,
         floor=desk.workspace.policy.group_floor,
     )

@@ -157,6 +157,7 @@ def _plan(workspace: Workspace, writing: Writing, group: Group, *, outside: int)
         expected_conversions=audience.expected_conversions or 0.0,
         cost=None if file.cut.cost is None else file.cut.cost * len(audience.people),
         items=audience.items,
+        converts=tuple(action.value for action in group.recommender.population.settings.target),
         group=tuple(plain(audience.group)),
         notes=(*audience.notes, *remarks),
         texts=counted(texts, Counter(p.text_id for p in people if not p.held)),

@@ -145,9 +145,9 @@ def report(
 
     with Workspace.open(workspace) as opened:
         found = campaign_outcome(_desk(opened, file))
-        currency = opened.settings.currency or ""
+        settings = opened.settings
     target = output or Path(f"{found.campaign_id}-report.html")
-    write_report(found, target, currency=currency)
+    write_report(found, target, currency=settings.currency or "", locale=settings.locale)
     if json:
         emit_json(found)
         return

@@ -1,0 +1,197 @@
+"""A coupon campaign on Complete Journey's real campaign tables:  python eval/campaign_coupon.py -o FOLDER
+
+Campaign 17 of the data sent coupons for frozen foods to 202 households, good from 18 October to 19 November 2017. Here
+a workspace and a model know nothing from 18 October on; from them the campaign is planned anew for as many people, with
+the same products and dates. Then the log of the window is read, and the pages are written into FOLDER; the figures go
+to eval/results/campaign-coupon.json.
+
+What the report tells is what really happened to the people whom the plan would have reached. Nobody sent them these
+texts, and who got the real coupons was not drawn by lot either, so no effect is claimed, of ours or of theirs. Complete
+Journey is simulated from real shopping patterns, by its package's own word.
+"""
+
+from __future__ import annotations
+
+import argparse
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from campaign_double11 import Clock, account, provenance, write_record
+
+from recllm.campaigns.desk import open_desk
+from recllm.campaigns.effect import share
+from recllm.campaigns.export import export_campaign
+from recllm.campaigns.file import CampaignFile, read_campaign
+from recllm.campaigns.nouns import Plan
+from recllm.campaigns.outcome import campaign_outcome
+from recllm.campaigns.overview import preview_document
+from recllm.campaigns.plan import plan_campaigns
+from recllm.demo import data_folder
+from recllm.documents import plain
+from recllm.encoder import DEFAULT_ENCODER, load_encoder
+from recllm.pipeline import load_file, open_recommender, train_workspace
+from recllm.report.campaign import write_preview, write_report
+from recllm.workspace import Workspace
+
+RESULT = Path(__file__).parent / "results" / "campaign-coupon.json"
+CAMPAIGN = 17
+MAPS = "complete-journey"
+
+TEMPLATE = """\
+id = "coupon-{number}"
+goal = "coupons for frozen foods, to the {size} households most likely to buy one"
+note = "Campaign {number} of the Complete Journey tables, planned anew as of its start. Nobody was sent these texts, \
+and the people were not drawn by lot: the report says what the planned people really did, and claims no effect."
+channels = ["email", "push"]
+locales = ["en"]
+send = {start}T09:00:00+00:00
+window_days = {days}
+
+[target]
+items = {items}
+most_items = 12
+
+[offer]
+type = "coupon"
+start = {start}T00:00:00+00:00
+end = {end}T00:00:00+00:00
+
+[limits]
+size = {size}
+holdout = 0
+cost = 0.5
+
+[words]
+variants = 2
+packs = ["us_ftc"]
+auto = true
+
+[sender]
+name = "Example Grocer"
+address = "1 Market Street, Springfield"
+opt_out = "https://example.com/unsubscribe"
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="a new folder for the workspace and the pages")
+    parser.add_argument("--campaign", type=int, default=CAMPAIGN)
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "recllm", help="keeps text vectors")
+    parser.add_argument("--result", type=Path, default=RESULT)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+    clock, source = Clock(), data_folder()
+    start, end, households = real_campaign(source, args.campaign)
+    shop = workspace(args.output, source, start)
+    clock.lap("workspace")
+    encoder = load_encoder(DEFAULT_ENCODER, cache_dir=args.cache, precision="auto")
+    trained = train_workspace(shop, encoder=encoder, n_windows=2, n_arrival_windows=2, seed=args.seed)
+    clock.lap("model")
+    items = coupon_items(source, shop, args.campaign)
+    campaign = written(args.output, args.campaign, start, end, items, len(households))
+    (plan,) = plan_campaigns(shop, [campaign], recommender=open_recommender(shop, encoder=encoder), replace=True)
+    clock.lap("plan")
+    desk = open_desk(shop, campaign)
+    write_preview(preview_document(desk), args.output / "coupon-preview.html")
+    done = export_campaign(desk, args.output / "export")
+    clock.lap("preview and export")
+    before = account(plan, desk, done)
+    transactions(shop, args.output, source, start, end + timedelta(days=1))
+    clock.lap("reading what happened")
+    found = campaign_outcome(open_desk(shop, campaign))
+    write_report(found, args.output / "coupon-report.html", currency="USD")
+    clock.lap("report")
+    record = {
+        **before,
+        "real_campaign": {"id": args.campaign, "start": str(start.date()), "end": str(end.date())},
+        "coupon_items": len(items),
+        "bought_in_window": bought(source, shop, plan, items, households, (start, end)),
+        "claim": "none: neither audience was drawn by lot, and nobody was sent the planned texts",
+        "report": plain(found),
+        "model": trained.model_version,
+        **provenance(source, args.seed, clock),
+    }
+    write_record(record, args.result)
+
+
+def real_campaign(source: Path, number: int) -> tuple[datetime, datetime, list[str]]:
+    """First day, last day, and the households that got its coupons."""
+    told = pl.read_parquet(source / "campaign_descriptions.parquet").row(
+        by_predicate=pl.col("campaign_id") == number, named=True
+    )
+    sent = pl.read_parquet(source / "campaigns.parquet").filter(pl.col("campaign_id") == number)
+    return told["start_date"], told["end_date"], sent["household_id"].cast(pl.String).unique().sort().to_list()
+
+
+def workspace(folder: Path, source: Path, start: datetime) -> Workspace:
+    """A shop that grants every consent, with nothing from `start` on."""
+    shop = Workspace.create(folder / "shop", consent_default=True, currency="USD", timezone="UTC")
+    load_file(shop, source / "products.parquet", "items", mapping=f"{MAPS}-products")
+    load_file(shop, source / "demographics.parquet", "users", mapping=f"{MAPS}-demographics")
+    transactions(shop, folder, source, datetime(2017, 1, 1), start)
+    return shop
+
+
+def transactions(shop: Workspace, folder: Path, source: Path, start: datetime, end: datetime) -> None:
+    """Reads the lines with start <= time < end."""
+    at = pl.col("transaction_timestamp")
+    part = folder / f"transactions-{start:%m%d}-{end:%m%d}.parquet"
+    pl.scan_parquet(source / "transactions.parquet").filter((at >= start) & (at < end)).sink_parquet(part)
+    load_file(shop, part, "events", mapping=f"{MAPS}-transactions")
+
+
+def coupon_items(source: Path, shop: Workspace, number: int) -> list[str]:
+    """The products that the campaign's coupons are good for, as far as they are on offer."""
+    coupons = pl.read_parquet(source / "coupons.parquet").filter(pl.col("campaign_id") == number)
+    ids = coupons["product_id"].cast(pl.String).unique().sort()
+    known = shop.store().items().filter(pl.col("available") & ~pl.col("pending"))["item_id"]
+    return ids.filter(ids.is_in(known.implode())).to_list()
+
+
+def written(folder: Path, number: int, start: datetime, end: datetime, items: list[str], size: int) -> CampaignFile:
+    """The campaign's file. Its last day counts."""
+    after, file = end + timedelta(days=1), folder / f"coupon-{number}.toml"
+    listed = "[" + ", ".join(f'"{item}"' for item in items) + "]"
+    values = {"number": number, "size": size, "items": listed, "days": (after - start).days}
+    file.write_text(TEMPLATE.format(start=start.date(), end=after.date(), **values), encoding="utf-8")
+    return read_campaign(file)
+
+
+def bought(
+    source: Path,
+    shop: Workspace,
+    plan: Plan,
+    items: list[str],
+    households: list[str],
+    window: tuple[datetime, datetime],
+) -> dict[str, Any]:
+    """Who bought one of the plan's items, and any of the coupons' products, in the window: share with interval."""
+    log = pl.read_parquet(source / "transactions.parquet")
+    everybody = set(log["household_id"].cast(pl.String).unique())
+    at = pl.col("transaction_timestamp")
+    log = log.filter((at >= window[0]) & (at < window[1] + timedelta(days=1)))
+    log = log.select(pl.col("household_id", "product_id").cast(pl.String))
+    names = dict(zip(shop.pseudonymiser().many(sorted(everybody)), sorted(everybody), strict=True))
+    planned, sent = {names[p.user_id] for p in plan.addressed}, set(households)
+    parts = {
+        "planned": planned,
+        "really sent coupons": sent,
+        "planned and really sent": planned & sent,
+        "neither": everybody - planned - sent,
+    }
+    what = {"an item of the plan": plan.items, "any product of the coupons": items}
+    buyers = {
+        name: set(log.filter(pl.col("product_id").is_in(list(ids)))["household_id"]) for name, ids in what.items()
+    }
+    return {
+        part: {"people": len(who)} | {name: plain(share(len(who & took), len(who))) for name, took in buyers.items()}
+        for part, who in parts.items()
+    }
+
+
+if __name__ == "__main__":
+    main()
