@@ -8,11 +8,12 @@ from recllm.behaviour.chance import predict_buy, predict_leave
 from recllm.behaviour.next_order import predict_next_order
 from recllm.behaviour.prediction import Kind, Prediction
 from recllm.behaviour.question import Question
+from recllm.behaviour.redeem import predict_redeem
 from recllm.behaviour.value import predict_value
 
 
 def predict(kind: Kind, question: Question, **extra: Any) -> Prediction:
-    """The answer of one kind. extra: `active_days` for `Kind.LEAVE`.
+    """The answer of one kind. extra: `active_days` for `Kind.LEAVE`; `coupons` and `campaign` for `Kind.REDEEM`.
 
     Raises `UsageError` for a horizon below a day, or one that does not fit the kind; `DataError` for a log that is
     shorter than two horizons, too few people, or an outcome that always or never happened; `NothingToDo` for nobody to
@@ -21,6 +22,7 @@ def predict(kind: Kind, question: Question, **extra: Any) -> Prediction:
     doors = {
         Kind.BUY: predict_buy,
         Kind.LEAVE: predict_leave,
+        Kind.REDEEM: predict_redeem,
         Kind.NEXT_ORDER: predict_next_order,
         Kind.VALUE: predict_value,
     }

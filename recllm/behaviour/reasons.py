@@ -133,6 +133,6 @@ _FACTS: Mapping[str, Mapping[str, str]] = {
     "target": {"trips": "target_trips", "days": "target_days_since"},
     "coupons": {"redeemed": "redeemed_campaigns", "mailed": "mailed_before", "used": "coupon_trips_91"},
     "affinity": {"lines": "own_lines"},
-    "campaign": {"items": "campaign_items"},
+    "campaign": {},
 }
 """Variables of each group's template, and the feature that each is read from."""

