@@ -170,15 +170,15 @@ class Scorer(nn.Module):
         logit = pairs.x[:, self._newcomer] @ self.newcomer[:-1] + self.newcomer[-1]
         return (logit - self.cosine_weight * pairs.cosine).expand(self.config.heads, -1)
 
-    def _run(self, mlps: nn.ModuleList, first: int, pairs: _Pairs) -> Tensor:
-        """(len(mlps), n_pairs); `first`: which slice of the projections the first of them reads."""
+    def _run(self, mlps: nn.ModuleList, start: int, pairs: _Pairs) -> Tensor:
+        """(len(mlps), n_pairs); `start`: which slice of the projections the first of them reads."""
         width, out = self.config.projection, []
         for head, mlp in enumerate(mlps):
-            part = slice((first + head) * width, (first + head + 1) * width)
-            # plain indexing sums its gradient in the order in which threads finish; this does not
-            u = functional.embedding(pairs.user, pairs.users[:, part])
-            v = functional.embedding(pairs.item, pairs.items[:, part])
-            out.append(mlp(torch.cat([u, v, u * v, pairs.x], dim=1)).squeeze(1))
+            part = slice((start + head) * width, (start + head + 1) * width)
+            first, *further = mlp.children()
+            weight, bias = first.parameters()
+            hidden = _first_layer(weight, bias, pairs, part)
+            out.append(nn.Sequential(*further)(hidden).squeeze(1))
         return torch.stack(out)
 
     def forward(
@@ -211,6 +211,26 @@ class _Pairs(NamedTuple):
 
     def columns(self, kept: list[int]) -> _Pairs:
         return self if len(kept) == self.x.shape[1] else self._replace(x=self.x[:, kept])
+
+
+def _first_layer(weight: Tensor, bias: Tensor, pairs: _Pairs, part: slice) -> Tensor:
+    """linear([u, v, u * v, x]) without putting the four beside each other, (n_pairs, hidden).
+
+    What it makes of a person or an item is computed once for each, and no gradient is taken for the features.
+    """
+    users, items = pairs.users[:, part], pairs.items[:, part]
+    width = users.shape[1]
+    of_user, of_item, of_both, of_x = torch.split(weight, [width, width, width, pairs.x.shape[1]], dim=1)
+    both = functional.embedding(pairs.user, users) * functional.embedding(pairs.item, items)
+    out = _of_each(pairs.user, users, of_user, bias)
+    return out.add_(_of_each(pairs.item, items, of_item, None)).addmm_(pairs.x, of_x.T).addmm_(both, of_both.T)
+
+
+def _of_each(index: Tensor, table: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Rows `index` of linear(table). Plain indexing would sum its gradient in the order in which threads finish."""
+    if len(table) < len(index):
+        return functional.embedding(index, functional.linear(table, weight, bias))
+    return functional.linear(functional.embedding(index, table), weight, bias)
 
 
 def _mlp(config: ScorerConfig, n_features: int) -> nn.Sequential:

@@ -8,7 +8,10 @@ are not learned from in it say when to stop and calibrate the probability.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -114,29 +117,49 @@ def _interests(
     return [*reversed(learned[:-1]), learned[-1]]
 
 
+WORKERS = 2
+"""Windows cut at the same time; each holds its own crowd in memory."""
+
+
+class _Cut(NamedTuple):
+    """What is learned from one time: people who took something, judges, people without their history, arrivals."""
+
+    window: Window | None = None
+    judges: Window | None = None
+    newcomers: Window | None = None
+    arrivals: Window | None = None
+
+
 def _windows(
     past: Past, starts: list[int], snapshots: Sequence[Interests | None], tell: Progress
 ) -> tuple[list[Window], Window | None, list[Window]]:
     """What to learn from, latest first, the judges of the latest window, and people shown without their history."""
-    args, judge = past.args, None
-    windows: list[Window] = []
-    newcomers: list[Window | None] = []
-    target = past.population.target
-    further = (
-        window_starts(past.dataset, target, args, args.n_arrival_windows) if args.arrival_weight and args.timed else []
-    )
+    args, target, further = past.args, past.population.target, []
+    if args.arrival_weight and args.timed:
+        further = window_starts(past.dataset, target, args, args.n_arrival_windows)
     if snapshots[-1] is not None:  # no snapshot is old enough for the windows before the first of `starts`
         further = further[: len(starts)]
-    for place, start in enumerate(starts if len(starts) > len(further) else further):
-        tell(f"window {place + 1}: {utc(start):%Y-%m-%d} and the {args.horizon_days} days after it")
-        crowd = past.crowd(start, snapshots[min(place, len(starts) - 1)])
-        if place < len(starts):
-            window, judges = past.window(crowd, judge=0 if place else args.judge_people)
-            windows, judge = [*windows, window], judges or judge
-            newcomers.append(past.newcomers(crowd) if args.timed else None)
-        if place < len(further) and (arrivals := past.arrivals(crowd)) is not None:
-            windows.append(arrivals)
-    return [w for w in windows if w.label.any()], judge, [w for w in newcomers if w is not None and w.label.any()]
+    times, cuts = max(starts, further, key=len), []  # both go back from the same day, window by window
+    with ThreadPoolExecutor(min(WORKERS, torch.get_num_threads())) as pool:
+        cut = partial(_cut, past, times, (len(starts), len(further)), snapshots)
+        for place, done in enumerate(pool.map(cut, range(len(times)))):
+            tell(f"window {place + 1}: {utc(times[place]):%Y-%m-%d} and the {args.horizon_days} days after it")
+            cuts.append(done)
+    windows = [w for c in cuts for w in (c.window, c.arrivals) if w is not None and w.label.any()]
+    newcomers = [c.newcomers for c in cuts if c.newcomers is not None and c.newcomers.label.any()]
+    return windows, cuts[0].judges, newcomers
+
+
+def _cut(
+    past: Past, times: list[int], wanted: tuple[int, int], snapshots: Sequence[Interests | None], place: int
+) -> _Cut:
+    """What the window from times[place] teaches; `wanted`: of how many windows people, and of how many arrivals."""
+    crowd = past.crowd(times[place], snapshots[min(place, wanted[0] - 1)])
+    arrivals = past.arrivals(crowd) if place < wanted[1] else None
+    if place >= wanted[0]:
+        return _Cut(arrivals=arrivals)
+    window, judges = past.window(crowd, judge=0 if place else past.args.judge_people)
+    return _Cut(window, judges, past.newcomers(crowd) if past.args.timed else None, arrivals)
 
 
 def _of_arrivals(window: Window) -> bool:
