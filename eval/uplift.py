@@ -1,0 +1,147 @@
+"""Uplift on simulated trials with known truth:  python eval/uplift.py -o eval/results/uplift.json
+
+Simulated people, not a shop's: twelve features, a base chance of the outcome that depends on some of them, and an
+effect of treatment that depends on others and is negative for some. Half of each trial is learned from, the other half
+judged by `true_qini` (of everybody's true effect), its share of the true order's, and Qini from outcomes alone. Worlds:
+equal chances of treatment; known chances that depend on a feature; a tenth treated; an effect that is the same for all
+(there is nothing to find). The other systems: the base chance ("who responds anyway"), the chance among the treated, random.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recllm.behaviour.curves import auc
+from recllm.behaviour.table import Features
+from recllm.errors import PolicyError
+from recllm.evaluation.report import commit, hardware, versions
+from recllm.uplift import Learner, Trial, fit_uplift, qini_curve, true_qini
+from recllm.uplift.learners import UpliftSettings, _chances
+
+Values = NDArray[np.float64]
+N, RUNS = 20_000, 5
+WORLDS = ("equal chances", "known chances", "a tenth treated", "same effect for all")
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    trial: Trial
+    truth: Values
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("-o", "--output", type=Path)
+    args = parser.parse_args()
+    began = time.perf_counter()
+    record = {
+        "protocol": "uplift-simulated",
+        "note": "simulated with a seed; no real people",
+        "commit": commit(),
+        "seed": args.seed,
+        "people": N,
+        "runs": RUNS,
+        "worlds": {name: of_world(name, args.seed) for name in WORLDS},
+        "refused": refusals(args.seed),
+        "seconds": round(time.perf_counter() - began, 1),
+        "hardware": hardware(),
+        "versions": versions(),
+    }
+    record = json.loads(json.dumps(record, default=float), parse_float=lambda text: round(float(text), 6))
+    print(text := json.dumps(record, indent=1))
+    if args.output:
+        args.output.write_text(text + "\n", encoding="utf-8")
+
+
+def simulate(name: str, seed: int, n: int = N) -> tuple[Features, NDArray[np.bool_], Values, Values, Values]:
+    """Features, treated, outcome, propensity and true effect."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 12)).astype(np.float32)
+    base = 0.25 + 0.15 * np.tanh(x[:, 0] + 0.5 * x[:, 1])
+    effect = 0.04 + 0.12 * np.tanh(x[:, 2]) * (x[:, 3] > -0.5)
+    if name == "same effect for all":
+        effect = np.full(n, 0.04)
+    chance = np.clip(base + effect, 0.01, 0.99)
+    propensity = np.full(n, 0.1 if name == "a tenth treated" else 0.5)
+    if name == "known chances":
+        propensity = 0.5 + 0.3 * np.tanh(x[:, 0])
+    treated = rng.random(n) < propensity
+    outcome = (rng.random(n) < np.where(treated, chance, base)).astype(np.float64)
+    names = tuple(f"x{i}" for i in range(12))
+    return Features(names, names, x), treated, outcome, propensity, chance - base
+
+
+def world(name: str, seed: int) -> tuple[World, World]:
+    """The half to learn from, and the half to judge on."""
+    features, treated, outcome, propensity, truth = simulate(name, seed)
+    trial = Trial.construct(features, treated, outcome, propensity=propensity, seed=seed)
+    half = np.arange(len(truth)) < len(truth) // 2
+    return World(trial.rows(half), truth[half]), World(trial.rows(~half), truth[~half])
+
+
+def of_world(name: str, seed: int) -> dict[str, Any]:
+    """Means over the runs, and their standard deviation."""
+    runs = [of_run(name, 1_000 * seed + run) for run in range(RUNS)]
+    systems = {s: {m: float(np.mean([r[s][m] for r in runs])) for m in runs[0][s]} for s in runs[0]}
+    spread = {s: float(np.std([r[s]["true_qini"] for r in runs], ddof=1)) for s in systems}
+    return {"systems": systems, "spread_over_runs": spread}
+
+
+def of_run(name: str, seed: int) -> dict[str, dict[str, float]]:
+    learn, judge = world(name, seed)
+    settings = UpliftSettings(seed=seed)
+    scores = {f"{one}-learner": fit_uplift(learn.trial, one, settings).uplift(judge.trial.features) for one in Learner}
+    scores |= others(learn.trial, judge.trial, settings)
+    best = true_qini(judge.truth, judge.truth).qini
+    return {name: figures(score, judge, best) for name, score in scores.items()}
+
+
+def others(learn: Trial, judge: Trial, settings: UpliftSettings) -> dict[str, Values]:
+    values, ones = learn.features.values, np.ones(len(learn))
+    asked = judge.features.values
+    arms = {"who responds anyway": ~learn.treated, "who responds when treated": learn.treated}
+    found = {name: _chances(values[a], learn.outcome[a], ones[a], settings)(asked) for name, a in arms.items()}
+    return found | {"random": np.random.default_rng(settings.seed).random(len(judge))}
+
+
+def figures(score: Values, judge: World, best: float) -> dict[str, float]:
+    """true_qini: against the truth; share_of_best: of the true order's; qini: from outcomes alone; error: root mean
+    square against the true effect."""
+    true = true_qini(score, judge.truth).qini
+    out = {"true_qini": true, "qini": qini_curve(score, judge.trial).qini, "auuc": qini_curve(score, judge.trial).auuc}
+    out["error"] = float(np.sqrt(np.mean((score - judge.truth) ** 2)))
+    return out | ({"share_of_best": true / best} if best > 1e-9 else {})
+
+
+def refusals(seed: int) -> dict[str, Any]:
+    """Trials that are none, called randomised: how many of 20 are refused; and how many of 20 true ones are."""
+    false, true, tell = 0, 0, []
+    for run in range(20):
+        features, treated, outcome, _, _ = simulate("equal chances", 10_000 * seed + 77 + run, 4_000)
+        true += _refused(features, treated, outcome)
+        rng = np.random.default_rng(run)
+        chosen = rng.random(len(treated)) < 0.5 + 0.2 * np.tanh(features.values[:, 5])
+        tell.append(auc(features.values[:, 5].astype(np.float64), chosen))
+        false += _refused(features, chosen, outcome)
+    return {"chosen_by_a_feature": false, "drawn_by_lot": true, "of": 20, "auc_of_that_feature": float(np.mean(tell))}
+
+
+def _refused(features: Features, treated: NDArray[np.bool_], outcome: Values) -> int:
+    try:
+        Trial.construct(features, treated, outcome, randomised=True)
+    except PolicyError:
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    main()
