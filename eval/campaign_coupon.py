@@ -20,6 +20,7 @@ from typing import Any
 import polars as pl
 from campaign_double11 import Clock, account, provenance, write_record
 
+from recllm.artifacts import current
 from recllm.campaigns.desk import open_desk
 from recllm.campaigns.effect import share
 from recllm.campaigns.export import export_campaign
@@ -33,6 +34,7 @@ from recllm.documents import plain
 from recllm.encoder import DEFAULT_ENCODER, load_encoder
 from recllm.pipeline import load_file, open_recommender, train_workspace
 from recllm.report.campaign import write_preview, write_report
+from recllm.schema import Encoder
 from recllm.workspace import Workspace
 
 RESULT = Path(__file__).parent / "results" / "campaign-coupon.json"
@@ -89,7 +91,7 @@ def main() -> None:
     shop = workspace(args.output, source, start)
     clock.lap("workspace")
     encoder = load_encoder(DEFAULT_ENCODER, cache_dir=args.cache, precision="auto")
-    trained = train_workspace(shop, encoder=encoder, n_windows=2, n_arrival_windows=2, seed=args.seed)
+    model = current(shop.models_dir) or trained(shop, encoder, args.seed)
     clock.lap("model")
     items = coupon_items(source, shop, args.campaign)
     campaign = written(args.output, args.campaign, start, end, items, len(households))
@@ -100,7 +102,7 @@ def main() -> None:
     done = export_campaign(desk, args.output / "export")
     clock.lap("preview and export")
     before = account(plan, desk, done)
-    transactions(shop, args.output, source, start, end + timedelta(days=1))
+    transactions(shop, args.output / "window-log.parquet", source, start, end + timedelta(days=1))
     clock.lap("reading what happened")
     found = campaign_outcome(open_desk(shop, campaign))
     write_report(found, args.output / "coupon-report.html", currency="USD")
@@ -112,7 +114,7 @@ def main() -> None:
         "bought_in_window": bought(source, shop, plan, items, households, (start, end)),
         "claim": "none: neither audience was drawn by lot, and nobody was sent the planned texts",
         "report": plain(found),
-        "model": trained.model_version,
+        "model": model,
         **provenance(source, args.seed, clock),
     }
     write_record(record, args.result)
@@ -128,18 +130,26 @@ def real_campaign(source: Path, number: int) -> tuple[datetime, datetime, list[s
 
 
 def workspace(folder: Path, source: Path, start: datetime) -> Workspace:
-    """A shop that grants every consent, with nothing from `start` on."""
-    shop = Workspace.create(folder / "shop", consent_default=True, currency="USD", timezone="UTC")
+    """A shop that grants every consent, with nothing from `start` on. A run that was stopped before it read the window
+    goes on with its workspace and model."""
+    if list(folder.glob("window-*")):
+        raise SystemExit(
+            f"{folder} holds a finished run, whose log reaches past the campaign's start; give a new folder"
+        )
+    shop = Workspace.create(folder / "shop", exist_ok=True, consent_default=True, currency="USD", timezone="UTC")
     load_file(shop, source / "products.parquet", "items", mapping=f"{MAPS}-products")
     load_file(shop, source / "demographics.parquet", "users", mapping=f"{MAPS}-demographics")
-    transactions(shop, folder, source, datetime(2017, 1, 1), start)
+    transactions(shop, folder / "past.parquet", source, datetime(2017, 1, 1), start)
     return shop
 
 
-def transactions(shop: Workspace, folder: Path, source: Path, start: datetime, end: datetime) -> None:
-    """Reads the lines with start <= time < end."""
+def trained(shop: Workspace, encoder: Encoder, seed: int) -> str:
+    return train_workspace(shop, encoder=encoder, n_windows=2, n_arrival_windows=2, seed=seed).model_version
+
+
+def transactions(shop: Workspace, part: Path, source: Path, start: datetime, end: datetime) -> None:
+    """Reads the lines with start <= time < end, by way of the file `part`."""
     at = pl.col("transaction_timestamp")
-    part = folder / f"transactions-{start:%m%d}-{end:%m%d}.parquet"
     pl.scan_parquet(source / "transactions.parquet").filter((at >= start) & (at < end)).sink_parquet(part)
     load_file(shop, part, "events", mapping=f"{MAPS}-transactions")
 

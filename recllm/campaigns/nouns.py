@@ -80,13 +80,14 @@ class Plan:
     """SHA-256 of the campaign's file."""
     as_of: str
     send: str
-    offer: str
-    """In words of the file, e.g. "percent 20 until 2025-11-12"; empty without one."""
+    offer: Mapping[str, Any] | None
+    """type, value, start, end as JSON."""
     horizon_days: int
     window_days: float
     model_version: str | None
     holdout: float
     excluded: Mapping[str, int]
+    """Reason -> people who are not addressed, each under one reason."""
     expected_conversions: float
     cost: float | None
     """What all contacts cost, where a contact has a price."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,14 +13,17 @@ from recllm.adcopy.hooks import ReasonKind, reason_kind
 from recllm.audiences import Audience, Exclusions, Pool, Target, category_target, item_target, text_target
 from recllm.audiences.assignment import Campaign, assign
 from recllm.audiences.audience import answer, names_of, pool
+from recllm.audiences.exclusions import NO_CONSENT
 from recllm.audiences.reasons import reasons_for
 from recllm.audiences.selection import Selection, select
 from recllm.audiences.several import selection_of
 from recllm.campaigns.file import CampaignFile
+from recllm.campaigns.suppression import suppressed_ids
 from recllm.errors import NotFittedError, UsageError
 from recllm.pipeline import CHANNEL_PURPOSE
 from recllm.privacy import PolicyGate
 from recllm.vectors import basics_of
+from recllm.workspace import Workspace
 
 if TYPE_CHECKING:
     from recllm.recommender import Recommender
@@ -71,11 +74,34 @@ def groups(
     suppressed: campaign id -> ids never to contact. Raises `NotFittedError` without a trained model, `UsageError` for
     an unknown item, `PolicyError` for a sensitive target or a group under the policy's floor.
     """
-    if recommender.model is None:
-        raise NotFittedError("a campaign needs calibrated probabilities: train a model first, with recllm train")
+    _check_trained(recommender)
     opened = [_open(recommender, file, gate, suppressed.get(file.id, ())) for file in files]
     selections = [_cut(opened[0], files[0])] if len(files) == 1 else _compete(opened, files, contacts)
     return [_group(one, file, chosen, gate) for one, file, chosen in zip(opened, files, selections, strict=True)]
+
+
+def audience_of(
+    workspace: Workspace, recommender: Recommender, file: CampaignFile, *, explain: bool = True
+) -> Audience:
+    """Whom a campaign would address, without planning it; the errors are those of `groups`."""
+    _check_trained(recommender)
+    one = _open(recommender, file, workspace.gate(), suppressed_ids(workspace, file))
+    found = answer(one.recommender, one.pool, _cut(one, file), file.id, explain=explain)
+    return with_outside(found, outside(workspace, recommender))
+
+
+def outside(workspace: Workspace, recommender: Recommender) -> int:
+    """People of the store who did not agree to personalisation: the recommender does not know them."""
+    with workspace.store().read() as reader:
+        return max(0, reader.counts()["users"] - recommender.dataset.n_users)
+
+
+def with_outside(found: Audience, n: int) -> Audience:
+    """The audience with `n` more people counted among those without consent."""
+    if not n:
+        return found
+    counted = {NO_CONSENT: found.excluded.get(NO_CONSENT, 0) + n}
+    return replace(found, excluded=counted | {k: v for k, v in found.excluded.items() if k != NO_CONSENT})
 
 
 def first_channel(gate: PolicyGate, ids: Sequence[str], channels: Sequence[str]) -> list[str | None]:
@@ -85,6 +111,11 @@ def first_channel(gate: PolicyGate, ids: Sequence[str], channels: Sequence[str])
         for place, yes in enumerate(gate.permits_each(ids, CHANNEL_PURPOSE[channel])):
             out[place] = out[place] or (channel if yes else None)
     return out
+
+
+def _check_trained(recommender: Recommender) -> None:
+    if recommender.model is None:
+        raise NotFittedError("a campaign needs calibrated probabilities: train a model first, with recllm train")
 
 
 def _open(recommender: Recommender, file: CampaignFile, gate: PolicyGate, suppressed: Sequence[str]) -> _Open:

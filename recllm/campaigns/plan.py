@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from recllm.adcopy.facts import Offer
-from recllm.audiences.exclusions import NO_CONSENT
 from recllm.audiences.selection import draws
 from recllm.campaigns.catalogue import catalogue_now
 from recllm.campaigns.decisions import approve_alone
 from recllm.campaigns.file import CampaignFile
 from recllm.campaigns.folder import CampaignFolder, begin, publish
 from recllm.campaigns.nouns import Person, Plan, Text
-from recllm.campaigns.people import Group, groups
+from recllm.campaigns.people import Group, groups, outside, with_outside
 from recllm.campaigns.suppression import suppressed_ids
 from recllm.campaigns.texts import Key, Writing, counted, key_of, keys_of, write_texts
 from recllm.dataset import utc
@@ -68,7 +66,7 @@ def plan_campaigns(
     for file, group, folder, send in zip(files, found, folders, sends, strict=True):
         tell(f"writing the texts of {file.id}")
         writing = _writing(workspace, file, group, folder, send, generator)
-        plans.append(_plan(workspace, writing, group, outside=_outside(workspace, opened)))
+        plans.append(_plan(workspace, writing, group, outside=outside(workspace, opened)))
     for file, plan, folder in zip(files, plans, folders, strict=True):
         publish(folder, plan)
         if file.auto:
@@ -104,12 +102,6 @@ def _check_reached(file: CampaignFile, group: Group) -> None:
         raise NothingToDo(f"the campaign {file.id!r} reaches nobody: {counts}; held out: {len(group.audience.held)}")
 
 
-def _outside(workspace: Workspace, opened: Recommender) -> int:
-    """People of the store who did not agree to personalisation."""
-    with workspace.store().read() as reader:
-        return max(0, reader.counts()["users"] - opened.dataset.n_users)
-
-
 def _writing(
     workspace: Workspace,
     file: CampaignFile,
@@ -139,8 +131,6 @@ def _plan(workspace: Workspace, writing: Writing, group: Group, *, outside: int)
     modelled = _modelled(workspace, writing, [p.user_id for p in group.people])
     texts, remarks = write_texts(keys_of(group.people, modelled, file), writing)
     people = _people(group, texts, modelled, file)
-    excluded = {NO_CONSENT: audience.excluded.get(NO_CONSENT, 0) + outside} if outside else {}
-    excluded |= {reason: n for reason, n in audience.excluded.items() if reason not in excluded}
     return Plan(
         campaign_id=file.id,
         goal=file.goal,
@@ -148,12 +138,12 @@ def _plan(workspace: Workspace, writing: Writing, group: Group, *, outside: int)
         digest=file.digest,
         as_of=plain(audience.as_of),
         send=plain(writing.send),
-        offer=_told(file.offer),
+        offer=plain(file.offer),
         horizon_days=audience.horizon_days,
         window_days=file.window_days or audience.horizon_days,
         model_version=audience.model_version,
         holdout=file.cut.holdout,
-        excluded=excluded,
+        excluded=with_outside(audience, outside).excluded,
         expected_conversions=audience.expected_conversions or 0.0,
         cost=None if file.cut.cost is None else file.cut.cost * len(audience.people),
         items=audience.items,
@@ -197,16 +187,3 @@ def _people(
             )
         )
     return tuple(out)
-
-
-def _told(offer: Offer | None) -> str:
-    if offer is None:
-        return ""
-    value = "" if offer.value is None else f" {offer.value}"
-    start = "" if offer.start is None else f" from {offer.start.isoformat()}"
-    return f"{offer.type}{value}{start}" + ("" if offer.end is None else f" until {offer.end.isoformat()}")
-
-
-def end_of(plan: Plan, start: datetime) -> datetime:
-    """When the window in which conversions count is over."""
-    return start + timedelta(days=plan.window_days)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 SHOWN = 20
 """People listed on a screen; a file holds all."""
 
+FILE_SUFFIX = ".toml"
+
 Items = Annotated[list[str] | None, typer.Option("--item", "-i", help="An item's id; may be repeated: one of them.")]
 Category = Annotated[str | None, typer.Option(help="A category's name, or its path: 'food > tea'.")]
 Text = Annotated[str | None, typer.Option(help="What the shop does not sell yet; --category says what kind it is.")]
@@ -36,7 +38,9 @@ def audience(
     text: Text = None,
     seeds: SeedFile = None,
     workspace: WorkspaceDir = DEFAULT_WORKSPACE,
-    campaign: Annotated[str | None, typer.Option(help="Name of the campaign, which draws the holdout.")] = None,
+    campaign: Annotated[
+        str | None, typer.Option(help="Name of the campaign, which draws the holdout; or its file, which says all.")
+    ] = None,
     size: Annotated[int | None, typer.Option(min=0, help="People to address at most.")] = None,
     budget: Annotated[float | None, typer.Option(min=0, help="Money to spend; needs --cost.")] = None,
     cost: Annotated[float | None, typer.Option(min=0, help="Money per person addressed.")] = None,
@@ -59,6 +63,9 @@ def audience(
     from recllm.pipeline import find_audience
     from recllm.workspace import Workspace
 
+    if campaign is not None and campaign.endswith(FILE_SUFFIX):
+        _of_campaign(Path(campaign), workspace, explain, csv, ids, model, locale, json)
+        return
     cut = Cut(size=size, budget=budget, cost=cost, margin=margin, holdout=holdout, salt=salt)
     rules: dict[str, Any] = {"bought_days": bought_days, "frequency_cap": frequency_cap}
     rules |= {"suppressed": read_ids(suppress) if suppress else ()}
@@ -78,6 +85,30 @@ def audience(
             explain=explain,
             **target,
         )
+    _show(found, names, csv, json)
+
+
+def _of_campaign(
+    file: Path,
+    workspace: Path,
+    explain: bool,
+    csv: Path | None,
+    ids: Path | None,
+    model: str | None,
+    locale: str | None,
+    json: bool,
+) -> None:
+    """Whom a campaign's file would reach; nothing is planned."""
+    from recllm.campaigns.file import read_campaign
+    from recllm.campaigns.people import audience_of
+    from recllm.pipeline import open_recommender
+    from recllm.workspace import Workspace
+
+    campaign, own_ids = read_campaign(file), read_ids(ids) if ids else []
+    with Workspace.open(workspace) as opened:
+        names = dict(zip(opened.pseudonymiser().many(own_ids), own_ids, strict=True))
+        recommender = open_recommender(opened, version=model, locale=locale)
+        found = audience_of(opened, recommender, campaign, explain=explain)
     _show(found, names, csv, json)
 
 

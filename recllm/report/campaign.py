@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,14 @@ def _environment() -> Environment:
     )
     made.filters["count"] = lambda n: f"{n:,}"
     made.filters["percent"] = lambda share: f"{100 * share:.1f} %"
+    made.filters["moment"] = _moment
     return made
+
+
+def _moment(when: str | datetime) -> str:
+    """Minutes are enough for people; the zone is told."""
+    at = datetime.fromisoformat(when) if isinstance(when, str) else when
+    return f"{at:%Y-%m-%d %H:%M} (UTC{at:%z})"
 
 
 def _group_chart(group: Sequence[Mapping[str, Any]], said: Mapping[str, str]) -> Markup:
