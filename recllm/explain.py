@@ -95,6 +95,19 @@ def without(person: Person, units: Sequence[Unit]) -> tuple[Events, list[Mapping
     return kept, list(basics)
 
 
+def lacking(person: Person, sets: Sequence[Sequence[Unit]]) -> tuple[Events, list[Mapping[str, str]]]:
+    """One version of the person per set of units, each lacking all units of its set."""
+    many = person.events.rows(np.zeros(len(sets), np.int64))
+    browsing, bought = (np.isin(many.action, codes) for codes in (_BROWSING_CODES, _BOUGHT_CODES))
+    gone = np.zeros(len(many), bool)
+    for version, units in enumerate(sets):
+        part = slice(many.indptr[version], many.indptr[version + 1])
+        for kind, deeds in (("H", browsing), ("B", bought)):
+            gone[part] |= deeds[part] & np.isin(many.item[part], [u.item for u in units if u.kind == kind])
+    hidden = [{u.name for u in units if u.kind == "I"} for units in sets]
+    return many.select(~gone), [{n: v for n, v in person.basics.items() if n not in h} for h in hidden]
+
+
 def deltas(
     person: Person, units: Sequence[Unit], shown: NDArray[np.integer], tried: NDArray[np.bool_], score: Score
 ) -> NDArray[np.float32]:
@@ -156,6 +169,10 @@ class Speaker:
     settings: ExplainSettings = ExplainSettings()
     prompts: Prompts | None = None
 
+    def contribution(self, unit: Unit, delta: float, shown: int, profile: Profile) -> Reason | None:
+        """One piece of evidence in words, whatever its size; None for what is never named."""
+        return None if self.sensitive(unit) else self._reason(unit, delta, shown, _lines(profile), profile)
+
     def reasons(
         self, units: Sequence[Unit], worth: NDArray[np.float32], shown: int, profile: Profile, spread: float
     ) -> tuple[Reason, ...]:
@@ -173,7 +190,7 @@ class Speaker:
             delta = float(worth[place])
             if len(told) == self.settings.told or not delta > self.settings.clear * spread:
                 break
-            if self._sensitive(units[place]):
+            if self.sensitive(units[place]):
                 withheld = withheld or delta
             else:
                 told.append(self._reason(units[place], delta, shown, lines, profile))
@@ -187,7 +204,7 @@ class Speaker:
     def _say(self, kind: str, **facts: object) -> str:
         return reason_text(kind, self.locale, prompts=self.prompts, **facts)
 
-    def _sensitive(self, unit: Unit) -> bool:
+    def sensitive(self, unit: Unit) -> bool:
         """Never named to the person, however much it weighs."""
         return unit.item >= 0 and self.policy.is_sensitive(self._path(unit.item))
 

@@ -24,7 +24,7 @@ from recllm.candidates import POPULAR, served_by
 from recllm.catalogue_filter import allowed_items
 from recllm.dataset import USER_COLUMN, Dataset, Events, utc
 from recllm.errors import UsageError
-from recllm.explain import ExplainSettings, Pairs, Person, Speaker, choose, deltas, units_of
+from recllm.explain import ExplainSettings, Pairs, Person, Speaker, Unit, choose, deltas, units_of
 from recllm.interests import InterestArguments
 from recllm.item_calibration import ItemOffsets
 from recllm.model import Model, publish_model
@@ -320,8 +320,23 @@ class Recommender:
         *,
         repeats: bool,
     ) -> Ranked:
+        basics = [self._basics(int(r)) for r in rows]
         e = self.dataset.events.rows(rows)
-        told = basics_vectors(self.encoder, [self._basics(int(r)) for r in rows], self.locale)
+        return self._ranked(e, basics, rows, k, allowed, explicit, popularity_weight, repeats=repeats)
+
+    def _ranked(
+        self,
+        e: Events,
+        basics: Sequence[Mapping[str, str]],
+        rows: NDArray[np.int64],
+        k: int,
+        allowed: NDArray[np.bool_],
+        explicit: NDArray[np.int64] | None,
+        popularity_weight: float,
+        *,
+        repeats: bool = True,
+    ) -> Ranked:
+        told = basics_vectors(self.encoder, basics, self.locale)
         hidden = dismissed(e)
         if self.model is None:
             return rank_by_text(
@@ -371,14 +386,35 @@ class Recommender:
     def _reasons(self, row: int, shown: NDArray[np.int64], logit: NDArray[np.float32]) -> list[tuple[Reason, ...]]:
         if not len(shown):
             return []
-        person = Person(self.dataset.events.rows(np.array([row])), self._basics(row))
-        units = units_of(person)
-        tried = choose(units, shown, self.item_vectors, self.population.facets.type, self.explanations.tried)
-        worth = deltas(person, units, shown, tried, self.score_versions(row))
-        speaker = Speaker(self.dataset.items, self.policy, self.locale, self.explanations)
+        units, worth = self.evidence(row, shown)
+        speaker = self.speaker()
         profile = build_profile(self.dataset, row)
         spread = max(float(np.nanmax(logit) - np.nanmin(logit)), 1.0)
         return [speaker.reasons(units, worth[:, n], int(i), profile, spread) for n, i in enumerate(shown)]
+
+    def person(self, row: int) -> Person:
+        """What is known of the person in this row of the dataset."""
+        return Person(self.dataset.events.rows(np.array([row])), self._basics(row))
+
+    def speaker(self) -> Speaker:
+        """Tells measured evidence in words, in this recommender's language and under its policy."""
+        return Speaker(self.dataset.items, self.policy, self.locale, self.explanations)
+
+    def evidence(self, row: int, shown: NDArray[np.integer]) -> tuple[list[Unit], NDArray[np.float32]]:
+        """The person's pieces of evidence, and their measured worth for the shown item rows, (n_units, n_shown)."""
+        person = self.person(row)
+        units = units_of(person)
+        tried = choose(units, shown, self.item_vectors, self.population.facets.type, self.explanations.tried)
+        return units, deltas(person, units, shown, tried, self.score_versions(row))
+
+    def rank_versions(self, row: int, k: int) -> Callable[[Events, Sequence[Mapping[str, str]]], Ranked]:
+        """The served ranking, first `k` of each, for versions of one person, who is never their own neighbour."""
+
+        def ranking(histories: Events, basics: Sequence[Mapping[str, str]]) -> Ranked:
+            own, allowed = np.full(len(basics), row), allowed_items(self.dataset)
+            return self._ranked(histories, basics, own, k, allowed, None, self.policy.popularity_weight)
+
+        return ranking
 
     def score_versions(self, row: int) -> Callable[[Events, Sequence[Mapping[str, str]], Pairs], NDArray[np.float32]]:
         """The served score for versions of one person, who is never their own neighbour."""

@@ -37,6 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "finetuning",
         "ranking",
         "explain",
+        "counterfactuals",
         "vectors",
         "model",
         "zero_shot",
@@ -49,7 +50,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("pipeline",),
     ("campaigns",),
     ("predicting",),
-    ("demo", "report"),
+    ("demo", "report", "explanation"),
     ("cli", "__main__"),
 )
 """A room may import rooms of rows above its own, and its own row."""

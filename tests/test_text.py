@@ -103,6 +103,10 @@ FACTS: dict[str, Any] = {
     "high": 2.5,
     "name": "household_size",
     "value": "2",
+    "titles": ["Green tea", "Blue mug", "Oat milk"],
+    "before": 2,
+    "after": 37,
+    "listed": 110,
 }
 
 
@@ -130,6 +134,10 @@ def rendered(locale: str) -> dict[str, Any]:
         "without category": [
             reason(kind, locale, category=None)
             for kind in ("bought_similar", "browsed_similar", "popular", "new_arrival")
+        ],
+        "counterfactuals": [
+            reason("counterfactual", locale, titles=["Green tea"]),
+            reason("counterfactual", locale, titles=["Green tea", "Blue mug"], after=None),
         ],
         "deeds": [reason("browsed_before", locale, action=a) for a in ("view", "cart", "favourite", "click")],
     }

@@ -23,6 +23,7 @@ UserFile = Annotated[Path | None, typer.Option("--users", help="A file with one 
 
 def register(app: typer.Typer) -> None:
     app.command()(recommend)
+    app.command()(explain)
     app.command()(report)
     feedback = typer.Typer(help="What people did with what they were shown.", no_args_is_help=True)
     feedback.command("add")(feedback_add)
@@ -84,6 +85,34 @@ def _print_slate(slate: Slate) -> None:
         chance = "" if item.probability is None else f"  {100 * item.probability:.1f} %"
         say(f"{item.rank:3}. {item.title}{chance}  [{', '.join(item.served_by)}]")
         say(*(f"       {r.text}" + (f" ({r.delta:+.2f})" if r.delta else "") for r in item.reasons))
+
+
+def explain(
+    user: Annotated[str, typer.Option("--user", "-u", help="The person's id.")],
+    item: Annotated[str, typer.Option("--item", "-i", help="The item's id.")],
+    workspace: WorkspaceDir = DEFAULT_WORKSPACE,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, help="Length of the list that the item would leave.")] = 10,
+    html: Annotated[Path | None, typer.Option(help="Also write the picture to this page.")] = None,
+    model: Annotated[str | None, typer.Option(help="Another published version than the current one.")] = None,
+    locale: Annotated[str | None, typer.Option(help="Language: en or zh.")] = None,
+    json: Json = False,
+) -> None:
+    """One item for one person: what each piece of evidence adds, and without what it would not be shown."""
+    from recllm.explanation import explanation, write_page
+    from recllm.pipeline import open_recommender
+    from recllm.workspace import Workspace
+
+    with Workspace.open(workspace) as opened:
+        found = explanation(open_recommender(opened, version=model, locale=locale), user, item, k=k)
+    if html:
+        write_page(found, html)
+    if json:
+        emit_json(found)
+    else:
+        say(f"{found.title}: " + (f"number {found.place}" if found.place else f"not among the first {k}"))
+        say(*(f"  {c.delta:+.2f}  {c.text}" for c in found.contributions))
+        say(*([f"  {found.withheld:+.2f}  (not named)"] if found.withheld else []))
+        say(*([found.counterfactual] if found.counterfactual else []))
 
 
 def feedback_add(

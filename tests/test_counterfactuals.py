@@ -1,0 +1,155 @@
+"""Counterfactuals on a model whose truth is known, and on a small shop through the recommender."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import polars as pl
+import pytest
+
+from recllm.counterfactuals import counterfactual
+from recllm.dataset import Dataset, Events
+from recllm.encoder import ToyEncoder
+from recllm.errors import UsageError
+from recllm.explain import Person, Unit, lacking, units_of
+from recllm.explanation import explanation, places, write_page
+from recllm.recommender import Recommender
+
+ITEMS = pl.DataFrame(
+    {
+        "item_id": ["tea", "mate", "mug", "hammer", "nails", "pills"],
+        "title": ["Green tea", "Mate tea", "Tea mug", "Steel hammer", "Steel nails", "Mate tea pills"],
+        "category": [["drinks"], ["drinks"], ["kitchen"], ["tools"], ["tools"], ["pharmacy"]],
+    }
+)
+LOG = pl.DataFrame(
+    {
+        "user_id": ["ann", "ann", "ann", "ann", "bob"],
+        "item_id": ["tea", "mug", "hammer", "pills", "nails"],
+        "event": ["purchase", "purchase", "view", "purchase", "purchase"],
+        "timestamp": [86_400 * day for day in (1, 2, 3, 4, 5)],
+    }
+)
+SHOP = Dataset.construct(LOG, pl.DataFrame({"user_id": ["ann"], "age": ["35-44"]}), ITEMS)
+ROW = dict(zip(SHOP.items["item_id"].to_list(), range(SHOP.n_items), strict=True))
+ANN = Person(SHOP.events.rows(SHOP.user_rows(["ann"])), {"age": "35-44"})
+UNITS = units_of(ANN)
+WEIGHT = {"tea": 5, "mug": 3, "pills": 2, "hammer": -1}
+
+
+def worth() -> np.ndarray:
+    named = {ROW[name]: value for name, value in WEIGHT.items()}
+    return np.array([named.get(u.item, 1) for u in UNITS], np.float32)
+
+
+def place_by_sum(least: float) -> object:
+    """First place while the history's weights sum up to `least` at least; then as much lower as is missing."""
+
+    def place(histories: Events, basics: Sequence[Mapping[str, str]]) -> np.ndarray:
+        named = {ROW[name]: value for name, value in WEIGHT.items()}
+        totals = np.array([1.0 if "age" in b else 0.0 for b in basics])
+        np.add.at(totals, histories.user, [named[int(i)] for i in histories.item])
+        return np.where(totals >= least, 1, 1 + (least - totals)).astype(np.int64)
+
+    return place
+
+
+def names(units: Sequence[Unit]) -> set[str]:
+    ids = SHOP.items["item_id"].to_list()
+    return {u.name or ids[u.item] for u in units}
+
+
+def test_each_version_lacks_the_units_of_its_set() -> None:
+    tea, seen, age = (
+        next(u for u in UNITS if (u.item, u.name) == key)
+        for key in ((ROW["tea"], ""), (ROW["hammer"], ""), (-1, "age"))
+    )
+    histories, basics = lacking(ANN, [(), (tea, age), (seen, tea)])
+    left = [{int(i) for i in histories.item[histories.user == v]} for v in range(3)]
+    whole = {ROW[n] for n in ("tea", "mug", "hammer", "pills")}
+    assert left == [whole, whole - {ROW["tea"]}, whole - {ROW["tea"], ROW["hammer"]}]
+    assert basics == [{"age": "35-44"}, {}, {"age": "35-44"}]
+
+
+def test_one_piece_is_enough_where_one_is() -> None:
+    found = counterfactual(ANN, UNITS, worth(), place_by_sum(9), k=2)
+    assert found is not None
+    assert (names(found.units), found.before, found.after) == ({"tea"}, 1, 5)
+
+
+def test_pieces_that_were_not_needed_are_put_back() -> None:
+    def only_mug(histories: Events, basics: Sequence[Mapping[str, str]]) -> np.ndarray:
+        has = np.zeros(len(basics), bool)
+        has[np.unique(histories.user[histories.item == ROW["mug"]])] = True
+        return np.where(has, 2, 40).astype(np.int64)
+
+    found = counterfactual(ANN, UNITS, worth(), only_mug, k=5)
+    assert found is not None
+    assert (names(found.units), found.before, found.after) == ({"mug"}, 2, 40)
+
+
+def test_nothing_is_said_where_nothing_helps_or_the_item_is_not_shown() -> None:
+    stays = counterfactual(ANN, UNITS, worth(), lambda histories, basics: np.ones(len(basics), np.int64), k=5)
+    absent = counterfactual(ANN, UNITS, worth(), lambda histories, basics: np.full(len(basics), 9), k=5)
+    assert stays is None and absent is None
+
+
+@pytest.fixture(scope="module")
+def recommender() -> Recommender:
+    return Recommender(SHOP, ToyEncoder())
+
+
+def test_the_explained_place_is_the_slate_s(recommender: Recommender) -> None:
+    slate = recommender.recommend("ann", k=6)[0]
+    for item in slate.items:
+        row, column = int(SHOP.user_rows(["ann"])[0]), ROW[item.item_id]
+        person = recommender.person(row)
+        assert places(recommender, row, column, 6)(person.events, [person.basics]) == [item.rank]
+
+
+def test_what_the_sentence_says_is_true(recommender: Recommender) -> None:
+    found = explanation(recommender, "ann", "mate", k=3)
+    assert found.counterfactual is not None and found.place is not None
+    row = int(SHOP.user_rows(["ann"])[0])
+    titles = dict(zip(SHOP.items["title"].to_list(), SHOP.items["item_id"].to_list(), strict=True))
+    gone = [u for u in UNITS if u.item >= 0 and u.item in {ROW[titles[t]] for t in found.without if t in titles}]
+    after = places(recommender, row, ROW["mate"], 3)(*lacking(recommender.person(row), [gone]))
+    assert int(after[0]) == found.after and found.after > 3
+    assert str(found.after) in found.counterfactual and str(found.place) in found.counterfactual
+
+
+def test_what_is_sensitive_is_counted_and_never_named(recommender: Recommender) -> None:
+    found = explanation(recommender, "ann", "mate", k=4)
+    assert found.withheld > 0
+    told = " ".join([*(c.text for c in found.contributions), *found.without, found.counterfactual or ""])
+    assert "pills" not in told.casefold() and not any("pills" in c.evidence_id for c in found.contributions)
+
+
+def test_contributions_are_the_measured_ones_heaviest_first(recommender: Recommender) -> None:
+    found = explanation(recommender, "ann", "mate", k=4)
+    row = int(SHOP.user_rows(["ann"])[0])
+    units, measured = recommender.evidence(row, np.array([ROW["mate"]]))
+    deltas = {f"{u.kind}:{SHOP.items['item_id'][u.item]}": measured[n, 0] for n, u in enumerate(units) if u.item >= 0}
+    assert [c.delta for c in found.contributions] == sorted((c.delta for c in found.contributions), reverse=True)
+    assert all(c.delta == pytest.approx(deltas[c.evidence_id]) for c in found.contributions if c.evidence_id in deltas)
+    assert found.contributions[0].evidence_id == "B:tea"
+
+
+def test_the_picture_shows_text_as_text(tmp_path: object, recommender: Recommender) -> None:
+    items = ITEMS.with_columns(
+        title=pl.when(pl.col("item_id") == "tea").then(pl.lit("<b>Green</b> tea")).otherwise("title")
+    )
+    shop = Dataset.construct(LOG, None, items)
+    found = explanation(Recommender(shop, ToyEncoder()), "ann", "mate", k=3)
+    page = tmp_path / "page.html"  # type: ignore[operator]
+    write_page(found, page)
+    html = page.read_text(encoding="utf-8")
+    assert "<svg" in html and "<b>Green" not in html and found._repr_html_() in html
+
+
+def test_strangers_and_unknown_items_are_refused(recommender: Recommender) -> None:
+    with pytest.raises(UsageError, match="nothing to explain"):
+        explanation(recommender, "zoe", "mate")
+    with pytest.raises(UsageError):
+        explanation(recommender, "ann", "no such item")
