@@ -98,7 +98,7 @@ def test_peft_itself_reads_the_folder(folder: Path, adapter: Path) -> None:
 
 def test_an_adapter_of_another_base_model_is_refused(tmp_path: Path, adapter: Path) -> None:
     other = make_model(tmp_path / "other", seed=1)
-    with pytest.raises(ModelError, match=r"was trained on tiny .* and the encoder is other"):
+    with pytest.raises(ModelError, match=r"was trained on tiny .* and this model is other"):
         load_encoder(other, adapter=adapter)
     with pytest.raises(ModelError, match="takes no adapter"):
         load_encoder("toy", adapter=adapter)
@@ -128,7 +128,7 @@ def test_what_takes_no_adapter_is_named(tmp_path: Path, folder: Path, adapter: P
     with pytest.raises(ModelError, match="no transformer weights; train the scorer alone"):
         tune_encoder(DATA, "toy", QUICK, tmp_path)
     albert = _of_type(folder, "albert")
-    with pytest.raises(ModelError, match="no LoRA for the architecture 'albert'; supported: bert, distilbert, roberta"):
+    with pytest.raises(ModelError, match="no LoRA for the architecture 'albert'; supported: bert, distilbert, llama"):
         tune_encoder(DATA, albert, QUICK, tmp_path)
     with pytest.raises(ModelError, match="has an adapter already"):
         tune_encoder(DATA, load_encoder(folder, adapter=adapter), QUICK, tmp_path)

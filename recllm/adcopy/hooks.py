@@ -23,6 +23,7 @@ _LENGTH = {"en": (4, 16), "zh": (5, 30)}
 """Fewest and most words of a line; characters in Chinese."""
 _ENDING = {"en": ".!?", "zh": "。！？!?"}
 _INNER_END = re.compile(r"[.!?](?=\s+[A-Z])|[。！？](?=.)")
+_LAST_TURN = "[user]\n"
 _HAN_OR_WORD = re.compile(rf"[{HAN}]|[^\s{HAN}]+")
 
 
@@ -57,17 +58,21 @@ def own_lines(kind: ReasonKind, locale: str, prompts: Prompts, rng: random.Rando
     return lines
 
 
-def hook_prompt(facts: FactSheet, kind: ReasonKind, locale: str, prompts: Prompts) -> str:
-    """What the model is asked. It sees names and the kind of reason: no number, no person."""
+def hook_prompt(facts: FactSheet, kind: ReasonKind, locale: str, prompts: Prompts, *, examples: bool = True) -> str:
+    """What the model is asked. It sees names and the kind of reason: no number, no person.
+
+    Without `examples` it is the last turn alone, which is all that a model tuned on this shop's copy needs.
+    """
     category = facts.category[-1] if facts.category else None
     named = category and stem(category.casefold()) in stem(facts.title.casefold())
-    return prompts.render(
+    whole = prompts.render(
         "ad_hook",
         locale,
         name=_without_numbers(facts.title),
         category=None if named else category,
         reason=reason_words(kind, locale, prompts),
     )
+    return whole if examples else _LAST_TURN + whole.rpartition(_LAST_TURN)[2]
 
 
 def reason_words(kind: ReasonKind, locale: str, prompts: Prompts) -> str:

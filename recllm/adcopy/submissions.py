@@ -134,8 +134,13 @@ def _new(name: str, seen: set[str]) -> None:
 
 
 def _facts(item: Mapping[str, Any], offer: Offer | None) -> FactSheet:
+    return FactSheet.of(item_of(item), offer=offer, list_price=_number(item.get("list_price"), "item.list_price"))
+
+
+def item_of(item: Mapping[str, Any]) -> Item:
+    """The item of a parsed line. Raises `DataError` that names the field."""
     _known_keys(item, _ITEM_KEYS, "item")
-    found = Item(
+    return Item(
         item_id=_any_text(item, "id", optional=True),
         title=_text(item, "title"),
         brand=_any_text(item, "brand", optional=True) or None,
@@ -144,7 +149,6 @@ def _facts(item: Mapping[str, Any], offer: Offer | None) -> FactSheet:
         currency=_any_text(item, "currency", optional=True) or None,
         attributes=_texts(_table(item, "attributes", optional=True), "item.attributes"),
     )
-    return FactSheet.of(found, offer=offer, list_price=_number(item.get("list_price"), "item.list_price"))
 
 
 def _category(value: object) -> tuple[str, ...]:

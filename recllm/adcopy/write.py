@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass, replace
 from typing import Unpack
 
+from recllm.adcopy.bounds import constraint_for
 from recllm.adcopy.compose import Draft, drafts
 from recllm.adcopy.hooks import (
     MAX_TOKENS,
@@ -54,7 +55,8 @@ def write_copy(
     when given) and no echo of the prompt. When none passes, or the generator fails, one of the shop's own lines
     (`prompts/ad_lines`, and before them `voice.lines`) is. `AdCopy.generator` says whose line it is,
     `AdCopy.rejected` holds what was stopped and why. A generator with an attribute `languages` is asked in these
-    languages only.
+    languages only; one that `takes_constraints` is told what its lines may not hold, one that is `tuned` is asked
+    without examples.
 
     `wanted` takes the fields of `Wanted`; `channel` and `now` are needed. Raises `UsageError` for an unknown channel,
     locale or pack.
@@ -136,14 +138,15 @@ def _ask(generator: Generator, job: Job, n: int, seed: int, rejected: list[Rejec
         message = f"{generator.name} writes {', '.join(sorted(spoken))} only"
         rejected.append(("", (Check(guarantee="G11", passed=False, message=message),)))
         return []
-    prompt = hook_prompt(job.facts, job.kind, job.frame.locale, job.frame.prompts)
+    known, locale = job.frame.prompts, job.frame.locale
+    prompt = hook_prompt(job.facts, job.kind, locale, known, examples=not getattr(generator, "tuned", False))
+    more = {"constraint": constraint_for(job)} if getattr(generator, "takes_constraints", False) else {}
     try:
-        return list(
-            dict.fromkeys(generator.generate(prompt, n=n, max_tokens=MAX_TOKENS[language(job.frame.locale)], seed=seed))
-        )
+        lines = generator.generate(prompt, n=n, max_tokens=MAX_TOKENS[language(locale)], seed=seed, **more)
     except GenerationError as error:
         rejected.append(("", (Check(guarantee="G16", passed=False, message=str(error)),)))
         return []
+    return list(dict.fromkeys(lines))
 
 
 def _written(hook: str | None, draft: Draft, job: Job, source: str) -> _Written:

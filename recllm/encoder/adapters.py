@@ -21,11 +21,13 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 _LIKE_BERT = ("query", "key", "value", "dense")
+_LIKE_LLAMA = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 TARGETS: Mapping[str, tuple[str, ...]] = {
     "bert": _LIKE_BERT,
     "distilbert": ("q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2"),
     "roberta": _LIKE_BERT,
     "xlm-roberta": _LIKE_BERT,
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "smollm3"), _LIKE_LLAMA),
 }
 """Names of the linear layers of a block that are adapted, by `model_type`: all of them, as QLoRA (Dettmers et al. 2023)
 found better than the attention's alone."""
@@ -51,9 +53,14 @@ def targets_of(model_type: str) -> tuple[str, ...]:
     if model_type not in TARGETS:
         raise ModelError(
             f"no LoRA for the architecture {model_type!r}; supported: {', '.join(sorted(TARGETS))}. "
-            "Use such an encoder, or train the scorer alone on this one's frozen vectors"
+            "Use such a model; an encoder serves untuned too, with the scorer trained on its frozen vectors"
         )
     return TARGETS[model_type]
+
+
+def _stack(model_type: str) -> str:
+    """What the list of blocks is called."""
+    return "layers" if targets_of(model_type) == _LIKE_LLAMA else "layer"
 
 
 def attach(model: Any, spec: AdapterSpec, *, seed: int = 0) -> Any:
@@ -69,7 +76,7 @@ def attach(model: Any, spec: AdapterSpec, *, seed: int = 0) -> Any:
         lora_alpha=spec.alpha,
         target_modules=list(targets_of(spec.model_type)),
         layers_to_transform=None if spec.layers is None else list(spec.layers),
-        layers_pattern=None if spec.layers is None else "layer",
+        layers_pattern=None if spec.layers is None else _stack(spec.model_type),
         lora_dropout=0.0,
         bias="none",
     )
@@ -103,7 +110,7 @@ def save_adapter(state: Mapping[str, Any], spec: AdapterSpec, folder: Path) -> N
         "bias": "none",
         "target_modules": list(targets_of(spec.model_type)),
         "layers_to_transform": None if spec.layers is None else list(spec.layers),
-        "layers_pattern": None if spec.layers is None else "layer",
+        "layers_pattern": None if spec.layers is None else _stack(spec.model_type),
         "inference_mode": True,
     }
     (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -136,7 +143,7 @@ def read_adapter(folder: Path, model_type: str) -> tuple[AdapterSpec, dict[str, 
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise ModelError(
             f"{folder}: not an adapter that recllm wrote ({type(error).__name__}: {error}); it needs {ADAPTER_CONFIG} "
-            f"and {ADAPTER_WEIGHTS} with a record of its base model. Train one with: recllm train --lora"
+            f"and {ADAPTER_WEIGHTS} with a record of its base model"
         ) from error
     return spec, state
 
@@ -151,7 +158,7 @@ def merge_adapter(model: Any, folder: Path, *, model_type: str, base: str, base_
     spec, state = read_adapter(folder, model_type)
     if spec.base_hash != base_hash:
         raise ModelError(
-            f"{folder}: this adapter was trained on {spec.base} (weights {spec.base_hash[:12]}), and the encoder is "
+            f"{folder}: this adapter was trained on {spec.base} (weights {spec.base_hash[:12]}), and this model is "
             f"{base} (weights {base_hash[:12]}); load it with its own base model"
         )
     wrapped = attach(model, spec)

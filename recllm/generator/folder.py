@@ -10,6 +10,8 @@ from recllm.errors import ModelError
 
 _FORBIDDEN_KEYS = frozenset({"auto_map", "trust_remote_code", "_attn_implementation_internal", "custom_pipelines"})
 _MAX_JSON = 4 << 20
+RECORD = "recllm.json"
+"""Beside an adapter: how it was trained, and the languages that it learned."""
 
 
 def check_folder(folder: Path) -> None:
@@ -22,6 +24,19 @@ def check_folder(folder: Path) -> None:
         path = folder / name
         if path.is_file():
             _check_settings(path)
+
+
+def read_record(adapter: Path) -> dict[str, Any]:
+    """The record of a tuned generator. Raises `ModelError` where there is none."""
+    try:
+        record = json.loads((adapter / RECORD).read_text(encoding="utf-8"))
+        if all(isinstance(name, str) for name in record["languages"]):
+            return dict(record)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise ModelError(
+        f"{adapter} is no tuned generator: {RECORD} is missing or damaged; train one with finetune/copywriter.py"
+    )
 
 
 def _check_settings(path: Path) -> None:

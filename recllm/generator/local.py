@@ -14,16 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, LogitsProcessor, LogitsProcessorList
+from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 
-from recllm.errors import GenerationError, ModelError
-from recllm.generator.chat import Message, chatml, messages, plain, without
-from recllm.generator.folder import check_folder
-from recllm.quiet import quiet_loading
+from recllm.encoder.adapters import adapter_hash
+from recllm.errors import GenerationError, UsageError
+from recllm.generator.causal import load_causal, render
+from recllm.generator.chat import Message, messages, without
+from recllm.generator.constraint import LANGUAGES, Constraint
+from recllm.generator.grammar import Grammars, has_llguidance
 
 MAX_PROMPT_TOKENS = 2_048
+DECODINGS = ("grammar", "mask", "free")
 _KEPT_PREFIXES = 4
+_ENDS = (".", "!", "?", "。", "！", "？")
 _CLASSES = frozenset({"Nd", "Nl", "No", "Sc", "So", "Cc", "Cf"})
 _PART = "\ufffd"
 """What a token decodes to that is one part of a character, as most of Chinese is in small vocabularies."""
@@ -41,7 +44,9 @@ def is_forbidden(character: str) -> bool:
 class LocalGenerator:
     """Samples from a folder with a causal language model; one request at a time, any number of threads may ask.
 
-    No token whose text holds a forbidden character (`is_forbidden`) can be sampled, and a line break ends a text. The
+    `decoding` says what can be sampled at all. "grammar": what a sentence of the asked `Constraint` can hold; without
+    the extra `constrained`, a tokenizer that llguidance can read, or a constraint, it is "mask". "mask": no token whose
+    text holds a forbidden character (`is_forbidden`). "free": anything. A line break ends a text in each of them. The
     turns of a prompt before the last one are read once and kept, so that examples in a prompt cost nothing the second
     time. Equal prompts and seeds give equal texts on the same machine and number of threads.
 
@@ -57,71 +62,96 @@ class LocalGenerator:
         temperature: float = 0.7,
         top_k: int = 40,
         max_time: float = 30.0,
-        constrained: bool = True,
+        decoding: str = "grammar",
         languages: Collection[str] | None = None,
+        adapter: str | Path | None = None,
     ) -> None:
+        if decoding not in DECODINGS:
+            raise UsageError(f"decoding is one of {', '.join(DECODINGS)}, not {decoding!r}")
         path = Path(folder)
-        check_folder(path)
         self.name = name or path.name
         self._folder = path
         self.languages = None if languages is None else frozenset(languages)
         """The languages that the model is fit to write; None where nobody said."""
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._tokenizer, self._model = _load(path, self._device)
+        self._adapter = Path(adapter) if adapter is not None else None
+        self.tuned = adapter is not None
+        """Whether the model learned how this shop writes, and needs no examples in a prompt."""
+        self._tokenizer, self._model = load_causal(path, self._device, adapter=self._adapter)
         arguments = inspect.signature(self._model.forward).parameters
         self._cache_name = "cache" if "cache" in arguments else "past_key_values"  # renamed in transformers 5.x
         self._sampling = {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": 1.0}
         self._max_time = max_time
-        banned, self._ends = _vocabulary(self._tokenizer, self._model.config.vocab_size, constrained)
-        self._bans = LogitsProcessorList([_Ban(banned.to(self._device))])
+        size = self._model.config.vocab_size
+        banned, self._ends = _vocabulary(self._tokenizer, size, decoding != "free")
+        self._bans = [_Ban(banned.to(self._device))]
+        self._grammars = _grammars(self._tokenizer, size, self._ends) if decoding == "grammar" else None
+        self.decoding = "mask" if decoding == "grammar" and self._grammars is None else decoding
+        """What is in use, which may be less than what was asked for."""
+        self.takes_constraints = self._grammars is not None
         self._prefixes: OrderedDict[str, Any] = OrderedDict()
         self._lock = threading.Lock()
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the folder's files and the sampling: what has to be equal for a text to come again."""
-        total = sha256(repr(sorted(self._sampling.items())).encode())
+        """SHA-256 over the files of folder and adapter, the sampling and the decoding: what has to be equal for a text
+        to come again."""
+        adapter = adapter_hash(self._adapter) if self._adapter else ""
+        total = sha256(repr([*sorted(self._sampling.items()), self.decoding, adapter]).encode())
         for file in sorted(p for p in self._folder.iterdir() if p.is_file()):
             with file.open("rb") as stream:
                 total.update(file.name.encode() + b"\0" + file_digest(stream, "sha256").digest())
         return total.hexdigest()
 
     def __repr__(self) -> str:
-        return f"LocalGenerator({self.name!r}, {self._device}, {str(self._model.dtype).removeprefix('torch.')})"
+        kind = str(self._model.dtype).removeprefix("torch.")
+        return f"LocalGenerator({self.name!r}, {self._device}, {kind}, decoding={self.decoding!r})"
 
-    def generate(self, prompt: str, *, n: int = 1, max_tokens: int = 48, seed: int = 0) -> list[str]:
-        """`n` continuations sampled together, the most likely first, without the empty ones.
+    def generate(
+        self, prompt: str, *, n: int = 1, max_tokens: int = 48, seed: int = 0, constraint: Constraint | None = None
+    ) -> list[str]:
+        """`n` continuations sampled together, the most likely first, without the empty ones; under a grammar also
+        without those that were not finished within `max_tokens`.
 
         Likely means the model's own mean log probability per token. Raises `GenerationError` on any failure.
         """
         try:
             with self._lock, torch.inference_mode(), torch.random.fork_rng(devices=self._generators()):
                 torch.manual_seed(seed)
-                rows = self._sample(messages(prompt), n, max_tokens)
+                rows = self._sample(messages(prompt), n, max_tokens, constraint)
         except (RuntimeError, ValueError, TypeError, IndexError, MemoryError) as error:
             raise GenerationError(f"{self.name} failed: {type(error).__name__}: {str(error)[:200]}") from error
         texts = [text.strip() for text in self._tokenizer.batch_decode(rows, skip_special_tokens=True)]
+        if self._holds(constraint):
+            texts = [text for text in texts if text.endswith(_ENDS)]
         if not any(texts):
-            raise GenerationError(f"{self.name} wrote nothing within {self._max_time} s")
+            raise GenerationError(f"{self.name} finished no text of {max_tokens} tokens within {self._max_time} s")
         return [text for text in texts if text]
 
     def _generators(self) -> list[int]:
         return [torch.cuda.current_device()] if self._device == "cuda" else []
 
-    def _sample(self, turns: list[Message], n: int, max_tokens: int) -> Any:
+    def _holds(self, constraint: Constraint | None) -> bool:
+        """Whether a text comes under a grammar."""
+        return self._grammars is not None and constraint is not None and constraint.language in LANGUAGES
+
+    def _sample(self, turns: list[Message], n: int, max_tokens: int, constraint: Constraint | None) -> Any:
         head, tail = self._layout(turns)
         ids = torch.cat([self._ids(head), self._ids(tail)], dim=1)
         if ids.shape[1] > MAX_PROMPT_TOKENS:
             raise GenerationError(f"the prompt has {ids.shape[1]} tokens; at most {MAX_PROMPT_TOKENS} are read")
         cache = self._read(head, ids, n)
         ids = ids.expand(n, -1)
+        processors: list[Any] = [*self._bans]
+        if self._grammars is not None and constraint is not None and self._holds(constraint):
+            processors.append(self._grammars.processor(constraint, n, ids.shape[1]))
         out = self._model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             **{self._cache_name: cache},
             max_new_tokens=max_tokens,
             max_time=self._max_time,
-            logits_processor=self._bans,
+            logits_processor=LogitsProcessorList(processors),
             eos_token_id=self._ends,
             pad_token_id=self._ends[0],
             return_dict_in_generate=True,
@@ -172,21 +202,9 @@ class LocalGenerator:
         """The conversation as the model reads it, cut before the last turn."""
         control = self._tokenizer.all_special_tokens
         turns = [Message(turn.role, without(turn.text, control)) for turn in turns]
-        whole = self._render(turns)
-        head = self._render(turns[:-1], open_end=False) if len(turns) > 1 else ""
+        whole = render(turns, self._tokenizer)
+        head = render(turns[:-1], self._tokenizer, open_end=False) if len(turns) > 1 else ""
         return (head, whole[len(head) :]) if whole.startswith(head) else ("", whole)
-
-    def _render(self, turns: list[Message], *, open_end: bool = True) -> str:
-        vocabulary = self._tokenizer.get_vocab()
-        if "<|im_start|>" in vocabulary and "<|im_end|>" in vocabulary:
-            text = chatml(turns)
-            return text if open_end else text.removesuffix("<|im_start|>assistant\n")
-        if self._tokenizer.chat_template:
-            conversation = [{"role": turn.role, "content": turn.text} for turn in turns]
-            return str(
-                self._tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=open_end)
-            )
-        return plain(turns)
 
 
 class _Ban(LogitsProcessor):
@@ -199,33 +217,14 @@ class _Ban(LogitsProcessor):
         return scores.masked_fill(self._banned[: scores.shape[-1]], -torch.inf)
 
 
-def _load(path: Path, device: str) -> tuple[Any, Any]:
+def _grammars(tokenizer: Any, size: int, ends: list[int]) -> Grammars | None:
+    """None without llguidance, and for a tokenizer that it cannot read: then the mask of characters has to do."""
+    if not has_llguidance():
+        return None
     try:
-        with quiet_loading():
-            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-            model = AutoModelForCausalLM.from_pretrained(
-                path,
-                dtype=_dtype(device),
-                attn_implementation=_attention(device),
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-            )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        raise ModelError(f"{path} cannot be loaded as a causal language model: {error}") from error
-    return tokenizer, model.to(device).eval()  # type: ignore[arg-type]
-
-
-def _dtype(device: str) -> torch.dtype:
-    if device == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    abilities = torch.cpu.get_capabilities()
-    return torch.bfloat16 if abilities.get("avx512_bf16") or abilities.get("amx_bf16") else torch.float32
-
-
-def _attention(device: str) -> str:
-    """On a processor the fused kernel took 1.6 times as long in bfloat16 for one new token over a long prompt."""
-    return "sdpa" if device == "cuda" else "eager"
+        return Grammars(tokenizer, size, ends)
+    except (ValueError, RuntimeError):
+        return None
 
 
 def _vocabulary(tokenizer: Any, size: int, constrained: bool) -> tuple[torch.Tensor, list[int]]:

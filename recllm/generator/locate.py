@@ -6,16 +6,25 @@ import re
 from pathlib import Path
 from urllib.parse import urldefrag
 
-from recllm.errors import ModelError
+from recllm.errors import ModelError, UsageError
+from recllm.generator.folder import read_record
 from recllm.generator.gguf import SMOLLM2_PACKAGE, smollm2_file, unpacked
 from recllm.generator.http import HttpGenerator
+from recllm.generator.process import ProcessGenerator, child_command
 from recllm.schema import Generator
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _WANTED = ["*.json", "*.txt", "*.model", "*.safetensors", "*.jinja"]
 
 
-def find_generator(spec: str, cache_dir: str | Path | None = None) -> Generator | None:
+def find_generator(
+    spec: str,
+    cache_dir: str | Path | None = None,
+    *,
+    adapter: str | Path | None = None,
+    own_process: bool = False,
+    deadline: float = 30.0,
+) -> Generator | None:
     """The generator that `spec` names.
 
     - "template": None, which lets templates write;
@@ -23,27 +32,52 @@ def find_generator(spec: str, cache_dir: str | Path | None = None) -> Generator 
     - "http://host/v1#model" or https: an OpenAI-compatible server and the model's name there;
     - a `.gguf` file, a folder with a causal language model, or a hub id, looked up in that order.
 
-    `cache_dir` receives what GGUF files are unpacked to; the default is ~/.cache/recllm/generators. Raises `ModelError`
-    with every place looked at, and `MissingExtraError` where an extra is needed.
+    `adapter` is the folder of a LoRA adapter that `finetune/copywriter.py` made of that very model.
+    `own_process` gives a `ProcessGenerator`, to be closed after use, whose answers come within `deadline` seconds or
+    not at all. `cache_dir` receives what GGUF files are unpacked to; the default is ~/.cache/recllm/generators. Raises
+    `ModelError` with every place looked at, and `MissingExtraError` where an extra is needed.
     """
-    cache = Path(cache_dir) if cache_dir is not None else Path.home() / ".cache" / "recllm" / "generators"
+    cache = _cache(cache_dir)
+    if adapter is not None and (spec == "template" or spec.startswith(("http://", "https://"))):
+        raise UsageError(f"{spec} takes no adapter; give the causal language model that it was trained on")
     if spec == "template":
         return None
     if spec.startswith(("http://", "https://")):
         address, model = urldefrag(spec)
         return HttpGenerator(address, model=model or "default")
-    folder, looked = _folder(spec, cache)
+    folder, name = model_folder(spec, cache)
+    spoken = _languages(spec, adapter)
+    if own_process:
+        command = child_command(folder, name=name, adapter=adapter, max_time=deadline)
+        tuned = adapter is not None
+        return ProcessGenerator(command, name=name, languages=spoken, tuned=tuned, deadline=deadline)
+    from recllm.generator.local import LocalGenerator
+
+    return LocalGenerator(folder, name=name, languages=spoken, adapter=adapter)
+
+
+def model_folder(spec: str, cache_dir: str | Path | None = None) -> tuple[Path, str]:
+    """(folder, name) of the causal language model that `spec` names; raises what `find_generator` raises."""
+    folder, looked = _folder(spec, _cache(cache_dir))
     if folder is None:
         places = "\n".join(f"  - {place}" for place in looked)
         raise ModelError(
             f"No generator {spec!r}. Looked at:\n{places}\n"
             "Give template, smollm2, the path of a folder or .gguf file, a hub id, or the address of a server."
         )
-    from recllm.generator.local import LocalGenerator
+    return folder, "SmolLM2-135M-Instruct" if spec == "smollm2" else Path(spec).name
 
-    if spec == "smollm2":  # its Chinese is made of Chinese characters, and of nothing else that can be called Chinese
-        return LocalGenerator(folder, name="SmolLM2-135M-Instruct", languages=("en",))
-    return LocalGenerator(folder, name=Path(spec).name)
+
+def _cache(cache_dir: str | Path | None) -> Path:
+    return Path(cache_dir) if cache_dir is not None else Path.home() / ".cache" / "recllm" / "generators"
+
+
+def _languages(spec: str, adapter: str | Path | None) -> tuple[str, ...] | None:
+    """What a tuned model learned; of smollm2 itself English alone: its Chinese is made of Chinese characters, and of
+    nothing else that can be called Chinese."""
+    if adapter is not None:
+        return tuple(read_record(Path(adapter))["languages"])
+    return ("en",) if spec == "smollm2" else None
 
 
 def _folder(spec: str, cache: Path) -> tuple[Path | None, list[str]]:

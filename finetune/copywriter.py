@@ -1,0 +1,56 @@
+"""Teach a causal language model a shop's voice: LoRA on its approved copy.
+
+    accelerate launch finetune/copywriter.py finetune/copywriter.toml --pairs approved.jsonl --out voice
+    recllm copy --user 42 --generator smollm2 --adapter voice
+
+The settings are fields of `recllm.finetuning.CopyArguments`. Lines that may not be said are left out; a tenth of the
+items is held back to judge by. A run that was interrupted goes on after its last epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tomllib
+from pathlib import Path
+
+from accelerate import PartialState
+
+from recllm.adcopy.pairs import pairs, read_approved, split
+from recllm.documents import plain
+from recllm.errors import RecllmError
+from recllm.finetuning import CopyArguments, tune_generator
+from recllm.generator import model_folder
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path, help="a TOML file of arguments")
+    parser.add_argument("--pairs", type=Path, required=True, help="approved lines, as recllm.adcopy.pairs reads them")
+    parser.add_argument("--generator", default="smollm2")
+    parser.add_argument("--cache-dir", type=Path)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the adapter")
+    said = parser.parse_args()
+    try:
+        approved = list(read_approved(said.pairs))
+        learn, judge = split(pairs(approved))
+        languages = tuple(sorted({line.locale[:2] for line in approved}))
+        arguments = CopyArguments(languages=languages, **tomllib.loads(said.config.read_text(encoding="utf-8")))
+        first = PartialState().is_main_process
+        folder, _ = model_folder(said.generator, said.cache_dir)
+        tuned = tune_generator(learn, judge, folder, said.out, arguments, progress=tell if first else None)
+    except RecllmError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    if first:
+        sys.stdout.write(json.dumps(plain(tuned)) + "\n")
+    return 0
+
+
+def tell(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

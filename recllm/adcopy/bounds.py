@@ -1,0 +1,52 @@
+"""What a generator is kept from writing at all, where it can be: rival brands, numbers as words, plain claims.
+
+A generator that is not bound by it loses nothing but lines: the verifier stops them.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache, lru_cache
+from importlib import resources
+from tomllib import loads
+
+from recllm.adcopy.job import Job
+from recllm.adcopy.lexicon import table
+from recllm.adcopy.money import language
+from recllm.adcopy.reading import fold
+from recllm.generator.constraint import Constraint
+
+_NUMBERS = (
+    "two three four five six seven eight nine ten eleven twelve fifteen twenty thirty forty fifty hundred thousand "
+    "million billion percent dollar dollars euro euros cents yuan pounds"
+)
+_NAME = re.compile(r"[A-Z][A-Za-z'-]+")
+
+
+def constraint_for(job: Job) -> Constraint:
+    """Forbidden: other brands than the item's, the words that the brand's voice avoids, number words, and the words
+    of claims and offers, unless the item's own texts hold them. Allowed with a capital: the names of its texts."""
+    lang = language(job.frame.locale)
+    held = fold(" ".join(job.facts.texts))
+    own = set(job.facts.words)
+    words = (*_brands(job.known_brands), *map(fold, job.voice.banned), *_claims(lang))
+    free = (w for w in words if not (w in own if w.isascii() and " " not in w else w in held))
+    names = _NAME.findall(" ".join((job.facts.title, job.facts.brand or "")))
+    return Constraint.of(lang, free, names)
+
+
+@lru_cache(maxsize=8)
+def _brands(known: frozenset[str]) -> tuple[str, ...]:
+    """Folded, without the ones that are also plain words: those are names with a capital only, which a line has not."""
+    plain = set(table("brands.toml")["plain_words"])
+    return tuple(b for name in (*table("brands.toml")["famous"], *known) if len(b := fold(name)) > 1 and b not in plain)
+
+
+@cache
+def _claims(lang: str) -> tuple[str, ...]:
+    """The phrases of data/claims.toml and data/offers.toml that are whole words, and the number words."""
+    found = dict.fromkeys(_NUMBERS.split() if lang == "en" else ())
+    for file in ("claims.toml", "offers.toml"):
+        text = (resources.files("recllm.adcopy") / "data" / file).read_text(encoding="utf-8")
+        found |= dict.fromkeys(fold(p) for family in loads(text)["family"] for p in family[lang] if "*" not in p)
+    return tuple(found)

@@ -1,0 +1,112 @@
+"""What a line of a model may look like, as a grammar: made of letters alone, one sentence, nobody else's name.
+
+    grammar(Constraint(language="en", forbidden=("acme",)))     # a Lark grammar as llguidance reads it
+
+Digits of any script, currency and other signs, per cent, quotes, addresses and line breaks are not in the alphabet, so
+that they cannot be written. An English line has small letters after its first one, but for the names it is allowed; a
+Chinese one has no numerals but those of a few idioms. Both end as a sentence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+LANGUAGES = ("en", "zh")
+MAX_FORBIDDEN = 2_000
+"""More names than these are left to the verifier: each takes about a millisecond of a grammar's making."""
+_PREFIX = 5
+_WORD = r"[a-z]{1,16}('[a-z]{1,2}|-[a-z]{1,12})?"
+_FIRST = r"[A-Z][a-z]{0,15}('[a-z]{1,2}|-[a-z]{1,12})?"
+_NUMERALS = "零〇一二三四五六七八九十百千万亿两壹贰叁肆伍陆柒捌玖拾佰仟廿卅半"
+_IDIOMS = "一条|一件|一款|一身|一份|一种|一抹|一丝|一家人|一天|一起|一直|一样|一点|百搭|百褶|十分|十足|半身|统一"
+_HAN = rf"[[\u4e00-\u9fff]--[{_NUMERALS}]]"
+_LATIN_NAME = re.compile(r"[a-z][a-z' -]*")
+_HAN_NAME = re.compile(r"[\u4e00-\u9fff]+")
+_CAPITAL_NAME = re.compile(r"[A-Z][A-Za-z'-]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constraint:
+    """language: "en" or "zh". forbidden: words and names that may not stand in a line, whole words in English.
+    names: words with capitals that may stand inside an English line, such as those of the product's name."""
+
+    language: str
+    forbidden: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, language: str, forbidden: Iterable[str] = (), names: Iterable[str] = ()) -> Constraint:
+        """Sorted, each once, so that equal constraints are equal; what cannot be written anyway is left out."""
+        shape = _LATIN_NAME if language == "en" else _HAN_NAME
+        kept = {word for given in forbidden if shape.fullmatch(word := " ".join(given.casefold().split()))}
+        capital = {name for name in names if _CAPITAL_NAME.fullmatch(name)}
+        return cls(language=language, forbidden=tuple(sorted(kept)), names=tuple(sorted(capital)))
+
+    @classmethod
+    def read(cls, values: Any) -> Constraint:
+        """From its JSON."""
+        return cls.of(values["language"], values["forbidden"], values["names"])
+
+
+def grammar(constraint: Constraint) -> str:
+    """A Lark grammar of llguidance, whose terminals know `&` and `~`. Raises `ValueError` for another language."""
+    if constraint.language not in LANGUAGES:
+        raise ValueError(f"no grammar for the language {constraint.language!r}")
+    shape = _english(constraint.names) if constraint.language == "en" else _chinese()
+    forbidden = constraint.forbidden[:MAX_FORBIDDEN]
+    without = f" & ~/{_holding(forbidden, constraint.language)}/" if forbidden else ""
+    return f"start: LINE\nLINE: {shape}{without}\n"
+
+
+def _english(names: Iterable[str]) -> str:
+    """4 to 15 words: seven tenths of what a text may hold, since a grammar's limit cuts a thought short."""
+    inner = "|".join((_WORD, *(re.escape(name) for name in names)))
+    return rf"/{_FIRST}([,;]? ({inner})){{3,14}}[.!?]/"
+
+
+def _chinese() -> str:
+    """5 to 26 characters in at most four clauses."""
+    unit = f"{_HAN}|T恤|{_IDIOMS}"
+    return rf"/({unit}){{2,13}}([，、]({unit}){{2,13}}){{0,3}}[。！]/ & /.{{6,27}}/"
+
+
+def _holding(words: Iterable[str], language: str) -> str:
+    """An expression for the texts that hold one of the words, in any case.
+
+    No English word may even begin with a longer one of them. Where only the whole word is forbidden, a model that has
+    written all of it and finds no space allowed goes on with letters: "the most" becomes "the mostrandered".
+    """
+    if language != "en":
+        return f".*({_expression(_trie(words))}).*"
+    whole = _expression(_trie(w for w in words if len(w) < _PREFIX))
+    begun = _expression(_trie(w for w in words if len(w) >= _PREFIX))
+    ways = [f"({whole})([^A-Za-z].*)?" if whole else "", f"({begun}).*" if begun else ""]
+    return f"(.*[^A-Za-z])?({'|'.join(filter(None, ways))})"
+
+
+def _trie(words: Iterable[str]) -> dict[str, Any]:
+    """Character -> the rest; an empty key where a word ends. A thousand names as one list would exhaust the lexer."""
+    root: dict[str, Any] = {}
+    for word in words:
+        node = root
+        for character in word:
+            node = node.setdefault(character, {})
+        node[""] = {}
+    return root
+
+
+def _expression(node: dict[str, Any]) -> str:
+    parts = [_either_case(c) + _expression(rest) for c, rest in sorted(node.items()) if c]
+    if not parts:
+        return ""
+    joined = parts[0] if len(parts) == 1 else f"({'|'.join(parts)})"
+    return f"({joined})?" if "" in node else joined
+
+
+def _either_case(character: str) -> str:
+    if character == " ":
+        return "[ -]"
+    return f"[{character}{character.upper()}]" if character.isascii() and character.isalpha() else re.escape(character)

