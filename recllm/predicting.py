@@ -16,13 +16,19 @@ if TYPE_CHECKING:
     from recllm.workspace import Workspace
 
 
+EXTRA = {"buy": (), "leave": ("active_days",), "redeem": ("coupons", "campaign"), "next-order": (), "value": ()}
+"""What else each kind may be given."""
+
+
 def predict_workspace(workspace: Workspace, kind: str, *, locale: str | None = None, **asked: Any) -> Prediction:
-    """Predict everybody of a workspace. asked: fields of `recllm.behaviour.Question`, and `active_days` for leave.
+    """Predict everybody of a workspace. asked: fields of `recllm.behaviour.Question`, `active_days` for
+    leave, `coupons` (a folder, see `recllm.behaviour.coupons`) and `campaign` for redeem.
 
     Raises `UsageError` for an unknown kind, `PolicyError` when nobody may be learned from, and what
     `recllm.behaviour.predict` tells.
     """
     from recllm.behaviour import Kind, Question, predict
+    from recllm.behaviour.coupons import Coupons
 
     if kind not in set(Kind):
         raise UsageError(f"what can be predicted is {', '.join(Kind)}, not {kind!r}")
@@ -33,7 +39,12 @@ def predict_workspace(workspace: Workspace, kind: str, *, locale: str | None = N
             "nobody in this workspace has agreed to model training; load a consent table, "
             "or make the workspace with --consent-default granted"
         )
-    extra = {name: asked.pop(name) for name in ("active_days",) if name in asked}
+    extra = {name: asked.pop(name) for name in EXTRA[kind] if name in asked}
+    wrong = [name for names in EXTRA.values() for name in names if name in asked]
+    if wrong:
+        raise UsageError(f"{', '.join(wrong)} is not for the kind {kind}")
+    if kind == Kind.REDEEM and extra.get("coupons") is not None:
+        extra["coupons"] = Coupons.read(extra["coupons"], workspace.pseudonymiser().many)
     question = Question(
         learn=learn,
         ask=ask.before(present(ask.as_of)),

@@ -129,7 +129,6 @@ _FACTS: Mapping[str, Mapping[str, str]] = {
     "discount": {"saved": "saved_91"},
     "returns": {"returned": "returned_91"},
     "browsing": {"seen": "browsed_28", "carts": "carts_28"},
-    "interests": {"novelty": "novelty"},
     "target": {"trips": "target_trips", "days": "target_days_since"},
     "coupons": {"redeemed": "redeemed_campaigns", "mailed": "mailed_before", "used": "coupon_trips_91"},
     "affinity": {"lines": "own_lines"},

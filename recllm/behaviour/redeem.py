@@ -27,7 +27,7 @@ from recllm.dataset import DAY, Dataset, utc
 from recllm.errors import DataError, NothingToDo, UsageError
 
 CHECK_SHARE = 0.25
-"""The latest campaigns with about this share of all mailings are the window on which the model is checked."""
+"""The latest campaigns that hold this share of all mailings are the window on which the model is checked."""
 
 HELD_OUT = "the latest campaigns ({n}, from {day}), by a model of the campaigns before them"
 
@@ -71,10 +71,10 @@ def _end(name: str, at: int, end: int | None, horizon_days: int | None) -> int:
 
 def redeem_examples(question: Question, coupons: Coupons, past: Sequence[Mailing]) -> Examples:
     """The examples of these mailings, of people of `question.learn`; the latest have window 0."""
-    sizes = np.cumsum([len(one.users) for one in reversed(past)])[::-1]
-    whole = max(int(sizes[0]), 1) if len(past) else 1
-    window = [int(size > CHECK_SHARE * whole and place < len(past) - 1) for place, size in enumerate(sizes)]
-    parts = [_part(question, coupons, one, number) for one, number in zip(past, window, strict=True)]
+    sizes = np.array([len(one.users) for one in past])
+    later = np.cumsum(sizes[::-1])[::-1] - sizes  # people mailed after each
+    window = (later >= CHECK_SHARE * sizes.sum()).astype(np.int64)
+    parts = [_part(question, coupons, one, int(number)) for one, number in zip(past, window, strict=True)]
     return joined_examples([part for part in parts if len(part)])
 
 

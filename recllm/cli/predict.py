@@ -18,6 +18,8 @@ SHOWN = 20
 """People listed on a screen; a file holds all."""
 
 What = Annotated[str, typer.Argument(metavar="KIND", help="buy, leave, redeem, next-order or value.")]
+COUPONS = "a folder with mailings.csv, products.csv, redemptions.csv and, where known, uses.csv"
+
 Items = Annotated[list[str] | None, typer.Option("--item", "-i", help="Only purchases of this id; may be repeated.")]
 
 
@@ -34,39 +36,52 @@ def predict(
         str | None, typer.Option(help="Only purchases of a category, or its path: 'food > tea'.")
     ] = None,
     active_days: Annotated[int | None, typer.Option(help="leave: who bought within so many days is active.")] = None,
+    coupons: Annotated[Path | None, typer.Option(help=f"redeem: {COUPONS}.")] = None,
+    campaign: Annotated[str | None, typer.Option(help="redeem: its id; the latest when left out.")] = None,
     basics: Annotated[bool, typer.Option(help="Also use what people told of themselves.")] = False,
     explain: Annotated[bool, typer.Option(help="Give reasons.")] = True,
     csv: Annotated[Path | None, typer.Option(help="Also write the people to this CSV.")] = None,
     html: Annotated[Path | None, typer.Option(help="Also write a page with reliability, lift and gain.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw these to this PNG (extra plots).")] = None,
     ids: Annotated[Path | None, typer.Option(help="A file of your ids; they stand for their pseudonyms.")] = None,
     locale: Annotated[str | None, typer.Option(help="Language of the reasons: en or zh.")] = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """What each person will do within a horizon: a calibrated chance, a date or an amount, and why."""
+    from recllm.behaviour.export import document
     from recllm.predicting import predict_workspace
     from recllm.workspace import Workspace
 
     asked: dict[str, Any] = {"horizon_days": horizon, "items": tuple(item or ()), "category": category}
     asked |= {"basics": basics, "explain": explain, "seed": seed}
-    asked |= {"active_days": active_days} if active_days is not None else {}
+    extra = {"active_days": active_days, "coupons": coupons, "campaign": campaign}
+    asked |= {name: value for name, value in extra.items() if value is not None}
     own_ids = read_ids(ids) if ids else []
     with Workspace.open(workspace) as opened:
         names = dict(zip(opened.pseudonymiser().many(own_ids), own_ids, strict=True))
         found = predict_workspace(opened, kind, locale=locale, **asked)
-    _show(found, names, csv, json)
-
-
-def _show(found: Prediction, names: dict[str, str], csv: Path | None, json: bool) -> None:
-    from recllm.behaviour.export import document, write_csv
-
+        language = locale or opened.settings.locale
+    _write(found, names, csv, html, plot, language)
     whole = document(found, names)
-    if csv:
-        write_csv(found, csv, names)
     if json:
         emit_json(whole)
     else:
         _tell(whole)
+
+
+def _write(
+    found: Prediction, names: dict[str, str], csv: Path | None, html: Path | None, plot: Path | None, locale: str
+) -> None:
+    from recllm.behaviour.export import write_csv
+    from recllm.report import prediction_page, write_prediction_png
+
+    if csv:
+        write_csv(found, csv, names)
+    if html:
+        html.write_text(prediction_page(found, names, locale=locale), encoding="utf-8")
+    if plot and (remark := write_prediction_png(found, plot, locale=locale)):
+        note(remark)
 
 
 def _tell(whole: dict[str, Any]) -> None:
@@ -76,13 +91,10 @@ def _tell(whole: dict[str, Any]) -> None:
     numbers = {k: v for k, v in quality.items() if isinstance(v, float)}
     say("  " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
     say(*(f"  note: {line}" for line in whole["notes"]), "")
-    rows = [_row(one) for one in whole["people"][:SHOWN]]
-    say(*table([row[1:] for row in rows], [name for name in rows[0][0] or ()]))
+    shown = whole["people"][:SHOWN]
+    columns = [name for name in shown[0] if name != "reasons"]
+    why = [" ".join(reason["text"] for reason in one["reasons"]) for one in shown]
+    rows = [[*(one[name] for name in columns), text] for one, text in zip(shown, why, strict=True)]
+    say(*table(rows, [*columns, "reasons"]))
     if len(whole["people"]) > SHOWN:
         note(f"... and {len(whole['people']) - SHOWN:,} more; --csv FILE or --json gives all")
-
-
-def _row(one: dict[str, Any]) -> list[Any]:
-    said = {name: value for name, value in one.items() if name != "reasons"}
-    why = " ".join(reason["text"] for reason in one["reasons"])
-    return [[*said, "reasons"], *said.values(), why]

@@ -157,7 +157,7 @@ def write_png(evolution: Evolution, path: Path, *, name: str, locale: str = "en"
 
     areas, said = evolution_areas(evolution, locale), labels(locale)
     words = [name, *said.values(), *(n for n, _ in areas.bands)]
-    font, remark = _font("".join(words))
+    font, remark = font_for("".join(words))
     with matplotlib.rc_context({"font.family": [*font, "DejaVu Sans"], "font.size": 10}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the remark says so
         figure = Figure(figsize=(11, 6.2), dpi=130, layout="constrained")
@@ -167,7 +167,7 @@ def write_png(evolution: Evolution, path: Path, *, name: str, locale: str = "en"
     return remark
 
 
-def _font(words: str) -> tuple[list[str], str | None]:
+def font_for(words: str) -> tuple[list[str], str | None]:
     """An installed font that has all the words' characters where the usual one does not, or a remark."""
     from matplotlib import font_manager
 
