@@ -7,7 +7,8 @@ counts as the present, so that "16 days ago" is said of the log and not of the c
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -23,6 +24,7 @@ from recllm.schema import Action, Encoder, IngestReport, Item, Profile, Purpose,
 from recllm.workspace import Workspace
 
 if TYPE_CHECKING:
+    from recllm.adcopy import CopyRequest, Pack, Voice
     from recllm.advise import Advice
     from recllm.audiences import Audience
     from recllm.encoder.onnx_export import Exported
@@ -475,35 +477,93 @@ def write_ads(
     channel: str = "email",
     locale: str | None = None,
     generator: str | Generator | None = "template",
+    adapter: Path | None = None,
     seed: int = 0,
     recommender: Recommender | None = None,
+    packs: Sequence[Pack] = (),
+    voice: Voice | None = None,
+    variants: int = 1,
+    records: Path | None = None,
 ) -> list[AdCopy]:
-    """One checked ad text per person, for `item_id` or for each person's best item.
+    """One checked ad text per person, or up to `variants`, for `item_id` or for each person's best item.
 
     A generative model is used only for people who agreed to it (purpose llm_local, or llm_third_party for a server);
-    the others get the shop's own lines. Raises `PolicyError` when a person has not agreed to personalisation, or to
-    the channel: there is no personal ad without it.
+    the others get the shop's own lines. A local one that is given by name, with its `adapter`, runs in a process of its
+    own, and texts go on without it when it fails. `records` is the folder that receives what makes a text again.
+    Raises `PolicyError` when a person has not agreed to personalisation, or to the channel: there is no personal ad
+    without it.
     """
-    from recllm.generator import HttpGenerator, find_generator
+    from recllm.adcopy.record import keep
+    from recllm.generator import HttpGenerator
 
-    speaker = (
-        find_generator(generator, cache_dir=workspace.cache_dir / "generators")
-        if isinstance(generator, str)
-        else generator
-    )
     names, gate = workspace.pseudonymiser().many(users), workspace.gate()
     for purpose in filter(None, (Purpose.PERSONALISATION, CHANNEL_PURPOSE.get(channel))):
         if not all(gate.permits_each(names, purpose)):
             raise PolicyError(f"someone of the list has not agreed to {purpose}: no personal ad; nothing was written")
-    model_use = Purpose.LLM_THIRD_PARTY if isinstance(speaker, HttpGenerator) else Purpose.LLM_LOCAL
-    modelled = gate.permits_each(names, model_use)
-    open_one = recommender or open_recommender(workspace, locale=locale)
-    chosen = {"items_to_recommend": [item_id]} if item_id else {}
-    slates = open_one.recommend(users, k=AD_CHOICE, explain=True, **chosen)  # type: ignore[arg-type]
-    return [
-        ad_for(open_one, s, workspace, channel=channel, locale=locale, generator=speaker if yes else None, seed=seed)
-        for s, yes in zip(slates, modelled, strict=True)
-    ]
+    found_as = generator if isinstance(generator, str) else ""
+    with open_generator(generator, workspace.cache_dir, adapter=adapter) as speaker:
+        model_use = Purpose.LLM_THIRD_PARTY if isinstance(speaker, HttpGenerator) else Purpose.LLM_LOCAL
+        modelled = gate.permits_each(names, model_use)
+        open_one = recommender or open_recommender(workspace, locale=locale)
+        chosen = {"items_to_recommend": [item_id]} if item_id else {}
+        slates = open_one.recommend(users, k=AD_CHOICE, explain=True, **chosen)  # type: ignore[arg-type]
+        texts: list[AdCopy] = []
+        for slate, yes in zip(slates, modelled, strict=True):
+            request = ad_request(open_one, slate, workspace, channel=channel, locale=locale, seed=seed)
+            request = replace(request, packs=tuple(packs), voice=voice or request.voice, variants=variants)
+            texts += keep(
+                request,
+                records,
+                generator=speaker if yes else None,
+                encoder=open_one.encoder,
+                found_as=found_as,
+                adapter=str(adapter or ""),
+                user_id=slate.user_id,
+            )
+    return texts
+
+
+@contextmanager
+def open_generator(
+    generator: str | Generator | None, cache_dir: Path, *, adapter: Path | None = None
+) -> Iterator[Generator | None]:
+    """A generator by its name, a local one in its own process, which ends with the block; another one as it is."""
+    from recllm.generator import ProcessGenerator, find_generator
+
+    if not isinstance(generator, str):
+        yield generator
+        return
+    found = find_generator(generator, cache_dir=cache_dir / "generators", adapter=adapter, own_process=True)
+    try:
+        yield found
+    finally:
+        if isinstance(found, ProcessGenerator):
+            found.close()
+
+
+def replay_ad(
+    workspace: Path,
+    record_id: str,
+    *,
+    records: Path,
+    generator: str | None = None,
+    adapter: Path | None = None,
+    packs: Sequence[Pack] = (),
+) -> AdCopy:
+    """The text of a record, made again. Generator and adapter are the record's, unless they lie elsewhere now.
+
+    Raises `DataError` for an unknown record, `GenerationError` saying what changed when it cannot be the same text.
+    """
+    from recllm.adcopy.record import load, replay
+
+    record = load(records, record_id)
+    tuned = adapter or (Path(record.adapter) if record.adapter else None)
+    with open_generator(generator or record.found_as, workspace / "cache", adapter=tuned) as speaker:
+        encoder = None
+        if record.encoder:
+            with Workspace.open(workspace) as opened:
+                encoder = open_recommender(opened).encoder
+        return replay(record, generator=speaker, encoder=encoder, packs=packs)
 
 
 def ad_for(
@@ -520,7 +580,24 @@ def ad_for(
 
     Raises `UsageError` for an empty slate, `PolicyError` when every item of it is sensitive.
     """
-    from recllm.adcopy import write_copy
+    from recllm.adcopy import write_recorded
+
+    request = ad_request(recommender, slate, workspace, channel=channel, locale=locale, seed=seed)
+    copy, _ = write_recorded(request, generator=generator, encoder=recommender.encoder)
+    return replace(copy, user_id=slate.user_id, record_id=None)
+
+
+def ad_request(
+    recommender: Recommender,
+    slate: Slate,
+    workspace: Workspace,
+    *,
+    channel: str,
+    locale: str | None = None,
+    seed: int = 0,
+) -> CopyRequest:
+    """What `ad_for` asks for."""
+    from recllm.adcopy import CopyRequest
 
     if not slate.items:
         raise UsageError("there is no item to advertise: the catalogue has none on offer, or the filter leaves none")
@@ -531,18 +608,15 @@ def ad_for(
             "sensitive products are not advertised to single people; see sensitive_categories in [policy]"
         )
     best, item = fit[0]
-    return write_copy(
-        item,
+    return CopyRequest(
+        item=item,
         channel=channel,
         now=slate.as_of,
         locale=locale or workspace.settings.locale,
         reason=best.reasons[0] if best.reasons else None,
-        generator=generator,
         seed=seed,
-        known_brands=recommender.brands,
-        encoder=recommender.encoder,
+        known_brands=tuple(sorted(recommender.brands)),
         policy=workspace.policy,
-        user_id=slate.user_id,
     )
 
 

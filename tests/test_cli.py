@@ -166,6 +166,39 @@ def test_a_model_writes_only_for_those_who_agreed(shop: Path) -> None:
         assert write_ads(opened, ["ann"], channel="email")[0].verified
 
 
+def test_every_ad_is_kept_and_made_again(run: Run, shop: Path) -> None:
+    ads = document(run("copy", "-u", "ann", "-w", "shop", "--variants", "3", "--pack", "us_ftc", "--json")[1])
+    assert len({ad["text"] for ad in ads}) == len(ads) >= 2
+    for ad in ads:
+        again = run("copy", "replay", ad["record_id"], "-w", "shop", "--json")
+        assert again[0] == 0 and document(again[1])["text"] == ad["text"]
+    kept = "".join(p.read_text() for p in (shop / "copies").iterdir())
+    assert '"ann"' not in kept and "u1_" not in kept
+
+
+def test_a_record_elsewhere_and_one_that_cannot_be_made_again(run: Run, shop: Path) -> None:
+    voice = _write(shop.parent / "voice.toml", 'banned = ["match"]\n')
+    own = _write(
+        shop.parent / "own.toml",
+        'name = "own"\n[[rule]]\nid = "x"\nguarantee = "G3"\nseverity = "error"\ncitation = "house"\n'
+        'evidence = "never"\nreviewed = "2025-11-25"\nmessage = "is not said"\nphrases = ["basket"]\n'
+        'languages = ["en"]\nhit = ["A basket"]\nmiss = ["A bag"]\n',
+    )
+    told = ("--voice", str(voice), "--pack", str(own), "--record", "kept")
+    ad = document(run("copy", "-u", "ann", "-w", "shop", *told, "--json")[1])
+    assert "match" not in ad["text"] and "basket" not in ad["text"]
+    assert not (shop / "copies").exists()
+    replayed = ("copy", "replay", ad["record_id"], "--record", "kept", "-w", "shop")
+    assert run(*replayed, "--pack", str(own))[0] == 0
+    code, _, err = run(*replayed)
+    assert code == 1 and "rule pack own" in err
+    _write(own, own.read_text().replace("is not said", "is never said"))
+    code, _, err = run(*replayed, "--pack", str(own))
+    assert code == 1 and "rule pack own had the hash" in err
+    assert run("copy", "replay", "0" * 64, "-w", "shop")[0] == 2
+    assert run("copy", "-u", "ann", "-w", "shop", "--pack", "mars")[0] == 2
+
+
 def test_sensitive_products_are_never_targeted(run: Run, shop: Path) -> None:
     more = "item_id,title,category,price,currency\nwine,Red wine,food > alcohol,9.00,USD\n"
     run("ingest", str(_write(shop.parent / "wine.csv", more)), "--table", "items", "-w", "shop")

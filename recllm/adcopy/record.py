@@ -70,6 +70,8 @@ class CopyRecord:
     """Who was asked: "template" or the generator's name; whose words were kept stands in `words_by`."""
     found_as: str = TEMPLATE
     """What a person typed to find the generator."""
+    adapter: str = ""
+    """The folder of its adapter."""
     generator_sha256: str
     """Of its weights and its sampling, where it says so, else of its name."""
     encoder: str
@@ -104,6 +106,7 @@ def write_all_recorded(
     generator: Generator | None = None,
     encoder: Encoder | None = None,
     found_as: str = TEMPLATE,
+    adapter: str = "",
     user_id: str | None = None,
 ) -> tuple[Recorded, ...]:
     """Every variant of a request with its record, whose id stands in `AdCopy.record_id`. The person is told to the
@@ -113,6 +116,7 @@ def write_all_recorded(
     told: dict[str, Any] = {
         "generator": generator.name if generator else TEMPLATE,
         "found_as": found_as if generator else TEMPLATE,
+        "adapter": adapter if generator else "",
         "generator_sha256": _fingerprint(generator),
         "encoder": encoder.fingerprint if encoder else "",
         "lists_sha256": lists_sha256(),
@@ -133,6 +137,16 @@ def write_all_recorded(
         record = replace(bare, id=bare.digest())
         found.append((replace(copy, user_id=user_id, record_id=record.id), record))
     return tuple(found)
+
+
+def keep(request: CopyRequest, folder: Path | None, **who: Any) -> list[AdCopy]:
+    """`write_all_recorded`, with the records saved in `folder`; without one no text names a record."""
+    found = write_all_recorded(request, **who)
+    if folder is None:
+        return [replace(copy, record_id=None) for copy, _ in found]
+    for _, record in found:
+        save(record, folder)
+    return [copy for copy, _ in found]
 
 
 def replay(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,14 +16,26 @@ from recllm.documents import plain
 from recllm.errors import UsageError
 
 if TYPE_CHECKING:
+    from recllm.adcopy.packs import Pack
     from recllm.adcopy.submissions import Verdict
     from recllm.schema import AdCopy
+
+RECORDS = "copies"
+"""Folder of a workspace with the records of its texts."""
+Packs = Annotated[
+    list[str] | None,
+    typer.Option("--pack", help="A rule pack: cn, eu, us_ftc, or a file of your own; may be repeated."),
+]
+VoiceFile = Annotated[Path | None, typer.Option("--voice", help="The brand's voice, as TOML.")]
+Records = Annotated[Path | None, typer.Option("--record", help="Folder of the records; the workspace's otherwise.")]
+Adapter = Annotated[Path | None, typer.Option(help="A tuned generator's adapter (finetune/copywriter.py).")]
 
 
 def register(app: typer.Typer) -> None:
     texts = typer.Typer(invoke_without_command=True)
     texts.callback()(copy)
     texts.command()(check)
+    texts.command()(replay)
     app.add_typer(texts, name="copy")
 
 
@@ -37,23 +50,45 @@ def copy(
     generator: Annotated[
         str, typer.Option(help="template, smollm2, a folder or hub id of a causal LM, or the URL of a server.")
     ] = "template",
+    adapter: Adapter = None,
+    variants: Annotated[int, typer.Option(min=1, help="So many texts that differ for each person, at most.")] = 1,
+    pack: Packs = None,
+    voice: VoiceFile = None,
+    record: Records = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """One ad text per person; it leaves only when every claim in it passed its check."""
+    """One ad text per person; it leaves only when every claim in it passed its check. Each is kept with all that made
+    it: `recllm copy replay ID` makes it again."""
     if context.invoked_subcommand:
         return
+    from recllm.adcopy.voice import load_voice
     from recllm.pipeline import write_ads
     from recllm.workspace import Workspace
 
     asked = asked_for(user, users)
     with Workspace.open(workspace) as opened:
-        texts = write_ads(opened, asked, item_id=item, channel=channel, locale=locale, generator=generator, seed=seed)
+        texts = write_ads(
+            opened,
+            asked,
+            item_id=item,
+            channel=channel,
+            locale=locale,
+            generator=generator,
+            adapter=adapter,
+            seed=seed,
+            packs=_packs(pack),
+            voice=load_voice(voice) if voice else None,
+            variants=variants,
+            records=record or workspace / RECORDS,
+        )
     if json:
         emit_json([plain(t) for t in texts] if len(texts) != 1 else texts[0])
     else:
         for text in texts:
             _print_copy(text)
+    if failed := _failures(texts):
+        note(f"{len(failed)} of {len(texts)} texts had to do without the generator: {failed[0]}")
 
 
 def _print_copy(text: AdCopy) -> None:
@@ -62,22 +97,48 @@ def _print_copy(text: AdCopy) -> None:
     note(
         f"  {text.channel}, words by {text.generator}; "
         + (f"failed: {', '.join(failed)}" if failed else "all checks passed")
+        + (f"; record {text.record_id}" if text.record_id else "")
     )
+
+
+def _failures(texts: Sequence[AdCopy]) -> list[str]:
+    """Why the generator gave no line, for each text whose generator failed."""
+    return [c.message for t in texts for _, faults in t.rejected for c in faults if c.guarantee == "G16"]
+
+
+def replay(
+    record_id: Annotated[str, typer.Argument(metavar="ID", help="The record's id, as `recllm copy` told it.")],
+    workspace: WorkspaceDir = DEFAULT_WORKSPACE,
+    record: Records = None,
+    generator: Annotated[str | None, typer.Option(help="Where the generator is now, if it moved.")] = None,
+    adapter: Adapter = None,
+    pack: Packs = None,
+    json: Json = False,
+) -> None:
+    """Make a text again, byte for byte. Ends with 1 and says what changed (weights, prompts, word lists, rule packs)
+    when it cannot be the same."""
+    from recllm.pipeline import replay_ad
+
+    folder = record or workspace / RECORDS
+    text = replay_ad(workspace, record_id, records=folder, generator=generator, adapter=adapter, packs=_own_packs(pack))
+    if json:
+        emit_json(text)
+    else:
+        _print_copy(text)
 
 
 def check(
     file: Annotated[Path, typer.Argument(help="One JSON object a line: id, text, channel, locale, item, offer, ...")],
     at: Annotated[str | None, typer.Option("--at", help="The moment that offers are judged by; now otherwise.")] = None,
-    pack: Annotated[list[Path] | None, typer.Option("--pack", help="A rule pack of your own; may be repeated.")] = None,
-    voice: Annotated[Path | None, typer.Option(help="The brand's voice, as TOML.")] = None,
+    pack: Packs = None,
+    voice: VoiceFile = None,
     json: Json = False,
 ) -> None:
     """Check ad texts that anyone wrote: a person, an agency, a model. Ends with 2 when one of them fails."""
-    from recllm.adcopy.packs import load_pack
     from recllm.adcopy.submissions import judge, read_submissions
     from recllm.adcopy.voice import load_voice
 
-    moment, packs = _moment(at), tuple(load_pack(own) for own in pack or ())
+    moment, packs = _moment(at), _packs(pack)
     spoken = load_voice(voice) if voice else None
     verdicts = [judge(asked, now=moment, packs=packs, voice=spoken) for asked in read_submissions(file)]
     good = sum(v.verified for v in verdicts)
@@ -89,6 +150,24 @@ def check(
         note(f"{good} of {len(verdicts)} texts pass")
     if good < len(verdicts):
         raise typer.Exit(2)
+
+
+def _packs(given: list[str] | None) -> tuple[Pack, ...]:
+    """Shipped packs by name, a shop's own by file, each once."""
+    from recllm.adcopy.packs import pack, pack_names
+
+    shipped = [name for name in dict.fromkeys(given or ()) if name in pack_names()]
+    return (*(pack(name) for name in shipped), *_own_packs(given))
+
+
+def _own_packs(given: list[str] | None) -> tuple[Pack, ...]:
+    from recllm.adcopy.packs import load_pack, pack_names
+
+    own = [name for name in dict.fromkeys(given or ()) if name not in pack_names()]
+    for name in own:
+        if not Path(name).is_file():
+            raise UsageError(f"--pack {name}: neither a shipped pack ({', '.join(pack_names())}) nor a file")
+    return tuple(load_pack(Path(name)) for name in own)
 
 
 def _moment(at: str | None) -> datetime:
