@@ -45,7 +45,7 @@ def difference(hits: int, n: int, other_hits: int, other_n: int, level: float = 
     low = sqrt((a.value - a.low) ** 2 + (b.high - b.value) ** 2)
     high = sqrt((a.high - a.value) ** 2 + (b.value - b.low) ** 2)
     gap = a.value - b.value
-    return Interval(gap, gap - low, gap + high)
+    return Interval(gap, max(-1.0, gap - low), min(1.0, gap + high))
 
 
 def mean_difference(

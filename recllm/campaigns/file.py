@@ -190,7 +190,7 @@ def _checked(table: TomlTable, key: str, read: Callable[[], T]) -> T:
 
 
 def _channels(top: TomlTable) -> tuple[str, ...]:
-    names = top.texts("channels", None)
+    names = tuple(dict.fromkeys(top.texts("channels", None)))
     for name in names:
         if _checked(top, "channels", lambda name=name: channel_named(name)).segment_only:  # type: ignore[misc]
             top.fail("channels", f"names {name}, which takes a carrier's approved templates only: no texts are written")
@@ -200,7 +200,7 @@ def _channels(top: TomlTable) -> tuple[str, ...]:
 
 
 def _locales(top: TomlTable) -> tuple[str, ...]:
-    names = top.texts("locales", ("en",))
+    names = tuple(dict.fromkeys(top.texts("locales", ("en",))))
     for name in names:
         _checked(top, "locales", lambda name=name: known_locale(name))  # type: ignore[misc]
     return names or top.fail("locales", "is empty; name a language, such as en")
@@ -270,7 +270,7 @@ def _words(table: TomlTable, folder: Path) -> dict[str, Any]:
     variants, evidence = table.whole("variants", 1, least=1) or 1, table.table("evidence")
     if variants > MOST_VARIANTS:
         table.fail("variants", f"is {MOST_VARIANTS} at most: a person reads and approves every text")
-    voice, names = table.text("voice", ""), table.texts("packs", pack_names())
+    voice, names = table.text("voice", ""), tuple(dict.fromkeys(table.texts("packs", pack_names())))
     found = {
         "variants": variants,
         "generator": table.text("generator", "template"),

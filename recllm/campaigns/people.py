@@ -13,7 +13,8 @@ from recllm.adcopy.hooks import ReasonKind, reason_kind
 from recllm.audiences import Audience, Exclusions, Pool, Target, category_target, item_target, text_target
 from recllm.audiences.assignment import Campaign, assign
 from recllm.audiences.audience import answer, names_of, pool
-from recllm.audiences.exclusions import NO_CONSENT
+from recllm.audiences.exclusions import NO_CONSENT, reasons_against
+from recllm.audiences.probabilities import chances
 from recllm.audiences.reasons import reasons_for
 from recllm.audiences.selection import Selection, select
 from recllm.audiences.several import selection_of
@@ -134,10 +135,9 @@ def _open(recommender: Recommender, file: CampaignFile, gate: PolicyGate, suppre
         frequency_days=file.frequency_days,
         adult_age=file.adult_age,
     )
-    found = pool(recommender, target, rules)
     if file.most_items is not None and len(target.items) > file.most_items:
-        found = pool(recommender, _narrowed(found, file), rules)
-    return _Open(recommender, found)
+        target = _narrowed(recommender, target, rules, file)
+    return _Open(recommender, pool(recommender, target, rules))
 
 
 def _on_offer(recommender: Recommender, file: CampaignFile) -> Target:
@@ -149,14 +149,16 @@ def _on_offer(recommender: Recommender, file: CampaignFile) -> Target:
     return target
 
 
-def _narrowed(found: Pool, file: CampaignFile) -> Target:
+def _narrowed(recommender: Recommender, target: Target, rules: Exclusions, file: CampaignFile) -> Target:
     """The `most_items` items that suit most of the people who come first."""
-    first = np.argsort(-found.found.order, kind="stable")[: file.cut.most]
-    best = found.found.best[first]
-    often = np.bincount(best[best >= 0], minlength=int(found.target.items.max()) + 1)[found.target.items]
+    against = reasons_against(recommender, target.items, rules)
+    found = chances(recommender, target.items, np.flatnonzero(~np.logical_or.reduce(list(against.values()))))
+    first = np.argsort(-found.order, kind="stable")[: file.cut.most]
+    best = found.best[first]
+    often = np.bincount(best[best >= 0], minlength=int(target.items.max()) + 1)[target.items]
     kept = np.argsort(-often, kind="stable")[: file.most_items]
     note = f"of {len(often):,} items the {len(kept)} that suit most people"
-    return Target(found.target.name, np.sort(found.target.items[kept]), (*found.target.notes, note))
+    return Target(target.name, np.sort(target.items[kept]), (*target.notes, note))
 
 
 def _cut(opened: _Open, file: CampaignFile) -> Selection:

@@ -49,7 +49,7 @@ class TomlTable:
     def texts(self, key: str, default: tuple[str, ...] | None = ()) -> tuple[str, ...]:
         value = self._take(key, default)
         fit = isinstance(value, list | tuple) and all(isinstance(v, str) and v.strip() for v in value)
-        return tuple(dict.fromkeys(value)) if fit else self._wrong(key, value, "a list of texts")
+        return tuple(value) if fit else self._wrong(key, value, "a list of texts")
 
     def flag(self, key: str, default: bool) -> bool:
         value = self._take(key, default)

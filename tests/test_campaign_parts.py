@@ -1,0 +1,257 @@
+"""The pieces of campaigns that need no shop: the file, the hours, the comparison of groups, the parts of a report."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, time, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recllm.campaigns.effect import difference, mean_difference, share
+from recllm.campaigns.file import Quiet, read_campaign
+from recllm.campaigns.folder import append, read_log
+from recllm.campaigns.hours import is_quiet, send_window
+from recllm.campaigns.nouns import Person
+from recllm.campaigns.segments import OTHERS, divided
+from recllm.errors import DataError
+from recllm.report.campaign_words import WORDS
+from recllm.report.intervals import Whisker, interval_chart
+
+GOOD = """\
+id = "spring"
+channels = ["push"]
+[target]
+items = ["tea1", "tea2"]
+[offer]
+type = "percent"
+value = 12.5
+start = 2025-11-01T00:00:00+08:00
+end = "2025-11-12T00:00:00+08:00"
+[offer.list_prices]
+tea1 = 4.99
+[limits]
+holdout = 0.2
+suppress = "never.txt"
+[words]
+packs = ["cn"]
+[words.evidence]
+award = "Tea of the Year 2025"
+[words.evidence.lowest_30d]
+tea1 = "$4.50"
+"""
+
+
+def campaign(folder: Path, text: str) -> Path:
+    file = folder / "campaign.toml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_a_file_says_everything(tmp_path: Path) -> None:
+    found = read_campaign(campaign(tmp_path, GOOD))
+    assert (found.id, found.channels, found.locales, found.items) == ("spring", ("push",), ("en",), ("tea1", "tea2"))
+    assert found.offer is not None and str(found.offer.value) == "12.5", "exact, not a float"
+    assert found.offer.end is not None and found.offer.end.utcoffset() == timedelta(hours=8)
+    assert str(found.list_prices["tea1"]) == "4.99" and found.suppress == tmp_path / "never.txt"
+    assert found.quiet == Quiet(start=time(21), end=time(8), zone=None) and found.cut.holdout == 0.2
+    assert found.evidence_for("tea1") == {"award": "Tea of the Year 2025", "lowest_30d": "$4.50"}
+    assert found.evidence_for("tea2") == {"award": "Tea of the Year 2025"}
+    assert not found.auto, "a person approves, unless the file says otherwise"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "said"),
+    [
+        ('id = "spring"', 'id = "../spring"', 1, "safe name"),
+        ('id = "spring"', "id = 3", 1, "a text"),
+        ('channels = ["push"]', 'channels = ["push"]\ncolour = 1', 3, "colour is unknown"),
+        ('channels = ["push"]', 'channels = ["billboard"]', 2, "unknown channel 'billboard'"),
+        ('channels = ["push"]', 'channels = ["sms_cn"]', 2, "approved templates"),
+        ('channels = ["push"]', 'channels = ["wechat"]', 2, "reaches nobody"),
+        ('channels = ["push"]', 'channels = ["email"]', None, "sender"),
+        ('channels = ["push"]', 'channels = ["push"]\nlocales = ["fr"]', 3, "unknown locale 'fr'"),
+        ('items = ["tea1", "tea2"]', "", 3, "give one of the three"),
+        ('items = ["tea1", "tea2"]', 'items = ["tea1"]\ncategory = "tea"', 4, "give one of the three"),
+        ('items = ["tea1", "tea2"]', 'items = "tea1"', 4, "a list of texts"),
+        ("[target]", "[aim]", None, "target is missing"),
+        ("value = 12.5", "value = 120", 6, "percent offers lie between 0 and 100"),
+        ("value = 12.5", "value = 0", 7, "above 0"),
+        ('type = "percent"', 'type = "half"', 6, "is one of percent"),
+        ("start = 2025-11-01T00:00:00+08:00", "start = 2025-11-01", 8, "a time with its zone"),
+        ("start = 2025-11-01T00:00:00+08:00", "start = 2025-12-01T00:00:00Z", 9, "is not after the start"),
+        ("tea1 = 4.99", 'tea1 = "cheap"', 11, "an amount above 0"),
+        ("holdout = 0.2", "holdout = 1.5", 13, "holdout is 1.5"),
+        ("holdout = 0.2", "budget = -1", 13, "a number of 0 or more"),
+        ("holdout = 0.2", "budget = 10", 12, "a budget needs the cost"),
+        ("holdout = 0.2", 'timezone = "Mars/Base"', 13, "a name such as Asia/Shanghai"),
+        ("holdout = 0.2", 'quiet = ["21:00"]', 13, "two local times"),
+        ("holdout = 0.2", 'quiet = ["21:00", "21:00"]', 13, "leaves no hour"),
+        ('packs = ["cn"]', 'packs = ["mars"]', 16, "unknown rule pack"),
+        ('packs = ["cn"]', 'packs = ["own.toml"]', 16, "no file"),
+        ('packs = ["cn"]', "variants = 9", 16, "5 at most"),
+        ('packs = ["cn"]', 'voice = "voice.toml"', 16, "no file"),
+        ('award = "Tea of the Year 2025"', "award = 1", 18, "a text"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, old: str, new: str, line: int | None, said: str) -> None:
+    assert old in GOOD
+    with pytest.raises(DataError) as error:
+        read_campaign(campaign(tmp_path, GOOD.replace(old, new)))
+    told = str(error.value)
+    assert said in told and "campaign.toml" in told
+    assert line is None or f"line {line}:" in told, told
+
+
+def test_a_pack_that_does_not_parse(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text('name = "own"\n[[rule]]\nid = "x"\n')
+    with pytest.raises(DataError, match=r"line 16.*own\.toml, rule x: citation is missing"):
+        read_campaign(campaign(tmp_path, GOOD.replace('packs = ["cn"]', 'packs = ["own.toml"]')))
+    with pytest.raises(DataError, match="no TOML"):
+        read_campaign(campaign(tmp_path, GOOD + "\n[["))
+
+
+# --- hours -----------------------------------------------------------------------------------------------------------
+
+NIGHT = Quiet(start=time(21), end=time(8), zone="Europe/Berlin")
+NOON = Quiet(start=time(12), end=time(13), zone="Asia/Shanghai")
+
+
+@pytest.mark.parametrize(
+    ("moment", "quiet", "start", "end"),
+    [
+        ("2025-01-10T22:30+01:00", NIGHT, "2025-01-11T08:00+01:00", "2025-01-11T21:00+01:00"),
+        ("2025-01-10T03:00+01:00", NIGHT, "2025-01-10T08:00+01:00", "2025-01-10T21:00+01:00"),
+        ("2025-01-10T21:00+01:00", NIGHT, "2025-01-11T08:00+01:00", "2025-01-11T21:00+01:00"),
+        ("2025-01-10T08:00+01:00", NIGHT, "2025-01-10T08:00+01:00", "2025-01-10T21:00+01:00"),
+        ("2025-01-10T10:00+00:00", NIGHT, "2025-01-10T11:00+01:00", "2025-01-10T21:00+01:00"),
+        ("2025-03-29T23:00+01:00", NIGHT, "2025-03-30T08:00+02:00", "2025-03-30T21:00+02:00"),
+        ("2025-10-25T23:00+02:00", NIGHT, "2025-10-26T08:00+01:00", "2025-10-26T21:00+01:00"),
+        ("2025-11-11T12:20+08:00", NOON, "2025-11-11T13:00+08:00", "2025-11-12T12:00+08:00"),
+    ],
+)
+def test_messages_wait_for_the_morning(moment: str, quiet: Quiet, start: str, end: str) -> None:
+    found = send_window(datetime.fromisoformat(moment), quiet, None, None)
+    assert found is not None and found.end is not None
+    assert found.start == datetime.fromisoformat(start) and found.end == datetime.fromisoformat(end)
+
+
+def test_an_offer_that_ends_in_the_night_is_over() -> None:
+    late = datetime.fromisoformat("2025-01-10T22:30+01:00")
+    assert send_window(late, NIGHT, None, datetime.fromisoformat("2025-01-11T00:00+01:00")) is None
+    found = send_window(late, NIGHT, None, datetime.fromisoformat("2025-01-11T10:00+01:00"))
+    assert found is not None and found.end == datetime.fromisoformat("2025-01-11T10:00+01:00")
+    everything = send_window(late, None, None, None)
+    assert everything is not None and everything.start == late and everything.end is None
+
+
+@given(
+    st.datetimes(datetime(2024, 1, 1), datetime(2026, 12, 31)),
+    st.times().map(lambda t: t.replace(second=0, microsecond=0)),
+    st.times().map(lambda t: t.replace(second=0, microsecond=0)),
+    st.sampled_from(["Europe/Berlin", "America/New_York", "Asia/Shanghai", "Australia/Lord_Howe"]),
+)
+def test_no_message_leaves_in_quiet_hours(moment: datetime, start: time, end: time, zone: str) -> None:
+    if start == end:
+        return
+    quiet, at = Quiet(start=start, end=end, zone=zone), moment.replace(tzinfo=UTC)
+    found = send_window(at, quiet, None, None)
+    assert found is not None and found.end is not None and at <= found.start < found.end
+    assert found.end - found.start <= timedelta(hours=25)
+    leapt = found.start.astimezone(ZoneInfo(zone)).utcoffset() != at.astimezone(ZoneInfo(zone)).utcoffset()
+    assert leapt or not is_quiet(found.start.astimezone(ZoneInfo(zone)).time(), quiet)
+
+
+# --- effect ----------------------------------------------------------------------------------------------------------
+
+
+def test_intervals_are_the_published_ones() -> None:
+    """Newcombe 1998: 81 of 263 by Wilson's score, and 56/70 - 48/80 by method 10."""
+    one = share(81, 263)
+    assert (round(one.low, 4), round(one.high, 4)) == (0.2553, 0.3662)
+    gap = difference(56, 70, 48, 80)
+    assert (round(gap.value, 4), round(gap.low, 4), round(gap.high, 4)) == (0.2, 0.0524, 0.3339) and gap.tells
+    nothing = difference(0, 10, 0, 20)
+    assert (round(nothing.low, 4), round(nothing.high, 4)) == (-0.1611, 0.2775) and not nothing.tells
+
+
+@given(st.integers(1, 500), st.integers(1, 500), st.data())
+def test_a_difference_turned_round_is_its_mirror(n: int, m: int, data: st.DataObject) -> None:
+    a, b = data.draw(st.integers(0, n)), data.draw(st.integers(0, m))
+    gap, back = difference(a, n, b, m), difference(b, m, a, n)
+    assert gap.low <= gap.value <= gap.high and gap.low >= -1 and gap.high <= 1
+    assert np.allclose([gap.low, gap.high], [-back.high, -back.low])
+
+
+def test_money_by_bootstrap() -> None:
+    rng = np.random.default_rng(1)
+    ours, others = rng.normal(5, 2, 400), rng.normal(4, 2, 300)
+    found = mean_difference(ours, others)
+    error = 1.96 * 2 * (1 / 400 + 1 / 300) ** 0.5
+    assert found.low == pytest.approx(found.value - error, abs=0.04)
+    assert found.high == pytest.approx(found.value + error, abs=0.04)
+    assert mean_difference(ours, others) == found, "the same seed, the same interval"
+
+
+# --- parts of a report -----------------------------------------------------------------------------------------------
+
+
+def person(n: int, kind: str, held: bool = False) -> Person:
+    return Person(
+        user_id=f"u{n}",
+        held=held,
+        probability=n / 1000,
+        item_id="tea",
+        kind=kind,
+        channel="push",
+        locale="en",
+        variant=0,
+        text_id="t1",
+    )
+
+
+@given(st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 90), min_size=1), st.integers(2, 50))
+def test_no_part_is_small(sizes: dict[str, int], floor: int) -> None:
+    people = [person(n, kind) for kind, size in sizes.items() for n in range(size)]
+    parts = divided(people, [], {}, floor).get("reason")
+    if parts is None:
+        large = sorted((n for n in sizes.values() if n >= floor), reverse=True)
+        assert len(sizes) == 1 or len(large) <= 1 or sum(sizes.values()) - large[0] < 2 * floor
+        return
+    assert sum(len(reached) for reached, _ in parts.values()) == len(people)
+    assert all(len(reached) >= floor for reached, _ in parts.values())
+    assert OTHERS not in list(parts)[:-1], "what is told together comes last"
+
+
+def test_both_sides_are_divided_alike() -> None:
+    people, held = [person(n, "ab"[n % 2]) for n in range(100)], [person(n, "ab"[n % 4 == 0], True) for n in range(40)]
+    parts = divided(people, held, {}, 50)
+    assert {name: (len(r), len(h)) for name, (r, h) in parts["reason"].items()} == {"a": (50, 30), "b": (50, 10)}
+    assert "channel" not in parts, "one part tells nothing"
+
+
+# --- pages and logs --------------------------------------------------------------------------------------------------
+
+
+def test_the_words_of_both_languages_are_the_same_ones() -> None:
+    assert set(WORDS["en"]) == set(WORDS["zh"])
+
+
+def test_a_chart_escapes_and_fits() -> None:
+    svg = interval_chart([Whisker("<b>", 0.2, -0.1, 0.4, "20 %"), Whisker("none", 0, 0, 0)], title='"x"')
+    assert "<b>" not in svg and "&lt;b&gt;" in svg and svg.count("<rect") == 2
+
+
+def test_a_log_shows_what_was_changed(tmp_path: Path) -> None:
+    file = tmp_path / "log.jsonl"
+    append(file, [{"n": 1}, {"n": 2}])
+    append(file, [{"n": 3, "by": "Ann"}])
+    assert [entry["n"] for entry in read_log(file)] == [1, 2, 3]
+    lines = file.read_text().splitlines()
+    for damaged in ([lines[0], lines[2]], [*lines[:2], lines[2].replace("Ann", "Bob")], [lines[0][:-5], *lines[1:]]):
+        file.write_text("\n".join(damaged) + "\n")
+        with pytest.raises(DataError, match=r"line [123]:"):
+            list(read_log(file))

@@ -1,0 +1,596 @@
+"""Campaigns in a shop where even people buy tea and odd ones tools: from plan to report, and everything that can go
+wrong on the way."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+from shop_world import shop as world
+
+from recllm.adcopy.record import load, replay
+from recllm.campaigns import decisions
+from recllm.campaigns.decisions import AUTO, Status
+from recllm.campaigns.desk import Desk, enter_edit, open_desk
+from recllm.campaigns.export import Exported, export_campaign
+from recllm.campaigns.file import CampaignFile, read_campaign
+from recllm.campaigns.folder import CampaignFolder, read_log, read_plan
+from recllm.campaigns.nouns import Plan
+from recllm.campaigns.outcome import campaign_outcome
+from recllm.campaigns.overview import preview_document
+from recllm.campaigns.plan import plan_campaigns
+from recllm.cli import main
+from recllm.encoder import ToyEncoder
+from recllm.errors import DataError, GenerationError, NothingToDo, PolicyError, RecllmError, UsageError
+from recllm.generator import ScriptedGenerator
+from recllm.ingest import record_events
+from recllm.pipeline import load_file, open_recommender, train_workspace
+from recllm.report.campaign import preview_page, report_page
+from recllm.workspace import Workspace
+
+PEOPLE = 300
+ODD = "=cmd"
+"""What the ids of this shop begin with: a spreadsheet would take them for formulas."""
+NOW = datetime(2025, 1, 1, 12, tzinfo=UTC)
+
+TEA = """\
+id = "tea"
+goal = "tea for those who drink it"
+channels = ["email", "push"]
+[target]
+category = "food > tea"
+most_items = 4
+[offer]
+type = "percent"
+value = 20
+end = 2024-03-31T00:00:00+00:00
+[limits]
+size = 60
+holdout = 0.5
+suppress = "never.txt"
+[words]
+variants = 2
+packs = ["us_ftc"]
+[sender]
+name = "Leaf & Iron"
+address = "1 Market Street"
+opt_out = "https://example.com/stop"
+"""
+
+
+def tables(folder: Path) -> None:
+    data = world(people=PEOPLE)
+    e, items = data.events, data.items["item_id"]
+    log = ["user_id,item_id,event,timestamp,quantity,price"]
+    for user, item, at, price in zip(e.user, e.item, e.at, e.price, strict=True):
+        when = datetime.fromtimestamp(int(at), UTC).isoformat()
+        log.append(f"{raw(data.users['user_id'][int(user)])},{items[int(item)]},purchase,{when},1,{float(price):.2f}")
+    (folder / "log.csv").write_text("\n".join(log) + "\n")
+    rows = [
+        f"{r['item_id']},{r['title']},{' > '.join(r['category'])},{r['brand']},{r['price']},USD"
+        for r in data.items.to_dicts()
+    ]
+    (folder / "items.csv").write_text("\n".join([ITEM_HEAD, *rows]) + "\n")
+    (folder / "consent.csv").write_text("\n".join([CONSENT_HEAD, *(f"{raw(n)},email,false,{BEFORE}" for n in PUSH)]))
+
+
+ITEM_HEAD = "item_id,title,category,brand,price,currency"
+CONSENT_HEAD, BEFORE, AFTER = "user_id,purpose,granted,timestamp", "2024-01-01T00:00:00Z", "2024-02-19T22:13:20Z"
+PUSH = [f"u{n:02}" for n in range(0, PEOPLE, 6)]
+"""Tea drinkers who want no e-mail."""
+
+
+def raw(name: str) -> str:
+    return f"{ODD}{name}"
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a trained shop, the campaign's file, and its plan."""
+    folder = tmp_path_factory.mktemp("campaigns")
+    tables(folder)
+    (folder / "never.txt").write_text("a stranger\n")
+    settings = {"currency": "USD", "encoder": "toy", "timezone": "Europe/Berlin"}
+    with Workspace.create(folder / "shop", consent_default=True, **settings) as shop:
+        for name, table in (("items", "items"), ("log", "events"), ("consent", "consent")):
+            assert load_file(shop, folder / f"{name}.csv", table).accepted
+        train_workspace(shop, n_windows=2, epochs=2, least_steps=100)
+        (folder / "tea.toml").write_text(TEA)
+        plan_campaigns(shop, [read_campaign(folder / "tea.toml")])
+    return folder
+
+
+@pytest.fixture
+def folder(planned: Path, tmp_path: Path) -> Path:
+    """The same, to be changed."""
+    return Path(shutil.copytree(planned, tmp_path / "copy"))
+
+
+@pytest.fixture
+def shop(folder: Path) -> Iterator[Workspace]:
+    with Workspace.open(folder / "shop") as opened:
+        yield opened
+
+
+def changed(folder: Path, *pairs: tuple[str, str], name: str = "other", text: str = TEA) -> CampaignFile:
+    """The campaign of tea under another id, with pieces of its file replaced."""
+    for old, new in (('id = "tea"', f'id = "{name}"'), *pairs):
+        assert old in text, old
+        text = text.replace(old, new)
+    file = folder / f"{name}.toml"
+    file.write_text(text)
+    return read_campaign(file)
+
+
+def tea(shop: Workspace, clock: datetime = NOW) -> Desk:
+    return open_desk(shop, read_campaign(shop.root.parent / "tea.toml"), clock=clock)
+
+
+def approved(shop: Workspace) -> Desk:
+    desk = tea(shop)
+    decisions.approve(desk.folder, desk.plan, [t.id for t in desk.plan.texts], by="Ann", at=NOW)
+    return desk
+
+
+def exported(shop: Workspace) -> tuple[Desk, Exported]:
+    desk = approved(shop)
+    return desk, export_campaign(desk, shop.root.parent / "out", clock=NOW)
+
+
+def said(shop: Workspace, lines: list[str], table: str = "consent", head: str = CONSENT_HEAD) -> None:
+    file = shop.root.parent / f"more-{table}.csv"
+    file.write_text("\n".join([head, *lines]) + "\n")
+    assert load_file(shop, file, table).accepted == len(lines)
+
+
+def raw_ids(shop: Workspace) -> dict[str, str]:
+    ids = [raw(f"u{n:02}") for n in range(PEOPLE)]
+    return dict(zip(shop.pseudonymiser().many(ids), ids, strict=True))
+
+
+# --- plan ------------------------------------------------------------------------------------------------------------
+
+
+def test_tea_is_planned_for_tea_drinkers(shop: Workspace) -> None:
+    plan, names = tea(shop).plan, raw_ids(shop)
+    assert len(plan.addressed) == 60 and 40 <= len(plan.held) <= 80
+    assert all(int(names[p.user_id][5:]) % 2 == 0 for p in plan.people)
+    assert len(plan.people) + sum(plan.excluded.values()) == PEOPLE
+    assert plan.expected_conversions == pytest.approx(sum(p.probability for p in plan.addressed), rel=1e-4)
+    wants_push = set(shop.pseudonymiser().many([raw(n) for n in PUSH]))
+    assert {p.channel for p in plan.people if p.user_id in wants_push} == {"push"}
+    assert {p.channel for p in plan.people if p.user_id not in wants_push} == {"email"}
+    assert len(plan.items) == 4 and {p.item_id for p in plan.people} <= set(plan.items)
+
+
+def test_each_distinct_text_is_written_once(shop: Workspace) -> None:
+    plan = tea(shop).plan
+    keys = Counter((t.item_id, t.kind, t.channel, t.locale, t.variant) for t in plan.texts)
+    assert set(keys.values()) == {1} and len(plan.texts) <= 4 * 5 * 2 * 2 < len(plan.people)
+    assert not any(t.failures for t in plan.texts) and {t.variant for t in plan.texts} == {0, 1}
+    assert sum(t.people for t in plan.texts) == 60
+    of = {t.id: t for t in plan.texts}
+    for p in plan.people:
+        text = of[p.text_id]
+        assert (text.item_id, text.kind, text.channel, text.variant) == (p.item_id, p.kind, p.channel, p.variant)
+    record = load(tea(shop).folder.records, plan.texts[0].record)
+    assert replay(record).text == plan.texts[0].text
+
+
+def test_nothing_that_is_kept_tells_who_or_what_they_bought(shop: Workspace) -> None:
+    exported(shop)
+    kept = b"".join(f.read_bytes() for f in (shop.root / "campaigns").rglob("*") if f.is_file())
+    assert ODD.encode() not in kept and b"bought" not in kept.lower() and b"You " not in kept
+
+
+def test_a_plan_is_the_same_again(shop: Workspace) -> None:
+    before = tea(shop).plan
+    (again,) = plan_campaigns(shop, [tea(shop).file], replace=True)
+    assert (again.people, again.texts, again.excluded) == (before.people, before.texts, before.excluded)
+    assert read_plan(CampaignFolder.of(shop.root, "tea")) == again
+
+
+def test_an_id_is_taken_once(shop: Workspace, folder: Path) -> None:
+    file = tea(shop).file
+    with pytest.raises(UsageError, match="--replace"):
+        plan_campaigns(shop, [file])
+    exported(shop)
+    with pytest.raises(PolicyError, match="has been exported"):
+        plan_campaigns(shop, [file], replace=True)
+    (folder / "tea.toml").write_text(TEA + "# a thought\n")
+    with pytest.raises(UsageError, match="was changed after"):
+        tea(shop)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error", "said"),
+    [
+        ("size = 60", "cost = 1\nbudget = 0", NothingToDo, "reaches nobody: beyond_the_cut 300"),
+        ("size = 60", "size = 49", PolicyError, "smaller than 50"),
+        ("end = 2024-03-31", "end = 2024-02-01", DataError, "ended at 2024-02-01"),
+        ("end = 2024-03-31", "start = 2024-03-01T00:00:00+00:00\nend = 2024-03-31", DataError, "set send to a time"),
+        ('goal = "tea for', 'send = 2024-01-01T00:00:00+00:00\ngoal = "tea for', DataError, "the present is"),
+        ('category = "food > tea"', 'items = ["tea99"]', UsageError, "no item 'tea99'"),
+        ('category = "food > tea"', 'category = "pharmacy"', UsageError, "no item on offer"),
+        ("size = 60", "bought_days = 400", NothingToDo, "bought_recently"),
+    ],
+)
+def test_what_cannot_be_planned_leaves_nothing(
+    shop: Workspace, folder: Path, old: str, new: str, error: type[RecllmError], said: str
+) -> None:
+    pairs = [(old, new)]
+    if "bought_days" in new:  # everybody has bought one of all items
+        pairs += [('category = "food > tea"\nmost_items = 4', f"items = {ALL_ITEMS}")]
+    with pytest.raises(error, match=said):
+        plan_campaigns(shop, [changed(folder, *pairs)])
+    assert not (shop.root / "campaigns" / "other").exists()
+
+
+ALL_ITEMS = json.dumps([f"{kind}{n}" for kind in ("tea", "tool") for n in range(12)])
+
+
+def test_an_offer_that_begins_when_texts_go_out(shop: Workspace, folder: Path) -> None:
+    pairs = [("end = 2024-03-31", "start = 2024-03-01T00:00:00+00:00\nend = 2024-03-31")]
+    pairs += [('goal = "tea for', 'send = 2024-03-01T09:00:00+00:00\ngoal = "tea for')]
+    (plan,) = plan_campaigns(shop, [changed(folder, *pairs)])
+    assert plan.send == "2024-03-01T09:00:00+00:00" and "20% off" in plan.texts[0].text
+
+
+def test_an_item_that_is_gone(shop: Workspace, folder: Path) -> None:
+    said(shop, ["tea1,Green tea 1,false"], "items", "item_id,title,available")
+    with pytest.raises(UsageError, match="'tea1' of the campaign 'other' is no longer on offer"):
+        plan_campaigns(shop, [changed(folder, ('category = "food > tea"', 'items = ["tea1", "tea2"]'))])
+
+
+def test_caps_that_leave_nobody(shop: Workspace, folder: Path) -> None:
+    """Whoever was reached counts as shown something."""
+    _, done = exported(shop)
+    again = changed(folder, ("size = 60", "frequency_cap = 1"), ("holdout = 0.5", "holdout = 0"))
+    (plan,) = plan_campaigns(shop, [again])
+    assert plan.excluded["frequency_cap"] == 60 and not set(done.people) & {p.user_id for p in plan.people}
+    (folder / "never.txt").write_text("\n".join(raw_ids(shop).values()))
+    with pytest.raises(NothingToDo, match="suppression_list 300"):
+        plan_campaigns(shop, [changed(folder, name="third")])
+
+
+def test_several_campaigns_share_the_people(shop: Workspace, folder: Path) -> None:
+    wide = ("size = 60", "size = 130")
+    tools = changed(folder, ('category = "food > tea"', 'category = "home > tools"'), wide, name="tools")
+    both = plan_campaigns(shop, [changed(folder, wide), tools], contacts=1)
+    assert [plan.campaign_id for plan in both] == ["other", "tools"]
+    first, second = ({p.user_id for p in plan.people} for plan in both)
+    names = raw_ids(shop)
+    assert not first & second and {int(names[u][5:]) % 2 for u in first} == {0}
+    with pytest.raises(DataError, match="two of the files"):
+        plan_campaigns(shop, [tools, tools], replace=True)
+
+
+def test_a_generator_that_dies_leaves_templates(shop: Workspace, folder: Path) -> None:
+    dead = ScriptedGenerator([GenerationError("it is gone")] * 500)
+    (plan,) = plan_campaigns(shop, [changed(folder)], generator=dead)
+    assert {t.generator for t in plan.texts} == {"template"} and not any(t.failures for t in plan.texts)
+    assert any("the generator failed at" in note for note in plan.notes)
+
+
+# --- decisions -------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_approved_without_a_person(shop: Workspace) -> None:
+    desk = tea(shop)
+    assert {s.status for s in desk.states.values()} == {Status.DRAFT}
+    with pytest.raises(PolicyError, match="no text of 'tea' is approved"):
+        export_campaign(desk, shop.root / "out")
+    with pytest.raises(UsageError, match="--by"):
+        decisions.approve(desk.folder, desk.plan, ["t1"], by=" ", at=NOW)
+    decisions.approve(desk.folder, desk.plan, ["t1"], by="Ann", at=NOW)
+    state = desk.states["t1"]
+    assert (state.status, state.by, state.at) == (Status.APPROVED, "Ann", "2025-01-01T12:00:00+00:00")
+    decisions.reject(desk.folder, desk.plan, ["t1"], by="Bob", at=NOW, why="too plain")
+    with pytest.raises(PolicyError, match="too plain"):
+        decisions.approve(desk.folder, desk.plan, ["t1", "t2"], by="Ann", at=NOW)
+    assert desk.states["t2"].status is Status.DRAFT, "all or none"
+    with pytest.raises(UsageError, match="no text 't99'"):
+        decisions.approve(desk.folder, desk.plan, ["t99"], by="Ann", at=NOW)
+    assert [e["action"] for e in read_log(desk.folder.decisions)] == ["approved", "rejected"]
+
+
+def test_an_edit_is_checked_at_once(shop: Workspace) -> None:
+    desk = tea(shop)
+    wording = desk.plan.texts[0].text
+    state = enter_edit(desk, "t1", wording.replace("$", "$9"), by="Ann", at=NOW)
+    assert state.status is Status.EDITED and "G1" in {d.rule for d in state.failures}
+    with pytest.raises(PolicyError, match="fails G1"):
+        decisions.approve(desk.folder, desk.plan, ["t1"], by="Ann", at=NOW)
+    good = enter_edit(desk, "t1", wording.replace("20% off", "20% off now"), by="Ann", at=NOW)
+    assert not good.failures and "off now" in good.text
+    decisions.approve(desk.folder, desk.plan, ["t1"], by="Bob", at=NOW)
+    assert "off now" in desk.states["t1"].text and desk.states["t1"].by == "Bob"
+
+
+def test_auto_approves_what_nobody_doubts(shop: Workspace, folder: Path) -> None:
+    doubtful = 'name = "own"\n' + "".join(
+        f'[[rule]]\nid = "{n}"\nguarantee = "G3"\nseverity = "{severity}"\ncitation = "house"\nevidence = "never"\n'
+        f'reviewed = "2025-01-01"\nlanguages = ["en"]\nmessage = "is not our style"\nphrases = ["{phrase}"]\n'
+        f'hit = ["{phrase}"]\nmiss = ["x"]\n'
+        for n, (severity, phrase) in enumerate([("warning", "green tea 0"), ("warning", "usual")])
+    )
+    (folder / "own.toml").write_text(doubtful)
+    items = ('category = "food > tea"\nmost_items = 4', 'items = ["tea0", "tea1", "tea2"]')
+    file = changed(folder, items, ('packs = ["us_ftc"]', 'packs = ["us_ftc", "own.toml"]\nauto = true'))
+    (plan,) = plan_campaigns(shop, [file], now=NOW)
+    desk = open_desk(shop, file, clock=NOW)
+    of = {t.id: t for t in plan.texts}
+    assert any(t.warnings for t in plan.texts) and any(not t.warnings for t in plan.texts)
+    for name, state in desk.states.items():
+        assert (state.status is Status.APPROVED) == (not of[name].warnings)
+        assert state.by == (AUTO if state.status is Status.APPROVED else "")
+    warned = [t.id for t in plan.texts if t.warnings]
+    decisions.approve(desk.folder, plan, warned, by="Ann", at=NOW)
+    assert {desk.states[name].by for name in warned} == {"Ann"}
+
+
+def test_what_no_longer_holds_is_withdrawn(shop: Workspace) -> None:
+    desk = approved(shop)
+    first, second, *_ = sorted(desk.plan.items)
+    dearer = next(t for t in desk.plan.texts if t.item_id == first).facts.price
+    said(shop, [f"{first},Green tea,99.50,USD,true", f"{second},Green tea,,USD,false"], "items", PRICE_HEAD)
+    after = tea(shop)
+    for text in after.plan.texts:
+        state = after.states[text.id]
+        if text.item_id == first:
+            assert state.status is Status.WITHDRAWN and f"from {dearer} USD to 99.5 USD" in state.why
+        elif text.item_id == second:
+            assert state.status is Status.WITHDRAWN and state.why == "the item is no longer on offer"
+        else:
+            assert state.status is Status.APPROVED
+    done = export_campaign(after, shop.root / "out", clock=NOW) if counted(after, first, second) >= 50 else None
+    assert done is None or done.dropped["text_not_approved"]
+    gone = next(t.id for t in after.plan.texts if t.item_id == second)
+    with pytest.raises(UsageError, match="no longer on offer"):
+        enter_edit(after, gone, "A text.", by="Ann", at=NOW)
+    lines = list(read_log(after.folder.decisions))
+    assert len(list(read_log(tea(shop).folder.decisions))) == len(lines), "withdrawn once"
+
+
+PRICE_HEAD = "item_id,title,price,currency,available"
+
+
+def counted(desk: Desk, *gone: str) -> int:
+    return sum(p.item_id not in gone for p in desk.plan.addressed)
+
+
+def test_an_offer_that_ended_takes_its_texts_along(shop: Workspace) -> None:
+    approved(shop)
+    record_events(pl.DataFrame([event(tea(shop).plan, datetime(2024, 4, 2, tzinfo=UTC))]), shop.store(), source="log")
+    late = tea(shop)
+    assert {s.status for s in late.states.values()} == {Status.WITHDRAWN}
+    assert "the offer ended at 2024-03-31" in late.states["t1"].why
+
+
+def event(plan: Plan, at: datetime) -> dict[str, object]:
+    first = plan.addressed[0]
+    return {"user_id": first.user_id, "item_id": "tool1", "event": "purchase", "timestamp": at, "price": 1.0}
+
+
+# --- export ----------------------------------------------------------------------------------------------------------
+
+
+def rows_of(file: str) -> list[dict[str, str]]:
+    with Path(file).open(encoding="utf-8", newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
+def test_what_leaves(shop: Workspace) -> None:
+    desk = approved(shop)
+    names = raw_ids(shop)
+    done = export_campaign(desk, shop.root.parent / "out", ids=names, clock=NOW)
+    assert done.reached == 60 and not done.dropped and [Path(f).name for f in done.files] == FILES
+    email, push = (rows_of(f) for f in done.files)
+    assert len(email) + len(push) == 60 and len({r["user_id"] for r in (*email, *push)}) == 60
+    held = {names[p.user_id] for p in desk.plan.held}
+    assert all(r["user_id"].startswith("'=cmdu") and r["user_id"][1:] not in held for r in (*email, *push))
+    for row in email:
+        body = row["body"].splitlines()
+        assert {"Advertisement", "Leaf & Iron, 1 Market Street", "Unsubscribe: https://example.com/stop"} <= set(body)
+    for row in (*email, *push):
+        assert row["generated"] == "false"
+        assert row["send_from"] == "2024-02-20T08:00:00+01:00", "the morning after the log's end at night"
+        assert row["send_until"] == "2024-02-20T21:00:00+01:00"
+        assert len(row["request_id"]) == 16
+    events = shop.store().events().filter(pl.col("event") == "shown")
+    assert set(events["request_id"]) == {r["request_id"] for r in (*email, *push)}
+
+
+FILES = ["tea-email.csv", "tea-push.csv"]
+
+
+def test_who_withdrew_since_the_plan_is_gone(shop: Workspace, folder: Path) -> None:
+    desk = approved(shop)
+    names = raw_ids(shop)
+    by_channel = {c: [names[p.user_id] for p in desk.plan.addressed if p.channel == c] for c in ("email", "push")}
+    held = names[desk.plan.held[0].user_id]
+    no = [(by_channel["email"][0], "email"), (by_channel["push"][0], "push"), (by_channel["email"][1], PERSONAL)]
+    said(shop, [f"{name},{purpose},false,{AFTER}" for name, purpose in (*no, (held, PERSONAL))])
+    (folder / "never.txt").write_text(f"{by_channel['email'][2]}\n")
+    done = export_campaign(tea(shop), folder / "out", ids=names, clock=NOW)
+    assert done.reached == 56 and done.dropped == {"consent_withdrawn": 3, "suppression_list": 1}
+    left = {row["user_id"][1:] for file in done.files for row in rows_of(file)}
+    assert not left & {*(name for name, _ in no), by_channel["email"][2]}
+    assert done.held == len(desk.plan.held) - 1, "the comparison loses the same kind of people"
+
+
+PERSONAL = "personalisation"
+
+
+def test_too_few_are_not_exported(shop: Workspace) -> None:
+    desk = tea(shop)
+    most = max(desk.plan.texts, key=lambda t: t.people)
+    decisions.approve(desk.folder, desk.plan, [most.id], by="Ann", at=NOW)
+    assert 0 < most.people < 50
+    with pytest.raises(PolicyError, match="smaller than 50"):
+        export_campaign(desk, shop.root / "out")
+    assert not desk.folder.exports.exists()
+    with pytest.raises(NothingToDo, match="not exported yet"):
+        campaign_outcome(desk)
+
+
+def test_an_export_again_reaches_nobody_twice(shop: Workspace, folder: Path) -> None:
+    exported(shop)
+    export_campaign(tea(shop), folder / "out", clock=NOW + timedelta(hours=1))
+    assert len(list(read_log(tea(shop).folder.exports))) == 2
+    assert shop.store().events().filter(pl.col("event") == "shown").height == 60
+
+
+# --- report ----------------------------------------------------------------------------------------------------------
+
+
+def buy(shop: Workspace, people: list[str], item: str, price: float = 3.0, day: int = 21) -> None:
+    at = datetime(2024, 2, day, 12, tzinfo=UTC)
+    rows = [{"user_id": u, "item_id": item, "event": "purchase", "timestamp": at, "price": price} for u in people]
+    record_events(pl.DataFrame(rows), shop.store(), source="log")
+
+
+def test_what_it_brought(shop: Workspace) -> None:
+    desk, done = exported(shop)
+    held = [p.user_id for p in desk.plan.held]
+    buy(shop, [*done.people[:30], *held[:6]], desk.plan.items[0])
+    buy(shop, list(done.people[30:]), "tool1")  # not of the campaign
+    said(shop, [f"{raw_ids(shop)[name]},{channel_of(desk, name)},false,{LATER}" for name in done.people[:4]])
+    found = campaign_outcome(tea(shop))
+    assert found.reached and found.held and found.effect and found.revenue_effect
+    assert (found.reached.people, found.reached.converted, found.reached.revenue) == (60, 30, 90.0)
+    assert (found.held.people, found.held.converted, found.reached.unsubscribed) == (len(held), 6, 4)
+    assert found.effect.value == pytest.approx(0.5 - 6 / len(held)) and found.effect.tells
+    assert found.revenue_effect.value == pytest.approx(1.5 - 18 / len(held)) and found.revenue_effect.low > 0
+    assert found.rest and found.rest.people == PEOPLE - 60 - len(held)
+    assert "more often than those whom the draw held out" in found.words[0]
+    assert any("The window is not over" in line for line in found.words)
+
+
+LATER = "2024-02-22T00:00:00Z"
+
+
+def channel_of(desk: Desk, name: str) -> str:
+    return next(p.channel for p in desk.plan.people if p.user_id == name)
+
+
+def test_parts_are_large_enough_or_not_told(shop: Workspace) -> None:
+    desk, done = exported(shop)
+    buy(shop, list(done.people[:30]), desk.plan.items[0])
+    for row in campaign_outcome(tea(shop)).segments:
+        assert row.reached.people >= 50 and (row.held is None or row.held.people >= 50)
+
+
+def test_honest_words_without_a_comparison(shop: Workspace, folder: Path) -> None:
+    cases = (("none", "0", "nobody was held out", 21), ("few", "0.1", "fewer than 50 people were held out", 24))
+    for name, share, words, day in cases:
+        file = changed(folder, ("holdout = 0.5", f"holdout = {share}"), name=name)
+        (plan,) = plan_campaigns(shop, [file])
+        desk = open_desk(shop, file, clock=NOW)
+        decisions.approve(desk.folder, plan, [t.id for t in plan.texts], by="Ann", at=NOW)
+        done = export_campaign(desk, folder / "out", clock=NOW)
+        assert "Nothing is known of the window" in campaign_outcome(desk).words[0]
+        buy(shop, list(done.people[:30]), plan.items[0], day=day)
+        found = campaign_outcome(open_desk(shop, file, clock=NOW))
+        assert found.effect is None and words in found.words[0] and "no effect of the campaign" in found.words[0]
+
+
+def test_no_difference_is_said_to_be_none(shop: Workspace) -> None:
+    desk, done = exported(shop)
+    held = [p.user_id for p in desk.plan.held]
+    buy(shop, [*done.people[: len(done.people) // 5], *held[: len(held) // 5]], desk.plan.items[0])
+    found = campaign_outcome(tea(shop))
+    assert found.effect and not found.effect.tells and "No effect on buying can be shown" in found.words[0]
+
+
+def test_who_may_not_be_counted_is_not(shop: Workspace) -> None:
+    _, done = exported(shop)
+    names = raw_ids(shop)
+    said(shop, [f"{names[name]},analytics,false,{AFTER}" for name in done.people[:3]])
+    found = campaign_outcome(tea(shop))
+    assert found.reached and found.reached.people == 57 and found.not_counted == 3
+    assert found.planned == found.reached.people + found.not_counted + sum(found.dropped.values())
+
+
+# --- pages -----------------------------------------------------------------------------------------------------------
+
+
+def test_pages_escape_what_a_shop_writes(shop: Workspace, folder: Path) -> None:
+    file = changed(folder, ("tea for those", "<script>alert(1)</script> for those"))
+    plan_campaigns(shop, [file])
+    desk = open_desk(shop, file, clock=NOW)
+    page = preview_page(preview_document(desk))
+    assert "<script" not in page and "&lt;script&gt;" in page and "all checks passed" in page
+    assert ODD not in page and desk.plan.addressed[0].user_id in page
+    assert "beyond size or budget" in page
+    decisions.approve(desk.folder, desk.plan, [t.id for t in desk.plan.texts], by="Ann", at=NOW)
+    export_campaign(desk, folder / "out", clock=NOW)
+    for locale, word in (("en", "Campaign report"), ("zh", "活动报告")):
+        page = report_page(campaign_outcome(desk), currency="USD", locale=locale)
+        assert word in page and "<script" not in page
+
+
+# --- the command line ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path):  # type: ignore[no-untyped-def]
+    monkeypatch.chdir(folder)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["recllm", *arguments])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+def test_the_commands(run, folder: Path) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = run("campaign", "plan", "tea.toml", "--replace", "--json")
+    found = json.loads(out)
+    assert code == 0 and found["size"] == len(found["people"]) == 60 and found["holdout"] > 0
+    assert all(p["user_id"].startswith("u1_") for p in found["people"]) and ODD not in out
+    code, out, _ = run("campaign", "approve", "tea.toml", "--json")
+    texts = json.loads(out)["texts"]
+    assert code == 0 and {t["status"] for t in texts} == {"draft"} and texts[0]["meta"]["generated"] is False
+    assert run("campaign", "approve", "tea.toml", "--all")[0] == 2, "somebody has a name"
+    assert run("campaign", "approve", "tea.toml", "--by", "Ann", "--reject")[0] == 2
+    assert run("campaign", "export", "tea.toml", "-o", "out")[0] == 4
+    code, out, _ = run("campaign", "approve", "tea.toml", "--by", "Ann", "-t", "t1", "--edit", "Free!", "--json")
+    assert code == 0 and json.loads(out)["texts"][0]["failures"]
+    assert run("campaign", "approve", "tea.toml", "--by", "Ann", "-t", "t1")[0] == 4
+    assert run("campaign", "approve", "tea.toml", "--by", "Ann", "--reject", "-t", "t1", "--why", "no")[0] == 0
+    assert run("campaign", "approve", "tea.toml", "--by", "Ann", "--all")[0] == 0
+    assert run("campaign", "preview", "tea.toml", "-o", "page.html")[0] == 0 and (folder / "page.html").exists()
+    assert run("campaign", "report", "tea.toml")[0] == 3
+
+
+def test_the_audience_of_a_file(run, folder: Path) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = run("audience", "--campaign", "tea.toml", "-w", "shop", "--json")
+    found = json.loads(out)
+    assert code == 0 and found["campaign_id"] == "tea" and found["size"] == 60 and found["people"][0]["reasons"]
+    plan = read_plan(CampaignFolder.of(folder / "shop", "tea"))
+    assert [p["user_id"] for p in found["people"]] == [p.user_id for p in plan.addressed]
+
+
+def test_a_text_stands_for_what_is_not_sold_yet(shop: Workspace, folder: Path) -> None:
+    file = changed(
+        folder, ('category = "food > tea"\nmost_items = 4', 'text = "Green tea of spring"\ncategory = "tea"')
+    )
+    recommender = open_recommender(shop, encoder=ToyEncoder())
+    (plan,) = plan_campaigns(shop, [file], recommender=recommender)
+    assert all("Green tea of spring" in t.text and not t.failures for t in plan.texts)
+    assert {s.status for s in open_desk(shop, file, clock=NOW).states.values()} == {Status.DRAFT}
