@@ -1,0 +1,187 @@
+"""LoRA on a causal model with approved copy: it learns, goes on after a kill, and fits its own weights only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recllm.adcopy.pairs import Pair, pairs, read_approved, split
+from recllm.errors import DataError, ModelError, UsageError
+from recllm.generator import find_generator
+
+WORDS = ("Product", ":", "Why", "soft", "buns", "mug", "for", "you", "your", "table", "Warm", "a", ".", "\n")
+LEARN = [Pair(f"[user]\nProduct: {name}", f"Warm {name} for your table.") for name in ("buns", "mug", "soft buns")] * 4
+JUDGE = [Pair("[user]\nProduct: soft mug", "Warm soft mug for your table.")]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights and a vocabulary of whole words."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("base")
+    special = ["<|im_start|>", "<|im_end|>", "<unk>"]
+    vocabulary = {word: i for i, word in enumerate([*special, *WORDS, "user", "assistant", " "])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(" ", "isolated"), pre_tokenizers.Punctuation("isolated")]
+    )
+    tokenizer.decoder = decoders.Fuse()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=special[0], eos_token=special[1], unk_token=special[2]
+    )
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(fast),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=256,
+        eos_token_id=fast.eos_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def arguments(**values: Any) -> Any:
+    from recllm.finetuning import CopyArguments
+
+    told = {"learning_rate": 2e-2, "num_train_epochs": 4, "per_device_batch": 4, "top_layers": 2, "warmup_steps": 1}
+    return CopyArguments(**{**told, **values})
+
+
+def tune(base: Path, out: Path, **values: Any) -> Any:
+    from recllm.finetuning import tune_generator
+
+    return tune_generator(LEARN, JUDGE, base, out, arguments(**values))
+
+
+def test_it_learns_and_is_loaded(base: Path, tmp_path: Path) -> None:
+    from recllm.finetuning.copywriter import perplexity_of
+
+    tuned = tune(base, tmp_path / "voice", languages=("en",))
+    assert len(tuned.perplexity) == 5 and tuned.perplexity[-1] < 0.75 * tuned.perplexity[0]
+    assert {p.suffix for p in tuned.folder.iterdir() if p.is_file()} == {".json", ".safetensors", ".jsonl"}
+    before, after = perplexity_of(base, JUDGE), perplexity_of(base, JUDGE, adapter=tuned.folder)
+    assert before == pytest.approx(tuned.perplexity[0], rel=0.05)
+    assert after == pytest.approx(min(tuned.perplexity[1:]), rel=0.05)
+    generator: Any = find_generator(str(base), adapter=tuned.folder)
+    assert generator.tuned and generator.languages == {"en"}
+    assert generator.fingerprint != find_generator(str(base)).fingerprint  # type: ignore[union-attr]
+
+
+def test_only_the_line_is_learned(base: Path) -> None:
+    from recllm.finetuning.copywriter import _example
+    from recllm.generator.causal import load_causal
+
+    tokenizer, _ = load_causal(base, "cpu")
+    ids, labels = _example(LEARN[0], tokenizer, 160) or ([], [])
+    learned = [token for token in labels if token != -100]
+    assert len(ids) == len(labels)
+    assert tokenizer.decode(learned).removesuffix(tokenizer.eos_token) == LEARN[0].hook
+    assert learned[-1] == tokenizer.eos_token_id and ids[-len(learned) :] == learned
+    assert _example(LEARN[0], tokenizer, 3) is None
+
+
+def test_a_run_that_was_interrupted_is_the_run_that_was_not(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recllm.finetuning import copywriter
+
+    whole = tune(base, tmp_path / "whole")
+    epoch = copywriter._epoch
+
+    def dies(run: Any) -> float:
+        if run.epoch == 2:
+            raise KeyboardInterrupt
+        return epoch(run)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(copywriter, "_epoch", dies)
+        tune(base, tmp_path / "cut")
+    resumed = tune(base, tmp_path / "cut")
+    assert resumed.perplexity == pytest.approx(whole.perplexity, rel=1e-5)
+    weights = [(f.folder / "adapter_model.safetensors").read_bytes() for f in (whole, resumed)]
+    assert weights[0] == weights[1]
+    with pytest.raises(ModelError, match="another run"):
+        tune(base, tmp_path / "cut", rank=4)
+
+
+def test_an_adapter_belongs_to_its_weights(base: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import LlamaForCausalLM
+
+    tuned = tune(base, tmp_path / "voice", num_train_epochs=1)
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in base.iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    model = LlamaForCausalLM.from_pretrained(base)
+    with torch.no_grad():
+        model.lm_head.weight += 1
+    model.save_pretrained(other)
+    with pytest.raises(ModelError, match="was trained on"):
+        find_generator(str(other), adapter=tuned.folder)
+    with pytest.raises(ModelError, match="no tuned generator"):
+        find_generator(str(base), adapter=tmp_path)
+    with pytest.raises(UsageError, match="takes no adapter"):
+        find_generator("template", adapter=tuned.folder)
+
+
+def test_nothing_to_learn_from(base: Path, tmp_path: Path) -> None:
+    from recllm.finetuning import tune_generator
+
+    with pytest.raises(DataError, match="more approved copy"):
+        tune_generator(LEARN, [], base, tmp_path / "voice", arguments())
+    with pytest.raises(UsageError, match="at least 1"):
+        arguments(rank=0)
+
+
+# --- the pairs -----------------------------------------------------------------------------------------------------
+
+
+def lines(tmp_path: Path, *hooks: str, **item: Any) -> Path:
+    file = tmp_path / "approved.jsonl"
+    told = [{"item": {"id": "b", "title": "Sandwich buns", **item}, "hook": hook, "reason": "known"} for hook in hooks]
+    file.write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in told))
+    return file
+
+
+def test_what_may_not_be_said_is_not_learned(tmp_path: Path) -> None:
+    good = "Toast your buns and call it breakfast."
+    file = lines(
+        tmp_path, good, good, "These buns cure a cold.", "Buns at half price for you.", "Buns.", "Buy 2 buns now."
+    )
+    ((pair, item_id),) = pairs(read_approved(file))
+    assert (pair.hook, item_id) == (good, "b")
+    assert pair.prompt == "[user]\nProduct: Sandwich buns\nWhy: a favourite at home"
+
+
+def test_nothing_is_learned_about_medicines(tmp_path: Path) -> None:
+    assert pairs(read_approved(lines(tmp_path, "Soft tablets for your table.", title="Aspirin tablets"))) == []
+
+
+def test_no_item_is_on_both_sides() -> None:
+    found = [(Pair(f"{n}", f"{k}"), str(n)) for n in range(300) for k in range(2)]
+    learn, judge = split(found, share=0.2)
+    assert len(learn) + len(judge) == 600 and 60 < len(judge) < 180
+    assert not {p.prompt for p in learn} & {p.prompt for p in judge}
+
+
+FAULTY = ("[]", "{", '{"hook": "x"}', '{"item": {"title": "x"}, "hook": 1}', '{"item": {}, "hook": "y"}')
+
+
+@pytest.mark.parametrize("line", [*FAULTY, '{"item": {"title": "x"}, "hook": "y", "reason": "z"}'])
+def test_a_faulty_line_is_named(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "approved.jsonl"
+    file.write_text(f"\n{line}\n")
+    with pytest.raises(DataError, match="line 2"):
+        list(read_approved(file))
