@@ -1,33 +1,68 @@
 """Are the reasons faithful?  python eval/explanations.py -o eval/results/explanations.json
 
 Pairs of the cj-next28 window: a person and an item that they bought after the cut and that the trained model ranks in
-their first 20. Comprehensiveness@1 is how far the score falls when the piece of evidence that the explanation names
-first is taken out of the person's history, as a share of the range of their 20 scores; beside it the same for a random
-piece of evidence, the most recent one, and the one whose text is nearest. What is removed is removed from the history
-and the pair is scored again by the serving code.
+their first 20, half of them items of the most sold fifth. What is removed is removed from the history, and the pair is
+scored, or the whole list ranked, again by the serving code. Shares are of the range of the person's 20 scores.
+
+comprehensiveness@k  how far the score falls without the k heaviest pieces of evidence
+sufficiency@3        the share of what the whole history adds to the score that the 3 heaviest pieces add alone
+POS-P, NEG-P         share of 10 steps after which the item is still in the first 5, taking out the heaviest (lightest)
+                     piece first, as CFExpRec does; beside them a random order of all pieces, and one of those that
+                     the explanation tried
+PN-S@5               of the emitted counterfactual sets, those without which the item really leaves the first 5
+planted truth        people made up of random purchases and two of one product type are shown an item of that type: how
+                     often the heaviest piece is one of the two
+sanity               rank correlation of the worths with those of a scorer whose MLPs have random weights
+stability            the heaviest piece stays the same when events of one moment change places
+exactness            largest difference of a worth to the same worth computed alone
+
+The model attends to nothing unless it has a sequence model, which it has not here, so attention is no baseline.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 
+from recllm.counterfactuals import counterfactual
+from recllm.dataset import Events
 from recllm.encoder import load_encoder
 from recllm.evaluation import cj_next28, complete_journey, paired_bootstrap
 from recllm.evaluation.protocols import Window
 from recllm.evaluation.report import commit, hardware, versions
-from recllm.explain import Person, Unit, choose, deltas, units_of
+from recllm.explain import Pairs, Person, Unit, deltas, lacking, units_of
+from recllm.explanation import explanation, places
 from recllm.ranking import rank
 from recllm.recommender import Recommender
+from recllm.schema import ACTION_CODE, Action
 from recllm.training import TrainingArguments
 
-K = 20
+K, SHORT, STEPS = 20, 5, 10
+BASELINES = ("random", "recency", "cosine")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A person and an item. worth: (n_units,), NaN where not tried. orders: unit numbers, heaviest first, by method."""
+
+    row: int
+    item: int
+    person: Person
+    units: list[Unit]
+    worth: NDArray[np.float32]
+    spread: float
+    orders: dict[str, NDArray[np.int64]]
 
 
 def main() -> None:
@@ -37,25 +72,34 @@ def main() -> None:
     encoder = load_encoder(cache_dir=args.cache)
     recommender = Recommender(window.dataset, encoder).fit(TrainingArguments(seed=args.seed), progress=say)
     rng = np.random.default_rng(args.seed)
-    people = held_out(recommender, window, args.pairs, rng)
-    rows = [measure(recommender, row, items, scores, rng) for row, items, scores in zip(*people, strict=True)]
-    table = {name: np.array([r[name] for r in rows]) for name in rows[0]}
-    gap = paired_bootstrap(table["ours"], table["random"], draws=1000, seed=args.seed)
-    ratio = float(table["ours"].mean() / max(table["random"].mean(), 1e-9))
+    cases = [case(recommender, *pair, rng) for pair in held_out(recommender, window, args.pairs, rng)]
+    say(f"{len(cases)} pairs")
+    systems, gaps = comprehensiveness(recommender, cases, args.seed)
+    say("comprehensiveness is measured")
+    steps = deletion(recommender, cases[: args.ranked], rng)
+    say("deletion is measured")
+    gates = {
+        **gaps,
+        **steps,
+        "PN-S@5": necessity(recommender, cases[: args.ranked]),
+        "text_and_evidence": agreement(recommender, cases[: args.ranked]),
+        "exactness": exactness(recommender, cases[: args.ranked]),
+        "stability": stability(recommender, cases, rng),
+        "planted_truth": planted(recommender, args.planted, rng),
+        "sanity": sanity(recommender, cases, args.seed),
+    }
     record = {
         "protocol": "cj-next28, reasons of held-out purchases ranked in the first 20",
         "commit": commit(),
         "data_hash": window.data_hash,
         "seed": args.seed,
         "seconds": round(time.perf_counter() - started, 1),
-        "pairs": len(rows),
-        "systems": {
-            name: {"ALL": {"comprehensiveness@1": round(float(v.mean()), 4), "median": round(float(np.median(v)), 4)}}
-            for name, v in {"recllm": table["ours"], **{n: table[n] for n in ("random", "recency", "cosine")}}.items()
-        },
-        "ratio_to_random": round(ratio, 2),
-        "difference_to_random": {k: round(getattr(gap, k), 4) for k in ("mean", "low", "high")},
-        "evidence_per_person": round(float(table["units"].mean()), 1),
+        "pairs": len(cases),
+        "ranked_again": min(args.ranked, len(cases)),
+        "systems": systems,
+        "gates": gates,
+        "goals": GOALS,
+        "evidence_per_person": round(float(np.mean([len(c.units) for c in cases])), 1),
         "hardware": hardware(),
         "versions": versions(),
     }
@@ -65,65 +109,282 @@ def main() -> None:
         args.output.write_text(text + "\n", encoding="utf-8")
 
 
-def held_out(recommender: Recommender, window: Window, n: int, rng: np.random.Generator):  # type: ignore[no-untyped-def]
-    """Pairs drawn one per person: rows of people, the item, and the person's first 20 scores."""
+GOALS = {
+    "comprehensiveness": ">= 2 x random, interval of the difference above 0",
+    "sufficiency@3": "median >= .7",
+    "deletion": "POS-P < random < NEG-P; a random order of all pieces hardly touches what matters in 10 steps",
+    "PN-S@5": "1",
+    "text_and_evidence": "1",
+    "exactness": "<= 1e-5",
+    "stability": ">= .95",
+    "planted_truth": ">= .9",
+    "sanity": "<= .3",
+}
+
+# --- pairs -----------------------------------------------------------------------------------------------------------
+
+
+def held_out(
+    recommender: Recommender, window: Window, n: int, rng: np.random.Generator
+) -> list[tuple[int, int, NDArray[np.float32]]]:
+    """Row of the person, the item, and the person's first 20 scores; one pair a person, half of them popular items."""
     part = window.slice("ALL")
-    rows = rng.permutation(part.users)[: 4 * n]
-    told = np.zeros((len(rows), recommender.encoder.dim), np.float32)
+    rows = rng.permutation(part.users)
     model = recommender.model
     assert model is not None
-    lists = rank(
-        model.scorer,
-        recommender.population,
-        window.dataset.events.rows(rows),
-        window.dataset.as_of,
-        K,
-        own=rows,
-        basics=told,
-        settings=model.candidates,
-    )
+    told = np.zeros((len(rows), recommender.encoder.dim), np.float32)
+    events = window.dataset.events.rows(rows)
+    common: dict[str, Any] = {"own": rows, "basics": told, "settings": model.candidates}
+    lists = rank(model.scorer, recommender.population, events, window.dataset.as_of, K, **common)
     place = {int(u): i for i, u in enumerate(part.users)}
-    picked: tuple[list[int], list[int], list[NDArray[np.float32]]] = ([], [], [])
+    sold = recommender.population.stats.buyers_ever
+    popular = sold >= np.quantile(sold[sold > 0], 0.8)
+    picked: dict[bool, list[tuple[int, int, NDArray[np.float32]]]] = {True: [], False: []}
     for i, row in enumerate(rows):
         bought = part.truth.item[part.truth.indptr[place[int(row)]] : part.truth.indptr[place[int(row)] + 1]]
-        hits = np.flatnonzero(np.isin(lists.item[i], bought))
-        if len(hits) and len(picked[0]) < n:
-            picked[0].append(int(row))
-            picked[1].append(int(lists.item[i][rng.choice(hits)]))
-            picked[2].append(lists.logit[i])
-    return picked
+        hits = lists.item[i][np.isin(lists.item[i], bought)]
+        wanted = len(picked[True]) <= len(picked[False])
+        fit = hits[popular[hits] == wanted] if len(hits) else hits
+        if len(fit) and len(picked[wanted]) < n // 2 + n % 2:
+            picked[wanted].append((int(row), int(rng.choice(fit)), lists.logit[i]))
+        elif len(hits):
+            other = bool(popular[hits[0]])
+            if len(picked[other]) < n // 2:
+                picked[other].append((int(row), int(hits[0]), lists.logit[i]))
+    both = picked[True] + picked[False]
+    return [both[int(n)] for n in rng.permutation(len(both))]
 
 
-def measure(
-    recommender: Recommender, row: int, item: int, scores: NDArray[np.float32], rng: np.random.Generator
-) -> dict[str, float]:
-    person = Person(recommender.dataset.events.rows(np.array([row])), {})
-    units = units_of(person)
-    shown = np.array([item])
-    score = recommender.score_versions(row)
-    tried = choose(units, shown, recommender.item_vectors, recommender.population.facets.type, 8)
-    worth = deltas(person, units, shown, tried, score)[:, 0]
-    picks = {
-        "ours": int(np.nanargmax(worth)),
-        "random": int(rng.integers(len(units))),
-        "recency": most_recent(person, units),
-        "cosine": int(np.argmax(recommender.item_vectors[[u.item for u in units]] @ recommender.item_vectors[item])),
-    }
-    asked = np.zeros((len(units), 1), bool)
-    asked[list(picks.values())] = True
-    again = deltas(person, units, shown, asked, score)[:, 0]
-    spread = max(float(np.nanmax(scores) - np.nanmin(scores)), 1e-6)
-    return {name: float(again[u]) / spread for name, u in picks.items()} | {"units": float(len(units))}
-
-
-def most_recent(person: Person, units: list[Unit]) -> int:
+def case(recommender: Recommender, row: int, item: int, scores: NDArray[np.float32], rng: np.random.Generator) -> Case:
+    person = recommender.person(row)
+    units, worth = recommender.evidence(row, np.array([item]))
+    value = worth[:, 0]
+    near = np.array([_cosine(recommender, unit, item) for unit in units])
     last = {int(i): n for n, i in enumerate(person.events.item)}
-    return max(range(len(units)), key=lambda u: last.get(units[u].item, -1))
+    recent = np.array([last.get(unit.item, -1) for unit in units])
+    tie = rng.random(len(units))
+    orders = {
+        "recllm": np.lexsort((tie, -np.nan_to_num(value, nan=0.0))),
+        "random": rng.permutation(len(units)),
+        "recency": np.lexsort((tie, -recent)),
+        "cosine": np.lexsort((tie, -near)),
+    }
+    return Case(row, item, person, units, value, max(float(np.nanmax(scores) - np.nanmin(scores)), 1e-6), orders)
+
+
+def _cosine(recommender: Recommender, unit: Unit, item: int) -> float:
+    vectors = recommender.item_vectors
+    return float(vectors[unit.item] @ vectors[item]) if unit.item >= 0 else -1.0
+
+
+def scored(recommender: Recommender, case: Case, sets: Sequence[Sequence[Unit]]) -> NDArray[np.float32]:
+    """The item's score without each set of units."""
+    histories, basics = lacking(case.person, sets)
+    ones = Pairs(np.arange(len(sets) + 1), np.full(len(sets), case.item, np.int32))
+    return recommender.score_versions(case.row)(histories, basics, ones)
+
+
+# --- gates -----------------------------------------------------------------------------------------------------------
+
+
+def comprehensiveness(
+    recommender: Recommender, cases: Sequence[Case], seed: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Figures of each method, and what the gates ask of ours."""
+    falls: dict[str, list[list[float]]] = {name: [] for name in ("recllm", *BASELINES)}
+    for one in cases:
+        sets: list[list[Unit]] = [[], one.units]
+        for order in one.orders.values():
+            top = [one.units[int(n)] for n in order[:3]]
+            kept = {int(n) for n in order[:3]}
+            sets += [top[:1], top, [u for n, u in enumerate(one.units) if n not in kept]]
+        score = scored(recommender, one, sets)
+        whole, none = score[0], score[1]
+        for number, name in enumerate(one.orders):
+            without1, without3, only3 = score[2 + 3 * number : 5 + 3 * number]
+            gained = (only3 - none) / (whole - none) if abs(whole - none) > 0.05 * one.spread else np.nan
+            falls[name].append([(whole - without1) / one.spread, (whole - without3) / one.spread, float(gained)])
+    table = {name: np.array(rows) for name, rows in falls.items()}
+    systems = {
+        name: {
+            "ALL": {
+                "comprehensiveness@1": round(float(rows[:, 0].mean()), 4),
+                "comprehensiveness@3": round(float(rows[:, 1].mean()), 4),
+                "sufficiency@3": round(float(np.nanmedian(rows[:, 2])), 4),
+            }
+        }
+        for name, rows in table.items()
+    }
+    out: dict[str, Any] = {"sufficiency@3": systems["recllm"]["ALL"]["sufficiency@3"]}
+    for column, name in enumerate(("comprehensiveness@1", "comprehensiveness@3")):
+        ours = table["recllm"][:, column]
+        for other in BASELINES:
+            gap = paired_bootstrap(ours, table[other][:, column], draws=1000, seed=seed)
+            out[f"{name} over {other}"] = {k: round(getattr(gap, k), 4) for k in ("mean", "low", "high")}
+    return systems, out
+
+
+def deletion(recommender: Recommender, cases: Sequence[Case], rng: np.random.Generator) -> dict[str, Any]:
+    """POS-P, NEG-P and the same for random orders, over items that stand in the first 5 with the whole history."""
+    stays: dict[str, list[float]] = {"POS-P": [], "random": [], "random of the tried": [], "NEG-P": []}
+    for one in cases:
+        heavy = one.orders["recllm"]
+        tried = rng.permutation(np.flatnonzero(np.isfinite(one.worth)))
+        orders = dict(zip(stays, (heavy, rng.permutation(len(one.units)), tried, heavy[::-1]), strict=True))
+        sets = [[one.units[int(n)] for n in order[:step]] for order in orders.values() for step in range(1, STEPS + 1)]
+        place = places(recommender, one.row, one.item, SHORT)(*lacking(one.person, [[], *sets]))
+        if place[0] <= SHORT:
+            for number, name in enumerate(stays):
+                stays[name].append(float((place[1 + STEPS * number : 1 + STEPS * (number + 1)] <= SHORT).mean()))
+    return {
+        "deletion": {name: round(float(np.mean(values)), 4) for name, values in stays.items()}
+        | {"pairs": len(stays["random"])}
+    }
+
+
+def necessity(recommender: Recommender, cases: Sequence[Case]) -> dict[str, Any]:
+    """Counterfactual sets for the first 5, each checked by the public recommend call of a shop without these events."""
+    emitted, true, sizes, asked = 0, 0, [], 0
+    for one in cases:
+        place = places(recommender, one.row, one.item, SHORT)
+        if int(place(one.person.events, [one.person.basics])[0]) > SHORT:
+            continue
+        asked += 1
+        found = counterfactual(one.person, one.units, one.worth, place, k=SHORT)
+        if found is not None:
+            emitted += 1
+            sizes.append(len(found.units))
+            true += not shown_without(recommender, one, found.units)
+    return {
+        "asked": asked,
+        "emitted": emitted,
+        "share": round(true / max(emitted, 1), 4),
+        "mean_size": round(float(np.mean(sizes)), 2) if sizes else None,
+    }
+
+
+def shown_without(recommender: Recommender, one: Case, units: Sequence[Unit]) -> bool:
+    """Whether `rank` itself still puts the item, or one of its name, among the first 5 without these units."""
+    from recllm.text import item_names
+
+    histories, basics = lacking(one.person, [units])
+    listed = recommender.rank_versions(one.row, SHORT + 100)(histories, basics).item[0]
+    listed = listed[listed >= 0]
+    names = item_names(recommender.dataset.items[listed.tolist()], recommender.locale)
+    first = list(dict.fromkeys(names))[:SHORT]
+    own = item_names(recommender.dataset.items[[one.item]], recommender.locale)[0]
+    return own in first and one.item in listed[: names.index(first[-1]) + 1]
+
+
+def agreement(recommender: Recommender, cases: Sequence[Case]) -> dict[str, Any]:
+    """Of the explanations that name evidence: it exists, the first named is the heaviest that may be named, its sign
+    is right, and its own title stands in the sentence."""
+    users, ids = recommender.dataset.users["user_id"], recommender.dataset.items["item_id"]
+    named = right = general = withheld = 0
+    for one in cases:
+        found = explanation(recommender, users[one.row], ids[one.item], k=SHORT)
+        first = found.reasons[0]
+        if first.evidence_id in ("general", "withheld"):
+            general, withheld = general + (first.evidence_id == "general"), withheld + (first.evidence_id == "withheld")
+            continue
+        named += 1
+        known = {c.evidence_id: c for c in found.contributions}
+        exist = all(r.evidence_id in known and known[r.evidence_id].text == r.text for r in found.reasons)
+        heaviest = found.contributions[0].evidence_id == first.evidence_id
+        right += exist and heaviest and all(r.delta > 0 for r in found.reasons)
+    return {"named": named, "share": round(right / max(named, 1), 4), "general": general, "withheld": withheld}
+
+
+def exactness(recommender: Recommender, cases: Sequence[Case]) -> dict[str, Any]:
+    worst = 0.0
+    for one in cases:
+        unit = int(np.nanargmax(one.worth))
+        whole, without = (float(scored(recommender, one, [s])[0]) for s in ([], [one.units[unit]]))
+        worst = max(worst, abs(whole - without - float(one.worth[unit])))
+    return {"largest_difference": float(f"{worst:.2g}")}
+
+
+def stability(recommender: Recommender, cases: Sequence[Case], rng: np.random.Generator) -> dict[str, Any]:
+    same = [
+        heaviest(recommender, one, shuffled(one.person, rng)) == heaviest(recommender, one, one.person) for one in cases
+    ]
+    return {"share": round(float(np.mean(same)), 4)}
+
+
+def shuffled(person: Person, rng: np.random.Generator) -> Person:
+    """The same events, those of one moment in another order."""
+    e = person.events
+    order = np.lexsort((rng.random(len(e)), e.at))
+    columns = {f: getattr(e, f)[order] for f in ("item", "at", "action", "quantity", "price", "basket")}
+    return replace(person, events=Events(e.indptr, **columns))
+
+
+def heaviest(recommender: Recommender, one: Case, person: Person) -> Unit:
+    units = units_of(person)
+    known = {unit for unit, w in zip(one.units, one.worth, strict=True) if np.isfinite(w)}
+    tried = np.array([[unit in known] for unit in units])
+    worth = deltas(person, units, np.array([one.item]), tried, recommender.score_versions(one.row))[:, 0]
+    return units[int(np.nanargmax(worth))]
+
+
+def planted(recommender: Recommender, n: int, rng: np.random.Generator) -> dict[str, Any]:
+    """Made-up people: 20 purchases of other departments, and two of one product type among them."""
+    dataset, facets = recommender.dataset, recommender.population.facets
+    sold = recommender.population.stats.buyers_ever > 5
+    sizes = np.bincount(facets.type[sold & (facets.type >= 0)], minlength=facets.type.max() + 1)
+    hits = 0
+    for kind in rng.choice(np.flatnonzero(sizes >= 3), n):
+        two = rng.choice(np.flatnonzero(sold & (facets.type == kind)), 3, replace=False)
+        other = np.flatnonzero(sold & (facets.department != facets.department[two[0]]))
+        rest = rng.choice(other, 20, replace=False)
+        hits += _planted_hit(recommender, two, rest, dataset.as_of, rng)
+    return {"people": n, "share": round(hits / n, 4)}
+
+
+def _planted_hit(
+    recommender: Recommender, two: NDArray[np.int64], rest: NDArray[np.int64], as_of: int, rng: np.random.Generator
+) -> bool:
+    items = rng.permutation(np.concatenate([two[1:], rest])).astype(np.int32)
+    at = np.sort(as_of - rng.integers(1, 90, len(items)) * 86_400)
+    n, one = len(items), np.ones(len(items), np.float32)
+    bought = np.full(n, ACTION_CODE[Action.PURCHASE], np.uint8)
+    events = Events(np.array([0, n]), items, at, bought, one, one, np.arange(n, dtype=np.int32))
+    person = Person(events, {})
+    units = units_of(person)
+    score = recommender.score_versions(-1)
+    worth = deltas(person, units, two[:1], np.ones((len(units), 1), bool), score)[:, 0]
+    return units[int(np.argmax(worth))].item in two[1:]
+
+
+def sanity(recommender: Recommender, cases: Sequence[Case], seed: int) -> dict[str, Any]:
+    """Mean rank correlation with the worths by MLPs of random weights; the cosine stays, for it is not learned."""
+    import torch
+
+    model = recommender.model
+    assert model is not None
+    scorer = copy.deepcopy(model.scorer)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for mlp in scorer.mlps:
+            for layer in mlp:
+                if isinstance(layer, torch.nn.Linear):
+                    layer.reset_parameters()
+    other = Recommender(recommender.dataset, recommender.encoder, model=replace(model, scorer=scorer))
+    other.__dict__["item_vectors"], other.__dict__["population"] = recommender.item_vectors, recommender.population
+    found = []
+    for one in cases:
+        tried = np.isfinite(one.worth)
+        if tried.sum() >= 5:
+            again = deltas(one.person, one.units, np.array([one.item]), tried[:, None], other.score_versions(one.row))
+            found.append(float(spearmanr(one.worth[tried], again[tried, 0]).statistic))
+    return {"mean_rank_correlation": round(float(np.nanmean(found)), 4), "pairs": len(found)}
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=200)
+    parser.add_argument("--pairs", type=int, default=500)
+    parser.add_argument("--ranked", type=int, default=200, help="pairs whose lists are ranked again, which is slow")
+    parser.add_argument("--planted", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "recllm")
     parser.add_argument("-o", "--output", type=Path)
