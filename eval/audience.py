@@ -15,7 +15,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -203,10 +203,9 @@ def category_buyers(past: Dataset, sold: Events, items: Table, people: Table) ->
 def boosted(trained: Recommender, recipe: Recipe, items: Table, people: Table, seed: int) -> Table:
     """LightGBM grown on the windows that ours learned from, by the same features (without the sequence model's)."""
     past, model = trained.dataset, trained.model
-    args = replace(recipe.training, newcomer_share=0.0)
-    log = Past(past, trained.item_vectors, None, args, model.population, model.candidates)
+    log = Past(past, trained.item_vectors, None, recipe.training, model.population, model.candidates)
     parts = []
-    for start in window_starts(past, model.population.target, args):
+    for start in window_starts(past, model.population.target, recipe.training):
         part, _ = log.window(log.crowd(start))
         columns = np.column_stack([part.features, part.cosine])
         parts.append((columns, part.label.astype(np.float32), np.exp(part.correction), np.diff(part.indptr)))
