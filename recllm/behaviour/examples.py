@@ -21,7 +21,7 @@ from recllm.errors import DataError, UsageError
 
 LEAST_PEOPLE = 50
 LEAST_OF_A_CLASS = 20
-"""Fewer examples with, or without, the outcome teach nothing that could be checked."""
+"""Fewer people with, or without, the outcome teach nothing that could be checked."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,14 +63,26 @@ class Examples:
             raise DataError(f"leakage: {int(turned.sum()):,} rows have features from after their label's window")
         return self
 
+    @property
+    def learnable(self) -> bool:
+        """Whether there are enough people, and enough with and without the outcome."""
+        people, with_it, without = self._people()
+        return people >= LEAST_PEOPLE and min(with_it, without) >= LEAST_OF_A_CLASS
+
+    def _people(self) -> tuple[int, int, int]:
+        """Distinct people: all, those with the outcome in some window, and those without it in some window."""
+        with_it = self.label > 0
+        with_, without = self.person[with_it], self.person[~with_it]
+        return len(np.unique(self.person)), len(np.unique(with_)), len(np.unique(without))
+
     def check_classes(self, what: str) -> Examples:
         """Itself. Raises `DataError` for too few people, or too few with or without the outcome."""
-        people, yes = len(np.unique(self.person)), int((self.label > 0).sum())
+        people, with_it, without = self._people()
         if people < LEAST_PEOPLE:
             raise DataError(f"{what}: {people} people with a past to learn from; at least {LEAST_PEOPLE} are needed")
-        if min(yes, len(self) - yes) < LEAST_OF_A_CLASS:
+        if min(with_it, without) < LEAST_OF_A_CLASS:
             raise DataError(
-                f"{what}: in the past windows it happened {yes:,} times and did not {len(self) - yes:,} times; "
+                f"{what}: in the past windows it happened to {with_it:,} people, and to {without:,} it did not; "
                 f"at least {LEAST_OF_A_CLASS} of each are needed"
             )
         return self

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.behaviour.examples import LEAST_OF_A_CLASS, Examples
+from recllm.behaviour.examples import Examples
 from recllm.behaviour.table import Features, Floats
 
 Values = NDArray[np.float64]
@@ -121,15 +121,27 @@ def fit_chances(examples: Examples, as_of: int, settings: ModelSettings | None =
 
 
 def backtest(examples: Examples, as_of: int, settings: ModelSettings | None = None) -> HeldOut:
-    """The latest window by a model of the earlier ones; where there are too few of them, people by other people."""
-    settings, latest = settings or ModelSettings(), examples.window == 0
-    older, label = examples.rows(~latest), examples.label
-    if min((older.label > 0).sum(), (older.label <= 0).sum()) >= LEAST_OF_A_CLASS:
+    """The latest window by a model of the earlier ones; where these are too few, people by other people.
+
+    Raises what `fit_chances` raises.
+    """
+    settings = settings or ModelSettings()
+    examples.check(as_of).check_classes("this prediction")
+    label, (latest, whole_window) = examples.label, held_out(examples)
+    if whole_window:
         rows = np.flatnonzero(latest)
-        model = fit_chances(older, as_of, settings)
+        model = fit_chances(examples.rows(~latest), as_of, settings)
         return HeldOut(rows, model.probability(examples.features.rows(rows)), label[rows], True)
     raw = cross_fitted(examples, settings)
     return HeldOut(np.arange(len(label)), _cross_calibrated(raw, label, examples.person, settings.seed), label, False)
+
+
+def held_out(examples: Examples) -> tuple[NDArray[np.bool_], bool]:
+    """The rows of the latest window, and True; where the others are too few to learn from, a third of the people."""
+    latest = examples.window == 0
+    if examples.rows(~latest).learnable:
+        return latest, True
+    return people_folds(examples.person, 3) == 0, False
 
 
 def cross_fitted(examples: Examples, settings: ModelSettings) -> Values:

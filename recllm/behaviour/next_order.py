@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from recllm.behaviour.chance import checked, learned, left_out
 from recllm.behaviour.curves import quality
 from recllm.behaviour.examples import Examples
-from recllm.behaviour.model import ChanceModel, ModelSettings, fit_chances, people_folds
+from recllm.behaviour.model import ChanceModel, ModelSettings, fit_chances, held_out
 from recllm.behaviour.prediction import MEANING, Kind, Predicted, Prediction
 from recllm.behaviour.question import Question, ids_of, known, ordered
 from recllm.behaviour.table import Features, Floats
@@ -47,9 +47,9 @@ def predict_next_order(question: Question) -> Prediction:
     """Raises what `recllm.behaviour.predict` tells."""
     bounds, as_of = edges(question.horizon_days), question.learn.as_of
     examples = learned(question, known, _days_until(question), WINDOWS)
-    examples.with_label(np.isfinite(examples.label)).check_classes("the next order")
+    ordered_at_all = examples.with_label(np.isfinite(examples.label)).check_classes("the next order")
     model = fit_hazards(examples, bounds, as_of, question.seed)
-    inside = _held_out(examples)
+    inside, whole_window = held_out(ordered_at_all)
     earlier = fit_hazards(examples.rows(~inside), bounds, as_of, question.seed)
     survival = earlier.survival(earlier.read(examples.features.rows(inside)).values)
     happened = examples.label[inside]
@@ -63,7 +63,7 @@ def predict_next_order(question: Question) -> Prediction:
         meaning=MEANING[Kind.NEXT_ORDER],
         people=_people(question, model, examples, np.flatnonzero(asked)),
         quality=quality(1 - survival[:, -1], np.isfinite(happened).astype(np.float64)),
-        checked=checked(question, examples, whole_window=examples.window.max() > 0),
+        checked=checked(question, examples, whole_window=whole_window),
         figures=_figures(survival, bounds, happened, examples.features.rows(inside)),
         left_out=left_out(asked),
     )
@@ -156,12 +156,6 @@ def _days_until(question: Question) -> Any:
         return out
 
     return days
-
-
-def _held_out(examples: Examples) -> NDArray[np.bool_]:
-    if examples.window.max(initial=0) > 0:
-        return np.asarray(examples.window == 0)
-    return np.asarray(people_folds(examples.person, 3) == 0)
 
 
 def _figures(survival: Values, bounds: Values, happened: Values, features: Features) -> dict[str, float]:

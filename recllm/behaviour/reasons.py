@@ -98,8 +98,8 @@ class Teller:
         text = self._render("told", fact=fact, up=delta > 0, what=self.what)
         return Reason(evidence_id=WITHHELD if hidden else group, delta=delta, text=text)
 
-    def _render(self, name: str, **facts: object) -> str:
-        return self.prompts.render(f"behaviour.{name}", self.locale, **facts)
+    def _render(self, template: str, /, **facts: object) -> str:
+        return self.prompts.render(f"behaviour.{template}", self.locale, **facts)
 
 
 def told_facts(group: str, row: Mapping[str, float], target: str | None) -> tuple[str, dict[str, object]]:

@@ -16,7 +16,7 @@ from recllm.behaviour.chance import checked, learned, left_out
 from recllm.behaviour.curves import quality
 from recllm.behaviour.examples import Examples
 from recllm.behaviour.features import money
-from recllm.behaviour.model import ChanceModel, ModelSettings, fit_chances, people_folds, varying
+from recllm.behaviour.model import ChanceModel, ModelSettings, fit_chances, held_out, people_folds, varying
 from recllm.behaviour.prediction import MEANING, Kind, Predicted, Prediction
 from recllm.behaviour.question import Question, ids_of, known, ordered
 from recllm.behaviour.table import Features, Floats
@@ -58,21 +58,24 @@ def predict_value(question: Question) -> Prediction:
     if not np.isfinite(question.learn.events.price).any():
         raise DataError("the log has no prices, so spend cannot be predicted; load events with a price column")
     examples = learned(question, known, _spent_of(question))
-    model, held = fit_value(examples, question.learn.as_of, question.seed), _backtest(question, examples)
+    happened = examples.with_label(examples.label > LEAST_SPEND).check_classes("the value")
+    inside, whole_window = held_out(happened)
+    model = fit_value(examples, question.learn.as_of, question.seed)
+    earlier = fit_value(examples.rows(~inside), question.learn.as_of, question.seed)
     asked = known(question.ask, question.ask.as_of)
     rows = np.flatnonzero(asked)
     if not len(rows):
         raise NothingToDo("nobody to predict: nobody has a past that counts")
-    probability, value, label = held
+    judged = examples.rows(inside)
     return Prediction(
         kind=Kind.VALUE,
         horizon_days=question.horizon_days,
         as_of=utc(question.ask.as_of),
         meaning=MEANING[Kind.VALUE],
         people=_people(question, model, examples, rows),
-        quality=quality(probability, (label > 0).astype(np.float64)),
-        checked=checked(question, examples, whole_window=examples.window.max() > 0),
-        figures=_figures(examples, value, label),
+        quality=quality(earlier.chance.probability(judged.features), happened.label[inside]),
+        checked=checked(question, examples, whole_window=whole_window),
+        figures=_figures(judged, earlier.value(judged.features)),
         left_out=left_out(asked),
     )
 
@@ -117,29 +120,13 @@ def _spent_of(question: Question) -> Any:
     return spent
 
 
-def _backtest(question: Question, examples: Examples) -> tuple[Values, Values, Values]:
-    """Chance, value and what was really spent, of the latest window by a model of the others; see `_held_out`."""
-    inside = _held_out(examples)
-    model = fit_value(examples.rows(~inside), question.learn.as_of, question.seed)
-    features = examples.features.rows(inside)
-    return model.chance.probability(features), model.value(features), examples.label[inside]
-
-
-def _held_out(examples: Examples) -> NDArray[np.bool_]:
-    """The latest window, or with a single one a third of the people."""
-    if examples.window.max(initial=0) > 0:
-        return np.asarray(examples.window == 0)
-    return np.asarray(people_folds(examples.person, 3) == 0)
-
-
-def _figures(examples: Examples, value: Values, label: Values) -> dict[str, float]:
+def _figures(judged: Examples, value: Values) -> dict[str, float]:
     """Mean absolute errors, and of "as much as in the last 28 days"; expected over real money in all."""
-    inside = _held_out(examples)
-    last = np.nan_to_num(examples.features.column("spend_28")[inside].astype(np.float64))
+    last = np.nan_to_num(judged.features.column("spend_28").astype(np.float64))
     return {
-        "mae": float(np.abs(value - label).mean()),
-        "mae_of_last_28_days": float(np.abs(last - label).mean()),
-        "expected_over_spent": float(value.sum() / max(label.sum(), LEAST_SPEND)),
+        "mae": float(np.abs(value - judged.label).mean()),
+        "mae_of_last_28_days": float(np.abs(last - judged.label).mean()),
+        "expected_over_spent": float(value.sum() / max(judged.label.sum(), LEAST_SPEND)),
     }
 
 

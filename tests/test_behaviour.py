@@ -1,0 +1,433 @@
+"""Predictions: nothing from the future, answers that are obvious, reasons that are true, errors that help."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from behaviour_world import DAYS, START, coupons, shop
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recllm.behaviour import Kind, Prediction, Question, predict
+from recllm.behaviour.chance import predict_buy
+from recllm.behaviour.coupon_features import coupon_features
+from recllm.behaviour.coupons import Coupons
+from recllm.behaviour.curves import auc, gain, lift, quality, reliability
+from recllm.behaviour.examples import cuts, past_examples
+from recllm.behaviour.export import document, write_csv
+from recllm.behaviour.features import Basics, person_features, target_features
+from recllm.behaviour.model import fit_chances, normal_scores, people_folds, stack
+from recllm.behaviour.next_order import day_of, edges
+from recllm.behaviour.question import known, ordered
+from recllm.behaviour.reasons import ReasonSettings, background, group_deltas
+from recllm.behaviour.redeem import mailings, predict_redeem, redeem_examples
+from recllm.behaviour.table import Features, stacked
+from recllm.dataset import DAY, Dataset
+from recllm.errors import DataError, NothingToDo, PolicyError, UsageError
+from recllm.policy import Policy
+from recllm.schema import Action
+
+CUT = START + 120 * DAY
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return shop()
+
+
+@pytest.fixture(scope="module")
+def answers(data: Dataset) -> dict[Kind, Prediction]:
+    question = Question(learn=data, ask=data)
+    kinds = (Kind.BUY, Kind.LEAVE, Kind.NEXT_ORDER, Kind.VALUE)
+    return {kind: predict(kind, question) for kind in kinds} | {
+        Kind.REDEEM: predict(Kind.REDEEM, question, coupons=coupons(data))
+    }
+
+
+def column(table: Features, name: str) -> np.ndarray:
+    return table.column(name)
+
+
+# --- features --------------------------------------------------------------------------------------------------------
+
+
+def person(*rows: tuple[float, str, float]) -> Dataset:
+    """One person's events: (day, action, price)."""
+    events = pl.DataFrame(
+        [("a", f"i{n}", START + int(day * DAY), action, price) for n, (day, action, price) in enumerate(rows)],
+        schema=["user_id", "item_id", "timestamp", "event", "price"],
+        orient="row",
+    )
+    return Dataset.construct(events, as_of=START + 100 * DAY)
+
+
+def test_the_numbers_of_one_person() -> None:
+    rows = [(0.5, "purchase", 4.0), (10.5, "purchase", 6.0), (30.5, "purchase", 2.0), (31, "view", 0.0)]
+    table = person_features(person(*rows), START + 40 * DAY)
+    expected = {
+        "days_since": 9.5,
+        "trips": 3,
+        "trips_14": 1,
+        "trips_28": 1,
+        "trips_56": 3,
+        "tenure": 39.5,
+        "spend": 12,
+        "spend_28": 2,
+        "last_trip_spend": 2,
+        "gap_mean": 15,
+        "gap_median": 15,
+        "gap_max": 20,
+        "gap_last": 20,
+        "since_over_median": 9.5 / 15,
+        "browsed_28": 1,
+        "days_since_browsing": 9,
+        "items_91": 3,
+        "repeats_91": 0,
+        "trend_trips": np.log(2) - np.log(3),
+    }
+    assert {name: column(table, name)[0] for name in expected} == pytest.approx(expected, rel=1e-5)
+
+
+def test_who_did_nothing_has_no_times_and_zero_counts() -> None:
+    table = person_features(person((50, "purchase", 4.0)), START + 40 * DAY)
+    assert np.isnan(column(table, "days_since")[0]) and np.isnan(column(table, "gap_mean")[0])
+    assert column(table, "trips")[0] == 0 and column(table, "spend")[0] == 0
+
+
+@settings(max_examples=15)
+@given(days=st.lists(st.integers(0, 79), min_size=1, max_size=8), action=st.sampled_from(list(Action)))
+def test_no_event_at_or_after_the_cut_changes_a_row(data: Dataset, days: list[int], action: Action) -> None:
+    later = data
+    for day in days:
+        later = later.with_event(day % 20, day % 8, CUT + day * DAY, action)
+    wanted = np.arange(data.n_items) < 3
+    for made in (person_features, lambda d, at: target_features(d, at, wanted)):
+        assert np.array_equal(made(data, CUT).values, made(later, CUT).values, equal_nan=True)
+
+
+def test_an_event_before_the_cut_does_change_it(data: Dataset) -> None:
+    earlier = data.with_event(0, 0, CUT - 1, Action.PURCHASE)
+    assert not np.array_equal(person_features(data, CUT).values, person_features(earlier, CUT).values, equal_nan=True)
+
+
+def test_later_redemptions_mailings_and_uses_change_no_coupon_feature(data: Dataset) -> None:
+    every, at = coupons(data), START + 106 * DAY  # the third campaign's mailing
+    used = every.redemptions.select("user_id", "at").with_columns(amount=1.0)
+    every = replace(every, uses=used)
+    whole = coupon_features(data, every, "c2", at)
+    past = pl.col("at") < at
+    cut = Coupons(
+        every.mailings.filter(past | (pl.col("campaign_id") == "c2")),
+        every.products,
+        every.redemptions.filter(past),
+        used.filter(past),
+    )
+    assert np.array_equal(whole.values, coupon_features(data, cut, "c2", at).values, equal_nan=True)
+    assert column(whole, "mailed_before").max() == 2 and column(whole, "coupon_trips").max() == 2
+
+
+def test_basics_are_columns_of_the_people_learned_from(data: Dataset) -> None:
+    basics = Basics.of(data.users)
+    table = basics.features(data.users.with_columns(age=pl.Series([None, *data.users["age"][1:]])))
+    assert table.names == ("age=old", "age=young") and np.isnan(table.values[0]).all()
+    assert table.values[1].tolist() == [0, 1]
+
+
+def test_target_features_count_the_target_alone(data: Dataset) -> None:
+    tea = np.array([c == ["food", "tea"] for c in data.items["category"].to_list()])
+    share = column(target_features(data, CUT, tea), "target_share")
+    group = np.array([int(name[1:]) % 4 // 2 for name in data.users["user_id"]])
+    assert np.nanmax(share[group == 1]) == 0 and np.nanmin(share[group == 0]) == 1
+
+
+# --- examples --------------------------------------------------------------------------------------------------------
+
+
+def test_windows_lie_before_the_end_and_do_not_overlap(data: Dataset) -> None:
+    times = cuts(data, 28)
+    assert all(b - a == -28 * DAY for a, b in pairwise(times)) and len(times) >= 5
+    assert times[0] + 28 * DAY <= data.as_of and times[-1] - 28 * DAY >= data.events.at.min()
+
+
+def test_labels_from_the_future_are_refused(data: Dataset) -> None:
+    question = Question(learn=data, ask=data)
+    made = past_examples(data, cuts(data, 28), 28, question.table(), question.bought, known)
+    with pytest.raises(DataError, match="leakage"):
+        fit_chances(made, int(made.known.max()) - 1)
+    with pytest.raises(DataError, match="leakage"):
+        past_examples(data, [data.as_of - 27 * DAY], 28, question.table(), question.bought, known)
+    with pytest.raises(DataError, match="leakage"):
+        replace(made, known=made.cut - 1).check(data.as_of)
+
+
+def test_a_redemption_after_the_horizon_is_no_label(data: Dataset) -> None:
+    every = coupons(data)
+    question = Question(learn=data, ask=data)
+    short, long = (redeem_examples(question, every, mailings(every, days)[:2]) for days in (2, 7))
+    assert short.label.sum() == 0 and long.label.sum() > 40
+
+
+# --- model -----------------------------------------------------------------------------------------------------------
+
+
+def test_normal_scores_keep_the_order_and_the_middle_is_zero() -> None:
+    values = np.array([[1.0], [2.0], [3.0], [np.nan]], np.float32)
+    scores = normal_scores(values, np.quantile([1.0, 2.0, 3.0], np.linspace(0, 1, 101))[:, None])[:, 0]
+    assert scores[0] < scores[1] < scores[2] and scores[1] == pytest.approx(0, abs=1e-9) and scores[3] == 0
+
+
+def test_stacking_takes_the_part_that_knows_and_calibrates() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=4_000)
+    label = (rng.random(4_000) < 1 / (1 + np.exp(-truth))).astype(float)
+    a, b, c = stack(np.stack([3 * truth, rng.normal(size=4_000)], axis=1), label)
+    assert a == pytest.approx(1 / 3, abs=0.05) and b < 0.1 and abs(c) < 0.1
+
+
+def test_people_stay_together() -> None:
+    person = np.array([3, 3, 1, 1, 2, 3])
+    folds = people_folds(person, 2)
+    assert len(set(folds[person == 3])) == 1 and len(set(folds[person == 1])) == 1 and set(folds) == {0, 1}
+
+
+def test_the_order_of_ids_breaks_no_tie(data: Dataset) -> None:
+    order = ordered(data, np.arange(60), np.zeros(60))
+    assert sorted(order) == list(range(60)) and np.abs(np.corrcoef(order, np.arange(60))[0, 1]) < 0.5
+
+
+# --- answers ---------------------------------------------------------------------------------------------------------
+
+
+def odd(user_id: str) -> bool:
+    return int(user_id[1:]) % 2 == 1
+
+
+def test_who_shops_often_is_likelier_to_buy(answers: dict[Kind, Prediction]) -> None:
+    found = answers[Kind.BUY]
+    first = found.people[:40]
+    assert sum(odd(one.user_id) for one in first) == 0 and min(one.probability for one in first) > 0.9
+    assert found.people[-1].probability < 0.2 and odd(found.people[-1].user_id)
+    assert found.quality.auc is not None and found.quality.auc > 0.9 and found.quality.ece < 0.08
+
+
+def test_leaving_is_the_complement_among_the_active(answers: dict[Kind, Prediction], data: Dataset) -> None:
+    found = answers[Kind.LEAVE]
+    assert found.people[0].probability > 0.3 and odd(found.people[0].user_id)
+    assert len(found.people) + sum(found.left_out.values()) == data.n_users and found.left_out["no_past"] > 0
+    assert "91" in found.meaning
+
+
+def test_the_next_order_comes_sooner_to_who_orders_often(answers: dict[Kind, Prediction]) -> None:
+    people = {one.user_id: one for one in answers[Kind.NEXT_ORDER].people}
+    soon = [one for name, one in people.items() if not odd(name)]
+    assert all(one.date and (one.date - answers[Kind.NEXT_ORDER].as_of.date()).days <= 6 for one in soon)
+    assert all(one.earliest <= one.date <= (one.latest or one.date) for one in soon if one.earliest and one.date)
+    assert any(one.date is None for name, one in people.items() if odd(name))
+    figures = answers[Kind.NEXT_ORDER].figures
+    assert figures["mae_days"] < 3.5 and 0.6 < figures["within_80"] <= 1
+
+
+def test_the_value_is_chance_times_spend(answers: dict[Kind, Prediction]) -> None:
+    found = answers[Kind.VALUE]
+    often = [one.value for one in found.people if not odd(one.user_id) and one.value is not None]
+    assert np.mean(often) == pytest.approx(5 * 28 / 3, rel=0.15)
+    assert found.people[-1].value is not None and found.people[-1].value < 10
+    assert 0.8 < found.figures["expected_over_spent"] < 1.25
+    assert found.figures["mae"] < 1.2 * found.figures["mae_of_last_28_days"]
+
+
+def test_who_redeemed_before_redeems_again(answers: dict[Kind, Prediction]) -> None:
+    found = answers[Kind.REDEEM]
+    assert found.notes[0].startswith("campaign c4") and len(found.people) == 120
+    assert all(int(one.user_id[1:]) % 4 == 0 for one in found.people[:25]) and found.people[0].probability > 0.6
+    assert any(reason.evidence_id == "coupons" and reason.delta > 0 for reason in found.people[0].reasons)
+
+
+def test_a_target_is_what_counts(data: Dataset) -> None:
+    found = predict_buy(Question(learn=data, ask=data, category="food > tea"))
+    first, last = found.people[:20], found.people[-20:]
+    assert all(int(one.user_id[1:]) % 4 < 2 for one in first) and last[0].probability < 0.1
+    assert any(r.evidence_id == "target" and "food > tea" in r.text for r in last[0].reasons)
+
+
+def test_the_same_question_has_the_same_answer(data: Dataset, answers: dict[Kind, Prediction]) -> None:
+    assert predict(Kind.BUY, Question(learn=data, ask=data)) == answers[Kind.BUY]
+
+
+def test_the_names_of_people_do_not_matter(data: Dataset, answers: dict[Kind, Prediction]) -> None:
+    """Rows in another order, with other ids: the same people get the same chances, but for what draws by row."""
+    turned = data.n_users - 1 - np.arange(data.n_users)
+    names = pl.Series("user_id", [f"z{n:03}" for n in range(data.n_users)])
+    users = data.users[turned.tolist()].with_columns(names)
+    other = replace(data, users=users, events=data.events.rows(turned))
+    found = {one.user_id: one.probability for one in predict(Kind.BUY, Question(learn=other, ask=other)).people}
+    mine = {one.user_id: one.probability for one in answers[Kind.BUY].people}
+    gap = [abs(found[f"z{n:03}"] - mine[f"u{data.n_users - 1 - n:03}"]) for n in range(data.n_users)]
+    assert np.mean(gap) < 0.03
+
+
+# --- reasons ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_delta_is_what_the_score_loses() -> None:
+    names = ("days_since", "trips_28", "weekend_share")
+    table = Features(names, ("recency", "frequency", "calendar"), np.array([[1, 9, 0], [3, 2, 0]], np.float32))
+    groups, deltas = group_deltas(lambda v: v[:, 0] * 1.0 + 2 * v[:, 1], table, np.array([[2, 4, 7]], np.float32))
+    assert groups == ("recency", "frequency", "calendar")
+    assert deltas.tolist() == [[-1, 10, 0], [1, -4, 0]]
+
+
+def test_others_are_drawn_once(data: Dataset) -> None:
+    table = person_features(data, CUT)
+    a, b = (background(table, ReasonSettings(others=4, seed=1)) for _ in range(2))
+    assert len(a) == 4 and np.array_equal(a.values, b.values, equal_nan=True)
+
+
+def test_reasons_are_told_in_both_languages(data: Dataset, answers: dict[Kind, Prediction]) -> None:
+    said = [reason.text for one in answers[Kind.BUY].people for reason in one.reasons]
+    assert any("purchases in the last 28 days: raises the chance." in text for text in said)
+    assert any("lowers the chance." in text for text in said)
+    found = predict(Kind.BUY, Question(learn=data, ask=data, locale="zh"))
+    assert any("可能性" in reason.text for reason in found.people[0].reasons)
+
+
+def test_a_sensitive_basic_is_never_named(data: Dataset) -> None:
+    users = data.users.with_columns(
+        pl.Series("age", ["pregnancy" if odd(n) else "none" for n in data.users["user_id"]])
+    )
+    told = replace(data, users=users)
+    question = Question(learn=told, ask=told, basics=True, reasons=ReasonSettings(most=20, least=0.0))
+    said = [(r.evidence_id, r.text) for one in predict(Kind.BUY, question).people for r in one.reasons]
+    assert not any("pregnancy" in text.lower() for _, text in said)
+    assert any(name == "withheld" for name, _ in said)
+
+
+def test_a_sensitive_target_is_refused(data: Dataset) -> None:
+    policy = Policy().with_rules({"sensitive_categories": ["tea"]})
+    with pytest.raises(PolicyError):
+        predict(Kind.BUY, Question(learn=data, ask=data, category="food > tea", policy=policy))
+
+
+# --- curves ----------------------------------------------------------------------------------------------------------
+
+
+def test_auc_lift_and_gain_of_a_case_to_count() -> None:
+    score, label = np.array([4.0, 3, 2, 1]), np.array([1.0, 0, 1, 0])
+    assert auc(score, label) == 0.75 and gain(score, label, 0.5) == 0.5 and lift(score, label, 0.25) == 2
+    assert auc(np.ones(4), label) == 0.5 and gain(np.ones(4), label, 0.25) == 0.25
+
+
+@settings(max_examples=25)
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=2, max_size=60))
+def test_curves_keep_their_bounds(rows: list[tuple[float, bool]]) -> None:
+    p, label = np.array([r[0] for r in rows]), np.array([float(r[1]) for r in rows])
+    found = quality(p, label)
+    assert 0 <= found.ece <= 1 and sum(b.n for b in found.bins) == len(rows)
+    assert all(b.low <= b.seen + 1e-9 and b.seen <= b.high + 1e-9 for b in reliability(p, label))
+    if found.auc is not None:
+        assert 0 <= found.auc <= 1 and found.gains[-1] == pytest.approx(1)
+        assert all(a <= b + 1e-9 for a, b in pairwise(found.gains))
+
+
+def test_the_day_of_a_survival_curve() -> None:
+    bounds = edges(28)
+    assert bounds[0] == 0 and bounds[-1] == 28 and edges(1).tolist() == [0, 1] and edges(400)[-1] == 400
+    rate = np.log(2) / 5  # half have ordered by day 5
+    survival = np.exp(-rate * bounds)[None, :]
+    assert day_of(survival, bounds, 0.5)[0] == pytest.approx(5)
+    assert np.isinf(day_of(np.ones((1, len(bounds))), bounds, 0.5)[0])
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_horizon_of_nothing_and_one_longer_than_the_log(data: Dataset) -> None:
+    with pytest.raises(UsageError, match="at least 1"):
+        predict(Kind.BUY, Question(learn=data, ask=data, horizon_days=0))
+    with pytest.raises(DataError, match="spans"):
+        predict(Kind.BUY, Question(learn=data, ask=data, horizon_days=DAYS))
+
+
+def test_too_few_people_and_one_outcome_only(data: Dataset) -> None:
+    few = shop(people=20)
+    with pytest.raises(DataError, match="people with a past"):
+        predict(Kind.BUY, Question(learn=few, ask=few))
+    loyal = replace(data, events=data.events.select(data.events.user % 2 == 0))
+    with pytest.raises(DataError, match="at least 20 of each"):
+        predict(Kind.BUY, Question(learn=loyal, ask=loyal))
+
+
+def test_nobody_to_ask_and_no_prices(data: Dataset) -> None:
+    nobody = replace(data, events=data.events.select(np.zeros(len(data.events), bool)))
+    with pytest.raises(NothingToDo):
+        predict(Kind.BUY, Question(learn=data, ask=nobody))
+    with pytest.raises(DataError, match="empty"):
+        predict(Kind.BUY, Question(learn=nobody, ask=data))
+    unpriced = replace(data, events=replace(data.events, price=np.full(len(data.events), np.nan, np.float32)))
+    with pytest.raises(DataError, match="no prices"):
+        predict(Kind.VALUE, Question(learn=unpriced, ask=unpriced))
+
+
+def test_redeem_without_tables_or_campaign_or_past(data: Dataset) -> None:
+    question, every = Question(learn=data, ask=data), coupons(data)
+    with pytest.raises(UsageError, match="coupon tables"):
+        predict_redeem(question)
+    with pytest.raises(UsageError, match="no mailing"):
+        predict_redeem(question, every, "c9")
+    with pytest.raises(DataError, match="no campaign was over"):
+        predict_redeem(question, every, "c0")
+
+
+def test_coupon_tables_are_checked() -> None:
+    good = pl.DataFrame({"user_id": ["a"], "campaign_id": ["c"], "timestamp": [START]})
+    products = pl.DataFrame({"campaign_id": ["c"], "item_id": ["i"]})
+    with pytest.raises(DataError, match="missing column timestamp"):
+        Coupons.construct(good.drop("timestamp"), products, good)
+    with pytest.raises(DataError, match="neither"):
+        Coupons.construct(good.with_columns(timestamp=pl.lit("soon")), products, good)
+    with pytest.raises(DataError, match="empty"):
+        Coupons.construct(good.head(0), products, good)
+
+
+def test_coupon_tables_are_read_from_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no coupon table .*mailings\.csv"):
+        Coupons.read(tmp_path)
+    lines = "user_id,campaign_id,timestamp\na,c,2024-01-02\nb,c,2024-01-02T01:00:00+01:00\n"
+    (tmp_path / "mailings.csv").write_text(lines)
+    (tmp_path / "redemptions.csv").write_text("user_id,campaign_id,timestamp\na,c,2024-01-03 10:00:00\n")
+    (tmp_path / "products.csv").write_text("campaign_id,item_id\nc,i\n")
+    found = Coupons.read(tmp_path, lambda ids: [f"p-{name}" for name in ids])
+    assert sorted(found.mailings["user_id"]) == ["p-a", "p-b"] and found.mailings["at"].n_unique() == 1
+    assert found.redemptions["at"][0] - found.mailings["at"][0] == 34 * 3600
+    (tmp_path / "redemptions.csv").write_text("user_id,campaign_id,timestamp\na,c,03/01/24\n")
+    with pytest.raises(DataError, match="no time"):
+        Coupons.read(tmp_path)
+
+
+def test_tables_with_other_columns_do_not_stack() -> None:
+    one = Features.of({"recency": {"a": np.zeros(2)}}, 2)
+    with pytest.raises(DataError):
+        stacked([one, Features.of({"recency": {"b": np.zeros(2)}}, 2)])
+    with pytest.raises(DataError):
+        one.beside(one)
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_contract_and_a_csv_without_traps(answers: dict[Kind, Prediction], tmp_path: Path) -> None:
+    for kind, extra in ((Kind.BUY, set()), (Kind.VALUE, {"value"}), (Kind.NEXT_ORDER, {"date", "earliest", "latest"})):
+        whole = document(answers[kind])
+        assert {"kind", "horizon_days", "as_of", "people", "calibration"} <= set(whole) and whole["kind"] == kind
+        assert set(whole["people"][0]) == {"user_id", "probability", "reasons"} | extra
+        assert 0 <= whole["calibration"]["ece"] < 1 and whole["people"][0]["reasons"][0]["text"]
+    name = answers[Kind.VALUE].people[0].user_id
+    write_csv(answers[Kind.VALUE], tmp_path / "out.csv", {name: "=cmd()"})
+    rows = list(csv.DictReader((tmp_path / "out.csv").open(encoding="utf-8")))
+    assert rows[0]["user_id"] == "'=cmd()" and float(rows[0]["value"]) > 0 and len(rows) == 120
