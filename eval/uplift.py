@@ -27,7 +27,7 @@ from recllm.uplift import Learner, Trial, fit_uplift, qini_curve, true_qini
 from recllm.uplift.learners import UpliftSettings, _chances
 
 Values = NDArray[np.float64]
-N, RUNS = 20_000, 5
+N, RUNS = 12_000, 3
 WORLDS = ("equal chances", "known chances", "a tenth treated", "same effect for all")
 
 
@@ -126,7 +126,7 @@ def refusals(seed: int) -> dict[str, Any]:
     """Trials that are none, called randomised: how many of 20 are refused; and how many of 20 true ones are."""
     false, true, tell = 0, 0, []
     for run in range(20):
-        features, treated, outcome, _, _ = simulate("equal chances", 10_000 * seed + 77 + run, 4_000)
+        features, treated, outcome, _, _ = simulate("equal chances", 10_000 * seed + 77 + run, 3_000)
         true += _refused(features, treated, outcome)
         rng = np.random.default_rng(run)
         chosen = rng.random(len(treated)) < 0.5 + 0.2 * np.tanh(features.values[:, 5])

@@ -1,0 +1,73 @@
+"""The pictures and pages of predictions: the data they draw, and that a page holds nothing it should not."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from behaviour_world import shop
+
+from recllm.behaviour import Kind, Prediction, Question, predict
+from recllm.behaviour.curves import quality
+from recllm.errors import UsageError
+from recllm.report import prediction_page, write_prediction_png
+from recllm.report.curves import chart_svg, qini_chart, quality_charts, write_charts_png
+from recllm.uplift import true_qini
+
+
+@pytest.fixture(scope="module")
+def found() -> Prediction:
+    data = shop()
+    return predict(Kind.BUY, Question(learn=data, ask=data))
+
+
+def random_quality() -> object:
+    rng = np.random.default_rng(0)
+    p = rng.random(500)
+    return quality(p, (rng.random(500) < p).astype(float))
+
+
+def test_the_three_charts_hold_the_quality() -> None:
+    q = random_quality()
+    reliability, lift, gain = quality_charts(q)  # type: ignore[arg-type]
+    perfect, seen = reliability.lines
+    assert perfect.dashed and len(seen.points) == len(seen.whiskers) == len(q.bins)  # type: ignore[attr-defined]
+    assert lift.lines[1].points[-1] == (1.0, pytest.approx(1.0))
+    assert gain.lines[1].points[0] == (0, 0) and gain.lines[1].points[-1] == (1.0, pytest.approx(1.0))
+
+
+def test_one_class_has_reliability_alone() -> None:
+    assert len(quality_charts(quality(np.full(40, 0.1), np.zeros(40)))) == 1
+
+
+def test_the_svg_is_whole_and_escaped() -> None:
+    truth = np.linspace(-1, 1, 50)
+    chart = qini_chart({"<b>x</b> & y": true_qini(truth, truth), "random": true_qini(np.zeros(50), truth)})
+    svg = chart_svg(chart)
+    root = ElementTree.fromstring(svg)  # noqa: S314 - our own
+    assert len(root.findall(".//{*}polyline")) == 3 and "<b>" not in svg
+    for line in root.findall(".//{*}polyline"):
+        places = [float(v) for pair in line.attrib["points"].split() for v in pair.split(",")]
+        assert min(places) >= 0 and max(places) <= 420
+    with pytest.raises(UsageError):
+        qini_chart({})
+
+
+def test_the_page_stands_alone_and_names_its_people(found: Prediction) -> None:
+    first = found.people[0].user_id
+    page = prediction_page(found, {first: "<script>alert(1)</script>"})
+    assert page.count("<svg") == 3 and "&lt;script&gt;" in page and "<script" not in page
+    assert not re.search(r"(src|href)=", page) and "default-src 'none'" in page
+    assert "raises the chance" in page and f"{100 * found.people[0].probability:.1f} %" in page
+
+
+@pytest.mark.parametrize("locale", ["en", "zh"])
+def test_the_png_is_a_picture(found: Prediction, tmp_path: Path, locale: str) -> None:
+    pytest.importorskip("matplotlib")
+    write_prediction_png(found, tmp_path / "x.png", locale=locale)
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG") and (tmp_path / "x.png").stat().st_size > 10_000
+    with pytest.raises(UsageError):
+        write_charts_png((), tmp_path / "y.png")
