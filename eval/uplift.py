@@ -4,7 +4,8 @@ Simulated people, not a shop's: twelve features, a base chance of the outcome th
 effect of treatment that depends on others and is negative for some. Half of each trial is learned from, the other half
 judged by `true_qini` (of everybody's true effect), its share of the true order's, and Qini from outcomes alone. Worlds:
 equal chances of treatment; known chances that depend on a feature; a tenth treated; an effect that is the same for all
-(there is nothing to find). The other systems: the base chance ("who responds anyway"), the chance among the treated, random.
+(there is nothing to find). The other systems: the base chance ("who responds anyway"), the chance among the treated,
+random.
 """
 
 from __future__ import annotations

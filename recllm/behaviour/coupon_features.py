@@ -98,7 +98,7 @@ def _uses(past: Dataset, known: Coupons) -> Columns:
         *(_count(used.user[age <= days], n) for days in (91, 28)),
         _count(trips[0], n),
         _count(trips[0][at - trips[1] <= 91 * DAY], n),
-        np.bincount(used.user, used.frame["amount"].to_numpy(), minlength=n),
+        _total(used.user, used.frame["amount"].to_numpy(), n),
         _count(trips[0], n) / np.maximum(visits, 1),
         _count(used.user, n) / np.maximum(lines, 1),
         _since(used.user, used.at, at, n),
@@ -123,7 +123,7 @@ def _affinity(past: Dataset, coupons: Coupons, campaign: str) -> Columns:
     for tail, events in (("", bought), ("_91", late)):
         mine = events.select(own[events.item])
         out[f"own_lines{tail}"] = _count(mine.user, past.n_users)
-        out[f"own_spend{tail}"] = np.bincount(mine.user, money(mine), minlength=past.n_users)
+        out[f"own_spend{tail}"] = _total(mine.user, money(mine), past.n_users)
         out[f"own_share{tail}"] = out[f"own_lines{tail}"] / np.maximum(_count(events.user, past.n_users), 1)
     pairs = np.unique(np.stack([bought.user, bought.item])[:, own[bought.item]], axis=1)
     out["own_items"] = _count(pairs[0], past.n_users)
@@ -163,6 +163,10 @@ def _kind(past: Dataset, kinds: dict[str, str | None], campaign: str) -> Columns
 
 def _count(user: NDArray[np.integer], n: int) -> Column:
     return np.bincount(user, minlength=n).astype(np.float64)
+
+
+def _total(user: NDArray[np.integer], weight: NDArray[np.generic], n: int) -> Column:
+    return np.bincount(user, weight, minlength=n).astype(np.float64)
 
 
 def _visits(bought: Events) -> Column:

@@ -69,4 +69,4 @@ def _cumulated(uplift: Values, weight: Values) -> Values:
     levels, place, counts = np.unique(-uplift, return_inverse=True, return_counts=True)
     sums = np.bincount(place, weight, minlength=len(levels))
     reached = np.concatenate([[0.0], np.cumsum(counts)]) / max(len(uplift), 1)
-    return np.interp(np.linspace(0, 1, POINTS), reached, np.concatenate([[0.0], np.cumsum(sums)]))
+    return np.asarray(np.interp(np.linspace(0, 1, POINTS), reached, np.concatenate([[0.0], np.cumsum(sums)])))
