@@ -13,21 +13,18 @@ from numpy.typing import NDArray
 from recllm.behaviour.curves import quality
 from recllm.behaviour.examples import Examples, past_examples
 from recllm.behaviour.model import ChanceModel, ModelSettings, backtest, fit_chances
-from recllm.behaviour.prediction import MEANING, Kind, Predicted, Prediction
+from recllm.behaviour.prediction import Kind, Predicted, Prediction
 from recllm.behaviour.question import Question, active, ids_of, known, ordered
 from recllm.dataset import Dataset, utc
 from recllm.errors import NothingToDo, UsageError
 
 ACTIVE_DAYS = 91
 
-HELD_OUT = "the latest past window of {days} days, from {day}, by a model of the windows before it"
-FOLDED = "people of the past windows, each by a model of other people"
-
 
 def predict_buy(question: Question) -> Prediction:
     """Raises `DataError` for a log too short, too few people or one outcome only; `NothingToDo` for nobody to ask."""
     examples = learned(question, known, question.bought)
-    return _answer(question, Kind.BUY, examples, known(question.ask, question.ask.as_of), MEANING[Kind.BUY])
+    return _answer(question, Kind.BUY, examples, known(question.ask, question.ask.as_of), question.meaning(Kind.BUY))
 
 
 def predict_leave(question: Question, active_days: int = ACTIVE_DAYS) -> Prediction:
@@ -43,7 +40,7 @@ def predict_leave(question: Question, active_days: int = ACTIVE_DAYS) -> Predict
 
     examples = learned(question, who, left)
     asked = who(question.ask, question.ask.as_of)
-    return _answer(question, Kind.LEAVE, examples, asked, MEANING[Kind.LEAVE].format(active=active_days))
+    return _answer(question, Kind.LEAVE, examples, asked, question.meaning(Kind.LEAVE, active_days))
 
 
 def learned(question: Question, who: object, outcome: object, most: int = 12) -> Examples:
@@ -66,7 +63,7 @@ def _answer(question: Question, kind: Kind, examples: Examples, asked: NDArray[n
         meaning=meaning,
         people=_people(question, model, examples, rows),
         quality=quality(held.probability, held.label),
-        checked=checked(question, examples, whole_window=held.whole_window),
+        checked=question.checked(examples.cut[held.rows] if held.whole_window else None),
         left_out=left_out(asked),
     )
 
@@ -80,13 +77,6 @@ def _people(
     names = ids_of(question.ask, rows)
     order = ordered(question.ask, rows, chance)
     return tuple(Predicted(user_id=names[n], probability=float(chance[n]), reasons=why[n]) for n in order)
-
-
-def checked(question: Question, examples: Examples, *, whole_window: bool) -> str:
-    """Where the quality comes from, in words."""
-    if not whole_window:
-        return FOLDED
-    return HELD_OUT.format(days=question.horizon_days, day=f"{utc(int(examples.cut.max())):%Y-%m-%d}")
 
 
 def left_out(asked: NDArray[np.bool_]) -> dict[str, int]:

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.behaviour.chance import checked, learned, left_out
+from recllm.behaviour.chance import learned, left_out
 from recllm.behaviour.curves import quality
 from recllm.behaviour.examples import Examples
 from recllm.behaviour.model import ChanceModel, ModelSettings, fit_chances, held_out
-from recllm.behaviour.prediction import MEANING, Kind, Predicted, Prediction
+from recllm.behaviour.prediction import Kind, Predicted, Prediction
 from recllm.behaviour.question import Question, ids_of, known, ordered
 from recllm.behaviour.table import Features, Floats
 from recllm.dataset import DAY, Dataset, utc
@@ -60,10 +60,10 @@ def predict_next_order(question: Question) -> Prediction:
         kind=Kind.NEXT_ORDER,
         horizon_days=question.horizon_days,
         as_of=utc(question.ask.as_of),
-        meaning=MEANING[Kind.NEXT_ORDER],
+        meaning=question.meaning(Kind.NEXT_ORDER),
         people=_people(question, model, examples, np.flatnonzero(asked)),
         quality=quality(1 - survival[:, -1], np.isfinite(happened).astype(np.float64)),
-        checked=checked(question, examples, whole_window=whole_window),
+        checked=question.checked(examples.cut[inside] if whole_window else None),
         figures=_figures(survival, bounds, happened, examples.features.rows(inside)),
         left_out=left_out(asked),
     )

@@ -20,15 +20,6 @@ class Kind(StrEnum):
     VALUE = "value"
 
 
-MEANING = {
-    Kind.BUY: "at least one purchase within the horizon",
-    Kind.LEAVE: "no purchase within the horizon, of people who bought within the last {active} days",
-    Kind.REDEEM: "at least one coupon of the campaign redeemed within the horizon of its mailing",
-    Kind.NEXT_ORDER: "the day by which the next order is as likely as not, or none within the horizon",
-    Kind.VALUE: "money spent within the horizon: chance of a purchase times what a buyer spends",
-}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predicted:
     """One person. user_id: the dataset's, a pseudonym where the shop's ids are kept apart.

@@ -14,7 +14,7 @@ from recllm.behaviour.examples import cuts
 from recllm.behaviour.features import Basics, person_features, target_features
 from recllm.behaviour.reasons import ReasonSettings, Score, Teller, background, group_deltas
 from recllm.behaviour.table import Features
-from recllm.dataset import DAY, USER_COLUMN, Dataset
+from recllm.dataset import DAY, USER_COLUMN, Dataset, utc
 from recllm.errors import PolicyError, UsageError
 from recllm.policy import Policy
 from recllm.schema import Action, Reason
@@ -59,6 +59,16 @@ class Question:
             return None
         row = int(self.ask.item_rows(self.items)[0])
         return str(self.ask.items["title"][row] or self.items[0]) if row >= 0 else self.items[0]
+
+    def meaning(self, kind: str, active_days: int = 0) -> str:
+        """What is predicted, in the language of the reasons."""
+        return Prompts.load().render("behaviour.meaning", self.locale, kind=kind, active=active_days)
+
+    def checked(self, cut: NDArray[np.int64] | None, campaigns: int = 0) -> str:
+        """Where the quality was measured: from the first of these times on, or None for people by other people."""
+        day = None if cut is None else f"{utc(int(cut.min())):%Y-%m-%d}"
+        facts = {"days": self.horizon_days, "day": day, "campaigns": campaigns}
+        return Prompts.load().render("behaviour.checked", self.locale, **facts)
 
     def wanted(self, dataset: Dataset) -> Mask:
         """The items that count, (n_items,). Raises `UsageError` for none, `PolicyError` for sensitive ones."""

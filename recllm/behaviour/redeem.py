@@ -14,13 +14,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recllm.behaviour.chance import FOLDED
 from recllm.behaviour.coupon_features import FALLING, RISING, coupon_features
 from recllm.behaviour.coupons import Coupons, day
 from recllm.behaviour.curves import quality
 from recllm.behaviour.examples import Examples, joined_examples
 from recllm.behaviour.model import ModelSettings, backtest, fit_chances
-from recllm.behaviour.prediction import MEANING, Kind, Predicted, Prediction
+from recllm.behaviour.prediction import Kind, Predicted, Prediction
 from recllm.behaviour.question import Question, ids_of, ordered
 from recllm.behaviour.table import Features
 from recllm.dataset import DAY, Dataset, utc
@@ -28,8 +27,6 @@ from recllm.errors import DataError, NothingToDo, UsageError
 
 CHECK_SHARE = 0.25
 """The latest campaigns that hold this share of all mailings are the window on which the model is checked."""
-
-HELD_OUT = "the latest campaigns ({n}, from {day}), by a model of the campaigns before them"
 
 
 def settings_for(seed: int = 0) -> ModelSettings:
@@ -142,26 +139,21 @@ def _answer(question: Question, coupons: Coupons, asked: Mailing, past: Sequence
     table = campaign_table(question, question.ask, coupons, asked).rows(rows)
     chance = model.probability(table)
     why = question.answers(model.logit, model.read, examples.features, table)
-    names = ids_of(question.ask, rows)
+    names, cut = ids_of(question.ask, rows), examples.cut[held.rows] if held.whole_window else None
     return Prediction(
         kind=Kind.REDEEM,
         horizon_days=question.horizon_days,
         as_of=utc(asked.at),
-        meaning=MEANING[Kind.REDEEM],
+        meaning=question.meaning(Kind.REDEEM),
         people=tuple(
             Predicted(user_id=names[n], probability=float(chance[n]), reasons=why[n])
             for n in ordered(question.ask, rows, chance)
         ),
         quality=quality(held.probability, held.label),
-        checked=_checked(examples, whole_window=held.whole_window),
+        checked=question.checked(cut, 0 if cut is None else len(np.unique(cut))),
         left_out=_left_out(len(set(asked.users)) - len(rows)),
         notes=(f"campaign {asked.campaign}; learned from {len(past)} earlier mailings",),
     )
-
-
-def _checked(examples: Examples, *, whole_window: bool) -> str:
-    cut = examples.cut[examples.window == 0]
-    return HELD_OUT.format(n=len(np.unique(cut)), day=f"{utc(int(cut.min())):%Y-%m-%d}") if whole_window else FOLDED
 
 
 def _left_out(missing: int) -> dict[str, int]:

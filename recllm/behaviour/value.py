@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.behaviour.chance import checked, learned, left_out
+from recllm.behaviour.chance import learned, left_out
 from recllm.behaviour.curves import quality
 from recllm.behaviour.examples import Examples
 from recllm.behaviour.features import money
 from recllm.behaviour.model import ChanceModel, ModelSettings, fit_chances, held_out, people_folds, varying
-from recllm.behaviour.prediction import MEANING, Kind, Predicted, Prediction
+from recllm.behaviour.prediction import Kind, Predicted, Prediction
 from recllm.behaviour.question import Question, ids_of, known, ordered
 from recllm.behaviour.table import Features, Floats
 from recllm.dataset import Dataset, utc
@@ -71,10 +71,10 @@ def predict_value(question: Question) -> Prediction:
         kind=Kind.VALUE,
         horizon_days=question.horizon_days,
         as_of=utc(question.ask.as_of),
-        meaning=MEANING[Kind.VALUE],
+        meaning=question.meaning(Kind.VALUE),
         people=_people(question, model, examples, rows),
         quality=quality(earlier.chance.probability(judged.features), happened.label[inside]),
-        checked=checked(question, examples, whole_window=whole_window),
+        checked=question.checked(examples.cut[inside] if whole_window else None),
         figures=_figures(judged, earlier.value(judged.features)),
         left_out=left_out(asked),
     )

@@ -13,6 +13,33 @@ from recllm.behaviour import Prediction
 from recllm.behaviour.export import document
 from recllm.report.curves import chart_svg, quality_charts, write_charts_png
 
+WORDS: Mapping[str, Mapping[str, str]] = {
+    "en": {
+        "quality": "How good it was",
+        "people": "People",
+        "checked": "Checked on",
+        "asked": "people as of",
+        "ahead": "days ahead",
+        "left_out": "left out",
+        "reasons": "reasons",
+        "more": "more",
+        "no_past": "nothing known",
+        "not_known": "not known",
+    },
+    "zh": {
+        "quality": "预测质量",
+        "people": "人员",
+        "checked": "检验于",
+        "asked": "人，截至",
+        "ahead": "天内",
+        "left_out": "未预测",
+        "reasons": "原因",
+        "more": "人未列出",
+        "no_past": "没有记录",
+        "not_known": "未知",
+    },
+}
+
 SHOWN = 100
 """People on the page."""
 
@@ -27,6 +54,7 @@ def prediction_page(found: Prediction, ids: Mapping[str, str] | None = None, *, 
     return environment.get_template("behaviour.html.j2").render(
         whole=whole,
         lang=locale,
+        said=WORDS.get(locale.split("-")[0].split("_")[0], WORDS["en"]),
         people=people[:SHOWN],
         rest=len(people) - SHOWN,
         columns=[name for name in people[0] if name != "reasons"] if people else [],

@@ -124,7 +124,7 @@ def qini_chart(curves: Mapping[str, QiniCurve], locale: str = "en") -> Chart:
 # --- SVG -------------------------------------------------------------------------------------------------------------
 
 _WIDTH, _HEIGHT = 420, 340
-_LEFT, _RIGHT, _TOP, _FOOT = 62, 16, 34, 66
+_LEFT, _RIGHT, _TOP, _FOOT = 62, 28, 34, 66
 
 
 def chart_svg(chart: Chart) -> str:
