@@ -33,12 +33,12 @@ from recllm.demo import data_folder
 from recllm.documents import plain
 from recllm.encoder import DEFAULT_ENCODER, load_encoder
 from recllm.pipeline import load_file, open_recommender, train_workspace
-from recllm.report.campaign import write_preview, write_report
+from recllm.report.campaign import preview_png, report_png, write_preview, write_report
 from recllm.schema import Encoder
 from recllm.workspace import Workspace
 
 RESULT = Path(__file__).parent / "results" / "campaign-coupon.json"
-CAMPAIGN = 17
+CAMPAIGN, SEND = 17, 9
 MAPS = "complete-journey"
 
 TEMPLATE = """\
@@ -48,7 +48,7 @@ note = "Campaign {number} of the Complete Journey tables, planned anew as of its
 and the people were not drawn by lot: the report says what the planned people really did, and claims no effect."
 channels = ["email", "push"]
 locales = ["en"]
-send = {start}T09:00:00+00:00
+send = {start}T{send:02}:00:00+00:00
 window_days = {days}
 
 [target]
@@ -99,13 +99,15 @@ def main() -> None:
     clock.lap("plan")
     desk = open_desk(shop, campaign)
     write_preview(preview_document(desk), args.output / "coupon-preview.html")
+    preview_png(preview_document(desk), args.output / "coupon-preview.png")
     done = export_campaign(desk, args.output / "export")
     clock.lap("preview and export")
     before = account(plan, desk, done)
-    transactions(shop, args.output / "window-log.parquet", source, start, end + timedelta(days=1))
+    transactions(shop, args.output / "window-log.parquet", source, start, end + timedelta(days=2))
     clock.lap("reading what happened")
-    found = campaign_outcome(open_desk(shop, campaign))
+    found = campaign_outcome(open_desk(shop, campaign, recheck=False))
     write_report(found, args.output / "coupon-report.html", currency="USD")
+    report_png(found, args.output / "coupon-report.png")
     clock.lap("report")
     record = {
         **before,
@@ -166,7 +168,7 @@ def written(folder: Path, number: int, start: datetime, end: datetime, items: li
     """The campaign's file. Its last day counts."""
     after, file = end + timedelta(days=1), folder / f"coupon-{number}.toml"
     listed = "[" + ", ".join(f'"{item}"' for item in items) + "]"
-    values = {"number": number, "size": size, "items": listed, "days": (after - start).days}
+    values = {"number": number, "send": SEND, "size": size, "items": listed, "days": (after - start).days - SEND / 24}
     file.write_text(TEMPLATE.format(start=start.date(), end=after.date(), **values), encoding="utf-8")
     return read_campaign(file)
 

@@ -22,7 +22,7 @@ from recllm.campaigns.decisions import AUTO, Status
 from recllm.campaigns.desk import Desk, enter_edit, open_desk
 from recllm.campaigns.export import Exported, export_campaign
 from recllm.campaigns.file import CampaignFile, read_campaign
-from recllm.campaigns.folder import CampaignFolder, read_log, read_plan
+from recllm.campaigns.folder import COPIES, CampaignFolder, read_log, read_plan
 from recllm.campaigns.nouns import Plan
 from recllm.campaigns.outcome import campaign_outcome
 from recllm.campaigns.overview import preview_document
@@ -181,13 +181,13 @@ def test_each_distinct_text_is_written_once(shop: Workspace) -> None:
     for p in plan.people:
         text = of[p.text_id]
         assert (text.item_id, text.kind, text.channel, text.variant) == (p.item_id, p.kind, p.channel, p.variant)
-    record = load(tea(shop).folder.records, plan.texts[0].record)
+    record = load(shop.root / COPIES, plan.texts[0].record)
     assert replay(record).text == plan.texts[0].text
 
 
 def test_nothing_that_is_kept_tells_who_or_what_they_bought(shop: Workspace) -> None:
     exported(shop)
-    kept = b"".join(f.read_bytes() for f in (shop.root / "campaigns").rglob("*") if f.is_file())
+    kept = b"".join(f.read_bytes() for d in ("campaigns", COPIES) for f in (shop.root / d).rglob("*") if f.is_file())
     assert ODD.encode() not in kept and b"bought" not in kept.lower() and b"You " not in kept
 
 
@@ -196,6 +196,12 @@ def test_a_plan_is_the_same_again(shop: Workspace) -> None:
     (again,) = plan_campaigns(shop, [tea(shop).file], replace=True)
     assert (again.people, again.texts, again.excluded) == (before.people, before.texts, before.excluded)
     assert read_plan(CampaignFolder.of(shop.root, "tea")) == again
+
+
+def test_a_plan_that_was_being_replaced_is_found_again(shop: Workspace) -> None:
+    folder = tea(shop).folder
+    folder.path.replace(folder.old)  # where a power cut between two renames leaves it
+    assert tea(shop).plan.campaign_id == "tea" and not folder.old.exists()
 
 
 def test_an_id_is_taken_once(shop: Workspace, folder: Path) -> None:

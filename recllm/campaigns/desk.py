@@ -1,7 +1,7 @@
 """A planned campaign laid open: its file, its plan, its items as they are now, and what was decided about its texts.
 
-Whoever opens a campaign withdraws at once what no longer holds: a text whose item changed its price or is gone, or
-whose offer ended, is `withdrawn` before anybody can approve or export it.
+Whoever opens a campaign to decide or to export withdraws at once what no longer holds: a text whose item changed its
+price or is gone, or whose offer ended, is `withdrawn` before anybody can approve or export it.
 """
 
 from __future__ import annotations
@@ -50,8 +50,11 @@ class Desk:
         return facts_of(self.catalogue.items.get(text.item_id), self.file)
 
 
-def open_desk(workspace: Workspace, file: CampaignFile, *, clock: datetime | None = None) -> Desk:
-    """Raises `UsageError` where nothing was planned, or the file is another one than was planned."""
+def open_desk(workspace: Workspace, file: CampaignFile, *, clock: datetime | None = None, recheck: bool = True) -> Desk:
+    """recheck: withdraw what no longer holds; a report only looks back and needs none.
+
+    Raises `UsageError` where nothing was planned, or the file is another one than was planned.
+    """
     folder = CampaignFolder.of(workspace.root, file.id)
     plan = read_plan(folder)
     if plan.digest != file.digest:
@@ -64,7 +67,8 @@ def open_desk(workspace: Workspace, file: CampaignFile, *, clock: datetime | Non
     moment = max(utc(present(ended, clock)), datetime.fromisoformat(plan.send))
     catalogue = catalogue_now(workspace, file, {t.item_id for t in plan.texts})
     desk = Desk(workspace, file, folder, plan, catalogue, moment)
-    withdraw(folder, _stale(desk), at=clock or datetime.now(UTC))
+    if recheck:
+        withdraw(folder, _stale(desk), at=clock or datetime.now(UTC))
     return desk
 
 

@@ -31,7 +31,8 @@ timezone = "Asia/Shanghai"             # the workspace's when left out
 
 [words]
 variants = 2
-generator = "template"
+generator = "template"                 # smollm2, a folder or hub id of a causal LM, or a server's URL
+adapter = "voice-lora"                 # a tuned generator's, beside this file
 packs = ["cn"]                         # rule packs by name, or files beside this one; all shipped ones by default
 voice = "voice.toml"
 known_brands = ["Rival"]
@@ -122,6 +123,7 @@ class CampaignFile:
 
     variants: int
     generator: str
+    adapter: Path | None
     seed: int
     packs: tuple[Pack, ...]
     voice: Voice | None
@@ -270,10 +272,12 @@ def _words(table: TomlTable, folder: Path) -> dict[str, Any]:
     variants, evidence = table.whole("variants", 1, least=1) or 1, table.table("evidence")
     if variants > MOST_VARIANTS:
         table.fail("variants", f"is {MOST_VARIANTS} at most: a person reads and approves every text")
+    adapter = table.text("adapter", "")
     voice, names = table.text("voice", ""), tuple(dict.fromkeys(table.texts("packs", pack_names())))
     found = {
         "variants": variants,
         "generator": table.text("generator", "template"),
+        "adapter": folder / adapter if adapter else None,
         "seed": table.whole("seed", 0),
         "packs": tuple(_checked(table, "packs", lambda name=name: _pack(name, folder)) for name in names),  # type: ignore[misc]
         "voice": _checked(table, "voice", lambda: load_voice(_there(folder / voice))) if voice else None,

@@ -4,7 +4,7 @@ campaigns/ID/plan.json         the plan without its people
 campaigns/ID/people.jsonl      one line per person: pseudonym, item, kind of reason, text; never what somebody bought
 campaigns/ID/decisions.jsonl   who approved, edited, rejected or withdrew which text, and when; only ever longer
 campaigns/ID/exports.jsonl     what left, and whom it reached
-campaigns/ID/records/          what made each text
+copies/                        what made each text, where recllm copy replay finds it
 
 A plan appears whole or not at all.
 """
@@ -19,6 +19,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 from recllm.campaigns.nouns import Doubt, Facts, Person, Plan, Text
 from recllm.documents import plain
@@ -35,7 +40,15 @@ class CampaignFolder:
     @classmethod
     def of(cls, root: Path, campaign_id: str) -> CampaignFolder:
         """root: the workspace's folder."""
-        return cls(root / "campaigns" / safe_id(campaign_id, "a campaign's id"))
+        found = cls(root / "campaigns" / safe_id(campaign_id, "a campaign's id"))
+        if found.old.exists() and not found.path.exists():  # stopped between the two renames of `publish`
+            found.old.replace(found.path)
+        return found
+
+    @property
+    def old(self) -> Path:
+        """Where a plan lies that is being replaced."""
+        return self.path.with_name(f".{self.path.name}.old")
 
     @property
     def plan(self) -> Path:
@@ -54,10 +67,6 @@ class CampaignFolder:
         return self.path / "exports.jsonl"
 
     @property
-    def records(self) -> Path:
-        return self.path / "records"
-
-    @property
     def draft(self) -> CampaignFolder:
         """Where a plan is written before it takes its place."""
         return CampaignFolder(self.path.with_name(f".{self.path.name}.part"))
@@ -74,6 +83,10 @@ class CampaignFolder:
             raise UsageError(f"there is a campaign {self.path.name!r}; take another id, or plan again with --replace")
 
 
+COPIES = "copies"
+"""Folder of a workspace with the records of its texts."""
+
+
 def begin(folder: CampaignFolder) -> CampaignFolder:
     """An empty draft; one that an interrupted run left is thrown away."""
     shutil.rmtree(folder.draft.path, ignore_errors=True)
@@ -87,12 +100,11 @@ def publish(folder: CampaignFolder, plan: Plan) -> None:
     people = whole.pop("people")
     draft.people.write_text("".join(json.dumps(p, ensure_ascii=False) + "\n" for p in people), encoding="utf-8")
     draft.plan.write_text(json.dumps(whole, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    old = folder.path.with_name(f".{folder.path.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(folder.old, ignore_errors=True)
     if folder.path.exists():
-        folder.path.replace(old)
+        folder.path.replace(folder.old)
     draft.path.replace(folder.path)
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(folder.old, ignore_errors=True)
 
 
 def read_plan(folder: CampaignFolder) -> Plan:
@@ -123,10 +135,10 @@ def append(file: Path, entries: list[dict[str, Any]]) -> None:
 
     Source: the hash chain of Haber and Stornetta 1991. It shows a changed or removed line, but not a cut end.
     """
-    last = ""
-    for entry in read_log(file):
-        last = entry["hash"]
     with file.open("a", encoding="utf-8") as out:
+        if fcntl is not None:
+            fcntl.flock(out, fcntl.LOCK_EX)  # one writer at a time; the lock falls with the process that holds it
+        last = "".join(entry["hash"] for entry in [*read_log(file)][-1:])
         for entry in entries:
             last = _hash(last, entry)
             out.write(json.dumps({**entry, "hash": last}, ensure_ascii=False) + "\n")

@@ -11,7 +11,7 @@ from recllm.audiences.selection import draws
 from recllm.campaigns.catalogue import catalogue_now
 from recllm.campaigns.decisions import approve_alone
 from recllm.campaigns.file import CampaignFile
-from recllm.campaigns.folder import CampaignFolder, begin, publish
+from recllm.campaigns.folder import COPIES, CampaignFolder, begin, publish
 from recllm.campaigns.nouns import Person, Plan, Text
 from recllm.campaigns.people import Group, groups, outside, with_outside
 from recllm.campaigns.suppression import suppressed_ids
@@ -19,7 +19,7 @@ from recllm.campaigns.texts import Key, Writing, counted, key_of, keys_of, write
 from recllm.dataset import utc
 from recllm.documents import plain
 from recllm.errors import DataError, NothingToDo
-from recllm.pipeline import open_recommender
+from recllm.pipeline import open_generator, open_recommender
 from recllm.schema import Generator, Purpose
 from recllm.workspace import Workspace
 
@@ -65,8 +65,10 @@ def plan_campaigns(
     plans = []
     for file, group, folder, send in zip(files, found, folders, sends, strict=True):
         tell(f"writing the texts of {file.id}")
-        writing = _writing(workspace, file, group, folder, send, generator)
-        plans.append(_plan(workspace, writing, group, outside=outside(workspace, opened)))
+        begin(folder)
+        with open_generator(generator or file.generator, workspace.cache_dir, adapter=file.adapter) as speaker:
+            writing = _writing(workspace, file, group, send, speaker)
+            plans.append(_plan(workspace, writing, group, outside=outside(workspace, opened)))
     for file, plan, folder in zip(files, plans, folders, strict=True):
         publish(folder, plan)
         if file.auto:
@@ -103,16 +105,8 @@ def _check_reached(file: CampaignFile, group: Group) -> None:
 
 
 def _writing(
-    workspace: Workspace,
-    file: CampaignFile,
-    group: Group,
-    folder: CampaignFolder,
-    send: datetime,
-    generator: Generator | None,
+    workspace: Workspace, file: CampaignFile, group: Group, send: datetime, speaker: Generator | None
 ) -> Writing:
-    from recllm.generator import find_generator
-
-    speaker = generator or find_generator(file.generator, cache_dir=workspace.cache_dir / "generators")
     catalogue = catalogue_now(workspace, file, {p.item_id for p in group.people})
     return Writing(
         file=file,
@@ -122,7 +116,7 @@ def _writing(
         generator=speaker,
         encoder=group.recommender.encoder,
         policy=workspace.policy,
-        records=begin(folder).records,
+        records=workspace.root / COPIES,
     )
 
 

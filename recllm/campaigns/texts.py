@@ -115,7 +115,11 @@ def _variants(key: Key, writing: Writing) -> list[_Written]:
     """Up to as many texts that differ as the campaign asks for; where none passes, the one that fails."""
     item, generator = writing.items[key.item_id], writing.generator if key.modelled else None
     recorded = write_all_recorded(
-        _request(key, item, writing), generator=generator, encoder=writing.encoder, found_as=writing.file.generator
+        _request(key, item, writing),
+        generator=generator,
+        encoder=writing.encoder,
+        found_as=writing.file.generator,
+        adapter=str(writing.file.adapter or ""),
     )
     return [
         _Written(

@@ -16,10 +16,12 @@ from recllm.errors import UsageError
 if TYPE_CHECKING:
     from recllm.campaigns.desk import Desk
     from recllm.campaigns.nouns import Plan
+    from recllm.workspace import Workspace
 
 Files = Annotated[list[Path], typer.Argument(help="Campaigns as TOML; several compete for the same people.")]
 OneFile = Annotated[Path, typer.Argument(help="The campaign as TOML.")]
 Page = Annotated[Path | None, typer.Option("-o", "--output", help="The page; ID-preview.html or ID-report.html.")]
+Picture = Annotated[Path | None, typer.Option(help="Also draw its charts to this PNG (extra plots).")]
 TextIds = Annotated[list[str] | None, typer.Option("--text", "-t", help="A text's id; may be repeated.")]
 
 
@@ -57,11 +59,12 @@ def preview(
     file: OneFile,
     workspace: WorkspaceDir = DEFAULT_WORKSPACE,
     output: Page = None,
+    png: Picture = None,
     json: Json = False,
 ) -> None:
     """A page with the audience, its reasons, who is left out, and every text with its checks."""
     from recllm.campaigns.overview import preview_document
-    from recllm.report.campaign import write_preview
+    from recllm.report.campaign import preview_png, write_preview
     from recllm.workspace import Workspace
 
     with Workspace.open(workspace) as opened:
@@ -69,6 +72,8 @@ def preview(
         document = preview_document(desk)
     target = output or Path(f"{desk.plan.campaign_id}-preview.html")
     write_preview(document, target)
+    if png and (remark := preview_png(document, png)):
+        note(remark)
     if json:
         emit_json(document)
     else:
@@ -136,18 +141,21 @@ def report(
     file: OneFile,
     workspace: WorkspaceDir = DEFAULT_WORKSPACE,
     output: Page = None,
+    png: Picture = None,
     json: Json = False,
 ) -> None:
     """What it brought: reached, converted, revenue, unsubscribed, and the difference to those held out."""
     from recllm.campaigns.outcome import campaign_outcome
-    from recllm.report.campaign import write_report
+    from recllm.report.campaign import report_png, write_report
     from recllm.workspace import Workspace
 
     with Workspace.open(workspace) as opened:
-        found = campaign_outcome(_desk(opened, file))
+        found = campaign_outcome(_desk(opened, file, recheck=False))
         settings = opened.settings
     target = output or Path(f"{found.campaign_id}-report.html")
     write_report(found, target, currency=settings.currency or "", locale=settings.locale)
+    if png and (remark := report_png(found, png, locale=settings.locale)):
+        note(remark)
     if json:
         emit_json(found)
         return
@@ -167,11 +175,11 @@ def _progress(line: str) -> None:
         note(line)
 
 
-def _desk(opened: Any, file: Path) -> Desk:
+def _desk(opened: Workspace, file: Path, *, recheck: bool = True) -> Desk:
     from recllm.campaigns.desk import open_desk
     from recllm.campaigns.file import read_campaign
 
-    return open_desk(opened, read_campaign(file))
+    return open_desk(opened, read_campaign(file), recheck=recheck)
 
 
 def _decide(

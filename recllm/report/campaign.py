@@ -10,10 +10,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from recllm.audiences.targets import PATH
 from recllm.campaigns.effect import Interval
 from recllm.campaigns.measures import Arm, Outcome, Row
 from recllm.report.campaign_words import words
-from recllm.report.intervals import Whisker, interval_chart
+from recllm.report.intervals import Whisker, interval_chart, write_intervals_png
+
+LABEL = 30
+"""Characters of a row's name that a chart has room for."""
 
 MOST_ROWS = 12
 """Segments of one kind that a page draws."""
@@ -25,7 +29,7 @@ def preview_page(document: Mapping[str, Any]) -> str:
     return (
         _environment()
         .get_template("campaign_preview.html.j2")
-        .render(**document, said=said, group_chart=_group_chart(document["group"], said))
+        .render(**document, said=said, group_chart=_chart(_group_rows(document["group"]), said["apart"]))
     )
 
 
@@ -41,9 +45,9 @@ def report_page(found: Outcome, *, currency: str = "", locale: str = "en") -> st
             said=said,
             locale=locale,
             currency=currency,
-            arms_chart=_arms_chart(found, said),
+            arms_chart=_chart(_arm_rows(found, said), said["converted"]),
             ways=[(by, rows := _rows(found, by), _segment_chart(rows, said)) for by in ways],
-            effect_chart=_effect_chart(found, said),
+            effect_chart=_chart(_effect_rows(found, said), said["effect"]),
         )
     )
 
@@ -76,42 +80,68 @@ def _environment() -> Environment:
 def _moment(when: str | datetime) -> str:
     """Minutes are enough for people; the zone is told."""
     at = datetime.fromisoformat(when) if isinstance(when, str) else when
-    return f"{at:%Y-%m-%d %H:%M} (UTC{at:%z})"
+    shift = at.utcoffset()
+    zone = f"UTC{at.isoformat()[-6:]}" if shift else "UTC"
+    return f"{at:%Y-%m-%d %H:%M} ({zone})"
 
 
-def _group_chart(group: Sequence[Mapping[str, Any]], said: Mapping[str, str]) -> Markup:
-    rows = [
-        Whisker(d["name"][:34], d["lift"], d["low"], d["high"], f"×{d['lift']:.2f} ({d['low']:.2f}–{d['high']:.2f})")
+def preview_png(document: Mapping[str, Any], path: Path) -> str | None:
+    """What sets the audience apart from the rest, as a PNG; a remark where a character has no font."""
+    said = words(document["locale"])
+    return write_intervals_png([(said["apart"], _group_rows(document["group"]))], path)
+
+
+def report_png(found: Outcome, path: Path, *, locale: str = "en") -> str | None:
+    """Who converted among those reached, held out and the rest, the effect, and the segments, as a PNG."""
+    said = words(locale)
+    charts = [(said["converted"], _arm_rows(found, said)), (said["effect_png"], _effect_rows(found, said))]
+    for by in dict.fromkeys(row.by for row in found.segments):
+        rows = [_arm_row(_named(row, said), row.reached) for row in _rows(found, by)]
+        charts.append((said.get(by, by), rows))
+    return write_intervals_png(charts, path)
+
+
+def _group_rows(group: Sequence[Mapping[str, Any]]) -> list[Whisker]:
+    return [
+        Whisker(
+            d["name"].split(PATH)[-1][:LABEL],
+            d["lift"],
+            d["low"],
+            d["high"],
+            f"×{d['lift']:.2f} ({d['low']:.2f}–{d['high']:.2f})",
+        )
         for d in group
     ]
-    return Markup(interval_chart(rows, title=said["apart"]))  # noqa: S704 - labels are escaped in intervals
 
 
-def _arms_chart(found: Outcome, said: Mapping[str, str]) -> Markup:
+def _arm_rows(found: Outcome, said: Mapping[str, str]) -> list[Whisker]:
     arms = ((said["reached"], found.reached), (said["held"], found.held), (said["rest"], found.rest))
-    rows = [_arm_row(name, arm, strong=arm is found.reached) for name, arm in arms if arm is not None]
-    return Markup(interval_chart(rows, title=said["converted"]))  # noqa: S704
+    return [_arm_row(name, arm, strong=arm is found.reached) for name, arm in arms if arm is not None]
 
 
 def _arm_row(name: str, arm: Arm, *, strong: bool = False) -> Whisker:
     r = arm.rate
     told = f"{100 * r.value:.1f} % ({100 * r.low:.1f}–{100 * r.high:.1f})"
-    return Whisker(name[:34], r.value, r.low, r.high, told, strong)
+    return Whisker(name[:LABEL], r.value, r.low, r.high, told, strong)
 
 
-def _effect_chart(found: Outcome, said: Mapping[str, str]) -> Markup:
+def _effect_rows(found: Outcome, said: Mapping[str, str]) -> list[Whisker]:
     rows = [_effect_row(said["all"], found.effect, strong=True)] if found.effect else []
     rows += [_effect_row(f"{said.get(r.by, r.by)}: {_named(r, said)}", r.effect) for r in found.segments if r.effect]
-    return Markup(interval_chart(rows[: MOST_ROWS * 2], title=said["effect"]) if rows else "")  # noqa: S704
+    return rows[: MOST_ROWS * 2]
 
 
 def _effect_row(name: str, effect: Interval, *, strong: bool = False) -> Whisker:
     told = f"{100 * effect.value:+.1f} ({100 * effect.low:+.1f} – {100 * effect.high:+.1f})"
-    return Whisker(name[:34], effect.value, effect.low, effect.high, told, strong)
+    return Whisker(name[:LABEL], effect.value, effect.low, effect.high, told, strong)
+
+
+def _chart(rows: Sequence[Whisker], title: str) -> Markup:
+    return Markup(interval_chart(rows, title=title) if rows else "")  # noqa: S704 - labels are escaped in intervals
 
 
 def _segment_chart(rows: Sequence[Row], said: Mapping[str, str]) -> Markup:
-    return Markup(interval_chart([_arm_row(_named(r, said), r.reached) for r in rows], title=said["converted"]))  # noqa: S704
+    return _chart([_arm_row(_named(r, said), r.reached) for r in rows], said["converted"])
 
 
 def _rows(found: Outcome, by: str) -> list[Row]:
@@ -119,4 +149,4 @@ def _rows(found: Outcome, by: str) -> list[Row]:
 
 
 def _named(row: Row, said: Mapping[str, str]) -> str:
-    return said.get(row.name, row.name)
+    return said["variant_no"].format(n=row.name) if row.by == "variant" else said.get(row.name, row.name)
