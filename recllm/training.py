@@ -191,26 +191,7 @@ def learn(
     newcomers: windows of people shown without their history. A loss that is not finite ends training with the last
     good state.
     """
-    timed, arrivals = args.timed and "features" in args.parts, any(_of_arrivals(w) for w in windows)
-    config = ScorerConfig(
-        dim=item_vectors.shape[1],
-        features=FEATURE_NAMES,
-        sold_features=tuple(n for n in SOLD_FEATURES if args.timed or n not in TIMED),
-        sales=SALES if timed or arrivals else None,
-        learned_arrivals=arrivals,
-        newcomer_features=NEWCOMER_FEATURES if timed else (),
-        history=HISTORY if timed else None,
-        projection=args.projection,
-        hidden=args.hidden,
-        dropout=args.dropout,
-        parts=args.parts,
-        heads=args.heads,
-        seed=args.seed,
-    )
-    scorer, vectors = Scorer(config), torch.from_numpy(item_vectors)
-    scorer.standardise(np.concatenate([w.features[::7] for w in windows]))
-    if timed:
-        scorer.newcomer.copy_(torch.from_numpy(newcomer_weights(newcomers)))
+    scorer, vectors = _untrained(windows, item_vectors.shape[1], args, newcomers), torch.from_numpy(item_vectors)
     rng = np.random.default_rng(args.seed)
     optimiser = torch.optim.AdamW(scorer.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
     sold = args.epochs * sum(-(-w.n // args.batch_people) for w in windows if not _of_arrivals(w))
@@ -237,6 +218,31 @@ def learn(
         raise DataError("the first epoch's loss is not finite: look for NaN or huge values in the vectors and prices")
     scorer.load_state_dict(kept)
     return scorer, history, best
+
+
+def _untrained(windows: list[Window], dim: int, args: TrainingArguments, newcomers: Sequence[Window]) -> Scorer:
+    """A scorer with random MLPs that knows the features' spread, and what to offer to newcomers."""
+    timed, arrivals = args.timed and "features" in args.parts, any(_of_arrivals(w) for w in windows)
+    config = ScorerConfig(
+        dim=dim,
+        features=FEATURE_NAMES,
+        sold_features=tuple(n for n in SOLD_FEATURES if args.timed or n not in TIMED),
+        sales=SALES if timed or arrivals else None,
+        learned_arrivals=arrivals,
+        newcomer_features=NEWCOMER_FEATURES if timed else (),
+        history=HISTORY if timed else None,
+        projection=args.projection,
+        hidden=args.hidden,
+        dropout=args.dropout,
+        parts=args.parts,
+        heads=args.heads,
+        seed=args.seed,
+    )
+    scorer = Scorer(config)
+    scorer.standardise(np.concatenate([w.features[::7] for w in windows]))
+    if timed:
+        scorer.newcomer.copy_(torch.from_numpy(newcomer_weights(newcomers)))
+    return scorer
 
 
 CLEAR = 0.005
