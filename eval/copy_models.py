@@ -1,11 +1,15 @@
-"""What a small model's words are worth: 200 advertisements, half for groceries, half for gifts, all checked.
+"""What a 135M model's opening lines are worth: free or under a grammar, before and after LoRA, English and Chinese.
 
-    python eval/copy_models.py --generator smollm2 --shop ../shared/data/online_retail_uci
+    python eval/copy_pairs.py --out pairs
+    for language in en zh; do accelerate launch finetune/copywriter.py finetune/copywriter.toml \\
+      --pairs pairs/$language.jsonl --out tuned/$language; done
+    python eval/copy_models.py --tuned tuned --show lines.txt -o eval/results/copy-models.json
+    python eval/copy_models.py --notes "what a reader found" -o eval/results/copy-models.json
 
-Groceries are products of the Complete Journey data (simulated from real shopping patterns, by its package's own word),
-named by type and size at their median price; gifts are titles of the UCI Online Retail data, where that folder is
-given. Every text must be verified; the question is how many keep the model's own words, and what stopped the others.
-Writes eval/results/copy-models.json.
+English items: groceries (Complete Journey, simulated from real shopping patterns by its package's own word), gifts (UCI
+Online Retail), industrial goods whose sellers' lines were held back from the training. Chinese items: AdvertiseGen
+clothing, held back too. Each text has 8 choices. "first_line" is the line that the model itself holds likeliest;
+"lines" are all that it wrote. Lines are counted from what `write_copy` asked for and stopped; nothing is sent twice.
 """
 
 from __future__ import annotations
@@ -14,26 +18,71 @@ import argparse
 import json
 import os
 import random
+import sys
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from importlib import util
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+sys.path.insert(0, str(Path(__file__).parent))
+import copy_pairs
+
 from recllm.adcopy import write_copy
-from recllm.evaluation.report import commit
-from recllm.generator import find_generator
+from recllm.adcopy.pairs import held_back
+from recllm.adcopy.reading import words
+from recllm.evaluation.report import commit, hardware, versions
+from recllm.generator import model_folder
 from recllm.schema import AdCopy, Item, Reason
 
 CHANNELS = ("push", "email", "sms_gsm", "google_rsa")
+ZH_CHANNELS = ("push", "email")
 RESULT = Path(__file__).parent / "results" / "copy-models.json"
 NOW = datetime(2017, 12, 1, tzinfo=UTC)
+HELD = 0.1
+"""The share of items that `split` holds back by default."""
+SYSTEMS = (
+    ("en", "free", False),
+    ("en", "grammar", False),
+    ("en", "free", True),
+    ("en", "grammar", True),
+    ("zh", "grammar", False),
+    ("zh", "free", True),
+    ("zh", "grammar", True),
+)
+
+
+@dataclass(frozen=True)
+class System:
+    locale: str
+    decoding: str
+    tuned: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.locale} {self.decoding}{' + lora' if self.tuned else ''}"
+
+
+class Listening:
+    """A generator that keeps what it said."""
+
+    def __init__(self, generator: Any) -> None:
+        self.generator, self.said = generator, []  # type: ignore[var-annotated]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.generator, name)
+
+    def generate(self, prompt: str, **asked: Any) -> list[str]:
+        self.said = list(dict.fromkeys(self.generator.generate(prompt, **asked)))
+        return list(self.said)
 
 
 def groceries(n: int, rng: random.Random) -> list[Item]:
@@ -45,7 +94,6 @@ def groceries(n: int, rng: random.Random) -> list[Item]:
     )
     price = (pl.col("sales_value") / pl.col("quantity")).median().round(2).alias("price")
     sold = products.join(sales.group_by("product_id").agg(price).collect(), on="product_id").sort("product_id")
-    rows = sold.sample(n, seed=rng.randrange(2**31)).to_dicts()
     return [
         Item(
             item_id=str(row["product_id"]),
@@ -54,15 +102,32 @@ def groceries(n: int, rng: random.Random) -> list[Item]:
             price=Decimal(str(row["price"])),
             currency="USD",
         )
-        for row in rows
+        for row in sold.sample(n, seed=rng.randrange(2**31)).to_dicts()
     ]
 
 
-def gifts(n: int, rng: random.Random, folder: Path) -> list[Item]:
-    items = pl.read_parquet(folder / "items.parquet").drop_nulls(["title", "price"]).filter(pl.col("price") > 0)
-    rows = items.sort("item_id").sample(n, seed=rng.randrange(2**31)).to_dicts()
+def gifts(n: int, rng: random.Random, data: Path) -> list[Item]:
+    items = pl.read_parquet(data / "online_retail_uci" / "items.parquet").drop_nulls(["title", "price"])
+    rows = items.filter(pl.col("price") > 0).sort("item_id").sample(n, seed=rng.randrange(2**31)).to_dicts()
     return [
         Item(item_id=r["item_id"], title=r["title"], price=Decimal(f"{r['price']:.2f}"), currency="GBP") for r in rows
+    ]
+
+
+def held(n: int, rng: random.Random, lines: Any, currency: str) -> list[Item]:
+    """Items whose approved lines were not learned, at a price drawn for the purpose."""
+    found = {line["item"]["id"]: line["item"] for line in lines if held_back(line["item"]["id"], HELD)}
+    chosen = rng.sample(sorted(found), n)
+    return [
+        Item(
+            item_id=key,
+            title=found[key]["title"],
+            brand=found[key].get("brand") or None,
+            category=(found[key]["category"],) if "category" in found[key] else (),
+            price=Decimal(rng.randrange(500, 9_900)) / 100,
+            currency=currency,
+        )
+        for key in chosen
     ]
 
 
@@ -72,94 +137,167 @@ def reason(place: int, item: Item) -> Reason:
     return Reason(evidence_id=evidence, delta=0.0 if evidence == "general" else 1.0, text="")
 
 
-def write_all(items: list[tuple[int, Item]], spec: str, cache_dir: str | None, seed: int) -> tuple[list[AdCopy], float]:
-    """One worker's share on one thread, and the processor seconds that the writing took."""
+def write_all(
+    system: System, items: list[tuple[str, Item]], cache: str | None, tuned: str, seed: int
+) -> tuple[System, list[dict[str, Any]]]:
+    """One system's texts on one thread."""
     import torch
 
+    from recllm.generator import LocalGenerator
+
     torch.set_num_threads(1)
-    generator = find_generator(spec, cache_dir)
-    started = time.process_time()
-    copies = [
-        write_copy(
+    folder, name = model_folder("smollm2", cache)
+    adapter = Path(tuned) / system.locale if system.tuned else None
+    model = LocalGenerator(folder, name=name, decoding=system.decoding, adapter=adapter)
+    assert model.decoding == system.decoding, "llguidance is not installed; install the extra constrained"
+    told = []
+    for place, (source, item) in enumerate(items):
+        speaker = Listening(model)
+        channels = CHANNELS if system.locale == "en" else ZH_CHANNELS
+        began, cpu = time.monotonic(), time.process_time()
+        copy = write_copy(
             item,
-            channel=CHANNELS[place % len(CHANNELS)],
+            channel=channels[place % len(channels)],
             now=NOW,
+            locale=system.locale,
             reason=reason(place, item),
-            generator=generator,
+            generator=speaker,
             seed=seed + place,
         )
-        for place, item in items
-    ]
-    return copies, time.process_time() - started
+        told.append(row(source, copy, speaker.said, time.monotonic() - began, time.process_time() - cpu))
+    return system, told
 
 
-def summary(copies: list[AdCopy], seconds: float) -> dict[str, Any]:
-    kept = [c for c in copies if c.generator != "template"]
-    stopped = Counter(g for c in copies for _, faults in c.rejected for g in {f.guarantee for f in faults})
-    lines = sum(len(c.rejected) for c in copies)
+def row(source: str, copy: AdCopy, said: list[str], seconds: float, cpu: float) -> dict[str, Any]:
+    stopped = {line: sorted({f.guarantee for f in faults}) for line, faults in copy.rejected}
+    good = [line for line in said if line not in stopped]
+    kept = next((line for line in good if copy.generator != "template" and line in copy.text), None)
     return {
-        "total": len(copies),
-        "verified": sum(c.verified for c in copies),
+        "source": source,
+        "text": copy.text,
+        "verified": copy.verified,
+        "kept": kept,
+        "first": bool(said) and said[0] in good,
+        "said": len(said),
+        "good": len(good),
+        "stopped": stopped,
+        "seconds": seconds,
+        "cpu": cpu,
+    }
+
+
+def summary(told: list[dict[str, Any]]) -> dict[str, Any]:
+    kept = [r["kept"] for r in told if r["kept"]]
+    tokens = [words(line) for line in kept]
+    ones, twos = [w for t in tokens for w in t], [p for t in tokens for p in pairwise(t)]
+    asked = [r for r in told if r["said"]]
+    sources = sorted({r["source"] for r in told})
+    stopped = Counter(g for r in told for faults in r["stopped"].values() for g in faults)
+    return {
+        "total": len(told),
+        "verified": sum(r["verified"] for r in told),
+        "asked": len(asked),
         "kept_model_words": len(kept),
-        "kept_share": round(len(kept) / len(copies), 4),
-        "kept_by_channel": {ch: sum(c.channel == ch for c in kept) for ch in CHANNELS},
-        "stopped_lines": lines,
+        "kept_share": share(len(kept), len(told)),
+        "kept_by_source": {s: kept_share(told, s) for s in sources},
+        "first_line_verified": share(sum(r["first"] for r in asked), len(asked)),
+        "lines": sum(r["said"] for r in told),
+        "lines_verified": share(sum(r["good"] for r in told), sum(r["said"] for r in told)),
         "stopped_by": dict(sorted(stopped.items(), key=lambda pair: int(pair[0][1:]))),
-        "seconds": round(seconds, 1),
-        "texts_per_second": round(len(copies) / seconds, 3),
+        "distinct-1": share(len(set(ones)), len(ones)),
+        "distinct-2": share(len(set(twos)), len(twos)),
+        "texts_per_second": round(len(told) / sum(r["seconds"] for r in told), 3),
+        "cpu_seconds_per_text": round(sum(r["cpu"] for r in told) / len(told), 2),
+        "examples": [r["text"] for r in told if r["kept"]][:6],
+    }
+
+
+def kept_share(told: list[dict[str, Any]], source: str) -> float | None:
+    some = [bool(r["kept"]) for r in told if r["source"] == source]
+    return share(sum(some), len(some))
+
+
+def share(part: float, whole: float) -> float | None:
+    return round(part / whole, 4) if whole else None
+
+
+def training(tuned: Path) -> dict[str, Any]:
+    """Perplexity per token of the held-back lines, before and after each epoch, as the runs recorded it."""
+    records = {name: json.loads((tuned / name / "recllm.json").read_text(encoding="utf-8")) for name in ("en", "zh")}
+    return {
+        name: {
+            "perplexity": [round(p, 2) for p in r["perplexity"]],
+            "arguments": r["arguments"],
+            "data": r["data"][:16],
+        }
+        for name, r in records.items()
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--generator", default="smollm2")
-    parser.add_argument("--cache-dir", default=None)
-    parser.add_argument("--shop", type=Path, default=Path("../shared/data/online_retail_uci"))
-    parser.add_argument("--texts", type=int, default=200)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=RESULT)
-    parser.add_argument("--show", type=Path, help="write every text to this file, to be read")
-    args = parser.parse_args()
-
+    args = parsed()
+    if args.notes:
+        found = json.loads(args.out.read_text(encoding="utf-8")) | {"notes": args.notes}
+        args.out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        return
     rng = random.Random(args.seed)
-    with_gifts = args.shop.is_dir()
-    items = groceries(args.texts // 2 if with_gifts else args.texts, rng)
-    items += gifts(args.texts - len(items), rng, args.shop) if with_gifts else []
-    find_generator(args.generator, args.cache_dir)  # unpacks once, before the clock and the workers start
-
-    numbered = list(enumerate(items))
-    shares = [numbered[w :: args.workers] for w in range(args.workers)]
-    started = time.monotonic()
+    third = args.texts // 3
+    items = {
+        "en": [
+            *(("complete_journey", i) for i in groceries(third, rng)),
+            *(("online_retail", i) for i in gifts(third, rng, args.data)),
+            *(("industrial_held_back", i) for i in held(third, rng, copy_pairs.english(args.data), "USD")),
+        ],
+        "zh": [("advertisegen_held_back", i) for i in held(args.zh_texts, rng, copy_pairs.chinese(args.data), "CNY")],
+    }
+    model_folder("smollm2", args.cache_dir)  # unpacks once, before the clock and the workers start
+    began = time.monotonic()
+    systems = [System(*system) for system in SYSTEMS]
     with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(write_all, share, args.generator, args.cache_dir, args.seed) for share in shares]
-        shares_done = [job.result() for job in jobs]
-    seconds = time.monotonic() - started
-    copies = [copy for written, _ in shares_done for copy in written]
+        jobs = [pool.submit(write_all, s, items[s.locale], args.cache_dir, str(args.tuned), args.seed) for s in systems]
+        told = {system.name: rows for system, rows in (job.result() for job in jobs)}
+    figures = {name: summary(rows) for name, rows in told.items()}
+    head = figures["en grammar"]
     result = {
         "protocol": "copy-models",
-        "generator": args.generator,
+        "generator": "smollm2",
         "commit": commit(),
         "seed": args.seed,
         "candidates": 8,
+        "hardware": hardware(),
+        "versions": versions(),
+        "seconds": round(time.monotonic() - began, 1),
         "workers": args.workers,
-        "items": {
-            "complete_journey": len(items) - (args.texts // 2 if with_gifts else 0),
-            "online_retail": args.texts // 2 if with_gifts else 0,
-        },
-        **summary(copies, seconds),
-        "cpu_seconds_per_text": round(sum(cpu for _, cpu in shares_done) / len(copies), 2),
         "load": [round(x, 1) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None,
+        **{name: head[name] for name in ("total", "verified", "kept_model_words", "kept_share")},
+        "training": training(args.tuned),
+        "systems": figures,
+        "notes": [],
     }
-    args.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=2))
+    args.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(json.dumps({n: {k: v for k, v in f.items() if k != "examples"} for n, f in figures.items()}, indent=1))
     if args.show:
-        args.show.write_text("\n".join(_shown(c) for c in copies) + "\n", encoding="utf-8")
+        args.show.write_text("\n".join(shown(name, r) for name, rows in told.items() for r in rows), encoding="utf-8")
 
 
-def _shown(copy: AdCopy) -> str:
-    stopped = [f"    x {line} {sorted({f.guarantee for f in faults})}" for line, faults in copy.rejected]
-    return "\n".join([f"{copy.generator} {copy.channel}: {copy.text!r}", *stopped])
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--tuned", type=Path, default=Path("tuned"), help="folder with the adapters en and zh")
+    parser.add_argument("--cache-dir", default=None)
+    parser.add_argument("--texts", type=int, default=60, help="English items, a third of each source")
+    parser.add_argument("--zh-texts", type=int, default=24)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("-o", "--out", type=Path, default=RESULT)
+    parser.add_argument("--show", type=Path, help="write every text to this file, to be read")
+    parser.add_argument("--notes", nargs="+", help="put a reader's findings into the result, and do nothing else")
+    return parser.parse_args()
+
+
+def shown(name: str, told: dict[str, Any]) -> str:
+    stopped = [f"    x {line} {faults}" for line, faults in told["stopped"].items()]
+    return "\n".join([f"[{name}] {'model' if told['kept'] else 'template'}: {told['text']!r}", *stopped])
 
 
 if __name__ == "__main__":

@@ -175,12 +175,12 @@ def test_a_thousand_names_make_a_grammar(noise: Path) -> None:
 
 
 def test_bounds_are_the_items_own() -> None:
-    item = Item(item_id="b", title="Hearth free range Acme buns", brand="Hearth")
+    item = Item(item_id="b", title="Hearth seven grain Acme buns", brand="Hearth")
     voice = Voice(banned=("cheap", "bargain*"))
     job, _ = open_job(item, channel="push", now=NOW, known_brands=["Hearth", "Acme", "Oak Valley", "Dove"], voice=voice)
     bounds = constraint_for(job)
-    assert {"oak valley", "cheap", "nike", "seven", "award-winning"} <= set(bounds.forbidden)
-    assert not {"hearth", "acme", "free", "dove", "bargain*"} & set(bounds.forbidden)
+    assert {"oak valley", "cheap", "nike", "eight"} <= set(bounds.forbidden)
+    assert not {"hearth", "acme", "seven", "dove", "bargain*"} & set(bounds.forbidden)
     assert set(bounds.names) == {"Acme", "Hearth"}
 
 

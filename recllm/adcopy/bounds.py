@@ -1,4 +1,4 @@
-"""What a generator is kept from writing at all, where it can be: rival brands, numbers as words, plain claims.
+"""What a generator is kept from writing at all, where it can be: rival brands and numbers as words.
 
 A generator that is not bound by it loses nothing but lines: the verifier stops them.
 """
@@ -6,9 +6,7 @@ A generator that is not bound by it loses nothing but lines: the verifier stops 
 from __future__ import annotations
 
 import re
-from functools import cache, lru_cache
-from importlib import resources
-from tomllib import loads
+from functools import lru_cache
 
 from recllm.adcopy.job import Job
 from recllm.adcopy.lexicon import table
@@ -24,12 +22,15 @@ _NAME = re.compile(r"[A-Z][A-Za-z'-]+")
 
 
 def constraint_for(job: Job) -> Constraint:
-    """Forbidden: other brands than the item's, the words that the brand's voice avoids, number words, and the words
-    of claims and offers, unless the item's own texts hold them. Allowed with a capital: the names of its texts."""
+    """Forbidden: the words that the brand's voice avoids, other brands than the item's, and number words, unless the
+    item's own texts hold them. Allowed with a capital: the names of its title.
+
+    The words of claims would cost more time at each token than the lines that they save: the verifier stops those.
+    """
     lang = language(job.frame.locale)
     held = fold(" ".join(job.facts.texts))
     own = set(job.facts.words)
-    words = (*_brands(job.known_brands), *map(fold, job.voice.banned), *_claims(lang))
+    words = (*map(fold, job.voice.banned), *_brands(job.known_brands), *(_NUMBERS.split() if lang == "en" else ()))
     free = (w for w in words if not (w in own if w.isascii() and " " not in w else w in held))
     names = _NAME.findall(" ".join((job.facts.title, job.facts.brand or "")))
     return Constraint.of(lang, free, names)
@@ -39,14 +40,6 @@ def constraint_for(job: Job) -> Constraint:
 def _brands(known: frozenset[str]) -> tuple[str, ...]:
     """Folded, without the ones that are also plain words: those are names with a capital only, which a line has not."""
     plain = set(table("brands.toml")["plain_words"])
-    return tuple(b for name in (*table("brands.toml")["famous"], *known) if len(b := fold(name)) > 1 and b not in plain)
-
-
-@cache
-def _claims(lang: str) -> tuple[str, ...]:
-    """The phrases of data/claims.toml and data/offers.toml that are whole words, and the number words."""
-    found = dict.fromkeys(_NUMBERS.split() if lang == "en" else ())
-    for file in ("claims.toml", "offers.toml"):
-        text = (resources.files("recllm.adcopy") / "data" / file).read_text(encoding="utf-8")
-        found |= dict.fromkeys(fold(p) for family in loads(text)["family"] for p in family[lang] if "*" not in p)
-    return tuple(found)
+    return tuple(
+        b for name in (*sorted(known), *table("brands.toml")["famous"]) if len(b := fold(name)) > 1 and b not in plain
+    )
