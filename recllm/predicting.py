@@ -1,10 +1,12 @@
-"""From a workspace to a prediction: who may be learned from, who may be predicted, and the present.
+"""From a workspace to a prediction or an uplift: who may be learned from, who may be told about, and the present.
 
-Learned from: people who agreed to model training. Predicted: people who agreed to personalisation.
+Learned from: people who agreed to model training. Told about: people who agreed to personalisation.
 """
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recllm.errors import PolicyError, UsageError
@@ -13,6 +15,7 @@ from recllm.schema import Purpose
 
 if TYPE_CHECKING:
     from recllm.behaviour import Prediction
+    from recllm.uplift.people import UpliftAnswer
     from recllm.workspace import Workspace
 
 
@@ -53,3 +56,24 @@ def predict_workspace(workspace: Workspace, kind: str, *, locale: str | None = N
         **asked,
     )
     return predict(Kind(kind), question, **extra)
+
+
+def uplift_workspace(
+    workspace: Workspace, file: Path, *, start: datetime, randomised: bool = False, learner: str = "x", seed: int = 0
+) -> UpliftAnswer:
+    """Everybody's uplift, learned from a trial's CSV. start: a time without a zone is UTC.
+
+    Raises `PolicyError` for what is no trial, `UsageError` for an unknown learner, and what `recllm.uplift.people`
+    tells.
+    """
+    from recllm.uplift import Learner
+    from recllm.uplift.people import read_trial, uplift_of
+
+    if learner not in set(Learner):
+        raise UsageError(f"a learner is one of {', '.join(Learner)}, not {learner!r}")
+    began = start if start.tzinfo else start.replace(tzinfo=UTC)
+    frame, gate = read_trial(file, workspace.pseudonymiser().many), workspace.gate()
+    learn, ask = gate.dataset(Purpose.MODEL_TRAINING), gate.dataset(Purpose.PERSONALISATION)
+    ask = ask.before(present(ask.as_of))
+    at = int(began.timestamp())
+    return uplift_of(learn, ask, frame, at, randomised=randomised, learner=Learner(learner), seed=seed)

@@ -8,7 +8,7 @@ import sys
 import typer
 
 from recllm import __version__
-from recllm.cli import adtext, audience, campaign, data, learn, people, predict, serve, serving, show
+from recllm.cli import adtext, audience, campaign, data, learn, people, predict, serve, serving, show, uplift
 from recllm.errors import RecllmError
 
 app = typer.Typer(
@@ -20,7 +20,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for room in (data, people, serving, learn, serve, audience, campaign, predict, adtext, show):
+for room in (data, people, serving, learn, serve, audience, campaign, predict, uplift, adtext, show):
     room.register(app)
 
 

@@ -1,0 +1,104 @@
+"""`recllm uplift` as a caller sees it: whom a trial's treatment moves, and exit 4 for what is no trial."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from behaviour_world import DAYS, START, shop
+
+from recllm.cli import main
+from recllm.dataset import DAY
+from recllm.pipeline import load_file
+from recllm.workspace import Workspace
+
+Run = Callable[..., tuple[int, str, str]]
+PEOPLE = 700
+BEGIN = "2024-05-20"  # the log ends on 2024-06-02
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trial drawn by lot that moves odd people (who buy rarely) alone, and one that was sent to odd people."""
+    folder, data, rng = tmp_path_factory.mktemp("uplift"), shop(people=PEOPLE, stop=False), np.random.default_rng(0)
+    e, users, items = data.events, data.users["user_id"], data.items["item_id"]
+    log = ["user_id,item_id,event,timestamp,quantity,price"]
+    for user, item, at, price in zip(e.user, e.item, e.at, e.price, strict=True):
+        when = datetime.fromtimestamp(int(at), UTC).isoformat()
+        log.append(f"{users[int(user)]},{items[int(item)]},purchase,{when},1,{float(price):.2f}")
+    (folder / "log.csv").write_text("\n".join(log) + "\n")
+    odd = np.arange(PEOPLE) % 2 == 1
+    lot = rng.random(PEOPLE) < 0.5
+    chosen = rng.random(PEOPLE) < np.where(odd, 0.8, 0.2)
+    for name, treated in (("lot", lot), ("chosen", chosen)):
+        outcome = rng.random(PEOPLE) < np.where(odd, 0.2 + 0.5 * treated, 0.5)
+        rows = [f"{users[n]},{int(treated[n])},{int(outcome[n])}" for n in range(PEOPLE)]
+        (folder / f"{name}.csv").write_text("\n".join(["user_id,treated,outcome", *rows]) + "\n")
+    known = [f"{row},{0.8 if odd[n] else 0.2}" for n, row in enumerate(rows)]
+    (folder / "known.csv").write_text("\n".join(["user_id,treated,outcome,propensity", *known]) + "\n")
+    (folder / "ids.txt").write_text("\n".join(users))
+    with Workspace.create(folder / "shop", consent_default=True, currency="USD", encoder="toy") as opened:
+        assert load_file(opened, folder / "log.csv", "events").accepted
+    return folder
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: Path) -> Run:
+    monkeypatch.delenv("RECLLM_KEY", raising=False)
+
+    def call(trial: str, *arguments: str) -> tuple[int, str, str]:
+        where = ("--start", BEGIN, "-w", str(place / "shop"), *arguments)
+        monkeypatch.setattr(sys, "argv", ["recllm", "uplift", str(place / trial), *where])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+def test_the_log_ends_after_the_trial_begins() -> None:
+    assert datetime.fromtimestamp(START + DAYS * DAY, UTC).date().isoformat() > BEGIN
+
+
+@pytest.mark.parametrize(("trial", "flag"), [("lot.csv", ("--randomised",)), ("known.csv", ())])
+def test_whom_it_moves(run: Run, place: Path, tmp_path: Path, trial: str, flag: tuple[str, ...]) -> None:
+    files = ("--csv", str(tmp_path / "x.csv"), "--ids", str(place / "ids.txt"))
+    code, out, _ = run(trial, *flag, *files, "--json")
+    found = json.loads(out)
+    assert code == 0 and found["trial"]["people"] == PEOPLE and 0.1 < found["trial"]["effect"] < 0.4
+    moved = [int(one["user_id"][1:]) % 2 for one in found["people"]]
+    assert np.mean(moved[:300]) > 0.9 and np.mean(moved[-300:]) < 0.1 and found["qini"] > 0.02
+    rows = list(csv.DictReader((tmp_path / "x.csv").open(encoding="utf-8")))
+    assert [row["user_id"] for row in rows] == [one["user_id"] for one in found["people"]]
+
+
+@pytest.mark.parametrize(
+    ("trial", "flag", "code", "words"),
+    [
+        ("lot.csv", (), 4, "drawn by lot"),
+        ("chosen.csv", ("--randomised",), 4, "not drawn as declared"),
+        ("lot.csv", ("--randomised", "--learner", "z"), 2, "s, t, x"),
+        ("ids.txt", ("--randomised",), 2, "missing column"),
+        ("nothing.csv", ("--randomised",), 2, "cannot be read"),
+    ],
+)
+def test_what_is_refused(run: Run, trial: str, flag: tuple[str, ...], code: int, words: str) -> None:
+    found, out, said = run(trial, *flag)
+    assert found == code and words in said and out == "" and said.count("\n") == 1
+
+
+def test_the_qini_picture(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    code, out, _ = run("lot.csv", "--randomised", "--learner", "t", "--plot", str(tmp_path / "q.png"))
+    assert code == 0 and "mean effect +0." in out
+    assert (tmp_path / "q.png").read_bytes().startswith(b"\x89PNG")
