@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -11,13 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recllm.campaigns.conclusions import conclusions
 from recllm.campaigns.effect import difference, mean_difference, share
 from recllm.campaigns.file import Quiet, read_campaign
 from recllm.campaigns.folder import append, read_log
 from recllm.campaigns.hours import is_quiet, send_window
+from recllm.campaigns.measures import Arm, Outcome, Row
 from recllm.campaigns.nouns import Person
 from recllm.campaigns.segments import OTHERS, divided
 from recllm.errors import DataError
+from recllm.report.campaign import report_page, report_png
 from recllm.report.campaign_words import WORDS
 from recllm.report.intervals import Whisker, interval_chart
 
@@ -243,6 +247,61 @@ def test_the_words_of_both_languages_are_the_same_ones() -> None:
 def test_a_chart_escapes_and_fits() -> None:
     svg = interval_chart([Whisker("<b>", 0.2, -0.1, 0.4, "20 %"), Whisker("none", 0, 0, 0)], title='"x"')
     assert "<b>" not in svg and "&lt;b&gt;" in svg and svg.count("<rect") == 2
+
+
+def outcome() -> Outcome:
+    arm = Arm(people=200, converted=30, rate=share(30, 200), revenue=99.5, revenue_per_person=0.4975, unsubscribed=2)
+    gap = difference(30, 200, 9, 120)
+    rows = [
+        Row(by=by, name=name, reached=arm, held=arm, effect=gap) for by, name in (("variant", "1"), ("item", "<i>"))
+    ]
+    start = datetime(2025, 1, 1, tzinfo=UTC)
+    return Outcome(
+        campaign_id="spring",
+        goal="<b>",
+        note="a note",
+        start=start,
+        end=start + timedelta(days=7),
+        until=start + timedelta(days=9),
+        planned=210,
+        planned_held=120,
+        dropped={"consent_withdrawn": 10},
+        not_counted=0,
+        horizon_days=28,
+        expected_conversions=31.5,
+        reached=arm,
+        held=arm,
+        rest=arm,
+        effect=gap,
+        revenue_effect=gap,
+        segments=tuple(rows),
+        words=(),
+    )
+
+
+@pytest.mark.parametrize(("locale", "said"), [("en", ("variant 1", "withdrew their")), ("zh", ("版本 1", "撤回同意"))])
+def test_the_page_of_a_report(locale: str, said: tuple[str, ...], tmp_path: Path) -> None:
+    page = report_page(outcome(), currency="EUR", locale=locale)
+    assert all(word in page for word in (*said, "&lt;b&gt;", "&lt;i&gt;", "15.0 %", "99.50", "2025-01-01 00:00 (UTC)"))
+    assert "<b>" not in page.replace('<div class="tile"><b>', "") and page.count("<svg") == 4
+    report_png(outcome(), tmp_path / "report.png", locale=locale)
+    assert (tmp_path / "report.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_every_conclusion_can_be_said() -> None:
+    whole = outcome()
+    cases = [
+        (whole, "more often"),
+        (replace(whole, effect=difference(9, 120, 30, 200)), "less often"),
+        (replace(whole, effect=difference(10, 100, 10, 100)), "less than about"),
+        (replace(whole, effect=None, held=None), "fewer than 50 people were held out"),
+        (replace(whole, effect=None, held=None, planned_held=0), "nobody was held out"),
+        (replace(whole, reached=None), "Fewer than 50 people were reached"),
+        (replace(whole, until=whole.start), "Nothing is known"),
+    ]
+    for found, words in cases:
+        assert words in conclusions(found, 50, "en")[0]
+        assert "{" not in "".join(conclusions(found, 50, "zh-CN"))
 
 
 def test_a_log_shows_what_was_changed(tmp_path: Path) -> None:

@@ -321,6 +321,15 @@ def test_an_edit_is_checked_at_once(shop: Workspace) -> None:
     assert "off now" in desk.states["t1"].text and desk.states["t1"].by == "Bob"
 
 
+def test_a_second_short_message_needs_a_person(shop: Workspace, folder: Path) -> None:
+    """The law's words do not fit into one short message beside the text."""
+    long = ('address = "1 Market Street"', 'address = "1 Market Street, Springfield, Illinois 62704, United States"')
+    file = changed(folder, ('"email", "push"', '"sms_gsm"'), ("variants = 2", "auto = true"), long)
+    (plan,) = plan_campaigns(shop, [file], now=NOW)
+    assert all("where 160 fit" in t.warnings[0].message for t in plan.texts)
+    assert {s.status for s in open_desk(shop, file, clock=NOW).states.values()} == {Status.DRAFT}
+
+
 def test_auto_approves_what_nobody_doubts(shop: Workspace, folder: Path) -> None:
     doubtful = 'name = "own"\n' + "".join(
         f'[[rule]]\nid = "{n}"\nguarantee = "G3"\nseverity = "{severity}"\ncitation = "house"\nevidence = "never"\n'

@@ -13,6 +13,7 @@ from recllm.campaigns.catalogue import Catalogue, catalogue_now, facts_of
 from recllm.campaigns.decisions import State, Status, edit, states, withdraw
 from recllm.campaigns.file import CampaignFile
 from recllm.campaigns.folder import CampaignFolder, read_plan
+from recllm.campaigns.message import message, overlong
 from recllm.campaigns.nouns import Facts, Plan, Text
 from recllm.campaigns.texts import doubts_of, judged
 from recllm.dataset import utc
@@ -84,13 +85,14 @@ def enter_edit(desk: Desk, text_id: str, wording: str, *, by: str, at: datetime)
     brands, moment = desk.catalogue.brands, desk.moment
     verdict = judged(desk.file, brands, wording, item, text.channel, text.locale, moment)
     failures, warnings = doubts_of(verdict)
+    whole = message(desk.file, wording, channel=text.channel, locale=text.locale, generator=text.generator)
     edit(
         desk.folder,
         desk.plan,
         text_id,
         text=wording,
         failures=failures,
-        warnings=warnings,
+        warnings=(*warnings, *overlong(whole, text.channel)),
         facts=desk.facts(text),
         by=by,
         at=at,

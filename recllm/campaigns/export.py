@@ -14,7 +14,6 @@ from typing import Any
 import polars as pl
 
 from recllm.adcopy.channels import channel as channel_named
-from recllm.adcopy.mandatory import Sender, complete
 from recllm.audiences.export import guarded
 from recllm.audiences.selection import check_floor
 from recllm.audiences.targets import TEXT_ITEM
@@ -22,6 +21,7 @@ from recllm.campaigns.decisions import State, Status
 from recllm.campaigns.desk import Desk
 from recllm.campaigns.folder import append, read_log
 from recllm.campaigns.hours import Window, send_window
+from recllm.campaigns.message import TEMPLATE, message
 from recllm.campaigns.nouns import Person, Text
 from recllm.campaigns.suppression import suppressed_ids
 from recllm.documents import plain
@@ -144,9 +144,8 @@ def _request(desk: Desk, person: Person) -> str:
 
 def _row(desk: Desk, text: Text, state: State, window: Window) -> dict[str, str]:
     """One line of a file: whose words they are, when it may leave, and the channel's parts with what the law adds."""
-    generated = text.generator != "template"
-    sender = desk.file.sender or Sender(name="")
-    whole = complete(state.text, channel=text.channel, locale=text.locale, sender=sender, generated=generated)
+    generated = text.generator != TEMPLATE
+    whole = message(desk.file, state.text, channel=text.channel, locale=text.locale, generator=text.generator)
     parts = {part.name: words for part, words in channel_named(text.channel).split(whole)}
     head = (text.item_id, text.id, text.locale, str(generated).lower(), _moment(window.start), _moment(window.end))
     return dict(zip(COLUMNS, head, strict=True)) | parts

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from recllm.adcopy.mandatory import Sender, complete
 from recllm.campaigns.decisions import State
 from recllm.campaigns.desk import Desk
 from recllm.campaigns.hours import send_window
+from recllm.campaigns.message import TEMPLATE, message
 from recllm.campaigns.nouns import Text
 from recllm.documents import plain
 
@@ -70,18 +70,12 @@ def _text(desk: Desk, text: Text, state: State) -> dict[str, Any]:
         "variant": text.variant + 1,
         "people": text.people,
         "text": state.text,
-        "message": _message(desk, text, state),
-        "meta": {"generated": text.generator != "template", "generator": text.generator, "record": text.record},
+        "message": message(desk.file, state.text, channel=text.channel, locale=text.locale, generator=text.generator),
+        "meta": {"generated": text.generator != TEMPLATE, "generator": text.generator, "record": text.record},
         "verified": not state.failures,
         "failures": plain(state.failures),
         "warnings": plain(state.warnings),
     }
-
-
-def _message(desk: Desk, text: Text, state: State) -> str:
-    """The text with what the law adds."""
-    sender, generated = desk.file.sender or Sender(name=""), text.generator != "template"
-    return complete(state.text, channel=text.channel, locale=text.locale, sender=sender, generated=generated)
 
 
 def _window(desk: Desk) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from recllm.adcopy.submissions import Submission, Verdict, judge
 from recllm.adcopy.voice import Voice
 from recllm.campaigns.catalogue import facts_of
 from recllm.campaigns.file import CampaignFile
+from recllm.campaigns.message import message, overlong
 from recllm.campaigns.nouns import Doubt, Text
 from recllm.campaigns.people import Planned
 from recllm.policy import Policy
@@ -162,6 +163,9 @@ def _reason(key: Key) -> Reason | None:
 
 def _text(name: str, key: Key, variant: int, written: _Written, writing: Writing) -> Text:
     failures, warnings = doubts_of(written.verdict)
+    whole = message(
+        writing.file, written.copy.text, channel=key.channel, locale=key.locale, generator=written.copy.generator
+    )
     return Text(
         id=name,
         item_id=key.item_id,
@@ -174,7 +178,7 @@ def _text(name: str, key: Key, variant: int, written: _Written, writing: Writing
         generator=written.copy.generator,
         record=written.record.id,
         failures=failures,
-        warnings=warnings,
+        warnings=(*warnings, *overlong(whole, key.channel)),
         facts=facts_of(writing.items[key.item_id], writing.file),
         people=0,
     )

@@ -43,6 +43,7 @@ def report_page(found: Outcome, *, currency: str = "", locale: str = "en") -> st
         .render(
             found=found,
             said=said,
+            named=lambda row: _named(row, said),
             locale=locale,
             currency=currency,
             arms_chart=_chart(_arm_rows(found, said), said["converted"]),
