@@ -22,6 +22,9 @@ _FORBIDDEN = re.compile(r"[\d%‰$£€¥₩₹\"“”„«»「」『』\n<>{}
 _LENGTH = {"en": (4, 16), "zh": (5, 30)}
 """Fewest and most words of a line; characters in Chinese."""
 _ENDING = {"en": ".!?", "zh": "。！？!?"}
+_UNFINISHED = re.compile(
+    r"\b(?:an?|the|your|our|their|its|my|every|and|or|but|of|than|if|because)[.!?]$", re.IGNORECASE
+)
 _INNER_END = re.compile(r"[.!?](?=\s+[A-Z])|[。！？](?=.)")
 _LAST_TURN = "[user]\n"
 _HAN_OR_WORD = re.compile(rf"[{HAN}]|[^\s{HAN}]+")
@@ -115,6 +118,8 @@ def hook_faults(hook: str, facts: FactSheet, locale: str) -> tuple[Check, ...]:
         faults.append(_fault("G6", "the line holds a character that only facts may hold", found[0]))
     if not hook.endswith(tuple(_ENDING[lang])):
         faults.append(_fault("G6", "the line does not end as a sentence", hook[-20:]))
+    elif _UNFINISHED.search(hook):
+        faults.append(_fault("G6", "the line ends in the middle of a thought", hook[-20:]))
     elif _INNER_END.search(hook):
         faults.append(_fault("G6", "the line is more than one sentence", hook))
     if not fewest <= size <= most:

@@ -64,15 +64,16 @@ def grammar(constraint: Constraint) -> str:
 
 
 def _english(names: Iterable[str]) -> str:
-    """4 to 15 words: seven tenths of what a text may hold, since a grammar's limit cuts a thought short."""
+    """4 to 30 words. More than a line may have: a limit that a line can reach ends it in the middle of a thought, while
+    one that is too long is stopped as a whole."""
     inner = "|".join((_WORD, *(re.escape(name) for name in names)))
-    return rf"/{_FIRST}([,;]? ({inner})){{3,14}}[.!?]/"
+    return rf"/{_FIRST}([,;]? ({inner})){{3,29}}[.!?]/"
 
 
 def _chinese() -> str:
-    """5 to 26 characters in at most four clauses."""
+    """5 to 60 characters in at most eight clauses; see `_english`."""
     unit = f"{_HAN}|T恤|{_IDIOMS}"
-    return rf"/({unit}){{2,13}}([，、]({unit}){{2,13}}){{0,3}}[。！]/ & /.{{6,27}}/"
+    return rf"/({unit}){{2,26}}([，、]({unit}){{2,26}}){{0,7}}[。！]/ & /.{{6,61}}/"
 
 
 def _holding(words: Iterable[str], language: str) -> str:
