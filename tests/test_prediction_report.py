@@ -56,6 +56,14 @@ def test_the_svg_is_whole_and_escaped() -> None:
         qini_chart({})
 
 
+def test_a_long_legend_has_rows_and_ticks_are_round() -> None:
+    truth = np.linspace(-1, 1, 50)
+    root = ElementTree.fromstring(chart_svg(qini_chart({f"learner {n}": true_qini(truth, truth) for n in range(9)})))  # noqa: S314
+    texts = root.findall(".//{*}text")
+    assert max(float(t.attrib["y"]) for t in texts) <= float(root.attrib["height"])
+    assert {"0 %", "20 %", "100 %"} <= {t.text for t in texts}
+
+
 def test_the_page_stands_alone_and_names_its_people(found: Prediction) -> None:
     first = found.people[0].user_id
     page = prediction_page(found, {first: "<script>alert(1)</script>"})

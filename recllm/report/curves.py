@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -124,15 +125,17 @@ def qini_chart(curves: Mapping[str, QiniCurve], locale: str = "en") -> Chart:
 # --- SVG -------------------------------------------------------------------------------------------------------------
 
 _WIDTH, _HEIGHT = 420, 340
-_LEFT, _RIGHT, _TOP, _FOOT = 62, 28, 34, 66
+_LEFT, _RIGHT, _TOP, _FOOT, _ROW = 62, 28, 34, 66, 18
 
 
 def chart_svg(chart: Chart) -> str:
     """An SVG element; everything that is not a number is escaped."""
-    inside = "".join([*_frame(chart), *(_drawn(chart, n) for n in range(len(chart.lines)))])
+    legend, below = _legend(chart)
+    inside = "".join([*_frame(chart), *(_drawn(chart, n) for n in range(len(chart.lines))), *legend])
+    height = _HEIGHT + below
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" '
-        f'height="{_HEIGHT}" role="img" aria-label="{escape(chart.title)}">{inside}</svg>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" '
+        f'height="{height}" role="img" aria-label="{escape(chart.title)}">{inside}</svg>'
     )
 
 
@@ -146,26 +149,38 @@ def _place(chart: Chart, x: float, y: float) -> tuple[float, float]:
 def _frame(chart: Chart) -> list[str]:
     left, right, bottom, top = chart.bounds
     parts = [f'<text x="{_LEFT}" y="16" font-weight="600">{escape(chart.title)}</text>']
-    for step in range(5):
-        x, y = left + (right - left) * step / 4, bottom + (top - bottom) * step / 4
-        across, up = _place(chart, x, y)
-        edge = _WIDTH - _RIGHT
+    for y in _ticks(bottom, top):
+        up, edge = _place(chart, left, y)[1], _WIDTH - _RIGHT
         parts.append(f'<line x1="{_LEFT}" x2="{edge}" y1="{up:.1f}" y2="{up:.1f}" stroke="#dfe4ea"></line>')
         parts.append(_text(_LEFT - 6, up + 4, _number(y, "y" in chart.percent), "end"))
+    for x in _ticks(left, right):
+        across = _place(chart, x, bottom)[0]
         parts.append(_text(across, _HEIGHT - _FOOT + 16, _number(x, "x" in chart.percent), "middle"))
-    middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    parts.append(_text(middle, _HEIGHT - _FOOT + 34, chart.x, "middle"))
+    parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - _FOOT + 34, chart.x, "middle"))
     parts.append(_text(_WIDTH - _RIGHT, 16, chart.y, "end"))
-    return parts + _legend(chart)
+    return parts
 
 
-def _legend(chart: Chart) -> list[str]:
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers from low to high, about five."""
+    rough = max((high - low) / 5, 1e-9)
+    size = 10.0 ** math.floor(math.log10(rough))
+    step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if size * factor >= rough * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [n * step for n in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _legend(chart: Chart) -> tuple[list[str], int]:
+    """The lines' names in as many rows as they need, and the height of the rows after the first."""
     parts, x, y = [], float(_LEFT), _HEIGHT - 14
     for number, line in enumerate(chart.lines):
+        wide = 44 + sum(13 if ord(letter) > 255 else 7 for letter in line.name)
+        if x > _LEFT and x + wide > _WIDTH:
+            x, y = float(_LEFT), y + _ROW
         parts.append(f'<line x1="{x:.1f}" x2="{x + 18:.1f}" y1="{y}" y2="{y}" {_stroke(chart, number)}></line>')
         parts.append(_text(x + 24, y + 4, line.name, "start"))
-        x += 44 + sum(13 if ord(letter) > 255 else 7 for letter in line.name)
-    return parts
+        x += wide
+    return parts, y - (_HEIGHT - 14)
 
 
 def _drawn(chart: Chart, number: int) -> str:
