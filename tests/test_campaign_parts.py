@@ -235,6 +235,8 @@ def test_both_sides_are_divided_alike() -> None:
     parts = divided(people, held, {}, 50)
     assert {name: (len(r), len(h)) for name, (r, h) in parts["reason"].items()} == {"a": (50, 30), "b": (50, 10)}
     assert "channel" not in parts, "one part tells nothing"
+    thirds = divided([person(n, "a") for n in range(300)], [], {}, 50)["likelihood"]
+    assert list(thirds) == ["likely", "middling", "unlikely"] and {len(r) for r, _ in thirds.values()} == {100}
 
 
 # --- pages and logs --------------------------------------------------------------------------------------------------

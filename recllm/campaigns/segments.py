@@ -10,6 +10,7 @@ from recllm.campaigns.nouns import Person
 from recllm.schema import Item
 
 OTHERS = "others"
+THIRDS = ("likely", "middling", "unlikely")
 
 Both = tuple[list[Person], list[Person]]
 """People reached, and people held out."""
@@ -28,8 +29,14 @@ def divided(
                 parts.setdefault(name_of(person), ([], []))[side].append(person)
         merged = _merged(parts, floor)
         if len(merged) > 1:
-            found[by] = merged
+            found[by] = dict(sorted(merged.items(), key=lambda part: _place(by, part[0])))
     return found
+
+
+def _place(by: str, name: str) -> tuple[bool, int]:
+    """Thirds and variants in their own order, other parts as they are, and what is told together last."""
+    natural = {"likelihood": THIRDS.index, "variant": int}.get(by)
+    return name == OTHERS, natural(name) if natural and name != OTHERS else 0
 
 
 def _ways(
@@ -39,7 +46,7 @@ def _ways(
     third, two_thirds = np.quantile(chances, [1 / 3, 2 / 3])
 
     def likelihood(p: Person) -> str:
-        return "likely" if p.probability >= two_thirds else "middling" if p.probability >= third else "unlikely"
+        return THIRDS[(p.probability < two_thirds) + (p.probability < third)]
 
     def category(p: Person) -> str:
         item = items.get(p.item_id)
