@@ -209,6 +209,7 @@ def test_a_good_line_is_kept_and_the_facts_are_added() -> None:
         ("Damn good sandwich buns for lunch.", "G9"),
         ("Sure, sandwich buns that you like.", "G10"),
         ("Les sandwich buns pour votre table.", "G11"),
+        ("Sandwich buns that make your lunch feel like the.", "G6"),
         ("Buns buns buns buns for your lunch.", "G12"),
         ("Sandwich buns, bread and bakery.", "G12"),
         ("I love sandwich buns for my lunch.", "G14"),

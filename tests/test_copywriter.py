@@ -136,6 +136,21 @@ def test_an_adapter_belongs_to_its_weights(base: Path, tmp_path: Path) -> None:
         find_generator("template", adapter=tuned.folder)
 
 
+@pytest.mark.parametrize(("learned", "spoken"), [(["en"], ("en",)), (["en", "zh"], ("en",)), (["zh"], None)])
+def test_smollm2_is_not_trusted_with_chinese(
+    tmp_path: Path, learned: list[str], spoken: tuple[str, ...] | None
+) -> None:
+    from recllm.generator.locate import _languages
+
+    (tmp_path / "recllm.json").write_text(json.dumps({"languages": learned}))
+    if spoken is None:
+        with pytest.raises(UsageError, match="tune a model that knows the language"):
+            _languages("smollm2", tmp_path)
+    else:
+        assert _languages("smollm2", tmp_path) == spoken
+    assert _languages("other/model", tmp_path) == tuple(learned)
+
+
 def test_nothing_to_learn_from(base: Path, tmp_path: Path) -> None:
     from recllm.finetuning import tune_generator
 

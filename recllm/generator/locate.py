@@ -73,11 +73,16 @@ def _cache(cache_dir: str | Path | None) -> Path:
 
 
 def _languages(spec: str, adapter: str | Path | None) -> tuple[str, ...] | None:
-    """What a tuned model learned; of smollm2 itself English alone: its Chinese is made of Chinese characters, and of
-    nothing else that can be called Chinese."""
-    if adapter is not None:
-        return tuple(read_record(Path(adapter))["languages"])
-    return ("en",) if spec == "smollm2" else None
+    """What a tuned model learned. Of smollm2 English alone, tuned or not: its Chinese is made of Chinese characters,
+    and of nothing else that can be called Chinese, which no check of an advertisement sees."""
+    learned = tuple(read_record(Path(adapter))["languages"]) if adapter is not None else None
+    if spec != "smollm2":
+        return learned
+    if learned is not None and "en" not in learned:
+        raise UsageError(
+            f"smollm2 cannot be trusted with {', '.join(learned)}, tuned or not; tune a model that knows the language"
+        )
+    return ("en",)
 
 
 def _folder(spec: str, cache: Path) -> tuple[Path | None, list[str]]:
