@@ -5,6 +5,7 @@ Learned from: people who agreed to model training. Told about: people who agreed
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,15 @@ def predict_workspace(workspace: Workspace, kind: str, *, locale: str | None = N
         policy=workspace.policy,
         **asked,
     )
-    return predict(Kind(kind), question, **extra)
+    found = predict(Kind(kind), question, **extra)
+    return found if kind == Kind.REDEEM else _with_the_others(workspace, found, ask.n_users)
+
+
+def _with_the_others(workspace: Workspace, found: Prediction, asked: int) -> Prediction:
+    """Everybody who is known and has not agreed to personalisation is counted among those left out."""
+    with workspace.store().read() as reader:
+        outside = reader.counts()["users"] - asked
+    return found if outside <= 0 else replace(found, left_out={"no_consent": outside, **found.left_out})
 
 
 def uplift_workspace(

@@ -83,7 +83,7 @@ def test_the_contract(run: Run, place: Path) -> None:
     assert code == 0 and out.count("\n") == 1
     found = json.loads(out)
     assert found["kind"] == "buy" and found["horizon_days"] == 28 and 0 <= found["calibration"]["ece"] < 0.2
-    assert len(found["people"]) == 115, "five have not agreed to personalisation"
+    assert len(found["people"]) == 115 and found["left_out"] == {"no_consent": 5}
     assert {"user_id", "probability", "reasons"} <= set(found["people"][0]) and found["people"][0]["reasons"][0]["text"]
     assert all(one["user_id"].startswith("u1_") for one in found["people"]), "pseudonyms"
 

@@ -90,7 +90,8 @@ def _tell(whole: dict[str, Any]) -> None:
     say(f"  {whole['meaning']}", f"  checked on {quality['checked']}:")
     numbers = {k: v for k, v in quality.items() if isinstance(v, float)}
     say("  " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
-    say(*(f"  note: {line}" for line in whole["notes"]), "")
+    left = ", ".join(f"{reason} {n:,}" for reason, n in whole["left_out"].items())
+    say(*(f"  note: {line}" for line in whole["notes"]), *([f"  left out: {left}"] if left else []), "")
     shown = whole["people"][:SHOWN]
     columns = [name for name in shown[0] if name != "reasons"]
     why = [" ".join(reason["text"] for reason in one["reasons"]) for one in shown]

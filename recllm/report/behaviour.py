@@ -24,6 +24,7 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "reasons": "reasons",
         "more": "more",
         "no_past": "nothing known",
+        "no_consent": "no consent",
         "not_known": "not known",
     },
     "zh": {
@@ -36,6 +37,7 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "reasons": "原因",
         "more": "人未列出",
         "no_past": "没有记录",
+        "no_consent": "未同意",
         "not_known": "未知",
     },
 }
