@@ -358,6 +358,8 @@ def test_too_few_people_and_one_outcome_only(data: Dataset) -> None:
     few = shop(people=20)
     with pytest.raises(DataError, match="people with a past"):
         predict(Kind.BUY, Question(learn=few, ask=few))
+    with pytest.raises(DataError, match="60 people are too few"):
+        predict(Kind.VALUE, Question(learn=shop(people=60), ask=few))
     loyal = replace(data, events=data.events.select(data.events.user % 2 == 0))
     with pytest.raises(DataError, match="at least 20 of each"):
         predict(Kind.BUY, Question(learn=loyal, ask=loyal))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from recllm.behaviour.examples import Examples
 from recllm.behaviour.table import Features, Floats
+from recllm.errors import DataError
 
 Values = NDArray[np.float64]
 
@@ -127,8 +128,8 @@ def backtest(examples: Examples, as_of: int, settings: ModelSettings | None = No
     """
     settings = settings or ModelSettings()
     examples.check(as_of).check_classes("this prediction")
-    label, (latest, whole_window) = examples.label, held_out(examples)
-    if whole_window:
+    label, latest = examples.label, examples.window == 0
+    if examples.rows(~latest).learnable:
         rows = np.flatnonzero(latest)
         model = fit_chances(examples.rows(~latest), as_of, settings)
         return HeldOut(rows, model.probability(examples.features.rows(rows)), label[rows], True)
@@ -137,11 +138,18 @@ def backtest(examples: Examples, as_of: int, settings: ModelSettings | None = No
 
 
 def held_out(examples: Examples) -> tuple[NDArray[np.bool_], bool]:
-    """The rows of the latest window, and True; where the others are too few to learn from, a third of the people."""
+    """The rows of the latest window, and True; where the others are too few to learn from, a third of the people.
+
+    Raises `DataError` when the other two thirds are too few as well.
+    """
     latest = examples.window == 0
     if examples.rows(~latest).learnable:
         return latest, True
-    return people_folds(examples.person, 3) == 0, False
+    third = people_folds(examples.person, 3) == 0
+    if not examples.rows(~third).learnable:
+        people = len(np.unique(examples.person))
+        raise DataError(f"{people} people are too few to learn from two thirds of them and check on the others")
+    return third, False
 
 
 def cross_fitted(examples: Examples, settings: ModelSettings) -> Values:
