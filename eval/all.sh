@@ -22,7 +22,12 @@ python eval/cj_redeem.py -o "$results/cj-redeem.json"
 python eval/cj_active28.py -o "$results/cj-active28.json"
 python eval/uplift.py -o "$results/uplift.json"
 python eval/explanations.py -o "$results/explanations.json"
-python eval/copy_models.py
+python eval/copy_pairs.py --out "${tuned:=$(mktemp -d)}/pairs"
+for language in en zh; do
+  accelerate launch finetune/copywriter.py finetune/copywriter.toml --pairs "$tuned/pairs/$language.jsonl" \
+    --out "$tuned/$language"
+done
+python eval/copy_models.py --tuned "$tuned" --texts 30 --zh-texts 9
 python eval/copy_guarantees.py -o "$results/copy-guarantees.json"
 python eval/onnx_speed.py -o "$results/onnx-speed.json"
 python eval/lora_speed.py -o "$results/lora-speed.json"

@@ -313,6 +313,20 @@ def test_every_variant_has_its_record(asked: object) -> None:
         assert replay(record, generator=asked() if callable(asked) else None).text == copy.text
 
 
+def test_a_generator_that_failed_leaves_a_record_of_the_template() -> None:
+    class Dead(ScriptedGenerator):
+        takes_constraints = False
+
+        @property
+        def fingerprint(self) -> str:
+            raise GenerationError("no process")
+
+    copy, record = write_recorded(REQUEST, generator=Dead(), encoder=ToyEncoder())
+    assert (record.generator, record.words_by, record.encoder) == ("template", "template", "")
+    assert any(check.guarantee == "G16" for _, faults in copy.rejected for check in faults)
+    assert replay(record).text == copy.text
+
+
 # --- G3 packs, G13 variants, G14 voice in what is written -----------------------------------------------------------
 
 ARGUMENTS = {name: getattr(REQUEST, name) for name in REQUEST.__dataclass_fields__ if name not in ("item", "variants")}

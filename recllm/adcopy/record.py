@@ -112,20 +112,12 @@ def write_all_recorded(
     """Every variant of a request with its record, whose id stands in `AdCopy.record_id`. The person is told to the
     texts and not to the records. Raises what `write_variants` raises."""
     request = replace(request, reason=_kind_only(request.reason, request.item.item_id))
-    encoder = encoder if generator else None
-    told: dict[str, Any] = {
-        "generator": generator.name if generator else TEMPLATE,
-        "found_as": found_as if generator else TEMPLATE,
-        "adapter": adapter if generator else "",
-        "generator_sha256": _fingerprint(generator),
-        "encoder": encoder.fingerprint if encoder else "",
-        "lists_sha256": lists_sha256(),
-        "prompts_sha256": prompts_sha256(),
-        "packs": {p.name: p.sha256 for p in request.packs},
-        "request": _told(request),
-    }
+    copies = _write(request, generator, encoder)
+    if any(check.guarantee == "G16" for _, faults in copies[0].rejected for check in faults):
+        generator = None  # it failed: the text is the template's, and comes again without it
+    told = _made_by(request, generator, encoder) | ({"found_as": found_as, "adapter": adapter} if generator else {})
     found = []
-    for place, copy in enumerate(_write(request, generator, encoder)):
+    for place, copy in enumerate(copies):
         bare = CopyRecord(
             id="",
             text=copy.text,
@@ -230,6 +222,19 @@ def _told(request: CopyRequest) -> dict[str, Any]:
     return {**plain(replace(request, packs=())), "policy": policy}
 
 
+def _made_by(request: CopyRequest, generator: Generator | None, encoder: Encoder | None) -> dict[str, Any]:
+    """The fields of a record that all variants of a request share."""
+    return {
+        "generator": generator.name if generator else TEMPLATE,
+        "generator_sha256": _fingerprint(generator),
+        "encoder": encoder.fingerprint if encoder and generator else "",
+        "lists_sha256": lists_sha256(),
+        "prompts_sha256": prompts_sha256(),
+        "packs": {p.name: p.sha256 for p in request.packs},
+        "request": _told(request),
+    }
+
+
 def _packs(record: CopyRecord, given: Iterable[Pack]) -> dict[str, Pack]:
     """The record's packs that can be found: given ones before shipped ones of the same name."""
     own = {p.name: p for p in given}
@@ -246,7 +251,11 @@ def _kind_only(reason: Reason | None, item_id: str) -> Reason | None:
 
 def _fingerprint(generator: Generator | None) -> str:
     name = generator.name if generator else TEMPLATE
-    return str(getattr(generator, "fingerprint", "") or sha256(name.encode()).hexdigest())
+    try:
+        known = getattr(generator, "fingerprint", "")
+    except GenerationError:  # a process that died since, or was closed
+        known = ""
+    return str(known or sha256(name.encode()).hexdigest())
 
 
 def _write(request: CopyRequest, generator: Generator | None, encoder: Encoder | None) -> tuple[AdCopy, ...]:

@@ -48,7 +48,7 @@ def find_generator(
     folder, name = model_folder(spec, cache)
     spoken = _languages(spec, adapter)
     if own_process:
-        command = child_command(folder, name=name, adapter=adapter, max_time=deadline)
+        command = child_command(folder, name=name, adapter=adapter, max_time=0.8 * deadline)
         tuned = adapter is not None
         return ProcessGenerator(command, name=name, languages=spoken, tuned=tuned, deadline=deadline)
     from recllm.generator.local import LocalGenerator

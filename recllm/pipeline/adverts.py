@@ -52,10 +52,7 @@ def write_ads(
     from recllm.adcopy.record import keep
     from recllm.generator import HttpGenerator
 
-    names, gate = workspace.pseudonymiser().many(users), workspace.gate()
-    for purpose in filter(None, (Purpose.PERSONALISATION, CHANNEL_PURPOSE.get(channel))):
-        if not all(gate.permits_each(names, purpose)):
-            raise PolicyError(f"someone of the list has not agreed to {purpose}: no personal ad; nothing was written")
+    names, gate = _agreed(workspace, users, channel), workspace.gate()
     found_as = generator if isinstance(generator, str) else ""
     with open_generator(generator, workspace.cache_dir, adapter=adapter) as speaker:
         model_use = Purpose.LLM_THIRD_PARTY if isinstance(speaker, HttpGenerator) else Purpose.LLM_LOCAL
@@ -77,6 +74,15 @@ def write_ads(
                 user_id=slate.user_id,
             )
     return texts
+
+
+def _agreed(workspace: Workspace, users: Sequence[str], channel: str) -> list[str]:
+    """The people's pseudonyms. Raises `PolicyError` unless all agreed to personalisation and to the channel."""
+    names, gate = workspace.pseudonymiser().many(users), workspace.gate()
+    for purpose in filter(None, (Purpose.PERSONALISATION, CHANNEL_PURPOSE.get(channel))):
+        if not all(gate.permits_each(names, purpose)):
+            raise PolicyError(f"someone of the list has not agreed to {purpose}: no personal ad; nothing was written")
+    return names
 
 
 @contextmanager
