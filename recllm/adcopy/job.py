@@ -108,25 +108,29 @@ def open_job(
 
     Raises `UsageError` for an unknown channel, locale or pack, and for a channel that takes no text for a person.
     """
-    place = channel_named(channel)
-    if place.segment_only:
-        raise UsageError(
-            f"{channel} takes approved templates for a whole segment only; no text is written for a person"
-        )
-    frame = Frame(channel=place, locale=known_locale(locale), now=now, prompts=prompts or Prompts.load())
+    frame = _frame(channel, locale, now, prompts)
     facts = with_sayable_title(FactSheet.of(item, offer=offer, list_price=list_price), frame)
     sensitive = (policy or Policy()).is_sensitive((*item.category, item.title))
     job = Job(
         facts=facts.with_spellings(names(facts.title)),
         frame=frame,
         kind=reason_kind(reason, item.item_id, sensitive=sensitive),
-        askable=not (sensitive or is_hostile(item) or sober(facts) or place.title_only),
+        askable=not (sensitive or is_hostile(item) or sober(facts) or frame.channel.title_only),
         known_brands=frozenset(known_brands),
         evidence=evidence or {},
         packs=tuple(pack_named(p) if isinstance(p, str) else p for p in packs),
         voice=voice or Voice(),
     )
     return _without_forbidden_offer(job)
+
+
+def _frame(channel: str, locale: str, now: datetime, prompts: Prompts | None) -> Frame:
+    place = channel_named(channel)
+    if place.segment_only:
+        raise UsageError(
+            f"{channel} takes approved templates for a whole segment only; no text is written for a person"
+        )
+    return Frame(channel=place, locale=known_locale(locale), now=now, prompts=prompts or Prompts.load())
 
 
 def _without_forbidden_offer(job: Job) -> tuple[Job, tuple[Rejected, ...]]:

@@ -126,31 +126,21 @@ def tune_generator(
     Raises `DataError` without examples on either side, `ModelError` for a model that takes no adapter, or a checkpoint
     in `out` of other data, settings or weights.
     """
-    from accelerate import Accelerator
-
     args, base, out = args or CopyArguments(), Path(base), Path(out)
     began, tell = time.monotonic(), progress or (lambda _: None)
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    tokenizer, model = load_causal(base, str(accelerator.device))
     belongs = {
         "data": _digest(learn, judge),
         "base": base_hash(base),
         "arguments": json.loads(json.dumps(asdict(args))),
     }
-    spec = _spec(model, base, belongs["base"], args)
-    wrapped = _trainable(attach(model, spec, seed=args.seed))
-    optimiser = torch.optim.AdamW([p for p in wrapped.parameters() if p.requires_grad], lr=args.learning_rate)
-    sides = [_examples(side, tokenizer, args, part) for side, part in ((learn, 1.0), (judge, 0.2))]
-    if not all(sides):
-        raise DataError("there must be lines to learn from and lines to judge by; give more approved copy")
-    run = _Run(wrapped, optimiser, accelerator, args, learn=sides[0], judge=sides[1])
+    run, spec = _prepared(learn, judge, base, belongs["base"], args)
     _resume(run, out, belongs)
     _train(run, out, belongs, tell, began)
-    if accelerator.is_main_process:
+    if run.accelerator.is_main_process:
         save_adapter(run.best, spec, out)
         record = {**belongs, "languages": list(args.languages), "perplexity": run.perplexity, "best": _best(run)}
         (out / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    accelerator.wait_for_everyone()
+    run.accelerator.wait_for_everyone()
     return TunedGenerator(
         folder=out,
         perplexity=tuple(run.perplexity),
@@ -158,6 +148,23 @@ def tune_generator(
         judged=len(run.judge),
         seconds=time.monotonic() - began,
     )
+
+
+def _prepared(
+    learn: Sequence[Example], judge: Sequence[Example], base: Path, weights: str, args: CopyArguments
+) -> tuple[_Run, AdapterSpec]:
+    """The model with a fresh adapter, its optimiser, and the examples as tokens."""
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    tokenizer, model = load_causal(base, str(accelerator.device))
+    spec = _spec(model, base, weights, args)
+    wrapped = _trainable(attach(model, spec, seed=args.seed))
+    optimiser = torch.optim.AdamW([p for p in wrapped.parameters() if p.requires_grad], lr=args.learning_rate)
+    sides = [_examples(side, tokenizer, args, part) for side, part in ((learn, 1.0), (judge, 0.2))]
+    if not all(sides):
+        raise DataError("there must be lines to learn from and lines to judge by; give more approved copy")
+    return _Run(wrapped, optimiser, accelerator, args, learn=sides[0], judge=sides[1]), spec
 
 
 def perplexity(model: Any, examples: Sequence[tuple[list[int], list[int]]], batch: int) -> float:
