@@ -35,8 +35,9 @@ def divided(
 
 def _place(by: str, name: str) -> tuple[bool, int]:
     """Thirds and variants in their own order, other parts as they are, and what is told together last."""
-    natural = {"likelihood": THIRDS.index, "variant": int}.get(by)
-    return name == OTHERS, natural(name) if natural and name != OTHERS else 0
+    if name == OTHERS or by not in ("likelihood", "variant"):
+        return name == OTHERS, 0
+    return False, THIRDS.index(name) if by == "likelihood" else int(name)
 
 
 def _ways(
@@ -46,7 +47,7 @@ def _ways(
     third, two_thirds = np.quantile(chances, [1 / 3, 2 / 3])
 
     def likelihood(p: Person) -> str:
-        return THIRDS[(p.probability < two_thirds) + (p.probability < third)]
+        return THIRDS[int(p.probability < two_thirds) + int(p.probability < third)]
 
     def category(p: Person) -> str:
         item = items.get(p.item_id)
