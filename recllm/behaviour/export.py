@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from recllm.audiences.export import guarded
 from recllm.behaviour.prediction import Kind, Predicted, Prediction
 from recllm.documents import plain
 
@@ -49,6 +48,8 @@ def _person(one: Predicted, kind: Kind, ids: Mapping[str, str]) -> dict[str, Any
 
 def write_csv(found: Prediction, file: Path, ids: Mapping[str, str] | None = None) -> None:
     """One line per person, `COLUMNS`; reasons joined by " | ". UTF-8."""
+    from recllm.audiences.export import guarded  # brings torch, which nothing else here needs
+
     ids = ids or {}
     with file.open("w", encoding="utf-8", newline="") as out:
         writer = csv.writer(out, lineterminator="\n")

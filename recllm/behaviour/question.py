@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.audiences.targets import SENSITIVE, in_category
 from recllm.behaviour.examples import cuts
 from recllm.behaviour.features import Basics, person_features, target_features
 from recllm.behaviour.reasons import ReasonSettings, Score, Teller, background, group_deltas
@@ -74,6 +73,8 @@ class Question:
         """The items that count, (n_items,). Raises `UsageError` for none, `PolicyError` for sensitive ones."""
         if not self.aimed:
             return np.ones(dataset.n_items, bool)
+        from recllm.audiences.targets import SENSITIVE, in_category  # brings torch, which nothing else here needs
+
         if self.items and self.category is not None:
             raise UsageError("a prediction is of items or of a category: give one of them")
         mask = _of_items(dataset, self.items) if self.items else in_category(dataset.items, str(self.category))

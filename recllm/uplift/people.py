@@ -16,7 +16,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recllm.audiences.export import guarded
 from recllm.behaviour.features import person_features
 from recllm.behaviour.question import ids_of, known, ordered
 from recllm.dataset import Dataset, utc
@@ -130,6 +129,8 @@ def document(found: UpliftAnswer, ids: Mapping[str, str] | None = None) -> dict[
 
 def write_csv(found: UpliftAnswer, file: Path, ids: Mapping[str, str] | None = None) -> None:
     """user_id, uplift; most moved first. UTF-8."""
+    from recllm.audiences.export import guarded  # brings torch, which nothing else here needs
+
     ids = ids or {}
     with file.open("w", encoding="utf-8", newline="") as out:
         writer = csv.writer(out, lineterminator="\n")
