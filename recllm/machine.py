@@ -43,6 +43,13 @@ def this_machine() -> Machine:
     )
 
 
+def workers(most: int = 2) -> int:
+    """Threads for blocks of arrays: what torch may use, and not more than `most`, since each block takes memory."""
+    import torch
+
+    return min(most, torch.get_num_threads())
+
+
 def product_seconds() -> float:
     """Processor seconds of one float32 product of matrices, on one thread; the best of a few."""
     import torch

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any
 
 from recllm.errors import UsageError
@@ -97,8 +98,7 @@ class Policy:
 
     def is_sensitive(self, category: Iterable[str]) -> bool:
         """True when any part of a category path names a sensitive category."""
-        text = " > ".join(category).casefold()
-        return any(_names(text, word) for word in self.sensitive_categories)
+        return _any_of(self.sensitive_categories).search(" > ".join(category).casefold()) is not None
 
 
 def safe_id(text: str, what: str) -> str:
@@ -131,7 +131,9 @@ def _purpose(value: str) -> Purpose:
         raise UsageError(f"unknown purpose {value!r}; known: {', '.join(Purpose)}") from None
 
 
-def _names(text: str, word: str) -> bool:
-    if not word.isascii():  # Chinese has no spaces between words
-        return word in text
-    return re.search(rf"(?<![a-z0-9]){re.escape(word)}(?![a-z0-9])", text) is not None
+@cache
+def _any_of(words: frozenset[str]) -> re.Pattern[str]:
+    """Finds any of the words; those of Latin letters as whole words, as Chinese has no spaces between words."""
+    spaced, joined = ([re.escape(w) for w in sorted(words) if w.isascii() == ascii_] for ascii_ in (True, False))
+    parts = [rf"(?<![a-z0-9])(?:{'|'.join(spaced)})(?![a-z0-9])"] if spaced else []
+    return re.compile("|".join([*parts, *joined]) or r"(?!)")

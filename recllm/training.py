@@ -25,6 +25,7 @@ from recllm.features import FEATURE_NAMES, HISTORY, NEWCOMER_FEATURES, SALES, SO
 from recllm.histories import Floats, Ints
 from recllm.interests import InterestArguments, Interests, learn_interests
 from recllm.item_calibration import judged_offsets
+from recllm.machine import workers
 from recllm.newcomers import newcomer_weights
 from recllm.population import PopulationSettings
 from recllm.scorer import Scorer, ScorerConfig
@@ -117,10 +118,6 @@ def _interests(
     return [*reversed(learned[:-1]), learned[-1]]
 
 
-WORKERS = 2
-"""Windows cut at the same time; each holds its own crowd in memory."""
-
-
 class _Cut(NamedTuple):
     """What is learned from one time: people who took something, judges, people without their history, arrivals."""
 
@@ -140,7 +137,7 @@ def _windows(
     if snapshots[-1] is not None:  # no snapshot is old enough for the windows before the first of `starts`
         further = further[: len(starts)]
     times, cuts = max(starts, further, key=len), []  # both go back from the same day, window by window
-    with ThreadPoolExecutor(min(WORKERS, torch.get_num_threads())) as pool:
+    with ThreadPoolExecutor(workers()) as pool:
         cut = partial(_cut, past, times, (len(starts), len(further)), snapshots)
         for place, done in enumerate(pool.map(cut, range(len(times)))):
             tell(f"window {place + 1}: {utc(times[place]):%Y-%m-%d} and the {args.horizon_days} days after it")

@@ -11,6 +11,7 @@ which takes the items as independent given the person, and for many items is too
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from recllm.candidates import Candidates, candidates, explicit
 from recllm.dataset import Dataset
 from recllm.errors import NotFittedError
 from recllm.histories import Floats
+from recllm.machine import workers
 from recllm.population import Population, ask
 from recllm.ranking import ScoredPairs, score_pairs
 from recllm.vectors import basics_of, basics_vectors
@@ -61,9 +63,12 @@ def chances(recommender: Recommender, items: NDArray[np.integer], people: NDArra
         raise NotFittedError(UNTRAINED)
     crowd = narrowed(recommender.population, items)
     order, best = np.zeros(len(people)), np.full(len(people), -1, np.int64)
-    for start in range(0, len(people), BLOCK):
-        part = slice(start, start + BLOCK)
-        order[part], best[part] = _block(recommender, crowd, items, people[part])
+    parts = [slice(start, start + BLOCK) for start in range(0, len(people), BLOCK)]
+    told = _told(recommender, people)
+    with ThreadPoolExecutor(workers()) as pool:
+        found = pool.map(lambda part: _block(recommender, crowd, items, people[part], told[part]), parts)
+        for part, block in zip(parts, found, strict=True):
+            order[part], best[part] = block
     return Chances(order, best, np.asarray(-np.expm1(-order), np.float32))
 
 
@@ -104,10 +109,10 @@ def narrowed(crowd: Population, items: NDArray[np.integer]) -> Population:
 
 
 def _block(
-    recommender: Recommender, crowd: Population, items: NDArray[np.integer], rows: NDArray[np.integer]
+    recommender: Recommender, crowd: Population, items: NDArray[np.integer], rows: NDArray[np.integer], told: Floats
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Order and best item of each of `rows`."""
-    told, pairs = _told(recommender, rows), explicit(len(rows), items)
+    """Order and best item of each of `rows`, whose basics have the vectors `told`."""
+    pairs = explicit(len(rows), items)
     if len(items) > FEW_ITEMS:
         data, settings = recommender.dataset, recommender.model.candidates if recommender.model else None
         asked = ask(crowd, data.events.rows(rows), data.as_of, own=rows, basics=told)
