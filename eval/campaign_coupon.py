@@ -77,14 +77,18 @@ opt_out = "https://example.com/unsubscribe"
 """
 
 
-def main() -> None:
+def asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True, help="a new folder for the workspace and the pages")
     parser.add_argument("--campaign", type=int, default=CAMPAIGN)
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "recllm", help="keeps text vectors")
     parser.add_argument("--result", type=Path, default=RESULT)
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = asked()
     args.output.mkdir(parents=True, exist_ok=True)
     clock, source = Clock(), data_folder()
     start, end, households = real_campaign(source, args.campaign)

@@ -50,10 +50,7 @@ def plan_campaigns(
     campaign would reach nobody. Then nothing is kept.
     """
     tell = progress or (lambda _: None)
-    _check_ids(files)
-    folders = [CampaignFolder.of(workspace.root, file.id) for file in files]
-    for folder in folders:
-        folder.check_free(replace=replace)
+    folders = _folders(workspace, files, replace=replace)
     tell("opening the workspace")
     opened = recommender or open_recommender(workspace)
     sends = [_send(file, utc(opened.dataset.as_of)) for file in files]
@@ -76,10 +73,15 @@ def plan_campaigns(
     return plans
 
 
-def _check_ids(files: Sequence[CampaignFile]) -> None:
+def _folders(workspace: Workspace, files: Sequence[CampaignFile], *, replace: bool) -> list[CampaignFolder]:
+    """Where the plans go. Raises `DataError` for two files of one id, and what `check_free` raises."""
     twice = [name for name, n in Counter(file.id for file in files).items() if n > 1]
     if twice:
         raise DataError(f"two of the files are about a campaign {twice[0]!r}; each needs its own id")
+    folders = [CampaignFolder.of(workspace.root, file.id) for file in files]
+    for folder in folders:
+        folder.check_free(replace=replace)
+    return folders
 
 
 def _send(file: CampaignFile, present: datetime) -> datetime:
