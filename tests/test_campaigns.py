@@ -597,6 +597,7 @@ def test_the_audience_of_a_file(run, folder: Path) -> None:  # type: ignore[no-u
     code, out, _ = run("audience", "--campaign", "tea.toml", "-w", "shop", "--json")
     found = json.loads(out)
     assert code == 0 and found["campaign_id"] == "tea" and found["size"] == 60 and found["people"][0]["reasons"]
+    assert run("audience", "--campaign", "tea.toml", "-w", "shop", "--size", "70")[0] == 2
     plan = read_plan(CampaignFolder.of(folder / "shop", "tea"))
     assert [p["user_id"] for p in found["people"]] == [p.user_id for p in plan.addressed]
 

@@ -10,7 +10,7 @@ import typer
 from recllm.cli.options import DEFAULT_WORKSPACE, Json, WorkspaceDir
 from recllm.cli.output import emit_json, note, say, table
 from recllm.cli.people import read_ids
-from recllm.errors import NothingToDo
+from recllm.errors import NothingToDo, UsageError
 
 if TYPE_CHECKING:
     from recllm.audiences import Audience
@@ -64,6 +64,9 @@ def audience(
     from recllm.workspace import Workspace
 
     if campaign is not None and campaign.endswith(FILE_SUFFIX):
+        said = (item, category, text, seeds, size, budget, cost, margin, suppress, bought_days, frequency_cap, channel)
+        if any(value is not None for value in said):
+            raise UsageError(f"{campaign} says whom the campaign is for; leave out the options that say it again")
         _of_campaign(Path(campaign), workspace, explain, csv, ids, model, locale, json)
         return
     cut = Cut(size=size, budget=budget, cost=cost, margin=margin, holdout=holdout, salt=salt)
