@@ -47,3 +47,12 @@ def test_the_commands_of_the_readme_exist() -> None:
 
     known = set(get_command(app).commands)  # type: ignore[attr-defined]
     assert set(re.findall(r"^recllm ([a-z]+)", README, re.MULTILINE)) <= known
+
+
+def test_the_campaign_of_the_readme_can_be_read(tmp_path: Path) -> None:
+    from recllm.campaigns.file import read_campaign
+
+    file = tmp_path / "spring.toml"
+    file.write_text(re.search(r"```toml\n(.*?)```", README, re.DOTALL)[1], encoding="utf-8")  # type: ignore[index]
+    read = read_campaign(file)
+    assert (read.id, read.category, read.cut.size, read.channels) == ("spring", "garden", 500, ("email", "push"))
