@@ -69,8 +69,8 @@ def why() -> str:
   {drop["recllm"]:.2f} of the range of the person's first 20 scores; the one nearest in text by
   {drop["cosine"]:.2f}, the most recent one by
   {drop["recency"]:.2f}, a random one by {drop["random"]:.3f} ({found["pairs"]} held-out purchases,
-  `python eval/explanations.py`, commit {found["commit"][:7]}). Of {gates["PN-S@5"]["emitted"]} sentences "without A this
-  would be number ...", {100 * gates["PN-S@5"]["share"]:.0f} % are true when the list is ranked again; among the pieces
+  `python eval/explanations.py`, commit {found["commit"][:7]}). Of {gates["PN-S@5"]["emitted"]} sentences
+  "without A this would be number ...", {100 * gates["PN-S@5"]["share"]:.0f} % are true when the list is ranked again; among the pieces
   of a made-up person the planted one is named in {100 * gates["planted_truth"]["share"]:.0f} %."""
 
 
@@ -95,8 +95,8 @@ def marketing() -> str:
   buys at all in the next 28 days: AUC {ours["active"]["auc"]:.3f}, ECE {ours["active"]["ece"]:.3f} (number of baskets:
   {active["systems"]["number of baskets"]["ALL"]["auc"]:.3f}; `python eval/cj_active28.py`, commit
   {active["commit"][:7]}).
-- **Whom to reach.** Of the first 50 people for each of {reach["items"]} items {100 * first["recllm"]:.1f} % buy it within
-  28 days; by past buyers' frequency {100 * first["frequency of past buyers"]:.1f} %, by their recency
+- **Whom to reach.** Of the first 50 people for each of {reach["items"]} items
+  {100 * first["recllm"]:.1f} % buy it within 28 days; by past buyers' frequency {100 * first["frequency of past buyers"]:.1f} %, by their recency
   {100 * first["recency of past buyers"]:.1f} %, by LightGBM on the same features
   {100 * first["lightgbm, same features"]:.1f} %, a tie (`python eval/audience.py`, commit {reach["commit"][:7]})."""
 
@@ -104,8 +104,8 @@ def marketing() -> str:
 def speed() -> str:
     whole = load("speed")
     found = whole["figures"]
-    return f"""- **Speed** on {whole["hardware"]["cores"]} cores (`python eval/speed.py`, commit {whole["commit"][:7]}): ingest
-  {found["ingest rows/s"]:,} rows/s with {found["ingest peak MiB"]} MiB;
+    return f"""- **Speed** on {whole["hardware"]["cores"]} cores (`python eval/speed.py`, commit {whole["commit"][:7]}):
+  ingest {found["ingest rows/s"]:,} rows/s with {found["ingest peak MiB"]} MiB;
   the catalogue encoded {found["encode ratio"]:.1f} times as fast as by a plain `SentenceTransformer.encode`;
   a workspace trained, encoding included, in {found["train seconds"]:.0f} s;
   top 20 of 64,864 items for {found["top20 people"]:,} people in {found["top20 seconds"]:.0f} s;
