@@ -70,8 +70,8 @@ def why() -> str:
   {drop["cosine"]:.2f}, the most recent one by
   {drop["recency"]:.2f}, a random one by {drop["random"]:.3f} ({found["pairs"]} held-out purchases,
   `python eval/explanations.py`, commit {found["commit"][:7]}). Of {gates["PN-S@5"]["emitted"]} sentences
-  "without A this would be number ...", {100 * gates["PN-S@5"]["share"]:.0f} % are true when the list is ranked again; among the pieces
-  of a made-up person the planted one is named in {100 * gates["planted_truth"]["share"]:.0f} %."""
+  "without A this would be number ...", {100 * gates["PN-S@5"]["share"]:.0f} % are true when the list
+  is ranked again; among the pieces of a made-up person the planted one is named in {100 * gates["planted_truth"]["share"]:.0f} %."""
 
 
 def copy() -> str:
@@ -96,7 +96,8 @@ def marketing() -> str:
   {active["systems"]["number of baskets"]["ALL"]["auc"]:.3f}; `python eval/cj_active28.py`, commit
   {active["commit"][:7]}).
 - **Whom to reach.** Of the first 50 people for each of {reach["items"]} items
-  {100 * first["recllm"]:.1f} % buy it within 28 days; by past buyers' frequency {100 * first["frequency of past buyers"]:.1f} %, by their recency
+  {100 * first["recllm"]:.1f} % buy it within 28 days; by past buyers' frequency
+  {100 * first["frequency of past buyers"]:.1f} %, by their recency
   {100 * first["recency of past buyers"]:.1f} %, by LightGBM on the same features
   {100 * first["lightgbm, same features"]:.1f} %, a tie (`python eval/audience.py`, commit {reach["commit"][:7]})."""
 
