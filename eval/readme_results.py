@@ -71,7 +71,8 @@ def why() -> str:
   {drop["recency"]:.2f}, a random one by {drop["random"]:.3f} ({found["pairs"]} held-out purchases,
   `python eval/explanations.py`, commit {found["commit"][:7]}). Of {gates["PN-S@5"]["emitted"]} sentences
   "without A this would be number ...", {100 * gates["PN-S@5"]["share"]:.0f} % are true when the list
-  is ranked again; among the pieces of a made-up person the planted one is named in {100 * gates["planted_truth"]["share"]:.0f} %."""
+  is ranked again; among the pieces of a made-up person the planted one is named in
+  {100 * gates["planted_truth"]["share"]:.0f} %."""
 
 
 def copy() -> str:
