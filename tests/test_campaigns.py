@@ -6,7 +6,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -27,7 +26,6 @@ from recllm.campaigns.nouns import Plan
 from recllm.campaigns.outcome import campaign_outcome
 from recllm.campaigns.overview import preview_document
 from recllm.campaigns.plan import plan_campaigns
-from recllm.cli import main
 from recllm.encoder import ToyEncoder
 from recllm.errors import DataError, GenerationError, NothingToDo, PolicyError, RecllmError, UsageError
 from recllm.generator import ScriptedGenerator
@@ -566,20 +564,9 @@ def test_pages_escape_what_a_shop_writes(shop: Workspace, folder: Path) -> None:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path):  # type: ignore[no-untyped-def]
+def run(monkeypatch: pytest.MonkeyPatch, command, folder: Path):  # type: ignore[no-untyped-def]
     monkeypatch.chdir(folder)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["recllm", *arguments])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return call
+    return command
 
 
 def test_the_commands(run, folder: Path) -> None:  # type: ignore[no-untyped-def]

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from recllm.cli import main
 from recllm.errors import PolicyError
 
 ITEMS = """item_id,title,category,brand,price,currency
@@ -34,21 +33,10 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Run) -> Run:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RECLLM_KEY", raising=False)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["recllm", *arguments])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return call
+    return command
 
 
 @pytest.fixture

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from shop_world import shop as world
 
-from recllm.cli import main
 from recllm.pipeline import train_workspace
 from recllm.workspace import Workspace
 
@@ -49,20 +48,9 @@ REFUSALS = [(10, "personalisation"), (11, "personalisation"), (12, "personalisat
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(monkeypatch: pytest.MonkeyPatch, command: Run) -> Run:
     monkeypatch.delenv("RECLLM_KEY", raising=False)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["recllm", "audience", *arguments])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return call
+    return partial(command, "audience")
 
 
 def test_the_contract(run: Run, shop: Path) -> None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
 from behaviour_world import START, coupons, shop
 
-from recllm.cli import main
 from recllm.dataset import DAY
 from recllm.pipeline import load_file
 from recllm.workspace import Workspace
@@ -62,20 +61,9 @@ def write_coupons(folder: Path) -> None:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(monkeypatch: pytest.MonkeyPatch, command: Run) -> Run:
     monkeypatch.delenv("RECLLM_KEY", raising=False)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["recllm", "predict", *arguments])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return call
+    return partial(command, "predict")
 
 
 def test_the_contract(run: Run, place: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 from behaviour_world import DAYS, START, shop
 
-from recllm.cli import main
 from recllm.dataset import DAY
 from recllm.pipeline import load_file
 from recllm.workspace import Workspace
@@ -49,19 +47,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: Path) -> Run:
+def run(monkeypatch: pytest.MonkeyPatch, command: Run, place: Path) -> Run:
     monkeypatch.delenv("RECLLM_KEY", raising=False)
 
     def call(trial: str, *arguments: str) -> tuple[int, str, str]:
         where = ("--start", BEGIN, "-w", str(place / "shop"), *arguments)
-        monkeypatch.setattr(sys, "argv", ["recllm", "uplift", str(place / trial), *where])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        return command("uplift", str(place / trial), *where)
 
     return call
 

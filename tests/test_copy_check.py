@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from recllm.adcopy import read_submissions
-from recllm.cli import main
 from recllm.errors import DataError
 
 ITEM = {
@@ -40,20 +39,13 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., tuple[int, str, str]]) -> Run:
     monkeypatch.chdir(tmp_path)
 
     def call(*lines: dict[str, Any] | str, options: tuple[str, ...] = ("--json",)) -> tuple[int, str, str]:
         texts = [line if isinstance(line, str) else json.dumps(line, ensure_ascii=False) for line in lines]
         Path("texts.jsonl").write_text("\n".join(texts) + "\n", encoding="utf-8")
-        monkeypatch.setattr(sys, "argv", ["recllm", "copy", "check", "texts.jsonl", *options])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        return command("copy", "check", "texts.jsonl", *options)
 
     return call
 
