@@ -8,6 +8,8 @@ import json
 import os
 import shutil
 import tempfile
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 
 from recllm.errors import GenerationError, MissingExtraError, ModelError
@@ -68,7 +70,7 @@ def _convert(file: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source = str(file.parent)
-    with quiet_loading():
+    with quiet_loading(), redirect_stderr(StringIO()):  # the bar of this one step heeds no switch
         tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=file.name, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(
             source, gguf_file=file.name, dtype=torch.float32, local_files_only=True, trust_remote_code=False
