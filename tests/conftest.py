@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -7,6 +8,9 @@ import pytest
 from hypothesis import settings
 
 from recllm.cli import main
+
+# before torch is imported: small worlds gain nothing by threads, which wait for each other on a busy machine
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("untimed", deadline=None)  # what takes long on a busy machine is not wrong
 settings.load_profile("untimed")
