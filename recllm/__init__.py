@@ -6,7 +6,11 @@ The public names are resolved on first use, so that `import recllm` costs nothin
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
+
+# Threads that wait by spinning make training ten times slower on a busy machine. Read when torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 

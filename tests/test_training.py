@@ -45,6 +45,19 @@ def test_one_seed_gives_one_model_and_leaves_the_callers_random_state_alone() ->
     assert not torch.equal(first["projection.weight"], other["projection.weight"])
 
 
+def test_two_threads_cut_the_windows_and_learn_the_same_again_and_again() -> None:
+    alone = fit_scorer(DATA, vectors(DATA), None, QUICK).scorer.state_dict()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        first, second = (fit_scorer(DATA, vectors(DATA), None, QUICK).scorer.state_dict() for _ in range(2))
+    finally:
+        torch.set_num_threads(threads)
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+        assert torch.allclose(value, alone[name], atol=1e-4), name
+
+
 def test_a_window_knows_nothing_of_what_comes_after_it() -> None:
     whole, half = DATA, DATA.before(DATA.as_of - 14 * DAY)
     start = DATA.as_of - 28 * DAY
