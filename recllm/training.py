@@ -7,8 +7,9 @@ are not learned from in it say when to stop and calibrate the probability.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from recllm.candidates import CandidateSettings
@@ -137,7 +139,8 @@ def _windows(
     if snapshots[-1] is not None:  # no snapshot is old enough for the windows before the first of `starts`
         further = further[: len(starts)]
     times, cuts = max(starts, further, key=len), []  # both go back from the same day, window by window
-    with ThreadPoolExecutor(workers()) as pool:
+    # products of matrices leave the second core to the other window
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers()) as pool:
         cut = partial(_cut, past, times, (len(starts), len(further)), snapshots)
         for place, done in enumerate(pool.map(cut, range(len(times)))):
             tell(f"window {place + 1}: {utc(times[place]):%Y-%m-%d} and the {args.horizon_days} days after it")
@@ -198,9 +201,11 @@ def learn(
     history: list[dict[str, float]] = []
     kept, best = _copy(scorer), -1
     for epoch in range(args.epochs):
-        with torch.random.fork_rng(devices=[]):  # dropout is seeded, and the caller's random state left alone
+        # dropout is seeded, and the caller's random state left alone
+        with torch.random.fork_rng(devices=[]), _halves_at_once(args) as pool:
             torch.manual_seed(args.seed * 1000 + epoch)
-            loss = np.mean([_epoch(scorer, vectors, windows, args, optimiser, schedule, rng) for _ in range(passes)])
+            run = (scorer, vectors, windows, args, optimiser, schedule, rng, pool)
+            loss = np.mean([_epoch(*run) for _ in range(passes)])
         if not np.isfinite(loss):
             tell(f"epoch {epoch + 1}: the loss is not finite; the last good state is kept")
             break
@@ -263,6 +268,7 @@ def _epoch(
     optimiser: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     rng: np.random.Generator,
+    pool: ThreadPoolExecutor,
 ) -> float:
     """One pass over all windows' people in random batches; the mean loss, nan as soon as a step's is not finite."""
     scorer.train()
@@ -271,19 +277,52 @@ def _epoch(
     total = 0.0
     for place in rng.permutation(len(batches)):
         i, start = batches[place]
-        loss = _loss(scorer, vectors, windows[i], orders[i][start : start + args.batch_people], args)
-        if not torch.isfinite(loss):
-            return float("nan")
+        people = orders[i][start : start + args.batch_people]
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        halves = [part for part in np.array_split(people, 2) if len(part)]
+        loss = sum(pool.map(partial(_gradient, scorer, vectors, windows[i], args, _takers(windows[i], people)), halves))
+        if not np.isfinite(loss):
+            return float("nan")
         torch.nn.utils.clip_grad_norm_(scorer.parameters(), 5.0)
         optimiser.step()
         schedule.step()
-        total += loss.item()
+        total += loss
     return total / max(len(batches), 1)
 
 
-def _loss(scorer: Scorer, vectors: Tensor, window: Window, people: Ints, args: TrainingArguments) -> Tensor:
+@contextmanager
+def _halves_at_once(args: TrainingArguments) -> Iterator[ThreadPoolExecutor]:
+    """Threads for the two halves of a batch, one core each: products this small gain little from two. The gradients of
+    two halves sum to the same in either order, so the number of threads changes nothing; dropout draws from one state.
+    """
+    threads = torch.get_num_threads()
+    most = 1 if args.dropout else workers()
+    try:
+        with ThreadPoolExecutor(most, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _gradient(
+    scorer: Scorer, vectors: Tensor, window: Window, args: TrainingArguments, whole: tuple[int, int], people: Ints
+) -> float:
+    """Adds the gradient of a part of a batch; what the part adds to the batch's loss. whole: takers of the batch."""
+    loss = _loss(scorer, vectors, window, people, args, whole)
+    if torch.isfinite(loss):
+        loss.backward()  # type: ignore[no-untyped-call]
+    return loss.item()
+
+
+def _takers(window: Window, people: Ints) -> tuple[int, int]:
+    """How many of the people took anything, and anything new to them."""
+    return int(window.takes[people].sum()), int(window.takes_new[people].sum())
+
+
+def _loss(
+    scorer: Scorer, vectors: Tensor, window: Window, people: Ints, args: TrainingArguments, whole: tuple[int, int]
+) -> Tensor:
+    """What `people` add to the mean loss of a batch with `whole` takers, of anything and of what is new to them."""
     lengths = np.diff(window.indptr)[people]
     starts = np.repeat(window.indptr[people] - np.cumsum(lengths) + lengths, lengths)
     rows = starts + np.arange(len(starts))
@@ -300,14 +339,16 @@ def _loss(scorer: Scorer, vectors: Tensor, window: Window, people: Ints, args: T
     )
     label, new = torch.from_numpy(window.label[rows]), torch.from_numpy(~window.seen[rows])
     correction, n = torch.from_numpy(window.correction[rows]), len(people)
+    share, share_new = (mine / max(all_, 1) for mine, all_ in zip(_takers(window, people), whole, strict=True))
     loss = torch.zeros(())
     for logit in heads + scorer.cosine_weight * cosine:  # each head learns for itself, so that their mistakes differ
         weighed = logit + correction
-        loss = loss + listwise(logit, weighed, label, person, n)
+        loss = loss + share * listwise(logit, weighed, label, person, n)
         if args.new_weight:
-            loss = loss + args.new_weight * listwise(logit[new], weighed[new], label[new], person[new], n)
+            new_loss = listwise(logit[new], weighed[new], label[new], person[new], n)
+            loss = loss + args.new_weight * share_new * new_loss
         if args.level_weight:
-            loss = loss + args.level_weight * level(weighed, label, person, n)
+            loss = loss + args.level_weight * share * level(weighed, label, person, n)
     return window.weight * loss / len(heads)
 
 

@@ -145,6 +145,20 @@ class Window:
     def n(self) -> int:
         return len(self.indptr) - 1
 
+    @cached_property
+    def takes(self) -> NDArray[np.bool_]:
+        """Who took any of their items, (n,)."""
+        return self._any(self.label)
+
+    @cached_property
+    def takes_new(self) -> NDArray[np.bool_]:
+        """Who took any of their items that is new to them, (n,)."""
+        return self._any(self.label & ~self.seen)
+
+    def _any(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        found = np.concatenate([[0], np.cumsum(mask)])[self.indptr]
+        return np.asarray(np.diff(found) > 0)
+
 
 @dataclass(frozen=True, eq=False)
 class Past:

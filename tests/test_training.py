@@ -58,6 +58,20 @@ def test_two_threads_cut_the_windows_and_learn_the_same_again_and_again() -> Non
         assert torch.allclose(value, alone[name], atol=1e-4), name
 
 
+def test_the_parts_of_a_batch_sum_to_its_loss_and_gradient() -> None:
+    window = _window(DATA, DATA.as_of - 14 * DAY)
+    item_vectors, everybody = torch.from_numpy(vectors(DATA)), np.arange(window.n)
+    scorer = training._untrained([window], item_vectors.shape[1], QUICK, [])
+    whole = training._takers(window, everybody)
+    sums = []
+    for parts in ([everybody], [everybody[:3], everybody[3:4], everybody[4:]]):
+        scorer.zero_grad()
+        loss = sum(training._gradient(scorer, item_vectors, window, QUICK, whole, part) for part in parts)
+        sums.append((loss, torch.cat([p.grad.flatten() for p in scorer.parameters() if p.grad is not None])))
+    assert whole[0] > 4 and sums[0][0] == pytest.approx(sums[1][0], rel=1e-5)
+    assert torch.allclose(sums[0][1], sums[1][1], atol=1e-5) and sums[0][1].abs().max() > 1e-3
+
+
 def test_a_window_knows_nothing_of_what_comes_after_it() -> None:
     whole, half = DATA, DATA.before(DATA.as_of - 14 * DAY)
     start = DATA.as_of - 28 * DAY
