@@ -158,6 +158,11 @@ def advise(
     )
 
 
+def advised_interests(dataset: Dataset, training: TrainingArguments) -> InterestArguments | None:
+    """The sequence model's settings alone, for training that is settled otherwise; texts decide nothing about it."""
+    return _interests(look(dataset, [""] * dataset.n_items), training)[0]
+
+
 # --- what is there ---------------------------------------------------------------------------------------------------
 
 

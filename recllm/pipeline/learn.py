@@ -85,6 +85,7 @@ def train_workspace(
     encoder first; its adapter becomes part of the model. tuned: what `tune_workspace` gave, instead of that. Raises
     `DataError` when the log is too small to learn from.
     """
+    from recllm.advise import advised_interests
     from recllm.recommender import Recommender
     from recllm.training import TrainingArguments
 
@@ -99,9 +100,13 @@ def train_workspace(
     if lora is not None:
         tuned = tune_workspace(workspace, lora, encoder=base, progress=progress)
     recommender = Recommender(data, tuned.encoder if tuned else base, locale=locale)
-    advice = _advice(workspace, data, seed=seed)
-    args = TrainingArguments(seed=seed, **arguments) if arguments else _advised(advice)
-    recommender = recommender.fit(args, interests=advice.interests, progress=progress)
+    if arguments:
+        args = TrainingArguments(seed=seed, **arguments)
+        interests = advised_interests(data, args)
+    else:
+        advice = _advice(workspace, data, seed=seed)
+        args, interests = _advised(advice), advice.interests
+    recommender = recommender.fit(args, interests=interests, progress=progress)
     if tuned and recommender.model:
         recommender.model = replace(recommender.model, adapter=tuned.adapter)
     version = recommender.publish(workspace.models_dir)
