@@ -112,7 +112,9 @@ def speed() -> str:
   a workspace trained, encoding included, in {found["train seconds"]:.0f} s;
   top 20 of 64,864 items for {found["top20 people"]:,} people in {found["top20 seconds"]:.0f} s;
   one warm answer {found["recommend ms"]:.0f} ms,
-  with reasons {found["recommend with reasons ms"]:.0f} ms."""
+  with reasons {found["recommend with reasons ms"]:.0f} ms;
+  an audience with reasons for one item {found["audience of 1 item s"]:.1f} s, for 50 items
+  {found["audience of 50 items s"]:.1f} s; a prediction for everybody, learning included, {found["predict s"]:.0f} s."""
 
 
 def path_of(name: str) -> Path:

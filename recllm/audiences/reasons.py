@@ -7,6 +7,7 @@ with fewer lines than are tried for an item, because each leaves another text to
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from recllm.audiences.probabilities import narrowed
 from recllm.dataset import Events
 from recllm.explain import Pairs, Person, Speaker, Unit, choose, units_of, without
 from recllm.histories import Floats
+from recllm.machine import workers
 from recllm.population import Population
 from recllm.profiles import build_profiles
 from recllm.ranking import score_pairs
@@ -45,11 +47,10 @@ def reasons_for(
     recommender: Recommender, people: NDArray[np.integer], items: NDArray[np.integer]
 ) -> list[tuple[Reason, ...]]:
     """The clearest reasons of person n for item n, (n,) rows each; an item of -1 has none."""
-    out: list[tuple[Reason, ...]] = []
-    for start in range(0, len(people), BLOCK):
-        part = slice(start, start + BLOCK)
-        out += _block(recommender, people[part], items[part])
-    return out
+    parts = [slice(start, start + BLOCK) for start in range(0, len(people), BLOCK)]
+    with ThreadPoolExecutor(workers()) as pool:
+        blocks = pool.map(lambda part: _block(recommender, people[part], items[part]), parts)
+        return [reasons for block in blocks for reasons in block]
 
 
 def _block(
