@@ -243,7 +243,7 @@ def deletion(recommender: Recommender, cases: Sequence[Case], rng: np.random.Gen
 
 
 def necessity(recommender: Recommender, cases: Sequence[Case]) -> dict[str, Any]:
-    """Counterfactual sets for the first 5, each checked by the public recommend call of a shop without these events."""
+    """Counterfactual sets for the first 5, each ranked once more by the serving code without these events."""
     emitted, true, sizes, asked = 0, 0, [], 0
     for one in cases:
         place = places(recommender, one.row, one.item, SHORT)
@@ -264,7 +264,7 @@ def necessity(recommender: Recommender, cases: Sequence[Case]) -> dict[str, Any]
 
 
 def shown_without(recommender: Recommender, one: Case, units: Sequence[Unit]) -> bool:
-    """Whether `rank` itself still puts the item, or one of its name, among the first 5 without these units."""
+    """Whether the served ranking still puts the item among the first 5 names without these units."""
     from recllm.text import item_names
 
     histories, basics = lacking(one.person, [units])

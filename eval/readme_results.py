@@ -69,9 +69,9 @@ def why() -> str:
   {drop["recllm"]:.2f} of the range of the person's first 20 scores; the one nearest in text by
   {drop["cosine"]:.2f}, the most recent one by
   {drop["recency"]:.2f}, a random one by {drop["random"]:.3f} ({found["pairs"]} held-out purchases,
-  `python eval/explanations.py`, commit {found["commit"][:7]}). Of {gates["PN-S@5"]["emitted"]} sentences
-  "without A this would be number ...", {100 * gates["PN-S@5"]["share"]:.0f} % are true when the list
-  is ranked again; among the pieces of a made-up person the planted one is named in
+  `python eval/explanations.py`, commit {found["commit"][:7]}). Of {gates["PN-S@5"]["emitted"]} sets of
+  evidence said to hold an item in the first 5, {100 * gates["PN-S@5"]["share"]:.0f} % do so when the list
+  is ranked again without them; among the pieces of a made-up person the planted one is named in
   {100 * gates["planted_truth"]["share"]:.0f} %."""
 
 
