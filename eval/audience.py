@@ -24,22 +24,22 @@ from numpy.typing import NDArray
 from run import DATA, say, window_of
 
 from recllm import metrics
-from recllm.artifacts import current
 from recllm.audiences.probabilities import single_chances
-from recllm.candidates import explicit
-from recllm.dataset import DAY, Dataset, Events
-from recllm.encoder import DEFAULT_ENCODER, load_encoder
-from recllm.evaluation import Window
+from recllm.data.dataset import DAY, Dataset, Events
+from recllm.data.interactions import occasions, visits
+from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
 from recllm.evaluation.bootstrap import paired_bootstraps
-from recllm.evaluation.ours import Recipe, advised
 from recllm.evaluation.peers.boosting import BoostSettings, Examples, boost
+from recllm.evaluation.protocols import Window
+from recllm.evaluation.recllm_system import Recipe, advised
 from recllm.evaluation.report import commit, hardware, versions
-from recllm.features import FEATURE_NAMES, pair_cosine, pair_features
-from recllm.histories import occasions, visits
-from recllm.model import load_model
-from recllm.population import Population, ask
-from recllm.recommender import Recommender
-from recllm.windows import Past, window_starts
+from recllm.features.candidates import explicit
+from recllm.features.collaborative import Population, ask
+from recllm.features.pair_features import FEATURE_NAMES, pair_cosine, pair_features
+from recllm.recommender.recommender import Recommender
+from recllm.recommender.registry import current
+from recllm.recommender.saved_model import load_model
+from recllm.training.windows import Past, window_starts
 
 K, LEAST_BUYERS, SETS = 50, 30, (5, 20)
 Table = NDArray[Any]

@@ -20,22 +20,24 @@ from typing import Any
 import polars as pl
 from campaign_double11 import Clock, account, provenance, write_record
 
-from recllm.artifacts import current
-from recllm.campaigns.desk import open_desk
 from recllm.campaigns.effect import share
 from recllm.campaigns.export import export_campaign
 from recllm.campaigns.file import CampaignFile, read_campaign
-from recllm.campaigns.nouns import Plan
+from recllm.campaigns.open_campaign import open_desk
 from recllm.campaigns.outcome import campaign_outcome
 from recllm.campaigns.overview import preview_document
 from recllm.campaigns.plan import plan_campaigns
+from recllm.campaigns.plan_types import Plan
 from recllm.demo import data_folder
 from recllm.documents import plain
-from recllm.encoder import DEFAULT_ENCODER, load_encoder
-from recllm.pipeline import load_file, open_recommender, train_workspace
+from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
+from recllm.jobs.load import load_file
+from recllm.jobs.serve import open_recommender
+from recllm.jobs.train import train_workspace
+from recllm.recommender.registry import current
 from recllm.report.campaign import preview_png, report_png, write_preview, write_report
 from recllm.schema import Encoder
-from recllm.workspace import Workspace
+from recllm.workspace.workspace import Workspace
 
 RESULT = Path(__file__).parent / "results" / "campaign-coupon.json"
 CAMPAIGN, SEND = 17, 9

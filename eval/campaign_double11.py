@@ -25,22 +25,24 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from recllm.campaigns.desk import Desk, open_desk
 from recllm.campaigns.export import Exported, export_campaign
 from recllm.campaigns.file import read_campaign
 from recllm.campaigns.folder import read_log
-from recllm.campaigns.nouns import Plan
+from recllm.campaigns.open_campaign import Desk, open_desk
 from recllm.campaigns.outcome import campaign_outcome
 from recllm.campaigns.overview import preview_document, text_documents
 from recllm.campaigns.plan import plan_campaigns
+from recllm.campaigns.plan_types import Plan
 from recllm.documents import plain
-from recllm.encoder import load_encoder
+from recllm.encoder.loading import load_encoder
 from recllm.evaluation.report import commit, hardware, versions
-from recllm.ingest import record_events
-from recllm.pipeline import load_file, open_recommender, train_workspace
-from recllm.privacy import KEY_VARIABLE
+from recllm.ingest.record import record_events
+from recllm.jobs.load import load_file
+from recllm.jobs.serve import open_recommender
+from recllm.jobs.train import train_workspace
 from recllm.report.campaign import report_png, write_preview, write_report
-from recllm.workspace import Workspace
+from recllm.workspace.privacy import KEY_VARIABLE
+from recllm.workspace.workspace import Workspace
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "tmall_sample"
 RESULT = Path(__file__).parent / "results" / "campaign-double11.json"

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from recllm.encoder import ToyEncoder, load_encoder
+from recllm.encoder.loading import load_encoder
+from recllm.encoder.toy import ToyEncoder
 from recllm.schema import Encoder
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "tmall_sample" / "items.parquet"

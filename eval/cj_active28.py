@@ -19,14 +19,14 @@ from cj_redeem import DRAWS, Values, boosted
 from numpy.typing import NDArray
 from run import DATA, say, window_of
 
-from recllm.behaviour.curves import auc, lift, quality
-from recllm.behaviour.examples import Examples, past_examples
-from recllm.behaviour.model import ModelSettings, fit_chances
-from recllm.behaviour.question import Question, active
-from recllm.behaviour.table import Features
-from recllm.dataset import DAY, Dataset
+from recllm.data.dataset import DAY, Dataset
 from recllm.evaluation.protocols import CJ_NOTE
 from recllm.evaluation.report import commit, hardware, versions
+from recllm.propensity.curves import auc, lift, quality
+from recllm.propensity.examples import Examples, past_examples
+from recllm.propensity.model import ModelSettings, fit_chances
+from recllm.propensity.question import Question, active
+from recllm.propensity.table import Features
 
 PLAIN = ("days_since", "tenure", "trips", "trips_28", "trips_56", "trips_91", "spend", "spend_28", "spend_91")
 SINGLE = {"days since last purchase": "days_since", "number of baskets": "trips", "decayed baskets": "trips_decayed"}

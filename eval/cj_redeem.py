@@ -23,16 +23,16 @@ import polars as pl
 from numpy.typing import NDArray
 from run import DATA, say
 
-from recllm.behaviour.coupons import Coupons
-from recllm.behaviour.curves import auc, lift, quality
-from recllm.behaviour.examples import Examples, joined_examples
-from recllm.behaviour.model import fit_chances
-from recllm.behaviour.question import Question
-from recllm.behaviour.redeem import Mailing, mailings, redeem_examples, settings_for, usable
-from recllm.dataset import DAY, Dataset
-from recllm.evaluation import PROTOCOLS
+from recllm.data.dataset import DAY, Dataset
+from recllm.evaluation.benchmarks import PROTOCOLS
 from recllm.evaluation.protocols import CJ_NOTE
 from recllm.evaluation.report import commit, hardware, versions
+from recllm.propensity.coupons import Coupons
+from recllm.propensity.curves import auc, lift, quality
+from recllm.propensity.examples import Examples, joined_examples
+from recllm.propensity.model import fit_chances
+from recllm.propensity.question import Question
+from recllm.propensity.redeem import Mailing, mailings, redeem_examples, settings_for, usable
 
 Values = NDArray[np.float64]
 PLAIN = ("days_since", "trips", "trips_28", "trips_91", "spend", "spend_91", "redeemed", "redeem_rate", "coupon_uses",

@@ -28,11 +28,11 @@ from copy_texts.good import EVIDENCE, GOOD
 from copy_texts.injections import INJECTIONS
 from copy_texts.items import ITEMS, KNOWN_BRANDS, NOW, OFFERS
 
-from recllm.adcopy import write_copy
 from recllm.adcopy.reading import fold
 from recllm.adcopy.submissions import Submission, judge, submission
+from recllm.adcopy.write import write_copy
 from recllm.evaluation.report import commit
-from recllm.generator import ScriptedGenerator
+from recllm.generator.scripted import ScriptedGenerator
 from recllm.schema import Item
 
 CHANNELS = ("push", "email", "sms_gsm", "google_rsa")

@@ -36,11 +36,11 @@ import polars as pl
 sys.path.insert(0, str(Path(__file__).parent))
 import copy_pairs
 
-from recllm.adcopy import write_copy
 from recllm.adcopy.pairs import held_back
 from recllm.adcopy.reading import words
+from recllm.adcopy.write import write_copy
 from recllm.evaluation.report import commit, hardware, versions
-from recllm.generator import model_folder
+from recllm.generator.locate import model_folder
 from recllm.schema import AdCopy, Item, Reason
 
 CHANNELS = ("push", "email", "sms_gsm", "google_rsa")
@@ -143,7 +143,7 @@ def write_all(
     """One system's texts on one thread."""
     import torch
 
-    from recllm.generator import LocalGenerator
+    from recllm.generator.local import LocalGenerator
 
     torch.set_num_threads(1)
     folder, name = model_folder("smollm2", cache)

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 from run import DATA, say, window_of
 
-from recllm.encoder import DEFAULT_ENCODER, load_encoder
-from recllm.evaluation import OURS, PROTOCOLS, evaluate
-from recllm.evaluation.ours import advised, serving
-from recllm.recommender import Recommender
+from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
+from recllm.evaluation.benchmarks import PROTOCOLS
+from recllm.evaluation.recllm_system import advised, serving
+from recllm.evaluation.report import OURS, evaluate
+from recllm.recommender.recommender import Recommender
 
 if TYPE_CHECKING:
-    from recllm.evaluation import Report
+    from recllm.evaluation.report import Report
 
 COLUMNS = ("ndcg", "recall", "coverage", "gini", "mean_popularity")
 

@@ -22,8 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from recllm.encoder import DEFAULT_ENCODER, encode_unique, find_weights, load_encoder
+from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
+from recllm.encoder.locate import find_weights
 from recllm.encoder.precision import PROBE_FILE, machine
+from recllm.encoder.unique import encode_unique
 
 SEED = 0
 
@@ -44,7 +46,7 @@ def catalogue_texts() -> list[str]:
     """The text of each item in the catalogue of cj-next28, in catalogue order."""
     from recllm.evaluation.protocols import cj_next28
     from recllm.evaluation.tables import complete_journey
-    from recllm.text import item_texts
+    from recllm.text.items import item_texts
 
     window = cj_next28(complete_journey().dataset())
     return item_texts(window.dataset.items[window.slice("ALL").items])

@@ -35,18 +35,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from recllm.counterfactuals import counterfactual
-from recllm.dataset import Events
-from recllm.encoder import load_encoder
-from recllm.evaluation import cj_next28, complete_journey, paired_bootstrap
-from recllm.evaluation.protocols import Window
+from recllm.data.dataset import Events
+from recllm.encoder.loading import load_encoder
+from recllm.evaluation.bootstrap import paired_bootstrap
+from recllm.evaluation.protocols import Window, cj_next28
 from recllm.evaluation.report import commit, hardware, versions
-from recllm.explain import Pairs, Person, Unit, deltas, lacking, units_of
-from recllm.explanation import explanation, places
-from recllm.ranking import rank
-from recllm.recommender import Recommender
+from recllm.evaluation.tables import complete_journey
+from recllm.explain.counterfactuals import counterfactual
+from recllm.explain.leave_one_out import Pairs, Person, Unit, deltas, lacking, units_of
+from recllm.recommender.explanation import explanation, places
+from recllm.recommender.ranking import rank
+from recllm.recommender.recommender import Recommender
 from recllm.schema import ACTION_CODE, Action
-from recllm.training import TrainingArguments
+from recllm.training.windows import TrainingArguments
 
 K, SHORT, STEPS = 20, 5, 10
 BASELINES = ("random", "recency", "cosine")
@@ -265,7 +266,7 @@ def necessity(recommender: Recommender, cases: Sequence[Case]) -> dict[str, Any]
 
 def shown_without(recommender: Recommender, one: Case, units: Sequence[Unit]) -> bool:
     """Whether the served ranking still puts the item among the first 5 names without these units."""
-    from recllm.text import item_names
+    from recllm.text.items import item_names
 
     histories, basics = lacking(one.person, [units])
     listed = recommender.rank_versions(one.row, SHORT + 100)(histories, basics).item[0]

@@ -24,10 +24,11 @@ sys.path.insert(0, str(HERE.parent / "tests"))
 
 def load(file: str, table: str, mapping: str, folder: Path) -> dict[str, Any]:
     """One load into a new store, in this process."""
-    from recllm.ingest import ingest_file, load_map
+    from recllm.ingest.load import ingest_file
+    from recllm.ingest.mapping import load_map
     from recllm.policy import Policy
-    from recllm.privacy import Pseudonymiser
-    from recllm.store import Store
+    from recllm.store.database import Store
+    from recllm.workspace.privacy import Pseudonymiser
 
     store = Store.open(folder / "store.sqlite", create=True)
     wall, cpu = time.perf_counter(), time.process_time()

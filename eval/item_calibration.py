@@ -19,17 +19,18 @@ import numpy as np
 from run import DATA, say, window_of
 
 from recllm import metrics
-from recllm.candidates import candidates
-from recllm.encoder import DEFAULT_ENCODER, load_encoder
-from recllm.evaluation import PROTOCOLS, Window
+from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
+from recllm.evaluation.benchmarks import PROTOCOLS
 from recllm.evaluation.bootstrap import paired_bootstraps
-from recllm.evaluation.ours import advised
+from recllm.evaluation.protocols import Window
+from recllm.evaluation.recllm_system import advised
 from recllm.evaluation.report import commit, hardware, versions
-from recllm.item_calibration import STRENGTH, with_offsets
-from recllm.population import ask
-from recllm.ranking import score_pairs
-from recllm.recommender import Recommender
-from recllm.vectors import basics_of, basics_vectors
+from recllm.features.candidates import candidates
+from recllm.features.collaborative import ask
+from recllm.features.item_vectors import basics_of, basics_vectors
+from recllm.recommender.ranking import score_pairs
+from recllm.recommender.recommender import Recommender
+from recllm.training.item_calibration import STRENGTH, with_offsets
 
 LEAST = 5.0  # expected takings that an item needs to be among the often expected ones
 

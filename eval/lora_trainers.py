@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
-from recllm.encoder import DEFAULT_ENCODER, find_weights, load_encoder
 from recllm.encoder.adapters import TARGETS
-from recllm.finetuning import LoraArguments
-from recllm.finetuning.loop import Run, one_step
-from recllm.finetuning.objective import SetScore
-from recllm.finetuning.steps import Step
-from recllm.finetuning.tower import Tower
+from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
+from recllm.encoder.locate import find_weights
+from recllm.training.lora.arguments import LoraArguments
+from recllm.training.lora.loop import Run, one_step
+from recllm.training.lora.objective import SetScore
+from recllm.training.lora.steps import Step
+from recllm.training.lora.tower import Tower
 
 RANK, SCALE, WARM = 8, 20.0, 2
 

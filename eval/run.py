@@ -15,8 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from recllm.encoder import DEFAULT_ENCODER, load_encoder
-from recllm.evaluation import BASELINES, OURS, PEERS, PROTOCOLS, Window, evaluate, systems_for
+from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
+from recllm.evaluation.benchmarks import PROTOCOLS
+from recllm.evaluation.protocols import Window
+from recllm.evaluation.report import OURS, evaluate
+from recllm.evaluation.run import systems_for
+from recllm.evaluation.systems import BASELINES, PEERS
 
 HERE = Path(__file__).parent
 DATA = HERE.parents[1] / "shared" / "data"

@@ -69,8 +69,8 @@ def main() -> None:
 
 def ingest(args: argparse.Namespace) -> dict[str, Any]:
     from recllm.demo import FILES, data_folder
-    from recllm.pipeline import load_file
-    from recllm.workspace import Workspace
+    from recllm.jobs.load import load_file
+    from recllm.workspace.workspace import Workspace
 
     with Workspace.create(args.folder, consent_default=True, currency="USD", timezone="UTC") as shop:
         for name, table, mapping in FILES[:2]:
@@ -105,12 +105,14 @@ def serve(args: argparse.Namespace) -> dict[str, Any]:
     """A small scorer is trained, since speed does not depend on how good it is; then everything is warm."""
     import numpy as np
 
-    from recllm.evaluation import cj_next28, complete_journey
-    from recllm.pipeline import open_recommender, train_workspace, workspace_encoder
-    from recllm.ranking import rank
-    from recllm.recommender import Recommender
-    from recllm.training import TrainingArguments
-    from recllm.workspace import Workspace
+    from recllm.evaluation.protocols import cj_next28
+    from recllm.evaluation.tables import complete_journey
+    from recllm.jobs.serve import open_recommender
+    from recllm.jobs.train import train_workspace, workspace_encoder
+    from recllm.recommender.ranking import rank
+    from recllm.recommender.recommender import Recommender
+    from recllm.training.windows import TrainingArguments
+    from recllm.workspace.workspace import Workspace
 
     shop = Workspace.open(args.folder)
     encoder = workspace_encoder(shop)
@@ -152,10 +154,11 @@ def serve(args: argparse.Namespace) -> dict[str, Any]:
 
 def market(args: argparse.Namespace) -> dict[str, Any]:
     """Audiences of the workspace that `serve` trained, the crowd warm, reasons and all; a prediction with training."""
-    from recllm.audiences import Cut, audience
-    from recllm.pipeline import open_recommender
-    from recllm.predicting import predict_workspace
-    from recllm.workspace import Workspace
+    from recllm.audiences.audience import audience
+    from recllm.audiences.selection import Cut
+    from recllm.jobs.predict import predict_workspace
+    from recllm.jobs.serve import open_recommender
+    from recllm.workspace.workspace import Workspace
 
     shop = Workspace.open(args.folder)
     recommender = open_recommender(shop).warm()

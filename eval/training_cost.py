@@ -19,11 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from recllm.encoder import DEFAULT_ENCODER, load_encoder
-from recllm.evaluation import cj_next28, complete_journey
+from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
+from recllm.evaluation.protocols import cj_next28
 from recllm.evaluation.report import commit, hardware, versions
-from recllm.training import TrainingArguments, fit_scorer
-from recllm.vectors import basics_of, basics_vectors, item_vectors
+from recllm.evaluation.tables import complete_journey
+from recllm.features.item_vectors import basics_of, basics_vectors, item_vectors
+from recllm.training.scorer import fit_scorer
+from recllm.training.windows import TrainingArguments
 
 
 def main() -> None:

@@ -20,15 +20,18 @@ import numpy as np
 from run import HERE, window_of
 
 from recllm import metrics
-from recllm.encoder import DEFAULT_ENCODER, load_encoder
-from recllm.evaluation import PROTOCOLS, Judged, Window
+from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
 from recllm.evaluation.baselines import personal_frequency, user_knn
-from recllm.evaluation.peers import als, bpr, ease, source_model, tifu_knn
+from recllm.evaluation.benchmarks import PROTOCOLS
 from recllm.evaluation.peers.arrivals import ArrivalSettings, arrival_examples, rank_arrivals
 from recllm.evaluation.peers.boosting import boost
+from recllm.evaluation.peers.ease import ease
+from recllm.evaluation.peers.factors import als, bpr
+from recllm.evaluation.peers.source_model import source_model
+from recllm.evaluation.peers.tifu import tifu_knn
 from recllm.evaluation.peers.trees import TreeSettings, answering, learn_from
-from recllm.evaluation.protocols import System
-from recllm.vectors import item_vectors
+from recllm.evaluation.protocols import Judged, System, Window
+from recllm.features.item_vectors import item_vectors
 
 Settings = dict[str, Any]
 Maker = Callable[[Settings], System]

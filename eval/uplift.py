@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.behaviour.curves import auc
-from recllm.behaviour.table import Features
 from recllm.errors import PolicyError
 from recllm.evaluation.report import commit, hardware, versions
-from recllm.uplift import Learner, Trial, fit_uplift, qini_curve, true_qini
-from recllm.uplift.learners import UpliftSettings, _chances
+from recllm.propensity.curves import auc
+from recllm.propensity.table import Features
+from recllm.propensity.uplift.learners import Learner, UpliftSettings, _chances, fit_uplift
+from recllm.propensity.uplift.qini import qini_curve, true_qini
+from recllm.propensity.uplift.trial import Trial
 
 Values = NDArray[np.float64]
 N, RUNS = 12_000, 3

@@ -3,7 +3,7 @@
     accelerate launch finetune/copywriter.py finetune/copywriter.toml --pairs approved.jsonl --out voice
     recllm copy --user 42 --generator smollm2 --adapter voice
 
-The settings are fields of `recllm.finetuning.CopyArguments`. Lines that may not be said are left out; a tenth of the
+The settings are fields of `recllm.training.lora.CopyArguments`. Lines that may not be said are left out; a tenth of the
 items is held back to judge by. A run that was interrupted goes on after its last epoch.
 """
 
@@ -20,8 +20,8 @@ from accelerate import PartialState
 from recllm.adcopy.pairs import pairs, read_approved, split
 from recllm.documents import plain
 from recllm.errors import RecllmError
-from recllm.finetuning import CopyArguments, tune_generator
-from recllm.generator import model_folder
+from recllm.generator.locate import model_folder
+from recllm.training.lora.copywriter import CopyArguments, tune_generator
 
 
 def main() -> int:

@@ -2,7 +2,7 @@
 
     accelerate launch finetune/lora.py finetune/lora.toml --workspace demo
 
-The settings are fields of `recllm.finetuning.LoraArguments`. A run that was interrupted goes on where it was.
+The settings are fields of `recllm.training.lora.LoraArguments`. A run that was interrupted goes on where it was.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from accelerate import PartialState
 
 from recllm.documents import plain
 from recllm.errors import RecllmError
-from recllm.finetuning import LoraArguments
-from recllm.pipeline import train_workspace, tune_workspace
-from recllm.workspace import Workspace
+from recllm.jobs.train import train_workspace, tune_workspace
+from recllm.training.lora.arguments import LoraArguments
+from recllm.workspace.workspace import Workspace
 
 
 def main() -> int:

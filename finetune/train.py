@@ -2,7 +2,8 @@
 
     python finetune/train.py finetune/scorer.toml --workspace demo
 
-The settings are fields of `recllm.training.TrainingArguments`; what the file leaves out keeps its default. The encoder
+The settings are fields of `recllm.training.scorer.TrainingArguments`; what the file leaves out keeps its default. The
+encoder
 stays as it is: its vectors are input.
 """
 
@@ -16,8 +17,8 @@ from pathlib import Path
 
 from recllm.documents import plain
 from recllm.errors import RecllmError
-from recllm.pipeline import train_workspace
-from recllm.workspace import Workspace
+from recllm.jobs.train import train_workspace
+from recllm.workspace.workspace import Workspace
 
 
 def main() -> int:

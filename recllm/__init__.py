@@ -16,36 +16,37 @@ __version__ = "0.1.0"
 
 _ROOM_OF = {
     "AdCopy": "schema",
-    "Dataset": "dataset",
+    "Dataset": "data.dataset",
     "Item": "schema",
     "Profile": "schema",
     "Recommendation": "schema",
     "RecllmError": "errors",
-    "Recommender": "recommender",
+    "Recommender": "recommender.recommender",
     "Slate": "schema",
-    "Workspace": "workspace",
-    "build_profile": "profiles",
-    "ingest_file": "ingest",
-    "load_encoder": "encoder",
-    "write_copy": "adcopy",
+    "ToyEncoder": "encoder.toy",
+    "Workspace": "workspace.workspace",
+    "build_profile": "profiles.profile",
+    "ingest_file": "ingest.load",
+    "load_encoder": "encoder.loading",
+    "write_copy": "adcopy.write",
 }
 
 __all__ = sorted([*_ROOM_OF, "__version__"])
 
 if TYPE_CHECKING:
-    from recllm.adcopy import write_copy as write_copy
-    from recllm.dataset import Dataset as Dataset
-    from recllm.encoder import load_encoder as load_encoder
+    from recllm.adcopy.write import write_copy as write_copy
+    from recllm.data.dataset import Dataset as Dataset
+    from recllm.encoder.loading import load_encoder as load_encoder
     from recllm.errors import RecllmError as RecllmError
-    from recllm.ingest import ingest_file as ingest_file
-    from recllm.profiles import build_profile as build_profile
-    from recllm.recommender import Recommender as Recommender
+    from recllm.ingest.load import ingest_file as ingest_file
+    from recllm.profiles.profile import build_profile as build_profile
+    from recllm.recommender.recommender import Recommender as Recommender
     from recllm.schema import AdCopy as AdCopy
     from recllm.schema import Item as Item
     from recllm.schema import Profile as Profile
     from recllm.schema import Recommendation as Recommendation
     from recllm.schema import Slate as Slate
-    from recllm.workspace import Workspace as Workspace
+    from recllm.workspace.workspace import Workspace as Workspace
 
 
 def __getattr__(name: str) -> Any:

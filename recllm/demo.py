@@ -20,17 +20,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recllm.dataset import Dataset
+from recllm.data.dataset import Dataset
 from recllm.documents import plain
 from recllm.errors import GenerationError, MissingExtraError, ModelError, UsageError
-from recllm.pipeline import ad_for, add_feedback, load_file, open_recommender, record_shown, workspace_encoder
-from recllm.report import write_page
+from recllm.jobs.ad_copy import ad_for
+from recllm.jobs.load import add_feedback, load_file, record_shown
+from recllm.jobs.serve import open_recommender
+from recllm.jobs.train import workspace_encoder
+from recllm.report.page import write_page
 from recllm.schema import Action, Purpose, Slate
-from recllm.workspace import Workspace
+from recllm.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
-    from recllm.evaluation import Report
-    from recllm.recommender import Recommender
+    from recllm.evaluation.report import Report
+    from recllm.recommender.recommender import Recommender
     from recllm.schema import Encoder, Generator
 
 DATA_NOTE = (
@@ -207,16 +210,16 @@ def _rejects(loads: list[dict[str, Any]], per_code: int = 2) -> list[dict[str, A
 
 
 def _encode(data: Dataset, encoder: Encoder) -> None:
-    from recllm.vectors import basics_of, basics_vectors, item_vectors
+    from recllm.features.item_vectors import basics_of, basics_vectors, item_vectors
 
     item_vectors(encoder, data)
     basics_vectors(encoder, basics_of(data.users))
 
 
 def _train(workspace: Workspace, data: Dataset, encoder: Encoder, seed: int) -> tuple[str, Recommender, Any]:
-    from recllm.evaluation import cj_next28
-    from recllm.recommender import Recommender
-    from recllm.training import TrainingArguments
+    from recllm.evaluation.protocols import cj_next28
+    from recllm.recommender.recommender import Recommender
+    from recllm.training.windows import TrainingArguments
 
     window = cj_next28(data)
     recommender = Recommender(window.dataset, encoder).fit(TrainingArguments(seed=seed))
@@ -224,7 +227,9 @@ def _train(workspace: Workspace, data: Dataset, encoder: Encoder, seed: int) -> 
 
 
 def _measure(recommender: Recommender, window: Any, seed: int) -> Report:
-    from recllm.evaluation import contenders, evaluate, serving
+    from recllm.evaluation.recllm_system import serving
+    from recllm.evaluation.report import evaluate
+    from recllm.evaluation.systems import contenders
 
     systems = contenders(BASELINES, vectors=recommender.item_vectors, seed=seed)
     return evaluate(window.only(("ALL", "NEW")), {"recllm": serving(recommender), **systems}, seed=seed)
@@ -261,7 +266,7 @@ def _raw_ids(workspace: Workspace) -> dict[str, str]:
 
 def _speaker(generator: str, workspace: Workspace) -> Generator | None:
     """The generator asked for; with "auto" a local one if its weights are installed, else the shop's own lines."""
-    from recllm.generator import find_generator
+    from recllm.generator.locate import find_generator
 
     cache = _generators(workspace)
     if generator != "auto":

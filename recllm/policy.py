@@ -67,7 +67,7 @@ class Policy:
 
     # slates
     popularity_weight: float = 0.0
-    """How much less likely a popular item is to be shown, in [0, 1]; see `recllm.ranking.rank`."""
+    """How much less likely a popular item is to be shown, in [0, 1]; see `recllm.recommender.ranking.rank`."""
 
     # loads
     reject_limit: float = 0.05

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import settings
 
-from recllm.cli import main
+from recllm.cli.main import main
 
 # before torch is imported: small worlds gain nothing by threads, which wait for each other on a busy machine
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import polars as pl
 
-from recllm import artifacts
-from recllm.store import Store
+from recllm.recommender import registry as artifacts
+from recllm.store.database import Store
 
 ROWS = 2_000
 WRITES = 3

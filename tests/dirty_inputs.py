@@ -18,10 +18,10 @@ from typing import Any
 
 import polars as pl
 
-from recllm.ingest import IngestOptions
 from recllm.ingest.codes import FILE_CODES, ROW_CODES, WARNINGS
+from recllm.ingest.options import IngestOptions
 from recllm.schema import IngestReport
-from recllm.store import Store
+from recllm.store.database import Store
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 HEADER = "user_id,item_id,event,timestamp,quantity,price"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from recllm.ingest import IngestOptions, ingest_file
+from recllm.ingest.load import ingest_file
+from recllm.ingest.options import IngestOptions
 from recllm.policy import Policy
-from recllm.privacy import Pseudonymiser
-from recllm.store import Store
+from recllm.store.database import Store
+from recllm.workspace.privacy import Pseudonymiser
 
 
 def main(store_path: str, quarantine: str, *files: str) -> None:

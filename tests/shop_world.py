@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from recllm.dataset import DAY, Dataset, Events
+from recllm.data.dataset import DAY, Dataset, Events
 from recllm.schema import ACTION_CODE, Action
 
 START = 1_700_000_000

@@ -11,15 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recllm.adcopy import FactSheet, Offer, OfferType, channel, channels, verify, write_copy
+from recllm.adcopy.channels import channel, channels
+from recllm.adcopy.facts import FactSheet, Offer, OfferType
 from recllm.adcopy.frame import Frame
-from recllm.adcopy.hooks import ReasonKind, hook_prompt, reason_kind
 from recllm.adcopy.money import format_money, renderings
+from recllm.adcopy.opening_line import ReasonKind, hook_prompt, reason_kind
 from recllm.adcopy.titles import shortened, with_sayable_title
+from recllm.adcopy.verify import verify
+from recllm.adcopy.write import write_copy
 from recllm.errors import GenerationError, UsageError
-from recllm.generator import ScriptedGenerator, messages
+from recllm.generator.chat import messages
+from recllm.generator.scripted import ScriptedGenerator
 from recllm.schema import AdCopy, Item, Reason
-from recllm.text import Prompts
+from recllm.text.templates import Prompts
 
 NOW = datetime(2025, 11, 1, 9, tzinfo=UTC)
 OFFER = Offer(type=OfferType.PERCENT, value=Decimal(20), end=NOW + timedelta(days=9))

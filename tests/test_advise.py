@@ -11,15 +11,16 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from recllm.advise import COSTS, Advice, advise, costs, estimated_tokens, line
 from recllm.cli.main import app
-from recllm.dataset import DAY, Dataset
+from recllm.data.dataset import DAY, Dataset
 from recllm.documents import plain
-from recllm.encoder import DEFAULT_ENCODER
+from recllm.encoder.hardware import Machine, this_machine
+from recllm.encoder.loading import DEFAULT_ENCODER
 from recllm.errors import DataError
-from recllm.machine import Machine, this_machine
-from recllm.text import item_texts
-from recllm.training import TrainingArguments, fit_scorer
+from recllm.text.items import item_texts
+from recllm.training.advise import COSTS, Advice, advise, costs, estimated_tokens, line
+from recllm.training.scorer import fit_scorer
+from recllm.training.windows import TrainingArguments
 
 START = 1_700_000_000
 LAPTOP = Machine(cores=2, memory_gib=16.0, bfloat16=True)

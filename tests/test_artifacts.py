@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from recllm import artifacts
 from recllm.errors import ModelError, UsageError
+from recllm.recommender import registry as artifacts
 
 HERE = Path(__file__).parent
 

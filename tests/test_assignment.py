@@ -10,13 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shop_world import shop
 
-from recllm.audiences import Campaign, Cut, assign, audience, audiences, item_target
-from recllm.audiences.assignment import dual_prices, upper_bound
-from recllm.encoder import ToyEncoder
+from recllm.audiences.assignment import Campaign, assign, dual_prices, upper_bound
+from recllm.audiences.audience import audience
+from recllm.audiences.joint import audiences
+from recllm.audiences.selection import Cut
+from recllm.audiences.targets import item_target
+from recllm.encoder.toy import ToyEncoder
 from recllm.errors import PolicyError, UsageError
 from recllm.policy import Policy
-from recllm.recommender import Recommender
-from recllm.training import TrainingArguments
+from recllm.recommender.recommender import Recommender
+from recllm.training.windows import TrainingArguments
 
 
 def by_trying_all(gain: np.ndarray, limit: list[int], contacts: np.ndarray) -> float:

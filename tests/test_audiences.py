@@ -13,22 +13,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shop_world import shop
 
-from recllm.audiences import Audience, Cut, Exclusions, audience
-from recllm.audiences.exclusions import first_only, youngest_age
+from recllm.audiences.audience import Audience, audience
+from recllm.audiences.exclusions import Exclusions, first_only, youngest_age
 from recllm.audiences.export import document, guarded, write_csv
 from recllm.audiences.group import differences, lifts, tellable
 from recllm.audiences.lookalikes import fit_logistic
 from recllm.audiences.probabilities import chances, narrowed, single_chances
-from recllm.audiences.selection import draws, select
+from recllm.audiences.selection import Cut, draws, select
 from recllm.audiences.set_calibration import fit_line, of_set, scaled
 from recllm.audiences.targets import in_category
-from recllm.dataset import DAY, Dataset
-from recllm.encoder import ToyEncoder
+from recllm.data.dataset import DAY, Dataset
+from recllm.encoder.toy import ToyEncoder
 from recllm.errors import NotFittedError, PolicyError, UsageError
 from recllm.policy import Policy
-from recllm.recommender import Recommender
+from recllm.recommender.recommender import Recommender
 from recllm.schema import ACTION_CODE, Action
-from recllm.training import TrainingArguments
+from recllm.training.windows import TrainingArguments
 
 FLOOR, PEOPLE = 5, 80
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recllm.dataset import DAY, Dataset
+from recllm.data.dataset import DAY, Dataset
 from recllm.errors import UsageError
 from recllm.evaluation import baselines as b
-from recllm.evaluation import contenders
 from recllm.evaluation.bm25 import index_texts, words
 from recllm.evaluation.protocols import Question
+from recllm.evaluation.systems import contenders
 from recllm.metrics import Truth, ndcg
 
 NOW = 100 * DAY

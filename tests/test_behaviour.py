@@ -14,23 +14,24 @@ from behaviour_world import DAYS, START, coupons, shop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recllm.behaviour import Kind, Prediction, Question, predict
-from recllm.behaviour.chance import predict_buy
-from recllm.behaviour.coupon_features import coupon_features
-from recllm.behaviour.coupons import Coupons
-from recllm.behaviour.curves import auc, gain, lift, quality, reliability
-from recllm.behaviour.examples import cuts, past_examples
-from recllm.behaviour.export import document, write_csv
-from recllm.behaviour.features import Basics, person_features, target_features
-from recllm.behaviour.model import fit_chances, normal_scores, people_folds, stack
-from recllm.behaviour.next_order import day_of, edges
-from recllm.behaviour.question import known, ordered
-from recllm.behaviour.reasons import ReasonSettings, background, group_deltas
-from recllm.behaviour.redeem import mailings, predict_redeem, redeem_examples
-from recllm.behaviour.table import Features, stacked
-from recllm.dataset import DAY, Dataset
+from recllm.data.dataset import DAY, Dataset
 from recllm.errors import DataError, NothingToDo, PolicyError, UsageError
 from recllm.policy import Policy
+from recllm.propensity.chance import predict_buy
+from recllm.propensity.coupon_features import coupon_features
+from recllm.propensity.coupons import Coupons
+from recllm.propensity.curves import auc, gain, lift, quality, reliability
+from recllm.propensity.examples import cuts, past_examples
+from recllm.propensity.export import document, write_csv
+from recllm.propensity.features import Basics, person_features, target_features
+from recllm.propensity.kinds import predict
+from recllm.propensity.model import fit_chances, normal_scores, people_folds, stack
+from recllm.propensity.next_order import day_of, edges
+from recllm.propensity.prediction import Kind, Prediction
+from recllm.propensity.question import Question, known, ordered
+from recllm.propensity.reasons import ReasonSettings, background, group_deltas
+from recllm.propensity.redeem import mailings, predict_redeem, redeem_examples
+from recllm.propensity.table import Features, stacked
 from recllm.schema import Action
 
 CUT = START + 120 * DAY

@@ -18,7 +18,7 @@ from recllm.campaigns.file import Quiet, read_campaign
 from recllm.campaigns.folder import append, read_log
 from recllm.campaigns.hours import is_quiet, send_window
 from recllm.campaigns.measures import Arm, Outcome, Row
-from recllm.campaigns.nouns import Person
+from recllm.campaigns.plan_types import Person
 from recllm.campaigns.segments import OTHERS, divided
 from recllm.errors import DataError
 from recllm.report.campaign import report_page, report_png

@@ -18,22 +18,24 @@ from shop_world import shop as world
 from recllm.adcopy.record import load, replay
 from recllm.campaigns import decisions
 from recllm.campaigns.decisions import AUTO, Status
-from recllm.campaigns.desk import Desk, enter_edit, open_desk
 from recllm.campaigns.export import Exported, export_campaign
 from recllm.campaigns.file import CampaignFile, read_campaign
 from recllm.campaigns.folder import COPIES, CampaignFolder, read_log, read_plan
-from recllm.campaigns.nouns import Plan
+from recllm.campaigns.open_campaign import Desk, enter_edit, open_desk
 from recllm.campaigns.outcome import campaign_outcome
 from recllm.campaigns.overview import preview_document
 from recllm.campaigns.plan import plan_campaigns
-from recllm.encoder import ToyEncoder
+from recllm.campaigns.plan_types import Plan
+from recllm.encoder.toy import ToyEncoder
 from recllm.errors import DataError, GenerationError, NothingToDo, PolicyError, RecllmError, UsageError
-from recllm.generator import ScriptedGenerator
-from recllm.ingest import record_events
-from recllm.pipeline import load_file, open_recommender, train_workspace
-from recllm.privacy import KEY_VARIABLE
+from recllm.generator.scripted import ScriptedGenerator
+from recllm.ingest.record import record_events
+from recllm.jobs.load import load_file
+from recllm.jobs.serve import open_recommender
+from recllm.jobs.train import train_workspace
 from recllm.report.campaign import preview_page, report_page
-from recllm.workspace import Workspace
+from recllm.workspace.privacy import KEY_VARIABLE
+from recllm.workspace.workspace import Workspace
 
 PEOPLE = 300
 ODD = "=cmd"

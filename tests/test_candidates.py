@@ -5,7 +5,8 @@ import polars as pl
 import pytest
 from shop_world import history, shop, vectors
 
-from recllm.candidates import (
+from recllm.data.dataset import DAY, Dataset
+from recllm.features.candidates import (
     BIT,
     CATEGORY_TREND,
     NEIGHBOURS,
@@ -19,8 +20,7 @@ from recllm.candidates import (
     explicit,
     served_by,
 )
-from recllm.dataset import DAY, Dataset
-from recllm.population import Population, ask
+from recllm.features.collaborative import Population, ask
 
 DATA = shop()
 CROWD = Population.fit(DATA, vectors(DATA))

@@ -137,9 +137,10 @@ def test_consent_is_asked_for_by_default(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_model_writes_only_for_those_who_agreed(shop: Path) -> None:
-    from recllm.generator import ScriptedGenerator
-    from recllm.pipeline import load_file, write_ads
-    from recllm.workspace import Workspace
+    from recllm.generator.scripted import ScriptedGenerator
+    from recllm.jobs.ad_copy import write_ads
+    from recllm.jobs.load import load_file
+    from recllm.workspace.workspace import Workspace
 
     _write(shop.parent / "no.csv", "user_id,purpose,granted,timestamp\nbob,llm_local,false,2025-01-01T00:00:00Z\n")
     _write(shop.parent / "quiet.csv", "user_id,purpose,granted,timestamp\nann,push,false,2025-01-01T00:00:00Z\n")

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from shop_world import shop as world
 
-from recllm.pipeline import train_workspace
-from recllm.workspace import Workspace
+from recllm.jobs.train import train_workspace
+from recllm.workspace.workspace import Workspace
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -36,7 +36,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "consent.csv").write_text("\n".join(["user_id,purpose,granted,timestamp", *no]) + "\n")
     root = folder / "shop"
     with Workspace.create(root, consent_default=True, currency="USD", encoder="toy") as opened:
-        from recllm.pipeline import load_file
+        from recllm.jobs.load import load_file
 
         for name, table in (("items", "items"), ("log", "events"), ("consent", "consent")):
             assert load_file(opened, folder / f"{name}.csv", table).accepted
@@ -104,7 +104,7 @@ def test_exit_codes(run: Run, shop: Path) -> None:
 
 
 def test_a_withdrawal_acts_at_once(run: Run, shop: Path, tmp_path: Path) -> None:
-    from recllm.pipeline import load_file
+    from recllm.jobs.load import load_file
 
     before = json.loads(run("--item", "tea3", "--no-explain", "-w", str(shop), "--json")[1])
     (tmp_path / "no.csv").write_text(

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from behaviour_world import START, coupons, shop
 
-from recllm.dataset import DAY
-from recllm.pipeline import load_file
-from recllm.workspace import Workspace
+from recllm.data.dataset import DAY
+from recllm.jobs.load import load_file
+from recllm.workspace.workspace import Workspace
 
 Run = Callable[..., tuple[int, str, str]]
 

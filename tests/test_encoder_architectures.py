@@ -9,8 +9,8 @@ import pytest
 from contracts_encoder import TEXTS, check_encoder
 from tiny_encoders import ARCHITECTURES, POSITIONS, edit_json, make_model, make_sentence_model, write_json
 
-from recllm.encoder import DEFAULT_ENCODER, HuggingFaceEncoder, load_encoder
-from recllm.encoder.huggingface import plan_batches
+from recllm.encoder.huggingface import HuggingFaceEncoder, plan_batches
+from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
 from recllm.errors import ModelError, UsageError
 
 

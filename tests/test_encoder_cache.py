@@ -19,8 +19,9 @@ import pytest
 from contracts_encoder import TEXTS, check_encoder
 from tiny_encoders import make_model
 
-from recllm.encoder import CachedEncoder, ToyEncoder, load_encoder
-from recllm.encoder.cache import CACHE_FILE
+from recllm.encoder.cache import CACHE_FILE, CachedEncoder
+from recllm.encoder.loading import load_encoder
+from recllm.encoder.toy import ToyEncoder
 from recllm.errors import UsageError
 
 WORDS = [f"product number {number}" for number in range(400)]

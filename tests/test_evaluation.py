@@ -12,35 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recllm.dataset import DAY, Dataset
+from recllm.data.dataset import DAY, Dataset
 from recllm.errors import DataError, UsageError
-from recllm.evaluation import (
-    PROTOCOLS,
-    Contender,
-    Difference,
-    Judged,
-    Question,
-    Recipe,
-    Window,
-    beauty_loo,
-    cj_next28,
-    column_split,
-    complete_journey,
-    contenders,
-    evaluate,
-    evaluate_tables,
-    learned,
-    next_purchases,
-    or_next28,
-    paired_bootstrap,
-    read_folder,
-    row_split,
-    split_tables,
-    time_split,
-)
-from recllm.evaluation.baselines import buyers
-from recllm.evaluation.bootstrap import paired_bootstraps
-from recllm.evaluation.parts import parts
+from recllm.evaluation.baselines import Contender, buyers
+from recllm.evaluation.benchmarks import PROTOCOLS, beauty_loo
+from recllm.evaluation.bootstrap import paired_bootstrap, paired_bootstraps
+from recllm.evaluation.protocols import Judged, Question, Window, cj_next28, next_purchases, or_next28
+from recllm.evaluation.recllm_system import Recipe, learned
+from recllm.evaluation.report import Difference, evaluate
+from recllm.evaluation.run import evaluate_tables
+from recllm.evaluation.slices import parts
+from recllm.evaluation.splits import column_split, row_split, split_tables, time_split
+from recllm.evaluation.systems import contenders
+from recllm.evaluation.tables import complete_journey, read_folder
 from recllm.schema import Action
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -425,8 +409,8 @@ def rows_of(dataset: Dataset) -> pl.DataFrame:
 
 
 def test_the_learned_scorer_is_a_system_and_is_trained_once_per_window() -> None:
-    from recllm.encoder import ToyEncoder
-    from recllm.training import TrainingArguments
+    from recllm.encoder.toy import ToyEncoder
+    from recllm.training.windows import TrainingArguments
 
     window = time_split(with_arrivals(world()), test_days=28)
     told: list[str] = []
@@ -462,7 +446,7 @@ def test_accuracy_is_counted_over_the_listed_pairs() -> None:
 
 
 def test_a_folder_nobody_prepared_for(tmp_path: Path) -> None:
-    from recllm.encoder import ToyEncoder
+    from recllm.encoder.toy import ToyEncoder
 
     loaded = []
 

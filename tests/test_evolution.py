@@ -15,14 +15,13 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from recllm.cli.main import app
-from recllm.dataset import DAY, Dataset
+from recllm.data.dataset import DAY, Dataset
 from recllm.documents import plain
 from recllm.errors import MissingExtraError, UsageError
-from recllm.evolution import WITHHELD, evolve, recent_change
 from recllm.policy import Policy
-from recllm.report import evolution_page, evolution_rows, write_png
+from recllm.profiles.evolution import WITHHELD, evolve, recent_change
 from recllm.report.areas import Areas, apart, stacked
-from recllm.report.evolution import evolution_areas
+from recllm.report.evolution import evolution_areas, evolution_page, evolution_rows, write_png
 
 JANUARY = int(datetime(2024, 1, 1, tzinfo=UTC).timestamp())
 KINDS = ("tea", "coffee", "mugs")

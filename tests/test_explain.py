@@ -6,10 +6,20 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recllm.dataset import Dataset, Events
-from recllm.explain import ExplainSettings, Pairs, Person, Speaker, Unit, choose, deltas, units_of, without
+from recllm.data.dataset import Dataset, Events
+from recllm.explain.leave_one_out import (
+    ExplainSettings,
+    Pairs,
+    Person,
+    Speaker,
+    Unit,
+    choose,
+    deltas,
+    units_of,
+    without,
+)
 from recllm.policy import Policy
-from recllm.profiles import build_profile
+from recllm.profiles.profile import build_profile
 
 ITEMS = pl.DataFrame(
     {

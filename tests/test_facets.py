@@ -3,14 +3,14 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from recllm.candidates import CandidateSettings, explicit
-from recllm.dataset import DAY, Dataset
-from recllm.facets import Arrivals, Facets, size_of
-from recllm.features import FEATURE_NAMES, SOLD_FEATURES, pair_features
-from recllm.histories import Floats, occasions, of_actions
-from recllm.population import Population, PopulationSettings, ask
+from recllm.data.dataset import DAY, Dataset
+from recllm.data.interactions import Floats, occasions, of_actions
+from recllm.data.item_groups import Arrivals, Facets, size_of
+from recllm.features.candidates import CandidateSettings, explicit
+from recllm.features.collaborative import Population, PopulationSettings, ask
+from recllm.features.pair_features import FEATURE_NAMES, SOLD_FEATURES, pair_features
 from recllm.schema import Action
-from recllm.windows import Past, TrainingArguments
+from recllm.training.windows import Past, TrainingArguments
 
 START = 1_600_000_000
 ITEMS = pl.DataFrame(

@@ -6,11 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shop_world import START, history, shop, vectors
 
-from recllm.candidates import Candidates, explicit
-from recllm.dataset import DAY, Dataset
-from recllm.features import FEATURE_NAMES, NEVER_DAYS, pair_features
-from recllm.histories import Tally, decay, matrix, occasions, unit, user_parts, visits
-from recllm.population import Population, ask
+from recllm.data.dataset import DAY, Dataset
+from recllm.data.interactions import Tally, decay, matrix, occasions, unit, user_parts, visits
+from recllm.features.candidates import Candidates, explicit
+from recllm.features.collaborative import Population, ask
+from recllm.features.group_features import NEVER_DAYS
+from recllm.features.pair_features import FEATURE_NAMES, pair_features
 from recllm.schema import Action
 
 DATA = shop()

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 import pytest
 
-from recllm.feedback import FEEDBACK_SCHEMA, outcomes, shown_events
+from recllm.jobs.feedback import FEEDBACK_SCHEMA, outcomes, shown_events
 from recllm.schema import Recommendation, Slate
 
 NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)

@@ -21,14 +21,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_encoders import ARCHITECTURES, make_model
 
-from recllm.dataset import DAY, Dataset
-from recllm.encoder import HuggingFaceEncoder, find_weights, load_encoder
+from recllm.data.dataset import DAY, Dataset
 from recllm.encoder.adapters import adapter_state, attach, save_adapter
+from recllm.encoder.huggingface import HuggingFaceEncoder
+from recllm.encoder.loading import load_encoder
+from recllm.encoder.locate import find_weights
 from recllm.errors import DataError, ModelError, UsageError
-from recllm.finetuning import LoraArguments, checkpoint, loop, tune, tune_encoder
-from recllm.finetuning.examples import Takings, is_stepwise, purchases, write_examples
-from recllm.finetuning.objective import SetScore, Targets, bce_loss, draw_by_norm, softmax_loss
-from recllm.finetuning.tower import Tower, adapter_spec
+from recllm.training.lora import checkpoint, loop, tune
+from recllm.training.lora.arguments import LoraArguments
+from recllm.training.lora.examples import Takings, is_stepwise, purchases, write_examples
+from recllm.training.lora.objective import SetScore, Targets, bce_loss, draw_by_norm, softmax_loss
+from recllm.training.lora.tower import Tower, adapter_spec
+from recllm.training.lora.tune import tune_encoder
 
 DATA = arrivals()
 QUICK = LoraArguments(
@@ -334,7 +338,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_finetuning import DATA, QUICK
 from dataclasses import replace
-from recllm.finetuning import tune_encoder
+from recllm.training.lora.tune import tune_encoder
 tune_encoder(DATA, {folder!r}, replace(QUICK, max_steps=30, patience=99), {run!r})
 """
 

@@ -13,11 +13,12 @@ import pytest
 from arrivals_world import arrivals
 from tiny_encoders import make_model
 
-from recllm.cli import main
-from recllm.finetuning import LoraArguments
-from recllm.model import load_model
-from recllm.pipeline import open_recommender, train_workspace
-from recllm.workspace import Workspace
+from recllm.cli.main import main
+from recllm.jobs.serve import open_recommender
+from recllm.jobs.train import train_workspace
+from recllm.recommender.saved_model import load_model
+from recllm.training.lora.arguments import LoraArguments
+from recllm.workspace.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from recllm.adcopy import write_copy
+from recllm.adcopy.write import write_copy
 from recllm.errors import GenerationError, UsageError
-from recllm.generator import Breaker, Constraint, ProcessGenerator, find_generator
+from recllm.generator.breaker import Breaker
+from recllm.generator.constraint import Constraint
 from recllm.generator.gguf import smollm2_file
+from recllm.generator.locate import find_generator
+from recllm.generator.process import ProcessGenerator
 from recllm.schema import Item
 
 CHILD = Path(__file__).parent / "generator_child.py"

@@ -24,14 +24,17 @@ from dirty import Style, plant
 from dirty_inputs import csv, item_rows, jsonl, lines, row
 
 from recllm.errors import DataError, IngestError, StoreError, UsageError
-from recllm.ingest import IngestOptions, Map, describe, ingest_file, load_map, record_events, shipped_maps
+from recllm.ingest.describe import describe
 from recllm.ingest.encoding import canonical, common_han_share
-from recllm.ingest.mapping import parse_map
+from recllm.ingest.load import ingest_file
+from recllm.ingest.mapping import Map, load_map, parse_map, shipped_maps
 from recllm.ingest.merge import MostCommon
+from recllm.ingest.options import IngestOptions
+from recllm.ingest.record import record_events
 from recllm.policy import Policy
-from recllm.privacy import Pseudonymiser
 from recllm.schema import IngestReport
-from recllm.store import Store
+from recllm.store.database import Store
+from recllm.workspace.privacy import Pseudonymiser
 
 KEY = Pseudonymiser(b"0123456789abcdef")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

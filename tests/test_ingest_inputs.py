@@ -12,11 +12,11 @@ from dirty_inputs import ALSO, CASES, TABLE, Case, rendered
 
 import recllm.ingest
 from recllm.errors import IngestError
-from recllm.ingest import ingest_file
 from recllm.ingest.codes import FILE_CODES, ROW_CODES, WARNINGS
+from recllm.ingest.load import ingest_file
 from recllm.policy import Policy
-from recllm.privacy import Pseudonymiser
-from recllm.store import Store
+from recllm.store.database import Store
+from recllm.workspace.privacy import Pseudonymiser
 
 KEY = Pseudonymiser(b"0123456789abcdef")
 

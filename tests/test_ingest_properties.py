@@ -19,17 +19,18 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from recllm.errors import DataError, IngestError
-from recllm.ingest import IngestOptions, ingest_file
 from recllm.ingest.amounts import parse_numbers
 from recllm.ingest.blocks import read_blocks
 from recllm.ingest.delimited import open_delimited
 from recllm.ingest.encoding import Decoding
 from recllm.ingest.identity import Occurrences
+from recllm.ingest.load import ingest_file
+from recllm.ingest.options import IngestOptions
 from recllm.ingest.source import probe
 from recllm.ingest.times import TimeFormat, parse_times
 from recllm.policy import Policy
-from recllm.privacy import Pseudonymiser
-from recllm.store import Store
+from recllm.store.database import Store
+from recllm.workspace.privacy import Pseudonymiser
 
 KEY = Pseudonymiser(b"0123456789abcdef")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

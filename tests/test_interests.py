@@ -8,13 +8,15 @@ import polars as pl
 import pytest
 from numpy.typing import NDArray
 
-from recllm.candidates import BIT, INTERESTS, SOURCES, CandidateSettings, candidates, explicit
-from recllm.dataset import DAY, Dataset
+from recllm.data.dataset import DAY, Dataset
+from recllm.data.interactions import unit
 from recllm.errors import ModelError
-from recllm.histories import unit
-from recllm.interests import InterestArguments, Interests, learn_interests, load_interests, save_interests
-from recllm.interests.sequences import Places, Sequences, gap_bucket
-from recllm.population import Population, ask
+from recllm.features.candidates import BIT, INTERESTS, SOURCES, CandidateSettings, candidates, explicit
+from recllm.features.collaborative import Population, ask
+from recllm.models.sequence.arguments import InterestArguments
+from recllm.models.sequence.learn import learn_interests
+from recllm.models.sequence.sequences import Places, Sequences, gap_bucket
+from recllm.models.sequence.serve import Interests, load_interests, save_interests
 from recllm.schema import Action
 
 TARGET = (Action.PURCHASE,)

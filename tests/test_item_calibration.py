@@ -9,9 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shop_world import shop, vectors
 
-from recllm.encoder import ToyEncoder
+from recllm.encoder.toy import ToyEncoder
 from recllm.errors import ModelError, UsageError
-from recllm.item_calibration import (
+from recllm.recommender.recommender import Recommender
+from recllm.recommender.saved_model import read_model, save_model
+from recllm.schema import Action
+from recllm.training.item_calibration import (
     IDS,
     WEIGHTS,
     ItemOffsets,
@@ -21,11 +24,8 @@ from recllm.item_calibration import (
     save_item_offsets,
     with_offsets,
 )
-from recllm.model import read_model, save_model
-from recllm.recommender import Recommender
-from recllm.schema import Action
-from recllm.training import TrainingArguments, fit_scorer
-from recllm.windows import Window
+from recllm.training.scorer import fit_scorer
+from recllm.training.windows import TrainingArguments, Window
 
 QUICK = TrainingArguments(horizon_days=14, n_windows=3, epochs=2, hidden=(16,), projection=4, batch_people=8)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,51 +12,14 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "recllm"
 
-LAYERS: tuple[tuple[str, ...], ...] = (
-    ("schema", "errors", "policy", "quiet"),
-    ("store", "metrics", "encoder", "generator", "scorer", "artifacts", "documents", "machine"),
-    ("dataset", "privacy"),
-    ("ingest",),
-    ("workspace",),
-    (
-        "profiles",
-        "histories",
-        "facets",
-        "interests",
-        "population",
-        "features",
-        "group_features",
-        "candidates",
-        "catalogue_filter",
-    ),
-    ("text",),
-    (
-        "windows",
-        "item_calibration",
-        "newcomers",
-        "training",
-        "finetuning",
-        "ranking",
-        "explain",
-        "counterfactuals",
-        "vectors",
-        "model",
-        "zero_shot",
-        "evolution",
-        "advise",
-    ),
-    ("recommender", "feedback"),
-    ("adcopy", "audiences", "behaviour", "uplift"),
-    ("evaluation",),
-    ("pipeline",),
-    ("campaigns",),
-    ("predicting",),
-    ("demo", "report", "explanation"),
-    ("cli", "__main__"),
-)
-"""A room may import rooms of rows above its own, and its own row."""
+README = PACKAGE.parent / "README.md"
 
-PERSONAL_ROWS = {"store", "privacy", "ingest", "workspace"}
+ROOMS: tuple[str, ...] = tuple(
+    re.findall(r"^\| `recllm/(\w+?)(?:/|\.py)` \|", README.read_text(encoding="utf-8"), flags=re.MULTILINE)
+)
+"""README's map of rooms, in its order: a room imports only rooms above its own."""
+
+PERSONAL_ROWS = {"store", "ingest", "workspace"}
 """The only rooms that may read the store; everything else goes through `PolicyGate`."""
 
 BANNED_CALLS = {
@@ -78,10 +42,6 @@ def room_of(path: Path) -> str:
     return relative[0].removesuffix(".py")
 
 
-def layer_of(room: str) -> int:
-    return next(number for number, rooms in enumerate(LAYERS) if room in rooms)
-
-
 def imported_rooms(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -96,10 +56,14 @@ def imported_rooms(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_point_upwards(path: Path) -> None:
     room = room_of(path)
-    if room == "__init__":
+    if room in {"__init__", "__main__"}:
         return
     for other in imported_rooms(path) - {room, "__version__"}:
-        assert layer_of(other) <= layer_of(room), f"{path.name}: {room} imports {other}, which stands below it"
+        assert ROOMS.index(other) < ROOMS.index(room), f"{path.name}: {room} imports {other}, which stands below it"
+
+
+def test_there_are_few_rooms() -> None:
+    assert len(ROOMS) <= 30
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -12,7 +12,8 @@ import pytest
 from contracts_encoder import TEXTS, check_encoder
 from tiny_encoders import edit_json, make_model, make_sentence_model
 
-from recllm.encoder import HuggingFaceEncoder, load_encoder
+from recllm.encoder.huggingface import HuggingFaceEncoder
+from recllm.encoder.loading import load_encoder
 from recllm.encoder.onnx import OnnxEncoder, default_threads, int8_pays, load_onnx
 from recllm.encoder.onnx_export import export_onnx
 from recllm.encoder.onnx_folder import LEAST_COSINE, RECORD, read_record

@@ -9,16 +9,20 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recllm.dataset import DAY, Dataset
-from recllm.encoder import ToyEncoder
+from recllm.data.dataset import DAY, Dataset
+from recllm.encoder.toy import ToyEncoder
 from recllm.errors import MissingExtraError
-from recllm.evaluation import BASELINES, PEERS, Contender, Judged, Question, Window, contenders, time_split
-from recllm.evaluation.baselines import purchases
-from recllm.evaluation.peers import als, bpr, ease, lightgbm, source_model, tifu_knn
-from recllm.evaluation.peers.ease import fit
-from recllm.evaluation.peers.tifu import person_vectors
-from recllm.text import item_texts
-from recllm.vectors import item_vectors
+from recllm.evaluation.baselines import Contender, purchases
+from recllm.evaluation.peers.ease import ease, fit
+from recllm.evaluation.peers.factors import als, bpr
+from recllm.evaluation.peers.source_model import source_model
+from recllm.evaluation.peers.tifu import person_vectors, tifu_knn
+from recllm.evaluation.peers.trees import lightgbm
+from recllm.evaluation.protocols import Judged, Question, Window
+from recllm.evaluation.splits import time_split
+from recllm.evaluation.systems import BASELINES, PEERS, contenders
+from recllm.features.item_vectors import item_vectors
+from recllm.text.items import item_texts
 
 SMALL = {
     "tifu-knn": {"neighbours": 10},

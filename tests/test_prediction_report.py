@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from behaviour_world import shop
 
-from recllm.behaviour import Kind, Prediction, Question, predict
-from recllm.behaviour.curves import quality
 from recllm.errors import UsageError
-from recllm.report import prediction_page, write_prediction_png
+from recllm.propensity.curves import quality
+from recllm.propensity.kinds import predict
+from recllm.propensity.prediction import Kind, Prediction
+from recllm.propensity.question import Question
+from recllm.propensity.uplift.qini import true_qini
+from recllm.report.behaviour import prediction_page, write_prediction_png
 from recllm.report.curves import chart_svg, qini_chart, quality_charts, write_charts_png
-from recllm.uplift import true_qini
 
 
 @pytest.fixture(scope="module")

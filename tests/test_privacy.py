@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from recllm.errors import StoreError, UsageError
 from recllm.policy import Policy
-from recllm.privacy import PolicyGate, Pseudonymiser, find_key, make_key_file
 from recllm.schema import Purpose
-from recllm.store import Store
-from recllm.workspace import Workspace
+from recllm.store.database import Store
+from recllm.workspace.privacy import PolicyGate, Pseudonymiser, find_key, make_key_file
+from recllm.workspace.workspace import Workspace
 
 KEY = b"k" * 32
 TRAINING, EMAIL, THIRD_PARTY = Purpose.MODEL_TRAINING, Purpose.EMAIL, Purpose.LLM_THIRD_PARTY

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recllm.dataset import DAY, Dataset
+from recllm.data.dataset import DAY, Dataset
 from recllm.errors import DataError
-from recllm.profiles import ProfileSettings, build_profile, build_profiles
+from recllm.profiles.profile import ProfileSettings, build_profile, build_profiles
 from recllm.schema import Action, HistoryLine, Profile
 
 NOW = 100 * DAY

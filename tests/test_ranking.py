@@ -7,14 +7,15 @@ import polars as pl
 import pytest
 from shop_world import history, shop, vectors
 
-from recllm.candidates import OWN_HISTORY, CandidateSettings, served_by
-from recllm.dataset import DAY, Dataset
+from recllm.data.dataset import DAY, Dataset
 from recllm.errors import ModelError
-from recllm.features import FEATURE_NAMES
-from recllm.population import Population
-from recllm.ranking import rank, rank_items, rank_with_and_without_repeats, score_pairs
-from recllm.scorer import Scorer, ScorerConfig
-from recllm.training import FittedScorer, TrainingArguments, fit_scorer
+from recllm.features.candidates import OWN_HISTORY, CandidateSettings, served_by
+from recllm.features.collaborative import Population
+from recllm.features.pair_features import FEATURE_NAMES
+from recllm.models.scorer import Scorer, ScorerConfig
+from recllm.recommender.ranking import rank, rank_items, rank_with_and_without_repeats, score_pairs
+from recllm.training.scorer import FittedScorer, fit_scorer
+from recllm.training.windows import TrainingArguments
 
 DATA = shop()
 V = vectors(DATA)
@@ -90,7 +91,7 @@ def test_a_short_catalogue_pads_with_minus_one(fitted: FittedScorer, crowd: Popu
 
 
 def test_equal_scores_are_ordered_by_item_row(crowd: Population) -> None:
-    from recllm.features import FEATURE_NAMES
+    from recllm.features.pair_features import FEATURE_NAMES
 
     flat = Scorer(ScorerConfig(dim=V.shape[1], features=FEATURE_NAMES, hidden=(4,)))
     for value in flat.parameters():

@@ -6,13 +6,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recllm.dataset import DAY, Dataset
-from recllm.encoder import ToyEncoder
+from recllm.data.dataset import DAY, Dataset
+from recllm.encoder.toy import ToyEncoder
 from recllm.errors import UsageError
 from recllm.policy import Policy
-from recllm.recommender import NO_CONSENT, UNKNOWN, UNTRAINED, Recommender, dismissed
+from recllm.recommender.recommender import NO_CONSENT, UNKNOWN, UNTRAINED, Recommender, dismissed
 from recllm.schema import Action
-from recllm.training import TrainingArguments
+from recllm.training.windows import TrainingArguments
 
 N = 40
 """A tiny world: even people buy tea of all kinds, odd people buy tools; each comes back every fortnight."""
@@ -194,7 +194,7 @@ def test_a_purchase_changes_the_scores_without_training(trained: Recommender) ->
 
 
 def test_a_published_model_answers_as_before(trained: Recommender, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    from recllm.model import load_model
+    from recllm.recommender.saved_model import load_model
 
     version = trained.publish(tmp_path)
     again = Recommender(trained.dataset, trained.encoder, model=load_model(tmp_path))

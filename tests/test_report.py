@@ -4,8 +4,8 @@ import re
 from html.parser import HTMLParser
 from typing import Any
 
-from recllm.report import render_page
-from recllm.report.plots import Bar, bar_chart
+from recllm.charts import Bar, bar_chart
+from recllm.report.page import render_page
 
 EVIL = "<script>alert(1)</script>"
 

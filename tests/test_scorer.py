@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from recllm.errors import ModelError
-from recllm.scorer import CONFIG, PARTS, WEIGHTS, Score, Scorer, ScorerConfig, load_scorer, save_scorer
+from recllm.models.scorer import CONFIG, PARTS, WEIGHTS, Score, Scorer, ScorerConfig, load_scorer, save_scorer
 
 SHAPE = ScorerConfig(dim=6, features=("a", "b", "c"), projection=4, hidden=(8,))
 

@@ -22,7 +22,8 @@ from sqlalchemy import text
 
 from recllm.errors import DataError, StoreError, UsageError
 from recllm.schema import Table
-from recllm.store import Store, migrations
+from recllm.store import migrations
+from recllm.store.database import Store
 from recllm.store.engine import writing
 
 HERE = Path(__file__).parent

@@ -19,25 +19,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recllm.dataset import ITEM_SCHEMA
+from recllm.data.dataset import ITEM_SCHEMA
 from recllm.errors import DataError, PromptError
 from recllm.schema import Action, HistoryLine, Profile, Share
-from recllm.text import (
-    LOCALES,
-    Prompts,
-    UserTexts,
-    item_names,
-    item_texts,
-    natural,
-    neutralise,
-    price_texts,
-    profile_texts,
-    reason_kinds,
-    reason_text,
-    user_texts,
-)
-from recllm.text.templates import Template
-from recllm.text.users import fit
+from recllm.text.injection import neutralise
+from recllm.text.items import item_names, item_texts, price_texts
+from recllm.text.reasons import reason_kinds, reason_text
+from recllm.text.templates import LOCALES, Prompts, Template
+from recllm.text.users import UserTexts, fit, profile_texts, user_texts
+from recllm.text.words import natural
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden"

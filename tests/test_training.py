@@ -10,15 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shop_world import shop, vectors
 
-from recllm import training, windows
-from recllm.candidates import Candidates, CandidateSettings
-from recllm.dataset import DAY, Dataset
+from recllm.data.dataset import DAY, Dataset
 from recllm.errors import DataError
-from recllm.features import FEATURE_NAMES
-from recllm.population import Population, PopulationSettings, ask
+from recllm.features.candidates import Candidates, CandidateSettings
+from recllm.features.collaborative import Population, PopulationSettings, ask
+from recllm.features.pair_features import FEATURE_NAMES
 from recllm.schema import Action
-from recllm.training import TrainingArguments, calibrate, fit_scorer, level, listwise
-from recllm.windows import window_starts
+from recllm.training import scorer as training
+from recllm.training import windows
+from recllm.training.scorer import calibrate, fit_scorer, level, listwise
+from recllm.training.windows import TrainingArguments, window_starts
 
 QUICK = TrainingArguments(horizon_days=14, n_windows=3, epochs=3, hidden=(16,), projection=4, batch_people=8)
 DATA = shop()

@@ -10,11 +10,14 @@ import polars as pl
 import pytest
 from dirty import Style, plant
 
-from recllm.encoder import load_encoder
+from recllm.encoder.loading import load_encoder
 from recllm.errors import MissingExtraError, ModelError
-from recllm.pipeline import ad_for, load_file, open_recommender, person_profile, train_workspace
+from recllm.jobs.ad_copy import ad_for
+from recllm.jobs.load import load_file
+from recllm.jobs.serve import open_recommender, person_profile
+from recllm.jobs.train import train_workspace
 from recllm.schema import Encoder, Slate
-from recllm.workspace import Workspace
+from recllm.workspace.workspace import Workspace
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data sets are not here")

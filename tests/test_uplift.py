@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from recllm.behaviour.table import Features
 from recllm.errors import DataError, PolicyError
-from recllm.uplift import Learner, Trial, check_assignment, fit_uplift, held_out_uplift, qini_curve, true_qini
+from recllm.propensity.table import Features
+from recllm.propensity.uplift.learners import Learner, fit_uplift, held_out_uplift
+from recllm.propensity.uplift.qini import qini_curve, true_qini
+from recllm.propensity.uplift.trial import Trial, check_assignment
 
 N = 6_000
 

@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recllm.adcopy import GUARANTEES, FactSheet, Offer, OfferType, channels, passed, verify
+from recllm.adcopy.channels import channels
+from recllm.adcopy.facts import FactSheet, Offer, OfferType
 from recllm.adcopy.lengths import codepoints, room, septets, utf16, width
 from recllm.adcopy.lexicon import families
 from recllm.adcopy.quantities import quantities
 from recllm.adcopy.reading import read
+from recllm.adcopy.verify import GUARANTEES, passed, verify
 from recllm.errors import DataError, UsageError
 from recllm.schema import Check, Item
 

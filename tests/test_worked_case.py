@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from recllm.encoder import load_encoder
+from recllm.encoder.loading import load_encoder
 from recllm.errors import ModelError
-from recllm.pipeline import ad_for, load_file, open_recommender
+from recllm.jobs.ad_copy import ad_for
+from recllm.jobs.load import load_file
+from recllm.jobs.serve import open_recommender
 from recllm.schema import Action
-from recllm.workspace import Workspace
+from recllm.workspace.workspace import Workspace
 
 ITEMS = """item_id,title,category,brand,price,currency,available
 phone,Smartphone with 6 inch display,Electronics > Phones,Orbit,399.00,USD,true

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from recllm.errors import StoreError, UsageError
 from recllm.policy import Policy, safe_id
 from recllm.schema import Purpose
-from recllm.workspace import SETTINGS_FILE, Settings, Workspace, _toml
+from recllm.workspace.workspace import SETTINGS_FILE, Settings, Workspace, _toml
 
 
 @pytest.fixture(autouse=True)

@@ -10,13 +10,13 @@ from decimal import Decimal
 from enum import StrEnum
 from functools import cached_property
 
-from recllm.adcopy.hostile import speaks_to_machines
+from recllm.adcopy.injection import speaks_to_machines
 from recllm.adcopy.lexicon import table
 from recllm.adcopy.quantities import Quantity, quantities
 from recllm.adcopy.reading import fold, read, words
 from recllm.errors import DataError
 from recllm.schema import Item
-from recllm.text import TITLE_CHARS, neutralise
+from recllm.text.injection import TITLE_CHARS, neutralise
 
 MAX_ATTRIBUTES = 6
 _ATTRIBUTE_CHARS = 60
@@ -80,7 +80,7 @@ class FactSheet:
     def of(cls, item: Item, *, offer: Offer | None = None, list_price: Decimal | None = None) -> FactSheet:
         """The sheet of an item: texts made harmless, at most six attributes, in the order of the catalogue.
 
-        A text that speaks to machines (`recllm.adcopy.hostile`) counts as empty: nobody sells a thing of that name.
+        A text that speaks to machines (`recllm.adcopy.injection`) counts as empty: nobody sells a thing of that name.
         """
         attributes = {
             _harmless(name, _ATTRIBUTE_CHARS): _harmless(value, _ATTRIBUTE_CHARS)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from recllm.adcopy.channels import Channel
-from recllm.text import Prompts
+from recllm.text.templates import Prompts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

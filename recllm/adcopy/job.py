@@ -12,8 +12,8 @@ from recllm.adcopy.channels import channel as channel_named
 from recllm.adcopy.compose import Draft, compose, names
 from recllm.adcopy.facts import FactSheet, Offer
 from recllm.adcopy.frame import Frame
-from recllm.adcopy.hooks import ReasonKind, bare_prompt, reason_kind, sober
-from recllm.adcopy.hostile import is_hostile
+from recllm.adcopy.injection import is_hostile
+from recllm.adcopy.opening_line import ReasonKind, bare_prompt, reason_kind, sober
 from recllm.adcopy.packs import Pack
 from recllm.adcopy.packs import pack as pack_named
 from recllm.adcopy.titles import with_sayable_title
@@ -22,7 +22,7 @@ from recllm.adcopy.voice import Voice
 from recllm.errors import UsageError
 from recllm.policy import Policy
 from recllm.schema import Check, Item, Reason
-from recllm.text import Prompts
+from recllm.text.templates import Prompts
 
 Rejected = tuple[str, tuple[Check, ...]]
 """A text or line that was stopped, and the checks that it failed."""

@@ -16,13 +16,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from recllm.adcopy.hooks import ReasonKind, hook_faults, hook_prompt
 from recllm.adcopy.job import Job, open_job
+from recllm.adcopy.opening_line import ReasonKind, hook_faults, hook_prompt
 from recllm.adcopy.submissions import item_of
 from recllm.adcopy.verify import known_locale
 from recllm.errors import DataError, RecllmError
 from recllm.schema import Item
-from recllm.text import Prompts
+from recllm.text.templates import Prompts
 
 _NOW = datetime(2000, 1, 1, tzinfo=UTC)
 """A hook holds no offer, so that the moment decides nothing."""

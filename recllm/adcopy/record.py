@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from recllm.adcopy.facts import Offer, OfferType
-from recllm.adcopy.hooks import reason_kind
+from recllm.adcopy.opening_line import reason_kind
 from recllm.adcopy.packs import Pack, pack, pack_names
 from recllm.adcopy.voice import Voice
 from recllm.adcopy.write import TEMPLATE, write_copy, write_variants
@@ -33,7 +33,7 @@ from recllm.documents import plain
 from recllm.errors import DataError, GenerationError
 from recllm.policy import Policy
 from recllm.schema import AdCopy, Encoder, Generator, Item, Reason
-from recllm.text import Prompts
+from recllm.text.templates import Prompts
 
 _ID = re.compile(r"[0-9a-f]{64}")
 

@@ -8,7 +8,9 @@ from typing import Unpack
 
 from recllm.adcopy.bounds import constraint_for
 from recllm.adcopy.compose import Draft, drafts
-from recllm.adcopy.hooks import (
+from recllm.adcopy.job import Job, Rejected, Wanted, open_job
+from recllm.adcopy.money import format_money, language
+from recllm.adcopy.opening_line import (
     MAX_TOKENS,
     ReasonKind,
     bare_prompt,
@@ -18,11 +20,9 @@ from recllm.adcopy.hooks import (
     ranked,
     reason_words,
 )
-from recllm.adcopy.job import Job, Rejected, Wanted, open_job
-from recllm.adcopy.money import format_money, language
 from recllm.adcopy.titles import without_title
 from recllm.adcopy.verify import passed
-from recllm.adcopy.verify.manner import MAX_LIKENESS, likeness, variants_differ
+from recllm.adcopy.verify.style import MAX_LIKENESS, likeness, variants_differ
 from recllm.errors import GenerationError, UsageError
 from recllm.schema import AdCopy, Check, Encoder, Generator, Item
 

@@ -18,12 +18,12 @@ from recllm.audiences.reasons import reasons_for
 from recllm.audiences.selection import CUT, WORTHLESS, Cut, Selection, check_floor, select
 from recllm.audiences.set_calibration import of_set
 from recllm.audiences.targets import Target, category_target, item_target, text_target
-from recllm.dataset import USER_COLUMN, utc
+from recllm.data.dataset import USER_COLUMN, utc
 from recllm.errors import NotFittedError, UsageError
 from recllm.schema import Action, Reason
 
 if TYPE_CHECKING:
-    from recllm.recommender import Recommender
+    from recllm.recommender.recommender import Recommender
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.dataset import DAY, USER_COLUMN, Dataset, utc
+from recllm.data.dataset import DAY, USER_COLUMN, Dataset, utc
 from recllm.errors import UsageError
+from recllm.features.item_vectors import basics_of
 from recllm.schema import ACTION_CODE, Action
-from recllm.vectors import basics_of
 
 if TYPE_CHECKING:
-    from recllm.recommender import Recommender
+    from recllm.recommender.recommender import Recommender
 
 Mask = NDArray[np.bool_]
 

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.audiences.targets import PATH
-from recllm.dataset import DAY, Dataset
+from recllm.data.dataset import DAY, Dataset
+from recllm.features.item_vectors import basics_of
 from recllm.policy import Policy
 from recllm.schema import ACTION_CODE, Action
-from recllm.vectors import basics_of
 
 LEAST = 5
 """People of the group that must share a fact, and lack it, for it to be told."""

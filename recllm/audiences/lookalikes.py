@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.audiences.probabilities import BLOCK
-from recllm.dataset import DAY, Events
+from recllm.data.dataset import DAY, Events
+from recllm.data.interactions import Floats, of_actions, user_vectors, visits
 from recllm.errors import UsageError
-from recllm.histories import Floats, of_actions, user_vectors, visits
+from recllm.features.item_vectors import basics_of, basics_vectors
 from recllm.schema import Action
-from recllm.vectors import basics_of, basics_vectors
 
 if TYPE_CHECKING:
-    from recllm.recommender import Recommender
+    from recllm.recommender.recommender import Recommender
 
 ENOUGH = 50
 OTHERS = 20_000

@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.candidates import Candidates, candidates, explicit
-from recllm.dataset import Dataset
+from recllm.data.dataset import Dataset
+from recllm.data.interactions import Floats
+from recllm.encoder.hardware import workers
 from recllm.errors import NotFittedError
-from recllm.histories import Floats
-from recllm.machine import workers
-from recllm.population import Population, ask
-from recllm.ranking import ScoredPairs, score_pairs
-from recllm.vectors import basics_of, basics_vectors
+from recllm.features.candidates import Candidates, candidates, explicit
+from recllm.features.collaborative import Population, ask
+from recllm.features.item_vectors import basics_of, basics_vectors
+from recllm.recommender.ranking import ScoredPairs, score_pairs
 
 if TYPE_CHECKING:
-    from recllm.recommender import Recommender
+    from recllm.recommender.recommender import Recommender
 
 UNTRAINED = "an audience needs calibrated probabilities: train a model first"
 

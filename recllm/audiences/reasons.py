@@ -15,18 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.audiences.probabilities import narrowed
-from recllm.dataset import Events
-from recllm.explain import Pairs, Person, Speaker, Unit, choose, units_of, without
-from recllm.histories import Floats
-from recllm.machine import workers
-from recllm.population import Population
-from recllm.profiles import build_profiles
-from recllm.ranking import score_pairs
+from recllm.data.dataset import Events
+from recllm.data.interactions import Floats
+from recllm.encoder.hardware import workers
+from recllm.explain.leave_one_out import Pairs, Person, Speaker, Unit, choose, units_of, without
+from recllm.features.collaborative import Population
+from recllm.features.item_vectors import basics_of, basics_vectors
+from recllm.profiles.profile import build_profiles
+from recllm.recommender.ranking import score_pairs
 from recllm.schema import Reason
-from recllm.vectors import basics_of, basics_vectors
 
 if TYPE_CHECKING:
-    from recllm.recommender import Recommender
+    from recllm.recommender.recommender import Recommender
 
 BLOCK = 64
 """People whose shortened histories are scored together."""

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from recllm.data.interactions import Floats
 from recllm.errors import PolicyError, UsageError
-from recllm.histories import Floats
 
 WORTHLESS, CUT = "not_worth_the_contact", "beyond_the_cut"
 

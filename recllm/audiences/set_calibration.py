@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.audiences.probabilities import Chances, chances
-from recllm.dataset import DAY, Dataset
-from recllm.histories import of_actions
+from recllm.data.dataset import DAY, Dataset
+from recllm.data.interactions import of_actions
 
 if TYPE_CHECKING:
-    from recllm.recommender import Recommender
+    from recllm.recommender.recommender import Recommender
 
 ASKED = 1_000
 """People that are asked about at most, drawn by a fixed seed."""

@@ -11,13 +11,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recllm.dataset import Dataset
-from recllm.encoder import encode_unique
+from recllm.data.dataset import Dataset
+from recllm.encoder.unique import encode_unique
 from recllm.errors import PolicyError, UsageError
-from recllm.text import item_texts
+from recllm.text.items import item_texts
 
 if TYPE_CHECKING:
-    from recllm.recommender import Recommender
+    from recllm.recommender.recommender import Recommender
 
 TEXT_ITEM = "text of the campaign"
 """Id of the item that a text stands for; it is in no catalogue."""

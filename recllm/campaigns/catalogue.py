@@ -10,9 +10,9 @@ from typing import Any
 
 from recllm.audiences.targets import TEXT_ITEM
 from recllm.campaigns.file import CampaignFile
-from recllm.campaigns.nouns import Facts
+from recllm.campaigns.plan_types import Facts
 from recllm.schema import Item
-from recllm.workspace import Workspace
+from recllm.workspace.workspace import Workspace
 
 GONE = Facts(title="", available=False)
 

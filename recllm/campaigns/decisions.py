@@ -19,7 +19,7 @@ from typing import Any
 
 from recllm.adcopy.verify.process import approvable
 from recllm.campaigns.folder import CampaignFolder, append, doubts, read_log
-from recllm.campaigns.nouns import Doubt, Facts, Plan, Text
+from recllm.campaigns.plan_types import Doubt, Facts, Plan, Text
 from recllm.errors import DataError, PolicyError, UsageError
 from recllm.schema import Check
 

@@ -18,17 +18,18 @@ from recllm.audiences.export import guarded
 from recllm.audiences.selection import check_floor
 from recllm.audiences.targets import TEXT_ITEM
 from recllm.campaigns.decisions import State, Status
-from recllm.campaigns.desk import Desk
 from recllm.campaigns.folder import append, read_log
 from recllm.campaigns.hours import Window, send_window
 from recllm.campaigns.message import TEMPLATE, message
-from recllm.campaigns.nouns import Person, Text
+from recllm.campaigns.open_campaign import Desk
+from recllm.campaigns.plan_types import Person, Text
 from recllm.campaigns.suppression import suppressed_ids
 from recllm.documents import plain
 from recllm.errors import NothingToDo, PolicyError
-from recllm.feedback import FEEDBACK_SCHEMA
-from recllm.pipeline import CHANNEL_PURPOSE, present
+from recllm.jobs.feedback import FEEDBACK_SCHEMA
+from recllm.jobs.serve import CHANNEL_PURPOSE
 from recllm.schema import Action, Purpose
+from recllm.workspace.clock import present
 
 WITHDRAWN, SUPPRESSED, UNAPPROVED = "consent_withdrawn", "suppression_list", "text_not_approved"
 COLUMNS = ("item_id", "text_id", "locale", "generated", "send_from", "send_until")
@@ -189,7 +190,7 @@ def _log(
 
 def _record_shown(desk: Desk, people: Sequence[Person], clock: datetime) -> None:
     """In a log that is replayed the present is its end, and must stay there."""
-    from recllm.ingest import record_events
+    from recllm.ingest.record import record_events
 
     with desk.workspace.store().read() as reader:
         last = reader.last_event()

@@ -25,7 +25,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-from recllm.campaigns.nouns import Doubt, Facts, Person, Plan, Text
+from recllm.campaigns.plan_types import Doubt, Facts, Person, Plan, Text
 from recllm.documents import plain
 from recllm.errors import DataError, PolicyError, UsageError
 from recllm.policy import safe_id

@@ -5,7 +5,7 @@ from __future__ import annotations
 from recllm.adcopy.channels import channel as channel_named
 from recllm.adcopy.mandatory import Sender, complete
 from recllm.campaigns.file import CampaignFile
-from recllm.campaigns.nouns import Doubt
+from recllm.campaigns.plan_types import Doubt
 
 TEMPLATE = "template"
 

@@ -14,16 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.campaigns.conclusions import conclusions
-from recllm.campaigns.desk import Desk
 from recllm.campaigns.effect import Interval, difference, mean_difference, share
 from recllm.campaigns.folder import read_log
 from recllm.campaigns.measures import Arm, Outcome, Row
-from recllm.campaigns.nouns import Person
+from recllm.campaigns.open_campaign import Desk
+from recllm.campaigns.plan_types import Person
 from recllm.campaigns.segments import divided
-from recllm.dataset import Dataset, utc
+from recllm.data.dataset import Dataset, utc
+from recllm.data.interactions import of_actions
 from recllm.errors import NothingToDo
-from recllm.histories import of_actions
-from recllm.pipeline import CHANNEL_PURPOSE
+from recllm.jobs.serve import CHANNEL_PURPOSE
 from recllm.schema import Action, Purpose
 
 

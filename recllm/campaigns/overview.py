@@ -6,10 +6,10 @@ from collections import Counter
 from typing import Any
 
 from recllm.campaigns.decisions import State
-from recllm.campaigns.desk import Desk
 from recllm.campaigns.hours import send_window
 from recllm.campaigns.message import TEMPLATE, message
-from recllm.campaigns.nouns import Text
+from recllm.campaigns.open_campaign import Desk
+from recllm.campaigns.plan_types import Text
 from recllm.documents import plain
 
 SAMPLE = 12

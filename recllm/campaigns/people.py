@@ -9,25 +9,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.adcopy.hooks import ReasonKind, reason_kind
-from recllm.audiences import Audience, Exclusions, Pool, Target, category_target, item_target, text_target
+from recllm.adcopy.opening_line import ReasonKind, reason_kind
 from recllm.audiences.assignment import Campaign, assign
-from recllm.audiences.audience import answer, names_of, pool
-from recllm.audiences.exclusions import NO_CONSENT, reasons_against
+from recllm.audiences.audience import Audience, Pool, answer, names_of, pool
+from recllm.audiences.exclusions import NO_CONSENT, Exclusions, reasons_against
+from recllm.audiences.joint import selection_of
 from recllm.audiences.probabilities import chances
 from recllm.audiences.reasons import reasons_for
 from recllm.audiences.selection import Selection, select
-from recllm.audiences.several import selection_of
+from recllm.audiences.targets import Target, category_target, item_target, text_target
 from recllm.campaigns.file import CampaignFile
 from recllm.campaigns.suppression import suppressed_ids
 from recllm.errors import NotFittedError, UsageError
-from recllm.pipeline import CHANNEL_PURPOSE
-from recllm.privacy import PolicyGate
-from recllm.vectors import basics_of
-from recllm.workspace import Workspace
+from recllm.features.item_vectors import basics_of
+from recllm.jobs.serve import CHANNEL_PURPOSE
+from recllm.workspace.privacy import PolicyGate
+from recllm.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
-    from recllm.recommender import Recommender
+    from recllm.recommender.recommender import Recommender
 
 LANGUAGE_BASICS = ("language", "locale", "lang", "语言")
 """Basics that say which of a campaign's locales a person reads."""

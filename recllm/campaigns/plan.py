@@ -12,19 +12,20 @@ from recllm.campaigns.catalogue import catalogue_now
 from recllm.campaigns.decisions import approve_alone
 from recllm.campaigns.file import CampaignFile
 from recllm.campaigns.folder import COPIES, CampaignFolder, begin, publish
-from recllm.campaigns.nouns import Person, Plan, Text
 from recllm.campaigns.people import Group, groups, outside, with_outside
+from recllm.campaigns.plan_types import Person, Plan, Text
 from recllm.campaigns.suppression import suppressed_ids
 from recllm.campaigns.texts import Key, Writing, counted, key_of, keys_of, write_texts
-from recllm.dataset import utc
+from recllm.data.dataset import utc
 from recllm.documents import plain
 from recllm.errors import DataError, NothingToDo
-from recllm.pipeline import open_generator, open_recommender
+from recllm.jobs.ad_copy import open_generator
+from recllm.jobs.serve import open_recommender
 from recllm.schema import Generator, Purpose
-from recllm.workspace import Workspace
+from recllm.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
-    from recllm.recommender import Recommender
+    from recllm.recommender.recommender import Recommender
 
 Progress = Callable[[str], None]
 
@@ -153,7 +154,7 @@ def _plan(workspace: Workspace, writing: Writing, group: Group, *, outside: int)
 
 def _modelled(workspace: Workspace, writing: Writing, names: Sequence[str]) -> dict[str, bool]:
     """Whether a generative model may be asked for a text that each person gets."""
-    from recllm.generator import HttpGenerator
+    from recllm.generator.http import HttpGenerator
 
     if writing.generator is None:
         return dict.fromkeys(names, False)

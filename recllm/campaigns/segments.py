@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from recllm.campaigns.nouns import Person
+from recllm.campaigns.plan_types import Person
 from recllm.schema import Item
 
 OTHERS = "others"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from recllm.campaigns.file import CampaignFile
 from recllm.errors import UsageError
-from recllm.workspace import Workspace
+from recllm.workspace.workspace import Workspace
 
 
 def suppressed_ids(workspace: Workspace, file: CampaignFile) -> list[str]:

@@ -63,8 +63,8 @@ def copy(
     if context.invoked_subcommand:
         return
     from recllm.adcopy.voice import load_voice
-    from recllm.pipeline import write_ads
-    from recllm.workspace import Workspace
+    from recllm.jobs.ad_copy import write_ads
+    from recllm.workspace.workspace import Workspace
 
     asked = asked_for(user, users)
     with Workspace.open(workspace) as opened:
@@ -117,7 +117,7 @@ def replay(
 ) -> None:
     """Make a text again, byte for byte. Ends with 1 and says what changed (weights, prompts, word lists, rule packs)
     when it cannot be the same."""
-    from recllm.pipeline import replay_ad
+    from recllm.jobs.ad_copy import replay_ad
 
     folder = record or workspace / RECORDS
     text = replay_ad(workspace, record_id, records=folder, generator=generator, adapter=adapter, packs=_own_packs(pack))

@@ -13,7 +13,7 @@ from recllm.cli.people import read_ids
 from recllm.errors import NothingToDo, UsageError
 
 if TYPE_CHECKING:
-    from recllm.audiences import Audience
+    from recllm.audiences.audience import Audience
 
 SHOWN = 20
 """People listed on a screen; a file holds all."""
@@ -59,9 +59,9 @@ def audience(
     json: Json = False,
 ) -> None:
     """Who to reach for an item, a category or a text, why them, who is left out, and what to expect."""
-    from recllm.audiences import Cut
-    from recllm.pipeline import find_audience
-    from recllm.workspace import Workspace
+    from recllm.audiences.selection import Cut
+    from recllm.jobs.serve import find_audience
+    from recllm.workspace.workspace import Workspace
 
     if campaign is not None and campaign.endswith(FILE_SUFFIX):
         said = (item, category, text, seeds, size, budget, cost, margin, suppress, bought_days, frequency_cap, channel)
@@ -104,8 +104,8 @@ def _of_campaign(
     """Whom a campaign's file would reach; nothing is planned."""
     from recllm.campaigns.file import read_campaign
     from recllm.campaigns.people import audience_of
-    from recllm.pipeline import open_recommender
-    from recllm.workspace import Workspace
+    from recllm.jobs.serve import open_recommender
+    from recllm.workspace.workspace import Workspace
 
     campaign, own_ids = read_campaign(file), read_ids(ids) if ids else []
     with Workspace.open(workspace) as opened:

@@ -14,9 +14,9 @@ from recllm.cli.people import read_ids
 from recllm.errors import UsageError
 
 if TYPE_CHECKING:
-    from recllm.campaigns.desk import Desk
-    from recllm.campaigns.nouns import Plan
-    from recllm.workspace import Workspace
+    from recllm.campaigns.open_campaign import Desk
+    from recllm.campaigns.plan_types import Plan
+    from recllm.workspace.workspace import Workspace
 
 Files = Annotated[list[Path], typer.Argument(help="Campaigns as TOML; several compete for the same people.")]
 OneFile = Annotated[Path, typer.Argument(help="The campaign as TOML.")]
@@ -42,7 +42,7 @@ def plan(
     """Choose the people, one item each, and write the texts; everything is kept in the workspace."""
     from recllm.campaigns.file import read_campaign
     from recllm.campaigns.plan import plan_campaigns
-    from recllm.workspace import Workspace
+    from recllm.workspace.workspace import Workspace
 
     read = [read_campaign(file) for file in files]
     with Workspace.open(workspace) as opened:
@@ -65,7 +65,7 @@ def preview(
     """A page with the audience, its reasons, who is left out, and every text with its checks."""
     from recllm.campaigns.overview import preview_document
     from recllm.report.campaign import preview_png, write_preview
-    from recllm.workspace import Workspace
+    from recllm.workspace.workspace import Workspace
 
     with Workspace.open(workspace) as opened:
         desk = _desk(opened, file)
@@ -93,7 +93,7 @@ def approve(
 ) -> None:
     """Decide about texts; without a decision, list them with their state."""
     from recllm.campaigns.overview import text_documents
-    from recllm.workspace import Workspace
+    from recllm.workspace.workspace import Workspace
 
     with Workspace.open(workspace) as opened:
         desk = _desk(opened, file)
@@ -124,7 +124,7 @@ def export(
 ) -> None:
     """Write what leaves: approved texts, for people who agree at this moment."""
     from recllm.campaigns.export import export_campaign
-    from recllm.workspace import Workspace
+    from recllm.workspace.workspace import Workspace
 
     own = read_ids(ids) if ids else []
     with Workspace.open(workspace) as opened:
@@ -147,7 +147,7 @@ def report(
     """What it brought: reached, converted, revenue, unsubscribed, and the difference to those held out."""
     from recllm.campaigns.outcome import campaign_outcome
     from recllm.report.campaign import report_png, write_report
-    from recllm.workspace import Workspace
+    from recllm.workspace.workspace import Workspace
 
     with Workspace.open(workspace) as opened:
         found = campaign_outcome(_desk(opened, file, recheck=False))
@@ -176,8 +176,8 @@ def _progress(line: str) -> None:
 
 
 def _desk(opened: Workspace, file: Path, *, recheck: bool = True) -> Desk:
-    from recllm.campaigns.desk import open_desk
     from recllm.campaigns.file import read_campaign
+    from recllm.campaigns.open_campaign import open_desk
 
     return open_desk(opened, read_campaign(file), recheck=recheck)
 
@@ -186,7 +186,7 @@ def _decide(
     desk: Desk, texts: list[str], *, by: str, all_clear: bool, reject: bool, edit: str | None, why: str
 ) -> None:
     from recllm.campaigns import decisions
-    from recllm.campaigns.desk import enter_edit
+    from recllm.campaigns.open_campaign import enter_edit
 
     now, clock = desk.states, datetime.now(UTC)
     if edit is not None:

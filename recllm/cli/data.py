@@ -50,7 +50,7 @@ def init(
     json: Json = False,
 ) -> None:
     """Make a workspace: settings, an empty store and the key of the pseudonyms."""
-    from recllm.workspace import Workspace
+    from recllm.workspace.workspace import Workspace
 
     if consent_default not in {"granted", "denied"}:
         raise UsageError(f"--consent-default is granted or denied, not {consent_default!r}")
@@ -112,7 +112,7 @@ def validate(
 
 
 def _options(said: dict[str, Any]) -> dict[str, Any]:
-    from recllm.ingest import IngestOptions
+    from recllm.ingest.options import IngestOptions
 
     allowed: dict[str, set[str | None]] = {
         "decimal": {".", ",", None},
@@ -133,8 +133,8 @@ def _load(
 ) -> None:
     from tqdm import tqdm
 
-    from recllm.pipeline import load_file
-    from recllm.workspace import Workspace
+    from recllm.jobs.load import load_file
+    from recllm.workspace.workspace import Workspace
 
     with Workspace.open(workspace) as opened, tqdm(unit=" rows", desc=file.name, disable=None) as bar:
         report = load_file(
@@ -169,8 +169,8 @@ def _print_report(report: IngestReport, file: Path) -> None:
 
 def describe(workspace: WorkspaceDir = DEFAULT_WORKSPACE, json: Json = False) -> None:
     """What the workspace holds: counts, time span, gaps, categories, text lengths, languages."""
-    from recllm.pipeline import describe_workspace
-    from recllm.workspace import Workspace
+    from recllm.jobs.load import describe_workspace
+    from recllm.workspace.workspace import Workspace
 
     with Workspace.open(workspace) as opened:
         found = describe_workspace(opened)

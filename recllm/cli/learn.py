@@ -35,9 +35,9 @@ def train(
 
     Without --windows and --epochs it does what `recllm advise` proposes.
     """
-    from recllm.finetuning import LoraArguments
-    from recllm.pipeline import train_workspace
-    from recllm.workspace import Workspace
+    from recllm.jobs.train import train_workspace
+    from recllm.training.lora.arguments import LoraArguments
+    from recllm.workspace.workspace import Workspace
 
     said: dict[str, Any] = {
         name: value for name, value in (("n_windows", windows), ("epochs", epochs)) if value is not None
@@ -82,7 +82,7 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Rank the whole catalogue for everyone who bought in a held-out window, beside baselines, with intervals."""
-    from recllm.pipeline import evaluate_data
+    from recllm.jobs.train import evaluate_data
 
     report = evaluate_data(
         workspace=workspace,

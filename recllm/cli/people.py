@@ -35,7 +35,7 @@ def pseudonym(
     json: Json = False,
 ) -> None:
     """The pseudonym of each id of a list, for a shop's own join: two columns, id and pseudonym."""
-    from recllm.workspace import Workspace
+    from recllm.workspace.workspace import Workspace
 
     raw = read_ids(ids)
     names = Workspace.open(workspace).pseudonymiser().many(raw)
@@ -58,8 +58,8 @@ def profile(
     json: Json = False,
 ) -> None:
     """What is known of a person: User = (I, B, H), as numbers and as the text that models read."""
-    from recllm.pipeline import person_profile
-    from recllm.workspace import Workspace
+    from recllm.jobs.serve import person_profile
+    from recllm.workspace.workspace import Workspace
 
     if evolution:
         _evolution(user, workspace, locale, by, plot, html, json)
@@ -78,10 +78,10 @@ def profile(
 def _evolution(
     user: str, workspace: Path, locale: str | None, by: str, plot: Path | None, html: Path | None, json: bool
 ) -> None:
-    from recllm.evolution import check_by
-    from recllm.pipeline import person_evolution
-    from recllm.report import evolution_page, evolution_rows, write_png
-    from recllm.workspace import Workspace
+    from recllm.jobs.serve import person_evolution
+    from recllm.profiles.evolution import check_by
+    from recllm.report.evolution import evolution_page, evolution_rows, write_png
+    from recllm.workspace.workspace import Workspace
 
     with Workspace.open(workspace) as opened:
         found = person_evolution(opened, user, by=check_by(by))

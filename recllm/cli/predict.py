@@ -12,7 +12,7 @@ from recllm.cli.output import emit_json, note, say, table
 from recllm.cli.people import read_ids
 
 if TYPE_CHECKING:
-    from recllm.behaviour import Prediction
+    from recllm.propensity.prediction import Prediction
 
 SHOWN = 20
 """People listed on a screen; a file holds all."""
@@ -49,9 +49,9 @@ def predict(
     json: Json = False,
 ) -> None:
     """What each person will do within a horizon: a calibrated chance, a date or an amount, and why."""
-    from recllm.behaviour.export import document
-    from recllm.predicting import predict_workspace
-    from recllm.workspace import Workspace
+    from recllm.jobs.predict import predict_workspace
+    from recllm.propensity.export import document
+    from recllm.workspace.workspace import Workspace
 
     asked: dict[str, Any] = {"horizon_days": horizon, "items": tuple(item or ()), "category": category}
     asked |= {"basics": basics, "explain": explain, "seed": seed}
@@ -73,8 +73,8 @@ def predict(
 def _write(
     found: Prediction, names: dict[str, str], csv: Path | None, html: Path | None, plot: Path | None, locale: str
 ) -> None:
-    from recllm.behaviour.export import write_csv
-    from recllm.report import prediction_page, write_prediction_png
+    from recllm.propensity.export import write_csv
+    from recllm.report.behaviour import prediction_page, write_prediction_png
 
     if csv:
         write_csv(found, csv, names)

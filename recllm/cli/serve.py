@@ -56,8 +56,9 @@ def recommend(
     json: Json = False,
 ) -> None:
     """The best items for people, with the reasons that really moved the score."""
-    from recllm.pipeline import open_recommender, record_shown
-    from recllm.workspace import Workspace
+    from recllm.jobs.load import record_shown
+    from recllm.jobs.serve import open_recommender
+    from recllm.workspace.workspace import Workspace
 
     asked = asked_for(user, users)
     with Workspace.open(workspace) as opened:
@@ -98,9 +99,9 @@ def explain(
     json: Json = False,
 ) -> None:
     """One item for one person: what each piece of evidence adds, and without what it would not be shown."""
-    from recllm.explanation import explanation, write_page
-    from recllm.pipeline import open_recommender
-    from recllm.workspace import Workspace
+    from recllm.jobs.serve import open_recommender
+    from recllm.recommender.explanation import explanation, write_page
+    from recllm.workspace.workspace import Workspace
 
     with Workspace.open(workspace) as opened:
         found = explanation(open_recommender(opened, version=model, locale=locale), user, item, k=k)
@@ -127,8 +128,8 @@ def feedback_add(
     json: Json = False,
 ) -> None:
     """Add one thing a person did; the next slate knows it, without training."""
-    from recllm.pipeline import add_feedback
-    from recllm.workspace import Workspace
+    from recllm.jobs.load import add_feedback
+    from recllm.workspace.workspace import Workspace
 
     with Workspace.open(workspace) as opened:
         done = add_feedback(opened, user, item, event, request_id=request, value=value, quantity=quantity, price=price)
@@ -140,8 +141,8 @@ def feedback_add(
 
 def report(workspace: WorkspaceDir = DEFAULT_WORKSPACE, json: Json = False) -> None:
     """Shown, clicked, bought, and the rates, by model version."""
-    from recllm.pipeline import feedback_report
-    from recllm.workspace import Workspace
+    from recllm.jobs.load import feedback_report
+    from recllm.workspace.workspace import Workspace
 
     with Workspace.open(workspace) as opened:
         found = feedback_report(opened)

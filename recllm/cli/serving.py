@@ -12,7 +12,7 @@ from recllm.cli.output import emit_json, say, table
 from recllm.documents import plain
 
 if TYPE_CHECKING:
-    from recllm.advise import Advice
+    from recllm.training.advise import Advice
 
 encoder = typer.Typer(help="Encoders on disk.", no_args_is_help=True)
 
@@ -30,7 +30,7 @@ def advise(
     json: Json = False,
 ) -> None:
     """What to train on this log and machine, why, and what it will cost; `train` without settings follows it."""
-    from recllm.pipeline import advise_data
+    from recllm.jobs.train import advise_data
 
     found = advise_data(workspace=workspace, data=data, encoder=encoder)
     if json:
@@ -67,7 +67,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Write an encoder for onnxruntime (extra onnx): three to four times as fast on a CPU, and without torch."""
-    from recllm.pipeline import export_encoder
+    from recllm.jobs.train import export_encoder
 
     done = export_encoder(folder, workspace=workspace, encoder=model, adapter=adapter, int8=int8)
     if json:

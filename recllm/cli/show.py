@@ -38,7 +38,7 @@ def demo(
 
 def prompts(json: Json = False) -> None:
     """The templates in use, with their versions."""
-    from recllm.text import Prompts
+    from recllm.text.templates import Prompts
 
     found = Prompts.load()
     rows = [

@@ -34,10 +34,10 @@ def uplift(
     json: Json = False,
 ) -> None:
     """How much a treatment changes each person's chance, learned from a trial; refused for what is no trial."""
-    from recllm.predicting import uplift_workspace
+    from recllm.jobs.predict import uplift_workspace
+    from recllm.propensity.uplift.people import document, write_csv
     from recllm.report.curves import qini_chart, write_charts_png
-    from recllm.uplift.people import document, write_csv
-    from recllm.workspace import Workspace
+    from recllm.workspace.workspace import Workspace
 
     own_ids = read_ids(ids) if ids else []
     with Workspace.open(workspace) as opened:

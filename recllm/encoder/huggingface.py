@@ -18,10 +18,10 @@ import numpy as np
 
 from recllm.encoder.adapters import adapter_hash, merge_adapter
 from recllm.encoder.folder import FolderSettings, check_folder
+from recllm.encoder.quiet import quiet_loading
 from recllm.encoder.tokens import Tokens
 from recllm.encoder.unique import distinct
 from recllm.errors import ModelError, UsageError
-from recllm.quiet import quiet_loading
 
 if TYPE_CHECKING:
     import torch

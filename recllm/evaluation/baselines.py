@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.dataset import DAY, Dataset, Events
+from recllm.data.dataset import DAY, Dataset, Events
 from recllm.evaluation.protocols import ALL, MASKED, NEW, NOHISTORY, UNMASKED, Question, System
 from recllm.schema import Action
 

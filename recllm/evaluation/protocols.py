@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recllm.dataset import DAY, USER_COLUMN, Dataset, Events, utc
+from recllm.data.dataset import DAY, USER_COLUMN, Dataset, Events, utc
 from recllm.errors import DataError, UsageError
 from recllm.metrics import Truth
 from recllm.schema import Action

@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm import metrics
-from recllm.dataset import utc
-from recllm.evaluation import figures
+from recllm.data.dataset import utc
+from recllm.evaluation import metric_table as figures
 from recllm.evaluation.baselines import Contender, buyers
 from recllm.evaluation.bootstrap import paired_bootstraps
-from recllm.evaluation.parts import PARTS, Part, parts
 from recllm.evaluation.protocols import SLICES, Judged, Slice, Window
+from recllm.evaluation.slices import PARTS, Part, parts
 from recllm.metrics import Values
 
 OURS = "recllm"

@@ -8,18 +8,18 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recllm.dataset import Dataset
+from recllm.data.dataset import Dataset
 from recllm.evaluation.baselines import Contender
-from recllm.evaluation.contenders import BASELINES, NEEDS_TEXTS, NEEDS_VECTORS, contenders
-from recllm.evaluation.ours import Recipe, advised, learned
 from recllm.evaluation.protocols import Window
+from recllm.evaluation.recllm_system import Recipe, advised, learned
 from recllm.evaluation.report import OURS, Report, evaluate
 from recllm.evaluation.splits import split_tables
+from recllm.evaluation.systems import BASELINES, NEEDS_TEXTS, NEEDS_VECTORS, contenders
 from recllm.evaluation.tables import Tables
 from recllm.schema import Encoder
 
 if TYPE_CHECKING:
-    from recllm.training import TrainingArguments
+    from recllm.training.windows import TrainingArguments
 
 Progress = Callable[[str], None]
 
@@ -45,8 +45,8 @@ def systems_for(
     where fine-tuning keeps its runs. category-affinity is left out where no item has a category. Raises `UsageError`
     for an unknown name.
     """
-    from recllm.text import item_texts
-    from recllm.vectors import item_vectors
+    from recllm.features.item_vectors import item_vectors
+    from recllm.text.items import item_texts
 
     names, load = list(names), cache(encoder)
     has_categories = bool(window.dataset.items["category"].is_not_null().any())
@@ -70,7 +70,7 @@ def our_recipe(
     runs: Path | None = None,
 ) -> Recipe:
     """What one of `OUR_SYSTEMS` trains on this log."""
-    from recllm.finetuning import LoraArguments
+    from recllm.training.lora.arguments import LoraArguments
 
     recipe = advised(past, encoder, tuned=name != FROZEN, seed=seed, runs=runs)
     if arguments is not None:

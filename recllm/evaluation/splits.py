@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 
-from recllm.dataset import DAY, Dataset, Events, utc
+from recllm.data.dataset import DAY, Dataset, Events, utc
 from recllm.errors import DataError, UsageError
 from recllm.evaluation.protocols import MASKED, TIMED, UNMASKED, Window, make_slices, next_purchases
 from recllm.evaluation.tables import ORDER_STEP, Tables

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-from recllm.dataset import DAY, Dataset
+from recllm.data.dataset import DAY, Dataset
 from recllm.errors import DataError, MissingExtraError
 from recllm.schema import ACTIONS, Action
 

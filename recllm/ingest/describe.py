@@ -16,7 +16,7 @@ from recllm.ingest.load import open_reader
 from recllm.ingest.options import IngestOptions
 from recllm.ingest.source import probe
 from recllm.policy import Policy
-from recllm.store import Store
+from recllm.store.database import Store
 
 _SCRIPTS: tuple[tuple[str, str], ...] = (
     ("japanese", r"[\u3040-\u30ff]"),

@@ -36,7 +36,7 @@ from recllm.ingest.survey import survey
 from recllm.ingest.target import Sink, open_sink
 from recllm.policy import Policy
 from recllm.schema import IngestReport, Table
-from recllm.store import Store
+from recllm.store.database import Store
 
 Progress = Callable[[int], None]
 """Called with the number of rows read so far."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import polars as pl
 
 from recllm.ingest.identity import Occurrences, identify
-from recllm.store import Store, Written
+from recllm.store.database import Store
+from recllm.store.writers import Written
 
 
 def record_events(frame: pl.DataFrame, store: Store, *, source: str) -> Written:

@@ -7,7 +7,8 @@ import polars as pl
 from recllm.errors import DataError
 from recllm.ingest.identity import Occurrences, identify
 from recllm.schema import Action
-from recllm.store import Store, Written
+from recllm.store.database import Store
+from recllm.store.writers import Written
 
 _OPTIONAL: dict[str, pl.DataType | type[pl.DataType]] = {
     "quantity": pl.Float64,

@@ -11,7 +11,8 @@ from typing import Protocol
 import polars as pl
 
 from recllm.schema import Table
-from recllm.store import Store, Written
+from recllm.store.database import Store
+from recllm.store.writers import Written
 
 
 class Sink(Protocol):

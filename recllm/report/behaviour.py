@@ -9,8 +9,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from recllm.behaviour import Prediction
-from recllm.behaviour.export import document
+from recllm.propensity.export import document
+from recllm.propensity.prediction import Prediction
 from recllm.report.curves import chart_svg, quality_charts, write_charts_png
 
 WORDS: Mapping[str, Mapping[str, str]] = {

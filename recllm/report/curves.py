@@ -9,10 +9,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from recllm.behaviour.curves import Quality
 from recllm.errors import MissingExtraError, UsageError
+from recllm.propensity.curves import Quality
+from recllm.propensity.uplift.qini import QiniCurve
 from recllm.report.areas import COLOURS
-from recllm.uplift import QiniCurve
 
 SOFT = "#9aa5b1"
 

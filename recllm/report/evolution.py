@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from recllm.errors import MissingExtraError, UsageError
-from recllm.evolution import UNKNOWN, WITHHELD, Evolution, Period
+from recllm.profiles.evolution import UNKNOWN, WITHHELD, Evolution, Period
 from recllm.report.areas import Areas, colour, short, stacked
 
 MOST_BANDS = 8

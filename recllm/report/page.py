@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from recllm.report.plots import Bar, bar_chart
+from recllm.charts import Bar, bar_chart
 
 
 def render_page(record: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from recllm.errors import DataError
-from recllm.text.hostile import TITLE_CHARS, neutralise
+from recllm.text.injection import TITLE_CHARS, neutralise
 from recllm.text.templates import Prompts, Template
 from recllm.text.words import natural
 
@@ -28,7 +28,7 @@ PRICED_ITEMS = 8
 
 
 def item_texts(items: pl.DataFrame, locale: str = "en", *, prompts: Prompts | None = None) -> list[str]:
-    """One text per row of `items` (columns of `recllm.dataset.ITEM_SCHEMA`), in order; never empty.
+    """One text per row of `items` (columns of `recllm.data.dataset.ITEM_SCHEMA`), in order; never empty.
 
     A text depends on its own row alone, so equal rows get equal texts and the order of rows does not matter. An item
     without a title is called by its narrowest category. Raises `DataError` for attributes that are not JSON.

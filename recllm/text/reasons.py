@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from recllm.errors import PromptError
-from recllm.text.hostile import TITLE_CHARS, neutralise
+from recllm.text.injection import TITLE_CHARS, neutralise
 from recllm.text.items import cleaner
 from recllm.text.templates import Prompts
 

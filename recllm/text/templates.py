@@ -33,7 +33,7 @@ import jinja2.meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from recllm.errors import PromptError
-from recllm.text.hostile import neutralise
+from recllm.text.injection import neutralise
 
 LOCALES = ("en", "zh")
 

@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from recllm.schema import Encoder, HistoryLine, Profile
-from recllm.text.hostile import neutralise
+from recllm.text.injection import neutralise
 from recllm.text.items import ATTRIBUTE_CHARS, CATEGORY_CHARS, cleaner, item_names
 from recllm.text.templates import Prompts
 

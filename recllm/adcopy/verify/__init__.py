@@ -16,13 +16,14 @@ from itertools import chain
 from recllm.adcopy.channels import channel as channel_named
 from recllm.adcopy.facts import FactSheet
 from recllm.adcopy.packs import Pack
-from recllm.adcopy.verify import claims, form, manner, naming, people, rules
+from recllm.adcopy.verify import claims, form, naming, people, rules
+from recllm.adcopy.verify import style as manner
 from recllm.adcopy.verify.case import Case, Fault
 from recllm.adcopy.verify.rules import Warned
 from recllm.adcopy.voice import Voice
 from recllm.errors import UsageError
 from recllm.schema import Check
-from recllm.text import LOCALES
+from recllm.text.templates import LOCALES
 
 MAX_TEXT = 4_000
 """Longer texts are refused unread: no channel takes them."""

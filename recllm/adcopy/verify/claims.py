@@ -11,7 +11,7 @@ from recllm.adcopy.lexicon import Family, families, word_class
 from recllm.adcopy.money import CURRENCIES, renderings, same_amount
 from recllm.adcopy.quantities import Kind, Quantity
 from recllm.adcopy.reading import fold, read
-from recllm.adcopy.verify import turns
+from recllm.adcopy.verify import comparisons as turns
 from recllm.adcopy.verify.case import Case, Fault, stated_by_facts, stem, used_with
 
 

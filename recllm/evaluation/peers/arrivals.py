@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.dataset import DAY, Dataset, Events
+from recllm.data.dataset import DAY, Dataset, Events
+from recllm.data.interactions import Floats, Ints, decay, matrix, occasions, unit
 from recllm.evaluation.baselines import Scores, rank
 from recllm.evaluation.peers.boosting import BoostSettings, Examples, Forest
 from recllm.evaluation.protocols import Question
-from recllm.histories import Floats, Ints, decay, matrix, occasions, unit
-from recllm.population import Population, PopulationSettings
+from recllm.features.collaborative import Population, PopulationSettings
 from recllm.schema import Action
-from recllm.windows import TrainingArguments, window_starts
+from recllm.training.windows import TrainingArguments, window_starts
 
 SALES = ("arrival_rate", "arrivals", "type_buyers")
 NAMES = ("type_affinity", "category_affinity", "set_8", "set_16", "mean_cosine", *SALES)

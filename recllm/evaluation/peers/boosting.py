@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recllm.data.interactions import Floats
 from recllm.errors import MissingExtraError
-from recllm.histories import Floats
-from recllm.population import Population
+from recllm.features.collaborative import Population
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.dataset import Dataset
+from recllm.data.dataset import Dataset
 from recllm.evaluation.baselines import Scores, buyers, offered, purchases, rank
 from recllm.evaluation.peers.fitted import once_per_window
 from recllm.evaluation.protocols import Question, System

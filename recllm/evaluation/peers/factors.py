@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.dataset import Dataset
+from recllm.data.dataset import Dataset
 from recllm.errors import MissingExtraError
 from recllm.evaluation.baselines import Scores, offered, purchases, rank
 from recllm.evaluation.peers.fitted import once_per_window

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from recllm.dataset import Dataset
+from recllm.data.dataset import Dataset
 
 Learned = TypeVar("Learned")
 

@@ -1,6 +1,7 @@
 """SASRec (Kang and McAuley 2018) with a sampled softmax: a causal transformer over item ids, without any text.
 
-It is the sequence model of `recllm.interests` with its text side switched off, trained on the whole past with the last
+It is the sequence model of `recllm.models.sequence` with its text side switched off, trained on the whole past with
+the last
 horizon as judge of when to stop.
 """
 
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.dataset import DAY, Dataset
+from recllm.data.dataset import DAY, Dataset
 from recllm.errors import DataError
 from recllm.evaluation.baselines import Scores, offered, rank
 from recllm.evaluation.peers.fitted import once_per_window
@@ -22,7 +23,9 @@ from recllm.schema import Action
 
 def sasrec(*, horizon_days: int = 28, seed: int = 0, **settings: Any) -> System:
     """`settings` are fields of `InterestArguments`. A person asked about is read from the question's history."""
-    from recllm.interests import InterestArguments, Interests, learn_interests
+    from recllm.models.sequence.arguments import InterestArguments
+    from recllm.models.sequence.learn import learn_interests
+    from recllm.models.sequence.serve import Interests
 
     args = replace(InterestArguments(**settings), text=False, seed=seed)
 

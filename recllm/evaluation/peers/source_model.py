@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.dataset import Dataset
+from recllm.data.dataset import Dataset
 from recllm.evaluation.baselines import Scores, buyers, offered, rank
 from recllm.evaluation.peers.fitted import once_per_window
 from recllm.evaluation.protocols import Judged, Question, System

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.dataset import Dataset, Events
+from recllm.data.dataset import Dataset, Events
+from recllm.data.interactions import occasions, visits
 from recllm.evaluation.baselines import Scores, offered, rank
 from recllm.evaluation.protocols import Question, System
-from recllm.histories import occasions, visits
 from recllm.schema import Action
 
 if TYPE_CHECKING:

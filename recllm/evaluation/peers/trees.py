@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.candidates import Candidates, CandidateSettings, candidates
-from recllm.dataset import Dataset
+from recllm.data.dataset import Dataset
+from recllm.data.interactions import Floats
 from recllm.evaluation.peers.arrivals import ArrivalSettings, arrival_examples, rank_arrivals
 from recllm.evaluation.peers.boosting import BoostSettings, Examples, Forest, boost
 from recllm.evaluation.peers.fitted import once_per_window
 from recllm.evaluation.protocols import COLD, Question, System
-from recllm.features import FEATURE_NAMES, pair_cosine, pair_features
-from recllm.histories import Floats
-from recllm.population import Asked, Population, PopulationSettings, ask
-from recllm.windows import Past, TrainingArguments, Window, window_starts
+from recllm.features.candidates import Candidates, CandidateSettings, candidates
+from recllm.features.collaborative import Asked, Population, PopulationSettings, ask
+from recllm.features.pair_features import FEATURE_NAMES, pair_cosine, pair_features
+from recllm.training.windows import Past, TrainingArguments, Window, window_starts
 
 COLUMNS: tuple[str, ...] = (
     "times",
@@ -71,7 +71,8 @@ def lightgbm(item_vectors: Floats, *, arrivals: dict[str, Any] | None = None, **
     item_vectors: (n_items, dim), unit rows. settings: the fields of `TreeSettings`; arrivals: those of
     `ArrivalSettings`, for the slice COLD, which has trees of its own (see `recllm.evaluation.peers.arrivals`).
 
-    The features, each by its name in `recllm.features.FEATURES`: times bought `times`; days since the last and the
+    The features, each by its name in `recllm.features.pair_features.FEATURES`: times bought `times`; days since the
+    last and the
     first purchase `days_since`, `days_since_first`; decayed counts of half-life 120, 30 and 10 days `count_120`,
     `count_30`, `count_10`; the 100 nearest people's recent purchases and decayed counts `neighbours_recent`,
     `neighbours_decayed`; EASE score `item_item`; popularity over a month, a week and ever `buyers_28`, `buyers_7`,

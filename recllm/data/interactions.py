@@ -1,0 +1,153 @@
+"""Histories as arrays: decay, tallies per (person, key), sparse matrices and the person's vector.
+
+Pure functions of the events given, so that a virtual history (a line left out, an event added) is just other events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recllm.data.dataset import DAY, Events
+from recllm.schema import ACTION_CODE, BROWSING, Action
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+
+def decay(at: Ints, as_of: int, half_life_days: float) -> NDArray[np.float64]:
+    """Weight in (0, 1] of events at `at` (epoch seconds): halved every `half_life_days` before `as_of`."""
+    age = np.maximum(as_of - at, 0) / DAY
+    return np.asarray(np.exp2(-age / half_life_days))
+
+
+def of_actions(events: Events, actions: Iterable[Action]) -> Events:
+    """The events of these kinds; people keep their rows."""
+    return events.select(np.isin(events.action, [ACTION_CODE[a] for a in actions]))
+
+
+def occasions(events: Events) -> Events:
+    """One event per (person, item, time): the lines of one item inside a basket count once, quantities added."""
+    user = events.user
+    if not len(events):
+        return events
+    first = np.ones(len(events), bool)
+    first[1:] = (np.diff(user) != 0) | (np.diff(events.item) != 0) | (np.diff(events.at) != 0)
+    total = np.add.reduceat(events.quantity, np.flatnonzero(first)).astype(np.float32)
+    kept = events.select(first)
+    return Events(kept.indptr, kept.item, kept.at, kept.action, total, kept.price, kept.basket)
+
+
+def visits(events: Events) -> tuple[Ints, Ints]:
+    """Ordinal of each event's shopping trip (distinct time) within its person, and trips per person.
+
+    Shapes (n,) and (n_users,). Events stand in time order within a person, as `Events` promises.
+    """
+    fresh = np.ones(len(events), bool)
+    fresh[1:] = (np.diff(events.user) != 0) | (np.diff(events.at) != 0)
+    running = np.concatenate([[0], np.cumsum(fresh)])
+    ordinal = running[1:] - 1 - running[events.indptr[:-1]][events.user]
+    return ordinal.astype(np.int64), (running[events.indptr[1:]] - running[events.indptr[:-1]]).astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """Events grouped by (person, key). `keys` int64 ascending: person * n_keys + key; `group`: row of each event."""
+
+    keys: Ints
+    group: Ints
+    n_keys: int
+
+    @classmethod
+    def of(cls, user: NDArray[np.integer], key: NDArray[np.integer], n_keys: int) -> Tally:
+        keys, group = np.unique(user.astype(np.int64) * n_keys + key, return_inverse=True)
+        return cls(keys, group.astype(np.int64), n_keys)
+
+    @cached_property
+    def user(self) -> Ints:
+        return self.keys // self.n_keys
+
+    @cached_property
+    def key(self) -> Ints:
+        return self.keys % self.n_keys
+
+    def total(self, weight: NDArray[Any] | None = None) -> Floats:
+        """Sum of `weight` (n_events,), or the number of events, per group."""
+        return np.bincount(self.group, weight, minlength=len(self.keys)).astype(np.float32)
+
+    def largest(self, value: NDArray[Any]) -> NDArray[Any]:
+        out = np.full(len(self.keys), np.iinfo(np.int64).min)
+        np.maximum.at(out, self.group, value)
+        return out
+
+    def smallest(self, value: NDArray[Any]) -> NDArray[Any]:
+        return -self.largest(-value)
+
+    def find(self, user: NDArray[np.integer], key: NDArray[np.integer]) -> Ints:
+        """Row of each (person, key) pair; `len(keys)`, where `padded` has its default, when it does not occur."""
+        wanted = user.astype(np.int64) * self.n_keys + key
+        place = np.searchsorted(self.keys, wanted)
+        safe = np.minimum(place, max(len(self.keys) - 1, 0))
+        found = (self.keys[safe] == wanted) & (key >= 0) if len(self.keys) else np.zeros(len(wanted), bool)
+        return np.where(found, place, len(self.keys)).astype(np.int64)
+
+
+def padded(column: NDArray[Any], default: float) -> Floats:
+    """A tally's column with the default of absent pairs appended, for indexing by `Tally.find`."""
+    return np.append(column, default).astype(np.float32)
+
+
+def matrix(events: Events, n_items: int, weight: NDArray[np.float64]) -> Any:
+    """Sparse float32 (n_users, n_items): summed `weight` of each person's events on each item."""
+    from scipy.sparse import csr_matrix
+
+    shape = (len(events.indptr) - 1, n_items)
+    out = csr_matrix((weight.astype(np.float32), events.item.copy(), events.indptr), shape=shape)
+    out.sum_duplicates()
+    return out
+
+
+def unit(rows: NDArray[Any]) -> Floats:
+    """Rows scaled to length 1; a row of zeros stays zeros."""
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.maximum(length, 1e-12) * (length > 1e-9), dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class UserVectors:
+    """The parts of User = Emb(I) + Emb(B) + Emb(H), each (n, dim) of unit or zero rows, and their unit sum."""
+
+    basics: Floats
+    purchases: Floats
+    browsing: Floats
+    user: Floats
+
+
+def user_parts(
+    item_vectors: Floats, histories: Events, as_of: int, basics: Floats | None = None, half_life_days: float = 60.0
+) -> UserVectors:
+    """Vectors of people in the items' space.
+
+    Emb(B) is the unit-length sum of the bought items' vectors, weighted by decayed counts, and Emb(H) the same over
+    browsed items: each history line's text is the item's own, so taking a line away is exact. `basics`: (n, dim) unit
+    or zero rows, or None.
+    """
+    n, dim = len(histories.indptr) - 1, item_vectors.shape[1]
+
+    def part(actions: Iterable[Action]) -> Floats:
+        e = occasions(of_actions(histories, actions))
+        return unit(matrix(e, len(item_vectors), decay(e.at, as_of, half_life_days)) @ item_vectors)
+
+    told = np.zeros((n, dim), np.float32) if basics is None else np.asarray(basics, np.float32)
+    bought, seen = part((Action.PURCHASE,)), part(BROWSING)
+    return UserVectors(told, bought, seen, unit(told + bought + seen))
+
+
+def user_vectors(item_vectors: Floats, histories: Events, as_of: int, basics: Floats | None = None) -> Floats:
+    """Unit User vectors (n, dim); a zero row for a person of whom nothing is known. See `user_parts`."""
+    return user_parts(item_vectors, histories, as_of, basics).user

@@ -1,0 +1,1 @@
+"""Why: leave-one-out reasons and counterfactuals."""

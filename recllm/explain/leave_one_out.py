@@ -1,0 +1,270 @@
+"""Why an item was recommended: leave-one-out on the served model, told only as far as it was measured.
+
+An evidence unit is one line of the person's profile: everything they did of one kind with one item ("B:<item_id>",
+"H:<item_id>"), or one of their basics ("I:<name>"). Its worth for a shown item is
+
+    delta = logit(user, item) - logit(user without the unit, item)
+
+recomputed from the shortened history through the very code that serves, so it is exact (method `loo-v1`; leave-one-out
+as in Lei et al. 2018, "Distribution-free predictive inference", section 6). Only the units nearest to an item are
+tried, `ExplainSettings.tried` of them: what was not tried is never claimed to be unimportant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from recllm.data.dataset import Events
+from recllm.errors import DataError
+from recllm.policy import Policy
+from recllm.schema import ACTION_CODE, BROWSING, Action, HistoryLine, Profile, Reason
+from recllm.text.items import item_names
+from recllm.text.reasons import reason_text
+from recllm.text.templates import Prompts
+
+_BROWSING_CODES = [ACTION_CODE[a] for a in BROWSING]
+_BOUGHT_CODES = [ACTION_CODE[Action.PURCHASE], ACTION_CODE[Action.RETURN]]
+SAME_ITEM, SAME_TYPE = 100.0, 2.0
+"""Head start of a unit that is the shown item itself, or of its narrowest category, when units are chosen for trial."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainSettings:
+    tried: int = 8
+    """Units tried per shown item."""
+    told: int = 2
+    """Most reasons per item."""
+    clear: float = 0.05
+    """A unit speaks only when its delta is above this share of the range of the person's scores."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One piece of evidence. `item`: row of the item for kinds B and H; `name`: the basic for kind I."""
+
+    kind: str
+    item: int = -1
+    name: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Person:
+    """What is known of one person. events: `Events` of a single row; basics: name -> value."""
+
+    events: Events
+    basics: Mapping[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """For each of n versions of a person, the items to score: item[indptr[v]:indptr[v + 1]], int32, ascending."""
+
+    indptr: NDArray[np.int64]
+    item: NDArray[np.int32]
+
+
+Score = Callable[[Events, Sequence[Mapping[str, str]], Pairs], NDArray[np.float32]]
+"""(histories of n versions, basics of each, pairs) -> logit of each pair: the served model."""
+
+
+def units_of(person: Person) -> list[Unit]:
+    """All evidence there is about a person, purchases first, then browsing, then basics."""
+    e = person.events
+    bought = np.unique(e.item[np.isin(e.action, _BOUGHT_CODES)])
+    browsed = np.unique(e.item[np.isin(e.action, _BROWSING_CODES)])
+    return [
+        *(Unit("B", int(i)) for i in bought),
+        *(Unit("H", int(i)) for i in browsed),
+        *(Unit("I", name=n) for n, v in person.basics.items() if v),
+    ]
+
+
+def without(person: Person, units: Sequence[Unit]) -> tuple[Events, list[Mapping[str, str]]]:
+    """One version of the person per unit, each lacking just that unit."""
+    many = person.events.rows(np.zeros(len(units), np.int64))
+    version = many.user
+    gone_item = np.array([u.item for u in units], np.int64)
+    browsing = np.array([u.kind == "H" for u in units])
+    of_kind = np.where(browsing[version], np.isin(many.action, _BROWSING_CODES), np.isin(many.action, _BOUGHT_CODES))
+    kept = many.select(~(of_kind & (many.item == gone_item[version])))
+    basics = [{n: v for n, v in person.basics.items() if u.kind != "I" or n != u.name} for u in units]
+    return kept, list(basics)
+
+
+def lacking(person: Person, sets: Sequence[Sequence[Unit]]) -> tuple[Events, list[Mapping[str, str]]]:
+    """One version of the person per set of units, each lacking all units of its set."""
+    many = person.events.rows(np.zeros(len(sets), np.int64))
+    browsing, bought = (np.isin(many.action, codes) for codes in (_BROWSING_CODES, _BOUGHT_CODES))
+    gone = np.zeros(len(many), bool)
+    for version, units in enumerate(sets):
+        part = slice(many.indptr[version], many.indptr[version + 1])
+        for kind, deeds in (("H", browsing), ("B", bought)):
+            gone[part] |= deeds[part] & np.isin(many.item[part], [u.item for u in units if u.kind == kind])
+    hidden = [{u.name for u in units if u.kind == "I"} for units in sets]
+    return many.select(~gone), [{n: v for n, v in person.basics.items() if n not in h} for h in hidden]
+
+
+def deltas(
+    person: Person, units: Sequence[Unit], shown: NDArray[np.integer], tried: NDArray[np.bool_], score: Score
+) -> NDArray[np.float32]:
+    """Worth of each unit for each shown item, float32 (n_units, n_shown), NaN where not tried.
+
+    `shown` are item rows; `tried` is boolean (n_units, n_shown).
+    """
+    out = np.full(tried.shape, np.nan, np.float32)
+    used = np.flatnonzero(tried.any(1))
+    if not len(used) or not len(shown):
+        return out
+    histories, basics = without(person, [units[int(u)] for u in used])
+    whole = person.events.rows(np.zeros(1, np.int64))
+    order = np.argsort(shown, kind="stable")
+    picks = [order, *(order[tried[u][order]] for u in used)]
+    indptr = np.concatenate([[0], np.cumsum([len(p) for p in picks])]).astype(np.int64)
+    items = np.asarray(shown)[np.concatenate(picks)].astype(np.int32)
+    logit = score(_stack(whole, histories), [person.basics, *basics], Pairs(indptr, items))
+    full = np.zeros(len(shown), np.float32)
+    full[order] = logit[: indptr[1]]
+    for place, (unit, pick) in enumerate(zip(used, picks[1:], strict=True), 1):
+        out[unit, pick] = full[pick] - logit[indptr[place] : indptr[place + 1]]
+    return out
+
+
+def choose(
+    units: Sequence[Unit],
+    shown: NDArray[np.integer],
+    item_vectors: NDArray[np.float32],
+    item_type: NDArray[np.integer],
+    tried: int,
+) -> NDArray[np.bool_]:
+    """Which units to try for which item, boolean (n_units, n_shown): the item itself, its type, then by cosine.
+
+    Basics are always tried.
+    """
+    rows = np.array([u.item for u in units], np.int64)
+    near = np.full((len(units), len(shown)), -np.inf, np.float32)
+    known = rows >= 0
+    near[known] = item_vectors[rows[known]] @ item_vectors[shown].T
+    types = np.asarray(item_type)
+    same_type = (types[rows[known]][:, None] == types[shown][None, :]) & (types[shown] >= 0)
+    near[known] += SAME_TYPE * same_type + SAME_ITEM * (rows[known][:, None] == np.asarray(shown)[None, :])
+    if known.sum() > tried:
+        cut = np.partition(near, len(units) - tried, axis=0)[len(units) - tried]
+        chosen = (near >= cut) & known[:, None]
+    else:
+        chosen = np.repeat(known[:, None], len(shown), axis=1)
+    return np.asarray(chosen | ~known[:, None])
+
+
+@dataclass(frozen=True, eq=False)
+class Speaker:
+    """Turns measured units into sentences. `items` are the dataset's, `names` what each is called."""
+
+    items: pl.DataFrame
+    policy: Policy
+    locale: str = "en"
+    settings: ExplainSettings = ExplainSettings()
+    prompts: Prompts | None = None
+
+    def contribution(self, unit: Unit, delta: float, shown: int, profile: Profile) -> Reason | None:
+        """One piece of evidence in words, whatever its size; None for what is never named."""
+        return None if self.sensitive(unit) else self._reason(unit, delta, shown, _lines(profile), profile)
+
+    def reasons(
+        self, units: Sequence[Unit], worth: NDArray[np.float32], shown: int, profile: Profile, spread: float
+    ) -> tuple[Reason, ...]:
+        """The clearest reasons for one shown item, largest first.
+
+        One sentence says so when nothing is clear, or when only sensitive evidence is, which is never named.
+
+        worth: (n_units,), NaN where not tried. spread: range of the person's scores, in logits, above 0.
+        """
+        lines = _lines(profile)
+        ranked = np.argsort(-np.nan_to_num(worth, nan=-np.inf), kind="stable")
+        told: list[Reason] = []
+        withheld = 0.0
+        for place in ranked[: len(units)]:
+            delta = float(worth[place])
+            if len(told) == self.settings.told or not delta > self.settings.clear * spread:
+                break
+            if self.sensitive(units[place]):
+                withheld = withheld or delta
+            else:
+                told.append(self._reason(units[place], delta, shown, lines, profile))
+        return tuple(told) or (self._nothing_to_name(withheld),)
+
+    def _nothing_to_name(self, withheld: float) -> Reason:
+        """withheld: worth of the strongest clear evidence that may not be named; 0 when nothing was clear."""
+        kind = "withheld" if withheld else "general"
+        return Reason(evidence_id=kind, delta=withheld, text=self._say(kind))
+
+    def _say(self, kind: str, **facts: object) -> str:
+        return reason_text(kind, self.locale, prompts=self.prompts, **facts)
+
+    def sensitive(self, unit: Unit) -> bool:
+        """Never named to the person, however much it weighs."""
+        return unit.item >= 0 and self.policy.is_sensitive(self._path(unit.item))
+
+    def _reason(
+        self, unit: Unit, delta: float, shown: int, lines: Mapping[tuple[str, str], HistoryLine], profile: Profile
+    ) -> Reason:
+        if unit.kind == "I":
+            text = self._say("basics", name=unit.name, value=profile.basics[unit.name])
+            return Reason(evidence_id=f"I:{unit.name}", delta=delta, text=text)
+        item_id = self.items["item_id"][unit.item]
+        line = lines.get((unit.kind, item_id))
+        text = self._line_text(unit, shown, line)
+        return Reason(evidence_id=f"{unit.kind}:{item_id}", delta=delta, text=text)
+
+    def _line_text(self, unit: Unit, shown: int, line: HistoryLine | None) -> str:
+        title = item_names(self.items[unit.item], self.locale, prompts=self.prompts)[0]
+        action = "purchase" if line is None else line.action.value
+        if unit.item == shown and line is not None:
+            if unit.kind == "H":
+                return self._say("browsed_before", title=title, action=action, days_since=line.days_since)
+            return self._say(
+                "bought_before",
+                title=title,
+                times=line.count,
+                interval_days=line.interval_days,
+                days_since=line.days_since,
+            )
+        common = self._common_category(unit.item, shown)
+        if unit.kind == "H" and line is not None:
+            return self._say("browsed_similar", title=title, action=action, category=common)
+        return self._say("bought_similar", title=title, category=common)
+
+    def _common_category(self, one: int, other: int) -> str | None:
+        """The narrowest category name that both paths share, or None."""
+        one_path, other_path = (self._path(one), self._path(other))
+        shared = [a for a, b in takewhile(lambda pair: pair[0] == pair[1], zip(one_path, other_path, strict=False))]
+        return shared[-1] if shared else None
+
+    def _path(self, item: int) -> list[str]:
+        path = self.items["category"][item]
+        return [] if path is None else list(path)
+
+
+def _lines(profile: Profile) -> dict[tuple[str, str], HistoryLine]:
+    """Heaviest line of each (kind, item)."""
+    found: dict[tuple[str, str], HistoryLine] = {}
+    for kind, lines in (("B", profile.purchases), ("H", profile.browsing)):
+        for line in lines:
+            found.setdefault((kind, line.item_id), line)
+    return found
+
+
+def _stack(one: Events, many: Events) -> Events:
+    """The people of both, in order."""
+    if len(one.indptr) != 2:
+        raise DataError("explanations are for one person at a time")
+    joined = (np.concatenate([getattr(one, f), getattr(many, f)]) for f in _COLUMNS)
+    return Events(np.concatenate([one.indptr, many.indptr[1:] + one.indptr[-1]]), *joined)
+
+
+_COLUMNS = ("item", "at", "action", "quantity", "price", "basket")

@@ -1,0 +1,1 @@
+"""What the scorer sees: collaborative statistics, candidates, pair features, item vectors."""

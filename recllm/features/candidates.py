@@ -1,0 +1,230 @@
+"""Which items are worth scoring for whom: the union of several named sources.
+
+`own_history` proposes what a person took before; every other source proposes only items that are new to the person, so
+that `served_by` says which source really brought an item in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recllm.data.interactions import Floats, Ints, decay
+from recllm.features.collaborative import Asked, Population
+
+OWN_HISTORY = "own_history"
+NEIGHBOURS = "neighbours"
+ITEM_ITEM = "item_item"
+TEXT_NEAREST = "text_nearest"
+CATEGORY_TREND = "category_trend"
+NEW_ARRIVALS = "new_arrivals"
+POPULAR = "popular"
+INTERESTS = "interests"
+
+SOURCES: tuple[str, ...] = (
+    OWN_HISTORY,
+    NEIGHBOURS,
+    ITEM_ITEM,
+    TEXT_NEAREST,
+    CATEGORY_TREND,
+    NEW_ARRIVALS,
+    POPULAR,
+    INTERESTS,
+)
+"""Position is the bit in `Candidates.sources`. Append only."""
+
+BIT = {name: np.uint16(1 << place) for place, name in enumerate(SOURCES)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateSettings:
+    """How many items each source may propose per person; 0 switches a source off.
+
+    `text_nearest` costs a full pass over the catalogue, so it speaks only for people with fewer than `short_history`
+    taken items: those whom the other sources hardly know. So does `interests`, for everybody, where the shop has a
+    sequence model.
+    """
+
+    own_history: int = 500
+    neighbours: int = 300
+    item_item: int = 150
+    text_nearest: int = 30
+    category_trend: int = 150
+    new_arrivals: int = 30
+    popular: int = 100
+    interests: int = 300
+    short_history: int = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Compressed rows: those of person u are item[indptr[u]:indptr[u + 1]], int32, ascending by item row.
+
+    sources: uint16, one bit per entry of `SOURCES` that proposed the item.
+    """
+
+    indptr: Ints
+    item: NDArray[np.int32]
+    sources: NDArray[np.uint16]
+
+    @property
+    def user(self) -> Ints:
+        return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
+
+    def select(self, mask: NDArray[np.bool_]) -> Candidates:
+        """The pairs where `mask`, (n_pairs,), is true."""
+        kept = np.concatenate([[0], np.cumsum(mask)])[self.indptr].astype(np.int64)
+        return Candidates(kept, self.item[mask], self.sources[mask])
+
+
+def served_by(sources: int) -> tuple[str, ...]:
+    """Names of the sources in a bitmask."""
+    return tuple(name for name in SOURCES if int(sources) & int(BIT[name]))
+
+
+def explicit(n: int, items: NDArray[np.integer]) -> Candidates:
+    """The same items for each of `n` people, named by no source."""
+    rows = np.unique(items).astype(np.int32)
+    indptr = np.arange(n + 1, dtype=np.int64) * len(rows)
+    return Candidates(indptr, np.tile(rows, n), np.zeros(n * len(rows), np.uint16))
+
+
+def candidates(
+    population: Population,
+    asked: Asked,
+    settings: CandidateSettings | None = None,
+    *,
+    allowed: NDArray[np.bool_] | None = None,
+    banned: tuple[Ints, NDArray[np.integer]] | None = None,
+    repeats: bool = True,
+) -> Candidates:
+    """Union of all sources.
+
+    allowed: (n_items,) items that may be shown at all. banned: (indptr, item), items hidden from single people.
+    repeats: False hides what a person took before. Filters come before each source's cut, so filters never shorten
+    its list while it has more to propose.
+    """
+    settings = settings or CandidateSettings()
+    closed = np.zeros(population.n_items, bool) if allowed is None else ~np.asarray(allowed, bool)
+    shut = closed.copy()
+    union = _Union(population.n_items, [], [])
+    for user, mine, habit, proposals in _people(population, asked, settings):
+        hidden = banned[1][banned[0][user] : banned[0][user + 1]] if banned is not None else mine[:0]
+        shut[hidden] = True
+        if repeats:
+            union.add(user, OWN_HISTORY, _best(mine, habit, shut, settings.own_history))
+        shut[mine] = True
+        for name, rows, score in proposals:
+            union.add(user, name, _best(rows, score, shut, getattr(settings, name)))
+        union.add(user, POPULAR, _first(population.popular, shut, settings.popular))
+        shut[mine], shut[hidden] = closed[mine], closed[hidden]
+    return union.close(asked.n)
+
+
+Proposal = tuple[str, NDArray[Any], NDArray[Any]]
+"""Source, item rows and their scores: higher is better, 0 or less is never proposed."""
+
+
+def _people(
+    population: Population, asked: Asked, settings: CandidateSettings
+) -> Iterator[tuple[int, Ints, Floats, list[Proposal]]]:
+    """Person, own items, their decayed counts, and what the scored sources would propose."""
+    ends = np.searchsorted(asked.owned.keys, np.arange(asked.n + 1) * population.n_items)
+    own, habit = asked.owned.key, asked.owned.total(decay(asked.taken.at, asked.as_of, 120.0))
+    sparse = {NEIGHBOURS: asked.neighbour_recent, ITEM_ITEM: asked.item_item, CATEGORY_TREND: _trend(population, asked)}
+    short = np.diff(ends) < settings.short_history if settings.text_nearest else np.zeros(asked.n, bool)
+    arriving, near = _arriving(population, asked), _text_scores(population, asked.vectors.user[short])
+    every = np.arange(population.n_items)
+    sequence = _sequence_scores(population, asked, settings)
+    for user in range(asked.n):
+        proposals = [(name, *_row(scores, user)) for name, scores in sparse.items()]
+        proposals.append((NEW_ARRIVALS, population.arrivals, arriving[user]))
+        if sequence is not None:
+            proposals.append((INTERESTS, every, np.exp(next(sequence))))
+        if short[user]:
+            proposals.append((TEXT_NEAREST, every, next(near)))
+        yield user, own[ends[user] : ends[user + 1]], habit[ends[user] : ends[user + 1]], proposals
+
+
+def _row(scores: Any, user: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    part = slice(scores.indptr[user], scores.indptr[user + 1])
+    return scores.indices[part], scores.data[part]
+
+
+def _trend(population: Population, asked: Asked) -> Any:
+    """Share of the person's purchases in a type times the item's share of the type's buyers lately, sparse."""
+    return asked.type_share @ population.type_trend
+
+
+def _arriving(population: Population, asked: Asked) -> Floats:
+    """(n, n_arrivals): how an arrival and its type sell, times the person's share of the type."""
+    rows = population.arrivals
+    kind = population.facets.type[rows]
+    strength = 1 + population.stats.buyers_28[rows] + population.group_crowds["type"].arrival_rate[rows]
+    share = np.zeros((asked.n, len(rows)), np.float32)
+    share[:, kind >= 0] = asked.type_share[:, kind[kind >= 0]].toarray()
+    return np.asarray((share + 1e-3) * strength, np.float32)
+
+
+def _text_scores(population: Population, users: Floats) -> Iterator[Floats]:
+    """Cosine of each person with every item, a few people at a time."""
+    for start in range(0, len(users), 16):
+        yield from users[start : start + 16] @ population.item_vectors.T
+
+
+def _sequence_scores(population: Population, asked: Asked, settings: CandidateSettings) -> Iterator[Floats] | None:
+    if population.interests is None or asked.interests is None or not settings.interests:
+        return None
+    return population.interests.catalogue(asked.interests)
+
+
+def _best(rows: NDArray[Any], score: NDArray[Any], shut: NDArray[np.bool_], k: int) -> NDArray[Any]:
+    """The `k` open rows with the highest positive scores; ties go to the lower row."""
+    fit = (score > 0) & ~shut[rows]
+    if k <= 0 or not fit.any():
+        return rows[:0]
+    rows, score = rows[fit], score[fit]
+    if len(rows) <= k:
+        return rows
+    limit = np.partition(score, len(score) - k)[len(score) - k]
+    above = rows[score > limit]
+    return np.asarray(np.concatenate([above, np.sort(rows[score == limit])[: k - len(above)]]))
+
+
+def _first(ordered: NDArray[Any], shut: NDArray[np.bool_], k: int) -> NDArray[Any]:
+    """The first `k` open rows of an ordered list, walked in steps so that long lists stay cheap."""
+    step = 4 * k + 1000
+    for end in range(step, len(ordered) + step, step):
+        head = ordered[:end]
+        head = head[~shut[head]]
+        if len(head) >= k or end >= len(ordered):
+            return np.asarray(head[:k])
+    return ordered[:0]
+
+
+@dataclass(frozen=True, eq=False)
+class _Union:
+    """Collects proposals; `keys` are person * n_items + item."""
+
+    n_items: int
+    keys: list[Ints]
+    bits: list[NDArray[np.uint16]]
+
+    def add(self, user: int, source: str, rows: NDArray[Any]) -> None:
+        self.keys.append(user * self.n_items + rows.astype(np.int64))
+        self.bits.append(np.full(len(rows), BIT[source]))
+
+    def close(self, n: int) -> Candidates:
+        keys = np.concatenate(self.keys) if self.keys else np.zeros(0, np.int64)
+        bits = np.concatenate(self.bits) if self.bits else np.zeros(0, np.uint16)
+        order = np.argsort(keys, kind="stable")
+        keys, bits = keys[order], bits[order]
+        first = np.flatnonzero(np.diff(keys, prepend=-1))
+        merged = np.bitwise_or.reduceat(bits, first) if len(first) else bits
+        keys = keys[first]
+        indptr = np.searchsorted(keys, np.arange(n + 1) * self.n_items).astype(np.int64)
+        return Candidates(indptr, (keys % self.n_items).astype(np.int32), merged.astype(np.uint16))

@@ -1,0 +1,405 @@
+"""Everything that is learned from the whole crowd before a time, by counting alone.
+
+`Population.fit` counts how items sell lately and ever, who buys like whom, what the same people buy, and how types of
+items sell. Pair features and candidates are pure functions of a population and of the asked people (`Asked`), so that
+serving, fresh feedback and leave-one-out explanations run through the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from recllm.data.dataset import DAY, Dataset, Events
+from recllm.data.interactions import Floats, Ints, Tally, UserVectors, decay, matrix, occasions, of_actions, user_parts
+from recllm.data.item_groups import Arrivals, Facets, GroupCrowd, group_crowds, per_group
+from recllm.errors import DataError
+from recllm.schema import Action
+
+if TYPE_CHECKING:
+    from recllm.models.sequence.serve import Interests
+
+
+@dataclass(frozen=True, kw_only=True)
+class PopulationSettings:
+    """`target`: the actions that count as taking an item; purchases, unless a shop has too few of them."""
+
+    target: tuple[Action, ...] = (Action.PURCHASE,)
+    neighbours: int = 100
+    neighbour_pool: int = 20_000
+    """At most this many people serve as neighbours, the most active first: cost stays linear in the asked people."""
+    profile_half_life_days: float = 120.0
+    recent_days: float = 28.0
+    """How far back a neighbour's purchases speak for an item."""
+    item_item_items: int = 2_500
+    item_item_l2: float = 150.0
+    item_item_kept: int = 200
+    item_item_half_life_days: float | None = 120.0
+    """How fast a purchase stops counting for what goes with what; None where times mean nothing."""
+    arrival_days: float = 42.0
+    most_arrivals: int = 5_000
+
+
+@dataclass(frozen=True, eq=False)
+class ItemStats:
+    """Float32 (n_items,) each. Counts are of distinct buyers; days count back from the population's time."""
+
+    buyers_7: Floats
+    buyers_28: Floats
+    buyers_91: Floats
+    buyers_ever: Floats
+    repeat_rate: Floats
+    """Share of the buyers who came back for it, shrunk towards the shop's mean."""
+    days_since_sold: Floats
+    days_since_arrival: Floats
+    """Since the first sale; 0 for an item that never sold."""
+    log_price: Floats
+    """Log of 1 + the mean unit price, NaN where unknown."""
+    price_now: Floats
+    """Log ratio of the last 14 days' mean price to the usual one: below 0 when the item is cheaper lately."""
+    type_share: Floats
+    """Share of its type's buyers in the last 28 days."""
+    type_buyers_28: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """The crowd as of `as_of` (epoch seconds). Matrices are sparse float32; rows of `profiles` are unit length."""
+
+    as_of: int
+    settings: PopulationSettings
+    item_vectors: Floats
+    facets: Facets
+    stats: ItemStats
+    pool: Ints
+    """User rows of the dataset that serve as neighbours, (n_pool,)."""
+    profiles: Any
+    recent: Any
+    """(n_pool, n_items), 1 where bought in the last `recent_days`."""
+    decayed: Any
+    """(n_pool, n_items), unit-decayed purchases, half-life 120 days, capped at 1."""
+    item_item: Any
+    """(n_items, n_items), at most `item_item_kept` weights a row."""
+    arrived: Arrivals
+    group_crowds: Mapping[str, GroupCrowd]
+    """Grouping -> how its groups sell."""
+    pool_basics: Floats | None = None
+    """Emb(I) of the pool, (n_pool, dim), zero rows where nothing is known: who is alike when nothing was bought yet."""
+    interests: Interests | None = None
+    """The sequence model, trained on events before `as_of` alone; None where the shop has none."""
+
+    @property
+    def n_items(self) -> int:
+        return len(self.item_vectors)
+
+    @classmethod
+    def fit(
+        cls,
+        dataset: Dataset,
+        item_vectors: Floats,
+        settings: PopulationSettings | None = None,
+        basics: Floats | None = None,
+        interests: Interests | None = None,
+        facets: Facets | None = None,
+    ) -> Population:
+        """Counts over `dataset`, which must already be cut at its `as_of`.
+
+        `item_vectors`: float32 unit rows (n_items, dim). `basics`: Emb(I) of its people, (n_users, dim), by which
+        people who bought nothing yet find their neighbours; without it they have none. `interests` is not fitted here,
+        see `recllm.models.sequence`. facets: those of `dataset.items`, where the caller has them already. Raises
+        `DataError`
+        when the number of vectors does not fit.
+        """
+        settings = settings or PopulationSettings()
+        if len(item_vectors) != dataset.n_items:
+            raise DataError(
+                f"item_vectors: {len(item_vectors)} rows for {dataset.n_items} items; encode every item once"
+            )
+        taken = occasions(of_actions(dataset.events, settings.target))
+        facets = facets or Facets.of(dataset.items)
+        pool = _most_active(taken, settings.neighbour_pool)
+        of_pool = taken.rows(pool)
+        arrived = Arrivals.of(taken, dataset.n_items, dataset.as_of)
+        return cls(
+            dataset.as_of,
+            settings,
+            np.asarray(item_vectors, np.float32),
+            facets,
+            _item_stats(taken, dataset, facets, arrived.first),
+            pool,
+            profile_rows(of_pool, dataset.n_items, dataset.as_of, settings),
+            _recent(of_pool, dataset.n_items, dataset.as_of, settings.recent_days),
+            _decayed(of_pool, dataset.n_items, dataset.as_of),
+            _item_item(_weighed(taken, dataset.n_items, dataset.as_of, settings), settings),
+            arrived,
+            group_crowds(facets, arrived, of_pool, dataset.as_of),
+            None if basics is None else np.asarray(basics[pool], np.float32),
+            interests,
+        )
+
+    @cached_property
+    def pool_row(self) -> dict[int, int]:
+        return {int(u): i for i, u in enumerate(self.pool)}
+
+    @cached_property
+    def arrivals(self) -> Ints:
+        """Rows of items that never sold, or first sold in the last `arrival_days`: best selling first, then by how
+        earlier arrivals of their type sold; at most `most_arrivals`."""
+        s = self.stats
+        rows = np.flatnonzero(s.days_since_arrival <= self.settings.arrival_days)
+        order = np.lexsort((rows, -self.group_crowds["type"].arrival_rate[rows], -s.buyers_28[rows]))
+        return rows[order[: self.settings.most_arrivals]]
+
+    @cached_property
+    def type_trend(self) -> Any:
+        """Sparse (n_types, n_items): each item's share of its type's buyers in the last 28 days."""
+        from scipy.sparse import csr_matrix
+
+        kind, share = self.facets.type, self.stats.type_share
+        rows = np.flatnonzero((kind >= 0) & (share > 0))
+        shape = (int(kind.max(initial=-1)) + 1, self.n_items)
+        return csr_matrix((share[rows], (kind[rows], rows)), shape=shape)
+
+    @cached_property
+    def popular(self) -> Ints:
+        """All rows, most buyers in the last 28 days first, then ever; ties in row order."""
+        return np.lexsort((np.arange(self.n_items), -self.stats.buyers_ever, -self.stats.buyers_28))
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """People whose scores are wanted, with all that follows from their histories and the population alone.
+
+    histories: `Events` (n people), strictly before `as_of`. taken: its target events, one per item and time.
+    vectors: see `UserVectors`.
+    """
+
+    population: Population
+
+    histories: Events
+    as_of: int
+    taken: Events
+    owned: Tally
+    """`taken` grouped by (person, item)."""
+    profile: Any
+    type_share: Any
+    """Sparse (n, n_types), the person's decayed purchases by type, summing to 1."""
+    near: Any
+    """Sparse (n, n_pool): weights of each person's nearest people, summing to 1."""
+    vectors: UserVectors
+    interests: Floats | None
+    """Unit vectors (n, interests, dim) of the sequence model; None where the population has none."""
+
+    @property
+    def n(self) -> int:
+        return len(self.histories.indptr) - 1
+
+    @cached_property
+    def neighbour_recent(self) -> Any:
+        """Sparse (n, n_items), as are the next two; items that never sold have nothing in them."""
+        return self.near @ self.population.recent
+
+    @cached_property
+    def neighbour_decayed(self) -> Any:
+        return self.near @ self.population.decayed
+
+    @cached_property
+    def item_item(self) -> Any:
+        crowd = self.population
+        return _weighed(self.taken, crowd.n_items, self.as_of, crowd.settings) @ crowd.item_item
+
+
+def ask(
+    population: Population,
+    histories: Events,
+    as_of: int,
+    *,
+    own: NDArray[np.integer] | None = None,
+    basics: Floats | None = None,
+) -> Asked:
+    """Prepare people for scoring.
+
+    own: each person's user row in the population's dataset, -1 for a stranger, so that nobody is their own neighbour.
+    basics: Emb(I), (n, dim), or None. Events at or after `as_of` are dropped.
+    """
+    histories = histories.select(histories.at < as_of)
+    taken = occasions(of_actions(histories, population.settings.target))
+    n_items = population.n_items
+    profile = profile_rows(taken, n_items, as_of, population.settings)
+    near = _neighbours(population, profile, own, basics)
+    return Asked(
+        population,
+        histories,
+        as_of,
+        taken,
+        Tally.of(taken.user, taken.item, n_items),
+        profile,
+        _shares(taken, population.facets.type, as_of),
+        near,
+        user_parts(population.item_vectors, histories, as_of, basics),
+        None if population.interests is None else population.interests.users(histories, as_of, basics),
+    )
+
+
+def profile_rows(taken: Events, n_items: int, as_of: int, settings: PopulationSettings) -> Any:
+    """Sparse unit rows: log(1 + decayed count) of each item, what people are compared by."""
+    from scipy.sparse import diags
+
+    rows = matrix(taken, n_items, decay(taken.at, as_of, settings.profile_half_life_days))
+    np.log1p(rows.data, out=rows.data)
+    length = np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1)).ravel())
+    return (diags((1 / np.maximum(length, 1e-12)).astype(np.float32)) @ rows).tocsr()
+
+
+def _neighbours(
+    population: Population, profile: Any, own: NDArray[np.integer] | None, basics: Floats | None = None
+) -> Any:
+    """Sparse (n, n_pool): cosine weights of each person's nearest people, summing to 1, blockwise.
+
+    Near are people who buy the same; for a person who bought nothing, people who told the shop the same.
+    """
+    from scipy.sparse import csr_matrix, vstack
+
+    n, pool = profile.shape[0], len(population.pool)
+    k = min(population.settings.neighbours, pool)
+    own_row = np.full(n, -1) if own is None else np.array([population.pool_row.get(int(u), -1) for u in own])
+    turned, parts = population.profiles.T.tocsr(), []
+    for start in range(0, n, 256):
+        near = (profile[start : start + 256] @ turned).toarray()
+        blank = np.flatnonzero(np.diff(profile.indptr[start : start + 257]) == 0)
+        if basics is not None and population.pool_basics is not None and len(blank):
+            near[blank] = _kinship(basics[start + blank], population.pool_basics)
+        mine = own_row[start : start + 256]
+        near[np.flatnonzero(mine >= 0), mine[mine >= 0]] = 0
+        best = np.argpartition(-near, k - 1, axis=1)[:, :k] if k < pool else np.tile(np.arange(pool), (len(near), 1))
+        weight = np.take_along_axis(near, best, 1)
+        weight /= np.maximum(weight.sum(1, keepdims=True), 1e-9)
+        parts.append(csr_matrix((weight.ravel(), best.ravel(), np.arange(0, best.size + 1, k)), shape=near.shape))
+    return vstack(parts, format="csr") if parts else csr_matrix((n, pool), dtype=np.float32)
+
+
+def _kinship(basics: Floats, pool_basics: Floats) -> Floats:
+    """How alike people's basics read, (n, n_pool) in [0, 1]: exp(20 (cosine - 1)), 0 where either said nothing."""
+    known = np.any(basics, axis=1)[:, None] & np.any(pool_basics, axis=1)[None, :]
+    return np.asarray(np.exp(20 * (basics @ pool_basics.T - 1)) * known, dtype=np.float32)
+
+
+def _shares(taken: Events, group: NDArray[np.int32], as_of: int) -> Any:
+    """Sparse (n, n_groups): share of each person's decayed purchases (half-life 120 days) per group."""
+    from scipy.sparse import diags
+
+    known = taken.select(group[taken.item] >= 0)
+    known = replace(known, item=group[known.item])
+    rows = matrix(known, int(group.max(initial=-1)) + 1, decay(known.at, as_of, 120.0))
+    total = np.asarray(rows.sum(1)).ravel()
+    return (diags((1 / np.maximum(total, 1e-12)).astype(np.float32)) @ rows).tocsr()
+
+
+def _most_active(taken: Events, limit: int) -> Ints:
+    counts = np.diff(taken.indptr)
+    order = np.argsort(-counts, kind="stable")
+    return np.sort(order[: min(limit, int((counts > 0).sum()))])
+
+
+def _binary(taken: Events, n_items: int) -> Any:
+    rows = matrix(taken, n_items, np.ones(len(taken)))
+    rows.data[:] = 1
+    return rows
+
+
+def _recent(taken: Events, n_items: int, as_of: int, days: float) -> Any:
+    return _binary(taken.select(taken.at >= as_of - days * DAY), n_items)
+
+
+def _decayed(taken: Events, n_items: int, as_of: int, half_life_days: float = 120.0) -> Any:
+    rows = matrix(taken, n_items, decay(taken.at, as_of, half_life_days))
+    np.minimum(rows.data, 1, out=rows.data)
+    return rows
+
+
+def _weighed(taken: Events, n_items: int, as_of: int, settings: PopulationSettings) -> Any:
+    """What the item to item weights are made from and applied to."""
+    days = settings.item_item_half_life_days
+    return _binary(taken, n_items) if days is None else _decayed(taken, n_items, as_of, days)
+
+
+def _item_item(owned: Any, settings: PopulationSettings) -> Any:
+    """EASE (Steck 2019) on the items that sell most lately, only its largest weights kept.
+
+    owned: (n_people, n_items), see `_weighed`: what people stopped buying says less about what goes together.
+    """
+    from scipy.sparse import csr_matrix
+
+    n_items = owned.shape[1]
+    strength = np.asarray(owned.sum(0)).ravel()
+    rows = np.sort(np.argsort(-strength, kind="stable")[: settings.item_item_items])
+    rows = rows[np.bincount(owned.indices, minlength=n_items)[rows] > 1]
+    if not len(rows):
+        return csr_matrix((n_items, n_items), dtype=np.float32)
+    x = owned[:, rows]
+    gram = (x.T @ x).toarray()
+    gram[np.diag_indices(len(rows))] += settings.item_item_l2  # float32 is exact enough: the ridge conditions it well
+    inverse = np.linalg.inv(gram)
+    weight = -inverse / np.diag(inverse)
+    np.fill_diagonal(weight, 0)
+    kept = min(settings.item_item_kept, len(rows))
+    best = np.argpartition(-np.abs(weight), kept - 1, axis=1)[:, :kept]
+    values = np.take_along_axis(weight, best, 1)
+    source = np.repeat(rows, kept)
+    return csr_matrix((values.ravel(), (source, rows[best.ravel()])), shape=(n_items, n_items))
+
+
+def _item_stats(taken: Events, dataset: Dataset, facets: Facets, first: Ints) -> ItemStats:
+    """first: each item's first sale, see `Arrivals`."""
+    n, as_of = dataset.n_items, dataset.as_of
+    pairs = Tally.of(taken.user, taken.item, n)
+
+    def buyers(days: float) -> Floats:
+        late = taken.at >= as_of - days * DAY
+        return np.bincount(Tally.of(taken.user[late], taken.item[late], n).key, minlength=n).astype(np.float32)
+
+    last = np.full(n, np.iinfo(np.int64).min)
+    np.maximum.at(last, taken.item, taken.at)
+    sold = first < np.iinfo(np.int64).max
+    ever = np.bincount(pairs.key, minlength=n).astype(np.float32)
+    again = np.bincount(pairs.key, pairs.total() > 1, minlength=n)
+    mean = again.sum() / max(ever.sum(), 1)
+    log_price, now = _prices(taken, dataset)
+    lately = buyers(28)
+    type_lately = per_group(facets.type, lately)
+    return ItemStats(
+        buyers(7),
+        lately,
+        buyers(91),
+        ever,
+        ((again + 3 * mean) / (ever + 3)).astype(np.float32),
+        np.where(sold, (as_of - last) / DAY, 0).astype(np.float32),
+        np.where(sold, (as_of - first) / DAY, 0).astype(np.float32),
+        log_price,
+        now,
+        np.where(type_lately > 0, lately / np.maximum(type_lately, 1), 0).astype(np.float32),
+        type_lately,
+    )
+
+
+def _prices(taken: Events, dataset: Dataset) -> tuple[Floats, Floats]:
+    """Log(1 + price) per item from what was paid, else from the catalogue; and the last 14 days against that."""
+    paid = np.isfinite(taken.price) & (taken.price >= 0)
+    value = np.log1p(np.where(paid, taken.price, 0))
+    late = paid & (taken.at >= dataset.as_of - 14 * DAY)
+
+    def mean(which: NDArray[np.bool_]) -> NDArray[np.float64]:
+        count = np.bincount(taken.item[which], minlength=dataset.n_items)
+        total = np.bincount(taken.item[which], value[which], minlength=dataset.n_items)
+        return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan))
+
+    usual, now = mean(paid), mean(late)
+    listed = np.log1p(dataset.items["price"].cast(pl.Float64).fill_null(np.nan).to_numpy())
+    usual = np.where(np.isnan(usual), listed, usual)
+    return usual.astype(np.float32), np.nan_to_num(now - usual).astype(np.float32)

@@ -1,0 +1,199 @@
+"""What a person, people alike and the crowd did within the item's groups: its type, category, department and brand.
+
+An item that never sold has no figures of its own; these say what its kind means to the person.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recllm.data.dataset import DAY
+from recllm.data.interactions import Floats, Ints, Tally, decay, padded
+from recllm.data.item_groups import ARRIVAL_DAYS, GROUPINGS, VOTED, size_of
+from recllm.features.candidates import Candidates
+from recllm.features.collaborative import Asked, Population
+
+NEVER_DAYS = 730.0
+"""Days since something that never happened: two years."""
+
+_WORDS = {
+    "type": "type",
+    "category": "category above the type",
+    "department": "department",
+    "brand": "brand",
+    "maker": "maker",
+    "type_brand": "brand within its type",
+    "type_maker": "maker within its type",
+    "category_maker": "maker within its category",
+    "type_size": "size within its type",
+}
+
+_MEASURES = {
+    "times": "log(1 + occasions decayed with half-life 120 days) in the item's {}",
+    "affinity": "share of the person's decayed occasions in the item's {}, [0, 1]",
+    "days_since": "log(1 + days since the person last took something of its {}); log(731) never",
+    "items": "log(1 + distinct items of its {} that the person took)",
+    "early": "log(1 + items of its {} that the person took within 28 days of their first sale)",
+    "buyers": "log(1 + 100 x mean per person of log(1 + occasions in 56 days) in its {})",
+    "arrivals": "log(1 + arrivals in its {} in the half year before the last 28 days)",
+    "arrival_rate": "log(1 + mean first-month buyers of earlier arrivals in its {})",
+}
+
+GROUP_FEATURES: Mapping[str, str] = (
+    {f"{name}_{measure}": words.format(_WORDS[name]) for name in GROUPINGS for measure, words in _MEASURES.items()}
+    | {
+        f"{name}_alike": f"log(1 + 10 x mean occasions in 56 days of the nearest people in its {name})"
+        for name in VOTED
+    }
+    | {f"{name}_lift": "log ratio of that mean to everybody's, [-4, 4]; 0 where nobody took any" for name in VOTED}
+    | {
+        "type_overdue": "log of days since over the person's mean interval in the type, [-4, 2]; 0 below two times",
+        "type_loyalty": "the item's share of the person's decayed occasions in its type, [0, 1]",
+        "type_lately": "log(1 + buyers of the type's items in the last 28 days); 0 without a type",
+    }
+)
+"""Name and meaning of each column; a group that is not known has the value of a group that nobody touched."""
+
+_OWN = ("times", "affinity", "days_since", "items", "early")
+"""The measures of the person's own dealings."""
+
+Columns = dict[str, NDArray[Any]]
+
+
+def group_columns(
+    population: Population, asked: Asked, pairs: Candidates, wanted: Collection[str] = tuple(GROUP_FEATURES)
+) -> Columns:
+    """The `wanted` features of `GROUP_FEATURES` at the pairs, (n_pairs,) each."""
+    user, item, wanted = pairs.user, pairs.item, frozenset(wanted)
+    out: Columns = {}
+    for name, group in population.facets.each().items():
+        out |= {column: value[item] for column, value in _crowd(population, name).items() if column in wanted}
+        if any(f"{name}_{measure}" in wanted for measure in _OWN):
+            out |= _dealings(population, asked, name, group, user, item)
+        if name in VOTED and f"{name}_alike" in wanted:
+            out |= _alike(population, asked, name, user, item, pairs.indptr)
+    out["type_lately"] = np.log1p(population.stats.type_buyers_28[item])
+    return {name: value for name, value in out.items() if name in wanted}
+
+
+def _dealings(
+    population: Population, asked: Asked, name: str, group: NDArray[np.int32], user: Ints, item: NDArray[np.int32]
+) -> Columns:
+    """What the asked people did in one grouping."""
+    mine = _Group.of(population, asked, group)
+    row = mine.tally.find(user, group[item])
+    out: Columns = {
+        f"{name}_{measure}": padded(value, mine.never[measure])[row] for measure, value in mine.columns.items()
+    }
+    if name == "type":
+        own = padded(asked.owned.total(decay(asked.taken.at, asked.as_of, 120.0)), 0)[asked.owned.find(user, item)]
+        weight = padded(mine.weight, 0)[row]
+        out["type_overdue"] = padded(_overdue(mine.tally, asked, group), 0)[row]
+        out["type_loyalty"] = np.clip(own / np.maximum(weight, 1e-9), 0, 1) * (weight > 0)
+    return out
+
+
+def _crowd(population: Population, name: str) -> Columns:
+    """How one grouping sells, (n_items,) each."""
+    crowd = population.group_crowds[name]
+    return {
+        f"{name}_buyers": np.log1p(100 * crowd.buyers_56),
+        f"{name}_arrivals": np.log1p(crowd.arrivals),
+        f"{name}_arrival_rate": np.log1p(crowd.arrival_rate),
+    }
+
+
+def _alike(
+    population: Population, asked: Asked, name: str, user: Ints, item: NDArray[np.int32], indptr: Ints
+) -> Columns:
+    """How often the nearest people took something of the grouping lately, beside everybody."""
+    votes = asked.near @ population.group_crowds[name].votes
+    alike = _at(votes, getattr(population.facets, name)[item], user, indptr)
+    everybody = population.group_crowds[name].buyers_56[item]
+    return {
+        f"{name}_alike": np.log1p(10 * alike),
+        f"{name}_lift": np.clip(np.log((alike + 1e-2) / (everybody + 1e-2)), -4, 4),
+    }
+
+
+def _at(votes: Any, group: NDArray[np.int32], user: Ints, indptr: Ints) -> Floats:
+    """Entries of a sparse (n, n_groups) matrix at the pairs, 0 for an unknown group; some people dense at a time."""
+    out = np.zeros(len(group), np.float32)
+    step = max(1, 2**22 // max(votes.shape[1], 1))
+    for start in range(0, votes.shape[0], step):
+        block = votes[start : start + step].toarray()
+        part = slice(indptr[start], indptr[min(start + step, votes.shape[0])])
+        if block.shape[1]:
+            out[part] = np.where(group[part] >= 0, block[user[part] - start, np.maximum(group[part], 0)], 0)
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """What the asked people did within groups, per (person, group) of `tally`; `never`: the value of absent pairs."""
+
+    tally: Tally
+    weight: Floats
+    columns: Columns
+    never: Mapping[str, float]
+
+    @classmethod
+    def of(cls, population: Population, asked: Asked, group: NDArray[np.int32]) -> _Group:
+        taken, as_of = asked.taken, asked.as_of
+        known = group[taken.item] >= 0
+        at = taken.at[known]
+        tally = Tally.of(taken.user[known], group[taken.item[known]], max(size_of(group), 1))
+        weight = tally.total(decay(at, as_of, 120.0))
+        everything = np.bincount(tally.user, weight, minlength=asked.n)
+        items, early = _item_counts(population, asked, group, tally)
+        columns = {
+            "times": np.log1p(weight),
+            "affinity": weight / np.maximum(everything[tally.user], 1e-9),
+            "days_since": np.log1p(np.maximum((as_of - tally.largest(at)) / DAY, 0)),
+            "items": np.log1p(items),
+            "early": np.log1p(early),
+        }
+        return cls(
+            tally, weight, columns, {name: 0.0 for name in columns} | {"days_since": float(np.log1p(NEVER_DAYS))}
+        )
+
+
+def _overdue(tally: Tally, asked: Asked, group: NDArray[np.int32]) -> NDArray[Any]:
+    at = asked.taken.at[group[asked.taken.item] >= 0]
+    days = (asked.as_of - tally.largest(at)) / DAY
+    span = (asked.as_of - tally.smallest(at)) / DAY - days
+    times = np.bincount(_distinct_times(tally, at), minlength=len(tally.keys))
+    return overdue(days, span / np.maximum(times - 1, 1), times)
+
+
+def _item_counts(
+    population: Population, asked: Asked, group: NDArray[np.int32], tally: Tally
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Per row of `tally`: distinct items, and those of them taken while they were new."""
+    owned, arrivals = asked.owned, population.arrived
+    kept = group[owned.key] >= 0
+    item, since = owned.key[kept], owned.smallest(asked.taken.at)[kept]
+    row, n = tally.find(owned.user[kept], group[item]), len(tally.keys)
+    first = np.where(arrivals.young[item], arrivals.first[item], np.iinfo(np.int64).min)
+    young = (first > np.iinfo(np.int64).min) & (since < first + int(ARRIVAL_DAYS * DAY))
+    return np.bincount(row, minlength=n), np.bincount(row, young, minlength=n)
+
+
+def overdue(days: NDArray[Any], interval: NDArray[Any], times: NDArray[Any]) -> NDArray[Any]:
+    """Log of the days since over the mean interval, [-4, 2]; 0 below two times."""
+    ratio = np.log((days + 0.5) / (np.maximum(interval, 0) + 0.5))
+    return np.where(times > 1, np.clip(ratio, -4, 2), 0)
+
+
+def _distinct_times(tally: Tally, at: Ints) -> Ints:
+    """Group of each distinct (group, time)."""
+    order = np.lexsort((at, tally.group))
+    group, when = tally.group[order], at[order]
+    fresh = np.ones(len(order), bool)
+    fresh[1:] = (np.diff(group) != 0) | (np.diff(when) != 0)
+    return group[fresh]

@@ -1,0 +1,374 @@
+"""What the scorer sees of a (person, item) pair besides the vectors.
+
+`pair_features` is a pure function of population, asked people and pairs. Everything about the person comes from the
+histories handed in, everything about the crowd from the population. Counts, days and amounts enter as log(1 + x).
+A value that cannot be known (no price, no category, never bought) has the neutral value named in `FEATURES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recllm.data.dataset import DAY
+from recllm.data.interactions import Floats, Ints, Tally, decay, of_actions, padded, visits
+from recllm.features.candidates import Candidates
+from recllm.features.collaborative import Asked, Population
+from recllm.features.group_features import GROUP_FEATURES, NEVER_DAYS, group_columns, overdue
+from recllm.schema import ACTION_CODE, BROWSING, Action
+
+FEATURES: Mapping[str, str] = {
+    # the person's own dealings with the item
+    "times": "log(1 + occasions on which the person took the item); 0 never",
+    "count_120": "log(1 + those occasions decayed with half-life 120 days); 0 never",
+    "count_30": "the same, half-life 30 days",
+    "count_10": "the same, half-life 10 days",
+    "days_since": "log(1 + days since the person last took it); log(731) never",
+    "days_since_first": "log(1 + days since the person first took it); log(731) never",
+    "visits_since": "log(1 + shopping trips since the one on which the person last took it); log(1 + all trips) never",
+    "visit_rate": "share of the trips since the first time on which the person took it, [0, 1]; 0 never",
+    "overdue": "log of days since last time over the person's mean interval, [-4, 2]; 0 below two times",
+    "interval": "log(1 + mean days between the person's occasions); 0 below two times",
+    "quantity": "log(1 + units per occasion); 0 never",
+    # people alike, and items bought by the same people
+    "neighbours_recent": "weighted share of the nearest people who took it in the last 28 days, log(1 + 100 x)",
+    "neighbours_decayed": "the same with purchases decayed over 120 days, log(1 + 100 x)",
+    "neighbours_lift": "neighbours_recent against the share of everybody, log ratio, [-4, 4]; 0 where nobody took it",
+    "item_item": "EASE score of the item from the person's items of late (half-life 120 days), clipped to [-1, 3]",
+    # the item in the crowd
+    "buyers_7": "log(1 + distinct buyers in the last 7 days)",
+    "buyers_28": "log(1 + distinct buyers in the last 28 days)",
+    "buyers_91": "log(1 + distinct buyers in the last 91 days)",
+    "buyers_ever": "log(1 + distinct buyers ever)",
+    "trend": "log of (4 x buyers in 7 days + 1) over (buyers in 28 days + 1)",
+    "trend_long": "log of (3.25 x buyers in 28 days + 1) over (buyers in 91 days + 1)",
+    "repeat_rate": "share of the item's buyers who came back for it, [0, 1]",
+    "item_days_since_sold": "log(1 + days since anybody took it); 0 never sold",
+    "item_age": "log(1 + days since anybody first took it); 0 never sold",
+    "type_share": "the item's share of its type's buyers in the last 28 days, [0, 1]; 0 without a type",
+    # prices
+    "price": "log(1 + unit price); 0 unknown",
+    "price_gap": "that minus the person's mean of it, [-3, 3]; 0 unknown",
+    "price_gap_type": "that minus the person's mean in the item's category, [-3, 3]; 0 unknown",
+    "price_now": "log ratio of the last 14 days' price to the usual one; below 0 is cheaper lately",
+    # the item's groups
+    **GROUP_FEATURES,
+    # the person
+    "visits": "log(1 + shopping trips)",
+    "visits_28": "log(1 + trips in the last 28 days)",
+    "days_since_visit": "log(1 + days since the last trip); log(731) never",
+    "items": "log(1 + distinct items taken)",
+    "events": "log(1 + events of any kind)",
+    "novelty": "share of the last 56 days' (person, item) pairs that were first times, [0, 1]; 0.5 unknown",
+    # text
+    "text_nearest": "largest cosine of the item's text with the person's 100 heaviest other items', [0, 1]; 0 none",
+    "text_set": "their weighted mean of cosine to the eighth power, [0, 1]; 0 none",
+    # the sequence
+    "interest": "logit of the item as the next new thing by the sequence model; 0 without one",
+    # browsing
+    "views": "log(1 + browsing events on the item decayed with half-life 14 days)",
+    "days_since_view": "log(1 + days since the last of them); log(731) never",
+    "carted": "1 if put in the cart since it was last taken, else 0",
+    "favourite": "1 if marked as a favourite, else 0",
+    "type_views": "share of the person's decayed browsing in the item's type, [0, 1]",
+}
+"""Name and meaning of each column of `pair_features`, in order."""
+
+FEATURE_NAMES: tuple[str, ...] = tuple(FEATURES)
+
+SALES = "buyers_ever"
+"""The feature that is 0 for an item that never sold."""
+
+HISTORY = "events"
+"""The feature that is 0 for a person who has done nothing yet."""
+
+NEWCOMER_FEATURES = ("buyers_28", "neighbours_recent", "neighbours_lift")
+"""What the score reads of a person who has done nothing yet: how an item sells, and how it sells to people alike. More
+of an item's own features told the past windows apart and were worse in the next one (`eval/LOG.md`)."""
+
+_SOLD_KIND = (
+    "type_times",
+    "type_affinity",
+    "type_days_since",
+    "type_overdue",
+    "type_items",
+    "type_loyalty",
+    "type_lately",
+    "type_arrival_rate",
+    "category_affinity",
+    "category_days_since",
+    "category_items",
+    "brand_affinity",
+)
+SOLD_FEATURES: tuple[str, ...] = tuple(n for n in FEATURES if n in _SOLD_KIND or n not in GROUP_FEATURES)
+"""What the score of an item reads that sold before. Its own sales tell most; reading all groups as well made no
+difference beyond chance on Complete Journey (`eval/LOG.md`)."""
+
+TIMED = frozenset(
+    {
+        "neighbours_recent",
+        "neighbours_lift",
+        "buyers_7",
+        "buyers_28",
+        "buyers_91",
+        "trend",
+        "trend_long",
+        "item_days_since_sold",
+        "item_age",
+        "type_share",
+        "type_lately",
+        "type_arrival_rate",
+        "price_now",
+        "novelty",
+    }
+)
+"""Features that compare times of different people: they say nothing where a log knows only each person's order."""
+
+Columns = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    user: Ints
+    item: NDArray[np.int32]
+    indptr: Ints
+
+
+def pair_features(population: Population, asked: Asked, pairs: Candidates, *, narrow: bool = False) -> Floats:
+    """Float32 (n_pairs, len(FEATURE_NAMES)), finite, in the order of `pairs`.
+
+    narrow: of items that sold before only `SOLD_FEATURES`, and 0 in the other columns, which the scorer does not read
+    there; it spares most of the work on groups.
+    """
+    p = _Pairs(pairs.user, pairs.item, pairs.indptr)
+    columns: Columns = {
+        **_own(asked, p),
+        **_alike(population, asked, p),
+        **_crowd(population, p),
+        **_prices(population, asked, p),
+        **(_narrow_groups if narrow else group_columns)(population, asked, pairs),
+        **_person(asked, p),
+        **_text(population, asked, p),
+        **_browsing(population, asked, p),
+        "interest": _interest(population, asked, p),
+    }
+    return _table([columns[name] for name in FEATURE_NAMES], len(p.item))
+
+
+def _table(columns: list[NDArray[Any]], n: int, block: int = 1024) -> Floats:
+    """Columns side by side, (n, len(columns)); some rows at a time, so that they are written while in the cache."""
+    out = np.empty((n, len(columns)), np.float32)
+    for start in range(0, n, block):
+        rows = out[start : start + block]
+        for place, column in enumerate(columns):
+            rows[:, place] = column[start : start + block]
+    return out
+
+
+def _narrow_groups(population: Population, asked: Asked, pairs: Candidates) -> Columns:
+    """The groups' columns, those outside of `SOLD_FEATURES` only for items that never sold."""
+    fresh = population.stats.buyers_ever[pairs.item] == 0
+    if fresh.all():
+        return group_columns(population, asked, pairs)
+    blank = np.zeros(len(pairs.item), np.float32)
+    out = dict.fromkeys(GROUP_FEATURES, blank) | group_columns(population, asked, pairs, _SOLD_KIND)
+    if not fresh.any():
+        return out
+    rest = group_columns(population, asked, pairs.select(fresh), set(GROUP_FEATURES) - set(_SOLD_KIND))
+    for name, value in rest.items():
+        out[name] = blank.copy()
+        out[name][fresh] = value
+    return out
+
+
+def pair_cosine(item_vectors: Floats, users: Floats, pairs: Candidates) -> Floats:
+    """Cosine of each pair, (n_pairs,), person by person."""
+    out = np.zeros(len(pairs.item), np.float32)
+    for u in range(len(users)):
+        part = slice(pairs.indptr[u], pairs.indptr[u + 1])
+        out[part] = item_vectors[pairs.item[part]] @ users[u]
+    return out
+
+
+def _log(value: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(np.log1p(np.maximum(value, 0)))
+
+
+def _own(asked: Asked, p: _Pairs) -> Columns:
+    taken, tally = asked.taken, asked.owned
+    row = tally.find(p.user, p.item)
+    times = tally.total()
+    days = (asked.as_of - tally.largest(taken.at)) / DAY
+    first = (asked.as_of - tally.smallest(taken.at)) / DAY
+    ordinal, trips = visits(taken)
+    since = trips[tally.user] - 1 - tally.largest(ordinal)
+    rate = times / np.maximum(trips[tally.user] - tally.smallest(ordinal), 1)
+    interval = (first - days) / np.maximum(times - 1, 1)
+    columns = {
+        "times": padded(_log(times), 0)[row],
+        "days_since": _log(padded(days, NEVER_DAYS)[row]),
+        "days_since_first": _log(padded(first, NEVER_DAYS)[row]),
+        "visits_since": _log(np.where(row < len(times), padded(since, 0)[row], trips[p.user])),
+        "visit_rate": padded(rate, 0)[row],
+        "overdue": padded(overdue(days, interval, times), 0)[row],
+        "interval": padded(np.where(times > 1, _log(interval), 0), 0)[row],
+        "quantity": padded(_log(tally.total(taken.quantity) / np.maximum(times, 1)), 0)[row],
+    }
+    for half_life in (120, 30, 10):
+        columns[f"count_{half_life}"] = padded(_log(tally.total(decay(taken.at, asked.as_of, half_life))), 0)[row]
+    return columns
+
+
+def _alike(population: Population, asked: Asked, p: _Pairs) -> Columns:
+    sold, nothing = population.stats.buyers_ever[p.item].any(), np.zeros(len(p.item), np.float32)
+    recent = _at(asked.neighbour_recent, p) if sold else nothing
+    decayed = _at(asked.neighbour_decayed, p) if sold else nothing
+    item_item = _at(asked.item_item, p) if sold else nothing
+    everybody = population.stats.buyers_28[p.item] / max(len(population.pool), 1)
+    lift = np.log((recent + 1e-3) / (everybody + 1e-3))
+    return {
+        "neighbours_recent": np.log1p(100 * recent),
+        "neighbours_decayed": np.log1p(100 * decayed),
+        "neighbours_lift": np.clip(lift, -4, 4),
+        "item_item": np.clip(item_item, -1, 3),
+    }
+
+
+def _at(scores: Any, p: _Pairs) -> Floats:
+    """Entries of a sparse (n, n_items) matrix at the pairs; a few people are made dense at a time."""
+    out = np.zeros(len(p.item), np.float32)
+    step = max(1, 2**18 // max(scores.shape[1], 1))  # a block that stays in the cache
+    for start in range(0, scores.shape[0], step):
+        block = scores[start : start + step].toarray()
+        part = slice(p.indptr[start], p.indptr[min(start + step, scores.shape[0])])
+        out[part] = block[p.user[part] - start, p.item[part]]
+    return out
+
+
+def _crowd(population: Population, p: _Pairs) -> Columns:
+    s = population.stats
+    by_item = {
+        "buyers_7": _log(s.buyers_7),
+        "buyers_28": _log(s.buyers_28),
+        "buyers_91": _log(s.buyers_91),
+        "buyers_ever": _log(s.buyers_ever),
+        "trend": np.log((4 * s.buyers_7 + 1) / (s.buyers_28 + 1)),
+        "trend_long": np.log((3.25 * s.buyers_28 + 1) / (s.buyers_91 + 1)),
+        "repeat_rate": s.repeat_rate,
+        "item_days_since_sold": _log(s.days_since_sold),
+        "item_age": _log(s.days_since_arrival),
+        "type_share": s.type_share,
+    }
+    return {name: value[p.item] for name, value in by_item.items()}
+
+
+def _prices(population: Population, asked: Asked, p: _Pairs) -> Columns:
+    s, taken = population.stats, asked.taken
+    price = s.log_price[p.item]
+    paid = np.where(np.isfinite(taken.price), np.log1p(np.maximum(taken.price, 0)), s.log_price[taken.item])
+    known = np.isfinite(paid)
+    count = np.bincount(taken.user[known], minlength=asked.n)
+    mean = np.bincount(taken.user[known], paid[known], minlength=asked.n) / np.maximum(count, 1)
+    gap = np.where(count[p.user] > 0, price - mean[p.user], 0)
+    return {
+        "price": np.nan_to_num(price),
+        "price_gap": np.clip(np.nan_to_num(gap), -3, 3),
+        "price_gap_type": np.clip(np.nan_to_num(price - _category_price(population, asked, p, paid)), -3, 3),
+        "price_now": np.clip(s.price_now[p.item], -2, 2),
+    }
+
+
+def _category_price(population: Population, asked: Asked, p: _Pairs, paid: NDArray[Any]) -> Floats:
+    """Mean log price that the person paid in the item's category, NaN where unknown."""
+    group = population.facets.category
+    fit = np.isfinite(paid) & (group[asked.taken.item] >= 0)
+    tally = Tally.of(asked.taken.user[fit], group[asked.taken.item[fit]], int(group.max(initial=0)) + 1)
+    mean = tally.total(paid[fit]) / np.maximum(tally.total(), 1)
+    return padded(mean, np.nan)[tally.find(p.user, group[p.item])]
+
+
+def _person(asked: Asked, p: _Pairs) -> Columns:
+    taken = asked.taken
+    _, trips = visits(taken)
+    late = taken.select(taken.at >= asked.as_of - 28 * DAY)
+    last = np.full(asked.n, asked.as_of - int(NEVER_DAYS * DAY))
+    full = np.diff(taken.indptr) > 0
+    last[full] = taken.at[taken.indptr[1:][full] - 1]
+    per_person = {
+        "visits": _log(trips),
+        "visits_28": _log(visits(late)[1]),
+        "days_since_visit": _log((asked.as_of - last) / DAY),
+        "items": _log(np.bincount(asked.owned.user, minlength=asked.n)),
+        "events": _log(np.diff(asked.histories.indptr)),
+        "novelty": _novelty(asked),
+    }
+    return {name: value[p.user] for name, value in per_person.items()}
+
+
+def _novelty(asked: Asked) -> Floats:
+    cut = asked.as_of - 56 * DAY
+    first, last = asked.owned.smallest(asked.taken.at), asked.owned.largest(asked.taken.at)
+    lately = np.bincount(asked.owned.user[last >= cut], minlength=asked.n)
+    fresh = np.bincount(asked.owned.user[first >= cut], minlength=asked.n)
+    return np.where(lately > 0, fresh / np.maximum(lately, 1), 0.5).astype(np.float32)
+
+
+def _text(population: Population, asked: Asked, p: _Pairs, lines: int = 100) -> Columns:
+    """Texts of the person's heaviest items against the item's; the item itself is left out."""
+    owned, vectors = asked.owned, population.item_vectors
+    weight = owned.total(decay(asked.taken.at, asked.as_of, 120.0))
+    ends = np.searchsorted(owned.keys, np.arange(asked.n + 1) * population.n_items)
+    nearest, mean = np.zeros(len(p.item), np.float32), np.zeros(len(p.item), np.float32)
+    for user in range(asked.n):
+        part, own = slice(p.indptr[user], p.indptr[user + 1]), slice(ends[user], ends[user + 1])
+        heavy = np.argsort(-weight[own], kind="stable")[:lines]
+        rows, w = owned.key[own][heavy], weight[own][heavy]
+        if not len(rows) or part.start == part.stop:
+            continue
+        near = np.maximum(vectors[p.item[part]] @ vectors[rows].T, 0)
+        near[p.item[part][:, None] == rows[None, :]] = 0
+        nearest[part] = near.max(axis=1)
+        near *= near
+        near *= near
+        near *= near
+        mean[part] = near @ w / w.sum()
+    return {"text_nearest": nearest, "text_set": mean}
+
+
+def _interest(population: Population, asked: Asked, p: _Pairs) -> Floats:
+    if population.interests is None or asked.interests is None:
+        return np.zeros(len(p.item), np.float32)
+    return population.interests.score(asked.interests, p)
+
+
+def _browsing(population: Population, asked: Asked, p: _Pairs) -> Columns:
+    seen = of_actions(asked.histories, BROWSING)
+    tally = Tally.of(seen.user, seen.item, population.n_items)
+    row = tally.find(p.user, p.item)
+    weight = decay(seen.at, asked.as_of, 14.0)
+    days = (asked.as_of - tally.largest(seen.at)) / DAY
+
+    def last(action: Action) -> NDArray[np.float64]:
+        which = seen.action == ACTION_CODE[action]
+        out = np.full(len(tally.keys) + 1, -np.inf)
+        np.maximum.at(out, tally.group[which], seen.at[which])
+        return out[row]
+
+    bought = np.append(asked.owned.largest(asked.taken.at).astype(float), -np.inf)[asked.owned.find(p.user, p.item)]
+    kind = population.facets.type
+    typed = kind[seen.item] >= 0
+    types = Tally.of(seen.user[typed], kind[seen.item[typed]], int(kind.max(initial=0)) + 1)
+    of_type = types.total(weight[typed])
+    everything = np.bincount(types.user, of_type, minlength=asked.n)
+    share = of_type / np.maximum(everything[types.user], 1e-9)
+    return {
+        "views": padded(_log(tally.total(weight)), 0)[row],
+        "days_since_view": _log(padded(days, NEVER_DAYS)[row]),
+        "carted": last(Action.CART) > bought,
+        "favourite": last(Action.FAVOURITE) > -np.inf,
+        "type_views": padded(share, 0)[types.find(p.user, kind[p.item])],
+    }

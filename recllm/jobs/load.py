@@ -1,0 +1,126 @@
+"""What goes into a workspace: files, and what people did with what they were shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from recllm.data.dataset import utc
+from recllm.errors import UsageError
+from recllm.jobs.feedback import FEEDBACK_SCHEMA, Outcome, outcomes, shown_events
+from recllm.schema import Action, IngestReport, Purpose, Slate, Table
+from recllm.workspace.clock import log_end, present
+from recllm.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    pass
+
+
+def load_file(
+    workspace: Workspace,
+    file: Path,
+    table: str,
+    *,
+    mapping: str | None = None,
+    dry_run: bool = False,
+    progress: Callable[[int], None] | None = None,
+    **options: Any,
+) -> IngestReport:
+    """Read one file into the workspace. `options` are fields of `IngestOptions`; the settings fill what they leave.
+
+    Raises `UsageError` for an unknown table, `IngestError` when the file or the load is refused.
+    """
+    from recllm.ingest.load import ingest_file
+    from recllm.ingest.mapping import load_map
+    from recllm.ingest.options import IngestOptions
+
+    if table not in set(Table):
+        raise UsageError(f"--table is one of {', '.join(Table)}, not {table!r}")
+    settings = workspace.settings
+    given: dict[str, Any] = {"shop_tz": settings.timezone, "shop_currency": settings.currency}
+    given |= {name: value for name, value in options.items() if value is not None}
+    return ingest_file(
+        file,
+        table,
+        store=workspace.store(),
+        pseudonymiser=workspace.pseudonymiser(),
+        policy=workspace.policy,
+        mapping=load_map(mapping) if mapping else None,
+        options=IngestOptions(**given),
+        quarantine_dir=workspace.quarantine_dir,
+        dry_run=dry_run,
+        progress=progress,
+    )
+
+
+def describe_workspace(workspace: Workspace) -> dict[str, Any]:
+    """Counts, spans, gaps, categories, text lengths and languages of what the store holds."""
+    from recllm.ingest.describe import describe
+
+    return describe(workspace.store())
+
+
+def add_feedback(
+    workspace: Workspace,
+    user_id: str,
+    item_id: str,
+    event: str,
+    *,
+    at: datetime | None = None,
+    request_id: str | None = None,
+    value: float | None = None,
+    quantity: float = 1.0,
+    price: float | None = None,
+) -> Any:
+    """Append one event of a person, by the shop's own id. `at` defaults to the present of the log.
+
+    Returns the store's account of it. Raises `UsageError` for an unknown event or item.
+    """
+    from recllm.ingest.record import record_events
+
+    known = [a.value for a in Action if a is not Action.SHOWN]
+    if event not in known:
+        raise UsageError(f"--event is one of {', '.join(known)}, not {event!r}")
+    if (value is None) == (event == Action.RATING):
+        raise UsageError("a rating needs --value, and only a rating takes one")
+    items = workspace.store().items()
+    if item_id not in items["item_id"]:
+        raise UsageError(f"no item {item_id!r} in the catalogue; see recllm describe")
+    moment = at or utc(present(log_end(workspace)))
+    row = {
+        "user_id": workspace.pseudonymiser().one(user_id),
+        "item_id": item_id,
+        "event": event,
+        "timestamp": moment,
+        "request_id": request_id,
+        "value": value,
+        "quantity": quantity,
+        "price": price,
+    }
+    schema = {**FEEDBACK_SCHEMA, "value": pl.Float64, "quantity": pl.Float64, "price": pl.Float64}
+    frame = pl.DataFrame([row], schema={name: schema[name] for name in row})
+    return record_events(frame, workspace.store(), source="feedback")
+
+
+def record_shown(workspace: Workspace, slates: Sequence[Slate]) -> int:
+    """Append what was shown, of people who may be counted (purpose analytics); returns the number of events."""
+    from recllm.ingest.record import record_events
+
+    names = workspace.pseudonymiser().many([s.user_id for s in slates])
+    permitted = workspace.gate().permits_each(names, Purpose.ANALYTICS)
+    pairs = [(s, n) for s, n, yes in zip(slates, names, permitted, strict=True) if yes and s.items]
+    if not pairs:
+        return 0
+    frame = shown_events([s for s, _ in pairs])
+    alias = {s.user_id: n for s, n in pairs}
+    frame = frame.with_columns(pl.col("user_id").replace_strict(alias))
+    return int(record_events(frame, workspace.store(), source="served").accepted)
+
+
+def feedback_report(workspace: Workspace) -> tuple[Outcome, ...]:
+    """What became of what was shown, by model version, over people who may be counted."""
+    return outcomes(workspace.gate().events(Purpose.ANALYTICS))

@@ -1,0 +1,133 @@
+"""What a workspace answers: slates, audiences, profiles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from recllm.data.dataset import Dataset
+from recllm.errors import PolicyError, UsageError
+from recllm.jobs.train import workspace_encoder
+from recllm.schema import Encoder, Profile, Purpose
+from recllm.workspace.clock import present
+from recllm.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from recllm.audiences.audience import Audience
+    from recllm.profiles.evolution import By, Evolution
+    from recllm.recommender.recommender import Recommender
+    from recllm.text.users import UserTexts
+
+
+CHANNEL_PURPOSE = {"email": Purpose.EMAIL, "push": Purpose.PUSH, "sms_gsm": Purpose.SMS}
+"""What a person must have agreed to besides personalisation before a text of this channel is written for them."""
+
+
+def open_recommender(
+    workspace: Workspace,
+    *,
+    version: str | None = None,
+    locale: str | None = None,
+    encoder: Encoder | None = None,
+    now: datetime | None = None,
+) -> Recommender:
+    """The recommender of a workspace: people who agreed to personalisation, and the current or named model.
+
+    Without a trained model, slates rank by text alone and say so.
+    """
+    from recllm.encoder.loading import with_adapter
+    from recllm.recommender.recommender import Recommender
+    from recllm.recommender.registry import current
+    from recllm.recommender.saved_model import load_model
+
+    gate, names = workspace.gate(), workspace.pseudonymiser()
+    data = gate.dataset(Purpose.PERSONALISATION)
+    data = data.before(present(data.as_of, now))
+    trained = version is not None or current(workspace.models_dir) is not None
+    model = load_model(workspace.models_dir, version) if trained else None
+    if encoder is None:
+        encoder = workspace_encoder(workspace)
+        encoder = encoder if model is None or model.adapter is None else with_adapter(encoder, model.adapter)
+    return Recommender(
+        data,
+        encoder,
+        model=model,
+        policy=workspace.policy,
+        locale=locale or workspace.settings.locale,
+        pseudonyms=names.many,
+        permits=lambda ids: gate.permits_each(ids, Purpose.PERSONALISATION),
+    )
+
+
+def find_audience(
+    workspace: Workspace,
+    *,
+    channel: str | None = None,
+    exclusions: Mapping[str, Any] | None = None,
+    recommender: Recommender | None = None,
+    version: str | None = None,
+    locale: str | None = None,
+    **target: Any,
+) -> Audience:
+    """The people to reach. `target` is what `recllm.audiences.audience` takes, and tells its errors.
+
+    channel: also leave out who has not agreed to it. exclusions: fields of `Exclusions`. Everybody who is known and has
+    not agreed to personalisation is counted among the excluded.
+    """
+    from recllm.audiences.audience import audience
+    from recllm.audiences.exclusions import NO_CONSENT, Exclusions
+
+    gate, purpose = workspace.gate(), CHANNEL_PURPOSE.get(channel or "")
+    if channel is not None and purpose is None:
+        raise UsageError(
+            f"nobody can agree to the channel {channel!r}; those with consent: {', '.join(CHANNEL_PURPOSE)}"
+        )
+    agreed = None if purpose is None else lambda ids: gate.permits_each(ids, purpose)
+    opened = recommender or open_recommender(workspace, version=version, locale=locale)
+    found = audience(opened, exclusions=Exclusions(agreed=agreed, **(exclusions or {})), **target)
+    with workspace.store().read() as reader:
+        outside = reader.counts()["users"] - opened.dataset.n_users
+    if outside <= 0:
+        return found
+    counted = {NO_CONSENT: found.excluded.get(NO_CONSENT, 0) + outside}
+    return replace(found, excluded=counted | {k: n for k, n in found.excluded.items() if k != NO_CONSENT})
+
+
+def person_profile(workspace: Workspace, user_id: str, locale: str) -> tuple[Profile, UserTexts]:
+    """One person's profile and its texts. Raises `PolicyError` without consent, `UsageError` for a stranger."""
+    from recllm.profiles.profile import build_profile
+    from recllm.text.users import user_texts
+
+    data = workspace.gate().dataset(Purpose.PERSONALISATION)
+    row = _known_row(workspace, data, workspace.pseudonymiser().one(user_id))
+    profile = build_profile(data, row, as_of=present(data.as_of))
+    return profile, user_texts(profile, data.items, locale)
+
+
+def person_evolution(
+    workspace: Workspace,
+    user_id: str,
+    *,
+    by: By = "auto",
+    encoder: Encoder | None = None,
+) -> Evolution:
+    """How one person's interests moved. Raises `PolicyError` without consent, `UsageError` for a stranger."""
+    from recllm.features.item_vectors import item_vectors
+    from recllm.profiles.evolution import evolve
+
+    name = workspace.pseudonymiser().one(user_id)
+    data = workspace.gate().dataset(Purpose.PERSONALISATION)
+    row = _known_row(workspace, data, name)
+    vectors = item_vectors(encoder or workspace_encoder(workspace), data, workspace.settings.locale)
+    return evolve(data, row, vectors, present(data.as_of), by=by, policy=workspace.policy)
+
+
+def _known_row(workspace: Workspace, data: Dataset, name: str) -> int:
+    if not workspace.gate().permits(name, Purpose.PERSONALISATION):
+        raise PolicyError("this person has not agreed to personalisation; nothing was read")
+    row = int(data.user_rows([name])[0])
+    if row < 0:
+        raise UsageError("nobody with this id is known; check the id, or load the users and events tables")
+    return row

@@ -1,0 +1,232 @@
+"""What a workspace learns: the encoder, the scorer, advice, and how good it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recllm.data.dataset import Dataset
+from recllm.errors import DataError, PolicyError, UsageError
+from recllm.schema import Encoder, Purpose
+from recllm.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from recllm.encoder.onnx_export import Exported
+    from recllm.evaluation.report import Report
+    from recllm.training.advise import Advice
+    from recllm.training.lora.arguments import LoraArguments
+    from recllm.training.lora.tune import TunedEncoder
+    from recllm.training.windows import TrainingArguments
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What `recllm train` tells. rows: events learned from; metrics: on the latest past window."""
+
+    model_version: str
+    rows: int
+    seconds: float
+    metrics: Mapping[str, float]
+
+
+def workspace_encoder(workspace: Workspace) -> Encoder:
+    """The workspace's encoder behind its cache on disk; bfloat16 where a probe, kept in the cache, found it pays."""
+    from recllm.encoder.loading import load_encoder
+
+    return load_encoder(workspace.settings.encoder, cache_dir=workspace.cache_dir / "vectors", precision="auto")
+
+
+def export_encoder(
+    folder: Path,
+    *,
+    workspace: Path | None = None,
+    encoder: str | None = None,
+    adapter: Path | None = None,
+    int8: bool = True,
+) -> Exported:
+    """An encoder, the workspace's or the named one, written for onnxruntime; see `recllm.encoder.onnx_export`.
+
+    With a workspace the vectors are compared on its item texts, else on those of the probe. Raises `UsageError` for an
+    encoder that is no transformers model.
+    """
+    from recllm.encoder.huggingface import HuggingFaceEncoder
+    from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
+    from recllm.encoder.onnx_export import export_onnx
+    from recllm.encoder.precision import PROBE_TEXTS
+    from recllm.text.items import item_texts
+
+    texts, name = list(PROBE_TEXTS), encoder or DEFAULT_ENCODER
+    if workspace is not None:
+        with Workspace.open(str(workspace)) as opened:
+            name = encoder or opened.settings.encoder
+            items = opened.gate().dataset(Purpose.ANALYTICS).items
+            texts = item_texts(items, opened.settings.locale) or texts
+    loaded = load_encoder(name, adapter=adapter, device="cpu", progress=False)
+    if not isinstance(loaded, HuggingFaceEncoder):
+        raise UsageError(f"the encoder {name!r} is not a transformers model, so there is nothing to export")
+    return export_onnx(loaded, folder, texts=texts, int8=int8)
+
+
+def train_workspace(
+    workspace: Workspace,
+    *,
+    seed: int = 0,
+    encoder: Encoder | None = None,
+    progress: Callable[[str], None] | None = None,
+    lora: LoraArguments | None = None,
+    tuned: TunedEncoder | None = None,
+    **arguments: Any,
+) -> Trained:
+    """Train the scorer on people who agreed to it, and publish it as the current model.
+
+    `arguments` are fields of `TrainingArguments`; without any, `recllm.training.advise` chooses them, and in any case
+    whether
+    there is a sequence model. lora: fine-tune the
+    encoder first; its adapter becomes part of the model. tuned: what `tune_workspace` gave, instead of that. Raises
+    `DataError` when the log is too small to learn from.
+    """
+    from recllm.recommender.recommender import Recommender
+    from recllm.training.advise import advised_interests
+    from recllm.training.windows import TrainingArguments
+
+    started = time.monotonic()
+    data = workspace.gate().dataset(Purpose.MODEL_TRAINING)
+    if not len(data.events):
+        raise PolicyError(
+            "nobody in this workspace has agreed to model training; load a consent table, "
+            "or make the workspace with --consent-default granted"
+        )
+    base, locale = encoder or workspace_encoder(workspace), workspace.settings.locale
+    if lora is not None:
+        tuned = tune_workspace(workspace, lora, encoder=base, progress=progress)
+    recommender = Recommender(data, tuned.encoder if tuned else base, locale=locale)
+    if arguments:
+        args = TrainingArguments(seed=seed, **arguments)
+        interests = advised_interests(data, args)
+    else:
+        advice = _advice(workspace, data, seed=seed)
+        args, interests = _advised(advice), advice.interests
+    recommender = recommender.fit(args, interests=interests, progress=progress)
+    if tuned and recommender.model:
+        recommender.model = replace(recommender.model, adapter=tuned.adapter)
+    version = recommender.publish(workspace.models_dir)
+    assert recommender.model is not None  # noqa: S101 - fit returned
+    return Trained(
+        model_version=version,
+        rows=len(data.events),
+        seconds=time.monotonic() - started,
+        metrics=recommender.model.metrics,
+    )
+
+
+def tune_workspace(
+    workspace: Workspace,
+    lora: LoraArguments | None = None,
+    *,
+    encoder: Encoder | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> TunedEncoder:
+    """Fine-tune the encoder on people who agreed to training, in a folder of the cache.
+
+    An interrupted run of the same data and settings goes on there. `recllm.training.lora.tune_encoder` tells the
+    errors.
+    """
+    from recllm.training.lora.arguments import LoraArguments
+    from recllm.training.lora.run_folder import run_folder_name
+    from recllm.training.lora.tune import tune_encoder
+
+    lora, base = lora or LoraArguments(), encoder or workspace_encoder(workspace)
+    data = workspace.gate().dataset(Purpose.MODEL_TRAINING)
+    return tune_encoder(
+        data,
+        base,
+        lora,
+        workspace.cache_dir / "lora" / run_folder_name(data, base, lora),
+        progress,
+        locale=workspace.settings.locale,
+        consent="people of the workspace who agreed to model training, no one else",
+    )
+
+
+def advise_data(*, workspace: Path | None = None, data: Path | None = None, encoder: str | None = None) -> Advice:
+    """Advice for a workspace, on people who agreed to training, or for a folder of parquet tables.
+
+    encoder: one that is decided on; the workspace's own when its settings name another than the default. Raises
+    `UsageError` when neither or both sources are given.
+    """
+    from recllm.evaluation.tables import read_folder
+    from recllm.text.items import item_texts
+    from recllm.training.advise import advise
+
+    if (workspace is None) == (data is None):
+        raise UsageError("give one of --workspace and --data")
+    if workspace is not None:
+        with Workspace.open(str(workspace)) as opened:
+            return _advice(opened, opened.gate().dataset(Purpose.MODEL_TRAINING), encoder)
+    tables = read_folder(Path(str(data)))
+    whole = tables.dataset()
+    return advise(whole, item_texts(whole.items), encoder=encoder)
+
+
+def _advice(workspace: Workspace, data: Dataset, encoder: str | None = None, seed: int = 0) -> Advice:
+    from recllm.encoder.loading import DEFAULT_ENCODER
+    from recllm.text.items import item_texts
+    from recllm.training.advise import advise
+
+    settings = workspace.settings
+    decided = encoder or (settings.encoder if settings.encoder != DEFAULT_ENCODER else None)
+    return advise(data, item_texts(data.items, settings.locale), encoder=decided, seed=seed)
+
+
+def _advised(advice: Advice) -> TrainingArguments:
+    if advice.training is None:
+        raise DataError(f"{'; '.join(advice.missing)}. Without training there is {advice.mode}: recllm recommend works")
+    return advice.training
+
+
+def evaluate_data(
+    *,
+    workspace: Path | None = None,
+    data: Path | None = None,
+    split: str = "time",
+    test_days: int = 28,
+    slices: Sequence[str] = (),
+    baselines: Sequence[str] = (),
+    encoder: Encoder | None = None,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Report:
+    """Measure `recllm`, trained on what came before, beside baselines on a workspace or a folder of parquet tables.
+
+    The scorer learns to look as far ahead as the test window reaches. Without `slices` the split's own are used; "all"
+    among the baselines stands for every one. Raises `UsageError` when neither or both sources are given, or the test
+    days do not fit into the log.
+    """
+    from recllm.encoder.loading import load_encoder
+    from recllm.evaluation.report import evaluate
+    from recllm.evaluation.run import systems_for
+    from recllm.evaluation.splits import split_tables, time_split
+    from recllm.evaluation.systems import BASELINES
+    from recllm.evaluation.tables import read_folder
+    from recllm.training.windows import TrainingArguments
+
+    if (workspace is None) == (data is None):
+        raise UsageError("give one of --workspace and --data")
+    if data is not None:
+        window = split_tables(read_folder(data), split=split, test_days=test_days, slices=tuple(slices) or None)
+        load = load_encoder if encoder is None else lambda: encoder
+    else:
+        if split != "time":
+            raise UsageError("a workspace is split by time; --split column is for a folder of tables")
+        opened = Workspace.open(str(workspace))
+        known = opened.gate().dataset(Purpose.ANALYTICS)
+        chosen = tuple(slices) or ("ALL", "NEW", "COLD")
+        window = time_split(known, test_days=test_days, name=f"workspace-last{test_days}", slices=chosen)
+        load = (lambda: workspace_encoder(opened)) if encoder is None else lambda: encoder
+    arguments = TrainingArguments(horizon_days=test_days if split == "time" else 28, seed=seed)
+    names = ("recllm", *(BASELINES if "all" in baselines else baselines))
+    systems = systems_for(window, names, load, arguments=arguments, seed=seed, progress=progress)
+    return evaluate(window, systems, seed=seed)

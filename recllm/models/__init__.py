@@ -1,0 +1,1 @@
+"""What is learned and saved: the scorer and the sequence model."""

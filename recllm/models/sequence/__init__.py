@@ -1,0 +1,6 @@
+"""What a person turns to next, read from the sequence of what they took: a causal transformer over item vectors.
+
+past = dataset.before(cut)
+snapshots = learn_interests(dataset, item_vectors, basics, target, cuts=[cut])
+logit = snapshots[0].score(snapshots[0].users(histories, as_of, basics), pairs)
+"""

@@ -1,0 +1,1 @@
+"""The composition: a person to a slate."""

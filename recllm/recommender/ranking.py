@@ -1,0 +1,272 @@
+"""The best items for people: candidates, features, score, top k, in blocks of people so that memory stays bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recllm.data.dataset import Events
+from recllm.data.interactions import Floats, Ints
+from recllm.errors import ModelError
+from recllm.features.candidates import Candidates, CandidateSettings, candidates, explicit
+from recllm.features.collaborative import Asked, Population, ask
+from recllm.features.pair_features import FEATURE_NAMES, SOLD_FEATURES, pair_cosine, pair_features
+from recllm.models.scorer import Scorer
+from recllm.training.item_calibration import with_offsets
+
+BLOCK_PAIRS = 2**18
+"""Pairs of a block of people."""
+
+CHUNK_PAIRS = 2**13
+"""Pairs that the MLP gets at once: so few fit the cache, and their memory is used again, which halves the time."""
+
+
+class ScoredPairs(NamedTuple):
+    """Float32 (n_pairs,) each; logit = a * cosine + mlp, and a calibrated probability in (0, 1)."""
+
+    cosine: Floats
+    mlp: Floats
+    logit: Floats
+    probability: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """Best items of n people, best first. item: int32 (n, k), padded with -1. The others: (n, k), NaN or 0 there.
+
+    sources: uint16 bits of `recllm.features.candidates.SOURCES`; 0 where an explicit list was ranked.
+    """
+
+    item: NDArray[np.int32]
+    logit: Floats
+    cosine: Floats
+    mlp: Floats
+    probability: Floats
+    sources: NDArray[np.uint16]
+
+
+class PairList(Protocol):
+    """Compressed rows of item rows, one run per person."""
+
+    @property
+    def indptr(self) -> Ints: ...
+    @property
+    def item(self) -> NDArray[np.int32]: ...
+
+
+def score_pairs(
+    scorer: Scorer,
+    population: Population,
+    histories: Events,
+    as_of: int,
+    pairs: PairList,
+    *,
+    own: NDArray[np.integer] | None = None,
+    basics: Floats | None = None,
+    item_offsets: Floats | None = None,
+) -> ScoredPairs:
+    """Score given pairs, e.g. of virtual histories.
+
+    The items of person u are pairs.item[pairs.indptr[u]:pairs.indptr[u + 1]], ascending. own: each person's row in the
+    population's dataset, -1 for none. basics: Emb(I), (n, dim). item_offsets: (n_items,), calibrates the
+    probability item by item, see `recllm.training.item_calibration`.
+    """
+    listed = Candidates(pairs.indptr, pairs.item, np.zeros(len(pairs.item), np.uint16))
+    asked = ask(population, histories, as_of, own=own, basics=basics)
+    return _score(scorer, population, asked, listed, item_offsets)
+
+
+def rank(
+    scorer: Scorer,
+    population: Population,
+    histories: Events,
+    as_of: int,
+    k: int,
+    *,
+    own: NDArray[np.integer] | None = None,
+    basics: Floats | None = None,
+    allowed: NDArray[np.bool_] | None = None,
+    banned: tuple[Ints, NDArray[np.integer]] | None = None,
+    repeats: bool = True,
+    settings: CandidateSettings | None = None,
+    popularity_weight: float = 0.0,
+    item_offsets: Floats | None = None,
+    block: int = 256,
+) -> Ranked:
+    """Top `k` of the catalogue for each person of `histories`, see `candidates` for the filters.
+
+    When the sources propose fewer than `k` items, popular ones fill the list, so it is short only when fewer than `k`
+    items pass the filters. popularity_weight: items are ordered by logit - weight * log(1 + people who ever took the
+    item), so that more of the catalogue is shown, at a price in accuracy; the scores in the answer stay what they were.
+    As exp(logit) is about an expected number of takings, 1 ranks by how much more the person takes an item than the
+    crowd does. `eval/coverage.py` draws the curve. item_offsets: see `score_pairs`.
+    """
+    wide, less, parts = _wide(settings, k), _popularity(population, popularity_weight), []
+    for start, asked in _asked(population, histories, as_of, own, basics, block):
+        hidden = None if banned is None else _runs(banned, start, start + asked.n)
+        pairs = candidates(population, asked, wide, allowed=allowed, banned=hidden, repeats=repeats)
+        parts.append(_top(_score(scorer, population, asked, pairs, item_offsets), pairs, k, less))
+    return _stack(parts, k)
+
+
+def rank_with_and_without_repeats(
+    scorer: Scorer,
+    population: Population,
+    histories: Events,
+    as_of: int,
+    k: int,
+    *,
+    own: NDArray[np.integer] | None = None,
+    basics: Floats | None = None,
+    allowed: NDArray[np.bool_] | None = None,
+    settings: CandidateSettings | None = None,
+    popularity_weight: float = 0.0,
+    item_offsets: Floats | None = None,
+    block: int = 256,
+) -> tuple[Ranked, Ranked]:
+    """What `rank` gives with `repeats` and without, for one scoring: the sources propose the same new items in both."""
+    wide, less = _wide(settings, k), _popularity(population, popularity_weight)
+    whole, new = [], []
+    for _, asked in _asked(population, histories, as_of, own, basics, block):
+        pairs = candidates(population, asked, wide, allowed=allowed)
+        scores = _score(scorer, population, asked, pairs, item_offsets)
+        fresh = _open(pairs, asked, None, repeats=False)
+        whole.append(_top(scores, pairs, k, less))
+        new.append(_top(ScoredPairs(*(column[fresh] for column in scores)), pairs.select(fresh), k, less))
+    return _stack(whole, k), _stack(new, k)
+
+
+def _wide(settings: CandidateSettings | None, k: int) -> CandidateSettings:
+    """A list is short only when the catalogue is: new items fill it through `popular`, others by `own_history`."""
+    settings = settings or CandidateSettings()
+    return replace(settings, popular=max(settings.popular, k), own_history=max(settings.own_history, k))
+
+
+def rank_items(
+    scorer: Scorer,
+    population: Population,
+    histories: Events,
+    as_of: int,
+    items: NDArray[np.integer],
+    k: int | None = None,
+    *,
+    own: NDArray[np.integer] | None = None,
+    basics: Floats | None = None,
+    banned: tuple[Ints, NDArray[np.integer]] | None = None,
+    repeats: bool = True,
+    popularity_weight: float = 0.0,
+    item_offsets: Floats | None = None,
+) -> Ranked:
+    """Rank an explicit list of item rows for everyone: new arrivals that never sold, or the caller's own list.
+
+    k: at most this many per person, all of them when None. popularity_weight, item_offsets: see `rank`.
+    """
+    rows = np.unique(items).astype(np.int32)
+    k = len(rows) if k is None else k
+    block = int(np.clip(BLOCK_PAIRS // max(len(rows), 1), 1, 256))
+    less, parts = _popularity(population, popularity_weight), []
+    for start, asked in _asked(population, histories, as_of, own, basics, block):
+        pairs = explicit(asked.n, rows)
+        hidden = None if banned is None else _runs(banned, start, start + asked.n)
+        pairs = pairs.select(_open(pairs, asked, hidden, repeats))
+        parts.append(_top(_score(scorer, population, asked, pairs, item_offsets), pairs, k, less))
+    return _stack(parts, k)
+
+
+def _asked(
+    population: Population,
+    histories: Events,
+    as_of: int,
+    own: NDArray[np.integer] | None,
+    basics: Floats | None,
+    block: int,
+) -> Iterator[tuple[int, Asked]]:
+    """Blocks of people, with the place of the first."""
+    n = len(histories.indptr) - 1
+    for start in range(0, n, block):
+        rows = np.arange(start, min(start + block, n))
+        part = None if own is None else np.asarray(own)[rows]
+        told = None if basics is None else basics[rows]
+        yield start, ask(population, histories.rows(rows), as_of, own=part, basics=told)
+
+
+def _runs(lists: tuple[Ints, NDArray[np.integer]], start: int, end: int) -> tuple[Ints, NDArray[np.integer]]:
+    indptr, item = lists
+    return indptr[start : end + 1] - indptr[start], item[indptr[start] : indptr[end]]
+
+
+def _open(
+    pairs: Candidates, asked: Asked, hidden: tuple[Ints, NDArray[np.integer]] | None, repeats: bool
+) -> NDArray[np.bool_]:
+    fit = np.ones(len(pairs.item), bool)
+    if not repeats:
+        fit &= asked.owned.find(pairs.user, pairs.item) == len(asked.owned.keys)
+    if hidden is not None:
+        n_items = asked.owned.n_keys
+        banned = np.repeat(np.arange(asked.n), np.diff(hidden[0])) * n_items + hidden[1]
+        fit &= ~np.isin(pairs.user * n_items + pairs.item, banned)
+    return fit
+
+
+def _score(
+    scorer: Scorer, population: Population, asked: Asked, pairs: Candidates, item_offsets: Floats | None
+) -> ScoredPairs:
+    if scorer.config.features != FEATURE_NAMES:
+        raise ModelError("the model was trained on other pair features than this version computes; train again")
+    narrow = bool(scorer.config.sold_features) and set(scorer.config.sold_features) <= set(SOLD_FEATURES)
+    features = pair_features(population, asked, pairs, narrow=narrow)
+    cosine = pair_cosine(population.item_vectors, asked.vectors.user, pairs)
+    items, item = np.unique(pairs.item, return_inverse=True)
+    user = pairs.user
+    out = np.zeros((3, len(item)), np.float32)
+    scorer.eval()
+    with torch.inference_mode():
+        users = scorer.project(torch.from_numpy(asked.vectors.user))
+        projected = scorer.project(torch.from_numpy(population.item_vectors[items]))
+        for start in range(0, len(item), CHUNK_PAIRS):
+            part = slice(start, start + CHUNK_PAIRS)
+            columns = (user[part], item[part], cosine[part], features[part])
+            score = scorer(users, projected, *(torch.from_numpy(c) for c in columns))
+            out[:, part] = torch.stack([score.mlp, score.logit, scorer.probability(score.logit)]).numpy()
+    probability = out[2] if item_offsets is None else with_offsets(out[2], item_offsets[pairs.item])
+    return ScoredPairs(cosine, out[0], out[1], probability)
+
+
+def _popularity(population: Population, weight: float) -> Floats | None:
+    """What each item's score is lowered by for the order, (n_items,); None for nothing."""
+    return weight * np.log1p(population.stats.buyers_ever).astype(np.float32) if weight else None
+
+
+def _top(scores: ScoredPairs, pairs: Candidates, k: int, less: Floats | None = None) -> Ranked:
+    """Best k of each run by logit - less[item]; ties go to the lower item row, whose order is that of a hash."""
+    user, n = pairs.user, len(pairs.indptr) - 1
+    score = scores.logit if less is None else scores.logit - less[pairs.item]
+    order = np.lexsort((pairs.item, -score, user))
+    place = np.arange(len(order)) - pairs.indptr[user]
+    kept, at = order[place < k], (user[place < k], place[place < k])
+
+    def table(column: NDArray[Any], empty: float) -> NDArray[Any]:
+        out = np.full((n, k), empty, column.dtype)
+        out[at] = column[kept]
+        return out
+
+    return Ranked(
+        table(pairs.item, -1),
+        table(scores.logit, np.nan),
+        table(scores.cosine, np.nan),
+        table(scores.mlp, np.nan),
+        table(scores.probability, np.nan),
+        table(pairs.sources, 0),
+    )
+
+
+def _stack(parts: list[Ranked], k: int) -> Ranked:
+    if not parts:
+        empty = np.zeros((0, k), np.float32)
+        return Ranked(empty.astype(np.int32), empty, empty, empty, empty, empty.astype(np.uint16))
+    return Ranked(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Ranked)))

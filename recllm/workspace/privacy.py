@@ -1,0 +1,191 @@
+"""People's ids become pseudonyms at the door, and only rows of people who agreed leave the store.
+
+The `PolicyGate` is the only reader of personal rows for everything that learns or speaks.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import unicodedata
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+
+from recllm.data.dataset import Dataset
+from recllm.errors import StoreError, UsageError
+from recllm.policy import Policy
+from recllm.schema import Purpose
+from recllm.store.database import Store
+from recllm.store.readers import Reader
+
+KEY_VARIABLE = "RECLLM_KEY"
+KEY_FILE_VARIABLE = "RECLLM_KEY_FILE"
+MIN_KEY_BYTES = 16
+
+_DETAILS = ("quantity", "price", "basket_id")
+
+
+class Pseudonymiser:
+    """Raw ids to pseudonyms: `"u1_" + base32(HMAC-SHA256(key, tenant NUL domain NUL id))[:26]`, 130 bits.
+
+    A plain hash would not do: phone numbers can be enumerated. Ids are brought to Unicode NFC and stripped first, so
+    that an id typed at a prompt meets the one read from a file. Equal ids of two domains, or of two tenants, cannot
+    be joined.
+    """
+
+    def __init__(self, key: bytes, *, domain: str = "training", tenant: str = "default") -> None:
+        if len(key) < MIN_KEY_BYTES:
+            raise UsageError(
+                f"the pseudonym key has {len(key)} bytes, at least {MIN_KEY_BYTES} are needed; "
+                'make one with: python -c "import secrets; print(secrets.token_hex(32))"'
+            )
+        self._hmac = hmac.new(key, f"{tenant}\0{domain}\0".encode(), hashlib.sha256)
+        self._domain = domain
+
+    def __repr__(self) -> str:
+        return f"Pseudonymiser(key=***, domain={self._domain!r})"
+
+    def one(self, raw: str) -> str:
+        """The pseudonym of one id: 29 characters, safe in a path."""
+        mac = self._hmac.copy()
+        mac.update(unicodedata.normalize("NFC", raw).strip().encode("utf-8", "surrogatepass"))
+        return "u1_" + base64.b32encode(mac.digest())[:26].decode()
+
+    def many(self, raw: Sequence[str]) -> list[str]:
+        """The pseudonym of each id, in order; each distinct id is hashed once."""
+        known = {text: self.one(text) for text in set(raw)}
+        return [known[text] for text in raw]
+
+    def fingerprint(self) -> str:
+        """16 hex digits that tell whether two keys are equal and reveal nothing else of a random key."""
+        mac = self._hmac.copy()
+        mac.update(b"\0fingerprint of the key")
+        return mac.hexdigest()[:16]
+
+
+def find_key(key_file: Path, environ: Mapping[str, str] | None = None) -> bytes:
+    """The pseudonym key: from RECLLM_KEY, else the file that RECLLM_KEY_FILE names, else `key_file`.
+
+    Raises `StoreError` when there is none, and when other people may read `key_file`.
+    """
+    environ = os.environ if environ is None else environ
+    if environ.get(KEY_VARIABLE):
+        return environ[KEY_VARIABLE].strip().encode()
+    if environ.get(KEY_FILE_VARIABLE):
+        return _read_key(Path(environ[KEY_FILE_VARIABLE]))
+    if key_file.exists() and os.name == "posix" and key_file.stat().st_mode & 0o077:
+        raise StoreError(f"other people may read the key file {key_file}; run: chmod 600 {key_file}")
+    return _read_key(key_file)
+
+
+def make_key_file(path: Path) -> None:
+    """Writes a new random key, readable by the owner only. An existing file stays as it is."""
+    if path.exists():
+        return
+    draft = path.with_name(path.name + ".tmp")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(32) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def _read_key(path: Path) -> bytes:
+    try:
+        return path.read_bytes().strip()
+    except OSError as error:
+        raise StoreError(
+            f"the pseudonym key cannot be read from {path} ({error.strerror}); restore the file, "
+            f"or set {KEY_VARIABLE} or {KEY_FILE_VARIABLE}; without it new rows cannot be joined to known people"
+        ) from error
+
+
+class PolicyGate:
+    """Who may be used for what. Decisions are read anew on every call, so a withdrawal acts at once.
+
+    Of several decisions of a person for a purpose the latest counts; of one instant, the refusal. Without a decision
+    `consent_default` counts, except for the policy's explicit purposes, which are refused.
+    """
+
+    def __init__(self, store: Store, policy: Policy, consent_default: bool) -> None:
+        self._store = store
+        self._policy = policy
+        self._default = consent_default
+
+    def permits(self, user_id: str, purpose: Purpose) -> bool:
+        """Whether this person, known to the store or not, may be used for the purpose."""
+        with self._store.read() as reader:
+            decision = reader.decision(user_id, purpose)
+        return self._without_decision(purpose) if decision is None else decision
+
+    def permits_each(self, user_ids: Sequence[str], purpose: Purpose) -> list[bool]:
+        """`permits` for many people at once, in order."""
+        with self._store.read() as reader:
+            decided = dict(_latest(reader, purpose).iter_rows())
+        default = self._without_decision(purpose)
+        return [decided.get(user_id, default) for user_id in user_ids]
+
+    def allowed(self, purpose: Purpose) -> frozenset[str]:
+        """Every person of the store who may be used for the purpose."""
+        with self._store.read() as reader:
+            return frozenset(self._allowed(reader, purpose)["user_id"])
+
+    def dataset(self, purpose: Purpose, as_of: int | datetime | None = None, *, now: datetime | None = None) -> Dataset:
+        """Everything known of the people who agreed to the purpose: events before `as_of`, basics, the catalogue.
+
+        Products only known from events keep them, without a title and as not available. The policy's `event_days`
+        are counted back from `now` (default: the clock). People who did not agree leave no trace in it.
+        """
+        with self._store.read() as reader:
+            people = self._allowed(reader, purpose)
+            events = reader.events(_DETAILS, since=self._oldest(now)).join(
+                people.select("user_id"), on="user_id", how="semi", maintain_order="left"
+            )
+            items = reader.items()
+        known = ~pl.col("pending") | pl.col("item_id").is_in(events["item_id"].unique().implode())
+        return Dataset.construct(events, _with_basics(people), _catalogue(items.filter(known)), as_of=as_of)
+
+    def events(self, purpose: Purpose) -> pl.DataFrame:
+        """All events, with every detail, of the people who agreed to the purpose; see `Reader.events`."""
+        with self._store.read() as reader:
+            people = self._allowed(reader, purpose).select("user_id")
+            return reader.events().join(people, on="user_id", how="semi", maintain_order="left")
+
+    def _allowed(self, reader: Reader, purpose: Purpose) -> pl.DataFrame:
+        people = reader.users().join(_latest(reader, purpose), on="user_id", how="left", maintain_order="left")
+        return people.filter(pl.col("granted").fill_null(self._without_decision(purpose))).drop("granted")
+
+    def _without_decision(self, purpose: Purpose) -> bool:
+        return self._default and purpose not in self._policy.explicit_purposes
+
+    def _oldest(self, now: datetime | None) -> datetime | None:
+        days = self._policy.event_days
+        return None if days is None else (now or datetime.now(UTC)) - timedelta(days=days)
+
+
+def _latest(reader: Reader, purpose: Purpose) -> pl.DataFrame:
+    return reader.consent(purpose.value).group_by("user_id", maintain_order=True).last().select("user_id", "granted")
+
+
+def _with_basics(people: pl.DataFrame) -> pl.DataFrame:
+    """user_id and one text column per basic, in the order of their names."""
+    basics = [json.loads(text) for text in people["basics"]]
+    names = sorted({name for row in basics for name in row} - {"user_id"})
+    columns = [pl.Series(name, [row.get(name) for row in basics], dtype=pl.String) for name in names]
+    return people.select("user_id").with_columns(columns)
+
+
+def _catalogue(items: pl.DataFrame) -> pl.DataFrame:
+    return items.with_columns(
+        pl.col("price").cast(pl.Float64),
+        pl.col("available") & ~pl.col("pending"),
+    ).drop("pending")

@@ -1,0 +1,240 @@
+"""One shop's folder: settings, store, key, quarantine, models, cache.
+
+workspace.toml   settings, written last, so a folder with it is complete
+store.sqlite     the store
+key              the pseudonym key, readable by the owner only; absent when the key comes from the environment
+quarantine/      refused rows of each load
+models/          published model versions
+cache/           what can be computed again
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+import zoneinfo
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from recllm.errors import StoreError, UsageError
+from recllm.policy import Policy, safe_id
+from recllm.store.database import Store
+from recllm.workspace.privacy import KEY_FILE_VARIABLE, KEY_VARIABLE, PolicyGate, Pseudonymiser, find_key, make_key_file
+
+SETTINGS_FILE = "workspace.toml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a shop decides once. Raises `UsageError` for a value that cannot be."""
+
+    consent_default: bool = False
+    """Whether a person without a recorded decision counts as having agreed."""
+    currency: str | None = None
+    """ISO 4217 code of prices without one, e.g. "EUR"."""
+    timezone: str | None = None
+    """IANA zone of times without one, e.g. "Asia/Shanghai"."""
+    encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
+    locale: str = "en"
+    tenant: str = "default"
+    """Part of every pseudonym: two tenants' people cannot be joined. Never change it in a workspace with data."""
+    policy: Mapping[str, Any] = field(default_factory=dict)
+    """Rules of `Policy` that differ here."""
+
+    def __post_init__(self) -> None:
+        _check(isinstance(self.consent_default, bool), "consent_default", self.consent_default, "true or false")
+        _check(_matches(r"[A-Z]{3}", self.currency), "currency", self.currency, "three capitals such as EUR")
+        _check(
+            self.timezone is None or _is_zone(self.timezone), "timezone", self.timezone, "a name such as Europe/Paris"
+        )
+        _check(_matches(r"[a-z]{2,3}([-_][A-Za-z0-9]{2,8})*", self.locale), "locale", self.locale, "e.g. en or zh-CN")
+        _check(
+            isinstance(self.encoder, str) and bool(self.encoder.strip()), "encoder", self.encoder, "a name or folder"
+        )
+        safe_id(str(self.tenant), "tenant")
+        Policy().with_rules(self.policy)
+
+
+class Workspace:
+    """An open workspace. Make one with `Workspace.create`, open it with `Workspace.open`; close it after use."""
+
+    def __init__(self, root: Path, settings: Settings, key_fingerprint: str) -> None:
+        self.root = root
+        self.settings = settings
+        self._key_fingerprint = key_fingerprint
+        self._store: Store | None = None
+
+    def __repr__(self) -> str:
+        return f"Workspace({str(self.root)!r})"
+
+    def __enter__(self) -> Workspace:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+    @classmethod
+    def create(cls, root: str | Path, *, exist_ok: bool = False, **settings: Any) -> Workspace:
+        """Makes a workspace in `root`; `settings` are the fields of `Settings`.
+
+        An existing one raises `StoreError`, or with `exist_ok` is opened with its own settings. A creation that was
+        interrupted can be repeated. Raises `UsageError` for a wrong setting, before anything is made.
+        """
+        root = Path(root)
+        if (root / SETTINGS_FILE).exists():
+            if exist_ok:
+                return cls.open(root)
+            raise StoreError(f"{root} is a workspace already; open it, or give another folder")
+        chosen = _settings(settings, "workspace")
+        try:
+            key_fingerprint = _furnish(root, chosen)
+        except OSError as error:
+            raise StoreError(
+                f"cannot make a workspace in {root}: {error.strerror}; choose a writable folder"
+            ) from error
+        return cls(root, chosen, key_fingerprint)
+
+    @classmethod
+    def open(cls, root: str | Path) -> Workspace:
+        """Opens the workspace in `root`. Raises `StoreError` when there is none, or its settings cannot be read."""
+        path = Path(root) / SETTINGS_FILE
+        if not path.is_file():
+            raise StoreError(f"there is no workspace in {root}; make one with: recllm init -w {root}")
+        try:
+            table = tomllib.loads(path.read_text("utf-8"))
+            key_fingerprint = str(table.pop("key_fingerprint"))
+            return cls(Path(root), _settings(table, str(path)), key_fingerprint)
+        except KeyError:
+            raise StoreError(f"{path} has no key_fingerprint; put back the file that recllm init made") from None
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, UsageError) as error:
+            raise StoreError(f"{path} cannot be used: {error}; correct the file") from error
+
+    @property
+    def store_path(self) -> Path:
+        return self.root / "store.sqlite"
+
+    @property
+    def key_path(self) -> Path:
+        return self.root / "key"
+
+    @property
+    def quarantine_dir(self) -> Path:
+        return self.root / "quarantine"
+
+    @property
+    def models_dir(self) -> Path:
+        return self.root / "models"
+
+    @property
+    def cache_dir(self) -> Path:
+        return self.root / "cache"
+
+    @property
+    def policy(self) -> Policy:
+        return Policy().with_rules(self.settings.policy)
+
+    def store(self) -> Store:
+        """The store, opened at the first call and shared by the later ones."""
+        if self._store is None:
+            self._store = Store.open(self.store_path)
+        return self._store
+
+    def gate(self) -> PolicyGate:
+        """The gate through which everything that learns or speaks reads people's rows."""
+        return PolicyGate(self.store(), self.policy, self.settings.consent_default)
+
+    def pseudonymiser(self, domain: str = "training") -> Pseudonymiser:
+        """Raw ids to the pseudonyms of this workspace.
+
+        Raises `StoreError` when the key is missing, or is not the one that the workspace was made with: known people
+        would silently become strangers.
+        """
+        key = find_key(self.key_path)
+        if _fingerprint(key, self.settings.tenant) != self._key_fingerprint:
+            raise StoreError(
+                f"the pseudonym key is not the one that the workspace {self.root} was made with; "
+                f"check {KEY_VARIABLE}, {KEY_FILE_VARIABLE} and {self.key_path}"
+            )
+        return Pseudonymiser(key, domain=domain, tenant=self.settings.tenant)
+
+    def close(self) -> None:
+        """Closes the store, if it is open."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+
+def _furnish(root: Path, settings: Settings) -> str:
+    for folder in (root, *(root / name for name in ("quarantine", "models", "cache"))):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not (os.environ.get(KEY_VARIABLE) or os.environ.get(KEY_FILE_VARIABLE)):
+        make_key_file(root / "key")
+    key_fingerprint = _fingerprint(find_key(root / "key"), settings.tenant)
+    Store.open(root / "store.sqlite", create=True).close()
+    _write_whole(root / SETTINGS_FILE, _toml(asdict(settings) | {"key_fingerprint": key_fingerprint}))
+    return key_fingerprint
+
+
+def _fingerprint(key: bytes, tenant: str) -> str:
+    return Pseudonymiser(key, domain="fingerprint", tenant=tenant).fingerprint()
+
+
+def _settings(table: Mapping[str, Any], where: str) -> Settings:
+    known = {f.name for f in fields(Settings)}
+    unknown = sorted(set(table) - known)
+    if unknown:
+        raise UsageError(f"{where}: unknown setting {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+    return Settings(**table)
+
+
+def _check(holds: bool, name: str, value: object, expected: str) -> None:
+    if not holds:
+        raise UsageError(f"setting {name}: {value!r} is not {expected}")
+
+
+def _matches(pattern: str, value: object) -> bool:
+    return value is None or (isinstance(value, str) and re.fullmatch(pattern, value) is not None)
+
+
+def _is_zone(name: object) -> bool:
+    try:
+        zoneinfo.ZoneInfo(str(name))
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+    return isinstance(name, str)
+
+
+def _toml(table: Mapping[str, Any]) -> str:
+    """TOML text of a table with one level of tables below it; None is left out."""
+    plain = {k: v for k, v in table.items() if v is not None and not isinstance(v, Mapping)}
+    lines = [f"{_key(name)} = {_value(value)}" for name, value in plain.items()]
+    for name, inner in table.items():
+        if isinstance(inner, Mapping) and inner:
+            lines += ["", f"[{_key(name)}]", *(f"{_key(k)} = {_value(v)}" for k, v in inner.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _value(name)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list | tuple | set | frozenset):
+        return "[" + ", ".join(_value(v) for v in value) + "]"
+    # JSON's strings, numbers and booleans are TOML's, but for one control character
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Writes a file that is there whole or not at all, also after a power cut."""
+    draft = path.with_name(path.name + ".tmp")
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
