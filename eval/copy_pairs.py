@@ -19,7 +19,7 @@ from typing import Any
 
 import polars as pl
 
-from recllm.adcopy.opening_line import ReasonKind
+from recllm.schema import ReasonKind
 
 INDUSTRIAL, ADVERTISEGEN = "minionerec_Industrial_and_Scientific", "advertisegen_dev"
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")

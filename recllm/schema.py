@@ -156,6 +156,20 @@ class Profile:
 # --- answers -------------------------------------------------------------------------------------------------------
 
 
+class ReasonKind(StrEnum):
+    """Why an item was chosen, said so that nothing about a person can be read from it."""
+
+    KNOWN = "known"
+    """The person bought this very item."""
+    TOGETHER = "together"
+    """The person bought other items that speak for it."""
+    INTEREST = "interest"
+    """The person looked at something that speaks for it."""
+    PICKED = "picked"
+    """The person told the shop something that speaks for it."""
+    GENERAL = "general"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reason:
     """One piece of evidence and what it is worth: the logit falls by `delta` when the evidence is taken away."""

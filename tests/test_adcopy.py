@@ -15,14 +15,14 @@ from recllm.adcopy.channels import channel, channels
 from recllm.adcopy.facts import FactSheet, Offer, OfferType
 from recllm.adcopy.frame import Frame
 from recllm.adcopy.money import format_money, renderings
-from recllm.adcopy.opening_line import ReasonKind, hook_prompt, reason_kind
+from recllm.adcopy.opening_line import hook_prompt, reason_kind
 from recllm.adcopy.titles import shortened, with_sayable_title
 from recllm.adcopy.verify import verify
 from recllm.adcopy.write import write_copy
 from recllm.errors import GenerationError, UsageError
 from recllm.generator.chat import messages
 from recllm.generator.scripted import ScriptedGenerator
-from recllm.schema import AdCopy, Item, Reason
+from recllm.schema import AdCopy, Item, Reason, ReasonKind
 from recllm.text.templates import Prompts
 
 NOW = datetime(2025, 11, 1, 9, tzinfo=UTC)

@@ -13,7 +13,7 @@ from recllm.adcopy.compose import Draft, compose, names
 from recllm.adcopy.facts import FactSheet, Offer
 from recllm.adcopy.frame import Frame
 from recllm.adcopy.injection import is_hostile
-from recllm.adcopy.opening_line import ReasonKind, bare_prompt, reason_kind, sober
+from recllm.adcopy.opening_line import bare_prompt, reason_kind, sober
 from recllm.adcopy.packs import Pack
 from recllm.adcopy.packs import pack as pack_named
 from recllm.adcopy.titles import with_sayable_title
@@ -21,7 +21,7 @@ from recllm.adcopy.verify import known_locale, verify
 from recllm.adcopy.voice import Voice
 from recllm.errors import UsageError
 from recllm.policy import Policy
-from recllm.schema import Check, Item, Reason
+from recllm.schema import Check, Item, Reason, ReasonKind
 from recllm.text.templates import Prompts
 
 Rejected = tuple[str, tuple[Check, ...]]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
-from enum import StrEnum
 from itertools import pairwise
 
 from recllm.adcopy.facts import FactSheet
@@ -13,7 +12,7 @@ from recllm.adcopy.lexicon import families, table, word_class
 from recllm.adcopy.money import language
 from recllm.adcopy.reading import HAN, fold, read, words
 from recllm.adcopy.verify.case import stem
-from recllm.schema import Check, Encoder, Reason
+from recllm.schema import Check, Encoder, Reason, ReasonKind
 from recllm.text.templates import Prompts
 
 MAX_TOKENS = {"en": 22, "zh": 60}
@@ -28,20 +27,6 @@ _UNFINISHED = re.compile(
 _INNER_END = re.compile(r"[.!?](?=\s+[A-Z])|[。！？](?=.)")
 _LAST_TURN = "[user]\n"
 _HAN_OR_WORD = re.compile(rf"[{HAN}]|[^\s{HAN}]+")
-
-
-class ReasonKind(StrEnum):
-    """Why an item was chosen, said so that nothing about a person can be read from it."""
-
-    KNOWN = "known"
-    """The person bought this very item."""
-    TOGETHER = "together"
-    """The person bought other items that speak for it."""
-    INTEREST = "interest"
-    """The person looked at something that speaks for it."""
-    PICKED = "picked"
-    """The person told the shop something that speaks for it."""
-    GENERAL = "general"
 
 
 def reason_kind(reason: Reason | None, item_id: str, *, sensitive: bool) -> ReasonKind:

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from recllm.adcopy.job import Job, open_job
-from recllm.adcopy.opening_line import ReasonKind, hook_faults, hook_prompt
+from recllm.adcopy.opening_line import hook_faults, hook_prompt
 from recllm.adcopy.submissions import item_of
 from recllm.adcopy.verify import known_locale
 from recllm.errors import DataError, RecllmError
-from recllm.schema import Item
+from recllm.schema import Item, ReasonKind
 from recllm.text.templates import Prompts
 
 _NOW = datetime(2000, 1, 1, tzinfo=UTC)

@@ -12,7 +12,6 @@ from recllm.adcopy.job import Job, Rejected, Wanted, open_job
 from recllm.adcopy.money import format_money, language
 from recllm.adcopy.opening_line import (
     MAX_TOKENS,
-    ReasonKind,
     bare_prompt,
     hook_faults,
     hook_prompt,
@@ -24,7 +23,7 @@ from recllm.adcopy.titles import without_title
 from recllm.adcopy.verify import passed
 from recllm.adcopy.verify.style import MAX_LIKENESS, likeness, variants_differ
 from recllm.errors import GenerationError, UsageError
-from recllm.schema import AdCopy, Check, Encoder, Generator, Item
+from recllm.schema import AdCopy, Check, Encoder, Generator, Item, ReasonKind
 
 TEMPLATE = "template"
 """What `AdCopy.generator` says of the shop's own lines."""

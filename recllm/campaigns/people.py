@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.adcopy.opening_line import ReasonKind, reason_kind
+from recllm.adcopy.opening_line import reason_kind
 from recllm.audiences.assignment import Campaign, assign
 from recllm.audiences.audience import Audience, Pool, answer, names_of, pool
 from recllm.audiences.exclusions import NO_CONSENT, Exclusions, reasons_against
@@ -23,6 +23,7 @@ from recllm.campaigns.suppression import suppressed_ids
 from recllm.errors import NotFittedError, UsageError
 from recllm.features.item_vectors import basics_of
 from recllm.jobs.serve import CHANNEL_PURPOSE
+from recllm.schema import ReasonKind
 from recllm.workspace.privacy import PolicyGate
 from recllm.workspace.workspace import Workspace
 

@@ -12,7 +12,6 @@ from datetime import datetime
 from pathlib import Path
 
 from recllm.adcopy.facts import FactSheet
-from recllm.adcopy.opening_line import ReasonKind
 from recllm.adcopy.record import CopyRecord, CopyRequest, save, write_all_recorded
 from recllm.adcopy.submissions import Submission, Verdict, judge
 from recllm.adcopy.voice import Voice
@@ -22,7 +21,7 @@ from recllm.campaigns.message import message, overlong
 from recllm.campaigns.people import Planned
 from recllm.campaigns.plan_types import Doubt, Text
 from recllm.policy import Policy
-from recllm.schema import AdCopy, Encoder, Generator, Item, Reason
+from recllm.schema import AdCopy, Encoder, Generator, Item, Reason, ReasonKind
 
 
 @dataclass(frozen=True, slots=True, order=True)
