@@ -12,7 +12,8 @@ from recllm.errors import ModelError
 from recllm.features.candidates import OWN_HISTORY, CandidateSettings, served_by
 from recllm.features.collaborative import Population
 from recllm.features.pair_features import FEATURE_NAMES
-from recllm.models.scorer import Scorer, ScorerConfig
+from recllm.models.scorer import ScorerConfig
+from recllm.models.scorer_network import ScorerNetwork
 from recllm.recommender.ranking import rank, rank_items, rank_with_and_without_repeats, score_pairs
 from recllm.training.scorer import FittedScorer, fit_scorer
 from recllm.training.windows import TrainingArguments
@@ -47,7 +48,7 @@ def test_favourites_come_first_and_say_where_they_come_from(fitted: FittedScorer
         assert set(found.item[u].tolist()) == mine
         assert all(served_by(int(s)) == (OWN_HISTORY,) for s in found.sources[u])
     assert (np.diff(found.logit, axis=1) <= 0).all()
-    weight = fitted.scorer.cosine_weight.item()
+    weight = float(fitted.scorer.weights["cosine_weight"])
     np.testing.assert_allclose(found.logit, weight * found.cosine + found.mlp, atol=1e-4)
     assert ((found.probability > 0) & (found.probability < 1)).all()
 
@@ -93,10 +94,10 @@ def test_a_short_catalogue_pads_with_minus_one(fitted: FittedScorer, crowd: Popu
 def test_equal_scores_are_ordered_by_item_row(crowd: Population) -> None:
     from recllm.features.pair_features import FEATURE_NAMES
 
-    flat = Scorer(ScorerConfig(dim=V.shape[1], features=FEATURE_NAMES, hidden=(4,)))
+    flat = ScorerNetwork(ScorerConfig(dim=V.shape[1], features=FEATURE_NAMES, hidden=(4,)))
     for value in flat.parameters():
         value.data.zero_()
-    found = rank_items(flat, crowd, history([]), NOW, np.array([9, 2, 5]))
+    found = rank_items(flat.frozen(), crowd, history([]), NOW, np.array([9, 2, 5]))
     assert found.item.tolist() == [[2, 5, 9]]
 
 
@@ -184,7 +185,7 @@ def test_lists_hold_what_was_taken_or_leave_it_out_and_training_repeats(
 
 
 def test_a_model_of_other_features_is_refused(crowd: Population) -> None:
-    other = Scorer(ScorerConfig(dim=V.shape[1], features=("one",), hidden=(4,)))
+    other = ScorerNetwork(ScorerConfig(dim=V.shape[1], features=("one",), hidden=(4,))).frozen()
     with pytest.raises(ModelError, match="train again"):
         rank(other, crowd, DATA.events, NOW, 3)
 
@@ -199,16 +200,16 @@ def test_a_bare_log_trains_and_ranks() -> None:
 
 
 def test_a_weight_on_popularity_puts_the_rarer_of_two_equals_first(crowd: Population) -> None:
-    flat = Scorer(ScorerConfig(dim=V.shape[1], features=FEATURE_NAMES))
+    flat = ScorerNetwork(ScorerConfig(dim=V.shape[1], features=FEATURE_NAMES))
     for weight in flat.parameters():
         weight.data.zero_()  # every item has the same score
     buyers = crowd.stats.buyers_ever
     items = np.argsort(-buyers, kind="stable")[[0, len(buyers) // 2, -1]]
     assert buyers[items[0]] > buyers[items[1]] > buyers[items[2]]
-    weighed = rank_items(flat, crowd, history([]), NOW, items, popularity_weight=0.1)
+    weighed = rank_items(flat.frozen(), crowd, history([]), NOW, items, popularity_weight=0.1)
     assert weighed.item[0].tolist() == items[::-1].tolist()
     assert len(set(weighed.logit[0].tolist())) == 1
-    assert rank_items(flat, crowd, history([]), NOW, items).item[0].tolist() == np.sort(items).tolist()
+    assert rank_items(flat.frozen(), crowd, history([]), NOW, items).item[0].tolist() == np.sort(items).tolist()
 
 
 def test_a_weight_on_popularity_changes_the_order_and_no_score(fitted: FittedScorer, crowd: Population) -> None:

@@ -59,7 +59,7 @@ def test_tea_drinkers_get_tea_and_tool_buyers_tools(trained: Recommender) -> Non
 
 def test_both_parts_of_the_score_are_reported_and_add_up(trained: Recommender) -> None:
     assert trained.model is not None
-    a = trained.model.scorer.cosine_weight.item()
+    a = float(trained.model.scorer.weights["cosine_weight"])
     for r in trained.recommend("u0", k=5)[0].items:
         assert r.logit == pytest.approx(a * r.cosine + r.mlp, abs=1e-4)
         assert 0 < r.probability < 1 and -1 <= r.cosine <= 1

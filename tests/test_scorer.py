@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from recllm.errors import ModelError
-from recllm.models.scorer import CONFIG, PARTS, WEIGHTS, Score, Scorer, ScorerConfig, load_scorer, save_scorer
+from recllm.models.scorer import CONFIG, PARTS, WEIGHTS, ScorerConfig, load_scorer, save_scorer
+from recllm.models.scorer_network import ScorerNetwork, ScoreTensors
 
 SHAPE = ScorerConfig(dim=6, features=("a", "b", "c"), projection=4, hidden=(8,))
 
 
-def score(scorer: Scorer, pairs: int = 5) -> Score:
+def score(scorer: ScorerNetwork, pairs: int = 5) -> ScoreTensors:
     rng = torch.Generator().manual_seed(3)
     users, items = torch.randn(2, 6, generator=rng), torch.randn(3, 6, generator=rng)
     user, item = torch.arange(pairs) % 2, torch.arange(pairs) % 3
@@ -24,7 +25,7 @@ def score(scorer: Scorer, pairs: int = 5) -> Score:
 
 
 def test_the_logit_is_the_weighed_cosine_plus_the_mlp() -> None:
-    scorer = Scorer(SHAPE).eval()
+    scorer = ScorerNetwork(SHAPE).eval()
     with torch.no_grad():
         scorer.cosine_weight.fill_(2.5)
     cosine, mlp, logit = score(scorer)
@@ -33,7 +34,7 @@ def test_the_logit_is_the_weighed_cosine_plus_the_mlp() -> None:
 
 
 def test_the_score_is_the_mean_of_heads_that_start_apart() -> None:
-    scorer = Scorer(SHAPE).eval()
+    scorer = ScorerNetwork(SHAPE).eval()
     users, items, index = torch.ones(1, 6), torch.ones(1, 6), torch.zeros(1, dtype=torch.long)
     given = (scorer.project(users), scorer.project(items), index, index, torch.zeros(1), torch.ones(1, 3))
     with torch.no_grad():
@@ -44,16 +45,16 @@ def test_the_score_is_the_mean_of_heads_that_start_apart() -> None:
 
 def test_a_seed_fixes_the_weights_whatever_the_global_state() -> None:
     torch.manual_seed(1)
-    first = Scorer(SHAPE).state_dict()
+    first = ScorerNetwork(SHAPE).state_dict()
     torch.manual_seed(2)
-    second = Scorer(SHAPE).state_dict()
+    second = ScorerNetwork(SHAPE).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    other = Scorer(ScorerConfig(dim=6, features=("a", "b", "c"), projection=4, hidden=(8,), seed=1)).state_dict()
+    other = ScorerNetwork(ScorerConfig(dim=6, features=("a", "b", "c"), projection=4, hidden=(8,), seed=1)).state_dict()
     assert not torch.equal(first["projection.weight"], other["projection.weight"])
 
 
 def test_features_are_standardised_and_constant_ones_ignored() -> None:
-    scorer = Scorer(SHAPE).eval()
+    scorer = ScorerNetwork(SHAPE).eval()
     raw = np.array([[1, 5, 10], [3, 5, 30]], np.float32)
     scorer.standardise(raw)
     assert scorer.mean.tolist() == [2, 5, 20]
@@ -61,20 +62,63 @@ def test_features_are_standardised_and_constant_ones_ignored() -> None:
 
 
 def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
-    scorer = Scorer(SHAPE).eval()
+    scorer = ScorerNetwork(SHAPE).eval()
     scorer.standardise(np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32))
     scorer.platt.copy_(torch.tensor([0.5, -2.0]))
-    save_scorer(scorer, tmp_path)
+    save_scorer(scorer.frozen(), tmp_path)
     again = load_scorer(tmp_path)
-    assert again.config == SHAPE and not again.training
-    torch.testing.assert_close(score(again).logit, score(scorer).logit, rtol=0, atol=0)
-    assert again.probability(torch.tensor(2.0)) == pytest.approx(1 / (1 + np.exp(1.0)))
+    assert again.config == SHAPE
+    torch.testing.assert_close(score(ScorerNetwork.of(again)).logit, score(scorer).logit, rtol=0, atol=0)
+    assert again.probability(np.float32(2.0)) == pytest.approx(1 / (1 + np.exp(1.0)))
+
+
+@pytest.mark.parametrize("parts", [PARTS, ("cosine",), ("cosine", "features")])
+@pytest.mark.parametrize("learned_arrivals", [True, False])
+def test_the_served_form_scores_as_the_trained_one(parts: tuple[str, ...], learned_arrivals: bool) -> None:
+    config = replace(
+        SHAPE,
+        features=("a", "b", "c", "d"),
+        sold_features=("a", "c"),
+        sales="b",
+        history="d",
+        newcomer_features=("a", "b"),
+        learned_arrivals=learned_arrivals,
+        hidden=(8, 5),
+        parts=parts,
+    )
+    rng = np.random.default_rng(7)
+    network = ScorerNetwork(config).eval()
+    features = rng.normal(size=(60, 4)).astype(np.float32) * 5
+    features[:, 1] = rng.integers(0, 2, 60)  # sold or not
+    features[:, 3] = rng.integers(0, 2, 60)  # with a history or not
+    network.standardise(features)
+    with torch.no_grad():
+        network.newcomer.copy_(torch.tensor([0.5, -1.0, 0.25]))
+        network.platt.copy_(torch.tensor([0.5, -2.0]))
+        for value in network.parameters():
+            value.add_(torch.from_numpy(rng.normal(size=value.shape).astype(np.float32)) * 0.2)
+    users, items = rng.normal(size=(5, 6)).astype(np.float32), rng.normal(size=(7, 6)).astype(np.float32)
+    user, item = rng.integers(0, 5, 60), rng.integers(0, 7, 60)
+    cosine = rng.uniform(-1, 1, 60).astype(np.float32)
+    served = network.frozen()
+    numbers = served.score(served.project(users), served.project(items), user, item, cosine, features)
+    with torch.no_grad():
+        tensors = network(
+            network.project(torch.from_numpy(users)),
+            network.project(torch.from_numpy(items)),
+            *(torch.from_numpy(array) for array in (user, item, cosine, features)),
+        )
+    np.testing.assert_allclose(numbers.logit, tensors.logit.numpy(), atol=1e-4)
+    np.testing.assert_allclose(numbers.mlp, tensors.mlp.numpy(), atol=1e-4)
+    probabilities = network.probability(tensors.logit).detach().numpy()
+    np.testing.assert_allclose(served.probability(numbers.logit), probabilities, atol=1e-5)
+    assert len({round(float(x), 3) for x in numbers.mlp}) > 5  # all three kinds of pair say something
 
 
 def test_a_folder_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="train again"):
         load_scorer(tmp_path)
-    save_scorer(Scorer(SHAPE), tmp_path)
+    save_scorer(ScorerNetwork(SHAPE).frozen(), tmp_path)
     config = json.loads((tmp_path / CONFIG).read_text())
     (tmp_path / CONFIG).write_text(json.dumps({**config, "projection": 5}))
     with pytest.raises(ModelError):
@@ -88,7 +132,7 @@ def test_a_folder_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("part", ["cosine", "vectors", "features"])
 def test_a_part_that_is_left_out_changes_no_score(part: str) -> None:
     kept = tuple(p for p in PARTS if p != part)
-    scorer = Scorer(replace(SHAPE, parts=kept))
+    scorer = ScorerNetwork(replace(SHAPE, parts=kept))
     rng = np.random.default_rng(3)
     scorer.standardise(rng.normal(size=(50, 3)))
 
@@ -107,7 +151,7 @@ def test_a_part_that_is_left_out_changes_no_score(part: str) -> None:
 
 
 def test_what_never_sold_has_heads_of_its_own() -> None:
-    scorer = Scorer(replace(SHAPE, sold_features=("a",), sales="c"))
+    scorer = ScorerNetwork(replace(SHAPE, sold_features=("a",), sales="c"))
     rows, side = torch.arange(2), scorer.project(torch.ones(2, 6))
 
     def score(features: list[list[float]]) -> torch.Tensor:
@@ -123,7 +167,7 @@ def test_what_never_sold_has_heads_of_its_own() -> None:
 
 
 def test_a_person_who_has_done_nothing_gets_the_linear_score_whatever_the_cosine() -> None:
-    scorer = Scorer(replace(SHAPE, newcomer_features=("a", "b"), history="c"))
+    scorer = ScorerNetwork(replace(SHAPE, newcomer_features=("a", "b"), history="c"))
     scorer.newcomer.copy_(torch.tensor([2.0, -1.0, 0.5]))
     rows, side = torch.arange(2), scorer.project(torch.ones(2, 6))
     score = scorer(side, side, rows, rows, torch.tensor([0.9, 0.9]), torch.tensor([[1.0, 3.0, 0.0], [1.0, 3.0, 4.0]]))

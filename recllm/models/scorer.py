@@ -1,21 +1,20 @@
-"""f(User, Item) = a * cosine + MLP: the learned score, and its file.
+"""f(User, Item) = a * cosine + MLP: the learned score, its file, and how it is computed without torch.
 
 The MLP reads small learned projections of both vectors, their product, and the standardised pair features. Vectors are
-projected once per person and once per item; only the small remainder is computed per pair.
+projected once per user and once per item; only the small remainder is computed per pair. Training happens in
+`recllm.models.scorer_network`, whose weights these are.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from numpy.typing import NDArray
 
 from recllm.errors import ModelError
 
@@ -24,239 +23,147 @@ WEIGHTS, CONFIG = "scorer.safetensors", "scorer.json"
 PARTS = ("cosine", "vectors", "features")
 """What the score is made of; a part can be left out to see what it is worth."""
 
+STANDARDISED_LIMIT = 6.0
+"""Standardised features are clipped to this many standard deviations: further out nothing was learned."""
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.integer[Any]]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScorerConfig:
-    """dim: length of the encoder's vectors. features: names of the pair features, in order.
-
-    heads: MLPs, each with its own projection and start, whose mean is the score: less of it is then chance.
-    sold_features: what the heads of items that sold before read; all features when empty. sales: name of the feature
-    that is 0 for an item that never sold; with it such items have heads of their own, which read all features.
-    learned_arrivals: False where there were no arrivals to learn from, and the cosine alone speaks for such items.
-    newcomer_features: what is read of a person who has done nothing yet, by a linear score; history: name of the
-    feature that is 0 for such a person. Both or none. parts: some of `PARTS`; with the cosine alone there is no MLP.
-    """
+    """The shape of a scorer; enough to build it again from its weights."""
 
     dim: int
+    """Length of the encoder's vectors."""
     features: tuple[str, ...]
+    """Names of the pair features, in order."""
     sold_features: tuple[str, ...] = ()
+    """What the heads of items that sold before read; all features when empty."""
     sales: str | None = None
+    """Name of the feature that is 0 for an item that never sold. With it, such items have heads of their own, which
+    read all features."""
     learned_arrivals: bool = True
+    """False where there were no new items to learn from: the cosine alone then speaks for items that never sold."""
     newcomer_features: tuple[str, ...] = ()
+    """What a linear score reads of a user without any history. Needs `history`."""
     history: str | None = None
+    """Name of the feature that is 0 for a user without any history. Needs `newcomer_features`."""
     heads: int = 2
+    """MLPs, each with its own projection and start. Their mean is the score, so less of it is chance."""
     projection: int = 32
+    """Length of the projected vectors that a head reads."""
     hidden: tuple[int, ...] = (96, 96)
+    """Widths of a head's hidden layers."""
     dropout: float = 0.0
+    """Share of hidden units left out in training, [0, 1)."""
     parts: tuple[str, ...] = PARTS
+    """Some of `PARTS`; with the cosine alone there is no MLP."""
     seed: int = 0
 
 
 class Score(NamedTuple):
-    """Of each pair, all (n_pairs,): logit = a * cosine + mlp."""
+    """Of each pair, all float32 (n_pairs,): logit = a * cosine + mlp."""
 
-    cosine: Tensor
-    mlp: Tensor
-    logit: Tensor
+    cosine: Floats
+    mlp: Floats
+    logit: Floats
 
 
-class Scorer(nn.Module):
-    """`logit = a * cosine + MLP([P u, P v, P u * P v, features])`, the MLP a mean over heads; see `Score`.
+@dataclass(frozen=True, eq=False)
+class Scorer:
+    """`logit = a * cosine + MLP([P u, P v, P u * P v, features])`, the MLP a mean over heads.
 
-    What sold before is told by its sales and the person's dealings with it; what never sold by what its kind means to
-    the person. The two are learned by separate MLPs, so that neither disturbs the other. For a person who has done
-    nothing yet the logit is a linear function of few features, see `recllm.training.cold_start`.
+    Items that sold before, items that never sold, and users without a history have parts of their own, learned apart,
+    so that none disturbs another.
     """
 
-    mean: Tensor
-    scale: Tensor
-    arrival_mean: Tensor
-    arrival_scale: Tensor
-    platt: Tensor
-    newcomer: Tensor
-    """Weights of `newcomer_features` and, last, the constant, (n + 1,)."""
+    config: ScorerConfig
+    weights: Mapping[str, NDArray[Any]]
+    """By the names of `ScorerNetwork`'s state."""
 
-    def __init__(self, config: ScorerConfig) -> None:
-        super().__init__()
-        n = len(config.features)
-        self.config = config
-        self.cosine_weight = nn.Parameter(torch.ones(()))
-        for kind in ("", "arrival_"):
-            self.register_buffer(f"{kind}mean", torch.zeros(n))
-            self.register_buffer(f"{kind}scale", torch.ones(n))
-        self.register_buffer("platt", torch.tensor([1.0, 0.0]))
-        self._newcomer = [config.features.index(name) for name in config.newcomer_features]
-        self.register_buffer("newcomer", torch.zeros(len(self._newcomer) + 1))
-        with torch.random.fork_rng(devices=[]):  # layers draw weights from the caller's random state; ours are seeded
-            width = config.heads * config.projection
-            arrival_heads = config.heads if config.sales and config.learned_arrivals else 0
-            self._sold = [config.features.index(name) for name in config.sold_features or config.features]
-            self.projection = nn.Linear(config.dim, width, bias=False)
-            self.mlps = nn.ModuleList(_mlp(config, len(self._sold)) for _ in range(config.heads))
-            self.arrival_projection = nn.Linear(config.dim, width, bias=False) if arrival_heads else None
-            self.arrival_mlps = nn.ModuleList(_mlp(config, n) for _ in range(arrival_heads))
-        _initialise(self, torch.Generator().manual_seed(config.seed))
-        self._leave_out()
+    def project(self, vectors: Floats) -> Floats:
+        """What the heads read of encoder vectors (n, dim): (n, width)."""
+        w = self.weights
+        projections = [w["projection.weight"]]
+        if "arrival_projection.weight" in w:
+            projections.append(w["arrival_projection.weight"])
+        return np.concatenate([vectors @ projection.T for projection in projections], axis=1)
 
-    def _leave_out(self) -> None:
-        with torch.no_grad():
-            if "cosine" not in self.config.parts:
-                self.cosine_weight.zero_().requires_grad_(False)
-            for name, weight in self.named_parameters():
-                if "vectors" not in self.config.parts and "projection" in name:
-                    weight.zero_().requires_grad_(False)
+    def score(self, users: Floats, items: Floats, user: Ints, item: Ints, cosine: Floats, features: Floats) -> Score:
+        """Score pairs.
 
-    def standardise(self, features: np.ndarray) -> None:
-        """Remember mean and spread of training `features` (n_pairs, n_features), apart for items that sold and that
-        did not; constant columns become 0."""
-        if self.config.sales is None:
-            return self._remember("", features)
-        fresh = features[:, self.config.features.index(self.config.sales)] <= 0
-        self._remember("", features[~fresh])
-        return self._remember("arrival_", features[fresh])
-
-    def _remember(self, kind: str, features: np.ndarray) -> None:
-        if not len(features):
-            return
-        spread = features.std(axis=0, dtype=np.float64) * ("features" in self.config.parts)
-        getattr(self, f"{kind}mean").copy_(torch.from_numpy(features.mean(axis=0, dtype=np.float64)))
-        scale = np.where(spread > 1e-6, 1 / np.maximum(spread, 1e-6), 0.0)
-        getattr(self, f"{kind}scale").copy_(torch.from_numpy(scale))
-
-    def project(self, vectors: Tensor) -> Tensor:
-        """What the heads read of encoder vectors, (n, width)."""
-        sold = self.projection(vectors)
-        return sold if self.arrival_projection is None else torch.cat([sold, self.arrival_projection(vectors)], dim=1)
-
-    def each_head(
-        self, users: Tensor, items: Tensor, user: Tensor, item: Tensor, cosine: Tensor, features: Tensor
-    ) -> Tensor:
-        """What each head adds to the weighed cosine of each pair, (heads, n_pairs).
-
-        users (n, width) and items (m, width) come from `project`; user and item (n_pairs,)
-        index them; cosine (n_pairs,) in [-1, 1]; features (n_pairs, n_features) as `pair_features` gives them.
+        users (n, width) and items (m, width) come from `project`; user and item (n_pairs,) index them. cosine
+        (n_pairs,) lies in [-1, 1]; features (n_pairs, n_features) are as `pair_features` gives them.
         """
-        pairs = _Pairs(users, items, user, item, cosine, features)
-        fresh = self._is_zero(features, self.config.sales)
-        stranger = self._is_zero(features, self.config.history) & ~fresh
-        if not (fresh.any() or stranger.any()):
-            return self._of_sold(pairs)
-        out = torch.zeros(self.config.heads, len(features))
-        kinds = ((~fresh & ~stranger, self._of_sold), (fresh, self._of_arrivals), (stranger, self._of_newcomers))
-        for kind, score in kinds:
-            rows = torch.nonzero(kind).squeeze(1)
-            if len(rows):
-                out = out.index_copy(1, rows, score(pairs.rows(rows)))
-        return out
+        config, w = self.config, self.weights
+        columns = {name: column for column, name in enumerate(config.features)}
+        never_sold = self._is_zero(features, config.sales)
+        no_history = self._is_zero(features, config.history) & ~never_sold
+        cosine_part = w["cosine_weight"] * cosine
+        mlp = np.zeros(len(item), np.float32)
+        rows = np.flatnonzero(~never_sold & ~no_history)
+        if len(rows):
+            sold = [columns[name] for name in config.sold_features or config.features]
+            x = _standardised(features[rows][:, sold], w["mean"][sold], w["scale"][sold])
+            mlp[rows] = self._heads("mlps", 0, users[user[rows]], items[item[rows]], x)
+        rows = np.flatnonzero(never_sold)
+        if len(rows) and config.sales and config.learned_arrivals:
+            x = _standardised(features[rows], w["arrival_mean"], w["arrival_scale"])
+            mlp[rows] = self._heads("arrival_mlps", config.heads, users[user[rows]], items[item[rows]], x)
+        elif len(rows):
+            # no head has seen such an item: the cosine alone, at the level of what hardly sells
+            mlp[rows] = w["newcomer"][-1] + cosine[rows] - cosine_part[rows]
+        rows = np.flatnonzero(no_history)
+        if len(rows):
+            # the linear score is the whole logit, so what the cosine adds elsewhere is taken off here
+            linear = features[rows][:, [columns[name] for name in config.newcomer_features]] @ w["newcomer"][:-1]
+            mlp[rows] = linear + w["newcomer"][-1] - cosine_part[rows]
+        return Score(cosine, mlp, np.asarray(cosine_part + mlp, np.float32))
 
-    def _is_zero(self, features: Tensor, name: str | None) -> Tensor:
+    def probability(self, logit: Floats) -> Floats:
+        """Calibrated probability in (0, 1) that the user buys the item within the training horizon."""
+        slope, intercept = self.weights["platt"]
+        return np.asarray(1 / (1 + np.exp(-(slope * logit + intercept))), np.float32)
+
+    def _is_zero(self, features: Floats, name: str | None) -> NDArray[np.bool_]:
         if name is None:
-            return torch.zeros(len(features), dtype=torch.bool)
-        return features[:, self.config.features.index(name)] <= 0
+            return np.zeros(len(features), bool)
+        return np.asarray(features[:, self.config.features.index(name)] <= 0)
 
-    def _of_sold(self, pairs: _Pairs) -> Tensor:
-        return self._run(self.mlps, 0, pairs.columns(self._sold).scaled(self.mean[self._sold], self.scale[self._sold]))
-
-    def _of_arrivals(self, pairs: _Pairs) -> Tensor:
-        """Without heads that learned from arrivals: the cosine, at the level of what hardly sells. The other heads have
-        seen no such item, and what they say of one is chance."""
-        if not len(self.arrival_mlps):
-            whole = self.newcomer[-1] + pairs.cosine
-            return (whole - self.cosine_weight * pairs.cosine).expand(self.config.heads, -1)
-        return self._run(self.arrival_mlps, self.config.heads, pairs.scaled(self.arrival_mean, self.arrival_scale))
-
-    def _of_newcomers(self, pairs: _Pairs) -> Tensor:
-        """The linear score is the whole logit of such a pair, so what the cosine adds elsewhere is taken off here."""
-        logit = pairs.x[:, self._newcomer] @ self.newcomer[:-1] + self.newcomer[-1]
-        return (logit - self.cosine_weight * pairs.cosine).expand(self.config.heads, -1)
-
-    def _run(self, mlps: nn.ModuleList, start: int, pairs: _Pairs) -> Tensor:
-        """(len(mlps), n_pairs); `start`: which slice of the projections the first of them reads."""
-        width, out = self.config.projection, []
-        for head, mlp in enumerate(mlps):
-            part = slice((start + head) * width, (start + head + 1) * width)
-            first, *further = mlp.children()
-            weight, bias = first.parameters()
-            hidden = _first_layer(weight, bias, pairs, part)
-            out.append(nn.Sequential(*further)(hidden).squeeze(1))
-        return torch.stack(out)
-
-    def forward(
-        self, users: Tensor, items: Tensor, user: Tensor, item: Tensor, cosine: Tensor, features: Tensor
-    ) -> Score:
-        """Score pairs; the arguments are those of `each_head`."""
-        mlp = self.each_head(users, items, user, item, cosine, features).mean(dim=0)
-        return Score(cosine, mlp, self.cosine_weight * cosine + mlp)
-
-    def probability(self, logit: Tensor) -> Tensor:
-        """Calibrated probability in (0, 1) that the person takes the item within the training horizon."""
-        return torch.sigmoid(self.platt[0] * logit + self.platt[1])
+    def _heads(self, kind: str, first_slice: int, users: Floats, items: Floats, x: Floats) -> Floats:
+        """Mean over the heads of one kind, (n_pairs,). first_slice: which part of the projections the first reads."""
+        width, total = self.config.projection, np.zeros(len(x), np.float32)
+        layers = range(0, 3 * len(self.config.hidden) + 1, 3)  # each hidden layer is Linear, GELU, Dropout
+        for head in range(self.config.heads):
+            part = slice((first_slice + head) * width, (first_slice + head + 1) * width)
+            u, v = users[:, part], items[:, part]
+            hidden = np.concatenate([u, v, u * v, x], axis=1)
+            for layer in layers:
+                name = f"{kind}.{head}.{layer}"
+                hidden = hidden @ self.weights[f"{name}.weight"].T + self.weights[f"{name}.bias"]
+                if layer != layers[-1]:
+                    hidden = gelu(hidden)
+            total += hidden[:, 0]
+        return total / np.float32(self.config.heads)
 
 
-class _Pairs(NamedTuple):
-    """Projected people and items, the pairs' indices into them, and their features."""
-
-    users: Tensor
-    items: Tensor
-    user: Tensor
-    item: Tensor
-    cosine: Tensor
-    x: Tensor
-
-    def rows(self, kept: Tensor) -> _Pairs:
-        return self._replace(user=self.user[kept], item=self.item[kept], cosine=self.cosine[kept], x=self.x[kept])
-
-    def scaled(self, mean: Tensor, scale: Tensor) -> _Pairs:
-        return self._replace(x=((self.x - mean) * scale).clamp(-6, 6))
-
-    def columns(self, kept: list[int]) -> _Pairs:
-        return self if len(kept) == self.x.shape[1] else self._replace(x=self.x[:, kept])
+def _standardised(x: Floats, mean: Floats, scale: Floats) -> Floats:
+    return np.clip((x - mean) * scale, -STANDARDISED_LIMIT, STANDARDISED_LIMIT)
 
 
-def _first_layer(weight: Tensor, bias: Tensor, pairs: _Pairs, part: slice) -> Tensor:
-    """linear([u, v, u * v, x]) without putting the four beside each other, (n_pairs, hidden).
+def gelu(x: Floats) -> Floats:
+    """x * Phi(x), Phi the normal distribution function; element by element."""
+    from scipy.special import ndtr
 
-    What it makes of a person or an item is computed once for each, and no gradient is taken for the features.
-    """
-    users, items = pairs.users[:, part], pairs.items[:, part]
-    width = users.shape[1]
-    of_user, of_item, of_both, of_x = torch.split(weight, [width, width, width, pairs.x.shape[1]], dim=1)
-    both = functional.embedding(pairs.user, users) * functional.embedding(pairs.item, items)
-    out = _of_each(pairs.user, users, of_user, bias)
-    return out.add_(_of_each(pairs.item, items, of_item, None)).addmm_(pairs.x, of_x.T).addmm_(both, of_both.T)
-
-
-def _of_each(index: Tensor, table: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Rows `index` of linear(table). Plain indexing would sum its gradient in the order in which threads finish."""
-    if len(table) < len(index):
-        return functional.embedding(index, functional.linear(table, weight, bias))
-    return functional.linear(functional.embedding(index, table), weight, bias)
-
-
-def _mlp(config: ScorerConfig, n_features: int) -> nn.Sequential:
-    widths = (3 * config.projection + n_features, *config.hidden)
-    layers: list[nn.Module] = []
-    for width, following in pairwise(widths):
-        layers += [nn.Linear(width, following), nn.GELU(), nn.Dropout(config.dropout)]
-    return nn.Sequential(*layers, nn.Linear(widths[-1], 1))
-
-
-def _initialise(scorer: Scorer, generator: torch.Generator) -> None:
-    """Seeded weights, whatever the global random state; the projection keeps lengths."""
-    with torch.no_grad():
-        for name, value in scorer.named_parameters():
-            if value.ndim == 2:
-                bound = 1.0 if "projection" in name else (3 / value.shape[1]) ** 0.5
-                value.uniform_(-bound, bound, generator=generator)
-            elif name.endswith("bias"):
-                value.zero_()
+    return np.asarray(x * ndtr(x), np.float32)
 
 
 def save_scorer(scorer: Scorer, folder: Path) -> None:
     """Write `scorer.safetensors` and `scorer.json` into an existing folder."""
-    from safetensors.torch import save_file
+    from safetensors.numpy import save_file
 
-    save_file({name: value.contiguous() for name, value in scorer.state_dict().items()}, folder / WEIGHTS)
+    save_file({name: np.array(value, order="C") for name, value in scorer.weights.items()}, folder / WEIGHTS)
     text = json.dumps(asdict(scorer.config), indent=2, ensure_ascii=False)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
 
@@ -264,14 +171,35 @@ def save_scorer(scorer: Scorer, folder: Path) -> None:
 def load_scorer(folder: Path) -> Scorer:
     """Read what `save_scorer` wrote. Raises `ModelError` when a file is missing or does not fit its config."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.numpy import load_file
 
     try:
         raw = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         listed = ("features", "sold_features", "newcomer_features", "hidden", "parts")
-        raw |= {name: tuple(raw[name]) for name in listed}
-        scorer = Scorer(ScorerConfig(**raw))
-        scorer.load_state_dict(load_file(folder / WEIGHTS))
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        config = ScorerConfig(**(raw | {name: tuple(raw[name]) for name in listed}))
+        weights = load_file(folder / WEIGHTS)
+        expected = weight_shapes(config)
+        if {name: value.shape for name, value in weights.items()} != expected:
+            odd = sorted({*expected} ^ {*weights}) or [n for n in expected if weights[n].shape != expected[n]]
+            raise ValueError(f"{WEIGHTS} and {CONFIG} disagree about {odd[0]}")
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise ModelError(f"{folder}: not a scorer of this version ({error}); train again") from error
-    return scorer.eval()
+    return Scorer(config, weights)
+
+
+def weight_shapes(config: ScorerConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every weight that a scorer of this shape has."""
+    n, width = len(config.features), config.heads * config.projection
+    shapes: dict[str, tuple[int, ...]] = {"cosine_weight": (), "platt": (2,), "mean": (n,), "scale": (n,)}
+    shapes |= {"arrival_mean": (n,), "arrival_scale": (n,), "newcomer": (len(config.newcomer_features) + 1,)}
+    kinds = [("projection", "mlps", len(config.sold_features or config.features))]
+    if config.sales and config.learned_arrivals:
+        kinds.append(("arrival_projection", "arrival_mlps", n))
+    for projection, mlps, n_features in kinds:
+        shapes[f"{projection}.weight"] = (width, config.dim)
+        widths = (3 * config.projection + n_features, *config.hidden, 1)
+        for head in range(config.heads):
+            for layer in range(len(widths) - 1):
+                shapes[f"{mlps}.{head}.{3 * layer}.weight"] = (widths[layer + 1], widths[layer])
+                shapes[f"{mlps}.{head}.{3 * layer}.bias"] = (widths[layer + 1],)
+    return shapes

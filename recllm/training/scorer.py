@@ -28,6 +28,7 @@ from recllm.features.candidates import CandidateSettings
 from recllm.features.collaborative import PopulationSettings
 from recllm.features.pair_features import FEATURE_NAMES, HISTORY, NEWCOMER_FEATURES, SALES, SOLD_FEATURES, TIMED
 from recllm.models.scorer import Scorer, ScorerConfig
+from recllm.models.scorer_network import ScorerNetwork
 from recllm.models.sequence.arguments import InterestArguments
 from recllm.models.sequence.learn import learn_interests
 from recllm.models.sequence.serve import Interests
@@ -102,7 +103,7 @@ def fit_scorer(
     if args.item_calibration:
         logit = torch.from_numpy(predict(scorer, past.item_vectors, judge))
         offsets = judged_offsets(scorer.probability(logit).numpy(), judge, dataset, target)
-    return FittedScorer(scorer.eval(), population, settings, metrics, tuple(history), notes, snapshots[-1], offsets)
+    return FittedScorer(scorer.frozen(), population, settings, metrics, tuple(history), notes, snapshots[-1], offsets)
 
 
 def _interests(
@@ -187,7 +188,7 @@ def learn(
     judge: Window,
     tell: Progress,
     newcomers: Sequence[Window] = (),
-) -> tuple[Scorer, list[dict[str, float]], int]:
+) -> tuple[ScorerNetwork, list[dict[str, float]], int]:
     """Train from scratch; the scorer of the kept round, all verdicts, and which was kept.
 
     newcomers: windows of people shown without their history. A loss that is not finite ends training with the last
@@ -224,7 +225,7 @@ def learn(
     return scorer, history, best
 
 
-def _untrained(windows: list[Window], dim: int, args: TrainingArguments, newcomers: Sequence[Window]) -> Scorer:
+def _untrained(windows: list[Window], dim: int, args: TrainingArguments, newcomers: Sequence[Window]) -> ScorerNetwork:
     """A scorer with random MLPs that knows the features' spread, and what to offer to newcomers."""
     timed, arrivals = args.timed and "features" in args.parts, any(_of_arrivals(w) for w in windows)
     config = ScorerConfig(
@@ -242,7 +243,7 @@ def _untrained(windows: list[Window], dim: int, args: TrainingArguments, newcome
         heads=args.heads,
         seed=args.seed,
     )
-    scorer = Scorer(config)
+    scorer = ScorerNetwork(config)
     scorer.standardise(np.concatenate([w.features[::7] for w in windows]))
     if timed:
         scorer.newcomer.copy_(torch.from_numpy(newcomer_weights(newcomers)))
@@ -253,7 +254,7 @@ CLEAR = 0.005
 """Differences of the judges' summed NDCG below this are chance: 300 people tell no finer."""
 
 
-def _copy(scorer: Scorer) -> dict[str, Tensor]:
+def _copy(scorer: ScorerNetwork) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in scorer.state_dict().items()}
 
 
@@ -263,7 +264,7 @@ def _pace(step: int, steps: int) -> float:
 
 
 def _epoch(
-    scorer: Scorer,
+    scorer: ScorerNetwork,
     vectors: Tensor,
     windows: list[Window],
     args: TrainingArguments,
@@ -307,7 +308,7 @@ def _halves_at_once(args: TrainingArguments) -> Iterator[ThreadPoolExecutor]:
 
 
 def _gradient(
-    scorer: Scorer, vectors: Tensor, window: Window, args: TrainingArguments, whole: tuple[int, int], people: Ints
+    scorer: ScorerNetwork, vectors: Tensor, window: Window, args: TrainingArguments, whole: tuple[int, int], people: Ints
 ) -> float:
     """Adds the gradient of a part of a batch; what the part adds to the batch's loss. whole: takers of the batch."""
     loss = _loss(scorer, vectors, window, people, args, whole)
@@ -322,7 +323,7 @@ def _takers(window: Window, people: Ints) -> tuple[int, int]:
 
 
 def _loss(
-    scorer: Scorer, vectors: Tensor, window: Window, people: Ints, args: TrainingArguments, whole: tuple[int, int]
+    scorer: ScorerNetwork, vectors: Tensor, window: Window, people: Ints, args: TrainingArguments, whole: tuple[int, int]
 ) -> Tensor:
     """What `people` add to the mean loss of a batch with `whole` takers, of anything and of what is new to them."""
     lengths = np.diff(window.indptr)[people]
@@ -385,7 +386,7 @@ def _log_total(weighed: Tensor, person: Tensor, n: int) -> Tensor:
     return torch.log(torch.zeros(n).index_add(0, person, torch.exp(weighed - top[person])).clamp(min=1e-30)) + top
 
 
-def predict(scorer: Scorer, item_vectors: Floats, window: Window) -> Floats:
+def predict(scorer: ScorerNetwork, item_vectors: Floats, window: Window) -> Floats:
     """Logits (n_pairs,) of a window."""
     scorer.eval()
     person = np.repeat(np.arange(window.n), np.diff(window.indptr))
@@ -401,7 +402,7 @@ def predict(scorer: Scorer, item_vectors: Floats, window: Window) -> Floats:
     return out
 
 
-def evaluate(scorer: Scorer, item_vectors: Floats, window: Window, k: int = 20) -> dict[str, float]:
+def evaluate(scorer: ScorerNetwork, item_vectors: Floats, window: Window, k: int = 20) -> dict[str, float]:
     """NDCG@k over the window's candidates, against everything the people took: all items, and those new to them."""
     logit = predict(scorer, item_vectors, window)
     fresh = np.where(window.seen, -np.inf, logit)
@@ -423,7 +424,7 @@ def _ndcg(window: Window, score: Floats, label: NDArray[np.bool_], truth: Ints, 
     return float((got[counted] / ideal[counted]).mean()) if counted.any() else 0.0
 
 
-def calibrate(scorer: Scorer, item_vectors: Floats, window: Window) -> Tensor:
+def calibrate(scorer: ScorerNetwork, item_vectors: Floats, window: Window) -> Tensor:
     """Platt's slope and intercept (2,): the likeliest sigmoid of the logit, by Newton's method on the window.
 
     Source: Platt 1999, with his smoothed targets. Sampled negatives weigh as much as they stand for. The slope is drawn
