@@ -1,4 +1,4 @@
-"""Rules as data: what a load may contain, who may be addressed, and which names are safe to use in a path.
+"""Rules as data: what a load may contain, and who may be addressed.
 
 Nothing here acts. `ingest` applies the limits on input, `privacy` those on people, `explain` and `adcopy` those on
 what may be said. A workspace may override single rules in the `[policy]` table of its `workspace.toml`.
@@ -14,8 +14,6 @@ from typing import Any
 
 from recllm.errors import UsageError
 from recllm.schema import Purpose
-
-_SAFE_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,16 +97,6 @@ class Policy:
     def is_sensitive(self, category: Iterable[str]) -> bool:
         """True when any part of a category path names a sensitive category."""
         return _any_of(self.sensitive_categories).search(" > ".join(category).casefold()) is not None
-
-
-def safe_id(text: str, what: str) -> str:
-    """`text` unchanged when it can stand in a file name: letters, digits, `_ . -`, at most 64, not only dots.
-
-    Raises `UsageError` naming `what` otherwise.
-    """
-    if not _SAFE_ID.fullmatch(text) or not text.strip("."):
-        raise UsageError(f"{what} {text[:80]!r} is not a safe name; use 1 to 64 letters, digits, '_', '.' or '-'")
-    return text
 
 
 def _like(current: object, name: str, value: Any) -> Any:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import itertools
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, tzinfo
 
 import numpy as np
 import polars as pl
@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recllm.data.dataset import Dataset, utc
-from recllm.errors import DataError
+from recllm.data.dataset import Dataset, Events, utc
+from recllm.errors import DataError, UsageError
 from recllm.schema import Action
 
 EVENTS = pl.DataFrame(
@@ -23,6 +23,13 @@ EVENTS = pl.DataFrame(
         "basket_id": ["b2", None, "b1", "b3"],
     }
 )
+
+
+class NoZone(tzinfo):
+    """A zone that does not know its offset: such a time is naive too."""
+
+    def utcoffset(self, dt: datetime | None) -> timedelta | None:
+        return None
 
 
 def test_events_are_grouped_by_person_and_ascend_in_time() -> None:
@@ -94,11 +101,76 @@ def test_unknown_ids_are_minus_one() -> None:
         (EVENTS.drop("timestamp"), "missing column timestamp"),
         (EVENTS.with_columns(timestamp=pl.lit(datetime(2025, 1, 1))), "naive"),
         (EVENTS.with_columns(event=pl.lit("teleport")), "teleport"),
+        (
+            EVENTS.with_columns(timestamp=pl.Series([30, None, 10, 50])),
+            "events.timestamp: empty in 1 rows, first in row 1",
+        ),
+        (EVENTS.with_columns(timestamp=pl.lit(None, pl.Datetime("us", "UTC"))), "events.timestamp: empty in 4 rows"),
+        (
+            EVENTS.with_columns(user_id=pl.Series(["ann", "bob", None, "ann"])),
+            "events.user_id: empty in 1 rows, first in row 2",
+        ),
+        (EVENTS.with_columns(item_id=pl.Series(["tea", "tea", "milk", None])), "events.item_id: empty in 1 rows"),
+        (EVENTS.with_columns(user_id=pl.Series([1, 2, 1, 1])), "events.user_id: Int64 instead of text"),
+        (EVENTS.with_columns(item_id=pl.Series([1, 2, 1, 1])), "events.item_id: Int64 instead of text"),
+        (EVENTS.with_columns(quantity=pl.Series([1.0, None, float("nan"), 1.0])), "events.quantity: nan in row 2"),
+        (EVENTS.with_columns(quantity=pl.Series([float("inf"), 1.0, 1.0, 1.0])), "events.quantity: inf in row 0"),
+        (EVENTS.with_columns(quantity=pl.lit(1e300)), "events.quantity: 1e\\+300 in row 0"),
+        (EVENTS.with_columns(quantity=pl.lit("two")), "events.quantity: 'two' in row 0"),
+        (EVENTS.with_columns(price=pl.lit(float("inf"))), "events.price: inf in row 0"),
     ],
 )
 def test_bad_frames_are_refused_in_words(frame: pl.DataFrame, words: str) -> None:
     with pytest.raises(DataError, match=words):
         Dataset.construct(frame)
+
+
+@pytest.mark.parametrize("as_of", [datetime(2025, 1, 1), datetime(2025, 1, 1, tzinfo=NoZone())])
+def test_a_naive_as_of_is_refused_wherever_the_machine_stands(as_of: datetime) -> None:
+    with pytest.raises(UsageError, match="as_of: 2025-01-01 00:00:00 has no time zone"):
+        Dataset.construct(EVENTS, as_of=as_of)
+
+
+@pytest.mark.parametrize(
+    ("users", "items", "words"),
+    [
+        (pl.DataFrame({"user_id": [7]}), None, "users.user_id: Int64 instead of text"),
+        (pl.DataFrame({"user_id": ["ann", None]}), None, "users.user_id: empty in 1 rows, first in row 1"),
+        (None, pl.DataFrame({"item_id": [7]}), "items.item_id: Int64 instead of text"),
+        (None, pl.DataFrame({"item_id": [None, "tea"]}), "items.item_id: empty in 1 rows, first in row 0"),
+        (None, pl.DataFrame({"item_id": ["tea"], "price": ["cheap"]}), "items.price: 'cheap' in row 0"),
+        (None, pl.DataFrame({"item_id": ["tea"], "price": [float("inf")]}), "items.price: inf in row 0"),
+    ],
+)
+def test_bad_tables_are_refused_in_words(users: pl.DataFrame | None, items: pl.DataFrame | None, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        Dataset.construct(EVENTS, users, items)
+
+
+def test_what_is_unknown_may_be_nan_or_empty() -> None:
+    events = EVENTS.with_columns(price=pl.Series([2.0, None, float("nan"), 1.0]), quantity=pl.Series([2, None, 1, 1]))
+    data = Dataset.construct(events, items=pl.DataFrame({"item_id": ["tea", "milk"], "price": [float("nan"), 2.0]}))
+    assert np.isnan(data.events.price).sum() == 2
+    assert sorted(data.events.quantity.tolist()) == [1.0, 1.0, 1.0, 2.0]
+    assert dict(data.items.select("item_id", "price").iter_rows()) == {"tea": None, "milk": 2.0}
+
+
+def test_ids_may_be_categories() -> None:
+    categories = EVENTS.with_columns(pl.col("user_id", "item_id").cast(pl.Categorical))
+    assert Dataset.construct(categories).data_hash() == Dataset.construct(EVENTS).data_hash()
+
+
+def test_events_put_together_keep_each_persons_own() -> None:
+    events = Dataset.construct(EVENTS).events
+    both = Events.concat([events, events.rows(np.array([1])), events.rows(np.array([], np.int64))])
+    assert np.diff(both.indptr).tolist() == [*np.diff(events.indptr), np.diff(events.indptr)[1]]
+    for part, rows in ((events, [0, 1]), (events.rows(np.array([1])), [2])):
+        for name in ("item", "at", "action", "quantity", "price", "basket"):
+            column = getattr(both.rows(np.array(rows)), name)
+            np.testing.assert_array_equal(column, getattr(part, name))
+            assert column.dtype == getattr(part, name).dtype
+    with pytest.raises(UsageError, match="no events to put together"):
+        Events.concat([])
 
 
 def test_repeated_item_is_refused() -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import json
 import os
-from collections.abc import Iterator
+import secrets
+import sqlite3
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,7 +17,9 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import event as sa_event
 
+from recllm.data.dataset import Dataset
 from recllm.errors import StoreError, UsageError
 from recllm.policy import Policy
 from recllm.schema import Purpose
@@ -140,6 +145,23 @@ def test_a_key_file_is_the_owners_and_is_never_replaced(tmp_path: Path) -> None:
             find_key(path, {})
 
 
+def test_two_creators_of_a_key_get_one_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads the key after its creation reads what it will be for ever."""
+    path = tmp_path / "key"
+    token_hex, keys = secrets.token_hex, []
+
+    def meanwhile_another_makes_one(size: int) -> str:
+        monkeypatch.setattr(secrets, "token_hex", token_hex)
+        make_key_file(path)
+        keys.append(find_key(path, {}))
+        return token_hex(size)
+
+    monkeypatch.setattr(secrets, "token_hex", meanwhile_another_makes_one)
+    make_key_file(path)
+    assert [find_key(path, {})] == keys
+    assert list(tmp_path.iterdir()) == [path], "no draft is left"
+
+
 def test_no_raw_id_reaches_any_file(tmp_path: Path) -> None:
     raw = [f"zzcanary-customer-{n:05d}" for n in range(300)]
     with Workspace.create(tmp_path / "shop") as workspace:
@@ -195,6 +217,89 @@ def test_the_latest_decision_counts_and_a_tie_is_a_refusal(store: Store) -> None
         answers = {u: asked.permits(u, EMAIL) for u in ("late yes", "late no", "tie", "other", "nobody")}
         assert answers == {"late yes": True, "late no": False, "tie": False, "other": default, "nobody": default}
         assert asked.permits_each(list(answers), EMAIL) == list(answers.values())
+
+
+def work(store: Store, call: Callable[[], object]) -> int:
+    """What a call costs the database, in its own instructions: unlike seconds it is the same on every machine."""
+    store.close()  # so that the next connection is prepared here
+    instructions = 0
+
+    def count() -> int:
+        nonlocal instructions
+        instructions += 1
+        return 0
+
+    def prepare(connection: sqlite3.Connection, _record: object) -> None:
+        connection.set_progress_handler(count, 1)
+
+    sa_event.listen(store._engine, "connect", prepare)
+    try:
+        call()
+    finally:
+        sa_event.remove(store._engine, "connect", prepare)
+        store.close()
+    return instructions
+
+
+def test_the_decisions_of_others_cost_nothing(store: Store) -> None:
+    people = ["p1", "p2", "p3"]
+    decide(store, *((person, EMAIL, True, at) for person in people for at in range(3)))
+
+    def calls() -> list[int]:
+        door = gate(store)
+        questions = (lambda: door.permits("p1", EMAIL), lambda: door.permits_each(people, EMAIL))
+        return [work(store, question) for question in questions]
+
+    before = calls()
+    decide(store, *((f"q{n}", purpose, True, 1) for n in range(4_000) for purpose in (EMAIL, TRAINING)))
+    assert gate(store).permits_each(["q1", "p1", "nobody"], EMAIL) == [True, True, False]
+    for few, many in zip(before, calls(), strict=True):
+        assert many < 2 * few
+
+
+def test_many_people_are_asked_at_once(store: Store) -> None:
+    """More than one list of keys holds, some of them twice."""
+    decide(store, *((f"p{n}", EMAIL, n % 3 == 0, 1) for n in range(2_500)))
+    people = [f"p{n}" for n in range(2_600)] + ["p0", "p1"]
+    answers = gate(store).permits_each(people, EMAIL)
+    assert answers == [n % 3 == 0 and n < 2_500 for n in range(2_600)] + [True, False]
+
+
+def test_the_history_of_a_few_is_that_of_the_dataset(store: Store) -> None:
+    people = [f"u{n}" for n in range(30)]
+    with store.load("users", load_id="u", source="test") as load:
+        load.write(pl.DataFrame({"user_id": people, "basics": [json.dumps({"age": user}) for user in people]}))
+    with store.load("events", load_id="e", source="test") as load:
+        for hour in (3, 1, 2):
+            load.write(bought(*((u, f"i{hour * n % 7}") for n, u in enumerate(people)), at=hour * 3_600_000_000))
+    decide(store, ("u3", TRAINING, False, 1))
+    door, clock = gate(store, True, Policy(event_days=1)), datetime.fromtimestamp(86_400 + 2 * 3_600, UTC)
+    few = ["u3", "u20", "u5", "nobody", "u5"]
+    histories = door.histories(few, TRAINING, now=clock)
+    assert histories.users.rows() == [("u20", "u20"), ("u5", "u5")]
+    assert histories.users.columns == ["user_id", "age"]
+    whole, part = door.dataset(TRAINING, now=clock), Dataset.construct(histories.events, histories.users)
+    for user in ("u5", "u20"):
+        theirs = whole.events.rows(whole.user_rows([user]))
+        events = part.events.rows(part.user_rows([user]))
+        assert part.items["item_id"].gather(events.item).equals(whole.items["item_id"].gather(theirs.item))
+        assert events.at.tolist() == theirs.at.tolist() == [2 * 3_600, 3 * 3_600]
+    with store.read() as reader:
+        everything = reader.events(("quantity", "price", "basket_id"))
+    expected = everything.filter(pl.col("user_id").is_in(["u5", "u20"]), pl.col("timestamp").dt.hour() > 1)
+    assert histories.events.equals(expected), "the order of writing, which decides between events of one instant"
+    early = door.histories(few, TRAINING, now=clock, before=datetime.fromtimestamp(3 * 3_600, UTC))
+    assert early.events["timestamp"].dt.hour().to_list() == [2, 2]
+    assert door.histories([], TRAINING).events.height == 0
+
+
+def test_the_events_of_others_cost_nothing(store: Store) -> None:
+    with store.load("events", load_id="a", source="test") as load:
+        load.write(bought(*(("p1", f"i{n}") for n in range(20))))
+    before = work(store, lambda: gate(store, True).histories(["p1"], TRAINING))
+    with store.load("events", load_id="b", source="test") as load:
+        load.write(bought(*((f"q{n % 500}", f"i{n % 900}") for n in range(20_000))))
+    assert work(store, lambda: gate(store, True).histories(["p1"], TRAINING)) < 2 * before
 
 
 def test_a_withdrawal_acts_at_once(store: Store) -> None:

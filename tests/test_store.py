@@ -25,6 +25,7 @@ from recllm.schema import Table
 from recllm.store import migrations
 from recllm.store.database import Store
 from recllm.store.engine import writing
+from recllm.store.tables import SCHEMA_VERSION
 
 HERE = Path(__file__).parent
 
@@ -122,6 +123,21 @@ def test_the_last_event_is_told_without_reading_the_others(store: Store) -> None
     put(store, "events", events([3, 1]))
     with store.read() as reader:
         assert reader.last_event() == datetime.fromtimestamp(3, UTC)
+    put(store, "events", events([2]), "later")
+    assert put(store, "events", events([1], [1], at=[9_000_000]), "conflict").conflicts == [0]
+    put(store, "items", items(("i1", "Tea")), "items")
+    with store.read() as reader:
+        assert reader.last_event() == datetime.fromtimestamp(3, UTC)
+
+
+def test_the_events_of_some_people(store: Store) -> None:
+    for n in range(3):
+        put(store, "events", events([30 - n, 10 + n], user=f"u{n}"), f"l{n}")
+    with store.read() as reader:
+        some = reader.events(("quantity",), user_ids=["u2", "u0", "nobody", "u2"])
+        assert some.equals(reader.events(("quantity",)).filter(pl.col("user_id") != "u1"))
+        assert reader.events((), user_ids=[]).height == reader.events((), user_ids=["nobody"]).height == 0
+        assert reader.users(["u2", "nobody", "u0"])["user_id"].to_list() == ["u0", "u2"]
 
 
 def test_reading_a_slice_of_time_is_half_open(store: Store) -> None:
@@ -214,8 +230,8 @@ def test_consent_keeps_every_decision_and_orders_them(store: Store) -> None:
     assert put(store, "consent", frame).accepted == 3
     assert store.consent()["granted"].to_list() == [True, True, False]
     with store.read() as reader:
-        assert reader.decision("u1", "email") is False
-        assert reader.decision("u1", "sms") is None
+        assert reader.consent("email", ["u1"])["granted"].to_list() == [True, True, False]
+        assert reader.consent("sms", ["u1"]).height == reader.consent("email", ["u2"]).height == 0
 
 
 def test_a_load_is_recorded_with_its_counts(store: Store) -> None:
@@ -423,6 +439,7 @@ def test_an_older_store_walks_the_steps_in_one_transaction(store: Store) -> None
         raise RuntimeError("power cut")
 
     put(store, "items", items(("i1", "Tea")))
+    now = SCHEMA_VERSION
 
     def columns() -> set[str]:
         with store._engine.connect() as connection:
@@ -433,16 +450,37 @@ def test_an_older_store_walks_the_steps_in_one_transaction(store: Store) -> None
             return migrations.version(connection)
 
     with pytest.raises(RuntimeError), writing(store._engine) as connection:
-        migrations.migrate(connection, steps={1: colour, 2: fail}, target=3)
-    assert (version(), columns() & {"colour", "weight"}) == (1, set())
-    with pytest.raises(StoreError, match="cannot bring to 3"), writing(store._engine) as connection:
-        migrations.migrate(connection, steps={1: colour}, target=3)
-    assert (version(), columns() & {"colour", "weight"}) == (1, set())
+        migrations.migrate(connection, steps={now: colour, now + 1: fail}, target=now + 2)
+    assert (version(), columns() & {"colour", "weight"}) == (now, set())
+    with pytest.raises(StoreError, match=f"cannot bring to {now + 2}"), writing(store._engine) as connection:
+        migrations.migrate(connection, steps={now: colour}, target=now + 2)
+    assert (version(), columns() & {"colour", "weight"}) == (now, set())
     with writing(store._engine) as connection:
-        migrations.migrate(connection, steps={1: colour}, target=2)
-    assert (version(), "colour" in columns()) == (2, True)
+        migrations.migrate(connection, steps={now: colour}, target=now + 1)
+    assert (version(), "colour" in columns()) == (now + 1, True)
     with store._engine.connect() as connection:
         assert connection.execute(text("SELECT item_id, title, colour FROM items")).all() == [("i1", "Tea", None)]
+
+
+def test_a_store_of_version_1_is_brought_up_to_date(store: Store) -> None:
+    put(store, "events", events([5, 2]))
+    put(store, "items", items(("i1", "Tea")), "items")
+    with writing(store._engine) as connection:
+        connection.execute(text("DROP INDEX events_by_user"))
+        connection.execute(text("ALTER TABLE loads DROP COLUMN last_at"))
+        connection.execute(text("UPDATE meta SET value = '1'"))
+    before = dump(store)
+    store.close()
+    opened = Store.open(path_of(store))
+    assert dump(opened) == before
+    with opened.read() as reader:
+        assert reader.last_event() == datetime.fromtimestamp(5, UTC)
+    with opened._engine.connect() as connection:
+        names = connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'index'")).scalars().all()
+    assert "events_by_user" in names
+    assert put(opened, "events", events([7]), "new").accepted == 1
+    with opened.read() as reader:
+        assert reader.last_event() == datetime.fromtimestamp(7, UTC)
 
 
 def test_an_older_store_without_a_way_is_refused(store: Store) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recllm.errors import StoreError, UsageError
-from recllm.policy import Policy, safe_id
+from recllm.files import safe_id
+from recllm.policy import Policy
 from recllm.schema import Purpose
 from recllm.workspace.workspace import SETTINGS_FILE, Settings, Workspace, _toml
 
@@ -82,6 +84,27 @@ def test_an_interrupted_creation_can_be_repeated(tmp_path: Path) -> None:
     pseudonym = done.pseudonymiser().one("7")
     (tmp_path / SETTINGS_FILE).unlink()  # as if killed before the last step
     assert Workspace.create(tmp_path).pseudonymiser().one("7") == pseudonym
+
+
+def test_of_many_creators_one_makes_the_workspace(tmp_path: Path) -> None:
+    start, opened, refused = threading.Barrier(6), [], []
+
+    def create(tenant: str) -> None:
+        start.wait()
+        try:
+            with Workspace.create(tmp_path / "shop", tenant=tenant) as workspace:
+                opened.append((tenant, workspace.pseudonymiser().one("7")))
+        except StoreError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=create, args=(f"t{n}",)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all("is a workspace already" in message for message in refused) and len(refused) == 5
+    with Workspace.open(tmp_path / "shop") as workspace:
+        assert [(workspace.settings.tenant, workspace.pseudonymiser().one("7"))] == opened
 
 
 def test_a_place_that_cannot_be(tmp_path: Path) -> None:

@@ -69,8 +69,8 @@ from recllm.adcopy.voice import Voice, load_voice
 from recllm.audiences.selection import Cut
 from recllm.campaigns.toml_table import TomlTable, read_toml
 from recllm.errors import DataError, RecllmError
+from recllm.files import safe_id
 from recllm.jobs.serve import CHANNEL_PURPOSE
-from recllm.policy import safe_id
 
 NIGHT = ("21:00", "08:00")
 MOST_VARIANTS = 5

@@ -28,7 +28,7 @@ except ImportError:  # Windows
 from recllm.campaigns.plan_types import Doubt, Facts, Person, Plan, Text
 from recllm.documents import plain
 from recllm.errors import DataError, PolicyError, UsageError
-from recllm.policy import safe_id
+from recllm.files import safe_id
 
 
 @dataclass(frozen=True)

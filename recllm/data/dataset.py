@@ -8,8 +8,8 @@ numbers, so vectors computed once stay valid for every cut.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recllm.errors import DataError
+from recllm.errors import DataError, UsageError
 from recllm.schema import ACTION_CODE, Action
 
 DAY = 86_400
@@ -64,32 +64,32 @@ class Events:
 
     def select(self, mask: NDArray[np.bool_]) -> Events:
         """The events where `mask`, shape (n,), is true; users keep their rows."""
-        kept = np.concatenate([[0], np.cumsum(mask)])[self.indptr].astype(np.int64)
-        return Events(
-            kept,
-            self.item[mask],
-            self.at[mask],
-            self.action[mask],
-            self.quantity[mask],
-            self.price[mask],
-            self.basket[mask],
-        )
+        indptr = np.concatenate([[0], np.cumsum(mask)])[self.indptr].astype(np.int64)
+        return Events(indptr, *(column[mask] for column in self._columns()))
 
     def rows(self, users: NDArray[np.integer]) -> Events:
         """The events of these users, one run each in the order given (a user may be repeated)."""
         starts, ends = self.indptr[users], self.indptr[np.asarray(users) + 1]
         lengths = ends - starts
         indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        take = np.arange(indptr[-1]) - np.repeat(indptr[:-1] - starts, lengths)
-        return Events(
-            indptr,
-            self.item[take],
-            self.at[take],
-            self.action[take],
-            self.quantity[take],
-            self.price[take],
-            self.basket[take],
-        )
+        index = np.arange(indptr[-1]) - np.repeat(indptr[:-1] - starts, lengths)
+        return Events(indptr, *(column[index] for column in self._columns()))
+
+    @classmethod
+    def concat(cls, parts: Sequence[Events]) -> Events:
+        """The users of all parts one after another, each with the same events as before.
+
+        Raises `UsageError` without a part: then the types of the columns are unknown.
+        """
+        if not parts:
+            raise UsageError("there are no events to put together; give one part or several")
+        lengths = np.concatenate([np.diff(part.indptr) for part in parts])
+        columns = (np.concatenate(column) for column in zip(*(part._columns() for part in parts), strict=True))
+        return cls(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), *columns)
+
+    def _columns(self) -> tuple[NDArray[Any], ...]:
+        """Every array but `indptr`, in the order of the fields."""
+        return tuple(getattr(self, name.name) for name in fields(self)[1:])
 
     def of(self, action: Action) -> Events:
         return self.select(self.action == ACTION_CODE[action])
@@ -130,13 +130,17 @@ class Dataset:
         events: columns user_id, item_id, timestamp (aware datetime, or epoch seconds) and, where known, event
         (default "purchase"), quantity (1), price (null), basket_id (null). users: user_id and basics. items:
         `ITEM_SCHEMA`, missing columns allowed. People and items that only occur in events get a bare row. `as_of`
-        defaults to one second after the last event. Raises `DataError` for a missing column, a repeated id, or a
-        naive time.
+        defaults to one second after the last event. Raises `DataError` for a missing column, an id that is repeated,
+        empty or no text, a time that is empty or naive, and a number that is not finite (a price may be NaN: it is
+        unknown); `UsageError` for a naive `as_of`.
         """
+        if isinstance(as_of, datetime) and as_of.utcoffset() is None:
+            raise UsageError(f"as_of: {as_of} has no time zone; give it one, e.g. as_of.replace(tzinfo=timezone.utc)")
         _require(events, ("user_id", "item_id", "timestamp"), "events")
+        events = events.with_columns(_ids(events, key, "events") for key in (USER_COLUMN, "item_id"))
         at = _epoch_seconds(events["timestamp"])
-        users = _complete(users, USER_COLUMN, events["user_id"])
-        items = _conform(_complete(items, "item_id", events["item_id"]))
+        users = _complete(users, "users", events[USER_COLUMN])
+        items = _conform(_complete(items, "items", events["item_id"]))
         items = items[np.argsort([_hash(i) for i in items["item_id"]], kind="stable")]
         packed = _pack(events, at, users["user_id"], items["item_id"])
         if as_of is None:
@@ -216,7 +220,23 @@ def _require(frame: pl.DataFrame, columns: tuple[str, ...], name: str) -> None:
         raise DataError(f"{name}: missing column {', '.join(missing)}; found {', '.join(frame.columns)}")
 
 
+def _filled(column: pl.Series, name: str) -> pl.Series:
+    """The column, or a `DataError` that names its first empty row."""
+    if column.null_count():
+        row = int(column.is_null().arg_max() or 0)
+        raise DataError(f"{name}: empty in {column.null_count()} rows, first in row {row}; fill it or leave them out")
+    return column
+
+
+def _ids(frame: pl.DataFrame, key: str, table: str) -> pl.Series:
+    column = frame[key]
+    if not isinstance(column.dtype, pl.String | pl.Categorical | pl.Enum) and frame.height:
+        raise DataError(f"{table}.{key}: {column.dtype} instead of text; convert it: pl.col({key!r}).cast(pl.String)")
+    return _filled(column.cast(pl.String), f"{table}.{key}")
+
+
 def _epoch_seconds(column: pl.Series) -> NDArray[np.int64]:
+    _filled(column, "events.timestamp")
     if isinstance(column.dtype, pl.Datetime):
         if column.dtype.time_zone is None:
             raise DataError("events.timestamp: naive times; give each time a zone, e.g. dt.replace_time_zone('UTC')")
@@ -226,14 +246,16 @@ def _epoch_seconds(column: pl.Series) -> NDArray[np.int64]:
     raise DataError(f"events.timestamp: {column.dtype} is neither an aware datetime nor integer epoch seconds")
 
 
-def _complete(frame: pl.DataFrame | None, key: str, seen: pl.Series) -> pl.DataFrame:
-    seen = seen.cast(pl.String).unique()
+def _complete(frame: pl.DataFrame | None, table: str, in_events: pl.Series) -> pl.DataFrame:
+    """The table, and a bare row for each id that only occurs in events."""
+    key, in_events = in_events.name, in_events.unique()
     if frame is None:
-        return pl.DataFrame({key: seen.sort()})
-    _require(frame, (key,), "users" if key == USER_COLUMN else "items")
+        return pl.DataFrame({key: in_events.sort()})
+    _require(frame, (key,), table)
+    frame = frame.with_columns(_ids(frame, key, table))
     if frame[key].n_unique() != frame.height:
         raise DataError(f"{key} repeats in its table: {frame.filter(frame[key].is_duplicated())[key][0]!r}")
-    bare = seen.filter(~seen.is_in(frame[key].cast(pl.String).implode())).sort()
+    bare = in_events.filter(~in_events.is_in(frame[key].implode())).sort()
     return pl.concat([frame, pl.DataFrame({key: bare})], how="diagonal")
 
 
@@ -246,6 +268,8 @@ def _conform(items: pl.DataFrame) -> pl.DataFrame:
             columns.append(pl.col(name).str.split(" > "))
         else:
             columns.append(pl.col(name).cast(dtype))
+    if "price" in items.columns:
+        items = items.with_columns(_finite(items["price"], "items.price", pl.Float64()).fill_nan(None))
     return items.select(columns).with_columns(pl.col("available").fill_null(True))
 
 
@@ -260,8 +284,11 @@ def _pack(events: pl.DataFrame, at: NDArray[np.int64], users: pl.Series, items: 
         if unknown:
             raise DataError(f"events.event: unknown action {sorted(map(str, unknown))}; known: {', '.join(code)}")
         action = events["event"].replace_strict(code, return_dtype=pl.UInt8).to_numpy()
-    quantity = _floats(events, "quantity", 1.0)
-    price = _floats(events, "price", np.nan)
+    quantity = price = None
+    if "quantity" in events.columns:
+        quantity = _finite(events["quantity"], "events.quantity", pl.Float32(), nan=False)
+    if "price" in events.columns:
+        price = _finite(events["price"], "events.price", pl.Float32())
     basket = np.full(n, -1, np.int32)
     if "basket_id" in events.columns:
         ids = events["basket_id"]
@@ -273,16 +300,20 @@ def _pack(events: pl.DataFrame, at: NDArray[np.int64], users: pl.Series, items: 
         item[order].astype(np.int32),
         at[order],
         action[order],
-        quantity[order],
-        price[order],
+        np.ones(n, np.float32) if quantity is None else quantity.fill_null(1.0).to_numpy()[order],
+        np.full(n, np.nan, np.float32) if price is None else price.fill_null(np.nan).to_numpy()[order],
         basket[order],
     )
 
 
-def _floats(frame: pl.DataFrame, name: str, default: float) -> NDArray[np.float32]:
-    if name not in frame.columns:
-        return np.full(frame.height, default, np.float32)
-    return frame[name].cast(pl.Float32).fill_null(default).to_numpy()
+def _finite(column: pl.Series, name: str, dtype: pl.DataType, *, nan: bool = True) -> pl.Series:
+    """The column as floats; nulls stay, and with `nan` NaN too. `DataError` for what is not a finite number."""
+    numbers = column.cast(dtype, strict=False)
+    wrong = (numbers.is_null() & column.is_not_null()) | numbers.is_infinite() | (numbers.is_nan() & (not nan))
+    if wrong.fill_null(False).any():
+        row = int(wrong.fill_null(False).arg_max() or 0)
+        raise DataError(f"{name}: {column[row]!r} in row {row} is not a finite number; correct it or leave it empty")
+    return numbers
 
 
 def _lookup(known: pl.Series, wanted: Iterable[str]) -> NDArray[np.int64]:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from recllm.errors import ModelError, UsageError
-from recllm.policy import safe_id
+from recllm.files import safe_id
 
 try:
     import fcntl

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import polars as pl
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from recllm.errors import StoreError
-from recllm.policy import safe_id
+from recllm.files import safe_id
 from recllm.schema import Table
 from recllm.store import tables
 from recllm.store.writers import KeyRing, Written, write_consent, write_events, write_items, write_users
@@ -39,6 +39,7 @@ class Load:
         self._items = KeyRing(tables.items, "item_id", "item_key", {"available": True, "pending": True})
         self._counts = {"accepted": 0, "duplicates": 0, "conflicts": 0}
         self._load_no = _open_record(connection, table, load_id, source, sha256)
+        self._last_event_no = connection.scalar(select(func.max(tables.events.c.event_no))) or 0
 
     def write(self, frame: pl.DataFrame) -> Written:
         """Writes one frame of the load's table; see `writers` for the columns of each table.
@@ -57,8 +58,9 @@ class Load:
 
     def close(self) -> None:
         """Completes the record; the block around the load calls it before the commit."""
-        record = tables.loads
-        values = {"counts": json.dumps(self._counts, sort_keys=True), "committed_at": _now()}
+        record, event = tables.loads, tables.events.c
+        last_at = self._connection.scalar(select(func.max(event.at)).where(event.event_no > self._last_event_no))
+        values = {"counts": json.dumps(self._counts, sort_keys=True), "committed_at": _now(), "last_at": last_at}
         self._connection.execute(update(record).where(record.c.load_no == self._load_no).values(values))
 
     def _write(self, frame: pl.DataFrame) -> Written:

@@ -7,14 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from sqlalchemy import Connection, insert, inspect, select, update
+from sqlalchemy import Connection, func, insert, inspect, select, text, update
 
 from recllm.errors import StoreError
-from recllm.store.tables import SCHEMA_VERSION, meta, metadata
+from recllm.store.tables import SCHEMA_VERSION, events, events_by_user, loads, meta, metadata
 
 Step = Callable[[Connection], None]
 
-STEPS: Mapping[int, Step] = {}
+
+def _read_people_by_key(connection: Connection) -> None:
+    """Version 2: an index of the events by person, and the end of the log beside the loads."""
+    connection.execute(text("ALTER TABLE loads ADD COLUMN last_at BIGINT"))
+    newest = select(func.max(loads.c.load_no)).scalar_subquery()
+    last_at = select(func.max(events.c.at)).scalar_subquery()
+    connection.execute(update(loads).where(loads.c.load_no == newest).values(last_at=last_at))
+    events_by_user.create(connection)
+
+
+STEPS: Mapping[int, Step] = {1: _read_people_by_key}
 
 
 def create(connection: Connection) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,7 +16,10 @@ from recllm.store import tables
 from recllm.store.bulk import fetch
 from recllm.store.load import LoadRecord
 
+_IN_KEYS = 1_000  # keys of one IN list
+
 _EVENT_TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
+    "event_no": pl.Int64,
     "user_key": pl.Int64,
     "item_key": pl.Int64,
     "action": pl.UInt8,
@@ -28,6 +32,9 @@ _EVENT_TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
     "position": pl.Int32,
     "model_version": pl.String,
 }
+
+Keys = tuple[ColumnElement[Any], Iterable[Any]]
+"""A column and the values that it may have."""
 
 EVENT_DETAILS = ("quantity", "price", "basket_id", "value", "request_id", "position", "model_version")
 """Columns of an event besides user_id, item_id, event and timestamp."""
@@ -45,16 +52,24 @@ class Reader:
         *,
         since: datetime | None = None,
         before: datetime | None = None,
+        user_ids: Iterable[str] | None = None,
     ) -> pl.DataFrame:
         """user_id, item_id, event, timestamp (UTC, microseconds) and `details`, with since <= timestamp < before.
 
         The order is that of writing. Fewer details are faster: reading takes about a microsecond per value.
+        `user_ids`: only the events of these people, read by key: the time does not depend on the other events.
         """
-        names = ["user_key", "item_key", "action", "at", *details]
-        query = select(*(tables.events.c[n] for n in names)).where(*_between(since, before))
-        frame = self._frame(query.order_by(tables.events.c.event_no), {n: _EVENT_TYPES[n] for n in names})
-        users = self._ids(tables.users.c.user_key, tables.users.c.user_id)
-        items = self._ids(tables.items.c.item_key, tables.items.c.item_id)
+        u, i, e = tables.users.c, tables.items.c, tables.events.c
+        names = ["event_no", "user_key", "item_key", "action", "at", *details]
+        query = select(*(e[n] for n in names)).where(*_between(since, before)).order_by(e.event_no)
+        types = {n: _EVENT_TYPES[n] for n in names}
+        if user_ids is None:
+            users, items = self._ids(u.user_key, u.user_id), self._ids(i.item_key, i.item_id)
+            frame = self._frame(query, types)
+        else:
+            users = self._ids(u.user_key, u.user_id, keys=(u.user_id, user_ids))
+            frame = self._frame(query, types, keys=(e.user_key, users["user_key"])).sort("event_no")
+            items = self._ids(i.item_key, i.item_id, keys=(i.item_key, frame["item_key"]))
         return (
             frame.join(users, on="user_key", how="left", maintain_order="left")
             .join(items, on="item_key", how="left", maintain_order="left")
@@ -67,10 +82,12 @@ class Reader:
             )
         )
 
-    def users(self) -> pl.DataFrame:
-        """user_id and basics (a JSON object of strings), everybody who was ever seen, ordered by id."""
+    def users(self, user_ids: Iterable[str] | None = None) -> pl.DataFrame:
+        """user_id and basics (a JSON object of strings), ordered by id: of everybody, or of these who are known."""
         u = tables.users.c
-        return self._frame(select(u.user_id, u.basics).order_by(u.user_id), {"user_id": pl.String, "basics": pl.String})
+        keys = None if user_ids is None else (u.user_id, user_ids)
+        frame = self._frame(select(u.user_id, u.basics), {"user_id": pl.String, "basics": pl.String}, keys=keys)
+        return frame.sort("user_id")
 
     def items(self) -> pl.DataFrame:
         """item_id, title, category (list), brand, description, price (decimal text), currency, available,
@@ -82,9 +99,11 @@ class Reader:
         frame = self._frame(select(*(i[n] for n in columns)).order_by(i.item_id), {n: types[n] for n in columns})
         return frame.with_columns(pl.col("category").str.json_decode(pl.List(pl.String)))
 
-    def consent(self, purpose: str | None = None) -> pl.DataFrame:
-        """user_id, purpose, granted, at (UTC): every decision, or those for one purpose, oldest first; of one
-        instant, the refusal last."""
+    def consent(self, purpose: str | None = None, user_ids: Iterable[str] | None = None) -> pl.DataFrame:
+        """user_id, purpose, granted, at (UTC): every decision, or those for one purpose, or of these people.
+
+        Each person's stand oldest first; of one instant, the refusal last.
+        """
         c, u = tables.consent.c, tables.users.c
         query = select(u.user_id, c.purpose, c.granted, c.at).join_from(
             tables.consent, tables.users, u.user_key == c.user_key
@@ -92,20 +111,13 @@ class Reader:
         if purpose is not None:
             query = query.where(c.purpose == purpose)
         types = {"user_id": pl.String, "purpose": pl.String, "granted": pl.Boolean, "at": pl.Int64}
-        frame = self._frame(query.order_by(c.at, c.granted.desc(), u.user_id), types)
+        keys = None if user_ids is None else (u.user_id, user_ids)
+        frame = self._frame(query.order_by(c.at, c.granted.desc(), u.user_id), types, keys=keys)
         return frame.with_columns(pl.col("at").cast(pl.Datetime("us", "UTC")))
 
-    def decision(self, user_id: str, purpose: str) -> bool | None:
-        """The latest decision of one person; None where there is none."""
-        c, u = tables.consent.c, tables.users.c
-        query = select(c.granted).join_from(tables.consent, tables.users, u.user_key == c.user_key)
-        query = query.where(u.user_id == user_id, c.purpose == purpose).order_by(c.at.desc(), c.granted).limit(1)
-        found = self._connection.scalar(query)
-        return None if found is None else bool(found)
-
     def last_event(self) -> datetime | None:
-        """When the latest event happened (UTC); None without events."""
-        last = self._connection.scalar(select(func.max(tables.events.c.at)))
+        """When the latest event happened (UTC, whole seconds); None without events."""
+        last = self._connection.scalar(select(func.max(tables.loads.c.last_at)))
         return None if last is None else datetime.fromtimestamp(last // 1_000_000, UTC)
 
     def counts(self) -> dict[str, int]:
@@ -133,16 +145,30 @@ class Reader:
     def _count(self, query: Select[*tuple[Any, ...]]) -> int:
         return int(self._connection.scalar(query) or 0)
 
-    def _ids(self, key: ColumnElement[int], name: ColumnElement[str]) -> pl.DataFrame:
-        return self._frame(select(key, name), {str(key.key): pl.Int64, str(name.key): pl.String})
+    def _ids(self, key: ColumnElement[int], name: ColumnElement[str], *, keys: Keys | None = None) -> pl.DataFrame:
+        return self._frame(select(key, name), {str(key.key): pl.Int64, str(name.key): pl.String}, keys=keys)
 
-    def _frame(self, query: Select[*tuple[Any, ...]], types: dict[str, Any]) -> pl.DataFrame:
-        # column by column: a third of the time of taking the rows one by one
+    def _frame(
+        self, query: Select[*tuple[Any, ...]], types: dict[str, Any], *, keys: Keys | None = None
+    ) -> pl.DataFrame:
+        """The rows of a query. `keys`: only those whose column has one of these values; then the query's order holds
+        among the rows of one value."""
         parts = [pl.DataFrame(schema=types)]
-        for rows in fetch(self._connection, query):
-            columns = zip(types.items(), zip(*rows, strict=True), strict=True)
-            parts.append(pl.DataFrame([_series(name, dtype, values) for (name, dtype), values in columns]))
+        for part in [query] if keys is None else _by_key(query, *keys):
+            for rows in fetch(self._connection, part):
+                # column by column: a third of the time of taking the rows one by one
+                columns = zip(types.items(), zip(*rows, strict=True), strict=True)
+                parts.append(pl.DataFrame([_series(name, dtype, values) for (name, dtype), values in columns]))
         return pl.concat(parts, rechunk=True)
+
+
+def _by_key(
+    query: Select[*tuple[Any, ...]], column: ColumnElement[Any], values: Iterable[Any]
+) -> Iterator[Select[*tuple[Any, ...]]]:
+    """The query for each thousand of the distinct values: a statement has a limited number of parameters."""
+    distinct = sorted(set(values))
+    for start in range(0, len(distinct), _IN_KEYS):
+        yield query.where(column.in_(distinct[start : start + _IN_KEYS]))
 
 
 def _series(name: str, dtype: Any, values: tuple[Any, ...]) -> pl.Series:

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     Double,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -23,7 +24,7 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = MetaData()
 
@@ -42,6 +43,8 @@ loads = Table(
     Column("sha256", String),
     Column("counts", Text, nullable=False),
     Column("committed_at", BigInteger, nullable=False),
+    # the latest `events.at` among what the load added: the end of the log without a look at the events
+    Column("last_at", BigInteger),
 )
 
 users = Table(
@@ -88,6 +91,9 @@ events = Table(
     Column("model_version", String),
     Column("load_no", BigInteger, nullable=False),
 )
+
+events_by_user = Index("events_by_user", events.c.user_key)
+"""A person's events are read by key, in the order of writing."""
 
 consent = Table(
     "consent",

@@ -6,6 +6,7 @@ The `PolicyGate` is the only reader of personal rows for everything that learns 
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
@@ -13,6 +14,7 @@ import os
 import secrets
 import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,6 +22,7 @@ import polars as pl
 
 from recllm.data.dataset import Dataset
 from recllm.errors import StoreError, UsageError
+from recllm.files import PRIVATE, write_whole
 from recllm.policy import Policy
 from recllm.schema import Purpose
 from recllm.store.database import Store
@@ -86,17 +89,10 @@ def find_key(key_file: Path, environ: Mapping[str, str] | None = None) -> bytes:
 
 
 def make_key_file(path: Path) -> None:
-    """Writes a new random key, readable by the owner only. An existing file stays as it is."""
-    if path.exists():
-        return
-    draft = path.with_name(path.name + ".tmp")
-    draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_hex(32) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    """Writes a new random key, readable by the owner only. An existing file stays, also one of a moment ago."""
+    if not path.exists():
+        with contextlib.suppress(FileExistsError):
+            write_whole(path, secrets.token_hex(32) + "\n", mode=PRIVATE, overwrite=False)
 
 
 def _read_key(path: Path) -> bytes:
@@ -107,6 +103,18 @@ def _read_key(path: Path) -> bytes:
             f"the pseudonym key cannot be read from {path} ({error.strerror}); restore the file, "
             f"or set {KEY_VARIABLE} or {KEY_FILE_VARIABLE}; without it new rows cannot be joined to known people"
         ) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Histories:
+    """What the store knows of some people who agreed to a purpose."""
+
+    events: pl.DataFrame
+    """user_id, item_id, event, timestamp (UTC), quantity, price, basket_id, in the order of writing: the columns and
+    the order that `Dataset.construct` gets from `PolicyGate.dataset`."""
+    users: pl.DataFrame
+    """user_id and one text column per basic that one of them told, ordered by id. Who is unknown to the store or did
+    not agree has no row."""
 
 
 class PolicyGate:
@@ -123,14 +131,12 @@ class PolicyGate:
 
     def permits(self, user_id: str, purpose: Purpose) -> bool:
         """Whether this person, known to the store or not, may be used for the purpose."""
-        with self._store.read() as reader:
-            decision = reader.decision(user_id, purpose)
-        return self._without_decision(purpose) if decision is None else decision
+        return self.permits_each([user_id], purpose)[0]
 
     def permits_each(self, user_ids: Sequence[str], purpose: Purpose) -> list[bool]:
-        """`permits` for many people at once, in order."""
+        """`permits` for many people at once, in order. Only these people's decisions are read."""
         with self._store.read() as reader:
-            decided = dict(_latest(reader, purpose).iter_rows())
+            decided = dict(_latest(reader, purpose, user_ids).iter_rows())
         default = self._without_decision(purpose)
         return [decided.get(user_id, default) for user_id in user_ids]
 
@@ -151,8 +157,20 @@ class PolicyGate:
                 people.select("user_id"), on="user_id", how="semi", maintain_order="left"
             )
             items = reader.items()
-        known = ~pl.col("pending") | pl.col("item_id").is_in(events["item_id"].unique().implode())
-        return Dataset.construct(events, _with_basics(people), _catalogue(items.filter(known)), as_of=as_of)
+        in_catalogue = ~pl.col("pending") | pl.col("item_id").is_in(events["item_id"].unique().implode())
+        return Dataset.construct(events, _with_basics(people), _catalogue(items.filter(in_catalogue)), as_of=as_of)
+
+    def histories(
+        self, user_ids: Sequence[str], purpose: Purpose, *, before: datetime | None = None, now: datetime | None = None
+    ) -> Histories:
+        """What `dataset` knows of these people, as far as the store knows them and they agreed to the purpose.
+
+        Read by key: the time depends on their own events only. before: leaves out the events from then on.
+        """
+        with self._store.read() as reader:
+            people = self._allowed(reader, purpose, user_ids)
+            events = reader.events(_DETAILS, since=self._oldest(now), before=before, user_ids=people["user_id"])
+        return Histories(events=events, users=_with_basics(people))
 
     def events(self, purpose: Purpose) -> pl.DataFrame:
         """All events, with every detail, of the people who agreed to the purpose; see `Reader.events`."""
@@ -160,8 +178,9 @@ class PolicyGate:
             people = self._allowed(reader, purpose).select("user_id")
             return reader.events().join(people, on="user_id", how="semi", maintain_order="left")
 
-    def _allowed(self, reader: Reader, purpose: Purpose) -> pl.DataFrame:
-        people = reader.users().join(_latest(reader, purpose), on="user_id", how="left", maintain_order="left")
+    def _allowed(self, reader: Reader, purpose: Purpose, user_ids: Sequence[str] | None = None) -> pl.DataFrame:
+        latest = _latest(reader, purpose, user_ids)
+        people = reader.users(user_ids).join(latest, on="user_id", how="left", maintain_order="left")
         return people.filter(pl.col("granted").fill_null(self._without_decision(purpose))).drop("granted")
 
     def _without_decision(self, purpose: Purpose) -> bool:
@@ -172,8 +191,14 @@ class PolicyGate:
         return None if days is None else (now or datetime.now(UTC)) - timedelta(days=days)
 
 
-def _latest(reader: Reader, purpose: Purpose) -> pl.DataFrame:
-    return reader.consent(purpose.value).group_by("user_id", maintain_order=True).last().select("user_id", "granted")
+def _latest(reader: Reader, purpose: Purpose, user_ids: Sequence[str] | None = None) -> pl.DataFrame:
+    """user_id and granted: the last decision of everybody, or of these people."""
+    return (
+        reader.consent(purpose.value, user_ids)
+        .group_by("user_id", maintain_order=True)
+        .last()
+        .select("user_id", "granted")
+    )
 
 
 def _with_basics(people: pl.DataFrame) -> pl.DataFrame:

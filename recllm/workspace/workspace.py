@@ -22,7 +22,8 @@ from types import TracebackType
 from typing import Any
 
 from recllm.errors import StoreError, UsageError
-from recllm.policy import Policy, safe_id
+from recllm.files import lock_file, safe_id, write_whole
+from recllm.policy import Policy
 from recllm.store.database import Store
 from recllm.workspace.privacy import KEY_FILE_VARIABLE, KEY_VARIABLE, PolicyGate, Pseudonymiser, find_key, make_key_file
 
@@ -86,18 +87,21 @@ class Workspace:
         interrupted can be repeated. Raises `UsageError` for a wrong setting, before anything is made.
         """
         root = Path(root)
-        if (root / SETTINGS_FILE).exists():
-            if exist_ok:
-                return cls.open(root)
-            raise StoreError(f"{root} is a workspace already; open it, or give another folder")
-        chosen = _settings(settings, "workspace")
+        if exist_ok and (root / SETTINGS_FILE).exists():
+            return cls.open(root)
+        checked = _settings(settings, "workspace")
         try:
-            key_fingerprint = _furnish(root, chosen)
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with lock_file(root / ".lock"):  # of two creators the second finds the workspace of the first
+                if not (root / SETTINGS_FILE).exists():
+                    return cls(root, checked, _furnish(root, checked))
         except OSError as error:
             raise StoreError(
                 f"cannot make a workspace in {root}: {error.strerror}; choose a writable folder"
             ) from error
-        return cls(root, chosen, key_fingerprint)
+        if exist_ok:
+            return cls.open(root)
+        raise StoreError(f"{root} is a workspace already; open it, or give another folder")
 
     @classmethod
     def open(cls, root: str | Path) -> Workspace:
@@ -170,13 +174,13 @@ class Workspace:
 
 
 def _furnish(root: Path, settings: Settings) -> str:
-    for folder in (root, *(root / name for name in ("quarantine", "models", "cache"))):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name in ("quarantine", "models", "cache"):
+        (root / name).mkdir(mode=0o700, exist_ok=True)
     if not (os.environ.get(KEY_VARIABLE) or os.environ.get(KEY_FILE_VARIABLE)):
         make_key_file(root / "key")
     key_fingerprint = _fingerprint(find_key(root / "key"), settings.tenant)
     Store.open(root / "store.sqlite", create=True).close()
-    _write_whole(root / SETTINGS_FILE, _toml(asdict(settings) | {"key_fingerprint": key_fingerprint}))
+    write_whole(root / SETTINGS_FILE, _toml(asdict(settings) | {"key_fingerprint": key_fingerprint}))
     return key_fingerprint
 
 
@@ -228,13 +232,3 @@ def _value(value: Any) -> str:
         return "[" + ", ".join(_value(v) for v in value) + "]"
     # JSON's strings, numbers and booleans are TOML's, but for one control character
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Writes a file that is there whole or not at all, also after a power cut."""
-    draft = path.with_name(path.name + ".tmp")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)

@@ -1,0 +1,86 @@
+"""Files that stand complete or not at all, locks between processes, and names that are safe in a path."""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from recllm.errors import StoreError, UsageError
+
+PRIVATE = 0o600
+"""Permissions of a file that only its owner may read."""
+
+_SAFE_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+@contextmanager
+def whole_file(path: Path, *, mode: int = 0o666, overwrite: bool = True) -> Iterator[IO[bytes]]:
+    """A stream whose bytes become the file at `path` at the end of the block, also if the power is cut right after.
+
+    An exception in the block leaves `path` as it was. mode: permissions, less the umask. With `overwrite` false an
+    existing file stays, and `FileExistsError` is raised at the end of the block. Raises `OSError` of the disk.
+    """
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # a name of its own for each of several writers
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        if overwrite:
+            draft.replace(path)
+        else:
+            path.hardlink_to(draft)  # unlike a rename it fails where a file is
+        sync_folder(path.parent)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: str | bytes, *, mode: int = 0o666, overwrite: bool = True) -> None:
+    """Writes a file that stands complete or not at all; text as UTF-8. See `whole_file`."""
+    with whole_file(path, mode=mode, overwrite=overwrite) as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder survive a power cut, where the system can."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def lock_file(path: Path, *, wait_seconds: float = 60.0) -> Iterator[None]:
+    """One thread of one process at a time is in the block; the lock falls with the process that holds it.
+
+    `path` is made if need be and stays. Raises `StoreError` when the lock is not free within `wait_seconds`.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path, timeout=wait_seconds)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise StoreError(f"{path} is locked by another process; wait until that one is done, then try again") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def safe_id(text: str, what: str) -> str:
+    """`text` unchanged when it can stand in a file name: letters, digits, `_ . -`, at most 64, not only dots.
+
+    Raises `UsageError` naming `what` otherwise.
+    """
+    if not _SAFE_ID.fullmatch(text) or not text.strip("."):
+        raise UsageError(f"{what} {text[:80]!r} is not a safe name; use 1 to 64 letters, digits, '_', '.' or '-'")
+    return text
