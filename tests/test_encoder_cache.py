@@ -227,7 +227,8 @@ def test_file_removed_under_an_open_encoder(tmp_path: Path, expected: np.ndarray
 
 _WORKER = """
 import sys, numpy as np
-from recllm.encoder import CachedEncoder, ToyEncoder
+from recllm.encoder.cache import CachedEncoder
+from recllm.encoder.toy import ToyEncoder
 import recllm.encoder.cache as cache
 cache._CHUNK = 20
 texts = [f"product number {n}" for n in range(400)]

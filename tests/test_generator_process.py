@@ -201,7 +201,7 @@ def test_a_kill_from_outside_during_an_answer_is_told_at_once() -> None:
 
 def test_a_parent_that_ends_takes_its_child_along(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom recllm.generator import ProcessGenerator\n"
+        "import sys\nfrom recllm.generator.process import ProcessGenerator\n"
         f"g = ProcessGenerator([sys.executable, {str(CHILD)!r}], name='x')\n"
         "g.generate('hello')\nprint(g._child._process.pid, flush=True)\n"
     )

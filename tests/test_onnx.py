@@ -126,7 +126,7 @@ def test_int8_by_name_is_exported_once(tmp_path: Path, quick: None) -> None:
 
 def test_served_without_torch(exported: Path) -> None:
     code = (
-        "import sys; from recllm.encoder import load_encoder; "
+        "import sys; from recllm.encoder.loading import load_encoder; "
         f"load_encoder({str(exported)!r}, precision='int8').encode(['milk']); "
         "print([m for m in ('torch', 'transformers', 'onnx') if m in sys.modules])"
     )
