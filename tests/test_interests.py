@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, Dataset
@@ -15,8 +16,9 @@ from recllm.features.candidates import BIT, INTERESTS, SOURCES, CandidateSetting
 from recllm.features.collaborative import Population, ask
 from recllm.models.sequence.arguments import InterestArguments
 from recllm.models.sequence.learn import learn_interests
-from recllm.models.sequence.sequences import Places, Sequences, gap_bucket
-from recllm.models.sequence.serve import Interests, load_interests, save_interests
+from recllm.models.sequence.network import InterestNetwork
+from recllm.models.sequence.sequences import Places, Sequences, gap_bucket, padded_rows
+from recllm.models.sequence.serve import InterestConfig, Interests, load_interests, save_interests
 from recllm.schema import Action
 
 TARGET = (Action.PURCHASE,)
@@ -160,11 +162,38 @@ def test_people_without_events_are_scored_alike_by_what_sells() -> None:
     np.testing.assert_allclose(users[0], users[-1], atol=1e-6)
 
 
+@pytest.mark.parametrize("interests", [1, 3])
+def test_the_served_form_encodes_people_as_the_network_does(interests: int) -> None:
+    data, vectors = log(chains()), texts()
+    config = InterestConfig(
+        n_items=24, text_dim=12, dim=8, layers=2, attention_heads=2, interests=interests, max_length=4, dropout=0.1,
+        residual_dropout=0.5, text=True, temperature=0.1,
+    )  # fmt: skip
+    network = InterestNetwork(config, seed=3).eval()
+    with torch.no_grad():
+        network.known.fill_(True)
+        for value in network.parameters():
+            value.add_(0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(1)))
+    model = Interests.of(network, vectors, TARGET)
+    basics = np.random.default_rng(0).normal(size=(data.n_users, 12)).astype(np.float32)
+    sequences = Sequences.of(data.events, TARGET)
+    stop = sequences.indptr[1:]
+    start = np.maximum(sequences.indptr[:-1], stop - config.max_length)
+    batch = padded_rows(sequences, sequences.gap(data.as_of), start, stop, basics)
+    with torch.no_grad():
+        read, bias = network.items(torch.from_numpy(vectors), torch.arange(24))
+        states = network.states(read, *batch.tensors())
+        expected = network.users(states[torch.arange(sequences.n), torch.from_numpy(stop - start)])
+    np.testing.assert_allclose(model.users(data.events, data.as_of, basics), expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(model.read, read.numpy(), atol=1e-5)
+    np.testing.assert_allclose(model.bias, bias.numpy(), atol=1e-5)
+
+
 def test_saved_and_loaded_it_scores_the_same(tmp_path: Path) -> None:
     data, vectors = log(chains()), texts()
     model = learned(data, vectors, replace(SMALL, max_epochs=2))
     ids = data.items["item_id"].to_list()
-    save_interests(model.weights(ids), tmp_path)
+    save_interests(model.stored(ids), tmp_path)
     weights = load_interests(tmp_path)
     assert weights is not None
     again = weights.bind(ids, vectors)
@@ -182,7 +211,7 @@ def test_a_grown_catalogue_keeps_what_was_learned_and_adds_by_text() -> None:
     model = learned(data, vectors, replace(SMALL, max_epochs=2))
     ids = data.items["item_id"].to_list()
     turned = ["fresh", *reversed(ids)]
-    grown = model.weights(ids).bind(turned, np.concatenate([vectors[:1], vectors[::-1]]))
+    grown = model.stored(ids).bind(turned, np.concatenate([vectors[:1], vectors[::-1]]))
     np.testing.assert_allclose(grown.vectors[1:], model.vectors[::-1], atol=1e-6)
     assert not np.allclose(grown.vectors[0], model.vectors[0])  # the twin of row 0 has no residual of its own
 

@@ -1,4 +1,7 @@
-"""The best items for people: candidates, features, score, top k, in blocks of people so that memory stays bounded."""
+"""The best items for users: candidates, features, score, top k, in blocks of users so that memory stays bounded.
+
+Without a scorer, pairs are scored by the cosine of the two texts alone.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,9 @@ BLOCK_PAIRS = 2**18
 CHUNK_PAIRS = 2**13
 """Pairs that the MLP gets at once: so few fit the cache, and their memory is used again, which halves the time."""
 
+
+TEXT_CANDIDATES = 100
+"""Nearest texts that are candidates where texts are all there is to rank by."""
 
 TORCH_PAIRS = 2**15
 """More pairs than this are scored by torch, whose GELU is 30 times as fast as scipy's: that pays for its import. Fewer
@@ -64,7 +70,7 @@ class PairList(Protocol):
 
 
 def score_pairs(
-    scorer: Scorer,
+    scorer: Scorer | None,
     population: Population,
     histories: Events,
     as_of: int,
@@ -86,7 +92,7 @@ def score_pairs(
 
 
 def rank(
-    scorer: Scorer,
+    scorer: Scorer | None,
     population: Population,
     histories: Events,
     as_of: int,
@@ -110,7 +116,7 @@ def rank(
     As exp(logit) is about an expected number of takings, 1 ranks by how much more the person takes an item than the
     crowd does. `eval/coverage.py` draws the curve. item_offsets: see `score_pairs`.
     """
-    wide, less, parts = _wide(settings, k), _popularity(population, popularity_weight), []
+    wide, less, parts = _wide(settings, k, scorer), _popularity(population, popularity_weight), []
     for start, asked in _asked(population, histories, as_of, own, basics, block):
         hidden = None if banned is None else _runs(banned, start, start + asked.n)
         pairs = candidates(population, asked, wide, allowed=allowed, banned=hidden, repeats=repeats)
@@ -119,7 +125,7 @@ def rank(
 
 
 def rank_with_and_without_repeats(
-    scorer: Scorer,
+    scorer: Scorer | None,
     population: Population,
     histories: Events,
     as_of: int,
@@ -134,7 +140,7 @@ def rank_with_and_without_repeats(
     block: int = 256,
 ) -> tuple[Ranked, Ranked]:
     """What `rank` gives with `repeats` and without, for one scoring: the sources propose the same new items in both."""
-    wide, less = _wide(settings, k), _popularity(population, popularity_weight)
+    wide, less = _wide(settings, k, scorer), _popularity(population, popularity_weight)
     whole, new = [], []
     for _, asked in _asked(population, histories, as_of, own, basics, block):
         pairs = candidates(population, asked, wide, allowed=allowed)
@@ -145,14 +151,15 @@ def rank_with_and_without_repeats(
     return _stack(whole, k), _stack(new, k)
 
 
-def _wide(settings: CandidateSettings | None, k: int) -> CandidateSettings:
+def _wide(settings: CandidateSettings | None, k: int, scorer: Scorer | None) -> CandidateSettings:
     """A list is short only when the catalogue is: new items fill it through `popular`, others by `own_history`."""
     settings = settings or CandidateSettings()
-    return replace(settings, popular=max(settings.popular, k), own_history=max(settings.own_history, k))
+    settings = replace(settings, popular=max(settings.popular, k), own_history=max(settings.own_history, k))
+    return settings if scorer else replace(settings, text_nearest=max(k, TEXT_CANDIDATES))
 
 
 def rank_items(
-    scorer: Scorer,
+    scorer: Scorer | None,
     population: Population,
     histories: Events,
     as_of: int,
@@ -218,15 +225,20 @@ def _open(
 
 
 def _score(
-    scorer: Scorer, population: Population, asked: Asked, pairs: Candidates, item_offsets: Floats | None
+    scorer: Scorer | None, population: Population, asked: Asked, pairs: Candidates, item_offsets: Floats | None
 ) -> ScoredPairs:
+    cosine = pair_cosine(population.item_vectors, asked.vectors.user, pairs)
+    if scorer is None:
+        unknown = np.full_like(cosine, np.nan)
+        cosine = np.clip(cosine, -1, 1)
+        return ScoredPairs(cosine, unknown, cosine, unknown)
     if scorer.config.features != FEATURE_NAMES:
         raise ModelError("the model was trained on other pair features than this version computes; train again")
     narrow = bool(scorer.config.sold_features) and set(scorer.config.sold_features) <= set(SOLD_FEATURES)
     features = pair_features(population, asked, pairs, narrow=narrow)
-    cosine = pair_cosine(population.item_vectors, asked.vectors.user, pairs)
     items, item = np.unique(pairs.item, return_inverse=True)
-    user, users, projected = pairs.user, scorer.project(asked.vectors.user), scorer.project(population.item_vectors[items])
+    user, users = pairs.user, scorer.project(asked.vectors.user)
+    projected = scorer.project(population.item_vectors[items])
     score_chunk = _torch_score(scorer) if len(item) > TORCH_PAIRS else scorer.score
     mlp, logit = np.zeros(len(item), np.float32), np.zeros(len(item), np.float32)
     for start in range(0, len(item), CHUNK_PAIRS):

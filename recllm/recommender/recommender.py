@@ -156,7 +156,7 @@ class Recommender:
             horizon_days=arguments.horizon_days,
             metrics=fitted.metrics,
             training=_training_record(self.dataset, arguments, fitted.notes),
-            interests=None if fitted.interests is None else fitted.interests.weights(ids),
+            interests=None if fitted.interests is None else fitted.interests.stored(ids),
             item_offsets=None if fitted.item_offsets is None else ItemOffsets.of(ids, fitted.item_offsets),
         )
         return self._with(model=model)

@@ -308,7 +308,12 @@ def _halves_at_once(args: TrainingArguments) -> Iterator[ThreadPoolExecutor]:
 
 
 def _gradient(
-    scorer: ScorerNetwork, vectors: Tensor, window: Window, args: TrainingArguments, whole: tuple[int, int], people: Ints
+    scorer: ScorerNetwork,
+    vectors: Tensor,
+    window: Window,
+    args: TrainingArguments,
+    whole: tuple[int, int],
+    people: Ints,
 ) -> float:
     """Adds the gradient of a part of a batch; what the part adds to the batch's loss. whole: takers of the batch."""
     loss = _loss(scorer, vectors, window, people, args, whole)
@@ -323,7 +328,12 @@ def _takers(window: Window, people: Ints) -> tuple[int, int]:
 
 
 def _loss(
-    scorer: ScorerNetwork, vectors: Tensor, window: Window, people: Ints, args: TrainingArguments, whole: tuple[int, int]
+    scorer: ScorerNetwork,
+    vectors: Tensor,
+    window: Window,
+    people: Ints,
+    args: TrainingArguments,
+    whole: tuple[int, int],
 ) -> Tensor:
     """What `people` add to the mean loss of a batch with `whole` takers, of anything and of what is new to them."""
     lengths = np.diff(window.indptr)[people]

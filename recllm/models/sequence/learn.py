@@ -19,9 +19,9 @@ from torch.nn import functional
 from recllm.data.dataset import Dataset
 from recllm.data.interactions import Floats, Ints
 from recllm.models.sequence.arguments import InterestArguments
-from recllm.models.sequence.network import InterestConfig, InterestNetwork
+from recllm.models.sequence.network import InterestNetwork
 from recllm.models.sequence.sequences import Batch, Places, Sequences, padded_rows
-from recllm.models.sequence.serve import Interests
+from recllm.models.sequence.serve import InterestConfig, Interests
 from recllm.schema import Action
 
 LEAST_PLACES = 200
@@ -54,7 +54,7 @@ def learn_interests(
     snapshots, done = [], judge_from
     for cut in cuts:
         learner.later(_between(places, done, cut), places.select(places.at < done))
-        snapshots.append(Interests.of(deepcopy(learner.network), learner.item_vectors, target))
+        snapshots.append(Interests.of(learner.network, learner.item_vectors, target))
         done = cut
     return snapshots
 

@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from recllm.models.sequence.sequences import GAPS
+from recllm.models.sequence.serve import InterestConfig
 from recllm.schema import ACTION_CODE
-
-
-@dataclass(frozen=True, kw_only=True)
-class InterestConfig:
-    """Shapes of the network; enough to build it again from its weights."""
-
-    n_items: int
-    text_dim: int
-    dim: int
-    layers: int
-    attention_heads: int
-    interests: int
-    max_length: int
-    dropout: float
-    residual_dropout: float
-    text: bool
-    temperature: float
 
 
 class InterestNetwork(nn.Module):

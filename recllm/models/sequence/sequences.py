@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from recllm.data.dataset import DAY, Events
 from recllm.data.interactions import Floats, Ints, occasions, of_actions
 from recllm.schema import ACTION_CODE, BROWSING, Action
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 GAPS = 12
 """Buckets of the days between two tokens: 0, under a day, 1, 2 to 3, 4 to 7, ... by powers of two."""
@@ -114,9 +116,6 @@ class Places:
         return self.fresh[self.low + (rng.random(len(self.low)) * (self.high - self.low)).astype(np.int64)]
 
 
-Tensors = tuple[Tensor, Tensor, Tensor, Tensor | None]
-
-
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Padded sequences. item (b, length), -1 is padding; action, gap the same shape. basics (b, dim) or None."""
@@ -126,8 +125,10 @@ class Batch:
     gap: NDArray[np.int64]
     basics: Floats | None
 
-    def tensors(self) -> Tensors:
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """item, action, gap and basics as the network takes them."""
+        import torch
+
         told = None if self.basics is None else torch.from_numpy(self.basics)
         return torch.from_numpy(self.item), torch.from_numpy(self.action), torch.from_numpy(self.gap), told
 

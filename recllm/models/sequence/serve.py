@@ -1,29 +1,51 @@
-"""A learned interest model at rest: item vectors ready, people encoded on request, saved as safetensors."""
+"""A learned sequence model at rest, in numpy: item vectors ready, users encoded on request, saved as safetensors."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from recllm.data.dataset import Events
 from recllm.data.interactions import Floats, Ints, unit
 from recllm.errors import ModelError
-from recllm.models.sequence.network import InterestConfig, InterestNetwork
-from recllm.models.sequence.sequences import Sequences, Tensors, padded_rows
+from recllm.models.scorer import gelu
+from recllm.models.sequence.sequences import Batch, Sequences, padded_rows
 from recllm.schema import Action
+
+if TYPE_CHECKING:
+    from recllm.models.sequence.network import InterestNetwork
 
 WEIGHTS, CONFIG = "interests.safetensors", "interests.json"
 
+USERS_AT_ONCE = 256
+"""Users whose sequences are encoded together, padded to the longest of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterestConfig:
+    """Shapes of the network; enough to build it again from its weights."""
+
+    n_items: int
+    text_dim: int
+    dim: int
+    layers: int
+    attention_heads: int
+    interests: int
+    max_length: int
+    dropout: float
+    residual_dropout: float
+    text: bool
+    temperature: float
+
 
 class Pairs(Protocol):
-    """Compressed rows of item rows, one run per person."""
+    """Compressed rows of item rows, one run per user."""
 
     @property
     def indptr(self) -> Ints: ...
@@ -32,122 +54,176 @@ class Pairs(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Interests:
-    """read (n_items, dim): items as the transformer reads them. vectors: the same, unit rows. bias (n_items,)."""
-
-    network: InterestNetwork
-    target: tuple[Action, ...]
-    read: torch.Tensor
-    vectors: Floats
-    bias: Floats
-    scale: float
-    """1 / temperature."""
-
-    @classmethod
-    def of(cls, network: InterestNetwork, item_vectors: Floats, target: tuple[Action, ...]) -> Interests:
-        """`item_vectors`: the encoder's, (n_items, text_dim). The network is taken as it is, not copied.
-
-        Raises `ModelError` when the items are not those that it was trained with.
-        """
-        config = network.config
-        if item_vectors.shape != (config.n_items, config.text_dim):
-            raise ModelError(
-                f"the interest model knows {config.n_items} items with vectors of {config.text_dim}, and was given "
-                f"{item_vectors.shape[0]} with {item_vectors.shape[1]}; train again"
-            )
-        with torch.no_grad():
-            read, bias = network.eval().items(torch.from_numpy(item_vectors), torch.arange(config.n_items))
-        return cls(network, target, read, unit(read.numpy()), bias.numpy(), float(network.log_scale.detach().exp()))
-
-    def weights(self, item_ids: Sequence[str]) -> InterestWeights:
-        """What to store; `item_ids` of the catalogue that it was trained on, in row order."""
-        return InterestWeights(self.network, self.target, tuple(item_ids))
-
-    def users(self, histories: Events, as_of: int, basics: Floats | None = None) -> Floats:
-        """Unit vectors (n, interests, dim) of people asked at `as_of` (epoch seconds), from their latest events."""
-        sequences = Sequences.of(histories, self.target)
-        gap, config = sequences.gap(as_of), self.network.config
-        stop = sequences.indptr[1:]
-        start = np.maximum(sequences.indptr[:-1], stop - config.max_length)
-        out = np.zeros((sequences.n, config.interests, config.dim), np.float32)
-        by_length = np.argsort(stop - start, kind="stable")  # rows of one block are padded to its longest
-        for block in np.split(by_length, range(256, len(by_length), 256)):
-            told = None if basics is None else np.asarray(basics[block], np.float32)
-            batch = padded_rows(sequences, gap, start[block], stop[block], told)
-            out[block] = self._encode(batch.tensors(), torch.from_numpy(stop[block] - start[block]))
-        return out
-
-    def _encode(self, batch: Tensors, last: torch.Tensor) -> Floats:
-        with torch.no_grad():
-            states = self.network.states(self.read, *batch)
-            return np.asarray(self.network.users(states[torch.arange(len(last)), last]).numpy())
-
-    def score(self, users: Floats, pairs: Pairs) -> Floats:
-        """Logits (n_pairs,) of people's vectors (n, interests, dim) with the items of `pairs`."""
-        out = np.zeros(len(pairs.item), np.float32)
-        for user, interests in enumerate(users):
-            part = slice(pairs.indptr[user], pairs.indptr[user + 1])
-            items = pairs.item[part]
-            out[part] = _soft_maximum(interests @ self.vectors[items].T * self.scale, 0) + self.bias[items]
-        return out
-
-    def catalogue(self, users: Floats, block: int = 16) -> Iterator[Floats]:
-        """Logits of each person with every item, (n_items,), computed for a few people at a time."""
-        for start in range(0, len(users), block):
-            part = users[start : start + block]
-            near = (part.reshape(-1, part.shape[2]) @ self.vectors.T) * self.scale
-            yield from _soft_maximum(near.reshape(*part.shape[:2], -1), 1) + self.bias
-
-
-def _soft_maximum(near: Floats, axis: int) -> Floats:
-    """Log of the summed exponentials."""
-    if near.shape[axis] == 1:
-        return np.squeeze(near, axis)
-    top = near.max(axis=axis, keepdims=True)
-    return np.asarray(np.log(np.exp(near - top).sum(axis=axis)) + np.squeeze(top, axis))
-
-
-@dataclass(frozen=True, eq=False)
 class InterestWeights:
-    """What is stored: the network and the ids that its item rows stand for."""
+    """What is stored: the network's weights and the ids that its item rows stand for."""
 
-    network: InterestNetwork
+    config: InterestConfig
+    weights: Mapping[str, NDArray[Any]]
+    """By the names of `InterestNetwork`'s state."""
     target: tuple[Action, ...]
     item_ids: tuple[str, ...]
 
     def bind(self, item_ids: Sequence[str], item_vectors: Floats) -> Interests:
         """The model for the catalogue of today: an item that it has not seen stands on its text alone."""
-        ids = tuple(item_ids)
-        network = self.network if ids == self.item_ids else _moved(self.network, self.item_ids, ids)
-        return Interests.of(network, item_vectors, self.target)
+        row_of = {item: row for row, item in enumerate(self.item_ids)}
+        rows = np.array([row_of.get(item, -1) for item in item_ids], np.int64)
+        weights = dict(self.weights)
+        for name in ("residual.weight", "bias.weight", "known"):
+            moved = weights[name][np.maximum(rows, 0)]
+            moved[rows < 0] = 0
+            weights[name] = moved
+        return Interests.of_weights(replace(self.config, n_items=len(rows)), weights, item_vectors, self.target)
 
 
-def _moved(network: InterestNetwork, old: tuple[str, ...], new: tuple[str, ...]) -> InterestNetwork:
-    """The same weights with the items' own ones in the rows of another catalogue."""
-    place = {item: row for row, item in enumerate(old)}
-    rows = torch.tensor([place.get(item, -1) for item in new], dtype=torch.int64)
-    kept = rows >= 0
-    out = InterestNetwork(replace(network.config, n_items=len(new)), seed=0)
-    state = network.state_dict()
-    for name in ("residual.weight", "bias.weight", "known"):
-        moved = state[name][rows.clamp(min=0)]
-        moved[~kept] = 0
-        state[name] = moved
-    out.load_state_dict(state)
-    return out
+@dataclass(frozen=True, eq=False)
+class Interests:
+    """The sequence model over one catalogue."""
+
+    config: InterestConfig
+    weights: Mapping[str, NDArray[Any]]
+    target: tuple[Action, ...]
+    read: Floats
+    """Items as the transformer reads them, (n_items, dim)."""
+    vectors: Floats
+    """The same as unit rows."""
+    bias: Floats
+    """Of each item, (n_items,)."""
+    scale: float
+    """1 / temperature."""
+
+    @classmethod
+    def of(cls, network: InterestNetwork, item_vectors: Floats, target: tuple[Action, ...]) -> Interests:
+        """item_vectors: the encoder's, (n_items, text_dim). The weights are copied.
+
+        Raises `ModelError` when the items are not those that the network was trained with.
+        """
+        weights = {name: value.numpy().copy() for name, value in network.state_dict().items()}
+        return cls.of_weights(network.config, weights, item_vectors, target)
+
+    @classmethod
+    def of_weights(
+        cls,
+        config: InterestConfig,
+        weights: Mapping[str, NDArray[Any]],
+        item_vectors: Floats,
+        target: tuple[Action, ...],
+    ) -> Interests:
+        """See `of`; weights by the names of the network's state."""
+        if item_vectors.shape != (config.n_items, config.text_dim):
+            raise ModelError(
+                f"the interest model knows {config.n_items} items with vectors of {config.text_dim}, and was given "
+                f"{item_vectors.shape[0]} with {item_vectors.shape[1]}; train again"
+            )
+        # an item's residual was left out in a share of the steps: what counts here is its expectation
+        share = np.float32(1 - config.residual_dropout if config.text else 1)
+        known = weights["known"].astype(np.float32)[:, None] * share
+        read, bias = known * weights["residual.weight"], known * weights["bias.weight"]
+        if config.text:
+            read = read + _linear(item_vectors, weights, "text")
+            bias = bias + _linear(item_vectors, weights, "text_bias")
+        read = np.asarray(read, np.float32)
+        scale = float(np.exp(weights["log_scale"]))
+        return cls(config, weights, target, read, unit(read), np.asarray(bias[:, 0], np.float32), scale)
+
+    def stored(self, item_ids: Sequence[str]) -> InterestWeights:
+        """What to store; `item_ids` of the catalogue that it was trained on, in row order."""
+        return InterestWeights(self.config, self.weights, self.target, tuple(item_ids))
+
+    def users(self, histories: Events, as_of: int, basics: Floats | None = None) -> Floats:
+        """Unit vectors (n, interests, dim) of users asked at `as_of` (epoch seconds), from their latest events."""
+        sequences = Sequences.of(histories, self.target)
+        gap, config = sequences.gap(as_of), self.config
+        stop = sequences.indptr[1:]
+        start = np.maximum(sequences.indptr[:-1], stop - config.max_length)
+        users = np.zeros((sequences.n, config.interests, config.dim), np.float32)
+        by_length = np.argsort(stop - start, kind="stable")  # rows of one block are padded to its longest
+        for block in np.split(by_length, range(USERS_AT_ONCE, len(by_length), USERS_AT_ONCE)):
+            batch = padded_rows(
+                sequences, gap, start[block], stop[block], None if basics is None else np.float32(basics[block])
+            )
+            users[block] = self._encode(batch, stop[block] - start[block])
+        return users
+
+    def _encode(self, batch: Batch, last: Ints) -> Floats:
+        """`InterestNetwork.users` of its `states` after the token `last` (n,), 0 being the one before the first."""
+        config, w = self.config, self.weights
+        n, length = batch.item.shape
+        basics = np.zeros((n, config.text_dim), np.float32) if batch.basics is None else batch.basics
+        token = _layer_norm(self.read[np.maximum(batch.item, 0)], w, "item_norm")
+        token = token + w["action.weight"][batch.action] + w["gap.weight"][batch.gap] + w["place.weight"][:length]
+        x = np.concatenate([_linear(basics, w, "basics")[:, None], token], axis=1)
+        # nobody sees a later token, nor padding: with padding at the end, the first rule does for both up to `last`
+        hidden = np.triu(np.full((1 + length, 1 + length), -np.inf, np.float32), 1)
+        heads, size = config.attention_heads, config.dim // config.attention_heads
+        for layer in range(config.layers):
+            name = f"transformer.layers.{layer}"
+            query, key, value = np.split(
+                _layer_norm(x, w, f"{name}.norm1") @ w[f"{name}.self_attn.in_proj_weight"].T
+                + w[f"{name}.self_attn.in_proj_bias"],
+                3,
+                axis=-1,
+            )
+            query, key, value = (
+                part.reshape(n, 1 + length, heads, size).transpose(0, 2, 1, 3) for part in (query, key, value)
+            )
+            attention = query @ key.transpose(0, 1, 3, 2) / np.float32(np.sqrt(size)) + hidden
+            attention = np.exp(attention - attention.max(axis=-1, keepdims=True))
+            attention /= attention.sum(axis=-1, keepdims=True)
+            mixed = (attention @ value).transpose(0, 2, 1, 3).reshape(n, 1 + length, config.dim)
+            x = x + _linear(mixed, w, f"{name}.self_attn.out_proj")
+            inner = gelu(_linear(_layer_norm(x, w, f"{name}.norm2"), w, f"{name}.linear1"))
+            x = x + _linear(inner, w, f"{name}.linear2")
+        state = _layer_norm(x[np.arange(n), last], w, "norm")
+        if config.interests > 1:
+            state = _linear(state, w, "split")
+        return unit(state.reshape(n * config.interests, config.dim)).reshape(n, config.interests, config.dim)
+
+    def score(self, users: Floats, pairs: Pairs) -> Floats:
+        """Logits (n_pairs,) of users' vectors (n, interests, dim) with the items of `pairs`."""
+        logits = np.zeros(len(pairs.item), np.float32)
+        for user, interests in enumerate(users):
+            part = slice(pairs.indptr[user], pairs.indptr[user + 1])
+            items = pairs.item[part]
+            logits[part] = _soft_maximum(interests @ self.vectors[items].T * self.scale, 0) + self.bias[items]
+        return logits
+
+    def catalogue(self, users: Floats, block: int = 16) -> Iterator[Floats]:
+        """Logits of each user with every item, (n_items,), computed for a few users at a time."""
+        for start in range(0, len(users), block):
+            part = users[start : start + block]
+            scaled = (part.reshape(-1, part.shape[2]) @ self.vectors.T) * self.scale
+            yield from _soft_maximum(scaled.reshape(*part.shape[:2], -1), 1) + self.bias
 
 
-def save_interests(weights: InterestWeights, folder: Path) -> None:
+def _linear(x: Floats, weights: Mapping[str, NDArray[Any]], name: str) -> Floats:
+    return np.asarray(x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"], np.float32)
+
+
+def _layer_norm(x: Floats, weights: Mapping[str, NDArray[Any]], name: str) -> Floats:
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = (centred * centred).mean(axis=-1, keepdims=True)
+    return np.asarray(centred / np.sqrt(variance + 1e-5) * weights[f"{name}.weight"] + weights[f"{name}.bias"])
+
+
+def _soft_maximum(logits: Floats, axis: int) -> Floats:
+    """Log of the summed exponentials."""
+    if logits.shape[axis] == 1:
+        return np.squeeze(logits, axis)
+    top = logits.max(axis=axis, keepdims=True)
+    return np.asarray(np.log(np.exp(logits - top).sum(axis=axis)) + np.squeeze(top, axis))
+
+
+def save_interests(stored: InterestWeights, folder: Path) -> None:
     """Write `interests.safetensors` and `interests.json` into an existing folder."""
-    from safetensors.torch import save_file
+    from safetensors.numpy import save_file
 
-    save_file({n: v.contiguous() for n, v in weights.network.state_dict().items()}, folder / WEIGHTS)
-    told = {
-        "target": [a.value for a in weights.target],
-        "item_ids": list(weights.item_ids),
-        "config": asdict(weights.network.config),
+    save_file({name: np.array(value, order="C") for name, value in stored.weights.items()}, folder / WEIGHTS)
+    record = {
+        "target": [action.value for action in stored.target],
+        "item_ids": list(stored.item_ids),
+        "config": asdict(stored.config),
     }
-    (folder / CONFIG).write_text(json.dumps(told, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def load_interests(folder: Path) -> InterestWeights | None:
@@ -156,15 +232,19 @@ def load_interests(folder: Path) -> InterestWeights | None:
     Raises `ModelError` when the files do not fit each other.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.numpy import load_file
 
     if not (folder / CONFIG).exists():
         return None
     try:
-        told = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        target, ids = tuple(Action(a) for a in told["target"]), tuple(told["item_ids"])
-        network = InterestNetwork(InterestConfig(**told["config"]), seed=0)
-        network.load_state_dict(load_file(folder / WEIGHTS))
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        record = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        target, ids = tuple(Action(a) for a in record["target"]), tuple(record["item_ids"])
+        config, weights = InterestConfig(**record["config"]), load_file(folder / WEIGHTS)
+        shapes = {"residual.weight": (len(ids), config.dim), "bias.weight": (len(ids), 1), "known": (len(ids),)}
+        shapes |= {"text.weight": (config.dim, config.text_dim), "place.weight": (config.max_length, config.dim)}
+        for name, shape in shapes.items():
+            if weights[name].shape != shape:
+                raise ValueError(f"{name} has the shape {weights[name].shape}, not {shape}")
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise ModelError(f"{folder}: not an interest model of this version ({error}); train again") from error
-    return InterestWeights(network.eval(), target, ids)
+    return InterestWeights(config, weights, target, ids)
