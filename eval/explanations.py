@@ -22,7 +22,6 @@ The model attends to nothing unless it has a sequence model, which it has not he
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import sys
 import time
@@ -43,7 +42,7 @@ from recllm.evaluation.report import commit, hardware, versions
 from recllm.evaluation.tables import complete_journey
 from recllm.explain.counterfactuals import counterfactual
 from recllm.explain.leave_one_out import Pairs, Person, Unit, deltas, lacking, units_of
-from recllm.recommender.explanation import explanation, places
+from recllm.recommender.explanation import positions
 from recllm.recommender.ranking import rank
 from recllm.recommender.recommender import Recommender
 from recllm.schema import ACTION_CODE, Action
@@ -157,8 +156,8 @@ def held_out(
 
 
 def case(recommender: Recommender, row: int, item: int, scores: NDArray[np.float32], rng: np.random.Generator) -> Case:
-    person = recommender.person(row)
-    units, worth = recommender.evidence(row, np.array([item]))
+    person = recommender.person(recommender.dataset.users["user_id"][row])
+    units, worth = recommender.evidence(person, np.array([item]))
     value = worth[:, 0]
     near = np.array([_cosine(recommender, unit, item) for unit in units])
     last = {int(i): n for n, i in enumerate(person.events.item)}
@@ -182,7 +181,7 @@ def scored(recommender: Recommender, case: Case, sets: Sequence[Sequence[Unit]])
     """The item's score without each set of units."""
     histories, basics = lacking(case.person, sets)
     ones = Pairs(np.arange(len(sets) + 1), np.full(len(sets), case.item, np.int32))
-    return recommender.score_versions(case.row)(histories, basics, ones)
+    return recommender.score_versions(case.person)(histories, basics, ones)
 
 
 # --- gates -----------------------------------------------------------------------------------------------------------
@@ -233,7 +232,7 @@ def deletion(recommender: Recommender, cases: Sequence[Case], rng: np.random.Gen
         tried = rng.permutation(np.flatnonzero(np.isfinite(one.worth)))
         orders = dict(zip(stays, (heavy, rng.permutation(len(one.units)), tried, heavy[::-1]), strict=True))
         sets = [[one.units[int(n)] for n in order[:step]] for order in orders.values() for step in range(1, STEPS + 1)]
-        place = places(recommender, one.row, one.item, SHORT)(*lacking(one.person, [[], *sets]))
+        place = positions(recommender, one.person, one.item, SHORT)(*lacking(one.person, [[], *sets]))
         if place[0] <= SHORT:
             for number, name in enumerate(stays):
                 stays[name].append(float((place[1 + STEPS * number : 1 + STEPS * (number + 1)] <= SHORT).mean()))
@@ -247,7 +246,7 @@ def necessity(recommender: Recommender, cases: Sequence[Case]) -> dict[str, Any]
     """Counterfactual sets for the first 5, each ranked once more by the serving code without these events."""
     emitted, true, sizes, asked = 0, 0, [], 0
     for one in cases:
-        place = places(recommender, one.row, one.item, SHORT)
+        place = positions(recommender, one.person, one.item, SHORT)
         if int(place(one.person.events, [one.person.basics])[0]) > SHORT:
             continue
         asked += 1
@@ -269,7 +268,7 @@ def shown_without(recommender: Recommender, one: Case, units: Sequence[Unit]) ->
     from recllm.text.items import item_names
 
     histories, basics = lacking(one.person, [units])
-    listed = recommender.rank_versions(one.row, SHORT + 100)(histories, basics).item[0]
+    listed = recommender.rank_versions(one.person, SHORT + 100)(histories, basics).item[0]
     listed = listed[listed >= 0]
     names = item_names(recommender.dataset.items[listed.tolist()], recommender.locale)
     first = list(dict.fromkeys(names))[:SHORT]
@@ -283,7 +282,7 @@ def agreement(recommender: Recommender, cases: Sequence[Case]) -> dict[str, Any]
     users, ids = recommender.dataset.users["user_id"], recommender.dataset.items["item_id"]
     named = right = general = withheld = 0
     for one in cases:
-        found = explanation(recommender, users[one.row], ids[one.item], k=SHORT)
+        found = recommender.explain(users[one.row], ids[one.item], k=SHORT)
         first = found.reasons[0]
         if first.evidence_id in ("general", "withheld"):
             general, withheld = general + (first.evidence_id == "general"), withheld + (first.evidence_id == "withheld")
@@ -324,7 +323,7 @@ def heaviest(recommender: Recommender, one: Case, person: Person) -> Unit:
     units = units_of(person)
     known = {unit for unit, w in zip(one.units, one.worth, strict=True) if np.isfinite(w)}
     tried = np.array([[unit in known] for unit in units])
-    worth = deltas(person, units, np.array([one.item]), tried, recommender.score_versions(one.row))[:, 0]
+    worth = deltas(person, units, np.array([one.item]), tried, recommender.score_versions(one.person))[:, 0]
     return units[int(np.nanargmax(worth))]
 
 
@@ -352,7 +351,7 @@ def _planted_hit(
     events = Events(np.array([0, n]), items, at, bought, one, one, np.arange(n, dtype=np.int32))
     person = Person(events, {})
     units = units_of(person)
-    score = recommender.score_versions(-1)
+    score = recommender.score_versions(person)
     worth = deltas(person, units, two[:1], np.ones((len(units), 1), bool), score)[:, 0]
     return units[int(np.argmax(worth))].item in two[1:]
 
@@ -361,22 +360,27 @@ def sanity(recommender: Recommender, cases: Sequence[Case], seed: int) -> dict[s
     """Mean rank correlation with the worths by MLPs of random weights; the cosine stays, for it is not learned."""
     import torch
 
+    from recllm.models.scorer_network import ScorerNetwork
+
     model = recommender.model
     assert model is not None
-    scorer = copy.deepcopy(model.scorer)
+    network = ScorerNetwork.of(model.scorer)
     torch.manual_seed(seed)
     with torch.no_grad():
-        for mlp in scorer.mlps:
+        for mlp in network.mlps:
             for layer in mlp:
                 if isinstance(layer, torch.nn.Linear):
                     layer.reset_parameters()
+    scorer = network.frozen()
     other = Recommender(recommender.dataset, recommender.encoder, model=replace(model, scorer=scorer))
     other.__dict__["item_vectors"], other.__dict__["population"] = recommender.item_vectors, recommender.population
     found = []
     for one in cases:
         tried = np.isfinite(one.worth)
         if tried.sum() >= 5:
-            again = deltas(one.person, one.units, np.array([one.item]), tried[:, None], other.score_versions(one.row))
+            again = deltas(
+                one.person, one.units, np.array([one.item]), tried[:, None], other.score_versions(one.person)
+            )
             found.append(float(spearmanr(one.worth[tried], again[tried, 0]).statistic))
     return {"mean_rank_correlation": round(float(np.nanmean(found)), 4), "pairs": len(found)}
 

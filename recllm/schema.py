@@ -14,6 +14,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
+from recllm.errors import UsageError
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -153,6 +155,46 @@ class Profile:
     days_since_last_purchase: float | None = None
 
 
+# --- questions -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecommendRequest:
+    """Whom to recommend to, how many items, and which. Raises `UsageError` for a value out of its range."""
+
+    users: tuple[str, ...]
+    """The caller's ids, one slate each."""
+    k: int = 10
+    """Items per slate, at least 1."""
+    repeats: bool = True
+    """Whether items that the user bought before may be shown; many shops live from buying again."""
+    allow: tuple[str, ...] | None = None
+    """Only these items, also those that never sold; None for the whole catalogue."""
+    deny: tuple[str, ...] = ()
+    """Never these items."""
+    where: str | None = None
+    """An SQL condition on item_id, title, category ("a > b > c"), brand, price and currency, e.g. "price < 50"."""
+    basket: tuple[str, ...] = ()
+    """Items that the user, or somebody unknown, has in the cart now: they count as the latest of their history."""
+    same_names: bool = False
+    """Whether several items of one name may be shown; otherwise only the best of them."""
+    explain: bool = True
+    """Whether each item gets its reasons."""
+    popularity_weight: float | None = None
+    """0 ranks by score alone, 1 by lift over popularity; None takes the policy's."""
+
+    def __post_init__(self) -> None:
+        for name in ("users", "deny", "basket", *(("allow",) if self.allow is not None else ())):
+            listed = getattr(self, name)
+            object.__setattr__(self, name, (listed,) if isinstance(listed, str) else tuple(listed))
+        if self.k < 1:
+            raise UsageError(f"k is {self.k}; ask for at least 1 item")
+        if self.popularity_weight is not None and not 0 <= self.popularity_weight <= 1:
+            raise UsageError(
+                f"popularity_weight is {self.popularity_weight}; give 0 (by score alone) to 1 (by lift over popularity)"
+            )
+
+
 # --- answers -------------------------------------------------------------------------------------------------------
 
 
@@ -179,6 +221,7 @@ class Reason:
     the one that does is sensitive."""
     delta: float
     text: str
+    kind: ReasonKind = ReasonKind.GENERAL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +244,38 @@ class Recommendation:
     reasons: tuple[Reason, ...] = ()
 
 
+class SlateStatus(StrEnum):
+    """What a slate was made from."""
+
+    PERSONAL = "personal"
+    """The trained score."""
+    TEXT_ONLY = "text_only"
+    """No model was trained: the cosine of the texts alone."""
+    UNKNOWN_USER = "unknown_user"
+    """Nothing is known of this user: what is popular now."""
+    NO_CONSENT = "no_consent"
+    """The user has not agreed to personalisation: what is popular now."""
+
+
+class NoteKind(StrEnum):
+    """What else is to be said of a slate."""
+
+    SHORT = "short"
+    """Fewer items than asked pass the filters: `shown` of `k`."""
+    BY_SCORE = "by_score"
+    """Items stand in the order of the score; their probabilities, calibrated for each item, do not."""
+    BY_LIFT = "by_lift"
+    """Items that everybody buys were moved down, so probabilities do not fall with the rank."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """One note with its numbers."""
+
+    kind: NoteKind
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slate:
     user_id: str
@@ -208,8 +283,11 @@ class Slate:
     as_of: datetime
     model_version: str | None
     items: tuple[Recommendation, ...]
+    status: SlateStatus = SlateStatus.PERSONAL
+    notes: tuple[Note, ...] = ()
     degraded_reason: str | None = None
-    """Why the slate is not personal, or is shorter than asked; None when it is neither."""
+    """In words why the slate is not personal, or is shorter than asked; None when it is neither. For people to read:
+    code asks `status` and `notes`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,7 +83,7 @@ def test_tea_goes_to_those_who_buy_tea(trained: Recommender) -> None:
 
 def test_a_probability_is_the_one_of_the_slate(trained: Recommender) -> None:
     for person in audience(trained, items=["tea3"], cut=Cut(size=10), explain=False).people:
-        slate = trained.recommend(person.user_id, items_to_recommend=["tea3"], explain=False)[0]
+        slate = trained.recommend(person.user_id, allow=["tea3"], explain=False)[0]
         assert person.probability == pytest.approx(slate.items[0].probability, abs=1e-5)
 
 

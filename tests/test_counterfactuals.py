@@ -13,7 +13,7 @@ from recllm.encoder.toy import ToyEncoder
 from recllm.errors import UsageError
 from recllm.explain.counterfactuals import counterfactual
 from recllm.explain.leave_one_out import Person, Unit, lacking, units_of
-from recllm.recommender.explanation import explanation, places, write_page
+from recllm.recommender.explanation import positions, write_page
 from recllm.recommender.recommender import Recommender
 
 ITEMS = pl.DataFrame(
@@ -103,33 +103,31 @@ def recommender() -> Recommender:
 def test_the_explained_place_is_the_slate_s(recommender: Recommender) -> None:
     slate = recommender.recommend("ann", k=6)[0]
     for item in slate.items:
-        row, column = int(SHOP.user_rows(["ann"])[0]), ROW[item.item_id]
-        person = recommender.person(row)
-        assert places(recommender, row, column, 6)(person.events, [person.basics]) == [item.rank]
+        person, column = recommender.person("ann"), ROW[item.item_id]
+        assert positions(recommender, person, column, 6)(person.events, [person.basics]) == [item.rank]
 
 
 def test_what_the_sentence_says_is_true(recommender: Recommender) -> None:
-    found = explanation(recommender, "ann", "mate", k=3)
+    found = recommender.explain("ann", "mate", k=3)
     assert found.counterfactual is not None and found.place is not None
-    row = int(SHOP.user_rows(["ann"])[0])
     titles = dict(zip(SHOP.items["title"].to_list(), SHOP.items["item_id"].to_list(), strict=True))
+    ann = recommender.person("ann")
     gone = [u for u in UNITS if u.item >= 0 and u.item in {ROW[titles[t]] for t in found.without if t in titles}]
-    after = places(recommender, row, ROW["mate"], 3)(*lacking(recommender.person(row), [gone]))
+    after = positions(recommender, ann, ROW["mate"], 3)(*lacking(ann, [gone]))
     assert int(after[0]) == found.after and found.after > 3
     assert str(found.after) in found.counterfactual and str(found.place) in found.counterfactual
 
 
 def test_what_is_sensitive_is_counted_and_never_named(recommender: Recommender) -> None:
-    found = explanation(recommender, "ann", "mate", k=4)
+    found = recommender.explain("ann", "mate", k=4)
     assert found.withheld > 0
     told = " ".join([*(c.text for c in found.contributions), *found.without, found.counterfactual or ""])
     assert "pills" not in told.casefold() and not any("pills" in c.evidence_id for c in found.contributions)
 
 
 def test_contributions_are_the_measured_ones_heaviest_first(recommender: Recommender) -> None:
-    found = explanation(recommender, "ann", "mate", k=4)
-    row = int(SHOP.user_rows(["ann"])[0])
-    units, measured = recommender.evidence(row, np.array([ROW["mate"]]))
+    found = recommender.explain("ann", "mate", k=4)
+    units, measured = recommender.evidence(recommender.person("ann"), np.array([ROW["mate"]]))
     deltas = {f"{u.kind}:{SHOP.items['item_id'][u.item]}": measured[n, 0] for n, u in enumerate(units) if u.item >= 0}
     assert [c.delta for c in found.contributions] == sorted((c.delta for c in found.contributions), reverse=True)
     assert all(c.delta == pytest.approx(deltas[c.evidence_id]) for c in found.contributions if c.evidence_id in deltas)
@@ -141,7 +139,7 @@ def test_the_picture_shows_text_as_text(tmp_path: object, recommender: Recommend
         title=pl.when(pl.col("item_id") == "tea").then(pl.lit("<b>Green</b> tea")).otherwise("title")
     )
     shop = Dataset.construct(LOG, None, items)
-    found = explanation(Recommender(shop, ToyEncoder()), "ann", "mate", k=3)
+    found = Recommender(shop, ToyEncoder()).explain("ann", "mate", k=3)
     page = tmp_path / "page.html"  # type: ignore[operator]
     write_page(found, page)
     html = page.read_text(encoding="utf-8")
@@ -150,6 +148,6 @@ def test_the_picture_shows_text_as_text(tmp_path: object, recommender: Recommend
 
 def test_strangers_and_unknown_items_are_refused(recommender: Recommender) -> None:
     with pytest.raises(UsageError, match="nothing to explain"):
-        explanation(recommender, "zoe", "mate")
+        recommender.explain("zoe", "mate")
     with pytest.raises(UsageError):
-        explanation(recommender, "ann", "no such item")
+        recommender.explain("ann", "no such item")

@@ -7,9 +7,9 @@ import polars as pl
 import pytest
 
 from recllm.data.dataset import Dataset, Events
+from recllm.data.interactions import Pairs
 from recllm.explain.leave_one_out import (
     ExplainSettings,
-    Pairs,
     Person,
     Speaker,
     Unit,

@@ -8,10 +8,10 @@ import pytest
 
 from recllm.data.dataset import DAY, Dataset
 from recllm.encoder.toy import ToyEncoder
-from recllm.errors import UsageError
+from recllm.errors import PolicyError, UsageError
 from recllm.policy import Policy
-from recllm.recommender.recommender import NO_CONSENT, UNKNOWN, UNTRAINED, Recommender, dismissed
-from recllm.schema import Action
+from recllm.recommender.recommender import Recommender, dismissed
+from recllm.schema import Action, Note, NoteKind, RecommendRequest, SlateStatus
 from recllm.training.windows import TrainingArguments
 
 N = 40
@@ -84,7 +84,8 @@ def test_a_weight_on_popularity_lowers_what_many_people_buy(trained: Recommender
 
 def test_without_a_model_texts_alone_rank_and_it_is_said(untrained: Recommender) -> None:
     slate = untrained.recommend("u0", k=3)[0]
-    assert slate.degraded_reason == UNTRAINED
+    assert slate.status is SlateStatus.TEXT_ONLY
+    assert slate.degraded_reason == "no trained model: ranked by text similarity alone"
     assert kinds(slate) == {"tea"}
     assert slate.items[0].probability is None
 
@@ -94,8 +95,8 @@ def test_strangers_and_the_unwilling_get_what_is_popular(trained: Recommender) -
         trained.dataset, trained.encoder, model=trained.model, permits=lambda ids: [i != "u0" for i in ids]
     )
     unwilling, stranger, blank, fine = guarded.recommend(["u0", "nobody", "blank", "u1"], k=4)
-    assert unwilling.degraded_reason == NO_CONSENT
-    assert stranger.degraded_reason == blank.degraded_reason == UNKNOWN
+    assert unwilling.status is SlateStatus.NO_CONSENT and "no consent" in (unwilling.degraded_reason or "")
+    assert stranger.status is blank.status is SlateStatus.UNKNOWN_USER
     assert [r.item_id for r in unwilling.items] == [r.item_id for r in stranger.items]
     assert all(r.served_by == ("popular",) and r.logit is None for r in unwilling.items)
     assert fine.degraded_reason is None
@@ -113,12 +114,13 @@ def test_basics_alone_are_served_personally(trained: Recommender) -> None:
 
 def test_filters(trained: Recommender) -> None:
     bought = {line.item_id for line in trained.profile("u0")[0].purchases}
-    unseen = trained.recommend("u0", k=20, filter_viewed=True)[0]
+    unseen = trained.recommend("u0", k=20, repeats=False)[0]
     assert not bought & {r.item_id for r in unseen.items}
     cheap = trained.recommend("u1", k=24, where="price < 5")[0]
     assert {r.item_id for r in cheap.items} == {"tea0", "tea1", "tea2"}
+    assert cheap.notes[-1] == Note(kind=NoteKind.SHORT, numbers={"shown": 3, "k": 24})
     assert cheap.degraded_reason == "only 3 of 24 items: no more pass the filters"
-    listed = trained.recommend("u1", k=5, items_to_recommend=["tea1", "tool1"], exclude_items=["tool1"])[0]
+    listed = trained.recommend("u1", k=5, allow=["tea1", "tool1"], deny=["tool1"])[0]
     assert [r.item_id for r in listed.items] == ["tea1"]
 
 
@@ -130,12 +132,12 @@ def test_of_one_name_only_the_best_is_shown_unless_twins_are_wanted() -> None:
     twins = Recommender(replace(data, items=renamed), ToyEncoder())
     names = [r.title for r in twins.recommend("u0", k=10)[0].items]
     assert len(names) == len(set(names)) == 10
-    assert [r.title for r in twins.recommend("u0", k=24, twins=True)[0].items].count("House tea") == 3
+    assert [r.title for r in twins.recommend("u0", k=24, same_names=True)[0].items].count("House tea") == 3
 
 
 def test_what_was_shown_is_no_history(trained: Recommender) -> None:
     shown = trained.observe("blank", "tea0", Action.SHOWN)
-    assert shown.recommend("blank", k=2)[0].degraded_reason == UNKNOWN
+    assert shown.recommend("blank", k=2)[0].status is SlateStatus.UNKNOWN_USER
 
 
 def test_k_above_the_catalogue_gives_the_catalogue(trained: Recommender) -> None:
@@ -149,7 +151,7 @@ def test_k_above_the_catalogue_gives_the_catalogue(trained: Recommender) -> None
         ({"where": "price <"}, "cannot be read"),
         ({"where": "colour = 'red'"}, "cannot be read"),
         ({"where": "price"}, "not a condition"),
-        ({"exclude_items": ["nothing"]}, "no item 'nothing'"),
+        ({"deny": ["nothing"]}, "no item 'nothing'"),
     ],
 )
 def test_wrong_use_is_told(trained: Recommender, arguments: dict[str, object], words: str) -> None:
@@ -174,7 +176,7 @@ def test_reasons_are_exact(trained: Recommender) -> None:
     kept = ~((e.user == row) & (e.item == int(data.item_rows([gone])[0])))
     less = Recommender(replace(data, events=e.select(kept)), trained.encoder, model=trained.model)
     less.__dict__["population"] = trained.population
-    again = less.recommend("u0", k=1, items_to_recommend=[top.item_id], explain=False)[0].items[0]
+    again = less.recommend("u0", k=1, allow=[top.item_id], explain=False)[0].items[0]
     assert top.logit - again.logit == pytest.approx(reason.delta, abs=1e-4)
 
 
@@ -221,3 +223,72 @@ def test_dismissed_lists_follow_the_latest_word() -> None:
     indptr, item = dismissed(data.events)
     assert indptr.tolist() == [0, 1, 1]
     assert data.items["item_id"][int(item[0])] == "x"
+
+
+def test_every_slate_gives_the_reasons_of_explain(trained: Recommender) -> None:
+    for user in ("u0", "u1", "told"):
+        for options in ({}, {"k": 3}, {"k": 24}, {"where": "price < 30"}, {"allow": ["tea1", "tool1", "tea5"]}):
+            for shown in trained.recommend(user, **options)[0].items:
+                explained = trained.explain(user, shown.item_id).reasons
+                assert [r.evidence_id for r in shown.reasons] == [r.evidence_id for r in explained]
+                assert [r.delta for r in shown.reasons] == pytest.approx([r.delta for r in explained], abs=1e-3)
+
+
+def test_whoever_withdrew_is_not_explained_even_what_is_off_sale(trained: Recommender) -> None:
+    off_sale = trained.dataset.items.with_columns(available=pl.col("item_id") != "tea3")
+    data = replace(trained.dataset, items=off_sale)
+    guarded = Recommender(data, trained.encoder, model=trained.model, permits=lambda ids: [i != "u0" for i in ids])
+    for item in ("tea1", "tea3"):
+        with pytest.raises(PolicyError, match="not agreed"):
+            guarded.explain("u0", item)
+    for item in ("tea1", "tea3"):
+        with pytest.raises(UsageError, match="nothing to explain"):
+            guarded.explain("nobody", item)
+    explained = guarded.explain("u2", "tea3")
+    assert not explained.available and explained.place is None and explained.reasons
+    assert guarded.explain("u2", "tea1").available
+
+
+def test_a_slate_is_filled_behind_many_namesakes() -> None:
+    titles = [*["Tea"] * 600, "Mug", "Cup"]
+    items = pl.DataFrame({"item_id": [f"i{n}" for n in range(602)], "title": titles, "category": [["food"]] * 602})
+    events = pl.DataFrame({"user_id": ["ann"], "item_id": ["i0"], "timestamp": [1_700_000_000]})
+    shop = Recommender(Dataset.construct(events, items=items), ToyEncoder())
+    for user in ("ann", "nobody"):
+        slate = shop.recommend(user, k=3, explain=False)[0]
+        assert {r.title for r in slate.items} == {"Tea", "Mug", "Cup"} and not slate.notes
+
+
+def test_a_basket_counts_at_once_and_serves_somebody_unknown(trained: Recommender) -> None:
+    request = RecommendRequest(users=("nobody",), k=5, basket=("tool1", "tool2"), repeats=True)
+    slate = trained.recommend(request)[0]
+    assert slate.status is SlateStatus.PERSONAL
+    assert kinds(slate) == {"tool"}
+    assert any(r.evidence_id.startswith("H:tool") for item in slate.items for r in item.reasons)
+    with pytest.raises(UsageError, match="no item 'nothing'"):
+        trained.recommend("nobody", basket=["nothing"])
+
+
+def test_where_chances_do_not_fall_with_the_rank_the_slate_says_why(trained: Recommender) -> None:
+    said = 0
+    for slate in trained.recommend([f"u{n}" for n in range(N)], k=24, explain=False):
+        chances = [r.probability for r in slate.items]
+        sorted_by_chance = chances == sorted(chances, reverse=True)
+        assert sorted_by_chance == (not slate.notes)
+        assert all(note.kind is NoteKind.BY_SCORE for note in slate.notes)
+        said += not sorted_by_chance
+    assert said
+    lifted = trained.recommend("u0", k=24, explain=False, popularity_weight=1.0)[0]
+    assert [note.kind for note in lifted.notes] == [NoteKind.BY_LIFT]
+
+
+def test_ranking_by_text_goes_in_blocks(untrained: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recllm.recommender import ranking
+
+    sizes = []
+    real = ranking.ask
+    monkeypatch.setattr(ranking, "ask", lambda *a, **k: sizes.append(real(*a, **k)) or sizes[-1])
+    everybody = np.tile(np.arange(N), 20)
+    data = untrained.dataset
+    ranking.rank(None, untrained.population, data.events.rows(everybody), data.as_of, 3, block=64)
+    assert max(block.n for block in sizes) == 64 and sum(block.n for block in sizes) == len(everybody)

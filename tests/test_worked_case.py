@@ -52,7 +52,7 @@ def test_user_a(tmp_path: Path) -> None:
     assert load_file(shop, tmp_path / "log.csv", "events").accepted == 5
 
     recommender = open_recommender(shop, encoder=encoder)
-    slate = recommender.recommend("A", k=6, filter_viewed=True)[0]
+    slate = recommender.recommend("A", k=6, repeats=False)[0]
     ranked = [r.item_id for r in slate.items]
     assert set(ranked[:3]) == {"headphones", "jeans", "noodles"}
     cosine = {r.item_id: r.cosine for r in slate.items}
@@ -60,7 +60,7 @@ def test_user_a(tmp_path: Path) -> None:
     why = {r.item_id: r.reasons[0].evidence_id for r in slate.items}
     assert (why["headphones"], why["jeans"], why["noodles"]) == ("B:phone", "B:shirt", "B:rice")
 
-    keener = recommender.observe("A", "headphones", Action.VIEW).recommend("A", k=1, filter_viewed=True)
+    keener = recommender.observe("A", "headphones", Action.VIEW).recommend("A", k=1, repeats=False)
     assert keener[0].items[0].item_id == "headphones"
     ad = ad_for(recommender, keener[0], shop, channel="email")
     assert ad.verified and all(c.passed for c in ad.checks)

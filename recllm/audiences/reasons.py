@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from recllm.audiences.probabilities import narrowed
 from recllm.data.dataset import Events
-from recllm.data.interactions import Floats
+from recllm.data.interactions import Floats, Pairs
 from recllm.encoder.hardware import workers
-from recllm.explain.leave_one_out import Pairs, Person, Speaker, Unit, choose, units_of, without
+from recllm.explain.leave_one_out import Person, Speaker, Unit, choose, units_of, without
 from recllm.features.collaborative import Population
 from recllm.features.item_vectors import basics_of, basics_vectors
 from recllm.profiles.profile import build_profiles

@@ -66,7 +66,7 @@ def recommend(
         slates = recommender.recommend(
             asked,
             k=k,
-            filter_viewed=exclude_seen,
+            repeats=not exclude_seen,
             where=where,
             explain=explain,
             popularity_weight=popularity_weight,
@@ -100,11 +100,11 @@ def explain(
 ) -> None:
     """One item for one person: what each piece of evidence adds, and without what it would not be shown."""
     from recllm.jobs.serve import open_recommender
-    from recllm.recommender.explanation import explanation, write_page
+    from recllm.recommender.explanation import write_page
     from recllm.workspace.workspace import Workspace
 
     with Workspace.open(workspace) as opened:
-        found = explanation(open_recommender(opened, version=model, locale=locale), user, item, k=k)
+        found = open_recommender(opened, version=model, locale=locale).explain(user, item, k=k)
     if html:
         write_page(found, html)
     if json:

@@ -16,17 +16,17 @@ COLUMNS = ("item_id", "title", "category", "brand", "price", "currency")
 
 def allowed_items(
     dataset: Dataset,
-    items_to_recommend: Iterable[str] | None = None,
-    exclude_items: Iterable[str] = (),
+    allow: Iterable[str] | None = None,
+    deny: Iterable[str] = (),
     where: str | None = None,
 ) -> NDArray[np.bool_]:
     """Boolean (n_items,). Raises `UsageError` for an unknown item id or a condition that cannot be read."""
     allowed = dataset.items["available"].to_numpy().copy()
-    if items_to_recommend is not None:
+    if allow is not None:
         chosen = np.zeros(dataset.n_items, bool)
-        chosen[_rows(dataset, items_to_recommend)] = True
+        chosen[known_rows(dataset, allow)] = True
         allowed &= chosen
-    allowed[_rows(dataset, exclude_items)] = False
+    allowed[known_rows(dataset, deny)] = False
     return allowed & matching(dataset.items, where) if where else allowed
 
 
@@ -44,7 +44,8 @@ def matching(items: pl.DataFrame, where: str) -> NDArray[np.bool_]:
     return found.fill_null(False).to_numpy()
 
 
-def _rows(dataset: Dataset, item_ids: Iterable[str]) -> NDArray[np.int64]:
+def known_rows(dataset: Dataset, item_ids: Iterable[str]) -> NDArray[np.int64]:
+    """Row of each item. Raises `UsageError` for an id that the catalogue does not have."""
     wanted = list(item_ids)
     rows = dataset.item_rows(wanted)
     if (rows < 0).any():

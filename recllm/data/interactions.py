@@ -20,6 +20,27 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Pairs of users and items in compressed rows: those of user u are item[indptr[u]:indptr[u + 1]].
+
+    indptr: int64 (n_users + 1,). item: int32 (n_pairs,), item rows, ascending within a user.
+    """
+
+    indptr: Ints
+    item: NDArray[np.int32]
+
+    @cached_property
+    def user(self) -> Ints:
+        """Row of the user of each pair, (n_pairs,)."""
+        return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
+
+    def select(self, mask: NDArray[np.bool_]) -> Pairs:
+        """The pairs where `mask`, (n_pairs,), is true."""
+        before = np.concatenate([[0], np.cumsum(mask)])
+        return Pairs(before[self.indptr].astype(np.int64), self.item[mask])
+
+
 def decay(at: Ints, as_of: int, half_life_days: float) -> NDArray[np.float64]:
     """Weight in (0, 1] of events at `at` (epoch seconds): halved every `half_life_days` before `as_of`."""
     age = np.maximum(as_of - at, 0) / DAY

@@ -21,9 +21,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.data.dataset import Events
-from recllm.errors import DataError
+from recllm.data.interactions import Pairs
 from recllm.policy import Policy
-from recllm.schema import ACTION_CODE, BROWSING, Action, HistoryLine, Profile, Reason
+from recllm.schema import ACTION_CODE, BROWSING, Action, HistoryLine, Profile, Reason, ReasonKind
 from recllm.text.items import item_names
 from recllm.text.reasons import reason_text
 from recllm.text.templates import Prompts
@@ -59,14 +59,8 @@ class Person:
 
     events: Events
     basics: Mapping[str, str]
-
-
-@dataclass(frozen=True, eq=False)
-class Pairs:
-    """For each of n versions of a person, the items to score: item[indptr[v]:indptr[v + 1]], int32, ascending."""
-
-    indptr: NDArray[np.int64]
-    item: NDArray[np.int32]
+    row: int = -1
+    """Who they are among the neighbours (`Population.pool`), so that nobody is their own; -1 for nobody."""
 
 
 Score = Callable[[Events, Sequence[Mapping[str, str]], Pairs], NDArray[np.float32]]
@@ -127,7 +121,7 @@ def deltas(
     picks = [order, *(order[tried[u][order]] for u in used)]
     indptr = np.concatenate([[0], np.cumsum([len(p) for p in picks])]).astype(np.int64)
     items = np.asarray(shown)[np.concatenate(picks)].astype(np.int32)
-    logit = score(_stack(whole, histories), [person.basics, *basics], Pairs(indptr, items))
+    logit = score(Events.concat([whole, histories]), [person.basics, *basics], Pairs(indptr, items))
     full = np.zeros(len(shown), np.float32)
     full[order] = logit[: indptr[1]]
     for place, (unit, pick) in enumerate(zip(used, picks[1:], strict=True), 1):
@@ -215,11 +209,13 @@ class Speaker:
     ) -> Reason:
         if unit.kind == "I":
             text = self._say("basics", name=unit.name, value=profile.basics[unit.name])
-            return Reason(evidence_id=f"I:{unit.name}", delta=delta, text=text)
+            return Reason(evidence_id=f"I:{unit.name}", delta=delta, text=text, kind=ReasonKind.PICKED)
         item_id = self.items["item_id"][unit.item]
         line = lines.get((unit.kind, item_id))
         text = self._line_text(unit, shown, line)
-        return Reason(evidence_id=f"{unit.kind}:{item_id}", delta=delta, text=text)
+        bought = ReasonKind.KNOWN if unit.item == shown else ReasonKind.TOGETHER
+        kind = ReasonKind.INTEREST if unit.kind == "H" else bought
+        return Reason(evidence_id=f"{unit.kind}:{item_id}", delta=delta, text=text, kind=kind)
 
     def _line_text(self, unit: Unit, shown: int, line: HistoryLine | None) -> str:
         title = item_names(self.items[unit.item], self.locale, prompts=self.prompts)[0]
@@ -257,14 +253,3 @@ def _lines(profile: Profile) -> dict[tuple[str, str], HistoryLine]:
         for line in lines:
             found.setdefault((kind, line.item_id), line)
     return found
-
-
-def _stack(one: Events, many: Events) -> Events:
-    """The people of both, in order."""
-    if len(one.indptr) != 2:
-        raise DataError("explanations are for one person at a time")
-    joined = (np.concatenate([getattr(one, f), getattr(many, f)]) for f in _COLUMNS)
-    return Events(np.concatenate([one.indptr, many.indptr[1:] + one.indptr[-1]]), *joined)
-
-
-_COLUMNS = ("item", "at", "action", "quantity", "price", "basket")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.data.interactions import Floats, Ints, decay
+from recllm.data.interactions import Floats, Ints, Pairs, decay
 from recllm.features.collaborative import Asked, Population
 
 OWN_HISTORY = "own_history"
@@ -61,24 +61,15 @@ class CandidateSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Candidates:
-    """Compressed rows: those of person u are item[indptr[u]:indptr[u + 1]], int32, ascending by item row.
+class Candidates(Pairs):
+    """Pairs with the sources that proposed them."""
 
-    sources: uint16, one bit per entry of `SOURCES` that proposed the item.
-    """
-
-    indptr: Ints
-    item: NDArray[np.int32]
     sources: NDArray[np.uint16]
-
-    @property
-    def user(self) -> Ints:
-        return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
+    """One bit per entry of `SOURCES`, (n_pairs,)."""
 
     def select(self, mask: NDArray[np.bool_]) -> Candidates:
-        """The pairs where `mask`, (n_pairs,), is true."""
-        kept = np.concatenate([[0], np.cumsum(mask)])[self.indptr].astype(np.int64)
-        return Candidates(kept, self.item[mask], self.sources[mask])
+        pairs = super().select(mask)
+        return Candidates(pairs.indptr, pairs.item, self.sources[mask])
 
 
 def served_by(sources: int) -> tuple[str, ...]:

@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY
-from recllm.data.interactions import Floats, Ints, Tally, decay, padded
+from recllm.data.interactions import Floats, Ints, Pairs, Tally, decay, padded
 from recllm.data.item_groups import ARRIVAL_DAYS, GROUPINGS, VOTED, size_of
-from recllm.features.candidates import Candidates
 from recllm.features.collaborative import Asked, Population
 
 NEVER_DAYS = 730.0
@@ -66,7 +65,7 @@ Columns = dict[str, NDArray[Any]]
 
 
 def group_columns(
-    population: Population, asked: Asked, pairs: Candidates, wanted: Collection[str] = tuple(GROUP_FEATURES)
+    population: Population, asked: Asked, pairs: Pairs, wanted: Collection[str] = tuple(GROUP_FEATURES)
 ) -> Columns:
     """The `wanted` features of `GROUP_FEATURES` at the pairs, (n_pairs,) each."""
     user, item, wanted = pairs.user, pairs.item, frozenset(wanted)

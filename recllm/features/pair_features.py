@@ -8,15 +8,13 @@ A value that cannot be known (no price, no category, never bought) has the neutr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY
-from recllm.data.interactions import Floats, Ints, Tally, decay, of_actions, padded, visits
-from recllm.features.candidates import Candidates
+from recllm.data.interactions import Floats, Pairs, Tally, decay, of_actions, padded, visits
 from recllm.features.collaborative import Asked, Population
 from recllm.features.group_features import GROUP_FEATURES, NEVER_DAYS, group_columns, overdue
 from recllm.schema import ACTION_CODE, BROWSING, Action
@@ -131,20 +129,13 @@ TIMED = frozenset(
 Columns = dict[str, NDArray[Any]]
 
 
-@dataclass(frozen=True, eq=False)
-class _Pairs:
-    user: Ints
-    item: NDArray[np.int32]
-    indptr: Ints
-
-
-def pair_features(population: Population, asked: Asked, pairs: Candidates, *, narrow: bool = False) -> Floats:
+def pair_features(population: Population, asked: Asked, pairs: Pairs, *, narrow: bool = False) -> Floats:
     """Float32 (n_pairs, len(FEATURE_NAMES)), finite, in the order of `pairs`.
 
     narrow: of items that sold before only `SOLD_FEATURES`, and 0 in the other columns, which the scorer does not read
     there; it spares most of the work on groups.
     """
-    p = _Pairs(pairs.user, pairs.item, pairs.indptr)
+    p = pairs
     columns: Columns = {
         **_own(asked, p),
         **_alike(population, asked, p),
@@ -169,7 +160,7 @@ def _table(columns: list[NDArray[Any]], n: int, block: int = 1024) -> Floats:
     return out
 
 
-def _narrow_groups(population: Population, asked: Asked, pairs: Candidates) -> Columns:
+def _narrow_groups(population: Population, asked: Asked, pairs: Pairs) -> Columns:
     """The groups' columns, those outside of `SOLD_FEATURES` only for items that never sold."""
     fresh = population.stats.buyers_ever[pairs.item] == 0
     if fresh.all():
@@ -185,7 +176,7 @@ def _narrow_groups(population: Population, asked: Asked, pairs: Candidates) -> C
     return out
 
 
-def pair_cosine(item_vectors: Floats, users: Floats, pairs: Candidates) -> Floats:
+def pair_cosine(item_vectors: Floats, users: Floats, pairs: Pairs) -> Floats:
     """Cosine of each pair, (n_pairs,), person by person."""
     out = np.zeros(len(pairs.item), np.float32)
     for u in range(len(users)):
@@ -198,7 +189,7 @@ def _log(value: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(np.log1p(np.maximum(value, 0)))
 
 
-def _own(asked: Asked, p: _Pairs) -> Columns:
+def _own(asked: Asked, p: Pairs) -> Columns:
     taken, tally = asked.taken, asked.owned
     row = tally.find(p.user, p.item)
     times = tally.total()
@@ -223,7 +214,7 @@ def _own(asked: Asked, p: _Pairs) -> Columns:
     return columns
 
 
-def _alike(population: Population, asked: Asked, p: _Pairs) -> Columns:
+def _alike(population: Population, asked: Asked, p: Pairs) -> Columns:
     sold, nothing = population.stats.buyers_ever[p.item].any(), np.zeros(len(p.item), np.float32)
     recent = _at(asked.neighbour_recent, p) if sold else nothing
     decayed = _at(asked.neighbour_decayed, p) if sold else nothing
@@ -238,7 +229,7 @@ def _alike(population: Population, asked: Asked, p: _Pairs) -> Columns:
     }
 
 
-def _at(scores: Any, p: _Pairs) -> Floats:
+def _at(scores: Any, p: Pairs) -> Floats:
     """Entries of a sparse (n, n_items) matrix at the pairs; a few people are made dense at a time."""
     out = np.zeros(len(p.item), np.float32)
     step = max(1, 2**18 // max(scores.shape[1], 1))  # a block that stays in the cache
@@ -249,7 +240,7 @@ def _at(scores: Any, p: _Pairs) -> Floats:
     return out
 
 
-def _crowd(population: Population, p: _Pairs) -> Columns:
+def _crowd(population: Population, p: Pairs) -> Columns:
     s = population.stats
     by_item = {
         "buyers_7": _log(s.buyers_7),
@@ -266,7 +257,7 @@ def _crowd(population: Population, p: _Pairs) -> Columns:
     return {name: value[p.item] for name, value in by_item.items()}
 
 
-def _prices(population: Population, asked: Asked, p: _Pairs) -> Columns:
+def _prices(population: Population, asked: Asked, p: Pairs) -> Columns:
     s, taken = population.stats, asked.taken
     price = s.log_price[p.item]
     paid = np.where(np.isfinite(taken.price), np.log1p(np.maximum(taken.price, 0)), s.log_price[taken.item])
@@ -282,7 +273,7 @@ def _prices(population: Population, asked: Asked, p: _Pairs) -> Columns:
     }
 
 
-def _category_price(population: Population, asked: Asked, p: _Pairs, paid: NDArray[Any]) -> Floats:
+def _category_price(population: Population, asked: Asked, p: Pairs, paid: NDArray[Any]) -> Floats:
     """Mean log price that the person paid in the item's category, NaN where unknown."""
     group = population.facets.category
     fit = np.isfinite(paid) & (group[asked.taken.item] >= 0)
@@ -291,7 +282,7 @@ def _category_price(population: Population, asked: Asked, p: _Pairs, paid: NDArr
     return padded(mean, np.nan)[tally.find(p.user, group[p.item])]
 
 
-def _person(asked: Asked, p: _Pairs) -> Columns:
+def _person(asked: Asked, p: Pairs) -> Columns:
     taken = asked.taken
     _, trips = visits(taken)
     late = taken.select(taken.at >= asked.as_of - 28 * DAY)
@@ -317,7 +308,7 @@ def _novelty(asked: Asked) -> Floats:
     return np.where(lately > 0, fresh / np.maximum(lately, 1), 0.5).astype(np.float32)
 
 
-def _text(population: Population, asked: Asked, p: _Pairs, lines: int = 100) -> Columns:
+def _text(population: Population, asked: Asked, p: Pairs, lines: int = 100) -> Columns:
     """Texts of the person's heaviest items against the item's; the item itself is left out."""
     owned, vectors = asked.owned, population.item_vectors
     weight = owned.total(decay(asked.taken.at, asked.as_of, 120.0))
@@ -339,13 +330,13 @@ def _text(population: Population, asked: Asked, p: _Pairs, lines: int = 100) -> 
     return {"text_nearest": nearest, "text_set": mean}
 
 
-def _interest(population: Population, asked: Asked, p: _Pairs) -> Floats:
+def _interest(population: Population, asked: Asked, p: Pairs) -> Floats:
     if population.interests is None or asked.interests is None:
         return np.zeros(len(p.item), np.float32)
     return population.interests.score(asked.interests, p)
 
 
-def _browsing(population: Population, asked: Asked, p: _Pairs) -> Columns:
+def _browsing(population: Population, asked: Asked, p: Pairs) -> Columns:
     seen = of_actions(asked.histories, BROWSING)
     tally = Tally.of(seen.user, seen.item, population.n_items)
     row = tally.find(p.user, p.item)

@@ -60,8 +60,8 @@ def write_ads(
         model_use = Purpose.LLM_THIRD_PARTY if isinstance(speaker, HttpGenerator) else Purpose.LLM_LOCAL
         modelled = gate.permits_each(names, model_use)
         open_one = recommender or open_recommender(workspace, locale=locale)
-        chosen = {"items_to_recommend": [item_id]} if item_id else {}
-        slates = open_one.recommend(users, k=AD_CHOICE, explain=True, **chosen)  # type: ignore[arg-type]
+        chosen = {"allow": [item_id]} if item_id else {}
+        slates = open_one.recommend(users, k=AD_CHOICE, explain=True, **chosen)
         texts: list[AdCopy] = []
         for slate, yes in zip(slates, modelled, strict=True):
             request = ad_request(open_one, slate, workspace, channel=channel, locale=locale, seed=seed)

@@ -149,7 +149,7 @@ class Scorer:
 
 
 def _standardised(x: Floats, mean: Floats, scale: Floats) -> Floats:
-    return np.clip((x - mean) * scale, -STANDARDISED_LIMIT, STANDARDISED_LIMIT)
+    return np.asarray(np.clip((x - mean) * scale, -STANDARDISED_LIMIT, STANDARDISED_LIMIT), np.float32)
 
 
 def gelu(x: Floats) -> Floats:

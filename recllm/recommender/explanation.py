@@ -1,6 +1,6 @@
 """One item for one person, explained whole: what each piece of evidence adds, and what it would take to lose the item.
 
-    explanation(recommender, "ann", "tea")        # in a notebook: a picture of the contributions
+    recommender.explain("ann", "tea")        # in a notebook: a picture of the contributions
 
 Every number is a score or a list of the served model, computed again for a shortened history; see
 `recllm.explain.leave_one_out` and
@@ -13,20 +13,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recllm.charts import Bar, bar_chart
+from recllm.data.catalogue import known_rows
 from recllm.data.dataset import Events
-from recllm.errors import UsageError
 from recllm.explain.counterfactuals import Counterfactual, Place, counterfactual
-from recllm.explain.leave_one_out import Unit
-from recllm.profiles.profile import build_profile
-from recllm.recommender.recommender import NAMESAKES, NO_CONSENT, UNKNOWN, Recommender
+from recllm.explain.leave_one_out import Person, Unit
+from recllm.recommender.ranking import NAMESAKES
 from recllm.schema import Reason
 from recllm.text.items import item_names
 from recllm.text.reasons import reason_text
+
+if TYPE_CHECKING:
+    from recllm.recommender.recommender import Recommender
 
 LABEL = 60
 """Characters of a piece of evidence in the picture."""
@@ -46,6 +49,8 @@ class Explanation:
     item_id: str
     title: str
     k: int
+    available: bool
+    """False for an item off sale, which has no rank."""
     place: int | None
     reasons: tuple[Reason, ...]
     contributions: tuple[Reason, ...]
@@ -77,30 +82,36 @@ _STYLE = (
 
 
 def explanation(recommender: Recommender, user: str, item: str, *, k: int = 10) -> Explanation:
-    """Explain one item for one person, whether or not it is among their first `k`.
-
-    Raises `UsageError` for an unknown item, or a person who is not served personally.
-    """
-    reasons, row, column = _told(recommender, user, item)
-    units, worth = recommender.evidence(row, np.array([column]))
-    named = np.array([not recommender.speaker().sensitive(unit) for unit in units], bool)
-    heard = np.isfinite(worth[:, 0])
-    place = places(recommender, row, column, k)
-    person = recommender.person(row)
-    before = int(place(person.events, [person.basics])[0])
-    nameable = [unit for unit, fit in zip(units, named, strict=True) if fit]
-    lost = counterfactual(person, nameable, worth[named, 0], place, k=k)
+    """What `Recommender.explain` answers, and what it raises."""
+    column = int(known_rows(recommender.dataset, [item])[0])
+    person = recommender.person(user)
+    items = np.array([column])
+    units, deltas = recommender.evidence(person, items)
+    speaker, profile = recommender.speaker(), recommender.person_profile(person)
+    named = np.array([not speaker.sensitive(unit) for unit in units], bool)
+    position = positions(recommender, person, column, k)
+    before = int(position(person.events, [person.basics])[0])
+    nameable = [unit for unit, may_be_named in zip(units, named, strict=True) if may_be_named]
+    lost = counterfactual(person, nameable, deltas[named, 0], position, k=k)
+    order = np.argsort(-deltas[:, 0], kind="stable")
+    contributions = [
+        speaker.contribution(units[n], float(deltas[n, 0]), column, profile)
+        for n in order
+        if named[n] and np.isfinite(deltas[n, 0])
+    ]
+    available = bool(recommender.dataset.items["available"][column])
     return Explanation(
         user_id=user,
         item_id=item,
         title=item_names(recommender.dataset.items[[column]], recommender.locale)[0],
         k=k,
-        place=before if before <= k else None,
-        reasons=reasons,
-        contributions=_contributions(recommender, row, column, units, np.where(named, worth[:, 0], np.nan)),
-        withheld=float(worth[~named & heard, 0].sum()),
+        available=available,
+        place=before if before <= k and available else None,
+        reasons=speaker.reasons(units, deltas[:, 0], column, profile, recommender.spread(person)),
+        contributions=tuple(reason for reason in contributions if reason is not None),
+        withheld=float(np.nansum(deltas[~named, 0])),
         counterfactual=None if lost is None else _sentence(recommender, lost, k),
-        without=() if lost is None else tuple(_called(recommender, unit) for unit in lost.units),
+        without=() if lost is None else tuple(_evidence_name(recommender, unit) for unit in lost.units),
         after=None if lost is None else lost.after,
     )
 
@@ -112,50 +123,31 @@ def write_page(found: Explanation, path: Path) -> None:
     path.write_text(page + "</body></html>\n", encoding="utf-8")
 
 
-def places(recommender: Recommender, row: int, item: int, k: int) -> Place:
-    """The item's place in the lists of versions of the person in `row`, counting each name once as slates do.
+def positions(recommender: Recommender, person: Person, item: int, k: int) -> Place:
+    """The item's position in the lists of versions of the person, counting each name once as slates do.
 
-    A list holds `k` + `NAMESAKES` items; an item that is not in it gets the place after the last.
+    A list holds `k` + `NAMESAKES` items; an item that is not in it gets the position after the last.
     """
-    ranking = recommender.rank_versions(row, k + NAMESAKES)
+    ranking = recommender.rank_versions(person, k + NAMESAKES)
+    name = item_names(recommender.dataset.items[[item]], recommender.locale)[0]
 
-    def place(histories: Events, basics: Sequence[Mapping[str, str]]) -> NDArray[np.int64]:
+    def position(histories: Events, basics: Sequence[Mapping[str, str]]) -> NDArray[np.int64]:
         lists = ranking(histories, basics).item
-        known, code = np.unique(lists, return_inverse=True)
-        names = item_names(recommender.dataset.items[np.maximum(known, 0).tolist()], recommender.locale)
-        own = item_names(recommender.dataset.items[[item]], recommender.locale)[0]
-        return np.array([_place(row, names, own, known, item) for row in code.reshape(lists.shape)], np.int64)
+        listed = np.unique(lists)
+        names = item_names(recommender.dataset.items[np.maximum(listed, 0).tolist()], recommender.locale)
+        name_of = dict(zip(listed.tolist(), names, strict=True))
+        numbers = []
+        for row in lists.tolist():
+            row = row[: row.index(-1)] if -1 in row else row
+            above = row[: row.index(item)] if item in row else row
+            numbers.append(1 + len({name_of[other] for other in above} - {name}))
+        return np.array(numbers, np.int64)
 
-    return place
-
-
-def _place(codes: NDArray[np.integer], names: list[str], own: str, known: NDArray[np.integer], item: int) -> int:
-    listed = [c for c in codes.tolist() if known[c] >= 0]
-    above = listed[: next((n for n, c in enumerate(listed) if known[c] == item), len(listed))]
-    return 1 + len({names[c] for c in above} - {own})
-
-
-def _told(recommender: Recommender, user: str, item: str) -> tuple[tuple[Reason, ...], int, int]:
-    """The reasons, the person's row and the item's; the recommender refuses whom it may not serve."""
-    slate = recommender.recommend(user, k=1, items_to_recommend=[item])[0]
-    if slate.degraded_reason in (NO_CONSENT, UNKNOWN):
-        raise UsageError(f"nothing to explain: {slate.degraded_reason}")
-    row, column = recommender.user_rows([user])[0], recommender.dataset.item_rows([item])[0]
-    return slate.items[0].reasons if slate.items else (), int(row), int(column)
-
-
-def _contributions(
-    recommender: Recommender, row: int, shown: int, units: Sequence[Unit], worth: NDArray[np.float32]
-) -> tuple[Reason, ...]:
-    """In words, heaviest first; worth: (n_units,), NaN for what is not told."""
-    speaker, profile = recommender.speaker(), build_profile(recommender.dataset, row)
-    order = [int(n) for n in np.argsort(-worth, kind="stable") if np.isfinite(worth[n])]
-    told = [speaker.contribution(units[n], float(worth[n]), shown, profile) for n in order]
-    return tuple(reason for reason in told if reason is not None)
+    return position
 
 
 def _sentence(recommender: Recommender, lost: Counterfactual, k: int) -> str:
-    titles = [_called(recommender, unit) for unit in lost.units]
+    titles = [_evidence_name(recommender, unit) for unit in lost.units]
     return reason_text(
         "counterfactual",
         recommender.locale,
@@ -166,7 +158,7 @@ def _sentence(recommender: Recommender, lost: Counterfactual, k: int) -> str:
     )
 
 
-def _called(recommender: Recommender, unit: Unit) -> str:
+def _evidence_name(recommender: Recommender, unit: Unit) -> str:
     if unit.kind == "I":
         return unit.name.replace("_", " ")
     return item_names(recommender.dataset.items[[unit.item]], recommender.locale)[0]

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recllm.data.dataset import Events
-from recllm.data.interactions import Floats, Ints
+from recllm.data.interactions import Floats, Ints, Pairs
 from recllm.errors import ModelError
 from recllm.features.candidates import Candidates, CandidateSettings, candidates, explicit
 from recllm.features.collaborative import Asked, Population, ask
 from recllm.features.pair_features import FEATURE_NAMES, SOLD_FEATURES, pair_cosine, pair_features
 from recllm.models.scorer import Score, Scorer
 from recllm.training.item_calibration import with_offsets
+
+NAMESAKES = 100
+"""So many more items are ranked than are asked for, because several may share a name."""
 
 BLOCK_PAIRS = 2**18
 """Pairs of a block of people."""
@@ -59,14 +62,9 @@ class Ranked:
     probability: Floats
     sources: NDArray[np.uint16]
 
-
-class PairList(Protocol):
-    """Compressed rows of item rows, one run per person."""
-
-    @property
-    def indptr(self) -> Ints: ...
-    @property
-    def item(self) -> NDArray[np.int32]: ...
+    def row(self, n: int) -> Ranked:
+        """The list of user n alone, every field (k,)."""
+        return Ranked(*(getattr(self, f.name)[n] for f in fields(self)))
 
 
 def score_pairs(
@@ -74,7 +72,7 @@ def score_pairs(
     population: Population,
     histories: Events,
     as_of: int,
-    pairs: PairList,
+    pairs: Pairs,
     *,
     own: NDArray[np.integer] | None = None,
     basics: Floats | None = None,
@@ -86,9 +84,8 @@ def score_pairs(
     population's dataset, -1 for none. basics: Emb(I), (n, dim). item_offsets: (n_items,), calibrates the
     probability item by item, see `recllm.training.item_calibration`.
     """
-    listed = Candidates(pairs.indptr, pairs.item, np.zeros(len(pairs.item), np.uint16))
     asked = ask(population, histories, as_of, own=own, basics=basics)
-    return _score(scorer, population, asked, listed, item_offsets)
+    return _score(scorer, population, asked, pairs, item_offsets)
 
 
 def rank(
@@ -225,7 +222,7 @@ def _open(
 
 
 def _score(
-    scorer: Scorer | None, population: Population, asked: Asked, pairs: Candidates, item_offsets: Floats | None
+    scorer: Scorer | None, population: Population, asked: Asked, pairs: Pairs, item_offsets: Floats | None
 ) -> ScoredPairs:
     cosine = pair_cosine(population.item_vectors, asked.vectors.user, pairs)
     if scorer is None:

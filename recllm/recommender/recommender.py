@@ -1,17 +1,17 @@
-"""The composition: a person to a slate, with reasons.
+"""The composition: a user to a slate, with reasons.
 
     recommender = Recommender(dataset, encoder).fit()
     slate = recommender.recommend("ann", k=10)[0]
 
-The ladder, each step saying its name in `served_by` and its cause in `degraded_reason`: the trained score; without a
-model, the cosine of texts alone; without anything known of the person, or without their consent, what is popular now.
+The ladder, each step told by the slate's `status`: the trained score; without a model, the cosine of texts alone;
+without anything known of the user, or without their consent, what is popular now.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,54 +20,57 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recllm.data.catalogue import allowed_items
+from recllm.data.catalogue import allowed_items, known_rows
 from recllm.data.dataset import USER_COLUMN, Dataset, Events, utc
-from recllm.errors import UsageError
-from recllm.explain.leave_one_out import ExplainSettings, Pairs, Person, Speaker, Unit, choose, deltas, units_of
+from recllm.data.interactions import Ints, Pairs
+from recllm.errors import PolicyError, UsageError
+from recllm.explain.leave_one_out import ExplainSettings, Person, Speaker, Unit, choose, deltas, units_of
 from recllm.features.candidates import POPULAR, served_by
 from recllm.features.collaborative import Population
 from recllm.features.item_vectors import basics_of, basics_vectors, item_vectors
-from recllm.models.sequence.arguments import InterestArguments
 from recllm.policy import Policy
 from recllm.profiles.profile import build_profile
-from recllm.recommender.ranking import Ranked, rank, rank_items, score_pairs
-from recllm.recommender.saved_model import Model, publish_model
-from recllm.recommender.text_ranking import rank_by_text, score_by_text
-from recllm.schema import ACTION_CODE, Action, Encoder, Profile, Reason, Recommendation, Slate
+from recllm.recommender.people import DatasetPeople, Histories, People
+from recllm.recommender.ranking import NAMESAKES, Ranked, rank, rank_items, score_pairs
+from recllm.schema import (
+    ACTION_CODE,
+    Action,
+    Encoder,
+    Note,
+    NoteKind,
+    Profile,
+    Reason,
+    Recommendation,
+    RecommendRequest,
+    Slate,
+    SlateStatus,
+)
 from recllm.text.items import item_names
 from recllm.text.reasons import reason_text
+from recllm.text.templates import Prompts
 from recllm.text.users import UserTexts, user_texts
-from recllm.training.item_calibration import ItemOffsets
-from recllm.training.scorer import fit_scorer
-from recllm.training.windows import TrainingArguments
 
 if TYPE_CHECKING:
+    from recllm.models.sequence.arguments import InterestArguments
+    from recllm.recommender.explanation import Explanation
+    from recllm.recommender.saved_model import Model
     from recllm.schema import FloatArray
+    from recllm.training.windows import TrainingArguments
 
-NO_CONSENT = "no consent to personalisation: what is popular now"
-UNKNOWN = "nothing is known of this person: what is popular now"
-UNTRAINED = "no trained model: ranked by text similarity alone"
-
-NAMESAKES = 100
-"""So many more items are ranked than are asked for, because several may share a name."""
+LIST_DEPTH = 110
+"""Items of the list that says how far apart a user's scores lie, and by that which evidence is clear."""
 
 Pseudonyms = Callable[[Sequence[str]], list[str]]
 Permits = Callable[[Sequence[str]], list[bool]]
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """People of one call that get personal slates. place: where each stands in the caller's list."""
-
-    place: list[int]
-    rows: NDArray[np.int64]
-
-
 class Recommender:
-    """Ranks a catalogue for people and says why.
+    """Ranks a catalogue for users and says why.
 
-    dataset: those who agreed, and what they did. `pseudonyms` turns the caller's ids into the dataset's; answers carry
-    the caller's own. `permits` says who may be served personally; without it everybody in the dataset.
+    dataset: those who agreed, and what they did. `people` reads histories from elsewhere, by key; the dataset then
+    needs nobody in it. `pseudonyms` turns the caller's ids into the dataset's; answers carry the caller's own.
+    `permits` says who may be served personally; without it everybody in the dataset. population: the collaborative
+    statistics with the item vectors, where they are computed already.
     """
 
     def __init__(
@@ -81,6 +84,8 @@ class Recommender:
         explanations: ExplainSettings | None = None,
         pseudonyms: Pseudonyms | None = None,
         permits: Permits | None = None,
+        people: People | None = None,
+        population: Population | None = None,
     ) -> None:
         self.dataset = dataset
         self.encoder = encoder
@@ -88,9 +93,17 @@ class Recommender:
         self.policy = policy or Policy()
         self.locale = locale
         self.explanations = explanations or ExplainSettings()
+        self.people = people or DatasetPeople(dataset)
         self._pseudonyms = pseudonyms or list
         self._permits = permits or (lambda ids: [True] * len(ids))
-        _check_encoder(model, encoder)
+        if population is not None:
+            self.__dict__["population"] = population
+            self.__dict__["item_vectors"] = population.item_vectors
+        if model is not None and model.encoder_fingerprint != encoder.fingerprint:
+            raise UsageError(
+                f"the model was trained with the encoder {model.encoder}, not with {encoder.name}: their vectors do "
+                "not mix; load that encoder, or train again"
+            )
 
     def __repr__(self) -> str:
         trained = self.model.version or "trained" if self.model else "no model"
@@ -105,19 +118,19 @@ class Recommender:
 
     @cached_property
     def population(self) -> Population:
-        """The crowd as of the dataset's time."""
+        """The collaborative statistics as of the dataset's time."""
         settings = self.model.population if self.model else None
-        told = basics_vectors(self.encoder, basics_of(self.dataset.users), self.locale)
-        weights = self.model.interests if self.model else None
+        basics = basics_vectors(self.encoder, basics_of(self.dataset.users), self.locale)
+        stored = self.model.interests if self.model else None
         ids = self.dataset.items["item_id"].to_list()
-        interests = None if weights is None else weights.bind(ids, self.item_vectors)
-        return Population.fit(self.dataset, self.item_vectors, settings, told, interests)
+        interests = None if stored is None else stored.bind(ids, self.item_vectors)
+        return Population.fit(self.dataset, self.item_vectors, settings, basics, interests)
 
     @cached_property
     def item_offsets(self) -> FloatArray | None:
         """Calibration of each item, (n_items,); None without one."""
-        known = self.model.item_offsets if self.model else None
-        return None if known is None else known.bind(self.dataset.items["item_id"].to_list())
+        offsets = self.model.item_offsets if self.model else None
+        return None if offsets is None else offsets.bind(self.dataset.items["item_id"].to_list())
 
     @cached_property
     def brands(self) -> frozenset[str]:
@@ -143,10 +156,15 @@ class Recommender:
         interests: settings of the sequence model, which is trained first; None leaves it out.
         Raises `DataError` when the log is too small or too short to learn from.
         """
+        from recllm.recommender.saved_model import Model
+        from recllm.training.item_calibration import ItemOffsets
+        from recllm.training.scorer import fit_scorer
+        from recllm.training.windows import TrainingArguments
+
         arguments = arguments or TrainingArguments()
-        told = basics_vectors(self.encoder, basics_of(self.dataset.users), self.locale)
+        basics = basics_vectors(self.encoder, basics_of(self.dataset.users), self.locale)
         ids = self.dataset.items["item_id"].to_list()
-        fitted = fit_scorer(self.dataset, self.item_vectors, told, arguments, progress, interests=interests)
+        fitted = fit_scorer(self.dataset, self.item_vectors, basics, arguments, progress, interests=interests)
         model = Model(
             scorer=fitted.scorer,
             population=fitted.population,
@@ -155,14 +173,25 @@ class Recommender:
             encoder_fingerprint=self.encoder.fingerprint,
             horizon_days=arguments.horizon_days,
             metrics=fitted.metrics,
-            training=_training_record(self.dataset, arguments, fitted.notes),
+            training={
+                "data_hash": self.dataset.data_hash(),
+                "people": self.dataset.n_users,
+                "items": self.dataset.n_items,
+                "events": len(self.dataset.events),
+                "from": utc(int(self.dataset.events.at.min())).isoformat(),
+                "until": utc(self.dataset.as_of).isoformat(),
+                "arguments": asdict(arguments),
+                "notes": list(fitted.notes),
+            },
             interests=None if fitted.interests is None else fitted.interests.stored(ids),
             item_offsets=None if fitted.item_offsets is None else ItemOffsets.of(ids, fitted.item_offsets),
         )
-        return self._with(model=model)
+        return self.with_model(model)
 
     def publish(self, models_dir: Path) -> str:
         """Make the trained model the current one of `models_dir`; returns its version. An untrained one raises."""
+        from recllm.recommender.saved_model import publish_model
+
         if self.model is None:
             raise UsageError("there is no trained model to publish: call fit first")
         version = publish_model(self.model, models_dir)
@@ -171,295 +200,354 @@ class Recommender:
 
     # --- answer ------------------------------------------------------------------------------------------------------
 
-    def recommend(
-        self,
-        users: str | Sequence[str],
-        *,
-        k: int = 10,
-        filter_viewed: bool = False,
-        items_to_recommend: Iterable[str] | None = None,
-        exclude_items: Iterable[str] = (),
-        where: str | None = None,
-        twins: bool = False,
-        explain: bool = True,
-        popularity_weight: float | None = None,
-    ) -> list[Slate]:
-        """One slate per person, in order.
+    def recommend(self, users: RecommendRequest | str | Sequence[str], **options: Any) -> list[Slate]:
+        """One slate per user, in order.
 
-        filter_viewed: leave out what the person bought; off, because many shops live from buying again.
-        items_to_recommend: only these item ids, also ones that never sold; exclude_items: not these. where: an SQL
-        condition on item_id, title, category ("a > b > c"), brand, price, currency, e.g. "price < 50". twins: show
-        several items of one name; otherwise only the best of them. What a person dismissed and did not buy since is
-        never shown. Filters come before the ranking, so a slate is short only when
-        fewer than `k` items pass them, and says so. popularity_weight: above 0 shows more of the catalogue and less of
-        what everybody buys, see `recllm.recommender.ranking.rank`; the policy's own when None. Slates of the lower
-        steps of the
-        ladder do not know it. Raises `UsageError` for a `k` below 1, a weight outside of [0, 1], an unknown item, or a
-        condition that cannot be read.
+        users: ids, with `options` being the other fields of `RecommendRequest`; or a request. What a user dismissed
+        and did not buy since is never shown. Filters come before the ranking, so a slate is short only when fewer than
+        `k` items pass them, and says so. Raises `UsageError` for a value out of range, an unknown item, or a condition
+        that cannot be read.
         """
-        asked = [users] if isinstance(users, str) else list(users)
-        if k < 1:
-            raise UsageError(f"k is {k}; ask for at least 1 item")
-        weight = self.policy.popularity_weight if popularity_weight is None else popularity_weight
-        if not 0 <= weight <= 1:
-            raise UsageError(f"popularity_weight is {weight}; give 0 (by score alone) to 1 (by lift over popularity)")
-        allowed = allowed_items(self.dataset, items_to_recommend, exclude_items, where)
-        names = self._pseudonyms(asked)
-        permitted, rows = self._permits(names), self.dataset.user_rows(names)
-        personal = self._personal(permitted, rows)
-        explicit = np.flatnonzero(allowed) if items_to_recommend is not None else None
+        request = users if isinstance(users, RecommendRequest) else RecommendRequest(users=users, **options)  # type: ignore[arg-type]
+        allowed = allowed_items(self.dataset, request.allow, request.deny, request.where)
+        basket = known_rows(self.dataset, request.basket)
+        pseudonyms = self._pseudonyms(request.users)
+        permitted = np.array(self._permits(pseudonyms), bool)
+        agreed = np.flatnonzero(permitted)
+        histories = self.people.histories([pseudonyms[n] for n in agreed])
+        if len(basket):
+            histories = replace(histories, events=_with_basket(histories.events, basket, self.dataset.as_of - 1))
+        personal = np.flatnonzero(_has_evidence(histories))
         slates: dict[int, Slate] = {}
-        if len(personal.rows):
-            more = k if twins else k + NAMESAKES
-            ranked = self._rank(personal.rows, more, allowed, explicit, weight, repeats=not filter_viewed)
-            for n, place in enumerate(personal.place):
-                best = self._best(ranked, n, k, twins)
-                slates[place] = self._slate(asked[place], int(personal.rows[n]), ranked, n, best, explain)
-        for place, name in enumerate(asked):
-            if place not in slates:
-                why = UNKNOWN if permitted[place] else NO_CONSENT
-                slates[place] = self._popular(name, k, allowed, why, twins)
-        return [_with_note(slates[place], k) for place in range(len(asked))]
+        if len(personal):
+            histories = histories.select(personal)
+            ranked, best = self._best(histories, request, allowed)
+            spreads = self._spreads(histories, request, ranked) if request.explain else np.ones(len(personal))
+            for n, position in enumerate(agreed[personal]):
+                person = Person(histories.events.rows(np.array([n])), histories.basics[n], int(histories.rows[n]))
+                slates[position] = self._slate(request, int(position), person, ranked.row(n), best[n], spreads[n])
+        for position in range(len(request.users)):
+            if position not in slates:
+                status = SlateStatus.UNKNOWN_USER if permitted[position] else SlateStatus.NO_CONSENT
+                slates[position] = self._popular(request, position, allowed, status)
+        return [slates[position] for position in range(len(request.users))]
 
-    def explain(self, user: str, item: str) -> tuple[Reason, ...]:
-        """Why this item for this person, whether or not it would be shown.
+    def explain(self, user: str, item: str, *, k: int = 10) -> Explanation:
+        """One item for one user, whether or not it would be shown: the reasons that a slate gives, and more.
 
-        Raises `UsageError` for an unknown item, or a person of whom nothing is known.
+        An item that is off sale is explained, too, and has no rank. Raises `UsageError` for an unknown item or a user
+        of whom nothing is known, `PolicyError` for one who has not agreed to personalisation.
         """
-        slate = self.recommend(user, k=1, items_to_recommend=[item])[0]
-        if slate.model_version is None and slate.degraded_reason in (NO_CONSENT, UNKNOWN):
-            raise UsageError(f"nothing to explain: {slate.degraded_reason}")
-        return slate.items[0].reasons if slate.items else ()
+        from recllm.recommender.explanation import explanation
+
+        return explanation(self, user, item, k=k)
+
+    def person(self, user: str) -> Person:
+        """What is known of one user. Raises as `explain` does."""
+        pseudonym = self._pseudonyms([user])[0]
+        if not self._permits([pseudonym])[0]:
+            raise PolicyError("this person has not agreed to personalisation; there is nothing to explain")
+        histories = self.people.histories([pseudonym])
+        if not _has_evidence(histories)[0]:
+            raise UsageError("nothing to explain: nothing is known of this person; check the id, or load events")
+        return Person(histories.events, histories.basics[0], int(histories.rows[0]))
 
     def profile(self, user: str) -> tuple[Profile, UserTexts]:
-        """The person's profile as of the dataset's time, and its texts. Raises `UsageError` for a stranger."""
-        row = int(self.dataset.user_rows(self._pseudonyms([user]))[0])
-        if row < 0:
+        """The user's profile as of the dataset's time, and its texts. Raises `UsageError` for an unknown user."""
+        histories = self.people.histories(self._pseudonyms([user]))
+        if not histories.known[0]:
             raise UsageError("nobody with this id is known here; check the id, or the consent table")
-        profile = build_profile(self.dataset, row)
+        profile = self.person_profile(Person(histories.events, histories.basics[0]))
         return profile, user_texts(profile, self.dataset.items, self.locale)
 
     def observe(self, user: str, item: str, action: Action, *, at: int | None = None) -> Recommender:
-        """A recommender that knows of one more event; the crowd's counts stay as they were.
+        """A recommender that knows of one more event; the collaborative statistics stay as they were.
 
-        at: epoch seconds, the dataset's time when None. Raises `UsageError` for an unknown person or item.
+        at: epoch seconds, the dataset's time when None. Raises `UsageError` for an unknown user or item.
         """
-        row = int(self.dataset.user_rows(self._pseudonyms([user]))[0])
-        place = int(self.dataset.item_rows([item])[0])
-        if row < 0 or place < 0:
+        user_row = int(self.dataset.user_rows(self._pseudonyms([user]))[0])
+        item_row = int(self.dataset.item_rows([item])[0])
+        if user_row < 0 or item_row < 0:
             raise UsageError("observe takes known people and items; load the tables first")
-        longer = self.dataset.with_event(row, place, self.dataset.as_of if at is None else at, action)
-        following = self._with(dataset=longer)
-        for name in ("item_vectors", "population", "item_offsets"):
-            if name in self.__dict__:
-                following.__dict__[name] = self.__dict__[name]
-        return following
+        at = self.dataset.as_of if at is None else at
+        return self._copy(dataset=self.dataset.with_event(user_row, item_row, at, action), population=self.population)
 
     def permitted(self) -> NDArray[np.bool_]:
-        """Who of the dataset's people may be served personally, as decided now; (n_users,)."""
+        """Who of the dataset's users may be served personally, as decided now; (n_users,)."""
         return np.array(self._permits(self.dataset.users[USER_COLUMN].to_list()), bool)
 
     def user_rows(self, users: Sequence[str]) -> NDArray[np.int64]:
-        """Row of each of the caller's ids in the dataset's users, -1 for a stranger."""
+        """Row of each of the caller's ids in the dataset's users, -1 for an unknown one."""
         return self.dataset.user_rows(self._pseudonyms(users))
 
     def with_items(self, dataset: Dataset, vectors: FloatArray) -> Recommender:
         """This one's model over another dataset, which has its items first; vectors: those of further items, if any."""
-        longer = self._with(dataset=dataset)
-        longer.__dict__["item_vectors"] = np.concatenate([self.item_vectors, vectors])
-        return longer
+        grown = self._copy(dataset=dataset)
+        grown.__dict__["item_vectors"] = np.concatenate([self.item_vectors, vectors])
+        return grown
 
-    # --- inside ------------------------------------------------------------------------------------------------------
+    def with_model(self, model: Model) -> Recommender:
+        """The same people and items with another model."""
+        copy = self._copy(model=model)
+        if "item_vectors" in self.__dict__:
+            copy.__dict__["item_vectors"] = self.item_vectors
+        return copy
 
-    def _with(self, **changed: Any) -> Recommender:
-        made = Recommender(
-            changed.get("dataset", self.dataset),
+    # --- ranking -----------------------------------------------------------------------------------------------------
+
+    def _copy(
+        self, *, dataset: Dataset | None = None, model: Model | None = None, population: Population | None = None
+    ) -> Recommender:
+        return Recommender(
+            dataset or self.dataset,
             self.encoder,
-            model=changed.get("model", self.model),
+            model=model or self.model,
             policy=self.policy,
             locale=self.locale,
             explanations=self.explanations,
             pseudonyms=self._pseudonyms,
             permits=self._permits,
+            people=None if dataset else self.people,
+            population=population,
         )
-        if "item_vectors" in self.__dict__ and "dataset" not in changed:
-            made.__dict__["item_vectors"] = self.item_vectors
-        return made
 
-    def _personal(self, permitted: Sequence[bool], rows: NDArray[np.int64]) -> _Asked:
-        """Those who agreed and of whom anything is known: an event, or a basic."""
-        has = self._has_history
-        place = [n for n, row in enumerate(rows) if permitted[n] and row >= 0 and (has[row] or self._basics(int(row)))]
-        return _Asked(place, rows[place].astype(np.int64))
+    def _ranked(self, histories: Histories, request: RecommendRequest, allowed: NDArray[np.bool_], k: int) -> Ranked:
+        """The first `k` items of each user."""
+        weight = request.popularity_weight
+        common: dict[str, Any] = {
+            "own": histories.rows,
+            "basics": basics_vectors(self.encoder, histories.basics, self.locale),
+            "banned": dismissed(histories.events),
+            "repeats": request.repeats,
+            "popularity_weight": self.policy.popularity_weight if weight is None else weight,
+            "item_offsets": self.item_offsets,
+        }
+        scorer = self.model.scorer if self.model else None
+        asked = (scorer, self.population, histories.events, self.dataset.as_of)
+        if request.allow is not None:
+            return rank_items(*asked, np.flatnonzero(allowed), k, **common)
+        settings = self.model.candidates if self.model else None
+        return rank(*asked, k, allowed=allowed, settings=settings, **common)
 
-    @cached_property
-    def _has_history(self) -> NDArray[np.bool_]:
-        """Who did anything: what was shown to a person is not a deed of theirs."""
-        e = self.dataset.events
-        return np.diff(e.select(e.action != ACTION_CODE[Action.SHOWN]).indptr) > 0
+    def _best(
+        self, histories: Histories, request: RecommendRequest, allowed: NDArray[np.bool_]
+    ) -> tuple[Ranked, list[Ints]]:
+        """A ranking, and the columns in it of each user's first `k` items, of each name only the best.
 
-    def _best(self, ranked: Ranked, n: int, k: int, twins: bool) -> NDArray[np.int64]:
-        """Places of the first `k` items of person n, of each name only the first unless `twins`."""
-        places = np.flatnonzero(ranked.item[n] >= 0)
-        return places[:k] if twins else places[self._first_of_name(ranked.item[n][places])][:k]
+        When namesakes fill the ranking, it is made again four times as deep, until it holds `k` names or all items.
+        """
+        depth = max(LIST_DEPTH, request.k + NAMESAKES)
+        while True:
+            ranked = self._ranked(histories, request, allowed, depth)
+            best = [self._first_of_names(row[row >= 0], request) for row in ranked.item]
+            complete = (len(b) == request.k or row[-1] < 0 for b, row in zip(best, ranked.item, strict=True))
+            if request.same_names or all(complete):
+                return ranked, best
+            depth *= 4
 
-    def _first_of_name(self, items: NDArray[np.integer]) -> NDArray[np.int64]:
+    def _first_of_names(self, items: NDArray[np.integer], request: RecommendRequest) -> Ints:
+        """Positions of the first `k` items, of each name only the first."""
+        if request.same_names:
+            return np.arange(min(request.k, len(items)))
         names = item_names(self.dataset.items[items.tolist()], self.locale)
-        first = {name: place for place, name in reversed(list(enumerate(names)))}
-        return np.array(sorted(first.values()), np.int64)
+        first = {name: position for position, name in reversed(list(enumerate(names)))}
+        return np.array(sorted(first.values())[: request.k], np.int64)
 
-    def _basics(self, row: int) -> dict[str, str]:
-        if self.dataset.users.width == 1:
-            return {}
-        found = self.dataset.users.row(row, named=True)
-        return {name: str(v) for name, v in found.items() if v is not None and name != USER_COLUMN}
+    def _spreads(self, histories: Histories, request: RecommendRequest, ranked: Ranked) -> NDArray[np.float64]:
+        """Range of each user's scores in the list that nothing filters, in logits, at least 1; (n,).
 
-    def _rank(
-        self,
-        rows: NDArray[np.int64],
-        k: int,
-        allowed: NDArray[np.bool_],
-        explicit: NDArray[np.int64] | None,
-        popularity_weight: float,
-        *,
-        repeats: bool,
-    ) -> Ranked:
-        basics = [self._basics(int(r)) for r in rows]
-        e = self.dataset.events.rows(rows)
-        return self._ranked(e, basics, rows, k, allowed, explicit, popularity_weight, repeats=repeats)
+        It does not depend on what was asked for, so that one item has the same reasons wherever it is shown.
+        """
+        plain = RecommendRequest(users=request.users)
+        filters = replace(request, k=plain.k, explain=True, same_names=False)
+        if filters != plain or ranked.item.shape[1] != LIST_DEPTH:
+            ranked = self._ranked(histories, plain, allowed_items(self.dataset), LIST_DEPTH)
+        logits = ranked.logit[:, :LIST_DEPTH]
+        return np.maximum(np.nanmax(logits, axis=1) - np.nanmin(logits, axis=1), 1.0).astype(np.float64)
 
-    def _ranked(
-        self,
-        e: Events,
-        basics: Sequence[Mapping[str, str]],
-        rows: NDArray[np.int64],
-        k: int,
-        allowed: NDArray[np.bool_],
-        explicit: NDArray[np.int64] | None,
-        popularity_weight: float,
-        *,
-        repeats: bool = True,
-    ) -> Ranked:
-        told = basics_vectors(self.encoder, basics, self.locale)
-        hidden = dismissed(e)
-        if self.model is None:
-            return rank_by_text(
-                self.population, e, self.dataset.as_of, k, basics=told, allowed=allowed, banned=hidden, repeats=repeats
-            )
-        common: dict[str, Any] = {"own": rows, "basics": told, "banned": hidden, "repeats": repeats}
-        common |= {"popularity_weight": popularity_weight, "item_offsets": self.item_offsets}
-        if explicit is not None:
-            return rank_items(self.model.scorer, self.population, e, self.dataset.as_of, explicit, k, **common)
-        settings = self.model.candidates
-        return rank(
-            self.model.scorer, self.population, e, self.dataset.as_of, k, allowed=allowed, settings=settings, **common
-        )
+    def spread(self, person: Person) -> float:
+        """How far apart the person's scores lie, in logits, at least 1; see `ExplainSettings.clear`."""
+        request = RecommendRequest(users=("",))
+        histories = self._versions(person.events, [person.basics], person)
+        ranked = self._ranked(histories, request, allowed_items(self.dataset), LIST_DEPTH)
+        return float(self._spreads(histories, request, ranked)[0])
 
-    def _slate(self, user: str, row: int, ranked: Ranked, n: int, best: NDArray[np.int64], explain: bool) -> Slate:
-        shown = ranked.item[n][best].astype(np.int64)
-        reasons = self._reasons(row, shown, ranked.logit[n]) if explain else [()] * len(shown)
-        names = item_names(self.dataset.items[shown.tolist()], self.locale)
-        ids = self.dataset.items["item_id"].gather(shown).to_list()
-        items = tuple(
-            Recommendation(
-                rank=rank_from_0 + 1,
-                item_id=ids[rank_from_0],
-                title=names[rank_from_0],
-                score=float(ranked.logit[n, place]),
-                cosine=float(ranked.cosine[n, place]),
-                logit=float(ranked.logit[n, place]),
-                mlp=float(ranked.mlp[n, place]) if self.model else None,
-                probability=float(ranked.probability[n, place]) if self.model else None,
-                served_by=served_by(int(ranked.sources[n, place])) or ("asked_for",),
-                reasons=tuple(reasons[rank_from_0]),
-            )
-            for rank_from_0, place in enumerate(best)
-        )
-        return self._envelope(user, items, None if self.model else UNTRAINED)
+    def rank_versions(self, person: Person, k: int) -> Callable[[Events, Sequence[Mapping[str, str]]], Ranked]:
+        """The served ranking, first `k` of each, for versions of one person, who is never their own neighbour."""
+        request, allowed = RecommendRequest(users=("",)), allowed_items(self.dataset)
 
-    def _envelope(self, user: str, items: tuple[Recommendation, ...], degraded: str | None) -> Slate:
-        return Slate(
-            user_id=user,
-            request_id=uuid.uuid4().hex,
-            as_of=utc(self.dataset.as_of),
-            model_version=self.model.version if self.model and degraded is None else None,
-            items=items,
-            degraded_reason=degraded,
-        )
+        def ranking(events: Events, basics: Sequence[Mapping[str, str]]) -> Ranked:
+            return self._ranked(self._versions(events, basics, person), request, allowed, k)
 
-    def _reasons(self, row: int, shown: NDArray[np.int64], logit: NDArray[np.float32]) -> list[tuple[Reason, ...]]:
-        if not len(shown):
+        return ranking
+
+    def score_versions(
+        self, person: Person
+    ) -> Callable[[Events, Sequence[Mapping[str, str]], Pairs], NDArray[np.float32]]:
+        """The served score for versions of one person, who is never their own neighbour."""
+
+        def score(events: Events, basics: Sequence[Mapping[str, str]], pairs: Pairs) -> NDArray[np.float32]:
+            vectors = basics_vectors(self.encoder, basics, self.locale)
+            scorer = self.model.scorer if self.model else None
+            rows, as_of = np.full(len(basics), person.row), self.dataset.as_of
+            return score_pairs(scorer, self.population, events, as_of, pairs, own=rows, basics=vectors).logit
+
+        return score
+
+    @staticmethod
+    def _versions(events: Events, basics: Sequence[Mapping[str, str]], person: Person) -> Histories:
+        n = len(basics)
+        return Histories(np.ones(n, bool), events, basics, np.full(n, person.row))
+
+    # --- reasons -----------------------------------------------------------------------------------------------------
+
+    def evidence(self, person: Person, item_rows: NDArray[np.integer]) -> tuple[list[Unit], NDArray[np.float32]]:
+        """The person's pieces of evidence, and their measured worth for these items, (n_units, n_items)."""
+        units = units_of(person)
+        types = self.population.facets.type
+        tried = choose(units, item_rows, self.item_vectors, types, self.explanations.tried)
+        return units, deltas(person, units, item_rows, tried, self.score_versions(person))
+
+    def reasons(self, person: Person, item_rows: NDArray[np.integer], spread: float) -> list[tuple[Reason, ...]]:
+        """What moves the score of each of these items, clearest first; spread: see `spread`."""
+        if not len(item_rows):
             return []
-        units, worth = self.evidence(row, shown)
-        speaker = self.speaker()
-        profile = build_profile(self.dataset, row)
-        spread = max(float(np.nanmax(logit) - np.nanmin(logit)), 1.0)
-        return [speaker.reasons(units, worth[:, n], int(i), profile, spread) for n, i in enumerate(shown)]
-
-    def person(self, row: int) -> Person:
-        """What is known of the person in this row of the dataset."""
-        return Person(self.dataset.events.rows(np.array([row])), self._basics(row))
+        units, deltas_of_units = self.evidence(person, item_rows)
+        speaker, profile = self.speaker(), self.person_profile(person)
+        return [
+            speaker.reasons(units, deltas_of_units[:, column], int(row), profile, spread)
+            for column, row in enumerate(item_rows)
+        ]
 
     def speaker(self) -> Speaker:
         """Tells measured evidence in words, in this recommender's language and under its policy."""
         return Speaker(self.dataset.items, self.policy, self.locale, self.explanations)
 
-    def evidence(self, row: int, shown: NDArray[np.integer]) -> tuple[list[Unit], NDArray[np.float32]]:
-        """The person's pieces of evidence, and their measured worth for the shown item rows, (n_units, n_shown)."""
-        person = self.person(row)
-        units = units_of(person)
-        tried = choose(units, shown, self.item_vectors, self.population.facets.type, self.explanations.tried)
-        return units, deltas(person, units, shown, tried, self.score_versions(row))
+    def person_profile(self, person: Person) -> Profile:
+        """The person's profile as of the dataset's time."""
+        users = pl.DataFrame({USER_COLUMN: [""], **{name: [value] for name, value in person.basics.items()}})
+        return build_profile(replace(self.dataset, users=users, events=person.events), 0)
 
-    def rank_versions(self, row: int, k: int) -> Callable[[Events, Sequence[Mapping[str, str]]], Ranked]:
-        """The served ranking, first `k` of each, for versions of one person, who is never their own neighbour."""
+    # --- slates ------------------------------------------------------------------------------------------------------
 
-        def ranking(histories: Events, basics: Sequence[Mapping[str, str]]) -> Ranked:
-            own, allowed = np.full(len(basics), row), allowed_items(self.dataset)
-            return self._ranked(histories, basics, own, k, allowed, None, self.policy.popularity_weight)
-
-        return ranking
-
-    def score_versions(self, row: int) -> Callable[[Events, Sequence[Mapping[str, str]], Pairs], NDArray[np.float32]]:
-        """The served score for versions of one person, who is never their own neighbour."""
-
-        def score(histories: Events, basics: Sequence[Mapping[str, str]], pairs: Pairs) -> NDArray[np.float32]:
-            told = basics_vectors(self.encoder, basics, self.locale)
-            as_of = self.dataset.as_of
-            if self.model is None:
-                return score_by_text(self.population, histories, as_of, pairs, basics=told)
-            own = np.full(len(basics), row)
-            scored = score_pairs(self.model.scorer, self.population, histories, as_of, pairs, own=own, basics=told)
-            return scored.logit
-
-        return score
-
-    def _popular(self, user: str, k: int, allowed: NDArray[np.bool_], why: str, twins: bool) -> Slate:
-        order = self.population.popular
-        shown = order[allowed[order]][: k if twins else k + NAMESAKES]
-        shown = shown if twins else shown[self._first_of_name(shown)][:k]
-        text = reason_text("popular", self.locale, category=None)
-        reason = Reason(evidence_id="general", delta=0.0, text=text)
-        names = item_names(self.dataset.items[shown.tolist()], self.locale)
+    def _slate(
+        self, request: RecommendRequest, position: int, person: Person, ranked: Ranked, best: Ints, spread: float
+    ) -> Slate:
+        item_rows = ranked.item[best].astype(np.int64)
+        reasons = self.reasons(person, item_rows, spread) if request.explain else [()] * len(best)
+        names = item_names(self.dataset.items[item_rows.tolist()], self.locale)
+        item_ids = self.dataset.items["item_id"].gather(item_rows).to_list()
         items = tuple(
             Recommendation(
-                rank=place + 1,
-                item_id=self.dataset.items["item_id"][int(item)],
-                title=names[place],
-                score=float(self.population.stats.buyers_28[item]),
+                rank=n + 1,
+                item_id=item_ids[n],
+                title=names[n],
+                score=float(ranked.logit[column]),
+                cosine=float(ranked.cosine[column]),
+                logit=float(ranked.logit[column]),
+                mlp=float(ranked.mlp[column]) if self.model else None,
+                probability=float(ranked.probability[column]) if self.model else None,
+                served_by=served_by(int(ranked.sources[column])) or ("asked_for",),
+                reasons=tuple(reasons[n]),
+            )
+            for n, column in enumerate(best)
+        )
+        status = SlateStatus.PERSONAL if self.model else SlateStatus.TEXT_ONLY
+        probabilities = [item.probability for item in items if item.probability is not None]
+        notes: tuple[Note, ...] = ()
+        if probabilities != sorted(probabilities, reverse=True):
+            weight = request.popularity_weight
+            by_lift = (self.policy.popularity_weight if weight is None else weight) > 0
+            notes = (Note(kind=NoteKind.BY_LIFT if by_lift else NoteKind.BY_SCORE),)
+        return self._envelope(request, position, items, status, notes)
+
+    def _popular(
+        self, request: RecommendRequest, position: int, allowed: NDArray[np.bool_], status: SlateStatus
+    ) -> Slate:
+        order = self.population.popular
+        order = order[allowed[order]]
+        item_rows, depth = order[:0], request.k + NAMESAKES
+        while len(item_rows) < request.k:
+            item_rows = order[:depth][self._first_of_names(order[:depth], request)]
+            if depth >= len(order):
+                break
+            depth *= 4
+        reason = Reason(evidence_id="general", delta=0.0, text=reason_text("popular", self.locale, category=None))
+        names = item_names(self.dataset.items[item_rows.tolist()], self.locale)
+        items = tuple(
+            Recommendation(
+                rank=n + 1,
+                item_id=self.dataset.items["item_id"][int(row)],
+                title=names[n],
+                score=float(self.population.stats.buyers_28[row]),
                 cosine=None,
                 logit=None,
                 probability=None,
                 served_by=(POPULAR,),
                 reasons=(reason,),
             )
-            for place, item in enumerate(shown)
+            for n, row in enumerate(item_rows)
         )
-        return self._envelope(user, items, why)
+        return self._envelope(request, position, items, status, ())
+
+    def _envelope(
+        self,
+        request: RecommendRequest,
+        position: int,
+        items: tuple[Recommendation, ...],
+        status: SlateStatus,
+        notes: tuple[Note, ...],
+    ) -> Slate:
+        if len(items) < request.k:
+            notes = (*notes, Note(kind=NoteKind.SHORT, numbers={"shown": len(items), "k": request.k}))
+        words = [] if status is SlateStatus.PERSONAL else [Prompts.load().render(f"slate.{status}", self.locale)]
+        words += [note_text(note, self.locale) for note in notes if note.kind is NoteKind.SHORT]
+        return Slate(
+            user_id=request.users[position],
+            request_id=uuid.uuid4().hex,
+            as_of=utc(self.dataset.as_of),
+            model_version=self.model.version if self.model and status is SlateStatus.PERSONAL else None,
+            items=items,
+            status=status,
+            notes=notes,
+            degraded_reason="; ".join(words) or None,
+        )
+
+
+def note_text(note: Note, locale: str) -> str:
+    """A note of a slate in words."""
+    return Prompts.load().render(f"slate.{note.kind}", locale, **note.numbers)
+
+
+def _has_evidence(histories: Histories) -> NDArray[np.bool_]:
+    """Of whom an event or a basic is known; what was only shown to a user is nothing that they did. (n,)"""
+    events = histories.events
+    acted = np.diff(events.select(events.action != ACTION_CODE[Action.SHOWN]).indptr) > 0
+    stated = np.array([any(basics.values()) for basics in histories.basics], bool)
+    return np.asarray(acted | stated)
+
+
+def _with_basket(events: Events, item_rows: Ints, at: int) -> Events:
+    """Each user's events followed by these items in the cart at `at` (epoch seconds)."""
+    n, size = len(events.indptr) - 1, len(item_rows)
+    added = {
+        "item": item_rows,
+        "at": at,
+        "action": ACTION_CODE[Action.CART],
+        "quantity": 1,
+        "price": np.nan,
+        "basket": -1,
+    }
+    ends = np.repeat(events.indptr[1:], size)
+    columns = {
+        name: np.insert(getattr(events, name), ends, np.tile(np.broadcast_to(value, size), n))
+        for name, value in added.items()
+    }
+    return Events(events.indptr + size * np.arange(n + 1), **columns)
 
 
 def dismissed(events: Events) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Compressed rows of what each person dismissed and did not buy since: (indptr, item)."""
+    """Compressed rows of what each user dismissed and did not buy since: (indptr, item)."""
     n = len(events.indptr) - 1
     pair = pl.DataFrame({"user": events.user, "item": events.item, "at": events.at, "action": events.action})
     latest = pair.group_by("user", "item").agg(
@@ -470,34 +558,3 @@ def dismissed(events: Events) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     hidden = hidden.sort("user", "item")
     counts = np.bincount(hidden["user"].to_numpy(), minlength=n)
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), hidden["item"].to_numpy()
-
-
-def _with_note(slate: Slate, k: int) -> Slate:
-    if len(slate.items) >= k:
-        return slate
-    short = f"only {len(slate.items)} of {k} items: no more pass the filters"
-    return replace(slate, degraded_reason=f"{slate.degraded_reason}; {short}" if slate.degraded_reason else short)
-
-
-def _check_encoder(model: Model | None, encoder: Encoder) -> None:
-    if model is not None and model.encoder_fingerprint != encoder.fingerprint:
-        raise UsageError(
-            f"the model was trained with the encoder {model.encoder}, not with {encoder.name}: their vectors do not "
-            "mix; load that encoder, or train again"
-        )
-
-
-def _training_record(dataset: Dataset, arguments: TrainingArguments, notes: Sequence[str]) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    e = dataset.events
-    return {
-        "data_hash": dataset.data_hash(),
-        "people": dataset.n_users,
-        "items": dataset.n_items,
-        "events": len(e),
-        "from": utc(int(e.at.min())).isoformat(),
-        "until": utc(dataset.as_of).isoformat(),
-        "arguments": asdict(arguments),
-        "notes": list(notes),
-    }

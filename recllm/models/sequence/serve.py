@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recllm.data.dataset import Events
-from recllm.data.interactions import Floats, Ints, unit
+from recllm.data.interactions import Floats, Ints, Pairs, unit
 from recllm.errors import ModelError
 from recllm.models.scorer import gelu
 from recllm.models.sequence.sequences import Batch, Sequences, padded_rows
@@ -42,15 +42,6 @@ class InterestConfig:
     residual_dropout: float
     text: bool
     temperature: float
-
-
-class Pairs(Protocol):
-    """Compressed rows of item rows, one run per user."""
-
-    @property
-    def indptr(self) -> Ints: ...
-    @property
-    def item(self) -> NDArray[np.int32]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,9 +129,8 @@ class Interests:
         users = np.zeros((sequences.n, config.interests, config.dim), np.float32)
         by_length = np.argsort(stop - start, kind="stable")  # rows of one block are padded to its longest
         for block in np.split(by_length, range(USERS_AT_ONCE, len(by_length), USERS_AT_ONCE)):
-            batch = padded_rows(
-                sequences, gap, start[block], stop[block], None if basics is None else np.float32(basics[block])
-            )
+            block_basics = None if basics is None else np.asarray(basics[block], np.float32)
+            batch = padded_rows(sequences, gap, start[block], stop[block], block_basics)
             users[block] = self._encode(batch, stop[block] - start[block])
         return users
 

@@ -1,0 +1,63 @@
+"""Where the histories of users come from: a dataset in memory, or, elsewhere, a store that is read by key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recllm.data.dataset import Dataset, Events
+from recllm.data.interactions import Ints
+from recllm.features.item_vectors import basics_of
+
+
+@dataclass(frozen=True, eq=False)
+class Histories:
+    """What is known of n users, in the order in which they were asked for."""
+
+    known: NDArray[np.bool_]
+    """Who is known at all, (n,)."""
+    events: Events
+    """n runs; an unknown user has none."""
+    basics: Sequence[Mapping[str, str]]
+    """n times name -> value."""
+    rows: Ints
+    """Who they are among the neighbours, as `Population.pool` counts; -1 for nobody. (n,)."""
+
+    def select(self, users: NDArray[np.integer]) -> Histories:
+        """These users, in the order given."""
+        basics = [self.basics[int(n)] for n in users]
+        return Histories(self.known[users], self.events.rows(users), basics, self.rows[users])
+
+
+class People(Protocol):
+    """A source of histories. Whoever has not agreed to personalisation is unknown to it."""
+
+    def histories(self, user_ids: Sequence[str]) -> Histories:
+        """What is known of these users, before the time that the recommender takes as the present."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class DatasetPeople:
+    """The users of a dataset; their rows there are their rows among the neighbours."""
+
+    dataset: Dataset
+
+    def histories(self, user_ids: Sequence[str]) -> Histories:
+        return self.of_rows(self.dataset.user_rows(user_ids))
+
+    def of_rows(self, rows: Ints) -> Histories:
+        """What is known of the users in these rows; -1 for an unknown one."""
+        known = rows >= 0
+        events = self.dataset.events.rows(rows[known])
+        lengths = np.zeros(len(rows), np.int64)
+        lengths[known] = np.diff(events.indptr)
+        events = replace(events, indptr=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+        basics: list[Mapping[str, str]] = [{} for _ in rows]
+        for n, stated in zip(np.flatnonzero(known), basics_of(self.dataset.users[rows[known].tolist()]), strict=True):
+            basics[n] = stated
+        return Histories(known, events, basics, rows)
