@@ -41,7 +41,8 @@ from recllm.evaluation.protocols import Window, cj_next28
 from recllm.evaluation.report import commit, hardware, versions
 from recllm.evaluation.tables import complete_journey
 from recllm.explain.counterfactuals import counterfactual
-from recllm.explain.leave_one_out import Pairs, Person, Unit, deltas, lacking, units_of
+from recllm.data.interactions import Pairs
+from recllm.explain.leave_one_out import Person, Unit, deltas, lacking, units_of
 from recllm.recommender.explanation import positions
 from recllm.recommender.ranking import rank
 from recllm.recommender.recommender import Recommender
