@@ -47,7 +47,7 @@ from recllm.recommender.explanation import explanation, places
 from recllm.recommender.ranking import rank
 from recllm.recommender.recommender import Recommender
 from recllm.schema import ACTION_CODE, Action
-from recllm.training.windows import TrainingArguments
+from recllm.settings import ScorerTrainingSettings
 
 K, SHORT, STEPS = 20, 5, 10
 BASELINES = ("random", "recency", "cosine")
@@ -71,7 +71,7 @@ def main() -> None:
     started = time.perf_counter()
     window = cj_next28(complete_journey().dataset())
     encoder = load_encoder(cache_dir=args.cache)
-    recommender = Recommender(window.dataset, encoder).fit(TrainingArguments(seed=args.seed), progress=say)
+    recommender = Recommender(window.dataset, encoder).fit(ScorerTrainingSettings(seed=args.seed), progress=say)
     rng = np.random.default_rng(args.seed)
     cases = [case(recommender, *pair, rng) for pair in held_out(recommender, window, args.pairs, rng)]
     say(f"{len(cases)} pairs")

@@ -52,10 +52,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(**values: Any) -> Any:
-    from recllm.training.lora.copywriter import CopyArguments
+    from recllm.settings import CopywriterSettings
 
-    told = {"learning_rate": 2e-2, "num_train_epochs": 4, "per_device_batch": 4, "top_layers": 2, "warmup_steps": 1}
-    return CopyArguments(**{**told, **values})
+    told = {"learning_rate": 2e-2, "epochs": 4, "batch_size": 4, "top_layers": 2, "warmup_steps": 1}
+    return CopywriterSettings(**{**told, **values})
 
 
 def tune(base: Path, out: Path, **values: Any) -> Any:
@@ -119,7 +119,7 @@ def test_an_adapter_belongs_to_its_weights(base: Path, tmp_path: Path) -> None:
     import torch
     from transformers import LlamaForCausalLM
 
-    tuned = tune(base, tmp_path / "voice", num_train_epochs=1)
+    tuned = tune(base, tmp_path / "voice", epochs=1)
     other = tmp_path / "other"
     other.mkdir()
     for file in base.iterdir():

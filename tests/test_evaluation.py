@@ -410,11 +410,11 @@ def rows_of(dataset: Dataset) -> pl.DataFrame:
 
 def test_the_learned_scorer_is_a_system_and_is_trained_once_per_window() -> None:
     from recllm.encoder.toy import ToyEncoder
-    from recllm.training.windows import TrainingArguments
+    from recllm.settings import ScorerTrainingSettings
 
     window = time_split(with_arrivals(world()), test_days=28)
     told: list[str] = []
-    recipe = Recipe(training=TrainingArguments(epochs=2, n_windows=1, least_actions=50))
+    recipe = Recipe(training=ScorerTrainingSettings(epochs=2, n_windows=1, min_actions=50))
     ours = learned(ToyEncoder(), recipe, progress=told.append)
     report = evaluate(window.only(["ALL"]), {"recllm": ours, **contenders(["random"])}, k=5, draws=50)
     assert report.systems["recllm"]["ALL"]["ndcg@5"] > 2 * report.systems["random"]["ALL"]["ndcg@5"]

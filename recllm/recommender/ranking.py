@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from recllm.data.dataset import Events
 from recllm.data.interactions import Floats, Ints
 from recllm.errors import ModelError
-from recllm.features.candidates import Candidates, CandidateSettings, candidates, explicit
+from recllm.features.candidates import Candidates, candidates, explicit
 from recllm.features.collaborative import Asked, Population, ask
 from recllm.features.pair_features import FEATURE_NAMES, SOLD_FEATURES, pair_cosine, pair_features
 from recllm.models.scorer import Score, Scorer
+from recllm.settings import CandidateSettings
 from recllm.training.item_calibration import with_offsets
 
 BLOCK_PAIRS = 2**18
@@ -148,7 +149,8 @@ def rank_with_and_without_repeats(
 def _wide(settings: CandidateSettings | None, k: int) -> CandidateSettings:
     """A list is short only when the catalogue is: new items fill it through `popular`, others by `own_history`."""
     settings = settings or CandidateSettings()
-    return replace(settings, popular=max(settings.popular, k), own_history=max(settings.own_history, k))
+    longer = {"popular": max(settings.popular, k), "own_history": max(settings.own_history, k)}
+    return settings.model_copy(update=longer)
 
 
 def rank_items(
@@ -226,7 +228,8 @@ def _score(
     features = pair_features(population, asked, pairs, narrow=narrow)
     cosine = pair_cosine(population.item_vectors, asked.vectors.user, pairs)
     items, item = np.unique(pairs.item, return_inverse=True)
-    user, users, projected = pairs.user, scorer.project(asked.vectors.user), scorer.project(population.item_vectors[items])
+    users, projected = scorer.project(asked.vectors.user), scorer.project(population.item_vectors[items])
+    user = pairs.user
     score_chunk = _torch_score(scorer) if len(item) > TORCH_PAIRS else scorer.score
     mlp, logit = np.zeros(len(item), np.float32), np.zeros(len(item), np.float32)
     for start in range(0, len(item), CHUNK_PAIRS):

@@ -23,23 +23,22 @@ from numpy.typing import NDArray
 from recllm.data.catalogue import allowed_items
 from recllm.data.dataset import USER_COLUMN, Dataset, Events, utc
 from recllm.errors import UsageError
-from recllm.explain.leave_one_out import ExplainSettings, Pairs, Person, Speaker, Unit, choose, deltas, units_of
+from recllm.explain.leave_one_out import Pairs, Person, Speaker, Unit, choose, deltas, units_of
 from recllm.features.candidates import POPULAR, served_by
 from recllm.features.collaborative import Population
 from recllm.features.item_vectors import basics_of, basics_vectors, item_vectors
-from recllm.models.sequence.arguments import InterestArguments
 from recllm.policy import Policy
 from recllm.profiles.profile import build_profile
 from recllm.recommender.ranking import Ranked, rank, rank_items, score_pairs
 from recllm.recommender.saved_model import Model, publish_model
 from recllm.recommender.text_ranking import rank_by_text, score_by_text
 from recllm.schema import ACTION_CODE, Action, Encoder, Profile, Reason, Recommendation, Slate
+from recllm.settings import ExplanationSettings, ScorerTrainingSettings, SequenceModelSettings
 from recllm.text.items import item_names
 from recllm.text.reasons import reason_text
 from recllm.text.users import UserTexts, user_texts
 from recllm.training.item_calibration import ItemOffsets
 from recllm.training.scorer import fit_scorer
-from recllm.training.windows import TrainingArguments
 
 if TYPE_CHECKING:
     from recllm.schema import FloatArray
@@ -78,7 +77,7 @@ class Recommender:
         model: Model | None = None,
         policy: Policy | None = None,
         locale: str = "en",
-        explanations: ExplainSettings | None = None,
+        explanations: ExplanationSettings | None = None,
         pseudonyms: Pseudonyms | None = None,
         permits: Permits | None = None,
     ) -> None:
@@ -87,7 +86,7 @@ class Recommender:
         self.model = model
         self.policy = policy or Policy()
         self.locale = locale
-        self.explanations = explanations or ExplainSettings()
+        self.explanations = explanations or ExplanationSettings()
         self._pseudonyms = pseudonyms or list
         self._permits = permits or (lambda ids: [True] * len(ids))
         _check_encoder(model, encoder)
@@ -133,9 +132,9 @@ class Recommender:
 
     def fit(
         self,
-        arguments: TrainingArguments | None = None,
+        arguments: ScorerTrainingSettings | None = None,
         *,
-        interests: InterestArguments | None = None,
+        interests: SequenceModelSettings | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> Recommender:
         """A recommender with a scorer trained on the dataset; this one stays as it is.
@@ -143,7 +142,7 @@ class Recommender:
         interests: settings of the sequence model, which is trained first; None leaves it out.
         Raises `DataError` when the log is too small or too short to learn from.
         """
-        arguments = arguments or TrainingArguments()
+        arguments = arguments or ScorerTrainingSettings()
         told = basics_vectors(self.encoder, basics_of(self.dataset.users), self.locale)
         ids = self.dataset.items["item_id"].to_list()
         fitted = fit_scorer(self.dataset, self.item_vectors, told, arguments, progress, interests=interests)
@@ -408,7 +407,9 @@ class Recommender:
         """The person's pieces of evidence, and their measured worth for the shown item rows, (n_units, n_shown)."""
         person = self.person(row)
         units = units_of(person)
-        tried = choose(units, shown, self.item_vectors, self.population.facets.type, self.explanations.tried)
+        tried = choose(
+            units, shown, self.item_vectors, self.population.facets.type, self.explanations.evidence_per_item
+        )
         return units, deltas(person, units, shown, tried, self.score_versions(row))
 
     def rank_versions(self, row: int, k: int) -> Callable[[Events, Sequence[Mapping[str, str]]], Ranked]:
@@ -487,9 +488,7 @@ def _check_encoder(model: Model | None, encoder: Encoder) -> None:
         )
 
 
-def _training_record(dataset: Dataset, arguments: TrainingArguments, notes: Sequence[str]) -> dict[str, Any]:
-    from dataclasses import asdict
-
+def _training_record(dataset: Dataset, arguments: ScorerTrainingSettings, notes: Sequence[str]) -> dict[str, Any]:
     e = dataset.events
     return {
         "data_hash": dataset.data_hash(),
@@ -498,6 +497,6 @@ def _training_record(dataset: Dataset, arguments: TrainingArguments, notes: Sequ
         "events": len(e),
         "from": utc(int(e.at.min())).isoformat(),
         "until": utc(dataset.as_of).isoformat(),
-        "arguments": asdict(arguments),
+        "arguments": arguments.model_dump(mode="json"),
         "notes": list(notes),
     }

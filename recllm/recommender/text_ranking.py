@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import Events
 from recllm.data.interactions import Floats, Ints, user_vectors
-from recllm.features.candidates import CandidateSettings, candidates
+from recllm.features.candidates import candidates
 from recllm.features.collaborative import Population, ask
 from recllm.recommender.ranking import PairList, Ranked
+from recllm.settings import CandidateSettings
 
 
 def rank_by_text(
