@@ -46,6 +46,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_key_value_heads=1,
         max_position_embeddings=256,
         eos_token_id=fast.eos_token_id,
+        initializer_range=0.2,  # with the usual .02 an adapter can hardly move what the frozen head says
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
@@ -68,7 +69,7 @@ def test_it_learns_and_is_loaded(base: Path, tmp_path: Path) -> None:
     from recllm.training.lora.copywriter import perplexity_of
 
     tuned = tune(base, tmp_path / "voice", languages=("en",))
-    assert len(tuned.perplexity) == 5 and tuned.perplexity[-1] < 0.75 * tuned.perplexity[0]
+    assert len(tuned.perplexity) == 5 and tuned.perplexity[-1] < 0.3 * tuned.perplexity[0]
     assert {p.suffix for p in tuned.folder.iterdir() if p.is_file()} == {".json", ".safetensors", ".jsonl"}
     before, after = perplexity_of(base, JUDGE), perplexity_of(base, JUDGE, adapter=tuned.folder)
     assert before == pytest.approx(tuned.perplexity[0], rel=0.05)

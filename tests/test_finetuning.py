@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -308,22 +307,35 @@ def test_kept_lower_blocks_change_nothing(folder: Path) -> None:
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 
+def _followers(people: int = 60, weeks: int = 8) -> Dataset:
+    """Who had milk takes sofas, who had shoes takes gardens: for the base texts chance, and separable once learned."""
+    follows, begin = (("milk", "sofa"), ("shoes", "garden")), 1_700_000_000
+    rows = [
+        (f"u{user:02}", f"{follows[user % 2][week >= 4]} {'abcdefgh'[week]}", begin + (week * 7 + user % 7) * DAY)
+        for user in range(people)
+        for week in range(weeks)
+    ]
+    events = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    items = events.select("item_id", title="item_id").unique(maintain_order=True)
+    return Dataset.construct(events, items=items, as_of=begin + weeks * 7 * DAY)
+
+
 @pytest.mark.parametrize("loss", ["window", "in-batch", "bce"])
 def test_a_run_learns_and_leaves_its_record(tmp_path: Path, folder: Path, loss: str) -> None:
-    args = QUICK.model_copy(
-        update={"loss": loss, "max_steps": 12, "hard_negatives": 2, "learning_rate": 3e-3, "patience": 9}
-    )
-    args = args.model_copy(update={"kinds": ("arrival",), "n_windows": 2})
-    told: list[str] = []
-    tuned = tune_encoder(DATA, folder, args, tmp_path, told.append, licence="Apache-2.0", consent="made up")
+    changes = {"max_steps": 45, "hard_negatives": 2, "learning_rate": 5e-3, "patience": 99, "eval_steps": 5}
+    changes |= {"kinds": ("arrival",), "n_windows": 2, "gain": 1.0, "pull_weight": 0.0}
+    args = QUICK.model_copy(update={"loss": loss, **changes})
+    data, told = _followers(), list[str]()
+    tuned = tune_encoder(data, folder, args, tmp_path, told.append, licence="Apache-2.0", consent="made up")
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
-    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 13))
-    assert np.mean(losses[-4:]) < np.mean(losses[:4])  # one window whose people all fit into a step
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 46))
+    # it falls by two thirds and more; with an encoder that learns nothing it falls by less than a hundredth
+    assert np.mean(losses[-4:]) < 2 / 3 * np.mean(losses[:4])
     config = json.loads((tmp_path / "config.json").read_text())
-    assert config["data_hash"] == DATA.data_hash() and config["seed"] == 0 and config["versions"]["torch"]
+    assert config["data_hash"] == data.data_hash() and config["seed"] == 0 and config["versions"]["torch"]
     card = (tmp_path / "card.txt").read_text()
-    assert "Apache-2.0" in card and "made up" in card and "bert" not in card and DATA.data_hash() in card
+    assert "Apache-2.0" in card and "made up" in card and "bert" not in card and data.data_hash() in card
     assert any("texts/s" in line and "left" in line for line in told)
     assert tuned.metrics["goal"] >= tuned.base_metrics["goal"]
     assert not (tmp_path / "examples").exists()
@@ -341,30 +353,35 @@ def test_one_seed_gives_one_run_and_leaves_the_callers_random_state_alone(tmp_pa
 
 
 CHILD = """
-import sys
-from pathlib import Path
+import os, signal, sys
 sys.path.insert(0, {tests!r})
 from test_finetuning import DATA, QUICK
-from recllm.training.lora.tune import tune_encoder
-args = QUICK.model_copy(update=dict(max_steps=30, patience=99))
-tune_encoder(DATA, {folder!r}, args, {run!r})
+from recllm.training.lora import tune
+
+append = tune.append_metrics
+
+
+def append_and_die(folder, values):
+    append(folder, values)
+    if values["step"] == {dies_at} and "loss" in values:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+tune.append_metrics = append_and_die
+tune.tune_encoder(DATA, {folder!r}, QUICK.model_copy(update=dict(max_steps=30, patience=99)), {run!r})
 """
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 on this system")
 def test_a_killed_run_goes_on_to_the_same_curve(tmp_path: Path, folder: Path) -> None:
-    def start(run: Path) -> subprocess.Popen[bytes]:
-        code = CHILD.format(tests=str(Path(__file__).parent), folder=str(folder), run=str(run))
+    def start(run: Path, dies_at: int = -1) -> subprocess.Popen[bytes]:
+        code = CHILD.format(tests=str(Path(__file__).parent), folder=str(folder), run=str(run), dies_at=dies_at)
         return subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "1"})
 
     whole = start(tmp_path / "whole")
-    cut = start(tmp_path / "cut")
+    assert start(tmp_path / "cut", dies_at=11).wait() == -signal.SIGKILL, "between two checkpoints"
     metrics = tmp_path / "cut" / "metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (metrics.exists() and metrics.read_bytes().count(b"\n") > 12):
-        time.sleep(0.005)
-    cut.send_signal(signal.SIGKILL)
-    cut.wait()
-    assert 12 < len(metrics.read_text().splitlines()) < 41, "it was killed in the middle"
+    assert json.loads(metrics.read_text().splitlines()[-1])["step"] == 11
     assert start(tmp_path / "cut").wait() == 0 and whole.wait() == 0
     assert metrics.read_text() == (tmp_path / "whole" / "metrics.jsonl").read_text()
     adapters = [tmp_path / name / "adapter" / "adapter_model.safetensors" for name in ("whole", "cut")]

@@ -25,11 +25,12 @@ DATA = shop()
 
 
 def test_a_shop_of_favourites_is_learned() -> None:
-    fitted = fit_scorer(DATA, vectors(DATA), None, QUICK)
-    assert fitted.metrics["ndcg@20_all"] > 0.85
+    data = shop(people=120)  # 24 to judge by: of 8 the verdict hangs on one of them
+    fitted = fit_scorer(data, vectors(data), None, QUICK)
+    assert fitted.metrics["ndcg@20_all"] > 0.85  # .58 before training
     assert [h["epoch"] for h in fitted.history] == [1, 2, 3][: len(fitted.history)]
     assert fitted.population.target == (Action.PURCHASE,)
-    assert len(fitted.notes) == 1 and "too few people to judge by (8)" in fitted.notes[0]
+    assert len(fitted.notes) == 1 and "too few people to judge by (24)" in fitted.notes[0]
 
 
 def test_one_seed_gives_one_model_and_leaves_the_callers_random_state_alone() -> None:
