@@ -52,8 +52,8 @@ def read_folder(folder: str | Path) -> Tables:
 
     interactions: user_id, item_id, either timestamp (epoch seconds) or order (0, 1, 2 ... inside a person), and where
     known event, split, quantity, price, basket_id. A log with orders gets four weeks per step, laid so that each
-    person's last train event falls on the same day: a convention, by which recency means "so many events ago". Item prices
-    of the folder are dropped when the events carry prices, since they may be taken over the whole span.
+    person's last train event falls on the same day: a convention, by which recency means "so many events ago". Item
+    prices of the folder are dropped when the events carry prices, since they may be taken over the whole span.
     """
     folder = Path(folder)
     events = _required(folder, "interactions")
