@@ -27,13 +27,15 @@ def without_part(part: str) -> Change:
         parts = recipe.training.parts
         if part not in parts:
             return None
-        return replace(recipe, training=replace(recipe.training, parts=tuple(p for p in parts if p != part)))
+        return replace(
+            recipe, training=recipe.training.model_copy(update={"parts": tuple(p for p in parts if p != part)})
+        )
 
     return change
 
 
 def without_mlp(recipe: Recipe) -> Recipe:
-    return replace(recipe, training=replace(recipe.training, parts=("cosine",)))
+    return replace(recipe, training=recipe.training.model_copy(update={"parts": ("cosine",)}))
 
 
 def without_interests(recipe: Recipe) -> Recipe | None:
@@ -43,17 +45,17 @@ def without_interests(recipe: Recipe) -> Recipe | None:
 def without_residual(recipe: Recipe) -> Recipe | None:
     if recipe.interests is None:
         return None
-    return replace(recipe, interests=replace(recipe.interests, residual_dropout=1.0))
+    return replace(recipe, interests=recipe.interests.model_copy(update={"residual_dropout": 1.0}))
 
 
 def without_item_text(recipe: Recipe) -> Recipe | None:
-    return replace(recipe, interests=replace(recipe.interests, text=False)) if recipe.interests else None
+    return replace(recipe, interests=recipe.interests.model_copy(update={"text": False})) if recipe.interests else None
 
 
 def without_arrivals(recipe: Recipe) -> Recipe | None:
     if not recipe.training.timed:
         return None
-    return replace(recipe, training=replace(recipe.training, arrival_weight=0.0))
+    return replace(recipe, training=recipe.training.model_copy(update={"new_item_weight": 0.0}))
 
 
 CHANGES: dict[str, Change] = {

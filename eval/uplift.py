@@ -24,9 +24,10 @@ from recllm.errors import PolicyError
 from recllm.evaluation.report import commit, hardware, versions
 from recllm.propensity.curves import auc
 from recllm.propensity.table import Features
-from recllm.propensity.uplift.learners import Learner, UpliftSettings, _chances, fit_uplift
+from recllm.propensity.uplift.learners import Learner, _chances, fit_uplift
 from recllm.propensity.uplift.qini import qini_curve, true_qini
 from recllm.propensity.uplift.trial import Trial
+from recllm.settings import UpliftSettings
 
 Values = NDArray[np.float64]
 N, RUNS = 12_000, 3

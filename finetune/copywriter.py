@@ -3,7 +3,7 @@
     accelerate launch finetune/copywriter.py finetune/copywriter.toml --pairs approved.jsonl --out voice
     recllm copy --user 42 --generator smollm2 --adapter voice
 
-The settings are fields of `recllm.training.lora.CopyArguments`. Lines that may not be said are left out; a tenth of the
+The settings are fields of `recllm.settings.CopywriterSettings`. Lines that may not be said are left out; a tenth of the
 items is held back to judge by. A run that was interrupted goes on after its last epoch.
 """
 
@@ -21,7 +21,8 @@ from recllm.adcopy.pairs import pairs, read_approved, split
 from recllm.documents import plain
 from recllm.errors import RecllmError
 from recllm.generator.locate import model_folder
-from recllm.training.lora.copywriter import CopyArguments, tune_generator
+from recllm.settings import CopywriterSettings
+from recllm.training.lora.copywriter import tune_generator
 
 
 def main() -> int:
@@ -36,7 +37,7 @@ def main() -> int:
         approved = list(read_approved(said.pairs))
         learn, judge = split(pairs(approved))
         languages = tuple(sorted({line.locale[:2] for line in approved}))
-        arguments = CopyArguments(languages=languages, **tomllib.loads(said.config.read_text(encoding="utf-8")))
+        arguments = CopywriterSettings(languages=languages, **tomllib.loads(said.config.read_text(encoding="utf-8")))
         first = PartialState().is_main_process
         folder, _ = model_folder(said.generator, said.cache_dir)
         tuned = tune_generator(learn, judge, folder, said.out, arguments, progress=tell if first else None)

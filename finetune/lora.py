@@ -2,7 +2,7 @@
 
     accelerate launch finetune/lora.py finetune/lora.toml --workspace demo
 
-The settings are fields of `recllm.training.lora.LoraArguments`. A run that was interrupted goes on where it was.
+The settings are fields of `recllm.settings.LoraSettings`. A run that was interrupted goes on where it was.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from accelerate import PartialState
 from recllm.documents import plain
 from recllm.errors import RecllmError
 from recllm.jobs.train import train_workspace, tune_workspace
-from recllm.training.lora.arguments import LoraArguments
+from recllm.settings import LoraSettings
 from recllm.workspace.workspace import Workspace
 
 
@@ -31,7 +31,7 @@ def main() -> int:
     said = parser.parse_args()
     try:
         settings = tomllib.loads(said.config.read_text(encoding="utf-8"))
-        arguments = LoraArguments(seed=said.seed, device="cpu" if said.cpu else None, **settings)
+        arguments = LoraSettings(seed=said.seed, device="cpu" if said.cpu else None, **settings)
         first = PartialState(cpu=said.cpu).is_main_process
         with Workspace.open(said.workspace) as workspace:
             tuned = tune_workspace(workspace, arguments, progress=tell if first else None)

@@ -2,9 +2,8 @@
 
     python finetune/train.py finetune/scorer.toml --workspace demo
 
-The settings are fields of `recllm.training.scorer.TrainingArguments`; what the file leaves out keeps its default. The
-encoder
-stays as it is: its vectors are input.
+The settings are fields of `recllm.settings.ScorerTrainingSettings`; what the file leaves out keeps its default. The
+encoder stays as it is: its vectors are input.
 """
 
 from __future__ import annotations

@@ -219,10 +219,10 @@ def _encode(data: Dataset, encoder: Encoder) -> None:
 def _train(workspace: Workspace, data: Dataset, encoder: Encoder, seed: int) -> tuple[str, Recommender, Any]:
     from recllm.evaluation.protocols import cj_next28
     from recllm.recommender.recommender import Recommender
-    from recllm.training.windows import TrainingArguments
+    from recllm.settings import ScorerTrainingSettings
 
     window = cj_next28(data)
-    recommender = Recommender(window.dataset, encoder).fit(TrainingArguments(seed=seed))
+    recommender = Recommender(window.dataset, encoder).fit(ScorerTrainingSettings(seed=seed))
     return recommender.publish(workspace.models_dir), recommender, window
 
 

@@ -1,20 +1,116 @@
-"""What results look like as JSON."""
+"""What crosses the rim: a table from outside as a frozen, validated object, and any result as JSON.
+
+`FrozenModel` is the base of every settings class. A wrong key or value raises `UsageError` that names the section, the
+field, the value and what would be right.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
+
+from recllm.errors import UsageError
+
+
+class FrozenModel(BaseModel):
+    """A frozen pydantic model whose errors are `UsageError`; the string under a field is its documentation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    section: ClassVar[str] = ""
+    """Where it stands in a file; errors begin with it."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _check(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if isinstance(values, Mapping):
+            if unknown := [str(name) for name in values if name not in cls.model_fields]:
+                raise UsageError(unknown_name(f"{cls.section}.{unknown[0]}".lstrip("."), unknown[0], cls.model_fields))
+            # TOML and the command line have no null: "none" stands for it where None is allowed
+            values = {
+                name: None if value == "none" and allows_none(cls.model_fields[name].annotation) else value
+                for name, value in values.items()
+            }
+        try:
+            model = handler(values)
+            model.check()
+            return model
+        except ValueError as error:
+            if not isinstance(error, ValidationError):
+                raise UsageError(f"setting {cls.section or cls.__name__}: {error}") from None
+            first = error.errors(include_url=False)[0]
+            path = ".".join(str(part) for part in (cls.section, *first["loc"][:1]) if part != "")
+            if first["type"] == "value_error":
+                raise UsageError(f"setting {path or cls.__name__}: {first['ctx']['error']}") from None
+            expected = cls.expected(str(first["loc"][0])) if first["loc"] else "a table of settings"
+            value = values.get(first["loc"][0]) if first["loc"] and isinstance(values, Mapping) else first["input"]
+            raise UsageError(f"setting {path or cls.__name__}: {value!r} is not {expected}") from None
+
+    def check(self) -> None:
+        """Raises `ValueError` where values do not fit each other."""
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """The same with other values, which are validated."""
+        explicit = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self).model_validate({**explicit, **(update or {})})
+
+    @classmethod
+    def expected(cls, name: str) -> str:
+        """What a field takes, in words, e.g. "a whole number at least 1"."""
+        schema = cls.model_json_schema()
+        return _expected(schema["properties"][name], schema.get("$defs", {}))
+
+
+def allows_none(annotation: Any) -> bool:
+    """Whether a field of this type may be None."""
+    return type(None) in getattr(annotation, "__args__", ())
+
+
+def unknown_name(path: str, name: str, known: Iterable[str]) -> str:
+    """A message for a name that does not exist: the nearest one where there is one, and else all."""
+    names = sorted(known)
+    nearest = difflib.get_close_matches(name, names, n=1)
+    return f"unknown setting {path}; " + (f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(names)}")
+
+
+def _expected(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    """A field's JSON schema in words."""
+    if "expected" in schema:
+        return str(schema["expected"])
+    if "$ref" in schema:
+        return _expected(definitions[schema["$ref"].rsplit("/", 1)[-1]], definitions)
+    if "anyOf" in schema:
+        return " or ".join(_expected(choice, definitions) for choice in schema["anyOf"])
+    if "enum" in schema or "const" in schema:
+        return "one of " + ", ".join(str(v) for v in schema.get("enum", [schema.get("const")]))
+    kind = schema.get("type")
+    if kind == "array":
+        items: Mapping[str, Any] = schema.get("items") or schema.get("prefixItems", [{}])[0]
+        return f"a list, each {_expected(items, definitions)}"
+    if kind in ("integer", "number"):
+        lowest, above = schema.get("minimum"), schema.get("exclusiveMinimum")
+        highest, below = schema.get("maximum"), schema.get("exclusiveMaximum")
+        bounds = [f"at least {lowest:g}"] if lowest is not None else [f"above {above:g}"] if above is not None else []
+        bounds += [f"at most {highest:g}"] if highest is not None else [f"below {below:g}"] if below is not None else []
+        return f"a {'whole ' * (kind == 'integer')}number {' and '.join(bounds)}".rstrip()
+    words = {"string": "a text", "boolean": "true or false", "null": "none", "object": "a table"}
+    return words.get(str(kind), "a value of its kind")
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses, tuples, arrays, times, decimals and enums as JSON knows them; NaN and infinity become null."""
+    """Dataclasses, models, arrays, times, decimals, enums and sets as JSON knows them; NaN and infinity become null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, BaseModel):
+        return {name: plain(getattr(value, name)) for name in type(value).model_fields}
     if isinstance(value, Mapping):
         return {str(plain(k)): plain(v) for k, v in value.items()}
     if isinstance(value, Enum):
@@ -27,6 +123,8 @@ def plain(value: Any) -> Any:
         return value if value == value and abs(value) != float("inf") else None
     if isinstance(value, str) or value is None:
         return value
-    if isinstance(value, Sequence | set | frozenset):
+    if isinstance(value, set | frozenset):
+        return sorted(plain(v) for v in value)
+    if isinstance(value, Sequence):
         return [plain(v) for v in value]
     return plain(value.tolist()) if hasattr(value, "tolist") else value

@@ -17,10 +17,10 @@ from recllm.documents import plain
 from recllm.encoder.hardware import Machine, this_machine
 from recllm.encoder.loading import DEFAULT_ENCODER
 from recllm.errors import DataError
+from recllm.settings import ScorerTrainingSettings
 from recllm.text.items import item_texts
 from recllm.training.advise import COSTS, Advice, advise, costs, estimated_tokens, line
 from recllm.training.scorer import fit_scorer
-from recllm.training.windows import TrainingArguments
 
 START = 1_700_000_000
 LAPTOP = Machine(cores=2, memory_gib=16.0, bfloat16=True)
@@ -64,9 +64,7 @@ def test_a_large_log_is_fine_tuned_on_where_there_is_a_gpu(large: Dataset) -> No
     assert found.training is not None and found.lora is not None and found.missing == ()
     assert found.lora.horizon_days == found.training.horizon_days == 28
     names = [c.name for c in found.choices]
-    assert {"encoder", "lora", "lora.loss", "lora.per_device_batch", "horizon_days", "n_windows", "epochs"} <= set(
-        names
-    )
+    assert {"encoder", "lora", "lora.loss", "lora.batch_size", "horizon_days", "n_windows", "epochs"} <= set(names)
     assert len(names) == len(set(names)) and all(c.rule for c in found.choices)
     assert found.cost.lora_minutes > found.cost.scorer_minutes > 0 and found.cost.memory_gib > 0.2
     assert "eval/advise_costs.py" in found.cost.source
@@ -147,7 +145,7 @@ def test_little_memory_and_a_gpu(large: Dataset) -> None:
     small = ask(large, replace(SERVER, memory_gib=4.0))
     usual = ask(large, SERVER)
     assert small.lora is not None and usual.lora is not None
-    assert small.lora.per_device_batch < usual.lora.per_device_batch and small.lora.keep_mib < usual.lora.keep_mib
+    assert small.lora.batch_size < usual.lora.batch_size and small.lora.cache_mib < usual.lora.cache_mib
     assert ask(large, replace(SERVER, memory_gib=2.0)).mode == "scorer"
     quick = usual
     assert quick.lora is not None and quick.lora.max_minutes is None
@@ -180,7 +178,7 @@ def test_training_follows_the_advice() -> None:
     assert found.training is not None and found.training.n_windows == 2
     vectors = np.random.default_rng(0).normal(size=(shop.n_items, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    fit_scorer(shop, vectors, args=replace(found.training, epochs=1, least_steps=1))
+    fit_scorer(shop, vectors, args=found.training.model_copy(update={"epochs": 1, "min_steps": 1}))
 
 
 def test_the_advice_does_not_depend_on_the_order_of_the_log() -> None:
@@ -214,7 +212,7 @@ def test_the_measurements_are_whole() -> None:
     for part, figures in (("scorer", ["seconds", "events"]), ("lora", ["begin_seconds", "step_seconds", "events"])):
         assert len(known[part]) == 3
         assert all(p[name] > 0 for p in known[part] for name in (*figures, "peak_mib"))
-    assert known["scorer_windows"] == TrainingArguments().n_windows
+    assert known["scorer_windows"] == ScorerTrainingSettings().n_windows
 
 
 def test_this_machine() -> None:

@@ -19,7 +19,7 @@ from recllm.encoder.toy import ToyEncoder
 from recllm.errors import PolicyError, UsageError
 from recllm.policy import Policy
 from recllm.recommender.recommender import Recommender
-from recllm.training.windows import TrainingArguments
+from recllm.settings import ScorerTrainingSettings
 
 
 def by_trying_all(gain: np.ndarray, limit: list[int], contacts: np.ndarray) -> float:
@@ -143,7 +143,7 @@ def test_campaigns_that_are_all_alike_take_the_best_people() -> None:
 @pytest.fixture(scope="module")
 def trained() -> Recommender:
     return Recommender(shop(people=60), ToyEncoder(), policy=Policy(group_floor=5)).fit(
-        TrainingArguments(n_windows=2, epochs=2, least_steps=100)
+        ScorerTrainingSettings(n_windows=2, epochs=2, min_steps=100)
     )
 
 

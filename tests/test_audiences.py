@@ -28,7 +28,7 @@ from recllm.errors import NotFittedError, PolicyError, UsageError
 from recllm.policy import Policy
 from recllm.recommender.recommender import Recommender
 from recllm.schema import ACTION_CODE, Action
-from recllm.training.windows import TrainingArguments
+from recllm.settings import ScorerTrainingSettings
 
 FLOOR, PEOPLE = 5, 80
 
@@ -45,7 +45,7 @@ def named(dataset: Dataset) -> Dataset:
 def trained() -> Recommender:
     policy = Policy(group_floor=FLOOR)
     world = named(shop(people=PEOPLE))
-    return Recommender(world, ToyEncoder(), policy=policy).fit(TrainingArguments(n_windows=3, epochs=4))
+    return Recommender(world, ToyEncoder(), policy=policy).fit(ScorerTrainingSettings(n_windows=3, epochs=4))
 
 
 def like(recommender: Recommender, dataset: Dataset | None = None, **changed) -> Recommender:  # type: ignore[no-untyped-def]

@@ -29,10 +29,11 @@ from recllm.propensity.model import fit_chances, normal_scores, people_folds, st
 from recllm.propensity.next_order import day_of, edges
 from recllm.propensity.prediction import Kind, Prediction
 from recllm.propensity.question import Question, known, ordered
-from recllm.propensity.reasons import ReasonSettings, background, group_deltas
+from recllm.propensity.reasons import background, group_deltas
 from recllm.propensity.redeem import mailings, predict_redeem, redeem_examples
 from recllm.propensity.table import Features, stacked
 from recllm.schema import Action
+from recllm.settings import PredictionReasonSettings
 
 CUT = START + 120 * DAY
 
@@ -286,7 +287,7 @@ def test_a_delta_is_what_the_score_loses() -> None:
 
 def test_others_are_drawn_once(data: Dataset) -> None:
     table = person_features(data, CUT)
-    a, b = (background(table, ReasonSettings(others=4, seed=1)) for _ in range(2))
+    a, b = (background(table, PredictionReasonSettings(background_users=4, seed=1)) for _ in range(2))
     assert len(a) == 4 and np.array_equal(a.values, b.values, equal_nan=True)
 
 
@@ -303,14 +304,16 @@ def test_a_sensitive_basic_is_never_named(data: Dataset) -> None:
         pl.Series("age", ["pregnancy" if odd(n) else "none" for n in data.users["user_id"]])
     )
     told = replace(data, users=users)
-    question = Question(learn=told, ask=told, basics=True, reasons=ReasonSettings(most=20, least=0.0))
+    question = Question(
+        learn=told, ask=told, basics=True, reasons=PredictionReasonSettings(max_reasons=20, min_effect=0.0)
+    )
     said = [(r.evidence_id, r.text) for one in predict(Kind.BUY, question).people for r in one.reasons]
     assert not any("pregnancy" in text.lower() for _, text in said)
     assert any(name == "withheld" for name, _ in said)
 
 
 def test_a_sensitive_target_is_refused(data: Dataset) -> None:
-    policy = Policy().with_rules({"sensitive_categories": ["tea"]})
+    policy = Policy(sensitive_categories=["tea"])
     with pytest.raises(PolicyError):
         predict(Kind.BUY, Question(learn=data, ask=data, category="food > tea", policy=policy))
 

@@ -111,7 +111,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory, key: None) -> Path:
     with Workspace.create(folder / "shop", consent_default=True, **settings) as shop:
         for name, table in (("items", "items"), ("log", "events"), ("consent", "consent")):
             assert load_file(shop, folder / f"{name}.csv", table).accepted
-        train_workspace(shop, n_windows=2, epochs=2, least_steps=100)
+        train_workspace(shop, n_windows=2, epochs=2, min_steps=100)
         (folder / "tea.toml").write_text(TEA)
         plan_campaigns(shop, [read_campaign(folder / "tea.toml")])
     return folder

@@ -15,12 +15,12 @@ from recllm.features.candidates import (
     POPULAR,
     SOURCES,
     TEXT_NEAREST,
-    CandidateSettings,
     candidates,
     explicit,
     served_by,
 )
 from recllm.features.collaborative import Population, ask
+from recllm.settings import CandidateSettings
 
 DATA = shop()
 CROWD = Population.fit(DATA, vectors(DATA))

@@ -40,7 +40,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
         for name, table in (("items", "items"), ("log", "events"), ("consent", "consent")):
             assert load_file(opened, folder / f"{name}.csv", table).accepted
-        train_workspace(opened, n_windows=2, epochs=2, least_steps=100)
+        train_workspace(opened, n_windows=2, epochs=2, min_steps=100)
     return root
 
 

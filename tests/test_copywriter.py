@@ -46,16 +46,17 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_key_value_heads=1,
         max_position_embeddings=256,
         eos_token_id=fast.eos_token_id,
+        initializer_range=0.2,  # with the usual .02 an adapter can hardly move what the frozen head says
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
 
 
 def arguments(**values: Any) -> Any:
-    from recllm.training.lora.copywriter import CopyArguments
+    from recllm.settings import CopywriterSettings
 
-    told = {"learning_rate": 2e-2, "num_train_epochs": 4, "per_device_batch": 4, "top_layers": 2, "warmup_steps": 1}
-    return CopyArguments(**{**told, **values})
+    told = {"learning_rate": 2e-2, "epochs": 4, "batch_size": 4, "top_layers": 2, "warmup_steps": 1}
+    return CopywriterSettings(**{**told, **values})
 
 
 def tune(base: Path, out: Path, **values: Any) -> Any:
@@ -68,7 +69,7 @@ def test_it_learns_and_is_loaded(base: Path, tmp_path: Path) -> None:
     from recllm.training.lora.copywriter import perplexity_of
 
     tuned = tune(base, tmp_path / "voice", languages=("en",))
-    assert len(tuned.perplexity) == 5 and tuned.perplexity[-1] < 0.75 * tuned.perplexity[0]
+    assert len(tuned.perplexity) == 5 and tuned.perplexity[-1] < 0.3 * tuned.perplexity[0]
     assert {p.suffix for p in tuned.folder.iterdir() if p.is_file()} == {".json", ".safetensors", ".jsonl"}
     before, after = perplexity_of(base, JUDGE), perplexity_of(base, JUDGE, adapter=tuned.folder)
     assert before == pytest.approx(tuned.perplexity[0], rel=0.05)
@@ -119,7 +120,7 @@ def test_an_adapter_belongs_to_its_weights(base: Path, tmp_path: Path) -> None:
     import torch
     from transformers import LlamaForCausalLM
 
-    tuned = tune(base, tmp_path / "voice", num_train_epochs=1)
+    tuned = tune(base, tmp_path / "voice", epochs=1)
     other = tmp_path / "other"
     other.mkdir()
     for file in base.iterdir():

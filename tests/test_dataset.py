@@ -201,3 +201,56 @@ def test_reading_order_does_not_matter_and_no_cut_keeps_the_future(rows, as_of, 
     assert (cut.events.at < as_of).all()
     assert len(cut.events) == sum(t < as_of for *_, t in rows)
     assert np.array_equal(cut.events.user, one.events.user[one.events.at < as_of])
+
+
+# --- the hash of the data ------------------------------------------------------------------------------------------
+
+ITEMS = pl.DataFrame(
+    {
+        "item_id": ["tea", "milk", "salt"],
+        "title": ["Green tea", None, "Salz ☕"],
+        "category": [["food", "tea"], None, []],
+    }
+)
+USERS = pl.DataFrame({"user_id": ["bob", "ann", "cat"], "age": ["35-44", None, "18-24"]})
+
+
+def test_the_hash_of_the_data_is_the_same_on_every_machine_and_version() -> None:
+    """The figure itself: run records and run folders carry it for years."""
+    assert Dataset.construct(EVENTS, USERS, ITEMS).data_hash() == "267a0ab50f476455"
+
+
+def test_the_hash_knows_every_column_and_no_order() -> None:
+    data = Dataset.construct(EVENTS, USERS, ITEMS)
+    assert Dataset.construct(EVENTS.reverse(), USERS.reverse(), ITEMS.reverse()).data_hash() == data.data_hash()
+    changed = [
+        EVENTS.with_columns(basket_id=pl.lit("b1")),
+        EVENTS.with_columns(price=pl.col("price") + 1),
+        EVENTS.with_columns(quantity=pl.lit(2.0)),
+        EVENTS.with_columns(timestamp=pl.col("timestamp") + 1),
+        EVENTS.with_columns(event=pl.lit("purchase")),
+        EVENTS.with_columns(item_id=pl.lit("salt")),
+    ]
+    others = [Dataset.construct(events, USERS, ITEMS) for events in changed]
+    others += [
+        Dataset.construct(EVENTS, USERS.with_columns(age=pl.lit("35-44")), ITEMS),
+        Dataset.construct(EVENTS, USERS, ITEMS.with_columns(title=pl.lit("Salt"))),
+        Dataset.construct(EVENTS, USERS, ITEMS.with_columns(category=pl.lit(["food, tea"]))),
+    ]
+    assert len({data.data_hash(), *(other.data_hash() for other in others)}) == 1 + len(others)
+
+
+def test_the_hash_of_a_part_of_the_log_is_that_of_the_part_alone() -> None:
+    """Baskets are numbered over the whole log; what counts is which lines they join."""
+    whole = Dataset.construct(EVENTS, USERS, ITEMS).before(50)
+    alone = Dataset.construct(EVENTS.filter(pl.col("timestamp") < 50), USERS, ITEMS, as_of=50)
+    later = EVENTS.with_columns(basket_id="z" + pl.col("basket_id"))
+    assert whole.data_hash() == alone.data_hash() == Dataset.construct(later, USERS, ITEMS).before(50).data_hash()
+
+
+def test_lines_of_one_moment_may_be_read_in_any_order() -> None:
+    lines = pl.DataFrame(
+        {"user_id": "ann", "item_id": "tea", "timestamp": 1, "quantity": [1.0, 2.0], "price": [3.0, 2.0],
+         "basket_id": ["b", "a"]}
+    )  # fmt: skip
+    assert Dataset.construct(lines).data_hash() == Dataset.construct(lines.reverse()).data_hash()

@@ -24,7 +24,7 @@ from recllm.evaluation.run import evaluate_tables
 from recllm.evaluation.slices import parts
 from recllm.evaluation.splits import column_split, row_split, split_tables, time_split
 from recllm.evaluation.systems import contenders
-from recllm.evaluation.tables import complete_journey, read_folder
+from recllm.evaluation.tables import ORDER_EPOCH, ORDER_STEP, complete_journey, read_folder
 from recllm.schema import Action
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -242,6 +242,33 @@ def test_published_rows_are_people_of_their_own(ordered: Path) -> None:
     assert question.own.tolist() == window.fit_on.user_rows(["ann", "ann"]).tolist()
 
 
+def test_the_time_line_of_an_order_is_that_of_the_train_part(tmp_path: Path) -> None:
+    """ann goes on into valid and test, bob does not, cat begins after train: nobody's train events move for it."""
+    rows = [("ann", i, n, s) for n, (i, s) in enumerate(zip("abcd", ["train"] * 2 + ["valid", "test"], strict=True))]
+    rows += [("bob", "b", 0, "train"), ("bob", "c", 1, "train"), ("bob", "a", 2, "train")]
+    rows += [("cat", "a", 0, "context"), ("cat", "d", 1, "test")]
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "order", "split"], orient="row")
+    published = pl.DataFrame(
+        {"split": ["test"], "row": [0], "user_id": ["ann"], "history": [["a", "b", "c"]], "target": ["d"]}
+    )
+    tables = read_folder(write(tmp_path, frame, eval_rows=published))
+    steps = tables.interactions.with_columns((pl.col("timestamp") - ORDER_EPOCH) // ORDER_STEP)
+    assert dict(steps.group_by("user_id", maintain_order=True).agg("timestamp").iter_rows()) == {
+        "ann": [1, 2, 3, 4], "bob": [0, 1, 2], "cat": [3, 4],
+    }  # fmt: skip
+    fit_on = row_split(tables).fit_on
+    ann, bob, cat = (fit_on.events.at[slice(*fit_on.events.indptr[u : u + 2])] for u in range(3))
+    assert ann[-1] == bob[-1] == fit_on.as_of - ORDER_STEP
+    assert len(cat) == 0
+
+
+def test_an_order_without_train_events_ends_with_each_persons_last(tmp_path: Path) -> None:
+    rows = [("ann", "a", 0), ("ann", "b", 1), ("bob", "c", 5)]
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "order"], orient="row")
+    at = read_folder(write(tmp_path, frame)).interactions["timestamp"].to_list()
+    assert at[1] == at[2] == at[0] + ORDER_STEP
+
+
 def test_folders_that_cannot_be_split(ordered: Path, tmp_path: Path) -> None:
     tables = read_folder(ordered)
     with pytest.raises(UsageError, match="no times"):
@@ -410,11 +437,11 @@ def rows_of(dataset: Dataset) -> pl.DataFrame:
 
 def test_the_learned_scorer_is_a_system_and_is_trained_once_per_window() -> None:
     from recllm.encoder.toy import ToyEncoder
-    from recllm.training.windows import TrainingArguments
+    from recllm.settings import ScorerTrainingSettings
 
     window = time_split(with_arrivals(world()), test_days=28)
     told: list[str] = []
-    recipe = Recipe(training=TrainingArguments(epochs=2, n_windows=1, least_actions=50))
+    recipe = Recipe(training=ScorerTrainingSettings(epochs=2, n_windows=1, min_actions=50))
     ours = learned(ToyEncoder(), recipe, progress=told.append)
     report = evaluate(window.only(["ALL"]), {"recllm": ours, **contenders(["random"])}, k=5, draws=50)
     assert report.systems["recllm"]["ALL"]["ndcg@5"] > 2 * report.systems["random"]["ALL"]["ndcg@5"]

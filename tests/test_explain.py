@@ -8,18 +8,10 @@ import pytest
 
 from recllm.data.dataset import Dataset, Events
 from recllm.data.interactions import Pairs
-from recllm.explain.leave_one_out import (
-    ExplainSettings,
-    Person,
-    Speaker,
-    Unit,
-    choose,
-    deltas,
-    units_of,
-    without,
-)
+from recllm.explain.leave_one_out import Person, Speaker, Unit, choose, deltas, units_of, without
 from recllm.policy import Policy
 from recllm.profiles.profile import build_profile
+from recllm.settings import ExplanationSettings
 
 ITEMS = pl.DataFrame(
     {
@@ -95,7 +87,7 @@ def test_choice_prefers_the_item_itself_then_its_type_and_always_basics() -> Non
 def speak(worth: dict[str, float], shown: str, **settings: float) -> list[tuple[str, str]]:
     units = units_of(ANN)
     column = np.array([worth.get(u.name or DATA.items["item_id"][u.item], np.nan) for u in units], np.float32)
-    speaker = Speaker(DATA.items, Policy(), settings=ExplainSettings(**settings))  # type: ignore[arg-type]
+    speaker = Speaker(DATA.items, Policy(), settings=ExplanationSettings(**settings))  # type: ignore[arg-type]
     told = speaker.reasons(units, column, ROW[shown], build_profile(DATA, 0), spread=10.0)
     return [(r.evidence_id, r.text) for r in told]
 

@@ -6,11 +6,12 @@ import polars as pl
 from recllm.data.dataset import DAY, Dataset
 from recllm.data.interactions import Floats, occasions, of_actions
 from recllm.data.item_groups import Arrivals, Facets, size_of
-from recllm.features.candidates import CandidateSettings, explicit
-from recllm.features.collaborative import Population, PopulationSettings, ask
+from recllm.features.candidates import explicit
+from recllm.features.collaborative import Population, ask
 from recllm.features.pair_features import FEATURE_NAMES, SOLD_FEATURES, pair_features
 from recllm.schema import Action
-from recllm.training.windows import Past, TrainingArguments
+from recllm.settings import CandidateSettings, CollaborativeSettings, ScorerTrainingSettings
+from recllm.training.windows import Past
 
 START = 1_600_000_000
 ITEMS = pl.DataFrame(
@@ -134,7 +135,7 @@ def test_the_arrivals_of_a_window_are_learned_among_themselves() -> None:
     )
     data = Dataset.construct(events, None, items, as_of=START + 120 * DAY)
     vectors = np.eye(data.n_items, 64, dtype=np.float32)
-    past = Past(data, vectors, None, TrainingArguments(), PopulationSettings(), CandidateSettings())
+    past = Past(data, vectors, None, ScorerTrainingSettings(), CollaborativeSettings(), CandidateSettings())
     found = past.arrivals(past.crowd(START + 92 * DAY))
     assert found is not None and found.n == 40
     arrived = set(data.item_rows(["oat", *many]).tolist())

@@ -17,7 +17,7 @@ from recllm.cli.main import main
 from recllm.jobs.serve import open_recommender
 from recllm.jobs.train import train_workspace
 from recllm.recommender.saved_model import load_model
-from recllm.training.lora.arguments import LoraArguments
+from recllm.settings import LoraSettings
 from recllm.workspace.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,4 +87,4 @@ def test_the_recipe_is_short_and_its_settings_are_known() -> None:
     import tomllib
 
     assert len((ROOT / "finetune" / "lora.py").read_text().splitlines()) < 60
-    LoraArguments(**tomllib.loads((ROOT / "finetune" / "lora.toml").read_text()))
+    LoraSettings(**tomllib.loads((ROOT / "finetune" / "lora.toml").read_text()))

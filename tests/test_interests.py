@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,24 +11,24 @@ from numpy.typing import NDArray
 from recllm.data.dataset import DAY, Dataset
 from recllm.data.interactions import unit
 from recllm.errors import ModelError
-from recllm.features.candidates import BIT, INTERESTS, SOURCES, CandidateSettings, candidates, explicit
+from recllm.features.candidates import BIT, INTERESTS, SOURCES, candidates, explicit
 from recllm.features.collaborative import Population, ask
-from recllm.models.sequence.arguments import InterestArguments
 from recllm.models.sequence.learn import learn_interests
 from recllm.models.sequence.network import InterestNetwork
 from recllm.models.sequence.sequences import Places, Sequences, gap_bucket, padded_rows
 from recllm.models.sequence.serve import InterestConfig, Interests, load_interests, save_interests
 from recllm.schema import Action
+from recllm.settings import CandidateSettings, SequenceModelSettings
 
 TARGET = (Action.PURCHASE,)
-SMALL = InterestArguments(
+SMALL = SequenceModelSettings(
     dim=16,
-    max_epochs=30,
+    epochs=30,
     patience=30,
     negatives=32,
     later_epochs=2,
     dropout=0.1,
-    batch_sequences=16,
+    batch_size=16,
     learning_rate=1e-2,
 )
 STEP = 10 * DAY
@@ -57,7 +56,7 @@ def texts(n_items: int = 24, dim: int = 12, seed: int = 1) -> NDArray[np.float32
     return unit(np.random.default_rng(seed).normal(size=(n_items, dim)))
 
 
-def learned(data: Dataset, vectors: NDArray[np.float32], args: InterestArguments = SMALL) -> Interests:
+def learned(data: Dataset, vectors: NDArray[np.float32], args: SequenceModelSettings = SMALL) -> Interests:
     found = learn_interests(data, vectors, None, TARGET, [data.as_of], data.as_of - 2 * STEP, args)
     assert found is not None
     return found[0]
@@ -104,7 +103,7 @@ def test_nothing_after_a_cut_reaches_its_snapshot() -> None:
     rows = chains()
     cut = 1_000_000_000 + 3 * STEP
     changed = [(u, "i0" if at >= cut else i, at) for u, i, at in rows]
-    args = replace(SMALL, max_epochs=3)
+    args = SMALL.model_copy(update={"epochs": 3})
 
     def first(rows: list[tuple[str, str, int]]) -> Interests:
         data = log(rows)
@@ -119,7 +118,7 @@ def test_nothing_after_a_cut_reaches_its_snapshot() -> None:
 
 
 def test_the_same_seed_gives_the_same_model() -> None:
-    data, args = log(chains()), replace(SMALL, max_epochs=2)
+    data, args = log(chains()), SMALL.model_copy(update={"epochs": 2})
     one, other = learned(data, texts(), args), learned(data, texts(), args)
     assert np.array_equal(one.vectors, other.vectors)
 
@@ -138,7 +137,7 @@ def test_an_item_that_never_sold_is_found_by_its_text() -> None:
 
 def test_scores_of_pairs_are_those_of_the_catalogue() -> None:
     data = log(chains())
-    model = learned(data, texts(), replace(SMALL, max_epochs=2, interests=3))
+    model = learned(data, texts(), SMALL.model_copy(update={"epochs": 2, "interests": 3}))
     users = model.users(data.events.rows(np.arange(4)), data.as_of)
     assert users.shape == (4, 3, 16)
     whole = np.stack(list(model.catalogue(users)))
@@ -148,7 +147,7 @@ def test_scores_of_pairs_are_those_of_the_catalogue() -> None:
 
 def test_a_person_alone_is_encoded_as_among_others() -> None:
     data = log(chains())
-    model = learned(data, texts(), replace(SMALL, max_epochs=2))
+    model = learned(data, texts(), SMALL.model_copy(update={"epochs": 2}))
     together = model.users(data.events, data.as_of)
     alone = model.users(data.events.rows(np.array([7])), data.as_of)
     np.testing.assert_allclose(alone[0], together[7], atol=1e-5)
@@ -156,7 +155,7 @@ def test_a_person_alone_is_encoded_as_among_others() -> None:
 
 def test_people_without_events_are_scored_alike_by_what_sells() -> None:
     data = log(chains())
-    model = learned(data, texts(), replace(SMALL, max_epochs=2))
+    model = learned(data, texts(), SMALL.model_copy(update={"epochs": 2}))
     users = model.users(data.events.select(np.zeros(len(data.events), bool)), data.as_of)
     assert np.isfinite(users).all()
     np.testing.assert_allclose(users[0], users[-1], atol=1e-6)
@@ -191,7 +190,7 @@ def test_the_served_form_encodes_people_as_the_network_does(interests: int) -> N
 
 def test_saved_and_loaded_it_scores_the_same(tmp_path: Path) -> None:
     data, vectors = log(chains()), texts()
-    model = learned(data, vectors, replace(SMALL, max_epochs=2))
+    model = learned(data, vectors, SMALL.model_copy(update={"epochs": 2}))
     ids = data.items["item_id"].to_list()
     save_interests(model.stored(ids), tmp_path)
     weights = load_interests(tmp_path)
@@ -208,7 +207,7 @@ def test_saved_and_loaded_it_scores_the_same(tmp_path: Path) -> None:
 
 def test_a_grown_catalogue_keeps_what_was_learned_and_adds_by_text() -> None:
     data, vectors = log(chains()), texts()
-    model = learned(data, vectors, replace(SMALL, max_epochs=2))
+    model = learned(data, vectors, SMALL.model_copy(update={"epochs": 2}))
     ids = data.items["item_id"].to_list()
     turned = ["fresh", *reversed(ids)]
     grown = model.stored(ids).bind(turned, np.concatenate([vectors[:1], vectors[::-1]]))

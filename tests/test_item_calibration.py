@@ -14,6 +14,7 @@ from recllm.errors import ModelError, UsageError
 from recllm.recommender.recommender import Recommender
 from recllm.recommender.saved_model import read_model, save_model
 from recllm.schema import Action
+from recllm.settings import ScorerTrainingSettings
 from recllm.training.item_calibration import (
     IDS,
     WEIGHTS,
@@ -25,9 +26,9 @@ from recllm.training.item_calibration import (
     with_offsets,
 )
 from recllm.training.scorer import fit_scorer
-from recllm.training.windows import TrainingArguments, Window
+from recllm.training.windows import Window
 
-QUICK = TrainingArguments(horizon_days=14, n_windows=3, epochs=2, hidden=(16,), projection=4, batch_people=8)
+QUICK = ScorerTrainingSettings(horizon_days=14, n_windows=3, epochs=2, hidden=(16,), projection=4, batch_size=8)
 
 
 def ratios(observed: list[float], expected: list[float], group: list[int], strength: float = 50.0) -> np.ndarray:
@@ -130,7 +131,9 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 def test_it_can_be_left_out_and_a_weightless_prior_is_refused() -> None:
     data = shop()
-    assert fit_scorer(data, vectors(data), None, replace(QUICK, item_calibration=False)).item_offsets is None
+    assert (
+        fit_scorer(data, vectors(data), None, QUICK.model_copy(update={"item_calibration": False})).item_offsets is None
+    )
     for strength in (0.0, -1.0, float("nan")):
         with pytest.raises(UsageError, match="strength"):
             ratios([1], [1], [0], strength)

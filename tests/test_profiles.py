@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recllm.data.dataset import DAY, Dataset
-from recllm.errors import DataError
-from recllm.profiles.profile import ProfileSettings, build_profile, build_profiles
+from recllm.errors import DataError, UsageError
+from recllm.profiles.profile import build_profile, build_profiles
 from recllm.schema import Action, HistoryLine, Profile
+from recllm.settings import ProfileSettings
 
 NOW = 100 * DAY
 ITEMS = pl.DataFrame(
@@ -176,7 +177,7 @@ def test_the_time_may_be_a_datetime_with_a_zone() -> None:
 def test_wrong_use_is_named() -> None:
     with pytest.raises(DataError, match="no user row 7"):
         build_profile(world([]), 7)
-    with pytest.raises(DataError, match="half-life"):
+    with pytest.raises(UsageError, match=r"profiles\.half_life_days: 0 is not a number above 0"):
         ProfileSettings(half_life_days=0)
 
 

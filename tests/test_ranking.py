@@ -9,20 +9,20 @@ from shop_world import history, shop, vectors
 
 from recllm.data.dataset import DAY, Dataset
 from recllm.errors import ModelError
-from recllm.features.candidates import OWN_HISTORY, CandidateSettings, served_by
+from recllm.features.candidates import OWN_HISTORY, served_by
 from recllm.features.collaborative import Population
 from recllm.features.pair_features import FEATURE_NAMES
 from recllm.models.scorer import ScorerConfig
 from recllm.models.scorer_network import ScorerNetwork
 from recllm.recommender.ranking import rank, rank_items, rank_with_and_without_repeats, score_pairs
+from recllm.settings import CandidateSettings, ScorerTrainingSettings
 from recllm.training.scorer import FittedScorer, fit_scorer
-from recllm.training.windows import TrainingArguments
 
 DATA = shop()
 V = vectors(DATA)
 EVERYBODY = np.arange(DATA.n_users)
 NOW = DATA.as_of
-QUICK = TrainingArguments(horizon_days=14, n_windows=3, epochs=3, hidden=(16,), projection=4, batch_people=8)
+QUICK = ScorerTrainingSettings(horizon_days=14, n_windows=3, epochs=3, hidden=(16,), projection=4, batch_size=8)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,9 @@ def test_the_size_of_the_blocks_changes_nothing(fitted: FittedScorer, crowd: Pop
 
 def test_lists_are_distinct_filtered_and_filled_back_to_k(fitted: FittedScorer, crowd: Population) -> None:
     allowed = np.arange(DATA.n_items) % 2 == 0
-    tight = replace(CandidateSettings(), own_history=1, neighbours=1, item_item=0, category_trend=0, popular=1)
+    tight = CandidateSettings().model_copy(
+        update={"own_history": 1, "neighbours": 1, "item_item": 0, "category_trend": 0, "popular": 1}
+    )
     found = rank(fitted.scorer, crowd, DATA.events, NOW, 12, own=EVERYBODY, allowed=allowed, settings=tight)
     for row in found.item:
         assert len(set(row.tolist())) == 12 and (row % 2 == 0).all()
@@ -163,7 +165,7 @@ def test_items_that_never_sold_can_be_ranked_by_their_text_and_kind() -> None:
     v = np.concatenate([V, V[[int(DATA.item_rows([n])[0]) for n in ("tea0", "tool0")]]])
     tea = np.array([int(u[1:]) % 2 == 0 for u in data.users["user_id"]])
     for seed in (0, 1):
-        fitted = fit_scorer(data, v, None, replace(QUICK, seed=seed))
+        fitted = fit_scorer(data, v, None, QUICK.model_copy(update={"seed": seed}))
         assert not fitted.scorer.config.learned_arrivals
         crowd = Population.fit(data, v, fitted.population)
         found = rank_items(fitted.scorer, crowd, data.events, NOW, np.array([24, 25]), own=EVERYBODY)

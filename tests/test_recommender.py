@@ -12,7 +12,7 @@ from recllm.errors import PolicyError, UsageError
 from recllm.policy import Policy
 from recllm.recommender.recommender import Recommender, dismissed
 from recllm.schema import Action, Note, NoteKind, RecommendRequest, SlateStatus
-from recllm.training.windows import TrainingArguments
+from recllm.settings import ScorerTrainingSettings
 
 N = 40
 """A tiny world: even people buy tea of all kinds, odd people buy tools; each comes back every fortnight."""
@@ -43,7 +43,7 @@ def untrained() -> Recommender:
 
 @pytest.fixture(scope="module")
 def trained(untrained: Recommender) -> Recommender:
-    return untrained.fit(TrainingArguments(n_windows=3, epochs=4))
+    return untrained.fit(ScorerTrainingSettings(n_windows=3, epochs=4))
 
 
 def kinds(slate) -> set[str]:  # type: ignore[no-untyped-def]

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import polars as pl
 import pytest
@@ -12,25 +10,27 @@ from shop_world import shop, vectors
 
 from recllm.data.dataset import DAY, Dataset
 from recllm.errors import DataError
-from recllm.features.candidates import Candidates, CandidateSettings
-from recllm.features.collaborative import Population, PopulationSettings, ask
+from recllm.features.candidates import Candidates
+from recllm.features.collaborative import Population, ask
 from recllm.features.pair_features import FEATURE_NAMES
 from recllm.schema import Action
+from recllm.settings import CandidateSettings, CollaborativeSettings, ScorerTrainingSettings
 from recllm.training import scorer as training
 from recllm.training import windows
 from recllm.training.scorer import calibrate, fit_scorer, level, listwise
-from recllm.training.windows import TrainingArguments, window_starts
+from recllm.training.windows import window_starts
 
-QUICK = TrainingArguments(horizon_days=14, n_windows=3, epochs=3, hidden=(16,), projection=4, batch_people=8)
+QUICK = ScorerTrainingSettings(horizon_days=14, n_windows=3, epochs=3, hidden=(16,), projection=4, batch_size=8)
 DATA = shop()
 
 
 def test_a_shop_of_favourites_is_learned() -> None:
-    fitted = fit_scorer(DATA, vectors(DATA), None, QUICK)
-    assert fitted.metrics["ndcg@20_all"] > 0.85
+    data = shop(people=120)  # 24 to judge by: of 8 the verdict hangs on one of them
+    fitted = fit_scorer(data, vectors(data), None, QUICK)
+    assert fitted.metrics["ndcg@20_all"] > 0.85  # .58 before training
     assert [h["epoch"] for h in fitted.history] == [1, 2, 3][: len(fitted.history)]
     assert fitted.population.target == (Action.PURCHASE,)
-    assert len(fitted.notes) == 1 and "too few people to judge by (8)" in fitted.notes[0]
+    assert len(fitted.notes) == 1 and "too few people to judge by (24)" in fitted.notes[0]
 
 
 def test_one_seed_gives_one_model_and_leaves_the_callers_random_state_alone() -> None:
@@ -41,7 +41,7 @@ def test_one_seed_gives_one_model_and_leaves_the_callers_random_state_alone() ->
     torch.manual_seed(6)
     second = fit_scorer(DATA, vectors(DATA), None, QUICK).scorer.weights
     assert all(np.array_equal(first[name], second[name]) for name in first)
-    other = fit_scorer(DATA, vectors(DATA), None, replace(QUICK, seed=1)).scorer.weights
+    other = fit_scorer(DATA, vectors(DATA), None, QUICK.model_copy(update={"seed": 1})).scorer.weights
     assert not np.array_equal(first["projection.weight"], other["projection.weight"])
 
 
@@ -81,14 +81,14 @@ def test_a_window_knows_nothing_of_what_comes_after_it() -> None:
 
 
 def _window(data: Dataset, start: int) -> windows.Window:
-    population, settings = PopulationSettings(), CandidateSettings()
+    population, settings = CollaborativeSettings(), CandidateSettings()
     past = windows.Past(data, vectors(data), None, QUICK, population, settings)
     return past.window(past.crowd(start))[0]
 
 
 def test_judges_are_other_people_with_whole_lists() -> None:
-    population, settings = PopulationSettings(), CandidateSettings()
-    args = replace(QUICK, own_negatives=1, other_negatives=1)
+    population, settings = CollaborativeSettings(), CandidateSettings()
+    args = QUICK.model_copy(update={"repeat_negatives": 1, "discovery_negatives": 1})
     past = windows.Past(DATA, vectors(DATA), None, args, population, settings)
     learned, judges = past.window(past.crowd(DATA.as_of - 14 * DAY), judge=5)
     assert judges is not None and (learned.n, judges.n) == (35, 5)
@@ -99,8 +99,8 @@ def test_judges_are_other_people_with_whole_lists() -> None:
 def test_people_with_basics_are_shown_once_more_without_their_history() -> None:
     basics = np.zeros((DATA.n_users, 8), np.float32)
     basics[:10, 0] = 1
-    args = replace(QUICK, newcomers_per_window=8)
-    past = windows.Past(DATA, vectors(DATA), basics, args, PopulationSettings(), CandidateSettings())
+    args = QUICK.model_copy(update={"new_users_per_window": 8})
+    past = windows.Past(DATA, vectors(DATA), basics, args, CollaborativeSettings(), CandidateSettings())
     crowd = past.crowd(DATA.as_of - 14 * DAY)
     newcomers, learned = past.newcomers(crowd), past.window(crowd)[0]
     assert newcomers is not None and newcomers.n == 8
@@ -119,7 +119,7 @@ def test_what_goes_with_what_forgets_unless_times_mean_nothing() -> None:
     pot = int(data.item_rows(["pot"])[0])
 
     def score(half_life_days: float | None) -> list[float]:
-        settings = PopulationSettings(item_item_half_life_days=half_life_days, item_item_l2=0.1)
+        settings = CollaborativeSettings(item_item_half_life_days=half_life_days, item_item_l2=0.1)
         crowd = Population.fit(data, np.eye(data.n_items, 8, dtype=np.float32), settings)
         return ask(crowd, asked, data.as_of).item_item[:, [pot]].toarray().ravel().tolist()
 
@@ -141,7 +141,7 @@ def test_a_log_too_small_says_what_is_missing() -> None:
     with pytest.raises(DataError, match=r"0 purchases .* needs 200"):
         fit_scorer(DATA.before(0), vectors(DATA), None, QUICK)
     with pytest.raises(DataError, match=r"spans 9\d days; .*horizon_days=90 needs 135.*pass horizon_days=3\d"):
-        fit_scorer(DATA, vectors(DATA), None, replace(QUICK, horizon_days=90))
+        fit_scorer(DATA, vectors(DATA), None, QUICK.model_copy(update={"horizon_days": 90}))
 
 
 def test_a_log_in_which_nothing_recurs_says_so() -> None:
@@ -158,16 +158,16 @@ def test_vectors_of_another_catalogue_are_refused() -> None:
 
 
 def test_windows_stand_back_to_back_and_keep_half_of_the_log_before_them() -> None:
-    starts = window_starts(DATA, (Action.PURCHASE,), replace(QUICK, n_windows=99))
+    starts = window_starts(DATA, (Action.PURCHASE,), QUICK.model_copy(update={"n_windows": 99}))
     span = DATA.as_of - DATA.events.at.min()
     assert len(starts) == 3 and starts[0] == DATA.as_of - 14 * DAY
     assert set(np.diff(starts)) == {-14 * DAY}
     assert starts[-1] - DATA.events.at.min() >= span / 2
-    assert len(window_starts(DATA, (Action.PURCHASE,), replace(QUICK, horizon_days=60))) == 1
+    assert len(window_starts(DATA, (Action.PURCHASE,), QUICK.model_copy(update={"horizon_days": 60}))) == 1
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_good_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    args = replace(QUICK, least_steps=1)
+    args = QUICK.model_copy(update={"min_steps": 1})
     real, calls = training._epoch, []
 
     def breaks(*args: object) -> float:
@@ -210,8 +210,8 @@ def test_sampled_negatives_stand_for_all_of_them() -> None:
     rng, n = np.random.default_rng(0), 500
     pairs = Candidates(np.array([0, n, 2 * n]), np.tile(np.arange(n, dtype=np.int32), 2), np.zeros(2 * n, np.uint16))
     label, seen = rng.random(2 * n) < 0.02, rng.random(2 * n) < 0.3
-    kept, correction = windows._sample(pairs, label, seen, (QUICK.own_negatives, QUICK.other_negatives), rng)
-    for kind, wanted in ((seen, QUICK.own_negatives), (~seen, QUICK.other_negatives)):
+    kept, correction = windows._sample(pairs, label, seen, (QUICK.repeat_negatives, QUICK.discovery_negatives), rng)
+    for kind, wanted in ((seen, QUICK.repeat_negatives), (~seen, QUICK.discovery_negatives)):
         for user in (0, 1):
             mine = kind & ~label & (pairs.user == user)
             assert (kept & mine).sum() == wanted

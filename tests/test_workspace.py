@@ -16,7 +16,8 @@ from recllm.errors import StoreError, UsageError
 from recllm.files import safe_id
 from recllm.policy import Policy
 from recllm.schema import Purpose
-from recllm.workspace.workspace import SETTINGS_FILE, Settings, Workspace, _toml
+from recllm.settings import Settings
+from recllm.workspace.workspace import SETTINGS_FILE, Workspace, _toml
 
 
 @pytest.fixture(autouse=True)

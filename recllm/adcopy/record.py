@@ -276,7 +276,7 @@ def _request(values: Mapping[str, Any]) -> CopyRequest:
             "now": datetime.fromisoformat(given["now"]),
             "list_price": _decimal(given["list_price"]),
             "known_brands": tuple(given["known_brands"]),
-            "policy": Policy().with_rules(given["policy"]),
+            "policy": Policy(**given["policy"]),
             "packs": (),
         },
         item=Item(**{**item, "category": tuple(item["category"]), "price": _decimal(item["price"])}),

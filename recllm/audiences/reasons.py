@@ -75,7 +75,7 @@ def _block(
 
 def _trial(recommender: Recommender, row: int, item: int, basics: Mapping[str, str]) -> _Trial:
     person = Person(recommender.dataset.events.rows(np.array([row])), basics)
-    units, tried = units_of(person), recommender.explanations.tried
+    units, tried = units_of(person), recommender.explanations.evidence_per_item
     if sum(u.kind != "I" for u in units) >= tried:
         units = [u for u in units if u.kind != "I"]
     types = recommender.population.facets.type

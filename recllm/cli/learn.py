@@ -36,7 +36,7 @@ def train(
     Without --windows and --epochs it does what `recllm advise` proposes.
     """
     from recllm.jobs.train import train_workspace
-    from recllm.training.lora.arguments import LoraArguments
+    from recllm.settings import LoraSettings
     from recllm.workspace.workspace import Workspace
 
     said: dict[str, Any] = {
@@ -45,13 +45,13 @@ def train(
     if lora:
         said |= {
             "progress": note,
-            "lora": LoraArguments(
+            "lora": LoraSettings(
                 rank=lora_r,
                 alpha=2.0 * lora_r,
                 max_steps=lora_steps,
                 max_minutes=lora_minutes,
                 learning_rate=lora_lr,
-                loss=lora_loss,  # type: ignore[arg-type]  # LoraArguments checks it
+                loss=lora_loss,  # type: ignore[arg-type]  # LoraSettings checks it
                 report_to=tuple(t.strip() for t in report_to.split(",") if t.strip()),
                 device=device,
                 seed=seed,

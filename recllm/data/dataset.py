@@ -8,6 +8,7 @@ numbers, so vectors computed once stay valid for every cut.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
@@ -194,14 +195,28 @@ class Dataset:
         return _lookup(self.items["item_id"], item_ids)
 
     def data_hash(self) -> str:
-        """Hash over ids, texts and events, for run records: equal data, equal hash, whatever the reading order."""
+        """SHA-256 over ids, texts and events, 16 hex digits: equal data, equal hash.
+
+        Neither the reading order nor the version of a library matters. `as_of` is no part of it. Of the baskets, which
+        lines they join counts and not their numbers. Names and texts are hashed as JSON, figures as little-endian
+        arrays.
+        """
+        by_id = self.users[USER_COLUMN].arg_sort().to_numpy()
         digest = hashlib.sha256()
-        for frame in (self.users, self.items):
-            digest.update(str(frame.schema).encode())
-            digest.update(np.sort(frame.hash_rows(seed=0).to_numpy()).tobytes())
-        e = self.events
-        for array in (e.indptr, e.item, e.at, e.action, e.quantity, e.price):
-            digest.update(np.ascontiguousarray(array).tobytes())
+        for frame in (self.users[by_id.tolist()], self.items):
+            for name in sorted(frame.columns):
+                digest.update(json.dumps([name, frame[name].to_list()], default=str).encode())
+        e, row_of_user = self.events, np.argsort(by_id)
+        lines = pl.DataFrame(
+            {"user": row_of_user[e.user], "at": e.at, "item": e.item, "action": e.action, "quantity": e.quantity,
+             "price": e.price, "basket": e.basket}
+        ).sort(pl.all())  # fmt: skip
+        for name in lines.columns[:-1]:
+            array = lines[name].to_numpy()
+            digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
+        basket, user = lines["basket"].to_numpy(), lines["user"].to_numpy()
+        _, first_line, inverse = np.unique(user * 2**32 + basket, return_index=True, return_inverse=True)
+        digest.update(np.where(basket < 0, -1, first_line[inverse]).astype("<i8").tobytes())
         return digest.hexdigest()[:16]
 
 

@@ -8,7 +8,7 @@ report = evaluate(window, {"recllm": ours, **contenders(["popular"])})
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +22,11 @@ from recllm.evaluation.protocols import Judged, Question, System
 from recllm.schema import Encoder
 
 if TYPE_CHECKING:
-    from recllm.features.candidates import CandidateSettings
     from recllm.features.collaborative import Population
     from recllm.models.scorer import Scorer
-    from recllm.models.sequence.arguments import InterestArguments
     from recllm.recommender.ranking import Ranked
     from recllm.recommender.recommender import Recommender
-    from recllm.training.lora.arguments import LoraArguments
-    from recllm.training.windows import TrainingArguments
+    from recllm.settings import CandidateSettings, LoraSettings, ScorerTrainingSettings, SequenceModelSettings
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -37,15 +34,16 @@ class Recipe:
     """What is trained. lora: fine-tune the encoder first; None leaves it frozen. interests: the sequence model; None
     for none. runs: where fine-tuning keeps its runs, so that one is not made twice; a temporary folder when None."""
 
-    training: TrainingArguments
-    lora: LoraArguments | None = None
-    interests: InterestArguments | None = None
+    training: ScorerTrainingSettings
+    lora: LoraSettings | None = None
+    interests: SequenceModelSettings | None = None
     runs: Path | None = None
 
     def settings(self) -> dict[str, Any]:
         """As plain data, for the report."""
         parts = {"lora": self.lora, "interests": self.interests}
-        return asdict(self.training) | {name: None if part is None else asdict(part) for name, part in parts.items()}
+        tables = {name: None if part is None else part.model_dump(mode="json") for name, part in parts.items()}
+        return self.training.model_dump(mode="json") | tables
 
 
 def advised(past: Dataset, encoder: Encoder, *, tuned: bool, seed: int = 0, runs: Path | None = None) -> Recipe:
@@ -125,7 +123,7 @@ def _train(
 def _tuned(
     past: Dataset,
     encoder: Encoder,
-    lora: LoraArguments,
+    lora: LoraSettings,
     runs: Path | None,
     progress: Callable[[str], None] | None,
 ) -> Encoder:

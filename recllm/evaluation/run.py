@@ -19,7 +19,7 @@ from recllm.evaluation.tables import Tables
 from recllm.schema import Encoder
 
 if TYPE_CHECKING:
-    from recllm.training.windows import TrainingArguments
+    from recllm.settings import ScorerTrainingSettings
 
 Progress = Callable[[str], None]
 
@@ -32,7 +32,7 @@ def systems_for(
     names: Iterable[str],
     encoder: Callable[[], Encoder],
     *,
-    arguments: TrainingArguments | None = None,
+    arguments: ScorerTrainingSettings | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = 0,
     runs: Path | None = None,
@@ -65,18 +65,18 @@ def our_recipe(
     name: str,
     past: Dataset,
     encoder: Encoder,
-    arguments: TrainingArguments | None = None,
+    arguments: ScorerTrainingSettings | None = None,
     seed: int = 0,
     runs: Path | None = None,
 ) -> Recipe:
     """What one of `OUR_SYSTEMS` trains on this log."""
-    from recllm.training.lora.arguments import LoraArguments
+    from recllm.settings import LoraSettings
 
     recipe = advised(past, encoder, tuned=name != FROZEN, seed=seed, runs=runs)
     if arguments is not None:
         recipe = replace(recipe, training=arguments)
     if name == TUNED and recipe.lora is None:
-        recipe = replace(recipe, lora=LoraArguments(seed=seed, horizon_days=recipe.training.horizon_days))
+        recipe = replace(recipe, lora=LoraSettings(seed=seed, horizon_days=recipe.training.horizon_days))
     return recipe
 
 
@@ -89,7 +89,7 @@ def evaluate_tables(
     slices: Sequence[str] | None = None,
     systems: Iterable[str] = (OURS, *BASELINES),
     k: int = 20,
-    arguments: TrainingArguments | None = None,
+    arguments: ScorerTrainingSettings | None = None,
     seed: int = 0,
     progress: Progress = lambda line: None,
 ) -> Report:

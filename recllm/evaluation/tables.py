@@ -52,8 +52,8 @@ def read_folder(folder: str | Path) -> Tables:
 
     interactions: user_id, item_id, either timestamp (epoch seconds) or order (0, 1, 2 ... inside a person), and where
     known event, split, quantity, price, basket_id. A log with orders gets four weeks per step, laid so that each
-    person's last event falls on the same day: a convention, by which recency means "so many events ago". Item prices
-    of the folder are dropped when the events carry prices, since they may be taken over the whole span.
+    person's last train event falls on the same day: a convention, by which recency means "so many events ago". Item
+    prices of the folder are dropped when the events carry prices, since they may be taken over the whole span.
     """
     folder = Path(folder)
     events = _required(folder, "interactions")
@@ -159,7 +159,19 @@ def _timed(events: pl.DataFrame, folder: Path) -> tuple[pl.DataFrame, bool]:
         return events, False
     if "order" not in events.columns or events["order"].is_null().any():
         raise DataError(f"{folder / 'interactions.parquet'}: each event needs a timestamp, or each an order")
-    steps = pl.col("order").cast(pl.Int64)
-    from_end = steps.max().over("user_id") - steps
-    longest = int(events["order"].max())  # type: ignore[arg-type]
-    return events.with_columns(timestamp=ORDER_EPOCH + (longest - from_end) * ORDER_STEP), True
+    return events.with_columns(timestamp=_times_of_orders(events)), True
+
+
+def _times_of_orders(events: pl.DataFrame) -> pl.Expr:
+    """Each person's last event of the train part falls on one day, `ORDER_STEP` stands between two events.
+
+    What follows train must not move it: how many events a person has in valid and test says who goes on buying. Where
+    no event belongs to train, all of them count as train; a person without one begins a step after that day.
+    """
+    order = pl.col("order").cast(pl.Int64)
+    is_train = pl.lit(True)
+    if "split" in events.columns and (events["split"] == "train").any():
+        is_train = (pl.col("split") == "train").fill_null(False)
+    last_train = order.filter(is_train).max().over("user_id")
+    steps = order - pl.coalesce(last_train, order.min().over("user_id") - 1)  # 0 on that day
+    return ORDER_EPOCH + (steps - steps.min()) * ORDER_STEP

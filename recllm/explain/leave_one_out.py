@@ -7,13 +7,13 @@ An evidence unit is one line of the person's profile: everything they did of one
 
 recomputed from the shortened history through the very code that serves, so it is exact (method `loo-v1`; leave-one-out
 as in Lei et al. 2018, "Distribution-free predictive inference", section 6). Only the units nearest to an item are
-tried, `ExplainSettings.tried` of them: what was not tried is never claimed to be unimportant.
+tried, `ExplanationSettings.evidence_per_item` of them: what was not tried is never claimed to be unimportant.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 
 import numpy as np
@@ -24,6 +24,7 @@ from recllm.data.dataset import Events
 from recllm.data.interactions import Pairs
 from recllm.policy import Policy
 from recllm.schema import ACTION_CODE, BROWSING, Action, HistoryLine, Profile, Reason, ReasonKind
+from recllm.settings import ExplanationSettings
 from recllm.text.items import item_names
 from recllm.text.reasons import reason_text
 from recllm.text.templates import Prompts
@@ -32,16 +33,6 @@ _BROWSING_CODES = [ACTION_CODE[a] for a in BROWSING]
 _BOUGHT_CODES = [ACTION_CODE[Action.PURCHASE], ACTION_CODE[Action.RETURN]]
 SAME_ITEM, SAME_TYPE = 100.0, 2.0
 """Head start of a unit that is the shown item itself, or of its narrowest category, when units are chosen for trial."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExplainSettings:
-    tried: int = 8
-    """Units tried per shown item."""
-    told: int = 2
-    """Most reasons per item."""
-    clear: float = 0.05
-    """A unit speaks only when its delta is above this share of the range of the person's scores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +153,7 @@ class Speaker:
     items: pl.DataFrame
     policy: Policy
     locale: str = "en"
-    settings: ExplainSettings = ExplainSettings()
+    settings: ExplanationSettings = field(default_factory=ExplanationSettings)
     prompts: Prompts | None = None
 
     def contribution(self, unit: Unit, delta: float, shown: int, profile: Profile) -> Reason | None:
@@ -184,7 +175,7 @@ class Speaker:
         withheld = 0.0
         for place in ranked[: len(units)]:
             delta = float(worth[place])
-            if len(told) == self.settings.told or not delta > self.settings.clear * spread:
+            if len(told) == self.settings.max_reasons or not delta > self.settings.min_effect * spread:
                 break
             if self.sensitive(units[place]):
                 withheld = withheld or delta

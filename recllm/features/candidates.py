@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from recllm.data.interactions import Floats, Ints, Pairs, decay
 from recllm.features.collaborative import Asked, Population
+from recllm.settings import CandidateSettings
 
 OWN_HISTORY = "own_history"
 NEIGHBOURS = "neighbours"
@@ -38,26 +39,6 @@ SOURCES: tuple[str, ...] = (
 """Position is the bit in `Candidates.sources`. Append only."""
 
 BIT = {name: np.uint16(1 << place) for place, name in enumerate(SOURCES)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class CandidateSettings:
-    """How many items each source may propose per person; 0 switches a source off.
-
-    `text_nearest` costs a full pass over the catalogue, so it speaks only for people with fewer than `short_history`
-    taken items: those whom the other sources hardly know. So does `interests`, for everybody, where the shop has a
-    sequence model.
-    """
-
-    own_history: int = 500
-    neighbours: int = 300
-    item_item: int = 150
-    text_nearest: int = 30
-    category_trend: int = 150
-    new_arrivals: int = 30
-    popular: int = 100
-    interests: int = 300
-    short_history: int = 20
 
 
 @dataclass(frozen=True, eq=False)

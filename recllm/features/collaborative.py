@@ -20,30 +20,10 @@ from recllm.data.dataset import DAY, Dataset, Events
 from recllm.data.interactions import Floats, Ints, Tally, UserVectors, decay, matrix, occasions, of_actions, user_parts
 from recllm.data.item_groups import Arrivals, Facets, GroupCrowd, group_crowds, per_group
 from recllm.errors import DataError
-from recllm.schema import Action
+from recllm.settings import CollaborativeSettings
 
 if TYPE_CHECKING:
     from recllm.models.sequence.serve import Interests
-
-
-@dataclass(frozen=True, kw_only=True)
-class PopulationSettings:
-    """`target`: the actions that count as taking an item; purchases, unless a shop has too few of them."""
-
-    target: tuple[Action, ...] = (Action.PURCHASE,)
-    neighbours: int = 100
-    neighbour_pool: int = 20_000
-    """At most this many people serve as neighbours, the most active first: cost stays linear in the asked people."""
-    profile_half_life_days: float = 120.0
-    recent_days: float = 28.0
-    """How far back a neighbour's purchases speak for an item."""
-    item_item_items: int = 2_500
-    item_item_l2: float = 150.0
-    item_item_kept: int = 200
-    item_item_half_life_days: float | None = 120.0
-    """How fast a purchase stops counting for what goes with what; None where times mean nothing."""
-    arrival_days: float = 42.0
-    most_arrivals: int = 5_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +53,7 @@ class Population:
     """The crowd as of `as_of` (epoch seconds). Matrices are sparse float32; rows of `profiles` are unit length."""
 
     as_of: int
-    settings: PopulationSettings
+    settings: CollaborativeSettings
     item_vectors: Floats
     facets: Facets
     stats: ItemStats
@@ -85,7 +65,7 @@ class Population:
     decayed: Any
     """(n_pool, n_items), unit-decayed purchases, half-life 120 days, capped at 1."""
     item_item: Any
-    """(n_items, n_items), at most `item_item_kept` weights a row."""
+    """(n_items, n_items), at most `item_item_weights` weights a row."""
     arrived: Arrivals
     group_crowds: Mapping[str, GroupCrowd]
     """Grouping -> how its groups sell."""
@@ -103,7 +83,7 @@ class Population:
         cls,
         dataset: Dataset,
         item_vectors: Floats,
-        settings: PopulationSettings | None = None,
+        settings: CollaborativeSettings | None = None,
         basics: Floats | None = None,
         interests: Interests | None = None,
         facets: Facets | None = None,
@@ -116,7 +96,7 @@ class Population:
         `DataError`
         when the number of vectors does not fit.
         """
-        settings = settings or PopulationSettings()
+        settings = settings or CollaborativeSettings()
         if len(item_vectors) != dataset.n_items:
             raise DataError(
                 f"item_vectors: {len(item_vectors)} rows for {dataset.n_items} items; encode every item once"
@@ -149,12 +129,12 @@ class Population:
 
     @cached_property
     def arrivals(self) -> Ints:
-        """Rows of items that never sold, or first sold in the last `arrival_days`: best selling first, then by how
-        earlier arrivals of their type sold; at most `most_arrivals`."""
+        """Rows of items that never sold, or first sold in the last `new_item_days`: best selling first, then by how
+        earlier arrivals of their type sold; at most `max_new_items`."""
         s = self.stats
-        rows = np.flatnonzero(s.days_since_arrival <= self.settings.arrival_days)
+        rows = np.flatnonzero(s.days_since_arrival <= self.settings.new_item_days)
         order = np.lexsort((rows, -self.group_crowds["type"].arrival_rate[rows], -s.buyers_28[rows]))
-        return rows[order[: self.settings.most_arrivals]]
+        return rows[order[: self.settings.max_new_items]]
 
     @cached_property
     def type_trend(self) -> Any:
@@ -247,7 +227,7 @@ def ask(
     )
 
 
-def profile_rows(taken: Events, n_items: int, as_of: int, settings: PopulationSettings) -> Any:
+def profile_rows(taken: Events, n_items: int, as_of: int, settings: CollaborativeSettings) -> Any:
     """Sparse unit rows: log(1 + decayed count) of each item, what people are compared by."""
     from scipy.sparse import diags
 
@@ -323,13 +303,13 @@ def _decayed(taken: Events, n_items: int, as_of: int, half_life_days: float = 12
     return rows
 
 
-def _weighed(taken: Events, n_items: int, as_of: int, settings: PopulationSettings) -> Any:
+def _weighed(taken: Events, n_items: int, as_of: int, settings: CollaborativeSettings) -> Any:
     """What the item to item weights are made from and applied to."""
     days = settings.item_item_half_life_days
     return _binary(taken, n_items) if days is None else _decayed(taken, n_items, as_of, days)
 
 
-def _item_item(owned: Any, settings: PopulationSettings) -> Any:
+def _item_item(owned: Any, settings: CollaborativeSettings) -> Any:
     """EASE (Steck 2019) on the items that sell most lately, only its largest weights kept.
 
     owned: (n_people, n_items), see `_weighed`: what people stopped buying says less about what goes together.
@@ -348,7 +328,7 @@ def _item_item(owned: Any, settings: PopulationSettings) -> Any:
     inverse = np.linalg.inv(gram)
     weight = -inverse / np.diag(inverse)
     np.fill_diagonal(weight, 0)
-    kept = min(settings.item_item_kept, len(rows))
+    kept = min(settings.item_item_weights, len(rows))
     best = np.argpartition(-np.abs(weight), kept - 1, axis=1)[:, :kept]
     values = np.take_along_axis(weight, best, 1)
     source = np.repeat(rows, kept)

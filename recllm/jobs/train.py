@@ -16,10 +16,9 @@ from recllm.workspace.workspace import Workspace
 if TYPE_CHECKING:
     from recllm.encoder.onnx_export import Exported
     from recllm.evaluation.report import Report
+    from recllm.settings import LoraSettings, ScorerTrainingSettings
     from recllm.training.advise import Advice
-    from recllm.training.lora.arguments import LoraArguments
     from recllm.training.lora.tune import TunedEncoder
-    from recllm.training.windows import TrainingArguments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,21 +75,19 @@ def train_workspace(
     seed: int = 0,
     encoder: Encoder | None = None,
     progress: Callable[[str], None] | None = None,
-    lora: LoraArguments | None = None,
+    lora: LoraSettings | None = None,
     tuned: TunedEncoder | None = None,
     **arguments: Any,
 ) -> Trained:
     """Train the scorer on people who agreed to it, and publish it as the current model.
 
-    `arguments` are fields of `TrainingArguments`; without any, `recllm.training.advise` chooses them, and in any case
-    whether
-    there is a sequence model. lora: fine-tune the
-    encoder first; its adapter becomes part of the model. tuned: what `tune_workspace` gave, instead of that. Raises
-    `DataError` when the log is too small to learn from.
+    `arguments` are fields of `ScorerTrainingSettings`; without any, `recllm.training.advise` chooses them, and in any
+    case whether there is a sequence model. lora: fine-tune the encoder first; its adapter becomes part of
+    the model. tuned: what `tune_workspace` gave, instead of that. Raises `DataError` when the log is too small.
     """
     from recllm.recommender.recommender import Recommender
+    from recllm.settings import ScorerTrainingSettings
     from recllm.training.advise import advised_interests
-    from recllm.training.windows import TrainingArguments
 
     started = time.monotonic()
     data = workspace.gate().dataset(Purpose.MODEL_TRAINING)
@@ -104,7 +101,7 @@ def train_workspace(
         tuned = tune_workspace(workspace, lora, encoder=base, progress=progress)
     recommender = Recommender(data, tuned.encoder if tuned else base, locale=locale)
     if arguments:
-        args = TrainingArguments(seed=seed, **arguments)
+        args = ScorerTrainingSettings(seed=seed, **arguments)
         interests = advised_interests(data, args)
     else:
         advice = _advice(workspace, data, seed=seed)
@@ -124,7 +121,7 @@ def train_workspace(
 
 def tune_workspace(
     workspace: Workspace,
-    lora: LoraArguments | None = None,
+    lora: LoraSettings | None = None,
     *,
     encoder: Encoder | None = None,
     progress: Callable[[str], None] | None = None,
@@ -134,11 +131,11 @@ def tune_workspace(
     An interrupted run of the same data and settings goes on there. `recllm.training.lora.tune_encoder` tells the
     errors.
     """
-    from recllm.training.lora.arguments import LoraArguments
+    from recllm.settings import LoraSettings
     from recllm.training.lora.run_folder import run_folder_name
     from recllm.training.lora.tune import tune_encoder
 
-    lora, base = lora or LoraArguments(), encoder or workspace_encoder(workspace)
+    lora, base = lora or LoraSettings(), encoder or workspace_encoder(workspace)
     data = workspace.gate().dataset(Purpose.MODEL_TRAINING)
     return tune_encoder(
         data,
@@ -181,7 +178,7 @@ def _advice(workspace: Workspace, data: Dataset, encoder: str | None = None, see
     return advise(data, item_texts(data.items, settings.locale), encoder=decided, seed=seed)
 
 
-def _advised(advice: Advice) -> TrainingArguments:
+def _advised(advice: Advice) -> ScorerTrainingSettings:
     if advice.training is None:
         raise DataError(f"{'; '.join(advice.missing)}. Without training there is {advice.mode}: recllm recommend works")
     return advice.training
@@ -211,7 +208,7 @@ def evaluate_data(
     from recllm.evaluation.splits import split_tables, time_split
     from recllm.evaluation.systems import BASELINES
     from recllm.evaluation.tables import read_folder
-    from recllm.training.windows import TrainingArguments
+    from recllm.settings import ScorerTrainingSettings
 
     if (workspace is None) == (data is None):
         raise UsageError("give one of --workspace and --data")
@@ -226,7 +223,7 @@ def evaluate_data(
         chosen = tuple(slices) or ("ALL", "NEW", "COLD")
         window = time_split(known, test_days=test_days, name=f"workspace-last{test_days}", slices=chosen)
         load = (lambda: workspace_encoder(opened)) if encoder is None else lambda: encoder
-    arguments = TrainingArguments(horizon_days=test_days if split == "time" else 28, seed=seed)
+    arguments = ScorerTrainingSettings(horizon_days=test_days if split == "time" else 28, seed=seed)
     names = ("recllm", *(BASELINES if "all" in baselines else baselines))
     systems = systems_for(window, names, load, arguments=arguments, seed=seed, progress=progress)
     return evaluate(window, systems, seed=seed)

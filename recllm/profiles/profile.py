@@ -27,29 +27,10 @@ from numpy.typing import NDArray
 from recllm.data.dataset import DAY, USER_COLUMN, Dataset, Events, utc
 from recllm.errors import DataError
 from recllm.schema import ACTION_CODE, ACTIONS, BROWSING, Action, HistoryLine, Profile, Share
+from recllm.settings import ProfileSettings
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProfileSettings:
-    """How the past is weighed."""
-
-    half_life_days: float = 120.0
-    """A purchase counts half as much every so many days."""
-    browsing_half_life_days: float = 30.0
-    """The same for browsing, which tells of a shorter-lived wish."""
-    favourites: int = 8
-    """At most so many favourite categories, and brands, per person."""
-    max_lines: int | None = None
-    """Keep only so many of the heaviest lines of B, and of H; None keeps all. The counts of a profile stay whole."""
-
-    def __post_init__(self) -> None:
-        if min(self.half_life_days, self.browsing_half_life_days) <= 0:
-            raise DataError("profile settings: a half-life must be above 0 days")
-        if self.favourites < 0 or (self.max_lines is not None and self.max_lines < 0):
-            raise DataError("profile settings: favourites and max_lines must not be negative")
 
 
 DEFAULTS = ProfileSettings()

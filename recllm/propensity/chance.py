@@ -14,9 +14,10 @@ from recllm.data.dataset import Dataset, utc
 from recllm.errors import NothingToDo, UsageError
 from recllm.propensity.curves import quality
 from recllm.propensity.examples import Examples, past_examples
-from recllm.propensity.model import ChanceModel, ModelSettings, backtest, fit_chances
+from recllm.propensity.model import ChanceModel, backtest, fit_chances
 from recllm.propensity.prediction import Kind, Predicted, Prediction
 from recllm.propensity.question import Question, active, ids_of, known, ordered
+from recllm.settings import PropensitySettings
 
 ACTIVE_DAYS = 91
 
@@ -50,7 +51,7 @@ def learned(question: Question, who: object, outcome: object, most: int = 12) ->
 
 
 def _answer(question: Question, kind: Kind, examples: Examples, asked: NDArray[np.bool_], meaning: str) -> Prediction:
-    as_of, settings = question.learn.as_of, ModelSettings(seed=question.seed)
+    as_of, settings = question.learn.as_of, PropensitySettings(seed=question.seed)
     held = backtest(examples, as_of, settings)
     model = fit_chances(examples, as_of, settings)
     rows = np.flatnonzero(asked)

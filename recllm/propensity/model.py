@@ -21,34 +21,13 @@ from numpy.typing import NDArray
 from recllm.errors import DataError
 from recllm.propensity.examples import Examples
 from recllm.propensity.table import Features, Floats
+from recllm.settings import PropensitySettings
 
 Values = NDArray[np.float64]
 
 _GRID = 101
 """Quantiles that a column's ranks are read from."""
 _MOST_LOGIT = 12.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSettings:
-    """How the two parts are fitted."""
-
-    rounds: int = 150
-    learning_rate: float = 0.04
-    leaves: int = 8
-    least_rows: int = 60
-    """Rows in a leaf at least."""
-    l2: float = 5.0
-    column_share: float = 0.5
-    """Share of the columns that a split may choose from."""
-    ridge: float = 0.005
-    """Inverse strength of the logistic regression's penalty."""
-    rising: tuple[str, ...] = ()
-    """Features with which the trees' chance may only rise: what is known beforehand, where examples are few."""
-    falling: tuple[str, ...] = ()
-    folds: int = 3
-    """Parts that people are dealt into for the calibration."""
-    seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,9 +90,9 @@ class HeldOut:
     whole_window: bool
 
 
-def fit_chances(examples: Examples, as_of: int, settings: ModelSettings | None = None) -> ChanceModel:
+def fit_chances(examples: Examples, as_of: int, settings: PropensitySettings | None = None) -> ChanceModel:
     """The model of all rows. Raises `DataError` for labels that were not known at `as_of`, or too few of them."""
-    settings = settings or ModelSettings()
+    settings = settings or PropensitySettings()
     examples.check(as_of).check_classes("this prediction")
     raw = cross_fitted(examples, settings)
     parts = fit_parts(examples.features, examples.label, settings)
@@ -121,12 +100,12 @@ def fit_chances(examples: Examples, as_of: int, settings: ModelSettings | None =
     return ChanceModel(parts, weights, examples.features.names, examples.features.groups)
 
 
-def backtest(examples: Examples, as_of: int, settings: ModelSettings | None = None) -> HeldOut:
+def backtest(examples: Examples, as_of: int, settings: PropensitySettings | None = None) -> HeldOut:
     """The latest window by a model of the earlier ones; where these are too few, people by other people.
 
     Raises what `fit_chances` raises.
     """
-    settings = settings or ModelSettings()
+    settings = settings or PropensitySettings()
     examples.check(as_of).check_classes("this prediction")
     label, latest = examples.label, examples.window == 0
     if examples.rows(~latest).learnable:
@@ -152,7 +131,7 @@ def held_out(examples: Examples) -> tuple[NDArray[np.bool_], bool]:
     return third, False
 
 
-def cross_fitted(examples: Examples, settings: ModelSettings) -> Values:
+def cross_fitted(examples: Examples, settings: PropensitySettings) -> Values:
     """The parts' logits of each row by a fit to other people's rows, (n, 2)."""
     folds, raw = people_folds(examples.person, settings.folds, settings.seed), np.empty((len(examples), 2))
     for fold in range(settings.folds):
@@ -168,7 +147,7 @@ def people_folds(person: NDArray[np.integer], n: int, seed: int = 0) -> NDArray[
     return np.asarray(np.random.default_rng(seed).permutation(len(known))[place] % n, np.int64)
 
 
-def fit_parts(features: Features, label: Values, settings: ModelSettings) -> Parts:
+def fit_parts(features: Features, label: Values, settings: PropensitySettings) -> Parts:
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.linear_model import LogisticRegression
 
@@ -179,10 +158,10 @@ def fit_parts(features: Features, label: Values, settings: ModelSettings) -> Par
         max_iter=settings.rounds,
         learning_rate=settings.learning_rate,
         max_leaf_nodes=settings.leaves,
-        min_samples_leaf=min(settings.least_rows, max(2, len(label) // 20)),
+        min_samples_leaf=min(settings.min_leaf_rows, max(2, len(label) // 20)),
         l2_regularization=settings.l2,
         max_features=settings.column_share,
-        monotonic_cst=[(n in settings.rising) - (n in settings.falling) for n in names],
+        monotonic_cst=[(n in settings.increasing) - (n in settings.decreasing) for n in names],
         early_stopping=False,
         random_state=settings.seed,
     ).fit(used, label)

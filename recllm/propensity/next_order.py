@@ -22,10 +22,11 @@ from recllm.errors import NothingToDo
 from recllm.propensity.chance import learned, left_out
 from recllm.propensity.curves import quality
 from recllm.propensity.examples import Examples
-from recllm.propensity.model import ChanceModel, ModelSettings, fit_chances, held_out
+from recllm.propensity.model import ChanceModel, fit_chances, held_out
 from recllm.propensity.prediction import Kind, Predicted, Prediction
 from recllm.propensity.question import Question, ids_of, known, ordered
 from recllm.propensity.table import Features, Floats
+from recllm.settings import PropensitySettings
 
 Values = NDArray[np.float64]
 
@@ -97,7 +98,7 @@ class HazardModel:
 
 def fit_hazards(examples: Examples, bounds: Values, as_of: int, seed: int = 0) -> HazardModel:
     """examples.label: days until the next order, infinite where there was none within the horizon."""
-    settings = ModelSettings(seed=seed, rounds=120, folds=2)
+    settings = PropensitySettings(seed=seed, rounds=120, folds=2)
     chance = fit_chances(person_periods(_some(examples, bounds, seed), bounds), as_of, settings)
     first = examples.features.rows(np.arange(1))
     reads = [chance.read(_with_interval(first, bounds, k)) for k in range(len(bounds) - 1)]

@@ -14,9 +14,10 @@ from recllm.errors import PolicyError, UsageError
 from recllm.policy import Policy
 from recllm.propensity.examples import cuts
 from recllm.propensity.features import Basics, person_features, target_features
-from recllm.propensity.reasons import ReasonSettings, Score, Teller, background, group_deltas
+from recllm.propensity.reasons import Score, Teller, background, group_deltas
 from recllm.propensity.table import Features
 from recllm.schema import Action, Reason
+from recllm.settings import PredictionReasonSettings
 from recllm.text.templates import Prompts
 
 Mask = NDArray[np.bool_]
@@ -38,7 +39,7 @@ class Question:
     explain: bool = True
     locale: str = "en"
     policy: Policy = field(default_factory=Policy)
-    reasons: ReasonSettings = field(default_factory=ReasonSettings)
+    reasons: PredictionReasonSettings = field(default_factory=PredictionReasonSettings)
     seed: int = 0
 
     def times(self, most: int = 12) -> list[int]:

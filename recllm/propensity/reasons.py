@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from recllm.policy import Policy
 from recllm.propensity.table import Features, Floats
 from recllm.schema import Reason
+from recllm.settings import PredictionReasonSettings
 from recllm.text.templates import Prompts
 
 Score = Callable[[Floats], NDArray[np.float64]]
@@ -30,19 +31,10 @@ _ROWS = 60_000
 """Rows scored at once."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReasonSettings:
-    most: int = 3
-    least: float = 0.1
-    """Smaller deltas are nothing clear."""
-    others: int = 8
-    seed: int = 0
-
-
-def background(features: Features, settings: ReasonSettings) -> Features:
+def background(features: Features, settings: PredictionReasonSettings) -> Features:
     """The others, drawn among the people learned from."""
     rng = np.random.default_rng(settings.seed)
-    chosen = rng.choice(len(features), min(settings.others, len(features)), replace=False)
+    chosen = rng.choice(len(features), min(settings.background_users, len(features)), replace=False)
     return features.rows(np.sort(chosen))
 
 
@@ -80,11 +72,15 @@ class Teller:
     target: str | None = None
 
     def reasons(
-        self, groups: tuple[str, ...], deltas: NDArray[np.float64], row: Mapping[str, float], settings: ReasonSettings
+        self,
+        groups: tuple[str, ...],
+        deltas: NDArray[np.float64],
+        row: Mapping[str, float],
+        settings: PredictionReasonSettings,
     ) -> tuple[Reason, ...]:
         """The largest deltas of one person, largest first; at least one entry."""
-        order = [int(g) for g in np.argsort(-np.abs(deltas), kind="stable") if abs(deltas[g]) >= settings.least]
-        told = [self._reason(groups[g], float(deltas[g]), row) for g in order[: settings.most]]
+        order = [int(g) for g in np.argsort(-np.abs(deltas), kind="stable") if abs(deltas[g]) >= settings.min_effect]
+        told = [self._reason(groups[g], float(deltas[g]), row) for g in order[: settings.max_reasons]]
         once = {reason.evidence_id: reason for reason in reversed(told)}
         found = tuple(reason for reason in told if once.get(reason.evidence_id) is reason)
         return found or (Reason(evidence_id=GENERAL, delta=0.0, text=self._render("general")),)

@@ -20,19 +20,27 @@ from recllm.propensity.coupon_features import FALLING, RISING, coupon_features
 from recllm.propensity.coupons import Coupons, day
 from recllm.propensity.curves import quality
 from recllm.propensity.examples import Examples, joined_examples
-from recllm.propensity.model import ModelSettings, backtest, fit_chances
+from recllm.propensity.model import backtest, fit_chances
 from recllm.propensity.prediction import Kind, Predicted, Prediction
 from recllm.propensity.question import Question, ids_of, ordered
 from recllm.propensity.table import Features
+from recllm.settings import PropensitySettings
 
 CHECK_SHARE = 0.25
 """The latest campaigns that hold this share of all mailings are the window on which the model is checked."""
 
 
-def settings_for(seed: int = 0) -> ModelSettings:
+def settings_for(seed: int = 0) -> PropensitySettings:
     """Small trees and a stronger hold on what is known beforehand: a shop has few campaigns, and few redeem."""
-    return ModelSettings(
-        rounds=250, leaves=4, least_rows=20, column_share=0.3, ridge=0.003, rising=RISING, falling=FALLING, seed=seed
+    return PropensitySettings(
+        rounds=250,
+        leaves=4,
+        min_leaf_rows=20,
+        column_share=0.3,
+        ridge=0.003,
+        increasing=RISING,
+        decreasing=FALLING,
+        seed=seed,
     )
 
 

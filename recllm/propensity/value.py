@@ -18,10 +18,11 @@ from recllm.propensity.chance import learned, left_out
 from recllm.propensity.curves import quality
 from recllm.propensity.examples import Examples
 from recllm.propensity.features import money
-from recllm.propensity.model import ChanceModel, ModelSettings, fit_chances, held_out, people_folds, varying
+from recllm.propensity.model import ChanceModel, fit_chances, held_out, people_folds, varying
 from recllm.propensity.prediction import Kind, Predicted, Prediction
 from recllm.propensity.question import Question, ids_of, known, ordered
 from recllm.propensity.table import Features, Floats
+from recllm.settings import PropensitySettings
 
 Values = NDArray[np.float64]
 LEAST_SPEND = 0.01
@@ -83,7 +84,7 @@ def predict_value(question: Question) -> Prediction:
 def fit_value(examples: Examples, as_of: int, seed: int = 0) -> ValueModel:
     """Both parts. examples.label: money, 0 for who does not buy; what is below 0 counts as 0."""
     label = np.maximum(examples.label, 0)
-    chance = fit_chances(examples.with_label(label > LEAST_SPEND), as_of, ModelSettings(seed=seed))
+    chance = fit_chances(examples.with_label(label > LEAST_SPEND), as_of, PropensitySettings(seed=seed))
     buyers = examples.rows(label > LEAST_SPEND)
     columns = varying(buyers.features.values)
     values, spent = buyers.features.values[:, columns], buyers.label

@@ -6,7 +6,7 @@ Without a scorer, pairs are scored by the cosine of the two texts alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from recllm.data.dataset import Events
 from recllm.data.interactions import Floats, Ints, Pairs
 from recllm.errors import ModelError
-from recllm.features.candidates import Candidates, CandidateSettings, candidates, explicit
+from recllm.features.candidates import Candidates, candidates, explicit
 from recllm.features.collaborative import Asked, Population, ask
 from recllm.features.pair_features import FEATURE_NAMES, SOLD_FEATURES, pair_cosine, pair_features
 from recllm.models.scorer import Score, Scorer
+from recllm.settings import CandidateSettings
 from recllm.training.item_calibration import with_offsets
 
 NAMESAKES = 100
@@ -151,8 +152,9 @@ def rank_with_and_without_repeats(
 def _wide(settings: CandidateSettings | None, k: int, scorer: Scorer | None) -> CandidateSettings:
     """A list is short only when the catalogue is: new items fill it through `popular`, others by `own_history`."""
     settings = settings or CandidateSettings()
-    settings = replace(settings, popular=max(settings.popular, k), own_history=max(settings.own_history, k))
-    return settings if scorer else replace(settings, text_nearest=max(k, TEXT_CANDIDATES))
+    longer = {"popular": max(settings.popular, k), "own_history": max(settings.own_history, k)}
+    longer |= {} if scorer else {"text_nearest": max(k, TEXT_CANDIDATES)}
+    return settings.model_copy(update=longer)
 
 
 def rank_items(

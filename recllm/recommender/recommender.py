@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from recllm.data.catalogue import allowed_items, known_rows
 from recllm.data.dataset import USER_COLUMN, Dataset, Events, utc
 from recllm.data.interactions import Ints, Pairs
 from recllm.errors import PolicyError, UsageError
-from recllm.explain.leave_one_out import ExplainSettings, Person, Speaker, Unit, choose, deltas, units_of
+from recllm.explain.leave_one_out import Person, Speaker, Unit, choose, deltas, units_of
 from recllm.features.candidates import POPULAR, served_by
 from recllm.features.collaborative import Population
 from recllm.features.item_vectors import basics_of, basics_vectors, item_vectors
@@ -45,17 +45,16 @@ from recllm.schema import (
     Slate,
     SlateStatus,
 )
+from recllm.settings import ExplanationSettings, ScorerTrainingSettings, SequenceModelSettings
 from recllm.text.items import item_names
 from recllm.text.reasons import reason_text
 from recllm.text.templates import Prompts
 from recllm.text.users import UserTexts, user_texts
 
 if TYPE_CHECKING:
-    from recllm.models.sequence.arguments import InterestArguments
     from recllm.recommender.explanation import Explanation
     from recllm.recommender.saved_model import Model
     from recllm.schema import FloatArray
-    from recllm.training.windows import TrainingArguments
 
 LIST_DEPTH = 110
 """Items of the list that says how far apart a user's scores lie, and by that which evidence is clear."""
@@ -81,7 +80,7 @@ class Recommender:
         model: Model | None = None,
         policy: Policy | None = None,
         locale: str = "en",
-        explanations: ExplainSettings | None = None,
+        explanations: ExplanationSettings | None = None,
         pseudonyms: Pseudonyms | None = None,
         permits: Permits | None = None,
         people: People | None = None,
@@ -92,7 +91,7 @@ class Recommender:
         self.model = model
         self.policy = policy or Policy()
         self.locale = locale
-        self.explanations = explanations or ExplainSettings()
+        self.explanations = explanations or ExplanationSettings()
         self.people = people or DatasetPeople(dataset)
         self._pseudonyms = pseudonyms or list
         self._permits = permits or (lambda ids: [True] * len(ids))
@@ -146,9 +145,9 @@ class Recommender:
 
     def fit(
         self,
-        arguments: TrainingArguments | None = None,
+        arguments: ScorerTrainingSettings | None = None,
         *,
-        interests: InterestArguments | None = None,
+        interests: SequenceModelSettings | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> Recommender:
         """A recommender with a scorer trained on the dataset; this one stays as it is.
@@ -159,9 +158,8 @@ class Recommender:
         from recllm.recommender.saved_model import Model
         from recllm.training.item_calibration import ItemOffsets
         from recllm.training.scorer import fit_scorer
-        from recllm.training.windows import TrainingArguments
 
-        arguments = arguments or TrainingArguments()
+        arguments = arguments or ScorerTrainingSettings()
         basics = basics_vectors(self.encoder, basics_of(self.dataset.users), self.locale)
         ids = self.dataset.items["item_id"].to_list()
         fitted = fit_scorer(self.dataset, self.item_vectors, basics, arguments, progress, interests=interests)
@@ -180,7 +178,7 @@ class Recommender:
                 "events": len(self.dataset.events),
                 "from": utc(int(self.dataset.events.at.min())).isoformat(),
                 "until": utc(self.dataset.as_of).isoformat(),
-                "arguments": asdict(arguments),
+                "arguments": arguments.model_dump(mode="json"),
                 "notes": list(fitted.notes),
             },
             interests=None if fitted.interests is None else fitted.interests.stored(ids),
@@ -363,10 +361,10 @@ class Recommender:
         if filters != plain or ranked.item.shape[1] != LIST_DEPTH:
             ranked = self._ranked(histories, plain, allowed_items(self.dataset), LIST_DEPTH)
         logits = ranked.logit[:, :LIST_DEPTH]
-        return np.maximum(np.nanmax(logits, axis=1) - np.nanmin(logits, axis=1), 1.0).astype(np.float64)
+        return np.asarray(np.maximum(np.nanmax(logits, axis=1) - np.nanmin(logits, axis=1), 1.0), np.float64)
 
     def spread(self, person: Person) -> float:
-        """How far apart the person's scores lie, in logits, at least 1; see `ExplainSettings.clear`."""
+        """How far apart the person's scores lie, in logits, at least 1; see `ExplanationSettings.clear`."""
         request = RecommendRequest(users=("",))
         histories = self._versions(person.events, [person.basics], person)
         ranked = self._ranked(histories, request, allowed_items(self.dataset), LIST_DEPTH)
@@ -405,7 +403,7 @@ class Recommender:
         """The person's pieces of evidence, and their measured worth for these items, (n_units, n_items)."""
         units = units_of(person)
         types = self.population.facets.type
-        tried = choose(units, item_rows, self.item_vectors, types, self.explanations.tried)
+        tried = choose(units, item_rows, self.item_vectors, types, self.explanations.evidence_per_item)
         return units, deltas(person, units, item_rows, tried, self.score_versions(person))
 
     def reasons(self, person: Person, item_rows: NDArray[np.integer], spread: float) -> list[tuple[Reason, ...]]:
@@ -530,7 +528,7 @@ def _has_evidence(histories: Histories) -> NDArray[np.bool_]:
 def _with_basket(events: Events, item_rows: Ints, at: int) -> Events:
     """Each user's events followed by these items in the cart at `at` (epoch seconds)."""
     n, size = len(events.indptr) - 1, len(item_rows)
-    added = {
+    added: dict[str, Any] = {
         "item": item_rows,
         "at": at,
         "action": ACTION_CODE[Action.CART],

@@ -9,17 +9,15 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recllm.errors import ModelError, NotFittedError
-from recllm.features.candidates import CandidateSettings
-from recllm.features.collaborative import PopulationSettings
+from recllm.errors import ModelError, NotFittedError, UsageError
 from recllm.models.scorer import Scorer, load_scorer, save_scorer
 from recllm.models.sequence.serve import InterestWeights, load_interests, save_interests
 from recllm.recommender.registry import current, open_version, publish
-from recllm.schema import Action
+from recllm.settings import CandidateSettings, CollaborativeSettings
 from recllm.training.item_calibration import ItemOffsets, load_item_offsets, save_item_offsets
 
 MODEL_FILE = "model.json"
@@ -31,7 +29,7 @@ class Model:
     """A scorer with what is needed to serve it. metrics: on held-out people of the latest past window."""
 
     scorer: Scorer = field(repr=False)
-    population: PopulationSettings
+    population: CollaborativeSettings
     candidates: CandidateSettings
     encoder: str
     encoder_fingerprint: str
@@ -63,8 +61,8 @@ def save_model(model: Model, folder: Path) -> None:
         "horizon_days": model.horizon_days,
         "metrics": dict(model.metrics),
         "training": dict(model.training),
-        "population": asdict(model.population),
-        "candidates": asdict(model.candidates),
+        "population": model.population.model_dump(mode="json"),
+        "candidates": model.candidates.model_dump(mode="json"),
     }
     text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
     (folder / MODEL_FILE).write_text(text, encoding="utf-8")
@@ -74,11 +72,9 @@ def read_model(folder: Path, version: str | None = None) -> Model:
     """Read what `save_model` wrote. Raises `ModelError` when a file is missing or does not fit."""
     try:
         record = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
-        settings = record["population"]
-        settings["target"] = tuple(Action(a) for a in settings["target"])
         return Model(
             scorer=load_scorer(folder),
-            population=PopulationSettings(**settings),
+            population=CollaborativeSettings(**record["population"]),
             candidates=CandidateSettings(**record["candidates"]),
             encoder=record["encoder"],
             encoder_fingerprint=record["encoder_fingerprint"],
@@ -90,7 +86,7 @@ def read_model(folder: Path, version: str | None = None) -> Model:
             item_offsets=load_item_offsets(folder),
             adapter=folder / ADAPTER if (folder / ADAPTER).is_dir() else None,
         )
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, UsageError) as error:
         raise ModelError(f"{folder}: not a model of this version ({error}); train again") from error
 
 

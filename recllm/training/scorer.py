@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -24,19 +24,15 @@ from recllm.data.dataset import DAY, Dataset, utc
 from recllm.data.interactions import Floats, Ints
 from recllm.encoder.hardware import workers
 from recllm.errors import DataError
-from recllm.features.candidates import CandidateSettings
-from recllm.features.collaborative import PopulationSettings
 from recllm.features.pair_features import FEATURE_NAMES, HISTORY, NEWCOMER_FEATURES, SALES, SOLD_FEATURES, TIMED
 from recllm.models.scorer import Scorer, ScorerConfig
 from recllm.models.scorer_network import ScorerNetwork
-from recllm.models.sequence.arguments import InterestArguments
 from recllm.models.sequence.learn import learn_interests
 from recllm.models.sequence.serve import Interests
+from recllm.settings import CandidateSettings, CollaborativeSettings, ScorerTrainingSettings, SequenceModelSettings
 from recllm.training.cold_start import newcomer_weights
 from recllm.training.item_calibration import judged_offsets
-from recllm.training.windows import Past, TrainingArguments, Window, choose_target, window_starts
-
-__all__ = ["FittedScorer", "Progress", "TrainingArguments", "fit_scorer"]
+from recllm.training.windows import Past, Window, choose_target, window_starts
 
 Progress = Callable[[str], None]
 
@@ -50,7 +46,7 @@ class FittedScorer:
     """
 
     scorer: Scorer
-    population: PopulationSettings
+    population: CollaborativeSettings
     candidates: CandidateSettings
     metrics: dict[str, float]
     history: tuple[dict[str, float], ...]
@@ -60,7 +56,7 @@ class FittedScorer:
     """(n_items,), see `recllm.training.item_calibration`; None without a calibration of items."""
 
 
-UNTIMED = PopulationSettings(item_item_half_life_days=None, item_item_l2=500.0)
+UNTIMED = CollaborativeSettings(item_item_half_life_days=None, item_item_l2=500.0)
 """Of a log that knows only each person's order: its steps are no days that anything could be forgotten in."""
 
 
@@ -68,12 +64,12 @@ def fit_scorer(
     dataset: Dataset,
     item_vectors: Floats,
     basics: Floats | None = None,
-    args: TrainingArguments | None = None,
+    args: ScorerTrainingSettings | None = None,
     progress: Progress | None = None,
     *,
-    population: PopulationSettings | None = None,
+    population: CollaborativeSettings | None = None,
     settings: CandidateSettings | None = None,
-    interests: InterestArguments | None = None,
+    interests: SequenceModelSettings | None = None,
 ) -> FittedScorer:
     """Train on past windows of `dataset`, whose latest window ends at its `as_of`.
 
@@ -81,9 +77,11 @@ def fit_scorer(
     interests: with it the sequence model is learned too, and its score is one of the scorer's features. Raises
     `DataError` when the log is too short or holds too few actions to learn from; the message says what is missing.
     """
-    args, settings, tell = args or TrainingArguments(), settings or CandidateSettings(), progress or (lambda _: None)
+    args, settings = args or ScorerTrainingSettings(), settings or CandidateSettings()
+    tell = progress or (lambda _: None)
     target, notes = choose_target(dataset, args)
-    population = replace(population or (PopulationSettings() if args.timed else UNTIMED), target=target)
+    population = population or (CollaborativeSettings() if args.timed else UNTIMED)
+    population = population.model_copy(update={"target": target})
     past = Past(dataset, np.asarray(item_vectors, np.float32), basics, args, population, settings)
     starts = window_starts(dataset, target, args)
     snapshots = _interests(past, starts, interests, tell)
@@ -107,7 +105,7 @@ def fit_scorer(
 
 
 def _interests(
-    past: Past, starts: list[int], args: InterestArguments | None, tell: Progress
+    past: Past, starts: list[int], args: SequenceModelSettings | None, tell: Progress
 ) -> Sequence[Interests | None]:
     """The sequence model as it stood at each start, and at last with everything; all None without one."""
     if args is None:
@@ -137,8 +135,8 @@ def _windows(
 ) -> tuple[list[Window], Window | None, list[Window]]:
     """What to learn from, latest first, the judges of the latest window, and people shown without their history."""
     args, target, further = past.args, past.population.target, []
-    if args.arrival_weight and args.timed:
-        further = window_starts(past.dataset, target, args, args.n_arrival_windows)
+    if args.new_item_weight and args.timed:
+        further = window_starts(past.dataset, target, args, args.n_new_item_windows)
     if snapshots[-1] is not None:  # no snapshot is old enough for the windows before the first of `starts`
         further = further[: len(starts)]
     times, cuts = max(starts, further, key=len), []  # both go back from the same day, window by window
@@ -161,7 +159,7 @@ def _cut(
     arrivals = past.arrivals(crowd) if place < wanted[1] else None
     if place >= wanted[0]:
         return _Cut(arrivals=arrivals)
-    window, judges = past.window(crowd, judge=0 if place else past.args.judge_people)
+    window, judges = past.window(crowd, judge=0 if place else past.args.validation_users)
     return _Cut(window, judges, past.newcomers(crowd) if past.args.timed else None, arrivals)
 
 
@@ -184,7 +182,7 @@ def _goal(metrics: dict[str, float]) -> float:
 def learn(
     windows: list[Window],
     item_vectors: Floats,
-    args: TrainingArguments,
+    args: ScorerTrainingSettings,
     judge: Window,
     tell: Progress,
     newcomers: Sequence[Window] = (),
@@ -197,9 +195,9 @@ def learn(
     scorer, vectors = _untrained(windows, item_vectors.shape[1], args, newcomers), torch.from_numpy(item_vectors)
     rng = np.random.default_rng(args.seed)
     optimiser = torch.optim.AdamW(scorer.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
-    sold = args.epochs * sum(-(-w.n // args.batch_people) for w in windows if not _of_arrivals(w))
-    passes = max(1, -(-args.least_steps // max(sold, 1)))
-    steps = passes * args.epochs * sum(-(-w.n // args.batch_people) for w in windows)
+    sold = args.epochs * sum(-(-w.n // args.batch_size) for w in windows if not _of_arrivals(w))
+    passes = max(1, -(-args.min_steps // max(sold, 1)))
+    steps = passes * args.epochs * sum(-(-w.n // args.batch_size) for w in windows)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _pace(step, steps))
     history: list[dict[str, float]] = []
     kept, best = _copy(scorer), -1
@@ -225,7 +223,9 @@ def learn(
     return scorer, history, best
 
 
-def _untrained(windows: list[Window], dim: int, args: TrainingArguments, newcomers: Sequence[Window]) -> ScorerNetwork:
+def _untrained(
+    windows: list[Window], dim: int, args: ScorerTrainingSettings, newcomers: Sequence[Window]
+) -> ScorerNetwork:
     """A scorer with random MLPs that knows the features' spread, and what to offer to newcomers."""
     timed, arrivals = args.timed and "features" in args.parts, any(_of_arrivals(w) for w in windows)
     config = ScorerConfig(
@@ -267,7 +267,7 @@ def _epoch(
     scorer: ScorerNetwork,
     vectors: Tensor,
     windows: list[Window],
-    args: TrainingArguments,
+    args: ScorerTrainingSettings,
     optimiser: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     rng: np.random.Generator,
@@ -276,11 +276,11 @@ def _epoch(
     """One pass over all windows' people in random batches; the mean loss, nan as soon as a step's is not finite."""
     scorer.train()
     orders = [rng.permutation(w.n) for w in windows]
-    batches = [(i, start) for i, w in enumerate(windows) for start in range(0, w.n, args.batch_people)]
+    batches = [(i, start) for i, w in enumerate(windows) for start in range(0, w.n, args.batch_size)]
     total = 0.0
     for place in rng.permutation(len(batches)):
         i, start = batches[place]
-        people = orders[i][start : start + args.batch_people]
+        people = orders[i][start : start + args.batch_size]
         optimiser.zero_grad()
         halves = [part for part in np.array_split(people, 2) if len(part)]
         loss = sum(pool.map(partial(_gradient, scorer, vectors, windows[i], args, _takers(windows[i], people)), halves))
@@ -294,7 +294,7 @@ def _epoch(
 
 
 @contextmanager
-def _halves_at_once(args: TrainingArguments) -> Iterator[ThreadPoolExecutor]:
+def _halves_at_once(args: ScorerTrainingSettings) -> Iterator[ThreadPoolExecutor]:
     """Threads for the two halves of a batch, one core each: products this small gain little from two. The gradients of
     two halves sum to the same in either order, so the number of threads changes nothing; dropout draws from one state.
     """
@@ -311,7 +311,7 @@ def _gradient(
     scorer: ScorerNetwork,
     vectors: Tensor,
     window: Window,
-    args: TrainingArguments,
+    args: ScorerTrainingSettings,
     whole: tuple[int, int],
     people: Ints,
 ) -> float:
@@ -332,7 +332,7 @@ def _loss(
     vectors: Tensor,
     window: Window,
     people: Ints,
-    args: TrainingArguments,
+    args: ScorerTrainingSettings,
     whole: tuple[int, int],
 ) -> Tensor:
     """What `people` add to the mean loss of a batch with `whole` takers, of anything and of what is new to them."""
@@ -357,9 +357,9 @@ def _loss(
     for logit in heads + scorer.cosine_weight * cosine:  # each head learns for itself, so that their mistakes differ
         weighed = logit + correction
         loss = loss + share * listwise(logit, weighed, label, person, n)
-        if args.new_weight:
+        if args.discovery_weight:
             new_loss = listwise(logit[new], weighed[new], label[new], person[new], n)
-            loss = loss + args.new_weight * share_new * new_loss
+            loss = loss + args.discovery_weight * share_new * new_loss
         if args.level_weight:
             loss = loss + args.level_weight * share * level(weighed, label, person, n)
     return window.weight * loss / len(heads)

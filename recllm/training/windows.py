@@ -17,11 +17,11 @@ from recllm.data.dataset import DAY, Dataset
 from recllm.data.interactions import Floats, Ints, Tally, of_actions
 from recllm.data.item_groups import Facets
 from recllm.errors import DataError
-from recllm.features.candidates import Candidates, CandidateSettings, candidates, explicit
-from recllm.features.collaborative import Asked, Population, PopulationSettings, ask
+from recllm.features.candidates import Candidates, candidates, explicit
+from recllm.features.collaborative import Asked, Population, ask
 from recllm.features.pair_features import pair_cosine, pair_features
-from recllm.models.scorer import PARTS
 from recllm.schema import Action
+from recllm.settings import CandidateSettings, CollaborativeSettings, ScorerTrainingSettings
 
 if TYPE_CHECKING:
     from recllm.models.sequence.serve import Interests
@@ -30,57 +30,7 @@ LEAST_ARRIVALS = 30
 """Fewer arrivals, or people who took one, teach nothing."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingArguments:
-    horizon_days: int = 28
-    least_actions: int = 200
-    """Purchases below this number: weaker actions are learned from as well."""
-    n_windows: int = 4
-    """Past windows at most, fewer when the log is short."""
-    epochs: int = 3
-    """Rounds, with a verdict of the judges after each. A round is one pass over all windows, or more when the log is
-    so small that all rounds together would take fewer than `least_steps` steps."""
-    least_steps: int = 250
-    patience: int = 2
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-2
-    batch_people: int = 64
-    own_negatives: int = 60
-    """Sampled per person from what they took before and did not take in the window."""
-    other_negatives: int = 90
-    """Sampled per person from the candidates that are new to them."""
-    new_weight: float = 1.0
-    level_weight: float = 0.05
-    """Of the term that ties the level of a person's logits to how much they take: without it only differences within
-    a person mean something, and neither probabilities nor the worth of a left out line do."""
-    people_per_window: int = 4_000
-    n_arrival_windows: int = 6
-    """Past windows whose arrivals, items that never sold before, are learned among themselves."""
-    arrival_negatives: int = 150
-    """Sampled per person from the window's arrivals."""
-    arrival_weight: float = 1.0
-    """Of a person who took arrivals, against a person in the other windows; 0 leaves arrivals out."""
-    newcomers_per_window: int = 400
-    """People of each window, those with basics where the shop has any, who are shown once more with their history
-    hidden: what to offer to a person who has done nothing yet is learned from them."""
-    judge_people: int = 300
-    """People, at most a fifth of all, who are not learned from in the latest window: their whole candidate lists say
-    after each round whether to go on, and calibrate the probability."""
-    item_calibration: bool = True
-    """Also calibrate the probability item by item on those judges; see `recllm.training.item_calibration`."""
-    heads: int = 5
-    projection: int = 32
-    hidden: tuple[int, ...] = (96, 96)
-    dropout: float = 0.0
-    timed: bool = True
-    """False for a log that knows only each person's order: what compares times of different people is left out, and
-    items that never sold are learned among the others instead of as the arrivals of a time."""
-    parts: tuple[str, ...] = PARTS
-    """Of the score; fewer only to see what each is worth."""
-    seed: int = 0
-
-
-def choose_target(dataset: Dataset, args: TrainingArguments) -> tuple[tuple[Action, ...], tuple[str, ...]]:
+def choose_target(dataset: Dataset, args: ScorerTrainingSettings) -> tuple[tuple[Action, ...], tuple[str, ...]]:
     """Purchases where there are enough; else carts and favourites with them; else all browsing as well."""
     ladder = (
         (Action.PURCHASE,),
@@ -89,17 +39,17 @@ def choose_target(dataset: Dataset, args: TrainingArguments) -> tuple[tuple[Acti
     )
     counts = [len(of_actions(dataset.events, actions)) for actions in ladder]
     for actions, count in zip(ladder, counts, strict=True):
-        if count >= args.least_actions:
+        if count >= args.min_actions:
             note = f"only {counts[0]} purchases: learned to predict {', '.join(actions)}"
             return actions, () if actions is ladder[0] else (note,)
     raise DataError(
         f"the log holds {counts[0]} purchases and {counts[-1]} purchases, carts, favourites, clicks and views in all; "
-        f"training needs {args.least_actions}: load more events"
+        f"training needs {args.min_actions}: load more events"
     )
 
 
 def window_starts(
-    dataset: Dataset, target: tuple[Action, ...], args: TrainingArguments, n_windows: int | None = None
+    dataset: Dataset, target: tuple[Action, ...], args: ScorerTrainingSettings, n_windows: int | None = None
 ) -> list[int]:
     """Starts of the windows, latest first, back to back.
 
@@ -167,8 +117,8 @@ class Past:
     dataset: Dataset
     item_vectors: Floats
     basics: Floats | None
-    args: TrainingArguments
-    population: PopulationSettings
+    args: ScorerTrainingSettings
+    population: CollaborativeSettings
     settings: CandidateSettings
 
     @cached_property
@@ -196,7 +146,7 @@ class Past:
         known = np.union1d(people, np.flatnonzero(np.diff(past.events.indptr)))
         judge = min(judge, len(known) // 5)
         judges = np.sort(rng.permutation(known)[:judge])
-        learned = np.sort(rng.permutation(np.setdiff1d(people, judges))[: args.people_per_window])
+        learned = np.sort(rng.permutation(np.setdiff1d(people, judges))[: args.users_per_window])
 
         window = self._listed(crowd, learned, truth, allowed, args, rng)
         return window, self._listed(crowd, judges, truth, allowed, None, rng) if judge else None
@@ -208,7 +158,7 @@ class Past:
         rng = np.random.default_rng([args.seed, crowd.as_of, 2])
         people = np.unique(truth.user[allowed[truth.key]])
         told = people if self.basics is None else people[np.any(self.basics[people], axis=1)]
-        chosen = rng.permutation(told if len(told) else people)[: args.newcomers_per_window]
+        chosen = rng.permutation(told if len(told) else people)[: args.new_users_per_window]
         return self._listed(crowd, np.sort(chosen), truth, allowed, args, rng, blank=True) if len(chosen) else None
 
     def _listed(
@@ -217,7 +167,7 @@ class Past:
         rows: Ints,
         truth: Tally,
         allowed: NDArray[np.bool_],
-        sample: TrainingArguments | None,
+        sample: ScorerTrainingSettings | None,
         rng: np.random.Generator,
         *,
         blank: bool = False,
@@ -244,7 +194,7 @@ class Past:
         rows, rng = np.flatnonzero(arrived), np.random.default_rng([args.seed, crowd.as_of, 1])
         history = self.dataset.before(crowd.as_of).events
         people = np.unique(truth.user[hits])
-        people = np.sort(rng.permutation(people[np.diff(history.indptr)[people] > 0])[: args.people_per_window])
+        people = np.sort(rng.permutation(people[np.diff(history.indptr)[people] > 0])[: args.users_per_window])
         if len(rows) < LEAST_ARRIVALS or len(people) < LEAST_ARRIVALS:
             return None
         parts = []
@@ -252,8 +202,8 @@ class Past:
             told = None if self.basics is None else self.basics[block]
             asked = ask(crowd, history.rows(block), crowd.as_of, own=block, basics=told)
             pairs = explicit(len(block), rows)
-            parts.append(_pairs(crowd, asked, block, pairs, truth, arrived, (0, args.arrival_negatives), rng))
-        return replace(_join(parts), weight=args.arrival_weight)
+            parts.append(_pairs(crowd, asked, block, pairs, truth, arrived, (0, args.new_item_negatives), rng))
+        return replace(_join(parts), weight=args.new_item_weight)
 
     def _truth(self, start: int) -> Tally:
         """What people took in the window."""
@@ -270,11 +220,11 @@ def _block(
     truth: Tally,
     allowed: NDArray[np.bool_],
     settings: CandidateSettings,
-    sample: TrainingArguments | None,
+    sample: ScorerTrainingSettings | None,
     rng: np.random.Generator,
 ) -> Window:
     pairs = candidates(crowd, asked, settings, allowed=allowed)
-    negatives = None if sample is None else (sample.own_negatives, sample.other_negatives)
+    negatives = None if sample is None else (sample.repeat_negatives, sample.discovery_negatives)
     return _pairs(crowd, asked, rows, pairs, truth, allowed, negatives, rng)
 
 

@@ -14,51 +14,19 @@ import json
 import os
 import re
 import tomllib
-import zoneinfo
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from recllm.errors import StoreError, UsageError
-from recllm.files import lock_file, safe_id, write_whole
+from recllm.files import lock_file, write_whole
 from recllm.policy import Policy
+from recllm.settings import Settings
 from recllm.store.database import Store
 from recllm.workspace.privacy import KEY_FILE_VARIABLE, KEY_VARIABLE, PolicyGate, Pseudonymiser, find_key, make_key_file
 
 SETTINGS_FILE = "workspace.toml"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What a shop decides once. Raises `UsageError` for a value that cannot be."""
-
-    consent_default: bool = False
-    """Whether a person without a recorded decision counts as having agreed."""
-    currency: str | None = None
-    """ISO 4217 code of prices without one, e.g. "EUR"."""
-    timezone: str | None = None
-    """IANA zone of times without one, e.g. "Asia/Shanghai"."""
-    encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
-    locale: str = "en"
-    tenant: str = "default"
-    """Part of every pseudonym: two tenants' people cannot be joined. Never change it in a workspace with data."""
-    policy: Mapping[str, Any] = field(default_factory=dict)
-    """Rules of `Policy` that differ here."""
-
-    def __post_init__(self) -> None:
-        _check(isinstance(self.consent_default, bool), "consent_default", self.consent_default, "true or false")
-        _check(_matches(r"[A-Z]{3}", self.currency), "currency", self.currency, "three capitals such as EUR")
-        _check(
-            self.timezone is None or _is_zone(self.timezone), "timezone", self.timezone, "a name such as Europe/Paris"
-        )
-        _check(_matches(r"[a-z]{2,3}([-_][A-Za-z0-9]{2,8})*", self.locale), "locale", self.locale, "e.g. en or zh-CN")
-        _check(
-            isinstance(self.encoder, str) and bool(self.encoder.strip()), "encoder", self.encoder, "a name or folder"
-        )
-        safe_id(str(self.tenant), "tenant")
-        Policy().with_rules(self.policy)
 
 
 class Workspace:
@@ -89,7 +57,7 @@ class Workspace:
         root = Path(root)
         if exist_ok and (root / SETTINGS_FILE).exists():
             return cls.open(root)
-        checked = _settings(settings, "workspace")
+        checked = Settings(**settings)
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             with lock_file(root / ".lock"):  # of two creators the second finds the workspace of the first
@@ -112,7 +80,7 @@ class Workspace:
         try:
             table = tomllib.loads(path.read_text("utf-8"))
             key_fingerprint = str(table.pop("key_fingerprint"))
-            return cls(Path(root), _settings(table, str(path)), key_fingerprint)
+            return cls(Path(root), Settings(**table), key_fingerprint)
         except KeyError:
             raise StoreError(f"{path} has no key_fingerprint; put back the file that recllm init made") from None
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, UsageError) as error:
@@ -140,7 +108,7 @@ class Workspace:
 
     @property
     def policy(self) -> Policy:
-        return Policy().with_rules(self.settings.policy)
+        return self.settings.policy
 
     def store(self) -> Store:
         """The store, opened at the first call and shared by the later ones."""
@@ -180,37 +148,12 @@ def _furnish(root: Path, settings: Settings) -> str:
         make_key_file(root / "key")
     key_fingerprint = _fingerprint(find_key(root / "key"), settings.tenant)
     Store.open(root / "store.sqlite", create=True).close()
-    write_whole(root / SETTINGS_FILE, _toml(asdict(settings) | {"key_fingerprint": key_fingerprint}))
+    write_whole(root / SETTINGS_FILE, _toml(settings.table() | {"key_fingerprint": key_fingerprint}))
     return key_fingerprint
 
 
 def _fingerprint(key: bytes, tenant: str) -> str:
     return Pseudonymiser(key, domain="fingerprint", tenant=tenant).fingerprint()
-
-
-def _settings(table: Mapping[str, Any], where: str) -> Settings:
-    known = {f.name for f in fields(Settings)}
-    unknown = sorted(set(table) - known)
-    if unknown:
-        raise UsageError(f"{where}: unknown setting {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-    return Settings(**table)
-
-
-def _check(holds: bool, name: str, value: object, expected: str) -> None:
-    if not holds:
-        raise UsageError(f"setting {name}: {value!r} is not {expected}")
-
-
-def _matches(pattern: str, value: object) -> bool:
-    return value is None or (isinstance(value, str) and re.fullmatch(pattern, value) is not None)
-
-
-def _is_zone(name: object) -> bool:
-    try:
-        zoneinfo.ZoneInfo(str(name))
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        return False
-    return isinstance(name, str)
 
 
 def _toml(table: Mapping[str, Any]) -> str:

@@ -20,9 +20,10 @@ from recllm.data.interactions import Floats, Ints, decay, matrix, occasions, uni
 from recllm.evaluation.baselines import Scores, rank
 from recllm.evaluation.peers.boosting import BoostSettings, Examples, Forest
 from recllm.evaluation.protocols import Question
-from recllm.features.collaborative import Population, PopulationSettings
+from recllm.features.collaborative import Population
 from recllm.schema import Action
-from recllm.training.windows import TrainingArguments, window_starts
+from recllm.settings import CollaborativeSettings, ScorerTrainingSettings
+from recllm.training.windows import window_starts
 
 SALES = ("arrival_rate", "arrivals", "type_buyers")
 NAMES = ("type_affinity", "category_affinity", "set_8", "set_16", "mean_cosine", *SALES)
@@ -43,7 +44,7 @@ class ArrivalSettings(BoostSettings):
 def arrival_examples(past: Dataset, vectors: Floats, given: ArrivalSettings) -> Examples:
     """Pairs of the people known before a window who bought one of its arrivals. Of `given`, only the windows, the
     negatives and the seed matter here."""
-    args = TrainingArguments(horizon_days=given.horizon_days, n_windows=given.windows)
+    args = ScorerTrainingSettings(horizon_days=given.horizon_days, n_windows=given.windows)
     parts = [_window(past, start, vectors, given) for start in window_starts(past, (Action.PURCHASE,), args)]
     features, label, weight, groups = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Examples(features, label, weight, groups, NAMES, _crowd(past, vectors))
@@ -95,7 +96,7 @@ def _sample(
 
 def _crowd(dataset: Dataset, vectors: Floats) -> Population:
     """Only its facets and arrival rates are wanted here."""
-    return Population.fit(dataset, vectors, PopulationSettings(item_item_items=0, neighbour_pool=1))
+    return Population.fit(dataset, vectors, CollaborativeSettings(item_item_items=0, neighbour_pool=1))
 
 
 def _features(crowd: Population, taken: Events, as_of: int, user: Ints, item: NDArray[np.integer]) -> Floats:

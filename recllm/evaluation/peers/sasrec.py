@@ -7,7 +7,6 @@ horizon as judge of when to stop.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,12 +21,12 @@ from recllm.schema import Action
 
 
 def sasrec(*, horizon_days: int = 28, seed: int = 0, **settings: Any) -> System:
-    """`settings` are fields of `InterestArguments`. A person asked about is read from the question's history."""
-    from recllm.models.sequence.arguments import InterestArguments
+    """`settings` are fields of `SequenceModelSettings`. A person asked about is read from the question's history."""
     from recllm.models.sequence.learn import learn_interests
     from recllm.models.sequence.serve import Interests
+    from recllm.settings import SequenceModelSettings
 
-    args = replace(InterestArguments(**settings), text=False, seed=seed)
+    args = SequenceModelSettings(**settings | {"text": False, "seed": seed})
 
     def fit(past: Dataset) -> Interests:
         blind = np.zeros((past.n_items, 1), np.float32)

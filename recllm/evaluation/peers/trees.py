@@ -15,10 +15,11 @@ from recllm.evaluation.peers.arrivals import ArrivalSettings, arrival_examples, 
 from recllm.evaluation.peers.boosting import BoostSettings, Examples, Forest, boost
 from recllm.evaluation.peers.fitted import once_per_window
 from recllm.evaluation.protocols import COLD, Question, System
-from recllm.features.candidates import Candidates, CandidateSettings, candidates
-from recllm.features.collaborative import Asked, Population, PopulationSettings, ask
+from recllm.features.candidates import Candidates, candidates
+from recllm.features.collaborative import Asked, Population, ask
 from recllm.features.pair_features import FEATURE_NAMES, pair_cosine, pair_features
-from recllm.training.windows import Past, TrainingArguments, Window, window_starts
+from recllm.settings import CandidateSettings, CollaborativeSettings, ScorerTrainingSettings
+from recllm.training.windows import Past, Window, window_starts
 
 COLUMNS: tuple[str, ...] = (
     "times",
@@ -101,13 +102,13 @@ def lightgbm(item_vectors: Floats, *, arrivals: dict[str, Any] | None = None, **
 
 def learn_from(past: Dataset, vectors: Floats, given: TreeSettings) -> Examples:
     """What the trees are grown on; of `given`, the fields of `BoostSettings` other than the seed do not matter here."""
-    settings = PopulationSettings(item_item_items=given.ease_items, item_item_l2=given.ease_l2)
-    args = TrainingArguments(
+    settings = CollaborativeSettings(item_item_items=given.ease_items, item_item_l2=given.ease_l2)
+    args = ScorerTrainingSettings(
         horizon_days=given.horizon_days,
         n_windows=given.windows,
-        own_negatives=given.own_negatives,
-        other_negatives=given.other_negatives,
-        people_per_window=given.people,
+        repeat_negatives=given.own_negatives,
+        discovery_negatives=given.other_negatives,
+        users_per_window=given.people,
         seed=given.seed,
     )
     seen = np.asarray(vectors, np.float32) if given.text else np.zeros((len(vectors), 1), np.float32)

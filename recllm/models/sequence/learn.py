@@ -18,11 +18,11 @@ from torch.nn import functional
 
 from recllm.data.dataset import Dataset
 from recllm.data.interactions import Floats, Ints
-from recllm.models.sequence.arguments import InterestArguments
 from recllm.models.sequence.network import InterestNetwork
 from recllm.models.sequence.sequences import Batch, Places, Sequences, padded_rows
 from recllm.models.sequence.serve import InterestConfig, Interests
 from recllm.schema import Action
+from recllm.settings import SequenceModelSettings
 
 LEAST_PLACES = 200
 """Fewer places to learn from than this say nothing about anybody."""
@@ -35,7 +35,7 @@ def learn_interests(
     target: tuple[Action, ...],
     cuts: Sequence[int],
     judge_from: int,
-    args: InterestArguments | None = None,
+    args: SequenceModelSettings | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[Interests] | None:
     """One model per cut (epoch seconds, ascending), each trained on events before its cut alone.
@@ -44,7 +44,7 @@ def learn_interests(
     to the first cut says when to stop learning what came before it, and is learned afterwards. None when there are
     too few events before the first cut to learn from.
     """
-    args, tell = args or InterestArguments(), progress or (lambda _: None)
+    args, tell = args or SequenceModelSettings(), progress or (lambda _: None)
     learner = _Learner.of(dataset, item_vectors, basics, target, args)
     places = learner.places
     early, judged = places.select(places.at < judge_from), _between(places, judge_from, cuts[0])
@@ -72,7 +72,7 @@ class _Learner:
     places: Places
     item_vectors: Floats
     basics: Floats | None
-    args: InterestArguments
+    args: SequenceModelSettings
     network: InterestNetwork
     optimiser: torch.optim.Optimizer
     rng: np.random.Generator
@@ -84,7 +84,7 @@ class _Learner:
         item_vectors: Floats,
         basics: Floats | None,
         target: tuple[Action, ...],
-        args: InterestArguments,
+        args: SequenceModelSettings,
     ) -> _Learner:
         sequences = Sequences.of(dataset.events, target)
         network = InterestNetwork(_config(item_vectors, args), args.seed)
@@ -102,13 +102,13 @@ class _Learner:
 
     def first(self, early: Places, judged: Places, tell: Callable[[str], None]) -> None:
         """Learn until the judges see no more gain; the network is left in the best state."""
-        judged = _one_each(judged, self.args.judge_people, self.rng)
+        judged = _one_each(judged, self.args.validation_users, self.rng)
         best, kept, worse = -1.0, deepcopy(self.network.state_dict()), 0
-        for epoch in range(1, self.args.max_epochs + 1):
+        for epoch in range(1, self.args.epochs + 1):
             loss = self.epoch(early)
             if not np.isfinite(loss):
                 break
-            if epoch % self.args.epochs_per_verdict and epoch < self.args.max_epochs:
+            if epoch % self.args.epochs_per_evaluation and epoch < self.args.epochs:
                 continue
             verdict = self.verdict(judged)
             tell(f"interests, epoch {epoch}: loss {loss:.4g}, ndcg@10 of what comes next {verdict:.4g}")
@@ -197,7 +197,7 @@ class _Learner:
         return np.where(rank < 10, 1 / np.log2(rank + 2), 0).astype(np.float32)
 
 
-def _config(item_vectors: Floats, args: InterestArguments) -> InterestConfig:
+def _config(item_vectors: Floats, args: SequenceModelSettings) -> InterestConfig:
     return InterestConfig(
         n_items=item_vectors.shape[0],
         text_dim=item_vectors.shape[1],
@@ -213,7 +213,7 @@ def _config(item_vectors: Floats, args: InterestArguments) -> InterestConfig:
     )
 
 
-def _optimiser(network: InterestNetwork, args: InterestArguments) -> torch.optim.Optimizer:
+def _optimiser(network: InterestNetwork, args: SequenceModelSettings) -> torch.optim.Optimizer:
     matrices = [p for p in network.parameters() if p.ndim == 2]
     others = [p for p in network.parameters() if p.ndim != 2]
     groups = [{"params": matrices, "weight_decay": args.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -250,7 +250,7 @@ class _Stretch:
 
 
 def _stretches(
-    sequences: Sequences, places: Places, args: InterestArguments, rng: np.random.Generator | None
+    sequences: Sequences, places: Places, args: SequenceModelSettings, rng: np.random.Generator | None
 ) -> Iterator[_Stretch]:
     """Batches of stretches of about equal length that cover all places.
 
@@ -279,16 +279,16 @@ def _batches(
     places: Places,
     row: Ints,
     column: Ints,
-    args: InterestArguments,
+    args: SequenceModelSettings,
     rng: np.random.Generator | None,
 ) -> Iterator[_Stretch]:
     order = np.arange(len(user)) if rng is None else rng.permutation(len(user))
     of_row = np.argsort(row, kind="stable")
     ends = np.searchsorted(row[of_row], np.arange(len(user) + 1))
     batches = []
-    for part in np.split(order, range(20 * args.batch_sequences, len(order), 20 * args.batch_sequences)):
+    for part in np.split(order, range(20 * args.batch_size, len(order), 20 * args.batch_size)):
         part = part[np.argsort((stop - start)[part], kind="stable")]
-        batches += np.split(part, range(args.batch_sequences, len(part), args.batch_sequences))
+        batches += np.split(part, range(args.batch_size, len(part), args.batch_size))
     for batch in batches if rng is None else [batches[i] for i in rng.permutation(len(batches))]:
         inside = np.concatenate([of_row[ends[r] : ends[r + 1]] for r in batch]) if len(batch) else of_row[:0]
         local = np.repeat(np.arange(len(batch)), (ends[1:] - ends[:-1])[batch])

@@ -14,7 +14,7 @@ Base models are boosted trees, of chances for S and T, of differences (squared e
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from recllm.propensity.model import people_folds, varying
 from recllm.propensity.table import Features, Floats
 from recllm.propensity.uplift.trial import Trial
+from recllm.settings import UpliftSettings
 
 Values = NDArray[np.float64]
 Guess = Callable[[Floats], Values]
@@ -35,22 +36,6 @@ class Learner(StrEnum):
     S = "s"
     T = "t"
     X = "x"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpliftSettings:
-    """Small, strongly held trees: effects are small beside the noise of single outcomes."""
-
-    rounds: int = 60
-    rounds_of_s: int = 150
-    """The S-learner needs more: the treatment is one column among many."""
-    learning_rate: float = 0.05
-    leaves: int = 4
-    least_rows: int = 100
-    l2: float = 20.0
-    folds: int = 3
-    """Parts of people for X's first stage and for held-out answers."""
-    seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +68,8 @@ def held_out_uplift(trial: Trial, learner: Learner = Learner.X, settings: Uplift
 
 
 def _fit_s(trial: Trial, settings: UpliftSettings) -> Guess:
-    settings, arm = replace(settings, rounds=settings.rounds_of_s), trial.treated.astype(np.float32)[:, None]
+    settings = settings.model_copy(update={"rounds": settings.s_learner_rounds})
+    arm = trial.treated.astype(np.float32)[:, None]
     chance = _chances(np.hstack([trial.features.values, arm]), trial.outcome, _weights(trial), settings)
 
     def guess(values: Floats) -> Values:
@@ -157,7 +143,7 @@ def _how(settings: UpliftSettings, rows: int) -> dict[str, Any]:
         "max_iter": settings.rounds,
         "learning_rate": settings.learning_rate,
         "max_leaf_nodes": settings.leaves,
-        "min_samples_leaf": min(settings.least_rows, max(2, rows // 20)),
+        "min_samples_leaf": min(settings.min_leaf_rows, max(2, rows // 20)),
         "l2_regularization": settings.l2,
         "early_stopping": False,
         "random_state": settings.seed,

@@ -21,9 +21,10 @@ from recllm.documents import plain
 from recllm.errors import DataError, NothingToDo, UsageError
 from recllm.propensity.features import person_features
 from recllm.propensity.question import ids_of, known, ordered
-from recllm.propensity.uplift.learners import Learner, UpliftSettings, fit_uplift, held_out_uplift
+from recllm.propensity.uplift.learners import Learner, fit_uplift, held_out_uplift
 from recllm.propensity.uplift.qini import QiniCurve, qini_curve
 from recllm.propensity.uplift.trial import Trial
+from recllm.settings import UpliftSettings
 
 NEEDED = ("user_id", "treated", "outcome")
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from recllm.errors import DataError, PolicyError
 from recllm.propensity.curves import auc
-from recllm.propensity.model import ModelSettings, fit_parts, people_folds
+from recllm.propensity.model import fit_parts, people_folds
 from recllm.propensity.table import Features
+from recllm.settings import PropensitySettings
 
 Values = NDArray[np.float64]
 
@@ -90,7 +91,7 @@ def check_assignment(features: Features, treated: NDArray[np.bool_], propensity:
     drawn anew by the propensities. Raises `PolicyError` when the true arms are told apart by more than chance: more
     than four standard errors, and at least .02, above what the propensities alone would give.
     """
-    settings = ModelSettings(rounds=60, leaves=6, folds=3, seed=seed)
+    settings = PropensitySettings(rounds=60, leaves=6, folds=3, seed=seed)
     folds, score = people_folds(np.arange(len(treated)), 3, seed), np.empty(len(treated))
     for fold in range(3):
         out = folds == fold

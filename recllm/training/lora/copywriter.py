@@ -14,7 +14,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,9 +24,10 @@ import torch
 from torch import Tensor
 
 from recllm.encoder.adapters import AdapterSpec, adapter_state, attach, save_adapter
-from recllm.errors import DataError, UsageError
+from recllm.errors import DataError
 from recllm.generator.causal import base_hash, load_causal, rendered
 from recllm.generator.folder import RECORD
+from recllm.settings import CopywriterSettings
 from recllm.training.lora.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -51,35 +52,6 @@ class Example(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CopyArguments:
-    """Names follow `transformers.TrainingArguments` where the meaning is the same."""
-
-    rank: int = 8
-    alpha: float = 16.0
-    top_layers: int | None = 10
-    """So many blocks, counted from the output, are adapted: the gradient ends there. None: all blocks."""
-    learning_rate: float = 5e-4
-    warmup_steps: int = 10
-    max_grad_norm: float = 1.0
-    num_train_epochs: int = 3
-    per_device_batch: int = 16
-    max_tokens: int = 160
-    """Longer examples are left out."""
-    max_examples: int | None = None
-    """So many are drawn to learn from, a fifth as many to judge by; None: all."""
-    max_minutes: float | None = 6.0
-    """No epoch is begun that would, at the pace so far, end after them; one is made in any case."""
-    languages: tuple[str, ...] = ("en",)
-    """What the tuned model is then asked to write."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("rank", "num_train_epochs", "per_device_batch", "max_tokens"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1")
-
-
-@dataclass(frozen=True, kw_only=True)
 class TunedGenerator:
     folder: Path
     """The adapter."""
@@ -95,7 +67,7 @@ class _Run:
     model: Any
     optimiser: torch.optim.Optimizer
     accelerator: Any
-    args: CopyArguments
+    args: CopywriterSettings
     learn: list[tuple[list[int], list[int]]]
     """(ids, labels) of each example."""
     judge: list[tuple[list[int], list[int]]]
@@ -117,7 +89,7 @@ def tune_generator(
     judge: Sequence[Example],
     base: str | Path,
     out: str | Path,
-    args: CopyArguments | None = None,
+    args: CopywriterSettings | None = None,
     *,
     progress: Progress | None = None,
 ) -> TunedGenerator:
@@ -126,12 +98,12 @@ def tune_generator(
     Raises `DataError` without examples on either side, `ModelError` for a model that takes no adapter, or a checkpoint
     in `out` of other data, settings or weights.
     """
-    args, base, out = args or CopyArguments(), Path(base), Path(out)
+    args, base, out = args or CopywriterSettings(), Path(base), Path(out)
     began, tell = time.monotonic(), progress or (lambda _: None)
-    belongs = {
+    belongs: dict[str, Any] = {
         "data": _digest(learn, judge),
         "base": base_hash(base),
-        "arguments": json.loads(json.dumps(asdict(args))),
+        "arguments": args.model_dump(mode="json"),
     }
     run, spec = _prepared(learn, judge, base, belongs["base"], args)
     _resume(run, out, belongs)
@@ -151,7 +123,7 @@ def tune_generator(
 
 
 def _prepared(
-    learn: Sequence[Example], judge: Sequence[Example], base: Path, weights: str, args: CopyArguments
+    learn: Sequence[Example], judge: Sequence[Example], base: Path, weights: str, args: CopywriterSettings
 ) -> tuple[_Run, AdapterSpec]:
     """The model with a fresh adapter, its optimiser, and the examples as tokens."""
     from accelerate import Accelerator
@@ -181,19 +153,19 @@ def perplexity(model: Any, examples: Sequence[tuple[list[int], list[int]]], batc
 def perplexity_of(folder: str | Path, pairs: Sequence[Example], *, adapter: str | Path | None = None) -> float:
     """The perplexity of a model on disk, with or without an adapter, on the lines of `pairs`."""
     tokenizer, model = load_causal(Path(folder), "cpu", adapter=Path(adapter) if adapter else None)
-    examples = [e for pair in pairs if (e := _example(pair, tokenizer, CopyArguments().max_tokens))]
+    examples = [e for pair in pairs if (e := _example(pair, tokenizer, CopywriterSettings().max_tokens))]
     return perplexity(model, examples, 16)
 
 
 def _train(run: _Run, out: Path, belongs: dict[str, Any], tell: Progress, began: float) -> None:
     if not run.perplexity:
-        run.perplexity.append(perplexity(run.model, run.judge, run.args.per_device_batch))
+        run.perplexity.append(perplexity(run.model, run.judge, run.args.batch_size))
         tell(f"perplexity of the held-back lines {run.perplexity[0]:.2f}")
     first = run.epoch
-    while run.epoch < run.args.num_train_epochs and not _late(run, first, began):
+    while run.epoch < run.args.epochs and not _late(run, first, began):
         loss = _epoch(run)
         run.epoch += 1
-        run.perplexity.append(perplexity(run.model, run.judge, run.args.per_device_batch))
+        run.perplexity.append(perplexity(run.model, run.judge, run.args.batch_size))
         if run.perplexity[-1] <= min(run.perplexity[1:]):
             run.best = adapter_state(run.model)
         tell(f"epoch {run.epoch}: loss {loss:.3f}, perplexity of the held-back lines {run.perplexity[-1]:.2f}")
@@ -215,7 +187,7 @@ def _late(run: _Run, first: int, began: float) -> bool:
 def _epoch(run: _Run) -> float:
     """One pass over the examples in an order drawn from (seed, epoch); the mean loss per token."""
     order = np.random.default_rng([run.args.seed, run.epoch]).permutation(len(run.learn))
-    whole = run.args.per_device_batch * run.accelerator.num_processes
+    whole = run.args.batch_size * run.accelerator.num_processes
     steps = math.ceil(len(order) / whole)
     total, count = 0.0, 0
     run.model.train()
@@ -233,9 +205,9 @@ def _epoch(run: _Run) -> float:
     return total / max(1, count)
 
 
-def _pace(step: int, steps: int, args: CopyArguments) -> float:
+def _pace(step: int, steps: int, args: CopywriterSettings) -> float:
     """Learning rate over the run, in [0, 1]: a linear warm-up, then linearly down to 5 %."""
-    return min(1.0, (step + 1) / (args.warmup_steps + 1)) * (1 - 0.95 * step / (steps * args.num_train_epochs))
+    return min(1.0, (step + 1) / (args.warmup_steps + 1)) * (1 - 0.95 * step / (steps * args.epochs))
 
 
 def _share_gradients(run: _Run) -> None:
@@ -270,7 +242,7 @@ def _batches(examples: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
         yield examples[start : start + size]
 
 
-def _examples(side: Sequence[Example], tokenizer: Any, args: CopyArguments, part: float) -> list[Any]:
+def _examples(side: Sequence[Example], tokenizer: Any, args: CopywriterSettings, part: float) -> list[Any]:
     """The examples that fit, or as many drawn from them as the settings allow this side."""
     fit = [e for pair in side if (e := _example(pair, tokenizer, args.max_tokens))]
     if args.max_examples is None:
@@ -279,7 +251,7 @@ def _examples(side: Sequence[Example], tokenizer: Any, args: CopyArguments, part
     return [fit[i] for i in sorted(order)]
 
 
-def _spec(model: Any, base: Path, weights: str, args: CopyArguments) -> AdapterSpec:
+def _spec(model: Any, base: Path, weights: str, args: CopywriterSettings) -> AdapterSpec:
     depth = int(model.config.num_hidden_layers)
     whole = args.top_layers is None or args.top_layers >= depth
     return AdapterSpec(

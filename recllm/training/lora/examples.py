@@ -20,7 +20,7 @@ from recllm.data.dataset import DAY, Dataset, Events
 from recllm.data.interactions import Ints, Tally, decay, matrix, of_actions
 from recllm.errors import DataError
 from recllm.schema import Action
-from recllm.training.lora.arguments import LoraArguments
+from recllm.settings import LoraSettings
 
 LEAST_EXAMPLES = 50
 """People with something to learn from, over all windows, below which a run is refused."""
@@ -67,7 +67,7 @@ def is_stepwise(events: Events, horizon_days: int) -> bool:
     return len(events) > 1 and not np.any((events.at - events.at[0]) % step) and len(np.unique(events.at)) > 1
 
 
-def starts_of(dataset: Dataset, events: Events, args: LoraArguments) -> list[int]:
+def starts_of(dataset: Dataset, events: Events, args: LoraSettings) -> list[int]:
     """Starts of back-to-back windows, latest first; each has a horizon of history before it.
 
     Arrivals are rare, so windows reach further back than those of the scorer, whose counts need a long history. A log
@@ -88,7 +88,7 @@ def starts_of(dataset: Dataset, events: Events, args: LoraArguments) -> list[int
 
 
 def window_examples(
-    events: Events, takings: Takings, start: int, args: LoraArguments, rng: np.random.Generator
+    events: Events, takings: Takings, start: int, args: LoraSettings, rng: np.random.Generator
 ) -> Iterator[dict[str, list[Any]]]:
     """Batches of examples of one window, as columns."""
     n_items, end = takings.tally.n_keys, start + args.horizon_days * DAY
@@ -104,14 +104,14 @@ def window_examples(
         if kind not in args.kinds and not stepwise:
             continue
         people = np.unique(user[asked])
-        people = np.sort(rng.permutation(people)[: args.people_per_window])
+        people = np.sort(rng.permutation(people)[: args.users_per_window])
         for block in np.split(people, range(_BLOCK, len(people), _BLOCK)):
             if len(block):
                 yield _columns(past, n_items, start, kind, block, user[asked], item[asked], args)
 
 
 def _columns(
-    past: Events, n_items: int, start: int, kind: str, people: Ints, user: Ints, item: Ints, args: LoraArguments
+    past: Events, n_items: int, start: int, kind: str, people: Ints, user: Ints, item: Ints, args: LoraSettings
 ) -> dict[str, list[Any]]:
     mine = past.rows(people)
     weights = matrix(mine, n_items, decay(mine.at, start, args.half_life_days))
@@ -133,7 +133,7 @@ def _columns(
     }
 
 
-def write_examples(dataset: Dataset, args: LoraArguments, path: Path) -> Any:
+def write_examples(dataset: Dataset, args: LoraSettings, path: Path) -> Any:
     """The examples of all windows as a memory-mapped `datasets.Dataset`, latest window first.
 
     Columns: start (epoch seconds), kind ("arrival", "new" or "next"), person (row of users), items and weights (at

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from recllm.data.interactions import Ints
 from recllm.errors import DataError
-from recllm.training.lora.arguments import LoraArguments
+from recllm.settings import LoraSettings
 from recllm.training.lora.checkpoint import Checkpoint, optimiser_state, restore_optimiser
 from recllm.training.lora.judge import Judge
 from recllm.training.lora.objective import SetScore, Targets, bce_loss, draw_by_norm, softmax_loss
@@ -38,7 +38,7 @@ class Run:
     groups: list[Group]
     judge: Judge
     base: Tensor
-    args: LoraArguments
+    args: LoraSettings
     accelerator: Any
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
@@ -183,7 +183,7 @@ def one_step(run: Run) -> float:
     return value
 
 
-def pace(step: int, args: LoraArguments) -> float:
+def pace(step: int, args: LoraSettings) -> float:
     """Learning rate over the run, in [0, 1]: a linear warm-up, then linearly down to 5 %."""
     return min(1.0, (step + 1) / (args.warmup_steps + 1)) * (1 - 0.95 * step / args.max_steps)
 

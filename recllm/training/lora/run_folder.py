@@ -6,7 +6,6 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,16 @@ from typing import Any
 from recllm.data.dataset import Dataset, utc
 from recllm.errors import ModelError
 from recllm.schema import Encoder
-from recllm.training.lora.arguments import LoraArguments
+from recllm.settings import LoraSettings
 
 CONFIG, METRICS, CARD = "config.json", "metrics.jsonl", "card.txt"
 _LIBRARIES = ("recllm", "torch", "transformers", "peft", "accelerate", "datasets")
 
 
-def belongs_to(dataset: Dataset, args: LoraArguments, base: str, base_hash: str) -> dict[str, Any]:
+def belongs_to(dataset: Dataset, args: LoraSettings, base: str, base_hash: str) -> dict[str, Any]:
     """What a checkpoint must share with a run that goes on from it. How long to run may differ."""
-    settings = asdict(args)
-    for name in ("max_minutes", "resume_from_checkpoint", "report_to", "keep_mib", "save_steps", "patience"):
+    settings = args.model_dump(mode="json")
+    for name in ("max_minutes", "resume_from_checkpoint", "report_to", "cache_mib", "save_steps", "patience"):
         settings.pop(name)
     return {
         "data_hash": dataset.data_hash(),
@@ -34,7 +33,7 @@ def belongs_to(dataset: Dataset, args: LoraArguments, base: str, base_hash: str)
     }
 
 
-def run_folder_name(dataset: Dataset, encoder: Encoder, args: LoraArguments) -> str:
+def run_folder_name(dataset: Dataset, encoder: Encoder, args: LoraSettings) -> str:
     """A name that equal data, encoder and settings share, so that an interrupted run is found again."""
     record = belongs_to(dataset, args, encoder.name, encoder.fingerprint)
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
@@ -50,14 +49,14 @@ def same_run(record: Mapping[str, Any], belongs: Mapping[str, Any], folder: Path
             )
 
 
-def write_config(folder: Path, belongs: Mapping[str, Any], args: LoraArguments) -> None:
+def write_config(folder: Path, belongs: Mapping[str, Any], args: LoraSettings) -> None:
     versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
             versions[name] = version(name)
         except ImportError:  # recllm run from a checkout
             versions[name] = "not installed"
-    record = {**belongs, "arguments": asdict(args), "seed": args.seed, "versions": versions}
+    record = {**belongs, "arguments": args.model_dump(mode="json"), "seed": args.seed, "versions": versions}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
@@ -79,7 +78,7 @@ def append_metrics(folder: Path, values: Mapping[str, float]) -> None:
 def write_card(
     folder: Path,
     dataset: Dataset,
-    args: LoraArguments,
+    args: LoraSettings,
     base: str,
     licence: str,
     consent: str,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY
 from recllm.data.interactions import Floats, Ints
-from recllm.training.lora.arguments import LoraArguments
+from recllm.settings import LoraSettings
 from recllm.training.lora.examples import Takings
 
 _READ = 2_048
@@ -55,7 +55,7 @@ class Source:
     table: Any
     takings: Takings
     text_of: Ints
-    args: LoraArguments
+    args: LoraSettings
     popularity: dict[int, Floats] = field(default_factory=dict)
 
     def groups(self) -> list[Group]:
@@ -73,7 +73,7 @@ class Source:
         fit = [g for g in groups if g.kind == kind]
         sizes = np.array([len(g.rows) for g in fit])
         group = fit[rng.choice(len(fit), p=sizes / sizes.sum())]
-        wanted = min(self.args.per_device_batch, len(group.rows))
+        wanted = min(self.args.batch_size, len(group.rows))
         rows = np.sort(rng.choice(len(group.rows), wanted, replace=False)) + group.rows.start
         batch = self.table[rows.tolist()]
         items, weight = self.candidates(group, batch, rng)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from recllm.encoder.adapters import AdapterSpec, adapter_state, attach
 from recllm.encoder.huggingface import HuggingFaceEncoder, plan_batches
 from recllm.errors import ModelError
-from recllm.training.lora.arguments import LoraArguments
+from recllm.settings import LoraSettings
 
 if TYPE_CHECKING:
     from recllm.data.interactions import Ints
@@ -29,7 +29,7 @@ _BLOCKS = {"distilbert": "transformer"}
 class Tower:
     """Distinct texts, by number, as unit vectors of the model being trained."""
 
-    def __init__(self, encoder: HuggingFaceEncoder, texts: Sequence[str], args: LoraArguments) -> None:
+    def __init__(self, encoder: HuggingFaceEncoder, texts: Sequence[str], args: LoraSettings) -> None:
         self.encoder = encoder
         self.dim = encoder.dim
         self.tokens = [np.asarray(ids, np.int32) for ids in encoder.token_ids(texts)]
@@ -47,7 +47,7 @@ class Tower:
         self._lower = _part(plain, encoder.model_type, 0, split, inputs=True) if split else None
         self._upper = _part(plain, encoder.model_type, split, depth, inputs=not split)
         self._kept: dict[int, Tensor] = {}
-        self._room = args.keep_mib << 20
+        self._room = args.cache_mib << 20
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -123,7 +123,7 @@ class Tower:
         return torch.autocast(kind, torch.bfloat16) if self.bf16 else contextlib.nullcontext()
 
 
-def adapter_spec(encoder: HuggingFaceEncoder, args: LoraArguments) -> AdapterSpec:
+def adapter_spec(encoder: HuggingFaceEncoder, args: LoraSettings) -> AdapterSpec:
     """The adapter that a run with these settings trains on this encoder."""
     depth = int(encoder.model.config.num_hidden_layers)
     whole = args.top_layers is None or args.top_layers >= depth
@@ -147,7 +147,7 @@ def check_device(device: str | None) -> str:
     return device
 
 
-def _wants_bfloat16(args: LoraArguments, device: str) -> bool:
+def _wants_bfloat16(args: LoraSettings, device: str) -> bool:
     from recllm.encoder.precision import MIN_GAIN, product_gain
 
     if args.precision != "auto":

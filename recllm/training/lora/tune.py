@@ -1,6 +1,6 @@
 """From a log and an encoder to an encoder that knows what its people buy.
 
-tuned = tune_encoder(dataset, "sentence-transformers/all-MiniLM-L6-v2", LoraArguments(), run_folder)
+tuned = tune_encoder(dataset, "sentence-transformers/all-MiniLM-L6-v2", LoraSettings(), run_folder)
 vectors = item_vectors(tuned.encoder, dataset)
 """
 
@@ -25,8 +25,8 @@ from recllm.encoder.loading import load_encoder, with_adapter
 from recllm.encoder.unique import distinct
 from recllm.errors import DataError, ModelError
 from recllm.schema import Encoder
+from recllm.settings import LoraSettings
 from recllm.text.items import item_texts
-from recllm.training.lora.arguments import LoraArguments
 from recllm.training.lora.checkpoint import load_checkpoint, save_checkpoint
 from recllm.training.lora.examples import ALONE, Takings, purchases, write_examples
 from recllm.training.lora.judge import Judge
@@ -63,7 +63,7 @@ class TunedEncoder:
 def tune_encoder(
     dataset: Dataset,
     encoder: Encoder | str | Path,
-    arguments: LoraArguments | None = None,
+    arguments: LoraSettings | None = None,
     run_folder: str | Path = "run",
     progress: Callable[[str], None] | None = None,
     *,
@@ -79,7 +79,7 @@ def tune_encoder(
     too little to learn from, or no text; `ModelError` for an encoder that takes no adapter, a device that is not there,
     or a checkpoint that cannot be written or belongs to another run.
     """
-    began, args, folder = time.monotonic(), arguments or LoraArguments(), Path(run_folder)
+    began, args, folder = time.monotonic(), arguments or LoraSettings(), Path(run_folder)
     tell = progress or (lambda _: None)
     base = load_encoder(encoder, cache_dir=cache_dir) if isinstance(encoder, str | Path) else encoder
     plain = trainable(base)
@@ -146,7 +146,7 @@ def prepare(
     dataset: Dataset,
     base: Encoder,
     plain: HuggingFaceEncoder,
-    args: LoraArguments,
+    args: LoraSettings,
     folder: Path,
     device: str,
     locale: str,
@@ -166,7 +166,7 @@ def prepare(
     takings = Takings.of(purchases(dataset), dataset.n_items)
     source = Source(table, takings, inverse.astype(np.int64), args)
     judged, learned = hold_out(source.groups(), args)
-    judge = Judge.of(source, judged, args.judge_people, np.random.default_rng([args.seed, 0]))
+    judge = Judge.of(source, judged, args.validation_users, np.random.default_rng([args.seed, 0]))
     counts = f"{sum(len(g.rows) for g in learned):,} examples in {len({g.start for g in learned})} windows"
     tell(f"{counts}, {len(texts):,} distinct texts")
     rows = torch.from_numpy(base.encode(texts)).to(device)
@@ -177,9 +177,9 @@ def prepare(
     return Run(tower, score, source, learned, judge, rows, args, accelerator)
 
 
-def hold_out(groups: list[Group], args: LoraArguments) -> tuple[list[Group], list[Group]]:
-    """Whole windows, latest first, for judging until they hold `judge_people`, or a tenth of all; the rest to learn."""
-    wanted = min(args.judge_people, sum(len(g.rows) for g in groups) / 10)
+def hold_out(groups: list[Group], args: LoraSettings) -> tuple[list[Group], list[Group]]:
+    """Whole windows, latest first, for validation until they hold `validation_users` or a tenth; the rest to learn."""
+    wanted = min(args.validation_users, sum(len(g.rows) for g in groups) / 10)
     judged: list[Group] = []
     for start in sorted({g.start for g in groups}, reverse=True):
         if sum(len(g.rows) for g in judged) >= wanted:

@@ -1,0 +1,607 @@
+"""Everything that can be set, as one tree: the same names in Python, in `workspace.toml` and after `--set`.
+
+    Settings(currency="EUR", scorer=ScorerTrainingSettings(epochs=5))       # Python
+    currency = "EUR"  /  [scorer]  /  epochs = 5                            # workspace.toml
+    recllm train --set currency=EUR --set scorer.epochs=5                   # command line
+
+Units stand in the field's name or in its documentation. A wrong name or value raises `UsageError`.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+import zoneinfo
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, Strict, StringConstraints, field_validator
+
+from recllm.documents import FrozenModel, allows_none, plain, unknown_name
+from recllm.errors import UsageError
+from recllm.files import safe_id
+from recllm.policy import Policy
+from recllm.schema import Action
+
+Flag = Annotated[bool, Strict()]
+Count = Annotated[int, Strict(), Field(ge=1)]
+CountOrZero = Annotated[int, Strict(), Field(ge=0)]
+Days = Annotated[float, Strict(), Field(gt=0)]
+Positive = Annotated[float, Strict(), Field(gt=0)]
+Weight = Annotated[float, Strict(), Field(ge=0)]
+Share = Annotated[float, Strict(), Field(ge=0, le=1)]
+Dropout = Annotated[float, Strict(), Field(ge=0, lt=1)]
+Text = Annotated[str, Strict()]
+
+Loss = Literal["window", "in-batch", "bce"]
+Caching = Literal["off", "exact", "bank"]
+Precision = Literal["auto", "float32", "bfloat16"]
+ExampleKind = Literal["arrival", "new", "next"]
+ScorePart = Literal["cosine", "vectors", "features"]
+
+
+class ProfileSettings(FrozenModel):
+    """How a person's past is weighed in a profile."""
+
+    section: ClassVar[str] = "profiles"
+
+    half_life_days: Days = 120.0
+    """A purchase counts half as much every so many days."""
+    browsing_half_life_days: Days = 30.0
+    """The same for browsing, which tells of a shorter-lived wish."""
+    favourites: CountOrZero = 8
+    """At most so many favourite categories, and brands, per person."""
+    max_lines: CountOrZero | None = None
+    """Keep only so many of the heaviest lines of B, and of H; None keeps all. The counts of a profile stay whole."""
+
+
+class CollaborativeSettings(FrozenModel):
+    """What is counted over all users before a time, and the features of a pair that follow from the counts."""
+
+    section: ClassVar[str] = "collaborative"
+
+    target: Annotated[tuple[Action, ...], Field(min_length=1)] = (Action.PURCHASE,)
+    """The actions that count as a purchase; others join them where a shop has too few purchases."""
+
+    # --- similar users
+    neighbours: Count = 100
+    """So many most similar users speak for an item."""
+    neighbour_pool: Count = 20_000
+    """At most this many users serve as neighbours, the most active first: cost stays linear in the users asked for."""
+    profile_half_life_days: Days = 120.0
+    """Users are compared by their purchases, which count half as much every so many days."""
+    recent_days: Days = 28.0
+    """How far back a neighbour's purchases speak for an item."""
+    basics_sharpness: Positive = 20.0
+    """Two users without purchases are alike by exp(sharpness * (cosine of their basics - 1))."""
+
+    # --- what goes with what
+    item_item_items: CountOrZero = 2_500
+    """The best selling items have weights to each other; cost grows with the cube of it."""
+    item_item_l2: Positive = 150.0
+    """Ridge of EASE (Steck 2019)."""
+    item_item_weights: Count = 200
+    """So many largest weights of each item are kept."""
+    item_item_half_life_days: Days | None = 120.0
+    """How fast a purchase stops counting for what goes with what; None where times mean nothing."""
+
+    # --- how fast the past stops counting
+    purchase_half_life_days: Days = 120.0
+    """Of a purchase in a user's habits, their shares of item groups, neighbours' purchases and the nearest texts."""
+    browsing_half_life_days: Days = 14.0
+    """Of a browsing event in the features of views."""
+    user_vector_half_life_days: Days = 60.0
+    """Of an event in the mean vector of a user's history."""
+
+    # --- windows before the time of counting
+    short_window_days: Days = 7.0
+    """Buyers of an item in this window, against the next one, are its trend."""
+    window_days: Days = 28.0
+    """Buyers of late: what is popular, shares of a type, recent visits."""
+    long_window_days: Days = 91.0
+    """Buyers in this window are the item's usual level."""
+    price_window_days: Days = 14.0
+    """Mean price in this window, against the usual one, says whether an item is cheaper lately."""
+    novelty_window_days: Days = 56.0
+    """A user's share of first purchases is counted in it."""
+    group_window_days: Days = 56.0
+    """Purchases of an item group by neighbours, and by everybody, are counted in it."""
+    never_days: Days = 730.0
+    """Stands for the days since something that never happened."""
+
+    # --- new items
+    new_item_days: Days = 42.0
+    """An item counts as new for so many days after its first sale."""
+    max_new_items: CountOrZero = 5_000
+    """At most so many new items are proposed, best selling first."""
+    first_sales_days: Days = 28.0
+    """How a new item sold is counted over so many days from its first sale."""
+    first_sales_window_days: Days = 182.0
+    """New items of this window tell how new items of a group sell."""
+
+    # --- shrinkage and limits of features
+    prior_buyers: Weight = 3.0
+    """A share is drawn towards the shop's mean as if by so many buyers (repeat rate) or items (sales of new items)."""
+    lift_limit: Positive = 4.0
+    """Log ratios of neighbours to everybody are cut off at plus and minus this."""
+    price_gap_limit: Positive = 3.0
+    """Log ratios of a price to the user's usual one are cut off at plus and minus this."""
+    price_change_limit: Positive = 2.0
+    """Log ratios of today's price to the item's usual one are cut off at plus and minus this."""
+    item_item_limits: tuple[float, float] = (-1.0, 3.0)
+    """Scores of what goes with what are cut off below and above these."""
+    overdue_limits: tuple[float, float] = (-4.0, 2.0)
+    """Log ratios of the days since the last purchase to the usual interval are cut off below and above these."""
+
+    # --- texts
+    text_items: Count = 100
+    """So many of a user's heaviest items are compared with an item by text."""
+    text_power: Positive = 8.0
+    """Cosines are raised to this power before they are averaged, so that the nearest texts count most."""
+    price_weight: Weight = 0.25
+    """Weight of the price beside the text in an item's vector."""
+
+
+class CandidateSettings(FrozenModel):
+    """How many items each source may propose per user; 0 switches a source off."""
+
+    section: ClassVar[str] = "candidates"
+
+    own_history: CountOrZero = 500
+    """Items that the user bought before, the most habitual first."""
+    neighbours: CountOrZero = 300
+    """What similar users bought lately."""
+    item_item: CountOrZero = 150
+    """What goes with the user's items."""
+    text_nearest: CountOrZero = 30
+    """Items whose text is nearest; a full pass over the catalogue, so only for users with a short history."""
+    category_trend: CountOrZero = 150
+    """What sells lately in the categories that the user buys from."""
+    new_arrivals: CountOrZero = 30
+    """New items, by how they and their type sell."""
+    popular: CountOrZero = 100
+    """What sold most in the last weeks."""
+    interests: CountOrZero = 300
+    """What the sequence model expects next; a full pass over the catalogue, where the shop has such a model."""
+    short_history: CountOrZero = 20
+    """A history of fewer items is short."""
+
+
+class ExplanationSettings(FrozenModel):
+    """How reasons are looked for, and when one is clear enough to be named."""
+
+    section: ClassVar[str] = "explanations"
+
+    evidence_per_item: Count = 8
+    """Lines of the history left out, one at a time, per recommended item; those nearest to it."""
+    max_reasons: Count = 2
+    """Reasons per item at most."""
+    min_effect: Share = 0.05
+    """A line is named only when leaving it out costs more than this share of the range of the user's scores."""
+
+
+class ScorerTrainingSettings(FrozenModel):
+    """How the scorer is trained on past windows of the log."""
+
+    section: ClassVar[str] = "scorer"
+
+    # --- examples
+    horizon_days: Count = 28
+    """Length of a window, and how far ahead the probability looks."""
+    n_windows: Count = 4
+    """Past windows at most, fewer when the log is short."""
+    min_actions: CountOrZero = 200
+    """With fewer purchases than this, weaker actions are learned from as well."""
+    users_per_window: Count = 4_000
+    """Users drawn per window; beyond that a window's cost stays the same."""
+    repeat_negatives: CountOrZero = 60
+    """Sampled per user from what they bought before and did not buy in the window."""
+    discovery_negatives: CountOrZero = 90
+    """Sampled per user from the candidates that are new to them."""
+    n_new_item_windows: CountOrZero = 6
+    """Past windows whose new items, which never sold before, are learned among themselves."""
+    new_item_negatives: CountOrZero = 150
+    """Sampled per user from the window's new items."""
+    new_item_weight: Weight = 1.0
+    """Of a user who bought new items, against a user in the other windows; 0 leaves new items out."""
+    min_new_items: Count = 30
+    """A window with fewer new items, or fewer users who bought one, teaches nothing about them."""
+    new_users_per_window: CountOrZero = 400
+    """Users of each window, those with basics where the shop has any, who are learned from once more with their
+    history hidden: what to offer to a user who has done nothing yet."""
+    timed: Flag = True
+    """False for a log that knows only each user's order: what compares times of different users is left out, and
+    items that never sold are learned among the others instead of as new items of a time."""
+
+    # --- the model
+    parts: Annotated[tuple[ScorePart, ...], Field(min_length=1)] = ("cosine", "vectors", "features")
+    """Of the score; fewer only to see what each is worth."""
+    heads: Count = 5
+    """MLPs whose scores are averaged; each learns for itself, so that their mistakes differ."""
+    projection: Count = 32
+    """Width of the projected vectors."""
+    hidden: Annotated[tuple[Count, ...], Field(min_length=1)] = (96, 96)
+    """Widths of the hidden layers."""
+    dropout: Dropout = 0.0
+
+    # --- the loss
+    discovery_weight: Weight = 1.0
+    """Of the loss over items that are new to the user, beside the loss over all."""
+    level_weight: Weight = 0.05
+    """Of the term that ties the level of a user's logits to how much they buy: without it only differences within
+    a user mean something, and neither probabilities nor the effect of a left out line do."""
+
+    # --- the loop
+    epochs: Count = 3
+    """Rounds, with an evaluation after each. A round is one pass over all windows, or more when the log is so small
+    that all rounds together would take fewer than `min_steps` steps."""
+    min_steps: CountOrZero = 250
+    patience: CountOrZero = 2
+    """Rounds without a better evaluation before training ends."""
+    batch_size: Count = 64
+    """Users of a step."""
+    learning_rate: Positive = 2e-3
+    warmup_share: Share = 0.1
+    """Share of the steps in which the learning rate rises."""
+    final_learning_rate_share: Share = 0.01
+    """Share of the learning rate that is left at the end of its cosine."""
+    weight_decay: Weight = 1e-2
+    max_grad_norm: Positive = 5.0
+    seed: CountOrZero = 0
+
+    # --- validation and calibration
+    validation_users: CountOrZero = 300
+    """Users, at most a fifth of all, who are not learned from in the latest window: their whole candidate lists say
+    after each round whether to go on, and calibrate the probability."""
+    min_validation_users: Count = 30
+    """With fewer who bought something the last round is used, and the metrics are called rough."""
+    min_gain: Weight = 0.005
+    """Differences of the summed NDCG below this are chance: 300 users tell no finer."""
+    calibration_prior: Weight = 10.0
+    """The slope of the probability is drawn towards 1 as strongly as so many outcomes would draw it."""
+    item_calibration: Flag = True
+    """Also calibrate the probability item by item on the validation users."""
+    item_calibration_prior: Positive = 50.0
+    """An item's own ratio of purchases to expectation weighs as much as its prior at so many expected purchases."""
+    cold_start_prior: Weight = 1.0
+    """Pull of each weight of the ranking for new users towards popularity."""
+
+
+class SequenceModelSettings(FrozenModel):
+    """How the sequence of what users bought is learned. Cost is linear in events x epochs."""
+
+    section: ClassVar[str] = "sequence"
+
+    dim: Count = 128
+    """Width of the model; a multiple of `attention_heads`."""
+    layers: Count = 1
+    attention_heads: Count = 2
+    interests: Count = 1
+    """Vectors per user; the score takes a soft maximum over them."""
+    max_length: Count = 50
+    """Events of a user that are read, the latest ones; longer sequences are learned from in stretches."""
+    dropout: Dropout = 0.3
+    text: Flag = True
+    """False learns from ids alone (the classic SASRec): such a model says nothing about items that never sold."""
+    residual_dropout: Share = 0.5
+    """Share of steps in which an item stands on its text alone; the residual counts 1 minus this when serving."""
+    temperature: Positive = 0.1
+    """At the start; it is learned."""
+    negatives: CountOrZero = 1024
+    """Sampled per step, shared by the batch, besides the other users' next items."""
+    min_examples: Count = 200
+    """With fewer events to predict there is no sequence model."""
+    epochs: Count = 30
+    later_epochs: CountOrZero = 3
+    """Passes over each later stretch of the log, mixed with as many older events, once the first is learned."""
+    epochs_per_evaluation: Count = 2
+    patience: CountOrZero = 2
+    """Evaluations in a row without a better one before learning stops."""
+    validation_users: Count = 3_000
+    batch_size: Count = 256
+    """Sequences of a step."""
+    learning_rate: Positive = 1e-3
+    weight_decay: Weight = 1e-2
+    bfloat16: Flag = True
+    """Where the processor gains by it."""
+    seed: CountOrZero = 0
+
+    def check(self) -> None:
+        if self.dim % self.attention_heads:
+            raise ValueError(f"dim is {self.dim}; give a multiple of attention_heads ({self.attention_heads})")
+
+
+class LoraSettings(FrozenModel):
+    """A fine-tuning run of the encoder. Names follow `transformers.TrainingArguments` where the meaning is the same."""
+
+    section: ClassVar[str] = "lora"
+
+    # --- the adapter
+    rank: Count = 8
+    alpha: Positive = 16.0
+    """The change to a weight is alpha / rank * B A."""
+    top_layers: Count | None = 2
+    """So many blocks, counted from the output, are adapted; the output of those below never changes, so it is computed
+    once per text and kept. None: all blocks."""
+    cache_mib: CountOrZero = 1024
+    """Memory for the kept outputs; texts beyond it go through the whole model at each step."""
+
+    # --- the examples
+    horizon_days: Count = 28
+    n_windows: Annotated[int, Strict(), Field(ge=2)] = 6
+    """Past windows at most, the latest one for validation alone."""
+    history_items: Count = 30
+    """Heaviest distinct items of a user that make the set."""
+    half_life_days: Days = 60.0
+    kinds: Annotated[tuple[ExampleKind, ...], Field(min_length=1)] = ("arrival", "new")
+    """Questions to learn from; a log that knows only an order is always learned from as "next"."""
+    users_per_window: Count = 4_000
+    validation_users: Count = 500
+
+    # --- the objective
+    loss: Loss = "window"
+    negatives: Count = 1_024
+    """Items drawn per step as candidates where the window's own new items are not the whole question."""
+    hard_negatives: CountOrZero = 0
+    """Nearest texts of each positive, mined anew at each round, that are added to the candidates."""
+    mask_equal_texts: Flag = False
+    """An item with the very text of something the user bought is no negative for that user. Off, because the share
+    of items of one text that is bought is what ranks it against other texts."""
+    scale: Positive = 20.0
+    """First value of the learned temperature tau."""
+    gain: Weight = 0.25
+    """First value of the learned weight of the similarity."""
+    prior: Flag = True
+    """Learn a linear term on the item's text beside the similarity: what sells."""
+    head_steps: CountOrZero = 20
+    """First steps that learn temperature, gain and prior alone, on the base vectors, so that the encoder does not have
+    to bend to make up for wrong ones (Kumar et al. 2022)."""
+    pull_weight: Weight = 1.0
+    """Weight of 1 - cos(e, e_base) over the step's texts, which keeps a small catalogue from bending the language."""
+
+    # --- the loop
+    batch_size: Count = 256
+    """Users of a step per device; all of one window and one question."""
+    gradient_accumulation_steps: Count = 1
+    learning_rate: Weight = 3e-4
+    """Of the adapter; 1e-3 and above undid the similarity of texts within 20 steps on both logs it was tried on."""
+    head_learning_rate: Weight = 2e-2
+    """Of the temperature and the prior."""
+    weight_decay: Weight = 0.0
+    warmup_steps: CountOrZero = 15
+    max_grad_norm: Positive = 1.0
+    max_steps: Count = 100
+    max_minutes: Positive | None = 12.0
+    """Ends the run at the next round; the learning rate falls by steps alone, so that a resumed run is the same run."""
+    cached_loss: Caching = "bank"
+    """off: one graph over all texts of the step. exact: vectors without graph, loss, then a graph in chunks (Gao et
+    al. 2021), the same gradient with the memory of one chunk. bank: vectors may be as old as the round, and only
+    `gradient_texts` texts, drawn by the size of their gradient, get a graph."""
+    gradient_texts: Count = 256
+    chunk_tokens: Count = 4_096
+    gradient_checkpointing: Flag = False
+    precision: Precision = "auto"
+    """bfloat16 where the processor gains by it."""
+    device: Text | None = None
+    """cpu, cuda or cuda:1; None for the fastest."""
+
+    # --- the record
+    eval_steps: Count = 20
+    """Steps of a round: after each the validation users are evaluated, and the bank is filled anew."""
+    save_steps: Count | None = None
+    """Steps between checkpoints, a multiple of `eval_steps`; None for every round."""
+    patience: CountOrZero = 3
+    """Rounds without a better evaluation before training ends."""
+    resume_from_checkpoint: Flag = True
+    """Go on from the run folder's checkpoint where it has one of the same settings and data."""
+    report_to: tuple[Text, ...] = ()
+    """Trackers of accelerate, such as "tensorboard" or "wandb", beside metrics.jsonl."""
+    seed: CountOrZero = 0
+
+    def check(self) -> None:
+        if self.save_steps is not None and self.save_steps % self.eval_steps:
+            raise ValueError(f"save_steps is {self.save_steps}; give a multiple of eval_steps ({self.eval_steps})")
+
+
+class CopywriterSettings(FrozenModel):
+    """LoRA on a causal language model with approved copy. Names as in `LoraSettings`."""
+
+    section: ClassVar[str] = "copywriter"
+
+    rank: Count = 8
+    alpha: Positive = 16.0
+    top_layers: Count | None = 10
+    """So many blocks, counted from the output, are adapted: the gradient ends there. None: all blocks."""
+    epochs: Count = 3
+    batch_size: Count = 16
+    """Examples of a step per device."""
+    learning_rate: Positive = 5e-4
+    warmup_steps: CountOrZero = 10
+    max_grad_norm: Positive = 1.0
+    max_tokens: Count = 160
+    """Longer examples are left out."""
+    max_examples: Count | None = None
+    """So many are drawn to learn from, a fifth as many for validation; None: all."""
+    max_minutes: Weight | None = 6.0
+    """No epoch is begun that would, at the pace so far, end after them; one is made in any case."""
+    languages: Annotated[tuple[Text, ...], Field(min_length=1)] = ("en",)
+    """What the tuned model is then asked to write."""
+    seed: CountOrZero = 0
+
+
+class PropensitySettings(FrozenModel):
+    """How the trees and the logistic regression behind a probability of an action are fitted."""
+
+    section: ClassVar[str] = "propensity"
+
+    rounds: Count = 150
+    """Trees."""
+    learning_rate: Positive = 0.04
+    leaves: Annotated[int, Strict(), Field(ge=2)] = 8
+    min_leaf_rows: Count = 60
+    l2: Weight = 5.0
+    column_share: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.5
+    """Share of the columns that a split may choose from."""
+    ridge: Positive = 0.005
+    """Inverse strength of the logistic regression's penalty."""
+    increasing: tuple[Text, ...] = ()
+    """Features with which the trees' probability may only rise: what is known beforehand, where examples are few."""
+    decreasing: tuple[Text, ...] = ()
+    """Features with which it may only fall."""
+    folds: Annotated[int, Strict(), Field(ge=2)] = 3
+    """Parts that users are dealt into for the calibration."""
+    seed: CountOrZero = 0
+
+
+class PredictionReasonSettings(FrozenModel):
+    """How the reasons of a prediction are found: by putting other users' values in place of a group of features."""
+
+    section: ClassVar[str] = "prediction_reasons"
+
+    max_reasons: CountOrZero = 3
+    min_effect: Weight = 0.1
+    """Smaller changes of the logit are nothing clear."""
+    background_users: Count = 8
+    """Users whose values are put in place of the user's own."""
+    seed: CountOrZero = 0
+
+
+class UpliftSettings(FrozenModel):
+    """Small, strongly held trees: effects are small beside the noise of single outcomes."""
+
+    section: ClassVar[str] = "uplift"
+
+    rounds: Count = 60
+    """Trees."""
+    s_learner_rounds: Count = 150
+    """The S-learner needs more: the treatment is one column among many."""
+    learning_rate: Positive = 0.05
+    leaves: Annotated[int, Strict(), Field(ge=2)] = 4
+    min_leaf_rows: Count = 100
+    l2: Weight = 20.0
+    folds: Annotated[int, Strict(), Field(ge=2)] = 3
+    """Parts of users for the X-learner's first stage and for answers about users who were not learned from."""
+    seed: CountOrZero = 0
+
+
+class Settings(FrozenModel):
+    """What a shop decides once, and every section of settings below it."""
+
+    consent_default: Flag = False
+    """Whether a person without a recorded decision counts as having agreed."""
+    currency: Annotated[
+        Text | None,
+        StringConstraints(pattern=r"^[A-Z]{3}$"),
+        Field(json_schema_extra={"expected": "three capitals such as EUR"}),
+    ] = None
+    """ISO 4217 code of prices without one."""
+    timezone: Annotated[Text | None, Field(json_schema_extra={"expected": "a name such as Europe/Paris"})] = None
+    """IANA zone of times without one."""
+    encoder: Annotated[
+        Text, StringConstraints(pattern=r"\S"), Field(json_schema_extra={"expected": "a name or folder"})
+    ] = "sentence-transformers/all-MiniLM-L6-v2"
+    """Hub id or folder of the text encoder."""
+    locale: Annotated[
+        Text,
+        StringConstraints(pattern=r"^[a-z]{2,3}([-_][A-Za-z0-9]{2,8})*$"),
+        Field(json_schema_extra={"expected": "a language such as en or zh-CN"}),
+    ] = "en"
+    """Language of texts."""
+    tenant: Text = "default"
+    """Part of every pseudonym: two tenants' people cannot be joined. Never change it in a workspace with data."""
+
+    policy: Policy = Policy()
+    profiles: ProfileSettings = ProfileSettings()
+    collaborative: CollaborativeSettings = CollaborativeSettings()
+    candidates: CandidateSettings = CandidateSettings()
+    explanations: ExplanationSettings = ExplanationSettings()
+    scorer: ScorerTrainingSettings = ScorerTrainingSettings()
+    sequence: SequenceModelSettings = SequenceModelSettings()
+    lora: LoraSettings = LoraSettings()
+    copywriter: CopywriterSettings = CopywriterSettings()
+    propensity: PropensitySettings = PropensitySettings()
+    prediction_reasons: PredictionReasonSettings = PredictionReasonSettings()
+    uplift: UpliftSettings = UpliftSettings()
+
+    @field_validator("timezone")
+    @classmethod
+    def _exists(cls, name: str | None) -> str | None:
+        try:
+            return name if name is None else zoneinfo.ZoneInfo(name).key
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError(f"{name!r} is not a name such as Europe/Paris") from None
+
+    @field_validator("tenant")
+    @classmethod
+    def _safe(cls, tenant: str) -> str:
+        return safe_id(tenant, "tenant")
+
+    def table(self) -> dict[str, Any]:
+        """What `workspace.toml` holds: the shop's own settings, and of each section what was set; "none" for None."""
+        table: dict[str, Any] = {}
+        for name, value in self:
+            if not isinstance(value, FrozenModel):
+                table |= {} if value is None else {name: value}
+            elif value.model_fields_set:
+                settings = {field: getattr(value, field) for field in type(value).model_fields}
+                table[name] = {
+                    field: "none" if settings[field] is None else plain(settings[field])
+                    for field in settings
+                    if field in value.model_fields_set
+                }
+        return table
+
+    def with_options(self, options: Iterable[str]) -> Settings:
+        """These settings with options such as "scorer.epochs=5" on top. Raises `UsageError` for one that is wrong."""
+        settings = self
+        for option in options:
+            path, equals, text = option.partition("=")
+            section, _, name = path.strip().rpartition(".")
+            if not equals:
+                raise UsageError(f"--set takes section.field=value, such as scorer.epochs=5, not {option!r}")
+            if section and section not in sections():
+                raise UsageError(unknown_name(path.strip(), section, sections()))
+            model = sections()[section]
+            if name not in model.model_fields or (not section and name in sections()):
+                known = {field for field in model.model_fields if section or field not in sections()}
+                paths = {f"{part}.{field}".lstrip(".") for part, m in sections().items() for field in m.model_fields}
+                raise UsageError(unknown_name(path.strip(), name, known if section else known | paths))
+            value = read_value(model.model_fields[name].annotation, text.strip())
+            if section:
+                update: dict[str, Any] = {section: getattr(settings, section).model_copy(update={name: value})}
+            else:
+                update = {name: value}
+            settings = settings.model_copy(update=update)
+        return settings
+
+
+def sections() -> Mapping[str, type[FrozenModel]]:
+    """Section -> its class, in the tree's order; "" is the shop's own."""
+    models = {name: field.annotation for name, field in Settings.model_fields.items()}
+    parts = {
+        name: model for name, model in models.items() if isinstance(model, type) and issubclass(model, FrozenModel)
+    }
+    return {"": Settings, **parts}
+
+
+def fields() -> Iterator[tuple[str, str]]:
+    """(section, field) of everything that can be set, in the tree's order."""
+    for section, model in sections().items():
+        yield from ((section, name) for name in model.model_fields if section or name not in sections())
+
+
+def read_value(annotation: Any, text: str) -> Any:
+    """A value from the command line: as TOML would read it, with commas for a list and without quotes for a text."""
+    if text == "none" and allows_none(annotation):
+        return None
+    if re.search(r"\b(tuple|frozenset)\[", str(annotation)) and not text.startswith("["):
+        return [_toml(part.strip()) for part in text.split(",") if part.strip()]
+    wants_text = annotation is str or str in getattr(annotation, "__args__", ())
+    return text if wants_text and not text.startswith(('"', "'")) else _toml(text)
+
+
+def _toml(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
