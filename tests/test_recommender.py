@@ -259,12 +259,13 @@ def test_a_slate_is_filled_behind_many_namesakes() -> None:
         assert {r.title for r in slate.items} == {"Tea", "Mug", "Cup"} and not slate.notes
 
 
-def test_a_basket_counts_at_once_and_serves_somebody_unknown(trained: Recommender) -> None:
-    request = RecommendRequest(users=("nobody",), k=5, basket=("tool1", "tool2"), repeats=True)
-    slate = trained.recommend(request)[0]
-    assert slate.status is SlateStatus.PERSONAL
-    assert kinds(slate) == {"tool"}
+def test_a_basket_counts_at_once_and_serves_somebody_unknown(trained: Recommender, untrained: Recommender) -> None:
+    request = RecommendRequest(users=("nobody",), k=5, basket=("tool1", "tool2"))
+    slate = untrained.recommend(request)[0]
+    assert slate.status is SlateStatus.TEXT_ONLY and kinds(slate) == {"tool"}
     assert any(r.evidence_id.startswith("H:tool") for item in slate.items for r in item.reasons)
+    assert trained.recommend(request)[0].status is SlateStatus.PERSONAL
+    assert trained.recommend("nobody", k=5)[0].status is SlateStatus.UNKNOWN_USER
     with pytest.raises(UsageError, match="no item 'nothing'"):
         trained.recommend("nobody", basket=["nothing"])
 
