@@ -32,7 +32,7 @@ from recllm.demo import data_folder
 from recllm.documents import plain
 from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
 from recllm.jobs.load import load_file
-from recllm.jobs.serve import open_recommender
+from recllm.jobs.recommenders import open_recommender
 from recllm.jobs.train import train_workspace
 from recllm.recommender.registry import current
 from recllm.report.campaign import preview_png, report_png, write_preview, write_report

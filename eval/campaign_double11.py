@@ -38,7 +38,7 @@ from recllm.encoder.loading import load_encoder
 from recllm.evaluation.report import commit, hardware, versions
 from recllm.ingest.record import record_events
 from recllm.jobs.load import load_file
-from recllm.jobs.serve import open_recommender
+from recllm.jobs.recommenders import open_recommender
 from recllm.jobs.train import train_workspace
 from recllm.report.campaign import report_png, write_preview, write_report
 from recllm.workspace.privacy import KEY_VARIABLE

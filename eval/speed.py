@@ -107,8 +107,8 @@ def serve(args: argparse.Namespace) -> dict[str, Any]:
 
     from recllm.evaluation.protocols import cj_next28
     from recllm.evaluation.tables import complete_journey
-    from recllm.jobs.serve import open_recommender
-    from recllm.jobs.train import train_workspace, workspace_encoder
+    from recllm.jobs.recommenders import open_recommender, workspace_encoder
+    from recllm.jobs.train import train_workspace
     from recllm.recommender.ranking import rank
     from recllm.recommender.recommender import Recommender
     from recllm.settings import ScorerTrainingSettings
@@ -157,7 +157,7 @@ def market(args: argparse.Namespace) -> dict[str, Any]:
     from recllm.audiences.audience import audience
     from recllm.audiences.selection import Cut
     from recllm.jobs.predict import predict_workspace
-    from recllm.jobs.serve import open_recommender
+    from recllm.jobs.recommenders import open_recommender
     from recllm.workspace.workspace import Workspace
 
     shop = Workspace.open(args.folder)

@@ -25,8 +25,7 @@ from recllm.documents import plain
 from recllm.errors import GenerationError, MissingExtraError, ModelError, UsageError
 from recllm.jobs.ad_copy import ad_for
 from recllm.jobs.load import add_feedback, load_file, record_shown
-from recllm.jobs.serve import open_recommender
-from recllm.jobs.train import workspace_encoder
+from recllm.jobs.recommenders import open_recommender, workspace_encoder
 from recllm.report.page import write_page
 from recllm.schema import Action, Purpose, Slate
 from recllm.workspace.workspace import Workspace

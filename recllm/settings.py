@@ -180,6 +180,13 @@ class ExplanationSettings(FrozenModel):
     """A line is named only when leaving it out costs more than this share of the range of the user's scores."""
 
 
+class ServingSettings(FrozenModel):
+    """What is prepared when a model is published, so that answers need no text encoder."""
+
+    basics_texts: CountOrZero = 20_000
+    """At most so many texts of users' basics with one left out are encoded beforehand: reasons need them."""
+
+
 class ScorerTrainingSettings(FrozenModel):
     """How the scorer is trained on past windows of the log."""
 
@@ -515,6 +522,7 @@ class Settings(FrozenModel):
     collaborative: CollaborativeSettings = CollaborativeSettings()
     candidates: CandidateSettings = CandidateSettings()
     explanations: ExplanationSettings = ExplanationSettings()
+    serving: ServingSettings = ServingSettings()
     scorer: ScorerTrainingSettings = ScorerTrainingSettings()
     sequence: SequenceModelSettings = SequenceModelSettings()
     lora: LoraSettings = LoraSettings()

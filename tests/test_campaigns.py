@@ -31,7 +31,7 @@ from recllm.errors import DataError, GenerationError, NothingToDo, PolicyError, 
 from recllm.generator.scripted import ScriptedGenerator
 from recllm.ingest.record import record_events
 from recllm.jobs.load import load_file
-from recllm.jobs.serve import open_recommender
+from recllm.jobs.recommenders import open_recommender
 from recllm.jobs.train import train_workspace
 from recllm.report.campaign import preview_page, report_page
 from recllm.workspace.privacy import KEY_VARIABLE

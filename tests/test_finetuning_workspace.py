@@ -14,7 +14,7 @@ from arrivals_world import arrivals
 from tiny_encoders import make_model
 
 from recllm.cli.main import main
-from recllm.jobs.serve import open_recommender
+from recllm.jobs.recommenders import open_recommender
 from recllm.jobs.train import train_workspace
 from recllm.recommender.saved_model import load_model
 from recllm.settings import LoraSettings

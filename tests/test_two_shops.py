@@ -14,7 +14,8 @@ from recllm.encoder.loading import load_encoder
 from recllm.errors import MissingExtraError, ModelError
 from recllm.jobs.ad_copy import ad_for
 from recllm.jobs.load import load_file
-from recllm.jobs.serve import open_recommender, person_profile
+from recllm.jobs.recommenders import open_recommender
+from recllm.jobs.serve import person_profile
 from recllm.jobs.train import train_workspace
 from recllm.schema import Encoder, Slate
 from recllm.workspace.workspace import Workspace

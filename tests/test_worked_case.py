@@ -15,7 +15,7 @@ from recllm.encoder.loading import load_encoder
 from recllm.errors import ModelError
 from recllm.jobs.ad_copy import ad_for
 from recllm.jobs.load import load_file
-from recllm.jobs.serve import open_recommender
+from recllm.jobs.recommenders import open_recommender
 from recllm.schema import Action
 from recllm.workspace.workspace import Workspace
 

@@ -20,7 +20,7 @@ from recllm.data.dataset import utc
 from recllm.documents import plain
 from recllm.errors import DataError, NothingToDo
 from recllm.jobs.ad_copy import open_generator
-from recllm.jobs.serve import open_recommender
+from recllm.jobs.recommenders import open_recommender
 from recllm.schema import Generator, Purpose
 from recllm.workspace.workspace import Workspace
 

@@ -104,7 +104,7 @@ def _of_campaign(
     """Whom a campaign's file would reach; nothing is planned."""
     from recllm.campaigns.file import read_campaign
     from recllm.campaigns.people import audience_of
-    from recllm.jobs.serve import open_recommender
+    from recllm.jobs.recommenders import open_recommender
     from recllm.workspace.workspace import Workspace
 
     campaign, own_ids = read_campaign(file), read_ids(ids) if ids else []

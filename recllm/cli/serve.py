@@ -57,7 +57,7 @@ def recommend(
 ) -> None:
     """The best items for people, with the reasons that really moved the score."""
     from recllm.jobs.load import record_shown
-    from recllm.jobs.serve import open_recommender
+    from recllm.jobs.recommenders import open_recommender
     from recllm.workspace.workspace import Workspace
 
     asked = asked_for(user, users)
@@ -99,7 +99,7 @@ def explain(
     json: Json = False,
 ) -> None:
     """One item for one person: what each piece of evidence adds, and without what it would not be shown."""
-    from recllm.jobs.serve import open_recommender
+    from recllm.jobs.recommenders import open_recommender
     from recllm.recommender.explanation import write_page
     from recllm.workspace.workspace import Workspace
 

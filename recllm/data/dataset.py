@@ -179,6 +179,31 @@ class Dataset:
         e = self.events
         return e.select((e.at >= start) & (e.at < end) & (e.action == ACTION_CODE[action]))
 
+    @classmethod
+    def of_catalogue(cls, items: pl.DataFrame, as_of: int) -> Dataset:
+        """Items in the order of their rows, and nobody. items: `ITEM_SCHEMA`."""
+        nothing = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
+        users = pl.DataFrame(schema={USER_COLUMN: pl.String})
+        events = _pack(pl.DataFrame(schema=nothing), np.zeros(0, np.int64), users[USER_COLUMN], items["item_id"])
+        return cls(users, items, events, as_of)
+
+    def on_catalogue(self, items: pl.DataFrame) -> Dataset:
+        """The same people on other items, in the order of their rows; events on items that are not there are gone."""
+        row = _lookup(items["item_id"], self.items["item_id"])
+        events = self.events.select(row[self.events.item] >= 0)
+        return replace(self, items=items, events=replace(events, item=row[events.item].astype(np.int32)))
+
+    def pack(self, events: pl.DataFrame, user_ids: Sequence[str]) -> Events:
+        """Events of a table, as `construct` takes it, on this dataset's items: one run for each of `user_ids`.
+
+        Those of other users, of unknown items, and at or after `as_of` are left out.
+        """
+        users = pl.Series(user_ids, dtype=pl.String)
+        events = events.filter(pl.col(USER_COLUMN).is_in(users.implode()))
+        events = events.filter(_lookup(self.items["item_id"], events["item_id"]) >= 0)
+        at = _epoch_seconds(events["timestamp"])
+        return _pack(events.filter(at < self.as_of), at[at < self.as_of], users, self.items["item_id"])
+
     def with_items(self, keep: NDArray[np.bool_]) -> Dataset:
         """Only these items, shape (n_items,), and the events on them."""
         keep = np.asarray(keep, dtype=bool)

@@ -6,7 +6,7 @@ Pure functions of the events given, so that a virtual history (a line left out, 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -62,6 +62,16 @@ def occasions(events: Events) -> Events:
     total = np.add.reduceat(events.quantity, np.flatnonzero(first)).astype(np.float32)
     kept = events.select(first)
     return Events(kept.indptr, kept.item, kept.at, kept.action, total, kept.price, kept.basket)
+
+
+def merge(earlier: Events, later: Events) -> Events:
+    """The events of the same users from two parts, each user's in the order of time."""
+    users = np.concatenate([earlier.user, later.user])
+    parts = [(getattr(earlier, f.name), getattr(later, f.name)) for f in fields(Events)[1:]]
+    columns = [np.concatenate(part) for part in parts]
+    item, at = columns[0], columns[1]
+    order = np.lexsort((item, at, users))
+    return Events(earlier.indptr + later.indptr, *(column[order] for column in columns))
 
 
 def visits(events: Events) -> tuple[Ints, Ints]:

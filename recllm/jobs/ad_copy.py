@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from recllm.data.dataset import Dataset
 from recllm.errors import DataError, PolicyError, UsageError
-from recllm.jobs.serve import CHANNEL_PURPOSE, open_recommender
+from recllm.jobs.recommenders import open_recommender
+from recllm.jobs.serve import CHANNEL_PURPOSE
 from recllm.schema import Item, Purpose, Slate
 from recllm.workspace.workspace import Workspace
 

@@ -1,15 +1,14 @@
-"""What a workspace answers: slates, audiences, profiles."""
+"""What a workspace answers: audiences and profiles; slates come from `recllm.jobs.recommenders`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from recllm.data.dataset import Dataset
 from recllm.errors import PolicyError, UsageError
-from recllm.jobs.train import workspace_encoder
+from recllm.jobs.recommenders import open_recommender, workspace_encoder
 from recllm.schema import Encoder, Profile, Purpose
 from recllm.workspace.clock import present
 from recllm.workspace.workspace import Workspace
@@ -23,42 +22,6 @@ if TYPE_CHECKING:
 
 CHANNEL_PURPOSE = {"email": Purpose.EMAIL, "push": Purpose.PUSH, "sms_gsm": Purpose.SMS}
 """What a person must have agreed to besides personalisation before a text of this channel is written for them."""
-
-
-def open_recommender(
-    workspace: Workspace,
-    *,
-    version: str | None = None,
-    locale: str | None = None,
-    encoder: Encoder | None = None,
-    now: datetime | None = None,
-) -> Recommender:
-    """The recommender of a workspace: people who agreed to personalisation, and the current or named model.
-
-    Without a trained model, slates rank by text alone and say so.
-    """
-    from recllm.encoder.loading import with_adapter
-    from recllm.recommender.recommender import Recommender
-    from recllm.recommender.registry import current
-    from recllm.recommender.saved_model import load_model
-
-    gate, names = workspace.gate(), workspace.pseudonymiser()
-    data = gate.dataset(Purpose.PERSONALISATION)
-    data = data.before(present(data.as_of, now))
-    trained = version is not None or current(workspace.models_dir) is not None
-    model = load_model(workspace.models_dir, version) if trained else None
-    if encoder is None:
-        encoder = workspace_encoder(workspace)
-        encoder = encoder if model is None or model.adapter is None else with_adapter(encoder, model.adapter)
-    return Recommender(
-        data,
-        encoder,
-        model=model,
-        policy=workspace.policy,
-        locale=locale or workspace.settings.locale,
-        pseudonyms=names.many,
-        permits=lambda ids: gate.permits_each(ids, Purpose.PERSONALISATION),
-    )
 
 
 def find_audience(
@@ -85,7 +48,7 @@ def find_audience(
             f"nobody can agree to the channel {channel!r}; those with consent: {', '.join(CHANNEL_PURPOSE)}"
         )
     agreed = None if purpose is None else lambda ids: gate.permits_each(ids, purpose)
-    opened = recommender or open_recommender(workspace, version=version, locale=locale)
+    opened = recommender or open_recommender(workspace, version=version, locale=locale, everybody=True)
     found = audience(opened, exclusions=Exclusions(agreed=agreed, **(exclusions or {})), **target)
     with workspace.store().read() as reader:
         outside = reader.counts()["users"] - opened.dataset.n_users

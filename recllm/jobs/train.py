@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from recllm.data.dataset import Dataset
 from recllm.errors import DataError, PolicyError, UsageError
+from recllm.jobs.recommenders import publish_recommender, workspace_encoder
 from recllm.schema import Encoder, Purpose
 from recllm.workspace.workspace import Workspace
 
@@ -29,13 +30,6 @@ class Trained:
     rows: int
     seconds: float
     metrics: Mapping[str, float]
-
-
-def workspace_encoder(workspace: Workspace) -> Encoder:
-    """The workspace's encoder behind its cache on disk; bfloat16 where a probe, kept in the cache, found it pays."""
-    from recllm.encoder.loading import load_encoder
-
-    return load_encoder(workspace.settings.encoder, cache_dir=workspace.cache_dir / "vectors", precision="auto")
 
 
 def export_encoder(
@@ -109,8 +103,8 @@ def train_workspace(
     recommender = recommender.fit(args, interests=interests, progress=progress)
     if tuned and recommender.model:
         recommender.model = replace(recommender.model, adapter=tuned.adapter)
-    version = recommender.publish(workspace.models_dir)
     assert recommender.model is not None  # noqa: S101 - fit returned
+    version = publish_recommender(workspace, recommender.model, recommender.encoder, progress=progress)
     return Trained(
         model_version=version,
         rows=len(data.events),

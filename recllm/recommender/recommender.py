@@ -69,7 +69,8 @@ class Recommender:
     dataset: those who agreed, and what they did. `people` reads histories from elsewhere, by key; the dataset then
     needs nobody in it. `pseudonyms` turns the caller's ids into the dataset's; answers carry the caller's own.
     `permits` says who may be served personally; without it everybody in the dataset. population: the collaborative
-    statistics with the item vectors, where they are computed already.
+    statistics with the item vectors, where they are computed already. locale: the language of answers; text_locale:
+    that of the texts that are encoded, where it is another.
     """
 
     def __init__(
@@ -85,12 +86,14 @@ class Recommender:
         permits: Permits | None = None,
         people: People | None = None,
         population: Population | None = None,
+        text_locale: str | None = None,
     ) -> None:
         self.dataset = dataset
         self.encoder = encoder
         self.model = model
         self.policy = policy or Policy()
         self.locale = locale
+        self.text_locale = text_locale or locale
         self.explanations = explanations or ExplanationSettings()
         self.people = people or DatasetPeople(dataset)
         self._pseudonyms = pseudonyms or list
@@ -113,13 +116,13 @@ class Recommender:
     @cached_property
     def item_vectors(self) -> FloatArray:
         """Unit rows, (n_items, dim)."""
-        return item_vectors(self.encoder, self.dataset, self.locale)
+        return item_vectors(self.encoder, self.dataset, self.text_locale)
 
     @cached_property
     def population(self) -> Population:
         """The collaborative statistics as of the dataset's time."""
         settings = self.model.population if self.model else None
-        basics = basics_vectors(self.encoder, basics_of(self.dataset.users), self.locale)
+        basics = basics_vectors(self.encoder, basics_of(self.dataset.users), self.text_locale)
         stored = self.model.interests if self.model else None
         ids = self.dataset.items["item_id"].to_list()
         interests = None if stored is None else stored.bind(ids, self.item_vectors)
@@ -160,7 +163,7 @@ class Recommender:
         from recllm.training.scorer import fit_scorer
 
         arguments = arguments or ScorerTrainingSettings()
-        basics = basics_vectors(self.encoder, basics_of(self.dataset.users), self.locale)
+        basics = basics_vectors(self.encoder, basics_of(self.dataset.users), self.text_locale)
         ids = self.dataset.items["item_id"].to_list()
         fitted = fit_scorer(self.dataset, self.item_vectors, basics, arguments, progress, interests=interests)
         model = Model(
@@ -307,6 +310,7 @@ class Recommender:
             permits=self._permits,
             people=None if dataset else self.people,
             population=population,
+            text_locale=self.text_locale,
         )
 
     def _ranked(self, histories: Histories, request: RecommendRequest, allowed: NDArray[np.bool_], k: int) -> Ranked:
@@ -314,7 +318,7 @@ class Recommender:
         weight = request.popularity_weight
         common: dict[str, Any] = {
             "own": histories.rows,
-            "basics": basics_vectors(self.encoder, histories.basics, self.locale),
+            "basics": basics_vectors(self.encoder, histories.basics, self.text_locale),
             "banned": dismissed(histories.events),
             "repeats": request.repeats,
             "popularity_weight": self.policy.popularity_weight if weight is None else weight,
@@ -385,7 +389,7 @@ class Recommender:
         """The served score for versions of one person, who is never their own neighbour."""
 
         def score(events: Events, basics: Sequence[Mapping[str, str]], pairs: Pairs) -> NDArray[np.float32]:
-            vectors = basics_vectors(self.encoder, basics, self.locale)
+            vectors = basics_vectors(self.encoder, basics, self.text_locale)
             scorer = self.model.scorer if self.model else None
             rows, as_of = np.full(len(basics), person.row), self.dataset.as_of
             return score_pairs(scorer, self.population, events, as_of, pairs, own=rows, basics=vectors).logit

@@ -33,7 +33,7 @@ except ImportError:  # not on Windows, where two publishers at once have to be a
 
 MANIFEST = "manifest.json"
 POINTER = "CURRENT"
-ALLOWED_SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".toml"})
+ALLOWED_SUFFIXES = frozenset({".safetensors", ".arrow", ".json", ".txt", ".toml"})
 """Files that hold data and nothing that runs when they are read."""
 
 

@@ -1,14 +1,14 @@
 """A trained scorer as a folder of safetensors and JSON, published whole.
 
-The folder holds weights, settings and figures, and no row of any person: what the crowd did is counted anew from the
-store whenever a model is opened, so that whoever was erased or withdrew is gone from it.
+The folder holds weights, settings, figures and the catalogue's part of the serving state, and no row of any person:
+see `recllm.recommender.serving_state`.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ class Model:
     version: str | None = None
     interests: InterestWeights | None = field(default=None, repr=False)
     """The sequence model, where one was trained."""
+    folder: Path | None = None
+    """Where a published version lies."""
     adapter: Path | None = None
     """Folder of the LoRA adapter whose vectors the scorer learned on; None for the encoder as it came."""
     item_offsets: ItemOffsets | None = field(default=None, repr=False)
@@ -82,6 +84,7 @@ def read_model(folder: Path, version: str | None = None) -> Model:
             metrics=record["metrics"],
             training=record["training"],
             version=version,
+            folder=folder,
             interests=load_interests(folder),
             item_offsets=load_item_offsets(folder),
             adapter=folder / ADAPTER if (folder / ADAPTER).is_dir() else None,
@@ -90,9 +93,18 @@ def read_model(folder: Path, version: str | None = None) -> Model:
         raise ModelError(f"{folder}: not a model of this version ({error}); train again") from error
 
 
-def publish_model(model: Model, models_dir: Path) -> str:
-    """Publish as the current version, whole or not at all; returns the version's name."""
-    return publish(models_dir, lambda folder: save_model(model, folder))
+def publish_model(model: Model, models_dir: Path, save_state: Callable[[Path], None] | None = None) -> str:
+    """Publish as the current version, whole or not at all; returns the version's name.
+
+    save_state: writes the serving state into the version's folder.
+    """
+
+    def write(folder: Path) -> None:
+        save_model(model, folder)
+        if save_state is not None:
+            save_state(folder)
+
+    return publish(models_dir, write)
 
 
 def load_model(models_dir: Path, version: str | None = None) -> Model:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -40,6 +41,14 @@ EVENT_DETAILS = ("quantity", "price", "basket_id", "value", "request_id", "posit
 """Columns of an event besides user_id, item_id, event and timestamp."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marks:
+    """How far a store has been written: the number of the last event, and of the last load of each table."""
+
+    event_no: int
+    load_no: Mapping[TableName, int]
+
+
 class Reader:
     """One consistent view of the store: all frames belong to the same moment. Get one from `Store.read`."""
 
@@ -53,15 +62,18 @@ class Reader:
         since: datetime | None = None,
         before: datetime | None = None,
         user_ids: Iterable[str] | None = None,
+        after_event: int = 0,
     ) -> pl.DataFrame:
         """user_id, item_id, event, timestamp (UTC, microseconds) and `details`, with since <= timestamp < before.
 
         The order is that of writing. Fewer details are faster: reading takes about a microsecond per value.
         `user_ids`: only the events of these people, read by key: the time does not depend on the other events.
+        after_event: only what was written after the event of that number, see `marks`.
         """
         u, i, e = tables.users.c, tables.items.c, tables.events.c
         names = ["event_no", "user_key", "item_key", "action", "at", *details]
-        query = select(*(e[n] for n in names)).where(*_between(since, before)).order_by(e.event_no)
+        query = select(*(e[n] for n in names)).where(e.event_no > after_event, *_between(since, before))
+        query = query.order_by(e.event_no)
         types = {n: _EVENT_TYPES[n] for n in names}
         if user_ids is None:
             users, items = self._ids(u.user_key, u.user_id), self._ids(i.item_key, i.item_id)
@@ -114,6 +126,15 @@ class Reader:
         keys = None if user_ids is None else (u.user_id, user_ids)
         frame = self._frame(query.order_by(c.at, c.granted.desc(), u.user_id), types, keys=keys)
         return frame.with_columns(pl.col("at").cast(pl.Datetime("us", "UTC")))
+
+    def marks(self) -> Marks:
+        """How far the store has been written; what is written later has higher numbers."""
+        loads, events = tables.loads.c, tables.events.c
+        newest = select(loads.table_name, func.max(loads.load_no)).group_by(loads.table_name)
+        return Marks(
+            event_no=int(self._connection.scalar(select(func.max(events.event_no))) or 0),
+            load_no={TableName(name): int(number) for name, number in self._connection.execute(newest)},
+        )
 
     def last_event(self) -> datetime | None:
         """When the latest event happened (UTC, whole seconds); None without events."""

@@ -172,6 +172,21 @@ class PolicyGate:
             events = reader.events(_DETAILS, since=self._oldest(now), before=before, user_ids=people["user_id"])
         return Histories(events=events, users=_with_basics(people))
 
+    def people(
+        self, purpose: Purpose, *, after_event: int = 0, now: datetime | None = None
+    ) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Everybody who agreed to the purpose: users as in `Histories`, and their events that were written after the
+        event of that number, see `Reader.marks`."""
+        with self._store.read() as reader:
+            people = self._allowed(reader, purpose)
+            events = reader.events(_DETAILS, since=self._oldest(now), after_event=after_event)
+        return _with_basics(people), events.filter(pl.col("user_id").is_in(people["user_id"].implode()))
+
+    def catalogue(self) -> pl.DataFrame:
+        """Every item as the store describes it now, in the columns of `Dataset.items`; ordered by id."""
+        with self._store.read() as reader:
+            return _catalogue(reader.items())
+
     def events(self, purpose: Purpose) -> pl.DataFrame:
         """All events, with every detail, of the people who agreed to the purpose; see `Reader.events`."""
         with self._store.read() as reader:

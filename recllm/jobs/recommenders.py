@@ -1,0 +1,249 @@
+"""A workspace's recommender: opened with its serving state, published, and brought up to the present."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from recllm.data.dataset import Dataset, utc
+from recllm.data.interactions import Ints, merge
+from recllm.features.collaborative import Population
+from recllm.features.item_vectors import basics_of, basics_vectors
+from recllm.recommender.people import Histories
+from recllm.recommender.serving_state import (
+    CatalogueState,
+    PeopleState,
+    open_catalogue_state,
+    open_people_state,
+    population_of,
+    save_catalogue_state,
+    save_people_state,
+    without_people,
+)
+from recllm.schema import Encoder, Purpose, Table
+from recllm.workspace.clock import log_end, present
+from recllm.workspace.privacy import PolicyGate
+from recllm.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from recllm.recommender.recommender import Recommender
+    from recllm.recommender.saved_model import Model
+
+
+def workspace_encoder(workspace: Workspace) -> Encoder:
+    """The workspace's encoder behind its cache on disk; bfloat16 where a probe, kept in the cache, found it pays."""
+    from recllm.encoder.loading import load_encoder
+
+    return load_encoder(workspace.settings.encoder, cache_dir=workspace.cache_dir / "vectors", precision="auto")
+
+
+@dataclass(frozen=True, eq=False)
+class StorePeople:
+    """Histories of users as the store has them now, read by key."""
+
+    gate: PolicyGate
+    shop: Dataset
+    """The catalogue and the present; nobody needs to be in it."""
+    state: PeopleState
+
+    def histories(self, user_ids: Sequence[str]) -> Histories:
+        read = self.gate.histories(user_ids, Purpose.PERSONALISATION, before=utc(self.shop.as_of))
+        row_of = {name: row for row, name in enumerate(read.users["user_id"])}
+        rows = np.array([row_of.get(name, -1) for name in user_ids], np.int64)
+        known = rows >= 0
+        names = [*row_of, ""]  # the last stands for whoever is unknown, and has no events
+        stated = [*basics_of(read.users), {}]
+        return Histories(
+            known,
+            self.shop.pack(read.events, names).rows(rows % len(names)),
+            [stated[row] for row in rows],
+            np.where(known, self.state.digest(user_ids), -1),
+        )
+
+
+def open_recommender(
+    workspace: Workspace,
+    *,
+    version: str | None = None,
+    locale: str | None = None,
+    encoder: Encoder | None = None,
+    now: datetime | None = None,
+    everybody: bool = False,
+    recompute: bool = False,
+) -> Recommender:
+    """The recommender of a workspace: people who agreed to personalisation, and the current or named model.
+
+    A published model is opened with its serving state, and the history of whoever is asked for is read by key.
+    everybody: `Recommender.dataset` holds all people, for jobs over them. recompute: count everything anew from the
+    store, which is slow, and what a state is compared with. Without a trained model, slates rank by text alone and say
+    so.
+    """
+    from recllm.recommender.recommender import Recommender
+    from recllm.recommender.registry import current
+    from recllm.recommender.saved_model import load_model
+
+    gate, names = workspace.gate(), workspace.pseudonymiser()
+    trained = version is not None or current(workspace.models_dir) is not None
+    model = load_model(workspace.models_dir, version) if trained else None
+    common: dict[str, Any] = {
+        "model": model,
+        "policy": workspace.policy,
+        "locale": locale or workspace.settings.locale,
+        "explanations": workspace.settings.explanations,
+        "pseudonyms": names.many,
+        "permits": lambda ids: gate.permits_each(ids, Purpose.PERSONALISATION),
+    }
+    encoder = encoder or model_encoder(workspace, model)
+    catalogue = None
+    if model is not None and model.folder is not None and not recompute:
+        catalogue = open_catalogue_state(model.folder)
+    if catalogue is None or model is None:
+        data = gate.dataset(Purpose.PERSONALISATION)
+        data = data.before(present(data.as_of, now))
+        return Recommender(data, encoder, text_locale=workspace.settings.locale, **common)
+    people = current_people(workspace, model, catalogue, encoder)
+    shop = Dataset.of_catalogue(_current_items(workspace, catalogue), present(log_end(workspace), now))
+    population = population_of(catalogue, people, model.population, model.interests)
+    common |= {"text_locale": catalogue.locale}
+    if everybody:
+        data, pool = _everybody(gate, shop, people)
+        return Recommender(data, encoder, population=replace(population, pool=pool), **common)
+    reader = StorePeople(gate, shop, people)
+    return Recommender(shop, encoder, population=population, people=reader, **common)
+
+
+def model_encoder(workspace: Workspace, model: Model | None) -> Encoder:
+    """The workspace's encoder, with the adapter of the model if it has one."""
+    from recllm.encoder.loading import with_adapter
+
+    encoder = workspace_encoder(workspace)
+    return encoder if model is None or model.adapter is None else with_adapter(encoder, model.adapter)
+
+
+def people_path(workspace: Workspace, version: str) -> Path:
+    """Where the people's part of a version's serving state lies."""
+    return workspace.root / "serving" / f"{version}.safetensors"
+
+
+def current_people(workspace: Workspace, model: Model, catalogue: CatalogueState, encoder: Encoder) -> PeopleState:
+    """The people's part of the state of a version, without whoever withdrew since; made anew where it is missing."""
+    path, gate = people_path(workspace, model.version or ""), workspace.gate()
+    if not path.exists():
+        data = gate.dataset(Purpose.PERSONALISATION, as_of=catalogue.as_of)
+        data = data.on_catalogue(catalogue.items)
+        basics = basics_vectors(encoder, basics_of(data.users), catalogue.locale)
+        vectors = catalogue.arrays["item_vectors"]
+        population = Population.fit(data, vectors, model.population, basics)
+        write_people(workspace, model.version or "", data, population, event_no=0)
+    state = open_people_state(path)
+    with workspace.store().read() as reader:
+        consent_load = reader.marks().load_no.get(Table.CONSENT, 0)
+    if consent_load != state.consent_load:
+        agreed = state.digest(sorted(gate.allowed(Purpose.PERSONALISATION)))
+        keep = np.isin(state.digests, agreed)
+        state = without_people(path, state, keep, consent_load=consent_load)
+    return state
+
+
+def write_people(workspace: Workspace, version: str, data: Dataset, population: Population, *, event_no: int) -> None:
+    """Write the people's part of a version's state, and sweep away those of versions that are gone."""
+    with workspace.store().read() as reader:
+        consent_load = reader.marks().load_no.get(Table.CONSENT, 0)
+    path = people_path(workspace, version)
+    save_people_state(path, data, population, event_no=event_no, consent_load=consent_load)
+    for other in path.parent.glob("*.safetensors"):
+        if other != path:
+            other.unlink(missing_ok=True)
+
+
+def _current_items(workspace: Workspace, catalogue: CatalogueState) -> pl.DataFrame:
+    """The state's items as the store describes them now: what is on offer, and at what price, is asked every time
+    that items were loaded since."""
+    with workspace.store().read() as reader:
+        if reader.marks().load_no.get(Table.ITEMS, 0) == catalogue.item_load:
+            return catalogue.items
+    now = workspace.gate().catalogue()
+    order = catalogue.items.select("item_id")
+    return (
+        order.join(now, on="item_id", how="left", maintain_order="left")
+        .with_columns(pl.col("available").fill_null(False))
+        .select(catalogue.items.columns)
+    )
+
+
+def _everybody(gate: PolicyGate, shop: Dataset, state: PeopleState) -> tuple[Dataset, Ints]:
+    """Everybody who agreed, with what they did since the state was made; and the row of each neighbour of its pool."""
+    users, written = gate.people(Purpose.PERSONALISATION, after_event=state.event_no)
+    ids = users["user_id"].to_list()
+    digests = state.digest(ids)
+    order = np.argsort(state.digests)
+    rows = order[np.minimum(np.searchsorted(state.digests, digests, sorter=order), len(order) - 1)]
+    known = state.digests[rows] == digests if len(order) else np.zeros(len(ids), bool)
+    new = [ids[n] for n in np.flatnonzero(~known)]
+    if new:
+        earlier = gate.histories(new, Purpose.PERSONALISATION).events
+        written = pl.concat([written.filter(~pl.col("user_id").is_in(new)), earlier], how="vertical_relaxed")
+    past = state.events
+    lengths = np.where(known, np.diff(past.indptr)[rows], 0)
+    events = past.rows(rows[known])
+    events = replace(events, indptr=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+    if len(written):
+        events = merge(events, shop.pack(written, ids))
+    row_of_digest = dict(zip(digests.tolist(), range(len(ids)), strict=True))
+    pool = np.array([row_of_digest.get(int(d), -1) for d in state.digests[state.arrays["pool"]]], np.int64)
+    return replace(shop, users=users, events=events).before(shop.as_of), pool
+
+
+def publish_recommender(
+    workspace: Workspace,
+    model: Model,
+    encoder: Encoder,
+    *,
+    now: datetime | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> str:
+    """Make a model the current one, with the serving state of the people who agreed to personalisation.
+
+    encoder: the one that the model was trained with. Returns the version.
+    """
+    from recllm.recommender.recommender import Recommender
+    from recllm.recommender.saved_model import publish_model
+
+    gate, locale = workspace.gate(), workspace.settings.locale
+    with workspace.store().read() as reader:
+        marks = reader.marks()
+    if progress:
+        progress("count what the crowd did, for answers in a moment")
+    data = gate.dataset(Purpose.PERSONALISATION)
+    data = data.before(present(log_end(workspace), now))
+    population = Recommender(data, encoder, model=model, locale=locale).population
+    basics = basics_of(data.users)
+    lacking_one = [{n: v for n, v in row.items() if n != name} for row in basics for name in row]
+    known = {tuple(sorted(row.items())): row for row in lacking_one}
+    basics_vectors(encoder, list(known.values())[: workspace.settings.serving.basics_texts], locale)
+
+    def save_state(folder: Path) -> None:
+        item_load = marks.load_no.get(Table.ITEMS, 0)
+        save_catalogue_state(folder, data, population, locale=locale, item_load=item_load)
+
+    version = publish_model(model, workspace.models_dir, save_state)
+    write_people(workspace, version, data, population, event_no=marks.event_no)
+    return version
+
+
+def refresh(workspace: Workspace, *, now: datetime | None = None, progress: Callable[[str], None] | None = None) -> str:
+    """Bring the serving state of the current model up to the present, without training; returns the new version.
+
+    Raises `NotFittedError` when nothing was trained.
+    """
+    from recllm.recommender.saved_model import load_model
+
+    model = load_model(workspace.models_dir)
+    model = replace(model, training={**model.training, "refreshed_from": model.version})
+    return publish_recommender(workspace, model, model_encoder(workspace, model), now=now, progress=progress)

@@ -1,0 +1,262 @@
+"""What answering needs from the crowd and the catalogue, as of a time, ready to be mapped into memory.
+
+Two parts, each safetensors whose arrays are mapped and not read:
+
+    models/versions/<version>/serving.safetensors    the catalogue's part, hashed in the version's manifest: vectors,
+    models/versions/<version>/items.arrow            groups, sales, item to item weights, names. No row of any person.
+    serving/<version>.safetensors                    the people's part, beside the store: who serves as a neighbour, and
+                                                     everybody's history. Users are salted digests, not ids. It is made
+                                                     anew at each refresh, and whenever somebody withdraws or is erased.
+
+An answer for one user reads that user's own history from the store, by key, so what happened after the state was made
+counts at once. Computing all of it anew (`Population.fit`) stays the reference that tests compare with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from recllm.data.dataset import Dataset, Events
+from recllm.data.interactions import Ints
+from recllm.data.item_groups import GROUPINGS, VOTED, Arrivals, Facets, GroupCrowd
+from recllm.errors import ModelError
+from recllm.features.collaborative import ItemStats, Population
+from recllm.files import PRIVATE, whole_file
+from recllm.models.sequence.serve import Interests, InterestWeights
+from recllm.settings import CollaborativeSettings
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+CATALOGUE_STATE, ITEMS = "serving.safetensors", "items.arrow"
+
+Arrays = dict[str, NDArray[Any]]
+
+_DTYPES = {"BOOL": "?", "U8": "u1", "U16": "<u2", "I32": "<i4", "I64": "<i8", "F32": "<f4"}
+"""Names of safetensors' types, as far as a state uses them."""
+
+
+@dataclass(frozen=True, eq=False)
+class CatalogueState:
+    """The part that is published with a model."""
+
+    items: pl.DataFrame
+    """`Dataset.items` in the order of the state's rows."""
+    arrays: Arrays
+    as_of: int
+    """Epoch seconds of the collaborative statistics."""
+    locale: str
+    """Language of the item texts behind the vectors."""
+    item_load: int
+    """Number of the last load of items that it knows."""
+
+
+@dataclass(frozen=True, eq=False)
+class PeopleState:
+    """The part about single people. A user's row is that of their digest."""
+
+    digests: Ints
+    """Salted digest of each user's pseudonym, (n_users,), in the order of the users of the dataset."""
+    events: Events
+    """Everybody's history, n_users runs, on the rows of the catalogue's state."""
+    arrays: Arrays
+    salt: bytes
+    event_no: int
+    """Number of the last event that it knows."""
+    consent_load: int
+    """Number of the last load of consent that it knows."""
+
+    def digest(self, pseudonyms: Sequence[str]) -> Ints:
+        """Of each pseudonym, int64 (n,), at least 0."""
+        return digest(pseudonyms, self.salt)
+
+
+def digest(pseudonyms: Sequence[str], salt: bytes) -> Ints:
+    """A number at least 0 for each pseudonym, int64 (n,), from which none can be read."""
+    hashes = b"".join(hashlib.blake2b(name.encode(), key=salt, digest_size=8).digest() for name in pseudonyms)
+    return np.frombuffer(hashes, np.int64) & np.int64(2**63 - 1)
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def save_catalogue_state(
+    folder: Path, dataset: Dataset, population: Population, *, locale: str, item_load: int
+) -> None:
+    """Write the catalogue's part into an existing folder."""
+    arrays: Arrays = {"item_vectors": population.item_vectors, **_csr_arrays("item_item", population.item_item)}
+    arrays |= {f"groups.{name}": codes for name, codes in population.facets.each().items()}
+    arrays |= {f"stats.{f.name}": getattr(population.stats, f.name) for f in fields(ItemStats)}
+    arrays |= {f"new_items.{f.name}": getattr(population.arrived, f.name) for f in fields(Arrivals)}
+    for name in GROUPINGS:
+        crowd = population.group_crowds[name]
+        for measure in ("buyers_56", "arrivals", "arrival_rate"):
+            arrays[f"group_sales.{name}.{measure}"] = getattr(crowd, measure)
+    if population.interests is not None:
+        sequence = population.interests
+        arrays |= {"sequence.read": sequence.read, "sequence.vectors": sequence.vectors, "sequence.bias": sequence.bias}
+    metadata = {"as_of": str(population.as_of), "locale": locale, "item_load": str(item_load)}
+    _save(folder / CATALOGUE_STATE, arrays, metadata)
+    dataset.items.write_ipc(folder / ITEMS, compression="uncompressed")
+
+
+def save_people_state(
+    path: Path, dataset: Dataset, population: Population, *, event_no: int, consent_load: int
+) -> None:
+    """Write the people's part, readable by the owner only; whole or not at all."""
+    salt = secrets.token_bytes(16)
+    arrays: Arrays = {
+        "digests": digest(dataset.users["user_id"].to_list(), salt),
+        **{f"events.{f.name}": getattr(dataset.events, f.name) for f in fields(Events)},
+        "pool": population.pool,
+    }
+    if population.pool_basics is not None:
+        arrays["pool_basics"] = population.pool_basics
+    for name in ("profiles", "recent", "decayed"):
+        arrays |= _csr_arrays(name, getattr(population, name))
+    for name in VOTED:
+        arrays |= _csr_arrays(f"votes.{name}", population.group_crowds[name].votes)
+    _save(path, arrays, {"salt": salt.hex(), "event_no": str(event_no), "consent_load": str(consent_load)})
+
+
+def without_people(path: Path, state: PeopleState, keep: NDArray[np.bool_], *, consent_load: int) -> PeopleState:
+    """The state without some users, written in its place: they are nobody's neighbour any more, and have no history.
+
+    keep: boolean (n_users,).
+    """
+    rows = np.flatnonzero(keep)
+    row_of = np.cumsum(keep) - 1
+    pool_kept = keep[state.arrays["pool"]]
+    arrays = dict(state.arrays)
+    arrays["digests"] = state.digests[rows]
+    events = state.events.rows(rows)
+    arrays |= {f"events.{f.name}": getattr(events, f.name) for f in fields(Events)}
+    arrays["pool"] = row_of[state.arrays["pool"][pool_kept]].astype(np.int64)
+    if "pool_basics" in arrays:
+        arrays["pool_basics"] = arrays["pool_basics"][pool_kept]
+    for name in ("profiles", "recent", "decayed", *(f"votes.{voted}" for voted in VOTED)):
+        arrays |= _csr_arrays(name, _csr(state.arrays, name)[np.flatnonzero(pool_kept)])
+    metadata = {"salt": state.salt.hex(), "event_no": str(state.event_no), "consent_load": str(consent_load)}
+    _save(path, arrays, metadata)
+    return open_people_state(path)
+
+
+def _csr_arrays(name: str, matrix: csr_matrix) -> Arrays:
+    return {
+        f"{name}.data": matrix.data.astype(np.float32, copy=False),
+        f"{name}.indices": matrix.indices,
+        f"{name}.indptr": matrix.indptr,
+        f"{name}.shape": np.array(matrix.shape, np.int64),
+    }
+
+
+def _save(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> None:
+    from safetensors.numpy import save
+
+    content = save({name: np.ascontiguousarray(value) for name, value in arrays.items()}, metadata=dict(metadata))
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with whole_file(path, mode=PRIVATE) as stream:
+        stream.write(content)
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def map_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
+    """The arrays of a safetensors file as views of the mapped file, and its metadata.
+
+    Nothing is read before it is used. Raises `ModelError` for a file that is no such thing.
+    """
+    try:
+        content = np.asarray(np.memmap(path, np.uint8, "r"))
+        size = int.from_bytes(content[:8].tobytes(), "little")
+        header = json.loads(content[8 : 8 + size].tobytes())
+        metadata = header.pop("__metadata__", {})
+        body, arrays = content[8 + size :], {}
+        for name, entry in header.items():
+            start, end = entry["data_offsets"]
+            arrays[name] = body[start:end].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path}: not a serving state of this version ({error}); run: recllm refresh") from error
+    return arrays, metadata
+
+
+def open_catalogue_state(folder: Path) -> CatalogueState | None:
+    """What `save_catalogue_state` wrote; None where a version has none. Raises `ModelError` for a damaged one."""
+    if not (folder / CATALOGUE_STATE).exists():
+        return None
+    arrays, metadata = map_arrays(folder / CATALOGUE_STATE)
+    try:
+        items = pl.read_ipc(folder / ITEMS)
+        if len(items) != len(arrays["item_vectors"]):
+            raise ValueError(f"{len(items)} items and {len(arrays['item_vectors'])} vectors")
+        return CatalogueState(
+            items, arrays, int(metadata["as_of"]), metadata["locale"], item_load=int(metadata["item_load"])
+        )
+    except (OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
+        raise ModelError(f"{folder}: its serving state is damaged ({error}); run: recllm refresh") from error
+
+
+def open_people_state(path: Path) -> PeopleState:
+    """What `save_people_state` wrote. Raises `ModelError` for a damaged one."""
+    arrays, metadata = map_arrays(path)
+    try:
+        events = Events(*(arrays[f"events.{f.name}"] for f in fields(Events)))
+        salt, event_no = bytes.fromhex(metadata["salt"]), int(metadata["event_no"])
+        return PeopleState(arrays["digests"], events, arrays, salt, event_no, int(metadata["consent_load"]))
+    except (KeyError, ValueError) as error:
+        raise ModelError(f"{path}: the serving state is damaged ({error}); run: recllm refresh") from error
+
+
+def population_of(
+    catalogue: CatalogueState,
+    people: PeopleState,
+    settings: CollaborativeSettings,
+    sequence: InterestWeights | None,
+) -> Population:
+    """The collaborative statistics of a state. The pool counts by digests, see `PeopleState.digest`."""
+    arrays, of_people = catalogue.arrays, people.arrays
+    facets = Facets(**{name: arrays[f"groups.{name}"] for name in GROUPINGS})
+    crowds = {}
+    for name in GROUPINGS:
+        sales = {m: arrays[f"group_sales.{name}.{m}"] for m in ("buyers_56", "arrivals", "arrival_rate")}
+        crowds[name] = GroupCrowd(**sales, votes=_csr(of_people, f"votes.{name}") if name in VOTED else None)
+    return Population(
+        catalogue.as_of,
+        settings,
+        arrays["item_vectors"],
+        facets,
+        ItemStats(**{f.name: arrays[f"stats.{f.name}"] for f in fields(ItemStats)}),
+        people.digests[of_people["pool"]],
+        _csr(of_people, "profiles"),
+        _csr(of_people, "recent"),
+        _csr(of_people, "decayed"),
+        _csr(arrays, "item_item"),
+        Arrivals(**{f.name: arrays[f"new_items.{f.name}"] for f in fields(Arrivals)}),
+        crowds,
+        of_people.get("pool_basics"),
+        None if sequence is None else _sequence(arrays, sequence),
+    )
+
+
+def _sequence(arrays: Arrays, stored: InterestWeights) -> Interests:
+    scale = float(np.exp(stored.weights["log_scale"]))
+    read, vectors, bias = (arrays[f"sequence.{name}"] for name in ("read", "vectors", "bias"))
+    return Interests(stored.config, stored.weights, stored.target, read, vectors, bias, scale)
+
+
+def _csr(arrays: Arrays, name: str) -> csr_matrix:
+    from scipy.sparse import csr_matrix
+
+    parts = (arrays[f"{name}.{part}"] for part in ("data", "indices", "indptr"))
+    return csr_matrix(tuple(parts), shape=tuple(arrays[f"{name}.shape"].tolist()), copy=False)
