@@ -110,6 +110,19 @@ def test_hub_that_does_not_answer(tmp_path: Path) -> None:
     assert "hub http://127.0.0.1:9" in done.stderr
 
 
+def test_an_error_without_a_message_still_has_its_class(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the hub's client; its empty message once ended in an IndexError."""
+    import huggingface_hub
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ConnectionError
+
+    monkeypatch.setattr(huggingface_hub, "is_offline_mode", lambda: False)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(ModelError, match=r"hub https?://\S+: ConnectionError\n"):
+        find_weights("shop/tiny")
+
+
 def test_loading_a_folder_asks_no_network(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         pytest.fail("a socket was opened")
