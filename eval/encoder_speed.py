@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
+from recllm.encoder.batches import encode_unique
 from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
 from recllm.encoder.locate import find_weights
 from recllm.encoder.precision import PROBE_FILE, machine
-from recllm.encoder.unique import encode_unique
 
 SEED = 0
 

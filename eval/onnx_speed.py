@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 from encoder_speed import SEED, catalogue_texts, plain_encoder, timed
 
+from recllm.encoder.batches import encode_unique
 from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
 from recllm.encoder.onnx_export import export_onnx
 from recllm.encoder.precision import machine
-from recllm.encoder.unique import encode_unique
 from recllm.evaluation.report import commit, hardware, versions
 
 

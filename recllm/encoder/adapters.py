@@ -77,6 +77,7 @@ def attach(model: Any, spec: AdapterSpec, *, seed: int = 0) -> Any:
         target_modules=list(targets_of(spec.model_type)),
         layers_to_transform=None if spec.layers is None else list(spec.layers),
         layers_pattern=None if spec.layers is None else _stack(spec.model_type),
+        exclude_modules=["pooler.dense"] if getattr(model, "pooler", None) is not None else None,  # it has no use
         lora_dropout=0.0,
         bias="none",
     )
@@ -116,8 +117,8 @@ def save_adapter(state: Mapping[str, Any], spec: AdapterSpec, folder: Path) -> N
     (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def read_adapter(folder: Path, model_type: str) -> tuple[AdapterSpec, dict[str, Any]]:
-    """The spec and the tensors of a saved adapter.
+def read_spec(folder: Path, model_type: str) -> AdapterSpec:
+    """The spec of a saved adapter, without its tensors and without torch.
 
     Only rank, scale and layers are taken from the file, so nothing that it may say can load code or another model.
     Raises `ModelError` when a file is missing or damaged, or it is not a plain LoRA of this architecture's layers.
@@ -126,13 +127,12 @@ def read_adapter(folder: Path, model_type: str) -> tuple[AdapterSpec, dict[str, 
 
     try:
         config = json.loads((folder / ADAPTER_CONFIG).read_text("utf-8"))
-        with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
+        with safe_open(folder / ADAPTER_WEIGHTS, framework="np") as file:
             record = json.loads((file.metadata() or {}).get(_RECORD, "{}"))
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         layers = config.get("layers_to_transform")
         if config["peft_type"] != "LORA" or sorted(config["target_modules"]) != sorted(targets_of(model_type)):
             raise ModelError(f"{folder}: not a LoRA adapter of a {model_type} model's {targets_of(model_type)}")
-        spec = AdapterSpec(
+        return AdapterSpec(
             rank=int(config["r"]),
             alpha=float(config["lora_alpha"]),
             model_type=model_type,
@@ -145,30 +145,38 @@ def read_adapter(folder: Path, model_type: str) -> tuple[AdapterSpec, dict[str, 
             f"{folder}: not an adapter that recllm wrote ({type(error).__name__}: {error}); it needs {ADAPTER_CONFIG} "
             f"and {ADAPTER_WEIGHTS} with a record of its base model"
         ) from error
-    return spec, state
 
 
-def merge_adapter(model: Any, folder: Path, *, model_type: str, base: str, base_hash: str) -> Any:
-    """The plain model with the adapter's changes added to its weights; `model` is used up.
-
-    Raises `ModelError` for an adapter of another base model, or one whose tensors do not fit.
-    """
-    from peft import set_peft_model_state_dict
-
-    spec, state = read_adapter(folder, model_type)
+def check_base(folder: Path, *, model_type: str, base: str, base_hash: str) -> AdapterSpec:
+    """The spec of an adapter of this very model. Raises `ModelError` for one that was trained on other weights."""
+    spec = read_spec(folder, model_type)
     if spec.base_hash != base_hash:
         raise ModelError(
             f"{folder}: this adapter was trained on {spec.base} (weights {spec.base_hash[:12]}), and this model is "
             f"{base} (weights {base_hash[:12]}); load it with its own base model"
         )
+    return spec
+
+
+def merge_adapter(model: Any, folder: Path, *, model_type: str, base: str, base_hash: str) -> Any:
+    """The same model with the adapter's changes added to its weights.
+
+    Raises `ModelError` for an adapter of another base model, or one whose tensors do not fit.
+    """
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    spec = check_base(folder, model_type=model_type, base=base, base_hash=base_hash)
     wrapped = attach(model, spec)
     try:
-        outcome = set_peft_model_state_dict(wrapped, dict(state))
+        outcome = set_peft_model_state_dict(wrapped, load_file(folder / ADAPTER_WEIGHTS))
     except RuntimeError as error:
-        raise ModelError(f"{folder}: its tensors do not fit {base}: {str(error).splitlines()[-1].strip()}") from error
-    odd = [*(k for k in outcome.missing_keys if "lora_" in k), *outcome.unexpected_keys]
-    if odd:
-        raise ModelError(f"{folder}: its tensors do not fit {base}: {odd[0]} is missing or unknown")
+        raise ModelError(
+            f"{folder}: its tensors do not fit {base}: {str(error).strip().rpartition(chr(10))[2].strip()}"
+        ) from error
+    misfits = [*(key for key in outcome.missing_keys if "lora_" in key), *outcome.unexpected_keys]
+    if misfits:
+        raise ModelError(f"{folder}: its tensors do not fit {base}: {misfits[0]} is missing or unknown")
     return wrapped.merge_and_unload().eval()
 
 

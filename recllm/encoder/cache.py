@@ -16,12 +16,13 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recllm.encoder.unique import distinct
+from recllm.encoder.batches import distinct, progress_bar
 from recllm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -79,7 +80,6 @@ class CachedEncoder:
         self.name = encoder.name
         self.fingerprint = encoder.fingerprint
         self.dim = encoder.dim
-        self.max_tokens = encoder.max_tokens
         self._file = _VectorFile(Path(directory) / CACHE_FILE, max_bytes, clock)
         self._progress = progress
         self._chunk = max(1, min(_CHUNK, max_bytes // 2 // _row_bytes(encoder.dim)))
@@ -92,13 +92,19 @@ class CachedEncoder:
         found = self._file.read(keys, rows)
         missing = np.flatnonzero(~found)
         missing = missing[np.argsort([len(once[row]) for row in missing], kind="stable")]  # little padding per chunk
-        with self._bar(len(missing)) as bar:
+        if not len(missing):
+            return rows[inverse]
+        with progress_bar(len(missing), self._progress) as bar:
             for start in range(0, len(missing), self._chunk):
                 chunk = missing[start : start + self._chunk]
                 rows[chunk] = self.encoder.encode([once[row] for row in chunk], kind=kind)
                 self._file.write([keys[row] for row in chunk], rows[chunk])
                 bar.update(len(chunk))
         return rows[inverse]
+
+    @cached_property
+    def max_tokens(self) -> int:
+        return self.encoder.max_tokens
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return self.encoder.count_tokens(texts)
@@ -124,11 +130,6 @@ class CachedEncoder:
             one.update(text.encode("utf-8", "surrogatepass"))
             keys.append(one.digest())
         return keys
-
-    def _bar(self, total: int) -> Any:
-        from tqdm import tqdm
-
-        return tqdm(total=total, desc="encode", unit="text", delay=1.0, disable=None if self._progress else True)
 
 
 class _VectorFile:

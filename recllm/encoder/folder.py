@@ -2,20 +2,21 @@
 
 Only data is read: JSON, vocabularies and safetensors. A folder can be written by anyone, so everything in it that
 would make a library run code, fetch something or read outside the folder is refused before the libraries see it.
+Nothing here needs torch: name, dimension, limits and fingerprint of a model are known without loading it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from recllm.errors import ModelError
-
-Pooling = Literal["mean", "cls"]
+from recllm.encoder.json_cache import file_hash
+from recllm.errors import ModelError, UsageError
 
 MODEL_TYPES = frozenset(
     {
@@ -28,16 +29,39 @@ MODEL_TYPES = frozenset(
         "distilbert",
         "electra",
         "ernie",
+        "eurobert",
+        "gemma3_text",
+        "gte",
+        "jina_embeddings_v3",
+        "llama",
+        "mistral",
         "mobilebert",
         "modernbert",
         "mpnet",
+        "mt5",
+        "nomic_bert",
+        "qwen2",
+        "qwen3",
         "roberta",
         "roformer",
+        "t5",
         "xlm-roberta",
         "xlm-roberta-xl",
     }
 )
-"""`model_type` of the architectures that may be loaded: encoders of the BERT family, code of transformers itself."""
+"""`model_type` of the architectures that may be loaded: text alone, code of transformers itself, nothing fetched."""
+
+MODULES = frozenset({"Transformer", "Pooling", "Dense", "LayerNorm", "Dropout", "Normalize"})
+"""Modules of sentence-transformers that may stand in a modules.json."""
+
+DEFAULT_TOKENS = 512
+"""Tokens at most where neither folder nor tokenizer nor position table sets a limit."""
+
+_SCHEME = "recllm-encoder-1"
+"""Part of each fingerprint. Raise the number when the way from text to vector changes."""
+
+_NO_MEANING = frozenset({"architectures", "dtype", "torch_dtype", "transformers_version", "model_type"})
+"""Keys of config.json that change no vector, and so no fingerprint."""
 
 _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".joblib", ".ckpt")
 _FORBIDDEN_KEYS = frozenset({"auto_map", "trust_remote_code", "_attn_implementation_internal", "custom_pipelines"})
@@ -45,63 +69,129 @@ _MAX_JSON = 4 << 20
 _E5 = re.compile(r"(^|[-_/])e5-(small|base|large)(?!.*instruct)", re.IGNORECASE)
 _E5_PROMPTS = {"query": "query: ", "document": "passage: "}
 
+_POOLING_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+"""How the first versions of sentence-transformers wrote a pooling mode: one flag each, in order of concatenation."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FolderSettings:
     """How a folder wants its texts prepared and its token vectors pooled."""
 
+    folder: Path
     transformer: Path
     """The folder of config.json, tokenizer and weights."""
     model_type: str
     config: Mapping[str, Any]
-    pooling: Pooling = "mean"
+    pooling: tuple[str, ...] = ("mean",)
+    """Modes of sentence-transformers, whose vectors are put behind one another."""
+    layers: Mapping[Path, Mapping[str, Any]] = field(default_factory=dict)
+    """Folder and settings of the modules with weights (Dense, LayerNorm) that follow the pooling."""
+    dim: int
+    """Numbers of a text's vector."""
     max_tokens: int | None = None
     lower_case: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict)
     """What is put before a text, by kind: "query" and "document"."""
 
-    def weight_files(self) -> list[Path]:
-        return sorted(self.transformer.glob("*.safetensors"))
+    def token_limit(self, max_tokens: int | None) -> int:
+        """The smallest of what the caller, the folder, the tokenizer and the position table allow."""
+        if max_tokens is not None and max_tokens < 3:
+            raise UsageError(f"max_tokens must be at least 3 (one token between two special ones), not {max_tokens}.")
+        positions = int(self.config.get("max_position_embeddings") or DEFAULT_TOKENS)
+        if self.model_type in ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet"):
+            positions -= int(self.config.get("pad_token_id", 1)) + 1  # their positions start behind the id for padding
+        tokenizer = _json(self.transformer / "tokenizer_config.json").get("model_max_length")
+        limits = [self.max_tokens, int(tokenizer) if isinstance(tokenizer, int | float) else None, positions]
+        smallest = [limit for limit in limits if limit and limit > 0]
+        return min([*smallest, max_tokens or self.max_tokens or max(DEFAULT_TOKENS, positions)])
 
-    def tokenizer_files(self) -> list[Path]:
+    def base_hash(self, cache_dir: Path | None) -> str:
+        """Names the transformer by its weights alone: another limit or precision is still the same base."""
+        files = {path.name: file_hash(path, cache_dir) for path in self.weight_files()}
+        return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+    def fingerprint(
+        self, *, prompts: Mapping[str, str], limit: int, precision: str, adapter: str, cache_dir: Path | None
+    ) -> str:
+        """Hash over all that decides about a vector. `adapter`: the hash of a LoRA adapter, "" for none."""
         patterns = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model")
-        return sorted({path for pattern in patterns for path in self.transformer.glob(pattern) if path.is_file()})
+        tokenizer = {path for pattern in patterns for path in self.transformer.glob(pattern) if path.is_file()}
+        files = {path.name: file_hash(path, cache_dir) for path in [*self.weight_files(), *sorted(tokenizer)]}
+        modes = ["mean" if mode == "mean_sqrt_len_tokens" and len(self.pooling) == 1 else mode for mode in self.pooling]
+        parts = {
+            "scheme": _SCHEME,
+            "files": files,
+            "config": {key: self.config[key] for key in sorted(self.config) if key not in _NO_MEANING},
+            "pooling": "+".join(modes),
+            "prompts": dict(prompts),
+            "lower_case": self.lower_case,
+            "limit": limit,
+            "precision": precision,
+        }
+        if adapter:
+            parts["adapter"] = adapter
+        if self.layers:
+            parts["layers"] = [
+                [settings, file_hash(path / "model.safetensors", cache_dir)] for path, settings in self.layers.items()
+            ]
+            parts["dim"] = self.dim
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def weight_files(self) -> list[Path]:
+        """The transformer's, sorted by name."""
+        return sorted(self.transformer.glob("*.safetensors"))
 
 
 def check_folder(folder: Path, name: str = "") -> FolderSettings:
-    """Read the settings of a model folder, refusing what is unsafe or not of the BERT family.
+    """Read the settings of a model folder, refusing what is unsafe or not an encoder of texts.
 
     `name` is what the model is called; an E5 model is known by it, or by the name it was tuned from.
 
     Accepts a plain transformers folder (mean pooling) and a sentence-transformers folder (modules.json). Raises
     `ModelError` for pickled weights without safetensors, unknown `model_type`, keys that load code (`auto_map`,
-    `trust_remote_code`, ...), keys that point to another model, paths that leave the folder, modules other than
-    Transformer, Pooling and Normalize, and pooling other than mean and cls.
+    `trust_remote_code`, ...), keys that point to another model, paths that leave the folder, other modules than
+    `MODULES`, and a pooling that leaves out the prompt.
     """
     modules = _modules(folder)
-    transformer = modules.get("Transformer", folder)
+    transformer = modules[0][1] if modules else folder
     _check_weights(transformer)
     config = _json(transformer / "config.json")
     if not config:
         raise ModelError(f"{transformer}: config.json is missing; this is not a model folder.")
     for path in sorted({*folder.glob("*.json"), *transformer.glob("*.json")}):
         if path.name not in ("tokenizer.json", "vocab.json"):
-            _check_keys(path, pointers=path.name == "config.json")
+            _check_keys(path, pointers=path.name in ("config.json", "sentence_bert_config.json"))
     model_type = str(config.get("model_type", ""))
     if model_type not in MODEL_TYPES:
         raise ModelError(
             f"{transformer / 'config.json'}: model_type {model_type!r} is not one of the supported encoders: "
             f"{', '.join(sorted(MODEL_TYPES))}."
         )
-    sentence = _json(transformer / "sentence_bert_config.json")
+    sentence, saved = (
+        _json(transformer / "sentence_bert_config.json"),
+        _json(folder / "config_sentence_transformers.json"),
+    )
+    pooling = _pooling(next((path for kind, path in modules if kind == "Pooling"), None), config)
+    layers = {path: _json(path / "config.json") for kind, path in modules if kind in ("Dense", "LayerNorm")}
+    longest = sentence.get("max_seq_length")
     return FolderSettings(
+        folder=folder,
         transformer=transformer,
         model_type=model_type,
         config=config,
-        pooling=_pooling(modules.get("Pooling")),
-        max_tokens=_positive(sentence.get("max_seq_length")),
+        pooling=pooling,
+        layers=layers,
+        dim=_dim(transformer, config, pooling, layers, saved),
+        max_tokens=longest if isinstance(longest, int) and longest > 0 else None,
         lower_case=sentence.get("do_lower_case") is True,
-        prompts=_prompts(folder, config, name or folder.name),
+        prompts=_prompts(saved, config, name or folder.name),
     )
 
 
@@ -125,19 +215,22 @@ def _check_weights(folder: Path) -> None:
 
 
 def _check_keys(path: Path, *, pointers: bool) -> None:
-    """`pointers`: also refuse keys such as `backbone_name_or_path`, by which a config makes transformers load another
-    model. `_name_or_path` at the top is only a note of where a model came from, and is never followed."""
-    content = _json(path, top=(dict, list))
-    for depth, key in _keys(content):
+    """Refuse keys that load code, among them an attention whose kernel would come from a hub ("owner/kernel").
+
+    `pointers`: also refuse keys such as `backbone_name_or_path`, by which a config makes transformers load another
+    model. `_name_or_path` at the top is only a note of where a model came from, and is never followed.
+    """
+    for depth, key, value in _keys(_json(path, top=(dict, list))):
         points = pointers and key.endswith("_name_or_path") and not (depth == 0 and key == "_name_or_path")
-        if key in _FORBIDDEN_KEYS or points:
+        kernel = key.endswith("attn_implementation") and "/" in str(value)
+        if key in _FORBIDDEN_KEYS or points or kernel:
             raise ModelError(f"{path}: the key {key!r} could load code or another model, and is refused.")
 
 
-def _keys(value: object, depth: int = 0) -> Iterator[tuple[int, str]]:
+def _keys(value: object, depth: int = 0) -> Iterator[tuple[int, str, object]]:
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield depth, str(key)
+            yield depth, str(key), inner
             yield from _keys(inner, depth + 1)
     elif isinstance(value, list):
         for inner in value:
@@ -159,60 +252,65 @@ def _json(path: Path, top: type | tuple[type, ...] = dict) -> Any:
     return content
 
 
-def _modules(folder: Path) -> dict[str, Path]:
-    """Module class -> its folder, from a sentence-transformers folder's modules.json; {} for a plain folder."""
+def _modules(folder: Path) -> list[tuple[str, Path]]:
+    """Class and folder of each module of a sentence-transformers folder, in order; empty for a plain folder."""
     path = folder / "modules.json"
     if not path.is_file():
-        return {}
-    modules: dict[str, Path] = {}
+        return []
+    modules: list[tuple[str, Path]] = []
     for entry in _json(path, top=list):
-        kind = str(entry.get("type", "") if isinstance(entry, dict) else "").rsplit(".", 1)[-1]
-        if kind not in ("Transformer", "Pooling", "Normalize"):
-            raise ModelError(f"{path}: the module {kind!r} is not supported (only Transformer, Pooling, Normalize).")
-        modules[kind] = _inside(folder, str(entry.get("path", "")))
+        space, _, kind = str(entry.get("type", "") if isinstance(entry, dict) else "").rpartition(".")
+        if kind not in MODULES or space.split(".")[0] != "sentence_transformers":
+            raise ModelError(f"{path}: the module {kind!r} is not supported (only {', '.join(sorted(MODULES))}).")
+        relative = str(entry.get("path", ""))
+        inner = (folder / relative).resolve()
+        if not inner.is_relative_to(folder.resolve()):
+            raise ModelError(f"{path}: the path {relative!r} leaves the folder.")
+        if kind in ("Dense", "LayerNorm"):
+            _check_weights(inner)
+        modules.append((kind, inner))
+    if [kind for kind, _ in modules[:2]] != ["Transformer", "Pooling"]:
+        raise ModelError(f"{path}: must begin with a Transformer and a Pooling module.")
     return modules
 
 
-def _inside(folder: Path, relative: str) -> Path:
-    path = (folder / relative).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        raise ModelError(f"{folder / 'modules.json'}: the path {relative!r} leaves the folder.")
-    return path
+def _pooling(folder: Path | None, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The modes of the pooling module; without one what sentence-transformers takes: the mean, or a decoder's end."""
+    if folder is None:
+        decoder = str((config.get("architectures") or [""])[0]).endswith("ForCausalLM")
+        return ("lasttoken",) if decoder and config.get("is_causal", True) else ("mean",)
+    settings = _json(folder / "config.json")
+    named = settings.get("pooling_mode")
+    flags = [mode for key, mode in _POOLING_FLAGS.items() if settings.get(key) is True]
+    modes = [named] if isinstance(named, str) else list(named or []) or flags or ["mean"]
+    if not set(modes) <= set(_POOLING_FLAGS.values()):
+        raise ModelError(f"{folder}: pooling {modes} is not one of {', '.join(_POOLING_FLAGS.values())}.")
+    if settings.get("include_prompt", True) is not True:
+        raise ModelError(f"{folder}: pooling is only supported with the prompt included.")
+    return tuple(modes)
 
 
-def _pooling(folder: Path | None) -> Pooling:
-    """ "mean" unless the folder of the pooling module says otherwise."""
-    config = _json(folder / "config.json") if folder else {}
-    named = config.get("pooling_mode")
-    old_style = [key for key, on in config.items() if key.startswith("pooling_mode_") and on is True]
-    modes = (
-        [named] if isinstance(named, str) else list(named or []) or [_OLD_POOLING.get(key, key) for key in old_style]
-    )
-    modes = modes or ["mean"]
-    # The mean over the square root of the length has the direction of the mean, and rows are made unit anyway.
-    pooling = {"mean": "mean", "mean_sqrt_len_tokens": "mean", "cls": "cls"}.get(modes[0]) if len(modes) == 1 else None
-    if pooling is None or config.get("include_prompt", True) is not True:
-        raise ModelError(f"{folder}: pooling {modes} is not supported; only mean and cls, prompt included, are.")
-    return "cls" if pooling == "cls" else "mean"
+def _dim(
+    transformer: Path,
+    config: Mapping[str, Any],
+    pooling: tuple[str, ...],
+    layers: Mapping[Path, Mapping[str, Any]],
+    saved: Mapping[str, Any],
+) -> int:
+    width = next((config[key] for key in ("hidden_size", "dim", "d_model") if isinstance(config.get(key), int)), None)
+    if width is None:
+        raise ModelError(f"{transformer / 'config.json'}: says no hidden_size.")
+    sizes = [int(settings["out_features"]) for settings in layers.values() if "out_features" in settings]
+    dim = sizes[-1] if sizes else width * len(pooling)
+    cut = saved.get("truncate_dim")
+    return min(dim, cut) if isinstance(cut, int) and cut > 0 else int(dim)
 
 
-_OLD_POOLING = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-}
-
-
-def _prompts(folder: Path, config: Mapping[str, Any], name: str) -> dict[str, str]:
+def _prompts(saved: Mapping[str, Any], config: Mapping[str, Any], name: str) -> dict[str, str]:
     """The folder's own prompts; without any, those that an E5 model was trained with; else none."""
-    said = _json(folder / "config_sentence_transformers.json").get("prompts") or {}
-    said = {name: text for name, text in said.items() if isinstance(text, str) and text}
+    named = {key: text for key, text in (saved.get("prompts") or {}).items() if isinstance(text, str) and text}
     kinds = (("query", ("query",)), ("document", ("document", "passage", "corpus")))
-    prompts = {kind: next(said[name] for name in names if name in said) for kind, names in kinds if said.keys() & names}
+    prompts = {kind: next(named[key] for key in keys if key in named) for kind, keys in kinds if named.keys() & keys}
     if not prompts and is_e5(name, str(config.get("_name_or_path", ""))):
         return dict(_E5_PROMPTS)
     return prompts
-
-
-def _positive(value: object) -> int | None:
-    return value if isinstance(value, int) and value > 0 else None

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from recllm.encoder.precision import MIN_GAIN, default_threads, product_gain
 
 _SIZE = 384
 _ROUNDS = 7
@@ -14,23 +17,22 @@ _ROUNDS = 7
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """memory_gib: that this process may use. product_seconds: of one product of matrices, to compare machines by."""
+    """What training and encoding may use."""
 
     cores: int
     memory_gib: float
+    """That this process may use."""
     gpu: str | None = None
     gpu_gib: float = 0.0
     bfloat16: bool = False
     """A product of matrices is faster in bfloat16 than in float32."""
     product_seconds: float = 0.0
-    """0 when it was not measured."""
+    """Of one product of matrices, to compare machines by; 0 when it was not measured."""
 
 
 def this_machine() -> Machine:
     """Measured in about a second."""
     import torch
-
-    from recllm.encoder.precision import MIN_GAIN, product_gain
 
     gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
     return Machine(
@@ -43,11 +45,10 @@ def this_machine() -> Machine:
     )
 
 
-def workers(most: int = 2) -> int:
-    """Threads for blocks of arrays: what torch may use, and not more than `most`, since each block takes memory."""
-    import torch
-
-    return min(most, torch.get_num_threads())
+def workers(limit: int = 2) -> int:
+    """Threads for blocks of arrays: what torch may use, and at most `limit`, since each block takes memory."""
+    torch = sys.modules.get("torch")  # asked where it is loaded, and not loaded to be asked
+    return min(limit, default_threads() if torch is None else torch.get_num_threads())
 
 
 def product_seconds() -> float:
@@ -55,16 +56,16 @@ def product_seconds() -> float:
     import torch
 
     a = torch.ones(8 * _SIZE, _SIZE)
-    threads, spent = torch.get_num_threads(), []
+    threads, seconds = torch.get_num_threads(), []
     torch.set_num_threads(1)
     try:
         for _ in range(_ROUNDS):
             started = time.process_time()
             (a @ a[:_SIZE].T).sum().item()
-            spent.append(time.process_time() - started)
+            seconds.append(time.process_time() - started)
     finally:
         torch.set_num_threads(threads)
-    return round(min(spent), 6)
+    return round(min(seconds), 6)
 
 
 def memory_bytes() -> int:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recllm.encoder.json_cache import file_hash
 from recllm.encoder.onnx import OnnxEncoder, int8_pays, onnxruntime
 from recllm.encoder.onnx_folder import (
     LEAST_COSINE,
@@ -23,7 +24,6 @@ from recllm.encoder.onnx_folder import (
     OnnxPrecision,
     OnnxRecord,
     Parity,
-    file_hash,
     is_onnx_folder,
 )
 from recllm.encoder.precision import PROBE_TEXTS, compare

@@ -8,13 +8,13 @@ model.int8.onnx    the same with int8 weights; missing where its vectors were to
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
+from recllm.encoder.json_cache import file_hash
 from recllm.errors import ModelError
 
 OnnxPrecision = Literal["float32", "int8"]
@@ -57,8 +57,11 @@ def is_onnx_folder(path: str | Path) -> bool:
     return (Path(path).expanduser() / RECORD).is_file()
 
 
-def read_record(folder: Path) -> OnnxRecord:
-    """Raises `ModelError` for a damaged record, or one of another version, and for files that are not the recorded."""
+def read_record(folder: Path, cache_dir: str | Path | None = None) -> OnnxRecord:
+    """What onnx.json holds, its files checked. `cache_dir` keeps their hashes.
+
+    Raises `ModelError` for a damaged record, one of another version, and for files that are not the recorded.
+    """
     try:
         content = json.loads((folder / RECORD).read_text("utf-8"))
         record = OnnxRecord(**{f.name: content[f.name] for f in fields(OnnxRecord)})
@@ -68,11 +71,6 @@ def read_record(folder: Path) -> OnnxRecord:
         raise ModelError(f"{folder / RECORD}: made by another version ({record.scheme}); export the encoder again")
     for name, expected in record.files.items():
         path = folder / name
-        if name not in (TOKENIZER, *MODELS.values()) or not path.is_file() or file_hash(path) != expected:
+        if name not in (TOKENIZER, *MODELS.values()) or not path.is_file() or file_hash(path, cache_dir) != expected:
             raise ModelError(f"{path}: missing, or not the file that was exported; export the encoder again")
     return record
-
-
-def file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

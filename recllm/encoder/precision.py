@@ -7,16 +7,16 @@ text together with a clear gain in time makes the answer yes. The answer is kept
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import platform
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from recllm.encoder.json_cache import remembered
 
 if TYPE_CHECKING:
     from recllm.schema import Encoder
@@ -64,43 +64,46 @@ def probe_bfloat16(exact: Encoder, other: Callable[[], Encoder], cache_dir: str 
         # A bare product of matrices tells in milliseconds where bfloat16 is only emulated; there no model is tried.
         return Probe(0.0, gain) if (gain := product_gain()) < MIN_GAIN else compare(exact, other())
 
-    return remembered(cache_dir, key, measure)
+    return remembered_probe(cache_dir, key, measure)
 
 
-def remembered(cache_dir: str | Path | None, key: str, measure: Callable[[], Probe]) -> Probe:
-    """The probe kept in `cache_dir` under `key`, or else a new one, which is kept there."""
+def remembered_probe(cache_dir: str | Path | None, key: str, measure: Callable[[], Probe]) -> Probe:
+    """The probe kept in precision.json of `cache_dir` under `key`, or else a new one, which is kept there."""
+
+    def valid(value: Any) -> bool:
+        return isinstance(value, dict) and value.keys() == {"cosine", "gain"}
+
     path = None if cache_dir is None else Path(cache_dir) / PROBE_FILE
-    kept = _read(path).get(key) if path else None
-    if isinstance(kept, dict) and kept.keys() == {"cosine", "gain"}:
-        return Probe(float(kept["cosine"]), float(kept["gain"]))
-    probe = measure()
-    if path:
-        _keep(path, key, probe)
-    return probe
+    kept = remembered(path, key, lambda: asdict(measure()), valid)
+    return Probe(float(kept["cosine"]), float(kept["gain"]))
 
 
 def machine() -> str:
-    """What decides about speed: processor, its abilities, threads, version of torch."""
-    import torch
-
+    """What decides about speed: processor, threads, GPU, version of torch. Read without importing torch."""
+    gpus = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    models = [line.partition(":")[2].strip() for path in gpus for line in _lines(path) if line.startswith("Model")]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return " ".join(
         (
             platform.machine(),
-            torch.backends.cpu.get_cpu_capability(),
             processor_name(),
-            f"{torch.get_num_threads()} threads",
-            f"torch {torch.__version__}",
-            torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU",
+            f"{default_threads()} threads",
+            f"torch {version('torch')}",
+            f"{', '.join(models) or 'no GPU'}{'' if visible is None else f' visible: {visible}'}",
         )
     )
 
 
 def processor_name() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor()
+    names = (line.partition(":")[2].strip() for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
+def default_threads() -> int:
+    """Cores that this process may use, at most OMP_NUM_THREADS where that is set, as torch counts them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(cores, int(limit))) if limit.isdecimal() else cores
 
 
 def compare(exact: Encoder, other: Encoder) -> Probe:
@@ -136,20 +139,8 @@ def product_gain() -> float:
         return seconds(torch.float32) / seconds(torch.bfloat16)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError):
-        content = json.loads(path.read_text("utf-8"))
-        if isinstance(content, dict):
-            return content
-    return {}  # none yet, or damaged: measured again
-
-
-def _keep(path: Path, key: str, probe: Probe) -> None:
-    """Add an answer; readers see the old file or the new one. A folder that cannot be written only costs a repeat."""
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        content = _read(path) | {key: asdict(probe)}
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
-        Path(name).replace(path)
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from recllm.errors import UsageError
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
     from recllm.schema import TextKind
 
@@ -42,14 +42,16 @@ class Tokens:
             raise UsageError(f'kind must be "query" or "document", not {kind!r}.')
         prompt = self.prompts.get(kind, "")
         encodings = self.tokenizer.encode_batch_fast([prompt + text for text in self._clean(texts)])
-        return [_cut(encoding.ids, self.limit) for encoding in encodings]
+        return [self._cut(encoding) for encoding in encodings]
 
     def _clean(self, texts: Sequence[str]) -> list[str]:
         # A lone surrogate (half of a broken emoji) is valid in a Python string and cannot be handed to Rust.
         cleaned = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
         return [text.lower() for text in cleaned] if self.lower_case else cleaned
 
-
-def _cut(ids: list[int], longest: int) -> list[int]:
-    """The first tokens and the closing special token, which every tokenizer of this family puts last."""
-    return ids if len(ids) <= longest else [*ids[: longest - 1], ids[-1]]
+    def _cut(self, encoding: Encoding) -> list[int]:
+        """The first tokens, and the closing special token where the tokenizer puts one last."""
+        ids: list[int] = encoding.ids
+        if len(ids) <= self.limit:
+            return ids
+        return [*ids[: self.limit - 1], ids[-1]] if encoding.special_tokens_mask[-1] else ids[: self.limit]

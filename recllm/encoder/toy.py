@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recllm.encoder.unique import distinct
+from recllm.encoder.batches import distinct
 from recllm.errors import UsageError
 
 if TYPE_CHECKING:

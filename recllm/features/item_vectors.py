@@ -17,7 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.data.dataset import USER_COLUMN, Dataset, utc
-from recllm.encoder.unique import encode_unique
+from recllm.encoder.batches import encode_unique
 from recllm.schema import ACTION_CODE, Action, Encoder, Profile
 from recllm.text.items import item_texts, price_texts
 from recllm.text.templates import Prompts

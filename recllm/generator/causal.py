@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recllm.encoder.adapters import merge_adapter
-from recllm.encoder.quiet import quiet_loading
+from recllm.encoder.libraries import quiet_loading
 from recllm.errors import ModelError
 from recllm.generator.chat import Message, chatml, messages, plain, without
 from recllm.generator.folder import check_folder

