@@ -25,12 +25,11 @@ from dirty_inputs import csv, item_rows, jsonl, lines, row
 
 from recllm.errors import DataError, IngestError, StoreError, UsageError
 from recllm.ingest.describe import describe
-from recllm.ingest.encoding import canonical, common_han_share
 from recllm.ingest.load import ingest_file
-from recllm.ingest.mapping import Map, load_map, parse_map, shipped_maps
-from recllm.ingest.merge import MostCommon
-from recllm.ingest.options import IngestOptions
+from recllm.ingest.options import ColumnMap, IngestOptions, load_map, parse_map, shipped_maps
+from recllm.ingest.read.encoding import canonical_name, common_han_share
 from recllm.ingest.record import record_events
+from recllm.ingest.tallies import MostCommon
 from recllm.policy import Policy
 from recllm.schema import IngestReport
 from recllm.store.database import Store
@@ -61,7 +60,7 @@ class Shop:
         table: str = "events",
         *,
         file: str = "shop.csv",
-        mapping: str | Map | None = None,
+        mapping: str | ColumnMap | None = None,
         policy: Policy | None = None,
         dry_run: bool = False,
         **options: object,
@@ -687,7 +686,7 @@ def test_describe_an_empty_store(store: Store) -> None:
 
 
 def test_chinese_encodings_share_one_superset() -> None:
-    assert {canonical(n) for n in ("gbk", "GB2312", "gb18030", "cp936")} == {"gb18030"}
+    assert {canonical_name(n) for n in ("gbk", "GB2312", "gb18030", "cp936")} == {"gb18030"}
 
 
 def test_common_han() -> None:

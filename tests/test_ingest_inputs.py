@@ -90,6 +90,6 @@ def test_document_is_up_to_date() -> None:
 
 
 def test_every_code_is_explained() -> None:
-    source = "".join(p.read_text("utf-8") for p in Path(recllm.ingest.__file__).parent.glob("*.py"))
+    source = "".join(p.read_text("utf-8") for p in Path(recllm.ingest.__file__).parent.rglob("*.py"))
     used = set(re.findall(r'"([EW]_[A-Z_]+)"', source))
     assert used == set(FILE_CODES) | set(ROW_CODES) | set(WARNINGS)

@@ -18,7 +18,7 @@ from recllm.store.engine import explained, open_engine, writing
 from recllm.store.load import Load, LoadRecord
 from recllm.store.readers import EVENT_DETAILS, Reader
 from recllm.store.tables import SCHEMA_VERSION
-from recllm.store.writers import Written
+from recllm.store.writers import WriteResult
 
 _BACKENDS = ("sqlite", "postgresql")
 
@@ -67,7 +67,7 @@ class Store:
             yield load
             load.close()
 
-    def append_events(self, frame: pl.DataFrame, *, source: str) -> Written:
+    def append_events(self, frame: pl.DataFrame, *, source: str) -> WriteResult:
         """A small load of events of its own, e.g. the `shown` events of one slate. Durable when it returns."""
         with self.load(Table.EVENTS, load_id=uuid.uuid4().hex, source=source) as load:
             return load.write(frame)

@@ -52,7 +52,7 @@ _RING_LIMIT = 1_000_000  # ids remembered during a load, about 100 MB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
+class WriteResult:
     """Account of one frame: accepted + duplicates + len(conflicts) == its height.
 
     conflicts: row positions in the frame whose key is known with other content; the known content stays.
@@ -104,11 +104,13 @@ class KeyRing:
         return lookup(connection, columns[0], columns[1], ids).rename({"key": self._id, "value": self._key})
 
 
-def write_events(connection: Connection, frame: pl.DataFrame, *, users: KeyRing, items: KeyRing, load: int) -> Written:
+def write_events(
+    connection: Connection, frame: pl.DataFrame, *, users: KeyRing, items: KeyRing, load: int
+) -> WriteResult:
     """Appends events (`EVENT_COLUMNS`). The first of several equal keys counts; unknown items become pending."""
     frame = conform(frame, EVENT_COLUMNS, "events")
     if frame.is_empty():
-        return Written(accepted=0, duplicates=0)
+        return WriteResult(accepted=0, duplicates=0)
     # in the order of the key, neighbouring rows touch the same pages of the key's index
     first = frame.unique("event_key", keep="first").sort("event_key")
     last_no = connection.scalar(select(func.max(tables.events.c.event_no))) or 0
@@ -116,36 +118,36 @@ def write_events(connection: Connection, frame: pl.DataFrame, *, users: KeyRing,
         connection, tables.events, _event_rows(connection, first, users, items, load), key=["event_key"]
     )
     if accepted == frame.height:
-        return Written(accepted=accepted, duplicates=0)
+        return WriteResult(accepted=accepted, duplicates=0)
     new = connection.scalars(select(tables.events.c.event_key).where(tables.events.c.event_no > last_no)).all()
     fresh = first.join(pl.DataFrame({"event_key": pl.Series(new, dtype=pl.Binary)}), on="event_key", how="semi")
     conflicts = _conflicts(connection, frame, fresh)
     users.take_back(connection, fresh["user_id"])
     items.take_back(connection, fresh["item_id"])
-    return Written(accepted=accepted, duplicates=frame.height - accepted - len(conflicts), conflicts=conflicts)
+    return WriteResult(accepted=accepted, duplicates=frame.height - accepted - len(conflicts), conflicts=conflicts)
 
 
-def write_users(connection: Connection, frame: pl.DataFrame) -> Written:
+def write_users(connection: Connection, frame: pl.DataFrame) -> WriteResult:
     """Inserts or replaces people (`USER_COLUMNS`). The same content again is a duplicate."""
     frame = conform(frame, USER_COLUMNS, "users")
     accepted = upsert(connection, tables.users, frame, key="user_id")
-    return Written(accepted=accepted, duplicates=frame.height - accepted)
+    return WriteResult(accepted=accepted, duplicates=frame.height - accepted)
 
 
-def write_items(connection: Connection, frame: pl.DataFrame) -> Written:
+def write_items(connection: Connection, frame: pl.DataFrame) -> WriteResult:
     """Inserts or replaces products (`ITEM_COLUMNS`). A product that was pending is so no longer."""
     frame = conform(frame, ITEM_COLUMNS, "items").with_columns(pending=pl.lit(False))
     accepted = upsert(connection, tables.items, frame, key="item_id")
-    return Written(accepted=accepted, duplicates=frame.height - accepted)
+    return WriteResult(accepted=accepted, duplicates=frame.height - accepted)
 
 
-def write_consent(connection: Connection, frame: pl.DataFrame, *, users: KeyRing) -> Written:
+def write_consent(connection: Connection, frame: pl.DataFrame, *, users: KeyRing) -> WriteResult:
     """Appends decisions (`CONSENT_COLUMNS`); nothing is replaced, the latest one counts when read."""
     frame = conform(frame, CONSENT_COLUMNS, "consent")
     keys = users.keys(connection, frame["user_id"])
     rows = frame.drop("user_id").with_columns(user_key=keys)
     accepted = insert_new(connection, tables.consent, rows, key=["user_key", "purpose", "at", "granted"])
-    return Written(accepted=accepted, duplicates=frame.height - accepted)
+    return WriteResult(accepted=accepted, duplicates=frame.height - accepted)
 
 
 def conform(frame: pl.DataFrame, columns: Columns, name: str) -> pl.DataFrame:
