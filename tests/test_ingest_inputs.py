@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from dirty_inputs import ALSO, CASES, TABLE, Case, rendered
+from store_view import view
 
 import recllm.ingest
 from recllm.errors import IngestError
@@ -32,7 +33,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def test_input(case: Case, tmp_path: Path, store: Store) -> None:
     path = tmp_path / case.file
     path.write_bytes(case.data)
-    before = store.counts()
+    before = view(store).counts()
 
     def load():
         return ingest_file(
@@ -50,7 +51,7 @@ def test_input(case: Case, tmp_path: Path, store: Store) -> None:
             load()
         assert refusal.value.code == case.fails
         assert case.says in refusal.value.message
-        assert store.counts() == before
+        assert view(store).counts() == before
         assert not list((tmp_path / "quarantine").glob("*")) if (tmp_path / "quarantine").exists() else True
         return
     report = load()
