@@ -25,7 +25,7 @@ sys.path.insert(0, str(HERE.parent / "tests"))
 def load(file: str, table: str, mapping: str, folder: Path) -> dict[str, Any]:
     """One load into a new store, in this process."""
     from recllm.ingest.load import ingest_file
-    from recllm.ingest.mapping import load_map
+    from recllm.ingest.options import load_map
     from recllm.policy import Policy
     from recllm.store.database import Store
     from recllm.workspace.privacy import Pseudonymiser

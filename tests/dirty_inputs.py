@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from store_view import view
 
 from recllm.ingest.codes import FILE_CODES, ROW_CODES, WARNINGS
 from recllm.ingest.options import IngestOptions
@@ -124,19 +125,19 @@ def titles(store: Store) -> list[str]:
 
 
 def kinds(store: Store) -> list[str]:
-    return store.events()["event"].to_list()
+    return view(store).events()["event"].to_list()
 
 
 def items_of(store: Store) -> set[str]:
-    return set(store.events()["item_id"])
+    return set(view(store).events()["item_id"])
 
 
 def users_of(store: Store) -> int:
-    return store.events()["user_id"].n_unique()
+    return view(store).events()["user_id"].n_unique()
 
 
 def at(store: Store) -> list[datetime]:
-    return sorted(store.events()["timestamp"].to_list())
+    return sorted(view(store).events()["timestamp"].to_list())
 
 
 def dated(style: Callable[[int], str]) -> Callable[[int], str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from shop_world import shop as world
+from store_view import view
 
 from recllm.adcopy.record import load, replay
 from recllm.campaigns import decisions
@@ -429,7 +430,7 @@ def test_what_leaves(shop: Workspace) -> None:
         assert row["send_from"] == "2024-02-20T08:00:00+01:00", "the morning after the log's end at night"
         assert row["send_until"] == "2024-02-20T21:00:00+01:00"
         assert len(row["request_id"]) == 16
-    events = shop.store().events().filter(pl.col("event") == "shown")
+    events = view(shop.store()).events().filter(pl.col("event") == "shown")
     assert set(events["request_id"]) == {r["request_id"] for r in (*email, *push)}
 
 
@@ -470,7 +471,7 @@ def test_an_export_again_reaches_nobody_twice(shop: Workspace, folder: Path) -> 
     exported(shop)
     export_campaign(tea(shop), folder / "out", clock=NOW + timedelta(hours=1))
     assert len(list(read_log(tea(shop).folder.exports))) == 2
-    assert shop.store().events().filter(pl.col("event") == "shown").height == 60
+    assert view(shop.store()).events().filter(pl.col("event") == "shown").height == 60
 
 
 # --- report ----------------------------------------------------------------------------------------------------------

@@ -22,15 +22,15 @@ import polars as pl
 import pytest
 from dirty import Style, plant
 from dirty_inputs import csv, item_rows, jsonl, lines, row
+from store_view import view
 
 from recllm.errors import DataError, IngestError, StoreError, UsageError
 from recllm.ingest.describe import describe
-from recllm.ingest.encoding import canonical, common_han_share
 from recllm.ingest.load import ingest_file
-from recllm.ingest.mapping import Map, load_map, parse_map, shipped_maps
-from recllm.ingest.merge import MostCommon
-from recllm.ingest.options import IngestOptions
+from recllm.ingest.options import ColumnMap, IngestOptions, load_map, parse_map, shipped_maps
+from recllm.ingest.read.encoding import canonical_name, common_han_share
 from recllm.ingest.record import record_events
+from recllm.ingest.tallies import MostCommon
 from recllm.policy import Policy
 from recllm.schema import IngestReport
 from recllm.store.database import Store
@@ -61,7 +61,7 @@ class Shop:
         table: str = "events",
         *,
         file: str = "shop.csv",
-        mapping: str | Map | None = None,
+        mapping: str | ColumnMap | None = None,
         policy: Policy | None = None,
         dry_run: bool = False,
         **options: object,
@@ -101,7 +101,7 @@ def shop(tmp_path: Path, store: Store) -> Shop:
 def test_a_row_arrives_whole(shop: Shop, store: Store) -> None:
     header = "event_id,user_id,item_id,event,timestamp,quantity,price,basket_id,value,request_id,position,model_version"
     shop.load(header + "\ne1,ann,pan,rating,2025-03-01T12:00:00+02:00,2,9.5,b1,4.5,r1,3,m1\n")
-    assert store.events().to_dicts() == [
+    assert view(store).events().to_dicts() == [
         {
             "user_id": KEY.one("ann"),
             "item_id": "pan",
@@ -120,7 +120,7 @@ def test_a_row_arrives_whole(shop: Shop, store: Store) -> None:
 
 def test_purchase_of_one_is_meant_where_nothing_is_said(shop: Shop, store: Store) -> None:
     shop.load("user_id,item_id,timestamp\nann,pan,2025-03-01T12:00:00Z\n")
-    event = store.events().to_dicts()[0]
+    event = view(store).events().to_dicts()[0]
     assert (event["event"], event["quantity"], event["price"]) == ("purchase", 1.0, None)
 
 
@@ -145,8 +145,8 @@ def test_integer_and_float_columns_of_parquet_are_ids_too(shop: Shop, store: Sto
     )
     frame.write_parquet(shop.folder / "shop.parquet")
     report = shop.load(shop.folder / "shop.parquet")
-    assert set(store.events()["user_id"]) == {KEY.one("17850"), KEY.one("2")}
-    assert "9007199254740993" in store.events()["item_id"].to_list()
+    assert set(view(store).events()["user_id"]) == {KEY.one("17850"), KEY.one("2")}
+    assert "9007199254740993" in view(store).events()["item_id"].to_list()
     assert report.warnings["W_FLOAT_ID"] == 2
 
 
@@ -157,7 +157,7 @@ def test_a_conflict_with_an_earlier_file(shop: Shop, store: Store) -> None:
     report = shop.load(clean.replace("e7," + row(7), "e7," + row(7, price="77.77")))
     assert (report.accepted, report.duplicates, report.quarantined) == (0, 39, 1)
     assert shop.bad_lines(report) == {9: "E_ID_CONFLICT"}
-    assert 77.77 not in store.events()["price"].to_list()
+    assert 77.77 not in view(store).events()["price"].to_list()
 
 
 def test_two_equal_lines_count_twice_across_blocks(shop: Shop, store: Store) -> None:
@@ -180,14 +180,14 @@ def test_the_shop_fills_what_neither_option_nor_map_says(shop: Shop, store: Stor
     shop.load(text, mapping="online-retail-events", shop_tz="Asia/Shanghai")
     shop.load(text.replace("536365", "2"), shop_tz="Asia/Shanghai")
     shop.load(text.replace("536365", "3"), mapping="online-retail-events", tz="UTC")
-    assert sorted(t.hour for t in store.events()["timestamp"]) == [0, 7, 8]
+    assert sorted(t.hour for t in view(store).events()["timestamp"]) == [0, 7, 8]
 
 
 def test_prices_in_another_currency_than_the_shops_are_not_prices(shop: Shop, store: Store) -> None:
     header = "user_id,item_id,event,timestamp,quantity,price,currency"
     report = shop.load(csv(header=header, clean=lambda i: row(i) + (",EUR" if i < 30 else ",usd")), shop_currency="USD")
     assert report.warnings["W_FOREIGN_PRICE"] == 30
-    assert store.events()["price"].null_count() == 30
+    assert view(store).events()["price"].null_count() == 30
 
 
 def test_single_events_are_recorded_once(store: Store) -> None:
@@ -197,7 +197,7 @@ def test_single_events_are_recorded_once(store: Store) -> None:
     )
     assert record_events(events, store, source="feedback").accepted == 2
     assert record_events(events, store, source="feedback").duplicates == 2
-    assert store.events()["quantity"].to_list() == [1.0, 1.0]
+    assert view(store).events()["quantity"].to_list() == [1.0, 1.0]
     for wrong in (
         events.drop("event"),
         events.with_columns(event=pl.lit("stare")),
@@ -218,8 +218,8 @@ def test_above_the_limit_nothing_is_kept_and_the_quarantine_is_named(shop: Shop,
     assert refusal.value.code == "E_REJECT_LIMIT"
     assert [str(f) for f in files] == [refusal.value.message.rsplit("see ", 1)[1]]
     assert len(files[0].read_text().splitlines()) == 3
-    assert store.counts()["events"] == 0
-    assert store.loads() == []
+    assert view(store).counts()["events"] == 0
+    assert view(store).loads() == []
 
 
 def test_exactly_the_limit_is_accepted(shop: Shop) -> None:
@@ -262,7 +262,7 @@ def test_a_contradiction_late_in_the_file_leaves_nothing(shop: Shop, store: Stor
     )
     with pytest.raises(IngestError, match="E_NAIVE_TZ"):
         shop.load(text, block_bytes=4096)
-    assert store.counts()["events"] == 0
+    assert view(store).counts()["events"] == 0
     assert list(shop.quarantine.iterdir()) == []
 
 
@@ -376,8 +376,8 @@ def test_validate_counts_alike_and_writes_nothing(tmp_path: Path, store: Store, 
     )
     dry = Shop(tmp_path, store if with_store else None).load(text, dry_run=True)
     assert not dry.committed
-    assert store.counts()["events"] == 0
-    assert store.loads() == []
+    assert view(store).counts()["events"] == 0
+    assert view(store).loads() == []
     real = Shop(tmp_path, store).load(text)
     same = ("read", "accepted", "duplicates", "quarantined", "codes", "warnings", "ignored_columns")
     assert [getattr(dry, n) for n in same] == [getattr(real, n) for n in same]
@@ -410,7 +410,7 @@ def test_items_keep_exact_prices_paths_and_attributes(shop: Shop, store: Store) 
 
 def test_users_keep_known_basics_only(shop: Shop, store: Store) -> None:
     report = shop.load("user_id,Age Group,email,性别,city\nann,35-44,a@b.c,f,\n", "users")
-    users = store.users().to_dicts()
+    users = view(store).users().to_dicts()
     assert users == [{"user_id": KEY.one("ann"), "basics": '{"age": "35-44", "gender": "f"}'}]
     assert report.ignored_columns == ("email",)
 
@@ -419,7 +419,7 @@ def test_special_categories_have_to_be_declared(shop: Shop, store: Store) -> Non
     with pytest.raises(IngestError, match="E_SPECIAL_CATEGORY"):
         shop.load("user_id,民族\nann,x\n", "users")
     shop.load("user_id,Health\nann,good\n", "users", mapping=parse_map('special = ["health"]', "m"))
-    assert json.loads(store.users()["basics"][0]) == {"health": "good"}
+    assert json.loads(view(store).users()["basics"][0]) == {"health": "good"}
 
 
 def test_consent(shop: Shop, store: Store) -> None:
@@ -427,7 +427,7 @@ def test_consent(shop: Shop, store: Store) -> None:
     text = "\n".join(["user_id,purpose,granted,timestamp", *good, "u,spam,yes,2025-03-01", "u,email,maybe,2025-03-01"])
     report = shop.load(text, "consent", tz="UTC")
     assert shop.bad_lines(report) == {42: "E_PURPOSE", 43: "E_GRANTED"}
-    assert store.consent()["granted"].sum() == 20
+    assert view(store).consent()["granted"].sum() == 20
     assert shop.load(text, "consent", tz="UTC").duplicates == 40
 
 
@@ -509,7 +509,7 @@ def test_online_retail_raw(shop: Shop, store: Store) -> None:
     data = RETAIL.encode("cp1252")
     report = shop.load(data, mapping="online-retail-events")
     assert (report.accepted, report.codes) == (5, {"E_MAP_REJECT": 2})
-    events = store.events()
+    events = view(store).events()
     assert events.filter(pl.col("event") == "return")["quantity"].to_list() == [1.0]
     assert set(events["user_id"]) == {KEY.one("17850"), KEY.one("13047")}
     assert events["timestamp"].min() == datetime(2010, 12, 1, 8, 26, tzinfo=UTC)
@@ -521,7 +521,7 @@ def test_online_retail_raw(shop: Shop, store: Store) -> None:
     ]
     report = shop.load(data, "users", mapping="online-retail-users")
     assert report.accepted == 2
-    assert sorted(store.users()["basics"]) == ['{"country": "France"}', '{"country": "United Kingdom"}']
+    assert sorted(view(store).users()["basics"]) == ['{"country": "France"}', '{"country": "United Kingdom"}']
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the shared data sets are not here")
@@ -535,7 +535,7 @@ def test_tmall_logs(shop: Shop, store: Store) -> None:
     log.write_csv(shop.folder / "log.csv")
     report = shop.load(shop.folder / "log.csv", mapping="tmall-events")
     assert report.read == report.accepted == 7556
-    kinds = dict(store.events()["event"].value_counts().iter_rows())
+    kinds = dict(view(store).events()["event"].value_counts().iter_rows())
     assert kinds == {"view": 4474, "purchase": 2719, "cart": 358, "favourite": 5}
     assert describe(store)["items"]["languages"]["chinese"] > 0.99
 
@@ -558,8 +558,12 @@ def test_complete_journey_tables(shop: Shop, store: Store) -> None:
     report = shop.load(shop.folder / "part.parquet", mapping="complete-journey-transactions")
     assert set(report.codes) <= {"E_ZERO_QTY"}
     first = part.row(0, named=True)
-    found = store.events().filter(
-        (pl.col("user_id") == KEY.one(str(first["household_id"]))) & (pl.col("item_id") == str(first["product_id"]))
+    found = (
+        view(store)
+        .events()
+        .filter(
+            (pl.col("user_id") == KEY.one(str(first["household_id"]))) & (pl.col("item_id") == str(first["product_id"]))
+        )
     )
     assert first["transaction_timestamp"].replace(tzinfo=UTC) in found["timestamp"].to_list()
     assert first["sales_value"] / first["quantity"] in found["price"].to_list()
@@ -599,7 +603,7 @@ def test_a_real_log_with_planted_defects(
     }
     assert report.accepted == len(dirty.clean)
     expected = pl.Series([float(rows[i][3]) * float(rows[i][4]) for i in dirty.clean]).sum()
-    events = store.events()
+    events = view(store).events()
     assert (events["quantity"] * events["price"]).sum() == pytest.approx(expected)
     assert shop.load(dirty.text.encode(encoding), mapping=mapping, **options).accepted == 0
 
@@ -620,8 +624,8 @@ def test_killed_loads_leave_all_or_nothing(tmp_path: Path) -> None:
         if number + 2 < kills:
             children.append(_child(tmp_path, store_path, quarantine, text, number + 2))
         store = Store.open(store_path)
-        loads = store.loads()
-        assert store.counts()["events"] == n * len(loads)
+        loads = view(store).loads()
+        assert view(store).counts()["events"] == n * len(loads)
         assert acknowledged <= {load.load_id for load in loads}
         assert all((quarantine / f"{load.load_id}.jsonl").exists() for load in loads)
         store.close()
@@ -687,7 +691,7 @@ def test_describe_an_empty_store(store: Store) -> None:
 
 
 def test_chinese_encodings_share_one_superset() -> None:
-    assert {canonical(n) for n in ("gbk", "GB2312", "gb18030", "cp936")} == {"gb18030"}
+    assert {canonical_name(n) for n in ("gbk", "GB2312", "gb18030", "cp936")} == {"gb18030"}
 
 
 def test_common_han() -> None:

@@ -12,22 +12,24 @@ import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from dirty import DEFECTS, LINE_DEFECTS, Style, plant
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from store_view import view
 
 from recllm.errors import DataError, IngestError
-from recllm.ingest.amounts import parse_numbers
-from recllm.ingest.blocks import read_blocks
-from recllm.ingest.delimited import open_delimited
-from recllm.ingest.encoding import Decoding
-from recllm.ingest.identity import Occurrences
 from recllm.ingest.load import ingest_file
 from recllm.ingest.options import IngestOptions
-from recllm.ingest.source import probe
-from recllm.ingest.times import TimeFormat, parse_times
+from recllm.ingest.parse.numbers import parse_numbers
+from recllm.ingest.parse.times import TimeFormat, parse_times
+from recllm.ingest.read.delimited import open_delimited
+from recllm.ingest.read.encoding import Decoding
+from recllm.ingest.read.lines import read_blocks
+from recllm.ingest.read.source import probe
+from recllm.ingest.record import Occurrences
 from recllm.policy import Policy
 from recllm.store.database import Store
 from recllm.workspace.privacy import Pseudonymiser
@@ -169,7 +171,7 @@ def test_what_the_csv_module_writes_is_read_back(cells: list[tuple[str, str, str
             lambda: read_blocks(source, Decoding(encoding="utf-8"), block), "a.csv", ",", {}, LENIENT
         )
         chunks = list(reader.chunks())
-    assert not [b for c in chunks for b in c.broken if b.code != "E_REPEATED_HEADER"]
+    assert not [b for c in chunks for b in c.bad if b.code != "E_REPEATED_HEADER"]
     read = [tuple(cell or "" for cell in row) for c in chunks for row in c.frame.iter_rows()]
     assert read == [c for c in cells if tuple(cell.strip() for cell in c) != ("x", "y", "z")]
 
@@ -190,8 +192,16 @@ def test_block_size_does_not_matter(seed: int, n: int) -> None:
                 lambda: read_blocks(source, Decoding(encoding="utf-8"), size), "a", ",", {}, LENIENT
             )
             chunks = list(reader.chunks())
-            good = [(c.place(i), c.raw(i), c.frame.row(i)) for c in chunks for i in range(c.frame.height)]
-            return good, sorted((b.place.record_no, b.place.line_no, b.code, b.raw) for c in chunks for b in c.broken)
+            good = [(c.bad_row(i, None, "", ""), c.frame.row(i)) for c in chunks for i in range(c.frame.height)]
+            numbers, n_before = [], reader.header_records
+            for c in chunks:
+                lines = np.array([*c.line_no, *(b.line_no for b in c.bad)], np.int64)
+                numbers += [
+                    (int(line), n_before + 1 + int(n)) for line, n in zip(lines, c.positions(lines), strict=True)
+                ]
+                n_before += c.n_records
+            bad = sorted((b.line_no, b.byte_offset, b.code, b.raw) for c in chunks for b in c.bad)
+            return good, bad, sorted(numbers)
 
         assert read(64) == read(1 << 20)
 
@@ -210,15 +220,13 @@ def test_replay_changes_nothing(tmp_path_factory: pytest.TempPathFactory, seed: 
         path.write_text("\n".join([header, *map(",".join, body)]) + "\n")
         report = ingest_file(path, "events", store=store, pseudonymiser=KEY, policy=LENIENT, options=OPTIONS)
         assert (report.accepted, report.duplicates) == ((35, 0) if turn == 0 else (0, 35))
-    assert store.counts()["events"] == 35
+    assert view(store).counts()["events"] == 35
     store.close()
 
 
 @examples(100)
 @given(values=st.lists(st.lists(st.integers(0, 5), max_size=8), max_size=6))
 def test_occurrences_count_like_a_dictionary(values: list[list[int]]) -> None:
-    import numpy as np
-
     counter, seen = Occurrences(), dict[int, int]()
     for chunk in values:
         expected = []
@@ -254,7 +262,7 @@ def test_numbers_are_read_in_every_dress(number, decimal, dress: str, grouped: b
 def test_times_are_read_in_every_style(at: datetime, style: str) -> None:
     kind = {"%d.": "dmy", "%m/": "mdy"}.get(style[:3], "iso")
     how = TimeFormat(kind=kind, tz="UTC")
-    found = parse_times(pl.Series([at.strftime(style)]), how, name="x", now=NOW)
+    found = parse_times(pl.Series([at.strftime(style)]), how, file="x", now=NOW)
     shift = {"+05:30": -330, "-0800": 480}.get(style[-6:] if style.endswith("+05:30") else style[-5:], 0)
     expected = at.replace(tzinfo=UTC) + timedelta(minutes=shift)
     assert found.at.tolist() == [int(expected.timestamp()) * 1_000_000]

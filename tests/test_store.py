@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event as sa_event
 from sqlalchemy import text
+from store_view import view
 
 from recllm.errors import DataError, StoreError, UsageError
 from recllm.schema import Table
@@ -101,20 +102,25 @@ def test_events_come_back_as_they_went_in(store: Store) -> None:
         model_version=["m", None],
     ).with_columns(event=pl.Series(["shown", "rating"]), quantity=pl.Series([2.0, 0.5]))
     assert put(store, "events", frame).accepted == 2
-    back = store.events().sort("timestamp")
+    back = view(store).events().sort("timestamp")
     assert back.rows() == [
         ("u1", "i1", "rating", datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC), 0.5, None, None, 4.5, None, None, None),
         ("u1", "i3", "shown", datetime(1970, 1, 1, 0, 0, 3, tzinfo=UTC), 2.0, 1.25, "b1", None, "r", 2, "m"),
     ]
     assert back.schema["timestamp"] == pl.Datetime("us", "UTC")
-    assert store.events(("price",)).columns == ["user_id", "item_id", "event", "timestamp", "price"]
+    assert view(store).events(("price",)).columns == ["user_id", "item_id", "event", "timestamp", "price"]
 
 
 def test_an_empty_store_reads_as_empty_frames_with_their_types(store: Store) -> None:
-    assert store.events().schema["timestamp"] == pl.Datetime("us", "UTC")
+    assert view(store).events().schema["timestamp"] == pl.Datetime("us", "UTC")
     assert store.items().schema["category"] == pl.List(pl.String)
-    assert (store.events().height, store.users().height, store.items().height, store.consent().height) == (0, 0, 0, 0)
-    assert set(store.counts().values()) == {0}
+    assert (
+        view(store).events().height,
+        view(store).users().height,
+        store.items().height,
+        view(store).consent().height,
+    ) == (0, 0, 0, 0)
+    assert set(view(store).counts().values()) == {0}
 
 
 def test_the_last_event_is_told_without_reading_the_others(store: Store) -> None:
@@ -166,7 +172,7 @@ def test_a_conflicting_row_makes_no_person_and_no_product(store: Store) -> None:
     with store.load("events", load_id="c", source="test") as load:
         assert load.write(events([1], [11], user="ghost", item="ghost item")).conflicts == [0]
         assert load.write(events([2], [20], user="ghost", item="ghost item")).accepted == 1
-    assert store.events(()).select("user_id", "item_id").rows() == [("u1", "i1"), ("ghost", "ghost item")]
+    assert view(store).events(()).select("user_id", "item_id").rows() == [("u1", "i1"), ("ghost", "ghost item")]
 
 
 def test_the_same_load_twice_changes_nothing(store: Store) -> None:
@@ -191,7 +197,7 @@ def test_people_and_products_are_replaced_by_later_rows(store: Store) -> None:
     assert store.items()["title"].to_list() == ["Green tea"]
     put(store, "users", pl.DataFrame({"user_id": ["u1"], "basics": ['{"a":"1"}']}), "b")
     assert put(store, "users", pl.DataFrame({"user_id": ["u1"], "basics": ['{"a":"2"}']}), "c").accepted == 1
-    assert store.users().rows() == [("u1", '{"a":"2"}')]
+    assert view(store).users().rows() == [("u1", '{"a":"2"}')]
 
 
 def test_item_details_survive(store: Store) -> None:
@@ -216,11 +222,13 @@ def test_item_details_survive(store: Store) -> None:
 def test_unknown_items_wait_for_the_catalogue(store: Store) -> None:
     put(store, "events", events([1, 2]), "a")
     assert store.items().select("item_id", "title", "pending").rows() == [("i1", None, True), ("i2", None, True)]
-    assert store.counts()["pending_items"] == 2
+    assert view(store).counts()["pending_items"] == 2
     put(store, "items", items(("i1", "Tea")), "b")
     assert store.items().select("item_id", "title", "pending").rows() == [("i1", "Tea", False), ("i2", None, True)]
     put(store, "events", events([3], item="i1"), "c")
     assert store.items()["title"].to_list() == ["Tea", None], "an event must not blank a known item"
+    assert store.items(["i2", "nothing", "i1", "i2"]).equals(store.items())
+    assert store.items(["i2"])["item_id"].to_list() == ["i2"]
 
 
 def test_consent_keeps_every_decision_and_orders_them(store: Store) -> None:
@@ -228,7 +236,7 @@ def test_consent_keeps_every_decision_and_orders_them(store: Store) -> None:
         {"user_id": ["u1"] * 3, "purpose": ["email"] * 3, "granted": [True, False, True], "at": [5, 5, 4]}
     )
     assert put(store, "consent", frame).accepted == 3
-    assert store.consent()["granted"].to_list() == [True, True, False]
+    assert view(store).consent()["granted"].to_list() == [True, True, False]
     with store.read() as reader:
         assert reader.consent("email", ["u1"])["granted"].to_list() == [True, True, False]
         assert reader.consent("sms", ["u1"]).height == reader.consent("email", ["u2"]).height == 0
@@ -239,7 +247,7 @@ def test_a_load_is_recorded_with_its_counts(store: Store) -> None:
         load.write(events([1, 1]))
         load.write(events([2]))
         load.counts({"read": 4, "quarantined": 1})
-    (record,) = store.loads()
+    (record,) = view(store).loads()
     assert (record.load_id, record.table, record.source, record.sha256) == ("jan", Table.EVENTS, "jan.csv", "ab" * 32)
     assert record.counts == {"accepted": 2, "duplicates": 1, "conflicts": 0, "read": 4, "quarantined": 1}
     assert abs((datetime.now(UTC) - record.committed_at).total_seconds()) < 60
@@ -252,14 +260,14 @@ def test_an_exception_leaves_nothing_of_a_load(store: Store) -> None:
         load.write(events([2, 3]))
         _ = 1 / 0
     assert dump(store) == before
-    assert [r.load_id for r in store.loads()] == ["a"]
+    assert [r.load_id for r in view(store).loads()] == ["a"]
 
 
 def test_nothing_of_an_open_load_is_visible(store: Store) -> None:
     with store.load("events", load_id="a", source="test") as load:
         load.write(events([1, 2]))
-        assert store.counts()["events"] == 0
-    assert store.counts()["events"] == 2
+        assert view(store).counts()["events"] == 0
+    assert view(store).counts()["events"] == 2
 
 
 def test_one_reader_sees_one_moment(store: Store) -> None:
@@ -268,7 +276,7 @@ def test_one_reader_sees_one_moment(store: Store) -> None:
         assert reader.counts()["events"] == 1
         put(store, "events", events([2]), "b")
         assert reader.events().height == 1
-    assert store.events().height == 2
+    assert view(store).events().height == 2
 
 
 def test_load_ids_are_safe_and_used_once(store: Store) -> None:
@@ -278,7 +286,7 @@ def test_load_ids_are_safe_and_used_once(store: Store) -> None:
     for bad in ("../x", "", "a b", ".", "..", "x" * 65, "a/b", "a\n"):
         with pytest.raises(UsageError, match="safe name"):
             put(store, "events", events([2]), bad)
-    assert store.counts()["events"] == 1
+    assert view(store).counts()["events"] == 1
 
 
 def test_a_frame_that_breaks_the_contract_is_refused(store: Store) -> None:
@@ -291,13 +299,13 @@ def test_a_frame_that_breaks_the_contract_is_refused(store: Store) -> None:
     ]:
         with pytest.raises(DataError, match=message):
             put(store, "events", frame)
-    assert set(store.counts().values()) == {0}
+    assert set(view(store).counts().values()) == {0}
 
 
 def test_small_appends_are_loads_of_their_own(store: Store) -> None:
     assert store.append_events(events([1, 2]), source="slate").accepted == 2
     assert store.append_events(events([2]), source="slate").duplicates == 1
-    assert [r.source for r in store.loads()] == ["slate", "slate"]
+    assert [r.source for r in view(store).loads()] == ["slate", "slate"]
 
 
 def test_many_ids_take_several_lookups(store: Store) -> None:
@@ -308,7 +316,8 @@ def test_many_ids_take_several_lookups(store: Store) -> None:
     written = put(store, "events", frame, "b")
     assert (written.accepted, written.duplicates) == (n - n // 2, n // 2)
     assert (
-        store.events(())
+        view(store)
+        .events(())
         .select("user_id", "item_id")
         .sort("item_id")
         .equals(frame.select("user_id", "item_id").sort("item_id"))
@@ -321,8 +330,8 @@ def test_key_rings_stay_right_when_they_forget(store: Store, monkeypatch: pytest
         for k in range(0, 12, 2):
             load.write(events([k, k + 1]))
         load.write(events([100, 101, 102, 103, 104], item="i1"))
-    assert store.counts()["items"] == 12
-    assert (store.events(())["item_id"] == "i1").sum() == 6
+    assert view(store).counts()["items"] == 12
+    assert (view(store).events(())["item_id"] == "i1").sum() == 6
 
 
 batches = st.lists(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2)), max_size=8), min_size=1, max_size=5)
@@ -332,7 +341,7 @@ batches = st.lists(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2)), max
 @given(batches=batches, data=st.data())
 def test_accounts_match_a_dictionary(store: Store, batches: list[list[tuple[int, int]]], data: st.DataObject) -> None:
     """accepted, duplicates and conflicts of any sequence of frames, in one load or many, equal a simple model's."""
-    prefix = store.counts()["loads"] + 1  # a key space of its own for each example
+    prefix = view(store).counts()["loads"] + 1  # a key space of its own for each example
     known: dict[int, int] = {}
     one_load = data.draw(st.booleans())
 
@@ -537,7 +546,7 @@ def test_a_damaged_file_says_so(store: Store) -> None:
     raw[8192:-4096] = b"\xff" * (len(raw) - 8192 - 4096)
     path.write_bytes(raw)
     with pytest.raises(StoreError, match="damaged"):
-        Store.open(path).events()
+        view(Store.open(path)).events()
 
 
 def test_a_locked_store_gives_up_with_one_line(store: Store) -> None:
@@ -562,15 +571,15 @@ def test_two_loads_at_once_wait_for_each_other(store: Store) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert store.counts()["events"] == 150
-    assert store.counts()["loads"] == 15
+    assert view(store).counts()["events"] == 150
+    assert view(store).counts()["loads"] == 15
 
 
 def test_a_read_only_store_reads_and_refuses_to_write(store: Store) -> None:
     put(store, "events", events([1]), "a")
     readonly = Store.open(f"sqlite:///file:{path_of(store)}?mode=ro&uri=true")
     before = dump(store)
-    assert readonly.events().height == 1
+    assert view(readonly).events().height == 1
     with pytest.raises(StoreError, match="read-only; make the file"):
         put(readonly, "events", events([2]), "b")
     assert dump(store) == before
@@ -601,7 +610,7 @@ def test_a_full_disk_in_the_middle_of_a_load(store: Store) -> None:
             written += load.write(events(list(range(start, start + 500)))).accepted
     assert written > 0, "the disk has to fill in the middle, not at once"
     assert dump(store) == before
-    assert [r.load_id for r in store.loads()] == ["a"]
+    assert [r.load_id for r in view(store).loads()] == ["a"]
     sa_event.remove(store._engine, "connect", limit)
     store.close()
     assert put(store, "events", events(list(range(1_000, 3_000))), "b").accepted == 2_000

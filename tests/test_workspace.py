@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +18,7 @@ from recllm.files import safe_id
 from recllm.policy import Policy
 from recllm.schema import Purpose
 from recllm.settings import Settings
-from recllm.workspace.workspace import SETTINGS_FILE, Workspace, _toml
+from recllm.workspace.workspace import SETTINGS_FILE, Workspace
 
 
 @pytest.fixture(autouse=True)
@@ -182,16 +183,22 @@ def test_the_folder_is_private(tmp_path: Path) -> None:
     assert workspace.key_path.stat().st_mode & 0o777 == 0o600
 
 
-values = st.one_of(st.booleans(), st.integers(-(2**62), 2**62), st.floats(allow_nan=False, allow_infinity=False))
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
-tables = st.dictionaries(texts, st.one_of(values, texts, st.lists(texts, max_size=3)), max_size=4)
 
 
-@given(plain=tables, inner=tables)
-def test_what_the_writer_writes_a_parser_reads(plain: dict[str, Any], inner: dict[str, Any]) -> None:
-    given_table = {**plain, "inner": inner, "nothing": None}
-    expected = {k: v for k, v in given_table.items() if v is not None and v != {}}
-    assert tomllib.loads(_toml(given_table)) == expected
+@given(
+    encoder=texts.filter(str.strip),
+    sensitive=st.lists(texts, max_size=3),
+    limit=st.floats(0, 1, allow_nan=False),
+    floor=st.integers(0, 2**62),
+    agreed=st.booleans(),
+)
+def test_settings_survive_their_file(
+    encoder: str, sensitive: list[str], limit: float, floor: int, agreed: bool
+) -> None:
+    rules = {"sensitive_categories": sensitive, "reject_limit": limit, "group_floor": floor}
+    written = Settings(encoder=encoder, consent_default=agreed, policy=rules)
+    assert Settings(**tomllib.loads(tomli_w.dumps(written.table()))) == written
 
 
 # --- rules ---------------------------------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ from typing import Any
 
 import polars as pl
 
-from recllm.ingest.load import open_reader
-from recllm.ingest.options import IngestOptions
-from recllm.ingest.source import probe
+from recllm.ingest.load import open_records
+from recllm.ingest.options import ColumnMap, IngestOptions
+from recllm.ingest.read.source import probe
 from recllm.policy import Policy
 from recllm.store.database import Store
 
@@ -28,16 +28,22 @@ _SCRIPTS: tuple[tuple[str, str], ...] = (
     ("thai", r"[\u0e00-\u0e7f]"),
     ("latin", r"[A-Za-z]"),
 )
-_TOP = 10
+_TOP_CATEGORIES = 10
 
 
 def describe(
     source: Store | str | Path, options: IngestOptions | None = None, policy: Policy | None = None
 ) -> dict[str, Any]:
     """A store's tables, or a file's columns as text. JSON-ready. Raises `IngestError` for an unreadable file."""
-    return (
-        _store(source) if isinstance(source, Store) else _file(source, options or IngestOptions(), policy or Policy())
-    )
+    if not isinstance(source, Store):
+        return _describe_file(source, options or IngestOptions(), policy or Policy())
+    with source.read() as reader:
+        return {
+            "events": _describe_events(reader.events()),
+            "items": _describe_items(reader.items()),
+            "users": _describe_users(reader.users()),
+            "consent": _describe_consent(reader.consent()),
+        }
 
 
 def languages(texts: Iterable[str]) -> dict[str, float]:
@@ -45,102 +51,87 @@ def languages(texts: Iterable[str]) -> dict[str, float]:
 
     The script says the language family only: "latin" may be English, French or many others.
     """
-    found = Counter(_script(text) for text in texts)
-    total = found.total()
-    return {name: round(count / total, 4) for name, count in found.most_common()}
+    counts = Counter(next((name for name, pattern in _SCRIPTS if re.search(pattern, text)), "none") for text in texts)
+    return {name: round(count / counts.total(), 4) for name, count in counts.most_common()}
 
 
-def _script(text: str) -> str:
-    return next((name for name, pattern in _SCRIPTS if re.search(pattern, text)), "none")
-
-
-def _store(store: Store) -> dict[str, Any]:
-    with store.read() as reader:
-        events, items, users = reader.events(), reader.items(), reader.users()
-    return {"events": _events(events), "items": _items(items), "users": _users(users), "consent": _consent(store)}
-
-
-def _events(events: pl.DataFrame) -> dict[str, Any]:
-    per_user = events["user_id"].value_counts()["count"]
+def _describe_events(events: pl.DataFrame) -> dict[str, Any]:
+    first, last = (
+        at.isoformat() if isinstance(at, datetime) else None
+        for at in (events["timestamp"].min(), events["timestamp"].max())
+    )
     return {
         "rows": events.height,
         "users": events["user_id"].n_unique(),
         "items": events["item_id"].n_unique(),
-        "first": _iso(events["timestamp"].min()),
-        "last": _iso(events["timestamp"].max()),
+        "first": first,
+        "last": last,
         "kinds": dict(events["event"].value_counts(sort=True).iter_rows()),
-        "events_per_user": _spread(per_user),
+        "events_per_user": _spread(events["user_id"].value_counts()["count"]),
         "price": _spread(events["price"]),
-        "empty": _empty(events),
+        "empty": _n_empty(events),
     }
 
 
-def _items(items: pl.DataFrame) -> dict[str, Any]:
-    known = items.filter(~pl.col("pending"))
-    category = known["category"]
-    wide = category.list.first() if isinstance(category.dtype, pl.List) else category
-    titles = known["title"].drop_nulls()
+def _describe_items(items: pl.DataFrame) -> dict[str, Any]:
+    catalogue = items.filter(~pl.col("pending"))
+    titles = catalogue["title"].drop_nulls()
+    widest = catalogue["category"].list.first().drop_nulls()
     return {
         "rows": items.height,
-        "only_in_events": items.height - known.height,
-        "top_categories": dict(wide.drop_nulls().value_counts(sort=True).head(_TOP).iter_rows()),
+        "only_in_events": items.height - catalogue.height,
+        "top_categories": dict(widest.value_counts(sort=True).head(_TOP_CATEGORIES).iter_rows()),
         "title_length": _spread(titles.str.len_chars()),
         "distinct_titles": titles.n_unique(),
         "languages": languages(titles),
-        "empty": _empty(known),
+        "empty": _n_empty(catalogue),
     }
 
 
-def _users(users: pl.DataFrame) -> dict[str, Any]:
+def _describe_users(users: pl.DataFrame) -> dict[str, Any]:
     names = Counter(name for text in users["basics"] for name in json.loads(text))
     return {"rows": users.height, "basics": dict(names.most_common())}
 
 
-def _consent(store: Store) -> dict[str, Any]:
-    consent = store.consent()
-    said = consent.group_by("purpose").agg(granted=pl.col("granted").sum(), denied=(~pl.col("granted")).sum())
-    return {
-        "rows": consent.height,
-        "purposes": {row["purpose"]: {k: row[k] for k in ("granted", "denied")} for row in said.to_dicts()},
-    }
+def _describe_consent(consent: pl.DataFrame) -> dict[str, Any]:
+    counts = consent.group_by("purpose").agg(granted=pl.col("granted").sum(), denied=(~pl.col("granted")).sum())
+    purposes = {purpose: {"granted": yes, "denied": no} for purpose, yes, no in counts.iter_rows()}
+    return {"rows": consent.height, "purposes": purposes}
 
 
-def _file(path: str | Path, options: IngestOptions, policy: Policy) -> dict[str, Any]:
-    probed = probe(path, policy)
-    reader = open_reader(probed, options)
-    rows = broken = 0
+def _describe_file(path: str | Path, options: IngestOptions, policy: Policy) -> dict[str, Any]:
+    source = probe(path, policy)
+    reader = open_records(source, options, ColumnMap())
+    n_rows = n_bad = 0
     empty: Counter[str] = Counter()
     longest: Counter[str] = Counter()
     for chunk in reader.chunks():
-        rows += chunk.n_records
-        broken += len(chunk.broken)
+        n_rows += chunk.n_records
+        n_bad += len(chunk.bad)
         for name in reader.columns:
             column = chunk.frame[name]
             empty[name] += column.null_count()
             longest[name] = max(longest[name], *column.str.len_chars().drop_nulls().top_k(1).to_list(), 0)
     return {
-        "file": probed.path.name,
-        "kind": str(probed.kind),
-        "bytes": probed.size,
-        "sha256": probed.sha256,
-        "rows": rows,
-        "broken": broken,
+        "file": source.path.name,
+        "kind": str(source.kind),
+        "bytes": source.size,
+        "sha256": source.sha256,
+        "rows": n_rows,
+        "broken": n_bad,
         "warnings": dict(reader.warnings),
         "columns": {n: {"empty": empty[n], "longest": longest[n]} for n in reader.columns},
     }
 
 
-def _empty(frame: pl.DataFrame) -> dict[str, int]:
+def _n_empty(frame: pl.DataFrame) -> dict[str, int]:
     return {name: frame[name].null_count() for name in frame.columns}
 
 
 def _spread(numbers: pl.Series) -> dict[str, float] | None:
-    known = numbers.drop_nulls()
-    if known.is_empty():
+    """Minimum, maximum and quantiles; None without a number."""
+    numbers = numbers.drop_nulls()
+    if numbers.is_empty():
         return None
     quantiles = {"min": 0.0, "p25": 0.25, "median": 0.5, "p75": 0.75, "p99": 0.99, "max": 1.0}
-    return {name: round(float(known.quantile(q, "nearest") or 0.0), 6) for name, q in quantiles.items()}
-
-
-def _iso(value: Any) -> str | None:
-    return value.isoformat() if isinstance(value, datetime) else None
+    return {name: round(float(numbers.quantile(q, "nearest") or 0.0), 6) for name, q in quantiles.items()}

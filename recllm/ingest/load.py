@@ -2,51 +2,46 @@
 
 from __future__ import annotations
 
+import logging
+import tempfile
+import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from recllm.errors import IngestError, UsageError
-from recllm.ingest.blocks import read_blocks
-from recllm.ingest.catalogue import build_items
-from recllm.ingest.chunk import Chunk, Reader
-from recllm.ingest.columnar import open_parquet
-from recllm.ingest.context import Context, Pseudonyms
-from recllm.ingest.delimited import DELIMITERS, open_delimited
-from recllm.ingest.encoding import decide
-from recllm.ingest.events import build_events, finish_events
-from recllm.ingest.faults import Faults
-from recllm.ingest.header import known_count
-from recllm.ingest.jsonlines import open_jsonl
-from recllm.ingest.mapping import Map
-from recllm.ingest.merge import MostCommon
-from recllm.ingest.options import IngestOptions
-from recllm.ingest.people import build_consent, build_users
-from recllm.ingest.plan import Plan, fields_of, make_plan
+from recllm.ingest.column_names import known_count
+from recllm.ingest.file_schema import settle_schema
+from recllm.ingest.options import ColumnMap, IngestOptions
+from recllm.ingest.parse.batch import FieldBatch, LoadState, PseudonymCache, Pseudonyms
 from recllm.ingest.quarantine import Quarantine
-from recllm.ingest.source import Kind, Source, probe
-from recllm.ingest.survey import survey
-from recllm.ingest.target import Sink, open_sink
+from recllm.ingest.read.delimited import DELIMITERS, open_delimited
+from recllm.ingest.read.encoding import find_decoding
+from recllm.ingest.read.jsonl import open_jsonl
+from recllm.ingest.read.lines import LineBlock, read_blocks
+from recllm.ingest.read.parquet import open_parquet
+from recllm.ingest.read.records import Chunk, RecordReader
+from recllm.ingest.read.source import FileKind, SourceFile, probe
+from recllm.ingest.record import with_event_keys
+from recllm.ingest.tables import BUILDERS
+from recllm.ingest.tallies import MostCommon
 from recllm.policy import Policy
 from recllm.schema import IngestReport, Table
 from recllm.store.database import Store
+from recllm.store.load import Load
 
 Progress = Callable[[int], None]
 """Called with the number of rows read so far."""
 
-_BUILD: dict[Table, Callable[[pl.DataFrame, Context, Faults], pl.DataFrame]] = {
-    Table.EVENTS: build_events,
-    Table.ITEMS: build_items,
-    Table.USERS: build_users,
-    Table.CONSENT: build_consent,
-}
+_log = logging.getLogger(__name__)
 _KEY = {Table.ITEMS: "item_id", Table.USERS: "user_id"}
 
 
@@ -57,7 +52,7 @@ def ingest_file(
     store: Store | None,
     pseudonymiser: Pseudonyms,
     policy: Policy,
-    mapping: Map | None = None,
+    mapping: ColumnMap | None = None,
     options: IngestOptions | None = None,
     quarantine_dir: str | Path | None = None,
     dry_run: bool = False,
@@ -65,7 +60,7 @@ def ingest_file(
 ) -> IngestReport:
     """Load one file into one table, as a whole or not at all.
 
-    A bad row goes to `quarantine_dir`/<load_id>.jsonl with its place, code and message. With `dry_run` everything is
+    A bad row goes to `quarantine_dir`/<load_id>.jsonl with its line, code and message. With `dry_run` everything is
     done and counted in the same way and the store stays as it was; then `store` may be None. A file with a header and
     no rows gives a report with read == 0 and W_NO_ROWS.
 
@@ -74,196 +69,224 @@ def ingest_file(
     """
     if store is None and not dry_run:
         raise UsageError("ingest needs a store; without one only dry_run is possible")
-    table = Table(table)
-    options = _with_map(options or IngestOptions(), mapping)
+    started = time.monotonic()
+    table, column_map = Table(table), mapping or ColumnMap()
+    options = _with_map(options or IngestOptions(), column_map)
     source = probe(path, policy)
-    reader = open_reader(source, options, mapping)
-    plan = make_plan(reader.columns, table, mapping, source.path.name)
-    ctx = Context(
-        name=source.path.name,
-        plan=plan,
-        facts=survey(reader, plan, options, source.path.name),
+    reader = open_records(source, options, column_map)
+    state = LoadState(
+        file=source.path.name,
+        schema=settle_schema(reader, table, options, column_map, source.path.name),
         options=options,
         policy=policy,
-        pseudonyms=pseudonymiser,
+        pseudonyms=PseudonymCache(pseudonymiser),
         now=options.now or datetime.now(UTC),
     )
     load_id = f"{table}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     folder = Path(quarantine_dir) if quarantine_dir is not None else None
     with Quarantine(folder, load_id, source.path.name, source.sha256) as quarantine:
-        run = _Run(ctx=ctx, quarantine=quarantine, progress=progress)
+        merged = MostCommon(_KEY[table]) if column_map.keep == "most_common" and table in _KEY else None
+        rows = _RowStage(state=state, quarantine=quarantine, record_no=reader.header_records, merged=merged)
         try:
-            sink = open_sink(
-                store, table, load_id=load_id, source=source.path.name, sha256=source.sha256, dry_run=dry_run
-            )
-            with sink as load:
-                run.all_chunks(reader, load)
-                kept = quarantine.keep()
-                load.counts(run.numbers())
+            with _open_load(store, table, load_id, source, dry_run=dry_run) as load:
+                rows.run(reader, load, progress)
+                quarantine_file = quarantine.publish()
+                load.counts({"read": rows.read, "quarantined": rows.codes.total()})
         except BaseException as error:
-            if not (isinstance(error, IngestError) and error.code == "E_REJECT_LIMIT"):
+            code = error.code if isinstance(error, IngestError) else type(error).__name__
+            if code != "E_REJECT_LIMIT":
                 quarantine.withdraw()
+            _log.warning("load refused", extra={"load_id": load_id, "table": str(table), "code": code})
             raise
-    return run.report(load_id, reader, kept, committed=not dry_run)
+    report = rows.report(load_id, reader, quarantine_file, committed=not dry_run)
+    counts = {name: getattr(report, name) for name in ("read", "accepted", "duplicates", "quarantined", "committed")}
+    seconds = round(time.monotonic() - started, 3)
+    _log.info("load done", extra={"load_id": load_id, "table": str(table), "seconds": seconds, **counts})
+    return report
 
 
-def open_reader(source: Source, options: IngestOptions, mapping: Map | None = None) -> Reader:
+def open_records(source: SourceFile, options: IngestOptions, column_map: ColumnMap) -> RecordReader:
     """The reader for a probed file. Raises `IngestError` for encoding, delimiter and header."""
-    if source.kind is Kind.PARQUET:
+    if source.kind is FileKind.PARQUET:
         return open_parquet(source.path)
-    hint = mapping.read.get("encoding") if mapping else None
-    decoding = decide(source, options, hint, lambda line: _header_known(line, mapping))
-    name = source.path.name
+    mapped = {name.casefold() for names in column_map.columns.values() for name in names}
 
-    def blocks() -> Any:
+    def header_is_known(line: str) -> bool:
+        """Whether a first line has at least two names that mean something here."""
+        for delimiter in DELIMITERS:
+            cells = [cell.strip().strip('"') for cell in line.split(delimiter)]
+            if known_count(cells) + sum(cell.casefold() in mapped for cell in cells) >= 2:
+                return True
+        return '"' in line and line.lstrip().startswith("{") and known_count(line.split('"')) >= 2
+
+    decoding = find_decoding(source, options, column_map.read.encoding, header_is_known)
+
+    def blocks() -> Iterator[LineBlock]:
         return read_blocks(source, decoding, options.block_bytes)
 
-    if source.kind is Kind.JSONL:
-        return open_jsonl(blocks, name, decoding.warnings, source.policy)
-    return open_delimited(blocks, name, options.delimiter, decoding.warnings, source.policy)
+    if source.kind is FileKind.JSONL:
+        return open_jsonl(blocks, source.path.name, decoding.warnings, source.policy)
+    return open_delimited(blocks, source.path.name, options.delimiter, decoding.warnings, source.policy)
 
 
-def _header_known(line: str, mapping: Map | None) -> bool:
-    """Whether a first line has at least two names that mean something here."""
-    named = {n.casefold() for names in (mapping.columns.values() if mapping else ()) for n in names}
-    for delimiter in DELIMITERS:
-        cells = [cell.strip().strip('"') for cell in line.split(delimiter)]
-        if known_count(cells) + sum(cell.casefold() in named for cell in cells) >= 2:
-            return True
-    return '"' in line and line.lstrip().startswith("{") and known_count(line.split('"')) >= 2
-
-
-def _with_map(options: IngestOptions, mapping: Map | None) -> IngestOptions:
+def _with_map(options: IngestOptions, column_map: ColumnMap) -> IngestOptions:
     """What the caller said, else what the map says, else the shop's own. The map's encoding is only a hint."""
-    said: dict[str, Any] = {k: v for k, v in (mapping.read if mapping else {}).items() if k != "encoding"}
-    options = replace(options, **{k: v for k, v in said.items() if getattr(options, k) is None})
+    unsaid = {
+        name: value
+        for name, value in column_map.read.model_dump(exclude={"encoding"}).items()
+        if getattr(options, name) is None
+    }
+    options = replace(options, **unsaid)
     return replace(options, tz=options.tz or options.shop_tz)
 
 
-@dataclass(slots=True, kw_only=True)
-class _Run:
-    """The row stage of one load and its counts."""
+class _ForgetError(Exception):
+    """Leaves a store's load without its rows."""
 
-    ctx: Context
+
+@contextmanager
+def _open_load(store: Store | None, table: Table, load_id: str, source: SourceFile, *, dry_run: bool) -> Iterator[Load]:
+    """All or nothing, as the store's load is; with `dry_run` always nothing, and the same counts.
+
+    Without a store the counts are those of an empty one, which lives in a temporary folder.
+    """
+    if store is None:
+        with tempfile.TemporaryDirectory(prefix="recllm-validate-") as folder:
+            empty = Store.open(Path(folder) / "empty.sqlite", create=True)
+            try:
+                with _open_load(empty, table, load_id, source, dry_run=True) as load:
+                    yield load
+            finally:
+                empty.close()
+        return
+    try:
+        with store.load(table, load_id=load_id, source=source.path.name, sha256=source.sha256) as load:
+            yield load
+            if dry_run:
+                raise _ForgetError
+    except _ForgetError:
+        return
+
+
+@dataclass(slots=True, kw_only=True)
+class _RowStage:
+    """The rows of one load, chunk by chunk, and their counts."""
+
+    state: LoadState
     quarantine: Quarantine
-    progress: Progress | None
+    record_no: int
+    """Number of the last record that was read, a header included."""
+    merged: MostCommon | None
+    """Where the good rows gather that become one per id; None where they go to the store as they are."""
     read: int = 0
     accepted: int = 0
     duplicates: int = 0
-    held_against: int = 0
-    head_bad: int = 0
+    n_held_against: int = 0
+    """Bad rows that count towards the reject limit."""
+    n_bad_in_head: int = 0
     codes: Counter[str] = field(default_factory=Counter)
+    """Quarantined rows by code."""
 
-    def all_chunks(self, reader: Reader, load: Sink) -> None:
+    def run(self, reader: RecordReader, load: Load, progress: Progress | None) -> None:
         """Raises `IngestError` E_REJECT_LIMIT as soon as it is clear."""
-        key = _KEY.get(self.ctx.plan.table, "")
-        merged = MostCommon(key) if self.ctx.plan.keep == "most_common" else None
+        policy = self.state.policy
         for chunk in reader.chunks():
-            self._one_chunk(chunk, load, merged)
-            if self.progress is not None:
-                self.progress(self.read)
-            self._check_head()
-        if merged is not None:
-            self._write_merged(merged, load)
-        self._check_all()
+            self._one_chunk(chunk, load)
+            if progress is not None:
+                progress(self.read)
+            head = policy.reject_head_rows
+            if self.read >= head > 0 and self.n_bad_in_head > policy.reject_head_limit * head:
+                raise self._refused(f"{self.n_bad_in_head:,} of the first {head:,} rows are bad")
+        if self.merged is not None:
+            rows = self.merged.rows()
+            if rows.height:
+                self.accepted += load.write(rows).accepted
+            self.duplicates += self.read - self.codes.total() - self.accepted
+        n_meant = self.read - (self.codes.total() - self.n_held_against)
+        if self.n_held_against > policy.reject_limit * n_meant:
+            limit = f"{policy.reject_limit:.0%}"
+            raise self._refused(f"{self.n_held_against:,} of {n_meant:,} rows are bad, more than the limit of {limit}")
 
-    def _one_chunk(self, chunk: Chunk, load: Sink, merged: MostCommon | None) -> None:
-        ctx = self.ctx
+    def _one_chunk(self, chunk: Chunk, load: Load) -> None:
+        schema, notes = self.state.schema, self.state.notes
         self.read += chunk.n_records
-        ctx.notes.update(chunk.notes)
-        faults = Faults.none_of(chunk.frame.height)
-        _apply_reject_rules(ctx.plan, chunk.frame, faults)
-        rows = _BUILD[ctx.plan.table](fields_of(ctx.plan, chunk.frame), ctx, faults)
-        positions = np.flatnonzero(~faults.bad)
-        good = rows.filter(faults.good())
-        if merged is not None:
-            merged.add(good)
+        notes["W_BLANK_LINE"] += chunk.blank_lines
+        batch = FieldBatch(schema.sources.fields(chunk.frame), self.state)
+        for rule in schema.sources.reject:
+            column = chunk.frame[rule.column].str.strip_chars()
+            mask = batch.constant(False, pl.Boolean)
+            if rule.empty:
+                mask = mask | column.is_null() | (column == "").fill_null(False)
+            if rule.values:
+                mask = mask | column.is_in(list(rule.values)).fill_null(False)
+            if rule.matches:
+                mask = mask | column.str.contains(rule.matches).fill_null(False)
+            batch.mark("", mask, "E_MAP_REJECT", rule.reason, column=rule.column, exempt=True)
+        rows = BUILDERS[schema.sources.table](batch)
+        good = rows.filter(batch.good())
+        if self.merged is not None:
+            self.merged.add(good)
         elif good.height:
-            self._write(finish_events(good, ctx) if ctx.plan.table is Table.EVENTS else good, positions, load, faults)
-        self._set_aside(chunk, faults)
+            self._write(good, batch, load)
+        self._set_aside(chunk, batch)
 
-    def _write(self, rows: pl.DataFrame, positions: Any, load: Sink, faults: Faults) -> None:
-        written = load.write(rows)
-        self.accepted += written.accepted
-        self.duplicates += written.duplicates
-        if written.conflicts:
-            mask = np.zeros(len(faults.bad), bool)
-            mask[positions[written.conflicts]] = True
-            name = self.ctx.plan.column_of("event_id")
-            faults.mark(mask, name, "E_ID_CONFLICT", "an event with this id and another content is known already")
+    def _write(self, good: pl.DataFrame, batch: FieldBatch, load: Load) -> None:
+        positions = np.flatnonzero(~batch.bad)
+        if self.state.schema.sources.table is Table.EVENTS:
+            event_id = good["event_id"] if "event_id" in good.columns else None
+            good = with_event_keys(good.drop("event_id", strict=False), event_id, self.state.occurrences)
+        result = load.write(good)
+        self.accepted += result.accepted
+        self.duplicates += result.duplicates
+        if result.conflicts:
+            mask = np.zeros(len(batch.bad), bool)
+            mask[positions[result.conflicts]] = True
+            message = "an event with this id and another content is known already"
+            batch.mark("event_id", mask, "E_ID_CONFLICT", message)
 
-    def _write_merged(self, merged: MostCommon, load: Sink) -> None:
-        rows = merged.rows()
-        good = self.read - self.codes.total()
-        if rows.height:
-            written = load.write(rows)
-            self.accepted += written.accepted
-        self.duplicates += good - self.accepted
-
-    def _set_aside(self, chunk: Chunk, faults: Faults) -> None:
-        entries = [(b.place, b.column, b.code, b.message, b.raw, False) for b in chunk.broken]
-        for row, why in faults.why.items():
-            entry = (chunk.place(row), why.column, why.code, why.message, chunk.raw(row), row in faults.exempt)
-            entries.append(entry)
-        for place, column, code, message, raw, exempt in sorted(entries, key=lambda e: e[0].record_no):
-            self.quarantine.add(place, column, code, message, raw)
-            self.codes[code] += 1
-            self.held_against += not exempt
-            self.head_bad += not exempt and place.record_no <= self.ctx.policy.reject_head_rows + 1
-
-    def _check_head(self) -> None:
-        rows = self.ctx.policy.reject_head_rows
-        if self.read >= rows > 0 and self.head_bad > self.ctx.policy.reject_head_limit * rows:
-            raise self._refused(f"{self.head_bad:,} of the first {rows:,} rows are bad")
-
-    def _check_all(self) -> None:
-        exempt = self.codes.total() - self.held_against
-        meant = self.read - exempt
-        if self.held_against > self.ctx.policy.reject_limit * meant:
-            limit = f"{self.ctx.policy.reject_limit:.0%}"
-            raise self._refused(f"{self.held_against:,} of {meant:,} rows are bad, more than the limit of {limit}")
+    def _set_aside(self, chunk: Chunk, batch: FieldBatch) -> None:
+        """Bad records to the quarantine, in the order of the file."""
+        bad = [(record, False) for record in chunk.bad]
+        for row, error in batch.errors.items():
+            bad.append((chunk.bad_row(row, error.column, error.code, error.message), error.exempt))
+        bad.sort(key=lambda entry: entry[0].line_no)
+        positions: NDArray[np.int64] = chunk.positions(np.array([record.line_no for record, _ in bad], np.int64))
+        head = self.state.policy.reject_head_rows + 1
+        for (record, exempt), position in zip(bad, positions.tolist(), strict=True):
+            record_no = self.record_no + 1 + position
+            self.quarantine.add(record, record_no)
+            self.codes[record.code] += 1
+            self.n_held_against += not exempt
+            self.n_bad_in_head += not exempt and record_no <= head
+        self.record_no += chunk.n_records
 
     def _refused(self, why: str) -> IngestError:
         codes = ", ".join(f"{code} {count:,}" for code, count in self.codes.most_common(4))
-        kept = self.quarantine.keep()
-        where = f"; see {kept}" if kept else ""
-        return IngestError("E_REJECT_LIMIT", f"{self.ctx.name}: {why} ({codes}); nothing of it was kept{where}")
+        file = self.quarantine.publish()
+        see = f"; see {file}" if file else ""
+        return IngestError("E_REJECT_LIMIT", f"{self.state.file}: {why} ({codes}); nothing of it was kept{see}")
 
-    def numbers(self) -> dict[str, int]:
-        """For the store's record of the load."""
-        return {"read": self.read, "quarantined": self.codes.total()}
-
-    def report(self, load_id: str, reader: Reader, kept: str | None, *, committed: bool) -> IngestReport:
-        notes = self.ctx.notes + Counter(reader.warnings)
-        notes["W_HEADER_ALIAS"] += self.ctx.plan.aliases
+    def report(
+        self, load_id: str, reader: RecordReader, quarantine_file: str | None, *, committed: bool
+    ) -> IngestReport:
+        state, sources = self.state, self.state.schema.sources
+        notes = state.notes + Counter(reader.warnings)
+        notes["W_HEADER_ALIAS"] += sources.n_aliases
         notes["W_NO_ROWS"] += self.read == 0
-        notes["W_NEAR_ID"] += self.ctx.users.near() + self.ctx.items.near()
-        notes["W_PRICE_OUTLIER"] += self.ctx.prices.outliers()
-        if self.ctx.plan.table is Table.EVENTS:
-            notes["W_HEAVY_USER"] += self.ctx.users.heavy(self.ctx.policy.heavy_user_share)
+        notes["W_NEAR_ID"] += state.users.n_near() + state.items.n_near()
+        notes["W_PRICE_OUTLIER"] += state.prices.n_outliers()
+        if sources.table is Table.EVENTS:
+            notes["W_HEAVY_USER"] += state.users.n_heavy(state.policy.heavy_user_share)
         return IngestReport(
             load_id=load_id,
-            table=self.ctx.plan.table,
+            table=sources.table,
             read=self.read,
             accepted=self.accepted,
             duplicates=self.duplicates,
             quarantined=self.codes.total(),
             warnings={code: n for code, n in sorted(notes.items()) if n},
-            quarantine_file=kept,
-            ignored_columns=self.ctx.plan.ignored,
+            quarantine_file=quarantine_file,
+            ignored_columns=sources.ignored,
             codes=dict(sorted(self.codes.items())),
             committed=committed,
         )
-
-
-def _apply_reject_rules(plan: Plan, frame: pl.DataFrame, faults: Faults) -> None:
-    for rule in plan.reject:
-        column = frame[rule.column].str.strip_chars()
-        mask = pl.repeat(False, frame.height, eager=True)
-        if rule.empty:
-            mask = mask | column.is_null() | (column == "").fill_null(False)
-        if rule.values:
-            mask = mask | column.is_in(list(rule.values)).fill_null(False)
-        if rule.matches:
-            mask = mask | column.str.contains(rule.matches).fill_null(False)
-        faults.mark(mask, rule.column, "E_MAP_REJECT", rule.reason, exempt=True)

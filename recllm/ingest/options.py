@@ -1,14 +1,63 @@
-"""What a caller may say about a file. Everything else is read from the file itself or refused, never guessed."""
+"""What a caller may say about a file. Everything else is read from the file itself or refused, never guessed.
+
+A column map tells how one shop's file says what a table means. It is a TOML file; see `maps/` for examples.
+
+table = "events"                        # the table that it is for
+keep = "most_common"                    # items or users out of a log: one row each, every field its commonest value
+special = ["health"]                    # special-category columns that may be taken in as basics
+
+[read]                                  # what IngestOptions may say too, which then wins:
+tz = "UTC"                              #   encoding, delimiter, decimal, tz, ts_format, date_order, currency
+[columns]
+user_id = "household_id"                # or several names, the first that is there counts
+[constants]
+event = "purchase"
+[joins]                                 # one text of several columns, empty ones left out; "otherwise" stands
+                                        # in for the first column where that is empty
+title = { columns = ["product_type", "package_size"], separator = " ", otherwise = ["product_category"] }
+[paths]                                 # the category, widest name first
+category = ["department", "product_category"]
+[totals]                                # unit price = line total / quantity
+price = { total = "sales_value", per = "quantity" }
+[attributes]                            # items: name = "column"
+size = "package_size"
+[basics]                                # users: name = "column"
+age = "age"
+[values.event]                          # translations of single values, matched without case
+alipay = "purchase"
+[[reject]]                              # rows that are not meant: quarantined as E_MAP_REJECT, never held
+column = "StockCode"                    # against the reject limit
+in = ["POST", "DOT"]                    # or: matches = "^gift", or: empty = true
+reason = "not a product"
+"""
 
 from __future__ import annotations
 
+import re
+import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+    model_validator,
+)
+
+from recllm.errors import IngestError
+from recllm.ingest.column_names import FIELDS
+from recllm.schema import Table
 
 BLOCK_BYTES = 4 << 20
-MAX_RECORD_LINES = 1000
-MAX_COLUMNS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,3 +90,127 @@ class IngestOptions:
     """Bytes read and parsed at a time; bounds the memory of a load."""
     now: datetime | None = None
     """Taken as the present when times in the future are refused; the clock when None."""
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+"""One name or a list of them."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ReadOptions(_Part):
+    """How the file is written, where `IngestOptions` does not say it."""
+
+    encoding: str | None = None
+    delimiter: str | None = None
+    decimal: Literal[".", ","] | None = None
+    tz: str | None = None
+    ts_format: str | None = None
+    date_order: Literal["dmy", "mdy"] | None = None
+    currency: str | None = None
+
+
+class JoinedColumns(_Part):
+    """One text of several columns; empty ones are left out."""
+
+    columns: Names
+    separator: str = " "
+    otherwise: Names = ()
+    """What stands in for the first column in rows where it is empty: the first of these that is not."""
+
+
+class LineTotal(_Part):
+    """A unit price that is the `total` column divided by the `per` column."""
+
+    total: str
+    per: str
+
+
+class RejectRule(_Part):
+    """Rows to leave out: the column is empty, or has one of `values`, or is matched by `matches`."""
+
+    column: str
+    reason: str = "left out by the map"
+    values: Names = Field((), alias="in")
+    matches: str | None = None
+    empty: StrictBool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.model_fields_set & {"values", "matches", "empty"}:
+            raise ValueError("takes column, reason and one of in, matches, empty")
+        try:
+            re.compile(self.matches or "")
+        except re.error as error:
+            raise ValueError(f"matches = {self.matches!r} is not a pattern: {error}") from error
+        return self
+
+
+def _without_case(values: Mapping[str, Mapping[str, str]]) -> Mapping[str, Mapping[str, str]]:
+    return {field: {text.casefold(): meaning for text, meaning in table.items()} for field, table in values.items()}
+
+
+class ColumnMap(_Part):
+    """A column map; the module's docstring explains each part."""
+
+    table: Table | None = None
+    read: ReadOptions = ReadOptions()
+    columns: Mapping[str, Names] = {}
+    constants: Mapping[str, str] = {}
+    joins: Mapping[str, JoinedColumns] = {}
+    paths: Mapping[str, Names] = {}
+    totals: Mapping[str, LineTotal] = {}
+    attributes: Mapping[str, str] = {}
+    basics: Mapping[str, str] = {}
+    values: Annotated[Mapping[str, Mapping[str, str]], AfterValidator(_without_case)] = {}
+    reject: tuple[RejectRule, ...] = ()
+    special: Names = ()
+    keep: Literal["all", "most_common"] = "all"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.keep == "most_common" and self.table not in {Table.ITEMS, Table.USERS}:
+            raise ValueError('keep = "most_common" is for items and users')
+        if self.table is not None:
+            fields = FIELDS[self.table].all
+            for part in ("columns", "constants", "joins", "paths", "totals", "values"):
+                unknown = ", ".join(sorted(set(getattr(self, part)) - set(fields)))
+                if unknown:
+                    raise ValueError(f"[{part}] {unknown} is no field of {self.table}; fields: {', '.join(fields)}")
+        return self
+
+
+def shipped_maps() -> list[str]:
+    """Names of the maps that come with the package."""
+    maps = files("recllm.ingest") / "maps"
+    return sorted(p.name.removesuffix(".toml") for p in maps.iterdir() if p.name.endswith(".toml"))
+
+
+def load_map(name_or_path: str | Path) -> ColumnMap:
+    """A shipped map by name, or a TOML file by path. Raises `IngestError` E_MAP."""
+    name, shipped = str(name_or_path), shipped_maps()
+    try:
+        if name in shipped:
+            text = (files("recllm.ingest") / "maps" / f"{name}.toml").read_text("utf-8")
+        else:
+            text = Path(name).read_text("utf-8")
+    except (OSError, UnicodeDecodeError, ValueError):
+        raise IngestError(
+            "E_MAP", f"there is no map {name!r}; shipped maps: {', '.join(shipped)}; or give a TOML file"
+        ) from None
+    return parse_map(text, name)
+
+
+def parse_map(text: str, name: str) -> ColumnMap:
+    """A map from TOML text. Every key has to be known. Raises `IngestError` E_MAP."""
+    try:
+        return ColumnMap.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise IngestError("E_MAP", f"map {name}: {error}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        why = "is unknown" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+        raise IngestError("E_MAP", f"map {name}: {where} {why}") from error

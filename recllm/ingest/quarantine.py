@@ -9,29 +9,35 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
 from recllm.errors import StoreError
-from recllm.ingest.chunk import Place
+from recllm.files import PRIVATE, sync_folder
+from recllm.ingest.read.records import BadRecord
 
-_DRAFT = re.compile(r"\.(?P<load>[A-Za-z0-9_.-]+)\.(?P<pid>\d+)\.draft")
+_DRAFT = re.compile(r"\.[A-Za-z0-9_.-]+\.(?P<pid>\d+)\.draft")
 
 
 class Quarantine:
-    """Use as a context: leaving it without `keep` removes the draft. With no folder nothing is written."""
+    """Use as a context: leaving it without `publish` removes the draft. With no folder nothing is written."""
 
     def __init__(self, folder: Path | None, load_id: str, file: str, sha256: str) -> None:
         self._folder = folder
-        self._load_id = load_id
-        self._head = {"file": file, "sha256": sha256}
+        self._path = (folder or Path()) / f"{load_id}.jsonl"
+        self._draft = self._path.with_name(f".{load_id}.{os.getpid()}.draft")
+        self._source = {"file": file, "sha256": sha256}
         self._stream: IO[str] | None = None
-        self.lines = 0
 
     def __enter__(self) -> Quarantine:
-        if self._folder is not None:
-            _sweep(self._folder)
+        """Removes drafts whose process ended without a chance to."""
+        for path in self._folder.glob(".*.draft") if self._folder else ():
+            draft = _DRAFT.fullmatch(path.name)
+            if draft and not _is_running(int(draft["pid"])):
+                path.unlink(missing_ok=True)
         return self
 
     def __exit__(
@@ -41,73 +47,55 @@ class Quarantine:
             self._stream.close()
             self._draft.unlink(missing_ok=True)
 
-    @property
-    def path(self) -> Path | None:
-        return None if self._folder is None else self._folder / f"{self._load_id}.jsonl"
-
-    @property
-    def _draft(self) -> Path:
-        folder = self._folder or Path()
-        return folder / f".{self._load_id}.{os.getpid()}.draft"
-
-    def add(self, place: Place, column: str | None, code: str, message: str, raw: str) -> None:
-        self.lines += 1
+    def add(self, record: BadRecord, record_no: int) -> None:
+        """record_no: number of the record in its file, from 1, a header included."""
         if self._folder is None:
             return
-        line = self._head | {
-            "line_no": place.line_no,
-            "record_no": place.record_no,
-            "byte_offset": place.byte_offset,
-            "column": column,
-            "code": code,
-            "message": message,
-            "raw": raw,
+        line = self._source | {
+            "line_no": record.line_no,
+            "record_no": record_no,
+            "byte_offset": record.byte_offset,
+            "column": record.column,
+            "code": record.code,
+            "message": record.message,
+            "raw": record.raw,
         }
-        try:
+        with self._explained():
             if self._stream is None:
-                self._stream = self._open()
+                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                descriptor = os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE)
+                self._stream = os.fdopen(descriptor, "w", encoding="utf-8")
             self._stream.write(json.dumps(line, ensure_ascii=False) + "\n")
-        except OSError as error:
-            raise _not_written(self._draft, error) from error
 
-    def keep(self) -> str | None:
-        """Give the file its name. Returns it, None when there is nothing to keep."""
-        if self._stream is None or self.path is None:
+    def publish(self) -> str | None:
+        """Give the file its name, durably. Returns its path, None when no row was refused."""
+        if self._stream is None:
             return None
-        try:
+        with self._explained():
             self._stream.flush()
             os.fsync(self._stream.fileno())
             self._stream.close()
-            self._draft.replace(self.path)
-        except OSError as error:
-            raise _not_written(self._draft, error) from error
+            self._draft.replace(self._path)
+            sync_folder(self._path.parent)
         self._stream = None
-        return str(self.path)
+        return str(self._path)
 
     def withdraw(self) -> None:
-        """Take a kept file back: the load that it belongs to did not happen."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
+        """Take a published file back: the load that it belongs to did not happen."""
+        if self._folder is not None:
+            self._path.unlink(missing_ok=True)
 
-    def _open(self) -> IO[str]:
-        self._draft.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        return os.fdopen(descriptor, "w", encoding="utf-8")
-
-
-def _not_written(path: Path, error: OSError) -> StoreError:
-    return StoreError(f"the quarantine {path.parent} cannot be written: {error.strerror or error}; nothing was kept")
-
-
-def _sweep(folder: Path) -> None:
-    """Remove drafts whose process ended without a chance to."""
-    for path in folder.glob(".*.draft"):
-        found = _DRAFT.fullmatch(path.name)
-        if found and not _alive(int(found["pid"])):
-            path.unlink(missing_ok=True)
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"the quarantine {self._folder} cannot be written: {error.strerror or error}; nothing was kept"
+            ) from error
 
 
-def _alive(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

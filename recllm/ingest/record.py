@@ -1,16 +1,28 @@
-"""Events that the program itself makes or is told of one at a time: what was shown, clicked, bought, dismissed."""
+"""Events with their keys, so that a file sent twice counts once and two equal lines of one order count twice.
+
+An event with an id of its own is that id. Any other is its content (person, product, kind, time, basket, price,
+quantity and so on) and its number among the equal ones of the file. Hashes are BLAKE2b, stable across versions.
+The person enters as a pseudonym, so nobody can try out raw ids against the keys.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from recllm.errors import DataError
-from recllm.ingest.identity import Occurrences, identify
 from recllm.schema import Action
 from recllm.store.database import Store
-from recllm.store.writers import Written
+from recllm.store.writers import WriteResult
 
-_OPTIONAL: dict[str, pl.DataType | type[pl.DataType]] = {
+KEY_BYTES = 16
+
+_REQUIRED = ("user_id", "item_id", "event", "timestamp")
+_OPTIONAL: Mapping[str, pl.DataType | type[pl.DataType]] = {
     "quantity": pl.Float64,
     "price": pl.Float64,
     "basket_id": pl.String,
@@ -19,27 +31,21 @@ _OPTIONAL: dict[str, pl.DataType | type[pl.DataType]] = {
     "position": pl.Int32,
     "model_version": pl.String,
 }
+# the order decides the keys of stored events: never change it
+_CONTENT = (
+    "user_id", "item_id", "event", "at", "basket_id", "price", "quantity", "value", "request_id", "position",
+    "model_version",
+)  # fmt: skip
 
 
-def record_events(events: pl.DataFrame, store: Store, *, source: str) -> Written:
-    """Append events, durable on return; the same events again are duplicates.
+def record_events(events: pl.DataFrame, store: Store, *, source: str) -> WriteResult:
+    """Append events of the program itself, durable on return; the same events again are duplicates.
 
     events: user_id (pseudonyms), item_id, event (value of an `Action`), timestamp (aware datetime), and where known
-    event_id, quantity (1 where null), price, basket_id, value, request_id, position, model_version. Raises
-    `DataError` for a missing column, an empty id, an unknown event or a naive time.
+    event_id, quantity (1 where null), price, basket_id, value, request_id, position, model_version. `source` says
+    where they come from. Raises `DataError` for a missing column, an empty id, an unknown event or a naive time.
     """
-    _check(events)
-    event_id = events["event_id"] if "event_id" in events.columns else None
-    at = events["timestamp"].dt.convert_time_zone("UTC").dt.epoch("us")
-    optional = [pl.col(n).cast(t) for n, t in _OPTIONAL.items() if n in events.columns]
-    rows = events.select("user_id", "item_id", "event", *optional).with_columns(at=at)
-    quantity = pl.col("quantity").fill_null(1.0) if "quantity" in rows.columns else pl.lit(1.0)
-    rows = rows.with_columns(quantity=quantity)
-    return store.append_events(identify(rows, event_id, Occurrences()), source=source)
-
-
-def _check(events: pl.DataFrame) -> None:
-    for name in ("user_id", "item_id", "event", "timestamp"):
+    for name in _REQUIRED:
         if name not in events.columns:
             raise DataError(f"events to record need a column {name}; found {', '.join(events.columns)}")
         if events[name].null_count():
@@ -50,3 +56,67 @@ def _check(events: pl.DataFrame) -> None:
     unknown = sorted(set(events["event"].unique()) - set(Action))
     if unknown:
         raise DataError(f"events to record: unknown event {unknown[0]!r}; known: {', '.join(Action)}")
+
+    optional = [pl.col(name).cast(dtype) for name, dtype in _OPTIONAL.items() if name in events.columns]
+    at = events["timestamp"].dt.convert_time_zone("UTC").dt.epoch("us")
+    rows = events.select("user_id", "item_id", "event", *optional).with_columns(at=at)
+    quantity = pl.col("quantity").fill_null(1.0) if "quantity" in rows.columns else pl.lit(1.0)
+    event_id = events["event_id"] if "event_id" in events.columns else None
+    return store.append_events(
+        with_event_keys(rows.with_columns(quantity=quantity), event_id, Occurrences()), source=source
+    )
+
+
+class Occurrences:
+    """Counts equal contents over all chunks of a file, in 12 bytes per distinct content."""
+
+    def __init__(self) -> None:
+        self._contents: NDArray[np.uint64] = np.empty(0, np.uint64)
+        self._counts: NDArray[np.uint32] = np.empty(0, np.uint32)
+
+    def number(self, contents: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """For each entry how many equal ones came before it, in this call and in earlier ones; int64 (n,)."""
+        values, inverse, counts = np.unique(contents, return_inverse=True, return_counts=True)
+        order = np.argsort(inverse, kind="stable")
+        starts = np.cumsum(counts) - counts
+        within = np.empty(len(contents), np.int64)
+        within[order] = np.arange(len(contents)) - np.repeat(starts, counts)
+        before: NDArray[np.int64] = self._merge(values, counts.astype(np.uint32))[inverse]
+        return within + before
+
+    def _merge(self, values: NDArray[np.uint64], counts: NDArray[np.uint32]) -> NDArray[np.int64]:
+        """Take distinct, sorted values in; returns how often each was met before."""
+        at = np.searchsorted(self._contents, values)
+        met = np.zeros(len(values), bool)
+        inside = at < len(self._contents)
+        met[inside] = self._contents[at[inside]] == values[inside]
+        before = np.zeros(len(values), np.int64)
+        before[met] = self._counts[at[met]]
+        self._counts[at[met]] += counts[met]
+        self._contents = np.insert(self._contents, at[~met], values[~met])
+        self._counts = np.insert(self._counts, at[~met], counts[~met])
+        return before
+
+
+def with_event_keys(events: pl.DataFrame, event_id: pl.Series | None, occurrences: Occurrences) -> pl.DataFrame:
+    """`events` with event_key (16 bytes) and payload_hash (int64). `event_id`, where not null, is the key."""
+    parts = [pl.col(c).cast(pl.String).fill_null("") if c in events.columns else pl.lit("") for c in _CONTENT]
+    keys = _digests(events.select(pl.concat_str(parts, separator="\x1f")).to_series().to_list())
+    payload_hash = keys[:, 1].astype(np.int64)
+    has_id = event_id.is_not_null().to_numpy() if event_id is not None else np.zeros(events.height, bool)
+    number = np.zeros(events.height, np.int64)
+    number[~has_id] = occurrences.number(keys[~has_id, 0])
+    keys[:, 1] ^= number.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # the n-th equal line is another event
+    if event_id is not None and has_id.any():
+        keys[has_id] = _digests(("id\x1f" + event_id.filter(pl.Series(has_id))).to_list())
+    key_bytes = keys.tobytes()
+    event_keys = [key_bytes[i : i + KEY_BYTES] for i in range(0, len(key_bytes), KEY_BYTES)]
+    return events.with_columns(
+        event_key=pl.Series(event_keys, dtype=pl.Binary), payload_hash=pl.Series(payload_hash, dtype=pl.Int64)
+    )
+
+
+def _digests(texts: list[str]) -> NDArray[np.uint64]:
+    """Shape (n, 2): 128 bits of each text."""
+    joined = b"".join(hashlib.blake2b(t.encode("utf-8"), digest_size=KEY_BYTES).digest() for t in texts)
+    return np.frombuffer(joined, "<u8").reshape(-1, 2).copy()

@@ -35,8 +35,7 @@ def load_file(
     Raises `UsageError` for an unknown table, `IngestError` when the file or the load is refused.
     """
     from recllm.ingest.load import ingest_file
-    from recllm.ingest.mapping import load_map
-    from recllm.ingest.options import IngestOptions
+    from recllm.ingest.options import IngestOptions, load_map
 
     if table not in set(Table):
         raise UsageError(f"--table is one of {', '.join(Table)}, not {table!r}")

@@ -15,7 +15,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import Insert
 
 _FETCH_ROWS = 500  # rows that stand in memory as Python objects at a time: so few never wake the garbage collector
-_IN_KEYS = 1_000  # keys of one IN list
+IN_KEYS = 1_000
+"""Keys of one IN list: a statement has a limited number of parameters."""
 
 
 def insert_new(connection: Connection, table: Table, frame: pl.DataFrame, *, key: list[str]) -> int:
@@ -44,28 +45,26 @@ def fetch(connection: Connection, query: Select[*tuple[Any, ...]]) -> Iterator[S
         yield rows
 
 
-def lookup(
-    connection: Connection, key: ColumnElement[Any], value: ColumnElement[int], wanted: pl.Series
-) -> pl.DataFrame:
-    """`key` and `value` (Int64) of the rows whose key is among `wanted`, in columns of these names."""
-    width = min(len(wanted), _IN_KEYS)
+def lookup(connection: Connection, key: ColumnElement[Any], value: ColumnElement[int], keys: pl.Series) -> pl.DataFrame:
+    """`key` and `value` (Int64) of the rows whose key is among `keys`, in columns of these names."""
+    width = min(len(keys), IN_KEYS)
     names = [f"k{n}" for n in range(width)]
     query = select(key, value).where(key.in_([bindparam(name, type_=key.type) for name in names]))
     statement = str(query.compile(dialect=connection.dialect))
     rows: list[Any] = []
-    for start in range(0, len(wanted), _IN_KEYS):
-        chunk = wanted[start : start + _IN_KEYS].to_list()
+    for start in range(0, len(keys), IN_KEYS):
+        chunk = keys[start : start + IN_KEYS].to_list()
         chunk += chunk[:1] * (width - len(chunk))  # the last list is as long as the others: one statement for all
-        keys = tuple(chunk) if connection.dialect.positional else dict(zip(names, chunk, strict=True))
-        cursor = connection.exec_driver_sql(statement, keys).cursor
+        parameters = tuple(chunk) if connection.dialect.positional else dict(zip(names, chunk, strict=True))
+        cursor = connection.exec_driver_sql(statement, parameters).cursor
         rows += cursor.fetchall() if cursor is not None else ()
-    return pl.DataFrame(rows, schema={"key": wanted.dtype, "value": pl.Int64}, orient="row")
+    return pl.DataFrame(rows, schema={"key": keys.dtype, "value": pl.Int64}, orient="row")
 
 
-def delete_rows(connection: Connection, table: Table, key: ColumnElement[Any], unwanted: pl.Series) -> None:
-    """Deletes the rows whose key is among `unwanted`."""
-    for start in range(0, len(unwanted), _IN_KEYS):
-        connection.execute(delete(table).where(key.in_(unwanted[start : start + _IN_KEYS].to_list())))
+def delete_rows(connection: Connection, table: Table, key: ColumnElement[Any], keys: pl.Series) -> None:
+    """Deletes the rows whose key is among `keys`."""
+    for start in range(0, len(keys), IN_KEYS):
+        connection.execute(delete(table).where(key.in_(keys[start : start + IN_KEYS].to_list())))
 
 
 def _insert(connection: Connection, table: Table) -> Any:

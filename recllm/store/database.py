@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,12 +15,10 @@ from recllm.errors import StoreError
 from recllm.schema import Table
 from recllm.store import migrations
 from recllm.store.engine import explained, open_engine, writing
-from recllm.store.load import Load, LoadRecord
-from recllm.store.readers import EVENT_DETAILS, Reader
+from recllm.store.load import Load
+from recllm.store.readers import StoreReader
 from recllm.store.tables import SCHEMA_VERSION
-from recllm.store.writers import Written
-
-_BACKENDS = ("sqlite", "postgresql")
+from recllm.store.writers import WriteResult
 
 
 class Store:
@@ -49,7 +47,15 @@ class Store:
         engine = open_engine(url, busy_seconds=busy_seconds)
         try:
             with explained(where):
-                _bring_up_to_date(engine, where, create)
+                with engine.connect() as connection, connection.begin():
+                    version = migrations.version(connection)
+                if version is None and not create:
+                    raise StoreError(
+                        f"there is no store at {where}: the database has no tables; make one with: recllm init -w DIR"
+                    )
+                if version != SCHEMA_VERSION:
+                    with writing(engine) as connection:
+                        migrations.migrate(connection)
         except BaseException:
             engine.dispose()
             raise
@@ -67,46 +73,21 @@ class Store:
             yield load
             load.close()
 
-    def append_events(self, frame: pl.DataFrame, *, source: str) -> Written:
+    def append_events(self, frame: pl.DataFrame, *, source: str) -> WriteResult:
         """A small load of events of its own, e.g. the `shown` events of one slate. Durable when it returns."""
         with self.load(Table.EVENTS, load_id=uuid.uuid4().hex, source=source) as load:
             return load.write(frame)
 
     @contextmanager
-    def read(self) -> Iterator[Reader]:
+    def read(self) -> Iterator[StoreReader]:
         """One read transaction: all frames of the reader show the same moment, whatever is being loaded."""
         with explained(self._where), self._engine.connect() as connection, connection.begin():
-            yield Reader(connection)
+            yield StoreReader(connection)
 
-    def events(self, details: tuple[str, ...] = EVENT_DETAILS) -> pl.DataFrame:
-        """See `Reader.events`."""
+    def items(self, item_ids: Iterable[str] | None = None) -> pl.DataFrame:
+        """The catalogue, which holds nothing about people: see `StoreReader.items`."""
         with self.read() as reader:
-            return reader.events(details)
-
-    def users(self) -> pl.DataFrame:
-        """See `Reader.users`."""
-        with self.read() as reader:
-            return reader.users()
-
-    def items(self) -> pl.DataFrame:
-        """See `Reader.items`."""
-        with self.read() as reader:
-            return reader.items()
-
-    def consent(self) -> pl.DataFrame:
-        """See `Reader.consent`."""
-        with self.read() as reader:
-            return reader.consent()
-
-    def counts(self) -> dict[str, int]:
-        """See `Reader.counts`."""
-        with self.read() as reader:
-            return reader.counts()
-
-    def loads(self) -> list[LoadRecord]:
-        """See `Reader.loads`."""
-        with self.read() as reader:
-            return reader.loads()
+            return reader.items(item_ids)
 
     def close(self) -> None:
         """Closes every connection. The store may be used again afterwards."""
@@ -121,8 +102,8 @@ def _url(path_or_url: str | Path) -> URL:
         url = make_url(text)
     except (ArgumentError, ValueError):
         url = None
-    if url is None or url.get_backend_name() not in _BACKENDS:
-        raise StoreError(f"{text!r} is not a file path nor a URL of {' or '.join(_BACKENDS)}; e.g. shop/store.sqlite")
+    if url is None or url.get_backend_name() not in ("sqlite", "postgresql"):
+        raise StoreError(f"{text!r} is not a file path nor a URL of sqlite or postgresql; e.g. shop/store.sqlite")
     return url
 
 
@@ -134,14 +115,3 @@ def _check_file(url: URL, where: str, create: bool) -> None:
         raise StoreError(f"there is no store at {where}; make a workspace with: recllm init -w DIR")
     if create and not path.parent.is_dir():
         raise StoreError(f"the folder {path.parent} does not exist; create it first")
-
-
-def _bring_up_to_date(engine: Engine, where: str, create: bool) -> None:
-    with engine.connect() as connection, connection.begin():
-        found = migrations.version(connection)
-    if found == SCHEMA_VERSION:
-        return
-    if found is None and not create:
-        raise StoreError(f"there is no store at {where}: the database has no tables; make one with: recllm init -w DIR")
-    with writing(engine) as connection:
-        migrations.migrate(connection)

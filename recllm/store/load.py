@@ -14,7 +14,7 @@ from recllm.errors import StoreError
 from recllm.files import safe_id
 from recllm.schema import Table
 from recllm.store import tables
-from recllm.store.writers import KeyRing, Written, write_consent, write_events, write_items, write_users
+from recllm.store.writers import KeyRing, WriteResult, write_consent, write_events, write_items, write_users
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class Load:
         self._load_no = _open_record(connection, table, load_id, source, sha256)
         self._last_event_no = connection.scalar(select(func.max(tables.events.c.event_no))) or 0
 
-    def write(self, frame: pl.DataFrame) -> Written:
+    def write(self, frame: pl.DataFrame) -> WriteResult:
         """Writes one frame of the load's table; see `writers` for the columns of each table.
 
         Raises `DataError` for a missing column or a wrong type, `StoreError` when the database fails.
@@ -63,7 +63,7 @@ class Load:
         values = {"counts": json.dumps(self._counts, sort_keys=True), "committed_at": _now(), "last_at": last_at}
         self._connection.execute(update(record).where(record.c.load_no == self._load_no).values(values))
 
-    def _write(self, frame: pl.DataFrame) -> Written:
+    def _write(self, frame: pl.DataFrame) -> WriteResult:
         match self._table:
             case Table.EVENTS:
                 return write_events(self._connection, frame, users=self._users, items=self._items, load=self._load_no)

@@ -27,43 +27,41 @@ def _read_people_by_key(connection: Connection) -> None:
 STEPS: Mapping[int, Step] = {1: _read_people_by_key}
 
 
-def create(connection: Connection) -> None:
-    """All tables of the current version in a database without any."""
-    metadata.create_all(connection)
-    connection.execute(insert(meta).values(name="schema_version", value=str(SCHEMA_VERSION)))
-
-
 def version(connection: Connection) -> int | None:
     """Schema version of the store; None in a database without tables. `StoreError` for somebody else's database."""
     names = inspect(connection).get_table_names()
     if not names:
         return None
-    found = None
+    number = None
     if meta.name in names:
-        found = connection.scalar(select(meta.c.value).where(meta.c.name == "schema_version"))
-    if found is None or not found.isdigit():
+        number = connection.scalar(select(meta.c.value).where(meta.c.name == "schema_version"))
+    if number is None or not number.isdigit():
         raise StoreError(f"{_where(connection)} belongs to another program; give the path of a store or a new path")
-    return int(found)
+    return int(number)
 
 
 def migrate(connection: Connection, *, steps: Mapping[int, Step] = STEPS, target: int = SCHEMA_VERSION) -> None:
-    """Brings the store to `target`. Raises `StoreError`, changing nothing, for a newer store or a missing step."""
-    found = version(connection)
-    if found is None:
-        create(connection)
+    """Brings the store to `target`, and makes all tables where there are none.
+
+    Raises `StoreError`, changing nothing, for a newer store or a missing step.
+    """
+    start = version(connection)
+    if start is None:
+        metadata.create_all(connection)
+        connection.execute(insert(meta).values(name="schema_version", value=str(SCHEMA_VERSION)))
         return
-    if found > target:
+    if start > target:
         raise StoreError(
-            f"{_where(connection)} has schema version {found}, this recllm knows {target}; install a newer recllm"
+            f"{_where(connection)} has schema version {start}, this recllm knows {target}; install a newer recllm"
         )
-    for number in range(found, target):
+    for number in range(start, target):
         if number not in steps:
             raise StoreError(
                 f"{_where(connection)} has schema version {number}, which this recllm cannot bring to {target}; "
                 "load the files into a new workspace"
             )
         steps[number](connection)
-    if found < target:
+    if start < target:
         connection.execute(update(meta).where(meta.c.name == "schema_version").values(value=str(target)))
 
 

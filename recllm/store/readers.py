@@ -14,10 +14,8 @@ from sqlalchemy import ColumnElement, Connection, Select, func, select
 from recllm.schema import ACTIONS
 from recllm.schema import Table as TableName
 from recllm.store import tables
-from recllm.store.bulk import fetch
+from recllm.store.bulk import IN_KEYS, fetch
 from recllm.store.load import LoadRecord
-
-_IN_KEYS = 1_000  # keys of one IN list
 
 _EVENT_TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
     "event_no": pl.Int64,
@@ -32,6 +30,19 @@ _EVENT_TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
     "request_id": pl.String,
     "position": pl.Int32,
     "model_version": pl.String,
+}
+
+_ITEM_TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
+    "item_id": pl.String,
+    "title": pl.String,
+    "category": pl.String,
+    "brand": pl.String,
+    "description": pl.String,
+    "price": pl.String,
+    "currency": pl.String,
+    "available": pl.Boolean,
+    "attributes": pl.String,
+    "pending": pl.Boolean,
 }
 
 Keys = tuple[ColumnElement[Any], Iterable[Any]]
@@ -49,7 +60,7 @@ class Marks:
     load_no: Mapping[TableName, int]
 
 
-class Reader:
+class StoreReader:
     """One consistent view of the store: all frames belong to the same moment. Get one from `Store.read`."""
 
     def __init__(self, connection: Connection) -> None:
@@ -101,15 +112,16 @@ class Reader:
         frame = self._frame(select(u.user_id, u.basics), {"user_id": pl.String, "basics": pl.String}, keys=keys)
         return frame.sort("user_id")
 
-    def items(self) -> pl.DataFrame:
-        """item_id, title, category (list), brand, description, price (decimal text), currency, available,
-        attributes (a JSON object), pending (only seen in events so far); ordered by id."""
-        i = tables.items.c
-        names = ("item_id", "title", "category", "brand", "description", "price", "currency", "available")
-        types = {n: pl.String for n in (*names, "attributes")} | {"available": pl.Boolean, "pending": pl.Boolean}
-        columns = [*names, "attributes", "pending"]
-        frame = self._frame(select(*(i[n] for n in columns)).order_by(i.item_id), {n: types[n] for n in columns})
-        return frame.with_columns(pl.col("category").str.json_decode(pl.List(pl.String)))
+    def items(self, item_ids: Iterable[str] | None = None) -> pl.DataFrame:
+        """The whole catalogue, or these items as far as they are known, ordered by id.
+
+        Columns: item_id, title, category (list), brand, description, price (decimal text), currency, available,
+        attributes (a JSON object), pending (only seen in events so far).
+        """
+        columns = tables.items.c
+        keys = None if item_ids is None else (columns.item_id, item_ids)
+        frame = self._frame(select(*(columns[name] for name in _ITEM_TYPES)), _ITEM_TYPES, keys=keys)
+        return frame.sort("item_id").with_columns(pl.col("category").str.json_decode(pl.List(pl.String)))
 
     def consent(self, purpose: str | None = None, user_ids: Iterable[str] | None = None) -> pl.DataFrame:
         """user_id, purpose, granted, at (UTC): every decision, or those for one purpose, or of these people.
@@ -143,10 +155,10 @@ class Reader:
 
     def counts(self) -> dict[str, int]:
         """Rows of each table, and `pending_items`: products that are only known from events."""
-        shown = (tables.users, tables.items, tables.events, tables.consent, tables.loads)
-        counts = {t.name: self._count(select(func.count()).select_from(t)) for t in shown}
-        pending = select(func.count()).select_from(tables.items).where(tables.items.c.pending)
-        return counts | {"pending_items": self._count(pending)}
+        counted = (tables.users, tables.items, tables.events, tables.consent, tables.loads)
+        queries = {table.name: select(func.count()).select_from(table) for table in counted}
+        queries["pending_items"] = queries["items"].where(tables.items.c.pending)
+        return {name: int(self._connection.scalar(query) or 0) for name, query in queries.items()}
 
     def loads(self) -> list[LoadRecord]:
         """Every committed load, oldest first."""
@@ -162,9 +174,6 @@ class Reader:
             )
             for row in self._connection.execute(select(record).order_by(record.c.load_no))
         ]
-
-    def _count(self, query: Select[*tuple[Any, ...]]) -> int:
-        return int(self._connection.scalar(query) or 0)
 
     def _ids(self, key: ColumnElement[int], name: ColumnElement[str], *, keys: Keys | None = None) -> pl.DataFrame:
         return self._frame(select(key, name), {str(key.key): pl.Int64, str(name.key): pl.String}, keys=keys)
@@ -186,14 +195,14 @@ class Reader:
 def _by_key(
     query: Select[*tuple[Any, ...]], column: ColumnElement[Any], values: Iterable[Any]
 ) -> Iterator[Select[*tuple[Any, ...]]]:
-    """The query for each thousand of the distinct values: a statement has a limited number of parameters."""
+    """The query for each list of the distinct values."""
     distinct = sorted(set(values))
-    for start in range(0, len(distinct), _IN_KEYS):
-        yield query.where(column.in_(distinct[start : start + _IN_KEYS]))
+    for start in range(0, len(distinct), IN_KEYS):
+        yield query.where(column.in_(distinct[start : start + IN_KEYS]))
 
 
 def _series(name: str, dtype: Any, values: tuple[Any, ...]) -> pl.Series:
-    if dtype == pl.Boolean:
+    if dtype == pl.Boolean:  # 0 and 1 on SQLite
         return pl.Series(name, values, dtype=pl.Int8, strict=False).cast(pl.Boolean)
     return pl.Series(name, values, dtype=dtype)
 

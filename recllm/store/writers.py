@@ -52,7 +52,7 @@ _RING_LIMIT = 1_000_000  # ids remembered during a load, about 100 MB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
+class WriteResult:
     """Account of one frame: accepted + duplicates + len(conflicts) == its height.
 
     conflicts: row positions in the frame whose key is known with other content; the known content stays.
@@ -68,84 +68,91 @@ class KeyRing:
 
     def __init__(self, table: Table, id_column: str, key_column: str, bare: Mapping[str, object]) -> None:
         self._table, self._id, self._key, self._bare = table, id_column, key_column, bare
-        self._known = pl.DataFrame(schema={id_column: pl.String, key_column: pl.Int64})
-        self._made = pl.DataFrame(schema={id_column: pl.String})
+        self._keys = pl.DataFrame(schema={id_column: pl.String, key_column: pl.Int64})
+        self._new = pl.DataFrame(schema={id_column: pl.String})
 
     def keys(self, connection: Connection, ids: pl.Series) -> pl.Series:
         """The key of each id, in the same order."""
-        self._made = self._made.clear()
-        wanted = ids.unique().to_frame(self._id)
-        missing = wanted.join(self._known, on=self._id, how="anti")
-        if self._known.height + missing.height > _RING_LIMIT:
-            self._known, missing = self._known.clear(), wanted
+        self._new = self._new.clear()
+        distinct = ids.unique().to_frame(self._id)
+        missing = distinct.join(self._keys, on=self._id, how="anti")
+        if self._keys.height + missing.height > _RING_LIMIT:
+            self._keys, missing = self._keys.clear(), distinct
         if missing.height:
-            self._known = pl.concat([self._known, self._find_or_make(connection, missing[self._id].sort())])
-        return ids.to_frame(self._id).join(self._known, on=self._id, how="left", maintain_order="left")[self._key]
+            missing = missing.sort(self._id)
+            stored = self._find(connection, missing[self._id])
+            self._new = missing.join(stored, on=self._id, how="anti", maintain_order="left")
+            self._keys = pl.concat([self._keys, stored])
+        if self._new.height:
+            bare = self._new.with_columns(pl.lit(value).alias(name) for name, value in self._bare.items())
+            insert_new(connection, self._table, bare, key=[self._id])
+            self._keys = pl.concat([self._keys, self._find(connection, self._new[self._id])])
+        return ids.to_frame(self._id).join(self._keys, on=self._id, how="left", maintain_order="left")[self._key]
 
     def take_back(self, connection: Connection, used: pl.Series) -> None:
         """Removes the rows that the last call of `keys` made for ids that are not `used` after all."""
-        unused = self._made.join(used.to_frame(self._id), on=self._id, how="anti")
+        unused = self._new.join(used.to_frame(self._id), on=self._id, how="anti")
         if unused.height:
             delete_rows(connection, self._table, self._table.c[self._id], unused[self._id])
-            self._known = self._known.join(unused, on=self._id, how="anti")
-
-    def _find_or_make(self, connection: Connection, ids: pl.Series) -> pl.DataFrame:
-        found = self._find(connection, ids)
-        absent = ids.to_frame().join(found, on=self._id, how="anti", maintain_order="left")
-        if absent.is_empty():
-            return found
-        self._made = absent
-        bare = absent.with_columns(pl.lit(value).alias(name) for name, value in self._bare.items())
-        insert_new(connection, self._table, bare, key=[self._id])
-        return pl.concat([found, self._find(connection, absent[self._id])])
+            self._keys = self._keys.join(unused, on=self._id, how="anti")
 
     def _find(self, connection: Connection, ids: pl.Series) -> pl.DataFrame:
         columns = self._table.c[self._id], self._table.c[self._key]
         return lookup(connection, columns[0], columns[1], ids).rename({"key": self._id, "value": self._key})
 
 
-def write_events(connection: Connection, frame: pl.DataFrame, *, users: KeyRing, items: KeyRing, load: int) -> Written:
+def write_events(
+    connection: Connection, frame: pl.DataFrame, *, users: KeyRing, items: KeyRing, load: int
+) -> WriteResult:
     """Appends events (`EVENT_COLUMNS`). The first of several equal keys counts; unknown items become pending."""
     frame = conform(frame, EVENT_COLUMNS, "events")
     if frame.is_empty():
-        return Written(accepted=0, duplicates=0)
+        return WriteResult(accepted=0, duplicates=0)
     # in the order of the key, neighbouring rows touch the same pages of the key's index
     first = frame.unique("event_key", keep="first").sort("event_key")
     last_no = connection.scalar(select(func.max(tables.events.c.event_no))) or 0
-    accepted = insert_new(
-        connection, tables.events, _event_rows(connection, first, users, items, load), key=["event_key"]
+    codes = {action.value: code for action, code in ACTION_CODE.items()}
+    unknown = sorted(set(first["event"].unique()) - set(codes))
+    if unknown:
+        raise DataError(f"events.event: unknown action {unknown[0]!r}; known: {', '.join(codes)}")
+    rows = first.drop("user_id", "item_id", "event").with_columns(
+        user_key=users.keys(connection, first["user_id"]),
+        item_key=items.keys(connection, first["item_id"]),
+        action=first["event"].replace_strict(codes, return_dtype=pl.Int16),
+        load_no=pl.lit(load),
     )
+    accepted = insert_new(connection, tables.events, rows, key=["event_key"])
     if accepted == frame.height:
-        return Written(accepted=accepted, duplicates=0)
-    new = connection.scalars(select(tables.events.c.event_key).where(tables.events.c.event_no > last_no)).all()
-    fresh = first.join(pl.DataFrame({"event_key": pl.Series(new, dtype=pl.Binary)}), on="event_key", how="semi")
-    conflicts = _conflicts(connection, frame, fresh)
-    users.take_back(connection, fresh["user_id"])
-    items.take_back(connection, fresh["item_id"])
-    return Written(accepted=accepted, duplicates=frame.height - accepted - len(conflicts), conflicts=conflicts)
+        return WriteResult(accepted=accepted, duplicates=0)
+    new_keys = connection.scalars(select(tables.events.c.event_key).where(tables.events.c.event_no > last_no)).all()
+    new = first.join(pl.DataFrame({"event_key": pl.Series(new_keys, dtype=pl.Binary)}), on="event_key", how="semi")
+    conflicts = _conflicts(connection, frame, new)
+    users.take_back(connection, new["user_id"])
+    items.take_back(connection, new["item_id"])
+    return WriteResult(accepted=accepted, duplicates=frame.height - accepted - len(conflicts), conflicts=conflicts)
 
 
-def write_users(connection: Connection, frame: pl.DataFrame) -> Written:
+def write_users(connection: Connection, frame: pl.DataFrame) -> WriteResult:
     """Inserts or replaces people (`USER_COLUMNS`). The same content again is a duplicate."""
     frame = conform(frame, USER_COLUMNS, "users")
     accepted = upsert(connection, tables.users, frame, key="user_id")
-    return Written(accepted=accepted, duplicates=frame.height - accepted)
+    return WriteResult(accepted=accepted, duplicates=frame.height - accepted)
 
 
-def write_items(connection: Connection, frame: pl.DataFrame) -> Written:
+def write_items(connection: Connection, frame: pl.DataFrame) -> WriteResult:
     """Inserts or replaces products (`ITEM_COLUMNS`). A product that was pending is so no longer."""
     frame = conform(frame, ITEM_COLUMNS, "items").with_columns(pending=pl.lit(False))
     accepted = upsert(connection, tables.items, frame, key="item_id")
-    return Written(accepted=accepted, duplicates=frame.height - accepted)
+    return WriteResult(accepted=accepted, duplicates=frame.height - accepted)
 
 
-def write_consent(connection: Connection, frame: pl.DataFrame, *, users: KeyRing) -> Written:
+def write_consent(connection: Connection, frame: pl.DataFrame, *, users: KeyRing) -> WriteResult:
     """Appends decisions (`CONSENT_COLUMNS`); nothing is replaced, the latest one counts when read."""
     frame = conform(frame, CONSENT_COLUMNS, "consent")
     keys = users.keys(connection, frame["user_id"])
     rows = frame.drop("user_id").with_columns(user_key=keys)
     accepted = insert_new(connection, tables.consent, rows, key=["user_key", "purpose", "at", "granted"])
-    return Written(accepted=accepted, duplicates=frame.height - accepted)
+    return WriteResult(accepted=accepted, duplicates=frame.height - accepted)
 
 
 def conform(frame: pl.DataFrame, columns: Columns, name: str) -> pl.DataFrame:
@@ -166,23 +173,11 @@ def conform(frame: pl.DataFrame, columns: Columns, name: str) -> pl.DataFrame:
     return frame.select(picked)
 
 
-def _event_rows(connection: Connection, frame: pl.DataFrame, users: KeyRing, items: KeyRing, load: int) -> pl.DataFrame:
-    codes = {action.value: code for action, code in ACTION_CODE.items()}
-    unknown = sorted(set(frame["event"].unique()) - set(codes))
-    if unknown:
-        raise DataError(f"events.event: unknown action {unknown[0]!r}; known: {', '.join(codes)}")
-    return frame.drop("user_id", "item_id", "event").with_columns(
-        user_key=users.keys(connection, frame["user_id"]),
-        item_key=items.keys(connection, frame["item_id"]),
-        action=frame["event"].replace_strict(codes, return_dtype=pl.Int16),
-        load_no=pl.lit(load),
-    )
-
-
-def _conflicts(connection: Connection, frame: pl.DataFrame, fresh: pl.DataFrame) -> list[int]:
-    """Rows of `frame` whose content differs from what the store now holds under their key; `fresh` came from it."""
-    known = frame.select(pl.col("event_key").unique()).join(fresh, on="event_key", how="anti")["event_key"].sort()
-    stored = lookup(connection, tables.events.c.event_key, tables.events.c.payload_hash, known)
-    held = pl.concat([fresh.select("event_key", held="payload_hash"), stored.select(event_key="key", held="value")])
-    rows = frame.select("event_key", "payload_hash").with_row_index("row").join(held, on="event_key", how="left")
-    return rows.filter(pl.col("payload_hash") != pl.col("held"))["row"].sort().to_list()
+def _conflicts(connection: Connection, frame: pl.DataFrame, new: pl.DataFrame) -> list[int]:
+    """Rows of `frame` whose content differs from what the store now has under their key; `new` came from it."""
+    earlier = frame.select(pl.col("event_key").unique()).join(new, on="event_key", how="anti")["event_key"].sort()
+    stored = lookup(connection, tables.events.c.event_key, tables.events.c.payload_hash, earlier)
+    stored = stored.rename({"key": "event_key", "value": "stored_hash"})
+    stored = pl.concat([new.select("event_key", stored_hash="payload_hash"), stored])
+    rows = frame.select("event_key", "payload_hash").with_row_index("row").join(stored, on="event_key", how="left")
+    return rows.filter(pl.col("payload_hash") != pl.col("stored_hash"))["row"].sort().to_list()

@@ -6,14 +6,9 @@ present, so that "16 days ago" is said of the log and not of the calendar."""
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
 from recllm.data.dataset import utc
 from recllm.workspace.workspace import Workspace
-
-if TYPE_CHECKING:
-    pass
-
 
 REPLAY_DAYS = 14
 
@@ -26,6 +21,7 @@ def present(log_end: int, now: datetime | None = None) -> int:
 
 
 def log_end(workspace: Workspace) -> int:
+    """One second after the last event of the store, in epoch seconds; the clock's time without events."""
     with workspace.store().read() as reader:
         last = reader.last_event()
     return int((last or datetime.now(UTC)).timestamp()) + (last is not None)

@@ -26,7 +26,7 @@ from recllm.files import PRIVATE, write_whole
 from recllm.policy import Policy
 from recllm.schema import Purpose
 from recllm.store.database import Store
-from recllm.store.readers import Reader
+from recllm.store.readers import StoreReader
 
 KEY_VARIABLE = "RECLLM_KEY"
 KEY_FILE_VARIABLE = "RECLLM_KEY_FILE"
@@ -63,8 +63,8 @@ class Pseudonymiser:
 
     def many(self, raw: Sequence[str]) -> list[str]:
         """The pseudonym of each id, in order; each distinct id is hashed once."""
-        known = {text: self.one(text) for text in set(raw)}
-        return [known[text] for text in raw]
+        pseudonyms = {text: self.one(text) for text in set(raw)}
+        return [pseudonyms[text] for text in raw]
 
     def fingerprint(self) -> str:
         """16 hex digits that tell whether two keys are equal and reveal nothing else of a random key."""
@@ -140,11 +140,6 @@ class PolicyGate:
         default = self._without_decision(purpose)
         return [decided.get(user_id, default) for user_id in user_ids]
 
-    def allowed(self, purpose: Purpose) -> frozenset[str]:
-        """Every person of the store who may be used for the purpose."""
-        with self._store.read() as reader:
-            return frozenset(self._allowed(reader, purpose)["user_id"])
-
     def dataset(self, purpose: Purpose, as_of: int | datetime | None = None, *, now: datetime | None = None) -> Dataset:
         """Everything known of the people who agreed to the purpose: events before `as_of`, basics, the catalogue.
 
@@ -153,12 +148,13 @@ class PolicyGate:
         """
         with self._store.read() as reader:
             people = self._allowed(reader, purpose)
-            events = reader.events(_DETAILS, since=self._oldest(now)).join(
-                people.select("user_id"), on="user_id", how="semi", maintain_order="left"
-            )
+            events = _of_people(reader.events(_DETAILS, since=self._oldest(now)), people)
             items = reader.items()
         in_catalogue = ~pl.col("pending") | pl.col("item_id").is_in(events["item_id"].unique().implode())
-        return Dataset.construct(events, _with_basics(people), _catalogue(items.filter(in_catalogue)), as_of=as_of)
+        items = items.filter(in_catalogue).with_columns(
+            pl.col("price").cast(pl.Float64), pl.col("available") & ~pl.col("pending")
+        )
+        return Dataset.construct(events, _with_basics(people), items.drop("pending"), as_of=as_of)
 
     def histories(
         self, user_ids: Sequence[str], purpose: Purpose, *, before: datetime | None = None, now: datetime | None = None
@@ -188,12 +184,12 @@ class PolicyGate:
             return _catalogue(reader.items())
 
     def events(self, purpose: Purpose) -> pl.DataFrame:
-        """All events, with every detail, of the people who agreed to the purpose; see `Reader.events`."""
+        """All events, with every detail, of the people who agreed to the purpose; see `StoreReader.events`."""
         with self._store.read() as reader:
-            people = self._allowed(reader, purpose).select("user_id")
-            return reader.events().join(people, on="user_id", how="semi", maintain_order="left")
+            return _of_people(reader.events(), self._allowed(reader, purpose))
 
-    def _allowed(self, reader: Reader, purpose: Purpose, user_ids: Sequence[str] | None = None) -> pl.DataFrame:
+    def _allowed(self, reader: StoreReader, purpose: Purpose, user_ids: Sequence[str] | None = None) -> pl.DataFrame:
+        """user_id and basics of everybody, or of these people, who may be used for the purpose."""
         latest = _latest(reader, purpose, user_ids)
         people = reader.users(user_ids).join(latest, on="user_id", how="left", maintain_order="left")
         return people.filter(pl.col("granted").fill_null(self._without_decision(purpose))).drop("granted")
@@ -206,14 +202,14 @@ class PolicyGate:
         return None if days is None else (now or datetime.now(UTC)) - timedelta(days=days)
 
 
-def _latest(reader: Reader, purpose: Purpose, user_ids: Sequence[str] | None = None) -> pl.DataFrame:
+def _latest(reader: StoreReader, purpose: Purpose, user_ids: Sequence[str] | None = None) -> pl.DataFrame:
     """user_id and granted: the last decision of everybody, or of these people."""
-    return (
-        reader.consent(purpose.value, user_ids)
-        .group_by("user_id", maintain_order=True)
-        .last()
-        .select("user_id", "granted")
-    )
+    decisions = reader.consent(purpose.value, user_ids).select("user_id", "granted")
+    return decisions.group_by("user_id", maintain_order=True).last()
+
+
+def _of_people(events: pl.DataFrame, people: pl.DataFrame) -> pl.DataFrame:
+    return events.join(people.select("user_id"), on="user_id", how="semi", maintain_order="left")
 
 
 def _with_basics(people: pl.DataFrame) -> pl.DataFrame:
@@ -222,10 +218,3 @@ def _with_basics(people: pl.DataFrame) -> pl.DataFrame:
     names = sorted({name for row in basics for name in row} - {"user_id"})
     columns = [pl.Series(name, [row.get(name) for row in basics], dtype=pl.String) for name in names]
     return people.select("user_id").with_columns(columns)
-
-
-def _catalogue(items: pl.DataFrame) -> pl.DataFrame:
-    return items.with_columns(
-        pl.col("price").cast(pl.Float64),
-        pl.col("available") & ~pl.col("pending"),
-    ).drop("pending")

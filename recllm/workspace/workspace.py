@@ -10,14 +10,13 @@ cache/           what can be computed again
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import tomli_w
 
 from recllm.errors import StoreError, UsageError
 from recllm.files import lock_file, write_whole
@@ -120,11 +119,11 @@ class Workspace:
         """The gate through which everything that learns or speaks reads people's rows."""
         return PolicyGate(self.store(), self.policy, self.settings.consent_default)
 
-    def pseudonymiser(self, domain: str = "training") -> Pseudonymiser:
+    def pseudonymiser(self) -> Pseudonymiser:
         """Raw ids to the pseudonyms of this workspace.
 
         Raises `StoreError` when the key is missing, or is not the one that the workspace was made with: known people
-        would silently become strangers.
+        would silently become unknown ones.
         """
         key = find_key(self.key_path)
         if _fingerprint(key, self.settings.tenant) != self._key_fingerprint:
@@ -132,7 +131,7 @@ class Workspace:
                 f"the pseudonym key is not the one that the workspace {self.root} was made with; "
                 f"check {KEY_VARIABLE}, {KEY_FILE_VARIABLE} and {self.key_path}"
             )
-        return Pseudonymiser(key, domain=domain, tenant=self.settings.tenant)
+        return Pseudonymiser(key, tenant=self.settings.tenant)
 
     def close(self) -> None:
         """Closes the store, if it is open."""
@@ -148,30 +147,9 @@ def _furnish(root: Path, settings: Settings) -> str:
         make_key_file(root / "key")
     key_fingerprint = _fingerprint(find_key(root / "key"), settings.tenant)
     Store.open(root / "store.sqlite", create=True).close()
-    write_whole(root / SETTINGS_FILE, _toml(settings.table() | {"key_fingerprint": key_fingerprint}))
+    write_whole(root / SETTINGS_FILE, tomli_w.dumps(settings.table() | {"key_fingerprint": key_fingerprint}))
     return key_fingerprint
 
 
 def _fingerprint(key: bytes, tenant: str) -> str:
     return Pseudonymiser(key, domain="fingerprint", tenant=tenant).fingerprint()
-
-
-def _toml(table: Mapping[str, Any]) -> str:
-    """TOML text of a table with one level of tables below it; None is left out."""
-    plain = {k: v for k, v in table.items() if v is not None and not isinstance(v, Mapping)}
-    lines = [f"{_key(name)} = {_value(value)}" for name, value in plain.items()]
-    for name, inner in table.items():
-        if isinstance(inner, Mapping) and inner:
-            lines += ["", f"[{_key(name)}]", *(f"{_key(k)} = {_value(v)}" for k, v in inner.items())]
-    return "\n".join(lines) + "\n"
-
-
-def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _value(name)
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, list | tuple | set | frozenset):
-        return "[" + ", ".join(_value(v) for v in value) + "]"
-    # JSON's strings, numbers and booleans are TOML's, but for one control character
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

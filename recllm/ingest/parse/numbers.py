@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import polars as pl
@@ -44,6 +44,7 @@ def parse_numbers(column: pl.Series, decimal: Decimal, *, money: bool = False) -
 
 
 def _parse_dressed(column: pl.Series, decimal: Decimal, money: bool) -> pl.Series:
+    """Numbers with signs of money, spaces, full-width digits or separators of thousands."""
     text = undressed(column, money)
     group = "," if decimal == "." else "."
     point = "\\" + decimal
@@ -51,8 +52,8 @@ def _parse_dressed(column: pl.Series, decimal: Decimal, money: bool) -> pl.Serie
         rf"^[+-]?(\d{{1,3}}(\{group}\d{{3}})+|\d+)({point}\d*)?([eE][+-]?\d{{1,3}})?$|^[+-]?{point}\d+$"
     )
     text = text.str.replace_all(group, "", literal=True).str.replace(decimal, ".", literal=True)
-    found = _where(valid, text).cast(pl.Float64, strict=False)
-    return _where(found.is_finite(), found)
+    numbers = _where(valid, text).cast(pl.Float64, strict=False)
+    return _where(numbers.is_finite(), numbers)
 
 
 def undressed(column: pl.Series, money: bool) -> pl.Series:
@@ -75,19 +76,19 @@ def currencies(column: pl.Series) -> Counter[str]:
     if dressed.is_empty():
         return Counter()
     tokens = dressed.str.normalize("NFKC").str.extract(_TOKEN).drop_nulls()
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for token, count in tokens.value_counts().iter_rows():
-        found[_FOLDED[token.casefold()]] += count
-    return found
+        counts[_FOLDED[token.casefold()]] += count
+    return counts
 
 
-def distinct_currencies(seen: Counter[str]) -> set[str]:
+def distinct_currencies(counts: Counter[str]) -> set[str]:
     """Moneys that cannot be one and the same: "$" beside "USD" is one, "$" beside "EUR" is two."""
-    left = set(seen)
+    distinct = set(counts)
     for sign, codes in _SHARED.items():
-        if sign in left and left & codes:
-            left.discard(sign)
-    return left
+        if sign in distinct and distinct & codes:
+            distinct.discard(sign)
+    return distinct
 
 
 @dataclass(slots=True)
@@ -96,9 +97,8 @@ class DecimalEvidence:
 
     point: int = 0
     comma: int = 0
-    unclear: Counter[str] = field(default_factory=Counter)
-    """Per separator: numbers such as 1.299 that fit both readings."""
-    example: str = ""
+    unclear: str = ""
+    """An example of the numbers that fit both readings, such as 1.299."""
 
     def add(self, column: pl.Series) -> None:
         text = column.filter(column.str.contains(r"[.,．，]").fill_null(False))
@@ -106,40 +106,38 @@ class DecimalEvidence:
             return
         text = undressed(text, money=True)
         group_of_3 = r"^[+-]?[1-9]\d{0,2}%s\d{3}$"
-        for sign, mark, other in ((".", r"\.", ","), (",", ",", r"\.")):
+        for sign, mark, group in ((".", r"\.", ","), (",", ",", r"\.")):
             unclear = text.str.contains(group_of_3 % mark).fill_null(False)
             # the decimal sign occurs once and last; groups of three of the other kind may stand before it
-            clear = text.str.contains(rf"^[+-]?(\d{{1,3}}({other}\d{{3}})+|\d*){mark}\d*([eE][+-]?\d+)?$").fill_null(
-                False
-            )
-            grouped = text.str.contains(rf"^[+-]?\d{{1,3}}({other}\d{{3}}){{2,}}$").fill_null(False)
+            clear = text.str.contains(rf"^[+-]?(\d{{1,3}}({group}\d{{3}})+|\d*){mark}\d*([eE][+-]?\d+)?$")
+            clear = clear.fill_null(False)
+            grouped = text.str.contains(rf"^[+-]?\d{{1,3}}({group}\d{{3}}){{2,}}$").fill_null(False)
             count = int(((clear & ~unclear) | grouped).sum())
             if sign == ".":
                 self.point += count
             else:
                 self.comma += count
             if unclear.any():
-                self.unclear[sign] += int(unclear.sum())
-                self.example = self.example or str(text.filter(unclear)[0])
+                self.unclear = self.unclear or str(text.filter(unclear)[0])
 
     @property
     def settled(self) -> bool:
         return bool(self.point) != bool(self.comma)
 
-    def decide(self, name: str, default: Decimal | None) -> Decimal:
+    def decide(self, file: str) -> Decimal:
         """The separator; a few odd rows are left to the row stage. Raises `IngestError` E_NUMBER_FORMAT."""
         if self.point or self.comma:
             rarer = min(self.point, self.comma)
             if rarer > 0.05 * (self.point + self.comma):
                 raise IngestError(
                     "E_NUMBER_FORMAT",
-                    f"{name}: {self.point:,} numbers with a decimal point and {self.comma:,} with a decimal comma; "
+                    f"{file}: {self.point:,} numbers with a decimal point and {self.comma:,} with a decimal comma; "
                     "make them alike, or say --decimal",
                 )
             return "." if self.point > self.comma else ","
-        if default is not None or not self.unclear:
-            return default or "."
-        raise IngestError(
-            "E_NUMBER_FORMAT",
-            f"{name}: {self.example} may be thousands or a fraction; say --decimal . or --decimal ,",
-        )
+        if self.unclear:
+            raise IngestError(
+                "E_NUMBER_FORMAT",
+                f"{file}: {self.unclear} may be thousands or a fraction; say --decimal . or --decimal ,",
+            )
+        return "."

@@ -10,19 +10,19 @@ import numpy as np
 import polars as pl
 
 from recllm.errors import IngestError
-from recllm.ingest.chunk import RAW_BYTES, Chunk, Reader
+from recllm.ingest.read.records import RAW_BYTES, Chunk, RecordReader
 
 SLICE_ROWS = 1 << 16
-_FAULTS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, OverflowError)
+_UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, OverflowError)
 
 
-def open_parquet(path: Path) -> Reader:
+def open_parquet(path: Path) -> RecordReader:
     """Raises `IngestError` E_NOT_TEXT for a damaged file and E_NESTED for columns that are not plain values."""
     try:
         table = pl.scan_parquet(path, glob=False)
         schema = dict(table.collect_schema())
         n_rows = int(table.select(pl.len()).collect().item())
-    except _FAULTS as error:
+    except _UNREADABLE as error:
         raise _damaged(path, error) from None
     nested = [name for name, dtype in schema.items() if dtype.is_nested() or dtype in (pl.Binary, pl.Object)]
     if nested:
@@ -33,8 +33,7 @@ def open_parquet(path: Path) -> Reader:
         )
     if not schema:
         raise IngestError("E_EMPTY", f"{path.name} has no columns")
-    columns = tuple(schema)
-    return Reader(columns=columns, chunks=lambda: _chunks(path, schema, n_rows), decimal=".")
+    return RecordReader(columns=tuple(schema), chunks=lambda: _chunks(path, schema, n_rows), decimal=".")
 
 
 def _damaged(path: Path, error: BaseException) -> IngestError:
@@ -43,21 +42,19 @@ def _damaged(path: Path, error: BaseException) -> IngestError:
 
 
 def _chunks(path: Path, schema: dict[str, pl.DataType], n_rows: int) -> Iterator[Chunk]:
-    table = pl.scan_parquet(path, glob=False)
+    table = pl.scan_parquet(path, glob=False).select(_as_text(name, dtype) for name, dtype in schema.items())
     for start in range(0, n_rows, SLICE_ROWS):
         try:
-            part = table.slice(start, SLICE_ROWS).collect()
-        except _FAULTS as error:
+            frame = table.slice(start, SLICE_ROWS).collect()
+        except _UNREADABLE as error:
             raise _damaged(path, error) from None
-        yield _chunk(part.select(_as_text(name, dtype) for name, dtype in schema.items()), start)
+        yield _chunk(frame, start)
 
 
 def _chunk(frame: pl.DataFrame, start: int) -> Chunk:
-    number = np.arange(start + 1, start + frame.height + 1, dtype=np.int64)
     return Chunk(
         frame=frame,
-        line_no=number,
-        record_no=number,
+        line_no=np.arange(start + 1, start + frame.height + 1, dtype=np.int64),
         byte_offset=np.full(frame.height, -1, np.int64),
         raw=lambda row: json.dumps(frame.row(row, named=True), ensure_ascii=False)[:RAW_BYTES],
     )

@@ -20,7 +20,8 @@ from recllm.policy import Policy
 
 RATIO_FLOOR = 1 << 20
 """A few kilobytes of zeros compress well and are harmless: the ratio is judged above this size."""
-_SAMPLE = 64 << 10
+_PIECE_BYTES = 1 << 20
+_HEAD_BYTES = 64 << 10
 
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"PAR1", "a Parquet file"),
@@ -40,18 +41,18 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
 )
 
 
-class Kind(StrEnum):
+class FileKind(StrEnum):
     DELIMITED = "delimited"
     JSONL = "jsonl"
     PARQUET = "parquet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """A probed file."""
+class SourceFile:
+    """A file that was read once, down to its end."""
 
     path: Path
-    kind: Kind
+    kind: FileKind
     gzipped: bool
     sha256: str
     """Of the file as it lies there, compressed or not."""
@@ -64,24 +65,23 @@ class Source:
     first_nul: int | None
     policy: Policy
 
-    def pieces(self, size: int) -> Iterator[bytes]:
-        """The text's bytes, at most `size` at a time; `IngestError` E_BOMB beyond the limits."""
-        with _opened(self.path, self.gzipped) as stream:
-            yield from _bounded(stream, self.path, self.gzipped, size, self.policy)
+    def pieces(self, n_bytes: int) -> Iterator[bytes]:
+        """The text's bytes, at most `n_bytes` at a time; `IngestError` E_BOMB beyond the limits."""
+        return _pieces(self.path, self.gzipped, n_bytes, self.policy)
 
 
-def probe(path: str | Path, policy: Policy) -> Source:
+def probe(path: str | Path, policy: Policy) -> SourceFile:
     """Read the whole file once. Raises `IngestError` for what is not a readable table of a known kind."""
     path = Path(path)
     try:
         return _probe(path, policy)
-    except (OSError, EOFError, zlib.error) as error:
-        if isinstance(error, (EOFError, zlib.error, gzip.BadGzipFile)):
-            raise IngestError("E_NOT_TEXT", f"{path.name}: the gzip data are damaged or end early ({error})") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise IngestError("E_NOT_TEXT", f"{path.name}: the gzip data are damaged or end early ({error})") from error
+    except OSError as error:
         raise IngestError("E_FILE", f"{path}: {error.strerror or error}") from error
 
 
-def _probe(path: Path, policy: Policy) -> Source:
+def _probe(path: Path, policy: Policy) -> SourceFile:
     if path.is_dir():
         raise IngestError("E_FILE", f"{path} is a folder; name one file")
     with path.open("rb") as stream:
@@ -90,49 +90,45 @@ def _probe(path: Path, policy: Policy) -> Source:
         magic = stream.read(4096)
     if not magic:
         raise IngestError("E_EMPTY", f"{path.name} has no bytes")
-    gzipped = magic.startswith(b"\x1f\x8b") and path.suffix.lower() == ".gz"
-    if path.suffix.lower() == ".parquet" or (magic.startswith(b"PAR1") and not path.suffix):
-        return _parquet(path, sha256, magic, policy)
+    suffix = path.suffix.lower()
+    if suffix == ".parquet" or (magic.startswith(b"PAR1") and not suffix):
+        if not magic.startswith(b"PAR1"):
+            content = _content_name(magic) or "something else"
+            raise IngestError("E_NOT_TEXT", f"{path.name} is named .parquet and is {content}")
+        return SourceFile(
+            path=path,
+            kind=FileKind.PARQUET,
+            gzipped=False,
+            sha256=sha256,
+            size=path.stat().st_size,
+            head=magic,
+            first_bad=None,
+            first_nul=None,
+            policy=policy,
+        )
+    gzipped = magic.startswith(b"\x1f\x8b") and suffix == ".gz"
     if not gzipped:
         _refuse_binary(path, magic)
-    return _text(path, sha256, gzipped, policy)
+    return _probe_text(path, sha256, gzipped, policy)
 
 
-def _parquet(path: Path, sha256: str, magic: bytes, policy: Policy) -> Source:
-    if not magic.startswith(b"PAR1"):
-        raise IngestError("E_NOT_TEXT", f"{path.name} is named .parquet and is {detected(magic) or 'something else'}")
-    return Source(
-        path=path,
-        kind=Kind.PARQUET,
-        gzipped=False,
-        sha256=sha256,
-        size=path.stat().st_size,
-        head=magic,
-        first_bad=None,
-        first_nul=None,
-        policy=policy,
-    )
-
-
-def _text(path: Path, sha256: str, gzipped: bool, policy: Policy) -> Source:
+def _probe_text(path: Path, sha256: str, gzipped: bool, policy: Policy) -> SourceFile:
     head, size, first_bad, first_nul = b"", 0, None, None
     decoder = codecs.getincrementaldecoder("utf-8")()
-    with _opened(path, gzipped) as stream:
-        for piece in _bounded(stream, path, gzipped, 1 << 20, policy):
-            if len(head) < _SAMPLE:
-                head += piece[: _SAMPLE - len(head)]
-            if first_nul is None and (at := piece.find(b"\0")) >= 0:
-                first_nul = size + at
-            if first_bad is None:
-                first_bad = _first_bad(decoder, piece, size)
-            size += len(piece)
+    for piece in _pieces(path, gzipped, _PIECE_BYTES, policy):
+        head += piece[: _HEAD_BYTES - len(head)]
+        if first_nul is None and (at := piece.find(b"\0")) >= 0:
+            first_nul = size + at
+        if first_bad is None:
+            first_bad = undecodable_at(decoder, piece, size)
+        size += len(piece)
     if first_bad is None:
-        first_bad = _first_bad(decoder, b"", size, final=True)
+        first_bad = undecodable_at(decoder, b"", size, final=True)
     if not size:
         raise IngestError("E_EMPTY", f"{path.name} unpacks to no bytes")
     if gzipped:
         _refuse_binary(path, head)
-    return Source(
+    return SourceFile(
         path=path,
         kind=_text_kind(path, head),
         gzipped=gzipped,
@@ -145,61 +141,62 @@ def _text(path: Path, sha256: str, gzipped: bool, policy: Policy) -> Source:
     )
 
 
-def _first_bad(decoder: codecs.IncrementalDecoder, piece: bytes, offset: int, final: bool = False) -> int | None:
-    """Offset of the first byte in `piece` that is not UTF-8; a character cut by the piece's start counts from there."""
+def undecodable_at(decoder: codecs.IncrementalDecoder, piece: bytes, offset: int, *, final: bool = False) -> int | None:
+    """File offset of the first byte of `piece` that cannot be decoded, None where all can.
+
+    `offset` is that of the piece; a character that its start cuts counts from where it began.
+    """
     pending = len(decoder.getstate()[0])
     try:
         decoder.decode(piece, final)
     except UnicodeDecodeError as error:
-        return offset - pending + error.start
+        return max(0, offset - pending + error.start)
     return None
 
 
-def detected(magic: bytes) -> str | None:
+def _content_name(magic: bytes) -> str | None:
     """A phrase for what the first bytes say, None when they say nothing."""
     for prefix, name in _MAGIC:
         if magic.startswith(prefix):
-            if prefix == b"PK\x03\x04" and (b"xl/" in magic or b"[Content_Types].xml" in magic):
-                return "an Excel workbook (.xlsx)"
-            return name
+            workbook = prefix == b"PK\x03\x04" and (b"xl/" in magic or b"[Content_Types].xml" in magic)
+            return "an Excel workbook (.xlsx)" if workbook else name
     return None
 
 
 def _refuse_binary(path: Path, magic: bytes) -> None:
-    name = detected(magic)
-    if name is None:
+    content = _content_name(magic)
+    if content is None:
         return
-    if name == "a zip archive":
+    if content == "a zip archive":
         raise IngestError("E_BOMB", f"{path.name} is a zip archive, which is not opened here; unpack it, or use .gz")
     remedy = {"a Parquet file": "name it .parquet", "gzip data": "name it .csv.gz or .jsonl.gz"}
     raise IngestError(
-        "E_NOT_TEXT", f"{path.name} is {name}; {remedy.get(name, 'export it as CSV (UTF-8), JSONL or Parquet')}"
+        "E_NOT_TEXT", f"{path.name} is {content}; {remedy.get(content, 'export it as CSV (UTF-8), JSONL or Parquet')}"
     )
 
 
-def _text_kind(path: Path, head: bytes) -> Kind:
+def _text_kind(path: Path, head: bytes) -> FileKind:
     suffixes = [s.lower() for s in path.suffixes if s.lower() != ".gz"]
     suffix = suffixes[-1] if suffixes else ""
     if suffix in {".jsonl", ".ndjson", ".json"}:
-        return Kind.JSONL
+        return FileKind.JSONL
     if suffix in {".csv", ".tsv", ".txt", ".tab", ".psv"}:
-        return Kind.DELIMITED
-    return Kind.JSONL if head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{") else Kind.DELIMITED
+        return FileKind.DELIMITED
+    return FileKind.JSONL if head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{") else FileKind.DELIMITED
 
 
-def _opened(path: Path, gzipped: bool) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path, "rb")) if gzipped else path.open("rb")
-
-
-def _bounded(stream: BinaryIO, path: Path, gzipped: bool, size: int, policy: Policy) -> Iterator[bytes]:
+def _pieces(path: Path, gzipped: bool, n_bytes: int, policy: Policy) -> Iterator[bytes]:
     limit, why = policy.max_file_bytes, "raise the policy's max_file_bytes"
     if gzipped:
         by_ratio = max(RATIO_FLOOR, policy.max_gzip_ratio * path.stat().st_size)
         if by_ratio < limit:
             limit, why = by_ratio, f"that is {policy.max_gzip_ratio} times its compressed size"
     total = 0
-    while piece := stream.read(size):
-        total += len(piece)
-        if total > limit:
-            raise IngestError("E_BOMB", f"{path.name} holds more than {limit:,} bytes of text ({why}); split the file")
-        yield piece
+    with cast(BinaryIO, gzip.open(path, "rb")) if gzipped else path.open("rb") as stream:
+        while piece := stream.read(n_bytes):
+            total += len(piece)
+            if total > limit:
+                raise IngestError(
+                    "E_BOMB", f"{path.name} holds more than {limit:,} bytes of text ({why}); split the file"
+                )
+            yield piece

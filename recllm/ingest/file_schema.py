@@ -1,0 +1,372 @@
+"""What is settled about a file before its rows are read: which column fills which field, and how values are written.
+
+Only as much of the file is read as the questions need; what later rows contradict is found again when they are parsed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from dataclasses import field as _field
+from itertools import takewhile
+from typing import cast
+
+import polars as pl
+
+from recllm.errors import IngestError
+from recllm.ingest.column_names import BASICS, FIELDS, candidates, is_special, nearest, normal
+from recllm.ingest.options import ColumnMap, IngestOptions, JoinedColumns, LineTotal, RejectRule
+from recllm.ingest.parse.numbers import Decimal, DecimalEvidence, currencies, distinct_currencies
+from recllm.ingest.parse.text_cleaning import FLOAT_ID
+from recllm.ingest.parse.times import TimeEvidence, TimeFormat, check_zone, declared_format
+from recllm.ingest.read.records import RecordReader
+from recllm.schema import Table
+
+LINE_TOTAL = "(line total)"
+"""Name of the helper field that holds a line total until the unit price is known."""
+
+_ID_FIELDS = ("user_id", "item_id", "event_id", "basket_id", "request_id")
+_MONEY_FIELDS = ("price", LINE_TOTAL)
+_NUMBER_FIELDS = ("quantity", "value", *_MONEY_FIELDS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldSources:
+    """Where each field of a table comes from. Column names are the file's own."""
+
+    table: Table
+    columns: Mapping[str, str]
+    """Fields that are one column as it is."""
+    constants: Mapping[str, str]
+    joins: Mapping[str, JoinedColumns]
+    paths: Mapping[str, tuple[str, ...]]
+    totals: Mapping[str, LineTotal]
+    attributes: Mapping[str, str]
+    basics: Mapping[str, str]
+    values: Mapping[str, Mapping[str, str]]
+    """Translations of single values, by field."""
+    reject: tuple[RejectRule, ...]
+    ignored: tuple[str, ...]
+    """Columns that fill nothing."""
+    n_aliases: int
+    """Columns understood under another name."""
+
+    def column_of(self, field: str) -> str:
+        """How the file calls a field, for messages and the quarantine."""
+        return self.columns.get(field, field)
+
+    def has(self, field: str) -> bool:
+        parts: tuple[Mapping[str, object], ...] = (self.columns, self.constants, self.joins, self.paths, self.totals)
+        return any(field in part for part in parts)
+
+    def fields(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The table's fields as text, one row per row of `frame`; fields that nothing fills are left out."""
+        columns = [pl.col(column).alias(field) for field, column in self.columns.items()]
+        columns += [pl.lit(text, dtype=pl.String).alias(field) for field, text in self.constants.items()]
+        columns += [_joined(join).alias(field) for field, join in self.joins.items()]
+        columns += [pl.col(total.total).alias(LINE_TOTAL) for total in self.totals.values()]
+        fields = frame.select(columns)
+        for name, meanings in self.values.items():
+            if name in fields.columns:
+                key = pl.col(name).str.strip_chars().str.to_lowercase()
+                meaning = key.replace_strict(
+                    list(meanings), list(meanings.values()), default=None, return_dtype=pl.String
+                )
+                fields = fields.with_columns(pl.coalesce(meaning, pl.col(name)).alias(name))
+        texts = [_paths(frame, field, columns) for field, columns in self.paths.items()]
+        if self.attributes:
+            texts.append(_json_objects(frame, self.attributes, "attributes"))
+        if self.table is Table.USERS:
+            texts.append(_json_objects(frame, self.basics, "basics"))
+        return fields.with_columns(texts) if texts else fields
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileSchema:
+    """The file's answers, with which every row is parsed."""
+
+    sources: FieldSources
+    decimal: Decimal
+    times: TimeFormat | None
+    """None where the table has no times."""
+    float_ids: frozenset[str]
+    """Fields whose ids all end in ".0"."""
+    currency: str | None
+    """The money that prices are in: as said, the shop's own (events), or what the file names most."""
+
+
+# --- columns ---------------------------------------------------------------------------------------------------------
+
+
+class _Header:
+    """Finds columns by their normalised name."""
+
+    def __init__(self, columns: tuple[str, ...], file: str) -> None:
+        self.columns = columns
+        self.file = file
+        self.by_normal: dict[str, str] = {}
+        for column in columns:
+            twin = self.by_normal.setdefault(normal(column), column)
+            if twin != column:
+                raise IngestError("E_DUP_COLUMN", f"{file}: {twin!r} and {column!r} are the same name; remove one")
+
+    def find(self, name: str) -> str | None:
+        return self.by_normal.get(normal(name))
+
+    def require(self, name: str, field: str) -> str:
+        column = self.find(name)
+        if column is None:
+            raise self.missing(name, field)
+        return column
+
+    def require_all(self, names: Iterable[str], field: str) -> tuple[str, ...]:
+        return tuple(self.require(name, field) for name in names)
+
+    def missing(self, name: str, field: str) -> IngestError:
+        close = nearest(field, self.columns)
+        hint = f"; did you mean {' or '.join(close)}? Say so with --map" if close else "; say which it is with --map"
+        return IngestError(
+            "E_MISSING_COLUMN", f"{self.file}: no column {name}; found {', '.join(self.columns[:30])}{hint}"
+        )
+
+    def by_alias(self, field: str) -> str | None:
+        """The column with the field's own name if there is one, else the only one with another name of it."""
+        exact = self.find(field)
+        if exact is not None:
+            return exact
+        aliases = candidates(field)
+        columns = [column for key, column in self.by_normal.items() if key in aliases]
+        if len(columns) > 1:
+            raise IngestError(
+                "E_DUP_COLUMN", f"{self.file}: {' and '.join(columns)} could both be {field}; say which with --map"
+            )
+        return columns[0] if columns else None
+
+
+def find_sources(columns: tuple[str, ...], table: Table, column_map: ColumnMap, file: str) -> FieldSources:
+    """Raises `IngestError` for missing, doubled and special-category columns, or a map for another table."""
+    if column_map.table not in {None, table}:
+        raise IngestError("E_MAP", f"the map is for {column_map.table}, not for {table}")
+    header = _Header(columns, file)
+    plain, n_aliases = _plain_columns(header, table, column_map)
+    joins = {
+        field: join.model_copy(
+            update={
+                "columns": header.require_all(join.columns, field),
+                "otherwise": header.require_all(join.otherwise, field),
+            }
+        )
+        for field, join in column_map.joins.items()
+    }
+    paths = {field: header.require_all(names, field) for field, names in column_map.paths.items()}
+    totals = {
+        field: LineTotal(total=header.require(total.total, field), per=header.require(total.per, "quantity"))
+        for field, total in column_map.totals.items()
+    }
+    attributes = {name: header.require(column, name) for name, column in column_map.attributes.items()}
+    basics, n_basic_aliases = _basics(header, column_map, set(plain.values())) if table is Table.USERS else ({}, 0)
+    reject = tuple(_with_column(header, rule, column_map, plain) for rule in column_map.reject)
+
+    used = {*plain.values(), *attributes.values(), *basics.values(), *(rule.column for rule in reject)}
+    used |= {column for join in joins.values() for column in (*join.columns, *join.otherwise)}
+    used |= {column for path in paths.values() for column in path}
+    used |= {column for total in totals.values() for column in (total.total, total.per)}
+    return FieldSources(
+        table=table,
+        columns=plain,
+        constants=column_map.constants,
+        joins=joins,
+        paths=paths,
+        totals=totals,
+        attributes=attributes,
+        basics=basics,
+        values=column_map.values,
+        reject=reject,
+        ignored=tuple(column for column in columns if column not in used),
+        n_aliases=n_aliases + n_basic_aliases,
+    )
+
+
+def _plain_columns(header: _Header, table: Table, column_map: ColumnMap) -> tuple[dict[str, str], int]:
+    """(fields that are one column, how many of these have another name)."""
+    elsewhere = {*column_map.joins, *column_map.paths, *column_map.totals, *column_map.constants}
+    plain, n_aliases = {}, 0
+    for field in FIELDS[table].all:
+        if field in elsewhere:
+            continue
+        names = column_map.columns.get(field, ())
+        column = next((c for name in names if (c := header.find(name)) is not None), None)
+        if column is None:
+            column = header.by_alias(field)
+            n_aliases += column is not None and column != field
+        if column is not None:
+            plain[field] = column
+        elif names or field in FIELDS[table].required:
+            raise header.missing(" or ".join(names) or field, field)
+    doubled = [column for column, count in Counter(plain.values()).items() if count > 1]
+    if doubled and not column_map.columns:
+        raise IngestError("E_DUP_COLUMN", f"{header.file}: {doubled[0]!r} could mean two fields; say which with --map")
+    return plain, n_aliases
+
+
+def _basics(header: _Header, column_map: ColumnMap, used: set[str]) -> tuple[dict[str, str], int]:
+    """(basics and their columns, how many of these have another name)."""
+    declared = {normal(name) for name in column_map.special}
+    special = [column for column in header.columns if is_special(column) and normal(column) not in declared]
+    if special:
+        raise IngestError(
+            "E_SPECIAL_CATEGORY",
+            f"{header.file}: {', '.join(special)} holds specially protected personal data; remove the column, or "
+            'declare it in the map (special = ["..."]) when there is a legal basis',
+        )
+    basics = {
+        name: header.find(column) or header.by_alias(name) or header.require(column, name)
+        for name, column in column_map.basics.items()
+    }
+    n_aliases = 0
+    for name in BASICS:
+        column = None if name in basics else header.by_alias(name)
+        if column is not None and column not in used and column not in basics.values():
+            basics[name] = column
+            n_aliases += column != name
+    for name in column_map.special:
+        if (column := header.find(name)) is not None:
+            basics.setdefault(name, column)
+    return basics, n_aliases
+
+
+def _with_column(header: _Header, rule: RejectRule, column_map: ColumnMap, plain: Mapping[str, str]) -> RejectRule:
+    """A rule names its column as the map does; in a file with other names it is the field that the column fills."""
+    column, key = header.find(rule.column), normal(rule.column)
+    if column is None:
+        fields = (field for field, names in column_map.columns.items() if key in {normal(name) for name in names})
+        column = next((plain[field] for field in fields if field in plain), None)
+    if column is None:
+        fields = (field for table in FIELDS.values() for field in table.all if key in candidates(field))
+        column = next((c for field in fields if (c := header.by_alias(field)) is not None), None)
+    if column is None:
+        raise header.missing(rule.column, rule.column)
+    return rule.model_copy(update={"column": column})
+
+
+def _joined(join: JoinedColumns) -> pl.Expr:
+    stripped = {column: pl.col(column).str.strip_chars() for column in (*join.columns, *join.otherwise)}
+    filled = {column: pl.when(text != "").then(text) for column, text in stripped.items()}
+    first, *following = join.columns
+    lead = pl.coalesce([filled[column] for column in (first, *join.otherwise)])
+    return pl.concat_str([lead, *(filled[c] for c in following)], separator=join.separator, ignore_nulls=True)
+
+
+def _paths(frame: pl.DataFrame, field: str, columns: tuple[str, ...]) -> pl.Series:
+    """JSON lists from the widest name on; each ends at its first empty one, since a gap would shift what follows."""
+    texts = frame.select(pl.col(column).str.strip_chars() for column in columns)
+    paths: dict[tuple[str | None, ...], str | None] = {}
+    for row in texts.unique().iter_rows():
+        names = list(takewhile(bool, row))
+        paths[row] = json.dumps(names, ensure_ascii=False) if names else None
+    return pl.Series(field, [paths[row] for row in texts.iter_rows()], dtype=pl.String)
+
+
+def _json_objects(frame: pl.DataFrame, columns: Mapping[str, str], field: str) -> pl.Series:
+    """A JSON object of each row: the names, in their order, and the texts of their columns; empty ones left out."""
+    names = sorted(columns)
+    if not names:
+        return pl.Series(field, ["{}"] * frame.height, dtype=pl.String)
+    rows = frame.select(pl.col(columns[name]).str.strip_chars().alias(name) for name in names).iter_rows()
+    objects = ({name: text for name, text in zip(names, row, strict=True) if text} for row in rows)
+    return pl.Series(field, [json.dumps(o, ensure_ascii=False) for o in objects], dtype=pl.String)
+
+
+# --- how values are written ------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Evidence:
+    """What the rows so far say about how the file's values are written."""
+
+    needs_times: bool
+    needs_decimal: bool
+    times: TimeEvidence = _field(default_factory=TimeEvidence)
+    decimals: DecimalEvidence = _field(default_factory=DecimalEvidence)
+    money: Counter[str] = _field(default_factory=Counter)
+    """Currency signs beside prices."""
+    currency_codes: Counter[str] = _field(default_factory=Counter)
+    float_ids: dict[str, bool] = _field(default_factory=dict)
+    """By field: whether all ids end in ".0"."""
+    n_rows: int = 0
+
+    def add(self, fields: pl.DataFrame) -> None:
+        self.n_rows += fields.height
+        for name in _ID_FIELDS:
+            if name in fields.columns and self.float_ids.get(name) is not False:
+                ids = fields[name].drop_nulls().str.strip_chars()
+                ids = ids.filter(ids != "")
+                if len(ids):
+                    self.float_ids[name] = bool(ids.str.contains(FLOAT_ID).all())
+        if self.needs_times and "timestamp" in fields.columns:
+            self.times.add(fields["timestamp"])
+        for name in _NUMBER_FIELDS:
+            if name in fields.columns and self.needs_decimal:
+                self.decimals.add(fields[name])
+            if name in fields.columns and name in _MONEY_FIELDS:
+                self.money += currencies(fields[name])
+        if "currency" in fields.columns:
+            codes = fields["currency"].drop_nulls().str.strip_chars().str.to_uppercase()
+            self.currency_codes.update(dict(codes.value_counts().iter_rows()))
+
+    def settled(self) -> bool:
+        return (
+            self.n_rows > 0
+            and not any(self.float_ids.values())
+            and (not self.needs_times or self.times.settled)
+            and (not self.needs_decimal or self.decimals.settled)
+        )
+
+
+def settle_schema(
+    reader: RecordReader, table: Table, options: IngestOptions, column_map: ColumnMap, file: str
+) -> FileSchema:
+    """Settle what holds for the file. `options` already carries what the map says. Raises `IngestError`."""
+    sources = find_sources(reader.columns, table, column_map, file)
+    check_zone(options.tz)
+    declared = declared_format(options.ts_format, options.tz) if options.ts_format else None
+    fixed_decimal = options.decimal or reader.decimal
+    has_times = "timestamp" in sources.columns
+    evidence = _Evidence(
+        needs_times=has_times and declared is None,
+        needs_decimal=fixed_decimal is None and any(sources.has(f) for f in ("quantity", "price", "value")),
+    )
+    for chunk in reader.chunks():
+        if chunk.frame.height:
+            evidence.add(sources.fields(chunk.frame))
+        if evidence.settled():
+            break
+    times = declared or (evidence.times.decide(file, options.date_order, options.tz) if has_times else None)
+    if options.ts_format == "epoch" and times and times.kind != "epoch":
+        raise IngestError("E_TIMESTAMP", f"{file}: --ts-format epoch, but the times are not epoch numbers")
+    return FileSchema(
+        sources=sources,
+        decimal=cast(Decimal, fixed_decimal) if fixed_decimal else evidence.decimals.decide(file),
+        times=times,
+        float_ids=frozenset(name for name, all_float in evidence.float_ids.items() if all_float),
+        currency=_currency(evidence, table, options, file),
+    )
+
+
+def _currency(evidence: _Evidence, table: Table, options: IngestOptions, file: str) -> str | None:
+    signs = distinct_currencies(evidence.money)
+    if len(signs) > 1 and not evidence.currency_codes:
+        raise IngestError(
+            "E_MIXED_CURRENCY",
+            f"{file}: prices in {' and '.join(sorted(signs))} and no currency column; add one, or split the file",
+        )
+    if options.currency:
+        return options.currency.upper()
+    if evidence.currency_codes:
+        commonest: str | None = evidence.currency_codes.most_common(1)[0][0]
+    else:
+        commonest = next((sign for sign in signs if len(sign) == 3), None)
+    shop = options.shop_currency.upper() if options.shop_currency else None
+    return (shop or commonest) if table is Table.EVENTS else (commonest or shop)

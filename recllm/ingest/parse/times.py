@@ -1,0 +1,317 @@
+"""Times from text. Which format a file uses is settled once; every row then has to keep to it."""
+
+from __future__ import annotations
+
+import zoneinfo
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from recllm.errors import IngestError
+
+TimeKind = Literal["iso", "dmy", "mdy", "epoch", "excel", "pattern"]
+
+_EPOCH = r"^(\d{10}(\.\d*)?|\d{13}(\.0*)?|\d{16}(\.0*)?)$"
+_ISO = r"^\d{4,6}[-/.年]\d{1,2}[-/.月]\d{1,2}"
+_DAY_FIRST_OR_NOT = r"^(\d{1,2})[-/.](\d{1,2})[-/.]\d{4}(\D|$)"
+_CLOCK = r"(?:[T\s,]+(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9}))?)?\s*([AaPp])?\.?(?:[Mm]\.?)?)?"
+_ZONE = r"\s*(Z|z|UTC|GMT|[+-]\d{2}:?\d{2}|[+-]\d{2})?$"
+_ISO_PARTS = r"^(\d{4,6})[-/.年](\d{1,2})[-/.月](\d{1,2})日?" + _CLOCK + _ZONE
+_SLASH_PARTS = r"^(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})" + _CLOCK + _ZONE
+_BARE_NUMBER = r"^\d+(\.\d+)?$"
+"""In a file with dates: a day number of a spreadsheet, or another unit."""
+_QUICK = "%Y-%m-%d %H:%M:%S%.f"
+_SECOND = 1_000_000
+_MINUTE = 60 * _SECOND
+_EXCEL_DAY_0 = -25_569
+"""Excel's day 0, 1899-12-30, in days from 1970-01-01."""
+_FAR_YEARS = 100
+
+OK, UNREADABLE, OUT_OF_RANGE, SKIPPED_HOUR, FUTURE = range(5)
+CODES = {UNREADABLE: "E_TIMESTAMP", OUT_OF_RANGE: "E_TS_RANGE", SKIPPED_HOUR: "E_TS_GAP", FUTURE: "E_FUTURE"}
+MESSAGES = {
+    UNREADABLE: "is not a time in the file's format",
+    OUT_OF_RANGE: "is before 1990 or absurdly far ahead (day numbers of a spreadsheet need --ts-format excel)",
+    SKIPPED_HOUR: "does not exist in the zone: the clock skips it",
+    FUTURE: "lies more than a day in the future",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeFormat:
+    """How a file writes times."""
+
+    kind: TimeKind
+    epoch_digits: int = 10
+    """10 for seconds, 13 for milliseconds, 16 for microseconds."""
+    pattern: str = ""
+    tz: str | None = None
+    """Zone of times without one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParsedTimes:
+    """Arrays with one entry per row."""
+
+    at: NDArray[np.int64]
+    """Epoch microseconds; 0 where not OK."""
+    offset: NDArray[np.int16]
+    """Minutes east of UTC as written, `NO_OFFSET` for none."""
+    status: NDArray[np.uint8]
+    """`OK`, or why not."""
+    n_ambiguous: int = 0
+    """Local times that occur twice; the first was taken."""
+
+
+NO_OFFSET = -9999
+
+
+# --- which format a file uses ----------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class TimeEvidence:
+    """What a file's times look like."""
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    """"epoch", "iso" and "slash"."""
+    digits: Counter[int] = field(default_factory=Counter)
+    day_first: int = 0
+    month_first: int = 0
+
+    def add(self, column: pl.Series) -> None:
+        text = column.drop_nulls().str.strip_chars()
+        epoch, iso = text.str.contains(_EPOCH), text.str.contains(_ISO)
+        self.kinds["epoch"] += int(epoch.sum())
+        self.kinds["iso"] += int(iso.sum())
+        if epoch.any():
+            digits = text.filter(epoch).str.extract(r"^(\d+)").str.len_chars()
+            self.digits.update(dict(digits.value_counts().iter_rows()))
+        slash = text.filter(~epoch & ~iso)
+        if len(slash):
+            parts = slash.str.extract_groups(_DAY_FIRST_OR_NOT)
+            first, second = (parts.struct.field(n).cast(pl.Int32) for n in ("1", "2"))
+            self.kinds["slash"] += int(first.is_not_null().sum())
+            self.day_first += int(((first > 12) & (second <= 12)).sum())
+            self.month_first += int(((second > 12) & (first <= 12)).sum())
+
+    @property
+    def settled(self) -> bool:
+        """Nothing that later rows say can change the decision (they may still contradict it)."""
+        kind = self._commonest()
+        return kind in {"iso", "epoch"} or (kind == "slash" and bool(self.day_first or self.month_first))
+
+    def decide(self, file: str, date_order: str | None, tz: str | None) -> TimeFormat:
+        """Raises `IngestError` E_MIXED_EPOCH or E_AMBIGUOUS_DATE."""
+        kind = self._commonest()
+        if kind == "epoch":
+            if len(self.digits) > 1:
+                raise _mixed_epoch(file, sorted(self.digits))
+            return TimeFormat(kind="epoch", epoch_digits=next(iter(self.digits)), tz=tz)
+        if kind != "slash":
+            return TimeFormat(kind="iso", tz=tz)
+        if date_order is None and bool(self.day_first) == bool(self.month_first):
+            raise _ambiguous_date(file, contradictory=bool(self.day_first))
+        day_first = date_order == "dmy" if date_order else bool(self.day_first)
+        return TimeFormat(kind="dmy" if day_first else "mdy", tz=tz)
+
+    def _commonest(self) -> str | None:
+        return max(self.kinds, key=lambda kind: self.kinds[kind]) if self.kinds.total() else None
+
+
+def _mixed_epoch(file: str, digits: list[int]) -> IngestError:
+    units = ", ".join(f"{d} digits ({ {10: 'seconds', 13: 'milliseconds', 16: 'microseconds'}[d] })" for d in digits)
+    return IngestError("E_MIXED_EPOCH", f"{file}: epoch times of {units} in one file; bring them to one unit")
+
+
+def _ambiguous_date(file: str, *, contradictory: bool) -> IngestError:
+    why = "some dates only read day first and some only month first" if contradictory else "no day is above 12"
+    return IngestError(
+        "E_AMBIGUOUS_DATE", f"{file}: dates like 03/04/2025 and {why}; say --date-order dmy or mdy, or write 2025-04-03"
+    )
+
+
+def declared_format(ts_format: str, tz: str | None) -> TimeFormat | None:
+    """The format that the caller names; None for "epoch", whose unit only the file can settle."""
+    if ts_format == "iso":
+        return TimeFormat(kind="iso", tz=tz)
+    if ts_format == "excel":
+        return TimeFormat(kind="excel", tz=tz)
+    if ts_format == "epoch":
+        return None
+    if "%" not in ts_format:
+        raise IngestError("E_TIMESTAMP", f"unknown time format {ts_format!r}; use iso, epoch, excel or e.g. %d.%m.%Y")
+    return TimeFormat(kind="pattern", pattern=ts_format, tz=tz)
+
+
+def check_zone(tz: str | None) -> None:
+    """Raises `IngestError` E_NAIVE_TZ for a zone that does not exist."""
+    try:
+        zoneinfo.ZoneInfo(tz or "UTC")
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        raise IngestError("E_NAIVE_TZ", f"unknown time zone {tz!r}; use a name such as Europe/London or UTC") from None
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+def parse_times(
+    column: pl.Series, form: TimeFormat, *, file: str, now: datetime, future_hours: int = 24, earliest_year: int = 1990
+) -> ParsedTimes:
+    """Raises `IngestError` where a row contradicts what was settled for the file (E_MIXED_EPOCH, E_AMBIGUOUS_DATE)
+    or has no zone and none was given (E_NAIVE_TZ)."""
+    text = column.str.strip_chars()
+    if form.kind == "epoch":
+        times = _epoch(text, form, file)
+    elif form.kind == "excel":
+        times = _to_utc(_excel(text), form, file)
+    elif form.kind == "pattern":
+        times = _pattern(text, form, file)
+    else:
+        times = _to_utc(_calendar(text, form, file), form, file)
+
+    first = int(datetime(earliest_year, 1, 1, tzinfo=UTC).timestamp()) * _SECOND
+    last = int((now + timedelta(hours=future_hours)).timestamp() * _SECOND)
+    absurd = last + _FAR_YEARS * 366 * 86_400 * _SECOND
+    good, status = times.status == OK, times.status.copy()
+    status[good & (times.at > last)] = FUTURE
+    status[good & ((times.at < first) | (times.at > absurd))] = OUT_OF_RANGE
+    return replace(times, status=status)
+
+
+def _epoch(text: pl.Series, form: TimeFormat, file: str) -> ParsedTimes:
+    number = text.str.extract(r"^(\d+)(?:\.\d*)?$")
+    digits = number.str.len_chars().fill_null(0).to_numpy()
+    other_units = {10, 13, 16} - {form.epoch_digits}
+    if np.isin(digits, list(other_units)).any():
+        raise _mixed_epoch(file, sorted({form.epoch_digits, *(int(d) for d in np.unique(digits) if d in other_units)}))
+    unit = _SECOND // 10 ** (form.epoch_digits - 10)
+    fits = digits == form.epoch_digits
+    return ParsedTimes(
+        at=np.where(fits, number.cast(pl.Int64, strict=False).fill_null(0).to_numpy() * unit, 0),
+        offset=np.full(len(text), NO_OFFSET, np.int16),
+        status=np.where(fits, OK, np.where(digits > 0, OUT_OF_RANGE, UNREADABLE)).astype(np.uint8),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ClockTimes:
+    """Times as written, int64 microseconds, with the zone's text where there is one."""
+
+    at: NDArray[np.int64]
+    status: NDArray[np.uint8]
+    zone: pl.Series
+
+
+def _without_zone(clock: pl.Series) -> _ClockTimes:
+    """clock: naive times, null where unreadable."""
+    return _ClockTimes(
+        at=_microseconds(clock),
+        status=np.where(clock.is_null(), UNREADABLE, OK).astype(np.uint8),
+        zone=pl.repeat(None, len(clock), dtype=pl.String, eager=True),
+    )
+
+
+def _excel(text: pl.Series) -> _ClockTimes:
+    days = text.cast(pl.Float64, strict=False).fill_nan(None)
+    days = days.set(~days.is_between(1, 200_000).fill_null(False), None)
+    seconds = ((days + _EXCEL_DAY_0) * 86_400).round(0)
+    return _without_zone((seconds * _SECOND).cast(pl.Int64).cast(pl.Datetime("us")))
+
+
+def _pattern(text: pl.Series, form: TimeFormat, file: str) -> ParsedTimes:
+    pattern = form.pattern
+    if "%H" not in pattern and "%I" not in pattern:
+        text, pattern = text + " 00:00:00", pattern + " %H:%M:%S"
+    try:
+        times = text.str.strptime(pl.Datetime("us"), pattern, strict=False)
+    except pl.exceptions.PolarsError as error:
+        raise IngestError("E_TIMESTAMP", f"{file}: the time format {form.pattern!r} cannot be used: {error}") from error
+    if times.dtype == pl.Datetime("us"):
+        return _to_utc(_without_zone(times), form, file)
+    clock = _without_zone(times.dt.convert_time_zone("UTC").dt.replace_time_zone(None))
+    return ParsedTimes(at=clock.at, offset=np.full(len(text), NO_OFFSET, np.int16), status=clock.status)
+
+
+def _calendar(text: pl.Series, form: TimeFormat, file: str) -> _ClockTimes:
+    """The commonest spelling at once, all others by their parts."""
+    if form.kind != "iso":
+        return _by_parts(text, form, file)
+    quick = text.str.to_datetime(_QUICK, time_unit="us", strict=False)
+    clock, rows = _without_zone(quick), quick.is_null().arg_true()
+    if not len(rows):
+        return clock
+    slow = _by_parts(text.gather(rows), form, file)
+    clock.at[rows], clock.status[rows] = slow.at, slow.status
+    return replace(clock, zone=clock.zone.scatter(rows, slow.zone))
+
+
+def _by_parts(text: pl.Series, form: TimeFormat, file: str) -> _ClockTimes:
+    parts = text.str.extract_groups(_ISO_PARTS if form.kind == "iso" else _SLASH_PARTS).struct.unnest()
+    matched = parts["1"].is_not_null().to_numpy()
+    a, b, c, hour, minute, second = (
+        parts[n].cast(pl.Int64, strict=False).fill_null(0).to_numpy() for n in ("1", "2", "3", "4", "5", "6")
+    )
+    year, month, day = {"iso": (a, b, c), "dmy": (c, b, a), "mdy": (c, a, b)}[form.kind]
+    if form.kind != "iso" and (matched & (month > 12) & (day <= 12)).any():
+        raise _ambiguous_date(file, contradictory=True)
+    half = parts["8"].str.to_lowercase()
+    afternoon, morning = ((half == mark).fill_null(False).to_numpy() for mark in ("p", "a"))
+    hour = np.where(afternoon & (hour < 12), hour + 12, hour)
+    hour = np.where(morning & (hour == 12), 0, hour)
+    microsecond = parts["7"].str.pad_end(9, "0").str.slice(0, 6).cast(pl.Int64, strict=False).fill_null(0).to_numpy()
+
+    sane = matched & (month >= 1) & (month <= 12) & (day >= 1) & (hour < 24) & (minute < 60) & (second < 60)
+    months = np.where(sane, (year - 1970) * 12 + month - 1, 0)  # from 1970-01 on
+    first, following = ((months + n).astype("datetime64[M]").astype("datetime64[D]").astype(np.int64) for n in (0, 1))
+    days = first + np.where(sane, day, 1) - 1
+    status = np.where(sane & (days < following), OK, UNREADABLE).astype(np.uint8)
+    status[sane & (year > 9999)] = OUT_OF_RANGE
+    status[text.str.contains(_BARE_NUMBER).fill_null(False).to_numpy()] = OUT_OF_RANGE
+    seconds = ((days * 24 + hour) * 60 + minute) * 60 + second
+    return _ClockTimes(at=np.where(status == OK, seconds * _SECOND + microsecond, 0), status=status, zone=parts["9"])
+
+
+def _to_utc(clock: _ClockTimes, form: TimeFormat, file: str) -> ParsedTimes:
+    """From clock time to UTC, by the written offset or else by the file's zone."""
+    at, status = clock.at.copy(), clock.status.copy()
+    offset = np.full(len(at), NO_OFFSET, np.int16)
+    has_zone = clock.zone.is_not_null().to_numpy()
+    if has_zone.any():
+        offset[has_zone] = _offset_minutes(clock.zone.filter(pl.Series(has_zone)))
+        status[has_zone & (np.abs(offset) > 16 * 60)] = UNREADABLE
+        at[has_zone] -= offset[has_zone].astype(np.int64) * _MINUTE
+    naive = np.flatnonzero(~has_zone & (clock.status == OK))
+    if not len(naive):
+        return ParsedTimes(at=at, offset=offset, status=status)
+    if form.tz is None:
+        raise IngestError(
+            "E_NAIVE_TZ",
+            f"{file}: times without a zone; say which one they are in, e.g. --tz Europe/London or --tz UTC",
+        )
+    local, n_ambiguous = pl.Series(at[naive]).cast(pl.Datetime("us")), 0
+    early = local.dt.replace_time_zone(form.tz, non_existent="null", ambiguous="earliest")
+    if form.tz != "UTC":
+        late = local.dt.replace_time_zone(form.tz, non_existent="null", ambiguous="latest")
+        n_ambiguous = int((early != late).sum())
+    utc = _microseconds(early)
+    offset[naive] = ((at[naive] - utc) // _MINUTE).astype(np.int16)
+    at[naive] = utc
+    status[naive[early.is_null().to_numpy()]] = SKIPPED_HOUR
+    return ParsedTimes(at=at, offset=offset, status=status, n_ambiguous=n_ambiguous)
+
+
+def _offset_minutes(zone: pl.Series) -> NDArray[np.int16]:
+    parts = zone.str.extract_groups(r"^([+-])(\d{2}):?(\d{2})?$").struct.unnest()
+    hours, minutes = (parts[n].cast(pl.Int16).fill_null(0).to_numpy() for n in ("2", "3"))
+    sign = np.where((parts["1"] == "-").fill_null(False), -1, 1)
+    return np.asarray(sign * (hours * 60 + minutes), np.int16)
+
+
+def _microseconds(times: pl.Series) -> NDArray[np.int64]:
+    return times.dt.epoch("us").fill_null(0).to_numpy().copy()

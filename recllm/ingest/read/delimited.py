@@ -1,0 +1,316 @@
+"""CSV and its kin: the delimiter, the header, and blocks of lines into columns of text.
+
+Lines without a quote are split by a fast columnar parser; a record that begins on a line with a quote goes through
+the `csv` module in strict mode. After a quote that never closes properly only that one line is lost: reading goes on
+with the next line.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from recllm.errors import IngestError
+from recllm.ingest.read.lines import LineBlock
+from recllm.ingest.read.records import MAX_COLUMNS, MAX_RECORD_LINES, BadRecord, Chunk, RecordReader, shorten
+from recllm.policy import Policy
+
+DELIMITERS = (",", ";", "\t", "|")
+_QUOTE, _RETURN = ord('"'), ord("\r")
+_SAMPLE_BYTES = 64 << 10
+
+_Problem = tuple[str, str]
+"""Code and message of a record that cannot be used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _CsvFormat:
+    file: str
+    delimiter: str
+    columns: tuple[str, ...]
+    header_lines: int
+    """Lines down to the end of the header, blank ones before it included."""
+    policy: Policy
+
+
+def open_delimited(
+    blocks: Callable[[], Iterator[LineBlock]],
+    file: str,
+    delimiter: str | None,
+    warnings: dict[str, int],
+    policy: Policy,
+) -> RecordReader:
+    """Settle delimiter and header from the first block. Raises `IngestError` for the file stage's codes."""
+    first = next((b for b in blocks() if b.text.strip()), None)
+    if first is None:
+        raise IngestError("E_EMPTY", f"{file} holds nothing but blank lines")
+    if delimiter is not None and (len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n'):
+        raise IngestError("E_DELIMITER", f"the delimiter must be one ASCII character and no quote, not {delimiter!r}")
+    cut = first.text[:_SAMPLE_BYTES].rfind(b"\n") + 1
+    sample = first.text[: cut or first.text.index(b"\n") + 1].decode("utf-8")
+    delimiter = delimiter or _sniff(sample, file)
+    reader = csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter)
+    try:
+        header = next(row for row in reader if any(cell.strip() for cell in row))
+    except (csv.Error, StopIteration) as error:
+        raise IngestError("E_HEADER", f"{file}: the first line is not a header: {error}") from error
+    columns = _column_names(header, file)
+    form = _CsvFormat(file=file, delimiter=delimiter, columns=columns, header_lines=reader.line_num, policy=policy)
+    return RecordReader(columns=columns, chunks=lambda: _chunks(blocks(), form), warnings=warnings, header_records=1)
+
+
+def _column_names(header: list[str], file: str) -> tuple[str, ...]:
+    if len(header) > MAX_COLUMNS:
+        raise IngestError("E_HEADER", f"{file}: {len(header):,} columns; at most {MAX_COLUMNS:,} are read")
+    names = [cell.strip() or f"(column {number} without a name)" for number, cell in enumerate(header, 1)]
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise IngestError("E_DUP_COLUMN", f"{file}: the header names {', '.join(map(repr, repeated))} more than once")
+    return tuple(names)
+
+
+def _sniff(sample: str, file: str) -> str:
+    """The delimiter that gives (nearly) every line the header's number of fields; "," where there is one column."""
+    candidates = [(*_regularity(sample, delimiter), delimiter) for delimiter in DELIMITERS]
+    candidates = [c for c in candidates if c[0] > 1]
+    if not candidates:
+        return ","
+    regular = [c for c in candidates if c[1] >= 0.95]
+    if not regular:
+        raise IngestError(
+            "E_DELIMITER",
+            f"{file}: no delimiter of , ; tab | splits at least 95 % of the lines into as many fields as the header; "
+            "say --delimiter",
+        )
+    return max(regular)[2]
+
+
+def _regularity(sample: str, delimiter: str) -> tuple[int, float]:
+    """(fields in the header, share of lines with as many). One odd line in a small file is a bad row, not a format."""
+    try:
+        widths = [len(row) for row in csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter) if row]
+    except csv.Error:
+        return 0, 0.0
+    if not widths:
+        return 0, 0.0
+    odd = sum(width != widths[0] for width in widths)
+    return widths[0], 1.0 if odd <= 1 else 1 - odd / len(widths)
+
+
+def _chunks(blocks: Iterator[LineBlock], form: _CsvFormat) -> Iterator[Chunk]:
+    """Cuts the header off, and carries a record that a block's end cuts over to the next block."""
+    in_header = True
+    carried: LineBlock | None = None
+    following = next(blocks, None)
+    while following is not None:
+        block, following = following.after(carried), next(blocks, None)
+        if in_header and block.text.strip():
+            header, below = block.split(form.header_lines)
+            block, in_header = replace(below, bad=header.bad), False
+        chunk, n_lines = _parse(block, form, last=following is None)
+        carried = block.split(n_lines)[1] if n_lines < block.n_lines else None
+        yield chunk
+
+
+class _Lines:
+    """Random access to the lines of a block."""
+
+    def __init__(self, block: LineBlock) -> None:
+        self.text = block.text
+        self.number = block.line_no
+        self.ends = block.ends()
+        self.starts = np.concatenate([[0], self.ends[:-1] + 1]).astype(np.int64) if len(self.ends) else self.ends
+        self.bytes = np.frombuffer(block.text, np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def raw(self, line: int, n_lines: int = 1) -> bytes:
+        return self.text[self.starts[line] : self.ends[line + n_lines - 1] + 1]
+
+    def count(self, byte: int) -> NDArray[np.int64]:
+        """How often each line holds this byte."""
+        lines = np.searchsorted(self.ends, np.flatnonzero(self.bytes == byte))
+        return np.bincount(lines, minlength=len(self))
+
+    def blank(self) -> NDArray[np.bool_]:
+        length = self.ends - self.starts
+        only_return = (length == 1) & (self.bytes[self.starts] == _RETURN) if len(self) else length == 1
+        blank: NDArray[np.bool_] = (length == 0) | only_return
+        return blank
+
+
+@dataclass(slots=True)
+class _QuotedRecords:
+    """Records that begin on a line with a quote."""
+
+    covered: NDArray[np.bool_]
+    """Lines that belong to one of them."""
+    cells: list[list[str | None]] = field(default_factory=list)
+    line: list[int] = field(default_factory=list)
+    n_lines: list[int] = field(default_factory=list)
+    problems: dict[int, _Problem] = field(default_factory=dict)
+    """By the line on which a bad record begins."""
+
+
+def _parse(block: LineBlock, form: _CsvFormat, *, last: bool) -> tuple[Chunk, int]:
+    """(the records of a block, its number of lines that they take: those behind begin a record of the next block)."""
+    lines = _Lines(block)
+    quoted, end = _quoted_records(lines, form, last=last)
+    blank = lines.blank() & ~quoted.covered
+    width = lines.count(ord(form.delimiter)) + 1
+    unquoted = ~quoted.covered & ~blank
+    unquoted[end:] = False
+    fast = unquoted & (width == len(form.columns))
+    problems = quoted.problems
+    problems |= {int(i): _field_count(int(width[i]), form) for i in np.flatnonzero(unquoted & ~fast)}
+
+    schema = dict.fromkeys(form.columns, pl.String)
+    frame = pl.concat([_fast_frame(lines, fast, form), pl.DataFrame(quoted.cells, schema=schema, orient="row")])
+    line = np.concatenate([np.flatnonzero(fast), np.array(quoted.line, np.int64)])
+    n_lines = np.concatenate([np.ones(int(fast.sum()), np.int64), np.array(quoted.n_lines, np.int64)])
+    if quoted.cells:
+        order = np.argsort(line, kind="stable")
+        frame, line, n_lines = frame[order], line[order], n_lines[order]
+    bad_rows = _repeated_headers(frame, form)
+    if len(line):
+        bad_rows |= _long_cells(frame, lines.ends[line + n_lines - 1] - lines.starts[line], form.policy)
+    if bad_rows:
+        problems |= {int(line[row]): problem for row, problem in bad_rows.items()}
+        good = np.ones(len(line), bool)
+        good[list(bad_rows)] = False
+        frame, line, n_lines = frame.filter(pl.Series(good)), line[good], n_lines[good]
+
+    bad = tuple(
+        BadRecord(
+            line_no=int(block.line_no[i]),
+            byte_offset=int(block.byte_offset[i]),
+            code=code,
+            message=message,
+            raw=shorten(lines.raw(i)),
+        )
+        for i, (code, message) in problems.items()
+    )
+    chunk = Chunk(
+        frame=frame,
+        line_no=block.line_no[line],
+        byte_offset=block.byte_offset[line],
+        raw=lambda row: shorten(lines.raw(int(line[row]), int(n_lines[row]))),
+        bad=bad + block.bad,
+        blank_lines=int(blank[:end].sum()),
+    )
+    return chunk, end
+
+
+_OPEN: _Problem = ("E_QUOTE", "a quote is opened and not closed")
+
+
+def _field_count(width: int, form: _CsvFormat) -> _Problem:
+    return "E_FIELD_COUNT", f"{width} fields where the header has {len(form.columns)}"
+
+
+def _quoted_records(lines: _Lines, form: _CsvFormat, *, last: bool) -> tuple[_QuotedRecords, int]:
+    """(the records, the first line that has to wait for the next block)."""
+    records = _QuotedRecords(covered=np.zeros(len(lines), bool))
+    has_quote = (lines.count(_QUOTE) > 0).tolist()
+    done = 0
+    for start in np.flatnonzero(has_quote).tolist():
+        if start < done:
+            continue
+        done = _run_of_records(lines, start, has_quote, records, form)
+        if not last and records.problems.get(done - 1) == _OPEN:
+            del records.problems[done - 1]
+            records.covered[done - 1] = False
+            return records, done - 1
+    return records, len(lines)
+
+
+def _run_of_records(lines: _Lines, start: int, has_quote: list[bool], records: _QuotedRecords, form: _CsvFormat) -> int:
+    """Reads records as long as each begins on a line with a quote. Returns the line behind the last one.
+
+    A bad record ends the run and takes only its first line: what it swallowed is read again.
+    """
+    text = (lines.raw(i).decode("utf-8") for i in range(start, len(lines)))
+    reader = csv.reader(text, delimiter=form.delimiter, strict=True)
+    line = start
+    while line < len(lines) and has_quote[line]:
+        cells: list[str] = []
+        error = ""
+        try:
+            cells = next(reader)
+        except csv.Error as csv_error:
+            error = str(csv_error)
+        n_lines = start + reader.line_num - line
+        if n_lines > MAX_RECORD_LINES:
+            raise IngestError(
+                "E_QUOTE",
+                f"{form.file}: the quote opened on line {lines.number[line]} is still open {MAX_RECORD_LINES:,} lines "
+                "later; close it, or double it inside a text",
+            )
+        problem = _problem(lines, line, cells, n_lines, error, form)
+        if problem:
+            records.problems[line] = problem
+            records.covered[line] = True
+            return line + 1
+        records.cells.append([cell or None for cell in cells])
+        records.line.append(line)
+        records.n_lines.append(n_lines)
+        records.covered[line : line + n_lines] = True
+        line += n_lines
+    return line
+
+
+def _problem(lines: _Lines, line: int, cells: list[str], n_lines: int, error: str, form: _CsvFormat) -> _Problem | None:
+    """Why a quoted record is bad, None when it is good."""
+    if "field larger" in error:
+        return "E_TOO_LONG", f"a cell is longer than {form.policy.max_cell_bytes:,} bytes"
+    if "unexpected end" in error:
+        return _OPEN
+    if error:
+        return "E_QUOTE", "something other than a delimiter follows a closing quote"
+    if len(cells) != len(form.columns):
+        if n_lines > 1:
+            return "E_QUOTE", f"a quote swallowed {n_lines - 1} further lines"
+        return _field_count(len(cells), form)
+    # a text cell hardly ever holds lines with exactly a row's delimiters; below four columns it may by chance
+    delimiter, per_row = form.delimiter.encode(), len(form.columns) - 1
+    if per_row >= 3 and any(lines.raw(i).count(delimiter) == per_row for i in range(line + 1, line + n_lines)):
+        return "E_QUOTE", "a quote seems to have swallowed whole rows"
+    return None
+
+
+def _fast_frame(lines: _Lines, fast: NDArray[np.bool_], form: _CsvFormat) -> pl.DataFrame:
+    schema = dict.fromkeys(form.columns, pl.String)
+    if not fast.any():
+        return pl.DataFrame(schema=schema)
+    text = lines.text
+    if not fast.all():
+        text = lines.bytes[np.repeat(fast, lines.ends + 1 - lines.starts)].tobytes()
+    if b"\r" in text:
+        text = text.replace(b"\r\n", b"\n")
+    return pl.read_csv(
+        text, has_header=False, separator=form.delimiter, quote_char=None, infer_schema=False, schema=schema
+    )
+
+
+def _repeated_headers(frame: pl.DataFrame, form: _CsvFormat) -> dict[int, _Problem]:
+    problem = ("E_REPEATED_HEADER", "the header occurs again")
+    rows = (frame[form.columns[0]] == form.columns[0]).arg_true().to_list()
+    return {row: problem for row in rows if tuple(c and c.strip() for c in frame.row(row)) == form.columns}
+
+
+def _long_cells(frame: pl.DataFrame, record_bytes: NDArray[np.int64], policy: Policy) -> dict[int, _Problem]:
+    problems = {}
+    for row in np.flatnonzero(record_bytes > policy.max_cell_bytes).tolist():
+        if record_bytes[row] > policy.max_row_bytes:
+            problems[row] = ("E_TOO_LONG", f"the row is longer than {policy.max_row_bytes:,} bytes")
+        elif any(cell and len(cell.encode()) > policy.max_cell_bytes for cell in frame.row(row)):
+            problems[row] = ("E_TOO_LONG", f"a cell is longer than {policy.max_cell_bytes:,} bytes")
+    return problems

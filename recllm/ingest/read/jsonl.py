@@ -1,0 +1,148 @@
+"""JSONL: one object a line. Numbers stay the text that they were, so no digit of an id is lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+import polars as pl
+
+from recllm.errors import IngestError
+from recllm.ingest.read.lines import LineBlock
+from recllm.ingest.read.records import MAX_COLUMNS, BadRecord, Chunk, RecordReader, shorten
+from recllm.policy import Policy
+
+MAX_DEPTH = 20
+
+
+class _BadObjectError(ValueError):
+    def __init__(self, code: str, message: str, column: str | None = None) -> None:
+        super().__init__(message)
+        self.code, self.message, self.column = code, message, column
+
+
+def open_jsonl(
+    blocks: Callable[[], Iterator[LineBlock]], file: str, warnings: dict[str, int], policy: Policy
+) -> RecordReader:
+    """The columns are the keys of all objects, in the order of their first use."""
+    keys: dict[str, None] = {}
+    empty = True
+    for block in blocks():
+        empty = empty and not block.bad and not block.text.strip()
+        for line in block.text.split(b"\n"):
+            if line.strip():
+                try:
+                    keys.update(dict.fromkeys(_decode(line)))
+                except _BadObjectError:
+                    continue  # its line is told when the rows are read
+        if len(keys) > MAX_COLUMNS:
+            raise IngestError(
+                "E_HEADER", f"{file}: more than {MAX_COLUMNS:,} different keys; at most that many are read"
+            )
+    if empty:
+        raise IngestError("E_EMPTY", f"{file} holds nothing but blank lines")
+    if not keys:
+        raise IngestError("E_NOT_TEXT", f"{file}: no line is a JSON object; write one object a line, not one array")
+    columns = tuple(keys)
+    return RecordReader(
+        columns=columns,
+        chunks=lambda: (_chunk(block, columns, policy) for block in blocks()),
+        warnings=warnings,
+        decimal=".",
+    )
+
+
+def _chunk(block: LineBlock, columns: tuple[str, ...], policy: Policy) -> Chunk:
+    lines = block.text.split(b"\n")[:-1]
+    objects: list[dict[str, str | None]] = []
+    object_lines: list[int] = []
+    bad = list(block.bad)
+    blank_lines = 0
+    for number, line in enumerate(lines):
+        if not line.strip():
+            blank_lines += 1
+            continue
+        try:
+            objects.append(_texts(line, policy))
+            object_lines.append(number)
+        except _BadObjectError as error:
+            bad.append(
+                BadRecord(
+                    line_no=int(block.line_no[number]),
+                    byte_offset=int(block.byte_offset[number]),
+                    code=error.code,
+                    message=error.message,
+                    raw=shorten(line),
+                    column=error.column,
+                )
+            )
+    return Chunk(
+        frame=pl.DataFrame({c: pl.Series([o.get(c) for o in objects], dtype=pl.String) for c in columns}),
+        line_no=block.line_no[object_lines],
+        byte_offset=block.byte_offset[object_lines],
+        raw=lambda row: shorten(lines[object_lines[row]]),
+        bad=tuple(bad),
+        blank_lines=blank_lines,
+    )
+
+
+def _decode(line: bytes) -> dict[str, Any]:
+    try:
+        value = _DECODER.decode(line.decode("utf-8"))
+    except RecursionError:
+        raise _BadObjectError("E_JSON_NESTING", f"nested deeper than {MAX_DEPTH} levels") from None
+    except json.JSONDecodeError as error:
+        raise _BadObjectError("E_JSON", f"not JSON: {error.msg} at character {error.pos + 1}") from None
+    if not isinstance(value, dict):
+        raise _BadObjectError("E_JSON", "not an object: each line is {...}")
+    return value
+
+
+def _texts(line: bytes, policy: Policy) -> dict[str, str | None]:
+    """An object's values as text: true and false as words, lists and objects as JSON again, null for empty."""
+    texts: dict[str, str | None] = {}
+    for key, value in _decode(line).items():
+        if isinstance(value, bool):
+            value = "true" if value else "false"
+        elif value is not None and not isinstance(value, str):
+            _check_depth(value, key)
+            value = json.dumps(value, ensure_ascii=False)
+        if value and not value.isascii():
+            try:
+                (key + value).encode("utf-8")
+            except UnicodeEncodeError:
+                column = key if key.isascii() else None
+                raise _BadObjectError("E_SURROGATE", "half of a surrogate pair", column) from None
+        texts[key] = value or None
+    if len(line) > policy.max_cell_bytes:
+        for key, value in texts.items():
+            if value and len(value.encode()) > policy.max_cell_bytes:
+                raise _BadObjectError("E_TOO_LONG", f"a value is longer than {policy.max_cell_bytes:,} bytes", key)
+    return texts
+
+
+def _check_depth(value: Any, key: str, depth: int = 2) -> None:
+    if depth > MAX_DEPTH:
+        raise _BadObjectError("E_JSON_NESTING", f"nested deeper than {MAX_DEPTH} levels", key)
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            _check_depth(inner, key, depth + 1)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
+        names = [key for key, _ in pairs]
+        twice = next(key for key in names if names.count(key) > 1)
+        raise _BadObjectError("E_JSON_DUP_KEY", f"the key {twice!r} occurs twice")
+    return unique
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise _BadObjectError("E_JSON", f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=str, parse_float=str, strict=True
+)
