@@ -24,7 +24,9 @@ def without_part(part: str) -> Change:
         parts = recipe.training.parts
         if part not in parts:
             return None
-        return replace(recipe, training=recipe.training.model_copy(update={"parts": tuple(p for p in parts if p != part)}))
+        return replace(
+            recipe, training=recipe.training.model_copy(update={"parts": tuple(p for p in parts if p != part)})
+        )
 
     return change
 

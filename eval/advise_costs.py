@@ -25,11 +25,11 @@ from recllm.encoder.precision import machine
 from recllm.evaluation.record import provenance, write_record
 from recllm.evaluation.tables import complete_journey
 from recllm.features.item_vectors import basics_of, basics_vectors, item_vectors
+from recllm.settings import LoraSettings, ScorerTrainingSettings
 from recllm.text.items import item_texts
 from recllm.training.advise import estimated_tokens
 from recllm.training.lora.tune import tune_encoder
 from recllm.training.scorer import fit_scorer
-from recllm.settings import LoraSettings, ScorerTrainingSettings
 
 SHARES = (0.25, 0.5, 1.0)
 ENCODERS = ("float32", "bfloat16", "int8")

@@ -19,8 +19,8 @@ from recllm.evaluation.benchmarks import cj_next28
 from recllm.evaluation.tables import complete_journey
 from recllm.features.item_vectors import basics_of, basics_vectors, item_vectors
 from recllm.schema import Encoder
-from recllm.training.scorer import fit_scorer
 from recllm.settings import ScorerTrainingSettings
+from recllm.training.scorer import fit_scorer
 
 
 def main() -> None:

@@ -136,8 +136,8 @@ def systems_for(
     settings: keywords of the others by name. runs: where fine-tuning keeps its runs. Raises as `make_systems`.
     """
     from recllm.features.item_vectors import item_vectors
-    from recllm.text.items import item_texts
     from recllm.settings import LoraSettings
+    from recllm.text.items import item_texts
 
     names, load = list(names), cache(encoder)
     check_systems(names)

@@ -35,7 +35,7 @@ def sasrec(*, horizon_days: int = 28, seed: int = 0, **settings: Any) -> Ranker:
     the last `horizon_days` say when to stop. settings: fields of `SequenceModelSettings`. A user's history is read from
     the query.
     """
-        from recllm.models.sequence.learn import learn_interests
+    from recllm.models.sequence.learn import learn_interests
     from recllm.models.sequence.serve import Interests
     from recllm.settings import SequenceModelSettings
 
