@@ -6,24 +6,21 @@ line of `differences` says with its interval whether the part earns its place.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
-from run import DATA, say, window_of
+from inputs import default_encoder, script_parser, window_of
 
-from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
-from recllm.evaluation.benchmarks import PROTOCOLS
-from recllm.evaluation.recllm_system import Recipe, advised, learned
-from recllm.evaluation.report import OURS, evaluate
+from recllm.evaluation.benchmarks import BENCHMARKS
+from recllm.evaluation.recllm_system import OURS, TrainingRecipe, advised_recipe, learned_system
+from recllm.evaluation.report import evaluate
 from recllm.features.item_vectors import item_vectors
 
-Change = Callable[[Recipe], Recipe | None]
+Change = Callable[[TrainingRecipe], TrainingRecipe | None]
 
 
 def without_part(part: str) -> Change:
-    def change(recipe: Recipe) -> Recipe | None:
+    def change(recipe: TrainingRecipe) -> TrainingRecipe | None:
         parts = recipe.training.parts
         if part not in parts:
             return None
@@ -34,25 +31,25 @@ def without_part(part: str) -> Change:
     return change
 
 
-def without_mlp(recipe: Recipe) -> Recipe:
+def without_mlp(recipe: TrainingRecipe) -> TrainingRecipe:
     return replace(recipe, training=recipe.training.model_copy(update={"parts": ("cosine",)}))
 
 
-def without_interests(recipe: Recipe) -> Recipe | None:
+def without_interests(recipe: TrainingRecipe) -> TrainingRecipe | None:
     return replace(recipe, interests=None) if recipe.interests else None
 
 
-def without_residual(recipe: Recipe) -> Recipe | None:
+def without_residual(recipe: TrainingRecipe) -> TrainingRecipe | None:
     if recipe.interests is None:
         return None
     return replace(recipe, interests=recipe.interests.model_copy(update={"residual_dropout": 1.0}))
 
 
-def without_item_text(recipe: Recipe) -> Recipe | None:
+def without_item_text(recipe: TrainingRecipe) -> TrainingRecipe | None:
     return replace(recipe, interests=recipe.interests.model_copy(update={"text": False})) if recipe.interests else None
 
 
-def without_arrivals(recipe: Recipe) -> Recipe | None:
+def without_arrivals(recipe: TrainingRecipe) -> TrainingRecipe | None:
     if not recipe.training.timed:
         return None
     return replace(recipe, training=recipe.training.model_copy(update={"new_item_weight": 0.0}))
@@ -71,25 +68,18 @@ CHANGES: dict[str, Change] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("protocol", choices=sorted(PROTOCOLS))
+    parser = script_parser(__doc__, "slices", "data", "cache", "seed")
+    parser.add_argument("protocol", choices=sorted(BENCHMARKS))
     parser.add_argument("--only", default=",".join(CHANGES), help="names with commas")
-    parser.add_argument("--slices", help="only these, names with commas")
-    parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "recllm")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
-    window = window_of(args.protocol, validation=True, data=args.data)
-    window = window.only(args.slices.split(",")) if args.slices else window
-    encoder = load_encoder(DEFAULT_ENCODER, cache_dir=args.cache, precision="auto")
-    whole = advised(window.fit_on, encoder, tuned=False, seed=args.seed)
-    recipes = {OURS: whole} | {name: CHANGES[name](whole) for name in args.only.split(",")}
+    window, encoder = window_of(args.protocol, args, validation=True), default_encoder(args)
+    full = advised_recipe(window.fit_on, encoder, tuned=False, seed=args.seed)
+    recipes = {OURS: full} | {name: CHANGES[name](full) for name in args.only.split(",")}
     vectors = item_vectors(encoder, window.fit_on)
     systems = {
-        name: learned(encoder, recipe, item_vectors=vectors, progress=say) for name, recipe in recipes.items() if recipe
+        name: learned_system(encoder, recipe, item_vectors=vectors) for name, recipe in recipes.items() if recipe
     }
-    report = evaluate(window, systems, k=PROTOCOLS[args.protocol].k, seed=args.seed, progress=say)
+    report = evaluate(window, systems, k=BENCHMARKS[args.protocol].k, seed=args.seed)
     print(report.table())
     if args.output:
         report.write(args.output)

@@ -7,43 +7,33 @@ rules gain: the best pair first, and each campaign in turn taking its best peopl
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from inputs import finish, script_parser
 
 from recllm.audiences.assignment import Campaign, assign
-from recllm.evaluation.report import commit, hardware, versions
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--people", type=int, default=20_000)
     parser.add_argument("--campaigns", type=int, default=50)
     parser.add_argument("--seeds", type=int, default=5, help="so many simulations, from seed 0")
-    parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
     runs = [run(args.people, args.campaigns, contacts, seed) for contacts in (1, 3) for seed in range(args.seeds)]
     record = {
         "protocol": f"assignment-simulated-{args.people}x{args.campaigns}",
         "note": "simulated with a seed; no real people",
-        "commit": commit(),
         "people": args.people,
         "campaigns": args.campaigns,
         "most_seconds": max(r["seconds"] for r in runs),
         "largest_gap": max(r["gap"] for r in runs),
         "runs": runs,
-        "hardware": hardware(),
-        "versions": versions(),
     }
-    record = json.loads(json.dumps(record, default=float), parse_float=lambda text: round(float(text), 6))
-    print(text := json.dumps(record, indent=1))
-    if args.output:
-        args.output.write_text(text + "\n", encoding="utf-8")
+    finish(record, args.output)
 
 
 def world(n: int, m: int, seed: int) -> tuple[np.ndarray, list[Campaign]]:
@@ -65,10 +55,10 @@ def world(n: int, m: int, seed: int) -> tuple[np.ndarray, list[Campaign]]:
 
 def run(n: int, m: int, contacts: int, seed: int) -> dict[str, Any]:
     probability, campaigns = world(n, m, seed)
-    found = assign(probability, campaigns, contacts=contacts)
+    plan = assign(probability, campaigns, contacts=contacts)
     gain = probability * np.array([c.value for c in campaigns])
     limit = np.array([c.limit(n) for c in campaigns])
-    broken = (found.reached > limit).any() or (np.bincount(found.person, minlength=n) > contacts).any()
+    broken = (plan.reached > limit).any() or (np.bincount(plan.person, minlength=n) > contacts).any()
     started = time.perf_counter()
     order = np.argsort(-gain, axis=None, kind="stable")
     best_first = greedy(((int(at) // m, int(at) % m) for at in order), gain, limit, contacts)
@@ -77,17 +67,17 @@ def run(n: int, m: int, contacts: int, seed: int) -> dict[str, Any]:
     return {
         "seed": seed,
         "contacts": contacts,
-        "seconds": found.seconds,
-        "gain": found.gain,
-        "bound": found.bound,
-        "gap": found.gap,
+        "seconds": plan.seconds,
+        "gain": plan.gain,
+        "bound": plan.bound,
+        "gap": plan.gap,
         "limits_kept": not broken,
-        "pairs_in_the_program": found.pairs,
-        "rounds": found.rounds,
-        "addressed": len(found.person),
+        "pairs_in_the_program": plan.pairs,
+        "rounds": plan.rounds,
+        "addressed": len(plan.person),
         "limits_in_all": int(limit.sum()),
-        "best_pair_first": {"of_bound": best_first / found.bound, "seconds": greedy_seconds},
-        "campaign_by_campaign": {"of_bound": greedy(turns, gain, limit, contacts) / found.bound},
+        "best_pair_first": {"of_bound": best_first / plan.bound, "seconds": greedy_seconds},
+        "campaign_by_campaign": {"of_bound": greedy(turns, gain, limit, contacts) / plan.bound},
     }
 
 

@@ -11,27 +11,24 @@ uses the one that is there.
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from inputs import default_encoder, finish, say, script_parser, window_of
 from numpy.typing import NDArray
-from run import DATA, say, window_of
 
 from recllm import metrics
 from recllm.audiences.probabilities import single_chances
 from recllm.data.dataset import DAY, Dataset, Events
 from recllm.data.interactions import occasions, visits
-from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
-from recllm.evaluation.bootstrap import paired_bootstraps
-from recllm.evaluation.peers.boosting import BoostSettings, Examples, boost
-from recllm.evaluation.protocols import Window
-from recllm.evaluation.recllm_system import Recipe, advised
-from recllm.evaluation.report import commit, hardware, versions
+from recllm.evaluation.comparison import paired_bootstraps
+from recllm.evaluation.peers.boosting import BoostSettings, TreeExamples, boost
+from recllm.evaluation.protocols import EvaluationWindow
+from recllm.evaluation.recllm_system import TrainingRecipe, advised_recipe
 from recllm.features.candidates import explicit
 from recllm.features.collaborative import Population, ask
 from recllm.features.pair_features import FEATURE_NAMES, pair_cosine, pair_features
@@ -45,24 +42,18 @@ Table = NDArray[Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--validation", action="store_true")
+    parser = script_parser(__doc__, "validation", "data", "cache", "seed")
     parser.add_argument("--items", type=int, default=300)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--models", type=Path, help="folder that keeps the trained model")
-    parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "recllm")
-    parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
-    began, window = time.perf_counter(), window_of("cj-next28", validation=args.validation, data=args.data)
-    encoder = load_encoder(DEFAULT_ENCODER, cache_dir=args.cache, precision="auto")
-    recipe = advised(window.fit_on, encoder, tuned=False, seed=args.seed)
+    began, window = time.perf_counter(), window_of("cj-next28", args, validation=args.validation)
+    encoder = default_encoder(args)
+    recipe = advised_recipe(window.fit_on, encoder, tuned=False, seed=args.seed)
     trained = recommender(window, encoder, recipe, args.models)
     people = np.flatnonzero(np.diff(window.fit_on.events.of("purchase").indptr))
     items, source = drawn(window.fit_on, args.items, args.seed)
     record = {
         "protocol": f"audience-{window.protocol}",
-        "commit": commit(),
         "data_hash": window.data_hash,
         "seed": args.seed,
         "people": len(people),
@@ -71,16 +62,11 @@ def main() -> None:
         **figures(window, trained, recipe, items, people, args.seed),
         "seconds": round(time.perf_counter() - began, 1),
         "training": recipe.training.model_dump(mode="json"),
-        "hardware": hardware(),
-        "versions": versions(),
     }
-    record = json.loads(json.dumps(record, default=float), parse_float=lambda text: round(float(text), 6))
-    print(text := json.dumps(record, indent=1))
-    if args.output:
-        args.output.write_text(text + "\n", encoding="utf-8")
+    finish(record, args.output)
 
 
-def recommender(window: Window, encoder: Any, recipe: Recipe, models: Path | None) -> Recommender:
+def recommender(window: EvaluationWindow, encoder: Any, recipe: TrainingRecipe, models: Path | None) -> Recommender:
     if models is not None and current(models) is not None:
         return Recommender(window.fit_on, encoder, model=load_model(models))
     trained = Recommender(window.fit_on, encoder).fit(recipe.training, interests=recipe.interests, progress=say)
@@ -102,11 +88,11 @@ def drawn(past: Dataset, n: int, seed: int) -> tuple[Table, dict[str, int]]:
 
 
 def figures(
-    window: Window, trained: Recommender, recipe: Recipe, items: Table, people: Table, seed: int
+    window: EvaluationWindow, trained: Recommender, recipe: TrainingRecipe, items: Table, people: Table, seed: int
 ) -> dict[str, Any]:
     past, sold = window.fit_on, occasions(window.fit_on.events.of("purchase"))
     label = truth(window, items, people)
-    say(f"{len(items)} items, {len(people)} people, {label.sum()} purchases to find")
+    say("%d items, %d people, %d purchases to find", len(items), len(people), label.sum())
     ours = single_chances(trained, items, people)
     say("scored")
     scores: dict[str, Table] = {"recllm": ours.astype(np.float64)}
@@ -126,21 +112,19 @@ def figures(
     return {
         "base_rate": label.mean(),
         "systems": systems,
-        f"recllm minus, precision@{K}": {
-            name: {"mean": g.mean, "low": g.low, "high": g.high} for name, g in zip(names, gaps, strict=True)
-        },
+        f"recllm minus, precision@{K}": {name: asdict(g) for name, g in zip(names, gaps, strict=True)},
         "sets": {str(n): of_sets(ours, label, n, rng) for n in SETS},
     }
 
 
-def truth(window: Window, items: Table, people: Table) -> Table:
+def truth(window: EvaluationWindow, items: Table, people: Table) -> Table:
     """Who of `people` bought which of `items` in the window, bool (n, n_items)."""
-    one = window.slice("ALL")
-    known = np.zeros((window.fit_on.n_users, len(items)), bool)
-    user, item = one.users[one.truth.user], one.truth.item
-    kept = np.isin(item, items)
-    known[user[kept], np.searchsorted(items, item[kept])] = True
-    return known[people]
+    part = window.slice("ALL")
+    bought = np.zeros((window.fit_on.n_users, len(items)), bool)
+    user, item = part.users[part.truth.user], part.truth.item
+    drawn = np.isin(item, items)
+    bought[user[drawn], np.searchsorted(items, item[drawn])] = True
+    return bought[people]
 
 
 def precision(score: Table, label: Table, tie: Table) -> Table:
@@ -180,10 +164,10 @@ def of_sets(p: Table, label: Table, n: int, rng: np.random.Generator) -> dict[st
 
 def past_buyers(sold: Events, items: Table, people: Table, as_of: int) -> tuple[Table, Table, Table]:
     """Of each person and item 1 / (1 + days since the last time), and how many times, (n, n_items); trips (n, 1)."""
-    kept = np.isin(sold.item, items)
-    at = (sold.user[kept], np.searchsorted(items, sold.item[kept]))
+    drawn = np.isin(sold.item, items)
+    at = (sold.user[drawn], np.searchsorted(items, sold.item[drawn]))
     last, times = (np.zeros((len(sold.indptr) - 1, len(items))) for _ in range(2))
-    np.maximum.at(last, at, 1 / (1 + (as_of - sold.at[kept]) / DAY))
+    np.maximum.at(last, at, 1 / (1 + (as_of - sold.at[drawn]) / DAY))
     np.add.at(times, at, 1)
     return last[people], times[people], visits(sold)[1][people, None].astype(np.float64)
 
@@ -192,14 +176,14 @@ def category_buyers(past: Dataset, sold: Events, items: Table, people: Table) ->
     """How often each person bought in the item's narrowest category, (n, n_items)."""
     path = past.items["category"].list.join(" > ").fill_null("").to_numpy().astype(str)
     _, kind = np.unique(path, return_inverse=True)
-    wanted, column = np.unique(kind[items], return_inverse=True)
-    kept = np.isin(kind[sold.item], wanted)
-    times = np.zeros((past.n_users, len(wanted)))
-    np.add.at(times, (sold.user[kept], np.searchsorted(wanted, kind[sold.item[kept]])), 1)
+    kinds, column = np.unique(kind[items], return_inverse=True)
+    in_kinds = np.isin(kind[sold.item], kinds)
+    times = np.zeros((past.n_users, len(kinds)))
+    np.add.at(times, (sold.user[in_kinds], np.searchsorted(kinds, kind[sold.item[in_kinds]])), 1)
     return times[people][:, column]
 
 
-def boosted(trained: Recommender, recipe: Recipe, items: Table, people: Table, seed: int) -> Table:
+def boosted(trained: Recommender, recipe: TrainingRecipe, items: Table, people: Table, seed: int) -> Table:
     """LightGBM grown on the windows that ours learned from, by the same features (without the sequence model's)."""
     past, model = trained.dataset, trained.model
     log = Past(past, trained.item_vectors, None, recipe.training, model.population, model.candidates)
@@ -208,18 +192,18 @@ def boosted(trained: Recommender, recipe: Recipe, items: Table, people: Table, s
         part, _ = log.window(log.crowd(start))
         columns = np.column_stack([part.features, part.cosine])
         parts.append((columns, part.label.astype(np.float32), np.exp(part.correction), np.diff(part.indptr)))
-        say(f"lightgbm: {len(part.label)} pairs of a window")
+        say("lightgbm: %d pairs of a window", len(part.label))
     crowd = Population.fit(past, trained.item_vectors, model.population)
     joined = (np.concatenate(column) for column in zip(*parts, strict=True))
-    forest = boost(Examples(*joined, (*FEATURE_NAMES, "pair_cosine"), crowd), BoostSettings(seed=seed))
+    forest = boost(TreeExamples(*joined, (*FEATURE_NAMES, "pair_cosine"), crowd), BoostSettings(seed=seed))
     return by_blocks(people, 64, lambda rows: _predicted(forest, past, crowd, items, rows))
 
 
 def _predicted(forest: Any, past: Dataset, crowd: Population, items: Table, rows: Table) -> Table:
-    asked = ask(crowd, past.events.rows(rows), past.as_of, own=rows)
+    users = ask(crowd, past.events.rows(rows), past.as_of, own=rows)
     pairs = explicit(len(rows), items)
-    cosine = pair_cosine(crowd.item_vectors, asked.vectors.user, pairs)
-    features = np.column_stack([pair_features(crowd, asked, pairs, narrow=True), cosine])
+    cosine = pair_cosine(crowd.item_vectors, users.vectors.user, pairs)
+    features = np.column_stack([pair_features(crowd, users, pairs, narrow=True), cosine])
     return forest.predict(features).reshape(len(rows), -1)
 
 

@@ -12,13 +12,13 @@ Journey is simulated from real shopping patterns, by its package's own word.
 
 from __future__ import annotations
 
-import argparse
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from campaign_double11 import Clock, account, provenance, write_record
+from campaign_double11 import Clock, account, inputs_and_seconds
+from inputs import RESULTS, default_encoder, finish, script_parser
 
 from recllm.campaigns.effect import share
 from recllm.campaigns.export import export_campaign
@@ -30,7 +30,6 @@ from recllm.campaigns.plan import plan_campaigns
 from recllm.campaigns.plan_types import Plan
 from recllm.demo import data_folder
 from recllm.documents import plain
-from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
 from recllm.jobs.load import load_file
 from recllm.jobs.recommenders import open_recommender
 from recllm.jobs.train import train_workspace
@@ -39,7 +38,6 @@ from recllm.report.campaign import preview_png, report_png, write_preview, write
 from recllm.schema import Encoder
 from recllm.workspace.workspace import Workspace
 
-RESULT = Path(__file__).parent / "results" / "campaign-coupon.json"
 CAMPAIGN, SEND = 17, 9
 MAPS = "complete-journey"
 
@@ -79,24 +77,18 @@ opt_out = "https://example.com/unsubscribe"
 """
 
 
-def asked() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--output", type=Path, required=True, help="a new folder for the workspace and the pages")
-    parser.add_argument("--campaign", type=int, default=CAMPAIGN)
-    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "recllm", help="keeps text vectors")
-    parser.add_argument("--result", type=Path, default=RESULT)
-    parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
-
-
 def main() -> None:
-    args = asked()
+    parser = script_parser(__doc__, "cache", "seed")
+    parser.set_defaults(output=Path("coupon"))  # a new folder for the workspace and the pages
+    parser.add_argument("--campaign", type=int, default=CAMPAIGN)
+    parser.add_argument("--result", type=Path, default=RESULTS / "campaign-coupon.json")
+    args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     clock, source = Clock(), data_folder()
     start, end, households = real_campaign(source, args.campaign)
     shop = workspace(args.output, source, start)
     clock.lap("workspace")
-    encoder = load_encoder(DEFAULT_ENCODER, cache_dir=args.cache, precision="auto")
+    encoder = default_encoder(args)
     model = current(shop.models_dir) or trained(shop, encoder, args.seed)
     clock.lap("model")
     items = coupon_items(source, shop, args.campaign)
@@ -123,9 +115,9 @@ def main() -> None:
         "claim": "none: neither audience was drawn by lot, and nobody was sent the planned texts",
         "report": plain(found),
         "model": model,
-        **provenance(source, args.seed, clock),
+        **inputs_and_seconds(source, args.seed, clock),
     }
-    write_record(record, args.result)
+    finish(record, args.result)
 
 
 def real_campaign(source: Path, number: int) -> tuple[datetime, datetime, list[str]]:

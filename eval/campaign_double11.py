@@ -11,10 +11,8 @@ it proves that the report finds what is there, and nothing about the campaign. T
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import sys
 import time
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -24,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from inputs import DATA, RESULTS, finish, say, script_parser
 
 from recllm.campaigns.export import Exported, export_campaign
 from recllm.campaigns.file import read_campaign
@@ -35,7 +34,6 @@ from recllm.campaigns.plan import plan_campaigns
 from recllm.campaigns.plan_types import Plan
 from recllm.documents import plain
 from recllm.encoder.loading import load_encoder
-from recllm.evaluation.report import commit, hardware, versions
 from recllm.ingest.record import record_events
 from recllm.jobs.load import load_file
 from recllm.jobs.recommenders import open_recommender
@@ -44,8 +42,6 @@ from recllm.report.campaign import report_png, write_preview, write_report
 from recllm.workspace.privacy import KEY_VARIABLE
 from recllm.workspace.workspace import Workspace
 
-DATA = Path(__file__).parents[2] / "shared" / "data" / "tmall_sample"
-RESULT = Path(__file__).parent / "results" / "campaign-double11.json"
 BASE, LIFT = 0.10, 0.08
 ITEMS = 12
 LIMIT = 180.0
@@ -93,16 +89,14 @@ class Clock:
         now = time.perf_counter()
         self.seconds[name] = round(now - self.began, 2)
         self.began = now
-        print(f"{self.seconds[name]:7.1f} s  {name}", file=sys.stderr, flush=True)
+        say("%7.1f s  %s", self.seconds[name], name)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--output", type=Path, required=True, help="a new folder for the workspace and the pages")
-    parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "recllm", help="keeps text vectors")
-    parser.add_argument("--result", type=Path, default=RESULT)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = script_parser(__doc__, "cache", "seed")
+    parser.set_defaults(output=Path("double11"))  # a new folder for the workspace and the pages
+    parser.add_argument("--data", type=Path, default=DATA / "tmall_sample")
+    parser.add_argument("--result", type=Path, default=RESULTS / "campaign-double11.json")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     clock = Clock()
@@ -130,9 +124,9 @@ def main() -> None:
         "simulated_effect": LIFT,
         "report": plain(found),
         "model": trained.model_version,
-        **provenance(args.data, args.seed, clock),
+        **inputs_and_seconds(args.data, args.seed, clock),
     }
-    write_record(record, args.result)
+    finish(record, args.result)
 
 
 def workspace(folder: Path, data: Path) -> Workspace:
@@ -198,26 +192,16 @@ def account(plan: Plan, desk: Desk, done: Exported) -> dict[str, Any]:
     }
 
 
-def provenance(data: Path, seed: int, clock: Clock) -> dict[str, Any]:
+def inputs_and_seconds(data: Path, seed: int, clock: Clock) -> dict[str, Any]:
     total = sha256()
     for file in sorted(data.glob("*.parquet")):
         total.update(file.read_bytes())
     return {
         "seconds": clock.seconds,
         "plan_limit_s": LIMIT,
-        "commit": commit(),
         "data_hash": total.hexdigest()[:16],
         "seed": seed,
-        "hardware": hardware(),
-        "versions": versions(),
     }
-
-
-def write_record(record: dict[str, Any], file: Path) -> None:
-    whole = json.loads(json.dumps(record, default=float), parse_float=lambda text: round(float(text), 6))
-    text = json.dumps(whole, indent=1, ensure_ascii=False)
-    print(text)
-    file.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

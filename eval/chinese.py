@@ -1,6 +1,6 @@
 """Do Chinese titles find titles of their own category? Multilingual E5 on the Rec-Tmall sample.
 
-    python eval/chinese.py [--data ../shared/data/tmall_sample/items.parquet] [--out eval/results/chinese.json]
+    python eval/chinese.py [--data ../shared/data] [-o eval/results/chinese.json]
 
 For each title the nearest other title by cosine is looked up; the figure is the share whose category is the same.
 `chance` is that share for a title drawn at random, `toy` that of shared characters alone. `distinct` counts only
@@ -9,31 +9,25 @@ titles whose nearest neighbour has less than half of its words: sellers copy eac
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+from inputs import RESULTS, finish, script_parser
 
 from recllm.encoder.loading import load_encoder
 from recllm.encoder.toy import ToyEncoder
+from recllm.evaluation.comparison import bootstrap
 from recllm.schema import Encoder
-
-DATA = Path(__file__).parents[2] / "shared" / "data" / "tmall_sample" / "items.parquet"
-OUT = Path(__file__).parent / "results" / "chinese.json"
-DRAWS = 1000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--out", type=Path, default=OUT)
-    options = parser.parse_args()
-    items = pl.read_parquet(options.data).sort("item_id")
-    report = {
+    parser = script_parser(__doc__, "data")
+    parser.set_defaults(output=RESULTS / "chinese.json")
+    args = parser.parse_args()
+    items = pl.read_parquet(args.data / "tmall_sample" / "items.parquet").sort("item_id")
+    record = {
         "data": "Rec-Tmall public sample (562 items); far too small for a claim about accuracy",
         "measure": "share of titles whose nearest other title is of the same category",
         "reading": "Chinese text passes through and is understood far above chance; as sellers' titles are key words, "
@@ -47,9 +41,7 @@ def main() -> None:
             "toy": measure(ToyEncoder(384), items),
         },
     }
-    text = json.dumps(report, indent=1, ensure_ascii=False)
-    print(text)
-    options.out.write_text(text + "\n", "utf-8")
+    finish(record, args.output)
 
 
 def measure(encoder: Encoder, items: pl.DataFrame) -> dict[str, Any]:
@@ -62,14 +54,14 @@ def measure(encoder: Encoder, items: pl.DataFrame) -> dict[str, Any]:
     categories = items["category"].to_numpy()
     same = categories[nearest] == categories
     words = [set(title.split()) for title in items["title"]]
-    own = np.array([len(words[row] & words[other]) < len(words[row]) / 2 for row, other in enumerate(nearest)])
-    low, high = interval(same)
+    distinct = np.array([len(words[row] & words[near]) < len(words[row]) / 2 for row, near in enumerate(nearest)])
+    share = bootstrap(lambda rows: float(same[rows].mean()), len(same))
     return {
-        "same_category": round(float(same.mean()), 4),
-        "low": round(low, 4),
-        "high": round(high, 4),
-        "same_category_distinct": round(float(same[own].mean()), 4),
-        "distinct_titles": int(own.sum()),
+        "same_category": round(share.mean, 4),
+        "low": round(share.low, 4),
+        "high": round(share.high, 4),
+        "same_category_distinct": round(float(same[distinct].mean()), 4),
+        "distinct_titles": int(distinct.sum()),
         "texts_per_s": round(len(items) / seconds, 1),
     }
 
@@ -77,14 +69,6 @@ def measure(encoder: Encoder, items: pl.DataFrame) -> dict[str, Any]:
 def chance(categories: np.ndarray) -> float:
     _, sizes = np.unique(categories, return_counts=True)
     return float((sizes * (sizes - 1)).sum() / (len(categories) * (len(categories) - 1)))
-
-
-def interval(hits: np.ndarray) -> tuple[float, float]:
-    """95 % bootstrap interval of a share over titles."""
-    rng = np.random.default_rng(0)
-    means = hits[rng.integers(0, len(hits), (DRAWS, len(hits)))].mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
 
 
 if __name__ == "__main__":

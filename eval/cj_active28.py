@@ -8,20 +8,18 @@ windows and spend, on the same training windows.
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict
 
 import numpy as np
-from cj_redeem import DRAWS, Values, boosted
+from cj_redeem import Values, boosted
+from inputs import finish, say, script_parser, window_of
 from numpy.typing import NDArray
-from run import DATA, say, window_of
 
 from recllm.data.dataset import DAY, Dataset
-from recllm.evaluation.protocols import CJ_NOTE
-from recllm.evaluation.report import commit, hardware, versions
+from recllm.evaluation.benchmarks import CJ_NOTE
+from recllm.evaluation.comparison import bootstrap
+from recllm.evaluation.protocols import EvaluationWindow
 from recllm.propensity.curves import auc, lift, quality
 from recllm.propensity.examples import Examples, past_examples
 from recllm.propensity.model import fit_chances
@@ -35,43 +33,36 @@ EVER = 10_000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--validation", action="store_true")
+    parser = script_parser(__doc__, "validation", "data", "seed")
     parser.add_argument("--basics", action="store_true", help="also what households told of themselves")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
-    began, window = time.perf_counter(), window_of("cj-next28", validation=args.validation, data=args.data)
+    began, window = time.perf_counter(), window_of("cj-next28", args, validation=args.validation)
     past = window.fit_on
     question = Question(learn=past, ask=past, basics=args.basics, seed=args.seed)
-    train, asked, rows = tables(past, question)
+    train, test, rows = tables(past, question)
     label = bought(window, rows)
-    say(f"{len(train)} rows to learn from, {len(rows)} people, {label.mean():.3f} buy")
-    ours = fit_chances(train, past.as_of, PropensitySettings(seed=args.seed)).probability(asked)
-    scores = {"recllm": ours, **peers(train, asked, args.seed)}
-    systems = {name: {"ALL": figures(score, label)} for name, score in scores.items()}
+    say("%d rows to learn from, %d people, %.3f buy", len(train), len(rows), label.mean())
+    ours = fit_chances(train, past.as_of, PropensitySettings(seed=args.seed)).probability(test)
+    scores = {"recllm": ours, **peers(train, test, args.seed)}
+    systems = {
+        name: {"ALL": {"auc": auc(score, label), "lift@10%": lift(score, label, 0.1)}} for name, score in scores.items()
+    }
     for name in ("recllm", "lightgbm", "scikit-learn boosting"):
         systems[name]["ALL"]["ece"] = quality(scores[name], label).ece
     best = max((name for name in systems if name != "recllm"), key=lambda name: systems[name]["ALL"]["auc"])
+    gap = bootstrap(lambda r: auc(ours[r], label[r]) - auc(scores[best][r], label[r]), len(label), seed=args.seed)
     record = {
         "protocol": "cj-active28-validation" if args.validation else "cj-active28",
         "note": CJ_NOTE,
-        "commit": commit(),
         "data_hash": window.data_hash,
         "seed": args.seed,
         "rows": {"train": len(train), "test": len(rows)},
         "base_rate": float(label.mean()),
         "systems": systems,
-        f"recllm minus {best}": gap(ours, scores[best], label, args.seed),
+        f"recllm minus {best}": {"auc": asdict(gap)},
         "seconds": round(time.perf_counter() - began, 1),
-        "hardware": hardware(),
-        "versions": versions(),
     }
-    record = json.loads(json.dumps(record, default=float), parse_float=lambda text: round(float(text), 6))
-    print(text := json.dumps(record, indent=1))
-    if args.output:
-        args.output.write_text(text + "\n", encoding="utf-8")
+    finish(record, args.output)
 
 
 def tables(past: Dataset, question: Question) -> tuple[Examples, Features, NDArray[np.int64]]:
@@ -84,33 +75,19 @@ def tables(past: Dataset, question: Question) -> tuple[Examples, Features, NDArr
     return train, table(past, past.as_of).rows(rows), rows
 
 
-def bought(window: Any, rows: NDArray[np.int64]) -> Values:
+def bought(window: EvaluationWindow, rows: NDArray[np.int64]) -> Values:
     """1 for who buys anything of the catalogue sold before the cut, or of the arrivals."""
-    found = np.zeros(window.dataset.n_users)
+    buys = np.zeros(window.dataset.n_users)
     for name in ("ALL", "COLD"):
-        found[window.slice(name).users] = 1
-    return found[rows]
+        buys[window.slice(name).users] = 1
+    return buys[rows]
 
 
-def figures(score: Values, label: Values) -> dict[str, float]:
-    return {"auc": auc(score, label), "lift@10%": lift(score, label, 0.1)}
-
-
-def gap(ours: Values, peer: Values, label: Values, seed: int) -> dict[str, dict[str, float]]:
-    """Paired bootstrap over households, 95 %."""
-    rng, drawn = np.random.default_rng(seed), np.empty(DRAWS)
-    for draw in range(DRAWS):
-        rows = rng.integers(0, len(label), len(label))
-        drawn[draw] = auc(ours[rows], label[rows]) - auc(peer[rows], label[rows])
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return {"auc": {"mean": auc(ours, label) - auc(peer, label), "low": float(low), "high": float(high)}}
-
-
-def peers(train: Examples, asked: Features, seed: int) -> dict[str, Values]:
-    found = {name: np.nan_to_num(asked.column(c).astype(np.float64)) for name, c in SINGLE.items()}
-    found["days since last purchase"] *= -1
+def peers(train: Examples, test: Features, seed: int) -> dict[str, Values]:
+    single = {name: np.nan_to_num(test.column(c).astype(np.float64)) for name, c in SINGLE.items()}
+    single["days since last purchase"] *= -1
     columns = [train.features.names.index(name) for name in PLAIN]
-    return found | boosted(train.features.values[:, columns], train.label, asked.values[:, columns], seed)
+    return single | boosted(train.features.values[:, columns], train.label, test.values[:, columns], seed)
 
 
 if __name__ == "__main__":

@@ -10,23 +10,22 @@ recency, frequency, spend, past redemptions, coupon use and affinity to the camp
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 import polars as pl
+from inputs import finish, say, script_parser
 from numpy.typing import NDArray
-from run import DATA, say
 
 from recllm.data.dataset import DAY, Dataset
-from recllm.evaluation.benchmarks import PROTOCOLS
-from recllm.evaluation.protocols import CJ_NOTE
-from recllm.evaluation.report import commit, hardware, versions
+from recllm.evaluation.benchmarks import CJ_NOTE
+from recllm.evaluation.comparison import bootstrap
+from recllm.evaluation.tables import complete_journey
 from recllm.propensity.coupons import Coupons
 from recllm.propensity.curves import auc, lift, quality
 from recllm.propensity.examples import Examples, joined_examples
@@ -43,21 +42,15 @@ SINGLE = {
     "product affinity": "own_lines",
     "spend": "spend",
 }
-DRAWS = 1_000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--validation", action="store_true")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("-o", "--output", type=Path)
-    args = parser.parse_args()
+    args = script_parser(__doc__, "validation", "seed").parse_args()
     began = time.perf_counter()
-    data, coupons = PROTOCOLS["cj-next28"].read(args.data).dataset(), coupon_tables()
+    data, coupons = complete_journey().dataset(), coupon_tables()
     cut, end = (midnight(2017, 6, 1), midnight(2017, 8, 1)) if args.validation else (midnight(2017, 8, 1), None)
     train, test, campaigns = tables(data, coupons, cut, end)
-    say(f"{len(train)} rows to learn from, {len(test)} to judge, {time.perf_counter() - began:.0f} s")
+    say("%d rows to learn from, %d to judge, %.0f s", len(train), len(test), time.perf_counter() - began)
     ours = fit_chances(train, cut, settings_for(args.seed)).probability(test.features)
     scores = {"recllm": ours, **peers(train, test, args.seed)}
     systems = {name: {"ALL": figures(score, test.label, campaigns)} for name, score in scores.items()}
@@ -66,7 +59,6 @@ def main() -> None:
     record = {
         "protocol": "cj-redeem-validation" if args.validation else "cj-redeem",
         "note": CJ_NOTE,
-        "commit": commit(),
         "data_hash": data.data_hash(),
         "seed": args.seed,
         "rows": {"train": len(train), "test": len(test), "campaigns": len(np.unique(campaigns))},
@@ -74,13 +66,8 @@ def main() -> None:
         "systems": systems,
         f"recllm minus {best}": gaps(ours, scores[best], test, campaigns, args.seed),
         "seconds": round(time.perf_counter() - began, 1),
-        "hardware": hardware(),
-        "versions": versions(),
     }
-    record = json.loads(json.dumps(record, default=float), parse_float=lambda text: round(float(text), 6))
-    print(text := json.dumps(record, indent=1))
-    if args.output:
-        args.output.write_text(text + "\n", encoding="utf-8")
+    finish(record, args.output)
 
 
 def midnight(year: int, month: int, day: int) -> int:
@@ -141,15 +128,15 @@ def figures(score: Values, label: Values, campaigns: NDArray[np.int64]) -> dict[
     return {
         "auc": auc(score, label),
         "auc_within": within(score, label, campaigns),
-        "auc_within_10": within(score, label, campaigns, least=10),
+        "auc_within_10": within(score, label, campaigns, min_redeemers=10),
         "lift@10%": lift(score, label, 0.1),
     }
 
 
-def within(score: Values, label: Values, campaigns: NDArray[np.int64], least: int = 1) -> float:
+def within(score: Values, label: Values, campaigns: NDArray[np.int64], min_redeemers: int = 1) -> float:
     """Mean over the campaigns with at least so many redeemers."""
     rows = [campaigns == c for c in np.unique(campaigns)]
-    each = [auc(score[mine], label[mine]) for mine in rows if label[mine].sum() >= least]
+    each = [auc(score[r], label[r]) for r in rows if label[r].sum() >= min_redeemers]
     return float(np.nanmean(each))
 
 
@@ -160,29 +147,27 @@ def gaps(ours: Values, peer: Values, test: Examples, campaigns: NDArray[np.int64
         "auc_within": lambda rows, s: within(s[rows], test.label[rows], campaigns[rows]),
         "lift@10%": lambda rows, s: lift(s[rows], test.label[rows], 0.1),
     }
-    people, place = np.unique(test.person, return_inverse=True)
-    mine = [np.flatnonzero(place == p) for p in range(len(people))]
-    rng, drawn = np.random.default_rng(seed), {name: np.empty(DRAWS) for name in measures}
-    for draw in range(DRAWS):
-        rows = np.concatenate([mine[p] for p in rng.integers(0, len(people), len(people))])
-        for name, measure in measures.items():
-            drawn[name][draw] = measure(rows, ours) - measure(rows, peer)
-    whole = np.arange(len(test))
+    people, number = np.unique(test.person, return_inverse=True)
+    rows_of = [np.flatnonzero(number == p) for p in range(len(people))]
+
+    def difference(measure: Callable[[NDArray[np.int64], Values], float], drawn: NDArray[np.int64]) -> float:
+        rows = np.concatenate([rows_of[p] for p in drawn])
+        return measure(rows, ours) - measure(rows, peer)
+
     return {
-        name: dict(zip(("mean", "low", "high"), (measures[name](whole, ours) - measures[name](whole, peer),
-                                                 *np.quantile(values, [0.025, 0.975])), strict=True))
-        for name, values in drawn.items()
-    }  # fmt: skip
+        name: asdict(bootstrap(partial(difference, measure), len(people), seed=seed))
+        for name, measure in measures.items()
+    }
 
 
 def peers(train: Examples, test: Examples, seed: int) -> dict[str, Values]:
-    found = {name: np.nan_to_num(test.features.column(c).astype(np.float64)) for name, c in SINGLE.items()}
+    single = {name: np.nan_to_num(test.features.column(c).astype(np.float64)) for name, c in SINGLE.items()}
     columns = [train.features.names.index(name) for name in PLAIN]
-    x, y, asked = train.features.values[:, columns], train.label, test.features.values[:, columns]
-    return found | boosted(x, y, asked, seed)
+    x, y, x_test = train.features.values[:, columns], train.label, test.features.values[:, columns]
+    return single | boosted(x, y, x_test, seed)
 
 
-def boosted(x: Any, y: Values, asked: Any, seed: int) -> dict[str, Values]:
+def boosted(x: Any, y: Values, x_test: Any, seed: int) -> dict[str, Values]:
     """LightGBM and scikit-learn's boosting with modest settings, not tuned."""
     from lightgbm import LGBMClassifier
     from sklearn.ensemble import HistGradientBoostingClassifier
@@ -195,7 +180,7 @@ def boosted(x: Any, y: Values, asked: Any, seed: int) -> dict[str, Values]:
         max_iter=150, learning_rate=0.04, max_leaf_nodes=7, min_samples_leaf=30, l2_regularization=5.0,
         early_stopping=False, random_state=seed,
     ).fit(x, y)  # fmt: skip
-    return {"lightgbm": light.predict_proba(asked)[:, 1], "scikit-learn boosting": plain.predict_proba(asked)[:, 1]}
+    return {"lightgbm": light.predict_proba(x_test)[:, 1], "scikit-learn boosting": plain.predict_proba(x_test)[:, 1]}
 
 
 if __name__ == "__main__":

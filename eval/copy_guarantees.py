@@ -10,7 +10,6 @@ of good texts are changed in one place each.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import re
@@ -20,18 +19,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 from copy_texts import bad_en, bad_zh, fresh, unseen
 from copy_texts.good import EVIDENCE, GOOD
 from copy_texts.injections import INJECTIONS
 from copy_texts.items import ITEMS, KNOWN_BRANDS, NOW, OFFERS
+from inputs import finish, script_parser
 
 from recllm.adcopy.reading import fold
 from recllm.adcopy.submissions import Submission, judge, submission
 from recllm.adcopy.write import write_copy
-from recllm.evaluation.report import commit
 from recllm.generator.scripted import ScriptedGenerator
 from recllm.schema import Item
 
@@ -52,11 +50,11 @@ class Case:
     """One text of the sets."""
 
     kind: str
-    held: bool
+    held_out: bool
     values: dict[str, Any]
 
     @property
-    def asked(self) -> Submission:
+    def request(self) -> Submission:
         return submission(self.values)
 
 
@@ -77,33 +75,33 @@ def good_cases(table: Table) -> list[Case]:
     return [_case("good", locale, *entry) for locale, entries in table.items() for entry in entries]
 
 
-def _case(kind: str, locale: str, item: str, text: str, *more: str) -> Case:
-    """`more` names a channel, an offer or a proof, each by a name of its own."""
+def _case(kind: str, locale: str, item: str, text: str, *names: str) -> Case:
+    """`names` are of a channel, an offer or a proof."""
     name = sha256(f"{locale}:{kind}:{item}:{text}".encode()).hexdigest()[:12]
-    channel = next((m for m in more if m not in OFFERS and m not in EVIDENCE), DEFAULT_CHANNEL[locale])
+    channel = next((m for m in names if m not in OFFERS and m not in EVIDENCE), DEFAULT_CHANNEL[locale])
     values = {
         "id": name,
         "text": text,
         "channel": channel,
         "locale": locale,
         "item": ITEMS[item],
-        "offer": next((OFFERS[m] for m in more if m in OFFERS), None),
+        "offer": next((OFFERS[m] for m in names if m in OFFERS), None),
         "packs": PACKS[locale],
         "known_brands": list(KNOWN_BRANDS),
-        "evidence": {**LOWEST, **next((EVIDENCE[m] for m in more if m in EVIDENCE), {})},
+        "evidence": {**LOWEST, **next((EVIDENCE[m] for m in names if m in EVIDENCE), {})},
     }
-    return Case(kind=kind, held=int(name[0], 16) % 2 == 1, values=values)
+    return Case(kind=kind, held_out=int(name[0], 16) % 2 == 1, values=values)
 
 
-def all_asked() -> list[Submission]:
+def all_requests() -> list[Submission]:
     """Every text of every set."""
     bad = [case for tables in (BAD, fresh.BAD, unseen.BAD) for case in bad_cases(tables)]
     good = [case for table in (GOOD, fresh.GOOD, unseen.GOOD) for case in good_cases(table)]
-    return [case.asked for case in (*bad, *good)]
+    return [case.request for case in (*bad, *good)]
 
 
 def passes(case: Case) -> bool:
-    return judge(case.asked, now=_MOMENT).verified
+    return judge(case.request, now=_MOMENT).verified
 
 
 # --- numbers -------------------------------------------------------------------------------------------------------
@@ -112,23 +110,23 @@ def passes(case: Case) -> bool:
 def mutants(cases: list[Case], n: int, rng: random.Random) -> Iterator[Case]:
     """`n` good texts with one number changed: a digit replaced, added or taken away, never into another fact."""
     numbered = [case for case in cases if _NUMBER.search(case.values["text"])]
-    made = 0
-    while made < n:
+    count = 0
+    while count < n:
         case = rng.choice(numbered)
         text = _changed(case.values["text"], rng)
         if text is not None and not _new_numbers(text) <= _facts(case):
-            made += 1
-            yield Case(kind="mutated", held=case.held, values={**case.values, "text": text})
+            count += 1
+            yield Case(kind="mutated", held_out=case.held_out, values={**case.values, "text": text})
 
 
 def _changed(text: str, rng: random.Random) -> str | None:
-    found = rng.choice(list(_NUMBER.finditer(text)))
-    digits = [i for i in range(*found.span()) if text[i].isdigit()]
-    place, digit = rng.choice(digits), rng.choice("123456789")
+    number = rng.choice(list(_NUMBER.finditer(text)))
+    digits = [i for i in range(*number.span()) if text[i].isdigit()]
+    at, digit = rng.choice(digits), rng.choice("123456789")
     how = rng.choice(("replace", "add", "take"))
     if how == "take":
-        return text[:place] + text[place + 1 :] if len(digits) > 1 and text[place - 1] != "." else None
-    return text[:place] + digit + text[place + (how == "replace") :]
+        return text[:at] + text[at + 1 :] if len(digits) > 1 and text[at - 1] != "." else None
+    return text[:at] + digit + text[at + (how == "replace") :]
 
 
 def _new_numbers(text: str) -> set[Decimal]:
@@ -148,8 +146,8 @@ def injected(payloads: list[tuple[str, str]]) -> list[dict[str, str]]:
     """The advertisements that let through what a hidden instruction demanded."""
     leaks = []
     for number, (payload, sign) in enumerate(payloads):
-        for place, field in enumerate(FIELDS):
-            channel, locale = CHANNELS[(number + place) % 4], ("zh", "en")[number % 2]
+        for step, field in enumerate(FIELDS):
+            channel, locale = CHANNELS[(number + step) % 4], ("zh", "en")[number % 2]
             generator = ScriptedGenerator(
                 [payload, f"A mug, {sign}.", f"Mug with {sign} for you and yours."], repeat=True
             )
@@ -202,8 +200,8 @@ def measure() -> dict[str, Any]:
     mutated = list(mutants([c for c in good if passes(c)], MUTATIONS, random.Random(0)))
     leaks = injected(INJECTIONS)
     parts = {
-        name: [[c for c in cases if c.held is held] for cases in (bad, good, mutated)]
-        for name, held in (("held", True), ("develop", False))
+        name: [[c for c in cases if c.held_out is part] for cases in (bad, good, mutated)]
+        for name, part in (("held", True), ("develop", False))
     }
     return {
         **figures(bad, good, mutated),
@@ -214,41 +212,37 @@ def measure() -> dict[str, Any]:
         "injection_leaked_held": sum(held_back(leak["payload"]) for leak in leaks),
         **{name: figures(*cases) for name, cases in parts.items()},
         **{name: _few(bad_cases(s.BAD), good_cases(s.GOOD)) for name, s in (("second", fresh), ("unseen", unseen))},
-        "verify_ms": verify_ms([c.asked for c in (*bad, *good)]),
+        "verify_ms": verify_ms([c.request for c in (*bad, *good)]),
     }
 
 
-def verify_ms(asked: list[Submission]) -> float:
+def verify_ms(requests: list[Submission]) -> float:
     """Milliseconds per text, one core, reading the facts included."""
     began = time.perf_counter()
-    for one in asked:
-        judge(one, now=_MOMENT)
-    return round(1000 * (time.perf_counter() - began) / len(asked), 3)
+    for request in requests:
+        judge(request, now=_MOMENT)
+    return round(1000 * (time.perf_counter() - began) / len(requests), 3)
 
 
 def tell(develop_only: bool) -> None:
     """Texts on the wrong side, for somebody who tunes the rules."""
     for case in (*bad_cases(BAD), *good_cases(GOOD)):
-        if develop_only and case.held:
+        if develop_only and case.held_out:
             continue
-        verdict = judge(case.asked, now=_MOMENT)
+        verdict = judge(case.request, now=_MOMENT)
         if verdict.verified == (case.kind != "good"):
             faults = "; ".join(f"{c.guarantee} {c.message} {c.span!r}" for c in verdict.failures)
             print(f"{case.kind} | {case.values['channel']} | {case.values['text']!r} | {faults}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--output", type=Path)
+    parser = script_parser(__doc__)
     parser.add_argument("--develop", action="store_true", help="show what goes wrong in the half that may be read")
-    options = parser.parse_args()
-    if options.develop:
+    args = parser.parse_args()
+    if args.develop:
         tell(develop_only=True)
-        return
-    found = {**measure(), "commit": commit()}
-    print(json.dumps(found, indent=1))
-    if options.output:
-        options.output.write_text(json.dumps(found, indent=1) + "\n")
+    else:
+        finish(measure(), args.output)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,8 @@ clothing, held back too. Each text has 8 choices. "first_line" is the line that 
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import random
-import sys
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -31,21 +28,19 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
-sys.path.insert(0, str(Path(__file__).parent))
 import copy_pairs
+import polars as pl
+from inputs import RESULTS, finish, load_average, script_parser
 
 from recllm.adcopy.pairs import held_back
 from recllm.adcopy.reading import words
 from recllm.adcopy.write import write_copy
-from recllm.evaluation.report import commit, hardware, versions
+from recllm.evaluation.record import write_record
 from recllm.generator.locate import model_folder
 from recllm.schema import AdCopy, Item, Reason
 
 CHANNELS = ("push", "email", "sms_gsm", "google_rsa")
 ZH_CHANNELS = ("push", "email")
-RESULT = Path(__file__).parent / "results" / "copy-models.json"
 NOW = datetime(2017, 12, 1, tzinfo=UTC)
 HELD = 0.1
 """The share of items that `split` holds back by default."""
@@ -80,8 +75,8 @@ class Listening:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.generator, name)
 
-    def generate(self, prompt: str, **asked: Any) -> list[str]:
-        self.said = list(dict.fromkeys(self.generator.generate(prompt, **asked)))
+    def generate(self, prompt: str, **arguments: Any) -> list[str]:
+        self.said = list(dict.fromkeys(self.generator.generate(prompt, **arguments)))
         return list(self.said)
 
 
@@ -116,24 +111,24 @@ def gifts(n: int, rng: random.Random, data: Path) -> list[Item]:
 
 def held(n: int, rng: random.Random, lines: Any, currency: str) -> list[Item]:
     """Items whose approved lines were not learned, at a price drawn for the purpose."""
-    found = {line["item"]["id"]: line["item"] for line in lines if held_back(line["item"]["id"], HELD)}
-    chosen = rng.sample(sorted(found), n)
+    by_id = {line["item"]["id"]: line["item"] for line in lines if held_back(line["item"]["id"], HELD)}
+    ids = rng.sample(sorted(by_id), n)
     return [
         Item(
             item_id=key,
-            title=found[key]["title"],
-            brand=found[key].get("brand") or None,
-            category=(found[key]["category"],) if "category" in found[key] else (),
+            title=by_id[key]["title"],
+            brand=by_id[key].get("brand") or None,
+            category=(by_id[key]["category"],) if "category" in by_id[key] else (),
             price=Decimal(rng.randrange(500, 9_900)) / 100,
             currency=currency,
         )
-        for key in chosen
+        for key in ids
     ]
 
 
-def reason(place: int, item: Item) -> Reason:
+def reason(number: int, item: Item) -> Reason:
     """Each kind of reason in turn."""
-    evidence = (f"B:{item.item_id}", "B:another", "H:another", "I:age", "general")[place % 5]
+    evidence = (f"B:{item.item_id}", "B:another", "H:another", "I:age", "general")[number % 5]
     return Reason(evidence_id=evidence, delta=0.0 if evidence == "general" else 1.0, text="")
 
 
@@ -150,35 +145,35 @@ def write_all(
     adapter = Path(tuned) / system.locale if system.tuned else None
     model = LocalGenerator(folder, name=name, decoding=system.decoding, adapter=adapter)
     assert model.decoding == system.decoding, "llguidance is not installed; install the extra constrained"
-    told = []
-    for place, (source, item) in enumerate(items):
+    rows = []
+    for number, (source, item) in enumerate(items):
         speaker = Listening(model)
         channels = CHANNELS if system.locale == "en" else ZH_CHANNELS
         began, cpu = time.monotonic(), time.process_time()
         copy = write_copy(
             item,
-            channel=channels[place % len(channels)],
+            channel=channels[number % len(channels)],
             now=NOW,
             locale=system.locale,
-            reason=reason(place, item),
+            reason=reason(number, item),
             generator=speaker,
-            seed=seed + place,
+            seed=seed + number,
         )
-        told.append(row(source, copy, speaker.said, time.monotonic() - began, time.process_time() - cpu))
-    return system, told
+        rows.append(row(source, copy, speaker.said, time.monotonic() - began, time.process_time() - cpu))
+    return system, rows
 
 
-def row(source: str, copy: AdCopy, said: list[str], seconds: float, cpu: float) -> dict[str, Any]:
+def row(source: str, copy: AdCopy, lines: list[str], seconds: float, cpu: float) -> dict[str, Any]:
     stopped = {line: sorted({f.guarantee for f in faults}) for line, faults in copy.rejected}
-    good = [line for line in said if line not in stopped]
-    kept = next((line for line in good if copy.generator != "template" and line in copy.text), None)
+    good = [line for line in lines if line not in stopped]
+    used = next((line for line in good if copy.generator != "template" and line in copy.text), None)
     return {
         "source": source,
         "text": copy.text,
         "verified": copy.verified,
-        "kept": kept,
-        "first": bool(said) and said[0] in good,
-        "said": len(said),
+        "kept": used,
+        "first": bool(lines) and lines[0] in good,
+        "said": len(lines),
         "good": len(good),
         "stopped": stopped,
         "seconds": seconds,
@@ -186,39 +181,39 @@ def row(source: str, copy: AdCopy, said: list[str], seconds: float, cpu: float) 
     }
 
 
-def summary(told: list[dict[str, Any]]) -> dict[str, Any]:
-    kept = [r["kept"] for r in told if r["kept"]]
-    tokens = [words(line) for line in kept]
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    model_lines = [r["kept"] for r in rows if r["kept"]]
+    tokens = [words(line) for line in model_lines]
     ones, twos = [w for t in tokens for w in t], [p for t in tokens for p in pairwise(t)]
-    asked = [r for r in told if r["said"]]
-    sources = sorted({r["source"] for r in told})
-    stopped = Counter(g for r in told for faults in r["stopped"].values() for g in faults)
+    answered = [r for r in rows if r["said"]]
+    sources = sorted({r["source"] for r in rows})
+    stopped = Counter(g for r in rows for faults in r["stopped"].values() for g in faults)
     return {
-        "total": len(told),
-        "verified": sum(r["verified"] for r in told),
-        "asked": len(asked),
-        "kept_model_words": len(kept),
-        "kept_share": share(len(kept), len(told)),
-        "kept_by_source": {s: kept_share(told, s) for s in sources},
-        "first_line_verified": share(sum(r["first"] for r in asked), len(asked)),
-        "lines": sum(r["said"] for r in told),
-        "lines_verified": share(sum(r["good"] for r in told), sum(r["said"] for r in told)),
+        "total": len(rows),
+        "verified": sum(r["verified"] for r in rows),
+        "asked": len(answered),
+        "kept_model_words": len(model_lines),
+        "kept_share": share(len(model_lines), len(rows)),
+        "kept_by_source": {s: kept_share(rows, s) for s in sources},
+        "first_line_verified": share(sum(r["first"] for r in answered), len(answered)),
+        "lines": sum(r["said"] for r in rows),
+        "lines_verified": share(sum(r["good"] for r in rows), sum(r["said"] for r in rows)),
         "stopped_by": dict(sorted(stopped.items(), key=lambda pair: int(pair[0][1:]))),
         "distinct-1": share(len(set(ones)), len(ones)),
         "distinct-2": share(len(set(twos)), len(twos)),
-        "texts_per_second": round(len(told) / sum(r["seconds"] for r in told), 3),
-        "cpu_seconds_per_text": round(sum(r["cpu"] for r in told) / len(told), 2),
-        "examples": [r["text"] for r in told if r["kept"]][:6],
+        "texts_per_second": round(len(rows) / sum(r["seconds"] for r in rows), 3),
+        "cpu_seconds_per_text": round(sum(r["cpu"] for r in rows) / len(rows), 2),
+        "examples": [r["text"] for r in rows if r["kept"]][:6],
     }
 
 
-def kept_share(told: list[dict[str, Any]], source: str) -> float | None:
-    some = [bool(r["kept"]) for r in told if r["source"] == source]
+def kept_share(rows: list[dict[str, Any]], source: str) -> float | None:
+    some = [bool(r["kept"]) for r in rows if r["source"] == source]
     return share(sum(some), len(some))
 
 
-def share(part: float, whole: float) -> float | None:
-    return round(part / whole, 4) if whole else None
+def share(part: float, total: float) -> float | None:
+    return round(part / total, 4) if total else None
 
 
 def training(tuned: Path) -> dict[str, Any]:
@@ -235,10 +230,18 @@ def training(tuned: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    args = parsed()
+    parser = script_parser(__doc__, "data", "seed")
+    parser.set_defaults(output=RESULTS / "copy-models.json", seed=7)
+    parser.add_argument("--tuned", type=Path, default=Path("tuned"), help="folder with the adapters en and zh")
+    parser.add_argument("--cache-dir")
+    parser.add_argument("--texts", type=int, default=60, help="English items, a third of each source")
+    parser.add_argument("--zh-texts", type=int, default=24)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--show", type=Path, help="write every text to this file, to be read")
+    parser.add_argument("--notes", nargs="+", help="put a reader's findings into the result, and do nothing else")
+    args = parser.parse_args()
     if args.notes:
-        found = json.loads(args.out.read_text(encoding="utf-8")) | {"notes": args.notes}
-        args.out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_record(json.loads(args.output.read_text(encoding="utf-8")) | {"notes": args.notes}, args.output)
         return
     rng = random.Random(args.seed)
     third = args.texts // 3
@@ -255,49 +258,31 @@ def main() -> None:
     systems = [System(*system) for system in SYSTEMS]
     with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
         jobs = [pool.submit(write_all, s, items[s.locale], args.cache_dir, str(args.tuned), args.seed) for s in systems]
-        told = {system.name: rows for system, rows in (job.result() for job in jobs)}
-    figures = {name: summary(rows) for name, rows in told.items()}
+        rows_of = {system.name: rows for system, rows in (job.result() for job in jobs)}
+    figures = {name: summary(rows) for name, rows in rows_of.items()}
     head = figures["en grammar"]
     result = {
         "protocol": "copy-models",
         "generator": "smollm2",
-        "commit": commit(),
         "seed": args.seed,
         "candidates": 8,
-        "hardware": hardware(),
-        "versions": versions(),
         "seconds": round(time.monotonic() - began, 1),
         "workers": args.workers,
-        "load": [round(x, 1) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None,
+        "load": load_average(),
         **{name: head[name] for name in ("total", "verified", "kept_model_words", "kept_share")},
         "training": training(args.tuned),
         "systems": figures,
         "notes": [],
     }
-    args.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(json.dumps({n: {k: v for k, v in f.items() if k != "examples"} for n, f in figures.items()}, indent=1))
+    finish(result, args.output)
     if args.show:
-        args.show.write_text("\n".join(shown(name, r) for name, rows in told.items() for r in rows), encoding="utf-8")
+        texts = [shown(name, row) for name, rows in rows_of.items() for row in rows]
+        args.show.write_text("\n".join(texts), encoding="utf-8")
 
 
-def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--tuned", type=Path, default=Path("tuned"), help="folder with the adapters en and zh")
-    parser.add_argument("--cache-dir", default=None)
-    parser.add_argument("--texts", type=int, default=60, help="English items, a third of each source")
-    parser.add_argument("--zh-texts", type=int, default=24)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("-o", "--out", type=Path, default=RESULT)
-    parser.add_argument("--show", type=Path, help="write every text to this file, to be read")
-    parser.add_argument("--notes", nargs="+", help="put a reader's findings into the result, and do nothing else")
-    return parser.parse_args()
-
-
-def shown(name: str, told: dict[str, Any]) -> str:
-    stopped = [f"    x {line} {faults}" for line, faults in told["stopped"].items()]
-    return "\n".join([f"[{name}] {'model' if told['kept'] else 'template'}: {told['text']!r}", *stopped])
+def shown(name: str, row: dict[str, Any]) -> str:
+    stopped = [f"    x {line} {faults}" for line, faults in row["stopped"].items()]
+    return "\n".join([f"[{name}] {'model' if row['kept'] else 'template'}: {row['text']!r}", *stopped])
 
 
 if __name__ == "__main__":

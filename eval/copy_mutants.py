@@ -78,10 +78,10 @@ def _annotates(node: ast.BoolOp | ast.BinOp) -> bool:
     return isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr)
 
 
-def _swap_in(name: str, place: int) -> Any:
+def _swap_in(name: str, number: int) -> Any:
     def change(node: Any) -> str:
-        old = getattr(node, name)[place]
-        getattr(node, name)[place] = _SWAPS[type(old)]()
+        old = getattr(node, name)[number]
+        getattr(node, name)[number] = _SWAPS[type(old)]()
         return f"{type(old).__name__} -> {_SWAPS[type(old)].__name__}"
 
     return change
@@ -108,25 +108,24 @@ def verdicts() -> Iterator[tuple[str, ...]]:
     """What each text is told: guarantee, piece of text and message of every failure."""
     guarantees = importlib.import_module("copy_guarantees")
     judge = importlib.import_module("recllm.adcopy.submissions").judge
-    asked = guarantees.all_asked()
-    failures = (judge(one, now=guarantees._MOMENT).failures for one in asked)
-    return (tuple(sorted(f"{c.guarantee} {c.span} {c.message}" for c in found)) for found in failures)
+    verdicts = (judge(request, now=guarantees._MOMENT) for request in guarantees.all_requests())
+    return (tuple(sorted(f"{c.guarantee} {c.span} {c.message}" for c in v.failures)) for v in verdicts)
 
 
-def survives(module: str, source: str, known: list[tuple[str, ...]]) -> bool:
+def survives(module: str, source: str, verdicts_before: list[tuple[str, ...]]) -> bool:
     """True when neither texts nor tests see the change. Runs in a child, whose exit code is the answer."""
     child = os.fork()
     if child == 0:
-        os._exit(_seen_in_child(module, source, known))
+        os._exit(_seen_in_child(module, source, verdicts_before))
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def _seen_in_child(module: str, source: str, known: list[tuple[str, ...]]) -> int:
+def _seen_in_child(module: str, source: str, verdicts_before: list[tuple[str, ...]]) -> int:
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, 1), os.dup2(devnull, 2)
     try:
         _install(module, source)
-        if any(now != before for now, before in zip(verdicts(), known, strict=True)):
+        if any(now != before for now, before in zip(verdicts(), verdicts_before, strict=True)):
             return 1
         import pytest
 
@@ -168,22 +167,22 @@ class _Changed:
 
 
 def run(part: int, parts: int) -> dict[str, Any]:
-    known = list(verdicts())
+    before = list(verdicts())
     todo = [
         (f"recllm.adcopy.verify.{file.stem}" if file.stem != "__init__" else "recllm.adcopy.verify", file.name, *mutant)
         for file in sorted(FOLDER.glob("*.py"))
         for mutant in mutants(file.read_text(encoding="utf-8"))
     ]
-    mine = todo[part - 1 :: parts]
-    left = [f"{file} {what}" for module, file, what, source in mine if survives(module, source, known)]
-    return {"mutants": len(mine), "of": len(todo), "survived": left}
+    share = todo[part - 1 :: parts]
+    left = [f"{file} {what}" for module, file, what, source in share if survives(module, source, before)]
+    return {"mutants": len(share), "of": len(todo), "survived": left}
 
 
 def merge(files: list[Path]) -> None:
-    found = [json.loads(file.read_text()) for file in files]
-    total, left = sum(f["mutants"] for f in found), [s for f in found for s in f["survived"]]
+    parts = [json.loads(file.read_text()) for file in files]
+    total, left = sum(p["mutants"] for p in parts), [s for p in parts for s in p["survived"]]
     result = json.loads(RESULT.read_text())
-    result |= {"mutants_total": total, "mutants_killed": total - len(left), "mutants_of": found[0]["of"]}
+    result |= {"mutants_total": total, "mutants_killed": total - len(left), "mutants_of": parts[0]["of"]}
     result["mutation_score"] = round(1 - len(left) / total, 4)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
     print(f"{total - len(left)} of {total} killed", *left, sep="\n")
@@ -199,10 +198,10 @@ def main() -> None:
         merge(options.merge)
         return
     part, parts = (int(n) for n in options.part.split("/"))
-    found = run(part, parts)
-    print(f"{len(found['survived'])} of {found['mutants']} survive", *found["survived"], sep="\n")
+    result = run(part, parts)
+    print(f"{len(result['survived'])} of {result['mutants']} survive", *result["survived"], sep="\n")
     if options.output:
-        options.output.write_text(json.dumps(found))
+        options.output.write_text(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -76,9 +76,9 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     for name, lines in (("en", english(args.data)), ("zh", chinese(args.data))):
-        told = [json.dumps(line, ensure_ascii=False) for line in lines]
-        (args.out / f"{name}.jsonl").write_text("\n".join(told) + "\n", encoding="utf-8")
-        print(f"{name}: {len(told)} lines")
+        texts = [json.dumps(line, ensure_ascii=False) for line in lines]
+        (args.out / f"{name}.jsonl").write_text("\n".join(texts) + "\n", encoding="utf-8")
+        print(f"{name}: {len(texts)} lines")
 
 
 if __name__ == "__main__":

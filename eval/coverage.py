@@ -7,45 +7,33 @@ stands beside coverage of the catalogue, the Gini index of how often items are s
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from run import DATA, say, window_of
+from inputs import default_encoder, script_parser, window_of
 
-from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
-from recllm.evaluation.benchmarks import PROTOCOLS
-from recllm.evaluation.recllm_system import advised, serving
-from recllm.evaluation.report import OURS, evaluate
+from recllm.evaluation.benchmarks import BENCHMARKS
+from recllm.evaluation.recllm_system import OURS, advised_recipe, served_system
+from recllm.evaluation.report import Report, evaluate
 from recllm.recommender.recommender import Recommender
-
-if TYPE_CHECKING:
-    from recllm.evaluation.report import Report
 
 COLUMNS = ("ndcg", "recall", "coverage", "gini", "mean_popularity")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("protocol", nargs="?", default="cj-next28", choices=sorted(PROTOCOLS))
+    parser = script_parser(__doc__, "slices", "data", "cache", "seed")
+    parser.set_defaults(slices="ALL,NEW")
+    parser.add_argument("protocol", nargs="?", default="cj-next28", choices=sorted(BENCHMARKS))
     parser.add_argument("--weights", default="0,0.05,0.1,0.2,0.4,0.8", help="with commas; 0 comes first")
-    parser.add_argument("--slices", default="ALL,NEW", help="names with commas")
-    parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "recllm")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plot", type=Path, help="also draw the curve as PNG")
-    parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
-    window = window_of(args.protocol, validation=True, data=args.data).only(args.slices.split(","))
-    encoder, k = load_encoder(DEFAULT_ENCODER, cache_dir=args.cache, precision="auto"), PROTOCOLS[args.protocol].k
-    recipe = advised(window.fit_on, encoder, tuned=False, seed=args.seed)
-    untrained = Recommender(window.fit_on, encoder)
-    trained = untrained.fit(recipe.training, interests=recipe.interests, progress=say).warm()
+    window, encoder = window_of(args.protocol, args, validation=True), default_encoder(args)
+    recipe, k = advised_recipe(window.fit_on, encoder, tuned=False, seed=args.seed), BENCHMARKS[args.protocol].k
+    trained = Recommender(window.fit_on, encoder).fit(recipe.training, interests=recipe.interests).warm()
     systems = {
-        f"{OURS}-less-popular-{w:g}" if w else OURS: serving(trained, popularity_weight=w)
+        f"{OURS}-less-popular-{w:g}" if w else OURS: served_system(trained, popularity_weight=w)
         for w in map(float, args.weights.split(","))
     }
-    report = evaluate(window, systems, k=k, seed=args.seed, progress=say)
+    report = evaluate(window, systems, k=k, seed=args.seed)
     report.extra["training"] = recipe.settings()
     print(report.table([f"{name}@{k}" for name in COLUMNS]))
     if args.output:
@@ -64,9 +52,9 @@ def draw(report: Report, k: int, path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(6, 4))
     weights = [s["popularity_weight"] for s in report.extra["settings"].values()]
     for part in report.systems[OURS]:
-        found = [scores[part] for scores in report.systems.values()]
-        if f"coverage@{k}" in found[0]:
-            points = [(f[f"coverage@{k}"], f[f"ndcg@{k}"]) for f in found]
+        figures_of = [scores[part] for scores in report.systems.values()]
+        if f"coverage@{k}" in figures_of[0]:
+            points = [(f[f"coverage@{k}"], f[f"ndcg@{k}"]) for f in figures_of]
             axes.plot(*zip(*points, strict=True), marker="o", label=part)
             for point, weight in zip(points, weights, strict=True):
                 axes.annotate(f"{weight:g}", point, textcoords="offset points", xytext=(2, 5), fontsize=7)

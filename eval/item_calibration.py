@@ -8,22 +8,18 @@ before: calibration error, log loss, and the error of each item's ratio of takin
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from run import DATA, say, window_of
+from inputs import default_encoder, finish, script_parser, window_of
 
 from recllm import metrics
-from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
-from recllm.evaluation.benchmarks import PROTOCOLS
-from recllm.evaluation.bootstrap import paired_bootstraps
-from recllm.evaluation.protocols import Window
-from recllm.evaluation.recllm_system import advised
-from recllm.evaluation.report import commit, hardware, versions
+from recllm.evaluation.benchmarks import BENCHMARKS
+from recllm.evaluation.comparison import paired_bootstraps
+from recllm.evaluation.protocols import EvaluationWindow
+from recllm.evaluation.recllm_system import advised_recipe
 from recllm.features.candidates import candidates
 from recllm.features.collaborative import ask
 from recllm.features.item_vectors import basics_of, basics_vectors
@@ -35,48 +31,40 @@ LEAST = 5.0  # expected takings that an item needs to be among the often expecte
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("protocol", nargs="?", default="cj-next28", choices=sorted(PROTOCOLS))
-    parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "recllm")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("-o", "--output", type=Path)
+    parser = script_parser(__doc__, "data", "cache", "seed")
+    parser.add_argument("protocol", nargs="?", default="cj-next28", choices=sorted(BENCHMARKS))
     args = parser.parse_args()
-    began, window = time.perf_counter(), window_of(args.protocol, validation=True, data=args.data)
-    encoder = load_encoder(DEFAULT_ENCODER, cache_dir=args.cache, precision="auto")
-    recipe = advised(window.fit_on, encoder, tuned=False, seed=args.seed)
-    trained = Recommender(window.fit_on, encoder).fit(recipe.training, interests=recipe.interests, progress=say)
+    began, window = time.perf_counter(), window_of(args.protocol, args, validation=True)
+    encoder = default_encoder(args)
+    recipe = advised_recipe(window.fit_on, encoder, tuned=False, seed=args.seed)
+    trained = Recommender(window.fit_on, encoder).fit(recipe.training, interests=recipe.interests)
     record = {
         "protocol": f"item-calibration-{window.protocol}",
-        "commit": commit(),
         "data_hash": window.data_hash,
         "seed": args.seed,
         "strength": STRENGTH,
         "figures": figures(*pairs(window, trained), trained.item_offsets, args.seed),
         "seconds": round(time.perf_counter() - began, 1),
         "training": recipe.training.model_dump(mode="json"),
-        "hardware": hardware(),
-        "versions": versions(),
     }
-    print(text := json.dumps(record, indent=1))
-    if args.output:
-        args.output.write_text(text + "\n", encoding="utf-8")
+    finish(record, args.output)
 
 
-def pairs(window: Window, trained: Recommender) -> tuple[np.ndarray, ...]:
+def pairs(window: EvaluationWindow, trained: Recommender) -> tuple[np.ndarray, ...]:
     """Person, item, logit, probability by the line alone, and whether it was taken, of every candidate."""
-    past, crowd, one = window.fit_on, trained.population, window.slice("ALL")
-    told = basics_vectors(trained.encoder, basics_of(past.users))
+    past, crowd, part = window.fit_on, trained.population, window.slice("ALL")
+    basics = basics_vectors(trained.encoder, basics_of(past.users))
     people = np.flatnonzero(np.diff(past.events.of("purchase").indptr))
-    taken = one.users[one.truth.user] * past.n_items + one.truth.item
-    sold, parts = np.isin(np.arange(past.n_items), one.items), []
+    bought = part.users[part.truth.user] * past.n_items + part.truth.item
+    sold, parts = np.isin(np.arange(past.n_items), part.items), []
     for block in np.split(people, range(128, len(people), 128)):
-        common: dict[str, Any] = {"own": block, "basics": told[block]}
+        common: dict[str, Any] = {"own": block, "basics": basics[block]}
         histories = past.events.rows(block)
-        found = candidates(crowd, ask(crowd, histories, past.as_of, **common), trained.model.candidates, allowed=sold)
-        scored = score_pairs(trained.model.scorer, crowd, histories, past.as_of, found, **common)
-        label = np.isin(block[found.user] * past.n_items + found.item, taken)
-        parts.append((block[found.user], found.item, scored.logit, scored.probability, label))
+        users = ask(crowd, histories, past.as_of, **common)
+        proposed = candidates(crowd, users, trained.model.candidates, allowed=sold)
+        scored = score_pairs(trained.model.scorer, crowd, histories, past.as_of, proposed, **common)
+        label = np.isin(block[proposed.user] * past.n_items + proposed.item, bought)
+        parts.append((block[proposed.user], proposed.item, scored.logit, scored.probability, label))
     return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
 
@@ -84,11 +72,11 @@ def figures(user: Any, item: Any, logit: Any, plain: Any, label: Any, offsets: A
     order = np.lexsort((item, -logit, user))
     top = order[np.arange(len(order)) - np.searchsorted(user, user) < 20]
     often = np.bincount(item, plain)[item] >= LEAST
-    out: dict[str, Any] = {"people": len(np.unique(user)), "pairs": len(item), "takings": int(label.sum())}
+    table: dict[str, Any] = {"people": len(np.unique(user)), "pairs": len(item), "takings": int(label.sum())}
     losses = []
     for name, p in (("one line", plain), ("and items", with_offsets(plain, offsets[item]))):
         losses.append(np.bincount(user, -np.log(np.where(label, p, 1 - p)))[np.unique(user)])
-        out[name] = {
+        table[name] = {
             "takings_over_expected": label.sum() / p.sum(),
             "ece": metrics.calibration_error(p, label),
             "ece@20": metrics.calibration_error(p[top], label[top]),
@@ -97,14 +85,14 @@ def figures(user: Any, item: Any, logit: Any, plain: Any, label: Any, offsets: A
             f"item_error, {LEAST:g} or more expected": item_error(item[often], p[often], label[often], seed),
         }
     gain = paired_bootstraps((losses[0] - losses[1])[:, None], seed=seed)[0]
-    out["log loss gained per person"] = {"mean": gain.mean, "low": gain.low, "high": gain.high}
-    return json.loads(json.dumps(out, default=float), parse_float=lambda text: round(float(text), 6))
+    table["log loss gained per person"] = asdict(gain)
+    return table
 
 
 def item_error(item: np.ndarray, p: np.ndarray, label: np.ndarray, seed: int) -> dict[str, float]:
     expected = np.bincount(item, p)
-    taken = {"error": np.bincount(item, label), "chance": np.random.default_rng(seed).poisson(expected)}
-    return {name: np.abs(observed - expected).sum() / expected.sum() for name, observed in taken.items()}
+    counts = {"error": np.bincount(item, label), "chance": np.random.default_rng(seed).poisson(expected)}
+    return {name: np.abs(observed - expected).sum() / expected.sum() for name, observed in counts.items()}
 
 
 if __name__ == "__main__":

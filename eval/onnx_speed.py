@@ -10,9 +10,6 @@ vectors are to the original's is told as cosine, and as the share of each text's
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -23,32 +20,28 @@ from typing import Any
 
 import numpy as np
 from encoder_speed import SEED, catalogue_texts, plain_encoder, timed
+from inputs import finish, load_average, script_parser
 
 from recllm.encoder.batches import encode_unique
 from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
 from recllm.encoder.onnx_export import export_onnx
 from recllm.encoder.precision import machine
-from recllm.evaluation.report import commit, hardware, versions
+from recllm.evaluation.record import versions
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--plain", type=int, default=2000, help="texts that the plain encoder gets")
     parser.add_argument("--distinct", type=int, default=3000, help="distinct texts that every precision gets")
-    parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
-    record = measure(catalogue_texts(), args.plain, args.distinct)
-    text = json.dumps(record, indent=1)
-    print(text)
-    if args.output:
-        args.output.write_text(text + "\n", encoding="utf-8")
+    finish(measure(catalogue_texts(), args.plain, args.distinct), args.output)
 
 
 def measure(texts: Sequence[str], n_plain: int, n_distinct: int) -> dict[str, Any]:
     rng = np.random.default_rng(SEED)
     sample = [texts[row] for row in rng.choice(len(texts), n_plain, replace=False)]
     once = sorted(set(texts))
-    few = [once[row] for row in rng.choice(len(once), n_distinct, replace=False)]
+    sample_once = [once[row] for row in rng.choice(len(once), n_distinct, replace=False)]
     plain = plain_encoder()
     first, _ = timed(lambda: plain(sample))
     with tempfile.TemporaryDirectory() as scratch:
@@ -57,24 +50,23 @@ def measure(texts: Sequence[str], n_plain: int, n_distinct: int) -> dict[str, An
         started = time.perf_counter()
         export_onnx(exact, folder, texts=once)  # type: ignore[arg-type]
         exported = time.perf_counter() - started
-        whole = catalogue(texts, folder)
+        int8 = catalogue(texts, folder)
         second, _ = timed(lambda: plain(sample))
-        alone = distinct_alone(few, folder)
+        alone = distinct_alone(sample_once, folder)
         start = cold_start(folder)
         sizes = {path.name: round(path.stat().st_size / 1e6, 1) for path in folder.glob("*.onnx")}
     wall, processor = (min(a, b) / n_plain for a, b in zip(first, second, strict=True))  # seconds a text
     for count, name in ((len(texts), "with_duplicates"), (len(once), "distinct")):
-        whole[f"times_plain_{name}"] = round(wall / (whole["seconds"] / count), 2)
-        whole[f"times_plain_{name}_processor"] = round(processor / (whole["processor_seconds"] / count), 2)
+        int8[f"times_plain_{name}"] = round(wall / (int8["seconds"] / count), 2)
+        int8[f"times_plain_{name}_processor"] = round(processor / (int8["processor_seconds"] / count), 2)
     for figures in alone.values():
         figures["times_plain"] = round(wall * figures["texts_per_s"], 2)
         figures["times_plain_processor"] = round(processor * figures.pop("texts_per_processor_s"), 2)
     return {
         "protocol": "onnx-speed",
-        "commit": commit(),
         "model": DEFAULT_ENCODER,
         "machine": machine(),
-        "load_average": [round(load, 1) for load in os.getloadavg()],
+        "load_average": load_average(),
         "texts": len(texts),
         "distinct": len(once),
         "plain_texts": n_plain,
@@ -82,12 +74,11 @@ def measure(texts: Sequence[str], n_plain: int, n_distinct: int) -> dict[str, An
         "export_seconds": round(exported, 1),
         "megabytes": sizes,
         "first_vector_seconds": start,
-        "catalogue_int8": whole,
+        "catalogue_int8": int8,
         "goal": "catalogue_int8.times_plain_with_duplicates >= 4",
         "distinct_texts": n_distinct,
         "distinct_alone": alone,
-        "hardware": hardware(),
-        "versions": versions() | {"onnxruntime": __import__("onnxruntime").__version__},
+        "versions": versions("onnxruntime"),
     }
 
 
@@ -97,8 +88,8 @@ def catalogue(texts: Sequence[str], folder: Path) -> dict[str, Any]:
         encoder = load_encoder(folder, precision="int8", cache_dir=cache, progress=False)
         encoder.encoder.encode(["warm up"])  # type: ignore[attr-defined]
         (wall, processor), (vectors, inverse) = timed(lambda: encode_unique(encoder, texts))
-        (warm, _), (again, _) = timed(lambda: encode_unique(encoder, texts))
-        assert (vectors == again).all() and len(inverse) == len(texts)
+        (warm, _), (reread, _) = timed(lambda: encode_unique(encoder, texts))
+        assert (vectors == reread).all() and len(inverse) == len(texts)
     return {
         "seconds": round(wall, 2),
         "processor_seconds": round(processor, 2),
@@ -115,21 +106,21 @@ def distinct_alone(texts: Sequence[str], folder: Path) -> dict[str, dict[str, An
         "onnx float32": load_encoder(folder, progress=False),
         "onnx int8": load_encoder(folder, precision="int8", progress=False),
     }
-    found: dict[str, dict[str, Any]] = {}
+    figures: dict[str, dict[str, Any]] = {}
     expected = None
     for name, encoder in encoders.items():
         encoder.encode(texts[:64])
         (wall, processor), vectors = timed(lambda encoder=encoder: encoder.encode(texts))
         expected = vectors if expected is None else expected
         cosine = (vectors * expected).sum(axis=1)
-        found[name] = {
+        figures[name] = {
             "texts_per_s": round(len(texts) / wall, 1),
             "texts_per_processor_s": len(texts) / processor,
             "lowest_cosine": round(float(cosine.min()), 5),
             "mean_cosine": round(float(cosine.mean()), 5),
             "same_nearest_10": round(same_nearest(vectors, expected), 4),
         }
-    return found
+    return figures
 
 
 def same_nearest(vectors: np.ndarray, expected: np.ndarray, k: int = 10) -> float:
@@ -145,8 +136,8 @@ def same_nearest(vectors: np.ndarray, expected: np.ndarray, k: int = 10) -> floa
 def cold_start(folder: Path) -> dict[str, float]:
     """Seconds of a new process to its first vector: from the export, and from the weights."""
     spent = {}
-    for name, told in (("onnx int8", f"{str(folder)!r}, precision='int8'"), ("torch float32", "device='cpu'")):
-        code = f"from recllm.encoder import load_encoder; load_encoder({told}).encode(['milk'])"
+    for name, arguments in (("onnx int8", f"{str(folder)!r}, precision='int8'"), ("torch float32", "device='cpu'")):
+        code = f"from recllm.encoder.loading import load_encoder; load_encoder({arguments}).encode(['milk'])"
         runs = []
         for _ in range(3):
             started = time.perf_counter()

@@ -2,80 +2,53 @@
 
 PROTOCOL: cj-next28, or-next28, beauty-loo or industrial-time. Every system runs in this one process on the same window.
 `--validation` moves to the tuning window; the test window is for runs that are reported. Settings of the peers were
-chosen on the former and stand in eval/peers.toml.
+chosen on the former and stand in eval/peers.toml. The lists of each system are kept in the cache until the report is
+written: a run that was interrupted goes on with the next system.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
+import re
+import shutil
 import time
-import tomllib
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+
+from inputs import peer_settings, say, script_parser, window_of
 
 from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
-from recllm.evaluation.benchmarks import PROTOCOLS
-from recllm.evaluation.protocols import Window
-from recllm.evaluation.report import OURS, evaluate
-from recllm.evaluation.run import systems_for
-from recllm.evaluation.systems import BASELINES, PEERS
-
-HERE = Path(__file__).parent
-DATA = HERE.parents[1] / "shared" / "data"
-
-
-def window_of(protocol: str, *, validation: bool, data: Path = DATA) -> Window:
-    fixed = PROTOCOLS[protocol]
-    return fixed.window(fixed.read(data), validation=validation)
-
-
-def peer_settings(protocol: str) -> Mapping[str, Mapping[str, Any]]:
-    found = tomllib.loads((HERE / "peers.toml").read_text(encoding="utf-8"))
-    settings: Mapping[str, Mapping[str, Any]] = found.get(protocol, {})
-    return settings
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("protocol", choices=sorted(PROTOCOLS))
-    parser.add_argument("--systems", default=",".join((OURS, *BASELINES, *PEERS)), help="names with commas")
-    parser.add_argument("--validation", action="store_true", help="the tuning window instead of the test window")
-    parser.add_argument("--slices", help="only these, names with commas")
-    parser.add_argument("--data", type=Path, default=DATA, help="folder that holds the data folders")
-    parser.add_argument("--encoder", default=DEFAULT_ENCODER)
-    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "recllm", help="keeps text vectors")
-    parser.add_argument("-k", type=int, help="length of the lists; the protocol's own otherwise")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("-o", "--output", type=Path)
-    return parser.parse_args(argv)
+from recllm.evaluation.benchmarks import BENCHMARKS
+from recllm.evaluation.recllm_system import OURS
+from recllm.evaluation.report import evaluate
+from recllm.evaluation.systems import BASELINES, PEERS, check_systems, systems_for
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parse(argv)
+    parser = script_parser(__doc__, "validation", "slices", "data", "cache", "seed")
+    parser.add_argument("protocol", choices=sorted(BENCHMARKS))
+    parser.add_argument("--systems", default=",".join((OURS, *BASELINES, *PEERS)), help="names with commas")
+    parser.add_argument("--encoder", default=DEFAULT_ENCODER)
+    parser.add_argument("-k", type=int, help="length of the lists; the protocol's own otherwise")
+    args = parser.parse_args(argv)
+    names = args.systems.split(",")
+    check_systems(names)
     began = time.perf_counter()
-    window = window_of(args.protocol, validation=args.validation, data=args.data)
-    window = window.only(args.slices.split(",")) if args.slices else window
-    say(f"{window.protocol}: read in {time.perf_counter() - began:.1f} s")
+    window = window_of(args.protocol, args, validation=args.validation)
+    say("%s: read in %.1f s", window.protocol, time.perf_counter() - began)
     systems = systems_for(
         window,
-        args.systems.split(","),
+        names,
         lambda: load_encoder(args.encoder, cache_dir=args.cache, precision="auto"),
         settings=peer_settings(args.protocol),
         seed=args.seed,
         runs=args.cache / "lora",
-        progress=say,
     )
-    say(f"prepared in {time.perf_counter() - began:.1f} s")
-    report = evaluate(window, systems, k=args.k or PROTOCOLS[args.protocol].k, seed=args.seed, progress=say)
+    say("prepared in %.1f s", time.perf_counter() - began)
+    unfinished = args.cache / "unfinished" / re.sub(r"\W+", "-", f"{window.protocol}-{args.encoder}")
+    k = args.k or BENCHMARKS[args.protocol].k
+    report = evaluate(window, systems, k=k, seed=args.seed, resume=unfinished)
     print(report.table())
     if args.output:
         report.write(args.output)
+    shutil.rmtree(unfinished)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from recllm.evaluation.report import commit, hardware, versions
+from inputs import finish, in_new_process, peak_mib, script_parser
 
 GOALS = {
     "ingest rows/s": ">= 20000",
@@ -36,11 +35,10 @@ GOALS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--part", choices=sorted(PARTS), help="run one part and print its figures")
     parser.add_argument("--folder", type=Path, help="where the workspace is made; a temporary folder otherwise")
     parser.add_argument("--plain", type=int, default=3000, help="texts that the plain encoder gets")
-    parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
     if args.part:
         print(json.dumps(PARTS[args.part](args)))
@@ -50,21 +48,9 @@ def main() -> None:
         folder = args.folder or Path(scratch) / "shop"
         figures: dict[str, Any] = {}
         for part in PARTS:
-            command = [sys.executable, __file__, "--part", part, "--folder", str(folder), "--plain", str(args.plain)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            figures |= json.loads(done.stdout.splitlines()[-1])
-            print(part, done.stdout.splitlines()[-1], flush=True)
-    record = {
-        "protocol": "speed",
-        "commit": commit(),
-        "seconds": round(time.perf_counter() - started, 1),
-        "figures": figures,
-        "goals": GOALS,
-        "hardware": hardware(),
-        "versions": versions(),
-    }
-    if args.output:
-        args.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            figures |= in_new_process("speed.py", "--part", part, "--folder", str(folder), "--plain", str(args.plain))
+    seconds = round(time.perf_counter() - started, 1)
+    finish({"protocol": "speed", "seconds": seconds, "figures": figures, "goals": GOALS}, args.output)
 
 
 def ingest(args: argparse.Namespace) -> dict[str, Any]:
@@ -79,25 +65,24 @@ def ingest(args: argparse.Namespace) -> dict[str, Any]:
         started = time.perf_counter()
         report = load_file(shop, data_folder() / f"{name}.parquet", table, mapping=mapping)
         spent = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"ingest rows": report.read, "ingest rows/s": round(report.read / spent), "ingest peak MiB": round(peak)}
+    return {"ingest rows": report.read, "ingest rows/s": round(report.read / spent), "ingest peak MiB": peak_mib()}
 
 
 def encode(args: argparse.Namespace) -> dict[str, Any]:
     """See encoder_speed.py, which tells more."""
     from encoder_speed import catalogue_texts, measure
 
-    found = measure(catalogue_texts(), args.plain)
-    exact, chosen = found["recllm"]["float32"], found["recllm"]["auto"]
+    figures = measure(catalogue_texts(), args.plain)
+    exact, probed = figures["recllm"]["float32"], figures["recllm"]["auto"]
     return {
-        "encode texts": found["texts"],
-        "encode distinct texts": found["distinct"],
-        "encode plain texts/s": found["plain_texts_per_s"],
+        "encode texts": figures["texts"],
+        "encode distinct texts": figures["distinct"],
+        "encode plain texts/s": figures["plain_texts_per_s"],
         "encode texts/s": exact["cold_texts_per_s"],
         "encode ratio": exact["times_plain_with_duplicates"],
         "encode ratio, distinct texts only": exact["times_plain_distinct"],
-        "encode precision chosen by the probe": chosen["precision"],
-        "encode ratio with it": chosen["times_plain_with_duplicates"],
+        "encode precision chosen by the probe": probed["precision"],
+        "encode ratio with it": probed["times_plain_with_duplicates"],
     }
 
 
@@ -105,7 +90,7 @@ def serve(args: argparse.Namespace) -> dict[str, Any]:
     """A small scorer is trained, since speed does not depend on how good it is; then everything is warm."""
     import numpy as np
 
-    from recllm.evaluation.protocols import cj_next28
+    from recllm.evaluation.benchmarks import cj_next28
     from recllm.evaluation.tables import complete_journey
     from recllm.jobs.recommenders import open_recommender, workspace_encoder
     from recllm.jobs.train import train_workspace
@@ -148,7 +133,7 @@ def serve(args: argparse.Namespace) -> dict[str, Any]:
         "top20 seconds": round(top20, 1),
         "recommend ms": _median_ms(lambda user: plain.recommend(user, explain=False), people),
         "recommend with reasons ms": _median_ms(lambda user: plain.recommend(user), people),
-        "serve peak MiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "serve peak MiB": peak_mib(),
     }
 
 
@@ -168,7 +153,7 @@ def market(args: argparse.Namespace) -> dict[str, Any]:
     spent = []
     for items in (ids[20:21], ids):
         started = time.perf_counter()
-        found = audience(recommender, items=items, cut=Cut(size=200))
+        reached = audience(recommender, items=items, cut=Cut(size=200))
         spent.append(round(time.perf_counter() - started, 1))
     started = time.perf_counter()
     predicted = predict_workspace(shop, "buy", horizon_days=28)
@@ -176,7 +161,7 @@ def market(args: argparse.Namespace) -> dict[str, Any]:
         "audience people": recommender.dataset.n_users,
         "audience of 1 item s": spent[0],
         "audience of 50 items s": spent[1],
-        "audience size": len(found.people),
+        "audience size": len(reached.people),
         "predict people": len(predicted.people),
         "predict s": round(time.perf_counter() - started, 1),
     }

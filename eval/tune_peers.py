@@ -13,28 +13,26 @@ import time
 import tomllib
 from collections.abc import Callable, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from run import HERE, window_of
+from inputs import PEERS, default_encoder, script_parser, window_of
 
 from recllm import metrics
-from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
 from recllm.evaluation.baselines import personal_frequency, user_knn
-from recllm.evaluation.benchmarks import PROTOCOLS
+from recllm.evaluation.benchmarks import BENCHMARKS
 from recllm.evaluation.peers.arrivals import ArrivalSettings, arrival_examples, rank_arrivals
 from recllm.evaluation.peers.boosting import boost
 from recllm.evaluation.peers.ease import ease
 from recllm.evaluation.peers.factors import als, bpr
-from recllm.evaluation.peers.source_model import source_model
+from recllm.evaluation.peers.neural import source_model
 from recllm.evaluation.peers.tifu import tifu_knn
-from recllm.evaluation.peers.trees import TreeSettings, answering, learn_from
-from recllm.evaluation.protocols import Judged, System, Window
+from recllm.evaluation.peers.trees import TreeSettings, tree_examples, tree_ranker
+from recllm.evaluation.protocols import EvaluationWindow, Ranker
 from recllm.features.item_vectors import item_vectors
 
 Settings = dict[str, Any]
-Maker = Callable[[Settings], System]
+Maker = Callable[[Settings], Ranker]
 
 GRIDS: dict[str, dict[str, list[Any]]] = {
     "personal-frequency": {"half_life_days": [30.0, 60.0, 90.0, 120.0, 180.0, 365.0]},
@@ -70,7 +68,7 @@ NO_TIME = {
 """Where a step of the order stands for 28 days, neighbours must speak for longer."""
 
 
-def simple_maker(make: Callable[..., System]) -> Maker:
+def simple_maker(make: Callable[..., Ranker]) -> Maker:
     return lambda setting: make(**setting)
 
 
@@ -78,35 +76,34 @@ GROWTH = frozenset({"leaves", "rounds", "learning_rate", "least_rows", "share"})
 """Settings by which tries share their examples."""
 
 
-def tree_maker(window: Window) -> Maker:
-    vectors, shared = vectors_of(window), cache(lambda given: learn_from(window.fit_on, vectors, given))
+def tree_maker(window: EvaluationWindow) -> Maker:
+    vectors, shared = vectors_of(window), cache(lambda args: tree_examples(window.fit_on, vectors, args))
 
-    def made(setting: Settings) -> System:
+    def make(setting: Settings) -> Ranker:
         base = TreeSettings(**{key: value for key, value in setting.items() if key not in GROWTH})
-        given = TreeSettings(**setting)
-        forest = boost(shared(base), given)
-        return answering(lambda _: forest, given)
+        args = TreeSettings(**setting)
+        forest = boost(shared(base), args)
+        return tree_ranker(lambda _: forest, args)
 
-    return made
+    return make
 
 
-def arrival_maker(window: Window) -> Maker:
-    vectors, shared = vectors_of(window), cache(lambda given: arrival_examples(window.fit_on, vectors, given))
+def arrival_maker(window: EvaluationWindow) -> Maker:
+    vectors, shared = vectors_of(window), cache(lambda args: arrival_examples(window.fit_on, vectors, args))
 
-    def made(setting: Settings) -> System:
+    def make(setting: Settings) -> Ranker:
         base = ArrivalSettings(**{key: value for key, value in setting.items() if key not in GROWTH})
         forest = boost(shared(base), ArrivalSettings(**setting))
-        return lambda question: rank_arrivals(forest, question)
+        return lambda query: rank_arrivals(forest, query)
 
-    return made
-
-
-def vectors_of(window: Window) -> np.ndarray:
-    encoder = load_encoder(DEFAULT_ENCODER, cache_dir=Path.home() / ".cache" / "recllm", precision="auto")
-    return item_vectors(encoder, window.fit_on)
+    return make
 
 
-SIMPLE: dict[str, Callable[..., System]] = {
+def vectors_of(window: EvaluationWindow) -> np.ndarray:
+    return item_vectors(default_encoder(script_parser(None, "cache").parse_args([])), window.fit_on)
+
+
+SIMPLE: dict[str, Callable[..., Ranker]] = {
     "personal-frequency": personal_frequency,
     "user-knn": user_knn,
     "tifu-knn": tifu_knn,
@@ -117,67 +114,61 @@ SIMPLE: dict[str, Callable[..., System]] = {
 }
 
 
-def maker(name: str, window: Window) -> Maker:
+def maker(name: str, window: EvaluationWindow) -> Maker:
     if name in SIMPLE:
         return simple_maker(SIMPLE[name])
     return tree_maker(window) if name == "lightgbm" else arrival_maker(window)
 
 
-def figures_of(window: Window, system: System, k: int) -> list[float]:
+def figures_of(window: EvaluationWindow, rank: Ranker, k: int) -> list[float]:
     """NDCG of each slice."""
-    found = []
-    for one in window.slices:
-        answer = system(window.ask(one, k))
-        lists = answer.items if isinstance(answer, Judged) else answer
-        found.append(metrics.average(metrics.ndcg(lists, one.truth, k)))
-    return found
+    return [metrics.average(metrics.ndcg(rank(window.query(part, k)).items, part.truth, k)) for part in window.slices]
 
 
-def tuned(window: Window, name: str, grid: Mapping[str, list[Any]], start: Settings, k: int) -> Settings:
+def tuned(window: EvaluationWindow, name: str, grid: Mapping[str, list[Any]], start: Settings, k: int) -> Settings:
     """Coordinate by coordinate, from the first value of each."""
     make, best = maker(name, window), dict(start) | {key: values[0] for key, values in grid.items()}
-    worth = tried(window, name, make, best, k)
+    best_score = tried(window, name, make, best, k)
     for key, values in grid.items():
         for value in values[1:]:
             setting = best | {key: value}
-            found = tried(window, name, make, setting, k)
-            if found > worth:
-                worth, best = found, setting
+            score = tried(window, name, make, setting, k)
+            if score > best_score:
+                best_score, best = score, setting
     return best
 
 
-def tried(window: Window, name: str, make: Maker, setting: Settings, k: int) -> float:
+def tried(window: EvaluationWindow, name: str, make: Maker, setting: Settings, k: int) -> float:
     began = time.perf_counter()
-    system = make({key: value for key, value in setting.items() if value is not None})
-    found = figures_of(window, system, k)
-    told = " ".join(f"{s.name} {v:.4f}" for s, v in zip(window.slices, found, strict=True))
-    print(f"{window.protocol} {name} {setting} {told} {time.perf_counter() - began:.0f} s", flush=True)
-    return float(np.prod(found))
+    rank = make({key: value for key, value in setting.items() if value is not None})
+    ndcg = figures_of(window, rank, k)
+    figures = " ".join(f"{s.name} {v:.4f}" for s, v in zip(window.slices, ndcg, strict=True))
+    print(f"{window.protocol} {name} {setting} {figures} {time.perf_counter() - began:.0f} s", flush=True)
+    return float(np.prod(ndcg))
 
 
-def slices_for(window: Window, name: str) -> list[str]:
-    here = [s.name for s in window.slices]
+def slices_for(window: EvaluationWindow, name: str) -> list[str]:
+    names = [s.name for s in window.slices]
     if name == "arrivals":
-        return [s for s in here if s == "COLD"]
-    return [s for s in here if s in ("ALL", "NEW")] or here[:1]
+        return [s for s in names if s == "COLD"]
+    return [s for s in names if s in ("ALL", "NEW")] or names[:1]
 
 
 def write(protocol: str, name: str, setting: Settings) -> None:
     """Into eval/peers.toml, the other entries as they stand."""
-    path = HERE / "peers.toml"
-    known = tomllib.loads(path.read_text(encoding="utf-8"))
-    kept = {key: value for key, value in setting.items() if value is not None}
-    peers = known.setdefault(protocol, {})
+    settings = tomllib.loads(PEERS.read_text(encoding="utf-8"))
+    tuned_values = {key: value for key, value in setting.items() if value is not None}
+    peers = settings.setdefault(protocol, {})
     if name == "arrivals":
-        peers["lightgbm"] = peers.get("lightgbm", {}) | {"arrivals": kept}
+        peers["lightgbm"] = peers.get("lightgbm", {}) | {"arrivals": tuned_values}
     else:
         nested = {key: value for key, value in peers.get(name, {}).items() if isinstance(value, dict)}
-        peers[name] = kept | nested
+        peers[name] = tuned_values | nested
     lines = ["# Settings of the peers, chosen on each protocol's validation window by eval/tune_peers.py."]
-    for place in PROTOCOLS:
-        for peer, found in known.get(place, {}).items():
-            lines += section(f"{place}.{peer}", found)
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for name in BENCHMARKS:
+        for peer, values in settings.get(name, {}).items():
+            lines += section(f"{name}.{peer}", values)
+    PEERS.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def section(title: str, setting: Settings) -> list[str]:
@@ -188,17 +179,17 @@ def section(title: str, setting: Settings) -> list[str]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("protocols", nargs="*", default=sorted(PROTOCOLS))
+    parser.add_argument("protocols", nargs="*", default=sorted(BENCHMARKS))
     parser.add_argument("--peers", default=",".join(GRIDS), help="names with commas")
     args = parser.parse_args(argv)
     for protocol in args.protocols:
-        window = window_of(protocol, validation=True)
+        window = window_of(protocol, args, validation=True)
         for name in args.peers.split(","):
-            here = slices_for(window, name)
+            slices = slices_for(window, name)
             grid = NO_TIME.get(name, GRIDS[name]) if window.retained is None else GRIDS[name]
             start = FIXED.get(protocol, {}).get(name, {})
-            if here:
-                write(protocol, name, tuned(window.only(here), name, grid, start, PROTOCOLS[protocol].k))
+            if slices:
+                write(protocol, name, tuned(window.only(slices), name, grid, start, BENCHMARKS[protocol].k))
 
 
 if __name__ == "__main__":

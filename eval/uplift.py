@@ -10,18 +10,15 @@ random.
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from inputs import finish, script_parser
 from numpy.typing import NDArray
 
 from recllm.errors import PolicyError
-from recllm.evaluation.report import commit, hardware, versions
 from recllm.propensity.curves import auc
 from recllm.propensity.table import Features
 from recllm.propensity.uplift.learners import Learner, _chances, fit_uplift
@@ -41,28 +38,19 @@ class World:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("-o", "--output", type=Path)
-    args = parser.parse_args()
+    args = script_parser(__doc__, "seed").parse_args()
     began = time.perf_counter()
     record = {
         "protocol": "uplift-simulated",
         "note": "simulated with a seed; no real people",
-        "commit": commit(),
         "seed": args.seed,
         "people": N,
         "runs": RUNS,
         "worlds": {name: of_world(name, args.seed) for name in WORLDS},
         "refused": refusals(args.seed),
         "seconds": round(time.perf_counter() - began, 1),
-        "hardware": hardware(),
-        "versions": versions(),
     }
-    record = json.loads(json.dumps(record, default=float), parse_float=lambda text: round(float(text), 6))
-    print(text := json.dumps(record, indent=1))
-    if args.output:
-        args.output.write_text(text + "\n", encoding="utf-8")
+    finish(record, args.output)
 
 
 def simulate(name: str, seed: int, n: int = N) -> tuple[Features, NDArray[np.bool_], Values, Values, Values]:
@@ -102,7 +90,8 @@ def of_world(name: str, seed: int) -> dict[str, Any]:
 def of_run(name: str, seed: int) -> dict[str, dict[str, float]]:
     learn, judge = world(name, seed)
     settings = UpliftSettings(seed=seed)
-    scores = {f"{one}-learner": fit_uplift(learn.trial, one, settings).uplift(judge.trial.features) for one in Learner}
+    learners = {f"{kind}-learner": fit_uplift(learn.trial, kind, settings) for kind in Learner}
+    scores = {name: learner.uplift(judge.trial.features) for name, learner in learners.items()}
     scores |= others(learn.trial, judge.trial, settings)
     best = true_qini(judge.truth, judge.truth).qini
     return {name: figures(score, judge, best) for name, score in scores.items()}
@@ -110,10 +99,10 @@ def of_run(name: str, seed: int) -> dict[str, dict[str, float]]:
 
 def others(learn: Trial, judge: Trial, settings: UpliftSettings) -> dict[str, Values]:
     values, ones = learn.features.values, np.ones(len(learn))
-    asked = judge.features.values
     arms = {"who responds anyway": ~learn.treated, "who responds when treated": learn.treated}
-    found = {name: _chances(values[a], learn.outcome[a], ones[a], settings)(asked) for name, a in arms.items()}
-    return found | {"random": np.random.default_rng(settings.seed).random(len(judge))}
+    models = {name: _chances(values[arm], learn.outcome[arm], ones[arm], settings) for name, arm in arms.items()}
+    chances = {name: chance(judge.features.values) for name, chance in models.items()}
+    return chances | {"random": np.random.default_rng(settings.seed).random(len(judge))}
 
 
 def figures(score: Values, judge: World, best: float) -> dict[str, float]:
@@ -132,9 +121,9 @@ def refusals(seed: int) -> dict[str, Any]:
         features, treated, outcome, _, _ = simulate("equal chances", 10_000 * seed + 77 + run, 3_000)
         true += _refused(features, treated, outcome)
         rng = np.random.default_rng(run)
-        chosen = rng.random(len(treated)) < 0.5 + 0.2 * np.tanh(features.values[:, 5])
-        tell.append(auc(features.values[:, 5].astype(np.float64), chosen))
-        false += _refused(features, chosen, outcome)
+        treated_by_feature = rng.random(len(treated)) < 0.5 + 0.2 * np.tanh(features.values[:, 5])
+        tell.append(auc(features.values[:, 5].astype(np.float64), treated_by_feature))
+        false += _refused(features, treated_by_feature, outcome)
     return {"chosen_by_a_feature": false, "drawn_by_lot": true, "of": 20, "auc_of_that_feature": float(np.mean(tell))}
 
 

@@ -216,7 +216,7 @@ def _encode(data: Dataset, encoder: Encoder) -> None:
 
 
 def _train(workspace: Workspace, data: Dataset, encoder: Encoder, seed: int) -> tuple[str, Recommender, Any]:
-    from recllm.evaluation.protocols import cj_next28
+    from recllm.evaluation.benchmarks import cj_next28
     from recllm.recommender.recommender import Recommender
     from recllm.settings import ScorerTrainingSettings
 
@@ -226,12 +226,12 @@ def _train(workspace: Workspace, data: Dataset, encoder: Encoder, seed: int) -> 
 
 
 def _measure(recommender: Recommender, window: Any, seed: int) -> Report:
-    from recllm.evaluation.recllm_system import serving
+    from recllm.evaluation.recllm_system import served_system
     from recllm.evaluation.report import evaluate
-    from recllm.evaluation.systems import contenders
+    from recllm.evaluation.systems import make_systems
 
-    systems = contenders(BASELINES, vectors=recommender.item_vectors, seed=seed)
-    return evaluate(window.only(("ALL", "NEW")), {"recllm": serving(recommender), **systems}, seed=seed)
+    systems = make_systems(BASELINES, vectors=recommender.item_vectors, seed=seed)
+    return evaluate(window.only(("ALL", "NEW")), {"recllm": served_system(recommender), **systems}, seed=seed)
 
 
 # --- speak -----------------------------------------------------------------------------------------------------------

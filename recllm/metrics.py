@@ -7,8 +7,7 @@ find, so that two systems can be compared person by person; `average` skips the 
 Sources: Järvelin and Kekäläinen 2002 (NDCG), Voorhees 1999 (MRR), Ziegler et al. 2005 (intra-list similarity), Zhou
 et al. 2010 (novelty as self-information). `tests/test_metrics.py` compares with `ranx`. Where definitions differ:
 
-* `recall` divides by min(|truth|, k), so that a perfect list of k scores 1; `ranx` divides by |truth|. The same holds
-  for `average_precision`.
+* `recall` divides by min(|truth|, k), so that a perfect list of k scores 1; `ranx` divides by |truth|.
 * A person with an empty truth is NaN here and left out of the average; `ranx` counts 0.
 * `ranx` breaks ties of scores in no documented way. Here a ranking has no ties: who made the list broke them.
 * A list that names an item twice is refused; counting both would allow an NDCG above 1.
@@ -31,13 +30,13 @@ Rankings = NDArray[np.int32]
 class Truth:
     """What each person did in the window, in compressed-row form.
 
-    The items of person u are item[indptr[u]:indptr[u + 1]]: int32, ascending, none twice. `value`: float64 beside
-    `item`, what the person spent on it, where known.
+    The items of person u are item[indptr[u]:indptr[u + 1]], ascending, none twice.
     """
 
     indptr: NDArray[np.int64]
     item: NDArray[np.int32]
     value: Values | None = None
+    """Beside `item`: what the person spent on it, where prices are known."""
 
     @classmethod
     def from_pairs(
@@ -63,10 +62,10 @@ class Truth:
         """Row of the person for each entry of `item`."""
         return np.repeat(np.arange(len(self.indptr) - 1), self.sizes)
 
-    def select(self, kept: NDArray[np.bool_]) -> Truth:
-        """The entries where `kept`, shape of `item`, is true; people keep their rows, some with nothing left."""
-        indptr = np.concatenate([[0], np.cumsum(kept)])[self.indptr].astype(np.int64)
-        return Truth(indptr, self.item[kept], None if self.value is None else self.value[kept])
+    def select(self, mask: NDArray[np.bool_]) -> Truth:
+        """The entries where `mask`, shape of `item`, is true; people keep their rows, some with nothing left."""
+        indptr = np.concatenate([[0], np.cumsum(mask)])[self.indptr].astype(np.int64)
+        return Truth(indptr, self.item[mask], None if self.value is None else self.value[mask])
 
     def rows(self, users: NDArray[np.integer]) -> Truth:
         """The same for these people only, in the order given."""
@@ -80,26 +79,25 @@ class Truth:
 
 
 def hits(lists: Rankings, truth: Truth, k: int | None = None) -> NDArray[np.bool_]:
-    """Which of the first k places are right, bool (n_users, min(k, width)).
+    """Which of the first k ranks are right, bool (n_users, min(k, width)).
 
     Raises `UsageError` for a k below 1, another number of people, or a list that names an item twice.
     """
-    lists = _checked(lists, len(truth.sizes), k)
-    where = _positions(lists, truth)
-    return where >= 0
+    return _positions(_checked(lists, len(truth.sizes), k), truth) >= 0
 
 
 def ndcg(lists: Rankings, truth: Truth, k: int) -> Values:
     """NDCG@k = sum over hits of 1 / log2(rank + 1), over the same sum of a list with min(|truth|, k) hits on top."""
-    found = hits(lists, truth, k)
+    hit = hits(lists, truth, k)
     discount = 1 / np.log2(np.arange(2, k + 2))
     ideal = np.concatenate([[np.nan], np.cumsum(discount)])[np.minimum(truth.sizes, k)]
-    return np.asarray(found @ discount[: found.shape[1]] / ideal)
+    return np.asarray(hit @ discount[: hit.shape[1]] / ideal)
 
 
 def recall(lists: Rankings, truth: Truth, k: int) -> Values:
     """Recall@k = hits / min(|truth|, k)."""
-    return np.asarray(hits(lists, truth, k).sum(axis=1) / _findable(truth, k))
+    findable = np.where(truth.sizes > 0, np.minimum(truth.sizes, k), np.nan)
+    return np.asarray(hits(lists, truth, k).sum(axis=1) / findable)
 
 
 def precision(lists: Rankings, truth: Truth, k: int) -> Values:
@@ -114,16 +112,9 @@ def hit_rate(lists: Rankings, truth: Truth, k: int) -> Values:
 
 def reciprocal_rank(lists: Rankings, truth: Truth, k: int) -> Values:
     """1 / rank of the first hit, 0 without one; its mean is MRR@k."""
-    found = hits(lists, truth, k)
-    first = (found / np.arange(1, found.shape[1] + 1)).max(axis=1, initial=0.0)
+    hit = hits(lists, truth, k)
+    first = (hit / np.arange(1, hit.shape[1] + 1)).max(axis=1, initial=0.0)
     return np.where(truth.sizes > 0, first, np.nan)
-
-
-def average_precision(lists: Rankings, truth: Truth, k: int) -> Values:
-    """AP@k = sum over hits of precision at the hit's rank, over min(|truth|, k); its mean is MAP@k."""
-    found = hits(lists, truth, k)
-    at_rank = np.cumsum(found, axis=1) / np.arange(1, found.shape[1] + 1)
-    return np.asarray((at_rank * found).sum(axis=1) / _findable(truth, k))
 
 
 def value_recall(lists: Rankings, truth: Truth, k: int) -> Values:
@@ -145,15 +136,15 @@ def diversity(lists: Rankings, vectors: NDArray[np.float32], k: int, block: int 
     vectors: (n_items, dim), unit rows. NaN for a list of fewer than two items.
     """
     lists = lists[:, :k]
-    out = np.full(len(lists), np.nan)
+    values = np.full(len(lists), np.nan)
     for start in range(0, len(lists), block):
         part = lists[start : start + block]
-        shown = part >= 0
-        m = shown.sum(axis=1)
-        total = np.einsum("nkd,nk->nd", vectors[np.maximum(part, 0)], shown.astype(vectors.dtype), optimize=True)
+        listed = part >= 0
+        m = listed.sum(axis=1)
+        total = np.einsum("nkd,nk->nd", vectors[np.maximum(part, 0)], listed.astype(vectors.dtype), optimize=True)
         pairs = np.where(m > 1, m * (m - 1), np.nan)
-        out[start : start + block] = 1 - ((total.astype(np.float64) ** 2).sum(axis=1) - m) / pairs
-    return out
+        values[start : start + block] = 1 - ((total.astype(np.float64) ** 2).sum(axis=1) - m) / pairs
+    return values
 
 
 # --- over all people -----------------------------------------------------------------------------------------------
@@ -161,8 +152,8 @@ def diversity(lists: Rankings, vectors: NDArray[np.float32], k: int, block: int 
 
 def average(values: Values) -> float:
     """Mean over the people who have a value; NaN when nobody has."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else float("nan")
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else float("nan")
 
 
 def spend_covered(lists: Rankings, truth: Truth, k: int) -> float:
@@ -178,17 +169,15 @@ def retained_reached(lists: Rankings, truth: Truth, k: int, retained: int) -> fl
 
 
 def coverage(lists: Rankings, n_items: int, k: int) -> float:
-    """Share of the catalogue's `n_items` that at least one list shows in its first k places."""
-    shown = lists[:, :k]
-    return len(np.unique(shown[shown >= 0])) / n_items if n_items else float("nan")
+    """Share of the catalogue's `n_items` that at least one list shows in its first k ranks."""
+    return len(np.unique(_listed(lists, k))) / n_items if n_items else float("nan")
 
 
 def gini(lists: Rankings, n_items: int, k: int) -> float:
-    """Gini index of how often each of the catalogue's `n_items` is shown in the first k places, in [0, 1): 0 when all
-    are shown equally often, near 1 when a few take every place. Source: Gini 1912, over items as Fleder and Hosanagar
+    """Gini index of how often each of the catalogue's `n_items` is shown in the first k ranks, in [0, 1): 0 when all
+    are shown equally often, near 1 when a few take every rank. Source: Gini 1912, over items as Fleder and Hosanagar
     2009 do."""
-    shown = lists[:, :k]
-    _, often = np.unique(shown[shown >= 0], return_counts=True)
+    _, often = np.unique(_listed(lists, k), return_counts=True)
     if not len(often):
         return float("nan")
     rank = np.arange(n_items - len(often), n_items) + 1  # items that are never shown stand before these and add 0
@@ -197,8 +186,7 @@ def gini(lists: Rankings, n_items: int, k: int) -> float:
 
 def mean_popularity(lists: Rankings, buyers: NDArray[np.integer], k: int) -> float:
     """Mean number of people who bought what is shown. buyers: (n_items,), before the cut."""
-    shown = lists[:, :k]
-    return average(np.asarray(buyers, np.float64)[shown[shown >= 0]])
+    return average(np.asarray(buyers, np.float64)[_listed(lists, k)])
 
 
 def popularity_rank(lists: Rankings, buyers: NDArray[np.integer], k: int) -> float:
@@ -208,15 +196,13 @@ def popularity_rank(lists: Rankings, buyers: NDArray[np.integer], k: int) -> flo
     """
     distinct, inverse, counts = np.unique(-np.asarray(buyers), return_inverse=True, return_counts=True)
     rank = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    shown = lists[:, :k]
-    return average(rank[shown[shown >= 0]]) if len(distinct) else float("nan")
+    return average(rank[_listed(lists, k)]) if len(distinct) else float("nan")
 
 
 def novelty(lists: Rankings, buyers: NDArray[np.integer], n_users: int, k: int) -> float:
     """Mean self-information of what is shown, -log2(buyers / n_users), in bits; an unsold item counts as one sale."""
     bits = -np.log2(np.maximum(buyers, 1) / max(n_users, 1))
-    shown = lists[:, :k]
-    return average(bits[shown[shown >= 0]])
+    return average(bits[_listed(lists, k)])
 
 
 def accuracy(probability: NDArray[np.floating], label: NDArray[np.bool_], threshold: float = 0.5) -> float:
@@ -263,19 +249,21 @@ def _checked(lists: Rankings, n_users: int, k: int | None) -> Rankings:
     return lists
 
 
+def _listed(lists: Rankings, k: int) -> NDArray[np.int32]:
+    """All items in the first k ranks, one after the other."""
+    first = lists[:, :k]
+    return first[first >= 0]
+
+
 def _positions(lists: Rankings, truth: Truth) -> NDArray[np.int64]:
-    """For each place of each list, the entry of `truth.item` that it hits, -1 where none."""
+    """For each rank of each list, the entry of `truth.item` that it hits, -1 where none."""
     width = int(max(lists.max(initial=0), truth.item.max(initial=0))) + 1
-    known = truth.user * width + truth.item
-    asked = np.arange(len(lists), dtype=np.int64)[:, None] * width + np.maximum(lists, 0)
-    if not len(known):
+    true_pairs = truth.user * width + truth.item
+    pairs = np.arange(len(lists), dtype=np.int64)[:, None] * width + np.maximum(lists, 0)
+    if not len(true_pairs):
         return np.full(lists.shape, -1, dtype=np.int64)
-    at = np.minimum(np.searchsorted(known, asked), len(known) - 1)
-    return np.where((known[at] == asked) & (lists >= 0), at, -1)
-
-
-def _findable(truth: Truth, k: int) -> Values:
-    return np.where(truth.sizes > 0, np.minimum(truth.sizes, k), np.nan)
+    at = np.minimum(np.searchsorted(true_pairs, pairs), len(true_pairs) - 1)
+    return np.where((true_pairs[at] == pairs) & (lists >= 0), at, -1)
 
 
 def _value(truth: Truth) -> Values:
@@ -285,6 +273,6 @@ def _value(truth: Truth) -> Values:
 
 
 def _spent(lists: Rankings, truth: Truth, k: int) -> Values:
-    where = _positions(_checked(lists, len(truth.sizes), k), truth)
+    """Of each person on each item of the list; what is no hit has the position -1, and 0 stands last."""
     spent = np.concatenate([_value(truth), [0.0]])
-    return np.asarray(spent[where])
+    return np.asarray(spent[_positions(_checked(lists, len(truth.sizes), k), truth)])

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from recllm.data.dataset import DAY, Dataset
 from recllm.errors import UsageError
 from recllm.evaluation import baselines as b
-from recllm.evaluation.bm25 import index_texts, words
-from recllm.evaluation.protocols import Question
-from recllm.evaluation.systems import contenders
+from recllm.evaluation.baselines import index_texts, words
+from recllm.evaluation.protocols import EvaluationQuery, RankedLists
+from recllm.evaluation.ranking import purchase_matrix, top_k
+from recllm.evaluation.systems import make_systems
 from recllm.metrics import Truth, ndcg
 
 NOW = 100 * DAY
@@ -41,16 +42,18 @@ def shop() -> Dataset:
     return Dataset.construct(events, items=items, as_of=NOW)
 
 
-def ask(shop: Dataset, *people: str, k: int = 3, mask_seen: bool = False, items: list[str] | None = None) -> Question:
+def ask(
+    shop: Dataset, *people: str, k: int = 3, mask_seen: bool = False, items: list[str] | None = None
+) -> EvaluationQuery:
     users = shop.user_rows(people)
     offered = np.sort(shop.item_rows(items or [i for i in TITLES if i != "cake"])).astype(np.int32)
-    return Question(
-        dataset=shop, fit_on=shop, users=users, own=users, items=offered, k=k, mask_seen=mask_seen, slice="ALL"
+    return EvaluationQuery(
+        dataset=shop, fit_on=shop, users=users, fit_users=users, items=offered, k=k, mask_seen=mask_seen, slice="ALL"
     )
 
 
-def names(shop: Dataset, lists: np.ndarray) -> list[list[str]]:
-    return [[shop.items["item_id"][int(i)] for i in row if i >= 0] for row in lists]
+def names(shop: Dataset, lists: RankedLists) -> list[list[str]]:
+    return [[shop.items["item_id"][int(i)] for i in row if i >= 0] for row in lists.items]
 
 
 def test_popular_counts_people_not_lines(shop: Dataset) -> None:
@@ -70,14 +73,14 @@ def test_personal_frequency_decays_and_then_follows_sales(shop: Dataset) -> None
 
 
 def test_masked_lists_hold_nothing_that_was_bought_and_may_be_short(shop: Dataset) -> None:
-    for system in (b.random_system(), b.popular(), b.personal_frequency(), b.user_knn(days=100)):
+    for system in (b.random_order(), b.popular(), b.personal_frequency(), b.user_knn(days=100)):
         bob, dan = names(shop, system(ask(shop, "bob", "dan", k=5, mask_seen=True)))
         assert set(bob) == {"screw", "nail", "drill"}
         assert set(dan) == {"milk", "bread", "tea"}
 
 
 def test_only_offered_items_are_ranked(shop: Dataset) -> None:
-    for system in (b.random_system(), b.popular(), b.personal_frequency(), b.user_knn(days=100)):
+    for system in (b.random_order(), b.popular(), b.personal_frequency(), b.user_knn(days=100)):
         lists = names(shop, system(ask(shop, "ann", "cat", k=4, items=["tea", "drill"])))
         assert [set(row) for row in lists] == [{"tea", "drill"}] * 2
 
@@ -92,8 +95,8 @@ def test_a_stranger_is_served(shop: Dataset) -> None:
     stranger = Dataset.construct(
         pl.DataFrame({"user_id": ["zoe"], "item_id": ["nail"], "timestamp": [NOW - DAY]}), items=shop.items, as_of=NOW
     )
-    question = Question(
-        dataset=stranger, fit_on=shop, users=np.array([0]), own=np.array([-1]), k=1, mask_seen=True, slice="ALL",
+    question = EvaluationQuery(
+        dataset=stranger, fit_on=shop, users=np.array([0]), fit_users=np.array([-1]), k=1, mask_seen=True, slice="ALL",
         items=np.arange(shop.n_items, dtype=np.int32),
     )  # fmt: skip
     assert names(shop, b.user_knn(days=100, neighbours=2)(question)) == [["screw"]]
@@ -132,18 +135,18 @@ def test_zero_shot_mean_and_set(shop: Dataset) -> None:
     vectors = rng.normal(size=(shop.n_items, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     question = ask(shop, "bob", "cat", k=4)
-    counts = b.purchases(shop, question.users, None).toarray()
+    counts = purchase_matrix(shop, question.users, None).toarray()
     for power, score in ((None, (counts @ vectors) @ vectors.T), (5, counts @ np.maximum(vectors @ vectors.T, 0) ** 5)):
-        lists = b.zero_shot(vectors, power=power)(question)
+        lists = b.zero_shot(vectors, power=power)(question).items
         for row, line in zip(lists, score, strict=True):
             np.testing.assert_allclose(line[row], np.sort(line[question.items])[::-1][:4], atol=1e-6)
 
 
 def test_random_depends_on_seed_and_person_only(shop: Dataset) -> None:
-    both = b.random_system(3)(ask(shop, "ann", "bob"))
-    alone = b.random_system(3)(ask(shop, "bob"))
+    both = b.random_order(3)(ask(shop, "ann", "bob")).items
+    alone = b.random_order(3)(ask(shop, "bob")).items
     assert both[1].tolist() == alone[0].tolist()
-    assert b.random_system(4)(ask(shop, "ann", "bob")).tolist() != both.tolist()
+    assert b.random_order(4)(ask(shop, "ann", "bob")).items.tolist() != both.tolist()
 
 
 @settings(max_examples=150, deadline=None)
@@ -152,7 +155,7 @@ def test_top_k_is_a_stable_sort_with_ties(k: int, n: int, levels: int, seed: int
     rng = np.random.default_rng(seed)
     scores = rng.integers(0, levels, (3, n)).astype(np.float32)
     scores[rng.random((3, n)) < 0.2] = -np.inf
-    best = b.top_k(scores, k)
+    best = top_k(scores, k)
     for row, line in zip(best, scores, strict=True):
         expected = [i for i in np.argsort(-line, kind="stable") if line[i] > -np.inf][:k]
         assert row[row >= 0].tolist() == expected
@@ -167,7 +170,7 @@ def test_tied_scores_get_the_ndcg_of_the_order_they_are_shown_in(shop: Dataset) 
 
     rng = np.random.default_rng(1)
     scores = rng.integers(0, 3, (5, 40)).astype(np.float32)
-    lists = b.top_k(scores, 10).astype(np.int32)
+    lists = top_k(scores, 10).astype(np.int32)
     truth = Truth.from_pairs(np.repeat(np.arange(5), 4), np.concatenate([rng.permutation(40)[:4] for _ in range(5)]), 5)
     qrels = {f"q{u}": {f"d{i}": 1 for i in truth.item[truth.indptr[u] : truth.indptr[u + 1]]} for u in range(5)}
     run = {f"q{u}": {f"d{i}": float(scores[u, i]) - 1e-6 * r for r, i in enumerate(lists[u])} for u in range(5)}
@@ -177,12 +180,12 @@ def test_tied_scores_get_the_ndcg_of_the_order_they_are_shown_in(shop: Dataset) 
 
 
 def test_contenders_by_name(shop: Dataset) -> None:
-    made = contenders(["popular", "personal-frequency"], settings={"personal-frequency": {"half_life_days": 10}})
-    assert names(shop, made["personal-frequency"].answer(ask(shop, "ann", k=1))) == [["milk"]]
+    made = make_systems(["popular", "personal-frequency"], settings={"personal-frequency": {"half_life_days": 10}})
+    assert names(shop, made["personal-frequency"].rank(ask(shop, "ann", k=1))) == [["milk"]]
     assert "COLD" not in (made["popular"].slices or ())
     with pytest.raises(UsageError, match="needs item texts"):
-        contenders(["bm25"])
+        make_systems(["bm25"])
     with pytest.raises(UsageError, match="needs item vectors"):
-        contenders(["zero-shot"])
+        make_systems(["zero-shot"])
     with pytest.raises(UsageError, match="unknown system 'magic'"):
-        contenders(["magic"])
+        make_systems(["magic"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,17 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recllm.data.dataset import DAY, Dataset
-from recllm.errors import DataError, UsageError
-from recllm.evaluation.baselines import Contender, buyers
-from recllm.evaluation.benchmarks import PROTOCOLS, beauty_loo
-from recllm.evaluation.bootstrap import paired_bootstrap, paired_bootstraps
-from recllm.evaluation.protocols import Judged, Question, Window, cj_next28, next_purchases, or_next28
-from recllm.evaluation.recllm_system import Recipe, learned
-from recllm.evaluation.report import Difference, evaluate
-from recllm.evaluation.run import evaluate_tables
-from recllm.evaluation.slices import parts
+from recllm.encoder.toy import ToyEncoder
+from recllm.errors import DataError, MissingExtraError, UsageError
+from recllm.evaluation.benchmarks import BENCHMARKS, beauty_loo, cj_next28, or_next28
+from recllm.evaluation.comparison import SystemDifference, bootstrap, paired_bootstrap, paired_bootstraps
+from recllm.evaluation.metric_table import subgroups
+from recllm.evaluation.protocols import EvaluationQuery, EvaluationWindow, RankedLists, System, next_purchases
+from recllm.evaluation.ranking import buyers
+from recllm.evaluation.recllm_system import TrainingRecipe, learned_system
+from recllm.evaluation.record import finished_record, write_record
+from recllm.evaluation.report import evaluate
 from recllm.evaluation.splits import column_split, row_split, split_tables, time_split
-from recllm.evaluation.systems import contenders
+from recllm.evaluation.systems import make_systems, systems_for
 from recllm.evaluation.tables import ORDER_EPOCH, ORDER_STEP, complete_journey, read_folder
 from recllm.schema import Action
 
@@ -55,7 +57,7 @@ def shop() -> Dataset:
     )  # fmt: skip
 
 
-def found(window: Window, name: str) -> dict[str, set[str]]:
+def found(window: EvaluationWindow, name: str) -> dict[str, set[str]]:
     one, ids = window.slice(name), window.dataset.items["item_id"]
     return {
         window.dataset.users["user_id"][int(u)]: {
@@ -84,7 +86,7 @@ def test_what_a_window_asks(shop: Dataset) -> None:
 def test_a_system_sees_nothing_from_the_window(shop: Dataset) -> None:
     window = next_purchases(shop, start=CUT, end=70 * DAY, protocol="toy")
     for one in window.slices:
-        question = window.ask(one, 5)
+        question = window.query(one, 5)
         assert question.dataset.events.at.max() < CUT == question.as_of
         assert question.fit_on.events.at.max() < CUT
 
@@ -123,13 +125,13 @@ def test_people_whose_history_is_hidden(shop: Dataset) -> None:
     )
     window = next_purchases(replace(shop, users=told), start=CUT, end=70 * DAY, protocol="toy")
     assert found(window, "NOHISTORY") == {"bob": {"tea"}}  # ann and cat told nothing
-    asked, bob = window.ask(window.slice("NOHISTORY"), 2), int(shop.user_rows(["bob"])[0])
-    assert asked.own.tolist() == [-1]
-    assert asked.hidden is not None and asked.hidden.tolist() == [bob]
+    asked, bob = window.query(window.slice("NOHISTORY"), 2), int(shop.user_rows(["bob"])[0])
+    assert asked.fit_users.tolist() == [-1]
+    assert asked.hidden_users is not None and asked.hidden_users.tolist() == [bob]
     assert np.diff(asked.dataset.events.indptr)[bob] == 0
     assert np.diff(asked.fit_on.events.indptr)[bob] == 1
     assert not asked.mask_seen
-    assert window.ask(window.slice("ALL"), 2).hidden is None
+    assert window.query(window.slice("ALL"), 2).hidden_users is None
 
 
 def test_parts_of_a_slice() -> None:
@@ -138,7 +140,8 @@ def test_parts_of_a_slice() -> None:
     rows += [("cat", f"z{n}", 4) for n in range(1, 8)]
     future = [("ann", "x", 51), ("ann", "z1", 52), ("bob", "z2", 51), ("cat", "y", 51)]
     window = next_purchases(Dataset.construct(log(*rows, *future)), start=CUT, end=70 * DAY, protocol="toy")
-    cut = {p.name: p for p in parts(window, buyers(window.fit_on, None))["ALL"]}
+    groups = subgroups(window, buyers(window.fit_on, None))
+    cut = {p.name: p for p in groups["ALL"]}
     ids, users = window.dataset.items["item_id"], window.dataset.users["user_id"].to_list()
     asked = window.slice("ALL").users
 
@@ -154,7 +157,7 @@ def test_parts_of_a_slice() -> None:
     assert told("TAIL") == {"ann": {"z1"}, "bob": {"z2"}}
     assert told("LIGHT") == {"ann": {"x", "z1"}, "bob": {"z2"}}
     assert told("HEAVY") == {"cat": {"y"}}
-    assert [p.name for p in parts(window, buyers(window.fit_on, None))["NEW"]] == ["NEW"]
+    assert [p.name for p in groups["NEW"]] == ["NEW"]
 
 
 def test_slices_are_chosen_by_name(shop: Dataset) -> None:
@@ -217,12 +220,12 @@ def test_leave_one_out_as_the_literature_does_it(ordered: Path) -> None:
     assert found(window, "MASKED") == {"ann": {"d"}, "bob": {"a"}}
     assert np.diff(window.dataset.events.indptr).tolist() == [3, 2]
     assert np.diff(window.fit_on.events.indptr).tolist() == [2, 1]
-    tuning = PROTOCOLS["beauty-loo"].window(tables, validation=True)
+    tuning = BENCHMARKS["beauty-loo"].window(tables, validation=True)
     assert tuning.protocol == "beauty-loo-validation"
     assert found(tuning, "MASKED") == {"ann": {"c"}, "bob": {"c"}}
     assert np.diff(tuning.dataset.events.indptr).tolist() == [2, 1] == np.diff(tuning.fit_on.events.indptr).tolist()
     with pytest.raises(UsageError, match="split column"):
-        PROTOCOLS["beauty-loo"].window(tables.dataset())
+        BENCHMARKS["beauty-loo"].window(tables.dataset())
 
 
 def test_published_rows_are_people_of_their_own(ordered: Path) -> None:
@@ -238,8 +241,8 @@ def test_published_rows_are_people_of_their_own(ordered: Path) -> None:
     assert [[ids[int(i)] for i in e.item[e.indptr[u] : e.indptr[u + 1]]] for u in (0, 1)] == [["a", "b"], list("abc")]
     assert e.at.max() < window.dataset.as_of
     assert len(window.fit_on.events) == 3  # the train events only
-    question = window.ask(window.slice("UNMASKED"), 2)
-    assert question.own.tolist() == window.fit_on.user_rows(["ann", "ann"]).tolist()
+    question = window.query(window.slice("UNMASKED"), 2)
+    assert question.fit_users.tolist() == window.fit_on.user_rows(["ann", "ann"]).tolist()
 
 
 def test_the_time_line_of_an_order_is_that_of_the_train_part(tmp_path: Path) -> None:
@@ -343,23 +346,38 @@ def test_bootstrap_leaves_out_people_without_a_value() -> None:
         paired_bootstrap(np.array([np.nan]), np.array([1.0]))
     with pytest.raises(UsageError, match="2 and 1 people"):
         paired_bootstrap(np.zeros(2), np.zeros(1))
+    alone = paired_bootstrap(np.array([3.0, np.nan]), np.zeros(2))
+    assert (alone.mean, alone.low, alone.high) == (3, 3, 3)
 
 
-def oracle(window: Window) -> Contender:
-    def answer(question: Question) -> np.ndarray:
-        truth = window.slice(question.slice).truth
-        out = np.full((len(question.users), question.k), -1, np.int32)
-        for row in range(len(out)):
-            mine = truth.item[truth.indptr[row] : truth.indptr[row + 1]][: question.k]
-            out[row, : len(mine)] = mine
-        return out
+def test_the_draws_of_a_seed_stay_what_they_were() -> None:
+    """Files of several years are compared: a draw is `integers` of one generator, one after the other."""
+    gaps = np.random.default_rng(3).normal(size=(40, 2))
+    rng, means = np.random.default_rng(7), np.empty((300, 2))
+    for draw in range(300):
+        means[draw] = gaps[rng.integers(0, 40, 40)].mean(axis=0)
+    low, high = np.quantile(means, [0.025, 0.975], axis=0)
+    for column, gap in enumerate(paired_bootstraps(gaps, draws=300, seed=7)):
+        assert (gap.low, gap.high) == pytest.approx((low[column], high[column]))
+    figure = bootstrap(lambda rows: float(gaps[rows, 0].mean()), 40, draws=300, seed=7)
+    assert (figure.mean, figure.low, figure.high) == pytest.approx((gaps[:, 0].mean(), low[0], high[0]))
 
-    return Contender(answer=answer)
+
+def oracle(window: EvaluationWindow) -> System:
+    def rank(query: EvaluationQuery) -> RankedLists:
+        truth = window.slice(query.slice).truth
+        lists = np.full((len(query.users), query.k), -1, np.int32)
+        for row in range(len(lists)):
+            mine = truth.item[truth.indptr[row] : truth.indptr[row + 1]][: query.k]
+            lists[row, : len(mine)] = mine
+        return RankedLists(lists)
+
+    return System(rank=rank)
 
 
 def test_report(shop: Dataset, tmp_path: Path) -> None:
     window = next_purchases(shop, start=CUT, end=70 * DAY, protocol="toy", note="a toy")
-    systems = {"recllm": oracle(window), **contenders(["random", "popular"])}
+    systems = {"recllm": oracle(window), **make_systems(["random", "popular"])}
     report = evaluate(window, systems, k=2, draws=50)
     report.write(tmp_path / "deep" / "toy.json")
     read = json.loads((tmp_path / "deep" / "toy.json").read_text())
@@ -381,7 +399,7 @@ def test_report(shop: Dataset, tmp_path: Path) -> None:
 def test_the_best_peer_of_each_slice_comes_first(shop: Dataset) -> None:
     window = next_purchases(shop, start=CUT, end=70 * DAY, protocol="toy")
     perfect = oracle(window)
-    systems = {"recllm": perfect, "recllm-frozen": perfect, "also": perfect, **contenders(["popular"])}
+    systems = {"recllm": perfect, "recllm-frozen": perfect, "also": perfect, **make_systems(["popular"])}
     report = evaluate(window, systems, k=2, draws=20)
     assert set(report.extra["best_peers"].values()) == {"also"}
     first = {}
@@ -397,9 +415,9 @@ def test_the_best_peer_of_each_slice_comes_first(shop: Dataset) -> None:
 
 def test_the_table_puts_the_best_first(shop: Dataset) -> None:
     window = next_purchases(shop, start=CUT, end=70 * DAY, protocol="toy", note="a toy", slices=("ALL",))
-    report = evaluate(window, contenders(["popular"]), k=2)
+    report = evaluate(window, make_systems(["popular"]), k=2)
     scores = {"low": {"ALL": {"ndcg@2": 0.1}}, "high": {"ALL": {"ndcg@2": 0.3, "hr@2": 1.0}}}
-    gap = Difference(ours="high", peer="low", slice="ALL", metric="ndcg@2", mean=0.2, low=0.1, high=0.3)
+    gap = SystemDifference(ours="high", peer="low", slice="ALL", metric="ndcg@2", mean=0.2, low=0.1, high=0.3)
     lines = replace(report, systems=scores, differences=(gap,)).table().splitlines()
     assert lines[1] == "a toy"
     assert [line.split()[0] for line in lines[4:7]] == ["ALL", "high", "low"]
@@ -436,21 +454,19 @@ def rows_of(dataset: Dataset) -> pl.DataFrame:
 
 
 def test_the_learned_scorer_is_a_system_and_is_trained_once_per_window() -> None:
-    from recllm.encoder.toy import ToyEncoder
     from recllm.settings import ScorerTrainingSettings
 
     window = time_split(with_arrivals(world()), test_days=28)
     told: list[str] = []
-    recipe = Recipe(training=ScorerTrainingSettings(epochs=2, n_windows=1, min_actions=50))
-    ours = learned(ToyEncoder(), recipe, progress=told.append)
-    report = evaluate(window.only(["ALL"]), {"recllm": ours, **contenders(["random"])}, k=5, draws=50)
+    recipe = TrainingRecipe(training=ScorerTrainingSettings(epochs=2, n_windows=1, min_actions=50))
+    ours = learned_system(ToyEncoder(), recipe, progress=told.append)
+    report = evaluate(window.only(["ALL"]), {"recllm": ours, **make_systems(["random"])}, k=5, draws=50)
     assert report.systems["recllm"]["ALL"]["ndcg@5"] > 2 * report.systems["random"]["ALL"]["ndcg@5"]
     trained, cold = len(told), window.slice("COLD")
     assert 0 <= report.systems["recllm"]["ALL"]["accuracy@0.5"] <= 1
     assert "accuracy@0.5" not in report.systems["random"]["ALL"]
-    answer = ours.answer(window.ask(cold, 5))
-    lists = answer.items  # type: ignore[union-attr]
-    assert {tuple(sorted(row[row >= 0].tolist())) for row in lists} == {tuple(cold.items.tolist())}
+    answer = ours.rank(window.query(cold, 5))
+    assert {tuple(sorted(row[row >= 0].tolist())) for row in answer.items} == {tuple(cold.items.tolist())}
     assert len(told) == trained
 
 
@@ -460,9 +476,9 @@ def test_accuracy_is_counted_over_the_listed_pairs() -> None:
     first = one.truth.item[one.truth.indptr[:-1]].astype(np.int32)
     lists = np.stack([first, np.full(len(first), -1, np.int32)], axis=1)
 
-    def sure(p: float) -> Contender:
+    def sure(p: float) -> System:
         told = {"own_figure": 1.5}
-        return Contender(answer=lambda question: Judged(lists, np.full(lists.shape, p, np.float32), told), note="why")
+        return System(rank=lambda question: RankedLists(lists, np.full(lists.shape, p, np.float32), told), note="why")
 
     report = evaluate(window, {"recllm": sure(0.9), "timid": sure(0.1)}, k=2, draws=10)
     assert report.systems["recllm"]["ALL"]["accuracy@0.5"] == 1
@@ -473,8 +489,6 @@ def test_accuracy_is_counted_over_the_listed_pairs() -> None:
 
 
 def test_a_folder_nobody_prepared_for(tmp_path: Path) -> None:
-    from recllm.encoder.toy import ToyEncoder
-
     loaded = []
 
     def encoder() -> ToyEncoder:
@@ -482,12 +496,92 @@ def test_a_folder_nobody_prepared_for(tmp_path: Path) -> None:
         return ToyEncoder()
 
     tables = read_folder(write(tmp_path, rows_of(world())))
-    report = evaluate_tables(tables, encoder, slices=["ALL", "NEW"], systems=["popular", "bm25", "category-affinity"])
+    window = split_tables(tables, slices=["ALL", "NEW"])
+    report = evaluate(window, systems_for(window, ["popular", "bm25", "category-affinity"], encoder))
     assert list(report.systems) == ["popular", "bm25"]  # no item has a category
     assert not loaded
-    report = evaluate_tables(tables, encoder, systems=["zero-shot", "zero-shot-set"])
+    window = split_tables(tables)
+    report = evaluate(window, systems_for(window, ["zero-shot", "zero-shot-set"], encoder))
     assert list(report.systems) == ["zero-shot"]  # nothing is new in this log
     assert len(loaded) == 1
+
+
+# --- runs that stop ------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_library_is_named_before_anything_is_encoded_or_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    window = time_split(world(), test_days=28)
+
+    def encoder() -> ToyEncoder:
+        raise AssertionError("nothing may be encoded")
+
+    for module, name in (("implicit", "als"), ("lightgbm", "lightgbm")):
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(MissingExtraError, match=rf"{module} is not installed.*recllm\[bench\]"):
+            systems_for(window, ["recllm", "popular", name], encoder)
+    with pytest.raises(UsageError, match="unknown system 'magic'; known: recllm, "):
+        systems_for(window, ["zero-shot", "magic"], encoder)
+
+
+def test_a_run_goes_on_with_the_system_that_stopped_it(shop: Dataset, tmp_path: Path) -> None:
+    window = next_purchases(shop, start=CUT, end=70 * DAY, protocol="toy")
+    runs: list[str] = []
+
+    def counted(name: str, system: System) -> System:
+        def rank(query: EvaluationQuery) -> RankedLists:
+            runs.append(name)
+            lists = system.rank(query).items
+            return RankedLists(lists, np.full(lists.shape, 0.25, np.float32), {"own_figure": 0.5})
+
+        return replace(system, rank=rank)
+
+    def stops(query: EvaluationQuery) -> RankedLists:
+        raise KeyboardInterrupt
+
+    systems = {
+        "recllm": counted("recllm", oracle(window)),
+        "popular": counted("popular", make_systems(["popular"])["popular"]),
+    }
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(window, systems | {"popular": System(rank=stops)}, k=2, draws=20, resume=tmp_path)
+    assert runs == ["recllm"] * 3
+    resumed = evaluate(window, systems, k=2, draws=20, resume=tmp_path)
+    assert runs == ["recllm"] * 3 + ["popular"] * 2
+    assert resumed.systems == evaluate(window, systems, k=2, draws=20).systems
+    assert resumed.systems["recllm"]["ALL"]["own_figure"] == 0.5
+
+
+@pytest.mark.parametrize("change", ["k", "settings", "data"])
+def test_lists_of_another_run_do_not_count(shop: Dataset, tmp_path: Path, change: str) -> None:
+    window = next_purchases(shop, start=CUT, end=70 * DAY, protocol="toy")
+    evaluate(window, make_systems(["random"]), k=2, resume=tmp_path)
+    if change == "data":
+        window = replace(window, data_hash="another")
+    systems = make_systems(["random"], seed=5 if change == "settings" else 0)
+    k = 3 if change == "k" else 2
+    resumed = evaluate(window, systems, k=k, resume=tmp_path)
+    assert resumed.systems == evaluate(window, systems, k=k).systems
+
+
+def test_each_system_is_logged_as_it_comes(shop: Dataset, caplog: pytest.LogCaptureFixture) -> None:
+    window = next_purchases(shop, start=CUT, end=70 * DAY, protocol="toy", slices=("ALL",))
+    with caplog.at_level("INFO", logger="recllm.evaluation"):
+        report = evaluate(window, make_systems(["random", "popular"]), k=2)
+    lines = [r.getMessage() for r in caplog.records]
+    assert [line.split(":")[0] for line in lines] == ["random", "random", "popular", "popular"]
+    assert lines[2] == "popular: system 2 of 2 on toy"
+    assert f"ALL {report.systems['popular']['ALL']['ndcg@2']:.4f}" in lines[3]
+    assert caplog.records[3].scores == report.systems["popular"]  # type: ignore[attr-defined]
+    assert not any(person in line for line in lines for person in shop.users["user_id"])
+
+
+def test_a_record_says_what_it_comes_from(tmp_path: Path) -> None:
+    record = finished_record({"protocol": "toy", "share": np.float32(1 / 3), "counts": np.array([1, 2])})
+    assert record["share"] == 0.333333 and record["counts"] == [1, 2]
+    assert {"commit", "uncommitted_changes", "at", "hardware", "versions"} <= set(record)
+    assert record["versions"]["numpy"] == np.__version__
+    write_record(record, tmp_path / "deep" / "toy.json")
+    assert json.loads((tmp_path / "deep" / "toy.json").read_text()) == record
 
 
 # --- the fixed windows ---------------------------------------------------------------------------------------------
@@ -504,7 +598,7 @@ def test_complete_journey_counts_and_popularity() -> None:
     assert int((np.diff(window.dataset.events.indptr) > 0).sum()) == 2_461
     pairs = {s.name: len(s.truth.item) for s in window.slices}
     assert 1 - pairs["NEW"] / pairs["ALL"] == pytest.approx(0.44, abs=0.005)
-    report = evaluate(window, contenders(["popular-recent"]), draws=10)
+    report = evaluate(window, make_systems(["popular-recent"]), draws=10)
     assert report.systems["popular-recent"]["ALL"]["ndcg@20"] == pytest.approx(0.147, abs=0.001)
     assert report.systems["popular-recent"]["NEW"]["ndcg@20"] == pytest.approx(0.041, abs=0.001)
 
@@ -519,13 +613,13 @@ def test_online_retail_counts() -> None:
 
 
 def test_published_protocols_are_as_large_as_their_sources_say() -> None:
-    beauty = PROTOCOLS["beauty-loo"]
+    beauty = BENCHMARKS["beauty-loo"]
     window = beauty.window(beauty.read(folder("amazon_beauty_p5").parent))
     assert [(s.name, len(s.users), len(s.items)) for s in window.slices] == [
         ("MASKED", 22_363, 12_101), ("UNMASKED", 22_363, 12_101)
     ]  # fmt: skip
     assert len(window.fit_on.events) == 153_776
-    industrial = PROTOCOLS["industrial-time"]
+    industrial = BENCHMARKS["industrial-time"]
     tables = industrial.read(folder("minionerec_Industrial_and_Scientific").parent)
     for validation, rows in ((False, 4_533), (True, 4_532)):
         window = industrial.window(tables, validation=validation)
@@ -536,6 +630,6 @@ def test_published_protocols_are_as_large_as_their_sources_say() -> None:
 def test_beauty_popularity_is_the_published_check() -> None:
     window = column_split(read_folder(folder("amazon_beauty_p5")), history=["train"])
     assert len(window.slice("MASKED").users) == 22_363
-    report = evaluate(window.only(["MASKED"]), contenders(["popular"]), k=10, draws=10)
+    report = evaluate(window.only(["MASKED"]), make_systems(["popular"]), k=10, draws=10)
     scores = report.systems["popular"]["MASKED"]
     assert (scores["recall@10"], scores["ndcg@10"]) == pytest.approx((0.0115, 0.0055), abs=0.0002)

@@ -12,15 +12,15 @@ import pytest
 from recllm.data.dataset import DAY, Dataset
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import MissingExtraError
-from recllm.evaluation.baselines import Contender, purchases
 from recllm.evaluation.peers.ease import ease, fit
 from recllm.evaluation.peers.factors import als, bpr
-from recllm.evaluation.peers.source_model import source_model
+from recllm.evaluation.peers.neural import source_model
 from recllm.evaluation.peers.tifu import person_vectors, tifu_knn
 from recllm.evaluation.peers.trees import lightgbm
-from recllm.evaluation.protocols import Judged, Question, Window
+from recllm.evaluation.protocols import EvaluationQuery, EvaluationWindow, RankedLists, System
+from recllm.evaluation.ranking import purchase_matrix
 from recllm.evaluation.splits import time_split
-from recllm.evaluation.systems import BASELINES, PEERS, contenders
+from recllm.evaluation.systems import BASELINES, PEERS, make_systems
 from recllm.features.item_vectors import item_vectors
 from recllm.text.items import item_texts
 
@@ -62,22 +62,18 @@ def blocks(seed: int = 0, people: int = 40, days: int = 150) -> Dataset:
 
 
 @cache
-def window() -> Window:
+def window() -> EvaluationWindow:
     return time_split(blocks(), test_days=28)
 
 
 @cache
-def made(seed: int = 0) -> dict[str, Contender]:
+def made(seed: int = 0) -> dict[str, System]:
     past = window().fit_on
     vectors, texts = item_vectors(ToyEncoder(), past), item_texts(past.items)
-    return contenders((*BASELINES, *PEERS), texts=texts, vectors=vectors, settings=SMALL, seed=seed)
+    return make_systems((*BASELINES, *PEERS), texts=texts, vectors=vectors, settings=SMALL, seed=seed)
 
 
-def lists_of(answer: np.ndarray | Judged) -> np.ndarray:
-    return answer.items if isinstance(answer, Judged) else answer
-
-
-def shelf(asked: Question, item: np.ndarray) -> np.ndarray:
+def shelf(asked: EvaluationQuery, item: np.ndarray) -> np.ndarray:
     return asked.fit_on.items["item_id"].str.slice(0, 1).to_numpy()[item]
 
 
@@ -90,26 +86,26 @@ def test_contract(name: str) -> None:
     for one in window().slices:
         if system.slices is not None and one.name not in system.slices:
             continue
-        asked = window().ask(one, 6)
-        answer = system.answer(asked)
-        lists = lists_of(answer)
+        asked = window().query(one, 6)
+        answer = system.rank(asked)
+        lists = answer.items
         assert lists.shape == (len(asked.users), 6)
         assert lists.dtype == np.int32
         assert np.isin(lists[lists >= 0], asked.items).all()
         assert all(len(set(row[row >= 0])) == (row >= 0).sum() for row in lists)
         assert ((lists >= 0).sum(axis=1) >= min(6, len(asked.items)) * (not asked.mask_seen)).all()
         if asked.mask_seen:
-            seen = purchases(asked.dataset, asked.users, None).toarray() > 0
+            seen = purchase_matrix(asked.dataset, asked.users, None).toarray() > 0
             assert not any(seen[row, item] for row, line in enumerate(lists) for item in line if item >= 0)
-        if isinstance(answer, Judged):
-            assert ((answer.probability >= 0) & (answer.probability <= 1) == (lists >= 0)).all()
+        if answer.probabilities is not None:
+            assert ((answer.probabilities >= 0) & (answer.probabilities <= 1) == (lists >= 0)).all()
 
 
 @pytest.mark.parametrize("name", PEERS)
 def test_a_seed_gives_one_answer(name: str) -> None:
-    asked = window().ask(window().slice("ALL"), 6)
-    once = lists_of(made()[name].answer(asked))
-    again = lists_of(made.__wrapped__(0)[name].answer(asked))
+    asked = window().query(window().slice("ALL"), 6)
+    once = made()[name].rank(asked).items
+    again = made.__wrapped__(0)[name].rank(asked).items
     assert once.tolist() == again.tolist()
 
 
@@ -117,8 +113,8 @@ def test_a_seed_gives_one_answer(name: str) -> None:
 def test_people_are_offered_their_own_shelf(name: str) -> None:
     """In NEW nothing that a person bought can be repeated, so the shelf must come from people alike."""
     for part in ("ALL", "NEW"):
-        asked = window().ask(window().slice(part), 2)
-        lists = lists_of(made()[name].answer(asked))
+        asked = window().query(window().slice(part), 2)
+        lists = made()[name].rank(asked).items
         taste = np.array(["ab"[u % 2] for u in asked.users])
         right = [shelf(asked, row[row >= 0]) == t for row, t in zip(lists, taste, strict=True)]
         assert np.concatenate(right).mean() > 0.9, part
@@ -126,15 +122,15 @@ def test_people_are_offered_their_own_shelf(name: str) -> None:
 
 @pytest.mark.parametrize("name", PEERS)
 def test_strangers_and_people_without_history_are_served(name: str) -> None:
-    asked = window().ask(window().slice("NOHISTORY"), 5)
-    assert (asked.own == -1).all()
-    assert (lists_of(made()[name].answer(asked)) >= 0).all()
+    asked = window().query(window().slice("NOHISTORY"), 5)
+    assert (asked.fit_users == -1).all()
+    assert (made()[name].rank(asked).items >= 0).all()
 
 
 def test_names_without_their_library(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    asked = window().ask(window().slice("ALL"), 2)
+    asked = window().query(window().slice("ALL"), 2)
     for module, system in (("implicit.cpu.als", als()), ("lightgbm", lightgbm(np.ones((asked.fit_on.n_items, 1))))):
         monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(MissingExtraError, match=r"recllm\[bench\]"):
@@ -149,14 +145,16 @@ def log(*rows: tuple[str, str, int]) -> Dataset:
     return Dataset.construct(pl.DataFrame({"user_id": user, "item_id": item, "timestamp": [d * DAY for d in day]}))
 
 
-def asking(past: Dataset, *people: str, k: int = 3) -> Question:
+def asking(past: Dataset, *people: str, k: int = 3) -> EvaluationQuery:
     rows = past.user_rows(people)
     items = np.arange(past.n_items, dtype=np.int32)
-    return Question(dataset=past, fit_on=past, users=rows, own=rows, items=items, k=k, mask_seen=False, slice="ALL")
+    return EvaluationQuery(
+        dataset=past, fit_on=past, users=rows, fit_users=rows, items=items, k=k, mask_seen=False, slice="ALL"
+    )
 
 
-def names(past: Dataset, lists: np.ndarray) -> list[list[str]]:
-    return [[past.items["item_id"][int(i)] for i in row if i >= 0] for row in lists]
+def names(past: Dataset, lists: RankedLists) -> list[list[str]]:
+    return [[past.items["item_id"][int(i)] for i in row if i >= 0] for row in lists.items]
 
 
 def test_tifu_vector_by_hand() -> None:
@@ -181,13 +179,13 @@ def test_ease_is_the_closed_form() -> None:
     rng = np.random.default_rng(0)
     x = (rng.random((30, 8)) < 0.4).astype(float)
     past = log(*[(f"u{u}", f"i{i}", 1) for u, i in zip(*x.nonzero(), strict=True)])
-    x = purchases(past, np.arange(past.n_users), None).toarray().astype(float)
+    x = purchase_matrix(past, np.arange(past.n_users), None).toarray().astype(float)
     inverse = np.linalg.inv(x.T @ x + 5 * np.eye(x.shape[1]))
     expected = -inverse / np.diag(inverse)
     np.fill_diagonal(expected, 0)
     model = fit(past, 5.0, 100)
     np.testing.assert_allclose(model.weight, expected[np.ix_(model.rows, model.rows)], atol=1e-5)
-    lists = ease(l2=5.0)(asking(past, *past.users["user_id"][:2], k=8))
+    lists = ease(l2=5.0)(asking(past, *past.users["user_id"][:2], k=8)).items
     score = (x @ expected)[:2]
     for row, line in zip(lists, score, strict=True):
         np.testing.assert_allclose(line[row], np.sort(line)[::-1], atol=1e-5)
@@ -204,28 +202,28 @@ def test_factors_of_strangers() -> None:
     """ALS solves for a stranger from the history alone; BPR has no vector for one and offers the mean person's."""
     past = window().fit_on
     one = window().slice("ALL")
-    known = window().ask(one, 3)
-    stranger = replace(known, own=np.full(len(known.users), -1))
-    assert als(factors=8)(known).tolist() == als(factors=8)(stranger).tolist()
-    lists = bpr(factors=8, iterations=20)(stranger)
+    known = window().query(one, 3)
+    stranger = replace(known, fit_users=np.full(len(known.users), -1))
+    assert als(factors=8)(known).items.tolist() == als(factors=8)(stranger).items.tolist()
+    lists = bpr(factors=8, iterations=20)(stranger).items
     assert past is known.fit_on
     assert (lists == lists[0]).all()
 
 
 def test_source_model_learns_blocks_and_its_accuracy_is_told() -> None:
-    asked = window().ask(window().slice("ALL"), 3)
+    asked = window().query(window().slice("ALL"), 3)
     answer = source_model(**SMALL["source-model"])(asked)
-    assert isinstance(answer, Judged)
+    assert answer.probabilities is not None
     assert answer.figures["heldout_accuracy@0.5"] > 0.75
     guess = source_model(**SMALL["source-model"] | {"epochs": 0})(asked)
-    assert isinstance(guess, Judged)
+    assert guess.probabilities is not None
     assert guess.figures["heldout_accuracy@0.5"] < answer.figures["heldout_accuracy@0.5"]
 
 
 def test_trees_of_arrivals_follow_type_and_text() -> None:
     cold = window().slice("COLD")
-    asked = window().ask(cold, 1)
-    lists = lists_of(made()["lightgbm"].answer(asked))
+    asked = window().query(cold, 1)
+    lists = made()["lightgbm"].rank(asked).items
     taste = np.array(["ab"[u % 2] for u in asked.users])
     assert (shelf(asked, lists[:, 0]) == taste).all()
 
@@ -236,8 +234,8 @@ def test_trees_learn_once_for_questions_that_differ_in_the_mask(monkeypatch: pyt
     grown = []
     monkeypatch.setattr(trees, "boost", lambda *given, boost=trees.boost: (grown.append(1), boost(*given))[1])
     system = lightgbm(item_vectors(ToyEncoder(), window().fit_on), **SMALL["lightgbm"])
-    everything = lists_of(system(window().ask(window().slice("ALL"), 30)))
-    fresh = lists_of(system(window().ask(window().slice("NEW"), 30)))
+    everything = system(window().query(window().slice("ALL"), 30)).items
+    fresh = system(window().query(window().slice("NEW"), 30)).items
     assert len(grown) == 1
     for row, user in enumerate(window().slice("NEW").users):
         place = int(np.flatnonzero(window().slice("ALL").users == user)[0])

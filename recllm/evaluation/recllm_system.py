@@ -1,8 +1,8 @@
-"""The learned scorer as a system among others: trained on what the window lets it see, then asked through serving code.
+"""recllm as a system among others: trained on what the window lets it see, then asked through serving code.
 
 window, encoder = cj_next28(complete_journey().dataset()), load_encoder()
-ours = learned(encoder, advised(window.fit_on, encoder, tuned=False))
-report = evaluate(window, {"recllm": ours, **contenders(["popular"])})
+ours = learned_system(encoder, advised_recipe(window.fit_on, encoder, tuned=False))
+report = evaluate(window, {"recllm": ours, **make_systems(["popular"])})
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.data.dataset import Dataset
-from recllm.errors import DataError
-from recllm.evaluation.baselines import Contender
-from recllm.evaluation.protocols import Judged, Question, System
+from recllm.errors import DataError, NotFittedError
+from recllm.evaluation.protocols import EvaluationQuery, RankedLists, Ranker, System
+from recllm.evaluation.ranking import ListsOfBothMasks, once_per_window, one_pass_for_both_masks
+from recllm.evaluation.record import logger
 from recllm.schema import Encoder
 
 if TYPE_CHECKING:
@@ -28,16 +29,22 @@ if TYPE_CHECKING:
     from recllm.recommender.recommender import Recommender
     from recllm.settings import CandidateSettings, LoraSettings, ScorerTrainingSettings, SequenceModelSettings
 
+OURS = "recllm"
+TUNED, FROZEN = f"{OURS}-lora", f"{OURS}-frozen"
+OUR_SYSTEMS = (OURS, TUNED, FROZEN)
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Recipe:
-    """What is trained. lora: fine-tune the encoder first; None leaves it frozen. interests: the sequence model; None
-    for none. runs: where fine-tuning keeps its runs, so that one is not made twice; a temporary folder when None."""
+class TrainingRecipe:
+    """What is trained."""
 
     training: ScorerTrainingSettings
     lora: LoraSettings | None = None
+    """Fine-tune the encoder first; None leaves it frozen."""
     interests: SequenceModelSettings | None = None
+    """The sequence model; None for none."""
     runs: Path | None = None
+    """Where fine-tuning keeps its runs, so that one is not made twice; a temporary folder when None."""
 
     def settings(self) -> dict[str, Any]:
         """As plain data, for the report."""
@@ -46,7 +53,9 @@ class Recipe:
         return self.training.model_dump(mode="json") | tables
 
 
-def advised(past: Dataset, encoder: Encoder, *, tuned: bool, seed: int = 0, runs: Path | None = None) -> Recipe:
+def advised_recipe(
+    past: Dataset, encoder: Encoder, *, tuned: bool, seed: int = 0, runs: Path | None = None
+) -> TrainingRecipe:
     """What `recllm advise` proposes for this log; tuned False leaves the encoder frozen whatever it says.
 
     Raises `DataError` for a log that is too small to learn from.
@@ -54,91 +63,73 @@ def advised(past: Dataset, encoder: Encoder, *, tuned: bool, seed: int = 0, runs
     from recllm.text.items import item_texts
     from recllm.training.advise import advise
 
-    found = advise(past, item_texts(past.items), encoder=encoder.name, seed=seed)
-    if found.training is None:
-        raise DataError("; ".join(found.missing))
-    return Recipe(training=found.training, lora=found.lora if tuned else None, interests=found.interests, runs=runs)
+    advice = advise(past, item_texts(past.items), encoder=encoder.name, seed=seed)
+    if advice.training is None:
+        raise DataError("; ".join(advice.missing))
+    lora = advice.lora if tuned else None
+    return TrainingRecipe(training=advice.training, lora=lora, interests=advice.interests, runs=runs)
 
 
-def learned(
+def learned_system(
     encoder: Encoder,
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     *,
     item_vectors: NDArray[np.float32] | None = None,
     progress: Callable[[str], None] | None = None,
-) -> Contender:
-    """Trains at the first question of a window on `question.fit_on`, and keeps what it learned for the next ones.
+) -> System:
+    """Trains at the first query of a window on `query.fit_on`, and keeps what it learned for the next ones.
 
-    item_vectors: those of the untuned encoder, (n_items, dim), unit rows, where the caller has them already.
+    item_vectors: those of the untuned encoder, (n_items, dim), unit rows, where the caller has them already. progress:
+    gets a line per step of the training; the room's log does where it is None.
     """
-    trained: dict[int, tuple[Any, System]] = {}  # the dataset is kept beside the system, so that its id stays taken
-
-    def answer(question: Question) -> NDArray[np.int32] | Judged:
-        key = id(question.fit_on)
-        if key not in trained:
-            trained[key] = question.fit_on, _train(question, encoder, recipe, item_vectors, progress)
-        return trained[key][1](question)
-
-    return Contender(answer=answer, settings={"encoder": encoder.name, **recipe.settings()})
+    trained = once_per_window(lambda past: _train(past, encoder, recipe, item_vectors, progress or logger.info))
+    settings = {"encoder": encoder.name, **recipe.settings()}
+    return System(rank=lambda query: trained(query.fit_on)(query), settings=settings)
 
 
-def serving(recommender: Recommender, *, popularity_weight: float = 0.0) -> Contender:
+def served_system(recommender: Recommender, *, popularity_weight: float = 0.0) -> System:
     """A trained recommender as it is served; it must have been trained on the window's own past.
 
     The caller makes the window from the recommender's dataset, so that both have the same rows.
     """
-    from recllm.errors import NotFittedError
-
     model = recommender.model
     if model is None:
         raise NotFittedError("the recommender is not trained; call fit first")
     encoder, locale = recommender.encoder, recommender.locale
-    crowd, offsets = recommender.population, recommender.item_offsets
-    answer = _system(model.scorer, crowd, model.candidates, encoder, locale, popularity_weight, offsets)
+    population, offsets = recommender.population, recommender.item_offsets
+    rank = _ranker(model.scorer, population, model.candidates, encoder, locale, popularity_weight, offsets)
     settings = {"encoder": model.encoder, "model_version": model.version, "popularity_weight": popularity_weight}
-    return Contender(answer=answer, settings=settings)
+    return System(rank=rank, settings=settings)
 
 
 def _train(
-    question: Question,
-    encoder: Encoder,
-    recipe: Recipe,
-    vectors: NDArray[np.float32] | None,
-    progress: Callable[[str], None] | None,
-) -> System:
-    from recllm.features.collaborative import Population
-    from recllm.features.item_vectors import basics_of, basics_vectors, item_vectors
-    from recllm.training.scorer import fit_scorer
-
-    past = question.fit_on
-    if recipe.lora is not None:
-        encoder, vectors = _tuned(past, encoder, recipe.lora, recipe.runs, progress), None
-    vectors = item_vectors(encoder, past) if vectors is None else vectors
-    told = basics_vectors(encoder, basics_of(past.users))
-    fitted = fit_scorer(past, vectors, told, recipe.training, progress, interests=recipe.interests)
-    population = Population.fit(past, vectors, fitted.population, told, fitted.interests)
-    return _system(fitted.scorer, population, fitted.candidates, encoder, "en", item_offsets=fitted.item_offsets)
-
-
-def _tuned(
     past: Dataset,
     encoder: Encoder,
-    lora: LoraSettings,
-    runs: Path | None,
-    progress: Callable[[str], None] | None,
-) -> Encoder:
+    recipe: TrainingRecipe,
+    vectors: NDArray[np.float32] | None,
+    progress: Callable[[str], None],
+) -> Ranker:
     from tempfile import TemporaryDirectory
 
+    from recllm.features.collaborative import Population
+    from recllm.features.item_vectors import basics_of, basics_vectors, item_vectors
     from recllm.training.lora.run_folder import run_folder_name
     from recllm.training.lora.tune import tune_encoder
+    from recllm.training.scorer import fit_scorer
 
-    if runs is not None:
-        return tune_encoder(past, encoder, lora, runs / run_folder_name(past, encoder, lora), progress).encoder
-    with TemporaryDirectory() as folder:  # the merged weights are in memory; the adapter is not needed again
-        return tune_encoder(past, encoder, lora, Path(folder) / "run", progress).encoder
+    if recipe.lora is not None:
+        with TemporaryDirectory() as scratch:  # the merged weights are in memory; the adapter is not needed again
+            runs = recipe.runs or Path(scratch)
+            run = runs / run_folder_name(past, encoder, recipe.lora)
+            encoder, vectors = tune_encoder(past, encoder, recipe.lora, run, progress).encoder, None
+    vectors = item_vectors(encoder, past) if vectors is None else vectors
+    basics = basics_vectors(encoder, basics_of(past.users))
+    fitted = fit_scorer(past, vectors, basics, recipe.training, progress, interests=recipe.interests)
+    population = Population.fit(past, vectors, fitted.population, basics, fitted.interests)
+    return _ranker(fitted.scorer, population, fitted.candidates, encoder, "en", item_offsets=fitted.item_offsets)
 
 
-def _system(
+def _ranker(
     scorer: Scorer,
     population: Population,
     settings: CandidateSettings,
@@ -146,64 +137,46 @@ def _system(
     locale: str,
     popularity_weight: float = 0.0,
     item_offsets: NDArray[np.float32] | None = None,
-) -> System:
+) -> Ranker:
     from recllm.features.item_vectors import basics_of, basics_vectors
     from recllm.recommender.ranking import rank, rank_items, rank_with_and_without_repeats
 
-    last: list[_Pass] = []
-
-    def answer(question: Question) -> Judged:
-        if last and last[0].answers(question):
-            return last[0].lists(question)
-        people = question.dataset.users[question.users]
-        common: dict[str, Any] = {
-            "own": question.own if question.hidden is None else np.maximum(question.own, question.hidden),
-            "basics": basics_vectors(encoder, basics_of(people), locale),
+    def arguments(query: EvaluationQuery) -> dict[str, Any]:
+        users, hidden = query.fit_users, query.hidden_users
+        return {
+            "scorer": scorer,
+            "population": population,
+            "histories": query.dataset.events.rows(query.users),
+            "as_of": query.as_of,
+            "k": query.k,
+            "own": users if hidden is None else np.maximum(users, hidden),
+            "basics": basics_vectors(encoder, basics_of(query.dataset.users[query.users]), locale),
             "popularity_weight": popularity_weight,
             "item_offsets": item_offsets,
         }
-        asked = (scorer, population, question.dataset.events.rows(question.users), question.as_of)
-        repeats = not question.mask_seen
-        if not population.stats.buyers_ever[question.items].any():  # arrivals: no source can propose what never sold
-            return _judged(rank_items(*asked, question.items, question.k, repeats=repeats, **common))
-        allowed = np.zeros(question.dataset.n_items, dtype=bool)
-        allowed[question.items] = True
-        common |= {"allowed": allowed, "settings": settings}
-        if question.mask_seen or question.hidden is not None:
-            return _judged(rank(*asked, question.k, repeats=repeats, **common))
-        whole, new = rank_with_and_without_repeats(*asked, question.k, **common)
-        last[:] = [_Pass(question, _judged(whole), _judged(new))]
-        return _judged(whole)
+
+    def candidates_of(query: EvaluationQuery) -> dict[str, Any]:
+        allowed = np.zeros(query.dataset.n_items, dtype=bool)
+        allowed[query.items] = True
+        return {"allowed": allowed, "settings": settings}
+
+    def with_and_without_repeats(query: EvaluationQuery) -> ListsOfBothMasks:
+        both = rank_with_and_without_repeats(**arguments(query), **candidates_of(query))
+        return ListsOfBothMasks(query, *map(_lists, both))
+
+    both_masks = one_pass_for_both_masks(with_and_without_repeats)
+
+    def answer(query: EvaluationQuery) -> RankedLists:
+        repeats, sold = not query.mask_seen, population.stats.buyers_ever[query.items].any()
+        if sold and query.hidden_users is None:
+            return both_masks(query)
+        if sold:
+            return _lists(rank(**arguments(query), repeats=repeats, **candidates_of(query)))
+        # arrivals: no source of candidates can propose what never sold
+        return _lists(rank_items(**arguments(query), items=query.items, repeats=repeats))
 
     return answer
 
 
-def _judged(found: Ranked) -> Judged:
-    return Judged(found.item, found.probability)
-
-
-@dataclass(frozen=True, eq=False)
-class _Pass:
-    """One pass over people, with their lists for all questions that differ from `question` only in the mask, or ask
-    fewer people."""
-
-    question: Question
-    whole: Judged
-    new: Judged
-
-    def answers(self, question: Question) -> bool:
-        mine = self.question
-        return (
-            question.dataset is mine.dataset
-            and question.fit_on is mine.fit_on
-            and question.hidden is None
-            and question.k == mine.k
-            and np.array_equal(question.items, mine.items)
-            and bool(np.isin(question.users, mine.users).all())
-        )
-
-    def lists(self, question: Question) -> Judged:
-        order = np.argsort(self.question.users)
-        rows = order[np.searchsorted(self.question.users, question.users, sorter=order)]
-        found = self.new if question.mask_seen else self.whole
-        return Judged(found.items[rows], found.probability[rows])
+def _lists(ranked: Ranked) -> RankedLists:
+    return RankedLists(ranked.item, ranked.probability)

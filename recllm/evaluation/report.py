@@ -2,61 +2,39 @@
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from shutil import which
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm import metrics
 from recllm.data.dataset import utc
-from recllm.evaluation import metric_table as figures
-from recllm.evaluation.baselines import Contender, buyers
-from recllm.evaluation.bootstrap import paired_bootstraps
-from recllm.evaluation.protocols import SLICES, Judged, Slice, Window
-from recllm.evaluation.slices import PARTS, Part, parts
+from recllm.evaluation.comparison import COMPARED, SystemDifference, best_peers, system_differences
+from recllm.evaluation.metric_table import SUBGROUPS, Subgroup, measure, subgroups
+from recllm.evaluation.protocols import SLICES, EvaluationWindow, RankedLists, System
+from recllm.evaluation.ranking import buyers
+from recllm.evaluation.recllm_system import OURS
+from recllm.evaluation.record import load_lists, logger, provenance, run_key, save_lists, write_record
 from recllm.metrics import Values
 
-OURS = "recllm"
-
-COMPARED = ("ndcg", "recall")
-"""Metrics for which differences get an interval."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """Mean of ours - peer over people, and its 95 % interval."""
-
-    ours: str
-    peer: str
-    slice: str
-    metric: str
-    mean: float
-    low: float
-    high: float
+Scores = dict[str, dict[str, dict[str, float]]]
+"""By system, slice or subgroup, and metric; metric names are lower case, such as "ndcg@20"."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What one run measured. `systems[name][slice][metric]`; metric names are lower case, such as "ndcg@20"."""
+    """What one run measured."""
 
     protocol: str
     commit: str | None
     data_hash: str
     seed: int
     seconds: float
-    systems: dict[str, dict[str, dict[str, float]]]
-    differences: tuple[Difference, ...]
+    systems: Scores
+    differences: tuple[SystemDifference, ...]
     extra: dict[str, Any] = field(default_factory=dict)
     """Further keys of the JSON document: best_peers (name of each slice's), note, notes, window, slices, settings,
     system_seconds, hardware, versions."""
@@ -70,13 +48,12 @@ class Report:
             "seed": self.seed,
             "seconds": round(self.seconds, 2),
             "systems": self.systems,
-            "differences": [{name: getattr(d, name) for name in Difference.__slots__} for d in self.differences],
+            "differences": [{name: getattr(d, name) for name in SystemDifference.__slots__} for d in self.differences],
             **self.extra,
         }
 
     def write(self, path: str | Path) -> None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(json.dumps(self.document(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_record(self.document(), path)
 
     def table(self, columns: Iterable[str] | None = None) -> str:
         """One block per slice, one line per system, best NDCG first; then the differences in NDCG."""
@@ -88,191 +65,115 @@ class Report:
             lines += ["", "ours - peer, mean and 95 % interval over people"]
         for d in (d for d in self.differences if d.metric.startswith(COMPARED[0])):
             verdict = "ahead" if d.low > 0 else "behind" if d.high < 0 else "tie"
-            place = f"{d.slice:8} {d.metric:10} {d.ours} - {d.peer}"
-            lines.append(f"{place:48} {d.mean:+.4f} [{d.low:+.4f}, {d.high:+.4f}] {verdict}")
+            compared = f"{d.slice:8} {d.metric:10} {d.ours} - {d.peer}"
+            lines.append(f"{compared:48} {d.mean:+.4f} [{d.low:+.4f}, {d.high:+.4f}] {verdict}")
         return "\n".join(lines)
 
     def _block(self, name: str, columns: list[str]) -> list[str]:
         rows = {s: scores[name] for s, scores in self.systems.items() if name in scores}
         columns = columns or list(dict.fromkeys(m for scores in rows.values() for m in scores))
         width = [max(9, len(c) + 2) for c in columns]
-        told = self.extra.get("slices", {}).get(name, {})
-        head = f"{name:20}" + "".join(f"{c:>{w}}" for c, w in zip(columns, width, strict=True))
-        about = (SLICES | PARTS).get(name, "")
-        items = f", {told['items']} items" if "items" in told else ""
-        out = [f"{name}: {about}; {told.get('users', '?')} people" + items, head]
+        size = self.extra.get("slices", {}).get(name, {})
+        items = f", {size['items']} items" if "items" in size else ""
+        lines = [f"{name}: {(SLICES | SUBGROUPS).get(name, '')}; {size.get('users', '?')} people{items}"]
+        lines.append(f"{name:20}" + "".join(f"{c:>{w}}" for c, w in zip(columns, width, strict=True)))
         for system, scores in sorted(rows.items(), key=lambda r: -r[1].get(columns[0], 0.0)):
-            cells = (_cell(scores.get(c), w) for c, w in zip(columns, width, strict=True))
-            out.append(f"{system:20}" + "".join(cells))
-        return out
-
-
-def _cell(value: float | None, width: int) -> str:
-    if value is None:
-        return f"{'-':>{width}}"
-    return f"{value:>{width}.4f}" if abs(value) < 10 else f"{value:>{width}.1f}"
+            line = f"{system:20}"
+            for column, w in zip(columns, width, strict=True):
+                value = scores.get(column)
+                line += f"{'-':>{w}}" if value is None else f"{value:>{w}.{4 if abs(value) < 10 else 1}f}"
+            lines.append(line)
+        return lines
 
 
 def evaluate(
-    window: Window,
-    systems: Mapping[str, Contender],
+    window: EvaluationWindow,
+    systems: Mapping[str, System],
     *,
     k: int = 20,
     ours: str = OURS,
     seed: int = 0,
     draws: int = 1000,
     vectors: NDArray[np.float32] | None = None,
-    progress: Callable[[str], None] = lambda line: None,
+    resume: Path | None = None,
 ) -> Report:
     """Asks every system every slice it plays in, and compares `ours` with each of the others person by person.
 
     vectors: (n_items, dim), unit rows, for intra-list diversity. `seed` is the bootstrap's; systems have their own.
+    resume: a folder that holds the lists of each system that has finished, so that a run that was interrupted goes on
+    with the next one. They count only for the same data, settings, versions and source; the caller deletes the folder.
     """
-    began = time.perf_counter()
-    sold = buyers(window.fit_on, None)
-    parted = parts(window, sold)
+    began, sold = time.perf_counter(), buyers(window.fit_on, None)
+    groups, main = subgroups(window, sold), f"{COMPARED[0]}@{k}"
     values: dict[tuple[str, str], dict[str, Values]] = {}
-    scores: dict[str, dict[str, dict[str, float]]] = {}
+    scores: Scores = {}
     spent: dict[str, float] = {}
-    for name, system in systems.items():
-        start = time.perf_counter()
-        for one in window.slices:
-            if system.slices is not None and one.name not in system.slices:
+    for number, (name, system) in enumerate(systems.items(), 1):
+        logger.info("%s: system %d of %d on %s", name, number, len(systems), window.protocol)
+        spent[name], lists = _ranked(window, name, system, k, resume)
+        for part in window.slices:
+            if part.name not in lists:
                 continue
-            answer = system.answer(window.ask(one, k))
-            for part, people, means in _measured(answer, one, parted[one.name], k, window, sold, vectors):
-                values[name, part] = people
-                scores.setdefault(name, {})[part] = {m: round(v, 6) for m, v in means.items() if np.isfinite(v)}
-        spent[name] = round(time.perf_counter() - start, 2)
-        main = f"{COMPARED[0]}@{k}"
-        told = ", ".join(f"{part} {found.get(main, 0.0):.4f}" for part, found in scores.get(name, {}).items())
-        progress(f"{name}: {spent[name]:.1f} s; {main} {told}")
-    best = best_peers(scores, ours, f"{COMPARED[0]}@{k}")
+            for group, people, figures in measure(lists[part.name], part, groups[part.name], k, window, sold, vectors):
+                values[name, group] = people
+                finite = {m: round(v, 6) for m, v in figures.items() if np.isfinite(v)}
+                scores.setdefault(name, {})[group] = finite
+        summary = ", ".join(f"{part} {figures.get(main, 0.0):.4f}" for part, figures in scores.get(name, {}).items())
+        logger.info("%s: %.1f s; %s %s", name, spent[name], main, summary, extra={"scores": scores.get(name, {})})
+    best = best_peers(scores, ours, k)
+    differences = tuple(system_differences(values, best, ours, k, seed, draws))
+    source = provenance()
     return Report(
         protocol=window.protocol,
-        commit=commit(),
+        commit=source.pop("commit"),
         data_hash=window.data_hash,
         seed=seed,
         seconds=time.perf_counter() - began,
         systems=scores,
-        differences=tuple(_differences(values, best, ours, k, seed, draws)),
-        extra={"best_peers": best} | _about(window, parted, systems, k, spent),
+        differences=differences,
+        extra={"best_peers": best, **_about(window, groups, systems, k), "system_seconds": spent, **source},
     )
 
 
-def _measured(
-    answer: NDArray[np.int32] | Judged,
-    one: Slice,
-    parted: list[Part],
-    k: int,
-    window: Window,
-    sold: NDArray[np.int64],
-    vectors: NDArray[np.float32] | None,
-) -> Iterable[tuple[str, dict[str, Values], dict[str, float]]]:
-    """Name, values per person and figures of the slice and of each of its parts."""
-    lists = answer.items if isinstance(answer, Judged) else answer
-    for part in parted:
-        people = figures.per_person(lists, part, k)
-        means = {m: metrics.average(v) for m, v in people.items()} | figures.of_money(lists, part, k)
-        if part.name == one.name:
-            means |= figures.of_lists(lists, one, k, window, sold, vectors)
-            means |= figures.of_probabilities(answer, one, k) if isinstance(answer, Judged) else {}
-        yield part.name, people, means
-
-
-def best_peers(scores: Mapping[str, Mapping[str, Mapping[str, float]]], ours: str, metric: str) -> dict[str, str]:
-    """Of each slice, the system with the highest `metric`. Systems named `ours` or `ours`-something are no peers."""
-    best: dict[str, str] = {}
-    for name, slices in scores.items():
-        if name == ours or name.startswith(f"{ours}-"):
-            continue
-        for part, found in slices.items():
-            if part not in best or found.get(metric, 0.0) > scores[best[part]][part].get(metric, 0.0):
-                best[part] = name
-    return best
-
-
-def _differences(
-    values: Mapping[tuple[str, str], Mapping[str, Values]],
-    best: Mapping[str, str],
-    ours: str,
-    k: int,
-    seed: int,
-    draws: int,
-) -> Iterable[Difference]:
-    """Slice by slice, the best peer first. All comparisons of a slice see the same redrawn people."""
-    compared = [f"{m}@{k}" for m in COMPARED]
-    for part in dict.fromkeys(p for _, p in values):
-        peers = [name for name, p in values if p == part and name != ours]
-        if (ours, part) not in values or not peers:
-            continue
-        peers.sort(key=lambda name: name != best.get(part))
-        pairs = [(peer, metric) for peer in peers for metric in compared]
-        gaps = [values[ours, part][metric] - values[peer, part][metric] for peer, metric in pairs]
-        intervals = paired_bootstraps(np.stack(gaps, axis=1), draws=draws, seed=seed)
-        for (peer, metric), gap in zip(pairs, intervals, strict=True):
-            mean, low, high = (round(v, 6) for v in (gap.mean, gap.low, gap.high))
-            yield Difference(ours=ours, peer=peer, slice=part, metric=metric, mean=mean, low=low, high=high)
-
-
-# --- the record ----------------------------------------------------------------------------------------------------
+def _ranked(
+    window: EvaluationWindow, name: str, system: System, k: int, resume: Path | None
+) -> tuple[float, dict[str, RankedLists]]:
+    """Seconds that the system took, and its lists on each slice it plays in."""
+    parts = [part for part in window.slices if system.slices is None or part.name in system.slices]
+    if resume is not None:
+        path = resume / f"{window.protocol}-{name}.npz"
+        key = run_key(
+            data=window.data_hash, protocol=window.protocol, k=k, settings=dict(system.settings),
+            slices={part.name: len(part.users) for part in parts},
+        )  # fmt: skip
+        if (saved := load_lists(path, key)) is not None:
+            logger.info("%s: finished before, taken from %s", name, path)
+            return saved
+    start = time.perf_counter()
+    lists = {part.name: system.rank(window.query(part, k)) for part in parts}
+    seconds = round(time.perf_counter() - start, 2)
+    if resume is not None:
+        save_lists(path, key, seconds, lists)
+    return seconds, lists
 
 
 def _about(
-    window: Window,
-    parted: Mapping[str, list[Part]],
-    systems: Mapping[str, Contender],
-    k: int,
-    spent: dict[str, float],
+    window: EvaluationWindow, groups: Mapping[str, list[Subgroup]], systems: Mapping[str, System], k: int
 ) -> dict[str, Any]:
+    """What was measured, and of what."""
     return {
         "note": window.note,
         "notes": [system.note for system in systems.values() if system.note],
         "k": k,
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--", "recllm")),
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "window": {"as_of": utc(window.dataset.as_of).isoformat(), "until": utc(window.until).isoformat()},
         "slices": {
             s.name: {"users": len(s.users), "items": len(s.items), "pairs": len(s.truth.item), "masked": s.mask_seen}
             for s in window.slices
         }
         | {
-            p.name: {"of": p.of, "users": len(p.rows), "pairs": len(p.truth.item)}
-            for rows in parted.values()
-            for p in rows[1:]
+            g.name: {"of": g.slice, "users": len(g.rows), "pairs": len(g.truth.item)}
+            for parts in groups.values()
+            for g in parts[1:]
         },
         "settings": {name: dict(system.settings) for name, system in systems.items() if system.settings},
-        "system_seconds": spent,
-        "hardware": hardware(),
-        "versions": versions(),
     }
-
-
-def hardware() -> dict[str, Any]:
-    """Cores this process may use, and the kind of processor."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cores": usable, "machine": platform.machine(), "system": platform.system()}
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that can move a figure."""
-    found = {"python": platform.python_version()}
-    for name in ("recllm", "numpy", "scipy", "polars", "torch", "transformers", "lightgbm", "implicit"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def commit() -> str | None:
-    """The commit of the checkout that this code runs from; None when it is installed or there is no git."""
-    return _git("rev-parse", "HEAD")
-
-
-def _git(*arguments: str) -> str | None:
-    root, git = Path(__file__).resolve().parents[2], which("git")
-    if git is None or not (root / ".git").exists():
-        return None
-    done = subprocess.run([git, "-C", str(root), *arguments], capture_output=True, text=True, check=False)  # noqa: S603
-    return done.stdout.strip() if done.returncode == 0 else None

@@ -10,14 +10,14 @@ import polars as pl
 
 from recllm.data.dataset import DAY, Dataset, Events, utc
 from recllm.errors import DataError, UsageError
-from recllm.evaluation.protocols import MASKED, TIMED, UNMASKED, Window, make_slices, next_purchases
-from recllm.evaluation.tables import ORDER_STEP, Tables
+from recllm.evaluation.protocols import MASKED, TIME_SLICES, UNMASKED, EvaluationWindow, make_slices, next_purchases
+from recllm.evaluation.tables import ORDER_STEP, LogTables
 from recllm.schema import Action
 
 
 def split_tables(
-    tables: Tables, *, split: str = "time", test_days: int = 28, slices: Sequence[str] | None = None
-) -> Window:
+    tables: LogTables, *, split: str = "time", test_days: int = 28, slices: Sequence[str] | None = None
+) -> EvaluationWindow:
     """A window of a folder's log: split "time", or "column", which takes published rows where the folder has them.
 
     Without `slices`: ALL, NEW, COLD and NOHISTORY by time, UNMASKED and MASKED by column.
@@ -25,16 +25,17 @@ def split_tables(
     if split == "time":
         if tables.by_order:
             raise UsageError(f"{tables.name}: this log has no times, only an order; split it by column")
-        chosen = slices or TIMED
-        return time_split(tables.dataset(), test_days=test_days, name=f"{tables.name}-last{test_days}", slices=chosen)
+        name = f"{tables.name}-last{test_days}"
+        return time_split(tables.dataset(), test_days=test_days, name=name, slices=slices or TIME_SLICES)
     if split != "column":
         raise UsageError(f"unknown split {split!r}; known: time, column")
-    chosen = slices or (UNMASKED, MASKED)
-    by_rows = tables.eval_rows is not None
-    return row_split(tables, slices=chosen) if by_rows else column_split(tables, slices=chosen)
+    cut = column_split if tables.eval_rows is None else row_split
+    return cut(tables, slices=slices or (UNMASKED, MASKED))
 
 
-def time_split(dataset: Dataset, *, test_days: int = 28, name: str = "time", slices: Sequence[str] = TIMED) -> Window:
+def time_split(
+    dataset: Dataset, *, test_days: int = 28, name: str = "time", slices: Sequence[str] = TIME_SLICES
+) -> EvaluationWindow:
     """The last `test_days` whole days (UTC) of the log against everything before them.
 
     Raises `UsageError` when the days reach back to or before the first purchase.
@@ -53,95 +54,88 @@ def time_split(dataset: Dataset, *, test_days: int = 28, name: str = "time", sli
 
 
 def column_split(
-    tables: Tables,
+    tables: LogTables,
     *,
     test: str = "test",
     history: Iterable[str] = ("train", "valid"),
     learn: Iterable[str] | None = None,
     slices: Sequence[str] = (UNMASKED, MASKED),
-) -> Window:
+) -> EvaluationWindow:
     """The events whose `split` is `test` against those of the `history` parts.
 
     learn: the parts that may be learned from, all of the history when None; `learn=("train",)` is how the literature
     on leave-one-out does it, whose models see the valid item only as the end of the asked history. All items of the
-    folder are ranked. The two slices differ only in whether a person's history is masked.
+    folder are ranked. The two slices differ only in whether a person's history is mhistories_of_rows.
     """
     events = tables.interactions
     parts = set(events["split"].drop_nulls().unique()) if "split" in events.columns else set()
     if test not in parts:
         raise DataError(f"{tables.name}: no event has split {test!r}; found {', '.join(sorted(parts)) or 'none'}")
-    whole = tables.dataset()
-    known = _part(tables, whole, history)
-    fit_on = known if learn is None else _part(tables, whole, learn)
-    future = _part(tables, whole, [test]).events
-    return _window(f"{tables.name}-{test}", asked=known, fit_on=fit_on, future=future, whole=whole, slices=slices)
+    log = tables.dataset()
+    histories = _events_of(tables, log, history)
+    fit_on = histories if learn is None else _events_of(tables, log, learn)
+    future = _events_of(tables, log, [test]).events
+    return _window(f"{tables.name}-{test}", log, histories, fit_on, future, slices)
 
 
 def row_split(
-    tables: Tables,
+    tables: LogTables,
     *,
     test: str = "test",
     learn: Iterable[str] = ("train",),
     slices: Sequence[str] = (UNMASKED, MASKED),
-) -> Window:
-    """Each published row of `eval_rows` (history, target) is a person of its own; all items are ranked.
+) -> EvaluationWindow:
+    """Each published row of `eval_rows` (history, target) is a user of its own; all items are ranked.
 
-    Learned from are the events of the `learn` parts alone, since a row's history holds other rows' targets.
+    Learned from are the events of the `learn` parts alone, since a row's history holds other rows' targets. The last
+    event of each history falls one step before the window.
     """
     if tables.eval_rows is None:
         raise DataError(f"{tables.name}: there is no eval_rows.parquet")
     rows = tables.eval_rows.filter(pl.col("split") == test)
     if not rows.height:
         raise DataError(f"{tables.name}: eval_rows has no row with split {test!r}")
-    whole = tables.dataset()
-    fit_on = _part(tables, whole, learn)
-    ids = [f"{test}-{row}" for row in rows["row"]]
-    asked = _people(_histories(ids, rows["history"], fit_on.as_of), ids, whole, fit_on.as_of)
-    targets = pl.DataFrame({"user_id": ids, "item_id": rows["target"]}).with_columns(timestamp=fit_on.as_of)
-    future = _people(targets, ids, whole, fit_on.as_of + 1).events
-    window = _window(f"{tables.name}-{test}", asked=asked, fit_on=fit_on, future=future, whole=whole, slices=slices)
-    return replace(window, own=whole.user_rows(rows["user_id"]))
+    log = tables.dataset()
+    fit_on = _events_of(tables, log, learn)
+    rows = rows.with_columns(user=pl.format(test + "-{}", "row"))
+    users = rows.select(user_id="user")
+    length = pl.col("history").list.len().cast(pl.Int64)
+    histories = rows.select("user", "history", age=pl.int_ranges(length, 0, -1)).explode("history", "age")
+    past = histories.select(
+        user_id="user", item_id="history", timestamp=fit_on.as_of - pl.col("age").cast(pl.Int64) * ORDER_STEP
+    )
+    targets = rows.select(user_id="user", item_id="target", timestamp=pl.lit(fit_on.as_of))
+    dataset = Dataset.construct(past, users, log.items, as_of=fit_on.as_of)
+    future = Dataset.construct(targets, users, log.items, as_of=fit_on.as_of + 1).events
+    window = _window(f"{tables.name}-{test}", log, dataset, fit_on, future, slices)
+    return replace(window, fit_users=log.user_rows(rows["user_id"]))
 
 
 def _window(
-    name: str, *, asked: Dataset, fit_on: Dataset, future: Events, whole: Dataset, slices: Sequence[str]
-) -> Window:
-    history = asked.events.of(Action.PURCHASE)
-    sold = np.bincount(fit_on.events.of(Action.PURCHASE).item, minlength=whole.n_items) > 0
-    made = make_slices(
+    name: str, log: Dataset, dataset: Dataset, fit_on: Dataset, future: Events, slices: Sequence[str]
+) -> EvaluationWindow:
+    cut = make_slices(
         slices,
-        past=history,
+        past=dataset.events.of(Action.PURCHASE),
         future=future.of(Action.PURCHASE),
-        asked=np.ones(asked.n_users, dtype=bool),
-        sold=sold,
-        offered=np.ones(whole.n_items, dtype=bool),
+        users=np.ones(dataset.n_users, dtype=bool),
+        sold=np.bincount(fit_on.events.of(Action.PURCHASE).item, minlength=log.n_items) > 0,
+        offered=np.ones(log.n_items, dtype=bool),
     )
-    if not made:
+    if not cut:
         raise DataError(f"{name}: nobody has anything to find in {', '.join(slices)}")
-    return Window(
+    return EvaluationWindow(
         protocol=name,
-        dataset=asked,
+        dataset=dataset,
         fit_on=fit_on,
-        slices=made,
-        until=max(whole.as_of, asked.as_of),
-        data_hash=whole.data_hash(),
+        slices=cut,
+        until=max(log.as_of, dataset.as_of),
+        data_hash=log.data_hash(),
     )
 
 
-def _part(tables: Tables, whole: Dataset, parts: Iterable[str]) -> Dataset:
-    """The events of these parts, on the rows of `whole`; a log without times ends one step after its last event."""
+def _events_of(tables: LogTables, log: Dataset, parts: Iterable[str]) -> Dataset:
+    """The events of these parts, on the rows of `log`; a log without times ends one step after its last event."""
     events = tables.interactions.filter(pl.col("split").is_in(list(parts)))
-    part = Dataset.construct(events, whole.users, whole.items)
+    part = Dataset.construct(events, log.users, log.items)
     return replace(part, as_of=part.as_of - 1 + ORDER_STEP) if tables.by_order else part
-
-
-def _people(events: pl.DataFrame, ids: list[str], whole: Dataset, as_of: int) -> Dataset:
-    return Dataset.construct(events, pl.DataFrame({"user_id": ids}), whole.items, as_of=as_of)
-
-
-def _histories(ids: list[str], histories: pl.Series, as_of: int) -> pl.DataFrame:
-    """One event per item of a history, oldest first, the last of them one step before `as_of`."""
-    frame = pl.DataFrame({"user_id": ids, "item_id": histories})
-    age = (pl.col("item_id").list.len() - pl.int_ranges(pl.col("item_id").list.len())).alias("age")
-    events = frame.with_columns(age).explode("item_id", "age")
-    return events.select("user_id", "item_id", timestamp=as_of - pl.col("age").cast(pl.Int64) * ORDER_STEP)

@@ -1,150 +1,156 @@
-"""Systems by name. Simple ones are `BASELINES`, those that learn or are published methods are `PEERS`.
+"""Systems by name: simple ones are `BASELINES`, those that learn or are published methods are `PEERS`.
 
-A further peer is one maker in `recllm.evaluation.peers`, one entry of `PEERS` and one line of `MAKERS`.
+A further peer is one function in `recllm.evaluation.peers` that makes a `Ranker`, and one line of `SYSTEMS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.errors import UsageError
-from recllm.evaluation import baselines as simple
-from recllm.evaluation.baselines import WARM, Contender
+from recllm.errors import MissingExtraError, UsageError
+from recllm.evaluation import baselines
 from recllm.evaluation.peers.ease import ease
 from recllm.evaluation.peers.factors import als, bpr
-from recllm.evaluation.peers.sasrec import sasrec
-from recllm.evaluation.peers.source_model import ACCURACY_NOTE, source_model
+from recllm.evaluation.peers.neural import ACCURACY_NOTE, sasrec, source_model
 from recllm.evaluation.peers.tifu import tifu_knn
 from recllm.evaluation.peers.trees import lightgbm
-from recllm.evaluation.protocols import COLD, System
+from recllm.evaluation.protocols import ALL, COLD, MASKED, NEW, NOHISTORY, UNMASKED, EvaluationWindow, Ranker, System
+from recllm.evaluation.recllm_system import FROZEN, OUR_SYSTEMS, TUNED, advised_recipe, learned_system
+from recllm.schema import Encoder
 
-BASELINES = (
-    "random",
-    "popular",
-    "popular-recent",
-    "personal-frequency",
-    "user-knn",
-    "category-affinity",
-    "bm25",
-    "zero-shot",
-    "zero-shot-set",
-)
+if TYPE_CHECKING:
+    from recllm.settings import ScorerTrainingSettings
+
+WARM = frozenset({ALL, NEW, MASKED, UNMASKED, NOHISTORY})
+"""Slices of items that were sold before; on others a system that only counts sales has nothing to say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SystemSpec:
+    """How a system is made."""
+
+    make: Callable[..., Ranker]
+    slices: frozenset[str] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Keywords of `make` that differ from its defaults."""
+    seeded: bool = False
+    """It draws or learns, and takes a `seed`."""
+    reads: str = ""
+    """What `make` takes first: "texts" or "vectors" of the items, or nothing."""
+    package: str = ""
+    """What must be installed, by the extra bench."""
+    note: str = ""
+
+
+SYSTEMS: Mapping[str, SystemSpec] = {
+    "random": SystemSpec(make=baselines.random_order, seeded=True),
+    "popular": SystemSpec(make=baselines.popular, slices=WARM),
+    "popular-recent": SystemSpec(make=baselines.popular, slices=WARM, settings={"days": 28.0}),
+    "personal-frequency": SystemSpec(make=baselines.personal_frequency, slices=WARM),
+    "user-knn": SystemSpec(make=baselines.user_knn, slices=WARM),
+    "category-affinity": SystemSpec(make=baselines.category_affinity),
+    "bm25": SystemSpec(make=baselines.bm25, reads="texts"),
+    "zero-shot": SystemSpec(make=baselines.zero_shot, reads="vectors"),
+    # one product per bought item is too dear on the slices of all items
+    "zero-shot-set": SystemSpec(
+        make=baselines.zero_shot, slices=frozenset({COLD}), settings={"power": 8}, reads="vectors"
+    ),
+    "tifu-knn": SystemSpec(make=tifu_knn, slices=WARM),
+    "ease": SystemSpec(make=ease, slices=WARM),
+    "als": SystemSpec(make=als, slices=WARM, seeded=True, package="implicit"),
+    "bpr": SystemSpec(make=bpr, slices=WARM, seeded=True, package="implicit"),
+    "lightgbm": SystemSpec(make=lightgbm, slices=WARM | {COLD}, seeded=True, reads="vectors", package="lightgbm"),
+    "sasrec": SystemSpec(make=sasrec, slices=WARM, seeded=True),
+    "source-model": SystemSpec(make=source_model, slices=WARM, seeded=True, note=ACCURACY_NOTE),
+}
 
 PEERS = ("tifu-knn", "ease", "als", "bpr", "lightgbm", "sasrec", "source-model")
-
-NEEDS_TEXTS = frozenset({"bm25"})
-NEEDS_VECTORS = frozenset({"zero-shot", "zero-shot-set", "lightgbm"})
+BASELINES = tuple(name for name in SYSTEMS if name not in PEERS)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Given:
-    """What makers may use. texts: one per item row. vectors: (n_items, dim), unit rows. settings: the maker's own."""
+def check_systems(names: Iterable[str]) -> None:
+    """Before anything is read or learned: raises `UsageError` for an unknown name, `MissingExtraError` for a peer whose
+    library is not installed."""
+    for name in names:
+        if name in OUR_SYSTEMS:
+            continue
+        if name not in SYSTEMS:
+            raise UsageError(f"unknown system {name!r}; known: {', '.join((*OUR_SYSTEMS, *SYSTEMS))}")
+        package = SYSTEMS[name].package
+        if package and find_spec(package) is None:
+            raise MissingExtraError(package, "bench")
 
-    texts: Sequence[str] | None
-    vectors: NDArray[np.float32] | None
-    seed: int
-    settings: Mapping[str, Any]
 
-
-Maker = Callable[[Given], Contender]
-
-
-def contenders(
+def make_systems(
     names: Iterable[str] = BASELINES,
     *,
     texts: Sequence[str] | None = None,
     vectors: NDArray[np.float32] | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = 0,
-) -> dict[str, Contender]:
-    """Systems by name, with `settings[name]` as keywords of the maker. `seed` is for those that draw or learn.
+) -> dict[str, System]:
+    """Baselines and peers by name, with `settings[name]` as keywords. `seed` is for those that draw or learn.
 
-    texts (one per item row) are needed by bm25, vectors (n_items, dim; unit rows) by zero-shot, zero-shot-set and
-    lightgbm. Raises `UsageError` for an unknown name or a missing input, `MissingExtraError` where a peer's library is
-    not installed.
+    texts: one per item row. vectors: (n_items, dim), unit rows. Raises `UsageError` for an unknown name or a missing
+    input, `MissingExtraError` where a peer's library is not installed.
     """
-    settings = settings or {}
-    return {n: _made(n, Given(texts=texts, vectors=vectors, seed=seed, settings=settings.get(n, {}))) for n in names}
+    names, inputs = list(names), {"texts": texts, "vectors": vectors}
+    check_systems(names)
+    systems = {}
+    for name in names:
+        spec = SYSTEMS[name]
+        if spec.reads and inputs[spec.reads] is None:
+            raise UsageError(f"the system {name} needs item {spec.reads}")
+        keywords = {"seed": seed} if spec.seeded else {}
+        keywords |= dict(spec.settings) | dict((settings or {}).get(name, {}))
+        rank = spec.make(*([inputs[spec.reads]] if spec.reads else []), **keywords)
+        systems[name] = System(rank=rank, slices=spec.slices, settings=keywords, note=spec.note)
+    return systems
 
 
-def _made(name: str, given: Given) -> Contender:
-    if name not in MAKERS:
-        raise UsageError(f"unknown system {name!r}; known: {', '.join(MAKERS)}")
-    if name in NEEDS_TEXTS and given.texts is None:
-        raise UsageError(f"the system {name} needs item texts")
-    if name in NEEDS_VECTORS and given.vectors is None:
-        raise UsageError(f"the system {name} needs item vectors")
-    return MAKERS[name](given)
+def systems_for(
+    window: EvaluationWindow,
+    names: Iterable[str],
+    encoder: Callable[[], Encoder],
+    *,
+    arguments: ScorerTrainingSettings | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    seed: int = 0,
+    runs: Path | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, System]:
+    """Ours and others by name, ours first, each to learn from what the window lets it see.
 
+    recllm is what `recllm advise` proposes for the window's own past; recllm-lora fine-tunes the encoder and
+    recllm-frozen does not, whatever the advice. category-affinity is left out where no item has a category.
 
-def _counting(make: Callable[..., System]) -> Maker:
-    """Systems that only count sales: they have nothing to say where nothing was sold yet."""
-    return lambda given: Contender(answer=make(**given.settings), slices=WARM, settings=given.settings)
+    encoder: called once, and only when a system needs it. arguments: these for the scorer instead of the advised ones.
+    settings: keywords of the others by name. runs: where fine-tuning keeps its runs. Raises as `make_systems`.
+    """
+    from recllm.features.item_vectors import item_vectors
+    from recllm.settings import LoraSettings
+    from recllm.text.items import item_texts
 
-
-def _learning(make: Callable[..., System], note: str = "") -> Maker:
-    def made(given: Given) -> Contender:
-        settings = {"seed": given.seed} | dict(given.settings)
-        return Contender(answer=make(**settings), slices=WARM, settings=settings, note=note)
-
-    return made
-
-
-def _random(given: Given) -> Contender:
-    settings = {"seed": given.seed} | dict(given.settings)
-    return Contender(answer=simple.random_system(**settings), settings=settings)
-
-
-def _category_affinity(given: Given) -> Contender:
-    return Contender(answer=simple.category_affinity(**given.settings), settings=given.settings)
-
-
-def _bm25(given: Given) -> Contender:
-    return Contender(answer=simple.bm25(given.texts or (), **given.settings), settings=given.settings)
-
-
-def _zero_shot(given: Given) -> Contender:
-    return Contender(answer=simple.zero_shot(_vectors(given), **given.settings), settings=given.settings)
-
-
-def _zero_shot_set(given: Given) -> Contender:
-    """It plays in COLD only, since it costs one product per bought item."""
-    settings = {"power": 8} | dict(given.settings)
-    return Contender(answer=simple.zero_shot(_vectors(given), **settings), slices=frozenset({COLD}), settings=settings)
-
-
-def _lightgbm(given: Given) -> Contender:
-    settings = {"seed": given.seed} | dict(given.settings)
-    return Contender(answer=lightgbm(_vectors(given), **settings), slices=WARM | {COLD}, settings=settings)
-
-
-def _vectors(given: Given) -> NDArray[np.float32]:
-    if given.vectors is None:
-        raise UsageError("item vectors are missing")
-    return given.vectors
-
-
-MAKERS: Mapping[str, Maker] = {
-    "random": _random,
-    "popular": _counting(simple.popular),
-    "popular-recent": _counting(partial(simple.popular, days=28.0)),
-    "personal-frequency": _counting(simple.personal_frequency),
-    "user-knn": _counting(simple.user_knn),
-    "category-affinity": _category_affinity,
-    "bm25": _bm25,
-    "zero-shot": _zero_shot,
-    "zero-shot-set": _zero_shot_set,
-    "tifu-knn": _counting(tifu_knn),
-    "ease": _counting(ease),
-    "als": _learning(als),
-    "bpr": _learning(bpr),
-    "lightgbm": _lightgbm,
-    "sasrec": _learning(sasrec),
-    "source-model": _learning(source_model, ACCURACY_NOTE),
-}
+    names, load = list(names), cache(encoder)
+    check_systems(names)
+    has_categories = bool(window.dataset.items["category"].is_not_null().any())
+    others = [n for n in names if n not in OUR_SYSTEMS and (has_categories or n != "category-affinity")]
+    ours, reads = [n for n in OUR_SYSTEMS if n in names], {SYSTEMS[n].reads for n in others}
+    vectors = item_vectors(load(), window.fit_on) if ours or "vectors" in reads else None
+    texts = item_texts(window.dataset.items) if "texts" in reads else None
+    systems = {}
+    for name in ours:
+        recipe = advised_recipe(window.fit_on, load(), tuned=name != FROZEN, seed=seed, runs=runs)
+        recipe = recipe if arguments is None else replace(recipe, training=arguments)
+        if name == TUNED and recipe.lora is None:
+            recipe = replace(recipe, lora=LoraSettings(seed=seed, horizon_days=recipe.training.horizon_days))
+        systems[name] = learned_system(load(), recipe, item_vectors=vectors, progress=progress)
+    return systems | make_systems(others, texts=texts, vectors=vectors, settings=settings, seed=seed)

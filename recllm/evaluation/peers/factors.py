@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import Dataset
 from recllm.errors import MissingExtraError
-from recllm.evaluation.baselines import Scores, offered, purchases, rank
-from recllm.evaluation.peers.fitted import once_per_window
-from recllm.evaluation.protocols import Question, System
+from recllm.evaluation.protocols import EvaluationQuery, RankedLists, Ranker
+from recllm.evaluation.ranking import Scores, offered_items, once_per_window, purchase_matrix, rank_in_blocks
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -26,12 +25,12 @@ def als(
     iterations: int = 15,
     half_life_days: float | None = None,
     seed: int = 0,
-) -> System:
-    """Weighted least squares on confidences 1 + alpha * count; an asked person's vector is solved for anew from the
-    history in the question, so strangers are served like everybody. `half_life_days` decays the counts."""
+) -> Ranker:
+    """Weighted least squares on confidences 1 + alpha * count; a user's vector is solved for anew from the
+    history in the query, so unknown users are served like everybody. `half_life_days` decays the counts."""
 
     def fit(past: Dataset) -> Any:
-        model = _cpu("als").AlternatingLeastSquares(
+        model = _implicit("als").AlternatingLeastSquares(
             factors=factors,
             regularization=regularization,
             alpha=alpha,
@@ -42,29 +41,30 @@ def als(
         model.fit(_counts(past, np.arange(past.n_users), half_life_days), show_progress=False)
         return model
 
-    learned = once_per_window(fit)
+    fitted = once_per_window(fit)
 
-    def answer(question: Question) -> NDArray[np.int32]:
-        model, items = learned(question.fit_on), offered(question)
+    def rank(query: EvaluationQuery) -> RankedLists:
+        model, items = fitted(query.fit_on), offered_items(query)
         vectors = np.asarray(model.item_factors)[items]
-        counts = _counts(question.dataset, question.users, half_life_days)
+        counts = _counts(query.dataset, query.users, half_life_days)
 
         def score(block: NDArray[np.int64]) -> Scores:
-            people = model.recalculate_user(np.arange(len(block)), counts[block])
-            return np.asarray(people @ vectors.T, dtype=np.float32)
+            users = model.recalculate_user(np.arange(len(block)), counts[block])
+            return np.asarray(users @ vectors.T, dtype=np.float32)
 
-        return rank(question, items, score)
+        return rank_in_blocks(query, items, score)
 
-    return answer
+    return rank
 
 
 @dataclass(frozen=True, eq=False)
 class Factors:
-    """float32; the last column of `items` is a bias, that of `users` 1. `typical`: the mean of all people."""
+    """float32; the last column of `items` is a bias, that of `users` 1."""
 
     users: NDArray[np.float32]
     items: NDArray[np.float32]
-    typical: NDArray[np.float32]
+    mean_user: NDArray[np.float32]
+    """The mean of those who bought anything."""
 
 
 def bpr(
@@ -74,12 +74,12 @@ def bpr(
     regularization: float = 0.01,
     iterations: int = 100,
     seed: int = 0,
-) -> System:
-    """Pairs of a bought and an unbought item, by stochastic gradient. It has no vector for strangers and for people
-    who bought nothing yet; they get the mean person's."""
+) -> Ranker:
+    """Pairs of a bought and an unbought item, by stochastic gradient. It has no vector for unknown users and for those
+    who bought nothing yet; they get the mean user's."""
 
     def fit(past: Dataset) -> Factors:
-        model = _cpu("bpr").BayesianPersonalizedRanking(
+        model = _implicit("bpr").BayesianPersonalizedRanking(
             factors=factors,
             learning_rate=learning_rate,
             regularization=regularization,
@@ -91,31 +91,31 @@ def bpr(
         model.fit(counts, show_progress=False)
         active = np.diff(counts.indptr) > 0
         users = np.array(model.user_factors, dtype=np.float32)
-        typical = users[active].mean(axis=0)
-        users[~active] = typical
-        return Factors(users, np.asarray(model.item_factors, dtype=np.float32), typical)
+        mean_user = users[active].mean(axis=0)
+        users[~active] = mean_user
+        return Factors(users, np.asarray(model.item_factors, dtype=np.float32), mean_user)
 
-    learned = once_per_window(fit)
+    fitted = once_per_window(fit)
 
-    def answer(question: Question) -> NDArray[np.int32]:
-        model, items = learned(question.fit_on), offered(question)
+    def rank(query: EvaluationQuery) -> RankedLists:
+        model, items = fitted(query.fit_on), offered_items(query)
         vectors = model.items[items]
-        people = np.where(question.own[:, None] >= 0, model.users[np.maximum(question.own, 0)], model.typical)
-        return rank(question, items, lambda block: people[block] @ vectors.T)
+        users = np.where(query.fit_users[:, None] >= 0, model.users[np.maximum(query.fit_users, 0)], model.mean_user)
+        return rank_in_blocks(query, items, lambda block: users[block] @ vectors.T)
 
-    return answer
+    return rank
 
 
 def _counts(dataset: Dataset, users: NDArray[np.int64], half_life_days: float | None) -> csr_matrix:
     """What `implicit` accepts: the older kind of sparse matrix, with int32 indices."""
     from scipy.sparse import csr_matrix
 
-    counts = purchases(dataset, users, half_life_days)
+    counts = purchase_matrix(dataset, users, half_life_days)
     columns, ends = counts.indices.astype(np.int32), counts.indptr.astype(np.int32)
     return csr_matrix((counts.data, columns, ends), shape=counts.shape)
 
 
-def _cpu(name: str) -> Any:
+def _implicit(name: str) -> Any:
     """The module of one model; it is asked to leave the BLAS library's threads alone."""
     import os
     from importlib import import_module

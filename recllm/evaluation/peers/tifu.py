@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import Dataset, Events
 from recllm.data.interactions import occasions, visits
-from recllm.evaluation.baselines import Scores, offered, rank
-from recllm.evaluation.protocols import Question, System
+from recllm.evaluation.protocols import EvaluationQuery, RankedLists, Ranker
+from recllm.evaluation.ranking import Scores, offered_items, rank_in_blocks
 from recllm.schema import Action
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def tifu_knn(
     group_decay: float = 0.7,
     neighbours: int = 100,
     own_share: float = 0.7,
-) -> System:
+) -> Ranker:
     """What the person buys again and again, blended with the mean of the most similar people.
 
     A person's baskets (distinct times) are cut into `groups` runs of nearly equal length, oldest first; fewer baskets
@@ -35,25 +35,25 @@ def tifu_knn(
     `neighbours` nearest people by Euclidean distance, without the person. Nobody is near to a person without baskets.
     """
 
-    def answer(question: Question) -> NDArray[np.int32]:
-        items = offered(question)
-        crowd = person_vectors(question.fit_on, np.arange(question.fit_on.n_users), groups, within_decay, group_decay)
-        mine = person_vectors(question.dataset, question.users, groups, within_decay, group_decay)
-        known = np.flatnonzero(np.diff(crowd.indptr) > 0)
-        place = np.full(question.fit_on.n_users + 1, -1)
-        place[known] = np.arange(len(known))
-        own, crowd = place[question.own], crowd[known]
-        lengths = np.asarray(crowd.multiply(crowd).sum(axis=1), dtype=np.float32)
-        turned, shown, wanted = crowd.T.tocsr(), crowd[:, items], mine[:, items]
+    def rank(query: EvaluationQuery) -> RankedLists:
+        items, everyone = offered_items(query), np.arange(query.fit_on.n_users)
+        fit_vectors = person_vectors(query.fit_on, everyone, groups, within_decay, group_decay)
+        vectors = person_vectors(query.dataset, query.users, groups, within_decay, group_decay)
+        active = np.flatnonzero(np.diff(fit_vectors.indptr) > 0)
+        active_row = np.full(query.fit_on.n_users + 1, -1)  # the last one is for the unknown user, row -1
+        active_row[active] = np.arange(len(active))
+        fit_rows, fit_vectors = active_row[query.fit_users], fit_vectors[active]
+        lengths = np.asarray(fit_vectors.multiply(fit_vectors).sum(axis=1), dtype=np.float32)
+        transposed, neighbour_items, personal = fit_vectors.T.tocsr(), fit_vectors[:, items], vectors[:, items]
 
         def score(block: NDArray[np.int64]) -> Scores:
-            near = _nearest(mine[block] @ turned, lengths, own[block], neighbours)
-            near.data[np.repeat(np.diff(mine.indptr)[block] == 0, np.diff(near.indptr))] = 0
-            return np.asarray((own_share * wanted[block] + (1 - own_share) * (near @ shown)).toarray())
+            votes = _nearest(vectors[block] @ transposed, lengths, fit_rows[block], neighbours)
+            votes.data[np.repeat(np.diff(vectors.indptr)[block] == 0, np.diff(votes.indptr))] = 0
+            return np.asarray((own_share * personal[block] + (1 - own_share) * (votes @ neighbour_items)).toarray())
 
-        return rank(question, items, score)
+        return rank_in_blocks(query, items, score)
 
-    return answer
+    return rank
 
 
 def person_vectors(
@@ -62,17 +62,17 @@ def person_vectors(
     """The time-decayed item frequencies of `users`, float32 sparse (len(users), n_items)."""
     from scipy.sparse import csr_array
 
-    taken = occasions(dataset.events.of(Action.PURCHASE).rows(users))
-    weight = _weights(taken, groups, within_decay, group_decay).astype(np.float32)
-    out = csr_array((weight, taken.item, taken.indptr), shape=(len(users), dataset.n_items))
-    out.sum_duplicates()
-    return out
+    trips = occasions(dataset.events.of(Action.PURCHASE).rows(users))
+    weight = _weights(trips, groups, within_decay, group_decay).astype(np.float32)
+    vectors = csr_array((weight, trips.item, trips.indptr), shape=(len(users), dataset.n_items))
+    vectors.sum_duplicates()
+    return vectors
 
 
-def _weights(taken: Events, groups: int, within_decay: float, group_decay: float) -> NDArray[np.float64]:
+def _weights(trips: Events, groups: int, within_decay: float, group_decay: float) -> NDArray[np.float64]:
     """Weight of each event's basket in its person's vector."""
-    ordinal, baskets = visits(taken)
-    n = baskets[taken.user]
+    ordinal, baskets = visits(trips)
+    n = baskets[trips.user]
     m = np.minimum(groups, n)
     short, longer = n // np.maximum(m, 1), n % np.maximum(m, 1)  # the last `longer` groups hold one basket more
     first_long = (m - longer) * short
@@ -80,18 +80,18 @@ def _weights(taken: Events, groups: int, within_decay: float, group_decay: float
     size = np.where(late, short + 1, short)
     since = np.where(late, ordinal - first_long, ordinal)
     group = np.where(late, m - longer, 0) + since // np.maximum(size, 1)
-    place = since % np.maximum(size, 1)
-    within = within_decay ** (size - 1 - place) / np.maximum(size, 1)
+    position = since % np.maximum(size, 1)
+    within = within_decay ** (size - 1 - position) / np.maximum(size, 1)
     return np.asarray(within * group_decay ** (m - 1 - group) / np.maximum(m, 1))
 
 
-def _nearest(products: csr_array, lengths: NDArray[np.float32], own: NDArray[np.int64], count: int) -> csr_array:
+def _nearest(products: csr_array, lengths: NDArray[np.float32], fit_rows: NDArray[np.int64], count: int) -> csr_array:
     """1 / count at the `count` nearest people of each row, sparse; the asker's own squared length moves nobody."""
     from scipy.sparse import csr_array
 
     distance = lengths[None, :] - 2 * products.toarray()
-    rows = np.flatnonzero(own >= 0)
-    distance[rows, own[rows]] = np.inf
+    rows = np.flatnonzero(fit_rows >= 0)
+    distance[rows, fit_rows[rows]] = np.inf
     k = min(count, distance.shape[1] - 1)
     if k < 1:
         return csr_array(distance.shape, dtype=np.float32)

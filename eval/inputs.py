@@ -1,0 +1,97 @@
+"""What the scripts share: their arguments, data and encoder, a part in a process of its own, the end of a run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import resource
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
+from recllm.evaluation.benchmarks import BENCHMARKS
+from recllm.evaluation.protocols import EvaluationWindow
+from recllm.evaluation.record import finished_record, write_record
+from recllm.schema import Encoder
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+PEERS = HERE / "peers.toml"
+DATA = HERE.parents[1] / "shared" / "data"
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "seed": {"type": int, "default": 0},
+    "data": {"type": Path, "default": DATA, "help": "folder that holds the data folders"},
+    "cache": {"type": Path, "default": Path.home() / ".cache" / "recllm", "help": "keeps text vectors and runs"},
+    "validation": {"action": "store_true", "help": "the tuning window instead of the test window"},
+    "slices": {"help": "only these, names with commas"},
+}
+
+say = logging.getLogger("eval").info
+
+
+def script_parser(doc: str | None, *options: str) -> argparse.ArgumentParser:
+    """With these of `OPTIONS`, and -o. Progress, also that of `recllm`, goes to stderr."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for name in ("eval", "recllm"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in options:
+        parser.add_argument(f"--{name}", **OPTIONS[name])
+    parser.add_argument("-o", "--output", type=Path, help="the result file")
+    return parser
+
+
+def window_of(protocol: str, args: argparse.Namespace, *, validation: bool) -> EvaluationWindow:
+    """The window of a protocol, of --slices only where they are given."""
+    benchmark = BENCHMARKS[protocol]
+    window = benchmark.window(benchmark.read(getattr(args, "data", DATA)), validation=validation)
+    slices = getattr(args, "slices", None)
+    return window.only(slices.split(",")) if slices else window
+
+
+def default_encoder(args: argparse.Namespace) -> Encoder:
+    return load_encoder(DEFAULT_ENCODER, cache_dir=args.cache, precision="auto")
+
+
+def peer_settings(protocol: str) -> Mapping[str, Mapping[str, Any]]:
+    """By system, as keywords."""
+    settings: Mapping[str, Mapping[str, Any]] = tomllib.loads(PEERS.read_text("utf-8")).get(protocol, {})
+    return settings
+
+
+def finish(record: Mapping[str, Any], output: Path | None) -> None:
+    """Prints the record with its provenance, and writes it."""
+    finished = finished_record(record)
+    print(json.dumps(finished, indent=1, ensure_ascii=False))
+    if output:
+        write_record(finished, output)
+
+
+def in_new_process(script: str, *arguments: str, threads: int | None = None, task: Any = None) -> dict[str, Any]:
+    """Runs a script of this folder and returns the JSON of its last line. task: goes to its standard input as JSON."""
+    count = {} if threads is None else {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(HERE.parent), *sys.path))} | count
+    command = [sys.executable, str(HERE / script), *arguments]
+    process = subprocess.run(command, input=json.dumps(task), stdout=subprocess.PIPE, text=True, env=environment)
+    if process.returncode:
+        sys.exit(f"{script} {' '.join(arguments)} ended with {process.returncode}")
+    line = process.stdout.splitlines()[-1]
+    say("%s %s", " ".join(arguments), line)
+    figures: dict[str, Any] = json.loads(line)
+    return figures
+
+
+def peak_mib() -> int:
+    """Peak memory of this process."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def load_average() -> list[float]:
+    return [round(load, 1) for load in os.getloadavg()]
