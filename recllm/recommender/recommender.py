@@ -33,7 +33,13 @@ from recllm.recommender.ranking import Ranked, rank, rank_items, score_pairs
 from recllm.recommender.saved_model import Model, publish_model
 from recllm.recommender.text_ranking import rank_by_text, score_by_text
 from recllm.schema import ACTION_CODE, Action, Encoder, Profile, Reason, Recommendation, Slate
-from recllm.settings import ExplanationSettings, ScorerTrainingSettings, SequenceModelSettings
+from recllm.settings import (
+    CandidateSettings,
+    CollaborativeSettings,
+    ExplanationSettings,
+    ScorerTrainingSettings,
+    SequenceModelSettings,
+)
 from recllm.text.items import item_names
 from recllm.text.reasons import reason_text
 from recllm.text.users import UserTexts, user_texts
@@ -135,17 +141,29 @@ class Recommender:
         arguments: ScorerTrainingSettings | None = None,
         *,
         interests: SequenceModelSettings | None = None,
+        collaborative: CollaborativeSettings | None = None,
+        candidates: CandidateSettings | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> Recommender:
         """A recommender with a scorer trained on the dataset; this one stays as it is.
 
-        interests: settings of the sequence model, which is trained first; None leaves it out.
+        interests: settings of the sequence model, which is trained first; None leaves it out. collaborative,
+        candidates: settings of what is counted and proposed.
         Raises `DataError` when the log is too small or too short to learn from.
         """
         arguments = arguments or ScorerTrainingSettings()
         told = basics_vectors(self.encoder, basics_of(self.dataset.users), self.locale)
         ids = self.dataset.items["item_id"].to_list()
-        fitted = fit_scorer(self.dataset, self.item_vectors, told, arguments, progress, interests=interests)
+        fitted = fit_scorer(
+            self.dataset,
+            self.item_vectors,
+            told,
+            arguments,
+            progress,
+            population=collaborative,
+            settings=candidates,
+            interests=interests,
+        )
         model = Model(
             scorer=fitted.scorer,
             population=fitted.population,
