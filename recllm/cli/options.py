@@ -55,17 +55,14 @@ def as_command(function: Callable[..., Any]) -> Callable[..., Any]:
     parameters: list[inspect.Parameter] = []
     groups: dict[str, Any] = {}
     for parameter in signature.parameters.values():
-        group: Any = parameter.annotation
-        if dataclasses.is_dataclass(group):
-            groups[parameter.name] = group
-            parameters += inspect.signature(group, eval_str=True).parameters.values()
+        if dataclasses.is_dataclass(parameter.annotation):
+            groups[parameter.name] = parameter.annotation
+            parameters += inspect.signature(groups[parameter.name], eval_str=True).parameters.values()
         else:
             parameters.append(parameter)
     takes_set = "workspace" in signature.parameters and "options" not in signature.parameters
     if takes_set:
-        parameters.append(
-            inspect.Parameter("options", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=SetOptions)
-        )
+        parameters.append(inspect.Parameter("options", _KEYWORD, default=None, annotation=SetOptions))
 
     @functools.wraps(function)
     def command(*, options: Sequence[str] | None = None, **values: Any) -> Any:
