@@ -1,4 +1,4 @@
-"""Write the README's results from the files in eval/results:  python eval/readme_results.py"""
+"""Write eval/results/README.md from the files beside it:  python eval/readme_results.py"""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ABOUT = {
 
 
 def main() -> None:
-    readme = ROOT / "README.md"
+    readme = ROOT / "eval" / "results" / "README.md"
     text = readme.read_text(encoding="utf-8")
     body = "\n".join(section(name) for name in ABOUT if path_of(name).exists()) + "\n" + others()
     fresh = f"<!-- results -->\n{body}\n<!-- end of results -->"

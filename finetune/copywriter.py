@@ -3,8 +3,8 @@
     accelerate launch finetune/copywriter.py finetune/copywriter.toml --pairs approved.jsonl --out voice
     recllm copy --user 42 --generator smollm2 --adapter voice
 
-The settings are fields of `recllm.settings.CopywriterSettings`. Lines that may not be said are left out; a tenth of the
-items is held back to judge by. A run that was interrupted goes on after its last epoch.
+The file holds the section [copywriter] of `recllm.settings.Settings`. Lines that may not be said are left out; a tenth
+of the items is held back for validation. A run that was interrupted goes on after its last epoch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tomllib
 from pathlib import Path
 
 from accelerate import PartialState
@@ -21,30 +20,31 @@ from recllm.adcopy.pairs import pairs, read_approved, split
 from recllm.documents import plain
 from recllm.errors import RecllmError
 from recllm.generator.locate import model_folder
-from recllm.settings import CopywriterSettings
+from recllm.settings import Settings, merged, read_settings_file
 from recllm.training.lora.copywriter import tune_generator
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path, help="a TOML file of arguments")
+    parser.add_argument("config", type=Path, help="a TOML file of settings")
     parser.add_argument("--pairs", type=Path, required=True, help="approved lines, as recllm.adcopy.pairs reads them")
     parser.add_argument("--generator", default="smollm2")
     parser.add_argument("--cache-dir", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="folder of the adapter")
-    said = parser.parse_args()
+    options = parser.parse_args()
     try:
-        approved = list(read_approved(said.pairs))
+        approved = list(read_approved(options.pairs))
         learn, judge = split(pairs(approved))
         languages = tuple(sorted({line.locale[:2] for line in approved}))
-        arguments = CopywriterSettings(languages=languages, **tomllib.loads(said.config.read_text(encoding="utf-8")))
-        first = PartialState().is_main_process
-        folder, _ = model_folder(said.generator, said.cache_dir)
-        tuned = tune_generator(learn, judge, folder, said.out, arguments, progress=tell if first else None)
+        settings = Settings(**merged({"copywriter": {"languages": languages}}, read_settings_file(options.config)))
+        is_first = PartialState().is_main_process
+        folder, _ = model_folder(options.generator, options.cache_dir)
+        progress = tell if is_first else None
+        tuned = tune_generator(learn, judge, folder, options.out, settings.copywriter, progress=progress)
     except RecllmError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
-    if first:
+    if is_first:
         sys.stdout.write(json.dumps(plain(tuned)) + "\n")
     return 0
 

@@ -2,7 +2,8 @@
 
     accelerate launch finetune/lora.py finetune/lora.toml --workspace demo
 
-The settings are fields of `recllm.settings.LoraSettings`. A run that was interrupted goes on where it was.
+The file holds the section [lora] of `recllm.settings.Settings`, and others as well. A run that was interrupted goes on
+where it was.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tomllib
 from pathlib import Path
 
 from accelerate import PartialState
@@ -18,26 +18,25 @@ from accelerate import PartialState
 from recllm.documents import plain
 from recllm.errors import RecllmError
 from recllm.jobs.train import train_workspace, tune_workspace
-from recllm.settings import LoraSettings
-from recllm.workspace.workspace import Workspace
+from recllm.settings import LoraSettings, read_settings_file
+from recllm.workspace.workspace import Workspace, overridden
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path, help="a TOML file of arguments")
+    parser.add_argument("config", type=Path, help="a TOML file of settings")
     parser.add_argument("-w", "--workspace", type=Path, required=True)
     parser.add_argument("--cpu", action="store_true", help="leave a GPU alone")
     parser.add_argument("--seed", type=int, default=0)
-    said = parser.parse_args()
+    options = parser.parse_args()
+    lora = LoraSettings(seed=options.seed, **({"device": "cpu"} if options.cpu else {}))
     try:
-        settings = tomllib.loads(said.config.read_text(encoding="utf-8"))
-        arguments = LoraSettings(seed=said.seed, device="cpu" if said.cpu else None, **settings)
-        first = PartialState(cpu=said.cpu).is_main_process
-        with Workspace.open(said.workspace) as workspace:
-            tuned = tune_workspace(workspace, arguments, progress=tell if first else None)
-            if first:
-                done = train_workspace(workspace, tuned=tuned, seed=said.seed, progress=tell)
-                sys.stdout.write(json.dumps(plain(done)) + "\n")
+        is_first = PartialState(cpu=options.cpu).is_main_process
+        with overridden(read_settings_file(options.config)), Workspace.open(options.workspace) as workspace:
+            tuned = tune_workspace(workspace, lora, progress=tell if is_first else None)
+            if is_first:
+                trained = train_workspace(workspace, tuned=tuned, seed=options.seed, progress=tell)
+                sys.stdout.write(json.dumps(plain(trained)) + "\n")
     except RecllmError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

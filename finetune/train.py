@@ -2,8 +2,8 @@
 
     python finetune/train.py finetune/scorer.toml --workspace demo
 
-The settings are fields of `recllm.settings.ScorerTrainingSettings`; what the file leaves out keeps its default. The
-encoder stays as it is: its vectors are input.
+The file holds sections of `recllm.settings.Settings`, such as [scorer] and [sequence], that stand above those of
+`workspace.toml`; what both leave out follows `recllm advise`. The encoder stays as it is: its vectors are input.
 """
 
 from __future__ import annotations
@@ -11,29 +11,28 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tomllib
 from pathlib import Path
 
 from recllm.documents import plain
 from recllm.errors import RecllmError
 from recllm.jobs.train import train_workspace
-from recllm.workspace.workspace import Workspace
+from recllm.settings import read_settings_file
+from recllm.workspace.workspace import Workspace, overridden
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path, help="a TOML file of training arguments")
+    parser.add_argument("config", type=Path, help="a TOML file of settings")
     parser.add_argument("-w", "--workspace", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    said = parser.parse_args()
-    arguments = tomllib.loads(said.config.read_text(encoding="utf-8"))
+    options = parser.parse_args()
     try:
-        with Workspace.open(said.workspace) as workspace:
-            done = train_workspace(workspace, seed=said.seed, progress=tell, **arguments)
+        with overridden(read_settings_file(options.config)), Workspace.open(options.workspace) as workspace:
+            trained = train_workspace(workspace, seed=options.seed, progress=tell)
     except RecllmError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
-    sys.stdout.write(json.dumps(plain(done)) + "\n")
+    sys.stdout.write(json.dumps(plain(trained)) + "\n")
     return 0
 
 

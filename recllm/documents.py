@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -59,14 +60,22 @@ class FrozenModel(BaseModel):
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """The same with other values, which are validated."""
-        explicit = {name: getattr(self, name) for name in self.model_fields_set}
-        return type(self).model_validate({**explicit, **(update or {})})
+        return type(self).model_validate({**self.explicit(), **(update or {})})
+
+    def explicit(self) -> dict[str, Any]:
+        """The fields that were given and did not just keep their default, with their values."""
+        return {name: value for name, value in self if name in self.model_fields_set}
 
     @classmethod
     def expected(cls, name: str) -> str:
         """What a field takes, in words, e.g. "a whole number at least 1"."""
-        schema = cls.model_json_schema()
+        schema = _json_schema(cls)
         return _expected(schema["properties"][name], schema.get("$defs", {}))
+
+
+@cache
+def _json_schema(model: type[BaseModel]) -> dict[str, Any]:
+    return model.model_json_schema()
 
 
 def allows_none(annotation: Any) -> bool:

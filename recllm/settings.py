@@ -9,15 +9,15 @@ Units stand in the field's name or in its documentation. A wrong name or value r
 
 from __future__ import annotations
 
-import re
 import tomllib
 import zoneinfo
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, Strict, StringConstraints, field_validator
 
-from recllm.documents import FrozenModel, allows_none, plain, unknown_name
+from recllm.documents import FrozenModel, plain
 from recllm.errors import UsageError
 from recllm.files import safe_id
 from recllm.policy import Policy
@@ -548,68 +548,45 @@ class Settings(FrozenModel):
         """What `workspace.toml` holds: the shop's own settings, and of each section what was set; "none" for None."""
         table: dict[str, Any] = {}
         for name, value in self:
-            if not isinstance(value, FrozenModel):
-                table |= {} if value is None else {name: value}
-            elif value.model_fields_set:
-                settings = {field: getattr(value, field) for field in type(value).model_fields}
-                table[name] = {
-                    field: "none" if settings[field] is None else plain(settings[field])
-                    for field in settings
-                    if field in value.model_fields_set
-                }
+            if isinstance(value, FrozenModel):
+                section = {key: "none" if set_to is None else plain(set_to) for key, set_to in value.explicit().items()}
+                table |= {name: section} if section else {}
+            elif value is not None:
+                table[name] = value
         return table
-
-    def with_options(self, options: Iterable[str]) -> Settings:
-        """These settings with options such as "scorer.epochs=5" on top. Raises `UsageError` for one that is wrong."""
-        settings = self
-        for option in options:
-            path, equals, text = option.partition("=")
-            section, _, name = path.strip().rpartition(".")
-            if not equals:
-                raise UsageError(f"--set takes section.field=value, such as scorer.epochs=5, not {option!r}")
-            if section and section not in sections():
-                raise UsageError(unknown_name(path.strip(), section, sections()))
-            model = sections()[section]
-            if name not in model.model_fields or (not section and name in sections()):
-                known = {field for field in model.model_fields if section or field not in sections()}
-                paths = {f"{part}.{field}".lstrip(".") for part, m in sections().items() for field in m.model_fields}
-                raise UsageError(unknown_name(path.strip(), name, known if section else known | paths))
-            value = read_value(model.model_fields[name].annotation, text.strip())
-            if section:
-                update: dict[str, Any] = {section: getattr(settings, section).model_copy(update={name: value})}
-            else:
-                update = {name: value}
-            settings = settings.model_copy(update=update)
-        return settings
 
 
 def sections() -> Mapping[str, type[FrozenModel]]:
     """Section -> its class, in the tree's order; "" is the shop's own."""
     models = {name: field.annotation for name, field in Settings.model_fields.items()}
-    parts = {
+    return {"": Settings} | {
         name: model for name, model in models.items() if isinstance(model, type) and issubclass(model, FrozenModel)
     }
-    return {"": Settings, **parts}
 
 
-def fields() -> Iterator[tuple[str, str]]:
-    """(section, field) of everything that can be set, in the tree's order."""
-    for section, model in sections().items():
-        yield from ((section, name) for name in model.model_fields if section or name not in sections())
+def setting_names() -> list[tuple[str, str]]:
+    """(section, field) of everything that can be set, in the tree's order; the shop's own stand in section ""."""
+    names = [(section, name) for section, model in sections().items() for name in model.model_fields]
+    return [(section, name) for section, name in names if section or name not in sections()]
 
 
-def read_value(annotation: Any, text: str) -> Any:
-    """A value from the command line: as TOML would read it, with commas for a list and without quotes for a text."""
-    if text == "none" and allows_none(annotation):
-        return None
-    if re.search(r"\b(tuple|frozenset)\[", str(annotation)) and not text.startswith("["):
-        return [_toml(part.strip()) for part in text.split(",") if part.strip()]
-    wants_text = annotation is str or str in getattr(annotation, "__args__", ())
-    return text if wants_text and not text.startswith(('"', "'")) else _toml(text)
+def read_settings_file(path: Path) -> dict[str, Any]:
+    """The table of a TOML file of settings, such as those in `finetune/`.
 
-
-def _toml(text: str) -> Any:
+    Raises `UsageError` when the file cannot be read or sets something wrong.
+    """
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        Settings(**table)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, UsageError) as error:
+        raise UsageError(f"{path} cannot be used: {error}; correct the file") from error
+    return table
+
+
+def merged(table: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Two tables of settings as one; `over` wins, field by field."""
+    joined = dict(table)
+    for name, value in over.items():
+        below = joined.get(name)
+        joined[name] = {**below, **value} if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return joined

@@ -3,9 +3,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from shop_world import EVENTS_CSV, ITEMS_CSV
 
 from recllm.cli.main import main
 
@@ -33,3 +35,25 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return code, said.out, said.err
 
     return call
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> Command:
+    """The command line in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RECLLM_KEY", raising=False)
+    return command
+
+
+@pytest.fixture
+def shop(run: Command, tmp_path: Path) -> Path:
+    """A workspace with four items and two people, read from CSV files beside it."""
+    (tmp_path / "items.csv").write_text(ITEMS_CSV)
+    (tmp_path / "log.csv").write_text(EVENTS_CSV)
+    assert run("init", "-w", "shop", "--consent-default", "granted", "--currency", "USD", "--encoder", "toy")[0] == 0
+    assert run("ingest", "items.csv", "--table", "items", "-w", "shop")[0] == 0
+    policy = "\n[policy]\nreject_limit = 0.5\n"
+    settings = tmp_path / "shop" / "workspace.toml"
+    settings.write_text(settings.read_text() + policy)
+    assert run("ingest", "log.csv", "--table", "events", "-w", "shop")[0] == 0
+    return tmp_path / "shop"

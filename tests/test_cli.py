@@ -12,44 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shop_world import EVENTS_CSV, ITEMS_CSV
 
 from recllm.errors import PolicyError
 
-ITEMS = """item_id,title,category,brand,price,currency
-tea,Green tea,food > drinks,Leaf,3.20,USD
-milk,Oat milk,food > drinks,Oaty,1.10,USD
-mug,Blue mug,home > kitchen,Clay,7.00,USD
-hammer,Steel hammer,home > tools,Acme,12.50,USD
-"""
-EVENTS = """user_id,item_id,event,timestamp,quantity,price
-ann,tea,purchase,2025-03-01T10:00:00Z,1,3.20
-ann,milk,purchase,2025-03-08T10:00:00Z,2,1.10
-ann,mug,view,2025-03-08T11:00:00Z,1,
-bob,hammer,purchase,2025-03-09T10:00:00Z,1,12.50
-,tea,purchase,2025-03-09T10:00:00Z,1,3.20
-"""
-
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Run) -> Run:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("RECLLM_KEY", raising=False)
-    return command
-
-
-@pytest.fixture
-def shop(run: Run, tmp_path: Path) -> Path:
-    (tmp_path / "items.csv").write_text(ITEMS)
-    (tmp_path / "log.csv").write_text(EVENTS)
-    assert run("init", "-w", "shop", "--consent-default", "granted", "--currency", "USD", "--encoder", "toy")[0] == 0
-    assert run("ingest", "items.csv", "--table", "items", "-w", "shop")[0] == 0
-    policy = "\n[policy]\nreject_limit = 0.5\n"
-    settings = tmp_path / "shop" / "workspace.toml"
-    settings.write_text(settings.read_text() + policy)
-    assert run("ingest", "log.csv", "--table", "events", "-w", "shop")[0] == 0
-    return tmp_path / "shop"
 
 
 def document(out: str) -> Any:
@@ -119,8 +86,8 @@ def test_feedback_changes_the_next_slate_and_the_report(run: Run, shop: Path) ->
 
 
 def test_consent_is_asked_for_by_default(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "log.csv").write_text("\n".join(EVENTS.splitlines()[:5]) + "\n")
-    (tmp_path / "items.csv").write_text(ITEMS)
+    (tmp_path / "log.csv").write_text("\n".join(EVENTS_CSV.splitlines()[:5]) + "\n")
+    (tmp_path / "items.csv").write_text(ITEMS_CSV)
     (tmp_path / "yes.csv").write_text(
         "user_id,purpose,granted,timestamp\nbob,personalisation,true,2025-01-01T00:00:00Z\n"
     )

@@ -17,7 +17,7 @@ from recllm.cli.main import main
 from recllm.jobs.recommenders import open_recommender
 from recllm.jobs.train import train_workspace
 from recllm.recommender.saved_model import load_model
-from recllm.settings import LoraSettings
+from recllm.settings import read_settings_file
 from recllm.workspace.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,7 +75,7 @@ def test_train_with_lora_publishes_a_model_that_serves(shop: Path, capsys: pytes
 @pytest.mark.slow
 def test_two_processes_under_accelerate_make_one_model(shop: Path) -> None:
     config = shop / "lora.toml"
-    config.write_text("max_steps = 20\nhead_steps = 5\neval_steps = 10\ntop_layers = 1\n")
+    config.write_text("[lora]\nmax_steps = 20\nhead_steps = 5\neval_steps = 10\ntop_layers = 1\n")
     script = [str(ROOT / "finetune" / "lora.py"), str(config), "--workspace", str(shop / "shop"), "--cpu"]
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     done = subprocess.run([*launch, *script], capture_output=True, text=True, cwd=ROOT, timeout=300)
@@ -84,7 +84,6 @@ def test_two_processes_under_accelerate_make_one_model(shop: Path) -> None:
 
 
 def test_the_recipe_is_short_and_its_settings_are_known() -> None:
-    import tomllib
-
     assert len((ROOT / "finetune" / "lora.py").read_text().splitlines()) < 60
-    LoraSettings(**tomllib.loads((ROOT / "finetune" / "lora.toml").read_text()))
+    tables = {name: read_settings_file(ROOT / "finetune" / f"{name}.toml") for name in ("lora", "scorer", "copywriter")}
+    assert all(name in table for name, table in tables.items())

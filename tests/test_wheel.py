@@ -58,9 +58,9 @@ def test_wheel_carries_prompts_maps_and_the_type_marker(wheel: Path) -> None:
 
 
 def test_it_is_the_wheel_that_runs(python: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [str(python), "-c", "import recllm; print(recllm.__file__)"], cwd=tmp_path, capture_output=True, text=True
-    )
+    command = [str(python), "-c", "import recllm; print(recllm.__file__)"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert str(ROOT / "recllm") not in done.stdout and "site-packages" in done.stdout
 
 

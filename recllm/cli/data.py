@@ -2,33 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from recllm.cli.options import DEFAULT_WORKSPACE, Json, WorkspaceDir
 from recllm.cli.output import emit_json, note, say
 from recllm.documents import plain
-from recllm.errors import NothingToDo, UsageError
+from recllm.errors import NothingToDo
+from recllm.settings import sections
 
 if TYPE_CHECKING:
     from recllm.schema import IngestReport
 
-Kind = Annotated[str, typer.Option("--table", help="users, items, events or consent.")]
-Map = Annotated[str | None, typer.Option("--map", help="A column map: a TOML file, or the name of a shipped one.")]
 File = Annotated[Path, typer.Argument(help="CSV, TSV, JSONL or Parquet; text files may be gzipped.")]
-Encoding = Annotated[str | None, typer.Option(help="Encoding when it is not UTF-8, e.g. gb18030.")]
-Delimiter = Annotated[str | None, typer.Option(help="Field separator; sniffed otherwise.")]
-Decimal = Annotated[str | None, typer.Option(help="Decimal mark: . or ,")]
-Zone = Annotated[str | None, typer.Option(help="Zone of times that carry none.")]
-TimeFormat = Annotated[str | None, typer.Option(help="iso, epoch, excel or a strptime pattern.")]
-DateOrder = Annotated[str | None, typer.Option(help="dmy or mdy: how 03/04/2025 is meant.")]
-Currency = Annotated[str | None, typer.Option(help="ISO code of every price in the file.")]
-BadBytes = Annotated[str, typer.Option(help="fail or quarantine.")]
-Anonymous = Annotated[str, typer.Option(help="Events without a person: quarantine or keep.")]
-Returns = Annotated[str, typer.Option(help="on reads a negative quantity as a return; off quarantines it.")]
+TableName = Annotated[str, typer.Option("--table", help="users, items, events or consent.")]
+Map = Annotated[str | None, typer.Option("--map", help="A column map: a TOML file, or the name of a shipped one.")]
+
+_WRITTEN, _ROWS = "How the file is written", "What becomes of odd rows"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileOptions:
+    """How a file is to be read: fields of `recllm.ingest.options.IngestOptions`."""
+
+    encoding: Annotated[
+        str | None, typer.Option(help="Encoding when it is not UTF-8, e.g. gb18030.", rich_help_panel=_WRITTEN)
+    ] = None
+    delimiter: Annotated[
+        str | None, typer.Option(help="Field separator; sniffed otherwise.", rich_help_panel=_WRITTEN)
+    ] = None
+    decimal: Annotated[Literal[".", ","] | None, typer.Option(help="Decimal mark.", rich_help_panel=_WRITTEN)] = None
+    tz: Annotated[str | None, typer.Option(help="Zone of times that carry none.", rich_help_panel=_WRITTEN)] = None
+    ts_format: Annotated[
+        str | None, typer.Option(help="iso, epoch, excel or a strptime pattern.", rich_help_panel=_WRITTEN)
+    ] = None
+    date_order: Annotated[
+        Literal["dmy", "mdy"] | None, typer.Option(help="How 03/04/2025 is meant.", rich_help_panel=_WRITTEN)
+    ] = None
+    currency: Annotated[
+        str | None, typer.Option(help="ISO code of every price in the file.", rich_help_panel=_WRITTEN)
+    ] = None
+    on_bad_bytes: Annotated[
+        Literal["fail", "quarantine"], typer.Option(help="Rows with bytes of no text.", rich_help_panel=_ROWS)
+    ] = "fail"
+    anonymous: Annotated[
+        Literal["quarantine", "keep"], typer.Option(help="Events without a person.", rich_help_panel=_ROWS)
+    ] = "quarantine"
+    returns: Annotated[
+        Literal["on", "off"],
+        typer.Option(help="on reads a negative quantity as a return; off quarantines it.", rich_help_panel=_ROWS),
+    ] = "on"
 
 
 def register(app: typer.Typer) -> None:
@@ -41,7 +67,7 @@ def register(app: typer.Typer) -> None:
 def init(
     workspace: WorkspaceDir = DEFAULT_WORKSPACE,
     consent_default: Annotated[
-        str, typer.Option(help="What holds for people who said nothing: granted or denied.")
+        Literal["granted", "denied"], typer.Option(help="What holds for people who said nothing.")
     ] = "denied",
     currency: Annotated[str | None, typer.Option(help="ISO code of the catalogue's prices, e.g. USD.")] = None,
     timezone: Annotated[str | None, typer.Option(help="Zone of times that carry none, e.g. Europe/London.")] = None,
@@ -52,84 +78,46 @@ def init(
     """Make a workspace: settings, an empty store and the key of the pseudonyms."""
     from recllm.workspace.workspace import Workspace
 
-    if consent_default not in {"granted", "denied"}:
-        raise UsageError(f"--consent-default is granted or denied, not {consent_default!r}")
-    chosen = {"currency": currency, "timezone": timezone, "encoder": encoder}
-    made = Workspace.create(
+    options = {"currency": currency, "timezone": timezone, "encoder": encoder}
+    shop = Workspace.create(
         workspace,
         consent_default=consent_default == "granted",
         locale=locale,
-        **{k: v for k, v in chosen.items() if v is not None},  # type: ignore[arg-type]
+        **{k: v for k, v in options.items() if v is not None},  # type: ignore[arg-type]
     )
     if json:
-        emit_json({"workspace": str(made.root), "settings": plain(made.settings)})
+        settings = {name: value for name, value in plain(shop.settings).items() if name not in sections()}
+        emit_json({"workspace": str(shop.root), "settings": settings | {"policy": {}} | shop.settings.table()})
     else:
-        say(f"made {made.root}; people who said nothing count as {consent_default}")
+        say(f"made {shop.root}; people who said nothing count as {consent_default}")
 
 
 def ingest(
     file: File,
-    table: Kind,
+    table: TableName,
+    reading: FileOptions,
     workspace: WorkspaceDir = DEFAULT_WORKSPACE,
     map: Map = None,
-    encoding: Encoding = None,
-    delimiter: Delimiter = None,
-    decimal: Decimal = None,
-    tz: Zone = None,
-    ts_format: TimeFormat = None,
-    date_order: DateOrder = None,
-    currency: Currency = None,
-    on_bad_bytes: BadBytes = "fail",
-    anonymous: Anonymous = "quarantine",
-    returns: Returns = "on",
     json: Json = False,
 ) -> None:
     """Read a file into the store: every row accepted, counted as a duplicate, or quarantined with its reason."""
-    said = locals()
-    _load(file, table, workspace, map, _options(said), dry_run=False, json=json)
+    _load(file, table, workspace, map, reading, json, dry_run=False)
 
 
 def validate(
     file: File,
-    table: Kind,
+    table: TableName,
+    reading: FileOptions,
     workspace: WorkspaceDir = DEFAULT_WORKSPACE,
     map: Map = None,
-    encoding: Encoding = None,
-    delimiter: Delimiter = None,
-    decimal: Decimal = None,
-    tz: Zone = None,
-    ts_format: TimeFormat = None,
-    date_order: DateOrder = None,
-    currency: Currency = None,
-    on_bad_bytes: BadBytes = "fail",
-    anonymous: Anonymous = "quarantine",
-    returns: Returns = "on",
     json: Json = False,
 ) -> None:
     """The same as ingest, with nothing kept in the store."""
-    said = locals()
-    _load(file, table, workspace, map, _options(said), dry_run=True, json=json)
-
-
-def _options(said: dict[str, Any]) -> dict[str, Any]:
-    from recllm.ingest.options import IngestOptions
-
-    allowed: dict[str, set[str | None]] = {
-        "decimal": {".", ",", None},
-        "date_order": {"dmy", "mdy", None},
-        "on_bad_bytes": {"fail", "quarantine"},
-        "anonymous": {"quarantine", "keep"},
-        "returns": {"on", "off"},
-    }
-    for name, values in allowed.items():
-        if said[name] not in values:
-            words = " or ".join(sorted(v for v in values if v))
-            raise UsageError(f"--{name.replace('_', '-')} is {words}, not {said[name]!r}")
-    return {f.name: said[f.name] for f in fields(IngestOptions) if f.name in said}
+    _load(file, table, workspace, map, reading, json, dry_run=True)
 
 
 def _load(
-    file: Path, table: str, workspace: Path, map: str | None, options: dict[str, Any], *, dry_run: bool, json: bool
+    file: Path, table: str, workspace: Path, map: str | None, reading: FileOptions, json: bool, *, dry_run: bool
 ) -> None:
     from tqdm import tqdm
 
@@ -144,7 +132,7 @@ def _load(
             mapping=map,
             dry_run=dry_run,
             progress=lambda rows: bar.update(rows - bar.n) and None,
-            **options,
+            **asdict(reading),
         )
     if json:
         emit_json(report)
@@ -173,11 +161,11 @@ def describe(workspace: WorkspaceDir = DEFAULT_WORKSPACE, json: Json = False) ->
     from recllm.workspace.workspace import Workspace
 
     with Workspace.open(workspace) as opened:
-        found = describe_workspace(opened)
+        description = describe_workspace(opened)
     if json:
-        emit_json(found)
+        emit_json(description)
     else:
-        _print_tree(plain(found))
+        _print_tree(plain(description))
 
 
 def _print_tree(value: dict[str, Any], indent: int = 0) -> None:

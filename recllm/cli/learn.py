@@ -21,11 +21,11 @@ def train(
     windows: Annotated[int | None, typer.Option(min=1, help="Past windows to learn from.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Most rounds; stops earlier by itself.")] = None,
     lora: Annotated[bool, typer.Option("--lora", help="Fine-tune the text encoder on the log first.")] = False,
-    lora_r: Annotated[int, typer.Option(min=1, help="Rank of the adapter.")] = 8,
-    lora_steps: Annotated[int, typer.Option(min=1, help="Most steps; stops earlier by itself.")] = 100,
-    lora_minutes: Annotated[float, typer.Option(help="Most minutes of fine-tuning.")] = 12.0,
-    lora_lr: Annotated[float, typer.Option(help="Learning rate of the adapter.")] = 3e-4,
-    lora_loss: Annotated[str, typer.Option(help="window, in-batch or bce.")] = "window",
+    lora_r: Annotated[int | None, typer.Option(min=1, help="Rank of the adapter; its alpha is twice that.")] = None,
+    lora_steps: Annotated[int | None, typer.Option(min=1, help="Most steps; stops earlier by itself.")] = None,
+    lora_minutes: Annotated[float | None, typer.Option(help="Most minutes of fine-tuning.")] = None,
+    lora_lr: Annotated[float | None, typer.Option(help="Learning rate of the adapter.")] = None,
+    lora_loss: Annotated[str | None, typer.Option(help="window, in-batch or bce.")] = None,
     report_to: Annotated[str, typer.Option(help="Trackers of the fine-tuning, with commas.")] = "",
     device: Annotated[str | None, typer.Option(help="cpu or cuda; the fastest otherwise.")] = None,
     seed: Seed = 0,
@@ -43,20 +43,19 @@ def train(
         name: value for name, value in (("n_windows", windows), ("epochs", epochs)) if value is not None
     }
     if lora:
-        said |= {
-            "progress": note,
-            "lora": LoraSettings(
-                rank=lora_r,
-                alpha=2.0 * lora_r,
-                max_steps=lora_steps,
-                max_minutes=lora_minutes,
-                learning_rate=lora_lr,
-                loss=lora_loss,  # type: ignore[arg-type]  # LoraSettings checks it
-                report_to=tuple(t.strip() for t in report_to.split(",") if t.strip()),
-                device=device,
-                seed=seed,
-            ),
+        options = {
+            "rank": lora_r,
+            "alpha": 2.0 * lora_r if lora_r else None,
+            "max_steps": lora_steps,
+            "max_minutes": lora_minutes,
+            "learning_rate": lora_lr,
+            "loss": lora_loss,
+            "report_to": tuple(t.strip() for t in report_to.split(",") if t.strip()) or None,
+            "device": device,
+            "seed": seed,
         }
+        lora_settings = {name: value for name, value in options.items() if value is not None}
+        said |= {"progress": note, "lora": LoraSettings.model_validate(lora_settings)}
     with Workspace.open(workspace) as opened:
         done = train_workspace(opened, seed=seed, **said)
     if json:

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import errno
+import logging
 import sys
 
 import typer
 
 from recllm import __version__
-from recllm.cli import adtext, audience, campaign, data, learn, people, predict, serve, serving, show, uplift
+from recllm.cli import (
+    adtext,
+    audience,
+    campaign,
+    data,
+    learn,
+    models,
+    people,
+    predict,
+    serve,
+    serving,
+    settings,
+    show,
+    uplift,
+)
+from recllm.cli.options import register_commands
 from recllm.errors import RecllmError
 
 app = typer.Typer(
@@ -20,8 +36,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for room in (data, people, serving, learn, serve, audience, campaign, predict, uplift, adtext, show):
+for room in (data, people, serving, learn, serve, audience, campaign, predict, uplift, adtext, show, settings, models):
     room.register(app)
+register_commands(app)
 
 
 def _version(wanted: bool) -> None:
@@ -33,8 +50,11 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    verbose: bool = typer.Option(False, "-v", "--verbose", help="Show the log of the rooms on standard error."),
 ) -> None:
-    pass
+    if verbose:
+        logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
+        logging.getLogger("recllm").setLevel(logging.INFO)
 
 
 def main() -> None:

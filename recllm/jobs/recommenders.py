@@ -145,7 +145,7 @@ def current_people(workspace: Workspace, model: Model, catalogue: CatalogueState
     with workspace.store().read() as reader:
         consent_load = reader.marks().load_no.get(Table.CONSENT, 0)
     if consent_load != state.consent_load:
-        agreed = state.digest(sorted(gate.allowed(Purpose.PERSONALISATION)))
+        agreed = state.digest(gate.permitted_users(Purpose.PERSONALISATION))
         keep = np.isin(state.digests, agreed)
         state = without_people(path, state, keep, consent_load=consent_load)
     return state

@@ -65,7 +65,7 @@ def person_profile(workspace: Workspace, user_id: str, locale: str) -> tuple[Pro
 
     data = workspace.gate().dataset(Purpose.PERSONALISATION)
     row = _known_row(workspace, data, workspace.pseudonymiser().one(user_id))
-    profile = build_profile(data, row, as_of=present(data.as_of))
+    profile = build_profile(data, row, present(data.as_of), workspace.settings.profiles)
     return profile, user_texts(profile, data.items, locale)
 
 

@@ -12,12 +12,12 @@ from recllm.data.dataset import Dataset
 from recllm.errors import DataError, PolicyError, UsageError
 from recllm.jobs.recommenders import publish_recommender, workspace_encoder
 from recllm.schema import Encoder, Purpose
+from recllm.settings import LoraSettings, ScorerTrainingSettings, SequenceModelSettings, Settings
 from recllm.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
     from recllm.encoder.onnx_export import Exported
     from recllm.evaluation.report import Report
-    from recllm.settings import LoraSettings, ScorerTrainingSettings
     from recllm.training.advise import Advice
     from recllm.training.lora.tune import TunedEncoder
 
@@ -75,13 +75,12 @@ def train_workspace(
 ) -> Trained:
     """Train the scorer on people who agreed to it, and publish it as the current model.
 
-    `arguments` are fields of `ScorerTrainingSettings`; without any, `recllm.training.advise` chooses them, and in any
-    case whether there is a sequence model. lora: fine-tune the encoder first; its adapter becomes part of
-    the model. tuned: what `tune_workspace` gave, instead of that. Raises `DataError` when the log is too small.
+    `recllm.training.advise` chooses the settings, and whether there is a sequence model; what the workspace's settings
+    say stands above its advice, and `arguments`, fields of `ScorerTrainingSettings`, above both. lora: fine-tune the
+    encoder first; its adapter becomes part of the model. tuned: what `tune_workspace` gave, instead of that.
+    Raises `DataError` when the log is too small to learn from.
     """
     from recllm.recommender.recommender import Recommender
-    from recllm.settings import ScorerTrainingSettings
-    from recllm.training.advise import advised_interests
 
     started = time.monotonic()
     data = workspace.gate().dataset(Purpose.MODEL_TRAINING)
@@ -94,13 +93,15 @@ def train_workspace(
     if lora is not None:
         tuned = tune_workspace(workspace, lora, encoder=base, progress=progress)
     recommender = Recommender(data, tuned.encoder if tuned else base, locale=locale)
-    if arguments:
-        args = ScorerTrainingSettings(seed=seed, **arguments)
-        interests = advised_interests(data, args)
-    else:
-        advice = _advice(workspace, data, seed=seed)
-        args, interests = _advised(advice), advice.interests
-    recommender = recommender.fit(args, interests=interests, progress=progress)
+    advice = _advice(workspace, data, seed=seed)
+    scorer, sequence = settings_in_use(workspace.settings, advice, data, seed=seed, **arguments)
+    recommender = recommender.fit(
+        scorer,
+        interests=sequence,
+        collaborative=workspace.settings.collaborative,
+        candidates=workspace.settings.candidates,
+        progress=progress,
+    )
     if tuned and recommender.model:
         recommender.model = replace(recommender.model, adapter=tuned.adapter)
     assert recommender.model is not None  # noqa: S101 - fit returned
@@ -125,11 +126,11 @@ def tune_workspace(
     An interrupted run of the same data and settings goes on there. `recllm.training.lora.tune_encoder` tells the
     errors.
     """
-    from recllm.settings import LoraSettings
     from recllm.training.lora.run_folder import run_folder_name
     from recllm.training.lora.tune import tune_encoder
 
-    lora, base = lora or LoraSettings(), encoder or workspace_encoder(workspace)
+    lora = workspace.settings.lora.model_copy(update=lora.explicit() if lora else {})
+    base = encoder or workspace_encoder(workspace)
     data = workspace.gate().dataset(Purpose.MODEL_TRAINING)
     return tune_encoder(
         data,
@@ -162,6 +163,18 @@ def advise_data(*, workspace: Path | None = None, data: Path | None = None, enco
     return advise(whole, item_texts(whole.items), encoder=encoder)
 
 
+def advised_settings(workspace: Workspace) -> dict[str, Any]:
+    """What advice sets other than the defaults, as a table of `recllm.settings.Settings`."""
+    advice = _advice(workspace, workspace.gate().dataset(Purpose.MODEL_TRAINING))
+    parts = {"scorer": advice.training, "sequence": advice.interests, "lora": advice.lora}
+    tables = {
+        name: {key: value for key, value in part.explicit().items() if value != type(part).model_fields[key].default}
+        for name, part in parts.items()
+        if part is not None
+    }
+    return {"encoder": advice.encoder} | {name: table for name, table in tables.items() if table}
+
+
 def _advice(workspace: Workspace, data: Dataset, encoder: str | None = None, seed: int = 0) -> Advice:
     from recllm.encoder.loading import DEFAULT_ENCODER
     from recllm.text.items import item_texts
@@ -172,10 +185,21 @@ def _advice(workspace: Workspace, data: Dataset, encoder: str | None = None, see
     return advise(data, item_texts(data.items, settings.locale), encoder=decided, seed=seed)
 
 
-def _advised(advice: Advice) -> ScorerTrainingSettings:
-    if advice.training is None:
+def settings_in_use(
+    settings: Settings, advice: Advice, data: Dataset, *, seed: int = 0, **arguments: Any
+) -> tuple[ScorerTrainingSettings, SequenceModelSettings | None]:
+    """The scorer's and the sequence model's settings: advice, above it `settings`, above these `arguments`.
+
+    Raises `DataError` when the log is too small to learn from and nothing was set that would say how.
+    """
+    from recllm.training.advise import advised_interests
+
+    explicit = settings.scorer.explicit() | arguments
+    if advice.training is None and not explicit:
         raise DataError(f"{'; '.join(advice.missing)}. Without training there is {advice.mode}: recllm recommend works")
-    return advice.training
+    scorer = (advice.training or ScorerTrainingSettings(seed=seed)).model_copy(update=explicit)
+    sequence = advice.interests if advice.training else advised_interests(data, scorer)
+    return scorer, sequence and sequence.model_copy(update=settings.sequence.explicit())
 
 
 def evaluate_data(
@@ -201,7 +225,6 @@ def evaluate_data(
     from recllm.evaluation.splits import split_tables, time_split
     from recllm.evaluation.systems import BASELINES, systems_for
     from recllm.evaluation.tables import read_folder
-    from recllm.settings import ScorerTrainingSettings
 
     if (workspace is None) == (data is None):
         raise UsageError("give one of --workspace and --data")

@@ -45,7 +45,13 @@ from recllm.schema import (
     Slate,
     SlateStatus,
 )
-from recllm.settings import ExplanationSettings, ScorerTrainingSettings, SequenceModelSettings
+from recllm.settings import (
+    CandidateSettings,
+    CollaborativeSettings,
+    ExplanationSettings,
+    ScorerTrainingSettings,
+    SequenceModelSettings,
+)
 from recllm.text.items import item_names
 from recllm.text.reasons import reason_text
 from recllm.text.templates import Prompts
@@ -151,11 +157,14 @@ class Recommender:
         arguments: ScorerTrainingSettings | None = None,
         *,
         interests: SequenceModelSettings | None = None,
+        collaborative: CollaborativeSettings | None = None,
+        candidates: CandidateSettings | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> Recommender:
         """A recommender with a scorer trained on the dataset; this one stays as it is.
 
-        interests: settings of the sequence model, which is trained first; None leaves it out.
+        interests: settings of the sequence model, which is trained first; None leaves it out. collaborative,
+        candidates: settings of what is counted and proposed.
         Raises `DataError` when the log is too small or too short to learn from.
         """
         from recllm.recommender.saved_model import Model
@@ -165,7 +174,16 @@ class Recommender:
         arguments = arguments or ScorerTrainingSettings()
         basics = basics_vectors(self.encoder, basics_of(self.dataset.users), self.text_locale)
         ids = self.dataset.items["item_id"].to_list()
-        fitted = fit_scorer(self.dataset, self.item_vectors, basics, arguments, progress, interests=interests)
+        fitted = fit_scorer(
+            self.dataset,
+            self.item_vectors,
+            basics,
+            arguments,
+            progress,
+            population=collaborative,
+            settings=candidates,
+            interests=interests,
+        )
         model = Model(
             scorer=fitted.scorer,
             population=fitted.population,

@@ -71,11 +71,15 @@ def current(models_dir: Path) -> str | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{models_dir / POINTER} cannot be read ({error}); run a rollback to a version") from error
+        raise ModelError(f"{models_dir / POINTER} cannot be read ({error}); {_remedy(models_dir)}") from error
     try:
         return safe_id(text, "model version")
     except UsageError as error:
-        raise ModelError(f"{models_dir / POINTER} is damaged: {error}; run a rollback to a version") from error
+        raise ModelError(f"{models_dir / POINTER} is damaged: {error}; {_remedy(models_dir)}") from error
+
+
+def _remedy(models_dir: Path) -> str:
+    return f"let a version serve with: recllm models promote VERSION -w {models_dir.parent}"
 
 
 def versions(models_dir: Path) -> list[Manifest]:
@@ -101,7 +105,9 @@ def open_version(models_dir: Path, version: str | None = None) -> Path:
         raise ModelError(f"there is no trained model in {models_dir}; train one with: recllm train")
     folder = models_dir / "versions" / safe_id(version, "model version")
     if not folder.is_dir():
-        raise ModelError(f"model version {version} is not in {models_dir}; known: {_names(models_dir)}")
+        raise ModelError(
+            f"model version {version} is not in {models_dir}; see recllm models list; known: {_names(models_dir)}"
+        )
     with _explained(f"cannot read model version {version} in {models_dir}"):
         verify(folder)
     return folder
@@ -111,14 +117,20 @@ def verify(folder: Path) -> Manifest:
     """Checks a version's folder against its manifest; see `open_version`."""
     manifest = _read_manifest(folder)
     if manifest.version != folder.name:
-        raise ModelError(f"{folder}: its manifest belongs to version {manifest.version}; train again or roll back")
+        raise ModelError(
+            f"{folder}: its manifest belongs to version {manifest.version}; train again, or run: recllm models rollback"
+        )
     present = {_relative(folder, path) for path in _files(folder)} - {MANIFEST}
     odd = sorted(present ^ set(manifest.files))
     if odd:
-        raise ModelError(f"{folder}: {odd[0]} is missing or was added after publication; train again or roll back")
+        raise ModelError(
+            f"{folder}: {odd[0]} is missing or was added after publication; train again, or run: recllm models rollback"
+        )
     for name, (sha256, _) in manifest.files.items():
         if _sha256(folder / name) != sha256:
-            raise ModelError(f"{folder / name} was changed after publication; train again or roll back")
+            raise ModelError(
+                f"{folder / name} was changed after publication; train again, or run: recllm models rollback"
+            )
     return manifest
 
 
@@ -200,9 +212,9 @@ def _read_manifest(folder: Path) -> Manifest:
         files = {str(name): (str(entry["sha256"]), int(entry["bytes"])) for name, entry in body["files"].items()}
         manifest = Manifest(version=str(body["version"]), created_at=str(body["created_at"]), files=files)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path} is missing or damaged; train again or roll back") from error
+        raise ModelError(f"{path} is missing or damaged; train again, or run: recllm models rollback") from error
     if _manifest_text(manifest) != text:  # every byte of the manifest counts, too
-        raise ModelError(f"{path} was changed after publication; train again or roll back")
+        raise ModelError(f"{path} was changed after publication; train again, or run: recllm models rollback")
     return manifest
 
 

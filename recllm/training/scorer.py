@@ -79,9 +79,9 @@ def fit_scorer(
     """
     args, settings = args or ScorerTrainingSettings(), settings or CandidateSettings()
     tell = progress or (lambda _: None)
-    target, notes = choose_target(dataset, args)
-    population = population or (CollaborativeSettings() if args.timed else UNTIMED)
-    population = population.model_copy(update={"target": target})
+    explicit = population.explicit() if population else {}
+    target, notes = (explicit["target"], ()) if "target" in explicit else choose_target(dataset, args)
+    population = (CollaborativeSettings() if args.timed else UNTIMED).model_copy(update={"target": target, **explicit})
     past = Past(dataset, np.asarray(item_vectors, np.float32), basics, args, population, settings)
     starts = window_starts(dataset, target, args)
     snapshots = _interests(past, starts, interests, tell)

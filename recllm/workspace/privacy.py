@@ -151,10 +151,7 @@ class PolicyGate:
             events = _of_people(reader.events(_DETAILS, since=self._oldest(now)), people)
             items = reader.items()
         in_catalogue = ~pl.col("pending") | pl.col("item_id").is_in(events["item_id"].unique().implode())
-        items = items.filter(in_catalogue).with_columns(
-            pl.col("price").cast(pl.Float64), pl.col("available") & ~pl.col("pending")
-        )
-        return Dataset.construct(events, _with_basics(people), items.drop("pending"), as_of=as_of)
+        return Dataset.construct(events, _with_basics(people), _catalogue(items.filter(in_catalogue)), as_of=as_of)
 
     def histories(
         self, user_ids: Sequence[str], purpose: Purpose, *, before: datetime | None = None, now: datetime | None = None
@@ -172,11 +169,16 @@ class PolicyGate:
         self, purpose: Purpose, *, after_event: int = 0, now: datetime | None = None
     ) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Everybody who agreed to the purpose: users as in `Histories`, and their events that were written after the
-        event of that number, see `Reader.marks`."""
+        event of that number, see `StoreReader.marks`."""
         with self._store.read() as reader:
             people = self._allowed(reader, purpose)
             events = reader.events(_DETAILS, since=self._oldest(now), after_event=after_event)
-        return _with_basics(people), events.filter(pl.col("user_id").is_in(people["user_id"].implode()))
+        return _with_basics(people), _of_people(events, people)
+
+    def permitted_users(self, purpose: Purpose) -> list[str]:
+        """Everybody of the store who agreed to the purpose."""
+        with self._store.read() as reader:
+            return self._allowed(reader, purpose)["user_id"].to_list()
 
     def catalogue(self) -> pl.DataFrame:
         """Every item as the store describes it now, in the columns of `Dataset.items`; ordered by id."""
@@ -218,3 +220,9 @@ def _with_basics(people: pl.DataFrame) -> pl.DataFrame:
     names = sorted({name for row in basics for name in row} - {"user_id"})
     columns = [pl.Series(name, [row.get(name) for row in basics], dtype=pl.String) for name in names]
     return people.select("user_id").with_columns(columns)
+
+
+def _catalogue(items: pl.DataFrame) -> pl.DataFrame:
+    """Items of the store in the columns of `Dataset.items`; what is only known from events is not on offer."""
+    columns = pl.col("price").cast(pl.Float64), pl.col("available") & ~pl.col("pending")
+    return items.with_columns(*columns).drop("pending")

@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,11 +24,27 @@ import tomli_w
 from recllm.errors import StoreError, UsageError
 from recllm.files import lock_file, write_whole
 from recllm.policy import Policy
-from recllm.settings import Settings
+from recllm.settings import Settings, merged
 from recllm.store.database import Store
 from recllm.workspace.privacy import KEY_FILE_VARIABLE, KEY_VARIABLE, PolicyGate, Pseudonymiser, find_key, make_key_file
 
 SETTINGS_FILE = "workspace.toml"
+
+_OVERRIDES: ContextVar[Mapping[str, Any]] = ContextVar("settings of this call", default={})  # noqa: B039 - never changed
+
+
+@contextmanager
+def overridden(settings: Mapping[str, Any]) -> Iterator[None]:
+    """Within the block every workspace opens with these settings, a table such as {"scorer": {"epochs": 5}}, on top.
+
+    Raises `UsageError` for a wrong one.
+    """
+    Settings(**settings)
+    token = _OVERRIDES.set(settings)
+    try:
+        yield
+    finally:
+        _OVERRIDES.reset(token)
 
 
 class Workspace:
@@ -56,7 +75,7 @@ class Workspace:
         root = Path(root)
         if exist_ok and (root / SETTINGS_FILE).exists():
             return cls.open(root)
-        checked = Settings(**settings)
+        checked = Settings(**merged(settings, _OVERRIDES.get()))
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             with lock_file(root / ".lock"):  # of two creators the second finds the workspace of the first
@@ -72,14 +91,17 @@ class Workspace:
 
     @classmethod
     def open(cls, root: str | Path) -> Workspace:
-        """Opens the workspace in `root`. Raises `StoreError` when there is none, or its settings cannot be read."""
+        """Opens the workspace in `root`, with the settings of `overridden` on top of its own.
+
+        Raises `StoreError` when there is none, or its settings cannot be read.
+        """
         path = Path(root) / SETTINGS_FILE
         if not path.is_file():
             raise StoreError(f"there is no workspace in {root}; make one with: recllm init -w {root}")
         try:
             table = tomllib.loads(path.read_text("utf-8"))
             key_fingerprint = str(table.pop("key_fingerprint"))
-            return cls(Path(root), Settings(**table), key_fingerprint)
+            return cls(Path(root), Settings(**merged(table, _OVERRIDES.get())), key_fingerprint)
         except KeyError:
             raise StoreError(f"{path} has no key_fingerprint; put back the file that recllm init made") from None
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, UsageError) as error:

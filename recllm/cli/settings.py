@@ -1,0 +1,87 @@
+"""The command that shows what can be set, what holds, and why."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from recllm.cli.options import DEFAULT_WORKSPACE, Json, SetOptions, read_settings
+from recllm.cli.output import emit_json, say
+from recllm.documents import plain
+from recllm.settings import Settings, merged, sections, setting_names
+
+
+def register(app: typer.Typer) -> None:
+    app.command("settings")(settings)
+
+
+def settings(
+    section: Annotated[str | None, typer.Argument(help="Only this section, such as scorer.")] = None,
+    workspace: Annotated[
+        Path | None, typer.Option("-w", "--workspace", help="The workspace folder; without one the defaults.")
+    ] = None,
+    options: SetOptions = None,
+    advice: Annotated[bool, typer.Option(help="Also read the log for what `recllm advise` would set.")] = False,
+    json: Json = False,
+) -> None:
+    """Everything that can be set: value, default, range, and whether default, advice, file or option set it."""
+    if workspace is None and (DEFAULT_WORKSPACE / "workspace.toml").is_file():
+        workspace = DEFAULT_WORKSPACE
+    rows = setting_rows(workspace, read_settings(options or ()), advice=advice)
+    if section is not None:
+        rows = [row for row in rows if row["section"] == section]
+    if json:
+        emit_json({"workspace": None if workspace is None else str(workspace), "settings": rows})
+        return
+    heading = None
+    for row in rows:
+        if row["section"] != heading and row["section"]:
+            say("", f"[{row['section']}]")
+        heading = row["section"]
+        source = "" if row["from"] == "default" else f"  ({row['from']}; default {_shown(row['default'])})"
+        say(f"{row['name']} = {_shown(row['value'])}{source}", f"    {row['doc']}  [{row['range']}]")
+
+
+def setting_rows(workspace: Path | None, options: dict[str, Any], *, advice: bool = False) -> list[dict[str, Any]]:
+    """One row per setting: section, name, value, default, from, range, doc."""
+    Settings(**options)
+    tables: dict[str, dict[str, Any]] = {"option": options, "workspace.toml": {}, "advice": {}}
+    if workspace is not None:
+        from recllm.workspace.workspace import SETTINGS_FILE, Workspace
+
+        with Workspace.open(workspace) as opened:  # it checks the file
+            tables["workspace.toml"] = tomllib.loads((workspace / SETTINGS_FILE).read_text("utf-8"))
+            del tables["workspace.toml"]["key_fingerprint"]
+            if advice:
+                from recllm.jobs.train import advised_settings
+
+                tables["advice"] = advised_settings(opened)
+    values = Settings(**merged(merged(tables["advice"], tables["workspace.toml"]), options))
+    rows = []
+    for section, name in setting_names():
+        model = sections()[section]
+        part = getattr(values, section) if section else values
+        sources = [source for source, table in tables.items() if name in (table.get(section, {}) if section else table)]
+        rows.append(
+            {
+                "section": section,
+                "name": name,
+                "value": plain(getattr(part, name)),
+                "default": plain(model.model_fields[name].get_default(call_default_factory=True)),
+                "from": sources[0] if sources else "default",
+                "range": model.expected(name),
+                "doc": " ".join((model.model_fields[name].description or name.replace("_", " ")).split()),
+            }
+        )
+    return rows
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value)) or "empty"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "none" if value is None else str(value)

@@ -1,0 +1,278 @@
+"""One tree of settings: the same names and checks in Python, in TOML and on the command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_cli import Run, document
+
+from recllm.cli.main import app
+from recllm.cli.options import read_settings
+from recllm.documents import FrozenModel
+from recllm.errors import StoreError, UsageError
+from recllm.settings import (
+    CollaborativeSettings,
+    LoraSettings,
+    ScorerTrainingSettings,
+    SequenceModelSettings,
+    Settings,
+    read_settings_file,
+    sections,
+    setting_names,
+)
+from recllm.workspace.workspace import SETTINGS_FILE, Workspace, overridden
+
+NAMES = setting_names()
+
+
+def other_value(section: str, name: str) -> Any:
+    """A value that the field takes and that is not its default."""
+    special = {
+        ("", "currency"): "EUR",
+        ("", "timezone"): "Asia/Shanghai",
+        ("", "encoder"): "toy",
+        ("", "locale"): "zh-CN",
+        ("", "tenant"): "123",
+        ("policy", "explicit_purposes"): ["sms", "email"],
+        ("lora", "loss"): "bce",
+        ("lora", "cached_loss"): "off",
+        ("lora", "precision"): "float32",
+        ("lora", "device"): "cpu",
+        ("lora", "kinds"): ["next"],
+        ("lora", "save_steps"): 40,
+        ("lora", "eval_steps"): 40,
+        ("sequence", "attention_heads"): 4,
+        ("sequence", "dim"): 64,
+        ("scorer", "parts"): ["cosine"],
+        ("collaborative", "target"): ["purchase", "cart"],
+    }
+    if (section, name) in special:
+        return special[section, name]
+    model = sections()[section]
+    default = model.model_fields[name].default
+    if isinstance(default, bool):
+        return not default
+    if isinstance(default, int):
+        return default + 1
+    if isinstance(default, float):
+        return default / 2 or 0.5
+    if isinstance(default, tuple) and default and not isinstance(default[0], str | Enum):
+        return [default[0], default[1] + 1]
+    return 3 if default is None else ["tea", "cup"]
+
+
+@pytest.mark.parametrize(("section", "name"), NAMES, ids=lambda part: part or "shop")
+def test_python_toml_and_command_line_say_the_same(section: str, name: str, tmp_path: Path) -> None:
+    value = other_value(section, name)
+    changed = {name: value}
+    in_python = Settings(**({section: sections()[section](**changed)} if section else changed))
+    assert in_python != Settings()
+    text = (
+        ",".join(map(str, value)) if isinstance(value, list) else str(value).lower() if value in (0, 1) else str(value)
+    )
+    in_shell = Settings(**read_settings([f"{section}.{name}={text}".lstrip(".")]))
+    assert in_shell == in_python
+    folder = tmp_path / "shop"
+    Workspace.create(folder, **in_python.table()).close()
+    with Workspace.open(folder) as opened:
+        assert opened.settings == in_python
+        assert tomllib.loads((folder / SETTINGS_FILE).read_text("utf-8")).items() >= in_python.table().items()
+
+
+def test_none_is_written_as_a_word_where_it_is_not_the_default() -> None:
+    settings = Settings(lora=LoraSettings(top_layers=None, max_minutes=None))
+    assert settings.table()["lora"] == {"top_layers": "none", "max_minutes": "none"}
+    assert Settings(**settings.table()) == settings
+    assert Settings(**read_settings(["lora.top_layers=none", "lora.max_minutes=none"])) == settings
+
+
+@pytest.mark.parametrize("section", sections())
+def test_every_class_is_frozen_documented_and_refuses_unknown_names(section: str) -> None:
+    model = sections()[section]
+    assert issubclass(model, FrozenModel) and model.__doc__
+    with pytest.raises(UsageError, match="unknown setting"):
+        model(colour="red")
+    settings = model()
+    with pytest.raises(ValueError, match="frozen"):
+        setattr(settings, next(iter(model.model_fields)), None)
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("scorer.epoch=3", "unknown setting scorer.epoch; did you mean epochs?"),
+        ("scorr.epochs=3", "unknown setting scorr; did you mean scorer?"),
+        ("curency=EUR", "unknown setting curency; did you mean currency?"),
+        ("scorer.epochs=0", "setting scorer.epochs: 0 is not a whole number at least 1"),
+        ("scorer.epochs=2.5", "setting scorer.epochs: 2.5 is not a whole number at least 1"),
+        ("scorer.epochs=true", "setting scorer.epochs: True is not a whole number"),
+        ("scorer.dropout=1", "setting scorer.dropout: 1 is not a number at least 0 and below 1"),
+        ("scorer.learning_rate=nan", "setting scorer.learning_rate: nan is not a number above 0"),
+        ("scorer.parts=cosine,vector", "not a list, each one of cosine, vectors, features"),
+        ("sequence.attention_heads=0", "setting sequence.attention_heads: 0 is not"),
+        ("sequence.dim=127", "setting sequence: dim is 127; give a multiple of attention_heads"),
+        ("lora.save_steps=7", "setting lora: save_steps is 7; give a multiple of eval_steps"),
+        ("policy.group_floor=-1", "setting policy.group_floor: -1 is not"),
+        ("policy.explicit_purposes=fun", "each one of analytics, "),
+        ("timezone=Mars/Base", "setting timezone: 'Mars/Base' is not a name such as Europe/Paris"),
+        ("scorer", "--set takes section.field=value"),
+        ("scorer=3", "setting scorer: 3 is not a table"),
+    ],
+)
+def test_what_is_wrong_is_named_with_section_field_value_and_range(option: str, says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Settings(**read_settings([option]))
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_copy_is_checked_and_remembers_what_was_set() -> None:
+    settings = ScorerTrainingSettings(epochs=5)
+    assert settings.model_copy(update={"patience": 1}).explicit() == {"epochs": 5, "patience": 1}
+    with pytest.raises(UsageError, match="epochs: 0 is not"):
+        settings.model_copy(update={"epochs": 0})
+    with pytest.raises(UsageError, match="did you mean batch_size"):
+        settings.model_copy(update={"batch_sise": 4})
+
+
+def test_settings_of_a_call_stand_above_those_of_the_file(tmp_path: Path) -> None:
+    Workspace.create(tmp_path / "shop", scorer={"epochs": 7, "patience": 4}).close()
+    with overridden({"scorer": {"epochs": 5}}), Workspace.open(tmp_path / "shop") as opened:
+        assert opened.settings.scorer.explicit() == {"epochs": 5, "patience": 4}
+    with Workspace.open(tmp_path / "shop") as opened:
+        assert opened.settings.scorer.explicit() == {"epochs": 7, "patience": 4}
+    with pytest.raises(UsageError, match="did you mean epochs"), overridden({"scorer": {"epoch": 5}}):
+        pytest.fail("a wrong setting was let in")
+
+
+def test_a_wrong_section_of_the_file_is_named(tmp_path: Path) -> None:
+    Workspace.create(tmp_path).close()
+    with (tmp_path / SETTINGS_FILE).open("a") as file:
+        file.write("\n[scorer]\nepoch = 3\n")
+    with pytest.raises(
+        StoreError, match=r"workspace\.toml cannot be used: unknown setting scorer\.epoch; did you mean"
+    ):
+        Workspace.open(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[scorer]\nepoch = 3\n", "[scorer\n", "[scorer]\nepochs = 0\n"])
+def test_a_wrong_recipe_is_one_clear_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / "recipe.toml").write_text(content)
+    with pytest.raises(UsageError, match=r"recipe\.toml cannot be used"):
+        read_settings_file(tmp_path / "recipe.toml")
+    with pytest.raises(UsageError, match=r"gone\.toml cannot be used"):
+        read_settings_file(tmp_path / "gone.toml")
+
+
+def test_settings_are_light_to_import() -> None:
+    heavy = ["torch", "numpy", "polars", "scipy", "sqlalchemy"]
+    code = f"import sys, recllm.settings; print([m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# --- what reads them -------------------------------------------------------------------------------------------------
+
+
+def test_training_takes_advice_then_the_file_then_the_call(tmp_path: Path) -> None:
+    from test_training import DATA
+
+    from recllm.jobs.train import advise_data, settings_in_use  # noqa: F401
+    from recllm.training.advise import advise
+
+    advice = advise(DATA, [f"item {n}" for n in range(DATA.n_items)])
+    settings = Settings(scorer={"epochs": 9}, sequence={"dim": 64})
+    scorer, sequence = settings_in_use(settings, advice, DATA, patience=0)
+    assert (scorer.epochs, scorer.patience) == (9, 0)
+    if advice.training is not None:
+        assert scorer.horizon_days == advice.training.horizon_days and scorer.timed == advice.training.timed
+    assert sequence is None or sequence == SequenceModelSettings(**{**advice.interests.explicit(), "dim": 64})
+
+
+def test_what_is_counted_can_be_set_from_outside() -> None:
+    from test_training import DATA, QUICK, vectors
+
+    from recllm.schema import Action
+    from recllm.training.scorer import UNTIMED, fit_scorer
+
+    one_round = QUICK.model_copy(update={"epochs": 1, "min_steps": 1})
+    fitted = fit_scorer(DATA, vectors(DATA), None, one_round, population=CollaborativeSettings(neighbours=3))
+    assert fitted.population.neighbours == 3 and fitted.population.target == (Action.PURCHASE,)
+    untimed = one_round.model_copy(update={"timed": False})
+    fitted = fit_scorer(DATA, vectors(DATA), None, untimed, population=CollaborativeSettings(neighbours=3))
+    assert fitted.population.item_item_l2 == UNTIMED.item_item_l2 and fitted.population.neighbours == 3
+
+
+# --- the commands ----------------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_values_defaults_and_where_each_came_from(run: Run, shop: Path) -> None:
+    code, out, _ = run("settings", "-w", "shop", "--set", "scorer.epochs=5", "--json")
+    rows = {(row["section"], row["name"]): row for row in document(out)["settings"]}
+    assert code == 0 and list(rows) == NAMES
+    epochs, limit, lines = rows["scorer", "epochs"], rows["policy", "reject_limit"], rows["profiles", "max_lines"]
+    assert (epochs["value"], epochs["default"], epochs["from"]) == (5, 3, "option")
+    assert (limit["value"], limit["default"], limit["from"]) == (0.5, 0.05, "workspace.toml")
+    assert (lines["value"], lines["default"], lines["from"]) == (None, None, "default")
+    assert epochs["range"] == "a whole number at least 1" and "evaluation" in epochs["doc"]
+    code, out, _ = run("settings", "scorer", "-w", "shop", "--set", "scorer.epochs=5")
+    assert code == 0 and "epochs = 5  (option; default 3)" in out and "[lora]" not in out
+
+
+def test_every_command_that_opens_a_workspace_takes_settings() -> None:
+    from typer.main import get_command
+
+    def commands(group: Any, path: str = "") -> dict[str, Any]:
+        below = {}
+        for name, command in group.commands.items():
+            inner = commands(command, f"{path} {name}") if hasattr(command, "commands") else {f"{path} {name}": command}
+            below |= inner
+        return below
+
+    found = commands(get_command(app))
+    options = {path: {o for p in command.params for o in p.opts} for path, command in found.items()}
+    assert len(options) > 20
+    without = {path for path, names in options.items() if "--workspace" in names and "--set" not in names}
+    assert not without
+
+
+def test_a_setting_of_the_call_reaches_the_command(run: Run, shop: Path) -> None:
+    arguments = ("validate", "log.csv", "--table", "events", "-w", "shop")  # one of its five rows is bad
+    assert run(*arguments)[0] == 0
+    assert run(*arguments, "--set", "policy.reject_limit=0.1")[0] == 2
+    code, _, err = run(*arguments, "--set", "policy.reject_limt=0.1")
+    assert code == 2 and "did you mean reject_limit" in err and err.count("\n") == 1
+
+
+def test_models_are_listed_promoted_and_rolled_back(run: Run, shop: Path) -> None:
+    from recllm.recommender.registry import publish
+
+    code, _, err = run("models", "list", "-w", "shop")
+    assert code == 3 and "recllm train -w shop" in err
+    for version in ("a", "b"):
+        publish(shop / "models", lambda folder: (folder / "x.json").write_text("{}") and None, version=version)
+    found = document(run("models", "list", "-w", "shop", "--json")[1])
+    assert found["serving"] == "b" and [v["version"] for v in found["versions"]] == ["a", "b"]
+    assert document(run("models", "rollback", "-w", "shop", "--json")[1]) == {"serving": "a"}
+    assert run("models", "rollback", "-w", "shop")[0] == 1
+    assert run("models", "promote", "b", "-w", "shop")[:2] == (0, "model b serves\n")
+    (shop / "models" / "CURRENT").write_text("../x")
+    code, _, err = run("recommend", "-u", "ann", "-w", "shop")
+    assert code == 1 and "recllm models promote VERSION -w shop" in err
+    assert run("models", "list", "-w", "shop")[0] == 0
+    assert run("models", "promote", "a", "-w", "shop")[0] == 0
+    code, _, err = run("models", "promote", "c", "-w", "shop")
+    assert code == 1 and "known: a, b" in err
+
+
+def test_the_wrong_word_for_an_option_is_refused(run: Run, shop: Path) -> None:
+    for option in ("--decimal=;", "--date-order=ymd", "--on-bad-bytes=guess", "--anonymous=drop", "--returns=maybe"):
+        code, _, err = run("validate", "items.csv", "--table", "items", "-w", "shop", option)
+        assert code == 2 and option.split("=")[0] in err
+    assert json.loads(run("validate", "items.csv", "--table", "items", "-w", "shop", "--json")[1])["read"] == 4
