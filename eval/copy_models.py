@@ -36,12 +36,13 @@ import polars as pl
 sys.path.insert(0, str(Path(__file__).parent))
 import copy_pairs
 
-from recllm.adcopy.pairs import held_back
-from recllm.adcopy.reading import words
+from recllm.adcopy.lexicon import words
+from recllm.adcopy.pairs import is_held_back
+from recllm.adcopy.request import CopyRequest
 from recllm.adcopy.write import write_copy
 from recllm.evaluation.report import commit, hardware, versions
 from recllm.generator.locate import model_folder
-from recllm.schema import AdCopy, Item, Reason
+from recllm.schema import AdCopy, Item, ReasonKind
 
 CHANNELS = ("push", "email", "sms_gsm", "google_rsa")
 ZH_CHANNELS = ("push", "email")
@@ -116,7 +117,7 @@ def gifts(n: int, rng: random.Random, data: Path) -> list[Item]:
 
 def held(n: int, rng: random.Random, lines: Any, currency: str) -> list[Item]:
     """Items whose approved lines were not learned, at a price drawn for the purpose."""
-    found = {line["item"]["id"]: line["item"] for line in lines if held_back(line["item"]["id"], HELD)}
+    found = {line["item"]["id"]: line["item"] for line in lines if is_held_back(line["item"]["id"], HELD)}
     chosen = rng.sample(sorted(found), n)
     return [
         Item(
@@ -131,10 +132,8 @@ def held(n: int, rng: random.Random, lines: Any, currency: str) -> list[Item]:
     ]
 
 
-def reason(place: int, item: Item) -> Reason:
-    """Each kind of reason in turn."""
-    evidence = (f"B:{item.item_id}", "B:another", "H:another", "I:age", "general")[place % 5]
-    return Reason(evidence_id=evidence, delta=0.0 if evidence == "general" else 1.0, text="")
+KINDS = (ReasonKind.KNOWN, ReasonKind.TOGETHER, ReasonKind.INTEREST, ReasonKind.PICKED, ReasonKind.GENERAL)
+"""Each in turn."""
 
 
 def write_all(
@@ -155,15 +154,15 @@ def write_all(
         speaker = Listening(model)
         channels = CHANNELS if system.locale == "en" else ZH_CHANNELS
         began, cpu = time.monotonic(), time.process_time()
-        copy = write_copy(
-            item,
+        request = CopyRequest(
+            item=item,
             channel=channels[place % len(channels)],
             now=NOW,
             locale=system.locale,
-            reason=reason(place, item),
-            generator=speaker,
+            reason_kind=KINDS[place % len(KINDS)],
             seed=seed + place,
         )
+        (copy,) = write_copy(request, generator=speaker)
         told.append(row(source, copy, speaker.said, time.monotonic() - began, time.process_time() - cpu))
     return system, told
 
