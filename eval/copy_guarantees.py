@@ -27,8 +27,9 @@ from copy_texts.injections import INJECTIONS
 from copy_texts.items import ITEMS, KNOWN_BRANDS, NOW, OFFERS
 from inputs import finish, script_parser
 
-from recllm.adcopy.reading import fold
-from recllm.adcopy.submissions import Submission, judge, submission
+from recllm.adcopy.lexicon import fold
+from recllm.adcopy.request import CopyRequest
+from recllm.adcopy.submissions import Submission, judge, submission_of
 from recllm.adcopy.write import write_copy
 from recllm.generator.scripted import ScriptedGenerator
 from recllm.schema import Item
@@ -54,8 +55,8 @@ class Case:
     values: dict[str, Any]
 
     @property
-    def request(self) -> Submission:
-        return submission(self.values)
+    def submission(self) -> Submission:
+        return submission_of(self.values, now=_MOMENT)
 
 
 Table = dict[str, list[tuple[str, ...]]]
@@ -93,15 +94,15 @@ def _case(kind: str, locale: str, item: str, text: str, *names: str) -> Case:
     return Case(kind=kind, held_out=int(name[0], 16) % 2 == 1, values=values)
 
 
-def all_requests() -> list[Submission]:
+def all_submissions() -> list[Submission]:
     """Every text of every set."""
     bad = [case for tables in (BAD, fresh.BAD, unseen.BAD) for case in bad_cases(tables)]
     good = [case for table in (GOOD, fresh.GOOD, unseen.GOOD) for case in good_cases(table)]
-    return [case.request for case in (*bad, *good)]
+    return [case.submission for case in (*bad, *good)]
 
 
 def passes(case: Case) -> bool:
-    return judge(case.request, now=_MOMENT).verified
+    return judge(case.submission).verified
 
 
 # --- numbers -------------------------------------------------------------------------------------------------------
@@ -151,14 +152,10 @@ def injected(payloads: list[tuple[str, str]]) -> list[dict[str, str]]:
             generator = ScriptedGenerator(
                 [payload, f"A mug, {sign}.", f"Mug with {sign} for you and yours."], repeat=True
             )
-            copy = write_copy(
-                _carrying(payload, field),
-                channel=channel,
-                locale=locale,
-                generator=generator,
-                n_candidates=3,
-                now=_MOMENT,
+            request = CopyRequest(
+                item=_carrying(payload, field), channel=channel, locale=locale, n_candidates=3, now=_MOMENT
             )
+            (copy,) = write_copy(request, generator=generator)
             if not copy.verified or fold(sign) in fold(copy.text):
                 leaks.append({"field": field, "channel": channel, "payload": payload, "text": copy.text})
     return leaks
@@ -212,16 +209,16 @@ def measure() -> dict[str, Any]:
         "injection_leaked_held": sum(held_back(leak["payload"]) for leak in leaks),
         **{name: figures(*cases) for name, cases in parts.items()},
         **{name: _few(bad_cases(s.BAD), good_cases(s.GOOD)) for name, s in (("second", fresh), ("unseen", unseen))},
-        "verify_ms": verify_ms([c.request for c in (*bad, *good)]),
+        "verify_ms": verify_ms([c.submission for c in (*bad, *good)]),
     }
 
 
-def verify_ms(requests: list[Submission]) -> float:
+def verify_ms(submissions: list[Submission]) -> float:
     """Milliseconds per text, one core, reading the facts included."""
     began = time.perf_counter()
-    for request in requests:
-        judge(request, now=_MOMENT)
-    return round(1000 * (time.perf_counter() - began) / len(requests), 3)
+    for submission in submissions:
+        judge(submission)
+    return round(1000 * (time.perf_counter() - began) / len(submissions), 3)
 
 
 def tell(develop_only: bool) -> None:
@@ -229,7 +226,7 @@ def tell(develop_only: bool) -> None:
     for case in (*bad_cases(BAD), *good_cases(GOOD)):
         if develop_only and case.held_out:
             continue
-        verdict = judge(case.request, now=_MOMENT)
+        verdict = judge(case.submission)
         if verdict.verified == (case.kind != "good"):
             faults = "; ".join(f"{c.guarantee} {c.message} {c.span!r}" for c in verdict.failures)
             print(f"{case.kind} | {case.values['channel']} | {case.values['text']!r} | {faults}")

@@ -32,12 +32,12 @@ import copy_pairs
 import polars as pl
 from inputs import RESULTS, finish, load_average, script_parser
 
-from recllm.adcopy.pairs import held_back
-from recllm.adcopy.reading import words
+from recllm.adcopy.lexicon import words
+from recllm.adcopy.request import CopyRequest
 from recllm.adcopy.write import write_copy
 from recllm.evaluation.record import write_record
 from recllm.generator.locate import model_folder
-from recllm.schema import AdCopy, Item, Reason
+from recllm.schema import AdCopy, Item, ReasonKind
 
 CHANNELS = ("push", "email", "sms_gsm", "google_rsa")
 ZH_CHANNELS = ("push", "email")
@@ -111,7 +111,7 @@ def gifts(n: int, rng: random.Random, data: Path) -> list[Item]:
 
 def held(n: int, rng: random.Random, lines: Any, currency: str) -> list[Item]:
     """Items whose approved lines were not learned, at a price drawn for the purpose."""
-    by_id = {line["item"]["id"]: line["item"] for line in lines if held_back(line["item"]["id"], HELD)}
+    by_id = {line["item"]["id"]: line["item"] for line in lines if is_held_back(line["item"]["id"], HELD)}
     ids = rng.sample(sorted(by_id), n)
     return [
         Item(
@@ -126,10 +126,8 @@ def held(n: int, rng: random.Random, lines: Any, currency: str) -> list[Item]:
     ]
 
 
-def reason(number: int, item: Item) -> Reason:
-    """Each kind of reason in turn."""
-    evidence = (f"B:{item.item_id}", "B:another", "H:another", "I:age", "general")[number % 5]
-    return Reason(evidence_id=evidence, delta=0.0 if evidence == "general" else 1.0, text="")
+KINDS = (ReasonKind.KNOWN, ReasonKind.TOGETHER, ReasonKind.INTEREST, ReasonKind.PICKED, ReasonKind.GENERAL)
+"""Each in turn."""
 
 
 def write_all(
@@ -150,15 +148,15 @@ def write_all(
         speaker = Listening(model)
         channels = CHANNELS if system.locale == "en" else ZH_CHANNELS
         began, cpu = time.monotonic(), time.process_time()
-        copy = write_copy(
-            item,
+        request = CopyRequest(
+            item=item,
             channel=channels[number % len(channels)],
             now=NOW,
             locale=system.locale,
-            reason=reason(number, item),
-            generator=speaker,
+            reason_kind=KINDS[number % len(KINDS)],
             seed=seed + number,
         )
+        (copy,) = write_copy(request, generator=speaker)
         rows.append(row(source, copy, speaker.said, time.monotonic() - began, time.process_time() - cpu))
     return system, rows
 

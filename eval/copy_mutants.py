@@ -108,8 +108,8 @@ def verdicts() -> Iterator[tuple[str, ...]]:
     """What each text is told: guarantee, piece of text and message of every failure."""
     guarantees = importlib.import_module("copy_guarantees")
     judge = importlib.import_module("recllm.adcopy.submissions").judge
-    verdicts = (judge(request, now=guarantees._MOMENT) for request in guarantees.all_requests())
-    return (tuple(sorted(f"{c.guarantee} {c.span} {c.message}" for c in v.failures)) for v in verdicts)
+    failures = (judge(submission).failures for submission in guarantees.all_submissions())
+    return (tuple(sorted(f"{c.guarantee} {c.span} {c.message}" for c in found)) for found in failures)
 
 
 def survives(module: str, source: str, verdicts_before: list[tuple[str, ...]]) -> bool:
@@ -136,9 +136,7 @@ def _seen_in_child(module: str, source: str, verdicts_before: list[tuple[str, ..
 
 def _install(name: str, source: str) -> None:
     """Imports the package anew with one module's source changed."""
-    rooms = ("verify", "submissions", "write", "titles", "record")
-    stale = ("copy_guarantees", *(f"recllm.adcopy.{room}" for room in rooms))
-    for loaded in [m for m in sys.modules if m == "recllm.adcopy" or m.startswith(stale)]:
+    for loaded in [m for m in sys.modules if m == "copy_guarantees" or m.startswith("recllm.adcopy")]:
         del sys.modules[loaded]
     sys.meta_path.insert(0, _Changed(name, source))
     importlib.import_module("recllm.adcopy.submissions")
@@ -153,11 +151,7 @@ class _Changed:
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name != self._name:
             return None
-        is_package = name == "recllm.adcopy.verify"
-        spec = importlib.util.spec_from_loader(name, self, is_package=is_package)
-        if spec and is_package:
-            spec.submodule_search_locations = [str(FOLDER)]
-        return spec
+        return importlib.util.spec_from_loader(name, self)
 
     def create_module(self, spec: Any) -> None:
         return None
@@ -169,7 +163,7 @@ class _Changed:
 def run(part: int, parts: int) -> dict[str, Any]:
     before = list(verdicts())
     todo = [
-        (f"recllm.adcopy.verify.{file.stem}" if file.stem != "__init__" else "recllm.adcopy.verify", file.name, *mutant)
+        (f"recllm.adcopy.verify.{file.stem}", file.name, *mutant)
         for file in sorted(FOLDER.glob("*.py"))
         for mutant in mutants(file.read_text(encoding="utf-8"))
     ]

@@ -23,7 +23,7 @@ import numpy as np
 from recllm.data.dataset import Dataset
 from recllm.documents import plain
 from recllm.errors import GenerationError, MissingExtraError, ModelError, UsageError
-from recllm.jobs.ad_copy import ad_for
+from recllm.jobs.ad_copy import write_ads
 from recllm.jobs.load import add_feedback, load_file, record_shown
 from recllm.jobs.recommenders import open_recommender, workspace_encoder
 from recllm.report.page import write_page
@@ -120,10 +120,11 @@ def run_demo(folder: Path, *, generator: str = "auto", seed: int = 0) -> dict[st
         record_shown(workspace, slates)
     with clock.step("one checked ad text for each"):
         speaker = _speaker(generator, workspace)
-        copies = [
-            ad_for(serving, s, workspace, channel=CHANNEL, generator=speaker, seed=seed) if s.items else None
-            for s in slates
-        ]
+        filled = [slate for slate in slates if slate.items]
+        ads = iter(
+            write_ads(workspace, slates=filled, recommender=serving, channel=CHANNEL, generator=speaker, seed=seed)
+        )
+        copies = [next(ads) if slate.items else None for slate in slates]
     with clock.step("take one feedback event"):
         feedback = _feedback(workspace, encoder, people[0], slates[0])
     record = {

@@ -353,6 +353,9 @@ class Generator(Protocol):
     """A prompt to text."""
 
     name: str
+    purpose: Purpose
+    """What people must have agreed to before it is asked for a text for them: `LLM_LOCAL` where nothing leaves the
+    shop's machines, `LLM_THIRD_PARTY` otherwise. A generator around another one passes on the other's."""
 
     def generate(self, prompt: str, *, n: int = 1, max_tokens: int = 48, seed: int = 0) -> list[str]:
         """`n` continuations, each stripped; raises `GenerationError` when the model cannot answer."""

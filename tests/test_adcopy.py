@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recllm.adcopy.channels import channel, channels
-from recllm.adcopy.facts import FactSheet, Offer, OfferType
-from recllm.adcopy.frame import Frame
+from recllm.adcopy.channels import channels
+from recllm.adcopy.compose import sayable_facts, shortened
+from recllm.adcopy.facts import Offer, OfferType
 from recllm.adcopy.money import format_money, renderings
-from recllm.adcopy.opening_line import hook_prompt, reason_kind
-from recllm.adcopy.titles import shortened, with_sayable_title
-from recllm.adcopy.verify import verify
+from recllm.adcopy.opening_line import line_prompt
+from recllm.adcopy.request import CopyRequest, reason_kind
+from recllm.adcopy.verify.guarantees import verify
 from recllm.adcopy.write import write_copy
 from recllm.errors import GenerationError, UsageError
 from recllm.generator.chat import messages
@@ -40,18 +40,23 @@ SHIRT = Item(
 )
 
 
-FRAME = Frame(channel=channel("push"), locale="en", now=NOW, prompts=Prompts.load())
-
-
-WRITTEN = sorted(name for name, place in channels().items() if not place.segment_only)
+WRITTEN = sorted(name for name, channel in channels().items() if not channel.segment_only)
 
 
 def bought(item_id: str) -> Reason:
     return Reason(evidence_id=f"B:{item_id}", delta=1.2, text="You have bought “secret shampoo” 5 times.")
 
 
-def write(item: Item = BUNS, **values: object) -> AdCopy:
-    return write_copy(item, **{"channel": "push", "now": NOW, **values})  # type: ignore[arg-type]
+def request_for(item: Item = BUNS, *, reason: Reason | None = None, **values: object) -> CopyRequest:
+    kind = reason_kind(reason, item.item_id, sensitive=False)
+    return CopyRequest(item=item, **{"channel": "push", "now": NOW, "reason_kind": kind, **values})  # type: ignore[arg-type]
+
+
+def write(
+    item: Item = BUNS, *, generator: ScriptedGenerator | None = None, encoder: object = None, **values: object
+) -> AdCopy:
+    (copy,) = write_copy(request_for(item, **values), generator=generator, encoder=encoder)  # type: ignore[arg-type]
+    return copy
 
 
 # --- templates -----------------------------------------------------------------------------------------------------
@@ -244,7 +249,7 @@ def test_the_best_of_several_lines_is_taken() -> None:
 def test_an_echo_of_the_examples_is_not_new() -> None:
     towels = Item(item_id="t", title="Paper towels")
     example = "Paper towels that keep up with every spill in your kitchen."
-    assert example in FRAME.prompts.render("ad_hook", "en", name="x", category=None, reason="y")
+    assert example in Prompts.load().render("ad_hook", "en", name="x", category=None, reason="y")
     copy = write(towels, generator=ScriptedGenerator([example]))
     assert copy.generator == "template"
     assert {f.guarantee for f in copy.rejected[0][1]} == {"G10"}
@@ -425,8 +430,8 @@ def _carrying(payload: str, field: str) -> Item:
 
 @pytest.mark.parametrize(("title", "_"), PAYLOADS)
 def test_a_title_cannot_open_a_turn_of_its_own(title: str, _: str) -> None:
-    facts = with_sayable_title(FactSheet.of(_carrying(title, "title")), FRAME)
-    roles = [m.role for m in messages(hook_prompt(facts, ReasonKind.KNOWN, "en", FRAME.prompts))]
+    facts = sayable_facts(request_for(_carrying(title, "title")))
+    roles = [m.role for m in messages(line_prompt(facts, ReasonKind.KNOWN, "en"))]
     assert roles == ["system", *["user", "assistant"] * 3, "user"]
 
 
@@ -450,8 +455,7 @@ def test_an_item_without_a_sayable_name_is_still_sold() -> None:
     ],
 )
 def test_sellers_promises_leave_the_title(title: str, shown: str) -> None:
-    facts = FactSheet.of(Item(item_id="x", title=title))
-    assert with_sayable_title(facts, FRAME).title == shown
+    assert sayable_facts(request_for(Item(item_id="x", title=title))).title == shown
 
 
 @pytest.mark.parametrize(
@@ -496,5 +500,5 @@ def test_money(amount: str, currency: str, locale: str, text: str) -> None:
 
 
 def test_a_text_that_anyone_wrote_can_be_checked() -> None:
-    checks = verify("Sandwich buns, the best.", FactSheet.of(BUNS), channel="push", locale="en", now=NOW)
+    checks = verify("Sandwich buns, the best.", request_for())
     assert [c.guarantee for c in checks if not c.passed] == ["G3"]

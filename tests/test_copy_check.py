@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ def test_a_file_of_another_encoding(tmp_path: Path) -> None:
     file = tmp_path / "latin.jsonl"
     file.write_bytes(b'{"id": "\xe9"}\n')
     with pytest.raises(DataError, match="not UTF-8"):
-        list(read_submissions(file))
+        list(read_submissions(file, now=datetime(2025, 11, 5, tzinfo=UTC)))
 
 
 def test_own_packs_and_voice(run: Run, tmp_path: Path) -> None:

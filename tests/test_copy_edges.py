@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from recllm.adcopy.channels import channel
 from recllm.adcopy.facts import FactSheet, Offer, OfferType
-from recllm.adcopy.verify import style as manner
-from recllm.adcopy.verify import verify
-from recllm.adcopy.verify.case import Case, stated_by_facts, stem, used_with
-from recllm.adcopy.verify.form import is_emoji, is_foreign
+from recllm.adcopy.lexicon import stem
+from recllm.adcopy.request import CopyRequest
+from recllm.adcopy.verify import form
+from recllm.adcopy.verify.case import Case, stated_by_facts, used_with
+from recllm.adcopy.verify.form import is_emoji, is_foreign, variants_differ
+from recllm.adcopy.verify.guarantees import verify
 from recllm.adcopy.verify.naming import head_names
 from recllm.adcopy.verify.people import grams, is_card, is_chinese_id, is_iban
-from recllm.adcopy.verify.style import variants_differ
 from recllm.schema import Item
 
 NOW = datetime(2025, 11, 5, tzinfo=UTC)
@@ -25,8 +25,8 @@ RICE = Item(item_id="r", title="大米", category=("粮油",), price=Decimal(45)
 
 
 def failed(text: str, item: Item = BUNS, *, locale: str = "en", place: str = "email", **more: Any) -> set[str]:
-    facts = FactSheet.of(item, offer=more.pop("offer", None), list_price=more.pop("list_price", None))
-    checks = verify(text, facts, channel=place, locale=locale, now=NOW, **more)
+    prompt = more.pop("prompt", "")
+    checks = verify(text, CopyRequest(item=item, channel=place, locale=locale, now=NOW, **more), prompt=prompt)
     return {check.guarantee for check in checks if not check.passed}
 
 
@@ -38,9 +38,8 @@ def zh(text: str, item: Item = RICE, **more: Any) -> set[str]:
 
 
 def test_the_longest_text_that_is_read() -> None:
-    facts = FactSheet.of(BUNS)
     for size, count in ((4_000, 14), (4_001, 1)):
-        checks = verify("a" * size, facts, channel="email", locale="en", now=NOW)
+        checks = verify("a" * size, CopyRequest(item=BUNS, channel="email", now=NOW))
         assert (len({c.guarantee for c in checks}), checks[0].guarantee == "G6") == (count, count == 1)
 
 
@@ -338,8 +337,8 @@ def test_pieces_of_a_prompt() -> None:
     han = "请为这件商品想一句温暖的话"
     assert "G10" in zh("大米，为这件商品想一句温暖。", prompt=han)
     assert "G10" not in zh("大米，为这件商品想一句温。", prompt=han)
-    facts = FactSheet.of(RICE)
-    checks = verify("大米，为这件商品想一句温暖。", facts, channel="wechat", locale="zh", now=NOW, prompt=han)
+    request = CopyRequest(item=RICE, channel="wechat", locale="zh", now=NOW)
+    checks = verify("大米，为这件商品想一句温暖。", request, prompt=han)
     assert " " not in next(c.span for c in checks if c.message == "repeats the prompt")
 
 
@@ -348,11 +347,11 @@ def test_pieces_of_a_prompt() -> None:
 
 @pytest.mark.parametrize(("alike", "share", "faults"), [(0.7, 0.6, 0), (0.71, 0.6, 1), (0.7, 0.59, 1)])
 def test_how_far_variants_differ(monkeypatch: pytest.MonkeyPatch, alike: float, share: float, faults: int) -> None:
-    monkeypatch.setattr(manner, "likeness", lambda *_: alike)
-    monkeypatch.setattr(manner, "distinct_pairs", lambda *_: share)
+    monkeypatch.setattr(form, "likeness", lambda *_: alike)
+    monkeypatch.setattr(form, "distinct_pairs", lambda *_: share)
     assert len(list(variants_differ(["a", "b"]))) == faults
     assert list(variants_differ(["a"])) == []
 
 
 def _case(text: str, item: Item) -> Case:
-    return Case(text=text, facts=FactSheet.of(item), channel=channel("email"), locale="en", now=NOW)
+    return Case(text=text, facts=FactSheet.of(item), request=CopyRequest(item=item, channel="email", now=NOW))

@@ -8,23 +8,32 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from recllm.adcopy.facts import FactSheet, Offer, OfferType
-from recllm.adcopy.lengths import segments
+from recllm.adcopy.channels import segments
+from recllm.adcopy.facts import Offer, OfferType
 from recllm.adcopy.mandatory import Sender, complete, missing_parts
-from recllm.adcopy.packs import load_pack, pack
-from recllm.adcopy.record import CopyRequest, load, replay, save, write_all_recorded, write_recorded
-from recllm.adcopy.verify import verify
-from recllm.adcopy.verify.process import answered, approvable, reproducible
-from recllm.adcopy.verify.style import distinct_pairs, likeness, variants_differ
-from recllm.adcopy.voice import Voice, load_voice
-from recllm.adcopy.write import write_copy, write_variants
+from recllm.adcopy.packs import load_pack, pack_named
+from recllm.adcopy.record import (
+    CopyRecord,
+    answered,
+    approvable,
+    load,
+    replay,
+    reproducible,
+    save,
+    write_recorded,
+)
+from recllm.adcopy.request import CopyRequest, Voice, load_voice, reason_kind
+from recllm.adcopy.verify.form import distinct_pairs, likeness, variants_differ
+from recllm.adcopy.verify.guarantees import verify
+from recllm.adcopy.write import write_copy
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import DataError, GenerationError, UsageError
 from recllm.generator.scripted import ScriptedGenerator
-from recllm.schema import Check, Item, Reason
+from recllm.schema import AdCopy, Check, Item, Reason, ReasonKind
 
 NOW = datetime(2025, 11, 5, tzinfo=UTC)
 BUNS = Item(
@@ -40,8 +49,9 @@ SHOP = Sender(name="Hearth Ltd", address="1 Elm Street", opt_out="https://hearth
 
 
 def failures(text: str, *, locale: str = "en", channel: str = "email", voice: Voice | None = None) -> set[str]:
-    facts = FactSheet.of(BUNS if locale == "en" else Item(item_id="t", title="龙井绿茶"))
-    checks = verify(text, facts, channel=channel, locale=locale, now=NOW, voice=voice)
+    item = BUNS if locale == "en" else Item(item_id="t", title="龙井绿茶")
+    request = CopyRequest(item=item, channel=channel, locale=locale, now=NOW, voice=voice or Voice())
+    checks = verify(text, request)
     return {check.guarantee for check in checks if not check.passed}
 
 
@@ -194,13 +204,22 @@ REQUEST = CopyRequest(
     item=BUNS,
     channel="push",
     now=NOW,
-    reason=Reason(evidence_id="B:b", delta=1.0, text=""),
+    reason_kind=ReasonKind.KNOWN,
     seed=3,
-    known_brands=("Oak Valley",),
+    known_brands=frozenset({"Oak Valley"}),
     offer=Offer(type=OfferType.PERCENT, value=Decimal(20), start=NOW - timedelta(days=1), end=NOW + timedelta(days=2)),
     list_price=Decimal("3.10"),
     evidence={"award": "2024"},
 )
+
+
+def first_recorded(request: CopyRequest, **writers: Any) -> tuple[AdCopy, CopyRecord]:
+    return write_recorded(request, **writers)[0]
+
+
+def only_copy(request: CopyRequest, **writers: Any) -> AdCopy:
+    (copy,) = write_copy(request, **writers)
+    return copy
 
 
 def speaker() -> ScriptedGenerator:
@@ -209,7 +228,7 @@ def speaker() -> ScriptedGenerator:
 
 @pytest.mark.parametrize("asked", [None, speaker])
 def test_a_record_makes_its_text_again(tmp_path: Path, asked: object) -> None:
-    copy, record = write_recorded(REQUEST, generator=asked() if callable(asked) else None)
+    copy, record = first_recorded(REQUEST, generator=asked() if callable(asked) else None)
     assert list(reproducible(record)) == []
     save(record, tmp_path)
     kept = load(tmp_path, record.id)
@@ -219,12 +238,12 @@ def test_a_record_makes_its_text_again(tmp_path: Path, asked: object) -> None:
 
 
 def test_what_decides_a_text_decides_its_record() -> None:
-    ids = {write_recorded(replace(REQUEST, seed=seed))[1].id for seed in range(3)}
+    ids = {first_recorded(replace(REQUEST, seed=seed))[1].id for seed in range(3)}
     assert len(ids) == 3
 
 
 def test_a_changed_record_is_refused(tmp_path: Path) -> None:
-    _, record = write_recorded(REQUEST)
+    _, record = first_recorded(REQUEST)
     changed = replace(record, text="Buns for nothing.")
     assert [f.message for f in reproducible(changed)] == ["the record was changed after it was written"]
     with pytest.raises(GenerationError, match="changed"):
@@ -236,20 +255,20 @@ def test_a_changed_record_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_generator_cannot_replay() -> None:
-    _, record = write_recorded(REQUEST)
+    _, record = first_recorded(REQUEST)
     with pytest.raises(GenerationError, match="generator had the hash"):
         replay(record, generator=speaker())
 
 
 def test_an_encoder_belongs_to_the_record() -> None:
-    copy, record = write_recorded(REQUEST, generator=speaker(), encoder=ToyEncoder())
+    copy, record = first_recorded(REQUEST, generator=speaker(), encoder=ToyEncoder())
     assert replay(record, generator=speaker(), encoder=ToyEncoder()) == copy
     with pytest.raises(GenerationError, match="encoder had the hash"):
         replay(record, generator=speaker())
 
 
 def test_other_lists_cannot_replay(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, record = write_recorded(REQUEST)
+    _, record = first_recorded(REQUEST)
     for what, name in (("word lists", "lists_sha256"), ("prompts", "prompts_sha256")):
         with monkeypatch.context() as patched:
             patched.setattr(f"recllm.adcopy.record.{name}", lambda: "0" * 64)
@@ -259,9 +278,10 @@ def test_other_lists_cannot_replay(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_of_a_reason_only_the_kind_is_kept() -> None:
     told = Reason(evidence_id="B:diary-4711", delta=0.4, text="because you bought the diary")
-    copy, record = write_recorded(replace(REQUEST, reason=told))
-    assert "diary" not in json.dumps(record.request)
-    assert replay(record).text == copy.text == write_copy(BUNS, **{**ARGUMENTS, "reason": told}).text
+    request = replace(REQUEST, reason_kind=reason_kind(told, BUNS.item_id, sensitive=False))
+    copy, record = first_recorded(request)
+    assert record.request["reason_kind"] == "together" and "diary" not in json.dumps(record.request)
+    assert replay(record).text == copy.text == only_copy(request).text
 
 
 def test_a_record_holds_packs_by_hash_and_the_voice(tmp_path: Path) -> None:
@@ -273,7 +293,7 @@ def test_a_record_holds_packs_by_hash_and_the_voice(tmp_path: Path) -> None:
     }  # fmt: skip
     own.write_text('name = "own"\n[[rule]]\n' + "\n".join(f"{k} = {json.dumps(v)}" for k, v in rule.items()))
     voice = Voice(banned=("familiar",), exclamation=False)
-    copy, record = write_recorded(replace(REQUEST, packs=(load_pack(own), pack("us_ftc")), voice=voice))
+    copy, record = first_recorded(replace(REQUEST, packs=(load_pack(own), pack_named("us_ftc")), voice=voice))
     save(record, tmp_path)
     kept = load(tmp_path, record.id)
     assert "when you are" not in copy.text and "amiliar" not in copy.text
@@ -289,10 +309,15 @@ def test_a_record_holds_packs_by_hash_and_the_voice(tmp_path: Path) -> None:
 @pytest.mark.parametrize("asked", [None, speaker])
 def test_every_variant_has_its_record(asked: object) -> None:
     generator = asked() if callable(asked) else None
-    found = write_all_recorded(replace(REQUEST, variants=3), generator=generator, found_as="x", user_id="u1_ann")
-    assert [record.place for _, record in found] == [0, 1, 2]
+    request = replace(REQUEST, variants=3)
+    found = write_recorded(request, generator=generator, generator_spec="x", user_id="u1_ann")
+    assert [record.variant for _, record in found] == [0, 1, 2]
     for copy, record in found:
-        assert (copy.record_id, copy.user_id, record.found_as) == (record.id, "u1_ann", "x" if asked else "template")
+        assert (copy.record_id, copy.user_id, record.generator_spec) == (
+            record.id,
+            "u1_ann",
+            "x" if asked else "template",
+        )
         assert "u1_ann" not in json.dumps(record.request)
         assert replay(record, generator=asked() if callable(asked) else None).text == copy.text
 
@@ -305,7 +330,7 @@ def test_a_generator_that_failed_leaves_a_record_of_the_template() -> None:
         def fingerprint(self) -> str:
             raise GenerationError("no process")
 
-    copy, record = write_recorded(REQUEST, generator=Dead(), encoder=ToyEncoder())
+    copy, record = first_recorded(REQUEST, generator=Dead(), encoder=ToyEncoder())
     assert (record.generator, record.words_by, record.encoder) == ("template", "template", "")
     assert any(check.guarantee == "G16" for _, faults in copy.rejected for check in faults)
     assert replay(record).text == copy.text
@@ -313,7 +338,6 @@ def test_a_generator_that_failed_leaves_a_record_of_the_template() -> None:
 
 # --- G3 packs, G13 variants, G14 voice in what is written -----------------------------------------------------------
 
-ARGUMENTS = {name: getattr(REQUEST, name) for name in REQUEST.__dataclass_fields__ if name not in ("item", "variants")}
 LINES = [
     "Toast your buns and call it breakfast.",
     "Toast your buns and call it a breakfast.",
@@ -323,7 +347,7 @@ LINES = [
 
 
 def test_variants_differ_and_the_nearest_comes_first() -> None:
-    found = write_variants(BUNS, 3, generator=ScriptedGenerator(LINES), **{**ARGUMENTS, "n_candidates": 4})
+    found = write_copy(replace(REQUEST, variants=3, n_candidates=4), generator=ScriptedGenerator(LINES))
     texts = [copy.text for copy in found]
     assert len(texts) == 3 and list(variants_differ(texts)) == []
     assert all(copy.verified and copy.generator == "scripted" for copy in found)
@@ -333,37 +357,37 @@ def test_variants_differ_and_the_nearest_comes_first() -> None:
 @pytest.mark.parametrize("channel", ["push", "email", "sms_gsm", "google_rsa", "taobao_title", "xhs"])
 @pytest.mark.parametrize("locale", ["en", "zh"])
 def test_the_shops_own_variants_differ(channel: str, locale: str) -> None:
-    found = write_variants(BUNS, 4, **{**ARGUMENTS, "channel": channel, "locale": locale})
+    found = write_copy(replace(REQUEST, variants=4, channel=channel, locale=locale))
     assert 1 <= len(found) <= 4 and all(copy.verified for copy in found)
     assert max([0.0, *(likeness(a.text, b.text) for a, b in combinations(found, 2))]) <= 0.7
 
 
 def test_one_variant_is_the_text() -> None:
-    (only,) = write_variants(BUNS, 1, **ARGUMENTS)
-    assert only.text == write_copy(BUNS, **ARGUMENTS).text
+    first, *_ = write_copy(replace(REQUEST, variants=3))
+    assert only_copy(REQUEST).text == first.text
     with pytest.raises(UsageError, match="at least 1"):
-        write_variants(BUNS, 0, **ARGUMENTS)
+        replace(REQUEST, variants=0)
 
 
 def test_an_offer_that_a_law_forbids_is_left_out() -> None:
-    silent = write_copy(BUNS, **{**ARGUMENTS, "packs": ["eu"]})
-    proven = write_copy(BUNS, **{**ARGUMENTS, "packs": ["eu"], "evidence": {"lowest_30d": "3.10"}})
+    silent = only_copy(replace(REQUEST, packs=(pack_named("eu"),)))
+    proven = only_copy(replace(REQUEST, packs=(pack_named("eu"),), evidence={"lowest_30d": "3.10"}))
     assert silent.verified and "20%" not in silent.text and "offer" not in silent.facts_used
     assert any("98/6/EC" in check.message for _, faults in silent.rejected for check in faults)
     assert proven.verified and "20% off" in proven.text
     with pytest.raises(UsageError, match="unknown rule pack"):
-        write_copy(BUNS, **{**ARGUMENTS, "packs": ["mars"]})
+        pack_named("mars")
 
 
 def test_the_brands_voice_stops_and_speaks() -> None:
     voice = Voice(banned=("toast",), required=("hearth",), lines=("Fresh from our hearth to you.",))
-    copy = write_copy(BUNS, generator=speaker(), **{**ARGUMENTS, "voice": voice})
+    copy = only_copy(replace(REQUEST, voice=voice), generator=speaker())
     assert copy.generator == "template" and copy.verified and voice.lines[0] in copy.text
     assert {check.guarantee for _, faults in copy.rejected for check in faults} == {"G14"}
 
 
 def test_a_record_lacks_nothing() -> None:
-    _, record = write_recorded(REQUEST)
+    _, record = first_recorded(REQUEST)
     bare = replace(record, generator_sha256="")
     assert [f.message for f in reproducible(replace(bare, id=bare.digest()))] == ["the record lacks generator_sha256"]
 
@@ -378,7 +402,7 @@ def test_an_id_that_is_none(tmp_path: Path, name: str) -> None:
 
 
 def test_an_answer_is_verified_and_in_time() -> None:
-    copy, _ = write_recorded(REQUEST)
+    copy, _ = first_recorded(REQUEST)
     assert list(answered(copy, seconds=0.2, deadline=10)) == []
     assert [f.message for f in answered(copy, seconds=11, deadline=10)] == ["the text took 11.0 s of 10.0"]
     assert [f.message for f in answered(replace(copy, verified=False), seconds=0, deadline=1)] == [

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from recllm.adcopy.bounds import constraint_for
-from recllm.adcopy.job import open_job
-from recllm.adcopy.voice import Voice
+from recllm.adcopy.compose import sayable_facts
+from recllm.adcopy.opening_line import constraint_for
+from recllm.adcopy.request import CopyRequest, Voice
 from recllm.generator.constraint import Constraint, grammar
 from recllm.generator.gguf import smollm2_file
 from recllm.schema import Item
@@ -177,8 +177,9 @@ def test_a_thousand_names_make_a_grammar(noise: Path) -> None:
 def test_bounds_are_the_items_own() -> None:
     item = Item(item_id="b", title="Hearth seven grain Acme buns", brand="Hearth")
     voice = Voice(banned=("cheap", "bargain*"))
-    job, _ = open_job(item, channel="push", now=NOW, known_brands=["Hearth", "Acme", "Oak Valley", "Dove"], voice=voice)
-    bounds = constraint_for(job)
+    brands = frozenset({"Hearth", "Acme", "Oak Valley", "Dove"})
+    request = CopyRequest(item=item, channel="push", now=NOW, known_brands=brands, voice=voice)
+    bounds = constraint_for(sayable_facts(request), request)
     assert {"oak valley", "cheap", "nike", "eight"} <= set(bounds.forbidden)
     assert not {"hearth", "acme", "seven", "dove", "bargain*"} & set(bounds.forbidden)
     assert set(bounds.names) == {"Acme", "Hearth"}

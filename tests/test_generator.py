@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -9,11 +10,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from recllm.errors import GenerationError, ModelError, UsageError
+from recllm.generator.causal import check_folder
 from recllm.generator.chat import Message, chatml, messages, without
-from recllm.generator.folder import check_folder
 from recllm.generator.gguf import smollm2_file
 from recllm.generator.http import HttpGenerator
 from recllm.generator.locate import find_generator
@@ -179,6 +181,41 @@ def test_whatever_a_server_does_is_one_error(server: Server, answer: Answer) -> 
         HttpGenerator(server.url, timeout=0.5).generate("p", n=2)
     assert "secret" not in str(caught.value)
     assert len(server.requests) == 1
+
+
+def carried(answer: Callable[[httpx2.Request], httpx2.Response], **values: Any) -> HttpGenerator:
+    return HttpGenerator("https://llm.example/v1/", transport=httpx2.MockTransport(answer), **values)
+
+
+def test_what_is_sent_asks_for_plain_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")  # is not used
+    requests: list[httpx2.Request] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        requests.append(request)
+        reply = json.dumps({"choices": [{"message": {"content": "Hello."}}]}).encode()
+        return httpx2.Response(200, stream=httpx2.ByteStream(reply))
+
+    assert carried(answer, model="m").generate("p") == ["Hello."]
+    assert str(requests[0].url) == "https://llm.example/v1/chat/completions"
+    assert requests[0].headers["Accept-Encoding"] == "identity"
+
+
+def test_packed_bytes_are_not_unpacked() -> None:
+    packed = gzip.compress(b" " * (64 << 20))
+    answer = httpx2.Response(200, stream=httpx2.ByteStream(packed), headers={"Content-Encoding": "gzip"})
+    with pytest.raises(GenerationError, match="not a chat completion"):
+        carried(lambda _: answer).generate("p")
+
+
+@pytest.mark.parametrize("error", [httpx2.ConnectTimeout, httpx2.ReadTimeout, httpx2.RemoteProtocolError, OSError])
+def test_whatever_the_network_does_is_one_error(error: type[Exception]) -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        raise error("secret upstream words")
+
+    with pytest.raises(GenerationError, match=rf"https://llm\.example .*{error.__name__}") as caught:
+        carried(answer).generate("p")
+    assert "secret" not in str(caught.value)
 
 
 def test_a_server_that_is_down(server: Server) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -12,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from recllm.adcopy.request import CopyRequest
 from recllm.adcopy.write import write_copy
 from recllm.errors import GenerationError, UsageError
-from recllm.generator.breaker import Breaker
 from recllm.generator.constraint import Constraint
 from recllm.generator.gguf import smollm2_file
 from recllm.generator.locate import find_generator
-from recllm.generator.process import ProcessGenerator
-from recllm.schema import Item
+from recllm.generator.process import Breaker, ProcessGenerator
+from recllm.schema import AdCopy, Generator, Item
 
 CHILD = Path(__file__).parent / "generator_child.py"
 BUNS = Item(item_id="b", title="Sandwich buns")
@@ -39,6 +40,11 @@ def speaker(start: str = "ready", *, deadline: float = 10.0, breaker: Breaker | 
     return ProcessGenerator(
         command, name="child", deadline=deadline, start_deadline=10.0 if start != "mute" else 0.5, breaker=breaker
     )
+
+
+def write(item: Item, generator: Generator, seed: int = 0) -> AdCopy:
+    (copy,) = write_copy(CopyRequest(item=item, channel="push", now=NOW, seed=seed), generator=generator)
+    return copy
 
 
 def alive(pid: int) -> bool:
@@ -148,7 +154,7 @@ def test_a_command_that_is_none() -> None:
 
 def test_the_breaker_opens_rests_and_tries_once() -> None:
     clock = Clock()
-    breaker = Breaker(failures=3, window=60, rest=30, clock=clock)
+    breaker = Breaker(failures=3, window=60, rest_seconds=30, clock=clock)
     for at in (0, 50, 70):
         clock.now = at
         breaker.failed()
@@ -167,7 +173,7 @@ def test_the_breaker_opens_rests_and_tries_once() -> None:
 
 def test_an_open_breaker_starts_nobody_and_a_half_open_one_tries() -> None:
     clock = Clock()
-    with speaker(breaker=Breaker(failures=2, rest=30, clock=clock)) as generator:
+    with speaker(breaker=Breaker(failures=2, rest_seconds=30, clock=clock)) as generator:
         for _ in range(2):
             with pytest.raises(GenerationError, match="died"):
                 generator.generate("act-die")
@@ -179,10 +185,24 @@ def test_an_open_breaker_starts_nobody_and_a_half_open_one_tries() -> None:
         assert generator.breaker.state == "closed"
 
 
+def test_failures_restarts_and_refusals_are_logged_without_texts(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="recllm.generator.process")
+    with speaker(breaker=Breaker(failures=2, rest_seconds=30, clock=Clock())) as generator:
+        generator.generate("hello")
+        for prompt in ("act-die secret words", "act-garbage secret words", "hello"):
+            with pytest.raises(GenerationError):
+                generator.generate(prompt)
+    events = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert [level for level, _ in events] == ["INFO", "WARNING", "INFO", "WARNING", "INFO"]
+    for (_, message), word in zip(events, ("started", "died", "started again", "no answer", "refused"), strict=True):
+        assert "child" in message and word in message and "secret" not in message
+    assert [r.breaker for r in caplog.records if r.levelname == "WARNING"] == ["closed", "open"]  # type: ignore[attr-defined]
+
+
 def test_a_batch_is_finished_by_templates_when_the_child_dies() -> None:
     items = [Item(item_id=str(i), title=f"Sandwich buns {'act-die' if i == 2 else ''}") for i in range(6)]
-    with speaker(breaker=Breaker(failures=1, rest=1_000)) as generator:
-        copies = [write_copy(item, channel="push", now=NOW, generator=generator) for item in items]
+    with speaker(breaker=Breaker(failures=1, rest_seconds=1_000)) as generator:
+        copies = [write(item, generator) for item in items]
     assert [copy.generator for copy in copies] == ["child", "child", *["template"] * 4]
     assert all(copy.verified for copy in copies)
     said = [check for copy in copies for _, faults in copy.rejected for check in faults if check.guarantee == "G16"]
@@ -194,7 +214,7 @@ def test_a_kill_from_outside_during_an_answer_is_told_at_once() -> None:
     with speaker(deadline=30.0) as generator:
         generator.generate("hello")
         threading.Timer(0.2, os.kill, (pid_of(generator), signal.SIGKILL)).start()
-        copy = write_copy(hangs, channel="push", now=NOW, generator=generator)
+        copy = write(hangs, generator)
     assert copy.generator == "template" and copy.verified
     assert "died" in copy.rejected[0][1][0].message  # and not: did not answer within 30 s
 
@@ -216,6 +236,6 @@ def test_smollm2_in_its_own_process(tmp_path_factory: pytest.TempPathFactory) ->
     generator = find_generator("smollm2", cache, own_process=True, deadline=120.0)
     assert isinstance(generator, ProcessGenerator)
     with generator:
-        copy = write_copy(BUNS, channel="push", now=NOW, generator=generator, seed=1)
+        copy = write(BUNS, generator, seed=1)
         assert copy.verified and not any(c.guarantee == "G16" for _, faults in copy.rejected for c in faults)
         assert len(generator.fingerprint) == 64

@@ -12,7 +12,7 @@ from dirty import Style, plant
 
 from recllm.encoder.loading import load_encoder
 from recllm.errors import MissingExtraError, ModelError
-from recllm.jobs.ad_copy import ad_for
+from recllm.jobs.ad_copy import write_ads
 from recllm.jobs.load import load_file
 from recllm.jobs.recommenders import open_recommender
 from recllm.jobs.serve import person_profile
@@ -76,7 +76,7 @@ def test_online_retail_from_a_dirty_european_file(tmp_path: Path, encoding: str,
     busiest = log.group_by("user_id").len().sort("len", "user_id").tail(1)["user_id"][0]
     slate = recommender.recommend(busiest, k=3)[0]
     check_slate(slate)
-    ad = ad_for(recommender, slate, shop, channel="push")
+    (ad,) = write_ads(shop, slates=[slate], recommender=recommender, channel="push")
     assert ad.verified and "£" in ad.text
 
 
@@ -103,5 +103,5 @@ def test_tmall_in_chinese(tmp_path: Path) -> None:
     check_slate(slate)
     assert all(re.search(r"[\u4e00-\u9fff]", r.text) for i in slate.items for r in i.reasons)
     assert re.search(r"[\u4e00-\u9fff]", person_profile(shop, busiest, "zh")[1].browsing)
-    ad = ad_for(recommender, slate, shop, channel="push")
+    (ad,) = write_ads(shop, slates=[slate], recommender=recommender, channel="push")
     assert ad.verified and ad.locale == "zh" and re.search(r"[\u4e00-\u9fff]", ad.text)

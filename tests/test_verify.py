@@ -10,13 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recllm.adcopy.channels import channels
+from recllm.adcopy.channels import channels, codepoints, length_and_limit, septets, utf16, width
 from recllm.adcopy.facts import FactSheet, Offer, OfferType
-from recllm.adcopy.lengths import codepoints, room, septets, utf16, width
-from recllm.adcopy.lexicon import families
+from recllm.adcopy.lexicon import families, read
 from recllm.adcopy.quantities import quantities
-from recllm.adcopy.reading import read
-from recllm.adcopy.verify import GUARANTEES, passed, verify
+from recllm.adcopy.request import CopyRequest
+from recllm.adcopy.verify.guarantees import GUARANTEES, passed, verify
 from recllm.errors import DataError, UsageError
 from recllm.schema import Check, Item
 
@@ -44,12 +43,16 @@ TWENTY_OFF = Offer(
 )
 
 
+def request_for(item: Item, **values: object) -> CopyRequest:
+    return CopyRequest(item=item, **{"now": NOW, "channel": "email", **values})  # type: ignore[arg-type]
+
+
 def failures(
     text: str, item: Item = BUNS, *, locale: str = "en", channel: str = "email", **more: object
 ) -> dict[str, list[str]]:
-    offer, list_price = more.pop("offer", None), more.pop("list_price", None)
-    facts = FactSheet.of(item, offer=offer, list_price=list_price)  # type: ignore[arg-type]
-    checks = verify(text, facts, channel=channel, locale=locale, **{"now": NOW, **more})  # type: ignore[arg-type]
+    prompt = str(more.pop("prompt", ""))
+    request = request_for(item, channel=channel, locale=locale, **more)
+    checks = verify(text, request, prompt=prompt)
     found: dict[str, list[str]] = {}
     for check in checks:
         if not check.passed:
@@ -97,7 +100,7 @@ def test_good_chinese_passes(text: str) -> None:
 
 
 def test_one_passed_check_per_guarantee() -> None:
-    checks = verify("Soft sandwich buns.", FactSheet.of(BUNS), channel="push", locale="en", now=NOW)
+    checks = verify("Soft sandwich buns.", request_for(BUNS, channel="push"))
     assert [c.guarantee for c in checks] == list(GUARANTEES)
     assert passed(checks)
     assert all(isinstance(c, Check) for c in checks)
@@ -382,8 +385,8 @@ def test_counters(counter: object, text: str, length: int) -> None:
 
 
 def test_one_foreign_character_halves_a_short_message() -> None:
-    assert room("a" * 160, 160, "sms") == (160, 160)
-    assert room("a" * 70 + "’", 160, "sms") == (71, 70)
+    assert length_and_limit("a" * 160, 160, "sms") == (160, 160)
+    assert length_and_limit("a" * 70 + "’", 160, "sms") == (71, 70)
     with pytest.raises(ValueError, match="’"):
         septets("’")
 
@@ -405,8 +408,7 @@ def test_one_foreign_character_halves_a_short_message() -> None:
     ],
 )
 def test_g6_limits_and_characters(channel: str, text: str, why: str) -> None:
-    facts = FactSheet.of(BUNS)
-    checks = verify(text, facts, channel=channel, locale="en", now=NOW)
+    checks = verify(text, request_for(BUNS, channel=channel))
     assert any(why in c.message + c.span for c in checks if c.guarantee == "G6" and not c.passed)
 
 
@@ -422,7 +424,7 @@ def test_every_channel_says_where_its_limits_come_from() -> None:
 def test_unknown_channel_and_locale() -> None:
     for values in ({"channel": "fax", "locale": "en"}, {"channel": "push", "locale": "fr"}):
         with pytest.raises(UsageError, match=r"known|written"):
-            verify("buns", FactSheet.of(BUNS), now=NOW, **values)
+            verify("buns", request_for(BUNS, **values))
 
 
 # --- G8 to G12, G17 ------------------------------------------------------------------------------------------------
@@ -536,7 +538,7 @@ def test_any_other_digit_is_caught(data: st.DataObject) -> None:
 @settings(deadline=None, max_examples=100)
 @given(st.text(max_size=200), st.sampled_from(["en", "zh"]), st.sampled_from(sorted(channels())))
 def test_any_text_is_answered(text: str, locale: str, channel: str) -> None:
-    checks = verify(text, FactSheet.of(BUNS), channel=channel, locale=locale, now=NOW)
+    checks = verify(text, request_for(BUNS, channel=channel, locale=locale))
     assert {c.guarantee for c in checks} == set(GUARANTEES)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from recllm.encoder.loading import load_encoder
 from recllm.errors import ModelError
-from recllm.jobs.ad_copy import ad_for
+from recllm.jobs.ad_copy import write_ads
 from recllm.jobs.load import load_file
 from recllm.jobs.recommenders import open_recommender
 from recllm.schema import Action
@@ -62,6 +62,6 @@ def test_user_a(tmp_path: Path) -> None:
 
     keener = recommender.observe("A", "headphones", Action.VIEW).recommend("A", k=1, repeats=False)
     assert keener[0].items[0].item_id == "headphones"
-    ad = ad_for(recommender, keener[0], shop, channel="email")
+    (ad,) = write_ads(shop, slates=keener, recommender=recommender, channel="email")
     assert ad.verified and all(c.passed for c in ad.checks)
     assert "Wireless headphones for smartphone" in ad.text and "89.00" in ad.text

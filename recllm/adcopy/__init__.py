@@ -1,9 +1,10 @@
 """From an item to advertisement text whose every claim is checked, in English and Chinese.
 
-    copy = write_copy(item, channel="push", locale="en", now=now)
+    request = CopyRequest(item=item, channel="push", locale="en", now=now)
+    (copy,) = write_copy(request)
     copy.text, copy.verified
 
-`verify` checks a text that anyone wrote against the facts of an item; `read_submissions` and `judge` do so for a file
-of texts. The eighteen guarantees: `GUARANTEES` on one text, `variants_differ` on several, `reproducible`, `answered`
-and `approvable` on how a text came about.
+`write_copy` is the one door to a text, `write_recorded` adds what makes it again, `review` checks a text that anyone
+wrote, `read_submissions` and `judge` do so for a file of texts. The eighteen guarantees: `GUARANTEES` on one text,
+`variants_differ` on several, `reproducible`, `answered` and `approvable` on how a text came about.
 """

@@ -1,46 +1,54 @@
-"""The channels, read from `data/channels.toml`: their parts, limits and allowed characters."""
+"""Where a text goes: the channels of `data/channels.toml` with their slots, limits and allowed characters, and how they
+measure length: code points, display width, UTF-16 units, GSM 7-bit septets.
+"""
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from typing import Any
 
-from recllm.adcopy.lengths import room
+from recllm.adcopy.lexicon import limit, table
 from recllm.errors import UsageError
+
+_GSM = limit("gsm7")
+GSM_BASIC = frozenset(_GSM["basic"])
+GSM_EXTENDED = frozenset(_GSM["extended"])
+"""These take an escape septet before their own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """One line of a text, or its last lines."""
+class Slot:
+    """One line of a text, or its last lines, such as a headline or a body."""
 
     name: str
     max: int
     counter: str
+    """How length is measured: "codepoints", "width", "utf16" or "sms"."""
     lines: bool = False
-    """True when the part may hold several lines; only the last part of a channel may."""
+    """True when the slot may hold several lines; only the last slot of a channel may."""
 
-    def room(self, text: str) -> tuple[int, int]:
-        """(length, limit) of `text` as this channel counts."""
-        return room(text, self.max, self.counter)
+    def length_and_limit(self, text: str) -> tuple[int, int]:
+        return length_and_limit(text, self.max, self.counter)
 
     def fits(self, text: str) -> bool:
-        length, limit = self.room(text)
-        return length <= limit
+        length, longest = self.length_and_limit(text)
+        return length <= longest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Channel:
     name: str
-    parts: tuple[Part, ...]
+    slots: tuple[Slot, ...]
     source: str
     """Where the limits come from."""
     reviewed: str
+    """The day on which a person compared the limits with the source."""
     emoji: bool = True
     forbidden: str = ""
+    """Characters that may not stand in a text."""
     title_only: bool = False
     """True where the text is a product's title: it holds facts only, and no words of a model."""
     segment_only: bool = False
@@ -50,34 +58,91 @@ class Channel:
     added: tuple[str, ...] = ()
     """Mandatory parts that code adds when a text leaves, by their names in data/mandatory.toml."""
 
-    def split(self, text: str) -> list[tuple[Part, str]]:
-        """The parts of a text with what each holds.
+    def split(self, text: str) -> list[tuple[Slot, str]]:
+        """The slots of a text with what each holds.
 
-        As many lines as parts: one each, surplus lines join the last part. With fewer lines, the last one is still the
-        last part, so that a body or description can be judged alone.
+        As many lines as slots: one each, surplus lines join the last slot. With fewer lines, the last one is still the
+        last slot, so that a body or description can be judged alone.
         """
         lines = text.split("\n")
-        head = min(len(lines), len(self.parts)) - 1
+        head = min(len(lines), len(self.slots)) - 1
         body = "\n".join(lines[head:])
-        return [*zip(self.parts[:head], lines[:head], strict=True), (self.parts[-1], body)]
+        return [*zip(self.slots[:head], lines[:head], strict=True), (self.slots[-1], body)]
+
+    def fits(self, text: str) -> bool:
+        """True when no slot is empty or too long."""
+        return all(content.strip() and slot.fits(content) for slot, content in self.split(text))
 
 
-def channel(name: str) -> Channel:
-    """The channel called `name`. Raises `UsageError` with the known names."""
-    known = channels()
-    if name not in known:
-        raise UsageError(f"unknown channel {name!r}; known: {', '.join(known)}")
-    return known[name]
+def channel_named(name: str) -> Channel:
+    """Raises `UsageError` with the names of all channels for an unknown one."""
+    if name not in channels():
+        raise UsageError(f"unknown channel {name!r}; known: {', '.join(channels())}")
+    return channels()[name]
 
 
 @cache
 def channels() -> Mapping[str, Channel]:
-    text = (resources.files("recllm.adcopy") / "data" / "channels.toml").read_text(encoding="utf-8")
-    return {name: _channel(name, table) for name, table in tomllib.loads(text).items()}
+    by_name = {}
+    for name, entry in table("channels.toml").items():
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+        slots = tuple(Slot(**slot) for slot in values.pop("slots"))
+        by_name[name] = Channel(name=name, slots=slots, **values)
+    return by_name
 
 
-def _channel(name: str, table: Mapping[str, Any]) -> Channel:
-    values = dict(table)
-    parts = tuple(Part(**part) for part in values.pop("parts"))
-    values |= {name: tuple(values[name]) for name in ("closings", "added") if name in values}
-    return Channel(name=name, parts=parts, **values)
+# --- lengths -------------------------------------------------------------------------------------------------------
+
+
+def codepoints(text: str) -> int:
+    return len(text)
+
+
+def width(text: str) -> int:
+    """East Asian wide and full-width characters count 2, combining marks 0, all others 1."""
+    wide = {"W", "F"}
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in wide else 1 for c in text)
+
+
+def utf16(text: str) -> int:
+    """UTF-16 units: characters beyond the basic plane, such as most emoji, count 2."""
+    return len(text.encode("utf-16-le")) // 2
+
+
+def is_gsm7(text: str) -> bool:
+    return all(c in GSM_BASIC or c in GSM_EXTENDED for c in text)
+
+
+def septets(text: str) -> int:
+    """GSM 7-bit septets. Raises `ValueError` for a character outside the alphabet."""
+    if not is_gsm7(text):
+        outside = next(c for c in text if c not in GSM_BASIC and c not in GSM_EXTENDED)
+        raise ValueError(f"{outside!r} is not in the GSM 7-bit alphabet")
+    return sum(2 if c in GSM_EXTENDED else 1 for c in text)
+
+
+def segments(text: str) -> int:
+    """Short messages that a text is sent as (3GPP TS 23.040): each of several gives room to the header that joins them,
+    and a character that takes two units is never split over two messages.
+    """
+    gsm = is_gsm7(text)
+    sizes = [len(GSM_EXTENDED & {c}) + 1 if gsm else utf16(c) for c in text]
+    capacity = _GSM["septets"] if gsm else _GSM["utf16"]
+    if sum(sizes) <= capacity["alone"]:
+        return 1
+    count, used = 1, 0
+    for size in sizes:
+        if used + size > capacity["joined"]:
+            count, used = count + 1, 0
+        used += size
+    return count
+
+
+_COUNTERS: Mapping[str, Callable[[str], int]] = {"codepoints": codepoints, "width": width, "utf16": utf16}
+
+
+def length_and_limit(text: str, longest: int, counter: str) -> tuple[int, int]:
+    """One foreign character turns a whole short message into UTF-16, which halves its limit."""
+    if counter == "sms":
+        return (septets(text), longest) if is_gsm7(text) else (utf16(text), _GSM["utf16"]["alone"])
+    return _COUNTERS[counter](text), longest

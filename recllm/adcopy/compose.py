@@ -1,21 +1,148 @@
-"""Puts an opening line and facts together for a channel, leaving out what does not fit."""
+"""From facts to text: what a product is called in an advertisement, and the richest text of a channel that fits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
 
-from recllm.adcopy.channels import Channel
-from recllm.adcopy.facts import FactSheet, Offer, OfferType
-from recllm.adcopy.frame import Frame
-from recllm.adcopy.lexicon import word_class
-from recllm.adcopy.money import format_money, is_known, language
-from recllm.adcopy.titles import shortened
+from babel.dates import format_skeleton
+
+from recllm.adcopy.channels import width
+from recllm.adcopy.facts import FactSheet, OfferType
+from recllm.adcopy.lexicon import HAN, fold, pattern, word_class
+from recllm.adcopy.money import currency_of, format_money
+from recllm.adcopy.quantities import QuantityKind, quantities
+from recllm.adcopy.request import CopyRequest
+from recllm.adcopy.verify import claims, people
+from recllm.adcopy.verify.case import Case
+from recllm.text.templates import Prompts
+from recllm.text.words import natural
+
+# --- what the product is called ------------------------------------------------------------------------------------
+
+_MAX_ROUNDS = 12
+_MIN_NAME = 12
+"""Characters of the shortest spelling that is tried."""
+_MIN_FIRST_PART = 8
+"""A first part of less width is too little to go by."""
+_PIECE = re.compile(rf"[{HAN}]|[^\s{HAN}]+")
+_BREAK = re.compile(r"\s*(?:[,;|(（，；]|\s[-–/]\s)")
+_HANGING = pattern("titles.hanging", DANGLING="|".join(word_class("dangling")))
+_SHOUTS = pattern("titles.shouts")
+_EMPTY_BRACKETS = pattern("titles.empty_brackets")
+_NAMING = re.compile(rf"[^\W\d_]{{3,}}|[{HAN}]")
+_RUN = re.compile(rf"[{HAN}]{{2,}}|[^\W\d_]{{3,}}")
+_LETTER = re.compile(rf"[^\W\d_]|[{HAN}]")
+
+
+def sayable_facts(request: CopyRequest) -> FactSheet:
+    """The facts of a request under a title that may be shown.
+
+    Promises and claims that sellers write into titles ("SALE", 包邮, "best") are cut out of it. A title that carries
+    instructions, personal data or foul language is not used at all: the narrowest category that may be said stands in
+    for it, or the general name of the prompts.
+    """
+    facts = request.facts()
+    bare = replace(request, evidence={})  # a proof of the shop's is no proof of a seller's words
+
+    def may_stand(text: str) -> bool:
+        return not any(_faults(text, facts, bare))
+
+    sheet = replace(
+        facts,
+        brand=facts.brand if facts.brand and may_stand(facts.brand) else None,
+        category=tuple(name for name in (_cleaned(name, facts, bare) for name in facts.category) if name),
+        attributes={name: value for name, value in facts.attributes.items() if may_stand(f"{name}: {value}")},
+    )
+    title = _cleaned(facts.title, facts, bare)
+    sheet = replace(sheet, title=title) if title else without_title(sheet, request.locale)
+    longest_first = (shortened(sheet.title, longest) for longest in range(len(sheet.title) - 1, _MIN_NAME - 1, -1))
+    return replace(sheet, spellings=tuple(dict.fromkeys(longest_first)))
+
+
+def without_title(facts: FactSheet, locale: str) -> FactSheet:
+    """The sheet under its narrowest category, or under the general name of the prompts; and without attributes."""
+    if facts.category:
+        title, source = facts.category[-1], "items.category"
+    else:
+        title, source = Prompts.load().render("ad_lines.unnamed", locale), "general"
+    return replace(facts, title=title, title_source=source, attributes={}, spellings=())
+
+
+def _cleaned(name: str, facts: FactSheet, request: CopyRequest) -> str:
+    """`name` as running text without what the facts do not bear out; empty when it is hostile or nothing is left."""
+    short_forms = Prompts.load().short_forms()
+    name = natural(name, short_forms)
+    for _ in range(_MAX_ROUNDS):
+        faults = list(_faults(name, facts, request))
+        if not faults:
+            return tidy(name) if _LETTER.search(name) else ""
+        if any(hostile for hostile, _ in faults):
+            return ""
+        name = natural(_without(name, [span for _, span in faults]), short_forms)
+    return ""
+
+
+def _faults(name: str, facts: FactSheet, request: CopyRequest) -> Iterator[tuple[bool, str]]:
+    """(hostile, span) for all that is wrong with a name: hostile ones first, then promises, claims and prices."""
+    case = Case(text=name, facts=facts, request=request)
+    for check in (people.personal_data, people.clean_language, people.leaks):
+        yield from ((True, violation.span) for violation in check(case))
+    for check in (claims.offers, claims.proofs):
+        yield from ((False, violation.span) for violation in check(case))
+    yield from ((False, q.span) for q in case.quantities if q.kind in (QuantityKind.MONEY, QuantityKind.DISCOUNT))
+
+
+def _without(name: str, spans: Iterable[str]) -> str:
+    """Cuts folded spans out of a name; where they are dressed up, out of its folded form."""
+    before = name
+    for span in sorted(spans, key=len, reverse=True):
+        shape = re.compile(re.escape(span.strip()), re.IGNORECASE)
+        form = next((text for text in (name, fold(name)) if shape.search(text)), None)
+        if form:  # otherwise it went with a longer span
+            name = shape.sub(" ", form, count=1)
+    return "" if name == before else tidy(name)
+
+
+def tidy(name: str) -> str:
+    """No empty brackets, exclamation marks, doubled spaces, or ends left hanging."""
+    name = " ".join(_EMPTY_BRACKETS.sub(" ", _SHOUTS.sub(" ", name)).split())
+    return _HANGING.sub("", name).lstrip(" ,;:/&+-|，；：、")
+
+
+def shortened(title: str, longest: int) -> str:
+    """The beginning of a title within `longest` characters; never empty.
+
+    Whole words, at least one of which names something, and no number without its unit: "8 fl" is no "8 fl oz". The
+    first part before a comma, bracket or dash is preferred to a longer cut; where none of this fits, one word of the
+    title.
+    """
+    if len(title) <= longest:
+        return title
+    stated = set(quantities(fold(title)))
+    names = (name for name in _cuts(title, longest) if set(quantities(fold(name))) <= stated)
+    return next(names) or title[:longest]
+
+
+def _cuts(title: str, longest: int) -> Iterator[str]:
+    """Shorter names, best first; the last one is empty."""
+    first = tidy(_BREAK.split(title, maxsplit=1)[0])
+    if len(first) <= longest and width(first) >= _MIN_FIRST_PART and _NAMING.search(first):
+        yield first
+    cuts = [tidy(title[: m.end()]) for m in _PIECE.finditer(title) if m.end() <= longest]
+    at_words = [name for name in reversed(cuts) if name and _LETTER.search(_PIECE.findall(name)[-1])]
+    yield from (name for name in at_words if _NAMING.search(name))
+    yield from (run[:longest] for run in _RUN.findall(title) if len(run) <= longest or not run.isascii())
+    yield from at_words
+    yield ""
+
+
+# --- the text ------------------------------------------------------------------------------------------------------
 
 _NAME_LENGTHS = (120, 60, 40, 28, 18)
-_SHORTEST = 12
 _DROPS = (
     (),
     ("call",),
@@ -29,120 +156,87 @@ _STEPS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 1), (2, 2), (0, 3), (3, 2)
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class ComposedText:
     text: str
-    used: tuple[str, ...]
-    """The facts that the text states."""
+    facts_used: tuple[str, ...]
+    """Names of the facts that the text states."""
 
 
-def names(title: str) -> tuple[str, ...]:
-    """The shorter spellings of a title, longest first, each once."""
-    return tuple(dict.fromkeys(shortened(title, limit) for limit in range(len(title) - 1, _SHORTEST - 1, -1)))
-
-
-def compose(hook: str | None, facts: FactSheet, frame: Frame) -> Draft:
+def compose(line: str | None, facts: FactSheet, request: CopyRequest) -> ComposedText:
     """The richest text of the channel's template that fits; the barest one when none does.
 
-    An offer is told only while it runs. `hook` is never cut or left out; the name leaves the body of a text only where
-    a headline holds it.
+    An offer is told only while it runs. `line` is the opening line, which is never cut or left out; the name leaves
+    the body of a text only where a headline holds it.
     """
-    found = next(drafts(hook, facts, frame), None)
-    return found or _draft(hook, facts, frame, *_steps(hook, frame)[-1])
+    for composed in compositions(line, facts, request):
+        if request.limits.fits(composed.text):
+            break
+    return composed
 
 
-def drafts(hook: str | None, facts: FactSheet, frame: Frame) -> Iterator[Draft]:
-    """The texts that fit, from the richest to the barest."""
-    for length, drops in _steps(hook, frame):
-        draft = _draft(hook, facts, frame, length, drops)
-        if fits(draft.text, frame.channel):
-            yield draft
+def compositions(line: str | None, facts: FactSheet, request: CopyRequest) -> Iterator[ComposedText]:
+    """The texts of a channel, from the richest to the barest, whether they fit or not."""
+    headed = line is not None and len(request.limits.slots) > 1
+    for length, drops in ((_NAME_LENGTHS[length], _DROPS[drops]) for length, drops in _STEPS):
+        if headed or "name" not in drops:
+            yield _filled(line, facts, request, length, drops)
 
 
-def _steps(hook: str | None, frame: Frame) -> list[tuple[int, tuple[str, ...]]]:
-    """(name length, what is dropped)."""
-    headed = hook is not None and len(frame.channel.parts) > 1
-    steps = [(_NAME_LENGTHS[length], _DROPS[drops]) for length, drops in _STEPS]
-    return [step for step in steps if headed or "name" not in step[1]]
-
-
-def fits(text: str, channel: Channel) -> bool:
-    return all(piece.strip() and part.fits(piece) for part, piece in channel.split(text))
-
-
-def _draft(hook: str | None, facts: FactSheet, frame: Frame, length: int, drops: tuple[str, ...]) -> Draft:
-    name = _capital(shortened(facts.title, length))
+def _filled(
+    line: str | None, facts: FactSheet, request: CopyRequest, length: int, drops: tuple[str, ...]
+) -> ComposedText:
+    name = shortened(facts.title, length)
+    brand = facts.brand if facts.brand and facts.brand.casefold() not in facts.title.casefold() else None
     pieces = {
-        "name": name,
-        "brand": _brand(facts),
-        "price": _amount(facts.price, facts.currency, frame.locale),
-        "offer": _offer(facts, frame),
+        "name": name[:1].upper() + name[1:],
+        "brand": brand,
+        "price": _amount(facts.price, facts, request.locale),
+        "offer": _offer(facts, request),
     }
     pieces = {key: None if key in drops else value for key, value in pieces.items()}
+    prompts, channel = Prompts.load(), request.limits
     values = {
-        "headline": _headline(facts.title, name, frame.channel),
-        "hook": hook,
-        "facts": frame.prompts.render("ad_text.facts", frame.locale, **pieces),
+        "headline": _headline(facts.title, name, request),
+        "hook": line,
+        "facts": prompts.render("ad_text.facts", request.locale, **pieces),
         "call": "call" not in drops or None,
         "brand": pieces["brand"],
     }
-    template = frame.prompts.template(f"ad_text.{frame.channel.name}", frame.locale)
-    wanted = {key: value for key, value in values.items() if key in template.variables}
-    text = frame.prompts.render(template.name, frame.locale, **wanted)
-    told = ("brand",) if frame.channel.title_only else ("brand", "price", "offer")
-    return Draft(text, ("title", *(key for key in told if pieces[key])))
-
-
-def _headline(title: str, name: str, channel: Channel) -> str:
-    """The longest spelling that fits the first part."""
-    part = channel.parts[0]
-    spellings = (shortened(title, limit) for limit in range(min(len(name), part.max), _SHORTEST - 1, -1))
-    return next((_capital(s) for s in spellings if part.fits(s)), name)
-
-
-def _capital(name: str) -> str:
-    return name[:1].upper() + name[1:]
-
-
-def _brand(facts: FactSheet) -> str | None:
-    """The brand, unless the title already holds it."""
-    return facts.brand if facts.brand and facts.brand.casefold() not in facts.title.casefold() else None
-
-
-def _amount(amount: Decimal | None, currency: str | None, locale: str) -> str | None:
-    """None where the amount or its currency is not known."""
-    if amount is None or currency is None or not is_known(currency):
-        return None
-    return format_money(amount, currency, locale)
-
-
-def _offer(facts: FactSheet, frame: Frame) -> str | None:
-    offer = facts.offer
-    if offer is None or not offer.runs(frame.now):
-        return None
-    value = _offer_value(offer, facts, frame.locale)
-    if value is None and offer.type in (OfferType.PERCENT, OfferType.AMOUNT):
-        return None
-    end = _last_day(offer, frame.locale)
-    return frame.prompts.render("ad_offer", frame.locale, type=str(offer.type), value=value, end=end)
-
-
-def _offer_value(offer: Offer, facts: FactSheet, locale: str) -> str | None:
-    if offer.value is None:
-        return None
-    if offer.type is OfferType.PERCENT:
-        return _plain(offer.value) if language(locale) == "en" else _plain((100 - offer.value) / 10)
-    return _amount(offer.value, facts.currency, locale)
-
-
-def _plain(value: Decimal) -> str:
-    return f"{value.normalize():f}"
-
-
-def _last_day(offer: Offer, locale: str) -> str | None:
-    """The last whole day of an offer: an end at midnight belongs to the day before."""
-    if offer.end is None:
-        return None
-    day = offer.end - timedelta(microseconds=1)
-    return (
-        f"{day.day} {word_class('months')[day.month - 1]}" if language(locale) == "en" else f"{day.month}月{day.day}日"
+    template = prompts.template(f"ad_text.{channel.name}", request.locale)
+    text = prompts.render(
+        template.name, request.locale, **{key: value for key, value in values.items() if key in template.variables}
     )
+    stated = ("brand",) if channel.title_only else ("brand", "price", "offer")
+    return ComposedText(text, ("title", *(key for key in stated if pieces[key])))
+
+
+def _headline(title: str, name: str, request: CopyRequest) -> str:
+    """The longest spelling that fits the first slot."""
+    slot = request.limits.slots[0]
+    spellings = (shortened(title, longest) for longest in range(min(len(name), slot.max), _MIN_NAME - 1, -1))
+    headline = next((s for s in spellings if slot.fits(s)), name)
+    return headline[:1].upper() + headline[1:]
+
+
+def _amount(amount: Decimal | None, facts: FactSheet, locale: str) -> str | None:
+    """None where the amount or its currency is not known."""
+    if amount is None or facts.currency is None or not currency_of(facts.currency):
+        return None
+    return format_money(amount, facts.currency, locale)
+
+
+def _offer(facts: FactSheet, request: CopyRequest) -> str | None:
+    offer = facts.offer
+    if offer is None or not offer.runs(request.now):
+        return None
+    if offer.type is OfferType.PERCENT and offer.value is not None:  # 20 % off is 8 折: what remains, in tenths
+        value: str | None = f"{(offer.value if request.language == 'en' else (100 - offer.value) / 10).normalize():f}"
+    else:
+        value = _amount(offer.value, facts, request.locale)
+    if value is None and offer.type is OfferType.AMOUNT:
+        return None
+    end = None
+    if offer.end is not None:  # an end at midnight belongs to the day before
+        day = offer.end - timedelta(microseconds=1)
+        end = format_skeleton("MMMMd", day.date(), locale="en_GB" if request.language == "en" else "zh")
+    return Prompts.load().render("ad_offer", request.locale, type=str(offer.type), value=value, end=end)

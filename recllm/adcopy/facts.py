@@ -1,25 +1,28 @@
-"""What may be said about a product: a short typed sheet, and where each value comes from."""
+"""What may be said about a product: a short typed sheet, and where each value comes from.
+
+Whoever can list a product can write into its title. A text with instructions, code or reversed writing is no name: it
+counts as empty. A tricky text that is missed does no harm, since every advertisement is verified.
+"""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from functools import cached_property
 
-from recllm.adcopy.injection import speaks_to_machines
-from recllm.adcopy.lexicon import table
+from recllm.adcopy.lexicon import ROLE_TOKEN, families, fold, limit, pattern, read, table, translation, words
 from recllm.adcopy.quantities import Quantity, quantities
-from recllm.adcopy.reading import fold, read, words
 from recllm.errors import DataError
 from recllm.schema import Item
 from recllm.text.injection import TITLE_CHARS, neutralise
 
-MAX_ATTRIBUTES = 6
-_ATTRIBUTE_CHARS = 60
+_CODE = pattern("injection.code")
+_HIDDEN = pattern("injection.hidden")
+_DIGITS_AS_LETTERS = translation("injection.digits_as_letters")
 
 
 class OfferType(StrEnum):
@@ -71,25 +74,27 @@ class FactSheet:
     list_price: Decimal | None = None
     currency: str | None = None
     offer: Offer | None = None
-    shown: tuple[str, ...] = ()
+    spellings: tuple[str, ...] = ()
     """Shorter spellings of the title that code may write."""
-    sources: Mapping[str, str] = field(default_factory=dict)
-    """Fact -> the column it was read from, e.g. {"price": "items.price"}."""
+    title_source: str = "items.title"
+    """The column that the title was read from, or "general" where none could be said."""
 
     @classmethod
     def of(cls, item: Item, *, offer: Offer | None = None, list_price: Decimal | None = None) -> FactSheet:
         """The sheet of an item: texts made harmless, at most six attributes, in the order of the catalogue.
 
-        A text that speaks to machines (`recllm.adcopy.injection`) counts as empty: nobody sells a thing of that name.
+        A text that speaks to machines counts as empty: nobody sells a thing of that name.
         """
+        longest = limit("attribute_chars")
         attributes = {
-            _harmless(name, _ATTRIBUTE_CHARS): _harmless(value, _ATTRIBUTE_CHARS)
-            for name, value in list(item.attributes.items())[:MAX_ATTRIBUTES]
+            _harmless(name, longest): _harmless(value, longest)
+            for name, value in list(item.attributes.items())[: limit("max_attributes")]
         }
-        sheet = cls(
+        brand = _harmless(item.brand or "")
+        return cls(
             item_id=item.item_id,
             title=_harmless(item.title),
-            brand=_brand(item.brand),
+            brand=None if not brand or fold(brand) in table("brands.toml")["no_names"] else brand,
             category=tuple(c for c in (_harmless(name) for name in item.category) if c),
             attributes={name: value for name, value in attributes.items() if name and value},
             price=item.price if item.price is None or item.price > 0 else None,
@@ -97,22 +102,14 @@ class FactSheet:
             currency=item.currency,
             offer=offer,
         )
-        return sheet.with_sources()
 
-    def with_sources(self) -> FactSheet:
-        """The sheet with a source for each value that it holds."""
-        columns = {name: f"items.{name}" for name in ("title", "brand", "category", "price", "currency")}
-        columns |= {"list_price": "offer.list_price", "offer": "offer"}
-        sources = {name: column for name, column in columns.items() if getattr(self, name)}
-        sources |= {f"attributes.{name}": "items.attributes" for name in self.attributes}
-        return replace(self, sources=sources)
-
-    def with_title(self, title: str, source: str) -> FactSheet:
-        """The sheet under another title, read from `source`."""
-        return replace(self, title=title, sources={**self.sources, "title": source})
-
-    def with_spellings(self, shown: tuple[str, ...]) -> FactSheet:
-        return replace(self, shown=shown)
+    @cached_property
+    def sources(self) -> Mapping[str, str]:
+        """Fact -> the column it was read from, e.g. {"price": "items.price"}."""
+        columns = {name: f"items.{name}" for name in ("brand", "category", "price", "currency")}
+        columns |= {"title": self.title_source, "list_price": "offer.list_price", "offer": "offer"}
+        known = {name: column for name, column in columns.items() if getattr(self, name)}
+        return known | {f"attributes.{name}": "items.attributes" for name in self.attributes}
 
     @cached_property
     def texts(self) -> tuple[str, ...]:
@@ -136,10 +133,20 @@ class FactSheet:
         return tuple(q for text in self.texts for q in quantities(read(text).folded))
 
 
-def _brand(brand: str | None) -> str | None:
-    name = _harmless(brand or "")
-    return None if not name or fold(name) in table("brands.toml")["no_names"] else name
-
-
 def _harmless(text: str, max_chars: int = TITLE_CHARS) -> str:
     return "" if speaks_to_machines(html.unescape(text)) else neutralise(text, max_chars=max_chars)
+
+
+def speaks_to_machines(text: str) -> bool:
+    """True for instructions, role tokens, code, links and hidden writing; `text` is as the catalogue holds it."""
+    folded = fold(text)
+    if _HIDDEN.search(text) or ROLE_TOKEN.search(folded) or _CODE.search(folded):
+        return True
+    readings = (read(text), read(folded.translate(_DIGITS_AS_LETTERS)))
+    return any(family.find(reading) for family in families("instructions.toml") for reading in readings)
+
+
+def is_hostile(item: Item) -> bool:
+    """True when a text of an item that is told or asked about speaks to machines; no model is asked about it then."""
+    texts = (item.title, item.brand, *item.category, *item.attributes, *item.attributes.values())
+    return any(speaks_to_machines(text) for text in texts if text)

@@ -1,21 +1,141 @@
-"""Word lists as data: families of phrases with their exceptions, matched on folded text."""
+"""How the checks read a text, and the word lists and patterns in `data/` that they match against it.
+
+A text is folded for matching only; what is shown stays as it was written. Full-width, circled and fancy letters become
+plain ones, accents go, look-alike letters of other scripts become Latin, invisible characters go, Chinese loses its
+spaces: so a forbidden word is found however it is dressed up. Every list, pattern and limit that decides a verdict is
+data, so that `lists_sha256` covers it.
+"""
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
+from hashlib import sha256
 from importlib import resources
 from typing import Any
 
-from recllm.adcopy.reading import Reading, fold
+HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+"""The range of Chinese characters, as it stands inside the brackets of a pattern."""
+
+_UNSEEN_CATEGORIES = frozenset({"Cf", "Cc", "Co", "Cn", "Mn"})
+_WORD = re.compile(rf"[a-z0-9]+(?:'[a-z]+)?|[{HAN}]")
+_SPACE = re.compile(r"\s+")
+
+# --- data ----------------------------------------------------------------------------------------------------------
+
+
+@cache
+def table(file: str) -> Mapping[str, Any]:
+    """One file of `data/`."""
+    return tomllib.loads((resources.files("recllm.adcopy") / "data" / file).read_text(encoding="utf-8"))
+
+
+@cache
+def lists_sha256() -> str:
+    """Hash over the word lists, patterns and limits of the package."""
+    total = sha256()
+    folder = resources.files("recllm.adcopy") / "data"
+    for file in sorted((f for f in folder.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name):
+        total.update(file.name.encode() + b"\0" + file.read_bytes())
+    return total.hexdigest()
+
+
+@cache
+def word_class(name: str) -> tuple[str, ...]:
+    """One of the closed word classes of `data/words.toml`, in its order."""
+    return tuple(str(table("words.toml")[name]).split())
+
+
+def limit(name: str) -> Any:
+    """One of the limits of `data/limits.toml`."""
+    return table("limits.toml")[name]
+
+
+def pattern(name: str, **parts: str) -> re.Pattern[str]:
+    """The pattern TABLE.NAME of `data/patterns.toml`; `parts` are put in place of {PART}."""
+    group, _, key = name.partition(".")
+    text = re.sub(r"\n *", "", table("patterns.toml")[group][key])
+    for part, value in {"HAN": HAN, **parts}.items():
+        text = text.replace(f"{{{part}}}", value)
+    return re.compile(text)
+
+
+def folded_pattern(text: str) -> re.Pattern[str]:
+    """A pattern for folded text. Only Latin letters and digits make words: 立减CHF has a word's edge before CHF."""
+    return re.compile(text, re.ASCII)
+
+
+def translation(name: str) -> dict[int, str]:
+    """A character map of `data/patterns.toml`: two strings, from and to."""
+    group, _, key = name.partition(".")
+    source, target = table("patterns.toml")[group][key]
+    return {ord(a): b for a, b in zip(source, target, strict=True)}
+
+
+ROLE_TOKEN = pattern("reading.role_token")
+_LOOKALIKES = translation("reading.signs") | translation("reading.lookalikes")
+_INVISIBLE = pattern("reading.invisible")
+_HAN_SPACE = pattern("reading.han_space")
+_DECORATION = pattern("reading.decoration")
+_SPELLED_OUT = pattern("reading.spelled_out")
+_SEPARATOR = pattern("reading.separator")
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One text in the forms that checks match against."""
+
+    folded: str
+    """Lower case, one line, without decorations inside Chinese words; see the module."""
+    squashed: str
+    """`folded` with spelled-out words ("f.r.e.e") joined."""
+    words: tuple[str, ...]
+    """Latin words and single Chinese characters of `squashed`."""
+
+
+@lru_cache(maxsize=4096)
+def read(text: str) -> Reading:
+    folded = fold(text)
+    squashed = _SPELLED_OUT.sub(lambda m: _SEPARATOR.sub("", m[0]), folded)
+    return Reading(folded, squashed, tuple(_WORD.findall(squashed)))
+
+
+def fold(text: str) -> str:
+    text = unicodedata.normalize("NFKD", text)
+    text = "".join(c for c in text if c.isspace() or unicodedata.category(c) not in _UNSEEN_CATEGORIES)
+    text = unicodedata.normalize("NFC", text)
+    text = _INVISIBLE.sub("", text).casefold().translate(_LOOKALIKES)
+    return _DECORATION.sub("", _HAN_SPACE.sub("", _SPACE.sub(" ", text)).strip())
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The words of `text`, folded; Chinese by the character."""
+    return read(text).words
+
+
+def stem(word: str) -> str:
+    """ "berries" -> "berry", "beans" -> "bean"."""
+    if len(word) > 4 and word.endswith("ies"):
+        return word[:-3] + "y"
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+
+
+def stems(words_of_text: Iterable[str]) -> frozenset[str]:
+    return frozenset(stem(word) for word in words_of_text)
+
+
+# --- families of phrases -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """Phrases that are treated alike. `hit` and `miss` are the family's own test."""
+    """Phrases that are treated alike, with their exceptions."""
 
     id: str
     latin: re.Pattern[str] | None
@@ -29,19 +149,19 @@ class Family:
     """Types of running offers that allow the phrases."""
     from_facts: bool = False
     """True when the phrases are allowed where the item's facts hold them."""
-    citation: str = ""
     hit: tuple[str, ...] = ()
+    """Texts that hold a phrase: with `miss`, the family's own test."""
     miss: tuple[str, ...] = ()
 
     def find(self, reading: Reading) -> list[str]:
         """The phrases of this family in a text, each once, as folded."""
-        found: dict[str, None] = {}
+        phrases: dict[str, None] = {}
         for form in dict.fromkeys((reading.folded, reading.squashed)):
             text = self.without_exceptions(form)
-            for pattern in (self.latin, self.chinese):
-                if pattern:
-                    found |= {m[0]: None for m in pattern.finditer(text)}
-        return list(found)
+            for shape in (self.latin, self.chinese):
+                if shape:
+                    phrases |= {m[0]: None for m in shape.finditer(text)}
+        return list(phrases)
 
     def without_exceptions(self, text: str) -> str:
         """A folded text with the phrases blanked that hold a word of the family and mean something else."""
@@ -51,62 +171,42 @@ class Family:
 @cache
 def families(file: str) -> tuple[Family, ...]:
     """The families of one file in `data/`."""
-    text = (resources.files("recllm.adcopy") / "data" / file).read_text(encoding="utf-8")
-    return tuple(_family(table) for table in tomllib.loads(text)["family"])
-
-
-@cache
-def table(file: str) -> Mapping[str, Any]:
-    """One file in `data/` that is not made of families."""
-    return tomllib.loads((resources.files("recllm.adcopy") / "data" / file).read_text(encoding="utf-8"))
-
-
-@cache
-def word_class(name: str) -> tuple[str, ...]:
-    """One of the closed word classes of `data/words.toml`, in its order."""
-    return tuple(str(table("words.toml")[name]).split())
-
-
-def _family(values: Mapping[str, Any]) -> Family:
-    rest = {key: values[key] for key in ("guarantee", "message", "evidence", "from_facts", "citation") if key in values}
-    return Family(
-        id=values["id"],
-        latin=latin_pattern(values["en"]),
-        chinese=chinese_pattern(values["zh"]),
-        exceptions=exceptions_pattern(values["not"]),
-        offers=frozenset(values.get("offers", ())),
-        hit=tuple(values["hit"]),
-        miss=tuple(values["miss"]),
-        **rest,
+    optional = ("guarantee", "message", "evidence", "from_facts")
+    return tuple(
+        Family(
+            id=values["id"],
+            latin=latin_pattern(values["en"]),
+            chinese=chinese_pattern(values["zh"]),
+            exceptions=phrase_pattern(values["not"]),
+            offers=frozenset(values.get("offers", ())),
+            hit=tuple(values["hit"]),
+            miss=tuple(values["miss"]),
+            **{key: values[key] for key in optional if key in values},
+        )
+        for values in table(file)["family"]
     )
 
 
-def latin_pattern(phrases: list[str]) -> re.Pattern[str] | None:
+def latin_pattern(phrases: Iterable[str]) -> re.Pattern[str] | None:
     """Whole words; a space in a phrase also matches a hyphen, and "*" up to 20 letters."""
-    if not phrases:
+    longest_first = sorted({fold(p) for p in phrases}, key=len, reverse=True)
+    if not longest_first:
         return None
+    escaped = (re.escape(p).replace(r"\ ", "[ -]").replace(r"\*", "[a-z]{0,20}") for p in longest_first)
+    return re.compile(rf"(?<![a-z0-9])(?:{'|'.join(escaped)})(?![a-z0-9])")
+
+
+def chinese_pattern(phrases: Iterable[str]) -> re.Pattern[str] | None:
+    """Phrases that match anywhere, the longest first. What begins with a digit begins the number: 0元 is no part of
+    90元."""
     longest_first = sorted({fold(p) for p in phrases}, key=len, reverse=True)
-    return re.compile(rf"(?<![a-z0-9])(?:{'|'.join(_latin(p) for p in longest_first)})(?![a-z0-9])")
+    escaped = ((r"(?<![\d.])" if p[0].isdigit() else "") + re.escape(p) for p in longest_first)
+    return re.compile("|".join(escaped)) if longest_first else None
 
 
-def _latin(phrase: str) -> str:
-    return re.escape(phrase).replace(r"\ ", "[ -]").replace(r"\*", "[a-z]{0,20}")
-
-
-def chinese_pattern(phrases: list[str]) -> re.Pattern[str] | None:
-    """Phrases that match anywhere, the longest first; one that begins with a digit not inside a number."""
-    longest_first = sorted({fold(p) for p in phrases}, key=len, reverse=True)
-    return re.compile("|".join(_chinese(p) for p in longest_first)) if longest_first else None
-
-
-def _chinese(phrase: str) -> str:
-    """What begins with a digit begins the number: 0元 is no part of 90元."""
-    return (r"(?<![\d.])" if phrase[0].isdigit() else "") + re.escape(phrase)
-
-
-def exceptions_pattern(phrases: list[str]) -> re.Pattern[str] | None:
+def phrase_pattern(phrases: Iterable[str]) -> re.Pattern[str] | None:
     """Latin phrases as whole words, Chinese ones anywhere."""
-    latin = latin_pattern([p for p in phrases if p.isascii()])
-    chinese = chinese_pattern([p for p in phrases if not p.isascii()])
-    parts = [p.pattern for p in (latin, chinese) if p]
+    both = list(phrases)
+    shapes = (latin_pattern(p for p in both if p.isascii()), chinese_pattern(p for p in both if not p.isascii()))
+    parts = [shape.pattern for shape in shapes if shape]
     return re.compile("|".join(parts)) if parts else None

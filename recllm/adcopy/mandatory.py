@@ -10,12 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from recllm.adcopy.channels import Channel
-from recllm.adcopy.channels import channel as channel_named
-from recllm.adcopy.lexicon import table
-from recllm.adcopy.money import language
-from recllm.adcopy.reading import fold, pattern
+from recllm.adcopy.channels import channel_named
+from recllm.adcopy.lexicon import fold, folded_pattern, table
 from recllm.errors import UsageError
+from recllm.text.templates import language
 
 AI_LABEL = "ai_label"
 
@@ -37,34 +35,27 @@ def complete(text: str, *, channel: str, locale: str, sender: Sender, generated:
     E-mail gets one part a line, other channels all in one line. Raises `UsageError` for an unknown channel, and when
     the sender lacks what a part states.
     """
-    place = channel_named(channel)
-    parts = [
-        _words(name, locale, sender) for name in _needed(place, generated) if not _holds(text, name, locale, sender)
-    ]
+    names = missing_parts(text, channel=channel, locale=locale, sender=sender, generated=generated)
+    parts = [_words(name, locale, sender) for name in names]
     if not parts:
         return text
-    return "\n".join([text, "", *parts]) if _has_lines(place) else " ".join([text.rstrip(), *(f"{p}." for p in parts)])
+    if channel_named(channel).slots[-1].lines:
+        return "\n".join([text, "", *parts])
+    return " ".join([text.rstrip(), *(f"{part}." for part in parts)])
 
 
 def missing_parts(
     message: str, *, channel: str, locale: str, sender: Sender, generated: bool = False
 ) -> tuple[str, ...]:
-    """Names of the mandatory parts that a finished message lacks."""
-    place = channel_named(channel)
-    return tuple(n for n in _needed(place, generated) if not _holds(message, n, locale, sender))
-
-
-def _needed(channel: Channel, generated: bool) -> tuple[str, ...]:
-    return (*channel.added, AI_LABEL) if generated else channel.added
-
-
-def _has_lines(channel: Channel) -> bool:
-    return channel.parts[-1].lines
-
-
-def _holds(text: str, name: str, locale: str, sender: Sender) -> bool:
-    shape = table("mandatory.toml")[name]["pattern"]
-    return bool(pattern(shape).search(fold(text))) if shape else fold(_words(name, locale, sender)) in fold(text)
+    """Names of the mandatory parts that a message lacks."""
+    needed = (*channel_named(channel).added, *((AI_LABEL,) if generated else ()))
+    folded, missing = fold(message), []
+    for name in needed:
+        shape = table("mandatory.toml")[name]["pattern"]
+        present = folded_pattern(shape).search(folded) if shape else fold(_words(name, locale, sender)) in folded
+        if not present:
+            missing.append(name)
+    return tuple(missing)
 
 
 def _words(name: str, locale: str, sender: Sender) -> str:

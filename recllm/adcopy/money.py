@@ -1,4 +1,6 @@
-"""Prices as text: symbol, place and decimals by currency and locale, and back."""
+"""Amounts of money as text. Decimals and grouping are Babel's; signs and words are those of `data/numbers.toml`, since
+they decide what the checks accept.
+"""
 
 from __future__ import annotations
 
@@ -6,88 +8,65 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 
+from babel.numbers import format_currency, get_currency_precision, is_currency
+
+from recllm.adcopy.lexicon import table
+from recllm.text.templates import language
+
 
 @dataclass(frozen=True, slots=True)
 class Currency:
-    """`signs` are what may stand before an amount, `words` what may stand after it, per language."""
+    """How amounts of a currency are written."""
 
-    code: str
-    decimals: int
     signs: Mapping[str, tuple[str, ...]]
-    words: Mapping[str, tuple[str, ...]]
+    """Language -> what may stand before an amount, the usual sign first."""
+    words: tuple[str, ...] = ()
+    """What may stand after an amount in Chinese."""
+    spoken: tuple[str, ...] = ()
+    """Other words that name the currency beside an amount."""
 
 
-def _currency(code: str, en: str, zh: str, *, decimals: int = 2, words: tuple[str, ...] = ()) -> Currency:
-    signs = {"en": tuple(en.split()), "zh": tuple(zh.split())}
-    return Currency(code, decimals, signs, {"en": (), "zh": words})
+def _currencies() -> dict[str, Currency]:
+    entries = dict(table("numbers.toml")["currencies"])
+    found = {code: Currency({"en": (code,), "zh": (code,)}) for code in entries.pop("by_code")}
+    for code, values in entries.items():
+        signs = {name: tuple(values[name]) for name in ("en", "zh")}
+        found[code] = Currency(signs, tuple(values["after"]), tuple(values["spoken"]))
+    return found
 
 
-_BY_CODE = "CHF SEK NOK DKK PLN CZK HUF RON TRY RUB BRL MXN ARS ZAR AED SAR ILS THB MYR IDR PHP TWD NZD"
-"""Written with their code, which everybody can read."""
-
-CURRENCIES: Mapping[str, Currency] = {
-    c.code: c
-    for c in (
-        _currency("USD", "$ US$", "US$ $", words=("美元",)),
-        _currency("CAD", "CA$ C$ $", "CA$ 加元", words=("加元",)),
-        _currency("AUD", "A$ AU$ $", "AU$ A$", words=("澳元",)),
-        _currency("HKD", "HK$", "HK$", words=("港元", "港币")),
-        _currency("SGD", "S$", "S$", words=("新元",)),
-        _currency("EUR", "€", "€", words=("欧元",)),
-        _currency("GBP", "£", "£", words=("英镑",)),
-        _currency("CNY", "¥ CN¥ RMB", "¥", words=("元", "块", "块钱")),
-        _currency("JPY", "¥ JP¥", "JP¥", decimals=0, words=("日元",)),
-        _currency("KRW", "₩", "₩", decimals=0, words=("韩元",)),
-        _currency("INR", "₹", "₹", words=("卢比",)),
-        *(_currency(code, code, code) for code in _BY_CODE.split()),
-        *(_currency(code, code, code, decimals=0) for code in ("VND", "CLP", "ISK")),
-    )
-}
-"""The first sign of a language is the one that code writes. A price in another currency is not told."""
+CURRENCIES: Mapping[str, Currency] = _currencies()
+"""Those whose amounts are written, by code; of any other the price is left out."""
 
 
-def is_known(currency: str | None) -> bool:
-    return currency is not None and currency.upper() in CURRENCIES
+def currency_of(code: str | None) -> Currency | None:
+    return CURRENCIES.get((code or "").upper())
 
 
-def format_money(amount: Decimal, currency: str, locale: str) -> str:
-    """US dollars are "$3.99" in English and "US$3.99" in Chinese, francs "CHF 3.99". The currency must be known."""
-    known = CURRENCIES[currency.upper()]
-    number = f"{rounded(amount, known.decimals):,.{known.decimals}f}"
-    sign = known.signs[language(locale)][0]
+def format_money(amount: Decimal, code: str, locale: str) -> str:
+    """US dollars are "$3.99" in English and "US$3.99" in Chinese, francs "CHF 3.99". The currency is one of ours."""
+    sign = CURRENCIES[code.upper()].signs[language(locale)][0]
+    number = format_currency(rounded(amount, code), code.upper(), "#,##0.00", locale=language(locale))
     return f"{sign} {number}" if sign.isalpha() else sign + number
 
 
-def renderings(amount: Decimal, currency: str, locale: str) -> frozenset[str]:
+def renderings(amount: Decimal, code: str, locale: str) -> frozenset[str]:
     """Every accepted spelling of an amount in a locale, in small letters and without spaces."""
-    known = CURRENCIES.get(currency.upper())
-    signs = (*(known.signs[language(locale)] if known else ()), currency.upper())
-    words = (*(known.words[language(locale)] if known else ()), currency.upper())
-    numbers = _numbers(amount, known.decimals if known else 2)
-    before = {f"{sign}{n}" for sign in signs for n in numbers}
-    after = {f"{n}{word}" for word in words for n in numbers}
+    currency = currency_of(code) or Currency({"en": (), "zh": ()})
+    value, decimals = rounded(amount, code), _decimals(code)
+    numbers = {f"{value:.{decimals}f}", f"{value:,.{decimals}f}"}
+    if value == value.to_integral_value():
+        numbers |= {f"{value:.0f}", f"{value:,.0f}"}
+    words = currency.words if language(locale) == "zh" else ()
+    before = {f"{sign}{number}" for sign in (*currency.signs[language(locale)], code) for number in numbers}
+    after = {f"{number}{word}" for word in (*words, code) for number in numbers}
     return frozenset(text.casefold() for text in before | after)
 
 
-def rounded(amount: Decimal, decimals: int) -> Decimal:
-    return amount.quantize(Decimal(1).scaleb(-decimals), rounding=ROUND_HALF_UP)
+def rounded(amount: Decimal, code: str) -> Decimal:
+    """The amount as the currency's decimals can say it, halves away from zero."""
+    return amount.quantize(Decimal(1).scaleb(-_decimals(code)), rounding=ROUND_HALF_UP)
 
 
-def same_amount(stated: Decimal, amount: Decimal, currency: str) -> bool:
-    """True when a stated amount is the amount as the currency's decimals can say it."""
-    known = CURRENCIES.get(currency.upper())
-    return stated == rounded(amount, known.decimals if known else 2)
-
-
-def language(locale: str) -> str:
-    """ "zh-Hans-CN" -> "zh"; anything else is written as English is."""
-    return "zh" if locale.replace("_", "-").split("-")[0].lower() == "zh" else "en"
-
-
-def _numbers(amount: Decimal, decimals: int) -> set[str]:
-    value = rounded(amount, decimals)
-    whole = value == value.to_integral_value()
-    plain = {f"{value:.{decimals}f}", f"{value:,.{decimals}f}"}
-    if whole:
-        plain |= {f"{value:.0f}", f"{value:,.0f}"}
-    return plain
+def _decimals(code: str) -> int:
+    return get_currency_precision(code.upper()) if is_currency(code.upper()) else 2

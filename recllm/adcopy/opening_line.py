@@ -1,131 +1,155 @@
-"""The opening line: what a model is asked for, which of its lines may stand, and which is taken."""
+"""The opening line: what a generator is asked for and kept from, which lines may stand, and which comes first."""
 
 from __future__ import annotations
 
 import random
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 from recllm.adcopy.facts import FactSheet
-from recllm.adcopy.lexicon import families, table, word_class
-from recllm.adcopy.money import language
-from recllm.adcopy.reading import HAN, fold, read, words
-from recllm.adcopy.verify.case import stem
-from recllm.schema import Check, Encoder, Reason, ReasonKind
+from recllm.adcopy.lexicon import HAN, families, fold, limit, pattern, read, stem, table, word_class, words
+from recllm.adcopy.request import CopyRequest
+from recllm.generator.constraint import Constraint
+from recllm.schema import Check, Encoder, ReasonKind
 from recllm.text.templates import Prompts
 
 MAX_TOKENS = {"en": 22, "zh": 60}
 """Enough for the longest line; small vocabularies spell a Chinese character with up to three tokens."""
-_FORBIDDEN = re.compile(r"[\d%‰$£€¥₩₹\"“”„«»「」『』\n<>{}\[\]|\\/@#]|https?:|www\.")
-_LENGTH = {"en": (4, 16), "zh": (5, 30)}
-"""Fewest and most words of a line; characters in Chinese."""
-_ENDING = {"en": ".!?", "zh": "。！？!?"}
-_UNFINISHED = re.compile(
-    r"\b(?:an?|the|your|our|their|its|my|every|and|or|but|of|than|if|because)[.!?]$", re.IGNORECASE
-)
-_INNER_END = re.compile(r"[.!?](?=\s+[A-Z])|[。！？](?=.)")
-_LAST_TURN = "[user]\n"
+_FACTS_ONLY = pattern("opening_line.facts_only")
+_UNFINISHED = pattern("opening_line.unfinished")
+_SECOND_SENTENCE = pattern("opening_line.second_sentence")
 _HAN_OR_WORD = re.compile(rf"[{HAN}]|[^\s{HAN}]+")
+_CAPITAL_NAME = re.compile(r"[A-Z][A-Za-z'-]+")
+_LAST_TURN = "[user]\n"
+
+# --- the shop's own lines ------------------------------------------------------------------------------------------
 
 
-def reason_kind(reason: Reason | None, item_id: str, *, sensitive: bool) -> ReasonKind:
-    """From the evidence of a reason; GENERAL where there is none, it does not count, or the item is sensitive."""
-    if reason is None or sensitive or reason.delta <= 0:
-        return ReasonKind.GENERAL
-    source, _, evidence = reason.evidence_id.partition(":")
-    if source == "B":
-        return ReasonKind.KNOWN if evidence == item_id else ReasonKind.TOGETHER
-    return {"H": ReasonKind.INTEREST, "I": ReasonKind.PICKED}.get(source, ReasonKind.GENERAL)
+def shop_lines(request: CopyRequest, kind: ReasonKind, rng: random.Random) -> list[str | None]:
+    """The brand's own lines, the shop's for the kind of reason and its general ones in a random order, none: each
+    once."""
+    by_kind: list[str] = []
+    for name in (kind, ReasonKind.GENERAL):
+        lines = [
+            line for line in Prompts.load().render(f"ad_lines.{name}", request.locale).splitlines() if line.strip()
+        ]
+        rng.shuffle(lines)
+        by_kind += lines
+    return list(dict.fromkeys((*request.voice.lines, *by_kind, None)))
 
 
-def own_lines(kind: ReasonKind, locale: str, prompts: Prompts, rng: random.Random) -> list[str]:
-    """The shop's own lines for a kind in a random order."""
-    lines = [line for line in prompts.render(f"ad_lines.{kind}", locale).splitlines() if line.strip()]
-    rng.shuffle(lines)
-    return lines
+# --- what a generator is asked -------------------------------------------------------------------------------------
 
 
-def hook_prompt(facts: FactSheet, kind: ReasonKind, locale: str, prompts: Prompts, *, examples: bool = True) -> str:
+def line_prompt(facts: FactSheet, kind: ReasonKind, locale: str, *, examples: bool = True) -> str:
     """What the model is asked. It sees names and the kind of reason: no number, no person.
 
     Without `examples` it is the last turn alone, which is all that a model tuned on this shop's copy needs.
     """
     category = facts.category[-1] if facts.category else None
     named = category and stem(category.casefold()) in stem(facts.title.casefold())
-    whole = prompts.render(
+    prompt = Prompts.load().render(
         "ad_hook",
         locale,
         name=_without_numbers(facts.title),
         category=None if named else category,
-        reason=reason_words(kind, locale, prompts),
+        reason=reason_words(kind, locale),
     )
-    return whole if examples else _LAST_TURN + whole.rpartition(_LAST_TURN)[2]
+    return prompt if examples else _LAST_TURN + prompt.rpartition(_LAST_TURN)[2]
 
 
-def reason_words(kind: ReasonKind, locale: str, prompts: Prompts) -> str:
+def reason_words(kind: ReasonKind, locale: str) -> str:
     """A kind of reason as the model is told it."""
-    return prompts.render("ad_lines.reason", locale, kind=str(kind))
+    return Prompts.load().render("ad_lines.reason", locale, kind=str(kind))
 
 
-def bare_prompt(locale: str, prompts: Prompts) -> str:
+def bare_prompt(locale: str) -> str:
     """The prompt without an item: what must not come back."""
-    return prompts.render("ad_hook", locale, name="", category=None, reason="")
+    return Prompts.load().render("ad_hook", locale, name="", category=None, reason="")
 
 
 def _without_numbers(title: str) -> str:
     """A model that sees a size repeats it, and may not: numbers go, and the units after them."""
     units = {spelling for spellings in table("numbers.toml")["units"].values() for spelling in spellings}
-    kept: list[str] = []
+    names: list[str] = []
     after_number = False
     for piece in title.split():
         numeric = any(c.isdigit() for c in piece)
         if not numeric and not (after_number and fold(piece).strip(",.") in units):
-            kept.append(piece)
+            names.append(piece)
         after_number = numeric
-    return " ".join(kept) or title
+    return " ".join(names) or title
 
 
-def sober(facts: FactSheet) -> bool:
+def is_sober(facts: FactSheet) -> bool:
     """True for medicines and the like, about which nobody should be playful."""
+    sober = word_class("sober")
     names = {stem(word) for text in (facts.title, *facts.category) for word in words(text)}
     han = "".join(fold(text) for text in (facts.title, *facts.category) if not text.isascii())
-    return bool(names & set(word_class("sober"))) or any(w in han for w in word_class("sober") if not w.isascii())
+    return bool(names & set(sober)) or any(word in han for word in sober if not word.isascii())
 
 
-def hook_faults(hook: str, facts: FactSheet, locale: str) -> tuple[Check, ...]:
-    """What keeps a line from being a hook, before its text is checked as a whole."""
-    lang = language(locale)
-    fewest, most = _LENGTH[lang]
-    size = len(_HAN_OR_WORD.findall(hook))
-    faults = []
-    if found := _FORBIDDEN.search(hook):
-        faults.append(_fault("G6", "the line holds a character that only facts may hold", found[0]))
-    if not hook.endswith(tuple(_ENDING[lang])):
-        faults.append(_fault("G6", "the line does not end as a sentence", hook[-20:]))
-    elif _UNFINISHED.search(hook):
-        faults.append(_fault("G6", "the line ends in the middle of a thought", hook[-20:]))
-    elif _INNER_END.search(hook):
-        faults.append(_fault("G6", "the line is more than one sentence", hook))
-    if not fewest <= size <= most:
-        faults.append(_fault("G6", f"the line has {size} words, not {fewest} to {most}", hook))
-    if hook[:1].islower():
-        faults.append(_fault("G6", "the line begins in the middle", hook[:20]))
+def constraint_for(facts: FactSheet, request: CopyRequest) -> Constraint:
+    """What a generator is kept from writing at all, where it can be: the words that the brand's voice avoids, other
+    brands than the item's, and number words, unless the item's own texts hold them. Allowed with a capital: the names
+    of its title.
+
+    A generator that is not bound by it loses nothing but lines: the verifier stops them. The words of claims would cost
+    more time at each token than the lines that they save.
+    """
+    item_text = fold(" ".join(facts.texts))
+    numbers = word_class("number_words") if request.language == "en" else ()
+    forbidden = (*map(fold, request.voice.banned), *_brand_names(request.known_brands), *numbers)
+    free = (w for w in forbidden if w not in (facts.words if w.isascii() and " " not in w else item_text))
+    names = _CAPITAL_NAME.findall(" ".join((facts.title, facts.brand or "")))
+    return Constraint.of(request.language, free, names)
+
+
+@lru_cache(maxsize=8)
+def _brand_names(known_brands: frozenset[str]) -> tuple[str, ...]:
+    """Folded, without the ones that are also plain words: those are names with a capital only, which a line has not."""
+    plain = set(table("brands.toml")["plain_words"])
+    names = (fold(name) for name in (*sorted(known_brands), *table("brands.toml")["famous"]))
+    return tuple(name for name in names if len(name) > 1 and name not in plain)
+
+
+# --- which lines may stand -----------------------------------------------------------------------------------------
+
+
+def line_faults(line: str, facts: FactSheet, language: str) -> tuple[Check, ...]:
+    """What keeps a line from being an opening line, before its text is checked as a whole."""
+    faults: list[Check] = []
+
+    def fault(guarantee: str, message: str, span: str) -> None:
+        faults.append(Check(guarantee=guarantee, passed=False, message=message, span=span))
+
+    if character := _FACTS_ONLY.search(line):
+        fault("G6", "the line holds a character that only facts may hold", character[0])
+    if not line.endswith(tuple(limit("line_ends")[language])):
+        fault("G6", "the line does not end as a sentence", line[-20:])
+    elif _UNFINISHED.search(line):
+        fault("G6", "the line ends in the middle of a thought", line[-20:])
+    elif _SECOND_SENTENCE.search(line):
+        fault("G6", "the line is more than one sentence", line)
+    size, (shortest, longest) = len(_HAN_OR_WORD.findall(line)), limit("line_words")[language]
+    if not shortest <= size <= longest:
+        fault("G6", f"the line has {size} words, not {shortest} to {longest}", line)
+    if line[:1].islower():
+        fault("G6", "the line begins in the middle", line[:20])
     for family in families("language.toml"):
         if family.guarantee == "G14":
-            faults += [_fault("G14", f"{phrase!r} {family.message}", phrase) for phrase in family.find(read(hook))]
-    if voices := set(words(hook)) & set(word_class("other_voices")):
-        faults.append(_fault("G14", "the line does not speak to the reader", min(voices)))
-    if not about(hook, facts):
-        faults.append(_fault("G5", "the line is not about the product", hook))
-    elif _content(hook) <= _content(_names(facts)):
-        faults.append(_fault("G12", "the line says no more than the name", hook))
+            for phrase in family.find(read(line)):
+                fault("G14", f"{phrase!r} {family.message}", phrase)
+    if voices := set(words(line)) & set(word_class("other_voices")):
+        fault("G14", "the line does not speak to the reader", min(voices))
+    shared, content = _content(line) & _content(_names(facts)), _content(line)
+    if not shared:  # a word of the item's title or categories; two neighbouring characters in Chinese
+        fault("G5", "the line is not about the product", line)
+    elif content == shared:
+        fault("G12", "the line says no more than the name", line)
     return tuple(faults)
-
-
-def about(hook: str, facts: FactSheet) -> bool:
-    """True when the line shares a word with the item's title or categories; two neighbouring characters in Chinese."""
-    return bool(_content(hook) & _content(_names(facts)))
 
 
 def _names(facts: FactSheet) -> str:
@@ -133,51 +157,36 @@ def _names(facts: FactSheet) -> str:
 
 
 def _content(text: str) -> set[str]:
+    """Stems of the Latin words that say something, and pairs of Chinese characters."""
     tokens = words(text)
     latin = {stem(w) for w in tokens if len(w) > 2 and w.isascii() and w.isalpha() and w not in word_class("function")}
-    pairs = {a + b for a, b in pairwise(tokens) if not (a.isascii() or b.isascii())}
-    return latin | pairs
+    return latin | {a + b for a, b in pairwise(tokens) if not (a.isascii() or b.isascii())}
 
 
-def _fault(guarantee: str, message: str, span: str) -> Check:
-    return Check(guarantee=guarantee, passed=False, message=message, span=span)
+# --- which line comes first ----------------------------------------------------------------------------------------
 
 
-def ranked(
-    hooks: Sequence[str], facts: FactSheet, examples: str, encoder: Encoder | None, *, why: str = ""
-) -> list[str]:
-    """The lines, best first: close to the item and to the reason (`why`), no echo of the prompt's examples, no word
-    said twice, and early in `hooks`, where a generator puts the ones that it holds likeliest. The weights were set by
-    reading."""
-    closeness = _closeness(hooks, _names(facts), facts.title, encoder)
-    to_reason = _closeness(hooks, why, why, encoder)
-    worth = {
-        hook: closeness[hook]
-        + 0.2 * to_reason[hook]
-        - 0.5 * _likeness(hook, examples)
-        - 0.3 * _said_twice(hook)
-        - 0.05 * place
-        for place, hook in enumerate(hooks)
-    }
-    return sorted(hooks, key=lambda hook: -worth[hook])
+def ranked(lines: Sequence[str], facts: FactSheet, examples: str, encoder: Encoder | None, *, reason: str) -> list[str]:
+    """The lines, best first: close to the item and to the words of the reason, no echo of the prompt's examples, no
+    word said twice, and early in `lines`, where a generator puts the ones that it holds likeliest. The weights were set
+    by reading."""
+    to_item = _closeness(lines, _names(facts), facts.title, encoder)
+    to_reason = _closeness(lines, reason, reason, encoder)
+    example_pairs = set(pairwise(words(examples)))
+    scores = {}
+    for rank, line in enumerate(lines):
+        pairs = set(pairwise(words(line)))
+        echo = len(pairs & example_pairs) / len(pairs) if pairs else 0.0
+        beginnings = [w[:5] for w in words(line) if len(w) > 4]  # "flavored" and "flavor" are one word here
+        repeats = len(beginnings) - len(set(beginnings))
+        scores[line] = to_item[line] + 0.2 * to_reason[line] - 0.5 * echo - 0.3 * repeats - 0.05 * rank
+    return sorted(lines, key=lambda line: -scores[line])
 
 
-def _closeness(hooks: Sequence[str], names: str, title: str, encoder: Encoder | None) -> dict[str, float]:
+def _closeness(lines: Sequence[str], names: str, title: str, encoder: Encoder | None) -> dict[str, float]:
     """Cosine to `names` with an encoder, else the share of the title's words that a line holds."""
-    if encoder is not None and hooks:
-        item, *rest = encoder.encode([names, *hooks])  # each (dim,), unit
-        return {hook: float(vector @ item) for hook, vector in zip(hooks, rest, strict=True)}
-    wanted = _content(title) or _content(names)
-    return {hook: len(_content(hook) & wanted) / max(1, len(wanted)) for hook in hooks}
-
-
-def _said_twice(hook: str) -> int:
-    """How often a longer word comes back; "flavored" and "flavor" are one word here."""
-    beginnings = [w[:5] for w in words(hook) if len(w) > 4]
-    return len(beginnings) - len(set(beginnings))
-
-
-def _likeness(text: str, other: str) -> float:
-    """The share of the text's word pairs that stand in the other text."""
-    mine, theirs = (set(pairwise(w)) for w in (words(text), words(other)))
-    return len(mine & theirs) / len(mine) if mine else 0.0
+    if encoder is not None and lines:
+        item, *vectors = encoder.encode([names, *lines])  # each (dim,), unit
+        return {line: float(vector @ item) for line, vector in zip(lines, vectors, strict=True)}
+    expected = _content(title) or _content(names)
+    return {line: len(_content(line) & expected) / max(1, len(expected)) for line in lines}

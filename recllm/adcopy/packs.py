@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
@@ -33,19 +32,16 @@ from hashlib import sha256
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
-from recllm.adcopy.lexicon import Family, chinese_pattern, exceptions_pattern, latin_pattern
-from recllm.adcopy.reading import Reading, pattern
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from recllm.adcopy.lexicon import Family, Reading, chinese_pattern, folded_pattern, latin_pattern, phrase_pattern
+from recllm.adcopy.parsing import parse
 from recllm.errors import DataError, UsageError
 
-SEVERITIES = ("error", "warning")
 LANGUAGES = ("en", "zh")
-_TEXTS = ("id", "guarantee", "severity", "citation", "evidence", "reviewed", "message")
-_LISTS = ("languages", "phrases", "patterns", "not", "hit", "miss")
-_OPTIONAL = frozenset({"phrases", "patterns", "not", "demands"})
 _UNBOUNDED = re.compile(r"(?<!\\)(?:\\\\)*[*+](?!\])|\{\d+,\}")
-_GUARANTEE = re.compile(r"G(?:[1-9]|1[0-8])")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +52,7 @@ class Rule:
     pack: str
     guarantee: str
     """The guarantee that a text breaks which breaks this rule."""
-    severity: str
+    severity: Literal["error", "warning"]
     citation: str
     evidence: str
     """What allows the phrases: a key of the caller's evidence, "list_price" (the item has one), "offer.end" (an offer
@@ -71,11 +67,11 @@ class Rule:
 
     def find(self, reading: Reading) -> list[str]:
         """The phrases that the rule is about, as they stand in the folded text, each once."""
-        found = dict.fromkeys(self.family.find(reading))
+        phrases = dict.fromkeys(self.family.find(reading))
         for form in dict.fromkeys((reading.folded, reading.squashed)):
             text = self.family.without_exceptions(form)
-            found |= {match[0]: None for shape in self.patterns for match in shape.finditer(text)}
-        return list(found)
+            phrases |= {match[0]: None for shape in self.patterns for match in shape.finditer(text)}
+        return list(phrases)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,110 +88,117 @@ def pack_names() -> tuple[str, ...]:
 
 
 @cache
-def pack(name: str) -> Pack:
+def pack_named(name: str) -> Pack:
     """A shipped pack. Raises `UsageError` with the known names."""
     if name not in pack_names():
         raise UsageError(f"unknown rule pack {name!r}; known: {', '.join(pack_names())}")
-    return _pack(_folder() / f"{name}.toml", f"{name}.toml")
-
-
-def load_pack(file: Path) -> Pack:
-    """A shop's own pack. Raises `DataError` with file and rule for whatever is wrong with it."""
-    return _pack(file, str(file))
-
-
-def packs(names: Iterable[str]) -> tuple[Pack, ...]:
-    """Shipped packs by name, each once."""
-    return tuple(pack(name) for name in dict.fromkeys(names))
+    return load_pack(_folder() / f"{name}.toml", name=f"{name}.toml")
 
 
 def _folder() -> Traversable:
     return resources.files("recllm.adcopy") / "data" / "packs"
 
 
-def _pack(source: Path | Traversable, shown: str) -> Pack:
+def load_pack(file: Path | Traversable, *, name: str = "") -> Pack:
+    """A shop's own pack. Raises `DataError` with file and rule for whatever is wrong with it.
+
+    name: what the file is called in messages, when not by its path.
+    """
+    where = name or str(file)
     try:
-        content = source.read_bytes()
-        data = tomllib.loads(content.decode())
+        content = file.read_bytes()
+        values = tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{shown}: not a rule pack, since it is not TOML: {error}") from error
-    name, rules = data.get("name"), data.get("rule")
-    if not isinstance(name, str) or not isinstance(rules, list) or set(data) - {"name", "rule"}:
-        raise DataError(f"{shown}: a rule pack has a name and [[rule]] tables, and nothing else")
-    read = tuple(_rule(table, name, f"{shown}, rule {_called(table, n)}") for n, table in enumerate(rules, start=1))
-    if twice := next((r.id for i, r in enumerate(read) if r.id in {other.id for other in read[:i]}), None):
-        raise DataError(f"{shown}, rule {twice}: the id occurs twice")
-    return Pack(name=name, rules=read, sha256=sha256(content).hexdigest())
+        raise DataError(f"{where}: not a rule pack, since it is not TOML: {error}") from error
+    title, entries = values.get("name"), values.get("rule")
+    if not isinstance(title, str) or not isinstance(entries, list) or set(values) - {"name", "rule"}:
+        raise DataError(f"{where}: a rule pack has a name and [[rule]] tables, and nothing else")
+    rules: dict[str, Rule] = {}
+    for number, entry in enumerate(entries, start=1):
+        rule_id = entry.get("id") if isinstance(entry, dict) else None
+        label = f"{where}, rule {rule_id if isinstance(rule_id, str) and rule_id else f'number {number}'}: "
+        rule = parse(_RuleTable, entry, owner="a rule", prefix=label).rule(title)
+        if rule.id in rules:
+            raise DataError(f"{label}the id occurs twice")
+        rules[rule.id] = rule
+    return Pack(name=title, rules=tuple(rules.values()), sha256=sha256(content).hexdigest())
 
 
-def _called(table: Any, number: int) -> str:
-    name = table.get("id") if isinstance(table, dict) else None
-    return name if isinstance(name, str) and name else f"number {number}"
-
-
-def _rule(table: Any, name: str, where: str) -> Rule:
-    if not isinstance(table, dict):
-        raise DataError(f"{where}: is no table")
-    for problem in _problems(table):
-        raise DataError(f"{where}: {problem}")
-    phrases, exceptions = table.get("phrases", []), table.get("not", [])
-    family = Family(
-        id=table["id"],
-        latin=latin_pattern([p for p in phrases if p.isascii()]),
-        chinese=chinese_pattern([p for p in phrases if not p.isascii()]),
-        exceptions=exceptions_pattern(exceptions),
-        hit=tuple(table["hit"]),
-        miss=tuple(table["miss"]),
-    )
-    return Rule(
-        **{key: table[key] for key in _TEXTS},
-        pack=name,
-        demands=table.get("demands", ""),
-        languages=frozenset(table["languages"]),
-        family=family,
-        patterns=tuple(pattern(p) for p in table.get("patterns", ())),
-    )
-
-
-def _problems(table: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with a rule, the first thing first."""
-    known = {*_TEXTS, *_LISTS, "demands"}
-    yield from (f"has no field {key!r}; known: {', '.join(sorted(known))}" for key in sorted(set(table) - known))
-    yield from (f"{key} is missing" for key in sorted(known - _OPTIONAL - set(table)))
-    for key in (*_TEXTS, "demands"):
-        if key in table and (not isinstance(table[key], str) or not table[key].strip()):
-            yield f"{key} is a text, not {table[key]!r}"
-    for key in _LISTS:
-        value = table.get(key, [])
-        if not isinstance(value, list) or not all(isinstance(entry, str) and entry for entry in value):
-            yield f"{key} is a list of texts, not {value!r}"
-    yield from _value_problems(table)
-
-
-def _value_problems(table: Mapping[str, Any]) -> Iterator[str]:
-    if table["severity"] not in SEVERITIES:
-        yield f"severity is {' or '.join(SEVERITIES)}, not {table['severity']!r}"
-    if not _GUARANTEE.fullmatch(table["guarantee"]):
-        yield f"guarantee is one of G1 to G18, not {table['guarantee']!r}"
-    if not table["languages"] or set(table["languages"]) - set(LANGUAGES):
-        yield f"languages are of {', '.join(LANGUAGES)}, not {table['languages']!r}"
-    if not (table.get("phrases") or table.get("patterns")):
-        yield "has neither phrases nor patterns"
-    if not (table["hit"] and table["miss"]):
-        yield "needs a text that hits and one that misses"
+def _day(text: str) -> str:
     try:
-        date.fromisoformat(table["reviewed"])
+        date.fromisoformat(text)
     except ValueError:
-        yield f"reviewed is a day such as 2025-11-25, not {table['reviewed']!r}"
-    for text in table.get("patterns", ()):
-        yield from _pattern_problems(text)
+        raise ValueError(f"is a day such as 2025-11-25, not {text!r}") from None
+    return text
 
 
-def _pattern_problems(text: str) -> Iterator[str]:
-    """A pattern that repeats without bound can take a text's length squared; it must say how often."""
-    if _UNBOUNDED.search(text):
-        yield f"the pattern {text!r} repeats without bound; write {{0,20}} instead of * or +"
-    try:
-        re.compile(text)
-    except re.error as error:
-        yield f"the pattern {text!r} does not compile: {error}"
+def _known_languages(names: list[str]) -> list[str]:
+    if not names or set(names) - set(LANGUAGES):
+        raise ValueError(f"are of {', '.join(LANGUAGES)}, not {names!r}")
+    return names
+
+
+_Text = Annotated[str, StringConstraints(pattern=r"\S"), Field(description="a text")]
+_Texts = Annotated[
+    list[Annotated[str, StringConstraints(min_length=1)]], Field(default_factory=list, description="a list of texts")
+]
+
+
+class _RuleTable(BaseModel):
+    """A [[rule]] as it stands in a file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: _Text
+    guarantee: str = Field(pattern=r"^G(?:[1-9]|1[0-8])$", description="one of G1 to G18")
+    severity: Literal["error", "warning"] = Field(description="error or warning")
+    citation: _Text
+    evidence: _Text
+    reviewed: Annotated[_Text, AfterValidator(_day)]
+    message: _Text
+    demands: _Text | None = None
+    languages: Annotated[list[str], Field(description="a list of texts"), AfterValidator(_known_languages)]
+    phrases: _Texts
+    patterns: _Texts
+    exceptions: _Texts = Field(alias="not")
+    hit: list[str] = Field(description="a list of texts")
+    miss: list[str] = Field(description="a list of texts")
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> _RuleTable:
+        if not (self.phrases or self.patterns):
+            raise ValueError("has neither phrases nor patterns")
+        if not (self.hit and self.miss):
+            raise ValueError("needs a text that hits and one that misses")
+        for text in self.patterns:
+            if _UNBOUNDED.search(text):  # can take a text's length squared
+                raise ValueError(f"the pattern {text!r} repeats without bound; write {{0,20}} instead of * or +")
+            try:
+                re.compile(text)
+            except re.error as error:
+                raise ValueError(f"the pattern {text!r} does not compile: {error}") from None
+        return self
+
+    def rule(self, pack: str) -> Rule:
+        family = Family(
+            id=self.id,
+            latin=latin_pattern(p for p in self.phrases if p.isascii()),
+            chinese=chinese_pattern(p for p in self.phrases if not p.isascii()),
+            exceptions=phrase_pattern(self.exceptions),
+            hit=tuple(self.hit),
+            miss=tuple(self.miss),
+        )
+        return Rule(
+            id=self.id,
+            pack=pack,
+            guarantee=self.guarantee,
+            severity=self.severity,
+            citation=self.citation,
+            evidence=self.evidence,
+            reviewed=self.reviewed,
+            languages=frozenset(self.languages),
+            message=self.message,
+            demands=self.demands or "",
+            family=family,
+            patterns=tuple(folded_pattern(text) for text in self.patterns),
+        )

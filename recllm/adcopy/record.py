@@ -1,74 +1,54 @@
-"""G15: everything that made a text, kept so that it can be made again byte for byte.
+"""G15: everything that made a text, kept so that it can be made again byte for byte; and G16, G18.
 
     request = CopyRequest(item=item, channel="push", now=now)
-    copy, record = write_recorded(request, generator=generator)
+    ((copy, record),) = write_recorded(request, generator=generator)
     save(record, folder)
     again = replay(load(folder, record.id), generator=generator)     # the same text, or GenerationError
 
 A record holds the request (item, offer, seed, the kind of reason, ...), hashes of what is not in it (prompts, word
-lists, rule packs, the generator's weights) and the text. It names no person, and of a reason it keeps the kind only.
-One JSON file per record, named by its hash.
+lists, rule packs, the generator's weights) and the text. It names no person, and of a reason the kind only. One JSON
+file per record, named by its hash.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime
-from decimal import Decimal
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, replace
 from functools import cache
 from hashlib import sha256
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from recllm.adcopy.facts import Offer, OfferType
-from recllm.adcopy.opening_line import reason_kind
-from recllm.adcopy.packs import Pack, pack, pack_names
-from recllm.adcopy.voice import Voice
-from recllm.adcopy.write import TEMPLATE, write_copy, write_variants
+from pydantic import ConfigDict, TypeAdapter
+from pydantic.dataclasses import dataclass as checked_dataclass
+
+from recllm.adcopy.lexicon import lists_sha256
+from recllm.adcopy.packs import Pack, pack_named, pack_names
+from recllm.adcopy.parsing import parse
+from recllm.adcopy.request import CopyRequest
+from recllm.adcopy.verify.case import Violation
+from recllm.adcopy.write import TEMPLATE, write_copy
 from recllm.documents import plain
 from recllm.errors import DataError, GenerationError
-from recllm.policy import Policy
-from recllm.schema import AdCopy, Encoder, Generator, Item, Reason
+from recllm.files import write_whole
+from recllm.schema import AdCopy, Check, Encoder, Generator
 from recllm.text.templates import Prompts
 
 _ID = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CopyRequest:
-    """The arguments of `write_copy` that decide a text, as data; with `variants` above 1 those of `write_variants`."""
-
-    item: Item
-    channel: str
-    now: datetime
-    locale: str = "en"
-    reason: Reason | None = None
-    n_candidates: int = 8
-    seed: int = 0
-    known_brands: tuple[str, ...] = ()
-    offer: Offer | None = None
-    list_price: Decimal | None = None
-    evidence: Mapping[str, str] = field(default_factory=dict)
-    policy: Policy = field(default_factory=Policy)
-    packs: tuple[Pack, ...] = ()
-    voice: Voice = field(default_factory=Voice)
-    variants: int = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@checked_dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class CopyRecord:
     id: str
     """SHA-256 over all other fields."""
     text: str
-    place: int = 0
-    """Which of the request's variants it is."""
+    variant: int = 0
+    """Which of the request's variants it is, from 0."""
     generator: str
-    """Who was asked: "template" or the generator's name; whose words were kept stands in `words_by`."""
-    found_as: str = TEMPLATE
+    """Who was asked: "template" or the generator's name; whose words were taken stands in `words_by`."""
+    generator_spec: str = TEMPLATE
     """What a person typed to find the generator."""
     adapter: str = ""
     """The folder of its adapter."""
@@ -79,7 +59,7 @@ class CopyRecord:
     words_by: str
     template_version: str
     lists_sha256: str
-    """Of the package's word lists and limits."""
+    """Of the package's word lists, patterns and limits."""
     prompts_sha256: str
     packs: Mapping[str, str]
     """Name of each rule pack -> SHA-256 of its file."""
@@ -90,55 +70,43 @@ class CopyRecord:
         return sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-Recorded = tuple[AdCopy, CopyRecord]
-
-
 def write_recorded(
-    request: CopyRequest, *, generator: Generator | None = None, encoder: Encoder | None = None
-) -> Recorded:
-    """The request's first text with its record. Raises what `write_copy` raises."""
-    return write_all_recorded(request, generator=generator, encoder=encoder)[0]
-
-
-def write_all_recorded(
     request: CopyRequest,
     *,
     generator: Generator | None = None,
     encoder: Encoder | None = None,
-    found_as: str = TEMPLATE,
+    generator_spec: str = TEMPLATE,
     adapter: str = "",
     user_id: str | None = None,
-) -> tuple[Recorded, ...]:
-    """Every variant of a request with its record, whose id stands in `AdCopy.record_id`. The person is told to the
-    texts and not to the records. Raises what `write_variants` raises."""
-    request = replace(request, reason=_kind_only(request.reason, request.item.item_id))
-    copies = _write(request, generator, encoder)
+) -> tuple[tuple[AdCopy, CopyRecord], ...]:
+    """The texts of `write_copy`, each with its record, whose id stands in `AdCopy.record_id`. The person is told to the
+    texts and not to the records. Raises what `write_copy` raises."""
+    copies = write_copy(request, generator=generator, encoder=encoder)
     if any(check.guarantee == "G16" for _, faults in copies[0].rejected for check in faults):
         generator = None  # it failed: the text is the template's, and comes again without it
-    told = _made_by(request, generator, encoder) | ({"found_as": found_as, "adapter": adapter} if generator else {})
-    found = []
-    for place, copy in enumerate(copies):
-        bare = CopyRecord(
+    values = plain(replace(request, packs=()))
+    values["policy"] = {"sensitive_categories": values["policy"]["sensitive_categories"]}  # what decides about texts
+    recorded = []
+    for variant, copy in enumerate(copies):
+        record = CopyRecord(
             id="",
             text=copy.text,
-            place=place,
+            variant=variant,
+            generator=generator.name if generator else TEMPLATE,
+            generator_spec=generator_spec if generator else TEMPLATE,
+            adapter=adapter if generator else "",
+            generator_sha256=_fingerprint(generator),
+            encoder=encoder.fingerprint if encoder and generator else "",
             words_by=copy.generator,
             template_version=copy.template_version,
-            **told,
+            lists_sha256=lists_sha256(),
+            prompts_sha256=prompts_sha256(),
+            packs={p.name: p.sha256 for p in request.packs},
+            request=values,
         )
-        record = replace(bare, id=bare.digest())
-        found.append((replace(copy, user_id=user_id, record_id=record.id), record))
-    return tuple(found)
-
-
-def keep(request: CopyRequest, folder: Path | None, **who: Any) -> list[AdCopy]:
-    """`write_all_recorded`, with the records saved in `folder`; without one no text names a record."""
-    found = write_all_recorded(request, **who)
-    if folder is None:
-        return [replace(copy, record_id=None) for copy, _ in found]
-    for _, record in found:
-        save(record, folder)
-    return [copy for copy, _ in found]
+        record = replace(record, id=record.digest())
+        recorded.append((replace(copy, user_id=user_id, record_id=record.id), record))
+    return tuple(recorded)
 
 
 def replay(
@@ -155,24 +123,26 @@ def replay(
     short = record.id[:12]
     if record.id != record.digest():
         raise GenerationError(f"record {short} was changed after it was written; its text cannot be trusted")
-    used = _packs(record, packs)
-    for what, was, now in (
+    used = {name: pack_named(name) for name in record.packs if name in pack_names()}
+    used |= {p.name: p for p in packs if p.name in record.packs}
+    for what, before, now in (
         ("generator", record.generator_sha256, _fingerprint(generator)),
         ("encoder", record.encoder, encoder.fingerprint if encoder else ""),
         ("prompts", record.prompts_sha256, prompts_sha256()),
         ("word lists", record.lists_sha256, lists_sha256()),
         *((f"rule pack {name}", was, used[name].sha256 if name in used else "") for name, was in record.packs.items()),
     ):
-        if was != now:
-            raise GenerationError(f"record {short}: its {what} had the hash {was[:12]!r}, now it is {now[:12]!r}")
-    request = replace(_request(record.request), packs=tuple(used[name] for name in record.packs))
-    copies = _write(request, generator, encoder)
-    if len(copies) <= record.place or copies[record.place].text != record.text:
+        if before != now:
+            raise GenerationError(f"record {short}: its {what} had the hash {before[:12]!r}, now it is {now[:12]!r}")
+    request = TypeAdapter(CopyRequest).validate_python(record.request)
+    request = replace(request, packs=tuple(used[name] for name in record.packs))
+    copies = write_copy(request, generator=generator, encoder=encoder)
+    if len(copies) <= record.variant or copies[record.variant].text != record.text:
         raise GenerationError(
             f"record {short}: prompts, lists, packs and weights are the same, but the text came out differently "
             "(another version of the program, machine or number of threads)"
         )
-    return replace(copies[record.place], record_id=record.id)
+    return replace(copies[record.variant], record_id=record.id)
 
 
 def save(record: CopyRecord, folder: Path) -> Path:
@@ -180,9 +150,7 @@ def save(record: CopyRecord, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{record.id}.json"
     if not file.exists():
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(asdict(record), ensure_ascii=False, indent=1), encoding="utf-8")
-        part.replace(file)
+        write_whole(file, json.dumps(asdict(record), ensure_ascii=False, indent=1))
     return file
 
 
@@ -192,21 +160,12 @@ def load(folder: Path, record_id: str) -> CopyRecord:
         raise DataError(f"{record_id!r} is no record's id; it has 64 hexadecimal digits")
     file = folder / f"{record_id}.json"
     try:
-        return CopyRecord(**json.loads(file.read_text(encoding="utf-8")))
+        values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"no record {record_id} in {folder}") from error
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise DataError(f"{file}: damaged: {error}") from error
-
-
-@cache
-def lists_sha256() -> str:
-    """Hash over the package's word lists and limits."""
-    total = sha256()
-    folder = resources.files("recllm.adcopy") / "data"
-    for file in sorted((f for f in folder.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name):
-        total.update(file.name.encode() + b"\0" + file.read_bytes())
-    return total.hexdigest()
+    return parse(CopyRecord, values, owner="a record", prefix=f"{file}: damaged, or of another version: ")
 
 
 @cache
@@ -216,87 +175,41 @@ def prompts_sha256() -> str:
     return sha256("\n".join(versions).encode()).hexdigest()
 
 
-def _told(request: CopyRequest) -> dict[str, Any]:
-    """A request as JSON; of the policy, what decides about texts."""
-    policy = {"sensitive_categories": sorted(request.policy.sensitive_categories)}
-    return {**plain(replace(request, packs=())), "policy": policy}
-
-
-def _made_by(request: CopyRequest, generator: Generator | None, encoder: Encoder | None) -> dict[str, Any]:
-    """The fields of a record that all variants of a request share."""
-    return {
-        "generator": generator.name if generator else TEMPLATE,
-        "generator_sha256": _fingerprint(generator),
-        "encoder": encoder.fingerprint if encoder and generator else "",
-        "lists_sha256": lists_sha256(),
-        "prompts_sha256": prompts_sha256(),
-        "packs": {p.name: p.sha256 for p in request.packs},
-        "request": _told(request),
-    }
-
-
-def _packs(record: CopyRecord, given: Iterable[Pack]) -> dict[str, Pack]:
-    """The record's packs that can be found: given ones before shipped ones of the same name."""
-    own = {p.name: p for p in given}
-    shipped = {name: pack(name) for name in record.packs if name in pack_names()}
-    return {name: found for name in record.packs if (found := own.get(name) or shipped.get(name))}
-
-
-def _kind_only(reason: Reason | None, item_id: str) -> Reason | None:
-    """All that a text takes from a reason: what sort of evidence it has, and whether that is the item itself."""
-    kind = reason_kind(reason, item_id, sensitive=False)
-    evidence = {"known": f"B:{item_id}", "together": "B:", "interest": "H:", "picked": "I:"}.get(kind)
-    return Reason(evidence_id=evidence, delta=1.0, text="") if evidence else None
-
-
 def _fingerprint(generator: Generator | None) -> str:
     name = generator.name if generator else TEMPLATE
     try:
-        known = getattr(generator, "fingerprint", "")
+        fingerprint = getattr(generator, "fingerprint", "")
     except GenerationError:  # a process that died since, or was closed
-        known = ""
-    return str(known or sha256(name.encode()).hexdigest())
+        fingerprint = ""
+    return str(fingerprint or sha256(name.encode()).hexdigest())
 
 
-def _write(request: CopyRequest, generator: Generator | None, encoder: Encoder | None) -> tuple[AdCopy, ...]:
-    apart = ("item", "variants")
-    values = {name: getattr(request, name) for name in request.__dataclass_fields__ if name not in apart}
-    if request.variants == 1:
-        return (write_copy(request.item, generator=generator, encoder=encoder, **values),)
-    return write_variants(request.item, request.variants, generator=generator, encoder=encoder, **values)
+# --- what holds of the way a text came about, and not of its words -------------------------------------------------
 
 
-def _request(values: Mapping[str, Any]) -> CopyRequest:
-    """A request from its JSON."""
-    given = dict(values)
-    item, offer, reason, voice = (given.pop(name) for name in ("item", "offer", "reason", "voice"))
-    return CopyRequest(
-        **{
-            **given,
-            "now": datetime.fromisoformat(given["now"]),
-            "list_price": _decimal(given["list_price"]),
-            "known_brands": tuple(given["known_brands"]),
-            "policy": Policy(**given["policy"]),
-            "packs": (),
-        },
-        item=Item(**{**item, "category": tuple(item["category"]), "price": _decimal(item["price"])}),
-        offer=_offer(offer),
-        reason=Reason(**reason) if reason else None,
-        voice=_voice(voice),
-    )
+def reproducible(record: CopyRecord) -> Iterator[Violation]:
+    """G15: everything that made the text is kept, and the record is as it was written."""
+    for name in ("text", "generator", "generator_sha256", "template_version", "lists_sha256", "request"):
+        if not getattr(record, name):
+            yield Violation(f"the record lacks {name}")
+    if record.id != record.digest():
+        yield Violation("the record was changed after it was written", record.id)
 
 
-def _voice(values: Mapping[str, Any]) -> Voice:
-    lists = {name: tuple(values[name]) for name in ("banned", "required", "lines")}
-    return Voice(**{**values, **lists})
+def answered(copy: AdCopy, *, seconds: float, deadline: float) -> Iterator[Violation]:
+    """G16: a verified text came back within `deadline` seconds, whatever became of the generator."""
+    if not copy.verified:
+        yield Violation("no verified text came back", copy.text)
+    if seconds > deadline:
+        yield Violation(f"the text took {seconds:.1f} s of {deadline:.1f}")
 
 
-def _offer(values: Mapping[str, Any] | None) -> Offer | None:
-    if values is None:
-        return None
-    start, end = (datetime.fromisoformat(values[n]) if values[n] else None for n in ("start", "end"))
-    return Offer(type=OfferType(values["type"]), value=_decimal(values["value"]), start=start, end=end)
-
-
-def _decimal(value: str | None) -> Decimal | None:
-    return None if value is None else Decimal(value)
+def approvable(checks: Iterable[Check], *, warnings: int, by: str | None, auto: bool = False) -> Iterator[Violation]:
+    """G18: a text is approved by a person, or by a campaign's `auto` when no rule warns; a failed one by nobody."""
+    if failed := next((c for c in checks if not c.passed), None):
+        yield Violation(f"fails {failed.guarantee}: {failed.message}", failed.span)
+    if not (by or "").strip():
+        if not auto:
+            yield Violation("nobody approved it")
+        elif warnings:
+            yield Violation(f"{warnings} warnings need a person; auto approves texts without any")

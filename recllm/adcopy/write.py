@@ -1,205 +1,191 @@
-"""From an item to an advertisement whose every claim was checked."""
+"""From a request to an advertisement whose every claim was checked."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Unpack
 
-from recllm.adcopy.bounds import constraint_for
-from recllm.adcopy.compose import Draft, drafts
-from recllm.adcopy.job import Job, Rejected, Wanted, open_job
-from recllm.adcopy.money import format_money, language
+from recllm.adcopy.compose import ComposedText, compose, compositions, sayable_facts, without_title
+from recllm.adcopy.facts import FactSheet, is_hostile
+from recllm.adcopy.lexicon import limit
+from recllm.adcopy.money import format_money
 from recllm.adcopy.opening_line import (
     MAX_TOKENS,
     bare_prompt,
-    hook_faults,
-    hook_prompt,
-    own_lines,
+    constraint_for,
+    is_sober,
+    line_faults,
+    line_prompt,
     ranked,
     reason_words,
+    shop_lines,
 )
-from recllm.adcopy.titles import without_title
-from recllm.adcopy.verify import passed
-from recllm.adcopy.verify.style import MAX_LIKENESS, likeness, variants_differ
+from recllm.adcopy.request import CopyRequest
+from recllm.adcopy.verify.form import likeness, variants_differ
+from recllm.adcopy.verify.guarantees import passed, verify
 from recllm.errors import GenerationError, UsageError
-from recllm.schema import AdCopy, Check, Encoder, Generator, Item, ReasonKind
+from recllm.schema import AdCopy, Check, Encoder, Generator, ReasonKind
+from recllm.text.templates import Prompts
 
 TEMPLATE = "template"
 """What `AdCopy.generator` says of the shop's own lines."""
 
+Rejected = tuple[str, tuple[Check, ...]]
+"""A text or line that was stopped, and the checks that it failed."""
+
 
 @dataclass(frozen=True, slots=True)
-class _Written:
-    hook: str | None
-    draft: Draft
-    checks: tuple[Check, ...]
+class _CheckedText:
+    line: str | None
+    """The opening line."""
     generator: str
+    """Whose line it is."""
+    composed: ComposedText
+    checks: tuple[Check, ...]
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if not check.passed)
 
 
 def write_copy(
-    item: Item,
-    *,
-    generator: Generator | None = None,
-    n_candidates: int = 8,
-    seed: int = 0,
-    encoder: Encoder | None = None,
-    user_id: str | None = None,
-    **wanted: Unpack[Wanted],
-) -> AdCopy:
-    """One advertisement for one item, checked as a whole; the same arguments give the same text.
-
-    The generator writes the opening line only; title, brand, price, offer and call are filled by code. Of its
-    `n_candidates` lines the best that passes every check is taken: close to the item and the reason (by `encoder`,
-    when given) and no echo of the prompt. When none passes, or the generator fails, one of the shop's own lines
-    (`prompts/ad_lines`, and before them `voice.lines`) is. `AdCopy.generator` says whose line it is,
-    `AdCopy.rejected` holds what was stopped and why. A generator with an attribute `languages` is asked in these
-    languages only; one that `takes_constraints` is told what its lines may not hold, one that is `tuned` is asked
-    without examples.
-
-    `wanted` takes the fields of `Wanted`; `channel` and `now` are needed. Raises `UsageError` for an unknown channel,
-    locale or pack.
-    """
-    job, forbidden = open_job(item, **wanted)
-    rejected = list(forbidden)
-    spoken = _spoken(job, generator, encoder, n_candidates, seed, rejected)
-    rng = random.Random(f"{seed}:{item.item_id}")
-    written = spoken[0] if spoken else _own(job, rng)
-    if not passed(written.checks):  # a title like no other: the item goes by its category, or by a general name
-        job = replace(job, facts=without_title(job.facts, job.frame))
-        written = _own(job, rng)
-    return _copy(job, written, tuple(rejected), user_id)
-
-
-def write_variants(
-    item: Item,
-    n: int = 3,
-    *,
-    generator: Generator | None = None,
-    n_candidates: int = 8,
-    seed: int = 0,
-    encoder: Encoder | None = None,
-    user_id: str | None = None,
-    **wanted: Unpack[Wanted],
+    request: CopyRequest, *, generator: Generator | None = None, encoder: Encoder | None = None
 ) -> tuple[AdCopy, ...]:
-    """Up to `n` verified advertisements that differ (G13), the most relevant to the item and the reason first.
+    """One advertisement, or up to `request.variants` that differ (G13), the most relevant to item and reason first.
 
-    The generator's lines come first, then the shop's own for the reason, then its general ones; a text that is too
-    like an earlier one is tried with fewer facts, then left out. Where fewer than `n` differ, fewer come back; the
-    first is there always. The other arguments are those of `write_copy`; the same ones give the same texts. Raises
-    `UsageError` for `n` below 1 and for what `write_copy` refuses.
+    The same arguments give the same texts, at least one. The generator writes the opening line only; title, brand,
+    price, offer and call are filled in by code. Of its lines those that pass every check come first, by their closeness
+    to item and reason (by `encoder`, when given); then the shop's own for the kind of reason (`prompts/ad_lines`, and
+    before them the voice's), then its general ones. A text that is too like an earlier one is tried with fewer facts,
+    then left out. `AdCopy.generator` says whose line it is, `AdCopy.rejected` holds what was stopped and why.
+
+    A generator with an attribute `languages` is asked in these languages only; one that `takes_constraints` is told
+    what its lines may not hold, one that is `tuned` is asked without examples. Raises `UsageError` for a channel that
+    takes no text for a person.
     """
-    if n < 1:
-        raise UsageError(f"{n} variants are none; ask for at least 1")
-    job, forbidden = open_job(item, **wanted)
-    rejected = list(forbidden)
-    spoken = _spoken(job, generator, encoder, n_candidates, seed, rejected)
-    own = _own_lines(job, random.Random(f"{seed}:{item.item_id}"))
-    chosen: list[_Written] = []
-    for hook, source in (*((s.hook, s.generator) for s in spoken), *((line, TEMPLATE) for line in own)):
-        if len(chosen) < n and (found := _unlike(chosen, hook, job, source)):
-            chosen.append(found)
-    if not chosen:
-        only = write_copy(item, seed=seed, user_id=user_id, **wanted)
-        return (replace(only, rejected=tuple(rejected)),)
-    return tuple(_copy(job, written, tuple(rejected), user_id) for written in chosen)
+    if request.limits.segment_only:
+        raise UsageError(
+            f"{request.channel} takes approved templates for a whole segment only; no text is written for a person"
+        )
+    kind = ReasonKind.GENERAL if request.is_sensitive else request.reason_kind
+    rng = random.Random(f"{request.seed}:{request.item.item_id}")
+    rejected: list[Rejected] = []
+    facts = _without_forbidden_offer(sayable_facts(request), request, rejected)
+    generated = _generated_lines(facts, request, kind, generator, encoder, rejected)
+    texts: list[_CheckedText] = []
+    for line, source in (*generated, *((line, TEMPLATE) for line in shop_lines(request, kind, rng))):
+        if len(texts) < request.variants and (text := _unlike(texts, line, source, facts, request)):
+            texts.append(text)
+    if not texts:  # a title like no other: the item goes by its category, or by a general name
+        facts = without_title(facts, request.locale)
+        for line in shop_lines(request, kind, rng):
+            texts = [_checked(line, TEMPLATE, compose(line, facts, request), facts, request)]
+            if not texts[0].failures:
+                break
+    return tuple(_ad_copy(text, facts, request, tuple(rejected)) for text in texts)
 
 
-def _spoken(
-    job: Job,
+def can_be_asked(facts: FactSheet, request: CopyRequest) -> bool:
+    """False where no model is asked for a line: sensitive or hostile items, medicines, titles."""
+    return not (request.is_sensitive or is_hostile(request.item) or is_sober(facts) or request.limits.title_only)
+
+
+def is_sayable(line: str, facts: FactSheet, request: CopyRequest) -> bool:
+    """True when a text with the opening line passes every check."""
+    if not can_be_asked(facts, request) or line_faults(line, facts, request.language):
+        return False
+    return not _checked(line, "", compose(line, facts, request), facts, request).failures
+
+
+def _checked(
+    line: str | None, generator: str, composed: ComposedText, facts: FactSheet, request: CopyRequest
+) -> _CheckedText:
+    checks = verify(composed.text, request, facts=facts, prompt=bare_prompt(request.locale))
+    return _CheckedText(line, generator, composed, checks)
+
+
+def _without_forbidden_offer(facts: FactSheet, request: CopyRequest, rejected: list[Rejected]) -> FactSheet:
+    """A law may forbid to tell an offer, as one without proof of the former price: then the text leaves it out."""
+    if not request.packs or facts.offer is None:
+        return facts
+    silent = replace(facts, offer=None)
+    told, untold = (_checked(None, TEMPLATE, compose(None, f, request), f, request) for f in (facts, silent))
+    if len(untold.failures) >= len(told.failures):
+        return facts
+    rejected.append((told.composed.text, told.failures))
+    return silent
+
+
+def _generated_lines(
+    facts: FactSheet,
+    request: CopyRequest,
+    kind: ReasonKind,
     generator: Generator | None,
     encoder: Encoder | None,
-    n: int,
-    seed: int,
     rejected: list[Rejected],
-) -> list[_Written]:
-    """The texts with a line of the generator that pass every check, best first; the other lines are recorded."""
-    if generator is None or not job.askable:
+) -> list[tuple[str, str]]:
+    """(line, generator's name) of the generator's lines that pass every check, best first. The others are recorded, and
+    so is a failure."""
+    if generator is None or not can_be_asked(facts, request):
         return []
-    fit: dict[str, _Written] = {}
-    for hook in _ask(generator, job, n, seed, rejected):
-        faults = hook_faults(hook, job.facts, job.frame.locale)
-        if not faults:
-            written = _written(hook, job.draft(hook), job, generator.name)
-            faults = tuple(check for check in written.checks if not check.passed)
-            fit |= {} if faults else {hook: written}
-        if faults:
-            rejected.append((hook, faults))
-    examples = bare_prompt(job.frame.locale, job.frame.prompts)
-    why = reason_words(job.kind, job.frame.locale, job.frame.prompts)
-    return [fit[hook] for hook in ranked(list(fit), job.facts, examples, encoder, why=why)]
-
-
-def _ask(generator: Generator, job: Job, n: int, seed: int, rejected: list[Rejected]) -> list[str]:
-    """The generator's lines, each once; a failure is recorded and leaves none."""
-    spoken = getattr(generator, "languages", None)
-    if spoken is not None and language(job.frame.locale) not in spoken:
-        message = f"{generator.name} writes {', '.join(sorted(spoken))} only"
+    languages = getattr(generator, "languages", None)
+    if languages is not None and request.language not in languages:
+        message = f"{generator.name} writes {', '.join(sorted(languages))} only"
         rejected.append(("", (Check(guarantee="G11", passed=False, message=message),)))
         return []
-    known, locale = job.frame.prompts, job.frame.locale
-    prompt = hook_prompt(job.facts, job.kind, locale, known, examples=not getattr(generator, "tuned", False))
-    more = {"constraint": constraint_for(job)} if getattr(generator, "takes_constraints", False) else {}
+    prompt = line_prompt(facts, kind, request.locale, examples=not getattr(generator, "tuned", False))
+    bound = getattr(generator, "takes_constraints", False)
+    constraint = {"constraint": constraint_for(facts, request)} if bound else {}
+    tokens = MAX_TOKENS[request.language]
     try:
-        lines = generator.generate(prompt, n=n, max_tokens=MAX_TOKENS[language(locale)], seed=seed, **more)
+        lines = generator.generate(prompt, n=request.n_candidates, max_tokens=tokens, seed=request.seed, **constraint)
     except GenerationError as error:
         rejected.append(("", (Check(guarantee="G16", passed=False, message=str(error)),)))
         return []
-    return list(dict.fromkeys(lines))
+    good = []
+    for line in dict.fromkeys(lines):
+        faults = line_faults(line, facts, request.language)
+        if not faults:
+            faults = _checked(line, generator.name, compose(line, facts, request), facts, request).failures
+        if faults:
+            rejected.append((line, faults))
+        else:
+            good.append(line)
+    reason = reason_words(kind, request.locale)
+    return [(line, generator.name) for line in ranked(good, facts, bare_prompt(request.locale), encoder, reason=reason)]
 
 
-def _written(hook: str | None, draft: Draft, job: Job, source: str) -> _Written:
-    return _Written(hook, draft, job.check(draft.text), source)
-
-
-def _own_lines(job: Job, rng: random.Random) -> list[str | None]:
-    """The brand's own lines, the shop's for the reason, its general ones, none: each once."""
-    lines = own_lines(job.kind, job.frame.locale, job.frame.prompts, rng)
-    general = own_lines(ReasonKind.GENERAL, job.frame.locale, job.frame.prompts, rng)
-    return list(dict.fromkeys((*job.voice.lines, *lines, *general, None)))
-
-
-def _own(job: Job, rng: random.Random) -> _Written:
-    """The shop's own words: the first of its lines that passes, else facts alone."""
-    for hook in _own_lines(job, rng):
-        written = _written(hook, job.draft(hook), job, TEMPLATE)
-        if passed(written.checks):
-            break
-    return written
-
-
-def _unlike(chosen: list[_Written], hook: str | None, job: Job, source: str) -> _Written | None:
-    """The richest text of a line that differs from all chosen ones, if it passes."""
-    if hook and any(w.hook and likeness(hook, w.hook) > MAX_LIKENESS for w in chosen):
+def _unlike(
+    texts: Sequence[_CheckedText], line: str | None, generator: str, facts: FactSheet, request: CopyRequest
+) -> _CheckedText | None:
+    """The richest text of a line that differs from all earlier ones, if it passes."""
+    if line and any(text.line and likeness(line, text.line) > limit("max_likeness") for text in texts):
         return None
-    before = [written.draft.text for written in chosen]
-    texts = (draft for draft in drafts(hook, job.facts, job.frame) if not any(variants_differ([*before, draft.text])))
-    draft = next(texts, None)
-    written = _written(hook, draft, job, source) if draft else None
-    return written if written and passed(written.checks) else None
+    earlier = [text.composed.text for text in texts]
+    for composed in compositions(line, facts, request):
+        if request.limits.fits(composed.text) and not any(variants_differ([*earlier, composed.text])):
+            text = _checked(line, generator, composed, facts, request)
+            return None if text.failures else text
+    return None
 
 
-def _copy(job: Job, written: _Written, rejected: tuple[Rejected, ...], user_id: str | None) -> AdCopy:
+def _ad_copy(text: _CheckedText, facts: FactSheet, request: CopyRequest, rejected: tuple[Rejected, ...]) -> AdCopy:
+    values = {name: str(getattr(facts, name)) for name in text.composed.facts_used}
+    if "price" in values and facts.price is not None and facts.currency is not None:
+        values["price"] = format_money(facts.price, facts.currency, request.locale)
+    if "offer" in values and facts.offer is not None:
+        values["offer"] = f"{facts.offer.type} {'' if facts.offer.value is None else facts.offer.value}".strip()
+    template = f"ad_text.{request.channel}"
     return AdCopy(
-        text=written.draft.text,
-        channel=job.frame.channel.name,
-        locale=job.frame.locale,
-        generator=written.generator,
-        verified=passed(written.checks),
-        checks=written.checks,
-        facts_used={name: _value(job, name) for name in written.draft.used},
-        template_version=job.frame.prompts.version(f"ad_text.{job.frame.channel.name}", job.frame.locale),
-        item_id=job.facts.item_id,
-        user_id=user_id,
+        text=text.composed.text,
+        channel=request.channel,
+        locale=request.locale,
+        generator=text.generator,
+        verified=passed(text.checks),
+        checks=text.checks,
+        facts_used=values,
+        template_version=Prompts.load().version(template, request.locale),
+        item_id=facts.item_id,
         rejected=rejected,
     )
-
-
-def _value(job: Job, name: str) -> str:
-    facts = job.facts
-    if name == "price" and facts.price is not None and facts.currency is not None:
-        return format_money(facts.price, facts.currency, job.frame.locale)
-    if name == "offer" and facts.offer is not None:
-        value = "" if facts.offer.value is None else f" {facts.offer.value}"
-        return f"{facts.offer.type}{value}"
-    return str(getattr(facts, name))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from recllm.adcopy.money import language
 from recllm.campaigns.effect import Interval
 from recllm.campaigns.measures import Outcome
+from recllm.text.templates import language
 
 SENTENCES: Mapping[str, Mapping[str, str]] = {
     "en": {

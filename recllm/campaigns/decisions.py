@@ -17,7 +17,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from recllm.adcopy.verify.process import approvable
+from recllm.adcopy.record import approvable
 from recllm.campaigns.folder import CampaignFolder, append, doubts, read_log
 from recllm.campaigns.plan_types import Doubt, Facts, Plan, Text
 from recllm.errors import DataError, PolicyError, UsageError

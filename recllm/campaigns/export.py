@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from recllm.adcopy.channels import channel as channel_named
+from recllm.adcopy.channels import channel_named
 from recllm.audiences.export import guarded
 from recllm.audiences.selection import check_floor
 from recllm.audiences.targets import TEXT_ITEM

@@ -59,13 +59,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
-from recllm.adcopy.channels import channel as channel_named
+from recllm.adcopy.channels import channel_named
 from recllm.adcopy.facts import Offer, OfferType
 from recllm.adcopy.mandatory import Sender, complete
-from recllm.adcopy.packs import Pack, load_pack, pack_names
-from recllm.adcopy.packs import pack as pack_named
-from recllm.adcopy.verify import known_locale
-from recllm.adcopy.voice import Voice, load_voice
+from recllm.adcopy.packs import Pack, load_pack, pack_named, pack_names
+from recllm.adcopy.request import Voice, checked_locale, load_voice
 from recllm.audiences.selection import Cut
 from recllm.campaigns.toml_table import TomlTable, read_toml
 from recllm.errors import DataError, RecllmError
@@ -204,7 +202,7 @@ def _channels(top: TomlTable) -> tuple[str, ...]:
 def _locales(top: TomlTable) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(top.texts("locales", ("en",))))
     for name in names:
-        _checked(top, "locales", lambda name=name: known_locale(name))  # type: ignore[misc]
+        _checked(top, "locales", lambda name=name: checked_locale(name))  # type: ignore[misc]
     return names or top.fail("locales", "is empty; name a language, such as en")
 
 

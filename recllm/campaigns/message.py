@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recllm.adcopy.channels import channel as channel_named
+from recllm.adcopy.channels import channel_named
 from recllm.adcopy.mandatory import Sender, complete
 from recllm.campaigns.file import CampaignFile
 from recllm.campaigns.plan_types import Doubt
@@ -17,12 +17,12 @@ def message(file: CampaignFile, text: str, *, channel: str, locale: str, generat
 
 
 def overlong(whole: str, channel: str) -> tuple[Doubt, ...]:
-    """A warning for each part of a finished message that is longer than the channel's limit: a second short message is
+    """A warning for each slot of a finished message that is longer than the channel's limit: a second short message is
     a second price, which a person should agree to."""
     found = []
-    for part, words in channel_named(channel).split(whole):
-        length, limit = part.room(words)
+    for slot, words in channel_named(channel).split(whole):
+        length, limit = slot.length_and_limit(words)
         if length > limit:
-            said = f"with what the law adds, the {part.name} takes {length} where {limit} fit"
+            said = f"with what the law adds, the {slot.name} takes {length} where {limit} fit"
             found.append(Doubt(rule="G6", message=said))
     return tuple(found)

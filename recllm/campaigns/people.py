@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.adcopy.opening_line import reason_kind
+from recllm.adcopy.request import reason_kind
 from recllm.audiences.assignment import Campaign, assign
 from recllm.audiences.audience import Audience, Pool, answer, names_of, pool
 from recllm.audiences.exclusions import NO_CONSENT, Exclusions, reasons_against

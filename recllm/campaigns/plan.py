@@ -19,9 +19,9 @@ from recllm.campaigns.texts import Key, Writing, counted, key_of, keys_of, write
 from recllm.data.dataset import utc
 from recllm.documents import plain
 from recllm.errors import DataError, NothingToDo
-from recllm.jobs.ad_copy import open_generator
+from recllm.jobs.ad_copy import may_be_modelled, open_generator
 from recllm.jobs.recommenders import open_recommender
-from recllm.schema import Generator, Purpose
+from recllm.schema import Generator
 from recllm.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -154,12 +154,7 @@ def _plan(workspace: Workspace, writing: Writing, group: Group, *, outside: int)
 
 def _modelled(workspace: Workspace, writing: Writing, names: Sequence[str]) -> dict[str, bool]:
     """Whether a generative model may be asked for a text that each person gets."""
-    from recllm.generator.http import HttpGenerator
-
-    if writing.generator is None:
-        return dict.fromkeys(names, False)
-    purpose = Purpose.LLM_THIRD_PARTY if isinstance(writing.generator, HttpGenerator) else Purpose.LLM_LOCAL
-    return dict(zip(names, workspace.gate().permits_each(names, purpose), strict=True))
+    return dict(zip(names, may_be_modelled(workspace.gate(), names, writing.generator), strict=True))
 
 
 def _people(

@@ -11,17 +11,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from recllm.adcopy.facts import FactSheet
-from recllm.adcopy.record import CopyRecord, CopyRequest, save, write_all_recorded
+from recllm.adcopy.record import CopyRecord, save, write_recorded
+from recllm.adcopy.request import CopyRequest, Voice
 from recllm.adcopy.submissions import Submission, Verdict, judge
-from recllm.adcopy.voice import Voice
 from recllm.campaigns.catalogue import facts_of
 from recllm.campaigns.file import CampaignFile
 from recllm.campaigns.message import message, overlong
 from recllm.campaigns.people import Planned
 from recllm.campaigns.plan_types import Doubt, Text
 from recllm.policy import Policy
-from recllm.schema import AdCopy, Encoder, Generator, Item, Reason, ReasonKind
+from recllm.schema import AdCopy, Encoder, Generator, Item, ReasonKind
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -53,17 +52,28 @@ def judged(
     file: CampaignFile, brands: frozenset[str], text: str, item: Item, channel: str, locale: str, now: datetime
 ) -> Verdict:
     """Every check on a text, under the facts of `item`, with the campaign's packs and voice. brands: all known ones."""
-    asked = Submission(
-        id=item.item_id,
-        text=text,
+    request = _request(file, item, brands, channel=channel, locale=locale, now=now)
+    return judge(Submission(id=item.item_id, text=text, request=request))
+
+
+def _request(
+    file: CampaignFile, item: Item, brands: frozenset[str], *, channel: str, locale: str, now: datetime
+) -> CopyRequest:
+    """What decides a text of the campaign about `item`, but for the reason and who writes."""
+    return CopyRequest(
+        item=item,
         channel=channel,
+        now=now,
         locale=locale,
-        facts=FactSheet.of(item, offer=file.offer, list_price=file.list_prices.get(item.item_id)),
-        packs=file.packs,
+        seed=file.seed,
         known_brands=brands,
+        offer=file.offer,
+        list_price=file.list_prices.get(item.item_id),
         evidence=file.evidence_for(item.item_id),
+        packs=file.packs,
+        voice=file.voice or Voice(),
+        variants=file.variants,
     )
-    return judge(asked, now=now, voice=file.voice)
 
 
 def keys_of(people: Iterable[Planned], modelled: Mapping[str, bool], file: CampaignFile) -> Counter[Key]:
@@ -114,11 +124,12 @@ class _Written:
 def _variants(key: Key, writing: Writing) -> list[_Written]:
     """Up to as many texts that differ as the campaign asks for; where none passes, the one that fails."""
     item, generator = writing.items[key.item_id], writing.generator if key.modelled else None
-    recorded = write_all_recorded(
-        _request(key, item, writing),
+    request = _request(writing.file, item, writing.brands, channel=key.channel, locale=key.locale, now=writing.send)
+    recorded = write_recorded(
+        replace(request, reason_kind=key.kind, policy=writing.policy),
         generator=generator,
         encoder=writing.encoder,
-        found_as=writing.file.generator,
+        generator_spec=writing.file.generator,
         adapter=str(writing.file.adapter or ""),
     )
     return [
@@ -127,37 +138,6 @@ def _variants(key: Key, writing: Writing) -> list[_Written]:
         )
         for copy, record in recorded
     ]
-
-
-def _request(key: Key, item: Item, writing: Writing) -> CopyRequest:
-    file = writing.file
-    return CopyRequest(
-        item=item,
-        channel=key.channel,
-        now=writing.send,
-        locale=key.locale,
-        reason=_reason(key),
-        seed=file.seed,
-        known_brands=tuple(sorted(writing.brands)),
-        offer=file.offer,
-        list_price=file.list_prices.get(item.item_id),
-        evidence=file.evidence_for(item.item_id),
-        policy=writing.policy,
-        packs=file.packs,
-        voice=file.voice or Voice(),
-        variants=file.variants,
-    )
-
-
-_EVIDENCE = {ReasonKind.TOGETHER: "B:", ReasonKind.INTEREST: "H:", ReasonKind.PICKED: "I:"}
-
-
-def _reason(key: Key) -> Reason | None:
-    """A reason of the kind, about nobody."""
-    if key.kind is ReasonKind.GENERAL:
-        return None
-    evidence = f"B:{key.item_id}" if key.kind is ReasonKind.KNOWN else _EVIDENCE[key.kind]
-    return Reason(evidence_id=evidence, delta=1.0, text="")
 
 
 def _text(name: str, key: Key, variant: int, written: _Written, writing: Writing) -> Text:

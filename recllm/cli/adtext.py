@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -62,15 +61,15 @@ def copy(
     it: `recllm copy replay ID` makes it again."""
     if context.invoked_subcommand:
         return
-    from recllm.adcopy.voice import load_voice
+    from recllm.adcopy.request import load_voice
     from recllm.jobs.ad_copy import write_ads
     from recllm.workspace.workspace import Workspace
 
-    asked = asked_for(user, users)
-    with Workspace.open(workspace) as opened:
+    people = asked_for(user, users)
+    with Workspace.open(workspace) as shop:
         texts = write_ads(
-            opened,
-            asked,
+            shop,
+            people,
             item_id=item,
             channel=channel,
             locale=locale,
@@ -87,8 +86,9 @@ def copy(
     else:
         for text in texts:
             _print_copy(text)
-    if failed := _failures(texts):
-        note(f"{len(failed)} of {len(texts)} texts had to do without the generator: {failed[0]}")
+    failures = [c.message for text in texts for _, faults in text.rejected for c in faults if c.guarantee == "G16"]
+    if failures:  # of the generator, one for each text
+        note(f"{len(failures)} of {len(texts)} texts had to do without the generator: {failures[0]}")
 
 
 def _print_copy(text: AdCopy) -> None:
@@ -99,11 +99,6 @@ def _print_copy(text: AdCopy) -> None:
         + (f"failed: {', '.join(failed)}" if failed else "all checks passed")
         + (f"; record {text.record_id}" if text.record_id else "")
     )
-
-
-def _failures(texts: Sequence[AdCopy]) -> list[str]:
-    """Why the generator gave no line, for each text whose generator failed."""
-    return [c.message for t in texts for _, faults in t.rejected for c in faults if c.guarantee == "G16"]
 
 
 def replay(
@@ -117,10 +112,13 @@ def replay(
 ) -> None:
     """Make a text again, byte for byte. Ends with 1 and says what changed (weights, prompts, word lists, rule packs)
     when it cannot be the same."""
+    from recllm.adcopy.packs import pack_names
     from recllm.jobs.ad_copy import replay_ad
 
     folder = record or workspace / RECORDS
-    text = replay_ad(workspace, record_id, records=folder, generator=generator, adapter=adapter, packs=_own_packs(pack))
+    shipped = set(pack_names())
+    own = [name for name in pack or () if name not in shipped]
+    text = replay_ad(workspace, record_id, records=folder, generator=generator, adapter=adapter, packs=_packs(own))
     if json:
         emit_json(text)
     else:
@@ -135,39 +133,36 @@ def check(
     json: Json = False,
 ) -> None:
     """Check ad texts that anyone wrote: a person, an agency, a model. Ends with 2 when one of them fails."""
+    from recllm.adcopy.request import load_voice
     from recllm.adcopy.submissions import judge, read_submissions
-    from recllm.adcopy.voice import load_voice
 
-    moment, packs = _moment(at), _packs(pack)
-    spoken = load_voice(voice) if voice else None
-    verdicts = [judge(asked, now=moment, packs=packs, voice=spoken) for asked in read_submissions(file)]
-    good = sum(v.verified for v in verdicts)
+    brand_voice = load_voice(voice) if voice else None
+    submissions = read_submissions(file, now=_moment(at), packs=_packs(pack), voice=brand_voice)
+    verdicts = [judge(submission) for submission in submissions]
+    passed = sum(v.verified for v in verdicts)
     if json:
-        emit_json({"checked": len(verdicts), "passed": good, "results": [_result(v) for v in verdicts]})
+        emit_json({"checked": len(verdicts), "passed": passed, "results": [_result(v) for v in verdicts]})
     else:
         for verdict in verdicts:
-            say(*_told(verdict))
-        note(f"{good} of {len(verdicts)} texts pass")
-    if good < len(verdicts):
+            say(*_lines(verdict))
+        note(f"{passed} of {len(verdicts)} texts pass")
+    if passed < len(verdicts):
         raise typer.Exit(2)
 
 
-def _packs(given: list[str] | None) -> tuple[Pack, ...]:
-    """Shipped packs by name, a shop's own by file, each once."""
-    from recllm.adcopy.packs import pack, pack_names
+def _packs(names: list[str] | None) -> tuple[Pack, ...]:
+    """Shipped packs by name, then a shop's own by file, each once."""
+    from recllm.adcopy.packs import load_pack, pack_named, pack_names
 
-    shipped = [name for name in dict.fromkeys(given or ()) if name in pack_names()]
-    return (*(pack(name) for name in shipped), *_own_packs(given))
-
-
-def _own_packs(given: list[str] | None) -> tuple[Pack, ...]:
-    from recllm.adcopy.packs import load_pack, pack_names
-
-    own = [name for name in dict.fromkeys(given or ()) if name not in pack_names()]
-    for name in own:
-        if not Path(name).is_file():
+    shipped, files = [], []
+    for name in dict.fromkeys(names or ()):
+        if name in pack_names():
+            shipped.append(pack_named(name))
+        elif Path(name).is_file():
+            files.append(load_pack(Path(name)))
+        else:
             raise UsageError(f"--pack {name}: neither a shipped pack ({', '.join(pack_names())}) nor a file")
-    return tuple(load_pack(Path(name)) for name in own)
+    return (*shipped, *files)
 
 
 def _moment(at: str | None) -> datetime:
@@ -185,7 +180,7 @@ def _result(verdict: Verdict) -> dict[str, object]:
     return {"id": verdict.id, "verified": verdict.verified, "failures": failures, "warnings": plain(verdict.warnings)}
 
 
-def _told(verdict: Verdict) -> list[str]:
+def _lines(verdict: Verdict) -> list[str]:
     faults = [f"  {c.guarantee}: {c.message}" + (f" ({c.span!r})" if c.span else "") for c in verdict.failures]
     doubts = [f"  look at {w.rule}: {w.message}" for w in verdict.warnings]
     return [f"{verdict.id}: {'passes' if verdict.verified else 'FAILS'}", *faults, *doubts]

@@ -1,7 +1,11 @@
-"""A causal language model from a folder: tokenizer, weights, an adapter merged into them, and how it reads a prompt."""
+"""A causal language model from a folder: tokenizer, weights, an adapter merged into them, and how it reads a prompt.
+
+Only JSON, vocabularies and safetensors are read.
+"""
 
 from __future__ import annotations
 
+import json
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
@@ -14,13 +18,35 @@ from recllm.encoder.adapters import merge_adapter
 from recllm.encoder.libraries import quiet_loading
 from recllm.errors import ModelError
 from recllm.generator.chat import Message, chatml, messages, plain, without
-from recllm.generator.folder import check_folder
+
+_FORBIDDEN_KEYS = frozenset({"auto_map", "trust_remote_code", "_attn_implementation_internal", "custom_pipelines"})
+_MAX_JSON = 4 << 20
+"""Bytes."""
 
 
 def load_causal(path: Path, device: str, *, adapter: Path | None = None) -> tuple[Any, Any]:
     """(tokenizer, model ready to write) of a folder; with `adapter` merged into the weights. Raises `ModelError`."""
     check_folder(path)
-    tokenizer, model = _load(path, device)
+    abilities = torch.cpu.get_capabilities()
+    if device == "cuda":
+        dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    else:
+        dtype = torch.bfloat16 if abilities.get("avx512_bf16") or abilities.get("amx_bf16") else torch.float32
+    try:
+        with quiet_loading():
+            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=dtype,
+                # on a processor the fused kernel took 1.6 times as long for one new token over a long prompt
+                attn_implementation="sdpa" if device == "cuda" else "eager",
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        raise ModelError(f"{path} cannot be loaded as a causal language model: {error}") from error
+    model = model.to(device).eval()  # type: ignore[arg-type]
     if adapter is not None:
         kind = model.config.model_type
         model = merge_adapter(model, adapter, model_type=kind, base=path.name, base_hash=base_hash(path))
@@ -53,30 +79,31 @@ def render(turns: list[Message], tokenizer: Any, *, open_end: bool = True) -> st
     return plain(turns)
 
 
-def _load(path: Path, device: str) -> tuple[Any, Any]:
+def check_folder(folder: Path) -> None:
+    """Raises `ModelError` when the folder lacks safetensors, or a settings file would load code or another model."""
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(f"{folder} has no *.safetensors; pickled weights are not read")
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} has no config.json")
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        path = folder / name
+        if path.is_file():
+            _check_settings(path)
+
+
+def _check_settings(path: Path) -> None:
+    if path.stat().st_size > _MAX_JSON:
+        raise ModelError(f"{path} is larger than any settings file")
     try:
-        with quiet_loading():
-            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-            model = AutoModelForCausalLM.from_pretrained(
-                path,
-                dtype=_dtype(device),
-                attn_implementation=_attention(device),
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-            )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        raise ModelError(f"{path} cannot be loaded as a causal language model: {error}") from error
-    return tokenizer, model.to(device).eval()  # type: ignore[arg-type]
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is not JSON: {error}") from None
+    for key in _keys(settings):
+        if key in _FORBIDDEN_KEYS:
+            raise ModelError(f"{path} holds {key!r}, which would run code from the folder; it is refused")
 
 
-def _dtype(device: str) -> torch.dtype:
-    if device == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    abilities = torch.cpu.get_capabilities()
-    return torch.bfloat16 if abilities.get("avx512_bf16") or abilities.get("amx_bf16") else torch.float32
-
-
-def _attention(device: str) -> str:
-    """On a processor the fused kernel took 1.6 times as long in bfloat16 for one new token over a long prompt."""
-    return "sdpa" if device == "cuda" else "eager"
+def _keys(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [*value, *(key for inner in value.values() for key in _keys(inner))]
+    return [key for inner in value for key in _keys(inner)] if isinstance(value, list) else []

@@ -47,8 +47,8 @@ def without(text: str, tokens: Iterable[str]) -> str:
 
 def chatml(turns: Sequence[Message]) -> str:
     """ChatML, open for the assistant's answer."""
-    told = "".join(f"<|im_start|>{turn.role}\n{turn.text}<|im_end|>\n" for turn in turns)
-    return f"{told}<|im_start|>assistant\n"
+    conversation = "".join(f"<|im_start|>{turn.role}\n{turn.text}<|im_end|>\n" for turn in turns)
+    return f"{conversation}<|im_start|>assistant\n"
 
 
 def plain(turns: Sequence[Message]) -> str:

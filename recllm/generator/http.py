@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
-import ssl
 import time
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx2
+
 from recllm.errors import GenerationError, UsageError
 from recllm.generator.chat import messages
+from recllm.schema import Purpose
 
 KEY_VARIABLE = "RECLLM_LLM_KEY"
 _MAX_REPLY = 1 << 20
-_CHUNK = 1 << 16
+"""Bytes."""
 
 
 class HttpGenerator:
@@ -25,8 +26,11 @@ class HttpGenerator:
     `base_url` (such as "http://localhost:8000/v1") belongs in the operator's configuration and nowhere else: it decides
     where texts go. Redirects are not followed, proxies are not used, and nothing of a server's answer but the texts is
     ever shown. The key is read from the environment variable `key_variable` at each call and is optional.
-    `timeout` in seconds bounds a whole `generate`, however many requests it takes.
+    `timeout` in seconds bounds a whole `generate`, however many requests it takes. `transport` carries the requests,
+    for tests.
     """
+
+    purpose = Purpose.LLM_THIRD_PARTY
 
     def __init__(
         self,
@@ -36,20 +40,20 @@ class HttpGenerator:
         key_variable: str = KEY_VARIABLE,
         timeout: float = 10.0,
         temperature: float = 0.7,
+        transport: httpx2.BaseTransport | None = None,
     ) -> None:
         parts = urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
             raise UsageError(f"{base_url!r} is no address of a server; give one such as http://localhost:8000/v1")
         self.name = model
-        self._scheme, self._host, self._port = parts.scheme, parts.hostname, parts.port
-        self._path = parts.path.rstrip("/") + "/chat/completions"
+        self._origin = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}"
+        self._url = base_url.rstrip("/") + "/chat/completions"
         self._key_variable = key_variable
-        self._timeout = timeout
-        self._temperature = temperature
+        self._timeout, self._temperature, self._transport = timeout, temperature, transport
 
     def __repr__(self) -> str:
         key = "set" if os.environ.get(self._key_variable) else "not set"
-        return f"HttpGenerator({self._scheme}://{self._host}, model={self.name!r}, {self._key_variable} {key})"
+        return f"HttpGenerator({self._origin}, model={self.name!r}, {self._key_variable} {key})"
 
     def generate(self, prompt: str, *, n: int = 1, max_tokens: int = 48, seed: int = 0) -> list[str]:
         """Up to `n` texts; servers that ignore `n` are asked again while there is time.
@@ -77,49 +81,35 @@ class HttpGenerator:
         return texts[:n]
 
     def _ask(self, body: Mapping[str, Any], deadline: float) -> list[str]:
-        raw = self._post(json.dumps(body).encode(), deadline)
+        reply = self._post(body, deadline)
         try:
-            return [str(choice["message"]["content"]).strip() for choice in json.loads(raw)["choices"]] or [""]
+            return [str(choice["message"]["content"]).strip() for choice in json.loads(reply)["choices"]] or [""]
         except (ValueError, KeyError, TypeError, RecursionError):
-            raise GenerationError(f"{self._where()} answered in a form that is not a chat completion") from None
+            message = f"the text server {self._origin} answered in a form that is not a chat completion"
+            raise GenerationError(message) from None
 
-    def _post(self, body: bytes, deadline: float) -> bytes:
-        connection = self._connection(max(0.1, deadline - time.monotonic()))
-        try:
-            connection.request("POST", self._path, body=body, headers=self._headers())
-            response = connection.getresponse()
-            if response.status != http.HTTPStatus.OK:
-                raise GenerationError(f"{self._where()} answered {response.status}; see the server's own log")
-            return _read(response, deadline, self._where())
-        except (OSError, http.client.HTTPException) as error:
-            raise GenerationError(f"{self._where()} cannot be asked: {type(error).__name__}; is it running?") from None
-        finally:
-            connection.close()
-
-    def _connection(self, timeout: float) -> http.client.HTTPConnection:
-        if self._scheme == "https":
-            context = ssl.create_default_context()
-            return http.client.HTTPSConnection(self._host, self._port, timeout=timeout, context=context)
-        return http.client.HTTPConnection(self._host, self._port, timeout=timeout)
-
-    def _headers(self) -> dict[str, str]:
-        headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "recllm"}
+    def _post(self, body: Mapping[str, Any], deadline: float) -> bytes:
+        """The reply, as long as it is small and in time: a server may drip bytes for ever, or pack them."""
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "recllm"}
         if key := os.environ.get(self._key_variable):
             headers["Authorization"] = f"Bearer {key}"
-        return headers
-
-    def _where(self) -> str:
-        port = f":{self._port}" if self._port else ""
-        return f"the text server {self._scheme}://{self._host}{port}"
-
-
-def _read(response: http.client.HTTPResponse, deadline: float, where: str) -> bytes:
-    """The body, as long as it is small and in time: a server may drip bytes for ever."""
-    body = bytearray()
-    while chunk := response.read1(_CHUNK):
-        body += chunk
-        if len(body) > _MAX_REPLY:
-            raise GenerationError(f"{where} sent more than {_MAX_REPLY} bytes")
-        if time.monotonic() > deadline:
-            raise GenerationError(f"{where} did not finish in time")
-    return bytes(body)
+        server, reply = f"the text server {self._origin}", bytearray()
+        seconds = max(0.1, deadline - time.monotonic())
+        try:
+            with (
+                httpx2.Client(
+                    trust_env=False, follow_redirects=False, timeout=seconds, transport=self._transport
+                ) as client,
+                client.stream("POST", self._url, json=body, headers=headers) as response,
+            ):
+                if response.status_code != httpx2.codes.OK:
+                    raise GenerationError(f"{server} answered {response.status_code}; see the server's own log")
+                for chunk in response.iter_raw():
+                    reply += chunk
+                    if len(reply) > _MAX_REPLY:
+                        raise GenerationError(f"{server} sent more than {_MAX_REPLY} bytes")
+                    if time.monotonic() > deadline:
+                        raise GenerationError(f"{server} did not finish in time")
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
+            raise GenerationError(f"{server} cannot be asked: {type(error).__name__}; is it running?") from None
+        return bytes(reply)

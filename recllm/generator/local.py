@@ -22,6 +22,7 @@ from recllm.generator.causal import load_causal, render
 from recllm.generator.chat import Message, messages, without
 from recllm.generator.constraint import LANGUAGES, Constraint
 from recllm.generator.grammar import Grammars, has_llguidance
+from recllm.schema import Purpose
 
 MAX_PROMPT_TOKENS = 2_048
 DECODINGS = ("grammar", "mask", "free")
@@ -54,6 +55,8 @@ class LocalGenerator:
     the processor computes in it, float32 elsewhere.
     """
 
+    purpose = Purpose.LLM_LOCAL
+
     def __init__(
         self,
         folder: str | Path,
@@ -84,7 +87,7 @@ class LocalGenerator:
         self._max_time = max_time
         size = self._model.config.vocab_size
         banned, self._ends = _vocabulary(self._tokenizer, size, decoding != "free")
-        self._bans = [_Ban(banned.to(self._device))]
+        self._ban = _Ban(banned.to(self._device))
         self._grammars = _grammars(self._tokenizer, size, self._ends) if decoding == "grammar" else None
         self.decoding = "mask" if decoding == "grammar" and self._grammars is None else decoding
         """What is in use, which may be less than what was asked for."""
@@ -116,7 +119,8 @@ class LocalGenerator:
         Likely means the model's own mean log probability per token. Raises `GenerationError` on any failure.
         """
         try:
-            with self._lock, torch.inference_mode(), torch.random.fork_rng(devices=self._generators()):
+            devices = [torch.cuda.current_device()] if self._device == "cuda" else []
+            with self._lock, torch.inference_mode(), torch.random.fork_rng(devices=devices):
                 torch.manual_seed(seed)
                 rows = self._sample(messages(prompt), n, max_tokens, constraint)
         except (RuntimeError, ValueError, TypeError, IndexError, MemoryError) as error:
@@ -127,9 +131,6 @@ class LocalGenerator:
         if not any(texts):
             raise GenerationError(f"{self.name} finished no text of {max_tokens} tokens within {self._max_time} s")
         return [text for text in texts if text]
-
-    def _generators(self) -> list[int]:
-        return [torch.cuda.current_device()] if self._device == "cuda" else []
 
     def _holds(self, constraint: Constraint | None) -> bool:
         """Whether a text comes under a grammar."""
@@ -142,10 +143,10 @@ class LocalGenerator:
             raise GenerationError(f"the prompt has {ids.shape[1]} tokens; at most {MAX_PROMPT_TOKENS} are read")
         cache = self._read(head, ids, n)
         ids = ids.expand(n, -1)
-        processors: list[Any] = [*self._bans]
+        processors: list[Any] = [self._ban]
         if self._grammars is not None and constraint is not None and self._holds(constraint):
             processors.append(self._grammars.processor(constraint, n, ids.shape[1]))
-        out = self._model.generate(
+        output = self._model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             **{self._cache_name: cache},
@@ -158,8 +159,8 @@ class LocalGenerator:
             output_logits=True,
             **self._sampling,
         )
-        rows = out.sequences[:, ids.shape[1] :]  # (n, length)
-        return rows[self._likelihood(rows, out.logits).argsort(descending=True, stable=True)]
+        rows = output.sequences[:, ids.shape[1] :]  # (n, length)
+        return rows[self._likelihood(rows, output.logits).argsort(descending=True, stable=True)]
 
     def _likelihood(self, rows: Any, logits: Any) -> Any:
         """Mean log probability of each row's tokens up to its end, (n,)."""
@@ -168,8 +169,8 @@ class LocalGenerator:
         ends = torch.tensor(self._ends)
         for step, scores in enumerate(logits):  # each (n, vocabulary)
             token = rows[:, step]
-            chosen = scores.float().log_softmax(-1).gather(1, token[:, None])[:, 0].cpu()
-            total += torch.where(open_rows, chosen, 0.0)
+            log_probability = scores.float().log_softmax(-1).gather(1, token[:, None])[:, 0].cpu()
+            total += torch.where(open_rows, log_probability, 0.0)
             length += open_rows
             open_rows &= ~torch.isin(token.cpu(), ends)
         return total / length.clamp(min=1)
@@ -202,9 +203,9 @@ class LocalGenerator:
         """The conversation as the model reads it, cut before the last turn."""
         control = self._tokenizer.all_special_tokens
         turns = [Message(turn.role, without(turn.text, control)) for turn in turns]
-        whole = render(turns, self._tokenizer)
+        conversation = render(turns, self._tokenizer)
         head = render(turns[:-1], self._tokenizer, open_end=False) if len(turns) > 1 else ""
-        return (head, whole[len(head) :]) if whole.startswith(head) else ("", whole)
+        return (head, conversation[len(head) :]) if conversation.startswith(head) else ("", conversation)
 
 
 class _Ban(LogitsProcessor):

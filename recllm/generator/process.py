@@ -12,26 +12,81 @@ circuit breaker is open.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Collection, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
 from recllm.errors import GenerationError, UsageError
-from recllm.generator.breaker import Breaker
 from recllm.generator.constraint import Constraint
+from recllm.schema import Purpose
+
+_log = logging.getLogger(__name__)
 
 _MAX_LINE = 1 << 20
-_SECRET = ("KEY", "TOKEN", "SECRET", "PASSW", "CREDENTIAL", "PROXY")
+"""Bytes of one answer."""
 _MAX_TEXT = 4_000
 _MAX_AHEAD = 4
+"""Most unasked lines that wait to be read."""
+_SECRET = ("KEY", "TOKEN", "SECRET", "PASSW", "CREDENTIAL", "PROXY")
+_NO_ANSWER = "said what is no answer"
+
+
+class BreakerState(StrEnum):
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half-open"
+
+
+class Breaker:
+    """A circuit breaker (Nygard, Release It!, 2007): after some failures within a time nobody is asked for a while.
+
+    Closed: all may pass. Open, after `failures` of them within `window` seconds: nobody, for `rest_seconds`. Then half
+    open: one may try; a success closes it, a failure opens it again. `clock` gives seconds and never goes back.
+    """
+
+    def __init__(
+        self,
+        *,
+        failures: int = 3,
+        window: float = 60.0,
+        rest_seconds: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limit, self._window, self._rest_seconds, self._clock = failures, window, rest_seconds, clock
+        self._failures: deque[float] = deque(maxlen=failures)
+        self._open_since: float | None = None
+
+    @property
+    def state(self) -> BreakerState:
+        if self._open_since is None:
+            return BreakerState.CLOSED
+        return BreakerState.OPEN if self.wait > 0 else BreakerState.HALF_OPEN
+
+    @property
+    def wait(self) -> float:
+        """Seconds until somebody may try again; 0 when one may now."""
+        return 0.0 if self._open_since is None else max(0.0, self._open_since + self._rest_seconds - self._clock())
+
+    def succeeded(self) -> None:
+        self._failures.clear()
+        self._open_since = None
+
+    def failed(self) -> None:
+        now, half_open = self._clock(), self.state is BreakerState.HALF_OPEN
+        self._failures.append(now)
+        if half_open or (len(self._failures) == self._limit and now - self._failures[0] <= self._window):
+            self._open_since = now
 
 
 class ProcessGenerator:
@@ -39,8 +94,11 @@ class ProcessGenerator:
 
     `deadline` bounds one `generate` in seconds, `start_deadline` the loading of the model, which is waited for at the
     first request after a start and does not count as its own time. `languages`, `tuned` and `takes_constraints` are
-    told to whoever asks, as by `LocalGenerator`; `fingerprint` is the child's own word, once it runs.
+    told to whoever asks, as by `LocalGenerator`; `fingerprint` is the child's own word, once it runs. `purpose` is what
+    people must have agreed to: another one than `llm_local` where the child asks a third party.
     """
+
+    takes_constraints = True
 
     def __init__(
         self,
@@ -52,16 +110,16 @@ class ProcessGenerator:
         deadline: float = 30.0,
         start_deadline: float = 120.0,
         breaker: Breaker | None = None,
+        purpose: Purpose = Purpose.LLM_LOCAL,
     ) -> None:
         if deadline <= 0 or start_deadline <= 0:
             raise UsageError("a deadline is a number of seconds above 0")
-        self.name, self.tuned = name, tuned
+        self.name, self.tuned, self.purpose = name, tuned, purpose
         self.languages = None if languages is None else frozenset(languages)
-        self.takes_constraints = True
         self.breaker = breaker or Breaker()
         self._command, self._deadline, self._start_deadline = list(command), deadline, start_deadline
         self._child: _Child | None = None
-        self._asked = 0
+        self._requests = self._starts = 0
         self._lock = threading.Lock()
         self._closed = False
 
@@ -77,12 +135,12 @@ class ProcessGenerator:
     @property
     def fingerprint(self) -> str:
         """As `LocalGenerator.fingerprint`; starts the child. Raises `GenerationError` when that fails."""
-        return str(self._said("fingerprint"))
+        return self._child_property("fingerprint")
 
     @property
     def decoding(self) -> str:
         """How the child keeps lines in bounds, as `LocalGenerator.decoding`; starts the child."""
-        return str(self._said("decoding"))
+        return self._child_property("decoding")
 
     def generate(
         self, prompt: str, *, n: int = 1, max_tokens: int = 48, seed: int = 0, constraint: Constraint | None = None
@@ -92,13 +150,13 @@ class ProcessGenerator:
         request["constraint"] = asdict(constraint) if constraint else None
         with self._lock:
             child = self._running()
-            self._asked += 1
+            self._requests += 1
             try:
-                answer = child.ask({"id": self._asked, **request}, self._deadline)
-                texts = _texts(answer, self._asked, n)
+                answer = child.ask({"id": self._requests, **request}, self._deadline)
+                texts = _texts(answer, self._requests, n)
             except GenerationError as error:
-                self._drop()
-                self.breaker.failed()
+                self._end_child()
+                self._count_failure("ended the process, since it", error)
                 raise GenerationError(f"{self.name} {error}; its process was ended") from None
             self.breaker.succeeded()
         if isinstance(texts, str):  # the model said no, and lives: its process is sound
@@ -108,11 +166,11 @@ class ProcessGenerator:
     def close(self) -> None:
         """Ends the child at once, whatever it is doing; nothing can be asked afterwards."""
         self._closed = True
-        self._drop()
+        self._end_child()
 
-    def _said(self, name: str) -> object:
+    def _child_property(self, name: str) -> str:
         with self._lock:
-            return self._running().told.get(name, "")
+            return str(self._running().properties.get(name, ""))
 
     def _running(self) -> _Child:
         """The child, started where there is none. Raises `GenerationError` when it may not or does not start."""
@@ -120,17 +178,27 @@ class ProcessGenerator:
             raise GenerationError(f"{self.name} was closed")
         if self._child is not None and self._child.alive():
             return self._child
-        self._drop()
-        if self.breaker.state == "open":
+        self._end_child()
+        if self.breaker.state is BreakerState.OPEN:
+            _log.info("generator %s refused: failed again and again", self.name, extra={"generator": self.name})
             raise GenerationError(f"{self.name} failed again and again; it is left alone for {self.breaker.wait:.0f} s")
         try:
             self._child = _Child(self._command, self._start_deadline)
         except GenerationError as error:
-            self.breaker.failed()
+            self._count_failure("could not start the process: it", error)
             raise GenerationError(f"{self.name} {error}") from None
+        self._starts += 1
+        event = "started" if self._starts == 1 else "started again"
+        _log.info("generator %s %s", self.name, event, extra={"generator": self.name, "starts": self._starts})
         return self._child
 
-    def _drop(self) -> None:
+    def _count_failure(self, event: str, error: GenerationError) -> None:
+        self.breaker.failed()
+        state = self.breaker.state
+        fields = {"generator": self.name, "breaker": state.value}
+        _log.warning("generator %s %s %s; breaker %s", self.name, event, error, state, extra=fields)
+
+    def _end_child(self) -> None:
         child, self._child = self._child, None
         if child is not None:
             child.end()
@@ -154,9 +222,9 @@ class _Child:
         self._end = weakref.finalize(self, _kill, self._process)
         threading.Thread(target=_read, args=(self._process, self._lines), daemon=True).start()
         try:
-            self.told = self._line(deadline)
-            if "error" in self.told:
-                raise GenerationError(f"did not start: {str(self.told['error'])[:300]}")
+            self.properties = self._line(deadline)
+            if "error" in self.properties:
+                raise GenerationError(f"did not start: {str(self.properties['error'])[:300]}")
         except GenerationError:
             self.end()
             raise
@@ -183,12 +251,12 @@ class _Child:
         if line is None:
             raise GenerationError("died")
         try:
-            found = json.loads(line)
+            answer = json.loads(line)
         except (ValueError, RecursionError):
-            found = None
-        if not isinstance(found, dict):
-            raise GenerationError("said what is no answer")
-        return found
+            answer = None
+        if not isinstance(answer, dict):
+            raise GenerationError(_NO_ANSWER)
+        return answer
 
 
 def child_command(
@@ -200,25 +268,25 @@ def child_command(
     max_time: float = 30.0,
 ) -> list[str]:
     """The command that serves a folder with a causal language model, as `LocalGenerator` takes it."""
-    told = {
+    arguments = {
         "folder": str(Path(folder).absolute()),
         "name": name,
         "adapter": str(Path(adapter).absolute()) if adapter else None,
         "decoding": decoding,
         "max_time": max_time,
     }
-    return [sys.executable, "-P", "-m", "recllm.generator.child", json.dumps(told)]
+    return [sys.executable, "-P", "-m", "recllm.generator.child", json.dumps(arguments)]
 
 
-def _texts(answer: Mapping[str, Any], asked: int, n: int) -> list[str] | str:
+def _texts(answer: Mapping[str, Any], request_id: int, n: int) -> list[str] | str:
     """The texts of an answer, or the model's reason why there are none. Raises `GenerationError` for no answer."""
-    if answer.get("id") != asked:
+    if answer.get("id") != request_id:
         raise GenerationError("answered something that was not asked")
     if isinstance(reason := answer.get("error"), str):
         return reason[:300]
     texts = answer.get("texts")
     if not isinstance(texts, list) or not all(isinstance(text, str) and len(text) <= _MAX_TEXT for text in texts):
-        raise GenerationError("said what is no answer")
+        raise GenerationError(_NO_ANSWER)
     return texts[:n]
 
 
@@ -254,9 +322,9 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
             return  # what was not yet written is of no use to anybody
 
 
-def _environment(given: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what looks like a secret; the package's own place is told, as `-P` leaves it out."""
-    kept = {name: value for name, value in given.items() if not any(part in name.upper() for part in _SECRET)}
-    here = str(Path(__file__).resolve().parents[2])
-    paths = [here, *filter(None, kept.get("PYTHONPATH", "").split(os.pathsep))]
-    return {**kept, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+def _environment(parent: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what looks like a secret, and with the package's own folder, which `-P` leaves out."""
+    passed_on = {name: value for name, value in parent.items() if not any(part in name.upper() for part in _SECRET)}
+    package = str(Path(__file__).resolve().parents[2])
+    paths = [package, *filter(None, passed_on.get("PYTHONPATH", "").split(os.pathsep))]
+    return {**passed_on, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from recllm.errors import GenerationError
+from recllm.schema import Purpose
 
 Reply = str | Exception | Callable[[str], str]
 
@@ -15,10 +16,18 @@ class ScriptedGenerator:
 
     A reply is a text, an exception that is raised, or a function of the prompt. Each call takes `n` replies, and fewer
     when the queue runs out; an empty queue raises `GenerationError`. With `repeat=True` the replies start over.
+    `purpose` is what people must have agreed to before it is asked for a text for them.
     """
 
-    def __init__(self, replies: Iterable[Reply] = (), *, name: str = "scripted", repeat: bool = False) -> None:
-        self.name = name
+    def __init__(
+        self,
+        replies: Iterable[Reply] = (),
+        *,
+        name: str = "scripted",
+        repeat: bool = False,
+        purpose: Purpose = Purpose.LLM_LOCAL,
+    ) -> None:
+        self.name, self.purpose = name, purpose
         self.prompts: list[str] = []
         """The prompts received so far."""
         self._queue = deque(replies)
@@ -32,15 +41,12 @@ class ScriptedGenerator:
         self.prompts.append(prompt)
         texts: list[str] = []
         while len(texts) < n and self._queue:
-            texts.append(self._say(prompt))
+            reply = self._queue.popleft()
+            if self._repeat:
+                self._queue.append(reply)
+            if isinstance(reply, Exception):
+                raise reply
+            texts.append((reply(prompt) if callable(reply) else reply).strip())
         if not texts:
             raise GenerationError(f"{self.name} has no reply left; enqueue more")
         return texts
-
-    def _say(self, prompt: str) -> str:
-        reply = self._queue.popleft()
-        if self._repeat:
-            self._queue.append(reply)
-        if isinstance(reply, Exception):
-            raise reply
-        return (reply(prompt) if callable(reply) else reply).strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,15 +14,14 @@ from recllm.data.dataset import Dataset
 from recllm.errors import DataError, PolicyError, UsageError
 from recllm.jobs.recommenders import open_recommender
 from recllm.jobs.serve import CHANNEL_PURPOSE
-from recllm.schema import Item, Purpose, Slate
+from recllm.schema import AdCopy, Generator, Item, Purpose, Recommendation, Slate
+from recllm.workspace.privacy import PolicyGate
 from recllm.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
     from recllm.adcopy.packs import Pack
-    from recllm.adcopy.record import CopyRequest
-    from recllm.adcopy.voice import Voice
+    from recllm.adcopy.request import Voice
     from recllm.recommender.recommender import Recommender
-    from recllm.schema import AdCopy, Generator
 
 
 AD_CHOICE = 5
@@ -30,8 +30,9 @@ AD_CHOICE = 5
 
 def write_ads(
     workspace: Workspace,
-    users: Sequence[str],
+    users: Sequence[str] = (),
     *,
+    slates: Sequence[Slate] | None = None,
     item_id: str | None = None,
     channel: str = "email",
     locale: str | None = None,
@@ -46,46 +47,81 @@ def write_ads(
 ) -> list[AdCopy]:
     """One checked ad text per person, or up to `variants`, for `item_id` or for each person's best item.
 
-    A generative model is used only for people who agreed to it (purpose llm_local, or llm_third_party for a server);
-    the others get the shop's own lines. A local one that is given by name, with its `adapter`, runs in a process of its
-    own, and texts go on without it when it fails. `records` is the folder that receives what makes a text again.
-    Raises `PolicyError` when a person has not agreed to personalisation, or to the channel: there is no personal ad
-    without it.
-    """
-    from recllm.adcopy.record import keep
-    from recllm.generator.http import HttpGenerator
+    The people are `users`, or those of `slates` that were made before. A generative model is used only for people who
+    agreed to it, by the generator's `purpose`; the others get the shop's own lines. A local one that is given by name,
+    with its `adapter`, runs in a process of its own, and texts go on without it when it fails. `records` is the folder
+    that receives what makes a text again. An item of a sensitive category is never advertised to a person.
 
-    names, gate = _agreed(workspace, users, channel), workspace.gate()
-    found_as = generator if isinstance(generator, str) else ""
-    with open_generator(generator, workspace.cache_dir, adapter=adapter) as speaker:
-        model_use = Purpose.LLM_THIRD_PARTY if isinstance(speaker, HttpGenerator) else Purpose.LLM_LOCAL
-        modelled = gate.permits_each(names, model_use)
-        open_one = recommender or open_recommender(workspace, locale=locale)
-        chosen = {"allow": [item_id]} if item_id else {}
-        slates = open_one.recommend(users, k=AD_CHOICE, explain=True, **chosen)
+    Raises `PolicyError` when a person has not agreed to personalisation, or to the channel: there is no personal ad
+    without it; and where every item is sensitive. Raises `UsageError` for a person without any item.
+    """
+    from recllm.adcopy.record import save, write_recorded
+    from recllm.adcopy.request import CopyRequest, Voice, reason_kind
+
+    people = [slate.user_id for slate in slates] if slates is not None else list(users)
+    user_ids, gate = workspace.pseudonymiser().many(people), workspace.gate()
+    for purpose in filter(None, (Purpose.PERSONALISATION, CHANNEL_PURPOSE.get(channel))):
+        if not all(gate.permits_each(user_ids, purpose)):
+            raise PolicyError(f"someone of the list has not agreed to {purpose}: no personal ad; nothing was written")
+    with open_generator(generator, workspace.cache_dir, adapter=adapter) as model:
+        permitted = may_be_modelled(gate, user_ids, model)
+        opened = recommender or open_recommender(workspace, locale=locale)
+        if slates is None:
+            only = {"allow": [item_id]} if item_id else {}
+            slates = opened.recommend(people, k=AD_CHOICE, explain=True, **only)
         texts: list[AdCopy] = []
-        for slate, yes in zip(slates, modelled, strict=True):
-            request = ad_request(open_one, slate, workspace, channel=channel, locale=locale, seed=seed)
-            request = replace(request, packs=tuple(packs), voice=voice or request.voice, variants=variants)
-            texts += keep(
+        for slate, modelled in zip(slates, permitted, strict=True):
+            best, item = _best_item(slate, opened.dataset, workspace)
+            request = CopyRequest(
+                item=item,
+                channel=channel,
+                now=slate.as_of,
+                locale=locale or workspace.settings.locale,
+                reason_kind=reason_kind(best.reasons[0] if best.reasons else None, item.item_id, sensitive=False),
+                seed=seed,
+                known_brands=frozenset(opened.brands),
+                policy=workspace.policy,
+                packs=tuple(packs),
+                voice=voice or Voice(),
+                variants=variants,
+            )
+            for copy, record in write_recorded(
                 request,
-                records,
-                generator=speaker if yes else None,
-                encoder=open_one.encoder,
-                found_as=found_as,
+                generator=model if modelled else None,
+                encoder=opened.encoder,
+                generator_spec=generator if isinstance(generator, str) else "",
                 adapter=str(adapter or ""),
                 user_id=slate.user_id,
-            )
+            ):
+                if records is not None:
+                    save(record, records)
+                texts.append(copy if records is not None else replace(copy, record_id=None))
     return texts
 
 
-def _agreed(workspace: Workspace, users: Sequence[str], channel: str) -> list[str]:
-    """The people's pseudonyms. Raises `PolicyError` unless all agreed to personalisation and to the channel."""
-    names, gate = workspace.pseudonymiser().many(users), workspace.gate()
-    for purpose in filter(None, (Purpose.PERSONALISATION, CHANNEL_PURPOSE.get(channel))):
-        if not all(gate.permits_each(names, purpose)):
-            raise PolicyError(f"someone of the list has not agreed to {purpose}: no personal ad; nothing was written")
-    return names
+def may_be_modelled(gate: PolicyGate, user_ids: Sequence[str], generator: Generator | None) -> list[bool]:
+    """For each person, whether the generator may be asked for a text for them. Raises `UsageError` for a generator that
+    does not say what people must have agreed to."""
+    if generator is None:
+        return [False] * len(user_ids)
+    purpose = getattr(generator, "purpose", None)
+    if purpose not in (Purpose.LLM_LOCAL, Purpose.LLM_THIRD_PARTY):
+        raise UsageError(
+            f"the generator {generator.name!r} does not say where texts go; give it an attribute `purpose`, "
+            f"{Purpose.LLM_LOCAL} where nothing leaves the shop's machines, {Purpose.LLM_THIRD_PARTY} otherwise"
+        )
+    return gate.permits_each(user_ids, purpose)
+
+
+def _best_item(slate: Slate, dataset: Dataset, workspace: Workspace) -> tuple[Recommendation, Item]:
+    """The first item of a slate that is of no sensitive category."""
+    if not slate.items:
+        raise UsageError("there is no item to advertise: the catalogue has none on offer, or the filter leaves none")
+    for recommendation in slate.items:
+        item = catalogue_item(dataset, recommendation.item_id)
+        if not workspace.policy.is_sensitive((*item.category, item.title)):
+            return recommendation, item
+    raise PolicyError("sensitive products are not advertised to single people; see sensitive_categories in [policy]")
 
 
 @contextmanager
@@ -99,12 +135,12 @@ def open_generator(
     if not isinstance(generator, str):
         yield generator
         return
-    found = find_generator(generator, cache_dir=cache_dir / "generators", adapter=adapter, own_process=True)
+    opened = find_generator(generator, cache_dir=cache_dir / "generators", adapter=adapter, own_process=True)
     try:
-        yield found
+        yield opened
     finally:
-        if isinstance(found, ProcessGenerator):
-            found.close()
+        if isinstance(opened, ProcessGenerator):
+            opened.close()
 
 
 def replay_ad(
@@ -124,85 +160,29 @@ def replay_ad(
 
     record = load(records, record_id)
     tuned = adapter or (Path(record.adapter) if record.adapter else None)
-    with open_generator(generator or record.found_as, workspace / "cache", adapter=tuned) as speaker:
+    with open_generator(generator or record.generator_spec, workspace / "cache", adapter=tuned) as model:
         encoder = None
         if record.encoder:
             with Workspace.open(workspace) as opened:
                 encoder = open_recommender(opened).encoder
-        return replay(record, generator=speaker, encoder=encoder, packs=packs)
-
-
-def ad_for(
-    recommender: Recommender,
-    slate: Slate,
-    workspace: Workspace,
-    *,
-    channel: str,
-    locale: str | None = None,
-    generator: Generator | None = None,
-    seed: int = 0,
-) -> AdCopy:
-    """The ad text for the first item of a slate that is of no sensitive category: those are never targeted.
-
-    Raises `UsageError` for an empty slate, `PolicyError` when every item of it is sensitive.
-    """
-    from recllm.adcopy.record import write_recorded
-
-    request = ad_request(recommender, slate, workspace, channel=channel, locale=locale, seed=seed)
-    copy, _ = write_recorded(request, generator=generator, encoder=recommender.encoder)
-    return replace(copy, user_id=slate.user_id, record_id=None)
-
-
-def ad_request(
-    recommender: Recommender,
-    slate: Slate,
-    workspace: Workspace,
-    *,
-    channel: str,
-    locale: str | None = None,
-    seed: int = 0,
-) -> CopyRequest:
-    """What `ad_for` asks for."""
-    from recllm.adcopy.record import CopyRequest
-
-    if not slate.items:
-        raise UsageError("there is no item to advertise: the catalogue has none on offer, or the filter leaves none")
-    offered = [(shown, catalogue_item(recommender.dataset, shown.item_id)) for shown in slate.items]
-    fit = [(s, i) for s, i in offered if not workspace.policy.is_sensitive((*i.category, i.title))]
-    if not fit:
-        raise PolicyError(
-            "sensitive products are not advertised to single people; see sensitive_categories in [policy]"
-        )
-    best, item = fit[0]
-    return CopyRequest(
-        item=item,
-        channel=channel,
-        now=slate.as_of,
-        locale=locale or workspace.settings.locale,
-        reason=best.reasons[0] if best.reasons else None,
-        seed=seed,
-        known_brands=tuple(sorted(recommender.brands)),
-        policy=workspace.policy,
-    )
+        return replay(record, generator=model, encoder=encoder, packs=packs)
 
 
 def catalogue_item(dataset: Dataset, item_id: str) -> Item:
     """The item as the ad copy's facts need it. Raises `DataError` for an unknown one."""
-    import json
-
     row = int(dataset.item_rows([item_id])[0])
     if row < 0:
         raise DataError(f"no item {item_id!r} in the catalogue")
-    found = dataset.items.row(row, named=True)
-    price = found["price"]
+    values = dataset.items.row(row, named=True)
+    price = values["price"]
     return Item(
         item_id=item_id,
-        title=found["title"] or "",
-        category=tuple(found["category"] or ()),
-        brand=found["brand"],
-        description=found["description"],
+        title=values["title"] or "",
+        category=tuple(values["category"] or ()),
+        brand=values["brand"],
+        description=values["description"],
         price=None if price is None else Decimal(str(price)),  # shortest text of the float: 3.99, not 3.98999...
-        currency=found["currency"],
-        available=found["available"],
-        attributes=json.loads(found["attributes"]) if found["attributes"] else {},
+        currency=values["currency"],
+        available=values["available"],
+        attributes=json.loads(values["attributes"]) if values["attributes"] else {},
     )

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from functools import cached_property
 
-from recllm.adcopy.channels import Channel
 from recllm.adcopy.facts import FactSheet, Offer
-from recllm.adcopy.lexicon import table
-from recllm.adcopy.money import language
-from recllm.adcopy.packs import Pack
+from recllm.adcopy.lexicon import Reading, fold, pattern, read, stem, stems, table
 from recllm.adcopy.quantities import Quantity, quantities
-from recllm.adcopy.reading import Reading, fold, read
-from recllm.adcopy.voice import Voice
+from recllm.adcopy.request import CopyRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,15 +18,9 @@ class Case:
 
     text: str
     facts: FactSheet
-    channel: Channel
-    locale: str
-    now: datetime
-    known_brands: frozenset[str] = frozenset()
-    evidence: Mapping[str, str] = field(default_factory=dict)
+    request: CopyRequest
     prompt: str = ""
     """What the model was given, without the item's facts: none of it may come back."""
-    packs: tuple[Pack, ...] = ()
-    voice: Voice = field(default_factory=Voice)
 
     @cached_property
     def reading(self) -> Reading:
@@ -43,29 +31,28 @@ class Case:
         """Line by line: a line's last number and the next line's first are two."""
         return tuple(q for line in self.text.split("\n") for q in quantities(read(line).folded))
 
-    @property
+    @cached_property
     def language(self) -> str:
-        return language(self.locale)
+        return self.request.language
 
     @property
     def offer(self) -> Offer | None:
         """The offer, if it runs now."""
         offer = self.facts.offer
-        return offer if offer is not None and offer.runs(self.now) else None
+        return offer if offer is not None and offer.runs(self.request.now) else None
 
     @cached_property
     def own_words(self) -> str:
         """The text without the item's own texts: what somebody chose to say about it."""
-        facts = sorted(
-            {f for f in (*self.facts.texts, *self.facts.shown) if len(f) > 1 or not f.isascii()}, key=len, reverse=True
-        )
-        return (
-            re.sub("|".join(re.escape(f) for f in facts), " ", self.text, flags=re.IGNORECASE) if facts else self.text
-        )
+        texts = {t for t in (*self.facts.texts, *self.facts.spellings) if len(t) > 1 or not t.isascii()}
+        if not texts:
+            return self.text
+        longest_first = "|".join(re.escape(t) for t in sorted(texts, key=len, reverse=True))
+        return re.sub(longest_first, " ", self.text, flags=re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class Violation:
     """Why a check failed, and the piece of the text that shows it."""
 
     message: str
@@ -73,33 +60,20 @@ class Fault:
 
 
 def stated_by_facts(phrase: str, facts: FactSheet) -> bool:
-    """True when the item's facts hold the phrase, singular and plural alike."""
-    if _denied(phrase, facts):
+    """True when the item's facts hold the phrase, singular and plural alike, and not only to deny it: "sugar-free"."""
+    if pattern("claims.denied", WORD=re.escape(fold(phrase))).search(facts.folded):
         return False
     if fold(phrase) in facts.folded and not phrase.isascii():
         return True
-    wanted, stems = [stem(w) for w in read(phrase).words], {stem(w) for w in facts.words}
-    return bool(wanted) and all(word in stems for word in wanted)
+    parts = [stem(word) for word in read(phrase).words]
+    return bool(parts) and stems(facts.words).issuperset(parts)
 
 
 def used_with(phrase: str, facts: FactSheet) -> bool:
     """True when the item is a thing that goes with the phrase without being made of it: coffee, and a mug."""
     names = [read(text) for text in (facts.title, *facts.category)]
     for use in table("uses.toml")["use"]:
-        held = any(t in n.words if t.isascii() else t in n.folded for t in use["things"] for n in names)
-        if held and stem(phrase) in {stem(word.rstrip("*")) for word in use["words"]}:
+        named = any(t in n.words if t.isascii() else t in n.folded for t in use["things"] for n in names)
+        if named and stem(phrase) in {stem(word.rstrip("*")) for word in use["words"]}:
             return True
     return False
-
-
-def _denied(phrase: str, facts: FactSheet) -> bool:
-    """True when the facts name the thing only to say that it is not there: "non chocolate", "sugar-free", 无糖."""
-    word = re.escape(fold(phrase))
-    return bool(re.search(rf"\b(?:non|no|without)[ -]?{word}|{word}[ -]free\b|(?:无|不含|零){word}", facts.folded))
-
-
-def stem(word: str) -> str:
-    """ "berries" -> "berry", "beans" -> "bean"."""
-    if len(word) > 4 and word.endswith("ies"):
-        return word[:-3] + "y"
-    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word

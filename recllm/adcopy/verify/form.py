@@ -1,115 +1,149 @@
-"""G6, G11, G12: the text fits its channel, is in its language and reads like a text."""
+"""G6, G7, G11 to G14: the text fits its channel, is in its language, reads like a text, and sounds like the brand."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import combinations, pairwise
 
-from recllm.adcopy.lexicon import word_class
-from recllm.adcopy.reading import HAN, words
-from recllm.adcopy.verify.case import Case, Fault
+from recllm.adcopy.lexicon import HAN, fold, limit, pattern, phrase_pattern, word_class, words
+from recllm.adcopy.verify.case import Case, Violation
 
-_RUN = re.compile(r"(\S)\1{3,}")
-_LOOP = re.compile(r"(\S{2,8}?)\1{2,}")
-_BLANKS = re.compile(r"[^\S\n]{4,}|\n{4,}")
-_TWICE = re.compile(r"\b([a-z]{2,30}) \1\b", re.IGNORECASE)
-_DANGLING = re.compile(
-    rf"(?:[,;:，；：、\-–—&/(（]|\b(?:{'|'.join(word_class('dangling'))}))$",
-    re.IGNORECASE,
+_BREAKS_OFF = (
+    pattern("form.breaks_off", DANGLING="|".join(word_class("dangling"))),
+    pattern("form.open_clause"),
+    pattern("form.open_clause_zh"),
 )
-_CLAUSE_OPEN = re.compile(
-    r"\b(?:when|while|if|because|until|before|after|which|where|who|whose|unless|than)"
-    r"(?: (?:you|we|it|they|i|he|she))?$",
-    re.IGNORECASE,
-)
-_LEFT_OPEN = re.compile(
-    "(?:和|与|或|而且|并且|不仅|虽然|所以|还有|然后|于是|不过|只要|除非|的|在|让|把|被|而|但|但是|因为|如果|跟|以及|对|向|从|是|很|更|给)$"
-)
-"""Chinese words that no line ends with."""
+_OTHER_SCRIPTS = pattern("form.other_scripts")
+_REPEATED_CHARACTER = pattern("form.repeated_character")
+_REPEATED_PIECE = pattern("form.repeated_piece")
+_BLANKS = pattern("form.blanks")
+_REPEATED_WORD = pattern("form.repeated_word")
 _SENTENCE_END = re.compile(r"[.!?\n]")
 _HAN = re.compile(f"[{HAN}]")
-_OTHER_SCRIPTS = re.compile(
-    "[\u0370-\u03ff\u0400-\u04ff\u0590-\u05ff\u0600-\u06ff\u0900-\u097f\u0e00-\u0e7f\u3040-\u30ff\uac00-\ud7af]"
-)
-_MAX_CAPITALS = 0.3
-_MAX_EMOJI = 2
 
 
-def fits_channel(case: Case) -> Iterator[Fault]:
-    """G6: each part is within its limit by the channel's counter, in its characters, and no part breaks off."""
+def fits_channel(case: Case) -> Iterator[Violation]:
+    """G6: each slot is within its limit by the channel's counter, in its characters, and no slot breaks off."""
+    channel = case.request.limits
     if not case.text.strip():
-        yield Fault("the text is empty")
-    for part, text in case.channel.split(case.text):
-        length, limit = part.room(text)
-        if length > limit:
-            yield Fault(f"{part.name} has {length} of {limit} allowed by {case.channel.name}", text)
+        yield Violation("the text is empty")
+    for slot, text in channel.split(case.text):
+        length, longest = slot.length_and_limit(text)
+        if length > longest:
+            yield Violation(f"{slot.name} has {length} of {longest} allowed by {channel.name}", text)
         if not text.strip():
-            yield Fault(f"{part.name} is empty")
+            yield Violation(f"{slot.name} is empty")
         end = text.rstrip()
-        if any(shape.search(end) for shape in (_DANGLING, _CLAUSE_OPEN, _LEFT_OPEN)):
-            yield Fault(f"{part.name} breaks off", end[-20:])
-    yield from _forbidden_characters(case)
-
-
-def _forbidden_characters(case: Case) -> Iterator[Fault]:
+        if any(shape.search(end) for shape in _BREAKS_OFF):
+            yield Violation(f"{slot.name} breaks off", end[-20:])
     for c in dict.fromkeys(case.text):
-        hidden = c != "\n" and unicodedata.category(c) in ("Cc", "Cf", "Co", "Cn", "Zl", "Zp") and c != "\u200d"
+        invisible = c not in "\n\u200d" and unicodedata.category(c) in ("Cc", "Cf", "Co", "Cn", "Zl", "Zp")
         if c == "\ufffd":
-            yield Fault("holds a broken character", c)
-        elif hidden:
-            yield Fault(f"holds the invisible character U+{ord(c):04X}", c)
-        elif c in case.channel.forbidden or (is_emoji(c) and not case.channel.emoji):
-            yield Fault(f"{c!r} is not allowed on {case.channel.name}", c)
+            yield Violation("holds a broken character", c)
+        elif invisible:
+            yield Violation(f"holds the invisible character U+{ord(c):04X}", c)
+        elif c in channel.forbidden or (is_emoji(c) and not channel.emoji):
+            yield Violation(f"{c!r} is not allowed on {channel.name}", c)
 
 
 def is_emoji(c: str) -> bool:
     return (unicodedata.category(c) == "So" and c not in "°©®™") or 0x1F000 <= ord(c) <= 0x1FAFF
 
 
-def right_language(case: Case) -> Iterator[Fault]:
+def mandatory_parts(case: Case) -> Iterator[Violation]:
+    """G7: the text ends with what its channel demands inside of it, such as the way to opt out.
+
+    What code adds when a text leaves (`recllm.adcopy.mandatory`) is not asked for here.
+    """
+    channel = case.request.limits
+    if channel.closings and not case.text.rstrip(" 。.").endswith(channel.closings):
+        yield Violation(f"{channel.name} ends with {' or '.join(channel.closings)}", case.text[-20:])
+
+
+def right_language(case: Case) -> Iterator[Violation]:
     """G11: the words beside the product's own are in the locale's script and language."""
     text = case.own_words
-    letters = [c for c in text if c.isalpha()]
-    if other := _OTHER_SCRIPTS.search(text):
-        yield Fault(f"{other[0]!r} is of another script", other[0])
-    han = len(_HAN.findall(text))
+    letters = sum(c.isalpha() for c in text)
+    han = "".join(_HAN.findall(text))
+    if foreign := _OTHER_SCRIPTS.search(text):
+        yield Violation(f"{foreign[0]!r} is of another script", foreign[0])
     if case.language == "zh":
-        if letters and han < 0.5 * len(letters):
-            yield Fault(f"{han} of {len(letters)} letters are Chinese")
+        if letters and len(han) < limit("min_han_share") * letters:
+            yield Violation(f"{len(han)} of {letters} letters are Chinese")
     elif han:
-        yield Fault("holds Chinese characters", "".join(_HAN.findall(text))[:20])
+        yield Violation("holds Chinese characters", han[:20])
     elif any(is_foreign(sentence) for sentence in _SENTENCE_END.split(text)):
-        yield Fault("is not English")
+        yield Violation("is not English")
 
 
 def is_foreign(text: str) -> bool:
     """True when at least two different function words of other languages outnumber the English ones."""
-    found = set(words(text))
-    foreign, english = (len(found & set(word_class(name))) for name in ("foreign", "english"))
+    foreign, english = (len(set(words(text)) & set(word_class(name))) for name in ("foreign", "english"))
     return foreign >= 2 and foreign > english
 
 
-def well_formed(case: Case) -> Iterator[Fault]:
+def well_formed(case: Case) -> Iterator[Violation]:
     """G12: no loops, no shouting: repeated words and characters, capitals, exclamation marks, emoji."""
-    own = case.own_words
-    if run := _RUN.search(own) or _LOOP.search(case.text) or _BLANKS.search(case.text):
-        yield Fault("repeats characters", run[0][:20])
-    most = Counter(_trigrams(own)).most_common(1)
-    if most and most[0][1] > 2:
-        yield Fault("repeats itself", " ".join(most[0][0]))
-    if repeated := _TWICE.search(own):
-        yield Fault("repeats a word", repeated[0][:40])
-    letters = [c for c in own if c.isalpha() and c.isascii()]
-    if len(letters) > 8 and sum(c.isupper() for c in letters) > _MAX_CAPITALS * len(letters):
-        yield Fault("is written in capitals")
-    if sum(case.text.count(c) for c in "!！") > 1:
-        yield Fault("has more than one exclamation mark")
-    if sum(is_emoji(c) for c in case.text) > _MAX_EMOJI:
-        yield Fault("has more than two emoji")
-
-
-def _trigrams(text: str) -> Iterator[tuple[str, ...]]:
+    text = case.own_words
+    if run := _REPEATED_CHARACTER.search(text) or _REPEATED_PIECE.search(case.text) or _BLANKS.search(case.text):
+        yield Violation("repeats characters", run[0][:20])
     tokens = words(text)
-    return (tokens[i : i + 3] for i in range(len(tokens) - 2))
+    trigrams = Counter(tokens[i : i + 3] for i in range(len(tokens) - 2)).most_common(1)
+    if trigrams and trigrams[0][1] > 2:
+        yield Violation("repeats itself", " ".join(trigrams[0][0]))
+    if repeated := _REPEATED_WORD.search(text):
+        yield Violation("repeats a word", repeated[0][:40])
+    letters = [c for c in text if c.isalpha() and c.isascii()]
+    if len(letters) > 8 and sum(c.isupper() for c in letters) > limit("max_capitals") * len(letters):
+        yield Violation("is written in capitals")
+    if sum(case.text.count(c) for c in "!！") > limit("max_exclamation_marks"):
+        yield Violation("has more than one exclamation mark")
+    if sum(is_emoji(c) for c in case.text) > limit("max_emoji"):
+        yield Violation("has more than two emoji")
+
+
+def in_voice(case: Case) -> Iterator[Violation]:
+    """G14: the brand's own words and none that it avoids, its form of address, emoji and exclamation marks."""
+    voice, text = case.request.voice, case.reading.squashed
+    if shape := phrase_pattern(voice.banned):
+        yield from (Violation(f"the brand does not say {p!r}", p) for p in dict.fromkeys(shape.findall(text)))
+    for word in voice.required:
+        shape = phrase_pattern([word])
+        if shape and not shape.search(text):
+            yield Violation(f"the brand always says {word!r}")
+    unused = {"您": "你", "你": "您"}.get(voice.address or "")
+    if unused and unused in case.text:
+        yield Violation(f"the brand says {voice.address}, not {unused}", unused)
+    if not voice.emoji and (emoji := next((c for c in case.text if is_emoji(c)), None)):
+        yield Violation("the brand uses no emoji", emoji)
+    if not voice.exclamation and (mark := next((c for c in case.text if c in "!！"), None)):
+        yield Violation("the brand uses no exclamation marks", mark)
+
+
+# --- several texts -------------------------------------------------------------------------------------------------
+
+
+def variants_differ(texts: Sequence[str]) -> Iterator[Violation]:
+    """G13: no two variants share too many of their trigrams, and all together do not say the same words."""
+    for first, second in combinations(texts, 2):
+        alike = likeness(first, second)
+        if alike > limit("max_likeness"):
+            yield Violation(f"is {100 * alike:.0f} % the same as another variant", second)
+    if len(texts) > 1 and (share := distinct_pairs(texts)) < limit("min_distinct_pairs"):
+        yield Violation(f"the variants repeat each other: only {100 * share:.0f} % of their word pairs differ")
+
+
+def likeness(first: str, second: str) -> float:
+    """Jaccard likeness of the folded texts' character trigrams, in [0, 1]; 1 for two texts too short to have any."""
+    folded = (fold(first), fold(second))
+    a, b = ({text[i : i + 3] for i in range(len(text) - 2)} for text in folded)
+    return len(a & b) / len(a | b) if a or b else 1.0
+
+
+def distinct_pairs(texts: Sequence[str]) -> float:
+    """Different word pairs (Chinese: pairs of characters) over all word pairs, in [0, 1]; 1 when there are none."""
+    pairs = [pair for text in texts for pair in pairwise(words(text))]
+    return len(set(pairs)) / len(pairs) if pairs else 1.0

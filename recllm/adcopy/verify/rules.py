@@ -6,15 +6,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from recllm.adcopy.facts import OfferType
+from recllm.adcopy.lexicon import fold
 from recllm.adcopy.packs import Rule
-from recllm.adcopy.reading import fold
-from recllm.adcopy.verify.case import Case, Fault
+from recllm.adcopy.verify.case import Case, Violation
 
 _PRICE_OFFERS = frozenset({OfferType.PERCENT, OfferType.AMOUNT, OfferType.COUPON})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Warned:
+class RuleWarning:
     """A phrase that keeps no text back and asks for a person's eyes."""
 
     guarantee: str
@@ -24,36 +24,43 @@ class Warned:
     message: str
 
 
-Broken = tuple[Rule, str]
-"""A rule, and the phrase that breaks it."""
+@dataclass(frozen=True, slots=True)
+class BrokenRule:
+    rule: Rule
+    phrase: str
+    """The piece of the text that breaks it."""
+
+    @property
+    def message(self) -> str:
+        remedy = "" if self.rule.evidence == "never" else f"; needs {self.rule.evidence}"
+        return f"{self.phrase!r} {self.rule.message} ({self.rule.citation}{remedy})"
 
 
-def broken(case: Case) -> tuple[Broken, ...]:
+def broken_rules(case: Case) -> tuple[BrokenRule, ...]:
     """Every rule of the case's packs that its text breaks, once per phrase."""
-    spoken = case.language
     return tuple(
-        (rule, phrase)
-        for pack in case.packs
+        BrokenRule(rule, phrase)
+        for pack in case.request.packs
         for rule in pack.rules
-        if spoken in rule.languages
+        if case.language in rule.languages
         for phrase in rule.find(case.reading)
         if not is_allowed(rule, case)
     )
 
 
-def faults(found: Iterable[Broken], guarantee: str) -> Iterator[Fault]:
+def violations(broken: Iterable[BrokenRule], guarantee: str) -> Iterator[Violation]:
     """The errors among broken rules that stand under one guarantee."""
-    for rule, phrase in found:
-        if rule.severity == "error" and rule.guarantee == guarantee:
-            yield Fault(_said(rule, phrase), phrase)
+    for b in broken:
+        if b.rule.severity == "error" and b.rule.guarantee == guarantee:
+            yield Violation(b.message, b.phrase)
 
 
-def warnings(found: Iterable[Broken]) -> tuple[Warned, ...]:
+def warnings(broken: Iterable[BrokenRule]) -> tuple[RuleWarning, ...]:
     """The warnings among broken rules, under any guarantee."""
     return tuple(
-        Warned(guarantee=rule.guarantee, rule=f"{rule.pack}/{rule.id}", span=phrase, message=_said(rule, phrase))
-        for rule, phrase in found
-        if rule.severity == "warning"
+        RuleWarning(guarantee=b.rule.guarantee, rule=f"{b.rule.pack}/{b.rule.id}", span=b.phrase, message=b.message)
+        for b in broken
+        if b.rule.severity == "warning"
     )
 
 
@@ -63,22 +70,12 @@ def is_allowed(rule: Rule, case: Case) -> bool:
         return True
     if rule.evidence == "list_price":
         return case.facts.list_price is not None
-    kind, _, detail = rule.evidence.partition(".")
-    if kind == "offer":
-        return _offer_allows(detail, case)
-    return rule.evidence != "never" and bool(case.evidence.get(rule.evidence))
-
-
-def _offer_allows(detail: str, case: Case) -> bool:
-    """`detail` is "end", "price" or a type of offer."""
+    subject, _, detail = rule.evidence.partition(".")
+    if subject != "offer":
+        return rule.evidence != "never" and bool(case.request.evidence.get(rule.evidence))
     running = case.offer
     if running is None:
         return False
     if detail == "end":
         return running.end is not None
     return running.type in _PRICE_OFFERS if detail == "price" else running.type == detail
-
-
-def _said(rule: Rule, phrase: str) -> str:
-    remedy = "" if rule.evidence == "never" else f"; needs {rule.evidence}"
-    return f"{phrase!r} {rule.message} ({rule.citation}{remedy})"

@@ -26,7 +26,7 @@ from torch import Tensor
 from recllm.encoder.adapters import AdapterSpec, adapter_state, attach, save_adapter
 from recllm.errors import DataError
 from recllm.generator.causal import base_hash, load_causal, rendered
-from recllm.generator.folder import RECORD
+from recllm.generator.locate import RECORD
 from recllm.settings import CopywriterSettings
 from recllm.training.lora.checkpoint import (
     Checkpoint,

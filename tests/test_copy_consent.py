@@ -1,0 +1,98 @@
+"""A generator says what people must have agreed to; nobody's text is asked of one that they did not agree to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recllm.errors import PolicyError, UsageError
+from recllm.generator.http import HttpGenerator
+from recllm.generator.process import ProcessGenerator
+from recllm.generator.scripted import ScriptedGenerator
+from recllm.jobs.ad_copy import may_be_modelled, write_ads
+from recllm.jobs.load import load_file
+from recllm.jobs.serve import open_recommender
+from recllm.schema import Generator, Purpose
+from recllm.workspace.workspace import Workspace
+
+ITEMS = "item_id,title,category,brand,price,currency\nmug,Blue mug,home > kitchen,Clay,7.00,USD\n"
+EVENTS = """user_id,item_id,event,timestamp,quantity,price
+ann,mug,purchase,2025-03-01T10:00:00Z,1,7.00
+bob,mug,purchase,2025-03-09T10:00:00Z,1,7.00
+"""
+CONSENT = """user_id,purpose,granted,timestamp
+ann,llm_third_party,true,2025-01-01T00:00:00Z
+bob,llm_local,true,2025-01-01T00:00:00Z
+"""
+LINE = "A blue mug for slow and happy mornings."
+
+
+class Wrapper:
+    """Another class around a generator, as a cache or a recorder is."""
+
+    def __init__(self, generator: Any) -> None:
+        self.generator = generator
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.generator, name)
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Workspace]:
+    tables = {"items": ITEMS, "events": EVENTS, "consent": CONSENT}
+    with Workspace.create(tmp_path / "shop", consent_default=True, currency="USD", encoder="toy") as workspace:
+        for table, text in tables.items():
+            (tmp_path / f"{table}.csv").write_text(text)
+            load_file(workspace, tmp_path / f"{table}.csv", table)
+        yield workspace
+
+
+def remote() -> ScriptedGenerator:
+    return ScriptedGenerator([LINE], repeat=True, name="remote", purpose=Purpose.LLM_THIRD_PARTY)
+
+
+@pytest.mark.parametrize("wrap", [lambda g: g, Wrapper, lambda g: Wrapper(Wrapper(g))])
+def test_any_generator_that_sends_texts_away_asks_for_that(shop: Workspace, wrap: Any) -> None:
+    generator = remote()
+    ann, bob = write_ads(shop, ["ann", "bob"], generator=wrap(generator))
+    assert (ann.generator, bob.generator) == ("remote", "template")
+    assert len(generator.prompts) == 1
+
+
+def test_a_generator_that_says_nothing_is_refused(shop: Workspace) -> None:
+    class Silent:
+        name = "silent"
+
+        def generate(self, prompt: str, *, n: int = 1, max_tokens: int = 48, seed: int = 0) -> list[str]:
+            raise AssertionError("nobody agreed to this")
+
+    silent: Any = Silent()
+    assert not isinstance(silent, Generator)
+    with pytest.raises(UsageError, match="'silent' does not say where texts go"):
+        write_ads(shop, ["ann"], generator=silent)
+    silent.purpose = Purpose.EMAIL
+    with pytest.raises(UsageError, match="llm_local"):
+        may_be_modelled(shop.gate(), ["ann"], silent)
+
+
+def test_a_ready_slate_asks_for_consent_too(shop: Workspace, tmp_path: Path) -> None:
+    generator = remote()
+    opened = open_recommender(shop)
+    slates = opened.recommend(["ann", "bob"], k=1)
+    ann, bob = write_ads(shop, slates=slates, recommender=opened, channel="email", generator=generator)
+    assert (ann.generator, ann.user_id, bob.generator, bob.user_id) == ("remote", "ann", "template", "bob")
+    (tmp_path / "no.csv").write_text("user_id,purpose,granted,timestamp\nbob,email,false,2025-02-01T00:00:00Z\n")
+    load_file(shop, tmp_path / "no.csv", "consent")
+    with pytest.raises(PolicyError, match="email"):
+        write_ads(shop, slates=slates, recommender=opened, channel="email")
+
+
+def test_every_generator_states_its_purpose() -> None:
+    from recllm.generator.local import LocalGenerator
+
+    assert HttpGenerator("http://localhost:8000/v1").purpose is Purpose.LLM_THIRD_PARTY
+    assert ProcessGenerator(["x"], name="x").purpose is LocalGenerator.purpose is Purpose.LLM_LOCAL
+    assert ProcessGenerator(["x"], name="x", purpose=Purpose.LLM_THIRD_PARTY).purpose is Purpose.LLM_THIRD_PARTY
