@@ -258,5 +258,7 @@ def _sequence(arrays: Arrays, stored: InterestWeights) -> Interests:
 def _csr(arrays: Arrays, name: str) -> csr_matrix:
     from scipy.sparse import csr_matrix
 
-    parts = (arrays[f"{name}.{part}"] for part in ("data", "indices", "indptr"))
-    return csr_matrix(tuple(parts), shape=tuple(arrays[f"{name}.shape"].tolist()), copy=False)
+    matrix = csr_matrix(tuple(arrays[f"{name}.shape"].tolist()), dtype=np.float32)
+    # the constructor would copy what is a small part of a mapped file
+    matrix.data, matrix.indices, matrix.indptr = (arrays[f"{name}.{part}"] for part in ("data", "indices", "indptr"))
+    return matrix

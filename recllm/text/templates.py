@@ -23,7 +23,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,24 @@ class Template:
     file: str
     version: str
     variables: frozenset[str]
-    compiled: jinja2.Template = field(repr=False)
+    body: str = field(repr=False)
+    environment: jinja2.Environment = field(repr=False)
+
+    @cached_property
+    def compiled(self) -> jinja2.Template:
+        """The body, checked and compiled when it is first used: an answer needs few of all templates.
+
+        Raises `PromptError` for a faulty body.
+        """
+        try:
+            tree = self.environment.parse(self.body)
+            if next(tree.find_all(_FORBIDDEN), None) is not None:
+                raise PromptError(f"{self.file}: {self.name} must not include, import or extend other files")
+            _check_variables(self.file, self.name, self.variables, jinja2.meta.find_undeclared_variables(tree))
+            return self.environment.from_string(tree)
+        except jinja2.TemplateSyntaxError as error:
+            line = f"line {error.lineno} of its text"
+            raise PromptError(f"{self.file}: {self.name}, {line}: {error.message}") from error
 
     def render(self, values: Mapping[str, Any]) -> str:
         """The text for values that are already harmless; stripped of surrounding white space."""
@@ -87,8 +104,16 @@ class Prompts:
 
     @classmethod
     def load(cls, folder: str | Path | None = None) -> Prompts:
-        """Reads `folder`, or else the prompts that came with the package. Raises `PromptError` on a faulty file."""
-        return _load(Path(folder)) if folder is not None else _load_own()
+        """Reads `folder`, or else the prompts that came with the package.
+
+        Raises `PromptError` on a faulty file of a folder; the package's own are checked as they are used.
+        """
+        if folder is None:
+            return _load_own()
+        prompts = _load(Path(folder))
+        for template in prompts.templates.values():
+            _ = template.compiled
+        return prompts
 
     def template(self, name: str, locale: str) -> Template:
         """The template called `name` in the language of `locale` ("zh", "zh-CN" and "zh_TW" are all Chinese)."""
@@ -207,16 +232,9 @@ def _compile(file: Path, stem: str, locale: str, header: str, body: str, environ
     if name != stem and not name.startswith(stem + "."):
         raise PromptError(f"{file}: template {name} must be called {stem} or {stem}.PART")
     declared = frozenset(v.strip() for v in fields["variables"].split(",") if v.strip())
-    try:
-        tree = environment.parse(body)
-        compiled = environment.from_string(body)
-    except jinja2.TemplateSyntaxError as error:
-        raise PromptError(f"{file}: {name}, line {error.lineno} of its text: {error.message}") from error
-    if next(tree.find_all(_FORBIDDEN), None) is not None:
-        raise PromptError(f"{file}: {name} must not include, import or extend other files")
-    _check_variables(file, name, declared, jinja2.meta.find_undeclared_variables(tree))
     digest = hashlib.sha256(f"{header}\n{body}".encode()).hexdigest()[:8]
-    return Template(name, locale, file.name, f"{name}.{locale}-v{fields['version']}-{digest}", declared, compiled)
+    version = f"{name}.{locale}-v{fields['version']}-{digest}"
+    return Template(name, locale, file.name, version, declared, body, environment)
 
 
 def _fields(file: Path, header: str) -> dict[str, str]:
@@ -233,7 +251,7 @@ def _fields(file: Path, header: str) -> dict[str, str]:
     return fields
 
 
-def _check_variables(file: Path, name: str, declared: frozenset[str], used: set[str]) -> None:
+def _check_variables(file: str, name: str, declared: frozenset[str], used: set[str]) -> None:
     if declared == used:
         return
     only_used, only_declared = sorted(used - declared), sorted(declared - used)
