@@ -10,7 +10,7 @@ from recllm.data.dataset import Dataset
 from recllm.errors import PolicyError, UsageError
 from recllm.jobs.recommenders import open_recommender, workspace_encoder
 from recllm.schema import Encoder, Profile, Purpose
-from recllm.workspace.clock import present
+from recllm.workspace.clock import log_end, present
 from recllm.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 CHANNEL_PURPOSE = {"email": Purpose.EMAIL, "push": Purpose.PUSH, "sms_gsm": Purpose.SMS}
 """What a person must have agreed to besides personalisation before a text of this channel is written for them."""
+
+
+NOT_AGREED = "this person has not agreed to personalisation; nothing was read"
+UNKNOWN_PERSON = "nobody with this id is known; check the id, or load the users and events tables"
 
 
 def find_audience(
@@ -59,13 +63,22 @@ def find_audience(
 
 
 def person_profile(workspace: Workspace, user_id: str, locale: str) -> tuple[Profile, UserTexts]:
-    """One person's profile and its texts. Raises `PolicyError` without consent, `UsageError` for a stranger."""
+    """One person's profile and its texts, read by key.
+
+    Raises `PolicyError` without consent, `UsageError` for a person who is not known.
+    """
     from recllm.profiles.profile import build_profile
     from recllm.text.users import user_texts
 
-    data = workspace.gate().dataset(Purpose.PERSONALISATION)
-    row = _known_row(workspace, data, workspace.pseudonymiser().one(user_id))
-    profile = build_profile(data, row, present(data.as_of), workspace.settings.profiles)
+    gate, name = workspace.gate(), workspace.pseudonymiser().one(user_id)
+    if not gate.permits(name, Purpose.PERSONALISATION):
+        raise PolicyError(NOT_AGREED)
+    read = gate.histories([name], Purpose.PERSONALISATION)
+    if not len(read.users):
+        raise UsageError(UNKNOWN_PERSON)
+    items = gate.catalogue(read.events["item_id"].unique())
+    data = Dataset.construct(read.events, read.users, items, as_of=present(log_end(workspace)))
+    profile = build_profile(data, 0)
     return profile, user_texts(profile, data.items, locale)
 
 
@@ -89,8 +102,8 @@ def person_evolution(
 
 def _known_row(workspace: Workspace, data: Dataset, name: str) -> int:
     if not workspace.gate().permits(name, Purpose.PERSONALISATION):
-        raise PolicyError("this person has not agreed to personalisation; nothing was read")
+        raise PolicyError(NOT_AGREED)
     row = int(data.user_rows([name])[0])
     if row < 0:
-        raise UsageError("nobody with this id is known; check the id, or load the users and events tables")
+        raise UsageError(UNKNOWN_PERSON)
     return row

@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -180,10 +180,10 @@ class PolicyGate:
         with self._store.read() as reader:
             return self._allowed(reader, purpose)["user_id"].to_list()
 
-    def catalogue(self) -> pl.DataFrame:
-        """Every item as the store describes it now, in the columns of `Dataset.items`; ordered by id."""
+    def catalogue(self, item_ids: Iterable[str] | None = None) -> pl.DataFrame:
+        """Items as the store describes them now, in the columns of `Dataset.items`, ordered by id: all, or these."""
         with self._store.read() as reader:
-            return _catalogue(reader.items())
+            return _catalogue(reader.items(item_ids))
 
     def events(self, purpose: Purpose) -> pl.DataFrame:
         """All events, with every detail, of the people who agreed to the purpose; see `StoreReader.events`."""

@@ -1,0 +1,284 @@
+"""The serving state: answers from mapped arrays equal those that are computed anew, and people's rows stay apart."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from recllm.encoder.toy import ToyEncoder
+from recllm.errors import ModelError
+from recllm.jobs.load import add_feedback, load_file
+from recllm.jobs.recommenders import open_recommender, publish_recommender, refresh
+from recllm.recommender.recommender import Recommender
+from recllm.recommender.serving_state import CATALOGUE_STATE, map_arrays
+from recllm.schema import Purpose, Slate, SlateStatus
+from recllm.settings import ScorerTrainingSettings, SequenceModelSettings
+from recllm.workspace.workspace import Workspace
+
+PEOPLE = 40
+TRAINING = ScorerTrainingSettings(n_windows=3, epochs=2)
+SEQUENCE = SequenceModelSettings(dim=16, epochs=3, later_epochs=1, negatives=32, batch_size=16)
+LAST_DAY = datetime(2025, 6, 1, 12, tzinfo=UTC)
+
+KINDS = {
+    "en": (("food", "tea", "Green tea {}"), ("home", "tools", "Steel hammer {}")),
+    "zh": (("食品", "茶叶", "绿茶{}号"), ("家居", "工具", "钢锤{}号")),
+}
+
+
+def rows(locale: str, *, repeats: bool, browsing: bool) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Events, items and users of a shop of two tastes; every fourth person has told their age."""
+    rng = np.random.default_rng(3)
+    items = [
+        (f"{kind}-{n}", title.format(n), f"{department} > {kind}", f"Brand {n % 3}", 2.0 + n + 20 * taste)
+        for taste, (department, kind, title) in enumerate(KINDS[locale])
+        for n in range(14)
+    ]
+    events = []
+    for user in range(PEOPLE):
+        kind = KINDS[locale][user % 2][1]
+        liked = rng.permutation(14) if not repeats else rng.choice(14, 4, replace=False)
+        for visit in range(12):
+            at = LAST_DAY - timedelta(days=7 * visit + user % 7)
+            picks = liked[visit : visit + 2] if not repeats else rng.choice(liked, 2, replace=False)
+            for n in picks:
+                events.append((f"u{user:02}", f"{kind}-{n}", "purchase", at.isoformat(), 1.0 + n % 2, 3.0 + n))
+                if browsing:
+                    seen = (at - timedelta(hours=3)).isoformat()
+                    events.append((f"u{user:02}", f"{kind}-{(n + 1) % 14}", "view", seen, 1.0, None))
+    columns = ["user_id", "item_id", "event", "timestamp", "quantity", "price"]
+    users = [(f"u{user:02}", ["young", "old"][user % 2], None if user % 4 else "city") for user in range(PEOPLE)]
+    return (
+        pl.DataFrame(events, schema=columns, orient="row"),
+        pl.DataFrame(items, schema=["item_id", "title", "category", "brand", "price"], orient="row"),
+        pl.DataFrame([*users, ("told", "old", None)], schema=["user_id", "age", "area"], orient="row"),
+    )
+
+
+SHOPS = {
+    "people who buy again": ("en", True, False),
+    "people who browse, in Chinese": ("zh", True, True),
+    "people who buy once, with a sequence model": ("en", False, True),
+}
+
+
+def make(folder: Path, locale: str, repeats: bool, browsing: bool) -> Workspace:
+    folder.mkdir(parents=True, exist_ok=True)
+    for table, frame in zip(
+        ("events", "items", "users"), rows(locale, repeats=repeats, browsing=browsing), strict=True
+    ):
+        frame.write_csv(folder / f"{table}.csv")
+    shop = Workspace.create(
+        folder / "shop", consent_default=True, currency="EUR", timezone="UTC", encoder="toy", locale=locale
+    )
+    for table in ("items", "users", "events"):
+        assert not load_file(shop, folder / f"{table}.csv", table).quarantined
+    data = shop.gate().dataset(Purpose.MODEL_TRAINING)
+    model = Recommender(data, ToyEncoder(), locale=locale).fit(TRAINING, interests=None if repeats else SEQUENCE).model
+    assert model is not None and (model.interests is None) == repeats
+    publish_recommender(shop, model, ToyEncoder())
+    return shop
+
+
+@pytest.fixture(scope="module", params=SHOPS, ids=lambda name: name.replace(" ", "-"))
+def shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return make(tmp_path_factory.mktemp("state"), *SHOPS[request.param])
+
+
+@pytest.fixture
+def own_shop(tmp_path: Path) -> Workspace:
+    """A shop that a test may change."""
+    return make(tmp_path, "en", True, True)
+
+
+def all_same(one: Recommender, other: Recommender, **options: object) -> None:
+    for a, b in zip(one.recommend(EVERYBODY, **options), other.recommend(EVERYBODY, **options), strict=True):
+        same(a, b)
+
+
+def same(one: Slate, other: Slate) -> None:
+    assert [i.item_id for i in one.items] == [i.item_id for i in other.items]
+    assert (one.status, one.degraded_reason, one.as_of) == (other.status, other.degraded_reason, other.as_of)
+    for a, b in zip(one.items, other.items, strict=True):
+        assert a.served_by == b.served_by
+        assert a.score == pytest.approx(b.score, abs=1e-4)
+        assert (a.logit is None) == (b.logit is None)
+        assert [r.evidence_id for r in a.reasons] == [r.evidence_id for r in b.reasons]
+        assert [r.text for r in a.reasons] == [r.text for r in b.reasons]
+        assert [r.delta for r in a.reasons] == pytest.approx([r.delta for r in b.reasons], abs=1e-3)
+
+
+EVERYBODY = [*(f"u{n:02}" for n in range(PEOPLE)), "told", "nobody"]
+
+
+def test_the_state_answers_as_counting_anew_does(shop: Workspace) -> None:
+    light, reference = open_recommender(shop), open_recommender(shop, recompute=True)
+    assert light.dataset.n_users == 0 and reference.dataset.n_users == PEOPLE + 1
+    for one, other in zip(light.recommend(EVERYBODY, k=6), reference.recommend(EVERYBODY, k=6), strict=True):
+        same(one, other)
+    filtered = {"k": 4, "repeats": False, "where": "price < 12"}
+    for one, other in zip(
+        light.recommend(EVERYBODY, **filtered), reference.recommend(EVERYBODY, **filtered), strict=True
+    ):
+        same(one, other)
+    item = light.recommend("u01", k=1)[0].items[0].item_id
+    mine, theirs = light.explain("u01", item), reference.explain("u01", item)
+    assert (mine.reasons[0].text, mine.place, mine.without) == (theirs.reasons[0].text, theirs.place, theirs.without)
+
+
+def test_everybody_at_once_is_the_dataset_of_the_store(shop: Workspace) -> None:
+    light, reference = open_recommender(shop, everybody=True), open_recommender(shop, recompute=True)
+    assert light.dataset.users.equals(reference.dataset.users)
+    assert light.dataset.items.equals(reference.dataset.items) and light.dataset.as_of == reference.dataset.as_of
+    for column in ("indptr", "item", "at", "action", "quantity", "price"):
+        one, other = getattr(light.dataset.events, column), getattr(reference.dataset.events, column)
+        np.testing.assert_array_equal(one, other)
+    all_same(light, reference, k=3)
+
+
+def test_a_fresh_event_changes_the_next_answer(own_shop: Workspace) -> None:
+    before = open_recommender(own_shop).recommend("u00", k=3, explain=False)[0]
+    gone = before.items[0].item_id
+    add_feedback(own_shop, "u00", gone, "dismiss")
+    after = open_recommender(own_shop).recommend("u00", k=14, explain=False)[0]
+    assert gone not in {item.item_id for item in after.items}
+    add_feedback(own_shop, "u02", "tools-3", "view")
+    all_same(open_recommender(own_shop), open_recommender(own_shop, everybody=True), k=5)
+
+
+def test_refreshing_brings_the_state_to_the_present_without_training(own_shop: Workspace) -> None:
+    first = open_recommender(own_shop)
+    add_feedback(own_shop, "u02", "tea-3", "purchase")
+    version = refresh(own_shop)
+    light, reference = open_recommender(own_shop), open_recommender(own_shop, recompute=True)
+    assert light.model is not None and first.model is not None and light.model.version == version
+    assert light.model.training["refreshed_from"] == first.model.version
+    for name, weight in first.model.scorer.weights.items():
+        np.testing.assert_array_equal(weight, light.model.scorer.weights[name])
+    all_same(light, reference, k=5)
+    assert len(list((own_shop.root / "serving").iterdir())) == 1
+
+
+def refuse(shop: Workspace, user: str) -> None:
+    path = shop.root.parent / "no.csv"
+    path.write_text(f"user_id,purpose,granted,timestamp\n{user},personalisation,false,2025-06-02T00:00:00Z\n")
+    load_file(shop, path, "consent")
+
+
+def test_whoever_withdraws_is_gone_from_the_state_at_once(own_shop: Workspace) -> None:
+    (path,) = (own_shop.root / "serving").iterdir()
+    before, _ = map_arrays(path)
+    n_users, n_pool = len(before["digests"]), len(before["pool"])
+    refuse(own_shop, "u00")
+    slate = open_recommender(own_shop).recommend("u00")[0]
+    assert slate.status is SlateStatus.NO_CONSENT
+    after, _ = map_arrays(path)
+    assert len(after["digests"]) == n_users - 1 and len(after["pool"]) == n_pool - 1
+    assert after["profiles.indptr"].shape == (n_pool,) and len(after["events.item"]) < len(before["events.item"])
+    everybody = open_recommender(own_shop, everybody=True)
+    assert everybody.dataset.n_users == PEOPLE and (everybody.population.pool >= 0).all()
+    for user in ("u02", "u04"):
+        same(open_recommender(own_shop).recommend(user, k=5)[0], everybody.recommend(user, k=5)[0])
+
+
+def test_a_state_that_was_swept_away_is_made_anew(own_shop: Workspace) -> None:
+    before = open_recommender(own_shop).recommend("u03", k=5)[0]
+    for path in (own_shop.root / "serving").iterdir():
+        path.unlink()
+    same(before, open_recommender(own_shop).recommend("u03", k=5)[0])
+
+
+def test_what_is_on_offer_and_its_price_are_those_of_the_store(own_shop: Workspace) -> None:
+    best = open_recommender(own_shop).recommend("u00", k=1, explain=False)[0].items[0].item_id
+    path = own_shop.root.parent / "gone.csv"
+    path.write_text(f"item_id,title,category,price,available\n{best},Green tea,food > tea,1.5,false\n")
+    load_file(own_shop, path, "items")
+    again = open_recommender(own_shop)
+    assert best not in {item.item_id for item in again.recommend("u00", k=20, explain=False)[0].items}
+    assert again.dataset.items.filter(pl.col("item_id") == best)["price"].item() == 1.5
+
+
+def test_a_published_model_holds_nobody(shop: Workspace) -> None:
+    """No id, no pseudonym, and no array with a row for each person or event."""
+    folder = shop.root / "models" / "versions"
+    (version,) = folder.iterdir()
+    ids = [f"u{n:02}" for n in range(PEOPLE)]
+    names = shop.pseudonymiser().many(ids)
+    for path in version.rglob("*"):
+        content = path.read_bytes()
+        assert not any(name.encode() in content for name in names), path.name
+    arrays, _ = map_arrays(version / CATALOGUE_STATE)
+    n_events = len(open_recommender(shop, recompute=True).dataset.events)
+    forbidden = {PEOPLE, PEOPLE + 1, PEOPLE + 2, n_events}
+    n_items = len(arrays["item_vectors"])
+    assert n_items not in forbidden
+    for name, array in arrays.items():
+        assert not forbidden & set(array.shape), name
+
+
+def test_people_are_salted_digests_and_the_file_is_private(shop: Workspace) -> None:
+    (path,) = (shop.root / "serving").iterdir()
+    names = shop.pseudonymiser().many([f"u{n:02}" for n in range(PEOPLE)])
+    content = path.read_bytes()
+    assert not any(name.encode() in content for name in names)
+    assert path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:50], lambda b: b"", lambda b: b"x" * 200, lambda b: b[:8] + b"?" + b[9:]]
+)
+def test_a_damaged_state_is_refused(own_shop: Workspace, damage: Callable[[bytes], bytes]) -> None:
+    (path,) = (own_shop.root / "serving").iterdir()
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ModelError, match="recllm refresh"):
+        open_recommender(own_shop)
+
+
+LIGHT = """
+import json, sys
+from recllm.cli.main import main
+try:
+    main()
+except SystemExit as end:
+    code = end.code
+heavy = [n for n in ("torch", "transformers", "sentence_transformers", "sklearn", "pandas") if n in sys.modules]
+print("HEAVY", json.dumps(heavy), code)
+"""
+
+
+@pytest.mark.slow
+def test_the_light_door_imports_neither_torch_nor_transformers(tmp_path: Path) -> None:
+    from recllm.jobs.recommenders import workspace_encoder
+
+    shop = make(tmp_path, "en", True, True)
+    shop.close()
+    real = Workspace.create(tmp_path / "real", consent_default=True, currency="EUR", timezone="UTC")
+    for table in ("items", "users", "events"):
+        load_file(real, tmp_path / f"{table}.csv", table)
+    try:
+        encoder = workspace_encoder(real)
+        fitted = Recommender(real.gate().dataset(Purpose.MODEL_TRAINING), encoder).fit(TRAINING)
+    except ModelError as error:
+        pytest.skip(str(error))
+    assert fitted.model is not None
+    publish_recommender(real, fitted.model, encoder)
+    real.close()
+    for command in (
+        ["recommend", "--user", "u00"],
+        ["recommend", "--user", "u01", "--user", "told", "--user", "nobody", "--where", "price < 9"],
+        ["explain", "--user", "u00", "--item", "tea-1"],
+        ["copy", "--user", "u00", "--channel", "push"],
+        ["profile", "u00"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", LIGHT, *command, "-w", str(tmp_path / "real")], capture_output=True, text=True
+        )
+        last = done.stdout.splitlines()[-1] if done.stdout else done.stderr
+        assert last == "HEAVY [] 0", f"{command}: {last} {done.stderr[-500:]}"
