@@ -65,7 +65,7 @@ def person_profile(workspace: Workspace, user_id: str, locale: str) -> tuple[Pro
 
     data = workspace.gate().dataset(Purpose.PERSONALISATION)
     row = _known_row(workspace, data, workspace.pseudonymiser().one(user_id))
-    profile = build_profile(data, row, present(data.as_of), workspace.settings.profiles)
+    profile = build_profile(data, row, present(workspace), workspace.settings.profiles)
     return profile, user_texts(profile, data.items, locale)
 
 
@@ -84,7 +84,7 @@ def person_evolution(
     data = workspace.gate().dataset(Purpose.PERSONALISATION)
     row = _known_row(workspace, data, name)
     vectors = item_vectors(encoder or workspace_encoder(workspace), data, workspace.settings.locale)
-    return evolve(data, row, vectors, present(data.as_of), by=by, policy=workspace.policy)
+    return evolve(data, row, vectors, present(workspace), by=by, policy=workspace.policy)
 
 
 def _known_row(workspace: Workspace, data: Dataset, name: str) -> int:
