@@ -107,7 +107,8 @@ def main() -> None:
     file = args.output / "double11.toml"
     file.write_text(CAMPAIGN.format(items=json.dumps(women(args.data)), lift=100 * LIFT), encoding="utf-8")
     campaign = read_campaign(file)
-    (plan,) = plan_campaigns(shop, [campaign], recommender=open_recommender(shop, encoder=encoder), replace=True)
+    recommender = open_recommender(shop, encoder=encoder, everybody=True)
+    (plan,) = plan_campaigns(shop, [campaign], recommender=recommender, replace=True)
     clock.lap("plan")
     opened = open_campaign(shop, campaign)
     write_preview(preview_document(opened), args.output / "double11-preview.html")

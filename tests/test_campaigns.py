@@ -379,7 +379,7 @@ def test_plan_approval_and_export_live_at_the_same_time(shop: Workspace, folder:
     decisions.approve(campaign.folder, plan, [t.id for t in plan.texts], by="Ann", at=today)
     done = export_campaign(campaign, folder / "out", clock=today)
     assert done.window.start == today
-    shown = shop.store().events().filter(pl.col("event") == "shown")["timestamp"]
+    shown = view(shop.store()).events().filter(pl.col("event") == "shown")["timestamp"]
     assert set(shown) == {today - timedelta(seconds=1)}
 
 
@@ -742,7 +742,7 @@ def test_a_text_stands_for_what_is_not_sold_yet(shop: Workspace, folder: Path) -
     file = changed(
         folder, ('category = "food > tea"\nmost_items = 4', 'text = "Green tea of spring"\ncategory = "tea"')
     )
-    recommender = open_recommender(shop, encoder=ToyEncoder())
+    recommender = open_recommender(shop, encoder=ToyEncoder(), everybody=True)
     (plan,) = plan_campaigns(shop, [file], recommender=recommender)
     assert all("Green tea of spring" in t.text and not t.failures for t in plan.texts)
     assert {s.status for s in open_campaign(shop, file, clock=NOW).states.values()} == {TextStatus.DRAFT}

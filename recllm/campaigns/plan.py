@@ -67,7 +67,7 @@ def plan_campaigns(
     if recommender is None and current(workspace.models_dir) is None:
         raise NotFittedError("a campaign needs calibrated probabilities: train a model first, with recllm train")
     tell("opening the workspace")
-    loaded = recommender or open_recommender(workspace, now=now)
+    loaded = recommender or open_recommender(workspace, now=now, everybody=True)
     tell(f"finding people for {', '.join(file.id for file in files)}")
     suppressed = {c.file.id: c.suppressed for c in checked}
     groups = recipients(loaded, files, workspace.gate(), suppressed, contacts=contacts)
