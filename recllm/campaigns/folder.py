@@ -12,12 +12,13 @@ A plan with its first decisions appears complete or not at all, and so do the li
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -103,7 +104,8 @@ def publish(folder: CampaignFolder, plan: CampaignPlan, *, replace: bool, decisi
         draft.path.mkdir(mode=0o700)
         people = _adapter(tuple[PlannedPerson, ...]).dump_python(plan.people, mode="json", by_alias=True)
         write_whole(draft.people, _json_lines(people))
-        head = {name: value for name, value in plain(plan).items() if name != "people"}
+        head = plain(dataclasses.replace(plan, people=()))
+        del head["people"]
         write_whole(draft.plan, json.dumps(head, ensure_ascii=False, indent=1) + "\n")
         append(draft.decisions, [decision_entry(decision) for decision in decisions])
         if folder.path.exists():
@@ -118,15 +120,17 @@ def read_plan(folder: CampaignFolder) -> CampaignPlan:
         head = _read_head(folder)
         try:
             lines = folder.people.read_bytes().split(b"\n")
-            people = _adapter(tuple[PlannedPerson, ...]).validate_json(b"[" + b",".join(filter(None, lines)) + b"]")
+            people = _adapter(tuple[PlannedPerson, ...]).validate_json(
+                b"[" + b",".join(filter(None, lines)) + b"]", strict=True
+            )
         except (OSError, ValueError) as error:
             raise _damaged(folder.people, error) from error
-    return replace(head, people=people)
+    return dataclasses.replace(head, people=people)
 
 
 def check_current(folder: CampaignFolder, plan: CampaignPlan) -> None:
     """Under the lock: raises `UsageError` when the campaign was planned again since `plan` was read."""
-    if _read_head(folder) != replace(plan, people=()):
+    if _read_head(folder) != dataclasses.replace(plan, people=()):
         raise UsageError(f"{plan.campaign_id!r} was planned again meanwhile; look at its preview, then repeat this")
 
 
@@ -136,7 +140,7 @@ def _read_head(folder: CampaignFolder) -> CampaignPlan:
         raise UsageError(f"nothing is planned for {folder.path.name!r}; run: recllm campaign plan FILE")
     try:
         fields = json.loads(folder.plan.read_bytes()) | {"people": []}
-        head: CampaignPlan = _adapter(CampaignPlan).validate_json(json.dumps(fields))
+        head: CampaignPlan = _adapter(CampaignPlan).validate_json(json.dumps(fields), strict=True)
     except (OSError, ValueError, TypeError) as error:
         raise _damaged(folder.plan, error) from error
     return head

@@ -20,24 +20,29 @@ OF_THE_PLAN = (
     *("cost", "model_version", "excluded", "group", "notes"),
 )
 
+OF_A_PERSON = ("user_id", "probability", "item_id", "kind", "channel", "text_id")
+
 
 def preview_document(campaign: OpenCampaign) -> dict[str, Any]:
     plan, quiet, window = campaign.plan, campaign.file.limits.quiet_hours, campaign.window
-    texts = text_documents(campaign)
+    texts, people = text_documents(campaign), plan.addressed
+    sample = people[:: max(1, len(people) // SAMPLE)][:SAMPLE]
     return {
         **{name: plain(getattr(plan, name)) for name in OF_THE_PLAN},
         "locale": campaign.workspace.settings.locale,
         "currency": campaign.workspace.settings.currency or "",
         "window": None if window is None else {"start": plain(window.start), "end": plain(window.end)},
         "quiet": f"{quiet.start:%H:%M} – {quiet.end:%H:%M}" if quiet else "",
-        "size": len(plan.addressed),
+        "size": len(people),
         "holdout": len(plan.held_out),
         "holdout_share": plan.holdout,
         "items": _items(campaign),
-        "divided": {way: _people_by(campaign, way) for way in ("channel", "kind", "locale")},
+        "divided": {
+            way: dict(Counter(getattr(p, way) for p in people).most_common()) for way in ("channel", "kind", "locale")
+        },
         "counts": dict(Counter(text["status"] for text in texts)),
         "texts": texts,
-        "people": _sample(campaign),
+        "people": [{name: getattr(p, name) for name in OF_A_PERSON} for p in sample],
     }
 
 
@@ -86,17 +91,4 @@ def _items(campaign: OpenCampaign) -> list[dict[str, Any]]:
             "people": n,
         }
         for name, n in n_people.most_common()
-    ]
-
-
-def _people_by(campaign: OpenCampaign, field: str) -> dict[str, int]:
-    return dict(Counter(getattr(p, field) for p in campaign.plan.addressed).most_common())
-
-
-def _sample(campaign: OpenCampaign) -> list[dict[str, Any]]:
-    people = campaign.plan.addressed
-    step = max(1, len(people) // SAMPLE)
-    return [
-        {name: getattr(p, name) for name in ("user_id", "probability", "item_id", "kind", "channel", "text_id")}
-        for p in people[::step][:SAMPLE]
     ]

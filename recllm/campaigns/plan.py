@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from recllm.audiences.audience import Audience
 from recllm.audiences.selection import draws
 from recllm.audiences.targets import in_category
 from recllm.campaigns.catalogue import catalogue_now
@@ -72,7 +71,10 @@ def plan_campaigns(
     suppressed = {c.file.id: c.suppressed for c in checked}
     groups = recipients(loaded, files, workspace.gate(), suppressed, contacts=contacts)
     for file, group in zip(files, groups, strict=True):
-        _check_reached(file, group.audience)
+        if not group.audience.people:
+            counts = ", ".join(f"{reason} {n:,}" for reason, n in group.audience.excluded.items())
+            n_held_out = len(group.audience.held)
+            raise NothingToDo(f"the campaign {file.id!r} reaches nobody: {counts}; held out: {n_held_out}")
     plans = []
     for campaign, group in zip(checked, groups, strict=True):
         tell(f"writing the texts of {campaign.file.id}")
@@ -174,12 +176,6 @@ def _generator_name(file: CampaignFile) -> str:
 
 def _speaker(workspace: Workspace, campaign: _CheckedCampaign) -> AbstractContextManager[Generator | None]:
     return open_generator(campaign.generator, workspace.cache_dir, adapter=campaign.file.words.adapter)
-
-
-def _check_reached(file: CampaignFile, audience: Audience) -> None:
-    if not audience.people:
-        counts = ", ".join(f"{reason} {n:,}" for reason, n in audience.excluded.items())
-        raise NothingToDo(f"the campaign {file.id!r} reaches nobody: {counts}; held out: {len(audience.held)}")
 
 
 def _plan(
