@@ -1,51 +1,27 @@
-"""A campaign as a shop writes it down: one TOML file.
+"""A campaign as a shop writes it down: one TOML file, whose tables and keys are the classes and fields below.
 
-id = "double11"
-goal = "sell coats to those who looked at coats"
-channels = ["email", "push"]           # a person is reached on the first of these they agreed to
-locales = ["zh"]                       # the first, unless a basic (language, locale, lang) names another of them
-send = 2025-11-01T09:00:00+08:00       # when texts go out; the present when left out
-
-[target]                               # one of items, category, text
-items = ["coat-1", "coat-2"]           # each person gets the one that suits them best
-most_items = 20                        # keep the items that suit most people; all when left out
-
-[offer]
-type = "percent"                       # percent, amount, coupon, free_shipping, gift, bogo
-value = 20
-start = 2025-11-01T00:00:00+08:00
-end = 2025-11-12T00:00:00+08:00
-[offer.list_prices]
-coat-1 = 499
-
-[limits]
-size = 500                             # people at most; budget = money, cost = money per contact
-margin = 40                            # money that a conversion brings
-holdout = 0.1
-frequency_cap = 2                      # shown so often within frequency_days: left out
-bought_days = 30                       # bought one of the items so recently: left out
-suppress = "never.txt"                 # ids never to contact, one a line, beside this file
-adult_age = 18                         # who is or may be younger is left out
-quiet = ["21:00", "08:00"]             # no message between these; [] for none
-timezone = "Asia/Shanghai"             # the workspace's when left out
-
-[words]
-variants = 2
-generator = "template"                 # smollm2, a folder or hub id of a causal LM, or "server": the operator's
-adapter = "voice-lora"                 # a tuned generator's, beside this file
-packs = ["cn"]                         # rule packs by name, or files beside this one; all shipped ones by default
-voice = "voice.toml"
-known_brands = ["Rival"]
-auto = false                           # true: texts without any warning need no person
-[words.evidence]
-award = "..."
-[words.evidence.lowest_30d]            # evidence that is another for each item
-coat-1 = "449 CNY"
-
-[sender]
-name = "Hearth"
-address = "..."
-opt_out = "..."
+    id = "double11"
+    channels = ["email", "push"]
+    send = 2025-11-01T09:00:00+08:00
+    [target]
+    items = ["coat-1", "coat-2"]
+    [offer]
+    type = "percent"
+    value = 20
+    end = 2025-11-12T00:00:00+08:00
+    [offer.list_prices]
+    coat-1 = 499
+    [limits]
+    size = 500
+    suppress = "never.txt"
+    [words]
+    generator = "smollm2"
+    [words.evidence]
+    award = "Coat of the year 2025"
+    [words.evidence.lowest_30d]      # another proof for each item
+    coat-1 = "449 CNY"
+    [sender]
+    name = "Hearth"
 
 A file says nothing of where texts and the key of a text server go: the operator does, in the environment variable
 RECLLM_LLM_URL (such as http://localhost:8000/v1#model).
@@ -167,7 +143,7 @@ class TargetSection(_Section):
     text: Text | None = None
     """What the shop does not sell yet."""
     most_items: Annotated[int, Field(ge=1)] | None = None
-    """The items that suit most people; all when None."""
+    """So many items at most, those that suit most people; all when None."""
 
     @model_validator(mode="after")
     def _one_of_three(self) -> Self:
@@ -180,6 +156,7 @@ class OfferSection(_Section):
     """What is offered, and when: from `start` on, before `end`."""
 
     type: str
+    """percent, amount, coupon, free_shipping, gift or bogo (buy one, get one free)."""
     value: Amount | None = None
     """Per cent, or money in the item's currency."""
     start: Moment | None = None
@@ -350,7 +327,9 @@ class CampaignFile(_Section):
     goal: str = ""
     note: str = ""
     channels: Texts
+    """A person is reached on the first of these that they agreed to."""
     locales: Texts = ("en",)
+    """Of the texts: the first, unless a basic of the person (language, locale, lang) names another of them."""
     send: Moment | None = None
     """When texts go out; the present when None."""
     window_days: Positive | None = None

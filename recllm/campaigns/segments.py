@@ -12,18 +12,18 @@ from recllm.schema import Item
 OTHERS = "others"
 THIRDS = ("likely", "middling", "unlikely")
 
-Both = tuple[list[PlannedPerson], list[PlannedPerson]]
+BothSides = tuple[list[PlannedPerson], list[PlannedPerson]]
 """People reached, and people held out."""
 
 
 def divided(
     reached: Sequence[PlannedPerson], held_out: Sequence[PlannedPerson], items: Mapping[str, Item], floor: int
-) -> dict[str, dict[str, Both]]:
+) -> dict[str, dict[str, BothSides]]:
     """How -> part -> people. Parts with fewer reached people than `floor` stand together under `OTHERS`, together with
     the next larger ones until these are enough. A way that leaves a single part is left out."""
     ways = {}
     for by, name_of in _ways(reached, held_out, items).items():
-        parts: dict[str, Both] = {}
+        parts: dict[str, BothSides] = {}
         for side, people in enumerate((reached, held_out)):
             for person in people:
                 parts.setdefault(name_of(person), ([], []))[side].append(person)
@@ -65,7 +65,7 @@ def _ways(
     }
 
 
-def _merged(parts: Mapping[str, Both], floor: int) -> dict[str, Both]:
+def _merged(parts: Mapping[str, BothSides], floor: int) -> dict[str, BothSides]:
     """Largest first, what is told together last."""
     order = sorted(parts, key=lambda name: (-len(parts[name][0]), name))
     large = [name for name in order if len(parts[name][0]) >= floor]

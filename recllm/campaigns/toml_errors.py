@@ -54,8 +54,8 @@ def data_error(file: Path, source: str, error: ValidationError, sections: Mappin
 
 def unknown_key(source: str, section: str, key: str, sections: Mapping[str, Sequence[str]]) -> str:
     nearest = difflib.get_close_matches(key, sections.get(section, ()), n=1)
-    known = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(sections.get(section, ()))}"
-    return _with_line(source, [section, key], f"is unknown; {known}")
+    remedy = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(sections.get(section, ()))}"
+    return _with_line(source, [section, key], f"is unknown; {remedy}")
 
 
 def _fault(source: str, error: ErrorDetails, sections: Mapping[str, Sequence[str]]) -> str:
