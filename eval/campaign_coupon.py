@@ -20,14 +20,14 @@ import polars as pl
 from campaign_double11 import Clock, account, inputs_and_seconds
 from inputs import RESULTS, default_encoder, finish, script_parser
 
-from recllm.campaigns.effect import share
 from recllm.campaigns.export import export_campaign
 from recllm.campaigns.file import CampaignFile, read_campaign
-from recllm.campaigns.open_campaign import open_desk
+from recllm.campaigns.measures import outcome_document, share
+from recllm.campaigns.open_campaign import open_campaign
 from recllm.campaigns.outcome import campaign_outcome
 from recllm.campaigns.overview import preview_document
 from recllm.campaigns.plan import plan_campaigns
-from recllm.campaigns.plan_types import Plan
+from recllm.campaigns.plan_types import CampaignPlan
 from recllm.demo import data_folder
 from recllm.documents import plain
 from recllm.jobs.load import load_file
@@ -93,17 +93,18 @@ def main() -> None:
     clock.lap("model")
     items = coupon_items(source, shop, args.campaign)
     campaign = written(args.output, args.campaign, start, end, items, len(households))
-    (plan,) = plan_campaigns(shop, [campaign], recommender=open_recommender(shop, encoder=encoder), replace=True)
+    recommender = open_recommender(shop, encoder=encoder, everybody=True)
+    (plan,) = plan_campaigns(shop, [campaign], recommender=recommender, replace=True)
     clock.lap("plan")
-    desk = open_desk(shop, campaign)
-    write_preview(preview_document(desk), args.output / "coupon-preview.html")
-    preview_png(preview_document(desk), args.output / "coupon-preview.png")
-    done = export_campaign(desk, args.output / "export")
+    opened = open_campaign(shop, campaign)
+    write_preview(preview_document(opened), args.output / "coupon-preview.html")
+    preview_png(preview_document(opened), args.output / "coupon-preview.png")
+    done = export_campaign(opened, args.output / "export")
     clock.lap("preview and export")
-    before = account(plan, desk, done)
+    before = account(plan, opened, done)
     transactions(shop, args.output / "window-log.parquet", source, start, end + timedelta(days=2))
     clock.lap("reading what happened")
-    found = campaign_outcome(open_desk(shop, campaign, recheck=False))
+    found = campaign_outcome(open_campaign(shop, campaign, recheck=False))
     write_report(found, args.output / "coupon-report.html", currency="USD")
     report_png(found, args.output / "coupon-report.png")
     clock.lap("report")
@@ -113,7 +114,7 @@ def main() -> None:
         "coupon_items": len(items),
         "bought_in_window": bought(source, shop, plan, items, households, (start, end)),
         "claim": "none: neither audience was drawn by lot, and nobody was sent the planned texts",
-        "report": plain(found),
+        "report": outcome_document(found),
         "model": model,
         **inputs_and_seconds(source, args.seed, clock),
     }
@@ -174,7 +175,7 @@ def written(folder: Path, number: int, start: datetime, end: datetime, items: li
 def bought(
     source: Path,
     shop: Workspace,
-    plan: Plan,
+    plan: CampaignPlan,
     items: list[str],
     households: list[str],
     window: tuple[datetime, datetime],

@@ -24,15 +24,15 @@ import numpy as np
 import polars as pl
 from inputs import DATA, RESULTS, finish, say, script_parser
 
-from recllm.campaigns.export import Exported, export_campaign
+from recllm.campaigns.export import CampaignExport, export_campaign
 from recllm.campaigns.file import read_campaign
 from recllm.campaigns.folder import read_log
-from recllm.campaigns.open_campaign import Desk, open_desk
+from recllm.campaigns.measures import outcome_document
+from recllm.campaigns.open_campaign import OpenCampaign, open_campaign
 from recllm.campaigns.outcome import campaign_outcome
 from recllm.campaigns.overview import preview_document, text_documents
 from recllm.campaigns.plan import plan_campaigns
-from recllm.campaigns.plan_types import Plan
-from recllm.documents import plain
+from recllm.campaigns.plan_types import CampaignPlan
 from recllm.encoder.loading import load_encoder
 from recllm.ingest.record import record_events
 from recllm.jobs.load import load_file
@@ -107,22 +107,23 @@ def main() -> None:
     file = args.output / "double11.toml"
     file.write_text(CAMPAIGN.format(items=json.dumps(women(args.data)), lift=100 * LIFT), encoding="utf-8")
     campaign = read_campaign(file)
-    (plan,) = plan_campaigns(shop, [campaign], recommender=open_recommender(shop, encoder=encoder), replace=True)
+    recommender = open_recommender(shop, encoder=encoder, everybody=True)
+    (plan,) = plan_campaigns(shop, [campaign], recommender=recommender, replace=True)
     clock.lap("plan")
-    desk = open_desk(shop, campaign)
-    write_preview(preview_document(desk), args.output / "double11-preview.html")
-    done = export_campaign(desk, args.output / "export")
+    opened = open_campaign(shop, campaign)
+    write_preview(preview_document(opened), args.output / "double11-preview.html")
+    done = export_campaign(opened, args.output / "export")
     clock.lap("preview and export")
-    before = account(plan, desk, done)
-    simulate(desk, done, args.seed)
-    found = campaign_outcome(open_desk(shop, campaign, recheck=False))
+    before = account(plan, opened, done)
+    simulate(opened, done, args.seed)
+    found = campaign_outcome(open_campaign(shop, campaign, recheck=False))
     write_report(found, args.output / "double11-report.html", currency="CNY", locale="zh")
     report_png(found, args.output / "double11-report.png", locale="zh")
     clock.lap("report")
     record = {
         **before,
         "simulated_effect": LIFT,
-        "report": plain(found),
+        "report": outcome_document(found),
         "model": trained.model_version,
         **inputs_and_seconds(args.data, args.seed, clock),
     }
@@ -153,13 +154,13 @@ def women(data: Path) -> list[str]:
     return few["item_id"].head(ITEMS).to_list()
 
 
-def simulate(desk: Desk, done: Exported, seed: int) -> None:
+def simulate(opened: OpenCampaign, done: CampaignExport, seed: int) -> None:
     """Purchases of each person's own item within the window, by the probabilities above."""
     rng = np.random.default_rng(seed)
-    start = datetime.fromisoformat(next(iter(read_log(desk.folder.exports)))["send_from"])
+    start = datetime.fromisoformat(next(iter(read_log(opened.folder.exports)))["send_from"])
     reached = set(done.people)
     rows = []
-    for person in desk.plan.people:
+    for person in opened.plan.people:
         chance = BASE + LIFT * (person.user_id in reached)
         if rng.random() < chance:
             at = start + timedelta(hours=float(rng.uniform(0.5, 48)))
@@ -168,16 +169,16 @@ def simulate(desk: Desk, done: Exported, seed: int) -> None:
     frame = pl.DataFrame(rows, schema=columns, orient="row").with_columns(
         pl.col("timestamp").dt.convert_time_zone("UTC")
     )
-    record_events(frame, desk.workspace.store(), source="simulated")
+    record_events(frame, opened.workspace.store(), source="simulated")
 
 
-def account(plan: Plan, desk: Desk, done: Exported) -> dict[str, Any]:
+def account(plan: CampaignPlan, opened: OpenCampaign, done: CampaignExport) -> dict[str, Any]:
     """What was planned and exported, in figures."""
-    texts = text_documents(desk)
+    texts = text_documents(opened)
     return {
         "campaign_id": plan.campaign_id,
         "size": len(plan.addressed),
-        "holdout": len(plan.held),
+        "holdout": len(plan.held_out),
         "excluded": dict(plan.excluded),
         "expected_conversions": plan.expected_conversions,
         "items": len(plan.items),
@@ -187,7 +188,7 @@ def account(plan: Plan, desk: Desk, done: Exported) -> dict[str, Any]:
             "with_warnings": sum(bool(t["warnings"]) for t in texts),
             "approved": sum(t["status"] == "approved" for t in texts),
         },
-        "exported": {"reached": done.reached, "held": done.held, "dropped": dict(done.dropped)},
+        "exported": {"reached": done.reached, "held": done.held_out, "dropped": dict(done.dropped)},
         "notes": list(plan.notes),
     }
 

@@ -12,18 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recllm.campaigns.conclusions import conclusions
-from recllm.campaigns.effect import difference, mean_difference, share
-from recllm.campaigns.file import Quiet, read_campaign
+from recllm.campaigns.file import read_campaign
 from recllm.campaigns.folder import append, read_log
-from recllm.campaigns.hours import is_quiet, send_window
-from recllm.campaigns.measures import Arm, Outcome, Row
-from recllm.campaigns.plan_types import Person
+from recllm.campaigns.hours import QuietHours, is_quiet, send_window
+from recllm.campaigns.measures import CampaignOutcome, GroupFigures, SegmentFigures, difference, mean_difference, share
+from recllm.campaigns.outcome import conclusions
+from recllm.campaigns.plan_types import PlannedPerson
 from recllm.campaigns.segments import OTHERS, divided
 from recllm.errors import DataError
 from recllm.report.campaign import report_page, report_png
-from recllm.report.campaign_words import WORDS
-from recllm.report.intervals import Whisker, interval_chart
+from recllm.report.page import words
 
 GOOD = """\
 id = "spring"
@@ -57,14 +55,15 @@ def campaign(folder: Path, text: str) -> Path:
 
 def test_a_file_says_everything(tmp_path: Path) -> None:
     found = read_campaign(campaign(tmp_path, GOOD))
-    assert (found.id, found.channels, found.locales, found.items) == ("spring", ("push",), ("en",), ("tea1", "tea2"))
+    assert (found.id, found.channels, found.locales) == ("spring", ("push",), ("en",))
+    assert found.target.items == ("tea1", "tea2")
     assert found.offer is not None and str(found.offer.value) == "12.5", "exact, not a float"
     assert found.offer.end is not None and found.offer.end.utcoffset() == timedelta(hours=8)
-    assert str(found.list_prices["tea1"]) == "4.99" and found.suppress == tmp_path / "never.txt"
-    assert found.quiet == Quiet(start=time(21), end=time(8), zone=None) and found.cut.holdout == 0.2
+    assert str(found.list_prices["tea1"]) == "4.99" and found.limits.suppress == tmp_path / "never.txt"
+    assert found.limits.quiet_hours == QuietHours(start=time(21), end=time(8)) and found.limits.cut.holdout == 0.2
     assert found.evidence_for("tea1") == {"award": "Tea of the Year 2025", "lowest_30d": "$4.50"}
     assert found.evidence_for("tea2") == {"award": "Tea of the Year 2025"}
-    assert not found.auto, "a person approves, unless the file says otherwise"
+    assert not found.words.auto, "a person approves, unless the file says otherwise"
 
 
 @pytest.mark.parametrize(
@@ -99,6 +98,13 @@ def test_a_file_says_everything(tmp_path: Path) -> None:
         ('packs = ["cn"]', "variants = 9", 16, "5 at most"),
         ('packs = ["cn"]', 'voice = "voice.toml"', 16, "no file"),
         ('award = "Tea of the Year 2025"', "award = 1", 18, "a text"),
+        ("holdout = 0.2", "holduot = 0.2", 13, "did you mean holdout?"),
+        ("holdout = 0.2", "size = true", 13, "a whole number"),
+        ("holdout = 0.2", "size = 2.5", 13, "a whole number"),
+        ("[limits]", 'digest = "0"\n[limits]', 12, "list_prices.digest is an amount"),
+        ('channels = ["push"]', 'channels = ["push"]\ndigest = "0"', 3, "digest is unknown"),
+        ('packs = ["cn"]', 'generator = "template"\nadapter = "voice"', 17, "belongs to a causal language model"),
+        ("[limits]", "[[limits]]", 12, "limits is a table"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, old: str, new: str, line: int | None, said: str) -> None:
@@ -112,7 +118,7 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, old: str, new: str
 
 def test_a_pack_that_does_not_parse(tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text('name = "own"\n[[rule]]\nid = "x"\n')
-    with pytest.raises(DataError, match=r"line 16.*own\.toml, rule x: citation is missing"):
+    with pytest.raises(DataError, match=r"line 16.*own\.toml, rule x: guarantee is missing"):
         read_campaign(campaign(tmp_path, GOOD.replace('packs = ["cn"]', 'packs = ["own.toml"]')))
     with pytest.raises(DataError, match="no TOML"):
         read_campaign(campaign(tmp_path, GOOD + "\n[["))
@@ -120,8 +126,8 @@ def test_a_pack_that_does_not_parse(tmp_path: Path) -> None:
 
 # --- hours -----------------------------------------------------------------------------------------------------------
 
-NIGHT = Quiet(start=time(21), end=time(8), zone="Europe/Berlin")
-NOON = Quiet(start=time(12), end=time(13), zone="Asia/Shanghai")
+NIGHT = QuietHours(start=time(21), end=time(8), zone="Europe/Berlin")
+NOON = QuietHours(start=time(12), end=time(13), zone="Asia/Shanghai")
 
 
 @pytest.mark.parametrize(
@@ -137,7 +143,7 @@ NOON = Quiet(start=time(12), end=time(13), zone="Asia/Shanghai")
         ("2025-11-11T12:20+08:00", NOON, "2025-11-11T13:00+08:00", "2025-11-12T12:00+08:00"),
     ],
 )
-def test_messages_wait_for_the_morning(moment: str, quiet: Quiet, start: str, end: str) -> None:
+def test_messages_wait_for_the_morning(moment: str, quiet: QuietHours, start: str, end: str) -> None:
     found = send_window(datetime.fromisoformat(moment), quiet, None, None)
     assert found is not None and found.end is not None
     assert found.start == datetime.fromisoformat(start) and found.end == datetime.fromisoformat(end)
@@ -161,7 +167,7 @@ def test_an_offer_that_ends_in_the_night_is_over() -> None:
 def test_no_message_leaves_in_quiet_hours(moment: datetime, start: time, end: time, zone: str) -> None:
     if start == end:
         return
-    quiet, at = Quiet(start=start, end=end, zone=zone), moment.replace(tzinfo=UTC)
+    quiet, at = QuietHours(start=start, end=end, zone=zone), moment.replace(tzinfo=UTC)
     found = send_window(at, quiet, None, None)
     assert found is not None and found.end is not None and at <= found.start < found.end
     assert found.end - found.start <= timedelta(hours=25)
@@ -177,9 +183,9 @@ def test_intervals_are_the_published_ones() -> None:
     one = share(81, 263)
     assert (round(one.low, 4), round(one.high, 4)) == (0.2553, 0.3662)
     gap = difference(56, 70, 48, 80)
-    assert (round(gap.value, 4), round(gap.low, 4), round(gap.high, 4)) == (0.2, 0.0524, 0.3339) and gap.tells
+    assert (round(gap.value, 4), round(gap.low, 4), round(gap.high, 4)) == (0.2, 0.0524, 0.3339) and gap.excludes_zero
     nothing = difference(0, 10, 0, 20)
-    assert (round(nothing.low, 4), round(nothing.high, 4)) == (-0.1611, 0.2775) and not nothing.tells
+    assert (round(nothing.low, 4), round(nothing.high, 4)) == (-0.1611, 0.2775) and not nothing.excludes_zero
 
 
 @given(st.integers(1, 500), st.integers(1, 500), st.data())
@@ -203,10 +209,10 @@ def test_money_by_bootstrap() -> None:
 # --- parts of a report -----------------------------------------------------------------------------------------------
 
 
-def person(n: int, kind: str, held: bool = False) -> Person:
-    return Person(
+def person(n: int, kind: str, held: bool = False) -> PlannedPerson:
+    return PlannedPerson(
         user_id=f"u{n}",
-        held=held,
+        held_out=held,
         probability=n / 1000,
         item_id="tea",
         kind=kind,
@@ -243,22 +249,21 @@ def test_both_sides_are_divided_alike() -> None:
 
 
 def test_the_words_of_both_languages_are_the_same_ones() -> None:
-    assert set(WORDS["en"]) == set(WORDS["zh"])
+    for page in ("campaign", "prediction", "charts", "evolution"):
+        assert set(words(page, "en")) == set(words(page, "zh-CN"))
 
 
-def test_a_chart_escapes_and_fits() -> None:
-    svg = interval_chart([Whisker("<b>", 0.2, -0.1, 0.4, "20 %"), Whisker("none", 0, 0, 0)], title='"x"')
-    assert "<b>" not in svg and "&lt;b&gt;" in svg and svg.count("<rect") == 2
-
-
-def outcome() -> Outcome:
-    arm = Arm(people=200, converted=30, rate=share(30, 200), revenue=99.5, revenue_per_person=0.4975, unsubscribed=2)
+def outcome() -> CampaignOutcome:
+    arm = GroupFigures(
+        people=200, converted=30, rate=share(30, 200), revenue=99.5, revenue_per_person=0.4975, unsubscribed=2
+    )
     gap = difference(30, 200, 9, 120)
     rows = [
-        Row(by=by, name=name, reached=arm, held=arm, effect=gap) for by, name in (("variant", "1"), ("item", "<i>"))
+        SegmentFigures(by=by, name=name, reached=arm, held_out=arm, effect=gap)
+        for by, name in (("variant", "1"), ("item", "<i>"))
     ]
     start = datetime(2025, 1, 1, tzinfo=UTC)
-    return Outcome(
+    return CampaignOutcome(
         campaign_id="spring",
         goal="<b>",
         note="a note",
@@ -266,14 +271,14 @@ def outcome() -> Outcome:
         end=start + timedelta(days=7),
         until=start + timedelta(days=9),
         planned=210,
-        planned_held=120,
+        planned_held_out=120,
         dropped={"consent_withdrawn": 10},
         not_counted=0,
         horizon_days=28,
         expected_conversions=31.5,
         reached=arm,
-        held=arm,
-        rest=arm,
+        held_out=arm,
+        other_people=arm,
         effect=gap,
         revenue_effect=gap,
         segments=tuple(rows),
@@ -296,14 +301,62 @@ def test_every_conclusion_can_be_said() -> None:
         (whole, "more often"),
         (replace(whole, effect=difference(9, 120, 30, 200)), "less often"),
         (replace(whole, effect=difference(10, 100, 10, 100)), "less than about"),
-        (replace(whole, effect=None, held=None), "fewer than 50 people were held out"),
-        (replace(whole, effect=None, held=None, planned_held=0), "nobody was held out"),
+        (replace(whole, effect=None, held_out=None), "fewer than 50 people were held out"),
+        (replace(whole, effect=None, held_out=None, planned_held_out=0), "nobody was held out"),
         (replace(whole, reached=None), "Fewer than 50 people were reached"),
         (replace(whole, until=whole.start), "Nothing is known"),
     ]
-    for found, words in cases:
-        assert words in conclusions(found, 50, "en")[0]
+    for found, sentence in cases:
+        assert sentence in conclusions(found, 50, "en")[0]
         assert "{" not in "".join(conclusions(found, 50, "zh-CN"))
+
+
+def test_a_file_does_not_say_where_texts_and_the_key_go(tmp_path: Path) -> None:
+    for address in ("http://127.0.0.1:8000/v1#m", "HTTPS://llm.example/v1"):
+        text = GOOD.replace('packs = ["cn"]', f'generator = "{address}"')
+        with pytest.raises(DataError, match=r'line 16: words.generator is an address.*write "server".*RECLLM_LLM_URL'):
+            read_campaign(campaign(tmp_path, text))
+
+
+def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    text = GOOD.replace("value = 12.5", "value = 0").replace("holdout = 0.2", "holduot = 0.2")
+    with pytest.raises(DataError) as error:
+        read_campaign(campaign(tmp_path, text))
+    lines = sorted(str(error.value).splitlines())
+    assert ["line 13: limits.holduot" in lines[0], "line 7: offer.value" in lines[1], len(lines)] == [True, True, 2]
+
+
+@pytest.mark.parametrize("letter", ["\u2028", "\u2029", "\x85", "\x1e", "\n", "\r\n"])
+def test_no_character_of_a_text_ends_a_line_of_a_log(tmp_path: Path, letter: str) -> None:
+    append(tmp_path / "log.jsonl", [{"text": f"new{letter}line"}])
+    append(tmp_path / "log.jsonl", [{"text": "next"}])
+    assert [entry["text"] for entry in read_log(tmp_path / "log.jsonl")] == [f"new{letter}line", "next"]
+
+
+def test_a_torn_last_line_is_dropped_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "log.jsonl"
+    append(file, [{"n": 1}, {"n": 2, "by": "王"}])
+    before = file.read_bytes()
+    for cut in range(1, len(before) - before.index(b"\n") - 1):
+        file.write_bytes(before[:-cut])
+        assert [entry["n"] for entry in read_log(file)] == [1]
+    assert "log.jsonl: the last line is incomplete" in caplog.text
+    append(file, [{"n": 3}])
+    assert [entry["n"] for entry in read_log(file)] == [1, 3] and file.read_bytes().endswith(b"}\n")
+
+
+def test_an_append_that_fails_leaves_the_log_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "log.jsonl"
+    append(file, [{"n": 1}])
+    before = file.read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        append(file, [{"n": 2}, {"n": 3}])
+    assert file.read_bytes() == before and [f.name for f in tmp_path.iterdir()] == ["log.jsonl"]
 
 
 def test_a_log_shows_what_was_changed(tmp_path: Path) -> None:

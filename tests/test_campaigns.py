@@ -6,8 +6,10 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,17 +20,17 @@ from store_view import view
 
 from recllm.adcopy.record import load, replay
 from recllm.campaigns import decisions
-from recllm.campaigns.decisions import AUTO, Status
-from recllm.campaigns.export import Exported, export_campaign
+from recllm.campaigns.decisions import AUTO
+from recllm.campaigns.export import CampaignExport, export_campaign
 from recllm.campaigns.file import CampaignFile, read_campaign
 from recllm.campaigns.folder import COPIES, CampaignFolder, read_log, read_plan
-from recllm.campaigns.open_campaign import Desk, enter_edit, open_desk
+from recllm.campaigns.open_campaign import OpenCampaign, enter_edit, open_campaign
 from recllm.campaigns.outcome import campaign_outcome
 from recllm.campaigns.overview import preview_document
 from recllm.campaigns.plan import plan_campaigns
-from recllm.campaigns.plan_types import Plan
+from recllm.campaigns.plan_types import CampaignPlan, TextStatus
 from recllm.encoder.toy import ToyEncoder
-from recllm.errors import DataError, GenerationError, NothingToDo, PolicyError, RecllmError, UsageError
+from recllm.errors import DataError, GenerationError, ModelError, NothingToDo, PolicyError, RecllmError, UsageError
 from recllm.generator.scripted import ScriptedGenerator
 from recllm.ingest.record import record_events
 from recllm.jobs.load import load_file
@@ -140,19 +142,19 @@ def changed(folder: Path, *pairs: tuple[str, str], name: str = "other", text: st
     return read_campaign(file)
 
 
-def tea(shop: Workspace, clock: datetime = NOW) -> Desk:
-    return open_desk(shop, read_campaign(shop.root.parent / "tea.toml"), clock=clock)
+def tea(shop: Workspace, clock: datetime = NOW) -> OpenCampaign:
+    return open_campaign(shop, read_campaign(shop.root.parent / "tea.toml"), clock=clock)
 
 
-def approved(shop: Workspace) -> Desk:
-    desk = tea(shop)
-    decisions.approve(desk.folder, desk.plan, [t.id for t in desk.plan.texts], by="Ann", at=NOW)
-    return desk
+def approved(shop: Workspace) -> OpenCampaign:
+    campaign = tea(shop)
+    decisions.approve(campaign.folder, campaign.plan, [t.id for t in campaign.plan.texts], by="Ann", at=NOW)
+    return campaign
 
 
-def exported(shop: Workspace) -> tuple[Desk, Exported]:
-    desk = approved(shop)
-    return desk, export_campaign(desk, shop.root.parent / "out", clock=NOW)
+def exported(shop: Workspace) -> tuple[OpenCampaign, CampaignExport]:
+    campaign = approved(shop)
+    return campaign, export_campaign(campaign, shop.root.parent / "out", clock=NOW)
 
 
 def said(shop: Workspace, lines: list[str], table: str = "consent", head: str = CONSENT_HEAD) -> None:
@@ -171,7 +173,7 @@ def raw_ids(shop: Workspace) -> dict[str, str]:
 
 def test_tea_is_planned_for_tea_drinkers(shop: Workspace) -> None:
     plan, names = tea(shop).plan, raw_ids(shop)
-    assert len(plan.addressed) == 60 and 50 <= len(plan.held) <= 80
+    assert len(plan.addressed) == 60 and 50 <= len(plan.held_out) <= 80
     assert all(int(names[p.user_id][5:]) % 2 == 0 for p in plan.people)
     assert len(plan.people) + sum(plan.excluded.values()) == PEOPLE
     assert plan.expected_conversions == pytest.approx(sum(p.probability for p in plan.addressed), rel=1e-4)
@@ -214,6 +216,63 @@ def test_a_plan_that_was_being_replaced_is_found_again(shop: Workspace) -> None:
     assert tea(shop).plan.campaign_id == "tea" and not folder.old.exists()
 
 
+def test_who_looks_during_a_publication_does_not_break_it(shop: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the two renames somebody opens the campaign: they wait, and both go on."""
+    file = tea(shop).file
+    looked: list[str] = []
+    visitors: list[threading.Thread] = []
+
+    def look() -> None:
+        looked.append(read_plan(CampaignFolder.of(shop.root, "tea")).campaign_id)
+
+    rename = Path.replace
+
+    def watched(path: Path, target: Path) -> Path:
+        moved = rename(path, target)
+        if Path(target).name == ".tea.old":
+            visitors.append(threading.Thread(target=look))
+            visitors[0].start()
+            visitors[0].join(timeout=0.3)
+            assert not looked, "nobody sees a campaign without its plan"
+        return moved
+
+    monkeypatch.setattr(Path, "replace", watched)
+    plan_campaigns(shop, [file], replace=True)
+    visitors[0].join(timeout=30)
+    assert looked == ["tea"] and len(visitors) == 1
+
+
+def test_a_decision_about_a_plan_that_was_replaced_is_refused(shop: Workspace, folder: Path) -> None:
+    opened = tea(shop)
+    (folder / "tea.toml").write_text(TEA.replace("most_items = 4", "most_items = 3"))
+    plan_campaigns(shop, [read_campaign(folder / "tea.toml")], replace=True)
+    with pytest.raises(UsageError, match="was planned again meanwhile"):
+        decisions.approve(opened.folder, opened.plan, ["t1"], by="Ann", at=NOW)
+    with pytest.raises(UsageError, match="was planned again meanwhile"):
+        export_campaign(opened, folder / "out", clock=NOW)
+    assert {s.status for s in tea(shop).states.values()} == {TextStatus.DRAFT}
+
+
+def test_a_pasted_line_separator_in_a_wording_harms_nothing(shop: Workspace) -> None:
+    campaign = tea(shop)
+    wording = campaign.plan.texts[0].text.replace(". ", ".\u2028", 1)
+    enter_edit(campaign, "t1", f"{wording}\u2028", by="Ann", at=NOW)
+    assert tea(shop).states["t1"].text == f"{wording}\u2028"
+
+
+def test_damaged_files_of_a_campaign_are_named_with_the_field(shop: Workspace) -> None:
+    campaign = tea(shop)
+    head = campaign.folder.plan.read_text()
+    campaign.folder.plan.write_text(head.replace('"horizon_days"', '"horizon"'))
+    with pytest.raises(DataError, match=r"plan.json: the plan is damaged: horizon(_days)?: "):
+        tea(shop)
+    campaign.folder.plan.write_text(head)
+    people = campaign.folder.people.read_text()
+    campaign.folder.people.write_text(people.replace('"channel"', '"way"', 1))
+    with pytest.raises(DataError, match=r"people.jsonl: the plan is damaged: 0\.(channel|way): "):
+        tea(shop)
+
+
 def test_an_id_is_taken_once(shop: Workspace, folder: Path) -> None:
     file = tea(shop).file
     with pytest.raises(UsageError, match="--replace"):
@@ -250,6 +309,53 @@ def test_what_cannot_be_planned_leaves_nothing(
     assert not (shop.root / "campaigns" / "other").exists()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "error", "said"),
+    [
+        ("end = 2024-03-31", "end = 2024-02-01", DataError, "ended at 2024-02-01"),
+        ('goal = "tea for', 'send = 2024-01-01T00:00:00+00:00\ngoal = "tea for', DataError, "the present is"),
+        ('category = "food > tea"', 'items = ["tea99"]', UsageError, "no item 'tea99'"),
+        ('category = "food > tea"', 'category = "pharmacy"', UsageError, "no item on offer"),
+        ('suppress = "never.txt"', 'suppress = "gone.txt"', UsageError, "gone.txt: cannot be read"),
+        ("variants = 2", 'variants = 2\ngenerator = "server"', UsageError, "set RECLLM_LLM_URL"),
+        ("variants = 2", 'variants = 2\ngenerator = "./no/model"', ModelError, "No generator"),
+        ('id = "other"', 'id = "tea"', UsageError, "--replace"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_loaded(
+    shop: Workspace,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    old: str,
+    new: str,
+    error: type[Exception],
+    said: str,
+) -> None:
+    monkeypatch.delenv("RECLLM_LLM_URL", raising=False)
+    monkeypatch.setattr("recllm.campaigns.plan.open_recommender", lambda *_, **__: pytest.fail("it was loaded"))
+    text = TEA.replace('id = "tea"', 'id = "other"').replace(old, new)
+    (folder / "other.toml").write_text(text)
+    with pytest.raises(error, match=said):
+        plan_campaigns(shop, [read_campaign(folder / "other.toml")])
+
+
+def test_the_key_goes_to_the_operators_server_alone(
+    shop: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file asks for the server; where that is stands in the environment."""
+    asked: list[str] = []
+
+    @contextmanager
+    def opened(generator: object, *_: object, **__: object) -> Iterator[None]:
+        asked.append(str(generator))
+        yield None
+
+    monkeypatch.setenv("RECLLM_LLM_URL", "http://localhost:8000/v1#own")
+    monkeypatch.setattr("recllm.campaigns.plan.open_generator", opened)
+    plan_campaigns(shop, [changed(folder, ("variants = 2", 'variants = 2\ngenerator = "server"'))])
+    assert set(asked) == {"http://localhost:8000/v1#own"}
+
+
 ALL_ITEMS = json.dumps([f"{kind}{n}" for kind in ("tea", "tool") for n in range(12)])
 
 
@@ -258,6 +364,23 @@ def test_an_offer_that_begins_when_texts_go_out(shop: Workspace, folder: Path) -
     pairs += [('goal = "tea for', 'send = 2024-03-01T09:00:00+00:00\ngoal = "tea for')]
     (plan,) = plan_campaigns(shop, [changed(folder, *pairs)])
     assert plan.send == "2024-03-01T09:00:00+00:00" and "20% off" in plan.texts[0].text
+
+
+def test_plan_approval_and_export_live_at_the_same_time(shop: Workspace, folder: Path) -> None:
+    """The last to buy something refused personalisation; the shop is live all the same."""
+    name, today = raw("u299"), datetime(2024, 3, 21, 9, tzinfo=UTC)
+    said(shop, [f"{name},{PERSONAL},false,{AFTER}"])
+    said(shop, [f"{name},tool1,purchase,2024-03-20T12:00:00Z"], "events", "user_id,item_id,event,timestamp")
+    pair = ("end = 2024-03-31", "start = 2024-03-15T00:00:00+00:00\nend = 2024-03-31")
+    file = changed(folder, pair)
+    (plan,) = plan_campaigns(shop, [file], now=today)
+    campaign = open_campaign(shop, file, clock=today)
+    assert plan.as_of == plan.send == campaign.moment.isoformat() == today.isoformat()
+    decisions.approve(campaign.folder, plan, [t.id for t in plan.texts], by="Ann", at=today)
+    done = export_campaign(campaign, folder / "out", clock=today)
+    assert done.window.start == today
+    shown = view(shop.store()).events().filter(pl.col("event") == "shown")["timestamp"]
+    assert set(shown) == {today - timedelta(seconds=1)}
 
 
 def test_an_item_that_is_gone(shop: Workspace, folder: Path) -> None:
@@ -300,35 +423,35 @@ def test_a_generator_that_dies_leaves_templates(shop: Workspace, folder: Path) -
 
 
 def test_nothing_is_approved_without_a_person(shop: Workspace) -> None:
-    desk = tea(shop)
-    assert {s.status for s in desk.states.values()} == {Status.DRAFT}
+    campaign = tea(shop)
+    assert {s.status for s in campaign.states.values()} == {TextStatus.DRAFT}
     with pytest.raises(PolicyError, match="no text of 'tea' is approved"):
-        export_campaign(desk, shop.root / "out")
+        export_campaign(campaign, shop.root / "out")
     with pytest.raises(UsageError, match="--by"):
-        decisions.approve(desk.folder, desk.plan, ["t1"], by=" ", at=NOW)
-    decisions.approve(desk.folder, desk.plan, ["t1"], by="Ann", at=NOW)
-    state = desk.states["t1"]
-    assert (state.status, state.by, state.at) == (Status.APPROVED, "Ann", "2025-01-01T12:00:00+00:00")
-    decisions.reject(desk.folder, desk.plan, ["t1"], by="Bob", at=NOW, why="too plain")
+        decisions.approve(campaign.folder, campaign.plan, ["t1"], by=" ", at=NOW)
+    decisions.approve(campaign.folder, campaign.plan, ["t1"], by="Ann", at=NOW)
+    state = campaign.states["t1"]
+    assert (state.status, state.by, state.at) == (TextStatus.APPROVED, "Ann", "2025-01-01T12:00:00+00:00")
+    decisions.reject(campaign.folder, campaign.plan, ["t1"], by="Bob", at=NOW, why="too plain")
     with pytest.raises(PolicyError, match="too plain"):
-        decisions.approve(desk.folder, desk.plan, ["t1", "t2"], by="Ann", at=NOW)
-    assert desk.states["t2"].status is Status.DRAFT, "all or none"
+        decisions.approve(campaign.folder, campaign.plan, ["t1", "t2"], by="Ann", at=NOW)
+    assert campaign.states["t2"].status is TextStatus.DRAFT, "all or none"
     with pytest.raises(UsageError, match="no text 't99'"):
-        decisions.approve(desk.folder, desk.plan, ["t99"], by="Ann", at=NOW)
-    assert [e["action"] for e in read_log(desk.folder.decisions)] == ["approved", "rejected"]
+        decisions.approve(campaign.folder, campaign.plan, ["t99"], by="Ann", at=NOW)
+    assert [e["action"] for e in read_log(campaign.folder.decisions)] == ["approved", "rejected"]
 
 
 def test_an_edit_is_checked_at_once(shop: Workspace) -> None:
-    desk = tea(shop)
-    wording = desk.plan.texts[0].text
-    state = enter_edit(desk, "t1", wording.replace("$", "$9"), by="Ann", at=NOW)
-    assert state.status is Status.EDITED and "G1" in {d.rule for d in state.failures}
+    campaign = tea(shop)
+    wording = campaign.plan.texts[0].text
+    state = enter_edit(campaign, "t1", wording.replace("$", "$9"), by="Ann", at=NOW)
+    assert state.status is TextStatus.EDITED and "G1" in {d.rule for d in state.failures}
     with pytest.raises(PolicyError, match="fails G1"):
-        decisions.approve(desk.folder, desk.plan, ["t1"], by="Ann", at=NOW)
-    good = enter_edit(desk, "t1", wording.replace("20% off", "20% off now"), by="Ann", at=NOW)
+        decisions.approve(campaign.folder, campaign.plan, ["t1"], by="Ann", at=NOW)
+    good = enter_edit(campaign, "t1", wording.replace("20% off", "20% off now"), by="Ann", at=NOW)
     assert not good.failures and "off now" in good.text
-    decisions.approve(desk.folder, desk.plan, ["t1"], by="Bob", at=NOW)
-    assert "off now" in desk.states["t1"].text and desk.states["t1"].by == "Bob"
+    decisions.approve(campaign.folder, campaign.plan, ["t1"], by="Bob", at=NOW)
+    assert "off now" in campaign.states["t1"].text and campaign.states["t1"].by == "Bob"
 
 
 def test_a_second_short_message_needs_a_person(shop: Workspace, folder: Path) -> None:
@@ -337,7 +460,7 @@ def test_a_second_short_message_needs_a_person(shop: Workspace, folder: Path) ->
     file = changed(folder, ('"email", "push"', '"sms_gsm"'), ("variants = 2", "auto = true"), long)
     (plan,) = plan_campaigns(shop, [file], now=NOW)
     assert all("where 160 fit" in t.warnings[0].message for t in plan.texts)
-    assert {s.status for s in open_desk(shop, file, clock=NOW).states.values()} == {Status.DRAFT}
+    assert {s.status for s in open_campaign(shop, file, clock=NOW).states.values()} == {TextStatus.DRAFT}
 
 
 def test_auto_approves_what_nobody_doubts(shop: Workspace, folder: Path) -> None:
@@ -351,31 +474,31 @@ def test_auto_approves_what_nobody_doubts(shop: Workspace, folder: Path) -> None
     items = ('category = "food > tea"\nmost_items = 4', 'items = ["tea0", "tea1", "tea2"]')
     file = changed(folder, items, ('packs = ["us_ftc"]', 'packs = ["us_ftc", "own.toml"]\nauto = true'))
     (plan,) = plan_campaigns(shop, [file], now=NOW)
-    desk = open_desk(shop, file, clock=NOW)
+    campaign = open_campaign(shop, file, clock=NOW)
     of = {t.id: t for t in plan.texts}
     assert any(t.warnings for t in plan.texts) and any(not t.warnings for t in plan.texts)
-    for name, state in desk.states.items():
-        assert (state.status is Status.APPROVED) == (not of[name].warnings)
-        assert state.by == (AUTO if state.status is Status.APPROVED else "")
+    for name, state in campaign.states.items():
+        assert (state.status is TextStatus.APPROVED) == (not of[name].warnings)
+        assert state.by == (AUTO if state.status is TextStatus.APPROVED else "")
     warned = [t.id for t in plan.texts if t.warnings]
-    decisions.approve(desk.folder, plan, warned, by="Ann", at=NOW)
-    assert {desk.states[name].by for name in warned} == {"Ann"}
+    decisions.approve(campaign.folder, plan, warned, by="Ann", at=NOW)
+    assert {campaign.states[name].by for name in warned} == {"Ann"}
 
 
 def test_what_no_longer_holds_is_withdrawn(shop: Workspace) -> None:
-    desk = approved(shop)
-    first, second, *_ = sorted(desk.plan.items)
-    dearer = next(t for t in desk.plan.texts if t.item_id == first).facts.price
+    campaign = approved(shop)
+    first, second, *_ = sorted(campaign.plan.items)
+    dearer = next(t for t in campaign.plan.texts if t.item_id == first).facts.price
     said(shop, [f"{first},Green tea,99.50,USD,true", f"{second},Green tea,,USD,false"], "items", PRICE_HEAD)
     after = tea(shop)
     for text in after.plan.texts:
         state = after.states[text.id]
         if text.item_id == first:
-            assert state.status is Status.WITHDRAWN and f"from {dearer} USD to 99.5 USD" in state.why
+            assert state.status is TextStatus.WITHDRAWN and f"from {dearer} USD to 99.5 USD" in state.why
         elif text.item_id == second:
-            assert state.status is Status.WITHDRAWN and state.why == "the item is no longer on offer"
+            assert state.status is TextStatus.WITHDRAWN and state.why == "the item is no longer on offer"
         else:
-            assert state.status is Status.APPROVED
+            assert state.status is TextStatus.APPROVED
     done = export_campaign(after, shop.root / "out", clock=NOW) if counted(after, first, second) >= 50 else None
     assert done is None or done.dropped["text_not_approved"]
     gone = next(t.id for t in after.plan.texts if t.item_id == second)
@@ -388,19 +511,19 @@ def test_what_no_longer_holds_is_withdrawn(shop: Workspace) -> None:
 PRICE_HEAD = "item_id,title,price,currency,available"
 
 
-def counted(desk: Desk, *gone: str) -> int:
-    return sum(p.item_id not in gone for p in desk.plan.addressed)
+def counted(campaign: OpenCampaign, *gone: str) -> int:
+    return sum(p.item_id not in gone for p in campaign.plan.addressed)
 
 
 def test_an_offer_that_ended_takes_its_texts_along(shop: Workspace) -> None:
     approved(shop)
     record_events(pl.DataFrame([event(tea(shop).plan, datetime(2024, 4, 2, tzinfo=UTC))]), shop.store(), source="log")
     late = tea(shop)
-    assert {s.status for s in late.states.values()} == {Status.WITHDRAWN}
+    assert {s.status for s in late.states.values()} == {TextStatus.WITHDRAWN}
     assert "the offer ended at 2024-03-31" in late.states["t1"].why
 
 
-def event(plan: Plan, at: datetime) -> dict[str, object]:
+def event(plan: CampaignPlan, at: datetime) -> dict[str, object]:
     first = plan.addressed[0]
     return {"user_id": first.user_id, "item_id": "tool1", "event": "purchase", "timestamp": at, "price": 1.0}
 
@@ -414,13 +537,13 @@ def rows_of(file: str) -> list[dict[str, str]]:
 
 
 def test_what_leaves(shop: Workspace) -> None:
-    desk = approved(shop)
+    campaign = approved(shop)
     names = raw_ids(shop)
-    done = export_campaign(desk, shop.root.parent / "out", ids=names, clock=NOW)
+    done = export_campaign(campaign, shop.root.parent / "out", ids=names, clock=NOW)
     assert done.reached == 60 and not done.dropped and [Path(f).name for f in done.files] == FILES
     email, push = (rows_of(f) for f in done.files)
     assert len(email) + len(push) == 60 and len({r["user_id"] for r in (*email, *push)}) == 60
-    held = {names[p.user_id] for p in desk.plan.held}
+    held = {names[p.user_id] for p in campaign.plan.held_out}
     assert all(r["user_id"].startswith("'=cmdu") and r["user_id"][1:] not in held for r in (*email, *push))
     for row in email:
         body = row["body"].splitlines()
@@ -437,11 +560,25 @@ def test_what_leaves(shop: Workspace) -> None:
 FILES = ["tea-email.csv", "tea-push.csv"]
 
 
+def test_the_log_of_the_program_counts_and_names_nobody(
+    shop: Workspace, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "recllm")
+    file = changed(folder)
+    (plan,) = plan_campaigns(shop, [file])
+    campaign = open_campaign(shop, file, clock=NOW)
+    decisions.approve(campaign.folder, plan, [t.id for t in plan.texts], by="Ann", at=NOW)
+    export_campaign(campaign, folder / "out", clock=NOW)
+    lines = [r.getMessage() for r in caplog.records if r.name.startswith("recllm.campaigns")]
+    assert lines[0].startswith("planned 60 people, ") and lines[-1].startswith("exported 60 people, ")
+    assert f"{len(plan.texts)} texts approved" in lines and "u1_" not in caplog.text and "Ann" not in caplog.text
+
+
 def test_who_withdrew_since_the_plan_is_gone(shop: Workspace, folder: Path) -> None:
-    desk = approved(shop)
+    campaign = approved(shop)
     names = raw_ids(shop)
-    by_channel = {c: [names[p.user_id] for p in desk.plan.addressed if p.channel == c] for c in ("email", "push")}
-    held = names[desk.plan.held[0].user_id]
+    by_channel = {c: [names[p.user_id] for p in campaign.plan.addressed if p.channel == c] for c in ("email", "push")}
+    held = names[campaign.plan.held_out[0].user_id]
     no = [(by_channel["email"][0], "email"), (by_channel["push"][0], "push"), (by_channel["email"][1], PERSONAL)]
     said(shop, [f"{name},{purpose},false,{AFTER}" for name, purpose in (*no, (held, PERSONAL))])
     (folder / "never.txt").write_text(f"{by_channel['email'][2]}\n")
@@ -449,22 +586,22 @@ def test_who_withdrew_since_the_plan_is_gone(shop: Workspace, folder: Path) -> N
     assert done.reached == 56 and done.dropped == {"consent_withdrawn": 3, "suppression_list": 1}
     left = {row["user_id"][1:] for file in done.files for row in rows_of(file)}
     assert not left & {*(name for name, _ in no), by_channel["email"][2]}
-    assert done.held == len(desk.plan.held) - 1, "the comparison loses the same kind of people"
+    assert done.held_out == len(campaign.plan.held_out) - 1, "the comparison loses the same kind of people"
 
 
 PERSONAL = "personalisation"
 
 
 def test_too_few_are_not_exported(shop: Workspace) -> None:
-    desk = tea(shop)
-    most = max(desk.plan.texts, key=lambda t: t.people)
-    decisions.approve(desk.folder, desk.plan, [most.id], by="Ann", at=NOW)
+    campaign = tea(shop)
+    most = max(campaign.plan.texts, key=lambda t: t.people)
+    decisions.approve(campaign.folder, campaign.plan, [most.id], by="Ann", at=NOW)
     assert 0 < most.people < 50
     with pytest.raises(PolicyError, match="smaller than 50"):
-        export_campaign(desk, shop.root / "out")
-    assert not desk.folder.exports.exists()
+        export_campaign(campaign, shop.root / "out")
+    assert not campaign.folder.exports.exists()
     with pytest.raises(NothingToDo, match="not exported yet"):
-        campaign_outcome(desk)
+        campaign_outcome(campaign)
 
 
 def test_an_export_again_reaches_nobody_twice(shop: Workspace, folder: Path) -> None:
@@ -484,18 +621,18 @@ def buy(shop: Workspace, people: list[str], item: str, price: float = 3.0, day: 
 
 
 def test_what_it_brought(shop: Workspace) -> None:
-    desk, done = exported(shop)
-    held = [p.user_id for p in desk.plan.held]
-    buy(shop, [*done.people[:30], *held[:6]], desk.plan.items[0])
+    campaign, done = exported(shop)
+    held = [p.user_id for p in campaign.plan.held_out]
+    buy(shop, [*done.people[:30], *held[:6]], campaign.plan.items[0])
     buy(shop, list(done.people[30:]), "tool1")  # not of the campaign
-    said(shop, [f"{raw_ids(shop)[name]},{channel_of(desk, name)},false,{LATER}" for name in done.people[:4]])
+    said(shop, [f"{raw_ids(shop)[name]},{channel_of(campaign, name)},false,{LATER}" for name in done.people[:4]])
     found = campaign_outcome(tea(shop))
-    assert found.reached and found.held and found.effect and found.revenue_effect
+    assert found.reached and found.held_out and found.effect and found.revenue_effect
     assert (found.reached.people, found.reached.converted, found.reached.revenue) == (60, 30, 90.0)
-    assert (found.held.people, found.held.converted, found.reached.unsubscribed) == (len(held), 6, 4)
-    assert found.effect.value == pytest.approx(0.5 - 6 / len(held)) and found.effect.tells
+    assert (found.held_out.people, found.held_out.converted, found.reached.unsubscribed) == (len(held), 6, 4)
+    assert found.effect.value == pytest.approx(0.5 - 6 / len(held)) and found.effect.excludes_zero
     assert found.revenue_effect.value == pytest.approx(1.5 - 18 / len(held)) and found.revenue_effect.low > 0
-    assert found.rest and found.rest.people == PEOPLE - 60 - len(held)
+    assert found.other_people and found.other_people.people == PEOPLE - 60 - len(held)
     assert "more often than those whom the draw held out" in found.words[0]
     assert any("The window is not over" in line for line in found.words)
 
@@ -503,15 +640,15 @@ def test_what_it_brought(shop: Workspace) -> None:
 LATER = "2024-02-22T00:00:00Z"
 
 
-def channel_of(desk: Desk, name: str) -> str:
-    return next(p.channel for p in desk.plan.people if p.user_id == name)
+def channel_of(campaign: OpenCampaign, name: str) -> str:
+    return next(p.channel for p in campaign.plan.people if p.user_id == name)
 
 
 def test_parts_are_large_enough_or_not_told(shop: Workspace) -> None:
-    desk, done = exported(shop)
-    buy(shop, list(done.people[:30]), desk.plan.items[0])
+    campaign, done = exported(shop)
+    buy(shop, list(done.people[:30]), campaign.plan.items[0])
     for row in campaign_outcome(tea(shop)).segments:
-        assert row.reached.people >= 50 and (row.held is None or row.held.people >= 50)
+        assert row.reached.people >= 50 and (row.held_out is None or row.held_out.people >= 50)
 
 
 def test_honest_words_without_a_comparison(shop: Workspace, folder: Path) -> None:
@@ -519,21 +656,21 @@ def test_honest_words_without_a_comparison(shop: Workspace, folder: Path) -> Non
     for name, share, words, day in cases:
         file = changed(folder, ("holdout = 0.5", f"holdout = {share}"), name=name)
         (plan,) = plan_campaigns(shop, [file])
-        desk = open_desk(shop, file, clock=NOW)
-        decisions.approve(desk.folder, plan, [t.id for t in plan.texts], by="Ann", at=NOW)
-        done = export_campaign(desk, folder / "out", clock=NOW)
-        assert "Nothing is known of the window" in campaign_outcome(desk).words[0]
+        campaign = open_campaign(shop, file, clock=NOW)
+        decisions.approve(campaign.folder, plan, [t.id for t in plan.texts], by="Ann", at=NOW)
+        done = export_campaign(campaign, folder / "out", clock=NOW)
+        assert "Nothing is known of the window" in campaign_outcome(campaign).words[0]
         buy(shop, list(done.people[:30]), plan.items[0], day=day)
-        found = campaign_outcome(open_desk(shop, file, clock=NOW))
+        found = campaign_outcome(open_campaign(shop, file, clock=NOW))
         assert found.effect is None and words in found.words[0] and "no effect of the campaign" in found.words[0]
 
 
 def test_no_difference_is_said_to_be_none(shop: Workspace) -> None:
-    desk, done = exported(shop)
-    held = [p.user_id for p in desk.plan.held]
-    buy(shop, [*done.people[: len(done.people) // 5], *held[: len(held) // 5]], desk.plan.items[0])
+    campaign, done = exported(shop)
+    held = [p.user_id for p in campaign.plan.held_out]
+    buy(shop, [*done.people[: len(done.people) // 5], *held[: len(held) // 5]], campaign.plan.items[0])
     found = campaign_outcome(tea(shop))
-    assert found.effect and not found.effect.tells and "No effect on buying can be shown" in found.words[0]
+    assert found.effect and not found.effect.excludes_zero and "No effect on buying can be shown" in found.words[0]
 
 
 def test_who_may_not_be_counted_is_not(shop: Workspace) -> None:
@@ -551,15 +688,15 @@ def test_who_may_not_be_counted_is_not(shop: Workspace) -> None:
 def test_pages_escape_what_a_shop_writes(shop: Workspace, folder: Path) -> None:
     file = changed(folder, ("tea for those", "<script>alert(1)</script> for those"))
     plan_campaigns(shop, [file])
-    desk = open_desk(shop, file, clock=NOW)
-    page = preview_page(preview_document(desk))
+    campaign = open_campaign(shop, file, clock=NOW)
+    page = preview_page(preview_document(campaign))
     assert "<script" not in page and "&lt;script&gt;" in page and "all checks passed" in page
-    assert ODD not in page and desk.plan.addressed[0].user_id in page
+    assert ODD not in page and campaign.plan.addressed[0].user_id in page
     assert "beyond size or budget" in page
-    decisions.approve(desk.folder, desk.plan, [t.id for t in desk.plan.texts], by="Ann", at=NOW)
-    export_campaign(desk, folder / "out", clock=NOW)
+    decisions.approve(campaign.folder, campaign.plan, [t.id for t in campaign.plan.texts], by="Ann", at=NOW)
+    export_campaign(campaign, folder / "out", clock=NOW)
     for locale, word in (("en", "Campaign report"), ("zh", "活动报告")):
-        page = report_page(campaign_outcome(desk), currency="USD", locale=locale)
+        page = report_page(campaign_outcome(campaign), currency="USD", locale=locale)
         assert word in page and "<script" not in page
 
 
@@ -605,7 +742,7 @@ def test_a_text_stands_for_what_is_not_sold_yet(shop: Workspace, folder: Path) -
     file = changed(
         folder, ('category = "food > tea"\nmost_items = 4', 'text = "Green tea of spring"\ncategory = "tea"')
     )
-    recommender = open_recommender(shop, encoder=ToyEncoder())
+    recommender = open_recommender(shop, encoder=ToyEncoder(), everybody=True)
     (plan,) = plan_campaigns(shop, [file], recommender=recommender)
     assert all("Green tea of spring" in t.text and not t.failures for t in plan.texts)
-    assert {s.status for s in open_desk(shop, file, clock=NOW).states.values()} == {Status.DRAFT}
+    assert {s.status for s in open_campaign(shop, file, clock=NOW).states.values()} == {TextStatus.DRAFT}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import re
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from recllm.charts import AreaChart, svg
 from recllm.cli.main import app
 from recllm.data.dataset import DAY, Dataset
 from recllm.documents import plain
-from recllm.errors import MissingExtraError, UsageError
+from recllm.errors import UsageError
 from recllm.policy import Policy
 from recllm.profiles.evolution import WITHHELD, evolve, recent_change
-from recllm.report.areas import Areas, apart, stacked
-from recllm.report.evolution import evolution_areas, evolution_page, evolution_rows, write_png
+from recllm.report.evolution import evolution_chart, evolution_page, evolution_rows, write_evolution_png
 
 JANUARY = int(datetime(2024, 1, 1, tzinfo=UTC).timestamp())
 KINDS = ("tea", "coffee", "mugs")
@@ -209,7 +209,7 @@ def test_bands_are_whole_and_the_rest_is_one_band() -> None:
     events = pl.DataFrame([("u", i, t) for i, t in bought], schema=["user_id", "item_id", "timestamp"], orient="row")
     shop = Dataset.construct(events, items=catalogue)
     v = np.eye(shop.n_items, dtype=np.float32)
-    areas = evolution_areas(evolve(shop, 0, v))
+    areas = evolution_chart(evolve(shop, 0, v))
     assert len(areas.bands) == 9 and areas.bands[-1][0] == "other"
     np.testing.assert_allclose(np.sum([s for _, s in areas.bands], axis=0), 1)
 
@@ -220,29 +220,29 @@ def test_the_picture_escapes_and_names_what_it_shows(shop: Dataset) -> None:
     assert "&lt;b&gt;&amp; co" in page and "<b>& co" not in page and "<script" not in page
     for word in ("coffee 100%", "漂移", "2024-07", "随机水平"):
         assert word in page
-    hostile = Areas(
-        title='"><script>', columns=["a", "b"], bands=[("<i>", [1, 1])], rest="r", line_name="l", line=[None, 0.1],
-        dashed_name="d", dashed=[None, None],
+    hostile = AreaChart(
+        title='"><script>', axis="<u>", columns=["a", "b"], bands=[("<i>", [1, 1])], others="r", line_name="l",
+        line=[None, 0.1], dashed_name="d", dashed=[None, None],
     )  # fmt: skip
-    assert "<script" not in stacked(hostile) and "<i>" not in stacked(hostile)
+    assert not [tag for tag in ("<script", "<i>", "<u>") if tag in svg(hostile)]
 
 
-def test_labels_do_not_touch() -> None:
-    for places in ([280, 279, 278, 20], [30, 25, 20, 15], [100.0]):
-        moved = apart(places, 15, 10, 290)
-        assert all(a - b >= 15 - 1e-9 for a, b in pairwise(moved)) and min(moved) >= 10
+def test_labels_do_not_touch(shop: Dataset) -> None:
+    bands = [(f"k{n}", [0.0] * 3) for n in range(8)] + [("k8", [1.0] * 3)]
+    chart = AreaChart(
+        title="t", axis="a", columns=["a", "b", "c"], bands=bands, others="", line_name="l", line=[None] * 3,
+        dashed_name="d", dashed=[None] * 3,
+    )  # fmt: skip
+    heights = [float(y) for y in re.findall(r'y="([\d.]+)">k\d', svg(chart))]
+    assert len(heights) == 9 and all(a - b >= 12 for a, b in pairwise(sorted(heights, reverse=True)))
 
 
-def test_png_and_the_extra_that_draws_it(shop: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("matplotlib", reason="the extra plots is not installed")
+def test_png_and_the_remark_about_fonts(shop: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = evolve(shop, 0, vectors(shop))
-    write_png(found, tmp_path / "a.png", name="u0")
+    write_evolution_png(found, tmp_path / "a.png", name="u0")
     assert (tmp_path / "a.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", lambda: [])
-    assert "--html" in (write_png(found, tmp_path / "b.png", name="u0", locale="zh") or "")
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MissingExtraError, match=r"recllm\[plots\]"):
-        write_png(found, tmp_path / "c.png", name="u0")
+    assert "--html" in (write_evolution_png(found, tmp_path / "b.png", name="u0", locale="zh") or "")
 
 
 def test_rows_for_a_terminal(shop: Dataset) -> None:

@@ -73,4 +73,5 @@ def test_the_campaign_of_the_readme_can_be_read(tmp_path: Path) -> None:
     file = tmp_path / "spring.toml"
     file.write_text(re.search(r"```toml\n(.*?)```", GUIDE, re.DOTALL)[1], encoding="utf-8")  # type: ignore[index]
     read = read_campaign(file)
-    assert (read.id, read.category, read.cut.size, read.channels) == ("spring", "garden", 500, ("email", "push"))
+    assert (read.id, read.target.category, read.limits.size) == ("spring", "garden", 500)
+    assert read.channels == ("email", "push")

@@ -4,7 +4,9 @@ import re
 from html.parser import HTMLParser
 from typing import Any
 
-from recllm.charts import Bar, bar_chart
+import pytest
+
+from recllm.charts import NEGATIVE, PLAIN, STRONG, Bar, BarChart, bar_chart, svg
 from recllm.report.page import render_page
 
 EVIL = "<script>alert(1)</script>"
@@ -86,14 +88,43 @@ def test_the_page_shows_what_the_record_holds() -> None:
         assert words in page, words
 
 
+def spans(chart: str) -> dict[str, list[tuple[float, float]]]:
+    """Colour -> (left, right) of the bars in it."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for corners, colour in re.findall(r'<path d="([^"]*z)\s*" clip-path="[^"]*" style="fill: (#\w+)"', chart):
+        xs = [float(x) for x in re.findall(r"[ML] ([\d.]+) ", corners)]
+        found.setdefault(colour, []).append((min(xs), max(xs)))
+    return found
+
+
 def test_bars_are_as_long_as_their_values_and_the_strong_one_is_marked() -> None:
     chart = bar_chart([Bar("a", 1.0), Bar("b", 0.5, strong=True), Bar("c<", 0.25)], title="t", width=480)
-    widths = [float(w) for w in re.findall(r'<rect class="\w+" x="[\d.]+" y="\d+" width="([\d.]+)"', chart)]
-    assert widths == [200.0, 100.0, 50.0]
-    assert chart.count('class="strong"') == 1 and "c&lt;" in chart
+    bars = spans(chart)
+    ((left, right),) = bars[STRONG]
+    assert [round((b - a) / (right - left), 3) for a, b in bars[PLAIN]] == [2.0, 0.5]
+    assert {a for a, _ in bars[PLAIN]} == {left} and max(b for _, b in bars[PLAIN]) > 400, (
+        "the longest has all the room"
+    )
+    assert "c&lt;" in chart and "c<" not in chart
 
 
 def test_negative_bars_point_the_other_way() -> None:
-    chart = bar_chart([Bar("up", 2.0), Bar("down", -1.0)], title="t", width=480)
-    (up, down) = (float(x) for x in re.findall(r'<rect class="\w+" x="([\d.]+)"', chart))
-    assert down < up
+    bars = spans(bar_chart([Bar("up", 2.0), Bar("down", -1.0)], title="t", width=480))
+    ((zero, up),), ((down, end),) = bars[PLAIN], bars[NEGATIVE]
+    assert down < end == zero < up and up - zero == pytest.approx(2 * (end - down), rel=1e-4)
+
+
+def test_a_chart_with_intervals_escapes_and_fits() -> None:
+    bars = [Bar("<b>", 0.2, "20 %", low=-0.1, high=0.4), Bar("none", 0.0, low=0.0, high=0.0)]
+    chart = svg(BarChart(title='"x"', bars=bars, width=760))
+    assert "<b>" not in chart and "&lt;b&gt;" in chart and len(spans(chart)[PLAIN]) == 2
+    assert all(0 <= float(x) <= 760 for x in re.findall(r"[ML] ([-\d.]+) ", chart))
+
+
+def test_a_chart_is_the_same_again_stands_alone_and_can_be_read_aloud() -> None:
+    chart = bar_chart([Bar("a $5 and $6 mug", 1.0, "1 of 2"), Bar("手机", 0.5)], title="what sells")
+    assert chart == bar_chart([Bar("a $5 and $6 mug", 1.0, "1 of 2"), Bar("手机", 0.5)], title="what sells")
+    assert not [word for word in ("http", "href", "<style", "<metadata", 'g id="') if word in chart]
+    assert 'role="img"' in chart and 'aria-label="what sells: a $5 and $6 mug 1 of 2; 手机 0.500"' in chart
+    assert ">a $5 and $6 mug</text>" in chart and ">手机</text>" in chart
+    assert bar_chart([], title="nothing") == ""

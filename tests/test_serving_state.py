@@ -24,7 +24,7 @@ from recllm.workspace.workspace import Workspace
 
 PEOPLE = 40
 TRAINING = ScorerTrainingSettings(n_windows=3, epochs=2)
-SEQUENCE = SequenceModelSettings(dim=16, epochs=3, later_epochs=1, negatives=32, batch_size=16)
+SEQUENCE = SequenceModelSettings(dim=16, epochs=3, later_epochs=1, negatives=32, batch_size=16, min_examples=20)
 LAST_DAY = datetime(2025, 6, 1, 12, tzinfo=UTC)
 
 KINDS = {

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import csv
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from recllm.adcopy.channels import channel_named
+from recllm.adcopy.write import TEMPLATE
 from recllm.audiences.export import guarded
 from recllm.audiences.selection import check_floor
 from recllm.audiences.targets import TEXT_ITEM
-from recllm.campaigns.decisions import State, Status
-from recllm.campaigns.folder import append, read_log
-from recllm.campaigns.hours import Window, send_window
-from recllm.campaigns.message import TEMPLATE, message
-from recllm.campaigns.open_campaign import Desk
-from recllm.campaigns.plan_types import Person, Text
-from recllm.campaigns.suppression import suppressed_ids
+from recllm.campaigns.decisions import TextState, states_under_lock
+from recllm.campaigns.folder import append, check_current, read_exports
+from recllm.campaigns.hours import SendWindow
+from recllm.campaigns.open_campaign import OpenCampaign
+from recllm.campaigns.plan_types import CampaignText, PlannedPerson, TextStatus
+from recllm.campaigns.texts import message
+from recllm.data.dataset import utc
 from recllm.documents import plain
 from recllm.errors import NothingToDo, PolicyError
+from recllm.files import write_whole
 from recllm.jobs.feedback import FEEDBACK_SCHEMA
 from recllm.jobs.serve import CHANNEL_PURPOSE
 from recllm.schema import Action, Purpose
@@ -36,46 +40,69 @@ COLUMNS = ("item_id", "text_id", "locale", "generated", "send_from", "send_until
 """Of every file, before the channel's own parts. For people `user_id` and `request_id`, which a click can carry, stand
 before them."""
 
+_logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Exported:
-    """reached: people in the files. dropped: reason -> people of the plan who are not."""
+class CampaignExport:
+    """What one export wrote."""
 
     campaign_id: str
     reached: int
-    held: int
+    """People in the files."""
+    held_out: int
     dropped: Mapping[str, int]
+    """Reason -> people of the plan who are not in the files."""
     files: tuple[str, ...]
-    window: Window
+    window: SendWindow
     people: tuple[str, ...]
     """Pseudonyms of those reached."""
 
 
 def export_campaign(
-    desk: Desk, folder: Path, *, ids: Mapping[str, str] | None = None, clock: datetime | None = None
-) -> Exported:
+    campaign: OpenCampaign, folder: Path, *, ids: Mapping[str, str] | None = None, clock: datetime | None = None
+) -> CampaignExport:
     """Writes ID-CHANNEL.csv files into `folder`, and logs whom they reach; who is held out is in none of them.
 
     ids: pseudonym -> the shop's own id, where it is known. Raises `PolicyError` when no text is approved, or fewer
     people than the policy's floor are left, `NothingToDo` with the counts when nobody is, or the offer is over.
     """
-    now = desk.states
-    if not any(state.status is Status.APPROVED for state in now.values()):
-        raise PolicyError(f"no text of {desk.plan.campaign_id!r} is approved; see recllm campaign approve FILE")
-    window = _window(desk)
-    reached, dropped = _still(desk, desk.plan.addressed, now)
-    held, _ = _still(desk, desk.plan.held, now)
-    counts = ", ".join(f"{reason} {n:,}" for reason, n in dropped.items())
-    if not reached:
-        raise NothingToDo(f"nobody of {desk.plan.campaign_id!r} is left to reach: {counts}")
-    check_floor(len(reached), desk.workspace.policy.group_floor)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = _write(desk, folder, reached, now, window, ids or {})
-    _log(desk, reached, held, dropped, window, clock or datetime.now(UTC))
-    return Exported(
-        campaign_id=desk.plan.campaign_id,
+    plan = campaign.plan
+    with campaign.folder.locked():  # nobody withdraws a text between this look and the log of what left
+        check_current(campaign.folder, plan)
+        states = states_under_lock(campaign.folder, plan)
+        if not any(state.status is TextStatus.APPROVED for state in states.values()):
+            raise PolicyError(f"no text of {plan.campaign_id!r} is approved; see recllm campaign approve FILE")
+        window = campaign.window
+        if window is None:
+            raise NothingToDo(
+                f"the offer of {plan.campaign_id!r} ends before the quiet hours do; nothing can be sent in time"
+            )
+        reached, dropped = _reachable(campaign, plan.addressed, states)
+        held_out, _ = _reachable(campaign, plan.held_out, states)
+        if not reached:
+            counts = ", ".join(f"{reason} {n:,}" for reason, n in dropped.items())
+            raise NothingToDo(f"nobody of {plan.campaign_id!r} is left to reach: {counts}")
+        check_floor(len(reached), campaign.workspace.policy.group_floor)
+        before = {name for entry in read_exports(campaign.folder) for name in entry.reached}
+        folder.mkdir(parents=True, exist_ok=True)
+        files = _write_files(campaign, folder, reached, states, window, ids or {})
+        at = clock or datetime.now(UTC)
+        entry: dict[str, Any] = {
+            "at": at.isoformat(timespec="seconds"),
+            "send_from": plain(window.start),
+            "reached": [p.user_id for p in reached],
+            "held": [p.user_id for p in held_out],
+            "texts": {p.user_id: p.text_id for p in reached},
+            "dropped": dropped,
+        }
+        append(campaign.folder.exports, [entry])
+    _record_shown(campaign, [p for p in reached if p.user_id not in before], at)
+    _logger.info("exported %d people, %d held out, %d dropped", len(reached), len(held_out), sum(dropped.values()))
+    return CampaignExport(
+        campaign_id=plan.campaign_id,
         reached=len(reached),
-        held=len(held),
+        held_out=len(held_out),
         dropped=dropped,
         files=tuple(str(file) for file in files),
         window=window,
@@ -83,127 +110,86 @@ def export_campaign(
     )
 
 
-def _window(desk: Desk) -> Window:
-    offer, file = desk.file.offer, desk.file
-    found = send_window(desk.moment, file.quiet, desk.workspace.settings.timezone, offer.end if offer else None)
-    if found is None:
-        raise NothingToDo(f"the offer of {file.id!r} ends before the quiet hours do; nothing can be sent in time")
-    return found
-
-
-def _still(desk: Desk, people: Sequence[Person], now: Mapping[str, State]) -> tuple[list[Person], dict[str, int]]:
-    """Who may be reached at this moment, and how many may not for which reason. Those held out are asked the same, so
+def _reachable(
+    campaign: OpenCampaign, people: Sequence[PlannedPerson], states: Mapping[str, TextState]
+) -> tuple[list[PlannedPerson], dict[str, int]]:
+    """Who may be reached at this moment, and how many may not for which reason. The same is asked of those held out, so
     that both sides of the comparison lose the same kind of people."""
-    gate, names = desk.workspace.gate(), [p.user_id for p in people]
+    workspace = campaign.workspace
+    gate, names = workspace.gate(), [p.user_id for p in people]
     personal = gate.permits_each(names, Purpose.PERSONALISATION)
-    channel = {c: gate.permits_each(names, CHANNEL_PURPOSE[c]) for c in desk.file.personal}
-    never = set(desk.workspace.pseudonymiser().many(suppressed_ids(desk.workspace, desk.file)))
-    kept, dropped = [], Counter[str]()
-    for place, person in enumerate(people):
-        if not (personal[place] and channel[person.channel][place]):
+    channel = {c: gate.permits_each(names, CHANNEL_PURPOSE[c]) for c in campaign.file.personal_channels}
+    never = set(workspace.pseudonymiser().many(campaign.file.limits.suppressed_ids()))
+    reachable, dropped = [], Counter[str]()
+    for n, person in enumerate(people):
+        if not (personal[n] and channel[person.channel][n]):
             dropped[WITHDRAWN] += 1
         elif person.user_id in never:
             dropped[SUPPRESSED] += 1
-        elif now[person.text_id].status is not Status.APPROVED:
+        elif states[person.text_id].status is not TextStatus.APPROVED:
             dropped[UNAPPROVED] += 1
         else:
-            kept.append(person)
-    return kept, dict(dropped)
+            reachable.append(person)
+    return reachable, dict(dropped)
 
 
-def _write(
-    desk: Desk,
+def _write_files(
+    campaign: OpenCampaign,
     folder: Path,
-    reached: Sequence[Person],
-    now: Mapping[str, State],
-    window: Window,
+    reached: Sequence[PlannedPerson],
+    states: Mapping[str, TextState],
+    window: SendWindow,
     ids: Mapping[str, str],
 ) -> list[Path]:
-    files, texts = [], {t.id: t for t in desk.plan.texts}
-    for channel in desk.file.channels:
-        if channel in desk.file.public:
-            rows = [_row(desk, t, now[t.id], window) for t in texts.values() if t.channel == channel]
-            rows = [row for row in rows if now[row["text_id"]].status is Status.APPROVED]
+    """One CSV per channel that has rows: UTF-8, and no cell that a spreadsheet takes for a formula."""
+    files, texts = [], {t.id: t for t in campaign.plan.texts}
+    for channel in campaign.file.channels:
+        if channel in campaign.file.public_channels:
+            approved = [t for t in texts.values() if states[t.id].status is TextStatus.APPROVED]
+            rows = [_row(campaign, t, states[t.id], window) for t in approved if t.channel == channel]
         else:
             rows = [
-                _named(desk, p, ids) | _row(desk, texts[p.text_id], now[p.text_id], window)
+                {"user_id": ids.get(p.user_id, p.user_id), "request_id": _request_id(campaign, p)}
+                | _row(campaign, texts[p.text_id], states[p.text_id], window)
                 for p in reached
                 if p.channel == channel
             ]
         if rows:
-            files.append(_csv(folder / f"{desk.plan.campaign_id}-{channel}.csv", rows))
+            table = StringIO()
+            writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({name: guarded(cell) for name, cell in row.items()} for row in rows)
+            files.append(folder / f"{campaign.plan.campaign_id}-{channel}.csv")
+            write_whole(files[-1], table.getvalue())
     return files
 
 
-def _named(desk: Desk, person: Person, ids: Mapping[str, str]) -> dict[str, str]:
-    return {"user_id": ids.get(person.user_id, person.user_id), "request_id": _request(desk, person)}
+def _request_id(campaign: OpenCampaign, person: PlannedPerson) -> str:
+    return sha256(f"{campaign.plan.campaign_id}\0{person.user_id}".encode()).hexdigest()[:16]
 
 
-def _request(desk: Desk, person: Person) -> str:
-    return sha256(f"{desk.plan.campaign_id}\0{person.user_id}".encode()).hexdigest()[:16]
-
-
-def _row(desk: Desk, text: Text, state: State, window: Window) -> dict[str, str]:
+def _row(campaign: OpenCampaign, text: CampaignText, state: TextState, window: SendWindow) -> dict[str, str]:
     """One line of a file: whose words they are, when it may leave, and the channel's parts with what the law adds."""
-    generated = text.generator != TEMPLATE
-    whole = message(desk.file, state.text, channel=text.channel, locale=text.locale, generator=text.generator)
-    parts = {part.name: words for part, words in channel_named(text.channel).split(whole)}
-    head = (text.item_id, text.id, text.locale, str(generated).lower(), _moment(window.start), _moment(window.end))
-    return dict(zip(COLUMNS, head, strict=True)) | parts
+    finished = message(campaign.file, state.text, channel=text.channel, locale=text.locale, generator=text.generator)
+    parts = {slot.name: words for slot, words in channel_named(text.channel).split(finished)}
+    start, end = ("" if at is None else at.isoformat(timespec="seconds") for at in (window.start, window.end))
+    generated = str(text.generator != TEMPLATE).lower()
+    return dict(zip(COLUMNS, (text.item_id, text.id, text.locale, generated, start, end), strict=True)) | parts
 
 
-def _moment(moment: datetime | None) -> str:
-    return "" if moment is None else moment.isoformat(timespec="seconds")
-
-
-def _csv(file: Path, rows: Sequence[Mapping[str, str]]) -> Path:
-    """UTF-8, whole or not at all, and no cell that a spreadsheet takes for a formula."""
-    partial = file.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8", newline="") as out:
-        writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: guarded(cell) for name, cell in row.items()} for row in rows)
-    return partial.replace(file)
-
-
-def _log(
-    desk: Desk,
-    reached: Sequence[Person],
-    held: Sequence[Person],
-    dropped: Mapping[str, int],
-    window: Window,
-    clock: datetime,
-) -> None:
-    """Once reached, a person stays reached. What they were sent counts as shown, for frequency caps and feedback."""
-    before = {name for line in read_log(desk.folder.exports) for name in line["reached"]}
-    entry: dict[str, Any] = {
-        "at": clock.isoformat(timespec="seconds"),
-        "send_from": plain(window.start),
-        "reached": [p.user_id for p in reached],
-        "held": [p.user_id for p in held],
-        "texts": {p.user_id: p.text_id for p in reached},
-        "dropped": dict(dropped),
-    }
-    append(desk.folder.exports, [entry])
-    _record_shown(desk, [p for p in reached if p.user_id not in before], clock)
-
-
-def _record_shown(desk: Desk, people: Sequence[Person], clock: datetime) -> None:
-    """In a log that is replayed the present is its end, and must stay there."""
+def _record_shown(campaign: OpenCampaign, people: Sequence[PlannedPerson], clock: datetime) -> None:
+    """What people were sent counts as shown, for frequency caps and feedback: at the last second before the present, so
+    that the end of a log that is replayed stays where it is."""
     from recllm.ingest.record import record_events
 
-    with desk.workspace.store().read() as reader:
-        last = reader.last_event()
-    if last is None:
-        return
-    ended = int(last.timestamp()) + 1
-    at = last if present(ended, clock) == ended else clock
-    counted = desk.workspace.gate().permits_each([p.user_id for p in people], Purpose.ANALYTICS)
+    workspace = campaign.workspace
+    at = utc(present(workspace, clock) - 1)
+    counted_in = workspace.gate().permits_each([p.user_id for p in people], Purpose.ANALYTICS)
     rows = [
-        (p.user_id, p.item_id, Action.SHOWN.value, at, _request(desk, p), 1, desk.plan.model_version)
-        for p, yes in zip(people, counted, strict=True)
-        if yes and p.item_id in desk.catalogue.items and p.item_id != TEXT_ITEM
+        (p.user_id, p.item_id, Action.SHOWN.value, at, _request_id(campaign, p), 1, campaign.plan.model_version)
+        for p, agreed in zip(people, counted_in, strict=True)
+        if agreed and p.item_id in campaign.catalogue.items and p.item_id != TEXT_ITEM
     ]
     if rows:
         frame = pl.DataFrame(rows, schema=FEEDBACK_SCHEMA, orient="row")
-        record_events(frame, desk.workspace.store(), source=f"campaign {desk.plan.campaign_id}")
+        record_events(frame, workspace.store(), source=f"campaign {campaign.plan.campaign_id}")

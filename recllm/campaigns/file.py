@@ -1,63 +1,58 @@
-"""A campaign as a shop writes it down: one TOML file.
+"""A campaign as a shop writes it down: one TOML file, whose tables and keys are the classes and fields below.
 
-id = "double11"
-goal = "sell coats to those who looked at coats"
-channels = ["email", "push"]           # a person is reached on the first of these they agreed to
-locales = ["zh"]                       # the first, unless a basic (language, locale, lang) names another of them
-send = 2025-11-01T09:00:00+08:00       # when texts go out; the present when left out
+    id = "double11"
+    channels = ["email", "push"]
+    send = 2025-11-01T09:00:00+08:00
+    [target]
+    items = ["coat-1", "coat-2"]
+    [offer]
+    type = "percent"
+    value = 20
+    end = 2025-11-12T00:00:00+08:00
+    [offer.list_prices]
+    coat-1 = 499
+    [limits]
+    size = 500
+    suppress = "never.txt"
+    [words]
+    generator = "smollm2"
+    [words.evidence]
+    award = "Coat of the year 2025"
+    [words.evidence.lowest_30d]      # another proof for each item
+    coat-1 = "449 CNY"
+    [sender]
+    name = "Hearth"
 
-[target]                               # one of items, category, text
-items = ["coat-1", "coat-2"]           # each person gets the one that suits them best
-most_items = 20                        # keep the items that suit most people; all when left out
-
-[offer]
-type = "percent"                       # percent, amount, coupon, free_shipping, gift, bogo
-value = 20
-start = 2025-11-01T00:00:00+08:00
-end = 2025-11-12T00:00:00+08:00
-[offer.list_prices]
-coat-1 = 499
-
-[limits]
-size = 500                             # people at most; budget = money, cost = money per contact
-margin = 40                            # money that a conversion brings
-holdout = 0.1
-frequency_cap = 2                      # shown so often within frequency_days: left out
-bought_days = 30                       # bought one of the items so recently: left out
-suppress = "never.txt"                 # ids never to contact, one a line, beside this file
-adult_age = 18                         # who is or may be younger is left out
-quiet = ["21:00", "08:00"]             # no message between these; [] for none
-timezone = "Asia/Shanghai"             # the workspace's when left out
-
-[words]
-variants = 2
-generator = "template"                 # smollm2, a folder or hub id of a causal LM, or a server's URL
-adapter = "voice-lora"                 # a tuned generator's, beside this file
-packs = ["cn"]                         # rule packs by name, or files beside this one; all shipped ones by default
-voice = "voice.toml"
-known_brands = ["Rival"]
-auto = false                           # true: texts without any warning need no person
-[words.evidence]
-award = "..."
-[words.evidence.lowest_30d]            # evidence that is another for each item
-coat-1 = "449 CNY"
-
-[sender]
-name = "Hearth"
-address = "..."
-opt_out = "..."
+A file says nothing of where texts and the key of a text server go: the operator does, in the environment variable
+RECLLM_LLM_URL (such as http://localhost:8000/v1#model).
 """
 
 from __future__ import annotations
 
 import hashlib
+import tomllib
 import zoneinfo
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, time
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    Strict,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from recllm.adcopy.channels import channel_named
 from recllm.adcopy.facts import Offer, OfferType
@@ -65,8 +60,9 @@ from recllm.adcopy.mandatory import Sender, complete
 from recllm.adcopy.packs import Pack, load_pack, pack_named, pack_names
 from recllm.adcopy.request import Voice, checked_locale, load_voice
 from recllm.audiences.selection import Cut
-from recllm.campaigns.toml_table import TomlTable, read_toml
-from recllm.errors import DataError, RecllmError
+from recllm.campaigns.hours import QuietHours
+from recllm.campaigns.toml_errors import checked, data_error, fail, unknown_key
+from recllm.errors import DataError, UsageError
 from recllm.files import safe_id
 from recllm.jobs.serve import CHANNEL_PURPOSE
 
@@ -76,248 +72,364 @@ MOST_VARIANTS = 5
 SALT = "campaign"
 """Of the holdout's draw, beside the campaign's id."""
 
-T = TypeVar("T")
+OUTSIDE = ("digest", "source")
+"""What `CampaignFile` knows of its file, which is no key of it."""
+
+SERVER = "server"
+"""Names the operator's text server in a campaign's file."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Quiet:
-    """No message leaves between `start` and `end`, local times of `zone`; None when every hour will do."""
+def _amount(value: object) -> Decimal:
+    """An exact amount above 0: a number, or a number as text."""
+    with suppress(InvalidOperation):
+        if isinstance(value, int | str | Decimal) and not isinstance(value, bool):
+            amount = Decimal(value)
+            if amount.is_finite() and amount > 0:
+                return amount
+    return fail(f"is an amount above 0, not {value}")
 
-    start: time
-    end: time
-    zone: str | None
-    """IANA name; None for the workspace's own."""
+
+def _number(value: object) -> object:
+    """TOML's exact decimals as floats."""
+    return float(value) if isinstance(value, Decimal) and value.is_finite() else value
 
 
-@dataclass(frozen=True, kw_only=True)
-class CampaignFile:
-    """Everything that a campaign's file decides; the fields are those of the file's keys."""
+def _moment(value: object) -> datetime:
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = datetime.fromisoformat(value)
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value
+    return fail(f"is a time with its zone, such as 2025-11-01T00:00:00+08:00, not {value}")
 
-    id: str
-    goal: str
-    note: str
-    channels: tuple[str, ...]
-    locales: tuple[str, ...]
-    send: datetime | None
-    window_days: float | None
-    """Days after sending within which a purchase counts; the model's horizon when None."""
 
-    items: tuple[str, ...] | None
-    category: str | None
-    text: str | None
-    most_items: int | None
+def _file_beside(value: object, info: ValidationInfo) -> object:
+    """A path beside the campaign's file."""
+    return info.context["folder"] / value if isinstance(value, str) and info.context else value
 
-    offer: Offer | None
-    list_prices: Mapping[str, Decimal]
 
-    cut: Cut
-    frequency_cap: int | None
-    frequency_days: float
-    bought_days: float | None
-    returned: bool
-    adult_age: int
-    suppress: Path | None
-    quiet: Quiet | None
+def _proof(value: object) -> object:
+    """A proof, or one for each item."""
+    texts = value.values() if isinstance(value, dict) else [value]
+    if not all(isinstance(text, str) and text.strip() for text in texts):
+        fail(f"is a text, or a table of texts by item, not {value!r}")
+    return value
 
-    variants: int
-    generator: str
-    adapter: Path | None
-    seed: int
-    packs: tuple[Pack, ...]
-    voice: Voice | None
-    known_brands: tuple[str, ...]
-    evidence: Mapping[str, str | Mapping[str, str]]
+
+Text = Annotated[str, StringConstraints(pattern=r"\S")]
+Texts = Annotated[tuple[Text, ...], Strict(False)]
+Amount = Annotated[Decimal, BeforeValidator(_amount)]
+NotNegative = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
+Moment = Annotated[datetime, BeforeValidator(_moment)]
+FileBeside = Annotated[Path, BeforeValidator(_file_beside)]
+
+
+class _Section(BaseModel):
+    """A table of the file: every value has its type, and no key is unknown."""
+
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True, arbitrary_types_allowed=True
+    )
+
+
+class TargetSection(_Section):
+    """What the campaign is for: one of items, category and text; a text may have a category."""
+
+    items: Texts | None = None
+    """Ids; each person gets the one that suits them best."""
+    category: Text | None = None
+    """A name, or a path such as "food > tea"."""
+    text: Text | None = None
+    """What the shop does not sell yet."""
+    most_items: Annotated[int, Field(ge=1)] | None = None
+    """So many items at most, those that suit most people; all when None."""
+
+    @model_validator(mode="after")
+    def _one_of_three(self) -> Self:
+        if bool(self.items) + bool(self.category and not self.text) + bool(self.text) != 1:
+            fail("or category, or text: give one of the three (a text may have a category)", "items")
+        return self
+
+
+class OfferSection(_Section):
+    """What is offered, and when: from `start` on, before `end`."""
+
+    type: str
+    """percent, amount, coupon, free_shipping, gift or bogo (buy one, get one free)."""
+    value: Amount | None = None
+    """Per cent, or money in the item's currency."""
+    start: Moment | None = None
+    end: Moment | None = None
+    list_prices: Mapping[str, Amount] = {}
+    """Item -> the price that the offer is compared with."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.type not in set(OfferType):
+            fail(f"is one of {', '.join(OfferType)}, not {self.type!r}", "type")
+        if self.start and self.end and self.end <= self.start:
+            fail(f"is not after the start: {self.end} and {self.start}", "end")
+        checked(lambda: self.offer, "type")
+        return self
+
+    @cached_property
+    def offer(self) -> Offer:
+        return Offer(type=OfferType(self.type), value=self.value, start=self.start, end=self.end)
+
+
+class LimitsSection(_Section):
+    """How many people, and who not."""
+
+    size: Annotated[int, Field(ge=0)] | None = None
+    """People addressed at most."""
+    budget: NotNegative | None = None
+    """Money, spent at `cost` per contact."""
+    cost: NotNegative | None = None
+    margin: NotNegative | None = None
+    """Money that a conversion brings; then only people who are worth their contact are addressed."""
+    holdout: Annotated[float, BeforeValidator(_number)] = 0.1
+    """Share in [0, 1) that is held out for comparison."""
+    frequency_cap: Annotated[int, Field(ge=1)] | None = None
+    """Who was shown something so often within `frequency_days` is left out."""
+    frequency_days: Positive = 7.0
+    bought_days: Positive | None = None
+    """Who bought one of the items within so many days is left out."""
+    returned: bool = True
+    """Who returned one of the items is left out."""
+    adult_age: Annotated[int, Field(ge=0)] = 18
+    """Who is or may be younger is left out."""
+    suppress: FileBeside | None = None
+    """The file of ids never to contact, one a line."""
+    quiet: Texts = NIGHT
+    """Two local times between which no message leaves; empty for none."""
+    timezone: Text | None = None
+    """Of the quiet hours; the workspace's when None."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        checked(lambda: self.cut, "holdout")
+        if self.timezone is not None and self.timezone not in zoneinfo.available_timezones():
+            fail(f"is a name such as Asia/Shanghai, not {self.timezone!r}", "timezone")
+        try:
+            hours = self.quiet_hours
+        except ValueError:
+            fail(f'is two local times such as ["21:00", "08:00"], not {list(self.quiet)}', "quiet")
+        if hours and hours.start == hours.end:
+            fail("leaves no hour: both times are the same; write [] for no quiet hours", "quiet")
+        return self
+
+    @cached_property
+    def cut(self) -> Cut:
+        return Cut(
+            size=self.size,
+            budget=self.budget,
+            cost=self.cost,
+            margin=self.margin,
+            holdout=self.holdout,
+            salt=SALT,
+        )
+
+    @cached_property
+    def quiet_hours(self) -> QuietHours | None:
+        if not self.quiet:
+            return None
+        start, end = (time.fromisoformat(hour) for hour in self.quiet)
+        return QuietHours(start=start, end=end, zone=self.timezone)
+
+    def suppressed_ids(self) -> list[str]:
+        """The shop's own ids of `suppress`, in UTF-8. Raises `UsageError` when the file cannot be read."""
+        if self.suppress is None:
+            return []
+        try:
+            lines = self.suppress.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{self.suppress}: cannot be read as a list of ids, one per line: {error}") from error
+        return [line.strip() for line in lines if line.strip()]
+
+
+class WordsSection(_Section):
+    """How the texts are written and checked."""
+
+    variants: Annotated[int, Field(ge=1)] = 1
+    """Texts for each item, kind of reason, channel and locale; they are compared in the report."""
+    generator: Text = "template"
+    """template, smollm2, a folder or hub id of a causal language model, or server: the one that the operator set."""
+    adapter: FileBeside | None = None
+    """A folder of a tuned generator, beside this file."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    packs: tuple[InstanceOf[Pack], ...] = Field(
+        default_factory=lambda: tuple(pack_named(name) for name in pack_names())
+    )
+    """Rule packs by name, or files beside this one; all shipped ones by default."""
+    voice: InstanceOf[Voice] | None = None
+    """From a file beside this one."""
+    known_brands: Texts = ()
+    evidence: Mapping[str, Annotated[str | Mapping[str, str], BeforeValidator(_proof)]] = {}
     """Key -> proof, or key -> item -> proof."""
-    auto: bool
-    sender: Sender | None
+    auto: bool = False
+    """Texts without any warning need no person."""
+
+    @field_validator("variants")
+    @classmethod
+    def _readable(cls, variants: int) -> int:
+        if variants > MOST_VARIANTS:
+            fail(f"is {MOST_VARIANTS} at most: a person reads and approves every text")
+        return variants
+
+    @field_validator("generator")
+    @classmethod
+    def _no_address(cls, generator: str) -> str:
+        if "://" in generator:
+            fail(
+                "is an address, and a file does not decide where texts and the key of a server go; "
+                f'write "{SERVER}", and set the address in RECLLM_LLM_URL'
+            )
+        return generator
+
+    @field_validator("packs", mode="before")
+    @classmethod
+    def _load_packs(cls, names: object, info: ValidationInfo) -> object:
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            fail(f"is a list of texts, not {names!r}")
+
+        def load(name: str) -> Pack:
+            return load_pack(_existing(name, info)) if name.endswith(".toml") else pack_named(name)
+
+        return tuple(checked(lambda name=name: load(name)) for name in dict.fromkeys(names))  # type: ignore[misc]
+
+    @field_validator("voice", mode="before")
+    @classmethod
+    def _load_voice(cls, name: object, info: ValidationInfo) -> object:
+        return checked(lambda: load_voice(_existing(name, info))) if isinstance(name, str) else name
+
+    @model_validator(mode="after")
+    def _adapter_fits(self) -> Self:
+        if self.adapter is not None and self.generator in ("template", SERVER):
+            fail(f"belongs to a causal language model, and the generator is {self.generator}", "adapter")
+        return self
+
+
+class SenderSection(_Section):
+    """Who sends, and how a person says no."""
+
+    name: Text
+    address: str = ""
+    """Postal address; needed for e-mail and short messages."""
+    opt_out: str = ""
+    """Link or mailbox that ends the messages; needed for e-mail."""
+
+
+class CampaignFile(_Section):
+    """Everything that a campaign's file decides, with the names of the file's keys."""
+
+    id: Annotated[Text, Field(max_length=64)]
+    goal: str = ""
+    note: str = ""
+    channels: Texts
+    """A person is reached on the first of these that they agreed to."""
+    locales: Texts = ("en",)
+    """Of the texts: the first, unless a basic of the person (language, locale, lang) names another of them."""
+    send: Moment | None = None
+    """When texts go out; the present when None."""
+    window_days: Positive | None = None
+    """Days after sending within which a purchase counts; the model's horizon when None."""
+    target: TargetSection
+    offer_section: Annotated[OfferSection | None, Field(alias="offer")] = None
+    limits: LimitsSection = Field(default_factory=LimitsSection)
+    words: WordsSection = Field(default_factory=WordsSection)
+    sender_section: Annotated[SenderSection | None, Field(alias="sender")] = None
 
     digest: str
     """SHA-256 of the file."""
-    source: Path = field(compare=False)
+    source: Path
+
+    @field_validator("id")
+    @classmethod
+    def _safe(cls, name: str) -> str:
+        return checked(lambda: safe_id(name, "a campaign's id"))
+
+    @field_validator("channels", "locales")
+    @classmethod
+    def _distinct(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for name in names:
+            if info.field_name == "locales":
+                checked(lambda name=name: checked_locale(name))  # type: ignore[misc]
+            elif checked(lambda name=name: channel_named(name)).segment_only:  # type: ignore[misc]
+                fail(f"names {name}, which takes a carrier's approved templates only: no texts are written")
+        if info.field_name == "channels" and not set(names) & set(CHANNEL_PURPOSE):
+            fail(f"reaches nobody; people are reached by: {', '.join(CHANNEL_PURPOSE)}")
+        return tuple(dict.fromkeys(names)) or fail("is empty; name a language, such as en")
+
+    @model_validator(mode="after")
+    def _sender_suffices(self) -> Self:
+        """A message that must name its sender cannot go out without one: said now, and not when it is exported."""
+        for name in self.channels:
+            checked(lambda: complete("", channel=name, locale=self.locales[0], sender=self.sender), "sender")  # noqa: B023
+        return self
 
     @property
-    def personal(self) -> tuple[str, ...]:
-        """The channels on which a person can agree to be reached."""
+    def offer(self) -> Offer | None:
+        return self.offer_section.offer if self.offer_section else None
+
+    @property
+    def list_prices(self) -> Mapping[str, Decimal]:
+        return self.offer_section.list_prices if self.offer_section else {}
+
+    @property
+    def sender(self) -> Sender:
+        section = self.sender_section
+        return Sender(name="") if section is None else Sender(**dict(section))
+
+    @property
+    def personal_channels(self) -> tuple[str, ...]:
+        """Those on which a person can agree to be reached."""
         return tuple(c for c in self.channels if c in CHANNEL_PURPOSE)
 
     @property
-    def public(self) -> tuple[str, ...]:
-        """The channels whose texts are for everybody: no list of people goes with them."""
+    def public_channels(self) -> tuple[str, ...]:
+        """Those whose texts are for everybody: no list of people goes with them."""
         return tuple(c for c in self.channels if c not in CHANNEL_PURPOSE)
 
     def evidence_for(self, item_id: str) -> dict[str, str]:
         """The proofs that hold for an item."""
-        told = {key: v if isinstance(v, str) else v.get(item_id, "") for key, v in self.evidence.items()}
-        return {key: proof for key, proof in told.items() if proof}
+        proofs = {k: v if isinstance(v, str) else v.get(item_id, "") for k, v in self.words.evidence.items()}
+        return {key: proof for key, proof in proofs.items() if proof}
+
+
+SECTIONS: Mapping[str, Sequence[str]] = {
+    "": tuple(f.alias or name for name, f in CampaignFile.model_fields.items() if name not in OUTSIDE),
+    "target": tuple(TargetSection.model_fields),
+    "offer": tuple(OfferSection.model_fields),
+    "limits": tuple(LimitsSection.model_fields),
+    "words": tuple(WordsSection.model_fields),
+    "sender": tuple(SenderSection.model_fields),
+}
+"""The keys of each table of a file."""
 
 
 def read_campaign(file: Path) -> CampaignFile:
-    """Reads a campaign. Raises `DataError` or `UsageError` that names file, line and key."""
-    top = read_toml(file)
-    name = top.text("id")
-    _checked(top, "id", lambda: safe_id(name, "a campaign's id"))
-    found = CampaignFile(
-        id=name,
-        goal=top.text("goal", ""),
-        note=top.text("note", ""),
-        channels=_channels(top),
-        locales=_locales(top),
-        send=top.moment("send"),
-        window_days=top.number("window_days", None, above=0),
-        **_target(top),
-        **_offer(top),
-        **_limits(_section(top, "limits"), file.parent),
-        **_words(_section(top, "words"), file.parent),
-        sender=_sender(top),
-        digest=_digest(file),
-        source=file,
-    )
-    top.done("id, goal, note, channels, locales, send, window_days, target, offer, limits, words, sender")
-    _check_sender(top, found)
-    return found
-
-
-def _section(top: TomlTable, name: str) -> TomlTable:
-    return top.table(name) or TomlTable({}, "", "", name)
-
-
-def _checked(table: TomlTable, key: str, read: Callable[[], T]) -> T:
-    """What `read` gives; its error with the file and line of `key`."""
+    """Reads a campaign. Raises `DataError` that names file, line and key of everything that is wrong in it."""
     try:
-        return read()
-    except RecllmError as error:
-        table.fail(key, f"is wrong: {error}")
-
-
-def _channels(top: TomlTable) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(top.texts("channels", None)))
-    for name in names:
-        if _checked(top, "channels", lambda name=name: channel_named(name)).segment_only:  # type: ignore[misc]
-            top.fail("channels", f"names {name}, which takes a carrier's approved templates only: no texts are written")
-    if not set(names) & set(CHANNEL_PURPOSE):
-        top.fail("channels", f"reaches nobody; people are reached by: {', '.join(CHANNEL_PURPOSE)}")
-    return names
-
-
-def _locales(top: TomlTable) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(top.texts("locales", ("en",))))
-    for name in names:
-        _checked(top, "locales", lambda name=name: checked_locale(name))  # type: ignore[misc]
-    return names or top.fail("locales", "is empty; name a language, such as en")
-
-
-def _target(top: TomlTable) -> dict[str, Any]:
-    table = top.table("target") or top.fail("target", "is missing; say what the campaign is for")
-    items, category, text = table.texts("items"), table.text("category", ""), table.text("text", "")
-    if (bool(items) + bool(category and not text) + bool(text)) != 1:
-        table.fail("items", "or category, or text: give one of the three (a text may have a category)")
-    most = table.whole("most_items", None, least=1)
-    table.done("items, category, text, most_items")
-    return {"items": items or None, "category": category or None, "text": text or None, "most_items": most}
-
-
-def _offer(top: TomlTable) -> dict[str, Any]:
-    table = top.table("offer")
-    if table is None:
-        return {"offer": None, "list_prices": {}}
-    kind, value = table.text("type"), table.money("value")
-    start, end = table.moment("start"), table.moment("end")
-    if kind not in set(OfferType):
-        table.fail("type", f"is one of {', '.join(OfferType)}, not {kind!r}")
-    offer = _checked(table, "type", lambda: Offer(type=OfferType(kind), value=value, start=start, end=end))
-    if start and end and end <= start:
-        table.fail("end", f"is not after the start: {end} and {start}")
-    prices = table.table("list_prices")
-    table.done("type, value, start, end, list_prices")
-    return {"offer": offer, "list_prices": prices.each(lambda t, key: t.money(key)) if prices else {}}
-
-
-def _limits(table: TomlTable, folder: Path) -> dict[str, Any]:
-    amounts = {name: table.number(name, None) for name in ("budget", "cost", "margin")}
-    size, holdout = table.whole("size", None), table.number("holdout", 0.1)
-    cut = _checked(table, "holdout", lambda: Cut(size=size, holdout=holdout or 0.0, salt=SALT, **amounts))
-    suppress = table.text("suppress", "")
-    found = {
-        "cut": cut,
-        "frequency_cap": table.whole("frequency_cap", None, least=1),
-        "frequency_days": table.number("frequency_days", 7.0, above=0),
-        "bought_days": table.number("bought_days", None, above=0),
-        "returned": table.flag("returned", True),
-        "adult_age": table.whole("adult_age", 18),
-        "suppress": folder / suppress if suppress else None,
-        "quiet": _quiet(table),
-    }
-    table.done(f"size, budget, cost, margin, holdout, {', '.join(n for n in found if n != 'cut')}, timezone")
-    return found
-
-
-def _quiet(table: TomlTable) -> Quiet | None:
-    hours, zone = table.texts("quiet", NIGHT), table.text("timezone", "") or None
-    if zone is not None and zone not in zoneinfo.available_timezones():
-        table.fail("timezone", f"is a name such as Asia/Shanghai, not {zone!r}")
-    if not hours:
-        return None
+        text = file.read_text(encoding="utf-8-sig")
+        table = tomllib.loads(text, parse_float=Decimal)
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"{file}: no TOML: {error}") from error
+    outside = dict(zip(OUTSIDE, (hashlib.sha256(file.read_bytes()).hexdigest(), file), strict=True))
     try:
-        start, end = (time.fromisoformat(hour) for hour in hours)
-    except ValueError:
-        table.fail("quiet", f'is two local times such as ["21:00", "08:00"], not {list(hours)}')
-    if start == end:
-        table.fail("quiet", "leaves no hour: both times are the same; write [] for no quiet hours")
-    return Quiet(start=start, end=end, zone=zone)
+        if key := next(iter(outside.keys() & table.keys()), None):
+            raise DataError(f"{file}{unknown_key(text, '', key, SECTIONS)}")
+        return CampaignFile.model_validate(table | outside, context={"folder": file.parent})
+    except ValidationError as error:
+        raise data_error(file, text, error, SECTIONS) from None
 
 
-def _words(table: TomlTable, folder: Path) -> dict[str, Any]:
-    variants, evidence = table.whole("variants", 1, least=1) or 1, table.table("evidence")
-    if variants > MOST_VARIANTS:
-        table.fail("variants", f"is {MOST_VARIANTS} at most: a person reads and approves every text")
-    adapter = table.text("adapter", "")
-    voice, names = table.text("voice", ""), tuple(dict.fromkeys(table.texts("packs", pack_names())))
-    found = {
-        "variants": variants,
-        "generator": table.text("generator", "template"),
-        "adapter": folder / adapter if adapter else None,
-        "seed": table.whole("seed", 0),
-        "packs": tuple(_checked(table, "packs", lambda name=name: _pack(name, folder)) for name in names),  # type: ignore[misc]
-        "voice": _checked(table, "voice", lambda: load_voice(_there(folder / voice))) if voice else None,
-        "known_brands": table.texts("known_brands"),
-        "evidence": evidence.each(_proof) if evidence else {},
-        "auto": table.flag("auto", False),
-    }
-    table.done(", ".join(found))
-    return found
-
-
-def _proof(table: TomlTable, key: str) -> str | dict[str, str]:
-    each = table.table_if(key)
-    return table.text(key) if each is None else each.each(lambda t, item: t.text(item))
-
-
-def _pack(name: str, folder: Path) -> Pack:
-    """A shipped pack by its name, or a file that ends in .toml."""
-    return load_pack(_there(folder / name)) if name.endswith(".toml") else pack_named(name)
-
-
-def _there(file: Path) -> Path:
+def _existing(name: str, info: ValidationInfo) -> Path:
+    file: Path = info.context["folder"] / name if info.context else Path(name)
     if not file.is_file():
         raise DataError(f"there is no file {file}")
     return file
-
-
-def _sender(top: TomlTable) -> Sender | None:
-    table = top.table("sender")
-    if table is None:
-        return None
-    found = Sender(name=table.text("name"), address=table.text("address", ""), opt_out=table.text("opt_out", ""))
-    table.done("name, address, opt_out")
-    return found
-
-
-def _check_sender(top: TomlTable, found: CampaignFile) -> None:
-    """A message that must name its sender cannot go out without one: said now, and not when it is exported."""
-    for name in found.channels:
-        sender = found.sender or Sender(name="")
-        _checked(top, "sender", lambda: complete("", channel=name, locale=found.locales[0], sender=sender))  # noqa: B023
-
-
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()

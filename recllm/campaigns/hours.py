@@ -6,18 +6,29 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
-from recllm.campaigns.file import Quiet
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuietHours:
+    """No message leaves between `start` and `end`, local times of `zone`."""
+
+    start: time
+    end: time
+    zone: str | None = None
+    """IANA name; None for the workspace's own."""
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
-    """From `start` on, before `end`, aware times; no end where nothing sets one."""
+class SendWindow:
+    """Messages may leave from `start` on, before `end`: aware times."""
 
     start: datetime
     end: datetime | None
+    """None where nothing sets an end."""
 
 
-def send_window(moment: datetime, quiet: Quiet | None, zone: str | None, offer_end: datetime | None) -> Window | None:
+def send_window(
+    moment: datetime, quiet: QuietHours | None, zone: str | None, offer_end: datetime | None
+) -> SendWindow | None:
     """The first stretch from `moment` on in which messages may leave; None when the offer ends before it begins.
 
     zone: the workspace's, for quiet hours that name none; without either they are hours of UTC.
@@ -30,10 +41,10 @@ def send_window(moment: datetime, quiet: Quiet | None, zone: str | None, offer_e
         start, end = local, _next(local, quiet.start)
     if offer_end is not None:
         end = offer_end.astimezone(start.tzinfo) if end is None else min(end, offer_end.astimezone(start.tzinfo))
-    return None if end is not None and end <= start else Window(start, end)
+    return None if end is not None and end <= start else SendWindow(start, end)
 
 
-def is_quiet(local: time, quiet: Quiet) -> bool:
+def is_quiet(local: time, quiet: QuietHours) -> bool:
     """Whether a local time lies in the quiet hours, which may reach over midnight; their end does not."""
     if quiet.start < quiet.end:
         return quiet.start <= local < quiet.end

@@ -6,52 +6,61 @@ price or is gone, or whose offer ended, is `withdrawn` before anybody can approv
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from recllm.campaigns import decisions
 from recllm.campaigns.catalogue import Catalogue, catalogue_now, facts_of
-from recllm.campaigns.decisions import State, Status, edit, states, withdraw
+from recllm.campaigns.decisions import TextState, text_states
 from recllm.campaigns.file import CampaignFile
 from recllm.campaigns.folder import CampaignFolder, read_plan
-from recllm.campaigns.message import message, overlong
-from recllm.campaigns.plan_types import Facts, Plan, Text
-from recllm.campaigns.texts import doubts_of, judged
+from recllm.campaigns.hours import SendWindow, send_window
+from recllm.campaigns.plan_types import CampaignPlan, CampaignText, TextFacts, TextStatus
+from recllm.campaigns.texts import check_notes, judged
 from recllm.data.dataset import utc
 from recllm.errors import UsageError
 from recllm.workspace.clock import present
 from recllm.workspace.workspace import Workspace
 
-STALE = (Status.DRAFT, Status.APPROVED, Status.EDITED)
+OPEN = (TextStatus.DRAFT, TextStatus.APPROVED, TextStatus.EDITED)
 """What can still be withdrawn."""
 
 
 @dataclass(frozen=True, eq=False)
-class Desk:
-    """moment: when texts would leave, were they exported now: the present, or the time to send if that is later."""
-
+class OpenCampaign:
     workspace: Workspace
     file: CampaignFile
     folder: CampaignFolder
-    plan: Plan
+    plan: CampaignPlan
     catalogue: Catalogue
     moment: datetime
+    """When texts would leave, were they exported now: the present, or the time to send if that is later."""
 
     @property
-    def states(self) -> dict[str, State]:
-        return states(self.folder, self.plan)
+    def states(self) -> dict[str, TextState]:
+        return text_states(self.folder, self.plan)
 
-    def text(self, text_id: str) -> Text:
+    @property
+    def window(self) -> SendWindow | None:
+        """When messages may leave; None where the offer ends before they may."""
+        offer, zone = self.file.offer, self.workspace.settings.timezone
+        return send_window(self.moment, self.file.limits.quiet_hours, zone, offer.end if offer else None)
+
+    def text(self, text_id: str) -> CampaignText:
         """Raises `UsageError` for an unknown id."""
         for text in self.plan.texts:
             if text.id == text_id:
                 return text
         raise UsageError(f"the campaign has no text {text_id!r}; see recllm campaign approve FILE")
 
-    def facts(self, text: Text) -> Facts:
+    def facts(self, text: CampaignText) -> TextFacts:
         return facts_of(self.catalogue.items.get(text.item_id), self.file)
 
 
-def open_desk(workspace: Workspace, file: CampaignFile, *, clock: datetime | None = None, recheck: bool = True) -> Desk:
+def open_campaign(
+    workspace: Workspace, file: CampaignFile, *, clock: datetime | None = None, recheck: bool = True
+) -> OpenCampaign:
     """recheck: withdraw what no longer holds; a report only looks back and needs none.
 
     Raises `UsageError` where nothing was planned, or the file is another one than was planned.
@@ -62,68 +71,64 @@ def open_desk(workspace: Workspace, file: CampaignFile, *, clock: datetime | Non
         raise UsageError(
             f"{file.source} was changed after {file.id!r} was planned; put it back, or plan again with --replace"
         )
-    with workspace.store().read() as reader:
-        last = reader.last_event()
-    ended = int(last.timestamp()) + 1 if last else 0
-    moment = max(utc(present(ended, clock)), datetime.fromisoformat(plan.send))
+    moment = max(utc(present(workspace, clock)), datetime.fromisoformat(plan.send))
     catalogue = catalogue_now(workspace, file, {t.item_id for t in plan.texts})
-    desk = Desk(workspace, file, folder, plan, catalogue, moment)
+    campaign = OpenCampaign(workspace, file, folder, plan, catalogue, moment)
     if recheck:
-        withdraw(folder, _stale(desk), at=clock or datetime.now(UTC))
-    return desk
+        at = clock or datetime.now(UTC)
+        decisions.withdraw(folder, plan, lambda states: _stale(campaign, states), at=at)
+    return campaign
 
 
-def enter_edit(desk: Desk, text_id: str, wording: str, *, by: str, at: datetime) -> State:
+def enter_edit(campaign: OpenCampaign, text_id: str, wording: str, *, by: str, at: datetime) -> TextState:
     """A person's own wording for a text, checked under the facts of now.
 
     Raises `UsageError` for an unknown text, or one about an item that is gone.
     """
-    text = desk.text(text_id)
-    item = desk.catalogue.items.get(text.item_id)
+    text = campaign.text(text_id)
+    item = campaign.catalogue.items.get(text.item_id)
     if item is None or not item.available:
         raise UsageError(f"the item of {text_id} is no longer on offer; there is nothing to say about it")
-    brands, moment = desk.catalogue.brands, desk.moment
-    verdict = judged(desk.file, brands, wording, item, text.channel, text.locale, moment)
-    failures, warnings = doubts_of(verdict)
-    whole = message(desk.file, wording, channel=text.channel, locale=text.locale, generator=text.generator)
-    edit(
-        desk.folder,
-        desk.plan,
+    file, moment = campaign.file, campaign.moment
+    verdict = judged(file, campaign.catalogue.brands, wording, item, text.channel, text.locale, moment)
+    failures, warnings = check_notes(
+        file, verdict, wording, channel=text.channel, locale=text.locale, generator=text.generator
+    )
+    decisions.edit(
+        campaign.folder,
+        campaign.plan,
         text_id,
         text=wording,
         failures=failures,
-        warnings=(*warnings, *overlong(whole, text.channel)),
-        facts=desk.facts(text),
+        warnings=warnings,
+        facts=campaign.facts(text),
         by=by,
         at=at,
     )
-    return desk.states[text_id]
+    return campaign.states[text_id]
 
 
-def _stale(desk: Desk) -> dict[str, str]:
+def _stale(campaign: OpenCampaign, states: Mapping[str, TextState]) -> dict[str, str]:
     """text_id -> why it no longer holds."""
-    offer, now = desk.file.offer, desk.states
-    ended = offer is not None and offer.end is not None and offer.end <= desk.moment
-    out = {}
-    for text in desk.plan.texts:
-        if now[text.id].status not in STALE:
+    offer_end = campaign.file.offer.end if campaign.file.offer else None
+    ended = offer_end is not None and offer_end <= campaign.moment
+    whys = {}
+    for text in campaign.plan.texts:
+        if states[text.id].status not in OPEN:
             continue
-        why = _changed(now[text.id].facts, desk.facts(text))
+        why = _changed(states[text.id].facts, campaign.facts(text))
         if ended and not why:
-            why = f"the offer ended at {offer.end.isoformat()}" if offer and offer.end else ""
+            why = f"the offer ended at {offer_end.isoformat() if offer_end else ''}"
         if why:
-            out[text.id] = why
-    return out
+            whys[text.id] = why
+    return whys
 
 
-def _changed(was: Facts, now: Facts) -> str:
+def _changed(was: TextFacts, now: TextFacts) -> str:
     """What changed, in words; empty when nothing did."""
     if not now.available:
         return "the item is no longer on offer"
     if was.price != now.price or was.currency != now.currency:
-        return f"the price changed from {_price(was)} to {_price(now)}"
+        before, after = (f"{f.price} {f.currency or ''}".strip() if f.price else "none" for f in (was, now))
+        return f"the price changed from {before} to {after}"
     return "" if was.title == now.title else f"the item is now called {now.title!r}"
-
-
-def _price(facts: Facts) -> str:
-    return "none" if facts.price is None else f"{facts.price} {facts.currency or ''}".strip()

@@ -19,11 +19,11 @@ from recllm.audiences.reasons import reasons_for
 from recllm.audiences.selection import Selection, select
 from recllm.audiences.targets import Target, category_target, item_target, text_target
 from recllm.campaigns.file import CampaignFile
-from recllm.campaigns.suppression import suppressed_ids
-from recllm.errors import NotFittedError, UsageError
+from recllm.errors import NotFittedError
 from recllm.features.item_vectors import basics_of
 from recllm.jobs.serve import CHANNEL_PURPOSE
 from recllm.schema import ReasonKind
+from recllm.text.templates import language
 from recllm.workspace.privacy import PolicyGate
 from recllm.workspace.workspace import Workspace
 
@@ -34,12 +34,12 @@ LANGUAGE_BASICS = ("language", "locale", "lang", "语言")
 """Basics that say which of a campaign's locales a person reads."""
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """One person before there are texts."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipient:
+    """One person of a campaign before there are texts."""
 
     user_id: str
-    held: bool
+    held_out: bool
     probability: float
     item_id: str
     kind: ReasonKind
@@ -48,191 +48,186 @@ class Planned:
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
-    """One campaign's people. recommender: that of the workspace, with one item more for a campaign about a text."""
+class Recipients:
+    """One campaign's people."""
 
     recommender: Recommender
+    """That of the workspace, with one item more for a campaign about a text."""
     audience: Audience
-    people: tuple[Planned, ...]
+    people: tuple[Recipient, ...]
     """Best first, those held out among them."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Open:
+class _CampaignPool:
+    """Everybody whom a campaign could reach."""
+
+    file: CampaignFile
     recommender: Recommender
     pool: Pool
 
+    @property
+    def names(self) -> list[str]:
+        return names_of(self.recommender, self.pool)
 
-def groups(
+    @property
+    def probability(self) -> NDArray[np.float64]:
+        """(n_people,), to take at least one of the items."""
+        assert self.pool.found.probability is not None  # noqa: S101 - a pool of items has probabilities
+        return self.pool.found.probability.astype(np.float64)
+
+    def cut(self) -> Selection:
+        chances = self.pool.found
+        return select(chances.order, chances.probability, self.names, self.file.id, self.file.limits.cut)
+
+
+def recipients(
     recommender: Recommender,
     files: Sequence[CampaignFile],
     gate: PolicyGate,
     suppressed: Mapping[str, Sequence[str]],
     *,
     contacts: int = 1,
-) -> list[Group]:
+) -> list[Recipients]:
     """The people of each campaign; several compete for them, and each person gets at most `contacts` of these.
 
     suppressed: campaign id -> ids never to contact. Raises `NotFittedError` without a trained model, `UsageError` for
     an unknown item, `PolicyError` for a sensitive target or a group under the policy's floor.
     """
-    _check_trained(recommender)
-    opened = [_open(recommender, file, gate, suppressed.get(file.id, ())) for file in files]
-    selections = [_cut(opened[0], files[0])] if len(files) == 1 else _compete(opened, files, contacts)
-    return [_group(one, file, chosen, gate) for one, file, chosen in zip(opened, files, selections, strict=True)]
+    pools = [_campaign_pool(recommender, file, gate, suppressed.get(file.id, ())) for file in files]
+    selections = [pools[0].cut()] if len(pools) == 1 else _compete(pools, contacts)
+    return [_recipients(pool, selection, gate) for pool, selection in zip(pools, selections, strict=True)]
 
 
 def audience_of(
     workspace: Workspace, recommender: Recommender, file: CampaignFile, *, explain: bool = True
 ) -> Audience:
-    """Whom a campaign would address, without planning it; the errors are those of `groups`."""
-    _check_trained(recommender)
-    one = _open(recommender, file, workspace.gate(), suppressed_ids(workspace, file))
-    found = answer(one.recommender, one.pool, _cut(one, file), file.id, explain=explain)
-    return with_outside(found, outside(workspace, recommender))
+    """Whom a campaign would address, without planning it; the errors are those of `recipients`."""
+    candidates = _campaign_pool(recommender, file, workspace.gate(), file.limits.suppressed_ids())
+    audience = answer(candidates.recommender, candidates.pool, candidates.cut(), file.id, explain=explain)
+    return with_unconsented(audience, unconsented(workspace, recommender))
 
 
-def outside(workspace: Workspace, recommender: Recommender) -> int:
+def unconsented(workspace: Workspace, recommender: Recommender) -> int:
     """People of the store who did not agree to personalisation: the recommender does not know them."""
     with workspace.store().read() as reader:
         return max(0, reader.counts()["users"] - recommender.dataset.n_users)
 
 
-def with_outside(found: Audience, n: int) -> Audience:
+def with_unconsented(audience: Audience, n: int) -> Audience:
     """The audience with `n` more people counted among those without consent."""
     if not n:
-        return found
-    counted = {NO_CONSENT: found.excluded.get(NO_CONSENT, 0) + n}
-    return replace(found, excluded=counted | {k: v for k, v in found.excluded.items() if k != NO_CONSENT})
+        return audience
+    first = {NO_CONSENT: audience.excluded.get(NO_CONSENT, 0) + n}
+    return replace(audience, excluded=first | {k: v for k, v in audience.excluded.items() if k != NO_CONSENT})
 
 
 def first_channel(gate: PolicyGate, ids: Sequence[str], channels: Sequence[str]) -> list[str | None]:
     """Of each person the first of the channels that they agreed to, now."""
-    out: list[str | None] = [None] * len(ids)
+    first: list[str | None] = [None] * len(ids)
     for channel in channels:
-        for place, yes in enumerate(gate.permits_each(ids, CHANNEL_PURPOSE[channel])):
-            out[place] = out[place] or (channel if yes else None)
-    return out
+        for n, agreed in enumerate(gate.permits_each(ids, CHANNEL_PURPOSE[channel])):
+            first[n] = first[n] or (channel if agreed else None)
+    return first
 
 
-def _check_trained(recommender: Recommender) -> None:
+def _campaign_pool(
+    recommender: Recommender, file: CampaignFile, gate: PolicyGate, suppressed: Sequence[str]
+) -> _CampaignPool:
     if recommender.model is None:
         raise NotFittedError("a campaign needs calibrated probabilities: train a model first, with recllm train")
-
-
-def _open(recommender: Recommender, file: CampaignFile, gate: PolicyGate, suppressed: Sequence[str]) -> _Open:
-    if file.text is not None:
-        recommender, target = text_target(recommender, file.text, file.category)
-    elif file.category is not None:
-        target = category_target(recommender, file.category)
+    section, limits = file.target, file.limits
+    if section.text is not None:
+        recommender, target = text_target(recommender, section.text, section.category)
+    elif section.category is not None:
+        target = category_target(recommender, section.category)
     else:
-        target = _on_offer(recommender, file)
+        target = item_target(recommender, section.items or ())
     rules = Exclusions(
         suppressed=suppressed,
-        agreed=lambda ids: [channel is not None for channel in first_channel(gate, ids, file.personal)],
-        bought_days=file.bought_days,
-        returned=file.returned,
-        frequency_cap=file.frequency_cap,
-        frequency_days=file.frequency_days,
-        adult_age=file.adult_age,
+        agreed=lambda ids: [channel is not None for channel in first_channel(gate, ids, file.personal_channels)],
+        bought_days=limits.bought_days,
+        returned=limits.returned,
+        frequency_cap=limits.frequency_cap,
+        frequency_days=limits.frequency_days,
+        adult_age=limits.adult_age,
     )
-    if file.most_items is not None and len(target.items) > file.most_items:
+    if section.most_items is not None and len(target.items) > section.most_items:
         target = _narrowed(recommender, target, rules, file)
-    return _Open(recommender, pool(recommender, target, rules))
-
-
-def _on_offer(recommender: Recommender, file: CampaignFile) -> Target:
-    target = item_target(recommender, file.items or ())
-    data = recommender.dataset
-    gone = [name for name in file.items or () if not data.items["available"][int(data.item_rows([name])[0])]]
-    if gone:
-        raise UsageError(f"the item {gone[0]!r} of the campaign {file.id!r} is no longer on offer; take it out")
-    return target
+    return _CampaignPool(file, recommender, pool(recommender, target, rules))
 
 
 def _narrowed(recommender: Recommender, target: Target, rules: Exclusions, file: CampaignFile) -> Target:
     """The `most_items` items that suit most of the people who come first."""
     against = reasons_against(recommender, target.items, rules)
-    found = chances(recommender, target.items, np.flatnonzero(~np.logical_or.reduce(list(against.values()))))
-    first = np.argsort(-found.order, kind="stable")[: file.cut.most]
-    best = found.best[first]
-    often = np.bincount(best[best >= 0], minlength=int(target.items.max()) + 1)[target.items]
-    kept = np.argsort(-often, kind="stable")[: file.most_items]
-    note = f"of {len(often):,} items the {len(kept)} that suit most people"
-    return Target(target.name, np.sort(target.items[kept]), (*target.notes, note))
+    people = np.flatnonzero(~np.logical_or.reduce(list(against.values())))
+    first_chances = chances(recommender, target.items, people)
+    first = np.argsort(-first_chances.order, kind="stable")[: file.limits.cut.most]
+    best = first_chances.best[first]
+    n_people = np.bincount(best[best >= 0], minlength=int(target.items.max()) + 1)[target.items]
+    top = np.argsort(-n_people, kind="stable")[: file.target.most_items]
+    note = f"of {len(n_people):,} items the {len(top)} that suit most people"
+    return Target(target.name, np.sort(target.items[top]), (*target.notes, note))
 
 
-def _cut(opened: _Open, file: CampaignFile) -> Selection:
-    found = opened.pool
-    names = names_of(opened.recommender, found)
-    return select(found.found.order, found.found.probability, names, file.id, file.cut)
-
-
-def _compete(opened: Sequence[_Open], files: Sequence[CampaignFile], contacts: int) -> list[Selection]:
+def _compete(pools: Sequence[_CampaignPool], contacts: int) -> list[Selection]:
+    """Everybody goes to the campaign for which they are worth most, within each one's size and budget."""
+    cuts = [p.file.limits.cut for p in pools]
     terms = [
         Campaign(
-            name=f.id,
-            value=1.0 if f.cut.margin is None else f.cut.margin,
-            cost=f.cut.cost or 0.0,
-            budget=f.cut.budget,
-            cap=f.cut.size,
+            name=p.file.id,
+            value=1.0 if cut.margin is None else cut.margin,
+            cost=cut.cost or 0.0,
+            budget=cut.budget,
+            cap=cut.size,
         )
-        for f in files
+        for p, cut in zip(pools, cuts, strict=True)
     ]
-    probability = np.zeros((opened[0].recommender.dataset.n_users, len(files)))
+    probability = np.zeros((pools[0].recommender.dataset.n_users, len(pools)))
     eligible = np.zeros(probability.shape, bool)
-    for place, (one, term, file) in enumerate(zip(opened, terms, files, strict=True)):
-        chance = _probability(one.pool)
-        probability[one.pool.rows, place] = chance
-        eligible[one.pool.rows, place] = (file.cut.margin is None) | (chance * term.value > term.cost)
-    chosen = assign(probability, terms, contacts=contacts, eligible=eligible)
+    for n, (candidates, term, cut) in enumerate(zip(pools, terms, cuts, strict=True)):
+        rows = candidates.pool.rows
+        probability[rows, n] = candidates.probability
+        eligible[rows, n] = (cut.margin is None) | (probability[rows, n] * term.value > term.cost)
+    assignment = assign(probability, terms, contacts=contacts, eligible=eligible)
     return [
-        selection_of(one.recommender, one.pool, chosen.person[chosen.campaign == n], f.id, f.cut.holdout, f.cut.salt)
-        for n, (one, f) in enumerate(zip(opened, files, strict=True))
+        selection_of(
+            p.recommender, p.pool, assignment.person[assignment.campaign == n], p.file.id, cut.holdout, cut.salt
+        )
+        for n, (p, cut) in enumerate(zip(pools, cuts, strict=True))
     ]
 
 
-def _group(opened: _Open, file: CampaignFile, chosen: Selection, gate: PolicyGate) -> Group:
-    recommender, found = opened.recommender, opened.pool
-    made = answer(recommender, found, chosen, file.id, explain=False)
-    held = np.isin(np.concatenate([chosen.addressed, chosen.held]), chosen.held)
-    places = np.concatenate([chosen.addressed, chosen.held])
-    order = np.argsort(-found.found.order[places], kind="stable")
-    return Group(recommender, made, _planned(opened, file, places[order], held[order], gate))
-
-
-def _planned(
-    opened: _Open, file: CampaignFile, places: NDArray[np.int64], held: NDArray[np.bool_], gate: PolicyGate
-) -> tuple[Planned, ...]:
-    recommender, found = opened.recommender, opened.pool
-    rows, best = found.rows[places], found.found.best[places]
-    best = np.where(best < 0, found.target.items[0], best)  # nothing of the campaign was proposed for them
-    everybody = names_of(recommender, found)
-    names = [everybody[place] for place in places]
-    item_ids = [recommender.dataset.items["item_id"][int(item)] for item in best]
-    kinds = [
-        reason_kind(reasons[0] if reasons else None, item, sensitive=False)
-        for reasons, item in zip(reasons_for(recommender, rows, best), item_ids, strict=True)
-    ]
-    channels = [channel or file.personal[0] for channel in first_channel(gate, names, file.personal)]
+def _recipients(candidates: _CampaignPool, selection: Selection, gate: PolicyGate) -> Recipients:
+    file, recommender, people_pool = candidates.file, candidates.recommender, candidates.pool
+    audience = answer(recommender, people_pool, selection, file.id, explain=False)
+    ranks = np.concatenate([selection.addressed, selection.held])
+    ranks = ranks[np.argsort(-people_pool.found.order[ranks], kind="stable")]
+    held_out = np.isin(ranks, selection.held)
+    rows, best = people_pool.rows[ranks], people_pool.found.best[ranks]
+    best = np.where(best < 0, people_pool.target.items[0], best)  # nothing of the campaign was proposed for them
+    everybody = candidates.names
+    names = [everybody[rank] for rank in ranks]
+    channels = first_channel(gate, names, file.personal_channels)
     basics = basics_of(recommender.dataset.users[rows.tolist()])
-    spoken = [_locale(told, file.locales) for told in basics]
-    chances = _probability(found)[places].tolist()
-    return tuple(
-        Planned(*one) for one in zip(names, held.tolist(), chances, item_ids, kinds, channels, spoken, strict=True)
-    )
-
-
-def _probability(found: Pool) -> NDArray[np.float64]:
-    assert found.found.probability is not None  # noqa: S101 - a pool of items has probabilities
-    return found.found.probability.astype(np.float64)
+    people, probability = [], candidates.probability
+    for n, (name, item, reasons) in enumerate(zip(names, best, reasons_for(recommender, rows, best), strict=True)):
+        item_id = recommender.dataset.items["item_id"][int(item)]
+        people.append(
+            Recipient(
+                user_id=name,
+                held_out=bool(held_out[n]),
+                probability=float(probability[ranks[n]]),
+                item_id=item_id,
+                kind=reason_kind(reasons[0] if reasons else None, item_id, sensitive=False),
+                channel=channels[n] or file.personal_channels[0],
+                locale=_locale(basics[n], file.locales),
+            )
+        )
+    return Recipients(recommender, audience, tuple(people))
 
 
 def _locale(basics: Mapping[str, str], locales: Sequence[str]) -> str:
     """The first of the campaign's locales in a language that the person named; the first one without a name."""
-    named = {_language(value) for name, value in basics.items() if name.casefold() in LANGUAGE_BASICS}
-    return next((locale for locale in locales if _language(locale) in named), locales[0])
-
-
-def _language(locale: str) -> str:
-    return locale.casefold().replace("_", "-").split("-")[0]
+    languages = {language(value) for name, value in basics.items() if name.casefold() in LANGUAGE_BASICS}
+    return next((locale for locale in locales if language(locale) in languages), locales[0])

@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from recllm.audiences.selection import draws
+from recllm.audiences.targets import in_category
 from recllm.campaigns.catalogue import catalogue_now
-from recllm.campaigns.decisions import approve_alone
-from recllm.campaigns.file import CampaignFile
-from recllm.campaigns.folder import COPIES, CampaignFolder, begin, publish
-from recllm.campaigns.people import Group, groups, outside, with_outside
-from recllm.campaigns.plan_types import Person, Plan, Text
-from recllm.campaigns.suppression import suppressed_ids
-from recllm.campaigns.texts import Key, Writing, counted, key_of, keys_of, write_texts
+from recllm.campaigns.decisions import auto_approvals
+from recllm.campaigns.file import SERVER, CampaignFile
+from recllm.campaigns.folder import COPIES, CampaignFolder, publish
+from recllm.campaigns.people import Recipients, recipients, unconsented, with_unconsented
+from recllm.campaigns.plan_types import CampaignPlan, CampaignText, PlannedPerson
+from recllm.campaigns.texts import TextKey, WritingContext, key_of, text_keys, with_readers, write_texts
 from recllm.data.dataset import utc
 from recllm.documents import plain
-from recllm.errors import DataError, NothingToDo
+from recllm.errors import DataError, NotFittedError, NothingToDo, UsageError
 from recllm.jobs.ad_copy import may_be_modelled, open_generator
 from recllm.jobs.recommenders import open_recommender
+from recllm.recommender.registry import current
 from recllm.schema import Generator
+from recllm.workspace.clock import present
 from recllm.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
     from recllm.recommender.recommender import Recommender
 
 Progress = Callable[[str], None]
+
+URL_VARIABLE = "RECLLM_LLM_URL"
+"""Where the operator's text server is, e.g. http://localhost:8000/v1#model."""
+
+_logger = logging.getLogger(__name__)
 
 
 def plan_campaigns(
@@ -40,56 +51,87 @@ def plan_campaigns(
     generator: Generator | None = None,
     now: datetime | None = None,
     progress: Progress | None = None,
-) -> list[Plan]:
-    """Plans one campaign, or several that compete for the same people, and keeps the plans in the workspace.
+) -> list[CampaignPlan]:
+    """Plans one campaign, or several that compete for the same people, and publishes the plans in the workspace.
 
-    contacts: most of these campaigns that one person gets. generator: instead of the one that the file names. now: the
-    clock, for approvals by `auto`.
+    contacts: of these campaigns, most that one person gets. generator: instead of the one that the file names. now: the
+    clock. What is wrong in the files is found before anything is loaded.
 
     Raises `UsageError` or `DataError` for a campaign that cannot be (a taken id, an offer that does not run when texts
     go out, an item that is gone), `PolicyError` for a group under the floor, and `NothingToDo` with the counts when a
-    campaign would reach nobody. Then nothing is kept.
+    campaign would reach nobody. Then nothing is published.
     """
     tell = progress or (lambda _: None)
-    folders = _folders(workspace, files, replace=replace)
+    checked = _checked(workspace, files, replace=replace, generator=generator, now=now)
+    if recommender is None and current(workspace.models_dir) is None:
+        raise NotFittedError("a campaign needs calibrated probabilities: train a model first, with recllm train")
     tell("opening the workspace")
-    opened = recommender or open_recommender(workspace)
-    sends = [_send(file, utc(opened.dataset.as_of)) for file in files]
+    loaded = recommender or open_recommender(workspace, now=now, everybody=True)
     tell(f"finding people for {', '.join(file.id for file in files)}")
-    suppressed = {file.id: suppressed_ids(workspace, file) for file in files}
-    found = groups(opened, files, workspace.gate(), suppressed, contacts=contacts)
-    for file, group in zip(files, found, strict=True):
-        _check_reached(file, group)
+    suppressed = {c.file.id: c.suppressed for c in checked}
+    groups = recipients(loaded, files, workspace.gate(), suppressed, contacts=contacts)
+    for file, group in zip(files, groups, strict=True):
+        if not group.audience.people:
+            counts = ", ".join(f"{reason} {n:,}" for reason, n in group.audience.excluded.items())
+            n_held_out = len(group.audience.held)
+            raise NothingToDo(f"the campaign {file.id!r} reaches nobody: {counts}; held out: {n_held_out}")
     plans = []
-    for file, group, folder, send in zip(files, found, folders, sends, strict=True):
-        tell(f"writing the texts of {file.id}")
-        begin(folder)
-        with open_generator(generator or file.generator, workspace.cache_dir, adapter=file.adapter) as speaker:
-            writing = _writing(workspace, file, group, send, speaker)
-            plans.append(_plan(workspace, writing, group, outside=outside(workspace, opened)))
-    for file, plan, folder in zip(files, plans, folders, strict=True):
-        publish(folder, plan)
-        if file.auto:
-            approve_alone(folder, plan, at=now or datetime.now(UTC))
+    for campaign, group in zip(checked, groups, strict=True):
+        tell(f"writing the texts of {campaign.file.id}")
+        with _speaker(workspace, campaign) as speaker:
+            plans.append(_plan(workspace, campaign, group, speaker, unconsented(workspace, loaded)))
+    for campaign, plan in zip(checked, plans, strict=True):
+        approvals = auto_approvals(plan, at=now or datetime.now(UTC)) if campaign.file.words.auto else []
+        publish(campaign.folder, plan, replace=replace, decisions=approvals)
+        people, n_held_out, n_texts = len(plan.addressed), len(plan.held_out), len(plan.texts)
+        _logger.info("planned %d people, %d held out, %d texts", people, n_held_out, n_texts)
     return plans
 
 
-def _folders(workspace: Workspace, files: Sequence[CampaignFile], *, replace: bool) -> list[CampaignFolder]:
-    """Where the plans go. Raises `DataError` for two files of one id, and what `check_free` raises."""
-    twice = [name for name, n in Counter(file.id for file in files).items() if n > 1]
-    if twice:
+# --- what is wrong, before anything is loaded ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _CheckedCampaign:
+    """A campaign that can be planned, as far as its file and the workspace tell."""
+
+    file: CampaignFile
+    folder: CampaignFolder
+    send: datetime
+    """When texts go out."""
+    suppressed: list[str]
+    generator: Generator | str
+    """Or what finds it."""
+
+
+def _checked(
+    workspace: Workspace,
+    files: Sequence[CampaignFile],
+    *,
+    replace: bool,
+    generator: Generator | None,
+    now: datetime | None,
+) -> list[_CheckedCampaign]:
+    if twice := [name for name, n in Counter(file.id for file in files).items() if n > 1]:
         raise DataError(f"two of the files are about a campaign {twice[0]!r}; each needs its own id")
-    folders = [CampaignFolder.of(workspace.root, file.id) for file in files]
-    for folder in folders:
-        folder.check_free(replace=replace)
-    return folders
+    moment, campaigns = utc(present(workspace, now)), []
+    for file in files:
+        folder, send = CampaignFolder.of(workspace.root, file.id), _send(file, moment)
+        with folder.locked():
+            folder.check_free(replace=replace)
+        _check_target(workspace, file)
+        suppressed, speaker = file.limits.suppressed_ids(), generator or _generator_name(file)
+        campaigns.append(_CheckedCampaign(file, folder, send, suppressed, speaker))
+        with _speaker(workspace, campaigns[-1]):
+            pass  # there is such a generator; a local one starts when it is asked for a text
+    return campaigns
 
 
-def _send(file: CampaignFile, present: datetime) -> datetime:
-    """When texts go out. Raises `DataError` when the campaign's offer does not run then."""
-    send = file.send or present
-    if send < present:
-        raise DataError(f"{file.source}: send is {send.isoformat()}, and the present is {present.isoformat()}")
+def _send(file: CampaignFile, moment: datetime) -> datetime:
+    """When texts go out. Raises `DataError` when that is past, or the campaign's offer does not run then."""
+    send = file.send or moment
+    if send < moment:
+        raise DataError(f"{file.source}: send is {send.isoformat()}, and the present is {moment.isoformat()}")
     if file.offer is not None and not file.offer.runs(send):
         over = file.offer.end is not None and file.offer.end <= send
         edge = file.offer.end if over else file.offer.start
@@ -101,81 +143,108 @@ def _send(file: CampaignFile, present: datetime) -> datetime:
     return send
 
 
-def _check_reached(file: CampaignFile, group: Group) -> None:
-    if not group.audience.people:
-        counts = ", ".join(f"{reason} {n:,}" for reason, n in group.audience.excluded.items())
-        raise NothingToDo(f"the campaign {file.id!r} reaches nobody: {counts}; held out: {len(group.audience.held)}")
+def _check_target(workspace: Workspace, file: CampaignFile) -> None:
+    """Raises `UsageError` for an item that does not exist or is not on offer, or a category without any."""
+    items, target = workspace.store().items(), file.target
+    on_offer = items.filter(items["available"] & ~items["pending"])
+    if target.items is not None:
+        ids, offered = set(items["item_id"]), set(on_offer["item_id"])
+        for name in target.items:
+            if name not in ids:
+                raise UsageError(f"no item {name!r} in the catalogue, and the campaign {file.id!r} is for it")
+            if name not in offered:
+                raise UsageError(f"the item {name!r} of the campaign {file.id!r} is no longer on offer; take it out")
+    elif target.text is None and target.category is not None and not in_category(on_offer, target.category).any():
+        raise UsageError(f"no item on offer in the category {target.category!r}; write a name, or a path as 'a > b'")
 
 
-def _writing(
-    workspace: Workspace, file: CampaignFile, group: Group, send: datetime, speaker: Generator | None
-) -> Writing:
+def _generator_name(file: CampaignFile) -> str:
+    """What finds the file's generator. Raises `UsageError` where the operator has set no server."""
+    if file.words.generator != SERVER:
+        return file.words.generator
+    address = os.environ.get(URL_VARIABLE, "")
+    if not address:
+        raise UsageError(
+            f"{file.source} asks for the operator's text server, and none is set; "
+            f"set {URL_VARIABLE}, e.g. to http://localhost:8000/v1#model"
+        )
+    return address
+
+
+# --- the plan --------------------------------------------------------------------------------------------------------
+
+
+def _speaker(workspace: Workspace, campaign: _CheckedCampaign) -> AbstractContextManager[Generator | None]:
+    return open_generator(campaign.generator, workspace.cache_dir, adapter=campaign.file.words.adapter)
+
+
+def _plan(
+    workspace: Workspace, campaign: _CheckedCampaign, group: Recipients, speaker: Generator | None, n_unconsented: int
+) -> CampaignPlan:
+    file, audience = campaign.file, group.audience
     catalogue = catalogue_now(workspace, file, {p.item_id for p in group.people})
-    return Writing(
+    context = WritingContext(
         file=file,
         items=catalogue.items,
         brands=catalogue.brands,
-        send=send,
+        send=campaign.send,
         generator=speaker,
+        generator_name=campaign.generator if isinstance(campaign.generator, str) else file.words.generator,
         encoder=group.recommender.encoder,
         policy=workspace.policy,
         records=workspace.root / COPIES,
     )
-
-
-def _plan(workspace: Workspace, writing: Writing, group: Group, *, outside: int) -> Plan:
-    file, audience = writing.file, group.audience
-    modelled = _modelled(workspace, writing, [p.user_id for p in group.people])
-    texts, remarks = write_texts(keys_of(group.people, modelled, file), writing)
+    names = [p.user_id for p in group.people]
+    modelled = dict(zip(names, may_be_modelled(workspace.gate(), names, speaker), strict=True))
+    texts, remarks = write_texts(text_keys(group.people, modelled, file), context)
     people = _people(group, texts, modelled, file)
-    return Plan(
+    cost = file.limits.cost
+    return CampaignPlan(
         campaign_id=file.id,
         goal=file.goal,
         note=file.note,
         digest=file.digest,
         as_of=plain(audience.as_of),
-        send=plain(writing.send),
+        send=plain(campaign.send),
         offer=plain(file.offer),
         horizon_days=audience.horizon_days,
         window_days=file.window_days or audience.horizon_days,
         model_version=audience.model_version,
-        holdout=file.cut.holdout,
-        excluded=with_outside(audience, outside).excluded,
+        holdout=file.limits.holdout,
+        excluded=with_unconsented(audience, n_unconsented).excluded,
         expected_conversions=audience.expected_conversions or 0.0,
-        cost=None if file.cut.cost is None else file.cut.cost * len(audience.people),
+        cost=None if cost is None else cost * len(audience.people),
         items=audience.items,
         converts=tuple(action.value for action in group.recommender.population.settings.target),
         group=tuple(plain(audience.group)),
         notes=(*audience.notes, *remarks),
-        texts=counted(texts, Counter(p.text_id for p in people if not p.held)),
+        texts=with_readers(texts, Counter(p.text_id for p in people if not p.held_out)),
         people=people,
     )
 
 
-def _modelled(workspace: Workspace, writing: Writing, names: Sequence[str]) -> dict[str, bool]:
-    """Whether a generative model may be asked for a text that each person gets."""
-    return dict(zip(names, may_be_modelled(workspace.gate(), names, writing.generator), strict=True))
-
-
 def _people(
-    group: Group, texts: Mapping[Key, Sequence[Text]], modelled: Mapping[str, bool], file: CampaignFile
-) -> tuple[Person, ...]:
+    group: Recipients,
+    texts: Mapping[TextKey, Sequence[CampaignText]],
+    modelled: Mapping[str, bool],
+    file: CampaignFile,
+) -> tuple[PlannedPerson, ...]:
     """Each person's variant is drawn by a hash of campaign and pseudonym, so that variants can be compared."""
-    out = []
-    for one, draw in zip(group.people, draws([p.user_id for p in group.people], file.id, "variant"), strict=True):
-        choice = texts[key_of(one, modelled)]
-        text = choice[int(draw * len(choice))]
-        out.append(
-            Person(
-                user_id=one.user_id,
-                held=one.held,
-                probability=round(one.probability, 6),
-                item_id=one.item_id,
-                kind=one.kind.value,
-                channel=one.channel,
-                locale=one.locale,
+    people = []
+    for recipient, draw in zip(group.people, draws([p.user_id for p in group.people], file.id, "variant"), strict=True):
+        variants = texts[key_of(recipient, modelled)]
+        text = variants[int(draw * len(variants))]
+        people.append(
+            PlannedPerson(
+                user_id=recipient.user_id,
+                held_out=recipient.held_out,
+                probability=round(recipient.probability, 6),
+                item_id=recipient.item_id,
+                kind=recipient.kind.value,
+                channel=recipient.channel,
+                locale=recipient.locale,
                 variant=text.variant,
                 text_id=text.id,
             )
         )
-    return tuple(out)
+    return tuple(people)

@@ -6,34 +6,34 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from recllm.campaigns.plan_types import Person
+from recllm.campaigns.plan_types import PlannedPerson
 from recllm.schema import Item
 
 OTHERS = "others"
 THIRDS = ("likely", "middling", "unlikely")
 
-Both = tuple[list[Person], list[Person]]
+BothSides = tuple[list[PlannedPerson], list[PlannedPerson]]
 """People reached, and people held out."""
 
 
 def divided(
-    reached: Sequence[Person], held: Sequence[Person], items: Mapping[str, Item], floor: int
-) -> dict[str, dict[str, Both]]:
+    reached: Sequence[PlannedPerson], held_out: Sequence[PlannedPerson], items: Mapping[str, Item], floor: int
+) -> dict[str, dict[str, BothSides]]:
     """How -> part -> people. Parts with fewer reached people than `floor` stand together under `OTHERS`, together with
     the next larger ones until these are enough. A way that leaves a single part is left out."""
-    found = {}
-    for by, name_of in _ways(reached, held, items).items():
-        parts: dict[str, Both] = {}
-        for side, people in enumerate((reached, held)):
+    ways = {}
+    for by, name_of in _ways(reached, held_out, items).items():
+        parts: dict[str, BothSides] = {}
+        for side, people in enumerate((reached, held_out)):
             for person in people:
                 parts.setdefault(name_of(person), ([], []))[side].append(person)
         merged = _merged(parts, floor)
         if len(merged) > 1:
-            found[by] = dict(sorted(merged.items(), key=lambda part: _place(by, part[0])))
-    return found
+            ways[by] = dict(sorted(merged.items(), key=lambda part: _rank(by, part[0])))
+    return ways
 
 
-def _place(by: str, name: str) -> tuple[bool, int]:
+def _rank(by: str, name: str) -> tuple[bool, int]:
     """Thirds and variants in their own order, other parts as they are, and what is told together last."""
     if name == OTHERS or by not in ("likelihood", "variant"):
         return name == OTHERS, 0
@@ -41,15 +41,15 @@ def _place(by: str, name: str) -> tuple[bool, int]:
 
 
 def _ways(
-    reached: Sequence[Person], held: Sequence[Person], items: Mapping[str, Item]
-) -> dict[str, Callable[[Person], str]]:
-    chances = [p.probability for p in (*reached, *held)] or [0.0]
+    reached: Sequence[PlannedPerson], held_out: Sequence[PlannedPerson], items: Mapping[str, Item]
+) -> dict[str, Callable[[PlannedPerson], str]]:
+    chances = [p.probability for p in (*reached, *held_out)] or [0.0]
     third, two_thirds = np.quantile(chances, [1 / 3, 2 / 3])
 
-    def likelihood(p: Person) -> str:
+    def likelihood(p: PlannedPerson) -> str:
         return THIRDS[int(p.probability < two_thirds) + int(p.probability < third)]
 
-    def category(p: Person) -> str:
+    def category(p: PlannedPerson) -> str:
         item = items.get(p.item_id)
         return item.category[0] if item is not None and item.category else "no category"
 
@@ -65,14 +65,14 @@ def _ways(
     }
 
 
-def _merged(parts: Mapping[str, Both], floor: int) -> dict[str, Both]:
+def _merged(parts: Mapping[str, BothSides], floor: int) -> dict[str, BothSides]:
     """Largest first, what is told together last."""
     order = sorted(parts, key=lambda name: (-len(parts[name][0]), name))
-    kept = [name for name in order if len(parts[name][0]) >= floor]
-    small = [name for name in order if name not in kept]
-    while small and kept and sum(len(parts[name][0]) for name in small) < floor:
-        small.insert(0, kept.pop())
-    out = {name: parts[name] for name in kept}
+    large = [name for name in order if len(parts[name][0]) >= floor]
+    small = [name for name in order if name not in large]
+    while small and large and sum(len(parts[name][0]) for name in small) < floor:
+        small.insert(0, large.pop())
+    merged = {name: parts[name] for name in large}
     if small:
-        out[OTHERS] = ([p for n in small for p in parts[n][0]], [p for n in small for p in parts[n][1]])
-    return out
+        merged[OTHERS] = ([p for n in small for p in parts[n][0]], [p for n in small for p in parts[n][1]])
+    return merged

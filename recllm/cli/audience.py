@@ -110,7 +110,7 @@ def _of_campaign(
     campaign, own_ids = read_campaign(file), read_ids(ids) if ids else []
     with Workspace.open(workspace) as opened:
         names = dict(zip(opened.pseudonymiser().many(own_ids), own_ids, strict=True))
-        recommender = open_recommender(opened, version=model, locale=locale)
+        recommender = open_recommender(opened, version=model, locale=locale, everybody=True)
         found = audience_of(opened, recommender, campaign, explain=explain)
     _show(found, names, csv, json)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,14 +16,14 @@ from recllm.cli.people import read_ids
 from recllm.errors import UsageError
 
 if TYPE_CHECKING:
-    from recllm.campaigns.open_campaign import Desk
-    from recllm.campaigns.plan_types import Plan
+    from recllm.campaigns.open_campaign import OpenCampaign
+    from recllm.campaigns.plan_types import CampaignPlan
     from recllm.workspace.workspace import Workspace
 
 Files = Annotated[list[Path], typer.Argument(help="Campaigns as TOML; several compete for the same people.")]
 OneFile = Annotated[Path, typer.Argument(help="The campaign as TOML.")]
 Page = Annotated[Path | None, typer.Option("-o", "--output", help="The page; ID-preview.html or ID-report.html.")]
-Picture = Annotated[Path | None, typer.Option(help="Also draw its charts to this PNG (extra plots).")]
+Picture = Annotated[Path | None, typer.Option(help="Also draw its charts to this PNG.")]
 TextIds = Annotated[list[str] | None, typer.Option("--text", "-t", help="A text's id; may be repeated.")]
 
 
@@ -44,15 +46,16 @@ def plan(
     from recllm.campaigns.plan import plan_campaigns
     from recllm.workspace.workspace import Workspace
 
-    read = [read_campaign(file) for file in files]
-    with Workspace.open(workspace) as opened:
-        plans = plan_campaigns(opened, read, contacts=contacts, replace=replace, progress=_progress)
+    campaigns = [read_campaign(file) for file in files]
+    progress = note if sys.stderr.isatty() else None
+    with Workspace.open(workspace) as shop:
+        plans = plan_campaigns(shop, campaigns, contacts=contacts, replace=replace, progress=progress)
     if json:
-        documents = [_plan_document(one) for one in plans]
+        documents = [_plan_document(planned) for planned in plans]
         emit_json(documents if len(documents) != 1 else documents[0])
     else:
-        for one in plans:
-            _tell_plan(one)
+        for planned in plans:
+            _tell_plan(planned)
 
 
 def preview(
@@ -67,17 +70,16 @@ def preview(
     from recllm.report.campaign import preview_png, write_preview
     from recllm.workspace.workspace import Workspace
 
-    with Workspace.open(workspace) as opened:
-        desk = _desk(opened, file)
-        document = preview_document(desk)
-    target = output or Path(f"{desk.plan.campaign_id}-preview.html")
-    write_preview(document, target)
+    with Workspace.open(workspace) as shop:
+        document = preview_document(_open_campaign(shop, file))
+    page = output or Path(f"{document['campaign_id']}-preview.html")
+    write_preview(document, page)
     if png and (remark := preview_png(document, png)):
         note(remark)
     if json:
         emit_json(document)
     else:
-        say(f"{target}")
+        say(f"{page}")
 
 
 def approve(
@@ -95,24 +97,24 @@ def approve(
     from recllm.campaigns.overview import text_documents
     from recllm.workspace.workspace import Workspace
 
-    with Workspace.open(workspace) as opened:
-        desk = _desk(opened, file)
-        if all_clear or text:
-            _decide(desk, text or [], by=by, all_clear=all_clear, reject=reject, edit=edit, why=why)
-        elif edit is not None or reject:
-            raise UsageError("say which text: --text ID")
-        texts = text_documents(desk)
+    text_ids = text or []
+    if edit is not None and (len(text_ids) != 1 or all_clear or reject):
+        raise UsageError("--edit is a wording for one text: give one --text")
+    if reject and not text_ids and not all_clear:
+        raise UsageError("say which text: --text ID")
+    with Workspace.open(workspace) as shop:
+        campaign = _open_campaign(shop, file)
+        if all_clear or text_ids:
+            _decide(campaign, text_ids, by=by, all_clear=all_clear, reject=reject, edit=edit, why=why)
+        texts = text_documents(campaign)
+    counts = dict(Counter(document["status"] for document in texts))
     if json:
-        emit_json({"campaign_id": desk.plan.campaign_id, "counts": _counts(texts), "texts": texts})
-    else:
-        for one in texts:
-            say(
-                "",
-                f"{one['id']}  {one['status']}  {one['channel']} {one['locale']}  {one['people']:,} people",
-                one["text"],
-            )
-            say(*(f"  {d['rule']}: {d['message']}" for d in (*one["failures"], *one["warnings"])))
-        note(", ".join(f"{n} {status}" for status, n in _counts(texts).items()))
+        emit_json({"campaign_id": campaign.plan.campaign_id, "counts": counts, "texts": texts})
+        return
+    for t in texts:
+        say("", f"{t['id']}  {t['status']}  {t['channel']} {t['locale']}  {t['people']:,} people", t["text"])
+        say(*(f"  {d['rule']}: {d['message']}" for d in (*t["failures"], *t["warnings"])))
+    note(", ".join(f"{n} {status}" for status, n in counts.items()))
 
 
 def export(
@@ -126,14 +128,15 @@ def export(
     from recllm.campaigns.export import export_campaign
     from recllm.workspace.workspace import Workspace
 
-    own = read_ids(ids) if ids else []
-    with Workspace.open(workspace) as opened:
-        names = dict(zip(opened.pseudonymiser().many(own), own, strict=True))
-        done = export_campaign(_desk(opened, file), output, ids=names)
+    raw_ids = read_ids(ids) if ids else []
+    with Workspace.open(workspace) as shop:
+        names = dict(zip(shop.pseudonymiser().many(raw_ids), raw_ids, strict=True))
+        done = export_campaign(_open_campaign(shop, file), output, ids=names)
     if json:
-        emit_json({name: value for name, value in _fields(done).items() if name != "people"})
+        document = {"held" if name == "held_out" else name: value for name, value in _fields(done).items()}
+        emit_json({name: value for name, value in document.items() if name != "people"})
         return
-    say(f"{done.reached:,} people, {done.held:,} held out; from {done.window.start}" + f" until {done.window.end}")
+    say(f"{done.reached:,} people, {done.held_out:,} held out; from {done.window.start} until {done.window.end}")
     say(*(f"  left out: {reason} {n:,}" for reason, n in done.dropped.items()), *done.files)
 
 
@@ -145,89 +148,80 @@ def report(
     json: Json = False,
 ) -> None:
     """What it brought: reached, converted, revenue, unsubscribed, and the difference to those held out."""
+    from recllm.campaigns.measures import outcome_document
     from recllm.campaigns.outcome import campaign_outcome
     from recllm.report.campaign import report_png, write_report
     from recllm.workspace.workspace import Workspace
 
-    with Workspace.open(workspace) as opened:
-        found = campaign_outcome(_desk(opened, file, recheck=False))
-        settings = opened.settings
-    target = output or Path(f"{found.campaign_id}-report.html")
-    write_report(found, target, currency=settings.currency or "", locale=settings.locale)
-    if png and (remark := report_png(found, png, locale=settings.locale)):
+    with Workspace.open(workspace) as shop:
+        outcome = campaign_outcome(_open_campaign(shop, file, recheck=False))
+        settings = shop.settings
+    page = output or Path(f"{outcome.campaign_id}-report.html")
+    write_report(outcome, page, currency=settings.currency or "", locale=settings.locale)
+    if png and (remark := report_png(outcome, png, locale=settings.locale)):
         note(remark)
     if json:
-        emit_json(found)
+        emit_json(outcome_document(outcome))
         return
-    for name, arm in (("reached", found.reached), ("held out", found.held), ("the rest", found.rest)):
-        if arm is not None:
-            say(f"{name}: {arm.people:,} people, {arm.converted:,} converted ({100 * arm.rate.value:.1f} %)")
-    say(*found.words, str(target))
+    groups = (("reached", outcome.reached), ("held out", outcome.held_out), ("the rest", outcome.other_people))
+    for name, figures in groups:
+        if figures is not None:
+            rate = f"{100 * figures.rate.value:.1f} %"
+            say(f"{name}: {figures.people:,} people, {figures.converted:,} converted ({rate})")
+    say(*outcome.words, str(page))
 
 
 # --- inside ----------------------------------------------------------------------------------------------------------
 
 
-def _progress(line: str) -> None:
-    import sys
-
-    if sys.stderr.isatty():
-        note(line)
-
-
-def _desk(opened: Workspace, file: Path, *, recheck: bool = True) -> Desk:
+def _open_campaign(shop: Workspace, file: Path, *, recheck: bool = True) -> OpenCampaign:
     from recllm.campaigns.file import read_campaign
-    from recllm.campaigns.open_campaign import open_desk
+    from recllm.campaigns.open_campaign import open_campaign
 
-    return open_desk(opened, read_campaign(file), recheck=recheck)
+    return open_campaign(shop, read_campaign(file), recheck=recheck)
 
 
 def _decide(
-    desk: Desk, texts: list[str], *, by: str, all_clear: bool, reject: bool, edit: str | None, why: str
+    campaign: OpenCampaign, text_ids: list[str], *, by: str, all_clear: bool, reject: bool, edit: str | None, why: str
 ) -> None:
     from recllm.campaigns import decisions
     from recllm.campaigns.open_campaign import enter_edit
+    from recllm.campaigns.plan_types import TextStatus
 
-    now, clock = desk.states, datetime.now(UTC)
+    clock = datetime.now(UTC)
     if edit is not None:
-        if len(texts) != 1 or all_clear or reject:
-            raise UsageError("--edit is a wording for one text: give one --text")
-        enter_edit(desk, texts[0], edit, by=by, at=clock)
+        enter_edit(campaign, text_ids[0], edit, by=by, at=clock)
         return
     if all_clear:
-        waiting = (decisions.Status.DRAFT, decisions.Status.EDITED)
-        texts = texts + [name for name, s in now.items() if s.status in waiting and not (s.failures or s.warnings)]
+        waiting = (TextStatus.DRAFT, TextStatus.EDITED)
+        for name, state in campaign.states.items():
+            if state.status in waiting and not (state.failures or state.warnings) and name not in text_ids:
+                text_ids = [*text_ids, name]
     if reject:
-        decisions.reject(desk.folder, desk.plan, texts, by=by, at=clock, why=why)
+        decisions.reject(campaign.folder, campaign.plan, text_ids, by=by, at=clock, why=why)
     else:
-        decisions.approve(desk.folder, desk.plan, texts, by=by, at=clock)
-
-
-def _counts(texts: list[dict[str, Any]]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for one in texts:
-        found[one["status"]] = found.get(one["status"], 0) + 1
-    return found
+        decisions.approve(campaign.folder, campaign.plan, text_ids, by=by, at=clock)
 
 
 def _fields(value: Any) -> dict[str, Any]:
     return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
-def _plan_document(one: Plan) -> dict[str, Any]:
-    whole = _fields(one)
-    people = [{k: v for k, v in _fields(p).items() if k != "held"} for p in one.addressed]
-    return {**whole, "size": len(people), "people": people, "holdout_share": one.holdout, "holdout": len(one.held)}
+def _plan_document(planned: CampaignPlan) -> dict[str, Any]:
+    people = [{k: v for k, v in _fields(p).items() if k != "held_out"} for p in planned.addressed]
+    counts = {"size": len(people), "holdout_share": planned.holdout, "holdout": len(planned.held_out)}
+    return {**_fields(planned), **counts, "people": people}
 
 
-def _tell_plan(one: Plan) -> None:
-    people = len(one.addressed)
-    expected = f"{one.expected_conversions:.1f} expected to buy within {one.horizon_days} days"
-    say(f"{one.campaign_id}: {people:,} people, {len(one.held):,} held out; {expected}")
-    left = ", ".join(f"{reason} {n:,}" for reason, n in one.excluded.items()) or "nobody"
-    failing = sum(bool(t.failures) for t in one.texts)
-    say(f"  left out: {left}", f"  {len(one.texts)} texts, {failing} of them fail a check; see recllm campaign preview")
-    say(*(f"  note: {line}" for line in one.notes))
-    rows = [(d["name"], d["share"], d["share_of_rest"], d["lift"]) for d in one.group]
+def _tell_plan(planned: CampaignPlan) -> None:
+    expected = f"{planned.expected_conversions:.1f} expected to buy within {planned.horizon_days} days"
+    people = f"{len(planned.addressed):,} people, {len(planned.held_out):,} held out"
+    say(f"{planned.campaign_id}: {people}; {expected}")
+    left_out = ", ".join(f"{reason} {n:,}" for reason, n in planned.excluded.items()) or "nobody"
+    failing = sum(bool(t.failures) for t in planned.texts)
+    texts = f"{len(planned.texts)} texts, {failing} of them fail a check"
+    say(f"  left out: {left_out}", f"  {texts}; see recllm campaign preview")
+    say(*(f"  note: {line}" for line in planned.notes))
+    rows = [(d["name"], d["share"], d["share_of_rest"], d["lift"]) for d in planned.group]
     if rows:
         say("", *table(rows, ["what sets them apart", "share", "of the rest", "lift"]))

@@ -53,7 +53,7 @@ def profile(
     locale: Annotated[str | None, typer.Option(help="en or zh.")] = None,
     evolution: Annotated[bool, typer.Option("--evolution", help="How the person's interests moved over time.")] = False,
     by: Annotated[str, typer.Option(help="Periods of --evolution: auto, month, quarter or mass.")] = "auto",
-    plot: Annotated[Path | None, typer.Option(help="Also draw --evolution to this PNG (extra plots).")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw --evolution to this PNG.")] = None,
     html: Annotated[Path | None, typer.Option(help="Also write --evolution to this page.")] = None,
     json: Json = False,
 ) -> None:
@@ -80,7 +80,7 @@ def _evolution(
 ) -> None:
     from recllm.jobs.serve import person_evolution
     from recllm.profiles.evolution import check_by
-    from recllm.report.evolution import evolution_page, evolution_rows, write_png
+    from recllm.report.evolution import evolution_page, evolution_rows, write_evolution_png
     from recllm.workspace.workspace import Workspace
 
     with Workspace.open(workspace) as opened:
@@ -88,7 +88,7 @@ def _evolution(
         language = locale or opened.settings.locale
     if html:
         html.write_text(evolution_page(found, name=user, locale=language), encoding="utf-8")
-    if plot and (remark := write_png(found, plot, name=user, locale=language)):
+    if plot and (remark := write_evolution_png(found, plot, name=user, locale=language)):
         note(remark)
     if json:
         emit_json({**plain(found), "user_id": user})

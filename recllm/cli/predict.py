@@ -42,7 +42,7 @@ def predict(
     explain: Annotated[bool, typer.Option(help="Give reasons.")] = True,
     csv: Annotated[Path | None, typer.Option(help="Also write the people to this CSV.")] = None,
     html: Annotated[Path | None, typer.Option(help="Also write a page with reliability, lift and gain.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Also draw these to this PNG (extra plots).")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw these to this PNG.")] = None,
     ids: Annotated[Path | None, typer.Option(help="A file of your ids; they stand for their pseudonyms.")] = None,
     locale: Annotated[str | None, typer.Option(help="Language of the reasons: en or zh.")] = None,
     seed: Seed = 0,
@@ -74,7 +74,7 @@ def _write(
     found: Prediction, names: dict[str, str], csv: Path | None, html: Path | None, plot: Path | None, locale: str
 ) -> None:
     from recllm.propensity.export import write_csv
-    from recllm.report.behaviour import prediction_page, write_prediction_png
+    from recllm.report.prediction import prediction_page, write_prediction_png
 
     if csv:
         write_csv(found, csv, names)

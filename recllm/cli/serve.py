@@ -10,7 +10,6 @@ import typer
 from recllm.cli.options import DEFAULT_WORKSPACE, Json, WorkspaceDir
 from recllm.cli.output import emit_json, say, table
 from recllm.cli.people import read_ids
-from recllm.documents import plain
 from recllm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -147,7 +146,7 @@ def report(workspace: WorkspaceDir = DEFAULT_WORKSPACE, json: Json = False) -> N
     with Workspace.open(workspace) as opened:
         found = feedback_report(opened)
     if json:
-        emit_json({"versions": plain(found)})
+        emit_json({"versions": [version.document() for version in found]})
     else:
-        rows = [(o.model_version, o.shown, o.clicked, o.bought, o.dismissed, o.ctr, o.conversion) for o in found]
+        rows = [(o.model_version, o.showings, o.clicked, o.bought, o.dismissed, o.ctr, o.conversion) for o in found]
         say(*table(rows, ["model", "shown", "clicked", "bought", "dismissed", "CTR", "conversion"]))

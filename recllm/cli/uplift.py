@@ -28,15 +28,16 @@ def uplift(
     randomised: Annotated[bool, typer.Option("--randomised", help="Who was treated was drawn by lot.")] = False,
     learner: Annotated[str, typer.Option(help="s, t or x.")] = "x",
     csv: Annotated[Path | None, typer.Option(help="Also write the people to this CSV.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Also draw the Qini curve to this PNG (extra plots).")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the Qini curve to this PNG.")] = None,
     ids: Annotated[Path | None, typer.Option(help="A file of your ids; they stand for their pseudonyms.")] = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """How much a treatment changes each person's chance, learned from a trial; refused for what is no trial."""
+    from recllm.charts import write_png
     from recllm.jobs.predict import uplift_workspace
     from recllm.propensity.uplift.people import document, write_csv
-    from recllm.report.curves import qini_chart, write_charts_png
+    from recllm.report.prediction import qini_chart
     from recllm.workspace.workspace import Workspace
 
     own_ids = read_ids(ids) if ids else []
@@ -46,7 +47,7 @@ def uplift(
         locale = opened.settings.locale
     if csv:
         write_csv(found, csv, names)
-    if plot and (remark := write_charts_png([qini_chart({f"{learner}-learner": found.curve}, locale)], plot)):
+    if plot and (remark := write_png([qini_chart({f"{learner}-learner": found.curve}, locale)], plot)):
         note(remark)
     whole = document(found, names)
     if json:

@@ -1,15 +1,16 @@
 """What became of what was shown.
 
-A served slate is events: one `shown` per position, with the request's id and the model's version. Later actions carry
-the same `request_id`; those in a shop's own log usually carry none, and then count when the same person acts on the
-shown item within `window_days` after it was shown. That is attribution, not effect: what people would have bought
-anyway is counted too.
+A served slate is events: one `shown` per position, with the request's id and the model's version. A later action of the
+same person on the same item belongs to one showing: to the one whose `request_id` it carries, or without an id to the
+latest one within `window_days` before it. So a purchase counts once, in however many slates the item stood. That is
+attribution, not effect: what people would have bought anyway is counted too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import timedelta
 
 import polars as pl
 
@@ -25,19 +26,28 @@ FEEDBACK_SCHEMA: dict[str, type[pl.DataType] | pl.DataType] = {
     "position": pl.Int32,
     "model_version": pl.String,
 }
+COUNTS = {"clicked": Action.CLICK, "bought": Action.PURCHASE, "dismissed": Action.DISMISS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """Counts over shown (person, item, request) triples of one model version; rates are in [0, 1]."""
+class ShownOutcome:
+    """Counts over the shown (person, item, request) triples of one model version."""
 
     model_version: str
-    shown: int
+    """Or "none", for lists that no model made."""
+    showings: int
     clicked: int
+    """Showings with at least one click, and so on."""
     bought: int
     dismissed: int
     ctr: float
+    """clicked / showings, in [0, 1]."""
     conversion: float
+    """bought / showings, in [0, 1]."""
+
+    def document(self) -> dict[str, str | int | float]:
+        """As JSON has it."""
+        return {"shown" if name == "showings" else name: value for name, value in asdict(self).items()}
 
 
 def shown_events(slates: Iterable[Slate]) -> pl.DataFrame:
@@ -50,38 +60,37 @@ def shown_events(slates: Iterable[Slate]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=FEEDBACK_SCHEMA, orient="row")
 
 
-def outcomes(events: pl.DataFrame, *, window_days: float = 7.0) -> tuple[Outcome, ...]:
-    """Per model version, what followed what was shown.
-
-    events: `FEEDBACK_SCHEMA` columns over all actions. Sorted by model version; "none" is a list that no model made.
-    """
-    shown = events.filter(pl.col("event") == Action.SHOWN).unique(SHOWN_KEY, keep="first", maintain_order=True)
-    shown = shown.select(*SHOWN_KEY, "model_version", at="timestamp")
-    window = pl.duration(microseconds=round(window_days * 86_400_000_000))
-    marked = shown.with_columns(
-        clicked=_followed(shown, events, Action.CLICK, window),
-        dismissed=_followed(shown, events, Action.DISMISS, window),
-        bought=_followed(shown, events, Action.PURCHASE, window),
+def shown_outcomes(events: pl.DataFrame, *, window_days: float = 7.0) -> tuple[ShownOutcome, ...]:
+    """Per model version, sorted by it, what followed what was shown. events: `FEEDBACK_SCHEMA` over all actions."""
+    showings = events.filter(pl.col("event") == Action.SHOWN).sort("timestamp", maintain_order=True)
+    showings = showings.unique(SHOWN_KEY, keep="first", maintain_order=True)
+    showings = showings.select(*SHOWN_KEY, "model_version", shown_at="timestamp").with_row_index("showing")
+    marked = showings.with_columns(
+        pl.col("showing")
+        .is_in(_answered(showings, events.filter(pl.col("event") == action), window_days).implode())
+        .alias(name)
+        for name, action in COUNTS.items()
     )
-    grouped = marked.group_by(pl.col("model_version").fill_null("none")).agg(
-        shown=pl.len(), clicked=pl.sum("clicked"), bought=pl.sum("bought"), dismissed=pl.sum("dismissed")
-    )
+    counts = marked.group_by(pl.col("model_version").fill_null("none")).agg(pl.len().alias("showings"), pl.sum(*COUNTS))
     return tuple(
-        Outcome(**row, ctr=row["clicked"] / row["shown"], conversion=row["bought"] / row["shown"])
-        for row in grouped.sort("model_version").to_dicts()
+        ShownOutcome(**row, ctr=row["clicked"] / row["showings"], conversion=row["bought"] / row["showings"])
+        for row in counts.sort("model_version").to_dicts()
     )
 
 
-def _followed(shown: pl.DataFrame, events: pl.DataFrame, action: Action, window: pl.Expr) -> pl.Series:
-    """Whether each shown item was answered: by its request's id, or without one by the same person in time."""
-    answers = events.filter(pl.col("event") == action)
-    named = answers.filter(pl.col("request_id").is_not_null()).select("item_id", "request_id").unique()
-    by_request = shown.join(
-        named.with_columns(hit=True), on=["item_id", "request_id"], how="left", maintain_order="left"
+def _answered(showings: pl.DataFrame, answers: pl.DataFrame, window_days: float) -> pl.Series:
+    """The showings that an answer belongs to: each answer belongs to one at most, and never to a later one."""
+    showings = showings.select("showing", *SHOWN_KEY, "shown_at").sort("shown_at")
+    answers = answers.select(*SHOWN_KEY, "timestamp").sort("timestamp")
+    by_request = answers.filter(pl.col("request_id").is_not_null()).join_asof(
+        showings, left_on="timestamp", right_on="shown_at", by=list(SHOWN_KEY), check_sortedness=False
     )
-    numbered = shown.with_row_index("row")
-    unnamed = answers.filter(pl.col("request_id").is_null()).select("user_id", "item_id", answered="timestamp")
-    later = numbered.join(unnamed, on=["user_id", "item_id"]).filter(
-        (pl.col("answered") >= pl.col("at")) & (pl.col("answered") <= pl.col("at") + window)
+    by_person = answers.filter(pl.col("request_id").is_null()).join_asof(
+        showings,
+        left_on="timestamp",
+        right_on="shown_at",
+        by=["user_id", "item_id"],
+        tolerance=timedelta(days=window_days),
+        check_sortedness=False,
     )
-    return by_request["hit"].fill_null(False) | numbered["row"].is_in(later["row"].unique().implode())
+    return pl.concat([by_request["showing"], by_person["showing"]]).drop_nulls().unique()

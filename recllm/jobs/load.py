@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from recllm.data.dataset import utc
 from recllm.errors import UsageError
-from recllm.jobs.feedback import FEEDBACK_SCHEMA, Outcome, outcomes, shown_events
+from recllm.jobs.feedback import FEEDBACK_SCHEMA, ShownOutcome, shown_events, shown_outcomes
 from recllm.schema import Action, IngestReport, Purpose, Slate, Table
-from recllm.workspace.clock import log_end, present
+from recllm.workspace.clock import present
 from recllm.workspace.workspace import Workspace
-
-if TYPE_CHECKING:
-    pass
 
 
 def load_file(
@@ -40,8 +37,8 @@ def load_file(
     if table not in set(Table):
         raise UsageError(f"--table is one of {', '.join(Table)}, not {table!r}")
     settings = workspace.settings
-    given: dict[str, Any] = {"shop_tz": settings.timezone, "shop_currency": settings.currency}
-    given |= {name: value for name, value in options.items() if value is not None}
+    values: dict[str, Any] = {"shop_tz": settings.timezone, "shop_currency": settings.currency}
+    values |= {name: value for name, value in options.items() if value is not None}
     return ingest_file(
         file,
         table,
@@ -49,7 +46,7 @@ def load_file(
         pseudonymiser=workspace.pseudonymiser(),
         policy=workspace.policy,
         mapping=load_map(mapping) if mapping else None,
-        options=IngestOptions(**given),
+        options=IngestOptions(**values),
         quarantine_dir=workspace.quarantine_dir,
         dry_run=dry_run,
         progress=progress,
@@ -81,15 +78,15 @@ def add_feedback(
     """
     from recllm.ingest.record import record_events
 
-    known = [a.value for a in Action if a is not Action.SHOWN]
-    if event not in known:
-        raise UsageError(f"--event is one of {', '.join(known)}, not {event!r}")
+    actions = [a.value for a in Action if a is not Action.SHOWN]
+    if event not in actions:
+        raise UsageError(f"--event is one of {', '.join(actions)}, not {event!r}")
     if (value is None) == (event == Action.RATING):
         raise UsageError("a rating needs --value, and only a rating takes one")
     items = workspace.store().items()
     if item_id not in items["item_id"]:
         raise UsageError(f"no item {item_id!r} in the catalogue; see recllm describe")
-    moment = at or utc(present(log_end(workspace)))
+    moment = at or utc(present(workspace))
     row = {
         "user_id": workspace.pseudonymiser().one(user_id),
         "item_id": item_id,
@@ -120,6 +117,6 @@ def record_shown(workspace: Workspace, slates: Sequence[Slate]) -> int:
     return int(record_events(frame, workspace.store(), source="served").accepted)
 
 
-def feedback_report(workspace: Workspace) -> tuple[Outcome, ...]:
+def feedback_report(workspace: Workspace) -> tuple[ShownOutcome, ...]:
     """What became of what was shown, by model version, over people who may be counted."""
-    return outcomes(workspace.gate().events(Purpose.ANALYTICS))
+    return shown_outcomes(workspace.gate().events(Purpose.ANALYTICS))

@@ -53,7 +53,7 @@ def predict_workspace(workspace: Workspace, kind: str, *, locale: str | None = N
         extra["coupons"] = Coupons.read(extra["coupons"], workspace.pseudonymiser().many)
     question = Question(
         learn=learn,
-        ask=ask.before(present(ask.as_of)),
+        ask=ask.before(present(workspace)),
         locale=locale or workspace.settings.locale,
         policy=workspace.policy,
         **asked,
@@ -86,6 +86,6 @@ def uplift_workspace(
     began = start if start.tzinfo else start.replace(tzinfo=UTC)
     frame, gate = read_trial(file, workspace.pseudonymiser().many), workspace.gate()
     learn, ask = gate.dataset(Purpose.MODEL_TRAINING), gate.dataset(Purpose.PERSONALISATION)
-    ask = ask.before(present(ask.as_of))
+    ask = ask.before(present(workspace))
     at = int(began.timestamp())
     return uplift_of(learn, ask, frame, at, randomised=randomised, learner=Learner(learner), seed=seed)

@@ -27,7 +27,7 @@ from recllm.recommender.serving_state import (
     without_people,
 )
 from recllm.schema import Encoder, Purpose, Table
-from recllm.workspace.clock import log_end, present
+from recllm.workspace.clock import present
 from recllm.workspace.privacy import PolicyGate
 from recllm.workspace.workspace import Workspace
 
@@ -105,10 +105,10 @@ def open_recommender(
         catalogue = open_catalogue_state(model.folder)
     if catalogue is None or model is None:
         data = gate.dataset(Purpose.PERSONALISATION)
-        data = data.before(present(data.as_of, now))
+        data = data.before(present(workspace, now))
         return Recommender(data, encoder, text_locale=workspace.settings.locale, **common)
     people = current_people(workspace, model, catalogue, encoder)
-    shop = Dataset.of_catalogue(_current_items(workspace, catalogue), present(log_end(workspace), now))
+    shop = Dataset.of_catalogue(_current_items(workspace, catalogue), present(workspace, now))
     population = population_of(catalogue, people, model.population, model.interests)
     common |= {"text_locale": catalogue.locale}
     if everybody:
@@ -221,7 +221,7 @@ def publish_recommender(
     if progress:
         progress("count what the crowd did, for answers in a moment")
     data = gate.dataset(Purpose.PERSONALISATION)
-    data = data.before(present(log_end(workspace), now))
+    data = data.before(present(workspace, now))
     population = Recommender(data, encoder, model=model, locale=locale).population
     basics = basics_of(data.users)
     lacking_one = [{n: v for n, v in row.items() if n != name} for row in basics for name in row]

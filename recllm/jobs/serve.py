@@ -10,7 +10,7 @@ from recllm.data.dataset import Dataset
 from recllm.errors import PolicyError, UsageError
 from recllm.jobs.recommenders import open_recommender, workspace_encoder
 from recllm.schema import Encoder, Profile, Purpose
-from recllm.workspace.clock import log_end, present
+from recllm.workspace.clock import present
 from recllm.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ def person_profile(workspace: Workspace, user_id: str, locale: str) -> tuple[Pro
     if not len(read.users):
         raise UsageError(UNKNOWN_PERSON)
     items = gate.catalogue(read.events["item_id"].unique())
-    data = Dataset.construct(read.events, read.users, items, as_of=present(log_end(workspace)))
-    profile = build_profile(data, 0)
+    data = Dataset.construct(read.events, read.users, items, as_of=present(workspace))
+    profile = build_profile(data, 0, settings=workspace.settings.profiles)
     return profile, user_texts(profile, data.items, locale)
 
 
@@ -97,7 +97,7 @@ def person_evolution(
     data = workspace.gate().dataset(Purpose.PERSONALISATION)
     row = _known_row(workspace, data, name)
     vectors = item_vectors(encoder or workspace_encoder(workspace), data, workspace.settings.locale)
-    return evolve(data, row, vectors, present(data.as_of), by=by, policy=workspace.policy)
+    return evolve(data, row, vectors, present(workspace), by=by, policy=workspace.policy)
 
 
 def _known_row(workspace: Workspace, data: Dataset, name: str) -> int:

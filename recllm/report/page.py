@@ -1,8 +1,15 @@
-"""From the record of a demonstration run to its page."""
+"""What all pages share, and the page of a demonstration run.
+
+A page is one file: no script, no style and no picture from elsewhere, and every value is escaped.
+"""
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
+from datetime import datetime
+from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -10,47 +17,68 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from recllm.charts import Bar, bar_chart
+from recllm.files import write_whole
+from recllm.text.templates import language
 
 
-def render_page(record: Mapping[str, Any]) -> str:
-    """The page for the JSON record that `recllm demo --json` prints. Every value is escaped."""
+def words(page: str, locale: str) -> Mapping[str, str]:
+    """The words of a page in a language; English where there are none. page: a table of words.toml."""
+    tables = _word_tables()
+    return tables.get(language(locale), tables["en"])[page]
+
+
+@cache
+def _word_tables() -> dict[str, dict[str, dict[str, str]]]:
+    return tomllib.loads(resources.files(__package__).joinpath("words.toml").read_text("utf-8"))
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from one of the templates of this folder."""
     environment = Environment(
         loader=PackageLoader("recllm.report", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    template = environment.get_template("page.html.j2")
-    return template.render(
-        **record,
-        metric_chart=_metric_chart,
-        timing_chart=_timing_chart,
-        share_chart=_share_chart,
-        reason_chart=_reason_chart,
-    )
+    environment.filters["count"] = lambda n: f"{n:,}"
+    environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
+    environment.filters["moment"] = _moment
+    return environment.get_template(template).render(**values)
+
+
+def picture(svg: str) -> Markup:
+    """A chart's element for a template."""
+    return Markup(svg)  # noqa: S704 - recllm.charts escapes its texts
+
+
+def _moment(when: str | datetime) -> str:
+    """Minutes are enough for people; the zone is told."""
+    at = datetime.fromisoformat(when) if isinstance(when, str) else when
+    zone = f"UTC{at.isoformat()[-6:]}" if at.utcoffset() else "UTC"
+    return f"{at:%Y-%m-%d %H:%M} ({zone})"
+
+
+# --- the demonstration -----------------------------------------------------------------------------------------------
+
+
+def render_page(record: Mapping[str, Any]) -> str:
+    """The page for the JSON record that `recllm demo --json` prints."""
+
+    def metric_chart(evaluation: Mapping[str, Any], slice_name: str, metric: str) -> Markup:
+        systems = {name: slices[slice_name] for name, slices in evaluation["systems"].items() if slice_name in slices}
+        ranked = sorted(systems.items(), key=lambda pair: -pair[1][metric])
+        bars = [Bar(name, values[metric], strong=name == "recllm") for name, values in ranked]
+        return picture(bar_chart(bars, title=f"{metric} on {slice_name}"))
+
+    def timing_chart(timings: list[Mapping[str, Any]]) -> Markup:
+        bars = [Bar(t["step"], t["seconds"], f"{t['seconds']:.1f} s") for t in timings]
+        return picture(bar_chart(bars, title="seconds per step"))
+
+    def share_chart(shares: list[Mapping[str, Any]]) -> Markup:
+        bars = [Bar(s["name"][:28], s["share"], f"{100 * s['share']:.0f} %") for s in shares]
+        return picture(bar_chart(bars, title="share of purchases", width=520))
+
+    charts = {"metric_chart": metric_chart, "timing_chart": timing_chart, "share_chart": share_chart}
+    return render("demo.html.j2", **record, **charts)
 
 
 def write_page(record: Mapping[str, Any], path: Path) -> None:
-    """Write the page whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(render_page(record), encoding="utf-8")
-    partial.replace(path)
-
-
-def _metric_chart(evaluation: Mapping[str, Any], slice_name: str, metric: str) -> Markup:
-    systems = {name: slices[slice_name] for name, slices in evaluation["systems"].items() if slice_name in slices}
-    ranked = sorted(systems.items(), key=lambda pair: -pair[1][metric])
-    bars = [Bar(name, values[metric], strong=name == "recllm") for name, values in ranked]
-    return Markup(bar_chart(bars, title=f"{metric} on {slice_name}"))  # noqa: S704 - labels are escaped in plots
-
-
-def _timing_chart(timings: list[Mapping[str, Any]]) -> Markup:
-    bars = [Bar(t["step"], t["seconds"], f"{t['seconds']:.1f} s") for t in timings]
-    return Markup(bar_chart(bars, title="seconds per step"))  # noqa: S704
-
-
-def _share_chart(shares: list[Mapping[str, Any]]) -> Markup:
-    bars = [Bar(s["name"][:28], s["share"], f"{100 * s['share']:.0f} %") for s in shares]
-    return Markup(bar_chart(bars, title="share of purchases", width=520))  # noqa: S704
-
-
-def _reason_chart(reasons: list[Mapping[str, Any]]) -> Markup:
-    bars = [Bar(r["evidence"][:28], r["delta"], f"{r['delta']:+.2f}") for r in reasons]
-    return Markup(bar_chart(bars, title="what each piece of evidence adds", width=520))  # noqa: S704
+    """Writes the page of a demonstration run."""
+    write_whole(path, render_page(record))
