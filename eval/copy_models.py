@@ -33,6 +33,7 @@ import polars as pl
 from inputs import RESULTS, finish, load_average, script_parser
 
 from recllm.adcopy.lexicon import words
+from recllm.adcopy.pairs import is_held_back
 from recllm.adcopy.request import CopyRequest
 from recllm.adcopy.write import write_copy
 from recllm.evaluation.record import write_record

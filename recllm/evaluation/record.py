@@ -27,7 +27,7 @@ LIBRARIES = ("recllm", "numpy", "scipy", "polars", "torch", "transformers", "lig
 
 
 def provenance() -> dict[str, Any]:
-    """commit (None without a checkout), whether `recllm` differs from it, time, how data are hashed, hardware, versions."""
+    """What every record holds: the commit (None without a checkout) and what follows below."""
     return {
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--", "recllm")),
