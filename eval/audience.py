@@ -191,7 +191,7 @@ def boosted(trained: Recommender, recipe: TrainingRecipe, items: Table, people: 
     for start in window_starts(past, model.population.target, recipe.training):
         part, _ = log.window(log.crowd(start))
         columns = np.column_stack([part.features, part.cosine])
-        parts.append((columns, part.label.astype(np.float32), np.exp(part.correction), np.diff(part.indptr)))
+        parts.append((columns, part.label.astype(np.float32), np.exp(part.correction)))
         say("lightgbm: %d pairs of a window", len(part.label))
     crowd = Population.fit(past, trained.item_vectors, model.population)
     joined = (np.concatenate(column) for column in zip(*parts, strict=True))
