@@ -33,4 +33,4 @@ python eval/onnx_speed.py -o "$results/onnx-speed.json"
 python eval/lora_speed.py -o "$results/lora-speed.json"
 python eval/training_cost.py -o "$results/training-cost.json"
 python eval/speed.py -o "$results/speed.json"
-python eval/readme_results.py
+python eval/results_page.py

@@ -29,6 +29,7 @@ from recllm.evaluation.comparison import paired_bootstraps
 from recllm.evaluation.peers.boosting import BoostSettings, TreeExamples, boost
 from recllm.evaluation.protocols import EvaluationWindow
 from recllm.evaluation.recllm_system import TrainingRecipe, advised_recipe
+from recllm.evaluation.systems import check_systems
 from recllm.features.candidates import explicit
 from recllm.features.collaborative import Population, ask
 from recllm.features.pair_features import FEATURE_NAMES, pair_cosine, pair_features
@@ -46,6 +47,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=300)
     parser.add_argument("--models", type=Path, help="folder that keeps the trained model")
     args = parser.parse_args()
+    check_systems(["lightgbm"])
     began, window = time.perf_counter(), window_of("cj-next28", args, validation=args.validation)
     encoder = default_encoder(args)
     recipe = advised_recipe(window.fit_on, encoder, tuned=False, seed=args.seed)
@@ -191,7 +193,7 @@ def boosted(trained: Recommender, recipe: TrainingRecipe, items: Table, people: 
     for start in window_starts(past, model.population.target, recipe.training):
         part, _ = log.window(log.crowd(start))
         columns = np.column_stack([part.features, part.cosine])
-        parts.append((columns, part.label.astype(np.float32), np.exp(part.correction), np.diff(part.indptr)))
+        parts.append((columns, part.label.astype(np.float32), np.exp(part.correction)))
         say("lightgbm: %d pairs of a window", len(part.label))
     crowd = Population.fit(past, trained.item_vectors, model.population)
     joined = (np.concatenate(column) for column in zip(*parts, strict=True))

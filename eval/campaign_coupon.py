@@ -104,9 +104,9 @@ def main() -> None:
     before = account(plan, opened, done)
     transactions(shop, args.output / "window-log.parquet", source, start, end + timedelta(days=2))
     clock.lap("reading what happened")
-    found = campaign_outcome(open_campaign(shop, campaign, recheck=False))
-    write_report(found, args.output / "coupon-report.html", currency="USD")
-    report_png(found, args.output / "coupon-report.png")
+    outcome = campaign_outcome(open_campaign(shop, campaign, recheck=False))
+    write_report(outcome, args.output / "coupon-report.html", currency="USD")
+    report_png(outcome, args.output / "coupon-report.png")
     clock.lap("report")
     record = {
         **before,
@@ -114,7 +114,7 @@ def main() -> None:
         "coupon_items": len(items),
         "bought_in_window": bought(source, shop, plan, items, households, (start, end)),
         "claim": "none: neither audience was drawn by lot, and nobody was sent the planned texts",
-        "report": outcome_document(found),
+        "report": outcome_document(outcome),
         "model": model,
         **inputs_and_seconds(source, args.seed, clock),
     }
@@ -123,11 +123,12 @@ def main() -> None:
 
 def real_campaign(source: Path, number: int) -> tuple[datetime, datetime, list[str]]:
     """First day, last day, and the households that got its coupons."""
-    told = pl.read_parquet(source / "campaign_descriptions.parquet").row(
+    description = pl.read_parquet(source / "campaign_descriptions.parquet").row(
         by_predicate=pl.col("campaign_id") == number, named=True
     )
     sent = pl.read_parquet(source / "campaigns.parquet").filter(pl.col("campaign_id") == number)
-    return told["start_date"], told["end_date"], sent["household_id"].cast(pl.String).unique().sort().to_list()
+    households = sent["household_id"].cast(pl.String).unique().sort().to_list()
+    return description["start_date"], description["end_date"], households
 
 
 def workspace(folder: Path, source: Path, start: datetime) -> Workspace:
@@ -159,8 +160,8 @@ def coupon_items(source: Path, shop: Workspace, number: int) -> list[str]:
     """The products that the campaign's coupons are good for, as far as they are on offer."""
     coupons = pl.read_parquet(source / "coupons.parquet").filter(pl.col("campaign_id") == number)
     ids = coupons["product_id"].cast(pl.String).unique().sort()
-    known = shop.store().items().filter(pl.col("available") & ~pl.col("pending"))["item_id"]
-    return ids.filter(ids.is_in(known.implode())).to_list()
+    on_offer = shop.store().items().filter(pl.col("available") & ~pl.col("pending"))["item_id"]
+    return ids.filter(ids.is_in(on_offer.implode())).to_list()
 
 
 def written(folder: Path, number: int, start: datetime, end: datetime, items: list[str], size: int) -> CampaignFile:

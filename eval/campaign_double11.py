@@ -116,14 +116,14 @@ def main() -> None:
     clock.lap("preview and export")
     before = account(plan, opened, done)
     simulate(opened, done, args.seed)
-    found = campaign_outcome(open_campaign(shop, campaign, recheck=False))
-    write_report(found, args.output / "double11-report.html", currency="CNY", locale="zh")
-    report_png(found, args.output / "double11-report.png", locale="zh")
+    outcome = campaign_outcome(open_campaign(shop, campaign, recheck=False))
+    write_report(outcome, args.output / "double11-report.html", currency="CNY", locale="zh")
+    report_png(outcome, args.output / "double11-report.png", locale="zh")
     clock.lap("report")
     record = {
         **before,
         "simulated_effect": LIFT,
-        "report": outcome_document(found),
+        "report": outcome_document(outcome),
         "model": trained.model_version,
         **inputs_and_seconds(args.data, args.seed, clock),
     }
@@ -150,8 +150,8 @@ def women(data: Path) -> list[str]:
     items = pl.read_parquet(data / "items.parquet").filter(pl.col("category").str.starts_with("2-"))
     log = pl.read_parquet(data / "interactions.parquet").select("item_id", "user_id").unique()
     often = items.join(log, on="item_id").group_by("item_id", "category").len().sort("len", "item_id", descending=True)
-    few = often.group_by("category", maintain_order=True).head(2).sort("len", "item_id", descending=True)
-    return few["item_id"].head(ITEMS).to_list()
+    pieces = often.group_by("category", maintain_order=True).head(2).sort("len", "item_id", descending=True)
+    return pieces["item_id"].head(ITEMS).to_list()
 
 
 def simulate(opened: OpenCampaign, done: CampaignExport, seed: int) -> None:

@@ -20,6 +20,7 @@ from recllm.data.dataset import DAY, Dataset
 from recllm.evaluation.benchmarks import CJ_NOTE
 from recllm.evaluation.comparison import bootstrap
 from recllm.evaluation.protocols import EvaluationWindow
+from recllm.evaluation.systems import check_systems
 from recllm.propensity.curves import auc, lift, quality
 from recllm.propensity.examples import Examples, past_examples
 from recllm.propensity.model import fit_chances
@@ -36,6 +37,7 @@ def main() -> None:
     parser = script_parser(__doc__, "validation", "data", "seed")
     parser.add_argument("--basics", action="store_true", help="also what households told of themselves")
     args = parser.parse_args()
+    check_systems(["lightgbm"])
     began, window = time.perf_counter(), window_of("cj-next28", args, validation=args.validation)
     past = window.fit_on
     question = Question(learn=past, ask=past, basics=args.basics, seed=args.seed)

@@ -33,6 +33,7 @@ import polars as pl
 from inputs import RESULTS, finish, load_average, script_parser
 
 from recllm.adcopy.lexicon import words
+from recllm.adcopy.pairs import is_held_back
 from recllm.adcopy.request import CopyRequest
 from recllm.adcopy.write import write_copy
 from recllm.evaluation.record import write_record
@@ -56,7 +57,7 @@ SYSTEMS = (
 
 
 @dataclass(frozen=True)
-class System:
+class CopySystem:
     locale: str
     decoding: str
     tuned: bool
@@ -131,8 +132,8 @@ KINDS = (ReasonKind.KNOWN, ReasonKind.TOGETHER, ReasonKind.INTEREST, ReasonKind.
 
 
 def write_all(
-    system: System, items: list[tuple[str, Item]], cache: str | None, tuned: str, seed: int
-) -> tuple[System, list[dict[str, Any]]]:
+    system: CopySystem, items: list[tuple[str, Item]], cache: str | None, tuned: str, seed: int
+) -> tuple[CopySystem, list[dict[str, Any]]]:
     """One system's texts on one thread."""
     import torch
 
@@ -253,7 +254,7 @@ def main() -> None:
     }
     model_folder("smollm2", args.cache_dir)  # unpacks once, before the clock and the workers start
     began = time.monotonic()
-    systems = [System(*system) for system in SYSTEMS]
+    systems = [CopySystem(*system) for system in SYSTEMS]
     with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
         jobs = [pool.submit(write_all, s, items[s.locale], args.cache_dir, str(args.tuned), args.seed) for s in systems]
         rows_of = {system.name: rows for system, rows in (job.result() for job in jobs)}

@@ -109,7 +109,7 @@ def verdicts() -> Iterator[tuple[str, ...]]:
     guarantees = importlib.import_module("copy_guarantees")
     judge = importlib.import_module("recllm.adcopy.submissions").judge
     failures = (judge(submission).failures for submission in guarantees.all_submissions())
-    return (tuple(sorted(f"{c.guarantee} {c.span} {c.message}" for c in found)) for found in failures)
+    return (tuple(sorted(f"{c.guarantee} {c.span} {c.message}" for c in checks)) for checks in failures)
 
 
 def survives(module: str, source: str, verdicts_before: list[tuple[str, ...]]) -> bool:

@@ -12,9 +12,9 @@ POS-P, NEG-P         share of 10 steps after which the item is still in the firs
 PN-S@5               of the emitted counterfactual sets, those without which the item really leaves the first 5
 planted truth        people made up of random purchases and two of one product type are shown an item of that type: how
                      often the heaviest piece is one of the two
-sanity               rank correlation of the worths with those of a scorer whose MLPs have random weights
+sanity               rank correlation of the deltas with those of a scorer whose MLPs have random weights
 stability            the heaviest piece stays the same when events of one moment change places
-exactness            largest difference of a worth to the same worth computed alone
+exactness            largest difference of a delta to the same one computed alone
 
 The model attends to nothing unless it has a sequence model, which it has not here, so attention is no baseline.
 """
@@ -50,15 +50,18 @@ BASELINES = ("random", "recency", "cosine")
 
 @dataclass(frozen=True)
 class Case:
-    """A person and an item. worth: (n_units,), NaN where not tried. orders: unit numbers, heaviest first, by method."""
+    """A person and an item that they bought."""
 
     row: int
     item: int
     person: Person
     units: list[Unit]
-    worth: NDArray[np.float32]
+    deltas: NDArray[np.float32]
+    """By how much the score falls without each unit, (n_units,), NaN where not tried."""
     spread: float
+    """Range of the person's first scores."""
     orders: dict[str, NDArray[np.int64]]
+    """Unit numbers, heaviest first, by method."""
 
 
 def main() -> None:
@@ -126,34 +129,35 @@ def held_out(
     rows = rng.permutation(part.users)
     model = recommender.model
     assert model is not None
-    told = np.zeros((len(rows), recommender.encoder.dim), np.float32)
+    basics = np.zeros((len(rows), recommender.encoder.dim), np.float32)
     events = window.dataset.events.rows(rows)
-    common: dict[str, Any] = {"own": rows, "basics": told, "settings": model.candidates}
+    common: dict[str, Any] = {"own": rows, "basics": basics, "settings": model.candidates}
     lists = rank(model.scorer, recommender.population, events, window.dataset.as_of, K, **common)
-    place = {int(u): i for i, u in enumerate(part.users)}
+    position = {int(u): i for i, u in enumerate(part.users)}
     sold = recommender.population.stats.buyers_ever
     popular = sold >= np.quantile(sold[sold > 0], 0.8)
     picked: dict[bool, list[tuple[int, int, NDArray[np.float32]]]] = {True: [], False: []}
     for i, row in enumerate(rows):
-        bought = part.truth.item[part.truth.indptr[place[int(row)]] : part.truth.indptr[place[int(row)] + 1]]
+        at = position[int(row)]
+        bought = part.truth.item[part.truth.indptr[at] : part.truth.indptr[at + 1]]
         hits = lists.item[i][np.isin(lists.item[i], bought)]
-        wanted = len(picked[True]) <= len(picked[False])
-        fit = hits[popular[hits] == wanted] if len(hits) else hits
-        if len(fit) and len(picked[wanted]) < n // 2 + n % 2:
-            picked[wanted].append((int(row), int(rng.choice(fit)), lists.logit[i]))
+        scarce = len(picked[True]) <= len(picked[False])  # popular items where fewer of them were picked so far
+        of_kind = hits[popular[hits] == scarce] if len(hits) else hits
+        if len(of_kind) and len(picked[scarce]) < n // 2 + n % 2:
+            picked[scarce].append((int(row), int(rng.choice(of_kind)), lists.logit[i]))
         elif len(hits):
-            other = bool(popular[hits[0]])
-            if len(picked[other]) < n // 2:
-                picked[other].append((int(row), int(hits[0]), lists.logit[i]))
+            kind = bool(popular[hits[0]])
+            if len(picked[kind]) < n // 2:
+                picked[kind].append((int(row), int(hits[0]), lists.logit[i]))
     both = picked[True] + picked[False]
     return [both[int(n)] for n in rng.permutation(len(both))]
 
 
 def case(recommender: Recommender, row: int, item: int, scores: NDArray[np.float32], rng: np.random.Generator) -> Case:
-    person = recommender.person(recommender.dataset.users["user_id"][row])
-    units, worth = recommender.evidence(person, np.array([item]))
-    value = worth[:, 0]
-    near = np.array([_cosine(recommender, unit, item) for unit in units])
+    person, vectors = recommender.person(recommender.dataset.users["user_id"][row]), recommender.item_vectors
+    units, by_item = recommender.evidence(person, np.array([item]))
+    value = by_item[:, 0]
+    cosine = np.array([float(vectors[unit.item] @ vectors[item]) if unit.item >= 0 else -1.0 for unit in units])
     last = {int(i): n for n, i in enumerate(person.events.item)}
     recent = np.array([last.get(unit.item, -1) for unit in units])
     tie = rng.random(len(units))
@@ -161,14 +165,9 @@ def case(recommender: Recommender, row: int, item: int, scores: NDArray[np.float
         "recllm": np.lexsort((tie, -np.nan_to_num(value, nan=0.0))),
         "random": rng.permutation(len(units)),
         "recency": np.lexsort((tie, -recent)),
-        "cosine": np.lexsort((tie, -near)),
+        "cosine": np.lexsort((tie, -cosine)),
     }
     return Case(row, item, person, units, value, max(float(np.nanmax(scores) - np.nanmin(scores)), 1e-6), orders)
-
-
-def _cosine(recommender: Recommender, unit: Unit, item: int) -> float:
-    vectors = recommender.item_vectors
-    return float(vectors[unit.item] @ vectors[item]) if unit.item >= 0 else -1.0
 
 
 def scored(recommender: Recommender, case: Case, sets: Sequence[Sequence[Unit]]) -> NDArray[np.float32]:
@@ -186,18 +185,18 @@ def comprehensiveness(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Figures of each method, and what the gates ask of ours."""
     falls: dict[str, list[list[float]]] = {name: [] for name in ("recllm", *BASELINES)}
-    for one in cases:
-        sets: list[list[Unit]] = [[], one.units]
-        for order in one.orders.values():
-            top = [one.units[int(n)] for n in order[:3]]
-            kept = {int(n) for n in order[:3]}
-            sets += [top[:1], top, [u for n, u in enumerate(one.units) if n not in kept]]
-        score = scored(recommender, one, sets)
-        whole, none = score[0], score[1]
-        for number, name in enumerate(one.orders):
+    for case in cases:
+        sets: list[list[Unit]] = [[], case.units]
+        for order in case.orders.values():
+            top = [case.units[int(n)] for n in order[:3]]
+            heaviest_3 = {int(n) for n in order[:3]}
+            sets += [top[:1], top, [u for n, u in enumerate(case.units) if n not in heaviest_3]]
+        score = scored(recommender, case, sets)
+        full, none = score[0], score[1]
+        for number, name in enumerate(case.orders):
             without1, without3, only3 = score[2 + 3 * number : 5 + 3 * number]
-            gained = (only3 - none) / (whole - none) if abs(whole - none) > 0.05 * one.spread else np.nan
-            falls[name].append([(whole - without1) / one.spread, (whole - without3) / one.spread, float(gained)])
+            gained = (only3 - none) / (full - none) if abs(full - none) > 0.05 * case.spread else np.nan
+            falls[name].append([(full - without1) / case.spread, (full - without3) / case.spread, float(gained)])
     table = {name: np.array(rows) for name, rows in falls.items()}
     systems = {
         name: {
@@ -209,27 +208,27 @@ def comprehensiveness(
         }
         for name, rows in table.items()
     }
-    out: dict[str, Any] = {"sufficiency@3": systems["recllm"]["ALL"]["sufficiency@3"]}
+    gates: dict[str, Any] = {"sufficiency@3": systems["recllm"]["ALL"]["sufficiency@3"]}
     for column, name in enumerate(("comprehensiveness@1", "comprehensiveness@3")):
         ours = table["recllm"][:, column]
-        for other in BASELINES:
-            gap = paired_bootstrap(ours, table[other][:, column], draws=1000, seed=seed)
-            out[f"{name} over {other}"] = {k: round(getattr(gap, k), 4) for k in ("mean", "low", "high")}
-    return systems, out
+        for baseline in BASELINES:
+            gap = paired_bootstrap(ours, table[baseline][:, column], draws=1000, seed=seed)
+            gates[f"{name} over {baseline}"] = {k: round(getattr(gap, k), 4) for k in ("mean", "low", "high")}
+    return systems, gates
 
 
 def deletion(recommender: Recommender, cases: Sequence[Case], rng: np.random.Generator) -> dict[str, Any]:
     """POS-P, NEG-P and the same for random orders, over items that stand in the first 5 with the whole history."""
     stays: dict[str, list[float]] = {"POS-P": [], "random": [], "random of the tried": [], "NEG-P": []}
-    for one in cases:
-        heavy = one.orders["recllm"]
-        tried = rng.permutation(np.flatnonzero(np.isfinite(one.worth)))
-        orders = dict(zip(stays, (heavy, rng.permutation(len(one.units)), tried, heavy[::-1]), strict=True))
-        sets = [[one.units[int(n)] for n in order[:step]] for order in orders.values() for step in range(1, STEPS + 1)]
-        place = positions(recommender, one.person, one.item, SHORT)(*lacking(one.person, [[], *sets]))
-        if place[0] <= SHORT:
+    for case in cases:
+        heavy = case.orders["recllm"]
+        tried = rng.permutation(np.flatnonzero(np.isfinite(case.deltas)))
+        orders = dict(zip(stays, (heavy, rng.permutation(len(case.units)), tried, heavy[::-1]), strict=True))
+        sets = [[case.units[int(n)] for n in order[:step]] for order in orders.values() for step in range(1, STEPS + 1)]
+        ranks = positions(recommender, case.person, case.item, SHORT)(*lacking(case.person, [[], *sets]))
+        if ranks[0] <= SHORT:
             for number, name in enumerate(stays):
-                stays[name].append(float((place[1 + STEPS * number : 1 + STEPS * (number + 1)] <= SHORT).mean()))
+                stays[name].append(float((ranks[1 + STEPS * number : 1 + STEPS * (number + 1)] <= SHORT).mean()))
     return {
         "deletion": {name: round(float(np.mean(values)), 4) for name, values in stays.items()}
         | {"pairs": len(stays["random"])}
@@ -238,36 +237,36 @@ def deletion(recommender: Recommender, cases: Sequence[Case], rng: np.random.Gen
 
 def necessity(recommender: Recommender, cases: Sequence[Case]) -> dict[str, Any]:
     """Counterfactual sets for the first 5, each ranked once more by the serving code without these events."""
-    emitted, true, sizes, asked = 0, 0, [], 0
-    for one in cases:
-        place = positions(recommender, one.person, one.item, SHORT)
-        if int(place(one.person.events, [one.person.basics])[0]) > SHORT:
+    emitted, true, sizes, n_ranked = 0, 0, [], 0
+    for case in cases:
+        ranks = positions(recommender, case.person, case.item, SHORT)
+        if int(ranks(case.person.events, [case.person.basics])[0]) > SHORT:
             continue
-        asked += 1
-        found = counterfactual(one.person, one.units, one.worth, place, k=SHORT)
-        if found is not None:
+        n_ranked += 1
+        removed = counterfactual(case.person, case.units, case.deltas, ranks, k=SHORT)
+        if removed is not None:
             emitted += 1
-            sizes.append(len(found.units))
-            true += not shown_without(recommender, one, found.units)
+            sizes.append(len(removed.units))
+            true += not shown_without(recommender, case, removed.units)
     return {
-        "asked": asked,
+        "asked": n_ranked,
         "emitted": emitted,
         "share": round(true / max(emitted, 1), 4),
         "mean_size": round(float(np.mean(sizes)), 2) if sizes else None,
     }
 
 
-def shown_without(recommender: Recommender, one: Case, units: Sequence[Unit]) -> bool:
+def shown_without(recommender: Recommender, case: Case, units: Sequence[Unit]) -> bool:
     """Whether the served ranking still puts the item among the first 5 names without these units."""
     from recllm.text.items import item_names
 
-    histories, basics = lacking(one.person, [units])
-    listed = recommender.rank_versions(one.person, SHORT + 100)(histories, basics).item[0]
+    histories, basics = lacking(case.person, [units])
+    listed = recommender.rank_versions(case.person, SHORT + 100)(histories, basics).item[0]
     listed = listed[listed >= 0]
     names = item_names(recommender.dataset.items[listed.tolist()], recommender.locale)
     first = list(dict.fromkeys(names))[:SHORT]
-    own = item_names(recommender.dataset.items[[one.item]], recommender.locale)[0]
-    return own in first and one.item in listed[: names.index(first[-1]) + 1]
+    name = item_names(recommender.dataset.items[[case.item]], recommender.locale)[0]
+    return name in first and case.item in listed[: names.index(first[-1]) + 1]
 
 
 def agreement(recommender: Recommender, cases: Sequence[Case]) -> dict[str, Any]:
@@ -275,32 +274,35 @@ def agreement(recommender: Recommender, cases: Sequence[Case]) -> dict[str, Any]
     is right, and its own title stands in the sentence."""
     users, ids = recommender.dataset.users["user_id"], recommender.dataset.items["item_id"]
     named = right = general = withheld = 0
-    for one in cases:
-        found = recommender.explain(users[one.row], ids[one.item], k=SHORT)
-        first = found.reasons[0]
+    for case in cases:
+        explained = recommender.explain(users[case.row], ids[case.item], k=SHORT)
+        first = explained.reasons[0]
         if first.evidence_id in ("general", "withheld"):
             general, withheld = general + (first.evidence_id == "general"), withheld + (first.evidence_id == "withheld")
             continue
         named += 1
-        known = {c.evidence_id: c for c in found.contributions}
-        exist = all(r.evidence_id in known and known[r.evidence_id].text == r.text for r in found.reasons)
-        heaviest = found.contributions[0].evidence_id == first.evidence_id
-        right += exist and heaviest and all(r.delta > 0 for r in found.reasons)
+        contributions = {c.evidence_id: c for c in explained.contributions}
+        exist = all(
+            r.evidence_id in contributions and contributions[r.evidence_id].text == r.text for r in explained.reasons
+        )
+        heaviest = explained.contributions[0].evidence_id == first.evidence_id
+        right += exist and heaviest and all(r.delta > 0 for r in explained.reasons)
     return {"named": named, "share": round(right / max(named, 1), 4), "general": general, "withheld": withheld}
 
 
 def exactness(recommender: Recommender, cases: Sequence[Case]) -> dict[str, Any]:
     worst = 0.0
-    for one in cases:
-        unit = int(np.nanargmax(one.worth))
-        whole, without = (float(scored(recommender, one, [s])[0]) for s in ([], [one.units[unit]]))
-        worst = max(worst, abs(whole - without - float(one.worth[unit])))
+    for case in cases:
+        unit = int(np.nanargmax(case.deltas))
+        full, without = (float(scored(recommender, case, [s])[0]) for s in ([], [case.units[unit]]))
+        worst = max(worst, abs(full - without - float(case.deltas[unit])))
     return {"largest_difference": float(f"{worst:.2g}")}
 
 
 def stability(recommender: Recommender, cases: Sequence[Case], rng: np.random.Generator) -> dict[str, Any]:
     same = [
-        heaviest(recommender, one, shuffled(one.person, rng)) == heaviest(recommender, one, one.person) for one in cases
+        heaviest(recommender, case, shuffled(case.person, rng)) == heaviest(recommender, case, case.person)
+        for case in cases
     ]
     return {"share": round(float(np.mean(same)), 4)}
 
@@ -313,12 +315,12 @@ def shuffled(person: Person, rng: np.random.Generator) -> Person:
     return replace(person, events=Events(e.indptr, **columns))
 
 
-def heaviest(recommender: Recommender, one: Case, person: Person) -> Unit:
+def heaviest(recommender: Recommender, case: Case, person: Person) -> Unit:
     units = units_of(person)
-    known = {unit for unit, w in zip(one.units, one.worth, strict=True) if np.isfinite(w)}
-    tried = np.array([[unit in known] for unit in units])
-    worth = deltas(person, units, np.array([one.item]), tried, recommender.score_versions(one.person))[:, 0]
-    return units[int(np.nanargmax(worth))]
+    tried_units = {unit for unit, w in zip(case.units, case.deltas, strict=True) if np.isfinite(w)}
+    tried = np.array([[unit in tried_units] for unit in units])
+    values = deltas(person, units, np.array([case.item]), tried, recommender.score_versions(case.person))[:, 0]
+    return units[int(np.nanargmax(values))]
 
 
 def planted(recommender: Recommender, n: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -329,29 +331,29 @@ def planted(recommender: Recommender, n: int, rng: np.random.Generator) -> dict[
     hits = 0
     for kind in rng.choice(np.flatnonzero(sizes >= 3), n):
         two = rng.choice(np.flatnonzero(sold & (facets.type == kind)), 3, replace=False)
-        other = np.flatnonzero(sold & (facets.department != facets.department[two[0]]))
-        rest = rng.choice(other, 20, replace=False)
-        hits += _planted_hit(recommender, two, rest, dataset.as_of, rng)
+        elsewhere = np.flatnonzero(sold & (facets.department != facets.department[two[0]]))
+        others = rng.choice(elsewhere, 20, replace=False)
+        hits += _planted_hit(recommender, two, others, dataset.as_of, rng)
     return {"people": n, "share": round(hits / n, 4)}
 
 
 def _planted_hit(
-    recommender: Recommender, two: NDArray[np.int64], rest: NDArray[np.int64], as_of: int, rng: np.random.Generator
+    recommender: Recommender, two: NDArray[np.int64], others: NDArray[np.int64], as_of: int, rng: np.random.Generator
 ) -> bool:
-    items = rng.permutation(np.concatenate([two[1:], rest])).astype(np.int32)
+    items = rng.permutation(np.concatenate([two[1:], others])).astype(np.int32)
     at = np.sort(as_of - rng.integers(1, 90, len(items)) * 86_400)
-    n, one = len(items), np.ones(len(items), np.float32)
+    n, ones = len(items), np.ones(len(items), np.float32)
     bought = np.full(n, ACTION_CODE[Action.PURCHASE], np.uint8)
-    events = Events(np.array([0, n]), items, at, bought, one, one, np.arange(n, dtype=np.int32))
+    events = Events(np.array([0, n]), items, at, bought, ones, ones, np.arange(n, dtype=np.int32))
     person = Person(events, {})
     units = units_of(person)
     score = recommender.score_versions(person)
-    worth = deltas(person, units, two[:1], np.ones((len(units), 1), bool), score)[:, 0]
-    return units[int(np.argmax(worth))].item in two[1:]
+    values = deltas(person, units, two[:1], np.ones((len(units), 1), bool), score)[:, 0]
+    return units[int(np.argmax(values))].item in two[1:]
 
 
 def sanity(recommender: Recommender, cases: Sequence[Case], seed: int) -> dict[str, Any]:
-    """Mean rank correlation with the worths by MLPs of random weights; the cosine stays, for it is not learned."""
+    """Mean rank correlation with the deltas by MLPs of random weights; the cosine stays, for it is not learned."""
     import torch
 
     from recllm.models.scorer_network import ScorerNetwork
@@ -366,17 +368,20 @@ def sanity(recommender: Recommender, cases: Sequence[Case], seed: int) -> dict[s
                 if isinstance(layer, torch.nn.Linear):
                     layer.reset_parameters()
     scorer = network.frozen()
-    other = Recommender(recommender.dataset, recommender.encoder, model=replace(model, scorer=scorer))
-    other.__dict__["item_vectors"], other.__dict__["population"] = recommender.item_vectors, recommender.population
-    found = []
-    for one in cases:
-        tried = np.isfinite(one.worth)
+    randomised = Recommender(recommender.dataset, recommender.encoder, model=replace(model, scorer=scorer))
+    randomised.__dict__["item_vectors"], randomised.__dict__["population"] = (
+        recommender.item_vectors,
+        recommender.population,
+    )
+    correlations = []
+    for case in cases:
+        tried = np.isfinite(case.deltas)
         if tried.sum() >= 5:
-            again = deltas(
-                one.person, one.units, np.array([one.item]), tried[:, None], other.score_versions(one.person)
+            values = deltas(
+                case.person, case.units, np.array([case.item]), tried[:, None], randomised.score_versions(case.person)
             )
-            found.append(float(spearmanr(one.worth[tried], again[tried, 0]).statistic))
-    return {"mean_rank_correlation": round(float(np.nanmean(found)), 4), "pairs": len(found)}
+            correlations.append(float(spearmanr(case.deltas[tried], values[tried, 0]).statistic))
+    return {"mean_rank_correlation": round(float(np.nanmean(correlations)), 4), "pairs": len(correlations)}
 
 
 if __name__ == "__main__":

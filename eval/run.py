@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     print(report.table())
     if args.output:
         report.write(args.output)
-    shutil.rmtree(unfinished)
+    shutil.rmtree(unfinished, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ import io
 import json
 import re
 import tomllib
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
 README, GUIDE, RESULTS = (
@@ -36,21 +38,44 @@ def test_the_readme_is_short_and_names_every_extra() -> None:
     assert set(re.findall(r"^\| `([a-z]+)` \|", README, re.MULTILINE)) == set(extras)
 
 
+def results_page() -> ModuleType:
+    spec = spec_from_file_location("results_page", ROOT / "eval" / "results_page.py")
+    module = module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    return module
+
+
+def test_the_page_of_results_and_the_headlines_are_made_from_the_result_files() -> None:
+    """Where this fails: python eval/results_page.py."""
+    script = results_page()
+    assert script.page() == RESULTS
+    assert script.with_headlines(README) == README
+    assert README.count("<!-- results -->") == README.count("<!-- end of results -->") == 1
+
+
 def test_the_readmes_figures_are_those_of_the_results() -> None:
-    systems = json.loads((ROOT / "eval" / "results" / "cj-next28.json").read_text())["systems"]
-    rows = re.findall(r"^\| ([^|`]*?) \| (0\.\d{4}) \| (0\.\d{4}) \|$", README, re.MULTILINE)
-    names = ("recllm", "lightgbm", "personal-frequency")
-    expected = [tuple(f"{systems[name][part]['ndcg@20']:.4f}" for part in ("ALL", "NEW")) for name in names]
-    assert [row[1:] for row in rows] == expected
+    block = README.split("<!-- results -->")[1].split("<!-- end of results -->")[0]
+    rows = [line for line in block.splitlines() if line.startswith("| ")][2:]
+    assert len(rows) == 6
+    for row in rows:
+        name, column, ours, best = (c.strip() for c in row.strip("|").split("|"))
+        part, metric = column.split()
+        systems = json.loads((ROOT / "eval" / "results" / f"{name}.json").read_text())["systems"]
+        figure, peer = re.fullmatch(r"(\S+) \((\S+)\)", best).groups()  # type: ignore[union-attr]
+        assert ours == f"**{systems['recllm'][part][metric]:.4f}**"
+        assert figure == f"{systems[peer][part][metric]:.4f}"
+        others = [s[part][metric] for n, s in systems.items() if part in s and not n.startswith("recllm")]
+        assert systems[peer][part][metric] == max(others)
 
 
 def test_figures_are_those_of_the_result_files() -> None:
     found = re.findall(r"<!-- ([a-z0-9-]+)\.json -->\n(.*?)\n\n", RESULTS, re.DOTALL)
-    assert found
+    assert {name for name, _ in found} == {"cj-next28", "or-next28", "beauty-loo", "industrial-time"}
     for name, table in found:
         systems = json.loads((ROOT / "eval" / "results" / f"{name}.json").read_text())["systems"]
         header, _, *lines = table.strip().splitlines()
         columns = [c.strip().split() for c in header.strip("|").split("|")[1:]]
+        assert len(lines) == len(systems)
         for line in lines:
             system, *cells = (c.strip().strip("*") for c in line.strip("|").split("|"))
             figures = [systems[system].get(part, {}).get(metric) for part, metric in columns]

@@ -27,11 +27,12 @@ LIBRARIES = ("recllm", "numpy", "scipy", "polars", "torch", "transformers", "lig
 
 
 def provenance() -> dict[str, Any]:
-    """commit (None without a checkout), whether `recllm` differs from it, the time, hardware and versions."""
+    """What every record holds: the commit (None without a checkout) and what follows below."""
     return {
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--", "recllm")),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "hash_scheme": "sha256-columns",
         "hardware": hardware(),
         "versions": versions(),
     }

@@ -46,8 +46,8 @@ def arrival_examples(past: Dataset, vectors: Floats, settings: ArrivalSettings) 
     negatives and the seed matter here."""
     args = ScorerTrainingSettings(horizon_days=settings.horizon_days, n_windows=settings.windows)
     parts = [_window(past, start, vectors, settings) for start in window_starts(past, (Action.PURCHASE,), args)]
-    features, label, weight, groups = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return TreeExamples(features, label, weight, groups, NAMES, _population(past, vectors))
+    columns = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return TreeExamples(*columns, NAMES, _population(past, vectors))
 
 
 def rank_arrivals(forest: Forest, query: EvaluationQuery) -> RankedLists:
@@ -64,7 +64,7 @@ def rank_arrivals(forest: Forest, query: EvaluationQuery) -> RankedLists:
 
 
 def _window(past: Dataset, start: int, vectors: Floats, settings: ArrivalSettings) -> tuple[NDArray[Any], ...]:
-    """Features, label, weight and pairs per person of one past window."""
+    """Features, label and weight of the pairs of one past window."""
     before = past.before(start)
     future = past.between(start, start + settings.horizon_days * DAY)
     earlier = before.events.of(Action.PURCHASE)
@@ -72,8 +72,9 @@ def _window(past: Dataset, start: int, vectors: Floats, settings: ArrivalSetting
     future = future.select(~sold[future.item] & (np.diff(earlier.indptr) > 0)[future.user])
     people, arrivals = np.unique(future.user), np.unique(future.item)
     rng, population = np.random.default_rng([settings.seed, start]), _population(before, vectors)
-    empty = (np.zeros((0, len(NAMES)), np.float32), *(np.zeros(0, np.float32) for _ in range(2)), np.zeros(0, int))
-    parts: list[tuple[NDArray[Any], ...]] = [empty]
+    parts: list[tuple[NDArray[Any], ...]] = [
+        (np.zeros((0, len(NAMES)), np.float32), np.zeros(0, np.float32), np.zeros(0, np.float32))
+    ]
     for first in range(0, len(people), BLOCK):
         rows = people[first : first + BLOCK]
         # all that was bought, and each other arrival with the same chance
@@ -84,7 +85,7 @@ def _window(past: Dataset, start: int, vectors: Floats, settings: ArrivalSetting
         label = bought[user, column]
         features = _features(population, occasions(earlier.rows(rows)), start, user, arrivals[column])
         weight = np.where(label, 1, 1 / chance).astype(np.float32)
-        parts.append((features, label.astype(np.float32), weight, np.bincount(user, minlength=len(rows))))
+        parts.append((features, label.astype(np.float32), weight))
     return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
 

@@ -15,8 +15,6 @@ from recllm.features.collaborative import Population
 
 @dataclass(frozen=True, kw_only=True)
 class BoostSettings:
-    objective: str = "binary"
-    """Or "lambdarank", with one group per person and window; weights count in "binary" alone."""
     rounds: int = 200
     leaves: int = 31
     learning_rate: float = 0.05
@@ -35,8 +33,6 @@ class TreeExamples:
     """(n, len(names))."""
     label: Floats
     weight: Floats
-    groups: NDArray[np.int64]
-    """Pairs of each person, in the order of `features`."""
     names: tuple[str, ...]
     population: Population
     """As of the query."""
@@ -61,24 +57,21 @@ def boost(examples: TreeExamples, settings: BoostSettings) -> Forest:
         import lightgbm
     except ModuleNotFoundError as error:
         raise MissingExtraError("lightgbm", "bench") from error
-    ranks = settings.objective == "lambdarank"
     data = lightgbm.Dataset(
         examples.features,
         label=examples.label,
-        weight=None if ranks else examples.weight,
-        group=examples.groups[examples.groups > 0] if ranks else None,
+        weight=examples.weight,
         feature_name=list(examples.names),
         params={"verbosity": -1},
     )
     parameters = {
-        "objective": settings.objective,
+        "objective": "binary",
         "num_leaves": settings.leaves,
         "learning_rate": settings.learning_rate,
         "min_data_in_leaf": settings.least_rows,
         "feature_fraction": settings.share,
         "bagging_fraction": settings.share,
         "bagging_freq": 1,
-        "lambdarank_truncation_level": 40,
         "seed": settings.seed,
         "deterministic": True,
         "force_row_wise": True,

@@ -111,10 +111,10 @@ def tree_examples(past: Dataset, vectors: Floats, args: TreeSettings) -> TreeExa
     for start in window_starts(past, population.target, training):
         window = log.window(log.crowd(start))[0]
         columns = _columns(window.features, window.cosine, args)
-        parts.append((columns, window.label.astype(np.float32), np.exp(window.correction), np.diff(window.indptr)))
-    features, label, weight, groups = (np.concatenate(column) for column in zip(*parts, strict=True))
+        parts.append((columns, window.label.astype(np.float32), np.exp(window.correction)))
+    features, label, weight = (np.concatenate(column) for column in zip(*parts, strict=True))
     names = (*COLUMNS, "pair_cosine") if args.text else COLUMNS
-    return TreeExamples(features, label, weight, groups, names, Population.fit(past, read, population))
+    return TreeExamples(features, label, weight, names, Population.fit(past, read, population))
 
 
 def tree_ranker(fitted: Callable[[Dataset], Forest], args: TreeSettings) -> Ranker:

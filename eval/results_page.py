@@ -1,0 +1,151 @@
+"""Write eval/results/README.md and the figures in README.md from the result files:  python eval/results_page.py
+
+Nothing is measured here; the words stand in eval/results_page.md.jinja. tests/test_readme.py compares both with what
+this script makes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "eval" / "results"
+PAGE, README = RESULTS / "README.md", ROOT / "README.md"
+
+COLUMNS = {
+    "cj-next28": ("ALL ndcg@20", "NEW ndcg@20", "COLD ndcg@20", "NOHISTORY ndcg@20"),
+    "or-next28": ("ALL ndcg@20", "NEW ndcg@20"),
+    "beauty-loo": ("MASKED recall@10", "MASKED ndcg@10"),
+    "industrial-time": ("UNMASKED hr@10", "UNMASKED ndcg@10"),
+}
+"""Slice and metric of the columns of each protocol's table."""
+
+COMMANDS = {
+    "ablation-cj-next28": "eval/ablation.py cj-next28 --slices ALL,NEW,COLD",
+    "ablation-industrial-time": "eval/ablation.py industrial-time",
+    "coverage-cj-next28": "eval/coverage.py",
+    "item-calibration-cj-next28": "eval/item_calibration.py",
+} | {name: f"eval/run.py {name}" for name in COLUMNS}
+"""Of the files that are not named after their script."""
+
+OLD_AND_NEW_HASHES = {
+    "cj-next28": ("6c15a6f2a77de6ac", "47136734fd61f6fe"),
+    "cj-next28-validation": ("b62efd93e651c3c2", "e818dfd86002befd"),
+    "Complete Journey, the whole log": ("12b3550c78211233", "9c72a5def18b9b0f"),
+    "or-next28": ("67c32400f9ea729e", "b5cb81b44c54524b"),
+    "beauty-loo": ("490cb0d9acf1b51b", "7f45fde86bc6438d"),
+    "industrial-time": ("d06bf219d961066a", "b86f02681f1e327b"),
+}
+
+
+def load(name: str) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return record
+
+
+def source(name: str) -> str:
+    """Command and commit behind a file."""
+    command, commit = COMMANDS.get(name, f"eval/{name.replace('-', '_')}.py"), load(name).get("commit")
+    return f"`python {command}`" + (f", commit {commit[:7]}" if commit else "")
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "| --- |" + " --- |" * (len(header) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def cell(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def interval(gap: dict[str, Any] | None) -> str:
+    return "–" if gap is None else f"{gap['mean']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}]"
+
+
+def protocol(name: str) -> str:
+    """The table of a protocol, ours against the best other system, and where it comes from."""
+    record, pairs = load(name), [tuple(column.split()) for column in COLUMNS[name]]
+    cells = {s: [scores.get(part, {}).get(metric) for part, metric in pairs] for s, scores in record["systems"].items()}
+    order = sorted(cells, key=lambda system: -next((value for value in cells[system] if value is not None), 0.0))
+    rows = [(f"**{s}**" if s.startswith("recllm") else s, *map(cell, cells[s])) for s in order]
+    metric = next(metric for _, metric in pairs if metric.startswith("ndcg"))
+    first = {d["slice"]: d for d in reversed(record["differences"]) if d["metric"] == metric}  # the best peer's
+    gaps = [f"{part} {interval(first[part])} ({first[part]['peer']})" for part in dict.fromkeys(p for p, _ in pairs)]
+    return (
+        f"<!-- {name}.json -->\n{table(('system', *COLUMNS[name]), rows)}\n\n"
+        f"recllm minus the best other system, {metric}: {'; '.join(gaps)}.\n\n"
+        f"{source(name)}, data {record['data_hash']}, seed {record['seed']}."
+    )
+
+
+def ablation(name: str) -> str:
+    record = load(f"ablation-{name}")
+    metric, slices = f"ndcg@{record['k']}", [s for s in ("ALL", "NEW", "COLD", "UNMASKED") if s in record["slices"]]
+    gaps = {(d["peer"], d["slice"]): d for d in record["differences"] if d["metric"] == metric}
+    parts = [system for system in record["systems"] if system != "recllm"]
+    rows = [(part, *(interval(gaps.get((part, name))) for name in slices)) for part in parts]
+    header = (f"{name}, {metric} lost", *slices)
+    return f"{table(header, rows)}\n\n{source(f'ablation-{name}')}."
+
+
+def coverage() -> str:
+    record, columns = load("coverage-cj-next28"), ("ndcg@20", "recall@20", "coverage@20", "gini@20")
+    weights = {system: settings["popularity_weight"] for system, settings in record["settings"].items()}
+    rows = [(f"{weights[s]:g}", *(cell(scores["ALL"][c]) for c in columns)) for s, scores in record["systems"].items()]
+    return f"{table(('weight', *columns), rows)}\n\n{source('coverage-cj-next28')}."
+
+
+def comprehensiveness(record: dict[str, Any]) -> dict[str, float]:
+    return {system: slices["ALL"]["comprehensiveness@1"] for system, slices in record["systems"].items()}
+
+
+def page() -> str:
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701
+    environment.globals |= {
+        "load": load,
+        "source": source,
+        "protocol": protocol,
+        "interval": interval,
+        "ablation": ablation,
+        "coverage": coverage,
+        "comprehensiveness": comprehensiveness,
+        "first50": lambda record, system: f"{record['systems'][system]['ALL']['precision@50']:.1%}",
+        "hashes": lambda: table(("data", "old", "new"), [(name, *pair) for name, pair in OLD_AND_NEW_HASHES.items()]),
+    }
+    template = (ROOT / "eval" / "results_page.md.jinja").read_text(encoding="utf-8")
+    return environment.from_string(template).render()
+
+
+def with_headlines(readme: str) -> str:
+    """README's text with the headline figures between its marks."""
+    rows = []
+    for name, columns in COLUMNS.items():
+        systems = load(name)["systems"]
+        for column in [column for column in columns if "ndcg" in column][:2]:
+            part, metric = column.split()
+            figures = {s: scores[part][metric] for s, scores in systems.items() if metric in scores.get(part, {})}
+            best = max((s for s in figures if not s.startswith("recllm")), key=lambda s: figures[s])
+            rows.append((name, column, f"**{figures['recllm']:.4f}**", f"{figures[best]:.4f} ({best})"))
+    drop, checks, ms = comprehensiveness(load("explanations")), load("copy-guarantees"), load("speed")["figures"]
+    lines = [
+        "<!-- results -->",
+        table(("protocol", "figure", "recllm", "best other system"), rows),
+        "",
+        f"Without the evidence named first a score falls by {drop['recllm']:.2f} of a list's range, without a random",
+        f"piece by {drop['random']:.2f}; {checks['bad_passed']} of {checks['bad_total']} bad ad texts pass the checks; "
+        f"a warm answer takes {ms['recommend ms']:.0f} ms.",
+        "<!-- end of results -->",
+    ]
+    pattern = r"<!-- results -->.*?<!-- end of results -->"
+    return re.sub(pattern, lambda _: "\n".join(lines), readme, count=1, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    README.write_text(with_headlines(README.read_text(encoding="utf-8")), encoding="utf-8")
