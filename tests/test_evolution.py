@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from recllm.charts import AreaChart, svg
@@ -20,7 +18,7 @@ from recllm.data.dataset import DAY, Dataset
 from recllm.documents import plain
 from recllm.errors import UsageError
 from recllm.policy import Policy
-from recllm.profiles.evolution import WITHHELD, evolve, recent_change
+from recllm.profiles.evolution import WITHHELD, evolve
 from recllm.report.evolution import evolution_chart, evolution_page, evolution_rows, write_evolution_png
 
 JANUARY = int(datetime(2024, 1, 1, tzinfo=UTC).timestamp())
@@ -91,8 +89,6 @@ def test_nothing_after_the_time_is_read(shop: Dataset) -> None:
     early = evolve(shop, 0, vectors(shop), as_of=cut)
     assert early == evolve(shop.before(cut), 0, vectors(shop))
     assert early.interests == ("tea",) and early.periods[-1].end <= datetime.fromtimestamp(cut, UTC)
-    now, _ = recent_change(vectors(shop), shop.events, cut)
-    assert now[0] < 0.05
 
 
 @pytest.mark.parametrize(("by", "periods"), [("month", 12), ("quarter", 4), ("mass", 12)])
@@ -161,33 +157,6 @@ def test_wrong_use(shop: Dataset) -> None:
 def test_equal_input_equal_answer_as_json(shop: Dataset) -> None:
     first, second = (plain(evolve(shop, 0, vectors(shop))) for _ in range(2))
     assert first == second and first["periods"][6]["entered"] == ["coffee"]
-
-
-# --- for everybody ---------------------------------------------------------------------------------------------------
-
-
-def test_recent_change_of_everybody(shop: Dataset) -> None:
-    at = JANUARY + 200 * DAY
-    drift, novelty = recent_change(vectors(shop), shop.events, at, recent_days=18)
-    assert drift.dtype == novelty.dtype == np.float32 and drift.shape == (3,)
-    assert drift[0] > 0.8 and drift[1] < 0.05 and drift[2] == 0
-    assert novelty.tolist() == [1.0, 0.0, 0.5]
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.lists(st.lists(st.tuples(st.integers(0, 23), st.integers(0, 300)), max_size=12), min_size=1, max_size=7))
-def test_recent_change_is_the_same_in_any_blocks_and_in_bounds(people: list[list[tuple[int, int]]]) -> None:
-    names = items()["item_id"]
-    shop = world(
-        STEADY[:1], *[sorted(((names[i], float(day)) for i, day in one), key=lambda p: p[1]) for one in people]
-    )
-    whole = recent_change(vectors(shop), shop.events, JANUARY + 250 * DAY)
-    for block in (1, 3):
-        for a, b in zip(
-            whole, recent_change(vectors(shop), shop.events, JANUARY + 250 * DAY, block=block), strict=True
-        ):
-            np.testing.assert_allclose(a, b, atol=1e-6)
-    assert (whole[0] >= 0).all() and (whole[0] <= 2).all() and (whole[1] >= 0).all() and (whole[1] <= 1).all()
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import product
 from typing import Any
@@ -221,6 +222,14 @@ def test_a_profile_is_well_formed_whatever_the_order_of_the_log(events: list[dic
         assert profile.n_baskets <= sum(e["event"] == "purchase" for e in events)
 
 
+def alone(dataset: Dataset, row: int) -> Dataset:
+    """One person and the items of their history, and nothing else."""
+    events = dataset.events.rows(np.array([row]))
+    items = np.unique(events.item)
+    events = replace(events, item=np.searchsorted(items, events.item).astype(np.int32))
+    return replace(dataset, users=dataset.users[[row]], items=dataset.items[items], events=events)
+
+
 def test_profiles_of_a_large_random_world_agree_with_plain_counting() -> None:
     rng = np.random.default_rng(5)
     n = 3_000
@@ -230,6 +239,7 @@ def test_profiles_of_a_large_random_world_agree_with_plain_counting() -> None:
     ]
     dataset = world(table, {"user_id": [f"u{i}" for i in range(30)]})
     for row, profile in enumerate(build_profiles(dataset, range(30))):
+        assert profile == build_profile(dataset, row) == build_profile(alone(dataset, row), 0), "to the last bit"
         mine = [e for e in table if e["user_id"] == f"u{row}"]
         for line in profile.purchases:
             days = sorted({e["timestamp"] // DAY for e in mine if e["item_id"] == line.item_id})

@@ -133,6 +133,11 @@ def rendered(locale: str) -> dict[str, Any]:
     }
 
 
+def test_every_template_of_the_package_is_sound() -> None:
+    for template in PROMPTS.templates.values():
+        assert template.compiled.render is not None  # it parses, and uses what its header lists
+
+
 @pytest.mark.parametrize("locale", LOCALES)
 def test_renderings_are_pinned_to_the_last_space(locale: str) -> None:
     expected = json.loads((GOLDEN / f"text.{locale}.json").read_text(encoding="utf-8"))

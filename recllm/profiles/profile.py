@@ -15,23 +15,17 @@ Definitions
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
 from datetime import datetime
-from itertools import pairwise
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recllm.data.dataset import DAY, USER_COLUMN, Dataset, Events, utc
+from recllm.data.dataset import DAY, USER_COLUMN, Dataset, utc
 from recllm.errors import DataError
 from recllm.schema import ACTION_CODE, ACTIONS, BROWSING, Action, HistoryLine, Profile, Share
 from recllm.settings import ProfileSettings
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
 
 DEFAULTS = ProfileSettings()
 
@@ -52,256 +46,174 @@ def build_profiles(
     """One profile per row of `dataset.users` in `user_rows`, in that order.
 
     `as_of`: epoch seconds or an aware datetime; the dataset's own time when None. Someone without events, or without
-    basics, gets a profile with empty parts. Raises `DataError` for a row that does not exist or a naive time.
+    basics, gets a profile with empty parts. Only these people's events are looked at, and no other person's or item's
+    changes the result: a dataset of one person and the items of their history gives the same profile. Raises
+    `DataError` for a row that does not exist or a naive time.
     """
-    rows = _checked_rows(dataset, user_rows)
-    limit = _epoch(dataset.as_of if as_of is None else as_of)
-    events = dataset.events.rows(rows)
-    events = events.select(events.at < limit)
-    bought = events.of(Action.PURCHASE)
-    lines = _without_returns(_lines(bought, limit, settings.half_life_days, len(rows)), events.of(Action.RETURN))
-    seen = events.select(np.isin(events.action, [ACTION_CODE[a] for a in BROWSING]))
-    return _assemble(dataset, rows, limit, settings, bought, lines, seen)
-
-
-def _assemble(
-    dataset: Dataset, rows: Ints, limit: int, settings: ProfileSettings, bought: Events, lines: _Lines, seen: Events
-) -> list[Profile]:
-    n = len(rows)
-    purchases = _history(dataset, lines, n, settings.max_lines)
-    browsing = _history(dataset, _lines(seen, limit, settings.browsing_half_life_days, n), n, settings.max_lines)
-    categories = _favourites(lines, dataset.items["category"], n, settings.favourites)
-    brands = _favourites(lines, dataset.items["brand"], n, settings.favourites)
-    visits, moment = _visits(bought, limit), utc(limit)
-    bands = _price_bands(bought)
-    return [
-        Profile(
-            user_id=user_id,
-            as_of=moment,
-            basics=basics,
-            purchases=purchases[u],
-            browsing=browsing[u],
-            favourite_categories=categories[u],
-            favourite_brands=brands[u],
-            price_band=bands[u],
-            n_baskets=visits.baskets[u],
-            basket_interval_days=visits.interval[u],
-            days_since_last_purchase=visits.since[u],
-        )
-        for u, (user_id, basics) in enumerate(_basics(dataset.users, rows))
-    ]
-
-
-def _checked_rows(dataset: Dataset, user_rows: Iterable[int] | NDArray[np.integer]) -> Ints:
     rows = np.asarray(user_rows if isinstance(user_rows, np.ndarray) else list(user_rows), dtype=np.int64)
     wrong = rows[(rows < 0) | (rows >= dataset.n_users)]
     if len(wrong):
         raise DataError(f"no user row {wrong[0]}: the dataset has {dataset.n_users} people; look up ids with user_rows")
-    return rows
-
-
-def _epoch(as_of: int | datetime) -> int:
-    if not isinstance(as_of, datetime):
-        return int(as_of)
-    if as_of.tzinfo is None:
+    if isinstance(as_of, datetime) and as_of.tzinfo is None:
         raise DataError(f"as_of {as_of.isoformat()} has no time zone; give an aware datetime")
-    return int(as_of.timestamp() // 1)
+    limit = dataset.as_of if as_of is None else int(as_of.timestamp() // 1 if isinstance(as_of, datetime) else as_of)
+    n = len(rows)
+    events = _events_before(dataset, rows, limit)
+    bought = events.filter(pl.col("action") == ACTION_CODE[Action.PURCHASE])
+    browsed = events.filter(pl.col("action").is_in([ACTION_CODE[action] for action in BROWSING]))
+    returned = events.filter(pl.col("action") == ACTION_CODE[Action.RETURN])
+    lines = _without_returns(_lines(bought, settings.half_life_days), returned)
+    purchases = _history(dataset, lines, n, settings.max_lines)
+    browsing = _history(dataset, _lines(browsed, settings.browsing_half_life_days), n, settings.max_lines)
+    categories = _favourites(lines, dataset.items["category"], n, settings.favourites)
+    brands = _favourites(lines, dataset.items["brand"], n, settings.favourites)
+    visits = _visits(bought)
+    profiles = []
+    for position, basics in enumerate(dataset.users[rows].to_dicts()):
+        n_baskets, interval, since, *quartiles = visits.get(position, (0, None, None, None, None, None))
+        profiles.append(
+            Profile(
+                user_id=basics.pop(USER_COLUMN),
+                as_of=utc(limit),
+                basics={name: str(value) for name, value in basics.items() if value is not None and str(value).strip()},
+                purchases=tuple(purchases[position]),
+                browsing=tuple(browsing[position]),
+                favourite_categories=tuple(categories[position]),
+                favourite_brands=tuple(brands[position]),
+                price_band=None if quartiles[0] is None else (quartiles[0], quartiles[1], quartiles[2]),
+                n_baskets=n_baskets,
+                basket_interval_days=interval,
+                days_since_last_purchase=since,
+            )
+        )
+    return profiles
 
 
-def _basics(users: pl.DataFrame, rows: Ints) -> list[tuple[str, dict[str, str]]]:
-    found = []
-    for row in users[rows].to_dicts():
-        user_id = row.pop(USER_COLUMN)
-        found.append((user_id, {name: str(v) for name, v in row.items() if v is not None and str(v).strip()}))
-    return found
+def _events_before(dataset: Dataset, rows: NDArray[np.int64], limit: int) -> pl.DataFrame:
+    """The events of these people; `user` is the position in `rows`, `price` is null where unknown, `age` is in days."""
+    events = dataset.events.rows(rows)
+    events = events.select(events.at < limit)
+    return pl.DataFrame(
+        {
+            "user": events.user,
+            "item": events.item,
+            "action": events.action,
+            "at": events.at,
+            "age": (limit - events.at) / DAY,
+            "quantity": events.quantity.astype(np.float64),
+            "price": events.price.astype(np.float64),
+            "basket": events.basket,
+        }
+    ).with_columns(pl.col("price").fill_nan(None))
 
 
-# --- history lines -------------------------------------------------------------------------------------------------
+def _runs(events: pl.DataFrame, *keys: str) -> pl.DataFrame:
+    """The events by `keys` and time, with the number of their `run` of equal keys.
+
+    gap: days since the run's last earlier day with an event, null on its first day and for a second event of a day.
+    """
+    days = (pl.col("at") // DAY).diff()
+    events = events.sort(*keys, "at", maintain_order=True).with_columns(run=pl.struct(keys).rle_id().cast(pl.Int64))
+    return events.with_columns(gap=pl.when((pl.col("run").diff() == 0) & (days > 0)).then(days))
 
 
-@dataclass(frozen=True, eq=False)
-class _Lines:
-    """One entry per (person, item, action), ascending; all arrays of shape (n,). `last`: epoch seconds."""
-
-    user: Ints
-    item: Ints
-    action: Ints
-    count: Ints
-    quantity: Floats
-    spent: Floats
-    weight: Floats
-    since: Floats
-    interval: Floats
-    """Days; NaN below two days of purchase."""
-
-    def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> _Lines:
-        return _Lines(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
-
-
-def _lines(events: Events, limit: int, half_life_days: float, n_users: int) -> _Lines:
-    user, item = events.user.astype(np.int64), events.item.astype(np.int64)
-    action = events.action.astype(np.int64)
-    order = np.lexsort((events.at, action, item, user))
-    user, item, action, at = user[order], item[order], action[order], events.at[order]
-    start = _changes(user, item, action)
-    group = np.cumsum(start) - 1
-    occasion = start | _changes(at)
-    age = (limit - at) / DAY
-    quantity, price = events.quantity[order].astype(np.float64), events.price[order].astype(np.float64)
-    n = int(start.sum())
-
-    def total(values: NDArray[np.generic]) -> Floats:
-        return np.asarray(np.bincount(group, values, minlength=n), dtype=np.float64)
-
-    return _Lines(
-        user=user[start],
-        item=item[start],
-        action=action[start],
-        count=total(occasion).astype(np.int64),
-        quantity=total(quantity),
-        spent=total(quantity * np.nan_to_num(price)),
-        weight=total(np.exp2(-age / half_life_days) * occasion),
-        since=age[_ends(start)],
-        interval=_median_gap(group, at // DAY, n),
+def _lines(events: pl.DataFrame, half_life_days: float) -> pl.DataFrame:
+    """One row per (person, item, action): count, quantity, spent, weight, and in days since and interval."""
+    events = _runs(events, "user", "item", "action")
+    occasion = (pl.col("run").diff().fill_null(1) != 0) | (pl.col("at").diff() != 0)
+    decay = pl.Series(np.exp2(-events["age"].to_numpy() / half_life_days))
+    events = events.with_columns(occasion=occasion, spent=pl.col("quantity") * pl.col("price").fill_null(0.0))
+    events = events.with_columns(weight=decay * events["occasion"])
+    lines = events.group_by("run", maintain_order=True).agg(
+        pl.col("user", "item", "action").first(),
+        count=pl.col("occasion").sum().cast(pl.Int64),
+        since=pl.col("age").last(),
+        interval=pl.col("gap").median(),
     )
+    return lines.with_columns(_sums(events, "quantity", "spent", "weight"))
 
 
-def _without_returns(lines: _Lines, returns: Events) -> _Lines:
+def _sums(events: pl.DataFrame, *columns: str) -> list[pl.Series]:
+    """Sums of each run, added up in the order of the rows.
+
+    So a person's figures are the same to the last bit in any company; polars adds up in blocks that depend on it.
+    """
+    run = events["run"].to_numpy()
+    return [pl.Series(name, np.bincount(run, events[name].to_numpy())) for name in columns]
+
+
+def _without_returns(lines: pl.DataFrame, returned: pl.DataFrame) -> pl.DataFrame:
     """Each return takes its share of the matching line; returns of what was never bought are ignored."""
-    if not len(returns) or not len(lines.user):
-        return lines
-    width = 1 + max(int(lines.item.max()), int(returns.item.max()))
-    keys = lines.user * width + lines.item
-    wanted = returns.user.astype(np.int64) * width + returns.item
-    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    known = keys[place] == wanted
-    back = np.bincount(place[known], np.abs(returns.quantity[known]), minlength=len(keys))
-    kept = np.clip(1 - back / np.maximum(lines.quantity, 1e-9), 0, 1)
-    fewer = replace(
-        lines,
-        count=np.ceil(lines.count * kept - 1e-6).astype(np.int64),
-        quantity=lines.quantity * kept,
-        spent=lines.spent * kept,
-        weight=lines.weight * kept,
+    back = returned.group_by("user", "item").agg(back=pl.col("quantity").abs().sum())
+    left = (1 - pl.col("back").fill_null(0.0) / pl.max_horizontal("quantity", 1e-9)).clip(0, 1)
+    return (
+        lines.join(back, on=["user", "item"], how="left", maintain_order="left")
+        .with_columns(left=left)
+        .filter(pl.col("left") > 1e-9)
+        .with_columns(
+            (pl.col("count") * pl.col("left") - 1e-6).ceil().cast(pl.Int64),
+            pl.col("quantity", "spent", "weight") * pl.col("left"),
+        )
     )
-    return fewer.take(kept > 1e-9)
 
 
-def _history(dataset: Dataset, lines: _Lines, n_users: int, limit: int | None) -> list[tuple[HistoryLine, ...]]:
+def _history(dataset: Dataset, lines: pl.DataFrame, n: int, max_lines: int | None) -> list[list[HistoryLine]]:
     """The lines of each person, heaviest first; ties by the more recent, then by the item's row."""
-    lines = lines.take(np.lexsort((lines.item, lines.since, -lines.weight, lines.user)))
-    bounds = np.searchsorted(lines.user, np.arange(n_users + 1))
-    if limit is not None:
-        rank = np.arange(len(lines.user)) - bounds[lines.user]
-        lines = lines.take(rank < limit)
-        bounds = np.searchsorted(lines.user, np.arange(n_users + 1))
-    ids = dataset.items["item_id"].gather(lines.item).to_list()
-    columns = (lines.count, lines.quantity, lines.spent, lines.weight, lines.since, lines.action)
-    entries = [
-        HistoryLine(
-            item_id=item_id,
-            count=count,
-            quantity=quantity,
-            spent=spent,
-            weight=weight,
-            days_since=since,
-            interval_days=interval,
-            action=ACTIONS[action],
+    lines = lines.sort("user", "weight", "since", "item", descending=[False, True, False, False])
+    if max_lines is not None:
+        lines = lines.filter(pl.int_range(pl.len()).over("user") < max_lines)
+    lines = lines.with_columns(item_id=dataset.items["item_id"].gather(lines["item"]))
+    history: list[list[HistoryLine]] = [[] for _ in range(n)]
+    columns = ("user", "item_id", "count", "quantity", "spent", "weight", "since", "interval", "action")
+    for user, item_id, count, quantity, spent, weight, since, interval, action in lines.select(columns).iter_rows():
+        history[user].append(
+            HistoryLine(
+                item_id=item_id,
+                count=count,
+                quantity=quantity,
+                spent=spent,
+                weight=weight,
+                days_since=since,
+                interval_days=interval,
+                action=ACTIONS[action],
+            )
         )
-        for item_id, interval, count, quantity, spent, weight, since, action in zip(
-            ids, _optional(lines.interval), *(c.tolist() for c in columns), strict=True
-        )
-    ]
-    return [tuple(entries[a:b]) for a, b in pairwise(bounds)]
+    return history
 
 
-# --- what is summed up over lines ----------------------------------------------------------------------------------
-
-
-def _favourites(lines: _Lines, names: pl.Series, n_users: int, limit: int) -> list[tuple[Share, ...]]:
+def _favourites(lines: pl.DataFrame, names: pl.Series, n: int, limit: int) -> list[list[Share]]:
     """The heaviest names of each person with their share of all the person's weight; ties in order of the name."""
-    names = names.gather(lines.item)
+    names = names.gather(lines["item"])
     if isinstance(names.dtype, pl.List):
         names = names.list.last()
-    known = ((names != "") & names.is_not_null()).to_numpy()
-    names, user, weight = names.filter(pl.Series(known)), lines.user[known], lines.weight[known]
-    words = names.unique().sort()
-    code = names.rank("dense").to_numpy().astype(np.int64) - 1
-    keys, group = np.unique(user * max(len(words), 1) + code, return_inverse=True)
-    user, code = np.divmod(keys, max(len(words), 1))
-    all_weight = np.bincount(lines.user, lines.weight, minlength=n_users)
-    share = np.bincount(group, weight, minlength=len(keys)) / all_weight[user]
-    order = np.lexsort((code, -share, user))
-    bounds = np.searchsorted(user, np.arange(n_users + 1))
-    best = order[np.arange(len(order)) - bounds[user[order]] < limit]
-    bounds = np.searchsorted(user[best], np.arange(n_users + 1))
-    pairs = zip(words.gather(code[best]).to_list(), np.minimum(share[best], 1.0).tolist(), strict=True)
-    entries = [Share(name=name, share=value) for name, value in pairs]
-    return [tuple(entries[a:b]) for a, b in pairwise(bounds)]
+    named = lines.select("user", "weight", name=names).filter(pl.col("name").is_not_null() & (pl.col("name") != ""))
+    named = named.sort("user", "name", maintain_order=True).with_columns(run=pl.struct("user", "name").rle_id())
+    shares = named.unique("run", keep="first", maintain_order=True).with_columns(_sums(named, "weight"))
+    all_weight = np.bincount(lines["user"].to_numpy(), lines["weight"].to_numpy(), minlength=n)
+    share = pl.Series("share", shares["weight"].to_numpy() / all_weight[shares["user"].to_numpy()])
+    shares = shares.with_columns(share).sort("user", "share", "name", descending=[False, True, False])
+    shares = shares.filter(pl.int_range(pl.len()).over("user") < limit)
+    favourites: list[list[Share]] = [[] for _ in range(n)]
+    for user, name, share in shares.select("user", "name", "share").iter_rows():
+        favourites[user].append(Share(name=name, share=min(share, 1.0)))
+    return favourites
 
 
-@dataclass(frozen=True)
-class _Visits:
-    baskets: list[int]
-    interval: list[float | None]
-    since: list[float | None]
+def _visits(bought: pl.DataFrame) -> dict[int, tuple[int, float, float, float, float, float]]:
+    """By position of a person: baskets, median days between days of purchase, days since the last, price quartiles.
 
-
-def _visits(bought: Events, limit: int) -> _Visits:
-    """Baskets, days between days of purchase, and days since the last. Without a basket id, a day is a basket."""
-    n, user, day = len(bought.indptr) - 1, bought.user.astype(np.int64), bought.at // DAY
-    basket = np.where(bought.basket >= 0, bought.basket, -1 - day)
-    order = np.lexsort((basket, user))
-    fresh = _changes(user[order], basket[order])
-    baskets = np.bincount(user[order][fresh], minlength=n)
-    since = np.full(n, np.nan)
-    some = np.diff(bought.indptr) > 0
-    since[some] = (limit - bought.at[bought.indptr[1:][some] - 1]) / DAY
-    return _Visits(baskets.tolist(), _optional(_median_gap(user, day, n)), _optional(since))
-
-
-def _price_bands(bought: Events) -> list[tuple[float, float, float] | None]:
-    """Quartiles of the unit prices paid; a price of zero (a gift, a mistake) is left out."""
-    n, priced = len(bought.indptr) - 1, np.nan_to_num(bought.price) > 0
-    user, price = bought.user[priced].astype(np.int64), bought.price[priced].astype(np.float64)
-    quartiles = _quantiles(user, price, n, (0.25, 0.5, 0.75))
-    return [
-        (low, mid, high) if mid == mid else None for low, mid, high in quartiles.tolist()
-    ]  # NaN differs from itself
-
-
-def _median_gap(group: Ints, day: Ints, n: int) -> Floats:
-    """Median days between the distinct days of each group, NaN below two. Sorted by group, then day; shape (n,)."""
-    fresh = _changes(group, day)
-    group, day = group[fresh], day[fresh]
-    same = group[1:] == group[:-1]
-    return _quantiles(group[1:][same], np.diff(day)[same].astype(np.float64), n, (0.5,))[:, 0]
-
-
-def _quantiles(group: Ints, values: Floats, n: int, levels: Sequence[float]) -> Floats:
-    """Quantiles of each group's values with linear interpolation, NaN for an empty group. Shape (n, len(levels))."""
-    order = np.lexsort((values, group))
-    values, size = values[order], np.bincount(group, minlength=n)
-    some = size > 0
-    place = (np.cumsum(size) - size)[some, None] + np.asarray(levels) * (size[some, None] - 1)
-    low, high = np.floor(place).astype(np.int64), np.ceil(place).astype(np.int64)
-    out = np.full((n, len(levels)), np.nan)
-    out[some] = values[low] + (place - low) * (values[high] - values[low])
-    return out
-
-
-def _changes(*columns: Ints) -> NDArray[np.bool_]:
-    """True where a row differs from the one before it, and in the first row. Shape (n,)."""
-    start = np.ones(len(columns[0]), dtype=bool)
-    if len(start):
-        start[1:] = np.logical_or.reduce([c[1:] != c[:-1] for c in columns])
-    return start
-
-
-def _ends(start: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The last row of each run whose first rows are `start`."""
-    return np.append(start[1:], True)[: len(start)]
-
-
-def _optional(values: Floats) -> list[float | None]:
-    return [None if np.isnan(v) else v for v in values.tolist()]
+    Without a basket id, a day is a basket. A price of zero (a gift, a mistake) is left out.
+    """
+    basket = pl.when(pl.col("basket") >= 0).then(pl.col("basket")).otherwise(-1 - pl.col("at") // DAY)
+    paid = pl.col("price").filter(pl.col("price") > 0)
+    visits = (
+        _runs(bought, "user")
+        .group_by("user", maintain_order=True)
+        .agg(
+            basket.n_unique(),
+            interval=pl.col("gap").median(),
+            since=pl.col("age").last(),
+            **{f"price_{q}": paid.quantile(q, "linear") for q in (0.25, 0.5, 0.75)},
+        )
+    )
+    return {user: tuple(figures) for user, *figures in visits.iter_rows()}

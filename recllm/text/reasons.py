@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from recllm.errors import PromptError
 from recllm.text.injection import TITLE_CHARS, neutralise
-from recllm.text.items import cleaner
 from recllm.text.templates import Prompts
+from recllm.text.words import cleaner
 
 _RUNNING_TEXT = {"title", "category", "name"}
 """Facts told in running text; a brand and a person's own answers keep their spelling."""
@@ -33,12 +32,12 @@ def reason_text(kind: str, locale: str = "en", *, prompts: Prompts | None = None
     prompts = prompts or Prompts.load()
     if kind not in reason_kinds(prompts):
         raise PromptError(f"no reason of kind {kind!r}; there are: {', '.join(reason_kinds(prompts))}")
-    template, clean = prompts.template(f"explanation.{kind}", locale), cleaner(prompts)
-    told = {name: _tell(name, value, clean) if isinstance(value, str) else value for name, value in facts.items()}
-    return template.render(told)
-
-
-def _tell(name: str, value: str, clean: Callable[[str, int], str]) -> str:
-    if name == "name":  # of a basic, such as household_size
-        value = value.replace("_", " ")
-    return clean(value, TITLE_CHARS) if name in _RUNNING_TEXT else neutralise(value)
+    clean = cleaner(prompts.short_forms())
+    values = {}
+    for name, value in facts.items():
+        if isinstance(value, str) and name in _RUNNING_TEXT:
+            value = clean(value.replace("_", " ") if name == "name" else value, TITLE_CHARS)  # household_size
+        elif isinstance(value, str):
+            value = neutralise(value)
+        values[name] = value
+    return prompts.template(f"explanation.{kind}", locale).render(values)

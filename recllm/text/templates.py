@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib import resources
@@ -40,62 +40,71 @@ LOCALES = ("en", "zh")
 VALUE_CHARS = 2_000
 """The longest string inside a value given to `Prompts.render`; longer ones are cut at a word."""
 
-SHORT_FORMS = "short_forms."
-
 _HEADER = re.compile(r"^\{#\s*\n(?=template:)(.*?)\n\s*#\}[ \t]*\n", re.MULTILINE | re.DOTALL)
 _KEYS = {"template", "version", "variables", "note"}
 _FORBIDDEN = (jinja2.nodes.Include, jinja2.nodes.Import, jinja2.nodes.FromImport, jinja2.nodes.Extends)
 
+_ENVIRONMENT = ImmutableSandboxedEnvironment(
+    undefined=jinja2.StrictUndefined,
+    autoescape=False,  # the output is plain text; whoever shows it in a page escapes it there
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Template:
-    """One checked template. `version` is "NAME.LOCALE-vN-HASH", the hash over its header and body."""
+    """One template: what its header says, and its text, which is checked when it is first used."""
 
     name: str
     locale: str
-    file: str
+    path: Path
     version: str
+    """"NAME.LOCALE-vN-HASH", the hash over header and text."""
     variables: frozenset[str]
-    body: str = field(repr=False)
-    environment: jinja2.Environment = field(repr=False)
+    source: str = field(repr=False)
+
+    @property
+    def file(self) -> str:
+        return self.path.name
 
     @cached_property
     def compiled(self) -> jinja2.Template:
-        """The body, checked and compiled when it is first used: an answer needs few of all templates.
-
-        Raises `PromptError` for a faulty body.
-        """
+        """Raises `PromptError` for a text that is no template, reaches beyond it, or uses what its header lacks."""
         try:
-            tree = self.environment.parse(self.body)
-            if next(tree.find_all(_FORBIDDEN), None) is not None:
-                raise PromptError(f"{self.file}: {self.name} must not include, import or extend other files")
-            _check_variables(self.file, self.name, self.variables, jinja2.meta.find_undeclared_variables(tree))
-            return self.environment.from_string(tree)
+            tree = _ENVIRONMENT.parse(self.source)
+            compiled = _ENVIRONMENT.from_string(self.source)
         except jinja2.TemplateSyntaxError as error:
-            line = f"line {error.lineno} of its text"
-            raise PromptError(f"{self.file}: {self.name}, {line}: {error.message}") from error
+            raise PromptError(f"{self.path}: {self.name}, line {error.lineno} of its text: {error.message}") from error
+        if next(tree.find_all(_FORBIDDEN), None) is not None:
+            raise PromptError(f"{self.path}: {self.name} must not include, import or extend other files")
+        used = jinja2.meta.find_undeclared_variables(tree)
+        faults = []
+        if used - self.variables:
+            faults.append(f"uses {', '.join(sorted(used - self.variables))} without listing it")
+        if self.variables - used:
+            faults.append(f"lists {', '.join(sorted(self.variables - used))} without using it")
+        if faults:
+            raise PromptError(f"{self.path}: {self.name} {' and '.join(faults)}; correct the header's variables")
+        return compiled
 
     def render(self, values: Mapping[str, Any]) -> str:
         """The text for values that are already harmless; stripped of surrounding white space."""
-        self._require(values)
-        try:
-            return self.compiled.render(values).strip()
-        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
-            raise PromptError(f"{self.file}: {self.name} cannot be rendered: {error}") from error
-
-    def _require(self, values: Iterable[str]) -> None:
-        given = set(values)
-        missing, unknown = sorted(self.variables - given), sorted(given - self.variables)
+        missing, unknown = sorted(self.variables - set(values)), sorted(set(values) - self.variables)
         if missing:
             raise PromptError(f"{self.file}: {self.name} needs the variable {', '.join(missing)}; give None if unknown")
         if unknown:
             declared = ", ".join(sorted(self.variables)) or "none"
             raise PromptError(f"{self.file}: {self.name} has no variable {', '.join(unknown)}; it has: {declared}")
+        try:
+            return self.compiled.render(values).strip()
+        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
+            raise PromptError(f"{self.file}: {self.name} cannot be rendered: {error}") from error
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """All templates of one folder, checked. Build it with `load`."""
+    """All templates of one folder. Build it with `load`."""
 
     folder: str
     templates: Mapping[tuple[str, str], Template] = field(repr=False)
@@ -104,13 +113,14 @@ class Prompts:
 
     @classmethod
     def load(cls, folder: str | Path | None = None) -> Prompts:
-        """Reads `folder`, or else the prompts that came with the package.
+        """Reads `folder`, or else the prompts that came with the package. Raises `PromptError` on a faulty file.
 
-        Raises `PromptError` on a faulty file of a folder; the package's own are checked as they are used.
+        All templates of a named folder are checked at once. The package's own are checked when they are used, which
+        spares a command .2 s; the tests check them all.
         """
         if folder is None:
             return _load_own()
-        prompts = _load(Path(folder))
+        prompts = _read_folder(Path(folder))
         for template in prompts.templates.values():
             _ = template.compiled
         return prompts
@@ -120,8 +130,8 @@ class Prompts:
         key = (name, language(locale))
         if key in self.templates:
             return self.templates[key]
-        known = ", ".join(sorted({f"{n}.{lang}" for n, lang in self.templates}))
-        raise PromptError(f"no prompt {name} for locale {locale} in {self.folder}; there are: {known or 'none'}")
+        names = ", ".join(sorted({f"{n}.{lang}" for n, lang in self.templates}))
+        raise PromptError(f"no prompt {name} for locale {locale} in {self.folder}; there are: {names or 'none'}")
 
     def render(self, name: str, locale: str, /, **values: Any) -> str:
         """Fills one template; every string inside `values` is neutralised first and so stays on one line.
@@ -138,7 +148,7 @@ class Prompts:
 
     def short_forms(self) -> dict[str, str]:
         """Capital word -> what it stands for, of every language: catalogues mix them."""
-        return {short: long for language in self.words.values() for short, long in language.items()}
+        return {short: long for words in self.words.values() for short, long in words.items()}
 
     def names(self) -> tuple[str, ...]:
         """All template names, sorted."""
@@ -146,98 +156,81 @@ class Prompts:
 
 
 def language(locale: str) -> str:
-    """ "zh-Hans-CN" -> "zh"."""
-    return re.split(r"[-_]", locale.strip(), maxsplit=1)[0].lower()
+    """ "zh-Hans-CN" and "ZH_tw" -> "zh"."""
+    return re.split(r"[-_]", locale.strip(), maxsplit=1)[0].casefold()
+
+
+def written_language(locale: str) -> str:
+    """The language of `locale` if there are texts in it, else English."""
+    return language(locale) if language(locale) in LOCALES else "en"
 
 
 @cache
 def _load_own() -> Prompts:
     installed = resources.files("recllm") / "prompts"
-    beside = Path(__file__).resolve().parents[2] / "prompts"  # a checkout, or an editable install
-    for place in (installed, beside):
-        if place.is_dir():
-            return _load(Path(str(place)))
-    raise PromptError(f"the prompts are missing: neither {installed} nor {beside} is a folder; reinstall recllm")
+    checkout = Path(__file__).resolve().parents[2] / "prompts"  # also of an editable install
+    for folder in (installed, checkout):
+        if folder.is_dir():
+            return _read_folder(Path(str(folder)))
+    raise PromptError(f"the prompts are missing: neither {installed} nor {checkout} is a folder; reinstall recllm")
 
 
-def _load(folder: Path) -> Prompts:
+def _read_folder(folder: Path) -> Prompts:
     if not folder.is_dir():
         raise PromptError(f"{folder}: no such folder of prompts")
-    environment = _environment()
-    found: dict[tuple[str, str], Template] = {}
+    templates: dict[tuple[str, str], Template] = {}
     words: dict[str, Mapping[str, str]] = {}
     for file in sorted(folder.glob("*.txt")):
-        if file.name.startswith(SHORT_FORMS):
-            words[_split(file)[1]] = _short_forms(file)
+        try:
+            text = file.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise PromptError(f"{file}: cannot be read as UTF-8: {error}") from error
+        stem, _, locale = file.stem.rpartition(".")
+        if not stem:
+            raise PromptError(f"{file}: a prompt is called NAME.LOCALE.txt, such as item.en.txt")
+        if stem == "short_forms":
+            words[locale] = _short_forms(file, text)
             continue
-        for template in _parse(file, environment):
+        for template in _templates(file, stem, locale, text):
             key = (template.name, template.locale)
-            if key in found:
-                raise PromptError(f"{file}: {template.name} is already defined in {found[key].file}")
-            found[key] = template
-    return Prompts(str(folder), found, words)
+            if key in templates:
+                raise PromptError(f"{file}: {template.name} is already defined in {templates[key].file}")
+            templates[key] = template
+    return Prompts(str(folder), templates, words)
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    return ImmutableSandboxedEnvironment(
-        undefined=jinja2.StrictUndefined,
-        autoescape=False,  # the output is plain text; whoever shows it in a page escapes it there
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PromptError(f"{file}: cannot be read as UTF-8: {error}") from error
-
-
-def _split(file: Path) -> tuple[str, str]:
-    """NAME.LOCALE.txt -> (NAME, LOCALE)."""
-    name, _, locale = file.stem.rpartition(".")
-    if not name:
-        raise PromptError(f"{file}: a prompt is called NAME.LOCALE.txt, such as item.en.txt")
-    return name, locale
-
-
-def _short_forms(file: Path) -> dict[str, str]:
-    found = {}
-    for number, line in enumerate(_read(file).splitlines(), 1):
+def _short_forms(file: Path, text: str) -> dict[str, str]:
+    forms = {}
+    for number, line in enumerate(text.splitlines(), 1):
         entry = line.partition("#")[0].strip()
         short, equals, long = (part.strip() for part in entry.partition("="))
         if entry and not (short and equals and long):
             raise PromptError(f"{file}, line {number}: {line!r} is not of the form FRZN = frozen")
         if entry:
-            found[short.upper()] = long
-    return found
+            forms[short.upper()] = long
+    return forms
 
 
-def _parse(file: Path, environment: jinja2.Environment) -> Iterator[Template]:
-    text, (stem, locale) = _read(file), _split(file)
+def _templates(file: Path, stem: str, locale: str, text: str) -> Iterator[Template]:
     headers = list(_HEADER.finditer(text))
     if not headers or text[: headers[0].start()].strip():
         raise PromptError(
             f"{file}: must begin with a header: {{#, then lines template:, version:, variables:, then #}}"
         )
-    ends = [h.start() for h in headers[1:]] + [len(text)]
-    for header, end in zip(headers, ends, strict=True):
-        yield _compile(file, stem, locale, header[1], text[header.end() : end].strip("\n"), environment)
+    ends = [header.start() for header in headers[1:]] + [len(text)]
+    for match, end in zip(headers, ends, strict=True):
+        header, body = match[1], text[match.end() : end].strip("\n")
+        fields = _header_fields(file, header)
+        name = fields["template"]
+        if name != stem and not name.startswith(stem + "."):
+            raise PromptError(f"{file}: template {name} must be called {stem} or {stem}.PART")
+        digest = hashlib.sha256(f"{header}\n{body}".encode()).hexdigest()[:8]
+        version = f"{name}.{locale}-v{fields['version']}-{digest}"
+        variables = frozenset(v.strip() for v in fields["variables"].split(",") if v.strip())
+        yield Template(name, locale, file, version, variables, body)
 
 
-def _compile(file: Path, stem: str, locale: str, header: str, body: str, environment: jinja2.Environment) -> Template:
-    fields = _fields(file, header)
-    name = fields["template"]
-    if name != stem and not name.startswith(stem + "."):
-        raise PromptError(f"{file}: template {name} must be called {stem} or {stem}.PART")
-    declared = frozenset(v.strip() for v in fields["variables"].split(",") if v.strip())
-    digest = hashlib.sha256(f"{header}\n{body}".encode()).hexdigest()[:8]
-    version = f"{name}.{locale}-v{fields['version']}-{digest}"
-    return Template(name, locale, file.name, version, declared, body, environment)
-
-
-def _fields(file: Path, header: str) -> dict[str, str]:
+def _header_fields(file: Path, header: str) -> dict[str, str]:
     fields: dict[str, str] = {}
     for line in header.splitlines():
         key, colon, value = line.partition(":")
@@ -249,16 +242,6 @@ def _fields(file: Path, header: str) -> dict[str, str]:
     if missing:
         raise PromptError(f"{file}: the header lacks {', '.join(sorted(missing))}")
     return fields
-
-
-def _check_variables(file: str, name: str, declared: frozenset[str], used: set[str]) -> None:
-    if declared == used:
-        return
-    only_used, only_declared = sorted(used - declared), sorted(declared - used)
-    detail = f"uses {', '.join(only_used)} without listing it" if only_used else ""
-    if only_declared:
-        detail += (" and " if detail else "") + f"lists {', '.join(only_declared)} without using it"
-    raise PromptError(f"{file}: {name} {detail}; correct the header's variables")
 
 
 def _harmless(value: Any, template: Template, variable: str) -> Any:

@@ -14,7 +14,10 @@ Brand names are never changed.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
+
+from recllm.text.injection import neutralise
 
 _SMALL = re.compile(r"[a-zà-öø-ÿ]")
 _SHOUTED_WORD = re.compile(r"[A-ZÀ-ÖØ-Þ]{4}")
@@ -33,3 +36,13 @@ def natural(text: str, short_forms: Mapping[str, str]) -> str:
     if not _SMALL.search(text) and (_SHOUTED_WORD.search(text) or _SHOUTED_AMOUNT.search(text)):
         text = _WORD.sub(lambda m: short_forms.get(m[0], m[0]), text).lower()
     return text
+
+
+def cleaner(short_forms: Mapping[str, str]) -> Callable[[str, int], str]:
+    """A function (text, characters at most) -> harmless running text, which remembers its answers."""
+
+    @cache
+    def clean(text: str, max_chars: int) -> str:
+        return natural(neutralise(text, max_chars=max_chars), short_forms)
+
+    return clean
