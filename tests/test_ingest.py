@@ -668,7 +668,7 @@ def _kill_in_the_middle(child: subprocess.Popen[str], delay: float) -> set[str]:
 # --- small parts ----------------------------------------------------------------------------------------------------
 
 
-def test_describe_a_store_and_a_file(shop: Shop, store: Store) -> None:
+def test_describe_a_store(shop: Shop, store: Store) -> None:
     shop.load(item_rows(), "items")
     shop.load(csv(row(1, item_id="only seen")))
     shop.load("user_id,age\nu1,30\n", "users")
@@ -680,9 +680,6 @@ def test_describe_a_store_and_a_file(shop: Shop, store: Store) -> None:
     assert found["items"]["languages"] == {"latin": 1.0}
     assert found["users"]["basics"] == {"age": 1}
     assert json.loads(json.dumps(found)) == found
-    (shop.folder / "shop.csv").write_bytes(csv(row(1, price=""), row(1) + ",9"))
-    found = describe(shop.folder / "shop.csv")
-    assert (found["rows"], found["broken"], found["columns"]["price"]["empty"]) == (42, 1, 1)
 
 
 def test_describe_an_empty_store(store: Store) -> None:

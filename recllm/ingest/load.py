@@ -211,8 +211,8 @@ class _RowStage:
         schema, notes = self.state.schema, self.state.notes
         self.read += chunk.n_records
         notes["W_BLANK_LINE"] += chunk.blank_lines
-        batch = FieldBatch(schema.sources.fields(chunk.frame), self.state)
-        for rule in schema.sources.reject:
+        batch = FieldBatch(schema.fields(chunk.frame), self.state)
+        for rule in schema.column_map.reject:
             column = chunk.frame[rule.column].str.strip_chars()
             mask = batch.constant(False, pl.Boolean)
             if rule.empty:
@@ -222,7 +222,7 @@ class _RowStage:
             if rule.matches:
                 mask = mask | column.str.contains(rule.matches).fill_null(False)
             batch.mark("", mask, "E_MAP_REJECT", rule.reason, column=rule.column, exempt=True)
-        rows = BUILDERS[schema.sources.table](batch)
+        rows = BUILDERS[schema.table](batch)
         good = rows.filter(batch.good())
         if self.merged is not None:
             self.merged.add(good)
@@ -232,7 +232,7 @@ class _RowStage:
 
     def _write(self, good: pl.DataFrame, batch: FieldBatch, load: Load) -> None:
         positions = np.flatnonzero(~batch.bad)
-        if self.state.schema.sources.table is Table.EVENTS:
+        if self.state.schema.table is Table.EVENTS:
             event_id = good["event_id"] if "event_id" in good.columns else None
             good = with_event_keys(good.drop("event_id", strict=False), event_id, self.state.occurrences)
         result = load.write(good)
@@ -269,24 +269,24 @@ class _RowStage:
     def report(
         self, load_id: str, reader: RecordReader, quarantine_file: str | None, *, committed: bool
     ) -> IngestReport:
-        state, sources = self.state, self.state.schema.sources
+        state, schema = self.state, self.state.schema
         notes = state.notes + Counter(reader.warnings)
-        notes["W_HEADER_ALIAS"] += sources.n_aliases
+        notes["W_HEADER_ALIAS"] += schema.n_aliases
         notes["W_NO_ROWS"] += self.read == 0
         notes["W_NEAR_ID"] += state.users.n_near() + state.items.n_near()
         notes["W_PRICE_OUTLIER"] += state.prices.n_outliers()
-        if sources.table is Table.EVENTS:
+        if schema.table is Table.EVENTS:
             notes["W_HEAVY_USER"] += state.users.n_heavy(state.policy.heavy_user_share)
         return IngestReport(
             load_id=load_id,
-            table=sources.table,
+            table=schema.table,
             read=self.read,
             accepted=self.accepted,
             duplicates=self.duplicates,
             quarantined=self.codes.total(),
             warnings={code: n for code, n in sorted(notes.items()) if n},
             quarantine_file=quarantine_file,
-            ignored_columns=sources.ignored,
+            ignored_columns=schema.ignored,
             codes=dict(sorted(self.codes.items())),
             committed=committed,
         )

@@ -159,7 +159,7 @@ def build_items(batch: FieldBatch) -> pl.DataFrame:
     texts = {name: clean_texts(batch.text(name), notes) for name in ("title", "brand", "description")}
     batch.mark("title", texts["title"].is_null(), "E_NO_TITLE", "an item needs a title")
     category = batch.text("category")
-    if "category" not in batch.load.schema.sources.paths:
+    if "category" not in batch.load.schema.column_map.paths:
         category = _map_texts(
             clean_texts(category, notes), lambda text: json.dumps(_category_path(text), ensure_ascii=False)
         )
@@ -230,7 +230,7 @@ def _item_currencies(batch: FieldBatch) -> pl.Series:
 
 def _attributes(batch: FieldBatch) -> pl.Series:
     column = batch.text("attributes")
-    if batch.load.schema.sources.attributes:
+    if batch.load.schema.column_map.attributes:
         return column  # built by the map: a JSON object already
     objects = _map_texts(column, _plain_object)
     wrong = objects.is_null() & column.is_not_null()

@@ -46,11 +46,19 @@ class Load:
 
         Raises `DataError` for a missing column or a wrong type, `StoreError` when the database fails.
         """
-        written = self._write(frame)
-        self._counts["accepted"] += written.accepted
-        self._counts["duplicates"] += written.duplicates
-        self._counts["conflicts"] += len(written.conflicts)
-        return written
+        match self._table:
+            case Table.EVENTS:
+                result = write_events(self._connection, frame, users=self._users, items=self._items, load=self._load_no)
+            case Table.USERS:
+                result = write_users(self._connection, frame)
+            case Table.ITEMS:
+                result = write_items(self._connection, frame)
+            case Table.CONSENT:
+                result = write_consent(self._connection, frame, users=self._users)
+        self._counts["accepted"] += result.accepted
+        self._counts["duplicates"] += result.duplicates
+        self._counts["conflicts"] += len(result.conflicts)
+        return result
 
     def counts(self, numbers: Mapping[str, int]) -> None:
         """Adds the caller's own numbers (rows read, quarantined, ...) to the record of the load."""
@@ -62,17 +70,6 @@ class Load:
         last_at = self._connection.scalar(select(func.max(event.at)).where(event.event_no > self._last_event_no))
         values = {"counts": json.dumps(self._counts, sort_keys=True), "committed_at": _now(), "last_at": last_at}
         self._connection.execute(update(record).where(record.c.load_no == self._load_no).values(values))
-
-    def _write(self, frame: pl.DataFrame) -> WriteResult:
-        match self._table:
-            case Table.EVENTS:
-                return write_events(self._connection, frame, users=self._users, items=self._items, load=self._load_no)
-            case Table.USERS:
-                return write_users(self._connection, frame)
-            case Table.ITEMS:
-                return write_items(self._connection, frame)
-            case Table.CONSENT:
-                return write_consent(self._connection, frame, users=self._users)
 
 
 def _open_record(connection: Connection, table: Table, load_id: str, source: str, sha256: str | None) -> int:
