@@ -492,6 +492,22 @@ def test_a_store_of_version_1_is_brought_up_to_date(store: Store) -> None:
         assert reader.last_event() == datetime.fromtimestamp(7, UTC)
 
 
+def test_a_first_load_leaves_the_index_of_people(store: Store) -> None:
+    def indexes() -> list[str]:
+        with store._engine.connect() as connection:
+            query = "SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
+            return list(connection.execute(text(query)).scalars())
+
+    with pytest.raises(ZeroDivisionError), store.load("events", load_id="a", source="test") as load:
+        load.write(events([1]))
+        _ = 1 / 0
+    assert indexes() == ["events_by_user"]
+    put(store, "events", events([1, 2]), "b")
+    assert indexes() == ["events_by_user"]
+    put(store, "events", events([3]), "c")
+    assert indexes() == ["events_by_user"]
+
+
 def test_an_older_store_without_a_way_is_refused(store: Store) -> None:
     with writing(store._engine) as connection:
         connection.execute(text("UPDATE meta SET value = '0'"))

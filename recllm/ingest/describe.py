@@ -29,11 +29,15 @@ _TOP_CATEGORIES = 10
 def describe(store: Store) -> dict[str, Any]:
     """The store's tables, JSON-ready."""
     with store.read() as reader:
+        users, consent = reader.users(), reader.consent()
+        basics = Counter(name for text in users["basics"] for name in json.loads(text))
+        decisions = consent.group_by("purpose").agg(granted=pl.col("granted").sum(), denied=(~pl.col("granted")).sum())
+        purposes = {purpose: {"granted": yes, "denied": no} for purpose, yes, no in decisions.iter_rows()}
         return {
             "events": _describe_events(reader.events()),
             "items": _describe_items(reader.items()),
-            "users": _describe_users(reader.users()),
-            "consent": _describe_consent(reader.consent()),
+            "users": {"rows": users.height, "basics": dict(basics.most_common())},
+            "consent": {"rows": consent.height, "purposes": purposes},
         }
 
 
@@ -77,17 +81,6 @@ def _describe_items(items: pl.DataFrame) -> dict[str, Any]:
         "languages": languages(titles),
         "empty": _n_empty(catalogue),
     }
-
-
-def _describe_users(users: pl.DataFrame) -> dict[str, Any]:
-    names = Counter(name for text in users["basics"] for name in json.loads(text))
-    return {"rows": users.height, "basics": dict(names.most_common())}
-
-
-def _describe_consent(consent: pl.DataFrame) -> dict[str, Any]:
-    counts = consent.group_by("purpose").agg(granted=pl.col("granted").sum(), denied=(~pl.col("granted")).sum())
-    purposes = {purpose: {"granted": yes, "denied": no} for purpose, yes, no in counts.iter_rows()}
-    return {"rows": consent.height, "purposes": purposes}
 
 
 def _n_empty(frame: pl.DataFrame) -> dict[str, int]:

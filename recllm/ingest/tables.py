@@ -163,7 +163,11 @@ def build_items(batch: FieldBatch) -> pl.DataFrame:
         category = _map_texts(
             clean_texts(category, notes), lambda text: json.dumps(_category_path(text), ensure_ascii=False)
         )
-    price, currency = _item_prices(batch), _item_currencies(batch)
+    price = _item_prices(batch)
+    if batch.has("currency"):
+        currency = batch.currency().fill_null(batch.load.options.currency or batch.load.options.shop_currency)
+    else:
+        currency = batch.constant(batch.load.schema.currency, pl.String)
     available = yes_or_no(batch.text("available"))
     unclear = available.is_null() & batch.text("available").is_not_null()
     batch.mark("available", unclear, "E_AVAILABLE", "is neither yes nor no", batch.text("available"))
@@ -220,12 +224,6 @@ def _item_prices(batch: FieldBatch) -> pl.Series:
         return None if parse_numbers(pl.Series([text]), ".")[0] is None else format(Decimal(text), "f")
 
     return _map_texts(undressed(batch.fields["price"], money=True), exact).set(numbers.is_null(), None)
-
-
-def _item_currencies(batch: FieldBatch) -> pl.Series:
-    if not batch.has("currency"):
-        return batch.constant(batch.load.schema.currency, pl.String)
-    return batch.currency().fill_null(batch.load.options.currency or batch.load.options.shop_currency)
 
 
 def _attributes(batch: FieldBatch) -> pl.Series:

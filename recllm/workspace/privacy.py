@@ -210,6 +210,12 @@ def _latest(reader: StoreReader, purpose: Purpose, user_ids: Sequence[str] | Non
     return decisions.group_by("user_id", maintain_order=True).last()
 
 
+def _catalogue(items: pl.DataFrame) -> pl.DataFrame:
+    """Items of the store in the columns of `Dataset.items`; one that is only known from events is not available."""
+    available = pl.col("available") & ~pl.col("pending")
+    return items.with_columns(pl.col("price").cast(pl.Float64), available).drop("pending")
+
+
 def _of_people(events: pl.DataFrame, people: pl.DataFrame) -> pl.DataFrame:
     return events.join(people.select("user_id"), on="user_id", how="semi", maintain_order="left")
 

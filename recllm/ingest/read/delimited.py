@@ -61,19 +61,14 @@ def open_delimited(
         header = next(row for row in reader if any(cell.strip() for cell in row))
     except (csv.Error, StopIteration) as error:
         raise IngestError("E_HEADER", f"{file}: the first line is not a header: {error}") from error
-    columns = _column_names(header, file)
-    form = _CsvFormat(file=file, delimiter=delimiter, columns=columns, header_lines=reader.line_num, policy=policy)
-    return RecordReader(columns=columns, chunks=lambda: _chunks(blocks(), form), warnings=warnings, header_records=1)
-
-
-def _column_names(header: list[str], file: str) -> tuple[str, ...]:
     if len(header) > MAX_COLUMNS:
         raise IngestError("E_HEADER", f"{file}: {len(header):,} columns; at most {MAX_COLUMNS:,} are read")
-    names = [cell.strip() or f"(column {number} without a name)" for number, cell in enumerate(header, 1)]
-    repeated = [name for name, count in Counter(names).items() if count > 1]
+    columns = tuple(cell.strip() or f"(column {number} without a name)" for number, cell in enumerate(header, 1))
+    repeated = [name for name, count in Counter(columns).items() if count > 1]
     if repeated:
         raise IngestError("E_DUP_COLUMN", f"{file}: the header names {', '.join(map(repr, repeated))} more than once")
-    return tuple(names)
+    form = _CsvFormat(file=file, delimiter=delimiter, columns=columns, header_lines=reader.line_num, policy=policy)
+    return RecordReader(columns=columns, chunks=lambda: _chunks(blocks(), form), warnings=warnings, header_records=1)
 
 
 def _sniff(sample: str, file: str) -> str:
