@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import importlib.util
 import json
+import logging
 import os
 import random
 import signal
@@ -359,6 +360,25 @@ def test_drafts_of_dead_processes_are_swept(shop: Shop) -> None:
 def test_raw_is_cut_at_two_kilobytes(shop: Shop) -> None:
     report = shop.load(csv(row(1, item_id="z" * 9000)))
     assert len(json.loads(Path(report.quarantine_file or "").read_text())["raw"]) == 2048
+
+
+# --- logging --------------------------------------------------------------------------------------------------------
+
+
+def test_a_load_is_logged_in_fields_and_without_a_person(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "recllm")
+    report = shop.load(csv(row(1, user_id="canary", quantity="x"), clean=lambda i: row(i, user_id=f"canary-{i}")))
+    with pytest.raises(IngestError):
+        shop.load(csv(row(1, user_id="canary", quantity="x"), n=2))
+    done, refused = caplog.records
+    assert (done.name, done.levelno, refused.levelno) == ("recllm.ingest.load", logging.INFO, logging.WARNING)
+    counts = {name: getattr(done, name) for name in ("load_id", "table", "read", "accepted", "quarantined")}
+    assert counts == {"load_id": report.load_id, "table": "events", "read": 41, "accepted": 40, "quarantined": 1}
+    assert done.seconds >= 0
+    assert refused.code == "E_REJECT_LIMIT"
+    for record in caplog.records:
+        assert "canary" not in str(vars(record))
+        assert KEY.one("canary") not in str(vars(record))
 
 
 # --- validate -------------------------------------------------------------------------------------------------------

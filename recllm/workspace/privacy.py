@@ -226,9 +226,3 @@ def _with_basics(people: pl.DataFrame) -> pl.DataFrame:
     names = sorted({name for row in basics for name in row} - {"user_id"})
     columns = [pl.Series(name, [row.get(name) for row in basics], dtype=pl.String) for name in names]
     return people.select("user_id").with_columns(columns)
-
-
-def _catalogue(items: pl.DataFrame) -> pl.DataFrame:
-    """Items of the store in the columns of `Dataset.items`; what is only known from events is not on offer."""
-    columns = pl.col("price").cast(pl.Float64), pl.col("available") & ~pl.col("pending")
-    return items.with_columns(*columns).drop("pending")
