@@ -428,6 +428,12 @@ def test_items_keep_exact_prices_paths_and_attributes(shop: Shop, store: Store) 
     assert json.loads(rows[0]["attributes"]) == {"size": "5", "red": "true"}
 
 
+def test_an_empty_line_inside_a_text_is_no_blank_line(shop: Shop, store: Store) -> None:
+    report = shop.load(item_rows('"j1","two\n\nlines",Home,Acme,1.00', ""), "items")
+    assert report.warnings == {"W_BLANK_LINE": 1}
+    assert "two\n\nlines" in store.items()["title"].to_list()
+
+
 def test_users_keep_known_basics_only(shop: Shop, store: Store) -> None:
     report = shop.load("user_id,Age Group,email,性别,city\nann,35-44,a@b.c,f,\n", "users")
     users = view(store).users().to_dicts()

@@ -22,7 +22,6 @@ from sqlalchemy import text
 from store_view import view
 
 from recllm.errors import DataError, StoreError, UsageError
-from recllm.schema import Table
 from recllm.store import migrations
 from recllm.store.database import Store
 from recllm.store.engine import writing
@@ -248,9 +247,10 @@ def test_a_load_is_recorded_with_its_counts(store: Store) -> None:
         load.write(events([2]))
         load.counts({"read": 4, "quarantined": 1})
     (record,) = view(store).loads()
-    assert (record.load_id, record.table, record.source, record.sha256) == ("jan", Table.EVENTS, "jan.csv", "ab" * 32)
-    assert record.counts == {"accepted": 2, "duplicates": 1, "conflicts": 0, "read": 4, "quarantined": 1}
-    assert abs((datetime.now(UTC) - record.committed_at).total_seconds()) < 60
+    assert (record.load_id, record.table_name, record.source, record.sha256) == ("jan", "events", "jan.csv", "ab" * 32)
+    counts = {"accepted": 2, "duplicates": 1, "conflicts": 0, "read": 4, "quarantined": 1}
+    assert json.loads(record.counts) == counts
+    assert abs(datetime.now(UTC).timestamp() - record.committed_at / 1_000_000) < 60
 
 
 def test_an_exception_leaves_nothing_of_a_load(store: Store) -> None:

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -88,7 +88,12 @@ def ingest_file(
         merged = MostCommon(_KEY[table]) if column_map.keep == "most_common" and table in _KEY else None
         rows = _RowStage(state=state, quarantine=quarantine, record_no=reader.header_records, merged=merged)
         try:
-            with _open_load(store, table, load_id, source, dry_run=dry_run) as load:
+            with (
+                nullcontext(store) if store else _empty_store() as target,
+                target.load(
+                    table, load_id=load_id, source=source.path.name, sha256=source.sha256, dry_run=dry_run
+                ) as load,
+            ):
                 rows.run(reader, load, progress)
                 quarantine_file = quarantine.publish()
                 load.counts({"read": rows.read, "quarantined": rows.codes.total()})
@@ -140,32 +145,15 @@ def _with_map(options: IngestOptions, column_map: ColumnMap) -> IngestOptions:
     return replace(options, tz=options.tz or options.shop_tz)
 
 
-class _ForgetError(Exception):
-    """Leaves a store's load without its rows."""
-
-
 @contextmanager
-def _open_load(store: Store | None, table: Table, load_id: str, source: SourceFile, *, dry_run: bool) -> Iterator[Load]:
-    """All or nothing, as the store's load is; with `dry_run` always nothing, and the same counts.
-
-    Without a store the counts are those of an empty one, which lives in a temporary folder.
-    """
-    if store is None:
-        with tempfile.TemporaryDirectory(prefix="recllm-validate-") as folder:
-            empty = Store.open(Path(folder) / "empty.sqlite", create=True)
-            try:
-                with _open_load(empty, table, load_id, source, dry_run=True) as load:
-                    yield load
-            finally:
-                empty.close()
-        return
-    try:
-        with store.load(table, load_id=load_id, source=source.path.name, sha256=source.sha256) as load:
-            yield load
-            if dry_run:
-                raise _ForgetError
-    except _ForgetError:
-        return
+def _empty_store() -> Iterator[Store]:
+    """A store in a temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="recllm-validate-") as folder:
+        store = Store.open(Path(folder) / "empty.sqlite", create=True)
+        try:
+            yield store
+        finally:
+            store.close()
 
 
 @dataclass(slots=True, kw_only=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import polars as pl
@@ -15,18 +14,6 @@ from recllm.files import safe_id
 from recllm.schema import Table
 from recllm.store import tables
 from recllm.store.writers import KeyRing, WriteResult, write_consent, write_events, write_items, write_users
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadRecord:
-    """What is remembered of a load. `sha256` is that of the input; `counts` are the numbers of its report."""
-
-    load_id: str
-    table: Table
-    source: str
-    sha256: str | None
-    counts: Mapping[str, int]
-    committed_at: datetime
 
 
 class Load:

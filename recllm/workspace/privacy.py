@@ -106,7 +106,7 @@ def _read_key(path: Path) -> bytes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Histories:
+class HistoryFrames:
     """What the store knows of some people who agreed to a purpose."""
 
     events: pl.DataFrame
@@ -155,7 +155,7 @@ class PolicyGate:
 
     def histories(
         self, user_ids: Sequence[str], purpose: Purpose, *, before: datetime | None = None, now: datetime | None = None
-    ) -> Histories:
+    ) -> HistoryFrames:
         """What `dataset` knows of these people, as far as the store knows them and they agreed to the purpose.
 
         Read by key: the time depends on their own events only. before: leaves out the events from then on.
@@ -163,12 +163,12 @@ class PolicyGate:
         with self._store.read() as reader:
             people = self._allowed(reader, purpose, user_ids)
             events = reader.events(_DETAILS, since=self._oldest(now), before=before, user_ids=people["user_id"])
-        return Histories(events=events, users=_with_basics(people))
+        return HistoryFrames(events=events, users=_with_basics(people))
 
     def people(
         self, purpose: Purpose, *, after_event: int = 0, now: datetime | None = None
     ) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """Everybody who agreed to the purpose: users as in `Histories`, and their events that were written after the
+        """Everybody who agreed to the purpose: users as in `HistoryFrames`, and their events that were written after the
         event of that number, see `StoreReader.marks`."""
         with self._store.read() as reader:
             people = self._allowed(reader, purpose)
