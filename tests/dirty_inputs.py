@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from ingest_codes import FILE_CODES, ROW_CODES, WARNINGS
 from store_view import view
 
-from recllm.ingest.codes import FILE_CODES, ROW_CODES, WARNINGS
 from recllm.ingest.options import IngestOptions
 from recllm.schema import IngestReport
 from recllm.store.database import Store
@@ -261,7 +261,7 @@ CASES: tuple[Case, ...] = (
         name="semicolons and decimal commas",
         data=_WIDE,
         accepted=N,
-        check=lambda r, s: 4.49 in s.events()["price"].to_list(),
+        check=lambda r, s: 4.49 in view(s).events()["price"].to_list(),
     ),
     Case(no=11, name="tabs", file="shop.tsv", data=csv().replace(b",", b"\t"), accepted=N),
     Case(no=11, name="pipes", data=csv().replace(b",", b"|"), accepted=N),
@@ -462,7 +462,7 @@ CASES: tuple[Case, ...] = (
         data=csv(row(N, quantity="-2")),
         warns={"W_RETURN": 1},
         accepted=N + 1,
-        check=lambda r, s: kinds(s).count("return") == 1 and s.events()["quantity"].min() == 1.0,
+        check=lambda r, s: kinds(s).count("return") == 1 and view(s).events()["quantity"].min() == 1.0,
     ),
     Case(
         no=29,
@@ -493,7 +493,7 @@ CASES: tuple[Case, ...] = (
         name="$1,299.00",
         data=csv(row(N, price='"$1,299.00"')),
         accepted=N + 1,
-        check=lambda r, s: 1299.0 in s.events()["price"].to_list(),
+        check=lambda r, s: 1299.0 in view(s).events()["price"].to_list(),
     ),
     Case(
         no=32,
@@ -504,14 +504,14 @@ CASES: tuple[Case, ...] = (
         + row(N + 1).replace(",", ";").rsplit(";", 1)[0].encode()
         + ";￥３００\n".encode(),
         accepted=N + 2,
-        check=lambda r, s: {1299.0, 300.0} <= set(s.events()["price"]),
+        check=lambda r, s: {1299.0, 300.0} <= set(view(s).events()["price"]),
     ),
     Case(
         no=32,
         name="1 299 kr",
         data=csv(row(N, price="1 299 kr")),
         accepted=N + 1,
-        check=lambda r, s: 1299.0 in s.events()["price"].to_list(),
+        check=lambda r, s: 1299.0 in view(s).events()["price"].to_list(),
     ),
     Case(
         no=32,
@@ -526,7 +526,7 @@ CASES: tuple[Case, ...] = (
         data=csv(clean=with_cells(price=lambda i: f"{1 + i % 9}.{100 + i}")),
         options={"decimal": ","},
         accepted=N,
-        check=lambda r, s: (s.events()["price"].min() or 0) > 1000,
+        check=lambda r, s: (view(s).events()["price"].min() or 0) > 1000,
     ),
     Case(
         no=33,

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from sqlalchemy import Row, select
+
+from recllm.store import tables
 from recllm.store.database import Store
 
 
@@ -20,6 +23,11 @@ class StoreView:
                 return getattr(reader, name)(*args, **kwargs)
 
         return read
+
+    def loads(self) -> list[Row[Any]]:
+        """The rows of the table of loads, oldest first."""
+        with self._store._engine.connect() as connection:
+            return list(connection.execute(select(tables.loads).order_by(tables.loads.c.load_no)))
 
 
 def view(store: Store) -> StoreView:

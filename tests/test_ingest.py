@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import importlib.util
 import json
+import logging
 import os
 import random
 import signal
@@ -361,6 +362,25 @@ def test_raw_is_cut_at_two_kilobytes(shop: Shop) -> None:
     assert len(json.loads(Path(report.quarantine_file or "").read_text())["raw"]) == 2048
 
 
+# --- logging --------------------------------------------------------------------------------------------------------
+
+
+def test_a_load_is_logged_in_fields_and_without_a_person(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "recllm")
+    report = shop.load(csv(row(1, user_id="canary", quantity="x"), clean=lambda i: row(i, user_id=f"canary-{i}")))
+    with pytest.raises(IngestError):
+        shop.load(csv(row(1, user_id="canary", quantity="x"), n=2))
+    done, refused = caplog.records
+    assert (done.name, done.levelno, refused.levelno) == ("recllm.ingest.load", logging.INFO, logging.WARNING)
+    counts = {name: getattr(done, name) for name in ("load_id", "table", "read", "accepted", "quarantined")}
+    assert counts == {"load_id": report.load_id, "table": "events", "read": 41, "accepted": 40, "quarantined": 1}
+    assert done.seconds >= 0
+    assert refused.code == "E_REJECT_LIMIT"
+    for record in caplog.records:
+        assert "canary" not in str(vars(record))
+        assert KEY.one("canary") not in str(vars(record))
+
+
 # --- validate -------------------------------------------------------------------------------------------------------
 
 
@@ -406,6 +426,12 @@ def test_items_keep_exact_prices_paths_and_attributes(shop: Shop, store: Store) 
     assert [r["available"] for r in rows] == [True, False, True]
     assert [r["currency"] for r in rows] == ["EUR", "EUR", "EUR"]
     assert json.loads(rows[0]["attributes"]) == {"size": "5", "red": "true"}
+
+
+def test_an_empty_line_inside_a_text_is_no_blank_line(shop: Shop, store: Store) -> None:
+    report = shop.load(item_rows('"j1","two\n\nlines",Home,Acme,1.00', ""), "items")
+    assert report.warnings == {"W_BLANK_LINE": 1}
+    assert "two\n\nlines" in store.items()["title"].to_list()
 
 
 def test_users_keep_known_basics_only(shop: Shop, store: Store) -> None:
@@ -668,7 +694,7 @@ def _kill_in_the_middle(child: subprocess.Popen[str], delay: float) -> set[str]:
 # --- small parts ----------------------------------------------------------------------------------------------------
 
 
-def test_describe_a_store_and_a_file(shop: Shop, store: Store) -> None:
+def test_describe_a_store(shop: Shop, store: Store) -> None:
     shop.load(item_rows(), "items")
     shop.load(csv(row(1, item_id="only seen")))
     shop.load("user_id,age\nu1,30\n", "users")
@@ -680,9 +706,6 @@ def test_describe_a_store_and_a_file(shop: Shop, store: Store) -> None:
     assert found["items"]["languages"] == {"latin": 1.0}
     assert found["users"]["basics"] == {"age": 1}
     assert json.loads(json.dumps(found)) == found
-    (shop.folder / "shop.csv").write_bytes(csv(row(1, price=""), row(1) + ",9"))
-    found = describe(shop.folder / "shop.csv")
-    assert (found["rows"], found["broken"], found["columns"]["price"]["empty"]) == (42, 1, 1)
 
 
 def test_describe_an_empty_store(store: Store) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from dirty_inputs import ALSO, CASES, TABLE, Case, rendered
+from ingest_codes import FILE_CODES, ROW_CODES, WARNINGS
 from store_view import view
 
 import recllm.ingest
 from recllm.errors import IngestError
-from recllm.ingest.codes import FILE_CODES, ROW_CODES, WARNINGS
 from recllm.ingest.load import ingest_file
 from recllm.policy import Policy
 from recllm.store.database import Store

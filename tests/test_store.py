@@ -22,7 +22,6 @@ from sqlalchemy import text
 from store_view import view
 
 from recllm.errors import DataError, StoreError, UsageError
-from recllm.schema import Table
 from recllm.store import migrations
 from recllm.store.database import Store
 from recllm.store.engine import writing
@@ -248,9 +247,10 @@ def test_a_load_is_recorded_with_its_counts(store: Store) -> None:
         load.write(events([2]))
         load.counts({"read": 4, "quarantined": 1})
     (record,) = view(store).loads()
-    assert (record.load_id, record.table, record.source, record.sha256) == ("jan", Table.EVENTS, "jan.csv", "ab" * 32)
-    assert record.counts == {"accepted": 2, "duplicates": 1, "conflicts": 0, "read": 4, "quarantined": 1}
-    assert abs((datetime.now(UTC) - record.committed_at).total_seconds()) < 60
+    assert (record.load_id, record.table_name, record.source, record.sha256) == ("jan", "events", "jan.csv", "ab" * 32)
+    counts = {"accepted": 2, "duplicates": 1, "conflicts": 0, "read": 4, "quarantined": 1}
+    assert json.loads(record.counts) == counts
+    assert abs(datetime.now(UTC).timestamp() - record.committed_at / 1_000_000) < 60
 
 
 def test_an_exception_leaves_nothing_of_a_load(store: Store) -> None:
@@ -490,6 +490,22 @@ def test_a_store_of_version_1_is_brought_up_to_date(store: Store) -> None:
     assert put(opened, "events", events([7]), "new").accepted == 1
     with opened.read() as reader:
         assert reader.last_event() == datetime.fromtimestamp(7, UTC)
+
+
+def test_a_first_load_leaves_the_index_of_people(store: Store) -> None:
+    def indexes() -> list[str]:
+        with store._engine.connect() as connection:
+            query = "SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
+            return list(connection.execute(text(query)).scalars())
+
+    with pytest.raises(ZeroDivisionError), store.load("events", load_id="a", source="test") as load:
+        load.write(events([1]))
+        _ = 1 / 0
+    assert indexes() == ["events_by_user"]
+    put(store, "events", events([1, 2]), "b")
+    assert indexes() == ["events_by_user"]
+    put(store, "events", events([3]), "c")
+    assert indexes() == ["events_by_user"]
 
 
 def test_an_older_store_without_a_way_is_refused(store: Store) -> None:

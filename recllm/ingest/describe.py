@@ -1,4 +1,4 @@
-"""What lies in a store, or in a file before it is loaded: counts, spans, gaps, categories, languages. No raw ids."""
+"""What lies in a store: counts, spans, gaps, categories, languages. No raw ids."""
 
 from __future__ import annotations
 
@@ -7,15 +7,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from recllm.ingest.load import open_records
-from recllm.ingest.options import ColumnMap, IngestOptions
-from recllm.ingest.read.source import probe
-from recllm.policy import Policy
 from recllm.store.database import Store
 
 _SCRIPTS: tuple[tuple[str, str], ...] = (
@@ -31,18 +26,18 @@ _SCRIPTS: tuple[tuple[str, str], ...] = (
 _TOP_CATEGORIES = 10
 
 
-def describe(
-    source: Store | str | Path, options: IngestOptions | None = None, policy: Policy | None = None
-) -> dict[str, Any]:
-    """A store's tables, or a file's columns as text. JSON-ready. Raises `IngestError` for an unreadable file."""
-    if not isinstance(source, Store):
-        return _describe_file(source, options or IngestOptions(), policy or Policy())
-    with source.read() as reader:
+def describe(store: Store) -> dict[str, Any]:
+    """The store's tables, JSON-ready."""
+    with store.read() as reader:
+        users, consent = reader.users(), reader.consent()
+        basics = Counter(name for text in users["basics"] for name in json.loads(text))
+        decisions = consent.group_by("purpose").agg(granted=pl.col("granted").sum(), denied=(~pl.col("granted")).sum())
+        purposes = {purpose: {"granted": yes, "denied": no} for purpose, yes, no in decisions.iter_rows()}
         return {
             "events": _describe_events(reader.events()),
             "items": _describe_items(reader.items()),
-            "users": _describe_users(reader.users()),
-            "consent": _describe_consent(reader.consent()),
+            "users": {"rows": users.height, "basics": dict(basics.most_common())},
+            "consent": {"rows": consent.height, "purposes": purposes},
         }
 
 
@@ -85,42 +80,6 @@ def _describe_items(items: pl.DataFrame) -> dict[str, Any]:
         "distinct_titles": titles.n_unique(),
         "languages": languages(titles),
         "empty": _n_empty(catalogue),
-    }
-
-
-def _describe_users(users: pl.DataFrame) -> dict[str, Any]:
-    names = Counter(name for text in users["basics"] for name in json.loads(text))
-    return {"rows": users.height, "basics": dict(names.most_common())}
-
-
-def _describe_consent(consent: pl.DataFrame) -> dict[str, Any]:
-    counts = consent.group_by("purpose").agg(granted=pl.col("granted").sum(), denied=(~pl.col("granted")).sum())
-    purposes = {purpose: {"granted": yes, "denied": no} for purpose, yes, no in counts.iter_rows()}
-    return {"rows": consent.height, "purposes": purposes}
-
-
-def _describe_file(path: str | Path, options: IngestOptions, policy: Policy) -> dict[str, Any]:
-    source = probe(path, policy)
-    reader = open_records(source, options, ColumnMap())
-    n_rows = n_bad = 0
-    empty: Counter[str] = Counter()
-    longest: Counter[str] = Counter()
-    for chunk in reader.chunks():
-        n_rows += chunk.n_records
-        n_bad += len(chunk.bad)
-        for name in reader.columns:
-            column = chunk.frame[name]
-            empty[name] += column.null_count()
-            longest[name] = max(longest[name], *column.str.len_chars().drop_nulls().top_k(1).to_list(), 0)
-    return {
-        "file": source.path.name,
-        "kind": str(source.kind),
-        "bytes": source.size,
-        "sha256": source.sha256,
-        "rows": n_rows,
-        "broken": n_bad,
-        "warnings": dict(reader.warnings),
-        "columns": {n: {"empty": empty[n], "longest": longest[n]} for n in reader.columns},
     }
 
 

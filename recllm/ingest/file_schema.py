@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as _field
 from itertools import takewhile
 from typing import cast
@@ -33,68 +33,55 @@ _NUMBER_FIELDS = ("quantity", "value", *_MONEY_FIELDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FieldSources:
-    """Where each field of a table comes from. Column names are the file's own."""
+class FileSchema:
+    """Where each field of the table comes from, and how the file writes values. Column names are the file's own."""
 
     table: Table
     columns: Mapping[str, str]
     """Fields that are one column as it is."""
-    constants: Mapping[str, str]
-    joins: Mapping[str, JoinedColumns]
-    paths: Mapping[str, tuple[str, ...]]
-    totals: Mapping[str, LineTotal]
-    attributes: Mapping[str, str]
+    column_map: ColumnMap
+    """The map, with names of columns as this file writes them."""
     basics: Mapping[str, str]
-    values: Mapping[str, Mapping[str, str]]
-    """Translations of single values, by field."""
-    reject: tuple[RejectRule, ...]
-    ignored: tuple[str, ...]
+    ignored: tuple[str, ...] = ()
     """Columns that fill nothing."""
-    n_aliases: int
+    n_aliases: int = 0
     """Columns understood under another name."""
+    decimal: Decimal = "."
+    times: TimeFormat | None = None
+    """None where the table has no times."""
+    float_ids: frozenset[str] = frozenset()
+    """Fields whose ids all end in ".0"."""
+    currency: str | None = None
+    """The money that prices are in: as said, the shop's own (events), or what the file names most."""
 
     def column_of(self, field: str) -> str:
         """How the file calls a field, for messages and the quarantine."""
         return self.columns.get(field, field)
 
     def has(self, field: str) -> bool:
-        parts: tuple[Mapping[str, object], ...] = (self.columns, self.constants, self.joins, self.paths, self.totals)
-        return any(field in part for part in parts)
+        return field in self.columns or field in self.column_map.built_fields
 
     def fields(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The table's fields as text, one row per row of `frame`; fields that nothing fills are left out."""
         columns = [pl.col(column).alias(field) for field, column in self.columns.items()]
-        columns += [pl.lit(text, dtype=pl.String).alias(field) for field, text in self.constants.items()]
-        columns += [_joined(join).alias(field) for field, join in self.joins.items()]
-        columns += [pl.col(total.total).alias(LINE_TOTAL) for total in self.totals.values()]
+        built = self.column_map
+        columns += [pl.lit(text, dtype=pl.String).alias(field) for field, text in built.constants.items()]
+        columns += [_joined(join).alias(field) for field, join in built.joins.items()]
+        columns += [pl.col(total.total).alias(LINE_TOTAL) for total in built.totals.values()]
         fields = frame.select(columns)
-        for name, meanings in self.values.items():
+        for name, meanings in built.values.items():
             if name in fields.columns:
                 key = pl.col(name).str.strip_chars().str.to_lowercase()
                 meaning = key.replace_strict(
                     list(meanings), list(meanings.values()), default=None, return_dtype=pl.String
                 )
                 fields = fields.with_columns(pl.coalesce(meaning, pl.col(name)).alias(name))
-        texts = [_paths(frame, field, columns) for field, columns in self.paths.items()]
-        if self.attributes:
-            texts.append(_json_objects(frame, self.attributes, "attributes"))
+        texts = [_paths(frame, field, names) for field, names in built.paths.items()]
+        if built.attributes:
+            texts.append(_json_objects(frame, built.attributes, "attributes"))
         if self.table is Table.USERS:
             texts.append(_json_objects(frame, self.basics, "basics"))
         return fields.with_columns(texts) if texts else fields
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileSchema:
-    """The file's answers, with which every row is parsed."""
-
-    sources: FieldSources
-    decimal: Decimal
-    times: TimeFormat | None
-    """None where the table has no times."""
-    float_ids: frozenset[str]
-    """Fields whose ids all end in ".0"."""
-    currency: str | None
-    """The money that prices are in: as said, the shop's own (events), or what the file names most."""
 
 
 # --- columns ---------------------------------------------------------------------------------------------------------
@@ -145,45 +132,35 @@ class _Header:
         return columns[0] if columns else None
 
 
-def find_sources(columns: tuple[str, ...], table: Table, column_map: ColumnMap, file: str) -> FieldSources:
+def _find_columns(columns: tuple[str, ...], table: Table, column_map: ColumnMap, file: str) -> FileSchema:
     """Raises `IngestError` for missing, doubled and special-category columns, or a map for another table."""
     if column_map.table not in {None, table}:
         raise IngestError("E_MAP", f"the map is for {column_map.table}, not for {table}")
     header = _Header(columns, file)
     plain, n_aliases = _plain_columns(header, table, column_map)
-    joins = {
-        field: join.model_copy(
-            update={
-                "columns": header.require_all(join.columns, field),
-                "otherwise": header.require_all(join.otherwise, field),
-            }
-        )
-        for field, join in column_map.joins.items()
-    }
+    joins, totals = {}, {}
+    for field, join in column_map.joins.items():
+        names = {part: header.require_all(getattr(join, part), field) for part in ("columns", "otherwise")}
+        joins[field] = join.model_copy(update=names)
+    for field, total in column_map.totals.items():
+        per = header.require(total.per, "quantity")
+        totals[field] = LineTotal(total=header.require(total.total, field), per=per)
     paths = {field: header.require_all(names, field) for field, names in column_map.paths.items()}
-    totals = {
-        field: LineTotal(total=header.require(total.total, field), per=header.require(total.per, "quantity"))
-        for field, total in column_map.totals.items()
-    }
     attributes = {name: header.require(column, name) for name, column in column_map.attributes.items()}
     basics, n_basic_aliases = _basics(header, column_map, set(plain.values())) if table is Table.USERS else ({}, 0)
     reject = tuple(_with_column(header, rule, column_map, plain) for rule in column_map.reject)
 
     used = {*plain.values(), *attributes.values(), *basics.values(), *(rule.column for rule in reject)}
-    used |= {column for join in joins.values() for column in (*join.columns, *join.otherwise)}
-    used |= {column for path in paths.values() for column in path}
-    used |= {column for total in totals.values() for column in (total.total, total.per)}
-    return FieldSources(
+    used.update(*paths.values())
+    used.update(*(join.columns + join.otherwise for join in joins.values()))
+    used.update(*((total.total, total.per) for total in totals.values()))
+    return FileSchema(
         table=table,
         columns=plain,
-        constants=column_map.constants,
-        joins=joins,
-        paths=paths,
-        totals=totals,
-        attributes=attributes,
+        column_map=column_map.model_copy(
+            update={"joins": joins, "totals": totals, "paths": paths, "attributes": attributes, "reject": reject}
+        ),
         basics=basics,
-        values=column_map.values,
-        reject=reject,
         ignored=tuple(column for column in columns if column not in used),
         n_aliases=n_aliases + n_basic_aliases,
     )
@@ -191,10 +168,9 @@ def find_sources(columns: tuple[str, ...], table: Table, column_map: ColumnMap, 
 
 def _plain_columns(header: _Header, table: Table, column_map: ColumnMap) -> tuple[dict[str, str], int]:
     """(fields that are one column, how many of these have another name)."""
-    elsewhere = {*column_map.joins, *column_map.paths, *column_map.totals, *column_map.constants}
     plain, n_aliases = {}, 0
     for field in FIELDS[table].all:
-        if field in elsewhere:
+        if field in column_map.built_fields:
             continue
         names = column_map.columns.get(field, ())
         column = next((c for name in names if (c := header.find(name)) is not None), None)
@@ -329,25 +305,25 @@ def settle_schema(
     reader: RecordReader, table: Table, options: IngestOptions, column_map: ColumnMap, file: str
 ) -> FileSchema:
     """Settle what holds for the file. `options` already carries what the map says. Raises `IngestError`."""
-    sources = find_sources(reader.columns, table, column_map, file)
+    schema = _find_columns(reader.columns, table, column_map, file)
     check_zone(options.tz)
     declared = declared_format(options.ts_format, options.tz) if options.ts_format else None
     fixed_decimal = options.decimal or reader.decimal
-    has_times = "timestamp" in sources.columns
+    has_times = "timestamp" in schema.columns
     evidence = _Evidence(
         needs_times=has_times and declared is None,
-        needs_decimal=fixed_decimal is None and any(sources.has(f) for f in ("quantity", "price", "value")),
+        needs_decimal=fixed_decimal is None and any(schema.has(f) for f in ("quantity", "price", "value")),
     )
     for chunk in reader.chunks():
         if chunk.frame.height:
-            evidence.add(sources.fields(chunk.frame))
+            evidence.add(schema.fields(chunk.frame))
         if evidence.settled():
             break
     times = declared or (evidence.times.decide(file, options.date_order, options.tz) if has_times else None)
     if options.ts_format == "epoch" and times and times.kind != "epoch":
         raise IngestError("E_TIMESTAMP", f"{file}: --ts-format epoch, but the times are not epoch numbers")
-    return FileSchema(
-        sources=sources,
+    return replace(
+        schema,
         decimal=cast(Decimal, fixed_decimal) if fixed_decimal else evidence.decimals.decide(file),
         times=times,
         float_ids=frozenset(name for name, all_float in evidence.float_ids.items() if all_float),

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -88,7 +88,12 @@ def ingest_file(
         merged = MostCommon(_KEY[table]) if column_map.keep == "most_common" and table in _KEY else None
         rows = _RowStage(state=state, quarantine=quarantine, record_no=reader.header_records, merged=merged)
         try:
-            with _open_load(store, table, load_id, source, dry_run=dry_run) as load:
+            with (
+                nullcontext(store) if store else _empty_store() as target,
+                target.load(
+                    table, load_id=load_id, source=source.path.name, sha256=source.sha256, dry_run=dry_run
+                ) as load,
+            ):
                 rows.run(reader, load, progress)
                 quarantine_file = quarantine.publish()
                 load.counts({"read": rows.read, "quarantined": rows.codes.total()})
@@ -140,32 +145,15 @@ def _with_map(options: IngestOptions, column_map: ColumnMap) -> IngestOptions:
     return replace(options, tz=options.tz or options.shop_tz)
 
 
-class _ForgetError(Exception):
-    """Leaves a store's load without its rows."""
-
-
 @contextmanager
-def _open_load(store: Store | None, table: Table, load_id: str, source: SourceFile, *, dry_run: bool) -> Iterator[Load]:
-    """All or nothing, as the store's load is; with `dry_run` always nothing, and the same counts.
-
-    Without a store the counts are those of an empty one, which lives in a temporary folder.
-    """
-    if store is None:
-        with tempfile.TemporaryDirectory(prefix="recllm-validate-") as folder:
-            empty = Store.open(Path(folder) / "empty.sqlite", create=True)
-            try:
-                with _open_load(empty, table, load_id, source, dry_run=True) as load:
-                    yield load
-            finally:
-                empty.close()
-        return
-    try:
-        with store.load(table, load_id=load_id, source=source.path.name, sha256=source.sha256) as load:
-            yield load
-            if dry_run:
-                raise _ForgetError
-    except _ForgetError:
-        return
+def _empty_store() -> Iterator[Store]:
+    """A store in a temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="recllm-validate-") as folder:
+        store = Store.open(Path(folder) / "empty.sqlite", create=True)
+        try:
+            yield store
+        finally:
+            store.close()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -211,8 +199,8 @@ class _RowStage:
         schema, notes = self.state.schema, self.state.notes
         self.read += chunk.n_records
         notes["W_BLANK_LINE"] += chunk.blank_lines
-        batch = FieldBatch(schema.sources.fields(chunk.frame), self.state)
-        for rule in schema.sources.reject:
+        batch = FieldBatch(schema.fields(chunk.frame), self.state)
+        for rule in schema.column_map.reject:
             column = chunk.frame[rule.column].str.strip_chars()
             mask = batch.constant(False, pl.Boolean)
             if rule.empty:
@@ -222,7 +210,7 @@ class _RowStage:
             if rule.matches:
                 mask = mask | column.str.contains(rule.matches).fill_null(False)
             batch.mark("", mask, "E_MAP_REJECT", rule.reason, column=rule.column, exempt=True)
-        rows = BUILDERS[schema.sources.table](batch)
+        rows = BUILDERS[schema.table](batch)
         good = rows.filter(batch.good())
         if self.merged is not None:
             self.merged.add(good)
@@ -232,7 +220,7 @@ class _RowStage:
 
     def _write(self, good: pl.DataFrame, batch: FieldBatch, load: Load) -> None:
         positions = np.flatnonzero(~batch.bad)
-        if self.state.schema.sources.table is Table.EVENTS:
+        if self.state.schema.table is Table.EVENTS:
             event_id = good["event_id"] if "event_id" in good.columns else None
             good = with_event_keys(good.drop("event_id", strict=False), event_id, self.state.occurrences)
         result = load.write(good)
@@ -269,24 +257,24 @@ class _RowStage:
     def report(
         self, load_id: str, reader: RecordReader, quarantine_file: str | None, *, committed: bool
     ) -> IngestReport:
-        state, sources = self.state, self.state.schema.sources
+        state, schema = self.state, self.state.schema
         notes = state.notes + Counter(reader.warnings)
-        notes["W_HEADER_ALIAS"] += sources.n_aliases
+        notes["W_HEADER_ALIAS"] += schema.n_aliases
         notes["W_NO_ROWS"] += self.read == 0
         notes["W_NEAR_ID"] += state.users.n_near() + state.items.n_near()
         notes["W_PRICE_OUTLIER"] += state.prices.n_outliers()
-        if sources.table is Table.EVENTS:
+        if schema.table is Table.EVENTS:
             notes["W_HEAVY_USER"] += state.users.n_heavy(state.policy.heavy_user_share)
         return IngestReport(
             load_id=load_id,
-            table=sources.table,
+            table=schema.table,
             read=self.read,
             accepted=self.accepted,
             duplicates=self.duplicates,
             quarantined=self.codes.total(),
             warnings={code: n for code, n in sorted(notes.items()) if n},
             quarantine_file=quarantine_file,
-            ignored_columns=sources.ignored,
+            ignored_columns=schema.ignored,
             codes=dict(sorted(self.codes.items())),
             committed=committed,
         )

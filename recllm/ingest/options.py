@@ -169,6 +169,11 @@ class ColumnMap(_Part):
     special: Names = ()
     keep: Literal["all", "most_common"] = "all"
 
+    @property
+    def built_fields(self) -> frozenset[str]:
+        """Fields that are not one column as it is."""
+        return frozenset((*self.constants, *self.joins, *self.paths, *self.totals))
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.keep == "most_common" and self.table not in {Table.ITEMS, Table.USERS}:

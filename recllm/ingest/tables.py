@@ -159,11 +159,15 @@ def build_items(batch: FieldBatch) -> pl.DataFrame:
     texts = {name: clean_texts(batch.text(name), notes) for name in ("title", "brand", "description")}
     batch.mark("title", texts["title"].is_null(), "E_NO_TITLE", "an item needs a title")
     category = batch.text("category")
-    if "category" not in batch.load.schema.sources.paths:
+    if "category" not in batch.load.schema.column_map.paths:
         category = _map_texts(
             clean_texts(category, notes), lambda text: json.dumps(_category_path(text), ensure_ascii=False)
         )
-    price, currency = _item_prices(batch), _item_currencies(batch)
+    price = _item_prices(batch)
+    if batch.has("currency"):
+        currency = batch.currency().fill_null(batch.load.options.currency or batch.load.options.shop_currency)
+    else:
+        currency = batch.constant(batch.load.schema.currency, pl.String)
     available = yes_or_no(batch.text("available"))
     unclear = available.is_null() & batch.text("available").is_not_null()
     batch.mark("available", unclear, "E_AVAILABLE", "is neither yes nor no", batch.text("available"))
@@ -222,15 +226,9 @@ def _item_prices(batch: FieldBatch) -> pl.Series:
     return _map_texts(undressed(batch.fields["price"], money=True), exact).set(numbers.is_null(), None)
 
 
-def _item_currencies(batch: FieldBatch) -> pl.Series:
-    if not batch.has("currency"):
-        return batch.constant(batch.load.schema.currency, pl.String)
-    return batch.currency().fill_null(batch.load.options.currency or batch.load.options.shop_currency)
-
-
 def _attributes(batch: FieldBatch) -> pl.Series:
     column = batch.text("attributes")
-    if batch.load.schema.sources.attributes:
+    if batch.load.schema.column_map.attributes:
         return column  # built by the map: a JSON object already
     objects = _map_texts(column, _plain_object)
     wrong = objects.is_null() & column.is_not_null()

@@ -62,13 +62,17 @@ class Store:
         return cls(engine, where)
 
     @contextmanager
-    def load(self, table: Table | str, *, load_id: str, source: str, sha256: str | None = None) -> Iterator[Load]:
+    def load(
+        self, table: Table | str, *, load_id: str, source: str, sha256: str | None = None, dry_run: bool = False
+    ) -> Iterator[Load]:
         """One transaction: what is written in the block is committed at its end, or not at all.
+
+        With `dry_run` it is never committed, and the counts are the same.
 
         `load_id` is unique and safe in a path; `source` says where the rows come from (a file name), `sha256` is
         that of the input. Only one load runs at a time: a second one waits, then raises `StoreError`.
         """
-        with explained(self._where), writing(self._engine) as connection:
+        with explained(self._where), writing(self._engine, keep=not dry_run) as connection:
             load = Load(connection, Table(table), load_id=load_id, source=source, sha256=sha256)
             yield load
             load.close()

@@ -42,10 +42,15 @@ def open_engine(url: URL, *, busy_seconds: float) -> Engine:
 
 
 @contextmanager
-def writing(engine: Engine) -> Iterator[Connection]:
-    """One transaction that holds the write lock from its start; committed at the end, rolled back by any exception."""
-    with engine.connect().execution_options(recllm_writes=True) as connection, connection.begin():
+def writing(engine: Engine, *, keep: bool = True) -> Iterator[Connection]:
+    """One transaction that holds the write lock from its start; committed at the end, rolled back by any exception.
+
+    Without `keep` it is always rolled back.
+    """
+    with engine.connect().execution_options(recllm_writes=True) as connection, connection.begin() as transaction:
         yield connection
+        if not keep:
+            transaction.rollback()
 
 
 @contextmanager

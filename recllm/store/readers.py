@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +14,6 @@ from recllm.schema import ACTIONS
 from recllm.schema import Table as TableName
 from recllm.store import tables
 from recllm.store.bulk import IN_KEYS, fetch
-from recllm.store.load import LoadRecord
 
 _EVENT_TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
     "event_no": pl.Int64,
@@ -155,25 +153,10 @@ class StoreReader:
 
     def counts(self) -> dict[str, int]:
         """Rows of each table, and `pending_items`: products that are only known from events."""
-        counted = (tables.users, tables.items, tables.events, tables.consent, tables.loads)
-        queries = {table.name: select(func.count()).select_from(table) for table in counted}
+        all_tables = (tables.users, tables.items, tables.events, tables.consent, tables.loads)
+        queries = {table.name: select(func.count()).select_from(table) for table in all_tables}
         queries["pending_items"] = queries["items"].where(tables.items.c.pending)
         return {name: int(self._connection.scalar(query) or 0) for name, query in queries.items()}
-
-    def loads(self) -> list[LoadRecord]:
-        """Every committed load, oldest first."""
-        record = tables.loads
-        return [
-            LoadRecord(
-                load_id=row.load_id,
-                table=TableName(row.table_name),
-                source=row.source,
-                sha256=row.sha256,
-                counts=json.loads(row.counts),
-                committed_at=datetime.fromtimestamp(row.committed_at / 1_000_000, UTC),
-            )
-            for row in self._connection.execute(select(record).order_by(record.c.load_no))
-        ]
 
     def _ids(self, key: ColumnElement[int], name: ColumnElement[str], *, keys: Keys | None = None) -> pl.DataFrame:
         return self._frame(select(key, name), {str(key.key): pl.Int64, str(name.key): pl.String}, keys=keys)

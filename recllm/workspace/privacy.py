@@ -106,7 +106,7 @@ def _read_key(path: Path) -> bytes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Histories:
+class HistoryFrames:
     """What the store knows of some people who agreed to a purpose."""
 
     events: pl.DataFrame
@@ -155,7 +155,7 @@ class PolicyGate:
 
     def histories(
         self, user_ids: Sequence[str], purpose: Purpose, *, before: datetime | None = None, now: datetime | None = None
-    ) -> Histories:
+    ) -> HistoryFrames:
         """What `dataset` knows of these people, as far as the store knows them and they agreed to the purpose.
 
         Read by key: the time depends on their own events only. before: leaves out the events from then on.
@@ -163,12 +163,12 @@ class PolicyGate:
         with self._store.read() as reader:
             people = self._allowed(reader, purpose, user_ids)
             events = reader.events(_DETAILS, since=self._oldest(now), before=before, user_ids=people["user_id"])
-        return Histories(events=events, users=_with_basics(people))
+        return HistoryFrames(events=events, users=_with_basics(people))
 
     def people(
         self, purpose: Purpose, *, after_event: int = 0, now: datetime | None = None
     ) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """Everybody who agreed to the purpose: users as in `Histories`, and their events that were written after the
+        """Everybody who agreed to the purpose: users as in `HistoryFrames`, and their events that were written after the
         event of that number, see `StoreReader.marks`."""
         with self._store.read() as reader:
             people = self._allowed(reader, purpose)
@@ -210,6 +210,12 @@ def _latest(reader: StoreReader, purpose: Purpose, user_ids: Sequence[str] | Non
     return decisions.group_by("user_id", maintain_order=True).last()
 
 
+def _catalogue(items: pl.DataFrame) -> pl.DataFrame:
+    """Items of the store in the columns of `Dataset.items`; one that is only known from events is not available."""
+    available = pl.col("available") & ~pl.col("pending")
+    return items.with_columns(pl.col("price").cast(pl.Float64), available).drop("pending")
+
+
 def _of_people(events: pl.DataFrame, people: pl.DataFrame) -> pl.DataFrame:
     return events.join(people.select("user_id"), on="user_id", how="semi", maintain_order="left")
 
@@ -220,9 +226,3 @@ def _with_basics(people: pl.DataFrame) -> pl.DataFrame:
     names = sorted({name for row in basics for name in row} - {"user_id"})
     columns = [pl.Series(name, [row.get(name) for row in basics], dtype=pl.String) for name in names]
     return people.select("user_id").with_columns(columns)
-
-
-def _catalogue(items: pl.DataFrame) -> pl.DataFrame:
-    """Items of the store in the columns of `Dataset.items`; what is only known from events is not on offer."""
-    columns = pl.col("price").cast(pl.Float64), pl.col("available") & ~pl.col("pending")
-    return items.with_columns(*columns).drop("pending")

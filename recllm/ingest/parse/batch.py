@@ -19,7 +19,14 @@ from recllm.errors import IngestError
 from recllm.ingest.file_schema import FileSchema
 from recllm.ingest.options import IngestOptions
 from recllm.ingest.parse.numbers import parse_numbers
-from recllm.ingest.parse.text_cleaning import FLOAT_ID, SCIENTIFIC_ID, clean_ids, is_nobody, null_if_empty
+from recllm.ingest.parse.text_cleaning import (
+    FLOAT_ID,
+    NOT_PLAIN,
+    SCIENTIFIC_ID,
+    UNSEEN_IN_ID,
+    is_nobody,
+    null_if_empty,
+)
 from recllm.ingest.parse.times import CODES, MESSAGES, ParsedTimes, parse_times
 from recllm.ingest.record import Occurrences
 from recllm.ingest.tallies import IdTally, PriceTally
@@ -123,7 +130,7 @@ class FieldBatch:
         column: the file's name of the column, where it is not that of the field.
         """
         hits = (mask.fill_null(False).to_numpy() if isinstance(mask, pl.Series) else mask) & ~self.bad
-        column = column or self.load.schema.sources.column_of(field)
+        column = column or self.load.schema.column_of(field)
         for row in np.flatnonzero(hits).tolist():
             text = message
             if values is not None:
@@ -138,7 +145,7 @@ class FieldBatch:
         Raises `IngestError` E_SCI_ID where an id lost its last digits to a spreadsheet.
         """
         column, load = self.fields[field], self.load
-        name = load.schema.sources.column_of(field)
+        name = load.schema.column_of(field)
         scientific = column.filter(column.str.contains(SCIENTIFIC_ID).fill_null(False))
         if len(scientific):
             raise IngestError(
@@ -146,15 +153,19 @@ class FieldBatch:
                 f"{load.file}: {name} holds {scientific[0]}: its last digits are lost. Export the column as text, not "
                 "as a number",
             )
-        float_ids = field in load.schema.float_ids
-        clean = clean_ids(column, float_ids=float_ids, max_bytes=load.policy.max_id_bytes)
-        load.notes["W_TRIM"] += clean.n_trimmed
-        load.notes["W_NFC"] += clean.n_composed
-        if float_ids:
-            load.notes["W_FLOAT_ID"] += int(column.str.strip_chars().str.contains(FLOAT_ID).sum())
-        self.mark(field, clean.unseen, "E_CTRL_CHAR", f"{name} holds an invisible or control character")
-        self.mark(field, clean.too_long, "E_TOO_LONG", f"{name} is longer than {load.policy.max_id_bytes} bytes")
-        return clean.ids
+        ids = column.str.strip_chars()
+        load.notes["W_TRIM"] += int((ids != column).sum())
+        if ids.str.contains(NOT_PLAIN).any():
+            composed = ids.str.normalize("NFC")
+            load.notes["W_NFC"] += int((composed != ids).sum())
+            ids, unseen = composed, composed.str.contains(UNSEEN_IN_ID)
+            self.mark(field, unseen, "E_CTRL_CHAR", f"{name} holds an invisible or control character")
+        if field in load.schema.float_ids:
+            load.notes["W_FLOAT_ID"] += int(ids.str.contains(FLOAT_ID).sum())
+            ids = ids.str.strip_suffix(".0")
+        ids, limit = null_if_empty(ids), load.policy.max_id_bytes
+        self.mark(field, ids.str.len_bytes() > limit, "E_TOO_LONG", f"{name} is longer than {limit} bytes")
+        return ids
 
     def raw_user_ids(self) -> pl.Series:
         """Cleaned raw user ids; rows without a person are marked."""

@@ -7,7 +7,6 @@ save for characters that cannot be seen; what is odd about them is counted.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 
 import polars as pl
 
@@ -18,8 +17,8 @@ NO_PERSON = frozenset(
 )
 """Words that stand for "nobody" in a user column; joined, they would become one monstrous customer."""
 
-_NOT_PLAIN = r"[^!-~]"
-_UNSEEN_IN_ID = r"[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]"
+NOT_PLAIN = r"[^!-~]"
+UNSEEN_IN_ID = r"[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]"
 _UNSEEN_IN_TEXT = r"[[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]--[\n\t\u{200c}\u{200d}]]"
 """Controls, zero-width, bidi and tag characters; joiners stay, emoji and several scripts need them."""
 _HTML = r"(?i)<\s*/?\s*[a-z!][^>]{0,500}>|&(#\d{1,7}|#x[0-9a-f]{1,6}|[a-z]{2,10});"
@@ -31,41 +30,6 @@ _INSTRUCTION = (
 _FORMULA = r"^[=+\-@\t\r]"
 _ODD = r"[^ !-%'-;=?-~]"
 """Plain letters, digits and marks; texts of nothing else need no closer look."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CleanIds:
-    """Series with one entry per row, and how many ids were changed."""
-
-    ids: pl.Series
-    """Null where there was nothing."""
-    unseen: pl.Series
-    """Whether the id holds a character that cannot be seen."""
-    too_long: pl.Series
-    n_trimmed: int
-    n_composed: int
-    """Ids that were not in NFC."""
-
-
-def clean_ids(column: pl.Series, *, float_ids: bool, max_bytes: int) -> CleanIds:
-    """`float_ids`: every id of the file's column ends in ".0", which is taken off."""
-    stripped = column.str.strip_chars()
-    ids, n_composed = stripped, 0
-    unseen = pl.repeat(False, len(column), eager=True)
-    if stripped.str.contains(_NOT_PLAIN).any():
-        ids = stripped.str.normalize("NFC")
-        n_composed = int((ids != stripped).sum())
-        unseen = ids.str.contains(_UNSEEN_IN_ID).fill_null(False)
-    if float_ids:
-        ids = ids.str.strip_suffix(".0")
-    ids = null_if_empty(ids)
-    return CleanIds(
-        ids=ids,
-        unseen=unseen,
-        too_long=(ids.str.len_bytes() > max_bytes).fill_null(False),
-        n_trimmed=int((stripped != column).sum()),
-        n_composed=n_composed,
-    )
 
 
 def is_nobody(ids: pl.Series) -> pl.Series:

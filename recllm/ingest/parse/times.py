@@ -283,7 +283,10 @@ def _to_utc(clock: _ClockTimes, form: TimeFormat, file: str) -> ParsedTimes:
     offset = np.full(len(at), NO_OFFSET, np.int16)
     has_zone = clock.zone.is_not_null().to_numpy()
     if has_zone.any():
-        offset[has_zone] = _offset_minutes(clock.zone.filter(pl.Series(has_zone)))
+        parts = clock.zone.filter(pl.Series(has_zone)).str.extract_groups(r"^([+-])(\d{2}):?(\d{2})?$").struct.unnest()
+        hours, minutes = (parts[n].cast(pl.Int16).fill_null(0).to_numpy() for n in ("2", "3"))
+        west = (parts["1"] == "-").fill_null(False).to_numpy()
+        offset[has_zone] = np.where(west, -1, 1) * (hours * 60 + minutes)
         status[has_zone & (np.abs(offset) > 16 * 60)] = UNREADABLE
         at[has_zone] -= offset[has_zone].astype(np.int64) * _MINUTE
     naive = np.flatnonzero(~has_zone & (clock.status == OK))
@@ -304,13 +307,6 @@ def _to_utc(clock: _ClockTimes, form: TimeFormat, file: str) -> ParsedTimes:
     at[naive] = utc
     status[naive[early.is_null().to_numpy()]] = SKIPPED_HOUR
     return ParsedTimes(at=at, offset=offset, status=status, n_ambiguous=n_ambiguous)
-
-
-def _offset_minutes(zone: pl.Series) -> NDArray[np.int16]:
-    parts = zone.str.extract_groups(r"^([+-])(\d{2}):?(\d{2})?$").struct.unnest()
-    hours, minutes = (parts[n].cast(pl.Int16).fill_null(0).to_numpy() for n in ("2", "3"))
-    sign = np.where((parts["1"] == "-").fill_null(False), -1, 1)
-    return np.asarray(sign * (hours * 60 + minutes), np.int16)
 
 
 def _microseconds(times: pl.Series) -> NDArray[np.int64]:

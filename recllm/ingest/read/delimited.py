@@ -61,19 +61,14 @@ def open_delimited(
         header = next(row for row in reader if any(cell.strip() for cell in row))
     except (csv.Error, StopIteration) as error:
         raise IngestError("E_HEADER", f"{file}: the first line is not a header: {error}") from error
-    columns = _column_names(header, file)
-    form = _CsvFormat(file=file, delimiter=delimiter, columns=columns, header_lines=reader.line_num, policy=policy)
-    return RecordReader(columns=columns, chunks=lambda: _chunks(blocks(), form), warnings=warnings, header_records=1)
-
-
-def _column_names(header: list[str], file: str) -> tuple[str, ...]:
     if len(header) > MAX_COLUMNS:
         raise IngestError("E_HEADER", f"{file}: {len(header):,} columns; at most {MAX_COLUMNS:,} are read")
-    names = [cell.strip() or f"(column {number} without a name)" for number, cell in enumerate(header, 1)]
-    repeated = [name for name, count in Counter(names).items() if count > 1]
+    columns = tuple(cell.strip() or f"(column {number} without a name)" for number, cell in enumerate(header, 1))
+    repeated = [name for name, count in Counter(columns).items() if count > 1]
     if repeated:
         raise IngestError("E_DUP_COLUMN", f"{file}: the header names {', '.join(map(repr, repeated))} more than once")
-    return tuple(names)
+    form = _CsvFormat(file=file, delimiter=delimiter, columns=columns, header_lines=reader.line_num, policy=policy)
+    return RecordReader(columns=columns, chunks=lambda: _chunks(blocks(), form), warnings=warnings, header_records=1)
 
 
 def _sniff(sample: str, file: str) -> str:
@@ -119,34 +114,6 @@ def _chunks(blocks: Iterator[LineBlock], form: _CsvFormat) -> Iterator[Chunk]:
         yield chunk
 
 
-class _Lines:
-    """Random access to the lines of a block."""
-
-    def __init__(self, block: LineBlock) -> None:
-        self.text = block.text
-        self.number = block.line_no
-        self.ends = block.ends()
-        self.starts = np.concatenate([[0], self.ends[:-1] + 1]).astype(np.int64) if len(self.ends) else self.ends
-        self.bytes = np.frombuffer(block.text, np.uint8)
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def raw(self, line: int, n_lines: int = 1) -> bytes:
-        return self.text[self.starts[line] : self.ends[line + n_lines - 1] + 1]
-
-    def count(self, byte: int) -> NDArray[np.int64]:
-        """How often each line holds this byte."""
-        lines = np.searchsorted(self.ends, np.flatnonzero(self.bytes == byte))
-        return np.bincount(lines, minlength=len(self))
-
-    def blank(self) -> NDArray[np.bool_]:
-        length = self.ends - self.starts
-        only_return = (length == 1) & (self.bytes[self.starts] == _RETURN) if len(self) else length == 1
-        blank: NDArray[np.bool_] = (length == 0) | only_return
-        return blank
-
-
 @dataclass(slots=True)
 class _QuotedRecords:
     """Records that begin on a line with a quote."""
@@ -162,10 +129,11 @@ class _QuotedRecords:
 
 def _parse(block: LineBlock, form: _CsvFormat, *, last: bool) -> tuple[Chunk, int]:
     """(the records of a block, its number of lines that they take: those behind begin a record of the next block)."""
-    lines = _Lines(block)
-    quoted, end = _quoted_records(lines, form, last=last)
-    blank = lines.blank() & ~quoted.covered
-    width = lines.count(ord(form.delimiter)) + 1
+    quoted, end = _quoted_records(block, form, last=last)
+    # a line is blank when nothing stands in it, or only the carriage return of its end
+    length = block.ends - block.starts
+    blank = ((length == 0) | ((length == 1) & (block.codes[block.starts] == _RETURN))) & ~quoted.covered
+    width = block.count(ord(form.delimiter)) + 1
     unquoted = ~quoted.covered & ~blank
     unquoted[end:] = False
     fast = unquoted & (width == len(form.columns))
@@ -173,7 +141,7 @@ def _parse(block: LineBlock, form: _CsvFormat, *, last: bool) -> tuple[Chunk, in
     problems |= {int(i): _field_count(int(width[i]), form) for i in np.flatnonzero(unquoted & ~fast)}
 
     schema = dict.fromkeys(form.columns, pl.String)
-    frame = pl.concat([_fast_frame(lines, fast, form), pl.DataFrame(quoted.cells, schema=schema, orient="row")])
+    frame = pl.concat([_fast_frame(block, fast, form), pl.DataFrame(quoted.cells, schema=schema, orient="row")])
     line = np.concatenate([np.flatnonzero(fast), np.array(quoted.line, np.int64)])
     n_lines = np.concatenate([np.ones(int(fast.sum()), np.int64), np.array(quoted.n_lines, np.int64)])
     if quoted.cells:
@@ -181,7 +149,7 @@ def _parse(block: LineBlock, form: _CsvFormat, *, last: bool) -> tuple[Chunk, in
         frame, line, n_lines = frame[order], line[order], n_lines[order]
     bad_rows = _repeated_headers(frame, form)
     if len(line):
-        bad_rows |= _long_cells(frame, lines.ends[line + n_lines - 1] - lines.starts[line], form.policy)
+        bad_rows |= _long_cells(frame, block.ends[line + n_lines - 1] - block.starts[line], form.policy)
     if bad_rows:
         problems |= {int(line[row]): problem for row, problem in bad_rows.items()}
         good = np.ones(len(line), bool)
@@ -194,7 +162,7 @@ def _parse(block: LineBlock, form: _CsvFormat, *, last: bool) -> tuple[Chunk, in
             byte_offset=int(block.byte_offset[i]),
             code=code,
             message=message,
-            raw=shorten(lines.raw(i)),
+            raw=shorten(block.raw(i)),
         )
         for i, (code, message) in problems.items()
     )
@@ -202,7 +170,7 @@ def _parse(block: LineBlock, form: _CsvFormat, *, last: bool) -> tuple[Chunk, in
         frame=frame,
         line_no=block.line_no[line],
         byte_offset=block.byte_offset[line],
-        raw=lambda row: shorten(lines.raw(int(line[row]), int(n_lines[row]))),
+        raw=lambda row: shorten(block.raw(int(line[row]), int(n_lines[row]))),
         bad=bad + block.bad,
         blank_lines=int(blank[:end].sum()),
     )
@@ -216,31 +184,33 @@ def _field_count(width: int, form: _CsvFormat) -> _Problem:
     return "E_FIELD_COUNT", f"{width} fields where the header has {len(form.columns)}"
 
 
-def _quoted_records(lines: _Lines, form: _CsvFormat, *, last: bool) -> tuple[_QuotedRecords, int]:
+def _quoted_records(block: LineBlock, form: _CsvFormat, *, last: bool) -> tuple[_QuotedRecords, int]:
     """(the records, the first line that has to wait for the next block)."""
-    records = _QuotedRecords(covered=np.zeros(len(lines), bool))
-    has_quote = (lines.count(_QUOTE) > 0).tolist()
+    records = _QuotedRecords(covered=np.zeros(block.n_lines, bool))
+    has_quote = (block.count(_QUOTE) > 0).tolist()
     done = 0
     for start in np.flatnonzero(has_quote).tolist():
         if start < done:
             continue
-        done = _run_of_records(lines, start, has_quote, records, form)
+        done = _run_of_records(block, start, has_quote, records, form)
         if not last and records.problems.get(done - 1) == _OPEN:
             del records.problems[done - 1]
             records.covered[done - 1] = False
             return records, done - 1
-    return records, len(lines)
+    return records, block.n_lines
 
 
-def _run_of_records(lines: _Lines, start: int, has_quote: list[bool], records: _QuotedRecords, form: _CsvFormat) -> int:
+def _run_of_records(
+    block: LineBlock, start: int, has_quote: list[bool], records: _QuotedRecords, form: _CsvFormat
+) -> int:
     """Reads records as long as each begins on a line with a quote. Returns the line behind the last one.
 
     A bad record ends the run and takes only its first line: what it swallowed is read again.
     """
-    text = (lines.raw(i).decode("utf-8") for i in range(start, len(lines)))
+    text = (block.raw(i).decode("utf-8") for i in range(start, block.n_lines))
     reader = csv.reader(text, delimiter=form.delimiter, strict=True)
     line = start
-    while line < len(lines) and has_quote[line]:
+    while line < block.n_lines and has_quote[line]:
         cells: list[str] = []
         error = ""
         try:
@@ -251,10 +221,10 @@ def _run_of_records(lines: _Lines, start: int, has_quote: list[bool], records: _
         if n_lines > MAX_RECORD_LINES:
             raise IngestError(
                 "E_QUOTE",
-                f"{form.file}: the quote opened on line {lines.number[line]} is still open {MAX_RECORD_LINES:,} lines "
+                f"{form.file}: the quote opened on line {block.line_no[line]} is still open {MAX_RECORD_LINES:,} lines "
                 "later; close it, or double it inside a text",
             )
-        problem = _problem(lines, line, cells, n_lines, error, form)
+        problem = _problem(block, line, cells, n_lines, error, form)
         if problem:
             records.problems[line] = problem
             records.covered[line] = True
@@ -267,7 +237,9 @@ def _run_of_records(lines: _Lines, start: int, has_quote: list[bool], records: _
     return line
 
 
-def _problem(lines: _Lines, line: int, cells: list[str], n_lines: int, error: str, form: _CsvFormat) -> _Problem | None:
+def _problem(
+    block: LineBlock, line: int, cells: list[str], n_lines: int, error: str, form: _CsvFormat
+) -> _Problem | None:
     """Why a quoted record is bad, None when it is good."""
     if "field larger" in error:
         return "E_TOO_LONG", f"a cell is longer than {form.policy.max_cell_bytes:,} bytes"
@@ -281,18 +253,18 @@ def _problem(lines: _Lines, line: int, cells: list[str], n_lines: int, error: st
         return _field_count(len(cells), form)
     # a text cell hardly ever holds lines with exactly a row's delimiters; below four columns it may by chance
     delimiter, per_row = form.delimiter.encode(), len(form.columns) - 1
-    if per_row >= 3 and any(lines.raw(i).count(delimiter) == per_row for i in range(line + 1, line + n_lines)):
+    if per_row >= 3 and any(block.raw(i).count(delimiter) == per_row for i in range(line + 1, line + n_lines)):
         return "E_QUOTE", "a quote seems to have swallowed whole rows"
     return None
 
 
-def _fast_frame(lines: _Lines, fast: NDArray[np.bool_], form: _CsvFormat) -> pl.DataFrame:
+def _fast_frame(block: LineBlock, fast: NDArray[np.bool_], form: _CsvFormat) -> pl.DataFrame:
     schema = dict.fromkeys(form.columns, pl.String)
     if not fast.any():
         return pl.DataFrame(schema=schema)
-    text = lines.text
+    text = block.text
     if not fast.all():
-        text = lines.bytes[np.repeat(fast, lines.ends + 1 - lines.starts)].tobytes()
+        text = block.codes[np.repeat(fast, block.ends + 1 - block.starts)].tobytes()
     if b"\r" in text:
         text = text.replace(b"\r\n", b"\n")
     return pl.read_csv(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from recllm.ingest.read.source import SourceFile
 _NEWLINE = 10
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class LineBlock:
     """`text` is UTF-8, every line ending in a newline byte. The arrays have one entry per line of `text`."""
 
@@ -34,13 +35,32 @@ class LineBlock:
     def n_lines(self) -> int:
         return len(self.line_no)
 
+    @cached_property
+    def codes(self) -> NDArray[np.uint8]:
+        return np.frombuffer(self.text, np.uint8)
+
+    @cached_property
     def ends(self) -> NDArray[np.int64]:
         """Position of each line's newline in `text`."""
-        return np.flatnonzero(np.frombuffer(self.text, np.uint8) == _NEWLINE)
+        return np.flatnonzero(self.codes == _NEWLINE)
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """Position of each line's first byte in `text`."""
+        return np.concatenate([[0], self.ends[:-1] + 1]).astype(np.int64) if self.n_lines else self.ends
+
+    def raw(self, line: int, n_lines: int = 1) -> bytes:
+        """One line or several, with their newlines."""
+        return self.text[self.starts[line] : self.ends[line + n_lines - 1] + 1]
+
+    def count(self, byte: int) -> NDArray[np.int64]:
+        """How often each line holds this byte."""
+        lines = np.searchsorted(self.ends, np.flatnonzero(self.codes == byte))
+        return np.bincount(lines, minlength=self.n_lines)
 
     def split(self, n_lines: int) -> tuple[LineBlock, LineBlock]:
         """The first lines, with everything that was set aside, and those that follow."""
-        cut = int(self.ends()[n_lines - 1]) + 1 if n_lines else 0
+        cut = int(self.ends[n_lines - 1]) + 1 if n_lines else 0
         line_no, offset = self.line_no, self.byte_offset
         head = replace(self, text=self.text[:cut], line_no=line_no[:n_lines], byte_offset=offset[:n_lines])
         return head, LineBlock(text=self.text[cut:], line_no=line_no[n_lines:], byte_offset=offset[n_lines:])
@@ -164,16 +184,15 @@ def _without_long_lines(block: LineBlock, source: SourceFile) -> LineBlock:
     """Sets aside lines above the row limit that came complete within one block."""
     if len(block.text) <= source.policy.max_row_bytes:
         return block
-    bounds = np.concatenate([[0], block.ends() + 1])
-    too_long = np.diff(bounds) > source.policy.max_row_bytes
+    too_long = block.ends + 1 - block.starts > source.policy.max_row_bytes
     if not too_long.any():
         return block
     bad = tuple(
-        _too_long(int(block.line_no[row]), int(block.byte_offset[row]), block.text[bounds[row] :][:RAW_BYTES], source)
-        for row in np.flatnonzero(too_long)
+        _too_long(int(block.line_no[line]), int(block.byte_offset[line]), block.raw(line), source)
+        for line in np.flatnonzero(too_long).tolist()
     )
     return LineBlock(
-        text=b"".join(block.text[bounds[row] : bounds[row + 1]] for row in np.flatnonzero(~too_long)),
+        text=b"".join(block.raw(line) for line in np.flatnonzero(~too_long).tolist()),
         line_no=block.line_no[~too_long],
         byte_offset=block.byte_offset[~too_long],
         bad=block.bad + bad,

@@ -53,17 +53,17 @@ class SourceFile:
 
     path: Path
     kind: FileKind
-    gzipped: bool
     sha256: str
     """Of the file as it lies there, compressed or not."""
     size: int
     """Bytes of text after decompression."""
     head: bytes
     """The first 64 KiB of text, undecoded."""
-    first_bad: int | None
-    """Offset of the first byte that is not UTF-8."""
-    first_nul: int | None
     policy: Policy
+    gzipped: bool = False
+    first_bad: int | None = None
+    """Offset of the first byte that is not UTF-8."""
+    first_nul: int | None = None
 
     def pieces(self, n_bytes: int) -> Iterator[bytes]:
         """The text's bytes, at most `n_bytes` at a time; `IngestError` E_BOMB beyond the limits."""
@@ -95,17 +95,8 @@ def _probe(path: Path, policy: Policy) -> SourceFile:
         if not magic.startswith(b"PAR1"):
             content = _content_name(magic) or "something else"
             raise IngestError("E_NOT_TEXT", f"{path.name} is named .parquet and is {content}")
-        return SourceFile(
-            path=path,
-            kind=FileKind.PARQUET,
-            gzipped=False,
-            sha256=sha256,
-            size=path.stat().st_size,
-            head=magic,
-            first_bad=None,
-            first_nul=None,
-            policy=policy,
-        )
+        size = path.stat().st_size
+        return SourceFile(path=path, kind=FileKind.PARQUET, sha256=sha256, size=size, head=magic, policy=policy)
     gzipped = magic.startswith(b"\x1f\x8b") and suffix == ".gz"
     if not gzipped:
         _refuse_binary(path, magic)
