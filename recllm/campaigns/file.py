@@ -60,10 +60,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from recllm.adcopy.channels import channel_named
-from recllm.adcopy.facts import Offer, OfferType
 from recllm.adcopy.mandatory import Sender, complete
 from recllm.adcopy.packs import Pack, load_pack, pack_named, pack_names
-from recllm.adcopy.request import Voice, checked_locale, load_voice
+from recllm.adcopy.request import Offer, OfferType, Voice, checked_locale, load_voice
 from recllm.audiences.selection import Cut
 from recllm.campaigns.toml_table import TomlTable, read_toml
 from recllm.errors import DataError, RecllmError

@@ -9,10 +9,9 @@ import re
 from collections.abc import Iterator
 from datetime import timedelta
 
-from recllm.adcopy.facts import OfferType
 from recllm.adcopy.lexicon import HAN, Family, families, fold, pattern, read, stem, stems, word_class
-from recllm.adcopy.money import currency_of, renderings, rounded
-from recllm.adcopy.quantities import Quantity, QuantityKind
+from recllm.adcopy.quantities import Quantity, QuantityKind, currency_of, renderings, rounded
+from recllm.adcopy.request import OfferType
 from recllm.adcopy.verify.case import Case, Violation, stated_by_facts, used_with
 
 _PRAISE = {"en": pattern("claims.praise"), "zh": pattern("claims.praise_zh")}
