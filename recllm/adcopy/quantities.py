@@ -55,19 +55,19 @@ class Currency:
 
     signs: Mapping[str, tuple[str, ...]]
     """Language -> what may stand before an amount, the usual sign first."""
-    words: tuple[str, ...] = ()
+    chinese_words: tuple[str, ...] = ()
     """What may stand after an amount in Chinese."""
-    spoken: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
     """Other words that name the currency beside an amount."""
 
 
 def _currencies() -> dict[str, Currency]:
     entries = dict(table("numbers.toml")["currencies"])
-    found = {code: Currency({"en": (code,), "zh": (code,)}) for code in entries.pop("by_code")}
+    currencies = {code: Currency({"en": (code,), "zh": (code,)}) for code in entries.pop("by_code")}
     for code, values in entries.items():
         signs = {name: tuple(values[name]) for name in ("en", "zh")}
-        found[code] = Currency(signs, tuple(values["after"]), tuple(values["spoken"]))
-    return found
+        currencies[code] = Currency(signs, tuple(values["after"]), tuple(values["words"]))
+    return currencies
 
 
 CURRENCIES: Mapping[str, Currency] = _currencies()
@@ -141,15 +141,15 @@ _NEXT_WORD = folded_pattern(r"[ -]?([a-z]+)")
 @lru_cache(maxsize=4096)
 def quantities(folded: str) -> tuple[Quantity, ...]:
     """Every quantity in a folded text, in no particular order."""
-    found: list[Quantity] = []
+    stated: list[Quantity] = []
     text = _IDIOMS.sub(_blanks, folded)
     for shape, read_match in _SHAPES:
-        text = _collect(shape, text, found, read_match)
-    found.extend(_numerals(text))
+        text = _collect(shape, text, stated, read_match)
+    stated.extend(_numerals(text))
     for match in _VAGUE.finditer(text):
         if match[0] in _MULTITUDES or not match[0].isascii():
-            found.append(Quantity(kind=QuantityKind.MULTITUDE, value=None, unit=match[0], span=match[0]))
-    return tuple(found)
+            stated.append(Quantity(kind=QuantityKind.MULTITUDE, value=None, unit=match[0], span=match[0]))
+    return tuple(stated)
 
 
 def _blanks(match: re.Match[str]) -> str:
@@ -159,7 +159,7 @@ def _blanks(match: re.Match[str]) -> str:
 def _collect(
     shape: re.Pattern[str],
     text: str,
-    found: list[Quantity],
+    stated: list[Quantity],
     read_match: Callable[[re.Match[str]], Quantity | None],
 ) -> str:
     """Adds what a pattern finds and blanks it, so that later patterns do not see it again."""
@@ -168,7 +168,7 @@ def _collect(
         quantity = read_match(match)
         if quantity is None:
             return match[0]
-        found.append(quantity)
+        stated.append(quantity)
         return _blanks(match)
 
     return shape.sub(blank, text)
@@ -331,7 +331,7 @@ def renderings(amount: Decimal, code: str, locale: str) -> frozenset[str]:
     numbers = {f"{value:.{decimals}f}", f"{value:,.{decimals}f}"}
     if value == value.to_integral_value():
         numbers |= {f"{value:.0f}", f"{value:,.0f}"}
-    words = currency.words if language(locale) == "zh" else ()
+    words = currency.chinese_words if language(locale) == "zh" else ()
     before = {f"{sign}{number}" for sign in (*currency.signs[language(locale)], code) for number in numbers}
     after = {f"{number}{word}" for word in (*words, code) for number in numbers}
     return frozenset(text.casefold() for text in before | after)

@@ -237,8 +237,8 @@ class FactSheet:
         """Fact -> the column it was read from, e.g. {"price": "items.price"}."""
         columns = {name: f"items.{name}" for name in ("brand", "category", "price", "currency")}
         columns |= {"title": self.title_source, "list_price": "offer.list_price", "offer": "offer"}
-        known = {name: column for name, column in columns.items() if getattr(self, name)}
-        return known | {f"attributes.{name}": "items.attributes" for name in self.attributes}
+        sources = {name: column for name, column in columns.items() if getattr(self, name)}
+        return sources | {f"attributes.{name}": "items.attributes" for name in self.attributes}
 
     @cached_property
     def texts(self) -> tuple[str, ...]:

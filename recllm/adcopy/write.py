@@ -107,10 +107,10 @@ def _without_forbidden_offer(facts: FactSheet, request: CopyRequest, rejected: l
     if not request.packs or facts.offer is None:
         return facts
     silent = replace(facts, offer=None)
-    told, untold = (_checked(None, TEMPLATE, compose(None, f, request), f, request) for f in (facts, silent))
-    if len(untold.failures) >= len(told.failures):
+    loud, quiet = (_checked(None, TEMPLATE, compose(None, f, request), f, request) for f in (facts, silent))
+    if len(quiet.failures) >= len(loud.failures):
         return facts
-    rejected.append((told.composed.text, told.failures))
+    rejected.append((loud.composed.text, loud.failures))
     return silent
 
 
