@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 
 _ROOM_OF = {
     "AdCopy": "schema",
+    "CopyRequest": "adcopy.request",
     "Dataset": "data.dataset",
     "Item": "schema",
     "Profile": "schema",
@@ -34,6 +35,7 @@ _ROOM_OF = {
 __all__ = sorted([*_ROOM_OF, "__version__"])
 
 if TYPE_CHECKING:
+    from recllm.adcopy.request import CopyRequest as CopyRequest
     from recllm.adcopy.write import write_copy as write_copy
     from recllm.data.dataset import Dataset as Dataset
     from recllm.encoder.loading import load_encoder as load_encoder

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 
 from recllm.adcopy.channels import channels
 from recllm.adcopy.compose import sayable_facts, shortened
-from recllm.adcopy.facts import Offer, OfferType
-from recllm.adcopy.money import format_money, renderings
 from recllm.adcopy.opening_line import line_prompt
-from recllm.adcopy.request import CopyRequest, reason_kind
+from recllm.adcopy.quantities import format_money, renderings
+from recllm.adcopy.request import CopyRequest, Offer, OfferType, reason_kind
 from recllm.adcopy.verify.guarantees import verify
 from recllm.adcopy.write import write_copy
 from recllm.errors import GenerationError, UsageError

@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-from recllm.adcopy.facts import FactSheet, Offer, OfferType
 from recllm.adcopy.lexicon import stem
-from recllm.adcopy.request import CopyRequest
-from recllm.adcopy.verify import form
+from recllm.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
+from recllm.adcopy.verify import guarantees
 from recllm.adcopy.verify.case import Case, stated_by_facts, used_with
-from recllm.adcopy.verify.form import is_emoji, is_foreign, variants_differ
-from recllm.adcopy.verify.guarantees import verify
+from recllm.adcopy.verify.form import is_emoji, is_foreign
+from recllm.adcopy.verify.guarantees import variants_differ, verify
 from recllm.adcopy.verify.naming import head_names
 from recllm.adcopy.verify.people import grams, is_card, is_chinese_id, is_iban
 from recllm.schema import Item
@@ -347,8 +346,8 @@ def test_pieces_of_a_prompt() -> None:
 
 @pytest.mark.parametrize(("alike", "share", "faults"), [(0.7, 0.6, 0), (0.71, 0.6, 1), (0.7, 0.59, 1)])
 def test_how_far_variants_differ(monkeypatch: pytest.MonkeyPatch, alike: float, share: float, faults: int) -> None:
-    monkeypatch.setattr(form, "likeness", lambda *_: alike)
-    monkeypatch.setattr(form, "distinct_pairs", lambda *_: share)
+    monkeypatch.setattr(guarantees, "likeness", lambda *_: alike)
+    monkeypatch.setattr(guarantees, "distinct_pairs", lambda *_: share)
     assert len(list(variants_differ(["a", "b"]))) == faults
     assert list(variants_differ(["a"])) == []
 

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from recllm.adcopy.channels import segments
-from recllm.adcopy.facts import Offer, OfferType
 from recllm.adcopy.mandatory import Sender, complete, missing_parts
 from recllm.adcopy.packs import load_pack, pack_named
 from recllm.adcopy.record import (
@@ -26,9 +25,8 @@ from recllm.adcopy.record import (
     save,
     write_recorded,
 )
-from recllm.adcopy.request import CopyRequest, Voice, load_voice, reason_kind
-from recllm.adcopy.verify.form import distinct_pairs, likeness, variants_differ
-from recllm.adcopy.verify.guarantees import verify
+from recllm.adcopy.request import CopyRequest, Offer, OfferType, Voice, load_voice, reason_kind
+from recllm.adcopy.verify.guarantees import distinct_pairs, likeness, variants_differ, verify
 from recllm.adcopy.write import write_copy
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import DataError, GenerationError, UsageError

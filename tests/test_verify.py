@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recllm.adcopy.channels import channels, codepoints, length_and_limit, septets, utf16, width
-from recllm.adcopy.facts import FactSheet, Offer, OfferType
 from recllm.adcopy.lexicon import families, read
 from recllm.adcopy.quantities import quantities
-from recllm.adcopy.request import CopyRequest
+from recllm.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
 from recllm.adcopy.verify.guarantees import GUARANTEES, passed, verify
 from recllm.errors import DataError, UsageError
 from recllm.schema import Check, Item

@@ -11,13 +11,10 @@ from decimal import Decimal
 from babel.dates import format_skeleton
 
 from recllm.adcopy.channels import width
-from recllm.adcopy.facts import FactSheet, OfferType
 from recllm.adcopy.lexicon import HAN, fold, pattern, word_class
-from recllm.adcopy.money import currency_of, format_money
-from recllm.adcopy.quantities import QuantityKind, quantities
-from recllm.adcopy.request import CopyRequest
-from recllm.adcopy.verify import claims, people
-from recllm.adcopy.verify.case import Case
+from recllm.adcopy.quantities import currency_of, format_money, quantities
+from recllm.adcopy.request import CopyRequest, FactSheet, OfferType
+from recllm.adcopy.verify.guarantees import hostile_spans, unproven_spans
 from recllm.text.templates import Prompts
 from recllm.text.words import natural
 
@@ -49,7 +46,7 @@ def sayable_facts(request: CopyRequest) -> FactSheet:
     bare = replace(request, evidence={})  # a proof of the shop's is no proof of a seller's words
 
     def may_stand(text: str) -> bool:
-        return not any(_faults(text, facts, bare))
+        return not hostile_spans(text, facts, bare) and not unproven_spans(text, facts, bare)
 
     sheet = replace(
         facts,
@@ -77,23 +74,13 @@ def _cleaned(name: str, facts: FactSheet, request: CopyRequest) -> str:
     short_forms = Prompts.load().short_forms()
     name = natural(name, short_forms)
     for _ in range(_MAX_ROUNDS):
-        faults = list(_faults(name, facts, request))
-        if not faults:
-            return tidy(name) if _LETTER.search(name) else ""
-        if any(hostile for hostile, _ in faults):
+        if hostile_spans(name, facts, request):
             return ""
-        name = natural(_without(name, [span for _, span in faults]), short_forms)
+        spans = unproven_spans(name, facts, request)
+        if not spans:
+            return tidy(name) if _LETTER.search(name) else ""
+        name = natural(_without(name, spans), short_forms)
     return ""
-
-
-def _faults(name: str, facts: FactSheet, request: CopyRequest) -> Iterator[tuple[bool, str]]:
-    """(hostile, span) for all that is wrong with a name: hostile ones first, then promises, claims and prices."""
-    case = Case(text=name, facts=facts, request=request)
-    for check in (people.personal_data, people.clean_language, people.leaks):
-        yield from ((True, violation.span) for violation in check(case))
-    for check in (claims.offers, claims.proofs):
-        yield from ((False, violation.span) for violation in check(case))
-    yield from ((False, q.span) for q in case.quantities if q.kind in (QuantityKind.MONEY, QuantityKind.DISCOUNT))
 
 
 def _without(name: str, spans: Iterable[str]) -> str:

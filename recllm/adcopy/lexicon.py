@@ -207,6 +207,7 @@ def chinese_pattern(phrases: Iterable[str]) -> re.Pattern[str] | None:
 def phrase_pattern(phrases: Iterable[str]) -> re.Pattern[str] | None:
     """Latin phrases as whole words, Chinese ones anywhere."""
     both = list(phrases)
+    if not both:
+        return None
     shapes = (latin_pattern(p for p in both if p.isascii()), chinese_pattern(p for p in both if not p.isascii()))
-    parts = [shape.pattern for shape in shapes if shape]
-    return re.compile("|".join(parts)) if parts else None
+    return re.compile("|".join(shape.pattern for shape in shapes if shape))

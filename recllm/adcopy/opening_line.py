@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 
-from recllm.adcopy.facts import FactSheet
 from recllm.adcopy.lexicon import HAN, families, fold, limit, pattern, read, stem, table, word_class, words
-from recllm.adcopy.request import CopyRequest
+from recllm.adcopy.request import CopyRequest, FactSheet, is_hostile
+from recllm.errors import GenerationError
 from recllm.generator.constraint import Constraint
-from recllm.schema import Check, Encoder, ReasonKind
+from recllm.schema import Check, Encoder, Generator, ReasonKind
 from recllm.text.templates import Prompts
 
+Rejected = tuple[str, tuple[Check, ...]]
+"""A line or text that was stopped, and the checks that it failed."""
 MAX_TOKENS = {"en": 22, "zh": 60}
 """Enough for the longest line; small vocabularies spell a Chinese character with up to three tokens."""
 _FACTS_ONLY = pattern("opening_line.facts_only")
@@ -83,12 +85,46 @@ def _without_numbers(title: str) -> str:
     return " ".join(names) or title
 
 
-def is_sober(facts: FactSheet) -> bool:
-    """True for medicines and the like, about which nobody should be playful."""
+def can_be_asked(facts: FactSheet, request: CopyRequest) -> bool:
+    """False where no model is asked for a line: sensitive or hostile items, titles, and medicines and the like, about
+    which nobody should be playful."""
+    if request.is_sensitive or is_hostile(request.item) or request.limits.title_only:
+        return False
     sober = word_class("sober")
     names = {stem(word) for text in (facts.title, *facts.category) for word in words(text)}
     han = "".join(fold(text) for text in (facts.title, *facts.category) if not text.isascii())
-    return bool(names & set(sober)) or any(word in han for word in sober if not word.isascii())
+    return not (names & set(sober) or any(word in han for word in sober if not word.isascii()))
+
+
+def generated_lines(
+    facts: FactSheet,
+    request: CopyRequest,
+    kind: ReasonKind,
+    generator: Generator,
+    text_failures: Callable[[str], tuple[Check, ...]],
+    rejected: list[Rejected],
+) -> list[str]:
+    """The generator's lines that may stand, each once. The others go to `rejected`, and so does why there are none.
+
+    text_failures: the checks that a text with the line fails, asked of lines that have no fault by themselves.
+    """
+    languages = getattr(generator, "languages", None)
+    if languages is not None and request.language not in languages:
+        message = f"{generator.name} writes {', '.join(sorted(languages))} only"
+        rejected.append(("", (Check(guarantee="G11", passed=False, message=message),)))
+        return []
+    prompt = line_prompt(facts, kind, request.locale, examples=not getattr(generator, "tuned", False))
+    bound = getattr(generator, "takes_constraints", False)
+    constraint = {"constraint": constraint_for(facts, request)} if bound else {}
+    tokens = MAX_TOKENS[request.language]
+    try:
+        lines = generator.generate(prompt, n=request.n_candidates, max_tokens=tokens, seed=request.seed, **constraint)
+    except GenerationError as error:
+        rejected.append(("", (Check(guarantee="G16", passed=False, message=str(error)),)))
+        return []
+    faults = {line: line_faults(line, facts, request.language) or text_failures(line) for line in dict.fromkeys(lines)}
+    rejected += [(line, checks) for line, checks in faults.items() if checks]
+    return [line for line, checks in faults.items() if not checks]
 
 
 def constraint_for(facts: FactSheet, request: CopyRequest) -> Constraint:
@@ -166,13 +202,14 @@ def _content(text: str) -> set[str]:
 # --- which line comes first ----------------------------------------------------------------------------------------
 
 
-def ranked(lines: Sequence[str], facts: FactSheet, examples: str, encoder: Encoder | None, *, reason: str) -> list[str]:
+def ranked(lines: Sequence[str], facts: FactSheet, kind: ReasonKind, locale: str, encoder: Encoder | None) -> list[str]:
     """The lines, best first: close to the item and to the words of the reason, no echo of the prompt's examples, no
     word said twice, and early in `lines`, where a generator puts the ones that it holds likeliest. The weights were set
     by reading."""
+    reason = reason_words(kind, locale)
     to_item = _closeness(lines, _names(facts), facts.title, encoder)
     to_reason = _closeness(lines, reason, reason, encoder)
-    example_pairs = set(pairwise(words(examples)))
+    example_pairs = set(pairwise(words(bare_prompt(locale))))
     scores = {}
     for rank, line in enumerate(lines):
         pairs = set(pairwise(words(line)))

@@ -27,7 +27,7 @@ import re
 import tomllib
 from dataclasses import dataclass
 from datetime import date
-from functools import cache
+from functools import cache, cached_property
 from hashlib import sha256
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -44,33 +44,85 @@ LANGUAGES = ("en", "zh")
 _UNBOUNDED = re.compile(r"(?<!\\)(?:\\\\)*[*+](?!\])|\{\d+,\}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    """One rule of a pack."""
+def _day(text: str) -> str:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"is a day such as 2025-11-25, not {text!r}") from None
+    return text
 
-    id: str
-    pack: str
-    guarantee: str
+
+def _known_languages(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names or set(names) - set(LANGUAGES):
+        raise ValueError(f"are of {', '.join(LANGUAGES)}, not {list(names)!r}")
+    return names
+
+
+_Text = Annotated[str, StringConstraints(pattern=r"\S"), Field(description="a text")]
+_Texts = Annotated[tuple[Annotated[str, StringConstraints(min_length=1)], ...], Field(description="a list of texts")]
+
+
+class Rule(BaseModel):
+    """One rule of a pack, as it stands in a file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: _Text
+    guarantee: Annotated[str, Field(pattern=r"^G(?:[1-9]|1[0-8])$", description="one of G1 to G18")]
     """The guarantee that a text breaks which breaks this rule."""
-    severity: Literal["error", "warning"]
-    citation: str
-    evidence: str
+    severity: Annotated[Literal["error", "warning"], Field(description="error or warning")]
+    citation: _Text
+    evidence: _Text
     """What allows the phrases: a key of the caller's evidence, "list_price" (the item has one), "offer.end" (an offer
     with an end runs), or "never"."""
-    reviewed: str
-    languages: frozenset[str]
-    message: str
-    demands: str
+    reviewed: Annotated[_Text, AfterValidator(_day)]
+    message: _Text
+    demands: _Text = ""
     """A statement that meets the rule when it stands in the text; empty where there is none."""
-    family: Family
-    patterns: tuple[re.Pattern[str], ...]
+    languages: Annotated[tuple[str, ...], Field(description="a list of texts"), AfterValidator(_known_languages)]
+    phrases: _Texts = ()
+    patterns: _Texts = ()
+    exceptions: _Texts = Field((), alias="not")
+    hit: _Texts
+    miss: _Texts
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Rule:
+        if not (self.phrases or self.patterns):
+            raise ValueError("has neither phrases nor patterns")
+        if not (self.hit and self.miss):
+            raise ValueError("needs a text that hits and one that misses")
+        for text in self.patterns:
+            if _UNBOUNDED.search(text):  # can take a text's length squared
+                raise ValueError(f"the pattern {text!r} repeats without bound; write {{0,20}} instead of * or +")
+            try:
+                re.compile(text)
+            except re.error as error:
+                raise ValueError(f"the pattern {text!r} does not compile: {error}") from None
+        return self
+
+    @cached_property
+    def family(self) -> Family:
+        """The rule's phrases as they are matched."""
+        return Family(
+            id=self.id,
+            latin=latin_pattern(p for p in self.phrases if p.isascii()),
+            chinese=chinese_pattern(p for p in self.phrases if not p.isascii()),
+            exceptions=phrase_pattern(self.exceptions),
+            hit=self.hit,
+            miss=self.miss,
+        )
+
+    @cached_property
+    def _shapes(self) -> tuple[re.Pattern[str], ...]:
+        return tuple(folded_pattern(text) for text in self.patterns)
 
     def find(self, reading: Reading) -> list[str]:
         """The phrases that the rule is about, as they stand in the folded text, each once."""
         phrases = dict.fromkeys(self.family.find(reading))
         for form in dict.fromkeys((reading.folded, reading.squashed)):
             text = self.family.without_exceptions(form)
-            phrases |= {match[0]: None for shape in self.patterns for match in shape.finditer(text)}
+            phrases |= {match[0]: None for shape in self._shapes for match in shape.finditer(text)}
         return list(phrases)
 
 
@@ -117,88 +169,8 @@ def load_pack(file: Path | Traversable, *, name: str = "") -> Pack:
     for number, entry in enumerate(entries, start=1):
         rule_id = entry.get("id") if isinstance(entry, dict) else None
         label = f"{where}, rule {rule_id if isinstance(rule_id, str) and rule_id else f'number {number}'}: "
-        rule = parse(_RuleTable, entry, owner="a rule", prefix=label).rule(title)
+        rule = parse(Rule, entry, owner="a rule", prefix=label)
         if rule.id in rules:
             raise DataError(f"{label}the id occurs twice")
         rules[rule.id] = rule
     return Pack(name=title, rules=tuple(rules.values()), sha256=sha256(content).hexdigest())
-
-
-def _day(text: str) -> str:
-    try:
-        date.fromisoformat(text)
-    except ValueError:
-        raise ValueError(f"is a day such as 2025-11-25, not {text!r}") from None
-    return text
-
-
-def _known_languages(names: list[str]) -> list[str]:
-    if not names or set(names) - set(LANGUAGES):
-        raise ValueError(f"are of {', '.join(LANGUAGES)}, not {names!r}")
-    return names
-
-
-_Text = Annotated[str, StringConstraints(pattern=r"\S"), Field(description="a text")]
-_Texts = Annotated[
-    list[Annotated[str, StringConstraints(min_length=1)]], Field(default_factory=list, description="a list of texts")
-]
-
-
-class _RuleTable(BaseModel):
-    """A [[rule]] as it stands in a file."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    id: _Text
-    guarantee: str = Field(pattern=r"^G(?:[1-9]|1[0-8])$", description="one of G1 to G18")
-    severity: Literal["error", "warning"] = Field(description="error or warning")
-    citation: _Text
-    evidence: _Text
-    reviewed: Annotated[_Text, AfterValidator(_day)]
-    message: _Text
-    demands: _Text | None = None
-    languages: Annotated[list[str], Field(description="a list of texts"), AfterValidator(_known_languages)]
-    phrases: _Texts
-    patterns: _Texts
-    exceptions: _Texts = Field(alias="not")
-    hit: list[str] = Field(description="a list of texts")
-    miss: list[str] = Field(description="a list of texts")
-
-    @model_validator(mode="after")
-    def _makes_sense(self) -> _RuleTable:
-        if not (self.phrases or self.patterns):
-            raise ValueError("has neither phrases nor patterns")
-        if not (self.hit and self.miss):
-            raise ValueError("needs a text that hits and one that misses")
-        for text in self.patterns:
-            if _UNBOUNDED.search(text):  # can take a text's length squared
-                raise ValueError(f"the pattern {text!r} repeats without bound; write {{0,20}} instead of * or +")
-            try:
-                re.compile(text)
-            except re.error as error:
-                raise ValueError(f"the pattern {text!r} does not compile: {error}") from None
-        return self
-
-    def rule(self, pack: str) -> Rule:
-        family = Family(
-            id=self.id,
-            latin=latin_pattern(p for p in self.phrases if p.isascii()),
-            chinese=chinese_pattern(p for p in self.phrases if not p.isascii()),
-            exceptions=phrase_pattern(self.exceptions),
-            hit=tuple(self.hit),
-            miss=tuple(self.miss),
-        )
-        return Rule(
-            id=self.id,
-            pack=pack,
-            guarantee=self.guarantee,
-            severity=self.severity,
-            citation=self.citation,
-            evidence=self.evidence,
-            reviewed=self.reviewed,
-            languages=frozenset(self.languages),
-            message=self.message,
-            demands=self.demands or "",
-            family=family,
-            patterns=tuple(folded_pattern(text) for text in self.patterns),
-        )

@@ -34,8 +34,12 @@ def parse(model: type[T], values: Any, *, owner: str, prefix: str = "") -> T:
 
 
 def _message(model: Any, values: Any, owner: str, error: ValidationError) -> str:
-    """The first fault in words. Inside a list the list is named, inside an object the entry."""
-    fault = error.errors(include_url=False)[0]
+    """The first fault in words, unknown and missing fields before others. Inside a list the list is named, inside an
+    object the entry."""
+    faults = error.errors(include_url=False)
+    unknown = [f for f in faults if f["type"] in ("extra_forbidden", "unexpected_keyword_argument")]
+    missing = sorted((f for f in faults if f["type"].startswith("missing")), key=lambda f: f["loc"])
+    fault = [*unknown, *missing, *faults][0]
     location, kind = fault["loc"], fault["type"]
     fields, path, described, value = model.__pydantic_fields__, [], None, values
     for step in location:  # down to the last step that names a field
@@ -46,9 +50,9 @@ def _message(model: Any, values: Any, owner: str, error: ValidationError) -> str
         nested = (described.annotation, *get_args(described.annotation))
         fields = next((a.__pydantic_fields__ for a in nested if hasattr(a, "__pydantic_fields__")), {})
     name = ".".join(str(step) for step in location)
-    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+    if unknown:
         return f"{'.'.join(path) or owner} has no field {location[-1]!r}; known: {', '.join(sorted(fields))}"
-    if kind.startswith("missing") or (location and fault["input"] is None):
+    if missing or (location and fault["input"] is None):
         return f"{name} is missing"
     if kind == "value_error" and not any(isinstance(step, int) for step in location[len(path) :]):
         return f"{name} {fault['ctx']['error']}".strip()

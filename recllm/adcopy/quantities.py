@@ -3,19 +3,24 @@
 All spellings count: ASCII, Chinese numerals (三十, 二〇一七), 百分之二十, number words ("twenty"), "half price", and
 折, which names what remains of a price: 八折 is 20 % off, 七五折 is 25 % off. Works on folded text, see
 `recllm.adcopy.lexicon`. The patterns are linear: no nested repeats.
+
+And how amounts of money are written: decimals and grouping are Babel's, signs and words those of `data/numbers.toml`,
+since they decide what the checks accept.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from enum import StrEnum
 from functools import lru_cache
 
+from babel.numbers import format_currency, get_currency_precision, is_currency
+
 from recllm.adcopy.lexicon import folded_pattern, pattern, table, word_class
-from recllm.adcopy.money import CURRENCIES
+from recllm.text.templates import language
 
 
 class QuantityKind(StrEnum):
@@ -42,6 +47,35 @@ class Quantity:
     role: str = ""
     """Of money: "list" after "was", "off" beside "save", "threshold" after "满"; of a number: the word that follows."""
     span: str
+
+
+@dataclass(frozen=True, slots=True)
+class Currency:
+    """How amounts of a currency are written."""
+
+    signs: Mapping[str, tuple[str, ...]]
+    """Language -> what may stand before an amount, the usual sign first."""
+    chinese_words: tuple[str, ...] = ()
+    """What may stand after an amount in Chinese."""
+    words: tuple[str, ...] = ()
+    """Other words that name the currency beside an amount."""
+
+
+def _currencies() -> dict[str, Currency]:
+    entries = dict(table("numbers.toml")["currencies"])
+    currencies = {code: Currency({"en": (code,), "zh": (code,)}) for code in entries.pop("by_code")}
+    for code, values in entries.items():
+        signs = {name: tuple(values[name]) for name in ("en", "zh")}
+        currencies[code] = Currency(signs, tuple(values["after"]), tuple(values["words"]))
+    return currencies
+
+
+CURRENCIES: Mapping[str, Currency] = _currencies()
+"""Those whose amounts are written, by code; of any other the price is left out."""
+
+
+def currency_of(code: str | None) -> Currency | None:
+    return CURRENCIES.get((code or "").upper())
 
 
 def _alternatives(texts: set[str]) -> str:
@@ -107,15 +141,15 @@ _NEXT_WORD = folded_pattern(r"[ -]?([a-z]+)")
 @lru_cache(maxsize=4096)
 def quantities(folded: str) -> tuple[Quantity, ...]:
     """Every quantity in a folded text, in no particular order."""
-    found: list[Quantity] = []
+    stated: list[Quantity] = []
     text = _IDIOMS.sub(_blanks, folded)
     for shape, read_match in _SHAPES:
-        text = _collect(shape, text, found, read_match)
-    found.extend(_numerals(text))
+        text = _collect(shape, text, stated, read_match)
+    stated.extend(_numerals(text))
     for match in _VAGUE.finditer(text):
         if match[0] in _MULTITUDES or not match[0].isascii():
-            found.append(Quantity(kind=QuantityKind.MULTITUDE, value=None, unit=match[0], span=match[0]))
-    return tuple(found)
+            stated.append(Quantity(kind=QuantityKind.MULTITUDE, value=None, unit=match[0], span=match[0]))
+    return tuple(stated)
 
 
 def _blanks(match: re.Match[str]) -> str:
@@ -125,7 +159,7 @@ def _blanks(match: re.Match[str]) -> str:
 def _collect(
     shape: re.Pattern[str],
     text: str,
-    found: list[Quantity],
+    stated: list[Quantity],
     read_match: Callable[[re.Match[str]], Quantity | None],
 ) -> str:
     """Adds what a pattern finds and blanks it, so that later patterns do not see it again."""
@@ -134,7 +168,7 @@ def _collect(
         quantity = read_match(match)
         if quantity is None:
             return match[0]
-        found.append(quantity)
+        stated.append(quantity)
         return _blanks(match)
 
     return shape.sub(blank, text)
@@ -278,3 +312,35 @@ def _english(text: str) -> int:
         elif word in _ENGLISH_SCALES:
             total, section = total + (section or 1) * _ENGLISH_SCALES[word], 0
     return total + section
+
+
+# --- amounts of money as text ---------------------------------------------------------------------------------------
+
+
+def format_money(amount: Decimal, code: str, locale: str) -> str:
+    """US dollars are "$3.99" in English and "US$3.99" in Chinese, francs "CHF 3.99". The currency is one of ours."""
+    sign = CURRENCIES[code.upper()].signs[language(locale)][0]
+    number = format_currency(rounded(amount, code), code.upper(), "#,##0.00", locale=language(locale))
+    return f"{sign} {number}" if sign.isalpha() else sign + number
+
+
+def renderings(amount: Decimal, code: str, locale: str) -> frozenset[str]:
+    """Every accepted spelling of an amount in a locale, in small letters and without spaces."""
+    currency = currency_of(code) or Currency({"en": (), "zh": ()})
+    value, decimals = rounded(amount, code), _decimals(code)
+    numbers = {f"{value:.{decimals}f}", f"{value:,.{decimals}f}"}
+    if value == value.to_integral_value():
+        numbers |= {f"{value:.0f}", f"{value:,.0f}"}
+    words = currency.chinese_words if language(locale) == "zh" else ()
+    before = {f"{sign}{number}" for sign in (*currency.signs[language(locale)], code) for number in numbers}
+    after = {f"{number}{word}" for word in (*words, code) for number in numbers}
+    return frozenset(text.casefold() for text in before | after)
+
+
+def rounded(amount: Decimal, code: str) -> Decimal:
+    """The amount as the currency's decimals can say it, halves away from zero."""
+    return amount.quantize(Decimal(1).scaleb(-_decimals(code)), rounding=ROUND_HALF_UP)
+
+
+def _decimals(code: str) -> int:
+    return get_currency_precision(code.upper()) if is_currency(code.upper()) else 2

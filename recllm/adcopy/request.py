@@ -1,15 +1,22 @@
 """What to write: one frozen request that is checked when it is made and passed on down to the verifier.
 
-request = CopyRequest(item=item, channel="push", now=now, locale="en", reason_kind=ReasonKind.KNOWN)
+    request = CopyRequest(item=item, channel="push", now=now, locale="en", reason_kind=ReasonKind.KNOWN)
+
+With it the facts of its item, which are all that may be said. Whoever can list a product can write into its title. A
+text with instructions, code or reversed writing is no name: it counts as empty. A tricky text that is missed does no
+harm, since every advertisement is verified.
 """
 
 from __future__ import annotations
 
+import html
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,16 +24,58 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from recllm.adcopy.channels import Channel, channel_named
-from recllm.adcopy.facts import FactSheet, Offer
+from recllm.adcopy.lexicon import ROLE_TOKEN, families, fold, limit, pattern, read, table, translation, words
 from recllm.adcopy.packs import Pack
 from recllm.adcopy.parsing import FilledText, parse
+from recllm.adcopy.quantities import Quantity, quantities
 from recllm.errors import DataError, UsageError
 from recllm.policy import Policy
 from recllm.schema import Item, Reason, ReasonKind
+from recllm.text.injection import TITLE_CHARS, neutralise
 from recllm.text.templates import LOCALES, language
+
+_CODE = pattern("injection.code")
+_HIDDEN = pattern("injection.hidden")
+_DIGITS_AS_LETTERS = translation("injection.digits_as_letters")
 
 Words = Annotated[tuple[FilledText, ...], Field(description="a list of words")]
 Flag = Annotated[bool, Field(description="true or false", strict=True)]
+
+
+class OfferType(StrEnum):
+    PERCENT = "percent"
+    """`value` per cent off the price."""
+    AMOUNT = "amount"
+    """`value` off the price, in the item's currency."""
+    FREE_SHIPPING = "free_shipping"
+    GIFT = "gift"
+    BOGO = "bogo"
+    """Buy one, get one free."""
+    COUPON = "coupon"
+    """A coupon exists; `value`, when given, is what it takes off, in the item's currency."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """An offer and when it runs: from `start` on, before `end`; None leaves a side open."""
+
+    type: OfferType
+    value: Decimal | None = None
+    start: datetime | None = None
+    end: datetime | None = None
+
+    def __post_init__(self) -> None:
+        needs_value = self.type in (OfferType.PERCENT, OfferType.AMOUNT)
+        if needs_value and (self.value is None or self.value <= 0):
+            raise DataError(f"an offer of type {self.type} needs a value above 0, not {self.value}")
+        if self.type is OfferType.PERCENT and self.value is not None and self.value >= 100:
+            raise DataError(f"an offer of {self.value} % off is no price; percent offers lie between 0 and 100")
+        for name, moment in (("start", self.start), ("end", self.end)):
+            if moment is not None and moment.tzinfo is None:
+                raise DataError(f"the offer's {name} {moment} has no time zone; give an aware time")
+
+    def runs(self, now: datetime) -> bool:
+        return (self.start is None or self.start <= now) and (self.end is None or now < self.end)
 
 
 @checked_dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -136,3 +185,97 @@ def reason_kind(reason: Reason | None, item_id: str, *, sensitive: bool) -> Reas
     if source == "B":
         return ReasonKind.KNOWN if evidence == item_id else ReasonKind.TOGETHER
     return {"H": ReasonKind.INTEREST, "I": ReasonKind.PICKED}.get(source, ReasonKind.GENERAL)
+
+
+# --- facts of the item ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactSheet:
+    """The facts of one item. Only what stands here may be said; build it with `of`."""
+
+    item_id: str
+    title: str
+    brand: str | None = None
+    category: tuple[str, ...] = ()
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    price: Decimal | None = None
+    list_price: Decimal | None = None
+    currency: str | None = None
+    offer: Offer | None = None
+    spellings: tuple[str, ...] = ()
+    """Shorter spellings of the title that code may write."""
+    title_source: str = "items.title"
+    """The column that the title was read from, or "general" where none could be said."""
+
+    @classmethod
+    def of(cls, item: Item, *, offer: Offer | None = None, list_price: Decimal | None = None) -> FactSheet:
+        """The sheet of an item: texts made harmless, at most six attributes, in the order of the catalogue.
+
+        A text that speaks to machines counts as empty: nobody sells a thing of that name.
+        """
+        longest = limit("attribute_chars")
+        attributes = {
+            _harmless(name, longest): _harmless(value, longest)
+            for name, value in list(item.attributes.items())[: limit("max_attributes")]
+        }
+        brand = _harmless(item.brand or "")
+        return cls(
+            item_id=item.item_id,
+            title=_harmless(item.title),
+            brand=None if not brand or fold(brand) in table("brands.toml")["no_names"] else brand,
+            category=tuple(c for c in (_harmless(name) for name in item.category) if c),
+            attributes={name: value for name, value in attributes.items() if name and value},
+            price=item.price if item.price is None or item.price > 0 else None,
+            list_price=list_price,
+            currency=item.currency,
+            offer=offer,
+        )
+
+    @cached_property
+    def sources(self) -> Mapping[str, str]:
+        """Fact -> the column it was read from, e.g. {"price": "items.price"}."""
+        columns = {name: f"items.{name}" for name in ("brand", "category", "price", "currency")}
+        columns |= {"title": self.title_source, "list_price": "offer.list_price", "offer": "offer"}
+        sources = {name: column for name, column in columns.items() if getattr(self, name)}
+        return sources | {f"attributes.{name}": "items.attributes" for name in self.attributes}
+
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """Every text of the sheet: title, brand, categories, attribute names and values."""
+        brand = (self.brand,) if self.brand else ()
+        return (self.title, *brand, *self.category, *self.attributes.keys(), *self.attributes.values())
+
+    @cached_property
+    def folded(self) -> str:
+        """All texts folded for matching, one a line."""
+        return "\n".join(read(text).squashed for text in self.texts)
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """The folded words of all texts."""
+        return frozenset(word for text in self.texts for word in words(text))
+
+    @cached_property
+    def quantities(self) -> tuple[Quantity, ...]:
+        """The quantities that the texts state: sizes, counts, shares. Prices are never taken from a text."""
+        return tuple(q for text in self.texts for q in quantities(read(text).folded))
+
+
+def _harmless(text: str, max_chars: int = TITLE_CHARS) -> str:
+    return "" if speaks_to_machines(html.unescape(text)) else neutralise(text, max_chars=max_chars)
+
+
+def speaks_to_machines(text: str) -> bool:
+    """True for instructions, role tokens, code, links and hidden writing; `text` is as the catalogue holds it."""
+    folded = fold(text)
+    if _HIDDEN.search(text) or ROLE_TOKEN.search(folded) or _CODE.search(folded):
+        return True
+    readings = (read(text), read(folded.translate(_DIGITS_AS_LETTERS)))
+    return any(family.find(reading) for family in families("instructions.toml") for reading in readings)
+
+
+def is_hostile(item: Item) -> bool:
+    """True when a text of an item that is told or asked about speaks to machines; no model is asked about it then."""
+    texts = (item.title, item.brand, *item.category, *item.attributes, *item.attributes.values())
+    return any(speaks_to_machines(text) for text in texts if text)

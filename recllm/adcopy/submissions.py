@@ -19,10 +19,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from recllm.adcopy.facts import Offer, OfferType
 from recllm.adcopy.packs import Pack, pack_named, pack_names
 from recllm.adcopy.parsing import FilledText, parse
-from recllm.adcopy.request import CopyRequest, Voice
+from recllm.adcopy.request import CopyRequest, Offer, OfferType, Voice
 from recllm.adcopy.verify.guarantees import passed, review
 from recllm.adcopy.verify.rules import RuleWarning
 from recllm.errors import DataError, RecllmError

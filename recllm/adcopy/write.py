@@ -7,32 +7,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from recllm.adcopy.compose import ComposedText, compose, compositions, sayable_facts, without_title
-from recllm.adcopy.facts import FactSheet, is_hostile
 from recllm.adcopy.lexicon import limit
-from recllm.adcopy.money import format_money
 from recllm.adcopy.opening_line import (
-    MAX_TOKENS,
+    Rejected,
     bare_prompt,
-    constraint_for,
-    is_sober,
+    can_be_asked,
+    generated_lines,
     line_faults,
-    line_prompt,
     ranked,
-    reason_words,
     shop_lines,
 )
-from recllm.adcopy.request import CopyRequest
-from recllm.adcopy.verify.form import likeness, variants_differ
-from recllm.adcopy.verify.guarantees import passed, verify
-from recllm.errors import GenerationError, UsageError
+from recllm.adcopy.quantities import format_money
+from recllm.adcopy.request import CopyRequest, FactSheet
+from recllm.adcopy.verify.guarantees import likeness, variants_differ, verify
+from recllm.errors import UsageError
 from recllm.schema import AdCopy, Check, Encoder, Generator, ReasonKind
 from recllm.text.templates import Prompts
 
 TEMPLATE = "template"
 """What `AdCopy.generator` says of the shop's own lines."""
-
-Rejected = tuple[str, tuple[Check, ...]]
-"""A text or line that was stopped, and the checks that it failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +64,19 @@ def write_copy(
     kind = ReasonKind.GENERAL if request.is_sensitive else request.reason_kind
     rng = random.Random(f"{request.seed}:{request.item.item_id}")
     rejected: list[Rejected] = []
-    facts = _without_forbidden_offer(sayable_facts(request), request, rejected)
-    generated = _generated_lines(facts, request, kind, generator, encoder, rejected)
+    facts = sayable_facts(request)
+    facts = _without_forbidden_offer(facts, request, rejected)
+    lines: list[tuple[str | None, str]] = []
+    if generator is not None and can_be_asked(facts, request):
+
+        def failures(line: str) -> tuple[Check, ...]:
+            return _checked(line, "", compose(line, facts, request), facts, request).failures
+
+        generated = generated_lines(facts, request, kind, generator, failures, rejected)
+        lines += [(line, generator.name) for line in ranked(generated, facts, kind, request.locale, encoder)]
+    lines += [(line, TEMPLATE) for line in shop_lines(request, kind, rng)]
     texts: list[_CheckedText] = []
-    for line, source in (*generated, *((line, TEMPLATE) for line in shop_lines(request, kind, rng))):
+    for line, source in lines:
         if len(texts) < request.variants and (text := _unlike(texts, line, source, facts, request)):
             texts.append(text)
     if not texts:  # a title like no other: the item goes by its category, or by a general name
@@ -84,11 +86,6 @@ def write_copy(
             if not texts[0].failures:
                 break
     return tuple(_ad_copy(text, facts, request, tuple(rejected)) for text in texts)
-
-
-def can_be_asked(facts: FactSheet, request: CopyRequest) -> bool:
-    """False where no model is asked for a line: sensitive or hostile items, medicines, titles."""
-    return not (request.is_sensitive or is_hostile(request.item) or is_sober(facts) or request.limits.title_only)
 
 
 def is_sayable(line: str, facts: FactSheet, request: CopyRequest) -> bool:
@@ -110,50 +107,11 @@ def _without_forbidden_offer(facts: FactSheet, request: CopyRequest, rejected: l
     if not request.packs or facts.offer is None:
         return facts
     silent = replace(facts, offer=None)
-    told, untold = (_checked(None, TEMPLATE, compose(None, f, request), f, request) for f in (facts, silent))
-    if len(untold.failures) >= len(told.failures):
+    loud, quiet = (_checked(None, TEMPLATE, compose(None, f, request), f, request) for f in (facts, silent))
+    if len(quiet.failures) >= len(loud.failures):
         return facts
-    rejected.append((told.composed.text, told.failures))
+    rejected.append((loud.composed.text, loud.failures))
     return silent
-
-
-def _generated_lines(
-    facts: FactSheet,
-    request: CopyRequest,
-    kind: ReasonKind,
-    generator: Generator | None,
-    encoder: Encoder | None,
-    rejected: list[Rejected],
-) -> list[tuple[str, str]]:
-    """(line, generator's name) of the generator's lines that pass every check, best first. The others are recorded, and
-    so is a failure."""
-    if generator is None or not can_be_asked(facts, request):
-        return []
-    languages = getattr(generator, "languages", None)
-    if languages is not None and request.language not in languages:
-        message = f"{generator.name} writes {', '.join(sorted(languages))} only"
-        rejected.append(("", (Check(guarantee="G11", passed=False, message=message),)))
-        return []
-    prompt = line_prompt(facts, kind, request.locale, examples=not getattr(generator, "tuned", False))
-    bound = getattr(generator, "takes_constraints", False)
-    constraint = {"constraint": constraint_for(facts, request)} if bound else {}
-    tokens = MAX_TOKENS[request.language]
-    try:
-        lines = generator.generate(prompt, n=request.n_candidates, max_tokens=tokens, seed=request.seed, **constraint)
-    except GenerationError as error:
-        rejected.append(("", (Check(guarantee="G16", passed=False, message=str(error)),)))
-        return []
-    good = []
-    for line in dict.fromkeys(lines):
-        faults = line_faults(line, facts, request.language)
-        if not faults:
-            faults = _checked(line, generator.name, compose(line, facts, request), facts, request).failures
-        if faults:
-            rejected.append((line, faults))
-        else:
-            good.append(line)
-    reason = reason_words(kind, request.locale)
-    return [(line, generator.name) for line in ranked(good, facts, bare_prompt(request.locale), encoder, reason=reason)]
 
 
 def _unlike(
@@ -182,7 +140,7 @@ def _ad_copy(text: _CheckedText, facts: FactSheet, request: CopyRequest, rejecte
         channel=request.channel,
         locale=request.locale,
         generator=text.generator,
-        verified=passed(text.checks),
+        verified=not text.failures,
         checks=text.checks,
         facts_used=values,
         template_version=Prompts.load().version(template, request.locale),

@@ -55,10 +55,9 @@ from pydantic import (
 )
 
 from recllm.adcopy.channels import channel_named
-from recllm.adcopy.facts import Offer, OfferType
 from recllm.adcopy.mandatory import Sender, complete
 from recllm.adcopy.packs import Pack, load_pack, pack_named, pack_names
-from recllm.adcopy.request import Voice, checked_locale, load_voice
+from recllm.adcopy.request import Offer, OfferType, Voice, checked_locale, load_voice
 from recllm.audiences.selection import Cut
 from recllm.campaigns.hours import QuietHours
 from recllm.campaigns.toml_errors import checked, data_error, fail, unknown_key

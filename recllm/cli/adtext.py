@@ -116,9 +116,8 @@ def replay(
     from recllm.jobs.ad_copy import replay_ad
 
     folder = record or workspace / RECORDS
-    shipped = set(pack_names())
-    own = [name for name in pack or () if name not in shipped]
-    text = replay_ad(workspace, record_id, records=folder, generator=generator, adapter=adapter, packs=_packs(own))
+    files = [name for name in pack or () if name not in pack_names()]
+    text = replay_ad(workspace, record_id, records=folder, generator=generator, adapter=adapter, packs=_packs(files))
     if json:
         emit_json(text)
     else:

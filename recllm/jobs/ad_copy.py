@@ -65,13 +65,13 @@ def write_ads(
             raise PolicyError(f"someone of the list has not agreed to {purpose}: no personal ad; nothing was written")
     with open_generator(generator, workspace.cache_dir, adapter=adapter) as model:
         permitted = may_be_modelled(gate, user_ids, model)
-        opened = recommender or open_recommender(workspace, locale=locale)
+        recommender = recommender or open_recommender(workspace, locale=locale)
         if slates is None:
             only = {"allow": [item_id]} if item_id else {}
-            slates = opened.recommend(people, k=AD_CHOICE, explain=True, **only)
+            slates = recommender.recommend(people, k=AD_CHOICE, explain=True, **only)
         texts: list[AdCopy] = []
         for slate, modelled in zip(slates, permitted, strict=True):
-            best, item = _best_item(slate, opened.dataset, workspace)
+            best, item = _best_item(slate, recommender.dataset, workspace)
             request = CopyRequest(
                 item=item,
                 channel=channel,
@@ -79,7 +79,7 @@ def write_ads(
                 locale=locale or workspace.settings.locale,
                 reason_kind=reason_kind(best.reasons[0] if best.reasons else None, item.item_id, sensitive=False),
                 seed=seed,
-                known_brands=frozenset(opened.brands),
+                known_brands=frozenset(recommender.brands),
                 policy=workspace.policy,
                 packs=tuple(packs),
                 voice=voice or Voice(),
@@ -88,7 +88,7 @@ def write_ads(
             for copy, record in write_recorded(
                 request,
                 generator=model if modelled else None,
-                encoder=opened.encoder,
+                encoder=recommender.encoder,
                 generator_spec=generator if isinstance(generator, str) else "",
                 adapter=str(adapter or ""),
                 user_id=slate.user_id,
@@ -135,12 +135,12 @@ def open_generator(
     if not isinstance(generator, str):
         yield generator
         return
-    opened = find_generator(generator, cache_dir=cache_dir / "generators", adapter=adapter, own_process=True)
+    model = find_generator(generator, cache_dir=cache_dir / "generators", adapter=adapter, own_process=True)
     try:
-        yield opened
+        yield model
     finally:
-        if isinstance(opened, ProcessGenerator):
-            opened.close()
+        if isinstance(model, ProcessGenerator):
+            model.close()
 
 
 def replay_ad(
@@ -163,8 +163,8 @@ def replay_ad(
     with open_generator(generator or record.generator_spec, workspace / "cache", adapter=tuned) as model:
         encoder = None
         if record.encoder:
-            with Workspace.open(workspace) as opened:
-                encoder = open_recommender(opened).encoder
+            with Workspace.open(workspace) as shop:
+                encoder = open_recommender(shop).encoder
         return replay(record, generator=model, encoder=encoder, packs=packs)
 
 

@@ -6,10 +6,9 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
-from recllm.adcopy.facts import FactSheet, Offer
 from recllm.adcopy.lexicon import Reading, fold, pattern, read, stem, stems, table
 from recllm.adcopy.quantities import Quantity, quantities
-from recllm.adcopy.request import CopyRequest
+from recllm.adcopy.request import CopyRequest, FactSheet, Offer
 
 
 @dataclass(frozen=True, kw_only=True)

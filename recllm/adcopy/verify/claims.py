@@ -9,10 +9,9 @@ import re
 from collections.abc import Iterator
 from datetime import timedelta
 
-from recllm.adcopy.facts import OfferType
 from recllm.adcopy.lexicon import HAN, Family, families, fold, pattern, read, stem, stems, word_class
-from recllm.adcopy.money import currency_of, renderings, rounded
-from recllm.adcopy.quantities import Quantity, QuantityKind
+from recllm.adcopy.quantities import Quantity, QuantityKind, currency_of, renderings, rounded
+from recllm.adcopy.request import OfferType
 from recllm.adcopy.verify.case import Case, Violation, stated_by_facts, used_with
 
 _PRAISE = {"en": pattern("claims.praise"), "zh": pattern("claims.praise_zh")}
@@ -52,8 +51,8 @@ def _says_the_same(quantity: Quantity, fact: Quantity, case: Case) -> bool:
     if quantity.kind is not fact.kind or quantity.value != fact.value:
         return False
     if quantity.unit != fact.unit:  # "eight buns" counts the eight of "8 count" where the item is called buns
-        counted = fact.unit == "ct" and not quantity.unit
-        return counted and stem(quantity.role) in stems(read(case.facts.title).words)
+        is_count = fact.unit == "ct" and not quantity.unit
+        return is_count and stem(quantity.role) in stems(read(case.facts.title).words)
     word = quantity.role
     return not word or word in word_class("glue") or stem(word) in stems(case.facts.words)
 
@@ -72,9 +71,9 @@ def _is_price(quantity: Quantity, case: Case) -> bool:
 def _names_currency(span: str, code: str) -> bool:
     """True when the sign or word beside an amount can mean this currency."""
     currency = currency_of(code)
-    signs = (*currency.signs["en"], *currency.signs["zh"], *currency.words) if currency else ()
+    signs = (*currency.signs["en"], *currency.signs["zh"], *currency.chinese_words) if currency else ()
     sign = "".join(c for c in span if not (c.isdigit() or c in " ,."))
-    return sign in {fold(s) for s in (code, *signs)} or bool(currency and sign in currency.spoken)
+    return sign in {fold(s) for s in (code, *signs)} or bool(currency and sign in currency.words)
 
 
 def _offer_days(case: Case) -> set[str]:

@@ -1,14 +1,13 @@
-"""G6, G7, G11 to G14: the text fits its channel, is in its language, reads like a text, and sounds like the brand."""
+"""G6, G7, G11, G12, G14: the text fits its channel and language, reads like a text, and sounds like the brand."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from itertools import combinations, pairwise
+from collections.abc import Iterator
 
-from recllm.adcopy.lexicon import HAN, fold, limit, pattern, phrase_pattern, word_class, words
+from recllm.adcopy.lexicon import HAN, limit, pattern, phrase_pattern, word_class, words
 from recllm.adcopy.verify.case import Case, Violation
 
 _BREAKS_OFF = (
@@ -121,29 +120,3 @@ def in_voice(case: Case) -> Iterator[Violation]:
         yield Violation("the brand uses no emoji", emoji)
     if not voice.exclamation and (mark := next((c for c in case.text if c in "!！"), None)):
         yield Violation("the brand uses no exclamation marks", mark)
-
-
-# --- several texts -------------------------------------------------------------------------------------------------
-
-
-def variants_differ(texts: Sequence[str]) -> Iterator[Violation]:
-    """G13: no two variants share too many of their trigrams, and all together do not say the same words."""
-    for first, second in combinations(texts, 2):
-        alike = likeness(first, second)
-        if alike > limit("max_likeness"):
-            yield Violation(f"is {100 * alike:.0f} % the same as another variant", second)
-    if len(texts) > 1 and (share := distinct_pairs(texts)) < limit("min_distinct_pairs"):
-        yield Violation(f"the variants repeat each other: only {100 * share:.0f} % of their word pairs differ")
-
-
-def likeness(first: str, second: str) -> float:
-    """Jaccard likeness of the folded texts' character trigrams, in [0, 1]; 1 for two texts too short to have any."""
-    folded = (fold(first), fold(second))
-    a, b = ({text[i : i + 3] for i in range(len(text) - 2)} for text in folded)
-    return len(a & b) / len(a | b) if a or b else 1.0
-
-
-def distinct_pairs(texts: Sequence[str]) -> float:
-    """Different word pairs (Chinese: pairs of characters) over all word pairs, in [0, 1]; 1 when there are none."""
-    pairs = [pair for text in texts for pair in pairwise(words(text))]
-    return len(set(pairs)) / len(pairs) if pairs else 1.0

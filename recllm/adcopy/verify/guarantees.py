@@ -8,13 +8,13 @@ The word lists, patterns and limits are data, in `recllm/adcopy/data/`. They hel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, combinations, pairwise
 
-from recllm.adcopy.facts import FactSheet
-from recllm.adcopy.lexicon import limit
-from recllm.adcopy.request import CopyRequest
+from recllm.adcopy.lexicon import fold, limit, words
+from recllm.adcopy.quantities import QuantityKind
+from recllm.adcopy.request import CopyRequest, FactSheet
 from recllm.adcopy.verify import claims, form, naming, people, rules
 from recllm.adcopy.verify.case import Case, Violation
 from recllm.adcopy.verify.rules import RuleWarning
@@ -36,7 +36,7 @@ GUARANTEES: Mapping[str, Callable[[Case], Iterator[Violation]]] = {
     "G14": form.in_voice,
     "G17": claims.currency_format,
 }
-"""Those on the words of one text. G13 is `form.variants_differ`, G15, G16 and G18 stand in `recllm.adcopy.record`."""
+"""Those on the words of one text. G13 is `variants_differ`; G15, G16 and G18 stand in `recllm.adcopy.record`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +75,46 @@ def verify(text: str, request: CopyRequest, *, facts: FactSheet | None = None, p
 
 def passed(checks: Iterable[Check]) -> bool:
     return all(check.passed for check in checks)
+
+
+# --- names of products ---------------------------------------------------------------------------------------------
+
+
+def hostile_spans(name: str, facts: FactSheet, request: CopyRequest) -> list[str]:
+    """The pieces of a seller's words for which they are not used at all: personal data, foul language, leaks."""
+    case = Case(text=name, facts=facts, request=request)
+    checks = (people.personal_data, people.clean_language, people.leaks)
+    return [violation.span for check in checks for violation in check(case)]
+
+
+def unproven_spans(name: str, facts: FactSheet, request: CopyRequest) -> list[str]:
+    """The pieces of a seller's words that promise or claim something, or state a price."""
+    case = Case(text=name, facts=facts, request=request)
+    spans = [violation.span for check in (claims.offers, claims.proofs) for violation in check(case)]
+    return spans + [q.span for q in case.quantities if q.kind in (QuantityKind.MONEY, QuantityKind.DISCOUNT)]
+
+
+# --- several texts -------------------------------------------------------------------------------------------------
+
+
+def variants_differ(texts: Sequence[str]) -> Iterator[Violation]:
+    """G13: no two variants share too many of their trigrams, and all together do not say the same words."""
+    for first, second in combinations(texts, 2):
+        alike = likeness(first, second)
+        if alike > limit("max_likeness"):
+            yield Violation(f"is {100 * alike:.0f} % the same as another variant", second)
+    if len(texts) > 1 and (share := distinct_pairs(texts)) < limit("min_distinct_pairs"):
+        yield Violation(f"the variants repeat each other: only {100 * share:.0f} % of their word pairs differ")
+
+
+def likeness(first: str, second: str) -> float:
+    """Jaccard likeness of the folded texts' character trigrams, in [0, 1]; 1 for two texts too short to have any."""
+    folded = (fold(first), fold(second))
+    a, b = ({text[i : i + 3] for i in range(len(text) - 2)} for text in folded)
+    return len(a & b) / len(a | b) if a or b else 1.0
+
+
+def distinct_pairs(texts: Sequence[str]) -> float:
+    """Different word pairs (Chinese: pairs of characters) over all word pairs, in [0, 1]; 1 when there are none."""
+    pairs = [pair for text in texts for pair in pairwise(words(text))]
+    return len(set(pairs)) / len(pairs) if pairs else 1.0

@@ -25,10 +25,10 @@ def foreign_names(case: Case) -> Iterator[Violation]:
 
 def _foreign_brands(case: Case) -> Iterator[Violation]:
     own_brand, brands = read(case.facts.brand or "").words, _brands(case.request.known_brands)
-    words = case.reading.words
+    words, longest = case.reading.words, limit("max_brand_words")
     fact_words = {read(text).words for text in case.facts.texts}
     for start in range(len(words)):
-        for size in range(1, min(limit("max_brand_words"), len(words) - start) + 1):
+        for size in range(1, min(longest, len(words) - start) + 1):
             gram = words[start : start + size]
             name = brands.get(gram)
             if not name or gram == own_brand or any(_within(gram, text) for text in fact_words):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from recllm.adcopy.facts import OfferType
 from recllm.adcopy.lexicon import fold
 from recllm.adcopy.packs import Rule
+from recllm.adcopy.request import OfferType
 from recllm.adcopy.verify.case import Case, Violation
 
 _PRICE_OFFERS = frozenset({OfferType.PERCENT, OfferType.AMOUNT, OfferType.COUPON})
@@ -26,6 +26,7 @@ class RuleWarning:
 
 @dataclass(frozen=True, slots=True)
 class BrokenRule:
+    pack: str
     rule: Rule
     phrase: str
     """The piece of the text that breaks it."""
@@ -39,7 +40,7 @@ class BrokenRule:
 def broken_rules(case: Case) -> tuple[BrokenRule, ...]:
     """Every rule of the case's packs that its text breaks, once per phrase."""
     return tuple(
-        BrokenRule(rule, phrase)
+        BrokenRule(pack.name, rule, phrase)
         for pack in case.request.packs
         for rule in pack.rules
         if case.language in rule.languages
@@ -58,7 +59,7 @@ def violations(broken: Iterable[BrokenRule], guarantee: str) -> Iterator[Violati
 def warnings(broken: Iterable[BrokenRule]) -> tuple[RuleWarning, ...]:
     """The warnings among broken rules, under any guarantee."""
     return tuple(
-        RuleWarning(guarantee=b.rule.guarantee, rule=f"{b.rule.pack}/{b.rule.id}", span=b.phrase, message=b.message)
+        RuleWarning(guarantee=b.rule.guarantee, rule=f"{b.pack}/{b.rule.id}", span=b.phrase, message=b.message)
         for b in broken
         if b.rule.severity == "warning"
     )
