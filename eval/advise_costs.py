@@ -1,9 +1,9 @@
 """What training costs on this machine, for `recllm advise`:  python eval/advise_costs.py
 
-Each part runs in a process of its own, so that its peak memory is its own, on one thread. The scorer, the sequence model and LoRA learn on
-Complete Journey cut to a share of its people; the advice is a straight line through the points, and the
-points stay in the file so that a reader sees how straight it is. Texts are encoded before the clock starts. Seconds are
-of the processor, so that other work on the machine does not count.
+Each part runs in a process of its own, so that its peak memory is its own, on one thread. The scorer, the sequence
+model and LoRA learn on Complete Journey cut to a share of its people; the advice is a straight line through the points,
+and the points stay in the file so that a reader sees how straight it is. Texts are encoded before the clock starts.
+Seconds are of the processor, so that other work on the machine does not count.
 """
 
 from __future__ import annotations
