@@ -80,7 +80,7 @@ def learned_system(
 ) -> System:
     """Trains at the first query of a window on `query.fit_on`, and keeps what it learned for the next ones.
 
-    item_vectors: those of the untuned encoder, where the caller has them already. progress: gets a line per step of the training; the room's log does where it is None.
+    X
     """
     trained = once_per_window(lambda past: _train(past, encoder, recipe, item_vectors, progress or logger.info))
     settings = {"encoder": encoder.name, **recipe.settings()}
