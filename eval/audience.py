@@ -36,7 +36,7 @@ from recllm.features.pair_features import FEATURE_NAMES, pair_cosine, pair_featu
 from recllm.recommender.recommender import Recommender
 from recllm.recommender.registry import current
 from recllm.recommender.saved_model import load_model
-from recllm.training.windows import Past, window_starts
+from recllm.training.windows import PastWindows, window_starts
 
 K, LEAST_BUYERS, SETS = 50, 30, (5, 20)
 Table = NDArray[Any]
@@ -188,10 +188,10 @@ def category_buyers(past: Dataset, sold: Events, items: Table, people: Table) ->
 def boosted(trained: Recommender, recipe: TrainingRecipe, items: Table, people: Table, seed: int) -> Table:
     """LightGBM grown on the windows that ours learned from, by the same features (without the sequence model's)."""
     past, model = trained.dataset, trained.model
-    log = Past(past, trained.item_vectors, None, recipe.training, model.population, model.candidates)
+    log = PastWindows(past, trained.item_vectors, None, recipe.training, model.population, model.candidates)
     parts = []
     for start in window_starts(past, model.population.target, recipe.training):
-        part, _ = log.window(log.crowd(start))
+        part, _ = log.window(log.population(start))
         columns = np.column_stack([part.features, part.cosine])
         parts.append((columns, part.label.astype(np.float32), np.exp(part.correction)))
         say("lightgbm: %d pairs of a window", len(part.label))

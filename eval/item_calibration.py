@@ -25,7 +25,8 @@ from recllm.features.collaborative import ask
 from recllm.features.item_vectors import basics_of, basics_vectors
 from recllm.recommender.ranking import score_pairs
 from recllm.recommender.recommender import Recommender
-from recllm.training.item_calibration import STRENGTH, with_offsets
+from recllm.settings import ScorerTrainingSettings
+from recllm.training.item_calibration import with_offsets
 
 LEAST = 5.0  # expected takings that an item needs to be among the often expected ones
 
@@ -42,7 +43,7 @@ def main() -> None:
         "protocol": f"item-calibration-{window.protocol}",
         "data_hash": window.data_hash,
         "seed": args.seed,
-        "strength": STRENGTH,
+        "strength": ScorerTrainingSettings().item_calibration_prior,
         "figures": figures(*pairs(window, trained), trained.item_offsets, args.seed),
         "seconds": round(time.perf_counter() - began, 1),
         "training": recipe.training.model_dump(mode="json"),

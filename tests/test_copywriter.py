@@ -65,13 +65,33 @@ def tune(base: Path, out: Path, **values: Any) -> Any:
     return tune_generator(LEARN, JUDGE, base, out, arguments(**values))
 
 
-def test_it_learns_and_is_loaded(base: Path, tmp_path: Path) -> None:
-    from recllm.training.lora.copywriter import perplexity_of
+def perplexity_of(folder: Path, adapter: Path | None = None) -> float:
+    """Of the held-back line, by the plain model, one token after the other."""
+    import torch
 
+    from recllm.generator.causal import load_causal
+    from recllm.training.lora.copywriter import tokens_of
+
+    tokenizer, model = load_causal(folder, "cpu", adapter=adapter)
+    tokens = tokens_of(JUDGE[0], tokenizer, 160) or {}
+    with torch.no_grad():
+        logits = model.float()(input_ids=torch.tensor([tokens["input_ids"]])).logits[0]
+    pairs = [(n - 1, token) for n, token in enumerate(tokens["labels"]) if token != -100]
+    likelihood = [float(torch.log_softmax(logits[n], 0)[token]) for n, token in pairs]
+    return float(torch.tensor(likelihood).mean().neg().exp())
+
+
+def test_it_learns_and_is_loaded(base: Path, tmp_path: Path) -> None:
+    import torch
+
+    torch.manual_seed(5)
+    state = torch.random.get_rng_state()
     tuned = tune(base, tmp_path / "voice", languages=("en",))
+    assert torch.equal(torch.random.get_rng_state(), state)
     assert len(tuned.perplexity) == 5 and tuned.perplexity[-1] < 0.3 * tuned.perplexity[0]
+    assert (tuned.n_learned, tuned.n_validation) == (12, 1)
     assert {p.suffix for p in tuned.folder.iterdir() if p.is_file()} == {".json", ".safetensors", ".jsonl"}
-    before, after = perplexity_of(base, JUDGE), perplexity_of(base, JUDGE, adapter=tuned.folder)
+    before, after = perplexity_of(base), perplexity_of(base, adapter=tuned.folder)
     assert before == pytest.approx(tuned.perplexity[0], rel=0.05)
     assert after == pytest.approx(min(tuned.perplexity[1:]), rel=0.05)
     generator: Any = find_generator(str(base), adapter=tuned.folder)
@@ -81,15 +101,16 @@ def test_it_learns_and_is_loaded(base: Path, tmp_path: Path) -> None:
 
 def test_only_the_line_is_learned(base: Path) -> None:
     from recllm.generator.causal import load_causal
-    from recllm.training.lora.copywriter import _example
+    from recllm.training.lora.copywriter import tokens_of
 
     tokenizer, _ = load_causal(base, "cpu")
-    ids, labels = _example(LEARN[0], tokenizer, 160) or ([], [])
+    tokens = tokens_of(LEARN[0], tokenizer, 160) or {}
+    ids, labels = tokens["input_ids"], tokens["labels"]
     learned = [token for token in labels if token != -100]
-    assert len(ids) == len(labels)
+    assert len(ids) == len(labels) == len(tokens["attention_mask"])
     assert tokenizer.decode(learned).removesuffix(tokenizer.eos_token) == LEARN[0].hook
     assert learned[-1] == tokenizer.eos_token_id and ids[-len(learned) :] == learned
-    assert _example(LEARN[0], tokenizer, 3) is None
+    assert tokens_of(LEARN[0], tokenizer, 3) is None
 
 
 def test_a_run_that_was_interrupted_is_the_run_that_was_not(
@@ -98,16 +119,19 @@ def test_a_run_that_was_interrupted_is_the_run_that_was_not(
     from recllm.training.lora import copywriter
 
     whole = tune(base, tmp_path / "whole")
-    epoch = copywriter._epoch
+    step = copywriter.CompletionTrainer.training_step
 
-    def dies(run: Any) -> float:
-        if run.epoch == 2:
+    def dies(trainer: Any, *inputs: Any, **more: Any) -> Any:
+        if trainer.state.global_step == 7:  # in the third epoch of three steps each
             raise KeyboardInterrupt
-        return epoch(run)
+        return step(trainer, *inputs, **more)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(copywriter, "_epoch", dies)
+        patched.setattr(copywriter.CompletionTrainer, "training_step", dies)
         tune(base, tmp_path / "cut")
+    torn = tmp_path / "cut" / "checkpoints" / "checkpoint-9"
+    torn.mkdir()
+    (torn / "adapter_model.safetensors").write_bytes(b"half")
     resumed = tune(base, tmp_path / "cut")
     assert resumed.perplexity == pytest.approx(whole.perplexity, rel=1e-5)
     weights = [(f.folder / "adapter_model.safetensors").read_bytes() for f in (whole, resumed)]

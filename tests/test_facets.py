@@ -11,7 +11,7 @@ from recllm.features.collaborative import Population, ask
 from recllm.features.pair_features import FEATURE_NAMES, SOLD_FEATURES, pair_features
 from recllm.schema import Action
 from recllm.settings import CandidateSettings, CollaborativeSettings, ScorerTrainingSettings
-from recllm.training.windows import Past
+from recllm.training.windows import PastWindows
 
 START = 1_600_000_000
 ITEMS = pl.DataFrame(
@@ -135,10 +135,10 @@ def test_the_arrivals_of_a_window_are_learned_among_themselves() -> None:
     )
     data = Dataset.construct(events, None, items, as_of=START + 120 * DAY)
     vectors = np.eye(data.n_items, 64, dtype=np.float32)
-    past = Past(data, vectors, None, ScorerTrainingSettings(), CollaborativeSettings(), CandidateSettings())
-    found = past.arrivals(past.crowd(START + 92 * DAY))
+    past = PastWindows(data, vectors, None, ScorerTrainingSettings(), CollaborativeSettings(), CandidateSettings())
+    found = past.new_items(past.population(START + 92 * DAY))
     assert found is not None and found.n == 40
     arrived = set(data.item_rows(["oat", *many]).tolist())
     assert set(found.item.tolist()) <= arrived  # milk is bought in the window too, and is no arrival
-    assert not found.seen.any() and found.label.sum() == 80  # oat and one fresh thing each
+    assert not found.bought_before.any() and found.label.sum() == 80  # oat and one fresh thing each
     assert past.arrivals(past.crowd(START + 20 * DAY)) is None  # one arrival is too few

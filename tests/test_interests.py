@@ -15,7 +15,7 @@ from recllm.features.candidates import BIT, INTERESTS, SOURCES, candidates, expl
 from recllm.features.collaborative import Population, ask
 from recllm.models.sequence.learn import learn_interests
 from recllm.models.sequence.network import InterestNetwork
-from recllm.models.sequence.sequences import Places, Sequences, gap_bucket, padded_rows
+from recllm.models.sequence.sequences import NextBaskets, Sequences, gap_bucket, padded_rows
 from recllm.models.sequence.serve import InterestConfig, Interests, load_interests, save_interests
 from recllm.schema import Action
 from recllm.settings import CandidateSettings, SequenceModelSettings
@@ -62,19 +62,19 @@ def learned(data: Dataset, vectors: NDArray[np.float32], args: SequenceModelSett
     return found[0]
 
 
-def test_places_are_where_something_new_comes_next() -> None:
+def test_baskets_with_something_new_are_predicted() -> None:
     data = log([("a", "i1", 0), ("a", "i2", 0), ("a", "i1", STEP), ("a", "i3", 2 * STEP), ("b", "i1", 5)])
     sequences = Sequences.of(data.events, TARGET)
-    places = Places.of(sequences)
+    baskets = NextBaskets.of(sequences)
     a, b = data.user_rows(["a", "b"])
     found = {
-        (int(u), int(t), frozenset(data.items["item_id"][int(i)] for i in sequences.item[places.fresh[low:high]]))
-        for u, t, low, high in zip(places.user, places.token, places.low, places.high, strict=True)
+        (int(u), int(t), frozenset(data.items["item_id"][int(i)] for i in sequences.item[baskets.new_tokens[low:high]]))
+        for u, t, low, high in zip(baskets.user, baskets.token, baskets.low, baskets.high, strict=True)
     }
     start = int(sequences.indptr[a])
     assert found == {
         (a, -1, frozenset({"i1", "i2"})),
-        (a, start + 2, frozenset({"i3"})),  # the basket before it brought nothing new and is no place
+        (a, start + 2, frozenset({"i3"})),  # the basket before it brought nothing new and is not predicted
         (b, -1, frozenset({"i1"})),
     }
 

@@ -11,6 +11,7 @@ from shop_world import shop, vectors
 
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import ModelError, UsageError
+from recllm.metrics import Truth
 from recllm.recommender.recommender import Recommender
 from recllm.recommender.saved_model import read_model, save_model
 from recllm.schema import Action
@@ -19,8 +20,8 @@ from recllm.training.item_calibration import (
     IDS,
     WEIGHTS,
     ItemOffsets,
+    fit_item_offsets,
     item_offsets,
-    judged_offsets,
     load_item_offsets,
     save_item_offsets,
     with_offsets,
@@ -28,6 +29,7 @@ from recllm.training.item_calibration import (
 from recllm.training.scorer import fit_scorer
 from recllm.training.windows import Window
 
+NOTHING = Truth(np.array([0, 0]), np.zeros(0, np.int32))
 QUICK = ScorerTrainingSettings(horizon_days=14, n_windows=3, epochs=2, hidden=(16,), projection=4, batch_size=8)
 
 
@@ -72,19 +74,21 @@ def test_cold_items_have_none_and_sampled_pairs_weigh_what_they_stand_for() -> N
     never = np.setdiff1d(np.arange(data.n_items), data.events.item)
     data = replace(data, events=data.events.select(data.events.item != 0))  # as if item 0 had never sold
     n = 400
-    judge = Window(
+    window = Window(
         indptr=np.array([0, n]),
         item=np.repeat(np.array([0, 5], np.int32), n // 2),
         label=np.zeros(n, bool),
-        seen=np.zeros(n, bool),
+        bought_before=np.zeros(n, bool),
         correction=np.log(np.full(n, 10.0, np.float32)),
         features=np.zeros((n, 0), np.float32),
         cosine=np.zeros(n, np.float32),
-        users=np.zeros((1, 2), np.float32),
-        truth=np.array([0]),
-        truth_new=np.array([0]),
+        user_vectors=np.zeros((1, 2), np.float32),
+        bought=NOTHING,
+        discovered=NOTHING,
+        vector_items=np.array([0, 5]),
+        item_vectors=np.zeros((2, 2), np.float32),
     )
-    found = judged_offsets(np.full(n, 0.05, np.float32), judge, data, (Action.PURCHASE,))
+    found = fit_item_offsets(np.full(n, 0.05, np.float32), window, data, (Action.PURCHASE,), 50.0)
     assert found[0] == 0 and (found[never] == 0).all()
     assert found[5] < np.log(51 / (51 + 100))  # 200 pairs stand for 2,000 and for 100 expected takings; none came
 

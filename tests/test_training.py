@@ -1,24 +1,33 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 import polars as pl
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shop_world import shop, vectors
+from shop_world import START, shop, vectors
 
 from recllm.data.dataset import DAY, Dataset
+from recllm.encoder.toy import ToyEncoder
 from recllm.errors import DataError
 from recllm.features.candidates import Candidates
 from recllm.features.collaborative import Population, ask
+from recllm.features.item_vectors import DatedItemVectors, item_vectors
 from recllm.features.pair_features import FEATURE_NAMES
+from recllm.metrics import Truth
+from recllm.recommender.recommender import Recommender
 from recllm.schema import Action
 from recllm.settings import CandidateSettings, CollaborativeSettings, ScorerTrainingSettings
 from recllm.training import scorer as training
-from recllm.training import windows
 from recllm.training.scorer import calibrate, fit_scorer, level, listwise
-from recllm.training.windows import window_starts
+from recllm.training.windows import PastWindows, Window, sample_negatives, window_starts
+
+if TYPE_CHECKING:
+    from recllm.schema import FloatArray, TextKind
 
 QUICK = ScorerTrainingSettings(horizon_days=14, n_windows=3, epochs=3, hidden=(16,), projection=4, batch_size=8)
 DATA = shop()
@@ -30,7 +39,7 @@ def test_a_shop_of_favourites_is_learned() -> None:
     assert fitted.metrics["ndcg@20_all"] > 0.85  # .58 before training
     assert [h["epoch"] for h in fitted.history] == [1, 2, 3][: len(fitted.history)]
     assert fitted.population.target == (Action.PURCHASE,)
-    assert len(fitted.notes) == 1 and "too few people to judge by (24)" in fitted.notes[0]
+    assert len(fitted.notes) == 1 and "too few validation users (24)" in fitted.notes[0]
 
 
 def test_one_seed_gives_one_model_and_leaves_the_callers_random_state_alone() -> None:
@@ -60,13 +69,13 @@ def test_two_threads_cut_the_windows_and_learn_the_same_again_and_again() -> Non
 
 def test_the_parts_of_a_batch_sum_to_its_loss_and_gradient() -> None:
     window = _window(DATA, DATA.as_of - 14 * DAY)
-    item_vectors, everybody = torch.from_numpy(vectors(DATA)), np.arange(window.n)
-    scorer = training._untrained([window], item_vectors.shape[1], QUICK, [])
-    whole = training._takers(window, everybody)
+    everybody = np.arange(window.n)
+    scorer = training._untrained([window], QUICK, [])
+    whole = training._buyers_among(window, everybody)
     sums = []
     for parts in ([everybody], [everybody[:3], everybody[3:4], everybody[4:]]):
         scorer.zero_grad()
-        loss = sum(training._gradient(scorer, item_vectors, window, QUICK, whole, part) for part in parts)
+        loss = sum(training._add_gradient(scorer, window, QUICK, whole, part) for part in parts)
         sums.append((loss, torch.cat([p.grad.flatten() for p in scorer.parameters() if p.grad is not None])))
     assert whole[0] > 4 and sums[0][0] == pytest.approx(sums[1][0], rel=1e-5)
     assert torch.allclose(sums[0][1], sums[1][1], atol=1e-5) and sums[0][1].abs().max() > 1e-3
@@ -76,21 +85,21 @@ def test_a_window_knows_nothing_of_what_comes_after_it() -> None:
     whole, half = DATA, DATA.before(DATA.as_of - 14 * DAY)
     start = DATA.as_of - 28 * DAY
     one, two = (_window(d, start) for d in (whole, half))
-    for name in ("item", "label", "features", "cosine", "users"):
+    for name in ("item", "label", "features", "cosine", "user_vectors", "item_vectors"):
         assert np.array_equal(getattr(one, name), getattr(two, name)), name
 
 
-def _window(data: Dataset, start: int) -> windows.Window:
+def _window(data: Dataset, start: int) -> Window:
     population, settings = CollaborativeSettings(), CandidateSettings()
-    past = windows.Past(data, vectors(data), None, QUICK, population, settings)
-    return past.window(past.crowd(start))[0]
+    past = PastWindows(data, vectors(data), None, QUICK, population, settings)
+    return past.window(past.population(start))[0]
 
 
 def test_judges_are_other_people_with_whole_lists() -> None:
     population, settings = CollaborativeSettings(), CandidateSettings()
     args = QUICK.model_copy(update={"repeat_negatives": 1, "discovery_negatives": 1})
-    past = windows.Past(DATA, vectors(DATA), None, args, population, settings)
-    learned, judges = past.window(past.crowd(DATA.as_of - 14 * DAY), judge=5)
+    past = PastWindows(DATA, vectors(DATA), None, args, population, settings)
+    learned, judges = past.window(past.population(DATA.as_of - 14 * DAY), n_validation=5)
     assert judges is not None and (learned.n, judges.n) == (35, 5)
     assert not judges.correction.any() and learned.correction.any()
     assert np.diff(judges.indptr).min() > np.diff(learned.indptr).max()
@@ -100,12 +109,12 @@ def test_people_with_basics_are_shown_once_more_without_their_history() -> None:
     basics = np.zeros((DATA.n_users, 8), np.float32)
     basics[:10, 0] = 1
     args = QUICK.model_copy(update={"new_users_per_window": 8})
-    past = windows.Past(DATA, vectors(DATA), basics, args, CollaborativeSettings(), CandidateSettings())
-    crowd = past.crowd(DATA.as_of - 14 * DAY)
-    newcomers, learned = past.newcomers(crowd), past.window(crowd)[0]
+    past = PastWindows(DATA, vectors(DATA), basics, args, CollaborativeSettings(), CandidateSettings())
+    crowd = past.population(DATA.as_of - 14 * DAY)
+    newcomers, learned = past.new_users(crowd), past.window(crowd)[0]
     assert newcomers is not None and newcomers.n == 8
-    assert not newcomers.features[:, FEATURE_NAMES.index("events")].any() and not newcomers.seen.any()
-    assert newcomers.label.any() and np.any(newcomers.users, axis=1).all()
+    assert not newcomers.features[:, FEATURE_NAMES.index("events")].any() and not newcomers.bought_before.any()
+    assert newcomers.label.any() and np.any(newcomers.user_vectors, axis=1).all()
     assert learned.features[learned.indptr[:-1], FEATURE_NAMES.index("events")].all()
 
 
@@ -210,7 +219,7 @@ def test_sampled_negatives_stand_for_all_of_them() -> None:
     rng, n = np.random.default_rng(0), 500
     pairs = Candidates(np.array([0, n, 2 * n]), np.tile(np.arange(n, dtype=np.int32), 2), np.zeros(2 * n, np.uint16))
     label, seen = rng.random(2 * n) < 0.02, rng.random(2 * n) < 0.3
-    kept, correction = windows._sample(pairs, label, seen, (QUICK.repeat_negatives, QUICK.discovery_negatives), rng)
+    kept, correction = sample_negatives(pairs, label, seen, (QUICK.repeat_negatives, QUICK.discovery_negatives), rng)
     for kind, wanted in ((seen, QUICK.repeat_negatives), (~seen, QUICK.discovery_negatives)):
         for user in (0, 1):
             mine = kind & ~label & (pairs.user == user)
@@ -221,21 +230,22 @@ def test_sampled_negatives_stand_for_all_of_them() -> None:
 
 def _calibrated(logit: np.ndarray, label: np.ndarray, correction: np.ndarray) -> list[float]:
     n = len(logit)
-    window = windows.Window(
-        np.array([0, n]),
-        np.zeros(n, np.int32),
-        label,
-        label,
-        correction,
-        logit[:, None],
-        logit,
-        logit[:1],
-        label,
-        label,
+    nothing = Truth(np.array([0, 0]), np.zeros(0, np.int32))
+    window = Window(
+        indptr=np.array([0, n]),
+        item=np.zeros(n, np.int32),
+        label=label,
+        bought_before=label,
+        correction=correction,
+        features=logit[:, None],
+        cosine=logit,
+        user_vectors=logit[:1, None],
+        bought=nothing,
+        discovered=nothing,
+        vector_items=np.array([0]),
+        item_vectors=logit[:1, None],
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "predict", lambda *_: logit)
-        return list(calibrate(None, None, window).tolist())  # type: ignore[arg-type]
+    return list(calibrate(logit, window, 10.0).tolist())
 
 
 def test_calibration_recovers_the_sigmoid_that_made_the_data() -> None:
@@ -256,3 +266,71 @@ def test_a_handful_of_people_cannot_turn_the_calibration_round() -> None:
     slope, intercept = _calibrated(logit, np.zeros(4, bool), np.zeros(4, np.float32))
     mean = (1 / (1 + np.exp(-(slope * logit + intercept)))).mean()
     assert slope > 0 and mean == pytest.approx(1 / 6, abs=0.02)  # none of four: Platt's smoothed rate
+
+
+# --- prices of the past ----------------------------------------------------------------------------------------------
+
+
+class CountingEncoder(ToyEncoder):
+    """Remembers every text that it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def encode(self, texts: Sequence[str], *, kind: TextKind = "document") -> FloatArray:
+        self.texts += texts
+        return super().encode(texts, kind=kind)
+
+
+def _without_catalogue_prices() -> Dataset:
+    """The shop's events carry prices, its catalogue does not, and `late` is first sold in the latest window."""
+    rng = np.random.default_rng(0)
+    rows = [
+        (f"u{user:02}", f"tea{int(item)}", START + (visit * 7 + user % 7) * DAY, 2.0 + item)
+        for user in range(40)
+        for visit in range(14)
+        for item in rng.choice(12, 2, replace=False)
+    ]
+    rows += [(f"u{user:02}", "late", START + 95 * DAY, 500.0) for user in range(20)]
+    events = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp", "price"], orient="row")
+    items = events.select("item_id", title="item_id").unique(maintain_order=True)
+    return Dataset.construct(events, items=items.with_columns(category=pl.lit(["food", "tea"], pl.List(pl.String))))
+
+
+def test_item_vectors_of_a_past_window_know_only_the_prices_paid_before_it() -> None:
+    data, encoder = _without_catalogue_prices(), CountingEncoder()
+    start, late = data.as_of - 14 * DAY, int(data.item_rows(["late"])[0])
+    dated = DatedItemVectors(encoder, data)
+    assert len(encoder.texts) == len(set(encoder.texts))
+    assert np.array_equal(dated.before(start), item_vectors(ToyEncoder(), data.before(start)))
+    assert not np.allclose(dated.before(start)[late], dated.latest[late])
+    assert np.array_equal(dated.before(data.as_of), dated.latest)
+
+    settings = CollaborativeSettings(), CandidateSettings()
+    past = PastWindows(data, dated.latest, None, QUICK, *settings, dated.before)
+    window = past.window(past.population(start))[0]
+    assert np.array_equal(window.item_vectors, dated.before(start)[window.vector_items])
+
+    times: list[int] = []
+
+    def before(time: int) -> FloatArray:
+        times.append(time)
+        return dated.before(time)
+
+    fit_scorer(data, dated.latest, None, QUICK, vectors_before=before)
+    assert set(window_starts(data, (Action.PURCHASE,), QUICK)) <= set(times)
+
+
+def test_a_recommender_learns_from_the_vectors_of_the_time_and_encodes_each_text_once() -> None:
+    data, encoder = _without_catalogue_prices(), CountingEncoder()
+    fitted = Recommender(data, encoder).fit(QUICK)
+    assert len(encoder.texts) == len(set(encoder.texts))
+    assert fitted.model is not None
+    known_all_along = fit_scorer(data, item_vectors(ToyEncoder(), data), None, QUICK).scorer.weights
+    assert any(not np.array_equal(fitted.model.scorer.weights[name], known_all_along[name]) for name in known_all_along)
+
+
+def test_catalogue_prices_hold_at_all_times() -> None:
+    dated = DatedItemVectors(ToyEncoder(), DATA)
+    assert dated.before(DATA.as_of - 28 * DAY) is dated.latest

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +18,27 @@ from recllm.cli.output import emit_json, note, say
 def register(app: typer.Typer) -> None:
     app.command()(train)
     app.command()(evaluate)
+
+
+@contextmanager
+def progress_lines() -> Iterator[None]:
+    """Where nobody watches a terminal: what is logged of training and measuring, a line a step, on standard error.
+
+    A terminal has its bars instead.
+    """
+    if sys.stderr.isatty():
+        yield
+        return
+    package, handler = logging.getLogger("recllm"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    level = package.level
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(level)
 
 
 def train(
@@ -56,7 +81,7 @@ def train(
         }
         lora_settings = {name: value for name, value in options.items() if value is not None}
         said |= {"progress": note, "lora": LoraSettings.model_validate(lora_settings)}
-    with Workspace.open(workspace) as opened:
+    with Workspace.open(workspace) as opened, progress_lines():
         done = train_workspace(opened, seed=seed, **said)
     if json:
         emit_json(done)
@@ -83,15 +108,16 @@ def evaluate(
     """Rank the whole catalogue for everyone who bought in a held-out window, beside baselines, with intervals."""
     from recllm.jobs.train import evaluate_data
 
-    report = evaluate_data(
-        workspace=workspace,
-        data=data,
-        split=split,
-        test_days=test_days,
-        slices=tuple(s.strip().upper() for s in slices.split(",") if s.strip()),
-        baselines=tuple(b.strip() for b in baselines.split(",") if b.strip()),
-        seed=seed,
-    )
+    with progress_lines():
+        report = evaluate_data(
+            workspace=workspace,
+            data=data,
+            split=split,
+            test_days=test_days,
+            slices=tuple(s.strip().upper() for s in slices.split(",") if s.strip()),
+            baselines=tuple(b.strip() for b in baselines.split(",") if b.strip()),
+            seed=seed,
+        )
     if output:
         report.write(output)
     if json:

@@ -45,7 +45,8 @@ def _tell(advice: Advice) -> None:
         f"{advice.mode}: about {cost.minutes:.1f} minutes on one core and {cost.memory_gib:.1f} GiB",
         f"  {seen.people:,} people, {seen.items:,} items, {seen.events:,} events over {seen.span_days:.0f} days; "
         f"{seen.distinct_texts:,} distinct texts of about {seen.tokens_median:.0f} tokens",
-        f"  minutes: encode {cost.encode_minutes:.1f}, lora {cost.lora_minutes:.1f}, scorer {cost.scorer_minutes:.1f} "
+        f"  minutes: encode {cost.encode_minutes:.1f}, lora {cost.lora_minutes:.1f}, scorer {cost.scorer_minutes:.1f}, "
+        f"sequence model at most {cost.sequence_minutes:.1f} "
         f"({cost.source})",
     )
     say(*(f"missing: {line}" for line in advice.missing))

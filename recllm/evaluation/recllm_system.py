@@ -24,6 +24,7 @@ from recllm.schema import Encoder
 
 if TYPE_CHECKING:
     from recllm.features.collaborative import Population
+    from recllm.features.item_vectors import DatedItemVectors
     from recllm.models.scorer import Scorer
     from recllm.recommender.ranking import Ranked
     from recllm.recommender.recommender import Recommender
@@ -74,13 +75,12 @@ def learned_system(
     encoder: Encoder,
     recipe: TrainingRecipe,
     *,
-    item_vectors: NDArray[np.float32] | None = None,
+    item_vectors: DatedItemVectors | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> System:
     """Trains at the first query of a window on `query.fit_on`, and keeps what it learned for the next ones.
 
-    item_vectors: those of the untuned encoder, (n_items, dim), unit rows, where the caller has them already. progress:
-    gets a line per step of the training; the room's log does where it is None.
+    X
     """
     trained = once_per_window(lambda past: _train(past, encoder, recipe, item_vectors, progress or logger.info))
     settings = {"encoder": encoder.name, **recipe.settings()}
@@ -106,13 +106,13 @@ def _train(
     past: Dataset,
     encoder: Encoder,
     recipe: TrainingRecipe,
-    vectors: NDArray[np.float32] | None,
+    vectors: DatedItemVectors | None,
     progress: Callable[[str], None],
 ) -> Ranker:
     from tempfile import TemporaryDirectory
 
     from recllm.features.collaborative import Population
-    from recllm.features.item_vectors import basics_of, basics_vectors, item_vectors
+    from recllm.features.item_vectors import DatedItemVectors, basics_of, basics_vectors
     from recllm.training.lora.run_folder import run_folder_name
     from recllm.training.lora.tune import tune_encoder
     from recllm.training.scorer import fit_scorer
@@ -122,10 +122,18 @@ def _train(
             runs = recipe.runs or Path(scratch)
             run = runs / run_folder_name(past, encoder, recipe.lora)
             encoder, vectors = tune_encoder(past, encoder, recipe.lora, run, progress).encoder, None
-    vectors = item_vectors(encoder, past) if vectors is None else vectors
+    vectors = vectors or DatedItemVectors(encoder, past)
     basics = basics_vectors(encoder, basics_of(past.users))
-    fitted = fit_scorer(past, vectors, basics, recipe.training, progress, interests=recipe.interests)
-    population = Population.fit(past, vectors, fitted.population, basics, fitted.interests)
+    fitted = fit_scorer(
+        past,
+        vectors.latest,
+        basics,
+        recipe.training,
+        progress,
+        interests=recipe.interests,
+        vectors_before=vectors.before,
+    )
+    population = Population.fit(past, vectors.latest, fitted.population, basics, fitted.interests)
     return _ranker(fitted.scorer, population, fitted.candidates, encoder, "en", item_offsets=fitted.item_offsets)
 
 

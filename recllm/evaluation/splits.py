@@ -30,7 +30,8 @@ def split_tables(
     if split != "column":
         raise UsageError(f"unknown split {split!r}; known: time, column")
     cut = column_split if tables.eval_rows is None else row_split
-    return cut(tables, slices=slices or (UNMASKED, MASKED))
+    # valid rows are asked with, as the end of a history, and not learned from
+    return cut(tables, learn=("train",), slices=slices or (UNMASKED, MASKED))
 
 
 def time_split(

@@ -135,7 +135,7 @@ def systems_for(
     encoder: called once, and only when a system needs it. arguments: these for the scorer instead of the advised ones.
     settings: keywords of the others by name. runs: where fine-tuning keeps its runs. Raises as `make_systems`.
     """
-    from recllm.features.item_vectors import item_vectors
+    from recllm.features.item_vectors import DatedItemVectors
     from recllm.settings import LoraSettings
     from recllm.text.items import item_texts
 
@@ -144,7 +144,7 @@ def systems_for(
     has_categories = bool(window.dataset.items["category"].is_not_null().any())
     others = [n for n in names if n not in OUR_SYSTEMS and (has_categories or n != "category-affinity")]
     ours, reads = [n for n in OUR_SYSTEMS if n in names], {SYSTEMS[n].reads for n in others}
-    vectors = item_vectors(load(), window.fit_on) if ours or "vectors" in reads else None
+    dated = DatedItemVectors(load(), window.fit_on) if ours or "vectors" in reads else None
     texts = item_texts(window.dataset.items) if "texts" in reads else None
     systems = {}
     for name in ours:
@@ -152,5 +152,6 @@ def systems_for(
         recipe = recipe if arguments is None else replace(recipe, training=arguments)
         if name == TUNED and recipe.lora is None:
             recipe = replace(recipe, lora=LoraSettings(seed=seed, horizon_days=recipe.training.horizon_days))
-        systems[name] = learned_system(load(), recipe, item_vectors=vectors, progress=progress)
+        systems[name] = learned_system(load(), recipe, item_vectors=dated, progress=progress)
+    vectors = None if dated is None else dated.latest
     return systems | make_systems(others, texts=texts, vectors=vectors, settings=settings, seed=seed)

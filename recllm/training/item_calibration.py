@@ -1,13 +1,13 @@
-"""How much more or less often an item is taken than the scorer's probability says: one offset per item.
+"""How much more or less often an item is bought than the scorer's probability says: one offset per item.
 
-The scorer's own calibration is one line for all items. Here each item's observed takings O and expected takings E over
-the judges' candidates give a ratio, drawn towards that of the item's group, and the group's towards 1, by a gamma prior
-(gamma-Poisson shrinkage, DuMouchel 1999):
+The scorer's own calibration is one line for all items. Here each item's observed purchases O and expected purchases E
+over the validation users' candidates give a ratio, drawn towards that of the item's group, and the group's towards 1,
+by a gamma prior (gamma-Poisson shrinkage, DuMouchel 1999):
 
     ratio of a group = (O + s) / (E + s),    ratio of an item = (O + s) / (E + s / ratio of its group)
 
-so an item with few expected takings keeps its group's ratio, and a group with few keeps 1. The ratio multiplies the
-rate of taking, p' = 1 - (1 - p) ^ ratio, which for small p is ratio times p. It moves no score and no rank.
+so an item with few expected purchases keeps its group's ratio, and a group with few keeps 1. The ratio multiplies the
+rate of purchases, p' = 1 - (1 - p) ^ ratio, which for small p is ratio times p. It moves no score and no rank.
 """
 
 from __future__ import annotations
@@ -32,10 +32,6 @@ if TYPE_CHECKING:
 
 WEIGHTS, IDS = "item_offsets.safetensors", "item_offsets.json"
 
-STRENGTH = 50.0
-"""s: the prior weighs as much as so many expected takings. Of 5, 10, 20, 50, 100, ... the likeliest for the takings of
-300 judges of Complete Journey (negative binomial), for items and for groups alike."""
-
 
 @dataclass(frozen=True, eq=False)
 class ItemOffsets:
@@ -52,37 +48,41 @@ class ItemOffsets:
 
     def bind(self, item_ids: Sequence[str]) -> Floats:
         """Log ratios (n_items,) for the catalogue of today; 0 for an item that was not there."""
-        known = dict(zip(self.item_ids, self.offset.tolist(), strict=True))
-        return np.fromiter((known.get(item, 0.0) for item in item_ids), np.float32, len(item_ids))
+        offsets = dict(zip(self.item_ids, self.offset.tolist(), strict=True))
+        return np.fromiter((offsets.get(item, 0.0) for item in item_ids), np.float32, len(item_ids))
 
 
-def judged_offsets(
-    probability: Floats, judge: Window, dataset: Dataset, target: tuple[Action, ...], strength: float = STRENGTH
+def fit_item_offsets(
+    probability: Floats, window: Window, dataset: Dataset, target: tuple[Action, ...], prior: float
 ) -> Floats:
-    """Log ratios (n_items,) from the judges' pairs and their probabilities (n_pairs,); 0 for items that never sold."""
+    """Log ratios (n_items,) from validation users' pairs and their probabilities (n_pairs,); 0 for unsold items.
+
+    prior: see `item_offsets`.
+    """
     sold = np.bincount(of_actions(dataset.events, target).item, minlength=dataset.n_items) > 0
-    weight = np.exp(judge.correction.astype(np.float64))  # what a sampled pair stands for
-    expected = np.bincount(judge.item, weight * probability, dataset.n_items)
-    observed = np.bincount(judge.item, weight * judge.label, dataset.n_items)
-    return np.where(sold, item_offsets(observed, expected, Facets.of(dataset.items).type, strength), 0).astype(
-        np.float32
-    )
+    weight = np.exp(window.correction.astype(np.float64))  # what a sampled pair stands for
+    expected = np.bincount(window.item, weight * probability, dataset.n_items)
+    observed = np.bincount(window.item, weight * window.label, dataset.n_items)
+    offsets = item_offsets(observed, expected, Facets.of(dataset.items).type, prior)
+    return np.where(sold, offsets, 0).astype(np.float32)
 
 
 def item_offsets(
-    observed: NDArray[Any], expected: NDArray[Any], group: NDArray[np.integer], strength: float = STRENGTH
+    observed: NDArray[Any], expected: NDArray[Any], group: NDArray[np.integer], prior: float
 ) -> NDArray[Any]:
-    """Log of each item's ratio of takings, (n_items,).
+    """Log of each item's ratio of purchases, (n_items,).
 
-    observed, expected: takings (n_items,). group: (n_items,), -1 for an item without one. Raises `UsageError` for a
-    strength that is not above 0.
+    observed, expected: purchases (n_items,). group: (n_items,), -1 for an item without one. prior: s, the prior weighs
+    as much as so many expected purchases. Of 5, 10, 20, 50, 100, ... 50 was the likeliest for the purchases of 300
+    validation users of Complete Journey (negative binomial), for items and for groups alike. Raises `UsageError` for
+    a prior that is not above 0.
     """
-    if not strength > 0:
-        raise UsageError(f"strength is {strength}; the prior must weigh more than 0 expected takings")
-    place = group.astype(np.int64) + 1
-    of_group = (np.bincount(place, observed) + strength) / (np.bincount(place, expected) + strength)
-    of_group[0] = 1.0  # items without a group have nothing in common
-    return np.asarray(np.log((observed + strength) / (expected + strength / of_group[place])))
+    if not prior > 0:
+        raise UsageError(f"the prior of the item calibration is {prior}; it must weigh more than 0 expected purchases")
+    group_row = group.astype(np.int64) + 1
+    group_ratio = (np.bincount(group_row, observed) + prior) / (np.bincount(group_row, expected) + prior)
+    group_ratio[0] = 1.0  # items without a group have nothing in common
+    return np.asarray(np.log((observed + prior) / (expected + prior / group_ratio[group_row])))
 
 
 def with_offsets(probability: Floats, offset: Floats) -> Floats:

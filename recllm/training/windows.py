@@ -1,11 +1,12 @@
 """Past windows of the log as pairs to learn from.
 
-Each window stands at an earlier time: the crowd and the histories are cut there, and what people took in the horizon
-after it is the truth.
+Each window stands at an earlier time: the population and the histories are those of that time, and what users bought
+in the horizon after it is the truth.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,14 +21,15 @@ from recllm.errors import DataError
 from recllm.features.candidates import Candidates, candidates, explicit
 from recllm.features.collaborative import Asked, Population, ask
 from recllm.features.pair_features import pair_cosine, pair_features
+from recllm.metrics import Truth
 from recllm.schema import Action
 from recllm.settings import CandidateSettings, CollaborativeSettings, ScorerTrainingSettings
 
 if TYPE_CHECKING:
     from recllm.models.sequence.serve import Interests
 
-LEAST_ARRIVALS = 30
-"""Fewer arrivals, or people who took one, teach nothing."""
+USER_BLOCK = 256
+"""Users whose candidates and features are computed at once."""
 
 
 def choose_target(dataset: Dataset, args: ScorerTrainingSettings) -> tuple[tuple[Action, ...], tuple[str, ...]]:
@@ -60,9 +62,9 @@ def window_starts(
     first, horizon = int(at.min()), args.horizon_days * DAY
     starts = [dataset.as_of - horizon * i for i in range(1, (n_windows or args.n_windows) + 1)]
     half = (dataset.as_of - first) / 2
-    fit = [s for s in starts if s - first >= (horizon / 2 if s == starts[0] else max(half, horizon / 2))]
-    if fit:
-        return fit
+    starts = [s for s in starts if s - first >= (horizon / 2 if s == starts[0] else max(half, horizon / 2))]
+    if starts:
+        return starts
     days = (dataset.as_of - first) / DAY
     raise DataError(
         f"the log spans {days:.0f} days; training with horizon_days={args.horizon_days} needs "
@@ -72,222 +74,240 @@ def window_starts(
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """Pairs to learn from. Rows of person u are indptr[u]:indptr[u + 1].
-
-    label: taken in the window. seen: taken before. correction: log of how many candidates a sampled negative stands
-    for. truth, truth_new: how many items the person took in the window in all, and of those new to them.
-    """
+    """Pairs of users and items to learn from. Rows of user u are indptr[u]:indptr[u + 1]."""
 
     indptr: Ints
     item: NDArray[np.int32]
+    """(n_pairs,), as are all down to `cosine`."""
     label: NDArray[np.bool_]
-    seen: NDArray[np.bool_]
+    """Bought in the window."""
+    bought_before: NDArray[np.bool_]
     correction: Floats
+    """Log of how many candidates a sampled negative stands for."""
     features: Floats
+    """(n_pairs, n_features)."""
     cosine: Floats
-    users: Floats
-    truth: Ints
-    truth_new: Ints
+    user_vectors: Floats
+    """(n_users, dim)."""
+    bought: Truth
+    """What the users bought in the window, among the pairs or not."""
+    discovered: Truth
+    """What of it was new to them."""
+    vector_items: Ints
+    """Ascending rows of the items that occur, (m,)."""
+    item_vectors: Floats
+    """Their vectors as of the window's start, (m, dim)."""
     weight: float = 1.0
-    """Of its people in the loss."""
+    """Of its users in the loss."""
 
     @property
     def n(self) -> int:
+        """Number of users."""
         return len(self.indptr) - 1
 
     @cached_property
-    def takes(self) -> NDArray[np.bool_]:
-        """Who took any of their items, (n,)."""
+    def vector_row(self) -> Ints:
+        """Row of each pair's item in `item_vectors`, (n_pairs,)."""
+        return np.searchsorted(self.vector_items, self.item)
+
+    @cached_property
+    def has_positive(self) -> NDArray[np.bool_]:
+        """Users who bought any of their items, (n,)."""
         return self._any(self.label)
 
     @cached_property
-    def takes_new(self) -> NDArray[np.bool_]:
-        """Who took any of their items that is new to them, (n,)."""
-        return self._any(self.label & ~self.seen)
+    def has_discovery(self) -> NDArray[np.bool_]:
+        """Users who bought any of their items that was new to them, (n,)."""
+        return self._any(self.label & ~self.bought_before)
 
     def _any(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        found = np.concatenate([[0], np.cumsum(mask)])[self.indptr]
-        return np.asarray(np.diff(found) > 0)
+        return np.asarray(np.diff(np.concatenate([[0], np.cumsum(mask)])[self.indptr]) > 0)
 
 
 @dataclass(frozen=True, eq=False)
-class Past:
-    """What every window is cut from. `basics`: Emb(I) of the people, (n_users, dim), or None."""
+class PastWindows:
+    """What every window is made from."""
 
     dataset: Dataset
     item_vectors: Floats
+    """As of the dataset's time, (n_items, dim)."""
     basics: Floats | None
+    """Emb(I) of the users, (n_users, dim), or None."""
     args: ScorerTrainingSettings
-    population: CollaborativeSettings
-    settings: CandidateSettings
+    collaborative: CollaborativeSettings
+    candidates: CandidateSettings
+    vectors_before: Callable[[int], Floats] | None = None
+    """Item vectors as somebody knew them before a time (epoch seconds). None: `item_vectors` hold at all times."""
 
     @cached_property
     def facets(self) -> Facets:
         """The items' groups, which are the same at every start."""
         return Facets.of(self.dataset.items)
 
-    def crowd(self, start: int, interests: Interests | None = None) -> Population:
+    def vectors_at(self, time: int) -> Floats:
+        """(n_items, dim)."""
+        return self.item_vectors if self.vectors_before is None else np.asarray(self.vectors_before(time), np.float32)
+
+    def population(self, start: int, interests: Interests | None = None) -> Population:
         """The population as it was at `start`."""
-        past = self.dataset.before(start)
-        return Population.fit(past, self.item_vectors, self.population, self.basics, interests, self.facets)
+        past, vectors = self.dataset.before(start), self.vectors_at(start)
+        return Population.fit(past, vectors, self.collaborative, self.basics, interests, self.facets)
 
-    def window(self, crowd: Population, *, judge: int = 0) -> tuple[Window, Window | None]:
-        """The window after `crowd`, sampled, and its judges: `judge` people with all their candidates.
+    def window(self, population: Population, *, n_validation: int = 0) -> tuple[Window, Window | None]:
+        """The window after `population`, sampled, and `n_validation` other users of it with all their candidates.
 
-        Learned from are people who took something; judges may have taken nothing, as anybody may, or else the
-        probability would be that of people who are known to come back.
+        Users to learn from bought something. Validation users may have bought nothing, as anybody may, or else the
+        probability would be that of users who are known to come back.
         """
-        args, start = self.args, crowd.as_of
-        past = self.dataset.before(start)
-        truth = self._truth(start)
-        allowed = crowd.stats.buyers_ever > 0 if args.timed else np.ones(past.n_items, bool)
+        args, start = self.args, population.as_of
+        past, truth = self.dataset.before(start), self._truth(start)
+        allowed = population.stats.buyers_ever > 0 if args.timed else np.ones(past.n_items, bool)
         rng = np.random.default_rng([args.seed, start])
-        people = np.unique(truth.user[allowed[truth.key]])
-        known = np.union1d(people, np.flatnonzero(np.diff(past.events.indptr)))
-        judge = min(judge, len(known) // 5)
-        judges = np.sort(rng.permutation(known)[:judge])
-        learned = np.sort(rng.permutation(np.setdiff1d(people, judges))[: args.users_per_window])
+        buyers = np.unique(truth.user[allowed[truth.key]])
+        everybody = np.union1d(buyers, np.flatnonzero(np.diff(past.events.indptr)))
+        validation = np.sort(rng.permutation(everybody)[: min(n_validation, len(everybody) // 5)])
+        learned = np.sort(rng.permutation(np.setdiff1d(buyers, validation))[: args.users_per_window])
+        negatives = (args.repeat_negatives, args.discovery_negatives)
+        window = self._pairs(population, learned, truth, allowed, negatives, rng)
+        return window, self._pairs(population, validation, truth, allowed, None, rng) if len(validation) else None
 
-        window = self._listed(crowd, learned, truth, allowed, args, rng)
-        return window, self._listed(crowd, judges, truth, allowed, None, rng) if judge else None
+    def new_users(self, population: Population) -> Window | None:
+        """Users who bought something in the window, without their history but with their basics; None without any."""
+        args, truth = self.args, self._truth(population.as_of)
+        allowed = population.stats.buyers_ever > 0
+        rng = np.random.default_rng([args.seed, population.as_of, 2])
+        buyers = np.unique(truth.user[allowed[truth.key]])
+        with_basics = buyers if self.basics is None else buyers[np.any(self.basics[buyers], axis=1)]
+        rows = rng.permutation(with_basics if len(with_basics) else buyers)[: args.new_users_per_window]
+        if not len(rows):
+            return None
+        negatives = (args.repeat_negatives, args.discovery_negatives)
+        return self._pairs(population, np.sort(rows), truth, allowed, negatives, rng, history=False)
 
-    def newcomers(self, crowd: Population) -> Window | None:
-        """People who took something in the window, shown as if they had only told their basics; None without any."""
-        args, truth = self.args, self._truth(crowd.as_of)
-        allowed = crowd.stats.buyers_ever > 0
-        rng = np.random.default_rng([args.seed, crowd.as_of, 2])
-        people = np.unique(truth.user[allowed[truth.key]])
-        told = people if self.basics is None else people[np.any(self.basics[people], axis=1)]
-        chosen = rng.permutation(told if len(told) else people)[: args.new_users_per_window]
-        return self._listed(crowd, np.sort(chosen), truth, allowed, args, rng, blank=True) if len(chosen) else None
+    def new_items(self, population: Population) -> Window | None:
+        """The items first sold in the window, ranked among themselves for the users who bought any; None of too few.
 
-    def _listed(
+        Such an item has no sales, so what is learned here is what its kind and its text mean to a user.
+        """
+        args, truth = self.args, self._truth(population.as_of)
+        is_new = np.zeros(self.dataset.n_items, bool)
+        is_new[truth.key[population.stats.buyers_ever[truth.key] == 0]] = True
+        items, rng = np.flatnonzero(is_new), np.random.default_rng([args.seed, population.as_of, 1])
+        buyers = np.unique(truth.user[is_new[truth.key]])
+        has_history = np.diff(self.dataset.before(population.as_of).events.indptr)[buyers] > 0
+        users = np.sort(rng.permutation(buyers[has_history])[: args.users_per_window])
+        if len(items) < args.min_new_items or len(users) < args.min_new_items:
+            return None
+        negatives = (0, args.new_item_negatives)
+        window = self._pairs(population, users, truth, is_new, negatives, rng, items=items)
+        return replace(window, weight=args.new_item_weight)
+
+    def _pairs(
         self,
-        crowd: Population,
-        rows: Ints,
+        population: Population,
+        users: Ints,
         truth: Tally,
         allowed: NDArray[np.bool_],
-        sample: ScorerTrainingSettings | None,
+        negatives: tuple[int, int] | None,
         rng: np.random.Generator,
         *,
-        blank: bool = False,
+        items: Ints | None = None,
+        history: bool = True,
     ) -> Window:
-        """People with their candidates, sampled or all. blank: without their history."""
-        past, parts = self.dataset.before(crowd.as_of), []
-        for block in np.split(rows, range(256, len(rows), 256)):
+        """Users with `items`, or their candidates: all, or the positives and so many negatives (bought before, new)."""
+        past, parts = self.dataset.before(population.as_of), []
+        for block in np.split(users, range(USER_BLOCK, len(users), USER_BLOCK)):
             events = past.events.rows(block)
-            events = events.select(np.full(len(events), not blank))
-            told = None if self.basics is None else self.basics[block]
-            asked = ask(crowd, events, crowd.as_of, own=block, basics=told)
-            parts.append(_block(crowd, asked, block, truth, allowed, self.settings, sample, rng))
-        return _join(parts)
-
-    def arrivals(self, crowd: Population) -> Window | None:
-        """The window's arrivals, scored among themselves for the people who took any; None where there are too few.
-
-        An arrival has no sales, so what is learned here is what its kind and its text mean to a person.
-        """
-        args, truth = self.args, self._truth(crowd.as_of)
-        arrived = np.zeros(self.dataset.n_items, bool)
-        arrived[truth.key[crowd.stats.buyers_ever[truth.key] == 0]] = True
-        hits = arrived[truth.key]
-        rows, rng = np.flatnonzero(arrived), np.random.default_rng([args.seed, crowd.as_of, 1])
-        history = self.dataset.before(crowd.as_of).events
-        people = np.unique(truth.user[hits])
-        people = np.sort(rng.permutation(people[np.diff(history.indptr)[people] > 0])[: args.users_per_window])
-        if len(rows) < LEAST_ARRIVALS or len(people) < LEAST_ARRIVALS:
-            return None
-        parts = []
-        for block in np.split(people, range(256, len(people), 256)):
-            told = None if self.basics is None else self.basics[block]
-            asked = ask(crowd, history.rows(block), crowd.as_of, own=block, basics=told)
-            pairs = explicit(len(block), rows)
-            parts.append(_pairs(crowd, asked, block, pairs, truth, arrived, (0, args.new_item_negatives), rng))
-        return replace(_join(parts), weight=args.new_item_weight)
+            events = events if history else events.select(np.zeros(len(events), bool))
+            basics = None if self.basics is None else self.basics[block]
+            user_state = ask(population, events, population.as_of, own=block, basics=basics)
+            if items is None:
+                pairs = candidates(population, user_state, self.candidates, allowed=allowed)
+            else:
+                pairs = explicit(len(block), items)
+            parts.append(_window_of(population, user_state, block, pairs, truth, allowed, negatives, rng))
+        window = _concatenated(parts)
+        rows = np.unique(window.item).astype(np.int64)
+        return replace(window, vector_items=rows, item_vectors=population.item_vectors[rows])
 
     def _truth(self, start: int) -> Tally:
-        """What people took in the window."""
+        """What users bought in the window."""
         e = self.dataset.events
-        after = e.select((e.at >= start) & (e.at < start + self.args.horizon_days * DAY))
-        after = of_actions(after, self.population.target)
+        in_window = e.select((e.at >= start) & (e.at < start + self.args.horizon_days * DAY))
+        after = of_actions(in_window, self.collaborative.target)
         return Tally.of(after.user, after.item, self.dataset.n_items)
 
 
-def _block(
-    crowd: Population,
-    asked: Asked,
-    rows: Ints,
-    truth: Tally,
-    allowed: NDArray[np.bool_],
-    settings: CandidateSettings,
-    sample: ScorerTrainingSettings | None,
-    rng: np.random.Generator,
-) -> Window:
-    pairs = candidates(crowd, asked, settings, allowed=allowed)
-    negatives = None if sample is None else (sample.repeat_negatives, sample.discovery_negatives)
-    return _pairs(crowd, asked, rows, pairs, truth, allowed, negatives, rng)
-
-
-def _pairs(
-    crowd: Population,
-    asked: Asked,
-    rows: Ints,
+def _window_of(
+    population: Population,
+    user_state: Asked,
+    users: Ints,
     pairs: Candidates,
     truth: Tally,
     allowed: NDArray[np.bool_],
     negatives: tuple[int, int] | None,
     rng: np.random.Generator,
 ) -> Window:
-    """Labels and features of pairs; with `negatives` all positives and so many negatives, (taken before, new)."""
-    label = truth.find(rows[pairs.user], pairs.item) < len(truth.keys)
-    seen = asked.owned.find(pairs.user, pairs.item) < len(asked.owned.keys)
+    """Labels and features of the pairs of one block of users, without item vectors."""
+    label = truth.find(users[pairs.user], pairs.item) < len(truth.keys)
+    bought_before = user_state.owned.find(pairs.user, pairs.item) < len(user_state.owned.keys)
     correction = np.zeros(len(label), np.float32)
     if negatives is not None:
-        kept, correction = _sample(pairs, label, seen, negatives, rng)
-        pairs, label, seen, correction = pairs.select(kept), label[kept], seen[kept], correction[kept]
-    total, fresh = _truth_sizes(truth, rows, asked, allowed)
+        sample, correction = sample_negatives(pairs, label, bought_before, negatives, rng)
+        pairs, label, bought_before = pairs.select(sample), label[sample], bought_before[sample]
+        correction = correction[sample]
+    # what the users bought in all, whether it is among the pairs or not
+    block_row = np.full(int(max(truth.user.max(initial=0), users.max(initial=0))) + 1, -1)
+    block_row[users] = np.arange(len(users))
+    of_block = (block_row[truth.user] >= 0) & allowed[truth.key]
+    buyer, item = block_row[truth.user][of_block], truth.key[of_block]
+    discovered = user_state.owned.find(buyer, item) == len(user_state.owned.keys)
     return Window(
-        pairs.indptr,
-        pairs.item,
-        label,
-        seen,
-        correction,
-        pair_features(crowd, asked, pairs, narrow=True),
-        pair_cosine(crowd.item_vectors, asked.vectors.user, pairs),
-        asked.vectors.user,
-        total,
-        fresh,
+        indptr=pairs.indptr,
+        item=pairs.item,
+        label=label,
+        bought_before=bought_before,
+        correction=correction,
+        features=pair_features(population, user_state, pairs, narrow=True),
+        cosine=pair_cosine(population.item_vectors, user_state.vectors.user, pairs),
+        user_vectors=user_state.vectors.user,
+        bought=Truth.from_pairs(buyer, item, len(users)),
+        discovered=Truth.from_pairs(buyer[discovered], item[discovered], len(users)),
+        vector_items=np.zeros(0, np.int64),
+        item_vectors=population.item_vectors[:0],
     )
 
 
-def _sample(
-    pairs: Candidates, label: NDArray[np.bool_], seen: NDArray[np.bool_], negatives: tuple[int, int], rng: Any
+def sample_negatives(
+    pairs: Candidates,
+    label: NDArray[np.bool_],
+    bought_before: NDArray[np.bool_],
+    negatives: tuple[int, int],
+    rng: np.random.Generator,
 ) -> tuple[NDArray[np.bool_], Floats]:
-    """All positives, and per person and kind a uniform sample of the negatives with the log of its inverse rate."""
-    keep, correction = label.copy(), np.zeros(len(label), np.float32)
+    """Mask of all positives and, per user, so many negatives that were bought before and that are new, (n_pairs,).
+
+    Negatives are drawn uniformly; with the mask comes the log of how many each stands for, 0 for positives.
+    """
+    sample, correction = label.copy(), np.zeros(len(label), np.float32)
     draw = rng.random(len(label))
-    for kind, wanted in zip((seen, ~seen), negatives, strict=True):
+    for kind, size in zip((bought_before, ~bought_before), negatives, strict=True):
         rows = np.flatnonzero(kind & ~label)
-        for run in np.split(rows, np.searchsorted(rows, pairs.indptr[1:-1])):
-            chosen = run if len(run) <= wanted else run[np.argpartition(draw[run], wanted)[:wanted]]
-            keep[chosen] = True
-            correction[chosen] = np.log(len(run) / max(len(chosen), 1)) if len(run) else 0
-    return keep, correction
+        for of_user in np.split(rows, np.searchsorted(rows, pairs.indptr[1:-1])):
+            drawn = of_user if len(of_user) <= size else of_user[np.argpartition(draw[of_user], size)[:size]]
+            sample[drawn] = True
+            correction[drawn] = np.log(len(of_user) / max(len(drawn), 1)) if len(of_user) else 0
+    return sample, correction
 
 
-def _truth_sizes(truth: Tally, rows: Ints, asked: Asked, allowed: NDArray[np.bool_]) -> tuple[Ints, Ints]:
-    place = np.full(int(max(truth.user.max(initial=0), rows.max(initial=0))) + 1, -1)
-    place[rows] = np.arange(len(rows))
-    user, item = place[truth.user], truth.key
-    fit = (user >= 0) & allowed[item]
-    user, item = user[fit], item[fit]
-    fresh = asked.owned.find(user, item) == len(asked.owned.keys)
-    return np.bincount(user, minlength=len(rows)), np.bincount(user[fresh], minlength=len(rows))
-
-
-def _join(parts: list[Window]) -> Window:
+def _concatenated(parts: list[Window]) -> Window:
     lengths = np.concatenate([np.diff(p.indptr) for p in parts])
-    indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    names = ("item", "label", "seen", "correction", "features", "cosine", "users", "truth", "truth_new")
-    columns: dict[str, Any] = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
-    return Window(indptr, **columns)
+    per_pair = ("item", "label", "bought_before", "correction", "features", "cosine")
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(p, name) for p in parts]) for name in (*per_pair, "user_vectors")
+    }
+    for name in ("bought", "discovered"):
+        sizes = np.concatenate([getattr(p, name).sizes for p in parts])
+        items = np.concatenate([getattr(p, name).item for p in parts])
+        columns[name] = Truth(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), items)
+    return replace(parts[0], indptr=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), **columns)

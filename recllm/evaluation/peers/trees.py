@@ -19,7 +19,7 @@ from recllm.features.candidates import Candidates, candidates
 from recllm.features.collaborative import Population, ask
 from recllm.features.pair_features import FEATURE_NAMES, pair_cosine, pair_features
 from recllm.settings import CandidateSettings, CollaborativeSettings, ScorerTrainingSettings
-from recllm.training.windows import Past, window_starts
+from recllm.training.windows import PastWindows, window_starts
 
 COLUMNS: tuple[str, ...] = (
     "times",
@@ -107,9 +107,9 @@ def tree_examples(past: Dataset, vectors: Floats, args: TreeSettings) -> TreeExa
         seed=args.seed,
     )
     read = np.asarray(vectors, np.float32) if args.text else np.zeros((len(vectors), 1), np.float32)
-    log, parts = Past(past, read, None, training, population, _sources(args)), []
+    log, parts = PastWindows(past, read, None, training, population, _sources(args)), []
     for start in window_starts(past, population.target, training):
-        window = log.window(log.crowd(start))[0]
+        window = log.window(log.population(start))[0]
         columns = _columns(window.features, window.cosine, args)
         parts.append((columns, window.label.astype(np.float32), np.exp(window.correction)))
     features, label, weight = (np.concatenate(column) for column in zip(*parts, strict=True))

@@ -1,4 +1,4 @@
-"""Histories as sequences of tokens, and the places in them from which the next basket is predicted."""
+"""Histories as sequences of tokens, and the baskets in them that are predicted from what came before."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ GAPS = 12
 class Sequences:
     """Tokens of n people in time order; those of person u are item[indptr[u]:indptr[u + 1]].
 
-    item int32, action int16, at int64 (epoch seconds), wanted bool: an action that is predicted, not only read.
+    item int32, action int16, at int64 (epoch seconds), is_target bool: an action that is predicted, not only read.
     """
 
     indptr: Ints
     item: NDArray[np.int32]
     action: NDArray[np.int16]
     at: Ints
-    wanted: NDArray[np.bool_]
+    is_target: NDArray[np.bool_]
 
     @classmethod
     def of(cls, events: Events, target: Iterable[Action]) -> Sequences:
-        """The taking and browsing events; lines of one item at one time count once."""
+        """The target and browsing events; lines of one item at one time count once."""
         target = tuple(target)
         read = occasions(of_actions(events, {*target, *BROWSING}))
-        wanted = np.isin(read.action, [ACTION_CODE[a] for a in target])
-        return cls(read.indptr, read.item, read.action.astype(np.int16), read.at, wanted)
+        is_target = np.isin(read.action, [ACTION_CODE[a] for a in target])
+        return cls(read.indptr, read.item, read.action.astype(np.int16), read.at, is_target)
 
     @property
     def n(self) -> int:
@@ -53,18 +53,18 @@ class Sequences:
     @cached_property
     def ends(self) -> NDArray[np.bool_]:
         """True at the last token of each basket, i.e. of one person's tokens of one time."""
-        out = np.ones(len(self.item), bool)
-        out[:-1] = (np.diff(self.user) != 0) | (np.diff(self.at) != 0)
-        return out
+        is_end = np.ones(len(self.item), bool)
+        is_end[:-1] = (np.diff(self.user) != 0) | (np.diff(self.at) != 0)
+        return is_end
 
     @cached_property
     def first(self) -> NDArray[np.bool_]:
         """True where a person takes an item for the first time."""
         key = self.user * (int(self.item.max(initial=0)) + 1) + self.item
-        rows = np.flatnonzero(self.wanted)
-        out = np.zeros(len(self.item), bool)
-        out[rows[np.unique(key[rows], return_index=True)[1]]] = True
-        return out
+        rows = np.flatnonzero(self.is_target)
+        is_first = np.zeros(len(self.item), bool)
+        is_first[rows[np.unique(key[rows], return_index=True)[1]]] = True
+        return is_first
 
     def gap(self, as_of: int) -> NDArray[np.int64]:
         """Bucket of the days between each token and the person's next one, or `as_of` for the last."""
@@ -82,38 +82,50 @@ def gap_bucket(seconds: Ints) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
-    """Where a prediction is made: after token `token` of person `user` (-1: before the first), for the basket at `at`.
-
-    The items new to the person in that basket are fresh[low:high], token indices of the sequences.
-    """
+class NextBaskets:
+    """Baskets that hold something new to their user, and the state that they are predicted from."""
 
     user: Ints
     token: Ints
+    """The last token before the basket; -1 where it is the user's first."""
     at: Ints
+    """Time of the basket, epoch seconds."""
     low: Ints
     high: Ints
-    fresh: Ints
+    """The items that are new to the user are new_tokens[low:high]."""
+    new_tokens: Ints
+    """Indices of tokens of the sequences."""
 
     @classmethod
-    def of(cls, sequences: Sequences) -> Places:
-        """All places whose next basket holds something new to the person."""
-        fresh = np.flatnonzero(sequences.first)
-        starts = np.flatnonzero(np.append(True, sequences.ends[:-1])) if len(sequences.item) else fresh
+    def of(cls, sequences: Sequences) -> NextBaskets:
+        """All of them."""
+        new_tokens = np.flatnonzero(sequences.first)
+        starts = np.flatnonzero(np.append(True, sequences.ends[:-1])) if len(sequences.item) else new_tokens
         ends = np.append(starts[1:], len(sequences.item))
-        low, high = np.searchsorted(fresh, starts), np.searchsorted(fresh, ends)
-        kept = high > low
-        starts, low, high = starts[kept], low[kept], high[kept]
+        low, high = np.searchsorted(new_tokens, starts), np.searchsorted(new_tokens, ends)
+        has_new = high > low
+        starts, low, high = starts[has_new], low[has_new], high[has_new]
         user = sequences.user[starts]
         token = np.where(starts > sequences.indptr[user], starts - 1, -1)
-        return cls(user, token, sequences.at[starts], low, high, fresh)
+        return cls(user, token, sequences.at[starts], low, high, new_tokens)
 
-    def select(self, mask: NDArray[np.bool_] | Ints) -> Places:
-        return Places(self.user[mask], self.token[mask], self.at[mask], self.low[mask], self.high[mask], self.fresh)
+    def select(self, mask: NDArray[np.bool_] | Ints) -> NextBaskets:
+        columns = (self.user, self.token, self.at, self.low, self.high)
+        return NextBaskets(*(column[mask] for column in columns), self.new_tokens)
+
+    def between(self, start: int, stop: int) -> NextBaskets:
+        """Those of [start, stop)."""
+        return self.select((self.at >= start) & (self.at < stop))
+
+    def joined(self, second: NextBaskets) -> NextBaskets:
+        """These and others of the same sequences."""
+        names = ("user", "token", "at", "low", "high")
+        columns = (np.concatenate([getattr(self, name), getattr(second, name)]) for name in names)
+        return NextBaskets(*columns, self.new_tokens)
 
     def draw(self, rng: np.random.Generator) -> Ints:
-        """One token index of a new item per place."""
-        return self.fresh[self.low + (rng.random(len(self.low)) * (self.high - self.low)).astype(np.int64)]
+        """One token index of a new item per basket."""
+        return self.new_tokens[self.low + (rng.random(len(self.low)) * (self.high - self.low)).astype(np.int64)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,17 +141,16 @@ class Batch:
         """item, action, gap and basics as the network takes them."""
         import torch
 
-        told = None if self.basics is None else torch.from_numpy(self.basics)
-        return torch.from_numpy(self.item), torch.from_numpy(self.action), torch.from_numpy(self.gap), told
+        basics = None if self.basics is None else torch.from_numpy(self.basics)
+        return torch.from_numpy(self.item), torch.from_numpy(self.action), torch.from_numpy(self.gap), basics
 
 
 def padded_rows(sequences: Sequences, gap: NDArray[np.int64], start: Ints, stop: Ints, basics: Floats | None) -> Batch:
     """Tokens [start, stop) of each row, left-aligned."""
     length = stop - start
     width = max(int(length.max(initial=0)), 1)
-    place = start[:, None] + np.arange(width)
     inside = np.arange(width) < length[:, None]
-    safe = np.where(inside, place, 0)
+    safe = np.where(inside, start[:, None] + np.arange(width), 0)
     if not len(sequences.item):
         blank = np.full(safe.shape, -1)
         return Batch(blank, np.zeros_like(blank), np.zeros_like(blank), basics)

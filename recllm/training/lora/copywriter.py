@@ -1,20 +1,25 @@
 """LoRA on a causal language model with a shop's approved copy: it learns how the shop opens a text.
 
-    tuned = tune_generator(learn, judge, folder, out)      # Pairs of a prompt and the line that a person wrote
+    tuned = tune_generator(learn, validation, folder, out)      # pairs of a prompt and the line that a person wrote
     LocalGenerator(folder, adapter=tuned.folder)
 
-Only the line and its end are learned (completion-only loss); the prompt is read. After each epoch the lines held back
-give the perplexity exp(mean negative log likelihood per token), and the best epoch is kept. A run that was interrupted
-goes on after its last whole epoch, and is then the run that was not.
+Only the line and its end are learned (completion-only loss); the prompt is read. The training is that of
+`transformers.Trainer`: after each epoch the lines held back give the perplexity exp(mean negative log likelihood per
+token), and the best epoch is the result. A run that was interrupted goes on after its last epoch.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
+import random
+import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,26 +27,32 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import (
+    DataCollatorForSeq2Seq,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from recllm.encoder.adapters import AdapterSpec, adapter_state, attach, save_adapter
-from recllm.errors import DataError
+from recllm.errors import DataError, ModelError
 from recllm.generator.causal import base_hash, load_causal, rendered
 from recllm.generator.locate import RECORD
 from recllm.settings import CopywriterSettings
-from recllm.training.lora.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-    optimiser_state,
-    restore_optimiser,
-    save_checkpoint,
-)
-from recllm.training.lora.run_folder import append_metrics, cut_metrics, same_run
+from recllm.training.lora.run_folder import METRICS, same_run
 
 Progress = Callable[[str], None]
-_IGNORED = -100
+CHECKPOINTS, RUN = "checkpoints", "run.json"
+NOT_LEARNED = -100
+"""Label of a token that is read and not learned, as torch's cross-entropy has it."""
+
+logger = logging.getLogger(__name__)
 
 
-class Example(Protocol):
+class CopyExample(Protocol):
     """A prompt and the line that was written for it."""
 
     @property
@@ -57,36 +68,16 @@ class TunedGenerator:
     """The adapter."""
     perplexity: tuple[float, ...]
     """Of the held-back lines, before the first epoch and after each."""
-    learned: int
-    judged: int
+    n_learned: int
+    """Lines learned from."""
+    n_validation: int
+    """Lines held back."""
     seconds: float
 
 
-@dataclass(eq=False)
-class _Run:
-    model: Any
-    optimiser: torch.optim.Optimizer
-    accelerator: Any
-    args: CopywriterSettings
-    learn: list[tuple[list[int], list[int]]]
-    """(ids, labels) of each example."""
-    judge: list[tuple[list[int], list[int]]]
-    epoch: int = 0
-    perplexity: list[float] = field(default_factory=list)
-    best: dict[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def names(self) -> list[str]:
-        return [name for name, p in self.model.named_parameters() if p.requires_grad]
-
-    @property
-    def parameters(self) -> list[Any]:
-        return [p for p in self.model.parameters() if p.requires_grad]
-
-
 def tune_generator(
-    learn: Sequence[Example],
-    judge: Sequence[Example],
+    learn: Sequence[CopyExample],
+    validation: Sequence[CopyExample],
     base: str | Path,
     out: str | Path,
     args: CopywriterSettings | None = None,
@@ -95,221 +86,229 @@ def tune_generator(
 ) -> TunedGenerator:
     """Trains an adapter for the causal model in `base` and writes it to `out`, with the record of the run.
 
-    Raises `DataError` without examples on either side, `ModelError` for a model that takes no adapter, or a checkpoint
-    in `out` of other data, settings or weights.
+    Raises `DataError` without examples on either side, `ModelError` for a model that takes no adapter, a checkpoint in
+    `out` of other data, settings or weights, or a folder that cannot be written.
     """
     args, base, out = args or CopywriterSettings(), Path(base), Path(out)
-    began, tell = time.monotonic(), progress or (lambda _: None)
+    started = time.monotonic()
+    texts = [[(example.prompt, example.hook) for example in side] for side in (learn, validation)]
     belongs: dict[str, Any] = {
-        "data": _digest(learn, judge),
+        "data": sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest(),
         "base": base_hash(base),
         "arguments": args.model_dump(mode="json"),
     }
-    run, spec = _prepared(learn, judge, base, belongs["base"], args)
-    _resume(run, out, belongs)
-    _train(run, out, belongs, tell, began)
-    if run.accelerator.is_main_process:
-        save_adapter(run.best, spec, out)
-        record = {**belongs, "languages": list(args.languages), "perplexity": run.perplexity, "best": _best(run)}
-        (out / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    run.accelerator.wait_for_everyone()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer, model = load_causal(base, device)
+    spec = _spec(model, base, belongs["base"], args)
+    wrapped = attach(model, spec, seed=args.seed)
+    for parameter in wrapped.parameters():
+        if parameter.requires_grad:  # in float32, so that small steps are not rounded away
+            parameter.data = parameter.data.float()
+    sides = [_tokenised(side, tokenizer, args, share) for side, share in ((learn, 1.0), (validation, 0.2))]
+    if not all(sides):
+        raise DataError("there must be lines to learn from and lines to validate by; give more approved copy")
+    try:
+        losses = _train(wrapped, sides[0], sides[1], tokenizer, args, belongs, out, progress or logger.info, started)
+        if losses is not None:  # the process that writes
+            save_adapter(adapter_state(wrapped), spec, out)
+            perplexity = [math.exp(loss) for loss in losses]
+            best = 1 + int(np.argmin(perplexity[1:]))
+            record = {**belongs, "languages": list(args.languages), "perplexity": perplexity, "best": best}
+            (out / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ModelError(
+            f"{out} cannot be written ({error.strerror}); make room, and run this again to go on"
+        ) from error
+    record = json.loads((out / RECORD).read_text(encoding="utf-8"))
     return TunedGenerator(
         folder=out,
-        perplexity=tuple(run.perplexity),
-        learned=len(run.learn),
-        judged=len(run.judge),
-        seconds=time.monotonic() - began,
+        perplexity=tuple(record["perplexity"]),
+        n_learned=len(sides[0]),
+        n_validation=len(sides[1]),
+        seconds=time.monotonic() - started,
     )
 
 
-def _prepared(
-    learn: Sequence[Example], judge: Sequence[Example], base: Path, weights: str, args: CopywriterSettings
-) -> tuple[_Run, AdapterSpec]:
-    """The model with a fresh adapter, its optimiser, and the examples as tokens."""
-    from accelerate import Accelerator
+def _train(
+    model: Any,
+    learn: list[dict[str, list[int]]],
+    validation: list[dict[str, list[int]]],
+    tokenizer: Any,
+    args: CopywriterSettings,
+    belongs: dict[str, Any],
+    out: Path,
+    tell: Progress,
+    started: float,
+) -> list[float] | None:
+    """Leaves the best epoch's weights in the model. The validation loss before and after each epoch; None in other
+    processes than the one that writes."""
+    from datasets import Dataset
 
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    tokenizer, model = load_causal(base, str(accelerator.device))
-    spec = _spec(model, base, weights, args)
-    wrapped = _trainable(attach(model, spec, seed=args.seed))
-    optimiser = torch.optim.AdamW([p for p in wrapped.parameters() if p.requires_grad], lr=args.learning_rate)
-    sides = [_examples(side, tokenizer, args, part) for side, part in ((learn, 1.0), (judge, 0.2))]
-    if not all(sides):
-        raise DataError("there must be lines to learn from and lines to judge by; give more approved copy")
-    return _Run(wrapped, optimiser, accelerator, args, learn=sides[0], judge=sides[1]), spec
-
-
-def perplexity(model: Any, examples: Sequence[tuple[list[int], list[int]]], batch: int) -> float:
-    """exp of the mean negative log likelihood per learned token, above 1."""
-    model.eval()
-    total, count = 0.0, 0
-    with torch.inference_mode():
-        for some in _batches(sorted(examples, key=lambda e: len(e[0])), batch):
-            loss, tokens = _loss(model, some)
-            total, count = total + float(loss), count + tokens
-    return math.exp(total / count)
-
-
-def perplexity_of(folder: str | Path, pairs: Sequence[Example], *, adapter: str | Path | None = None) -> float:
-    """The perplexity of a model on disk, with or without an adapter, on the lines of `pairs`."""
-    tokenizer, model = load_causal(Path(folder), "cpu", adapter=Path(adapter) if adapter else None)
-    examples = [e for pair in pairs if (e := _example(pair, tokenizer, CopywriterSettings().max_tokens))]
-    return perplexity(model, examples, 16)
-
-
-def _train(run: _Run, out: Path, belongs: dict[str, Any], tell: Progress, began: float) -> None:
-    if not run.perplexity:
-        run.perplexity.append(perplexity(run.model, run.judge, run.args.batch_size))
-        tell(f"perplexity of the held-back lines {run.perplexity[0]:.2f}")
-    first = run.epoch
-    while run.epoch < run.args.epochs and not _late(run, first, began):
-        loss = _epoch(run)
-        run.epoch += 1
-        run.perplexity.append(perplexity(run.model, run.judge, run.args.batch_size))
-        if run.perplexity[-1] <= min(run.perplexity[1:]):
-            run.best = adapter_state(run.model)
-        tell(f"epoch {run.epoch}: loss {loss:.3f}, perplexity of the held-back lines {run.perplexity[-1]:.2f}")
-        if run.accelerator.is_main_process:
-            out.mkdir(parents=True, exist_ok=True)
-            append_metrics(out, {"step": run.epoch, "loss": loss, "perplexity": run.perplexity[-1]})
-            save_checkpoint(_checkpoint(run, belongs), out)
-
-
-def _late(run: _Run, first: int, began: float) -> bool:
-    """True when another epoch at the pace so far would end after the minutes that the run has."""
-    spent, made = time.monotonic() - began, run.epoch - first
-    late = float(bool(made and run.args.max_minutes and spent * (made + 1) / made > 60 * run.args.max_minutes))
-    if run.accelerator.num_processes > 1:  # their clocks differ, and they have to stop together
-        late = float(run.accelerator.reduce(torch.tensor(late, device=run.accelerator.device), "sum"))
-    return late > 0
-
-
-def _epoch(run: _Run) -> float:
-    """One pass over the examples in an order drawn from (seed, epoch); the mean loss per token."""
-    order = np.random.default_rng([run.args.seed, run.epoch]).permutation(len(run.learn))
-    whole = run.args.batch_size * run.accelerator.num_processes
-    steps = math.ceil(len(order) / whole)
-    total, count = 0.0, 0
-    run.model.train()
-    for step in range(steps):
-        mine = order[step * whole : (step + 1) * whole][run.accelerator.process_index :: run.accelerator.num_processes]
-        loss, tokens = _loss(run.model, [run.learn[i] for i in mine])
-        run.optimiser.zero_grad(set_to_none=False)
-        (loss / max(1, tokens)).backward()  # type: ignore[no-untyped-call]
-        _share_gradients(run)
-        torch.nn.utils.clip_grad_norm_(run.parameters, run.args.max_grad_norm)
-        for group in run.optimiser.param_groups:
-            group["lr"] = run.args.learning_rate * _pace(run.epoch * steps + step, steps, run.args)
-        run.optimiser.step()
-        total, count = total + float(loss.detach()), count + tokens
-    return total / max(1, count)
-
-
-def _pace(step: int, steps: int, args: CopywriterSettings) -> float:
-    """Learning rate over the run, in [0, 1]: a linear warm-up, then linearly down to 5 %."""
-    return min(1.0, (step + 1) / (args.warmup_steps + 1)) * (1 - 0.95 * step / (steps * args.epochs))
-
-
-def _share_gradients(run: _Run) -> None:
-    if run.accelerator.num_processes > 1:
-        for parameter in run.parameters:
-            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            parameter.grad = run.accelerator.reduce(gradient, "mean")
-
-
-def _loss(model: Any, examples: Sequence[tuple[list[int], list[int]]]) -> tuple[Tensor, int]:
-    """(summed negative log likelihood, number) of the learned tokens; (0, 0) for no examples."""
-    if not examples:
-        return sum(p.sum() for p in model.parameters() if p.requires_grad) * 0.0, 0
-    width = max(len(ids) for ids, _ in examples)
-    device = next(model.parameters()).device
-    ids, labels = (
-        torch.tensor([e[side] + [fill] * (width - len(e[side])) for e in examples], device=device)
-        for side, fill in ((0, 0), (1, _IGNORED))
+    checkpoint = _checkpoint_of(out, belongs)
+    arguments = TrainingArguments(
+        output_dir=str(out / CHECKPOINTS),
+        num_train_epochs=args.epochs,
+        per_device_train_batch_size=args.batch_size,
+        per_device_eval_batch_size=args.batch_size,
+        learning_rate=args.learning_rate,
+        warmup_steps=args.warmup_steps,
+        weight_decay=0.01,
+        max_grad_norm=args.max_grad_norm,
+        eval_strategy="epoch",
+        eval_on_start=True,
+        save_strategy="epoch",
+        logging_strategy="epoch",
+        save_total_limit=2,  # the last and the best
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        prediction_loss_only=True,
+        label_names=["labels"],
+        remove_unused_columns=False,
+        bf16=model.dtype == torch.bfloat16,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        seed=args.seed,
+        report_to="none",
+        disable_tqdm=not sys.stderr.isatty(),
     )
-    mask = torch.tensor([[1] * len(i) + [0] * (width - len(i)) for i, _ in examples], device=device)
-    learned = labels[:, 1:] != _IGNORED
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    with torch.autocast(device.type, torch.bfloat16, enabled=model.dtype == torch.bfloat16):
-        hidden = inner.base_model(input_ids=ids, attention_mask=mask)[0][:, :-1]  # (examples, width - 1, dim)
-        logits = inner.get_output_embeddings()(hidden[learned])  # of the learned tokens alone: a third of the work
-    loss = torch.nn.functional.cross_entropy(logits.float(), labels[:, 1:][learned], reduction="sum")
-    return loss, int(learned.sum())
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    with _random_state_restored():
+        trainer = CompletionTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=Dataset.from_list(learn),
+            eval_dataset=Dataset.from_list(validation),
+            data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=NOT_LEARNED),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(_EpochCallback(trainer, args, tell, started))
+        if trainer.is_world_process_zero():
+            (out / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+            (out / CHECKPOINTS / RUN).write_text(json.dumps(belongs) + "\n", encoding="utf-8")
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if not trainer.is_world_process_zero():
+        return None
+    history = trainer.state.log_history
+    lines = [json.dumps(entry) + "\n" for entry in history if {"loss", "eval_loss"} & set(entry)]
+    (out / METRICS).write_text("".join(lines), encoding="utf-8")
+    by_epoch = {round(entry["epoch"]): entry["eval_loss"] for entry in history if "eval_loss" in entry}
+    return [by_epoch[epoch] for epoch in sorted(by_epoch)]
 
 
-def _batches(examples: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(examples), size):
-        yield examples[start : start + size]
+class CompletionTrainer(Trainer):
+    """Computes logits of the learned tokens alone: the head over the whole vocabulary is most of a small model's work,
+    and a line is a third of its example."""
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        labels = inputs["labels"][:, 1:]
+        learned = labels != NOT_LEARNED
+        # through the model's own door, which shares gradients between processes; one logit is the fewest it gives
+        outputs = model(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            output_hidden_states=True,
+            logits_to_keep=1,
+        )
+        hidden = outputs.hidden_states[-1][:, :-1][learned]  # (n_tokens, dim), after the last norm
+        head = self.accelerator.unwrap_model(model).get_base_model().get_output_embeddings()
+        logits = head(hidden.to(head.weight.dtype))
+        loss = torch.nn.functional.cross_entropy(logits.float(), labels[learned], reduction="sum")
+        loss = loss / (learned.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
+        return (loss, {"loss": loss}) if return_outputs else loss
 
 
-def _examples(side: Sequence[Example], tokenizer: Any, args: CopywriterSettings, part: float) -> list[Any]:
+class _EpochCallback(TrainerCallback):
+    """Tells the perplexity, and ends the run where another epoch at the pace so far would end after its minutes."""
+
+    def __init__(self, trainer: Trainer, args: CopywriterSettings, tell: Progress, started: float) -> None:
+        self.trainer, self.settings, self.tell, self.started = trainer, args, tell, started
+        self.n_epochs = 0
+
+    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
+        if state.is_world_process_zero:
+            perplexity = math.exp(rest["metrics"]["eval_loss"])
+            self.tell(f"epoch {round(state.epoch or 0)}: perplexity of the held-back lines {perplexity:.2f}")
+
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
+        self.n_epochs += 1
+        spent, limit = time.monotonic() - self.started, self.settings.max_minutes
+        late = bool(limit and spent * (self.n_epochs + 1) / self.n_epochs > 60 * limit)
+        accelerator = self.trainer.accelerator
+        if accelerator.num_processes > 1:  # their clocks differ, and they have to stop together
+            late = bool(accelerator.reduce(torch.tensor(float(late), device=accelerator.device), "sum") > 0)
+        control.should_training_stop = control.should_training_stop or late
+
+
+def _checkpoint_of(out: Path, belongs: dict[str, Any]) -> Path | None:
+    """The last whole checkpoint of this very run: its state is written last, so one that was torn has none.
+
+    Raises `ModelError` for one of another run.
+    """
+    folder = out / CHECKPOINTS
+    if not (folder / RUN).is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+    same_run(json.loads((folder / RUN).read_text(encoding="utf-8")), belongs, out)
+    steps = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    whole = []
+    for checkpoint in steps:
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+            whole.append(checkpoint)
+        except (OSError, ValueError):
+            shutil.rmtree(checkpoint, ignore_errors=True)
+    return whole[-1] if whole else None
+
+
+@contextmanager
+def _random_state_restored() -> Iterator[None]:
+    """The trainer seeds every generator of the process; the caller's are left as they were."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - what the trainer seeds
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
+
+
+def _tokenised(
+    side: Sequence[CopyExample], tokenizer: Any, args: CopywriterSettings, share: float
+) -> list[dict[str, list[int]]]:
     """The examples that fit, or as many drawn from them as the settings allow this side."""
-    fit = [e for pair in side if (e := _example(pair, tokenizer, args.max_tokens))]
+    fit = [tokens for example in side if (tokens := tokens_of(example, tokenizer, args.max_tokens))]
     if args.max_examples is None:
         return fit
-    order = np.random.default_rng(args.seed).permutation(len(fit))[: max(1, int(args.max_examples * part))]
+    order = np.random.default_rng(args.seed).permutation(len(fit))[: max(1, int(args.max_examples * share))]
     return [fit[i] for i in sorted(order)]
+
+
+def tokens_of(example: CopyExample, tokenizer: Any, max_tokens: int) -> dict[str, list[int]] | None:
+    """input_ids, attention_mask and labels: the line and its end are learned, the prompt is not; None if too long."""
+    prompt = tokenizer(rendered(example.prompt, tokenizer), add_special_tokens=False)["input_ids"]
+    line = [*tokenizer(example.hook, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    if len(prompt) + len(line) > max_tokens:
+        return None
+    ids, labels = [*prompt, *line], [*[NOT_LEARNED] * len(prompt), *line]
+    return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
 
 
 def _spec(model: Any, base: Path, weights: str, args: CopywriterSettings) -> AdapterSpec:
     depth = int(model.config.num_hidden_layers)
-    whole = args.top_layers is None or args.top_layers >= depth
+    first = 0 if args.top_layers is None else max(0, depth - args.top_layers)
     return AdapterSpec(
         rank=args.rank,
         alpha=args.alpha,
         model_type=model.config.model_type,
         base=base.name,
         base_hash=weights,
-        layers=None if whole else tuple(range(depth - (args.top_layers or 0), depth)),
+        layers=tuple(range(first, depth)) if first else None,
     )
-
-
-def _example(pair: Example, tokenizer: Any, longest: int) -> tuple[list[int], list[int]] | None:
-    """(ids, labels): the prompt's tokens are not learned, the line's and the end are; None where it is too long."""
-    asked = tokenizer(rendered(pair.prompt, tokenizer), add_special_tokens=False)["input_ids"]
-    line = [*tokenizer(pair.hook, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-    return ([*asked, *line], [*[_IGNORED] * len(asked), *line]) if len(asked) + len(line) <= longest else None
-
-
-def _trainable(model: Any) -> Any:
-    """The adapter in float32, so that small steps are not rounded away; the base stays in its own precision."""
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    return model
-
-
-def _checkpoint(run: _Run, belongs: dict[str, Any]) -> Checkpoint:
-    now = {f"adapter/{name}": tensor for name, tensor in adapter_state(run.model).items()}
-    best = {f"best/{name}": tensor for name, tensor in run.best.items()}
-    tensors = now | best | optimiser_state(run.optimiser, run.names)
-    return Checkpoint(run.epoch, tensors, {**belongs, "perplexity": run.perplexity})
-
-
-def _resume(run: _Run, out: Path, belongs: dict[str, Any]) -> None:
-    from peft import set_peft_model_state_dict
-
-    checkpoint = load_checkpoint(out)
-    if checkpoint is None:
-        return
-    same_run(checkpoint.record, belongs, out)
-    now, best = (
-        {name.removeprefix(head): t for name, t in checkpoint.tensors.items() if name.startswith(head)}
-        for head in ("adapter/", "best/")
-    )
-    set_peft_model_state_dict(run.model, now)
-    restore_optimiser(run.optimiser, run.names, checkpoint.tensors)
-    run.epoch, run.perplexity, run.best = checkpoint.step, list(checkpoint.record["perplexity"]), best
-    if run.accelerator.is_main_process:
-        cut_metrics(out, run.epoch)
-
-
-def _best(run: _Run) -> int:
-    """The epoch that was kept, from 1."""
-    after = run.perplexity[1:]
-    return 1 + after.index(min(after))
-
-
-def _digest(learn: Sequence[Example], judge: Sequence[Example]) -> str:
-    told = [[(x.prompt, x.hook) for x in side] for side in (learn, judge)]
-    return sha256(json.dumps(told, ensure_ascii=False).encode()).hexdigest()

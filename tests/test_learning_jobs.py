@@ -1,0 +1,172 @@
+"""Training and measuring a workspace: whose data, by which settings, and what is said meanwhile."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from conftest import Command
+from shop_world import shop
+
+from recllm.data.dataset import Dataset
+from recllm.encoder.toy import ToyEncoder
+from recllm.evaluation.splits import split_tables
+from recllm.evaluation.tables import read_folder
+from recllm.jobs.train import evaluate_data, train_workspace
+from recllm.settings import ScorerTrainingSettings
+from recllm.text.items import item_texts
+from recllm.training import scorer
+from recllm.training.advise import advise
+from recllm.training.scorer import FittedScorer
+from recllm.workspace.workspace import Workspace
+
+ROOT = Path(__file__).resolve().parents[1]
+FAST = {"epochs": 1, "heads": 1, "hidden": (8,), "projection": 4, "min_steps": 1}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, command: Command) -> Path:
+    """A workspace of forty people who all agreed to everything, with the toy encoder."""
+    data = shop()
+    e, path = data.events, tmp_path / "shop"
+    log = pl.DataFrame({"timestamp": e.at}).select(
+        user_id=data.users["user_id"].gather(e.user),
+        item_id=data.items["item_id"].gather(e.item),
+        event=pl.lit("purchase"),
+        timestamp=pl.from_epoch("timestamp").dt.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    )
+    log.write_csv(tmp_path / "log.csv")
+    items = data.items.select("item_id", "title", "brand", category=pl.col("category").list.join(" > "))
+    items.write_csv(tmp_path / "items.csv")
+    for line in (
+        ("init", "--consent-default", "granted", "--encoder", "toy"),
+        ("ingest", str(tmp_path / "items.csv"), "--table", "items"),
+        ("ingest", str(tmp_path / "log.csv"), "--table", "events"),
+    ):
+        assert command(*line, "-w", str(path))[0] == 0
+    return path
+
+
+Fits = list[tuple[Dataset, ScorerTrainingSettings]]
+
+
+@pytest.fixture
+def fits(monkeypatch: pytest.MonkeyPatch) -> Fits:
+    """What the scorer is trained on, and by which settings; it is really trained by faster ones."""
+    calls: Fits = []
+    real = scorer.fit_scorer
+
+    def spy(
+        data: Dataset, vectors: Any, basics: Any, args: ScorerTrainingSettings, *rest: Any, **more: Any
+    ) -> FittedScorer:
+        calls.append((data, args))
+        return real(data, vectors, basics, args.model_copy(update=FAST), *rest, **more)
+
+    monkeypatch.setattr("recllm.training.scorer.fit_scorer", spy)
+    monkeypatch.setattr("recllm.recommender.recommender.fit_scorer", spy)
+    return calls
+
+
+def _consent(folder: Path, rows: Mapping[str, tuple[str, str]], command: Command) -> None:
+    lines = [f"{user},{purpose},{granted},2020-01-01T00:00:00Z" for user, (purpose, granted) in rows.items()]
+    file = folder.parent / "consent.csv"
+    file.write_text("user_id,purpose,granted,at\n" + "\n".join(lines) + "\n")
+    code, _, err = command("ingest", str(file), "--table", "consent", "-w", str(folder))
+    assert code == 0, err
+
+
+def test_evaluation_learns_from_nobody_who_refused_training(folder: Path, fits: Fits, command: Command) -> None:
+    refusing = {"u00": ("model_training", "false"), "u01": ("analytics", "false")}
+    _consent(folder, refusing, command)
+    evaluate_data(workspace=folder, test_days=14, baselines=["popular"])
+    with Workspace.open(folder) as workspace:
+        pseudonyms = set(workspace.pseudonymiser().many(list(refusing)))
+    learned_from = set(fits[0][0].users["user_id"])
+    assert len(learned_from) == 38 and not learned_from & pseudonyms
+
+
+def test_evaluation_measures_what_training_would_make(folder: Path, fits: Fits) -> None:
+    evaluate_data(workspace=folder, test_days=14, baselines=["popular"])
+    past, measured = fits[0]
+    assert measured == advise(past, item_texts(past.items), encoder="toy", horizon_days=14).training
+    with Workspace.open(folder) as workspace:
+        train_workspace(workspace)
+    data, trained = fits[1]
+    assert trained == advise(data, item_texts(data.items), encoder="toy").training
+
+
+def test_a_log_of_orders_is_measured_as_one(tmp_path: Path, fits: Fits) -> None:
+    rows = [
+        (f"u{user}", f"i{(user + step) % 12}", step, "test" if step == 7 else "valid" if step == 6 else "train")
+        for user in range(40)
+        for step in range(8)
+    ]
+    events = pl.DataFrame(rows, schema=["user_id", "item_id", "order", "split"], orient="row")
+    events.write_parquet(tmp_path / "interactions.parquet")
+    events.select("item_id", title="item_id").unique(maintain_order=True).write_parquet(tmp_path / "items.parquet")
+    window = split_tables(read_folder(tmp_path), split="column")
+    assert len(window.fit_on.events) == 40 * 6, "rows to validate by are asked with, and not learned from"
+    assert len(window.dataset.events) == 40 * 7
+    evaluate_data(data=tmp_path, split="column", baselines=["popular"], encoder=ToyEncoder())
+    args = fits[0][1]
+    assert (args.timed, args.n_windows, args.parts) == (False, 1, ("cosine", "features"))
+
+
+def test_what_is_set_stands_on_top_of_the_advice(folder: Path, fits: Fits) -> None:
+    with Workspace.open(folder) as workspace:
+        train_workspace(workspace, epochs=2)
+        advised = advise(fits[0][0], item_texts(fits[0][0].items), encoder="toy").training
+    assert advised is not None and fits[0][1] == advised.model_copy(update={"epochs": 2})
+
+
+@pytest.mark.parametrize("line", [("train",), ("evaluate", "--test-days", "14", "--baselines", "popular")])
+def test_without_a_terminal_each_step_is_a_line(
+    folder: Path, fits: Fits, command: Command, line: tuple[str, ...]
+) -> None:
+    code, out, err = command(*line, "-w", str(folder), "--json")
+    assert code == 0 and out.count("\n") == 1
+    assert "events to learn from" in err and "window 1" in err and "epoch 1" in err and "ndcg@20_all" in err
+    assert logging.getLogger("recllm").handlers == [] and len(fits) == 1
+
+
+def test_a_terminal_keeps_its_bars(folder: Path, fits: Fits, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recllm.cli.learn.sys.stderr", _Terminal())
+    assert command("train", "-w", str(folder))[0] == 0
+    assert _Terminal.lines == [] and len(fits) == 1
+
+
+class _Terminal:
+    lines: list[str] = []  # noqa: RUF012 - one for the test
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self.lines.append(text)
+        return len(text)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ("[scorer]\nepochs = 0", "scorer.epochs: 0 is not a whole number at least 1"),
+        ("[scorer]\nheads = 0", "scorer.heads: 0 is not"),
+        ("[sequence]\nattention_heads = 0", "sequence.attention_heads: 0 is not"),
+        ("[scorer]\nbatch_size = 0", "scorer.batch_size: 0 is not"),
+        ('[scorer]\nparts = ["cosine", "vector"]', "scorer.parts"),
+        ("[scorer]\nepoch = 3", "epochs"),
+        ("[scoring]\nepochs = 3", "scorer"),
+        ("[scorer]\nepochs = ", "scorer.toml"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused_before_anything_is_opened(tmp_path: Path, wrong: str, says: str) -> None:
+    (tmp_path / "scorer.toml").write_text(f"{wrong}\n")
+    script = [sys.executable, str(ROOT / "finetune" / "train.py"), str(tmp_path / "scorer.toml"), "-w", str(tmp_path)]
+    done = subprocess.run(script, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and says in done.stderr and done.stderr.count("\n") == 1
