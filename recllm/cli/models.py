@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -27,8 +28,8 @@ def list_models(workspace: WorkspaceDir = DEFAULT_WORKSPACE, json: Json = False)
     from recllm.recommender.registry import current, versions
     from recllm.workspace.workspace import Workspace
 
-    with Workspace.open(workspace) as opened:
-        folder = opened.models_dir
+    with Workspace.open(workspace) as shop:
+        folder = shop.models_dir
     manifests = versions(folder)
     try:
         serving = current(folder)
@@ -62,12 +63,12 @@ def rollback(workspace: WorkspaceDir = DEFAULT_WORKSPACE, json: Json = False) ->
     _serve(workspace, None, json)
 
 
-def _serve(workspace: Any, version: str | None, json: bool) -> None:
+def _serve(workspace: Path, version: str | None, json: bool) -> None:
     from recllm.recommender.registry import rollback as serve_version
     from recllm.workspace.workspace import Workspace
 
-    with Workspace.open(workspace) as opened:
-        serving = serve_version(opened.models_dir, version)
+    with Workspace.open(workspace) as shop:
+        serving = serve_version(shop.models_dir, version)
     if json:
         emit_json({"serving": serving})
     else:

@@ -52,13 +52,13 @@ def setting_rows(workspace: Path | None, options: dict[str, Any], *, advice: boo
     if workspace is not None:
         from recllm.workspace.workspace import SETTINGS_FILE, Workspace
 
-        with Workspace.open(workspace) as opened:  # it checks the file
+        with Workspace.open(workspace) as shop:  # it checks the file
             tables["workspace.toml"] = tomllib.loads((workspace / SETTINGS_FILE).read_text("utf-8"))
             del tables["workspace.toml"]["key_fingerprint"]
             if advice:
                 from recllm.jobs.train import advised_settings
 
-                tables["advice"] = advised_settings(opened)
+                tables["advice"] = advised_settings(shop)
     values = Settings(**merged(merged(tables["advice"], tables["workspace.toml"]), options))
     rows = []
     for section, name in setting_names():
