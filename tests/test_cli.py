@@ -55,7 +55,7 @@ def test_recommend(run: Run, shop: Path) -> None:
     assert {"request_id", "model_version", "items"} <= set(ann)
     item = ann["items"][0]
     assert {"rank", "item_id", "title", "score", "cosine", "logit", "probability", "served_by", "reasons"} <= set(item)
-    assert {"evidence_id", "delta", "text"} == set(item["reasons"][0])
+    assert {"evidence_id", "kind", "delta", "text"} == set(item["reasons"][0])
     assert zoe["items"][0]["served_by"] == ["popular"]
 
 
