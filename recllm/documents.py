@@ -83,9 +83,9 @@ def allows_none(annotation: Any) -> bool:
     return type(None) in getattr(annotation, "__args__", ())
 
 
-def unknown_name(path: str, name: str, known: Iterable[str]) -> str:
+def unknown_name(path: str, name: str, choices: Iterable[str]) -> str:
     """A message for a name that does not exist: the nearest one where there is one, and else all."""
-    names = sorted(known)
+    names = sorted(choices)
     nearest = difflib.get_close_matches(name, names, n=1)
     return f"unknown setting {path}; " + (f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(names)}")
 
