@@ -271,6 +271,15 @@ def test_models_are_listed_promoted_and_rolled_back(run: Run, shop: Path) -> Non
     assert code == 1 and "known: a, b" in err
 
 
+def test_refresh_names_the_version_that_serves(run: Run, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recllm.jobs import recommenders
+
+    code, _, err = run("refresh", "-w", "shop")
+    assert code == 1 and "recllm train" in err
+    monkeypatch.setattr(recommenders, "refresh", lambda workspace, progress: f"{workspace.root}-2")
+    assert run("refresh", "-w", "shop") == (0, "model shop-2 serves\n", "")
+
+
 def test_the_wrong_word_for_an_option_is_refused(run: Run, shop: Path) -> None:
     for option in ("--decimal=;", "--date-order=ymd", "--on-bad-bytes=guess", "--anonymous=drop", "--returns=maybe"):
         code, _, err = run("validate", "items.csv", "--table", "items", "-w", "shop", option)
