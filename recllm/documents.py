@@ -14,11 +14,20 @@ from decimal import Decimal
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, Strict, ValidationError, model_validator
 
 from recllm.errors import UsageError
+
+# types of fields: without `Strict` a field would take "3" for 3, and True for 1
+Flag = Annotated[bool, Strict()]
+Text = Annotated[str, Strict()]
+Count = Annotated[int, Strict(), Field(ge=1)]
+CountOrZero = Annotated[int, Strict(), Field(ge=0)]
+Positive = Annotated[float, Strict(), Field(gt=0)]
+Weight = Annotated[float, Strict(), Field(ge=0)]
+Share = Annotated[float, Strict(), Field(ge=0, le=1)]
 
 
 class FrozenModel(BaseModel):

@@ -97,6 +97,8 @@ def test_none_is_written_as_a_word_where_it_is_not_the_default() -> None:
 def test_every_class_is_frozen_documented_and_refuses_unknown_names(section: str) -> None:
     model = sections()[section]
     assert issubclass(model, FrozenModel) and model.__doc__
+    undocumented = [n for n, field in model.model_fields.items() if not field.description and n not in sections()]
+    assert not undocumented
     with pytest.raises(UsageError, match="unknown setting"):
         model(colour="red")
     settings = model()
