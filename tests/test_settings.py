@@ -225,6 +225,22 @@ def test_the_command_prints_values_defaults_and_where_each_came_from(run: Run, s
     assert epochs["range"] == "a whole number at least 1" and "evaluation" in epochs["doc"]
     code, out, _ = run("settings", "scorer", "-w", "shop", "--set", "scorer.epochs=5")
     assert code == 0 and "epochs = 5  (option; default 3)" in out and "[lora]" not in out
+    code, _, err = run("settings", "scorr")
+    assert code == 2 and "did you mean scorer?" in err
+    assert run("settings", "explanations")[0] == 0, "without a workspace the defaults are shown"
+
+
+def test_advice_stands_below_the_file_and_the_options(run: Run, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recllm.jobs import train
+
+    assert run("settings", "-w", "shop", "--advice", "--json")[0] == 0
+    monkeypatch.setattr(
+        train, "advised_settings", lambda workspace: {"encoder": "x", "scorer": {"epochs": 9, "heads": 2}}
+    )
+    out = run("settings", "-w", "shop", "--advice", "--set", "scorer.epochs=5", "--json")[1]
+    rows = {(row["section"], row["name"]): (row["value"], row["from"]) for row in document(out)["settings"]}
+    assert rows["scorer", "epochs"] == (5, "option") and rows["scorer", "heads"] == (2, "advice")
+    assert rows["", "encoder"] == ("toy", "workspace.toml")
 
 
 def test_every_command_that_opens_a_workspace_takes_settings() -> None:

@@ -10,7 +10,8 @@ import typer
 
 from recllm.cli.options import DEFAULT_WORKSPACE, Json, SetOptions, read_settings
 from recllm.cli.output import emit_json, say
-from recllm.documents import plain
+from recllm.documents import plain, unknown_name
+from recllm.errors import UsageError
 from recllm.settings import Settings, merged, sections, setting_names
 
 
@@ -28,6 +29,8 @@ def settings(
     json: Json = False,
 ) -> None:
     """Everything that can be set: value, default, range, and whether default, advice, file or option set it."""
+    if section is not None and section not in sections():
+        raise UsageError(unknown_name(section, section, filter(None, sections())))
     if workspace is None and (DEFAULT_WORKSPACE / "workspace.toml").is_file():
         workspace = DEFAULT_WORKSPACE
     rows = setting_rows(workspace, read_settings(options or ()), advice=advice)
