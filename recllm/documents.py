@@ -14,11 +14,20 @@ from decimal import Decimal
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, Strict, ValidationError, model_validator
 
 from recllm.errors import UsageError
+
+# types of fields: without `Strict` a field would take "3" for 3, and True for 1
+Flag = Annotated[bool, Strict()]
+Text = Annotated[str, Strict()]
+Count = Annotated[int, Strict(), Field(ge=1)]
+CountOrZero = Annotated[int, Strict(), Field(ge=0)]
+Positive = Annotated[float, Strict(), Field(gt=0)]
+Weight = Annotated[float, Strict(), Field(ge=0)]
+Share = Annotated[float, Strict(), Field(ge=0, le=1)]
 
 
 class FrozenModel(BaseModel):
@@ -83,9 +92,9 @@ def allows_none(annotation: Any) -> bool:
     return type(None) in getattr(annotation, "__args__", ())
 
 
-def unknown_name(path: str, name: str, known: Iterable[str]) -> str:
+def unknown_name(path: str, name: str, choices: Iterable[str]) -> str:
     """A message for a name that does not exist: the nearest one where there is one, and else all."""
-    names = sorted(known)
+    names = sorted(choices)
     nearest = difflib.get_close_matches(name, names, n=1)
     return f"unknown setting {path}; " + (f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(names)}")
 

@@ -9,15 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import cache
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-from pydantic import Field, Strict, field_validator
+from pydantic import field_validator
 
-from recllm.documents import FrozenModel
+from recllm.documents import CountOrZero, FrozenModel, Share, Weight
 from recllm.schema import Purpose
-
-Share = Annotated[float, Strict(), Field(ge=0, le=1)]
-Limit = Annotated[int, Strict(), Field(ge=0)]
 
 
 class Policy(FrozenModel):
@@ -28,9 +25,9 @@ class Policy(FrozenModel):
     # people
     explicit_purposes: frozenset[Purpose] = frozenset({Purpose.LLM_THIRD_PARTY})
     """A workspace's consent default never grants these: each person has to agree."""
-    event_days: Limit | None = None
+    event_days: CountOrZero | None = None
     """Events older than this many days do not pass the gate; None keeps them until they are erased."""
-    group_floor: Limit = 50
+    group_floor: CountOrZero = 50
     """The smallest group that may be reported or addressed as a segment."""
     sensitive_categories: frozenset[str] = frozenset(
         {
@@ -75,18 +72,25 @@ class Policy(FrozenModel):
     # loads
     reject_limit: Share = 0.05
     """A load with a larger share of bad rows is refused as a whole."""
-    reject_head_rows: Limit = 1_000
+    reject_head_rows: CountOrZero = 1_000
+    """Rows at the beginning of a load that may refuse it at once."""
     reject_head_limit: Share = 0.5
     """A load is refused at once when more than this share of its first `reject_head_rows` rows is bad."""
-    max_id_bytes: Limit = 256
-    max_cell_bytes: Limit = 64 * 1024
-    max_row_bytes: Limit = 1024 * 1024
-    max_file_bytes: Limit = 64 * 1024**3
+    max_id_bytes: CountOrZero = 256
+    """Length of an id in UTF-8."""
+    max_cell_bytes: CountOrZero = 64 * 1024
+    """Length of one cell."""
+    max_row_bytes: CountOrZero = 1024 * 1024
+    """Length of one row."""
+    max_file_bytes: CountOrZero = 64 * 1024**3
     """Limit on the unpacked size of one input file."""
-    max_gzip_ratio: Limit = 200
-    max_price: Annotated[float, Strict(), Field(ge=0)] = 10_000_000.0
-    earliest_year: Limit = 1990
-    future_hours: Limit = 24
+    max_gzip_ratio: CountOrZero = 200
+    """A gzipped file may be this many times longer when it is unpacked."""
+    max_price: Weight = 10_000_000.0
+    """Prices and amounts above this are bad rows."""
+    earliest_year: CountOrZero = 1990
+    """Events before this year are bad rows."""
+    future_hours: CountOrZero = 24
     """An event may lie this far ahead of the clock: shops' clocks are not ours."""
     heavy_user_share: Share = 0.3
     """One person with a larger share of a load's events is reported."""

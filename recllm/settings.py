@@ -17,21 +17,23 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, Strict, StringConstraints, field_validator
 
-from recllm.documents import FrozenModel, plain
+from recllm.documents import Count, CountOrZero, Flag, FrozenModel, Positive, Share, Text, Weight, plain
 from recllm.errors import UsageError
 from recllm.files import safe_id
 from recllm.policy import Policy
 from recllm.schema import Action
 
-Flag = Annotated[bool, Strict()]
-Count = Annotated[int, Strict(), Field(ge=1)]
-CountOrZero = Annotated[int, Strict(), Field(ge=0)]
 Days = Annotated[float, Strict(), Field(gt=0)]
-Positive = Annotated[float, Strict(), Field(gt=0)]
-Weight = Annotated[float, Strict(), Field(ge=0)]
-Share = Annotated[float, Strict(), Field(ge=0, le=1)]
-Dropout = Annotated[float, Strict(), Field(ge=0, lt=1)]
-Text = Annotated[str, Strict()]
+Leaves = Annotated[int, Strict(), Field(ge=2, description="Leaves of a tree at most.")]
+LeafRows = Annotated[int, Strict(), Field(ge=1, description="Rows in a leaf at least.")]
+TreePenalty = Annotated[float, Strict(), Field(ge=0, description="L2 penalty on the values of the leaves.")]
+Folds = Annotated[int, Strict(), Field(ge=2)]
+Dropout = Annotated[float, Strict(), Field(ge=0, lt=1, description="Share of hidden values set to 0 in a step.")]
+LearningRate = Annotated[float, Strict(), Field(gt=0, description="Step size at its highest.")]
+WeightDecay = Annotated[float, Strict(), Field(ge=0, description="Pull of all weights towards 0, as in AdamW.")]
+GradientNorm = Annotated[float, Strict(), Field(gt=0, description="Longer gradients are shortened to this length.")]
+Rank = Annotated[int, Strict(), Field(ge=1, description="Rank of the adapter's change to a weight.")]
+Seed = Annotated[int, Strict(), Field(ge=0, description="Seed of everything that is drawn.")]
 
 Loss = Literal["window", "in-batch", "bce"]
 Caching = Literal["off", "exact", "bank"]
@@ -243,18 +245,19 @@ class ScorerTrainingSettings(FrozenModel):
     """Rounds, with an evaluation after each. A round is one pass over all windows, or more when the log is so small
     that all rounds together would take fewer than `min_steps` steps."""
     min_steps: CountOrZero = 250
+    """All rounds together take at least so many steps; 0 for one pass a round."""
     patience: CountOrZero = 2
     """Rounds without a better evaluation before training ends."""
     batch_size: Count = 64
     """Users of a step."""
-    learning_rate: Positive = 2e-3
+    learning_rate: LearningRate = 2e-3
     warmup_share: Share = 0.1
     """Share of the steps in which the learning rate rises."""
     final_learning_rate_share: Share = 0.01
     """Share of the learning rate that is left at the end of its cosine."""
-    weight_decay: Weight = 1e-2
-    max_grad_norm: Positive = 5.0
-    seed: CountOrZero = 0
+    weight_decay: WeightDecay = 1e-2
+    max_grad_norm: GradientNorm = 5.0
+    seed: Seed = 0
 
     # --- validation and calibration
     validation_users: CountOrZero = 300
@@ -282,7 +285,9 @@ class SequenceModelSettings(FrozenModel):
     dim: Count = 128
     """Width of the model; a multiple of `attention_heads`."""
     layers: Count = 1
+    """Blocks of the transformer."""
     attention_heads: Count = 2
+    """Heads of each block."""
     interests: Count = 1
     """Vectors per user; the score takes a soft maximum over them."""
     max_length: Count = 50
@@ -299,19 +304,22 @@ class SequenceModelSettings(FrozenModel):
     min_examples: Count = 200
     """With fewer events to predict there is no sequence model."""
     epochs: Count = 30
+    """Passes over the first stretch of the log at most."""
     later_epochs: CountOrZero = 3
     """Passes over each later stretch of the log, mixed with as many older events, once the first is learned."""
     epochs_per_evaluation: Count = 2
+    """Passes between two evaluations."""
     patience: CountOrZero = 2
     """Evaluations in a row without a better one before learning stops."""
     validation_users: Count = 3_000
+    """Users whose last event is predicted in an evaluation, at most."""
     batch_size: Count = 256
     """Sequences of a step."""
-    learning_rate: Positive = 1e-3
-    weight_decay: Weight = 1e-2
+    learning_rate: LearningRate = 1e-3
+    weight_decay: WeightDecay = 1e-2
     bfloat16: Flag = True
     """Where the processor gains by it."""
-    seed: CountOrZero = 0
+    seed: Seed = 0
 
     def check(self) -> None:
         if self.dim % self.attention_heads:
@@ -324,7 +332,7 @@ class LoraSettings(FrozenModel):
     section: ClassVar[str] = "lora"
 
     # --- the adapter
-    rank: Count = 8
+    rank: Rank = 8
     alpha: Positive = 16.0
     """The change to a weight is alpha / rank * B A."""
     top_layers: Count | None = 2
@@ -335,18 +343,23 @@ class LoraSettings(FrozenModel):
 
     # --- the examples
     horizon_days: Count = 28
+    """Length of a window."""
     n_windows: Annotated[int, Strict(), Field(ge=2)] = 6
     """Past windows at most, the latest one for validation alone."""
     history_items: Count = 30
     """Heaviest distinct items of a user that make the set."""
     half_life_days: Days = 60.0
+    """An event of a user's history counts half as much every so many days."""
     kinds: Annotated[tuple[ExampleKind, ...], Field(min_length=1)] = ("arrival", "new")
     """Questions to learn from; a log that knows only an order is always learned from as "next"."""
     users_per_window: Count = 4_000
+    """Users drawn per window at most."""
     validation_users: Count = 500
+    """Users of the latest window who are evaluated, at most."""
 
     # --- the objective
     loss: Loss = "window"
+    """window: softmax over what was on offer; in-batch: over the other users' items; bce: yes or no, item by item."""
     negatives: Count = 1_024
     """Items drawn per step as candidates where the window's own new items are not the whole question."""
     hard_negatives: CountOrZero = 0
@@ -370,14 +383,17 @@ class LoraSettings(FrozenModel):
     batch_size: Count = 256
     """Users of a step per device; all of one window and one question."""
     gradient_accumulation_steps: Count = 1
+    """Batches of a step."""
     learning_rate: Weight = 3e-4
     """Of the adapter; 1e-3 and above undid the similarity of texts within 20 steps on both logs it was tried on."""
     head_learning_rate: Weight = 2e-2
     """Of the temperature and the prior."""
-    weight_decay: Weight = 0.0
+    weight_decay: WeightDecay = 0.0
     warmup_steps: CountOrZero = 15
-    max_grad_norm: Positive = 1.0
+    """First steps, in which the learning rate rises."""
+    max_grad_norm: GradientNorm = 1.0
     max_steps: Count = 100
+    """Steps at most; an early end is decided by `patience`."""
     max_minutes: Positive | None = 12.0
     """Ends the run at the next round; the learning rate falls by steps alone, so that a resumed run is the same run."""
     cached_loss: Caching = "bank"
@@ -385,8 +401,11 @@ class LoraSettings(FrozenModel):
     al. 2021), the same gradient with the memory of one chunk. bank: vectors may be as old as the round, and only
     `gradient_texts` texts, drawn by the size of their gradient, get a graph."""
     gradient_texts: Count = 256
+    """Texts of a step that get a graph, where `cached_loss` is bank."""
     chunk_tokens: Count = 4_096
+    """Tokens that go through the model at once."""
     gradient_checkpointing: Flag = False
+    """Compute hidden values again for the gradient: half the memory, a third more time."""
     precision: Precision = "auto"
     """bfloat16 where the processor gains by it."""
     device: Text | None = None
@@ -403,7 +422,7 @@ class LoraSettings(FrozenModel):
     """Go on from the run folder's checkpoint where it has one of the same settings and data."""
     report_to: tuple[Text, ...] = ()
     """Trackers of accelerate, such as "tensorboard" or "wandb", beside metrics.jsonl."""
-    seed: CountOrZero = 0
+    seed: Seed = 0
 
     def check(self) -> None:
         if self.save_steps is not None and self.save_steps % self.eval_steps:
@@ -415,16 +434,19 @@ class CopywriterSettings(FrozenModel):
 
     section: ClassVar[str] = "copywriter"
 
-    rank: Count = 8
+    rank: Rank = 8
     alpha: Positive = 16.0
+    """The change to a weight is alpha / rank * B A."""
     top_layers: Count | None = 10
     """So many blocks, counted from the output, are adapted: the gradient ends there. None: all blocks."""
     epochs: Count = 3
+    """Passes over the examples; the best one is kept."""
     batch_size: Count = 16
     """Examples of a step per device."""
-    learning_rate: Positive = 5e-4
+    learning_rate: LearningRate = 5e-4
     warmup_steps: CountOrZero = 10
-    max_grad_norm: Positive = 1.0
+    """First steps, in which the learning rate rises."""
+    max_grad_norm: GradientNorm = 1.0
     max_tokens: Count = 160
     """Longer examples are left out."""
     max_examples: Count | None = None
@@ -433,7 +455,7 @@ class CopywriterSettings(FrozenModel):
     """No epoch is begun that would, at the pace so far, end after them; one is made in any case."""
     languages: Annotated[tuple[Text, ...], Field(min_length=1)] = ("en",)
     """What the tuned model is then asked to write."""
-    seed: CountOrZero = 0
+    seed: Seed = 0
 
 
 class PropensitySettings(FrozenModel):
@@ -443,10 +465,10 @@ class PropensitySettings(FrozenModel):
 
     rounds: Count = 150
     """Trees."""
-    learning_rate: Positive = 0.04
-    leaves: Annotated[int, Strict(), Field(ge=2)] = 8
-    min_leaf_rows: Count = 60
-    l2: Weight = 5.0
+    learning_rate: LearningRate = 0.04
+    leaves: Leaves = 8
+    min_leaf_rows: LeafRows = 60
+    l2: TreePenalty = 5.0
     column_share: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.5
     """Share of the columns that a split may choose from."""
     ridge: Positive = 0.005
@@ -455,9 +477,9 @@ class PropensitySettings(FrozenModel):
     """Features with which the trees' probability may only rise: what is known beforehand, where examples are few."""
     decreasing: tuple[Text, ...] = ()
     """Features with which it may only fall."""
-    folds: Annotated[int, Strict(), Field(ge=2)] = 3
+    folds: Folds = 3
     """Parts that users are dealt into for the calibration."""
-    seed: CountOrZero = 0
+    seed: Seed = 0
 
 
 class PredictionReasonSettings(FrozenModel):
@@ -466,11 +488,12 @@ class PredictionReasonSettings(FrozenModel):
     section: ClassVar[str] = "prediction_reasons"
 
     max_reasons: CountOrZero = 3
+    """Reasons per user at most."""
     min_effect: Weight = 0.1
     """Smaller changes of the logit are nothing clear."""
     background_users: Count = 8
     """Users whose values are put in place of the user's own."""
-    seed: CountOrZero = 0
+    seed: Seed = 0
 
 
 class UpliftSettings(FrozenModel):
@@ -482,13 +505,13 @@ class UpliftSettings(FrozenModel):
     """Trees."""
     s_learner_rounds: Count = 150
     """The S-learner needs more: the treatment is one column among many."""
-    learning_rate: Positive = 0.05
-    leaves: Annotated[int, Strict(), Field(ge=2)] = 4
-    min_leaf_rows: Count = 100
-    l2: Weight = 20.0
-    folds: Annotated[int, Strict(), Field(ge=2)] = 3
+    learning_rate: LearningRate = 0.05
+    leaves: Leaves = 4
+    min_leaf_rows: LeafRows = 100
+    l2: TreePenalty = 20.0
+    folds: Folds = 3
     """Parts of users for the X-learner's first stage and for answers about users who were not learned from."""
-    seed: CountOrZero = 0
+    seed: Seed = 0
 
 
 class Settings(FrozenModel):

@@ -238,3 +238,20 @@ def test_help_is_quick_to_import() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_the_log_goes_to_standard_error_with_its_fields(run: Run, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import logging
+
+    from recllm.jobs import load
+
+    def described(workspace: object) -> dict[str, int]:
+        logging.getLogger("recllm.jobs.load").info("described", extra={"tables": 4})
+        return {"items": 4}
+
+    monkeypatch.setattr(load, "describe_workspace", described)
+    assert run("describe", "-w", "shop", "--json")[2] == ""
+    code, out, err = run("-v", "describe", "-w", "shop", "--json")
+    assert code == 0 and document(out) == {"items": 4} and "recllm.jobs.load described tables=4" in err
+    logging.getLogger("recllm").handlers.clear()
+    logging.getLogger("recllm").setLevel(logging.NOTSET)

@@ -97,6 +97,8 @@ def test_none_is_written_as_a_word_where_it_is_not_the_default() -> None:
 def test_every_class_is_frozen_documented_and_refuses_unknown_names(section: str) -> None:
     model = sections()[section]
     assert issubclass(model, FrozenModel) and model.__doc__
+    undocumented = [n for n, field in model.model_fields.items() if not field.description and n not in sections()]
+    assert not undocumented
     with pytest.raises(UsageError, match="unknown setting"):
         model(colour="red")
     settings = model()
@@ -223,6 +225,22 @@ def test_the_command_prints_values_defaults_and_where_each_came_from(run: Run, s
     assert epochs["range"] == "a whole number at least 1" and "evaluation" in epochs["doc"]
     code, out, _ = run("settings", "scorer", "-w", "shop", "--set", "scorer.epochs=5")
     assert code == 0 and "epochs = 5  (option; default 3)" in out and "[lora]" not in out
+    code, _, err = run("settings", "scorr")
+    assert code == 2 and "did you mean scorer?" in err
+    assert run("settings", "explanations")[0] == 0, "without a workspace the defaults are shown"
+
+
+def test_advice_stands_below_the_file_and_the_options(run: Run, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recllm.jobs import train
+
+    assert run("settings", "-w", "shop", "--advice", "--json")[0] == 0
+    monkeypatch.setattr(
+        train, "advised_settings", lambda workspace: {"encoder": "x", "scorer": {"epochs": 9, "heads": 2}}
+    )
+    out = run("settings", "-w", "shop", "--advice", "--set", "scorer.epochs=5", "--json")[1]
+    rows = {(row["section"], row["name"]): (row["value"], row["from"]) for row in document(out)["settings"]}
+    assert rows["scorer", "epochs"] == (5, "option") and rows["scorer", "heads"] == (2, "advice")
+    assert rows["", "encoder"] == ("toy", "workspace.toml")
 
 
 def test_every_command_that_opens_a_workspace_takes_settings() -> None:
@@ -269,6 +287,15 @@ def test_models_are_listed_promoted_and_rolled_back(run: Run, shop: Path) -> Non
     assert run("models", "promote", "a", "-w", "shop")[0] == 0
     code, _, err = run("models", "promote", "c", "-w", "shop")
     assert code == 1 and "known: a, b" in err
+
+
+def test_refresh_names_the_version_that_serves(run: Run, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recllm.jobs import recommenders
+
+    code, _, err = run("refresh", "-w", "shop")
+    assert code == 1 and "recllm train" in err
+    monkeypatch.setattr(recommenders, "refresh", lambda workspace, progress: f"{workspace.root}-2")
+    assert run("refresh", "-w", "shop") == (0, "model shop-2 serves\n", "")
 
 
 def test_the_wrong_word_for_an_option_is_refused(run: Run, shop: Path) -> None:

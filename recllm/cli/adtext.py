@@ -10,7 +10,7 @@ import typer
 
 from recllm.cli.options import DEFAULT_WORKSPACE, Json, Seed, WorkspaceDir
 from recllm.cli.output import emit_json, note, say
-from recllm.cli.serve import UserFile, Users, asked_for
+from recllm.cli.serve import UserFile, Users, user_ids_of
 from recllm.documents import plain
 from recllm.errors import UsageError
 
@@ -65,7 +65,7 @@ def copy(
     from recllm.jobs.ad_copy import write_ads
     from recllm.workspace.workspace import Workspace
 
-    people = asked_for(user, users)
+    people = user_ids_of(user, users)
     with Workspace.open(workspace) as shop:
         texts = write_ads(
             shop,

@@ -124,9 +124,9 @@ def _load(
     from recllm.jobs.load import load_file
     from recllm.workspace.workspace import Workspace
 
-    with Workspace.open(workspace) as opened, tqdm(unit=" rows", desc=file.name, disable=None) as bar:
+    with Workspace.open(workspace) as shop, tqdm(unit=" rows", desc=file.name, disable=None) as bar:
         report = load_file(
-            opened,
+            shop,
             file,
             table,
             mapping=map,
@@ -160,8 +160,8 @@ def describe(workspace: WorkspaceDir = DEFAULT_WORKSPACE, json: Json = False) ->
     from recllm.jobs.load import describe_workspace
     from recllm.workspace.workspace import Workspace
 
-    with Workspace.open(workspace) as opened:
-        description = describe_workspace(opened)
+    with Workspace.open(workspace) as shop:
+        description = describe_workspace(shop)
     if json:
         emit_json(description)
     else:

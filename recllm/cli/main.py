@@ -25,6 +25,7 @@ from recllm.cli import (
     uplift,
 )
 from recllm.cli.options import register_commands
+from recllm.cli.output import LogFormatter
 from recllm.errors import RecllmError
 
 app = typer.Typer(
@@ -41,20 +42,23 @@ for room in (data, people, serving, learn, serve, audience, campaign, predict, u
 register_commands(app)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(__version__)
         raise typer.Exit
 
 
 @app.callback()
 def _options(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
     verbose: bool = typer.Option(False, "-v", "--verbose", help="Show the log of the rooms on standard error."),
 ) -> None:
     if verbose:
-        logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
-        logging.getLogger("recllm").setLevel(logging.INFO)
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(LogFormatter("%(asctime)s %(name)s %(message)s"))
+        logger = logging.getLogger("recllm")
+        logger.handlers = [handler]
+        logger.setLevel(logging.INFO)
 
 
 def main() -> None:
@@ -65,14 +69,14 @@ def main() -> None:
         sys.stderr.write(f"recllm: {error}\n")
         sys.exit(error.exit_code)
     except OSError as error:
-        sys.stderr.write(f"recllm: {_system_words(error)}\n")
+        sys.stderr.write(f"recllm: {_describe(error)}\n")
         sys.exit(1)
     except KeyboardInterrupt:
         sys.stderr.write("recllm: stopped; nothing half done was kept\n")
         sys.exit(130)
 
 
-def _system_words(error: OSError) -> str:
+def _describe(error: OSError) -> str:
     if error.errno == errno.ENOSPC:
         return f"no space left on the disk while writing {error.filename or 'a file'}; free some and run this again"
     return f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")

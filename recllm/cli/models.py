@@ -1,13 +1,14 @@
-"""Commands over the published models of a workspace: which there are, and which of them serves."""
+"""Commands over the published models of a workspace: which there are, which serves, and what it knows."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from recllm.cli.options import DEFAULT_WORKSPACE, Json, WorkspaceDir
-from recllm.cli.output import emit_json, say, table
+from recllm.cli.output import emit_json, note, say, table
 from recllm.errors import NothingToDo
 
 models = typer.Typer(help="Published models: list them, and choose which one serves.", no_args_is_help=True)
@@ -19,6 +20,7 @@ def register(app: typer.Typer) -> None:
     models.command()(promote)
     models.command()(rollback)
     app.add_typer(models, name="models")
+    app.command()(refresh)
 
 
 def list_models(workspace: WorkspaceDir = DEFAULT_WORKSPACE, json: Json = False) -> None:
@@ -27,8 +29,8 @@ def list_models(workspace: WorkspaceDir = DEFAULT_WORKSPACE, json: Json = False)
     from recllm.recommender.registry import current, versions
     from recllm.workspace.workspace import Workspace
 
-    with Workspace.open(workspace) as opened:
-        folder = opened.models_dir
+    with Workspace.open(workspace) as shop:
+        folder = shop.models_dir
     manifests = versions(folder)
     try:
         serving = current(folder)
@@ -62,13 +64,26 @@ def rollback(workspace: WorkspaceDir = DEFAULT_WORKSPACE, json: Json = False) ->
     _serve(workspace, None, json)
 
 
-def _serve(workspace: Any, version: str | None, json: bool) -> None:
+def _serve(workspace: Path, version: str | None, json: bool) -> None:
     from recllm.recommender.registry import rollback as serve_version
     from recllm.workspace.workspace import Workspace
 
-    with Workspace.open(workspace) as opened:
-        serving = serve_version(opened.models_dir, version)
+    with Workspace.open(workspace) as shop:
+        serving = serve_version(shop.models_dir, version)
     if json:
         emit_json({"serving": serving})
     else:
         say(f"model {serving} serves")
+
+
+def refresh(workspace: WorkspaceDir = DEFAULT_WORKSPACE, json: Json = False) -> None:
+    """Count everything that the current model answers from anew, up to the present, without training."""
+    from recllm.jobs.recommenders import refresh as refresh_model
+    from recllm.workspace.workspace import Workspace
+
+    with Workspace.open(workspace) as shop:
+        version = refresh_model(shop, progress=note)
+    if json:
+        emit_json({"serving": version})
+    else:
+        say(f"model {version} serves")

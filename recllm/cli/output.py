@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -45,3 +46,13 @@ def _cell(value: object) -> str:
 def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
     parts = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(cells, widths, right, strict=True)]
     return "  ".join(parts).rstrip()
+
+
+class LogFormatter(logging.Formatter):
+    """A line of the log with its structured fields behind it, as name=value."""
+
+    _standard = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {name: value for name, value in record.__dict__.items() if name not in self._standard}
+        return super().format(record) + "".join(f" {name}={value}" for name, value in fields.items())

@@ -15,6 +15,8 @@ from recllm.errors import UsageError
 if TYPE_CHECKING:
     from recllm.schema import Slate
 
+ITEMS = "Which items"
+
 K = Annotated[int, typer.Option("--k", "-k", help="Items per person.")]
 Users = Annotated[list[str] | None, typer.Option("--user", "-u", help="A person's id; may be repeated.")]
 UserFile = Annotated[Path | None, typer.Option("--users", help="A file with one id per line.")]
@@ -30,12 +32,12 @@ def register(app: typer.Typer) -> None:
     app.add_typer(feedback, name="feedback")
 
 
-def asked_for(user: list[str] | None, users: Path | None) -> list[str]:
+def user_ids_of(user: list[str] | None, users: Path | None) -> list[str]:
     """The ids of both options; raises `UsageError` when there are none."""
-    asked = [*(user or []), *(read_ids(users) if users else [])]
-    if not asked:
+    user_ids = [*(user or []), *(read_ids(users) if users else [])]
+    if not user_ids:
         raise UsageError("nobody was asked for: give --user ID, or --users FILE with one id per line")
-    return asked
+    return user_ids
 
 
 def recommend(
@@ -43,10 +45,17 @@ def recommend(
     users: UserFile = None,
     workspace: WorkspaceDir = DEFAULT_WORKSPACE,
     k: K = 10,
-    exclude_seen: Annotated[bool, typer.Option("--exclude-seen", help="Leave out what the person bought.")] = False,
-    where: Annotated[str | None, typer.Option(help="Condition on items: \"price < 50 AND brand = 'Acme'\".")] = None,
+    exclude_seen: Annotated[
+        bool, typer.Option("--exclude-seen", help="Leave out what the person bought.", rich_help_panel=ITEMS)
+    ] = False,
+    where: Annotated[
+        str | None, typer.Option(help="Condition: \"price < 50 AND brand = 'Acme'\".", rich_help_panel=ITEMS)
+    ] = None,
     popularity_weight: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Above 0: less of what everybody buys, more of the catalogue.")
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Above 0: less of what everybody buys, more of the catalogue.", rich_help_panel=ITEMS
+        ),
     ] = None,
     explain: Annotated[bool, typer.Option(help="Give reasons.")] = True,
     record: Annotated[bool, typer.Option(help="Remember what was shown, for feedback.")] = True,
@@ -59,11 +68,11 @@ def recommend(
     from recllm.jobs.recommenders import open_recommender
     from recllm.workspace.workspace import Workspace
 
-    asked = asked_for(user, users)
-    with Workspace.open(workspace) as opened:
-        recommender = open_recommender(opened, version=model, locale=locale)
+    user_ids = user_ids_of(user, users)
+    with Workspace.open(workspace) as shop:
+        recommender = open_recommender(shop, version=model, locale=locale)
         slates = recommender.recommend(
-            asked,
+            user_ids,
             k=k,
             repeats=not exclude_seen,
             where=where,
@@ -71,7 +80,7 @@ def recommend(
             popularity_weight=popularity_weight,
         )
         if record:
-            record_shown(opened, slates)
+            record_shown(shop, slates)
     if json:
         emit_json(slates)
     else:
@@ -102,17 +111,18 @@ def explain(
     from recllm.recommender.explanation import write_page
     from recllm.workspace.workspace import Workspace
 
-    with Workspace.open(workspace) as opened:
-        found = open_recommender(opened, version=model, locale=locale).explain(user, item, k=k)
+    with Workspace.open(workspace) as shop:
+        explanation = open_recommender(shop, version=model, locale=locale).explain(user, item, k=k)
     if html:
-        write_page(found, html)
+        write_page(explanation, html)
     if json:
-        emit_json(found)
+        emit_json(explanation)
     else:
-        say(f"{found.title}: " + (f"number {found.place}" if found.place else f"not among the first {k}"))
-        say(*(f"  {c.delta:+.2f}  {c.text}" for c in found.contributions))
-        say(*([f"  {found.withheld:+.2f}  (not named)"] if found.withheld else []))
-        say(*([found.counterfactual] if found.counterfactual else []))
+        rank = f"number {explanation.place}" if explanation.place else f"not among the first {k}"
+        say(f"{explanation.title}: {rank}")
+        say(*(f"  {c.delta:+.2f}  {c.text}" for c in explanation.contributions))
+        say(*([f"  {explanation.withheld:+.2f}  (not named)"] if explanation.withheld else []))
+        say(*([explanation.counterfactual] if explanation.counterfactual else []))
 
 
 def feedback_add(
@@ -130,8 +140,8 @@ def feedback_add(
     from recllm.jobs.load import add_feedback
     from recllm.workspace.workspace import Workspace
 
-    with Workspace.open(workspace) as opened:
-        done = add_feedback(opened, user, item, event, request_id=request, value=value, quantity=quantity, price=price)
+    with Workspace.open(workspace) as shop:
+        done = add_feedback(shop, user, item, event, request_id=request, value=value, quantity=quantity, price=price)
     if json:
         emit_json(done)
     else:
@@ -143,10 +153,10 @@ def report(workspace: WorkspaceDir = DEFAULT_WORKSPACE, json: Json = False) -> N
     from recllm.jobs.load import feedback_report
     from recllm.workspace.workspace import Workspace
 
-    with Workspace.open(workspace) as opened:
-        found = feedback_report(opened)
+    with Workspace.open(workspace) as shop:
+        outcomes = feedback_report(shop)
     if json:
-        emit_json({"versions": [version.document() for version in found]})
+        emit_json({"versions": [version.document() for version in outcomes]})
     else:
-        rows = [(o.model_version, o.showings, o.clicked, o.bought, o.dismissed, o.ctr, o.conversion) for o in found]
+        rows = [(o.model_version, o.showings, o.clicked, o.bought, o.dismissed, o.ctr, o.conversion) for o in outcomes]
         say(*table(rows, ["model", "shown", "clicked", "bought", "dismissed", "CTR", "conversion"]))

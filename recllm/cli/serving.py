@@ -32,28 +32,26 @@ def advise(
     """What to train on this log and machine, why, and what it will cost; `train` without settings follows it."""
     from recllm.jobs.train import advise_data
 
-    found = advise_data(workspace=workspace, data=data, encoder=encoder)
+    advice = advise_data(workspace=workspace, data=data, encoder=encoder)
     if json:
-        emit_json(found)
+        emit_json(advice)
     else:
-        _tell(found)
+        _print_advice(advice)
 
 
-def _tell(advice: Advice) -> None:
-    seen, cost = advice.survey, advice.cost
+def _print_advice(advice: Advice) -> None:
+    survey, cost = advice.survey, advice.cost
     say(
         f"{advice.mode}: about {cost.minutes:.1f} minutes on one core and {cost.memory_gib:.1f} GiB",
-        f"  {seen.people:,} people, {seen.items:,} items, {seen.events:,} events over {seen.span_days:.0f} days; "
-        f"{seen.distinct_texts:,} distinct texts of about {seen.tokens_median:.0f} tokens",
+        f"  {survey.people:,} people, {survey.items:,} items, {survey.events:,} events over {survey.span_days:.0f} days; "
+        f"{survey.distinct_texts:,} distinct texts of about {survey.tokens_median:.0f} tokens",
         f"  minutes: encode {cost.encode_minutes:.1f}, lora {cost.lora_minutes:.1f}, scorer {cost.scorer_minutes:.1f}, "
         f"sequence model at most {cost.sequence_minutes:.1f} "
         f"({cost.source})",
     )
     say(*(f"missing: {line}" for line in advice.missing))
-    shown = [
-        [c.name, ", ".join(c.value) if isinstance(c.value, list) else str(c.value), c.rule] for c in advice.choices
-    ]
-    say(*table(shown, ("setting", "value", "because")))
+    rows = [[c.name, ", ".join(c.value) if isinstance(c.value, list) else str(c.value), c.rule] for c in advice.choices]
+    say(*table(rows, ("setting", "value", "because")))
     say(*(f"note: {line}" for line in advice.notes))
 
 
@@ -70,13 +68,14 @@ def export(
     """Write an encoder for onnxruntime (extra onnx): three to four times as fast on a CPU, and without torch."""
     from recllm.jobs.train import export_encoder
 
-    done = export_encoder(folder, workspace=workspace, encoder=model, adapter=adapter, int8=int8)
+    exported = export_encoder(folder, workspace=workspace, encoder=model, adapter=adapter, int8=int8)
     if json:
-        emit_json(done)
+        emit_json(exported)
         return
-    say(f"{done.folder}: {done.name}; load_encoder({str(done.folder)!r}, precision='auto') takes {done.chosen} here")
-    for precision, near in plain(done.parity).items():
-        kept = f"{done.bytes[precision] / 1e6:.0f} MB" if precision in done.bytes else "left out: too far off"
-        say(f"  {precision}: cosine {near['lowest']:.5f} at least over {near['texts']} texts, {kept}")
-    if done.gain is not None:
-        say(f"  int8 is {done.gain:.1f} times as fast as float32 on this machine")
+    load = f"load_encoder({str(exported.folder)!r}, precision='auto')"
+    say(f"{exported.folder}: {exported.name}; {load} takes {exported.chosen} here")
+    for precision, parity in plain(exported.parity).items():
+        size = f"{exported.bytes[precision] / 1e6:.0f} MB" if precision in exported.bytes else "left out: too far off"
+        say(f"  {precision}: cosine {parity['lowest']:.5f} at least over {parity['texts']} texts, {size}")
+    if exported.gain is not None:
+        say(f"  int8 is {exported.gain:.1f} times as fast as float32 on this machine")

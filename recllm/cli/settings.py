@@ -10,7 +10,8 @@ import typer
 
 from recllm.cli.options import DEFAULT_WORKSPACE, Json, SetOptions, read_settings
 from recllm.cli.output import emit_json, say
-from recllm.documents import plain
+from recllm.documents import plain, unknown_name
+from recllm.errors import UsageError
 from recllm.settings import Settings, merged, sections, setting_names
 
 
@@ -28,6 +29,8 @@ def settings(
     json: Json = False,
 ) -> None:
     """Everything that can be set: value, default, range, and whether default, advice, file or option set it."""
+    if section is not None and section not in sections():
+        raise UsageError(unknown_name(section, section, filter(None, sections())))
     if workspace is None and (DEFAULT_WORKSPACE / "workspace.toml").is_file():
         workspace = DEFAULT_WORKSPACE
     rows = setting_rows(workspace, read_settings(options or ()), advice=advice)
@@ -52,13 +55,13 @@ def setting_rows(workspace: Path | None, options: dict[str, Any], *, advice: boo
     if workspace is not None:
         from recllm.workspace.workspace import SETTINGS_FILE, Workspace
 
-        with Workspace.open(workspace) as opened:  # it checks the file
+        with Workspace.open(workspace) as shop:  # it checks the file
             tables["workspace.toml"] = tomllib.loads((workspace / SETTINGS_FILE).read_text("utf-8"))
             del tables["workspace.toml"]["key_fingerprint"]
             if advice:
                 from recllm.jobs.train import advised_settings
 
-                tables["advice"] = advised_settings(opened)
+                tables["advice"] = advised_settings(shop)
     values = Settings(**merged(merged(tables["advice"], tables["workspace.toml"]), options))
     rows = []
     for section, name in setting_names():

@@ -56,6 +56,7 @@ def predict_workspace(workspace: Workspace, kind: str, *, locale: str | None = N
         ask=ask.before(present(workspace)),
         locale=locale or workspace.settings.locale,
         policy=workspace.policy,
+        reasons=workspace.settings.prediction_reasons,
         **asked,
     )
     found = predict(Kind(kind), question, **extra)
