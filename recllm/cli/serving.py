@@ -43,8 +43,8 @@ def _print_advice(advice: Advice) -> None:
     survey, cost = advice.survey, advice.cost
     say(
         f"{advice.mode}: about {cost.minutes:.1f} minutes on one core and {cost.memory_gib:.1f} GiB",
-        f"  {survey.people:,} people, {survey.items:,} items, {survey.events:,} events over {survey.span_days:.0f} days; "
-        f"{survey.distinct_texts:,} distinct texts of about {survey.tokens_median:.0f} tokens",
+        f"  {survey.people:,} people, {survey.items:,} items, {survey.events:,} events over {survey.span_days:.0f} "
+        f"days; {survey.distinct_texts:,} distinct texts of about {survey.tokens_median:.0f} tokens",
         f"  minutes: encode {cost.encode_minutes:.1f}, lora {cost.lora_minutes:.1f}, scorer {cost.scorer_minutes:.1f}, "
         f"sequence model at most {cost.sequence_minutes:.1f} "
         f"({cost.source})",

@@ -72,7 +72,7 @@ class DatedItemVectors:
                 self._price_vectors |= dict(zip(unread, self._encoder.encode(unread), strict=True))
         vectors = self._unpriced.copy()
         vectors[priced] += PRICE_WEIGHT * np.stack([self._price_vectors[text] for text in texts])[rows[priced]]
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
 def basics_vectors(

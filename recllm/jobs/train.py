@@ -263,8 +263,8 @@ def evaluate_data(
 
 def _evaluable(gate: PolicyGate) -> Dataset:
     """The people who agreed to analytics, because they are measured, and to training, because they are learned from."""
-    data, agreed = gate.dataset(Purpose.ANALYTICS), gate.allowed(Purpose.MODEL_TRAINING)
-    rows = np.flatnonzero(data.users["user_id"].is_in(list(agreed)).to_numpy())
+    data, agreed = gate.dataset(Purpose.ANALYTICS), gate.permitted_users(Purpose.MODEL_TRAINING)
+    rows = np.flatnonzero(data.users["user_id"].is_in(agreed).to_numpy())
     data = replace(data, users=data.users[rows], events=data.events.rows(rows))
     if not len(data.events):
         raise PolicyError("nobody in this workspace has agreed both to analytics and to model training")

@@ -168,8 +168,11 @@ class PolicyGate:
     def people(
         self, purpose: Purpose, *, after_event: int = 0, now: datetime | None = None
     ) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """Everybody who agreed to the purpose: users as in `HistoryFrames`, and their events that were written after the
-        event of that number, see `StoreReader.marks`."""
+        """Everybody who agreed to the purpose, and what they did since.
+
+        The users are as in `HistoryFrames`. The events are those written after the event of that number, see
+        `StoreReader.marks`.
+        """
         with self._store.read() as reader:
             people = self._allowed(reader, purpose)
             events = reader.events(_DETAILS, since=self._oldest(now), after_event=after_event)

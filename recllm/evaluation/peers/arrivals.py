@@ -46,8 +46,8 @@ def arrival_examples(past: Dataset, vectors: Floats, settings: ArrivalSettings) 
     negatives and the seed matter here."""
     args = ScorerTrainingSettings(horizon_days=settings.horizon_days, n_windows=settings.windows)
     parts = [_window(past, start, vectors, settings) for start in window_starts(past, (Action.PURCHASE,), args)]
-    columns = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return TreeExamples(*columns, NAMES, _population(past, vectors))
+    features, label, weight = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return TreeExamples(features, label, weight, NAMES, _population(past, vectors))
 
 
 def rank_arrivals(forest: Forest, query: EvaluationQuery) -> RankedLists:

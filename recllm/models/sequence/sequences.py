@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -110,8 +110,9 @@ class NextBaskets:
         return cls(user, token, sequences.at[starts], low, high, new_tokens)
 
     def select(self, mask: NDArray[np.bool_] | Ints) -> NextBaskets:
-        columns = (self.user, self.token, self.at, self.low, self.high)
-        return NextBaskets(*(column[mask] for column in columns), self.new_tokens)
+        return NextBaskets(
+            self.user[mask], self.token[mask], self.at[mask], self.low[mask], self.high[mask], self.new_tokens
+        )
 
     def between(self, start: int, stop: int) -> NextBaskets:
         """Those of [start, stop)."""
@@ -120,8 +121,8 @@ class NextBaskets:
     def joined(self, second: NextBaskets) -> NextBaskets:
         """These and others of the same sequences."""
         names = ("user", "token", "at", "low", "high")
-        columns = (np.concatenate([getattr(self, name), getattr(second, name)]) for name in names)
-        return NextBaskets(*columns, self.new_tokens)
+        columns = {name: np.concatenate([getattr(self, name), getattr(second, name)]) for name in names}
+        return replace(self, **columns)
 
     def draw(self, rng: np.random.Generator) -> Ints:
         """One token index of a new item per basket."""
