@@ -141,4 +141,4 @@ def test_the_arrivals_of_a_window_are_learned_among_themselves() -> None:
     arrived = set(data.item_rows(["oat", *many]).tolist())
     assert set(found.item.tolist()) <= arrived  # milk is bought in the window too, and is no arrival
     assert not found.bought_before.any() and found.label.sum() == 80  # oat and one fresh thing each
-    assert past.arrivals(past.crowd(START + 20 * DAY)) is None  # one arrival is too few
+    assert past.new_items(past.population(START + 20 * DAY)) is None  # one arrival is too few

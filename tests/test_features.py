@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from shop_world import START, history, shop, vectors
 
 from recllm.data.dataset import DAY, Dataset
-from recllm.data.interactions import Tally, decay, matrix, occasions, unit, user_parts, visits
+from recllm.data.interactions import Tally, decay, matrix, merge, occasions, unit, user_parts, visits
 from recllm.features.candidates import Candidates, explicit
 from recllm.features.collaborative import Population, ask
-from recllm.features.group_features import NEVER_DAYS
 from recllm.features.pair_features import FEATURE_NAMES, pair_features
 from recllm.schema import Action
+from recllm.settings import CollaborativeSettings
 
 DATA = shop()
 CROWD = Population.fit(DATA, vectors(DATA))
@@ -55,7 +55,7 @@ def test_an_item_never_taken_has_the_documented_neutral_values() -> None:
     for name in ("times", "count_120", "overdue", "interval", "type_affinity", "brand_affinity", "views", "carted"):
         assert feature(values, name)[0] == 0, name
     for name in ("days_since", "days_since_first", "type_days_since", "days_since_view"):
-        assert feature(values, name)[0] == pytest.approx(np.log1p(NEVER_DAYS)), name
+        assert feature(values, name)[0] == pytest.approx(np.log1p(730.0)), name
 
 
 def test_people_alike_speak_for_an_item_and_nobody_is_their_own_neighbour() -> None:
@@ -179,3 +179,45 @@ def test_pairs_in_any_number_per_person_keep_their_order() -> None:
     np.testing.assert_allclose(
         pair_features(CROWD, asked, pairs), wide[[4, DATA.n_items + 2, DATA.n_items + 7]], atol=1e-6
     )
+
+
+def test_purchases_of_long_ago_leave_every_feature_finite() -> None:
+    """A weight that is decayed to nothing may not become 0 / 0."""
+    long_ago = NOW - 120_000 * DAY
+    with np.errstate(all="raise", under="ignore"):
+        values = features_of(history([(row("tea0"), long_ago)]), [row("tea0"), row("tea1"), row("tool3")])
+    assert np.isfinite(values).all() and feature(values, "text_set").tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "changed"),
+    [
+        ({"purchase_half_life_days": 10.0}, {"text_set", "type_times", "type_affinity", "neighbours_decayed"}),
+        ({"browsing_half_life_days": 1.0}, {"views", "type_views"}),
+        ({"never_days": 100.0}, {"days_since", "days_since_view"}),
+        ({"window_days": 60.0}, {"buyers_28", "trend", "trend_long", "type_share", "type_lately", "visits_28"}),
+        ({"short_window_days": 20.0}, {"buyers_7", "trend"}),
+        ({"long_window_days": 3.0}, {"buyers_91", "trend_long"}),
+        ({"novelty_window_days": 8.0}, {"novelty"}),
+        ({"group_window_days": 7.0}, {"type_buyers", "type_alike"}),
+        ({"price_gap_limit": 0.1}, {"price_gap"}),
+        ({"lift_limit": 0.1}, {"neighbours_lift"}),
+        ({"item_item_limits": (0.0, 0.0)}, {"item_item"}),
+        ({"overdue_limits": (0.0, 0.0)}, {"overdue", "type_overdue"}),
+        ({"text_items": 1}, {"text_set"}),
+        ({"text_power": 1.0}, {"text_set"}),
+    ],
+    ids=str,
+)
+def test_a_setting_reaches_every_feature_that_it_is_about(changes: dict[str, object], changed: set[str]) -> None:
+    bought = [(row("tea0"), NOW - 50 * DAY), (row("tool2"), NOW - 25 * DAY), (row("tea0"), NOW - 2 * DAY)]
+    events = merge(
+        history(bought, price=2.0),
+        history([(row("tea1"), NOW - 9 * DAY), (row("tool5"), NOW - 2 * DAY)], action=Action.VIEW),
+    )
+    items = [row(name) for name in ("tea0", "tea1", "tea5", "tool2", "tool5")]
+    before = features_of(events, items)
+    crowd = Population.fit(DATA, vectors(DATA), CollaborativeSettings(**changes))
+    after = features_of(events, items, crowd)
+    differ = {name for name in FEATURE_NAMES if not np.allclose(feature(before, name), feature(after, name))}
+    assert changed <= differ, changed - differ

@@ -158,10 +158,10 @@ class Dataset:
         """One more event of a known person on a known item; `as_of` moves past it if it must."""
         e = self.events
         start, end = e.indptr[user], e.indptr[user + 1]
-        place = start + np.searchsorted(e.at[start:end], at, side="right")
+        position = start + np.searchsorted(e.at[start:end], at, side="right")
 
         def longer(column: NDArray[Any], value: float) -> NDArray[Any]:
-            return np.insert(column, place, value)
+            return np.insert(column, position, value)
 
         events = Events(
             e.indptr + (np.arange(len(e.indptr)) > user),
@@ -356,7 +356,7 @@ def _finite(column: pl.Series, name: str, dtype: pl.DataType, *, nan: bool = Tru
     return numbers
 
 
-def _lookup(known: pl.Series, wanted: Iterable[str]) -> NDArray[np.int64]:
-    left = pl.DataFrame({"id": pl.Series(wanted, dtype=pl.String)})
-    right = pl.DataFrame({"id": known, "row": np.arange(len(known), dtype=np.int64)})
+def _lookup(ids: pl.Series, sought: Iterable[str]) -> NDArray[np.int64]:
+    left = pl.DataFrame({"id": pl.Series(sought, dtype=pl.String)})
+    right = pl.DataFrame({"id": ids, "row": np.arange(len(ids), dtype=np.int64)})
     return left.join(right, on="id", how="left", maintain_order="left")["row"].fill_null(-1).to_numpy()

@@ -60,8 +60,8 @@ def occasions(events: Events) -> Events:
     first = np.ones(len(events), bool)
     first[1:] = (np.diff(user) != 0) | (np.diff(events.item) != 0) | (np.diff(events.at) != 0)
     total = np.add.reduceat(events.quantity, np.flatnonzero(first)).astype(np.float32)
-    kept = events.select(first)
-    return Events(kept.indptr, kept.item, kept.at, kept.action, total, kept.price, kept.basket)
+    firsts = events.select(first)
+    return Events(firsts.indptr, firsts.item, firsts.at, firsts.action, total, firsts.price, firsts.basket)
 
 
 def merge(earlier: Events, later: Events) -> Events:
@@ -79,9 +79,9 @@ def visits(events: Events) -> tuple[Ints, Ints]:
 
     Shapes (n,) and (n_users,). Events stand in time order within a person, as `Events` promises.
     """
-    fresh = np.ones(len(events), bool)
-    fresh[1:] = (np.diff(events.user) != 0) | (np.diff(events.at) != 0)
-    running = np.concatenate([[0], np.cumsum(fresh)])
+    is_new = np.ones(len(events), bool)
+    is_new[1:] = (np.diff(events.user) != 0) | (np.diff(events.at) != 0)
+    running = np.concatenate([[0], np.cumsum(is_new)])
     ordinal = running[1:] - 1 - running[events.indptr[:-1]][events.user]
     return ordinal.astype(np.int64), (running[events.indptr[1:]] - running[events.indptr[:-1]]).astype(np.int64)
 
@@ -112,20 +112,20 @@ class Tally:
         return np.bincount(self.group, weight, minlength=len(self.keys)).astype(np.float32)
 
     def largest(self, value: NDArray[Any]) -> NDArray[Any]:
-        out = np.full(len(self.keys), np.iinfo(np.int64).min)
-        np.maximum.at(out, self.group, value)
-        return out
+        maxima = np.full(len(self.keys), np.iinfo(np.int64).min)
+        np.maximum.at(maxima, self.group, value)
+        return maxima
 
     def smallest(self, value: NDArray[Any]) -> NDArray[Any]:
         return -self.largest(-value)
 
     def find(self, user: NDArray[np.integer], key: NDArray[np.integer]) -> Ints:
         """Row of each (person, key) pair; `len(keys)`, where `padded` has its default, when it does not occur."""
-        wanted = user.astype(np.int64) * self.n_keys + key
-        place = np.searchsorted(self.keys, wanted)
-        safe = np.minimum(place, max(len(self.keys) - 1, 0))
-        found = (self.keys[safe] == wanted) & (key >= 0) if len(self.keys) else np.zeros(len(wanted), bool)
-        return np.where(found, place, len(self.keys)).astype(np.int64)
+        sought = user.astype(np.int64) * self.n_keys + key
+        position = np.searchsorted(self.keys, sought)
+        safe = np.minimum(position, max(len(self.keys) - 1, 0))
+        occurs = (self.keys[safe] == sought) & (key >= 0) if len(self.keys) else np.zeros(len(sought), bool)
+        return np.where(occurs, position, len(self.keys)).astype(np.int64)
 
 
 def padded(column: NDArray[Any], default: float) -> Floats:
@@ -138,9 +138,9 @@ def matrix(events: Events, n_items: int, weight: NDArray[np.float64]) -> Any:
     from scipy.sparse import csr_matrix
 
     shape = (len(events.indptr) - 1, n_items)
-    out = csr_matrix((weight.astype(np.float32), events.item.copy(), events.indptr), shape=shape)
-    out.sum_duplicates()
-    return out
+    rows = csr_matrix((weight.astype(np.float32), events.item.copy(), events.indptr), shape=shape)
+    rows.sum_duplicates()
+    return rows
 
 
 def unit(rows: NDArray[Any]) -> Floats:
@@ -174,9 +174,9 @@ def user_parts(
         e = occasions(of_actions(histories, actions))
         return unit(matrix(e, len(item_vectors), decay(e.at, as_of, half_life_days)) @ item_vectors)
 
-    told = np.zeros((n, dim), np.float32) if basics is None else np.asarray(basics, np.float32)
-    bought, seen = part((Action.PURCHASE,)), part(BROWSING)
-    return UserVectors(told, bought, seen, unit(told + bought + seen))
+    stated = np.zeros((n, dim), np.float32) if basics is None else np.asarray(basics, np.float32)
+    bought, browsed = part((Action.PURCHASE,)), part(BROWSING)
+    return UserVectors(stated, bought, browsed, unit(stated + bought + browsed))
 
 
 def user_vectors(item_vectors: Floats, histories: Events, as_of: int, basics: Floats | None = None) -> Floats:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, Events
 from recllm.data.interactions import Floats, Ints, Tally, matrix
+from recllm.settings import CollaborativeSettings
 
 GROUPINGS = (
     "type",
@@ -33,8 +34,7 @@ MAKER = ("manufacturer", "manufacturer_id", "maker", "producer", "supplier", "�
 SIZE = ("size", "package_size", "pack_size", "规格", "尺寸", "净含量")
 """Attributes of an item that name its maker or its size, the first that is given."""
 
-ARRIVAL_DAYS = 28.0
-"""An item is an arrival for so long after its first sale."""
+DEFAULTS = CollaborativeSettings()
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +61,10 @@ class Facets:
             path.list.first().alias("department"),
             pl.col("brand"),
         )
-        told = [_attribute(items["attributes"], one) for one in (MAKER, SIZE)]
-        kind, category, department, brand, maker, size = (_codes(column) for column in (*names.get_columns(), *told))
+        attributes = [_attribute(items["attributes"], one) for one in (MAKER, SIZE)]
+        kind, category, department, brand, maker, size = (
+            _codes(column) for column in (*names.get_columns(), *attributes)
+        )
         within = (_both(kind, brand), _both(kind, maker), _both(category, maker), _both(kind, size))
         return cls(kind, category, department, brand, maker, *within)
 
@@ -73,26 +75,26 @@ class Facets:
 
 def _attribute(attributes: pl.Series, names: tuple[str, ...]) -> pl.Series:
     """The first of these attributes that each item has; a name is looked for only where those before are missing."""
-    found = pl.Series([None], dtype=pl.String).new_from_index(0, len(attributes))
+    values = pl.Series([None], dtype=pl.String).new_from_index(0, len(attributes))
     for name in names:
-        rows = (found.is_null() & attributes.is_not_null()).arg_true()
-        found = found.scatter(rows, attributes.gather(rows).str.json_path_match(f'$["{name}"]'))
-    return found
+        rows = (values.is_null() & attributes.is_not_null()).arg_true()
+        values = values.scatter(rows, attributes.gather(rows).str.json_path_match(f'$["{name}"]'))
+    return values
 
 
 def _codes(names: pl.Series) -> NDArray[np.int32]:
-    known = (names.fill_null("") != "").to_numpy()
+    stated = (names.fill_null("") != "").to_numpy()
     codes = np.unique(names.fill_null("").to_numpy().astype(str), return_inverse=True)[1]
-    return np.where(known, codes, -1).astype(np.int32)
+    return np.where(stated, codes, -1).astype(np.int32)
 
 
-def _both(one: NDArray[np.int32], other: NDArray[np.int32]) -> NDArray[np.int32]:
+def _both(first: NDArray[np.int32], second: NDArray[np.int32]) -> NDArray[np.int32]:
     """Codes of the pairs that occur; -1 where either is unknown."""
-    known = (one >= 0) & (other >= 0)
-    pairs = one.astype(np.int64) * (int(other.max(initial=0)) + 1) + other
-    out = np.full(len(one), -1, np.int32)
-    out[known] = np.unique(pairs[known], return_inverse=True)[1]
-    return out
+    stated = (first >= 0) & (second >= 0)
+    pairs = first.astype(np.int64) * (int(second.max(initial=0)) + 1) + second
+    codes = np.full(len(first), -1, np.int32)
+    codes[stated] = np.unique(pairs[stated], return_inverse=True)[1]
+    return codes
 
 
 def size_of(group: NDArray[np.int32]) -> int:
@@ -102,77 +104,82 @@ def size_of(group: NDArray[np.int32]) -> int:
 
 def per_group(group: NDArray[np.int32], value: NDArray[Any]) -> Floats:
     """Sum of `value` over each item's group, (n_items,), 0 where the group is unknown."""
-    known = group >= 0
-    total = np.bincount(group[known], value[known], minlength=max(size_of(group), 1))
-    return np.where(known, total[np.maximum(group, 0)], 0).astype(np.float32)
+    in_group = group >= 0
+    total = np.bincount(group[in_group], value[in_group], minlength=max(size_of(group), 1))
+    return np.where(in_group, total[np.maximum(group, 0)], 0).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
 class GroupCrowd:
     """How one grouping sells, float32 (n_items,) each, the value of the item's group.
 
-    buyers_56: mean per person of log(1 + occasions in the last 56 days) on the group's items. arrivals: items of the
-    group that arrived in the half year before the last 28 days. arrival_rate: mean buyers in their first 28 days,
-    shrunk towards the shop's mean. votes: (n_pool, n_groups) sparse, log(1 + occasions in 56 days) of each neighbour.
+    The windows are those of `CollaborativeSettings`.
     """
 
     buyers_56: Floats
+    """Mean per user of log(1 + purchases in `group_window_days`) of the group's items."""
     arrivals: Floats
+    """Items of the group that were new within `first_sales_window_days`, long enough ago to say how they sold."""
     arrival_rate: Floats
+    """Mean buyers of these in their `first_sales_days`, drawn towards the shop's mean."""
     votes: Any
+    """Sparse (n_pool, n_groups): log(1 + purchases in `group_window_days`) of each neighbour."""
 
 
 @dataclass(frozen=True, eq=False)
 class Arrivals:
-    """When items arrived. first (n_items,): first sale, epoch seconds, largest int64 for never sold.
-
-    judged: bool, arrived long enough ago, and long enough after the log began, to say how an arrival does. young:
-    bool, arrived after the log's first 28 days, so that the first sale is really an arrival. got: buyers in the first
-    28 days of the judged items, 0 for others.
-    """
+    """When items were new, (n_items,) each."""
 
     first: Ints
+    """First sale, epoch seconds; the largest int64 for an item that never sold."""
     judged: NDArray[np.bool_]
+    """New long enough ago, and long enough after the log began, to say how a new item sells."""
     young: NDArray[np.bool_]
+    """First sold after the log's first `first_sales_days`, so that the item was really new then."""
     got: Floats
+    """Buyers of the judged items in their `first_sales_days`; 0 for others."""
 
     @classmethod
-    def of(cls, taken: Events, n_items: int, as_of: int) -> Arrivals:
+    def of(cls, purchases: Events, n_items: int, as_of: int, settings: CollaborativeSettings = DEFAULTS) -> Arrivals:
         first = np.full(n_items, np.iinfo(np.int64).max)
-        np.minimum.at(first, taken.item, taken.at)
+        np.minimum.at(first, purchases.item, purchases.at)
         sold = first < np.iinfo(np.int64).max
-        begin, span = int(taken.at.min(initial=as_of)), int(ARRIVAL_DAYS * DAY)
+        begin, span = int(purchases.at.min(initial=as_of)), int(settings.first_sales_days * DAY)
         young = sold & (first >= begin + span)
-        judged = young & (first < as_of - span) & (first >= as_of - 182 * DAY)
-        early = taken.at < np.where(sold, first, 0)[taken.item] + span
-        pairs = Tally.of(taken.user[early], taken.item[early], n_items)
+        judged = young & (first < as_of - span) & (first >= as_of - settings.first_sales_window_days * DAY)
+        early = purchases.at < np.where(sold, first, 0)[purchases.item] + span
+        pairs = Tally.of(purchases.user[early], purchases.item[early], n_items)
         got = np.bincount(pairs.key, minlength=n_items).astype(np.float32) * judged
         return cls(first, judged, young, got)
 
-    def rate(self, group: NDArray[np.int32]) -> Floats:
-        """Mean first-month buyers of the group's arrivals, (n_items,), shrunk by three arrivals of the shop's mean."""
+    def rate(self, group: NDArray[np.int32], prior: float = DEFAULTS.prior_buyers) -> Floats:
+        """Mean first buyers of the group's new items, (n_items,), towards the mean of all as if by `prior` items."""
         mean = self.got.sum() / max(self.judged.sum(), 1)
-        return np.asarray((per_group(group, self.got) + 3 * mean) / (self.count(group) + 3), np.float32)
+        total, count = per_group(group, self.got), self.count(group)
+        return np.asarray((total + prior * mean) / (count + prior), np.float32)
 
     def count(self, group: NDArray[np.int32]) -> Floats:
-        """Arrivals of the group that could be judged, (n_items,)."""
+        """New items of the group that could be judged, (n_items,)."""
         return per_group(group, self.judged.astype(np.float32))
 
 
-def group_crowds(facets: Facets, arrivals: Arrivals, of_pool: Events, as_of: int) -> dict[str, GroupCrowd]:
-    """Each grouping's figures; `of_pool`: what the neighbours took."""
-    late = of_pool.select(of_pool.at >= as_of - 56 * DAY)
-    out = {}
+def group_crowds(
+    facets: Facets, arrivals: Arrivals, of_pool: Events, as_of: int, settings: CollaborativeSettings = DEFAULTS
+) -> dict[str, GroupCrowd]:
+    """Each grouping's figures; `of_pool`: what the neighbours bought."""
+    late = of_pool.select(of_pool.at >= as_of - settings.group_window_days * DAY)
+    sales = {}
     for name, group in facets.each().items():
         votes = group_matrix(late, group)
         mean = np.append(np.asarray(votes.sum(0)).ravel() / max(votes.shape[0], 1), 0.0)
-        out[name] = GroupCrowd(mean[group].astype(np.float32), arrivals.count(group), arrivals.rate(group), votes)
-    return out
+        rate = arrivals.rate(group, settings.prior_buyers)
+        sales[name] = GroupCrowd(mean[group].astype(np.float32), arrivals.count(group), rate, votes)
+    return sales
 
 
 def group_matrix(events: Events, group: NDArray[np.int32]) -> Any:
     """Sparse (n_users, n_groups): log(1 + events) of each person on each group's items."""
-    known = events.select(group[events.item] >= 0)
-    rows = matrix(replace(known, item=group[known.item]), size_of(group), np.ones(len(known)))
+    in_group = events.select(group[events.item] >= 0)
+    rows = matrix(replace(in_group, item=group[in_group.item]), size_of(group), np.ones(len(in_group)))
     rows.data = np.log1p(rows.data)
     return rows

@@ -35,32 +35,38 @@ class Counterfactual:
 
 
 def counterfactual(
-    person: Person, units: Sequence[Unit], worth: NDArray[np.float32], place: Place, *, k: int, most: int = MOST
+    person: Person,
+    units: Sequence[Unit],
+    deltas: NDArray[np.float32],
+    position: Place,
+    *,
+    k: int,
+    max_units: int = MOST,
 ) -> Counterfactual | None:
     """A small set of units without which the item is not among the first `k`.
 
     worth: (n_units,), NaN where not tried; only units above 0 are taken out. None when the item is not among the first
     `k` as it is, or still is without the `most` heaviest units.
     """
-    heaviest = [units[int(n)] for n in np.argsort(-np.nan_to_num(worth, nan=-np.inf), kind="stable") if worth[n] > 0]
-    prefixes = [tuple(heaviest[:n]) for n in range(min(most, len(heaviest)) + 1)]
-    places = place(*lacking(person, prefixes))
-    before, gone = int(places[0]), np.flatnonzero(places > k)
+    heaviest = [units[int(n)] for n in np.argsort(-np.nan_to_num(deltas, nan=-np.inf), kind="stable") if deltas[n] > 0]
+    prefixes = [tuple(heaviest[:n]) for n in range(min(max_units, len(heaviest)) + 1)]
+    positions = position(*lacking(person, prefixes))
+    before, gone = int(positions[0]), np.flatnonzero(positions > k)
     if before > k or not len(gone):
         return None
-    chosen, after = prefixes[gone[0]], int(places[gone[0]])
-    return Counterfactual(*_needed(person, chosen, before, after, place, k))
+    removed, after = prefixes[gone[0]], int(positions[gone[0]])
+    return Counterfactual(*_needed(person, removed, before, after, position, k))
 
 
 def _needed(
-    person: Person, chosen: tuple[Unit, ...], before: int, after: int, place: Place, k: int
+    person: Person, removed: tuple[Unit, ...], before: int, after: int, position: Place, k: int
 ) -> tuple[tuple[Unit, ...], int, int]:
     """The set without the units that can be put back, lightest first, while the item stays away."""
-    while len(chosen) > 1:
-        fewer = [chosen[:n] + chosen[n + 1 :] for n in reversed(range(len(chosen)))]
-        places = place(*lacking(person, fewer))
-        still = np.flatnonzero(places > k)
+    while len(removed) > 1:
+        fewer = [removed[:n] + removed[n + 1 :] for n in reversed(range(len(removed)))]
+        positions = position(*lacking(person, fewer))
+        still = np.flatnonzero(positions > k)
         if not len(still):
             break
-        chosen, after = fewer[still[0]], int(places[still[0]])
-    return chosen, before, after
+        removed, after = fewer[still[0]], int(positions[still[0]])
+    return removed, before, after

@@ -77,9 +77,9 @@ def without(person: Person, units: Sequence[Unit]) -> tuple[Events, list[Mapping
     gone_item = np.array([u.item for u in units], np.int64)
     browsing = np.array([u.kind == "H" for u in units])
     of_kind = np.where(browsing[version], np.isin(many.action, _BROWSING_CODES), np.isin(many.action, _BOUGHT_CODES))
-    kept = many.select(~(of_kind & (many.item == gone_item[version])))
+    shortened = many.select(~(of_kind & (many.item == gone_item[version])))
     basics = [{n: v for n, v in person.basics.items() if u.kind != "I" or n != u.name} for u in units]
-    return kept, list(basics)
+    return shortened, list(basics)
 
 
 def lacking(person: Person, sets: Sequence[Sequence[Unit]]) -> tuple[Events, list[Mapping[str, str]]]:
@@ -96,33 +96,33 @@ def lacking(person: Person, sets: Sequence[Sequence[Unit]]) -> tuple[Events, lis
 
 
 def deltas(
-    person: Person, units: Sequence[Unit], shown: NDArray[np.integer], tried: NDArray[np.bool_], score: Score
+    person: Person, units: Sequence[Unit], item_rows: NDArray[np.integer], tried: NDArray[np.bool_], score: Score
 ) -> NDArray[np.float32]:
     """Worth of each unit for each shown item, float32 (n_units, n_shown), NaN where not tried.
 
     `shown` are item rows; `tried` is boolean (n_units, n_shown).
     """
-    out = np.full(tried.shape, np.nan, np.float32)
+    unit_deltas = np.full(tried.shape, np.nan, np.float32)
     used = np.flatnonzero(tried.any(1))
-    if not len(used) or not len(shown):
-        return out
+    if not len(used) or not len(item_rows):
+        return unit_deltas
     histories, basics = without(person, [units[int(u)] for u in used])
-    whole = person.events.rows(np.zeros(1, np.int64))
-    order = np.argsort(shown, kind="stable")
+    complete = person.events.rows(np.zeros(1, np.int64))
+    order = np.argsort(item_rows, kind="stable")
     picks = [order, *(order[tried[u][order]] for u in used)]
     indptr = np.concatenate([[0], np.cumsum([len(p) for p in picks])]).astype(np.int64)
-    items = np.asarray(shown)[np.concatenate(picks)].astype(np.int32)
-    logit = score(Events.concat([whole, histories]), [person.basics, *basics], Pairs(indptr, items))
-    full = np.zeros(len(shown), np.float32)
+    items = np.asarray(item_rows)[np.concatenate(picks)].astype(np.int32)
+    logit = score(Events.concat([complete, histories]), [person.basics, *basics], Pairs(indptr, items))
+    full = np.zeros(len(item_rows), np.float32)
     full[order] = logit[: indptr[1]]
-    for place, (unit, pick) in enumerate(zip(used, picks[1:], strict=True), 1):
-        out[unit, pick] = full[pick] - logit[indptr[place] : indptr[place + 1]]
-    return out
+    for version, (unit, pick) in enumerate(zip(used, picks[1:], strict=True), 1):
+        unit_deltas[unit, pick] = full[pick] - logit[indptr[version] : indptr[version + 1]]
+    return unit_deltas
 
 
 def choose(
     units: Sequence[Unit],
-    shown: NDArray[np.integer],
+    item_rows: NDArray[np.integer],
     item_vectors: NDArray[np.float32],
     item_type: NDArray[np.integer],
     tried: int,
@@ -132,18 +132,20 @@ def choose(
     Basics are always tried.
     """
     rows = np.array([u.item for u in units], np.int64)
-    near = np.full((len(units), len(shown)), -np.inf, np.float32)
-    known = rows >= 0
-    near[known] = item_vectors[rows[known]] @ item_vectors[shown].T
+    similarity = np.full((len(units), len(item_rows)), -np.inf, np.float32)
+    has_item = rows >= 0
+    similarity[has_item] = item_vectors[rows[has_item]] @ item_vectors[item_rows].T
     types = np.asarray(item_type)
-    same_type = (types[rows[known]][:, None] == types[shown][None, :]) & (types[shown] >= 0)
-    near[known] += SAME_TYPE * same_type + SAME_ITEM * (rows[known][:, None] == np.asarray(shown)[None, :])
-    if known.sum() > tried:
-        cut = np.partition(near, len(units) - tried, axis=0)[len(units) - tried]
-        chosen = (near >= cut) & known[:, None]
+    same_type = (types[rows[has_item]][:, None] == types[item_rows][None, :]) & (types[item_rows] >= 0)
+    similarity[has_item] += SAME_TYPE * same_type + SAME_ITEM * (
+        rows[has_item][:, None] == np.asarray(item_rows)[None, :]
+    )
+    if has_item.sum() > tried:
+        cut = np.partition(similarity, len(units) - tried, axis=0)[len(units) - tried]
+        nearest = (similarity >= cut) & has_item[:, None]
     else:
-        chosen = np.repeat(known[:, None], len(shown), axis=1)
-    return np.asarray(chosen | ~known[:, None])
+        nearest = np.repeat(has_item[:, None], len(item_rows), axis=1)
+    return np.asarray(nearest | ~has_item[:, None])
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,12 +158,12 @@ class Speaker:
     settings: ExplanationSettings = field(default_factory=ExplanationSettings)
     prompts: Prompts | None = None
 
-    def contribution(self, unit: Unit, delta: float, shown: int, profile: Profile) -> Reason | None:
+    def contribution(self, unit: Unit, delta: float, item_row: int, profile: Profile) -> Reason | None:
         """One piece of evidence in words, whatever its size; None for what is never named."""
-        return None if self.sensitive(unit) else self._reason(unit, delta, shown, _lines(profile), profile)
+        return None if self.sensitive(unit) else self._reason(unit, delta, item_row, _lines(profile), profile)
 
     def reasons(
-        self, units: Sequence[Unit], worth: NDArray[np.float32], shown: int, profile: Profile, spread: float
+        self, units: Sequence[Unit], unit_deltas: NDArray[np.float32], item_row: int, profile: Profile, spread: float
     ) -> tuple[Reason, ...]:
         """The clearest reasons for one shown item, largest first.
 
@@ -170,18 +172,18 @@ class Speaker:
         worth: (n_units,), NaN where not tried. spread: range of the person's scores, in logits, above 0.
         """
         lines = _lines(profile)
-        ranked = np.argsort(-np.nan_to_num(worth, nan=-np.inf), kind="stable")
-        told: list[Reason] = []
+        ranked = np.argsort(-np.nan_to_num(unit_deltas, nan=-np.inf), kind="stable")
+        clearest: list[Reason] = []
         withheld = 0.0
-        for place in ranked[: len(units)]:
-            delta = float(worth[place])
-            if len(told) == self.settings.max_reasons or not delta > self.settings.min_effect * spread:
+        for number in ranked[: len(units)]:
+            delta = float(unit_deltas[number])
+            if len(clearest) == self.settings.max_reasons or not delta > self.settings.min_effect * spread:
                 break
-            if self.sensitive(units[place]):
+            if self.sensitive(units[number]):
                 withheld = withheld or delta
             else:
-                told.append(self._reason(units[place], delta, shown, lines, profile))
-        return tuple(told) or (self._nothing_to_name(withheld),)
+                clearest.append(self._reason(units[number], delta, item_row, lines, profile))
+        return tuple(clearest) or (self._nothing_to_name(withheld),)
 
     def _nothing_to_name(self, withheld: float) -> Reason:
         """withheld: worth of the strongest clear evidence that may not be named; 0 when nothing was clear."""
@@ -196,22 +198,22 @@ class Speaker:
         return unit.item >= 0 and self.policy.is_sensitive(self._path(unit.item))
 
     def _reason(
-        self, unit: Unit, delta: float, shown: int, lines: Mapping[tuple[str, str], HistoryLine], profile: Profile
+        self, unit: Unit, delta: float, item_row: int, lines: Mapping[tuple[str, str], HistoryLine], profile: Profile
     ) -> Reason:
         if unit.kind == "I":
             text = self._say("basics", name=unit.name, value=profile.basics[unit.name])
             return Reason(evidence_id=f"I:{unit.name}", delta=delta, text=text, kind=ReasonKind.PICKED)
         item_id = self.items["item_id"][unit.item]
         line = lines.get((unit.kind, item_id))
-        text = self._line_text(unit, shown, line)
-        bought = ReasonKind.KNOWN if unit.item == shown else ReasonKind.TOGETHER
+        text = self._line_text(unit, item_row, line)
+        bought = ReasonKind.KNOWN if unit.item == item_row else ReasonKind.TOGETHER
         kind = ReasonKind.INTEREST if unit.kind == "H" else bought
         return Reason(evidence_id=f"{unit.kind}:{item_id}", delta=delta, text=text, kind=kind)
 
-    def _line_text(self, unit: Unit, shown: int, line: HistoryLine | None) -> str:
+    def _line_text(self, unit: Unit, item_row: int, line: HistoryLine | None) -> str:
         title = item_names(self.items[unit.item], self.locale, prompts=self.prompts)[0]
         action = "purchase" if line is None else line.action.value
-        if unit.item == shown and line is not None:
+        if unit.item == item_row and line is not None:
             if unit.kind == "H":
                 return self._say("browsed_before", title=title, action=action, days_since=line.days_since)
             return self._say(
@@ -221,14 +223,14 @@ class Speaker:
                 interval_days=line.interval_days,
                 days_since=line.days_since,
             )
-        common = self._common_category(unit.item, shown)
+        common = self._common_category(unit.item, item_row)
         if unit.kind == "H" and line is not None:
             return self._say("browsed_similar", title=title, action=action, category=common)
         return self._say("bought_similar", title=title, category=common)
 
-    def _common_category(self, one: int, other: int) -> str | None:
+    def _common_category(self, first_row: int, second_row: int) -> str | None:
         """The narrowest category name that both paths share, or None."""
-        one_path, other_path = (self._path(one), self._path(other))
+        one_path, other_path = (self._path(first_row), self._path(second_row))
         shared = [a for a, b in takewhile(lambda pair: pair[0] == pair[1], zip(one_path, other_path, strict=False))]
         return shared[-1] if shared else None
 
@@ -239,8 +241,8 @@ class Speaker:
 
 def _lines(profile: Profile) -> dict[tuple[str, str], HistoryLine]:
     """Heaviest line of each (kind, item)."""
-    found: dict[tuple[str, str], HistoryLine] = {}
+    heaviest: dict[tuple[str, str], HistoryLine] = {}
     for kind, lines in (("B", profile.purchases), ("H", profile.browsing)):
         for line in lines:
-            found.setdefault((kind, line.item_id), line)
-    return found
+            heaviest.setdefault((kind, line.item_id), line)
+    return heaviest

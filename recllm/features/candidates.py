@@ -38,7 +38,7 @@ SOURCES: tuple[str, ...] = (
 )
 """Position is the bit in `Candidates.sources`. Append only."""
 
-BIT = {name: np.uint16(1 << place) for place, name in enumerate(SOURCES)}
+BIT = {name: np.uint16(1 << bit) for bit, name in enumerate(SOURCES)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ def explicit(n: int, items: NDArray[np.integer]) -> Candidates:
 
 def candidates(
     population: Population,
-    asked: Asked,
+    users: Asked,
     settings: CandidateSettings | None = None,
     *,
     allowed: NDArray[np.bool_] | None = None,
@@ -84,17 +84,17 @@ def candidates(
     closed = np.zeros(population.n_items, bool) if allowed is None else ~np.asarray(allowed, bool)
     shut = closed.copy()
     union = _Union(population.n_items, [], [])
-    for user, mine, habit, proposals in _people(population, asked, settings):
-        hidden = banned[1][banned[0][user] : banned[0][user + 1]] if banned is not None else mine[:0]
+    for user, own_items, habit, proposals in _people(population, users, settings):
+        hidden = banned[1][banned[0][user] : banned[0][user + 1]] if banned is not None else own_items[:0]
         shut[hidden] = True
         if repeats:
-            union.add(user, OWN_HISTORY, _best(mine, habit, shut, settings.own_history))
-        shut[mine] = True
+            union.add(user, OWN_HISTORY, _best(own_items, habit, shut, settings.own_history))
+        shut[own_items] = True
         for name, rows, score in proposals:
             union.add(user, name, _best(rows, score, shut, getattr(settings, name)))
         union.add(user, POPULAR, _first(population.popular, shut, settings.popular))
-        shut[mine], shut[hidden] = closed[mine], closed[hidden]
-    return union.close(asked.n)
+        shut[own_items], shut[hidden] = closed[own_items], closed[hidden]
+    return union.close(users.n)
 
 
 Proposal = tuple[str, NDArray[Any], NDArray[Any]]
@@ -102,24 +102,27 @@ Proposal = tuple[str, NDArray[Any], NDArray[Any]]
 
 
 def _people(
-    population: Population, asked: Asked, settings: CandidateSettings
+    population: Population, users: Asked, settings: CandidateSettings
 ) -> Iterator[tuple[int, Ints, Floats, list[Proposal]]]:
     """Person, own items, their decayed counts, and what the scored sources would propose."""
-    ends = np.searchsorted(asked.owned.keys, np.arange(asked.n + 1) * population.n_items)
-    own, habit = asked.owned.key, asked.owned.total(decay(asked.taken.at, asked.as_of, 120.0))
-    sparse = {NEIGHBOURS: asked.neighbour_recent, ITEM_ITEM: asked.item_item, CATEGORY_TREND: _trend(population, asked)}
-    short = np.diff(ends) < settings.short_history if settings.text_nearest else np.zeros(asked.n, bool)
-    arriving, near = _arriving(population, asked), _text_scores(population, asked.vectors.user[short])
+    ends = np.searchsorted(users.owned.keys, np.arange(users.n + 1) * population.n_items)
+    own_items, habit = (
+        users.owned.key,
+        users.owned.total(decay(users.purchases.at, users.as_of, population.settings.purchase_half_life_days)),
+    )
+    sparse = {NEIGHBOURS: users.neighbour_recent, ITEM_ITEM: users.item_item, CATEGORY_TREND: _trend(population, users)}
+    short = np.diff(ends) < settings.short_history if settings.text_nearest else np.zeros(users.n, bool)
+    arriving, cosines = _arriving(population, users), _text_scores(population, users.vectors.user[short])
     every = np.arange(population.n_items)
-    sequence = _sequence_scores(population, asked, settings)
-    for user in range(asked.n):
+    sequence = _sequence_scores(population, users, settings)
+    for user in range(users.n):
         proposals = [(name, *_row(scores, user)) for name, scores in sparse.items()]
         proposals.append((NEW_ARRIVALS, population.arrivals, arriving[user]))
         if sequence is not None:
             proposals.append((INTERESTS, every, np.exp(next(sequence))))
         if short[user]:
-            proposals.append((TEXT_NEAREST, every, next(near)))
-        yield user, own[ends[user] : ends[user + 1]], habit[ends[user] : ends[user + 1]], proposals
+            proposals.append((TEXT_NEAREST, every, next(cosines)))
+        yield user, own_items[ends[user] : ends[user + 1]], habit[ends[user] : ends[user + 1]], proposals
 
 
 def _row(scores: Any, user: int) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -127,18 +130,18 @@ def _row(scores: Any, user: int) -> tuple[NDArray[Any], NDArray[Any]]:
     return scores.indices[part], scores.data[part]
 
 
-def _trend(population: Population, asked: Asked) -> Any:
+def _trend(population: Population, users: Asked) -> Any:
     """Share of the person's purchases in a type times the item's share of the type's buyers lately, sparse."""
-    return asked.type_share @ population.type_trend
+    return users.type_share @ population.type_trend
 
 
-def _arriving(population: Population, asked: Asked) -> Floats:
+def _arriving(population: Population, users: Asked) -> Floats:
     """(n, n_arrivals): how an arrival and its type sell, times the person's share of the type."""
     rows = population.arrivals
     kind = population.facets.type[rows]
     strength = 1 + population.stats.buyers_28[rows] + population.group_crowds["type"].arrival_rate[rows]
-    share = np.zeros((asked.n, len(rows)), np.float32)
-    share[:, kind >= 0] = asked.type_share[:, kind[kind >= 0]].toarray()
+    share = np.zeros((users.n, len(rows)), np.float32)
+    share[:, kind >= 0] = users.type_share[:, kind[kind >= 0]].toarray()
     return np.asarray((share + 1e-3) * strength, np.float32)
 
 
@@ -148,10 +151,10 @@ def _text_scores(population: Population, users: Floats) -> Iterator[Floats]:
         yield from users[start : start + 16] @ population.item_vectors.T
 
 
-def _sequence_scores(population: Population, asked: Asked, settings: CandidateSettings) -> Iterator[Floats] | None:
-    if population.interests is None or asked.interests is None or not settings.interests:
+def _sequence_scores(population: Population, users: Asked, settings: CandidateSettings) -> Iterator[Floats] | None:
+    if population.interests is None or users.interests is None or not settings.interests:
         return None
-    return population.interests.catalogue(asked.interests)
+    return population.interests.catalogue(users.interests)
 
 
 def _best(rows: NDArray[Any], score: NDArray[Any], shut: NDArray[np.bool_], k: int) -> NDArray[Any]:

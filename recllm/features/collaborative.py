@@ -63,7 +63,7 @@ class Population:
     recent: Any
     """(n_pool, n_items), 1 where bought in the last `recent_days`."""
     decayed: Any
-    """(n_pool, n_items), unit-decayed purchases, half-life 120 days, capped at 1."""
+    """(n_pool, n_items), decayed purchases, capped at 1."""
     item_item: Any
     """(n_items, n_items), at most `item_item_weights` weights a row."""
     arrived: Arrivals
@@ -101,24 +101,24 @@ class Population:
             raise DataError(
                 f"item_vectors: {len(item_vectors)} rows for {dataset.n_items} items; encode every item once"
             )
-        taken = occasions(of_actions(dataset.events, settings.target))
+        purchases = occasions(of_actions(dataset.events, settings.target))
         facets = facets or Facets.of(dataset.items)
-        pool = _most_active(taken, settings.neighbour_pool)
-        of_pool = taken.rows(pool)
-        arrived = Arrivals.of(taken, dataset.n_items, dataset.as_of)
+        pool = _most_active(purchases, settings.neighbour_pool)
+        of_pool = purchases.rows(pool)
+        arrived = Arrivals.of(purchases, dataset.n_items, dataset.as_of, settings)
         return cls(
             dataset.as_of,
             settings,
             np.asarray(item_vectors, np.float32),
             facets,
-            _item_stats(taken, dataset, facets, arrived.first),
+            _item_stats(purchases, dataset, facets, arrived.first, settings),
             pool,
             profile_rows(of_pool, dataset.n_items, dataset.as_of, settings),
             _recent(of_pool, dataset.n_items, dataset.as_of, settings.recent_days),
-            _decayed(of_pool, dataset.n_items, dataset.as_of),
-            _item_item(_weighed(taken, dataset.n_items, dataset.as_of, settings), settings),
+            _decayed(of_pool, dataset.n_items, dataset.as_of, settings.purchase_half_life_days),
+            _item_item(_weighed(purchases, dataset.n_items, dataset.as_of, settings), settings),
             arrived,
-            group_crowds(facets, arrived, of_pool, dataset.as_of),
+            group_crowds(facets, arrived, of_pool, dataset.as_of, settings),
             None if basics is None else np.asarray(basics[pool], np.float32),
             interests,
         )
@@ -156,7 +156,7 @@ class Population:
 class Asked:
     """People whose scores are wanted, with all that follows from their histories and the population alone.
 
-    histories: `Events` (n people), strictly before `as_of`. taken: its target events, one per item and time.
+    histories: `Events` (n people), strictly before `as_of`. purchases: its target events, one per item and time.
     vectors: see `UserVectors`.
     """
 
@@ -164,13 +164,13 @@ class Asked:
 
     histories: Events
     as_of: int
-    taken: Events
+    purchases: Events
     owned: Tally
-    """`taken` grouped by (person, item)."""
+    """`purchases` grouped by (person, item)."""
     profile: Any
     type_share: Any
     """Sparse (n, n_types), the person's decayed purchases by type, summing to 1."""
-    near: Any
+    neighbour_weights: Any
     """Sparse (n, n_pool): weights of each person's nearest people, summing to 1."""
     vectors: UserVectors
     interests: Floats | None
@@ -183,16 +183,16 @@ class Asked:
     @cached_property
     def neighbour_recent(self) -> Any:
         """Sparse (n, n_items), as are the next two; items that never sold have nothing in them."""
-        return self.near @ self.population.recent
+        return self.neighbour_weights @ self.population.recent
 
     @cached_property
     def neighbour_decayed(self) -> Any:
-        return self.near @ self.population.decayed
+        return self.neighbour_weights @ self.population.decayed
 
     @cached_property
     def item_item(self) -> Any:
         crowd = self.population
-        return _weighed(self.taken, crowd.n_items, self.as_of, crowd.settings) @ crowd.item_item
+        return _weighed(self.purchases, crowd.n_items, self.as_of, crowd.settings) @ crowd.item_item
 
 
 def ask(
@@ -209,29 +209,29 @@ def ask(
     basics: Emb(I), (n, dim), or None. Events at or after `as_of` are dropped.
     """
     histories = histories.select(histories.at < as_of)
-    taken = occasions(of_actions(histories, population.settings.target))
+    purchases = occasions(of_actions(histories, population.settings.target))
     n_items = population.n_items
-    profile = profile_rows(taken, n_items, as_of, population.settings)
-    near = _neighbours(population, profile, own, basics)
+    profile = profile_rows(purchases, n_items, as_of, population.settings)
+    neighbour_weights = _neighbours(population, profile, own, basics)
     return Asked(
         population,
         histories,
         as_of,
-        taken,
-        Tally.of(taken.user, taken.item, n_items),
+        purchases,
+        Tally.of(purchases.user, purchases.item, n_items),
         profile,
-        _shares(taken, population.facets.type, as_of),
-        near,
-        user_parts(population.item_vectors, histories, as_of, basics),
+        _shares(purchases, population.facets.type, as_of, population.settings.purchase_half_life_days),
+        neighbour_weights,
+        user_parts(population.item_vectors, histories, as_of, basics, population.settings.user_vector_half_life_days),
         None if population.interests is None else population.interests.users(histories, as_of, basics),
     )
 
 
-def profile_rows(taken: Events, n_items: int, as_of: int, settings: CollaborativeSettings) -> Any:
+def profile_rows(purchases: Events, n_items: int, as_of: int, settings: CollaborativeSettings) -> Any:
     """Sparse unit rows: log(1 + decayed count) of each item, what people are compared by."""
     from scipy.sparse import diags
 
-    rows = matrix(taken, n_items, decay(taken.at, as_of, settings.profile_half_life_days))
+    rows = matrix(purchases, n_items, decay(purchases.at, as_of, settings.profile_half_life_days))
     np.log1p(rows.data, out=rows.data)
     length = np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1)).ravel())
     return (diags((1 / np.maximum(length, 1e-12)).astype(np.float32)) @ rows).tocsr()
@@ -251,62 +251,68 @@ def _neighbours(
     own_row = np.full(n, -1) if own is None else np.array([population.pool_row.get(int(u), -1) for u in own])
     turned, parts = population.profiles.T.tocsr(), []
     for start in range(0, n, 256):
-        near = (profile[start : start + 256] @ turned).toarray()
+        similarity = (profile[start : start + 256] @ turned).toarray()
         blank = np.flatnonzero(np.diff(profile.indptr[start : start + 257]) == 0)
         if basics is not None and population.pool_basics is not None and len(blank):
-            near[blank] = _kinship(basics[start + blank], population.pool_basics)
-        mine = own_row[start : start + 256]
-        near[np.flatnonzero(mine >= 0), mine[mine >= 0]] = 0
-        best = np.argpartition(-near, k - 1, axis=1)[:, :k] if k < pool else np.tile(np.arange(pool), (len(near), 1))
-        weight = np.take_along_axis(near, best, 1)
+            similarity[blank] = _kinship(
+                basics[start + blank], population.pool_basics, population.settings.basics_sharpness
+            )
+        own_rows = own_row[start : start + 256]
+        similarity[np.flatnonzero(own_rows >= 0), own_rows[own_rows >= 0]] = 0
+        best = (
+            np.argpartition(-similarity, k - 1, axis=1)[:, :k]
+            if k < pool
+            else np.tile(np.arange(pool), (len(similarity), 1))
+        )
+        weight = np.take_along_axis(similarity, best, 1)
         weight /= np.maximum(weight.sum(1, keepdims=True), 1e-9)
-        parts.append(csr_matrix((weight.ravel(), best.ravel(), np.arange(0, best.size + 1, k)), shape=near.shape))
+        parts.append(csr_matrix((weight.ravel(), best.ravel(), np.arange(0, best.size + 1, k)), shape=similarity.shape))
     return vstack(parts, format="csr") if parts else csr_matrix((n, pool), dtype=np.float32)
 
 
-def _kinship(basics: Floats, pool_basics: Floats) -> Floats:
-    """How alike people's basics read, (n, n_pool) in [0, 1]: exp(20 (cosine - 1)), 0 where either said nothing."""
-    known = np.any(basics, axis=1)[:, None] & np.any(pool_basics, axis=1)[None, :]
-    return np.asarray(np.exp(20 * (basics @ pool_basics.T - 1)) * known, dtype=np.float32)
+def _kinship(basics: Floats, pool_basics: Floats, sharpness: float) -> Floats:
+    """How alike users' basics read, (n, n_pool) in [0, 1]: exp(sharpness (cosine - 1)); 0 where one has none."""
+    stated = np.any(basics, axis=1)[:, None] & np.any(pool_basics, axis=1)[None, :]
+    return np.asarray(np.exp(sharpness * (basics @ pool_basics.T - 1)) * stated, dtype=np.float32)
 
 
-def _shares(taken: Events, group: NDArray[np.int32], as_of: int) -> Any:
-    """Sparse (n, n_groups): share of each person's decayed purchases (half-life 120 days) per group."""
+def _shares(purchases: Events, group: NDArray[np.int32], as_of: int, half_life_days: float) -> Any:
+    """Sparse (n, n_groups): share of each person's decayed purchases per group."""
     from scipy.sparse import diags
 
-    known = taken.select(group[taken.item] >= 0)
-    known = replace(known, item=group[known.item])
-    rows = matrix(known, int(group.max(initial=-1)) + 1, decay(known.at, as_of, 120.0))
+    in_group = purchases.select(group[purchases.item] >= 0)
+    in_group = replace(in_group, item=group[in_group.item])
+    rows = matrix(in_group, int(group.max(initial=-1)) + 1, decay(in_group.at, as_of, half_life_days))
     total = np.asarray(rows.sum(1)).ravel()
     return (diags((1 / np.maximum(total, 1e-12)).astype(np.float32)) @ rows).tocsr()
 
 
-def _most_active(taken: Events, limit: int) -> Ints:
-    counts = np.diff(taken.indptr)
+def _most_active(purchases: Events, limit: int) -> Ints:
+    counts = np.diff(purchases.indptr)
     order = np.argsort(-counts, kind="stable")
     return np.sort(order[: min(limit, int((counts > 0).sum()))])
 
 
-def _binary(taken: Events, n_items: int) -> Any:
-    rows = matrix(taken, n_items, np.ones(len(taken)))
+def _binary(purchases: Events, n_items: int) -> Any:
+    rows = matrix(purchases, n_items, np.ones(len(purchases)))
     rows.data[:] = 1
     return rows
 
 
-def _recent(taken: Events, n_items: int, as_of: int, days: float) -> Any:
-    return _binary(taken.select(taken.at >= as_of - days * DAY), n_items)
+def _recent(purchases: Events, n_items: int, as_of: int, days: float) -> Any:
+    return _binary(purchases.select(purchases.at >= as_of - days * DAY), n_items)
 
 
-def _decayed(taken: Events, n_items: int, as_of: int, half_life_days: float = 120.0) -> Any:
-    rows = matrix(taken, n_items, decay(taken.at, as_of, half_life_days))
+def _decayed(purchases: Events, n_items: int, as_of: int, half_life_days: float) -> Any:
+    rows = matrix(purchases, n_items, decay(purchases.at, as_of, half_life_days))
     np.minimum(rows.data, 1, out=rows.data)
     return rows
 
 
-def _weighed(taken: Events, n_items: int, as_of: int, settings: CollaborativeSettings) -> Any:
+def _weighed(purchases: Events, n_items: int, as_of: int, settings: CollaborativeSettings) -> Any:
     """What the item to item weights are made from and applied to."""
     days = settings.item_item_half_life_days
-    return _binary(taken, n_items) if days is None else _decayed(taken, n_items, as_of, days)
+    return _binary(purchases, n_items) if days is None else _decayed(purchases, n_items, as_of, days)
 
 
 def _item_item(owned: Any, settings: CollaborativeSettings) -> Any:
@@ -328,37 +334,39 @@ def _item_item(owned: Any, settings: CollaborativeSettings) -> Any:
     inverse = np.linalg.inv(gram)
     weight = -inverse / np.diag(inverse)
     np.fill_diagonal(weight, 0)
-    kept = min(settings.item_item_weights, len(rows))
-    best = np.argpartition(-np.abs(weight), kept - 1, axis=1)[:, :kept]
+    n_weights = min(settings.item_item_weights, len(rows))
+    best = np.argpartition(-np.abs(weight), n_weights - 1, axis=1)[:, :n_weights]
     values = np.take_along_axis(weight, best, 1)
-    source = np.repeat(rows, kept)
+    source = np.repeat(rows, n_weights)
     return csr_matrix((values.ravel(), (source, rows[best.ravel()])), shape=(n_items, n_items))
 
 
-def _item_stats(taken: Events, dataset: Dataset, facets: Facets, first: Ints) -> ItemStats:
+def _item_stats(
+    purchases: Events, dataset: Dataset, facets: Facets, first: Ints, settings: CollaborativeSettings
+) -> ItemStats:
     """first: each item's first sale, see `Arrivals`."""
     n, as_of = dataset.n_items, dataset.as_of
-    pairs = Tally.of(taken.user, taken.item, n)
+    pairs = Tally.of(purchases.user, purchases.item, n)
 
     def buyers(days: float) -> Floats:
-        late = taken.at >= as_of - days * DAY
-        return np.bincount(Tally.of(taken.user[late], taken.item[late], n).key, minlength=n).astype(np.float32)
+        late = purchases.at >= as_of - days * DAY
+        return np.bincount(Tally.of(purchases.user[late], purchases.item[late], n).key, minlength=n).astype(np.float32)
 
     last = np.full(n, np.iinfo(np.int64).min)
-    np.maximum.at(last, taken.item, taken.at)
+    np.maximum.at(last, purchases.item, purchases.at)
     sold = first < np.iinfo(np.int64).max
     ever = np.bincount(pairs.key, minlength=n).astype(np.float32)
-    again = np.bincount(pairs.key, pairs.total() > 1, minlength=n)
-    mean = again.sum() / max(ever.sum(), 1)
-    log_price, now = _prices(taken, dataset)
-    lately = buyers(28)
+    repeat_buyers = np.bincount(pairs.key, pairs.total() > 1, minlength=n)
+    mean = repeat_buyers.sum() / max(ever.sum(), 1)
+    log_price, now = _prices(purchases, dataset, settings.price_window_days)
+    lately = buyers(settings.window_days)
     type_lately = per_group(facets.type, lately)
     return ItemStats(
-        buyers(7),
+        buyers(settings.short_window_days),
         lately,
-        buyers(91),
+        buyers(settings.long_window_days),
         ever,
-        ((again + 3 * mean) / (ever + 3)).astype(np.float32),
+        ((repeat_buyers + settings.prior_buyers * mean) / (ever + settings.prior_buyers)).astype(np.float32),
         np.where(sold, (as_of - last) / DAY, 0).astype(np.float32),
         np.where(sold, (as_of - first) / DAY, 0).astype(np.float32),
         log_price,
@@ -368,15 +376,15 @@ def _item_stats(taken: Events, dataset: Dataset, facets: Facets, first: Ints) ->
     )
 
 
-def _prices(taken: Events, dataset: Dataset) -> tuple[Floats, Floats]:
-    """Log(1 + price) per item from what was paid, else from the catalogue; and the last 14 days against that."""
-    paid = np.isfinite(taken.price) & (taken.price >= 0)
-    value = np.log1p(np.where(paid, taken.price, 0))
-    late = paid & (taken.at >= dataset.as_of - 14 * DAY)
+def _prices(purchases: Events, dataset: Dataset, window_days: float) -> tuple[Floats, Floats]:
+    """Log(1 + price) per item from what was paid, else from the catalogue; and how far the window is from it."""
+    paid = np.isfinite(purchases.price) & (purchases.price >= 0)
+    value = np.log1p(np.where(paid, purchases.price, 0))
+    late = paid & (purchases.at >= dataset.as_of - window_days * DAY)
 
     def mean(which: NDArray[np.bool_]) -> NDArray[np.float64]:
-        count = np.bincount(taken.item[which], minlength=dataset.n_items)
-        total = np.bincount(taken.item[which], value[which], minlength=dataset.n_items)
+        count = np.bincount(purchases.item[which], minlength=dataset.n_items)
+        total = np.bincount(purchases.item[which], value[which], minlength=dataset.n_items)
         return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan))
 
     usual, now = mean(paid), mean(late)

@@ -14,11 +14,8 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY
 from recllm.data.interactions import Floats, Ints, Pairs, Tally, decay, padded
-from recllm.data.item_groups import ARRIVAL_DAYS, GROUPINGS, VOTED, size_of
+from recllm.data.item_groups import GROUPINGS, VOTED, size_of
 from recllm.features.collaborative import Asked, Population
-
-NEVER_DAYS = 730.0
-"""Days since something that never happened: two years."""
 
 _WORDS = {
     "type": "type",
@@ -65,36 +62,38 @@ Columns = dict[str, NDArray[Any]]
 
 
 def group_columns(
-    population: Population, asked: Asked, pairs: Pairs, wanted: Collection[str] = tuple(GROUP_FEATURES)
+    population: Population, users: Asked, pairs: Pairs, names: Collection[str] = tuple(GROUP_FEATURES)
 ) -> Columns:
     """The `wanted` features of `GROUP_FEATURES` at the pairs, (n_pairs,) each."""
-    user, item, wanted = pairs.user, pairs.item, frozenset(wanted)
-    out: Columns = {}
+    user, item, names = pairs.user, pairs.item, frozenset(names)
+    columns: Columns = {}
     for name, group in population.facets.each().items():
-        out |= {column: value[item] for column, value in _crowd(population, name).items() if column in wanted}
-        if any(f"{name}_{measure}" in wanted for measure in _OWN):
-            out |= _dealings(population, asked, name, group, user, item)
-        if name in VOTED and f"{name}_alike" in wanted:
-            out |= _alike(population, asked, name, user, item, pairs.indptr)
-    out["type_lately"] = np.log1p(population.stats.type_buyers_28[item])
-    return {name: value for name, value in out.items() if name in wanted}
+        columns |= {column: value[item] for column, value in _crowd(population, name).items() if column in names}
+        if any(f"{name}_{measure}" in names for measure in _OWN):
+            columns |= _dealings(population, users, name, group, user, item)
+        if name in VOTED and f"{name}_alike" in names:
+            columns |= _alike(population, users, name, user, item, pairs.indptr)
+    columns["type_lately"] = np.log1p(population.stats.type_buyers_28[item])
+    return {name: value for name, value in columns.items() if name in names}
 
 
 def _dealings(
-    population: Population, asked: Asked, name: str, group: NDArray[np.int32], user: Ints, item: NDArray[np.int32]
+    population: Population, users: Asked, name: str, group: NDArray[np.int32], user: Ints, item: NDArray[np.int32]
 ) -> Columns:
     """What the asked people did in one grouping."""
-    mine = _Group.of(population, asked, group)
-    row = mine.tally.find(user, group[item])
-    out: Columns = {
-        f"{name}_{measure}": padded(value, mine.never[measure])[row] for measure, value in mine.columns.items()
+    dealings = _Group.of(population, users, group)
+    row = dealings.tally.find(user, group[item])
+    columns: Columns = {
+        f"{name}_{measure}": padded(value, dealings.never[measure])[row] for measure, value in dealings.columns.items()
     }
     if name == "type":
-        own = padded(asked.owned.total(decay(asked.taken.at, asked.as_of, 120.0)), 0)[asked.owned.find(user, item)]
-        weight = padded(mine.weight, 0)[row]
-        out["type_overdue"] = padded(_overdue(mine.tally, asked, group), 0)[row]
-        out["type_loyalty"] = np.clip(own / np.maximum(weight, 1e-9), 0, 1) * (weight > 0)
-    return out
+        own_weight = padded(
+            users.owned.total(decay(users.purchases.at, users.as_of, population.settings.purchase_half_life_days)), 0
+        )[users.owned.find(user, item)]
+        weight = padded(dealings.weight, 0)[row]
+        columns["type_overdue"] = padded(_overdue(dealings.tally, users, group), 0)[row]
+        columns["type_loyalty"] = np.clip(own_weight / np.maximum(weight, 1e-9), 0, 1) * (weight > 0)
+    return columns
 
 
 def _crowd(population: Population, name: str) -> Columns:
@@ -108,28 +107,29 @@ def _crowd(population: Population, name: str) -> Columns:
 
 
 def _alike(
-    population: Population, asked: Asked, name: str, user: Ints, item: NDArray[np.int32], indptr: Ints
+    population: Population, users: Asked, name: str, user: Ints, item: NDArray[np.int32], indptr: Ints
 ) -> Columns:
     """How often the nearest people took something of the grouping lately, beside everybody."""
-    votes = asked.near @ population.group_crowds[name].votes
+    votes = users.neighbour_weights @ population.group_crowds[name].votes
     alike = _at(votes, getattr(population.facets, name)[item], user, indptr)
+    limit = population.settings.lift_limit
     everybody = population.group_crowds[name].buyers_56[item]
     return {
         f"{name}_alike": np.log1p(10 * alike),
-        f"{name}_lift": np.clip(np.log((alike + 1e-2) / (everybody + 1e-2)), -4, 4),
+        f"{name}_lift": np.clip(np.log((alike + 1e-2) / (everybody + 1e-2)), -limit, limit),
     }
 
 
 def _at(votes: Any, group: NDArray[np.int32], user: Ints, indptr: Ints) -> Floats:
     """Entries of a sparse (n, n_groups) matrix at the pairs, 0 for an unknown group; some people dense at a time."""
-    out = np.zeros(len(group), np.float32)
+    values = np.zeros(len(group), np.float32)
     step = max(1, 2**22 // max(votes.shape[1], 1))
     for start in range(0, votes.shape[0], step):
         block = votes[start : start + step].toarray()
         part = slice(indptr[start], indptr[min(start + step, votes.shape[0])])
         if block.shape[1]:
-            out[part] = np.where(group[part] >= 0, block[user[part] - start, np.maximum(group[part], 0)], 0)
-    return out
+            values[part] = np.where(group[part] >= 0, block[user[part] - start, np.maximum(group[part], 0)], 0)
+    return values
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,14 +142,15 @@ class _Group:
     never: Mapping[str, float]
 
     @classmethod
-    def of(cls, population: Population, asked: Asked, group: NDArray[np.int32]) -> _Group:
-        taken, as_of = asked.taken, asked.as_of
-        known = group[taken.item] >= 0
-        at = taken.at[known]
-        tally = Tally.of(taken.user[known], group[taken.item[known]], max(size_of(group), 1))
-        weight = tally.total(decay(at, as_of, 120.0))
-        everything = np.bincount(tally.user, weight, minlength=asked.n)
-        items, early = _item_counts(population, asked, group, tally)
+    def of(cls, population: Population, users: Asked, group: NDArray[np.int32]) -> _Group:
+        settings = population.settings
+        purchases, as_of = users.purchases, users.as_of
+        in_group = group[purchases.item] >= 0
+        at = purchases.at[in_group]
+        tally = Tally.of(purchases.user[in_group], group[purchases.item[in_group]], max(size_of(group), 1))
+        weight = tally.total(decay(at, as_of, settings.purchase_half_life_days))
+        everything = np.bincount(tally.user, weight, minlength=users.n)
+        items, early = _item_counts(population, users, group, tally)
         columns = {
             "times": np.log1p(weight),
             "affinity": weight / np.maximum(everything[tally.user], 1e-9),
@@ -158,41 +159,46 @@ class _Group:
             "early": np.log1p(early),
         }
         return cls(
-            tally, weight, columns, {name: 0.0 for name in columns} | {"days_since": float(np.log1p(NEVER_DAYS))}
+            tally,
+            weight,
+            columns,
+            {name: 0.0 for name in columns} | {"days_since": float(np.log1p(settings.never_days))},
         )
 
 
-def _overdue(tally: Tally, asked: Asked, group: NDArray[np.int32]) -> NDArray[Any]:
-    at = asked.taken.at[group[asked.taken.item] >= 0]
-    days = (asked.as_of - tally.largest(at)) / DAY
-    span = (asked.as_of - tally.smallest(at)) / DAY - days
+def _overdue(tally: Tally, users: Asked, group: NDArray[np.int32]) -> NDArray[Any]:
+    at = users.purchases.at[group[users.purchases.item] >= 0]
+    days = (users.as_of - tally.largest(at)) / DAY
+    span = (users.as_of - tally.smallest(at)) / DAY - days
     times = np.bincount(_distinct_times(tally, at), minlength=len(tally.keys))
-    return overdue(days, span / np.maximum(times - 1, 1), times)
+    return overdue(days, span / np.maximum(times - 1, 1), times, users.population.settings.overdue_limits)
 
 
 def _item_counts(
-    population: Population, asked: Asked, group: NDArray[np.int32], tally: Tally
+    population: Population, users: Asked, group: NDArray[np.int32], tally: Tally
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Per row of `tally`: distinct items, and those of them taken while they were new."""
-    owned, arrivals = asked.owned, population.arrived
-    kept = group[owned.key] >= 0
-    item, since = owned.key[kept], owned.smallest(asked.taken.at)[kept]
-    row, n = tally.find(owned.user[kept], group[item]), len(tally.keys)
+    owned, arrivals = users.owned, population.arrived
+    in_group = group[owned.key] >= 0
+    item, since = owned.key[in_group], owned.smallest(users.purchases.at)[in_group]
+    row, n = tally.find(owned.user[in_group], group[item]), len(tally.keys)
     first = np.where(arrivals.young[item], arrivals.first[item], np.iinfo(np.int64).min)
-    young = (first > np.iinfo(np.int64).min) & (since < first + int(ARRIVAL_DAYS * DAY))
+    young = (first > np.iinfo(np.int64).min) & (since < first + int(population.settings.first_sales_days * DAY))
     return np.bincount(row, minlength=n), np.bincount(row, young, minlength=n)
 
 
-def overdue(days: NDArray[Any], interval: NDArray[Any], times: NDArray[Any]) -> NDArray[Any]:
-    """Log of the days since over the mean interval, [-4, 2]; 0 below two times."""
+def overdue(
+    days: NDArray[Any], interval: NDArray[Any], times: NDArray[Any], limits: tuple[float, float]
+) -> NDArray[Any]:
+    """Log of the days since over the mean interval, within the limits; 0 below two times."""
     ratio = np.log((days + 0.5) / (np.maximum(interval, 0) + 0.5))
-    return np.where(times > 1, np.clip(ratio, -4, 2), 0)
+    return np.where(times > 1, np.clip(ratio, *limits), 0)
 
 
 def _distinct_times(tally: Tally, at: Ints) -> Ints:
     """Group of each distinct (group, time)."""
     order = np.lexsort((at, tally.group))
     group, when = tally.group[order], at[order]
-    fresh = np.ones(len(order), bool)
-    fresh[1:] = (np.diff(group) != 0) | (np.diff(when) != 0)
-    return group[fresh]
+    is_new = np.ones(len(order), bool)
+    is_new[1:] = (np.diff(group) != 0) | (np.diff(when) != 0)
+    return group[is_new]

@@ -81,13 +81,13 @@ def basics_vectors(
     """Emb(I) of each person, (n, dim): unit rows, and a row of zeros where nothing is known."""
     people = [Profile(user_id="", as_of=utc(0), basics=b, purchases=(), browsing=()) for b in basics]
     no_items = pl.DataFrame(schema={"item_id": pl.String, "title": pl.String, "category": pl.List(pl.String)})
-    told = [t.basics for t in profile_texts(people, no_items, locale, prompts=prompts)]
-    out = np.zeros((len(told), encoder.dim), np.float32)
-    known = [row for row, text in enumerate(told) if text]
-    if known:
-        vectors, inverse = encode_unique(encoder, [told[row] for row in known], kind="query")
-        out[known] = vectors[inverse]
-    return out
+    texts = [t.basics for t in profile_texts(people, no_items, locale, prompts=prompts)]
+    basics_vectors_of_users = np.zeros((len(texts), encoder.dim), np.float32)
+    stated_rows = [row for row, text in enumerate(texts) if text]
+    if stated_rows:
+        vectors, inverse = encode_unique(encoder, [texts[row] for row in stated_rows], kind="query")
+        basics_vectors_of_users[stated_rows] = vectors[inverse]
+    return basics_vectors_of_users
 
 
 def basics_of(users: pl.DataFrame) -> list[dict[str, str]]:

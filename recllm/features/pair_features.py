@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from recllm.data.dataset import DAY
 from recllm.data.interactions import Floats, Pairs, Tally, decay, of_actions, padded, visits
 from recllm.features.collaborative import Asked, Population
-from recllm.features.group_features import GROUP_FEATURES, NEVER_DAYS, group_columns, overdue
+from recllm.features.group_features import GROUP_FEATURES, group_columns, overdue
 from recllm.schema import ACTION_CODE, BROWSING, Action
 
 FEATURES: Mapping[str, str] = {
@@ -106,6 +106,9 @@ SOLD_FEATURES: tuple[str, ...] = tuple(n for n in FEATURES if n in _SOLD_KIND or
 """What the score of an item reads that sold before. Its own sales tell most; reading all groups as well made no
 difference beyond chance on Complete Journey (`eval/LOG.md`)."""
 
+TEXT_POWER = 8.0
+"""The power of cosines that is reached by squares."""
+
 TIMED = frozenset(
     {
         "neighbours_recent",
@@ -129,7 +132,7 @@ TIMED = frozenset(
 Columns = dict[str, NDArray[Any]]
 
 
-def pair_features(population: Population, asked: Asked, pairs: Pairs, *, narrow: bool = False) -> Floats:
+def pair_features(population: Population, users: Asked, pairs: Pairs, *, narrow: bool = False) -> Floats:
     """Float32 (n_pairs, len(FEATURE_NAMES)), finite, in the order of `pairs`.
 
     narrow: of items that sold before only `SOLD_FEATURES`, and 0 in the other columns, which the scorer does not read
@@ -137,118 +140,120 @@ def pair_features(population: Population, asked: Asked, pairs: Pairs, *, narrow:
     """
     p = pairs
     columns: Columns = {
-        **_own(asked, p),
-        **_alike(population, asked, p),
+        **_own(users, p),
+        **_alike(population, users, p),
         **_crowd(population, p),
-        **_prices(population, asked, p),
-        **(_narrow_groups if narrow else group_columns)(population, asked, pairs),
-        **_person(asked, p),
-        **_text(population, asked, p),
-        **_browsing(population, asked, p),
-        "interest": _interest(population, asked, p),
+        **_prices(population, users, p),
+        **(_narrow_groups if narrow else group_columns)(population, users, pairs),
+        **_person(users, p),
+        **_text(population, users, p),
+        **_browsing(population, users, p),
+        "interest": _interest(population, users, p),
     }
     return _table([columns[name] for name in FEATURE_NAMES], len(p.item))
 
 
 def _table(columns: list[NDArray[Any]], n: int, block: int = 1024) -> Floats:
     """Columns side by side, (n, len(columns)); some rows at a time, so that they are written while in the cache."""
-    out = np.empty((n, len(columns)), np.float32)
+    table = np.empty((n, len(columns)), np.float32)
     for start in range(0, n, block):
-        rows = out[start : start + block]
-        for place, column in enumerate(columns):
-            rows[:, place] = column[start : start + block]
-    return out
+        rows = table[start : start + block]
+        for number, column in enumerate(columns):
+            rows[:, number] = column[start : start + block]
+    return table
 
 
-def _narrow_groups(population: Population, asked: Asked, pairs: Pairs) -> Columns:
+def _narrow_groups(population: Population, users: Asked, pairs: Pairs) -> Columns:
     """The groups' columns, those outside of `SOLD_FEATURES` only for items that never sold."""
-    fresh = population.stats.buyers_ever[pairs.item] == 0
-    if fresh.all():
-        return group_columns(population, asked, pairs)
+    never_sold = population.stats.buyers_ever[pairs.item] == 0
+    if never_sold.all():
+        return group_columns(population, users, pairs)
     blank = np.zeros(len(pairs.item), np.float32)
-    out = dict.fromkeys(GROUP_FEATURES, blank) | group_columns(population, asked, pairs, _SOLD_KIND)
-    if not fresh.any():
-        return out
-    rest = group_columns(population, asked, pairs.select(fresh), set(GROUP_FEATURES) - set(_SOLD_KIND))
-    for name, value in rest.items():
-        out[name] = blank.copy()
-        out[name][fresh] = value
-    return out
+    table = dict.fromkeys(GROUP_FEATURES, blank) | group_columns(population, users, pairs, _SOLD_KIND)
+    if not never_sold.any():
+        return table
+    remaining = group_columns(population, users, pairs.select(never_sold), set(GROUP_FEATURES) - set(_SOLD_KIND))
+    for name, value in remaining.items():
+        table[name] = blank.copy()
+        table[name][never_sold] = value
+    return table
 
 
 def pair_cosine(item_vectors: Floats, users: Floats, pairs: Pairs) -> Floats:
     """Cosine of each pair, (n_pairs,), person by person."""
-    out = np.zeros(len(pairs.item), np.float32)
+    cosines = np.zeros(len(pairs.item), np.float32)
     for u in range(len(users)):
         part = slice(pairs.indptr[u], pairs.indptr[u + 1])
-        out[part] = item_vectors[pairs.item[part]] @ users[u]
-    return out
+        cosines[part] = item_vectors[pairs.item[part]] @ users[u]
+    return cosines
 
 
 def _log(value: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(np.log1p(np.maximum(value, 0)))
 
 
-def _own(asked: Asked, p: Pairs) -> Columns:
-    taken, tally = asked.taken, asked.owned
+def _own(users: Asked, p: Pairs) -> Columns:
+    settings = users.population.settings
+    purchases, tally = users.purchases, users.owned
     row = tally.find(p.user, p.item)
     times = tally.total()
-    days = (asked.as_of - tally.largest(taken.at)) / DAY
-    first = (asked.as_of - tally.smallest(taken.at)) / DAY
-    ordinal, trips = visits(taken)
+    days = (users.as_of - tally.largest(purchases.at)) / DAY
+    first = (users.as_of - tally.smallest(purchases.at)) / DAY
+    ordinal, trips = visits(purchases)
     since = trips[tally.user] - 1 - tally.largest(ordinal)
     rate = times / np.maximum(trips[tally.user] - tally.smallest(ordinal), 1)
     interval = (first - days) / np.maximum(times - 1, 1)
     columns = {
         "times": padded(_log(times), 0)[row],
-        "days_since": _log(padded(days, NEVER_DAYS)[row]),
-        "days_since_first": _log(padded(first, NEVER_DAYS)[row]),
+        "days_since": _log(padded(days, settings.never_days)[row]),
+        "days_since_first": _log(padded(first, settings.never_days)[row]),
         "visits_since": _log(np.where(row < len(times), padded(since, 0)[row], trips[p.user])),
         "visit_rate": padded(rate, 0)[row],
-        "overdue": padded(overdue(days, interval, times), 0)[row],
+        "overdue": padded(overdue(days, interval, times, settings.overdue_limits), 0)[row],
         "interval": padded(np.where(times > 1, _log(interval), 0), 0)[row],
-        "quantity": padded(_log(tally.total(taken.quantity) / np.maximum(times, 1)), 0)[row],
+        "quantity": padded(_log(tally.total(purchases.quantity) / np.maximum(times, 1)), 0)[row],
     }
     for half_life in (120, 30, 10):
-        columns[f"count_{half_life}"] = padded(_log(tally.total(decay(taken.at, asked.as_of, half_life))), 0)[row]
+        columns[f"count_{half_life}"] = padded(_log(tally.total(decay(purchases.at, users.as_of, half_life))), 0)[row]
     return columns
 
 
-def _alike(population: Population, asked: Asked, p: Pairs) -> Columns:
+def _alike(population: Population, users: Asked, p: Pairs) -> Columns:
+    settings = users.population.settings
     sold, nothing = population.stats.buyers_ever[p.item].any(), np.zeros(len(p.item), np.float32)
-    recent = _at(asked.neighbour_recent, p) if sold else nothing
-    decayed = _at(asked.neighbour_decayed, p) if sold else nothing
-    item_item = _at(asked.item_item, p) if sold else nothing
+    recent = _at(users.neighbour_recent, p) if sold else nothing
+    decayed = _at(users.neighbour_decayed, p) if sold else nothing
+    item_item = _at(users.item_item, p) if sold else nothing
     everybody = population.stats.buyers_28[p.item] / max(len(population.pool), 1)
     lift = np.log((recent + 1e-3) / (everybody + 1e-3))
     return {
         "neighbours_recent": np.log1p(100 * recent),
         "neighbours_decayed": np.log1p(100 * decayed),
-        "neighbours_lift": np.clip(lift, -4, 4),
-        "item_item": np.clip(item_item, -1, 3),
+        "neighbours_lift": np.clip(lift, -settings.lift_limit, settings.lift_limit),
+        "item_item": np.clip(item_item, *settings.item_item_limits),
     }
 
 
 def _at(scores: Any, p: Pairs) -> Floats:
     """Entries of a sparse (n, n_items) matrix at the pairs; a few people are made dense at a time."""
-    out = np.zeros(len(p.item), np.float32)
+    values = np.zeros(len(p.item), np.float32)
     step = max(1, 2**18 // max(scores.shape[1], 1))  # a block that stays in the cache
     for start in range(0, scores.shape[0], step):
         block = scores[start : start + step].toarray()
         part = slice(p.indptr[start], p.indptr[min(start + step, scores.shape[0])])
-        out[part] = block[p.user[part] - start, p.item[part]]
-    return out
+        values[part] = block[p.user[part] - start, p.item[part]]
+    return values
 
 
 def _crowd(population: Population, p: Pairs) -> Columns:
-    s = population.stats
+    s, days = population.stats, population.settings
     by_item = {
         "buyers_7": _log(s.buyers_7),
         "buyers_28": _log(s.buyers_28),
         "buyers_91": _log(s.buyers_91),
         "buyers_ever": _log(s.buyers_ever),
-        "trend": np.log((4 * s.buyers_7 + 1) / (s.buyers_28 + 1)),
-        "trend_long": np.log((3.25 * s.buyers_28 + 1) / (s.buyers_91 + 1)),
+        "trend": np.log((days.window_days / days.short_window_days * s.buyers_7 + 1) / (s.buyers_28 + 1)),
+        "trend_long": np.log((days.long_window_days / days.window_days * s.buyers_28 + 1) / (s.buyers_91 + 1)),
         "repeat_rate": s.repeat_rate,
         "item_days_since_sold": _log(s.days_since_sold),
         "item_age": _log(s.days_since_arrival),
@@ -257,108 +262,115 @@ def _crowd(population: Population, p: Pairs) -> Columns:
     return {name: value[p.item] for name, value in by_item.items()}
 
 
-def _prices(population: Population, asked: Asked, p: Pairs) -> Columns:
-    s, taken = population.stats, asked.taken
+def _prices(population: Population, users: Asked, p: Pairs) -> Columns:
+    s, purchases = population.stats, users.purchases
     price = s.log_price[p.item]
-    paid = np.where(np.isfinite(taken.price), np.log1p(np.maximum(taken.price, 0)), s.log_price[taken.item])
-    known = np.isfinite(paid)
-    count = np.bincount(taken.user[known], minlength=asked.n)
-    mean = np.bincount(taken.user[known], paid[known], minlength=asked.n) / np.maximum(count, 1)
+    paid = np.where(np.isfinite(purchases.price), np.log1p(np.maximum(purchases.price, 0)), s.log_price[purchases.item])
+    priced = np.isfinite(paid)
+    count = np.bincount(purchases.user[priced], minlength=users.n)
+    mean = np.bincount(purchases.user[priced], paid[priced], minlength=users.n) / np.maximum(count, 1)
     gap = np.where(count[p.user] > 0, price - mean[p.user], 0)
+    limit, change_limit = population.settings.price_gap_limit, population.settings.price_change_limit
     return {
         "price": np.nan_to_num(price),
-        "price_gap": np.clip(np.nan_to_num(gap), -3, 3),
-        "price_gap_type": np.clip(np.nan_to_num(price - _category_price(population, asked, p, paid)), -3, 3),
-        "price_now": np.clip(s.price_now[p.item], -2, 2),
+        "price_gap": np.clip(np.nan_to_num(gap), -limit, limit),
+        "price_gap_type": np.clip(np.nan_to_num(price - _category_price(population, users, p, paid)), -limit, limit),
+        "price_now": np.clip(s.price_now[p.item], -change_limit, change_limit),
     }
 
 
-def _category_price(population: Population, asked: Asked, p: Pairs, paid: NDArray[Any]) -> Floats:
+def _category_price(population: Population, users: Asked, p: Pairs, paid: NDArray[Any]) -> Floats:
     """Mean log price that the person paid in the item's category, NaN where unknown."""
     group = population.facets.category
-    fit = np.isfinite(paid) & (group[asked.taken.item] >= 0)
-    tally = Tally.of(asked.taken.user[fit], group[asked.taken.item[fit]], int(group.max(initial=0)) + 1)
+    fit = np.isfinite(paid) & (group[users.purchases.item] >= 0)
+    tally = Tally.of(users.purchases.user[fit], group[users.purchases.item[fit]], int(group.max(initial=0)) + 1)
     mean = tally.total(paid[fit]) / np.maximum(tally.total(), 1)
     return padded(mean, np.nan)[tally.find(p.user, group[p.item])]
 
 
-def _person(asked: Asked, p: Pairs) -> Columns:
-    taken = asked.taken
-    _, trips = visits(taken)
-    late = taken.select(taken.at >= asked.as_of - 28 * DAY)
-    last = np.full(asked.n, asked.as_of - int(NEVER_DAYS * DAY))
-    full = np.diff(taken.indptr) > 0
-    last[full] = taken.at[taken.indptr[1:][full] - 1]
+def _person(users: Asked, p: Pairs) -> Columns:
+    settings = users.population.settings
+    purchases = users.purchases
+    _, trips = visits(purchases)
+    late = purchases.select(purchases.at >= users.as_of - settings.window_days * DAY)
+    last = np.full(users.n, users.as_of - int(settings.never_days * DAY))
+    full = np.diff(purchases.indptr) > 0
+    last[full] = purchases.at[purchases.indptr[1:][full] - 1]
     per_person = {
         "visits": _log(trips),
         "visits_28": _log(visits(late)[1]),
-        "days_since_visit": _log((asked.as_of - last) / DAY),
-        "items": _log(np.bincount(asked.owned.user, minlength=asked.n)),
-        "events": _log(np.diff(asked.histories.indptr)),
-        "novelty": _novelty(asked),
+        "days_since_visit": _log((users.as_of - last) / DAY),
+        "items": _log(np.bincount(users.owned.user, minlength=users.n)),
+        "events": _log(np.diff(users.histories.indptr)),
+        "novelty": _novelty(users),
     }
     return {name: value[p.user] for name, value in per_person.items()}
 
 
-def _novelty(asked: Asked) -> Floats:
-    cut = asked.as_of - 56 * DAY
-    first, last = asked.owned.smallest(asked.taken.at), asked.owned.largest(asked.taken.at)
-    lately = np.bincount(asked.owned.user[last >= cut], minlength=asked.n)
-    fresh = np.bincount(asked.owned.user[first >= cut], minlength=asked.n)
-    return np.where(lately > 0, fresh / np.maximum(lately, 1), 0.5).astype(np.float32)
+def _novelty(users: Asked) -> Floats:
+    cut = users.as_of - users.population.settings.novelty_window_days * DAY
+    first, last = users.owned.smallest(users.purchases.at), users.owned.largest(users.purchases.at)
+    lately = np.bincount(users.owned.user[last >= cut], minlength=users.n)
+    first_times = np.bincount(users.owned.user[first >= cut], minlength=users.n)
+    return np.where(lately > 0, first_times / np.maximum(lately, 1), 0.5).astype(np.float32)
 
 
-def _text(population: Population, asked: Asked, p: Pairs, lines: int = 100) -> Columns:
+def _text(population: Population, users: Asked, p: Pairs) -> Columns:
     """Texts of the person's heaviest items against the item's; the item itself is left out."""
-    owned, vectors = asked.owned, population.item_vectors
-    weight = owned.total(decay(asked.taken.at, asked.as_of, 120.0))
-    ends = np.searchsorted(owned.keys, np.arange(asked.n + 1) * population.n_items)
+    settings = users.population.settings
+    owned, vectors = users.owned, population.item_vectors
+    weight = owned.total(decay(users.purchases.at, users.as_of, settings.purchase_half_life_days))
+    ends = np.searchsorted(owned.keys, np.arange(users.n + 1) * population.n_items)
     nearest, mean = np.zeros(len(p.item), np.float32), np.zeros(len(p.item), np.float32)
-    for user in range(asked.n):
-        part, own = slice(p.indptr[user], p.indptr[user + 1]), slice(ends[user], ends[user + 1])
-        heavy = np.argsort(-weight[own], kind="stable")[:lines]
-        rows, w = owned.key[own][heavy], weight[own][heavy]
+    for user in range(users.n):
+        part, own_part = slice(p.indptr[user], p.indptr[user + 1]), slice(ends[user], ends[user + 1])
+        heavy = np.argsort(-weight[own_part], kind="stable")[: settings.text_items]
+        rows, w = owned.key[own_part][heavy], weight[own_part][heavy]
         if not len(rows) or part.start == part.stop:
             continue
-        near = np.maximum(vectors[p.item[part]] @ vectors[rows].T, 0)
-        near[p.item[part][:, None] == rows[None, :]] = 0
-        nearest[part] = near.max(axis=1)
-        near *= near
-        near *= near
-        near *= near
-        mean[part] = near @ w / w.sum()
+        cosines = np.maximum(vectors[p.item[part]] @ vectors[rows].T, 0)
+        cosines[p.item[part][:, None] == rows[None, :]] = 0
+        nearest[part] = cosines.max(axis=1)
+        if settings.text_power == TEXT_POWER:  # three squares cost a tenth of a power
+            cosines *= cosines
+            cosines *= cosines
+            cosines *= cosines
+        else:
+            cosines **= np.float32(settings.text_power)
+        mean[part] = cosines @ w / max(w.sum(), 1e-30)  # purchases of long ago weigh nothing at all
     return {"text_nearest": nearest, "text_set": mean}
 
 
-def _interest(population: Population, asked: Asked, p: Pairs) -> Floats:
-    if population.interests is None or asked.interests is None:
+def _interest(population: Population, users: Asked, p: Pairs) -> Floats:
+    if population.interests is None or users.interests is None:
         return np.zeros(len(p.item), np.float32)
-    return population.interests.score(asked.interests, p)
+    return population.interests.score(users.interests, p)
 
 
-def _browsing(population: Population, asked: Asked, p: Pairs) -> Columns:
-    seen = of_actions(asked.histories, BROWSING)
-    tally = Tally.of(seen.user, seen.item, population.n_items)
+def _browsing(population: Population, users: Asked, p: Pairs) -> Columns:
+    settings = users.population.settings
+    views = of_actions(users.histories, BROWSING)
+    tally = Tally.of(views.user, views.item, population.n_items)
     row = tally.find(p.user, p.item)
-    weight = decay(seen.at, asked.as_of, 14.0)
-    days = (asked.as_of - tally.largest(seen.at)) / DAY
+    weight = decay(views.at, users.as_of, settings.browsing_half_life_days)
+    days = (users.as_of - tally.largest(views.at)) / DAY
 
     def last(action: Action) -> NDArray[np.float64]:
-        which = seen.action == ACTION_CODE[action]
-        out = np.full(len(tally.keys) + 1, -np.inf)
-        np.maximum.at(out, tally.group[which], seen.at[which])
-        return out[row]
+        which = views.action == ACTION_CODE[action]
+        latest = np.full(len(tally.keys) + 1, -np.inf)
+        np.maximum.at(latest, tally.group[which], views.at[which])
+        return latest[row]
 
-    bought = np.append(asked.owned.largest(asked.taken.at).astype(float), -np.inf)[asked.owned.find(p.user, p.item)]
+    bought = np.append(users.owned.largest(users.purchases.at).astype(float), -np.inf)[users.owned.find(p.user, p.item)]
     kind = population.facets.type
-    typed = kind[seen.item] >= 0
-    types = Tally.of(seen.user[typed], kind[seen.item[typed]], int(kind.max(initial=0)) + 1)
+    typed = kind[views.item] >= 0
+    types = Tally.of(views.user[typed], kind[views.item[typed]], int(kind.max(initial=0)) + 1)
     of_type = types.total(weight[typed])
-    everything = np.bincount(types.user, of_type, minlength=asked.n)
+    everything = np.bincount(types.user, of_type, minlength=users.n)
     share = of_type / np.maximum(everything[types.user], 1e-9)
     return {
         "views": padded(_log(tally.total(weight)), 0)[row],
-        "days_since_view": _log(padded(days, NEVER_DAYS)[row]),
+        "days_since_view": _log(padded(days, settings.never_days)[row]),
         "carted": last(Action.CART) > bought,
         "favourite": last(Action.FAVOURITE) > -np.inf,
         "type_views": padded(share, 0)[types.find(p.user, kind[p.item])],

@@ -56,14 +56,14 @@ class StorePeople:
         read = self.gate.histories(user_ids, Purpose.PERSONALISATION, before=utc(self.shop.as_of))
         row_of = {name: row for row, name in enumerate(read.users["user_id"])}
         rows = np.array([row_of.get(name, -1) for name in user_ids], np.int64)
-        known = rows >= 0
+        is_known = rows >= 0
         names = [*row_of, ""]  # the last stands for whoever is unknown, and has no events
         stated = [*basics_of(read.users), {}]
         return Histories(
-            known,
+            is_known,
             self.shop.pack(read.events, names).rows(rows % len(names)),
             [stated[row] for row in rows],
-            np.where(known, self.state.digest(user_ids), -1),
+            np.where(is_known, self.state.digest(user_ids), -1),
         )
 
 
@@ -157,9 +157,9 @@ def write_people(workspace: Workspace, version: str, data: Dataset, population: 
         consent_load = reader.marks().load_no.get(Table.CONSENT, 0)
     path = people_path(workspace, version)
     save_people_state(path, data, population, event_no=event_no, consent_load=consent_load)
-    for other in path.parent.glob("*.safetensors"):
-        if other != path:
-            other.unlink(missing_ok=True)
+    for outdated in path.parent.glob("*.safetensors"):
+        if outdated != path:
+            outdated.unlink(missing_ok=True)
 
 
 def _current_items(workspace: Workspace, catalogue: CatalogueState) -> pl.DataFrame:
@@ -184,14 +184,14 @@ def _everybody(gate: PolicyGate, shop: Dataset, state: PeopleState) -> tuple[Dat
     digests = state.digest(ids)
     order = np.argsort(state.digests)
     rows = order[np.minimum(np.searchsorted(state.digests, digests, sorter=order), len(order) - 1)]
-    known = state.digests[rows] == digests if len(order) else np.zeros(len(ids), bool)
-    new = [ids[n] for n in np.flatnonzero(~known)]
+    in_state = state.digests[rows] == digests if len(order) else np.zeros(len(ids), bool)
+    new = [ids[n] for n in np.flatnonzero(~in_state)]
     if new:
         earlier = gate.histories(new, Purpose.PERSONALISATION).events
         written = pl.concat([written.filter(~pl.col("user_id").is_in(new)), earlier], how="vertical_relaxed")
     past = state.events
-    lengths = np.where(known, np.diff(past.indptr)[rows], 0)
-    events = past.rows(rows[known])
+    lengths = np.where(in_state, np.diff(past.indptr)[rows], 0)
+    events = past.rows(rows[in_state])
     events = replace(events, indptr=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
     if len(written):
         events = merge(events, shop.pack(written, ids))
@@ -225,8 +225,8 @@ def publish_recommender(
     population = Recommender(data, encoder, model=model, locale=locale).population
     basics = basics_of(data.users)
     lacking_one = [{n: v for n, v in row.items() if n != name} for row in basics for name in row]
-    known = {tuple(sorted(row.items())): row for row in lacking_one}
-    basics_vectors(encoder, list(known.values())[: workspace.settings.serving.basics_texts], locale)
+    variants = {tuple(sorted(row.items())): row for row in lacking_one}
+    basics_vectors(encoder, list(variants.values())[: workspace.settings.serving.basics_texts], locale)
 
     def save_state(folder: Path) -> None:
         item_load = marks.load_no.get(Table.ITEMS, 0)

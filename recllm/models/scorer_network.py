@@ -72,9 +72,9 @@ class ScorerNetwork(nn.Module):
         did not; constant columns become 0."""
         if self.config.sales is None:
             return self._remember("", features)
-        fresh = features[:, self.config.features.index(self.config.sales)] <= 0
-        self._remember("", features[~fresh])
-        return self._remember("arrival_", features[fresh])
+        never_sold = features[:, self.config.features.index(self.config.sales)] <= 0
+        self._remember("", features[~never_sold])
+        return self._remember("arrival_", features[never_sold])
 
     def _remember(self, kind: str, features: np.ndarray) -> None:
         if not len(features):
@@ -98,17 +98,21 @@ class ScorerNetwork(nn.Module):
         index them; cosine (n_pairs,) in [-1, 1]; features (n_pairs, n_features) as `pair_features` gives them.
         """
         pairs = _Pairs(users, items, user, item, cosine, features)
-        fresh = self._is_zero(features, self.config.sales)
-        stranger = self._is_zero(features, self.config.history) & ~fresh
-        if not (fresh.any() or stranger.any()):
+        never_sold = self._is_zero(features, self.config.sales)
+        stranger = self._is_zero(features, self.config.history) & ~never_sold
+        if not (never_sold.any() or stranger.any()):
             return self._of_sold(pairs)
-        out = torch.zeros(self.config.heads, len(features))
-        kinds = ((~fresh & ~stranger, self._of_sold), (fresh, self._of_arrivals), (stranger, self._of_newcomers))
+        scores = torch.zeros(self.config.heads, len(features))
+        kinds = (
+            (~never_sold & ~stranger, self._of_sold),
+            (never_sold, self._of_arrivals),
+            (stranger, self._of_newcomers),
+        )
         for kind, score in kinds:
             rows = torch.nonzero(kind).squeeze(1)
             if len(rows):
-                out = out.index_copy(1, rows, score(pairs.rows(rows)))
-        return out
+                scores = scores.index_copy(1, rows, score(pairs.rows(rows)))
+        return scores
 
     def _is_zero(self, features: Tensor, name: str | None) -> Tensor:
         if name is None:
@@ -122,8 +126,8 @@ class ScorerNetwork(nn.Module):
         """Without heads that learned from arrivals: the cosine, at the level of what hardly sells. The other heads have
         seen no such item, and what they say of one is chance."""
         if not len(self.arrival_mlps):
-            whole = self.newcomer[-1] + pairs.cosine
-            return (whole - self.cosine_weight * pairs.cosine).expand(self.config.heads, -1)
+            logit = self.newcomer[-1] + pairs.cosine
+            return (logit - self.cosine_weight * pairs.cosine).expand(self.config.heads, -1)
         return self._run(self.arrival_mlps, self.config.heads, pairs.scaled(self.arrival_mean, self.arrival_scale))
 
     def _of_newcomers(self, pairs: _Pairs) -> Tensor:
@@ -133,14 +137,14 @@ class ScorerNetwork(nn.Module):
 
     def _run(self, mlps: nn.ModuleList, start: int, pairs: _Pairs) -> Tensor:
         """(len(mlps), n_pairs); `start`: which slice of the projections the first of them reads."""
-        width, out = self.config.projection, []
+        width, scores = self.config.projection, []
         for head, mlp in enumerate(mlps):
             part = slice((start + head) * width, (start + head + 1) * width)
             first, *further = mlp.children()
             weight, bias = first.parameters()
             hidden = _first_layer(weight, bias, pairs, part)
-            out.append(nn.Sequential(*further)(hidden).squeeze(1))
-        return torch.stack(out)
+            scores.append(nn.Sequential(*further)(hidden).squeeze(1))
+        return torch.stack(scores)
 
     def forward(
         self, users: Tensor, items: Tensor, user: Tensor, item: Tensor, cosine: Tensor, features: Tensor
@@ -175,14 +179,14 @@ class _Pairs(NamedTuple):
     cosine: Tensor
     x: Tensor
 
-    def rows(self, kept: Tensor) -> _Pairs:
-        return self._replace(user=self.user[kept], item=self.item[kept], cosine=self.cosine[kept], x=self.x[kept])
+    def rows(self, index: Tensor) -> _Pairs:
+        return self._replace(user=self.user[index], item=self.item[index], cosine=self.cosine[index], x=self.x[index])
 
     def scaled(self, mean: Tensor, scale: Tensor) -> _Pairs:
         return self._replace(x=((self.x - mean) * scale).clamp(-6, 6))
 
-    def columns(self, kept: list[int]) -> _Pairs:
-        return self if len(kept) == self.x.shape[1] else self._replace(x=self.x[:, kept])
+    def columns(self, numbers: list[int]) -> _Pairs:
+        return self if len(numbers) == self.x.shape[1] else self._replace(x=self.x[:, numbers])
 
 
 def _first_layer(weight: Tensor, bias: Tensor, pairs: _Pairs, part: slice) -> Tensor:
@@ -194,8 +198,8 @@ def _first_layer(weight: Tensor, bias: Tensor, pairs: _Pairs, part: slice) -> Te
     width = users.shape[1]
     of_user, of_item, of_both, of_x = torch.split(weight, [width, width, width, pairs.x.shape[1]], dim=1)
     both = functional.embedding(pairs.user, users) * functional.embedding(pairs.item, items)
-    out = _of_each(pairs.user, users, of_user, bias)
-    return out.add_(_of_each(pairs.item, items, of_item, None)).addmm_(pairs.x, of_x.T).addmm_(both, of_both.T)
+    hidden = _of_each(pairs.user, users, of_user, bias)
+    return hidden.add_(_of_each(pairs.item, items, of_item, None)).addmm_(pairs.x, of_x.T).addmm_(both, of_both.T)
 
 
 def _of_each(index: Tensor, table: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

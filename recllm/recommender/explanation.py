@@ -116,11 +116,11 @@ def explanation(recommender: Recommender, user: str, item: str, *, k: int = 10) 
     )
 
 
-def write_page(found: Explanation, path: Path) -> None:
+def write_page(explanation: Explanation, path: Path) -> None:
     """The explanation as an HTML page of its own."""
-    title = escape(found.title)
-    page = f'<!doctype html><html><head><meta charset="utf-8"><title>{title}</title></head><body>{found._repr_html_()}'
-    path.write_text(page + "</body></html>\n", encoding="utf-8")
+    title = escape(explanation.title)
+    head = f'<!doctype html><html><head><meta charset="utf-8"><title>{title}</title></head>'
+    path.write_text(f"{head}<body>{explanation._repr_html_()}</body></html>\n", encoding="utf-8")
 
 
 def positions(recommender: Recommender, person: Person, item: int, k: int) -> Place:
@@ -140,7 +140,7 @@ def positions(recommender: Recommender, person: Person, item: int, k: int) -> Pl
         for row in lists.tolist():
             row = row[: row.index(-1)] if -1 in row else row
             above = row[: row.index(item)] if item in row else row
-            numbers.append(1 + len({name_of[other] for other in above} - {name}))
+            numbers.append(1 + len({name_of[row_above] for row_above in above} - {name}))
         return np.array(numbers, np.int64)
 
     return position

@@ -85,8 +85,8 @@ def score_pairs(
     population's dataset, -1 for none. basics: Emb(I), (n, dim). item_offsets: (n_items,), calibrates the
     probability item by item, see `recllm.training.item_calibration`.
     """
-    asked = ask(population, histories, as_of, own=own, basics=basics)
-    return _score(scorer, population, asked, pairs, item_offsets)
+    users = ask(population, histories, as_of, own=own, basics=basics)
+    return _score(scorer, population, users, pairs, item_offsets)
 
 
 def rank(
@@ -115,10 +115,10 @@ def rank(
     crowd does. `eval/coverage.py` draws the curve. item_offsets: see `score_pairs`.
     """
     wide, less, parts = _wide(settings, k, scorer), _popularity(population, popularity_weight), []
-    for start, asked in _asked(population, histories, as_of, own, basics, block):
-        hidden = None if banned is None else _runs(banned, start, start + asked.n)
-        pairs = candidates(population, asked, wide, allowed=allowed, banned=hidden, repeats=repeats)
-        parts.append(_top(_score(scorer, population, asked, pairs, item_offsets), pairs, k, less))
+    for start, users in _asked(population, histories, as_of, own, basics, block):
+        hidden = None if banned is None else _runs(banned, start, start + users.n)
+        pairs = candidates(population, users, wide, allowed=allowed, banned=hidden, repeats=repeats)
+        parts.append(_top(_score(scorer, population, users, pairs, item_offsets), pairs, k, less))
     return _stack(parts, k)
 
 
@@ -139,14 +139,14 @@ def rank_with_and_without_repeats(
 ) -> tuple[Ranked, Ranked]:
     """What `rank` gives with `repeats` and without, for one scoring: the sources propose the same new items in both."""
     wide, less = _wide(settings, k, scorer), _popularity(population, popularity_weight)
-    whole, new = [], []
-    for _, asked in _asked(population, histories, as_of, own, basics, block):
-        pairs = candidates(population, asked, wide, allowed=allowed)
-        scores = _score(scorer, population, asked, pairs, item_offsets)
-        fresh = _open(pairs, asked, None, repeats=False)
-        whole.append(_top(scores, pairs, k, less))
-        new.append(_top(ScoredPairs(*(column[fresh] for column in scores)), pairs.select(fresh), k, less))
-    return _stack(whole, k), _stack(new, k)
+    with_repeats, new = [], []
+    for _, users in _asked(population, histories, as_of, own, basics, block):
+        pairs = candidates(population, users, wide, allowed=allowed)
+        scores = _score(scorer, population, users, pairs, item_offsets)
+        is_new = _open(pairs, users, None, repeats=False)
+        with_repeats.append(_top(scores, pairs, k, less))
+        new.append(_top(ScoredPairs(*(column[is_new] for column in scores)), pairs.select(is_new), k, less))
+    return _stack(with_repeats, k), _stack(new, k)
 
 
 def _wide(settings: CandidateSettings | None, k: int, scorer: Scorer | None) -> CandidateSettings:
@@ -180,11 +180,11 @@ def rank_items(
     k = len(rows) if k is None else k
     block = int(np.clip(BLOCK_PAIRS // max(len(rows), 1), 1, 256))
     less, parts = _popularity(population, popularity_weight), []
-    for start, asked in _asked(population, histories, as_of, own, basics, block):
-        pairs = explicit(asked.n, rows)
-        hidden = None if banned is None else _runs(banned, start, start + asked.n)
-        pairs = pairs.select(_open(pairs, asked, hidden, repeats))
-        parts.append(_top(_score(scorer, population, asked, pairs, item_offsets), pairs, k, less))
+    for start, users in _asked(population, histories, as_of, own, basics, block):
+        pairs = explicit(users.n, rows)
+        hidden = None if banned is None else _runs(banned, start, start + users.n)
+        pairs = pairs.select(_open(pairs, users, hidden, repeats))
+        parts.append(_top(_score(scorer, population, users, pairs, item_offsets), pairs, k, less))
     return _stack(parts, k)
 
 
@@ -201,8 +201,8 @@ def _asked(
     for start in range(0, n, block):
         rows = np.arange(start, min(start + block, n))
         part = None if own is None else np.asarray(own)[rows]
-        told = None if basics is None else basics[rows]
-        yield start, ask(population, histories.rows(rows), as_of, own=part, basics=told)
+        block_basics = None if basics is None else basics[rows]
+        yield start, ask(population, histories.rows(rows), as_of, own=part, basics=block_basics)
 
 
 def _runs(lists: tuple[Ints, NDArray[np.integer]], start: int, end: int) -> tuple[Ints, NDArray[np.integer]]:
@@ -211,22 +211,22 @@ def _runs(lists: tuple[Ints, NDArray[np.integer]], start: int, end: int) -> tupl
 
 
 def _open(
-    pairs: Candidates, asked: Asked, hidden: tuple[Ints, NDArray[np.integer]] | None, repeats: bool
+    pairs: Candidates, users: Asked, hidden: tuple[Ints, NDArray[np.integer]] | None, repeats: bool
 ) -> NDArray[np.bool_]:
     fit = np.ones(len(pairs.item), bool)
     if not repeats:
-        fit &= asked.owned.find(pairs.user, pairs.item) == len(asked.owned.keys)
+        fit &= users.owned.find(pairs.user, pairs.item) == len(users.owned.keys)
     if hidden is not None:
-        n_items = asked.owned.n_keys
-        banned = np.repeat(np.arange(asked.n), np.diff(hidden[0])) * n_items + hidden[1]
+        n_items = users.owned.n_keys
+        banned = np.repeat(np.arange(users.n), np.diff(hidden[0])) * n_items + hidden[1]
         fit &= ~np.isin(pairs.user * n_items + pairs.item, banned)
     return fit
 
 
 def _score(
-    scorer: Scorer | None, population: Population, asked: Asked, pairs: Pairs, item_offsets: Floats | None
+    scorer: Scorer | None, population: Population, batch: Asked, pairs: Pairs, item_offsets: Floats | None
 ) -> ScoredPairs:
-    cosine = pair_cosine(population.item_vectors, asked.vectors.user, pairs)
+    cosine = pair_cosine(population.item_vectors, batch.vectors.user, pairs)
     if scorer is None:
         unknown = np.full_like(cosine, np.nan)
         cosine = np.clip(cosine, -1, 1)
@@ -234,9 +234,9 @@ def _score(
     if scorer.config.features != FEATURE_NAMES:
         raise ModelError("the model was trained on other pair features than this version computes; train again")
     narrow = bool(scorer.config.sold_features) and set(scorer.config.sold_features) <= set(SOLD_FEATURES)
-    features = pair_features(population, asked, pairs, narrow=narrow)
+    features = pair_features(population, batch, pairs, narrow=narrow)
     items, item = np.unique(pairs.item, return_inverse=True)
-    user, users = pairs.user, scorer.project(asked.vectors.user)
+    user, users = pairs.user, scorer.project(batch.vectors.user)
     projected = scorer.project(population.item_vectors[items])
     score_chunk = _torch_score(scorer) if len(item) > TORCH_PAIRS else scorer.score
     mlp, logit = np.zeros(len(item), np.float32), np.zeros(len(item), np.float32)
@@ -274,13 +274,13 @@ def _top(scores: ScoredPairs, pairs: Candidates, k: int, less: Floats | None = N
     user, n = pairs.user, len(pairs.indptr) - 1
     score = scores.logit if less is None else scores.logit - less[pairs.item]
     order = np.lexsort((pairs.item, -score, user))
-    place = np.arange(len(order)) - pairs.indptr[user]
-    kept, at = order[place < k], (user[place < k], place[place < k])
+    position = np.arange(len(order)) - pairs.indptr[user]
+    in_list, at = order[position < k], (user[position < k], position[position < k])
 
     def table(column: NDArray[Any], empty: float) -> NDArray[Any]:
-        out = np.full((n, k), empty, column.dtype)
-        out[at] = column[kept]
-        return out
+        padded = np.full((n, k), empty, column.dtype)
+        padded[at] = column[in_list]
+        return padded
 
     return Ranked(
         table(pairs.item, -1),

@@ -346,11 +346,11 @@ class Recommender:
             "item_offsets": self.item_offsets,
         }
         scorer = self.model.scorer if self.model else None
-        asked = (scorer, self.population, histories.events, self.dataset.as_of)
+        arguments = (scorer, self.population, histories.events, self.dataset.as_of)
         if request.allow is not None:
-            return rank_items(*asked, np.flatnonzero(allowed), k, **common)
+            return rank_items(*arguments, np.flatnonzero(allowed), k, **common)
         settings = self.model.candidates if self.model else None
-        return rank(*asked, k, allowed=allowed, settings=settings, **common)
+        return rank(*arguments, k, allowed=allowed, settings=settings, **common)
 
     def _best(
         self, histories: Histories, request: RecommendRequest, allowed: NDArray[np.bool_]

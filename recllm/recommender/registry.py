@@ -84,14 +84,14 @@ def _remedy(models_dir: Path) -> str:
 
 def versions(models_dir: Path) -> list[Manifest]:
     """Every version whose manifest can be read, oldest first."""
-    found = []
+    manifests = []
     for folder in sorted((models_dir / "versions").glob("*")):
         if folder.is_dir() and folder.suffix != ".tmp":
             try:
-                found.append(_read_manifest(folder))
+                manifests.append(_read_manifest(folder))
             except ModelError:
                 continue
-    return sorted(found, key=lambda manifest: (manifest.created_at, manifest.version))
+    return sorted(manifests, key=lambda manifest: (manifest.created_at, manifest.version))
 
 
 def open_version(models_dir: Path, version: str | None = None) -> Path:
@@ -142,10 +142,10 @@ def rollback(models_dir: Path, version: str | None = None) -> str:
     if version is None:
         names = [manifest.version for manifest in versions(models_dir)]
         serving = current(models_dir)
-        place = names.index(serving) if serving in names else len(names)
-        if place == 0:
+        position = names.index(serving) if serving in names else len(names)
+        if position == 0:
             raise ModelError(f"there is no version before {serving} in {models_dir}; nothing to roll back to")
-        version = names[place - 1]
+        version = names[position - 1]
     open_version(models_dir, version)
     with _explained(f"cannot roll back in {models_dir}"), _locked(models_dir):
         _point(models_dir, version)

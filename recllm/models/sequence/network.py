@@ -74,8 +74,8 @@ class InterestNetwork(nn.Module):
         read = functional.embedding(item.clamp(min=0), vectors)
         token = self.item_norm(read) + self.action(action) + self.gap(gap)
         token = token + self.place(torch.arange(length))
-        told = torch.zeros(b, self.config.text_dim) if basics is None else basics
-        tokens = self.drop(torch.cat([self.basics(told)[:, None], token], dim=1))
+        stated = torch.zeros(b, self.config.text_dim) if basics is None else basics
+        tokens = self.drop(torch.cat([self.basics(stated)[:, None], token], dim=1))
         future = torch.triu(torch.ones(1 + length, 1 + length, dtype=torch.bool), 1)
         padding = torch.cat([torch.zeros(b, 1, dtype=torch.bool), item < 0], dim=1)
         states: Tensor = self.norm(self.transformer(tokens, mask=future, src_key_padding_mask=padding))
@@ -89,5 +89,5 @@ class InterestNetwork(nn.Module):
 
     def logits(self, users: Tensor, vectors: Tensor, bias: Tensor) -> Tensor:
         """(n, m) of people (n, interests, dim) and items (m, dim), (m,)."""
-        near = users @ functional.normalize(vectors, dim=-1).T * self.log_scale.exp()
-        return torch.logsumexp(near, dim=1) + bias
+        scaled = users @ functional.normalize(vectors, dim=-1).T * self.log_scale.exp()
+        return torch.logsumexp(scaled, dim=1) + bias

@@ -107,8 +107,8 @@ class Interests:
             )
         # an item's residual was left out in a share of the steps: what counts here is its expectation
         share = np.float32(1 - config.residual_dropout if config.text else 1)
-        known = weights["known"].astype(np.float32)[:, None] * share
-        read, bias = known * weights["residual.weight"], known * weights["bias.weight"]
+        seen_in_training = weights["known"].astype(np.float32)[:, None] * share
+        read, bias = seen_in_training * weights["residual.weight"], seen_in_training * weights["bias.weight"]
         if config.text:
             read = read + _linear(item_vectors, weights, "text")
             bias = bias + _linear(item_vectors, weights, "text_bias")
