@@ -85,7 +85,7 @@ def ingest_file(
     load_id = f"{table}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     folder = Path(quarantine_dir) if quarantine_dir is not None else None
     with Quarantine(folder, load_id, source.path.name, source.sha256) as quarantine:
-        merged = MostCommon(_KEY[table]) if column_map.keep == "most_common" and table in _KEY else None
+        merged = MostCommon(_KEY[table]) if column_map.keep == "most_common" else None
         rows = _RowStage(state=state, quarantine=quarantine, record_no=reader.header_records, merged=merged)
         try:
             with (
