@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import random
+import re
 import signal
 import sqlite3
 import stat
@@ -491,6 +492,21 @@ def test_every_shipped_map_loads() -> None:
 )
 def test_a_wrong_map_is_refused(text: str) -> None:
     with pytest.raises(IngestError, match="E_MAP"):
+        parse_map(text, "m")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("tabel = 'events'", "map m: tabel is unknown; known: table, read, columns"),
+        ("[read]\nspeed = 'fast'", "read.speed is unknown; known: encoding, delimiter"),
+        ("[[reject]]\ncolumn = 'a'\nvalues = ['b']", "reject.0.values is unknown; known: column, reason, in"),
+        ("[columns]\nuser_id = 5", "columns.user_id has to be a name or a list of names, not 5"),
+        ("[[reject]]\ncolumn = 'a'", "reject.0 takes column, reason and one of in, matches, empty"),
+    ],
+)
+def test_a_wrong_map_says_where_and_what_is_known(text: str, words: str) -> None:
+    with pytest.raises(IngestError, match=re.escape(words)):
         parse_map(text, "m")
 
 
