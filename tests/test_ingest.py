@@ -177,6 +177,24 @@ def test_times_keep_their_offset(shop: Shop) -> None:
     assert offsets == {0, 330}
 
 
+@pytest.mark.parametrize(
+    ("ts_format", "written", "expected"),
+    [
+        ("%d.%m.%y %H:%M", "01.03.25 10:30", datetime(2025, 3, 1, 9, 30, tzinfo=UTC)),
+        ("%d.%m.%Y", "01.03.2025", datetime(2025, 2, 28, 23, tzinfo=UTC)),
+        ("%I:%M %p %m/%d/%Y", "10:30 PM 03/01/2025", datetime(2025, 3, 1, 21, 30, tzinfo=UTC)),
+        ("%Y-%m-%dT%H:%M:%S%z", "2025-03-01T10:30:00+0200", datetime(2025, 3, 1, 8, 30, tzinfo=UTC)),
+    ],
+)
+def test_times_in_a_declared_pattern(
+    shop: Shop, store: Store, ts_format: str, written: str, expected: datetime
+) -> None:
+    text = "user_id,item_id,timestamp\n" + "".join(f"u{n},pan,{written}\n" for n in range(30)) + "u,pan,soon\n"
+    report = shop.load(text, ts_format=ts_format, tz="Europe/Berlin")
+    assert shop.bad_lines(report) == {32: "E_TIMESTAMP"}
+    assert set(view(store).events()["timestamp"]) == {expected}
+
+
 def test_the_shop_fills_what_neither_option_nor_map_says(shop: Shop, store: Store) -> None:
     text = "CustomerID,StockCode,InvoiceDate,Quantity,UnitPrice,InvoiceNo\n1,a,2010-07-01 08:26,6,2.55,536365\n"
     shop.load(text, mapping="online-retail-events", shop_tz="Asia/Shanghai")
