@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import random
+import re
 import signal
 import sqlite3
 import stat
@@ -174,6 +175,24 @@ def test_times_keep_their_offset(shop: Shop) -> None:
     with contextlib.closing(sqlite3.connect(shop.folder / "store.sqlite")) as database:
         offsets = {r[0] for r in database.execute("select tz_offset_minutes from events")}
     assert offsets == {0, 330}
+
+
+@pytest.mark.parametrize(
+    ("ts_format", "written", "expected"),
+    [
+        ("%d.%m.%y %H:%M", "01.03.25 10:30", datetime(2025, 3, 1, 9, 30, tzinfo=UTC)),
+        ("%d.%m.%Y", "01.03.2025", datetime(2025, 2, 28, 23, tzinfo=UTC)),
+        ("%I:%M %p %m/%d/%Y", "10:30 PM 03/01/2025", datetime(2025, 3, 1, 21, 30, tzinfo=UTC)),
+        ("%Y-%m-%dT%H:%M:%S%z", "2025-03-01T10:30:00+0200", datetime(2025, 3, 1, 8, 30, tzinfo=UTC)),
+    ],
+)
+def test_times_in_a_declared_pattern(
+    shop: Shop, store: Store, ts_format: str, written: str, expected: datetime
+) -> None:
+    text = "user_id,item_id,timestamp\n" + "".join(f"u{n},pan,{written}\n" for n in range(30)) + "u,pan,soon\n"
+    report = shop.load(text, ts_format=ts_format, tz="Europe/Berlin")
+    assert shop.bad_lines(report) == {32: "E_TIMESTAMP"}
+    assert set(view(store).events()["timestamp"]) == {expected}
 
 
 def test_the_shop_fills_what_neither_option_nor_map_says(shop: Shop, store: Store) -> None:
@@ -491,6 +510,21 @@ def test_every_shipped_map_loads() -> None:
 )
 def test_a_wrong_map_is_refused(text: str) -> None:
     with pytest.raises(IngestError, match="E_MAP"):
+        parse_map(text, "m")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("tabel = 'events'", "map m: tabel is unknown; known: table, read, columns"),
+        ("[read]\nspeed = 'fast'", "read.speed is unknown; known: encoding, delimiter"),
+        ("[[reject]]\ncolumn = 'a'\nvalues = ['b']", "reject.0.values is unknown; known: column, reason, in"),
+        ("[columns]\nuser_id = 5", "columns.user_id has to be a name or a list of names, not 5"),
+        ("[[reject]]\ncolumn = 'a'", "reject.0 takes column, reason and one of in, matches, empty"),
+    ],
+)
+def test_a_wrong_map_says_where_and_what_is_known(text: str, words: str) -> None:
+    with pytest.raises(IngestError, match=re.escape(words)):
         parse_map(text, "m")
 
 

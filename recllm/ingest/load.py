@@ -83,16 +83,13 @@ def ingest_file(
         now=options.now or datetime.now(UTC),
     )
     load_id = f"{table}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
-    folder = Path(quarantine_dir) if quarantine_dir is not None else None
-    with Quarantine(folder, load_id, source.path.name, source.sha256) as quarantine:
-        merged = MostCommon(_KEY[table]) if column_map.keep == "most_common" and table in _KEY else None
+    with Quarantine(quarantine_dir, load_id, state.file, source.sha256) as quarantine:
+        merged = MostCommon(_KEY[table]) if column_map.keep == "most_common" else None
         rows = _RowStage(state=state, quarantine=quarantine, record_no=reader.header_records, merged=merged)
         try:
             with (
                 nullcontext(store) if store else _empty_store() as target,
-                target.load(
-                    table, load_id=load_id, source=source.path.name, sha256=source.sha256, dry_run=dry_run
-                ) as load,
+                target.load(table, load_id=load_id, source=state.file, sha256=source.sha256, dry_run=dry_run) as load,
             ):
                 rows.run(reader, load, progress)
                 quarantine_file = quarantine.publish()
@@ -101,12 +98,12 @@ def ingest_file(
             code = error.code if isinstance(error, IngestError) else type(error).__name__
             if code != "E_REJECT_LIMIT":
                 quarantine.withdraw()
-            _log.warning("load refused", extra={"load_id": load_id, "table": str(table), "code": code})
+            _log.warning("load failed", extra={"load_id": load_id, "table": str(table), "code": code})
             raise
     report = rows.report(load_id, reader, quarantine_file, committed=not dry_run)
-    counts = {name: getattr(report, name) for name in ("read", "accepted", "duplicates", "quarantined", "committed")}
+    logged = ("load_id", "table", "read", "accepted", "duplicates", "quarantined", "committed")
     seconds = round(time.monotonic() - started, 3)
-    _log.info("load done", extra={"load_id": load_id, "table": str(table), "seconds": seconds, **counts})
+    _log.info("load done", extra={"seconds": seconds, **{name: getattr(report, name) for name in logged}})
     return report
 
 

@@ -92,7 +92,13 @@ class IngestOptions:
     """Taken as the present when times in the future are refused; the clock when None."""
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+def _as_list(value: object) -> object:
+    if not isinstance(value, str | list | tuple):
+        raise ValueError(f"has to be a name or a list of names, not {value!r}")
+    return (value,) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
 """One name or a list of them."""
 
 
@@ -187,6 +193,14 @@ class ColumnMap(_Part):
         return self
 
 
+_PARTS: Mapping[str, type[_Part]] = {
+    "read": ReadOptions,
+    "joins": JoinedColumns,
+    "totals": LineTotal,
+    "reject": RejectRule,
+}
+
+
 def shipped_maps() -> list[str]:
     """Names of the maps that come with the package."""
     maps = files("recllm.ingest") / "maps"
@@ -216,6 +230,8 @@ def parse_map(text: str, name: str) -> ColumnMap:
         raise IngestError("E_MAP", f"map {name}: {error}") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        why = "is unknown" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+        where, why = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            part = _PARTS.get(str(first["loc"][0]), ColumnMap)
+            why = f"is unknown; known: {', '.join(f.alias or name for name, f in part.model_fields.items())}"
         raise IngestError("E_MAP", f"map {name}: {where} {why}") from error

@@ -25,9 +25,9 @@ _DRAFT = re.compile(r"\.[A-Za-z0-9_.-]+\.(?P<pid>\d+)\.draft")
 class Quarantine:
     """Use as a context: leaving it without `publish` removes the draft. With no folder nothing is written."""
 
-    def __init__(self, folder: Path | None, load_id: str, file: str, sha256: str) -> None:
-        self._folder = folder
-        self._path = (folder or Path()) / f"{load_id}.jsonl"
+    def __init__(self, folder: str | Path | None, load_id: str, file: str, sha256: str) -> None:
+        self._folder = None if folder is None else Path(folder)
+        self._path = (self._folder or Path()) / f"{load_id}.jsonl"
         self._draft = self._path.with_name(f".{load_id}.{os.getpid()}.draft")
         self._source = {"file": file, "sha256": sha256}
         self._stream: IO[str] | None = None

@@ -6,6 +6,7 @@ key              the pseudonym key, readable by the owner only; absent when the 
 quarantine/      refused rows of each load
 models/          published model versions
 cache/           what can be computed again
+.lock            held while the workspace is made
 """
 
 from __future__ import annotations
