@@ -110,12 +110,12 @@ def main() -> None:
     recommender = open_recommender(shop, encoder=encoder, everybody=True)
     (plan,) = plan_campaigns(shop, [campaign], recommender=recommender, replace=True)
     clock.lap("plan")
-    opened = open_campaign(shop, campaign)
-    write_preview(preview_document(opened), args.output / "double11-preview.html")
-    done = export_campaign(opened, args.output / "export")
+    running_campaign = open_campaign(shop, campaign)
+    write_preview(preview_document(running_campaign), args.output / "double11-preview.html")
+    done = export_campaign(running_campaign, args.output / "export")
     clock.lap("preview and export")
-    before = account(plan, opened, done)
-    simulate(opened, done, args.seed)
+    before = account(plan, running_campaign, done)
+    simulate(running_campaign, done, args.seed)
     outcome = campaign_outcome(open_campaign(shop, campaign, recheck=False))
     write_report(outcome, args.output / "double11-report.html", currency="CNY", locale="zh")
     report_png(outcome, args.output / "double11-report.png", locale="zh")
@@ -154,13 +154,13 @@ def women(data: Path) -> list[str]:
     return pieces["item_id"].head(ITEMS).to_list()
 
 
-def simulate(opened: OpenCampaign, done: CampaignExport, seed: int) -> None:
+def simulate(running_campaign: OpenCampaign, done: CampaignExport, seed: int) -> None:
     """Purchases of each person's own item within the window, by the probabilities above."""
     rng = np.random.default_rng(seed)
-    start = datetime.fromisoformat(next(iter(read_log(opened.folder.exports)))["send_from"])
+    start = datetime.fromisoformat(next(iter(read_log(running_campaign.folder.exports)))["send_from"])
     reached = set(done.people)
     rows = []
-    for person in opened.plan.people:
+    for person in running_campaign.plan.people:
         chance = BASE + LIFT * (person.user_id in reached)
         if rng.random() < chance:
             at = start + timedelta(hours=float(rng.uniform(0.5, 48)))
@@ -169,12 +169,12 @@ def simulate(opened: OpenCampaign, done: CampaignExport, seed: int) -> None:
     frame = pl.DataFrame(rows, schema=columns, orient="row").with_columns(
         pl.col("timestamp").dt.convert_time_zone("UTC")
     )
-    record_events(frame, opened.workspace.store(), source="simulated")
+    record_events(frame, running_campaign.workspace.store(), source="simulated")
 
 
-def account(plan: CampaignPlan, opened: OpenCampaign, done: CampaignExport) -> dict[str, Any]:
+def account(plan: CampaignPlan, running_campaign: OpenCampaign, done: CampaignExport) -> dict[str, Any]:
     """What was planned and exported, in figures."""
-    texts = text_documents(opened)
+    texts = text_documents(running_campaign)
     return {
         "campaign_id": plan.campaign_id,
         "size": len(plan.addressed),

@@ -54,7 +54,7 @@ def measure(encoder: Encoder, items: pl.DataFrame) -> dict[str, Any]:
     categories = items["category"].to_numpy()
     same = categories[nearest] == categories
     words = [set(title.split()) for title in items["title"]]
-    distinct = np.array([len(own & words[near]) < len(own) / 2 for own, near in zip(words, nearest, strict=True)])
+    distinct = np.array([len(title & words[n]) < len(title) / 2 for title, n in zip(words, nearest, strict=True)])
     share = bootstrap(lambda rows: float(same[rows].mean()), len(same))
     return {
         "same_category": round(share.mean, 4),

@@ -19,16 +19,12 @@ import numpy as np
 from inputs import PEERS, default_encoder, script_parser, window_of
 
 from recllm import metrics
-from recllm.evaluation.baselines import personal_frequency, user_knn
 from recllm.evaluation.benchmarks import BENCHMARKS
 from recllm.evaluation.peers.arrivals import ArrivalSettings, arrival_examples, rank_arrivals
 from recllm.evaluation.peers.boosting import boost
-from recllm.evaluation.peers.ease import ease
-from recllm.evaluation.peers.factors import als, bpr
-from recllm.evaluation.peers.neural import source_model
-from recllm.evaluation.peers.tifu import tifu_knn
 from recllm.evaluation.peers.trees import TreeSettings, tree_examples, tree_ranker
 from recllm.evaluation.protocols import EvaluationWindow, Ranker
+from recllm.evaluation.systems import SYSTEMS
 from recllm.features.item_vectors import item_vectors
 
 Settings = dict[str, Any]
@@ -68,10 +64,6 @@ NO_TIME = {
 """Where a step of the order stands for 28 days, neighbours must speak for longer."""
 
 
-def simple_maker(make: Callable[..., Ranker]) -> Maker:
-    return lambda setting: make(**setting)
-
-
 GROWTH = frozenset({"leaves", "rounds", "learning_rate", "least_rows", "share"})
 """Settings by which tries share their examples."""
 
@@ -103,21 +95,12 @@ def vectors_of(window: EvaluationWindow) -> np.ndarray:
     return item_vectors(default_encoder(script_parser(None, "cache").parse_args([])), window.fit_on)
 
 
-SIMPLE: dict[str, Callable[..., Ranker]] = {
-    "personal-frequency": personal_frequency,
-    "user-knn": user_knn,
-    "tifu-knn": tifu_knn,
-    "ease": ease,
-    "als": als,
-    "bpr": bpr,
-    "source-model": source_model,
-}
-
-
 def maker(name: str, window: EvaluationWindow) -> Maker:
-    if name in SIMPLE:
-        return simple_maker(SIMPLE[name])
-    return tree_maker(window) if name == "lightgbm" else arrival_maker(window)
+    if name == "lightgbm":
+        return tree_maker(window)
+    if name == "arrivals":
+        return arrival_maker(window)
+    return lambda setting: SYSTEMS[name].make(**setting)
 
 
 def figures_of(window: EvaluationWindow, rank: Ranker, k: int) -> list[float]:

@@ -13,7 +13,7 @@ from recllm.errors import UsageError
 from recllm.evaluation import baselines as b
 from recllm.evaluation.baselines import index_texts, words
 from recllm.evaluation.protocols import EvaluationQuery, RankedLists
-from recllm.evaluation.ranking import purchase_matrix, top_k
+from recllm.evaluation.ranking import purchase_matrix, rank_by, top_k
 from recllm.evaluation.systems import make_systems
 from recllm.metrics import Truth, ndcg
 
@@ -32,6 +32,14 @@ TITLES = {
     "screw": "steel screw", "nail": "steel nail", "drill": "steel drill bit",
 }  # fmt: skip
 CATEGORY = {i: ["tools"] if i in ("screw", "nail", "drill") else ["food"] for i in TITLES}
+
+
+SIMPLE = (
+    b.random_order(),
+    rank_by(b.popular),
+    rank_by(b.personal_frequency),
+    rank_by(b.user_knn, days=100),
+)
 
 
 @pytest.fixture
@@ -58,36 +66,36 @@ def names(shop: Dataset, lists: RankedLists) -> list[list[str]]:
 
 def test_popular_counts_people_not_lines(shop: Dataset) -> None:
     # milk, bread, tea, screw and nail each have two buyers; bread has the most lines
-    ever = names(shop, b.popular()(ask(shop, "ann", "eve", k=6)))
+    ever = names(shop, rank_by(b.popular)(ask(shop, "ann", "eve", k=6)))
     assert ever[0] == ever[1]
     assert ever[0][-1] == "drill"
-    recent = names(shop, b.popular(days=10)(ask(shop, "eve", k=6)))[0]
+    recent = names(shop, rank_by(b.popular, days=10)(ask(shop, "eve", k=6)))[0]
     assert set(recent[:2]) == {"milk", "screw"}
     assert recent[-1] == "nail"
 
 
 def test_personal_frequency_decays_and_then_follows_sales(shop: Dataset) -> None:
-    assert names(shop, b.personal_frequency(10)(ask(shop, "ann")))[0][:2] == ["milk", "bread"]
-    assert names(shop, b.personal_frequency(1000)(ask(shop, "ann")))[0][:2] == ["bread", "milk"]
-    assert names(shop, b.personal_frequency(10)(ask(shop, "eve", k=1)))[0] == ["tea"]
+    assert names(shop, rank_by(b.personal_frequency, half_life_days=10)(ask(shop, "ann")))[0][:2] == ["milk", "bread"]
+    assert names(shop, rank_by(b.personal_frequency, half_life_days=1000)(ask(shop, "ann")))[0][:2] == ["bread", "milk"]
+    assert names(shop, rank_by(b.personal_frequency, half_life_days=10)(ask(shop, "eve", k=1)))[0] == ["tea"]
 
 
 def test_masked_lists_hold_nothing_that_was_bought_and_may_be_short(shop: Dataset) -> None:
-    for system in (b.random_order(), b.popular(), b.personal_frequency(), b.user_knn(days=100)):
+    for system in SIMPLE:
         bob, dan = names(shop, system(ask(shop, "bob", "dan", k=5, mask_seen=True)))
         assert set(bob) == {"screw", "nail", "drill"}
         assert set(dan) == {"milk", "bread", "tea"}
 
 
 def test_only_offered_items_are_ranked(shop: Dataset) -> None:
-    for system in (b.random_order(), b.popular(), b.personal_frequency(), b.user_knn(days=100)):
+    for system in SIMPLE:
         lists = names(shop, system(ask(shop, "ann", "cat", k=4, items=["tea", "drill"])))
         assert [set(row) for row in lists] == [{"tea", "drill"}] * 2
 
 
 def test_neighbours_vote_without_the_person(shop: Dataset) -> None:
     # ann's nearest is bob, cat's is dan
-    lists = names(shop, b.user_knn(days=100, neighbours=1)(ask(shop, "ann", "cat", k=1, mask_seen=True)))
+    lists = names(shop, rank_by(b.user_knn, days=100, neighbours=1)(ask(shop, "ann", "cat", k=1, mask_seen=True)))
     assert lists == [["tea"], ["drill"]]
 
 
@@ -99,11 +107,11 @@ def test_a_stranger_is_served(shop: Dataset) -> None:
         dataset=stranger, fit_on=shop, users=np.array([0]), fit_users=np.array([-1]), k=1, mask_seen=True, slice="ALL",
         items=np.arange(shop.n_items, dtype=np.int32),
     )  # fmt: skip
-    assert names(shop, b.user_knn(days=100, neighbours=2)(question)) == [["screw"]]
+    assert names(shop, rank_by(b.user_knn, days=100, neighbours=2)(question)) == [["screw"]]
 
 
 def test_category_affinity(shop: Dataset) -> None:
-    lists = names(shop, b.category_affinity()(ask(shop, "bob", "dan", k=3)))
+    lists = names(shop, rank_by(b.category_affinity)(ask(shop, "bob", "dan", k=3)))
     assert set(lists[0]) == {"milk", "bread", "tea"}
     assert set(lists[1]) == {"screw", "nail", "drill"}
 

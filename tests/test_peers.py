@@ -18,7 +18,7 @@ from recllm.evaluation.peers.neural import source_model
 from recllm.evaluation.peers.tifu import person_vectors, tifu_knn
 from recllm.evaluation.peers.trees import lightgbm
 from recllm.evaluation.protocols import EvaluationQuery, EvaluationWindow, RankedLists, System
-from recllm.evaluation.ranking import purchase_matrix
+from recllm.evaluation.ranking import purchase_matrix, rank_by
 from recllm.evaluation.splits import time_split
 from recllm.evaluation.systems import BASELINES, PEERS, make_systems
 from recllm.features.item_vectors import item_vectors
@@ -171,8 +171,8 @@ def test_tifu_vector_by_hand() -> None:
 
 def test_tifu_blends_the_nearest() -> None:
     past = log(("u", "x", 1), ("v", "x", 1), ("v", "y", 1), ("w", "z", 1), ("w", "q", 1))
-    assert names(past, tifu_knn(neighbours=1, own_share=0.7)(asking(past, "u", k=2))) == [["x", "y"]]
-    assert names(past, tifu_knn(neighbours=1, own_share=0.0)(asking(past, "u", k=2)))[0][:2] != ["z", "q"]
+    assert names(past, rank_by(tifu_knn, neighbours=1, own_share=0.7)(asking(past, "u", k=2))) == [["x", "y"]]
+    assert names(past, rank_by(tifu_knn, neighbours=1, own_share=0.0)(asking(past, "u", k=2)))[0][:2] != ["z", "q"]
 
 
 def test_ease_is_the_closed_form() -> None:

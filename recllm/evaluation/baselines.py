@@ -1,6 +1,6 @@
-"""Simple systems that every result is shown beside. Each function makes a `Ranker`.
+"""Simple systems that every result is shown beside. They count on `query.fit_on` only and offer `query.items` only.
 
-All of them count on `query.fit_on` only and offer `query.items` only.
+Functions of a query and the items on offer are made a `Ranker` by `rank_by`; the others make one.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from numpy.typing import NDArray
 from recllm.evaluation.protocols import EvaluationQuery, RankedLists, Ranker
 from recllm.evaluation.ranking import (
     BLOCK,
+    Items,
+    Score,
     Scores,
     buyers,
     nearest_users,
     offered_items,
     purchase_matrix,
+    rank_by,
     rank_in_blocks,
     unit_rows,
 )
@@ -42,68 +45,48 @@ def random_order(seed: int = 0) -> Ranker:
     return rank
 
 
-def popular(days: float | None = None) -> Ranker:
+def popular(query: EvaluationQuery, items: Items, days: float | None = None) -> Score:
     """What sold to the most people, ever or in the last `days`; the same list for everybody."""
-
-    def rank(query: EvaluationQuery) -> RankedLists:
-        items = offered_items(query)
-        sold = buyers(query.fit_on, days)[items].astype(np.float32)
-        return rank_in_blocks(query, items, lambda block: np.tile(sold, (len(block), 1)))
-
-    return rank
+    sold = buyers(query.fit_on, days)[items].astype(np.float32)
+    return lambda block: np.tile(sold, (len(block), 1))
 
 
-def personal_frequency(half_life_days: float = 120.0) -> Ranker:
+def personal_frequency(query: EvaluationQuery, items: Items, half_life_days: float = 120.0) -> Score:
     """What the user bought most, a purchase t days ago counting 2^(-t / half-life); then what sells."""
-
-    def rank(query: EvaluationQuery) -> RankedLists:
-        items = offered_items(query)
-        counts = purchase_matrix(query.dataset, query.users, half_life_days)[:, items]
-        return rank_in_blocks(query, items, lambda block: counts[block].toarray())
-
-    return rank
+    counts = purchase_matrix(query.dataset, query.users, half_life_days)[:, items]
+    return lambda block: counts[block].toarray()
 
 
-def user_knn(days: float = 28.0, neighbours: int = 100, half_life_days: float = 120.0) -> Ranker:
+def user_knn(
+    query: EvaluationQuery, items: Items, days: float = 28.0, neighbours: int = 100, half_life_days: float = 120.0
+) -> Score:
     """What the most similar people bought in the last `days` (Herlocker et al. 1999).
 
     Similarity is the cosine of log(1 + decayed counts) over each person's whole history; the `neighbours` nearest,
     without the user, vote with their similarity for each item they bought in the last `days`.
     """
+    everyone = np.arange(query.fit_on.n_users)
+    fit_profiles = unit_rows(purchase_matrix(query.fit_on, everyone, half_life_days).log1p())
+    profiles = unit_rows(purchase_matrix(query.dataset, query.users, half_life_days).log1p())
+    recent = purchase_matrix(query.fit_on, everyone, None, days)[:, items].sign()
 
-    def rank(query: EvaluationQuery) -> RankedLists:
-        items, everyone = offered_items(query), np.arange(query.fit_on.n_users)
-        fit_profiles = unit_rows(purchase_matrix(query.fit_on, everyone, half_life_days).log1p())
-        profiles = unit_rows(purchase_matrix(query.dataset, query.users, half_life_days).log1p())
-        recent = purchase_matrix(query.fit_on, everyone, None, days)[:, items].sign()
+    def score(block: NDArray[np.int64]) -> Scores:
+        similar = nearest_users(profiles[block], fit_profiles, query.fit_users[block], neighbours)
+        return np.asarray((similar @ recent).toarray())
 
-        def score(block: NDArray[np.int64]) -> Scores:
-            similar = nearest_users(profiles[block], fit_profiles, query.fit_users[block], neighbours)
-            return np.asarray((similar @ recent).toarray())
-
-        return rank_in_blocks(query, items, score)
-
-    return rank
+    return score
 
 
-def category_affinity(half_life_days: float | None = None) -> Ranker:
+def category_affinity(query: EvaluationQuery, items: Items, half_life_days: float | None = None) -> Score:
     """How much the user bought in the item's narrowest category, as a decayed count; the same for all its items."""
+    from scipy.sparse import csr_array
 
-    def rank(query: EvaluationQuery) -> RankedLists:
-        from scipy.sparse import csr_array
-
-        items, counts = offered_items(query), purchase_matrix(query.dataset, query.users, half_life_days)
-        path = query.dataset.items["category"].list.join(" > ").fill_null("")
-        group = (path.rank("dense") - 1).to_numpy().astype(np.int64)
-        shape = (len(group), int(group.max(initial=0)) + 1)
-        membership = csr_array((np.ones(len(group), np.float32), group, np.arange(len(group) + 1)), shape=shape)
-
-        def score(block: NDArray[np.int64]) -> Scores:
-            return np.asarray((counts[block] @ membership).toarray().take(group[items], axis=1))
-
-        return rank_in_blocks(query, items, score)
-
-    return rank
+    counts = purchase_matrix(query.dataset, query.users, half_life_days)
+    path = query.dataset.items["category"].list.join(" > ").fill_null("")
+    group = (path.rank("dense") - 1).to_numpy().astype(np.int64)
+    shape = (len(group), int(group.max(initial=0)) + 1)
+    membership = csr_array((np.ones(len(group), np.float32), group, np.arange(len(group) + 1)), shape=shape)
+    return lambda block: np.asarray((counts[block] @ membership).toarray().take(group[items], axis=1))
 
 
 # --- by text -------------------------------------------------------------------------------------------------------
@@ -120,12 +103,8 @@ def zero_shot(vectors: NDArray[np.float32], *, half_life_days: float | None = No
     def rank(query: EvaluationQuery) -> RankedLists:
         items, counts = offered_items(query), purchase_matrix(query.dataset, query.users, half_life_days)
         candidates = vectors[items]
-
-        def mean(block: NDArray[np.int64]) -> Scores:
-            return np.asarray((counts[block] @ vectors) @ candidates.T, dtype=np.float32)
-
         if power is None:
-            return rank_in_blocks(query, items, mean)
+            return rank_in_blocks(query, items, lambda b: np.asarray((counts[b] @ vectors) @ candidates.T, np.float32))
         block = max(BLOCK, 4_000_000 // max(1, len(items)))
         return rank_in_blocks(query, items, lambda b: _set_score(counts[b], vectors, candidates, power), block=block)
 
@@ -175,8 +154,8 @@ def bm25(texts: Sequence[str], *, half_life_days: float = 120.0, k1: float = 1.2
     """
     index = index_texts(texts, k1=k1, b=b)
 
-    def rank(query: EvaluationQuery) -> RankedLists:
-        items, counts = offered_items(query), purchase_matrix(query.dataset, query.users, half_life_days)
+    def scores(query: EvaluationQuery, items: Items) -> Score:
+        counts = purchase_matrix(query.dataset, query.users, half_life_days)
         offered_texts, text_column = np.unique(index.text_of_item[items], return_inverse=True)
         documents = index.weights[offered_texts].T.tocsr()
 
@@ -184,9 +163,9 @@ def bm25(texts: Sequence[str], *, half_life_days: float = 120.0, k1: float = 1.2
             query_words = counts[block] @ index.words_of_items
             return np.asarray((query_words @ documents).toarray().take(text_column, axis=1))
 
-        return rank_in_blocks(query, items, score)
+        return score
 
-    return rank
+    return rank_by(scores)
 
 
 def index_texts(texts: Sequence[str], *, k1: float, b: float) -> TextIndex:

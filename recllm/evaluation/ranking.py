@@ -21,6 +21,7 @@ from recllm.schema import Action
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
+Items = NDArray[np.int32]
 Scores = NDArray[np.float32]
 """(users of a block, items), higher is better; -inf keeps an item out."""
 
@@ -89,15 +90,23 @@ def one_pass_for_both_masks(rank_both: Callable[[EvaluationQuery], ListsOfBothMa
 # --- ranking -------------------------------------------------------------------------------------------------------
 
 
-def offered_items(query: EvaluationQuery) -> NDArray[np.int32]:
+def offered_items(query: EvaluationQuery) -> Items:
     """The items that may be offered, best sellers of the last four weeks first: the order in which ties are broken."""
     sold = buyers(query.fit_on, 28.0)[query.items]
     return query.items[np.argsort(-sold, kind="stable")]
 
 
-def rank_in_blocks(
-    query: EvaluationQuery, items: NDArray[np.int32], score: Score, *, block: int = BLOCK
-) -> RankedLists:
+def rank_by(scores_of: Callable[..., Score], **settings: Any) -> Ranker:
+    """Ranks what may be offered by `scores_of(query, items, **settings)`, which is called once per query."""
+
+    def rank(query: EvaluationQuery) -> RankedLists:
+        items = offered_items(query)
+        return rank_in_blocks(query, items, scores_of(query, items, **settings))
+
+    return rank
+
+
+def rank_in_blocks(query: EvaluationQuery, items: Items, score: Score, *, block: int = BLOCK) -> RankedLists:
     """The k best `items` of each user, scored `block` users at a time; of equal ones the earlier in `items`."""
     bought = purchase_matrix(query.dataset, query.users, None)[:, items] if query.mask_seen else None
     lists = np.full((len(query.users), query.k), -1, dtype=np.int32)

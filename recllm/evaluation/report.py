@@ -101,7 +101,8 @@ def evaluate(
 
     vectors: (n_items, dim), unit rows, for intra-list diversity. `seed` is the bootstrap's; systems have their own.
     resume: a folder that holds the lists of each system that has finished, so that a run that was interrupted goes on
-    with the next one. They count only for the same data, settings, versions and source; the caller deletes the folder.
+    with the next one. They count only for the same data, settings, versions and source. They are about people, by row:
+    the caller deletes the folder when the report is written.
     """
     began, sold = time.perf_counter(), buyers(window.fit_on, None)
     groups, main = subgroups(window, sold), f"{COMPARED[0]}@{k}"

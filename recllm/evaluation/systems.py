@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from recllm.evaluation.peers.neural import ACCURACY_NOTE, sasrec, source_model
 from recllm.evaluation.peers.tifu import tifu_knn
 from recllm.evaluation.peers.trees import lightgbm
 from recllm.evaluation.protocols import ALL, COLD, MASKED, NEW, NOHISTORY, UNMASKED, EvaluationWindow, Ranker, System
+from recllm.evaluation.ranking import rank_by
 from recllm.evaluation.recllm_system import FROZEN, OUR_SYSTEMS, TUNED, advised_recipe, learned_system
 from recllm.schema import Encoder
 
@@ -52,18 +53,18 @@ class SystemSpec:
 
 SYSTEMS: Mapping[str, SystemSpec] = {
     "random": SystemSpec(make=baselines.random_order, seeded=True),
-    "popular": SystemSpec(make=baselines.popular, slices=WARM),
-    "popular-recent": SystemSpec(make=baselines.popular, slices=WARM, settings={"days": 28.0}),
-    "personal-frequency": SystemSpec(make=baselines.personal_frequency, slices=WARM),
-    "user-knn": SystemSpec(make=baselines.user_knn, slices=WARM),
-    "category-affinity": SystemSpec(make=baselines.category_affinity),
+    "popular": SystemSpec(make=partial(rank_by, baselines.popular), slices=WARM),
+    "popular-recent": SystemSpec(make=partial(rank_by, baselines.popular), slices=WARM, settings={"days": 28.0}),
+    "personal-frequency": SystemSpec(make=partial(rank_by, baselines.personal_frequency), slices=WARM),
+    "user-knn": SystemSpec(make=partial(rank_by, baselines.user_knn), slices=WARM),
+    "category-affinity": SystemSpec(make=partial(rank_by, baselines.category_affinity)),
     "bm25": SystemSpec(make=baselines.bm25, reads="texts"),
     "zero-shot": SystemSpec(make=baselines.zero_shot, reads="vectors"),
     # one product per bought item is too dear on the slices of all items
     "zero-shot-set": SystemSpec(
         make=baselines.zero_shot, slices=frozenset({COLD}), settings={"power": 8}, reads="vectors"
     ),
-    "tifu-knn": SystemSpec(make=tifu_knn, slices=WARM),
+    "tifu-knn": SystemSpec(make=partial(rank_by, tifu_knn), slices=WARM),
     "ease": SystemSpec(make=ease, slices=WARM),
     "als": SystemSpec(make=als, slices=WARM, seeded=True, package="implicit"),
     "bpr": SystemSpec(make=bpr, slices=WARM, seeded=True, package="implicit"),

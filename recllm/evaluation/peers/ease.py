@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.data.dataset import Dataset
-from recllm.evaluation.protocols import EvaluationQuery, RankedLists, Ranker
-from recllm.evaluation.ranking import Scores, buyers, offered_items, once_per_window, purchase_matrix, rank_in_blocks
+from recllm.evaluation.protocols import EvaluationQuery, Ranker
+from recllm.evaluation.ranking import Items, Score, Scores, buyers, once_per_window, purchase_matrix, rank_by
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +28,8 @@ def ease(*, l2: float = 500.0, items: int = 6000, half_life_days: float | None =
     """
     fitted = once_per_window(lambda past: fit(past, l2, items))
 
-    def rank(query: EvaluationQuery) -> RankedLists:
-        model, listed = fitted(query.fit_on), offered_items(query)
+    def scores(query: EvaluationQuery, listed: Items) -> Score:
+        model = fitted(query.fit_on)
         bought = purchase_matrix(query.dataset, query.users, half_life_days)[:, model.rows]
         bought = bought.sign() if half_life_days is None else bought.minimum(1.0)
         column_of_item = np.full(query.dataset.n_items, -1)
@@ -37,13 +37,13 @@ def ease(*, l2: float = 500.0, items: int = 6000, half_life_days: float | None =
         column = column_of_item[listed]
 
         def score(block: NDArray[np.int64]) -> Scores:
-            scores = np.zeros((len(block), len(listed)), np.float32)
-            scores[:, column >= 0] = (bought[block] @ model.weight)[:, column[column >= 0]]
-            return scores
+            values = np.zeros((len(block), len(listed)), np.float32)
+            values[:, column >= 0] = (bought[block] @ model.weight)[:, column[column >= 0]]
+            return values
 
-        return rank_in_blocks(query, listed, score)
+        return score
 
-    return rank
+    return rank_by(scores)
 
 
 def fit(past: Dataset, l2: float, items: int, step: int = 512) -> ItemWeights:

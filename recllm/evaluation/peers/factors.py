@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import Dataset
 from recllm.errors import MissingExtraError
-from recllm.evaluation.protocols import EvaluationQuery, RankedLists, Ranker
-from recllm.evaluation.ranking import Scores, offered_items, once_per_window, purchase_matrix, rank_in_blocks
+from recllm.evaluation.protocols import EvaluationQuery, Ranker
+from recllm.evaluation.ranking import Items, Score, Scores, once_per_window, purchase_matrix, rank_by
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -43,8 +43,8 @@ def als(
 
     fitted = once_per_window(fit)
 
-    def rank(query: EvaluationQuery) -> RankedLists:
-        model, items = fitted(query.fit_on), offered_items(query)
+    def scores(query: EvaluationQuery, items: Items) -> Score:
+        model = fitted(query.fit_on)
         vectors = np.asarray(model.item_factors)[items]
         counts = _counts(query.dataset, query.users, half_life_days)
 
@@ -52,9 +52,9 @@ def als(
             users = model.recalculate_user(np.arange(len(block)), counts[block])
             return np.asarray(users @ vectors.T, dtype=np.float32)
 
-        return rank_in_blocks(query, items, score)
+        return score
 
-    return rank
+    return rank_by(scores)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,13 +97,13 @@ def bpr(
 
     fitted = once_per_window(fit)
 
-    def rank(query: EvaluationQuery) -> RankedLists:
-        model, items = fitted(query.fit_on), offered_items(query)
+    def scores(query: EvaluationQuery, items: Items) -> Score:
+        model = fitted(query.fit_on)
         vectors = model.items[items]
         users = np.where(query.fit_users[:, None] >= 0, model.users[np.maximum(query.fit_users, 0)], model.mean_user)
-        return rank_in_blocks(query, items, lambda block: users[block] @ vectors.T)
+        return lambda block: users[block] @ vectors.T
 
-    return rank
+    return rank_by(scores)
 
 
 def _counts(dataset: Dataset, users: NDArray[np.int64], half_life_days: float | None) -> csr_matrix:

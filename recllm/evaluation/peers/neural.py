@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 from recllm.data.dataset import DAY, Dataset
 from recllm.errors import DataError
 from recllm.evaluation.protocols import EvaluationQuery, RankedLists, Ranker
-from recllm.evaluation.ranking import Scores, buyers, offered_items, once_per_window, rank_in_blocks
+from recllm.evaluation.ranking import (
+    Items,
+    Score,
+    Scores,
+    buyers,
+    offered_items,
+    once_per_window,
+    rank_by,
+    rank_in_blocks,
+)
 from recllm.metrics import accuracy
 from recllm.schema import Action
 
@@ -51,17 +60,16 @@ def sasrec(*, horizon_days: int = 28, seed: int = 0, **settings: Any) -> Ranker:
 
     fitted = once_per_window(fit)
 
-    def rank(query: EvaluationQuery) -> RankedLists:
-        model, items = fitted(query.fit_on), offered_items(query)
-        histories = query.dataset.events.rows(query.users)
+    def scores(query: EvaluationQuery, items: Items) -> Score:
+        model, histories = fitted(query.fit_on), query.dataset.events.rows(query.users)
 
         def score(block: NDArray[np.int64]) -> Scores:
             users = model.users(histories.rows(block), query.as_of)
             return np.stack([line[items] for line in model.catalogue(users)]).astype(np.float32)
 
-        return rank_in_blocks(query, items, score)
+        return score
 
-    return rank
+    return rank_by(scores)
 
 
 # --- an embedding per user and item, and an MLP --------------------------------------------------------------------

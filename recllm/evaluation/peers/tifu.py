@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import Dataset, Events
 from recllm.data.interactions import occasions, visits
-from recllm.evaluation.protocols import EvaluationQuery, RankedLists, Ranker
-from recllm.evaluation.ranking import Scores, offered_items, rank_in_blocks
+from recllm.evaluation.protocols import EvaluationQuery
+from recllm.evaluation.ranking import Items, Score, Scores
 from recllm.schema import Action
 
 if TYPE_CHECKING:
@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 
 
 def tifu_knn(
+    query: EvaluationQuery,
+    items: Items,
     *,
     groups: int = 7,
     within_decay: float = 0.9,
     group_decay: float = 0.7,
     neighbours: int = 100,
     own_share: float = 0.7,
-) -> Ranker:
+) -> Score:
     """What the person buys again and again, blended with the mean of the most similar people.
 
     A person's baskets (distinct times) are cut into `groups` runs of nearly equal length, oldest first; fewer baskets
@@ -34,26 +36,22 @@ def tifu_knn(
     group_decay^(m - i) times the group's. Score = own_share * own vector + (1 - own_share) * mean vector of the
     `neighbours` nearest people by Euclidean distance, without the person. Nobody is near to a person without baskets.
     """
+    everyone = np.arange(query.fit_on.n_users)
+    fit_vectors = person_vectors(query.fit_on, everyone, groups, within_decay, group_decay)
+    vectors = person_vectors(query.dataset, query.users, groups, within_decay, group_decay)
+    active = np.flatnonzero(np.diff(fit_vectors.indptr) > 0)
+    active_row = np.full(query.fit_on.n_users + 1, -1)  # the last one is for the unknown user, row -1
+    active_row[active] = np.arange(len(active))
+    fit_rows, fit_vectors = active_row[query.fit_users], fit_vectors[active]
+    lengths = np.asarray(fit_vectors.multiply(fit_vectors).sum(axis=1), dtype=np.float32)
+    transposed, neighbour_items, personal = fit_vectors.T.tocsr(), fit_vectors[:, items], vectors[:, items]
 
-    def rank(query: EvaluationQuery) -> RankedLists:
-        items, everyone = offered_items(query), np.arange(query.fit_on.n_users)
-        fit_vectors = person_vectors(query.fit_on, everyone, groups, within_decay, group_decay)
-        vectors = person_vectors(query.dataset, query.users, groups, within_decay, group_decay)
-        active = np.flatnonzero(np.diff(fit_vectors.indptr) > 0)
-        active_row = np.full(query.fit_on.n_users + 1, -1)  # the last one is for the unknown user, row -1
-        active_row[active] = np.arange(len(active))
-        fit_rows, fit_vectors = active_row[query.fit_users], fit_vectors[active]
-        lengths = np.asarray(fit_vectors.multiply(fit_vectors).sum(axis=1), dtype=np.float32)
-        transposed, neighbour_items, personal = fit_vectors.T.tocsr(), fit_vectors[:, items], vectors[:, items]
+    def score(block: NDArray[np.int64]) -> Scores:
+        votes = _nearest(vectors[block] @ transposed, lengths, fit_rows[block], neighbours)
+        votes.data[np.repeat(np.diff(vectors.indptr)[block] == 0, np.diff(votes.indptr))] = 0
+        return np.asarray((own_share * personal[block] + (1 - own_share) * (votes @ neighbour_items)).toarray())
 
-        def score(block: NDArray[np.int64]) -> Scores:
-            votes = _nearest(vectors[block] @ transposed, lengths, fit_rows[block], neighbours)
-            votes.data[np.repeat(np.diff(vectors.indptr)[block] == 0, np.diff(votes.indptr))] = 0
-            return np.asarray((own_share * personal[block] + (1 - own_share) * (votes @ neighbour_items)).toarray())
-
-        return rank_in_blocks(query, items, score)
-
-    return rank
+    return score
 
 
 def person_vectors(
