@@ -48,8 +48,8 @@ def plan_batches(lengths: IntArray, budget: int = BATCH_TOKENS) -> Iterator[IntA
             start = end
 
 
-def progress_bar(total: int, shown: bool) -> Any:
+def progress_bar(total: int, visible: bool) -> Any:
     """A bar of tqdm, from the first second on; silent where standard error is no terminal."""
     from tqdm import tqdm
 
-    return tqdm(total=total, desc="encode", unit="text", delay=1.0, disable=None if shown else True)
+    return tqdm(total=total, desc="encode", unit="text", delay=1.0, disable=None if visible else True)
