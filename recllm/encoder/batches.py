@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,6 +46,23 @@ def plan_batches(lengths: IntArray, budget: int = BATCH_TOKENS) -> Iterator[IntA
         if full or (sizes[end] > sizes[end - 1] and sizes[end - 1] * (end - start) >= budget // 4):
             yield order[start:end]
             start = end
+
+
+def encode_tokens(
+    tokens: Sequence[Sequence[int]],
+    dim: int,
+    forward: Callable[[list[Sequence[int]]], FloatArray],
+    *,
+    progress: bool,
+) -> FloatArray:
+    """Rows (len(tokens), dim) of `forward`, which gets a batch of texts of about equal length as token ids."""
+    rows = np.zeros((len(tokens), dim), np.float32)
+    lengths = np.array([len(ids) for ids in tokens], np.int64)
+    with progress_bar(len(tokens), progress) as bar:
+        for batch in plan_batches(lengths):
+            rows[batch] = forward([tokens[row] for row in batch])
+            bar.update(len(batch))
+    return rows
 
 
 def progress_bar(total: int, visible: bool) -> Any:

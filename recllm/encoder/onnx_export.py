@@ -15,17 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recllm.encoder.json_cache import file_hash
-from recllm.encoder.onnx import OnnxEncoder, int8_pays, onnxruntime
-from recllm.encoder.onnx_folder import (
+from recllm.encoder.onnx import (
     LEAST_COSINE,
     MODELS,
     RECORD,
     SCHEME,
     TOKENIZER,
+    OnnxEncoder,
     OnnxPrecision,
     OnnxRecord,
     Parity,
+    int8_pays,
     is_onnx_folder,
+    onnxruntime,
 )
 from recllm.encoder.precision import PROBE_TEXTS, compare
 from recllm.errors import MissingExtraError, ModelError, UsageError
