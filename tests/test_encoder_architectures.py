@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from contracts_encoder import TEXTS, check_encoder
 from tiny_encoders import ARCHITECTURES, POSITIONS, edit_json, make_model, make_sentence_model, write_json
 
+from recllm.encoder.adapters import AdapterSpec, adapter_state, attach, save_adapter
 from recllm.encoder.batches import plan_batches
 from recllm.encoder.huggingface import HuggingFaceEncoder
 from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
@@ -112,6 +115,50 @@ def test_a_saved_encoder_is_a_folder_of_the_library(tmp_path: Path) -> None:
         np.testing.assert_allclose(by_library, expected, atol=1e-5)
     with pytest.raises(UsageError, match="float32"):
         load_encoder(tmp_path / "m", precision="bfloat16").save(tmp_path / "small")  # type: ignore[attr-defined]
+
+
+def random_adapter(encoder: HuggingFaceEncoder, folder: Path) -> Path:
+    """A LoRA adapter that changes something, as training would leave it."""
+    import torch
+
+    spec = AdapterSpec(
+        rank=2, alpha=4.0, model_type=encoder.model_type, base=encoder.weights.name, base_hash=encoder.base_hash
+    )
+    model = attach(encoder.model, spec)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter, std=0.2)
+    save_adapter(adapter_state(model), spec, folder)
+    return folder
+
+
+def test_a_tuned_encoder_is_a_folder_of_the_library_too(tmp_path: Path) -> None:
+    """The adapter is merged, and a text that the cache knows needs no torch with it either."""
+    from sentence_transformers import SentenceTransformer
+
+    base = make_model(tmp_path / "m")
+    plain, tuned = load_encoder(base, device="cpu"), load_encoder(base, device="cpu")
+    assert isinstance(tuned, HuggingFaceEncoder)
+    adapter = random_adapter(tuned, tmp_path / "adapter")
+    tuned = tuned.variant(adapter=adapter)
+    texts = [text for text in TEXTS if text.isprintable()]
+    expected = tuned.encode(texts)
+    assert np.abs(expected - plain.encode(texts)).max() > 1e-3
+    tuned.save(tmp_path / "saved")
+    by_library = SentenceTransformer(str(tmp_path / "saved"), device="cpu").encode(texts, normalize_embeddings=True)
+    np.testing.assert_allclose(by_library, expected, atol=1e-5)
+    np.testing.assert_allclose(load_encoder(tmp_path / "saved", device="cpu").encode(texts), expected, atol=1e-5)
+    load_encoder(base, adapter=adapter, cache_dir=tmp_path / "cache").encode(["milk"])
+    code = (
+        "import sys; from recllm.encoder.loading import load_encoder, with_adapter\n"
+        f"encoder = load_encoder({str(base)!r}, cache_dir={str(tmp_path / 'cache')!r})\n"
+        f"with_adapter(encoder, {str(adapter)!r}).encode(['milk'])\n"
+        "print([name for name in ('torch', 'transformers', 'peft') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_plain_folder_is_pooled_by_the_mean(tmp_path: Path) -> None:

@@ -66,10 +66,10 @@ def profile(
         return
     if plot or html:
         raise UsageError("--plot and --html draw the picture of --evolution; add it")
-    with Workspace.open(workspace) as opened:
-        found, texts = person_profile(opened, user, locale or opened.settings.locale)
+    with Workspace.open(workspace) as shop:
+        person, texts = person_profile(shop, user, locale or shop.settings.locale)
     if json:
-        emit_json({**plain(found), "user_id": user, "texts": plain(texts)})
+        emit_json({**plain(person), "user_id": user, "texts": plain(texts)})
         return
     for name, text in (("I", texts.basics), ("B", texts.purchases), ("H", texts.browsing)):
         say(f"{name}:", *(f"  {line}" for line in (text or "nothing known").splitlines()))
@@ -83,15 +83,16 @@ def _evolution(
     from recllm.report.evolution import evolution_page, evolution_rows, write_evolution_png
     from recllm.workspace.workspace import Workspace
 
-    with Workspace.open(workspace) as opened:
-        found = person_evolution(opened, user, by=check_by(by))
-        language = locale or opened.settings.locale
+    kind = check_by(by)
+    with Workspace.open(workspace) as shop:
+        moves = person_evolution(shop, user, by=kind)
+        language = locale or shop.settings.locale
     if html:
-        html.write_text(evolution_page(found, name=user, locale=language), encoding="utf-8")
-    if plot and (remark := write_evolution_png(found, plot, name=user, locale=language)):
+        html.write_text(evolution_page(moves, name=user, locale=language), encoding="utf-8")
+    if plot and (remark := write_evolution_png(moves, plot, name=user, locale=language)):
         note(remark)
     if json:
-        emit_json({**plain(found), "user_id": user})
+        emit_json({**plain(moves), "user_id": user})
     else:
-        header, rows = evolution_rows(found, language)
+        header, rows = evolution_rows(moves, language)
         say(*table(rows, header))

@@ -40,12 +40,12 @@ def prompts(json: Json = False) -> None:
     """The templates in use, with their versions."""
     from recllm.text.templates import Prompts
 
-    found = Prompts.load()
+    shipped = Prompts.load()
     rows = [
         {"name": t.name, "locale": t.locale, "version": t.version, "file": t.file, "variables": sorted(t.variables)}
-        for t in sorted(found.templates.values(), key=lambda t: (t.name, t.locale))
+        for t in sorted(shipped.templates.values(), key=lambda t: (t.name, t.locale))
     ]
     if json:
-        emit_json({"folder": found.folder, "prompts": rows})
+        emit_json({"folder": shipped.folder, "prompts": rows})
     else:
-        say(found.folder, *(f"  {r['version']}: {', '.join(r['variables'])}" for r in rows))
+        say(shipped.folder, *(f"  {r['version']}: {', '.join(r['variables'])}" for r in rows))

@@ -1,8 +1,9 @@
-"""Texts to unit vectors: any BERT-family model on disk, a disk cache around it, and a toy for tests.
+"""Texts to unit vectors: any model of the sentence-transformers ecosystem, a disk cache around it, a toy for tests.
 
     encoder = load_encoder()                    # all-MiniLM-L6-v2, wherever its files are
     vectors = encoder.encode(["red shoes"])     # (1, 384) float32, unit rows
 
-`load_encoder` is the door; `find_weights` tells where the files of a model would be read from. Nothing heavy is
-imported before the first call.
+`recllm.encoder.loading.load_encoder` is the door; `recllm.encoder.locate.find_weights` tells where the files of a model
+would be read from. Name, fingerprint and dimension come from the files; torch is imported when a text is to be encoded
+that the cache does not hold.
 """

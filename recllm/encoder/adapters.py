@@ -58,11 +58,6 @@ def targets_of(model_type: str) -> tuple[str, ...]:
     return TARGETS[model_type]
 
 
-def _stack(model_type: str) -> str:
-    """What the list of blocks is called."""
-    return "layers" if targets_of(model_type) == _LIKE_LLAMA else "layer"
-
-
 def attach(model: Any, spec: AdapterSpec, *, seed: int = 0) -> Any:
     """The model wrapped by peft with fresh adapters, which change nothing yet; only they are trainable.
 
@@ -71,20 +66,26 @@ def attach(model: Any, spec: AdapterSpec, *, seed: int = 0) -> Any:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(
-        r=spec.rank,
-        lora_alpha=spec.alpha,
-        target_modules=list(targets_of(spec.model_type)),
-        layers_to_transform=None if spec.layers is None else list(spec.layers),
-        layers_pattern=None if spec.layers is None else _stack(spec.model_type),
-        exclude_modules=["pooler.dense"] if getattr(model, "pooler", None) is not None else None,  # it has no use
-        lora_dropout=0.0,
-        bias="none",
-    )
+    pooler = getattr(model, "pooler", None) is not None  # its output is not used
+    config = LoraConfig(**_lora_options(spec), exclude_modules=["pooler.dense"] if pooler else None)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of transformers, about a name that peft uses
         torch.manual_seed(seed)
         return get_peft_model(model, config)
+
+
+def _lora_options(spec: AdapterSpec) -> dict[str, Any]:
+    targets = targets_of(spec.model_type)
+    some = spec.layers is not None
+    return {
+        "r": spec.rank,
+        "lora_alpha": spec.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": list(targets),
+        "layers_to_transform": list(spec.layers or ()) if some else None,
+        "layers_pattern": ("layers" if targets == _LIKE_LLAMA else "layer") if some else None,
+    }
 
 
 def adapter_state(model: Any) -> dict[str, Any]:
@@ -105,13 +106,7 @@ def save_adapter(state: Mapping[str, Any], spec: AdapterSpec, folder: Path) -> N
     config = {
         "peft_type": "LORA",
         "base_model_name_or_path": spec.base,
-        "r": spec.rank,
-        "lora_alpha": spec.alpha,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "target_modules": list(targets_of(spec.model_type)),
-        "layers_to_transform": None if spec.layers is None else list(spec.layers),
-        "layers_pattern": None if spec.layers is None else _stack(spec.model_type),
+        **_lora_options(spec),
         "inference_mode": True,
     }
     (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

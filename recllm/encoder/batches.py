@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,8 +48,25 @@ def plan_batches(lengths: IntArray, budget: int = BATCH_TOKENS) -> Iterator[IntA
             start = end
 
 
-def progress_bar(total: int, shown: bool) -> Any:
+def encode_tokens(
+    tokens: Sequence[Sequence[int]],
+    dim: int,
+    forward: Callable[[list[Sequence[int]]], FloatArray],
+    *,
+    progress: bool,
+) -> FloatArray:
+    """Rows (len(tokens), dim) of `forward`, which gets a batch of texts of about equal length as token ids."""
+    rows = np.zeros((len(tokens), dim), np.float32)
+    lengths = np.array([len(ids) for ids in tokens], np.int64)
+    with progress_bar(len(tokens), progress) as bar:
+        for batch in plan_batches(lengths):
+            rows[batch] = forward([tokens[row] for row in batch])
+            bar.update(len(batch))
+    return rows
+
+
+def progress_bar(total: int, visible: bool) -> Any:
     """A bar of tqdm, from the first second on; silent where standard error is no terminal."""
     from tqdm import tqdm
 
-    return tqdm(total=total, desc="encode", unit="text", delay=1.0, disable=None if shown else True)
+    return tqdm(total=total, desc="encode", unit="text", delay=1.0, disable=None if visible else True)

@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,6 +26,8 @@ from recllm.encoder.batches import distinct, progress_bar
 from recllm.errors import UsageError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from recllm.schema import Encoder, FloatArray, TextKind
 
 CACHE_FILE = "embeddings.sqlite"
@@ -35,7 +37,7 @@ DEFAULT_MAX_BYTES = 1 << 30
 _CHUNK = 1024
 """Texts computed between two writes: what a kill can cost, and a step of the progress bar."""
 
-_ASK = 500
+_KEYS_PER_QUERY = 500
 """Keys of one query; SQLite allows 999 variables in its oldest builds."""
 
 _WAL_PAGES = 256
@@ -47,7 +49,7 @@ _PATIENCE = 30.0
 
 _DAY = 86_400
 _MIN_BYTES = 1 << 20
-_KEEP = 0.9
+_SHARE_LEFT = 0.9
 """Share of `max_bytes` that stays when the oldest rows are dropped."""
 
 _SCHEMA = """
@@ -85,19 +87,18 @@ class CachedEncoder:
         self._chunk = max(1, min(_CHUNK, max_bytes // 2 // _row_bytes(encoder.dim)))
 
     def encode(self, texts: Sequence[str], *, kind: TextKind = "document") -> FloatArray:
-        """Unit rows, (len(texts), dim) float32: from disk where known, else computed and kept."""
-        once, inverse = distinct(texts)
-        keys = self._keys(once, kind)
-        rows = np.zeros((len(once), self.dim), np.float32)
-        found = self._file.read(keys, rows)
-        missing = np.flatnonzero(~found)
-        missing = missing[np.argsort([len(once[row]) for row in missing], kind="stable")]  # little padding per chunk
+        """Unit rows, (len(texts), dim) float32: from disk where they are, else computed and written."""
+        texts_once, inverse = distinct(texts)
+        keys = self._keys(texts_once, kind)
+        rows = np.zeros((len(texts_once), self.dim), np.float32)
+        missing = np.flatnonzero(~self._file.read(keys, rows))
         if not len(missing):
             return rows[inverse]
+        missing = missing[np.argsort([len(texts_once[row]) for row in missing], kind="stable")]  # little padding
         with progress_bar(len(missing), self._progress) as bar:
             for start in range(0, len(missing), self._chunk):
                 chunk = missing[start : start + self._chunk]
-                rows[chunk] = self.encoder.encode([once[row] for row in chunk], kind=kind)
+                rows[chunk] = self.encoder.encode([texts_once[row] for row in chunk], kind=kind)
                 self._file.write([keys[row] for row in chunk], rows[chunk])
                 bar.update(len(chunk))
         return rows[inverse]
@@ -126,9 +127,9 @@ class CachedEncoder:
         base = hashlib.blake2b(f"{self.fingerprint}\0{kind}\0".encode(), digest_size=20)
         keys = []
         for text in texts:
-            one = base.copy()
-            one.update(text.encode("utf-8", "surrogatepass"))
-            keys.append(one.digest())
+            key = base.copy()
+            key.update(text.encode("utf-8", "surrogatepass"))
+            keys.append(key.digest())
         return keys
 
 
@@ -139,48 +140,58 @@ class _VectorFile:
         self.path = path
         self.max_bytes = max_bytes
         self.clock = clock
-        self._kept = threading.local()
+        self._thread = threading.local()
 
-    def read(self, keys: Sequence[bytes], into: FloatArray) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Fill the rows of `into` whose keys are known; which ones, (len(keys),) bool."""
-        found = np.zeros(len(keys), bool)
+    def read(self, keys: Sequence[bytes], rows: FloatArray) -> NDArray[np.bool_]:
+        """Fill the rows whose keys are in the file; which ones, (len(keys),) bool."""
+        hits = np.zeros(len(keys), bool)
         if not keys or not self.path.exists():
-            return found
+            return hits
         with self._guarded("read"):
-            db = self._open()
+            db = self._connection()
             row_of = {key: row for row, key in enumerate(keys)}
             stale: list[bytes] = []
             broken: list[bytes] = []
-            for key, used, digest, numbers in _ask(db, keys):
-                row = row_of.get(key)
-                if row is None or not _whole(key, digest, numbers, into.shape[1]):
-                    broken.append(key)
-                    continue
-                into[row] = np.frombuffer(numbers, "<f4")
-                found[row] = True
-                if used != self._today():
-                    stale.append(key)
-            self._tidy(db, stale, broken)
-        return found
+            for start in range(0, len(keys), _KEYS_PER_QUERY):
+                part = keys[start : start + _KEYS_PER_QUERY]
+                marks = ",".join("?" * len(part))
+                query = f"SELECT key, used, digest, numbers FROM vector WHERE key IN ({marks})"  # noqa: S608
+                for key, used, digest, numbers in db.execute(query, part):
+                    row = row_of.get(key)
+                    # a damaged page can even change the type of a column
+                    sound = isinstance(numbers, bytes) and len(numbers) == rows.shape[1] * 4
+                    if row is None or not sound or digest != _digest(key, numbers):
+                        broken.append(key)
+                        continue
+                    rows[row] = np.frombuffer(numbers, "<f4")
+                    hits[row] = True
+                    if used != self._today():
+                        stale.append(key)
+            if broken:
+                warnings.warn(f"{self.path}: {len(broken)} damaged vectors are computed anew.", stacklevel=3)
+            if stale or broken:
+                with _transaction(db):
+                    db.executemany("UPDATE vector SET used = ? WHERE key = ?", [(self._today(), key) for key in stale])
+                    db.executemany("DELETE FROM vector WHERE key = ?", [(key,) for key in broken])
+        return hits
 
     def write(self, keys: Sequence[bytes], rows: FloatArray) -> None:
         with self._guarded("write"):
-            db = self._open()
+            db = self._connection()
             blobs = [row.astype("<f4").tobytes() for row in rows]
             today = self._today()
             records = [(key, today, _digest(key, blob), blob) for key, blob in zip(keys, blobs, strict=True)]
-            size = len(blobs) * _row_bytes(rows.shape[1])
             with _transaction(db):
-                made_room = self._make_room(db, size)
+                made_room = self._make_room(db, len(blobs) * _row_bytes(rows.shape[1]))
                 db.executemany("INSERT OR IGNORE INTO vector VALUES (?, ?, ?, ?)", records)
             if made_room:  # give what is still free back to the disk
                 db.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint;")  # execute() frees one page only
 
     def close(self) -> None:
-        kept = getattr(self._kept, "connection", None)
-        self._kept = threading.local()
-        if kept is not None and kept[0] == os.getpid():
-            kept[2].close()
+        pid, _, db = getattr(self._thread, "connection", (None, None, None))
+        self._thread = threading.local()
+        if db is not None and pid == os.getpid():
+            db.close()
 
     def remove(self) -> None:
         self.close()
@@ -190,33 +201,27 @@ class _VectorFile:
     def _today(self) -> int:
         return int(self.clock() // _DAY)
 
-    def _tidy(self, db: sqlite3.Connection, stale: list[bytes], broken: list[bytes]) -> None:
-        """Mark rows as used today, at most once a day each; drop damaged ones."""
-        if broken:
-            warnings.warn(f"{self.path}: {len(broken)} damaged vectors are computed anew.", stacklevel=4)
-        if stale or broken:
-            with _transaction(db):
-                db.executemany("UPDATE vector SET used = ? WHERE key = ?", [(self._today(), key) for key in stale])
-                db.executemany("DELETE FROM vector WHERE key = ?", [(key,) for key in broken])
-
     def _make_room(self, db: sqlite3.Connection, size: int) -> bool:
         """Drop the rows unused for the longest until `size` more bytes fit."""
-        used_bytes = _pragma(db, "page_size") * (_pragma(db, "page_count") - _pragma(db, "freelist_count"))
+        page, pages, free = (
+            int(db.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("page_size", "page_count", "freelist_count")
+        )
+        used_bytes = page * (pages - free)
         if used_bytes + size <= self.max_bytes:
             return False
         rows = db.execute("SELECT count(*) FROM vector").fetchone()[0]
-        target = max(0, int(self.max_bytes * _KEEP) - size)
+        target = max(0, int(self.max_bytes * _SHARE_LEFT) - size)
         drop = rows - int(rows * min(1.0, target / max(used_bytes, 1)))
         db.execute("DELETE FROM vector WHERE rowid IN (SELECT rowid FROM vector ORDER BY used, rowid LIMIT ?)", (drop,))
         return True
 
-    def _open(self) -> sqlite3.Connection:
+    def _connection(self) -> sqlite3.Connection:
         """This thread's connection, made anew after a fork and when the file was removed or replaced."""
-        kept: tuple[int, int, sqlite3.Connection] | None = getattr(self._kept, "connection", None)
-        if kept is not None and kept[:2] == (os.getpid(), _inode(self.path)):
-            return kept[2]
-        if kept is not None and kept[0] != os.getpid():
-            self._kept.inherited = kept  # a parent's connection must not be closed in the child, so it is kept alive
+        current: tuple[int, int, sqlite3.Connection] | None = getattr(self._thread, "connection", None)
+        if current is not None and current[:2] == (os.getpid(), self._inode()):
+            return current[2]
+        if current is not None and current[0] != os.getpid():
+            self._thread.inherited = current  # a parent's connection must not be closed in the child: it stays alive
         self.path.parent.mkdir(parents=True, exist_ok=True)
         db = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None)
         # These two only act on a new file: large pages waste less on rows of 1.5 kB; freed pages can be given back.
@@ -229,8 +234,14 @@ class _VectorFile:
         db.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
         db.text_factory = bytes
         db.executescript(_SCHEMA)
-        self._kept.connection = (os.getpid(), _inode(self.path), db)
+        self._thread.connection = (os.getpid(), self._inode(), db)
         return db
+
+    def _inode(self) -> int:
+        try:
+            return self.path.stat().st_ino
+        except FileNotFoundError:
+            return -1
 
     @contextlib.contextmanager
     def _guarded(self, doing: str) -> Iterator[None]:
@@ -259,20 +270,6 @@ def _is_damage(error: Exception) -> bool:
     return wrong_schema or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_SCHEMA)
 
 
-def _inode(path: Path) -> int:
-    try:
-        return path.stat().st_ino
-    except FileNotFoundError:
-        return -1
-
-
-def _ask(db: sqlite3.Connection, keys: Sequence[bytes]) -> Iterator[tuple[bytes, int, bytes, bytes]]:
-    for start in range(0, len(keys), _ASK):
-        some = keys[start : start + _ASK]
-        marks = ",".join("?" * len(some))
-        yield from db.execute(f"SELECT key, used, digest, numbers FROM vector WHERE key IN ({marks})", some)  # noqa: S608
-
-
 @contextlib.contextmanager
 def _transaction(db: sqlite3.Connection) -> Iterator[None]:
     db.execute("BEGIN IMMEDIATE")
@@ -282,15 +279,6 @@ def _transaction(db: sqlite3.Connection) -> Iterator[None]:
         db.execute("ROLLBACK")
         raise
     db.execute("COMMIT")
-
-
-def _pragma(db: sqlite3.Connection, name: str) -> int:
-    return int(db.execute(f"PRAGMA {name}").fetchone()[0])
-
-
-def _whole(key: bytes, digest: bytes, numbers: bytes, dim: int) -> bool:
-    """Whether a row is as it was written; a damaged page can even change the type of a column."""
-    return isinstance(numbers, bytes) and len(numbers) == dim * 4 and digest == _digest(key, numbers)
 
 
 def _digest(key: bytes, numbers: bytes) -> bytes:

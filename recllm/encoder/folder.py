@@ -18,37 +18,11 @@ from typing import Any
 from recllm.encoder.json_cache import file_hash
 from recllm.errors import ModelError, UsageError
 
-MODEL_TYPES = frozenset(
-    {
-        "albert",
-        "bert",
-        "camembert",
-        "convbert",
-        "deberta",
-        "deberta-v2",
-        "distilbert",
-        "electra",
-        "ernie",
-        "eurobert",
-        "gemma3_text",
-        "gte",
-        "jina_embeddings_v3",
-        "llama",
-        "mistral",
-        "mobilebert",
-        "modernbert",
-        "mpnet",
-        "mt5",
-        "nomic_bert",
-        "qwen2",
-        "qwen3",
-        "roberta",
-        "roformer",
-        "t5",
-        "xlm-roberta",
-        "xlm-roberta-xl",
-    }
-)
+MODEL_TYPES = frozenset({
+    "albert", "bert", "camembert", "convbert", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "eurobert",
+    "gemma3_text", "gte", "jina_embeddings_v3", "llama", "mistral", "mobilebert", "modernbert", "mpnet", "mt5",
+    "nomic_bert", "qwen2", "qwen3", "roberta", "roformer", "t5", "xlm-roberta", "xlm-roberta-xl",
+})  # fmt: skip
 """`model_type` of the architectures that may be loaded: text alone, code of transformers itself, nothing fetched."""
 
 MODULES = frozenset({"Transformer", "Pooling", "Dense", "LayerNorm", "Dropout", "Normalize"})
@@ -95,6 +69,8 @@ class FolderSettings:
     """Folder and settings of the modules with weights (Dense, LayerNorm) that follow the pooling."""
     dim: int
     """Numbers of a text's vector."""
+    truncated: bool = False
+    """The vectors are the first `dim` numbers of longer ones."""
     max_tokens: int | None = None
     lower_case: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict)
@@ -141,6 +117,7 @@ class FolderSettings:
             parts["layers"] = [
                 [settings, file_hash(path / "model.safetensors", cache_dir)] for path, settings in self.layers.items()
             ]
+        if self.truncated:
             parts["dim"] = self.dim
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -180,7 +157,14 @@ def check_folder(folder: Path, name: str = "") -> FolderSettings:
     )
     pooling = _pooling(next((path for kind, path in modules if kind == "Pooling"), None), config)
     layers = {path: _json(path / "config.json") for kind, path in modules if kind in ("Dense", "LayerNorm")}
-    longest = sentence.get("max_seq_length")
+    width = next((config[key] for key in ("hidden_size", "dim", "d_model") if isinstance(config.get(key), int)), None)
+    if width is None:
+        raise ModelError(f"{transformer / 'config.json'}: says no hidden_size.")
+    dim = width * len(pooling)
+    for settings in layers.values():
+        dim = int(settings.get("out_features", dim))
+    cut, longest = saved.get("truncate_dim"), sentence.get("max_seq_length")
+    truncated = isinstance(cut, int) and 0 < cut < dim
     return FolderSettings(
         folder=folder,
         transformer=transformer,
@@ -188,7 +172,8 @@ def check_folder(folder: Path, name: str = "") -> FolderSettings:
         config=config,
         pooling=pooling,
         layers=layers,
-        dim=_dim(transformer, config, pooling, layers, saved),
+        dim=cut if truncated else dim,
+        truncated=truncated,
         max_tokens=longest if isinstance(longest, int) and longest > 0 else None,
         lower_case=sentence.get("do_lower_case") is True,
         prompts=_prompts(saved, config, name or folder.name),
@@ -288,22 +273,6 @@ def _pooling(folder: Path | None, config: Mapping[str, Any]) -> tuple[str, ...]:
     if settings.get("include_prompt", True) is not True:
         raise ModelError(f"{folder}: pooling is only supported with the prompt included.")
     return tuple(modes)
-
-
-def _dim(
-    transformer: Path,
-    config: Mapping[str, Any],
-    pooling: tuple[str, ...],
-    layers: Mapping[Path, Mapping[str, Any]],
-    saved: Mapping[str, Any],
-) -> int:
-    width = next((config[key] for key in ("hidden_size", "dim", "d_model") if isinstance(config.get(key), int)), None)
-    if width is None:
-        raise ModelError(f"{transformer / 'config.json'}: says no hidden_size.")
-    sizes = [int(settings["out_features"]) for settings in layers.values() if "out_features" in settings]
-    dim = sizes[-1] if sizes else width * len(pooling)
-    cut = saved.get("truncate_dim")
-    return min(dim, cut) if isinstance(cut, int) and cut > 0 else int(dim)
 
 
 def _prompts(saved: Mapping[str, Any], config: Mapping[str, Any], name: str) -> dict[str, str]:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from recllm.encoder.adapters import adapter_hash, check_base, merge_adapter
-from recllm.encoder.batches import distinct, plan_batches, progress_bar
+from recllm.encoder.batches import distinct, encode_tokens
 from recllm.encoder.libraries import first_line, quiet_loading
 from recllm.encoder.tokens import Tokens
 from recllm.errors import ModelError, UsageError
@@ -137,16 +137,10 @@ class HuggingFaceEncoder:
         A text's vector does not depend on its neighbours beyond rounding (about 1e-6; more in bfloat16).
         """
         texts_once, inverse = distinct(texts)
-        rows = np.zeros((len(texts_once), self.dim), np.float32)
         if not texts_once:
-            return rows
+            return np.zeros((0, self.dim), np.float32)
         tokens = self.token_ids(texts_once, kind)
-        lengths = np.array([len(ids) for ids in tokens], np.int64)
-        with progress_bar(len(texts_once), self._progress) as bar:
-            for batch in plan_batches(lengths):
-                rows[batch] = self._forward([tokens[row] for row in batch])
-                bar.update(len(batch))
-        return rows[inverse]
+        return encode_tokens(tokens, self.dim, self._forward, progress=self._progress)[inverse]
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, special tokens included and the prompt not, before any cut."""
@@ -208,7 +202,7 @@ class HuggingFaceEncoder:
         model.max_seq_length = self.limit
         model.save_pretrained(str(folder))
 
-    def _forward(self, tokens: list[list[int]]) -> FloatArray:
+    def _forward(self, tokens: list[Sequence[int]]) -> FloatArray:
         """Unit rows (len(tokens), dim) of one batch."""
         import torch
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from recllm.encoder.cache import CachedEncoder
 from recllm.encoder.huggingface import HuggingFaceEncoder, Precision
 from recllm.encoder.locate import find_weights
-from recllm.encoder.onnx_folder import is_onnx_folder
+from recllm.encoder.onnx import is_onnx_folder
 from recllm.encoder.precision import probe_bfloat16
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import ModelError, UsageError

@@ -1,26 +1,93 @@
-"""An exported encoder, run by onnxruntime: no torch, no transformers, the same vectors."""
+"""An exported encoder, run by onnxruntime: no torch, no transformers, the same vectors.
+
+Its folder holds
+onnx.json          how texts are prepared, what the vectors were compared with, a hash for every file; written last
+tokenizer.json     of the tokenizers library
+model.onnx         float32: token numbers and mask to unit rows, pooling included
+model.int8.onnx    the same with int8 weights; missing where its vectors were too far off
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from recllm.encoder.batches import distinct, plan_batches, progress_bar
+from recllm.encoder.batches import distinct, encode_tokens
+from recllm.encoder.json_cache import file_hash
 from recllm.encoder.libraries import first_line
-from recllm.encoder.onnx_folder import LEAST_COSINE, MODELS, SCHEME, TOKENIZER, OnnxPrecision, read_record
 from recllm.encoder.precision import MIN_GAIN, Probe, compare, default_threads, processor_name, remembered_probe
 from recllm.encoder.tokens import Tokens
 from recllm.errors import MissingExtraError, ModelError, UsageError
 
 if TYPE_CHECKING:
     from recllm.schema import FloatArray, TextKind
+
+
+OnnxPrecision = Literal["float32", "int8"]
+
+RECORD = "onnx.json"
+TOKENIZER = "tokenizer.json"
+MODELS: Mapping[OnnxPrecision, str] = {"float32": "model.onnx", "int8": "model.int8.onnx"}
+SCHEME = "recllm-onnx-1"
+
+LEAST_COSINE: Mapping[OnnxPrecision, float] = {"float32": 0.999, "int8": 0.99}
+"""Lowest cosine with the original over the texts compared; below it a file is refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parity:
+    """Cosine with the original's vectors over `texts` real texts."""
+
+    lowest: float
+    mean: float
+    texts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnnxRecord:
+    """What onnx.json holds. `source`: fingerprint of the encoder that was exported; `files`: name to sha256."""
+
+    scheme: str
+    name: str
+    source: str
+    dim: int
+    pad: int
+    limit: int
+    lower_case: bool
+    prompts: Mapping[str, str]
+    parity: Mapping[str, Mapping[str, float]]
+    files: Mapping[str, str]
+
+
+def is_onnx_folder(path: str | Path) -> bool:
+    return (Path(path).expanduser() / RECORD).is_file()
+
+
+def read_record(folder: Path, cache_dir: str | Path | None = None) -> OnnxRecord:
+    """What onnx.json holds, its files checked. `cache_dir` keeps their hashes.
+
+    Raises `ModelError` for a damaged record, one of another version, and for files that are not the recorded.
+    """
+    try:
+        content = json.loads((folder / RECORD).read_text("utf-8"))
+        record = OnnxRecord(**{f.name: content[f.name] for f in fields(OnnxRecord)})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder / RECORD}: not a readable export ({error}); export the encoder again") from error
+    if record.scheme != SCHEME:
+        raise ModelError(f"{folder / RECORD}: made by another version ({record.scheme}); export the encoder again")
+    for name, expected in record.files.items():
+        path = folder / name
+        if name not in (TOKENIZER, *MODELS.values()) or not path.is_file() or file_hash(path, cache_dir) != expected:
+            raise ModelError(f"{path}: missing, or not the file that was exported; export the encoder again")
+    return record
 
 
 class OnnxEncoder:
@@ -40,7 +107,7 @@ class OnnxEncoder:
     ) -> None:
         onnxruntime()
         self.folder = Path(folder).expanduser()
-        record = self._record = read_record(self.folder, cache_dir)
+        record = self.record = read_record(self.folder, cache_dir)
         file = MODELS[precision]
         if file not in record.files:
             cosine = record.parity.get(precision, {}).get("lowest", float("nan"))
@@ -65,7 +132,7 @@ class OnnxEncoder:
     def tokens(self) -> Tokens:
         from tokenizers import Tokenizer
 
-        path, record = self.folder / TOKENIZER, self._record
+        path, record = self.folder / TOKENIZER, self.record
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain exceptions
@@ -93,18 +160,16 @@ class OnnxEncoder:
         """Unit rows, (len(texts), dim) float32. Each distinct text is computed once."""
         texts_once, inverse = distinct(texts)
         tokens = self.tokens.ids(texts_once, kind)
-        lengths = np.array([len(ids) for ids in tokens], np.int64)
-        rows = np.zeros((len(texts_once), self.dim), np.float32)
-        with progress_bar(len(texts_once), self._progress) as bar:
-            for batch in plan_batches(lengths):
-                shape = len(batch), int(lengths[batch].max())
-                ids, mask = np.full(shape, self.tokens.pad, np.int64), np.zeros(shape, np.int64)
-                for row, text in enumerate(batch):
-                    ids[row, : lengths[text]] = tokens[text]
-                    mask[row, : lengths[text]] = 1
-                rows[batch] = self._session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
-                bar.update(len(batch))
-        return rows[inverse]
+        return encode_tokens(tokens, self.dim, self._forward, progress=self._progress)[inverse]
+
+    def _forward(self, tokens: list[Sequence[int]]) -> FloatArray:
+        shape = len(tokens), max(len(ids) for ids in tokens)
+        padded, mask = np.full(shape, self.tokens.pad, np.int64), np.zeros(shape, np.int64)
+        for row, ids in enumerate(tokens):
+            padded[row, : len(ids)] = ids
+            mask[row, : len(ids)] = 1
+        unit: FloatArray = self._session.run(None, {"input_ids": padded, "attention_mask": mask})[0]
+        return unit
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, special tokens included and the prompt not, before any cut."""
@@ -129,7 +194,7 @@ def load_onnx(
     if precision == "int8":
         return OnnxEncoder(folder, precision="int8", **options)
     exact = OnnxEncoder(folder, **options)
-    if precision == "float32" or MODELS["int8"] not in read_record(exact.folder, cache_dir).files:
+    if precision == "float32" or MODELS["int8"] not in exact.record.files:
         return exact
     small = OnnxEncoder(folder, precision="int8", **options)
     machine = f"{platform.machine()} {processor_name()} {exact.threads} threads onnxruntime {onnxruntime().__version__}"

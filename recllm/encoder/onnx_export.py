@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import logging
@@ -14,17 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recllm.encoder.json_cache import file_hash
-from recllm.encoder.onnx import OnnxEncoder, int8_pays, onnxruntime
-from recllm.encoder.onnx_folder import (
+from recllm.encoder.onnx import (
     LEAST_COSINE,
     MODELS,
     RECORD,
     SCHEME,
     TOKENIZER,
+    OnnxEncoder,
     OnnxPrecision,
     OnnxRecord,
     Parity,
+    int8_pays,
     is_onnx_folder,
+    onnxruntime,
 )
 from recllm.encoder.precision import PROBE_TEXTS, compare
 from recllm.errors import MissingExtraError, ModelError, UsageError
@@ -41,14 +44,16 @@ _LARGEST = (2 << 30) - (1 << 20)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exported:
-    """The account of an export. bytes: size of each model file; gain: float32 time / int8 time on this machine."""
+class OnnxExport:
+    """What an export wrote."""
 
     folder: Path
     name: str
     parity: Mapping[OnnxPrecision, Parity]
     bytes: Mapping[OnnxPrecision, int]
+    """Size of each model file."""
     gain: float | None
+    """float32 time / int8 time on this machine; None without int8."""
     chosen: OnnxPrecision
     """What precision "auto" takes on this machine."""
 
@@ -60,38 +65,57 @@ def export_onnx(
     texts: Sequence[str] = PROBE_TEXTS,
     int8: bool = True,
     threads: int | None = None,
-) -> Exported:
+) -> OnnxExport:
     """Write `encoder` (float32, on the CPU) to `folder`, whole or not at all; an earlier export there is replaced.
 
     `texts`: real texts, by which the exported vectors are compared with the encoder's own. Raises `ModelError` when
     the lowest cosine in float32 is below .999; int8 is left out when its is below .99.
     """
-    _check(encoder, Path(folder))
-    wanted = list(dict.fromkeys(texts))
-    wanted = wanted[:: max(1, -(-len(wanted) // MOST_TEXTS))] or list(PROBE_TEXTS)
     target = Path(folder).expanduser().absolute()
+    _check(encoder, target)
+    compared = list(dict.fromkeys(texts))
+    compared = compared[:: max(1, -(-len(compared) // MOST_TEXTS))] or list(PROBE_TEXTS)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as draft:
         work = Path(draft) / "export"
         work.mkdir()
         encoder.tokens.tokenizer.save(str(work / TOKENIZER))
         write_graph(encoder, work / MODELS["float32"])
-        expected = encoder.encode(wanted)
-        parity: dict[OnnxPrecision, Parity] = {"float32": _parity(encoder, work, "float32", wanted, expected)}
         if int8:
             _write_int8(work)
-            parity["int8"] = _parity(encoder, work, "int8", wanted, expected)
-        gain, chosen = _choose(work, threads)
-        _replace(work, target)
-    sizes = {name: (target / file).stat().st_size for name, file in MODELS.items() if (target / file).is_file()}
-    return Exported(folder=target, name=encoder.name, parity=parity, bytes=sizes, gain=gain, chosen=chosen)
+        _write_record(encoder, work, {})
+        parity = _parities(work, compared, encoder.encode(compared))
+        if not parity["float32"].lowest >= LEAST_COSINE["float32"]:
+            raise ModelError(
+                f"{encoder.name}: the exported vectors are not the original's (lowest cosine "
+                f"{parity['float32'].lowest:.4f} over {len(compared)} texts, {LEAST_COSINE['float32']} is asked for); "
+                "nothing was kept"
+            )
+        if int8 and not parity["int8"].lowest >= LEAST_COSINE["int8"]:
+            (work / MODELS["int8"]).unlink()
+        _write_record(encoder, work, parity)
+        probe = None
+        if (work / MODELS["int8"]).is_file():
+            exact, small = (OnnxEncoder(work, precision=p, threads=threads, progress=False) for p in MODELS)
+            probe = compare(exact, small)
+        if target.exists():  # readers meet the earlier export or the new one
+            target.rename(work.parent / "old")
+        work.rename(target)
+    return OnnxExport(
+        folder=target,
+        name=encoder.name,
+        parity=parity,
+        bytes={name: (target / file).stat().st_size for name, file in MODELS.items() if (target / file).is_file()},
+        gain=None if probe is None else probe.gain,
+        chosen="int8" if probe and int8_pays(probe) else "float32",
+    )
 
 
 def _check(encoder: HuggingFaceEncoder, folder: Path) -> None:
     onnxruntime()
     for module in ("onnx", "onnxscript"):
         try:
-            __import__(module)
+            importlib.import_module(module)
         except ImportError as error:
             raise MissingExtraError(module, "onnx") from error
     if folder.exists() and not is_onnx_folder(folder) and (folder.is_file() or any(folder.iterdir())):
@@ -148,28 +172,19 @@ def _write_int8(work: Path) -> None:
     onnx.save(small, work / MODELS["int8"])
 
 
-def _parity(
-    encoder: HuggingFaceEncoder, work: Path, precision: OnnxPrecision, texts: Sequence[str], expected: FloatArray
-) -> Parity:
-    """Compares and, when near enough, records. Raises `ModelError` for float32 that is not."""
-    path = work / MODELS[precision]
-    _record(encoder, work, {})
-    cosine = (OnnxEncoder(work, precision=precision, progress=False).encode(texts) * expected).sum(axis=1)
-    found = Parity(lowest=float(cosine.min()), mean=float(cosine.mean()), texts=len(texts))
-    if not found.lowest >= LEAST_COSINE[precision]:
-        if precision == "float32":
-            raise ModelError(
-                f"{encoder.name}: the exported vectors are not the original's (lowest cosine {found.lowest:.4f} over "
-                f"{len(texts)} texts, {LEAST_COSINE[precision]} is asked for); nothing was kept"
-            )
-        path.unlink()
-    _record(encoder, work, {precision: found})
-    return found
+def _parities(work: Path, texts: Sequence[str], expected: FloatArray) -> dict[OnnxPrecision, Parity]:
+    """Each file's vectors against the original's, `expected`."""
+    parities: dict[OnnxPrecision, Parity] = {}
+    for precision, file in MODELS.items():
+        if (work / file).is_file():
+            rows = OnnxEncoder(work, precision=precision, progress=False).encode(texts)
+            cosine = (rows * expected).sum(axis=1)
+            parities[precision] = Parity(lowest=float(cosine.min()), mean=float(cosine.mean()), texts=len(texts))
+    return parities
 
 
-def _record(encoder: HuggingFaceEncoder, work: Path, parity: dict[OnnxPrecision, Parity]) -> None:
-    earlier = json.loads((work / RECORD).read_text("utf-8"))["parity"] if (work / RECORD).exists() else {}
-    known = [TOKENIZER, *(file for file in MODELS.values() if (work / file).is_file())]
+def _write_record(encoder: HuggingFaceEncoder, work: Path, parity: Mapping[OnnxPrecision, Parity]) -> None:
+    files = [TOKENIZER, *(file for file in MODELS.values() if (work / file).is_file())]
     record = OnnxRecord(
         scheme=SCHEME,
         name=encoder.name,
@@ -179,26 +194,10 @@ def _record(encoder: HuggingFaceEncoder, work: Path, parity: dict[OnnxPrecision,
         limit=encoder.tokens.limit,
         lower_case=encoder.tokens.lower_case,
         prompts=dict(encoder.tokens.prompts),
-        parity=earlier | {name: asdict(found) for name, found in parity.items()},
-        files={name: file_hash(work / name) for name in known},
+        parity={name: asdict(cosines) for name, cosines in parity.items()},
+        files={name: file_hash(work / name) for name in files},
     )
     (work / RECORD).write_text(json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n", "utf-8")
-
-
-def _choose(work: Path, threads: int | None) -> tuple[float | None, OnnxPrecision]:
-    if not (work / MODELS["int8"]).is_file():
-        return None, "float32"
-    exact, small = (OnnxEncoder(work, precision=p, threads=threads, progress=False) for p in MODELS)
-    probe = compare(exact, small)
-    return probe.gain, "int8" if int8_pays(probe) else "float32"
-
-
-def _replace(work: Path, target: Path) -> None:
-    """Put the finished folder where an earlier export may be; readers find the one or the other."""
-    if target.exists():
-        old = work.parent / "old"
-        target.rename(old)
-    work.rename(target)
 
 
 @contextlib.contextmanager

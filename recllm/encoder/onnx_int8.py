@@ -30,28 +30,26 @@ def quantise_matmuls(model: Any) -> tuple[Any, int]:
     """
     import onnx
 
-    weights = {w.name: onnx.numpy_helper.to_array(w) for w in model.graph.initializer if _is_weight(w)}
-    draft = _Draft()
+    weights = {
+        tensor.name: onnx.numpy_helper.to_array(tensor)
+        for tensor in model.graph.initializer
+        if len(tensor.dims) == 2 and tensor.data_type == onnx.TensorProto.FLOAT
+    }
+    graph = _Int8Graph()
     changed = 0
     for node in model.graph.node:
         if node.op_type == "MatMul" and node.input[1] in weights:
-            draft.product(node, weights[node.input[1]])
+            graph.product(node, weights[node.input[1]])
             changed += 1
-        elif node.op_type == "Gather" and node.input[0] in weights and _takes_rows(node):
-            draft.table(node, weights[node.input[0]])
+        elif (
+            node.op_type == "Gather"
+            and node.input[0] in weights
+            and all(a.i == 0 for a in node.attribute if a.name == "axis")
+        ):
+            graph.table(node, weights[node.input[0]])
         else:
-            draft.nodes.append(node)
-    return draft.model(model), changed
-
-
-def _is_weight(tensor: Any) -> bool:
-    import onnx
-
-    return len(tensor.dims) == 2 and tensor.data_type == onnx.TensorProto.FLOAT
-
-
-def _takes_rows(node: Any) -> bool:
-    return all(a.i == 0 for a in node.attribute if a.name == "axis")
+            graph.nodes.append(node)
+    return graph.model(model), changed
 
 
 def _integers(values: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -61,7 +59,7 @@ def _integers(values: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8],
 
 
 @dataclass(eq=False)
-class _Draft:
+class _Int8Graph:
     """Nodes and constants of the new graph, in order."""
 
     nodes: list[Any] = field(default_factory=list)
@@ -82,24 +80,24 @@ class _Draft:
         return name
 
     def product(self, node: Any, weight: NDArray[np.float32]) -> None:
-        x, out = node.input[0], node.output[0]
+        x, y = node.input[0], node.output[0]
         if x not in self.inputs:
             self._quantise(x, weight.shape[0])
             self.inputs.add(x)
-        whole, scale = _integers(weight, axis=0)
+        integers, scale = _integers(weight, axis=0)
         operands = [
             f"{x}/q",
-            self.constant(f"{out}/w", whole, np.int8),
+            self.constant(f"{y}/w", integers, np.int8),
             self.constant("int8/one", 1, np.float32),
-            self.constant(f"{out}/scale", scale[0], np.float32),
+            self.constant(f"{y}/scale", scale[0], np.float32),
             self.constant("int8/middle", LEVELS + 1, np.uint8),
-            self.constant(f"{out}/zero", np.zeros(weight.shape[1]), np.int8),
+            self.constant(f"{y}/zero", np.zeros(weight.shape[1]), np.int8),
         ]
-        flat = self.add("MatMulIntegerToFloat", operands, f"{out}/flat", _CONTRIB)
-        scaled = self.add("Mul", [flat, f"{x}/s"], f"{out}/scaled")
+        flat = self.add("MatMulIntegerToFloat", operands, f"{y}/flat", _CONTRIB)
+        scaled = self.add("Mul", [flat, f"{x}/s"], f"{y}/scaled")
         width = self.constant(f"int8/width{weight.shape[1]}", [weight.shape[1]], np.int64)
-        shape = self.add("Concat", [f"{x}/lead", width], f"{out}/shape", axis=0)
-        self.add("Reshape", [scaled, shape], out)
+        shape = self.add("Concat", [f"{x}/lead", width], f"{y}/shape", axis=0)
+        self.add("Reshape", [scaled, shape], y)
 
     def _quantise(self, x: str, width: int) -> None:
         """x (..., width) as x/q uint8 (n, width) around 128 with x/s float32 (n, 1), its shape but the last as x/lead.
@@ -119,11 +117,11 @@ class _Draft:
 
     def table(self, node: Any, rows: NDArray[np.float32]) -> None:
         name, index = node.input
-        out = node.output[0]
-        whole, scale = _integers(rows, axis=1)
-        taken = self.add("Gather", [self.constant(f"{name}/w", whole, np.int8), index], f"{out}/q")
-        scales = self.add("Gather", [self.constant(f"{name}/scale", scale, np.float32), index], f"{out}/s")
-        self.add("Mul", [self.add("Cast", [taken], f"{out}/float", to=1), scales], out)
+        y = node.output[0]
+        integers, scale = _integers(rows, axis=1)
+        gathered = self.add("Gather", [self.constant(f"{name}/w", integers, np.int8), index], f"{y}/q")
+        scales = self.add("Gather", [self.constant(f"{name}/scale", scale, np.float32), index], f"{y}/s")
+        self.add("Mul", [self.add("Cast", [gathered], f"{y}/float", to=1), scales], y)
 
     def model(self, old: Any) -> Any:
         import onnx
@@ -131,8 +129,8 @@ class _Draft:
         new = onnx.ModelProto()
         new.CopyFrom(old)
         used = {name for node in self.nodes for name in node.input} | {o.name for o in old.graph.output}
-        kept = [w for w in old.graph.initializer if w.name in used]
-        for part, values in (("node", self.nodes), ("initializer", [*kept, *self.constants.values()])):
+        weights = [tensor for tensor in old.graph.initializer if tensor.name in used]
+        for part, values in (("node", self.nodes), ("initializer", [*weights, *self.constants.values()])):
             new.graph.ClearField(part)
             getattr(new.graph, part).extend(values)
         new.graph.ClearField("value_info")  # kinds and shapes of numbers that are no longer there

@@ -53,8 +53,8 @@ class Probe:
         return self.cosine >= MIN_COSINE and self.gain >= MIN_GAIN
 
 
-def probe_bfloat16(exact: Encoder, other: Callable[[], Encoder], cache_dir: str | Path | None = None) -> Probe:
-    """Compare the float32 encoder with the bfloat16 one that `other` loads, or look up an earlier comparison.
+def probe_bfloat16(exact: Encoder, rounded: Callable[[], Encoder], cache_dir: str | Path | None = None) -> Probe:
+    """Compare the float32 encoder with the bfloat16 one that `rounded` loads, or look up an earlier comparison.
 
     `cache_dir` is where answers are kept, in precision.json; without it each call measures (about a second).
     """
@@ -62,7 +62,7 @@ def probe_bfloat16(exact: Encoder, other: Callable[[], Encoder], cache_dir: str 
 
     def measure() -> Probe:
         # A bare product of matrices tells in milliseconds where bfloat16 is only emulated; there no model is tried.
-        return Probe(0.0, gain) if (gain := product_gain()) < MIN_GAIN else compare(exact, other())
+        return Probe(0.0, gain) if (gain := product_gain()) < MIN_GAIN else compare(exact, rounded())
 
     return remembered_probe(cache_dir, key, measure)
 
@@ -74,8 +74,8 @@ def remembered_probe(cache_dir: str | Path | None, key: str, measure: Callable[[
         return isinstance(value, dict) and value.keys() == {"cosine", "gain"}
 
     path = None if cache_dir is None else Path(cache_dir) / PROBE_FILE
-    kept = remembered(path, key, lambda: asdict(measure()), valid)
-    return Probe(float(kept["cosine"]), float(kept["gain"]))
+    answer = remembered(path, key, lambda: asdict(measure()), valid)
+    return Probe(float(answer["cosine"]), float(answer["gain"]))
 
 
 def machine() -> str:
@@ -106,12 +106,12 @@ def default_threads() -> int:
     return max(1, min(cores, int(limit))) if limit.isdecimal() else cores
 
 
-def compare(exact: Encoder, other: Encoder) -> Probe:
+def compare(exact: Encoder, rounded: Encoder) -> Probe:
     """Lowest cosine and gain in time over the probe's texts, the best of three rounds each."""
     texts = [*PROBE_TEXTS, *(f"{text} / {number}" for number in range(3) for text in PROBE_TEXTS)]
-    cosine = (exact.encode(texts) * other.encode(texts)).sum(axis=1).min()  # also warms both up
+    cosine = (exact.encode(texts) * rounded.encode(texts)).sum(axis=1).min()  # also warms both up
     exact_seconds = min(_seconds(exact, texts) for _ in range(_ROUNDS))
-    return Probe(float(cosine), exact_seconds / min(_seconds(other, texts) for _ in range(_ROUNDS)))
+    return Probe(float(cosine), exact_seconds / min(_seconds(rounded, texts) for _ in range(_ROUNDS)))
 
 
 def _seconds(encoder: Encoder, texts: Sequence[str]) -> float:

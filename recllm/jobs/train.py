@@ -19,7 +19,7 @@ from recllm.settings import LoraSettings, ScorerTrainingSettings, SequenceModelS
 from recllm.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
-    from recllm.encoder.onnx_export import Exported
+    from recllm.encoder.onnx_export import OnnxExport
     from recllm.evaluation.report import Report
     from recllm.training.advise import Advice
     from recllm.training.lora.tune import TunedEncoder
@@ -45,7 +45,7 @@ def export_encoder(
     encoder: str | None = None,
     adapter: Path | None = None,
     int8: bool = True,
-) -> Exported:
+) -> OnnxExport:
     """An encoder, the workspace's or the named one, written for onnxruntime; see `recllm.encoder.onnx_export`.
 
     With a workspace the vectors are compared on its item texts, else on those of the probe. Raises `UsageError` for an

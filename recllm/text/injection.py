@@ -45,10 +45,10 @@ def neutralise(text: str, *, max_chars: int = TITLE_CHARS) -> str:
     Idempotent, and linear: of a very long text only the beginning is looked at.
     """
     text = text[: max(2_000, 8 * max_chars)]
-    if _is_plain(text):
+    if text.isprintable() and not _SUSPICIOUS.search(text) and unicodedata.is_normalized("NFC", text):
         return _cut(text.strip(), max_chars)
     for _ in range(_MAX_ROUNDS):
-        cleaned = _cut(_once(text), max_chars)
+        cleaned = _cut(_cleaned(text), max_chars)
         if cleaned == text:
             return text
         text = cleaned
@@ -56,27 +56,15 @@ def neutralise(text: str, *, max_chars: int = TITLE_CHARS) -> str:
     return _cut(_fold(_LAST_RESORT.sub(" ", text)), max_chars)
 
 
-def _is_plain(text: str) -> bool:
-    return text.isprintable() and not _SUSPICIOUS.search(text) and unicodedata.is_normalized("NFC", text)
-
-
-def _once(text: str) -> str:
-    text = _fold(_visible(unicodedata.normalize("NFC", _ENTITY.sub(lambda m: html.unescape(m[0]), text))))
-    text = _HIDDEN_BLOCK.sub(" ", text)
-    text = _COMMENT.sub(" ", text)
-    text = _ROLE_TOKEN.sub(" ", text)
-    text = _BRACKET_TOKEN.sub(" ", text)
-    text = _TAG.sub(" ", text)
-    text = _LOOSE_ANGLE.sub(" ", text)
-    text = _BRACES.sub(" ", text)
-    text = _FENCES.sub(" ", text)
-    return _fold(text)
-
-
-def _visible(text: str) -> str:
-    """Drops what no reader sees: Unicode's "other" classes, and the few letters and marks that draw nothing."""
+def _cleaned(text: str) -> str:
+    """One round of the steps that `neutralise` lists."""
+    text = unicodedata.normalize("NFC", _ENTITY.sub(lambda m: html.unescape(m[0]), text))
+    # Unicode's "other" classes are not printable; the few letters and marks that draw nothing are.
     text = "".join(c if c.isprintable() else (" " if c.isspace() else "") for c in text)
-    return _INVISIBLE_LETTERS.sub("", text)
+    text = _fold(_INVISIBLE_LETTERS.sub("", text))
+    for trick in (_HIDDEN_BLOCK, _COMMENT, _ROLE_TOKEN, _BRACKET_TOKEN, _TAG, _LOOSE_ANGLE, _BRACES, _FENCES):
+        text = trick.sub(" ", text)
+    return _fold(text)
 
 
 def _fold(text: str) -> str:

@@ -160,11 +160,6 @@ def language(locale: str) -> str:
     return re.split(r"[-_]", locale.strip(), maxsplit=1)[0].casefold()
 
 
-def written_language(locale: str) -> str:
-    """The language of `locale` if there are texts in it, else English."""
-    return language(locale) if language(locale) in LOCALES else "en"
-
-
 @cache
 def _load_own() -> Prompts:
     installed = resources.files("recllm") / "prompts"

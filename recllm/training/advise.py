@@ -22,7 +22,7 @@ from recllm.data.dataset import DAY, Dataset
 from recllm.data.interactions import occasions, of_actions
 from recllm.encoder.hardware import Machine, this_machine
 from recllm.encoder.loading import DEFAULT_ENCODER
-from recllm.encoder.onnx_folder import is_onnx_folder
+from recllm.encoder.onnx import is_onnx_folder
 from recllm.errors import DataError
 from recllm.schema import ACTIONS, Action
 from recllm.settings import ScorerTrainingSettings
