@@ -16,9 +16,9 @@ from recllm.encoder.adapters import TARGETS
 from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
 from recllm.encoder.locate import find_weights
 from recllm.settings import LoraSettings
-from recllm.training.lora.loop import Run, one_step
+from recllm.training.lora.loop import LoraRun, one_step
 from recllm.training.lora.objective import SetScore
-from recllm.training.lora.steps import Step
+from recllm.training.lora.steps import StepArrays
 from recllm.training.lora.tower import Tower
 
 RANK, SCALE, WARM = 8, 20.0, 2
@@ -34,12 +34,14 @@ class Pairs:
     def texts(self, *_: Any) -> np.ndarray:
         return self.every
 
-    def draw(self, *_: Any) -> Step:
+    def draw(self, *_: Any) -> StepArrays:
         anchor, positive = next(self.steps)
         texts, n = np.union1d(anchor, positive), np.arange(len(anchor))
         weights, log_weight = np.eye(len(n), dtype=np.float32), np.zeros((len(n), len(n)), np.float32)
         log_weight[n, n] = -np.inf  # a person's own positive is no negative
-        return Step(texts, np.searchsorted(texts, anchor), np.searchsorted(texts, positive), weights, log_weight, n, n)
+        return StepArrays(
+            texts, np.searchsorted(texts, anchor), np.searchsorted(texts, positive), weights, log_weight, n, n
+        )
 
 
 def arguments(task: dict[str, Any]) -> LoraSettings:
@@ -69,7 +71,7 @@ def ours(task: dict[str, Any]) -> dict[str, Any]:
     pairs, accelerator = Pairs(np.array(task["steps"])), Accelerator(cpu=True)
     started = time.perf_counter()
     tower, score = Tower(encoder, task["texts"], args), SetScore(encoder.dim, SCALE, 1.0, prior=False)
-    run = Run(tower, score, pairs, [], pairs, torch.zeros(len(task["texts"]), encoder.dim), args, accelerator)
+    run = LoraRun(tower, score, pairs, [], pairs, torch.zeros(len(task["texts"]), encoder.dim), args, accelerator)
     ends, losses = [], []
     for _ in task["steps"]:
         losses.append(one_step(run))

@@ -34,13 +34,13 @@ def main() -> int:
     options = parser.parse_args()
     try:
         approved = list(read_approved(options.pairs))
-        learn, judge = split(pairs(approved))
+        learn, validation = split(pairs(approved))
         languages = tuple(sorted({line.locale[:2] for line in approved}))
         settings = Settings(**merged({"copywriter": {"languages": languages}}, read_settings_file(options.config)))
         is_first = PartialState().is_main_process
         folder, _ = model_folder(options.generator, options.cache_dir)
         progress = tell if is_first else None
-        tuned = tune_generator(learn, judge, folder, options.out, settings.copywriter, progress=progress)
+        tuned = tune_generator(learn, validation, folder, options.out, settings.copywriter, progress=progress)
     except RecllmError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

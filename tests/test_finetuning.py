@@ -27,8 +27,8 @@ from recllm.encoder.loading import load_encoder
 from recllm.encoder.locate import find_weights
 from recllm.errors import DataError, ModelError, UsageError
 from recllm.settings import LoraSettings
-from recllm.training.lora import checkpoint, loop, tune
-from recllm.training.lora.examples import Takings, is_stepwise, purchases, write_examples
+from recllm.training.lora import loop, run_folder, tune
+from recllm.training.lora.examples import FirstPurchases, is_stepwise, purchases, write_examples
 from recllm.training.lora.objective import SetScore, Targets, bce_loss, draw_by_norm, softmax_loss
 from recllm.training.lora.tower import Tower, adapter_spec
 from recllm.training.lora.tune import tune_encoder
@@ -97,6 +97,19 @@ def test_peft_itself_reads_the_folder(folder: Path, adapter: Path) -> None:
     plain = AutoModel.from_pretrained(folder, add_pooling_layer=False)
     encoder.model = PeftModel.from_pretrained(plain, str(adapter)).eval()
     assert np.allclose(encoder.encode(TEXTS), load_encoder(folder, adapter=adapter).encode(TEXTS), atol=1e-5)
+
+
+def test_a_tuned_encoder_is_saved_as_a_folder_that_sentence_transformers_opens(
+    folder: Path, adapter: Path, tmp_path: Path
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    tuned = load_encoder(folder, adapter=adapter)
+    assert isinstance(tuned, HuggingFaceEncoder)
+    tuned.save(tmp_path / "tuned")
+    opened = SentenceTransformer(str(tmp_path / "tuned"), device="cpu")
+    assert np.allclose(opened.encode(TEXTS), tuned.encode(TEXTS), atol=1e-5)
+    assert not np.allclose(opened.encode(TEXTS), load_encoder(folder).encode(TEXTS), atol=1e-2)
 
 
 def test_an_adapter_of_another_base_model_is_refused(tmp_path: Path, adapter: Path) -> None:
@@ -210,13 +223,13 @@ def test_a_log_of_orders_asks_for_the_next_item(tmp_path: Path, folder: Path) ->
     assert set(tuned.metrics) >= {"ndcg@20_next", "goal"}
 
 
-def test_first_takings() -> None:
-    takings = Takings.of(purchases(DATA), DATA.n_items)
+def test_first_purchases() -> None:
+    purchased = FirstPurchases.of(purchases(DATA), DATA.n_items)
     e = purchases(DATA)
     user, item = int(e.user[0]), int(e.item[0])
     first = e.at[(e.user == user) & (e.item == item)].min()
-    assert takings.first(np.array([user, user]), np.array([item, 10**6])).tolist() == [first, np.iinfo(np.int64).max]
-    assert takings.sold[item] == e.at[e.item == item].min()
+    assert purchased.first(np.array([user, user]), np.array([item, 10**6])).tolist() == [first, np.iinfo(np.int64).max]
+    assert purchased.sold[item] == e.at[e.item == item].min()
 
 
 # --- objective -------------------------------------------------------------------------------------------------------
@@ -265,7 +278,7 @@ def test_drawn_gradients_are_unbiased() -> None:
     assert torch.allclose(total / 3000, gradient.sum(0), atol=0.05)
 
 
-def _run(folder: Path, place: Path, args: LoraSettings) -> loop.Run:
+def _run(folder: Path, place: Path, args: LoraSettings) -> loop.LoraRun:
     base = load_encoder(folder)
     return tune.prepare(DATA, base, tune.trainable(base), args, place, "cpu", "en", lambda _: None)
 
@@ -286,7 +299,7 @@ def test_cached_loss_has_the_plain_gradient(tmp_path: Path, model_type: str, che
             args.model_copy(update={"gradient_checkpointing": checkpointing, "pull_weight": 0.5}),
         )
         drawn = run.source.draw(run.groups, np.random.default_rng(0), {})
-        loop._gradients(run, drawn, [0])
+        loop.add_gradients(run, drawn, [0])
         found.append([p.grad for p in run.tower.parameters if p.grad is not None])
     assert found[0] and any(float(g.abs().max()) > 1e-4 for g in found[0])
     for other in found[1:]:
@@ -301,7 +314,7 @@ def test_kept_lower_blocks_change_nothing(folder: Path) -> None:
     tower.keep(np.arange(3))
     once, again = tower.encode(np.arange(3)), tower.encode(np.array([2, 0]))
     assert np.allclose(once.numpy(), wanted, atol=1e-6) and torch.allclose(again, once[[2, 0]], atol=1e-6)
-    assert len(tower._kept) == 3
+    assert len(tower._lower_outputs) == 3
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------
@@ -398,16 +411,16 @@ def test_a_checkpoint_of_another_run_is_not_gone_on_from(tmp_path: Path, folder:
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = checkpoint.Checkpoint(3, {"a": torch.ones(2)}, {"history": []})
-    checkpoint.save_checkpoint(first, tmp_path)
+    first = run_folder.Checkpoint(3, {"a": torch.ones(2)}, {"history": []})
+    run_folder.save_checkpoint(first, tmp_path)
 
     def full(path: Path, content: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(checkpoint, "_write", full)
+    monkeypatch.setattr(run_folder, "write_whole", full)
     with pytest.raises(ModelError, match="the disk is full; free some space, and run this again"):
-        checkpoint.save_checkpoint(replace(first, step=6), tmp_path)
-    kept = checkpoint.load_checkpoint(tmp_path)
+        run_folder.save_checkpoint(replace(first, step=6), tmp_path)
+    kept = run_folder.load_checkpoint(tmp_path)
     assert kept is not None and kept.step == 3 and torch.equal(kept.tensors["a"], torch.ones(2))
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000003"]
 
@@ -417,7 +430,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_state(
 ) -> None:
     plain = loop.loss_of
 
-    def breaks(run: loop.Run, *rest: object) -> torch.Tensor:
+    def breaks(run: loop.LoraRun, *rest: object) -> torch.Tensor:
         return plain(run, *rest) * (torch.nan if run.step >= broken else 1.0)  # type: ignore[arg-type]
 
     monkeypatch.setattr(loop, "loss_of", breaks)
@@ -427,11 +440,11 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_state(
     assert any("not finite" in line for line in told) and np.isfinite(tuned.encoder.encode(TEXTS)).all()
     assert tuned.history[-1]["step"] == 3
     broken = 0
-    with pytest.raises(DataError, match="not finite before the first verdict"):
+    with pytest.raises(DataError, match="not finite before the first evaluation"):
         tune_encoder(DATA, folder, QUICK, tmp_path / "b")
 
 
-def test_training_stops_when_the_judges_see_no_gain(tmp_path: Path, folder: Path) -> None:
+def test_training_stops_when_validation_users_see_no_gain(tmp_path: Path, folder: Path) -> None:
     args = QUICK.model_copy(update={"max_steps": 60, "learning_rate": 0.0, "head_learning_rate": 0.0, "patience": 2})
     tuned = tune_encoder(DATA, folder, args, tmp_path)
     assert [h["step"] for h in tuned.history] == [0, 3, 6] and tuned.metrics["step"] == 0

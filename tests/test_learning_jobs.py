@@ -69,7 +69,6 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> Fits:
         return real(data, vectors, basics, args.model_copy(update=FAST), *rest, **more)
 
     monkeypatch.setattr("recllm.training.scorer.fit_scorer", spy)
-    monkeypatch.setattr("recllm.recommender.recommender.fit_scorer", spy)
     return calls
 
 

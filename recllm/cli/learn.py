@@ -64,7 +64,7 @@ def train(
     from recllm.settings import LoraSettings
     from recllm.workspace.workspace import Workspace
 
-    said: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         name: value for name, value in (("n_windows", windows), ("epochs", epochs)) if value is not None
     }
     if lora:
@@ -80,9 +80,9 @@ def train(
             "seed": seed,
         }
         lora_settings = {name: value for name, value in options.items() if value is not None}
-        said |= {"progress": note, "lora": LoraSettings.model_validate(lora_settings)}
-    with Workspace.open(workspace) as opened, progress_lines():
-        done = train_workspace(opened, seed=seed, **said)
+        arguments |= {"progress": note, "lora": LoraSettings.model_validate(lora_settings)}
+    with Workspace.open(workspace) as shop, progress_lines():
+        done = train_workspace(shop, seed=seed, **arguments)
     if json:
         emit_json(done)
     else:

@@ -30,12 +30,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """What `recllm train` tells. rows: events learned from; metrics: on the latest past window."""
+    """What `recllm train` tells."""
 
     model_version: str
     rows: int
+    """Events learned from."""
     seconds: float
     metrics: Mapping[str, float]
+    """Of the validation users of the latest past window, who also chose the epoch and calibrated the probability."""
 
 
 def export_encoder(
@@ -59,10 +61,10 @@ def export_encoder(
 
     texts, name = list(PROBE_TEXTS), encoder or DEFAULT_ENCODER
     if workspace is not None:
-        with Workspace.open(str(workspace)) as opened:
-            name = encoder or opened.settings.encoder
-            items = opened.gate().dataset(Purpose.ANALYTICS).items
-            texts = item_texts(items, opened.settings.locale) or texts
+        with Workspace.open(str(workspace)) as shop:
+            name = encoder or shop.settings.encoder
+            items = shop.gate().dataset(Purpose.ANALYTICS).items
+            texts = item_texts(items, shop.settings.locale) or texts
     loaded = load_encoder(name, adapter=adapter, device="cpu", progress=False)
     if not isinstance(loaded, HuggingFaceEncoder):
         raise UsageError(f"the encoder {name!r} is not a transformers model, so there is nothing to export")
@@ -163,11 +165,11 @@ def advise_data(*, workspace: Path | None = None, data: Path | None = None, enco
     if (workspace is None) == (data is None):
         raise UsageError("give one of --workspace and --data")
     if workspace is not None:
-        with Workspace.open(str(workspace)) as opened:
-            return _advice(opened, opened.gate().dataset(Purpose.MODEL_TRAINING), encoder)
+        with Workspace.open(str(workspace)) as shop:
+            return _advice(shop, shop.gate().dataset(Purpose.MODEL_TRAINING), encoder)
     tables = read_folder(Path(str(data)))
-    whole = tables.dataset()
-    return advise(whole, item_texts(whole.items), encoder=encoder)
+    log = tables.dataset()
+    return advise(log, item_texts(log.items), encoder=encoder)
 
 
 def advised_settings(workspace: Workspace) -> dict[str, Any]:
@@ -245,9 +247,9 @@ def evaluate_data(
     else:
         if split != "time":
             raise UsageError("a workspace is split by time; --split column is for a folder of tables")
-        with Workspace.open(str(workspace)) as opened:
-            log, settings = _evaluable(opened.gate()), opened.settings
-            encoder = encoder or workspace_encoder(opened)
+        with Workspace.open(str(workspace)) as shop:
+            log, settings = _evaluable(shop.gate()), shop.settings
+            encoder = encoder or workspace_encoder(shop)
         slices = tuple(slices) or ("ALL", "NEW", "COLD")
         window = time_split(log, test_days=test_days, name=f"workspace-last{test_days}", slices=slices)
     past, horizon = window.fit_on, test_days if split == "time" else None

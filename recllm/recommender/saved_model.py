@@ -26,7 +26,8 @@ ADAPTER = "adapter"
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Model:
-    """A scorer with what is needed to serve it. metrics: on held-out people of the latest past window."""
+    """A scorer with what is needed to serve it. metrics: of the validation users of the latest past
+    window, who also chose the epoch and calibrated the probability."""
 
     scorer: Scorer = field(repr=False)
     population: CollaborativeSettings

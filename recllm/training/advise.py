@@ -172,9 +172,9 @@ def look(dataset: Dataset, texts: Sequence[str]) -> Survey:
     """The counts that the rules read. Raises `DataError` unless there is a text, maybe empty, for each item."""
     if len(texts) != dataset.n_items:
         raise DataError(f"{len(texts)} texts for {dataset.n_items} items; give one per item, empty where there is none")
-    e, taken = dataset.events, occasions(of_actions(dataset.events, (Action.PURCHASE,)))
-    per_person = np.diff(taken.indptr)
-    pairs = len(np.unique(taken.user.astype(np.int64) * max(dataset.n_items, 1) + taken.item))
+    e, purchases = dataset.events, occasions(of_actions(dataset.events, (Action.PURCHASE,)))
+    per_person = np.diff(purchases.indptr)
+    pairs = len(np.unique(purchases.user.astype(np.int64) * max(dataset.n_items, 1) + purchases.item))
     once = sorted({text for text in texts if text.strip()})
     tokens = np.array([estimated_tokens(text) for text in once] or [0])
     counts = np.bincount(e.action, minlength=len(ACTIONS))
@@ -182,13 +182,13 @@ def look(dataset: Dataset, texts: Sequence[str]) -> Survey:
         people=dataset.n_users,
         buyers=int((per_person > 0).sum()),
         items=dataset.n_items,
-        items_sold=len(np.unique(taken.item)),
+        items_sold=len(np.unique(purchases.item)),
         items_with_text=sum(bool(text.strip()) for text in texts) / max(len(texts), 1),
         events=len(e),
         actions={action.value: int(n) for action, n in zip(ACTIONS, counts, strict=True) if n},
-        purchases=len(taken),
+        purchases=len(purchases),
         purchases_per_buyer=float(np.median(per_person[per_person > 0])) if per_person.any() else 0.0,
-        repeats=1 - pairs / len(taken) if len(taken) else 0.0,
+        repeats=1 - pairs / len(purchases) if len(purchases) else 0.0,
         largest_person=float(np.diff(e.indptr).max() / len(e)) if len(e) else 0.0,
         span_days=float((e.at.max() - e.at.min()) / DAY) if len(e) else 0.0,
         by_order=_by_order(e.at),
@@ -215,9 +215,9 @@ def _by_order(at: np.ndarray[Any, np.dtype[np.int64]]) -> bool:
 # --- the rules -------------------------------------------------------------------------------------------------------
 
 
-def _encoder(survey: Survey, wanted: str | None) -> Choice:
-    if wanted is not None:
-        return Choice(name="encoder", value=wanted, rule="it was decided on before; nothing speaks against keeping it")
+def _encoder(survey: Survey, decided: str | None) -> Choice:
+    if decided is not None:
+        return Choice(name="encoder", value=decided, rule="it was decided on before; nothing speaks against keeping it")
     if survey.cjk < CJK_SHARE:
         rule = f"{survey.cjk:.0%} of the texts hold Chinese, Japanese or Korean, so the small English encoder is enough"
         return Choice(name="encoder", value=DEFAULT_ENCODER, rule=rule)
@@ -230,9 +230,17 @@ def _encoder(survey: Survey, wanted: str | None) -> Choice:
 def _training(
     dataset: Dataset, survey: Survey, horizon_days: int | None, seed: int
 ) -> tuple[ScorerTrainingSettings | None, list[Choice], list[str]]:
-    """The scorer's arguments with the rules behind them, or what is missing."""
-    base = ScorerTrainingSettings(seed=seed)
-    horizon = horizon_days or _horizon(survey)
+    """The scorer's settings with the rules behind them, or what is missing."""
+    base, by_order = ScorerTrainingSettings(seed=seed), survey.by_order
+    days, third = survey.span_days, max(1, int(survey.span_days // 3))
+    if horizon_days:
+        horizon, horizon_rule = horizon_days, "the shop looks so far ahead"
+    elif by_order:
+        horizon, horizon_rule = base.horizon_days, "the log knows only an order, in which a step counts as four weeks"
+    elif days >= 3 * base.horizon_days:
+        horizon, horizon_rule = base.horizon_days, f"four weeks, because the log spans {days:.0f} days"
+    else:
+        horizon, horizon_rule = third, f"a third of the {days:.0f} days that the log spans"
     args = base.model_copy(update={"horizon_days": horizon})
     missing = []
     if survey.people < LEAST_PEOPLE:
@@ -241,61 +249,36 @@ def _training(
         target, notes = choose_target(dataset, args)
         starts = window_starts(dataset, target, args)
     except DataError as error:
-        return None, [], [*missing, str(error)]
+        missing.append(str(error))
     if missing:
         return None, [], missing
-    by_order = {"n_windows": 1, "timed": False, "parts": ("cosine", "features")}
-    args = args.model_copy(update=by_order if survey.by_order else {"n_windows": len(starts)})
-    windows = (
-        "each window takes a step off every history, and the histories are short"
-        if survey.by_order
-        else f"of {base.n_windows} at most, {len(starts)} leave half of the log before them"
-    )
-    batches = f"{args.batch_size} people a step, and rounds repeat until {args.min_steps} steps are done"
-    return (
-        args,
-        [
-            Choice(name="target", value=list(target), rule=notes[0] if notes else "there are enough purchases"),
-            Choice(name="horizon_days", value=horizon, rule=_horizon_rule(survey, horizon_days)),
-            Choice(name="n_windows", value=args.n_windows, rule=windows),
-            Choice(name="timed", value=args.timed, rule=_timed_rule(survey)),
-            Choice(name="parts", value=list(args.parts), rule=_parts_rule(survey)),
-            Choice(name="epochs", value=args.epochs, rule=f"{args.epochs} rounds with a verdict after each; {batches}"),
-            Choice(
-                name="users_per_window",
-                value=args.users_per_window,
-                rule=f"{survey.people:,} people; beyond {args.users_per_window:,} a window's cost stays the same",
-            ),
-        ],
-        [],
-    )
-
-
-def _timed_rule(survey: Survey) -> str:
-    if survey.by_order:
-        return "the log knows only an order, so times of different people cannot be compared"
-    return "the log has times, so what sells lately and what arrives is told"
-
-
-def _parts_rule(survey: Survey) -> str:
-    if survey.by_order:
-        return "on one window the MLP learns item vectors by heart; the sequence model reads them already"
-    return "several windows are enough to learn from the vectors"
-
-
-def _horizon(survey: Survey) -> int:
-    usual = ScorerTrainingSettings().horizon_days
-    return usual if survey.by_order or survey.span_days >= 3 * usual else max(1, int(survey.span_days // 3))
-
-
-def _horizon_rule(survey: Survey, wanted: int | None) -> str:
-    if wanted:
-        return "the shop looks so far ahead"
-    if survey.by_order:
-        return "the log knows only an order, in which a step counts as four weeks"
-    if survey.span_days >= 3 * ScorerTrainingSettings().horizon_days:
-        return f"four weeks, because the log spans {survey.span_days:.0f} days"
-    return f"a third of the {survey.span_days:.0f} days that the log spans"
+    if by_order:
+        args = args.model_copy(update={"n_windows": 1, "timed": False, "parts": ("cosine", "features")})
+        windows = "each window takes a step off every history, and the histories are short"
+        timed = "the log knows only an order, so times of different people cannot be compared"
+        parts = "on one window the MLP learns item vectors by heart; the sequence model reads them already"
+    else:
+        args = args.model_copy(update={"n_windows": len(starts)})
+        windows = f"of {base.n_windows} at most, {len(starts)} leave half of the log before them"
+        timed = "the log has times, so what sells lately and what arrives is told"
+        parts = "several windows are enough to learn from the vectors"
+    rules = {
+        "n_windows": windows,
+        "timed": timed,
+        "parts": parts,
+        "epochs": f"{args.epochs} rounds with an evaluation after each; {args.batch_size} people a step, and rounds "
+        f"repeat until {args.min_steps} steps are done",
+        "users_per_window": f"{survey.people:,} people; "
+        f"beyond {args.users_per_window:,} a window's cost stays the same",
+    }
+    choices = [
+        Choice(name="target", value=list(target), rule=notes[0] if notes else "there are enough purchases"),
+        Choice(name="horizon_days", value=horizon, rule=horizon_rule),
+    ]
+    for name, rule in rules.items():
+        value = getattr(args, name)
+        choices.append(Choice(name=name, value=list(value) if isinstance(value, tuple) else value, rule=rule))
+    return args, choices, []
 
 
 def _interests(survey: Survey, training: ScorerTrainingSettings | None) -> tuple[SequenceModelSettings | None, Choice]:
@@ -335,12 +318,17 @@ def _lora(
     memory = f"{machine.memory_gib:.0f} GiB of memory"
     limit = "a GPU needs no limit of time" if args.max_minutes is None else f"at most {args.max_minutes:.0f} minutes"
     return args, [
-        Choice(name="lora", value=True, rule=_lora_rule(survey)),
+        Choice(
+            name="lora",
+            value=True,
+            rule=f"{survey.buyers:,} buyers, {survey.purchases:,} purchases and {survey.distinct_texts:,} distinct "
+            "texts are enough to teach the encoder what this shop's people find alike",
+        ),
         Choice(name="lora.loss", value=args.loss, rule=f"softmax over {task}, the question that is asked when serving"),
         Choice(name="lora.kinds", value=list(args.kinds), rule=f"the log is learned from as {task}"),
         Choice(name="lora.batch_size", value=args.batch_size, rule=f"people of a step, for {memory}"),
         Choice(name="lora.cached_loss", value=args.cached_loss, rule="the texts of a step are too many for one graph"),
-        Choice(name="lora.max_steps", value=args.max_steps, rule=f"fewer when the judges see no gain; {limit}"),
+        Choice(name="lora.max_steps", value=args.max_steps, rule=f"fewer when validation users see no gain; {limit}"),
     ]
 
 
@@ -370,13 +358,6 @@ def _against_lora(survey: Survey, machine: Machine, encoder: str, training: Scor
             "(eval/LOG.md); try it with: recllm train --lora"
         )
     return ""
-
-
-def _lora_rule(survey: Survey) -> str:
-    return (
-        f"{survey.buyers:,} buyers, {survey.purchases:,} purchases and {survey.distinct_texts:,} distinct texts are "
-        "enough to teach the encoder what this shop's people find alike"
-    )
 
 
 def _notes(survey: Survey, machine: Machine) -> list[str]:

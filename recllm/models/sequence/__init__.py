@@ -1,4 +1,4 @@
-"""What a person turns to next, read from the sequence of what they took: a causal transformer over item vectors.
+"""What a user turns to next, read from the sequence of what they bought: a causal transformer over item vectors.
 
 past = dataset.before(cut)
 snapshots = learn_interests(dataset, item_vectors, basics, target, cuts=[cut])

@@ -175,7 +175,7 @@ class SequenceLearner:
         return functional.cross_entropy(logits.float(), torch.from_numpy(answer[: len(positives)]))
 
     def evaluate(self, validation: NextBaskets) -> float:
-        """NDCG@10 of one new item each, over the catalogue without what the user took before."""
+        """NDCG@10 of one new item each, over the catalogue without what the user bought before."""
         if not len(validation.user):
             return 0.0
         self.network.eval()

@@ -232,12 +232,12 @@ class _EpochCallback(TrainerCallback):
         self.trainer, self.settings, self.tell, self.started = trainer, args, tell, started
         self.n_epochs = 0
 
-    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
+    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **inputs: Any) -> None:
         if state.is_world_process_zero:
-            perplexity = math.exp(rest["metrics"]["eval_loss"])
+            perplexity = math.exp(inputs["metrics"]["eval_loss"])
             self.tell(f"epoch {round(state.epoch or 0)}: perplexity of the held-back lines {perplexity:.2f}")
 
-    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **inputs: Any) -> None:
         self.n_epochs += 1
         spent, limit = time.monotonic() - self.started, self.settings.max_minutes
         late = bool(limit and spent * (self.n_epochs + 1) / self.n_epochs > 60 * limit)
@@ -258,14 +258,14 @@ def _checkpoint_of(out: Path, belongs: dict[str, Any]) -> Path | None:
         return None
     same_run(json.loads((folder / RUN).read_text(encoding="utf-8")), belongs, out)
     steps = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    whole = []
+    complete = []
     for checkpoint in steps:
         try:
             json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-            whole.append(checkpoint)
+            complete.append(checkpoint)
         except (OSError, ValueError):
             shutil.rmtree(checkpoint, ignore_errors=True)
-    return whole[-1] if whole else None
+    return complete[-1] if complete else None
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """Questions with known answers, made from the purchase log.
 
-An example is a person at the start of a past window: the set of items that they had bought by then, weighted by how
-recently and often, and what they took in the window for the first time. Nothing at or after the window's start reaches
-the set. The examples of a log are written in batches to an Arrow file and read back memory-mapped, so their number is
-bounded by the disk.
+An example is a user at the start of a past window: the set of items that they had bought by then, weighted by how
+recently and often, and what they bought in the window for the first time. Nothing at or after the window's start
+reaches the set. The examples of a log are written in batches to an Arrow file and read back memory-mapped, so their
+number is bounded by the disk.
 """
 
 from __future__ import annotations
@@ -31,16 +31,18 @@ _BLOCK = 512
 
 
 @dataclass(frozen=True, eq=False)
-class Takings:
-    """First time that each person took each item. `at`: epoch seconds beside `tally.keys`. sold: first time that
-    anybody took the item, (n_items,), a huge number where nobody did."""
+class FirstPurchases:
+    """First time that each user bought each item."""
 
     tally: Tally
+    """(user, item) pairs."""
     at: Ints
+    """Epoch seconds beside `tally.keys`."""
     sold: Ints
+    """First time that anybody bought the item, (n_items,); a huge number where nobody did."""
 
     @classmethod
-    def of(cls, events: Events, n_items: int) -> Takings:
+    def of(cls, events: Events, n_items: int) -> FirstPurchases:
         tally = Tally.of(events.user, events.item, n_items)
         at = tally.smallest(events.at)
         sold = np.full(n_items, np.iinfo(np.int64).max)
@@ -48,9 +50,9 @@ class Takings:
         return cls(tally, at, sold)
 
     def first(self, user: NDArray[np.integer], item: NDArray[np.integer]) -> Ints:
-        """When each person took each item first; a huge number for never. Shapes as given."""
-        found = self.tally.find(user.ravel(), item.ravel())
-        return np.append(self.at, np.iinfo(np.int64).max)[found].reshape(user.shape)
+        """When each user bought each item first; a huge number for never. Both of one shape."""
+        rows = self.tally.find(user.ravel(), item.ravel())
+        return np.append(self.at, np.iinfo(np.int64).max)[rows].reshape(user.shape)
 
 
 def purchases(dataset: Dataset) -> Events:
@@ -74,11 +76,12 @@ def starts_of(dataset: Dataset, events: Events, args: LoraSettings) -> list[int]
     of steps has as many windows as steps. Raises `DataError` when fewer than two fit.
     """
     horizon, first = args.horizon_days * DAY, int(events.at.min())
-    most = (dataset.as_of - first) // horizon if is_stepwise(events, args.horizon_days) else args.n_windows
-    starts = [dataset.as_of - horizon * n for n in range(1, int(most) + 1)]
-    fit = [s for s in starts if s - first >= horizon] or []
-    if len(fit) >= 2:
-        return fit
+    stepwise = is_stepwise(events, args.horizon_days)
+    n_windows = (dataset.as_of - first) // horizon if stepwise else args.n_windows
+    starts = [dataset.as_of - horizon * n for n in range(1, int(n_windows) + 1)]
+    starts = [s for s in starts if s - first >= horizon]
+    if len(starts) >= 2:
+        return starts
     days = (dataset.as_of - first) / DAY
     raise DataError(
         f"the log spans {days:.0f} days; fine-tuning with horizon_days={args.horizon_days} needs "
@@ -88,48 +91,47 @@ def starts_of(dataset: Dataset, events: Events, args: LoraSettings) -> list[int]
 
 
 def window_examples(
-    events: Events, takings: Takings, start: int, args: LoraSettings, rng: np.random.Generator
+    events: Events, purchased: FirstPurchases, start: int, args: LoraSettings, rng: np.random.Generator
 ) -> Iterator[dict[str, list[Any]]]:
     """Batches of examples of one window, as columns."""
-    n_items, end = takings.tally.n_keys, start + args.horizon_days * DAY
+    n_items, end = purchased.tally.n_keys, start + args.horizon_days * DAY
     past = events.select(events.at < start)
-    fresh = (takings.at >= start) & (takings.at < end)
-    user, item = takings.tally.user[fresh], takings.tally.key[fresh]
-    known = np.diff(past.indptr)[user] > 0
-    user, item = user[known], item[known]
-    arrived = takings.sold[item] >= start
+    in_window = (purchased.at >= start) & (purchased.at < end)
+    user, item = purchased.tally.user[in_window], purchased.tally.key[in_window]
+    has_history = np.diff(past.indptr)[user] > 0
+    user, item = user[has_history], item[has_history]
+    arrived = purchased.sold[item] >= start
     stepwise = is_stepwise(events, args.horizon_days)
     questions = {"next": np.ones(len(item), bool)} if stepwise else {"arrival": arrived, "new": ~arrived}
-    for kind, asked in questions.items():
+    for kind, mask in questions.items():
         if kind not in args.kinds and not stepwise:
             continue
-        people = np.unique(user[asked])
-        people = np.sort(rng.permutation(people)[: args.users_per_window])
-        for block in np.split(people, range(_BLOCK, len(people), _BLOCK)):
+        users = np.sort(rng.permutation(np.unique(user[mask]))[: args.users_per_window])
+        for block in np.split(users, range(_BLOCK, len(users), _BLOCK)):
             if len(block):
-                yield _columns(past, n_items, start, kind, block, user[asked], item[asked], args)
+                yield _example_columns(past, n_items, start, kind, block, user[mask], item[mask], args)
 
 
-def _columns(
-    past: Events, n_items: int, start: int, kind: str, people: Ints, user: Ints, item: Ints, args: LoraSettings
+def _example_columns(
+    past: Events, n_items: int, start: int, kind: str, users: Ints, user: Ints, item: Ints, args: LoraSettings
 ) -> dict[str, list[Any]]:
-    mine = past.rows(people)
-    weights = matrix(mine, n_items, decay(mine.at, start, args.half_life_days))
-    places = np.searchsorted(user, people), np.searchsorted(user, people, side="right")
-    items, heavy = [], []
-    for row in range(len(people)):
+    past_of_users = past.rows(users)
+    weights = matrix(past_of_users, n_items, decay(past_of_users.at, start, args.half_life_days))
+    ends = np.searchsorted(user, users), np.searchsorted(user, users, side="right")
+    items, row_weights = [], []
+    for row in range(len(users)):
         part = slice(weights.indptr[row], weights.indptr[row + 1])
-        own, weight = weights.indices[part], weights.data[part]
-        best = np.lexsort((own, -weight))[: args.history_items]
-        items.append(own[best].tolist())
-        heavy.append((weight[best] / weight[best].sum()).tolist())
+        row_items, weight = weights.indices[part], weights.data[part]
+        heaviest = np.lexsort((row_items, -weight))[: args.history_items]
+        items.append(row_items[heaviest].tolist())
+        row_weights.append((weight[heaviest] / weight[heaviest].sum()).tolist())
     return {
-        "start": [start] * len(people),
-        "kind": [kind] * len(people),
-        "person": people.tolist(),
+        "start": [start] * len(users),
+        "kind": [kind] * len(users),
+        "person": users.tolist(),
         "items": items,
-        "weights": heavy,
-        "positives": [item[a:b].tolist() for a, b in zip(*places, strict=True)],
+        "weights": row_weights,
+        "positives": [item[a:b].tolist() for a, b in zip(*ends, strict=True)],
     }
 
 
@@ -152,12 +154,12 @@ def write_examples(dataset: Dataset, args: LoraSettings, path: Path) -> Any:
         positives=List(Value("int32")),
     )
     events = purchases(dataset)
-    takings = Takings.of(events, dataset.n_items)
+    purchased = FirstPurchases.of(events, dataset.n_items)
     path.parent.mkdir(parents=True, exist_ok=True)
     with ArrowWriter(features=features, path=str(path)) as writer:
         for start in starts_of(dataset, events, args):
             rng = np.random.default_rng([args.seed, start])
-            for columns in window_examples(events, takings, start, args, rng):
+            for columns in window_examples(events, purchased, start, args, rng):
                 writer.write_batch(columns)
         written, _ = writer.finalize()
     if written < LEAST_EXAMPLES:

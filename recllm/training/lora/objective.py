@@ -2,7 +2,7 @@
 
     score(u, i) = g log sum_h w_h exp(tau (cos(e_h, e_i) - 1)) + v . e_i + b
 
-A person is the set of their items h, so an item has to be near to one of them, not to their mean; tau is learned, v
+A user is the set of their items h, so an item has to be near to one of them, not to their mean; tau is learned, v
 tells what sells, and g how much to trust the text at all: without it the loss is lowered most easily by drawing all
 texts together. Sampled candidates carry the log of how many items they stand for (logQ correction, Bengio and
 Senecal 2008; Yi et al. 2019).
@@ -33,67 +33,67 @@ class SetScore(nn.Module):
         return float(self.log_scale.detach().exp())
 
     def forward(self, weights: Tensor, history: Tensor, candidates: Tensor) -> Tensor:
-        """weights (B, H) of each person's items among `history` (H, dim), `candidates` (T, dim) -> scores (B, T)."""
-        return self.near(weights, history, candidates) + candidates @ self.prior + self.bias
+        """weights (B, H) of each user's items among `history` (H, dim), `candidates` (T, dim) -> scores (B, T)."""
+        return self.nearness(weights, history, candidates) + candidates @ self.prior + self.bias
 
-    def near(self, weights: Tensor, history: Tensor, candidates: Tensor) -> Tensor:
-        """The score without what sells: how near each candidate is to the person's set."""
-        near = torch.exp(self.log_scale.exp() * (history @ candidates.T - 1))  # (H, T), in (0, 1]
-        return self.log_gain.exp() * torch.log(weights @ near + _LEAST)
+    def nearness(self, weights: Tensor, history: Tensor, candidates: Tensor) -> Tensor:
+        """The score without what sells: how near each candidate is to the user's set."""
+        kernel = torch.exp(self.log_scale.exp() * (history @ candidates.T - 1))  # (H, T), in (0, 1]
+        return self.log_gain.exp() * torch.log(weights @ kernel + _LEAST)
 
 
 @dataclass(frozen=True, eq=False)
 class Targets:
     """What is right in a step. log_weight: (B, T), log of how many items a candidate stands for as a negative of each
-    person, -inf for none. person, column: (n_positives,), the positives' places in the scores."""
+    user, -inf for none. user, column: (n_positives,), the positives' places in the scores."""
 
     log_weight: Tensor
-    person: Tensor
+    user: Tensor
     column: Tensor
 
 
 def softmax_loss(score: Tensor, targets: Targets) -> Tensor:
-    """Mean over people of the mean of -log p(positive | it and the person's negatives); other positives are no
+    """Mean over users of the mean of -log p(positive | it and the user's negatives); other positives are no
     negatives. Listwise over a whole window's arrivals, sampled or in-batch softmax: the candidates decide."""
-    against = torch.logsumexp(score + targets.log_weight, dim=1).index_select(0, targets.person)
-    right = score[targets.person, targets.column]
-    return _by_person(torch.logaddexp(against, right) - right, targets)
+    against = torch.logsumexp(score + targets.log_weight, dim=1).index_select(0, targets.user)
+    right = score[targets.user, targets.column]
+    return _by_user(torch.logaddexp(against, right) - right, targets)
 
 
 def bce_loss(score: Tensor, targets: Targets) -> Tensor:
-    """Binary cross-entropy: each positive against the weighted mean of the person's negatives."""
-    share = torch.softmax(targets.log_weight, dim=1)  # a person without negatives is left out by the caller
-    against = (share * nn.functional.softplus(score)).sum(dim=1).index_select(0, targets.person)
-    right = score[targets.person, targets.column]
-    return _by_person(nn.functional.softplus(-right) + against, targets)
+    """Binary cross-entropy: each positive against the weighted mean of the user's negatives."""
+    share = torch.softmax(targets.log_weight, dim=1)  # a user without negatives is left out by the caller
+    against = (share * nn.functional.softplus(score)).sum(dim=1).index_select(0, targets.user)
+    right = score[targets.user, targets.column]
+    return _by_user(nn.functional.softplus(-right) + against, targets)
 
 
-def _by_person(loss: Tensor, targets: Targets) -> Tensor:
+def _by_user(loss: Tensor, targets: Targets) -> Tensor:
     n = len(targets.log_weight)
-    count = torch.bincount(targets.person, minlength=n).clamp(min=1)
-    each = torch.zeros(n, device=loss.device).index_add(0, targets.person, loss) / count
-    people: Tensor = each.sum() / torch.count_nonzero(torch.bincount(targets.person)).clamp(min=1)
-    return people
+    count = torch.bincount(targets.user, minlength=n).clamp(min=1)
+    each = torch.zeros(n, device=loss.device).index_add(0, targets.user, loss) / count
+    mean: Tensor = each.sum() / torch.count_nonzero(torch.bincount(targets.user)).clamp(min=1)
+    return mean
 
 
-def draw_by_norm(gradient: Tensor, wanted: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Rows of `gradient` (n, dim) to keep, about `wanted`, and 1 / (probability of being kept) for each.
+def draw_by_norm(gradient: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Rows of `gradient` (n, dim) to keep, about `size`, and 1 / (probability of being kept) for each.
 
     Large rows are always kept, the others with a probability in proportion to their length (systematic sampling), so
     the kept rows times their weights are an unbiased estimate of all.
     """
-    size = gradient.norm(dim=1).double().cpu() + 1e-12
-    if len(size) <= wanted:
-        return torch.arange(len(size)), torch.ones(len(size))
-    certain = torch.zeros(len(size), dtype=torch.bool)
+    length = gradient.norm(dim=1).double().cpu() + 1e-12
+    if len(length) <= size:
+        return torch.arange(len(length)), torch.ones(len(length))
+    certain = torch.zeros(len(length), dtype=torch.bool)
     for _ in range(20):  # each pass makes certain whatever would get a probability above 1
-        rest = size.masked_fill(certain, 0.0)
-        chance = torch.where(certain, 1.0, rest * (wanted - certain.sum()) / rest.sum().clamp(min=1e-12))
+        uncertain = length.masked_fill(certain, 0.0)
+        chance = torch.where(certain, 1.0, uncertain * (size - certain.sum()) / uncertain.sum().clamp(min=1e-12))
         over = (chance > 1) & ~certain
         if not over.any():
             break
         certain |= over
     chance = chance.clamp(max=1.0)
     steps = chance.cumsum(0) + torch.rand((), generator=generator, dtype=torch.float64)
-    kept = torch.nonzero(steps.floor() > torch.cat([steps[:1] - chance[:1], steps[:-1]]).floor()).flatten()
-    return kept, (1 / chance[kept]).float()
+    rows = torch.nonzero(steps.floor() > torch.cat([steps[:1] - chance[:1], steps[:-1]]).floor()).flatten()
+    return rows, (1 / chance[rows]).float()

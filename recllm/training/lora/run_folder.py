@@ -1,21 +1,34 @@
-"""The record of a run: configuration, data hash, versions, metrics of every step, and the model card."""
+"""The folder of a run: configuration, data hash, versions, metrics of every step, checkpoints, and the model card.
+
+checkpoints/step-000040/       state.safetensors, state.json
+checkpoints/step-000060.tmp/   one that a kill interrupted; swept away
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import platform
+import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from recllm.data.dataset import Dataset, utc
 from recllm.errors import ModelError
+from recllm.files import sync_folder, write_whole
 from recllm.schema import Encoder
 from recllm.settings import LoraSettings
 
 CONFIG, METRICS, CARD = "config.json", "metrics.jsonl", "card.txt"
+CHECKPOINTS = "checkpoints"
+_TENSORS, _RECORD = "state.safetensors", "state.json"
 _LIBRARIES = ("recllm", "torch", "transformers", "peft", "accelerate", "datasets")
 
 
@@ -66,8 +79,7 @@ def cut_metrics(folder: Path, step: int) -> None:
     path = folder / METRICS
     if path.is_file():
         lines = [line for line in path.read_text("utf-8").splitlines() if line.endswith("}")]
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        path.write_text("".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step), encoding="utf-8")
 
 
 def append_metrics(folder: Path, values: Mapping[str, float]) -> None:
@@ -93,8 +105,8 @@ Adapter of {base} for the texts of one shop
 Learned from   {len(at):,} events of {dataset.n_users:,} people on {dataset.n_items:,} items,
                {utc(int(at.min())):%Y-%m-%d} to {utc(int(at.max())):%Y-%m-%d}, data hash {dataset.data_hash()}
 Consent        {consent}
-Split          past windows of {args.horizon_days} days before {utc(dataset.as_of):%Y-%m-%d}; the latest only judges
-Protocol       text alone: NDCG@20 over all items of the question, what the person took before left out
+Split          past windows of {args.horizon_days} days before {utc(dataset.as_of):%Y-%m-%d}; the latest only validates
+Protocol       text alone: NDCG@20 over all items of the question, what the user bought before left out
 Slices         arrival: items first sold in the window; new: items sold before it; next: the next item of an order log
 {figures}
 Loss           {args.loss}, rank {args.rank}, seed {args.seed}; every setting is in {CONFIG}
@@ -103,3 +115,82 @@ Holds          changes to weights and no row of any person
 Not for        texts of another shop or language than those it was learned from; decisions about people
 """
     (folder / CARD).write_text(text, encoding="utf-8")
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A state of a run. On disk it is a folder of its own, which gets its name after its last byte was written.
+
+    Not that of `accelerate`: it would hold the whole encoder beside the adapter, and pickles.
+    """
+
+    step: int
+    tensors: Mapping[str, Tensor]
+    """Adapter, score, optimiser moments, best adapter."""
+    record: Mapping[str, Any]
+    """History, and what the run belongs to."""
+
+
+def save_checkpoint(checkpoint: Checkpoint, run_folder: Path) -> None:
+    """Raises `ModelError` when the disk is full or not writable; the checkpoint before stays as it was."""
+    from safetensors.torch import save
+
+    folder = run_folder / CHECKPOINTS
+    final = folder / f"step-{checkpoint.step:06d}"
+    draft = final.with_suffix(".tmp")
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        write_whole(draft / _TENSORS, save({name: t.contiguous() for name, t in checkpoint.tensors.items()}))
+        write_whole(draft / _RECORD, json.dumps({"step": checkpoint.step, **checkpoint.record}, indent=1))
+        if final.exists():
+            shutil.rmtree(final)
+        draft.rename(final)
+        sync_folder(folder)
+    except OSError as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        words = "the disk is full; free some space" if full else f"{error.strerror}; check the folder's permissions"
+        raise ModelError(
+            f"cannot save step {checkpoint.step} in {folder}: {words}, and run this again to go on"
+        ) from error
+    for old in folder.glob("step-*"):
+        if old != final:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def load_checkpoint(run_folder: Path) -> Checkpoint | None:
+    """The latest whole checkpoint, None where there is none. Raises `ModelError` for one that is damaged."""
+    from safetensors.torch import load_file
+
+    folders = sorted(p for p in (run_folder / CHECKPOINTS).glob("step-*") if p.suffix != ".tmp")
+    if not folders:
+        return None
+    try:
+        record = json.loads((folders[-1] / _RECORD).read_text("utf-8"))
+        return Checkpoint(int(record["step"]), load_file(folders[-1] / _TENSORS), record)
+    except Exception as error:  # safetensors has an error of its own for each kind of damage
+        raise ModelError(f"{folders[-1]} is damaged ({error}); delete this folder to begin again") from error
+
+
+def optimiser_state(optimiser: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
+    """AdamW's moments by name; names: of the parameters in their order."""
+    state: dict[str, Tensor] = {}
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    for name, parameter in zip(names, parameters, strict=True):
+        for key, value in optimiser.state.get(parameter, {}).items():
+            state[f"optimiser/{key}/{name}"] = value.detach().cpu().clone()
+    return state
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, names: list[str], tensors: Mapping[str, Tensor]) -> None:
+    """What `optimiser_state` gave, put back."""
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    for name, parameter in zip(names, parameters, strict=True):
+        keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"optimiser/{key}/{name}" in tensors]
+        values = {key: tensors[f"optimiser/{key}/{name}"].clone() for key in keys}
+        if values:
+            optimiser.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in values.items()}

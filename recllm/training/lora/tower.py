@@ -47,7 +47,7 @@ class Tower:
             plain.gradient_checkpointing_enable()
         self._lower = _part(plain, encoder.model_type, 0, split, inputs=True) if split else None
         self._upper = _part(plain, encoder.model_type, split, depth, inputs=not split)
-        self._kept: dict[int, Tensor] = {}
+        self._lower_outputs: dict[int, Tensor] = {}
         self._room = args.cache_mib << 20
 
     @property
@@ -59,43 +59,43 @@ class Tower:
 
     def encode(self, texts: Ints) -> Tensor:
         """Unit rows (len(texts), dim) without a graph."""
-        out = torch.zeros(len(texts), self.dim, device=self.device)
+        vectors = torch.zeros(len(texts), self.dim, device=self.device)
         with torch.no_grad():
-            for place, rows in self._batches(texts):
-                out[place] = rows
-        return out
+            for rows, batch in self._batches(texts):
+                vectors[rows] = batch
+        return vectors
 
     def backward(self, texts: Ints, gradient: Tensor) -> Tensor:
         """Encode once more with a graph, in chunks, and push `gradient`, (len(texts), dim), through each.
 
         Returns the unit rows. This is the second pass of the cached loss (Gao et al. 2021).
         """
-        out = torch.zeros(len(texts), self.dim, device=self.device)
-        for place, rows in self._batches(texts):
-            rows.backward(gradient[place])  # type: ignore[no-untyped-call]
-            out[place] = rows.detach()
-        return out
+        vectors = torch.zeros(len(texts), self.dim, device=self.device)
+        for rows, batch in self._batches(texts):
+            batch.backward(gradient[rows])  # type: ignore[no-untyped-call]
+            vectors[rows] = batch.detach()
+        return vectors
 
     def with_graph(self, texts: Ints) -> Tensor:
         """All rows in one graph."""
-        places, parts = zip(*self._batches(texts), strict=True)
-        order = torch.from_numpy(np.argsort(np.concatenate(places)))
+        rows, parts = zip(*self._batches(texts), strict=True)
+        order = torch.from_numpy(np.argsort(np.concatenate(rows)))
         return torch.cat(parts)[order.to(self.device)]
 
     def _batches(self, texts: Ints) -> Iterator[tuple[Ints, Tensor]]:
-        for place in plan_batches(self.lengths[texts], self.args.chunk_tokens):
+        for rows in plan_batches(self.lengths[texts], self.args.chunk_tokens):
             with self._autocast():
-                hidden, mask = self._inputs([int(t) for t in texts[place]])
+                hidden, mask = self._inputs([int(t) for t in texts[rows]])
                 hidden = self._upper(attention_mask=mask, **hidden)[0]
-            yield place, self.encoder.pooled(hidden, mask)
+            yield rows, self.encoder.pooled(hidden, mask)
 
     def _inputs(self, texts: list[int]) -> tuple[dict[str, Tensor], Tensor | None]:
         ids, mask = self.encoder.padded([self.tokens[t] for t in texts])
         if self._lower is None:
             return {"input_ids": ids}, mask
-        if all(t in self._kept for t in texts):
-            kept = [self._kept[t] for t in texts]
-            stacked = torch.stack(kept) if mask is None else nn.utils.rnn.pad_sequence(kept, batch_first=True)
+        if all(t in self._lower_outputs for t in texts):
+            outputs = [self._lower_outputs[t] for t in texts]
+            stacked = torch.stack(outputs) if mask is None else nn.utils.rnn.pad_sequence(outputs, batch_first=True)
             return {"inputs_embeds": stacked}, mask
         with torch.no_grad():
             return {"inputs_embeds": self._lower(input_ids=ids, attention_mask=mask)[0]}, mask
@@ -108,16 +108,16 @@ class Tower:
         """
         if self._lower is None or self._room <= 0:
             return
-        missing = np.array([t for t in texts if int(t) not in self._kept], np.int64)
-        for place in plan_batches(self.lengths[missing], self.args.chunk_tokens) if len(missing) else ():
-            ids, mask = self.encoder.padded([self.tokens[t] for t in missing[place]])
+        missing = np.array([t for t in texts if int(t) not in self._lower_outputs], np.int64)
+        for rows in plan_batches(self.lengths[missing], self.args.chunk_tokens) if len(missing) else ():
+            ids, mask = self.encoder.padded([self.tokens[t] for t in missing[rows]])
             with torch.no_grad(), self._autocast():
                 hidden = self._lower(input_ids=ids, attention_mask=mask)[0]
             hidden = hidden.bfloat16() if self.bf16 else hidden
-            for row, text in enumerate(missing[place]):
+            for row, text in enumerate(missing[rows]):
                 if self._room > 0:
-                    self._kept[int(text)] = hidden[row, : self.lengths[text]].clone()
-                    self._room -= self._kept[int(text)].nbytes
+                    self._lower_outputs[int(text)] = hidden[row, : self.lengths[text]].clone()
+                    self._room -= self._lower_outputs[int(text)].nbytes
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         kind = torch.device(self.device).type
@@ -127,15 +127,14 @@ class Tower:
 def adapter_spec(encoder: HuggingFaceEncoder, args: LoraSettings) -> AdapterSpec:
     """The adapter that a run with these settings trains on this encoder."""
     depth = int(encoder.model.config.num_hidden_layers)
-    whole = args.top_layers is None or args.top_layers >= depth
-    layers = None if whole else tuple(range(depth - (args.top_layers or 0), depth))
+    first = 0 if args.top_layers is None else max(0, depth - args.top_layers)
     return AdapterSpec(
         rank=args.rank,
         alpha=args.alpha,
         model_type=encoder.model_type,
         base=encoder.weights.name,
         base_hash=encoder.base_hash,
-        layers=layers,
+        layers=tuple(range(first, depth)) if first else None,
     )
 
 
@@ -176,7 +175,7 @@ def _part(model: Any, model_type: str, start: int, stop: int, *, inputs: bool) -
     stack.layer = nn.ModuleList(stack.layer[start:stop])
     setattr(part, name, stack)
     if not inputs:
-        part.embeddings = _Given()
+        part.embeddings = _PassThrough()
     return part
 
 
@@ -186,7 +185,7 @@ def _shallow(module: Any) -> Any:
     return twin
 
 
-class _Given(nn.Module):
+class _PassThrough(nn.Module):
     """Stands where the embeddings stood and hands on what the lower part made."""
 
     def forward(self, input_ids: Any = None, inputs_embeds: Any = None, *_: Any, **__: Any) -> Any:

@@ -6,12 +6,12 @@ vectors = item_vectors(tuned.encoder, dataset)
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,36 +27,47 @@ from recllm.errors import DataError, ModelError
 from recllm.schema import Encoder
 from recllm.settings import LoraSettings
 from recllm.text.items import item_texts
-from recllm.training.lora.checkpoint import load_checkpoint, save_checkpoint
-from recllm.training.lora.examples import ALONE, Takings, purchases, write_examples
-from recllm.training.lora.judge import Judge
-from recllm.training.lora.loop import Run, checkpoint_of, restore, train
+from recllm.training.lora.examples import ALONE, FirstPurchases, purchases, write_examples
+from recllm.training.lora.loop import LoraRun, train
 from recllm.training.lora.objective import SetScore
-from recllm.training.lora.run_folder import append_metrics, belongs_to, cut_metrics, same_run, write_card, write_config
-from recllm.training.lora.steps import Group, Source
+from recllm.training.lora.run_folder import (
+    append_metrics,
+    belongs_to,
+    cut_metrics,
+    load_checkpoint,
+    same_run,
+    save_checkpoint,
+    write_card,
+    write_config,
+)
+from recllm.training.lora.steps import ExampleGroup, ExampleSource
 from recllm.training.lora.tower import Tower, check_device
+from recllm.training.lora.validation import ValidationSet
 
 ADAPTER = "adapter"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TunedEncoder:
-    """encoder: the base with the adapter merged, behind the same cache as the base. adapter: its folder.
-
-    scale, gain, prior, bias: tau, g, v (dim,) and b of `recllm.training.lora.objective`. metrics: the judges' verdict
-    on
-    the kept state; base_metrics: on the untuned encoder. history: one entry per round.
-    """
+    """What fine-tuning gave. scale, gain, prior and bias are tau, g, v and b of `recllm.training.lora.objective`."""
 
     encoder: Encoder
+    """The base with the adapter merged, behind the same cache as the base."""
     adapter: Path
+    """The adapter's folder."""
     scale: float
     gain: float
     prior: Floats
+    """(dim,)."""
     bias: float
     metrics: Mapping[str, float]
+    """Of the validation users, with the adapter; they chose the round, so the figures are somewhat too good."""
     base_metrics: Mapping[str, float]
+    """The same of the untuned encoder."""
     history: Sequence[Mapping[str, float]]
+    """One entry per round."""
     seconds: float
 
 
@@ -80,14 +91,17 @@ def tune_encoder(
     or a checkpoint that cannot be written or belongs to another run.
     """
     began, args, folder = time.monotonic(), arguments or LoraSettings(), Path(run_folder)
-    tell = progress or (lambda _: None)
+    tell = progress or logger.info
     base = load_encoder(encoder, cache_dir=cache_dir) if isinstance(encoder, str | Path) else encoder
     plain = trainable(base)
     device = check_device(args.device)
     run = prepare(dataset, base, plain, args, folder, device, locale, tell)
     belongs = belongs_to(dataset, args, plain.weights.name, plain.base_hash)
     main = run.accelerator.is_main_process
-    _resume(run, belongs, folder)
+    checkpoint = load_checkpoint(folder) if args.resume_from_checkpoint else None
+    if checkpoint is not None:
+        same_run(checkpoint.record, belongs, folder)
+        run.restore(checkpoint)
     if main:
         write_config(folder, belongs, args)
         cut_metrics(folder, run.step)
@@ -97,29 +111,21 @@ def tune_encoder(
             append_metrics(folder, values)
         run.accelerator.log(dict(values), step=int(values["step"]))
 
-    def save(run: Run) -> None:
+    def save(run: LoraRun) -> None:
         if main:
-            save_checkpoint(checkpoint_of(run, belongs), folder)
+            save_checkpoint(run.checkpoint(belongs), folder)
 
     train(run, tell, save, log)
     run.accelerator.end_training()
     if main:
-        _write_outcome(run, folder, dataset, licence, consent)
+        adapter = {n.removeprefix("adapter/"): t for n, t in run.best.items() if n.startswith("adapter/")}
+        save_adapter(adapter, run.tower.spec, folder / ADAPTER)
+        write_card(folder, dataset, run.args, run.tower.spec.base, licence, consent, run.history[run.best_round])
+        shutil.rmtree(folder / "examples", ignore_errors=True)
     run.accelerator.wait_for_everyone()
-    return _outcome(run, with_adapter(base, folder / ADAPTER), folder / ADAPTER, time.monotonic() - began)
-
-
-def _write_outcome(run: Run, folder: Path, dataset: Dataset, licence: str, consent: str) -> None:
-    adapter = {n.removeprefix("adapter/"): t for n, t in run.best.items() if n.startswith("adapter/")}
-    save_adapter(adapter, run.tower.spec, folder / ADAPTER)
-    write_card(folder, dataset, run.args, run.tower.spec.base, licence, consent, run.history[run.best_round])
-    shutil.rmtree(folder / "examples", ignore_errors=True)
-
-
-def _outcome(run: Run, encoder: Encoder, adapter: Path, seconds: float) -> TunedEncoder:
     return TunedEncoder(
-        encoder=encoder,
-        adapter=adapter,
+        encoder=with_adapter(base, folder / ADAPTER),
+        adapter=folder / ADAPTER,
         scale=float(run.best["score/log_scale"].exp()),
         gain=float(run.best["score/log_gain"].exp()),
         prior=run.best["score/prior"].numpy(),
@@ -127,7 +133,7 @@ def _outcome(run: Run, encoder: Encoder, adapter: Path, seconds: float) -> Tuned
         metrics=run.history[run.best_round],
         base_metrics=run.history[0],
         history=tuple(run.history),
-        seconds=seconds,
+        seconds=time.monotonic() - began,
     )
 
 
@@ -151,8 +157,8 @@ def prepare(
     device: str,
     locale: str,
     tell: Callable[[str], None],
-) -> Run:
-    """Examples, base vectors, the wrapped model and the judges of a run."""
+) -> LoraRun:
+    """Examples, base vectors, the wrapped model and the validation set of a run."""
     from accelerate import Accelerator
 
     accelerator = Accelerator(cpu=device == "cpu", log_with=list(args.report_to) or None, project_dir=str(folder))
@@ -163,36 +169,30 @@ def prepare(
         raise DataError(f"no item has a text that tells it from another, so there is nothing to fine-tune on; {ALONE}")
     path = folder / "examples" / f"{accelerator.process_index}.arrow"
     table = write_examples(dataset, args, path)
-    takings = Takings.of(purchases(dataset), dataset.n_items)
-    source = Source(table, takings, inverse.astype(np.int64), args)
-    judged, learned = hold_out(source.groups(), args)
-    judge = Judge.of(source, judged, args.validation_users, np.random.default_rng([args.seed, 0]))
+    purchased = FirstPurchases.of(purchases(dataset), dataset.n_items)
+    source = ExampleSource(table, purchased, inverse.astype(np.int64), args)
+    held_out, learned = hold_out(source.groups(), args)
+    validation = ValidationSet.of(source, held_out, args.validation_users, np.random.default_rng([args.seed, 0]))
     counts = f"{sum(len(g.rows) for g in learned):,} examples in {len({g.start for g in learned})} windows"
     tell(f"{counts}, {len(texts):,} distinct texts")
     rows = torch.from_numpy(base.encode(texts)).to(device)
-    copy = HuggingFaceEncoder(
+    trained = HuggingFaceEncoder(
         plain.weights, max_tokens=plain.limit, prompts=plain.prompts, device=device, progress=False
     )
-    tower, score = Tower(copy, texts, args), SetScore(plain.dim, args.scale, args.gain, prior=args.prior).to(device)
-    return Run(tower, score, source, learned, judge, rows, args, accelerator)
+    tower, score = Tower(trained, texts, args), SetScore(plain.dim, args.scale, args.gain, prior=args.prior).to(device)
+    return LoraRun(tower, score, source, learned, validation, rows, args, accelerator)
 
 
-def hold_out(groups: list[Group], args: LoraSettings) -> tuple[list[Group], list[Group]]:
-    """Whole windows, latest first, for validation until they hold `validation_users` or a tenth; the rest to learn."""
-    wanted = min(args.validation_users, sum(len(g.rows) for g in groups) / 10)
-    judged: list[Group] = []
+def hold_out(groups: list[ExampleGroup], args: LoraSettings) -> tuple[list[ExampleGroup], list[ExampleGroup]]:
+    """Whole windows, latest first, for validation until they hold `validation_users`, or a tenth of all; the others to
+    learn from."""
+    size = min(args.validation_users, sum(len(g.rows) for g in groups) / 10)
+    validation: list[ExampleGroup] = []
     for start in sorted({g.start for g in groups}, reverse=True):
-        if sum(len(g.rows) for g in judged) >= wanted:
+        if sum(len(g.rows) for g in validation) >= size:
             break
-        judged += [g for g in groups if g.start == start]
-    learned = [g for g in groups if g not in judged]
-    if not learned or not judged:
+        validation += [g for g in groups if g.start == start]
+    learned = [g for g in groups if g not in validation]
+    if not learned or not validation:
         raise DataError(f"only one past window holds anything to learn from, and fine-tuning needs two; {ALONE}")
-    return judged, learned
-
-
-def _resume(run: Run, belongs: Mapping[str, Any], folder: Path) -> None:
-    found = load_checkpoint(folder) if run.args.resume_from_checkpoint else None
-    if found is not None:
-        same_run(found.record, belongs, folder)
-        restore(run, found)
+    return validation, learned
