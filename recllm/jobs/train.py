@@ -16,7 +16,7 @@ from recllm.errors import DataError, PolicyError, UsageError
 from recllm.jobs.recommenders import publish_recommender, workspace_encoder
 from recllm.schema import Encoder, Purpose
 from recllm.settings import LoraSettings, ScorerTrainingSettings, SequenceModelSettings, Settings
-from recllm.workspace.workspace import Workspace
+from recllm.workspace.workspace import Workspace, call_settings
 
 if TYPE_CHECKING:
     from recllm.encoder.onnx_export import Exported
@@ -236,7 +236,7 @@ def evaluate_data(
     from recllm.text.items import item_texts
     from recllm.training.advise import advise
 
-    tell, settings = progress or logger.info, Settings()
+    tell, settings = progress or logger.info, call_settings()
     if (workspace is None) == (data is None):
         raise UsageError("give one of --workspace and --data")
     if data is not None:
