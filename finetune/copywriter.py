@@ -10,14 +10,13 @@ of the items is held back for validation. A run that was interrupted goes on aft
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from accelerate import PartialState
 
 from recllm.adcopy.pairs import pairs, read_approved, split
-from recllm.documents import plain
+from recllm.documents import json_text
 from recllm.errors import RecllmError
 from recllm.generator.locate import model_folder
 from recllm.settings import Settings, merged, read_settings_file
@@ -45,7 +44,7 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     if is_first:
-        sys.stdout.write(json.dumps(plain(tuned)) + "\n")
+        sys.stdout.write(json_text(tuned))
     return 0
 
 

@@ -9,13 +9,12 @@ where it was.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from accelerate import PartialState
 
-from recllm.documents import plain
+from recllm.documents import json_text
 from recllm.errors import RecllmError
 from recllm.jobs.train import train_workspace, tune_workspace
 from recllm.settings import LoraSettings, read_settings_file
@@ -36,7 +35,7 @@ def main() -> int:
             tuned = tune_workspace(workspace, lora, progress=tell if is_first else None)
             if is_first:
                 trained = train_workspace(workspace, tuned=tuned, seed=options.seed, progress=tell)
-                sys.stdout.write(json.dumps(plain(trained)) + "\n")
+                sys.stdout.write(json_text(trained))
     except RecllmError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

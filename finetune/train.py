@@ -9,11 +9,10 @@ The file holds sections of `recllm.settings.Settings`, such as [scorer] and [seq
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
-from recllm.documents import plain
+from recllm.documents import json_text
 from recllm.errors import RecllmError
 from recllm.jobs.train import train_workspace
 from recllm.settings import read_settings_file
@@ -32,7 +31,7 @@ def main() -> int:
     except RecllmError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
-    sys.stdout.write(json.dumps(plain(trained)) + "\n")
+    sys.stdout.write(json_text(trained))
     return 0
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recllm.documents import plain
+from recllm.documents import json_text, plain
 from recllm.errors import GenerationError, MissingExtraError, ModelError, UsageError
 from recllm.jobs.ad_copy import write_ads
 from recllm.jobs.load import add_feedback, load_file, record_shown
@@ -151,7 +151,7 @@ def run_demo(folder: Path, *, generator: str = "auto", seed: int = 0) -> dict[st
             "versions": ", ".join(f"{name} {value}" for name, value in document["versions"].items()),
         },
     }
-    (folder / "report.json").write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    (folder / "report.json").write_text(json_text(record, indent=1), encoding="utf-8")
     write_page(record, folder / "report.html")
     return record
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -121,6 +122,11 @@ def _expected(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
         return f"a {'whole ' * (kind == 'integer')}number {' and '.join(bounds)}".rstrip()
     words = {"string": "a text", "boolean": "true or false", "null": "none", "object": "a table"}
     return words.get(str(kind), "a value of its kind")
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """A result as one JSON document with a line break at its end; letters stay as they are, NaN becomes null."""
+    return json.dumps(plain(value), ensure_ascii=False, allow_nan=False, indent=indent) + "\n"
 
 
 def plain(value: Any) -> Any:

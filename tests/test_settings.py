@@ -27,7 +27,7 @@ from recllm.settings import (
     sections,
     setting_names,
 )
-from recllm.workspace.workspace import SETTINGS_FILE, Workspace, overridden
+from recllm.workspace.workspace import SETTINGS_FILE, Workspace, call_settings, overridden
 
 NAMES = setting_names()
 
@@ -149,6 +149,9 @@ def test_settings_of_a_call_stand_above_those_of_the_file(tmp_path: Path) -> Non
         assert opened.settings.scorer.explicit() == {"epochs": 5, "patience": 4}
     with Workspace.open(tmp_path / "shop") as opened:
         assert opened.settings.scorer.explicit() == {"epochs": 7, "patience": 4}
+    with overridden({"scorer": {"epochs": 5}}):
+        assert call_settings().scorer.explicit() == {"epochs": 5}
+    assert call_settings() == Settings()
     with pytest.raises(UsageError, match="did you mean epochs"), overridden({"scorer": {"epoch": 5}}):
         pytest.fail("a wrong setting was let in")
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from recllm.documents import plain
+from recllm.documents import json_text
 
 
 def emit_json(document: Any) -> None:
     """Exactly one JSON document on standard output."""
-    sys.stdout.write(json.dumps(plain(document), ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.write(json_text(document))
 
 
 def say(*lines: str) -> None:

@@ -16,7 +16,7 @@ from recllm.errors import DataError, PolicyError, UsageError
 from recllm.jobs.recommenders import publish_recommender, workspace_encoder
 from recllm.schema import Encoder, Purpose
 from recllm.settings import LoraSettings, ScorerTrainingSettings, SequenceModelSettings, Settings
-from recllm.workspace.workspace import Workspace
+from recllm.workspace.workspace import Workspace, call_settings
 
 if TYPE_CHECKING:
     from recllm.encoder.onnx_export import OnnxExport
@@ -101,7 +101,7 @@ def train_workspace(
     if lora is not None:
         tuned = tune_workspace(workspace, lora, encoder=base, progress=tell)
     recommender = Recommender(data, tuned.encoder if tuned else base, locale=locale)
-    advice = _advice(workspace, data, seed=seed)
+    advice = _advice(workspace, data, horizon_days=arguments.get("horizon_days"), seed=seed)
     scorer, sequence = settings_in_use(workspace.settings, advice, data, seed=seed, **arguments)
     tell(f"{len(data.events):,} events to learn from, {data.n_items:,} items; their texts are encoded")
     recommender = recommender.fit(
@@ -184,14 +184,18 @@ def advised_settings(workspace: Workspace) -> dict[str, Any]:
     return {"encoder": advice.encoder} | {name: table for name, table in tables.items() if table}
 
 
-def _advice(workspace: Workspace, data: Dataset, encoder: str | None = None, seed: int = 0) -> Advice:
+def _advice(
+    workspace: Workspace, data: Dataset, encoder: str | None = None, horizon_days: int | None = None, seed: int = 0
+) -> Advice:
     from recllm.encoder.loading import DEFAULT_ENCODER
     from recllm.text.items import item_texts
     from recllm.training.advise import advise
 
     settings = workspace.settings
     decided = encoder or (settings.encoder if settings.encoder != DEFAULT_ENCODER else None)
-    return advise(data, item_texts(data.items, settings.locale), encoder=decided, seed=seed)
+    horizon_days = horizon_days or settings.scorer.explicit().get("horizon_days")
+    texts = item_texts(data.items, settings.locale)
+    return advise(data, texts, encoder=decided, horizon_days=horizon_days, seed=seed)
 
 
 def settings_in_use(
@@ -238,7 +242,7 @@ def evaluate_data(
     from recllm.text.items import item_texts
     from recllm.training.advise import advise
 
-    tell, settings = progress or logger.info, Settings()
+    tell, settings = progress or logger.info, call_settings()
     if (workspace is None) == (data is None):
         raise UsageError("give one of --workspace and --data")
     if data is not None:

@@ -48,6 +48,11 @@ def overridden(settings: Mapping[str, Any]) -> Iterator[None]:
         _OVERRIDES.reset(token)
 
 
+def call_settings() -> Settings:
+    """The defaults with the settings of `overridden`: for what is done without a workspace."""
+    return Settings(**_OVERRIDES.get())
+
+
 class Workspace:
     """An open workspace. Make one with `Workspace.create`, open it with `Workspace.open`; close it after use."""
 
