@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from recllm.adcopy.submissions import read_submissions
-from recllm.errors import DataError
+from recllm.adcopy.submissions import read_submissions, submission_of
+from recllm.errors import DataError, RecllmError
 
 ITEM = {
     "title": "Honey sandwich buns",
@@ -140,6 +142,25 @@ def test_a_line_that_is_no_object(run: Run, line: str, said: str) -> None:
     assert code == 2
     assert "line 2" in err
     assert said in err
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.decimals(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+_FIELDS = [(key,) for key in (*LINE, "mood")] + [("item", key) for key in ITEM] + [("offer", key) for key in OFFER]
+
+
+@settings(deadline=None, max_examples=400)
+@given(field=st.sampled_from(_FIELDS), value=_JSON)
+def test_whatever_a_field_holds_is_a_submission_or_one_error(field: tuple[str, ...], value: Any) -> None:
+    line = {**LINE, "item": dict(ITEM), "offer": dict(OFFER), "packs": []}
+    (line if len(field) == 1 else line[field[0]])[field[-1]] = value
+    try:
+        submission_of(line, now=datetime(2025, 11, 5, tzinfo=UTC))
+    except RecllmError as error:
+        assert error.exit_code == 2
 
 
 def test_a_wrong_moment(run: Run) -> None:

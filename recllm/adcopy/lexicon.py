@@ -55,6 +55,12 @@ def limit(name: str) -> Any:
     return table("limits.toml")[name]
 
 
+def within(name: str, size: int) -> bool:
+    """True when a size lies between the two numbers of a limit."""
+    smallest, largest = limit(name)
+    return bool(smallest <= size <= largest)
+
+
 def pattern(name: str, **parts: str) -> re.Pattern[str]:
     """The pattern TABLE.NAME of `data/patterns.toml`; `parts` are put in place of {PART}."""
     group, _, key = name.partition(".")

@@ -17,8 +17,6 @@ from recllm.text.templates import Prompts
 
 Rejected = tuple[str, tuple[Check, ...]]
 """A line or text that was stopped, and the checks that it failed."""
-MAX_TOKENS = {"en": 22, "zh": 60}
-"""Enough for the longest line; small vocabularies spell a Chinese character with up to three tokens."""
 _FACTS_ONLY = pattern("opening_line.facts_only")
 _UNFINISHED = pattern("opening_line.unfinished")
 _SECOND_SENTENCE = pattern("opening_line.second_sentence")
@@ -116,7 +114,7 @@ def generated_lines(
     prompt = line_prompt(facts, kind, request.locale, examples=not getattr(generator, "tuned", False))
     bound = getattr(generator, "takes_constraints", False)
     constraint = {"constraint": constraint_for(facts, request)} if bound else {}
-    tokens = MAX_TOKENS[request.language]
+    tokens = limit("line_tokens")[request.language]
     try:
         lines = generator.generate(prompt, n=request.n_candidates, max_tokens=tokens, seed=request.seed, **constraint)
     except GenerationError as error:
@@ -204,19 +202,25 @@ def _content(text: str) -> set[str]:
 
 def ranked(lines: Sequence[str], facts: FactSheet, kind: ReasonKind, locale: str, encoder: Encoder | None) -> list[str]:
     """The lines, best first: close to the item and to the words of the reason, no echo of the prompt's examples, no
-    word said twice, and early in `lines`, where a generator puts the ones that it holds likeliest. The weights were set
-    by reading."""
+    word said twice, and early in `lines`, where a generator puts the ones that it holds likeliest."""
     reason = reason_words(kind, locale)
     to_item = _closeness(lines, _names(facts), facts.title, encoder)
     to_reason = _closeness(lines, reason, reason, encoder)
     example_pairs = set(pairwise(words(bare_prompt(locale))))
-    scores = {}
+    scores: dict[str, float] = {}
+    weights = limit("line_weights")
     for rank, line in enumerate(lines):
         pairs = set(pairwise(words(line)))
         echo = len(pairs & example_pairs) / len(pairs) if pairs else 0.0
         beginnings = [w[:5] for w in words(line) if len(w) > 4]  # "flavored" and "flavor" are one word here
         repeats = len(beginnings) - len(set(beginnings))
-        scores[line] = to_item[line] + 0.2 * to_reason[line] - 0.5 * echo - 0.3 * repeats - 0.05 * rank
+        scores[line] = (
+            to_item[line]
+            + weights["reason"] * to_reason[line]
+            - weights["echo"] * echo
+            - weights["repeat"] * repeats
+            - weights["rank"] * rank
+        )
     return sorted(lines, key=lambda line: -scores[line])
 
 

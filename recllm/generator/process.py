@@ -219,7 +219,8 @@ class _Child:
         except OSError as error:
             raise GenerationError(f"cannot be started: {error.strerror}") from None
         self._lines: Queue[bytes | None] = Queue()
-        self._end = weakref.finalize(self, _kill, self._process)
+        self.end = weakref.finalize(self, _kill, self._process)
+        """Ends the process at once; called too when nobody holds this child any longer."""
         threading.Thread(target=_read, args=(self._process, self._lines), daemon=True).start()
         try:
             self.properties = self._line(deadline)
@@ -238,9 +239,6 @@ class _Child:
         writer.start()  # a child that reads nothing would hold us at the pipe
         writer.join(deadline)
         return self._line(max(0.0, deadline - (time.monotonic() - began)))
-
-    def end(self) -> None:
-        self._end()
 
     def _line(self, deadline: float) -> Mapping[str, Any]:
         """The child's next line. Raises `GenerationError` when there is none in time, or it is no JSON object."""

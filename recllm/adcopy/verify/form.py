@@ -79,9 +79,9 @@ def right_language(case: Case) -> Iterator[Violation]:
 
 
 def is_foreign(text: str) -> bool:
-    """True when at least two different function words of other languages outnumber the English ones."""
+    """True when enough different function words of other languages outnumber the English ones."""
     foreign, english = (len(set(words(text)) & set(word_class(name))) for name in ("foreign", "english"))
-    return foreign >= 2 and foreign > english
+    return foreign >= limit("foreign_words") and foreign > english
 
 
 def well_formed(case: Case) -> Iterator[Violation]:
@@ -91,12 +91,13 @@ def well_formed(case: Case) -> Iterator[Violation]:
         yield Violation("repeats characters", run[0][:20])
     tokens = words(text)
     trigrams = Counter(tokens[i : i + 3] for i in range(len(tokens) - 2)).most_common(1)
-    if trigrams and trigrams[0][1] > 2:
+    if trigrams and trigrams[0][1] > limit("max_repeats"):
         yield Violation("repeats itself", " ".join(trigrams[0][0]))
     if repeated := _REPEATED_WORD.search(text):
         yield Violation("repeats a word", repeated[0][:40])
     letters = [c for c in text if c.isalpha() and c.isascii()]
-    if len(letters) > 8 and sum(c.isupper() for c in letters) > limit("max_capitals") * len(letters):
+    capitals = sum(c.isupper() for c in letters)
+    if len(letters) > limit("capitals_from_letters") and capitals > limit("max_capitals") * len(letters):
         yield Violation("is written in capitals")
     if sum(case.text.count(c) for c in "!！") > limit("max_exclamation_marks"):
         yield Violation("has more than one exclamation mark")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from recllm.adcopy.lexicon import ROLE_TOKEN, families, limit, pattern, read
+from recllm.adcopy.lexicon import ROLE_TOKEN, families, limit, pattern, read, within
 from recllm.adcopy.verify.case import Case, Violation
 
 _IDENTIFIERS = (
@@ -29,7 +29,7 @@ def personal_data(case: Case) -> Iterator[Violation]:
     for match in _OBSERVED.finditer(text):
         yield Violation(f"{match[0]!r} tells the person what the shop has seen of them", match[0])
     for match in _PHONE.finditer(text):
-        if 7 <= sum(c.isdigit() for c in match[0]) <= 15:
+        if within("phone_digits", sum(c.isdigit() for c in match[0])):
             yield Violation(f"{match[0]!r} reads like a phone number", match[0])
     for match in _DIGITS.finditer(text):
         digits = re.sub(r"[ -]", "", match[0])
@@ -42,8 +42,8 @@ def personal_data(case: Case) -> Iterator[Violation]:
 
 
 def is_card(digits: str) -> bool:
-    """Luhn's check over 14 to 19 digits; with 13 they would be taken for article numbers, and the other way round."""
-    if not (digits.isdigit() and 14 <= len(digits) <= 19) or len(set(digits)) == 1:
+    """Luhn's check over 14 to 19 digits."""
+    if not (digits.isdigit() and within("card_digits", len(digits))) or len(set(digits)) == 1:
         return False
     doubled = [int(d) * (2 if i % 2 else 1) for i, d in enumerate(reversed(digits))]
     return sum(d - 9 if d > 9 else d for d in doubled) % 10 == 0
