@@ -120,11 +120,12 @@ def _trait_counts(dataset: Dataset, people: pl.DataFrame, policy: Policy, days: 
 def _categories_bought(dataset: Dataset, policy: Policy, days: float) -> pl.DataFrame:
     """user, name: every level of the path of every item bought lately, as far as nothing in it is sensitive."""
     purchases = dataset.between(int(dataset.as_of - days * DAY), dataset.as_of + 1, Action.PURCHASE)
-    items = dataset.items["category"].list.drop_nulls().list.join(CATEGORY_SEPARATOR)
-    paths = items.gather(purchases.item)
-    pairs = pl.DataFrame({"user": purchases.user.astype(np.int64), "path": paths}).drop_nulls().unique()
+    items = np.unique(purchases.item)
+    paths = dataset.items["category"].gather(items).list.drop_nulls().list.join(CATEGORY_SEPARATOR)
+    pairs = pl.DataFrame({"user": purchases.user.astype(np.int64), "item": purchases.item}).unique()
+    pairs = pairs.join(pl.DataFrame({"item": items, "path": paths}).drop_nulls(), on="item")
     levels = []
-    for path in pairs["path"].unique():
+    for path in paths.drop_nulls().unique():
         names = [name for name in path.split(CATEGORY_SEPARATOR) if name]
         for end in range(1, len(names) + 1):
             if not policy.is_sensitive(names[:end]):

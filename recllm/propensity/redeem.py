@@ -131,8 +131,8 @@ def predict_redeem(task: PredictionTask) -> Prediction:
         held_out.probability,
         held_out.label,
         cut,
-        as_of=utc(as_of),
-        campaigns=0 if cut is None else len(np.unique(cut)),
+        as_of=as_of,
+        n_campaigns=0 if cut is None else len(np.unique(cut)),
         left_out={"not_known": unknown} if unknown else {},
         notes=(f"campaign {campaign}; learned from {len(past)} earlier mailings",),
     )

@@ -105,25 +105,27 @@ class PredictionTask:
         probability: NDArray[np.float64],
         label: NDArray[np.float64],
         cut: NDArray[np.int64] | None,
+        *,
+        as_of: int | None = None,
+        active_days: int = 0,
+        n_campaigns: int = 0,
         **fields: Any,
     ) -> Prediction:
         """The answer. probability, label: of people who were not learned from, for the quality.
 
-        cut: times of the past windows that these are of; None for people by other people. fields: further ones of
-        `Prediction`, and `active_days` for its meaning.
+        cut: times of the past windows that these are of; None for people by other people. as_of: epoch seconds, now
+        when None. active_days, n_campaigns: for the words about the prediction. fields: further ones of `Prediction`.
         """
         kind, horizon, locale = self.request.kind, self.request.horizon_days, self.request.locale
-        prompts, active_days = Prompts.load(), fields.pop("active_days", 0)
-        campaigns = fields.pop("campaigns", 0)
-        day = None if cut is None else f"{utc(int(cut.min())):%Y-%m-%d}"
+        prompts, day = Prompts.load(), None if cut is None else f"{utc(int(cut.min())):%Y-%m-%d}"
         return Prediction(
             kind=kind,
             horizon_days=horizon,
-            as_of=fields.pop("as_of", utc(self.now)),
+            as_of=utc(self.now if as_of is None else as_of),
             meaning=prompts.render("behaviour.meaning", locale, kind=str(kind), active=active_days),
             people=people,
             quality=quality(probability, label),
-            checked=prompts.render("behaviour.checked", locale, days=horizon, day=day, campaigns=campaigns),
+            checked=prompts.render("behaviour.checked", locale, days=horizon, day=day, campaigns=n_campaigns),
             **fields,
         )
 
