@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from inputs import finish, script_parser
 
-from recllm.audiences.assignment import Campaign, assign
+from recllm.audiences.assignment import CampaignTerms, assign
 
 
 def main() -> None:
@@ -36,12 +36,12 @@ def main() -> None:
     finish(record, args.output)
 
 
-def world(n: int, m: int, seed: int) -> tuple[np.ndarray, list[Campaign]]:
+def world(n: int, m: int, seed: int) -> tuple[np.ndarray, list[CampaignTerms]]:
     rng = np.random.default_rng(seed)
     taste, theme = rng.normal(size=(n, 6)), rng.normal(size=(m, 6))
     logit = rng.normal(-4, 1, n)[:, None] + rng.normal(0, 0.7, m) + taste @ theme.T / 2
     campaigns = [
-        Campaign(
+        CampaignTerms(
             name=f"campaign {c}",
             value=float(rng.lognormal(2.5, 0.6)),
             cost=float(rng.uniform(0.02, 0.3)),

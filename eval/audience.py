@@ -22,7 +22,7 @@ from inputs import default_encoder, finish, say, script_parser, window_of
 from numpy.typing import NDArray
 
 from recllm import metrics
-from recllm.audiences.probabilities import single_chances
+from recllm.audiences.probabilities import item_probabilities
 from recllm.data.dataset import DAY, Dataset, Events
 from recllm.data.interactions import occasions, visits
 from recllm.evaluation.comparison import paired_bootstraps
@@ -95,7 +95,7 @@ def figures(
     past, sold = window.fit_on, occasions(window.fit_on.events.of("purchase"))
     label = truth(window, items, people)
     say("%d items, %d people, %d purchases to find", len(items), len(people), label.sum())
-    ours = single_chances(trained, items, people)
+    ours = item_probabilities(trained, items, people)
     say("scored")
     scores: dict[str, Table] = {"recllm": ours.astype(np.float64)}
     last, times, active = past_buyers(sold, items, people, past.as_of)

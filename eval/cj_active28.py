@@ -16,16 +16,16 @@ from cj_redeem import Values, boosted
 from inputs import finish, say, script_parser, window_of
 from numpy.typing import NDArray
 
-from recllm.data.dataset import DAY, Dataset
+from recllm.data.dataset import DAY
 from recllm.evaluation.benchmarks import CJ_NOTE
 from recllm.evaluation.comparison import bootstrap
 from recllm.evaluation.protocols import EvaluationWindow
 from recllm.evaluation.systems import check_systems
-from recllm.propensity.curves import auc, lift, quality
+from recllm.propensity.cohort import Cohort, active_within
 from recllm.propensity.examples import Examples, past_examples
-from recllm.propensity.model import fit_chances
-from recllm.propensity.question import Question, active
-from recllm.propensity.table import Features
+from recllm.propensity.features import Basics, FeatureTable
+from recllm.propensity.model import fit_propensity
+from recllm.propensity.quality import auc, lift, quality
 from recllm.settings import PropensitySettings
 
 PLAIN = ("days_since", "tenure", "trips", "trips_28", "trips_56", "trips_91", "spend", "spend_28", "spend_91")
@@ -40,11 +40,10 @@ def main() -> None:
     check_systems(["lightgbm"])
     began, window = time.perf_counter(), window_of("cj-next28", args, validation=args.validation)
     past = window.fit_on
-    question = Question(learn=past, ask=past, basics=args.basics, seed=args.seed)
-    train, test, rows = tables(past, question)
+    train, test, rows = tables(Cohort(past, basics=Basics.of(past.users) if args.basics else None))
     label = bought(window, rows)
     say("%d rows to learn from, %d people, %.3f buy", len(train), len(rows), label.mean())
-    ours = fit_chances(train, past.as_of, PropensitySettings(seed=args.seed)).probability(test)
+    ours = fit_propensity(train, past.as_of, PropensitySettings(seed=args.seed)).probability(test)
     scores = {"recllm": ours, **peers(train, test, args.seed)}
     systems = {
         name: {"ALL": {"auc": auc(score, label), "lift@10%": lift(score, label, 0.1)}} for name, score in scores.items()
@@ -67,14 +66,13 @@ def main() -> None:
     finish(record, args.output)
 
 
-def tables(past: Dataset, question: Question) -> tuple[Examples, Features, NDArray[np.int64]]:
-    """What is learned from, who is asked, and their rows. The windows end at the cut, not at the last event."""
-    first = int(past.events.at.min())
-    times = [past.as_of - n * 28 * DAY for n in range(1, 14) if past.as_of - (n + 1) * 28 * DAY >= first]
-    who, table = active(EVER), question.table()
-    rows = np.flatnonzero(who(past, past.as_of))
-    train = past_examples(past, times, 28, table, question.bought, who)
-    return train, table(past, past.as_of).rows(rows), rows
+def tables(cohort: Cohort) -> tuple[Examples, FeatureTable, NDArray[np.int64]]:
+    """What is learned from, who is predicted, and their rows. The windows end at the cut, not at the last event."""
+    first, as_of = int(cohort.dataset.events.at.min()), cohort.dataset.as_of
+    times = [as_of - n * 28 * DAY for n in range(1, 14) if as_of - (n + 1) * 28 * DAY >= first]
+    eligible = active_within(EVER)
+    rows = np.flatnonzero(eligible(cohort, as_of))
+    return past_examples(cohort, times, 28, Cohort.bought, eligible), cohort.features(as_of).rows(rows), rows
 
 
 def bought(window: EvaluationWindow, rows: NDArray[np.int64]) -> Values:
@@ -85,7 +83,7 @@ def bought(window: EvaluationWindow, rows: NDArray[np.int64]) -> Values:
     return buys[rows]
 
 
-def peers(train: Examples, test: Features, seed: int) -> dict[str, Values]:
+def peers(train: Examples, test: FeatureTable, seed: int) -> dict[str, Values]:
     single = {name: np.nan_to_num(test.column(c).astype(np.float64)) for name, c in SINGLE.items()}
     single["days since last purchase"] *= -1
     columns = [train.features.names.index(name) for name in PLAIN]

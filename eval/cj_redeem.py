@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -27,12 +27,13 @@ from recllm.evaluation.benchmarks import CJ_NOTE
 from recllm.evaluation.comparison import bootstrap
 from recllm.evaluation.systems import check_systems
 from recllm.evaluation.tables import complete_journey
+from recllm.propensity.cohort import Cohort
 from recllm.propensity.coupons import Coupons
-from recllm.propensity.curves import auc, lift, quality
-from recllm.propensity.examples import Examples, joined_examples
-from recllm.propensity.model import fit_chances
-from recllm.propensity.question import Question
-from recllm.propensity.redeem import Mailing, mailings, redeem_examples, settings_for, usable
+from recllm.propensity.examples import Examples
+from recllm.propensity.model import fit_propensity
+from recllm.propensity.quality import auc, lift, quality
+from recllm.propensity.redeem import mailings, redeem_examples, redeem_settings, usable
+from recllm.settings import PropensitySettings
 
 Values = NDArray[np.float64]
 PLAIN = ("days_since", "trips", "trips_28", "trips_91", "spend", "spend_91", "redeemed", "redeem_rate", "coupon_uses",
@@ -53,7 +54,7 @@ def main() -> None:
     cut, end = (midnight(2017, 6, 1), midnight(2017, 8, 1)) if args.validation else (midnight(2017, 8, 1), None)
     train, test, campaigns = tables(data, coupons, cut, end)
     say("%d rows to learn from, %d to judge, %.0f s", len(train), len(test), time.perf_counter() - began)
-    ours = fit_chances(train, cut, settings_for(args.seed)).probability(test.features)
+    ours = fit_propensity(train, cut, redeem_settings(PropensitySettings(seed=args.seed))).probability(test.features)
     scores = {"recllm": ours, **peers(train, test, args.seed)}
     systems = {name: {"ALL": figures(score, test.label, campaigns)} for name, score in scores.items()}
     systems["recllm"]["ALL"]["ece"] = quality(ours, test.label).ece
@@ -113,17 +114,16 @@ def seconds(column: str) -> pl.Expr:
 
 def tables(data: Dataset, coupons: Coupons, cut: int, end: int | None) -> tuple[Examples, Examples, NDArray[np.int64]]:
     """Train, test, and the number of each test row's campaign."""
-    question = Question(learn=data, ask=data)
+    cohort = Cohort(data)
     every = mailings(coupons, None)
-    earlier = usable(data, [Mailing(campaign=m.campaign, at=m.at, end=min(m.end, cut), users=m.users)
-                            for m in every if m.at < cut])  # fmt: skip
+    earlier = usable(cohort, [replace(m, end=min(m.end, cut)) for m in every if m.at < cut])
     later = [m for m in every if m.at >= cut and (end is None or m.at < end)]
     if end is not None:  # nothing after the validation months is looked at
-        later = [Mailing(campaign=m.campaign, at=m.at, end=min(m.end, end), users=m.users) for m in later]
-    train = redeem_examples(question, coupons, earlier)
-    parts = [redeem_examples(question, coupons, [m]) for m in later]
+        later = [replace(m, end=min(m.end, end)) for m in later]
+    train = redeem_examples(cohort, coupons, earlier)
+    parts = [redeem_examples(cohort, coupons, [m]) for m in later]
     number = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    return train, joined_examples(parts), number
+    return train, Examples.joined(parts), number
 
 
 def figures(score: Values, label: Values, campaigns: NDArray[np.int64]) -> dict[str, float]:

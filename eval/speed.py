@@ -139,10 +139,11 @@ def serve(args: argparse.Namespace) -> dict[str, Any]:
 
 def market(args: argparse.Namespace) -> dict[str, Any]:
     """Audiences of the workspace that `serve` trained, the crowd warm, reasons and all; a prediction with training."""
-    from recllm.audiences.audience import audience
-    from recllm.audiences.selection import Cut
+    from recllm.audiences.audience import find_audience
+    from recllm.audiences.request import AudienceLimits, AudienceRequest
     from recllm.jobs.predict import predict_workspace
     from recllm.jobs.recommenders import open_recommender
+    from recllm.propensity.request import PredictionKind, PredictionRequest
     from recllm.workspace.workspace import Workspace
 
     shop = Workspace.open(args.folder)
@@ -153,10 +154,10 @@ def market(args: argparse.Namespace) -> dict[str, Any]:
     spent = []
     for items in (ids[20:21], ids):
         started = time.perf_counter()
-        reached = audience(recommender, items=items, cut=Cut(size=200))
+        reached = find_audience(recommender, AudienceRequest(items=items, limits=AudienceLimits(size=200)))
         spent.append(round(time.perf_counter() - started, 1))
     started = time.perf_counter()
-    predicted = predict_workspace(shop, "buy", horizon_days=28)
+    predicted = predict_workspace(shop, PredictionRequest(kind=PredictionKind.BUY))
     return {
         "audience people": recommender.dataset.n_users,
         "audience of 1 item s": spent[0],

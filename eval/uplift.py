@@ -19,11 +19,11 @@ from inputs import finish, script_parser
 from numpy.typing import NDArray
 
 from recllm.errors import PolicyError
-from recllm.propensity.curves import auc
-from recllm.propensity.table import Features
-from recllm.propensity.uplift.learners import Learner, _chances, fit_uplift
+from recllm.propensity.features import FeatureTable
+from recllm.propensity.quality import auc
+from recllm.propensity.uplift.learners import UpliftLearner, fit_outcome, fit_uplift
 from recllm.propensity.uplift.qini import qini_curve, true_qini
-from recllm.propensity.uplift.trial import Trial
+from recllm.propensity.uplift.trial import RandomisedTrial
 from recllm.settings import UpliftSettings
 
 Values = NDArray[np.float64]
@@ -33,7 +33,7 @@ WORLDS = ("equal chances", "known chances", "a tenth treated", "same effect for 
 
 @dataclass(frozen=True, eq=False)
 class World:
-    trial: Trial
+    trial: RandomisedTrial
     truth: Values
 
 
@@ -53,7 +53,7 @@ def main() -> None:
     finish(record, args.output)
 
 
-def simulate(name: str, seed: int, n: int = N) -> tuple[Features, NDArray[np.bool_], Values, Values, Values]:
+def simulate(name: str, seed: int, n: int = N) -> tuple[FeatureTable, NDArray[np.bool_], Values, Values, Values]:
     """Features, treated, outcome, propensity and true effect."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, 12)).astype(np.float32)
@@ -68,13 +68,13 @@ def simulate(name: str, seed: int, n: int = N) -> tuple[Features, NDArray[np.boo
     treated = rng.random(n) < propensity
     outcome = (rng.random(n) < np.where(treated, chance, base)).astype(np.float64)
     names = tuple(f"x{i}" for i in range(12))
-    return Features(names, names, x), treated, outcome, propensity, chance - base
+    return FeatureTable(names, names, x), treated, outcome, propensity, chance - base
 
 
 def world(name: str, seed: int) -> tuple[World, World]:
     """The half to learn from, and the half to judge on."""
     features, treated, outcome, propensity, truth = simulate(name, seed)
-    trial = Trial.construct(features, treated, outcome, propensity=propensity, seed=seed)
+    trial = RandomisedTrial.construct(features, treated, outcome, propensity=propensity, seed=seed)
     half = np.arange(len(truth)) < len(truth) // 2
     return World(trial.rows(half), truth[half]), World(trial.rows(~half), truth[~half])
 
@@ -90,17 +90,17 @@ def of_world(name: str, seed: int) -> dict[str, Any]:
 def of_run(name: str, seed: int) -> dict[str, dict[str, float]]:
     learn, judge = world(name, seed)
     settings = UpliftSettings(seed=seed)
-    learners = {f"{kind}-learner": fit_uplift(learn.trial, kind, settings) for kind in Learner}
+    learners = {f"{kind}-learner": fit_uplift(learn.trial, kind, settings) for kind in UpliftLearner}
     scores = {name: learner.uplift(judge.trial.features) for name, learner in learners.items()}
     scores |= others(learn.trial, judge.trial, settings)
     best = true_qini(judge.truth, judge.truth).qini
     return {name: figures(score, judge, best) for name, score in scores.items()}
 
 
-def others(learn: Trial, judge: Trial, settings: UpliftSettings) -> dict[str, Values]:
+def others(learn: RandomisedTrial, judge: RandomisedTrial, settings: UpliftSettings) -> dict[str, Values]:
     values, ones = learn.features.values, np.ones(len(learn))
     arms = {"who responds anyway": ~learn.treated, "who responds when treated": learn.treated}
-    models = {name: _chances(values[arm], learn.outcome[arm], ones[arm], settings) for name, arm in arms.items()}
+    models = {name: fit_outcome(values[arm], learn.outcome[arm], ones[arm], settings) for name, arm in arms.items()}
     chances = {name: chance(judge.features.values) for name, chance in models.items()}
     return chances | {"random": np.random.default_rng(settings.seed).random(len(judge))}
 
@@ -127,9 +127,9 @@ def refusals(seed: int) -> dict[str, Any]:
     return {"chosen_by_a_feature": false, "drawn_by_lot": true, "of": 20, "auc_of_that_feature": float(np.mean(tell))}
 
 
-def _refused(features: Features, treated: NDArray[np.bool_], outcome: Values) -> int:
+def _refused(features: FeatureTable, treated: NDArray[np.bool_], outcome: Values) -> int:
     try:
-        Trial.construct(features, treated, outcome, randomised=True)
+        RandomisedTrial.construct(features, treated, outcome, randomised=True)
     except PolicyError:
         return 1
     return 0

@@ -1,4 +1,4 @@
-"""What crosses the rim: a table from outside as a frozen, validated object, and any result as JSON.
+"""What crosses the rim: a table from outside as a frozen, validated object, any result as JSON or CSV.
 
 `FrozenModel` is the base of every settings class. A wrong key or value raises `UsageError` that names the section, the
 field, the value and what would be right.
@@ -6,6 +6,7 @@ field, the value and what would be right.
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import difflib
 import json
@@ -152,3 +153,20 @@ def plain(value: Any) -> Any:
     if isinstance(value, Sequence):
         return [plain(v) for v in value]
     return plain(value.tolist()) if hasattr(value, "tolist") else value
+
+
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+def guarded(cell: str | None) -> str:
+    """Text that no spreadsheet takes for a formula: a quote stands before = + - @, a tab or a line break."""
+    text = cell or ""
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+
+
+def write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A header and one line per row, in UTF-8. The caller passes text from outside through `guarded`."""
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)

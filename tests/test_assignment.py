@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shop_world import shop
 
-from recllm.audiences.assignment import Campaign, assign, dual_prices, upper_bound
-from recllm.audiences.audience import audience
-from recllm.audiences.joint import audiences
-from recllm.audiences.selection import Cut
+from recllm.audiences.assignment import CampaignTerms, assign, dual_prices, select_jointly, upper_bound
+from recllm.audiences.audience import build_audience, eligible_pool, find_audience
+from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions
 from recllm.audiences.targets import item_target
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import PolicyError, UsageError
@@ -44,7 +43,7 @@ def test_the_optimum_of_tiny_problems(seed: int) -> None:
     eligible = rng.random((n, m)) < 0.8
     contacts = rng.integers(0, 3, n)
     campaigns = [
-        Campaign(
+        CampaignTerms(
             name=str(c),
             value=float(rng.choice([1.0, 2.0, 7.5])),
             cost=float(rng.choice([0.0, 0.5])),
@@ -71,7 +70,9 @@ def test_left_out_pairs_cost_nothing(seed: int) -> None:
     rng = np.random.default_rng(seed)
     n, m = 40, 12
     p = rng.random((n, m)) * rng.random((n, 1))
-    campaigns = [Campaign(name=str(c), value=float(rng.lognormal()), cap=int(rng.integers(1, 8))) for c in range(m)]
+    campaigns = [
+        CampaignTerms(name=str(c), value=float(rng.lognormal()), cap=int(rng.integers(1, 8))) for c in range(m)
+    ]
     found = assign(p, campaigns, contacts=2)
     gain = p * [c.value for c in campaigns]
     rows = np.vstack([np.kron(np.eye(n), np.ones(m)), np.kron(np.ones(n), np.eye(m))])
@@ -95,7 +96,7 @@ def test_any_prices_bound_the_optimum(seed: int) -> None:
 
 def test_who_gets_what_is_plain_where_it_is_plain() -> None:
     p = np.array([[0.9, 0.8], [0.8, 0.1], [0.0, 0.3]])
-    found = assign(p, [Campaign(name="a", cap=1), Campaign(name="b", cost=2, budget=5)])
+    found = assign(p, [CampaignTerms(name="a", cap=1), CampaignTerms(name="b", cost=2, budget=5)])
     pairs = {*zip(found.person.tolist(), found.campaign.tolist(), strict=True)}
     assert pairs == {(0, 1), (1, 0), (2, 1)} and found.gain == pytest.approx(1.9)
     assert found.reached.tolist() == [1, 2] and found.spent.tolist() == [0, 4]
@@ -103,32 +104,32 @@ def test_who_gets_what_is_plain_where_it_is_plain() -> None:
 
 @pytest.mark.parametrize("shape", [(0, 3), (5, 0), (0, 0)])
 def test_nobody_and_nothing(shape: tuple[int, int]) -> None:
-    found = assign(np.zeros(shape), [Campaign(name=str(c)) for c in range(shape[1])])
+    found = assign(np.zeros(shape), [CampaignTerms(name=str(c)) for c in range(shape[1])])
     assert len(found.person) == 0 and found.gain == 0 and found.gap == 0
-    everything_shut = assign(np.ones((5, 1)), [Campaign(name="a", cap=0)], contacts=3)
+    everything_shut = assign(np.ones((5, 1)), [CampaignTerms(name="a", cap=0)], contacts=3)
     assert everything_shut.gain == 0 and everything_shut.gap == 0
 
 
 def test_wrong_use_is_told() -> None:
-    one, p = Campaign(name="a"), np.full((3, 2), 0.5)
+    one, p = CampaignTerms(name="a"), np.full((3, 2), 0.5)
     for arguments in (
         (p, [one]),
         (p, [one, one]),
-        (p * 3, [one, Campaign(name="b")]),
-        (p * np.nan, [one, Campaign(name="b")]),
+        (p * 3, [one, CampaignTerms(name="b")]),
+        (p * np.nan, [one, CampaignTerms(name="b")]),
     ):
         with pytest.raises(UsageError):
             assign(*arguments)
     for wrong in ({"budget": -1.0}, {"cap": -1}, {"value": float("inf")}, {"cost": float("nan")}):
         with pytest.raises(UsageError, match="campaign 'a'"):
-            Campaign(name="a", **wrong)  # type: ignore[arg-type]
+            CampaignTerms(name="a", **wrong)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="contacts"):
-        assign(p, [one, Campaign(name="b")], contacts=-1)
+        assign(p, [one, CampaignTerms(name="b")], contacts=-1)
 
 
 def test_without_time_there_is_an_answer_and_an_honest_gap() -> None:
     rng = np.random.default_rng(0)
-    p, campaigns = rng.random((300, 6)), [Campaign(name=str(c), cap=20 + c) for c in range(6)]
+    p, campaigns = rng.random((300, 6)), [CampaignTerms(name=str(c), cap=20 + c) for c in range(6)]
     hurried, whole = assign(p, campaigns, seconds=0), assign(p, campaigns)
     assert hurried.rounds == 0 and hurried.gain <= whole.gain <= hurried.bound + 1e-9 and hurried.gap >= whole.gap
     assert (hurried.reached <= [20 + c for c in range(6)]).all()
@@ -136,7 +137,7 @@ def test_without_time_there_is_an_answer_and_an_honest_gap() -> None:
 
 def test_campaigns_that_are_all_alike_take_the_best_people() -> None:
     p = np.repeat(np.random.default_rng(0).random((200, 1)), 5, axis=1)
-    found = assign(p, [Campaign(name=str(c), cap=10) for c in range(5)])
+    found = assign(p, [CampaignTerms(name=str(c), cap=10) for c in range(5)])
     assert set(found.person.tolist()) == set(np.argsort(-p[:, 0])[:50].tolist()) and found.gap < 1e-3
 
 
@@ -148,19 +149,26 @@ def trained() -> Recommender:
 
 
 def test_tea_and_tools_each_reach_their_own(trained: Recommender) -> None:
-    wanted = [
-        (Campaign(name="tea", value=5, cap=20), item_target(trained, ["tea1", "tea2"])),
-        (Campaign(name="tools", value=50, cost=1, budget=15), item_target(trained, ["tool1", "tool2"])),
+    targets = {"tea": ["tea1", "tea2"], "tools": ["tool1", "tool2"]}
+    limits = [
+        AudienceLimits(margin=5, size=20, holdout=0.2),
+        AudienceLimits(margin=50, cost=1, budget=15, holdout=0.2),
     ]
-    plan = audiences(trained, wanted, holdout=0.2, explain=False)
-    tea, tools = plan.audiences
+    pools = [eligible_pool(trained, item_target(trained, items), Exclusions()) for items in targets.values()]
+    selections, assignment = select_jointly(pools, list(targets), limits, trained.dataset.n_users)
+    tea, tools = (
+        build_audience(trained, pool, selection, name, explain=False)
+        for pool, selection, name in zip(pools, selections, targets, strict=True)
+    )
     assert (tea.campaign_id, tools.campaign_id) == ("tea", "tools")
-    assert all(int(p.user_id[1:]) % 2 == 0 for p in tea.people) and plan.assignment.gap < 1e-3
+    assert all(int(p.user_id[1:]) % 2 == 0 for p in tea.people) and assignment.gap < 1e-3
     assert all(int(p.user_id[1:]) % 2 == 1 for p in tools.people)
-    assert tea.size + len(tea.held) == 20 and tools.size + len(tools.held) == 15
-    assert tea.size + len(tea.held) + sum(tea.excluded.values()) == 60
-    alone = audience(trained, items=["tea1", "tea2"], cut=Cut(size=40), campaign="tea", explain=False)
-    assert set(tea.held) <= {*alone.held, *(p.user_id for p in alone.people)}
-    narrow = [(Campaign(name="tea", cap=2), item_target(trained, ["tea1"]))]
+    assert tea.size + len(tea.holdout) == 20 and tools.size + len(tools.holdout) == 15
+    assert tea.size + len(tea.holdout) + sum(tea.excluded.values()) == 60
+    request = AudienceRequest(items=targets["tea"], limits=AudienceLimits(size=40), campaign="tea", explain=False)
+    alone = find_audience(trained, request)
+    assert set(tea.holdout) <= {*alone.holdout, *(p.user_id for p in alone.people)}
+    pool = eligible_pool(trained, item_target(trained, ["tea1"]), Exclusions())
+    few, _ = select_jointly([pool], ["tea"], [AudienceLimits(size=2, holdout=0)], trained.dataset.n_users)
     with pytest.raises(PolicyError):
-        audiences(trained, narrow, explain=False)
+        build_audience(trained, pool, few[0], "tea", explain=False)

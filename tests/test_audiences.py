@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,19 +16,28 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shop_world import shop
 
-from recllm.audiences.audience import Audience, audience
-from recllm.audiences.exclusions import Exclusions, first_only, youngest_age
-from recllm.audiences.export import document, guarded, write_csv
-from recllm.audiences.group import differences, lifts, tellable
+from recllm.audiences.audience import Audience, audience_document, find_audience, write_audience_csv
+from recllm.audiences.exclusions import Consents, first_only, youngest_age
 from recllm.audiences.lookalikes import fit_logistic
-from recllm.audiences.probabilities import chances, narrowed, single_chances
-from recllm.audiences.selection import Cut, draws, select
-from recllm.audiences.set_calibration import fit_line, of_set, scaled
-from recllm.audiences.targets import in_category
+from recllm.audiences.probabilities import (
+    UserScores,
+    calibrated_rate,
+    fit_line,
+    independent_probabilities,
+    item_probabilities,
+    restricted_to,
+    target_probabilities,
+)
+from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions
+from recllm.audiences.selection import draws, select
+from recllm.audiences.traits import distinguishing_traits, enough_people, lifts
+from recllm.data.catalogue import in_category
 from recllm.data.dataset import DAY, Dataset
+from recllm.documents import guarded
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import NotFittedError, PolicyError, UsageError
 from recllm.policy import Policy
+from recllm.recommender.people import Histories
 from recllm.recommender.recommender import Recommender
 from recllm.schema import ACTION_CODE, Action
 from recllm.settings import ScorerTrainingSettings
@@ -54,6 +66,10 @@ def like(recommender: Recommender, dataset: Dataset | None = None, **changed) ->
     return Recommender(dataset or recommender.dataset, recommender.encoder, **settings)
 
 
+def audience(recommender: Recommender, *, agreed: Consents | None = None, **request) -> Audience:  # type: ignore[no-untyped-def]
+    return find_audience(recommender, AudienceRequest(**request), agreed=agreed)
+
+
 def even(user_id: str) -> bool:
     return int(user_id[1:]) % 2 == 0
 
@@ -63,14 +79,14 @@ def ids(found: Audience) -> list[str]:
 
 
 def accounted(found: Audience) -> bool:
-    return len(found.people) + len(found.held) + sum(found.excluded.values()) == PEOPLE
+    return len(found.people) + len(found.holdout) + sum(found.excluded.values()) == PEOPLE
 
 
 # --- probabilities ---------------------------------------------------------------------------------------------------
 
 
 def test_tea_goes_to_those_who_buy_tea(trained: Recommender) -> None:
-    found = audience(trained, items=["tea3"], cut=Cut(size=20))
+    found = audience(trained, items=["tea3"], limits=AudienceLimits(size=20))
     assert found.size == 20 and all(map(even, ids(found))) and accounted(found)
     probability = [p.probability for p in found.people]
     assert probability == sorted(probability, reverse=True) and all(0 < p < 1 for p in probability)
@@ -82,18 +98,20 @@ def test_tea_goes_to_those_who_buy_tea(trained: Recommender) -> None:
 
 
 def test_a_probability_is_the_one_of_the_slate(trained: Recommender) -> None:
-    for person in audience(trained, items=["tea3"], cut=Cut(size=10), explain=False).people:
+    for person in audience(trained, items=["tea3"], limits=AudienceLimits(size=10), explain=False).people:
         slate = trained.recommend(person.user_id, allow=["tea3"], explain=False)[0]
         assert person.probability == pytest.approx(slate.items[0].probability, abs=1e-5)
 
 
 def test_of_several_items_at_least_one(trained: Recommender) -> None:
     rows, people = trained.dataset.item_rows(["tea1", "tea2", "tool4"]), np.arange(PEOPLE)
-    single = single_chances(trained, rows, people)
-    assert chances(trained, rows, people).probability == pytest.approx(1 - np.prod(1 - single, axis=1), abs=1e-5)
-    alone = chances(trained, rows[1:2], people)
+    single = item_probabilities(trained, rows, people)
+    assert independent_probabilities(trained, rows, people).probability == pytest.approx(
+        1 - np.prod(1 - single, axis=1), abs=1e-5
+    )
+    alone = target_probabilities(trained, rows[1:2], people)
     assert alone.probability == pytest.approx(single[:, 1], abs=1e-6)
-    best = chances(trained, rows, people).best
+    best = independent_probabilities(trained, rows, people).best_item
     assert all(
         trained.dataset.items["item_id"][int(i)].startswith("tea") == even(f"u{n:02}") for n, i in enumerate(best)
     )
@@ -108,23 +126,23 @@ def test_sets_are_set_right_by_the_window_before() -> None:
     steep = fit_line(rate, rng.random(4000) < -np.expm1(-(rate**1.5)))
     assert steep[1] == pytest.approx(1, abs=1e-6)
     assert fit_line(rate[:3], np.zeros(3, bool))[0] > -2, "three people do not say much"
-    assert (np.diff(scaled(np.sort(rate), (a, b))) > 0).all() and scaled(np.zeros(1), (a, b))[0] == 0
+    assert (np.diff(calibrated_rate(np.sort(rate), (a, b))) > 0).all() and calibrated_rate(np.zeros(1), (a, b))[0] == 0
 
 
 def test_a_set_in_a_shop_expects_what_it_sees(trained: Recommender) -> None:
     """Nearly every tea drinker buys some tea within four weeks, and nobody else does."""
     rows = np.flatnonzero(in_category(trained.dataset.items, "tea"))
-    raw = chances(trained, rows, np.arange(PEOPLE))
-    right = of_set(trained, rows, raw)
-    assert np.array_equal(np.argsort(raw.order, kind="stable"), np.argsort(right.order, kind="stable"))
-    assert right.probability.sum() == pytest.approx(PEOPLE / 2, abs=6)
-    single = chances(trained, rows[:1], np.arange(PEOPLE))
-    assert of_set(trained, rows[:1], single) is single
+    raw = independent_probabilities(trained, rows, np.arange(PEOPLE))
+    right = target_probabilities(trained, rows, np.arange(PEOPLE))
+    assert np.array_equal(np.argsort(raw.score, kind="stable"), np.argsort(right.score, kind="stable"))
+    assert right.probabilities().sum() == pytest.approx(PEOPLE / 2, abs=6)
+    single = independent_probabilities(trained, rows[:1], np.arange(PEOPLE))
+    assert np.array_equal(target_probabilities(trained, rows[:1], np.arange(PEOPLE)).score, single.score)
 
 
 def test_what_is_left_out_of_the_crowd_moves_no_score(trained: Recommender) -> None:
     rows = trained.dataset.item_rows(["tea1", "tool5"])
-    thin = narrowed(trained.population, rows)
+    thin = restricted_to(trained.population, rows)
     assert 0 < thin.recent.nnz < trained.population.recent.nnz
     assert np.array_equal(thin.recent[:, rows].toarray(), trained.population.recent[:, rows].toarray())
 
@@ -133,13 +151,13 @@ def test_a_category_and_its_path(trained: Recommender) -> None:
     items = trained.dataset.items
     assert in_category(items, "Tools").sum() == in_category(items, "home > tools").sum() == 12
     assert not in_category(items, "tools > home").any()
-    found = audience(trained, category="home > tools", cut=Cut(size=20))
+    found = audience(trained, category="home > tools", limits=AudienceLimits(size=20))
     assert not any(map(even, ids(found))) and all(p.item_id.startswith("tool") for p in found.people)
 
 
 def test_a_text_finds_those_who_buy_such_things(trained: Recommender) -> None:
     for category in ("food > tea", None):
-        found = audience(trained, text="Green tea of spring", category=category, cut=Cut(size=20))
+        found = audience(trained, text="Green tea of spring", category=category, limits=AudienceLimits(size=20))
         assert sum(map(even, ids(found))) >= 16 and "never sold" in found.notes[-1] and accounted(found)
     assert "'food > tea', that of the nearest item" in found.notes[0]
     assert trained.dataset.n_items == 24
@@ -148,11 +166,11 @@ def test_a_text_finds_those_who_buy_such_things(trained: Recommender) -> None:
 # --- reasons and the group -------------------------------------------------------------------------------------------
 
 
-def test_reasons_are_those_of_explain(trained: Recommender) -> None:
-    people = audience(trained, items=["tea3"], cut=Cut(size=20)).people
-    same = 0
+def test_reasons_are_those_of_a_person_alone(trained: Recommender) -> None:
+    people = audience(trained, items=["tea3"], limits=AudienceLimits(size=20)).people
+    same, row = 0, trained.dataset.item_rows(["tea3"])
     for person in people:
-        plain = trained.explain(person.user_id, "tea3")
+        plain = trained.reasons(trained.person(person.user_id), row, 1.0)[0]
         assert person.reasons
         if not any(r.evidence_id.startswith("I:") for r in plain):
             assert [r.evidence_id for r in person.reasons] == [r.evidence_id for r in plain]
@@ -162,7 +180,7 @@ def test_reasons_are_those_of_explain(trained: Recommender) -> None:
 
 
 def test_the_group_is_told_apart(trained: Recommender) -> None:
-    found = audience(trained, items=["tea3"], cut=Cut(size=25, holdout=0), explain=False)
+    found = audience(trained, items=["tea3"], limits=AudienceLimits(size=25, holdout=0), explain=False)
     told = {d.name: d for d in found.group}
     assert told["home = country"].share == 1 and told["home = country"].low > 1
     assert told["food > tea"].lift == pytest.approx(
@@ -174,14 +192,14 @@ def test_the_group_is_told_apart(trained: Recommender) -> None:
 def test_small_and_sensitive_facts_are_not_told() -> None:
     n = np.array([100] * 5)
     inside, outside = np.array([4, 10, 97, 100, 60]), np.array([90, 20, 100, 100, 300])
-    assert tellable(inside, outside, n, 50).tolist() == [False, False, False, True, True]
+    assert enough_people(inside, outside, n, 50).tolist() == [False, False, False, True, True]
     world = shop(people=PEOPLE)
     group = np.flatnonzero([even(u) for u in world.users["user_id"]])
     rest = np.setdiff1d(np.arange(PEOPLE), group)
-    told = {d.name for d in differences(world, group, rest, Policy(group_floor=5))}
+    told = {d.name for d in distinguishing_traits(world, group, rest, Policy(group_floor=5))}
     assert told == {"food", "food > tea"}
     quiet = Policy(group_floor=5, sensitive_categories=frozenset({"tea"}))
-    assert {d.name for d in differences(world, group, rest, quiet)} == {"food"}
+    assert {d.name for d in distinguishing_traits(world, group, rest, quiet)} == {"food"}
 
 
 def test_the_interval_of_a_lift_holds_the_truth() -> None:
@@ -190,6 +208,15 @@ def test_the_interval_of_a_lift_holds_the_truth() -> None:
     one = np.ones(times)
     _, low, high = lifts(rng.binomial(n, 0.3, times), rng.binomial(m, 0.15, times), one * n, one * m, 0.95)
     assert 0.93 < np.mean((low < 2) & (high > 2)) < 0.97
+
+
+def test_the_language_of_answers_moves_no_probability(trained: Recommender) -> None:
+    """Basics are read in the language in which the model learned them, whatever language the reasons are in."""
+    chinese = like(trained, locale="zh", text_locale="en")
+    found, plain = (audience(r, items=["tea3"], limits=AudienceLimits(size=20)) for r in (chinese, trained))
+    assert [p.probability for p in found.people] == [p.probability for p in plain.people]
+    assert [[r.delta for r in p.reasons] for p in found.people] == [[r.delta for r in p.reasons] for p in plain.people]
+    assert [p.reasons[0].text for p in found.people] != [p.reasons[0].text for p in plain.people]
 
 
 # --- exclusions ------------------------------------------------------------------------------------------------------
@@ -204,10 +231,13 @@ def test_each_exclusion_is_counted_and_obeyed(trained: Recommender) -> None:
         for item in (0, 1):
             busy = busy.with_event(rows["u06"], item, data.as_of - hour * 3600, Action.SHOWN)
     shop_now = like(trained, busy, permits=lambda names: [name != "u08" for name in names])
-    rules = Exclusions(
-        suppressed=["u10", "stranger"], frequency_cap=2, agreed=lambda names: [n != "u12" for n in names]
+    found = audience(
+        shop_now,
+        items=["tea3"],
+        exclusions=Exclusions(suppressed=["u10", "nobody"], frequency_cap=2),
+        explain=False,
+        agreed=lambda names: [n != "u12" for n in names],
     )
-    found = audience(shop_now, items=["tea3"], exclusions=rules, explain=False)
     assert found.excluded == {
         "no_consent": 2,
         "suppression_list": 1,
@@ -216,7 +246,7 @@ def test_each_exclusion_is_counted_and_obeyed(trained: Recommender) -> None:
         "frequency_cap": 1,
     }
     assert accounted(found)
-    assert not {"u00", "u02", "u04", "u06", "u08", "u10", "u12"} & {*ids(found), *found.held}
+    assert not {"u00", "u02", "u04", "u06", "u08", "u10", "u12"} & {*ids(found), *found.holdout}
     once = audience(shop_now, items=["tea3"], exclusions=Exclusions(frequency_cap=3), explain=False)
     assert "frequency_cap" not in once.excluded, "the places of one slate are one occasion"
 
@@ -228,10 +258,13 @@ def test_nobody_without_consent_is_in_an_audience(trained: Recommender, seed: in
     names = trained.dataset.users["user_id"].to_list()
     personal, channel = (dict(zip(names, rng.random(PEOPLE) < rng.random(), strict=True)) for _ in range(2))
     guarded_shop = like(trained, permits=lambda asked: [bool(personal[n]) for n in asked], policy=Policy(group_floor=1))
-    rules = Exclusions(agreed=lambda asked: [bool(channel[n]) for n in asked])
+
+    def agreed(asked: Sequence[str]) -> list[bool]:
+        return [bool(channel[n]) for n in asked]
+
     for target in ({"items": ["tea3"]}, {"seeds": [n for n in names[:6] if personal[n]] or names[:1]}):
-        found = audience(guarded_shop, exclusions=rules, explain=False, **target)  # type: ignore[arg-type]
-        assert all(personal[n] and channel[n] for n in (*ids(found), *found.held)) and accounted(found)
+        found = audience(guarded_shop, agreed=agreed, explain=False, **target)  # type: ignore[arg-type]
+        assert all(personal[n] and channel[n] for n in (*ids(found), *found.holdout)) and accounted(found)
         assert found.excluded.get("no_consent", 0) == sum(not (personal[n] and channel[n]) for n in names)
 
 
@@ -285,28 +318,34 @@ def test_sensitive_targets_are_refused(trained: Recommender) -> None:
 
 
 def test_budget_and_worth(trained: Recommender) -> None:
-    paid = audience(trained, items=["tea3"], cut=Cut(budget=10.5, cost=0.5), explain=False)
+    paid = audience(trained, items=["tea3"], limits=AudienceLimits(budget=10.5, cost=0.5), explain=False)
     assert paid.size == 21
-    worth = audience(trained, items=["tea3"], cut=Cut(cost=1, margin=2.5), explain=False)
+    worth = audience(trained, items=["tea3"], limits=AudienceLimits(cost=1, margin=2.5), explain=False)
     assert all(p.probability * 2.5 > 1 for p in worth.people)
     assert worth.excluded["not_worth_the_contact"] > 20 and accounted(worth)
 
 
 def test_the_holdout_is_stable_and_fair(trained: Recommender) -> None:
-    small = audience(trained, items=["tea3"], cut=Cut(size=15, holdout=0.3), explain=False, campaign="spring")
-    large = audience(trained, items=["tea3"], cut=Cut(size=30, holdout=0.3), explain=False, campaign="spring")
-    other = audience(trained, items=["tea3"], cut=Cut(size=30, holdout=0.3), explain=False, campaign="autumn")
-    assert set(small.held) <= set(large.held) and not set(large.held) & set(ids(large))
-    assert ids(large)[:15] == ids(small) and set(other.held) != set(large.held)
+    small = audience(
+        trained, items=["tea3"], limits=AudienceLimits(size=15, holdout=0.3), explain=False, campaign="spring"
+    )
+    large = audience(
+        trained, items=["tea3"], limits=AudienceLimits(size=30, holdout=0.3), explain=False, campaign="spring"
+    )
+    other = audience(
+        trained, items=["tea3"], limits=AudienceLimits(size=30, holdout=0.3), explain=False, campaign="autumn"
+    )
+    assert set(small.holdout) <= set(large.holdout) and not set(large.holdout) & set(ids(large))
+    assert ids(large)[:15] == ids(small) and set(other.holdout) != set(large.holdout)
     share = draws([f"person {n}" for n in range(20_000)], "spring") < 0.1
     assert share.mean() == pytest.approx(0.1, abs=0.01)
 
 
 def test_floor_and_nobody(trained: Recommender) -> None:
     with pytest.raises(PolicyError, match=f"smaller than {FLOOR}"):
-        audience(trained, items=["tea3"], cut=Cut(size=FLOOR - 1))
-    for cut in (Cut(budget=0, cost=1), Cut(size=0), Cut(cost=5, margin=1)):
-        empty = audience(trained, items=["tea3"], cut=cut)
+        audience(trained, items=["tea3"], limits=AudienceLimits(size=FLOOR - 1))
+    for limits in (AudienceLimits(budget=0, cost=1), AudienceLimits(size=0), AudienceLimits(cost=5, margin=1)):
+        empty = audience(trained, items=["tea3"], limits=limits)
         assert empty.size == 0 and empty.expected_conversions == 0 and accounted(empty)
 
 
@@ -323,7 +362,7 @@ def test_floor_and_nobody(trained: Recommender) -> None:
 )
 def test_wrong_cuts_are_told(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError):
-        Cut(**wrong)  # type: ignore[arg-type]
+        AudienceLimits(**wrong)  # type: ignore[arg-type]
 
 
 @settings(max_examples=60, deadline=None)
@@ -337,16 +376,17 @@ def test_a_cut_loses_nobody(order: list[float], size: int | None, holdout: float
     score = np.array(order, float)
     p = (1 - np.exp(-score)).astype(np.float32)
     names = [f"p{n}" for n in range(len(order))]
-    cut = Cut(size=size, holdout=holdout, margin=margin, cost=0.2)
-    chosen = select(score, p, names, "c", cut)
-    places = np.concatenate([chosen.addressed, chosen.held])
-    assert len(set(places.tolist())) == len(places) == len(order) - chosen.worthless - chosen.beyond
+    limits = AudienceLimits(size=size, holdout=holdout, margin=margin, cost=0.2)
+    chosen = select(UserScores(score, np.zeros(len(score), int), p), names, "c", limits)
+    places = np.concatenate([chosen.addressed, chosen.holdout])
+    assert len(set(places.tolist())) == len(places) == len(order) - chosen.unprofitable - chosen.beyond_limit
     assert size is None or len(chosen.addressed) <= size
     assert list(score[chosen.addressed]) == sorted(score[chosen.addressed], reverse=True)
-    if chosen.beyond and len(chosen.addressed):
+    if chosen.beyond_limit and len(chosen.addressed):
         assert len(chosen.addressed) == size
     shuffled = np.random.default_rng(0).permutation(len(order))
-    again = select(score[shuffled], p[shuffled], [names[i] for i in shuffled], "c", cut)
+    other = UserScores(score[shuffled], np.zeros(len(score), int), p[shuffled])
+    again = select(other, [names[i] for i in shuffled], "c", limits)
     assert [names[i] for i in chosen.addressed] == [names[shuffled[i]] for i in again.addressed]
 
 
@@ -355,12 +395,12 @@ def test_a_cut_loses_nobody(order: list[float], size: int | None, holdout: float
 
 def test_people_like_the_seeds(trained: Recommender) -> None:
     seeds = [f"u{n:02}" for n in range(20, 40, 2)]
-    found = audience(trained, seeds=[*seeds, "stranger"], cut=Cut(size=20))
+    found = audience(trained, seeds=[*seeds, "stranger"], limits=AudienceLimits(size=20))
     assert all(map(even, ids(found))) and not set(seeds) & set(ids(found))
     assert found.people[0].probability is None and found.expected_conversions is None
     assert found.excluded["seed"] == 10 and accounted(found)
     with pytest.raises(UsageError, match="likeness"):
-        audience(trained, seeds=seeds, cut=Cut(margin=1, cost=0))
+        audience(trained, seeds=seeds, limits=AudienceLimits(margin=1, cost=0))
     with pytest.raises(UsageError, match="none of the seeds"):
         audience(trained, seeds=["stranger"])
 
@@ -368,7 +408,7 @@ def test_people_like_the_seeds(trained: Recommender) -> None:
 def test_many_seeds_are_learned_from() -> None:
     world = Recommender(shop(people=160), ToyEncoder(), policy=Policy(group_floor=FLOOR))
     seeds = [f"u{n:02}" for n in range(0, 120, 2)]
-    found = audience(world, seeds=seeds, cut=Cut(size=15))
+    found = audience(world, seeds=seeds, limits=AudienceLimits(size=15))
     assert all(map(even, ids(found))) and "regression" in found.notes[0]
     assert all(0 < p.score < 1 for p in found.people)
 
@@ -394,14 +434,47 @@ def test_wrong_use_is_told(trained: Recommender) -> None:
         audience(Recommender(trained.dataset, ToyEncoder()), items=["tea1"])
 
 
+def test_what_is_asked_and_answered_is_light() -> None:
+    """Finding people and predicting need neither torch nor scikit-learn until something is fitted."""
+    code = (
+        "import sys, recllm.audiences.audience, recllm.audiences.assignment, recllm.propensity.predict, "
+        "recllm.propensity.uplift.uplift; "
+        "print([m for m in ('torch', 'transformers', 'sklearn', 'scipy', 'datasets') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_request_says_at_once_what_is_wrong_in_it() -> None:
+    wrong = ({}, {"items": ["a"], "category": "b"}, {"seeds": ["u"], "text": "x"}, {"items": []}, {"text": " "})
+    for target in wrong:
+        with pytest.raises(UsageError):
+            AudienceRequest(**target)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="likeness"):
+        AudienceRequest(seeds=["u"], limits=AudienceLimits(margin=1.0))
+    for rule in ({"bought_days": 0.0}, {"frequency_cap": 0}, {"frequency_days": float("nan")}):
+        with pytest.raises(UsageError):
+            Exclusions(**rule)  # type: ignore[arg-type]
+
+
+def test_a_recommender_that_reads_people_by_key_is_refused(trained: Recommender) -> None:
+    class ByKey:
+        def histories(self, user_ids: Sequence[str]) -> Histories:
+            raise AssertionError("nobody is read")
+
+    empty = like(trained, trained.dataset.before(0), people=ByKey())
+    with pytest.raises(UsageError, match="everybody=True"):
+        audience(empty, items=["tea3"])
+
+
 def test_a_document_and_a_guarded_csv(trained: Recommender, tmp_path: Path) -> None:
-    found = audience(trained, items=["tea3"], cut=Cut(size=12))
+    found = audience(trained, items=["tea3"], limits=AudienceLimits(size=12))
     first = ids(found)[0]
-    told = document(found, {first: "=cmd()"})
+    told = audience_document(found, {first: "=cmd()"})
     assert {"campaign_id", "item_id", "size", "people", "excluded", "holdout", "expected_conversions"} <= set(told)
-    assert told["item_id"] == "tea3" and told["holdout"] == len(found.held) and len(told["people"]) == 12
-    assert not any(name in str(told) for name in found.held)
-    write_csv(found, tmp_path / "people.csv", {first: "=cmd()"})
+    assert told["item_id"] == "tea3" and told["holdout"] == len(found.holdout) and len(told["people"]) == 12
+    assert not any(name in str(told) for name in found.holdout)
+    write_audience_csv(found, tmp_path / "people.csv", {first: "=cmd()"})
     rows = list(csv.reader((tmp_path / "people.csv").open(encoding="utf-8")))
     assert rows[0] == ["user_id", "probability", "item_id", "reasons"] and len(rows) == 13
     assert rows[1][0] == "'=cmd()" and rows[2][0] == ids(found)[1]

@@ -17,23 +17,21 @@ from hypothesis import strategies as st
 from recllm.data.dataset import DAY, Dataset
 from recllm.errors import DataError, NothingToDo, PolicyError, UsageError
 from recllm.policy import Policy
-from recllm.propensity.chance import predict_buy
+from recllm.propensity.cohort import Cohort
 from recllm.propensity.coupon_features import coupon_features
 from recllm.propensity.coupons import Coupons
-from recllm.propensity.curves import auc, gain, lift, quality, reliability
 from recllm.propensity.examples import cuts, past_examples
-from recllm.propensity.export import document, write_csv
-from recllm.propensity.features import Basics, person_features, target_features
-from recllm.propensity.kinds import predict
-from recllm.propensity.model import fit_chances, normal_scores, people_folds, stack
+from recllm.propensity.features import Basics, FeatureTable, person_features, target_features
+from recllm.propensity.model import calibrate, fit_propensity, normal_scores, people_folds
 from recllm.propensity.next_order import day_of, edges
-from recllm.propensity.prediction import Kind, Prediction
-from recllm.propensity.question import Question, known, ordered
+from recllm.propensity.predict import predict
+from recllm.propensity.prediction import Prediction, prediction_document, write_prediction_csv
+from recllm.propensity.quality import auc, gain, lift, quality, reliability
 from recllm.propensity.reasons import background, group_deltas
-from recllm.propensity.redeem import mailings, predict_redeem, redeem_examples
-from recllm.propensity.table import Features, stacked
+from recllm.propensity.redeem import mailings, redeem_examples
+from recllm.propensity.request import PredictionKind, PredictionRequest
 from recllm.schema import Action
-from recllm.settings import PredictionReasonSettings
+from recllm.settings import PredictionReasonSettings, PropensitySettings
 
 CUT = START + 120 * DAY
 
@@ -44,15 +42,20 @@ def data() -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def answers(data: Dataset) -> dict[Kind, Prediction]:
-    question = Question(learn=data, ask=data)
-    kinds = (Kind.BUY, Kind.LEAVE, Kind.NEXT_ORDER, Kind.VALUE)
-    return {kind: predict(kind, question) for kind in kinds} | {
-        Kind.REDEEM: predict(Kind.REDEEM, question, coupons=coupons(data))
+def answers(data: Dataset) -> dict[PredictionKind, Prediction]:
+    kinds = (PredictionKind.BUY, PredictionKind.LEAVE, PredictionKind.NEXT_ORDER, PredictionKind.VALUE)
+    return {kind: ask(kind, data) for kind in kinds} | {
+        PredictionKind.REDEEM: ask(PredictionKind.REDEEM, data, coupons=coupons(data))
     }
 
 
-def column(table: Features, name: str) -> np.ndarray:
+def ask(kind: PredictionKind, learn: Dataset, asked: Dataset | None = None, **request) -> Prediction:  # type: ignore[no-untyped-def]
+    """The prediction of everybody of `asked`, of the people learned from when None."""
+    arguments = {name: request.pop(name) for name in ("policy", "settings", "reason_settings") if name in request}
+    return predict(PredictionRequest(kind=kind, **request), learn, asked or learn, **arguments)
+
+
+def column(table: FeatureTable, name: str) -> np.ndarray:
     return table.column(name)
 
 
@@ -158,20 +161,19 @@ def test_windows_lie_before_the_end_and_do_not_overlap(data: Dataset) -> None:
 
 
 def test_labels_from_the_future_are_refused(data: Dataset) -> None:
-    question = Question(learn=data, ask=data)
-    made = past_examples(data, cuts(data, 28), 28, question.table(), question.bought, known)
+    cohort = Cohort(data)
+    made = past_examples(cohort, cuts(data, 28), 28, Cohort.bought, Cohort.with_history)
     with pytest.raises(DataError, match="leakage"):
-        fit_chances(made, int(made.known.max()) - 1)
+        fit_propensity(made, int(made.known_at.max()) - 1)
     with pytest.raises(DataError, match="leakage"):
-        past_examples(data, [data.as_of - 27 * DAY], 28, question.table(), question.bought, known)
+        past_examples(cohort, [data.as_of - 27 * DAY], 28, Cohort.bought, Cohort.with_history)
     with pytest.raises(DataError, match="leakage"):
-        replace(made, known=made.cut - 1).check(data.as_of)
+        replace(made, known_at=made.cut - 1).check(data.as_of)
 
 
 def test_a_redemption_after_the_horizon_is_no_label(data: Dataset) -> None:
     every = coupons(data)
-    question = Question(learn=data, ask=data)
-    short, long = (redeem_examples(question, every, mailings(every, days)[:2]) for days in (2, 7))
+    short, long = (redeem_examples(Cohort(data), every, mailings(every, days)[:2]) for days in (2, 7))
     assert short.label.sum() == 0 and long.label.sum() > 40
 
 
@@ -188,7 +190,7 @@ def test_stacking_takes_the_part_that_knows_and_calibrates() -> None:
     rng = np.random.default_rng(0)
     truth = rng.normal(size=4_000)
     label = (rng.random(4_000) < 1 / (1 + np.exp(-truth))).astype(float)
-    a, b, c = stack(np.stack([3 * truth, rng.normal(size=4_000)], axis=1), label)
+    a, b, c = calibrate(np.stack([3 * truth, rng.normal(size=4_000)], axis=1), label)
     assert a == pytest.approx(1 / 3, abs=0.05) and b < 0.1 and abs(c) < 0.1
 
 
@@ -199,7 +201,7 @@ def test_people_stay_together() -> None:
 
 
 def test_the_order_of_ids_breaks_no_tie(data: Dataset) -> None:
-    order = ordered(data, np.arange(60), np.zeros(60))
+    order = Cohort(data).descending(np.arange(60), np.zeros(60))
     assert sorted(order) == list(range(60)) and np.abs(np.corrcoef(order, np.arange(60))[0, 1]) < 0.5
 
 
@@ -210,33 +212,33 @@ def odd(user_id: str) -> bool:
     return int(user_id[1:]) % 2 == 1
 
 
-def test_who_shops_often_is_likelier_to_buy(answers: dict[Kind, Prediction]) -> None:
-    found = answers[Kind.BUY]
+def test_who_shops_often_is_likelier_to_buy(answers: dict[PredictionKind, Prediction]) -> None:
+    found = answers[PredictionKind.BUY]
     first = found.people[:40]
     assert sum(odd(one.user_id) for one in first) == 0 and min(one.probability for one in first) > 0.9
     assert found.people[-1].probability < 0.2 and odd(found.people[-1].user_id)
     assert found.quality.auc is not None and found.quality.auc > 0.9 and found.quality.ece < 0.08
 
 
-def test_leaving_is_the_complement_among_the_active(answers: dict[Kind, Prediction], data: Dataset) -> None:
-    found = answers[Kind.LEAVE]
+def test_leaving_is_the_complement_among_the_active(answers: dict[PredictionKind, Prediction], data: Dataset) -> None:
+    found = answers[PredictionKind.LEAVE]
     assert found.people[0].probability > 0.3 and odd(found.people[0].user_id)
     assert len(found.people) + sum(found.left_out.values()) == data.n_users and found.left_out["no_past"] > 0
     assert "91" in found.meaning
 
 
-def test_the_next_order_comes_sooner_to_who_orders_often(answers: dict[Kind, Prediction]) -> None:
-    people = {one.user_id: one for one in answers[Kind.NEXT_ORDER].people}
+def test_the_next_order_comes_sooner_to_who_orders_often(answers: dict[PredictionKind, Prediction]) -> None:
+    people = {one.user_id: one for one in answers[PredictionKind.NEXT_ORDER].people}
     soon = [one for name, one in people.items() if not odd(name)]
-    assert all(one.date and (one.date - answers[Kind.NEXT_ORDER].as_of.date()).days <= 6 for one in soon)
+    assert all(one.date and (one.date - answers[PredictionKind.NEXT_ORDER].as_of.date()).days <= 6 for one in soon)
     assert all(one.earliest <= one.date <= (one.latest or one.date) for one in soon if one.earliest and one.date)
     assert any(one.date is None for name, one in people.items() if odd(name))
-    figures = answers[Kind.NEXT_ORDER].figures
+    figures = answers[PredictionKind.NEXT_ORDER].figures
     assert figures["mae_days"] < 3.5 and 0.6 < figures["within_80"] <= 1
 
 
-def test_the_value_is_chance_times_spend(answers: dict[Kind, Prediction]) -> None:
-    found = answers[Kind.VALUE]
+def test_the_value_is_chance_times_spend(answers: dict[PredictionKind, Prediction]) -> None:
+    found = answers[PredictionKind.VALUE]
     often = [one.value for one in found.people if not odd(one.user_id) and one.value is not None]
     assert np.mean(often) == pytest.approx(5 * 28 / 3, rel=0.15)
     assert found.people[-1].value is not None and found.people[-1].value < 10
@@ -244,32 +246,37 @@ def test_the_value_is_chance_times_spend(answers: dict[Kind, Prediction]) -> Non
     assert found.figures["mae"] < 1.2 * found.figures["mae_of_last_28_days"]
 
 
-def test_who_redeemed_before_redeems_again(answers: dict[Kind, Prediction]) -> None:
-    found = answers[Kind.REDEEM]
+def test_who_redeemed_before_redeems_again(answers: dict[PredictionKind, Prediction]) -> None:
+    found = answers[PredictionKind.REDEEM]
     assert found.notes[0].startswith("campaign c4") and len(found.people) == 120
     assert all(int(one.user_id[1:]) % 4 == 0 for one in found.people[:25]) and found.people[0].probability > 0.6
     assert any(reason.evidence_id == "coupons" and reason.delta > 0 for reason in found.people[0].reasons)
 
 
 def test_a_target_is_what_counts(data: Dataset) -> None:
-    found = predict_buy(Question(learn=data, ask=data, category="food > tea"))
+    found = ask(PredictionKind.BUY, data, category="food > tea")
     first, last = found.people[:20], found.people[-20:]
     assert all(int(one.user_id[1:]) % 4 < 2 for one in first) and last[0].probability < 0.1
     assert any(r.evidence_id == "target" and "food > tea" in r.text for r in last[0].reasons)
 
 
-def test_the_same_question_has_the_same_answer(data: Dataset, answers: dict[Kind, Prediction]) -> None:
-    assert predict(Kind.BUY, Question(learn=data, ask=data)) == answers[Kind.BUY]
+def test_the_same_question_has_the_same_answer(data: Dataset, answers: dict[PredictionKind, Prediction]) -> None:
+    assert ask(PredictionKind.BUY, data) == answers[PredictionKind.BUY]
 
 
-def test_the_names_of_people_do_not_matter(data: Dataset, answers: dict[Kind, Prediction]) -> None:
+def test_settings_reach_the_model(data: Dataset, answers: dict[PredictionKind, Prediction]) -> None:
+    found = ask(PredictionKind.BUY, data, settings=PropensitySettings(rounds=1))
+    assert found.people != answers[PredictionKind.BUY].people
+
+
+def test_the_names_of_people_do_not_matter(data: Dataset, answers: dict[PredictionKind, Prediction]) -> None:
     """Rows in another order, with other ids: the same people get the same chances, but for what draws by row."""
     turned = data.n_users - 1 - np.arange(data.n_users)
     names = pl.Series("user_id", [f"z{n:03}" for n in range(data.n_users)])
     users = data.users[turned.tolist()].with_columns(names)
     other = replace(data, users=users, events=data.events.rows(turned))
-    found = {one.user_id: one.probability for one in predict(Kind.BUY, Question(learn=other, ask=other)).people}
-    mine = {one.user_id: one.probability for one in answers[Kind.BUY].people}
+    found = {one.user_id: one.probability for one in ask(PredictionKind.BUY, other).people}
+    mine = {one.user_id: one.probability for one in answers[PredictionKind.BUY].people}
     gap = [abs(found[f"z{n:03}"] - mine[f"u{data.n_users - 1 - n:03}"]) for n in range(data.n_users)]
     assert np.mean(gap) < 0.03
 
@@ -279,7 +286,7 @@ def test_the_names_of_people_do_not_matter(data: Dataset, answers: dict[Kind, Pr
 
 def test_a_delta_is_what_the_score_loses() -> None:
     names = ("days_since", "trips_28", "weekend_share")
-    table = Features(names, ("recency", "frequency", "calendar"), np.array([[1, 9, 0], [3, 2, 0]], np.float32))
+    table = FeatureTable(names, ("recency", "frequency", "calendar"), np.array([[1, 9, 0], [3, 2, 0]], np.float32))
     groups, deltas = group_deltas(lambda v: v[:, 0] * 1.0 + 2 * v[:, 1], table, np.array([[2, 4, 7]], np.float32))
     assert groups == ("recency", "frequency", "calendar")
     assert deltas.tolist() == [[-1, 10, 0], [1, -4, 0]]
@@ -291,11 +298,11 @@ def test_others_are_drawn_once(data: Dataset) -> None:
     assert len(a) == 4 and np.array_equal(a.values, b.values, equal_nan=True)
 
 
-def test_reasons_are_told_in_both_languages(data: Dataset, answers: dict[Kind, Prediction]) -> None:
-    said = [reason.text for one in answers[Kind.BUY].people for reason in one.reasons]
+def test_reasons_are_told_in_both_languages(data: Dataset, answers: dict[PredictionKind, Prediction]) -> None:
+    said = [reason.text for one in answers[PredictionKind.BUY].people for reason in one.reasons]
     assert any("purchases in the last 28 days: raises the chance." in text for text in said)
     assert any("lowers the chance." in text for text in said)
-    found = predict(Kind.BUY, Question(learn=data, ask=data, locale="zh"))
+    found = ask(PredictionKind.BUY, data, locale="zh")
     assert any("可能性" in reason.text for reason in found.people[0].reasons)
 
 
@@ -304,10 +311,9 @@ def test_a_sensitive_basic_is_never_named(data: Dataset) -> None:
         pl.Series("age", ["pregnancy" if odd(n) else "none" for n in data.users["user_id"]])
     )
     told = replace(data, users=users)
-    question = Question(
-        learn=told, ask=told, basics=True, reasons=PredictionReasonSettings(max_reasons=20, min_effect=0.0)
-    )
-    said = [(r.evidence_id, r.text) for one in predict(Kind.BUY, question).people for r in one.reasons]
+    every_reason = PredictionReasonSettings(max_reasons=20, min_effect=0.0)
+    found = ask(PredictionKind.BUY, told, basics=True, reason_settings=every_reason)
+    said = [(r.evidence_id, r.text) for one in found.people for r in one.reasons]
     assert not any("pregnancy" in text.lower() for _, text in said)
     assert any(name == "withheld" for name, _ in said)
 
@@ -315,7 +321,7 @@ def test_a_sensitive_basic_is_never_named(data: Dataset) -> None:
 def test_a_sensitive_target_is_refused(data: Dataset) -> None:
     policy = Policy(sensitive_categories=["tea"])
     with pytest.raises(PolicyError):
-        predict(Kind.BUY, Question(learn=data, ask=data, category="food > tea", policy=policy))
+        ask(PredictionKind.BUY, data, category="food > tea", policy=policy)
 
 
 # --- curves ----------------------------------------------------------------------------------------------------------
@@ -323,8 +329,8 @@ def test_a_sensitive_target_is_refused(data: Dataset) -> None:
 
 def test_auc_lift_and_gain_of_a_case_to_count() -> None:
     score, label = np.array([4.0, 3, 2, 1]), np.array([1.0, 0, 1, 0])
-    assert auc(score, label) == 0.75 and gain(score, label, 0.5) == 0.5 and lift(score, label, 0.25) == 2
-    assert auc(np.ones(4), label) == 0.5 and gain(np.ones(4), label, 0.25) == 0.25
+    assert auc(score, label) == 0.75 and gain(score, label, np.array([0.5]))[0] == 0.5 and lift(score, label, 0.25) == 2
+    assert auc(np.ones(4), label) == 0.5 and gain(np.ones(4), label, np.array([0.25]))[0] == 0.25
 
 
 @settings(max_examples=25)
@@ -333,7 +339,7 @@ def test_curves_keep_their_bounds(rows: list[tuple[float, bool]]) -> None:
     p, label = np.array([r[0] for r in rows]), np.array([float(r[1]) for r in rows])
     found = quality(p, label)
     assert 0 <= found.ece <= 1 and sum(b.n for b in found.bins) == len(rows)
-    assert all(b.low <= b.seen + 1e-9 and b.seen <= b.high + 1e-9 for b in reliability(p, label))
+    assert all(b.low <= b.observed + 1e-9 and b.observed <= b.high + 1e-9 for b in reliability(p, label))
     if found.auc is not None:
         assert 0 <= found.auc <= 1 and found.gains[-1] == pytest.approx(1)
         assert all(a <= b + 1e-9 for a, b in pairwise(found.gains))
@@ -353,41 +359,41 @@ def test_the_day_of_a_survival_curve() -> None:
 
 def test_a_horizon_of_nothing_and_one_longer_than_the_log(data: Dataset) -> None:
     with pytest.raises(UsageError, match="at least 1"):
-        predict(Kind.BUY, Question(learn=data, ask=data, horizon_days=0))
+        ask(PredictionKind.BUY, data, horizon_days=0)
     with pytest.raises(DataError, match="spans"):
-        predict(Kind.BUY, Question(learn=data, ask=data, horizon_days=DAYS))
+        ask(PredictionKind.BUY, data, horizon_days=DAYS)
 
 
 def test_too_few_people_and_one_outcome_only(data: Dataset) -> None:
     few = shop(people=20)
     with pytest.raises(DataError, match="people with a past"):
-        predict(Kind.BUY, Question(learn=few, ask=few))
+        ask(PredictionKind.BUY, few)
     with pytest.raises(DataError, match="60 people are too few"):
-        predict(Kind.VALUE, Question(learn=shop(people=60), ask=few))
+        ask(PredictionKind.VALUE, shop(people=60), few)
     loyal = replace(data, events=data.events.select(data.events.user % 2 == 0))
     with pytest.raises(DataError, match="at least 20 of each"):
-        predict(Kind.BUY, Question(learn=loyal, ask=loyal))
+        ask(PredictionKind.BUY, loyal)
 
 
 def test_nobody_to_ask_and_no_prices(data: Dataset) -> None:
     nobody = replace(data, events=data.events.select(np.zeros(len(data.events), bool)))
     with pytest.raises(NothingToDo):
-        predict(Kind.BUY, Question(learn=data, ask=nobody))
+        ask(PredictionKind.BUY, data, nobody)
     with pytest.raises(DataError, match="empty"):
-        predict(Kind.BUY, Question(learn=nobody, ask=data))
+        ask(PredictionKind.BUY, nobody, data)
     unpriced = replace(data, events=replace(data.events, price=np.full(len(data.events), np.nan, np.float32)))
     with pytest.raises(DataError, match="no prices"):
-        predict(Kind.VALUE, Question(learn=unpriced, ask=unpriced))
+        ask(PredictionKind.VALUE, unpriced)
 
 
 def test_redeem_without_tables_or_campaign_or_past(data: Dataset) -> None:
-    question, every = Question(learn=data, ask=data), coupons(data)
+    every = coupons(data)
     with pytest.raises(UsageError, match="coupon tables"):
-        predict_redeem(question)
+        ask(PredictionKind.REDEEM, data)
     with pytest.raises(UsageError, match="no mailing"):
-        predict_redeem(question, every, "c9")
+        ask(PredictionKind.REDEEM, data, coupons=every, campaign="c9")
     with pytest.raises(DataError, match="no campaign was over"):
-        predict_redeem(question, every, "c0")
+        ask(PredictionKind.REDEEM, data, coupons=every, campaign="c0")
 
 
 def test_coupon_tables_are_checked() -> None:
@@ -416,10 +422,10 @@ def test_coupon_tables_are_read_from_a_folder(tmp_path: Path) -> None:
         Coupons.read(tmp_path)
 
 
-def test_tables_with_other_columns_do_not_stack() -> None:
-    one = Features.of({"recency": {"a": np.zeros(2)}}, 2)
+def test_tables_with_other_columns_do_not_calibrate() -> None:
+    one = FeatureTable.of({"recency": {"a": np.zeros(2)}}, 2)
     with pytest.raises(DataError):
-        stacked([one, Features.of({"recency": {"b": np.zeros(2)}}, 2)])
+        FeatureTable.stacked([one, FeatureTable.of({"recency": {"b": np.zeros(2)}}, 2)])
     with pytest.raises(DataError):
         one.beside(one)
 
@@ -427,13 +433,17 @@ def test_tables_with_other_columns_do_not_stack() -> None:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_contract_and_a_csv_without_traps(answers: dict[Kind, Prediction], tmp_path: Path) -> None:
-    for kind, extra in ((Kind.BUY, set()), (Kind.VALUE, {"value"}), (Kind.NEXT_ORDER, {"date", "earliest", "latest"})):
-        whole = document(answers[kind])
+def test_the_contract_and_a_csv_without_traps(answers: dict[PredictionKind, Prediction], tmp_path: Path) -> None:
+    for kind, extra in (
+        (PredictionKind.BUY, set()),
+        (PredictionKind.VALUE, {"value"}),
+        (PredictionKind.NEXT_ORDER, {"date", "earliest", "latest"}),
+    ):
+        whole = prediction_document(answers[kind])
         assert {"kind", "horizon_days", "as_of", "people", "calibration"} <= set(whole) and whole["kind"] == kind
         assert set(whole["people"][0]) == {"user_id", "probability", "reasons"} | extra
         assert 0 <= whole["calibration"]["ece"] < 1 and whole["people"][0]["reasons"][0]["text"]
-    name = answers[Kind.VALUE].people[0].user_id
-    write_csv(answers[Kind.VALUE], tmp_path / "out.csv", {name: "=cmd()"})
+    name = answers[PredictionKind.VALUE].people[0].user_id
+    write_prediction_csv(answers[PredictionKind.VALUE], tmp_path / "out.csv", {name: "=cmd()"})
     rows = list(csv.DictReader((tmp_path / "out.csv").open(encoding="utf-8")))
     assert rows[0]["user_id"] == "'=cmd()" and float(rows[0]["value"]) > 0 and len(rows) == 120

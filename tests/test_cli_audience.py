@@ -103,6 +103,11 @@ def test_exit_codes(run: Run, shop: Path) -> None:
     assert run("--item", "tea3", "--channel", "billboard", *at)[0] == 2
 
 
+def test_wrong_use_is_told_before_anything_is_opened(run: Run, tmp_path: Path) -> None:
+    for wrong in ((), ("--item", "tea3", "--text", "x"), ("--item", "tea3", "--budget", "9"), ("--text", " ")):
+        assert run(*wrong, "-w", str(tmp_path / "nowhere"))[0] == 2
+
+
 def test_a_withdrawal_acts_at_once(run: Run, shop: Path, tmp_path: Path) -> None:
     from recllm.jobs.load import load_file
 

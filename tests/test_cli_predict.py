@@ -122,6 +122,33 @@ def test_wrong_use_is_told(run: Run, place: Path, arguments: tuple[str, ...], co
     assert found == code and words in said and said.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("churn",),
+        ("buy", "--horizon", "0"),
+        ("redeem",),
+        ("buy", "--active-days", "9"),
+        ("leave", "--active-days", "0"),
+        ("leave", "--category", "food"),
+        ("buy", "--category", "food", "--item", "i1"),
+    ],
+)
+def test_a_wrong_request_is_told_before_anything_is_opened(
+    run: Run, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    assert run(*arguments, "-w", str(tmp_path / "nowhere"))[0] == 2
+
+
+def test_coupon_tables_are_read_before_the_log(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_reading(*_: object) -> None:
+        raise AssertionError("the log was read")
+
+    monkeypatch.setattr("recllm.workspace.privacy.PolicyGate.dataset", no_reading)
+    code, _, said = run("redeem", "--coupons", "nowhere", "-w", str(place / "shop"))
+    assert code == 2 and "no coupon table" in said
+
+
 def test_nobody_agreed_to_training(run: Run, tmp_path: Path) -> None:
     with Workspace.create(tmp_path / "bare", consent_default=False, encoder="toy"):
         pass

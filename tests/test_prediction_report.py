@@ -12,10 +12,10 @@ from behaviour_world import shop
 
 from recllm.charts import svg, write_png
 from recllm.errors import UsageError
-from recllm.propensity.curves import quality
-from recllm.propensity.kinds import predict
-from recllm.propensity.prediction import Kind, Prediction
-from recllm.propensity.question import Question
+from recllm.propensity.predict import predict
+from recllm.propensity.prediction import Prediction
+from recllm.propensity.quality import quality
+from recllm.propensity.request import PredictionKind, PredictionRequest
 from recllm.propensity.uplift.qini import true_qini
 from recllm.report.prediction import prediction_page, qini_chart, quality_charts, write_prediction_png
 
@@ -23,7 +23,7 @@ from recllm.report.prediction import prediction_page, qini_chart, quality_charts
 @pytest.fixture(scope="module")
 def found() -> Prediction:
     data = shop()
-    return predict(Kind.BUY, Question(learn=data, ask=data))
+    return predict(PredictionRequest(kind=PredictionKind.BUY), data, data)
 
 
 def random_quality() -> object:

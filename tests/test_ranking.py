@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -8,6 +8,7 @@ import pytest
 from shop_world import history, shop, vectors
 
 from recllm.data.dataset import DAY, Dataset
+from recllm.data.interactions import Pairs
 from recllm.errors import ModelError
 from recllm.features.candidates import OWN_HISTORY, served_by
 from recllm.features.collaborative import Population
@@ -23,12 +24,6 @@ V = vectors(DATA)
 EVERYBODY = np.arange(DATA.n_users)
 NOW = DATA.as_of
 QUICK = ScorerTrainingSettings(horizon_days=14, n_windows=3, epochs=3, hidden=(16,), projection=4, batch_size=8)
-
-
-@dataclass(frozen=True)
-class Pairs:
-    indptr: np.ndarray
-    item: np.ndarray
 
 
 @pytest.fixture(scope="module")

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from recllm.errors import DataError, PolicyError
-from recllm.propensity.table import Features
-from recllm.propensity.uplift.learners import Learner, fit_uplift, held_out_uplift
+from recllm.propensity.features import FeatureTable
+from recllm.propensity.uplift.learners import UpliftLearner, fit_uplift, held_out_uplift
 from recllm.propensity.uplift.qini import qini_curve, true_qini
-from recllm.propensity.uplift.trial import Trial, check_assignment
+from recllm.propensity.uplift.trial import RandomisedTrial, check_assignment
 
 N = 6_000
 
 
-def world(seed: int = 0, n: int = N, share: float = 0.5, tilt: float = 0.0) -> tuple[Trial, np.ndarray]:
+def world(seed: int = 0, n: int = N, share: float = 0.5, tilt: float = 0.0) -> tuple[RandomisedTrial, np.ndarray]:
     """x0 says who has the outcome anyway, x1 whom the treatment moves: up where above 0, down where below.
 
     tilt: how much x0 sways the (known) chance of treatment."""
@@ -26,13 +26,13 @@ def world(seed: int = 0, n: int = N, share: float = 0.5, tilt: float = 0.0) -> t
     treated = rng.random(n) < propensity
     outcome = (rng.random(n) < np.where(treated, chance, base)).astype(float)
     names = tuple(f"x{i}" for i in range(5))
-    trial = Trial.construct(Features(names, names, x), treated, outcome, propensity=propensity)
+    trial = RandomisedTrial.construct(FeatureTable(names, names, x), treated, outcome, propensity=propensity)
     return trial, chance - base
 
 
-@pytest.mark.parametrize("learner", list(Learner))
+@pytest.mark.parametrize("learner", list(UpliftLearner))
 @pytest.mark.parametrize(("share", "tilt"), [(0.5, 0.0), (0.5, 0.3), (0.2, 0.0)])
-def test_each_learner_finds_whom_it_moves(learner: Learner, share: float, tilt: float) -> None:
+def test_each_learner_finds_whom_it_moves(learner: UpliftLearner, share: float, tilt: float) -> None:
     (learn, _), (judge, truth) = world(0, share=share, tilt=tilt), world(1, share=share, tilt=tilt)
     uplift = fit_uplift(learn, learner).uplift(judge.features)
     assert true_qini(uplift, truth).qini > 0.75 * true_qini(truth, truth).qini
@@ -76,26 +76,26 @@ def test_held_out_uplift_is_of_other_people() -> None:
     x = rng.normal(size=(2_000, 8)).astype(np.float32)
     names = tuple(f"x{i}" for i in range(8))
     treated, outcome = rng.random(2_000) < 0.5, (rng.random(2_000) < 0.4).astype(float)
-    trial = Trial.construct(Features(names, names, x), treated, outcome, randomised=True)
-    own = qini_curve(fit_uplift(trial, Learner.T).uplift(trial.features), trial).qini
-    other = qini_curve(held_out_uplift(trial, Learner.T), trial).qini
+    trial = RandomisedTrial.construct(FeatureTable(names, names, x), treated, outcome, randomised=True)
+    own = qini_curve(fit_uplift(trial, UpliftLearner.T).uplift(trial.features), trial).qini
+    other = qini_curve(held_out_uplift(trial, UpliftLearner.T), trial).qini
     assert own > 0.03 and abs(other) < 0.02
 
 
 # --- what is no trial ------------------------------------------------------------------------------------------------
 
 
-def parts(n: int = 3_000, seed: int = 0) -> tuple[Features, np.ndarray, np.ndarray, np.random.Generator]:
+def parts(n: int = 3_000, seed: int = 0) -> tuple[FeatureTable, np.ndarray, np.ndarray, np.random.Generator]:
     rng = np.random.default_rng(seed)
     names = tuple(f"x{i}" for i in range(5))
     x = rng.normal(size=(n, 5)).astype(np.float32)
-    return Features(names, names, x), rng.random(n) < 0.5, (rng.random(n) < 0.4).astype(float), rng
+    return FeatureTable(names, names, x), rng.random(n) < 0.5, (rng.random(n) < 0.4).astype(float), rng
 
 
 def test_without_randomisation_it_is_refused_with_exit_4() -> None:
     features, treated, outcome, _ = parts()
     with pytest.raises(PolicyError, match="Complete Journey's campaigns are of this kind") as stop:
-        Trial.construct(features, treated, outcome)
+        RandomisedTrial.construct(features, treated, outcome)
     assert stop.value.exit_code == 4
 
 
@@ -103,11 +103,11 @@ def test_a_treatment_that_features_tell_is_refused_although_declared() -> None:
     features, _, outcome, rng = parts()
     chosen = rng.random(len(outcome)) < 0.5 + 0.25 * np.tanh(features.values[:, 2])
     with pytest.raises(PolicyError, match="not drawn as declared"):
-        Trial.construct(features, chosen, outcome, randomised=True)
+        RandomisedTrial.construct(features, chosen, outcome, randomised=True)
     with pytest.raises(PolicyError, match="not drawn as declared"):
-        Trial.construct(features, chosen, outcome, propensity=np.full(len(outcome), 0.5))
+        RandomisedTrial.construct(features, chosen, outcome, propensity=np.full(len(outcome), 0.5))
     known = 0.5 + 0.25 * np.tanh(features.values[:, 2].astype(float))
-    assert len(Trial.construct(features, chosen, outcome, propensity=known)) == len(outcome)
+    assert len(RandomisedTrial.construct(features, chosen, outcome, propensity=known)) == len(outcome)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -119,12 +119,12 @@ def test_a_true_trial_passes(seed: int) -> None:
 def test_arms_and_outcomes_and_propensities_are_checked() -> None:
     features, treated, outcome, _ = parts()
     with pytest.raises(DataError, match="at least 100 each"):
-        Trial.construct(features, np.arange(3_000) < 20, outcome, randomised=True)
+        RandomisedTrial.construct(features, np.arange(3_000) < 20, outcome, randomised=True)
     with pytest.raises(DataError, match="at least 20 of each"):
-        Trial.construct(features, treated, np.zeros(3_000), randomised=True)
+        RandomisedTrial.construct(features, treated, np.zeros(3_000), randomised=True)
     with pytest.raises(DataError, match="0 or 1"):
-        Trial.construct(features, treated, outcome * 3.5, randomised=True)
+        RandomisedTrial.construct(features, treated, outcome * 3.5, randomised=True)
     with pytest.raises(DataError, match="propensities"):
-        Trial.construct(features, treated, outcome, propensity=np.ones(3_000))
+        RandomisedTrial.construct(features, treated, outcome, propensity=np.ones(3_000))
     with pytest.raises(DataError, match="treatments"):
-        Trial.construct(features, treated[:10], outcome, randomised=True)
+        RandomisedTrial.construct(features, treated[:10], outcome, randomised=True)

@@ -2,39 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import logging
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.audiences.exclusions import Exclusions, reasons_against
-from recllm.audiences.group import Difference, differences
+from recllm.audiences.exclusions import Consents, ExclusionReason, exclusion_masks
 from recllm.audiences.lookalikes import likeness
-from recllm.audiences.probabilities import UNTRAINED, Chances, chances
+from recllm.audiences.probabilities import UserScores, target_probabilities, trained_model
 from recllm.audiences.reasons import reasons_for
-from recllm.audiences.selection import CUT, WORTHLESS, Cut, Selection, check_floor, select
-from recllm.audiences.set_calibration import of_set
-from recllm.audiences.targets import Target, category_target, item_target, text_target
+from recllm.audiences.request import AudienceRequest, Exclusions
+from recllm.audiences.selection import Selection, check_floor, select
+from recllm.audiences.targets import AudienceTarget, category_target, item_target, text_target
+from recllm.audiences.traits import AudienceTrait, distinguishing_traits
 from recllm.data.dataset import USER_COLUMN, utc
-from recllm.errors import NotFittedError, UsageError
+from recllm.documents import guarded, plain, write_csv
 from recllm.schema import Action, Reason
 
 if TYPE_CHECKING:
     from recllm.recommender.recommender import Recommender
 
+logger = logging.getLogger(__name__)
+
+CSV_COLUMNS = ("user_id", "probability", "item_id", "reasons")
+
+MAX_LISTED_ITEMS = 100
+"""Items of a wide category beyond so many are not listed in a document."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reached:
-    """One person of an audience. user_id: the dataset's, a pseudonym where the shop's ids are kept apart."""
+class AudienceMember:
+    """One person who is addressed."""
 
     user_id: str
+    """The dataset's: a pseudonym where the shop's ids are kept apart."""
     probability: float | None
-    """Calibrated, in [0, 1], that they take one of the items within the horizon; None for a likeness by few seeds."""
+    """Calibrated, in [0, 1], that they buy one of the items within the horizon; None for a likeness."""
     score: float
-    """What people were ordered by: minus the log of the probability of taking none, or the likeness."""
+    """What people were ordered by: minus the log of the probability of buying none, or the likeness."""
     item_id: str | None
     """The item of the target that suits them best; None for a likeness."""
     reasons: tuple[Reason, ...] = ()
@@ -42,18 +53,21 @@ class Reached:
 
 @dataclass(frozen=True, kw_only=True)
 class Audience:
-    """people: best first. known = len(people) + len(held) + the sum of `excluded`."""
+    """Everybody who is known is a member, in the holdout, or counted among the excluded."""
 
     campaign_id: str
     as_of: datetime
     horizon_days: int
     model_version: str | None
     items: tuple[str, ...]
-    people: tuple[Reached, ...]
-    held: tuple[str, ...]
+    people: tuple[AudienceMember, ...]
+    """Best first."""
+    holdout: tuple[str, ...]
     """Who is not addressed, for comparison."""
     excluded: dict[str, int]
-    group: tuple[Difference, ...]
+    """`ExclusionReason` -> people."""
+    group: tuple[AudienceTrait, ...]
+    """What sets the members apart from the people who could have been reached and are not."""
     expected_conversions: float | None
     """Sum of the probabilities of `people`; None for a likeness."""
     notes: tuple[str, ...] = ()
@@ -62,136 +76,163 @@ class Audience:
     def size(self) -> int:
         return len(self.people)
 
+    def with_unconsented(self, n: int) -> Audience:
+        """The same with `n` more people counted among those without consent, whom the recommender does not know."""
+        reason = ExclusionReason.NO_CONSENT
+        counts = {reason: self.excluded.get(reason, 0) + n} if n > 0 else {}
+        return replace(self, excluded=counts | {k: v for k, v in self.excluded.items() if k not in counts})
+
 
 @dataclass(frozen=True, eq=False)
-class Pool:
-    """Who could be reached. rows: people that nothing speaks against; found: their chances; excluded: the others."""
+class EligiblePool:
+    """Who could be reached: the people that nothing speaks against."""
 
-    target: Target
-    rows: NDArray[np.int64]
-    found: Chances
+    target: AudienceTarget
+    user_rows: NDArray[np.int64]
+    """(n,), ascending."""
+    user_ids: list[str]
+    """(n,), the dataset's ids."""
+    scores: UserScores
+    """Of the n people."""
     excluded: dict[str, int]
+    """`ExclusionReason` -> people who are not in the pool."""
 
 
-def audience(
-    recommender: Recommender,
-    *,
-    items: Sequence[str] | None = None,
-    category: str | None = None,
-    text: str | None = None,
-    seeds: Collection[str] | None = None,
-    cut: Cut | None = None,
-    exclusions: Exclusions | None = None,
-    campaign: str | None = None,
-    explain: bool = True,
-) -> Audience:
-    """The people to reach for items, a category, a text, or because they are like `seeds`: one of the four. A text
-    may come with the category of the item it stands for.
+def find_audience(recommender: Recommender, request: AudienceRequest, *, agreed: Consents | None = None) -> Audience:
+    """The people to reach.
 
-    campaign: names the holdout's draw; the target's own name when None. explain: give each person's reasons.
-
-    The people of the dataset are those who agreed to personalisation. An audience that exclusions or cuts leave empty
-    is an answer, with the counts. Raises `UsageError` for an unknown item or empty category, `NotFittedError` without a
-    trained model, `PolicyError` for a sensitive target or a group of fewer people than the policy's floor.
+    The people of the dataset are those who agreed to personalisation; agreed: who agreed to the request's channel too.
+    An audience that exclusions or limits leave empty is an answer, with the counts. Raises `UsageError` for an unknown
+    item, an empty category or unknown seeds, `NotFittedError` without a trained model, `PolicyError` for a sensitive
+    target or a group of fewer people than the policy's floor.
     """
-    given = [items, category if text is None else None, text, seeds]
-    if sum(one is not None for one in given) != 1:
-        raise UsageError("an audience is for items, a category, a text or seeds: give one of them")
-    cut, rules = cut or Cut(), exclusions or Exclusions()
-    if seeds is not None:
-        return _finish(recommender, _alike(recommender, seeds, rules), cut, campaign, explain=False)
-    recommender, target = _target(recommender, items, category, text)
-    return _finish(recommender, pool(recommender, target, rules), cut, campaign, explain=explain)
+    started, explain = time.perf_counter(), request.explain
+    if request.seeds is not None:
+        pool, explain = lookalike_pool(recommender, request.seeds, request.exclusions, agreed), False
+    else:
+        trained_model(recommender)
+        if request.text is not None:
+            recommender, target = text_target(recommender, request.text, request.category)
+        elif request.category is not None:
+            target = category_target(recommender, request.category)
+        else:
+            target = item_target(recommender, request.items or ())
+        pool = eligible_pool(recommender, target, request.exclusions, agreed)
+    name = request.campaign or pool.target.name
+    audience = build_audience(
+        recommender, pool, select(pool.scores, pool.user_ids, name, request.limits), name, explain
+    )
+    logger.info(
+        "audience: %d of %d people, %d held out, %.1f s",
+        audience.size,
+        recommender.dataset.n_users,
+        len(audience.holdout),
+        time.perf_counter() - started,
+    )
+    return audience
 
 
-def pool(recommender: Recommender, target: Target, rules: Exclusions) -> Pool:
-    """Everybody whom nothing speaks against, with their chances. Raises `NotFittedError` without a trained model."""
-    against = reasons_against(recommender, target.items, rules)
-    rows = np.flatnonzero(~np.logical_or.reduce(list(against.values())))
-    found = of_set(recommender, target.items, chances(recommender, target.items, rows))
-    return Pool(target, rows, found, _counts(against))
+def eligible_pool(
+    recommender: Recommender, target: AudienceTarget, exclusions: Exclusions, agreed: Consents | None = None
+) -> EligiblePool:
+    """Everybody whom nothing speaks against, with their probabilities. Raises `NotFittedError` without a model."""
+    masks = exclusion_masks(recommender, target.items, exclusions, agreed)
+    user_rows = np.flatnonzero(~np.logical_or.reduce(list(masks.values())))
+    return _pool(recommender, target, user_rows, target_probabilities(recommender, target.items, user_rows), masks)
 
 
-def _target(
-    recommender: Recommender, items: Sequence[str] | None, category: str | None, text: str | None
-) -> tuple[Recommender, Target]:
-    if recommender.model is None:
-        raise NotFittedError(UNTRAINED)
-    if text is not None:
-        return text_target(recommender, text, category)
-    if category is not None:
-        return recommender, category_target(recommender, category)
-    return recommender, item_target(recommender, items or ())
+def lookalike_pool(
+    recommender: Recommender, seeds: Collection[str], exclusions: Exclusions, agreed: Consents | None = None
+) -> EligiblePool:
+    """Everybody but the seeds whom nothing speaks against, with their likeness. Raises `UsageError` without seeds."""
+    no_items = np.zeros(0, np.int64)
+    seed_rows = np.unique(recommender.user_rows(list(seeds)))
+    seed_rows = seed_rows[seed_rows >= 0]
+    masks = exclusion_masks(recommender, no_items, exclusions, agreed, seeds)
+    user_rows = np.flatnonzero(~np.logical_or.reduce(list(masks.values())))
+    alike = likeness(recommender, seed_rows, user_rows)
+    target = AudienceTarget(f"like {len(seed_rows)} seeds", no_items, (alike.note,))
+    scores = UserScores(alike.score, np.full(len(user_rows), -1), None)
+    return _pool(recommender, target, user_rows, scores, masks)
 
 
-def _alike(recommender: Recommender, seeds: Collection[str], rules: Exclusions) -> Pool:
-    nothing = np.zeros(0, np.int64)
-    rows = np.unique(recommender.user_rows(list(seeds)))
-    rows = rows[rows >= 0]
-    against = reasons_against(recommender, nothing, rules, seeds)
-    open_rows = np.flatnonzero(~np.logical_or.reduce(list(against.values())))
-    alike = likeness(recommender, rows, open_rows)
-    found = Chances(alike.score, np.full(len(open_rows), -1), None)
-    target = Target(f"like {len(rows)} seeds", nothing, (alike.note,))
-    return Pool(target, open_rows, found, _counts(against))
+def _pool(
+    recommender: Recommender,
+    target: AudienceTarget,
+    user_rows: NDArray[np.int64],
+    scores: UserScores,
+    masks: Mapping[ExclusionReason, NDArray[np.bool_]],
+) -> EligiblePool:
+    user_ids = recommender.dataset.users[USER_COLUMN].gather(user_rows).to_list()
+    excluded = {reason.value: int(mask.sum()) for reason, mask in masks.items() if mask.any()}
+    return EligiblePool(target, user_rows, user_ids, scores, excluded)
 
 
-def _counts(against: dict[str, NDArray[np.bool_]]) -> dict[str, int]:
-    return {reason: int(mask.sum()) for reason, mask in against.items() if mask.any()}
-
-
-def _finish(recommender: Recommender, found: Pool, cut: Cut, campaign: str | None, *, explain: bool) -> Audience:
-    name = campaign or found.target.name
-    chosen = select(found.found.order, found.found.probability, names_of(recommender, found), name, cut)
-    return answer(recommender, found, chosen, name, explain=explain)
-
-
-def names_of(recommender: Recommender, found: Pool) -> list[str]:
-    """The dataset's id of each of the pool's people."""
-    return recommender.dataset.users[USER_COLUMN].gather(found.rows).to_list()
-
-
-def answer(recommender: Recommender, found: Pool, chosen: Selection, name: str, *, explain: bool) -> Audience:
-    """The audience that was chosen from a pool. Raises `PolicyError` for fewer people than the policy's floor."""
-    check_floor(len(chosen.addressed), recommender.policy.group_floor)
-    left, p = {WORTHLESS: chosen.worthless, CUT: chosen.beyond}, found.found.probability
-    ids, reached = names_of(recommender, found), found.rows[chosen.addressed]
-    rest = np.setdiff1d(found.rows, reached)
+def build_audience(
+    recommender: Recommender, pool: EligiblePool, selection: Selection, name: str, explain: bool
+) -> Audience:
+    """The audience that was selected from a pool. Raises `PolicyError` for fewer people than the policy's floor."""
+    data, model, scores = recommender.dataset, recommender.model, pool.scores
+    check_floor(len(selection.addressed), recommender.policy.group_floor)
+    reached, best_items = pool.user_rows[selection.addressed], scores.best_item[selection.addressed]
+    reasons = reasons_for(recommender, reached, best_items) if explain else [()] * len(reached)
+    people = tuple(
+        AudienceMember(
+            user_id=pool.user_ids[position],
+            probability=None if scores.probability is None else float(scores.probability[position]),
+            score=float(scores.score[position]),
+            item_id=data.items["item_id"][int(item)] if item >= 0 else None,
+            reasons=why,
+        )
+        for position, item, why in zip(selection.addressed, best_items, reasons, strict=True)
+    )
+    cut = {
+        ExclusionReason.UNPROFITABLE.value: selection.unprofitable,
+        ExclusionReason.BEYOND_LIMIT.value: selection.beyond_limit,
+    }
+    actions, notes = recommender.population.settings.target, pool.target.notes
+    if actions != (Action.PURCHASE,):
+        notes = (*notes, f"a conversion is any of: {', '.join(actions)}")
+    expected = None
+    if scores.probability is not None:
+        expected = float(scores.probability[selection.addressed].sum(dtype=np.float64))
     return Audience(
         campaign_id=name,
-        as_of=utc(recommender.dataset.as_of),
-        horizon_days=recommender.model.horizon_days if recommender.model else 0,
-        model_version=recommender.model.version if recommender.model else None,
-        items=tuple(recommender.dataset.items["item_id"].gather(found.target.items).to_list()),
-        people=_people(recommender, found, chosen, ids, explain),
-        held=tuple(ids[place] for place in chosen.held),
-        excluded=found.excluded | {reason: n for reason, n in left.items() if n},
-        group=differences(recommender.dataset, reached, rest, recommender.policy),
-        expected_conversions=None if p is None else float(p[chosen.addressed].sum(dtype=np.float64)),
-        notes=(*found.target.notes, *_of_the_model(recommender)),
+        as_of=utc(data.as_of),
+        horizon_days=model.horizon_days if model else 0,
+        model_version=model.version if model else None,
+        items=tuple(data.items["item_id"].gather(pool.target.items).to_list()),
+        people=people,
+        holdout=tuple(pool.user_ids[position] for position in selection.holdout),
+        excluded=pool.excluded | {reason: n for reason, n in cut.items() if n},
+        group=distinguishing_traits(data, reached, np.setdiff1d(pool.user_rows, reached), recommender.policy),
+        expected_conversions=expected,
+        notes=notes,
     )
 
 
-def _of_the_model(recommender: Recommender) -> tuple[str, ...]:
-    """What counts as a conversion, where it is not only a purchase."""
-    counted = recommender.population.settings.target
-    return () if counted == (Action.PURCHASE,) else (f"a conversion is any of: {', '.join(counted)}",)
+def audience_document(audience: Audience, ids: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What `--json` prints; it names nobody who is held out. ids: pseudonym -> the shop's own id, where it is known."""
+    document: dict[str, Any] = plain(audience)
+    for person in document["people"]:
+        person["user_id"] = (ids or {}).get(person["user_id"], person["user_id"])
+    return document | {
+        "item_id": audience.items[0] if len(audience.items) == 1 else None,
+        "items": list(audience.items[:MAX_LISTED_ITEMS]),
+        "size": audience.size,
+        "holdout": len(audience.holdout),
+    }
 
 
-def _people(
-    recommender: Recommender, found: Pool, chosen: Selection, ids: Sequence[str], explain: bool
-) -> tuple[Reached, ...]:
-    places, chances = chosen.addressed, found.found
-    best = chances.best[places]
-    why = reasons_for(recommender, found.rows[places], best) if explain else [()] * len(places)
-    names = recommender.dataset.items["item_id"]
-    return tuple(
-        Reached(
-            user_id=ids[place],
-            probability=None if chances.probability is None else float(chances.probability[place]),
-            score=float(chances.order[place]),
-            item_id=names[int(item)] if item >= 0 else None,
-            reasons=reasons,
+def write_audience_csv(audience: Audience, file: Path, ids: Mapping[str, str] | None = None) -> None:
+    """One line per addressed person, `CSV_COLUMNS`; reasons joined by " | ". UTF-8."""
+    rows = [
+        (
+            guarded((ids or {}).get(person.user_id, person.user_id)),
+            "" if person.probability is None else f"{person.probability:.6f}",
+            guarded(person.item_id),
+            guarded(" | ".join(reason.text for reason in person.reasons)),
         )
-        for place, item, reasons in zip(places, best, why, strict=True)
-    )
+        for person in audience.people
+    ]
+    write_csv(file, CSV_COLUMNS, rows)

@@ -4,126 +4,111 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from enum import StrEnum
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recllm.audiences.request import Exclusions
 from recllm.data.dataset import DAY, USER_COLUMN, Dataset, utc
 from recllm.errors import UsageError
 from recllm.features.item_vectors import basics_of
+from recllm.recommender.people import DatasetPeople
 from recllm.schema import ACTION_CODE, Action
 
 if TYPE_CHECKING:
     from recllm.recommender.recommender import Recommender
 
 Mask = NDArray[np.bool_]
+Consents = Callable[[Sequence[str]], Sequence[bool]]
+"""Whether each of the dataset's ids agreed to a channel."""
 
-NO_CONSENT, SUPPRESSED, SEED, MINOR = "no_consent", "suppression_list", "seed", "minor"
-UNKNOWN, BOUGHT, RETURNED, CAPPED = "nothing_known", "bought_recently", "returned", "frequency_cap"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exclusions:
-    """Rules. Suppressed ids are the caller's own; ids that nobody has are ignored."""
-
-    suppressed: Collection[str] = ()
-    """Never contact these."""
-    agreed: Callable[[Sequence[str]], Sequence[bool]] | None = None
-    """Whether each of the dataset's ids has agreed to the channel; personalisation they must have agreed to anyway."""
-    bought_days: float | None = None
-    """Leave out who bought one of the items so recently; None keeps them, as many shops live from buying again."""
-    returned: bool = True
-    """Leave out who returned one of the items and did not buy it since."""
-    frequency_cap: int | None = None
-    """Leave out who was shown recommendations on so many occasions within `frequency_days`."""
-    frequency_days: float = 7.0
-    adult_age: int = 18
-    """Leave out whose age, or year of birth, among the basics allows that they are younger; 0 for nobody."""
-
-    def __post_init__(self) -> None:
-        if self.bought_days is not None and not self.bought_days > 0:
-            raise UsageError(f"bought_days is {self.bought_days}; give a number of days above 0")
-        if self.frequency_cap is not None and self.frequency_cap < 1:
-            raise UsageError(f"frequency_cap is {self.frequency_cap}; 1 is the smallest")
-        if not self.frequency_days > 0:
-            raise UsageError(f"frequency_days is {self.frequency_days}; give a number of days above 0")
+Key = TypeVar("Key")
 
 
-def reasons_against(
-    recommender: Recommender, items: NDArray[np.integer], rules: Exclusions, seeds: Collection[str] = ()
-) -> dict[str, Mask]:
-    """Reason -> who it holds for, (n_users,) each; a person stands under the first that holds, in this order."""
-    data = recommender.dataset
+class ExclusionReason(StrEnum):
+    """In the order in which they are looked at; the last two are found when the list is cut."""
+
+    NO_CONSENT = "no_consent"
+    SUPPRESSED = "suppression_list"
+    MINOR = "minor"
+    SEED = "seed"
+    UNKNOWN = "nothing_known"
+    """Neither an event of their own nor a basic: there is nothing to tell them apart by."""
+    BOUGHT = "bought_recently"
+    RETURNED = "returned"
+    CAPPED = "frequency_cap"
+    UNPROFITABLE = "not_worth_the_contact"
+    BEYOND_LIMIT = "beyond_the_cut"
+
+
+def exclusion_masks(
+    recommender: Recommender,
+    items: NDArray[np.integer],
+    exclusions: Exclusions,
+    agreed: Consents | None = None,
+    seeds: Collection[str] = (),
+) -> dict[ExclusionReason, Mask]:
+    """Reason -> who it holds for, (n_users,) each; a person stands under the first that holds alone.
+
+    items: rows of the target's items. agreed: to the channel; personalisation people must have agreed to anyway.
+    Raises `UsageError` for a recommender whose dataset holds nobody because it reads people by key.
+    """
+    if not isinstance(recommender.people, DatasetPeople):
+        raise UsageError("this recommender reads people one by one; open it with everybody=True to find an audience")
+    data, e = recommender.dataset, recommender.dataset.events
     refused = ~recommender.permitted()
-    if rules.agreed is not None:
-        refused |= ~np.array(rules.agreed(data.users[USER_COLUMN].to_list()), bool)
-    found = {
-        NO_CONSENT: refused,
-        SUPPRESSED: _listed(recommender, rules.suppressed),
-        MINOR: _minors(data, rules.adult_age),
-        SEED: _listed(recommender, seeds),
-        UNKNOWN: _unknown(data),
-        BOUGHT: _bought(data, items, rules.bought_days),
-        RETURNED: _returned(data, items) if rules.returned else np.zeros(data.n_users, bool),
-        CAPPED: _capped(data, rules),
+    if agreed is not None:
+        refused |= ~np.array(agreed(data.users[USER_COLUMN].to_list()), bool)
+    acted = np.diff(e.select(e.action != ACTION_CODE[Action.SHOWN]).indptr) > 0
+    has_basics = np.array([bool(basics) for basics in basics_of(data.users)], bool)
+    masks = {
+        ExclusionReason.NO_CONSENT: refused,
+        ExclusionReason.SUPPRESSED: _listed(recommender, exclusions.suppressed),
+        ExclusionReason.MINOR: _minors(data, exclusions.adult_age),
+        ExclusionReason.SEED: _listed(recommender, seeds),
+        ExclusionReason.UNKNOWN: ~acted & ~has_basics,
     }
-    return first_only(found)
+    on_target = np.isin(e.item, items)
+    if exclusions.bought_days is not None:
+        recent = on_target & (e.action == ACTION_CODE[Action.PURCHASE])
+        recent &= e.at >= data.as_of - exclusions.bought_days * DAY
+        masks[ExclusionReason.BOUGHT] = _any_of(e.user[recent], data.n_users)
+    if exclusions.returned:
+        latest = {action: np.full(data.n_users, -1, np.int64) for action in (Action.RETURN, Action.PURCHASE)}
+        for action, at in latest.items():
+            done = on_target & (e.action == ACTION_CODE[action])
+            np.maximum.at(at, e.user[done], e.at[done])
+        returned = latest[Action.RETURN]
+        masks[ExclusionReason.RETURNED] = (returned >= 0) & (returned >= latest[Action.PURCHASE])
+    if exclusions.frequency_cap is not None:
+        # the positions of one slate have one time, and are one occasion
+        recent = (e.action == ACTION_CODE[Action.SHOWN]) & (e.at >= data.as_of - exclusions.frequency_days * DAY)
+        occasions = np.unique(np.stack([e.user[recent].astype(np.int64), e.at[recent]]), axis=1)
+        counts = np.bincount(occasions[0], minlength=data.n_users)
+        masks[ExclusionReason.CAPPED] = counts >= exclusions.frequency_cap
+    return first_only(masks)
 
 
-def first_only(found: Mapping[str, Mask]) -> dict[str, Mask]:
+def first_only(masks: Mapping[Key, Mask]) -> dict[Key, Mask]:
     """The same, each person left under the first reason alone."""
-    out, taken = {}, np.zeros(len(next(iter(found.values()))), bool)
-    for reason, mask in found.items():
-        out[reason] = mask & ~taken
-        taken = taken | mask
-    return out
+    first, earlier = {}, np.zeros(len(next(iter(masks.values()))), bool)
+    for reason, mask in masks.items():
+        first[reason] = mask & ~earlier
+        earlier = earlier | mask
+    return first
+
+
+def _any_of(user_rows: NDArray[np.integer], n_users: int) -> Mask:
+    mask = np.zeros(n_users, bool)
+    mask[user_rows] = True
+    return mask
 
 
 def _listed(recommender: Recommender, ids: Collection[str]) -> Mask:
-    out = np.zeros(recommender.dataset.n_users, bool)
-    if ids:
-        rows = recommender.user_rows(list(ids))
-        out[rows[rows >= 0]] = True
-    return out
-
-
-def _unknown(data: Dataset) -> Mask:
-    """Neither an event of their own nor a basic: there is nothing to tell them apart by."""
-    e = data.events
-    acted = np.diff(e.select(e.action != ACTION_CODE[Action.SHOWN]).indptr) > 0
-    return np.asarray(~acted & np.array([not told for told in basics_of(data.users)], bool))
-
-
-def _bought(data: Dataset, items: NDArray[np.integer], days: float | None) -> Mask:
-    if days is None:
-        return np.zeros(data.n_users, bool)
-    e = data.events
-    recent = (e.action == ACTION_CODE[Action.PURCHASE]) & (e.at >= data.as_of - days * DAY) & np.isin(e.item, items)
-    return np.asarray(np.bincount(e.user[recent], minlength=data.n_users) > 0)
-
-
-def _returned(data: Dataset, items: NDArray[np.integer]) -> Mask:
-    e = data.events
-    ours = np.isin(e.item, items)
-    latest = []
-    for action in (Action.RETURN, Action.PURCHASE):
-        at = np.full(data.n_users, -1, np.int64)
-        kept = ours & (e.action == ACTION_CODE[action])
-        np.maximum.at(at, e.user[kept], e.at[kept])
-        latest.append(at)
-    return np.asarray((latest[0] >= 0) & (latest[0] >= latest[1]))
-
-
-def _capped(data: Dataset, rules: Exclusions) -> Mask:
-    """Occasions are distinct times: the places of one slate are one."""
-    if rules.frequency_cap is None:
-        return np.zeros(data.n_users, bool)
-    e = data.events
-    shown = (e.action == ACTION_CODE[Action.SHOWN]) & (e.at >= data.as_of - rules.frequency_days * DAY)
-    occasions = np.unique(np.stack([e.user[shown].astype(np.int64), e.at[shown]]), axis=1)
-    return np.asarray(np.bincount(occasions[0], minlength=data.n_users) >= rules.frequency_cap)
+    rows = recommender.user_rows(list(ids)) if ids else np.zeros(0, np.int64)
+    return _any_of(rows[rows >= 0], recommender.dataset.n_users)
 
 
 # --- ages ------------------------------------------------------------------------------------------------------------
@@ -136,17 +121,17 @@ _NUMBER = re.compile(r"\d+")
 
 
 def _minors(data: Dataset, adult_age: int) -> Mask:
-    if adult_age <= 0:
-        return np.zeros(data.n_users, bool)
-    year, known = utc(data.as_of).year, {}
-    out = np.zeros(data.n_users, bool)
-    for row, basics in enumerate(basics_of(data.users)):
+    year = utc(data.as_of).year
+    minor: dict[tuple[str, str], bool] = {}
+    """Of each distinct basic: there are few of them, and many people."""
+    mask = np.zeros(data.n_users, bool)
+    for row, basics in enumerate(basics_of(data.users) if adult_age > 0 else ()):
         for name, value in basics.items():
-            if (name, value) not in known:
-                youngest = youngest_age(name, value, year)
-                known[name, value] = youngest is not None and youngest < adult_age
-            out[row] |= known[name, value]
-    return out
+            if (name, value) not in minor:
+                age = youngest_age(name, value, year)
+                minor[name, value] = age is not None and age < adult_age
+            mask[row] |= minor[name, value]
+    return mask
 
 
 def youngest_age(name: str, value: str, year: int) -> int | None:

@@ -1,162 +1,243 @@
-"""How likely each person is to take at least one of some items within the model's horizon.
+"""How likely each person is to buy at least one of some items within the model's horizon.
 
 One item is scored for everybody, a few for everybody as well; of many items, each person gets those that the model's
 own candidate sources propose of them, as in a slate. Of several items
 
-    P(at least one) = 1 - product over items of (1 - p_item)
+    P(at least one) = 1 - product over items of (1 - p_item) = 1 - exp(-h),    h = - sum over items of log(1 - p_item)
 
-which takes the items as independent given the person, and for many items is too high:
-`recllm.audiences.set_calibration` sets it right.
+which takes the items as independent given the person. That expects too many buyers of a set: people who come at all buy
+several, and what suits one need is bought instead of another. So the same question is asked as of one horizon ago, when
+the answer is known, and a line is fitted through it by maximum likelihood with a normal prior around no change,
+
+    P = 1 - exp(-h'),  log h' = a + b log h,    a ~ N(0, 1),  log b ~ N(0, 1/2) and at most 0
+
+The order of people stays what it is. The model has learned from that window, and tells its buyers apart better than
+those of the future: a line steeper than no change would be that, and is not believed.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.data.dataset import Dataset
-from recllm.data.interactions import Floats
-from recllm.encoder.hardware import workers
-from recllm.errors import NotFittedError
+from recllm.data.dataset import DAY
+from recllm.data.interactions import Floats, of_actions
+from recllm.errors import NotFittedError, UsageError
 from recllm.features.candidates import Candidates, candidates, explicit
 from recllm.features.collaborative import Population, ask
 from recllm.features.item_vectors import basics_of, basics_vectors
-from recllm.recommender.ranking import ScoredPairs, score_pairs
 
 if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+    from recllm.recommender.ranking import ScoredPairs
     from recllm.recommender.recommender import Recommender
+    from recllm.recommender.saved_model import Model
 
-UNTRAINED = "an audience needs calibrated probabilities: train a model first"
-
-FEW_ITEMS = 50
+MAX_EXPLICIT_ITEMS = 50
 """Up to so many items, every person is scored on every item."""
 
-BLOCK = 256
+USERS_PER_BLOCK = 256
 """People at once, and fewer where each has many pairs."""
 
-MOST_PAIRS = 2**18
+PAIRS_PER_BLOCK = 2**18
+
+MAX_THREADS = 2
+"""Blocks of people at once: each takes memory."""
+
+CALIBRATION_USERS = 1_000
+"""People that the calibration of a set asks about at most, drawn by a fixed seed."""
+
+MIN_CALIBRATION_USERS = 50
+"""With fewer people who bought before that window nothing is changed."""
+
+Line = tuple[float, float]
+"""a and b of the module's formula."""
+UNCHANGED: Line = (0.0, 1.0)
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
-class Chances:
-    """Of n people. order: float64 (n,), who comes first. best: int64 (n,), the item that suits them best, -1 for none.
+class UserScores:
+    """Of n people, for a target."""
 
-    probability: float32 (n,), of at least one item; None where `order` is only a likeness. Otherwise `order` is minus
-    the log of the probability of none, which tells people apart where the probability itself rounds to 1.
-    """
-
-    order: NDArray[np.float64]
-    best: NDArray[np.int64]
+    score: NDArray[np.float64]
+    """(n,), who comes first: h of the module, which tells people apart where the probability rounds to 1; or a
+    likeness."""
+    best_item: NDArray[np.int64]
+    """(n,), row of the item of the target that suits them best, -1 for none."""
     probability: Floats | None
+    """(n,), in [0, 1], of buying at least one item; None where `score` is only a likeness."""
+
+    def probabilities(self) -> Floats:
+        """`probability`. Raises `UsageError` for a likeness."""
+        if self.probability is None:
+            raise UsageError("a likeness is no probability; ask for items, a category or a text")
+        return self.probability
 
 
-def chances(recommender: Recommender, items: NDArray[np.integer], people: NDArray[np.integer]) -> Chances:
-    """items: rows of the catalogue. people: rows of the dataset's users.
-
-    Raises `NotFittedError` without a trained model: cosines are no probabilities.
-    """
+def trained_model(recommender: Recommender) -> Model:
+    """Raises `NotFittedError` without a trained model: cosines are no probabilities."""
     if recommender.model is None:
-        raise NotFittedError(UNTRAINED)
-    crowd = narrowed(recommender.population, items)
-    order, best = np.zeros(len(people)), np.full(len(people), -1, np.int64)
-    parts = [slice(start, start + BLOCK) for start in range(0, len(people), BLOCK)]
-    told = _told(recommender, people)
-    with ThreadPoolExecutor(workers()) as pool:
-        found = pool.map(lambda part: _block(recommender, crowd, items, people[part], told[part]), parts)
-        for part, block in zip(parts, found, strict=True):
-            order[part], best[part] = block
-    return Chances(order, best, np.asarray(-np.expm1(-order), np.float32))
+        raise NotFittedError("an audience needs calibrated probabilities: train a model first")
+    return recommender.model
 
 
-def single_chances(
-    recommender: Recommender, items: NDArray[np.integer], people: NDArray[np.integer]
+def target_probabilities(
+    recommender: Recommender, items: NDArray[np.integer], user_rows: NDArray[np.integer]
+) -> UserScores:
+    """The probability of at least one of `items` (rows of the catalogue), those of several calibrated as a set.
+
+    Raises `NotFittedError` without a trained model.
+    """
+    scores = independent_probabilities(recommender, items, user_rows)
+    if len(items) < 2 or not len(user_rows):
+        return scores
+    rate = calibrated_rate(scores.score, calibration_line(recommender, items))
+    return replace(scores, score=rate, probability=np.asarray(-np.expm1(-rate), np.float32))
+
+
+def independent_probabilities(
+    recommender: Recommender, items: NDArray[np.integer], user_rows: NDArray[np.integer]
+) -> UserScores:
+    """The same before the calibration of the set. Raises `NotFittedError` without a trained model."""
+    settings, data = trained_model(recommender).candidates, recommender.dataset
+    population = restricted_to(recommender.population, items)
+    basics = vectors_of_basics(recommender, basics_of(data.users[user_rows.tolist()]))
+    rate, best_item = np.zeros(len(user_rows)), np.full(len(user_rows), -1, np.int64)
+    allowed = np.zeros(data.n_items, bool)
+    allowed[items] = True
+
+    def score(block: slice) -> None:
+        rows = user_rows[block]
+        if len(items) <= MAX_EXPLICIT_ITEMS:
+            pairs = explicit(len(rows), items)
+        else:
+            users = ask(population, data.events.rows(rows), data.as_of, own=rows, basics=basics[block])
+            pairs = candidates(population, users, settings, allowed=allowed)
+        scored = _score(recommender, population, pairs, rows, basics[block])
+        misses = np.log1p(-np.minimum(scored.probability.astype(np.float64), 1 - 1e-7))
+        rate[block] = -np.bincount(pairs.user, misses, len(rows))
+        order = np.lexsort((pairs.item, -scored.logit, pairs.user))
+        first = order[pairs.indptr[:-1][np.diff(pairs.indptr) > 0]]
+        best_item[block.start + pairs.user[first]] = pairs.item[first]
+
+    map_blocks(score, len(user_rows), USERS_PER_BLOCK)
+    return UserScores(rate, best_item, np.asarray(-np.expm1(-rate), np.float32))
+
+
+def item_probabilities(
+    recommender: Recommender, items: NDArray[np.integer], user_rows: NDArray[np.integer]
 ) -> NDArray[np.float32]:
-    """Probability that each of `people` takes each of `items`, float32 (n, n_items): for a few hundred items at most.
+    """Probability that each of `user_rows` buys each of `items`, (n, n_items): for a few hundred items at most.
 
-    The same figures as `chances` of each item alone. Raises `NotFittedError` without a trained model.
+    Raises `NotFittedError` without a trained model.
     """
-    if recommender.model is None:
-        raise NotFittedError(UNTRAINED)
-    crowd, (rows, column) = narrowed(recommender.population, items), np.unique(items, return_inverse=True)
-    out = np.zeros((len(people), len(rows)), np.float32)
-    step = int(np.clip(MOST_PAIRS // max(len(rows), 1), 1, BLOCK))
-    for start in range(0, len(people) if len(rows) else 0, step):
-        part = people[start : start + step]
-        scored = _scored(recommender, crowd, explicit(len(part), rows), part, _told(recommender, part))
-        out[start : start + step] = scored.probability.reshape(len(part), -1)
-    return out[:, column]
+    trained_model(recommender)
+    distinct, column = np.unique(items, return_inverse=True)
+    population = restricted_to(recommender.population, distinct)
+
+    def score(block: slice) -> Floats:
+        rows = user_rows[block]
+        pairs = explicit(len(rows), distinct)
+        basics = vectors_of_basics(recommender, basics_of(recommender.dataset.users[rows.tolist()]))
+        scored = _score(recommender, population, pairs, rows, basics)
+        return scored.probability.reshape(len(rows), -1)
+
+    size = int(np.clip(PAIRS_PER_BLOCK // max(len(distinct), 1), 1, USERS_PER_BLOCK))
+    blocks = map_blocks(score, len(user_rows) if len(distinct) else 0, size)
+    return np.concatenate([*blocks, np.zeros((0, len(distinct)), np.float32)])[:, column]
 
 
-def narrowed(crowd: Population, items: NDArray[np.integer]) -> Population:
-    """The same crowd for scores of `items` alone: what it knows of other items' buyers is left out.
+def restricted_to(population: Population, items: NDArray[np.integer]) -> Population:
+    """The same population for scores of `items` alone: what it knows of other items' buyers is left out.
 
     Scores of `items` stay what they are, because a pair's features look these tables up at the pair's own item.
     """
+    mask = np.zeros(population.n_items, bool)
+    mask[items] = True
 
-    def kept(table: Any) -> Any:
-        wanted = np.zeros(crowd.n_items, bool)
-        wanted[items] = True
+    def restricted(table: csr_matrix) -> csr_matrix:
         thin = table.tocsr().copy()
-        thin.data = np.where(wanted[thin.indices], thin.data, 0).astype(thin.dtype)
+        thin.data = np.where(mask[thin.indices], thin.data, 0).astype(thin.dtype)
         thin.eliminate_zeros()
         return thin
 
-    return replace(crowd, recent=kept(crowd.recent), decayed=kept(crowd.decayed), item_item=kept(crowd.item_item))
+    tables = {name: restricted(getattr(population, name)) for name in ("recent", "decayed", "item_item")}
+    return replace(population, **tables)
 
 
-def _block(
-    recommender: Recommender, crowd: Population, items: NDArray[np.integer], rows: NDArray[np.integer], told: Floats
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Order and best item of each of `rows`, whose basics have the vectors `told`."""
-    pairs = explicit(len(rows), items)
-    if len(items) > FEW_ITEMS:
-        data, settings = recommender.dataset, recommender.model.candidates if recommender.model else None
-        asked = ask(crowd, data.events.rows(rows), data.as_of, own=rows, basics=told)
-        pairs = candidates(crowd, asked, settings, allowed=_mask(data, items))
-    scored = _scored(recommender, crowd, pairs, rows, told)
-    return at_least_one(pairs, scored.probability), _best(pairs, scored.logit)
+def map_blocks(function: Callable[[slice], Result], n: int, size: int) -> list[Result]:
+    """`function` of each block of n rows, in order; in as many threads as there are cores, `MAX_THREADS` at most."""
+    blocks = [slice(start, min(start + size, n)) for start in range(0, n, size)]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ThreadPoolExecutor(min(MAX_THREADS, cores)) as executor:
+        return list(executor.map(function, blocks))
 
 
-def _told(recommender: Recommender, rows: NDArray[np.integer]) -> Floats:
-    return basics_vectors(recommender.encoder, basics_of(recommender.dataset.users[rows.tolist()]), recommender.locale)
+def vectors_of_basics(recommender: Recommender, basics: Sequence[Mapping[str, str]]) -> Floats:
+    """Emb(I) of each person, (n, dim). People who told the same are put into words once: that takes longest."""
+    keys = [tuple(person.items()) for person in basics]
+    distinct = {key: row for row, key in enumerate(dict.fromkeys(keys))}
+    vectors = basics_vectors(recommender.encoder, [dict(key) for key in distinct], recommender.text_locale)
+    return vectors[[distinct[key] for key in keys]]
 
 
-def _scored(
-    recommender: Recommender, crowd: Population, pairs: Candidates, rows: NDArray[np.integer], told: Floats
+def _score(
+    recommender: Recommender,
+    population: Population,
+    pairs: Candidates,
+    user_rows: NDArray[np.integer],
+    basics: Floats,
 ) -> ScoredPairs:
-    data = recommender.dataset
-    assert recommender.model is not None  # noqa: S101 - the callers made sure
+    from recllm.recommender.ranking import score_pairs
+
+    data, scorer = recommender.dataset, trained_model(recommender).scorer
+    histories, offsets = data.events.rows(user_rows), recommender.item_offsets
     return score_pairs(
-        recommender.model.scorer,
-        crowd,
-        data.events.rows(rows),
-        data.as_of,
-        pairs,
-        own=rows,
-        basics=told,
-        item_offsets=recommender.item_offsets,
+        scorer, population, histories, data.as_of, pairs, own=user_rows, basics=basics, item_offsets=offsets
     )
 
 
-def _mask(data: Dataset, items: NDArray[np.integer]) -> NDArray[np.bool_]:
-    out = np.zeros(data.n_items, bool)
-    out[items] = True
-    return out
+# --- the calibration of a set ----------------------------------------------------------------------------------------
 
 
-def at_least_one(pairs: Candidates, probability: Floats) -> NDArray[np.float64]:
-    """Minus the log of the product of (1 - p) over each person's items, float64 (n,); 0 for a person without any."""
-    misses = np.log1p(-np.minimum(probability.astype(np.float64), 1 - 1e-7))
-    return np.asarray(-np.bincount(pairs.user, misses, len(pairs.indptr) - 1))
+def calibration_line(recommender: Recommender, items: NDArray[np.integer]) -> Line:
+    """(a, b) from the window before the present; no change where the log does not reach back so far."""
+    data, actions = recommender.dataset, recommender.population.settings.target
+    start = data.as_of - trained_model(recommender).horizon_days * DAY
+    past = data.before(start)
+    buyers = np.flatnonzero(np.diff(of_actions(past.events, actions).indptr))
+    if len(buyers) < MIN_CALIBRATION_USERS:
+        return UNCHANGED
+    user_rows = np.sort(np.random.default_rng(0).permutation(buyers)[:CALIBRATION_USERS])
+    earlier = recommender.with_items(past, recommender.item_vectors[:0])
+    e = of_actions(data.events, actions)
+    bought = np.zeros(data.n_users, bool)
+    bought[e.user[(e.at >= start) & np.isin(e.item, items)]] = True
+    return fit_line(independent_probabilities(earlier, items, user_rows).score, bought[user_rows])
 
 
-def _best(pairs: Candidates, logit: Floats) -> NDArray[np.int64]:
-    best = np.full(len(pairs.indptr) - 1, -1, np.int64)
-    order = np.lexsort((pairs.item, -logit, pairs.user))
-    first = order[pairs.indptr[:-1][np.diff(pairs.indptr) > 0]]
-    best[pairs.user[first]] = pairs.item[first]
-    return best
+def fit_line(rate: NDArray[np.float64], bought: NDArray[np.bool_]) -> Line:
+    """rate: h of each person, 0 or more; bought: whether they bought one, (n,) each."""
+    from scipy.optimize import minimize
+
+    def loss(x: NDArray[np.float64]) -> float:
+        h = calibrated_rate(rate, (x[0], float(np.exp(x[1]))))
+        likelihood = np.where(bought, np.log(np.maximum(-np.expm1(-h), 1e-12)), -h)
+        return float(-likelihood.sum() + x[0] ** 2 / 2 + x[1] ** 2)
+
+    x = minimize(loss, np.zeros(2), method="L-BFGS-B", bounds=((-4, 4), (-2, 0))).x
+    return float(x[0]), float(np.exp(x[1]))
+
+
+def calibrated_rate(rate: NDArray[np.float64], line: Line) -> NDArray[np.float64]:
+    """exp(a) * rate ^ b; 0 stays 0."""
+    return np.asarray(np.exp(line[0]) * rate ** line[1])

@@ -17,7 +17,6 @@ import polars as pl
 
 from recllm.adcopy.channels import channel_named
 from recllm.adcopy.write import TEMPLATE
-from recllm.audiences.export import guarded
 from recllm.audiences.selection import check_floor
 from recllm.audiences.targets import TEXT_ITEM
 from recllm.campaigns.decisions import TextState, states_under_lock
@@ -27,7 +26,7 @@ from recllm.campaigns.open_campaign import OpenCampaign
 from recllm.campaigns.plan_types import CampaignText, PlannedPerson, TextStatus
 from recllm.campaigns.texts import message
 from recllm.data.dataset import utc
-from recllm.documents import plain
+from recllm.documents import guarded, plain
 from recllm.errors import NothingToDo, PolicyError
 from recllm.files import write_whole
 from recllm.jobs.feedback import FEEDBACK_SCHEMA

@@ -58,7 +58,7 @@ from recllm.adcopy.channels import channel_named
 from recllm.adcopy.mandatory import Sender, complete
 from recllm.adcopy.packs import Pack, load_pack, pack_named, pack_names
 from recllm.adcopy.request import Offer, OfferType, Voice, checked_locale, load_voice
-from recllm.audiences.selection import Cut
+from recllm.audiences.request import AudienceLimits
 from recllm.campaigns.hours import QuietHours
 from recllm.campaigns.toml_errors import checked, data_error, fail, unknown_key
 from recllm.errors import DataError, UsageError
@@ -219,8 +219,8 @@ class LimitsSection(_Section):
         return self
 
     @cached_property
-    def cut(self) -> Cut:
-        return Cut(
+    def cut(self) -> AudienceLimits:
+        return AudienceLimits(
             size=self.size,
             budget=self.budget,
             cost=self.cost,

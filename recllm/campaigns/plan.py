@@ -12,14 +12,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from recllm.audiences.selection import draws
-from recllm.audiences.targets import in_category
 from recllm.campaigns.catalogue import catalogue_now
 from recllm.campaigns.decisions import auto_approvals
 from recllm.campaigns.file import SERVER, CampaignFile
 from recllm.campaigns.folder import COPIES, CampaignFolder, publish
-from recllm.campaigns.people import Recipients, recipients, unconsented, with_unconsented
+from recllm.campaigns.people import Recipients, recipients, unconsented
 from recllm.campaigns.plan_types import CampaignPlan, CampaignText, PlannedPerson
 from recllm.campaigns.texts import TextKey, WritingContext, key_of, text_keys, with_readers, write_texts
+from recllm.data.catalogue import in_category
 from recllm.data.dataset import utc
 from recllm.documents import plain
 from recllm.errors import DataError, NotFittedError, NothingToDo, UsageError
@@ -73,7 +73,7 @@ def plan_campaigns(
     for file, group in zip(files, groups, strict=True):
         if not group.audience.people:
             counts = ", ".join(f"{reason} {n:,}" for reason, n in group.audience.excluded.items())
-            n_held_out = len(group.audience.held)
+            n_held_out = len(group.audience.holdout)
             raise NothingToDo(f"the campaign {file.id!r} reaches nobody: {counts}; held out: {n_held_out}")
     plans = []
     for campaign, group in zip(checked, groups, strict=True):
@@ -211,7 +211,7 @@ def _plan(
         window_days=file.window_days or audience.horizon_days,
         model_version=audience.model_version,
         holdout=file.limits.holdout,
-        excluded=with_unconsented(audience, n_unconsented).excluded,
+        excluded=audience.with_unconsented(n_unconsented).excluded,
         expected_conversions=audience.expected_conversions or 0.0,
         cost=None if cost is None else cost * len(audience.people),
         items=audience.items,

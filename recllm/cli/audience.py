@@ -15,7 +15,7 @@ from recllm.errors import NothingToDo, UsageError
 if TYPE_CHECKING:
     from recllm.audiences.audience import Audience
 
-SHOWN = 20
+MAX_PRINTED = 20
 """People listed on a screen; a file holds all."""
 
 FILE_SUFFIX = ".toml"
@@ -59,39 +59,37 @@ def audience(
     json: Json = False,
 ) -> None:
     """Who to reach for an item, a category or a text, why them, who is left out, and what to expect."""
-    from recllm.audiences.selection import Cut
+    from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions
     from recllm.jobs.serve import find_audience
     from recllm.workspace.workspace import Workspace
 
     if campaign is not None and campaign.endswith(FILE_SUFFIX):
-        said = (item, category, text, seeds, size, budget, cost, margin, suppress, bought_days, frequency_cap, channel)
-        if any(value is not None for value in said):
+        options = (item, category, text, seeds, size, budget, cost, margin, suppress, bought_days, frequency_cap)
+        if any(value is not None for value in (*options, channel)):
             raise UsageError(f"{campaign} says whom the campaign is for; leave out the options that say it again")
-        _of_campaign(Path(campaign), workspace, explain, csv, ids, model, locale, json)
+        _audience_of_campaign(Path(campaign), workspace, explain, csv, ids, model, locale, json)
         return
-    cut = Cut(size=size, budget=budget, cost=cost, margin=margin, holdout=holdout, salt=salt)
-    rules: dict[str, Any] = {"bought_days": bought_days, "frequency_cap": frequency_cap}
-    rules |= {"suppressed": read_ids(suppress) if suppress else ()}
-    target: dict[str, Any] = {"items": item or None, "category": category, "text": text}
-    target |= {"seeds": read_ids(seeds) if seeds else None}
-    own_ids = read_ids(ids) if ids else []
-    with Workspace.open(workspace) as opened:
-        names = dict(zip(opened.pseudonymiser().many(own_ids), own_ids, strict=True))
-        found = find_audience(
-            opened,
-            channel=channel,
-            exclusions=rules,
-            version=model,
-            locale=locale,
-            cut=cut,
-            campaign=campaign,
-            explain=explain,
-            **target,
-        )
-    _show(found, names, csv, json)
+    request = AudienceRequest(
+        items=item or None,
+        category=category,
+        text=text,
+        seeds=read_ids(seeds) if seeds else None,
+        limits=AudienceLimits(size=size, budget=budget, cost=cost, margin=margin, holdout=holdout, salt=salt),
+        exclusions=Exclusions(
+            suppressed=read_ids(suppress) if suppress else (), bought_days=bought_days, frequency_cap=frequency_cap
+        ),
+        campaign=campaign,
+        channel=channel,
+        explain=explain,
+    )
+    shop_ids = read_ids(ids) if ids else []
+    with Workspace.open(workspace) as shop:
+        names = dict(zip(shop.pseudonymiser().many(shop_ids), shop_ids, strict=True))
+        members = find_audience(shop, request, version=model, locale=locale)
+    _print(members, names, csv, json)
 
 
-def _of_campaign(
+def _audience_of_campaign(
     file: Path,
     workspace: Path,
     explain: bool,
@@ -107,42 +105,43 @@ def _of_campaign(
     from recllm.jobs.recommenders import open_recommender
     from recllm.workspace.workspace import Workspace
 
-    campaign, own_ids = read_campaign(file), read_ids(ids) if ids else []
-    with Workspace.open(workspace) as opened:
-        names = dict(zip(opened.pseudonymiser().many(own_ids), own_ids, strict=True))
-        recommender = open_recommender(opened, version=model, locale=locale, everybody=True)
-        found = audience_of(opened, recommender, campaign, explain=explain)
-    _show(found, names, csv, json)
+    campaign, shop_ids = read_campaign(file), read_ids(ids) if ids else []
+    with Workspace.open(workspace) as shop:
+        names = dict(zip(shop.pseudonymiser().many(shop_ids), shop_ids, strict=True))
+        recommender = open_recommender(shop, version=model, locale=locale, everybody=True)
+        members = audience_of(shop, recommender, campaign, explain=explain)
+    _print(members, names, csv, json)
 
 
-def _show(found: Audience, names: dict[str, str], csv: Path | None, json: bool) -> None:
-    from recllm.audiences.export import document, write_csv
+def _print(members: Audience, names: dict[str, str], csv: Path | None, json: bool) -> None:
+    from recllm.audiences.audience import audience_document, write_audience_csv
 
-    whole = document(found, names)
+    document = audience_document(members, names)
     if json:
-        emit_json(whole)
+        emit_json(document)
     else:
-        _tell(whole)
-    if not found.people:
-        raise NothingToDo(f"nobody is left to address: {_counts(found.excluded)}; held out: {len(found.held)}")
+        _print_text(document)
+    if not members.people:
+        excluded = _counts(members.excluded)
+        raise NothingToDo(f"nobody is left to address: {excluded}; held out: {len(members.holdout)}")
     if csv:
-        write_csv(found, csv, names)
+        write_audience_csv(members, csv, names)
 
 
-def _tell(whole: dict[str, Any]) -> None:
-    expected = whole["expected_conversions"]
-    within = "" if expected is None else f"; {expected:.1f} expected to buy within {whole['horizon_days']} days"
-    say(f"{whole['campaign_id']}: {whole['size']:,} people, {whole['holdout']:,} held out{within}")
-    say(f"  left out: {_counts(whole['excluded'])}", *(f"  note: {line}" for line in whole["notes"]))
-    rows = [(d["name"], d["share"], d["share_of_rest"], d["lift"], d["low"], d["high"]) for d in whole["group"]]
-    if rows:
-        say("", *table(rows, ["what sets them apart", "share", "of the rest", "lift", "low", "high"]))
+def _print_text(document: dict[str, Any]) -> None:
+    expected = document["expected_conversions"]
+    within = "" if expected is None else f"; {expected:.1f} expected to buy within {document['horizon_days']} days"
+    say(f"{document['campaign_id']}: {document['size']:,} people, {document['holdout']:,} held out{within}")
+    say(f"  left out: {_counts(document['excluded'])}", *(f"  note: {line}" for line in document["notes"]))
+    traits = [(t["name"], t["share"], t["share_of_rest"], t["lift"], t["low"], t["high"]) for t in document["group"]]
+    if traits:
+        say("", *table(traits, ["what sets them apart", "share", "of the rest", "lift", "low", "high"]))
     say("")
-    for one in whole["people"][:SHOWN]:
-        chance = "" if one["probability"] is None else f"  {100 * one['probability']:.1f} %"
-        say(f"{one['user_id']}{chance}  " + " ".join(reason["text"] for reason in one["reasons"]))
-    if whole["size"] > SHOWN:
-        note(f"... and {whole['size'] - SHOWN:,} more; --csv FILE or --json gives all")
+    for person in document["people"][:MAX_PRINTED]:
+        probability = "" if person["probability"] is None else f"  {100 * person['probability']:.1f} %"
+        say(f"{person['user_id']}{probability}  " + " ".join(reason["text"] for reason in person["reasons"]))
+    if document["size"] > MAX_PRINTED:
+        note(f"... and {document['size'] - MAX_PRINTED:,} more; --csv FILE or --json gives all")
 
 
 def _counts(excluded: dict[str, int]) -> str:

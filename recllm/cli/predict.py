@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,10 +15,10 @@ from recllm.cli.people import read_ids
 if TYPE_CHECKING:
     from recllm.propensity.prediction import Prediction
 
-SHOWN = 20
+MAX_PRINTED = 20
 """People listed on a screen; a file holds all."""
 
-What = Annotated[str, typer.Argument(metavar="KIND", help="buy, leave, redeem, next-order or value.")]
+KindName = Annotated[str, typer.Argument(metavar="KIND", help="buy, leave, redeem, next-order or value.")]
 COUPONS = "a folder with mailings.csv, products.csv, redemptions.csv and, where known, uses.csv"
 
 Items = Annotated[list[str] | None, typer.Option("--item", "-i", help="Only purchases of this id; may be repeated.")]
@@ -28,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 
 def predict(
-    kind: What,
+    kind: KindName,
     workspace: WorkspaceDir = DEFAULT_WORKSPACE,
     horizon: Annotated[int, typer.Option(help="Days to look ahead.")] = 28,
     item: Items = None,
@@ -50,52 +51,61 @@ def predict(
 ) -> None:
     """What each person will do within a horizon: a calibrated chance, a date or an amount, and why."""
     from recllm.jobs.predict import predict_workspace
-    from recllm.propensity.export import document
+    from recllm.propensity.prediction import prediction_document
+    from recllm.propensity.request import PredictionKind, PredictionRequest
     from recllm.workspace.workspace import Workspace
 
-    asked: dict[str, Any] = {"horizon_days": horizon, "items": tuple(item or ()), "category": category}
-    asked |= {"basics": basics, "explain": explain, "seed": seed}
-    extra = {"active_days": active_days, "coupons": coupons, "campaign": campaign}
-    asked |= {name: value for name, value in extra.items() if value is not None}
-    own_ids = read_ids(ids) if ids else []
-    with Workspace.open(workspace) as opened:
-        names = dict(zip(opened.pseudonymiser().many(own_ids), own_ids, strict=True))
-        found = predict_workspace(opened, kind, locale=locale, **asked)
-        language = locale or opened.settings.locale
-    _write(found, names, csv, html, plot, language)
-    whole = document(found, names)
+    request = PredictionRequest(
+        kind=PredictionKind.named(kind),
+        horizon_days=horizon,
+        items=tuple(item or ()),
+        category=category,
+        active_days=active_days,
+        coupons=coupons,
+        campaign=campaign,
+        basics=basics,
+        explain=explain,
+        seed=seed,
+    )
+    shop_ids = read_ids(ids) if ids else []
+    with Workspace.open(workspace) as shop:
+        names = dict(zip(shop.pseudonymiser().many(shop_ids), shop_ids, strict=True))
+        language = locale or shop.settings.locale
+        prediction = predict_workspace(shop, replace(request, locale=language))
+    _write(prediction, names, csv, html, plot, language)
+    document = prediction_document(prediction, names)
     if json:
-        emit_json(whole)
+        emit_json(document)
     else:
-        _tell(whole)
+        _print(document)
 
 
 def _write(
-    found: Prediction, names: dict[str, str], csv: Path | None, html: Path | None, plot: Path | None, locale: str
+    prediction: Prediction, names: dict[str, str], csv: Path | None, html: Path | None, plot: Path | None, locale: str
 ) -> None:
-    from recllm.propensity.export import write_csv
+    from recllm.propensity.prediction import write_prediction_csv
     from recllm.report.prediction import prediction_page, write_prediction_png
 
     if csv:
-        write_csv(found, csv, names)
+        write_prediction_csv(prediction, csv, names)
     if html:
-        html.write_text(prediction_page(found, names, locale=locale), encoding="utf-8")
-    if plot and (remark := write_prediction_png(found, plot, locale=locale)):
+        html.write_text(prediction_page(prediction, names, locale=locale), encoding="utf-8")
+    if plot and (remark := write_prediction_png(prediction, plot, locale=locale)):
         note(remark)
 
 
-def _tell(whole: dict[str, Any]) -> None:
-    quality = whole["calibration"]
-    say(f"{whole['kind']}: {len(whole['people']):,} people as of {whole['as_of'][:10]}, {whole['horizon_days']} days")
-    say(f"  {whole['meaning']}", f"  checked on {quality['checked']}:")
-    numbers = {k: v for k, v in quality.items() if isinstance(v, float)}
-    say("  " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
-    left = ", ".join(f"{reason} {n:,}" for reason, n in whole["left_out"].items())
-    say(*(f"  note: {line}" for line in whole["notes"]), *([f"  left out: {left}"] if left else []), "")
-    shown = whole["people"][:SHOWN]
-    columns = [name for name in shown[0] if name != "reasons"]
-    why = [" ".join(reason["text"] for reason in one["reasons"]) for one in shown]
-    rows = [[*(one[name] for name in columns), text] for one, text in zip(shown, why, strict=True)]
+def _print(document: dict[str, Any]) -> None:
+    quality, people = document["calibration"], document["people"]
+    say(f"{document['kind']}: {len(people):,} people as of {document['as_of'][:10]}, {document['horizon_days']} days")
+    say(f"  {document['meaning']}", f"  checked on {quality['checked']}:")
+    say("  " + ", ".join(f"{name} {value:.4g}" for name, value in quality.items() if isinstance(value, float)))
+    left_out = ", ".join(f"{reason} {n:,}" for reason, n in document["left_out"].items())
+    say(*(f"  note: {line}" for line in document["notes"]), *([f"  left out: {left_out}"] if left_out else []), "")
+    columns = [name for name in people[0] if name != "reasons"]
+    rows = [
+        [*(person[name] for name in columns), " ".join(reason["text"] for reason in person["reasons"])]
+        for person in people[:MAX_PRINTED]
+    ]
     say(*table(rows, [*columns, "reasons"]))
-    if len(whole["people"]) > SHOWN:
-        note(f"... and {len(whole['people']) - SHOWN:,} more; --csv FILE or --json gives all")
+    if len(people) > MAX_PRINTED:
+        note(f"... and {len(people) - MAX_PRINTED:,} more; --csv FILE or --json gives all")

@@ -12,7 +12,7 @@ from recllm.cli.options import DEFAULT_WORKSPACE, Json, Seed, WorkspaceDir
 from recllm.cli.output import emit_json, note, say, table
 from recllm.cli.people import read_ids
 
-SHOWN = 20
+MAX_PRINTED = 20
 
 TrialFile = Annotated[Path, typer.Argument(metavar="TRIAL", help="A CSV: user_id, treated, outcome[, propensity].")]
 
@@ -36,27 +36,31 @@ def uplift(
     """How much a treatment changes each person's chance, learned from a trial; refused for what is no trial."""
     from recllm.charts import write_png
     from recllm.jobs.predict import uplift_workspace
-    from recllm.propensity.uplift.people import document, write_csv
+    from recllm.propensity.uplift.learners import UpliftLearner
+    from recllm.propensity.uplift.uplift import UpliftRequest, uplift_document, write_uplift_csv
     from recllm.report.prediction import qini_chart
     from recllm.workspace.workspace import Workspace
 
-    own_ids = read_ids(ids) if ids else []
-    with Workspace.open(workspace) as opened:
-        names = dict(zip(opened.pseudonymiser().many(own_ids), own_ids, strict=True))
-        found = uplift_workspace(opened, trial, start=start, randomised=randomised, learner=learner, seed=seed)
-        locale = opened.settings.locale
+    request = UpliftRequest(start=start, randomised=randomised, learner=UpliftLearner.named(learner), seed=seed)
+    shop_ids = read_ids(ids) if ids else []
+    with Workspace.open(workspace) as shop:
+        names = dict(zip(shop.pseudonymiser().many(shop_ids), shop_ids, strict=True))
+        estimate = uplift_workspace(shop, request, trial)
+        locale = shop.settings.locale
     if csv:
-        write_csv(found, csv, names)
-    if plot and (remark := write_png([qini_chart({f"{learner}-learner": found.curve}, locale)], plot)):
+        write_uplift_csv(estimate, csv, names)
+    if plot and (remark := write_png([qini_chart({f"{learner}-learner": estimate.curve}, locale)], plot)):
         note(remark)
-    whole = document(found, names)
+    document = uplift_document(estimate, names)
     if json:
-        emit_json(whole)
+        emit_json(document)
         return
-    of = whole["trial"]
-    say(f"{of['people']:,} people in the trial, {of['treated']:,} treated; mean effect {of['effect']:+.4f}")
+    of_trial = document["trial"]
     say(
-        f"Qini {whole['qini']:.4f}, area under the uplift curve {whole['auuc']:.4f}, each person by a model of others",
-        "",
+        f"{of_trial['people']:,} people in the trial, {of_trial['treated']:,} treated; "
+        f"mean effect {of_trial['effect']:+.4f}"
     )
-    say(*table([[one["user_id"], one["uplift"]] for one in whole["people"][:SHOWN]], ["user_id", "uplift"]))
+    quality = f"Qini {document['qini']:.4f}, area under the uplift curve {document['auuc']:.4f}"
+    say(f"{quality}, each person by a model of others", "")
+    rows = [[person["user_id"], person["uplift"]] for person in document["people"][:MAX_PRINTED]]
+    say(*table(rows, ["user_id", "uplift"]))

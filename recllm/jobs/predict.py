@@ -6,87 +6,69 @@ Learned from: people who agreed to model training. Told about: people who agreed
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from recllm.errors import PolicyError, UsageError
+from recllm.errors import PolicyError
 from recllm.schema import Purpose
 from recllm.workspace.clock import present
 
 if TYPE_CHECKING:
+    from recllm.data.dataset import Dataset
     from recllm.propensity.prediction import Prediction
-    from recllm.propensity.uplift.people import UpliftAnswer
+    from recllm.propensity.request import PredictionRequest
+    from recllm.propensity.uplift.uplift import UpliftEstimate, UpliftRequest
     from recllm.workspace.workspace import Workspace
 
 
-EXTRA = {"buy": (), "leave": ("active_days",), "redeem": ("coupons", "campaign"), "next-order": (), "value": ()}
-"""What else each kind may be given."""
+def predict_workspace(workspace: Workspace, request: PredictionRequest) -> Prediction:
+    """Predict everybody of a workspace. Coupon tables are read before the log, under the shop's own ids.
 
-
-def predict_workspace(workspace: Workspace, kind: str, *, locale: str | None = None, **asked: Any) -> Prediction:
-    """Predict everybody of a workspace. asked: fields of `recllm.propensity.Question`, `active_days` for
-    leave, `coupons` (a folder, see `recllm.propensity.coupons`) and `campaign` for redeem.
-
-    Raises `UsageError` for an unknown kind, `PolicyError` when nobody may be learned from, and what
-    `recllm.propensity.predict` tells.
+    Everybody who is known and has not agreed to personalisation is counted among those left out, but for `REDEEM`.
+    Raises `PolicyError` when nobody may be learned from, and what `recllm.propensity.predict.predict` tells.
     """
     from recllm.propensity.coupons import Coupons
-    from recllm.propensity.kinds import predict
-    from recllm.propensity.prediction import Kind
-    from recllm.propensity.question import Question
+    from recllm.propensity.predict import predict
+    from recllm.propensity.request import PredictionKind
 
-    if kind not in set(Kind):
-        raise UsageError(f"what can be predicted is {', '.join(Kind)}, not {kind!r}")
-    gate = workspace.gate()
-    learn, ask = gate.dataset(Purpose.MODEL_TRAINING), gate.dataset(Purpose.PERSONALISATION)
+    if isinstance(request.coupons, Path):
+        request = replace(request, coupons=Coupons.read(request.coupons, workspace.pseudonymiser().many))
+    learn, ask = _datasets(workspace)
     if not len(learn.events):
         raise PolicyError(
             "nobody in this workspace has agreed to model training; load a consent table, "
             "or make the workspace with --consent-default granted"
         )
-    extra = {name: asked.pop(name) for name in EXTRA[kind] if name in asked}
-    wrong = [name for names in EXTRA.values() for name in names if name in asked]
-    if wrong:
-        raise UsageError(f"{', '.join(wrong)} is not for the kind {kind}")
-    if kind == Kind.REDEEM and extra.get("coupons") is not None:
-        extra["coupons"] = Coupons.read(extra["coupons"], workspace.pseudonymiser().many)
-    question = Question(
-        learn=learn,
-        ask=ask.before(present(workspace)),
-        locale=locale or workspace.settings.locale,
+    settings = workspace.settings
+    prediction = predict(
+        request,
+        learn,
+        ask,
         policy=workspace.policy,
-        reasons=workspace.settings.prediction_reasons,
-        **asked,
+        settings=settings.propensity,
+        reason_settings=settings.prediction_reasons,
     )
-    found = predict(Kind(kind), question, **extra)
-    return found if kind == Kind.REDEEM else _with_the_others(workspace, found, ask.n_users)
-
-
-def _with_the_others(workspace: Workspace, found: Prediction, asked: int) -> Prediction:
-    """Everybody who is known and has not agreed to personalisation is counted among those left out."""
     with workspace.store().read() as reader:
-        outside = reader.counts()["users"] - asked
-    return found if outside <= 0 else replace(found, left_out={"no_consent": outside, **found.left_out})
+        refused = reader.counts()["users"] - ask.n_users
+    if refused <= 0 or request.kind is PredictionKind.REDEEM:
+        return prediction
+    return replace(prediction, left_out={"no_consent": refused, **prediction.left_out})
 
 
-def uplift_workspace(
-    workspace: Workspace, file: Path, *, start: datetime, randomised: bool = False, learner: str = "x", seed: int = 0
-) -> UpliftAnswer:
-    """Everybody's uplift, learned from a trial's CSV. start: a time without a zone is UTC.
+def uplift_workspace(workspace: Workspace, request: UpliftRequest, trial: Path) -> UpliftEstimate:
+    """Everybody's uplift, learned from a trial's CSV.
 
-    Raises `PolicyError` for what is no trial, `UsageError` for an unknown learner, and what
-    `recllm.propensity.uplift.people`
-    tells.
+    Raises what `recllm.propensity.uplift.uplift` tells: `PolicyError` for what is no trial.
     """
-    from recllm.propensity.uplift.learners import Learner
-    from recllm.propensity.uplift.people import read_trial, uplift_of
+    from recllm.propensity.uplift.uplift import estimate_uplift, read_trial
 
-    if learner not in set(Learner):
-        raise UsageError(f"a learner is one of {', '.join(Learner)}, not {learner!r}")
-    began = start if start.tzinfo else start.replace(tzinfo=UTC)
-    frame, gate = read_trial(file, workspace.pseudonymiser().many), workspace.gate()
-    learn, ask = gate.dataset(Purpose.MODEL_TRAINING), gate.dataset(Purpose.PERSONALISATION)
-    ask = ask.before(present(workspace))
-    at = int(began.timestamp())
-    return uplift_of(learn, ask, frame, at, randomised=randomised, learner=Learner(learner), seed=seed)
+    table = read_trial(trial, workspace.pseudonymiser().many)
+    learn, ask = _datasets(workspace)
+    return estimate_uplift(request, table, learn, ask, settings=workspace.settings.uplift)
+
+
+def _datasets(workspace: Workspace) -> tuple[Dataset, Dataset]:
+    """People who may be learned from, and people who may be told about, as of the present."""
+    gate = workspace.gate()
+    ask = gate.dataset(Purpose.PERSONALISATION)
+    return gate.dataset(Purpose.MODEL_TRAINING), ask.before(present(workspace))

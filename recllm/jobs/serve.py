@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from recllm.data.dataset import Dataset
 from recllm.errors import PolicyError, UsageError
@@ -15,6 +13,7 @@ from recllm.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
     from recllm.audiences.audience import Audience
+    from recllm.audiences.request import AudienceRequest
     from recllm.profiles.evolution import By, Evolution
     from recllm.recommender.recommender import Recommender
     from recllm.text.users import UserTexts
@@ -30,36 +29,29 @@ UNKNOWN_PERSON = "nobody with this id is known; check the id, or load the users 
 
 def find_audience(
     workspace: Workspace,
+    request: AudienceRequest,
     *,
-    channel: str | None = None,
-    exclusions: Mapping[str, Any] | None = None,
     recommender: Recommender | None = None,
     version: str | None = None,
     locale: str | None = None,
-    **target: Any,
 ) -> Audience:
-    """The people to reach. `target` is what `recllm.audiences.audience` takes, and tells its errors.
+    """The people to reach: `recllm.audiences.audience.find_audience`, which tells the errors, for a workspace.
 
-    channel: also leave out who has not agreed to it. exclusions: fields of `Exclusions`. Everybody who is known and has
-    not agreed to personalisation is counted among the excluded.
+    Whoever has not agreed to the request's channel is left out too. Everybody who is known and has not agreed to
+    personalisation is counted among the excluded. Raises `UsageError` for a channel that nobody can agree to.
     """
-    from recllm.audiences.audience import audience
-    from recllm.audiences.exclusions import NO_CONSENT, Exclusions
+    from recllm.audiences import audience
 
-    gate, purpose = workspace.gate(), CHANNEL_PURPOSE.get(channel or "")
-    if channel is not None and purpose is None:
+    gate, purpose = workspace.gate(), CHANNEL_PURPOSE.get(request.channel or "")
+    if request.channel is not None and purpose is None:
         raise UsageError(
-            f"nobody can agree to the channel {channel!r}; those with consent: {', '.join(CHANNEL_PURPOSE)}"
+            f"nobody can agree to the channel {request.channel!r}; those with consent: {', '.join(CHANNEL_PURPOSE)}"
         )
     agreed = None if purpose is None else lambda ids: gate.permits_each(ids, purpose)
-    opened = recommender or open_recommender(workspace, version=version, locale=locale, everybody=True)
-    found = audience(opened, exclusions=Exclusions(agreed=agreed, **(exclusions or {})), **target)
+    recommender = recommender or open_recommender(workspace, version=version, locale=locale, everybody=True)
+    members = audience.find_audience(recommender, request, agreed=agreed)
     with workspace.store().read() as reader:
-        outside = reader.counts()["users"] - opened.dataset.n_users
-    if outside <= 0:
-        return found
-    counted = {NO_CONSENT: found.excluded.get(NO_CONSENT, 0) + outside}
-    return replace(found, excluded=counted | {k: n for k, n in found.excluded.items() if k != NO_CONSENT})
+        return members.with_unconsented(reader.counts()["users"] - recommender.dataset.n_users)
 
 
 def person_profile(workspace: Workspace, user_id: str, locale: str) -> tuple[Profile, UserTexts]:

@@ -14,168 +14,140 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recllm.data.dataset import DAY, Dataset, Events
+from recllm.data.dataset import DAY, Dataset
+from recllm.data.interactions import visits
 from recllm.propensity.coupons import Coupons
-from recllm.propensity.features import money
-from recllm.propensity.table import Features
+from recllm.propensity.features import Column, Columns, FeatureTable, category_codes, count, money
 from recllm.schema import Action
-
-Column = NDArray[np.float64]
-Columns = dict[str, Column]
-
-RISING = (
-    *("redeemed_campaigns", "redeemed", "redeem_rate", "redeemed_alike"),
-    *("coupon_uses", "coupon_uses_91", "coupon_uses_28", "coupon_trips", "coupon_trips_91", "coupon_amount"),
-    *("coupon_trip_share", "coupon_line_share"),
-    *("own_lines", "own_lines_91", "own_spend", "own_spend_91", "own_share", "own_share_91", "own_items"),
-    *("coupons_fitting", "coupons_fitting_share"),
-)
-"""With these a chance to redeem may only rise, other things equal."""
-FALLING = ("days_since_redeemed", "days_since_coupon")
-
-_PRIOR_RATE, _PRIOR_MAILINGS = 0.12, 1.0
-"""A person's rate of redeeming starts from the rate of a typical campaign, worth one mailing."""
-
-
-@dataclass(frozen=True, eq=False)
-class Mapped:
-    """A coupon table's rows that belong to people of a dataset. user: int64; at: epoch seconds; frame: the rest."""
-
-    user: NDArray[np.int64]
-    at: NDArray[np.int64]
-    frame: pl.DataFrame
-
-    @classmethod
-    def of(cls, frame: pl.DataFrame, dataset: Dataset) -> Mapped:
-        user = dataset.user_rows(frame["user_id"])
-        kept = frame.filter(pl.Series(user >= 0, dtype=pl.Boolean))
-        return cls(user[user >= 0], kept["at"].to_numpy().astype(np.int64), kept)
-
-
-def coupon_features(dataset: Dataset, coupons: Coupons, campaign: str, at: int) -> Features:
-    """One row per person of `dataset.users`, from what happened before `at` (epoch seconds) alone."""
-    past, known = dataset.before(at), coupons.before(at)
-    kinds = dict(coupons.mailings.select("campaign_id", "kind").unique("campaign_id").iter_rows())
-    groups = {
-        "coupons": {**_campaigns(past, known, kinds, campaign, at), **_uses(past, known)},
-        "affinity": _affinity(past, coupons, campaign),
-        "campaign": _kind(past, kinds, campaign),
-    }
-    return Features.of(groups, dataset.n_users)
-
-
-def _campaigns(past: Dataset, known: Coupons, kinds: dict[str, str | None], campaign: str, at: int) -> Columns:
-    n = past.n_users
-    mailed, got = Mapped.of(known.mailings, past), Mapped.of(known.redemptions, past)
-    once = pl.DataFrame({"user": got.user, "campaign_id": got.frame["campaign_id"]}).unique()
-    alike = [name for name, kind in kinds.items() if kind == kinds.get(campaign)]
-    same, running = mailed.frame["campaign_id"].is_in(alike).to_numpy(), (mailed.frame["end"] > at).fill_null(False)
-    redeemed = _count(once["user"].to_numpy(), n)
-    mailings = _count(mailed.user, n)
-    return {
-        "mailed_before": mailings,
-        "mailed_alike": _count(mailed.user[same], n),
-        "running": _count(mailed.user[running.to_numpy()], n),
-        "redeemed_campaigns": redeemed,
-        "redeemed": _count(got.user, n),
-        "redeemed_alike": _count(once.filter(pl.col("campaign_id").is_in(alike))["user"].to_numpy(), n),
-        "redeem_rate": (redeemed + _PRIOR_RATE * _PRIOR_MAILINGS) / (mailings + _PRIOR_MAILINGS),
-        "days_since_redeemed": _since(got.user, got.at, at, n),
-    }
-
-
-def _uses(past: Dataset, known: Coupons) -> Columns:
-    """Empty where the shop has no table of coupons used."""
-    if not known.uses.height:
-        return {name: np.full(past.n_users, np.nan) for name in USE_COLUMNS}
-    n, at, used = past.n_users, past.as_of, Mapped.of(known.uses, past)
-    bought = past.events.of(Action.PURCHASE)
-    trips = np.unique(np.stack([used.user, used.at]), axis=1)
-    age = (at - used.at) / DAY
-    lines, visits = _count(bought.user, n), _visits(bought)
-    made = (
-        _count(used.user, n),
-        *(_count(used.user[age <= days], n) for days in (91, 28)),
-        _count(trips[0], n),
-        _count(trips[0][at - trips[1] <= 91 * DAY], n),
-        _total(used.user, used.frame["amount"].to_numpy(), n),
-        _count(trips[0], n) / np.maximum(visits, 1),
-        _count(used.user, n) / np.maximum(lines, 1),
-        _since(used.user, used.at, at, n),
-    )
-    return dict(zip(USE_COLUMNS, made, strict=True))
-
 
 USE_COLUMNS = (
     *("coupon_uses", "coupon_uses_91", "coupon_uses_28", "coupon_trips", "coupon_trips_91", "coupon_amount"),
     *("coupon_trip_share", "coupon_line_share", "days_since_coupon"),
 )
+INCREASING = (
+    *("redeemed_campaigns", "redeemed", "redeem_rate", "redeemed_alike"),
+    *USE_COLUMNS[:-1],
+    *("own_lines", "own_lines_91", "own_spend", "own_spend_91", "own_share", "own_share_91", "own_items"),
+    *("coupons_fitting", "coupons_fitting_share"),
+)
+"""With these a probability to redeem may only rise, other things equal."""
+DECREASING = ("days_since_redeemed", "days_since_coupon")
+
+PRIOR_RATE, PRIOR_MAILINGS = 0.12, 1.0
+"""A person's rate of redeeming starts from the rate of a typical campaign, as if after one mailing."""
+
+
+@dataclass(frozen=True, eq=False)
+class CouponRows:
+    """A coupon table's rows that belong to people of a dataset."""
+
+    user: NDArray[np.int64]
+    """Row of each person."""
+    at: NDArray[np.int64]
+    """Epoch seconds."""
+    frame: pl.DataFrame
+    """The other columns."""
+    n_users: int
+
+    @classmethod
+    def of(cls, frame: pl.DataFrame, dataset: Dataset) -> CouponRows:
+        user = dataset.user_rows(frame["user_id"])
+        frame = frame.filter(pl.Series(user >= 0, dtype=pl.Boolean))
+        return cls(user[user >= 0], frame["at"].to_numpy().astype(np.int64), frame, dataset.n_users)
+
+    def counts(self, mask: NDArray[np.bool_] | slice = slice(None)) -> Column:
+        """Rows per person."""
+        return count(self.user[mask], self.n_users)
+
+    def days_since(self, now: int) -> Column:
+        """Days since the last row of each person, NaN without one."""
+        last = np.full(self.n_users, -np.inf)
+        np.maximum.at(last, self.user, self.at.astype(np.float64))
+        return np.asarray(np.where(np.isfinite(last), (now - last) / DAY, np.nan))
+
+
+def coupon_features(dataset: Dataset, coupons: Coupons, campaign: str, at: int) -> FeatureTable:
+    """One row per person of `dataset.users`, from what happened before `at` (epoch seconds) alone."""
+    past, earlier = dataset.before(at), coupons.before(at)
+    kinds = dict(coupons.mailings.select("campaign_id", "kind").unique("campaign_id").iter_rows())
+    of_kind = {f"kind={kind}": float(kinds.get(campaign) == kind) for kind in sorted({k for k in kinds.values() if k})}
+    alike = [name for name, kind in kinds.items() if kind == kinds.get(campaign)]
+    groups = {
+        "coupons": {**_redemptions(past, earlier, alike, at), **_uses(past, earlier)},
+        "affinity": _affinity(past, coupons, campaign),
+        "campaign": {name: np.full(past.n_users, value) for name, value in of_kind.items()},
+    }
+    return FeatureTable.of(groups, dataset.n_users)
+
+
+def _redemptions(past: Dataset, earlier: Coupons, alike: list[str], at: int) -> Columns:
+    """Campaigns mailed and redeemed, in all and of the kinds that are alike."""
+    mailed, redeemed = CouponRows.of(earlier.mailings, past), CouponRows.of(earlier.redemptions, past)
+    once = pl.DataFrame({"user": redeemed.user, "campaign_id": redeemed.frame["campaign_id"]}).unique()
+    campaigns = count(once["user"].to_numpy(), past.n_users)
+    return {
+        "mailed_before": mailed.counts(),
+        "mailed_alike": mailed.counts(mailed.frame["campaign_id"].is_in(alike).to_numpy()),
+        "running": mailed.counts((mailed.frame["end"] > at).fill_null(False).to_numpy()),
+        "redeemed_campaigns": campaigns,
+        "redeemed": redeemed.counts(),
+        "redeemed_alike": count(once.filter(pl.col("campaign_id").is_in(alike))["user"].to_numpy(), past.n_users),
+        "redeem_rate": (campaigns + PRIOR_RATE * PRIOR_MAILINGS) / (mailed.counts() + PRIOR_MAILINGS),
+        "days_since_redeemed": redeemed.days_since(at),
+    }
+
+
+def _uses(past: Dataset, earlier: Coupons) -> Columns:
+    """Coupons used at the till; NaN where the shop has no table of them."""
+    if not earlier.uses.height:
+        return {name: np.full(past.n_users, np.nan) for name in USE_COLUMNS}
+    used, bought = CouponRows.of(earlier.uses, past), past.events.of(Action.PURCHASE)
+    age = (past.as_of - used.at) / DAY
+    trip_user, trip_at = np.unique(np.stack([used.user, used.at]), axis=1)
+    trips = count(trip_user, past.n_users)
+    columns = (
+        used.counts(),
+        *(used.counts(age <= days) for days in (91, 28)),
+        trips,
+        count(trip_user[past.as_of - trip_at <= 91 * DAY], past.n_users),
+        count(used.user, past.n_users, used.frame["amount"].to_numpy()),
+        trips / np.maximum(visits(bought)[1], 1),
+        used.counts() / np.maximum(count(bought.user, past.n_users), 1),
+        used.days_since(past.as_of),
+    )
+    return dict(zip(USE_COLUMNS, columns, strict=True))
 
 
 def _affinity(past: Dataset, coupons: Coupons, campaign: str) -> Columns:
+    """Purchases of the campaign's items and in their categories, and coupons for something that the person bought."""
     offered = coupons.products.filter(pl.col("campaign_id") == campaign)
-    rows = past.item_rows(offered["item_id"])
-    own = np.zeros(past.n_items, bool)
-    own[rows[rows >= 0]] = True
+    rows, n = past.item_rows(offered["item_id"]), past.n_users
+    on_offer = np.zeros(past.n_items, bool)
+    on_offer[rows[rows >= 0]] = True
     bought = past.events.of(Action.PURCHASE)
-    late = bought.select(bought.at >= past.as_of - 91 * DAY)
-    out: Columns = {}
-    for tail, events in (("", bought), ("_91", late)):
-        mine = events.select(own[events.item])
-        out[f"own_lines{tail}"] = _count(mine.user, past.n_users)
-        out[f"own_spend{tail}"] = _total(mine.user, money(mine), past.n_users)
-        out[f"own_share{tail}"] = out[f"own_lines{tail}"] / np.maximum(_count(events.user, past.n_users), 1)
-    pairs = np.unique(np.stack([bought.user, bought.item])[:, own[bought.item]], axis=1)
-    out["own_items"] = _count(pairs[0], past.n_users)
-    return {**out, **_categories(past, bought, own), **_fitting(past, pairs, offered)}
-
-
-def _categories(past: Dataset, bought: Events, own: NDArray[np.bool_]) -> Columns:
-    """Purchases in the categories of the campaign's items, at the second and third level of the path."""
-    out: Columns = {}
-    for level in (1, 2):
-        name = past.items["category"].list.get(level, null_on_oob=True)
-        code = name.rank("dense").cast(pl.Int64).fill_null(0).to_numpy()
-        inside = np.zeros(int(code.max(initial=0)) + 1, bool)
-        inside[code[own]] = True
-        inside[0] = False
-        lines = _count(bought.user[inside[code[bought.item]]], past.n_users)
-        out[f"category_lines_{level}"] = lines
-        out[f"category_share_{level}"] = lines / np.maximum(_count(bought.user, past.n_users), 1)
-    return out
+    columns: Columns = {}
+    for suffix, events in (("", bought), ("_91", bought.select(bought.at >= past.as_of - 91 * DAY))):
+        offered_lines = events.select(on_offer[events.item])
+        columns[f"own_lines{suffix}"] = count(offered_lines.user, n)
+        columns[f"own_spend{suffix}"] = count(offered_lines.user, n, money(offered_lines))
+        columns[f"own_share{suffix}"] = count(offered_lines.user, n) / np.maximum(count(events.user, n), 1)
+    pairs = np.unique(np.stack([bought.user, bought.item])[:, on_offer[bought.item]], axis=1)
+    columns["own_items"] = count(pairs[0], n)
+    for level in (1, 2):  # the second and third name of the path
+        code = category_codes(past.items, level)
+        inside = np.isin(code, code[on_offer & (code >= 0)])
+        lines = count(bought.user[inside[bought.item]], n)
+        columns[f"category_lines_{level}"] = lines
+        columns[f"category_share_{level}"] = lines / np.maximum(count(bought.user, n), 1)
+    return columns | _fitting(past, pairs, offered)
 
 
 def _fitting(past: Dataset, pairs: NDArray[np.integer], offered: pl.DataFrame) -> Columns:
-    """The campaign's coupons for something that the person has bought; where coupons are told apart."""
+    """The campaign's coupons for an item of `pairs` (users, items); NaN where coupons are not told apart."""
     if "coupon_id" not in offered.columns or not offered.height:
         return {name: np.full(past.n_users, np.nan) for name in ("coupons_fitting", "coupons_fitting_share")}
     items = pl.DataFrame({"item": past.item_rows(offered["item_id"]), "coupon": offered["coupon_id"]})
-    mine = pl.DataFrame({"user": pairs[0].astype(np.int64), "item": pairs[1].astype(np.int64)})
-    found = mine.join(items, on="item").select("user", "coupon").unique()
-    fitting = _count(found["user"].to_numpy(), past.n_users)
+    bought = pl.DataFrame({"user": pairs[0].astype(np.int64), "item": pairs[1].astype(np.int64)})
+    usable = bought.join(items, on="item").select("user", "coupon").unique()
+    fitting = count(usable["user"].to_numpy(), past.n_users)
     return {"coupons_fitting": fitting, "coupons_fitting_share": fitting / offered["coupon_id"].n_unique()}
-
-
-def _kind(past: Dataset, kinds: dict[str, str | None], campaign: str) -> Columns:
-    known = sorted({kind for kind in kinds.values() if kind})
-    return {f"kind={kind}": np.full(past.n_users, float(kinds.get(campaign) == kind)) for kind in known}
-
-
-def _count(user: NDArray[np.integer], n: int) -> Column:
-    return np.bincount(user, minlength=n).astype(np.float64)
-
-
-def _total(user: NDArray[np.integer], weight: NDArray[np.generic], n: int) -> Column:
-    return np.bincount(user, weight, minlength=n).astype(np.float64)
-
-
-def _visits(bought: Events) -> Column:
-    pairs = np.unique(np.stack([bought.user.astype(np.int64), bought.at]), axis=1)
-    return _count(pairs[0], len(bought.indptr) - 1)
-
-
-def _since(user: NDArray[np.integer], at: NDArray[np.int64], now: int, n: int) -> Column:
-    """Days since the last time, NaN without one."""
-    last = np.full(n, -np.inf)
-    np.maximum.at(last, user, at.astype(np.float64))
-    return np.asarray(np.where(np.isfinite(last), (now - last) / DAY, np.nan))

@@ -15,14 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
-from recllm.data.dataset import DAY
 from recllm.errors import DataError, UsageError
-
-Ints = NDArray[np.int64]
 
 NEEDED = {
     "mailings": ("user_id", "campaign_id", "timestamp"),
@@ -46,25 +41,33 @@ class Coupons:
         cls, mailings: pl.DataFrame, products: pl.DataFrame, redemptions: pl.DataFrame, uses: pl.DataFrame | None = None
     ) -> Coupons:
         """The one door. Raises `DataError` for a missing column, an empty mailing list or a time that is none."""
-        empty = pl.DataFrame(schema={"user_id": pl.String, "timestamp": pl.Int64})
-        given = {"mailings": mailings, "products": products, "redemptions": redemptions}
-        given["uses"] = empty if uses is None else uses
-        made = {name: _checked(name, frame) for name, frame in given.items()}
-        if not made["mailings"].height:
+        if uses is None:
+            uses = pl.DataFrame(schema={"user_id": pl.String, "timestamp": pl.Int64})
+        frames = {"mailings": mailings, "products": products, "redemptions": redemptions, "uses": uses}
+        tables = {name: _checked(name, frame) for name, frame in frames.items()}
+        if not tables["mailings"].height:
             raise DataError("the mailings are empty: nothing can be learned of campaigns that nobody got")
-        return cls(**made)
+        return cls(**tables)
 
     @classmethod
     def read(cls, folder: Path, pseudonyms: Callable[[Sequence[str]], list[str]] | None = None) -> Coupons:
         """From mailings.csv, products.csv, redemptions.csv and, where it is there, uses.csv of a folder.
 
         Times without a zone are read as UTC. pseudonyms: the shop's own ids to those of the dataset. Raises
-        `UsageError` for a missing file.
+        `UsageError` for a missing file, `DataError` for one that cannot be read.
         """
-        frames = {name: _read(folder / f"{name}.csv", optional=name == "uses") for name in NEEDED}
-        if pseudonyms is not None:
-            frames = {name: _renamed(frame, pseudonyms) for name, frame in frames.items()}
-        return cls.construct(**frames)  # type: ignore[arg-type]
+        frames: dict[str, pl.DataFrame] = {}
+        for name in NEEDED:
+            file = folder / f"{name}.csv"
+            if file.is_file():
+                frames[name] = _read(file, pseudonyms)
+            elif name != "uses":
+                raise UsageError(
+                    f"no coupon table {file}; redeem needs a folder with mailings.csv (user_id, campaign_id, "
+                    "timestamp), products.csv (campaign_id, item_id) and redemptions.csv (user_id, campaign_id, "
+                    "timestamp)"
+                )
+        return cls.construct(**frames)
 
     def starts(self) -> dict[str, int]:
         """The first mailing of each campaign, epoch seconds, earliest first."""
@@ -73,41 +76,35 @@ class Coupons:
 
     def before(self, at: int) -> Coupons:
         """Only what was known before `at`: mailings, redemptions and uses of earlier times."""
-        past = (frame.filter(pl.col("at") < at) for frame in (self.mailings, self.redemptions, self.uses))
-        mailings, redemptions, uses = past
-        return Coupons(mailings, self.products, redemptions, uses)
+        past = pl.col("at") < at
+        return Coupons(self.mailings.filter(past), self.products, self.redemptions.filter(past), self.uses.filter(past))
 
     def mailed(self, campaign: str) -> pl.DataFrame:
         """user_id, at, kind and end of one campaign. Raises `UsageError` when nobody was mailed it."""
-        found = self.mailings.filter(pl.col("campaign_id") == campaign)
-        if not found.height:
-            known = ", ".join(list(self.starts())[-10:])
-            raise UsageError(f"no mailing of a campaign {campaign!r}; the latest are: {known}")
-        return found
-
-
-def day(at: int) -> int:
-    """Midnight (UTC) before or at a time, epoch seconds."""
-    return at // DAY * DAY
+        rows = self.mailings.filter(pl.col("campaign_id") == campaign)
+        if not rows.height:
+            latest = ", ".join(list(self.starts())[-10:])
+            raise UsageError(f"no mailing of a campaign {campaign!r}; the latest are: {latest}")
+        return rows
 
 
 def _checked(name: str, frame: pl.DataFrame) -> pl.DataFrame:
     missing = [column for column in NEEDED[name] if column not in frame.columns]
     if missing:
         raise DataError(f"{name}: missing column {', '.join(missing)}; found {', '.join(frame.columns)}")
-    ids = [pl.col(c).cast(pl.String) for c in ("user_id", "campaign_id", "item_id", "coupon_id") if c in frame.columns]
-    out = frame.with_columns(ids)
+    ids = {"user_id", "campaign_id", "item_id", "coupon_id", "kind"} & set(frame.columns)
+    frame = frame.with_columns(pl.col(sorted(ids)).cast(pl.String))
     if "timestamp" in NEEDED[name]:
-        out = out.with_columns(_seconds(name, out["timestamp"]).alias("at"))
+        frame = frame.with_columns(_seconds(name, frame["timestamp"]).alias("at"))
     if name == "mailings":
-        kind = pl.col("kind").cast(pl.String) if "kind" in out.columns else pl.lit(None, pl.String).alias("kind")
-        end = _seconds(name, out["end"]) if "end" in out.columns else pl.Series([None] * out.height, dtype=pl.Int64)
-        out = out.with_columns(kind, end.alias("end"))
+        if "kind" not in frame.columns:
+            frame = frame.with_columns(kind=pl.lit(None, pl.String))
+        end = _seconds(name, frame["end"]) if "end" in frame.columns else pl.lit(None, pl.Int64)
+        frame = frame.with_columns(end.alias("end"))
     if name == "uses":
-        out = out.with_columns(
-            pl.col("amount").cast(pl.Float64) if "amount" in out.columns else pl.lit(1.0).alias("amount")
-        )
-    return out
+        amount = pl.col("amount").cast(pl.Float64) if "amount" in frame.columns else pl.lit(1.0)
+        frame = frame.with_columns(amount.alias("amount"))
+    return frame
 
 
 def _seconds(name: str, column: pl.Series) -> pl.Series:
@@ -122,42 +119,27 @@ def _seconds(name: str, column: pl.Series) -> pl.Series:
     raise DataError(f"{name}.{column.name}: {column.dtype} is neither an aware datetime nor integer epoch seconds")
 
 
-def _read(file: Path, *, optional: bool) -> pl.DataFrame | None:
-    if not file.is_file():
-        if optional:
-            return None
-        raise UsageError(
-            f"no coupon table {file}; redeem needs a folder with mailings.csv (user_id, campaign_id, timestamp), "
-            "products.csv (campaign_id, item_id) and redemptions.csv (user_id, campaign_id, timestamp)"
-        )
+def _read(file: Path, pseudonyms: Callable[[Sequence[str]], list[str]] | None) -> pl.DataFrame:
     try:
         frame = pl.read_csv(file, infer_schema=False, encoding="utf8")
     except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: cannot be read as CSV in UTF-8: {error}") from error
-    times = [_time(file, frame[name]) for name in ("timestamp", "end") if name in frame.columns]
-    return frame.with_columns(times)
+    frame = frame.with_columns(_utc(file, frame[name]) for name in ("timestamp", "end") if name in frame.columns)
+    if pseudonyms is None or "user_id" not in frame.columns:
+        return frame
+    shop_ids = frame["user_id"].drop_nulls().unique().to_list()
+    names = dict(zip(shop_ids, pseudonyms(shop_ids), strict=True))
+    return frame.with_columns(pl.col("user_id").replace_strict(names, default=None))
 
 
-def _time(file: Path, column: pl.Series) -> pl.Series:
+def _utc(file: Path, column: pl.Series) -> pl.Series:
     """ISO dates and times to UTC; a zone in the text counts, none means UTC."""
     text = column.str.strip_chars().str.replace("Z$", "+00:00").str.replace(" ", "T")
-    zoned = text.str.contains(r"T.*[+-]\d\d:?\d\d$")
-    whole = (
-        pl.when(zoned)
-        .then(text)
-        .otherwise(pl.when(text.str.contains("T")).then(text + "+00:00").otherwise(text + "T00:00:00+00:00"))
-    )
-    frame = pl.DataFrame({"t": text}).with_columns(whole.alias("t"))
-    read = frame["t"].str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%:z", strict=False, time_zone="UTC")
-    wrong = read.is_null() & column.is_not_null() & (text != "")
+    has_zone, has_time = text.str.contains(r"T.*[+-]\d\d:?\d\d$"), text.str.contains("T")
+    with_zone = pl.when(has_zone).then(text).when(has_time).then(text + "+00:00").otherwise(text + "T00:00:00+00:00")
+    complete = pl.select(with_zone.alias(column.name))[column.name]
+    times = complete.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%:z", strict=False, time_zone="UTC")
+    wrong = times.is_null() & column.is_not_null() & (text != "")
     if wrong.any():
         raise DataError(f"{file}: {column.name} {column.filter(wrong)[0]!r} is no time such as 2024-05-01T10:00:00Z")
-    return read.alias(column.name)
-
-
-def _renamed(frame: pl.DataFrame | None, pseudonyms: Callable[[Sequence[str]], list[str]]) -> pl.DataFrame | None:
-    if frame is None or "user_id" not in frame.columns:
-        return frame
-    known = frame["user_id"].drop_nulls().unique().to_list()
-    names = dict(zip(known, pseudonyms(known), strict=True))
-    return frame.with_columns(pl.col("user_id").replace_strict(names, default=None))
+    return times

@@ -14,6 +14,7 @@ that never happened are 0; times since it, and means over it, are NaN.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,8 +23,10 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, USER_COLUMN, Dataset, Events
 from recllm.data.interactions import of_actions
-from recllm.propensity.table import Features
+from recllm.errors import DataError
 from recllm.schema import BROWSING, Action
+
+Floats = NDArray[np.float32]
 
 Column = NDArray[np.float64]
 Columns = dict[str, Column]
@@ -32,17 +35,67 @@ Ints = NDArray[np.int64]
 WINDOWS = (7, 14, 28, 56, 91, 182)
 """Days of the windows in which trips are counted."""
 
-_BASIC_VALUES = 12
+_MAX_BASIC_VALUES = 12
 """Most frequent values of a basic that become columns; rarer ones have none."""
 
 
 @dataclass(frozen=True, eq=False)
-class Trips:
-    """One entry per trip, people in runs, oldest first. user, day: int64; at: epoch seconds; spend, lines: float64."""
+class FeatureTable:
+    """One row per person, one named column per feature, columns in groups that are taken away together in a reason."""
 
-    n: int
+    names: tuple[str, ...]
+    groups: tuple[str, ...]
+    """One entry per column, as in `names`."""
+    values: Floats
+    """(n, n_features), NaN where a thing is not known."""
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @classmethod
+    def of(cls, groups: Mapping[str, Mapping[str, NDArray[np.generic]]], n: int) -> FeatureTable:
+        """From group -> name -> column (n,)."""
+        columns = [(name, group, column) for group, inner in groups.items() for name, column in inner.items()]
+        values = np.empty((n, len(columns)), np.float32)
+        for number, (_, _, column) in enumerate(columns):
+            values[:, number] = column
+        return cls(tuple(name for name, _, _ in columns), tuple(group for _, group, _ in columns), values)
+
+    @classmethod
+    def stacked(cls, tables: Sequence[FeatureTable]) -> FeatureTable:
+        """The rows of all tables. Raises `DataError` where their columns differ."""
+        first = tables[0]
+        if any(table.names != first.names for table in tables):
+            raise DataError("feature tables with different columns cannot be stacked")
+        return cls(first.names, first.groups, np.concatenate([table.values for table in tables]))
+
+    def beside(self, table: FeatureTable) -> FeatureTable:
+        """The same people with the columns of both. Raises `DataError` for a name that both have."""
+        twice = set(self.names) & set(table.names)
+        if twice or len(self) != len(table):
+            raise DataError(f"feature tables of {len(self)} and {len(table)} rows, sharing {sorted(twice)}")
+        joined = np.concatenate([self.values, table.values], axis=1)
+        return FeatureTable(self.names + table.names, self.groups + table.groups, joined)
+
+    def rows(self, which: NDArray[np.generic]) -> FeatureTable:
+        """These rows only: a mask or row numbers."""
+        return FeatureTable(self.names, self.groups, self.values[which])
+
+    def column(self, name: str) -> Floats:
+        """(n,). Raises `DataError` for an unknown one."""
+        if name not in self.names:
+            raise DataError(f"no feature {name!r}; there are: {', '.join(self.names)}")
+        return np.asarray(self.values[:, self.names.index(name)])
+
+
+@dataclass(frozen=True, eq=False)
+class Trips:
+    """One entry per trip, people in runs, oldest first."""
+
+    n_users: int
     user: Ints
     at: Ints
+    """Epoch seconds."""
     spend: Column
     lines: Column
     as_of: int
@@ -50,29 +103,43 @@ class Trips:
     @classmethod
     def of(cls, bought: Events, as_of: int) -> Trips:
         """Trips of purchases before `as_of`."""
-        user, n = bought.user.astype(np.int64), len(bought.indptr) - 1
-        fresh = np.ones(len(bought), bool)
-        fresh[1:] = (np.diff(user) != 0) | (np.diff(bought.at) != 0)
-        trip = np.cumsum(fresh) - 1
-        count = int(fresh.sum())
-        spend = np.bincount(trip, money(bought), minlength=count)
-        lines = np.bincount(trip, minlength=count).astype(np.float64)
-        return cls(n, user[fresh], bought.at[fresh], spend.astype(np.float64), lines, as_of)
+        user, n_users = bought.user.astype(np.int64), len(bought.indptr) - 1
+        first = np.ones(len(bought), bool)
+        first[1:] = (np.diff(user) != 0) | (np.diff(bought.at) != 0)
+        trip, n_trips = np.cumsum(first) - 1, int(first.sum())
+        spend, lines = count(trip, n_trips, money(bought)), count(trip, n_trips)
+        return cls(n_users, user[first], bought.at[first], spend, lines, as_of)
 
     @property
     def age(self) -> Column:
         """Days before `as_of`, above 0."""
         return np.asarray((self.as_of - self.at) / DAY)
 
-    def total(self, weight: NDArray[np.generic], kept: NDArray[np.bool_] | None = None) -> Column:
-        """Sum of `weight` (n_trips,) per person, (n,)."""
-        if kept is None:
-            return np.bincount(self.user, weight, minlength=self.n).astype(np.float64)
-        return np.bincount(self.user[kept], weight[kept], minlength=self.n).astype(np.float64)
+    def total(self, weight: NDArray[np.generic], mask: NDArray[np.bool_] | slice = slice(None)) -> Column:
+        """Sum of `weight` (n_trips,) over the trips in the mask, per person."""
+        return count(self.user[mask], self.n_users, weight[mask])
 
     def within(self, newest: float, oldest: float) -> Column:
         """Trips per person whose age in days is above `newest` and at most `oldest`."""
-        return self.total(np.ones(len(self.user)), (self.age > newest) & (self.age <= oldest))
+        return count(self.user[(self.age > newest) & (self.age <= oldest)], self.n_users)
+
+    def latest(self, value: Column) -> Column:
+        """`value` (n_trips,) of each person's latest trip, NaN without one."""
+        values = np.full(self.n_users, np.nan)
+        values[self.user] = value  # a run is in time order, so the latest is written last
+        return values
+
+    @property
+    def tenure(self) -> Column:
+        """Days since each person's first trip, NaN without one."""
+        days = np.full(self.n_users, np.nan)
+        days[self.user[::-1]] = self.age[::-1]
+        return days
+
+
+def count(row: NDArray[np.integer], n: int, weight: NDArray[np.generic] | None = None) -> Column:
+    """How often each of n rows occurs, or the sum of its weights."""
+    return np.bincount(row, None if weight is None else weight.astype(np.float64), minlength=n).astype(np.float64)
 
 
 def money(events: Events) -> Column:
@@ -80,7 +147,13 @@ def money(events: Events) -> Column:
     return np.asarray(np.nan_to_num(events.price.astype(np.float64)) * events.quantity)
 
 
-def person_features(dataset: Dataset, as_of: int, *, basics: Basics | None = None) -> Features:
+def category_codes(items: pl.DataFrame, level: int) -> Ints:
+    """A number for the category of each item at this level of its path, -1 without one."""
+    name = items["category"].list.get(level, null_on_oob=True)
+    return name.rank("dense").cast(pl.Int64).fill_null(0).to_numpy() - 1
+
+
+def person_features(dataset: Dataset, as_of: int, *, basics: Basics | None = None) -> FeatureTable:
     """One row per person of `dataset.users`, from events before `as_of` (epoch seconds) alone.
 
     basics: which of the people's own answers become columns; none when None.
@@ -89,214 +162,153 @@ def person_features(dataset: Dataset, as_of: int, *, basics: Basics | None = Non
     bought = past.events.of(Action.PURCHASE)
     trips = Trips.of(bought, as_of)
     groups = {
-        **shopping(trips),
+        **_shopping(trips),
         "breadth": _breadth(past, bought),
         "discount": _discount(past, bought),
         "returns": _returns(past, trips),
         "browsing": _browsing(past),
     }
-    made = Features.of(groups, dataset.n_users)
-    return made if basics is None else made.beside(basics.features(dataset.users))
+    table = FeatureTable.of(groups, dataset.n_users)
+    return table if basics is None else table.beside(basics.features(dataset.users))
 
 
-def target_features(dataset: Dataset, as_of: int, wanted: NDArray[np.bool_]) -> Features:
-    """The shopping groups over the items in `wanted` (n_items,) alone, as one group "target"."""
+def target_features(dataset: Dataset, as_of: int, target: NDArray[np.bool_]) -> FeatureTable:
+    """The shopping groups over the items of `target` (n_items,) alone, as one group "target"."""
     bought = dataset.before(as_of).events.of(Action.PURCHASE)
-    groups = shopping(Trips.of(bought.select(wanted[bought.item]), as_of))
-    share = _ratio(_per_person(bought, wanted[bought.item]), _per_person(bought))
+    on_target = bought.select(target[bought.item])
+    groups = _shopping(Trips.of(on_target, as_of))
     columns = {f"target_{name}": column for inner in groups.values() for name, column in inner.items()}
-    return Features.of({"target": {**columns, "target_share": share}}, dataset.n_users)
+    share = _ratio(count(on_target.user, dataset.n_users), count(bought.user, dataset.n_users))
+    return FeatureTable.of({"target": {**columns, "target_share": share}}, dataset.n_users)
 
 
-def shopping(trips: Trips) -> dict[str, Columns]:
-    """Recency, frequency, spend, tenure, rhythm, calendar and trend: group -> name -> (n,)."""
-    rhythm, since = _rhythm(trips), _newest(trips)
+def _shopping(trips: Trips) -> dict[str, Columns]:
+    """Recency, frequency, spend, tenure, rhythm, calendar and trend: group -> name -> (n_users,)."""
+    age, n_trips, tenure = trips.age, trips.within(0, np.inf), trips.tenure
+    spend = trips.total(trips.spend)
+    weekday = (trips.at // DAY + 3) % 7  # 1970-01-01 was a Thursday; Monday is 0
     return {
-        "recency": {"days_since": since},
-        "frequency": _frequency(trips),
-        "spend": _spend(trips),
-        "tenure": {"tenure": _oldest(trips)},
-        "rhythm": rhythm,
-        "calendar": _calendar(trips),
+        "recency": {"days_since": trips.latest(age)},
+        "frequency": {
+            **{f"trips_{days}": trips.within(0, days) for days in WINDOWS},
+            "trips": n_trips,
+            "trips_decayed": trips.total(np.exp2(-age / 28)),
+            "trips_per_28": n_trips * 28 / np.nan_to_num(np.maximum(tenure, 28), nan=28.0),
+        },
+        "spend": {
+            "spend": spend,
+            **{f"spend_{days}": trips.total(trips.spend, age <= days) for days in (28, 91)},
+            "spend_decayed": trips.total(trips.spend * np.exp2(-age / 60)),
+            "spend_per_trip": _ratio(spend, n_trips),
+            "last_trip_spend": trips.latest(trips.spend),
+            "lines_per_trip": _ratio(trips.total(trips.lines), n_trips),
+        },
+        "tenure": {"tenure": tenure},
+        "rhythm": _rhythm(trips),
+        "calendar": {
+            "weekend_share": _ratio(trips.total((weekday >= 5).astype(np.float64)), n_trips),
+            # the 28 days that began a year before `as_of`
+            "trips_a_year_ago": np.where(np.nan_to_num(tenure) >= 365, trips.within(365 - 28, 365), np.nan),
+        },
         "trend": _trend(trips),
     }
 
 
-def _newest(trips: Trips) -> Column:
-    out = np.full(trips.n, np.nan)
-    out[trips.user] = trips.age  # a run is in time order, so the newest is written last
-    return out
-
-
-def _oldest(trips: Trips) -> Column:
-    out = np.full(trips.n, np.nan)
-    out[trips.user[::-1]] = trips.age[::-1]
-    return out
-
-
-def _frequency(trips: Trips) -> Columns:
-    counts = {f"trips_{days}": trips.within(0, days) for days in WINDOWS}
-    since = np.maximum(_oldest(trips), 28)
-    everything = trips.within(0, np.inf)
-    return {
-        **counts,
-        "trips": everything,
-        "trips_decayed": trips.total(np.exp2(-trips.age / 28)),
-        "trips_per_28": everything * 28 / np.nan_to_num(since, nan=28.0),
-    }
-
-
-def _spend(trips: Trips) -> Columns:
-    whole, n = trips.total(trips.spend), trips.within(0, np.inf)
-    last = np.full(trips.n, np.nan)
-    last[trips.user] = trips.spend
-    return {
-        "spend": whole,
-        **{f"spend_{days}": trips.total(trips.spend, trips.age <= days) for days in (28, 91)},
-        "spend_decayed": trips.total(trips.spend * np.exp2(-trips.age / 60)),
-        "spend_per_trip": _ratio(whole, n),
-        "last_trip_spend": last,
-        "lines_per_trip": _ratio(trips.total(trips.lines), n),
-    }
-
-
 def _trend(trips: Trips) -> Columns:
-    young, middle = trips.age <= 28, (trips.age > 28) & (trips.age <= 56)
-    spent = [trips.total(trips.spend, kept) for kept in (young, middle)]
-    count = [trips.within(0, 28), trips.within(28, 56)]
-    usual = trips.within(28, 182) / 5.5
+    recent, earlier = trips.age <= 28, (trips.age > 28) & (trips.age <= 56)
+    spent = [np.log1p(np.maximum(trips.total(trips.spend, mask), 0)) for mask in (recent, earlier)]
+    counts = [np.log1p(trips.within(newest, newest + 28)) for newest in (0, 28)]
+    usual = trips.within(28, 182) / 5.5  # of 28 days
     return {
-        "trend_trips": np.log1p(count[0]) - np.log1p(count[1]),
-        "trend_spend": np.log1p(np.maximum(spent[0], 0)) - np.log1p(np.maximum(spent[1], 0)),
-        "trend_usual": np.log1p(count[0]) - np.log1p(usual),
+        "trend_trips": counts[0] - counts[1],
+        "trend_spend": spent[0] - spent[1],
+        "trend_usual": counts[0] - np.log1p(usual),
     }
 
 
 def _rhythm(trips: Trips) -> Columns:
-    """Gaps between days with a purchase, and how long it has been in terms of them."""
+    """Gaps between days with a purchase, and how long it has been in terms of them; NaN without a gap."""
     day = (trips.as_of - 1) // DAY - trips.at // DAY  # whole days ago, 0 for the last day
     new = np.ones(len(day), bool)
     new[1:] = (np.diff(trips.user) != 0) | (np.diff(day) != 0)
     user, day = trips.user[new], day[new]
     same = np.diff(user) == 0
     owner, gap = user[1:][same], -np.diff(day)[same].astype(np.float64)
-    stats = _of_gaps(owner, gap, trips.n)
-    since = _newest(trips)
-    share = np.full(trips.n, np.nan)
-    beaten = np.bincount(owner, gap <= since[owner], minlength=trips.n)
-    share = _ratio(beaten, np.bincount(owner, minlength=trips.n))
-    return {
-        **stats,
-        "since_over_median": since / np.maximum(stats["gap_median"], 1),
-        "since_over_mean": since / np.maximum(stats["gap_mean"], 1),
-        "gaps_outlasted": share,
-    }
-
-
-def _of_gaps(owner: Ints, gap: Column, n: int) -> Columns:
-    """Mean, median, standard deviation, largest and last of each person's gaps, NaN without one."""
-    frame = (
-        pl.DataFrame({"owner": owner, "gap": gap})
-        .group_by("owner")
-        .agg(
-            pl.col("gap").mean().alias("gap_mean"),
-            pl.col("gap").median().alias("gap_median"),
-            pl.col("gap").std().alias("gap_std"),
-            pl.col("gap").max().alias("gap_max"),
-            pl.col("gap").last().alias("gap_last"),
-        )
-    )
-    out = {name: np.full(n, np.nan) for name in frame.columns[1:]}
-    for name, column in out.items():
+    statistics = ("mean", "median", "std", "max", "last")
+    aggregates = [getattr(pl.col("gap"), name)().alias(f"gap_{name}") for name in statistics]
+    frame = pl.DataFrame({"owner": owner, "gap": gap}).group_by("owner").agg(aggregates)
+    columns = {name: np.full(trips.n_users, np.nan) for name in frame.columns[1:]}
+    for name, column in columns.items():
         column[frame["owner"].to_numpy()] = frame[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
-    return out
-
-
-def _calendar(trips: Trips) -> Columns:
-    """Share of trips on Saturdays and Sundays, and trips in the 28 days that began a year before `as_of`."""
-    weekday = (trips.at // DAY + 3) % 7  # 1970-01-01 was a Thursday; Monday is 0
-    n = trips.within(0, np.inf)
-    known = np.nan_to_num(_oldest(trips)) >= 365
+    since = trips.latest(trips.age)
+    outlasted = count(owner, trips.n_users, gap <= since[owner])
     return {
-        "weekend_share": _ratio(trips.total((weekday >= 5).astype(np.float64)), n),
-        "trips_a_year_ago": np.where(known, trips.within(365 - 28, 365), np.nan),
+        **columns,
+        "since_over_median": since / np.maximum(columns["gap_median"], 1),
+        "since_over_mean": since / np.maximum(columns["gap_mean"], 1),
+        "gaps_outlasted": _ratio(outlasted, count(owner, trips.n_users)),
     }
 
 
 def _breadth(past: Dataset, bought: Events) -> Columns:
     """Distinct items and categories (widest and narrowest name), in the last 91 days and before, and repeats."""
-    late = bought.select(bought.at >= past.as_of - 91 * DAY)
-    lines = _per_person(late)
-    items = _distinct(late, np.arange(past.n_items))
+    recent = bought.select(bought.at >= past.as_of - 91 * DAY)
+    lines, items = count(recent.user, past.n_users), _distinct(recent, np.arange(past.n_items))
     return {
         "items_91": items,
         "repeats_91": _ratio(lines - items, lines),
-        "areas": _distinct(bought, _codes(past.items, 0)),
-        "categories_91": _distinct(late, _codes(past.items, -1)),
+        "areas": _distinct(bought, category_codes(past.items, 0)),
+        "categories_91": _distinct(recent, category_codes(past.items, -1)),
     }
-
-
-def _codes(items: pl.DataFrame, level: int) -> Ints:
-    """A number for the category of each item at this level of its path, -1 without one."""
-    name = items["category"].list.get(level, null_on_oob=True)
-    return name.rank("dense").cast(pl.Int64).fill_null(0).to_numpy() - 1
 
 
 def _distinct(events: Events, key: Ints) -> Column:
     """Distinct keys per person; keys of -1 do not count."""
-    mine, width = key[events.item], int(key.max(initial=0)) + 1
-    pairs = np.unique((events.user.astype(np.int64) * width + mine)[mine >= 0])
-    return np.bincount(pairs // width, minlength=len(events.indptr) - 1).astype(np.float64)
+    keys, width = key[events.item], int(key.max(initial=0)) + 1
+    pairs = np.unique((events.user.astype(np.int64) * width + keys)[keys >= 0])
+    return count(pairs // width, len(events.indptr) - 1)
 
 
 def _discount(past: Dataset, bought: Events) -> Columns:
-    paid = bought.select(np.isfinite(bought.price) & (bought.price > 0))
+    paid, n = bought.select(np.isfinite(bought.price) & (bought.price > 0)), past.n_users
     usual = np.full(past.n_items, np.nan)
     median = pl.DataFrame({"item": paid.item, "price": paid.price}).group_by("item").median()
     usual[median["item"].to_numpy()] = median["price"].to_numpy()
     saved = np.clip(1 - paid.price / usual[paid.item], 0, 1)
-    young = past.as_of - paid.at <= 91 * DAY
+    recent = past.as_of - paid.at <= 91 * DAY
+    lines = count(paid.user, n)
     return {
-        "saved": _ratio(_per_person(paid, saved), _per_person(paid)),
-        "saved_91": _ratio(_per_person(paid, saved * young), _per_person(paid, young)),
-        "cheap_share": _ratio(_per_person(paid, saved >= 0.1), _per_person(paid)),
+        "saved": _ratio(count(paid.user, n, saved), lines),
+        "saved_91": _ratio(count(paid.user, n, saved * recent), count(paid.user[recent], n)),
+        "cheap_share": _ratio(count(paid.user, n, saved >= 0.1), lines),
     }
 
 
 def _returns(past: Dataset, trips: Trips) -> Columns:
-    back = past.events.of(Action.RETURN)
-    young = past.as_of - back.at <= 91 * DAY
+    returns = past.events.of(Action.RETURN)
+    recent = past.as_of - returns.at <= 91 * DAY
     return {
-        "returned": _ratio(_per_person(back), trips.total(trips.lines)),
-        "returned_91": _per_person(back, young),
+        "returned": _ratio(count(returns.user, past.n_users), trips.total(trips.lines)),
+        "returned_91": count(returns.user[recent], past.n_users),
     }
 
 
 def _browsing(past: Dataset) -> Columns:
-    seen = of_actions(past.events, BROWSING)
-    age = (past.as_of - seen.at) / DAY
+    browsed, carts = of_actions(past.events, BROWSING), past.events.of(Action.CART)
+    age = (past.as_of - browsed.at) / DAY
     since = np.full(past.n_users, np.nan)
-    since[seen.user] = age
-    carts = past.events.of(Action.CART)
+    since[browsed.user] = age
     return {
-        "browsed_7": _per_person(seen, age <= 7),
-        "browsed_28": _per_person(seen, age <= 28),
-        "carts_28": _per_person(carts, past.as_of - carts.at <= 28 * DAY),
+        "browsed_7": count(browsed.user[age <= 7], past.n_users),
+        "browsed_28": count(browsed.user[age <= 28], past.n_users),
+        "carts_28": count(carts.user[past.as_of - carts.at <= 28 * DAY], past.n_users),
         "days_since_browsing": since,
     }
 
 
-def _per_person(events: Events, weight: NDArray[np.generic] | None = None) -> Column:
-    values = None if weight is None else weight.astype(np.float64)
-    return np.bincount(events.user, values, minlength=len(events.indptr) - 1).astype(np.float64)
-
-
-def _ratio(above: NDArray[np.generic], below: NDArray[np.generic]) -> Column:
+def _ratio(numerator: NDArray[np.generic], denominator: NDArray[np.generic]) -> Column:
     """NaN where there is nothing to divide by."""
-    return np.asarray(above / np.where(below == 0, np.nan, below), np.float64)
-
-
-# --- what people told of themselves -----------------------------------------------------------------------------------
+    return np.asarray(numerator / np.where(denominator == 0, np.nan, denominator), np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,25 +325,16 @@ class Basics:
         """The most frequent values of each basic of `users`, at least ten people each."""
         pairs = []
         for name in sorted(set(users.columns) - {USER_COLUMN}):
-            counts = (
-                users[name].cast(pl.String).drop_nulls().value_counts().sort(["count", name], descending=[True, False])
-            )
-            frequent = counts.filter(pl.col("count") >= 10)[name].head(_BASIC_VALUES).to_list()
-            pairs += [(name, value) for value in sorted(frequent)]
+            counts = users[name].cast(pl.String).drop_nulls().value_counts()
+            frequent = counts.filter(pl.col("count") >= 10).sort(["count", name], descending=[True, False])
+            pairs += [(name, value) for value in sorted(frequent[name].head(_MAX_BASIC_VALUES))]
         return cls(tuple(pairs))
 
-    def features(self, users: pl.DataFrame) -> Features:
+    def features(self, users: pl.DataFrame) -> FeatureTable:
+        unknown = pl.Series([None] * users.height, dtype=pl.String)
         groups: dict[str, Columns] = {}
         for name, value in self.pairs:
-            told = (
-                users[name].cast(pl.String)
-                if name in users.columns
-                else pl.Series([None] * users.height, dtype=pl.String)
-            )
-            column = (told == value).cast(pl.Float64).to_numpy() if told.null_count() == 0 else _holed(told, value)
+            answers = users[name].cast(pl.String) if name in users.columns else unknown
+            column = (answers == value).cast(pl.Float64).fill_null(np.nan).to_numpy()
             groups.setdefault(f"basics:{name}", {})[f"{name}={value}"] = column
-        return Features.of(groups, users.height)
-
-
-def _holed(told: pl.Series, value: str) -> Column:
-    return np.asarray((told == value).cast(pl.Float64).fill_null(np.nan).to_numpy(), np.float64)
+        return FeatureTable.of(groups, users.height)

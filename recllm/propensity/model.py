@@ -1,4 +1,4 @@
-"""Chances from a feature table: boosted trees and a ridge logistic regression, joined and calibrated on held-out rows.
+"""Probabilities from a feature table: boosted trees and a ridge logistic regression, joined and calibrated.
 
     logit = a * trees + b * linear + c,   a, b >= 0
 
@@ -13,110 +13,122 @@ Platt's scaling), so the result is calibrated on them: every row once, in folds 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recllm.errors import DataError
 from recllm.propensity.examples import Examples
-from recllm.propensity.table import Features, Floats
+from recllm.propensity.features import FeatureTable, Floats
 from recllm.settings import PropensitySettings
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import HistGradientBoostingClassifier
 
 Values = NDArray[np.float64]
 
-_GRID = 101
+QUANTILES = 101
 """Quantiles that a column's ranks are read from."""
-_MOST_LOGIT = 12.0
+MAX_LOGIT = 12.0
+CALIBRATION_START = np.array([0.5, 0.5, 0.0])
+"""a, b, c before anything is known."""
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
-    """The two fitted parts. columns: int64, which columns of the table they read: those that vary."""
+class BaseModels:
+    """The trees and the logistic regression."""
 
     columns: NDArray[np.int64]
-    trees: Any
+    """Columns of the table that they read: those that vary."""
+    trees: HistGradientBoostingClassifier
     quantiles: Values
-    """(_GRID, n_columns)."""
+    """(QUANTILES, n_columns)."""
     slope: Values
     intercept: float
 
-    def read(self, values: Floats) -> Floats:
-        """What the parts read of rows of the table: the used columns, then their normal scores, (n, 2 n_columns)."""
+    def inputs(self, values: Floats) -> Floats:
+        """What the two read of rows of the table: the used columns, then their normal scores, (n, 2 n_columns)."""
         used = values[:, self.columns]
         return np.concatenate([used, normal_scores(used, self.quantiles).astype(np.float32)], axis=1)
 
-    def logits(self, read: Floats) -> Values:
-        """trees and linear, (n, 2), of what `read` gave."""
-        used, scores = np.split(read, 2, axis=1)
-        linear = scores.astype(np.float64) @ self.slope + self.intercept
-        return np.stack([_trees_logit(self.trees, used), np.clip(linear, -_MOST_LOGIT, _MOST_LOGIT)], axis=1)
+    def logits(self, inputs: Floats) -> Values:
+        """trees and linear, (n, 2)."""
+        used, scores = np.split(inputs, 2, axis=1)
+        both = self.trees.decision_function(used), scores.astype(np.float64) @ self.slope + self.intercept
+        return np.clip(np.stack(both, axis=1).astype(np.float64), -MAX_LOGIT, MAX_LOGIT)
 
 
 @dataclass(frozen=True, eq=False)
-class ChanceModel:
-    """weights: a, b, c. names, groups: columns that it was learned on, in order."""
+class PropensityModel:
+    """The base models, joined and calibrated."""
 
-    parts: Parts
+    base: BaseModels
     weights: Values
+    """a, b, c."""
     names: tuple[str, ...]
+    """Columns that it was learned on, in order, and the group of each."""
     groups: tuple[str, ...]
 
-    def read(self, features: Features) -> Features:
+    def inputs(self, features: FeatureTable) -> FeatureTable:
         """What the model reads of people: each used column, and its normal score, in the column's group."""
-        names, groups = ([whole[c] for c in self.parts.columns] for whole in (self.names, self.groups))
+        names, groups = ([labels[c] for c in self.base.columns] for labels in (self.names, self.groups))
         scores = [f"score of {name}" for name in names]
-        return Features((*names, *scores), (*groups, *groups), self.parts.read(features.values))
+        return FeatureTable((*names, *scores), (*groups, *groups), self.base.inputs(features.values))
 
-    def logit(self, read: Floats) -> Values:
-        """(n,), of the values of what `read` gave; they may have been mixed."""
-        return np.asarray(self.parts.logits(read) @ self.weights[:2] + self.weights[2])
+    def logit(self, inputs: Floats) -> Values:
+        """(n,), of values as `inputs` gives them; they may have been mixed."""
+        return np.asarray(self.base.logits(inputs) @ self.weights[:2] + self.weights[2])
 
-    def probability(self, features: Features) -> Values:
+    def probability(self, features: FeatureTable) -> Values:
         """Calibrated, in (0, 1), (n,)."""
-        return sigmoid(self.logit(self.parts.read(features.values)))
+        return sigmoid(self.logit(self.base.inputs(features.values)))
 
 
 @dataclass(frozen=True, eq=False)
-class HeldOut:
-    """Rows that were predicted without having been learned from. rows: (n,), of the examples; probability, label: (n,).
-
-    whole_window: whether they are a later window than all that was learned from, and not only other people.
-    """
+class HeldOutPredictions:
+    """Rows that were predicted without having been learned from."""
 
     rows: NDArray[np.int64]
+    """Of the examples."""
     probability: Values
     label: Values
-    whole_window: bool
+    later_window: bool
+    """Whether they are a later window than all that was learned from, and not only other people."""
 
 
-def fit_chances(examples: Examples, as_of: int, settings: PropensitySettings | None = None) -> ChanceModel:
+def fit_propensity(examples: Examples, as_of: int, settings: PropensitySettings | None = None) -> PropensityModel:
     """The model of all rows. Raises `DataError` for labels that were not known at `as_of`, or too few of them."""
     settings = settings or PropensitySettings()
     examples.check(as_of).check_classes("this prediction")
-    raw = cross_fitted(examples, settings)
-    parts = fit_parts(examples.features, examples.label, settings)
-    weights = stack(raw, examples.label)
-    return ChanceModel(parts, weights, examples.features.names, examples.features.groups)
+    logits = cross_fitted(examples, settings)
+    base = fit_base_models(examples.features, examples.label, settings)
+    weights = calibrate(logits, examples.label)
+    return PropensityModel(base, weights, examples.features.names, examples.features.groups)
 
 
-def backtest(examples: Examples, as_of: int, settings: PropensitySettings | None = None) -> HeldOut:
+def backtest(examples: Examples, as_of: int, settings: PropensitySettings | None = None) -> HeldOutPredictions:
     """The latest window by a model of the earlier ones; where these are too few, people by other people.
 
-    Raises what `fit_chances` raises.
+    Raises what `fit_propensity` raises.
     """
     settings = settings or PropensitySettings()
     examples.check(as_of).check_classes("this prediction")
     label, latest = examples.label, examples.window == 0
     if examples.rows(~latest).learnable:
         rows = np.flatnonzero(latest)
-        model = fit_chances(examples.rows(~latest), as_of, settings)
-        return HeldOut(rows, model.probability(examples.features.rows(rows)), label[rows], True)
-    raw = cross_fitted(examples, settings)
-    return HeldOut(np.arange(len(label)), _cross_calibrated(raw, label, examples.person, settings.seed), label, False)
+        model = fit_propensity(examples.rows(~latest), as_of, settings)
+        return HeldOutPredictions(rows, model.probability(examples.features.rows(rows)), label[rows], True)
+    logits = cross_fitted(examples, settings)
+    folds, probability = people_folds(examples.person, 5, settings.seed), np.empty(len(label))
+    for fold in range(5):
+        inside = folds == fold
+        weights = calibrate(logits[~inside], label[~inside])
+        probability[inside] = sigmoid(logits[inside] @ weights[:2] + weights[2])
+    return HeldOutPredictions(np.arange(len(label)), probability, label, False)
 
 
-def held_out(examples: Examples) -> tuple[NDArray[np.bool_], bool]:
+def validation_rows(examples: Examples) -> tuple[NDArray[np.bool_], bool]:
     """The rows of the latest window, and True; where the others are too few to learn from, a third of the people.
 
     Raises `DataError` when the other two thirds are too few as well.
@@ -132,28 +144,27 @@ def held_out(examples: Examples) -> tuple[NDArray[np.bool_], bool]:
 
 
 def cross_fitted(examples: Examples, settings: PropensitySettings) -> Values:
-    """The parts' logits of each row by a fit to other people's rows, (n, 2)."""
-    folds, raw = people_folds(examples.person, settings.folds, settings.seed), np.empty((len(examples), 2))
+    """The base models' logits of each row by a fit to other people's rows, (n, 2)."""
+    folds, logits = people_folds(examples.person, settings.folds, settings.seed), np.empty((len(examples), 2))
     for fold in range(settings.folds):
-        out = folds == fold
-        parts = fit_parts(examples.features.rows(~out), examples.label[~out], settings)
-        raw[out] = parts.logits(parts.read(examples.features.values[out]))
-    return raw
+        inside = folds == fold
+        base = fit_base_models(examples.features.rows(~inside), examples.label[~inside], settings)
+        logits[inside] = base.logits(base.inputs(examples.features.values[inside]))
+    return logits
 
 
 def people_folds(person: NDArray[np.integer], n: int, seed: int = 0) -> NDArray[np.int64]:
     """A number from 0 to n - 1 for each row, the same for all rows of a person."""
-    known, place = np.unique(person, return_inverse=True)
-    return np.asarray(np.random.default_rng(seed).permutation(len(known))[place] % n, np.int64)
+    people, position = np.unique(person, return_inverse=True)
+    return np.asarray(np.random.default_rng(seed).permutation(len(people))[position] % n, np.int64)
 
 
-def fit_parts(features: Features, label: Values, settings: PropensitySettings) -> Parts:
+def fit_base_models(features: FeatureTable, label: Values, settings: PropensitySettings) -> BaseModels:
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.linear_model import LogisticRegression
 
     columns = varying(features.values)
-    used = features.values[:, columns]
-    names = [features.names[c] for c in columns]
+    used, names = features.values[:, columns], [features.names[c] for c in columns]
     trees = HistGradientBoostingClassifier(
         max_iter=settings.rounds,
         learning_rate=settings.learning_rate,
@@ -165,22 +176,16 @@ def fit_parts(features: Features, label: Values, settings: PropensitySettings) -
         early_stopping=False,
         random_state=settings.seed,
     ).fit(used, label)
-    quantiles = column_quantiles(used)
+    quantiles = np.nanquantile(used.astype(np.float64), np.linspace(0, 1, QUANTILES), axis=0)
     linear = LogisticRegression(C=settings.ridge, max_iter=1_000).fit(normal_scores(used, quantiles), label)
-    return Parts(columns, trees, quantiles, linear.coef_[0].astype(np.float64), float(linear.intercept_[0]))
+    return BaseModels(columns, trees, quantiles, linear.coef_[0].astype(np.float64), float(linear.intercept_[0]))
 
 
 def varying(values: Floats) -> NDArray[np.int64]:
     """Columns with at least two distinct known values: the others tell nobody apart."""
-    low, high = (
-        f(np.where(np.isnan(values), fill, values), axis=0) for f, fill in ((np.min, np.inf), (np.max, -np.inf))
-    )
+    low = np.where(np.isnan(values), np.inf, values).min(axis=0)
+    high = np.where(np.isnan(values), -np.inf, values).max(axis=0)
     return np.flatnonzero(high > low)
-
-
-def column_quantiles(values: Floats) -> Values:
-    """(_GRID, n_columns), of the known values."""
-    return np.asarray(np.nanquantile(values.astype(np.float64), np.linspace(0, 1, _GRID), axis=0))
 
 
 def normal_scores(values: Floats, quantiles: Values) -> Values:
@@ -190,47 +195,32 @@ def normal_scores(values: Floats, quantiles: Values) -> Values:
     """
     from scipy.special import ndtri
 
-    grid, out = np.linspace(0, 1, len(quantiles)), np.zeros(values.shape)
+    grid, scores = np.linspace(0, 1, len(quantiles)), np.zeros(values.shape)
     for column, edges in enumerate(quantiles.T):
         x = values[:, column].astype(np.float64)
         below = np.interp(x, edges, grid)
         above = 1 - np.interp(-x, -edges[::-1], grid)
-        out[:, column] = ndtri(np.clip((below + above) / 2, 0.002, 0.998))
-    return np.nan_to_num(out)
+        scores[:, column] = ndtri(np.clip((below + above) / 2, 0.002, 0.998))
+    return np.nan_to_num(scores)
 
 
-def stack(raw: Values, label: Values) -> Values:
-    """a, b, c of the most likely logit a * raw[:, 0] + b * raw[:, 1] + c, with a, b >= 0 and a little held to 0.5."""
+def calibrate(logits: Values, label: Values) -> Values:
+    """a, b, c of the most likely logit a * logits[:, 0] + b * logits[:, 1] + c.
+
+    a, b >= 0, with a normal prior around 0.5, which decides where few rows do not.
+    """
     from scipy.optimize import minimize
 
-    design = np.column_stack([raw, np.ones(len(raw))])
+    design = np.column_stack([logits, np.ones(len(logits))])
 
     def loss(w: Values) -> tuple[float, Values]:
-        z = design @ w
-        held = w - _START
-        value = np.logaddexp(0, z).sum() - label @ z + held[:2] @ held[:2]
-        return float(value), np.asarray(design.T @ (sigmoid(z) - label) + 2 * held * [1, 1, 0])
+        z, step = design @ w, (w - CALIBRATION_START) * [1, 1, 0]
+        value = np.logaddexp(0, z).sum() - label @ z + step @ step
+        return float(value), np.asarray(design.T @ (sigmoid(z) - label) + 2 * step)
 
-    found = minimize(loss, _START, jac=True, method="L-BFGS-B", bounds=[(0, None), (0, None), (None, None)])
-    return np.asarray(found.x, np.float64)
-
-
-_START = np.array([0.5, 0.5, 0.0])
+    bounds = [(0, None), (0, None), (None, None)]
+    return np.asarray(minimize(loss, CALIBRATION_START, jac=True, method="L-BFGS-B", bounds=bounds).x, np.float64)
 
 
 def sigmoid(logit: Values) -> Values:
     return np.asarray(1 / (1 + np.exp(-np.clip(logit, -30, 30))))
-
-
-def _cross_calibrated(raw: Values, label: Values, person: NDArray[np.integer], seed: int) -> Values:
-    """Each row's probability by weights fitted to the rows of other people."""
-    folds, out = people_folds(person, 5, seed), np.empty(len(raw))
-    for fold in range(5):
-        inside = folds == fold
-        weights = stack(raw[~inside], label[~inside])
-        out[inside] = sigmoid(raw[inside] @ weights[:2] + weights[2])
-    return out
-
-
-def _trees_logit(trees: Any, values: Floats) -> Values:
-    return np.asarray(np.clip(trees.decision_function(values), -_MOST_LOGIT, _MOST_LOGIT), np.float64)

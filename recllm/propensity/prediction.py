@@ -1,55 +1,107 @@
-"""What a prediction is: people with a chance, a value or a date, why, and how good such predictions were before."""
+"""What a prediction is: people with a probability, a value or a date, why, and how good such predictions were."""
 
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
+from pathlib import Path
+from typing import Any
 
-from recllm.propensity.curves import Quality
+from recllm.documents import guarded, plain, write_csv
+from recllm.propensity.quality import PredictionQuality
+from recllm.propensity.request import PredictionKind
 from recllm.schema import Reason
 
-
-class Kind(StrEnum):
-    """What can be predicted of a person."""
-
-    BUY = "buy"
-    LEAVE = "leave"
-    REDEEM = "redeem"
-    NEXT_ORDER = "next-order"
-    VALUE = "value"
+CSV_COLUMNS = ("user_id", "probability", "value", "date", "earliest", "latest", "reasons")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Predicted:
-    """One person. user_id: the dataset's, a pseudonym where the shop's ids are kept apart.
-
-    probability: calibrated, in [0, 1], of the kind's event; for a value, of any purchase. value: money, for that kind.
-    date: of the next order, with the days between which it lies with 80 %; None where that is beyond the horizon.
-    """
+class UserPrediction:
+    """One person."""
 
     user_id: str
+    """The dataset's: a pseudonym where the shop's ids are kept apart."""
     probability: float
+    """Calibrated, in [0, 1], of the kind's event; for a value, of any purchase."""
     value: float | None = None
+    """Money within the horizon; for that kind alone."""
     date: dt.date | None = None
+    """Of the next order; None where that is beyond the horizon."""
     earliest: dt.date | None = None
+    """The next order comes between this and `latest` with a probability of 80 %."""
     latest: dt.date | None = None
     reasons: tuple[Reason, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """people: most likely, most valuable or soonest first. checked: on which past window `quality` was measured."""
+    """The answer to one request."""
 
-    kind: Kind
+    kind: PredictionKind
     horizon_days: int
     as_of: dt.datetime
     meaning: str
-    people: tuple[Predicted, ...]
-    quality: Quality
+    """What the numbers are, in the language of the reasons."""
+    people: tuple[UserPrediction, ...]
+    """Most likely, most valuable or soonest first."""
+    quality: PredictionQuality
     checked: str
+    """The past window on which `quality` was measured, in words."""
     figures: dict[str, float] = field(default_factory=dict)
     """Further figures of the past window, by name, e.g. the mean absolute error of a value."""
     left_out: dict[str, int] = field(default_factory=dict)
     """People who are not predicted, by why."""
     notes: tuple[str, ...] = ()
+
+
+def prediction_document(prediction: Prediction, ids: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What `--json` prints. ids: pseudonym -> the shop's own id, where it is known."""
+    ids, quality = ids or {}, prediction.quality
+    columns = {PredictionKind.VALUE: ("value",), PredictionKind.NEXT_ORDER: ("date", "earliest", "latest")}
+    people = []
+    for person in prediction.people:
+        row = {"user_id": ids.get(person.user_id, person.user_id), "probability": person.probability}
+        row |= {name: _text_of_date(getattr(person, name)) for name in columns.get(prediction.kind, ())}
+        people.append(row | {"reasons": plain(person.reasons)})
+    return {
+        "kind": prediction.kind.value,
+        "horizon_days": prediction.horizon_days,
+        "as_of": plain(prediction.as_of),
+        "meaning": prediction.meaning,
+        "people": people,
+        "calibration": {
+            "ece": quality.ece,
+            "checked": prediction.checked,
+            "n": quality.n,
+            "base_rate": quality.base_rate,
+            "auc": quality.auc,
+            "lift@10%": quality.lift_at_10,
+            "reliability": [
+                {"n": b.n, "expected": b.expected, "seen": b.observed, "low": b.low, "high": b.high}
+                for b in quality.bins
+            ],
+            **prediction.figures,
+        },
+        "left_out": dict(prediction.left_out),
+        "notes": list(prediction.notes),
+    }
+
+
+def write_prediction_csv(prediction: Prediction, file: Path, ids: Mapping[str, str] | None = None) -> None:
+    """One line per person, `CSV_COLUMNS`; reasons joined by " | ". UTF-8."""
+    rows = [
+        (
+            guarded((ids or {}).get(person.user_id, person.user_id)),
+            f"{person.probability:.6f}",
+            "" if person.value is None else f"{person.value:.2f}",
+            *(_text_of_date(date) or "" for date in (person.date, person.earliest, person.latest)),
+            guarded(" | ".join(reason.text for reason in person.reasons)),
+        )
+        for person in prediction.people
+    ]
+    write_csv(file, CSV_COLUMNS, rows)
+
+
+def _text_of_date(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, dt.date) else value

@@ -1,4 +1,4 @@
-"""Why a person's chance is what it is: what the served score would be without each group of facts.
+"""Why a person's probability is what it is: what the served score would be without each group of facts.
 
     delta(group) = score(person) - mean over some others of score(person, but with the other's values of the group)
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.policy import Policy
-from recllm.propensity.table import Features, Floats
+from recllm.propensity.features import FeatureTable, Floats
 from recllm.schema import Reason
 from recllm.settings import PredictionReasonSettings
 from recllm.text.templates import Prompts
@@ -31,85 +31,69 @@ _ROWS = 60_000
 """Rows scored at once."""
 
 
-def background(features: Features, settings: PredictionReasonSettings) -> Features:
+def background(features: FeatureTable, settings: PredictionReasonSettings) -> FeatureTable:
     """The others, drawn among the people learned from."""
     rng = np.random.default_rng(settings.seed)
-    chosen = rng.choice(len(features), min(settings.background_users, len(features)), replace=False)
-    return features.rows(np.sort(chosen))
+    rows = rng.choice(len(features), min(settings.background_users, len(features)), replace=False)
+    return features.rows(np.sort(rows))
 
 
-def group_deltas(score: Score, features: Features, others: Floats) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+def group_deltas(score: Score, features: FeatureTable, others: Floats) -> tuple[tuple[str, ...], NDArray[np.float64]]:
     """The groups that a person can be told of, and what each is worth to each person: (n, n_groups)."""
-    groups = tuple(group for group in dict.fromkeys(features.groups) if (group in _FACTS or group.startswith(BASICS)))
-    whole, out = score(features.values), np.empty((len(features), len(groups)))
-    step = max(1, _ROWS // max(len(others), 1))
+    groups = tuple(group for group in dict.fromkeys(features.groups) if group in _FACTS or group.startswith(BASICS))
+    scores, deltas = score(features.values), np.empty((len(features), len(groups)))
+    size = max(1, _ROWS // max(len(others), 1))
     for number, group in enumerate(groups):
         columns = np.array([g == group for g in features.groups])
-        for start in range(0, len(features), step):
-            part = slice(start, start + step)
-            out[part, number] = whole[part] - _replaced(score, features.values[part], others, columns)
-    return groups, out
-
-
-def _replaced(score: Score, values: Floats, others: Floats, columns: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Mean score of each row with the columns of each of the others, (n,)."""
-    tried = np.repeat(values, len(others), axis=0)
-    tried[:, columns] = np.tile(others[:, columns], (len(values), 1))
-    return np.asarray(score(tried).reshape(len(values), len(others)).mean(axis=1))
+        for start in range(0, len(features), size):
+            values = features.values[start : start + size]
+            # each row once per other person, with that person's values of the group
+            replaced = np.repeat(values, len(others), axis=0)
+            replaced[:, columns] = np.tile(others[:, columns], (len(values), 1))
+            mean = score(replaced).reshape(len(values), len(others)).mean(axis=1)
+            deltas[start : start + size, number] = scores[start : start + size] - mean
+    return groups, deltas
 
 
 @dataclass(frozen=True, eq=False)
-class Teller:
-    """Groups and their facts to sentences. what: what rises or falls, a key of the templates: chance or spend.
-
-    target: words for what is asked about, e.g. a category; None where there is none.
-    """
+class GroupReasonWriter:
+    """Groups and their facts to sentences."""
 
     locale: str
     policy: Policy
-    prompts: Prompts
-    what: str = "chance"
+    settings: PredictionReasonSettings
+    outcome: str = "chance"
+    """What rises or falls, a key of the templates: chance or spend."""
     target: str | None = None
+    """Words for what is asked about, e.g. a category; None where there is none."""
 
     def reasons(
-        self,
-        groups: tuple[str, ...],
-        deltas: NDArray[np.float64],
-        row: Mapping[str, float],
-        settings: PredictionReasonSettings,
+        self, groups: tuple[str, ...], deltas: NDArray[np.float64], features: Mapping[str, float]
     ) -> tuple[Reason, ...]:
-        """The largest deltas of one person, largest first; at least one entry."""
-        order = [int(g) for g in np.argsort(-np.abs(deltas), kind="stable") if abs(deltas[g]) >= settings.min_effect]
-        told = [self._reason(groups[g], float(deltas[g]), row) for g in order[: settings.max_reasons]]
-        once = {reason.evidence_id: reason for reason in reversed(told)}
-        found = tuple(reason for reason in told if once.get(reason.evidence_id) is reason)
-        return found or (Reason(evidence_id=GENERAL, delta=0.0, text=self._render("general")),)
-
-    def _reason(self, group: str, delta: float, row: Mapping[str, float]) -> Reason:
-        name, facts = told_facts(group, row, self.target)
-        hidden = self.policy.is_sensitive([str(value) for value in facts.values() if isinstance(value, str)])
-        if hidden:
-            name, facts = WITHHELD, {}
-        fact = self._render(name, **facts)
-        text = self._render("told", fact=fact, up=delta > 0, what=self.what)
-        return Reason(evidence_id=WITHHELD if hidden else group, delta=delta, text=text)
+        """The largest deltas of one person, largest first; at least one entry. features: the person's, by name."""
+        reasons: dict[str, Reason] = {}
+        order = [n for n in np.argsort(-np.abs(deltas), kind="stable") if abs(deltas[n]) >= self.settings.min_effect]
+        for number in order[: self.settings.max_reasons]:
+            template, facts = group_facts(groups[number], features, self.target)
+            sensitive = self.policy.is_sensitive([value for value in facts.values() if isinstance(value, str)])
+            fact = self._render(WITHHELD) if sensitive else self._render(template, **facts)
+            delta, evidence_id = float(deltas[number]), WITHHELD if sensitive else groups[number]
+            text = self._render("told", fact=fact, up=delta > 0, what=self.outcome)
+            reasons.setdefault(evidence_id, Reason(evidence_id=evidence_id, delta=delta, text=text))
+        return tuple(reasons.values()) or (Reason(evidence_id=GENERAL, delta=0.0, text=self._render(GENERAL)),)
 
     def _render(self, template: str, /, **facts: object) -> str:
-        return self.prompts.render(f"behaviour.{template}", self.locale, **facts)
+        return Prompts.load().render(f"behaviour.{template}", self.locale, **facts)
 
 
-def told_facts(group: str, row: Mapping[str, float], target: str | None) -> tuple[str, dict[str, object]]:
+def group_facts(group: str, features: Mapping[str, float], target: str | None) -> tuple[str, dict[str, object]]:
     """The template of a group and its variables, from one person's features by name; NaN becomes None."""
-
-    def get(name: str) -> float | None:
-        value = row.get(name, np.nan)
-        return None if np.isnan(value) else float(value)
-
     if group.startswith(BASICS):
         name = group.removeprefix(BASICS)
-        mine = [key.split("=", 1)[1] for key, value in row.items() if key.startswith(f"{name}=") and value == 1]
-        return "basics", {"name": name.replace("_", " "), "value": mine[0] if mine else None}
-    facts: dict[str, object] = {name: get(feature) for name, feature in _FACTS[group].items()}
+        answers = [key.split("=", 1)[1] for key, v in features.items() if key.startswith(f"{name}=") and v == 1]
+        return "basics", {"name": name.replace("_", " "), "value": answers[0] if answers else None}
+    values = {name: features.get(feature, np.nan) for name, feature in _FACTS[group].items()}
+    facts: dict[str, object] = {name: None if np.isnan(value) else float(value) for name, value in values.items()}
     return group, facts | ({"target": target} if group == "target" else {})
 
 

@@ -2,56 +2,51 @@
 
 One example per (campaign, person mailed): features as of the midnight before the mailing, label 1 when at least one
 coupon of the campaign is redeemed within the horizon, or until the campaign's end when that comes first. It is learned
-as of the asked campaign's own mailing: only campaigns whose horizon was over by then, and not the campaign itself.
+as of the predicted campaign's own mailing: only campaigns whose horizon was over by then, and not the campaign itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recllm.data.dataset import DAY, Dataset, utc
-from recllm.errors import DataError, NothingToDo, UsageError
-from recllm.propensity.coupon_features import FALLING, RISING, coupon_features
-from recllm.propensity.coupons import Coupons, day
-from recllm.propensity.curves import quality
-from recllm.propensity.examples import Examples, joined_examples
-from recllm.propensity.model import backtest, fit_chances
-from recllm.propensity.prediction import Kind, Predicted, Prediction
-from recllm.propensity.question import Question, ids_of, ordered
-from recllm.propensity.table import Features
+from recllm.data.dataset import DAY, utc
+from recllm.errors import DataError, NothingToDo
+from recllm.propensity.cohort import Cohort
+from recllm.propensity.coupon_features import DECREASING, INCREASING, coupon_features
+from recllm.propensity.coupons import Coupons
+from recllm.propensity.examples import Examples
+from recllm.propensity.features import FeatureTable
+from recllm.propensity.model import backtest, fit_propensity
+from recllm.propensity.prediction import Prediction
+from recllm.propensity.task import PredictionTask
 from recllm.settings import PropensitySettings
 
-CHECK_SHARE = 0.25
+VALIDATION_SHARE = 0.25
 """The latest campaigns that hold this share of all mailings are the window on which the model is checked."""
 
 
-def settings_for(seed: int = 0) -> PropensitySettings:
+def redeem_settings(settings: PropensitySettings) -> PropensitySettings:
     """Small trees and a stronger hold on what is known beforehand: a shop has few campaigns, and few redeem."""
-    return PropensitySettings(
-        rounds=250,
-        leaves=4,
-        min_leaf_rows=20,
-        column_share=0.3,
-        ridge=0.003,
-        increasing=RISING,
-        decreasing=FALLING,
-        seed=seed,
-    )
+    update = {"rounds": 250, "leaves": 4, "min_leaf_rows": 20, "column_share": 0.3, "ridge": 0.003}
+    return settings.model_copy(update=update | {"increasing": INCREASING, "decreasing": DECREASING})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mailing:
-    """A campaign on one day: at, midnight before it; end: when the label is known; both epoch seconds."""
+    """A campaign on one day."""
 
     campaign: str
     at: int
+    """Midnight before it, epoch seconds."""
     end: int
-    users: tuple[str, ...]
+    """When the label is known, epoch seconds."""
+    user_ids: tuple[str, ...]
 
 
 def mailings(coupons: Coupons, horizon_days: int | None) -> list[Mailing]:
@@ -61,113 +56,90 @@ def mailings(coupons: Coupons, horizon_days: int | None) -> list[Mailing]:
     """
     frame = coupons.mailings.with_columns((pl.col("at") // DAY * DAY).alias("day"))
     grouped = frame.group_by("day", "campaign_id").agg(pl.col("user_id").unique().sort(), pl.col("end").max())
-    return [
-        Mailing(campaign=name, at=at, end=_end(name, at, end, horizon_days), users=tuple(users))
-        for at, name, users, end in grouped.sort("day", "campaign_id").iter_rows()
-    ]
+    result = []
+    for at, campaign, user_ids, end in grouped.sort("day", "campaign_id").iter_rows():
+        ends = [] if end is None else [end + 1]
+        ends += [] if horizon_days is None else [at + horizon_days * DAY]
+        if not ends:
+            raise DataError(f"the campaign {campaign} has no end in the mailings; give a horizon in days")
+        result.append(Mailing(campaign=campaign, at=at, end=int(min(ends)), user_ids=tuple(user_ids)))
+    return result
 
 
-def _end(name: str, at: int, end: int | None, horizon_days: int | None) -> int:
-    if horizon_days is None and end is None:
-        raise DataError(f"the campaign {name} has no end in the mailings; give a horizon in days")
-    bounds = [end + 1] if end is not None else []
-    return int(min(bounds + ([at + horizon_days * DAY] if horizon_days is not None else [])))
+def redeem_examples(cohort: Cohort, coupons: Coupons, past: Sequence[Mailing]) -> Examples:
+    """The examples of these mailings, of people of the cohort; the latest have window 0."""
+    sizes = np.array([len(mailing.user_ids) for mailing in past])
+    mailed_later = np.cumsum(sizes[::-1])[::-1] - sizes
+    windows = (mailed_later >= VALIDATION_SHARE * sizes.sum()).astype(np.int64)
+    parts = []
+    for mailing, window in zip(past, windows, strict=True):
+        rows = cohort.user_rows(list(mailing.user_ids))
+        if not len(rows):
+            continue
+        features = campaign_features(cohort, coupons, mailing).rows(rows)
+        label = redeemed(cohort, coupons, mailing)[rows]
+        columns = (np.full(len(rows), value, np.int64) for value in (window, mailing.at, mailing.end))
+        parts.append(Examples(features, label, rows, *columns))
+    return Examples.joined(parts)
 
 
-def redeem_examples(question: Question, coupons: Coupons, past: Sequence[Mailing]) -> Examples:
-    """The examples of these mailings, of people of `question.learn`; the latest have window 0."""
-    sizes = np.array([len(one.users) for one in past])
-    later = np.cumsum(sizes[::-1])[::-1] - sizes  # people mailed after each
-    window = (later >= CHECK_SHARE * sizes.sum()).astype(np.int64)
-    parts = [_part(question, coupons, one, int(number)) for one, number in zip(past, window, strict=True)]
-    return joined_examples([part for part in parts if len(part)])
-
-
-def _part(question: Question, coupons: Coupons, one: Mailing, window: int) -> Examples:
-    data = question.learn
-    rows = _rows(data, one.users)
-    same = np.ones(len(rows), np.int64)
-    label = redeemed(coupons, one, data)[rows]
-    features = campaign_table(question, data, coupons, one).rows(rows)
-    return Examples(features, label, rows, window * same, one.at * same, one.end * same)
-
-
-def redeemed(coupons: Coupons, one: Mailing, data: Dataset) -> NDArray[np.float64]:
+def redeemed(cohort: Cohort, coupons: Coupons, mailing: Mailing) -> NDArray[np.float64]:
     """1 for who redeems a coupon of the campaign with at <= time < end, (n_users,)."""
-    inside = (pl.col("campaign_id") == one.campaign) & (pl.col("at") >= one.at) & (pl.col("at") < one.end)
-    rows = _rows(data, coupons.redemptions.filter(inside)["user_id"].unique().to_list())
-    out = np.zeros(data.n_users)
-    out[rows] = 1
-    return out
+    inside = (pl.col("at") >= mailing.at) & (pl.col("at") < mailing.end)
+    rows = coupons.redemptions.filter((pl.col("campaign_id") == mailing.campaign) & inside)
+    label = np.zeros(cohort.dataset.n_users)
+    label[cohort.user_rows(rows["user_id"].unique().to_list())] = 1
+    return label
 
 
-def campaign_table(question: Question, data: Dataset, coupons: Coupons, one: Mailing) -> Features:
-    """The features of everybody of `data` for one mailing, as of its `at`."""
-    return question.table()(data, one.at).beside(coupon_features(data, coupons, one.campaign, one.at))
+def campaign_features(cohort: Cohort, coupons: Coupons, mailing: Mailing) -> FeatureTable:
+    """The features of everybody of the cohort for one mailing, as of its `at`."""
+    table = coupon_features(cohort.dataset, coupons, mailing.campaign, mailing.at)
+    return cohort.features(mailing.at).beside(table)
 
 
-def predict_redeem(question: Question, coupons: Coupons | None = None, campaign: str | None = None) -> Prediction:
-    """The people who were mailed `campaign`, the latest when None.
+def predict_redeem(task: PredictionTask) -> Prediction:
+    """The people who were mailed the request's campaign, the latest when None.
 
-    Raises `UsageError` without coupon tables, for an unknown campaign, or for a horizon below a day; `DataError` when
-    too few campaigns were over before its mailing.
+    Raises `UsageError` for an unknown campaign, `DataError` when too few campaigns were over before its mailing.
     """
-    if coupons is None:
-        raise UsageError("redeem needs coupon tables: give --coupons FOLDER with mailings, products and redemptions")
-    if question.horizon_days < 1:
-        raise UsageError(f"a horizon of {question.horizon_days} days: give at least 1")
-    if question.aimed:
-        raise UsageError("redeem is about a campaign's own products; leave out --item and --category")
-    name = campaign or list(coupons.starts())[-1]
-    coupons.mailed(name)
-    every = mailings(coupons, question.horizon_days)
-    asked = next(one for one in every if one.campaign == name)
-    as_of = min(asked.at, day(question.ask.as_of))
-    past = usable(question.learn, [one for one in every if one.campaign != name and one.end <= as_of])
+    tables, horizon = task.request.coupons, task.request.horizon_days
+    coupons = tables if isinstance(tables, Coupons) else Coupons.read(Path(tables or ""))
+    campaign = task.request.campaign or list(coupons.starts())[-1]
+    coupons.mailed(campaign)
+    every = mailings(coupons, horizon)
+    of_campaign = [mailing for mailing in every if mailing.campaign == campaign]
+    as_of = min(of_campaign[0].at, task.now // DAY * DAY)
+    user_ids = tuple(user_id for mailing in of_campaign for user_id in mailing.user_ids)
+    mailing = replace(of_campaign[0], at=as_of, user_ids=user_ids)
+    past = usable(task.learn, [m for m in every if m.campaign != campaign and m.end <= as_of])
     if not past:
         raise DataError(f"no campaign was over before {utc(as_of):%Y-%m-%d}, so there is nothing to learn from")
-    users = tuple(u for one in every if one.campaign == name for u in one.users)
-    return _answer(question, coupons, replace(asked, at=as_of, users=users), past)
-
-
-def usable(data: Dataset, past: Sequence[Mailing]) -> list[Mailing]:
-    """The mailings with any event of the log before them: of the others nothing is known."""
-    first = int(data.events.at.min()) if len(data.events) else 0
-    return [one for one in past if one.at > first]
-
-
-def _answer(question: Question, coupons: Coupons, asked: Mailing, past: Sequence[Mailing]) -> Prediction:
-    settings = settings_for(question.seed)
-    examples = redeem_examples(question, coupons, past)
-    held = backtest(examples, asked.at, settings)
-    model = fit_chances(examples, asked.at, settings)
-    rows = _rows(question.ask, asked.users)
+    settings, examples = redeem_settings(task.settings), redeem_examples(task.learn, coupons, past)
+    held_out = backtest(examples, as_of, settings)
+    model = fit_propensity(examples, as_of, settings)
+    rows = task.ask.user_rows(list(user_ids))
     if not len(rows):
         raise NothingToDo("nobody to predict: of the people mailed none is known and has agreed to personalisation")
-    table = campaign_table(question, question.ask, coupons, asked).rows(rows)
-    chance = model.probability(table)
-    why = question.answers(model.logit, model.read, examples.features, table)
-    names, cut = ids_of(question.ask, rows), examples.cut[held.rows] if held.whole_window else None
-    return Prediction(
-        kind=Kind.REDEEM,
-        horizon_days=question.horizon_days,
-        as_of=utc(asked.at),
-        meaning=question.meaning(Kind.REDEEM),
-        people=tuple(
-            Predicted(user_id=names[n], probability=float(chance[n]), reasons=why[n])
-            for n in ordered(question.ask, rows, chance)
-        ),
-        quality=quality(held.probability, held.label),
-        checked=question.checked(cut, 0 if cut is None else len(np.unique(cut))),
-        left_out=_left_out(len(set(asked.users)) - len(rows)),
-        notes=(f"campaign {asked.campaign}; learned from {len(past)} earlier mailings",),
+    table = campaign_features(task.ask, coupons, mailing).rows(rows)
+    probability = model.probability(table)
+    reasons = task.reasons(model.logit, model.inputs, examples.features, table)
+    cut = examples.cut[held_out.rows] if held_out.later_window else None
+    unknown = len(set(user_ids)) - len(rows)
+    return task.prediction(
+        task.people(rows, probability, reasons, probability=probability.tolist()),
+        held_out.probability,
+        held_out.label,
+        cut,
+        as_of=as_of,
+        n_campaigns=0 if cut is None else len(np.unique(cut)),
+        left_out={"not_known": unknown} if unknown else {},
+        notes=(f"campaign {campaign}; learned from {len(past)} earlier mailings",),
     )
 
 
-def _left_out(missing: int) -> dict[str, int]:
-    return {"not_known": missing} if missing > 0 else {}
-
-
-def _rows(data: Dataset, users: Sequence[str]) -> NDArray[np.int64]:
-    rows = data.user_rows(users)
-    return np.unique(rows[rows >= 0])
+def usable(cohort: Cohort, past: Sequence[Mailing]) -> list[Mailing]:
+    """The mailings with any event of the log before them: of the others nothing is known."""
+    events = cohort.dataset.events
+    first = int(events.at.min()) if len(events) else 0
+    return [mailing for mailing in past if mailing.at > first]

@@ -1,102 +1,104 @@
-"""What a person will spend: chance of a purchase times what a buyer spends (two-part model, Duan et al. 1983).
+"""What a person will spend: probability of a purchase times what a buyer spends (two-part model, Duan et al. 1983).
 
-The chance is that of `recllm.propensity.chance`; the second part, gradient boosting with a gamma deviance on buyers
+The probability is that of `recllm.propensity.model`; the second part, gradient boosting with a gamma deviance on buyers
 alone, predicts a mean and needs no transformation back. It is scaled so that over held-out people the sum is right.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.data.dataset import Dataset, utc
-from recllm.errors import DataError, NothingToDo
-from recllm.propensity.chance import learned, left_out
-from recllm.propensity.curves import quality
+from recllm.errors import DataError
+from recllm.propensity.cohort import Cohort
 from recllm.propensity.examples import Examples
-from recllm.propensity.features import money
-from recllm.propensity.model import ChanceModel, fit_chances, held_out, people_folds, varying
-from recllm.propensity.prediction import Kind, Predicted, Prediction
-from recllm.propensity.question import Question, ids_of, known, ordered
-from recllm.propensity.table import Features, Floats
+from recllm.propensity.features import FeatureTable, Floats, count, money
+from recllm.propensity.model import PropensityModel, fit_propensity, people_folds, validation_rows, varying
+from recllm.propensity.prediction import Prediction
+from recllm.propensity.task import PredictionTask, no_past
 from recllm.settings import PropensitySettings
 
+if TYPE_CHECKING:
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
 Values = NDArray[np.float64]
-LEAST_SPEND = 0.01
+MIN_SPEND = 0.01
+"""Money; less counts as no purchase."""
+FOLDS = 3
 
 
 @dataclass(frozen=True, eq=False)
 class ValueModel:
-    """chance: of any spend. columns, trees, scale: what a buyer spends."""
+    """Both parts."""
 
-    chance: ChanceModel
+    propensity: PropensityModel
+    """Of any spend."""
     columns: NDArray[np.int64]
-    trees: Any
+    """What a buyer spends: the columns that the trees read."""
+    trees: HistGradientBoostingRegressor
     scale: float
 
-    def read(self, features: Features) -> Features:
-        """What both parts read of people: what the chance reads, then the columns of the spend."""
-        names, groups = ([whole[c] for c in self.columns] for whole in (features.names, features.groups))
-        raw = Features(tuple(f"spend by {n}" for n in names), tuple(groups), features.values[:, self.columns])
-        return self.chance.read(features).beside(raw)
+    def inputs(self, features: FeatureTable) -> FeatureTable:
+        """What both parts read of people: what the propensity reads, then the columns of the spend."""
+        names = tuple(f"spend by {features.names[c]}" for c in self.columns)
+        groups = tuple(features.groups[c] for c in self.columns)
+        return self.propensity.inputs(features).beside(FeatureTable(names, groups, features.values[:, self.columns]))
 
-    def log_value(self, read: Floats) -> Values:
-        """Log of the expected spend, (n,), of the values of what `read` gave."""
-        chance, spend = np.split(read, [read.shape[1] - len(self.columns)], axis=1)
-        of_buyer = self.scale * np.maximum(self.trees.predict(spend), LEAST_SPEND)
-        return np.asarray(np.log(of_buyer) - np.logaddexp(0, -self.chance.logit(chance)))
+    def log_value(self, inputs: Floats) -> Values:
+        """Log of the expected spend, (n,), of values as `inputs` gives them."""
+        propensity, spend = np.split(inputs, [inputs.shape[1] - len(self.columns)], axis=1)
+        of_buyer = self.scale * np.maximum(self.trees.predict(spend), MIN_SPEND)
+        return np.asarray(np.log(of_buyer) - np.logaddexp(0, -self.propensity.logit(propensity)))
 
-    def value(self, features: Features) -> Values:
+    def value(self, features: FeatureTable) -> Values:
         """Expected money within the horizon, above 0, (n,)."""
-        return np.asarray(np.exp(self.log_value(self.read(features).values)))
+        return np.asarray(np.exp(self.log_value(self.inputs(features).values)))
 
 
-def predict_value(question: Question) -> Prediction:
+def predict_value(task: PredictionTask) -> Prediction:
     """Raises `DataError` also for a log without prices."""
-    if not np.isfinite(question.learn.events.price).any():
+    if not np.isfinite(task.learn.dataset.events.price).any():
         raise DataError("the log has no prices, so spend cannot be predicted; load events with a price column")
-    examples = learned(question, known, _spent_of(question))
-    happened = examples.with_label(examples.label > LEAST_SPEND).check_classes("the value")
-    inside, whole_window = held_out(happened)
-    model = fit_value(examples, question.learn.as_of, question.seed)
-    earlier = fit_value(examples.rows(~inside), question.learn.as_of, question.seed)
-    asked = known(question.ask, question.ask.as_of)
-    rows = np.flatnonzero(asked)
-    if not len(rows):
-        raise NothingToDo("nobody to predict: nobody has a past that counts")
-    judged = examples.rows(inside)
-    return Prediction(
-        kind=Kind.VALUE,
-        horizon_days=question.horizon_days,
-        as_of=utc(question.ask.as_of),
-        meaning=question.meaning(Kind.VALUE),
-        people=_people(question, model, examples, rows),
-        quality=quality(earlier.chance.probability(judged.features), happened.label[inside]),
-        checked=question.checked(examples.cut[inside] if whole_window else None),
-        figures=_figures(judged, earlier.value(judged.features)),
-        left_out=left_out(asked),
+    examples, as_of = task.examples(_spent, Cohort.with_history), task.learn.dataset.as_of
+    bought = examples.with_label(examples.label > MIN_SPEND).check_classes("the value")
+    inside, later_window = validation_rows(bought)
+    model = fit_value(examples, as_of, task.settings)
+    earlier = fit_value(examples.rows(~inside), as_of, task.settings)
+    with_history = task.ask.with_history(task.now)
+    rows = task.user_rows(with_history)
+    table = task.ask.features(task.now).rows(rows)
+    probability, value = model.propensity.probability(table), model.value(table)
+    reasons = task.reasons(model.log_value, model.inputs, examples.features, table, "spend")
+    validation = examples.rows(inside)
+    return task.prediction(
+        task.people(rows, value, reasons, probability=probability.tolist(), value=value.tolist()),
+        earlier.propensity.probability(validation.features),
+        bought.label[inside],
+        validation.cut if later_window else None,
+        figures=_figures(validation, earlier.value(validation.features)),
+        left_out=no_past(with_history),
     )
 
 
-def fit_value(examples: Examples, as_of: int, seed: int = 0) -> ValueModel:
+def fit_value(examples: Examples, as_of: int, settings: PropensitySettings) -> ValueModel:
     """Both parts. examples.label: money, 0 for who does not buy; what is below 0 counts as 0."""
     label = np.maximum(examples.label, 0)
-    chance = fit_chances(examples.with_label(label > LEAST_SPEND), as_of, PropensitySettings(seed=seed))
-    buyers = examples.rows(label > LEAST_SPEND)
+    propensity = fit_propensity(examples.with_label(label > MIN_SPEND), as_of, settings)
+    buyers = examples.rows(label > MIN_SPEND)
     columns = varying(buyers.features.values)
     values, spent = buyers.features.values[:, columns], buyers.label
-    folds, guess = people_folds(buyers.person, 3, seed), np.empty(len(buyers))
-    for fold in range(3):
-        out = folds == fold
-        guess[out] = _spend_trees(values[~out], spent[~out], seed).predict(values[out])
-    scale = float(spent.sum() / max(guess.sum(), LEAST_SPEND))
-    return ValueModel(chance, columns, _spend_trees(values, spent, seed), scale)
+    folds, expected = people_folds(buyers.person, FOLDS, settings.seed), np.empty(len(buyers))
+    for fold in range(FOLDS):
+        inside = folds == fold
+        expected[inside] = _spend_trees(values[~inside], spent[~inside], settings.seed).predict(values[inside])
+    scale = float(spent.sum() / max(expected.sum(), MIN_SPEND))
+    return ValueModel(propensity, columns, _spend_trees(values, spent, settings.seed), scale)
 
 
-def _spend_trees(values: Floats, spent: Values, seed: int) -> Any:
+def _spend_trees(values: Floats, spent: Values, seed: int) -> HistGradientBoostingRegressor:
     from sklearn.ensemble import HistGradientBoostingRegressor
 
     return HistGradientBoostingRegressor(
@@ -112,33 +114,16 @@ def _spend_trees(values: Floats, spent: Values, seed: int) -> Any:
     ).fit(values, spent)
 
 
-def _spent_of(question: Question) -> Any:
-    def spent(dataset: Dataset, start: int, end: int) -> Values:
-        window = dataset.between(start, end)
-        window = window.select(question.wanted(dataset)[window.item]) if question.aimed else window
-        return np.bincount(window.user, money(window), minlength=dataset.n_users).astype(np.float64)
-
-    return spent
+def _spent(cohort: Cohort, start: int, end: int) -> Values:
+    purchases = cohort.purchases(start, end)
+    return count(purchases.user, cohort.dataset.n_users, money(purchases))
 
 
-def _figures(judged: Examples, value: Values) -> dict[str, float]:
+def _figures(validation: Examples, value: Values) -> dict[str, float]:
     """Mean absolute errors, and of "as much as in the last 28 days"; expected over real money in all."""
-    last = np.nan_to_num(judged.features.column("spend_28").astype(np.float64))
+    last = np.nan_to_num(validation.features.column("spend_28").astype(np.float64))
     return {
-        "mae": float(np.abs(value - judged.label).mean()),
-        "mae_of_last_28_days": float(np.abs(last - judged.label).mean()),
-        "expected_over_spent": float(value.sum() / max(judged.label.sum(), LEAST_SPEND)),
+        "mae": float(np.abs(value - validation.label).mean()),
+        "mae_of_last_28_days": float(np.abs(last - validation.label).mean()),
+        "expected_over_spent": float(value.sum() / max(validation.label.sum(), MIN_SPEND)),
     }
-
-
-def _people(
-    question: Question, model: ValueModel, examples: Examples, rows: NDArray[np.int64]
-) -> tuple[Predicted, ...]:
-    table = question.table()(question.ask, question.ask.as_of).rows(rows)
-    chance, value = model.chance.probability(table), model.value(table)
-    why = question.answers(model.log_value, model.read, examples.features, table, "spend")
-    names = ids_of(question.ask, rows)
-    return tuple(
-        Predicted(user_id=names[n], probability=float(chance[n]), value=float(value[n]), reasons=why[n])
-        for n in ordered(question.ask, rows, value)
-    )

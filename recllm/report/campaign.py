@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recllm.audiences.targets import PATH
 from recllm.campaigns.measures import CampaignOutcome, ConfidenceInterval, GroupFigures, SegmentFigures
 from recllm.charts import Bar, BarChart, svg, write_png
+from recllm.data.catalogue import CATEGORY_SEPARATOR
 from recllm.files import write_whole
 from recllm.report.page import picture, render, words
 
@@ -69,7 +69,7 @@ def report_png(outcome: CampaignOutcome, path: Path, *, locale: str = "en") -> s
 def _group_chart(group: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> BarChart:
     bars = [
         Bar(
-            d["name"].split(PATH)[-1][:LABEL],
+            d["name"].split(CATEGORY_SEPARATOR)[-1][:LABEL],
             d["lift"],
             f"×{d['lift']:.2f} ({d['low']:.2f}–{d['high']:.2f})",
             low=d["low"],

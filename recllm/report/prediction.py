@@ -11,9 +11,8 @@ from typing import Any
 
 from recllm.charts import Line, LineChart, svg, write_png
 from recllm.errors import UsageError
-from recllm.propensity.curves import Quality
-from recllm.propensity.export import document
-from recllm.propensity.prediction import Prediction
+from recllm.propensity.prediction import Prediction, prediction_document
+from recllm.propensity.quality import PredictionQuality
 from recllm.propensity.uplift.qini import QiniCurve
 from recllm.report.page import picture, render, words
 
@@ -23,7 +22,7 @@ LISTED = 100
 
 def prediction_page(prediction: Prediction, ids: Mapping[str, str] | None = None, *, locale: str = "en") -> str:
     """A self-contained page. ids: pseudonym -> the shop's own id, where it is known."""
-    content = document(prediction, ids)
+    content = prediction_document(prediction, ids)
     people = content["people"]
     return render(
         "prediction.html.j2",
@@ -44,13 +43,13 @@ def write_prediction_png(prediction: Prediction, path: Path, *, locale: str = "e
     return write_png(quality_charts(prediction.quality, locale), path)
 
 
-def quality_charts(quality: Quality, locale: str = "en") -> tuple[LineChart, ...]:
+def quality_charts(quality: PredictionQuality, locale: str = "en") -> tuple[LineChart, ...]:
     """Reliability, lift and gain of held-out people; without both outcomes only the first."""
     labels = words("charts", locale)
     top = max([b.high for b in quality.bins] + [b.expected for b in quality.bins], default=1.0)
     happened = Line(
         name=labels["happened"],
-        points=[(b.expected, b.seen) for b in quality.bins],
+        points=[(b.expected, b.observed) for b in quality.bins],
         intervals=[(b.low, b.high) for b in quality.bins],
         marked=True,
     )

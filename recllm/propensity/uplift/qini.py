@@ -1,7 +1,7 @@
 """How well uplifts order people: Qini and uplift curves (Radcliffe 2007; Gutierrez and Gérardy 2017).
 
 People are ordered by their uplift, highest first. Among the first share q of them, with outcomes weighted by
-1 / (chance of the own arm),
+1 / (probability of the own arm),
 
     curve(q)   (mean outcome of the treated - mean outcome of the others) · q       extra outcomes per person of all
     random(q)  curve(1) · q
@@ -18,10 +18,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.propensity.uplift.trial import Trial
+from recllm.propensity.quality import cumulative
+from recllm.propensity.uplift.trial import RandomisedTrial
 
 Values = NDArray[np.float64]
-POINTS = 101
+SHARES = np.linspace(0, 1, 101)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,37 +37,28 @@ class QiniCurve:
     """gains at 1: the mean effect on everybody."""
 
 
-def qini_curve(uplift: Values, trial: Trial) -> QiniCurve:
+def qini_curve(uplift: Values, trial: RandomisedTrial) -> QiniCurve:
     """From outcomes of a trial, (n,)."""
-    own = np.where(trial.treated, trial.propensity, 1 - trial.propensity)
-    columns = [w / own for w in (trial.treated, trial.treated * trial.outcome)]
-    columns += [w / own for w in (~trial.treated, ~trial.treated * trial.outcome)]
-    n1, y1, n0, y0 = (_cumulated(uplift, column) for column in columns)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        effect = np.where((n1 > 0) & (n0 > 0), y1 / n1 - y0 / n0, 0.0)
-    return _curve(effect * np.linspace(0, 1, POINTS))
+    means = []
+    for arm, probability in ((trial.treated, trial.propensity), (~trial.treated, 1 - trial.propensity)):
+        weight = cumulative(uplift, arm / probability, SHARES)
+        outcomes = cumulative(uplift, arm * trial.outcome / probability, SHARES)
+        means.append(np.divide(outcomes, weight, out=np.full(len(SHARES), np.nan), where=weight > 0))
+    # where an arm has nobody yet there is nothing to compare
+    return _curve(np.nan_to_num(means[0] - means[1]) * SHARES)
 
 
 def true_qini(uplift: Values, truth: Values) -> QiniCurve:
     """From everybody's true uplift, (n,)."""
-    return _curve(_cumulated(uplift, truth) / max(len(truth), 1))
+    return _curve(cumulative(uplift, truth, SHARES) / max(len(truth), 1))
 
 
 def _curve(gains: Values) -> QiniCurve:
-    shares = np.linspace(0, 1, POINTS)
-    area = float(np.trapezoid(gains, shares))
+    area = float(np.trapezoid(gains, SHARES))
     return QiniCurve(
-        shares=tuple(map(float, shares)),
-        gains=tuple(map(float, gains)),
+        shares=tuple(SHARES.tolist()),
+        gains=tuple(gains.tolist()),
         qini=area - float(gains[-1]) / 2,
         auuc=area,
         effect=float(gains[-1]),
     )
-
-
-def _cumulated(uplift: Values, weight: Values) -> Values:
-    """Sum of `weight` over the first share of people, at POINTS shares; people of equal uplift count in equal parts."""
-    levels, place, counts = np.unique(-uplift, return_inverse=True, return_counts=True)
-    sums = np.bincount(place, weight, minlength=len(levels))
-    reached = np.concatenate([[0.0], np.cumsum(counts)]) / max(len(uplift), 1)
-    return np.asarray(np.interp(np.linspace(0, 1, POINTS), reached, np.concatenate([[0.0], np.cumsum(sums)])))

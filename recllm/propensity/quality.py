@@ -1,0 +1,116 @@
+"""How good probabilities are, as data for a table or a picture.
+
+reliability     mean probability and share of outcomes in bins of equal mass, with a 95 % interval (Wilson 1927).
+lift@q          share of outcomes among the fraction q with the highest probabilities, over the share among all.
+gain(q)         share of all outcomes that are among that fraction (cumulative gains).
+auc             probability that one with the outcome ranks before one without (Mann and Whitney 1947), ties count half.
+
+Equal probabilities are taken as they are spread over the tie: no order inside of a tie helps or harms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recllm.metrics import calibration_error
+
+Values = NDArray[np.float64]
+Labels = NDArray[np.float64] | NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationBin:
+    """People with similar probabilities."""
+
+    n: int
+    expected: float
+    """Mean probability."""
+    observed: float
+    """Share with the outcome; low and high around it."""
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionQuality:
+    """Of `n` held-out rows."""
+
+    n: int
+    base_rate: float
+    ece: float
+    """Expected calibration error."""
+    auc: float | None
+    """This and the lift are None where there is one class alone."""
+    lift_at_10: float | None
+    bins: tuple[CalibrationBin, ...]
+    fractions: tuple[float, ...]
+    """Of people, ascending to 1: the points of both curves."""
+    gains: tuple[float, ...]
+    lifts: tuple[float, ...]
+
+
+def quality(probability: Values, label: Values, *, points: int = 50) -> PredictionQuality:
+    """probability: (n,) in [0, 1]; label: (n,) of 0 and 1. AUC, lift and gains are left out when there is one class."""
+    positive = label > 0
+    mixed = bool(positive.any() and not positive.all())
+    fractions = np.linspace(1 / points, 1, points)
+    gains = gain(probability, positive, fractions) if positive.any() else np.zeros(0)
+    return PredictionQuality(
+        n=len(label),
+        base_rate=float(positive.mean()) if len(label) else float("nan"),
+        ece=calibration_error(probability, positive),
+        auc=auc(probability, positive) if mixed else None,
+        lift_at_10=lift(probability, positive, 0.1) if mixed else None,
+        bins=reliability(probability, positive),
+        fractions=tuple(fractions.tolist()),
+        gains=tuple(gains.tolist()),
+        lifts=tuple((gains / fractions[: len(gains)]).tolist()),
+    )
+
+
+def reliability(probability: Values, label: Labels, bins: int = 10) -> tuple[CalibrationBin, ...]:
+    """At most `bins` bins of equal mass; equal probabilities share one."""
+    from scipy.stats import binomtest
+
+    if not len(probability):
+        return ()
+    ascending = np.sort(probability)
+    edges = np.unique(ascending[(np.arange(1, bins) * len(ascending)) // bins])
+    number = np.searchsorted(edges, probability, side="right")
+    calibration = []
+    for inside in (number == bin_number for bin_number in np.unique(number)):
+        n, k = int(inside.sum()), int((label[inside] > 0).sum())
+        interval = binomtest(k, n).proportion_ci(method="wilson")
+        expected = float(probability[inside].mean())
+        calibration.append(CalibrationBin(n, expected, k / n, float(interval.low), float(interval.high)))
+    return tuple(calibration)
+
+
+def auc(score: Values, label: Labels) -> float:
+    """NaN without both classes."""
+    from scipy.stats import rankdata
+
+    positive = label > 0
+    n, m = int(positive.sum()), int((~positive).sum())
+    return float((rankdata(score)[positive].sum() - n * (n + 1) / 2) / (n * m)) if n and m else float("nan")
+
+
+def gain(score: Values, label: Labels, fractions: Values) -> Values:
+    """Share of all outcomes among each of `fractions` of people, those with the highest scores."""
+    positive = label > 0
+    return cumulative(score, positive, fractions) / max(int(positive.sum()), 1)
+
+
+def lift(score: Values, label: Labels, fraction: float) -> float:
+    return float(gain(score, label, np.array([fraction]))[0]) / fraction
+
+
+def cumulative(score: Values, weight: NDArray[np.generic], fractions: Values) -> Values:
+    """Sum of `weight` over each of `fractions` of people, highest score first; people of equal score in equal parts."""
+    levels, level, counts = np.unique(-score, return_inverse=True, return_counts=True)
+    sums = np.bincount(level, weight, minlength=len(levels))
+    reached = np.concatenate([[0], np.cumsum(counts)]) / max(len(score), 1)
+    return np.asarray(np.interp(fractions, reached, np.concatenate([[0.0], np.cumsum(sums)])))
