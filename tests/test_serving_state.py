@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -92,10 +93,18 @@ def shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return make(tmp_path_factory.mktemp("state"), *SHOPS[request.param])
 
 
+@pytest.fixture(scope="module")
+def shop_to_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    shop = make(tmp_path_factory.mktemp("copied"), "en", True, True)
+    shop.close()
+    return shop.root
+
+
 @pytest.fixture
-def own_shop(tmp_path: Path) -> Workspace:
+def own_shop(shop_to_copy: Path, tmp_path: Path) -> Workspace:
     """A shop that a test may change."""
-    return make(tmp_path, "en", True, True)
+    shutil.copytree(shop_to_copy, tmp_path / "shop")
+    return Workspace.open(tmp_path / "shop")
 
 
 def all_same(one: Recommender, other: Recommender, **options: object) -> None:
