@@ -202,7 +202,7 @@ def boosted(trained: Recommender, recipe: TrainingRecipe, items: Table, people: 
 
 
 def _predicted(forest: Any, past: Dataset, crowd: Population, items: Table, rows: Table) -> Table:
-    users = ask(crowd, past.events.rows(rows), past.as_of, own=rows)
+    users = ask(crowd, past.events.rows(rows), past.as_of, user_rows=rows)
     pairs = explicit(len(rows), items)
     cosine = pair_cosine(crowd.item_vectors, users.vectors.user, pairs)
     features = np.column_stack([pair_features(crowd, users, pairs, narrow=True), cosine])

@@ -116,7 +116,7 @@ def serve(args: argparse.Namespace) -> dict[str, Any]:
         window.dataset.events.rows(everybody),
         window.dataset.as_of,
         20,
-        own=everybody,
+        user_rows=everybody,
         settings=model.candidates,
     )
     top20 = time.perf_counter() - started

@@ -25,7 +25,7 @@ from recllm.settings import CandidateSettings
 DATA = shop()
 CROWD = Population.fit(DATA, vectors(DATA))
 EVERYBODY = np.arange(DATA.n_users)
-ASKED = ask(CROWD, DATA.events, DATA.as_of, own=EVERYBODY)
+ASKED = ask(CROWD, DATA.events, DATA.as_of, user_rows=EVERYBODY)
 OFF = dict.fromkeys(SOURCES, 0)
 
 

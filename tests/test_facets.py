@@ -63,7 +63,7 @@ def row(item: str) -> int:
 
 def column(name: str, user: str, item: str) -> float:
     crowd = Population.fit(DATA, VECTORS)
-    asked = ask(crowd, DATA.events, DATA.as_of, own=np.arange(DATA.n_users))
+    asked = ask(crowd, DATA.events, DATA.as_of, user_rows=np.arange(DATA.n_users))
     pairs = explicit(DATA.n_users, np.arange(DATA.n_items))
     found = pair_features(crowd, asked, pairs)[:, FEATURE_NAMES.index(name)].reshape(DATA.n_users, DATA.n_items)
     return float(found[int(DATA.user_rows([user])[0]), row(item)])
@@ -71,7 +71,7 @@ def column(name: str, user: str, item: str) -> float:
 
 def test_narrow_features_leave_out_only_what_is_not_read_of_sold_items() -> None:
     crowd = Population.fit(DATA, VECTORS)
-    asked = ask(crowd, DATA.events, DATA.as_of, own=np.arange(DATA.n_users))
+    asked = ask(crowd, DATA.events, DATA.as_of, user_rows=np.arange(DATA.n_users))
     pairs = explicit(DATA.n_users, np.arange(DATA.n_items))
     whole, narrow = (pair_features(crowd, asked, pairs, narrow=flag) for flag in (False, True))
     sold = crowd.stats.buyers_ever[pairs.item] > 0

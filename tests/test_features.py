@@ -62,14 +62,14 @@ def test_people_alike_speak_for_an_item_and_nobody_is_their_own_neighbour() -> N
     even = int(DATA.user_rows(["u00"])[0])
     everything = np.arange(DATA.n_items)
     tea = np.array([i.startswith("tea") for i in DATA.items["item_id"]])[np.sort(everything)]
-    values = features_of(DATA.events.rows(np.array([even])), list(everything), own=np.array([even]))
+    values = features_of(DATA.events.rows(np.array([even])), list(everything), user_rows=np.array([even]))
     near = feature(values, "neighbours_recent")
     assert near[tea].max() > 0 and near[~tea].max() == 0
     only_me = DATA.events.rows(np.array([even]))
     alone = Dataset(DATA.users[[even]], DATA.items, only_me, NOW)
     crowd = Population.fit(alone, vectors(DATA))
-    excluded = features_of(only_me, list(everything), crowd, own=np.array([0]))
-    included = features_of(only_me, list(everything), crowd, own=np.array([-1]))
+    excluded = features_of(only_me, list(everything), crowd, user_rows=np.array([0]))
+    included = features_of(only_me, list(everything), crowd, user_rows=np.array([-1]))
     assert feature(excluded, "neighbours_recent").max() == 0 < feature(included, "neighbours_recent").max()
 
 

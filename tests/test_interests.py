@@ -223,7 +223,7 @@ def test_too_few_events_make_no_model() -> None:
 def test_it_proposes_candidates() -> None:
     data, vectors = log(chains()), texts()
     crowd = Population.fit(data, vectors, interests=learned(data, vectors))
-    asked = ask(crowd, data.events, data.as_of, own=np.arange(data.n_users))
+    asked = ask(crowd, data.events, data.as_of, user_rows=np.arange(data.n_users))
     off = dict.fromkeys(SOURCES, 0)
     found = candidates(crowd, asked, CandidateSettings(**{**off, "interests": 3}), repeats=False)
     assert (np.diff(found.indptr) == 3).all()

@@ -37,7 +37,7 @@ def crowd(fitted: FittedScorer) -> Population:
 
 
 def test_favourites_come_first_and_say_where_they_come_from(fitted: FittedScorer, crowd: Population) -> None:
-    found = rank(fitted.scorer, crowd, DATA.events, NOW, 4, own=EVERYBODY)
+    found = rank(fitted.scorer, crowd, DATA.events, NOW, 4, user_rows=EVERYBODY)
     for u in EVERYBODY:
         mine = set(DATA.events.rows(np.array([u])).item.tolist())
         assert set(found.item[u].tolist()) == mine
@@ -49,17 +49,17 @@ def test_favourites_come_first_and_say_where_they_come_from(fitted: FittedScorer
 
 
 def test_one_scoring_gives_the_lists_with_and_without_repeats(fitted: FittedScorer, crowd: Population) -> None:
-    both = rank_with_and_without_repeats(fitted.scorer, crowd, DATA.events, NOW, 6, own=EVERYBODY)
+    both = rank_with_and_without_repeats(fitted.scorer, crowd, DATA.events, NOW, 6, user_rows=EVERYBODY)
     for found, repeats in zip(both, (True, False), strict=True):
-        alone = rank(fitted.scorer, crowd, DATA.events, NOW, 6, own=EVERYBODY, repeats=repeats)
+        alone = rank(fitted.scorer, crowd, DATA.events, NOW, 6, user_rows=EVERYBODY, repeats=repeats)
         assert np.array_equal(found.item, alone.item)
         assert np.array_equal(found.sources, alone.sources)
         np.testing.assert_allclose(found.logit, alone.logit, atol=1e-4)
 
 
 def test_the_size_of_the_blocks_changes_nothing(fitted: FittedScorer, crowd: Population) -> None:
-    whole = rank(fitted.scorer, crowd, DATA.events, NOW, 10, own=EVERYBODY)
-    small = rank(fitted.scorer, crowd, DATA.events, NOW, 10, own=EVERYBODY, block=7)
+    whole = rank(fitted.scorer, crowd, DATA.events, NOW, 10, user_rows=EVERYBODY)
+    small = rank(fitted.scorer, crowd, DATA.events, NOW, 10, user_rows=EVERYBODY, block=7)
     assert np.array_equal(whole.item, small.item)
     np.testing.assert_allclose(whole.logit, small.logit, atol=1e-4)
 
@@ -69,10 +69,10 @@ def test_lists_are_distinct_filtered_and_filled_back_to_k(fitted: FittedScorer, 
     tight = CandidateSettings().model_copy(
         update={"own_history": 1, "neighbours": 1, "item_item": 0, "category_trend": 0, "popular": 1}
     )
-    found = rank(fitted.scorer, crowd, DATA.events, NOW, 12, own=EVERYBODY, allowed=allowed, settings=tight)
+    found = rank(fitted.scorer, crowd, DATA.events, NOW, 12, user_rows=EVERYBODY, allowed=allowed, settings=tight)
     for row in found.item:
         assert len(set(row.tolist())) == 12 and (row % 2 == 0).all()
-    new = rank(fitted.scorer, crowd, DATA.events, NOW, 20, own=EVERYBODY, repeats=False)
+    new = rank(fitted.scorer, crowd, DATA.events, NOW, 20, user_rows=EVERYBODY, repeats=False)
     for u, row in enumerate(new.item):
         assert not set(DATA.events.rows(np.array([u])).item.tolist()) & set(row.tolist())
         assert (row >= 0).sum() == DATA.n_items - 4
@@ -81,7 +81,7 @@ def test_lists_are_distinct_filtered_and_filled_back_to_k(fitted: FittedScorer, 
 def test_a_short_catalogue_pads_with_minus_one(fitted: FittedScorer, crowd: Population) -> None:
     allowed = np.zeros(DATA.n_items, bool)
     allowed[[3, 5]] = True
-    found = rank(fitted.scorer, crowd, DATA.events, NOW, 4, own=EVERYBODY, allowed=allowed)
+    found = rank(fitted.scorer, crowd, DATA.events, NOW, 4, user_rows=EVERYBODY, allowed=allowed)
     assert (np.sort(found.item, axis=1) == [-1, -1, 3, 5]).all()
     assert np.isnan(found.logit[:, 2:]).all() and not found.sources[:, 2:].any()
     nobody = rank(fitted.scorer, crowd, history(), NOW, 4)
@@ -99,43 +99,43 @@ def test_equal_scores_are_ordered_by_item_row(crowd: Population) -> None:
 
 
 def test_banned_items_are_hidden_from_one_person_only(fitted: FittedScorer, crowd: Population) -> None:
-    first = rank(fitted.scorer, crowd, DATA.events, NOW, 1, own=EVERYBODY).item[:, 0]
+    first = rank(fitted.scorer, crowd, DATA.events, NOW, 1, user_rows=EVERYBODY).item[:, 0]
     indptr = np.minimum(np.arange(DATA.n_users + 1), 1)
-    again = rank(fitted.scorer, crowd, DATA.events, NOW, 1, own=EVERYBODY, banned=(indptr, first[:1])).item[:, 0]
+    again = rank(fitted.scorer, crowd, DATA.events, NOW, 1, user_rows=EVERYBODY, banned=(indptr, first[:1])).item[:, 0]
     assert again[0] != first[0] and np.array_equal(again[1:], first[1:])
     listed = rank_items(
-        fitted.scorer, crowd, DATA.events, NOW, np.arange(24), 1, own=EVERYBODY, banned=(indptr, first[:1])
+        fitted.scorer, crowd, DATA.events, NOW, np.arange(24), 1, user_rows=EVERYBODY, banned=(indptr, first[:1])
     )
     assert first[0] not in listed.item[0] and np.array_equal(listed.item[1:, 0], first[1:])
 
 
 def test_an_explicit_list_can_leave_out_what_was_taken(fitted: FittedScorer, crowd: Population) -> None:
-    found = rank_items(fitted.scorer, crowd, DATA.events, NOW, np.arange(24), own=EVERYBODY, repeats=False)
+    found = rank_items(fitted.scorer, crowd, DATA.events, NOW, np.arange(24), user_rows=EVERYBODY, repeats=False)
     for u, row in enumerate(found.item):
         mine = set(DATA.events.rows(np.array([u])).item.tolist())
         assert set(row[row >= 0].tolist()) == set(range(24)) - mine
 
 
 def test_pairs_score_as_they_do_in_a_ranking(fitted: FittedScorer, crowd: Population) -> None:
-    found = rank(fitted.scorer, crowd, DATA.events, NOW, 5, own=EVERYBODY)
+    found = rank(fitted.scorer, crowd, DATA.events, NOW, 5, user_rows=EVERYBODY)
     order = np.argsort(found.item, axis=1)
     items = np.take_along_axis(found.item, order, 1)
     pairs = Pairs(np.arange(DATA.n_users + 1) * 5, items.ravel())
-    scored = score_pairs(fitted.scorer, crowd, DATA.events, NOW, pairs, own=EVERYBODY)
+    scored = score_pairs(fitted.scorer, crowd, DATA.events, NOW, pairs, user_rows=EVERYBODY)
     np.testing.assert_allclose(scored.logit, np.take_along_axis(found.logit, order, 1).ravel(), atol=1e-4)
     np.testing.assert_allclose(scored.probability, np.take_along_axis(found.probability, order, 1).ravel(), atol=1e-4)
 
 
 def test_leaving_a_line_out_is_the_same_as_never_having_had_it(fitted: FittedScorer, crowd: Population) -> None:
     mine = DATA.events.rows(np.array([0]))
-    best = int(rank(fitted.scorer, crowd, mine, NOW, 1, own=np.array([0])).item[0, 0])
+    best = int(rank(fitted.scorer, crowd, mine, NOW, 1, user_rows=np.array([0])).item[0, 0])
     without = mine.select(mine.item != best)
     two = mine.rows(np.array([0, 0]))
     version = two.user
     virtual = two.select((version == 0) | (two.item != best))
     pair, pairs = Pairs(np.array([0, 1]), np.array([best], np.int32)), Pairs(np.array([0, 1, 2]), np.array([best] * 2))
-    alone = score_pairs(fitted.scorer, crowd, without, NOW, pair, own=np.array([0])).logit
-    both = score_pairs(fitted.scorer, crowd, virtual, NOW, pairs, own=np.array([0, 0])).logit
+    alone = score_pairs(fitted.scorer, crowd, without, NOW, pair, user_rows=np.array([0])).logit
+    both = score_pairs(fitted.scorer, crowd, virtual, NOW, pairs, user_rows=np.array([0, 0])).logit
     np.testing.assert_allclose(both[1], alone[0], atol=1e-4)
     assert both[0] > both[1] + 0.5
 
@@ -163,7 +163,7 @@ def test_items_that_never_sold_can_be_ranked_by_their_text_and_kind() -> None:
         fitted = fit_scorer(data, v, None, QUICK.model_copy(update={"seed": seed}))
         assert not fitted.scorer.config.learned_arrivals
         crowd = Population.fit(data, v, fitted.population)
-        found = rank_items(fitted.scorer, crowd, data.events, NOW, np.array([24, 25]), own=EVERYBODY)
+        found = rank_items(fitted.scorer, crowd, data.events, NOW, np.array([24, 25]), user_rows=EVERYBODY)
         assert (found.item[:, 0] == np.where(tea, 24, 25)).mean() > 0.9
 
 
@@ -173,11 +173,11 @@ def test_lists_hold_what_was_taken_or_leave_it_out_and_training_repeats(
     users = np.array([3, 1])
     histories = DATA.events.rows(users)
     taken = set(DATA.events.rows(np.array([1])).item.tolist())
-    found = rank(fitted.scorer, crowd, histories, NOW, 4, own=users, settings=fitted.candidates)
+    found = rank(fitted.scorer, crowd, histories, NOW, 4, user_rows=users, settings=fitted.candidates)
     assert set(found.item[1].tolist()) == taken
     again = fit_scorer(DATA, V, None, QUICK)
     assert again.metrics == fitted.metrics
-    fresh = rank(again.scorer, crowd, histories, NOW, 4, own=users, settings=again.candidates, repeats=False)
+    fresh = rank(again.scorer, crowd, histories, NOW, 4, user_rows=users, settings=again.candidates, repeats=False)
     assert not set(fresh.item[1].tolist()) & taken
 
 
@@ -191,7 +191,7 @@ def test_a_bare_log_trains_and_ranks() -> None:
     bare: Dataset = shop(bare=True)
     learned = fit_scorer(bare, vectors(bare), None, QUICK)
     crowd = Population.fit(bare, vectors(bare), learned.population)
-    found = rank(learned.scorer, crowd, bare.events, bare.as_of, 4, own=EVERYBODY, settings=learned.candidates)
+    found = rank(learned.scorer, crowd, bare.events, bare.as_of, 4, user_rows=EVERYBODY, settings=learned.candidates)
     mine = set(bare.events.rows(np.array([0])).item.tolist())
     assert len(mine & set(found.item[0].tolist())) >= 3
 
@@ -210,8 +210,8 @@ def test_a_weight_on_popularity_puts_the_rarer_of_two_equals_first(crowd: Popula
 
 
 def test_a_weight_on_popularity_changes_the_order_and_no_score(fitted: FittedScorer, crowd: Population) -> None:
-    plain = rank(fitted.scorer, crowd, DATA.events, NOW, DATA.n_items, own=EVERYBODY)
-    weighed = rank(fitted.scorer, crowd, DATA.events, NOW, DATA.n_items, own=EVERYBODY, popularity_weight=1.0)
+    plain = rank(fitted.scorer, crowd, DATA.events, NOW, DATA.n_items, user_rows=EVERYBODY)
+    weighed = rank(fitted.scorer, crowd, DATA.events, NOW, DATA.n_items, user_rows=EVERYBODY, popularity_weight=1.0)
     assert not np.array_equal(plain.item, weighed.item)
     for name in ("logit", "probability"):
         sorted_by_item = [np.take_along_axis(getattr(r, name), np.argsort(r.item), 1) for r in (plain, weighed)]

@@ -120,7 +120,7 @@ def independent_probabilities(
         if len(items) <= MAX_EXPLICIT_ITEMS:
             pairs = explicit(len(rows), items)
         else:
-            users = ask(population, data.events.rows(rows), data.as_of, own=rows, basics=basics[block])
+            users = ask(population, data.events.rows(rows), data.as_of, user_rows=rows, basics=basics[block])
             pairs = candidates(population, users, settings, allowed=allowed)
         scored = _score(recommender, population, pairs, rows, basics[block])
         misses = np.log1p(-np.minimum(scored.probability.astype(np.float64), 1 - 1e-7))
@@ -202,7 +202,7 @@ def _score(
     data, scorer = recommender.dataset, trained_model(recommender).scorer
     histories, offsets = data.events.rows(user_rows), recommender.item_offsets
     return score_pairs(
-        scorer, population, histories, data.as_of, pairs, own=user_rows, basics=basics, item_offsets=offsets
+        scorer, population, histories, data.as_of, pairs, user_rows=user_rows, basics=basics, item_offsets=offsets
     )
 
 

@@ -92,7 +92,7 @@ def _deltas(recommender: Recommender, population: Population, ablations: Sequenc
         Events.concat([events for ablation in ablations for events in ablation.histories]),
         recommender.dataset.as_of,
         Pairs(np.arange(len(items) + 1, dtype=np.int64), items),
-        own=np.repeat([ablation.user_row for ablation in ablations], sizes),
+        user_rows=np.repeat([ablation.user_row for ablation in ablations], sizes),
         basics=vectors_of_basics(recommender, [basics for ablation in ablations for basics in ablation.basics]),
     )
     runs = np.split(scored.logit, np.cumsum(sizes)[:-1])

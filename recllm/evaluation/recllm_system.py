@@ -157,7 +157,7 @@ def _ranker(
             "histories": query.dataset.events.rows(query.users),
             "as_of": query.as_of,
             "k": query.k,
-            "own": users if hidden is None else np.maximum(users, hidden),
+            "user_rows": users if hidden is None else np.maximum(users, hidden),
             "basics": basics_vectors(encoder, basics_of(query.dataset.users[query.users]), locale),
             "popularity_weight": popularity_weight,
             "item_offsets": item_offsets,

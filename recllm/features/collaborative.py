@@ -200,19 +200,19 @@ def ask(
     histories: Events,
     as_of: int,
     *,
-    own: NDArray[np.integer] | None = None,
+    user_rows: NDArray[np.integer] | None = None,
     basics: Floats | None = None,
 ) -> Asked:
     """Prepare people for scoring.
 
-    own: each person's user row in the population's dataset, -1 for a stranger, so that nobody is their own neighbour.
+    user_rows: each user's row in the dataset behind the statistics, -1 for an unknown one, so that nobody is their own neighbour.
     basics: Emb(I), (n, dim), or None. Events at or after `as_of` are dropped.
     """
     histories = histories.select(histories.at < as_of)
     purchases = occasions(of_actions(histories, population.settings.target))
     n_items = population.n_items
     profile = profile_rows(purchases, n_items, as_of, population.settings)
-    neighbour_weights = _neighbours(population, profile, own, basics)
+    neighbour_weights = _neighbours(population, profile, user_rows, basics)
     return Asked(
         population,
         histories,
@@ -238,7 +238,7 @@ def profile_rows(purchases: Events, n_items: int, as_of: int, settings: Collabor
 
 
 def _neighbours(
-    population: Population, profile: Any, own: NDArray[np.integer] | None, basics: Floats | None = None
+    population: Population, profile: Any, user_rows: NDArray[np.integer] | None, basics: Floats | None = None
 ) -> Any:
     """Sparse (n, n_pool): cosine weights of each person's nearest people, summing to 1, blockwise.
 
@@ -248,7 +248,7 @@ def _neighbours(
 
     n, pool = profile.shape[0], len(population.pool)
     k = min(population.settings.neighbours, pool)
-    own_row = np.full(n, -1) if own is None else np.array([population.pool_row.get(int(u), -1) for u in own])
+    own_row = np.full(n, -1) if user_rows is None else np.array([population.pool_row.get(int(u), -1) for u in user_rows])
     turned, parts = population.profiles.T.tocsr(), []
     for start in range(0, n, 256):
         similarity = (profile[start : start + 256] @ turned).toarray()

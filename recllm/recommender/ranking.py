@@ -75,17 +75,17 @@ def score_pairs(
     as_of: int,
     pairs: Pairs,
     *,
-    own: NDArray[np.integer] | None = None,
+    user_rows: NDArray[np.integer] | None = None,
     basics: Floats | None = None,
     item_offsets: Floats | None = None,
 ) -> ScoredPairs:
     """Score given pairs, e.g. of virtual histories.
 
-    The items of person u are pairs.item[pairs.indptr[u]:pairs.indptr[u + 1]], ascending. own: each person's row in the
+    The items of person u are pairs.item[pairs.indptr[u]:pairs.indptr[u + 1]], ascending. user_rows: each user's row in the
     population's dataset, -1 for none. basics: Emb(I), (n, dim). item_offsets: (n_items,), calibrates the
     probability item by item, see `recllm.training.item_calibration`.
     """
-    users = ask(population, histories, as_of, own=own, basics=basics)
+    users = ask(population, histories, as_of, user_rows=user_rows, basics=basics)
     return _score(scorer, population, users, pairs, item_offsets)
 
 
@@ -96,7 +96,7 @@ def rank(
     as_of: int,
     k: int,
     *,
-    own: NDArray[np.integer] | None = None,
+    user_rows: NDArray[np.integer] | None = None,
     basics: Floats | None = None,
     allowed: NDArray[np.bool_] | None = None,
     banned: tuple[Ints, NDArray[np.integer]] | None = None,
@@ -115,7 +115,7 @@ def rank(
     crowd does. `eval/coverage.py` draws the curve. item_offsets: see `score_pairs`.
     """
     wide, less, parts = _wide(settings, k, scorer), _popularity(population, popularity_weight), []
-    for start, users in _asked(population, histories, as_of, own, basics, block):
+    for start, users in _asked(population, histories, as_of, user_rows, basics, block):
         hidden = None if banned is None else _runs(banned, start, start + users.n)
         pairs = candidates(population, users, wide, allowed=allowed, banned=hidden, repeats=repeats)
         parts.append(_top(_score(scorer, population, users, pairs, item_offsets), pairs, k, less))
@@ -129,7 +129,7 @@ def rank_with_and_without_repeats(
     as_of: int,
     k: int,
     *,
-    own: NDArray[np.integer] | None = None,
+    user_rows: NDArray[np.integer] | None = None,
     basics: Floats | None = None,
     allowed: NDArray[np.bool_] | None = None,
     settings: CandidateSettings | None = None,
@@ -140,7 +140,7 @@ def rank_with_and_without_repeats(
     """What `rank` gives with `repeats` and without, for one scoring: the sources propose the same new items in both."""
     wide, less = _wide(settings, k, scorer), _popularity(population, popularity_weight)
     with_repeats, new = [], []
-    for _, users in _asked(population, histories, as_of, own, basics, block):
+    for _, users in _asked(population, histories, as_of, user_rows, basics, block):
         pairs = candidates(population, users, wide, allowed=allowed)
         scores = _score(scorer, population, users, pairs, item_offsets)
         is_new = _open(pairs, users, None, repeats=False)
@@ -165,7 +165,7 @@ def rank_items(
     items: NDArray[np.integer],
     k: int | None = None,
     *,
-    own: NDArray[np.integer] | None = None,
+    user_rows: NDArray[np.integer] | None = None,
     basics: Floats | None = None,
     banned: tuple[Ints, NDArray[np.integer]] | None = None,
     repeats: bool = True,
@@ -180,7 +180,7 @@ def rank_items(
     k = len(rows) if k is None else k
     block = int(np.clip(BLOCK_PAIRS // max(len(rows), 1), 1, 256))
     less, parts = _popularity(population, popularity_weight), []
-    for start, users in _asked(population, histories, as_of, own, basics, block):
+    for start, users in _asked(population, histories, as_of, user_rows, basics, block):
         pairs = explicit(users.n, rows)
         hidden = None if banned is None else _runs(banned, start, start + users.n)
         pairs = pairs.select(_open(pairs, users, hidden, repeats))
@@ -192,7 +192,7 @@ def _asked(
     population: Population,
     histories: Events,
     as_of: int,
-    own: NDArray[np.integer] | None,
+    user_rows: NDArray[np.integer] | None,
     basics: Floats | None,
     block: int,
 ) -> Iterator[tuple[int, Asked]]:
@@ -200,9 +200,9 @@ def _asked(
     n = len(histories.indptr) - 1
     for start in range(0, n, block):
         rows = np.arange(start, min(start + block, n))
-        part = None if own is None else np.asarray(own)[rows]
+        part = None if user_rows is None else np.asarray(user_rows)[rows]
         block_basics = None if basics is None else basics[rows]
-        yield start, ask(population, histories.rows(rows), as_of, own=part, basics=block_basics)
+        yield start, ask(population, histories.rows(rows), as_of, user_rows=part, basics=block_basics)
 
 
 def _runs(lists: tuple[Ints, NDArray[np.integer]], start: int, end: int) -> tuple[Ints, NDArray[np.integer]]:

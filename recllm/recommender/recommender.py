@@ -338,7 +338,7 @@ class Recommender:
         """The first `k` items of each user."""
         weight = request.popularity_weight
         common: dict[str, Any] = {
-            "own": histories.rows,
+            "user_rows": histories.rows,
             "basics": basics_vectors(self.encoder, histories.basics, self.text_locale),
             "banned": dismissed(histories.events),
             "repeats": request.repeats,
@@ -413,7 +413,7 @@ class Recommender:
             vectors = basics_vectors(self.encoder, basics, self.text_locale)
             scorer = self.model.scorer if self.model else None
             rows, as_of = np.full(len(basics), person.row), self.dataset.as_of
-            return score_pairs(scorer, self.population, events, as_of, pairs, own=rows, basics=vectors).logit
+            return score_pairs(scorer, self.population, events, as_of, pairs, user_rows=rows, basics=vectors).logit
 
         return score
 

@@ -220,7 +220,7 @@ class PastWindows:
             events = past.events.rows(block)
             events = events if history else events.select(np.zeros(len(events), bool))
             basics = None if self.basics is None else self.basics[block]
-            user_state = ask(population, events, population.as_of, own=block, basics=basics)
+            user_state = ask(population, events, population.as_of, user_rows=block, basics=basics)
             if items is None:
                 pairs = candidates(population, user_state, self.candidates, allowed=allowed)
             else:

@@ -129,7 +129,7 @@ def tree_ranker(fitted: Callable[[Dataset], Forest], args: TreeSettings) -> Rank
         for start in range(0, len(query.users), BLOCK):
             part = slice(start, start + BLOCK)
             histories = query.dataset.events.rows(query.users[part])
-            users = ask(forest.population, histories, query.as_of, own=query.fit_users[part])
+            users = ask(forest.population, histories, query.as_of, user_rows=query.fit_users[part])
             pairs = candidates(forest.population, users, _sources(args), allowed=allowed)
             cosine = pair_cosine(forest.population.item_vectors, users.vectors.user, pairs)
             score = forest.predict(_columns(pair_features(forest.population, users, pairs), cosine, args))
