@@ -120,7 +120,12 @@ def find_audience(recommender: Recommender, request: AudienceRequest, *, agreed:
         pool = eligible_pool(recommender, target, request.exclusions, agreed)
     name = request.campaign or pool.target.name
     audience = build_audience(
-        recommender, pool, select(pool.scores, pool.user_ids, name, request.limits), name, explain
+        recommender,
+        pool,
+        select(pool.scores, pool.user_ids, name, request.limits),
+        name,
+        explain,
+        request.explain_first,
     )
     logger.info(
         "audience: %d of %d people, %d held out, %.1f s",
@@ -169,13 +174,22 @@ def _pool(
 
 
 def build_audience(
-    recommender: Recommender, pool: EligiblePool, selection: Selection, name: str, explain: bool
+    recommender: Recommender,
+    pool: EligiblePool,
+    selection: Selection,
+    name: str,
+    explain: bool,
+    explain_first: int | None = None,
 ) -> Audience:
-    """The audience that was selected from a pool. Raises `PolicyError` for fewer people than the policy's floor."""
+    """The audience that was selected from a pool; explain_first as in `AudienceRequest`.
+
+    Raises `PolicyError` for fewer people than the policy's floor."""
     data, model, scores = recommender.dataset, recommender.model, pool.scores
     check_floor(len(selection.addressed), recommender.policy.group_floor)
     reached, best_items = pool.user_rows[selection.addressed], scores.best_item[selection.addressed]
-    reasons = reasons_for(recommender, reached, best_items) if explain else [()] * len(reached)
+    explained = slice(explain_first if explain else 0)
+    reasons = reasons_for(recommender, reached[explained], best_items[explained])
+    reasons += [()] * (len(reached) - len(reasons))
     people = tuple(
         AudienceMember(
             user_id=pool.user_ids[position],

@@ -96,6 +96,8 @@ class AudienceRequest:
     """Only people who agreed to this channel; see `recllm.jobs.serve.CHANNEL_PURPOSE`."""
     explain: bool = True
     """Give each person's reasons."""
+    explain_first: int | None = None
+    """Give reasons to the first so many people only, which is all that a screen shows; None for everybody."""
 
     def __post_init__(self) -> None:
         targets = (self.items, self.category if self.text is None else None, self.text, self.seeds)

@@ -81,6 +81,7 @@ def audience(
         campaign=campaign,
         channel=channel,
         explain=explain,
+        explain_first=None if json or csv else MAX_PRINTED,
     )
     shop_ids = read_ids(ids) if ids else []
     with Workspace.open(workspace) as shop:

@@ -205,7 +205,8 @@ def ask(
 ) -> Asked:
     """Prepare people for scoring.
 
-    user_rows: each user's row in the dataset behind the statistics, -1 for an unknown one, so that nobody is their own neighbour.
+    user_rows: each user's row in the dataset behind the statistics, so that nobody is their own neighbour; -1 for an
+    unknown user.
     basics: Emb(I), (n, dim), or None. Events at or after `as_of` are dropped.
     """
     histories = histories.select(histories.at < as_of)
@@ -248,7 +249,9 @@ def _neighbours(
 
     n, pool = profile.shape[0], len(population.pool)
     k = min(population.settings.neighbours, pool)
-    own_row = np.full(n, -1) if user_rows is None else np.array([population.pool_row.get(int(u), -1) for u in user_rows])
+    own_row = (
+        np.full(n, -1) if user_rows is None else np.array([population.pool_row.get(int(u), -1) for u in user_rows])
+    )
     turned, parts = population.profiles.T.tocsr(), []
     for start in range(0, n, 256):
         similarity = (profile[start : start + 256] @ turned).toarray()

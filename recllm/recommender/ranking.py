@@ -81,8 +81,7 @@ def score_pairs(
 ) -> ScoredPairs:
     """Score given pairs, e.g. of virtual histories.
 
-    The items of person u are pairs.item[pairs.indptr[u]:pairs.indptr[u + 1]], ascending. user_rows: each user's row in the
-    population's dataset, -1 for none. basics: Emb(I), (n, dim). item_offsets: (n_items,), calibrates the
+    user_rows: each user's row in the dataset behind the statistics, -1 for none. basics: Emb(I), (n, dim). item_offsets: (n_items,), calibrates the
     probability item by item, see `recllm.training.item_calibration`.
     """
     users = ask(population, histories, as_of, user_rows=user_rows, basics=basics)
