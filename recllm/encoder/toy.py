@@ -27,7 +27,7 @@ _PIECE_WEIGHT = 0.3
 class ToyEncoder:
     """Bag of hashed words. Texts that share words are near; the same text has the same vector on every machine.
 
-    It knows no meaning: "sofa" and "couch" are strangers.
+    It knows no meaning: "sofa" and "couch" have nothing in common.
     """
 
     def __init__(self, dim: int = 64, *, max_tokens: int = 256) -> None:
