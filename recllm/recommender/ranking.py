@@ -81,8 +81,8 @@ def score_pairs(
 ) -> ScoredPairs:
     """Score given pairs, e.g. of virtual histories.
 
-    user_rows: each user's row in the dataset behind the statistics, -1 for none. basics: Emb(I), (n, dim). item_offsets: (n_items,), calibrates the
-    probability item by item, see `recllm.training.item_calibration`.
+    user_rows: each user's row in the dataset behind the statistics, -1 for none. basics: Emb(I), (n, dim).
+    item_offsets: (n_items,), calibrates the probability item by item, see `recllm.training.item_calibration`.
     """
     users = ask(population, histories, as_of, user_rows=user_rows, basics=basics)
     return _score(scorer, population, users, pairs, item_offsets)
