@@ -13,7 +13,7 @@ from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
 README, GUIDE, RESULTS = (
-    (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "GUIDE.md", "eval/results/README.md")
+    (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "recllm/GUIDE.md", "eval/results/README.md")
 )
 
 
