@@ -140,13 +140,23 @@ def test_a_wrong_request_is_told_before_anything_is_opened(
     assert run(*arguments, "-w", str(tmp_path / "nowhere"))[0] == 2
 
 
-def test_coupon_tables_are_read_before_the_log(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("redeem", "--coupons", "nowhere"), "no coupon table"),
+        (("buy", "--item", "nothing"), "no item 'nothing'"),
+        (("buy", "--category", "garden"), "no item in the category"),
+    ],
+)
+def test_coupons_and_the_target_are_read_before_the_log(
+    run: Run, place: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
+) -> None:
     def no_reading(*_: object) -> None:
         raise AssertionError("the log was read")
 
     monkeypatch.setattr("recllm.workspace.privacy.PolicyGate.dataset", no_reading)
-    code, _, said = run("redeem", "--coupons", "nowhere", "-w", str(place / "shop"))
-    assert code == 2 and "no coupon table" in said
+    code, _, said = run(*arguments, "-w", str(place / "shop"))
+    assert code == 2 and words in said
 
 
 def test_nobody_agreed_to_training(run: Run, tmp_path: Path) -> None:

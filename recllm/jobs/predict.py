@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recllm.data.dataset import Dataset
 from recllm.errors import PolicyError
 from recllm.schema import Purpose
 from recllm.workspace.clock import present
 
 if TYPE_CHECKING:
-    from recllm.data.dataset import Dataset
     from recllm.propensity.prediction import Prediction
     from recllm.propensity.request import PredictionRequest
     from recllm.propensity.uplift.uplift import UpliftEstimate, UpliftRequest
@@ -22,17 +22,21 @@ if TYPE_CHECKING:
 
 
 def predict_workspace(workspace: Workspace, request: PredictionRequest) -> Prediction:
-    """Predict everybody of a workspace. Coupon tables are read before the log, under the shop's own ids.
+    """Predict everybody of a workspace. Coupon tables (under the shop's ids) and the target are read before the log.
 
     Everybody who is known and has not agreed to personalisation is counted among those left out, but for `REDEEM`.
     Raises `PolicyError` when nobody may be learned from, and what `recllm.propensity.predict.predict` tells.
     """
+    from recllm.propensity.cohort import Cohort
     from recllm.propensity.coupons import Coupons
     from recllm.propensity.predict import predict
     from recllm.propensity.request import PredictionKind
 
     if isinstance(request.coupons, Path):
         request = replace(request, coupons=Coupons.read(request.coupons, workspace.pseudonymiser().many))
+    if request.targeted:
+        catalogue = workspace.gate().catalogue(request.items or None)
+        Cohort.of(Dataset.of_catalogue(catalogue, 0), request, workspace.policy)  # raises what is wrong with the target
     learn, ask = _datasets(workspace)
     if not len(learn.events):
         raise PolicyError(

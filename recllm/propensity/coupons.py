@@ -79,14 +79,6 @@ class Coupons:
         past = pl.col("at") < at
         return Coupons(self.mailings.filter(past), self.products, self.redemptions.filter(past), self.uses.filter(past))
 
-    def mailed(self, campaign: str) -> pl.DataFrame:
-        """user_id, at, kind and end of one campaign. Raises `UsageError` when nobody was mailed it."""
-        rows = self.mailings.filter(pl.col("campaign_id") == campaign)
-        if not rows.height:
-            latest = ", ".join(list(self.starts())[-10:])
-            raise UsageError(f"no mailing of a campaign {campaign!r}; the latest are: {latest}")
-        return rows
-
 
 def _checked(name: str, frame: pl.DataFrame) -> pl.DataFrame:
     missing = [column for column in NEEDED[name] if column not in frame.columns]

@@ -26,6 +26,9 @@ MIN_PEOPLE_OF_A_CLASS = 20
 
 MAX_WINDOWS = 12
 
+_COLUMNS = ("label", "person", "window", "cut", "known_at")
+"""Arrays of `Examples`."""
+
 
 @dataclass(frozen=True, eq=False)
 class Examples:
@@ -49,14 +52,12 @@ class Examples:
     @classmethod
     def joined(cls, parts: Sequence[Examples]) -> Examples:
         """The rows of all parts. Raises `DataError` where their columns differ."""
-        names = ("label", "person", "window", "cut", "known_at")
-        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS}
         return cls(FeatureTable.stacked([part.features for part in parts]), **columns)
 
     def rows(self, which: NDArray[np.generic]) -> Examples:
         """These rows only: a mask or row numbers."""
-        names = ("label", "person", "window", "cut", "known_at")
-        return Examples(self.features.rows(which), **{name: getattr(self, name)[which] for name in names})
+        return Examples(self.features.rows(which), **{name: getattr(self, name)[which] for name in _COLUMNS})
 
     def with_label(self, label: NDArray[np.generic]) -> Examples:
         return replace(self, label=np.asarray(label, np.float64))

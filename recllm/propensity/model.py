@@ -92,7 +92,6 @@ class HeldOutPredictions:
     rows: NDArray[np.int64]
     """Of the examples."""
     probability: Values
-    label: Values
     later_window: bool
     """Whether they are a later window than all that was learned from, and not only other people."""
 
@@ -118,14 +117,14 @@ def backtest(examples: Examples, as_of: int, settings: PropensitySettings | None
     if examples.rows(~latest).learnable:
         rows = np.flatnonzero(latest)
         model = fit_propensity(examples.rows(~latest), as_of, settings)
-        return HeldOutPredictions(rows, model.probability(examples.features.rows(rows)), label[rows], True)
+        return HeldOutPredictions(rows, model.probability(examples.features.rows(rows)), True)
     logits = cross_fitted(examples, settings)
     folds, probability = people_folds(examples.person, 5, settings.seed), np.empty(len(label))
     for fold in range(5):
         inside = folds == fold
         weights = calibrate(logits[~inside], label[~inside])
         probability[inside] = sigmoid(logits[inside] @ weights[:2] + weights[2])
-    return HeldOutPredictions(np.arange(len(label)), probability, label, False)
+    return HeldOutPredictions(np.arange(len(label)), probability, False)
 
 
 def validation_rows(examples: Examples) -> tuple[NDArray[np.bool_], bool]:

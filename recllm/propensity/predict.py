@@ -95,7 +95,7 @@ def _predict_outcome(task: PredictionTask, outcome: Outcome, eligible: Eligible,
     return task.prediction(
         task.people(rows, probability, reasons, probability=probability.tolist()),
         held_out.probability,
-        held_out.label,
+        examples.label[held_out.rows],
         examples.cut[held_out.rows] if held_out.later_window else None,
         left_out=no_past(mask),
         active_days=active_days,

@@ -16,7 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, utc
-from recllm.errors import DataError, NothingToDo
+from recllm.errors import DataError, NothingToDo, UsageError
 from recllm.propensity.cohort import Cohort
 from recllm.propensity.coupon_features import DECREASING, INCREASING, coupon_features
 from recllm.propensity.coupons import Coupons
@@ -105,10 +105,11 @@ def predict_redeem(task: PredictionTask) -> Prediction:
     """
     tables, horizon = task.request.coupons, task.request.horizon_days
     coupons = tables if isinstance(tables, Coupons) else Coupons.read(Path(tables or ""))
-    campaign = task.request.campaign or list(coupons.starts())[-1]
-    coupons.mailed(campaign)
-    every = mailings(coupons, horizon)
+    starts, every = list(coupons.starts()), mailings(coupons, horizon)
+    campaign = task.request.campaign or starts[-1]
     of_campaign = [mailing for mailing in every if mailing.campaign == campaign]
+    if not of_campaign:
+        raise UsageError(f"no mailing of a campaign {campaign!r}; the latest are: {', '.join(starts[-10:])}")
     as_of = min(of_campaign[0].at, task.now // DAY * DAY)
     user_ids = tuple(user_id for mailing in of_campaign for user_id in mailing.user_ids)
     mailing = replace(of_campaign[0], at=as_of, user_ids=user_ids)
@@ -129,7 +130,7 @@ def predict_redeem(task: PredictionTask) -> Prediction:
     return task.prediction(
         task.people(rows, probability, reasons, probability=probability.tolist()),
         held_out.probability,
-        held_out.label,
+        examples.label[held_out.rows],
         cut,
         as_of=as_of,
         n_campaigns=0 if cut is None else len(np.unique(cut)),

@@ -52,8 +52,6 @@ class UpliftModel:
     """One learner, fitted."""
 
     learner: UpliftLearner
-    names: tuple[str, ...]
-    """Of the columns."""
     predict: Predict
 
     def uplift(self, features: FeatureTable) -> Values:
@@ -66,7 +64,7 @@ def fit_uplift(
 ) -> UpliftModel:
     """One learner on the whole trial."""
     fits = {UpliftLearner.S: _fit_s, UpliftLearner.T: _fit_t, UpliftLearner.X: _fit_x}
-    return UpliftModel(learner, trial.features.names, fits[learner](trial, settings or UpliftSettings()))
+    return UpliftModel(learner, fits[learner](trial, settings or UpliftSettings()))
 
 
 def held_out_uplift(
