@@ -131,9 +131,12 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses, models, arrays, times, decimals, enums and sets as JSON knows them; NaN and infinity become null."""
+    """Dataclasses, models, arrays, times, decimals, enums and sets as JSON knows them; NaN and infinity become null.
+
+    A dataclass field with the metadata "json" stands under that name, where the documents called it so before.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.metadata.get("json", f.name): plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, BaseModel):
         return {name: plain(getattr(value, name)) for name in type(value).model_fields}
     if isinstance(value, Mapping):

@@ -59,6 +59,17 @@ def test_recommend(run: Run, shop: Path) -> None:
     assert zoe["items"][0]["served_by"] == ["popular"]
 
 
+def test_explain(run: Run, shop: Path) -> None:
+    slate = document(run("recommend", "-u", "ann", "-k", "1", "-w", "shop", "--json", "--no-record")[1])[0]
+    code, out, _ = run("explain", "-u", "ann", "-i", slate["items"][0]["item_id"], "-w", "shop", "--json")
+    explained = document(out)
+    assert code == 0 and explained["place"] == 1 and explained["available"] is True
+    assert explained["reasons"] == slate["items"][0]["reasons"]
+    assert {"contributions", "withheld", "counterfactual", "without", "after", "k", "title"} <= set(explained)
+    assert run("explain", "-u", "zoe", "-i", slate["items"][0]["item_id"], "-w", "shop")[0] == 2
+    assert run("explain", "-u", "ann", "-i", "no such item", "-w", "shop")[0] == 2
+
+
 def test_recommend_takes_a_weight_on_popularity(run: Run, shop: Path) -> None:
     command = ("recommend", "-u", "ann", "-w", "shop", "--json", "--no-record", "--popularity-weight")
     assert document(run(*command, "1")[1])[0]["items"]

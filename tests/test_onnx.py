@@ -149,7 +149,7 @@ def test_an_export_that_differs_is_refused_and_leaves_nothing(
 def test_int8_too_far_off_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None) -> None:
     monkeypatch.setitem(LEAST_COSINE, "int8", 1.1)  # type: ignore[arg-type]
     done = export_onnx(load_encoder(make_model(tmp_path / "m"), device="cpu"), tmp_path / "onnx", texts=REAL)  # type: ignore[arg-type]
-    assert "int8" not in done.bytes and done.chosen == "float32" and done.gain is None
+    assert "int8" not in done.bytes and done.auto_precision == "float32" and done.gain is None
     with pytest.raises(ModelError, match="holds no int8 model: its lowest cosine"):
         load_encoder(done.folder, precision="int8")
     assert load_onnx(done.folder, precision="auto").precision == "float32"

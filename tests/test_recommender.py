@@ -245,7 +245,7 @@ def test_whoever_withdrew_is_not_explained_even_what_is_off_sale(trained: Recomm
         with pytest.raises(UsageError, match="nothing to explain"):
             guarded.explain("nobody", item)
     explained = guarded.explain("u2", "tea3")
-    assert not explained.available and explained.place is None and explained.reasons
+    assert not explained.available and explained.rank is None and explained.reasons
     assert guarded.explain("u2", "tea1").available
 
 

@@ -139,7 +139,7 @@ def test_the_state_answers_as_counting_anew_does(shop: Workspace) -> None:
         same(one, other)
     item = light.recommend("u01", k=1)[0].items[0].item_id
     mine, theirs = light.explain("u01", item), reference.explain("u01", item)
-    assert (mine.reasons[0].text, mine.place, mine.without) == (theirs.reasons[0].text, theirs.place, theirs.without)
+    assert (mine.reasons[0].text, mine.rank, mine.without) == (theirs.reasons[0].text, theirs.rank, theirs.without)
 
 
 def test_everybody_at_once_is_the_dataset_of_the_store(shop: Workspace) -> None:

@@ -118,7 +118,7 @@ def explain(
     if json:
         emit_json(explanation)
     else:
-        rank = f"number {explanation.place}" if explanation.place else f"not among the first {k}"
+        rank = f"number {explanation.rank}" if explanation.rank else f"not among the first {k}"
         say(f"{explanation.title}: {rank}")
         say(*(f"  {c.delta:+.2f}  {c.text}" for c in explanation.contributions))
         say(*([f"  {explanation.withheld:+.2f}  (not named)"] if explanation.withheld else []))

@@ -73,7 +73,7 @@ def export(
         emit_json(exported)
         return
     load = f"load_encoder({str(exported.folder)!r}, precision='auto')"
-    say(f"{exported.folder}: {exported.name}; {load} takes {exported.chosen} here")
+    say(f"{exported.folder}: {exported.name}; {load} takes {exported.auto_precision} here")
     for precision, parity in plain(exported.parity).items():
         size = f"{exported.bytes[precision] / 1e6:.0f} MB" if precision in exported.bytes else "left out: too far off"
         say(f"  {precision}: cosine {parity['lowest']:.5f} at least over {parity['texts']} texts, {size}")

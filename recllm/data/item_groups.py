@@ -61,7 +61,7 @@ class Facets:
             path.list.first().alias("department"),
             pl.col("brand"),
         )
-        attributes = [_attribute(items["attributes"], one) for one in (MAKER, SIZE)]
+        attributes = [_attribute(items["attributes"], names_of) for names_of in (MAKER, SIZE)]
         kind, category, department, brand, maker, size = (
             _codes(column) for column in (*names.get_columns(), *attributes)
         )

@@ -10,7 +10,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +54,7 @@ class OnnxExport:
     """Size of each model file."""
     gain: float | None
     """float32 time / int8 time on this machine; None without int8."""
-    chosen: OnnxPrecision
+    auto_precision: OnnxPrecision = field(metadata={"json": "chosen"})
     """What precision "auto" takes on this machine."""
 
 
@@ -107,7 +107,7 @@ def export_onnx(
         parity=parity,
         bytes={name: (target / file).stat().st_size for name, file in MODELS.items() if (target / file).is_file()},
         gain=None if probe is None else probe.gain,
-        chosen="int8" if probe and int8_pays(probe) else "float32",
+        auto_precision="int8" if probe and int8_pays(probe) else "float32",
     )
 
 

@@ -137,6 +137,11 @@ class Population:
         return rows[order[: self.settings.max_new_items]]
 
     @cached_property
+    def profiles_by_item(self) -> Any:
+        """`profiles` turned round, sparse (n_items, n_pool)."""
+        return self.profiles.T.tocsr()
+
+    @cached_property
     def type_trend(self) -> Any:
         """Sparse (n_types, n_items): each item's share of its type's buyers in the last 28 days."""
         from scipy.sparse import csr_matrix
@@ -252,9 +257,9 @@ def _neighbours(
     own_row = (
         np.full(n, -1) if user_rows is None else np.array([population.pool_row.get(int(u), -1) for u in user_rows])
     )
-    turned, parts = population.profiles.T.tocsr(), []
+    parts = []
     for start in range(0, n, 256):
-        similarity = (profile[start : start + 256] @ turned).toarray()
+        similarity = (profile[start : start + 256] @ population.profiles_by_item).toarray()
         blank = np.flatnonzero(np.diff(profile.indptr[start : start + 257]) == 0)
         if basics is not None and population.pool_basics is not None and len(blank):
             similarity[blank] = _kinship(

@@ -10,7 +10,7 @@ Every number is a score or a list of the served model, computed again for a shor
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,7 +41,7 @@ class Explanation:
     item stands lower for it. withheld: the sum of the deltas of sensitive evidence. counterfactual: a sentence, None
     when nothing that may be named takes the item out of the first `k`; `without` are its pieces.
 
-    place: among the person's list, each name counted once, from 1; after: without those pieces. Both are None when
+    rank: in the person's list, each name counted once, from 1; after: without those pieces. Both are None when
     the item is not among the first `k`.
     """
 
@@ -51,7 +51,7 @@ class Explanation:
     k: int
     available: bool
     """False for an item off sale, which has no rank."""
-    place: int | None
+    rank: int | None = field(metadata={"json": "place"})
     reasons: tuple[Reason, ...]
     contributions: tuple[Reason, ...]
     withheld: float
@@ -68,7 +68,7 @@ class Explanation:
 
     def _repr_html_(self) -> str:
         """For notebooks: the picture with the sentences around it."""
-        where = "" if self.place is None else f", number {self.place}"
+        where = "" if self.rank is None else f", number {self.rank}"
         lines = [f"<p><b>{escape(self.title)}</b>{where}</p>", _STYLE, self.chart()]
         lines += [f"<p>{escape(reason.text)}</p>" for reason in self.reasons]
         lines += [f"<p>{escape(self.counterfactual)}</p>"] if self.counterfactual else []
@@ -106,7 +106,7 @@ def explanation(recommender: Recommender, user: str, item: str, *, k: int = 10) 
         title=item_names(recommender.dataset.items[[column]], recommender.locale)[0],
         k=k,
         available=available,
-        place=before if before <= k and available else None,
+        rank=before if before <= k and available else None,
         reasons=speaker.reasons(units, deltas[:, 0], column, profile, recommender.spread(person)),
         contributions=tuple(reason for reason in contributions if reason is not None),
         withheld=float(np.nansum(deltas[~named, 0])),

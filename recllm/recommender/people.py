@@ -18,7 +18,7 @@ from recllm.features.item_vectors import basics_of
 class Histories:
     """What is known of n users, in the order in which they were asked for."""
 
-    known: NDArray[np.bool_]
+    is_known: NDArray[np.bool_]
     """Who is known at all, (n,)."""
     events: Events
     """n runs; an unknown user has none."""
@@ -30,7 +30,7 @@ class Histories:
     def select(self, users: NDArray[np.integer]) -> Histories:
         """These users, in the order given."""
         basics = [self.basics[int(n)] for n in users]
-        return Histories(self.known[users], self.events.rows(users), basics, self.rows[users])
+        return Histories(self.is_known[users], self.events.rows(users), basics, self.rows[users])
 
 
 class People(Protocol):
@@ -52,12 +52,14 @@ class DatasetPeople:
 
     def of_rows(self, rows: Ints) -> Histories:
         """What is known of the users in these rows; -1 for an unknown one."""
-        known = rows >= 0
-        events = self.dataset.events.rows(rows[known])
+        is_known = rows >= 0
+        events = self.dataset.events.rows(rows[is_known])
         lengths = np.zeros(len(rows), np.int64)
-        lengths[known] = np.diff(events.indptr)
+        lengths[is_known] = np.diff(events.indptr)
         events = replace(events, indptr=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
         basics: list[Mapping[str, str]] = [{} for _ in rows]
-        for n, stated in zip(np.flatnonzero(known), basics_of(self.dataset.users[rows[known].tolist()]), strict=True):
+        for n, stated in zip(
+            np.flatnonzero(is_known), basics_of(self.dataset.users[rows[is_known].tolist()]), strict=True
+        ):
             basics[n] = stated
-        return Histories(known, events, basics, rows)
+        return Histories(is_known, events, basics, rows)

@@ -277,7 +277,7 @@ class Recommender:
     def profile(self, user: str) -> tuple[Profile, UserTexts]:
         """The user's profile as of the dataset's time, and its texts. Raises `UsageError` for an unknown user."""
         histories = self.people.histories(self._pseudonyms([user]))
-        if not histories.known[0]:
+        if not histories.is_known[0]:
             raise UsageError("nobody with this id is known here; check the id, or the consent table")
         profile = self.person_profile(Person(histories.events, histories.basics[0]))
         return profile, user_texts(profile, self.dataset.items, self.locale)
