@@ -90,6 +90,13 @@ def test_nothing_that_can_run_foreign_code(path: Path) -> None:
             assert not (keyword.arg == "shell" and getattr(keyword.value, "value", None) is True)
 
 
+def test_a_room_gives_out_nothing_but_its_modules() -> None:
+    """A name has one path: that of the module which defines it."""
+    for path in PACKAGE.glob("*/**/__init__.py"):
+        statements = ast.parse(path.read_text(encoding="utf-8")).body
+        assert len(statements) == 1 and isinstance(statements[0], ast.Expr), f"{path}: more than a docstring"
+
+
 def test_import_is_light() -> None:
     heavy = ["torch", "transformers", "sentence_transformers", "scipy", "sklearn", "polars", "sqlalchemy", "datasets"]
     code = f"import sys, recllm; print([m for m in {heavy!r} if m in sys.modules])"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -30,6 +31,7 @@ from recllm.settings import (
 from recllm.workspace.workspace import SETTINGS_FILE, Workspace, call_settings, overridden
 
 NAMES = setting_names()
+PACKAGE = Path(__file__).resolve().parents[1] / "recllm"
 
 
 def other_value(section: str, name: str) -> Any:
@@ -173,6 +175,14 @@ def test_a_wrong_recipe_is_one_clear_line(tmp_path: Path, content: str) -> None:
         read_settings_file(tmp_path / "recipe.toml")
     with pytest.raises(UsageError, match=r"gone\.toml cannot be used"):
         read_settings_file(tmp_path / "gone.toml")
+
+
+def test_every_setting_is_read_by_some_room() -> None:
+    rooms = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "settings.py"]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in rooms)
+    by_name = {"candidates"}  # sources of candidates are read by their names
+    unread = [(s, n) for s, n in NAMES if s not in by_name and not re.search(rf"\.{n}\b", text)]
+    assert not unread
 
 
 def test_settings_are_light_to_import() -> None:

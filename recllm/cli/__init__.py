@@ -3,7 +3,3 @@
 Results go to standard output, logs and progress to standard error. Exit codes: 0 done, 1 failed, 2 wrong use or input,
 3 nothing to do, 4 refused by policy.
 """
-
-from recllm.cli.main import main
-
-__all__ = ["main"]

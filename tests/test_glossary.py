@@ -1,0 +1,56 @@
+"""The language of the code: one meaning per class name, nouns instead of vague words, a glossary that stays short."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted((ROOT / "recllm").rglob("*.py"))
+
+VAGUE = frozenset(
+    re.findall(
+        r"\w+",
+        """
+        found told asked own given made kept wanted known said whole place places rest more one other here
+        there fresh held chosen again few most least mine near much seen taken spoken opened shown worth
+        counted
+        """,
+    )
+)
+"""Words that name no thing: never a variable, an argument or a field."""
+
+
+def vague_names(path: Path) -> list[str]:
+    names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id in VAGUE:
+            names.append(f"line {node.lineno}: {node.id}")
+        elif isinstance(node, ast.arg) and node.arg in VAGUE:
+            names.append(f"line {node.lineno}: argument {node.arg}")
+    return names
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_names_say_what_they_hold(path: Path) -> None:
+    assert not vague_names(path)
+
+
+def test_a_class_name_has_one_meaning() -> None:
+    places = defaultdict(list)
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(str(path.relative_to(ROOT)))
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
+
+
+def test_the_glossary_is_short_and_names_each_noun_once() -> None:
+    section = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Glossary")[1]
+    nouns = re.findall(r"^\| ([^|]+?) \| [^|]+ \|$", section, re.MULTILINE)[2:]
+    assert 30 <= len(nouns) <= 60 and len(set(nouns)) == len(nouns)
+    assert not set(nouns) & VAGUE
