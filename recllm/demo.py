@@ -32,6 +32,7 @@ from recllm.workspace.workspace import Workspace
 if TYPE_CHECKING:
     from recllm.evaluation.report import Report
     from recllm.recommender.recommender import Recommender
+    from recllm.recommender.saved_model import Model
     from recllm.schema import AdCopy, Encoder, Generator
 
 FILES = (
@@ -102,9 +103,12 @@ def run_demo(folder: Path, *, generator: str = "auto", seed: int = 0) -> dict[st
         raise UsageError(f"{folder} holds a workspace of its own; give the demonstration another folder with -w")
     with unpacked_generator(generator, workspace):
         loads = load_files(workspace, source, times)
-        recommender, version, evaluation = train_and_measure(workspace, seed, times)
+        encoder = workspace_encoder(workspace)
+        model, evaluation = train_and_measure(workspace, encoder, seed, times)
+    with times.step("publish the model with what answers need"):
+        version = publish_recommender(workspace, model, encoder)
     with times.step("open the recommender at the end of the log"):
-        serving = open_recommender(workspace, encoder=recommender.encoder, everybody=True)
+        serving = open_recommender(workspace, encoder=encoder, everybody=True)
     people = four_people(workspace, serving)
     with times.step("slates with reasons for four people"):
         slates = [serving.recommend(person["user_id"], k=6, where=ON_OFFER)[0] for person in people]
@@ -116,7 +120,7 @@ def run_demo(folder: Path, *, generator: str = "auto", seed: int = 0) -> dict[st
         ad_of = {slate.user_id: ad for slate, ad in zip(filled, ads, strict=True)}
     copies = [ad_of.get(slate.user_id) for slate in slates]
     with times.step("take one feedback event"):
-        feedback = dismiss_first(workspace, recommender.encoder, people[0]["label"], slates[0])
+        feedback = dismiss_first(workspace, encoder, people[0]["label"], slates[0])
     document, data = evaluation.document(), serving.dataset
     record = {
         "workspace": str(folder),
@@ -202,8 +206,8 @@ def rejected_rows(loads: Sequence[Mapping[str, Any]], per_code: int = 2) -> list
 # --- learn and measure -----------------------------------------------------------------------------------------------
 
 
-def train_and_measure(workspace: Workspace, seed: int, times: StepTimes) -> tuple[Recommender, str, Report]:
-    """Train on everything before December, measure on December, and publish; the recommender and its version."""
+def train_and_measure(workspace: Workspace, encoder: Encoder, seed: int, times: StepTimes) -> tuple[Model, Report]:
+    """Train on everything before December and measure on December."""
     from recllm.evaluation.benchmarks import cj_next28
     from recllm.evaluation.recllm_system import served_system
     from recllm.evaluation.report import evaluate
@@ -213,7 +217,6 @@ def train_and_measure(workspace: Workspace, seed: int, times: StepTimes) -> tupl
 
     with times.step("read people and events back, past the consent gate"):
         data = workspace.gate().dataset(Purpose.MODEL_TRAINING)
-    encoder = workspace_encoder(workspace)
     with times.step("encode every distinct text once"):
         item_vectors(encoder, data)
         basics_vectors(encoder, basics_of(data.users))
@@ -225,10 +228,8 @@ def train_and_measure(workspace: Workspace, seed: int, times: StepTimes) -> tupl
         systems = make_systems(BASELINES, vectors=recommender.item_vectors, seed=seed)
         systems = {"recllm": served_system(recommender), **systems}
         evaluation = evaluate(window.only(("ALL", "NEW")), systems, seed=seed)
-    with times.step("publish the model with what answers need"):
-        assert recommender.model is not None  # noqa: S101 - fit returned
-        version = publish_recommender(workspace, recommender.model, encoder)
-    return recommender, version, evaluation
+    assert recommender.model is not None  # noqa: S101 - fit returned
+    return recommender.model, evaluation
 
 
 # --- answer ----------------------------------------------------------------------------------------------------------

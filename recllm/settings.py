@@ -140,8 +140,6 @@ class CollaborativeSettings(FrozenModel):
     """So many of a user's heaviest items are compared with an item by text."""
     text_power: Positive = 8.0
     """Cosines are raised to this power before they are averaged, so that the nearest texts count most."""
-    price_weight: Weight = 0.25
-    """Weight of the price beside the text in an item's vector."""
 
 
 class CandidateSettings(FrozenModel):
