@@ -100,7 +100,7 @@ def calibrated() -> Recommender:
 
 def test_the_slate_keeps_its_order_and_scores(calibrated: Recommender) -> None:
     assert calibrated.model is not None and calibrated.model.item_offsets is not None
-    plain = calibrated._with(model=replace(calibrated.model, item_offsets=None))
+    plain = calibrated.with_model(replace(calibrated.model, item_offsets=None))
     for with_it, without in zip(
         calibrated.recommend(["u00", "u01"], k=8, explain=False),
         plain.recommend(["u00", "u01"], k=8, explain=False),
@@ -139,5 +139,5 @@ def test_it_can_be_left_out_and_a_weightless_prior_is_refused() -> None:
         fit_scorer(data, vectors(data), None, QUICK.model_copy(update={"item_calibration": False})).item_offsets is None
     )
     for strength in (0.0, -1.0, float("nan")):
-        with pytest.raises(UsageError, match="strength"):
+        with pytest.raises(UsageError, match="prior"):
             ratios([1], [1], [0], strength)
