@@ -26,7 +26,7 @@ from recllm.encoder.precision import machine
 from recllm.evaluation.record import provenance, write_record
 from recllm.evaluation.tables import complete_journey
 from recllm.features.item_vectors import basics_of, basics_vectors, item_vectors
-from recllm.models.sequence.learn import learn_interests
+from recllm.models.sequence.learn import learn_sequence_model
 from recllm.schema import Action
 from recllm.settings import LoraSettings, ScorerTrainingSettings, SequenceModelSettings
 from recllm.text.items import item_texts
@@ -123,7 +123,7 @@ def sequence(share: str, cache: str) -> dict[str, Any]:
     args = SequenceModelSettings(epochs=SEQUENCE_EPOCHS, epochs_per_evaluation=SEQUENCE_EPOCHS, later_epochs=0)
     started = time.process_time()
     validation_start = dataset.as_of - 28 * DAY
-    learn_interests(dataset, vectors, None, (Action.PURCHASE,), [dataset.as_of], validation_start, args)
+    learn_sequence_model(dataset, vectors, None, (Action.PURCHASE,), [dataset.as_of], validation_start, args)
     seconds = (time.process_time() - started) / SEQUENCE_EPOCHS
     counts = {"people": dataset.n_users, "items": dataset.n_items, "events": len(dataset.events)}
     return counts | {"epoch_seconds": round(seconds, 1), "peak_mib": peak_mib()}

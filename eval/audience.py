@@ -31,7 +31,7 @@ from recllm.evaluation.protocols import EvaluationWindow
 from recllm.evaluation.recllm_system import TrainingRecipe, advised_recipe
 from recllm.evaluation.systems import check_systems
 from recllm.features.candidates import explicit
-from recllm.features.collaborative import Population, ask
+from recllm.features.collaborative import CollaborativeStatistics, ask
 from recllm.features.pair_features import FEATURE_NAMES, pair_cosine, pair_features
 from recllm.recommender.recommender import Recommender
 from recllm.recommender.registry import current
@@ -195,13 +195,13 @@ def boosted(trained: Recommender, recipe: TrainingRecipe, items: Table, people: 
         columns = np.column_stack([part.features, part.cosine])
         parts.append((columns, part.label.astype(np.float32), np.exp(part.correction)))
         say("lightgbm: %d pairs of a window", len(part.label))
-    crowd = Population.fit(past, trained.item_vectors, model.population)
+    crowd = CollaborativeStatistics.fit(past, trained.item_vectors, model.population)
     joined = (np.concatenate(column) for column in zip(*parts, strict=True))
     forest = boost(TreeExamples(*joined, (*FEATURE_NAMES, "pair_cosine"), crowd), BoostSettings(seed=seed))
     return by_blocks(people, 64, lambda rows: _predicted(forest, past, crowd, items, rows))
 
 
-def _predicted(forest: Any, past: Dataset, crowd: Population, items: Table, rows: Table) -> Table:
+def _predicted(forest: Any, past: Dataset, crowd: CollaborativeStatistics, items: Table, rows: Table) -> Table:
     users = ask(crowd, past.events.rows(rows), past.as_of, user_rows=rows)
     pairs = explicit(len(rows), items)
     cosine = pair_cosine(crowd.item_vectors, users.vectors.user, pairs)

@@ -37,7 +37,7 @@ from recllm.encoder.loading import load_encoder
 from recllm.evaluation.comparison import paired_bootstrap
 from recllm.evaluation.protocols import EvaluationWindow
 from recllm.explain.counterfactuals import counterfactual
-from recllm.explain.leave_one_out import Person, Unit, deltas, lacking, units_of
+from recllm.explain.leave_one_out import Evidence, UserHistory, deltas, lacking, units_of
 from recllm.recommender.explanation import positions
 from recllm.recommender.ranking import rank
 from recllm.recommender.recommender import Recommender
@@ -54,8 +54,8 @@ class Case:
 
     row: int
     item: int
-    person: Person
-    units: list[Unit]
+    person: UserHistory
+    units: list[Evidence]
     deltas: NDArray[np.float32]
     """By how much the score falls without each unit, (n_units,), NaN where not tried."""
     spread: float
@@ -170,7 +170,7 @@ def case(recommender: Recommender, row: int, item: int, scores: NDArray[np.float
     return Case(row, item, person, units, value, max(float(np.nanmax(scores) - np.nanmin(scores)), 1e-6), orders)
 
 
-def scored(recommender: Recommender, case: Case, sets: Sequence[Sequence[Unit]]) -> NDArray[np.float32]:
+def scored(recommender: Recommender, case: Case, sets: Sequence[Sequence[Evidence]]) -> NDArray[np.float32]:
     """The item's score without each set of units."""
     histories, basics = lacking(case.person, sets)
     ones = Pairs(np.arange(len(sets) + 1), np.full(len(sets), case.item, np.int32))
@@ -186,7 +186,7 @@ def comprehensiveness(
     """Figures of each method, and what the gates ask of ours."""
     falls: dict[str, list[list[float]]] = {name: [] for name in ("recllm", *BASELINES)}
     for case in cases:
-        sets: list[list[Unit]] = [[], case.units]
+        sets: list[list[Evidence]] = [[], case.units]
         for order in case.orders.values():
             top = [case.units[int(n)] for n in order[:3]]
             heaviest_3 = {int(n) for n in order[:3]}
@@ -256,7 +256,7 @@ def necessity(recommender: Recommender, cases: Sequence[Case]) -> dict[str, Any]
     }
 
 
-def shown_without(recommender: Recommender, case: Case, units: Sequence[Unit]) -> bool:
+def shown_without(recommender: Recommender, case: Case, units: Sequence[Evidence]) -> bool:
     """Whether the served ranking still puts the item among the first 5 names without these units."""
     from recllm.text.items import item_names
 
@@ -307,7 +307,7 @@ def stability(recommender: Recommender, cases: Sequence[Case], rng: np.random.Ge
     return {"share": round(float(np.mean(same)), 4)}
 
 
-def shuffled(person: Person, rng: np.random.Generator) -> Person:
+def shuffled(person: UserHistory, rng: np.random.Generator) -> UserHistory:
     """The same events, those of one moment in another order."""
     e = person.events
     order = np.lexsort((rng.random(len(e)), e.at))
@@ -315,7 +315,7 @@ def shuffled(person: Person, rng: np.random.Generator) -> Person:
     return replace(person, events=Events(e.indptr, **columns))
 
 
-def heaviest(recommender: Recommender, case: Case, person: Person) -> Unit:
+def heaviest(recommender: Recommender, case: Case, person: UserHistory) -> Evidence:
     units = units_of(person)
     tried_units = {unit for unit, w in zip(case.units, case.deltas, strict=True) if np.isfinite(w)}
     tried = np.array([[unit in tried_units] for unit in units])
@@ -345,7 +345,7 @@ def _planted_hit(
     n, ones = len(items), np.ones(len(items), np.float32)
     bought = np.full(n, ACTION_CODE[Action.PURCHASE], np.uint8)
     events = Events(np.array([0, n]), items, at, bought, ones, ones, np.arange(n, dtype=np.int32))
-    person = Person(events, {})
+    person = UserHistory(events, {})
     units = units_of(person)
     score = recommender.score_versions(person)
     values = deltas(person, units, two[:1], np.ones((len(units), 1), bool), score)[:, 0]

@@ -19,11 +19,11 @@ from recllm.features.candidates import (
     explicit,
     served_by,
 )
-from recllm.features.collaborative import Population, ask
+from recllm.features.collaborative import CollaborativeStatistics, ask
 from recllm.settings import CandidateSettings
 
 DATA = shop()
-CROWD = Population.fit(DATA, vectors(DATA))
+CROWD = CollaborativeStatistics.fit(DATA, vectors(DATA))
 EVERYBODY = np.arange(DATA.n_users)
 ASKED = ask(CROWD, DATA.events, DATA.as_of, user_rows=EVERYBODY)
 OFF = dict.fromkeys(SOURCES, 0)
@@ -108,7 +108,7 @@ def test_an_item_that_never_sold_is_an_arrival() -> None:
     events = pl.DataFrame({"user_id": ["a"], "item_id": ["old"], "timestamp": [100 * DAY]})
     items = pl.DataFrame({"item_id": ["old", "fresh"], "title": ["Old", "Fresh"], "category": [["tea"], ["tea"]]})
     data = Dataset.construct(events, items=items, as_of=200 * DAY)
-    crowd = Population.fit(data, np.eye(2, dtype=np.float32))
+    crowd = CollaborativeStatistics.fit(data, np.eye(2, dtype=np.float32))
     fresh = int(data.item_rows(["fresh"])[0])
     assert crowd.arrivals.tolist() == [fresh]
     found = candidates(crowd, ask(crowd, data.events, data.as_of), only(new_arrivals=5))

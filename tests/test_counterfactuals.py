@@ -12,7 +12,7 @@ from recllm.data.dataset import Dataset, Events
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import UsageError
 from recllm.explain.counterfactuals import counterfactual
-from recllm.explain.leave_one_out import Person, Unit, lacking, units_of
+from recllm.explain.leave_one_out import Evidence, UserHistory, lacking, units_of
 from recllm.recommender.explanation import positions, write_page
 from recllm.recommender.recommender import Recommender
 
@@ -33,7 +33,7 @@ LOG = pl.DataFrame(
 )
 SHOP = Dataset.construct(LOG, pl.DataFrame({"user_id": ["ann"], "age": ["35-44"]}), ITEMS)
 ROW = dict(zip(SHOP.items["item_id"].to_list(), range(SHOP.n_items), strict=True))
-ANN = Person(SHOP.events.rows(SHOP.user_rows(["ann"])), {"age": "35-44"})
+ANN = UserHistory(SHOP.events.rows(SHOP.user_rows(["ann"])), {"age": "35-44"})
 UNITS = units_of(ANN)
 WEIGHT = {"tea": 5, "mug": 3, "pills": 2, "hammer": -1}
 
@@ -55,7 +55,7 @@ def place_by_sum(least: float) -> object:
     return place
 
 
-def names(units: Sequence[Unit]) -> set[str]:
+def names(units: Sequence[Evidence]) -> set[str]:
     ids = SHOP.items["item_id"].to_list()
     return {u.name or ids[u.item] for u in units}
 

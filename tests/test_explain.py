@@ -8,7 +8,7 @@ import pytest
 
 from recllm.data.dataset import Dataset, Events
 from recllm.data.interactions import Pairs
-from recllm.explain.leave_one_out import Person, Speaker, Unit, choose, deltas, units_of, without
+from recllm.explain.leave_one_out import Evidence, ReasonWriter, UserHistory, choose, deltas, units_of, without
 from recllm.policy import Policy
 from recllm.profiles.profile import build_profile
 from recllm.settings import ExplanationSettings
@@ -30,7 +30,7 @@ LOG = pl.DataFrame(
 )
 DATA = Dataset.construct(LOG, pl.DataFrame({"user_id": ["ann"], "age": ["35-44"]}), ITEMS, as_of=86_400 * 20)
 ROW = dict(zip(DATA.items["item_id"].to_list(), range(4), strict=True))
-ANN = Person(DATA.events, {"age": "35-44"})
+ANN = UserHistory(DATA.events, {"age": "35-44"})
 
 WORTH = {"tea": 3.0, "milk": 1.0, "mug": 0.5, "soap": 9.0}
 AGE_WORTH = 0.25
@@ -52,7 +52,7 @@ def test_units_are_the_lines_of_the_profile() -> None:
 
 
 def test_each_version_lacks_just_its_unit() -> None:
-    units = [Unit("B", ROW["tea"]), Unit("H", ROW["mug"]), Unit("I", name="age")]
+    units = [Evidence("B", ROW["tea"]), Evidence("H", ROW["mug"]), Evidence("I", name="age")]
     histories, basics = without(ANN, units)
     assert np.diff(histories.indptr).tolist() == [3, 4, 5]
     assert [len(b) for b in basics] == [1, 1, 0]
@@ -87,7 +87,7 @@ def test_choice_prefers_the_item_itself_then_its_type_and_always_basics() -> Non
 def speak(worth: dict[str, float], shown: str, **settings: float) -> list[tuple[str, str]]:
     units = units_of(ANN)
     column = np.array([worth.get(u.name or DATA.items["item_id"][u.item], np.nan) for u in units], np.float32)
-    speaker = Speaker(DATA.items, Policy(), settings=ExplanationSettings(**settings))  # type: ignore[arg-type]
+    speaker = ReasonWriter(DATA.items, Policy(), settings=ExplanationSettings(**settings))  # type: ignore[arg-type]
     told = speaker.reasons(units, column, ROW[shown], build_profile(DATA, 0), spread=10.0)
     return [(r.evidence_id, r.text) for r in told]
 

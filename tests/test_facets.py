@@ -5,9 +5,9 @@ import polars as pl
 
 from recllm.data.dataset import DAY, Dataset
 from recllm.data.interactions import Floats, occasions, of_actions
-from recllm.data.item_groups import Arrivals, Facets, size_of
+from recllm.data.item_groups import ItemGroups, NewItems, size_of
 from recllm.features.candidates import explicit
-from recllm.features.collaborative import Population, ask
+from recllm.features.collaborative import CollaborativeStatistics, ask
 from recllm.features.pair_features import FEATURE_NAMES, SOLD_FEATURES, pair_features
 from recllm.schema import Action
 from recllm.settings import CandidateSettings, CollaborativeSettings, ScorerTrainingSettings
@@ -62,7 +62,7 @@ def row(item: str) -> int:
 
 
 def column(name: str, user: str, item: str) -> float:
-    crowd = Population.fit(DATA, VECTORS)
+    crowd = CollaborativeStatistics.fit(DATA, VECTORS)
     asked = ask(crowd, DATA.events, DATA.as_of, user_rows=np.arange(DATA.n_users))
     pairs = explicit(DATA.n_users, np.arange(DATA.n_items))
     found = pair_features(crowd, asked, pairs)[:, FEATURE_NAMES.index(name)].reshape(DATA.n_users, DATA.n_items)
@@ -70,7 +70,7 @@ def column(name: str, user: str, item: str) -> float:
 
 
 def test_narrow_features_leave_out_only_what_is_not_read_of_sold_items() -> None:
-    crowd = Population.fit(DATA, VECTORS)
+    crowd = CollaborativeStatistics.fit(DATA, VECTORS)
     asked = ask(crowd, DATA.events, DATA.as_of, user_rows=np.arange(DATA.n_users))
     pairs = explicit(DATA.n_users, np.arange(DATA.n_items))
     whole, narrow = (pair_features(crowd, asked, pairs, narrow=flag) for flag in (False, True))
@@ -85,7 +85,7 @@ def test_narrow_features_leave_out_only_what_is_not_read_of_sold_items() -> None
 
 
 def test_groups_come_from_the_path_the_brand_and_attributes_of_any_usual_name() -> None:
-    facets = Facets.of(DATA.items)
+    facets = ItemGroups.of(DATA.items)
     milk, oat, rye, bun, new = (row(i) for i in ("milk", "oat", "rye", "bun", "new"))
     assert facets.type[milk] == facets.type[oat] != facets.type[rye] == facets.type[bun]
     assert facets.category[milk] == facets.category[oat] != facets.category[rye]
@@ -100,11 +100,11 @@ def test_groups_come_from_the_path_the_brand_and_attributes_of_any_usual_name() 
 
 def test_an_arrival_is_judged_only_with_time_before_and_after_it() -> None:
     taken = occasions(of_actions(DATA.events, (Action.PURCHASE,)))
-    found = Arrivals.of(taken, DATA.n_items, DATA.as_of)
+    found = NewItems.of(taken, DATA.n_items, DATA.as_of)
     assert found.young[row("oat")] and found.judged[row("oat")] and found.got[row("oat")] == 2  # ann and bob
     assert not found.young[row("milk")]  # was there from the beginning of the log
     assert not found.judged[row("new")] and found.first[row("new")] == np.iinfo(np.int64).max
-    late = Arrivals.of(taken, DATA.n_items, START + 60 * DAY)
+    late = NewItems.of(taken, DATA.n_items, START + 60 * DAY)
     assert late.young[row("oat")] and not late.judged[row("oat")]  # its first month is not over
 
 

@@ -9,13 +9,13 @@ from shop_world import START, history, shop, vectors
 from recllm.data.dataset import DAY, Dataset
 from recllm.data.interactions import Tally, decay, matrix, merge, occasions, unit, user_parts, visits
 from recllm.features.candidates import Candidates, explicit
-from recllm.features.collaborative import Population, ask
+from recllm.features.collaborative import CollaborativeStatistics, ask
 from recllm.features.pair_features import FEATURE_NAMES, pair_features
 from recllm.schema import Action
 from recllm.settings import CollaborativeSettings
 
 DATA = shop()
-CROWD = Population.fit(DATA, vectors(DATA))
+CROWD = CollaborativeStatistics.fit(DATA, vectors(DATA))
 NOW = DATA.as_of
 
 
@@ -23,7 +23,7 @@ def feature(values: np.ndarray, name: str) -> np.ndarray:
     return values[:, FEATURE_NAMES.index(name)]
 
 
-def features_of(events, items: list[int], crowd: Population = CROWD, **kwargs) -> np.ndarray:  # type: ignore[no-untyped-def]
+def features_of(events, items: list[int], crowd: CollaborativeStatistics = CROWD, **kwargs) -> np.ndarray:  # type: ignore[no-untyped-def]
     asked = ask(crowd, events, NOW, **kwargs)
     return pair_features(crowd, asked, explicit(asked.n, np.array(items)))
 
@@ -67,7 +67,7 @@ def test_people_alike_speak_for_an_item_and_nobody_is_their_own_neighbour() -> N
     assert near[tea].max() > 0 and near[~tea].max() == 0
     only_me = DATA.events.rows(np.array([even]))
     alone = Dataset(DATA.users[[even]], DATA.items, only_me, NOW)
-    crowd = Population.fit(alone, vectors(DATA))
+    crowd = CollaborativeStatistics.fit(alone, vectors(DATA))
     excluded = features_of(only_me, list(everything), crowd, user_rows=np.array([0]))
     included = features_of(only_me, list(everything), crowd, user_rows=np.array([-1]))
     assert feature(excluded, "neighbours_recent").max() == 0 < feature(included, "neighbours_recent").max()
@@ -86,7 +86,7 @@ def test_browsing_is_seen_until_the_item_is_bought() -> None:
 
 def test_a_log_without_items_table_prices_or_categories_still_gives_finite_features() -> None:
     bare = shop(bare=True)
-    crowd = Population.fit(bare, vectors(bare))
+    crowd = CollaborativeStatistics.fit(bare, vectors(bare))
     asked = ask(crowd, bare.events, bare.as_of)
     values = pair_features(crowd, asked, explicit(asked.n, np.arange(bare.n_items)))
     assert values.shape == (bare.n_users * bare.n_items, len(FEATURE_NAMES))
@@ -217,7 +217,7 @@ def test_a_setting_reaches_every_feature_that_it_is_about(changes: dict[str, obj
     )
     items = [row(name) for name in ("tea0", "tea1", "tea5", "tool2", "tool5")]
     before = features_of(events, items)
-    crowd = Population.fit(DATA, vectors(DATA), CollaborativeSettings(**changes))
+    crowd = CollaborativeStatistics.fit(DATA, vectors(DATA), CollaborativeSettings(**changes))
     after = features_of(events, items, crowd)
     differ = {name for name in FEATURE_NAMES if not np.allclose(feature(before, name), feature(after, name))}
     assert changed <= differ, changed - differ

@@ -12,11 +12,11 @@ from recllm.data.dataset import DAY, Dataset
 from recllm.data.interactions import unit
 from recllm.errors import ModelError
 from recllm.features.candidates import BIT, INTERESTS, SOURCES, candidates, explicit
-from recllm.features.collaborative import Population, ask
-from recllm.models.sequence.learn import learn_interests
-from recllm.models.sequence.network import InterestNetwork
+from recllm.features.collaborative import CollaborativeStatistics, ask
+from recllm.models.sequence.learn import learn_sequence_model
+from recllm.models.sequence.network import SequenceNetwork
 from recllm.models.sequence.sequences import NextBaskets, Sequences, gap_bucket, padded_rows
-from recllm.models.sequence.serve import InterestConfig, Interests, load_interests, save_interests
+from recllm.models.sequence.serve import SequenceConfig, SequenceModel, load_sequence_model, save_sequence_model
 from recllm.schema import Action
 from recllm.settings import CandidateSettings, SequenceModelSettings
 
@@ -56,8 +56,8 @@ def texts(n_items: int = 24, dim: int = 12, seed: int = 1) -> NDArray[np.float32
     return unit(np.random.default_rng(seed).normal(size=(n_items, dim)))
 
 
-def learned(data: Dataset, vectors: NDArray[np.float32], args: SequenceModelSettings = SMALL) -> Interests:
-    found = learn_interests(data, vectors, None, TARGET, [data.as_of], data.as_of - 2 * STEP, args)
+def learned(data: Dataset, vectors: NDArray[np.float32], args: SequenceModelSettings = SMALL) -> SequenceModel:
+    found = learn_sequence_model(data, vectors, None, TARGET, [data.as_of], data.as_of - 2 * STEP, args)
     assert found is not None
     return found[0]
 
@@ -105,9 +105,9 @@ def test_nothing_after_a_cut_reaches_its_snapshot() -> None:
     changed = [(u, "i0" if at >= cut else i, at) for u, i, at in rows]
     args = SMALL.model_copy(update={"epochs": 3})
 
-    def first(rows: list[tuple[str, str, int]]) -> Interests:
+    def first(rows: list[tuple[str, str, int]]) -> SequenceModel:
         data = log(rows)
-        found = learn_interests(data, texts(), None, TARGET, [cut, data.as_of], cut - STEP, args)
+        found = learn_sequence_model(data, texts(), None, TARGET, [cut, data.as_of], cut - STEP, args)
         assert found is not None
         assert not np.array_equal(found[0].vectors, found[1].vectors)
         return found[0]
@@ -164,16 +164,16 @@ def test_people_without_events_are_scored_alike_by_what_sells() -> None:
 @pytest.mark.parametrize("interests", [1, 3])
 def test_the_served_form_encodes_people_as_the_network_does(interests: int) -> None:
     data, vectors = log(chains()), texts()
-    config = InterestConfig(
+    config = SequenceConfig(
         n_items=24, text_dim=12, dim=8, layers=2, attention_heads=2, interests=interests, max_length=4, dropout=0.1,
         residual_dropout=0.5, text=True, temperature=0.1,
     )  # fmt: skip
-    network = InterestNetwork(config, seed=3).eval()
+    network = SequenceNetwork(config, seed=3).eval()
     with torch.no_grad():
         network.known.fill_(True)
         for value in network.parameters():
             value.add_(0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(1)))
-    model = Interests.of(network, vectors, TARGET)
+    model = SequenceModel.of(network, vectors, TARGET)
     basics = np.random.default_rng(0).normal(size=(data.n_users, 12)).astype(np.float32)
     sequences = Sequences.of(data.events, TARGET)
     stop = sequences.indptr[1:]
@@ -192,17 +192,17 @@ def test_saved_and_loaded_it_scores_the_same(tmp_path: Path) -> None:
     data, vectors = log(chains()), texts()
     model = learned(data, vectors, SMALL.model_copy(update={"epochs": 2}))
     ids = data.items["item_id"].to_list()
-    save_interests(model.stored(ids), tmp_path)
-    weights = load_interests(tmp_path)
+    save_sequence_model(model.stored(ids), tmp_path)
+    weights = load_sequence_model(tmp_path)
     assert weights is not None
     again = weights.bind(ids, vectors)
     np.testing.assert_allclose(again.users(data.events, data.as_of), model.users(data.events, data.as_of), atol=1e-6)
-    assert load_interests(tmp_path / "none") is None
+    assert load_sequence_model(tmp_path / "none") is None
     with pytest.raises(ModelError, match="24 items"):
         weights.bind(ids, texts(30))
     (tmp_path / "interests.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ModelError, match="train again"):
-        load_interests(tmp_path)
+        load_sequence_model(tmp_path)
 
 
 def test_a_grown_catalogue_keeps_what_was_learned_and_adds_by_text() -> None:
@@ -217,12 +217,12 @@ def test_a_grown_catalogue_keeps_what_was_learned_and_adds_by_text() -> None:
 
 def test_too_few_events_make_no_model() -> None:
     data = log(chains(5))
-    assert learn_interests(data, texts(), None, TARGET, [data.as_of], data.as_of - STEP, SMALL) is None
+    assert learn_sequence_model(data, texts(), None, TARGET, [data.as_of], data.as_of - STEP, SMALL) is None
 
 
 def test_it_proposes_candidates() -> None:
     data, vectors = log(chains()), texts()
-    crowd = Population.fit(data, vectors, interests=learned(data, vectors))
+    crowd = CollaborativeStatistics.fit(data, vectors, interests=learned(data, vectors))
     asked = ask(crowd, data.events, data.as_of, user_rows=np.arange(data.n_users))
     off = dict.fromkeys(SOURCES, 0)
     found = candidates(crowd, asked, CandidateSettings(**{**off, "interests": 3}), repeats=False)

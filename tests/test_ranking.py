@@ -11,7 +11,7 @@ from recllm.data.dataset import DAY, Dataset
 from recllm.data.interactions import Pairs
 from recllm.errors import ModelError
 from recllm.features.candidates import OWN_HISTORY, served_by
-from recllm.features.collaborative import Population
+from recllm.features.collaborative import CollaborativeStatistics
 from recllm.features.pair_features import FEATURE_NAMES
 from recllm.models.scorer import ScorerConfig
 from recllm.models.scorer_network import ScorerNetwork
@@ -32,11 +32,13 @@ def fitted() -> FittedScorer:
 
 
 @pytest.fixture(scope="module")
-def crowd(fitted: FittedScorer) -> Population:
-    return Population.fit(DATA, V, fitted.population)
+def crowd(fitted: FittedScorer) -> CollaborativeStatistics:
+    return CollaborativeStatistics.fit(DATA, V, fitted.population)
 
 
-def test_favourites_come_first_and_say_where_they_come_from(fitted: FittedScorer, crowd: Population) -> None:
+def test_favourites_come_first_and_say_where_they_come_from(
+    fitted: FittedScorer, crowd: CollaborativeStatistics
+) -> None:
     found = rank(fitted.scorer, crowd, DATA.events, NOW, 4, user_rows=EVERYBODY)
     for u in EVERYBODY:
         mine = set(DATA.events.rows(np.array([u])).item.tolist())
@@ -48,7 +50,9 @@ def test_favourites_come_first_and_say_where_they_come_from(fitted: FittedScorer
     assert ((found.probability > 0) & (found.probability < 1)).all()
 
 
-def test_one_scoring_gives_the_lists_with_and_without_repeats(fitted: FittedScorer, crowd: Population) -> None:
+def test_one_scoring_gives_the_lists_with_and_without_repeats(
+    fitted: FittedScorer, crowd: CollaborativeStatistics
+) -> None:
     both = rank_with_and_without_repeats(fitted.scorer, crowd, DATA.events, NOW, 6, user_rows=EVERYBODY)
     for found, repeats in zip(both, (True, False), strict=True):
         alone = rank(fitted.scorer, crowd, DATA.events, NOW, 6, user_rows=EVERYBODY, repeats=repeats)
@@ -57,14 +61,14 @@ def test_one_scoring_gives_the_lists_with_and_without_repeats(fitted: FittedScor
         np.testing.assert_allclose(found.logit, alone.logit, atol=1e-4)
 
 
-def test_the_size_of_the_blocks_changes_nothing(fitted: FittedScorer, crowd: Population) -> None:
+def test_the_size_of_the_blocks_changes_nothing(fitted: FittedScorer, crowd: CollaborativeStatistics) -> None:
     whole = rank(fitted.scorer, crowd, DATA.events, NOW, 10, user_rows=EVERYBODY)
     small = rank(fitted.scorer, crowd, DATA.events, NOW, 10, user_rows=EVERYBODY, block=7)
     assert np.array_equal(whole.item, small.item)
     np.testing.assert_allclose(whole.logit, small.logit, atol=1e-4)
 
 
-def test_lists_are_distinct_filtered_and_filled_back_to_k(fitted: FittedScorer, crowd: Population) -> None:
+def test_lists_are_distinct_filtered_and_filled_back_to_k(fitted: FittedScorer, crowd: CollaborativeStatistics) -> None:
     allowed = np.arange(DATA.n_items) % 2 == 0
     tight = CandidateSettings().model_copy(
         update={"own_history": 1, "neighbours": 1, "item_item": 0, "category_trend": 0, "popular": 1}
@@ -78,7 +82,7 @@ def test_lists_are_distinct_filtered_and_filled_back_to_k(fitted: FittedScorer, 
         assert (row >= 0).sum() == DATA.n_items - 4
 
 
-def test_a_short_catalogue_pads_with_minus_one(fitted: FittedScorer, crowd: Population) -> None:
+def test_a_short_catalogue_pads_with_minus_one(fitted: FittedScorer, crowd: CollaborativeStatistics) -> None:
     allowed = np.zeros(DATA.n_items, bool)
     allowed[[3, 5]] = True
     found = rank(fitted.scorer, crowd, DATA.events, NOW, 4, user_rows=EVERYBODY, allowed=allowed)
@@ -88,7 +92,7 @@ def test_a_short_catalogue_pads_with_minus_one(fitted: FittedScorer, crowd: Popu
     assert nobody.item.shape == (0, 4) and nobody.sources.dtype == np.uint16
 
 
-def test_equal_scores_are_ordered_by_item_row(crowd: Population) -> None:
+def test_equal_scores_are_ordered_by_item_row(crowd: CollaborativeStatistics) -> None:
     from recllm.features.pair_features import FEATURE_NAMES
 
     flat = ScorerNetwork(ScorerConfig(dim=V.shape[1], features=FEATURE_NAMES, hidden=(4,)))
@@ -98,7 +102,7 @@ def test_equal_scores_are_ordered_by_item_row(crowd: Population) -> None:
     assert found.item.tolist() == [[2, 5, 9]]
 
 
-def test_banned_items_are_hidden_from_one_person_only(fitted: FittedScorer, crowd: Population) -> None:
+def test_banned_items_are_hidden_from_one_person_only(fitted: FittedScorer, crowd: CollaborativeStatistics) -> None:
     first = rank(fitted.scorer, crowd, DATA.events, NOW, 1, user_rows=EVERYBODY).item[:, 0]
     indptr = np.minimum(np.arange(DATA.n_users + 1), 1)
     again = rank(fitted.scorer, crowd, DATA.events, NOW, 1, user_rows=EVERYBODY, banned=(indptr, first[:1])).item[:, 0]
@@ -109,14 +113,14 @@ def test_banned_items_are_hidden_from_one_person_only(fitted: FittedScorer, crow
     assert first[0] not in listed.item[0] and np.array_equal(listed.item[1:, 0], first[1:])
 
 
-def test_an_explicit_list_can_leave_out_what_was_taken(fitted: FittedScorer, crowd: Population) -> None:
+def test_an_explicit_list_can_leave_out_what_was_taken(fitted: FittedScorer, crowd: CollaborativeStatistics) -> None:
     found = rank_items(fitted.scorer, crowd, DATA.events, NOW, np.arange(24), user_rows=EVERYBODY, repeats=False)
     for u, row in enumerate(found.item):
         mine = set(DATA.events.rows(np.array([u])).item.tolist())
         assert set(row[row >= 0].tolist()) == set(range(24)) - mine
 
 
-def test_pairs_score_as_they_do_in_a_ranking(fitted: FittedScorer, crowd: Population) -> None:
+def test_pairs_score_as_they_do_in_a_ranking(fitted: FittedScorer, crowd: CollaborativeStatistics) -> None:
     found = rank(fitted.scorer, crowd, DATA.events, NOW, 5, user_rows=EVERYBODY)
     order = np.argsort(found.item, axis=1)
     items = np.take_along_axis(found.item, order, 1)
@@ -126,7 +130,9 @@ def test_pairs_score_as_they_do_in_a_ranking(fitted: FittedScorer, crowd: Popula
     np.testing.assert_allclose(scored.probability, np.take_along_axis(found.probability, order, 1).ravel(), atol=1e-4)
 
 
-def test_leaving_a_line_out_is_the_same_as_never_having_had_it(fitted: FittedScorer, crowd: Population) -> None:
+def test_leaving_a_line_out_is_the_same_as_never_having_had_it(
+    fitted: FittedScorer, crowd: CollaborativeStatistics
+) -> None:
     mine = DATA.events.rows(np.array([0]))
     best = int(rank(fitted.scorer, crowd, mine, NOW, 1, user_rows=np.array([0])).item[0, 0])
     without = mine.select(mine.item != best)
@@ -140,7 +146,7 @@ def test_leaving_a_line_out_is_the_same_as_never_having_had_it(fitted: FittedSco
     assert both[0] > both[1] + 0.5
 
 
-def test_a_fresh_purchase_is_felt_without_training(fitted: FittedScorer, crowd: Population) -> None:
+def test_a_fresh_purchase_is_felt_without_training(fitted: FittedScorer, crowd: CollaborativeStatistics) -> None:
     tool = int(DATA.item_rows(["tool0"])[0])
     pair = Pairs(np.array([0, 1]), np.array([tool], np.int32))
     before = score_pairs(fitted.scorer, crowd, history([]), NOW, pair).logit
@@ -162,13 +168,13 @@ def test_items_that_never_sold_can_be_ranked_by_their_text_and_kind() -> None:
     for seed in (0, 1):
         fitted = fit_scorer(data, v, None, QUICK.model_copy(update={"seed": seed}))
         assert not fitted.scorer.config.learned_arrivals
-        crowd = Population.fit(data, v, fitted.population)
+        crowd = CollaborativeStatistics.fit(data, v, fitted.population)
         found = rank_items(fitted.scorer, crowd, data.events, NOW, np.array([24, 25]), user_rows=EVERYBODY)
         assert (found.item[:, 0] == np.where(tea, 24, 25)).mean() > 0.9
 
 
 def test_lists_hold_what_was_taken_or_leave_it_out_and_training_repeats(
-    fitted: FittedScorer, crowd: Population
+    fitted: FittedScorer, crowd: CollaborativeStatistics
 ) -> None:
     users = np.array([3, 1])
     histories = DATA.events.rows(users)
@@ -181,7 +187,7 @@ def test_lists_hold_what_was_taken_or_leave_it_out_and_training_repeats(
     assert not set(fresh.item[1].tolist()) & taken
 
 
-def test_a_model_of_other_features_is_refused(crowd: Population) -> None:
+def test_a_model_of_other_features_is_refused(crowd: CollaborativeStatistics) -> None:
     other = ScorerNetwork(ScorerConfig(dim=V.shape[1], features=("one",), hidden=(4,))).frozen()
     with pytest.raises(ModelError, match="train again"):
         rank(other, crowd, DATA.events, NOW, 3)
@@ -190,13 +196,13 @@ def test_a_model_of_other_features_is_refused(crowd: Population) -> None:
 def test_a_bare_log_trains_and_ranks() -> None:
     bare: Dataset = shop(bare=True)
     learned = fit_scorer(bare, vectors(bare), None, QUICK)
-    crowd = Population.fit(bare, vectors(bare), learned.population)
+    crowd = CollaborativeStatistics.fit(bare, vectors(bare), learned.population)
     found = rank(learned.scorer, crowd, bare.events, bare.as_of, 4, user_rows=EVERYBODY, settings=learned.candidates)
     mine = set(bare.events.rows(np.array([0])).item.tolist())
     assert len(mine & set(found.item[0].tolist())) >= 3
 
 
-def test_a_weight_on_popularity_puts_the_rarer_of_two_equals_first(crowd: Population) -> None:
+def test_a_weight_on_popularity_puts_the_rarer_of_two_equals_first(crowd: CollaborativeStatistics) -> None:
     flat = ScorerNetwork(ScorerConfig(dim=V.shape[1], features=FEATURE_NAMES))
     for weight in flat.parameters():
         weight.data.zero_()  # every item has the same score
@@ -209,7 +215,9 @@ def test_a_weight_on_popularity_puts_the_rarer_of_two_equals_first(crowd: Popula
     assert rank_items(flat.frozen(), crowd, history([]), NOW, items).item[0].tolist() == np.sort(items).tolist()
 
 
-def test_a_weight_on_popularity_changes_the_order_and_no_score(fitted: FittedScorer, crowd: Population) -> None:
+def test_a_weight_on_popularity_changes_the_order_and_no_score(
+    fitted: FittedScorer, crowd: CollaborativeStatistics
+) -> None:
     plain = rank(fitted.scorer, crowd, DATA.events, NOW, DATA.n_items, user_rows=EVERYBODY)
     weighed = rank(fitted.scorer, crowd, DATA.events, NOW, DATA.n_items, user_rows=EVERYBODY, popularity_weight=1.0)
     assert not np.array_equal(plain.item, weighed.item)

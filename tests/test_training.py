@@ -15,7 +15,7 @@ from recllm.data.dataset import DAY, Dataset
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import DataError
 from recllm.features.candidates import Candidates
-from recllm.features.collaborative import Population, ask
+from recllm.features.collaborative import CollaborativeStatistics, ask
 from recllm.features.item_vectors import DatedItemVectors, item_vectors
 from recllm.features.pair_features import FEATURE_NAMES
 from recllm.metrics import Truth
@@ -129,7 +129,7 @@ def test_what_goes_with_what_forgets_unless_times_mean_nothing() -> None:
 
     def score(half_life_days: float | None) -> list[float]:
         settings = CollaborativeSettings(item_item_half_life_days=half_life_days, item_item_l2=0.1)
-        crowd = Population.fit(data, np.eye(data.n_items, 8, dtype=np.float32), settings)
+        crowd = CollaborativeStatistics.fit(data, np.eye(data.n_items, 8, dtype=np.float32), settings)
         return ask(crowd, asked, data.as_of).item_item[:, [pot]].toarray().ravel().tolist()
 
     old, recent = score(30.0)

@@ -30,7 +30,7 @@ from recllm.data.dataset import DAY
 from recllm.data.interactions import Floats, of_actions
 from recllm.errors import NotFittedError, UsageError
 from recllm.features.candidates import Candidates, candidates, explicit
-from recllm.features.collaborative import Population, ask
+from recllm.features.collaborative import CollaborativeStatistics, ask
 from recllm.features.item_vectors import basics_of, basics_vectors
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def item_probabilities(
     return np.concatenate([*blocks, np.zeros((0, len(distinct)), np.float32)])[:, column]
 
 
-def restricted_to(population: Population, items: NDArray[np.integer]) -> Population:
+def restricted_to(population: CollaborativeStatistics, items: NDArray[np.integer]) -> CollaborativeStatistics:
     """The same population for scores of `items` alone: what it knows of other items' buyers is left out.
 
     Scores of `items` stay what they are, because a pair's features look these tables up at the pair's own item.
@@ -192,7 +192,7 @@ def vectors_of_basics(recommender: Recommender, basics: Sequence[Mapping[str, st
 
 def _score(
     recommender: Recommender,
-    population: Population,
+    population: CollaborativeStatistics,
     pairs: Candidates,
     user_rows: NDArray[np.integer],
     basics: Floats,

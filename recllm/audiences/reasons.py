@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from recllm.audiences.probabilities import map_blocks, restricted_to, trained_model, vectors_of_basics
 from recllm.data.dataset import Events
 from recllm.data.interactions import Floats, Pairs
-from recllm.explain.leave_one_out import Person, Speaker, Unit, choose, units_of, without
-from recllm.features.collaborative import Population
+from recllm.explain.leave_one_out import Evidence, ReasonWriter, UserHistory, choose, units_of, without
+from recllm.features.collaborative import CollaborativeStatistics
 from recllm.features.item_vectors import basics_of
 from recllm.profiles.profile import build_profiles
 from recllm.schema import Reason
@@ -35,7 +35,7 @@ class _Ablation:
 
     user_row: int
     item: int
-    units: list[Unit]
+    units: list[Evidence]
     histories: list[Events]
     basics: list[Mapping[str, str]]
 
@@ -45,7 +45,7 @@ def reasons_for(
 ) -> list[tuple[Reason, ...]]:
     """The clearest reasons of person n for item n, (n,) rows each; an item of -1 has none."""
     population = restricted_to(recommender.population, np.unique(items[items >= 0]))
-    speaker = Speaker(recommender.dataset.items, recommender.policy, recommender.locale, recommender.explanations)
+    speaker = ReasonWriter(recommender.dataset.items, recommender.policy, recommender.locale, recommender.explanations)
     reasons: list[tuple[Reason, ...]] = [()] * len(items)
     with_item = np.flatnonzero(items >= 0)
 
@@ -64,7 +64,7 @@ def reasons_for(
 
 
 def _ablation(recommender: Recommender, user_row: int, item: int, basics: Mapping[str, str]) -> _Ablation:
-    person = Person(recommender.dataset.events.rows(np.array([user_row])), basics)
+    person = UserHistory(recommender.dataset.events.rows(np.array([user_row])), basics)
     units, limit = units_of(person), recommender.explanations.evidence_per_item
     if sum(unit.kind != "I" for unit in units) >= limit:
         units = [unit for unit in units if unit.kind != "I"]
@@ -77,7 +77,9 @@ def _ablation(recommender: Recommender, user_row: int, item: int, basics: Mappin
     return _Ablation(user_row, item, units, [person.events, histories], [basics, *shortened])
 
 
-def _deltas(recommender: Recommender, population: Population, ablations: Sequence[_Ablation]) -> list[Floats]:
+def _deltas(
+    recommender: Recommender, population: CollaborativeStatistics, ablations: Sequence[_Ablation]
+) -> list[Floats]:
     """What the served score of each person's item loses without each unit, float32 (n_units,).
 
     The person's own row is told to the scorer, so that nobody is their own neighbour.

@@ -38,7 +38,7 @@ DEFAULTS = CollaborativeSettings()
 
 
 @dataclass(frozen=True, eq=False)
-class Facets:
+class ItemGroups:
     """Codes of each item's groups, int32 (n_items,), -1 unknown. See `GROUPINGS`."""
 
     type: NDArray[np.int32]
@@ -52,7 +52,7 @@ class Facets:
     type_size: NDArray[np.int32]
 
     @classmethod
-    def of(cls, items: pl.DataFrame) -> Facets:
+    def of(cls, items: pl.DataFrame) -> ItemGroups:
         path = pl.col("category")
         above = path.list.head(pl.max_horizontal(path.list.len() - 1, pl.lit(1)))
         names = items.select(
@@ -110,7 +110,7 @@ def per_group(group: NDArray[np.int32], value: NDArray[Any]) -> Floats:
 
 
 @dataclass(frozen=True, eq=False)
-class GroupCrowd:
+class GroupStatistics:
     """How one grouping sells, float32 (n_items,) each, the value of the item's group.
 
     The windows are those of `CollaborativeSettings`.
@@ -127,7 +127,7 @@ class GroupCrowd:
 
 
 @dataclass(frozen=True, eq=False)
-class Arrivals:
+class NewItems:
     """When items were new, (n_items,) each."""
 
     first: Ints
@@ -140,7 +140,7 @@ class Arrivals:
     """Buyers of the judged items in their `first_sales_days`; 0 for others."""
 
     @classmethod
-    def of(cls, purchases: Events, n_items: int, as_of: int, settings: CollaborativeSettings = DEFAULTS) -> Arrivals:
+    def of(cls, purchases: Events, n_items: int, as_of: int, settings: CollaborativeSettings = DEFAULTS) -> NewItems:
         first = np.full(n_items, np.iinfo(np.int64).max)
         np.minimum.at(first, purchases.item, purchases.at)
         sold = first < np.iinfo(np.int64).max
@@ -163,9 +163,9 @@ class Arrivals:
         return per_group(group, self.judged.astype(np.float32))
 
 
-def group_crowds(
-    facets: Facets, arrivals: Arrivals, of_pool: Events, as_of: int, settings: CollaborativeSettings = DEFAULTS
-) -> dict[str, GroupCrowd]:
+def group_statistics(
+    facets: ItemGroups, arrivals: NewItems, of_pool: Events, as_of: int, settings: CollaborativeSettings = DEFAULTS
+) -> dict[str, GroupStatistics]:
     """Each grouping's figures; `of_pool`: what the neighbours bought."""
     late = of_pool.select(of_pool.at >= as_of - settings.group_window_days * DAY)
     sales = {}
@@ -173,7 +173,7 @@ def group_crowds(
         votes = group_matrix(late, group)
         mean = np.append(np.asarray(votes.sum(0)).ravel() / max(votes.shape[0], 1), 0.0)
         rate = arrivals.rate(group, settings.prior_buyers)
-        sales[name] = GroupCrowd(mean[group].astype(np.float32), arrivals.count(group), rate, votes)
+        sales[name] = GroupStatistics(mean[group].astype(np.float32), arrivals.count(group), rate, votes)
     return sales
 
 

@@ -23,7 +23,7 @@ from recllm.evaluation.record import logger
 from recllm.schema import Encoder
 
 if TYPE_CHECKING:
-    from recllm.features.collaborative import Population
+    from recllm.features.collaborative import CollaborativeStatistics
     from recllm.features.item_vectors import DatedItemVectors
     from recllm.models.scorer import Scorer
     from recllm.recommender.ranking import Ranked
@@ -111,7 +111,7 @@ def _train(
 ) -> Ranker:
     from tempfile import TemporaryDirectory
 
-    from recllm.features.collaborative import Population
+    from recllm.features.collaborative import CollaborativeStatistics
     from recllm.features.item_vectors import DatedItemVectors, basics_of, basics_vectors
     from recllm.training.lora.run_folder import run_folder_name
     from recllm.training.lora.tune import tune_encoder
@@ -133,13 +133,13 @@ def _train(
         interests=recipe.interests,
         vectors_before=vectors.before,
     )
-    population = Population.fit(past, vectors.latest, fitted.population, basics, fitted.interests)
+    population = CollaborativeStatistics.fit(past, vectors.latest, fitted.population, basics, fitted.interests)
     return _ranker(fitted.scorer, population, fitted.candidates, encoder, "en", item_offsets=fitted.item_offsets)
 
 
 def _ranker(
     scorer: Scorer,
-    population: Population,
+    population: CollaborativeStatistics,
     settings: CandidateSettings,
     encoder: Encoder,
     locale: str,

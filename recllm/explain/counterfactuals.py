@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.data.dataset import Events
-from recllm.explain.leave_one_out import Person, Unit, lacking
+from recllm.explain.leave_one_out import Evidence, UserHistory, lacking
 
 Place = Callable[[Events, Sequence[Mapping[str, str]]], NDArray[np.int64]]
 """(histories of n versions, basics of each) -> the item's place in each version's list, from 1, int64 (n,)."""
@@ -29,14 +29,14 @@ MOST = 8
 class Counterfactual:
     """Without `units` the item would stand at place `after` instead of `before`, counted from 1."""
 
-    units: tuple[Unit, ...]
+    units: tuple[Evidence, ...]
     before: int
     after: int
 
 
 def counterfactual(
-    person: Person,
-    units: Sequence[Unit],
+    person: UserHistory,
+    units: Sequence[Evidence],
     deltas: NDArray[np.float32],
     position: Place,
     *,
@@ -59,8 +59,8 @@ def counterfactual(
 
 
 def _needed(
-    person: Person, removed: tuple[Unit, ...], before: int, after: int, position: Place, k: int
-) -> tuple[tuple[Unit, ...], int, int]:
+    person: UserHistory, removed: tuple[Evidence, ...], before: int, after: int, position: Place, k: int
+) -> tuple[tuple[Evidence, ...], int, int]:
     """The set without the units that can be put back, lightest first, while the item stays away."""
     while len(removed) > 1:
         fewer = [removed[:n] + removed[n + 1 :] for n in reversed(range(len(removed)))]

@@ -36,7 +36,7 @@ SAME_ITEM, SAME_TYPE = 100.0, 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class Evidence:
     """One piece of evidence. `item`: row of the item for kinds B and H; `name`: the basic for kind I."""
 
     kind: str
@@ -45,32 +45,32 @@ class Unit:
 
 
 @dataclass(frozen=True, eq=False)
-class Person:
+class UserHistory:
     """What is known of one person. events: `Events` of a single row; basics: name -> value."""
 
     events: Events
     basics: Mapping[str, str]
     row: int = -1
-    """Who they are among the neighbours (`Population.pool`), so that nobody is their own; -1 for nobody."""
+    """Who they are in `CollaborativeStatistics.pool`, so that nobody is their own neighbour; -1 for nobody."""
 
 
 Score = Callable[[Events, Sequence[Mapping[str, str]], Pairs], NDArray[np.float32]]
 """(histories of n versions, basics of each, pairs) -> logit of each pair: the served model."""
 
 
-def units_of(person: Person) -> list[Unit]:
+def units_of(person: UserHistory) -> list[Evidence]:
     """All evidence there is about a person, purchases first, then browsing, then basics."""
     e = person.events
     bought = np.unique(e.item[np.isin(e.action, _BOUGHT_CODES)])
     browsed = np.unique(e.item[np.isin(e.action, _BROWSING_CODES)])
     return [
-        *(Unit("B", int(i)) for i in bought),
-        *(Unit("H", int(i)) for i in browsed),
-        *(Unit("I", name=n) for n, v in person.basics.items() if v),
+        *(Evidence("B", int(i)) for i in bought),
+        *(Evidence("H", int(i)) for i in browsed),
+        *(Evidence("I", name=n) for n, v in person.basics.items() if v),
     ]
 
 
-def without(person: Person, units: Sequence[Unit]) -> tuple[Events, list[Mapping[str, str]]]:
+def without(person: UserHistory, units: Sequence[Evidence]) -> tuple[Events, list[Mapping[str, str]]]:
     """One version of the person per unit, each lacking just that unit."""
     many = person.events.rows(np.zeros(len(units), np.int64))
     version = many.user
@@ -82,7 +82,7 @@ def without(person: Person, units: Sequence[Unit]) -> tuple[Events, list[Mapping
     return shortened, list(basics)
 
 
-def lacking(person: Person, sets: Sequence[Sequence[Unit]]) -> tuple[Events, list[Mapping[str, str]]]:
+def lacking(person: UserHistory, sets: Sequence[Sequence[Evidence]]) -> tuple[Events, list[Mapping[str, str]]]:
     """One version of the person per set of units, each lacking all units of its set."""
     many = person.events.rows(np.zeros(len(sets), np.int64))
     browsing, bought = (np.isin(many.action, codes) for codes in (_BROWSING_CODES, _BOUGHT_CODES))
@@ -96,7 +96,11 @@ def lacking(person: Person, sets: Sequence[Sequence[Unit]]) -> tuple[Events, lis
 
 
 def deltas(
-    person: Person, units: Sequence[Unit], item_rows: NDArray[np.integer], tried: NDArray[np.bool_], score: Score
+    person: UserHistory,
+    units: Sequence[Evidence],
+    item_rows: NDArray[np.integer],
+    tried: NDArray[np.bool_],
+    score: Score,
 ) -> NDArray[np.float32]:
     """Worth of each unit for each shown item, float32 (n_units, n_shown), NaN where not tried.
 
@@ -121,7 +125,7 @@ def deltas(
 
 
 def choose(
-    units: Sequence[Unit],
+    units: Sequence[Evidence],
     item_rows: NDArray[np.integer],
     item_vectors: NDArray[np.float32],
     item_type: NDArray[np.integer],
@@ -149,7 +153,7 @@ def choose(
 
 
 @dataclass(frozen=True, eq=False)
-class Speaker:
+class ReasonWriter:
     """Turns measured units into sentences. `items` are the dataset's, `names` what each is called."""
 
     items: pl.DataFrame
@@ -158,12 +162,17 @@ class Speaker:
     settings: ExplanationSettings = field(default_factory=ExplanationSettings)
     prompts: Prompts | None = None
 
-    def contribution(self, unit: Unit, delta: float, item_row: int, profile: Profile) -> Reason | None:
+    def contribution(self, unit: Evidence, delta: float, item_row: int, profile: Profile) -> Reason | None:
         """One piece of evidence in words, whatever its size; None for what is never named."""
         return None if self.sensitive(unit) else self._reason(unit, delta, item_row, _lines(profile), profile)
 
     def reasons(
-        self, units: Sequence[Unit], unit_deltas: NDArray[np.float32], item_row: int, profile: Profile, spread: float
+        self,
+        units: Sequence[Evidence],
+        unit_deltas: NDArray[np.float32],
+        item_row: int,
+        profile: Profile,
+        spread: float,
     ) -> tuple[Reason, ...]:
         """The clearest reasons for one shown item, largest first.
 
@@ -193,12 +202,17 @@ class Speaker:
     def _say(self, kind: str, **facts: object) -> str:
         return reason_text(kind, self.locale, prompts=self.prompts, **facts)
 
-    def sensitive(self, unit: Unit) -> bool:
+    def sensitive(self, unit: Evidence) -> bool:
         """Never named to the person, however much it weighs."""
         return unit.item >= 0 and self.policy.is_sensitive(self._path(unit.item))
 
     def _reason(
-        self, unit: Unit, delta: float, item_row: int, lines: Mapping[tuple[str, str], HistoryLine], profile: Profile
+        self,
+        unit: Evidence,
+        delta: float,
+        item_row: int,
+        lines: Mapping[tuple[str, str], HistoryLine],
+        profile: Profile,
     ) -> Reason:
         if unit.kind == "I":
             text = self._say("basics", name=unit.name, value=profile.basics[unit.name])
@@ -210,7 +224,7 @@ class Speaker:
         kind = ReasonKind.INTEREST if unit.kind == "H" else bought
         return Reason(evidence_id=f"{unit.kind}:{item_id}", delta=delta, text=text, kind=kind)
 
-    def _line_text(self, unit: Unit, item_row: int, line: HistoryLine | None) -> str:
+    def _line_text(self, unit: Evidence, item_row: int, line: HistoryLine | None) -> str:
         title = item_names(self.items[unit.item], self.locale, prompts=self.prompts)[0]
         action = "purchase" if line is None else line.action.value
         if unit.item == item_row and line is not None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.data.interactions import Floats, Ints, Pairs, decay
-from recllm.features.collaborative import Asked, Population
+from recllm.features.collaborative import CollaborativeStatistics, UserBatch
 from recllm.settings import CandidateSettings
 
 OWN_HISTORY = "own_history"
@@ -66,8 +66,8 @@ def explicit(n: int, items: NDArray[np.integer]) -> Candidates:
 
 
 def candidates(
-    population: Population,
-    users: Asked,
+    population: CollaborativeStatistics,
+    users: UserBatch,
     settings: CandidateSettings | None = None,
     *,
     allowed: NDArray[np.bool_] | None = None,
@@ -102,7 +102,7 @@ Proposal = tuple[str, NDArray[Any], NDArray[Any]]
 
 
 def _people(
-    population: Population, users: Asked, settings: CandidateSettings
+    population: CollaborativeStatistics, users: UserBatch, settings: CandidateSettings
 ) -> Iterator[tuple[int, Ints, Floats, list[Proposal]]]:
     """Person, own items, their decayed counts, and what the scored sources would propose."""
     ends = np.searchsorted(users.owned.keys, np.arange(users.n + 1) * population.n_items)
@@ -130,28 +130,30 @@ def _row(scores: Any, user: int) -> tuple[NDArray[Any], NDArray[Any]]:
     return scores.indices[part], scores.data[part]
 
 
-def _trend(population: Population, users: Asked) -> Any:
+def _trend(population: CollaborativeStatistics, users: UserBatch) -> Any:
     """Share of the person's purchases in a type times the item's share of the type's buyers lately, sparse."""
     return users.type_share @ population.type_trend
 
 
-def _arriving(population: Population, users: Asked) -> Floats:
+def _arriving(population: CollaborativeStatistics, users: UserBatch) -> Floats:
     """(n, n_arrivals): how an arrival and its type sell, times the person's share of the type."""
     rows = population.arrivals
     kind = population.facets.type[rows]
-    strength = 1 + population.stats.buyers_28[rows] + population.group_crowds["type"].arrival_rate[rows]
+    strength = 1 + population.stats.buyers_28[rows] + population.group_statistics["type"].arrival_rate[rows]
     share = np.zeros((users.n, len(rows)), np.float32)
     share[:, kind >= 0] = users.type_share[:, kind[kind >= 0]].toarray()
     return np.asarray((share + 1e-3) * strength, np.float32)
 
 
-def _text_scores(population: Population, users: Floats) -> Iterator[Floats]:
+def _text_scores(population: CollaborativeStatistics, users: Floats) -> Iterator[Floats]:
     """Cosine of each person with every item, a few people at a time."""
     for start in range(0, len(users), 16):
         yield from users[start : start + 16] @ population.item_vectors.T
 
 
-def _sequence_scores(population: Population, users: Asked, settings: CandidateSettings) -> Iterator[Floats] | None:
+def _sequence_scores(
+    population: CollaborativeStatistics, users: UserBatch, settings: CandidateSettings
+) -> Iterator[Floats] | None:
     if population.interests is None or users.interests is None or not settings.interests:
         return None
     return population.interests.catalogue(users.interests)

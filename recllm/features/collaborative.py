@@ -1,8 +1,8 @@
-"""Everything that is learned from the whole crowd before a time, by counting alone.
+"""Collaborative statistics: everything that is counted over all users before a time.
 
-`Population.fit` counts how items sell lately and ever, who buys like whom, what the same people buy, and how types of
-items sell. Pair features and candidates are pure functions of a population and of the asked people (`Asked`), so that
-serving, fresh feedback and leave-one-out explanations run through the same code.
+`CollaborativeStatistics.fit` counts how items sell of late and ever, who buys like whom, what goes with what, and how
+groups of items sell. Pair features and candidates are pure functions of these statistics and of a batch of users
+(`UserBatch`), so that serving, fresh feedback and leave-one-out explanations run through the same code.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, Dataset, Events
 from recllm.data.interactions import Floats, Ints, Tally, UserVectors, decay, matrix, occasions, of_actions, user_parts
-from recllm.data.item_groups import Arrivals, Facets, GroupCrowd, group_crowds, per_group
+from recllm.data.item_groups import GroupStatistics, ItemGroups, NewItems, group_statistics, per_group
 from recllm.errors import DataError
 from recllm.settings import CollaborativeSettings
 
 if TYPE_CHECKING:
-    from recllm.models.sequence.serve import Interests
+    from recllm.models.sequence.serve import SequenceModel
 
 
 @dataclass(frozen=True, eq=False)
-class ItemStats:
+class ItemStatistics:
     """Float32 (n_items,) each. Counts are of distinct buyers; days count back from the population's time."""
 
     buyers_7: Floats
@@ -49,14 +49,14 @@ class ItemStats:
 
 
 @dataclass(frozen=True, eq=False)
-class Population:
+class CollaborativeStatistics:
     """The crowd as of `as_of` (epoch seconds). Matrices are sparse float32; rows of `profiles` are unit length."""
 
     as_of: int
     settings: CollaborativeSettings
     item_vectors: Floats
-    facets: Facets
-    stats: ItemStats
+    facets: ItemGroups
+    stats: ItemStatistics
     pool: Ints
     """User rows of the dataset that serve as neighbours, (n_pool,)."""
     profiles: Any
@@ -66,12 +66,12 @@ class Population:
     """(n_pool, n_items), decayed purchases, capped at 1."""
     item_item: Any
     """(n_items, n_items), at most `item_item_weights` weights a row."""
-    arrived: Arrivals
-    group_crowds: Mapping[str, GroupCrowd]
+    arrived: NewItems
+    group_statistics: Mapping[str, GroupStatistics]
     """Grouping -> how its groups sell."""
     pool_basics: Floats | None = None
     """Emb(I) of the pool, (n_pool, dim), zero rows where nothing is known: who is alike when nothing was bought yet."""
-    interests: Interests | None = None
+    interests: SequenceModel | None = None
     """The sequence model, trained on events before `as_of` alone; None where the shop has none."""
 
     @property
@@ -85,16 +85,15 @@ class Population:
         item_vectors: Floats,
         settings: CollaborativeSettings | None = None,
         basics: Floats | None = None,
-        interests: Interests | None = None,
-        facets: Facets | None = None,
-    ) -> Population:
+        interests: SequenceModel | None = None,
+        facets: ItemGroups | None = None,
+    ) -> CollaborativeStatistics:
         """Counts over `dataset`, which must already be cut at its `as_of`.
 
         `item_vectors`: float32 unit rows (n_items, dim). `basics`: Emb(I) of its people, (n_users, dim), by which
         people who bought nothing yet find their neighbours; without it they have none. `interests` is not fitted here,
-        see `recllm.models.sequence`. facets: those of `dataset.items`, where the caller has them already. Raises
-        `DataError`
-        when the number of vectors does not fit.
+        see `recllm.models.sequence`. facets: those of `dataset.items`, where the caller has them already.
+        Raises `DataError` when the number of vectors does not fit.
         """
         settings = settings or CollaborativeSettings()
         if len(item_vectors) != dataset.n_items:
@@ -102,10 +101,10 @@ class Population:
                 f"item_vectors: {len(item_vectors)} rows for {dataset.n_items} items; encode every item once"
             )
         purchases = occasions(of_actions(dataset.events, settings.target))
-        facets = facets or Facets.of(dataset.items)
+        facets = facets or ItemGroups.of(dataset.items)
         pool = _most_active(purchases, settings.neighbour_pool)
         of_pool = purchases.rows(pool)
-        arrived = Arrivals.of(purchases, dataset.n_items, dataset.as_of, settings)
+        arrived = NewItems.of(purchases, dataset.n_items, dataset.as_of, settings)
         return cls(
             dataset.as_of,
             settings,
@@ -118,7 +117,7 @@ class Population:
             _decayed(of_pool, dataset.n_items, dataset.as_of, settings.purchase_half_life_days),
             _item_item(_weighed(purchases, dataset.n_items, dataset.as_of, settings), settings),
             arrived,
-            group_crowds(facets, arrived, of_pool, dataset.as_of, settings),
+            group_statistics(facets, arrived, of_pool, dataset.as_of, settings),
             None if basics is None else np.asarray(basics[pool], np.float32),
             interests,
         )
@@ -133,7 +132,7 @@ class Population:
         earlier arrivals of their type sold; at most `max_new_items`."""
         s = self.stats
         rows = np.flatnonzero(s.days_since_arrival <= self.settings.new_item_days)
-        order = np.lexsort((rows, -self.group_crowds["type"].arrival_rate[rows], -s.buyers_28[rows]))
+        order = np.lexsort((rows, -self.group_statistics["type"].arrival_rate[rows], -s.buyers_28[rows]))
         return rows[order[: self.settings.max_new_items]]
 
     @cached_property
@@ -158,14 +157,14 @@ class Population:
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class UserBatch:
     """People whose scores are wanted, with all that follows from their histories and the population alone.
 
     histories: `Events` (n people), strictly before `as_of`. purchases: its target events, one per item and time.
     vectors: see `UserVectors`.
     """
 
-    population: Population
+    population: CollaborativeStatistics
 
     histories: Events
     as_of: int
@@ -201,13 +200,13 @@ class Asked:
 
 
 def ask(
-    population: Population,
+    population: CollaborativeStatistics,
     histories: Events,
     as_of: int,
     *,
     user_rows: NDArray[np.integer] | None = None,
     basics: Floats | None = None,
-) -> Asked:
+) -> UserBatch:
     """Prepare people for scoring.
 
     user_rows: each user's row in the dataset behind the statistics, so that nobody is their own neighbour; -1 for an
@@ -219,7 +218,7 @@ def ask(
     n_items = population.n_items
     profile = profile_rows(purchases, n_items, as_of, population.settings)
     neighbour_weights = _neighbours(population, profile, user_rows, basics)
-    return Asked(
+    return UserBatch(
         population,
         histories,
         as_of,
@@ -244,7 +243,10 @@ def profile_rows(purchases: Events, n_items: int, as_of: int, settings: Collabor
 
 
 def _neighbours(
-    population: Population, profile: Any, user_rows: NDArray[np.integer] | None, basics: Floats | None = None
+    population: CollaborativeStatistics,
+    profile: Any,
+    user_rows: NDArray[np.integer] | None,
+    basics: Floats | None = None,
 ) -> Any:
     """Sparse (n, n_pool): cosine weights of each person's nearest people, summing to 1, blockwise.
 
@@ -350,9 +352,9 @@ def _item_item(owned: Any, settings: CollaborativeSettings) -> Any:
 
 
 def _item_stats(
-    purchases: Events, dataset: Dataset, facets: Facets, first: Ints, settings: CollaborativeSettings
-) -> ItemStats:
-    """first: each item's first sale, see `Arrivals`."""
+    purchases: Events, dataset: Dataset, facets: ItemGroups, first: Ints, settings: CollaborativeSettings
+) -> ItemStatistics:
+    """first: each item's first sale, see `NewItems`."""
     n, as_of = dataset.n_items, dataset.as_of
     pairs = Tally.of(purchases.user, purchases.item, n)
 
@@ -369,7 +371,7 @@ def _item_stats(
     log_price, now = _prices(purchases, dataset, settings.price_window_days)
     lately = buyers(settings.window_days)
     type_lately = per_group(facets.type, lately)
-    return ItemStats(
+    return ItemStatistics(
         buyers(settings.short_window_days),
         lately,
         buyers(settings.long_window_days),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from recllm.data.dataset import DAY
 from recllm.data.interactions import Floats, Ints, Pairs, Tally, decay, padded
 from recllm.data.item_groups import GROUPINGS, VOTED, size_of
-from recllm.features.collaborative import Asked, Population
+from recllm.features.collaborative import CollaborativeStatistics, UserBatch
 
 _WORDS = {
     "type": "type",
@@ -62,7 +62,7 @@ Columns = dict[str, NDArray[Any]]
 
 
 def group_columns(
-    population: Population, users: Asked, pairs: Pairs, names: Collection[str] = tuple(GROUP_FEATURES)
+    population: CollaborativeStatistics, users: UserBatch, pairs: Pairs, names: Collection[str] = tuple(GROUP_FEATURES)
 ) -> Columns:
     """The `wanted` features of `GROUP_FEATURES` at the pairs, (n_pairs,) each."""
     user, item, names = pairs.user, pairs.item, frozenset(names)
@@ -78,7 +78,12 @@ def group_columns(
 
 
 def _dealings(
-    population: Population, users: Asked, name: str, group: NDArray[np.int32], user: Ints, item: NDArray[np.int32]
+    population: CollaborativeStatistics,
+    users: UserBatch,
+    name: str,
+    group: NDArray[np.int32],
+    user: Ints,
+    item: NDArray[np.int32],
 ) -> Columns:
     """What the asked people did in one grouping."""
     dealings = _Group.of(population, users, group)
@@ -96,9 +101,9 @@ def _dealings(
     return columns
 
 
-def _crowd(population: Population, name: str) -> Columns:
+def _crowd(population: CollaborativeStatistics, name: str) -> Columns:
     """How one grouping sells, (n_items,) each."""
-    crowd = population.group_crowds[name]
+    crowd = population.group_statistics[name]
     return {
         f"{name}_buyers": np.log1p(100 * crowd.buyers_56),
         f"{name}_arrivals": np.log1p(crowd.arrivals),
@@ -107,13 +112,13 @@ def _crowd(population: Population, name: str) -> Columns:
 
 
 def _alike(
-    population: Population, users: Asked, name: str, user: Ints, item: NDArray[np.int32], indptr: Ints
+    population: CollaborativeStatistics, users: UserBatch, name: str, user: Ints, item: NDArray[np.int32], indptr: Ints
 ) -> Columns:
     """How often the nearest people took something of the grouping lately, beside everybody."""
-    votes = users.neighbour_weights @ population.group_crowds[name].votes
+    votes = users.neighbour_weights @ population.group_statistics[name].votes
     alike = _at(votes, getattr(population.facets, name)[item], user, indptr)
     limit = population.settings.lift_limit
-    everybody = population.group_crowds[name].buyers_56[item]
+    everybody = population.group_statistics[name].buyers_56[item]
     return {
         f"{name}_alike": np.log1p(10 * alike),
         f"{name}_lift": np.clip(np.log((alike + 1e-2) / (everybody + 1e-2)), -limit, limit),
@@ -142,7 +147,7 @@ class _Group:
     never: Mapping[str, float]
 
     @classmethod
-    def of(cls, population: Population, users: Asked, group: NDArray[np.int32]) -> _Group:
+    def of(cls, population: CollaborativeStatistics, users: UserBatch, group: NDArray[np.int32]) -> _Group:
         settings = population.settings
         purchases, as_of = users.purchases, users.as_of
         in_group = group[purchases.item] >= 0
@@ -166,7 +171,7 @@ class _Group:
         )
 
 
-def _overdue(tally: Tally, users: Asked, group: NDArray[np.int32]) -> NDArray[Any]:
+def _overdue(tally: Tally, users: UserBatch, group: NDArray[np.int32]) -> NDArray[Any]:
     at = users.purchases.at[group[users.purchases.item] >= 0]
     days = (users.as_of - tally.largest(at)) / DAY
     span = (users.as_of - tally.smallest(at)) / DAY - days
@@ -175,7 +180,7 @@ def _overdue(tally: Tally, users: Asked, group: NDArray[np.int32]) -> NDArray[An
 
 
 def _item_counts(
-    population: Population, users: Asked, group: NDArray[np.int32], tally: Tally
+    population: CollaborativeStatistics, users: UserBatch, group: NDArray[np.int32], tally: Tally
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Per row of `tally`: distinct items, and those of them taken while they were new."""
     owned, arrivals = users.owned, population.arrived

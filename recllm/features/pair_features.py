@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY
 from recllm.data.interactions import Floats, Pairs, Tally, decay, of_actions, padded, visits
-from recllm.features.collaborative import Asked, Population
+from recllm.features.collaborative import CollaborativeStatistics, UserBatch
 from recllm.features.group_features import GROUP_FEATURES, group_columns, overdue
 from recllm.schema import ACTION_CODE, BROWSING, Action
 
@@ -132,7 +132,9 @@ TIMED = frozenset(
 Columns = dict[str, NDArray[Any]]
 
 
-def pair_features(population: Population, users: Asked, pairs: Pairs, *, narrow: bool = False) -> Floats:
+def pair_features(
+    population: CollaborativeStatistics, users: UserBatch, pairs: Pairs, *, narrow: bool = False
+) -> Floats:
     """Float32 (n_pairs, len(FEATURE_NAMES)), finite, in the order of `pairs`.
 
     narrow: of items that sold before only `SOLD_FEATURES`, and 0 in the other columns, which the scorer does not read
@@ -163,7 +165,7 @@ def _table(columns: list[NDArray[Any]], n: int, block: int = 1024) -> Floats:
     return table
 
 
-def _narrow_groups(population: Population, users: Asked, pairs: Pairs) -> Columns:
+def _narrow_groups(population: CollaborativeStatistics, users: UserBatch, pairs: Pairs) -> Columns:
     """The groups' columns, those outside of `SOLD_FEATURES` only for items that never sold."""
     never_sold = population.stats.buyers_ever[pairs.item] == 0
     if never_sold.all():
@@ -192,7 +194,7 @@ def _log(value: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(np.log1p(np.maximum(value, 0)))
 
 
-def _own(users: Asked, p: Pairs) -> Columns:
+def _own(users: UserBatch, p: Pairs) -> Columns:
     settings = users.population.settings
     purchases, tally = users.purchases, users.owned
     row = tally.find(p.user, p.item)
@@ -218,7 +220,7 @@ def _own(users: Asked, p: Pairs) -> Columns:
     return columns
 
 
-def _alike(population: Population, users: Asked, p: Pairs) -> Columns:
+def _alike(population: CollaborativeStatistics, users: UserBatch, p: Pairs) -> Columns:
     settings = users.population.settings
     sold, nothing = population.stats.buyers_ever[p.item].any(), np.zeros(len(p.item), np.float32)
     recent = _at(users.neighbour_recent, p) if sold else nothing
@@ -245,7 +247,7 @@ def _at(scores: Any, p: Pairs) -> Floats:
     return values
 
 
-def _crowd(population: Population, p: Pairs) -> Columns:
+def _crowd(population: CollaborativeStatistics, p: Pairs) -> Columns:
     s, days = population.stats, population.settings
     by_item = {
         "buyers_7": _log(s.buyers_7),
@@ -262,7 +264,7 @@ def _crowd(population: Population, p: Pairs) -> Columns:
     return {name: value[p.item] for name, value in by_item.items()}
 
 
-def _prices(population: Population, users: Asked, p: Pairs) -> Columns:
+def _prices(population: CollaborativeStatistics, users: UserBatch, p: Pairs) -> Columns:
     s, purchases = population.stats, users.purchases
     price = s.log_price[p.item]
     paid = np.where(np.isfinite(purchases.price), np.log1p(np.maximum(purchases.price, 0)), s.log_price[purchases.item])
@@ -279,7 +281,7 @@ def _prices(population: Population, users: Asked, p: Pairs) -> Columns:
     }
 
 
-def _category_price(population: Population, users: Asked, p: Pairs, paid: NDArray[Any]) -> Floats:
+def _category_price(population: CollaborativeStatistics, users: UserBatch, p: Pairs, paid: NDArray[Any]) -> Floats:
     """Mean log price that the person paid in the item's category, NaN where unknown."""
     group = population.facets.category
     fit = np.isfinite(paid) & (group[users.purchases.item] >= 0)
@@ -288,7 +290,7 @@ def _category_price(population: Population, users: Asked, p: Pairs, paid: NDArra
     return padded(mean, np.nan)[tally.find(p.user, group[p.item])]
 
 
-def _person(users: Asked, p: Pairs) -> Columns:
+def _person(users: UserBatch, p: Pairs) -> Columns:
     settings = users.population.settings
     purchases = users.purchases
     _, trips = visits(purchases)
@@ -307,7 +309,7 @@ def _person(users: Asked, p: Pairs) -> Columns:
     return {name: value[p.user] for name, value in per_person.items()}
 
 
-def _novelty(users: Asked) -> Floats:
+def _novelty(users: UserBatch) -> Floats:
     cut = users.as_of - users.population.settings.novelty_window_days * DAY
     first, last = users.owned.smallest(users.purchases.at), users.owned.largest(users.purchases.at)
     lately = np.bincount(users.owned.user[last >= cut], minlength=users.n)
@@ -315,7 +317,7 @@ def _novelty(users: Asked) -> Floats:
     return np.where(lately > 0, first_times / np.maximum(lately, 1), 0.5).astype(np.float32)
 
 
-def _text(population: Population, users: Asked, p: Pairs) -> Columns:
+def _text(population: CollaborativeStatistics, users: UserBatch, p: Pairs) -> Columns:
     """Texts of the person's heaviest items against the item's; the item itself is left out."""
     settings = users.population.settings
     owned, vectors = users.owned, population.item_vectors
@@ -341,13 +343,13 @@ def _text(population: Population, users: Asked, p: Pairs) -> Columns:
     return {"text_nearest": nearest, "text_set": mean}
 
 
-def _interest(population: Population, users: Asked, p: Pairs) -> Floats:
+def _interest(population: CollaborativeStatistics, users: UserBatch, p: Pairs) -> Floats:
     if population.interests is None or users.interests is None:
         return np.zeros(len(p.item), np.float32)
     return population.interests.score(users.interests, p)
 
 
-def _browsing(population: Population, users: Asked, p: Pairs) -> Columns:
+def _browsing(population: CollaborativeStatistics, users: UserBatch, p: Pairs) -> Columns:
     settings = users.population.settings
     views = of_actions(users.histories, BROWSING)
     tally = Tally.of(views.user, views.item, population.n_items)

@@ -13,7 +13,7 @@ import polars as pl
 
 from recllm.data.dataset import Dataset, utc
 from recllm.data.interactions import Ints, merge
-from recllm.features.collaborative import Population
+from recllm.features.collaborative import CollaborativeStatistics
 from recllm.features.item_vectors import basics_of, basics_vectors
 from recllm.recommender.people import Histories
 from recllm.recommender.serving_state import (
@@ -139,7 +139,7 @@ def current_people(workspace: Workspace, model: Model, catalogue: CatalogueState
         data = data.on_catalogue(catalogue.items)
         basics = basics_vectors(encoder, basics_of(data.users), catalogue.locale)
         vectors = catalogue.arrays["item_vectors"]
-        population = Population.fit(data, vectors, model.population, basics)
+        population = CollaborativeStatistics.fit(data, vectors, model.population, basics)
         write_people(workspace, model.version or "", data, population, event_no=0)
     state = open_people_state(path)
     with workspace.store().read() as reader:
@@ -151,7 +151,9 @@ def current_people(workspace: Workspace, model: Model, catalogue: CatalogueState
     return state
 
 
-def write_people(workspace: Workspace, version: str, data: Dataset, population: Population, *, event_no: int) -> None:
+def write_people(
+    workspace: Workspace, version: str, data: Dataset, population: CollaborativeStatistics, *, event_no: int
+) -> None:
     """Write the people's part of a version's state, and sweep away those of versions that are gone."""
     with workspace.store().read() as reader:
         consent_load = reader.marks().load_no.get(Table.CONSENT, 0)

@@ -22,7 +22,7 @@ from recllm.charts import Bar, bar_chart
 from recllm.data.catalogue import known_rows
 from recllm.data.dataset import Events
 from recllm.explain.counterfactuals import Counterfactual, Place, counterfactual
-from recllm.explain.leave_one_out import Person, Unit
+from recllm.explain.leave_one_out import Evidence, UserHistory
 from recllm.recommender.ranking import NAMESAKES
 from recllm.schema import Reason
 from recllm.text.items import item_names
@@ -123,7 +123,7 @@ def write_page(explanation: Explanation, path: Path) -> None:
     path.write_text(f"{head}<body>{explanation._repr_html_()}</body></html>\n", encoding="utf-8")
 
 
-def positions(recommender: Recommender, person: Person, item: int, k: int) -> Place:
+def positions(recommender: Recommender, person: UserHistory, item: int, k: int) -> Place:
     """The item's position in the lists of versions of the person, counting each name once as slates do.
 
     A list holds `k` + `NAMESAKES` items; an item that is not in it gets the position after the last.
@@ -158,7 +158,7 @@ def _sentence(recommender: Recommender, lost: Counterfactual, k: int) -> str:
     )
 
 
-def _evidence_name(recommender: Recommender, unit: Unit) -> str:
+def _evidence_name(recommender: Recommender, unit: Evidence) -> str:
     if unit.kind == "I":
         return unit.name.replace("_", " ")
     return item_names(recommender.dataset.items[[unit.item]], recommender.locale)[0]

@@ -25,7 +25,7 @@ class Histories:
     basics: Sequence[Mapping[str, str]]
     """n times name -> value."""
     rows: Ints
-    """Who they are among the neighbours, as `Population.pool` counts; -1 for nobody. (n,)."""
+    """Who they are among the neighbours, as `CollaborativeStatistics.pool` counts; -1 for nobody. (n,)."""
 
     def select(self, users: NDArray[np.integer]) -> Histories:
         """These users, in the order given."""

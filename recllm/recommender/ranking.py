@@ -16,7 +16,7 @@ from recllm.data.dataset import Events
 from recllm.data.interactions import Floats, Ints, Pairs
 from recllm.errors import ModelError
 from recllm.features.candidates import Candidates, candidates, explicit
-from recllm.features.collaborative import Asked, Population, ask
+from recllm.features.collaborative import CollaborativeStatistics, UserBatch, ask
 from recllm.features.pair_features import FEATURE_NAMES, SOLD_FEATURES, pair_cosine, pair_features
 from recllm.models.scorer import Score, Scorer
 from recllm.settings import CandidateSettings
@@ -70,7 +70,7 @@ class Ranked:
 
 def score_pairs(
     scorer: Scorer | None,
-    population: Population,
+    population: CollaborativeStatistics,
     histories: Events,
     as_of: int,
     pairs: Pairs,
@@ -90,7 +90,7 @@ def score_pairs(
 
 def rank(
     scorer: Scorer | None,
-    population: Population,
+    population: CollaborativeStatistics,
     histories: Events,
     as_of: int,
     k: int,
@@ -123,7 +123,7 @@ def rank(
 
 def rank_with_and_without_repeats(
     scorer: Scorer | None,
-    population: Population,
+    population: CollaborativeStatistics,
     histories: Events,
     as_of: int,
     k: int,
@@ -158,7 +158,7 @@ def _wide(settings: CandidateSettings | None, k: int, scorer: Scorer | None) -> 
 
 def rank_items(
     scorer: Scorer | None,
-    population: Population,
+    population: CollaborativeStatistics,
     histories: Events,
     as_of: int,
     items: NDArray[np.integer],
@@ -188,13 +188,13 @@ def rank_items(
 
 
 def _asked(
-    population: Population,
+    population: CollaborativeStatistics,
     histories: Events,
     as_of: int,
     user_rows: NDArray[np.integer] | None,
     basics: Floats | None,
     block: int,
-) -> Iterator[tuple[int, Asked]]:
+) -> Iterator[tuple[int, UserBatch]]:
     """Blocks of people, with the place of the first."""
     n = len(histories.indptr) - 1
     for start in range(0, n, block):
@@ -210,7 +210,7 @@ def _runs(lists: tuple[Ints, NDArray[np.integer]], start: int, end: int) -> tupl
 
 
 def _open(
-    pairs: Candidates, users: Asked, hidden: tuple[Ints, NDArray[np.integer]] | None, repeats: bool
+    pairs: Candidates, users: UserBatch, hidden: tuple[Ints, NDArray[np.integer]] | None, repeats: bool
 ) -> NDArray[np.bool_]:
     fit = np.ones(len(pairs.item), bool)
     if not repeats:
@@ -223,7 +223,11 @@ def _open(
 
 
 def _score(
-    scorer: Scorer | None, population: Population, batch: Asked, pairs: Pairs, item_offsets: Floats | None
+    scorer: Scorer | None,
+    population: CollaborativeStatistics,
+    batch: UserBatch,
+    pairs: Pairs,
+    item_offsets: Floats | None,
 ) -> ScoredPairs:
     cosine = pair_cosine(population.item_vectors, batch.vectors.user, pairs)
     if scorer is None:
@@ -263,7 +267,7 @@ def _torch_score(scorer: Scorer) -> Callable[..., Score]:
     return score
 
 
-def _popularity(population: Population, weight: float) -> Floats | None:
+def _popularity(population: CollaborativeStatistics, weight: float) -> Floats | None:
     """What each item's score is lowered by for the order, (n_items,); None for nothing."""
     return weight * np.log1p(population.stats.buyers_ever).astype(np.float32) if weight else None
 

@@ -24,9 +24,9 @@ from recllm.data.catalogue import allowed_items, known_rows
 from recllm.data.dataset import USER_COLUMN, Dataset, Events, utc
 from recllm.data.interactions import Ints, Pairs
 from recllm.errors import PolicyError, UsageError
-from recllm.explain.leave_one_out import Person, Speaker, Unit, choose, deltas, units_of
+from recllm.explain.leave_one_out import Evidence, ReasonWriter, UserHistory, choose, deltas, units_of
 from recllm.features.candidates import POPULAR, served_by
-from recllm.features.collaborative import Population
+from recllm.features.collaborative import CollaborativeStatistics
 from recllm.features.item_vectors import DatedItemVectors, basics_of, basics_vectors, item_vectors
 from recllm.policy import Policy
 from recllm.profiles.profile import build_profile
@@ -91,7 +91,7 @@ class Recommender:
         pseudonyms: Pseudonyms | None = None,
         permits: Permits | None = None,
         people: People | None = None,
-        population: Population | None = None,
+        population: CollaborativeStatistics | None = None,
         text_locale: str | None = None,
     ) -> None:
         self.dataset = dataset
@@ -125,14 +125,14 @@ class Recommender:
         return item_vectors(self.encoder, self.dataset, self.text_locale)
 
     @cached_property
-    def population(self) -> Population:
+    def population(self) -> CollaborativeStatistics:
         """The collaborative statistics as of the dataset's time."""
         settings = self.model.population if self.model else None
         basics = basics_vectors(self.encoder, basics_of(self.dataset.users), self.text_locale)
         stored = self.model.interests if self.model else None
         ids = self.dataset.items["item_id"].to_list()
         interests = None if stored is None else stored.bind(ids, self.item_vectors)
-        return Population.fit(self.dataset, self.item_vectors, settings, basics, interests)
+        return CollaborativeStatistics.fit(self.dataset, self.item_vectors, settings, basics, interests)
 
     @cached_property
     def item_offsets(self) -> FloatArray | None:
@@ -246,7 +246,7 @@ class Recommender:
             ranked, best = self._best(histories, request, allowed)
             spreads = self._spreads(histories, request, ranked) if request.explain else np.ones(len(personal))
             for n, position in enumerate(agreed[personal]):
-                person = Person(histories.events.rows(np.array([n])), histories.basics[n], int(histories.rows[n]))
+                person = UserHistory(histories.events.rows(np.array([n])), histories.basics[n], int(histories.rows[n]))
                 slates[position] = self._slate(request, int(position), person, ranked.row(n), best[n], spreads[n])
         for position in range(len(request.users)):
             if position not in slates:
@@ -264,7 +264,7 @@ class Recommender:
 
         return explanation(self, user, item, k=k)
 
-    def person(self, user: str) -> Person:
+    def person(self, user: str) -> UserHistory:
         """What is known of one user. Raises as `explain` does."""
         pseudonym = self._pseudonyms([user])[0]
         if not self._permits([pseudonym])[0]:
@@ -272,14 +272,14 @@ class Recommender:
         histories = self.people.histories([pseudonym])
         if not _has_evidence(histories)[0]:
             raise UsageError("nothing to explain: nothing is known of this person; check the id, or load events")
-        return Person(histories.events, histories.basics[0], int(histories.rows[0]))
+        return UserHistory(histories.events, histories.basics[0], int(histories.rows[0]))
 
     def profile(self, user: str) -> tuple[Profile, UserTexts]:
         """The user's profile as of the dataset's time, and its texts. Raises `UsageError` for an unknown user."""
         histories = self.people.histories(self._pseudonyms([user]))
         if not histories.is_known[0]:
             raise UsageError("nobody with this id is known here; check the id, or the consent table")
-        profile = self.person_profile(Person(histories.events, histories.basics[0]))
+        profile = self.person_profile(UserHistory(histories.events, histories.basics[0]))
         return profile, user_texts(profile, self.dataset.items, self.locale)
 
     def observe(self, user: str, item: str, action: Action, *, at: int | None = None) -> Recommender:
@@ -318,7 +318,11 @@ class Recommender:
     # --- ranking -----------------------------------------------------------------------------------------------------
 
     def _copy(
-        self, *, dataset: Dataset | None = None, model: Model | None = None, population: Population | None = None
+        self,
+        *,
+        dataset: Dataset | None = None,
+        model: Model | None = None,
+        population: CollaborativeStatistics | None = None,
     ) -> Recommender:
         return Recommender(
             dataset or self.dataset,
@@ -388,14 +392,14 @@ class Recommender:
         logits = ranked.logit[:, :LIST_DEPTH]
         return np.asarray(np.maximum(np.nanmax(logits, axis=1) - np.nanmin(logits, axis=1), 1.0), np.float64)
 
-    def spread(self, person: Person) -> float:
+    def spread(self, person: UserHistory) -> float:
         """How far apart the person's scores lie, in logits, at least 1; see `ExplanationSettings.clear`."""
         request = RecommendRequest(users=("",))
         histories = self._versions(person.events, [person.basics], person)
         ranked = self._ranked(histories, request, allowed_items(self.dataset), LIST_DEPTH)
         return float(self._spreads(histories, request, ranked)[0])
 
-    def rank_versions(self, person: Person, k: int) -> Callable[[Events, Sequence[Mapping[str, str]]], Ranked]:
+    def rank_versions(self, person: UserHistory, k: int) -> Callable[[Events, Sequence[Mapping[str, str]]], Ranked]:
         """The served ranking, first `k` of each, for versions of one person, who is never their own neighbour."""
         request, allowed = RecommendRequest(users=("",)), allowed_items(self.dataset)
 
@@ -405,7 +409,7 @@ class Recommender:
         return ranking
 
     def score_versions(
-        self, person: Person
+        self, person: UserHistory
     ) -> Callable[[Events, Sequence[Mapping[str, str]], Pairs], NDArray[np.float32]]:
         """The served score for versions of one person, who is never their own neighbour."""
 
@@ -418,20 +422,22 @@ class Recommender:
         return score
 
     @staticmethod
-    def _versions(events: Events, basics: Sequence[Mapping[str, str]], person: Person) -> Histories:
+    def _versions(events: Events, basics: Sequence[Mapping[str, str]], person: UserHistory) -> Histories:
         n = len(basics)
         return Histories(np.ones(n, bool), events, basics, np.full(n, person.row))
 
     # --- reasons -----------------------------------------------------------------------------------------------------
 
-    def evidence(self, person: Person, item_rows: NDArray[np.integer]) -> tuple[list[Unit], NDArray[np.float32]]:
+    def evidence(
+        self, person: UserHistory, item_rows: NDArray[np.integer]
+    ) -> tuple[list[Evidence], NDArray[np.float32]]:
         """The person's pieces of evidence, and their measured worth for these items, (n_units, n_items)."""
         units = units_of(person)
         types = self.population.facets.type
         tried = choose(units, item_rows, self.item_vectors, types, self.explanations.evidence_per_item)
         return units, deltas(person, units, item_rows, tried, self.score_versions(person))
 
-    def reasons(self, person: Person, item_rows: NDArray[np.integer], spread: float) -> list[tuple[Reason, ...]]:
+    def reasons(self, person: UserHistory, item_rows: NDArray[np.integer], spread: float) -> list[tuple[Reason, ...]]:
         """What moves the score of each of these items, clearest first; spread: see `spread`."""
         if not len(item_rows):
             return []
@@ -442,11 +448,11 @@ class Recommender:
             for column, row in enumerate(item_rows)
         ]
 
-    def speaker(self) -> Speaker:
+    def speaker(self) -> ReasonWriter:
         """Tells measured evidence in words, in this recommender's language and under its policy."""
-        return Speaker(self.dataset.items, self.policy, self.locale, self.explanations)
+        return ReasonWriter(self.dataset.items, self.policy, self.locale, self.explanations)
 
-    def person_profile(self, person: Person) -> Profile:
+    def person_profile(self, person: UserHistory) -> Profile:
         """The person's profile as of the dataset's time."""
         users = pl.DataFrame({USER_COLUMN: [""], **{name: [value] for name, value in person.basics.items()}})
         return build_profile(replace(self.dataset, users=users, events=person.events), 0)
@@ -454,7 +460,7 @@ class Recommender:
     # --- slates ------------------------------------------------------------------------------------------------------
 
     def _slate(
-        self, request: RecommendRequest, position: int, person: Person, ranked: Ranked, best: Ints, spread: float
+        self, request: RecommendRequest, position: int, person: UserHistory, ranked: Ranked, best: Ints, spread: float
     ) -> Slate:
         item_rows = ranked.item[best].astype(np.int64)
         reasons = self.reasons(person, item_rows, spread) if request.explain else [()] * len(best)

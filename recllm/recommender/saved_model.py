@@ -15,7 +15,7 @@ from typing import Any
 
 from recllm.errors import ModelError, NotFittedError, UsageError
 from recllm.models.scorer import Scorer, load_scorer, save_scorer
-from recllm.models.sequence.serve import InterestWeights, load_interests, save_interests
+from recllm.models.sequence.serve import SequenceWeights, load_sequence_model, save_sequence_model
 from recllm.recommender.registry import current, open_version, publish
 from recllm.settings import CandidateSettings, CollaborativeSettings
 from recllm.training.item_calibration import ItemOffsets, load_item_offsets, save_item_offsets
@@ -39,7 +39,7 @@ class Model:
     training: Mapping[str, Any]
     """Data hash, people, events, span, seed, arguments and notes of the training run."""
     version: str | None = None
-    interests: InterestWeights | None = field(default=None, repr=False)
+    interests: SequenceWeights | None = field(default=None, repr=False)
     """The sequence model, where one was trained."""
     folder: Path | None = None
     """Where a published version lies."""
@@ -53,7 +53,7 @@ def save_model(model: Model, folder: Path) -> None:
     """Write the model's files into an existing folder."""
     save_scorer(model.scorer, folder)
     if model.interests is not None:
-        save_interests(model.interests, folder)
+        save_sequence_model(model.interests, folder)
     if model.item_offsets is not None:
         save_item_offsets(model.item_offsets, folder)
     if model.adapter is not None:
@@ -86,7 +86,7 @@ def read_model(folder: Path, version: str | None = None) -> Model:
             training=record["training"],
             version=version,
             folder=folder,
-            interests=load_interests(folder),
+            interests=load_sequence_model(folder),
             item_offsets=load_item_offsets(folder),
             adapter=folder / ADAPTER if (folder / ADAPTER).is_dir() else None,
         )

@@ -9,7 +9,7 @@ Two parts, each safetensors whose arrays are mapped and not read:
                                                      anew at each refresh, and whenever somebody withdraws or is erased.
 
 An answer for one user reads that user's own history from the store, by key, so what happened after the state was made
-counts at once. Computing all of it anew (`Population.fit`) stays the reference that tests compare with.
+counts at once. Computing all of it anew (`CollaborativeStatistics.fit`) stays the reference that tests compare with.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import Dataset, Events
 from recllm.data.interactions import Ints
-from recllm.data.item_groups import GROUPINGS, VOTED, Arrivals, Facets, GroupCrowd
+from recllm.data.item_groups import GROUPINGS, VOTED, GroupStatistics, ItemGroups, NewItems
 from recllm.errors import ModelError
-from recllm.features.collaborative import ItemStats, Population
+from recllm.features.collaborative import CollaborativeStatistics, ItemStatistics
 from recllm.files import PRIVATE, whole_file
-from recllm.models.sequence.serve import Interests, InterestWeights
+from recllm.models.sequence.serve import SequenceModel, SequenceWeights
 from recllm.settings import CollaborativeSettings
 
 if TYPE_CHECKING:
@@ -91,15 +91,15 @@ def digest(pseudonyms: Sequence[str], salt: bytes) -> Ints:
 
 
 def save_catalogue_state(
-    folder: Path, dataset: Dataset, population: Population, *, locale: str, item_load: int
+    folder: Path, dataset: Dataset, population: CollaborativeStatistics, *, locale: str, item_load: int
 ) -> None:
     """Write the catalogue's part into an existing folder."""
     arrays: Arrays = {"item_vectors": population.item_vectors, **_csr_arrays("item_item", population.item_item)}
     arrays |= {f"groups.{name}": codes for name, codes in population.facets.each().items()}
-    arrays |= {f"stats.{f.name}": getattr(population.stats, f.name) for f in fields(ItemStats)}
-    arrays |= {f"new_items.{f.name}": getattr(population.arrived, f.name) for f in fields(Arrivals)}
+    arrays |= {f"stats.{f.name}": getattr(population.stats, f.name) for f in fields(ItemStatistics)}
+    arrays |= {f"new_items.{f.name}": getattr(population.arrived, f.name) for f in fields(NewItems)}
     for name in GROUPINGS:
-        crowd = population.group_crowds[name]
+        crowd = population.group_statistics[name]
         for measure in ("buyers_56", "arrivals", "arrival_rate"):
             arrays[f"group_sales.{name}.{measure}"] = getattr(crowd, measure)
     if population.interests is not None:
@@ -111,7 +111,7 @@ def save_catalogue_state(
 
 
 def save_people_state(
-    path: Path, dataset: Dataset, population: Population, *, event_no: int, consent_load: int
+    path: Path, dataset: Dataset, population: CollaborativeStatistics, *, event_no: int, consent_load: int
 ) -> None:
     """Write the people's part, readable by the owner only; whole or not at all."""
     salt = secrets.token_bytes(16)
@@ -125,7 +125,7 @@ def save_people_state(
     for name in ("profiles", "recent", "decayed"):
         arrays |= _csr_arrays(name, getattr(population, name))
     for name in VOTED:
-        arrays |= _csr_arrays(f"votes.{name}", population.group_crowds[name].votes)
+        arrays |= _csr_arrays(f"votes.{name}", population.group_statistics[name].votes)
     _save(path, arrays, {"salt": salt.hex(), "event_no": str(event_no), "consent_load": str(consent_load)})
 
 
@@ -222,37 +222,37 @@ def population_of(
     catalogue: CatalogueState,
     people: PeopleState,
     settings: CollaborativeSettings,
-    sequence: InterestWeights | None,
-) -> Population:
+    sequence: SequenceWeights | None,
+) -> CollaborativeStatistics:
     """The collaborative statistics of a state. The pool counts by digests, see `PeopleState.digest`."""
     arrays, of_people = catalogue.arrays, people.arrays
-    facets = Facets(**{name: arrays[f"groups.{name}"] for name in GROUPINGS})
+    facets = ItemGroups(**{name: arrays[f"groups.{name}"] for name in GROUPINGS})
     crowds = {}
     for name in GROUPINGS:
         sales = {m: arrays[f"group_sales.{name}.{m}"] for m in ("buyers_56", "arrivals", "arrival_rate")}
-        crowds[name] = GroupCrowd(**sales, votes=_csr(of_people, f"votes.{name}") if name in VOTED else None)
-    return Population(
+        crowds[name] = GroupStatistics(**sales, votes=_csr(of_people, f"votes.{name}") if name in VOTED else None)
+    return CollaborativeStatistics(
         catalogue.as_of,
         settings,
         arrays["item_vectors"],
         facets,
-        ItemStats(**{f.name: arrays[f"stats.{f.name}"] for f in fields(ItemStats)}),
+        ItemStatistics(**{f.name: arrays[f"stats.{f.name}"] for f in fields(ItemStatistics)}),
         people.digests[of_people["pool"]],
         _csr(of_people, "profiles"),
         _csr(of_people, "recent"),
         _csr(of_people, "decayed"),
         _csr(arrays, "item_item"),
-        Arrivals(**{f.name: arrays[f"new_items.{f.name}"] for f in fields(Arrivals)}),
+        NewItems(**{f.name: arrays[f"new_items.{f.name}"] for f in fields(NewItems)}),
         crowds,
         of_people.get("pool_basics"),
         None if sequence is None else _sequence(arrays, sequence),
     )
 
 
-def _sequence(arrays: Arrays, stored: InterestWeights) -> Interests:
+def _sequence(arrays: Arrays, stored: SequenceWeights) -> SequenceModel:
     scale = float(np.exp(stored.weights["log_scale"]))
     read, vectors, bias = (arrays[f"sequence.{name}"] for name in ("read", "vectors", "bias"))
-    return Interests(stored.config, stored.weights, stored.target, read, vectors, bias, scale)
+    return SequenceModel(stored.config, stored.weights, stored.target, read, vectors, bias, scale)
 
 
 def _csr(arrays: Arrays, name: str) -> csr_matrix:

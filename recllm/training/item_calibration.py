@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import Dataset
 from recllm.data.interactions import Floats, of_actions
-from recllm.data.item_groups import Facets
+from recllm.data.item_groups import ItemGroups
 from recllm.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def fit_item_offsets(
     weight = np.exp(window.correction.astype(np.float64))  # what a sampled pair stands for
     expected = np.bincount(window.item, weight * probability, dataset.n_items)
     observed = np.bincount(window.item, weight * window.label, dataset.n_items)
-    offsets = item_offsets(observed, expected, Facets.of(dataset.items).type, prior)
+    offsets = item_offsets(observed, expected, ItemGroups.of(dataset.items).type, prior)
     return np.where(sold, offsets, 0).astype(np.float32)
 
 

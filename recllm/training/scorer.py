@@ -27,8 +27,8 @@ from recllm.features.pair_features import FEATURE_NAMES, HISTORY, NEWCOMER_FEATU
 from recllm.metrics import Truth, average, ndcg
 from recllm.models.scorer import Scorer, ScorerConfig
 from recllm.models.scorer_network import ScorerNetwork
-from recllm.models.sequence.learn import learn_interests
-from recllm.models.sequence.serve import Interests
+from recllm.models.sequence.learn import learn_sequence_model
+from recllm.models.sequence.serve import SequenceModel
 from recllm.settings import CandidateSettings, CollaborativeSettings, ScorerTrainingSettings, SequenceModelSettings
 from recllm.training.cold_start import cold_start_weights
 from recllm.training.item_calibration import fit_item_offsets
@@ -58,7 +58,7 @@ class FittedScorer:
     """One entry per epoch."""
     notes: tuple[str, ...] = ()
     """What a reader of the figures should know, e.g. that browsing stood in for purchases."""
-    interests: Interests | None = None
+    interests: SequenceModel | None = None
     item_offsets: Floats | None = None
     """(n_items,), see `recllm.training.item_calibration`; None without a calibration of items."""
 
@@ -120,12 +120,12 @@ def fit_scorer(
 
 def _sequence_models(
     past: PastWindows, starts: list[int], args: SequenceModelSettings | None, tell: Progress
-) -> Sequence[Interests | None]:
+) -> Sequence[SequenceModel | None]:
     """The sequence model as it stood at each start, and at last with everything; all None without one."""
     cuts = [*sorted(starts), past.dataset.as_of]
     if args is None:
         return [None] * len(cuts)
-    snapshots = learn_interests(
+    snapshots = learn_sequence_model(
         past.dataset,
         past.vectors_at,
         past.basics,
@@ -151,7 +151,7 @@ class _Examples(NamedTuple):
 
 
 def _windows(
-    past: PastWindows, starts: list[int], snapshots: Sequence[Interests | None], tell: Progress
+    past: PastWindows, starts: list[int], snapshots: Sequence[SequenceModel | None], tell: Progress
 ) -> tuple[list[Window], Window | None, list[Window]]:
     """What to learn from, latest first, the validation users of the latest window, and users without their history."""
     args, new_item_starts = past.args, list[int]()

@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, Dataset
 from recllm.data.interactions import Floats, Ints, Tally, of_actions
-from recllm.data.item_groups import Facets
+from recllm.data.item_groups import ItemGroups
 from recllm.errors import DataError
 from recllm.features.candidates import Candidates, candidates, explicit
-from recllm.features.collaborative import Asked, Population, ask
+from recllm.features.collaborative import CollaborativeStatistics, UserBatch, ask
 from recllm.features.pair_features import pair_cosine, pair_features
 from recllm.metrics import Truth
 from recllm.schema import Action
 from recllm.settings import CandidateSettings, CollaborativeSettings, ScorerTrainingSettings
 
 if TYPE_CHECKING:
-    from recllm.models.sequence.serve import Interests
+    from recllm.models.sequence.serve import SequenceModel
 
 USER_BLOCK = 256
 """Users whose candidates and features are computed at once."""
@@ -140,20 +140,20 @@ class PastWindows:
     """Item vectors as somebody knew them before a time (epoch seconds). None: `item_vectors` hold at all times."""
 
     @cached_property
-    def facets(self) -> Facets:
+    def facets(self) -> ItemGroups:
         """The items' groups, which are the same at every start."""
-        return Facets.of(self.dataset.items)
+        return ItemGroups.of(self.dataset.items)
 
     def vectors_at(self, time: int) -> Floats:
         """(n_items, dim)."""
         return self.item_vectors if self.vectors_before is None else np.asarray(self.vectors_before(time), np.float32)
 
-    def population(self, start: int, interests: Interests | None = None) -> Population:
+    def population(self, start: int, interests: SequenceModel | None = None) -> CollaborativeStatistics:
         """The population as it was at `start`."""
         past, vectors = self.dataset.before(start), self.vectors_at(start)
-        return Population.fit(past, vectors, self.collaborative, self.basics, interests, self.facets)
+        return CollaborativeStatistics.fit(past, vectors, self.collaborative, self.basics, interests, self.facets)
 
-    def window(self, population: Population, *, n_validation: int = 0) -> tuple[Window, Window | None]:
+    def window(self, population: CollaborativeStatistics, *, n_validation: int = 0) -> tuple[Window, Window | None]:
         """The window after `population`, sampled, and `n_validation` other users of it with all their candidates.
 
         Users to learn from bought something. Validation users may have bought nothing, as anybody may, or else the
@@ -171,7 +171,7 @@ class PastWindows:
         window = self._pairs(population, learned, truth, allowed, negatives, rng)
         return window, self._pairs(population, validation, truth, allowed, None, rng) if len(validation) else None
 
-    def new_users(self, population: Population) -> Window | None:
+    def new_users(self, population: CollaborativeStatistics) -> Window | None:
         """Users who bought something in the window, without their history but with their basics; None without any."""
         args, truth = self.args, self._truth(population.as_of)
         allowed = population.stats.buyers_ever > 0
@@ -184,7 +184,7 @@ class PastWindows:
         negatives = (args.repeat_negatives, args.discovery_negatives)
         return self._pairs(population, np.sort(rows), truth, allowed, negatives, rng, history=False)
 
-    def new_items(self, population: Population) -> Window | None:
+    def new_items(self, population: CollaborativeStatistics) -> Window | None:
         """The items first sold in the window, ranked among themselves for the users who bought any; None of too few.
 
         Such an item has no sales, so what is learned here is what its kind and its text mean to a user.
@@ -204,7 +204,7 @@ class PastWindows:
 
     def _pairs(
         self,
-        population: Population,
+        population: CollaborativeStatistics,
         users: Ints,
         truth: Tally,
         allowed: NDArray[np.bool_],
@@ -239,8 +239,8 @@ class PastWindows:
 
 
 def _window_of(
-    population: Population,
-    user_state: Asked,
+    population: CollaborativeStatistics,
+    user_state: UserBatch,
     users: Ints,
     pairs: Candidates,
     truth: Tally,

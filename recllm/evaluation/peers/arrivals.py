@@ -20,7 +20,7 @@ from recllm.data.interactions import Floats, Ints, decay, matrix, occasions, uni
 from recllm.evaluation.peers.boosting import BoostSettings, Forest, TreeExamples
 from recllm.evaluation.protocols import EvaluationQuery, RankedLists
 from recllm.evaluation.ranking import Scores, rank_in_blocks
-from recllm.features.collaborative import Population
+from recllm.features.collaborative import CollaborativeStatistics
 from recllm.schema import Action
 from recllm.settings import CollaborativeSettings, ScorerTrainingSettings
 from recllm.training.windows import window_starts
@@ -89,16 +89,18 @@ def _window(past: Dataset, start: int, vectors: Floats, settings: ArrivalSetting
     return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
 
-def _population(dataset: Dataset, vectors: Floats) -> Population:
+def _population(dataset: Dataset, vectors: Floats) -> CollaborativeStatistics:
     """Only its item groups and arrival rates are used here."""
-    return Population.fit(dataset, vectors, CollaborativeSettings(item_item_items=0, neighbour_pool=1))
+    return CollaborativeStatistics.fit(dataset, vectors, CollaborativeSettings(item_item_items=0, neighbour_pool=1))
 
 
-def _features(population: Population, bought: Events, as_of: int, user: Ints, item: NDArray[np.integer]) -> Floats:
+def _features(
+    population: CollaborativeStatistics, bought: Events, as_of: int, user: Ints, item: NDArray[np.integer]
+) -> Floats:
     """(n_pairs, len(NAMES)); pairs stand person by person."""
     groups = (population.facets.type, population.facets.category)
     shares = [_share(bought, group, as_of)[user, group[item]] for group in groups]
-    types = population.group_crowds["type"]
+    types = population.group_statistics["type"]
     sales = np.log1p([types.arrival_rate[item], types.arrivals[item], population.stats.type_buyers_28[item]])
     return np.column_stack([*shares, _text(population.item_vectors, bought, user, item), *sales]).astype(np.float32)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from recllm.data.interactions import Floats
 from recllm.errors import MissingExtraError
-from recllm.features.collaborative import Population
+from recllm.features.collaborative import CollaborativeStatistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class TreeExamples:
     label: Floats
     weight: Floats
     names: tuple[str, ...]
-    population: Population
+    population: CollaborativeStatistics
     """As of the query."""
 
 
@@ -42,7 +42,7 @@ class TreeExamples:
 class Forest:
     booster: Any
     """A `lightgbm.Booster`."""
-    population: Population
+    population: CollaborativeStatistics
 
     def predict(self, features: Floats) -> NDArray[np.float64]:
         return np.asarray(self.booster.predict(features, num_threads=1))

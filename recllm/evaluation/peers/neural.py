@@ -44,16 +44,16 @@ def sasrec(*, horizon_days: int = 28, seed: int = 0, **settings: Any) -> Ranker:
     the last `horizon_days` say when to stop. settings: fields of `SequenceModelSettings`. A user's history is read from
     the query.
     """
-    from recllm.models.sequence.learn import learn_interests
-    from recllm.models.sequence.serve import Interests
+    from recllm.models.sequence.learn import learn_sequence_model
+    from recllm.models.sequence.serve import SequenceModel
     from recllm.settings import SequenceModelSettings
 
     args = SequenceModelSettings(**settings | {"text": False, "seed": seed})
 
-    def fit(past: Dataset) -> Interests:
+    def fit(past: Dataset) -> SequenceModel:
         no_text = np.zeros((past.n_items, 1), np.float32)
         judge_from = past.as_of - horizon_days * DAY
-        learned = learn_interests(past, no_text, None, (Action.PURCHASE,), [past.as_of], judge_from, args)
+        learned = learn_sequence_model(past, no_text, None, (Action.PURCHASE,), [past.as_of], judge_from, args)
         if learned is None:
             raise DataError("the log is too small for a sequence model")
         return learned[0]

@@ -16,7 +16,7 @@ from recllm.evaluation.peers.boosting import BoostSettings, Forest, TreeExamples
 from recllm.evaluation.protocols import COLD, EvaluationQuery, RankedLists, Ranker
 from recllm.evaluation.ranking import BLOCK, ListsOfBothMasks, once_per_window, one_pass_for_both_masks
 from recllm.features.candidates import Candidates, candidates
-from recllm.features.collaborative import Population, ask
+from recllm.features.collaborative import CollaborativeStatistics, ask
 from recllm.features.pair_features import FEATURE_NAMES, pair_cosine, pair_features
 from recllm.settings import CandidateSettings, CollaborativeSettings, ScorerTrainingSettings
 from recllm.training.windows import PastWindows, window_starts
@@ -114,7 +114,7 @@ def tree_examples(past: Dataset, vectors: Floats, args: TreeSettings) -> TreeExa
         parts.append((columns, window.label.astype(np.float32), np.exp(window.correction)))
     features, label, weight = (np.concatenate(column) for column in zip(*parts, strict=True))
     names = (*COLUMNS, "pair_cosine") if args.text else COLUMNS
-    return TreeExamples(features, label, weight, names, Population.fit(past, read, population))
+    return TreeExamples(features, label, weight, names, CollaborativeStatistics.fit(past, read, population))
 
 
 def tree_ranker(fitted: Callable[[Dataset], Forest], args: TreeSettings) -> Ranker:

@@ -19,9 +19,9 @@ from torch.nn import functional
 
 from recllm.data.dataset import Dataset
 from recllm.data.interactions import Floats, Ints
-from recllm.models.sequence.network import InterestNetwork
+from recllm.models.sequence.network import SequenceNetwork
 from recllm.models.sequence.sequences import Batch, NextBaskets, Sequences, padded_rows
-from recllm.models.sequence.serve import InterestConfig, Interests
+from recllm.models.sequence.serve import SequenceConfig, SequenceModel
 from recllm.schema import Action
 from recllm.settings import SequenceModelSettings
 
@@ -31,7 +31,7 @@ SORTED_BATCHES = 20
 """Rows of so many batches are sorted by length together: little padding, and yet the batches stay random."""
 
 
-def learn_interests(
+def learn_sequence_model(
     dataset: Dataset,
     item_vectors: Floats | Callable[[int], Floats],
     basics: Floats | None,
@@ -40,7 +40,7 @@ def learn_interests(
     validation_start: int,
     args: SequenceModelSettings | None = None,
     progress: Callable[[str], None] | None = None,
-) -> list[Interests] | None:
+) -> list[SequenceModel] | None:
     """One model per cut (epoch seconds, ascending), each trained on events before its cut alone.
 
     item_vectors: unit rows (n_items, dim), or a function that gives them as somebody knew them before a time. basics:
@@ -64,7 +64,7 @@ def learn_interests(
         past = baskets.select(baskets.at < learned_until)
         learner.learn_later(baskets.between(learned_until, cut), past)
         learner.item_vectors = vectors_at(cut)
-        snapshots.append(Interests.of(learner.network, learner.item_vectors, target))
+        snapshots.append(SequenceModel.of(learner.network, learner.item_vectors, target))
         tell(f"sequence model: learned until {np.datetime64(cut, 's').astype('datetime64[D]')}")
         learned_until = cut
     return snapshots
@@ -88,7 +88,7 @@ class SequenceLearner:
         """As of the time that has been learned, (n_items, dim)."""
         self.basics = basics
         self.args = args
-        config = InterestConfig(
+        config = SequenceConfig(
             n_items=item_vectors.shape[0],
             text_dim=item_vectors.shape[1],
             dim=args.dim,
@@ -101,7 +101,7 @@ class SequenceLearner:
             text=args.text,
             temperature=args.temperature,
         )
-        self.network = InterestNetwork(config, args.seed)
+        self.network = SequenceNetwork(config, args.seed)
         matrices = [p for p in self.network.parameters() if p.ndim == 2]
         others = [p for p in self.network.parameters() if p.ndim != 2]
         groups = [{"params": matrices, "weight_decay": args.weight_decay}, {"params": others, "weight_decay": 0.0}]

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recllm.models.sequence.sequences import GAPS
-from recllm.models.sequence.serve import InterestConfig
+from recllm.models.sequence.serve import SequenceConfig
 from recllm.schema import ACTION_CODE
 
 
-class InterestNetwork(nn.Module):
+class SequenceNetwork(nn.Module):
     """score(user, item) = soft maximum over the person's vectors of cosine / temperature, + the item's bias.
 
     Item = W text + residual, where the residual of a share of the items is dropped in each step, so that the text alone
@@ -20,7 +20,7 @@ class InterestNetwork(nn.Module):
     next token. The token before the first is the person's basics.
     """
 
-    def __init__(self, config: InterestConfig, seed: int) -> None:
+    def __init__(self, config: SequenceConfig, seed: int) -> None:
         super().__init__()
         self.config = config
         c, dim = config, config.dim

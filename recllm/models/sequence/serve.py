@@ -19,7 +19,7 @@ from recllm.models.sequence.sequences import Batch, Sequences, padded_rows
 from recllm.schema import Action
 
 if TYPE_CHECKING:
-    from recllm.models.sequence.network import InterestNetwork
+    from recllm.models.sequence.network import SequenceNetwork
 
 WEIGHTS, CONFIG = "interests.safetensors", "interests.json"
 
@@ -28,7 +28,7 @@ USERS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class InterestConfig:
+class SequenceConfig:
     """Shapes of the network; enough to build it again from its weights."""
 
     n_items: int
@@ -45,16 +45,16 @@ class InterestConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class InterestWeights:
+class SequenceWeights:
     """What is stored: the network's weights and the ids that its item rows stand for."""
 
-    config: InterestConfig
+    config: SequenceConfig
     weights: Mapping[str, NDArray[Any]]
-    """By the names of `InterestNetwork`'s state."""
+    """By the names of `SequenceNetwork`'s state."""
     target: tuple[Action, ...]
     item_ids: tuple[str, ...]
 
-    def bind(self, item_ids: Sequence[str], item_vectors: Floats) -> Interests:
+    def bind(self, item_ids: Sequence[str], item_vectors: Floats) -> SequenceModel:
         """The model for the catalogue of today: an item that it has not seen stands on its text alone."""
         row_of = {item: row for row, item in enumerate(self.item_ids)}
         rows = np.array([row_of.get(item, -1) for item in item_ids], np.int64)
@@ -63,14 +63,14 @@ class InterestWeights:
             moved = weights[name][np.maximum(rows, 0)]
             moved[rows < 0] = 0
             weights[name] = moved
-        return Interests.of_weights(replace(self.config, n_items=len(rows)), weights, item_vectors, self.target)
+        return SequenceModel.of_weights(replace(self.config, n_items=len(rows)), weights, item_vectors, self.target)
 
 
 @dataclass(frozen=True, eq=False)
-class Interests:
+class SequenceModel:
     """The sequence model over one catalogue."""
 
-    config: InterestConfig
+    config: SequenceConfig
     weights: Mapping[str, NDArray[Any]]
     target: tuple[Action, ...]
     read: Floats
@@ -83,7 +83,7 @@ class Interests:
     """1 / temperature."""
 
     @classmethod
-    def of(cls, network: InterestNetwork, item_vectors: Floats, target: tuple[Action, ...]) -> Interests:
+    def of(cls, network: SequenceNetwork, item_vectors: Floats, target: tuple[Action, ...]) -> SequenceModel:
         """item_vectors: the encoder's, (n_items, text_dim). The weights are copied.
 
         Raises `ModelError` when the items are not those that the network was trained with.
@@ -94,11 +94,11 @@ class Interests:
     @classmethod
     def of_weights(
         cls,
-        config: InterestConfig,
+        config: SequenceConfig,
         weights: Mapping[str, NDArray[Any]],
         item_vectors: Floats,
         target: tuple[Action, ...],
-    ) -> Interests:
+    ) -> SequenceModel:
         """See `of`; weights by the names of the network's state."""
         if item_vectors.shape != (config.n_items, config.text_dim):
             raise ModelError(
@@ -116,9 +116,9 @@ class Interests:
         scale = float(np.exp(weights["log_scale"]))
         return cls(config, weights, target, read, unit(read), np.asarray(bias[:, 0], np.float32), scale)
 
-    def stored(self, item_ids: Sequence[str]) -> InterestWeights:
+    def stored(self, item_ids: Sequence[str]) -> SequenceWeights:
         """What to store; `item_ids` of the catalogue that it was trained on, in row order."""
-        return InterestWeights(self.config, self.weights, self.target, tuple(item_ids))
+        return SequenceWeights(self.config, self.weights, self.target, tuple(item_ids))
 
     def users(self, histories: Events, as_of: int, basics: Floats | None = None) -> Floats:
         """Unit vectors (n, interests, dim) of users asked at `as_of` (epoch seconds), from their latest events."""
@@ -135,7 +135,7 @@ class Interests:
         return users
 
     def _encode(self, batch: Batch, last: Ints) -> Floats:
-        """`InterestNetwork.users` of its `states` after the token `last` (n,), 0 being the one before the first."""
+        """`SequenceNetwork.users` of its `states` after the token `last` (n,), 0 being the one before the first."""
         config, w = self.config, self.weights
         n, length = batch.item.shape
         basics = np.zeros((n, config.text_dim), np.float32) if batch.basics is None else batch.basics
@@ -203,7 +203,7 @@ def _soft_maximum(logits: Floats, axis: int) -> Floats:
     return np.asarray(np.log(np.exp(logits - top).sum(axis=axis)) + np.squeeze(top, axis))
 
 
-def save_interests(stored: InterestWeights, folder: Path) -> None:
+def save_sequence_model(stored: SequenceWeights, folder: Path) -> None:
     """Write `interests.safetensors` and `interests.json` into an existing folder."""
     from safetensors.numpy import save_file
 
@@ -216,8 +216,8 @@ def save_interests(stored: InterestWeights, folder: Path) -> None:
     (folder / CONFIG).write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def load_interests(folder: Path) -> InterestWeights | None:
-    """What `save_interests` wrote; None where the model has no such part.
+def load_sequence_model(folder: Path) -> SequenceWeights | None:
+    """What `save_sequence_model` wrote; None where the model has no such part.
 
     Raises `ModelError` when the files do not fit each other.
     """
@@ -229,7 +229,7 @@ def load_interests(folder: Path) -> InterestWeights | None:
     try:
         record = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         target, ids = tuple(Action(a) for a in record["target"]), tuple(record["item_ids"])
-        config, weights = InterestConfig(**record["config"]), load_file(folder / WEIGHTS)
+        config, weights = SequenceConfig(**record["config"]), load_file(folder / WEIGHTS)
         shapes = {"residual.weight": (len(ids), config.dim), "bias.weight": (len(ids), 1), "known": (len(ids),)}
         shapes |= {"text.weight": (config.dim, config.text_dim), "place.weight": (config.max_length, config.dim)}
         for name, shape in shapes.items():
@@ -237,4 +237,4 @@ def load_interests(folder: Path) -> InterestWeights | None:
                 raise ValueError(f"{name} has the shape {weights[name].shape}, not {shape}")
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise ModelError(f"{folder}: not an interest model of this version ({error}); train again") from error
-    return InterestWeights(config, weights, target, ids)
+    return SequenceWeights(config, weights, target, ids)
