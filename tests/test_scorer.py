@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from recllm.errors import ModelError
-from recllm.models.scorer import CONFIG, PARTS, WEIGHTS, ScorerConfig, load_scorer, save_scorer
+from recllm.models.scorer import CONFIG, PARTS, WEIGHTS, ScorerConfig, gelu, load_scorer, save_scorer
 from recllm.models.scorer_network import ScorerNetwork, ScoreTensors
 
 SHAPE = ScorerConfig(dim=6, features=("a", "b", "c"), projection=4, hidden=(8,))
@@ -70,6 +70,11 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
     assert again.config == SHAPE
     torch.testing.assert_close(score(ScorerNetwork.of(again)).logit, score(scorer).logit, rtol=0, atol=0)
     assert again.probability(np.float32(2.0)) == pytest.approx(1 / (1 + np.exp(1.0)))
+
+
+def test_gelu_is_that_of_torch() -> None:
+    x = np.linspace(-9, 9, 3001).astype(np.float32)
+    np.testing.assert_allclose(gelu(x), torch.nn.functional.gelu(torch.from_numpy(x)).numpy(), atol=2e-6)
 
 
 @pytest.mark.parametrize("parts", [PARTS, ("cosine",), ("cosine", "features")])

@@ -119,6 +119,7 @@ def same(one: Slate, other: Slate) -> None:
         assert a.served_by == b.served_by
         assert a.score == pytest.approx(b.score, abs=1e-4)
         assert (a.logit is None) == (b.logit is None)
+        assert a.probability == (None if b.probability is None else pytest.approx(b.probability, abs=1e-5))
         assert [r.evidence_id for r in a.reasons] == [r.evidence_id for r in b.reasons]
         assert [r.text for r in a.reasons] == [r.text for r in b.reasons]
         assert [r.delta for r in a.reasons] == pytest.approx([r.delta for r in b.reasons], abs=1e-3)

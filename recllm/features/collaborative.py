@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from recllm.models.sequence.serve import SequenceModel
 
 
+FEW_USERS = 64
+"""So few users are compared with the pool as it stands."""
+
+
 @dataclass(frozen=True, eq=False)
 class ItemStatistics:
     """Float32 (n_items,) each. Counts are of distinct buyers; days count back from the population's time."""
@@ -261,7 +265,11 @@ def _neighbours(
     )
     parts = []
     for start in range(0, n, 256):
-        similarity = (profile[start : start + 256] @ population.profiles_by_item).toarray()
+        block = profile[start : start + 256]
+        if n <= FEW_USERS:  # turning the whole pool round takes longer than they do
+            similarity = (population.profiles @ block.T).toarray().T
+        else:
+            similarity = (block @ population.profiles_by_item).toarray()
         blank = np.flatnonzero(np.diff(profile.indptr[start : start + 257]) == 0)
         if basics is not None and population.pool_basics is not None and len(blank):
             similarity[blank] = _kinship(

@@ -86,11 +86,11 @@ def open_recommender(
     """
     from recllm.recommender.recommender import Recommender
     from recllm.recommender.registry import current
-    from recllm.recommender.saved_model import load_model
+    from recllm.recommender.saved_model import load_model, read_model
 
     gate, names = workspace.gate(), workspace.pseudonymiser()
     trained = version is not None or current(workspace.models_dir) is not None
-    model = load_model(workspace.models_dir, version) if trained else None
+    model = load_model(workspace.models_dir, version, item_offsets=recompute or everybody) if trained else None
     common: dict[str, Any] = {
         "model": model,
         "policy": workspace.policy,
@@ -104,13 +104,15 @@ def open_recommender(
     if model is not None and model.folder is not None and not recompute:
         catalogue = open_catalogue_state(model.folder)
     if catalogue is None or model is None:
+        if model is not None and model.folder is not None:  # published without a state
+            common["model"] = read_model(model.folder, model.version)
         data = gate.dataset(Purpose.PERSONALISATION)
         data = data.before(present(workspace, now))
         return Recommender(data, encoder, text_locale=workspace.settings.locale, **common)
     people = current_people(workspace, model, catalogue, encoder)
     shop = Dataset.of_catalogue(_current_items(workspace, catalogue), present(workspace, now))
     population = population_of(catalogue, people, model.population, model.interests)
-    common |= {"text_locale": catalogue.locale}
+    common |= {"text_locale": catalogue.locale, "item_offsets": catalogue.arrays.get("item_offsets")}
     if everybody:
         data, pool = _everybody(gate, shop, people)
         return Recommender(data, encoder, population=replace(population, pool=pool), **common)
@@ -224,7 +226,8 @@ def publish_recommender(
         progress("count what the crowd did, for answers in a moment")
     data = gate.dataset(Purpose.PERSONALISATION)
     data = data.before(present(workspace, now))
-    population = Recommender(data, encoder, model=model, locale=locale).population
+    recommender = Recommender(data, encoder, model=model, locale=locale)
+    population = recommender.population
     basics = basics_of(data.users)
     lacking_one = [{n: v for n, v in row.items() if n != name} for row in basics for name in row]
     variants = {tuple(sorted(row.items())): row for row in lacking_one}
@@ -232,7 +235,7 @@ def publish_recommender(
 
     def save_state(folder: Path) -> None:
         item_load = marks.load_no.get(Table.ITEMS, 0)
-        save_catalogue_state(folder, data, population, locale=locale, item_load=item_load)
+        save_catalogue_state(folder, data, population, recommender.item_offsets, locale=locale, item_load=item_load)
 
     version = publish_model(model, workspace.models_dir, save_state)
     write_people(workspace, version, data, population, event_no=marks.event_no)

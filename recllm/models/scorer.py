@@ -153,10 +153,18 @@ def _standardised(x: Floats, mean: Floats, scale: Floats) -> Floats:
 
 
 def gelu(x: Floats) -> Floats:
-    """x * Phi(x), Phi the normal distribution function; element by element."""
-    from scipy.special import ndtr
+    """x * Phi(x), Phi the normal distribution function; element by element.
 
-    return np.asarray(x * ndtr(x), np.float32)
+    Phi is that of Abramowitz and Stegun, "Handbook of Mathematical Functions", 7.1.26: at most 1e-7 off. scipy has it,
+    too, but importing `scipy.special` takes a tenth of the time in which a new process answers.
+    """
+    z = np.abs(x) * np.float32(np.sqrt(0.5))
+    t = 1 / (1 + np.float32(0.3275911) * z)
+    tail: Any = np.zeros_like(x)
+    for coefficient in (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592):
+        tail = (tail + np.float32(coefficient)) * t
+    tail *= np.exp(-z * z) * np.float32(0.5)  # Phi(-|x|)
+    return np.asarray(x * np.where(x > 0, 1 - tail, tail), np.float32)
 
 
 def save_scorer(scorer: Scorer, folder: Path) -> None:

@@ -74,9 +74,9 @@ class Recommender:
 
     dataset: those who agreed, and what they did. `people` reads histories from elsewhere, by key; the dataset then
     needs nobody in it. `pseudonyms` turns the caller's ids into the dataset's; answers carry the caller's own.
-    `permits` says who may be served personally; without it everybody in the dataset. population: the collaborative
-    statistics with the item vectors, where they are computed already. locale: the language of answers; text_locale:
-    that of the texts that are encoded, where it is another.
+    `permits` says who may be served personally; without it everybody in the dataset. population, item_offsets: the
+    collaborative statistics with the item vectors, and the calibration of items, where they are computed already.
+    locale: the language of answers; text_locale: that of the texts that are encoded, where it is another.
     """
 
     def __init__(
@@ -92,6 +92,7 @@ class Recommender:
         permits: Permits | None = None,
         people: People | None = None,
         population: CollaborativeStatistics | None = None,
+        item_offsets: FloatArray | None = None,
         text_locale: str | None = None,
     ) -> None:
         self.dataset = dataset
@@ -107,6 +108,8 @@ class Recommender:
         if population is not None:
             self.__dict__["population"] = population
             self.__dict__["item_vectors"] = population.item_vectors
+        if item_offsets is not None:
+            self.__dict__["item_offsets"] = item_offsets
         if model is not None and model.encoder_fingerprint != encoder.fingerprint:
             raise UsageError(
                 f"the model was trained with the encoder {model.encoder}, not with {encoder.name}: their vectors do "
@@ -292,7 +295,11 @@ class Recommender:
         if user_row < 0 or item_row < 0:
             raise UsageError("observe takes known people and items; load the tables first")
         at = self.dataset.as_of if at is None else at
-        return self._copy(dataset=self.dataset.with_event(user_row, item_row, at, action), population=self.population)
+        observed = self._copy(
+            dataset=self.dataset.with_event(user_row, item_row, at, action), population=self.population
+        )
+        observed.__dict__["item_offsets"] = self.item_offsets
+        return observed
 
     def permitted(self) -> NDArray[np.bool_]:
         """Who of the dataset's users may be served personally, as decided now; (n_users,)."""

@@ -71,8 +71,11 @@ def save_model(model: Model, folder: Path) -> None:
     (folder / MODEL_FILE).write_text(text, encoding="utf-8")
 
 
-def read_model(folder: Path, version: str | None = None) -> Model:
-    """Read what `save_model` wrote. Raises `ModelError` when a file is missing or does not fit."""
+def read_model(folder: Path, version: str | None = None, *, item_offsets: bool = True) -> Model:
+    """Read what `save_model` wrote. Raises `ModelError` when a file is missing or does not fit.
+
+    item_offsets: False leaves the calibration of items out, which a serving state holds row by row.
+    """
     try:
         record = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
         return Model(
@@ -87,7 +90,7 @@ def read_model(folder: Path, version: str | None = None) -> Model:
             version=version,
             folder=folder,
             interests=load_sequence_model(folder),
-            item_offsets=load_item_offsets(folder),
+            item_offsets=load_item_offsets(folder) if item_offsets else None,
             adapter=folder / ADAPTER if (folder / ADAPTER).is_dir() else None,
         )
     except (OSError, ValueError, TypeError, KeyError, UsageError) as error:
@@ -108,9 +111,12 @@ def publish_model(model: Model, models_dir: Path, save_state: Callable[[Path], N
     return publish(models_dir, write)
 
 
-def load_model(models_dir: Path, version: str | None = None) -> Model:
-    """The current or named version, every byte of it verified. Raises `NotFittedError` when nothing was trained."""
+def load_model(models_dir: Path, version: str | None = None, *, item_offsets: bool = True) -> Model:
+    """The current or named version, every byte of it verified; see `read_model`.
+
+    Raises `NotFittedError` when nothing was trained.
+    """
     name = version or current(models_dir)
     if name is None:
         raise NotFittedError(f"no model in {models_dir}; train one with: recllm train -w {models_dir.parent}")
-    return read_model(open_version(models_dir, name), name)
+    return read_model(open_version(models_dir, name), name, item_offsets=item_offsets)

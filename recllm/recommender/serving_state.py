@@ -27,7 +27,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.data.dataset import Dataset, Events
-from recllm.data.interactions import Ints
+from recllm.data.interactions import Floats, Ints
 from recllm.data.item_groups import GROUPINGS, VOTED, GroupStatistics, ItemGroups, NewItems
 from recllm.errors import ModelError
 from recllm.features.collaborative import CollaborativeStatistics, ItemStatistics
@@ -91,9 +91,15 @@ def digest(pseudonyms: Sequence[str], salt: bytes) -> Ints:
 
 
 def save_catalogue_state(
-    folder: Path, dataset: Dataset, population: CollaborativeStatistics, *, locale: str, item_load: int
+    folder: Path,
+    dataset: Dataset,
+    population: CollaborativeStatistics,
+    item_offsets: Floats | None,
+    *,
+    locale: str,
+    item_load: int,
 ) -> None:
-    """Write the catalogue's part into an existing folder."""
+    """Write the catalogue's part into an existing folder. item_offsets: calibration of each item, (n_items,)."""
     arrays: Arrays = {"item_vectors": population.item_vectors, **_csr_arrays("item_item", population.item_item)}
     arrays |= {f"groups.{name}": codes for name, codes in population.facets.each().items()}
     arrays |= {f"stats.{f.name}": getattr(population.stats, f.name) for f in fields(ItemStatistics)}
@@ -102,6 +108,8 @@ def save_catalogue_state(
         crowd = population.group_statistics[name]
         for measure in ("buyers_56", "arrivals", "arrival_rate"):
             arrays[f"group_sales.{name}.{measure}"] = getattr(crowd, measure)
+    if item_offsets is not None:
+        arrays["item_offsets"] = item_offsets
     if population.interests is not None:
         sequence = population.interests
         arrays |= {"sequence.read": sequence.read, "sequence.vectors": sequence.vectors, "sequence.bias": sequence.bias}
