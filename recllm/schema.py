@@ -274,6 +274,8 @@ class Note:
 
     kind: NoteKind
     numbers: Mapping[str, float] = field(default_factory=dict)
+    text: str = ""
+    """The note in words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from recllm.encoder.toy import ToyEncoder
 from recllm.errors import PolicyError, UsageError
 from recllm.policy import Policy
 from recllm.recommender.recommender import Recommender, dismissed
-from recllm.schema import Action, Note, NoteKind, RecommendRequest, SlateStatus
+from recllm.schema import Action, NoteKind, RecommendRequest, SlateStatus
 from recllm.settings import ScorerTrainingSettings
 
 N = 40
@@ -118,7 +118,7 @@ def test_filters(trained: Recommender) -> None:
     assert not bought & {r.item_id for r in unseen.items}
     cheap = trained.recommend("u1", k=24, where="price < 5")[0]
     assert {r.item_id for r in cheap.items} == {"tea0", "tea1", "tea2"}
-    assert cheap.notes[-1] == Note(kind=NoteKind.SHORT, numbers={"shown": 3, "k": 24})
+    assert (cheap.notes[-1].kind, cheap.notes[-1].numbers) == (NoteKind.SHORT, {"shown": 3, "k": 24})
     assert cheap.degraded_reason == "only 3 of 24 items: no more pass the filters"
     listed = trained.recommend("u1", k=5, allow=["tea1", "tool1"], deny=["tool1"])[0]
     assert [r.item_id for r in listed.items] == ["tea1"]
@@ -223,6 +223,10 @@ def test_dismissed_lists_follow_the_latest_word() -> None:
     indptr, item = dismissed(data.events)
     assert indptr.tolist() == [0, 1, 1]
     assert data.items["item_id"][int(item[0])] == "x"
+
+
+def test_a_profile_names_its_user(trained: Recommender) -> None:
+    assert trained.profile("u0")[0].user_id == "u0"
 
 
 def test_every_slate_gives_the_reasons_of_explain(trained: Recommender) -> None:

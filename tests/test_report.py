@@ -18,7 +18,7 @@ def record() -> dict[str, Any]:
         "probability": 0.25, "served_by": ["own_history"],
         "reasons": [{"evidence_id": "B:i1", "delta": 0.7, "text": "You bought it."}],
     }  # fmt: skip
-    slate = {"user_id": "u", "request_id": "r", "items": [item], "degraded_reason": None}
+    slate = {"user_id": "u", "request_id": "r", "items": [item], "degraded_reason": None, "notes": []}
     checks = [{"guarantee": "G1", "passed": True, "message": "", "span": ""}]
     copy = {
         "text": "Buy tea.\nNow.", "channel": "email", "locale": "en", "generator": "template", "checks": checks,

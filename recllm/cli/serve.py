@@ -11,6 +11,7 @@ from recllm.cli.options import DEFAULT_WORKSPACE, Json, WorkspaceDir
 from recllm.cli.output import emit_json, say, table
 from recllm.cli.people import read_ids
 from recllm.errors import UsageError
+from recllm.schema import NoteKind
 
 if TYPE_CHECKING:
     from recllm.schema import Slate
@@ -90,6 +91,7 @@ def recommend(
 
 def _print_slate(slate: Slate) -> None:
     say("", f"{slate.user_id} ({slate.degraded_reason or 'personal'}; request {slate.request_id})")
+    say(*(f"  note: {note.text}" for note in slate.notes if note.kind is not NoteKind.SHORT))
     for item in slate.items:
         chance = "" if item.probability is None else f"  {100 * item.probability:.1f} %"
         say(f"{item.rank:3}. {item.title}{chance}  [{', '.join(item.served_by)}]")

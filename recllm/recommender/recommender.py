@@ -279,10 +279,11 @@ class Recommender:
 
     def profile(self, user: str) -> tuple[Profile, UserTexts]:
         """The user's profile as of the dataset's time, and its texts. Raises `UsageError` for an unknown user."""
-        histories = self.people.histories(self._pseudonyms([user]))
+        pseudonym = self._pseudonyms([user])[0]
+        histories = self.people.histories([pseudonym])
         if not histories.is_known[0]:
             raise UsageError("nobody with this id is known here; check the id, or the consent table")
-        profile = self.person_profile(UserHistory(histories.events, histories.basics[0]))
+        profile = self.person_profile(UserHistory(histories.events, histories.basics[0]), pseudonym)
         return profile, user_texts(profile, self.dataset.items, self.locale)
 
     def observe(self, user: str, item: str, action: Action, *, at: int | None = None) -> Recommender:
@@ -459,9 +460,9 @@ class Recommender:
         """Tells measured evidence in words, in this recommender's language and under its policy."""
         return ReasonWriter(self.dataset.items, self.policy, self.locale, self.explanations)
 
-    def person_profile(self, person: UserHistory) -> Profile:
+    def person_profile(self, person: UserHistory, pseudonym: str = "") -> Profile:
         """The person's profile as of the dataset's time."""
-        users = pl.DataFrame({USER_COLUMN: [""], **{name: [value] for name, value in person.basics.items()}})
+        users = pl.DataFrame({USER_COLUMN: [pseudonym], **{name: [value] for name, value in person.basics.items()}})
         return build_profile(replace(self.dataset, users=users, events=person.events), 0)
 
     # --- slates ------------------------------------------------------------------------------------------------------
@@ -494,7 +495,7 @@ class Recommender:
         if probabilities != sorted(probabilities, reverse=True):
             weight = request.popularity_weight
             by_lift = (self.policy.popularity_weight if weight is None else weight) > 0
-            notes = (Note(kind=NoteKind.BY_LIFT if by_lift else NoteKind.BY_SCORE),)
+            notes = (self._note(NoteKind.BY_LIFT if by_lift else NoteKind.BY_SCORE),)
         return self._envelope(request, position, items, status, notes)
 
     def _popular(
@@ -526,6 +527,9 @@ class Recommender:
         )
         return self._envelope(request, position, items, status, ())
 
+    def _note(self, kind: NoteKind, **numbers: float) -> Note:
+        return Note(kind=kind, numbers=numbers, text=Prompts.load().render(f"slate.{kind}", self.locale, **numbers))
+
     def _envelope(
         self,
         request: RecommendRequest,
@@ -535,9 +539,9 @@ class Recommender:
         notes: tuple[Note, ...],
     ) -> Slate:
         if len(items) < request.k:
-            notes = (*notes, Note(kind=NoteKind.SHORT, numbers={"shown": len(items), "k": request.k}))
+            notes = (*notes, self._note(NoteKind.SHORT, shown=len(items), k=request.k))
         words = [] if status is SlateStatus.PERSONAL else [Prompts.load().render(f"slate.{status}", self.locale)]
-        words += [note_text(note, self.locale) for note in notes if note.kind is NoteKind.SHORT]
+        words += [note.text for note in notes if note.kind is NoteKind.SHORT]
         return Slate(
             user_id=request.users[position],
             request_id=uuid.uuid4().hex,
@@ -548,11 +552,6 @@ class Recommender:
             notes=notes,
             degraded_reason="; ".join(words) or None,
         )
-
-
-def note_text(note: Note, locale: str) -> str:
-    """A note of a slate in words."""
-    return Prompts.load().render(f"slate.{note.kind}", locale, **note.numbers)
 
 
 def _has_evidence(histories: Histories) -> NDArray[np.bool_]:
