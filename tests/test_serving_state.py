@@ -203,6 +203,18 @@ def test_a_state_that_was_swept_away_is_made_anew(own_shop: Workspace) -> None:
     for path in (own_shop.root / "serving").iterdir():
         path.unlink()
     same(before, open_recommender(own_shop).recommend("u03", k=5)[0])
+    light, reference = open_recommender(own_shop, everybody=True), open_recommender(own_shop, recompute=True)
+    assert len(light.dataset.events) == len(reference.dataset.events)
+    all_same(light, reference, k=4)
+
+
+def test_events_that_are_too_old_by_the_policy_are_not_used(own_shop: Workspace) -> None:
+    path = own_shop.root / "workspace.toml"
+    path.write_text(path.read_text() + f"\n[policy]\nevent_days = {(datetime.now(UTC) - LAST_DAY).days + 30}\n")
+    aging = Workspace.open(own_shop.root)
+    light, reference = open_recommender(aging, everybody=True), open_recommender(aging, recompute=True)
+    assert 0 < len(light.dataset.events) < len(open_recommender(own_shop, everybody=True).dataset.events)
+    np.testing.assert_array_equal(light.dataset.events.at, reference.dataset.events.at)
 
 
 def test_what_is_on_offer_and_its_price_are_those_of_the_store(own_shop: Workspace) -> None:

@@ -136,16 +136,17 @@ def people_path(workspace: Workspace, version: str) -> Path:
 def current_people(workspace: Workspace, model: Model, catalogue: CatalogueState, encoder: Encoder) -> PeopleState:
     """The people's part of the state of a version, without whoever withdrew since; made anew where it is missing."""
     path, gate = people_path(workspace, model.version or ""), workspace.gate()
+    with workspace.store().read() as reader:
+        marks = reader.marks()
+    consent_load = marks.load_no.get(Table.CONSENT, 0)
     if not path.exists():
-        data = gate.dataset(Purpose.PERSONALISATION, as_of=catalogue.as_of)
-        data = data.on_catalogue(catalogue.items)
+        data = gate.dataset(Purpose.PERSONALISATION).on_catalogue(catalogue.items)
         basics = basics_vectors(encoder, basics_of(data.users), catalogue.locale)
         vectors = catalogue.arrays["item_vectors"]
-        population = CollaborativeStatistics.fit(data, vectors, model.population, basics)
-        write_people(workspace, model.version or "", data, population, event_no=0)
+        population = CollaborativeStatistics.fit(data.before(catalogue.as_of), vectors, model.population, basics)
+        written = {"event_no": marks.event_no, "consent_load": consent_load}
+        write_people(workspace, model.version or "", data, population, **written)
     state = open_people_state(path)
-    with workspace.store().read() as reader:
-        consent_load = reader.marks().load_no.get(Table.CONSENT, 0)
     if consent_load != state.consent_load:
         agreed = state.digest(gate.permitted_users(Purpose.PERSONALISATION))
         keep = np.isin(state.digests, agreed)
@@ -154,11 +155,19 @@ def current_people(workspace: Workspace, model: Model, catalogue: CatalogueState
 
 
 def write_people(
-    workspace: Workspace, version: str, data: Dataset, population: CollaborativeStatistics, *, event_no: int
+    workspace: Workspace,
+    version: str,
+    data: Dataset,
+    population: CollaborativeStatistics,
+    *,
+    event_no: int,
+    consent_load: int,
 ) -> None:
-    """Write the people's part of a version's state, and sweep away those of versions that are gone."""
-    with workspace.store().read() as reader:
-        consent_load = reader.marks().load_no.get(Table.CONSENT, 0)
+    """Write the people's part of a version's state, and sweep away those of other versions.
+
+    data: everybody with all events. event_no, consent_load: how far the store was written before it was read, so that
+    whatever is written meanwhile is read again.
+    """
     path = people_path(workspace, version)
     save_people_state(path, data, population, event_no=event_no, consent_load=consent_load)
     for outdated in path.parent.glob("*.safetensors"):
@@ -186,9 +195,9 @@ def _everybody(gate: PolicyGate, shop: Dataset, state: PeopleState) -> tuple[Dat
     users, written = gate.people(Purpose.PERSONALISATION, after_event=state.event_no)
     ids = users["user_id"].to_list()
     digests = state.digest(ids)
-    order = np.argsort(state.digests)
-    rows = order[np.minimum(np.searchsorted(state.digests, digests, sorter=order), len(order) - 1)]
-    in_state = state.digests[rows] == digests if len(order) else np.zeros(len(ids), bool)
+    row_in_state = {int(number): row for row, number in enumerate(state.digests)}
+    rows = np.array([row_in_state.get(number, -1) for number in digests.tolist()], np.int64)
+    in_state = rows >= 0
     new = [ids[n] for n in np.flatnonzero(~in_state)]
     if new:
         earlier = gate.histories(new, Purpose.PERSONALISATION).events
@@ -201,6 +210,9 @@ def _everybody(gate: PolicyGate, shop: Dataset, state: PeopleState) -> tuple[Dat
         events = merge(events, shop.pack(written, ids))
     row_of_digest = dict(zip(digests.tolist(), range(len(ids)), strict=True))
     pool = np.array([row_of_digest.get(int(d), -1) for d in state.digests[state.arrays["pool"]]], np.int64)
+    oldest = gate.oldest_event()
+    if oldest is not None:
+        events = events.select(events.at >= int(oldest.timestamp()))
     return replace(shop, users=users, events=events).before(shop.as_of), pool
 
 
@@ -224,8 +236,8 @@ def publish_recommender(
         marks = reader.marks()
     if progress:
         progress("count what the crowd did, for answers in a moment")
-    data = gate.dataset(Purpose.PERSONALISATION)
-    data = data.before(present(workspace, now))
+    everybody = gate.dataset(Purpose.PERSONALISATION)
+    data = everybody.before(present(workspace, now))
     recommender = Recommender(data, encoder, model=model, locale=locale)
     population = recommender.population
     basics = basics_of(data.users)
@@ -238,7 +250,8 @@ def publish_recommender(
         save_catalogue_state(folder, data, population, recommender.item_offsets, locale=locale, item_load=item_load)
 
     version = publish_model(model, workspace.models_dir, save_state)
-    write_people(workspace, version, data, population, event_no=marks.event_no)
+    consent_load = marks.load_no.get(Table.CONSENT, 0)
+    write_people(workspace, version, everybody, population, event_no=marks.event_no, consent_load=consent_load)
     return version
 
 

@@ -148,7 +148,7 @@ class PolicyGate:
         """
         with self._store.read() as reader:
             people = self._allowed(reader, purpose)
-            events = _of_people(reader.events(_DETAILS, since=self._oldest(now)), people)
+            events = _of_people(reader.events(_DETAILS, since=self.oldest_event(now)), people)
             items = reader.items()
         in_catalogue = ~pl.col("pending") | pl.col("item_id").is_in(events["item_id"].unique().implode())
         return Dataset.construct(events, _with_basics(people), _catalogue(items.filter(in_catalogue)), as_of=as_of)
@@ -162,7 +162,7 @@ class PolicyGate:
         """
         with self._store.read() as reader:
             people = self._allowed(reader, purpose, user_ids)
-            events = reader.events(_DETAILS, since=self._oldest(now), before=before, user_ids=people["user_id"])
+            events = reader.events(_DETAILS, since=self.oldest_event(now), before=before, user_ids=people["user_id"])
         return HistoryFrames(events=events, users=_with_basics(people))
 
     def people(
@@ -175,7 +175,7 @@ class PolicyGate:
         """
         with self._store.read() as reader:
             people = self._allowed(reader, purpose)
-            events = reader.events(_DETAILS, since=self._oldest(now), after_event=after_event)
+            events = reader.events(_DETAILS, since=self.oldest_event(now), after_event=after_event)
         return _with_basics(people), _of_people(events, people)
 
     def permitted_users(self, purpose: Purpose) -> list[str]:
@@ -202,7 +202,8 @@ class PolicyGate:
     def _without_decision(self, purpose: Purpose) -> bool:
         return self._default and purpose not in self._policy.explicit_purposes
 
-    def _oldest(self, now: datetime | None) -> datetime | None:
+    def oldest_event(self, now: datetime | None = None) -> datetime | None:
+        """Events before this are not used any more, see the policy's `event_days`; None for no limit."""
         days = self._policy.event_days
         return None if days is None else (now or datetime.now(UTC)) - timedelta(days=days)
 
