@@ -259,7 +259,7 @@ def _json_objects(frame: pl.DataFrame, columns: Mapping[str, str], field: str) -
 
 
 @dataclass(slots=True)
-class _Evidence:
+class _ReadingEvidence:
     """What the rows so far say about how the file's values are written."""
 
     needs_times: bool
@@ -310,7 +310,7 @@ def settle_schema(
     declared = declared_format(options.ts_format, options.tz) if options.ts_format else None
     fixed_decimal = options.decimal or reader.decimal
     has_times = "timestamp" in schema.columns
-    evidence = _Evidence(
+    evidence = _ReadingEvidence(
         needs_times=has_times and declared is None,
         needs_decimal=fixed_decimal is None and any(schema.has(f) for f in ("quantity", "price", "value")),
     )
@@ -331,7 +331,7 @@ def settle_schema(
     )
 
 
-def _currency(evidence: _Evidence, table: Table, options: IngestOptions, file: str) -> str | None:
+def _currency(evidence: _ReadingEvidence, table: Table, options: IngestOptions, file: str) -> str | None:
     signs = distinct_currencies(evidence.money)
     if len(signs) > 1 and not evidence.currency_codes:
         raise IngestError(

@@ -97,7 +97,7 @@ class ScorerNetwork(nn.Module):
         users (n, width) and items (m, width) come from `project`; user and item (n_pairs,)
         index them; cosine (n_pairs,) in [-1, 1]; features (n_pairs, n_features) as `pair_features` gives them.
         """
-        pairs = _Pairs(users, items, user, item, cosine, features)
+        pairs = _PairTensors(users, items, user, item, cosine, features)
         never_sold = self._is_zero(features, self.config.sales)
         stranger = self._is_zero(features, self.config.history) & ~never_sold
         if not (never_sold.any() or stranger.any()):
@@ -119,10 +119,10 @@ class ScorerNetwork(nn.Module):
             return torch.zeros(len(features), dtype=torch.bool)
         return features[:, self.config.features.index(name)] <= 0
 
-    def _of_sold(self, pairs: _Pairs) -> Tensor:
+    def _of_sold(self, pairs: _PairTensors) -> Tensor:
         return self._run(self.mlps, 0, pairs.columns(self._sold).scaled(self.mean[self._sold], self.scale[self._sold]))
 
-    def _of_arrivals(self, pairs: _Pairs) -> Tensor:
+    def _of_arrivals(self, pairs: _PairTensors) -> Tensor:
         """Without heads that learned from arrivals: the cosine, at the level of what hardly sells. The other heads have
         seen no such item, and what they say of one is chance."""
         if not len(self.arrival_mlps):
@@ -130,12 +130,12 @@ class ScorerNetwork(nn.Module):
             return (logit - self.cosine_weight * pairs.cosine).expand(self.config.heads, -1)
         return self._run(self.arrival_mlps, self.config.heads, pairs.scaled(self.arrival_mean, self.arrival_scale))
 
-    def _of_newcomers(self, pairs: _Pairs) -> Tensor:
+    def _of_newcomers(self, pairs: _PairTensors) -> Tensor:
         """The linear score is the whole logit of such a pair, so what the cosine adds elsewhere is taken off here."""
         logit = pairs.x[:, self._newcomer] @ self.newcomer[:-1] + self.newcomer[-1]
         return (logit - self.cosine_weight * pairs.cosine).expand(self.config.heads, -1)
 
-    def _run(self, mlps: nn.ModuleList, start: int, pairs: _Pairs) -> Tensor:
+    def _run(self, mlps: nn.ModuleList, start: int, pairs: _PairTensors) -> Tensor:
         """(len(mlps), n_pairs); `start`: which slice of the projections the first of them reads."""
         width, scores = self.config.projection, []
         for head, mlp in enumerate(mlps):
@@ -169,7 +169,7 @@ class ScorerNetwork(nn.Module):
         return torch.sigmoid(self.platt[0] * logit + self.platt[1])
 
 
-class _Pairs(NamedTuple):
+class _PairTensors(NamedTuple):
     """Projected people and items, the pairs' indices into them, and their features."""
 
     users: Tensor
@@ -179,17 +179,17 @@ class _Pairs(NamedTuple):
     cosine: Tensor
     x: Tensor
 
-    def rows(self, index: Tensor) -> _Pairs:
+    def rows(self, index: Tensor) -> _PairTensors:
         return self._replace(user=self.user[index], item=self.item[index], cosine=self.cosine[index], x=self.x[index])
 
-    def scaled(self, mean: Tensor, scale: Tensor) -> _Pairs:
+    def scaled(self, mean: Tensor, scale: Tensor) -> _PairTensors:
         return self._replace(x=((self.x - mean) * scale).clamp(-6, 6))
 
-    def columns(self, numbers: list[int]) -> _Pairs:
+    def columns(self, numbers: list[int]) -> _PairTensors:
         return self if len(numbers) == self.x.shape[1] else self._replace(x=self.x[:, numbers])
 
 
-def _first_layer(weight: Tensor, bias: Tensor, pairs: _Pairs, part: slice) -> Tensor:
+def _first_layer(weight: Tensor, bias: Tensor, pairs: _PairTensors, part: slice) -> Tensor:
     """linear([u, v, u * v, x]) without putting the four beside each other, (n_pairs, hidden).
 
     What it makes of a person or an item is computed once for each, and no gradient is taken for the features.

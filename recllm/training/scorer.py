@@ -141,7 +141,7 @@ def _sequence_models(
     return [*reversed(snapshots[:-1]), snapshots[-1]]
 
 
-class _Examples(NamedTuple):
+class _ScorerExamples(NamedTuple):
     """What is learned from one time."""
 
     window: Window | None = None
@@ -161,13 +161,13 @@ def _windows(
         new_item_starts = new_item_starts[: len(starts)]
     times = max(starts, new_item_starts, key=len)  # both go back from the same day, window by window
 
-    def examples(number: int) -> _Examples:
+    def examples(number: int) -> _ScorerExamples:
         population = past.population(times[number], snapshots[min(number, len(starts) - 1)])
         new_items = past.new_items(population) if number < len(new_item_starts) else None
         if number >= len(starts):
-            return _Examples(new_items=new_items)
+            return _ScorerExamples(new_items=new_items)
         window, validation = past.window(population, n_validation=0 if number else args.validation_users)
-        return _Examples(window, validation, past.new_users(population) if args.timed else None, new_items)
+        return _ScorerExamples(window, validation, past.new_users(population) if args.timed else None, new_items)
 
     parts = []
     # products of matrices leave the second core to the other window
