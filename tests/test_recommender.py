@@ -12,7 +12,7 @@ from recllm.errors import PolicyError, UsageError
 from recllm.policy import Policy
 from recllm.recommender.recommender import Recommender, dismissed
 from recllm.schema import Action, NoteKind, RecommendRequest, SlateStatus
-from recllm.settings import ScorerTrainingSettings
+from recllm.settings import ExplanationSettings, ScorerTrainingSettings
 
 N = 40
 """A tiny world: even people buy tea of all kinds, odd people buy tools; each comes back every fortnight."""
@@ -229,11 +229,22 @@ def test_a_profile_names_its_user(trained: Recommender) -> None:
     assert trained.profile("u0")[0].user_id == "u0"
 
 
-def test_every_slate_gives_the_reasons_of_explain(trained: Recommender) -> None:
+@pytest.mark.parametrize("min_effect", [0.05, 0.1, 0.2])
+def test_every_slate_gives_the_reasons_of_explain(trained: Recommender, min_effect: float) -> None:
+    """What is clear is told by the person's own list, whatever was asked for and however short the slate is."""
+    settings = ExplanationSettings(min_effect=min_effect)
+    strict = Recommender(trained.dataset, trained.encoder, model=trained.model, explanations=settings)
     for user in ("u0", "u1", "told"):
-        for options in ({}, {"k": 3}, {"k": 24}, {"where": "price < 30"}, {"allow": ["tea1", "tool1", "tea5"]}):
-            for shown in trained.recommend(user, **options)[0].items:
-                explained = trained.explain(user, shown.item_id).reasons
+        for options in (
+            {},
+            {"k": 3},
+            {"k": 24},
+            {"where": "price < 30"},
+            {"allow": ["tea1", "tea5", "tea9"]},
+            {"allow": ["tool1"]},
+        ):
+            for shown in strict.recommend(user, **options)[0].items:
+                explained = strict.explain(user, shown.item_id).reasons
                 assert [r.evidence_id for r in shown.reasons] == [r.evidence_id for r in explained]
                 assert [r.delta for r in shown.reasons] == pytest.approx([r.delta for r in explained], abs=1e-3)
 
