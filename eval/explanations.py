@@ -39,7 +39,7 @@ from recllm.evaluation.protocols import EvaluationWindow
 from recllm.explain.counterfactuals import counterfactual
 from recllm.explain.leave_one_out import Evidence, UserHistory, deltas, lacking, units_of
 from recllm.recommender.explanation import positions
-from recllm.recommender.ranking import rank
+from recllm.recommender.ranking import UserInputs
 from recllm.recommender.recommender import Recommender
 from recllm.schema import ACTION_CODE, Action
 from recllm.settings import ScorerTrainingSettings
@@ -127,12 +127,9 @@ def held_out(
     """Row of the person, the item, and the person's first 20 scores; one pair a person, half of them popular items."""
     part = window.slice("ALL")
     rows = rng.permutation(part.users)
-    model = recommender.model
-    assert model is not None
     basics = np.zeros((len(rows), recommender.encoder.dim), np.float32)
     events = window.dataset.events.rows(rows)
-    common: dict[str, Any] = {"own": rows, "basics": basics, "settings": model.candidates}
-    lists = rank(model.scorer, recommender.population, events, window.dataset.as_of, K, **common)
+    lists = recommender.ranker.rank(UserInputs(events, window.dataset.as_of, rows, basics), K)
     position = {int(u): i for i, u in enumerate(part.users)}
     sold = recommender.population.stats.buyers_ever
     popular = sold >= np.quantile(sold[sold > 0], 0.8)

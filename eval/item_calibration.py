@@ -21,9 +21,8 @@ from recllm.evaluation.comparison import paired_bootstraps
 from recllm.evaluation.protocols import EvaluationWindow
 from recllm.evaluation.recllm_system import advised_recipe
 from recllm.features.candidates import candidates
-from recllm.features.collaborative import ask
 from recllm.features.item_vectors import basics_of, basics_vectors
-from recllm.recommender.ranking import score_pairs
+from recllm.recommender.ranking import ItemRanker, UserInputs
 from recllm.recommender.recommender import Recommender
 from recllm.settings import ScorerTrainingSettings
 from recllm.training.item_calibration import with_offsets
@@ -59,11 +58,9 @@ def pairs(window: EvaluationWindow, trained: Recommender) -> tuple[np.ndarray, .
     bought = part.users[part.truth.user] * past.n_items + part.truth.item
     sold, parts = np.isin(np.arange(past.n_items), part.items), []
     for block in np.split(people, range(128, len(people), 128)):
-        common: dict[str, Any] = {"own": block, "basics": basics[block]}
-        histories = past.events.rows(block)
-        users = ask(crowd, histories, past.as_of, **common)
-        proposed = candidates(crowd, users, trained.model.candidates, allowed=sold)
-        scored = score_pairs(trained.model.scorer, crowd, histories, past.as_of, proposed, **common)
+        users = UserInputs(past.events.rows(block), past.as_of, block, basics[block])
+        proposed = candidates(crowd, users.batch(crowd), trained.model.candidates, allowed=sold)
+        scored = ItemRanker(trained.model.scorer, crowd).score(users, proposed)
         label = np.isin(block[proposed.user] * past.n_items + proposed.item, bought)
         parts.append((block[proposed.user], proposed.item, scored.logit, scored.probability, label))
     return tuple(np.concatenate(column) for column in zip(*parts, strict=True))

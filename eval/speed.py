@@ -101,7 +101,7 @@ def serve(args: argparse.Namespace) -> dict[str, Any]:
     from recllm.evaluation.tables import complete_journey
     from recllm.jobs.recommenders import open_recommender, workspace_encoder
     from recllm.jobs.train import train_workspace
-    from recllm.recommender.ranking import rank
+    from recllm.recommender.ranking import UserInputs
     from recllm.recommender.recommender import Recommender
     from recllm.settings import ScorerTrainingSettings
     from recllm.workspace.workspace import Workspace
@@ -114,18 +114,9 @@ def serve(args: argparse.Namespace) -> dict[str, Any]:
     window = cj_next28(complete_journey().dataset())
     recommender = Recommender(window.dataset, encoder).fit(ScorerTrainingSettings(n_windows=1, epochs=1)).warm()
     everybody = np.flatnonzero(np.diff(window.dataset.events.indptr) > 0)
-    model = recommender.model
-    assert model is not None
+    users = UserInputs(window.dataset.events.rows(everybody), window.dataset.as_of, everybody)
     started = time.perf_counter()
-    rank(
-        model.scorer,
-        recommender.population,
-        window.dataset.events.rows(everybody),
-        window.dataset.as_of,
-        20,
-        user_rows=everybody,
-        settings=model.candidates,
-    )
+    recommender.ranker.rank(users, 20)
     top20 = time.perf_counter() - started
     serving = open_recommender(shop, encoder=encoder, everybody=True).warm()
     people = serving.dataset.users["user_id"].sample(40, seed=0).to_list()

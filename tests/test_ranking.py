@@ -15,7 +15,7 @@ from recllm.features.collaborative import CollaborativeStatistics
 from recllm.features.pair_features import FEATURE_NAMES
 from recllm.models.scorer import ScorerConfig
 from recllm.models.scorer_network import ScorerNetwork
-from recllm.recommender.ranking import rank, rank_items, rank_with_and_without_repeats, score_pairs
+from recllm.recommender.ranking import ItemRanker, UserInputs
 from recllm.settings import CandidateSettings, ScorerTrainingSettings
 from recllm.training.scorer import FittedScorer, fit_scorer
 
@@ -39,7 +39,7 @@ def crowd(fitted: FittedScorer) -> CollaborativeStatistics:
 def test_favourites_come_first_and_say_where_they_come_from(
     fitted: FittedScorer, crowd: CollaborativeStatistics
 ) -> None:
-    found = rank(fitted.scorer, crowd, DATA.events, NOW, 4, user_rows=EVERYBODY)
+    found = ItemRanker(fitted.scorer, crowd).rank(UserInputs(DATA.events, NOW, EVERYBODY), 4)
     for u in EVERYBODY:
         mine = set(DATA.events.rows(np.array([u])).item.tolist())
         assert set(found.item[u].tolist()) == mine
@@ -53,17 +53,17 @@ def test_favourites_come_first_and_say_where_they_come_from(
 def test_one_scoring_gives_the_lists_with_and_without_repeats(
     fitted: FittedScorer, crowd: CollaborativeStatistics
 ) -> None:
-    both = rank_with_and_without_repeats(fitted.scorer, crowd, DATA.events, NOW, 6, user_rows=EVERYBODY)
+    both = ItemRanker(fitted.scorer, crowd).rank_with_and_without_repeats(UserInputs(DATA.events, NOW, EVERYBODY), 6)
     for found, repeats in zip(both, (True, False), strict=True):
-        alone = rank(fitted.scorer, crowd, DATA.events, NOW, 6, user_rows=EVERYBODY, repeats=repeats)
+        alone = ItemRanker(fitted.scorer, crowd).rank(UserInputs(DATA.events, NOW, EVERYBODY), 6, repeats=repeats)
         assert np.array_equal(found.item, alone.item)
         assert np.array_equal(found.sources, alone.sources)
         np.testing.assert_allclose(found.logit, alone.logit, atol=1e-4)
 
 
 def test_the_size_of_the_blocks_changes_nothing(fitted: FittedScorer, crowd: CollaborativeStatistics) -> None:
-    whole = rank(fitted.scorer, crowd, DATA.events, NOW, 10, user_rows=EVERYBODY)
-    small = rank(fitted.scorer, crowd, DATA.events, NOW, 10, user_rows=EVERYBODY, block=7)
+    whole = ItemRanker(fitted.scorer, crowd).rank(UserInputs(DATA.events, NOW, EVERYBODY), 10)
+    small = ItemRanker(fitted.scorer, crowd).rank(UserInputs(DATA.events, NOW, EVERYBODY), 10, block=7)
     assert np.array_equal(whole.item, small.item)
     np.testing.assert_allclose(whole.logit, small.logit, atol=1e-4)
 
@@ -73,10 +73,10 @@ def test_lists_are_distinct_filtered_and_filled_back_to_k(fitted: FittedScorer, 
     tight = CandidateSettings().model_copy(
         update={"own_history": 1, "neighbours": 1, "item_item": 0, "category_trend": 0, "popular": 1}
     )
-    found = rank(fitted.scorer, crowd, DATA.events, NOW, 12, user_rows=EVERYBODY, allowed=allowed, settings=tight)
+    found = ItemRanker(fitted.scorer, crowd, tight).rank(UserInputs(DATA.events, NOW, EVERYBODY), 12, allowed=allowed)
     for row in found.item:
         assert len(set(row.tolist())) == 12 and (row % 2 == 0).all()
-    new = rank(fitted.scorer, crowd, DATA.events, NOW, 20, user_rows=EVERYBODY, repeats=False)
+    new = ItemRanker(fitted.scorer, crowd).rank(UserInputs(DATA.events, NOW, EVERYBODY), 20, repeats=False)
     for u, row in enumerate(new.item):
         assert not set(DATA.events.rows(np.array([u])).item.tolist()) & set(row.tolist())
         assert (row >= 0).sum() == DATA.n_items - 4
@@ -85,10 +85,10 @@ def test_lists_are_distinct_filtered_and_filled_back_to_k(fitted: FittedScorer, 
 def test_a_short_catalogue_pads_with_minus_one(fitted: FittedScorer, crowd: CollaborativeStatistics) -> None:
     allowed = np.zeros(DATA.n_items, bool)
     allowed[[3, 5]] = True
-    found = rank(fitted.scorer, crowd, DATA.events, NOW, 4, user_rows=EVERYBODY, allowed=allowed)
+    found = ItemRanker(fitted.scorer, crowd).rank(UserInputs(DATA.events, NOW, EVERYBODY), 4, allowed=allowed)
     assert (np.sort(found.item, axis=1) == [-1, -1, 3, 5]).all()
     assert np.isnan(found.logit[:, 2:]).all() and not found.sources[:, 2:].any()
-    nobody = rank(fitted.scorer, crowd, history(), NOW, 4)
+    nobody = ItemRanker(fitted.scorer, crowd).rank(UserInputs(history(), NOW), 4)
     assert nobody.item.shape == (0, 4) and nobody.sources.dtype == np.uint16
 
 
@@ -98,34 +98,40 @@ def test_equal_scores_are_ordered_by_item_row(crowd: CollaborativeStatistics) ->
     flat = ScorerNetwork(ScorerConfig(dim=V.shape[1], features=FEATURE_NAMES, hidden=(4,)))
     for value in flat.parameters():
         value.data.zero_()
-    found = rank_items(flat.frozen(), crowd, history([]), NOW, np.array([9, 2, 5]))
+    found = ItemRanker(flat.frozen(), crowd).rank(UserInputs(history([]), NOW), 3, items=np.array([9, 2, 5]))
     assert found.item.tolist() == [[2, 5, 9]]
 
 
 def test_banned_items_are_hidden_from_one_person_only(fitted: FittedScorer, crowd: CollaborativeStatistics) -> None:
-    first = rank(fitted.scorer, crowd, DATA.events, NOW, 1, user_rows=EVERYBODY).item[:, 0]
+    first = ItemRanker(fitted.scorer, crowd).rank(UserInputs(DATA.events, NOW, EVERYBODY), 1).item[:, 0]
     indptr = np.minimum(np.arange(DATA.n_users + 1), 1)
-    again = rank(fitted.scorer, crowd, DATA.events, NOW, 1, user_rows=EVERYBODY, banned=(indptr, first[:1])).item[:, 0]
+    again = (
+        ItemRanker(fitted.scorer, crowd)
+        .rank(UserInputs(DATA.events, NOW, EVERYBODY), 1, banned=(indptr, first[:1]))
+        .item[:, 0]
+    )
     assert again[0] != first[0] and np.array_equal(again[1:], first[1:])
-    listed = rank_items(
-        fitted.scorer, crowd, DATA.events, NOW, np.arange(24), 1, user_rows=EVERYBODY, banned=(indptr, first[:1])
+    listed = ItemRanker(fitted.scorer, crowd).rank(
+        UserInputs(DATA.events, NOW, EVERYBODY), 1, items=np.arange(24), banned=(indptr, first[:1])
     )
     assert first[0] not in listed.item[0] and np.array_equal(listed.item[1:, 0], first[1:])
 
 
 def test_an_explicit_list_can_leave_out_what_was_taken(fitted: FittedScorer, crowd: CollaborativeStatistics) -> None:
-    found = rank_items(fitted.scorer, crowd, DATA.events, NOW, np.arange(24), user_rows=EVERYBODY, repeats=False)
+    found = ItemRanker(fitted.scorer, crowd).rank(
+        UserInputs(DATA.events, NOW, EVERYBODY), 24, items=np.arange(24), repeats=False
+    )
     for u, row in enumerate(found.item):
         mine = set(DATA.events.rows(np.array([u])).item.tolist())
         assert set(row[row >= 0].tolist()) == set(range(24)) - mine
 
 
 def test_pairs_score_as_they_do_in_a_ranking(fitted: FittedScorer, crowd: CollaborativeStatistics) -> None:
-    found = rank(fitted.scorer, crowd, DATA.events, NOW, 5, user_rows=EVERYBODY)
+    found = ItemRanker(fitted.scorer, crowd).rank(UserInputs(DATA.events, NOW, EVERYBODY), 5)
     order = np.argsort(found.item, axis=1)
     items = np.take_along_axis(found.item, order, 1)
     pairs = Pairs(np.arange(DATA.n_users + 1) * 5, items.ravel())
-    scored = score_pairs(fitted.scorer, crowd, DATA.events, NOW, pairs, user_rows=EVERYBODY)
+    scored = ItemRanker(fitted.scorer, crowd).score(UserInputs(DATA.events, NOW, EVERYBODY), pairs)
     np.testing.assert_allclose(scored.logit, np.take_along_axis(found.logit, order, 1).ravel(), atol=1e-4)
     np.testing.assert_allclose(scored.probability, np.take_along_axis(found.probability, order, 1).ravel(), atol=1e-4)
 
@@ -134,14 +140,14 @@ def test_leaving_a_line_out_is_the_same_as_never_having_had_it(
     fitted: FittedScorer, crowd: CollaborativeStatistics
 ) -> None:
     mine = DATA.events.rows(np.array([0]))
-    best = int(rank(fitted.scorer, crowd, mine, NOW, 1, user_rows=np.array([0])).item[0, 0])
+    best = int(ItemRanker(fitted.scorer, crowd).rank(UserInputs(mine, NOW, np.array([0])), 1).item[0, 0])
     without = mine.select(mine.item != best)
     two = mine.rows(np.array([0, 0]))
     version = two.user
     virtual = two.select((version == 0) | (two.item != best))
     pair, pairs = Pairs(np.array([0, 1]), np.array([best], np.int32)), Pairs(np.array([0, 1, 2]), np.array([best] * 2))
-    alone = score_pairs(fitted.scorer, crowd, without, NOW, pair, user_rows=np.array([0])).logit
-    both = score_pairs(fitted.scorer, crowd, virtual, NOW, pairs, user_rows=np.array([0, 0])).logit
+    alone = ItemRanker(fitted.scorer, crowd).score(UserInputs(without, NOW, np.array([0])), pair).logit
+    both = ItemRanker(fitted.scorer, crowd).score(UserInputs(virtual, NOW, np.array([0, 0])), pairs).logit
     np.testing.assert_allclose(both[1], alone[0], atol=1e-4)
     assert both[0] > both[1] + 0.5
 
@@ -149,8 +155,8 @@ def test_leaving_a_line_out_is_the_same_as_never_having_had_it(
 def test_a_fresh_purchase_is_felt_without_training(fitted: FittedScorer, crowd: CollaborativeStatistics) -> None:
     tool = int(DATA.item_rows(["tool0"])[0])
     pair = Pairs(np.array([0, 1]), np.array([tool], np.int32))
-    before = score_pairs(fitted.scorer, crowd, history([]), NOW, pair).logit
-    after = score_pairs(fitted.scorer, crowd, history([(tool, NOW - DAY)]), NOW, pair).logit
+    before = ItemRanker(fitted.scorer, crowd).score(UserInputs(history([]), NOW), pair).logit
+    after = ItemRanker(fitted.scorer, crowd).score(UserInputs(history([(tool, NOW - DAY)]), NOW), pair).logit
     assert after > before
 
 
@@ -169,7 +175,9 @@ def test_items_that_never_sold_can_be_ranked_by_their_text_and_kind() -> None:
         fitted = fit_scorer(data, v, None, QUICK.model_copy(update={"seed": seed}))
         assert not fitted.scorer.config.learned_arrivals
         crowd = CollaborativeStatistics.fit(data, v, fitted.population)
-        found = rank_items(fitted.scorer, crowd, data.events, NOW, np.array([24, 25]), user_rows=EVERYBODY)
+        found = ItemRanker(fitted.scorer, crowd).rank(
+            UserInputs(data.events, NOW, EVERYBODY), 2, items=np.array([24, 25])
+        )
         assert (found.item[:, 0] == np.where(tea, 24, 25)).mean() > 0.9
 
 
@@ -179,25 +187,27 @@ def test_lists_hold_what_was_taken_or_leave_it_out_and_training_repeats(
     users = np.array([3, 1])
     histories = DATA.events.rows(users)
     taken = set(DATA.events.rows(np.array([1])).item.tolist())
-    found = rank(fitted.scorer, crowd, histories, NOW, 4, user_rows=users, settings=fitted.candidates)
+    found = ItemRanker(fitted.scorer, crowd, fitted.candidates).rank(UserInputs(histories, NOW, users), 4)
     assert set(found.item[1].tolist()) == taken
     again = fit_scorer(DATA, V, None, QUICK)
     assert again.metrics == fitted.metrics
-    fresh = rank(again.scorer, crowd, histories, NOW, 4, user_rows=users, settings=again.candidates, repeats=False)
+    fresh = ItemRanker(again.scorer, crowd, again.candidates).rank(UserInputs(histories, NOW, users), 4, repeats=False)
     assert not set(fresh.item[1].tolist()) & taken
 
 
 def test_a_model_of_other_features_is_refused(crowd: CollaborativeStatistics) -> None:
     other = ScorerNetwork(ScorerConfig(dim=V.shape[1], features=("one",), hidden=(4,))).frozen()
     with pytest.raises(ModelError, match="train again"):
-        rank(other, crowd, DATA.events, NOW, 3)
+        ItemRanker(other, crowd).rank(UserInputs(DATA.events, NOW), 3)
 
 
 def test_a_bare_log_trains_and_ranks() -> None:
     bare: Dataset = shop(bare=True)
     learned = fit_scorer(bare, vectors(bare), None, QUICK)
     crowd = CollaborativeStatistics.fit(bare, vectors(bare), learned.population)
-    found = rank(learned.scorer, crowd, bare.events, bare.as_of, 4, user_rows=EVERYBODY, settings=learned.candidates)
+    found = ItemRanker(learned.scorer, crowd, learned.candidates).rank(
+        UserInputs(bare.events, bare.as_of, EVERYBODY), 4
+    )
     mine = set(bare.events.rows(np.array([0])).item.tolist())
     assert len(mine & set(found.item[0].tolist())) >= 3
 
@@ -209,17 +219,24 @@ def test_a_weight_on_popularity_puts_the_rarer_of_two_equals_first(crowd: Collab
     buyers = crowd.stats.buyers_ever
     items = np.argsort(-buyers, kind="stable")[[0, len(buyers) // 2, -1]]
     assert buyers[items[0]] > buyers[items[1]] > buyers[items[2]]
-    weighed = rank_items(flat.frozen(), crowd, history([]), NOW, items, popularity_weight=0.1)
+    weighed = ItemRanker(flat.frozen(), crowd).rank(
+        UserInputs(history([]), NOW), len(items), items=items, popularity_weight=0.1
+    )
     assert weighed.item[0].tolist() == items[::-1].tolist()
     assert len(set(weighed.logit[0].tolist())) == 1
-    assert rank_items(flat.frozen(), crowd, history([]), NOW, items).item[0].tolist() == np.sort(items).tolist()
+    assert (
+        ItemRanker(flat.frozen(), crowd).rank(UserInputs(history([]), NOW), len(items), items=items).item[0].tolist()
+        == np.sort(items).tolist()
+    )
 
 
 def test_a_weight_on_popularity_changes_the_order_and_no_score(
     fitted: FittedScorer, crowd: CollaborativeStatistics
 ) -> None:
-    plain = rank(fitted.scorer, crowd, DATA.events, NOW, DATA.n_items, user_rows=EVERYBODY)
-    weighed = rank(fitted.scorer, crowd, DATA.events, NOW, DATA.n_items, user_rows=EVERYBODY, popularity_weight=1.0)
+    plain = ItemRanker(fitted.scorer, crowd).rank(UserInputs(DATA.events, NOW, EVERYBODY), DATA.n_items)
+    weighed = ItemRanker(fitted.scorer, crowd).rank(
+        UserInputs(DATA.events, NOW, EVERYBODY), DATA.n_items, popularity_weight=1.0
+    )
     assert not np.array_equal(plain.item, weighed.item)
     for name in ("logit", "probability"):
         sorted_by_item = [np.take_along_axis(getattr(r, name), np.argsort(r.item), 1) for r in (plain, weighed)]

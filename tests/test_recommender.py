@@ -306,5 +306,6 @@ def test_ranking_by_text_goes_in_blocks(untrained: Recommender, monkeypatch: pyt
     monkeypatch.setattr(ranking, "ask", lambda *a, **k: sizes.append(real(*a, **k)) or sizes[-1])
     everybody = np.tile(np.arange(N), 20)
     data = untrained.dataset
-    ranking.rank(None, untrained.population, data.events.rows(everybody), data.as_of, 3, block=64)
+    users = ranking.UserInputs(data.events.rows(everybody), data.as_of)
+    untrained.ranker.rank(users, 3, block=64)
     assert max(block.n for block in sizes) == 64 and sum(block.n for block in sizes) == len(everybody)

@@ -197,13 +197,11 @@ def _score(
     user_rows: NDArray[np.integer],
     basics: Floats,
 ) -> ScoredPairs:
-    from recllm.recommender.ranking import score_pairs
+    from recllm.recommender.ranking import UserInputs
 
-    data, scorer = recommender.dataset, trained_model(recommender).scorer
-    histories, offsets = data.events.rows(user_rows), recommender.item_offsets
-    return score_pairs(
-        scorer, population, histories, data.as_of, pairs, user_rows=user_rows, basics=basics, item_offsets=offsets
-    )
+    data = recommender.dataset
+    users = UserInputs(data.events.rows(user_rows), data.as_of, user_rows, basics)
+    return replace(recommender.ranker, population=population).score(users, pairs)
 
 
 # --- the calibration of a set ----------------------------------------------------------------------------------------

@@ -7,13 +7,13 @@ only for a person with fewer lines than are tried for an item, because each leav
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.audiences.probabilities import map_blocks, restricted_to, trained_model, vectors_of_basics
+from recllm.audiences.probabilities import map_blocks, restricted_to, vectors_of_basics
 from recllm.data.dataset import Events
 from recllm.data.interactions import Floats, Pairs
 from recllm.explain.leave_one_out import Evidence, ReasonWriter, UserHistory, choose, units_of, without
@@ -84,18 +84,17 @@ def _deltas(
 
     The person's own row is told to the scorer, so that nobody is their own neighbour.
     """
-    from recllm.recommender.ranking import score_pairs
+    from recllm.recommender.ranking import UserInputs
 
     sizes = np.array([len(ablation.units) + 1 for ablation in ablations])
     items = np.repeat([ablation.item for ablation in ablations], sizes).astype(np.int32)
-    scored = score_pairs(
-        trained_model(recommender).scorer,
-        population,
+    users = UserInputs(
         Events.concat([events for ablation in ablations for events in ablation.histories]),
         recommender.dataset.as_of,
-        Pairs(np.arange(len(items) + 1, dtype=np.int64), items),
-        user_rows=np.repeat([ablation.user_row for ablation in ablations], sizes),
-        basics=vectors_of_basics(recommender, [basics for ablation in ablations for basics in ablation.basics]),
+        np.repeat([ablation.user_row for ablation in ablations], sizes),
+        vectors_of_basics(recommender, [basics for ablation in ablations for basics in ablation.basics]),
     )
+    pairs = Pairs(np.arange(len(items) + 1, dtype=np.int64), items)
+    scored = replace(recommender.ranker, population=population).score(users, pairs)
     runs = np.split(scored.logit, np.cumsum(sizes)[:-1])
     return [np.asarray(run[0] - run[1:], np.float32) for run in runs]

@@ -23,12 +23,10 @@ from recllm.evaluation.record import logger
 from recllm.schema import Encoder
 
 if TYPE_CHECKING:
-    from recllm.features.collaborative import CollaborativeStatistics
     from recllm.features.item_vectors import DatedItemVectors
-    from recllm.models.scorer import Scorer
-    from recllm.recommender.ranking import Ranked
+    from recllm.recommender.ranking import ItemRanker, Ranked, UserInputs
     from recllm.recommender.recommender import Recommender
-    from recllm.settings import CandidateSettings, LoraSettings, ScorerTrainingSettings, SequenceModelSettings
+    from recllm.settings import LoraSettings, ScorerTrainingSettings, SequenceModelSettings
 
 OURS = "recllm"
 TUNED, FROZEN = f"{OURS}-lora", f"{OURS}-frozen"
@@ -78,10 +76,7 @@ def learned_system(
     item_vectors: DatedItemVectors | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> System:
-    """Trains at the first query of a window on `query.fit_on`, and keeps what it learned for the next ones.
-
-    X
-    """
+    """Trains at the first query of a window on `query.fit_on`, and keeps what it learned for the next ones."""
     trained = once_per_window(lambda past: _train(past, encoder, recipe, item_vectors, progress or logger.info))
     settings = {"encoder": encoder.name, **recipe.settings()}
     return System(rank=lambda query: trained(query.fit_on)(query), settings=settings)
@@ -96,8 +91,7 @@ def served_system(recommender: Recommender, *, popularity_weight: float = 0.0) -
     if model is None:
         raise NotFittedError("the recommender is not trained; call fit first")
     encoder, locale = recommender.encoder, recommender.locale
-    population, offsets = recommender.population, recommender.item_offsets
-    rank = _ranker(model.scorer, population, model.candidates, encoder, locale, popularity_weight, offsets)
+    rank = _ranker(recommender.ranker, encoder, locale, popularity_weight)
     settings = {"encoder": model.encoder, "model_version": model.version, "popularity_weight": popularity_weight}
     return System(rank=rank, settings=settings)
 
@@ -113,6 +107,7 @@ def _train(
 
     from recllm.features.collaborative import CollaborativeStatistics
     from recllm.features.item_vectors import DatedItemVectors, basics_of, basics_vectors
+    from recllm.recommender.ranking import ItemRanker
     from recllm.training.lora.run_folder import run_folder_name
     from recllm.training.lora.tune import tune_encoder
     from recllm.training.scorer import fit_scorer
@@ -134,54 +129,37 @@ def _train(
         vectors_before=vectors.before,
     )
     population = CollaborativeStatistics.fit(past, vectors.latest, fitted.population, basics, fitted.interests)
-    return _ranker(fitted.scorer, population, fitted.candidates, encoder, "en", item_offsets=fitted.item_offsets)
+    return _ranker(ItemRanker(fitted.scorer, population, fitted.candidates, fitted.item_offsets), encoder, "en")
 
 
-def _ranker(
-    scorer: Scorer,
-    population: CollaborativeStatistics,
-    settings: CandidateSettings,
-    encoder: Encoder,
-    locale: str,
-    popularity_weight: float = 0.0,
-    item_offsets: NDArray[np.float32] | None = None,
-) -> Ranker:
+def _ranker(ranker: ItemRanker, encoder: Encoder, locale: str, popularity_weight: float = 0.0) -> Ranker:
     from recllm.features.item_vectors import basics_of, basics_vectors
-    from recllm.recommender.ranking import rank, rank_items, rank_with_and_without_repeats
+    from recllm.recommender.ranking import UserInputs
 
-    def arguments(query: EvaluationQuery) -> dict[str, Any]:
-        users, hidden = query.fit_users, query.hidden_users
-        return {
-            "scorer": scorer,
-            "population": population,
-            "histories": query.dataset.events.rows(query.users),
-            "as_of": query.as_of,
-            "k": query.k,
-            "user_rows": users if hidden is None else np.maximum(users, hidden),
-            "basics": basics_vectors(encoder, basics_of(query.dataset.users[query.users]), locale),
-            "popularity_weight": popularity_weight,
-            "item_offsets": item_offsets,
-        }
+    def inputs(query: EvaluationQuery) -> UserInputs:
+        rows = query.fit_users if query.hidden_users is None else np.maximum(query.fit_users, query.hidden_users)
+        basics = basics_vectors(encoder, basics_of(query.dataset.users[query.users]), locale)
+        return UserInputs(query.dataset.events.rows(query.users), query.as_of, rows, basics)
 
-    def candidates_of(query: EvaluationQuery) -> dict[str, Any]:
-        allowed = np.zeros(query.dataset.n_items, dtype=bool)
-        allowed[query.items] = True
-        return {"allowed": allowed, "settings": settings}
+    def allowed(query: EvaluationQuery) -> NDArray[np.bool_]:
+        return np.isin(np.arange(query.dataset.n_items), query.items)
 
     def with_and_without_repeats(query: EvaluationQuery) -> ListsOfBothMasks:
-        both = rank_with_and_without_repeats(**arguments(query), **candidates_of(query))
+        both = ranker.rank_with_and_without_repeats(
+            inputs(query), query.k, allowed=allowed(query), popularity_weight=popularity_weight
+        )
         return ListsOfBothMasks(query, *map(_lists, both))
 
     both_masks = one_pass_for_both_masks(with_and_without_repeats)
 
     def answer(query: EvaluationQuery) -> RankedLists:
-        repeats, sold = not query.mask_seen, population.stats.buyers_ever[query.items].any()
+        sold = ranker.population.stats.buyers_ever[query.items].any()
         if sold and query.hidden_users is None:
             return both_masks(query)
-        if sold:
-            return _lists(rank(**arguments(query), repeats=repeats, **candidates_of(query)))
-        # arrivals: no source of candidates can propose what never sold
-        return _lists(rank_items(**arguments(query), items=query.items, repeats=repeats))
+        # no source of candidates can propose what never sold
+        filters = {"allowed": allowed(query)} if sold else {"items": query.items}
+        options = {"repeats": not query.mask_seen, "popularity_weight": popularity_weight}
+        return _lists(ranker.rank(inputs(query), query.k, **filters, **options))
 
     return answer
 

@@ -31,7 +31,7 @@ from recllm.features.item_vectors import DatedItemVectors, basics_of, basics_vec
 from recllm.policy import Policy
 from recllm.profiles.profile import build_profile
 from recllm.recommender.people import DatasetPeople, Histories, People
-from recllm.recommender.ranking import NAMESAKES, Ranked, rank, rank_items, score_pairs
+from recllm.recommender.ranking import NAMESAKES, ItemRanker, Ranked, UserInputs
 from recllm.schema import (
     ACTION_CODE,
     Action,
@@ -142,6 +142,13 @@ class Recommender:
         """Calibration of each item, (n_items,); None without one."""
         offsets = self.model.item_offsets if self.model else None
         return None if offsets is None else offsets.bind(self.dataset.items["item_id"].to_list())
+
+    @property
+    def ranker(self) -> ItemRanker:
+        """What scores users and items: the model's scorer, or the cosine of texts without a model."""
+        if self.model is None:
+            return ItemRanker(None, self.population)
+        return ItemRanker(self.model.scorer, self.population, self.model.candidates, self.item_offsets)
 
     @cached_property
     def brands(self) -> frozenset[str]:
@@ -349,20 +356,19 @@ class Recommender:
     def _ranked(self, histories: Histories, request: RecommendRequest, allowed: NDArray[np.bool_], k: int) -> Ranked:
         """The first `k` items of each user."""
         weight = request.popularity_weight
-        common: dict[str, Any] = {
-            "user_rows": histories.rows,
-            "basics": basics_vectors(self.encoder, histories.basics, self.text_locale),
-            "banned": dismissed(histories.events),
-            "repeats": request.repeats,
-            "popularity_weight": self.policy.popularity_weight if weight is None else weight,
-            "item_offsets": self.item_offsets,
-        }
-        scorer = self.model.scorer if self.model else None
-        arguments = (scorer, self.population, histories.events, self.dataset.as_of)
-        if request.allow is not None:
-            return rank_items(*arguments, np.flatnonzero(allowed), k, **common)
-        settings = self.model.candidates if self.model else None
-        return rank(*arguments, k, allowed=allowed, settings=settings, **common)
+        return self.ranker.rank(
+            self._inputs(histories),
+            k,
+            items=None if request.allow is None else np.flatnonzero(allowed),
+            allowed=allowed,
+            banned=dismissed(histories.events),
+            repeats=request.repeats,
+            popularity_weight=self.policy.popularity_weight if weight is None else weight,
+        )
+
+    def _inputs(self, histories: Histories) -> UserInputs:
+        basics = basics_vectors(self.encoder, histories.basics, self.text_locale)
+        return UserInputs(histories.events, self.dataset.as_of, histories.rows, basics)
 
     def _best(
         self, histories: Histories, request: RecommendRequest, allowed: NDArray[np.bool_]
@@ -422,10 +428,7 @@ class Recommender:
         """The served score for versions of one person, who is never their own neighbour."""
 
         def score(events: Events, basics: Sequence[Mapping[str, str]], pairs: Pairs) -> NDArray[np.float32]:
-            vectors = basics_vectors(self.encoder, basics, self.text_locale)
-            scorer = self.model.scorer if self.model else None
-            rows, as_of = np.full(len(basics), person.row), self.dataset.as_of
-            return score_pairs(scorer, self.population, events, as_of, pairs, user_rows=rows, basics=vectors).logit
+            return self.ranker.score(self._inputs(self._versions(events, basics, person)), pairs).logit
 
         return score
 
