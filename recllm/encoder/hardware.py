@@ -6,13 +6,18 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from recllm.encoder.precision import MIN_GAIN, default_threads, product_gain
 
 _SIZE = 384
 _ROUNDS = 7
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +54,24 @@ def workers(limit: int = 2) -> int:
     """Threads for blocks of arrays: what torch may use, and at most `limit`, since each block takes memory."""
     torch = sys.modules.get("torch")  # asked where it is loaded, and not loaded to be asked
     return min(limit, default_threads() if torch is None else torch.get_num_threads())
+
+
+def map_blocks(function: Callable[[slice], Result], n: int, size: int) -> list[Result]:
+    """`function` of each block of `size` out of n rows, in order, in as many threads as `workers`, one core each."""
+    blocks = [slice(start, min(start + size, n)) for start in range(0, n, size)]
+    if len(blocks) < 2:
+        return [function(block) for block in blocks]
+    from threadpoolctl import threadpool_limits
+
+    torch = sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch else 1
+    one_thread = (torch.set_num_threads, (1,)) if torch else (None, ())
+    try:  # products of matrices leave the other core to the other block
+        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers(), "block", *one_thread) as pool:
+            return list(pool.map(function, blocks))
+    finally:
+        if torch:
+            torch.set_num_threads(threads)
 
 
 def product_seconds() -> float:

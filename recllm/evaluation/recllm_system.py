@@ -157,9 +157,15 @@ def _ranker(ranker: ItemRanker, encoder: Encoder, locale: str, popularity_weight
         if sold and query.hidden_users is None:
             return both_masks(query)
         # no source of candidates can propose what never sold
-        filters = {"allowed": allowed(query)} if sold else {"items": query.items}
-        options = {"repeats": not query.mask_seen, "popularity_weight": popularity_weight}
-        return _lists(ranker.rank(inputs(query), query.k, **filters, **options))
+        lists = ranker.rank(
+            inputs(query),
+            query.k,
+            items=None if sold else query.items,
+            allowed=allowed(query),
+            repeats=not query.mask_seen,
+            popularity_weight=popularity_weight,
+        )
+        return _lists(lists)
 
     return answer
 

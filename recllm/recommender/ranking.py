@@ -5,7 +5,7 @@ Without a scorer, pairs are scored by the cosine of the two texts alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import Events
 from recllm.data.interactions import Floats, Ints, Pairs
+from recllm.encoder.hardware import map_blocks
 from recllm.errors import ModelError
 from recllm.features.candidates import Candidates, candidates, explicit
 from recllm.features.collaborative import CollaborativeStatistics, UserBatch, ask
@@ -85,12 +86,16 @@ class UserInputs:
     basics: Floats | None = None
     """Emb(I), (n, dim)."""
 
+    @property
+    def n(self) -> int:
+        """Number of users."""
+        return len(self.histories.indptr) - 1
+
     def batch(self, population: CollaborativeStatistics, part: slice = slice(None)) -> UserBatch:
         """These users, or a part of them, ready for the features."""
-        part_of = np.arange(len(self.histories.indptr) - 1)[part]
         rows = None if self.rows is None else np.asarray(self.rows)[part]
         basics = None if self.basics is None else self.basics[part]
-        return ask(population, self.histories.rows(part_of), self.as_of, user_rows=rows, basics=basics)
+        return ask(population, self.histories.rows(np.arange(self.n)[part]), self.as_of, user_rows=rows, basics=basics)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,20 +134,22 @@ class ItemRanker:
         is about an expected number of purchases, 1 ranks by how much more the user buys an item than people in general
         do. `eval/coverage.py` draws the curve.
         """
-        parts = []
         if items is not None:
             items = np.unique(items).astype(np.int32)
             block = int(np.clip(BLOCK_PAIRS // max(len(items), 1), 1, 256))
-        for start, batch in self._blocks(users, block):
-            hidden = None if banned is None else _runs(banned, start, start + batch.n)
+        wide = self._wide(k)
+
+        def lists(rows: slice) -> Ranked:
+            batch = users.batch(self.population, rows)
+            hidden = None if banned is None else _runs(banned, rows.start, rows.stop)
             if items is None:
-                wide = self._wide(k)
                 pairs = candidates(self.population, batch, wide, allowed=allowed, banned=hidden, repeats=repeats)
             else:
                 pairs = explicit(batch.n, items)
                 pairs = pairs.select(_open(pairs, batch, hidden, repeats))
-            parts.append(self._top(self._score(batch, pairs), pairs, k, popularity_weight))
-        return _stack(parts, k)
+            return self._top(self._score(batch, pairs), pairs, k, popularity_weight)
+
+        return _stack(map_blocks(lists, users.n, block), k)
 
     def rank_with_and_without_repeats(
         self,
@@ -154,19 +161,18 @@ class ItemRanker:
         block: int = 256,
     ) -> tuple[Ranked, Ranked]:
         """What `rank` gives with `repeats` and without, for one scoring: the sources propose the same new items."""
-        with_repeats, without = [], []
-        for _, batch in self._blocks(users, block):
-            pairs = candidates(self.population, batch, self._wide(k), allowed=allowed)
-            scores, is_new = self._score(batch, pairs), _open(pairs, batch, None, repeats=False)
-            with_repeats.append(self._top(scores, pairs, k, popularity_weight))
-            new_scores = ScoredPairs(*(column[is_new] for column in scores))
-            without.append(self._top(new_scores, pairs.select(is_new), k, popularity_weight))
-        return _stack(with_repeats, k), _stack(without, k)
+        wide = self._wide(k)
 
-    def _blocks(self, users: UserInputs, size: int) -> Iterator[tuple[int, UserBatch]]:
-        """Blocks of users, with the position of the first."""
-        for start in range(0, len(users.histories.indptr) - 1, size):
-            yield start, users.batch(self.population, slice(start, start + size))
+        def lists(rows: slice) -> tuple[Ranked, Ranked]:
+            batch = users.batch(self.population, rows)
+            pairs = candidates(self.population, batch, wide, allowed=allowed)
+            scores, is_new = self._score(batch, pairs), _open(pairs, batch, None, repeats=False)
+            new_scores = ScoredPairs(*(column[is_new] for column in scores))
+            with_repeats = self._top(scores, pairs, k, popularity_weight)
+            return with_repeats, self._top(new_scores, pairs.select(is_new), k, popularity_weight)
+
+        blocks = map_blocks(lists, users.n, block)
+        return _stack([with_repeats for with_repeats, _ in blocks], k), _stack([new for _, new in blocks], k)
 
     def _wide(self, k: int) -> CandidateSettings:
         """A list is short only when the catalogue is: new items fill it through `popular`, others by `own_history`."""
