@@ -8,7 +8,7 @@ import pytest
 
 from recllm.data.dataset import Dataset, Events
 from recllm.data.interactions import Pairs
-from recllm.explain.leave_one_out import Evidence, ReasonWriter, UserHistory, choose, deltas, units_of, without
+from recllm.explain.leave_one_out import Evidence, ReasonWriter, UserHistory, choose, deltas, lacking, units_of
 from recllm.policy import Policy
 from recllm.profiles.profile import build_profile
 from recllm.settings import ExplanationSettings
@@ -53,7 +53,7 @@ def test_units_are_the_lines_of_the_profile() -> None:
 
 def test_each_version_lacks_just_its_unit() -> None:
     units = [Evidence("B", ROW["tea"]), Evidence("H", ROW["mug"]), Evidence("I", name="age")]
-    histories, basics = without(ANN, units)
+    histories, basics = lacking(ANN, [(unit,) for unit in units])
     assert np.diff(histories.indptr).tolist() == [3, 4, 5]
     assert [len(b) for b in basics] == [1, 1, 0]
 

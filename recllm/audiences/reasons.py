@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from recllm.audiences.probabilities import map_blocks, restricted_to, vectors_of_basics
 from recllm.data.dataset import Events
 from recllm.data.interactions import Floats, Pairs
-from recllm.explain.leave_one_out import Evidence, ReasonWriter, UserHistory, choose, units_of, without
+from recllm.explain.leave_one_out import Evidence, ReasonWriter, UserHistory, choose, lacking, units_of
 from recllm.features.collaborative import CollaborativeStatistics
 from recllm.features.item_vectors import basics_of
 from recllm.profiles.profile import build_profiles
@@ -73,7 +73,7 @@ def _ablation(recommender: Recommender, user_row: int, item: int, basics: Mappin
     units = [unit for unit, is_near in zip(units, nearest[:, 0], strict=True) if is_near]
     if not units:
         return _Ablation(user_row, item, [], [person.events], [basics])
-    histories, shortened = without(person, units)
+    histories, shortened = lacking(person, [(unit,) for unit in units])
     return _Ablation(user_row, item, units, [person.events, histories], [basics, *shortened])
 
 

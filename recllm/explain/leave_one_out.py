@@ -31,6 +31,7 @@ from recllm.text.templates import Prompts
 
 _BROWSING_CODES = [ACTION_CODE[a] for a in BROWSING]
 _BOUGHT_CODES = [ACTION_CODE[Action.PURCHASE], ACTION_CODE[Action.RETURN]]
+_MAX_ITEMS = 2**32
 SAME_ITEM, SAME_TYPE = 100.0, 2.0
 """Head start of a unit that is the shown item itself, or of its narrowest category, when units are chosen for trial."""
 
@@ -70,29 +71,20 @@ def units_of(person: UserHistory) -> list[Evidence]:
     ]
 
 
-def without(person: UserHistory, units: Sequence[Evidence]) -> tuple[Events, list[Mapping[str, str]]]:
-    """One version of the person per unit, each lacking just that unit."""
-    many = person.events.rows(np.zeros(len(units), np.int64))
-    version = many.user
-    gone_item = np.array([u.item for u in units], np.int64)
-    browsing = np.array([u.kind == "H" for u in units])
-    of_kind = np.where(browsing[version], np.isin(many.action, _BROWSING_CODES), np.isin(many.action, _BOUGHT_CODES))
-    shortened = many.select(~(of_kind & (many.item == gone_item[version])))
-    basics = [{n: v for n, v in person.basics.items() if u.kind != "I" or n != u.name} for u in units]
-    return shortened, list(basics)
-
-
 def lacking(person: UserHistory, sets: Sequence[Sequence[Evidence]]) -> tuple[Events, list[Mapping[str, str]]]:
     """One version of the person per set of units, each lacking all units of its set."""
     many = person.events.rows(np.zeros(len(sets), np.int64))
     browsing, bought = (np.isin(many.action, codes) for codes in (_BROWSING_CODES, _BOUGHT_CODES))
-    gone = np.zeros(len(many), bool)
-    for version, units in enumerate(sets):
-        part = slice(many.indptr[version], many.indptr[version + 1])
-        for kind, deeds in (("H", browsing), ("B", bought)):
-            gone[part] |= deeds[part] & np.isin(many.item[part], [u.item for u in units if u.kind == kind])
-    hidden = [{u.name for u in units if u.kind == "I"} for units in sets]
-    return many.select(~gone), [{n: v for n, v in person.basics.items() if n not in h} for h in hidden]
+    line = (2 * many.user + browsing) * _MAX_ITEMS + many.item  # one number for a version, a kind and an item
+    removed = [
+        (2 * version + (unit.kind == "H")) * _MAX_ITEMS + unit.item
+        for version, units in enumerate(sets)
+        for unit in units
+        if unit.kind != "I"
+    ]
+    shortened = many.select(~((browsing | bought) & np.isin(line, removed)))
+    hidden = [{unit.name for unit in units if unit.kind == "I"} for units in sets]
+    return shortened, [{n: v for n, v in person.basics.items() if n not in names} for names in hidden]
 
 
 def deltas(
@@ -110,7 +102,7 @@ def deltas(
     used = np.flatnonzero(tried.any(1))
     if not len(used) or not len(item_rows):
         return unit_deltas
-    histories, basics = without(person, [units[int(u)] for u in used])
+    histories, basics = lacking(person, [(units[int(u)],) for u in used])
     complete = person.events.rows(np.zeros(1, np.int64))
     order = np.argsort(item_rows, kind="stable")
     picks = [order, *(order[tried[u][order]] for u in used)]

@@ -24,12 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from recllm.errors import ModelError, UsageError
-from recllm.files import safe_id
-
-try:
-    import fcntl
-except ImportError:  # not on Windows, where two publishers at once have to be avoided by other means
-    fcntl = None  # type: ignore[assignment]
+from recllm.files import lock_file, safe_id, sync_folder, write_whole
 
 MANIFEST = "manifest.json"
 POINTER = "CURRENT"
@@ -58,9 +53,9 @@ def publish(models_dir: Path, write: Callable[[Path], None], *, version: str | N
         raise UsageError(f"model version {version!r}: the ending .tmp is reserved; choose another name")
     with _explained(f"cannot publish model version {version} in {models_dir}"):
         (models_dir / "versions").mkdir(parents=True, exist_ok=True)
-        with _locked(models_dir):
+        with lock_file(models_dir / ".lock"):
             _write_version(models_dir / "versions", version, write)
-            _point(models_dir, version)
+            write_whole(models_dir / POINTER, version + "\n")
     return version
 
 
@@ -105,9 +100,8 @@ def open_version(models_dir: Path, version: str | None = None) -> Path:
         raise ModelError(f"there is no trained model in {models_dir}; train one with: recllm train")
     folder = models_dir / "versions" / safe_id(version, "model version")
     if not folder.is_dir():
-        raise ModelError(
-            f"model version {version} is not in {models_dir}; see recllm models list; known: {_names(models_dir)}"
-        )
+        known = ", ".join(manifest.version for manifest in versions(models_dir)) or "none"
+        raise ModelError(f"model version {version} is not in {models_dir}; see recllm models list; known: {known}")
     with _explained(f"cannot read model version {version} in {models_dir}"):
         verify(folder)
     return folder
@@ -120,14 +114,16 @@ def verify(folder: Path) -> Manifest:
         raise ModelError(
             f"{folder}: its manifest belongs to version {manifest.version}; train again, or run: recllm models rollback"
         )
-    present = {_relative(folder, path) for path in _files(folder)} - {MANIFEST}
+    present = set(_files(folder)) - {MANIFEST}
     odd = sorted(present ^ set(manifest.files))
     if odd:
         raise ModelError(
             f"{folder}: {odd[0]} is missing or was added after publication; train again, or run: recllm models rollback"
         )
     for name, (sha256, _) in manifest.files.items():
-        if _sha256(folder / name) != sha256:
+        with (folder / name).open("rb") as stream:
+            unchanged = hashlib.file_digest(stream, "sha256").hexdigest() == sha256
+        if not unchanged:
             raise ModelError(
                 f"{folder / name} was changed after publication; train again, or run: recllm models rollback"
             )
@@ -147,8 +143,8 @@ def rollback(models_dir: Path, version: str | None = None) -> str:
             raise ModelError(f"there is no version before {serving} in {models_dir}; nothing to roll back to")
         version = names[position - 1]
     open_version(models_dir, version)
-    with _explained(f"cannot roll back in {models_dir}"), _locked(models_dir):
-        _point(models_dir, version)
+    with _explained(f"cannot roll back in {models_dir}"), lock_file(models_dir / ".lock"):
+        write_whole(models_dir / POINTER, version + "\n")
     return version
 
 
@@ -166,35 +162,39 @@ def _write_version(versions_dir: Path, version: str, write: Callable[[Path], Non
         shutil.rmtree(draft, ignore_errors=True)
         raise
     draft.rename(versions_dir / version)
-    _sync(versions_dir)
+    sync_folder(versions_dir)
 
 
 def _seal(draft: Path, version: str) -> None:
-    names = sorted(_relative(draft, path) for path in _files(draft))
+    """Writes the manifest of what a draft holds, and makes all of it survive a power cut."""
+    names = _files(draft)
     if not names:
         raise ModelError(f"model version {version} has no files; nothing was published")
     if MANIFEST in names:
         raise ModelError(f"{MANIFEST} is written by the publication; use another file name")
-    files = {name: (_sha256(draft / name), (draft / name).stat().st_size) for name in names}
+    files = {}
+    for name in names:
+        with (draft / name).open("rb") as stream:
+            os.fsync(stream.fileno())
+            files[name] = (hashlib.file_digest(stream, "sha256").hexdigest(), stream.tell())
     manifest = Manifest(version=version, created_at=datetime.now(UTC).isoformat(), files=files)
-    (draft / MANIFEST).write_text(_manifest_text(manifest), encoding="utf-8")
-    for path in (*(draft / name for name in names), draft / MANIFEST):
-        _sync(path)
-    for folder in sorted({(draft / name).parent for name in names}, reverse=True):
-        _sync(folder)
-    _sync(draft)
+    write_whole(draft / MANIFEST, _manifest_text(manifest))
+    for folder in sorted({(draft / name).parent for name in names} - {draft}, reverse=True):
+        sync_folder(folder)
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _files(folder: Path) -> list[str]:
+    """Path of each file with "/", in order. Raises `ModelError` for what no version may hold."""
+    names = []
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not (path.is_dir() or path.is_file()):
             raise ModelError(f"{path} is a link or a special file; a model version holds plain files only")
         if path.is_file():
             if path.suffix not in ALLOWED_SUFFIXES:
-                raise ModelError(
-                    f"{path}: files of this type are refused; allowed: {', '.join(sorted(ALLOWED_SUFFIXES))}"
-                )
-            yield path
+                allowed = ", ".join(sorted(ALLOWED_SUFFIXES))
+                raise ModelError(f"{path}: files of this type are refused; allowed: {allowed}")
+            names.append(path.relative_to(folder).as_posix())
+    return names
 
 
 def _manifest_text(manifest: Manifest) -> str:
@@ -216,49 +216,6 @@ def _read_manifest(folder: Path) -> Manifest:
     if _manifest_text(manifest) != text:  # every byte of the manifest counts, too
         raise ModelError(f"{path} was changed after publication; train again, or run: recllm models rollback")
     return manifest
-
-
-def _relative(folder: Path, path: Path) -> str:
-    return path.relative_to(folder).as_posix()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _names(models_dir: Path) -> str:
-    return ", ".join(manifest.version for manifest in versions(models_dir)) or "none"
-
-
-def _point(models_dir: Path, version: str) -> None:
-    draft = models_dir / f"{POINTER}.tmp"
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(version + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(models_dir / POINTER)
-    _sync(models_dir)
-
-
-def _sync(path: Path) -> None:
-    """Makes a file's bytes, or a folder's names, survive a power cut."""
-    if os.name == "nt" and path.is_dir():
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _locked(models_dir: Path) -> Iterator[None]:
-    """One publisher at a time; the lock falls with the process that holds it."""
-    with (models_dir / ".lock").open("w") as file:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager
