@@ -355,21 +355,15 @@ def sanity(recommender: Recommender, cases: Sequence[Case], seed: int) -> dict[s
 
     from recllm.models.scorer_network import ScorerNetwork
 
-    model = recommender.model
-    assert model is not None
-    network = ScorerNetwork.of(model.scorer)
+    network = ScorerNetwork.of(recommender.model.scorer)
     torch.manual_seed(seed)
     with torch.no_grad():
         for mlp in network.mlps:
             for layer in mlp:
                 if isinstance(layer, torch.nn.Linear):
                     layer.reset_parameters()
-    scorer = network.frozen()
-    randomised = Recommender(recommender.dataset, recommender.encoder, model=replace(model, scorer=scorer))
-    randomised.__dict__["item_vectors"], randomised.__dict__["population"] = (
-        recommender.item_vectors,
-        recommender.population,
-    )
+    model = replace(recommender.model, scorer=network.frozen())
+    randomised = Recommender(recommender.dataset, recommender.encoder, model=model, population=recommender.population)
     correlations = []
     for case in cases:
         tried = np.isfinite(case.deltas)

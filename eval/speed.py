@@ -120,8 +120,7 @@ def serve(args: argparse.Namespace) -> dict[str, Any]:
     top20 = time.perf_counter() - started
     serving = open_recommender(shop, encoder=encoder, everybody=True).warm()
     people = serving.dataset.users["user_id"].sample(40, seed=0).to_list()
-    plain = Recommender(serving.dataset, encoder, model=serving.model)
-    plain.__dict__ |= {name: serving.__dict__[name] for name in ("item_vectors", "population")}
+    plain = Recommender(serving.dataset, encoder, model=serving.model, population=serving.population)
     plain.recommend(people[0])
     return {
         "train seconds": round(training, 1),

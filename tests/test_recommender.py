@@ -175,7 +175,7 @@ def test_reasons_are_exact(trained: Recommender) -> None:
     e = data.events
     kept = ~((e.user == row) & (e.item == int(data.item_rows([gone])[0])))
     less = Recommender(replace(data, events=e.select(kept)), trained.encoder, model=trained.model)
-    less.__dict__["population"] = trained.population
+    less.population = trained.population
     again = less.recommend("u0", k=1, allow=[top.item_id], explain=False)[0].items[0]
     assert top.logit - again.logit == pytest.approx(reason.delta, abs=1e-4)
 

@@ -111,15 +111,16 @@ def train_workspace(
         candidates=workspace.settings.candidates,
         progress=tell,
     )
-    if tuned and recommender.model:
-        recommender.model = replace(recommender.model, adapter=tuned.adapter)
-    assert recommender.model is not None  # noqa: S101 - fit returned
-    version = publish_recommender(workspace, recommender.model, recommender.encoder, progress=tell)
+    model = recommender.model
+    assert model is not None  # noqa: S101 - fit returned
+    if tuned:
+        model = replace(model, adapter=tuned.adapter)
+    version = publish_recommender(workspace, model, recommender.encoder, progress=tell)
     return Trained(
         model_version=version,
         rows=len(data.events),
         seconds=time.monotonic() - started,
-        metrics=recommender.model.metrics,
+        metrics=model.metrics,
     )
 
 

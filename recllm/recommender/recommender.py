@@ -74,8 +74,8 @@ class Recommender:
 
     dataset: those who agreed, and what they did. `people` reads histories from elsewhere, by key; the dataset then
     needs nobody in it. `pseudonyms` turns the caller's ids into the dataset's; answers carry the caller's own.
-    `permits` says who may be served personally; without it everybody in the dataset. population, item_offsets: the
-    collaborative statistics with the item vectors, and the calibration of items, where they are computed already.
+    `permits` says who may be served personally; without it everybody in the dataset. item_vectors, population,
+    item_offsets: what these properties would compute, where it is known already.
     locale: the language of answers; text_locale: that of the texts that are encoded, where it is another.
     """
 
@@ -91,6 +91,7 @@ class Recommender:
         pseudonyms: Pseudonyms | None = None,
         permits: Permits | None = None,
         people: People | None = None,
+        item_vectors: FloatArray | None = None,
         population: CollaborativeStatistics | None = None,
         item_offsets: FloatArray | None = None,
         text_locale: str | None = None,
@@ -106,10 +107,11 @@ class Recommender:
         self._pseudonyms = pseudonyms or list
         self._permits = permits or (lambda ids: [True] * len(ids))
         if population is not None:
-            self.__dict__["population"] = population
-            self.__dict__["item_vectors"] = population.item_vectors
+            self.population, self.item_vectors = population, population.item_vectors
+        if item_vectors is not None:
+            self.item_vectors = item_vectors
         if item_offsets is not None:
-            self.__dict__["item_offsets"] = item_offsets
+            self.item_offsets = item_offsets
         if model is not None and model.encoder_fingerprint != encoder.fingerprint:
             raise UsageError(
                 f"the model was trained with the encoder {model.encoder}, not with {encoder.name}: their vectors do "
@@ -185,7 +187,6 @@ class Recommender:
         basics = basics_vectors(self.encoder, basics_of(self.dataset.users), self.text_locale)
         ids = self.dataset.items["item_id"].to_list()
         dated = DatedItemVectors(self.encoder, self.dataset, self.text_locale)
-        self.item_vectors = dated.latest
         fitted = fit_scorer(
             self.dataset,
             dated.latest,
@@ -218,7 +219,7 @@ class Recommender:
             interests=None if fitted.interests is None else fitted.interests.stored(ids),
             item_offsets=None if fitted.item_offsets is None else ItemOffsets.of(ids, fitted.item_offsets),
         )
-        return self.with_model(model)
+        return self._copy(model=model, population=None, item_offsets=None, item_vectors=dated.latest)
 
     def publish(self, models_dir: Path) -> str:
         """Make the trained model the current one of `models_dir`; returns its version. An untrained one raises."""
@@ -226,9 +227,7 @@ class Recommender:
 
         if self.model is None:
             raise UsageError("there is no trained model to publish: call fit first")
-        version = publish_model(self.model, models_dir)
-        self.model = replace(self.model, version=version)
-        return version
+        return publish_model(self.model, models_dir)
 
     # --- answer ------------------------------------------------------------------------------------------------------
 
@@ -303,11 +302,8 @@ class Recommender:
         if user_row < 0 or item_row < 0:
             raise UsageError("observe takes known people and items; load the tables first")
         at = self.dataset.as_of if at is None else at
-        observed = self._copy(
-            dataset=self.dataset.with_event(user_row, item_row, at, action), population=self.population
-        )
-        observed.__dict__["item_offsets"] = self.item_offsets
-        return observed
+        self.warm()
+        return self._copy(dataset=self.dataset.with_event(user_row, item_row, at, action), people=None)
 
     def permitted(self) -> NDArray[np.bool_]:
         """Who of the dataset's users may be served personally, as decided now; (n_users,)."""
@@ -319,39 +315,33 @@ class Recommender:
 
     def with_items(self, dataset: Dataset, vectors: FloatArray) -> Recommender:
         """This one's model over another dataset, which has its items first; vectors: those of further items, if any."""
-        grown = self._copy(dataset=dataset)
-        grown.__dict__["item_vectors"] = np.concatenate([self.item_vectors, vectors])
-        return grown
+        vectors = np.concatenate([self.item_vectors, vectors])
+        return self._copy(dataset=dataset, people=None, population=None, item_offsets=None, item_vectors=vectors)
 
     def with_model(self, model: Model) -> Recommender:
         """The same people and items with another model."""
-        copy = self._copy(model=model)
-        if "item_vectors" in self.__dict__:
-            copy.__dict__["item_vectors"] = self.item_vectors
-        return copy
+        return self._copy(model=model, population=None, item_offsets=None)
 
     # --- ranking -----------------------------------------------------------------------------------------------------
 
-    def _copy(
-        self,
-        *,
-        dataset: Dataset | None = None,
-        model: Model | None = None,
-        population: CollaborativeStatistics | None = None,
-    ) -> Recommender:
-        return Recommender(
-            dataset or self.dataset,
-            self.encoder,
-            model=model or self.model,
-            policy=self.policy,
-            locale=self.locale,
-            explanations=self.explanations,
-            pseudonyms=self._pseudonyms,
-            permits=self._permits,
-            people=None if dataset else self.people,
-            population=population,
-            text_locale=self.text_locale,
-        )
+    def _copy(self, **changes: Any) -> Recommender:
+        """With other arguments; what is computed already is kept unless it is among the changes."""
+        arguments = {
+            "dataset": self.dataset,
+            "encoder": self.encoder,
+            "model": self.model,
+            "policy": self.policy,
+            "locale": self.locale,
+            "explanations": self.explanations,
+            "pseudonyms": self._pseudonyms,
+            "permits": self._permits,
+            "people": self.people,
+            "text_locale": self.text_locale,
+        }
+        computed = {
+            name: vars(self)[name] for name in ("item_vectors", "population", "item_offsets") if name in vars(self)
+        }
+        return Recommender(**(arguments | computed | changes))
 
     def _ranked(self, histories: Histories, request: RecommendRequest, allowed: NDArray[np.bool_], k: int) -> Ranked:
         """The first `k` items of each user."""
