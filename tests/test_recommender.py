@@ -12,7 +12,7 @@ from recllm.errors import PolicyError, UsageError
 from recllm.policy import Policy
 from recllm.recommender.recommender import Recommender, dismissed
 from recllm.schema import Action, NoteKind, RecommendRequest, SlateStatus
-from recllm.settings import ExplanationSettings, ScorerTrainingSettings
+from recllm.settings import ExplanationSettings, ProfileSettings, ScorerTrainingSettings
 
 N = 40
 """A tiny world: even people buy tea of all kinds, odd people buy tools; each comes back every fortnight."""
@@ -227,6 +227,12 @@ def test_dismissed_lists_follow_the_latest_word() -> None:
 
 def test_a_profile_names_its_user(trained: Recommender) -> None:
     assert trained.profile("u0")[0].user_id == "u0"
+
+
+def test_settings_of_profiles_reach_a_profile_and_no_reason(trained: Recommender) -> None:
+    short = Recommender(trained.dataset, trained.encoder, model=trained.model, profiles=ProfileSettings(max_lines=1))
+    assert len(short.profile("u0")[0].purchases) == 1 < len(trained.profile("u0")[0].purchases)
+    assert short.recommend("u0")[0].items == trained.recommend("u0")[0].items
 
 
 @pytest.mark.parametrize("min_effect", [0.05, 0.1, 0.2])

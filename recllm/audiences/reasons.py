@@ -54,7 +54,7 @@ def reasons_for(
         basics = basics_of(recommender.dataset.users[user_rows[positions].tolist()])
         pairs = zip(user_rows[positions].tolist(), items[positions].tolist(), basics, strict=True)
         ablations = [_ablation(recommender, *pair) for pair in pairs]
-        profiles = build_profiles(recommender.dataset, user_rows[positions].tolist())
+        profiles = build_profiles(recommender.dataset, user_rows[positions])
         deltas = _deltas(recommender, population, ablations)
         for position, ablation, delta, profile in zip(positions, ablations, deltas, profiles, strict=True):
             reasons[position] = speaker.reasons(ablation.units, delta, ablation.item, profile, 1.0)

@@ -83,8 +83,7 @@ def add_feedback(
         raise UsageError(f"--event is one of {', '.join(actions)}, not {event!r}")
     if (value is None) == (event == Action.RATING):
         raise UsageError("a rating needs --value, and only a rating takes one")
-    items = workspace.store().items()
-    if item_id not in items["item_id"]:
+    if not len(workspace.gate().catalogue([item_id])):
         raise UsageError(f"no item {item_id!r} in the catalogue; see recllm describe")
     moment = at or utc(present(workspace))
     row = {

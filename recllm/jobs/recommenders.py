@@ -96,6 +96,7 @@ def open_recommender(
         "policy": workspace.policy,
         "locale": locale or workspace.settings.locale,
         "explanations": workspace.settings.explanations,
+        "profiles": workspace.settings.profiles,
         "pseudonyms": names.many,
         "permits": lambda ids: gate.permits_each(ids, Purpose.PERSONALISATION),
     }

@@ -49,6 +49,7 @@ from recllm.settings import (
     CandidateSettings,
     CollaborativeSettings,
     ExplanationSettings,
+    ProfileSettings,
     ScorerTrainingSettings,
     SequenceModelSettings,
 )
@@ -88,6 +89,7 @@ class Recommender:
         policy: Policy | None = None,
         locale: str = "en",
         explanations: ExplanationSettings | None = None,
+        profiles: ProfileSettings | None = None,
         pseudonyms: Pseudonyms | None = None,
         permits: Permits | None = None,
         people: People | None = None,
@@ -103,6 +105,7 @@ class Recommender:
         self.locale = locale
         self.text_locale = text_locale or locale
         self.explanations = explanations or ExplanationSettings()
+        self.profiles = profiles or ProfileSettings()
         self.people = people or DatasetPeople(dataset)
         self._pseudonyms = pseudonyms or list
         self._permits = permits or (lambda ids: [True] * len(ids))
@@ -289,7 +292,8 @@ class Recommender:
         histories = self.people.histories([pseudonym])
         if not histories.is_known[0]:
             raise UsageError("nobody with this id is known here; check the id, or the consent table")
-        profile = self.person_profile(UserHistory(histories.events, histories.basics[0]), pseudonym)
+        person = UserHistory(histories.events, histories.basics[0])
+        profile = self.person_profile(person, pseudonym, self.profiles)
         return profile, user_texts(profile, self.dataset.items, self.locale)
 
     def observe(self, user: str, item: str, action: Action, *, at: int | None = None) -> Recommender:
@@ -333,6 +337,7 @@ class Recommender:
             "policy": self.policy,
             "locale": self.locale,
             "explanations": self.explanations,
+            "profiles": self.profiles,
             "pseudonyms": self._pseudonyms,
             "permits": self._permits,
             "people": self.people,
@@ -453,10 +458,14 @@ class Recommender:
         """Tells measured evidence in words, in this recommender's language and under its policy."""
         return ReasonWriter(self.dataset.items, self.policy, self.locale, self.explanations)
 
-    def person_profile(self, person: UserHistory, pseudonym: str = "") -> Profile:
-        """The person's profile as of the dataset's time."""
+    def person_profile(
+        self, person: UserHistory, pseudonym: str = "", settings: ProfileSettings | None = None
+    ) -> Profile:
+        """The person's profile as of the dataset's time; without settings every line of it, as reasons need it."""
         users = pl.DataFrame({USER_COLUMN: [pseudonym], **{name: [value] for name, value in person.basics.items()}})
-        return build_profile(replace(self.dataset, users=users, events=person.events), 0)
+        return build_profile(
+            replace(self.dataset, users=users, events=person.events), 0, settings=settings or ProfileSettings()
+        )
 
     # --- slates ------------------------------------------------------------------------------------------------------
 
