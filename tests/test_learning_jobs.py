@@ -124,6 +124,25 @@ def test_what_is_set_stands_on_top_of_the_advice(folder: Path, fits: Fits) -> No
     assert advised is not None and fits[0][1] == advised.model_copy(update={"epochs": 2})
 
 
+def test_evaluation_and_training_use_every_section_that_is_set(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    calls: list[Mapping[str, Any]] = []
+    real = scorer.fit_scorer
+
+    def spy(data: Dataset, vectors: Any, basics: Any, args: ScorerTrainingSettings, *rest: Any, **more: Any) -> Any:
+        calls.append(more)
+        return real(data, vectors, basics, args.model_copy(update=FAST), *rest, **more)
+
+    monkeypatch.setattr("recllm.training.scorer.fit_scorer", spy)
+    for line in (("train",), ("evaluate", "--test-days", "14", "--baselines", "popular")):
+        set_ = ("--set", "collaborative.neighbours=7", "--set", "candidates.popular=9")
+        code, _, err = command(*line, *set_, "-w", str(folder))
+        assert code == 0, err
+    assert [call["population"].neighbours for call in calls] == [7, 7]
+    assert [call["settings"].popular for call in calls] == [9, 9]
+
+
 @pytest.mark.parametrize("line", [("train",), ("evaluate", "--test-days", "14", "--baselines", "popular")])
 def test_without_a_terminal_each_step_is_a_line(
     folder: Path, fits: Fits, command: Command, line: tuple[str, ...]

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.data.dataset import Dataset
+from recllm.documents import plain
 from recllm.errors import DataError, NotFittedError
 from recllm.evaluation.protocols import EvaluationQuery, RankedLists, Ranker, System
 from recllm.evaluation.ranking import ListsOfBothMasks, once_per_window, one_pass_for_both_masks
@@ -26,7 +27,13 @@ if TYPE_CHECKING:
     from recllm.features.item_vectors import DatedItemVectors
     from recllm.recommender.ranking import ItemRanker, Ranked, UserInputs
     from recllm.recommender.recommender import Recommender
-    from recllm.settings import LoraSettings, ScorerTrainingSettings, SequenceModelSettings
+    from recllm.settings import (
+        CandidateSettings,
+        CollaborativeSettings,
+        LoraSettings,
+        ScorerTrainingSettings,
+        SequenceModelSettings,
+    )
 
 OURS = "recllm"
 TUNED, FROZEN = f"{OURS}-lora", f"{OURS}-frozen"
@@ -42,6 +49,10 @@ class TrainingRecipe:
     """Fine-tune the encoder first; None leaves it frozen."""
     interests: SequenceModelSettings | None = None
     """The sequence model; None for none."""
+    collaborative: CollaborativeSettings | None = None
+    candidates: CandidateSettings | None = None
+    locale: str = "en"
+    """Language of the item texts."""
     runs: Path | None = None
     """Where fine-tuning keeps its runs, so that one is not made twice; a temporary folder when None."""
 
@@ -49,6 +60,8 @@ class TrainingRecipe:
         """As plain data, for the report."""
         parts = {"lora": self.lora, "interests": self.interests}
         tables = {name: None if part is None else part.model_dump(mode="json") for name, part in parts.items()}
+        explicit = {"collaborative": self.collaborative, "candidates": self.candidates}
+        tables |= {name: plain(part.explicit()) for name, part in explicit.items() if part and part.explicit()}
         return self.training.model_dump(mode="json") | tables
 
 
@@ -117,8 +130,8 @@ def _train(
             runs = recipe.runs or Path(scratch)
             run = runs / run_folder_name(past, encoder, recipe.lora)
             encoder, vectors = tune_encoder(past, encoder, recipe.lora, run, progress).encoder, None
-    vectors = vectors or DatedItemVectors(encoder, past)
-    basics = basics_vectors(encoder, basics_of(past.users))
+    vectors = vectors or DatedItemVectors(encoder, past, recipe.locale)
+    basics = basics_vectors(encoder, basics_of(past.users), recipe.locale)
     fitted = fit_scorer(
         past,
         vectors.latest,
@@ -127,9 +140,13 @@ def _train(
         progress,
         interests=recipe.interests,
         vectors_before=vectors.before,
+        population=recipe.collaborative,
+        settings=recipe.candidates,
     )
     population = CollaborativeStatistics.fit(past, vectors.latest, fitted.population, basics, fitted.interests)
-    return _ranker(ItemRanker(fitted.scorer, population, fitted.candidates, fitted.item_offsets), encoder, "en")
+    return _ranker(
+        ItemRanker(fitted.scorer, population, fitted.candidates, fitted.item_offsets), encoder, recipe.locale
+    )
 
 
 def _ranker(ranker: ItemRanker, encoder: Encoder, locale: str, popularity_weight: float = 0.0) -> Ranker:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +24,8 @@ from recllm.evaluation.peers.tifu import tifu_knn
 from recllm.evaluation.peers.trees import lightgbm
 from recllm.evaluation.protocols import ALL, COLD, MASKED, NEW, NOHISTORY, UNMASKED, EvaluationWindow, Ranker, System
 from recllm.evaluation.ranking import rank_by
-from recllm.evaluation.recllm_system import FROZEN, OUR_SYSTEMS, TUNED, advised_recipe, learned_system
+from recllm.evaluation.recllm_system import FROZEN, OUR_SYSTEMS, TUNED, TrainingRecipe, advised_recipe, learned_system
 from recllm.schema import Encoder
-
-if TYPE_CHECKING:
-    from recllm.settings import ScorerTrainingSettings
 
 WARM = frozenset({ALL, NEW, MASKED, UNMASKED, NOHISTORY})
 """Slices of items that were sold before; on others a system that only counts sales has nothing to say."""
@@ -122,7 +119,7 @@ def systems_for(
     names: Iterable[str],
     encoder: Callable[[], Encoder],
     *,
-    arguments: ScorerTrainingSettings | None = None,
+    recipe: TrainingRecipe | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = 0,
     runs: Path | None = None,
@@ -133,26 +130,25 @@ def systems_for(
     recllm is what `recllm advise` proposes for the window's own past; recllm-lora fine-tunes the encoder and
     recllm-frozen does not, whatever the advice. category-affinity is left out where no item has a category.
 
-    encoder: called once, and only when a system needs it. arguments: these for the scorer instead of the advised ones.
+    encoder: called once, and only when a system needs it. recipe: what to train instead of the advised.
     settings: keywords of the others by name. runs: where fine-tuning keeps its runs. Raises as `make_systems`.
     """
     from recllm.features.item_vectors import DatedItemVectors
     from recllm.settings import LoraSettings
     from recllm.text.items import item_texts
 
-    names, load = list(names), cache(encoder)
+    names, load, locale = list(names), cache(encoder), recipe.locale if recipe else "en"
     check_systems(names)
     has_categories = bool(window.dataset.items["category"].is_not_null().any())
     others = [n for n in names if n not in OUR_SYSTEMS and (has_categories or n != "category-affinity")]
     ours, reads = [n for n in OUR_SYSTEMS if n in names], {SYSTEMS[n].reads for n in others}
-    dated = DatedItemVectors(load(), window.fit_on) if ours or "vectors" in reads else None
-    texts = item_texts(window.dataset.items) if "texts" in reads else None
+    dated = DatedItemVectors(load(), window.fit_on, locale) if ours or "vectors" in reads else None
+    texts = item_texts(window.dataset.items, locale) if "texts" in reads else None
     systems = {}
     for name in ours:
-        recipe = advised_recipe(window.fit_on, load(), tuned=name != FROZEN, seed=seed, runs=runs)
-        recipe = recipe if arguments is None else replace(recipe, training=arguments)
-        if name == TUNED and recipe.lora is None:
-            recipe = replace(recipe, lora=LoraSettings(seed=seed, horizon_days=recipe.training.horizon_days))
-        systems[name] = learned_system(load(), recipe, item_vectors=dated, progress=progress)
+        learned = recipe or advised_recipe(window.fit_on, load(), tuned=name != FROZEN, seed=seed, runs=runs)
+        if name == TUNED and learned.lora is None:
+            learned = replace(learned, lora=LoraSettings(seed=seed, horizon_days=learned.training.horizon_days))
+        systems[name] = learned_system(load(), learned, item_vectors=dated, progress=progress)
     vectors = None if dated is None else dated.latest
     return systems | make_systems(others, texts=texts, vectors=vectors, settings=settings, seed=seed)

@@ -236,6 +236,7 @@ def evaluate_data(
     or both sources are given, or the test days do not fit into the log; `DataError` for a past that is too small.
     """
     from recllm.encoder.loading import load_encoder
+    from recllm.evaluation.recllm_system import TrainingRecipe
     from recllm.evaluation.report import evaluate
     from recllm.evaluation.splits import split_tables, time_split
     from recllm.evaluation.systems import BASELINES, systems_for
@@ -259,12 +260,20 @@ def evaluate_data(
         window = time_split(log, test_days=test_days, name=f"workspace-last{test_days}", slices=slices)
     past, horizon = window.fit_on, test_days if split == "time" else None
     advice = advise(past, item_texts(past.items), encoder=encoder.name, horizon_days=horizon, seed=seed)
-    arguments, _ = settings_in_use(settings, advice, past, seed=seed)
+    scorer, sequence = settings_in_use(settings, advice, past, seed=seed)
     if horizon is not None:
-        arguments = arguments.model_copy(update={"horizon_days": horizon})
+        scorer = scorer.model_copy(update={"horizon_days": horizon})
+    recipe = TrainingRecipe(
+        training=scorer,
+        lora=advice.lora,
+        interests=sequence,
+        collaborative=settings.collaborative,
+        candidates=settings.candidates,
+        locale=settings.locale,
+    )
     tell(f"{len(past.events):,} events to learn from, {past.n_items:,} items; their texts are encoded")
     names = ("recllm", *(BASELINES if "all" in baselines else baselines))
-    systems = systems_for(window, names, lambda: encoder, arguments=arguments, seed=seed, progress=tell)
+    systems = systems_for(window, names, lambda: encoder, recipe=recipe, seed=seed, progress=tell)
     return evaluate(window, systems, seed=seed)
 
 

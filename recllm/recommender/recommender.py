@@ -330,7 +330,7 @@ class Recommender:
 
     def _copy(self, **changes: Any) -> Recommender:
         """With other arguments; what is computed already is kept unless it is among the changes."""
-        arguments = {
+        arguments: dict[str, Any] = {
             "dataset": self.dataset,
             "encoder": self.encoder,
             "model": self.model,
