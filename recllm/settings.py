@@ -535,6 +535,8 @@ class Settings(FrozenModel):
         Field(json_schema_extra={"expected": "a language such as en or zh-CN"}),
     ] = "en"
     """Language of texts."""
+    sequence_model: Flag | None = None
+    """Whether a sequence model is trained before the scorer; None follows the advice."""
     tenant: Text = "default"
     """Part of every pseudonym: two tenants' people cannot be joined. Never change it in a workspace with data."""
 

@@ -141,6 +141,10 @@ def test_evaluation_and_training_use_every_section_that_is_set(
         assert code == 0, err
     assert [call["population"].neighbours for call in calls] == [7, 7]
     assert [call["settings"].popular for call in calls] == [9, 9]
+    assert [call["interests"] for call in calls] == [None, None], "advised for so small a log"
+    calls.clear()
+    assert command("train", "--set", "sequence_model=true", "--set", "sequence.epochs=1", "-w", str(folder))[0] == 0
+    assert calls[0]["interests"].epochs == 1
 
 
 @pytest.mark.parametrize("line", [("train",), ("evaluate", "--test-days", "14", "--baselines", "popular")])

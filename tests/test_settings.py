@@ -41,6 +41,7 @@ def other_value(section: str, name: str) -> Any:
         ("", "timezone"): "Asia/Shanghai",
         ("", "encoder"): "toy",
         ("", "locale"): "zh-CN",
+        ("", "sequence_model"): False,
         ("", "tenant"): "123",
         ("policy", "explicit_purposes"): ["sms", "email"],
         ("lora", "loss"): "bce",

@@ -213,6 +213,8 @@ def settings_in_use(
         raise DataError(f"{'; '.join(advice.missing)}. Without training there is {advice.mode}: recllm recommend works")
     scorer = (advice.training or ScorerTrainingSettings(seed=seed)).model_copy(update=explicit)
     sequence = advice.interests if advice.training else advised_interests(data, scorer)
+    if settings.sequence_model is not None:
+        sequence = (sequence or SequenceModelSettings(seed=seed)) if settings.sequence_model else None
     return scorer, sequence and sequence.model_copy(update=settings.sequence.explicit())
 
 
