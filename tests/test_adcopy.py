@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recllm.adcopy.channels import channels
-from recllm.adcopy.compose import sayable_facts, shortened
+from recllm.adcopy.write import sayable_facts, shortened
 from recllm.adcopy.opening_line import line_prompt
 from recllm.adcopy.quantities import format_money, renderings
 from recllm.adcopy.request import CopyRequest, Offer, OfferType, reason_kind

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from recllm.adcopy.compose import sayable_facts
+from recllm.adcopy.write import sayable_facts
 from recllm.adcopy.opening_line import constraint_for
 from recllm.adcopy.request import CopyRequest, Voice
 from recllm.generator.constraint import Constraint, grammar

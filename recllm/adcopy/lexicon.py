@@ -61,6 +61,7 @@ def within(name: str, size: int) -> bool:
     return bool(smallest <= size <= largest)
 
 
+@lru_cache(maxsize=256)
 def pattern(name: str, **parts: str) -> re.Pattern[str]:
     """The pattern TABLE.NAME of `data/patterns.toml`; `parts` are put in place of {PART}."""
     group, _, key = name.partition(".")

@@ -99,18 +99,17 @@ def generated_lines(
     request: CopyRequest,
     kind: ReasonKind,
     generator: Generator,
+    encoder: Encoder | None,
     text_failures: Callable[[str], tuple[Check, ...]],
-    rejected: list[Rejected],
-) -> list[str]:
-    """The generator's lines that may stand, each once. The others go to `rejected`, and so does why there are none.
+) -> tuple[list[str], list[Rejected]]:
+    """(the generator's lines that may stand, each once and the best first; the others, or why there are none).
 
     text_failures: the checks that a text with the line fails, asked of lines that have no fault by themselves.
     """
     languages = getattr(generator, "languages", None)
     if languages is not None and request.language not in languages:
         message = f"{generator.name} writes {', '.join(sorted(languages))} only"
-        rejected.append(("", (Check(guarantee="G11", passed=False, message=message),)))
-        return []
+        return [], [("", (Check(guarantee="G11", passed=False, message=message),))]
     prompt = line_prompt(facts, kind, request.locale, examples=not getattr(generator, "tuned", False))
     bound = getattr(generator, "takes_constraints", False)
     constraint = {"constraint": constraint_for(facts, request)} if bound else {}
@@ -118,11 +117,11 @@ def generated_lines(
     try:
         lines = generator.generate(prompt, n=request.n_candidates, max_tokens=tokens, seed=request.seed, **constraint)
     except GenerationError as error:
-        rejected.append(("", (Check(guarantee="G16", passed=False, message=str(error)),)))
-        return []
+        return [], [("", (Check(guarantee="G16", passed=False, message=str(error)),))]
     faults = {line: line_faults(line, facts, request.language) or text_failures(line) for line in dict.fromkeys(lines)}
-    rejected += [(line, checks) for line, checks in faults.items() if checks]
-    return [line for line, checks in faults.items() if not checks]
+    faultless = [line for line, checks in faults.items() if not checks]
+    stopped = [(line, checks) for line, checks in faults.items() if checks]
+    return ranked(faultless, facts, kind, request.locale, encoder), stopped
 
 
 def constraint_for(facts: FactSheet, request: CopyRequest) -> Constraint:

@@ -17,12 +17,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from recllm.adcopy.compose import sayable_facts
 from recllm.adcopy.opening_line import line_prompt
 from recllm.adcopy.parsing import parse
 from recllm.adcopy.request import CopyRequest, FactSheet, checked_locale
 from recllm.adcopy.submissions import SubmittedItem, read_json_lines
-from recllm.adcopy.write import is_sayable
+from recllm.adcopy.write import is_sayable, sayable_facts
 from recllm.errors import DataError, RecllmError
 from recllm.schema import Item, ReasonKind
 

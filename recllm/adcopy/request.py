@@ -205,8 +205,10 @@ class FactSheet:
     offer: Offer | None = None
     spellings: tuple[str, ...] = ()
     """Shorter spellings of the title that code may write."""
-    title_source: str = "items.title"
-    """The column that the title was read from, or "general" where none could be said."""
+    price_text: str | None = None
+    """The price as a text tells it; None where it is not told. This and `offer_text` are there once the facts are made
+    sayable."""
+    offer_text: str | None = None
 
     @classmethod
     def of(cls, item: Item, *, offer: Offer | None = None, list_price: Decimal | None = None) -> FactSheet:
@@ -231,14 +233,6 @@ class FactSheet:
             currency=item.currency,
             offer=offer,
         )
-
-    @cached_property
-    def sources(self) -> Mapping[str, str]:
-        """Fact -> the column it was read from, e.g. {"price": "items.price"}."""
-        columns = {name: f"items.{name}" for name in ("brand", "category", "price", "currency")}
-        columns |= {"title": self.title_source, "list_price": "offer.list_price", "offer": "offer"}
-        sources = {name: column for name, column in columns.items() if getattr(self, name)}
-        return sources | {f"attributes.{name}": "items.attributes" for name in self.attributes}
 
     @cached_property
     def texts(self) -> tuple[str, ...]:

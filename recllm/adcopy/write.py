@@ -1,45 +1,35 @@
-"""From a request to an advertisement whose every claim was checked."""
+"""From a request to an advertisement whose every claim was checked.
+
+What may be said of the item is settled once, opening lines are gathered, a text is composed around each, and each text
+is verified: `write_copy` is the whole way, in this order.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
 
-from recllm.adcopy.compose import ComposedText, compose, compositions, sayable_facts, without_title
-from recllm.adcopy.lexicon import limit
-from recllm.adcopy.opening_line import (
-    Rejected,
-    bare_prompt,
-    can_be_asked,
-    generated_lines,
-    line_faults,
-    ranked,
-    shop_lines,
-)
-from recllm.adcopy.quantities import format_money
-from recllm.adcopy.request import CopyRequest, FactSheet
+from babel.dates import format_skeleton
+
+from recllm.adcopy.channels import width
+from recllm.adcopy.lexicon import HAN, fold, limit, pattern, word_class
+from recllm.adcopy.opening_line import bare_prompt, can_be_asked, generated_lines, line_faults, shop_lines
+from recllm.adcopy.quantities import QuantityKind, currency_of, format_money, quantities
+from recllm.adcopy.request import CopyRequest, FactSheet, OfferType
+from recllm.adcopy.verify import claims, people
+from recllm.adcopy.verify.case import Case
 from recllm.adcopy.verify.guarantees import likeness, variants_differ, verify
 from recllm.errors import UsageError
 from recllm.schema import AdCopy, Check, Encoder, Generator, ReasonKind
 from recllm.text.templates import Prompts
+from recllm.text.words import natural
 
 TEMPLATE = "template"
 """What `AdCopy.generator` says of the shop's own lines."""
-
-
-@dataclass(frozen=True, slots=True)
-class _CheckedText:
-    line: str | None
-    """The opening line."""
-    generator: str
-    """Whose line it is."""
-    composed: ComposedText
-    checks: tuple[Check, ...]
-
-    @property
-    def failures(self) -> tuple[Check, ...]:
-        return tuple(check for check in self.checks if not check.passed)
 
 
 def write_copy(
@@ -63,87 +53,264 @@ def write_copy(
         )
     kind = ReasonKind.GENERAL if request.is_sensitive else request.reason_kind
     rng = random.Random(f"{request.seed}:{request.item.item_id}")
-    rejected: list[Rejected] = []
     facts = sayable_facts(request)
-    facts = _without_forbidden_offer(facts, request, rejected)
+    rejected: list[tuple[str, tuple[Check, ...]]] = []
+    if request.packs and facts.offer is not None:
+        # A law may forbid to tell an offer, as one without proof of the former price: then the text leaves it out.
+        silent = replace(facts, offer=None, offer_text=None)
+        loud, quiet = (_verified(None, sheet, request) for sheet in (facts, silent))
+        if len(_failures(quiet)) < len(_failures(loud)):
+            rejected.append((loud.text, _failures(loud)))
+            facts = silent
+
     lines: list[tuple[str | None, str]] = []
     if generator is not None and can_be_asked(facts, request):
-
-        def failures(line: str) -> tuple[Check, ...]:
-            return _checked(line, "", compose(line, facts, request), facts, request).failures
-
-        generated = generated_lines(facts, request, kind, generator, failures, rejected)
-        lines += [(line, generator.name) for line in ranked(generated, facts, kind, request.locale, encoder)]
+        settled = facts
+        generated, stopped = generated_lines(
+            facts, request, kind, generator, encoder, lambda line: _failures(_verified(line, settled, request))
+        )
+        lines += [(line, generator.name) for line in generated]
+        rejected += stopped
     lines += [(line, TEMPLATE) for line in shop_lines(request, kind, rng)]
-    texts: list[_CheckedText] = []
+
+    copies: dict[str | None, AdCopy] = {}
     for line, source in lines:
-        if len(texts) < request.variants and (text := _unlike(texts, line, source, facts, request)):
-            texts.append(text)
-    if not texts:  # a title like no other: the item goes by its category, or by a general name
+        if len(copies) < request.variants and (copy := _unlike(copies, line, facts, request)):
+            copies[line] = replace(copy, generator=source)
+    if not copies:  # a title like no other: the item goes by its category, or by a general name
         facts = without_title(facts, request.locale)
         for line in shop_lines(request, kind, rng):
-            texts = [_checked(line, TEMPLATE, compose(line, facts, request), facts, request)]
-            if not texts[0].failures:
+            copies = {line: _verified(line, facts, request)}
+            if copies[line].verified:
                 break
-    return tuple(_ad_copy(text, facts, request, tuple(rejected)) for text in texts)
+    return tuple(replace(copy, rejected=tuple(rejected)) for copy in copies.values())
 
 
 def is_sayable(line: str, facts: FactSheet, request: CopyRequest) -> bool:
     """True when a text with the opening line passes every check."""
-    if not can_be_asked(facts, request) or line_faults(line, facts, request.language):
-        return False
-    return not _checked(line, "", compose(line, facts, request), facts, request).failures
-
-
-def _checked(
-    line: str | None, generator: str, composed: ComposedText, facts: FactSheet, request: CopyRequest
-) -> _CheckedText:
-    checks = verify(composed.text, request, facts=facts, prompt=bare_prompt(request.locale))
-    return _CheckedText(line, generator, composed, checks)
-
-
-def _without_forbidden_offer(facts: FactSheet, request: CopyRequest, rejected: list[Rejected]) -> FactSheet:
-    """A law may forbid to tell an offer, as one without proof of the former price: then the text leaves it out."""
-    if not request.packs or facts.offer is None:
-        return facts
-    silent = replace(facts, offer=None)
-    loud, quiet = (_checked(None, TEMPLATE, compose(None, f, request), f, request) for f in (facts, silent))
-    if len(quiet.failures) >= len(loud.failures):
-        return facts
-    rejected.append((loud.composed.text, loud.failures))
-    return silent
+    asked = can_be_asked(facts, request) and not line_faults(line, facts, request.language)
+    return asked and _verified(line, facts, request).verified
 
 
 def _unlike(
-    texts: Sequence[_CheckedText], line: str | None, generator: str, facts: FactSheet, request: CopyRequest
-) -> _CheckedText | None:
+    copies: dict[str | None, AdCopy], line: str | None, facts: FactSheet, request: CopyRequest
+) -> AdCopy | None:
     """The richest text of a line that differs from all earlier ones, if it passes."""
-    if line and any(text.line and likeness(line, text.line) > limit("max_likeness") for text in texts):
+    if line and any(earlier and likeness(line, earlier) > limit("max_likeness") for earlier in copies):
         return None
-    earlier = [text.composed.text for text in texts]
-    for composed in compositions(line, facts, request):
-        if request.limits.fits(composed.text) and not any(variants_differ([*earlier, composed.text])):
-            text = _checked(line, generator, composed, facts, request)
-            return None if text.failures else text
+    texts = [copy.text for copy in copies.values()]
+    for text, used in compositions(line, facts, request):
+        if request.limits.fits(text) and not any(variants_differ([*texts, text])):
+            copy = _copy(text, used, facts, request)
+            return copy if copy.verified else None
     return None
 
 
-def _ad_copy(text: _CheckedText, facts: FactSheet, request: CopyRequest, rejected: tuple[Rejected, ...]) -> AdCopy:
-    values = {name: str(getattr(facts, name)) for name in text.composed.facts_used}
-    if "price" in values and facts.price is not None and facts.currency is not None:
-        values["price"] = format_money(facts.price, facts.currency, request.locale)
-    if "offer" in values and facts.offer is not None:
-        values["offer"] = f"{facts.offer.type} {'' if facts.offer.value is None else facts.offer.value}".strip()
-    template = f"ad_text.{request.channel}"
+def _verified(line: str | None, facts: FactSheet, request: CopyRequest) -> AdCopy:
+    """The richest text of a line that fits, or else the barest one, with its checks."""
+    for text, used in compositions(line, facts, request):
+        if request.limits.fits(text):
+            break
+    return _copy(text, used, facts, request)
+
+
+def _copy(text: str, used: Sequence[str], facts: FactSheet, request: CopyRequest) -> AdCopy:
+    checks = verify(text, request, facts=facts, prompt=bare_prompt(request.locale))
+    offer = facts.offer
+    stated = {
+        "title": facts.title,
+        "brand": facts.brand,
+        "price": facts.price_text,
+        "offer": offer and f"{offer.type} {'' if offer.value is None else offer.value}".strip(),
+    }
     return AdCopy(
-        text=text.composed.text,
+        text=text,
         channel=request.channel,
         locale=request.locale,
-        generator=text.generator,
-        verified=not text.failures,
-        checks=text.checks,
-        facts_used=values,
-        template_version=Prompts.load().version(template, request.locale),
+        generator=TEMPLATE,
+        verified=all(check.passed for check in checks),
+        checks=checks,
+        facts_used={name: str(stated[name]) for name in used},
+        template_version=Prompts.load().version(f"ad_text.{request.channel}", request.locale),
         item_id=facts.item_id,
-        rejected=rejected,
     )
+
+
+def _failures(copy: AdCopy) -> tuple[Check, ...]:
+    return tuple(check for check in copy.checks if not check.passed)
+
+
+# --- what may be said, and how the product is called -----------------------------------------------------------------
+
+_MAX_ROUNDS = 12
+_MIN_NAME = 12
+"""Characters of the shortest spelling that is tried."""
+_MIN_FIRST_PART = 8
+"""A first part of less width is too little to go by."""
+_PIECE = re.compile(rf"[{HAN}]|[^\s{HAN}]+")
+_BREAK = re.compile(r"\s*(?:[,;|(（，；]|\s[-–/]\s)")
+_HANGING = pattern("titles.hanging", DANGLING="|".join(word_class("dangling")))
+_NAMING = re.compile(rf"[^\W\d_]{{3,}}|[{HAN}]")
+_RUN = re.compile(rf"[{HAN}]{{2,}}|[^\W\d_]{{3,}}")
+_LETTER = re.compile(rf"[^\W\d_]|[{HAN}]")
+
+
+def sayable_facts(request: CopyRequest) -> FactSheet:
+    """The facts of a request under a title that may be shown, with price and running offer as a text tells them.
+
+    Promises and claims that sellers write into titles ("SALE", 包邮, "best") are cut out of it. A title that carries
+    instructions, personal data or foul language is not used at all: the narrowest category that may be said stands in
+    for it, or the general name of the prompts.
+    """
+    facts = request.facts()
+    bare = replace(request, evidence={})  # a proof of the shop's is no proof of a seller's words
+    categories = [_cleaned(name, facts, bare) for name in facts.category]
+    sheet = replace(
+        facts,
+        brand=facts.brand if facts.brand and _unsayable(facts.brand, facts, bare) == [] else None,
+        category=tuple(filter(None, categories)),
+        attributes={k: v for k, v in facts.attributes.items() if _unsayable(f"{k}: {v}", facts, bare) == []},
+        price_text=_money(facts.price, facts, request.locale),
+        offer_text=_offer_text(facts, request),
+    )
+    title = _cleaned(facts.title, facts, bare)
+    sheet = replace(sheet, title=title) if title else without_title(sheet, request.locale)
+    longest_first = (shortened(sheet.title, longest) for longest in range(len(sheet.title) - 1, _MIN_NAME - 1, -1))
+    return replace(sheet, spellings=tuple(dict.fromkeys(longest_first)))
+
+
+def without_title(facts: FactSheet, locale: str) -> FactSheet:
+    """The sheet under its narrowest category, or under the general name of the prompts; and without attributes."""
+    title = facts.category[-1] if facts.category else Prompts.load().render("ad_lines.unnamed", locale)
+    return replace(facts, title=title, attributes={}, spellings=())
+
+
+def _cleaned(name: str, facts: FactSheet, request: CopyRequest) -> str:
+    """`name` as running text without what the facts do not bear out; empty when it is hostile or nothing is left."""
+    for _ in range(_MAX_ROUNDS):
+        name = natural(name, Prompts.load().short_forms())
+        spans = _unsayable(name, facts, request)
+        if spans is None:
+            return ""
+        if not spans:
+            return tidy(name) if _LETTER.search(name) else ""
+        before = name
+        for span in sorted(spans, key=len, reverse=True):
+            shape = re.compile(re.escape(span.strip()), re.IGNORECASE)
+            # a span that is dressed up is cut out of the folded form; one in neither form went with a longer one
+            form = next((text for text in (name, fold(name)) if shape.search(text)), None)
+            if form:
+                name = shape.sub(" ", form, count=1)
+        name = "" if name == before else tidy(name)
+    return ""
+
+
+def _unsayable(name: str, facts: FactSheet, request: CopyRequest) -> list[str] | None:
+    """The pieces of a seller's words that promise or claim something, or state a price; None for words that are not
+    used at all, since they hold personal data, foul language or leaks."""
+    case = Case(text=name, facts=facts, request=request)
+    if any(any(check(case)) for check in (people.personal_data, people.clean_language, people.leaks)):
+        return None
+    spans = [violation.span for check in (claims.offers, claims.proofs) for violation in check(case)]
+    return spans + [q.span for q in case.quantities if q.kind in (QuantityKind.MONEY, QuantityKind.DISCOUNT)]
+
+
+def tidy(name: str) -> str:
+    """No empty brackets, exclamation marks, doubled spaces, or ends left hanging."""
+    name = pattern("titles.empty_brackets").sub(" ", pattern("titles.shouts").sub(" ", name))
+    return _HANGING.sub("", " ".join(name.split())).lstrip(" ,;:/&+-|，；：、")
+
+
+def shortened(title: str, longest: int) -> str:
+    """The beginning of a title within `longest` characters; never empty.
+
+    Whole words, at least one of which names something, and no number without its unit: "8 fl" is no "8 fl oz". The
+    first part before a comma, bracket or dash is preferred to a longer cut; where none of this fits, one word of the
+    title.
+    """
+    if len(title) <= longest:
+        return title
+    first = tidy(_BREAK.split(title, maxsplit=1)[0])
+    cuts = [tidy(title[: m.end()]) for m in _PIECE.finditer(title) if m.end() <= longest]
+    at_words = [name for name in reversed(cuts) if name and _LETTER.search(_PIECE.findall(name)[-1])]
+    names = [first] if len(first) <= longest and width(first) >= _MIN_FIRST_PART and _NAMING.search(first) else []
+    names += [name for name in at_words if _NAMING.search(name)]
+    names += [run[:longest] for run in _RUN.findall(title) if len(run) <= longest or not run.isascii()]
+    stated = set(quantities(fold(title)))
+    return next((name for name in (*names, *at_words) if stated.issuperset(quantities(fold(name)))), title[:longest])
+
+
+def _money(amount: Decimal | None, facts: FactSheet, locale: str) -> str | None:
+    """None where the amount or its currency is not known."""
+    if amount is None or facts.currency is None or not currency_of(facts.currency):
+        return None
+    return format_money(amount, facts.currency, locale)
+
+
+def _offer_text(facts: FactSheet, request: CopyRequest) -> str | None:
+    offer = facts.offer
+    if offer is None or not offer.runs(request.now):
+        return None
+    if offer.type is OfferType.PERCENT and offer.value is not None:  # 20 % off is 8 折: what remains, in tenths
+        value: str | None = f"{(offer.value if request.language == 'en' else (100 - offer.value) / 10).normalize():f}"
+    else:
+        value = _money(offer.value, facts, request.locale)
+    if value is None and offer.type is OfferType.AMOUNT:
+        return None
+    end = None
+    if offer.end is not None:  # an end at midnight belongs to the day before
+        day = offer.end - timedelta(microseconds=1)
+        end = format_skeleton("MMMMd", day.date(), locale="en_GB" if request.language == "en" else "zh")
+    return Prompts.load().render("ad_offer", request.locale, type=str(offer.type), value=value, end=end)
+
+
+# --- the text ------------------------------------------------------------------------------------------------------
+
+_NAME_LENGTHS = (120, 60, 40, 28, 18)
+_DROPS = (
+    (),
+    ("call",),
+    ("call", "brand"),
+    ("call", "brand", "name"),
+    ("call", "brand", "price"),
+    ("call", "brand", "price", "offer"),
+)
+_STEPS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 1), (2, 2), (0, 3), (3, 2), (3, 4), (4, 4), (3, 5), (4, 5))
+"""(name length, drops) from the richest text to the barest."""
+
+
+def compositions(line: str | None, facts: FactSheet, request: CopyRequest) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(text, names of the facts that it states) of a channel's template, from the richest to the barest text, whether
+    they fit or not.
+
+    An offer is told only while it runs. `line` is the opening line, which is never cut or left out; the name leaves
+    the body of a text only where a headline holds it.
+    """
+    prompts, channel, locale = Prompts.load(), request.limits, request.locale
+    template, slot = prompts.template(f"ad_text.{channel.name}", locale), channel.slots[0]
+    headed = line is not None and len(channel.slots) > 1
+    brand = facts.brand if facts.brand and facts.brand.casefold() not in facts.title.casefold() else None
+    for length, drops in ((_NAME_LENGTHS[length], _DROPS[drops]) for length, drops in _STEPS):
+        if "name" in drops and not headed:
+            continue
+        name = shortened(facts.title, length)
+        spellings = (shortened(facts.title, n) for n in range(min(len(name), slot.max), _MIN_NAME - 1, -1))
+        headline = next((spelling for spelling in spellings if slot.fits(spelling)), name)
+        pieces = {
+            "name": name[:1].upper() + name[1:],
+            "brand": brand,
+            "price": facts.price_text,
+            "offer": facts.offer_text,
+        }
+        pieces = {key: None if key in drops else value for key, value in pieces.items()}
+        values = {
+            "headline": headline[:1].upper() + headline[1:],
+            "hook": line,
+            "facts": prompts.render("ad_text.facts", locale, **pieces),
+            "call": "call" not in drops or None,
+            "brand": pieces["brand"],
+        }
+        values = {key: value for key, value in values.items() if key in template.variables}
+        stated = ("brand",) if channel.title_only else ("brand", "price", "offer")
+        text = prompts.render(template.name, locale, **values)
+        yield text, ("title", *(key for key in stated if pieces[key]))

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from itertools import chain, combinations, pairwise
 
 from recllm.adcopy.lexicon import fold, limit, words
-from recllm.adcopy.quantities import QuantityKind
 from recllm.adcopy.request import CopyRequest, FactSheet
 from recllm.adcopy.verify import claims, form, naming, people, rules
 from recllm.adcopy.verify.case import Case, Violation
@@ -75,23 +74,6 @@ def verify(text: str, request: CopyRequest, *, facts: FactSheet | None = None, p
 
 def passed(checks: Iterable[Check]) -> bool:
     return all(check.passed for check in checks)
-
-
-# --- names of products ---------------------------------------------------------------------------------------------
-
-
-def hostile_spans(name: str, facts: FactSheet, request: CopyRequest) -> list[str]:
-    """The pieces of a seller's words for which they are not used at all: personal data, foul language, leaks."""
-    case = Case(text=name, facts=facts, request=request)
-    checks = (people.personal_data, people.clean_language, people.leaks)
-    return [violation.span for check in checks for violation in check(case)]
-
-
-def unproven_spans(name: str, facts: FactSheet, request: CopyRequest) -> list[str]:
-    """The pieces of a seller's words that promise or claim something, or state a price."""
-    case = Case(text=name, facts=facts, request=request)
-    spans = [violation.span for check in (claims.offers, claims.proofs) for violation in check(case)]
-    return spans + [q.span for q in case.quantities if q.kind in (QuantityKind.MONEY, QuantityKind.DISCOUNT)]
 
 
 # --- several texts -------------------------------------------------------------------------------------------------
