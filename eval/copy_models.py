@@ -33,8 +33,8 @@ import polars as pl
 from inputs import RESULTS, finish, load_average, script_parser
 
 from recllm.adcopy.lexicon import words
-from recllm.adcopy.pairs import is_held_back
 from recllm.adcopy.request import CopyRequest
+from recllm.adcopy.submissions import is_held_back
 from recllm.adcopy.write import write_copy
 from recllm.evaluation.record import write_record
 from recllm.generator.locate import model_folder

@@ -4,7 +4,7 @@
 
 English: sentences of 4 to 16 words out of the sellers' descriptions of the Industrial and Scientific set. Chinese:
 sentences, or the first clauses of longer ones, out of AdvertiseGen's dev set, for an item whose title is put together
-from its attributes. `recllm.adcopy.pairs` then drops every line that may not be said.
+from its attributes. `recllm.adcopy.submissions` then drops every line that may not be said.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from recllm.adcopy.pairs import pairs, read_approved, split
+from recllm.adcopy.submissions import pairs, read_approved, split
 from recllm.documents import json_text
 from recllm.errors import RecllmError
 from recllm.generator.locate import model_folder
@@ -26,7 +26,7 @@ from recllm.training.lora.copywriter import tune_generator
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path, help="a TOML file of settings")
-    parser.add_argument("--pairs", type=Path, required=True, help="approved lines, as recllm.adcopy.pairs reads them")
+    parser.add_argument("--pairs", type=Path, required=True, help="approved lines; see recllm.adcopy.submissions")
     parser.add_argument("--generator", default="smollm2")
     parser.add_argument("--cache-dir", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="folder of the adapter")

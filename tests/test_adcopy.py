@@ -12,12 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recllm.adcopy.channels import channels
-from recllm.adcopy.write import sayable_facts, shortened
 from recllm.adcopy.opening_line import line_prompt
 from recllm.adcopy.quantities import format_money, renderings
 from recllm.adcopy.request import CopyRequest, Offer, OfferType, reason_kind
 from recllm.adcopy.verify.guarantees import verify
-from recllm.adcopy.write import write_copy
+from recllm.adcopy.write import sayable_facts, shortened, write_copy
 from recllm.errors import GenerationError, UsageError
 from recllm.generator.chat import messages
 from recllm.generator.scripted import ScriptedGenerator

@@ -12,10 +12,9 @@ from recllm.adcopy.lexicon import stem
 from recllm.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
 from recllm.adcopy.verify import guarantees
 from recllm.adcopy.verify.case import Case, stated_by_facts, used_with
-from recllm.adcopy.verify.form import is_emoji, is_foreign
+from recllm.adcopy.verify.claims import head_names
+from recllm.adcopy.verify.form import grams, is_card, is_chinese_id, is_emoji, is_foreign, is_iban
 from recllm.adcopy.verify.guarantees import variants_differ, verify
-from recllm.adcopy.verify.naming import head_names
-from recllm.adcopy.verify.people import grams, is_card, is_chinese_id, is_iban
 from recllm.schema import Item
 
 NOW = datetime(2025, 11, 5, tzinfo=UTC)

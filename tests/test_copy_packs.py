@@ -101,7 +101,7 @@ def test_evidence_allows_a_rule() -> None:
     ],
 )
 def test_an_offer_allows_its_own_rules(rule: str, offer: OfferType, allowed: bool) -> None:
-    from recllm.adcopy.verify.rules import is_allowed
+    from recllm.adcopy.verify.guarantees import is_allowed
 
     facts = FactSheet.of(
         Item(item_id="t", title="龙井绿茶"), offer=Offer(type=offer, value=Decimal(20), end=NOW + timedelta(days=1))
@@ -111,7 +111,7 @@ def test_an_offer_allows_its_own_rules(rule: str, offer: OfferType, allowed: boo
 
 
 def test_an_offer_without_an_end_allows_no_urgency() -> None:
-    from recllm.adcopy.verify.rules import is_allowed
+    from recllm.adcopy.verify.guarantees import is_allowed
 
     facts = FactSheet.of(Item(item_id="t", title="龙井绿茶"), offer=Offer(type=OfferType.GIFT))
     assert not is_allowed(next(r for r in pack_named("cn").rules if r.id == "urgency"), case("龙井绿茶。", facts))

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from recllm.adcopy.channels import segments
-from recllm.adcopy.mandatory import Sender, complete, missing_parts
+from recllm.adcopy.channels import Sender, complete, missing_parts, segments
 from recllm.adcopy.packs import load_pack, pack_named
 from recllm.adcopy.record import (
     CopyRecord,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from recllm.adcopy.pairs import Pair, pairs, read_approved, split
+from recllm.adcopy.submissions import Pair, pairs, read_approved, split
 from recllm.errors import DataError, ModelError, UsageError
 from recllm.generator.locate import find_generator
 

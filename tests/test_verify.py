@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recllm.adcopy.channels import channels, codepoints, length_and_limit, septets, utf16, width
+from recllm.adcopy.channels import Slot, channels, septets, utf16, width
 from recllm.adcopy.lexicon import families, read
 from recllm.adcopy.quantities import quantities
 from recllm.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
@@ -367,7 +367,6 @@ def test_g5_the_product_is_named() -> None:
 @pytest.mark.parametrize(
     ("counter", "text", "length"),
     [
-        (codepoints, "a€好👍", 4),
         (width, "a€好👍", 6),
         (width, "ＡＢ", 4),
         (width, "e\u0301", 1),
@@ -383,9 +382,14 @@ def test_counters(counter: object, text: str, length: int) -> None:
     assert counter(text) == length  # type: ignore[operator]
 
 
+def test_a_slot_may_count_code_points() -> None:
+    assert Slot(name="title", max=9, counter="codepoints").length_and_limit("a€好👍") == (4, 9)
+
+
 def test_one_foreign_character_halves_a_short_message() -> None:
-    assert length_and_limit("a" * 160, 160, "sms") == (160, 160)
-    assert length_and_limit("a" * 70 + "’", 160, "sms") == (71, 70)
+    slot = Slot(name="text", max=160, counter="sms")
+    assert slot.length_and_limit("a" * 160) == (160, 160)
+    assert slot.length_and_limit("a" * 70 + "’") == (71, 70)
     with pytest.raises(ValueError, match="’"):
         septets("’")
 
@@ -555,9 +559,9 @@ def test_impossible_offers_are_refused(values: dict[str, object]) -> None:
         Offer(**{**values, "type": OfferType(str(values["type"]))})  # type: ignore[arg-type]
 
 
-def test_the_sheet_names_the_source_of_each_value() -> None:
+def test_the_sheet_holds_the_values_of_the_item() -> None:
     facts = FactSheet.of(BUNS, offer=TWENTY_OFF)
-    assert facts.sources["price"] == "items.price"
-    assert facts.sources["attributes.size"] == "items.attributes"
-    assert "list_price" not in facts.sources
+    assert (facts.price, facts.currency, facts.offer) == (BUNS.price, BUNS.currency, TWENTY_OFF)
+    assert facts.attributes["size"] == BUNS.attributes["size"]
+    assert facts.list_price is None
     assert len(FactSheet.of(Item(item_id="x", title="x", attributes={str(i): "v" for i in range(9)})).attributes) == 6

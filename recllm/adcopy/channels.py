@@ -1,17 +1,23 @@
-"""Where a text goes: the channels of `data/channels.toml` with their slots, limits and allowed characters, and how they
-measure length: code points, display width, UTF-16 units, GSM 7-bit septets.
+"""Where a text goes: the channels of `data/channels.toml` with their slots, limits and allowed characters, how they
+measure length (code points, display width, UTF-16 units, GSM 7-bit septets), and what is added when a text leaves.
+
+    message = complete(text, channel="email", locale="en", sender=Sender(name="Hearth", address="...", opt_out="..."))
+    missing_parts(message, channel="email", locale="en", sender=...)   # ()
 """
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from recllm.adcopy.lexicon import limit, table
+from recllm.adcopy.lexicon import fold, folded_pattern, limit, table
 from recllm.errors import UsageError
+from recllm.text.templates import language
+
+AI_LABEL = "ai_label"
 
 _GSM = limit("gsm7")
 GSM_BASIC = frozenset(_GSM["basic"])
@@ -31,7 +37,11 @@ class Slot:
     """True when the slot may hold several lines; only the last slot of a channel may."""
 
     def length_and_limit(self, text: str) -> tuple[int, int]:
-        return length_and_limit(text, self.max, self.counter)
+        """One foreign character turns a whole short message into UTF-16, which halves its limit."""
+        if self.counter == "sms":
+            return (septets(text), self.max) if is_gsm7(text) else (utf16(text), _GSM["utf16"]["alone"])
+        count = {"codepoints": len, "width": width, "utf16": utf16}[self.counter]
+        return count(text), self.max
 
     def fits(self, text: str) -> bool:
         length, longest = self.length_and_limit(text)
@@ -94,10 +104,6 @@ def channels() -> Mapping[str, Channel]:
 # --- lengths -------------------------------------------------------------------------------------------------------
 
 
-def codepoints(text: str) -> int:
-    return len(text)
-
-
 def width(text: str) -> int:
     """East Asian wide and full-width characters count 2, combining marks 0, all others 1."""
     wide = {"W", "F"}
@@ -138,11 +144,55 @@ def segments(text: str) -> int:
     return count
 
 
-_COUNTERS: Mapping[str, Callable[[str], int]] = {"codepoints": codepoints, "width": width, "utf16": utf16}
+# --- G7, the parts that code adds when a text leaves: advertisement mark, sender, way to opt out, AI label ------------
+# The words stand in data/mandatory.toml with the law behind each. A part that a text holds already is not added twice.
 
 
-def length_and_limit(text: str, longest: int, counter: str) -> tuple[int, int]:
-    """One foreign character turns a whole short message into UTF-16, which halves its limit."""
-    if counter == "sms":
-        return (septets(text), longest) if is_gsm7(text) else (utf16(text), _GSM["utf16"]["alone"])
-    return _COUNTERS[counter](text), longest
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sender:
+    """Who sends, and how a person says no."""
+
+    name: str
+    address: str = ""
+    """Postal address; needed for e-mail and short messages."""
+    opt_out: str = ""
+    """Link or mailbox that ends the messages; needed for e-mail."""
+
+
+def complete(text: str, *, channel: str, locale: str, sender: Sender, generated: bool = False) -> str:
+    """`text` with the parts that its channel needs, in the channel's order; `generated`: a model wrote words of it.
+
+    E-mail gets one part a line, other channels all in one line. Raises `UsageError` for an unknown channel, and when
+    the sender lacks what a part states.
+    """
+    names = missing_parts(text, channel=channel, locale=locale, sender=sender, generated=generated)
+    parts = [_words(name, locale, sender) for name in names]
+    if not parts:
+        return text
+    if channel_named(channel).slots[-1].lines:
+        return "\n".join([text, "", *parts])
+    return " ".join([text.rstrip(), *(f"{part}." for part in parts)])
+
+
+def missing_parts(
+    message: str, *, channel: str, locale: str, sender: Sender, generated: bool = False
+) -> tuple[str, ...]:
+    """Names of the mandatory parts that a message lacks."""
+    needed = (*channel_named(channel).added, *((AI_LABEL,) if generated else ()))
+    folded, missing = fold(message), []
+    for name in needed:
+        shape = table("mandatory.toml")[name]["pattern"]
+        present = folded_pattern(shape).search(folded) if shape else fold(_words(name, locale, sender)) in folded
+        if not present:
+            missing.append(name)
+    return tuple(missing)
+
+
+def _words(name: str, locale: str, sender: Sender) -> str:
+    template: str = table("mandatory.toml")[name][language(locale)]
+    for field in ("name", "address", "opt_out"):
+        value = getattr(sender, field).strip()
+        if f"{{{field}}}" in template and not value:
+            raise UsageError(f"the part {name} states the sender's {field}; give Sender({field}=...)")
+        template = template.replace(f"{{{field}}}", value)
+    return template

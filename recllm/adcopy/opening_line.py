@@ -17,9 +17,6 @@ from recllm.text.templates import Prompts
 
 Rejected = tuple[str, tuple[Check, ...]]
 """A line or text that was stopped, and the checks that it failed."""
-_FACTS_ONLY = pattern("opening_line.facts_only")
-_UNFINISHED = pattern("opening_line.unfinished")
-_SECOND_SENTENCE = pattern("opening_line.second_sentence")
 _HAN_OR_WORD = re.compile(rf"[{HAN}]|[^\s{HAN}]+")
 _CAPITAL_NAME = re.compile(r"[A-Z][A-Za-z'-]+")
 _LAST_TURN = "[user]\n"
@@ -32,9 +29,8 @@ def shop_lines(request: CopyRequest, kind: ReasonKind, rng: random.Random) -> li
     once."""
     by_kind: list[str] = []
     for name in (kind, ReasonKind.GENERAL):
-        lines = [
-            line for line in Prompts.load().render(f"ad_lines.{name}", request.locale).splitlines() if line.strip()
-        ]
+        text = Prompts.load().render(f"ad_lines.{name}", request.locale)
+        lines = [line for line in text.splitlines() if line.strip()]
         rng.shuffle(lines)
         by_kind += lines
     return list(dict.fromkeys((*request.voice.lines, *by_kind, None)))
@@ -48,12 +44,21 @@ def line_prompt(facts: FactSheet, kind: ReasonKind, locale: str, *, examples: bo
 
     Without `examples` it is the last turn alone, which is all that a model tuned on this shop's copy needs.
     """
+    # A model that sees a size repeats it, and may not: numbers go, and the units after them.
+    units = {spelling for spellings in table("numbers.toml")["units"].values() for spelling in spellings}
+    names: list[str] = []
+    after_number = False
+    for piece in facts.title.split():
+        is_numeric = any(c.isdigit() for c in piece)
+        if not is_numeric and not (after_number and fold(piece).strip(",.") in units):
+            names.append(piece)
+        after_number = is_numeric
     category = facts.category[-1] if facts.category else None
     named = category and stem(category.casefold()) in stem(facts.title.casefold())
     prompt = Prompts.load().render(
         "ad_hook",
         locale,
-        name=_without_numbers(facts.title),
+        name=" ".join(names) or facts.title,
         category=None if named else category,
         reason=reason_words(kind, locale),
     )
@@ -68,19 +73,6 @@ def reason_words(kind: ReasonKind, locale: str) -> str:
 def bare_prompt(locale: str) -> str:
     """The prompt without an item: what must not come back."""
     return Prompts.load().render("ad_hook", locale, name="", category=None, reason="")
-
-
-def _without_numbers(title: str) -> str:
-    """A model that sees a size repeats it, and may not: numbers go, and the units after them."""
-    units = {spelling for spellings in table("numbers.toml")["units"].values() for spelling in spellings}
-    names: list[str] = []
-    after_number = False
-    for piece in title.split():
-        numeric = any(c.isdigit() for c in piece)
-        if not numeric and not (after_number and fold(piece).strip(",.") in units):
-            names.append(piece)
-        after_number = numeric
-    return " ".join(names) or title
 
 
 def can_be_asked(facts: FactSheet, request: CopyRequest) -> bool:
@@ -143,9 +135,9 @@ def constraint_for(facts: FactSheet, request: CopyRequest) -> Constraint:
 @lru_cache(maxsize=8)
 def _brand_names(known_brands: frozenset[str]) -> tuple[str, ...]:
     """Folded, without the ones that are also plain words: those are names with a capital only, which a line has not."""
-    plain = set(table("brands.toml")["plain_words"])
-    names = (fold(name) for name in (*sorted(known_brands), *table("brands.toml")["famous"]))
-    return tuple(name for name in names if len(name) > 1 and name not in plain)
+    brands = table("brands.toml")
+    names = (fold(name) for name in (*sorted(known_brands), *brands["famous"]))
+    return tuple(name for name in names if len(name) > 1 and name not in brands["plain_words"])
 
 
 # --- which lines may stand -----------------------------------------------------------------------------------------
@@ -158,13 +150,13 @@ def line_faults(line: str, facts: FactSheet, language: str) -> tuple[Check, ...]
     def fault(guarantee: str, message: str, span: str) -> None:
         faults.append(Check(guarantee=guarantee, passed=False, message=message, span=span))
 
-    if character := _FACTS_ONLY.search(line):
+    if character := pattern("opening_line.facts_only").search(line):
         fault("G6", "the line holds a character that only facts may hold", character[0])
     if not line.endswith(tuple(limit("line_ends")[language])):
         fault("G6", "the line does not end as a sentence", line[-20:])
-    elif _UNFINISHED.search(line):
+    elif pattern("opening_line.unfinished").search(line):
         fault("G6", "the line ends in the middle of a thought", line[-20:])
-    elif _SECOND_SENTENCE.search(line):
+    elif pattern("opening_line.second_sentence").search(line):
         fault("G6", "the line is more than one sentence", line)
     size, (shortest, longest) = len(_HAN_OR_WORD.findall(line)), limit("line_words")[language]
     if not shortest <= size <= longest:

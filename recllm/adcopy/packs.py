@@ -32,15 +32,78 @@ from hashlib import sha256
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from recllm.adcopy.lexicon import Family, Reading, chinese_pattern, folded_pattern, latin_pattern, phrase_pattern
-from recllm.adcopy.parsing import parse
 from recllm.errors import DataError, UsageError
+from recllm.text.templates import LOCALES
 
-LANGUAGES = ("en", "zh")
+# --- parsed JSON and TOML as checked objects, with errors that name the field and say what it takes ------------------
+
+T = TypeVar("T")
+
+
+def _filled(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty")
+    return text
+
+
+FilledText = Annotated[str, AfterValidator(_filled)]
+"""A text that is more than white space."""
+
+
+def parse(model: type[T], values: Any, *, owner: str, prefix: str = "") -> T:
+    """`values` as `model`, a pydantic class whose fields carry a description of what they take, such as "a number".
+
+    owner: what the outermost object is called in messages. Raises `DataError` that begins with `prefix` for the first
+    fault: a field that is missing, unknown or of another kind.
+    """
+    try:
+        return TypeAdapter(model).validate_python(values)
+    except ValidationError as error:
+        raise DataError(prefix + _message(model, values, owner, error)) from None
+
+
+def _message(model: Any, values: Any, owner: str, error: ValidationError) -> str:
+    """The first fault in words, unknown and missing fields before others. Inside a list the list is named, inside an
+    object the entry."""
+    faults = error.errors(include_url=False)
+    unknown = [f for f in faults if f["type"] in ("extra_forbidden", "unexpected_keyword_argument")]
+    missing = sorted((f for f in faults if f["type"].startswith("missing")), key=lambda f: f["loc"])
+    fault = [*unknown, *missing, *faults][0]
+    location, kind = fault["loc"], fault["type"]
+    fields, path, described, value = model.__pydantic_fields__, [], None, values
+    for step in location:  # down to the last step that names a field
+        if step not in fields or step not in value:
+            break
+        path.append(str(step))
+        described, value = fields[step], value[step]
+        nested = (described.annotation, *get_args(described.annotation))
+        fields = next((a.__pydantic_fields__ for a in nested if hasattr(a, "__pydantic_fields__")), {})
+    name = ".".join(str(step) for step in location)
+    if unknown:
+        return f"{'.'.join(path) or owner} has no field {location[-1]!r}; known: {', '.join(sorted(fields))}"
+    if missing or (location and fault["input"] is None):
+        return f"{name} is missing"
+    if kind == "value_error" and not any(isinstance(step, int) for step in location[len(path) :]):
+        return f"{name} {fault['ctx']['error']}".strip()
+    return f"{'.'.join(path) or owner} is {described.description if described else 'an object'}, not {value!r}"
+
+
+# --- rules -----------------------------------------------------------------------------------------------------------
+
 _UNBOUNDED = re.compile(r"(?<!\\)(?:\\\\)*[*+](?!\])|\{\d+,\}")
 
 
@@ -53,8 +116,8 @@ def _day(text: str) -> str:
 
 
 def _known_languages(names: tuple[str, ...]) -> tuple[str, ...]:
-    if not names or set(names) - set(LANGUAGES):
-        raise ValueError(f"are of {', '.join(LANGUAGES)}, not {list(names)!r}")
+    if not names or set(names) - set(LOCALES):
+        raise ValueError(f"are of {', '.join(LOCALES)}, not {list(names)!r}")
     return names
 
 
@@ -113,16 +176,13 @@ class Rule(BaseModel):
             miss=self.miss,
         )
 
-    @cached_property
-    def _shapes(self) -> tuple[re.Pattern[str], ...]:
-        return tuple(folded_pattern(text) for text in self.patterns)
-
     def find(self, reading: Reading) -> list[str]:
         """The phrases that the rule is about, as they stand in the folded text, each once."""
         phrases = dict.fromkeys(self.family.find(reading))
         for form in dict.fromkeys((reading.folded, reading.squashed)):
             text = self.family.without_exceptions(form)
-            phrases |= {match[0]: None for shape in self._shapes for match in shape.finditer(text)}
+            for shape in self.patterns:
+                phrases |= {match[0]: None for match in folded_pattern(shape).finditer(text)}
         return list(phrases)
 
 
@@ -134,9 +194,12 @@ class Pack:
     """Of the file that the pack was read from."""
 
 
+_FOLDER = resources.files("recllm.adcopy") / "data" / "packs"
+
+
 def pack_names() -> tuple[str, ...]:
     """The packs that come with the package, sorted."""
-    return tuple(sorted(p.name.removesuffix(".toml") for p in _folder().iterdir() if p.name.endswith(".toml")))
+    return tuple(sorted(p.name.removesuffix(".toml") for p in _FOLDER.iterdir() if p.name.endswith(".toml")))
 
 
 @cache
@@ -144,11 +207,7 @@ def pack_named(name: str) -> Pack:
     """A shipped pack. Raises `UsageError` with the known names."""
     if name not in pack_names():
         raise UsageError(f"unknown rule pack {name!r}; known: {', '.join(pack_names())}")
-    return load_pack(_folder() / f"{name}.toml", name=f"{name}.toml")
-
-
-def _folder() -> Traversable:
-    return resources.files("recllm.adcopy") / "data" / "packs"
+    return load_pack(_FOLDER / f"{name}.toml", name=f"{name}.toml")
 
 
 def load_pack(file: Path | Traversable, *, name: str = "") -> Pack:

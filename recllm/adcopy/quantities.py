@@ -11,7 +11,7 @@ since they decide what the checks accept.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from enum import StrEnum
@@ -53,24 +53,22 @@ class Quantity:
 class Currency:
     """How amounts of a currency are written."""
 
-    signs: Mapping[str, tuple[str, ...]]
+    signs: Mapping[str, Sequence[str]]
     """Language -> what may stand before an amount, the usual sign first."""
-    chinese_words: tuple[str, ...] = ()
+    chinese_words: Sequence[str] = ()
     """What may stand after an amount in Chinese."""
-    words: tuple[str, ...] = ()
+    words: Sequence[str] = ()
     """Other words that name the currency beside an amount."""
 
 
-def _currencies() -> dict[str, Currency]:
-    entries = dict(table("numbers.toml")["currencies"])
-    currencies = {code: Currency({"en": (code,), "zh": (code,)}) for code in entries.pop("by_code")}
-    for code, values in entries.items():
-        signs = {name: tuple(values[name]) for name in ("en", "zh")}
-        currencies[code] = Currency(signs, tuple(values["after"]), tuple(values["words"]))
-    return currencies
-
-
-CURRENCIES: Mapping[str, Currency] = _currencies()
+_NUMBERS = table("numbers.toml")
+CURRENCIES: Mapping[str, Currency] = {
+    code: Currency({"en": (code,), "zh": (code,)}) for code in _NUMBERS["currencies"]["by_code"]
+} | {
+    code: Currency({"en": values["en"], "zh": values["zh"]}, values["after"], values["words"])
+    for code, values in _NUMBERS["currencies"].items()
+    if code != "by_code"
+}
 """Those whose amounts are written, by code; of any other the price is left out."""
 
 
@@ -78,12 +76,15 @@ def currency_of(code: str | None) -> Currency | None:
     return CURRENCIES.get((code or "").upper())
 
 
+Reader = Callable[[re.Match[str]], Quantity | None]
+"""What a match of a pattern states; None where it states nothing."""
+
+
 def _alternatives(texts: set[str]) -> str:
     """One pattern for all texts, the longest first."""
     return "|".join(re.escape(text) for text in sorted(texts, key=lambda t: (-len(t), t)))
 
 
-_NUMBERS = table("numbers.toml")
 _NUMERALS = _NUMBERS["numerals"]
 _MONTHS = [month.lower() for month in word_class("months")]
 _UNITS = {spelling: key for key, spellings in _NUMBERS["units"].items() for spelling in spellings}
@@ -121,20 +122,6 @@ _CODES = "|".join([*(code.lower() for code in CURRENCIES), "rmb"])
 _SIGNS = {s.casefold() for c in CURRENCIES.values() for signs in c.signs.values() for s in signs if not s.isalpha()}
 _SIGN = pattern("quantities.sign_before", SIGN=_alternatives(_SIGNS), CODE=_CODES)
 _MONEY_WORD = pattern("quantities.money_after", CODE=_CODES)
-_CODE = pattern("quantities.code")
-_HALF_PRICE = pattern("quantities.half_price")
-_HUNDRED_PERCENT = pattern("quantities.hundred_percent")
-_VAGUE = pattern("quantities.vague")
-_TENTHS = pattern("quantities.tenths")
-_PERCENT = pattern("quantities.percent")
-_ZHE = pattern("quantities.zhe")
-_OFF_AFTER = pattern("quantities.off_after")
-_OFF_BEFORE = pattern("quantities.off_before")
-_LIST_BEFORE = pattern("quantities.list_before")
-_THRESHOLD_BEFORE = pattern("quantities.threshold_before")
-_HUNDREDTHS_BEFORE = pattern("quantities.hundredths_before")
-_ORDINAL_BEFORE = pattern("quantities.ordinal_before")
-_ORDINAL_AFTER = pattern("quantities.ordinal_after")
 _NEXT_WORD = folded_pattern(r"[ -]?([a-z]+)")
 
 
@@ -144,9 +131,24 @@ def quantities(folded: str) -> tuple[Quantity, ...]:
     stated: list[Quantity] = []
     text = _IDIOMS.sub(_blanks, folded)
     for shape, read_match in _SHAPES:
-        text = _collect(shape, text, stated, read_match)
-    stated.extend(_numerals(text))
-    for match in _VAGUE.finditer(text):
+        for match in shape.finditer(text):
+            if quantity := read_match(match):
+                stated.append(quantity)  # and blanked, so that later patterns do not see it again
+                text = text[: match.start()] + _blanks(match) + text[match.end() :]
+    for match in _NUMERAL.finditer(text):
+        before, after = text[max(0, match.start() - 16) : match.start()], text[match.end() : match.end() + 16]
+        value = _value(match)
+        if value is None:
+            stated.append(Quantity(kind=QuantityKind.NUMBER, value=None, span=match[0]))
+            continue
+        quantity = _in_context(value, match[0], before, after)
+        # "one" and a lone Chinese numeral state a quantity only beside a unit, a currency, % or 折
+        is_han, is_one = len(match["han"] or "") == 1, match["english"] == "one"
+        is_bare = not quantity.unit or (is_one and quantity.unit in ("times", "person"))
+        is_article = (is_han or is_one) and quantity.kind is QuantityKind.NUMBER and is_bare
+        if not is_article or pattern("quantities.ordinal_before").search(before):
+            stated.append(quantity)
+    for match in pattern("quantities.vague").finditer(text):
         if match[0] in _MULTITUDES or not match[0].isascii():
             stated.append(Quantity(kind=QuantityKind.MULTITUDE, value=None, unit=match[0], span=match[0]))
     return tuple(stated)
@@ -154,24 +156,6 @@ def quantities(folded: str) -> tuple[Quantity, ...]:
 
 def _blanks(match: re.Match[str]) -> str:
     return "\x00" * len(match[0])
-
-
-def _collect(
-    shape: re.Pattern[str],
-    text: str,
-    stated: list[Quantity],
-    read_match: Callable[[re.Match[str]], Quantity | None],
-) -> str:
-    """Adds what a pattern finds and blanks it, so that later patterns do not see it again."""
-
-    def blank(match: re.Match[str]) -> str:
-        quantity = read_match(match)
-        if quantity is None:
-            return match[0]
-        stated.append(quantity)
-        return _blanks(match)
-
-    return shape.sub(blank, text)
 
 
 def _date(match: re.Match[str]) -> Quantity | None:
@@ -202,68 +186,46 @@ def _share(kind: QuantityKind, value: int, match: re.Match[str]) -> Quantity:
     return Quantity(kind=kind, value=Decimal(value), span=match[0])
 
 
-_SHAPES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Quantity | None]], ...] = (
-    (_HALF_PRICE, lambda m: _share(QuantityKind.DISCOUNT, 50, m)),
-    (_HUNDRED_PERCENT, lambda m: _share(QuantityKind.PERCENT, 100, m)),
-    (_TENTHS, lambda m: _share(QuantityKind.DISCOUNT, 10 * _DIGITS[m["tenths"]], m)),  # 两成 is 20 % that is taken off
+_SHAPES: tuple[tuple[re.Pattern[str], Reader], ...] = (
+    (pattern("quantities.half_price"), lambda m: _share(QuantityKind.DISCOUNT, 50, m)),
+    (pattern("quantities.hundred_percent"), lambda m: _share(QuantityKind.PERCENT, 100, m)),
+    # 两成 is 20 % that is taken off
+    (pattern("quantities.tenths"), lambda m: _share(QuantityKind.DISCOUNT, 10 * _DIGITS[m["tenths"]], m)),
     *((shape, _date) for shape in _DATES),
-    (_CODE, _model_number),
+    (pattern("quantities.code"), _model_number),
 )
 """What is looked for before plain numbers, in this order."""
 
 
-def _numerals(text: str) -> Iterator[Quantity]:
-    for match in _NUMERAL.finditer(text):
-        before, after = text[max(0, match.start() - 16) : match.start()], text[match.end() : match.end() + 16]
-        value = _value(match)
-        if value is None:
-            yield Quantity(kind=QuantityKind.NUMBER, value=None, span=match[0])
-            continue
-        quantity = _in_context(value, match[0], before, after)
-        if not _is_article(match, quantity, before):
-            yield quantity
-
-
 def _in_context(value: Decimal, numeral: str, before: str, after: str) -> Quantity:
     """What a number means, by the words around it."""
-    if zhe := _ZHE.match(after):
+    if zhe := pattern("quantities.zhe").match(after):
         off = (10 - value) * 10 if value <= 10 else 100 - value
         return Quantity(kind=QuantityKind.DISCOUNT, value=off, span=numeral + zhe[0])
-    percent = _PERCENT.match(after)
-    if percent or _HUNDREDTHS_BEFORE.search(before):
+    off_before, off_after = pattern("quantities.off_before"), pattern("quantities.off_after")
+    percent, hundredths = pattern("quantities.percent").match(after), pattern("quantities.hundredths_before")
+    if percent or hundredths.search(before):
         following = after[percent.end() :] if percent else after
-        reduced = bool(_OFF_AFTER.match(following) or _OFF_BEFORE.search(_HUNDREDTHS_BEFORE.sub("", before)))
+        reduced = bool(off_after.match(following) or off_before.search(hundredths.sub("", before)))
         span = numeral + (percent[0] if percent else "")
         return Quantity(kind=QuantityKind.DISCOUNT if reduced else QuantityKind.PERCENT, value=value, span=span)
     sign, word = _SIGN.search(before), _MONEY_WORD.match(after)
     if sign or word:
         span = (sign[0] if sign else "") + numeral + (word[0] if word else "")
-        role = _role(before[: sign.start()] if sign else before, after[word.end() :] if word else after)
+        before, after = before[: sign.start()] if sign else before, after[word.end() :] if word else after
+        if pattern("quantities.list_before").search(before):
+            role = "list"
+        elif off_before.search(before) or off_after.match(after):
+            role = "off"
+        else:
+            role = "threshold" if pattern("quantities.threshold_before").search(before) else ""
         return Quantity(kind=QuantityKind.MONEY, value=value, unit=span, role=role, span=span)
-    if _ORDINAL_AFTER.match(after):
+    if pattern("quantities.ordinal_after").match(after):
         return Quantity(kind=QuantityKind.NUMBER, value=value, unit="ordinal", span=numeral)
-    unit = _UNIT.match(after)
-    if unit:
+    if unit := _UNIT.match(after):
         return Quantity(kind=QuantityKind.NUMBER, value=value, unit=_UNITS[unit[1]], span=numeral + unit[0])
     next_word = _NEXT_WORD.match(after)
     return Quantity(kind=QuantityKind.NUMBER, value=value, role=next_word[1] if next_word else "", span=numeral)
-
-
-def _role(before: str, after: str) -> str:
-    if _LIST_BEFORE.search(before):
-        return "list"
-    if _OFF_BEFORE.search(before) or _OFF_AFTER.match(after):
-        return "off"
-    return "threshold" if _THRESHOLD_BEFORE.search(before) else ""
-
-
-def _is_article(match: re.Match[str], quantity: Quantity, before: str) -> bool:
-    """ "one" and a lone Chinese numeral state a quantity only beside a unit, a currency, % or 折."""
-    lone_han = match["han"] is not None and len(match["han"]) == 1
-    lone_one = match["english"] == "one"
-    if not (lone_han or lone_one) or quantity.kind is not QuantityKind.NUMBER or _ORDINAL_BEFORE.search(before):
-        return False
-    return not quantity.unit or (lone_one and quantity.unit in ("times", "person"))
 
 
 def _value(match: re.Match[str]) -> Decimal | None:
@@ -284,7 +246,15 @@ def _value(match: re.Match[str]) -> Decimal | None:
         if decimals and all(c in _DIGITS for c in decimals):
             value += Decimal("0." + "".join(str(_DIGITS[c]) for c in decimals))
         return value
-    return Decimal(_english(match["english"]))
+    total, section = 0, 0
+    for word in re.split(r"[ -]", match["english"]):
+        if word in _ENGLISH:
+            section += _ENGLISH[word]
+        elif word in ("dozen", "hundred"):
+            section = (section or 1) * _ENGLISH_SCALES[word]
+        elif word in _ENGLISH_SCALES:
+            total, section = total + (section or 1) * _ENGLISH_SCALES[word], 0
+    return Decimal(total + section)
 
 
 def _han_integer(text: str) -> int:
@@ -300,18 +270,6 @@ def _han_integer(text: str) -> int:
         else:
             total, section, digit = (total + section + digit or 1) * _MYRIADS[c], 0, 0
     return total + section + digit
-
-
-def _english(text: str) -> int:
-    total, section = 0, 0
-    for word in re.split(r"[ -]", text):
-        if word in _ENGLISH:
-            section += _ENGLISH[word]
-        elif word in ("dozen", "hundred"):
-            section = (section or 1) * _ENGLISH_SCALES[word]
-        elif word in _ENGLISH_SCALES:
-            total, section = total + (section or 1) * _ENGLISH_SCALES[word], 0
-    return total + section
 
 
 # --- amounts of money as text ---------------------------------------------------------------------------------------

@@ -25,8 +25,7 @@ from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from recllm.adcopy.lexicon import lists_sha256
-from recllm.adcopy.packs import Pack, pack_named, pack_names
-from recllm.adcopy.parsing import parse
+from recllm.adcopy.packs import Pack, pack_named, pack_names, parse
 from recllm.adcopy.request import CopyRequest
 from recllm.adcopy.verify.case import Violation
 from recllm.adcopy.write import TEMPLATE, write_copy

@@ -25,8 +25,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from recllm.adcopy.channels import Channel, channel_named
 from recllm.adcopy.lexicon import ROLE_TOKEN, families, fold, limit, pattern, read, table, translation, words
-from recllm.adcopy.packs import Pack
-from recllm.adcopy.parsing import FilledText, parse
+from recllm.adcopy.packs import FilledText, Pack, parse
 from recllm.adcopy.quantities import Quantity, quantities
 from recllm.errors import DataError, UsageError
 from recllm.policy import Policy

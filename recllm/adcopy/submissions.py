@@ -1,31 +1,38 @@
-"""Texts that anyone wrote, one JSON object a line, and what the checks say about each.
+"""Files of one JSON object a line: texts that anyone wrote, with what the checks say about each, and opening lines that
+the shop approved, with what a generator learns from them.
 
     {"id": "a1", "text": "...", "channel": "push", "locale": "en", "item": {"title": "...", "price": "2.49", ...},
      "offer": {"type": "percent", "value": 20, "start": "...", "end": "..."}, "packs": ["us_ftc"],
      "known_brands": ["Acme"], "evidence": {"award": "..."}}
 
 `id`, `text`, `channel`, `locale` and `item.title` are needed; without `packs`, all of them are applied.
+
+    {"item": {"id": "b", "title": "Sandwich buns", ...}, "locale": "en", "reason": "together", "hook": "Soft buns ..."}
+
+`hook` is the opening line that a person wrote, `reason` a `ReasonKind`, "general" where it is left out. A line that may
+not be said is not learned: the model would be stopped for what it was taught.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from recllm.adcopy.packs import Pack, pack_named, pack_names
-from recllm.adcopy.parsing import FilledText, parse
-from recllm.adcopy.request import CopyRequest, Offer, OfferType, Voice
-from recllm.adcopy.verify.guarantees import passed, review
-from recllm.adcopy.verify.rules import RuleWarning
+from recllm.adcopy.opening_line import line_prompt
+from recllm.adcopy.packs import FilledText, Pack, pack_named, pack_names, parse
+from recllm.adcopy.request import CopyRequest, FactSheet, Offer, OfferType, Voice, checked_locale
+from recllm.adcopy.verify.guarantees import RuleWarning, passed, review
+from recllm.adcopy.write import is_sayable, sayable_facts
 from recllm.errors import DataError, RecllmError
-from recllm.schema import Check, Item
+from recllm.schema import Check, Item, ReasonKind
 
 
 def _number(value: object) -> object:
@@ -149,23 +156,20 @@ def read_json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         with file.open(encoding="utf-8-sig") as stream:
             for number, line in enumerate(stream, start=1):
-                if line.strip():
-                    where = f"{file}, line {number}"
-                    yield where, _object(line, where)
+                if not line.strip():
+                    continue
+                where = f"{file}, line {number}"
+                try:
+                    values = json.loads(line, parse_float=Decimal)
+                except ValueError as error:
+                    raise DataError(f"{where}: not JSON: {error}") from error
+                except RecursionError as error:
+                    raise DataError(f"{where}: nested too deeply to be read") from error
+                if not isinstance(values, dict):
+                    raise DataError(f"{where}: each line is one JSON object")
+                yield where, values
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
-
-
-def _object(line: str, where: str) -> dict[str, Any]:
-    try:
-        values = json.loads(line, parse_float=Decimal)
-    except ValueError as error:
-        raise DataError(f"{where}: not JSON: {error}") from error
-    except RecursionError as error:
-        raise DataError(f"{where}: nested too deeply to be read") from error
-    if not isinstance(values, dict):
-        raise DataError(f"{where}: each line is one JSON object")
-    return values
 
 
 def submission_of(
@@ -194,3 +198,76 @@ def judge(submission: Submission) -> Verdict:
     answer = review(submission.text, submission.request)
     failures = tuple(check for check in answer.checks if not check.passed)
     return Verdict(id=submission.id, verified=passed(answer.checks), failures=failures, warnings=answer.warnings)
+
+
+# --- lines that the shop approved, for a generator to learn from ----------------------------------------------------
+
+_NOW = datetime(2000, 1, 1, tzinfo=UTC)
+"""An opening line holds no offer, so that the moment decides nothing."""
+
+
+class _ApprovedEntry(_Strict):
+    item: SubmittedItem = Field(description="an object")
+    hook: str = Field(description="a text")
+    locale: str = Field("en", description="a text")
+    reason: ReasonKind = Field(ReasonKind.GENERAL, description=f"one of {', '.join(ReasonKind)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApprovedLine:
+    """One opening line that the shop approved, and what it is for."""
+
+    item: Item
+    line: str
+    locale: str = "en"
+    reason_kind: ReasonKind = ReasonKind.GENERAL
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    prompt: str
+    hook: str
+    """The opening line."""
+
+
+def read_approved(file: Path) -> Iterator[ApprovedLine]:
+    """The lines of a file in UTF-8; blank ones are skipped. Raises `DataError` with file and line for a faulty one."""
+    for where, values in read_json_lines(file):
+        try:
+            entry = parse(_ApprovedEntry, values, owner="an approved line")
+            yield ApprovedLine(
+                item=entry.item.item(),
+                line=entry.hook.strip(),
+                locale=checked_locale(entry.locale),
+                reason_kind=entry.reason,
+            )
+        except RecllmError as error:
+            raise DataError(f"{where}: no approved line: {error}") from error
+
+
+def pairs(approved: Iterable[ApprovedLine]) -> list[tuple[Pair, str]]:
+    """(pair, item id) of each line that may be said, as the short prompt of a tuned model; each pair once."""
+    sheets: dict[tuple[str, str], tuple[CopyRequest, FactSheet]] = {}
+    item_ids: dict[Pair, str] = {}
+    for entry in approved:
+        key = entry.item.item_id, entry.locale
+        if key not in sheets:  # a title is made sayable once, however many lines the item has
+            request = CopyRequest(item=entry.item, channel="email", now=_NOW, locale=entry.locale)
+            sheets[key] = request, sayable_facts(request)
+        request, facts = sheets[key]
+        if is_sayable(entry.line, facts, request):
+            prompt = line_prompt(facts, entry.reason_kind, entry.locale, examples=False)
+            item_ids[Pair(prompt, entry.line)] = entry.item.item_id
+    return list(item_ids.items())
+
+
+def split(pairs_of_items: Iterable[tuple[Pair, str]], *, share: float = 0.1) -> tuple[list[Pair], list[Pair]]:
+    """(to learn from, to judge by): by the hash of the item, so that no item is in both."""
+    parts: tuple[list[Pair], list[Pair]] = ([], [])
+    for pair, item_id in pairs_of_items:
+        parts[is_held_back(item_id, share)].append(pair)
+    return parts
+
+
+def is_held_back(item_id: str, share: float) -> bool:
+    return int.from_bytes(sha256(item_id.encode()).digest()[:4]) < share * 2**32

@@ -20,7 +20,7 @@ from recllm.adcopy.lexicon import HAN, fold, limit, pattern, word_class
 from recllm.adcopy.opening_line import bare_prompt, can_be_asked, generated_lines, line_faults, shop_lines
 from recllm.adcopy.quantities import QuantityKind, currency_of, format_money, quantities
 from recllm.adcopy.request import CopyRequest, FactSheet, OfferType
-from recllm.adcopy.verify import claims, people
+from recllm.adcopy.verify import claims, form
 from recllm.adcopy.verify.case import Case
 from recllm.adcopy.verify.guarantees import likeness, variants_differ, verify
 from recllm.errors import UsageError
@@ -65,11 +65,11 @@ def write_copy(
 
     lines: list[tuple[str | None, str]] = []
     if generator is not None and can_be_asked(facts, request):
-        settled = facts
-        generated, stopped = generated_lines(
-            facts, request, kind, generator, encoder, lambda line: _failures(_verified(line, settled, request))
+        sheet = facts
+        best_first, stopped = generated_lines(
+            facts, request, kind, generator, encoder, lambda line: _failures(_verified(line, sheet, request))
         )
-        lines += [(line, generator.name) for line in generated]
+        lines += [(line, generator.name) for line in best_first]
         rejected += stopped
     lines += [(line, TEMPLATE) for line in shop_lines(request, kind, rng)]
 
@@ -88,8 +88,9 @@ def write_copy(
 
 def is_sayable(line: str, facts: FactSheet, request: CopyRequest) -> bool:
     """True when a text with the opening line passes every check."""
-    asked = can_be_asked(facts, request) and not line_faults(line, facts, request.language)
-    return asked and _verified(line, facts, request).verified
+    if not can_be_asked(facts, request) or line_faults(line, facts, request.language):
+        return False
+    return _verified(line, facts, request).verified
 
 
 def _unlike(
@@ -99,30 +100,26 @@ def _unlike(
     if line and any(earlier and likeness(line, earlier) > limit("max_likeness") for earlier in copies):
         return None
     texts = [copy.text for copy in copies.values()]
-    for text, used in compositions(line, facts, request):
+    for text, fact_names in compositions(line, facts, request):
         if request.limits.fits(text) and not any(variants_differ([*texts, text])):
-            copy = _copy(text, used, facts, request)
+            copy = _copy(text, fact_names, facts, request)
             return copy if copy.verified else None
     return None
 
 
 def _verified(line: str | None, facts: FactSheet, request: CopyRequest) -> AdCopy:
     """The richest text of a line that fits, or else the barest one, with its checks."""
-    for text, used in compositions(line, facts, request):
-        if request.limits.fits(text):
+    for composition in compositions(line, facts, request):
+        if request.limits.fits(composition[0]):
             break
-    return _copy(text, used, facts, request)
+    return _copy(*composition, facts, request)
 
 
-def _copy(text: str, used: Sequence[str], facts: FactSheet, request: CopyRequest) -> AdCopy:
+def _copy(text: str, fact_names: Sequence[str], facts: FactSheet, request: CopyRequest) -> AdCopy:
     checks = verify(text, request, facts=facts, prompt=bare_prompt(request.locale))
-    offer = facts.offer
-    stated = {
-        "title": facts.title,
-        "brand": facts.brand,
-        "price": facts.price_text,
-        "offer": offer and f"{offer.type} {'' if offer.value is None else offer.value}".strip(),
-    }
+    values = {"title": facts.title, "brand": facts.brand, "price": facts.price_text}
+    if offer := facts.offer:
+        values["offer"] = f"{offer.type} {'' if offer.value is None else offer.value}".strip()
     return AdCopy(
         text=text,
         channel=request.channel,
@@ -130,7 +127,7 @@ def _copy(text: str, used: Sequence[str], facts: FactSheet, request: CopyRequest
         generator=TEMPLATE,
         verified=all(check.passed for check in checks),
         checks=checks,
-        facts_used={name: str(stated[name]) for name in used},
+        facts_used={name: str(values[name]) for name in fact_names},
         template_version=Prompts.load().version(f"ad_text.{request.channel}", request.locale),
         item_id=facts.item_id,
     )
@@ -209,7 +206,7 @@ def _unsayable(name: str, facts: FactSheet, request: CopyRequest) -> list[str] |
     """The pieces of a seller's words that promise or claim something, or state a price; None for words that are not
     used at all, since they hold personal data, foul language or leaks."""
     case = Case(text=name, facts=facts, request=request)
-    if any(any(check(case)) for check in (people.personal_data, people.clean_language, people.leaks)):
+    if any(any(check(case)) for check in (form.personal_data, form.clean_language, form.leaks)):
         return None
     spans = [violation.span for check in (claims.offers, claims.proofs) for violation in check(case)]
     return spans + [q.span for q in case.quantities if q.kind in (QuantityKind.MONEY, QuantityKind.DISCOUNT)]

@@ -54,8 +54,7 @@ from pydantic import (
     model_validator,
 )
 
-from recllm.adcopy.channels import channel_named
-from recllm.adcopy.mandatory import Sender, complete
+from recllm.adcopy.channels import Sender, channel_named, complete
 from recllm.adcopy.packs import Pack, load_pack, pack_named, pack_names
 from recllm.adcopy.request import Offer, OfferType, Voice, checked_locale, load_voice
 from recllm.audiences.request import AudienceLimits

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from recllm.adcopy.channels import channel_named
-from recllm.adcopy.mandatory import complete
+from recllm.adcopy.channels import channel_named, complete
 from recllm.adcopy.record import CopyRecord, save, write_recorded
 from recllm.adcopy.request import CopyRequest, Voice
 from recllm.adcopy.submissions import Submission, Verdict, judge

@@ -1,4 +1,5 @@
-"""G1, G2, G3, G17: what is claimed is true: numbers, prices, offers, and claims that need proof.
+"""G1 to G5, G17: what is claimed is true: numbers, prices, offers, claims that need proof; the product is named, and
+nothing else is.
 
 Word lists know words; the patterns here know the shape around them: comparisons, praise by others, added ingredients.
 """
@@ -6,22 +7,26 @@ Word lists know words; the patterns here know the shape around them: comparisons
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from functools import lru_cache
 
-from recllm.adcopy.lexicon import HAN, Family, families, fold, pattern, read, stem, stems, word_class
+from recllm.adcopy.lexicon import HAN, Family, families, fold, limit, pattern, read, stem, stems, table, word_class
 from recllm.adcopy.quantities import Quantity, QuantityKind, currency_of, renderings, rounded
 from recllm.adcopy.request import OfferType
 from recllm.adcopy.verify.case import Case, Violation, stated_by_facts, used_with
 
-_PRAISE = {"en": pattern("claims.praise"), "zh": pattern("claims.praise_zh")}
-_NONE_BETTER = {"en": pattern("claims.none_better"), "zh": pattern("claims.none_better_zh")}
-_ADDED = (pattern("claims.added"), pattern("claims.added_zh"))
-_PRICE_TALK = {"en": pattern("claims.price_talk"), "zh": pattern("claims.price_talk_zh")}
-_NO_PRICE_TALK = pattern("claims.no_price_talk")
+_PRICE_TALK = {"en": "claims.price_talk", "zh": "claims.price_talk_zh"}
+_PRAISE = {"en": "claims.praise", "zh": "claims.praise_zh"}
+_NONE_BETTER = {"en": "claims.none_better", "zh": "claims.none_better_zh"}
+_OTHER_GOODS = {"en": "claims.other_goods", "zh": "claims.other_goods_zh"}
+_ADDED = ("claims.added", "claims.added_zh")
+_OWNER = re.compile(r"['’]s$")
+_SENTENCE = re.compile(r"[.!?…:;\n]+|[\"“”(]")
+_TOKEN = re.compile(r"[A-Za-z][A-Za-z'’-]*")
 _HAN_RUN = re.compile(rf"[{HAN}]+")
 
-# --- G1: numbers ---------------------------------------------------------------------------------------------------
+# --- G1, G17: numbers ----------------------------------------------------------------------------------------------
 
 
 def numbers(case: Case) -> Iterator[Violation]:
@@ -33,56 +38,47 @@ def numbers(case: Case) -> Iterator[Violation]:
 
 
 def _is_fact(quantity: Quantity, case: Case) -> bool:
-    kind, offer = quantity.kind, case.offer
-    if kind in (QuantityKind.NUMBER, QuantityKind.PERCENT, QuantityKind.CODE) and quantity in case.facts.quantities:
+    kind, offer, facts = quantity.kind, case.offer, case.facts
+    if kind in (QuantityKind.NUMBER, QuantityKind.PERCENT, QuantityKind.CODE) and quantity in facts.quantities:
         return True
     if kind is QuantityKind.MONEY:
         return _is_price(quantity, case)
     if kind is QuantityKind.DISCOUNT:
         return offer is not None and offer.type is OfferType.PERCENT and offer.value == quantity.value
     if kind is QuantityKind.DATE:
-        return quantity.unit in _offer_days(case)
+        if offer is None:
+            return False
+        # the first day, the last day and the end of the running offer, with and without the year
+        last = offer.end - timedelta(microseconds=1) if offer.end else None
+        days = [day for day in (offer.start, offer.end, last) if day]
+        return any(quantity.unit in (day.strftime("%m-%d"), day.strftime("%Y-%m-%d")) for day in days)
     if kind is QuantityKind.MULTITUDE:
-        return stem(quantity.unit) in stems(case.facts.words) or stated_by_facts(quantity.unit, case.facts)
-    return any(_says_the_same(quantity, fact, case) for fact in case.facts.quantities)
-
-
-def _says_the_same(quantity: Quantity, fact: Quantity, case: Case) -> bool:
-    if quantity.kind is not fact.kind or quantity.value != fact.value:
-        return False
-    if quantity.unit != fact.unit:  # "eight buns" counts the eight of "8 count" where the item is called buns
-        is_count = fact.unit == "ct" and not quantity.unit
-        return is_count and stem(quantity.role) in stems(read(case.facts.title).words)
-    word = quantity.role
-    return not word or word in word_class("glue") or stem(word) in stems(case.facts.words)
+        return stem(quantity.unit) in stems(facts.words) or stated_by_facts(quantity.unit, facts)
+    for fact in facts.quantities:
+        if kind is fact.kind and quantity.value == fact.value:
+            if quantity.unit == fact.unit:
+                word = quantity.role
+                if not word or word in word_class("glue") or stem(word) in stems(facts.words):
+                    return True
+            elif fact.unit == "ct" and not quantity.unit and stem(quantity.role) in stems(read(facts.title).words):
+                return True  # "eight buns" counts the eight of "8 count" where the item is called buns
+    return False
 
 
 def _is_price(quantity: Quantity, case: Case) -> bool:
     facts, offer, value = case.facts, case.offer, quantity.value
-    if facts.currency is None or value is None or not _names_currency(quantity.span, facts.currency):
+    if facts.currency is None or value is None:
+        return False
+    currency = currency_of(facts.currency)
+    signs = (*currency.signs["en"], *currency.signs["zh"], *currency.chinese_words) if currency else ()
+    sign = "".join(c for c in quantity.span if not (c.isdigit() or c in " ,."))
+    if sign not in {fold(s) for s in (facts.currency, *signs)} and not (currency and sign in currency.words):
         return False
     offered = offer.value if offer and offer.type in (OfferType.AMOUNT, OfferType.COUPON) else None
     amount = {"list": facts.list_price, "": facts.price, "off": offered}.get(quantity.role)
     if amount is None and quantity.role == "":  # "a coupon worth 5 dollars": the offer's value, said without "off"
         amount = offered
     return amount is not None and value == rounded(amount, facts.currency)
-
-
-def _names_currency(span: str, code: str) -> bool:
-    """True when the sign or word beside an amount can mean this currency."""
-    currency = currency_of(code)
-    signs = (*currency.signs["en"], *currency.signs["zh"], *currency.chinese_words) if currency else ()
-    sign = "".join(c for c in span if not (c.isdigit() or c in " ,."))
-    return sign in {fold(s) for s in (code, *signs)} or bool(currency and sign in currency.words)
-
-
-def _offer_days(case: Case) -> set[str]:
-    """The first day, the last day and the end of the running offer, with and without the year."""
-    offer = case.offer
-    if offer is None:
-        return set()
-    last = offer.end - timedelta(microseconds=1) if offer.end else None
-    return {day.strftime(form) for day in (offer.start, offer.end, last) if day for form in ("%m-%d", "%Y-%m-%d")}
 
 
 def currency_format(case: Case) -> Iterator[Violation]:
@@ -104,8 +100,8 @@ def offers(case: Case) -> Iterator[Violation]:
     or an offer runs."""
     running = case.offer
     if running is None and not any(q.kind is QuantityKind.MONEY for q in case.quantities):
-        text = _NO_PRICE_TALK.sub(lambda m: "\x00" * len(m[0]), read(case.own_words).squashed)
-        for match in _PRICE_TALK[case.language].finditer(text):
+        text = pattern("claims.no_price_talk").sub(lambda m: "\x00" * len(m[0]), read(case.own_words).squashed)
+        for match in pattern(_PRICE_TALK[case.language]).finditer(text):
             yield Violation(f"{match[0]!r} speaks of a price and states none", match[0])
     for family in families("offers.toml"):
         if running is None or running.type not in family.offers:
@@ -123,7 +119,11 @@ def offers(case: Case) -> Iterator[Violation]:
 def proofs(case: Case) -> Iterator[Violation]:
     """G3: no claim without its proof: cures, certificates, awards, ranks, ratings, sales, urgency, materials, ..."""
     yield from _comparisons(case)
-    yield from _ingredients(case)
+    if not case.request.evidence.get("composition"):  # what was added or smells through stands among the facts
+        for match in (m for shape in _ADDED for m in pattern(shape).finditer(case.reading.squashed)):
+            name = next(value for value in match.groups() if value)
+            if not (stated_by_facts(name, case.facts) or used_with(name, case.facts)):
+                yield Violation(f"{match[0]!r} names what the facts do not hold", match[0])
     for family in families("claims.toml"):
         if not _is_proven(family, case):
             for phrase in family.find(read(case.own_words) if family.from_facts else case.reading):
@@ -142,27 +142,97 @@ def _is_proven(family: Family, case: Case) -> bool:
 
 def _comparisons(case: Case) -> Iterator[Violation]:
     """No comparison with other products of the kind, no "none is better", no praise in others' names."""
-    text, title = case.reading.squashed, read(case.facts.title)
-    if case.language == "en":
+    title, language = read(case.facts.title), case.language
+    if language == "en":
         names = {re.escape(stem(w)) for w in title.words if w.isascii() and w.isalpha() and len(w) > 2}
-        other_goods = "claims.other_goods"
     else:
         names = {run[i : i + 2] for run in _HAN_RUN.findall(title.folded) for i in range(len(run) - 1)}
-        other_goods = "claims.other_goods_zh"
-    shapes = [(_PRAISE[case.language], "rating"), (_NONE_BETTER[case.language], "comparison")]
+    shapes = [(pattern(_PRAISE[language]), "rating"), (pattern(_NONE_BETTER[language]), "comparison")]
     if names:
-        shapes.append((pattern(other_goods, NAMES="|".join(sorted(names))), "comparison"))
+        shapes.append((pattern(_OTHER_GOODS[language], NAMES="|".join(sorted(names))), "comparison"))
     for shape, proof in shapes:
         if not case.request.evidence.get(proof):
-            yield from (Violation(f"{m[0]!r} speaks of others without proof", m[0]) for m in shape.finditer(text))
+            for match in shape.finditer(case.reading.squashed):
+                yield Violation(f"{match[0]!r} speaks of others without proof", match[0])
 
 
-def _ingredients(case: Case) -> Iterator[Violation]:
-    """What the text says was added or smells through stands among the facts."""
-    if case.request.evidence.get("composition"):
-        return
-    for shape in _ADDED:
-        for match in shape.finditer(case.reading.squashed):
-            name = next(value for value in match.groups() if value)
-            if not (stated_by_facts(name, case.facts) or used_with(name, case.facts)):
-                yield Violation(f"{match[0]!r} names what the facts do not hold", match[0])
+# --- G4, G5: names -------------------------------------------------------------------------------------------------
+
+
+def foreign_names(case: Case) -> Iterator[Violation]:
+    """G4: no brand but the item's own, and no capitalised name inside a sentence that the facts do not hold."""
+    yield from _foreign_brands(case)
+    allowed = {*table("brands.toml")["proper_words"], *stems(case.facts.words)}
+    if case.language == "en":
+        tokens = _inner_capitals(case.own_words)
+    else:  # capitalised Latin words in a Chinese text, but for short ones such as T in T恤
+        tokens = (token for token in _TOKEN.findall(case.own_words) if len(token) > 2 and token[0].isupper())
+    for token in tokens:
+        parts = {stem(part) for part in re.split(r"['’-]", fold(token)) if part}
+        if not (fold(token) in allowed or stem(fold(token)) in allowed or parts <= allowed or token.isupper()):
+            yield Violation(f"{token!r} is a name that the facts do not hold", token)
+    # Chinese writes names without capitals; what follows 来自 or 搭载 names a place, a maker or a part. The facts hold
+    # it when they hold its first two characters.
+    for match in pattern("naming.origin").finditer(case.reading.folded):
+        name = match["name"] or match["by"]
+        common = any(word in name for word in table("brands.toml")["common_origins"])
+        if not common and name[:2] not in case.facts.folded:
+            yield Violation(f"{match[0]!r} names what the facts do not hold", name)
+
+
+def _foreign_brands(case: Case) -> Iterator[Violation]:
+    own_brand, brands = read(case.facts.brand or "").words, _brands(case.request.known_brands)
+    words, longest = case.reading.words, limit("max_brand_words")
+    fact_words = {read(text).words for text in case.facts.texts}
+    for start in range(len(words)):
+        for size in range(1, min(longest, len(words) - start) + 1):
+            gram = words[start : start + size]
+            name = brands.get(gram)
+            if not name or gram == own_brand or any(_within(gram, text) for text in fact_words):
+                continue
+            # a brand that is a plain word, such as "Dove", is meant only with a capital inside a sentence
+            plain = len(gram) == 1 and gram[0] in table("brands.toml")["plain_words"]
+            if not plain or any(fold(token) == gram[0] for token in _inner_capitals(case.text)):
+                yield Violation(f"{name!r} is another brand", name)
+
+
+@lru_cache(maxsize=8)
+def _brands(known_brands: frozenset[str]) -> Mapping[tuple[str, ...], str]:
+    """Folded words of a brand -> the brand as the catalogue or the list has it."""
+    names = [*table("brands.toml")["famous"], *sorted(known_brands)]
+    return {words: name for name in names if (words := read(name).words) and (len(words) > 1 or len(words[0]) > 1)}
+
+
+def _within(gram: tuple[str, ...], text: tuple[str, ...]) -> bool:
+    return any(text[i : i + len(gram)] == gram for i in range(len(text) - len(gram) + 1))
+
+
+def _inner_capitals(text: str) -> Iterator[str]:
+    """Capitalised words inside a sentence, none from a line written in title case; and an owner at its beginning."""
+    for sentence in _SENTENCE.split(text):
+        tokens = _TOKEN.findall(sentence)
+        inner = [t for t in tokens[1:] if t[0].isupper()]
+        if tokens and tokens[0][0].isupper() and _OWNER.search(tokens[0]):
+            yield tokens[0]
+        if len(tokens) < 4 or len(inner) < limit("title_case_share") * (len(tokens) - 1):
+            yield from inner if len(tokens) > 1 and len(inner) < len(tokens) - 1 else ()
+
+
+def product_named(case: Case) -> Iterator[Violation]:
+    """G5: the title's head word, or the narrowest category, stands in the text."""
+    text = tuple(stem(word) for word in case.reading.words)
+    names = (tuple(stem(word) for word in read(name).words) for name in head_names(case))
+    if not any(name and _within(name, text) for name in names):
+        yield Violation(f"the product {case.facts.title!r} is not named")
+
+
+def head_names(case: Case) -> list[str]:
+    """What counts as naming: the title, the last and longest words of its spellings, and the narrowest category."""
+    facts = case.facts
+    names = [facts.title, *facts.category[-1:]]
+    for title in (facts.title, *facts.spellings):
+        han = "".join(_HAN_RUN.findall(fold(title)))
+        latin = [w for w in read(title).words if len(w) > 2 and w.isalpha() and w.isascii()]
+        pairs = [han[i : i + 2] for i in range(len(han) - 1)]
+        names += [*latin[-2:], *sorted(latin, key=len)[-1:], *pairs[-3:]]
+    return names

@@ -1,4 +1,5 @@
-"""G6, G7, G11, G12, G14: the text fits its channel and language, reads like a text, and sounds like the brand."""
+"""G6 to G12, G14: the text fits its channel and language, reads like a text, sounds like the brand, and holds nothing
+personal, nothing foul, nothing that leaks out of the machine."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 
-from recllm.adcopy.lexicon import HAN, limit, pattern, phrase_pattern, word_class, words
+from recllm.adcopy.lexicon import HAN, families, limit, pattern, phrase_pattern, within, word_class, words
 from recllm.adcopy.verify.case import Case, Violation
 
 _BREAKS_OFF = (
@@ -15,13 +16,10 @@ _BREAKS_OFF = (
     pattern("form.open_clause"),
     pattern("form.open_clause_zh"),
 )
-_OTHER_SCRIPTS = pattern("form.other_scripts")
-_REPEATED_CHARACTER = pattern("form.repeated_character")
-_REPEATED_PIECE = pattern("form.repeated_piece")
-_BLANKS = pattern("form.blanks")
-_REPEATED_WORD = pattern("form.repeated_word")
 _SENTENCE_END = re.compile(r"[.!?\n]")
 _HAN = re.compile(f"[{HAN}]")
+
+# --- G6, G7: channel -----------------------------------------------------------------------------------------------
 
 
 def fits_channel(case: Case) -> Iterator[Violation]:
@@ -55,11 +53,97 @@ def is_emoji(c: str) -> bool:
 def mandatory_parts(case: Case) -> Iterator[Violation]:
     """G7: the text ends with what its channel demands inside of it, such as the way to opt out.
 
-    What code adds when a text leaves (`recllm.adcopy.mandatory`) is not asked for here.
+    What code adds when a text leaves (`recllm.adcopy.channels.complete`) is not asked for here.
     """
     channel = case.request.limits
     if channel.closings and not case.text.rstrip(" 。.").endswith(channel.closings):
         yield Violation(f"{channel.name} ends with {' or '.join(channel.closings)}", case.text[-20:])
+
+
+# --- G8, G9, G10: nothing personal, foul or leaked -----------------------------------------------------------------
+
+
+def personal_data(case: Case) -> Iterator[Violation]:
+    """G8: no e-mail, phone, card or identity number, and no word on what the shop knows of the person."""
+    text = case.reading.folded
+    for name, remark in (
+        ("people.email", "is an e-mail address"),
+        ("people.ip_address", "is an IP address"),
+        ("people.pseudonym", "is a person's pseudonym"),
+        ("people.observed", "tells the person what the shop has seen of them"),
+    ):
+        for match in pattern(name).finditer(text):
+            yield Violation(f"{match[0]!r} {remark}", match[0])
+    for match in pattern("people.phone").finditer(text):
+        if within("phone_digits", sum(c.isdigit() for c in match[0])):
+            yield Violation(f"{match[0]!r} reads like a phone number", match[0])
+    for match in pattern("people.digits").finditer(text):
+        digits = re.sub(r"[ -]", "", match[0])
+        if is_card(digits) or is_chinese_id(digits):
+            yield Violation("holds a card or identity number", match[0])
+    for match in pattern("people.iban").finditer(text):
+        if is_iban(match[0].replace(" ", "")):
+            yield Violation("holds a bank account number", match[0])
+    yield from _phrases("G8", case)
+
+
+def is_card(digits: str) -> bool:
+    """Luhn's check over 14 to 19 digits."""
+    if not (digits.isdigit() and within("card_digits", len(digits))) or len(set(digits)) == 1:
+        return False
+    doubled = [int(d) * (2 if i % 2 else 1) for i, d in enumerate(reversed(digits))]
+    return sum(d - 9 if d > 9 else d for d in doubled) % 10 == 0
+
+
+def is_chinese_id(text: str) -> bool:
+    """The 18-character identity number of GB 11643, by its check character."""
+    if not re.fullmatch(r"\d{17}[\dx]", text):
+        return False
+    weights = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
+    return "10x98765432"[sum(int(d) * w for d, w in zip(text, weights, strict=False)) % 11] == text[-1]
+
+
+def is_iban(text: str) -> bool:
+    """ISO 13616, by its remainder of 97."""
+    if not (15 <= len(text) <= 34 and text.isalnum() and text.isascii()):
+        return False
+    return int("".join(str(int(c, 36)) for c in text[4:] + text[:4])) % 97 == 1
+
+
+def clean_language(case: Case) -> Iterator[Violation]:
+    """G9: no profanity, slur or violence, in English or Chinese."""
+    yield from _phrases("G9", case)
+
+
+def leaks(case: Case) -> Iterator[Violation]:
+    """G10: no piece of the prompt, no role token, no talk of prompts, no address, handle or link."""
+    for name, remark in (
+        ("reading.role_token", "belongs to a prompt"),
+        ("people.contact", "is an address, a handle or a contact"),
+    ):
+        for match in pattern(name).finditer(case.reading.folded):
+            yield Violation(f"{match[0]!r} {remark}", match[0])
+    yield from _phrases("G10", case)
+    if case.prompt:
+        size = limit("prompt_words")[case.language]
+        prompted = grams(words(case.prompt), size)
+        repeated = next((gram for gram in grams(words(case.own_words), size) if gram in prompted), None)
+        if repeated:
+            yield Violation("repeats the prompt", (" " if case.language == "en" else "").join(repeated))
+
+
+def grams(tokens: tuple[str, ...], size: int) -> set[tuple[str, ...]]:
+    return {tokens[i : i + size] for i in range(len(tokens) - size + 1)}
+
+
+def _phrases(guarantee: str, case: Case) -> Iterator[Violation]:
+    for family in families("language.toml"):
+        if family.guarantee == guarantee:
+            for phrase in family.find(case.reading):
+                yield Violation(f"{phrase!r} {family.message or 'must not be said'}", phrase)
+
+
+# --- G11, G12, G14: language and voice -----------------------------------------------------------------------------
 
 
 def right_language(case: Case) -> Iterator[Violation]:
@@ -67,7 +151,7 @@ def right_language(case: Case) -> Iterator[Violation]:
     text = case.own_words
     letters = sum(c.isalpha() for c in text)
     han = "".join(_HAN.findall(text))
-    if foreign := _OTHER_SCRIPTS.search(text):
+    if foreign := pattern("form.other_scripts").search(text):
         yield Violation(f"{foreign[0]!r} is of another script", foreign[0])
     if case.language == "zh":
         if letters and len(han) < limit("min_han_share") * letters:
@@ -87,13 +171,14 @@ def is_foreign(text: str) -> bool:
 def well_formed(case: Case) -> Iterator[Violation]:
     """G12: no loops, no shouting: repeated words and characters, capitals, exclamation marks, emoji."""
     text = case.own_words
-    if run := _REPEATED_CHARACTER.search(text) or _REPEATED_PIECE.search(case.text) or _BLANKS.search(case.text):
+    repeats = (("form.repeated_character", text), ("form.repeated_piece", case.text), ("form.blanks", case.text))
+    if run := next(filter(None, (pattern(name).search(searched) for name, searched in repeats)), None):
         yield Violation("repeats characters", run[0][:20])
     tokens = words(text)
     trigrams = Counter(tokens[i : i + 3] for i in range(len(tokens) - 2)).most_common(1)
     if trigrams and trigrams[0][1] > limit("max_repeats"):
         yield Violation("repeats itself", " ".join(trigrams[0][0]))
-    if repeated := _REPEATED_WORD.search(text):
+    if repeated := pattern("form.repeated_word").search(text):
         yield Violation("repeats a word", repeated[0][:40])
     letters = [c for c in text if c.isalpha() and c.isascii()]
     capitals = sum(c.isupper() for c in letters)

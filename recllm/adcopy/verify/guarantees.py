@@ -8,34 +8,46 @@ The word lists, patterns and limits are data, in `recllm/adcopy/data/`. They hel
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations, pairwise
 
 from recllm.adcopy.lexicon import fold, limit, words
-from recllm.adcopy.request import CopyRequest, FactSheet
-from recllm.adcopy.verify import claims, form, naming, people, rules
+from recllm.adcopy.packs import Rule
+from recllm.adcopy.request import CopyRequest, FactSheet, OfferType
+from recllm.adcopy.verify import claims, form
 from recllm.adcopy.verify.case import Case, Violation
-from recllm.adcopy.verify.rules import RuleWarning
 from recllm.schema import Check
 
 GUARANTEES: Mapping[str, Callable[[Case], Iterator[Violation]]] = {
     "G1": claims.numbers,
     "G2": claims.offers,
     "G3": claims.proofs,
-    "G4": naming.foreign_names,
-    "G5": naming.product_named,
+    "G4": claims.foreign_names,
+    "G5": claims.product_named,
     "G6": form.fits_channel,
     "G7": form.mandatory_parts,
-    "G8": people.personal_data,
-    "G9": people.clean_language,
-    "G10": people.leaks,
+    "G8": form.personal_data,
+    "G9": form.clean_language,
+    "G10": form.leaks,
     "G11": form.right_language,
     "G12": form.well_formed,
     "G14": form.in_voice,
     "G17": claims.currency_format,
 }
 """Those on the words of one text. G13 is `variants_differ`; G15, G16 and G18 stand in `recllm.adcopy.record`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleWarning:
+    """A phrase that keeps no text back and asks for a person's eyes."""
+
+    guarantee: str
+    rule: str
+    """Pack and rule, such as "us_ftc/new"."""
+    span: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +70,44 @@ def review(text: str, request: CopyRequest, *, facts: FactSheet | None = None, p
         message = f"the text has {len(text)} characters; no channel takes more than {limit('max_text')}"
         return Review((Check(guarantee="G6", passed=False, message=message),))
     case = Case(text=text, facts=facts or request.facts(), request=request, prompt=prompt)
-    broken = rules.broken_rules(case)
+    forbidden: dict[str, list[Violation]] = defaultdict(list)
+    warnings: list[RuleWarning] = []
+    rules = [(f"{pack.name}/{rule.id}", rule) for pack in request.packs for rule in pack.rules]
+    for name, rule in rules:
+        if case.language not in rule.languages or is_allowed(rule, case):
+            continue
+        remedy = "" if rule.evidence == "never" else f"; needs {rule.evidence}"
+        for phrase in rule.find(case.reading):
+            message = f"{phrase!r} {rule.message} ({rule.citation}{remedy})"
+            if rule.severity == "error":
+                forbidden[rule.guarantee].append(Violation(message, phrase))
+            else:
+                warnings.append(RuleWarning(guarantee=rule.guarantee, rule=name, span=phrase, message=message))
     checks: list[Check] = []
     for name, guarantee in GUARANTEES.items():
-        violations = chain(guarantee(case), rules.violations(broken, name))
+        violations = chain(guarantee(case), forbidden[name])
         faults = [Check(guarantee=name, passed=False, message=v.message, span=v.span) for v in violations]
         checks += faults or [Check(guarantee=name, passed=True)]
-    return Review(tuple(checks), rules.warnings(broken))
+    return Review(tuple(checks), tuple(warnings))
+
+
+def is_allowed(rule: Rule, case: Case) -> bool:
+    """True when the rule's evidence is there, or the statement that it demands."""
+    if rule.demands and fold(rule.demands) in case.reading.folded:
+        return True
+    if rule.evidence == "list_price":
+        return case.facts.list_price is not None
+    subject, _, detail = rule.evidence.partition(".")
+    if subject != "offer":
+        return rule.evidence != "never" and bool(case.request.evidence.get(rule.evidence))
+    running = case.offer
+    if running is None:
+        return False
+    if detail == "end":
+        return running.end is not None
+    if detail == "price":
+        return running.type in (OfferType.PERCENT, OfferType.AMOUNT, OfferType.COUPON)
+    return running.type == detail
 
 
 def verify(text: str, request: CopyRequest, *, facts: FactSheet | None = None, prompt: str = "") -> tuple[Check, ...]:
