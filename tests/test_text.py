@@ -25,9 +25,8 @@ from recllm.schema import Action, HistoryLine, Profile, Share
 from recllm.text.injection import neutralise
 from recllm.text.items import item_names, item_texts, price_texts
 from recllm.text.reasons import reason_kinds, reason_text
-from recllm.text.templates import LOCALES, Prompts, Template
+from recllm.text.templates import LOCALES, Prompts, Template, natural
 from recllm.text.users import UserTexts, fit, profile_texts, user_texts
-from recllm.text.words import natural
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden"
@@ -459,7 +458,7 @@ class WordCounter:
 def test_nobody_has_no_text() -> None:
     empty = UserTexts(basics="", purchases="", browsing="")
     assert user_texts(NOBODY, ITEMS) == empty
-    assert user_texts(NOBODY, ITEMS, encoder=WordCounter()) == empty
+    assert profile_texts([NOBODY], ITEMS, encoder=WordCounter()) == [empty]
     assert profile_texts([], ITEMS, encoder=WordCounter()) == []
 
 
@@ -471,7 +470,7 @@ def test_a_batch_equals_single_calls() -> None:
 @given(budget=st.integers(0, 90), glue=st.integers(0, 3))
 def test_a_text_is_the_longest_run_of_whole_lines_within_the_budget(budget: int, glue: int) -> None:
     counter = WordCounter(glue)
-    whole, short = user_texts(ANN, ITEMS), user_texts(ANN, ITEMS, encoder=counter, budget=budget)
+    whole, short = user_texts(ANN, ITEMS), profile_texts([ANN], ITEMS, encoder=counter, budget=budget)[0]
     for part in ("basics", "purchases", "browsing"):
         lines, kept = getattr(whole, part).splitlines(), getattr(short, part).splitlines()
         assert kept == lines[: len(kept)]
@@ -493,7 +492,7 @@ def test_fit_handles_texts_without_lines() -> None:
 
 
 def test_max_lines_keeps_the_heaviest() -> None:
-    lines = user_texts(ANN, ITEMS, max_lines=1)
+    (lines,) = profile_texts([ANN], ITEMS, max_lines=1)
     assert "ice - crushed" in lines.purchases and "globe" not in lines.purchases
     assert "Desk lamp" in lines.browsing and "globe" not in lines.browsing
 

@@ -25,8 +25,7 @@ from recllm.adcopy.verify.case import Case
 from recllm.adcopy.verify.guarantees import likeness, variants_differ, verify
 from recllm.errors import UsageError
 from recllm.schema import AdCopy, Check, Encoder, Generator, ReasonKind
-from recllm.text.templates import Prompts
-from recllm.text.words import natural
+from recllm.text.templates import Prompts, natural
 
 TEMPLATE = "template"
 """What `AdCopy.generator` says of the shop's own lines."""

@@ -35,7 +35,6 @@ from recllm.errors import UsageError
 from recllm.policy import Policy
 from recllm.schema import BROWSING, Action
 from recllm.text.templates import Prompts
-from recllm.text.words import cleaner
 
 By = Literal["auto", "month", "quarter", "mass"]
 
@@ -260,7 +259,7 @@ def _interests(
     rows = dataset.items[items]
     paths = [tuple(part for part in path or () if part) for path in rows["category"].to_list()]
     titles = [title or "" for title in rows["title"].to_list()]
-    clean = cleaner(prompts.short_forms())
+    clean = prompts.cleaner()
     if any(paths):
         level = _level([paths[i] for i in inverse])
         names = [clean(path[:level][-1], NAME_CHARS) if path else UNKNOWN for path in paths]

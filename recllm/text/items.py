@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from recllm.errors import DataError
 from recllm.text.injection import TITLE_CHARS, neutralise
 from recllm.text.templates import Prompts
-from recllm.text.words import cleaner
 
 if TYPE_CHECKING:  # ad text reads this room too, and does without tables
     import polars as pl
@@ -36,7 +35,7 @@ def item_texts(items: pl.DataFrame, locale: str = "en", *, prompts: Prompts | No
     without a title is called by its narrowest category. Raises `DataError` for attributes that are not JSON.
     """
     prompts = prompts or Prompts.load()
-    template, clean = prompts.template("item", locale), cleaner(prompts.short_forms())
+    template, clean = prompts.template("item", locale), prompts.cleaner()
 
     @cache
     def text(
@@ -66,7 +65,7 @@ def item_texts(items: pl.DataFrame, locale: str = "en", *, prompts: Prompts | No
 def item_names(items: pl.DataFrame, locale: str = "en", *, prompts: Prompts | None = None) -> list[str]:
     """What to call each item when speaking to a person: its title, or else its narrowest category; harmless."""
     prompts = prompts or Prompts.load()
-    clean = cleaner(prompts.short_forms())
+    clean = prompts.cleaner()
     unnamed = prompts.template("item.unnamed", locale).render({})
     rows = zip(items["title"].to_list(), items["category"].to_list(), strict=True)
     return [_name(clean, title, path or ()) or unnamed for title, path in rows]
@@ -109,7 +108,7 @@ def price_texts(
     named. Prices of different currencies are not compared.
     """
     prompts = prompts or Prompts.load()
-    template, clean = prompts.template("price", locale), cleaner(prompts.short_forms())
+    template, clean = prompts.template("price", locale), prompts.cleaner()
 
     @cache
     def text(band: str | None, group: str | None) -> str:

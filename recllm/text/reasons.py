@@ -7,7 +7,6 @@ from typing import Any
 from recllm.errors import PromptError
 from recllm.text.injection import TITLE_CHARS, neutralise
 from recllm.text.templates import Prompts
-from recllm.text.words import cleaner
 
 _RUNNING_TEXT = {"title", "category", "name"}
 """Facts told in running text; a brand and a person's own answers keep their spelling."""
@@ -32,7 +31,7 @@ def reason_text(kind: str, locale: str = "en", *, prompts: Prompts | None = None
     prompts = prompts or Prompts.load()
     if kind not in reason_kinds(prompts):
         raise PromptError(f"no reason of kind {kind!r}; there are: {', '.join(reason_kinds(prompts))}")
-    clean = cleaner(prompts.short_forms())
+    clean = prompts.cleaner()
     values = {}
     for name, value in facts.items():
         if isinstance(value, str) and name in _RUNNING_TEXT:

@@ -14,14 +14,15 @@ The template's name is the file's NAME, or NAME.PART for one of several. The hea
 that the body uses, and `render` must be given exactly those: None or an empty list says "not known", leaving one out
 is an error. Templates can neither include files nor call into Python; values are data and are never read as a template.
 
-`short_forms.LOCALE.txt` is the one other kind of file: lines "FRZN = frozen", and comments after "#".
+`short_forms.LOCALE.txt` is the one other kind of file: lines "FRZN = frozen", and comments after "#". With them the
+house style of catalogues becomes running text: encoders and readers both know "frozen pizza" better than "FRZN PIZZA".
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib import resources
@@ -150,6 +151,16 @@ class Prompts:
         """Capital word -> what it stands for, of every language: catalogues mix them."""
         return {short: long for words in self.words.values() for short, long in words.items()}
 
+    def cleaner(self) -> Callable[[str, int], str]:
+        """A function (text, characters at most) -> harmless running text, which remembers its answers."""
+        short_forms = self.short_forms()
+
+        @cache
+        def clean(text: str, max_chars: int) -> str:
+            return natural(neutralise(text, max_chars=max_chars), short_forms)
+
+        return clean
+
     def names(self) -> tuple[str, ...]:
         """All template names, sorted."""
         return tuple(sorted({name for name, _ in self.templates}))
@@ -250,3 +261,35 @@ def _harmless(value: Any, template: Template, variable: str) -> Any:
         return [_harmless(v, template, variable) for v in value]
     kind = type(value).__name__
     raise PromptError(f"{template.file}: {variable} is a {kind}; give text, numbers, lists or mappings of these")
+
+
+# --- running text --------------------------------------------------------------------------------------------------
+
+_SMALL = re.compile(r"[a-zà-öø-ÿ]")
+_SHOUTED_WORD = re.compile(r"[A-ZÀ-ÖØ-Þ]{4}")
+_SHOUTED_AMOUNT = re.compile(r"\d\s?[A-Z]")
+_WORD = re.compile(r"[A-Z]+")
+_CUT_BRACKET = re.compile(r"\s*\([^()]*(?:\([^()]*)*$")
+_CJK = "\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uff60"
+_CUT_WORDS = re.compile(rf"(?<=[{_CJK}])\s+(?=[{_CJK}0-9])|(?<=[0-9])\s+(?=[{_CJK}])")
+
+
+def natural(text: str, short_forms: Mapping[str, str]) -> str:
+    """`text` as running text. Idempotent. `short_forms`: capital word -> what it stands for.
+
+    Decided without a measurement:
+
+    * A text without a single small letter is put in small letters when it holds a word of four letters or more, or an
+      amount ("22 LB"). Short codes such as "XL" or "TV" stay as they are. Only such texts have short forms written out.
+    * A bracket that was opened and cut off by a field's length ("CANDY (INCLUDING") is dropped.
+    * Chinese and Japanese texts that were cut into words are joined again: a space goes when both its neighbours are
+      such characters, or one is and the other is a digit. Spaces beside Latin words stay ("Nike 男鞋").
+
+    Brand names are never changed.
+    """
+    text = _CUT_BRACKET.sub("", text) or text
+    if not text.isascii():
+        text = _CUT_WORDS.sub("", text)
+    if not _SMALL.search(text) and (_SHOUTED_WORD.search(text) or _SHOUTED_AMOUNT.search(text)):
+        text = _WORD.sub(lambda m: short_forms.get(m[0], m[0]), text).lower()
+    return text

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
-from recllm.schema import Encoder, Profile
+from recllm.schema import Encoder, HistoryLine, Profile
 from recllm.text.injection import neutralise
-from recllm.text.items import ATTRIBUTE_CHARS, CATEGORY_CHARS, item_names
+from recllm.text.items import ATTRIBUTE_CHARS, CATEGORY_CHARS, Clean, item_names
 from recllm.text.templates import Prompts
-from recllm.text.words import cleaner
 
 if TYPE_CHECKING:
     import polars as pl
@@ -30,20 +29,9 @@ class UserTexts:
     browsing: str
 
 
-def user_texts(
-    profile: Profile,
-    items: pl.DataFrame,
-    locale: str = "en",
-    *,
-    encoder: Encoder | None = None,
-    budget: int | None = None,
-    max_lines: int = MAX_LINES,
-    prompts: Prompts | None = None,
-) -> UserTexts:
+def user_texts(profile: Profile, items: pl.DataFrame, locale: str = "en") -> UserTexts:
     """The three texts of one person; see `profile_texts`."""
-    return profile_texts(
-        [profile], items, locale, encoder=encoder, budget=budget, max_lines=max_lines, prompts=prompts
-    )[0]
+    return profile_texts([profile], items, locale)[0]
 
 
 def profile_texts(
@@ -61,8 +49,18 @@ def profile_texts(
     With an `encoder`, each part has at most `budget` of its tokens (its own limit when None): whole lines are dropped
     from the end, where the lightest stand, and never cut. `items` are the dataset's; an unknown item gives no line.
     """
-    lines_of = _ProfileLines(prompts or Prompts.load(), locale, profiles, items)
-    parts = [part for profile in profiles for part in lines_of(profile, max_lines)]
+    prompts = prompts or Prompts.load()
+    clean = prompts.cleaner()
+    item_ids = {line.item_id for profile in profiles for line in (*profile.purchases, *profile.browsing)}
+    rows = items.filter(items["item_id"].is_in(list(item_ids)))
+    names = dict(zip(rows["item_id"].to_list(), item_names(rows, locale, prompts=prompts), strict=True))
+    parts: list[list[str]] = []
+    for profile in profiles:
+        basics = _basics(profile, clean)
+        purchases = chain(_favourites(profile, clean), _history("purchases", profile.purchases[:max_lines], names))
+        browsing = _history("browsing", profile.browsing[:max_lines], names)
+        for lines in (basics, purchases, browsing):
+            parts.append([prompts.template(name, locale).render(values) for name, values in lines])
     texts = ["\n".join(lines) for lines in parts]
     if encoder is not None:
         texts = fit(parts, encoder.count_tokens, encoder.max_tokens if budget is None else budget)
@@ -72,61 +70,32 @@ def profile_texts(
     ]
 
 
-class _ProfileLines:
-    """What all lines of one call share: templates, and the names of the items that occur."""
+Lines = Iterator[tuple[str, dict[str, object]]]
+"""(template, its values) of each line, the most telling first."""
 
-    def __init__(self, prompts: Prompts, locale: str, profiles: Sequence[Profile], items: pl.DataFrame) -> None:
-        self._clean = cleaner(prompts.short_forms())
-        self._prompts, self._locale = prompts, locale
-        item_ids = {line.item_id for profile in profiles for line in (*profile.purchases, *profile.browsing)}
-        rows = items.filter(items["item_id"].is_in(list(item_ids)))
-        self._names = dict(zip(rows["item_id"].to_list(), item_names(rows, locale, prompts=prompts), strict=True))
 
-    def __call__(self, profile: Profile, max_lines: int) -> tuple[list[str], list[str], list[str]]:
-        """The lines of I, B and H, the most telling first."""
-        bought = [line for line in profile.purchases[:max_lines] if line.item_id in self._names]
-        browsed = [line for line in profile.browsing[:max_lines] if line.item_id in self._names]
-        purchases = [
-            self._line(
-                "user_purchases.line",
-                item=self._names[line.item_id],
-                count=line.count,
-                interval_days=line.interval_days,
-                days_since=line.days_since,
-            )
-            for line in bought
-        ]
-        browsing = [
-            self._line(
-                "user_browsing.line",
-                item=self._names[line.item_id],
-                action=line.action.value,
-                count=line.count,
-                days_since=line.days_since,
-            )
-            for line in browsed
-        ]
-        return list(self._basics(profile)), [*self._favourites(profile), *purchases], browsing
+def _basics(profile: Profile, clean: Clean) -> Lines:
+    for name, answer in profile.basics.items():
+        if value := neutralise(answer, max_chars=ATTRIBUTE_CHARS):
+            yield "user_basics", {"name": clean(name.replace("_", " "), ATTRIBUTE_CHARS), "value": value}
 
-    def _basics(self, profile: Profile) -> Iterator[str]:
-        for name, answer in profile.basics.items():
-            value = neutralise(answer, max_chars=ATTRIBUTE_CHARS)
-            if value:
-                yield self._line("user_basics", name=self._clean(name.replace("_", " "), ATTRIBUTE_CHARS), value=value)
 
-    def _favourites(self, profile: Profile) -> Iterator[str]:
-        categories = [self._clean(s.name, CATEGORY_CHARS) for s in profile.favourite_categories[:FAVOURITES]]
-        if any(categories):
-            yield self._line("user_purchases.categories", names=[c for c in categories if c])
-        brands = [neutralise(s.name, max_chars=CATEGORY_CHARS) for s in profile.favourite_brands[:FAVOURITES]]
-        if any(brands):
-            yield self._line("user_purchases.brands", names=[b for b in brands if b])
-        if profile.price_band is not None:
-            low, middle, high = profile.price_band
-            yield self._line("user_purchases.prices", low=low, middle=middle, high=high)
+def _favourites(profile: Profile, clean: Clean) -> Lines:
+    categories = [clean(share.name, CATEGORY_CHARS) for share in profile.favourite_categories[:FAVOURITES]]
+    brands = [neutralise(s.name, max_chars=CATEGORY_CHARS) for s in profile.favourite_brands[:FAVOURITES]]
+    for template, names in (("user_purchases.categories", categories), ("user_purchases.brands", brands)):
+        if any(names):
+            yield template, {"names": [name for name in names if name]}
+    if profile.price_band is not None:
+        yield "user_purchases.prices", dict(zip(("low", "middle", "high"), profile.price_band, strict=True))
 
-    def _line(self, template: str, /, **values: object) -> str:
-        return self._prompts.template(template, self._locale).render(values)
+
+def _history(part: str, lines: Sequence[HistoryLine], names: Mapping[str, str]) -> Lines:
+    for line in lines:
+        if line.item_id in names:
+            special = {"interval_days": line.interval_days} if part == "purchases" else {"action": line.action.value}
+            values = {"item": names[line.item_id], "count": line.count, "days_since": line.days_since}
+            yield f"user_{part}.line", {**values, **special}
 
 
 def fit(texts: Sequence[Sequence[str]], count_tokens: Callable[[Sequence[str]], list[int]], budget: int) -> list[str]:
