@@ -276,7 +276,7 @@ def find_writer(generator: str, workspace: Workspace) -> Generator | None:
 @contextmanager
 def unpacked_generator(generator: str, workspace: Workspace) -> Iterator[None]:
     """Unpacks the generator's weights in another process meanwhile: reading files leaves a core idle."""
-    from recllm.generator.gguf import smollm2_file, unpacked
+    from recllm.generator.locate import smollm2_file, unpacked
 
     file = smollm2_file() if generator in ("auto", "smollm2") else None
     if file is None or find_spec("gguf") is None or find_spec("transformers") is None:

@@ -13,7 +13,7 @@ from recllm.adcopy.opening_line import constraint_for
 from recllm.adcopy.request import CopyRequest, Voice
 from recllm.adcopy.write import sayable_facts
 from recllm.generator.constraint import Constraint, grammar
-from recllm.generator.gguf import smollm2_file
+from recllm.generator.locate import smollm2_file
 from recllm.schema import Item
 
 NOW = datetime(2025, 11, 5, tzinfo=UTC)

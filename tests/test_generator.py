@@ -16,9 +16,8 @@ import pytest
 from recllm.errors import GenerationError, ModelError, UsageError
 from recllm.generator.causal import check_folder
 from recllm.generator.chat import Message, chatml, messages, without
-from recllm.generator.gguf import smollm2_file
 from recllm.generator.http import HttpGenerator
-from recllm.generator.locate import find_generator
+from recllm.generator.locate import find_generator, smollm2_file
 from recllm.generator.scripted import ScriptedGenerator
 from recllm.schema import Generator
 

@@ -17,8 +17,7 @@ from recllm.adcopy.request import CopyRequest
 from recllm.adcopy.write import write_copy
 from recllm.errors import GenerationError, UsageError
 from recllm.generator.constraint import Constraint
-from recllm.generator.gguf import smollm2_file
-from recllm.generator.locate import find_generator
+from recllm.generator.locate import find_generator, smollm2_file
 from recllm.generator.process import Breaker, ProcessGenerator
 from recllm.schema import AdCopy, Generator, Item
 

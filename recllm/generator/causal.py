@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from recllm.encoder.adapters import merge_adapter
 from recllm.encoder.libraries import quiet_loading
 from recllm.errors import ModelError
-from recllm.generator.chat import Message, chatml, messages, plain, without
+from recllm.generator.chat import Message, chatml, messages, without
 
 _FORBIDDEN_KEYS = frozenset({"auto_map", "trust_remote_code", "_attn_implementation_internal", "custom_pipelines"})
 _MAX_JSON = 4 << 20
@@ -64,11 +64,12 @@ def base_hash(folder: Path) -> str:
 
 def rendered(prompt: str, tokenizer: Any) -> str:
     """A prompt as the model reads it, open for its answer."""
-    turns = messages(prompt)
-    return render([Message(turn.role, without(turn.text, tokenizer.all_special_tokens)) for turn in turns], tokenizer)
+    return render(messages(prompt), tokenizer)
 
 
 def render(turns: list[Message], tokenizer: Any, *, open_end: bool = True) -> str:
+    """A conversation in the model's own format, without its control tokens in the texts of the turns."""
+    turns = [Message(turn.role, without(turn.text, tokenizer.all_special_tokens)) for turn in turns]
     vocabulary = tokenizer.get_vocab()
     if "<|im_start|>" in vocabulary and "<|im_end|>" in vocabulary:
         text = chatml(turns)
@@ -76,7 +77,7 @@ def render(turns: list[Message], tokenizer: Any, *, open_end: bool = True) -> st
     if tokenizer.chat_template:
         conversation = [{"role": turn.role, "content": turn.text} for turn in turns]
         return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=open_end))
-    return plain(turns)
+    return "\n".join(turn.text for turn in turns) + "\n"  # a model without a chat format reads the turns as they are
 
 
 def check_folder(folder: Path) -> None:

@@ -49,8 +49,3 @@ def chatml(turns: Sequence[Message]) -> str:
     """ChatML, open for the assistant's answer."""
     conversation = "".join(f"<|im_start|>{turn.role}\n{turn.text}<|im_end|>\n" for turn in turns)
     return f"{conversation}<|im_start|>assistant\n"
-
-
-def plain(turns: Sequence[Message]) -> str:
-    """For models without a chat format: the turns as they are, one after the other."""
-    return "\n".join(turn.text for turn in turns) + "\n"

@@ -1,32 +1,38 @@
-"""A causal language model on this machine, through transformers."""
+"""A causal language model on this machine, through transformers; with llguidance its texts are decoded under a grammar.
+
+Then a token that no sentence of the grammar can hold is never sampled. The masks are filled on the processor and
+applied here: `llguidance.torch` would compile a kernel at its first call.
+"""
 
 from __future__ import annotations
 
 import copy
+import importlib.util
 import inspect
 import threading
 import unicodedata
 from collections import OrderedDict
 from collections.abc import Collection
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 
 from recllm.encoder.adapters import adapter_hash
 from recllm.errors import GenerationError, UsageError
 from recllm.generator.causal import load_causal, render
-from recllm.generator.chat import Message, messages, without
-from recllm.generator.constraint import LANGUAGES, Constraint
-from recllm.generator.grammar import Grammars, has_llguidance
+from recllm.generator.chat import Message, messages
+from recllm.generator.constraint import LANGUAGES, Constraint, grammar
 from recllm.schema import Purpose
 
 MAX_PROMPT_TOKENS = 2_048
 DECODINGS = ("grammar", "mask", "free")
-_KEPT_PREFIXES = 4
+_MAX_PREFIXES = 4
+_MAX_GRAMMARS = 16
 _ENDS = (".", "!", "?", "。", "！", "？")
 _CLASSES = frozenset({"Nd", "Nl", "No", "Sc", "So", "Cc", "Cf"})
 _PART = "\ufffd"
@@ -118,23 +124,20 @@ class LocalGenerator:
 
         Likely means the model's own mean log probability per token. Raises `GenerationError` on any failure.
         """
+        has_grammar = self._grammars is not None and constraint is not None and constraint.language in LANGUAGES
         try:
             devices = [torch.cuda.current_device()] if self._device == "cuda" else []
             with self._lock, torch.inference_mode(), torch.random.fork_rng(devices=devices):
                 torch.manual_seed(seed)
-                rows = self._sample(messages(prompt), n, max_tokens, constraint)
+                rows = self._sample(messages(prompt), n, max_tokens, constraint if has_grammar else None)
         except (RuntimeError, ValueError, TypeError, IndexError, MemoryError) as error:
             raise GenerationError(f"{self.name} failed: {type(error).__name__}: {str(error)[:200]}") from error
         texts = [text.strip() for text in self._tokenizer.batch_decode(rows, skip_special_tokens=True)]
-        if self._holds(constraint):
+        if has_grammar:
             texts = [text for text in texts if text.endswith(_ENDS)]
         if not any(texts):
             raise GenerationError(f"{self.name} finished no text of {max_tokens} tokens within {self._max_time} s")
         return [text for text in texts if text]
-
-    def _holds(self, constraint: Constraint | None) -> bool:
-        """Whether a text comes under a grammar."""
-        return self._grammars is not None and constraint is not None and constraint.language in LANGUAGES
 
     def _sample(self, turns: list[Message], n: int, max_tokens: int, constraint: Constraint | None) -> Any:
         head, tail = self._layout(turns)
@@ -144,7 +147,7 @@ class LocalGenerator:
         cache = self._read(head, ids, n)
         ids = ids.expand(n, -1)
         processors: list[Any] = [self._ban]
-        if self._grammars is not None and constraint is not None and self._holds(constraint):
+        if self._grammars is not None and constraint is not None:
             processors.append(self._grammars.processor(constraint, n, ids.shape[1]))
         output = self._model.generate(
             ids,
@@ -190,7 +193,7 @@ class LocalGenerator:
             cache = DynamicCache(config=self._model.config)
             self._model(self._ids(head), **{self._cache_name: cache}, use_cache=True, logits_to_keep=1)
             self._prefixes[head] = cache
-            if len(self._prefixes) > _KEPT_PREFIXES:
+            if len(self._prefixes) > _MAX_PREFIXES:
                 self._prefixes.popitem(last=False)
         self._prefixes.move_to_end(head)
         return self._prefixes[head]
@@ -201,8 +204,6 @@ class LocalGenerator:
 
     def _layout(self, turns: list[Message]) -> tuple[str, str]:
         """The conversation as the model reads it, cut before the last turn."""
-        control = self._tokenizer.all_special_tokens
-        turns = [Message(turn.role, without(turn.text, control)) for turn in turns]
         conversation = render(turns, self._tokenizer)
         head = render(turns[:-1], self._tokenizer, open_end=False) if len(turns) > 1 else ""
         return (head, conversation[len(head) :]) if conversation.startswith(head) else ("", conversation)
@@ -218,16 +219,6 @@ class _Ban(LogitsProcessor):
         return scores.masked_fill(self._banned[: scores.shape[-1]], -torch.inf)
 
 
-def _grammars(tokenizer: Any, size: int, ends: list[int]) -> Grammars | None:
-    """None without llguidance, and for a tokenizer that it cannot read: then the mask of characters has to do."""
-    if not has_llguidance():
-        return None
-    try:
-        return Grammars(tokenizer, size, ends)
-    except (ValueError, RuntimeError):
-        return None
-
-
 def _vocabulary(tokenizer: Any, size: int, constrained: bool) -> tuple[torch.Tensor, list[int]]:
     """(banned, ends): a bool per token of the vocabulary, and the tokens that end a text."""
     special = set(tokenizer.all_special_ids)
@@ -239,3 +230,82 @@ def _vocabulary(tokenizer: Any, size: int, constrained: bool) -> tuple[torch.Ten
         banned[i] = i in special or "\n" in text or (constrained and any(is_forbidden(c) for c in text))
     banned[ends] = False
     return banned, ends
+
+
+# --- decoding under a grammar ----------------------------------------------------------------------------------------
+
+
+def has_llguidance() -> bool:
+    return importlib.util.find_spec("llguidance") is not None
+
+
+def _grammars(tokenizer: Any, size: int, ends: list[int]) -> Grammars | None:
+    """None without llguidance, and for a tokenizer that it cannot read: then the mask of characters has to do."""
+    if not has_llguidance():
+        return None
+    try:
+        return Grammars(tokenizer, size, ends)
+    except (ValueError, RuntimeError):
+        return None
+
+
+class Grammars:
+    """The grammars of one tokenizer, compiled when first asked for; a request takes copies of its own.
+
+    `size` is the model's vocabulary, which may be larger than the tokenizer's; `ends` the tokens that end a text.
+    Raises `ValueError` for a tokenizer that llguidance cannot read.
+    """
+
+    def __init__(self, tokenizer: Any, size: int, ends: list[int]) -> None:
+        import llguidance.hf
+
+        tokenizer = llguidance.hf.from_tokenizer(tokenizer, n_vocab=size, eos_token=ends)
+        self._size, self._ends = size, ends
+        self._matcher = lru_cache(maxsize=_MAX_GRAMMARS)(partial(_compiled, tokenizer))
+
+    def processor(self, constraint: Constraint, rows: int, start: int) -> GrammarProcessor:
+        """For `rows` texts that begin after `start` tokens. Raises `GenerationError` when the grammar is too large."""
+        base = self._matcher(constraint)
+        return GrammarProcessor([base.deep_copy() for _ in range(rows)], start, self._size, self._ends)
+
+
+def _compiled(tokenizer: Any, constraint: Constraint) -> Any:
+    from llguidance import LLMatcher, LLParserLimits
+
+    limits = LLParserLimits(initial_lexer_fuel=10**9, step_lexer_fuel=10**8, max_lexer_states=10**7)
+    matcher = LLMatcher(tokenizer, grammar(constraint), log_level=0, limits=limits)
+    if matcher.is_error():
+        raise GenerationError(f"the grammar of a line cannot be made: {matcher.get_error()[:200]}")
+    return matcher
+
+
+class GrammarProcessor(LogitsProcessor):
+    """Single use: one matcher per row, which follows what was sampled.
+
+    `scores`: (rows, vocabulary), the logits of the next token; what the grammar does not allow becomes -inf.
+    """
+
+    def __init__(self, matchers: list[Any], start: int, size: int, ends: list[int]) -> None:
+        self._matchers, self._start, self._ends = matchers, start, ends
+        self._open = [True] * len(matchers)
+        self._mask = np.zeros((len(matchers), (size + 31) // 32), dtype=np.int32)
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        from llguidance.numpy import fill_next_token_bitmask
+
+        for row, matcher in enumerate(self._matchers):
+            if self._open[row] and input_ids.shape[1] > self._start:
+                # a row that ended, or whose sentence is whole, takes nothing more than an end
+                token = int(input_ids[row, -1])
+                self._open[row] = token not in self._ends and matcher.consume_token(token) and not matcher.is_stopped()
+            if self._open[row]:
+                fill_next_token_bitmask(matcher, self._mask, row)
+                if matcher.is_error():
+                    raise GenerationError(f"the grammar of a line gave up: {matcher.get_error()[:200]}")
+        bits = np.unpackbits(self._mask.view(np.uint8), axis=1, bitorder="little")[:, : scores.shape[-1]]
+        allowed = torch.from_numpy(bits.astype(bool))
+        for row, open_row in enumerate(self._open):
+            if not open_row:
+                allowed[row] = False
+                allowed[row, self._ends] = True
+        return scores.masked_fill(~allowed.to(scores.device), -torch.inf)
