@@ -88,19 +88,15 @@ def check_folder(folder: Path) -> None:
         raise ModelError(f"{folder} has no config.json")
     for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
         path = folder / name
-        if path.is_file():
-            _check_settings(path)
-
-
-def _check_settings(path: Path) -> None:
-    if path.stat().st_size > _MAX_JSON:
-        raise ModelError(f"{path} is larger than any settings file")
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is not JSON: {error}") from None
-    for key in _keys(settings):
-        if key in _FORBIDDEN_KEYS:
+        if not path.is_file():
+            continue
+        if path.stat().st_size > _MAX_JSON:
+            raise ModelError(f"{path} is larger than any settings file")
+        try:
+            settings = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ModelError(f"{path} is not JSON: {error}") from None
+        if key := next((key for key in _keys(settings) if key in _FORBIDDEN_KEYS), None):
             raise ModelError(f"{path} holds {key!r}, which would run code from the folder; it is refused")
 
 

@@ -94,14 +94,15 @@ def _trie(words: Iterable[str]) -> dict[str, Any]:
 
 
 def _expression(node: dict[str, Any]) -> str:
-    parts = [_either_case(c) + _expression(child) for c, child in sorted(node.items()) if c]
+    parts = []
+    for character, child in sorted(node.items()):
+        if character == " ":
+            parts.append("[ -]" + _expression(child))
+        elif character.isascii() and character.isalpha():
+            parts.append(f"[{character}{character.upper()}]" + _expression(child))
+        elif character:
+            parts.append(re.escape(character) + _expression(child))
     if not parts:
         return ""
     joined = parts[0] if len(parts) == 1 else f"({'|'.join(parts)})"
     return f"({joined})?" if "" in node else joined
-
-
-def _either_case(character: str) -> str:
-    if character == " ":
-        return "[ -]"
-    return f"[{character}{character.upper()}]" if character.isascii() and character.isalpha() else re.escape(character)

@@ -81,15 +81,7 @@ class HttpGenerator:
         return texts[:n]
 
     def _ask(self, body: Mapping[str, Any], deadline: float) -> list[str]:
-        reply = self._post(body, deadline)
-        try:
-            return [str(choice["message"]["content"]).strip() for choice in json.loads(reply)["choices"]] or [""]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            message = f"the text server {self._origin} answered in a form that is not a chat completion"
-            raise GenerationError(message) from None
-
-    def _post(self, body: Mapping[str, Any], deadline: float) -> bytes:
-        """The reply, as long as it is small and in time: a server may drip bytes for ever, or pack them."""
+        """The texts of a reply, as long as it is small and in time: a server may drip bytes for ever, or pack them."""
         headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "recllm"}
         if key := os.environ.get(self._key_variable):
             headers["Authorization"] = f"Bearer {key}"
@@ -112,4 +104,7 @@ class HttpGenerator:
                         raise GenerationError(f"{server} did not finish in time")
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
             raise GenerationError(f"{server} cannot be asked: {type(error).__name__}; is it running?") from None
-        return bytes(reply)
+        try:
+            return [str(choice["message"]["content"]).strip() for choice in json.loads(reply)["choices"]] or [""]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise GenerationError(f"{server} answered in a form that is not a chat completion") from None

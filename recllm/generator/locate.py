@@ -168,21 +168,17 @@ def _unpack(file: Path, folder: Path, digest: str) -> None:
     try:
         _convert(file, temporary)
         (temporary / "source.json").write_text(json.dumps({"file": file.name, "sha256": digest}), encoding="utf-8")
-        _publish(temporary, folder)
+        if folder.exists() and not (folder / "source.json").is_file():
+            shutil.rmtree(folder)
+        try:
+            os.replace(temporary, folder)  # noqa: PTH105 - replaces in one step
+        except OSError:
+            if not (folder / "source.json").is_file():  # otherwise another process was faster, with the same content
+                raise
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"{file} cannot be unpacked to {folder}: {error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _publish(temporary: Path, folder: Path) -> None:
-    if folder.exists() and not (folder / "source.json").is_file():
-        shutil.rmtree(folder)
-    try:
-        os.replace(temporary, folder)  # noqa: PTH105 - replaces in one step
-    except OSError:
-        if not (folder / "source.json").is_file():  # otherwise another process was faster, with the same content
-            raise
 
 
 def _convert(file: Path, folder: Path) -> None:

@@ -21,6 +21,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -153,15 +154,19 @@ class ProcessGenerator:
             self._requests += 1
             try:
                 answer = child.ask({"id": self._requests, **request}, self._deadline)
-                texts = _texts(answer, self._requests, n)
+                texts, refusal = answer.get("texts"), answer.get("error")
+                if answer.get("id") != self._requests:
+                    raise GenerationError("answered something that was not asked")
+                if not isinstance(refusal, str) and not _are_texts(texts):
+                    raise GenerationError(_NO_ANSWER)
             except GenerationError as error:
                 self._end_child()
                 self._count_failure("ended the process, since it", error)
                 raise GenerationError(f"{self.name} {error}; its process was ended") from None
             self.breaker.succeeded()
-        if isinstance(texts, str):  # the model said no, and lives: its process is sound
-            raise GenerationError(f"{self.name}: {texts}")
-        return texts
+        if isinstance(refusal, str):  # the model said no, and lives: its process is sound
+            raise GenerationError(f"{self.name}: {refusal[:300]}")
+        return list(texts or [])[:n]
 
     def close(self) -> None:
         """Ends the child at once, whatever it is doing; nothing can be asked afterwards."""
@@ -234,8 +239,14 @@ class _Child:
         return self._process.poll() is None
 
     def ask(self, request: Mapping[str, Any], deadline: float) -> Mapping[str, Any]:
-        writer = threading.Thread(target=_write, args=(self._process, request), daemon=True)
-        began = time.monotonic()
+        def write() -> None:
+            with suppress(OSError, ValueError):  # it died; the reader says so
+                pipe.write(json.dumps(request).encode() + b"\n")
+                pipe.flush()
+
+        pipe = self._process.stdin
+        assert pipe is not None  # noqa: S101 - it was opened as a pipe
+        writer, began = threading.Thread(target=write, daemon=True), time.monotonic()
         writer.start()  # a child that reads nothing would hold us at the pipe
         writer.join(deadline)
         return self._line(max(0.0, deadline - (time.monotonic() - began)))
@@ -276,16 +287,8 @@ def child_command(
     return [sys.executable, "-P", "-m", "recllm.generator.child", json.dumps(arguments)]
 
 
-def _texts(answer: Mapping[str, Any], request_id: int, n: int) -> list[str] | str:
-    """The texts of an answer, or the model's reason why there are none. Raises `GenerationError` for no answer."""
-    if answer.get("id") != request_id:
-        raise GenerationError("answered something that was not asked")
-    if isinstance(reason := answer.get("error"), str):
-        return reason[:300]
-    texts = answer.get("texts")
-    if not isinstance(texts, list) or not all(isinstance(text, str) and len(text) <= _MAX_TEXT for text in texts):
-        raise GenerationError(_NO_ANSWER)
-    return texts[:n]
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) and len(text) <= _MAX_TEXT for text in value)
 
 
 def _read(process: subprocess.Popen[bytes], lines: Queue[bytes | None]) -> None:
@@ -300,24 +303,13 @@ def _read(process: subprocess.Popen[bytes], lines: Queue[bytes | None]) -> None:
     lines.put(None)
 
 
-def _write(process: subprocess.Popen[bytes], request: Mapping[str, Any]) -> None:
-    assert process.stdin is not None  # noqa: S101 - it was opened as a pipe
-    try:
-        process.stdin.write(json.dumps(request).encode() + b"\n")
-        process.stdin.flush()
-    except (OSError, ValueError):
-        return  # it died; the reader says so
-
-
 def _kill(process: subprocess.Popen[bytes]) -> None:
     """Ends a process at once and collects it; safe to call when it is gone."""
     process.kill()
     process.wait()
-    if process.stdin is not None:
-        try:
+    with suppress(OSError):  # what was not yet written is of no use to anybody
+        if process.stdin is not None:
             process.stdin.close()
-        except OSError:
-            return  # what was not yet written is of no use to anybody
 
 
 def _environment(parent: Mapping[str, str]) -> dict[str, str]:
