@@ -180,10 +180,10 @@ def test_a_missing_and_an_unknown_variable_are_named_with_the_file(tmp_path: Pat
 
 
 def test_the_version_follows_the_words(tmp_path: Path) -> None:
-    first = prompts_of(tmp_path, HELLO).version("hello", "en")
+    first = prompts_of(tmp_path, HELLO).template("hello", "en").version
     assert re.fullmatch(r"hello\.en-v1-[0-9a-f]{8}", first)
-    assert prompts_of(tmp_path, HELLO).version("hello", "en") == first
-    assert prompts_of(tmp_path, HELLO.replace("Hello", "Hullo")).version("hello", "en") != first
+    assert prompts_of(tmp_path, HELLO).template("hello", "en").version == first
+    assert prompts_of(tmp_path, HELLO.replace("Hello", "Hullo")).template("hello", "en").version != first
 
 
 @pytest.mark.parametrize(

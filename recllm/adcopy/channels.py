@@ -11,7 +11,8 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from recllm.adcopy.lexicon import fold, folded_pattern, limit, table
 from recllm.errors import UsageError
@@ -93,12 +94,8 @@ def channel_named(name: str) -> Channel:
 
 @cache
 def channels() -> Mapping[str, Channel]:
-    by_name = {}
-    for name, entry in table("channels.toml").items():
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
-        slots = tuple(Slot(**slot) for slot in values.pop("slots"))
-        by_name[name] = Channel(name=name, slots=slots, **values)
-    return by_name
+    form = TypeAdapter(dict[str, Channel])
+    return form.validate_python({name: {"name": name, **entry} for name, entry in table("channels.toml").items()})
 
 
 # --- lengths -------------------------------------------------------------------------------------------------------

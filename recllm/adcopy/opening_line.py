@@ -9,11 +9,11 @@ from functools import lru_cache
 from itertools import pairwise
 
 from recllm.adcopy.lexicon import HAN, families, fold, limit, pattern, read, stem, table, word_class, words
-from recllm.adcopy.request import CopyRequest, FactSheet, is_hostile
+from recllm.adcopy.request import CopyRequest, FactSheet, ShopWords, shop_words
 from recllm.errors import GenerationError
 from recllm.generator.constraint import Constraint
 from recllm.schema import Check, Encoder, Generator, ReasonKind
-from recllm.text.templates import Prompts
+from recllm.text.templates import Prompts, language
 
 Rejected = tuple[str, tuple[Check, ...]]
 """A line or text that was stopped, and the checks that it failed."""
@@ -29,8 +29,7 @@ def shop_lines(request: CopyRequest, kind: ReasonKind, rng: random.Random) -> li
     once."""
     by_kind: list[str] = []
     for name in (kind, ReasonKind.GENERAL):
-        text = Prompts.load().render(f"ad_lines.{name}", request.locale)
-        lines = [line for line in text.splitlines() if line.strip()]
+        lines = list(request.shop_words.lines[name])
         rng.shuffle(lines)
         by_kind += lines
     return list(dict.fromkeys((*request.voice.lines, *by_kind, None)))
@@ -60,30 +59,15 @@ def line_prompt(facts: FactSheet, kind: ReasonKind, locale: str, *, examples: bo
         locale,
         name=" ".join(names) or facts.title,
         category=None if named else category,
-        reason=reason_words(kind, locale),
+        reason=shop_words(language(locale)).reasons[kind],
     )
     return prompt if examples else _LAST_TURN + prompt.rpartition(_LAST_TURN)[2]
-
-
-def reason_words(kind: ReasonKind, locale: str) -> str:
-    """A kind of reason as the model is told it."""
-    return Prompts.load().render("ad_lines.reason", locale, kind=str(kind))
-
-
-def bare_prompt(locale: str) -> str:
-    """The prompt without an item: what must not come back."""
-    return Prompts.load().render("ad_hook", locale, name="", category=None, reason="")
 
 
 def can_be_asked(facts: FactSheet, request: CopyRequest) -> bool:
     """False where no model is asked for a line: sensitive or hostile items, titles, and medicines and the like, about
     which nobody should be playful."""
-    if request.is_sensitive or is_hostile(request.item) or request.limits.title_only:
-        return False
-    sober = word_class("sober")
-    names = {stem(word) for text in (facts.title, *facts.category) for word in words(text)}
-    han = "".join(fold(text) for text in (facts.title, *facts.category) if not text.isascii())
-    return not (names & set(sober) or any(word in han for word in sober if not word.isascii()))
+    return not (request.is_sensitive or request.is_hostile or request.limits.title_only or facts.is_sober)
 
 
 def generated_lines(
@@ -113,7 +97,7 @@ def generated_lines(
     faults = {line: line_faults(line, facts, request.language) or text_failures(line) for line in dict.fromkeys(lines)}
     faultless = [line for line, checks in faults.items() if not checks]
     stopped = [(line, checks) for line, checks in faults.items() if checks]
-    return ranked(faultless, facts, kind, request.locale, encoder), stopped
+    return ranked(faultless, facts, kind, request.shop_words, encoder), stopped
 
 
 def constraint_for(facts: FactSheet, request: CopyRequest) -> Constraint:
@@ -191,13 +175,15 @@ def _content(text: str) -> set[str]:
 # --- which line comes first ----------------------------------------------------------------------------------------
 
 
-def ranked(lines: Sequence[str], facts: FactSheet, kind: ReasonKind, locale: str, encoder: Encoder | None) -> list[str]:
+def ranked(
+    lines: Sequence[str], facts: FactSheet, kind: ReasonKind, shop: ShopWords, encoder: Encoder | None
+) -> list[str]:
     """The lines, best first: close to the item and to the words of the reason, no echo of the prompt's examples, no
     word said twice, and early in `lines`, where a generator puts the ones that it holds likeliest."""
-    reason = reason_words(kind, locale)
+    reason = shop.reasons[kind]
     to_item = _closeness(lines, _names(facts), facts.title, encoder)
     to_reason = _closeness(lines, reason, reason, encoder)
-    example_pairs = set(pairwise(words(bare_prompt(locale))))
+    example_pairs = set(pairwise(words(shop.bare_prompt)))
     scores: dict[str, float] = {}
     weights = limit("line_weights")
     for rank, line in enumerate(lines):

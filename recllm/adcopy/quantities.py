@@ -1,7 +1,7 @@
 """Finds every quantity that a text states: numbers, amounts of money, discounts, shares and dates.
 
 All spellings count: ASCII, Chinese numerals (三十, 二〇一七), 百分之二十, number words ("twenty"), "half price", and
-折, which names what remains of a price: 八折 is 20 % off, 七五折 is 25 % off. Works on folded text, see
+折, which names what remains of a price: 八折 is 20 % off, 七五折 is 25 % off. The text is folded, see
 `recllm.adcopy.lexicon`. The patterns are linear: no nested repeats.
 
 And how amounts of money are written: decimals and grouping are Babel's, signs and words those of `data/numbers.toml`,
@@ -19,8 +19,7 @@ from functools import lru_cache
 
 from babel.numbers import format_currency, get_currency_precision, is_currency
 
-from recllm.adcopy.lexicon import folded_pattern, pattern, table, word_class
-from recllm.text.templates import language
+from recllm.adcopy.lexicon import fold, folded_pattern, pattern, table, word_class
 
 
 class QuantityKind(StrEnum):
@@ -126,10 +125,10 @@ _NEXT_WORD = folded_pattern(r"[ -]?([a-z]+)")
 
 
 @lru_cache(maxsize=4096)
-def quantities(folded: str) -> tuple[Quantity, ...]:
-    """Every quantity in a folded text, in no particular order."""
+def quantities(text: str) -> tuple[Quantity, ...]:
+    """Every quantity in a text, in no particular order."""
     stated: list[Quantity] = []
-    text = _IDIOMS.sub(_blanks, folded)
+    text = _IDIOMS.sub(_blanks, fold(text))
     for shape, read_match in _SHAPES:
         for match in shape.finditer(text):
             if quantity := read_match(match):
@@ -275,22 +274,22 @@ def _han_integer(text: str) -> int:
 # --- amounts of money as text ---------------------------------------------------------------------------------------
 
 
-def format_money(amount: Decimal, code: str, locale: str) -> str:
+def format_money(amount: Decimal, code: str, language: str) -> str:
     """US dollars are "$3.99" in English and "US$3.99" in Chinese, francs "CHF 3.99". The currency is one of ours."""
-    sign = CURRENCIES[code.upper()].signs[language(locale)][0]
-    number = format_currency(rounded(amount, code), code.upper(), "#,##0.00", locale=language(locale))
+    sign = CURRENCIES[code.upper()].signs[language][0]
+    number = format_currency(rounded(amount, code), code.upper(), "#,##0.00", locale=language)
     return f"{sign} {number}" if sign.isalpha() else sign + number
 
 
-def renderings(amount: Decimal, code: str, locale: str) -> frozenset[str]:
-    """Every accepted spelling of an amount in a locale, in small letters and without spaces."""
+def renderings(amount: Decimal, code: str, language: str) -> frozenset[str]:
+    """Every accepted spelling of an amount in a language, in small letters and without spaces."""
     currency = currency_of(code) or Currency({"en": (), "zh": ()})
     value, decimals = rounded(amount, code), _decimals(code)
     numbers = {f"{value:.{decimals}f}", f"{value:,.{decimals}f}"}
     if value == value.to_integral_value():
         numbers |= {f"{value:.0f}", f"{value:,.0f}"}
-    words = currency.chinese_words if language(locale) == "zh" else ()
-    before = {f"{sign}{number}" for sign in (*currency.signs[language(locale)], code) for number in numbers}
+    words = currency.chinese_words if language == "zh" else ()
+    before = {f"{sign}{number}" for sign in (*currency.signs[language], code) for number in numbers}
     after = {f"{number}{word}" for word in (*words, code) for number in numbers}
     return frozenset(text.casefold() for text in before | after)
 

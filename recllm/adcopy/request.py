@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import html
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,14 +24,26 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from recllm.adcopy.channels import Channel, channel_named
-from recllm.adcopy.lexicon import ROLE_TOKEN, families, fold, limit, pattern, read, table, translation, words
+from recllm.adcopy.lexicon import (
+    ROLE_TOKEN,
+    families,
+    fold,
+    limit,
+    pattern,
+    read,
+    stem,
+    table,
+    translation,
+    word_class,
+    words,
+)
 from recllm.adcopy.packs import FilledText, Pack, parse
 from recllm.adcopy.quantities import Quantity, quantities
 from recllm.errors import DataError, UsageError
 from recllm.policy import Policy
 from recllm.schema import Item, Reason, ReasonKind
 from recllm.text.injection import TITLE_CHARS, neutralise
-from recllm.text.templates import LOCALES, language
+from recllm.text.templates import LOCALES, Prompts, language
 
 _CODE = pattern("injection.code")
 _HIDDEN = pattern("injection.hidden")
@@ -108,6 +120,32 @@ def load_voice(file: Path) -> Voice:
     return parse(Voice, values, owner="a voice", prefix=f"{file}: ")
 
 
+@dataclass(frozen=True, slots=True)
+class ShopWords:
+    """What the prompts say in one language whatever the item is."""
+
+    lines: Mapping[ReasonKind, Sequence[str]]
+    """The shop's own opening lines for each kind of reason."""
+    reasons: Mapping[ReasonKind, str]
+    """Each kind of reason as a model is told it."""
+    unnamed: str
+    """What an item is called whose own names cannot be shown."""
+    bare_prompt: str
+    """What a model is asked, without the item: none of it may come back."""
+
+
+@cache
+def shop_words(language: str) -> ShopWords:
+    render = Prompts.load().render
+    lines = {kind: render(f"ad_lines.{kind}", language).splitlines() for kind in ReasonKind}
+    return ShopWords(
+        lines={kind: [line for line in texts if line.strip()] for kind, texts in lines.items()},
+        reasons={kind: render("ad_lines.reason", language, kind=str(kind)) for kind in ReasonKind},
+        unnamed=render("ad_lines.unnamed", language),
+        bare_prompt=render("ad_hook", language, name="", category=None, reason=""),
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyRequest:
     """Everything that decides a text but the generator. Raises `UsageError` for a value that cannot be."""
@@ -161,8 +199,19 @@ class CopyRequest:
         return channel_named(self.channel)
 
     @property
+    def shop_words(self) -> ShopWords:
+        return shop_words(self.language)
+
+    @property
     def is_sensitive(self) -> bool:
         return self.policy.is_sensitive((*self.item.category, self.item.title))
+
+    @property
+    def is_hostile(self) -> bool:
+        """True when a text of the item that is told or asked about speaks to machines."""
+        item = self.item
+        texts = (item.title, item.brand, *item.category, *item.attributes, *item.attributes.values())
+        return any(speaks_to_machines(text) for text in texts if text)
 
     def facts(self) -> FactSheet:
         """What the catalogue says about the item, made harmless."""
@@ -250,9 +299,18 @@ class FactSheet:
         return frozenset(word for text in self.texts for word in words(text))
 
     @cached_property
+    def is_sober(self) -> bool:
+        """True for medicines and the like, about which nobody should be playful."""
+        names, sober = (self.title, *self.category), word_class("sober")
+        han = "".join(fold(name) for name in names if not name.isascii())
+        return any(word in han for word in sober if not word.isascii()) or any(
+            stem(word) in sober for name in names for word in words(name)
+        )
+
+    @cached_property
     def quantities(self) -> tuple[Quantity, ...]:
         """The quantities that the texts state: sizes, counts, shares. Prices are never taken from a text."""
-        return tuple(q for text in self.texts for q in quantities(read(text).folded))
+        return tuple(q for text in self.texts for q in quantities(text))
 
 
 def _harmless(text: str, max_chars: int = TITLE_CHARS) -> str:
@@ -266,9 +324,3 @@ def speaks_to_machines(text: str) -> bool:
         return True
     readings = (read(text), read(folded.translate(_DIGITS_AS_LETTERS)))
     return any(family.find(reading) for family in families("instructions.toml") for reading in readings)
-
-
-def is_hostile(item: Item) -> bool:
-    """True when a text of an item that is told or asked about speaks to machines; no model is asked about it then."""
-    texts = (item.title, item.brand, *item.category, *item.attributes, *item.attributes.values())
-    return any(speaks_to_machines(text) for text in texts if text)

@@ -17,7 +17,7 @@ from babel.dates import format_skeleton
 
 from recllm.adcopy.channels import width
 from recllm.adcopy.lexicon import HAN, fold, limit, pattern, word_class
-from recllm.adcopy.opening_line import bare_prompt, can_be_asked, generated_lines, line_faults, shop_lines
+from recllm.adcopy.opening_line import can_be_asked, generated_lines, line_faults, shop_lines
 from recllm.adcopy.quantities import QuantityKind, currency_of, format_money, quantities
 from recllm.adcopy.request import CopyRequest, FactSheet, OfferType
 from recllm.adcopy.verify import claims, form
@@ -77,7 +77,7 @@ def write_copy(
         if len(copies) < request.variants and (copy := _unlike(copies, line, facts, request)):
             copies[line] = replace(copy, generator=source)
     if not copies:  # a title like no other: the item goes by its category, or by a general name
-        facts = without_title(facts, request.locale)
+        facts = without_title(facts, request)
         for line in shop_lines(request, kind, rng):
             copies = {line: _verified(line, facts, request)}
             if copies[line].verified:
@@ -115,7 +115,7 @@ def _verified(line: str | None, facts: FactSheet, request: CopyRequest) -> AdCop
 
 
 def _copy(text: str, fact_names: Sequence[str], facts: FactSheet, request: CopyRequest) -> AdCopy:
-    checks = verify(text, request, facts=facts, prompt=bare_prompt(request.locale))
+    checks = verify(text, request, facts=facts, prompt=request.shop_words.bare_prompt)
     values = {"title": facts.title, "brand": facts.brand, "price": facts.price_text}
     if offer := facts.offer:
         values["offer"] = f"{offer.type} {'' if offer.value is None else offer.value}".strip()
@@ -127,7 +127,7 @@ def _copy(text: str, fact_names: Sequence[str], facts: FactSheet, request: CopyR
         verified=all(check.passed for check in checks),
         checks=checks,
         facts_used={name: str(values[name]) for name in fact_names},
-        template_version=Prompts.load().version(f"ad_text.{request.channel}", request.locale),
+        template_version=Prompts.load().template(f"ad_text.{request.channel}", request.locale).version,
         item_id=facts.item_id,
     )
 
@@ -166,18 +166,18 @@ def sayable_facts(request: CopyRequest) -> FactSheet:
         brand=facts.brand if facts.brand and _unsayable(facts.brand, facts, bare) == [] else None,
         category=tuple(filter(None, categories)),
         attributes={k: v for k, v in facts.attributes.items() if _unsayable(f"{k}: {v}", facts, bare) == []},
-        price_text=_money(facts.price, facts, request.locale),
+        price_text=_money(facts.price, facts, request.language),
         offer_text=_offer_text(facts, request),
     )
     title = _cleaned(facts.title, facts, bare)
-    sheet = replace(sheet, title=title) if title else without_title(sheet, request.locale)
+    sheet = replace(sheet, title=title) if title else without_title(sheet, request)
     longest_first = (shortened(sheet.title, longest) for longest in range(len(sheet.title) - 1, _MIN_NAME - 1, -1))
     return replace(sheet, spellings=tuple(dict.fromkeys(longest_first)))
 
 
-def without_title(facts: FactSheet, locale: str) -> FactSheet:
+def without_title(facts: FactSheet, request: CopyRequest) -> FactSheet:
     """The sheet under its narrowest category, or under the general name of the prompts; and without attributes."""
-    title = facts.category[-1] if facts.category else Prompts.load().render("ad_lines.unnamed", locale)
+    title = facts.category[-1] if facts.category else request.shop_words.unnamed
     return replace(facts, title=title, attributes={}, spellings=())
 
 
@@ -232,15 +232,15 @@ def shortened(title: str, longest: int) -> str:
     names = [first] if len(first) <= longest and width(first) >= _MIN_FIRST_PART and _NAMING.search(first) else []
     names += [name for name in at_words if _NAMING.search(name)]
     names += [run[:longest] for run in _RUN.findall(title) if len(run) <= longest or not run.isascii()]
-    stated = set(quantities(fold(title)))
-    return next((name for name in (*names, *at_words) if stated.issuperset(quantities(fold(name)))), title[:longest])
+    stated = set(quantities(title))
+    return next((name for name in (*names, *at_words) if stated.issuperset(quantities(name))), title[:longest])
 
 
-def _money(amount: Decimal | None, facts: FactSheet, locale: str) -> str | None:
+def _money(amount: Decimal | None, facts: FactSheet, language: str) -> str | None:
     """None where the amount or its currency is not known."""
     if amount is None or facts.currency is None or not currency_of(facts.currency):
         return None
-    return format_money(amount, facts.currency, locale)
+    return format_money(amount, facts.currency, language)
 
 
 def _offer_text(facts: FactSheet, request: CopyRequest) -> str | None:
@@ -250,7 +250,7 @@ def _offer_text(facts: FactSheet, request: CopyRequest) -> str | None:
     if offer.type is OfferType.PERCENT and offer.value is not None:  # 20 % off is 8 折: what remains, in tenths
         value: str | None = f"{(offer.value if request.language == 'en' else (100 - offer.value) / 10).normalize():f}"
     else:
-        value = _money(offer.value, facts, request.locale)
+        value = _money(offer.value, facts, request.language)
     if value is None and offer.type is OfferType.AMOUNT:
         return None
     end = None

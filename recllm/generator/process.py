@@ -239,13 +239,13 @@ class _Child:
         return self._process.poll() is None
 
     def ask(self, request: Mapping[str, Any], deadline: float) -> Mapping[str, Any]:
+        pipe: Any = self._process.stdin
+
         def write() -> None:
             with suppress(OSError, ValueError):  # it died; the reader says so
                 pipe.write(json.dumps(request).encode() + b"\n")
                 pipe.flush()
 
-        pipe = self._process.stdin
-        assert pipe is not None  # noqa: S101 - it was opened as a pipe
         writer, began = threading.Thread(target=write, daemon=True), time.monotonic()
         writer.start()  # a child that reads nothing would hold us at the pipe
         writer.join(deadline)

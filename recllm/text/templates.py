@@ -61,7 +61,7 @@ class Template:
     locale: str
     path: Path
     version: str
-    """"NAME.LOCALE-vN-HASH", the hash over header and text."""
+    """"NAME.LOCALE-vN-HASH", the hash over header and text: what to store beside a text made with this template."""
     variables: frozenset[str]
     source: str = field(repr=False)
 
@@ -142,10 +142,6 @@ class Prompts:
         """
         template = self.template(name, locale)
         return template.render({key: _harmless(value, template, key) for key, value in values.items()})
-
-    def version(self, name: str, locale: str) -> str:
-        """What to store beside a text made with this template: it changes whenever the template does."""
-        return self.template(name, locale).version
 
     def short_forms(self) -> dict[str, str]:
         """Capital word -> what it stands for, of every language: catalogues mix them."""

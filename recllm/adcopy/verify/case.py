@@ -28,7 +28,7 @@ class Case:
     @cached_property
     def quantities(self) -> tuple[Quantity, ...]:
         """Line by line: a line's last number and the next line's first are two."""
-        return tuple(q for line in self.text.split("\n") for q in quantities(read(line).folded))
+        return tuple(q for line in self.text.split("\n") for q in quantities(line))
 
     @cached_property
     def language(self) -> str:

@@ -83,12 +83,12 @@ def _is_price(quantity: Quantity, case: Case) -> bool:
 
 def currency_format(case: Case) -> Iterator[Violation]:
     """G17: amounts are written as the locale writes them: sign, place, decimals."""
-    code, locale = case.facts.currency, case.request.locale
+    code = case.facts.currency
     for quantity in case.quantities:
         if quantity.kind is QuantityKind.MONEY and quantity.value is not None and code:
-            accepted = renderings(quantity.value, code, locale)
+            accepted = renderings(quantity.value, code, case.language)
             if quantity.span.replace(" ", "") not in accepted:
-                message = f"{quantity.span!r} is not how {locale} writes {code}, such as {min(accepted)}"
+                message = f"{quantity.span!r} is not how {case.request.locale} writes {code}, such as {min(accepted)}"
                 yield Violation(message, quantity.span)
 
 
