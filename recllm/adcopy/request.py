@@ -43,7 +43,7 @@ from recllm.errors import DataError, UsageError
 from recllm.policy import Policy
 from recllm.schema import Item, Reason, ReasonKind
 from recllm.text.injection import TITLE_CHARS, neutralise
-from recllm.text.templates import LOCALES, Prompts, language
+from recllm.text.templates import LOCALES, Prompts, Template, language
 
 _CODE = pattern("injection.code")
 _HIDDEN = pattern("injection.hidden")
@@ -197,6 +197,11 @@ class CopyRequest:
     def limits(self) -> Channel:
         """The slots and limits of the channel."""
         return channel_named(self.channel)
+
+    @property
+    def template(self) -> Template:
+        """Of the channel's texts."""
+        return Prompts.load().template(f"ad_text.{self.channel}", self.locale)
 
     @property
     def shop_words(self) -> ShopWords:

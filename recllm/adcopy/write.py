@@ -65,16 +65,21 @@ def write_copy(
     lines: list[tuple[str | None, str]] = []
     if generator is not None and can_be_asked(facts, request):
         sheet = facts
-        best_first, stopped = generated_lines(
+        best_first, rejections = generated_lines(
             facts, request, kind, generator, encoder, lambda line: _failures(_verified(line, sheet, request))
         )
         lines += [(line, generator.name) for line in best_first]
-        rejected += stopped
+        rejected += rejections
     lines += [(line, TEMPLATE) for line in shop_lines(request, kind, rng)]
 
     copies: dict[str | None, AdCopy] = {}
     for line, source in lines:
-        if len(copies) < request.variants and (copy := _unlike(copies, line, facts, request)):
+        if len(copies) == request.variants:
+            break
+        if line and any(earlier and likeness(line, earlier) > limit("max_likeness") for earlier in copies):
+            continue
+        copy = _verified(line, facts, request, [copy.text for copy in copies.values()])
+        if copy.verified:
             copies[line] = replace(copy, generator=source)
     if not copies:  # a title like no other: the item goes by its category, or by a general name
         facts = without_title(facts, request)
@@ -92,29 +97,13 @@ def is_sayable(line: str, facts: FactSheet, request: CopyRequest) -> bool:
     return _verified(line, facts, request).verified
 
 
-def _unlike(
-    copies: dict[str | None, AdCopy], line: str | None, facts: FactSheet, request: CopyRequest
-) -> AdCopy | None:
-    """The richest text of a line that differs from all earlier ones, if it passes."""
-    if line and any(earlier and likeness(line, earlier) > limit("max_likeness") for earlier in copies):
-        return None
-    texts = [copy.text for copy in copies.values()]
-    for text, fact_names in compositions(line, facts, request):
-        if request.limits.fits(text) and not any(variants_differ([*texts, text])):
-            copy = _copy(text, fact_names, facts, request)
-            return copy if copy.verified else None
-    return None
-
-
-def _verified(line: str | None, facts: FactSheet, request: CopyRequest) -> AdCopy:
-    """The richest text of a line that fits, or else the barest one, with its checks."""
+def _verified(line: str | None, facts: FactSheet, request: CopyRequest, texts: Sequence[str] = ()) -> AdCopy:
+    """The richest text of a line that fits and differs from `texts`, or else the barest one, with its checks."""
     for composition in compositions(line, facts, request):
-        if request.limits.fits(composition[0]):
+        text, fact_names = composition
+        is_new = not any(variants_differ([*texts, text]))
+        if is_new and request.limits.fits(text):
             break
-    return _copy(*composition, facts, request)
-
-
-def _copy(text: str, fact_names: Sequence[str], facts: FactSheet, request: CopyRequest) -> AdCopy:
     checks = verify(text, request, facts=facts, prompt=request.shop_words.bare_prompt)
     values = {"title": facts.title, "brand": facts.brand, "price": facts.price_text}
     if offer := facts.offer:
@@ -124,10 +113,10 @@ def _copy(text: str, fact_names: Sequence[str], facts: FactSheet, request: CopyR
         channel=request.channel,
         locale=request.locale,
         generator=TEMPLATE,
-        verified=all(check.passed for check in checks),
+        verified=is_new and all(check.passed for check in checks),
         checks=checks,
         facts_used={name: str(values[name]) for name in fact_names},
-        template_version=Prompts.load().template(f"ad_text.{request.channel}", request.locale).version,
+        template_version=request.template.version,
         item_id=facts.item_id,
     )
 
@@ -282,8 +271,8 @@ def compositions(line: str | None, facts: FactSheet, request: CopyRequest) -> It
     An offer is told only while it runs. `line` is the opening line, which is never cut or left out; the name leaves
     the body of a text only where a headline holds it.
     """
-    prompts, channel, locale = Prompts.load(), request.limits, request.locale
-    template, slot = prompts.template(f"ad_text.{channel.name}", locale), channel.slots[0]
+    prompts, channel, locale, template = Prompts.load(), request.limits, request.locale, request.template
+    slot = channel.slots[0]
     headed = line is not None and len(channel.slots) > 1
     brand = facts.brand if facts.brand and facts.brand.casefold() not in facts.title.casefold() else None
     for length, drops in ((_NAME_LENGTHS[length], _DROPS[drops]) for length, drops in _STEPS):
