@@ -220,7 +220,7 @@ def test_a_file_without_a_locale_and_a_missing_folder_are_refused(tmp_path: Path
 def test_a_list_of_short_forms_names_its_bad_line(tmp_path: Path) -> None:
     with pytest.raises(PromptError, match="line 2"):
         prompts_of(tmp_path, "FRZN = frozen # cold\nSFT soft\n", "short_forms.en.txt")
-    assert prompts_of(tmp_path, "frzn = frozen\n", "short_forms.en.txt").short_forms() == {"FRZN": "frozen"}
+    assert prompts_of(tmp_path, "frzn = frozen\n", "short_forms.en.txt").short_forms == {"FRZN": "frozen"}
 
 
 @pytest.mark.parametrize("body", ["{{ name.__class__.__mro__ }}", "{{ ''.join.__globals__ }}", "{{ name() }}"])
@@ -358,14 +358,14 @@ def test_a_very_long_hostile_text_costs_little(piece: str) -> None:
     ],
 )
 def test_catalogue_style_becomes_running_text(text: str, spoken: str) -> None:
-    assert natural(text, PROMPTS.short_forms()) == spoken
+    assert natural(text, PROMPTS.short_forms) == spoken
 
 
 @settings(max_examples=300, deadline=None)
 @given(text=st.text(alphabet="AbFRZN2 (秋)/", max_size=20))
 def test_running_text_stays_as_it_is(text: str) -> None:
-    once = natural(text, PROMPTS.short_forms())
-    assert natural(once, PROMPTS.short_forms()) == once
+    once = natural(text, PROMPTS.short_forms)
+    assert natural(once, PROMPTS.short_forms) == once
 
 
 # --- items -----------------------------------------------------------------------------------------------------------

@@ -173,7 +173,7 @@ def without_title(facts: FactSheet, request: CopyRequest) -> FactSheet:
 def _cleaned(name: str, facts: FactSheet, request: CopyRequest) -> str:
     """`name` as running text without what the facts do not bear out; empty when it is hostile or nothing is left."""
     for _ in range(_MAX_ROUNDS):
-        name = natural(name, Prompts.load().short_forms())
+        name = natural(name, Prompts.load().short_forms)
         spans = _unsayable(name, facts, request)
         if spans is None:
             return ""

@@ -109,8 +109,8 @@ class Prompts:
 
     folder: str
     templates: Mapping[tuple[str, str], Template] = field(repr=False)
-    words: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
-    """Short forms per language."""
+    short_forms: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Capital word -> what it stands for, of every language: catalogues mix them."""
 
     @classmethod
     def load(cls, folder: str | Path | None = None) -> Prompts:
@@ -143,17 +143,12 @@ class Prompts:
         template = self.template(name, locale)
         return template.render({key: _harmless(value, template, key) for key, value in values.items()})
 
-    def short_forms(self) -> dict[str, str]:
-        """Capital word -> what it stands for, of every language: catalogues mix them."""
-        return {short: long for words in self.words.values() for short, long in words.items()}
-
     def cleaner(self) -> Callable[[str, int], str]:
         """A function (text, characters at most) -> harmless running text, which remembers its answers."""
-        short_forms = self.short_forms()
 
         @cache
         def clean(text: str, max_chars: int) -> str:
-            return natural(neutralise(text, max_chars=max_chars), short_forms)
+            return natural(neutralise(text, max_chars=max_chars), self.short_forms)
 
         return clean
 
@@ -181,7 +176,7 @@ def _read_folder(folder: Path) -> Prompts:
     if not folder.is_dir():
         raise PromptError(f"{folder}: no such folder of prompts")
     templates: dict[tuple[str, str], Template] = {}
-    words: dict[str, Mapping[str, str]] = {}
+    short_forms: dict[str, str] = {}
     for file in sorted(folder.glob("*.txt")):
         try:
             text = file.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
@@ -191,14 +186,14 @@ def _read_folder(folder: Path) -> Prompts:
         if not stem:
             raise PromptError(f"{file}: a prompt is called NAME.LOCALE.txt, such as item.en.txt")
         if stem == "short_forms":
-            words[locale] = _short_forms(file, text)
+            short_forms |= _short_forms(file, text)
             continue
         for template in _templates(file, stem, locale, text):
             key = (template.name, template.locale)
             if key in templates:
                 raise PromptError(f"{file}: {template.name} is already defined in {templates[key].file}")
             templates[key] = template
-    return Prompts(str(folder), templates, words)
+    return Prompts(str(folder), templates, short_forms)
 
 
 def _short_forms(file: Path, text: str) -> dict[str, str]:
@@ -222,7 +217,15 @@ def _templates(file: Path, stem: str, locale: str, text: str) -> Iterator[Templa
     ends = [header.start() for header in headers[1:]] + [len(text)]
     for match, end in zip(headers, ends, strict=True):
         header, body = match[1], text[match.end() : end].strip("\n")
-        fields = _header_fields(file, header)
+        fields: dict[str, str] = {}
+        for line in header.splitlines():
+            key, colon, value = line.partition(":")
+            if colon and key.strip() in _KEYS:
+                fields[key.strip()] = value.strip()
+            elif "note" not in fields:  # a note may run over several lines
+                raise PromptError(f"{file}: header line {line.strip()!r}; known keys: {', '.join(sorted(_KEYS))}")
+        if missing := _KEYS - {"note"} - fields.keys():
+            raise PromptError(f"{file}: the header lacks {', '.join(sorted(missing))}")
         name = fields["template"]
         if name != stem and not name.startswith(stem + "."):
             raise PromptError(f"{file}: template {name} must be called {stem} or {stem}.PART")
@@ -230,20 +233,6 @@ def _templates(file: Path, stem: str, locale: str, text: str) -> Iterator[Templa
         version = f"{name}.{locale}-v{fields['version']}-{digest}"
         variables = frozenset(v.strip() for v in fields["variables"].split(",") if v.strip())
         yield Template(name, locale, file, version, variables, body)
-
-
-def _header_fields(file: Path, header: str) -> dict[str, str]:
-    fields: dict[str, str] = {}
-    for line in header.splitlines():
-        key, colon, value = line.partition(":")
-        if colon and key.strip() in _KEYS:
-            fields[key.strip()] = value.strip()
-        elif "note" not in fields:  # a note may run over several lines
-            raise PromptError(f"{file}: header line {line.strip()!r}; known keys: {', '.join(sorted(_KEYS))}")
-    missing = _KEYS - {"note"} - fields.keys()
-    if missing:
-        raise PromptError(f"{file}: the header lacks {', '.join(sorted(missing))}")
-    return fields
 
 
 def _harmless(value: Any, template: Template, variable: str) -> Any:
