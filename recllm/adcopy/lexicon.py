@@ -71,6 +71,7 @@ def pattern(name: str, **parts: str) -> re.Pattern[str]:
     return re.compile(text)
 
 
+@cache
 def folded_pattern(text: str) -> re.Pattern[str]:
     """A pattern for folded text. Only Latin letters and digits make words: 立减CHF has a word's edge before CHF."""
     return re.compile(text, re.ASCII)

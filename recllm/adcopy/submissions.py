@@ -206,21 +206,13 @@ _NOW = datetime(2000, 1, 1, tzinfo=UTC)
 """An opening line holds no offer, so that the moment decides nothing."""
 
 
-class _ApprovedEntry(_Strict):
+class ApprovedLine(_Strict):
+    """One opening line that the shop approved, and what it is for."""
+
     item: SubmittedItem = Field(description="an object")
     hook: str = Field(description="a text")
     locale: str = Field("en", description="a text")
     reason: ReasonKind = Field(ReasonKind.GENERAL, description=f"one of {', '.join(ReasonKind)}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ApprovedLine:
-    """One opening line that the shop approved, and what it is for."""
-
-    item: Item
-    line: str
-    locale: str = "en"
-    reason_kind: ReasonKind = ReasonKind.GENERAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,15 +226,11 @@ def read_approved(file: Path) -> Iterator[ApprovedLine]:
     """The lines of a file in UTF-8; blank ones are skipped. Raises `DataError` with file and line for a faulty one."""
     for where, values in read_json_lines(file):
         try:
-            entry = parse(_ApprovedEntry, values, owner="an approved line")
-            yield ApprovedLine(
-                item=entry.item.item(),
-                line=entry.hook.strip(),
-                locale=checked_locale(entry.locale),
-                reason_kind=entry.reason,
-            )
+            entry = parse(ApprovedLine, values, owner="an approved line")
+            checked_locale(entry.locale)
         except RecllmError as error:
             raise DataError(f"{where}: no approved line: {error}") from error
+        yield entry
 
 
 def pairs(approved: Iterable[ApprovedLine]) -> list[tuple[Pair, str]]:
@@ -250,14 +238,15 @@ def pairs(approved: Iterable[ApprovedLine]) -> list[tuple[Pair, str]]:
     sheets: dict[tuple[str, str], tuple[CopyRequest, FactSheet]] = {}
     item_ids: dict[Pair, str] = {}
     for entry in approved:
-        key = entry.item.item_id, entry.locale
+        item, line = entry.item.item(), entry.hook.strip()
+        key = item.item_id, entry.locale
         if key not in sheets:  # a title is made sayable once, however many lines the item has
-            request = CopyRequest(item=entry.item, channel="email", now=_NOW, locale=entry.locale)
+            request = CopyRequest(item=item, channel="email", now=_NOW, locale=entry.locale)
             sheets[key] = request, sayable_facts(request)
         request, facts = sheets[key]
-        if is_sayable(entry.line, facts, request):
-            prompt = line_prompt(facts, entry.reason_kind, entry.locale, examples=False)
-            item_ids[Pair(prompt, entry.line)] = entry.item.item_id
+        if is_sayable(line, facts, request):
+            prompt = line_prompt(facts, entry.reason, entry.locale, examples=False)
+            item_ids[Pair(prompt, line)] = item.item_id
     return list(item_ids.items())
 
 

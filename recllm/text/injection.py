@@ -33,7 +33,6 @@ _LOOSE_ANGLE = re.compile(r"<(?!\s?\d)|(?<!\s)>(?!\s?\d)|[<＜][|｜]|[|｜][>�
 _BRACES = re.compile(r"[{}]")
 _FENCES = re.compile(r"`{3,}|#{3,}")
 _LAST_RESORT = re.compile(r"[<>&{}\[\]|＜＞｜`#]")
-_SPACES = re.compile(r"\s+")
 
 
 def neutralise(text: str, *, max_chars: int = TITLE_CHARS) -> str:
@@ -53,7 +52,7 @@ def neutralise(text: str, *, max_chars: int = TITLE_CHARS) -> str:
             return text
         text = cleaned
     # built to reveal a new trick each time: it loses every character that tricks are made of
-    return _cut(_fold(_LAST_RESORT.sub(" ", text)), max_chars)
+    return _cut(" ".join(_LAST_RESORT.sub(" ", text).split()), max_chars)
 
 
 def _cleaned(text: str) -> str:
@@ -61,14 +60,10 @@ def _cleaned(text: str) -> str:
     text = unicodedata.normalize("NFC", _ENTITY.sub(lambda m: html.unescape(m[0]), text))
     # Unicode's "other" classes are not printable; the few letters and marks that draw nothing are.
     text = "".join(c if c.isprintable() else (" " if c.isspace() else "") for c in text)
-    text = _fold(_INVISIBLE_LETTERS.sub("", text))
+    text = " ".join(_INVISIBLE_LETTERS.sub("", text).split())
     for trick in (_HIDDEN_BLOCK, _COMMENT, _ROLE_TOKEN, _BRACKET_TOKEN, _TAG, _LOOSE_ANGLE, _BRACES, _FENCES):
         text = trick.sub(" ", text)
-    return _fold(text)
-
-
-def _fold(text: str) -> str:
-    return _SPACES.sub(" ", text).strip()
+    return " ".join(text.split())
 
 
 def _cut(text: str, max_chars: int) -> str:
