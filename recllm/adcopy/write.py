@@ -78,7 +78,7 @@ def write_copy(
             break
         if line and any(earlier and likeness(line, earlier) > limit("max_likeness") for earlier in copies):
             continue
-        copy = _verified(line, facts, request, [copy.text for copy in copies.values()])
+        copy = _verified(line, facts, request, [earlier.text for earlier in copies.values()])
         if copy.verified:
             copies[line] = replace(copy, generator=source)
     if not copies:  # a title like no other: the item goes by its category, or by a general name
