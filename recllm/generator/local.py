@@ -12,8 +12,8 @@ import inspect
 import threading
 import unicodedata
 from collections import OrderedDict
-from collections.abc import Collection
-from functools import cached_property, lru_cache, partial
+from collections.abc import Callable, Collection
+from functools import cached_property, lru_cache
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
@@ -148,7 +148,9 @@ class LocalGenerator:
         ids = ids.expand(n, -1)
         processors: list[Any] = [self._ban]
         if self._grammars is not None and constraint is not None:
-            processors.append(self._grammars.processor(constraint, n, ids.shape[1]))
+            matcher, size = self._grammars(constraint), self._model.config.vocab_size
+            matchers = [matcher.deep_copy() for _ in range(n)]
+            processors.append(_GrammarProcessor(matchers, ids.shape[1], size, self._ends))
         output = self._model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
@@ -239,47 +241,35 @@ def has_llguidance() -> bool:
     return importlib.util.find_spec("llguidance") is not None
 
 
-def _grammars(tokenizer: Any, size: int, ends: list[int]) -> Grammars | None:
-    """None without llguidance, and for a tokenizer that it cannot read: then the mask of characters has to do."""
+def _grammars(tokenizer: Any, size: int, ends: list[int]) -> Callable[[Constraint], Any] | None:
+    """A function that compiles the grammar of a constraint to a matcher, and remembers the last ones; a request takes
+    copies of its own. It raises `GenerationError` when a grammar is too large.
+
+    None without llguidance, and for a tokenizer that it cannot read: then the mask of characters has to do. `size` is
+    the model's vocabulary, which may be larger than the tokenizer's; `ends` the tokens that end a text.
+    """
     if not has_llguidance():
         return None
+    import llguidance.hf
+    from llguidance import LLMatcher, LLParserLimits
+
     try:
-        return Grammars(tokenizer, size, ends)
+        vocabulary = llguidance.hf.from_tokenizer(tokenizer, n_vocab=size, eos_token=ends)
     except (ValueError, RuntimeError):
         return None
 
+    @lru_cache(maxsize=_MAX_GRAMMARS)
+    def matcher_of(constraint: Constraint) -> Any:
+        limits = LLParserLimits(initial_lexer_fuel=10**9, step_lexer_fuel=10**8, max_lexer_states=10**7)
+        matcher = LLMatcher(vocabulary, grammar(constraint), log_level=0, limits=limits)
+        if matcher.is_error():
+            raise GenerationError(f"the grammar of a line cannot be made: {matcher.get_error()[:200]}")
+        return matcher
 
-class Grammars:
-    """The grammars of one tokenizer, compiled when first asked for; a request takes copies of its own.
-
-    `size` is the model's vocabulary, which may be larger than the tokenizer's; `ends` the tokens that end a text.
-    Raises `ValueError` for a tokenizer that llguidance cannot read.
-    """
-
-    def __init__(self, tokenizer: Any, size: int, ends: list[int]) -> None:
-        import llguidance.hf
-
-        tokenizer = llguidance.hf.from_tokenizer(tokenizer, n_vocab=size, eos_token=ends)
-        self._size, self._ends = size, ends
-        self._matcher = lru_cache(maxsize=_MAX_GRAMMARS)(partial(_compiled, tokenizer))
-
-    def processor(self, constraint: Constraint, rows: int, start: int) -> GrammarProcessor:
-        """For `rows` texts that begin after `start` tokens. Raises `GenerationError` when the grammar is too large."""
-        base = self._matcher(constraint)
-        return GrammarProcessor([base.deep_copy() for _ in range(rows)], start, self._size, self._ends)
+    return matcher_of
 
 
-def _compiled(tokenizer: Any, constraint: Constraint) -> Any:
-    from llguidance import LLMatcher, LLParserLimits
-
-    limits = LLParserLimits(initial_lexer_fuel=10**9, step_lexer_fuel=10**8, max_lexer_states=10**7)
-    matcher = LLMatcher(tokenizer, grammar(constraint), log_level=0, limits=limits)
-    if matcher.is_error():
-        raise GenerationError(f"the grammar of a line cannot be made: {matcher.get_error()[:200]}")
-    return matcher
-
-
-class GrammarProcessor(LogitsProcessor):
+class _GrammarProcessor(LogitsProcessor):
     """Single use: one matcher per row, which follows what was sampled.
 
     `scores`: (rows, vocabulary), the logits of the next token; what the grammar does not allow becomes -inf.
