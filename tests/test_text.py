@@ -23,8 +23,7 @@ from recllm.data.dataset import ITEM_SCHEMA
 from recllm.errors import DataError, PromptError
 from recllm.schema import Action, HistoryLine, Profile, Share
 from recllm.text.injection import neutralise
-from recllm.text.items import item_names, item_texts, price_texts
-from recllm.text.reasons import reason_kinds, reason_text
+from recllm.text.items import item_names, item_texts, price_texts, reason_kinds, reason_text
 from recllm.text.templates import LOCALES, Prompts, Template, natural
 from recllm.text.users import UserTexts, fit, profile_texts, user_texts
 

@@ -25,8 +25,7 @@ from recllm.data.interactions import Pairs
 from recllm.policy import Policy
 from recllm.schema import ACTION_CODE, BROWSING, Action, HistoryLine, Profile, Reason, ReasonKind
 from recllm.settings import ExplanationSettings
-from recllm.text.items import item_names
-from recllm.text.reasons import reason_text
+from recllm.text.items import item_names, reason_text
 from recllm.text.templates import Prompts
 
 _BROWSING_CODES = [ACTION_CODE[a] for a in BROWSING]

@@ -25,8 +25,7 @@ from recllm.explain.counterfactuals import Counterfactual, Place, counterfactual
 from recllm.explain.leave_one_out import Evidence, UserHistory
 from recllm.recommender.ranking import NAMESAKES
 from recllm.schema import Reason
-from recllm.text.items import item_names
-from recllm.text.reasons import reason_text
+from recllm.text.items import item_names, reason_text
 
 if TYPE_CHECKING:
     from recllm.recommender.recommender import Recommender

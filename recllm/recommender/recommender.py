@@ -53,8 +53,7 @@ from recllm.settings import (
     ScorerTrainingSettings,
     SequenceModelSettings,
 )
-from recllm.text.items import item_names
-from recllm.text.reasons import reason_text
+from recllm.text.items import item_names, reason_text
 from recllm.text.templates import Prompts
 from recllm.text.users import UserTexts, user_texts
 

@@ -93,9 +93,16 @@ def _favourites(profile: Profile, clean: Clean) -> Lines:
 def _history(part: str, lines: Sequence[HistoryLine], names: Mapping[str, str]) -> Lines:
     for line in lines:
         if line.item_id in names:
-            special = {"interval_days": line.interval_days} if part == "purchases" else {"action": line.action.value}
-            values = {"item": names[line.item_id], "count": line.count, "days_since": line.days_since}
-            yield f"user_{part}.line", {**values, **special}
+            values: dict[str, object] = {
+                "item": names[line.item_id],
+                "count": line.count,
+                "days_since": line.days_since,
+            }
+            if part == "purchases":
+                values["interval_days"] = line.interval_days
+            else:
+                values["action"] = line.action.value
+            yield f"user_{part}.line", values
 
 
 def fit(texts: Sequence[Sequence[str]], count_tokens: Callable[[Sequence[str]], list[int]], budget: int) -> list[str]:
