@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from recllm.adcopy.lexicon import HAN, families, fold, limit, pattern, read, stem, table, word_class, words
-from recllm.adcopy.request import CopyRequest, FactSheet, ShopWords, shop_words
+from recllm.adcopy.request import CopyRequest, FactSheet, shop_words
 from recllm.errors import GenerationError
 from recllm.generator.constraint import Constraint
 from recllm.schema import Check, Encoder, Generator, ReasonKind
@@ -24,12 +24,12 @@ _LAST_TURN = "[user]\n"
 # --- the shop's own lines ------------------------------------------------------------------------------------------
 
 
-def shop_lines(request: CopyRequest, kind: ReasonKind, rng: random.Random) -> list[str | None]:
+def shop_lines(request: CopyRequest, rng: random.Random) -> list[str | None]:
     """The brand's own lines, the shop's for the kind of reason and its general ones in a random order, none: each
     once."""
     by_kind: list[str] = []
-    for name in (kind, ReasonKind.GENERAL):
-        lines = list(request.shop_words.lines[name])
+    for kind in (request.line_kind, ReasonKind.GENERAL):
+        lines = list(request.shop_words.lines[kind])
         rng.shuffle(lines)
         by_kind += lines
     return list(dict.fromkeys((*request.voice.lines, *by_kind, None)))
@@ -73,7 +73,6 @@ def can_be_asked(facts: FactSheet, request: CopyRequest) -> bool:
 def generated_lines(
     facts: FactSheet,
     request: CopyRequest,
-    kind: ReasonKind,
     generator: Generator,
     encoder: Encoder | None,
     text_failures: Callable[[str], tuple[Check, ...]],
@@ -86,7 +85,7 @@ def generated_lines(
     if languages is not None and request.language not in languages:
         message = f"{generator.name} writes {', '.join(sorted(languages))} only"
         return [], [("", (Check(guarantee="G11", passed=False, message=message),))]
-    prompt = line_prompt(facts, kind, request.locale, examples=not getattr(generator, "tuned", False))
+    prompt = line_prompt(facts, request.line_kind, request.locale, examples=not getattr(generator, "tuned", False))
     bound = getattr(generator, "takes_constraints", False)
     constraint = {"constraint": constraint_for(facts, request)} if bound else {}
     tokens = limit("line_tokens")[request.language]
@@ -97,7 +96,7 @@ def generated_lines(
     faults = {line: line_faults(line, facts, request.language) or text_failures(line) for line in dict.fromkeys(lines)}
     faultless = [line for line, checks in faults.items() if not checks]
     stopped = [(line, checks) for line, checks in faults.items() if checks]
-    return ranked(faultless, facts, kind, request.shop_words, encoder), stopped
+    return ranked(faultless, facts, request, encoder), stopped
 
 
 def constraint_for(facts: FactSheet, request: CopyRequest) -> Constraint:
@@ -175,12 +174,11 @@ def _content(text: str) -> set[str]:
 # --- which line comes first ----------------------------------------------------------------------------------------
 
 
-def ranked(
-    lines: Sequence[str], facts: FactSheet, kind: ReasonKind, shop: ShopWords, encoder: Encoder | None
-) -> list[str]:
+def ranked(lines: Sequence[str], facts: FactSheet, request: CopyRequest, encoder: Encoder | None) -> list[str]:
     """The lines, best first: close to the item and to the words of the reason, no echo of the prompt's examples, no
     word said twice, and early in `lines`, where a generator puts the ones that it holds likeliest."""
-    reason = shop.reasons[kind]
+    shop = request.shop_words
+    reason = shop.reasons[request.line_kind]
     to_item = _closeness(lines, _names(facts), facts.title, encoder)
     to_reason = _closeness(lines, reason, reason, encoder)
     example_pairs = set(pairwise(words(shop.bare_prompt)))

@@ -212,6 +212,11 @@ class CopyRequest:
         return self.policy.is_sensitive((*self.item.category, self.item.title))
 
     @property
+    def line_kind(self) -> ReasonKind:
+        """The kind of reason that an opening line may tell."""
+        return ReasonKind.GENERAL if self.is_sensitive else self.reason_kind
+
+    @property
     def is_hostile(self) -> bool:
         """True when a text of the item that is told or asked about speaks to machines."""
         item = self.item

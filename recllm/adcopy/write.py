@@ -24,7 +24,7 @@ from recllm.adcopy.verify import claims, form
 from recllm.adcopy.verify.case import Case
 from recllm.adcopy.verify.guarantees import likeness, variants_differ, verify
 from recllm.errors import UsageError
-from recllm.schema import AdCopy, Check, Encoder, Generator, ReasonKind
+from recllm.schema import AdCopy, Check, Encoder, Generator
 from recllm.text.templates import Prompts, natural
 
 TEMPLATE = "template"
@@ -50,7 +50,6 @@ def write_copy(
         raise UsageError(
             f"{request.channel} takes approved templates for a whole segment only; no text is written for a person"
         )
-    kind = ReasonKind.GENERAL if request.is_sensitive else request.reason_kind
     rng = random.Random(f"{request.seed}:{request.item.item_id}")
     facts = sayable_facts(request)
     rejected: list[tuple[str, tuple[Check, ...]]] = []
@@ -66,11 +65,11 @@ def write_copy(
     if generator is not None and can_be_asked(facts, request):
         sheet = facts
         best_first, rejections = generated_lines(
-            facts, request, kind, generator, encoder, lambda line: _failures(_verified(line, sheet, request))
+            facts, request, generator, encoder, lambda line: _failures(_verified(line, sheet, request))
         )
         lines += [(line, generator.name) for line in best_first]
         rejected += rejections
-    lines += [(line, TEMPLATE) for line in shop_lines(request, kind, rng)]
+    lines += [(line, TEMPLATE) for line in shop_lines(request, rng)]
 
     copies: dict[str | None, AdCopy] = {}
     for line, source in lines:
@@ -83,7 +82,7 @@ def write_copy(
             copies[line] = replace(copy, generator=source)
     if not copies:  # a title like no other: the item goes by its category, or by a general name
         facts = without_title(facts, request)
-        for line in shop_lines(request, kind, rng):
+        for line in shop_lines(request, rng):
             copies = {line: _verified(line, facts, request)}
             if copies[line].verified:
                 break
