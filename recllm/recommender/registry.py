@@ -100,8 +100,8 @@ def open_version(models_dir: Path, version: str | None = None) -> Path:
         raise ModelError(f"there is no trained model in {models_dir}; train one with: recllm train")
     folder = models_dir / "versions" / safe_id(version, "model version")
     if not folder.is_dir():
-        known = ", ".join(manifest.version for manifest in versions(models_dir)) or "none"
-        raise ModelError(f"model version {version} is not in {models_dir}; see recllm models list; known: {known}")
+        names = ", ".join(manifest.version for manifest in versions(models_dir)) or "none"
+        raise ModelError(f"model version {version} is not in {models_dir}; see recllm models list; known: {names}")
     with _explained(f"cannot read model version {version} in {models_dir}"):
         verify(folder)
     return folder
