@@ -16,6 +16,7 @@ PRIVATE = 0o600
 """Permissions of a file that only its owner may read."""
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_DRAFT = re.compile(r"\..+\.(?P<pid>\d+)\.draft")
 
 
 @contextmanager
@@ -25,7 +26,8 @@ def whole_file(path: Path, *, mode: int = 0o666, overwrite: bool = True) -> Iter
     An exception in the block leaves `path` as it was. mode: permissions, less the umask. With `overwrite` false an
     existing file stays, and `FileExistsError` is raised at the end of the block. Raises `OSError` of the disk.
     """
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # a name of its own for each of several writers
+    # a name of its own for each of several writers
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.{os.getpid()}.draft")
     try:
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
             yield stream
@@ -44,6 +46,18 @@ def write_whole(path: Path, content: str | bytes, *, mode: int = 0o666, overwrit
     """Writes a file that stands complete or not at all; text as UTF-8. See `whole_file`."""
     with whole_file(path, mode=mode, overwrite=overwrite) as stream:
         stream.write(content.encode() if isinstance(content, str) else content)
+
+
+def sweep_drafts(folder: Path) -> None:
+    """Removes the drafts of `whole_file` whose process ended without a chance to."""
+    for path in folder.glob(".*.draft"):
+        if draft := _DRAFT.fullmatch(path.name):
+            try:
+                os.kill(int(draft["pid"]), 0)
+            except ProcessLookupError:
+                path.unlink(missing_ok=True)
+            except OSError:
+                continue  # it runs, as somebody else
 
 
 def sync_folder(folder: Path) -> None:

@@ -30,7 +30,7 @@ from recllm.errors import DataError, IngestError, StoreError, UsageError
 from recllm.ingest.describe import describe
 from recllm.ingest.load import ingest_file
 from recllm.ingest.options import ColumnMap, IngestOptions, load_map, parse_map, shipped_maps
-from recllm.ingest.read.encoding import canonical_name, common_han_share
+from recllm.ingest.read.source import canonical_name, common_han_share
 from recllm.ingest.record import record_events
 from recllm.ingest.tallies import MostCommon
 from recllm.policy import Policy

@@ -8,14 +8,13 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from recllm.errors import IngestError, UsageError
 from recllm.ingest.column_names import known_count
@@ -24,12 +23,10 @@ from recllm.ingest.options import ColumnMap, IngestOptions
 from recllm.ingest.parse.batch import FieldBatch, LoadState, PseudonymCache, Pseudonyms
 from recllm.ingest.quarantine import Quarantine
 from recllm.ingest.read.delimited import DELIMITERS, open_delimited
-from recllm.ingest.read.encoding import find_decoding
 from recllm.ingest.read.jsonl import open_jsonl
-from recllm.ingest.read.lines import LineBlock, read_blocks
 from recllm.ingest.read.parquet import open_parquet
-from recllm.ingest.read.records import Chunk, RecordReader
-from recllm.ingest.read.source import FileKind, SourceFile, probe
+from recllm.ingest.read.records import Chunk, LineBlock, RecordReader, read_blocks
+from recllm.ingest.read.source import FileKind, SourceFile, find_decoding, probe
 from recllm.ingest.record import with_event_keys
 from recllm.ingest.tables import BUILDERS
 from recllm.ingest.tallies import MostCommon
@@ -70,8 +67,11 @@ def ingest_file(
     if store is None and not dry_run:
         raise UsageError("ingest needs a store; without one only dry_run is possible")
     started = time.monotonic()
-    table, column_map = Table(table), mapping or ColumnMap()
-    options = _with_map(options or IngestOptions(), column_map)
+    table, column_map, options = Table(table), mapping or ColumnMap(), options or IngestOptions()
+    # what the caller said, else what the map says, else the shop's own; the map's encoding is only a hint
+    said_by_map = column_map.read.model_dump(exclude={"encoding"})
+    options = replace(options, **{name: v for name, v in said_by_map.items() if getattr(options, name) is None})
+    options = replace(options, tz=options.tz or options.shop_tz)
     source = probe(path, policy)
     reader = open_records(source, options, column_map)
     state = LoadState(
@@ -83,14 +83,14 @@ def ingest_file(
         now=options.now or datetime.now(UTC),
     )
     load_id = f"{table}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
-    with Quarantine(quarantine_dir, load_id, state.file, source.sha256) as quarantine:
+    with Quarantine(quarantine_dir, load_id, state.file, source.sha256) as quarantine, ExitStack() as temporary:
         merged = MostCommon(_KEY[table]) if column_map.keep == "most_common" else None
         rows = _RowStage(state=state, quarantine=quarantine, record_no=reader.header_records, merged=merged)
         try:
-            with (
-                nullcontext(store) if store else _empty_store() as target,
-                target.load(table, load_id=load_id, source=state.file, sha256=source.sha256, dry_run=dry_run) as load,
-            ):
+            if store is None:
+                folder = temporary.enter_context(tempfile.TemporaryDirectory(prefix="recllm-validate-"))
+                store = temporary.enter_context(closing(Store.open(Path(folder) / "empty.sqlite", create=True)))
+            with store.load(table, load_id=load_id, source=state.file, sha256=source.sha256, dry_run=dry_run) as load:
                 rows.run(reader, load, progress)
                 quarantine_file = quarantine.publish()
                 load.counts({"read": rows.read, "quarantined": rows.codes.total()})
@@ -127,30 +127,10 @@ def open_records(source: SourceFile, options: IngestOptions, column_map: ColumnM
         return read_blocks(source, decoding, options.block_bytes)
 
     if source.kind is FileKind.JSONL:
-        return open_jsonl(blocks, source.path.name, decoding.warnings, source.policy)
-    return open_delimited(blocks, source.path.name, options.delimiter, decoding.warnings, source.policy)
-
-
-def _with_map(options: IngestOptions, column_map: ColumnMap) -> IngestOptions:
-    """What the caller said, else what the map says, else the shop's own. The map's encoding is only a hint."""
-    unsaid = {
-        name: value
-        for name, value in column_map.read.model_dump(exclude={"encoding"}).items()
-        if getattr(options, name) is None
-    }
-    options = replace(options, **unsaid)
-    return replace(options, tz=options.tz or options.shop_tz)
-
-
-@contextmanager
-def _empty_store() -> Iterator[Store]:
-    """A store in a temporary folder."""
-    with tempfile.TemporaryDirectory(prefix="recllm-validate-") as folder:
-        store = Store.open(Path(folder) / "empty.sqlite", create=True)
-        try:
-            yield store
-        finally:
-            store.close()
+        reader = open_jsonl(blocks, source.path.name, source.policy)
+    else:
+        reader = open_delimited(blocks, source.path.name, options.delimiter, source.policy)
+    return replace(reader, warnings=decoding.warnings)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -207,27 +187,19 @@ class _RowStage:
             if rule.matches:
                 mask = mask | column.str.contains(rule.matches).fill_null(False)
             batch.mark("", mask, "E_MAP_REJECT", rule.reason, column=rule.column, exempt=True)
-        rows = BUILDERS[schema.table](batch)
-        good = rows.filter(batch.good())
+        good = BUILDERS[schema.table](batch).filter(batch.good())
         if self.merged is not None:
             self.merged.add(good)
         elif good.height:
-            self._write(good, batch, load)
+            positions = np.flatnonzero(~batch.bad)
+            result = load.write(with_event_keys(good, self.state.occurrences) if schema.table is Table.EVENTS else good)
+            self.accepted += result.accepted
+            self.duplicates += result.duplicates
+            if result.conflicts:
+                conflicts = np.isin(np.arange(len(batch.bad)), positions[result.conflicts])
+                message = "an event with this id and another content is known already"
+                batch.mark("event_id", conflicts, "E_ID_CONFLICT", message)
         self._set_aside(chunk, batch)
-
-    def _write(self, good: pl.DataFrame, batch: FieldBatch, load: Load) -> None:
-        positions = np.flatnonzero(~batch.bad)
-        if self.state.schema.table is Table.EVENTS:
-            event_id = good["event_id"] if "event_id" in good.columns else None
-            good = with_event_keys(good.drop("event_id", strict=False), event_id, self.state.occurrences)
-        result = load.write(good)
-        self.accepted += result.accepted
-        self.duplicates += result.duplicates
-        if result.conflicts:
-            mask = np.zeros(len(batch.bad), bool)
-            mask[positions[result.conflicts]] = True
-            message = "an event with this id and another content is known already"
-            batch.mark("event_id", mask, "E_ID_CONFLICT", message)
 
     def _set_aside(self, chunk: Chunk, batch: FieldBatch) -> None:
         """Bad records to the quarantine, in the order of the file."""
@@ -235,7 +207,7 @@ class _RowStage:
         for row, error in batch.errors.items():
             bad.append((chunk.bad_row(row, error.column, error.code, error.message), error.exempt))
         bad.sort(key=lambda entry: entry[0].line_no)
-        positions: NDArray[np.int64] = chunk.positions(np.array([record.line_no for record, _ in bad], np.int64))
+        positions = chunk.positions(np.array([record.line_no for record, _ in bad], np.int64))
         head = self.state.policy.reject_head_rows + 1
         for (record, exempt), position in zip(bad, positions.tolist(), strict=True):
             record_no = self.record_no + 1 + position

@@ -23,6 +23,7 @@ KEY_BYTES = 16
 
 _REQUIRED = ("user_id", "item_id", "event", "timestamp")
 _OPTIONAL: Mapping[str, pl.DataType | type[pl.DataType]] = {
+    "event_id": pl.String,
     "quantity": pl.Float64,
     "price": pl.Float64,
     "basket_id": pl.String,
@@ -56,15 +57,11 @@ def record_events(events: pl.DataFrame, store: Store, *, source: str) -> WriteRe
     unknown = sorted(set(events["event"].unique()) - set(Action))
     if unknown:
         raise DataError(f"events to record: unknown event {unknown[0]!r}; known: {', '.join(Action)}")
-
     optional = [pl.col(name).cast(dtype) for name, dtype in _OPTIONAL.items() if name in events.columns]
-    at = events["timestamp"].dt.convert_time_zone("UTC").dt.epoch("us")
-    rows = events.select("user_id", "item_id", "event", *optional).with_columns(at=at)
+    at = pl.col("timestamp").dt.convert_time_zone("UTC").dt.epoch("us").alias("at")
+    rows = events.select("user_id", "item_id", "event", *optional, at)
     quantity = pl.col("quantity").fill_null(1.0) if "quantity" in rows.columns else pl.lit(1.0)
-    event_id = events["event_id"] if "event_id" in events.columns else None
-    return store.append_events(
-        with_event_keys(rows.with_columns(quantity=quantity), event_id, Occurrences()), source=source
-    )
+    return store.append_events(with_event_keys(rows.with_columns(quantity=quantity), Occurrences()), source=source)
 
 
 class Occurrences:
@@ -94,25 +91,25 @@ class Occurrences:
         return within + before[inverse]
 
 
-def with_event_keys(events: pl.DataFrame, event_id: pl.Series | None, occurrences: Occurrences) -> pl.DataFrame:
-    """`events` with event_key (16 bytes) and payload_hash (int64). `event_id`, where not null, is the key."""
+def with_event_keys(events: pl.DataFrame, occurrences: Occurrences) -> pl.DataFrame:
+    """`events` with event_key (16 bytes) and payload_hash (int64). Its event_id, where there is one, is the key."""
     parts = [pl.col(c).cast(pl.String).fill_null("") if c in events.columns else pl.lit("") for c in _CONTENT]
-    keys = _digests(events.select(pl.concat_str(parts, separator="\x1f")).to_series().to_list())
+    keys = _digests(events.select(pl.concat_str(parts, separator="\x1f")).to_series())
     payload_hash = keys[:, 1].astype(np.int64)
-    has_id = event_id.is_not_null().to_numpy() if event_id is not None else np.zeros(events.height, bool)
+    ids = events["event_id"] if "event_id" in events.columns else pl.Series([None], dtype=pl.String)
+    has_id = np.broadcast_to(ids.is_not_null().to_numpy(), events.height)
     number = np.zeros(events.height, np.int64)
     number[~has_id] = occurrences.number(keys[~has_id, 0])
     keys[:, 1] ^= number.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # the n-th equal line is another event
-    if event_id is not None and has_id.any():
-        keys[has_id] = _digests(("id\x1f" + event_id.filter(pl.Series(has_id))).to_list())
+    keys[has_id] = _digests("id\x1f" + ids.drop_nulls())
     key_bytes = keys.tobytes()
     event_keys = [key_bytes[i : i + KEY_BYTES] for i in range(0, len(key_bytes), KEY_BYTES)]
-    return events.with_columns(
+    return events.drop("event_id", strict=False).with_columns(
         event_key=pl.Series(event_keys, dtype=pl.Binary), payload_hash=pl.Series(payload_hash, dtype=pl.Int64)
     )
 
 
-def _digests(texts: list[str]) -> NDArray[np.uint64]:
+def _digests(texts: pl.Series) -> NDArray[np.uint64]:
     """Shape (n, 2): 128 bits of each text."""
     joined = b"".join(hashlib.blake2b(t.encode("utf-8"), digest_size=KEY_BYTES).digest() for t in texts)
     return np.frombuffer(joined, "<u8").reshape(-1, 2).copy()

@@ -18,16 +18,17 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.errors import IngestError
-from recllm.ingest.read.lines import LineBlock
-from recllm.ingest.read.records import MAX_COLUMNS, MAX_RECORD_LINES, BadRecord, Chunk, RecordReader, shorten
+from recllm.ingest.read.records import MAX_COLUMNS, Chunk, LineBlock, RecordReader, shorten
 from recllm.policy import Policy
 
 DELIMITERS = (",", ";", "\t", "|")
 _QUOTE, _RETURN = ord('"'), ord("\r")
 _SAMPLE_BYTES = 64 << 10
+_MAX_RECORD_LINES = 1000
 
 _Problem = tuple[str, str]
 """Code and message of a record that cannot be used."""
+_OPEN: _Problem = ("E_QUOTE", "a quote is opened and not closed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,11 +42,7 @@ class _CsvFormat:
 
 
 def open_delimited(
-    blocks: Callable[[], Iterator[LineBlock]],
-    file: str,
-    delimiter: str | None,
-    warnings: dict[str, int],
-    policy: Policy,
+    blocks: Callable[[], Iterator[LineBlock]], file: str, delimiter: str | None, policy: Policy
 ) -> RecordReader:
     """Settle delimiter and header from the first block. Raises `IngestError` for the file stage's codes."""
     first = next((b for b in blocks() if b.text.strip()), None)
@@ -68,13 +65,21 @@ def open_delimited(
     if repeated:
         raise IngestError("E_DUP_COLUMN", f"{file}: the header names {', '.join(map(repr, repeated))} more than once")
     form = _CsvFormat(file=file, delimiter=delimiter, columns=columns, header_lines=reader.line_num, policy=policy)
-    return RecordReader(columns=columns, chunks=lambda: _chunks(blocks(), form), warnings=warnings, header_records=1)
+    return RecordReader(columns=columns, chunks=lambda: _chunks(blocks(), form), header_records=1)
 
 
 def _sniff(sample: str, file: str) -> str:
     """The delimiter that gives (nearly) every line the header's number of fields; "," where there is one column."""
-    candidates = [(*_regularity(sample, delimiter), delimiter) for delimiter in DELIMITERS]
-    candidates = [c for c in candidates if c[0] > 1]
+    candidates = []
+    for delimiter in DELIMITERS:
+        try:
+            widths = [len(row) for row in csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter) if row]
+        except csv.Error:
+            continue
+        if widths and widths[0] > 1:
+            # one odd line in a small file is a bad row, not a format
+            odd = sum(width != widths[0] for width in widths)
+            candidates.append((widths[0], 1.0 if odd <= 1 else 1 - odd / len(widths), delimiter))
     if not candidates:
         return ","
     regular = [c for c in candidates if c[1] >= 0.95]
@@ -85,18 +90,6 @@ def _sniff(sample: str, file: str) -> str:
             "say --delimiter",
         )
     return max(regular)[2]
-
-
-def _regularity(sample: str, delimiter: str) -> tuple[int, float]:
-    """(fields in the header, share of lines with as many). One odd line in a small file is a bad row, not a format."""
-    try:
-        widths = [len(row) for row in csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter) if row]
-    except csv.Error:
-        return 0, 0.0
-    if not widths:
-        return 0, 0.0
-    odd = sum(width != widths[0] for width in widths)
-    return widths[0], 1.0 if odd <= 1 else 1 - odd / len(widths)
 
 
 def _chunks(blocks: Iterator[LineBlock], form: _CsvFormat) -> Iterator[Chunk]:
@@ -141,43 +134,35 @@ def _parse(block: LineBlock, form: _CsvFormat, *, last: bool) -> tuple[Chunk, in
     problems |= {int(i): _field_count(int(width[i]), form) for i in np.flatnonzero(unquoted & ~fast)}
 
     schema = dict.fromkeys(form.columns, pl.String)
-    frame = pl.concat([_fast_frame(block, fast, form), pl.DataFrame(quoted.cells, schema=schema, orient="row")])
+    frame = pl.DataFrame(quoted.cells, schema=schema, orient="row")
+    if fast.any():
+        text = block.text if fast.all() else block.codes[np.repeat(fast, length + 1)].tobytes()
+        if b"\r" in text:
+            text = text.replace(b"\r\n", b"\n")
+        plain = pl.read_csv(
+            text, has_header=False, separator=form.delimiter, quote_char=None, infer_schema=False, schema=schema
+        )
+        frame = pl.concat([plain, frame])
     line = np.concatenate([np.flatnonzero(fast), np.array(quoted.line, np.int64)])
     n_lines = np.concatenate([np.ones(int(fast.sum()), np.int64), np.array(quoted.n_lines, np.int64)])
     if quoted.cells:
         order = np.argsort(line, kind="stable")
         frame, line, n_lines = frame[order], line[order], n_lines[order]
-    bad_rows = _repeated_headers(frame, form)
-    if len(line):
-        bad_rows |= _long_cells(frame, block.ends[line + n_lines - 1] - block.starts[line], form.policy)
+    bad_rows = _bad_rows(frame, block.ends[line + n_lines - 1] - block.starts[line], form)
     if bad_rows:
         problems |= {int(line[row]): problem for row, problem in bad_rows.items()}
         good = np.ones(len(line), bool)
         good[list(bad_rows)] = False
         frame, line, n_lines = frame.filter(pl.Series(good)), line[good], n_lines[good]
-
-    bad = tuple(
-        BadRecord(
-            line_no=int(block.line_no[i]),
-            byte_offset=int(block.byte_offset[i]),
-            code=code,
-            message=message,
-            raw=shorten(block.raw(i)),
-        )
-        for i, (code, message) in problems.items()
-    )
     chunk = Chunk(
         frame=frame,
         line_no=block.line_no[line],
         byte_offset=block.byte_offset[line],
         raw=lambda row: shorten(block.raw(int(line[row]), int(n_lines[row]))),
-        bad=bad + block.bad,
+        bad=tuple(block.bad_line(i, None, *problem) for i, problem in problems.items()) + block.bad,
         blank_lines=int(blank[:end].sum()),
     )
     return chunk, end
-
-
-_OPEN: _Problem = ("E_QUOTE", "a quote is opened and not closed")
 
 
 def _field_count(width: int, form: _CsvFormat) -> _Problem:
@@ -188,53 +173,41 @@ def _quoted_records(block: LineBlock, form: _CsvFormat, *, last: bool) -> tuple[
     """(the records, the first line that has to wait for the next block)."""
     records = _QuotedRecords(covered=np.zeros(block.n_lines, bool))
     has_quote = (block.count(_QUOTE) > 0).tolist()
-    done = 0
+    line = 0
     for start in np.flatnonzero(has_quote).tolist():
-        if start < done:
+        if start < line:
             continue
-        done = _run_of_records(block, start, has_quote, records, form)
-        if not last and records.problems.get(done - 1) == _OPEN:
-            del records.problems[done - 1]
-            records.covered[done - 1] = False
-            return records, done - 1
+        # one reader goes on as long as each record begins on a line with a quote and is good
+        text = (block.raw(i).decode("utf-8") for i in range(start, block.n_lines))
+        reader = csv.reader(text, delimiter=form.delimiter, strict=True)
+        line, problem = start, None
+        while problem is None and line < block.n_lines and has_quote[line]:
+            cells: list[str] = []
+            error = ""
+            try:
+                cells = next(reader)
+            except csv.Error as csv_error:
+                error = str(csv_error)
+            n_lines = start + reader.line_num - line
+            if n_lines > _MAX_RECORD_LINES:
+                raise IngestError(
+                    "E_QUOTE",
+                    f"{form.file}: the quote opened on line {block.line_no[line]} is still open "
+                    f"{_MAX_RECORD_LINES:,} lines later; close it, or double it inside a text",
+                )
+            problem = _problem(block, line, cells, n_lines, error, form)
+            if problem == _OPEN and not last:
+                return records, line
+            if problem is None:
+                records.cells.append([cell or None for cell in cells])
+                records.line.append(line)
+                records.n_lines.append(n_lines)
+            else:
+                records.problems[line] = problem
+                n_lines = 1  # what a bad record swallowed is read again
+            records.covered[line : line + n_lines] = True
+            line += n_lines
     return records, block.n_lines
-
-
-def _run_of_records(
-    block: LineBlock, start: int, has_quote: list[bool], records: _QuotedRecords, form: _CsvFormat
-) -> int:
-    """Reads records as long as each begins on a line with a quote. Returns the line behind the last one.
-
-    A bad record ends the run and takes only its first line: what it swallowed is read again.
-    """
-    text = (block.raw(i).decode("utf-8") for i in range(start, block.n_lines))
-    reader = csv.reader(text, delimiter=form.delimiter, strict=True)
-    line = start
-    while line < block.n_lines and has_quote[line]:
-        cells: list[str] = []
-        error = ""
-        try:
-            cells = next(reader)
-        except csv.Error as csv_error:
-            error = str(csv_error)
-        n_lines = start + reader.line_num - line
-        if n_lines > MAX_RECORD_LINES:
-            raise IngestError(
-                "E_QUOTE",
-                f"{form.file}: the quote opened on line {block.line_no[line]} is still open {MAX_RECORD_LINES:,} lines "
-                "later; close it, or double it inside a text",
-            )
-        problem = _problem(block, line, cells, n_lines, error, form)
-        if problem:
-            records.problems[line] = problem
-            records.covered[line] = True
-            return line + 1
-        records.cells.append([cell or None for cell in cells])
-        records.line.append(line)
-        records.n_lines.append(n_lines)
-        records.covered[line : line + n_lines] = True
-        line += n_lines
-    return line
 
 
 def _problem(
@@ -258,31 +231,16 @@ def _problem(
     return None
 
 
-def _fast_frame(block: LineBlock, fast: NDArray[np.bool_], form: _CsvFormat) -> pl.DataFrame:
-    schema = dict.fromkeys(form.columns, pl.String)
-    if not fast.any():
-        return pl.DataFrame(schema=schema)
-    text = block.text
-    if not fast.all():
-        text = block.codes[np.repeat(fast, block.ends + 1 - block.starts)].tobytes()
-    if b"\r" in text:
-        text = text.replace(b"\r\n", b"\n")
-    return pl.read_csv(
-        text, has_header=False, separator=form.delimiter, quote_char=None, infer_schema=False, schema=schema
-    )
-
-
-def _repeated_headers(frame: pl.DataFrame, form: _CsvFormat) -> dict[int, _Problem]:
-    problem = ("E_REPEATED_HEADER", "the header occurs again")
-    rows = (frame[form.columns[0]] == form.columns[0]).arg_true().to_list()
-    return {row: problem for row in rows if tuple(c and c.strip() for c in frame.row(row)) == form.columns}
-
-
-def _long_cells(frame: pl.DataFrame, record_bytes: NDArray[np.int64], policy: Policy) -> dict[int, _Problem]:
+def _bad_rows(frame: pl.DataFrame, record_bytes: NDArray[np.int64], form: _CsvFormat) -> dict[int, _Problem]:
+    """Rows that repeat the header, or are too long; record_bytes: (n,)."""
     problems = {}
-    for row in np.flatnonzero(record_bytes > policy.max_cell_bytes).tolist():
-        if record_bytes[row] > policy.max_row_bytes:
-            problems[row] = ("E_TOO_LONG", f"the row is longer than {policy.max_row_bytes:,} bytes")
-        elif any(cell and len(cell.encode()) > policy.max_cell_bytes for cell in frame.row(row)):
-            problems[row] = ("E_TOO_LONG", f"a cell is longer than {policy.max_cell_bytes:,} bytes")
+    for row in (frame[form.columns[0]] == form.columns[0]).arg_true().to_list():
+        if tuple(cell and cell.strip() for cell in frame.row(row)) == form.columns:
+            problems[row] = ("E_REPEATED_HEADER", "the header occurs again")
+    max_cell, max_row = form.policy.max_cell_bytes, form.policy.max_row_bytes
+    for row in np.flatnonzero(record_bytes > max_cell).tolist():
+        if record_bytes[row] > max_row:
+            problems[row] = ("E_TOO_LONG", f"the row is longer than {max_row:,} bytes")
+        elif any(cell and len(cell.encode()) > max_cell for cell in frame.row(row)):
+            problems[row] = ("E_TOO_LONG", f"a cell is longer than {max_cell:,} bytes")
     return problems

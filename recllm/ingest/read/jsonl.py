@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import polars as pl
 
 from recllm.errors import IngestError
-from recllm.ingest.read.lines import LineBlock
-from recllm.ingest.read.records import MAX_COLUMNS, BadRecord, Chunk, RecordReader, shorten
+from recllm.ingest.read.records import MAX_COLUMNS, Chunk, LineBlock, RecordReader, shorten
 from recllm.policy import Policy
 
 MAX_DEPTH = 20
 
 
 class _BadObjectError(ValueError):
-    def __init__(self, code: str, message: str, column: str | None = None) -> None:
-        super().__init__(message)
-        self.code, self.message, self.column = code, message, column
+    """`args` are the column, or None, the code and the message."""
 
 
-def open_jsonl(
-    blocks: Callable[[], Iterator[LineBlock]], file: str, warnings: dict[str, int], policy: Policy
-) -> RecordReader:
+def open_jsonl(blocks: Callable[[], Iterator[LineBlock]], file: str, policy: Policy) -> RecordReader:
     """The columns are the keys of all objects, in the order of their first use."""
     keys: dict[str, None] = {}
     empty = True
@@ -46,10 +42,7 @@ def open_jsonl(
         raise IngestError("E_NOT_TEXT", f"{file}: no line is a JSON object; write one object a line, not one array")
     columns = tuple(keys)
     return RecordReader(
-        columns=columns,
-        chunks=lambda: (_chunk(block, columns, policy) for block in blocks()),
-        warnings=warnings,
-        decimal=".",
+        columns=columns, chunks=lambda: (_chunk(block, columns, policy) for block in blocks()), decimal="."
     )
 
 
@@ -58,32 +51,21 @@ def _chunk(block: LineBlock, columns: tuple[str, ...], policy: Policy) -> Chunk:
     objects: list[dict[str, str | None]] = []
     object_lines: list[int] = []
     bad = list(block.bad)
-    blank_lines = 0
     for number, line in enumerate(lines):
         if not line.strip():
-            blank_lines += 1
             continue
         try:
             objects.append(_texts(line, policy))
             object_lines.append(number)
         except _BadObjectError as error:
-            bad.append(
-                BadRecord(
-                    line_no=int(block.line_no[number]),
-                    byte_offset=int(block.byte_offset[number]),
-                    code=error.code,
-                    message=error.message,
-                    raw=shorten(line),
-                    column=error.column,
-                )
-            )
+            bad.append(block.bad_line(number, *error.args))
     return Chunk(
         frame=pl.DataFrame({c: pl.Series([o.get(c) for o in objects], dtype=pl.String) for c in columns}),
         line_no=block.line_no[object_lines],
         byte_offset=block.byte_offset[object_lines],
         raw=lambda row: shorten(lines[object_lines[row]]),
         bad=tuple(bad),
-        blank_lines=blank_lines,
+        blank_lines=sum(not line.strip() for line in lines),
     )
 
 
@@ -91,11 +73,11 @@ def _decode(line: bytes) -> dict[str, Any]:
     try:
         value = _DECODER.decode(line.decode("utf-8"))
     except RecursionError:
-        raise _BadObjectError("E_JSON_NESTING", f"nested deeper than {MAX_DEPTH} levels") from None
+        raise _BadObjectError(None, "E_JSON_NESTING", f"nested deeper than {MAX_DEPTH} levels") from None
     except json.JSONDecodeError as error:
-        raise _BadObjectError("E_JSON", f"not JSON: {error.msg} at character {error.pos + 1}") from None
+        raise _BadObjectError(None, "E_JSON", f"not JSON: {error.msg} at character {error.pos + 1}") from None
     if not isinstance(value, dict):
-        raise _BadObjectError("E_JSON", "not an object: each line is {...}")
+        raise _BadObjectError(None, "E_JSON", "not an object: each line is {...}")
     return value
 
 
@@ -113,18 +95,18 @@ def _texts(line: bytes, policy: Policy) -> dict[str, str | None]:
                 (key + value).encode("utf-8")
             except UnicodeEncodeError:
                 column = key if key.isascii() else None
-                raise _BadObjectError("E_SURROGATE", "half of a surrogate pair", column) from None
+                raise _BadObjectError(column, "E_SURROGATE", "half of a surrogate pair") from None
         texts[key] = value or None
     if len(line) > policy.max_cell_bytes:
         for key, value in texts.items():
             if value and len(value.encode()) > policy.max_cell_bytes:
-                raise _BadObjectError("E_TOO_LONG", f"a value is longer than {policy.max_cell_bytes:,} bytes", key)
+                raise _BadObjectError(key, "E_TOO_LONG", f"a value is longer than {policy.max_cell_bytes:,} bytes")
     return texts
 
 
 def _check_depth(value: Any, key: str, depth: int = 2) -> None:
     if depth > MAX_DEPTH:
-        raise _BadObjectError("E_JSON_NESTING", f"nested deeper than {MAX_DEPTH} levels", key)
+        raise _BadObjectError(key, "E_JSON_NESTING", f"nested deeper than {MAX_DEPTH} levels")
     if isinstance(value, dict | list):
         for inner in value.values() if isinstance(value, dict) else value:
             _check_depth(inner, key, depth + 1)
@@ -133,14 +115,13 @@ def _check_depth(value: Any, key: str, depth: int = 2) -> None:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     unique = dict(pairs)
     if len(unique) < len(pairs):
-        names = [key for key, _ in pairs]
-        twice = next(key for key in names if names.count(key) > 1)
-        raise _BadObjectError("E_JSON_DUP_KEY", f"the key {twice!r} occurs twice")
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise _BadObjectError(None, "E_JSON_DUP_KEY", f"the key {twice!r} occurs twice")
     return unique
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise _BadObjectError("E_JSON", f"{name} is not JSON")
+    raise _BadObjectError(None, "E_JSON", f"{name} is not JSON")
 
 
 _DECODER = json.JSONDecoder(

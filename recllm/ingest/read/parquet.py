@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,16 +49,16 @@ def _chunks(path: Path, schema: dict[str, pl.DataType], n_rows: int) -> Iterator
             frame = table.slice(start, SLICE_ROWS).collect()
         except _UNREADABLE as error:
             raise _damaged(path, error) from None
-        yield _chunk(frame, start)
+        yield Chunk(
+            frame=frame,
+            line_no=np.arange(start + 1, start + frame.height + 1, dtype=np.int64),
+            byte_offset=np.full(frame.height, -1, np.int64),
+            raw=partial(_raw, frame),
+        )
 
 
-def _chunk(frame: pl.DataFrame, start: int) -> Chunk:
-    return Chunk(
-        frame=frame,
-        line_no=np.arange(start + 1, start + frame.height + 1, dtype=np.int64),
-        byte_offset=np.full(frame.height, -1, np.int64),
-        raw=lambda row: json.dumps(frame.row(row, named=True), ensure_ascii=False)[:RAW_BYTES],
-    )
+def _raw(frame: pl.DataFrame, row: int) -> str:
+    return json.dumps(frame.row(row, named=True), ensure_ascii=False)[:RAW_BYTES]
 
 
 def _as_text(name: str, dtype: pl.DataType) -> pl.Expr:
