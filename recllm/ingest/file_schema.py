@@ -19,13 +19,13 @@ from recllm.errors import IngestError
 from recllm.ingest.column_names import BASICS, FIELDS, candidates, is_special, nearest, normal
 from recllm.ingest.options import ColumnMap, IngestOptions, JoinedColumns, LineTotal, RejectRule
 from recllm.ingest.parse.numbers import Decimal, DecimalEvidence, currencies, distinct_currencies
-from recllm.ingest.parse.text_cleaning import FLOAT_ID
 from recllm.ingest.parse.times import TimeEvidence, TimeFormat, check_zone, declared_format
 from recllm.ingest.read.records import RecordReader
 from recllm.schema import Table
 
 LINE_TOTAL = "(line total)"
 """Name of the helper field that holds a line total until the unit price is known."""
+FLOAT_ID = r"^\d+\.0$"
 
 _ID_FIELDS = ("user_id", "item_id", "event_id", "basket_id", "request_id")
 _MONEY_FIELDS = ("price", LINE_TOTAL)

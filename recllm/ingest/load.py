@@ -176,7 +176,7 @@ class _RowStage:
         schema, notes = self.state.schema, self.state.notes
         self.read += chunk.n_records
         notes["W_BLANK_LINE"] += chunk.blank_lines
-        batch = FieldBatch(schema.fields(chunk.frame), self.state)
+        batch = FieldBatch(chunk, self.state)
         for rule in schema.column_map.reject:
             column = chunk.frame[rule.column].str.strip_chars()
             mask = batch.constant(False, pl.Boolean)
@@ -203,9 +203,7 @@ class _RowStage:
 
     def _set_aside(self, chunk: Chunk, batch: FieldBatch) -> None:
         """Bad records to the quarantine, in the order of the file."""
-        bad = [(record, False) for record in chunk.bad]
-        for row, error in batch.errors.items():
-            bad.append((chunk.bad_row(row, error.column, error.code, error.message), error.exempt))
+        bad = [(record, False) for record in chunk.bad] + batch.errors
         bad.sort(key=lambda entry: entry[0].line_no)
         positions = chunk.positions(np.array([record.line_no for record, _ in bad], np.int64))
         head = self.state.policy.reject_head_rows + 1

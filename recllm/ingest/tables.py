@@ -13,9 +13,8 @@ import numpy as np
 import polars as pl
 
 from recllm.ingest.file_schema import LINE_TOTAL
-from recllm.ingest.parse.batch import FieldBatch
+from recllm.ingest.parse.batch import FieldBatch, clean_texts, is_nobody
 from recllm.ingest.parse.numbers import parse_numbers, undressed
-from recllm.ingest.parse.text_cleaning import clean_texts, is_nobody
 from recllm.ingest.parse.times import NO_OFFSET
 from recllm.schema import Action, Purpose, Table
 

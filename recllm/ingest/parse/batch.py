@@ -1,6 +1,8 @@
 """The rows of one chunk on their way from text to values, and what the chunks of a load share.
 
-A row that cannot be used is marked with its first error; parsing goes on for the other rows.
+A row that cannot be used is marked with its first error; parsing goes on for the other rows. Ids are opaque: trimmed
+and in NFC, and otherwise exactly what the file says. Texts of products are kept as they are, save for characters that
+cannot be seen; what is odd about them is counted.
 """
 
 from __future__ import annotations
@@ -16,23 +18,36 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.errors import IngestError
-from recllm.ingest.file_schema import FileSchema
+from recllm.ingest.file_schema import FLOAT_ID, FileSchema
 from recllm.ingest.options import IngestOptions
 from recllm.ingest.parse.numbers import parse_numbers
-from recllm.ingest.parse.text_cleaning import (
-    FLOAT_ID,
-    NOT_PLAIN,
-    SCIENTIFIC_ID,
-    UNSEEN_IN_ID,
-    is_nobody,
-    null_if_empty,
-)
 from recllm.ingest.parse.times import CODES, MESSAGES, ParsedTimes, parse_times
+from recllm.ingest.read.records import BadRecord, Chunk
 from recllm.ingest.record import Occurrences
 from recllm.ingest.tallies import IdTally, PriceTally
 from recllm.policy import Policy
 
 _CACHED_PEOPLE = 300_000
+
+_SCIENTIFIC_ID = r"^[+-]?(\d+(\.\d+)?[eE]\+\d+|\d\.\d+[eE]\d+)$"
+_NO_PERSON = frozenset(
+    {"nan", "null", "none", "nil", "n/a", "na", "#n/a", "-", "--", "undefined", "unknown", "(null)", "\\n", "<na>"}
+)
+"""Words that stand for "nobody" in a user column; joined, they would become one monstrous customer."""
+
+_NOT_PLAIN = r"[^!-~]"
+_UNSEEN_IN_ID = r"[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]"
+_UNSEEN_IN_TEXT = r"[[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]--[\n\t\u{200c}\u{200d}]]"
+"""Controls, zero-width, bidi and tag characters; joiners stay, emoji and several scripts need them."""
+_HTML = r"(?i)<\s*/?\s*[a-z!][^>]{0,500}>|&(#\d{1,7}|#x[0-9a-f]{1,6}|[a-z]{2,10});"
+_INSTRUCTION = (
+    r"(?i)(ignore|disregard|forget)\s+(all\s+|any\s+)?(the\s+|your\s+)?(previous|prior|above|earlier)"
+    r"|system\s*prompt|you\s+are\s+now|new\s+instructions?:|<\|\s*(im_start|im_end|system|endoftext)"
+    r"|\[/?INST\]|^\s*(system|assistant)\s*:|忽略(以上|之前|前面|上述)|你现在是|系统提示"
+)
+_FORMULA = r"^[=+\-@\t\r]"
+_ODD = r"[^ !-%'-;=?-~]"
+"""Plain letters, digits and marks; texts of nothing else need no closer look."""
 
 
 class Pseudonyms(Protocol):
@@ -78,26 +93,16 @@ class LoadState:
     prices: PriceTally = field(default_factory=PriceTally)
 
 
-@dataclass(frozen=True, slots=True)
-class RowError:
-    """Why a row cannot be used."""
-
-    column: str
-    code: str
-    message: str
-    exempt: bool
-    """Left out on purpose: it does not count towards the reject limit."""
-
-
 class FieldBatch:
     """The fields of a chunk as text, methods that parse one of them, and the errors of the rows so far."""
 
-    def __init__(self, fields: pl.DataFrame, load: LoadState) -> None:
-        self.fields = fields
+    def __init__(self, chunk: Chunk, load: LoadState) -> None:
+        self.fields = load.schema.fields(chunk.frame)
         self.load = load
-        self.errors: dict[int, RowError] = {}
-        """By row."""
-        self.bad: NDArray[np.bool_] = np.zeros(fields.height, bool)
+        self.errors: list[tuple[BadRecord, bool]] = []
+        """The second says whether the row is left out on purpose: it does not count towards the reject limit then."""
+        self.bad: NDArray[np.bool_] = np.zeros(chunk.frame.height, bool)
+        self._chunk = chunk
 
     def has(self, field: str) -> bool:
         return field in self.fields.columns
@@ -136,7 +141,7 @@ class FieldBatch:
             if values is not None:
                 value = values[row]
                 text = f"{'an empty cell' if value is None else repr(str(value)[:60])} {message}"
-            self.errors[row] = RowError(column, code, text, exempt)
+            self.errors.append((self._chunk.bad_row(row, column, code, text), exempt))
         self.bad |= hits
 
     def ids(self, field: str) -> pl.Series:
@@ -146,7 +151,7 @@ class FieldBatch:
         """
         column, load = self.fields[field], self.load
         name = load.schema.column_of(field)
-        scientific = column.filter(column.str.contains(SCIENTIFIC_ID).fill_null(False))
+        scientific = column.filter(column.str.contains(_SCIENTIFIC_ID).fill_null(False))
         if len(scientific):
             raise IngestError(
                 "E_SCI_ID",
@@ -155,10 +160,10 @@ class FieldBatch:
             )
         ids = column.str.strip_chars()
         load.notes["W_TRIM"] += int((ids != column).sum())
-        if ids.str.contains(NOT_PLAIN).any():
+        if ids.str.contains(_NOT_PLAIN).any():
             composed = ids.str.normalize("NFC")
             load.notes["W_NFC"] += int((composed != ids).sum())
-            ids, unseen = composed, composed.str.contains(UNSEEN_IN_ID)
+            ids, unseen = composed, composed.str.contains(_UNSEEN_IN_ID)
             self.mark(field, unseen, "E_CTRL_CHAR", f"{name} holds an invisible or control character")
         if field in load.schema.float_ids:
             load.notes["W_FLOAT_ID"] += int(ids.str.contains(FLOAT_ID).sum())
@@ -219,10 +224,34 @@ class FieldBatch:
             load.schema.times,
             file=load.file,
             now=load.now,
-            future_hours=load.policy.future_hours,
-            earliest_year=load.policy.earliest_year,
+            policy=load.policy,
         )
         for status, code in CODES.items():
             self.mark("timestamp", times.status == status, code, MESSAGES[status], column)
         load.notes["W_DST_AMBIGUOUS"] += times.n_ambiguous
         return times
+
+
+# --- ids and texts without what nobody can see -----------------------------------------------------------------------
+
+
+def is_nobody(ids: pl.Series) -> pl.Series:
+    """Where a cleaned user id names no person."""
+    return ids.is_null() | ids.str.to_lowercase().is_in(list(_NO_PERSON)).fill_null(False)
+
+
+def clean_texts(column: pl.Series, notes: Counter[str]) -> pl.Series:
+    """Without unseen characters and outer spaces; null where nothing is left. Counts what is odd in `notes`."""
+    notes["W_FORMULA"] += int(column.str.contains(_FORMULA).sum())
+    clean = column
+    if column.str.contains(_ODD).any():
+        clean = column.str.replace_all(_UNSEEN_IN_TEXT, "")
+        notes["W_CTRL"] += int((clean != column).sum())
+        notes["W_HTML"] += int(clean.str.contains(_HTML).sum())
+    notes["W_INSTRUCTION_LIKE"] += int(clean.str.contains(_INSTRUCTION).sum())
+    return null_if_empty(clean.str.strip_chars())
+
+
+def null_if_empty(column: pl.Series) -> pl.Series:
+    """The texts, null instead of the empty one."""
+    return column.set(column == "", None) if (column == "").any() else column

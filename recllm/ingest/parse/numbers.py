@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import polars as pl
@@ -39,13 +39,9 @@ def parse_numbers(column: pl.Series, decimal: Decimal, *, money: bool = False) -
     slow = quick.is_null() & column.is_not_null()
     if not slow.any():
         return quick.alias(column.name)
+    # signs of money, spaces, full-width digits or separators of thousands
     rows = slow.arg_true()
-    return quick.scatter(rows, _parse_dressed(column.gather(rows), decimal, money)).alias(column.name)
-
-
-def _parse_dressed(column: pl.Series, decimal: Decimal, money: bool) -> pl.Series:
-    """Numbers with signs of money, spaces, full-width digits or separators of thousands."""
-    text = undressed(column, money)
+    text = undressed(column.gather(rows), money)
     group = "," if decimal == "." else "."
     point = "\\" + decimal
     valid = text.str.contains(
@@ -53,7 +49,7 @@ def _parse_dressed(column: pl.Series, decimal: Decimal, money: bool) -> pl.Serie
     )
     text = text.str.replace_all(group, "", literal=True).str.replace(decimal, ".", literal=True)
     numbers = _where(valid, text).cast(pl.Float64, strict=False)
-    return _where(numbers.is_finite(), numbers)
+    return quick.scatter(rows, _where(numbers.is_finite(), numbers)).alias(column.name)
 
 
 def undressed(column: pl.Series, money: bool) -> pl.Series:
@@ -84,19 +80,15 @@ def currencies(column: pl.Series) -> Counter[str]:
 
 def distinct_currencies(counts: Counter[str]) -> set[str]:
     """Moneys that cannot be one and the same: "$" beside "USD" is one, "$" beside "EUR" is two."""
-    distinct = set(counts)
-    for sign, codes in _SHARED.items():
-        if sign in distinct and distinct & codes:
-            distinct.discard(sign)
-    return distinct
+    return {money for money in counts if not _SHARED.get(money, set()) & set(counts)}
 
 
 @dataclass(slots=True)
 class DecimalEvidence:
     """What the numbers of a file say about their decimal separator."""
 
-    point: int = 0
-    comma: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    """Numbers that only fit "." and that only fit ","."""
     unclear: str = ""
     """An example of the numbers that fit both readings, such as 1.299."""
 
@@ -105,36 +97,30 @@ class DecimalEvidence:
         if text.is_empty():
             return
         text = undressed(text, money=True)
-        group_of_3 = r"^[+-]?[1-9]\d{0,2}%s\d{3}$"
         for sign, mark, group in ((".", r"\.", ","), (",", ",", r"\.")):
-            unclear = text.str.contains(group_of_3 % mark).fill_null(False)
+            unclear = text.str.contains(rf"^[+-]?[1-9]\d{{0,2}}{mark}\d{{3}}$").fill_null(False)
             # the decimal sign occurs once and last; groups of three of the other kind may stand before it
             clear = text.str.contains(rf"^[+-]?(\d{{1,3}}({group}\d{{3}})+|\d*){mark}\d*([eE][+-]?\d+)?$")
-            clear = clear.fill_null(False)
-            grouped = text.str.contains(rf"^[+-]?\d{{1,3}}({group}\d{{3}}){{2,}}$").fill_null(False)
-            count = int(((clear & ~unclear) | grouped).sum())
-            if sign == ".":
-                self.point += count
-            else:
-                self.comma += count
+            grouped = text.str.contains(rf"^[+-]?\d{{1,3}}({group}\d{{3}}){{2,}}$")
+            self.counts[sign] += int(((clear & ~unclear) | grouped).sum())
             if unclear.any():
                 self.unclear = self.unclear or str(text.filter(unclear)[0])
 
     @property
     def settled(self) -> bool:
-        return bool(self.point) != bool(self.comma)
+        return bool(self.counts["."]) != bool(self.counts[","])
 
     def decide(self, file: str) -> Decimal:
         """The separator; a few odd rows are left to the row stage. Raises `IngestError` E_NUMBER_FORMAT."""
-        if self.point or self.comma:
-            rarer = min(self.point, self.comma)
-            if rarer > 0.05 * (self.point + self.comma):
+        point, comma = self.counts["."], self.counts[","]
+        if point or comma:
+            if min(point, comma) > 0.05 * (point + comma):
                 raise IngestError(
                     "E_NUMBER_FORMAT",
-                    f"{file}: {self.point:,} numbers with a decimal point and {self.comma:,} with a decimal comma; "
+                    f"{file}: {point:,} numbers with a decimal point and {comma:,} with a decimal comma; "
                     "make them alike, or say --decimal",
                 )
-            return "." if self.point > self.comma else ","
+            return "." if point > comma else ","
         if self.unclear:
             raise IngestError(
                 "E_NUMBER_FORMAT",

@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.errors import IngestError
+from recllm.policy import Policy
 
 TimeKind = Literal["iso", "dmy", "mdy", "epoch", "excel", "pattern"]
 
@@ -138,12 +139,10 @@ def _ambiguous_date(file: str, *, contradictory: bool) -> IngestError:
 
 def declared_format(ts_format: str, tz: str | None) -> TimeFormat | None:
     """The format that the caller names; None for "epoch", whose unit only the file can settle."""
-    if ts_format == "iso":
-        return TimeFormat(kind="iso", tz=tz)
-    if ts_format == "excel":
-        return TimeFormat(kind="excel", tz=tz)
     if ts_format == "epoch":
         return None
+    if ts_format in {"iso", "excel"}:
+        return TimeFormat(kind="iso" if ts_format == "iso" else "excel", tz=tz)
     if "%" not in ts_format:
         raise IngestError("E_TIMESTAMP", f"unknown time format {ts_format!r}; use iso, epoch, excel or e.g. %d.%m.%Y")
     return TimeFormat(kind="pattern", pattern=ts_format, tz=tz)
@@ -160,23 +159,33 @@ def check_zone(tz: str | None) -> None:
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 
-def parse_times(
-    column: pl.Series, form: TimeFormat, *, file: str, now: datetime, future_hours: int = 24, earliest_year: int = 1990
-) -> ParsedTimes:
+def parse_times(column: pl.Series, form: TimeFormat, *, file: str, now: datetime, policy: Policy) -> ParsedTimes:
     """Raises `IngestError` where a row contradicts what was settled for the file (E_MIXED_EPOCH, E_AMBIGUOUS_DATE)
     or has no zone and none was given (E_NAIVE_TZ)."""
     text = column.str.strip_chars()
     if form.kind == "epoch":
         times = _epoch(text, form, file)
-    elif form.kind == "excel":
-        times = _to_utc(_excel(text), form, file)
     elif form.kind == "pattern":
         times = _pattern(text, form, file)
+    elif form.kind == "excel":
+        days = text.cast(pl.Float64, strict=False).fill_nan(None)
+        days = days.set(~days.is_between(1, 200_000).fill_null(False), None)
+        seconds = ((days + _EXCEL_DAY_0) * 86_400).round(0)
+        times = _to_utc(_without_zone((seconds * _SECOND).cast(pl.Int64).cast(pl.Datetime("us"))), form, file)
+    elif form.kind == "iso":
+        # the commonest spelling at once, all others by their parts
+        quick = text.str.to_datetime(_QUICK, time_unit="us", strict=False)
+        clock, rows = _without_zone(quick), quick.is_null().arg_true()
+        if len(rows):
+            slow = _by_parts(text.gather(rows), form, file)
+            clock.at[rows], clock.status[rows] = slow.at, slow.status
+            clock = replace(clock, zone=clock.zone.scatter(rows, slow.zone))
+        times = _to_utc(clock, form, file)
     else:
-        times = _to_utc(_calendar(text, form, file), form, file)
+        times = _to_utc(_by_parts(text, form, file), form, file)
 
-    first = int(datetime(earliest_year, 1, 1, tzinfo=UTC).timestamp()) * _SECOND
-    last = int((now + timedelta(hours=future_hours)).timestamp() * _SECOND)
+    first = int(datetime(policy.earliest_year, 1, 1, tzinfo=UTC).timestamp()) * _SECOND
+    last = int((now + timedelta(hours=policy.future_hours)).timestamp() * _SECOND)
     absurd = last + _FAR_YEARS * 366 * 86_400 * _SECOND
     good, status = times.status == OK, times.status.copy()
     status[good & (times.at > last)] = FUTURE
@@ -217,13 +226,6 @@ def _without_zone(clock: pl.Series) -> _ClockTimes:
     )
 
 
-def _excel(text: pl.Series) -> _ClockTimes:
-    days = text.cast(pl.Float64, strict=False).fill_nan(None)
-    days = days.set(~days.is_between(1, 200_000).fill_null(False), None)
-    seconds = ((days + _EXCEL_DAY_0) * 86_400).round(0)
-    return _without_zone((seconds * _SECOND).cast(pl.Int64).cast(pl.Datetime("us")))
-
-
 def _pattern(text: pl.Series, form: TimeFormat, file: str) -> ParsedTimes:
     pattern = form.pattern
     if "%H" not in pattern and "%I" not in pattern:
@@ -236,19 +238,6 @@ def _pattern(text: pl.Series, form: TimeFormat, file: str) -> ParsedTimes:
         return _to_utc(_without_zone(times), form, file)
     clock = _without_zone(times.dt.convert_time_zone("UTC").dt.replace_time_zone(None))
     return ParsedTimes(at=clock.at, offset=np.full(len(text), NO_OFFSET, np.int16), status=clock.status)
-
-
-def _calendar(text: pl.Series, form: TimeFormat, file: str) -> _ClockTimes:
-    """The commonest spelling at once, all others by their parts."""
-    if form.kind != "iso":
-        return _by_parts(text, form, file)
-    quick = text.str.to_datetime(_QUICK, time_unit="us", strict=False)
-    clock, rows = _without_zone(quick), quick.is_null().arg_true()
-    if not len(rows):
-        return clock
-    slow = _by_parts(text.gather(rows), form, file)
-    clock.at[rows], clock.status[rows] = slow.at, slow.status
-    return replace(clock, zone=clock.zone.scatter(rows, slow.zone))
 
 
 def _by_parts(text: pl.Series, form: TimeFormat, file: str) -> _ClockTimes:
