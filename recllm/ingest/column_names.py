@@ -6,45 +6,29 @@ import difflib
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from itertools import chain
 
 from recllm.schema import Table
 
-
-@dataclass(frozen=True, slots=True)
-class Fields:
-    """The columns of a table."""
-
-    required: tuple[str, ...]
-    optional: tuple[str, ...] = ()
-
-    @property
-    def all(self) -> tuple[str, ...]:
-        return self.required + self.optional
-
-
-FIELDS: Mapping[Table, Fields] = {
-    Table.EVENTS: Fields(
-        ("user_id", "item_id", "timestamp"),
-        (
-            "event_id",
-            "event",
-            "quantity",
-            "price",
-            "currency",
-            "basket_id",
-            "value",
-            "request_id",
-            "position",
-            "model_version",
-        ),
-    ),
-    Table.ITEMS: Fields(
-        ("item_id", "title"), ("category", "brand", "description", "price", "currency", "available", "attributes")
-    ),
-    Table.USERS: Fields(("user_id",)),
-    Table.CONSENT: Fields(("user_id", "purpose", "granted", "timestamp")),
+REQUIRED: Mapping[Table, tuple[str, ...]] = {
+    Table.EVENTS: ("user_id", "item_id", "timestamp"),
+    Table.ITEMS: ("item_id", "title"),
+    Table.USERS: ("user_id",),
+    Table.CONSENT: ("user_id", "purpose", "granted", "timestamp"),
 }
+"""The columns that a table cannot do without."""
+
+FIELDS: Mapping[Table, tuple[str, ...]] = {
+    **REQUIRED,
+    Table.EVENTS: (
+        *REQUIRED[Table.EVENTS], "event_id", "event", "quantity", "price", "currency", "basket_id", "value",
+        "request_id", "position", "model_version",
+    ),
+    Table.ITEMS: (
+        *REQUIRED[Table.ITEMS], "category", "brand", "description", "price", "currency", "available", "attributes",
+    ),
+}  # fmt: skip
+"""All columns of each table."""
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "user_id": (
@@ -154,12 +138,10 @@ def known_count(names: Iterable[str]) -> int:
 
 def nearest(field: str, columns: Iterable[str]) -> list[str]:
     """Up to three columns that may have been meant."""
-    columns = list(columns)
-    by_normal = {normal(c): c for c in columns}
-    close: list[str] = []
-    for name in sorted(candidates(field), key=lambda n: n != normal(field)):
-        close += difflib.get_close_matches(name, by_normal, n=3, cutoff=0.6)
-    return [by_normal[n] for n in dict.fromkeys(close)][:3]
+    by_normal = {normal(column): column for column in columns}
+    names = sorted(candidates(field), key=lambda name: name != normal(field))
+    close = chain.from_iterable(difflib.get_close_matches(name, by_normal, n=3, cutoff=0.6) for name in names)
+    return [by_normal[name] for name in dict.fromkeys(close)][:3]
 
 
 _SPECIAL = frozenset(normal(n) for n in SPECIAL_CATEGORIES)

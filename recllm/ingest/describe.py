@@ -6,7 +6,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable
-from datetime import datetime
 from typing import Any
 
 import polars as pl
@@ -29,16 +28,39 @@ _TOP_CATEGORIES = 10
 def describe(store: Store) -> dict[str, Any]:
     """The store's tables, JSON-ready."""
     with store.read() as reader:
-        users, consent = reader.users(), reader.consent()
-        basics = Counter(name for text in users["basics"] for name in json.loads(text))
-        decisions = consent.group_by("purpose").agg(granted=pl.col("granted").sum(), denied=(~pl.col("granted")).sum())
-        purposes = {purpose: {"granted": yes, "denied": no} for purpose, yes, no in decisions.iter_rows()}
-        return {
-            "events": _describe_events(reader.events()),
-            "items": _describe_items(reader.items()),
-            "users": {"rows": users.height, "basics": dict(basics.most_common())},
-            "consent": {"rows": consent.height, "purposes": purposes},
-        }
+        events, items, users, consent = reader.events(), reader.items(), reader.users(), reader.consent()
+    catalogue = items.filter(~pl.col("pending"))
+    titles = catalogue["title"].drop_nulls()
+    departments = catalogue["category"].list.first().drop_nulls()
+    basics = Counter(name for text in users["basics"] for name in json.loads(text))
+    decisions = consent.group_by("purpose").agg(granted=pl.col("granted").sum(), denied=(~pl.col("granted")).sum())
+    return {
+        "events": {
+            "rows": events.height,
+            "users": events["user_id"].n_unique(),
+            "items": events["item_id"].n_unique(),
+            "first": _iso(events["timestamp"].min()),
+            "last": _iso(events["timestamp"].max()),
+            "kinds": dict(events["event"].value_counts(sort=True).iter_rows()),
+            "events_per_user": _spread(events["user_id"].value_counts()["count"]),
+            "price": _spread(events["price"]),
+            "empty": events.null_count().row(0, named=True),
+        },
+        "items": {
+            "rows": items.height,
+            "only_in_events": items.height - catalogue.height,
+            "top_categories": dict(departments.value_counts(sort=True).head(_TOP_CATEGORIES).iter_rows()),
+            "title_length": _spread(titles.str.len_chars()),
+            "distinct_titles": titles.n_unique(),
+            "languages": languages(titles),
+            "empty": catalogue.null_count().row(0, named=True),
+        },
+        "users": {"rows": users.height, "basics": dict(basics.most_common())},
+        "consent": {
+            "rows": consent.height,
+            "purposes": {purpose: {"granted": yes, "denied": no} for purpose, yes, no in decisions.iter_rows()},
+        },
+    }
 
 
 def languages(texts: Iterable[str]) -> dict[str, float]:
@@ -50,41 +72,8 @@ def languages(texts: Iterable[str]) -> dict[str, float]:
     return {name: round(count / counts.total(), 4) for name, count in counts.most_common()}
 
 
-def _describe_events(events: pl.DataFrame) -> dict[str, Any]:
-    first, last = (
-        at.isoformat() if isinstance(at, datetime) else None
-        for at in (events["timestamp"].min(), events["timestamp"].max())
-    )
-    return {
-        "rows": events.height,
-        "users": events["user_id"].n_unique(),
-        "items": events["item_id"].n_unique(),
-        "first": first,
-        "last": last,
-        "kinds": dict(events["event"].value_counts(sort=True).iter_rows()),
-        "events_per_user": _spread(events["user_id"].value_counts()["count"]),
-        "price": _spread(events["price"]),
-        "empty": _n_empty(events),
-    }
-
-
-def _describe_items(items: pl.DataFrame) -> dict[str, Any]:
-    catalogue = items.filter(~pl.col("pending"))
-    titles = catalogue["title"].drop_nulls()
-    widest = catalogue["category"].list.first().drop_nulls()
-    return {
-        "rows": items.height,
-        "only_in_events": items.height - catalogue.height,
-        "top_categories": dict(widest.value_counts(sort=True).head(_TOP_CATEGORIES).iter_rows()),
-        "title_length": _spread(titles.str.len_chars()),
-        "distinct_titles": titles.n_unique(),
-        "languages": languages(titles),
-        "empty": _n_empty(catalogue),
-    }
-
-
-def _n_empty(frame: pl.DataFrame) -> dict[str, int]:
-    return {name: frame[name].null_count() for name in frame.columns}
+def _iso(at: Any) -> str | None:
+    return None if at is None else str(at.isoformat())
 
 
 def _spread(numbers: pl.Series) -> dict[str, float] | None:

@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from dataclasses import field as _field
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import cast
 
 import polars as pl
 
 from recllm.errors import IngestError
-from recllm.ingest.column_names import BASICS, FIELDS, candidates, is_special, nearest, normal
+from recllm.ingest.column_names import BASICS, FIELDS, REQUIRED, candidates, is_special, nearest, normal
 from recllm.ingest.options import ColumnMap, IngestOptions, JoinedColumns, LineTotal, RejectRule
 from recllm.ingest.parse.numbers import Decimal, DecimalEvidence, currencies, distinct_currencies
 from recllm.ingest.parse.times import TimeEvidence, TimeFormat, check_zone, declared_format
@@ -169,7 +169,7 @@ def _find_columns(columns: tuple[str, ...], table: Table, column_map: ColumnMap,
 def _plain_columns(header: _Header, table: Table, column_map: ColumnMap) -> tuple[dict[str, str], int]:
     """(fields that are one column, how many of these have another name)."""
     plain, n_aliases = {}, 0
-    for field in FIELDS[table].all:
+    for field in FIELDS[table]:
         if field in column_map.built_fields:
             continue
         names = column_map.columns.get(field, ())
@@ -179,7 +179,7 @@ def _plain_columns(header: _Header, table: Table, column_map: ColumnMap) -> tupl
             n_aliases += column is not None and column != field
         if column is not None:
             plain[field] = column
-        elif names or field in FIELDS[table].required:
+        elif names or field in REQUIRED[table]:
             raise header.missing(" or ".join(names) or field, field)
     doubled = [column for column, count in Counter(plain.values()).items() if count > 1]
     if doubled and not column_map.columns:
@@ -220,7 +220,7 @@ def _with_column(header: _Header, rule: RejectRule, column_map: ColumnMap, plain
         fields = (field for field, names in column_map.columns.items() if key in {normal(name) for name in names})
         column = next((plain[field] for field in fields if field in plain), None)
     if column is None:
-        fields = (field for table in FIELDS.values() for field in table.all if key in candidates(field))
+        fields = (field for field in chain.from_iterable(FIELDS.values()) if key in candidates(field))
         column = next((c for field in fields if (c := header.by_alias(field)) is not None), None)
     if column is None:
         raise header.missing(rule.column, rule.column)
@@ -237,12 +237,10 @@ def _joined(join: JoinedColumns) -> pl.Expr:
 
 def _paths(frame: pl.DataFrame, field: str, columns: tuple[str, ...]) -> pl.Series:
     """JSON lists from the widest name on; each ends at its first empty one, since a gap would shift what follows."""
-    texts = frame.select(pl.col(column).str.strip_chars() for column in columns)
-    paths: dict[tuple[str | None, ...], str | None] = {}
-    for row in texts.unique().iter_rows():
-        names = list(takewhile(bool, row))
-        paths[row] = json.dumps(names, ensure_ascii=False) if names else None
-    return pl.Series(field, [paths[row] for row in texts.iter_rows()], dtype=pl.String)
+    rows = frame.select(pl.col(column).str.strip_chars() for column in columns).rows()
+    paths = {row: list(takewhile(bool, row)) for row in set(rows)}
+    texts = {row: json.dumps(names, ensure_ascii=False) if names else None for row, names in paths.items()}
+    return pl.Series(field, [texts[row] for row in rows], dtype=pl.String)
 
 
 def _json_objects(frame: pl.DataFrame, columns: Mapping[str, str], field: str) -> pl.Series:

@@ -185,7 +185,7 @@ class ColumnMap(_Part):
         if self.keep == "most_common" and self.table not in {Table.ITEMS, Table.USERS}:
             raise ValueError('keep = "most_common" is for items and users')
         if self.table is not None:
-            fields = FIELDS[self.table].all
+            fields = FIELDS[self.table]
             for part in ("columns", "constants", "joins", "paths", "totals", "values"):
                 unknown = ", ".join(sorted(set(getattr(self, part)) - set(fields)))
                 if unknown:

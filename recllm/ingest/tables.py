@@ -56,15 +56,20 @@ _DENIED = NO | {
 
 def build_events(batch: FieldBatch) -> pl.DataFrame:
     user, item = _event_users(batch), batch.item_ids()
-    event = _events(batch)
+    event = batch.constant(Action.PURCHASE.value, pl.String)
+    if batch.has("event"):
+        names = batch.fields["event"].str.strip_chars()
+        key = names.str.to_lowercase().str.replace_all(r"[\s\-]+", "_")
+        event = key.replace_strict(_EVENTS, default=None, return_dtype=pl.String)
+        batch.mark("event", event.is_null(), "E_EVENT", f"is no known event; known: {', '.join(Action)}", names)
+        batch.load.notes["W_EVENT_ALIAS"] += int((event != names).sum())
     times = batch.times()
     quantity, event = _quantities(batch, event)
     price = _event_prices(batch, quantity)
     optional = {name: batch.ids(name) for name in _OPTIONAL_IDS if batch.has(name)}
-    if batch.has("value"):
-        optional["value"] = batch.number("value")
-    no_value = optional["value"].is_null() if batch.has("value") else batch.constant(True, pl.Boolean)
-    batch.mark("value", (event == Action.RATING.value) & no_value, "E_NO_VALUE", "a rating without a value")
+    optional["value"] = batch.number("value")
+    is_rating = event == Action.RATING.value
+    batch.mark("value", is_rating & optional["value"].is_null(), "E_NO_VALUE", "a rating without a value")
     if batch.has("position"):
         position = batch.number("position")
         fits = (position == position.round(0)) & position.is_between(0, np.iinfo(np.int32).max)
@@ -100,17 +105,6 @@ def _event_users(batch: FieldBatch) -> pl.Series:
     basket = batch.text("basket_id").str.strip_chars()
     throw_away = ("anonymous basket " + basket).zip_with((basket != "").fill_null(False), "anonymous event " + content)
     return ids.zip_with(~nobody, throw_away)
-
-
-def _events(batch: FieldBatch) -> pl.Series:
-    if not batch.has("event"):
-        return batch.constant(Action.PURCHASE.value, pl.String)
-    names = batch.fields["event"].str.strip_chars()
-    key = names.str.to_lowercase().str.replace_all(r"[\s\-]+", "_")
-    events = key.replace_strict(_EVENTS, default=None, return_dtype=pl.String)
-    batch.mark("event", events.is_null(), "E_EVENT", f"is no known event; known: {', '.join(Action)}", names)
-    batch.load.notes["W_EVENT_ALIAS"] += int((events != names).sum())
-    return events
 
 
 def _quantities(batch: FieldBatch, event: pl.Series) -> tuple[pl.Series, pl.Series]:
@@ -170,6 +164,12 @@ def build_items(batch: FieldBatch) -> pl.DataFrame:
     available = yes_or_no(batch.text("available"))
     unclear = available.is_null() & batch.text("available").is_not_null()
     batch.mark("available", unclear, "E_AVAILABLE", "is neither yes nor no", batch.text("available"))
+    attributes = batch.text("attributes")
+    if not batch.load.schema.column_map.attributes:  # else the map has built JSON objects
+        objects = _map_texts(attributes, _plain_object)
+        wrong = objects.is_null() & attributes.is_not_null()
+        batch.mark("attributes", wrong, "E_ATTRIBUTES", "is not a JSON object of plain values", attributes)
+        attributes = objects.fill_null("{}")
     return pl.DataFrame(
         {
             "item_id": item,
@@ -178,7 +178,7 @@ def build_items(batch: FieldBatch) -> pl.DataFrame:
             "price": price,
             "currency": currency,
             "available": available.fill_null(True),
-            "attributes": _attributes(batch),
+            "attributes": attributes,
         }
     )
 
@@ -223,16 +223,6 @@ def _item_prices(batch: FieldBatch) -> pl.Series:
         return None if parse_numbers(pl.Series([text]), ".")[0] is None else format(Decimal(text), "f")
 
     return _map_texts(undressed(batch.fields["price"], money=True), exact).set(numbers.is_null(), None)
-
-
-def _attributes(batch: FieldBatch) -> pl.Series:
-    column = batch.text("attributes")
-    if batch.load.schema.column_map.attributes:
-        return column  # built by the map: a JSON object already
-    objects = _map_texts(column, _plain_object)
-    wrong = objects.is_null() & column.is_not_null()
-    batch.mark("attributes", wrong, "E_ATTRIBUTES", "is not a JSON object of plain values", column)
-    return objects.fill_null("{}")
 
 
 def _plain_object(text: str) -> str | None:
