@@ -290,7 +290,7 @@ def test_a_store_that_fails_takes_the_quarantine_with_it(shop: Shop, monkeypatch
     def full(*_: object) -> None:
         raise StoreError("the disk is full")
 
-    monkeypatch.setattr("recllm.store.load.Load.counts", full)
+    monkeypatch.setattr("recllm.store.writers.Load.counts", full)
     with pytest.raises(StoreError, match="full"):
         shop.load(csv(row(1, quantity="x")))
     assert list(shop.quarantine.iterdir()) == []

@@ -22,9 +22,8 @@ from sqlalchemy import text
 from store_view import view
 
 from recllm.errors import DataError, StoreError, UsageError
-from recllm.store import migrations
-from recllm.store.database import Store
-from recllm.store.engine import writing
+from recllm.store import tables
+from recllm.store.database import Store, writing
 from recllm.store.tables import SCHEMA_VERSION
 
 HERE = Path(__file__).parent
@@ -456,16 +455,16 @@ def test_an_older_store_walks_the_steps_in_one_transaction(store: Store) -> None
 
     def version() -> int | None:
         with store._engine.connect() as connection:
-            return migrations.version(connection)
+            return tables.version(connection)
 
     with pytest.raises(RuntimeError), writing(store._engine) as connection:
-        migrations.migrate(connection, steps={now: colour, now + 1: fail}, target=now + 2)
+        tables.migrate(connection, steps={now: colour, now + 1: fail}, target=now + 2)
     assert (version(), columns() & {"colour", "weight"}) == (now, set())
     with pytest.raises(StoreError, match=f"cannot bring to {now + 2}"), writing(store._engine) as connection:
-        migrations.migrate(connection, steps={now: colour}, target=now + 2)
+        tables.migrate(connection, steps={now: colour}, target=now + 2)
     assert (version(), columns() & {"colour", "weight"}) == (now, set())
     with writing(store._engine) as connection:
-        migrations.migrate(connection, steps={now: colour}, target=now + 1)
+        tables.migrate(connection, steps={now: colour}, target=now + 1)
     assert (version(), "colour" in columns()) == (now + 1, True)
     with store._engine.connect() as connection:
         assert connection.execute(text("SELECT item_id, title, colour FROM items")).all() == [("i1", "Tea", None)]

@@ -33,7 +33,7 @@ from recllm.ingest.tallies import MostCommon
 from recllm.policy import Policy
 from recllm.schema import IngestReport, Table
 from recllm.store.database import Store
-from recllm.store.load import Load
+from recllm.store.writers import Load
 
 Progress = Callable[[int], None]
 """Called with the number of rows read so far."""

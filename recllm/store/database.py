@@ -1,24 +1,38 @@
-"""The store itself: opening, loading, reading."""
+"""The store itself: opening, loading, reading; how a connection is set up, and what its errors mean to a person."""
 
 from __future__ import annotations
 
+import sqlite3
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import polars as pl
-from sqlalchemy import URL, Engine, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from recllm.errors import StoreError
+from recllm.errors import MissingExtraError, StoreError
 from recllm.schema import Table
-from recllm.store import migrations
-from recllm.store.engine import explained, open_engine, writing
-from recllm.store.load import Load
+from recllm.store import tables
 from recllm.store.readers import StoreReader
-from recllm.store.tables import SCHEMA_VERSION
-from recllm.store.writers import WriteResult
+from recllm.store.writers import Load, WriteResult
+
+CACHE_MIB = 64
+"""Page cache of one connection. It bounds the memory of a load, and holds the key index of some two million events."""
+
+_REMEDIES: dict[str, str] = {
+    "SQLITE_BUSY": "is locked by another process; wait until that one is done, then try again",
+    "SQLITE_LOCKED": "is locked by another process; wait until that one is done, then try again",
+    "SQLITE_READONLY": "is read-only; make the file and its folder writable",
+    "SQLITE_PERM": "is read-only; make the file and its folder writable",
+    "SQLITE_FULL": "cannot grow: the disk is full; nothing of this change was kept, free some space and repeat it",
+    "SQLITE_CORRUPT": "is damaged; put a backup in its place, or make a new workspace and load the files again",
+    "SQLITE_NOTADB": "is not a store, or is damaged; put a backup in its place, or give another path",
+    "SQLITE_CANTOPEN": "cannot be opened; check that the folder exists and may be written",
+    "SQLITE_IOERR": "cannot be read or written: the disk reports an error; check the disk and its free space",
+}
 
 
 class Store:
@@ -43,19 +57,24 @@ class Store:
         """
         url = _url(path_or_url)
         where = url.render_as_string(hide_password=True) if url.host else str(url.database)
-        _check_file(url, where, create)
-        engine = open_engine(url, busy_seconds=busy_seconds)
+        if url.get_backend_name() == "sqlite" and not url.query.get("uri"):
+            path = Path(url.database or "")
+            if not create and not path.is_file():
+                raise StoreError(f"there is no store at {where}; make a workspace with: recllm init -w DIR")
+            if create and not path.parent.is_dir():
+                raise StoreError(f"the folder {path.parent} does not exist; create it first")
+        engine = _open_engine(url, busy_seconds)
         try:
-            with explained(where):
+            with _explained(where):
                 with engine.connect() as connection, connection.begin():
-                    version = migrations.version(connection)
+                    version = tables.version(connection)
                 if version is None and not create:
                     raise StoreError(
                         f"there is no store at {where}: the database has no tables; make one with: recllm init -w DIR"
                     )
-                if version != SCHEMA_VERSION:
+                if version != tables.SCHEMA_VERSION:
                     with writing(engine) as connection:
-                        migrations.migrate(connection)
+                        tables.migrate(connection)
         except BaseException:
             engine.dispose()
             raise
@@ -72,7 +91,7 @@ class Store:
         `load_id` is unique and safe in a path; `source` says where the rows come from (a file name), `sha256` is
         that of the input. Only one load runs at a time: a second one waits, then raises `StoreError`.
         """
-        with explained(self._where), writing(self._engine, keep=not dry_run) as connection:
+        with _explained(self._where), writing(self._engine, keep=not dry_run) as connection:
             load = Load(connection, Table(table), load_id=load_id, source=source, sha256=sha256)
             yield load
             load.close()
@@ -85,7 +104,7 @@ class Store:
     @contextmanager
     def read(self) -> Iterator[StoreReader]:
         """One read transaction: all frames of the reader show the same moment, whatever is being loaded."""
-        with explained(self._where), self._engine.connect() as connection, connection.begin():
+        with _explained(self._where), self._engine.connect() as connection, connection.begin():
             yield StoreReader(connection)
 
     def items(self, item_ids: Iterable[str] | None = None) -> pl.DataFrame:
@@ -111,11 +130,54 @@ def _url(path_or_url: str | Path) -> URL:
     return url
 
 
-def _check_file(url: URL, where: str, create: bool) -> None:
-    if url.get_backend_name() != "sqlite" or url.query.get("uri"):
-        return
-    path = Path(url.database or "")
-    if not create and not path.is_file():
-        raise StoreError(f"there is no store at {where}; make a workspace with: recllm init -w DIR")
-    if create and not path.parent.is_dir():
-        raise StoreError(f"the folder {path.parent} does not exist; create it first")
+def _open_engine(url: URL, busy_seconds: float) -> Engine:
+    """An engine whose every connection is durable: on SQLite WAL, synchronous=FULL, a bounded wait and cache."""
+    if url.get_backend_name() != "sqlite":
+        try:
+            return create_engine(url)
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(error.name or url.drivername, "postgres") from error
+    engine = create_engine(url, connect_args={"timeout": busy_seconds})
+    event.listen(engine, "connect", _prepare)
+    event.listen(engine, "begin", _begin)
+    return engine
+
+
+@contextmanager
+def writing(engine: Engine, *, keep: bool = True) -> Iterator[Connection]:
+    """One transaction that holds the write lock from its start; committed at the end, rolled back by any exception.
+
+    Without `keep` it is always rolled back.
+    """
+    with engine.connect().execution_options(recllm_writes=True) as connection, connection.begin() as transaction:
+        yield connection
+        if not keep:
+            transaction.rollback()
+
+
+@contextmanager
+def _explained(where: str) -> Iterator[None]:
+    """Turns a database error into a `StoreError` of one line: what, where, what to do."""
+    try:
+        yield
+    except (SQLAlchemyError, sqlite3.Error) as error:
+        cause = getattr(error, "orig", None) or error
+        name = getattr(cause, "sqlite_errorname", None) or ""
+        first_line = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+        remedies = (remedy for prefix, remedy in _REMEDIES.items() if name.startswith(prefix))
+        raise StoreError(f"the store {where} {next(remedies, f'refused the request: {first_line}')}") from error
+
+
+def _prepare(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # we send BEGIN ourselves: Python's driver would send it too late for DDL
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute(f"PRAGMA cache_size=-{CACHE_MIB * 1024}")
+    cursor.execute(f"PRAGMA journal_size_limit={CACHE_MIB * 1024 * 1024}")
+    cursor.close()
+
+
+def _begin(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("recllm_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

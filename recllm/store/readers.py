@@ -2,48 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
-from sqlalchemy import ColumnElement, Connection, Select, func, select
+import sqlalchemy as sa
 
 from recllm.schema import ACTIONS
 from recllm.schema import Table as TableName
 from recllm.store import tables
-from recllm.store.bulk import IN_KEYS, fetch
 
-_EVENT_TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
-    "event_no": pl.Int64,
-    "user_key": pl.Int64,
-    "item_key": pl.Int64,
-    "action": pl.UInt8,
-    "at": pl.Int64,
-    "quantity": pl.Float64,
-    "price": pl.Float64,
-    "basket_id": pl.String,
-    "value": pl.Float64,
-    "request_id": pl.String,
-    "position": pl.Int32,
-    "model_version": pl.String,
+_TYPES: Mapping[type, type[pl.DataType]] = {
+    sa.BigInteger: pl.Int64,
+    sa.Integer: pl.Int32,
+    sa.SmallInteger: pl.Int16,
+    sa.Double: pl.Float64,
+    sa.Boolean: pl.Boolean,
+    sa.String: pl.String,
+    sa.Text: pl.String,
 }
+_FETCH_ROWS = 500  # rows that stand in memory as Python objects at a time: so few never wake the garbage collector
 
-_ITEM_TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
-    "item_id": pl.String,
-    "title": pl.String,
-    "category": pl.String,
-    "brand": pl.String,
-    "description": pl.String,
-    "price": pl.String,
-    "currency": pl.String,
-    "available": pl.Boolean,
-    "attributes": pl.String,
-    "pending": pl.Boolean,
-}
-
-Keys = tuple[ColumnElement[Any], Iterable[Any]]
+Keys = tuple[sa.ColumnElement[Any], Iterable[Any]]
 """A column and the values that it may have."""
 
 EVENT_DETAILS = ("quantity", "price", "basket_id", "value", "request_id", "position", "model_version")
@@ -61,7 +43,7 @@ class Marks:
 class StoreReader:
     """One consistent view of the store: all frames belong to the same moment. Get one from `Store.read`."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
 
     def events(
@@ -80,17 +62,19 @@ class StoreReader:
         after_event: only what was written after the event of that number, see `marks`.
         """
         u, i, e = tables.users.c, tables.items.c, tables.events.c
-        names = ["event_no", "user_key", "item_key", "action", "at", *details]
-        query = select(*(e[n] for n in names)).where(e.event_no > after_event, *_between(since, before))
-        query = query.order_by(e.event_no)
-        types = {n: _EVENT_TYPES[n] for n in names}
+        names = ("event_no", "user_key", "item_key", "action", "at", *details)
+        query = sa.select(*(e[n] for n in names)).where(e.event_no > after_event).order_by(e.event_no)
+        if since is not None:
+            query = query.where(e.at >= round(since.timestamp() * 1_000_000))
+        if before is not None:
+            query = query.where(e.at < round(before.timestamp() * 1_000_000))
+        user_names, item_names = sa.select(u.user_key, u.user_id), sa.select(i.item_key, i.item_id)
         if user_ids is None:
-            users, items = self._ids(u.user_key, u.user_id), self._ids(i.item_key, i.item_id)
-            frame = self._frame(query, types)
+            users, items, frame = self._frame(user_names), self._frame(item_names), self._frame(query)
         else:
-            users = self._ids(u.user_key, u.user_id, keys=(u.user_id, user_ids))
-            frame = self._frame(query, types, keys=(e.user_key, users["user_key"])).sort("event_no")
-            items = self._ids(i.item_key, i.item_id, keys=(i.item_key, frame["item_key"]))
+            users = self._frame(user_names, (u.user_id, user_ids))
+            frame = self._frame(query, (e.user_key, users["user_key"])).sort("event_no")
+            items = self._frame(item_names, (i.item_key, frame["item_key"]))
         return (
             frame.join(users, on="user_key", how="left", maintain_order="left")
             .join(items, on="item_key", how="left", maintain_order="left")
@@ -107,8 +91,7 @@ class StoreReader:
         """user_id and basics (a JSON object of strings), ordered by id: of everybody, or of these who are known."""
         u = tables.users.c
         keys = None if user_ids is None else (u.user_id, user_ids)
-        frame = self._frame(select(u.user_id, u.basics), {"user_id": pl.String, "basics": pl.String}, keys=keys)
-        return frame.sort("user_id")
+        return self._frame(sa.select(u.user_id, u.basics), keys).sort("user_id")
 
     def items(self, item_ids: Iterable[str] | None = None) -> pl.DataFrame:
         """The whole catalogue, or these items as far as they are known, ordered by id.
@@ -116,9 +99,9 @@ class StoreReader:
         Columns: item_id, title, category (list), brand, description, price (decimal text), currency, available,
         attributes (a JSON object), pending (only seen in events so far).
         """
-        columns = tables.items.c
-        keys = None if item_ids is None else (columns.item_id, item_ids)
-        frame = self._frame(select(*(columns[name] for name in _ITEM_TYPES)), _ITEM_TYPES, keys=keys)
+        _, *columns = tables.items.c
+        keys = None if item_ids is None else (tables.items.c.item_id, item_ids)
+        frame = self._frame(sa.select(*columns), keys)
         return frame.sort("item_id").with_columns(pl.col("category").str.json_decode(pl.List(pl.String)))
 
     def consent(self, purpose: str | None = None, user_ids: Iterable[str] | None = None) -> pl.DataFrame:
@@ -127,74 +110,58 @@ class StoreReader:
         Each person's stand oldest first; of one instant, the refusal last.
         """
         c, u = tables.consent.c, tables.users.c
-        query = select(u.user_id, c.purpose, c.granted, c.at).join_from(
+        query = sa.select(u.user_id, c.purpose, c.granted, c.at).join_from(
             tables.consent, tables.users, u.user_key == c.user_key
         )
         if purpose is not None:
             query = query.where(c.purpose == purpose)
-        types = {"user_id": pl.String, "purpose": pl.String, "granted": pl.Boolean, "at": pl.Int64}
         keys = None if user_ids is None else (u.user_id, user_ids)
-        frame = self._frame(query.order_by(c.at, c.granted.desc(), u.user_id), types, keys=keys)
+        frame = self._frame(query.order_by(c.at, c.granted.desc(), u.user_id), keys)
         return frame.with_columns(pl.col("at").cast(pl.Datetime("us", "UTC")))
 
     def marks(self) -> Marks:
         """How far the store has been written; what is written later has higher numbers."""
         loads, events = tables.loads.c, tables.events.c
-        newest = select(loads.table_name, func.max(loads.load_no)).group_by(loads.table_name)
+        newest = sa.select(loads.table_name, sa.func.max(loads.load_no)).group_by(loads.table_name)
         return Marks(
-            event_no=int(self._connection.scalar(select(func.max(events.event_no))) or 0),
+            event_no=int(self._connection.scalar(sa.select(sa.func.max(events.event_no))) or 0),
             load_no={TableName(name): int(number) for name, number in self._connection.execute(newest)},
         )
 
     def last_event(self) -> datetime | None:
         """When the latest event happened (UTC, whole seconds); None without events."""
-        last = self._connection.scalar(select(func.max(tables.loads.c.last_at)))
+        last = self._connection.scalar(sa.select(sa.func.max(tables.loads.c.last_at)))
         return None if last is None else datetime.fromtimestamp(last // 1_000_000, UTC)
 
     def counts(self) -> dict[str, int]:
         """Rows of each table, and `pending_items`: products that are only known from events."""
         all_tables = (tables.users, tables.items, tables.events, tables.consent, tables.loads)
-        queries = {table.name: select(func.count()).select_from(table) for table in all_tables}
+        queries = {table.name: sa.select(sa.func.count()).select_from(table) for table in all_tables}
         queries["pending_items"] = queries["items"].where(tables.items.c.pending)
         return {name: int(self._connection.scalar(query) or 0) for name, query in queries.items()}
 
-    def _ids(self, key: ColumnElement[int], name: ColumnElement[str], *, keys: Keys | None = None) -> pl.DataFrame:
-        return self._frame(select(key, name), {str(key.key): pl.Int64, str(name.key): pl.String}, keys=keys)
-
-    def _frame(
-        self, query: Select[*tuple[Any, ...]], types: dict[str, Any], *, keys: Keys | None = None
-    ) -> pl.DataFrame:
+    def _frame(self, query: sa.Select[*tuple[Any, ...]], keys: Keys | None = None) -> pl.DataFrame:
         """The rows of a query. `keys`: only those whose column has one of these values; then the query's order holds
         among the rows of one value."""
+        queries = [query]
+        if keys is not None:
+            column, values = keys
+            distinct = sorted(set(values))
+            starts = range(0, len(distinct), tables.IN_KEYS)
+            queries = [query.where(column.in_(distinct[start : start + tables.IN_KEYS])) for start in starts]
+        types = {column.name: _TYPES[type(column.type)] for column in query.selected_columns}
         parts = [pl.DataFrame(schema=types)]
-        for part in [query] if keys is None else _by_key(query, *keys):
-            for rows in fetch(self._connection, part):
+        for part in queries:
+            # the driver's own tuples: handling each row by itself would take longer than the database does
+            cursor = self._connection.execute(part).cursor
+            while cursor is not None and (rows := cursor.fetchmany(_FETCH_ROWS)):
                 # column by column: a third of the time of taking the rows one by one
                 columns = zip(types.items(), zip(*rows, strict=True), strict=True)
                 parts.append(pl.DataFrame([_series(name, dtype, values) for (name, dtype), values in columns]))
         return pl.concat(parts, rechunk=True)
 
 
-def _by_key(
-    query: Select[*tuple[Any, ...]], column: ColumnElement[Any], values: Iterable[Any]
-) -> Iterator[Select[*tuple[Any, ...]]]:
-    """The query for each list of the distinct values."""
-    distinct = sorted(set(values))
-    for start in range(0, len(distinct), IN_KEYS):
-        yield query.where(column.in_(distinct[start : start + IN_KEYS]))
-
-
-def _series(name: str, dtype: Any, values: tuple[Any, ...]) -> pl.Series:
+def _series(name: str, dtype: type[pl.DataType], values: tuple[Any, ...]) -> pl.Series:
     if dtype == pl.Boolean:  # 0 and 1 on SQLite
         return pl.Series(name, values, dtype=pl.Int8, strict=False).cast(pl.Boolean)
     return pl.Series(name, values, dtype=dtype)
-
-
-def _between(since: datetime | None, before: datetime | None) -> list[ColumnElement[bool]]:
-    at = tables.events.c.at
-    limits = []
-    if since is not None:
-        limits.append(at >= round(since.timestamp() * 1_000_000))
-    if before is not None:
-        limits.append(at < round(before.timestamp() * 1_000_000))
-    return limits

@@ -1,17 +1,23 @@
-"""The tables of the store, as SQLAlchemy Core metadata.
+"""The tables of the store, as SQLAlchemy Core metadata, and how an older store becomes one of these.
 
 People and items have small integer keys, so that an event row stays short; nothing outside this package sees them.
 `events.at` is epoch microseconds in UTC. `items.price` is the decimal as text, because a float would change it.
 References are not declared as foreign keys: both ends are written in one transaction by one function, and checking
 1.4 million rows again would cost a third of the speed of a load.
+
+An older store walks numbered steps, all of them in one transaction: `STEPS[n]` turns version n into n + 1. A new one is
+made at once.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Connection,
     Double,
     Index,
     Integer,
@@ -22,9 +28,19 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    func,
+    insert,
+    inspect,
+    select,
+    text,
+    update,
 )
 
+from recllm.errors import StoreError
+
 SCHEMA_VERSION = 2
+IN_KEYS = 1_000
+"""Keys of one IN list: a statement has a limited number of parameters."""
 
 metadata = MetaData()
 
@@ -105,3 +121,62 @@ consent = Table(
     # `granted` is part of the key: a yes and a no of the same instant are both kept, and the no wins when read
     PrimaryKeyConstraint("user_key", "purpose", "at", "granted"),
 )
+
+
+# --- an older store ---------------------------------------------------------------------------------------------------
+
+
+def _read_people_by_key(connection: Connection) -> None:
+    """Version 2: an index of the events by person, and the end of the log beside the loads."""
+    connection.execute(text("ALTER TABLE loads ADD COLUMN last_at BIGINT"))
+    newest = select(func.max(loads.c.load_no)).scalar_subquery()
+    last_at = select(func.max(events.c.at)).scalar_subquery()
+    connection.execute(update(loads).where(loads.c.load_no == newest).values(last_at=last_at))
+    events_by_user.create(connection)
+
+
+STEPS: Mapping[int, Callable[[Connection], None]] = {1: _read_people_by_key}
+
+
+def version(connection: Connection) -> int | None:
+    """Schema version of the store; None in a database without tables. `StoreError` for somebody else's database."""
+    names = inspect(connection).get_table_names()
+    if not names:
+        return None
+    number = None
+    if meta.name in names:
+        number = connection.scalar(select(meta.c.value).where(meta.c.name == "schema_version"))
+    if number is None or not number.isdigit():
+        raise StoreError(f"{_where(connection)} belongs to another program; give the path of a store or a new path")
+    return int(number)
+
+
+def migrate(
+    connection: Connection, *, steps: Mapping[int, Callable[[Connection], None]] = STEPS, target: int = SCHEMA_VERSION
+) -> None:
+    """Brings the store to `target`, and makes all tables where there are none.
+
+    Raises `StoreError`, changing nothing, for a newer store or a missing step.
+    """
+    start = version(connection)
+    if start is None:
+        metadata.create_all(connection)
+        connection.execute(insert(meta).values(name="schema_version", value=str(SCHEMA_VERSION)))
+        return
+    if start > target:
+        raise StoreError(
+            f"{_where(connection)} has schema version {start}, this recllm knows {target}; install a newer recllm"
+        )
+    for number in range(start, target):
+        if number not in steps:
+            raise StoreError(
+                f"{_where(connection)} has schema version {number}, which this recllm cannot bring to {target}; "
+                "load the files into a new workspace"
+            )
+        steps[number](connection)
+    if start < target:
+        connection.execute(update(meta).where(meta.c.name == "schema_version").values(value=str(target)))
+
+
+def _where(connection: Connection) -> str:
+    return f"the store {connection.engine.url.database}"

@@ -1,20 +1,28 @@
-"""From a frame of good rows to rows of the store, table by table. The columns listed here are the contract.
+"""One load: everything that is written in one transaction, and its line in the table of loads.
 
-A column marked "?" may be missing or hold nulls. User ids arrive as pseudonyms: nothing below knows another kind.
+The columns listed here are the contract. A column marked "?" may be missing or hold nulls. User ids arrive as
+pseudonyms: nothing below knows another kind.
+
+A statement is built and compiled by SQLAlchemy for the database at hand, and then the driver takes and gives plain
+tuples: handling each row and each parameter by itself would take longer than the database does.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
 
 import polars as pl
-from sqlalchemy import Connection, Table, func, select
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
-from recllm.errors import DataError
-from recllm.schema import ACTION_CODE
+from recllm.errors import DataError, StoreError
+from recllm.files import safe_id
+from recllm.schema import ACTION_CODE, Table
 from recllm.store import tables
-from recllm.store.bulk import delete_rows, insert_new, lookup, upsert
 
 Columns = Mapping[str, pl.DataType | type[pl.DataType]]
 
@@ -47,6 +55,12 @@ ITEM_COLUMNS: Columns = {
     "attributes?": pl.String,  # a JSON object of strings
 }
 CONSENT_COLUMNS: Columns = {"user_id": pl.String, "purpose": pl.String, "granted": pl.Boolean, "at": pl.Int64}
+COLUMNS: Mapping[Table, Columns] = {
+    Table.EVENTS: EVENT_COLUMNS,
+    Table.USERS: USER_COLUMNS,
+    Table.ITEMS: ITEM_COLUMNS,
+    Table.CONSENT: CONSENT_COLUMNS,
+}
 
 _RING_LIMIT = 1_000_000  # ids remembered during a load, about 100 MB
 
@@ -63,15 +77,121 @@ class WriteResult:
     conflicts: list[int] = field(default_factory=list)
 
 
-class KeyRing:
+class Load:
+    """An open load. Get one from `Store.load`; it is committed or rolled back as a whole by that block."""
+
+    def __init__(
+        self, connection: sa.Connection, table: Table, *, load_id: str, source: str, sha256: str | None
+    ) -> None:
+        self._connection = connection
+        self._table = table
+        self._users = _KeyRing(connection, tables.users, "user_id", "user_key", {"basics": "{}"})
+        self._items = _KeyRing(connection, tables.items, "item_id", "item_key", {"available": True, "pending": True})
+        self._counts = {"accepted": 0, "duplicates": 0, "conflicts": 0}
+        record = tables.loads
+        safe_id(load_id, "load id")
+        if connection.scalar(sa.select(record.c.load_no).where(record.c.load_id == load_id)) is not None:
+            raise StoreError(f"the load id {load_id!r} is taken by an earlier load; give each load its own id")
+        values = {"load_id": load_id, "table_name": str(table), "source": source, "sha256": sha256, "counts": "{}"}
+        new = sa.insert(record).values(values | {"committed_at": _now()}).returning(record.c.load_no)
+        self._load_no = int(connection.execute(new).scalar_one())
+        self._last_event_no = self._newest_event_no()
+        self._builds_index = table is Table.EVENTS and not self._last_event_no
+        if self._builds_index:  # for a first load, one sort at its end is faster than an insertion for each event
+            tables.events_by_user.drop(connection)
+
+    def write(self, frame: pl.DataFrame) -> WriteResult:
+        """Writes one frame of the load's table; the columns of each table stand above.
+
+        Events: the first of several equal keys counts; unknown items become pending. Users and items are inserted or
+        replaced: the same content again is a duplicate, and an item that was pending is so no longer. Consent:
+        decisions are appended, nothing is replaced, the latest one counts when read.
+
+        Raises `DataError` for a missing column or a wrong type, `StoreError` when the database fails.
+        """
+        connection = self._connection
+        frame = _conform(frame, COLUMNS[self._table], str(self._table))
+        conflicts: list[int] = []
+        match self._table:
+            case Table.EVENTS:
+                accepted, conflicts = self._write_events(frame)
+            case Table.USERS:
+                accepted = _upsert(connection, tables.users, frame, key="user_id")
+            case Table.ITEMS:
+                accepted = _upsert(connection, tables.items, frame.with_columns(pending=pl.lit(False)), key="item_id")
+            case Table.CONSENT:
+                rows = frame.drop("user_id").with_columns(user_key=self._users.keys(frame["user_id"]))
+                accepted = _insert_new(connection, tables.consent, rows, key=["user_key", "purpose", "at", "granted"])
+        duplicates = frame.height - accepted - len(conflicts)
+        self._counts["accepted"] += accepted
+        self._counts["duplicates"] += duplicates
+        self._counts["conflicts"] += len(conflicts)
+        return WriteResult(accepted=accepted, duplicates=duplicates, conflicts=conflicts)
+
+    def counts(self, numbers: Mapping[str, int]) -> None:
+        """Adds the caller's own numbers (rows read, quarantined, ...) to the record of the load."""
+        self._counts.update(numbers)
+
+    def close(self) -> None:
+        """Completes the record; the block around the load calls it before the commit."""
+        if self._builds_index:
+            tables.events_by_user.create(self._connection)
+        record, event = tables.loads, tables.events.c
+        last_at = self._connection.scalar(sa.select(sa.func.max(event.at)).where(event.event_no > self._last_event_no))
+        values = {"counts": json.dumps(self._counts, sort_keys=True), "committed_at": _now(), "last_at": last_at}
+        self._connection.execute(sa.update(record).where(record.c.load_no == self._load_no).values(values))
+
+    def _write_events(self, frame: pl.DataFrame) -> tuple[int, list[int]]:
+        """(events accepted, conflicts of `WriteResult`)."""
+        if frame.is_empty():
+            return 0, []
+        connection, event = self._connection, tables.events.c
+        # in the order of the key, neighbouring rows touch the same pages of the key's index
+        first = frame.unique("event_key", keep="first").sort("event_key")
+        last_no = self._newest_event_no()
+        codes = {action.value: code for action, code in ACTION_CODE.items()}
+        unknown = sorted(set(first["event"].unique()) - set(codes))
+        if unknown:
+            raise DataError(f"events.event: unknown action {unknown[0]!r}; known: {', '.join(codes)}")
+        rows = first.drop("user_id", "item_id", "event").with_columns(
+            user_key=self._users.keys(first["user_id"]),
+            item_key=self._items.keys(first["item_id"]),
+            action=first["event"].replace_strict(codes, return_dtype=pl.Int16),
+            load_no=pl.lit(self._load_no),
+        )
+        accepted = _insert_new(connection, tables.events, rows, key=["event_key"])
+        if accepted == frame.height:
+            return accepted, []
+        new_keys = connection.scalars(sa.select(event.event_key).where(event.event_no > last_no)).all()
+        new = first.join(pl.DataFrame({"event_key": pl.Series(new_keys, dtype=pl.Binary)}), on="event_key", how="semi")
+        # a conflict is a row whose content differs from what the store now has under its key
+        earlier = frame.select(pl.col("event_key").unique()).join(new, on="event_key", how="anti")["event_key"].sort()
+        stored = _lookup(connection, event.event_key, event.payload_hash, earlier)
+        stored = pl.concat([new.select("event_key", "payload_hash"), stored]).rename({"payload_hash": "stored_hash"})
+        contents = (
+            frame.select("event_key", "payload_hash").with_row_index("row").join(stored, on="event_key", how="left")
+        )
+        conflicts = contents.filter(pl.col("payload_hash") != pl.col("stored_hash"))["row"].sort().to_list()
+        self._users.take_back(new["user_id"])
+        self._items.take_back(new["item_id"])
+        return accepted, conflicts
+
+    def _newest_event_no(self) -> int:
+        return self._connection.scalar(sa.select(sa.func.max(tables.events.c.event_no))) or 0
+
+
+class _KeyRing:
     """Integer keys of the ids that a load meets. An unknown id gets a row made of `bare`."""
 
-    def __init__(self, table: Table, id_column: str, key_column: str, bare: Mapping[str, object]) -> None:
-        self._table, self._id, self._key, self._bare = table, id_column, key_column, bare
+    def __init__(
+        self, connection: sa.Connection, table: sa.Table, id_column: str, key_column: str, bare: Mapping[str, object]
+    ) -> None:
+        self._connection, self._table, self._bare = connection, table, bare
+        self._id, self._key = id_column, key_column
         self._keys = pl.DataFrame(schema={id_column: pl.String, key_column: pl.Int64})
         self._new = pl.DataFrame(schema={id_column: pl.String})
 
-    def keys(self, connection: Connection, ids: pl.Series) -> pl.Series:
+    def keys(self, ids: pl.Series) -> pl.Series:
         """The key of each id, in the same order."""
         self._new = self._new.clear()
         distinct = ids.unique().to_frame(self._id)
@@ -80,82 +200,28 @@ class KeyRing:
             self._keys, missing = self._keys.clear(), distinct
         if missing.height:
             missing = missing.sort(self._id)
-            stored = self._find(connection, missing[self._id])
+            stored = self._find(missing[self._id])
             self._new = missing.join(stored, on=self._id, how="anti", maintain_order="left")
             self._keys = pl.concat([self._keys, stored])
         if self._new.height:
             bare = self._new.with_columns(pl.lit(value).alias(name) for name, value in self._bare.items())
-            insert_new(connection, self._table, bare, key=[self._id])
-            self._keys = pl.concat([self._keys, self._find(connection, self._new[self._id])])
+            _insert_new(self._connection, self._table, bare, key=[self._id])
+            self._keys = pl.concat([self._keys, self._find(self._new[self._id])])
         return ids.to_frame(self._id).join(self._keys, on=self._id, how="left", maintain_order="left")[self._key]
 
-    def take_back(self, connection: Connection, used: pl.Series) -> None:
+    def take_back(self, used: pl.Series) -> None:
         """Removes the rows that the last call of `keys` made for ids that are not `used` after all."""
         unused = self._new.join(used.to_frame(self._id), on=self._id, how="anti")
-        if unused.height:
-            delete_rows(connection, self._table, self._table.c[self._id], unused[self._id])
-            self._keys = self._keys.join(unused, on=self._id, how="anti")
+        for start in range(0, unused.height, tables.IN_KEYS):
+            ids = unused[self._id][start : start + tables.IN_KEYS].to_list()
+            self._connection.execute(sa.delete(self._table).where(self._table.c[self._id].in_(ids)))
+        self._keys = self._keys.join(unused, on=self._id, how="anti")
 
-    def _find(self, connection: Connection, ids: pl.Series) -> pl.DataFrame:
-        columns = self._table.c[self._id], self._table.c[self._key]
-        return lookup(connection, columns[0], columns[1], ids).rename({"key": self._id, "value": self._key})
-
-
-def write_events(
-    connection: Connection, frame: pl.DataFrame, *, users: KeyRing, items: KeyRing, load: int
-) -> WriteResult:
-    """Appends events (`EVENT_COLUMNS`). The first of several equal keys counts; unknown items become pending."""
-    frame = conform(frame, EVENT_COLUMNS, "events")
-    if frame.is_empty():
-        return WriteResult(accepted=0, duplicates=0)
-    # in the order of the key, neighbouring rows touch the same pages of the key's index
-    first = frame.unique("event_key", keep="first").sort("event_key")
-    last_no = connection.scalar(select(func.max(tables.events.c.event_no))) or 0
-    codes = {action.value: code for action, code in ACTION_CODE.items()}
-    unknown = sorted(set(first["event"].unique()) - set(codes))
-    if unknown:
-        raise DataError(f"events.event: unknown action {unknown[0]!r}; known: {', '.join(codes)}")
-    rows = first.drop("user_id", "item_id", "event").with_columns(
-        user_key=users.keys(connection, first["user_id"]),
-        item_key=items.keys(connection, first["item_id"]),
-        action=first["event"].replace_strict(codes, return_dtype=pl.Int16),
-        load_no=pl.lit(load),
-    )
-    accepted = insert_new(connection, tables.events, rows, key=["event_key"])
-    if accepted == frame.height:
-        return WriteResult(accepted=accepted, duplicates=0)
-    new_keys = connection.scalars(select(tables.events.c.event_key).where(tables.events.c.event_no > last_no)).all()
-    new = first.join(pl.DataFrame({"event_key": pl.Series(new_keys, dtype=pl.Binary)}), on="event_key", how="semi")
-    conflicts = _conflicts(connection, frame, new)
-    users.take_back(connection, new["user_id"])
-    items.take_back(connection, new["item_id"])
-    return WriteResult(accepted=accepted, duplicates=frame.height - accepted - len(conflicts), conflicts=conflicts)
+    def _find(self, ids: pl.Series) -> pl.DataFrame:
+        return _lookup(self._connection, self._table.c[self._id], self._table.c[self._key], ids)
 
 
-def write_users(connection: Connection, frame: pl.DataFrame) -> WriteResult:
-    """Inserts or replaces people (`USER_COLUMNS`). The same content again is a duplicate."""
-    frame = conform(frame, USER_COLUMNS, "users")
-    accepted = upsert(connection, tables.users, frame, key="user_id")
-    return WriteResult(accepted=accepted, duplicates=frame.height - accepted)
-
-
-def write_items(connection: Connection, frame: pl.DataFrame) -> WriteResult:
-    """Inserts or replaces products (`ITEM_COLUMNS`). A product that was pending is so no longer."""
-    frame = conform(frame, ITEM_COLUMNS, "items").with_columns(pending=pl.lit(False))
-    accepted = upsert(connection, tables.items, frame, key="item_id")
-    return WriteResult(accepted=accepted, duplicates=frame.height - accepted)
-
-
-def write_consent(connection: Connection, frame: pl.DataFrame, *, users: KeyRing) -> WriteResult:
-    """Appends decisions (`CONSENT_COLUMNS`); nothing is replaced, the latest one counts when read."""
-    frame = conform(frame, CONSENT_COLUMNS, "consent")
-    keys = users.keys(connection, frame["user_id"])
-    rows = frame.drop("user_id").with_columns(user_key=keys)
-    accepted = insert_new(connection, tables.consent, rows, key=["user_key", "purpose", "at", "granted"])
-    return WriteResult(accepted=accepted, duplicates=frame.height - accepted)
-
-
-def conform(frame: pl.DataFrame, columns: Columns, name: str) -> pl.DataFrame:
+def _conform(frame: pl.DataFrame, columns: Columns, name: str) -> pl.DataFrame:
     """The frame with exactly `columns`, optional ones filled with nulls. `DataError` for a missing or wrong one."""
     picked = []
     for label, dtype in columns.items():
@@ -173,11 +239,62 @@ def conform(frame: pl.DataFrame, columns: Columns, name: str) -> pl.DataFrame:
     return frame.select(picked)
 
 
-def _conflicts(connection: Connection, frame: pl.DataFrame, new: pl.DataFrame) -> list[int]:
-    """Rows of `frame` whose content differs from what the store now has under their key; `new` came from it."""
-    earlier = frame.select(pl.col("event_key").unique()).join(new, on="event_key", how="anti")["event_key"].sort()
-    stored = lookup(connection, tables.events.c.event_key, tables.events.c.payload_hash, earlier)
-    stored = stored.rename({"key": "event_key", "value": "stored_hash"})
-    stored = pl.concat([new.select("event_key", stored_hash="payload_hash"), stored])
-    rows = frame.select("event_key", "payload_hash").with_row_index("row").join(stored, on="event_key", how="left")
-    return rows.filter(pl.col("payload_hash") != pl.col("stored_hash"))["row"].sort().to_list()
+def _now() -> int:
+    return int(datetime.now(UTC).timestamp() * 1_000_000)
+
+
+# --- many rows at once: all SQL that differs between databases --------------------------------------------------------
+
+
+def _insert_new(connection: sa.Connection, table: sa.Table, frame: pl.DataFrame, *, key: list[str]) -> int:
+    """Inserts the rows whose `key` columns are not there yet. Returns how many that were.
+
+    Columns that are null in every row are left out of the statement, which makes a purchase log a third faster.
+    """
+    frame = frame.select(c for c in frame.columns if frame[c].null_count() < frame.height)
+    return _execute_many(connection, _insert(connection, table).on_conflict_do_nothing(index_elements=key), frame)
+
+
+def _upsert(connection: sa.Connection, table: sa.Table, frame: pl.DataFrame, *, key: str) -> int:
+    """Inserts or replaces rows by `key`. Returns how many rows were new or said something new, in the order given."""
+    statement = _insert(connection, table)
+    new = statement.excluded
+    others = [c for c in frame.columns if c != key]
+    changed = sa.or_(*(table.c[c].is_distinct_from(new[c]) for c in others))
+    statement = statement.on_conflict_do_update(index_elements=[key], set_={c: new[c] for c in others}, where=changed)
+    return _execute_many(connection, statement, frame)
+
+
+def _lookup(
+    connection: sa.Connection, key: sa.ColumnElement[Any], value: sa.ColumnElement[int], keys: pl.Series
+) -> pl.DataFrame:
+    """The columns `key` and `value` (Int64) of the rows whose key is among `keys`."""
+    width = min(len(keys), tables.IN_KEYS)
+    names = [f"k{n}" for n in range(width)]
+    query = sa.select(key, value).where(key.in_([sa.bindparam(name, type_=key.type) for name in names]))
+    statement = str(query.compile(dialect=connection.dialect))
+    rows: list[Any] = []
+    for start in range(0, len(keys), tables.IN_KEYS):
+        chunk = keys[start : start + tables.IN_KEYS].to_list()
+        chunk += chunk[:1] * (width - len(chunk))  # the last list is as long as the others: one statement for all
+        parameters = tuple(chunk) if connection.dialect.positional else dict(zip(names, chunk, strict=True))
+        cursor = connection.exec_driver_sql(statement, parameters).cursor
+        rows += cursor.fetchall() if cursor is not None else ()
+    return pl.DataFrame(rows, schema={str(key.key): keys.dtype, str(value.key): pl.Int64}, orient="row")
+
+
+def _insert(connection: sa.Connection, table: sa.Table) -> Any:
+    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
+
+
+def _execute_many(connection: sa.Connection, statement: sa.Insert, frame: pl.DataFrame) -> int:
+    if frame.is_empty():
+        return 0
+    compiled = statement.compile(dialect=connection.dialect, column_keys=frame.columns)
+    rows: list[Any]
+    if compiled.positional:
+        names = [str(name) for name in compiled.positiontup or ()]
+        rows = list(zip(*(frame[name].to_list() for name in names), strict=True))
+    else:
+        rows = frame.to_dicts()
+    return connection.exec_driver_sql(str(compiled), rows).rowcount
