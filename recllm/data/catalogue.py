@@ -42,9 +42,8 @@ def matching(items: pl.DataFrame, where: str) -> NDArray[np.bool_]:
     try:
         fits = table.select(pl.sql_expr(where).alias("fit"))["fit"]
     except pl.exceptions.PolarsError as error:
-        raise UsageError(
-            f"--where {where!r} cannot be read: {_first_line(error)}; columns: {', '.join(COLUMNS)}"
-        ) from None
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UsageError(f"--where {where!r} cannot be read: {reason}; columns: {', '.join(COLUMNS)}") from None
     if fits.dtype != pl.Boolean or len(fits) != items.height:
         raise UsageError(f"--where {where!r} is not a condition; write e.g. \"price < 50 AND brand = 'Acme'\"")
     return fits.fill_null(False).to_numpy()
@@ -73,8 +72,3 @@ def known_rows(dataset: Dataset, item_ids: Iterable[str]) -> NDArray[np.int64]:
         unknown = ids[int(np.flatnonzero(rows < 0)[0])]
         raise UsageError(f"no item {unknown!r} in the catalogue")
     return rows
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -66,7 +66,7 @@ class Events:
     def select(self, mask: NDArray[np.bool_]) -> Events:
         """The events where `mask`, shape (n,), is true; users keep their rows."""
         indptr = np.concatenate([[0], np.cumsum(mask)])[self.indptr].astype(np.int64)
-        return Events(indptr, *(column[mask] for column in self._columns()))
+        return Events(indptr, *(column[mask] for column in self.columns()))
 
     def rows(self, users: NDArray[np.integer]) -> Events:
         """The events of these users, one run each in the order given (a user may be repeated)."""
@@ -74,7 +74,7 @@ class Events:
         lengths = ends - starts
         indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         index = np.arange(indptr[-1]) - np.repeat(indptr[:-1] - starts, lengths)
-        return Events(indptr, *(column[index] for column in self._columns()))
+        return Events(indptr, *(column[index] for column in self.columns()))
 
     @classmethod
     def concat(cls, parts: Sequence[Events]) -> Events:
@@ -85,10 +85,10 @@ class Events:
         if not parts:
             raise UsageError("there are no events to put together; give one part or several")
         lengths = np.concatenate([np.diff(part.indptr) for part in parts])
-        columns = (np.concatenate(column) for column in zip(*(part._columns() for part in parts), strict=True))
+        columns = (np.concatenate(column) for column in zip(*(part.columns() for part in parts), strict=True))
         return cls(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), *columns)
 
-    def _columns(self) -> tuple[NDArray[Any], ...]:
+    def columns(self) -> tuple[NDArray[Any], ...]:
         """Every array but `indptr`, in the order of the fields."""
         return tuple(getattr(self, name.name) for name in fields(self)[1:])
 
@@ -142,7 +142,8 @@ class Dataset:
         at = _epoch_seconds(events["timestamp"])
         users = _complete(users, "users", events[USER_COLUMN])
         items = _conform(_complete(items, "items", events["item_id"]))
-        items = items[np.argsort([_hash(i) for i in items["item_id"]], kind="stable")]
+        hashes = [hashlib.blake2b(item_id.encode(), digest_size=8).digest() for item_id in items["item_id"]]
+        items = items[np.argsort(hashes, kind="stable")]
         packed = _pack(events, at, users["user_id"], items["item_id"])
         if as_of is None:
             limit = int(at.max()) + 1 if len(at) else 0
@@ -160,18 +161,9 @@ class Dataset:
         start, end = e.indptr[user], e.indptr[user + 1]
         position = start + np.searchsorted(e.at[start:end], at, side="right")
 
-        def longer(column: NDArray[Any], value: float) -> NDArray[Any]:
-            return np.insert(column, position, value)
-
-        events = Events(
-            e.indptr + (np.arange(len(e.indptr)) > user),
-            longer(e.item, item),
-            longer(e.at, at),
-            longer(e.action, ACTION_CODE[action]),
-            longer(e.quantity, quantity),
-            longer(e.price, np.nan),
-            longer(e.basket, -1),
-        )
+        values = (item, at, ACTION_CODE[action], quantity, np.nan, -1)
+        columns = (np.insert(column, position, value) for column, value in zip(e.columns(), values, strict=True))
+        events = Events(e.indptr + (np.arange(len(e.indptr)) > user), *columns)
         return replace(self, events=events, as_of=max(self.as_of, at + 1))
 
     def between(self, start: int, end: int, action: Action = Action.PURCHASE) -> Events:
@@ -250,10 +242,6 @@ def utc(seconds: int) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def _hash(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=8).digest()
-
-
 def _require(frame: pl.DataFrame, columns: tuple[str, ...], name: str) -> None:
     missing = [c for c in columns if c not in frame.columns]
     if missing:
@@ -324,26 +312,20 @@ def _pack(events: pl.DataFrame, at: NDArray[np.int64], users: pl.Series, items: 
         if unknown:
             raise DataError(f"events.event: unknown action {sorted(map(str, unknown))}; known: {', '.join(code)}")
         action = events["event"].replace_strict(code, return_dtype=pl.UInt8).to_numpy()
-    quantity = price = None
+    quantity, price = np.ones(n, np.float32), np.full(n, np.nan, np.float32)
     if "quantity" in events.columns:
-        quantity = _finite(events["quantity"], "events.quantity", pl.Float32(), nan=False)
+        numbers = _finite(events["quantity"], "events.quantity", pl.Float32(), nan=False)
+        quantity = numbers.fill_null(1.0).to_numpy()
     if "price" in events.columns:
-        price = _finite(events["price"], "events.price", pl.Float32())
+        price = _finite(events["price"], "events.price", pl.Float32()).fill_null(np.nan).to_numpy()
     basket = np.full(n, -1, np.int32)
     if "basket_id" in events.columns:
         ids = events["basket_id"]
         basket = np.where(ids.is_null().to_numpy(), -1, ids.rank("dense").fill_null(0).to_numpy()).astype(np.int32)
     order = np.lexsort((item, at, user))
-    counts = np.bincount(user, minlength=len(users))
-    return Events(
-        np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        item[order].astype(np.int32),
-        at[order],
-        action[order],
-        np.ones(n, np.float32) if quantity is None else quantity.fill_null(1.0).to_numpy()[order],
-        np.full(n, np.nan, np.float32) if price is None else price.fill_null(np.nan).to_numpy()[order],
-        basket[order],
-    )
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=len(users)))]).astype(np.int64)
+    columns = (item.astype(np.int32), at, action, quantity, price, basket)
+    return Events(indptr, *(column[order] for column in columns))
 
 
 def _finite(column: pl.Series, name: str, dtype: pl.DataType, *, nan: bool = True) -> pl.Series:

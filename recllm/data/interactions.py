@@ -6,7 +6,7 @@ Pure functions of the events given, so that a virtual history (a line left out, 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -60,16 +60,14 @@ def occasions(events: Events) -> Events:
     first = np.ones(len(events), bool)
     first[1:] = (np.diff(user) != 0) | (np.diff(events.item) != 0) | (np.diff(events.at) != 0)
     total = np.add.reduceat(events.quantity, np.flatnonzero(first)).astype(np.float32)
-    firsts = events.select(first)
-    return Events(firsts.indptr, firsts.item, firsts.at, firsts.action, total, firsts.price, firsts.basket)
+    return replace(events.select(first), quantity=total)
 
 
 def merge(earlier: Events, later: Events) -> Events:
     """The events of the same users from two parts, each user's in the order of time."""
     users = np.concatenate([earlier.user, later.user])
-    parts = [(getattr(earlier, f.name), getattr(later, f.name)) for f in fields(Events)[1:]]
-    columns = [np.concatenate(part) for part in parts]
-    item, at = columns[0], columns[1]
+    columns = [np.concatenate(column) for column in zip(earlier.columns(), later.columns(), strict=True)]
+    item, at, *_ = columns
     order = np.lexsort((item, at, users))
     return Events(earlier.indptr + later.indptr, *(column[order] for column in columns))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -12,20 +12,6 @@ from numpy.typing import NDArray
 from recllm.data.dataset import DAY, Events
 from recllm.data.interactions import Floats, Ints, Tally, matrix
 from recllm.settings import CollaborativeSettings
-
-GROUPINGS = (
-    "type",
-    "category",
-    "department",
-    "brand",
-    "maker",
-    "type_brand",
-    "type_maker",
-    "category_maker",
-    "type_size",
-)
-"""Narrowest category path, the one above it, the first name of it, the brand, the maker, and brand, maker and size
-within the type or the category."""
 
 VOTED = ("type", "category", "maker")
 """Groupings in which the nearest people have a say."""
@@ -39,7 +25,11 @@ DEFAULTS = CollaborativeSettings()
 
 @dataclass(frozen=True, eq=False)
 class ItemGroups:
-    """Codes of each item's groups, int32 (n_items,), -1 unknown. See `GROUPINGS`."""
+    """Codes of each item's groups, int32 (n_items,), -1 unknown.
+
+    Narrowest category path, the one above it, the first name of it, the brand, the maker, and brand, maker and size
+    within the type or the category.
+    """
 
     type: NDArray[np.int32]
     category: NDArray[np.int32]
@@ -71,6 +61,10 @@ class ItemGroups:
     def each(self) -> dict[str, NDArray[np.int32]]:
         """Grouping name -> codes."""
         return {name: getattr(self, name) for name in GROUPINGS}
+
+
+GROUPINGS = tuple(field.name for field in fields(ItemGroups))
+"""The names of the groups."""
 
 
 def _attribute(attributes: pl.Series, names: tuple[str, ...]) -> pl.Series:

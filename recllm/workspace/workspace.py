@@ -17,14 +17,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import tomli_w
 
 from recllm.errors import StoreError, UsageError
 from recllm.files import lock_file, write_whole
-from recllm.policy import Policy
 from recllm.settings import Settings, merged
 from recllm.store.database import Store
 from recllm.workspace.privacy import KEY_FILE_VARIABLE, KEY_VARIABLE, PolicyGate, Pseudonymiser, find_key, make_key_file
@@ -59,6 +57,12 @@ class Workspace:
     def __init__(self, root: Path, settings: Settings, key_fingerprint: str) -> None:
         self.root = root
         self.settings = settings
+        self.policy = settings.policy
+        self.store_path = root / "store.sqlite"
+        self.key_path = root / "key"
+        self.quarantine_dir = root / "quarantine"
+        self.models_dir = root / "models"
+        self.cache_dir = root / "cache"
         self._key_fingerprint = key_fingerprint
         self._store: Store | None = None
 
@@ -68,7 +72,7 @@ class Workspace:
     def __enter__(self) -> Workspace:
         return self
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @classmethod
@@ -86,7 +90,15 @@ class Workspace:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             with lock_file(root / ".lock"):  # of two creators the second finds the workspace of the first
                 if not (root / SETTINGS_FILE).exists():
-                    return cls(root, checked, _furnish(root, checked))
+                    for name in ("quarantine", "models", "cache"):
+                        (root / name).mkdir(mode=0o700, exist_ok=True)
+                    if not (os.environ.get(KEY_VARIABLE) or os.environ.get(KEY_FILE_VARIABLE)):
+                        make_key_file(root / "key")
+                    key_fingerprint = _fingerprint(find_key(root / "key"), checked.tenant)
+                    Store.open(root / "store.sqlite", create=True).close()
+                    table = checked.table() | {"key_fingerprint": key_fingerprint}
+                    write_whole(root / SETTINGS_FILE, tomli_w.dumps(table))
+                    return cls(root, checked, key_fingerprint)
         except OSError as error:
             raise StoreError(
                 f"cannot make a workspace in {root}: {error.strerror}; choose a writable folder"
@@ -112,30 +124,6 @@ class Workspace:
             raise StoreError(f"{path} has no key_fingerprint; put back the file that recllm init made") from None
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, UsageError) as error:
             raise StoreError(f"{path} cannot be used: {error}; correct the file") from error
-
-    @property
-    def store_path(self) -> Path:
-        return self.root / "store.sqlite"
-
-    @property
-    def key_path(self) -> Path:
-        return self.root / "key"
-
-    @property
-    def quarantine_dir(self) -> Path:
-        return self.root / "quarantine"
-
-    @property
-    def models_dir(self) -> Path:
-        return self.root / "models"
-
-    @property
-    def cache_dir(self) -> Path:
-        return self.root / "cache"
-
-    @property
-    def policy(self) -> Policy:
-        return self.settings.policy
 
     def store(self) -> Store:
         """The store, opened at the first call and shared by the later ones."""
@@ -166,17 +154,6 @@ class Workspace:
         if self._store is not None:
             self._store.close()
             self._store = None
-
-
-def _furnish(root: Path, settings: Settings) -> str:
-    for name in ("quarantine", "models", "cache"):
-        (root / name).mkdir(mode=0o700, exist_ok=True)
-    if not (os.environ.get(KEY_VARIABLE) or os.environ.get(KEY_FILE_VARIABLE)):
-        make_key_file(root / "key")
-    key_fingerprint = _fingerprint(find_key(root / "key"), settings.tenant)
-    Store.open(root / "store.sqlite", create=True).close()
-    write_whole(root / SETTINGS_FILE, tomli_w.dumps(settings.table() | {"key_fingerprint": key_fingerprint}))
-    return key_fingerprint
 
 
 def _fingerprint(key: bytes, tenant: str) -> str:
