@@ -11,8 +11,7 @@ from recllm.data.dataset import utc
 from recllm.encoder.toy import ToyEncoder
 from recllm.jobs.load import load_file
 from recllm.jobs.recommenders import open_recommender
-from recllm.workspace.clock import log_end, present
-from recllm.workspace.workspace import Workspace
+from recllm.workspace.workspace import Workspace, log_end, present
 
 NOW = datetime(2025, 11, 26, 12, tzinfo=UTC)
 

@@ -30,9 +30,9 @@ from recllm.errors import DataError, IngestError, StoreError, UsageError
 from recllm.ingest.describe import describe
 from recllm.ingest.load import ingest_file
 from recllm.ingest.options import ColumnMap, IngestOptions, load_map, parse_map, shipped_maps
+from recllm.ingest.parse.batch import MostCommon
 from recllm.ingest.read.source import canonical_name, common_han_share
 from recllm.ingest.record import record_events
-from recllm.ingest.tallies import MostCommon
 from recllm.policy import Policy
 from recllm.schema import IngestReport
 from recllm.store.database import Store

@@ -32,7 +32,7 @@ from recllm.files import write_whole
 from recllm.jobs.feedback import FEEDBACK_SCHEMA
 from recllm.jobs.serve import CHANNEL_PURPOSE
 from recllm.schema import Action, Purpose
-from recllm.workspace.clock import present
+from recllm.workspace.workspace import present
 
 WITHDRAWN, SUPPRESSED, UNAPPROVED = "consent_withdrawn", "suppression_list", "text_not_approved"
 COLUMNS = ("item_id", "text_id", "locale", "generated", "send_from", "send_until")

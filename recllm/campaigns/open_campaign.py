@@ -20,8 +20,7 @@ from recllm.campaigns.plan_types import CampaignPlan, CampaignText, TextFacts, T
 from recllm.campaigns.texts import check_notes, judged
 from recllm.data.dataset import utc
 from recllm.errors import UsageError
-from recllm.workspace.clock import present
-from recllm.workspace.workspace import Workspace
+from recllm.workspace.workspace import Workspace, present
 
 OPEN = (TextStatus.DRAFT, TextStatus.APPROVED, TextStatus.EDITED)
 """What can still be withdrawn."""

@@ -34,7 +34,7 @@ from recllm.errors import NothingToDo
 from recllm.jobs.serve import CHANNEL_PURPOSE
 from recllm.schema import Action, Purpose
 from recllm.text.templates import language
-from recllm.workspace.clock import log_end
+from recllm.workspace.workspace import log_end
 
 People = Sequence[PlannedPerson]
 

@@ -27,8 +27,7 @@ from recllm.jobs.ad_copy import may_be_modelled, open_generator
 from recllm.jobs.recommenders import open_recommender
 from recllm.recommender.registry import current
 from recllm.schema import Generator
-from recllm.workspace.clock import present
-from recllm.workspace.workspace import Workspace
+from recllm.workspace.workspace import Workspace, present
 
 if TYPE_CHECKING:
     from recllm.recommender.recommender import Recommender

@@ -324,7 +324,7 @@ def _pack(events: pl.DataFrame, at: NDArray[np.int64], users: pl.Series, items: 
         basket = np.where(ids.is_null().to_numpy(), -1, ids.rank("dense").fill_null(0).to_numpy()).astype(np.int32)
     order = np.lexsort((item, at, user))
     indptr = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=len(users)))]).astype(np.int64)
-    columns = (item.astype(np.int32), at, action, quantity, price, basket)
+    columns: tuple[NDArray[Any], ...] = (item.astype(np.int32), at, action, quantity, price, basket)
     return Events(indptr, *(column[order] for column in columns))
 
 

@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import TracebackType
+from typing import IO
 
 import numpy as np
 import polars as pl
 
-from recllm.errors import IngestError, UsageError
+from recllm.errors import IngestError, StoreError, UsageError
+from recllm.files import PRIVATE, sweep_drafts, whole_file
 from recllm.ingest.column_names import known_count
 from recllm.ingest.file_schema import settle_schema
 from recllm.ingest.options import ColumnMap, IngestOptions
-from recllm.ingest.parse.batch import FieldBatch, LoadState, PseudonymCache, Pseudonyms
-from recllm.ingest.quarantine import Quarantine
+from recllm.ingest.parse.batch import FieldBatch, LoadState, MostCommon, PseudonymCache, Pseudonyms
 from recllm.ingest.read.delimited import DELIMITERS, open_delimited
 from recllm.ingest.read.jsonl import open_jsonl
 from recllm.ingest.read.parquet import open_parquet
-from recllm.ingest.read.records import Chunk, LineBlock, RecordReader, read_blocks
+from recllm.ingest.read.records import BadRecord, Chunk, LineBlock, RecordReader, read_blocks
 from recllm.ingest.read.source import FileKind, SourceFile, find_decoding, probe
 from recllm.ingest.record import with_event_keys
 from recllm.ingest.tables import BUILDERS
-from recllm.ingest.tallies import MostCommon
 from recllm.policy import Policy
 from recllm.schema import IngestReport, Table
 from recllm.store.database import Store
@@ -83,7 +85,7 @@ def ingest_file(
         now=options.now or datetime.now(UTC),
     )
     load_id = f"{table}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
-    with Quarantine(quarantine_dir, load_id, state.file, source.sha256) as quarantine, ExitStack() as temporary:
+    with _Quarantine(quarantine_dir, load_id, state.file, source.sha256) as quarantine, ExitStack() as temporary:
         merged = MostCommon(_KEY[table]) if column_map.keep == "most_common" else None
         rows = _RowStage(state=state, quarantine=quarantine, record_no=reader.header_records, merged=merged)
         try:
@@ -138,7 +140,7 @@ class _RowStage:
     """The rows of one load, chunk by chunk, and their counts."""
 
     state: LoadState
-    quarantine: Quarantine
+    quarantine: _Quarantine
     record_no: int
     """Number of the last record that was read, a header included."""
     merged: MostCommon | None
@@ -181,11 +183,11 @@ class _RowStage:
             column = chunk.frame[rule.column].str.strip_chars()
             mask = batch.constant(False, pl.Boolean)
             if rule.empty:
-                mask = mask | column.is_null() | (column == "").fill_null(False)
+                mask = mask | column.is_null() | (column == "")
             if rule.values:
-                mask = mask | column.is_in(list(rule.values)).fill_null(False)
+                mask = mask | column.is_in(list(rule.values))
             if rule.matches:
-                mask = mask | column.str.contains(rule.matches).fill_null(False)
+                mask = mask | column.str.contains(rule.matches)
             batch.mark("", mask, "E_MAP_REJECT", rule.reason, column=rule.column, exempt=True)
         good = BUILDERS[schema.table](batch).filter(batch.good())
         if self.merged is not None:
@@ -245,3 +247,63 @@ class _RowStage:
             codes=dict(sorted(self.codes.items())),
             committed=committed,
         )
+
+
+class _Quarantine:
+    """The file of refused rows of one load, for the shop to look at. It holds raw ids: only the owner may read it.
+
+    Lines gather in a hidden draft. The file gets its name when the load is committed, or when it is refused for too
+    many bad rows; otherwise the draft goes away, at the latest with the next load, when its process is gone.
+
+    Use as a context: an exception before `publish` removes the draft. With no folder nothing is written.
+    """
+
+    def __init__(self, folder: str | Path | None, load_id: str, file: str, sha256: str) -> None:
+        self._folder = None if folder is None else Path(folder)
+        self._path = (self._folder or Path()) / f"{load_id}.jsonl"
+        self._source = {"file": file, "sha256": sha256}
+        self._draft = ExitStack()
+        self._stream: IO[bytes] | None = None
+
+    def __enter__(self) -> _Quarantine:
+        if self._folder is not None:
+            sweep_drafts(self._folder)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._draft.__exit__(kind, error, trace)
+
+    def add(self, record: BadRecord, record_no: int) -> None:
+        """record_no: number of the record in its file, from 1, a header included."""
+        if self._folder is None:
+            return
+        line = self._source | {"line_no": record.line_no, "record_no": record_no} | asdict(record)
+        with self._explained():
+            if self._stream is None:
+                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._stream = self._draft.enter_context(whole_file(self._path, mode=PRIVATE))
+            self._stream.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+
+    def publish(self) -> str | None:
+        """Give the file its name, durably. Returns its path, None when no row was refused."""
+        if self._stream is None:
+            return None
+        with self._explained():
+            self._draft.close()
+        return str(self._path)
+
+    def withdraw(self) -> None:
+        """Take a published file back: the load that it belongs to did not happen."""
+        if self._folder is not None:
+            self._path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"the quarantine {self._folder} cannot be written: {error.strerror or error}; nothing was kept"
+            ) from error

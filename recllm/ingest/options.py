@@ -58,6 +58,7 @@ from recllm.ingest.column_names import FIELDS
 from recllm.schema import Table
 
 BLOCK_BYTES = 4 << 20
+_MAPS = files("recllm.ingest") / "maps"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,18 +194,8 @@ class ColumnMap(_Part):
         return self
 
 
-_PARTS: Mapping[str, type[_Part]] = {
-    "read": ReadOptions,
-    "joins": JoinedColumns,
-    "totals": LineTotal,
-    "reject": RejectRule,
-}
-
-
 def shipped_maps() -> list[str]:
-    """Names of the maps that come with the package."""
-    maps = files("recllm.ingest") / "maps"
-    return sorted(p.name.removesuffix(".toml") for p in maps.iterdir() if p.name.endswith(".toml"))
+    return sorted(p.name.removesuffix(".toml") for p in _MAPS.iterdir() if p.name.endswith(".toml"))
 
 
 def load_map(name_or_path: str | Path) -> ColumnMap:
@@ -212,9 +203,8 @@ def load_map(name_or_path: str | Path) -> ColumnMap:
     name, shipped = str(name_or_path), shipped_maps()
     try:
         if name in shipped:
-            text = (files("recllm.ingest") / "maps" / f"{name}.toml").read_text("utf-8")
-        else:
-            text = Path(name).read_text("utf-8")
+            return parse_map((_MAPS / f"{name}.toml").read_text("utf-8"), name)
+        text = Path(name).read_text("utf-8")
     except (OSError, UnicodeDecodeError, ValueError):
         raise IngestError(
             "E_MAP", f"there is no map {name!r}; shipped maps: {', '.join(shipped)}; or give a TOML file"
@@ -232,6 +222,12 @@ def parse_map(text: str, name: str) -> ColumnMap:
         first = error.errors(include_url=False)[0]
         where, why = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            part = _PARTS.get(str(first["loc"][0]), ColumnMap)
+            parts: dict[str, type[_Part]] = {
+                "read": ReadOptions,
+                "joins": JoinedColumns,
+                "totals": LineTotal,
+                "reject": RejectRule,
+            }
+            part = parts.get(str(first["loc"][0]), ColumnMap)
             why = f"is unknown; known: {', '.join(f.alias or name for name, f in part.model_fields.items())}"
         raise IngestError("E_MAP", f"map {name}: {where} {why}") from error

@@ -13,8 +13,7 @@ from recllm.data.dataset import utc
 from recllm.errors import UsageError
 from recllm.jobs.feedback import FEEDBACK_SCHEMA, ShownOutcome, shown_events, shown_outcomes
 from recllm.schema import Action, IngestReport, Purpose, Slate, Table
-from recllm.workspace.clock import present
-from recllm.workspace.workspace import Workspace
+from recllm.workspace.workspace import Workspace, present
 
 
 def load_file(

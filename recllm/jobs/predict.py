@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from recllm.data.dataset import Dataset
 from recllm.errors import PolicyError
 from recllm.schema import Purpose
-from recllm.workspace.clock import present
+from recllm.workspace.workspace import present
 
 if TYPE_CHECKING:
     from recllm.propensity.prediction import Prediction

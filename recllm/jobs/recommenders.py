@@ -27,9 +27,8 @@ from recllm.recommender.serving_state import (
     without_people,
 )
 from recllm.schema import Encoder, Purpose, Table
-from recllm.workspace.clock import present
 from recllm.workspace.privacy import PolicyGate
-from recllm.workspace.workspace import Workspace
+from recllm.workspace.workspace import Workspace, present
 
 if TYPE_CHECKING:
     from recllm.recommender.recommender import Recommender

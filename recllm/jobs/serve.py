@@ -8,8 +8,7 @@ from recllm.data.dataset import Dataset
 from recllm.errors import PolicyError, UsageError
 from recllm.jobs.recommenders import open_recommender, workspace_encoder
 from recllm.schema import Encoder, Profile, Purpose
-from recllm.workspace.clock import present
-from recllm.workspace.workspace import Workspace
+from recllm.workspace.workspace import Workspace, present
 
 if TYPE_CHECKING:
     from recllm.audiences.audience import Audience

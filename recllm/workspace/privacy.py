@@ -81,21 +81,10 @@ def find_key(key_file: Path, environ: Mapping[str, str] | None = None) -> bytes:
     environ = os.environ if environ is None else environ
     if environ.get(KEY_VARIABLE):
         return environ[KEY_VARIABLE].strip().encode()
-    if environ.get(KEY_FILE_VARIABLE):
-        return _read_key(Path(environ[KEY_FILE_VARIABLE]))
-    if key_file.exists() and os.name == "posix" and key_file.stat().st_mode & 0o077:
-        raise StoreError(f"other people may read the key file {key_file}; run: chmod 600 {key_file}")
-    return _read_key(key_file)
-
-
-def make_key_file(path: Path) -> None:
-    """Writes a new random key, readable by the owner only. An existing file stays, also one of a moment ago."""
-    if not path.exists():
-        with contextlib.suppress(FileExistsError):
-            write_whole(path, secrets.token_hex(32) + "\n", mode=PRIVATE, overwrite=False)
-
-
-def _read_key(path: Path) -> bytes:
+    other_file = environ.get(KEY_FILE_VARIABLE)
+    path = Path(other_file) if other_file else key_file
+    if not other_file and path.exists() and os.name == "posix" and path.stat().st_mode & 0o077:
+        raise StoreError(f"other people may read the key file {path}; run: chmod 600 {path}")
     try:
         return path.read_bytes().strip()
     except OSError as error:
@@ -103,6 +92,13 @@ def _read_key(path: Path) -> bytes:
             f"the pseudonym key cannot be read from {path} ({error.strerror}); restore the file, "
             f"or set {KEY_VARIABLE} or {KEY_FILE_VARIABLE}; without it new rows cannot be joined to known people"
         ) from error
+
+
+def make_key_file(path: Path) -> None:
+    """Writes a new random key, readable by the owner only. An existing file stays, also one of a moment ago."""
+    if not path.exists():
+        with contextlib.suppress(FileExistsError):
+            write_whole(path, secrets.token_hex(32) + "\n", mode=PRIVATE, overwrite=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,11 +16,13 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
+from recllm.data.dataset import utc
 from recllm.errors import StoreError, UsageError
 from recllm.files import lock_file, write_whole
 from recllm.settings import Settings, merged
@@ -28,6 +30,7 @@ from recllm.store.database import Store
 from recllm.workspace.privacy import KEY_FILE_VARIABLE, KEY_VARIABLE, PolicyGate, Pseudonymiser, find_key, make_key_file
 
 SETTINGS_FILE = "workspace.toml"
+REPLAY_DAYS = 14
 
 _OVERRIDES: ContextVar[Mapping[str, Any]] = ContextVar("settings of this call", default={})  # noqa: B039 - never changed
 
@@ -158,3 +161,26 @@ class Workspace:
 
 def _fingerprint(key: bytes, tenant: str) -> str:
     return Pseudonymiser(key, domain="fingerprint", tenant=tenant).fingerprint()
+
+
+def log_end(workspace: Workspace) -> int | None:
+    """The second after the last event of anybody, in epoch seconds; None for an empty log."""
+    with workspace.store().read() as reader:
+        last = reader.last_event()
+    return None if last is None else int(last.timestamp()) + 1
+
+
+def present(workspace: Workspace, now: datetime | None = None) -> int:
+    """The present in epoch seconds: one for whatever plans, decides, exports, recommends, predicts or records.
+
+    It is the clock of a live shop. A log that ended more than `REPLAY_DAYS` ago is being replayed: its end is the
+    present then, so that "16 days ago" is said of the log and not of the calendar. The log is everybody's, whoever
+    consented to what: two parts of the program that read different people still live at the same time.
+
+    now: an aware time instead of the clock of this machine.
+    """
+    clock, end = now or datetime.now(UTC), log_end(workspace)
+    if end is None:
+        return int(clock.timestamp())
+    replayed = clock - utc(end) > timedelta(days=REPLAY_DAYS)
+    return end if replayed else max(end, int(clock.timestamp()))

@@ -21,13 +21,13 @@ from recllm.errors import IngestError
 from recllm.ingest.file_schema import FLOAT_ID, FileSchema
 from recllm.ingest.options import IngestOptions
 from recllm.ingest.parse.numbers import parse_numbers
-from recllm.ingest.parse.times import CODES, MESSAGES, ParsedTimes, parse_times
+from recllm.ingest.parse.times import ROW_ERRORS, ParsedTimes, parse_times
 from recllm.ingest.read.records import BadRecord, Chunk
 from recllm.ingest.record import Occurrences
-from recllm.ingest.tallies import IdTally, PriceTally
 from recllm.policy import Policy
 
 _CACHED_PEOPLE = 300_000
+_MAX_IDS = 4_000_000
 
 _SCIENTIFIC_ID = r"^[+-]?(\d+(\.\d+)?[eE]\+\d+|\d\.\d+[eE]\d+)$"
 _NO_PERSON = frozenset(
@@ -74,6 +74,95 @@ class PseudonymCache:
         return raw.to_frame("raw").join(self._pairs, on="raw", how="left", maintain_order="left")["user_id"]
 
 
+class IdTally:
+    """Rows per id, by hash: 20 bytes an id. Above four million ids it stops growing and says nothing more."""
+
+    def __init__(self) -> None:
+        self._ids = pl.DataFrame(schema={"id": pl.UInt64, "folded": pl.UInt64, "rows": pl.UInt32})
+        self._full = False
+
+    def add(self, ids: pl.Series) -> None:
+        """Nulls are left out."""
+        if self._full or ids.is_empty():
+            return
+        count = ids.drop_nulls().alias("text").value_counts(name="rows")
+        folded = pl.col("text").str.normalize("NFKC").str.to_lowercase().str.replace_all(r"\s", "")
+        new = count.select(id=pl.col("text").hash(), folded=folded.hash(), rows=pl.col("rows").cast(pl.UInt32))
+        self._ids = pl.concat([self._ids, new]).group_by("id").agg(pl.first("folded"), pl.sum("rows"))
+        self._full = self._ids.height > _MAX_IDS
+
+    def n_near(self) -> int:
+        """How many ids differ from another one only in case, spaces or width."""
+        twins = self._ids["folded"].value_counts(name="n").filter(pl.col("n") > 1)
+        return int(twins["n"].sum() or 0)
+
+    def n_heavy(self, share: float) -> int:
+        """How many ids have at least this share of all rows; nothing is said of fewer than 1,000 rows."""
+        total = int(self._ids["rows"].sum() or 0)
+        return int((self._ids["rows"] >= share * total).sum()) if total >= 1_000 else 0
+
+
+class PriceTally:
+    """A histogram of prices in steps of about 1 %, from 1e-9 to 1e19."""
+
+    _STEPS = 64
+    _LOWEST = -30
+
+    def __init__(self) -> None:
+        self._bins = np.zeros(94 * self._STEPS, np.int64)
+
+    def add(self, prices: pl.Series) -> None:
+        positive = prices.drop_nulls().to_numpy()
+        positive = positive[positive > 0]
+        if len(positive):
+            step = ((np.log2(positive) - self._LOWEST) * self._STEPS).astype(np.int64)
+            self._bins += np.bincount(np.clip(step, 0, len(self._bins) - 1), minlength=len(self._bins))
+
+    def n_outliers(self) -> int:
+        """How many lie above 100 times the 99.9th percentile, to the nearest step; 0 below 1,000 prices."""
+        total = int(self._bins.sum())
+        if total < 1_000:
+            return 0
+        limit = int(np.searchsorted(np.cumsum(self._bins), 0.999 * total)) + int(np.log2(100) * self._STEPS)
+        return int(self._bins[limit + 1 :].sum())
+
+
+class MostCommon:
+    """Items or users out of a log: many rows become one per id, every field its most common value.
+
+    Counts values per id and field over all chunks; the memory is that of the distinct pairs.
+    """
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+        self._schema: dict[str, pl.DataType] = {}
+        self._counts: dict[str, pl.DataFrame] = {}
+        self._n_rows = 0
+
+    def add(self, rows: pl.DataFrame) -> None:
+        self._schema = dict(rows.schema)
+        numbered = rows.with_row_index("first", offset=self._n_rows).with_columns(rows=pl.lit(1, pl.UInt32))
+        self._n_rows += rows.height
+        for column in rows.columns:
+            group = list(dict.fromkeys([self._key, column]))
+            pairs = numbered.filter(pl.col(column).is_not_null()).select(*group, "first", "rows")
+            if column in self._counts:
+                pairs = pl.concat([self._counts[column], pairs])
+            self._counts[column] = pairs.group_by(group).agg(pl.min("first"), pl.sum("rows"))
+
+    def rows(self) -> pl.DataFrame:
+        """One row per id in the order of their first rows; of equally common values the one met first."""
+        if not self._schema:
+            return pl.DataFrame()
+        merged = self._counts[self._key].sort("first").select(self._key)
+        for column in self._schema:
+            if column != self._key:
+                commonest = self._counts[column].sort(["rows", "first"], descending=[True, False])
+                commonest = commonest.unique(self._key, keep="first", maintain_order=True).select(self._key, column)
+                merged = merged.join(commonest, on=self._key, how="left", maintain_order="left")
+        return merged.select(pl.col(column).cast(dtype) for column, dtype in self._schema.items())
+
+
 @dataclass(slots=True, kw_only=True)
 class LoadState:
     """What is settled for one load, and the tallies that run over all its chunks."""
@@ -112,7 +201,6 @@ class FieldBatch:
         return pl.Series(~self.bad)
 
     def constant(self, value: str | bool | float | None, dtype: pl.DataType | type[pl.DataType]) -> pl.Series:
-        """The same value in every row."""
         return pl.repeat(value, self.fields.height, dtype=dtype, eager=True)
 
     def text(self, field: str) -> pl.Series:
@@ -151,7 +239,7 @@ class FieldBatch:
         """
         column, load = self.fields[field], self.load
         name = load.schema.column_of(field)
-        scientific = column.filter(column.str.contains(_SCIENTIFIC_ID).fill_null(False))
+        scientific = column.filter(column.str.contains(_SCIENTIFIC_ID))
         if len(scientific):
             raise IngestError(
                 "E_SCI_ID",
@@ -173,7 +261,6 @@ class FieldBatch:
         return ids
 
     def raw_user_ids(self) -> pl.Series:
-        """Cleaned raw user ids; rows without a person are marked."""
         ids = self.ids("user_id")
         self.mark("user_id", is_nobody(ids), "E_NO_USER", "names no user", self.fields["user_id"])
         return ids
@@ -185,7 +272,6 @@ class FieldBatch:
         return self.load.pseudonyms.user_ids(good)
 
     def item_ids(self) -> pl.Series:
-        """Cleaned item ids; rows without an item are marked."""
         ids = self.ids("item_id")
         self.mark("item_id", ids.is_null(), "E_NO_ITEM", "names no item", self.fields["item_id"])
         return ids
@@ -199,7 +285,6 @@ class FieldBatch:
         return numbers
 
     def check_prices(self, price: pl.Series) -> None:
-        """Marks prices that cannot be and counts odd ones."""
         limit = self.load.policy.max_price
         self.mark("price", price < 0, "E_NEG_PRICE", "is a negative price", price)
         self.mark("price", price > limit, "E_PRICE_RANGE", f"is above the highest price allowed, {limit:,.0f}", price)
@@ -226,8 +311,8 @@ class FieldBatch:
             now=load.now,
             policy=load.policy,
         )
-        for status, code in CODES.items():
-            self.mark("timestamp", times.status == status, code, MESSAGES[status], column)
+        for status, (code, message) in ROW_ERRORS.items():
+            self.mark("timestamp", times.status == status, code, message, column)
         load.notes["W_DST_AMBIGUOUS"] += times.n_ambiguous
         return times
 
@@ -236,7 +321,6 @@ class FieldBatch:
 
 
 def is_nobody(ids: pl.Series) -> pl.Series:
-    """Where a cleaned user id names no person."""
     return ids.is_null() | ids.str.to_lowercase().is_in(list(_NO_PERSON)).fill_null(False)
 
 
@@ -253,5 +337,4 @@ def clean_texts(column: pl.Series, notes: Counter[str]) -> pl.Series:
 
 
 def null_if_empty(column: pl.Series) -> pl.Series:
-    """The texts, null instead of the empty one."""
     return column.set(column == "", None) if (column == "").any() else column

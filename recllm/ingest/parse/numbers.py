@@ -34,8 +34,8 @@ def parse_numbers(column: pl.Series, decimal: Decimal, *, money: bool = False) -
         quick = column.cast(pl.Float64, strict=False)
     else:
         plain = column.str.contains(r"^[+-]?\d+(,\d+)?$")
-        quick = _where(plain, column.str.replace(",", ".", literal=True)).cast(pl.Float64, strict=False)
-    quick = _where(quick.is_finite(), quick)
+        quick = column.str.replace(",", ".", literal=True).set(~plain, None).cast(pl.Float64, strict=False)
+    quick = quick.set(~quick.is_finite(), None)
     slow = quick.is_null() & column.is_not_null()
     if not slow.any():
         return quick.alias(column.name)
@@ -48,8 +48,8 @@ def parse_numbers(column: pl.Series, decimal: Decimal, *, money: bool = False) -
         rf"^[+-]?(\d{{1,3}}(\{group}\d{{3}})+|\d+)({point}\d*)?([eE][+-]?\d{{1,3}})?$|^[+-]?{point}\d+$"
     )
     text = text.str.replace_all(group, "", literal=True).str.replace(decimal, ".", literal=True)
-    numbers = _where(valid, text).cast(pl.Float64, strict=False)
-    return quick.scatter(rows, _where(numbers.is_finite(), numbers)).alias(column.name)
+    numbers = text.set(~valid, None).cast(pl.Float64, strict=False)
+    return quick.scatter(rows, numbers.set(~numbers.is_finite(), None)).alias(column.name)
 
 
 def undressed(column: pl.Series, money: bool) -> pl.Series:
@@ -59,11 +59,6 @@ def undressed(column: pl.Series, money: bool) -> pl.Series:
         text = text.str.replace(_TOKEN, "")
         text = text.str.replace(r"^([+-]?)\s+", "$1").str.strip_chars()
     return text.str.replace_all(rf"(\d){_SPACES}(\d)", "$1$2").str.replace_all(rf"(\d){_SPACES}(\d)", "$1$2")
-
-
-def _where(mask: pl.Series, column: pl.Series) -> pl.Series:
-    frame = pl.DataFrame({"mask": mask, "value": column})
-    return frame.select(pl.when(pl.col("mask")).then("value"))["value"]
 
 
 def currencies(column: pl.Series) -> Counter[str]:

@@ -34,13 +34,16 @@ _EXCEL_DAY_0 = -25_569
 _FAR_YEARS = 100
 
 OK, UNREADABLE, OUT_OF_RANGE, SKIPPED_HOUR, FUTURE = range(5)
-CODES = {UNREADABLE: "E_TIMESTAMP", OUT_OF_RANGE: "E_TS_RANGE", SKIPPED_HOUR: "E_TS_GAP", FUTURE: "E_FUTURE"}
-MESSAGES = {
-    UNREADABLE: "is not a time in the file's format",
-    OUT_OF_RANGE: "is before 1990 or absurdly far ahead (day numbers of a spreadsheet need --ts-format excel)",
-    SKIPPED_HOUR: "does not exist in the zone: the clock skips it",
-    FUTURE: "lies more than a day in the future",
+ROW_ERRORS = {
+    UNREADABLE: ("E_TIMESTAMP", "is not a time in the file's format"),
+    OUT_OF_RANGE: (
+        "E_TS_RANGE",
+        "is before 1990 or absurdly far ahead (day numbers of a spreadsheet need --ts-format excel)",
+    ),
+    SKIPPED_HOUR: ("E_TS_GAP", "does not exist in the zone: the clock skips it"),
+    FUTURE: ("E_FUTURE", "lies more than a day in the future"),
 }
+"""Code and message of each status that is not OK."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
