@@ -210,6 +210,14 @@ def test_prices_in_another_currency_than_the_shops_are_not_prices(shop: Shop, st
     assert view(store).events()["price"].null_count() == 30
 
 
+def test_an_item_without_a_currency_keeps_none_where_the_shop_names_none(shop: Shop, store: Store) -> None:
+    text = "item_id,title,price,currency\ni1,Tea,1.00,EUR\ni2,Pot,2.00,\n"
+    shop.load(text, "items")
+    assert store.items()["currency"].to_list() == ["EUR", None]
+    shop.load(text, "items", shop_currency="GBP")
+    assert store.items()["currency"].to_list() == ["EUR", "GBP"]
+
+
 def test_single_events_are_recorded_once(store: Store) -> None:
     at = datetime(2025, 3, 1, 10, tzinfo=UTC)
     events = pl.DataFrame(

@@ -84,9 +84,6 @@ class FileSchema:
         return fields.with_columns(texts) if texts else fields
 
 
-# --- columns ---------------------------------------------------------------------------------------------------------
-
-
 class _Header:
     """Finds columns by their normalised name."""
 
@@ -251,9 +248,6 @@ def _json_objects(frame: pl.DataFrame, columns: Mapping[str, str], field: str) -
     rows = frame.select(pl.col(columns[name]).str.strip_chars().alias(name) for name in names).iter_rows()
     objects = ({name: text for name, text in zip(names, row, strict=True) if text} for row in rows)
     return pl.Series(field, [json.dumps(o, ensure_ascii=False) for o in objects], dtype=pl.String)
-
-
-# --- how values are written ------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)

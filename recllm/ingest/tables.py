@@ -51,9 +51,6 @@ _DENIED = NO | {
 }  # fmt: skip
 
 
-# --- events ----------------------------------------------------------------------------------------------------------
-
-
 def build_events(batch: FieldBatch) -> pl.DataFrame:
     user, item = _event_users(batch), batch.item_ids()
     event = batch.constant(Action.PURCHASE.value, pl.String)
@@ -143,9 +140,6 @@ def _event_prices(batch: FieldBatch, quantity: pl.Series) -> pl.Series:
     return price.set(foreign, None)
 
 
-# --- items -----------------------------------------------------------------------------------------------------------
-
-
 def build_items(batch: FieldBatch) -> pl.DataFrame:
     item, notes = batch.item_ids(), batch.load.notes
     batch.load.items.add(item.filter(batch.good()))
@@ -158,7 +152,8 @@ def build_items(batch: FieldBatch) -> pl.DataFrame:
         )
     price = _item_prices(batch)
     if batch.has("currency"):
-        currency = batch.currency().fill_null(batch.load.options.currency or batch.load.options.shop_currency)
+        default = batch.load.options.currency or batch.load.options.shop_currency
+        currency = batch.currency().fill_null(pl.lit(default, dtype=pl.String))
     else:
         currency = batch.constant(batch.load.schema.currency, pl.String)
     available = yes_or_no(batch.text("available"))
@@ -234,9 +229,6 @@ def _plain_object(text: str) -> str | None:
         return None
     texts = {n: str(v).lower() if isinstance(v, bool) else str(v) for n, v in values.items() if v is not None}
     return json.dumps(texts, ensure_ascii=False, sort_keys=True)
-
-
-# --- people ----------------------------------------------------------------------------------------------------------
 
 
 def build_users(batch: FieldBatch) -> pl.DataFrame:

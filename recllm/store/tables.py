@@ -123,9 +123,6 @@ consent = Table(
 )
 
 
-# --- an older store ---------------------------------------------------------------------------------------------------
-
-
 def _read_people_by_key(connection: Connection) -> None:
     """Version 2: an index of the events by person, and the end of the log beside the loads."""
     connection.execute(text("ALTER TABLE loads ADD COLUMN last_at BIGINT"))

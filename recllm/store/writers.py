@@ -4,7 +4,8 @@ The columns listed here are the contract. A column marked "?" may be missing or 
 pseudonyms: nothing below knows another kind.
 
 A statement is built and compiled by SQLAlchemy for the database at hand, and then the driver takes and gives plain
-tuples: handling each row and each parameter by itself would take longer than the database does.
+tuples: handling each row and each parameter by itself would take longer than the database does. All SQL that differs
+between databases is here.
 """
 
 from __future__ import annotations
@@ -241,9 +242,6 @@ def _conform(frame: pl.DataFrame, columns: Columns, name: str) -> pl.DataFrame:
 
 def _now() -> int:
     return int(datetime.now(UTC).timestamp() * 1_000_000)
-
-
-# --- many rows at once: all SQL that differs between databases --------------------------------------------------------
 
 
 def _insert_new(connection: sa.Connection, table: sa.Table, frame: pl.DataFrame, *, key: list[str]) -> int:

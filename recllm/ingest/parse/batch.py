@@ -317,9 +317,6 @@ class FieldBatch:
         return times
 
 
-# --- ids and texts without what nobody can see -----------------------------------------------------------------------
-
-
 def is_nobody(ids: pl.Series) -> pl.Series:
     return ids.is_null() | ids.str.to_lowercase().is_in(list(_NO_PERSON)).fill_null(False)
 

@@ -75,9 +75,6 @@ class ParsedTimes:
 NO_OFFSET = -9999
 
 
-# --- which format a file uses ----------------------------------------------------------------------------------------
-
-
 @dataclass(slots=True)
 class TimeEvidence:
     """What a file's times look like."""
@@ -157,9 +154,6 @@ def check_zone(tz: str | None) -> None:
         zoneinfo.ZoneInfo(tz or "UTC")
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         raise IngestError("E_NAIVE_TZ", f"unknown time zone {tz!r}; use a name such as Europe/London or UTC") from None
-
-
-# --- rows ------------------------------------------------------------------------------------------------------------
 
 
 def parse_times(column: pl.Series, form: TimeFormat, *, file: str, now: datetime, policy: Policy) -> ParsedTimes:

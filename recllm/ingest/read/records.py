@@ -86,9 +86,6 @@ def shorten(raw: bytes) -> str:
     return raw[:RAW_BYTES].rstrip(b"\r\n").decode("utf-8", errors="backslashreplace")
 
 
-# --- lines of text ---------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, kw_only=True)
 class LineBlock:
     """`text` is UTF-8, every line ending in a newline byte. The arrays have one entry per line of `text`."""

@@ -194,8 +194,6 @@ def _pieces(path: Path, gzipped: bool, n_bytes: int, policy: Policy) -> Iterator
             yield piece
 
 
-# --- encoding ---------------------------------------------------------------------------------------------------------
-
 _BOMS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
 _GB_FAMILY = {"gb2312", "gbk", "cp936", "gb18030", "euc_cn", "hz"}
 _SUGGESTED = ("gb18030", "cp1252", "latin-1", "big5", "shift_jis", "utf-16")
