@@ -90,6 +90,10 @@ class _Header:
     def __init__(self, columns: tuple[str, ...], file: str) -> None:
         self.columns = columns
         self.file = file
+        self.used: set[str] = set()
+        """The columns that fill something."""
+        self.n_aliases = 0
+        """Columns understood under another name."""
         self.by_normal: dict[str, str] = {}
         for column in columns:
             twin = self.by_normal.setdefault(normal(column), column)
@@ -103,6 +107,7 @@ class _Header:
         column = self.find(name)
         if column is None:
             raise self.missing(name, field)
+        self.used.add(column)
         return column
 
     def require_all(self, names: Iterable[str], field: str) -> tuple[str, ...]:
@@ -134,7 +139,7 @@ def _find_columns(columns: tuple[str, ...], table: Table, column_map: ColumnMap,
     if column_map.table not in {None, table}:
         raise IngestError("E_MAP", f"the map is for {column_map.table}, not for {table}")
     header = _Header(columns, file)
-    plain, n_aliases = _plain_columns(header, table, column_map)
+    plain = _plain_columns(header, table, column_map)
     joins, totals = {}, {}
     for field, join in column_map.joins.items():
         names = {part: header.require_all(getattr(join, part), field) for part in ("columns", "otherwise")}
@@ -142,30 +147,27 @@ def _find_columns(columns: tuple[str, ...], table: Table, column_map: ColumnMap,
     for field, total in column_map.totals.items():
         per = header.require(total.per, "quantity")
         totals[field] = LineTotal(total=header.require(total.total, field), per=per)
-    paths = {field: header.require_all(names, field) for field, names in column_map.paths.items()}
-    attributes = {name: header.require(column, name) for name, column in column_map.attributes.items()}
-    basics, n_basic_aliases = _basics(header, column_map, set(plain.values())) if table is Table.USERS else ({}, 0)
-    reject = tuple(_with_column(header, rule, column_map, plain) for rule in column_map.reject)
-
-    used = {*plain.values(), *attributes.values(), *basics.values(), *(rule.column for rule in reject)}
-    used.update(*paths.values())
-    used.update(*(join.columns + join.otherwise for join in joins.values()))
-    used.update(*((total.total, total.per) for total in totals.values()))
+    resolved = {
+        "joins": joins,
+        "totals": totals,
+        "paths": {field: header.require_all(names, field) for field, names in column_map.paths.items()},
+        "attributes": {name: header.require(column, name) for name, column in column_map.attributes.items()},
+    }
+    basics = _basics(header, column_map, set(plain.values())) if table is Table.USERS else {}
+    resolved["reject"] = tuple(_with_column(header, rule, column_map, plain) for rule in column_map.reject)
     return FileSchema(
         table=table,
         columns=plain,
-        column_map=column_map.model_copy(
-            update={"joins": joins, "totals": totals, "paths": paths, "attributes": attributes, "reject": reject}
-        ),
+        column_map=column_map.model_copy(update=resolved),
         basics=basics,
-        ignored=tuple(column for column in columns if column not in used),
-        n_aliases=n_aliases + n_basic_aliases,
+        ignored=tuple(column for column in columns if column not in header.used),
+        n_aliases=header.n_aliases,
     )
 
 
-def _plain_columns(header: _Header, table: Table, column_map: ColumnMap) -> tuple[dict[str, str], int]:
-    """(fields that are one column, how many of these have another name)."""
-    plain, n_aliases = {}, 0
+def _plain_columns(header: _Header, table: Table, column_map: ColumnMap) -> dict[str, str]:
+    """The fields that are one column as it is."""
+    plain = {}
     for field in FIELDS[table]:
         if field in column_map.built_fields:
             continue
@@ -173,7 +175,7 @@ def _plain_columns(header: _Header, table: Table, column_map: ColumnMap) -> tupl
         column = next((c for name in names if (c := header.find(name)) is not None), None)
         if column is None:
             column = header.by_alias(field)
-            n_aliases += column is not None and column != field
+            header.n_aliases += column is not None and column != field
         if column is not None:
             plain[field] = column
         elif names or field in REQUIRED[table]:
@@ -181,11 +183,12 @@ def _plain_columns(header: _Header, table: Table, column_map: ColumnMap) -> tupl
     doubled = [column for column, count in Counter(plain.values()).items() if count > 1]
     if doubled and not column_map.columns:
         raise IngestError("E_DUP_COLUMN", f"{header.file}: {doubled[0]!r} could mean two fields; say which with --map")
-    return plain, n_aliases
+    header.used.update(plain.values())
+    return plain
 
 
-def _basics(header: _Header, column_map: ColumnMap, used: set[str]) -> tuple[dict[str, str], int]:
-    """(basics and their columns, how many of these have another name)."""
+def _basics(header: _Header, column_map: ColumnMap, plain: set[str]) -> dict[str, str]:
+    """Basics and their columns; what fills a field is none."""
     declared = {normal(name) for name in column_map.special}
     special = [column for column in header.columns if is_special(column) and normal(column) not in declared]
     if special:
@@ -198,16 +201,16 @@ def _basics(header: _Header, column_map: ColumnMap, used: set[str]) -> tuple[dic
         name: header.find(column) or header.by_alias(name) or header.require(column, name)
         for name, column in column_map.basics.items()
     }
-    n_aliases = 0
     for name in BASICS:
         column = None if name in basics else header.by_alias(name)
-        if column is not None and column not in used and column not in basics.values():
+        if column is not None and column not in plain and column not in basics.values():
             basics[name] = column
-            n_aliases += column != name
+            header.n_aliases += column != name
     for name in column_map.special:
         if (column := header.find(name)) is not None:
             basics.setdefault(name, column)
-    return basics, n_aliases
+    header.used.update(basics.values())
+    return basics
 
 
 def _with_column(header: _Header, rule: RejectRule, column_map: ColumnMap, plain: Mapping[str, str]) -> RejectRule:
@@ -221,6 +224,7 @@ def _with_column(header: _Header, rule: RejectRule, column_map: ColumnMap, plain
         column = next((c for field in fields if (c := header.by_alias(field)) is not None), None)
     if column is None:
         raise header.missing(rule.column, rule.column)
+    header.used.add(column)
     return rule.model_copy(update={"column": column})
 
 

@@ -14,7 +14,7 @@ import gzip
 import hashlib
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -57,22 +57,33 @@ class SourceFile:
     """A file that was read once, down to its end."""
 
     path: Path
-    kind: FileKind
     sha256: str
     """Of the file as it lies there, compressed or not."""
-    size: int
-    """Bytes of text after decompression."""
     head: bytes
     """The first 64 KiB of text, undecoded."""
     policy: Policy
-    gzipped: bool = False
+    gzipped: bool
+    kind: FileKind = FileKind.DELIMITED
     first_bad: int | None = None
     """Offset of the first byte that is not UTF-8."""
     first_nul: int | None = None
 
     def pieces(self, n_bytes: int) -> Iterator[bytes]:
         """The text's bytes, at most `n_bytes` at a time; `IngestError` E_BOMB beyond the limits."""
-        return _pieces(self.path, self.gzipped, n_bytes, self.policy)
+        limit, why = self.policy.max_file_bytes, "raise the policy's max_file_bytes"
+        if self.gzipped:
+            by_ratio = max(RATIO_FLOOR, self.policy.max_gzip_ratio * self.path.stat().st_size)
+            if by_ratio < limit:
+                limit, why = by_ratio, f"that is {self.policy.max_gzip_ratio} times its compressed size"
+        total = 0
+        with cast(BinaryIO, gzip.open(self.path, "rb")) if self.gzipped else self.path.open("rb") as stream:
+            while piece := stream.read(n_bytes):
+                total += len(piece)
+                if total > limit:
+                    raise IngestError(
+                        "E_BOMB", f"{self.path.name} holds more than {limit:,} bytes of text ({why}); split the file"
+                    )
+                yield piece
 
 
 def probe(path: str | Path, policy: Policy) -> SourceFile:
@@ -88,26 +99,27 @@ def probe(path: str | Path, policy: Policy) -> SourceFile:
         if not magic:
             raise IngestError("E_EMPTY", f"{path.name} has no bytes")
         suffix = path.suffix.lower()
-        if suffix == ".parquet" or (magic.startswith(b"PAR1") and not suffix):
-            if not magic.startswith(b"PAR1"):
-                content = _content_name(magic) or "something else"
-                raise IngestError("E_NOT_TEXT", f"{path.name} is named .parquet and is {content}")
-            size = path.stat().st_size
-            return SourceFile(path=path, kind=FileKind.PARQUET, sha256=sha256, size=size, head=magic, policy=policy)
+        is_parquet = magic.startswith(b"PAR1") and suffix in {".parquet", ""}
+        if suffix == ".parquet" and not is_parquet:
+            content = _content_name(magic) or "something else"
+            raise IngestError("E_NOT_TEXT", f"{path.name} is named .parquet and is {content}")
         gzipped = magic.startswith(b"\x1f\x8b") and suffix == ".gz"
+        source = SourceFile(path=path, sha256=sha256, head=magic, gzipped=gzipped, policy=policy)
+        if is_parquet:
+            return replace(source, kind=FileKind.PARQUET)
         if not gzipped:
             _refuse_binary(path, magic)
-        return _probe_text(path, sha256, gzipped, policy)
+        return _probe_text(source)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise IngestError("E_NOT_TEXT", f"{path.name}: the gzip data are damaged or end early ({error})") from error
     except OSError as error:
         raise IngestError("E_FILE", f"{path}: {error.strerror or error}") from error
 
 
-def _probe_text(path: Path, sha256: str, gzipped: bool, policy: Policy) -> SourceFile:
+def _probe_text(source: SourceFile) -> SourceFile:
     head, size, first_bad, first_nul = b"", 0, None, None
     decoder = codecs.getincrementaldecoder("utf-8")()
-    for piece in _pieces(path, gzipped, _PIECE_BYTES, policy):
+    for piece in source.pieces(_PIECE_BYTES):
         head += piece[: _HEAD_BYTES - len(head)]
         if first_nul is None and (at := piece.find(b"\0")) >= 0:
             first_nul = size + at
@@ -117,20 +129,10 @@ def _probe_text(path: Path, sha256: str, gzipped: bool, policy: Policy) -> Sourc
     if first_bad is None:
         first_bad = undecodable_at(decoder, b"", size, final=True)
     if not size:
-        raise IngestError("E_EMPTY", f"{path.name} unpacks to no bytes")
-    if gzipped:
-        _refuse_binary(path, head)
-    return SourceFile(
-        path=path,
-        kind=_text_kind(path, head),
-        gzipped=gzipped,
-        sha256=sha256,
-        size=size,
-        head=head,
-        first_bad=first_bad,
-        first_nul=first_nul,
-        policy=policy,
-    )
+        raise IngestError("E_EMPTY", f"{source.path.name} unpacks to no bytes")
+    if source.gzipped:
+        _refuse_binary(source.path, head)
+    return replace(source, kind=_text_kind(source.path, head), head=head, first_bad=first_bad, first_nul=first_nul)
 
 
 def undecodable_at(decoder: codecs.IncrementalDecoder, piece: bytes, offset: int, *, final: bool = False) -> int | None:
@@ -175,23 +177,6 @@ def _text_kind(path: Path, head: bytes) -> FileKind:
     if suffix in {".csv", ".tsv", ".txt", ".tab", ".psv"}:
         return FileKind.DELIMITED
     return FileKind.JSONL if head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{") else FileKind.DELIMITED
-
-
-def _pieces(path: Path, gzipped: bool, n_bytes: int, policy: Policy) -> Iterator[bytes]:
-    limit, why = policy.max_file_bytes, "raise the policy's max_file_bytes"
-    if gzipped:
-        by_ratio = max(RATIO_FLOOR, policy.max_gzip_ratio * path.stat().st_size)
-        if by_ratio < limit:
-            limit, why = by_ratio, f"that is {policy.max_gzip_ratio} times its compressed size"
-    total = 0
-    with cast(BinaryIO, gzip.open(path, "rb")) if gzipped else path.open("rb") as stream:
-        while piece := stream.read(n_bytes):
-            total += len(piece)
-            if total > limit:
-                raise IngestError(
-                    "E_BOMB", f"{path.name} holds more than {limit:,} bytes of text ({why}); split the file"
-                )
-            yield piece
 
 
 _BOMS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
