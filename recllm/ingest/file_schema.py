@@ -300,7 +300,7 @@ class _ReadingEvidence:
 def settle_schema(
     reader: RecordReader, table: Table, options: IngestOptions, column_map: ColumnMap, file: str
 ) -> FileSchema:
-    """Settle what holds for the file. `options` already carries what the map says. Raises `IngestError`."""
+    """`options` already carries what the map says. Raises `IngestError`."""
     schema = _find_columns(reader.columns, table, column_map, file)
     check_zone(options.tz)
     declared = declared_format(options.ts_format, options.tz) if options.ts_format else None

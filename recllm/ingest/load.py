@@ -21,7 +21,7 @@ import polars as pl
 
 from recllm.errors import IngestError, StoreError, UsageError
 from recllm.files import PRIVATE, sweep_drafts, whole_file
-from recllm.ingest.column_names import known_count
+from recllm.ingest.column_names import REQUIRED, known_count
 from recllm.ingest.file_schema import settle_schema
 from recllm.ingest.options import ColumnMap, IngestOptions
 from recllm.ingest.parse.batch import FieldBatch, LoadState, MostCommon, PseudonymCache, Pseudonyms
@@ -37,11 +37,7 @@ from recllm.schema import IngestReport, Table
 from recllm.store.database import Store
 from recllm.store.writers import Load
 
-Progress = Callable[[int], None]
-"""Called with the number of rows read so far."""
-
 _log = logging.getLogger(__name__)
-_KEY = {Table.ITEMS: "item_id", Table.USERS: "user_id"}
 
 
 def ingest_file(
@@ -55,13 +51,13 @@ def ingest_file(
     options: IngestOptions | None = None,
     quarantine_dir: str | Path | None = None,
     dry_run: bool = False,
-    progress: Progress | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> IngestReport:
     """Load one file into one table, as a whole or not at all.
 
     A bad row goes to `quarantine_dir`/<load_id>.jsonl with its line, code and message. With `dry_run` everything is
     done and counted in the same way and the store stays as it was; then `store` may be None. A file with a header and
-    no rows gives a report with read == 0 and W_NO_ROWS.
+    no rows gives a report with read == 0 and W_NO_ROWS. `progress` is called with the number of rows read so far.
 
     Raises `IngestError` when the file or the load is refused (then nothing of it is kept; for E_REJECT_LIMIT the
     quarantine file stays and is named), `StoreError` when the store cannot take it.
@@ -71,8 +67,9 @@ def ingest_file(
     started = time.monotonic()
     table, column_map, options = Table(table), mapping or ColumnMap(), options or IngestOptions()
     # what the caller said, else what the map says, else the shop's own; the map's encoding is only a hint
-    said_by_map = column_map.read.model_dump(exclude={"encoding"})
-    options = replace(options, **{name: v for name, v in said_by_map.items() if getattr(options, name) is None})
+    for name, value in column_map.read.model_dump(exclude={"encoding"}).items():
+        if getattr(options, name) is None:
+            options = replace(options, **{name: value})
     options = replace(options, tz=options.tz or options.shop_tz)
     source = probe(path, policy)
     reader = open_records(source, options, column_map)
@@ -86,7 +83,7 @@ def ingest_file(
     )
     load_id = f"{table}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     with _Quarantine(quarantine_dir, load_id, state.file, source.sha256) as quarantine, ExitStack() as temporary:
-        merged = MostCommon(_KEY[table]) if column_map.keep == "most_common" else None
+        merged = MostCommon(REQUIRED[table][0]) if column_map.keep == "most_common" else None
         rows = _RowStage(state=state, quarantine=quarantine, record_no=reader.header_records, merged=merged)
         try:
             if store is None:
@@ -154,7 +151,7 @@ class _RowStage:
     codes: Counter[str] = field(default_factory=Counter)
     """Quarantined rows by code."""
 
-    def run(self, reader: RecordReader, load: Load, progress: Progress | None) -> None:
+    def run(self, reader: RecordReader, load: Load, progress: Callable[[int], None] | None) -> None:
         """Raises `IngestError` E_REJECT_LIMIT as soon as it is clear."""
         policy = self.state.policy
         for chunk in reader.chunks():
@@ -194,7 +191,9 @@ class _RowStage:
             self.merged.add(good)
         elif good.height:
             positions = np.flatnonzero(~batch.bad)
-            result = load.write(with_event_keys(good, self.state.occurrences) if schema.table is Table.EVENTS else good)
+            if schema.table is Table.EVENTS:
+                good = with_event_keys(good, self.state.occurrences)
+            result = load.write(good)
             self.accepted += result.accepted
             self.duplicates += result.duplicates
             if result.conflicts:

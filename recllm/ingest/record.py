@@ -21,7 +21,6 @@ from recllm.store.writers import WriteResult
 
 KEY_BYTES = 16
 
-_REQUIRED = ("user_id", "item_id", "event", "timestamp")
 _OPTIONAL: Mapping[str, pl.DataType | type[pl.DataType]] = {
     "event_id": pl.String,
     "quantity": pl.Float64,
@@ -46,7 +45,7 @@ def record_events(events: pl.DataFrame, store: Store, *, source: str) -> WriteRe
     event_id, quantity (1 where null), price, basket_id, value, request_id, position, model_version. `source` says
     where they come from. Raises `DataError` for a missing column, an empty id, an unknown event or a naive time.
     """
-    for name in _REQUIRED:
+    for name in ("user_id", "item_id", "event", "timestamp"):
         if name not in events.columns:
             raise DataError(f"events to record need a column {name}; found {', '.join(events.columns)}")
         if events[name].null_count():

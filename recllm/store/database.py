@@ -164,8 +164,9 @@ def _explained(where: str) -> Iterator[None]:
         cause = getattr(error, "orig", None) or error
         name = getattr(cause, "sqlite_errorname", None) or ""
         first_line = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
-        remedies = (remedy for prefix, remedy in _REMEDIES.items() if name.startswith(prefix))
-        raise StoreError(f"the store {where} {next(remedies, f'refused the request: {first_line}')}") from error
+        remedies = [remedy for prefix, remedy in _REMEDIES.items() if name.startswith(prefix)]
+        remedy = remedies[0] if remedies else f"refused the request: {first_line}"
+        raise StoreError(f"the store {where} {remedy}") from error
 
 
 def _prepare(connection: Any, _record: object) -> None:

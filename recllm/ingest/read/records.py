@@ -22,7 +22,6 @@ MAX_COLUMNS = 1000
 MAX_RECORD_LINES = 1000
 RAW_BYTES = 2048
 """A record is shown in the quarantine up to this length."""
-_NEWLINE = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +57,9 @@ class Chunk:
         return self.frame.height + len(self.bad)
 
     def bad_row(self, row: int, column: str | None, code: str, message: str) -> BadRecord:
-        """The record of a row of `frame` that turned out to be bad."""
         offset = int(self.byte_offset[row])
-        return BadRecord(int(self.line_no[row]), None if offset < 0 else offset, column, code, message, self.raw(row))
+        byte_offset = None if offset < 0 else offset
+        return BadRecord(int(self.line_no[row]), byte_offset, column, code, message, self.raw(row))
 
     def positions(self, line_no: NDArray[np.int64]) -> NDArray[np.int64]:
         """Which record of the chunk begins on each of these lines, from 0; each is the first line of a record."""
@@ -107,7 +106,7 @@ class LineBlock:
     @cached_property
     def ends(self) -> NDArray[np.int64]:
         """Position of each line's newline in `text`."""
-        return np.flatnonzero(self.codes == _NEWLINE)
+        return np.flatnonzero(self.codes == ord("\n"))
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
@@ -119,12 +118,11 @@ class LineBlock:
         return self.text[self.starts[line] : self.ends[line + n_lines - 1] + 1]
 
     def bad_line(self, line: int, column: str | None, code: str, message: str) -> BadRecord:
-        """The record of a line that cannot be used."""
         position = int(self.line_no[line]), int(self.byte_offset[line])
         return BadRecord(*position, column, code, message, shorten(self.raw(line)))
 
     def count(self, byte: int) -> NDArray[np.int64]:
-        """How often each line holds this byte."""
+        """How often each line holds this byte, (n_lines,)."""
         lines = np.searchsorted(self.ends, np.flatnonzero(self.codes == byte))
         return np.bincount(lines, minlength=self.n_lines)
 
