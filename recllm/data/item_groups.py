@@ -69,7 +69,7 @@ GROUPINGS = tuple(field.name for field in fields(ItemGroups))
 
 def _attribute(attributes: pl.Series, names: tuple[str, ...]) -> pl.Series:
     """The first of these attributes that each item has; a name is looked for only where those before are missing."""
-    values = pl.Series([None], dtype=pl.String).new_from_index(0, len(attributes))
+    values = pl.repeat(None, len(attributes), dtype=pl.String, eager=True)
     for name in names:
         rows = (values.is_null() & attributes.is_not_null()).arg_true()
         values = values.scatter(rows, attributes.gather(rows).str.json_path_match(f'$["{name}"]'))
@@ -146,7 +146,7 @@ class NewItems:
         got = np.bincount(pairs.key, minlength=n_items).astype(np.float32) * judged
         return cls(first, judged, young, got)
 
-    def rate(self, group: NDArray[np.int32], prior: float = DEFAULTS.prior_buyers) -> Floats:
+    def rate(self, group: NDArray[np.int32], prior: float) -> Floats:
         """Mean first buyers of the group's new items, (n_items,), towards the mean of all as if by `prior` items."""
         mean = self.got.sum() / max(self.judged.sum(), 1)
         total, count = per_group(group, self.got), self.count(group)
@@ -164,16 +164,10 @@ def group_statistics(
     late = of_pool.select(of_pool.at >= as_of - settings.group_window_days * DAY)
     sales = {}
     for name, group in facets.each().items():
-        votes = group_matrix(late, group)
+        in_group = late.select(group[late.item] >= 0)
+        votes = matrix(replace(in_group, item=group[in_group.item]), size_of(group), np.ones(len(in_group)))
+        votes.data = np.log1p(votes.data)
         mean = np.append(np.asarray(votes.sum(0)).ravel() / max(votes.shape[0], 1), 0.0)
         rate = arrivals.rate(group, settings.prior_buyers)
         sales[name] = GroupStatistics(mean[group].astype(np.float32), arrivals.count(group), rate, votes)
     return sales
-
-
-def group_matrix(events: Events, group: NDArray[np.int32]) -> Any:
-    """Sparse (n_users, n_groups): log(1 + events) of each person on each group's items."""
-    in_group = events.select(group[events.item] >= 0)
-    rows = matrix(replace(in_group, item=group[in_group.item]), size_of(group), np.ones(len(in_group)))
-    rows.data = np.log1p(rows.data)
-    return rows

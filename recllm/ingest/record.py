@@ -8,7 +8,6 @@ The person enters as a pseudonym, so nobody can try out raw ids against the keys
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 
 import numpy as np
 import polars as pl
@@ -17,20 +16,12 @@ from numpy.typing import NDArray
 from recllm.errors import DataError
 from recllm.schema import Action
 from recllm.store.database import Store
-from recllm.store.writers import WriteResult
+from recllm.store.readers import EVENT_DETAILS
+from recllm.store.writers import EVENT_COLUMNS, WriteResult
 
 KEY_BYTES = 16
 
-_OPTIONAL: Mapping[str, pl.DataType | type[pl.DataType]] = {
-    "event_id": pl.String,
-    "quantity": pl.Float64,
-    "price": pl.Float64,
-    "basket_id": pl.String,
-    "value": pl.Float64,
-    "request_id": pl.String,
-    "position": pl.Int32,
-    "model_version": pl.String,
-}
+_TYPES = {"event_id": pl.String} | {name.removesuffix("?"): dtype for name, dtype in EVENT_COLUMNS.items()}
 # the order decides the keys of stored events: never change it
 _CONTENT = (
     "user_id", "item_id", "event", "at", "basket_id", "price", "quantity", "value", "request_id", "position",
@@ -56,7 +47,7 @@ def record_events(events: pl.DataFrame, store: Store, *, source: str) -> WriteRe
     unknown = sorted(set(events["event"].unique()) - set(Action))
     if unknown:
         raise DataError(f"events to record: unknown event {unknown[0]!r}; known: {', '.join(Action)}")
-    optional = [pl.col(name).cast(dtype) for name, dtype in _OPTIONAL.items() if name in events.columns]
+    optional = [pl.col(name).cast(_TYPES[name]) for name in ("event_id", *EVENT_DETAILS) if name in events.columns]
     at = pl.col("timestamp").dt.convert_time_zone("UTC").dt.epoch("us").alias("at")
     rows = events.select("user_id", "item_id", "event", *optional, at)
     quantity = pl.col("quantity").fill_null(1.0) if "quantity" in rows.columns else pl.lit(1.0)
