@@ -210,6 +210,13 @@ def test_prices_in_another_currency_than_the_shops_are_not_prices(shop: Shop, st
     assert view(store).events()["price"].null_count() == 30
 
 
+def test_of_equally_common_currencies_the_first_by_name_is_the_files(shop: Shop, store: Store) -> None:
+    codes = [f"{letter}UR" for letter in "ZYXWVUTSRQPONMLKJIHGFEDCBA"]
+    header = "user_id,item_id,event,timestamp,quantity,price,currency"
+    shop.load(csv(n=len(codes), header=header, clean=lambda i: f"{row(i, item_id=codes[i])},{codes[i]}"))
+    assert view(store).events().filter(pl.col("price").is_not_null())["item_id"].to_list() == ["AUR"]
+
+
 def test_an_item_without_a_currency_keeps_none_where_the_shop_names_none(shop: Shop, store: Store) -> None:
     text = "item_id,title,price,currency\ni1,Tea,1.00,EUR\ni2,Pot,2.00,\n"
     shop.load(text, "items")

@@ -336,8 +336,9 @@ def _currency(evidence: _ReadingEvidence, table: Table, options: IngestOptions, 
         )
     if options.currency:
         return options.currency.upper()
-    if evidence.currency_codes:
-        commonest: str | None = evidence.currency_codes.most_common(1)[0][0]
+    if codes := evidence.currency_codes:
+        # of equally common ones the first by name, so that equal files are read alike
+        commonest: str | None = min(codes, key=lambda code: (-codes[code], code))
     else:
         commonest = next((sign for sign in signs if len(sign) == 3), None)
     shop = options.shop_currency.upper() if options.shop_currency else None
