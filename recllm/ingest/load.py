@@ -65,7 +65,9 @@ def ingest_file(
     if store is None and not dry_run:
         raise UsageError("ingest needs a store; without one only dry_run is possible")
     started = time.monotonic()
-    table, column_map, options = Table(table), mapping or ColumnMap(), options or IngestOptions()
+    table = Table(table)
+    column_map = mapping or ColumnMap()
+    options = options or IngestOptions()
     # what the caller said, else what the map says, else the shop's own; the map's encoding is only a hint
     for name, value in column_map.read.model_dump(exclude={"encoding"}).items():
         if getattr(options, name) is None:

@@ -93,9 +93,15 @@ class Load:
         safe_id(load_id, "load id")
         if connection.scalar(sa.select(record.c.load_no).where(record.c.load_id == load_id)) is not None:
             raise StoreError(f"the load id {load_id!r} is taken by an earlier load; give each load its own id")
-        values = {"load_id": load_id, "table_name": str(table), "source": source, "sha256": sha256, "counts": "{}"}
-        new = sa.insert(record).values(values | {"committed_at": _now()}).returning(record.c.load_no)
-        self._load_no = int(connection.execute(new).scalar_one())
+        new = sa.insert(record).values(
+            load_id=load_id,
+            table_name=str(table),
+            source=source,
+            sha256=sha256,
+            counts="{}",
+            committed_at=_now(),
+        )
+        self._load_no = int(connection.execute(new.returning(record.c.load_no)).scalar_one())
         self._last_event_no = self._newest_event_no()
         self._builds_index = table is Table.EVENTS and not self._last_event_no
         if self._builds_index:  # for a first load, one sort at its end is faster than an insertion for each event
@@ -168,7 +174,8 @@ class Load:
         # a conflict is a row whose content differs from what the store now has under its key
         earlier = frame.select(pl.col("event_key").unique()).join(new, on="event_key", how="anti")["event_key"].sort()
         stored = _lookup(connection, event.event_key, event.payload_hash, earlier)
-        stored = pl.concat([new.select("event_key", "payload_hash"), stored]).rename({"payload_hash": "stored_hash"})
+        stored = pl.concat([new.select("event_key", "payload_hash"), stored])
+        stored = stored.rename({"payload_hash": "stored_hash"})
         contents = (
             frame.select("event_key", "payload_hash").with_row_index("row").join(stored, on="event_key", how="left")
         )

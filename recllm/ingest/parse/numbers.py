@@ -34,7 +34,8 @@ def parse_numbers(column: pl.Series, decimal: Decimal, *, money: bool = False) -
         quick = column.cast(pl.Float64, strict=False)
     else:
         plain = column.str.contains(r"^[+-]?\d+(,\d+)?$")
-        quick = column.str.replace(",", ".", literal=True).set(~plain, None).cast(pl.Float64, strict=False)
+        text = column.str.replace(",", ".", literal=True).set(~plain, None)
+        quick = text.cast(pl.Float64, strict=False)
     quick = quick.set(~quick.is_finite(), None)
     slow = quick.is_null() & column.is_not_null()
     if not slow.any():

@@ -168,16 +168,19 @@ def parse_times(column: pl.Series, form: TimeFormat, *, file: str, now: datetime
         days = text.cast(pl.Float64, strict=False).fill_nan(None)
         days = days.set(~days.is_between(1, 200_000).fill_null(False), None)
         seconds = ((days + _EXCEL_DAY_0) * 86_400).round(0)
-        times = _to_utc(_without_zone((seconds * _SECOND).cast(pl.Int64).cast(pl.Datetime("us"))), form, file)
+        clock = (seconds * _SECOND).cast(pl.Int64).cast(pl.Datetime("us"))
+        times = _to_utc(_without_zone(clock), form, file)
     elif form.kind == "iso":
         # the commonest spelling at once, all others by their parts
         quick = text.str.to_datetime(_QUICK, time_unit="us", strict=False)
-        clock, rows = _without_zone(quick), quick.is_null().arg_true()
+        written = _without_zone(quick)
+        rows = quick.is_null().arg_true()
         if len(rows):
             slow = _by_parts(text.gather(rows), form, file)
-            clock.at[rows], clock.status[rows] = slow.at, slow.status
-            clock = replace(clock, zone=clock.zone.scatter(rows, slow.zone))
-        times = _to_utc(clock, form, file)
+            written.at[rows] = slow.at
+            written.status[rows] = slow.status
+            written = replace(written, zone=written.zone.scatter(rows, slow.zone))
+        times = _to_utc(written, form, file)
     else:
         times = _to_utc(_by_parts(text, form, file), form, file)
 

@@ -42,7 +42,9 @@ def open_jsonl(blocks: Callable[[], Iterator[LineBlock]], file: str, policy: Pol
         raise IngestError("E_NOT_TEXT", f"{file}: no line is a JSON object; write one object a line, not one array")
     columns = tuple(keys)
     return RecordReader(
-        columns=columns, chunks=lambda: (_chunk(block, columns, policy) for block in blocks()), decimal="."
+        columns=columns,
+        chunks=lambda: (_chunk(block, columns, policy) for block in blocks()),
+        decimal=".",
     )
 
 

@@ -166,12 +166,12 @@ def read_blocks(source: SourceFile, decoding: Decoding, block_bytes: int) -> Ite
         if len(block.text) > max_bytes:
             # lines above the limit that came complete within one block
             fits = block.ends + 1 - block.starts <= max_bytes
-            long_lines = np.flatnonzero(~fits).tolist()
+            bad = [block.bad_line(line, None, "E_TOO_LONG", too_long) for line in np.flatnonzero(~fits).tolist()]
             block = LineBlock(
                 text=b"".join(block.raw(line) for line in np.flatnonzero(fits).tolist()),
                 line_no=block.line_no[fits],
                 byte_offset=block.byte_offset[fits],
-                bad=block.bad + tuple(block.bad_line(line, None, "E_TOO_LONG", too_long) for line in long_lines),
+                bad=(*block.bad, *bad),
             )
         yield block
 
@@ -219,7 +219,8 @@ def _decoded(
     """data: whole lines, the last one with its newline too."""
     dtype = {b"\n\0": "<u2", b"\0\n": ">u2"}.get(newline, "u1")
     units = np.frombuffer(data[: len(data) // len(newline) * len(newline)], dtype)
-    bounds = (np.flatnonzero(units == ord(newline.replace(b"\0", b""))) + 1) * len(newline)
+    code = ord(newline.replace(b"\0", b""))
+    bounds = (np.flatnonzero(units == code) + 1) * len(newline)
     starts = np.concatenate([[0], bounds[:-1]]).astype(np.int64)
     offsets, numbers = offset + starts, line_no + np.arange(len(starts), dtype=np.int64)
     readable = np.ones(len(starts), bool)
