@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recllm.cli.options import DEFAULT_WORKSPACE, Json, Seed, WorkspaceDir
-from recllm.cli.output import emit_json, note, say
-from recllm.cli.serve import UserFile, Users, user_ids_of
+from recllm.cli.options import DEFAULT_WORKSPACE, Json, Seed, UserFile, Users, WorkspaceDir, open_shop, read_user_ids
+from recllm.cli.output import emit_json, note, say, show
 from recllm.documents import plain
 from recllm.errors import UsageError
 
@@ -28,14 +28,6 @@ Packs = Annotated[
 VoiceFile = Annotated[Path | None, typer.Option("--voice", help="The brand's voice, as TOML.")]
 Records = Annotated[Path | None, typer.Option("--record", help="Folder of the records; the workspace's otherwise.")]
 Adapter = Annotated[Path | None, typer.Option(help="A tuned generator's adapter (finetune/copywriter.py).")]
-
-
-def register(app: typer.Typer) -> None:
-    texts = typer.Typer(invoke_without_command=True)
-    texts.callback()(copy)
-    texts.command()(check)
-    texts.command()(replay)
-    app.add_typer(texts, name="copy")
 
 
 def copy(
@@ -63,10 +55,9 @@ def copy(
         return
     from recllm.adcopy.request import load_voice
     from recllm.jobs.ad_copy import write_ads
-    from recllm.workspace.workspace import Workspace
 
-    people = user_ids_of(user, users)
-    with Workspace.open(workspace) as shop:
+    people = read_user_ids(user, users)
+    with open_shop(workspace) as shop:
         texts = write_ads(
             shop,
             people,
@@ -103,12 +94,12 @@ def _print_copy(text: AdCopy) -> None:
 
 def replay(
     record_id: Annotated[str, typer.Argument(metavar="ID", help="The record's id, as `recllm copy` told it.")],
-    workspace: WorkspaceDir = DEFAULT_WORKSPACE,
-    record: Records = None,
-    generator: Annotated[str | None, typer.Option(help="Where the generator is now, if it moved.")] = None,
-    adapter: Adapter = None,
-    pack: Packs = None,
-    json: Json = False,
+    workspace: WorkspaceDir,
+    record: Records,
+    generator: Annotated[str | None, typer.Option(help="Where the generator is now, if it moved.")],
+    adapter: Adapter,
+    pack: Packs,
+    json: Json,
 ) -> None:
     """Make a text again, byte for byte. Ends with 1 and says what changed (weights, prompts, word lists, rule packs)
     when it cannot be the same."""
@@ -126,10 +117,10 @@ def replay(
 
 def check(
     file: Annotated[Path, typer.Argument(help="One JSON object a line: id, text, channel, locale, item, offer, ...")],
-    at: Annotated[str | None, typer.Option("--at", help="The moment that offers are judged by; now otherwise.")] = None,
-    pack: Packs = None,
-    voice: VoiceFile = None,
-    json: Json = False,
+    at: Annotated[str | None, typer.Option("--at", help="The moment that offers are judged by; now otherwise.")],
+    pack: Packs,
+    voice: VoiceFile,
+    json: Json,
 ) -> None:
     """Check ad texts that anyone wrote: a person, an agency, a model. Ends with 2 when one of them fails."""
     from recllm.adcopy.request import load_voice
@@ -139,11 +130,9 @@ def check(
     submissions = read_submissions(file, now=_moment(at), packs=_packs(pack), voice=brand_voice)
     verdicts = [judge(submission) for submission in submissions]
     passed = sum(v.verified for v in verdicts)
-    if json:
-        emit_json({"checked": len(verdicts), "passed": passed, "results": [_result(v) for v in verdicts]})
-    else:
-        for verdict in verdicts:
-            say(*_lines(verdict))
+    document = {"checked": len(verdicts), "passed": passed, "results": [_result(v) for v in verdicts]}
+    show(document, itertools.chain.from_iterable(map(_lines, verdicts)), json=json)
+    if not json:
         note(f"{passed} of {len(verdicts)} texts pass")
     if passed < len(verdicts):
         raise typer.Exit(2)

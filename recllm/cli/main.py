@@ -9,22 +9,8 @@ import sys
 import typer
 
 from recllm import __version__
-from recllm.cli import (
-    adtext,
-    audience,
-    campaign,
-    data,
-    learn,
-    models,
-    people,
-    predict,
-    serve,
-    serving,
-    settings,
-    show,
-    uplift,
-)
-from recllm.cli.options import register_commands
+from recllm.cli import adtext, campaign, data, learn, predict, serve, show
+from recllm.cli.options import add_command
 from recllm.cli.output import LogFormatter
 from recllm.errors import RecllmError
 
@@ -37,9 +23,44 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for room in (data, people, serving, learn, serve, audience, campaign, predict, uplift, adtext, show, settings, models):
-    room.register(app)
-register_commands(app)
+COMMANDS = (
+    *(data.init, data.ingest, data.validate, data.describe, data.pseudonym, data.profile),
+    *(learn.advise, learn.train, learn.evaluate, serve.recommend, serve.explain, serve.report),
+    *(predict.audience, predict.predict, predict.uplift, show.demo, show.prompts, show.settings, learn.refresh),
+)
+GROUPS = {
+    "encoder": ("Encoders on disk.", {"export": learn.export}),
+    "feedback": (
+        "What people did with what they were shown.",
+        {"add": serve.feedback_add, "report": serve.report},
+    ),
+    "campaign": (
+        "Campaigns from plan to report.",
+        {
+            "plan": campaign.plan,
+            "preview": campaign.preview,
+            "approve": campaign.approve,
+            "export": campaign.export,
+            "report": campaign.report,
+        },
+    ),
+    "copy": (None, {"check": adtext.check, "replay": adtext.replay}),
+    "models": (
+        "Published models: list them, and choose which one serves.",
+        {"list": learn.list_models, "promote": learn.promote, "rollback": learn.rollback},
+    ),
+}
+
+for function in COMMANDS:
+    add_command(app, function)
+for name, (words, commands) in GROUPS.items():
+    group = typer.Typer(help=words, no_args_is_help=True)
+    if name == "copy":  # it is a command as well
+        group = typer.Typer(invoke_without_command=True)
+        group.callback()(adtext.copy)
+    for command, function in commands.items():
+        add_command(group, function, command)
+    app.add_typer(group, name=name)
 
 
 def _print_version(requested: bool) -> None:

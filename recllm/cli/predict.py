@@ -1,59 +1,165 @@
-"""The command that answers what people will do."""
+"""Commands that answer who: whom to reach, what each person will do, whom a treatment moves."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recllm.cli.options import DEFAULT_WORKSPACE, Json, Seed, WorkspaceDir
-from recllm.cli.output import emit_json, note, say, table
-from recllm.cli.people import read_ids
+from recllm.cli.options import (
+    Csv,
+    Explain,
+    Ids,
+    Json,
+    Model,
+    ReasonLocale,
+    Seed,
+    WorkspaceDir,
+    ids_by_pseudonym,
+    open_shop,
+    read_ids,
+)
+from recllm.cli.output import emit_json, note, say, show, table
+from recllm.errors import NothingToDo, UsageError
 
 if TYPE_CHECKING:
-    from recllm.propensity.prediction import Prediction
+    from recllm.audiences.audience import Audience
+
+COUPONS = "a folder with mailings.csv, products.csv, redemptions.csv and, where known, uses.csv"
 
 MAX_PRINTED = 20
 """People listed on a screen; a file holds all."""
 
-KindName = Annotated[str, typer.Argument(metavar="KIND", help="buy, leave, redeem, next-order or value.")]
-COUPONS = "a folder with mailings.csv, products.csv, redemptions.csv and, where known, uses.csv"
 
-Items = Annotated[list[str] | None, typer.Option("--item", "-i", help="Only purchases of this id; may be repeated.")]
+def audience(
+    *,
+    item: Annotated[list[str] | None, typer.Option("--item", "-i", help="An item's id; may be repeated: one of them.")],
+    category: Annotated[str | None, typer.Option(help="A category's name, or its path: 'food > tea'.")],
+    text: Annotated[str | None, typer.Option(help="What the shop does not sell yet; --category says what kind it is.")],
+    seeds: Annotated[Path | None, typer.Option(help="A file of ids: people who are like these.")],
+    workspace: WorkspaceDir,
+    campaign: Annotated[
+        str | None, typer.Option(help="Name of the campaign, which draws the holdout; or its file, which says all.")
+    ],
+    size: Annotated[int | None, typer.Option(min=0, help="People to address at most.")],
+    budget: Annotated[float | None, typer.Option(min=0, help="Money to spend; needs --cost.")],
+    cost: Annotated[float | None, typer.Option(min=0, help="Money per person addressed.")],
+    margin: Annotated[float | None, typer.Option(min=0, help="Money a sale brings: only who is worth --cost.")],
+    holdout: Annotated[float, typer.Option(help="Share kept out for comparison.")] = 0.1,
+    salt: Annotated[str, typer.Option(help="Of the holdout's draw.")] = "",
+    suppress: Annotated[Path | None, typer.Option(help="A file of ids never to contact.")],
+    bought_days: Annotated[float | None, typer.Option(help="Leave out who bought it within so many days.")],
+    frequency_cap: Annotated[
+        int | None, typer.Option(min=1, help="Leave out who was shown something so often in 7 days.")
+    ],
+    channel: Annotated[str | None, typer.Option(help="Only who agreed to email, push or sms_gsm.")],
+    explain: Explain,
+    csv: Csv,
+    ids: Ids,
+    model: Model,
+    locale: ReasonLocale,
+    json: Json,
+) -> None:
+    """Who to reach for an item, a category or a text, why them, who is left out, and what to expect."""
+    from recllm.audiences.audience import audience_document, write_audience_csv
+    from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions
+    from recllm.jobs.serve import find_audience
+
+    if campaign is not None and campaign.endswith(".toml"):
+        options = (item, category, text, seeds, size, budget, cost, margin, suppress, bought_days, frequency_cap)
+        if any(value is not None for value in (*options, channel)):
+            raise UsageError(f"{campaign} says whom the campaign is for; leave out the options that say it again")
+        members, names = _audience_of_campaign(Path(campaign), workspace, explain, ids, model, locale)
+    else:
+        request = AudienceRequest(
+            items=item or None,
+            category=category,
+            text=text,
+            seeds=read_ids(seeds) if seeds else None,
+            limits=AudienceLimits(size=size, budget=budget, cost=cost, margin=margin, holdout=holdout, salt=salt),
+            exclusions=Exclusions(
+                suppressed=read_ids(suppress) if suppress else (), bought_days=bought_days, frequency_cap=frequency_cap
+            ),
+            campaign=campaign,
+            channel=channel,
+            explain=explain,
+            explain_first=None if json or csv else MAX_PRINTED,
+        )
+        shop_ids = read_ids(ids)
+        with open_shop(workspace) as shop:
+            names = ids_by_pseudonym(shop, shop_ids)
+            members = find_audience(shop, request, version=model, locale=locale)
+    document = audience_document(members, names)
+    if json:
+        emit_json(document)
+    else:
+        _print_audience(document)
+    if not members.people:
+        excluded = _counts(members.excluded) or "nobody"
+        raise NothingToDo(f"nobody is left to address: {excluded}; held out: {len(members.holdout)}")
+    if csv:
+        write_audience_csv(members, csv, names)
 
 
-def register(app: typer.Typer) -> None:
-    app.command()(predict)
+def _audience_of_campaign(
+    file: Path, workspace: Path, explain: bool, ids: Path | None, model: str | None, locale: str | None
+) -> tuple[Audience, dict[str, str]]:
+    """Whom a campaign's file would reach, and the ids of pseudonyms; nothing is planned."""
+    from recllm.campaigns.file import read_campaign
+    from recllm.campaigns.people import audience_of
+    from recllm.jobs.recommenders import open_recommender
+
+    campaign, shop_ids = read_campaign(file), read_ids(ids)
+    with open_shop(workspace) as shop:
+        names = ids_by_pseudonym(shop, shop_ids)
+        recommender = open_recommender(shop, version=model, locale=locale, everybody=True)
+        return audience_of(shop, recommender, campaign, explain=explain), names
+
+
+def _print_audience(document: dict[str, Any]) -> None:
+    expected = document["expected_conversions"]
+    within = "" if expected is None else f"; {expected:.1f} expected to buy within {document['horizon_days']} days"
+    say(f"{document['campaign_id']}: {document['size']:,} people, {document['holdout']:,} held out{within}")
+    left_out = _counts(document["excluded"]) or "nobody"
+    say(f"  left out: {left_out}", *(f"  note: {line}" for line in document["notes"]))
+    traits = [(t["name"], t["share"], t["share_of_rest"], t["lift"], t["low"], t["high"]) for t in document["group"]]
+    if traits:
+        say("", *table(traits, ["what sets them apart", "share", "of the rest", "lift", "low", "high"]))
+    say("")
+    for person in document["people"][:MAX_PRINTED]:
+        probability = "" if person["probability"] is None else f"  {100 * person['probability']:.1f} %"
+        say(f"{person['user_id']}{probability}  " + " ".join(reason["text"] for reason in person["reasons"]))
+    _note_unlisted(document["size"])
 
 
 def predict(
-    kind: KindName,
-    workspace: WorkspaceDir = DEFAULT_WORKSPACE,
+    *,
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="buy, leave, redeem, next-order or value.")],
+    workspace: WorkspaceDir,
     horizon: Annotated[int, typer.Option(help="Days to look ahead.")] = 28,
-    item: Items = None,
-    category: Annotated[
-        str | None, typer.Option(help="Only purchases of a category, or its path: 'food > tea'.")
-    ] = None,
-    active_days: Annotated[int | None, typer.Option(help="leave: who bought within so many days is active.")] = None,
-    coupons: Annotated[Path | None, typer.Option(help=f"redeem: {COUPONS}.")] = None,
-    campaign: Annotated[str | None, typer.Option(help="redeem: its id; the latest when left out.")] = None,
+    item: Annotated[list[str] | None, typer.Option("--item", "-i", help="Only purchases of this id; may be repeated.")],
+    category: Annotated[str | None, typer.Option(help="Only purchases of a category, or its path: 'food > tea'.")],
+    active_days: Annotated[int | None, typer.Option(help="leave: who bought within so many days is active.")],
+    coupons: Annotated[Path | None, typer.Option(help=f"redeem: {COUPONS}.")],
+    campaign: Annotated[str | None, typer.Option(help="redeem: its id; the latest when left out.")],
     basics: Annotated[bool, typer.Option(help="Also use what people told of themselves.")] = False,
-    explain: Annotated[bool, typer.Option(help="Give reasons.")] = True,
-    csv: Annotated[Path | None, typer.Option(help="Also write the people to this CSV.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Also write a page with reliability, lift and gain.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Also draw these to this PNG.")] = None,
-    ids: Annotated[Path | None, typer.Option(help="A file of your ids; they stand for their pseudonyms.")] = None,
-    locale: Annotated[str | None, typer.Option(help="Language of the reasons: en or zh.")] = None,
-    seed: Seed = 0,
-    json: Json = False,
+    explain: Explain,
+    csv: Csv,
+    html: Annotated[Path | None, typer.Option(help="Also write a page with reliability, lift and gain.")],
+    plot: Annotated[Path | None, typer.Option(help="Also draw these to this PNG.")],
+    ids: Ids,
+    locale: ReasonLocale,
+    seed: Seed,
+    json: Json,
 ) -> None:
     """What each person will do within a horizon: a calibrated chance, a date or an amount, and why."""
     from recllm.jobs.predict import predict_workspace
-    from recllm.propensity.prediction import prediction_document
+    from recllm.propensity.prediction import prediction_document, write_prediction_csv
     from recllm.propensity.request import PredictionKind, PredictionRequest
-    from recllm.workspace.workspace import Workspace
+    from recllm.report.prediction import prediction_page, write_prediction_png
 
     request = PredictionRequest(
         kind=PredictionKind.named(kind),
@@ -67,39 +173,30 @@ def predict(
         explain=explain,
         seed=seed,
     )
-    shop_ids = read_ids(ids) if ids else []
-    with Workspace.open(workspace) as shop:
-        names = dict(zip(shop.pseudonymiser().many(shop_ids), shop_ids, strict=True))
+    shop_ids = read_ids(ids)
+    with open_shop(workspace) as shop:
+        names = ids_by_pseudonym(shop, shop_ids)
         language = locale or shop.settings.locale
         prediction = predict_workspace(shop, replace(request, locale=language))
-    _write(prediction, names, csv, html, plot, language)
+    if csv:
+        write_prediction_csv(prediction, csv, names)
+    if html:
+        html.write_text(prediction_page(prediction, names, locale=language), encoding="utf-8")
+    if plot and (remark := write_prediction_png(prediction, plot, locale=language)):
+        note(remark)
     document = prediction_document(prediction, names)
     if json:
         emit_json(document)
     else:
-        _print(document)
+        _print_prediction(document)
 
 
-def _write(
-    prediction: Prediction, names: dict[str, str], csv: Path | None, html: Path | None, plot: Path | None, locale: str
-) -> None:
-    from recllm.propensity.prediction import write_prediction_csv
-    from recllm.report.prediction import prediction_page, write_prediction_png
-
-    if csv:
-        write_prediction_csv(prediction, csv, names)
-    if html:
-        html.write_text(prediction_page(prediction, names, locale=locale), encoding="utf-8")
-    if plot and (remark := write_prediction_png(prediction, plot, locale=locale)):
-        note(remark)
-
-
-def _print(document: dict[str, Any]) -> None:
+def _print_prediction(document: dict[str, Any]) -> None:
     quality, people = document["calibration"], document["people"]
     say(f"{document['kind']}: {len(people):,} people as of {document['as_of'][:10]}, {document['horizon_days']} days")
     say(f"  {document['meaning']}", f"  checked on {quality['checked']}:")
     say("  " + ", ".join(f"{name} {value:.4g}" for name, value in quality.items() if isinstance(value, float)))
-    left_out = ", ".join(f"{reason} {n:,}" for reason, n in document["left_out"].items())
+    left_out = _counts(document["left_out"])
     say(*(f"  note: {line}" for line in document["notes"]), *([f"  left out: {left_out}"] if left_out else []), "")
     columns = [name for name in people[0] if name != "reasons"]
     rows = [
@@ -107,5 +204,57 @@ def _print(document: dict[str, Any]) -> None:
         for person in people[:MAX_PRINTED]
     ]
     say(*table(rows, [*columns, "reasons"]))
-    if len(people) > MAX_PRINTED:
-        note(f"... and {len(people) - MAX_PRINTED:,} more; --csv FILE or --json gives all")
+    _note_unlisted(len(people))
+
+
+def _counts(left_out: dict[str, int]) -> str:
+    return ", ".join(f"{reason} {n:,}" for reason, n in left_out.items())
+
+
+def _note_unlisted(people: int) -> None:
+    if people > MAX_PRINTED:
+        note(f"... and {people - MAX_PRINTED:,} more; --csv FILE or --json gives all")
+
+
+def uplift(
+    *,
+    trial: Annotated[Path, typer.Argument(metavar="TRIAL", help="A CSV: user_id, treated, outcome[, propensity].")],
+    start: Annotated[datetime, typer.Option(help="Before the first treatment, UTC; nothing later is learned from.")],
+    workspace: WorkspaceDir,
+    randomised: Annotated[bool, typer.Option("--randomised", help="Who was treated was drawn by lot.")] = False,
+    learner: Annotated[str, typer.Option(help="s, t or x.")] = "x",
+    csv: Csv,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the Qini curve to this PNG.")],
+    ids: Ids,
+    seed: Seed,
+    json: Json,
+) -> None:
+    """How much a treatment changes each person's chance, learned from a trial; refused for what is no trial."""
+    from recllm.charts import write_png
+    from recllm.jobs.predict import uplift_workspace
+    from recllm.propensity.uplift.learners import UpliftLearner
+    from recllm.propensity.uplift.uplift import UpliftRequest, uplift_document, write_uplift_csv
+    from recllm.report.prediction import qini_chart
+
+    request = UpliftRequest(start=start, randomised=randomised, learner=UpliftLearner.named(learner), seed=seed)
+    shop_ids = read_ids(ids)
+    with open_shop(workspace) as shop:
+        names = ids_by_pseudonym(shop, shop_ids)
+        estimate = uplift_workspace(shop, request, trial)
+        locale = shop.settings.locale
+    if csv:
+        write_uplift_csv(estimate, csv, names)
+    if plot and (remark := write_png([qini_chart({f"{learner}-learner": estimate.curve}, locale)], plot)):
+        note(remark)
+    document = uplift_document(estimate, names)
+    of_trial = document["trial"]
+    rows = [[person["user_id"], person["uplift"]] for person in document["people"][:MAX_PRINTED]]
+    lines = [
+        f"{of_trial['people']:,} people in the trial, {of_trial['treated']:,} treated; "
+        f"mean effect {of_trial['effect']:+.4f}",
+        f"Qini {document['qini']:.4f}, area under the uplift curve {document['auuc']:.4f}, "
+        "each person by a model of others",
+        "",
+        *table(rows, ["user_id", "uplift"]),
+    ]
+    show(document, lines, json=json)
