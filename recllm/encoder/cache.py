@@ -170,7 +170,8 @@ class _VectorFile:
             if broken:
                 warnings.warn(f"{self.path}: {len(broken)} damaged vectors are computed anew.", stacklevel=3)
             if stale or broken:
-                with _transaction(db):
+                with db:
+                    db.execute("BEGIN IMMEDIATE")
                     db.executemany("UPDATE vector SET used = ? WHERE key = ?", [(self._today(), key) for key in stale])
                     db.executemany("DELETE FROM vector WHERE key = ?", [(key,) for key in broken])
         return hits
@@ -181,7 +182,8 @@ class _VectorFile:
             blobs = [row.astype("<f4").tobytes() for row in rows]
             today = self._today()
             records = [(key, today, _digest(key, blob), blob) for key, blob in zip(keys, blobs, strict=True)]
-            with _transaction(db):
+            with db:
+                db.execute("BEGIN IMMEDIATE")
                 made_room = self._make_room(db, len(blobs) * _row_bytes(rows.shape[1]))
                 db.executemany("INSERT OR IGNORE INTO vector VALUES (?, ?, ?, ?)", records)
             if made_room:  # give what is still free back to the disk
@@ -268,17 +270,6 @@ def _is_damage(error: Exception) -> bool:
     code = (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
     wrong_schema = code == sqlite3.SQLITE_ERROR  # a table of that name with other columns: not our file
     return wrong_schema or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_SCHEMA)
-
-
-@contextlib.contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[None]:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        db.execute("ROLLBACK")
-        raise
-    db.execute("COMMIT")
 
 
 def _digest(key: bytes, numbers: bytes) -> bytes:

@@ -23,15 +23,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from recllm.encoder.adapters import adapter_hash, check_base, merge_adapter
-from recllm.encoder.batches import distinct, encode_tokens
-from recllm.encoder.libraries import first_line, quiet_loading
-from recllm.encoder.tokens import Tokens
+from recllm.encoder.batches import Tokens, distinct, encode_tokens
+from recllm.encoder.folder import first_line, quiet_loading
 from recllm.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     import torch
 
-    from recllm.encoder.locate import Weights
+    from recllm.encoder.folder import Weights
     from recllm.schema import FloatArray, TextKind
 
 Precision = Literal["float32", "bfloat16"]

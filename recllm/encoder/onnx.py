@@ -20,11 +20,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from recllm.encoder.batches import distinct, encode_tokens
+from recllm.encoder.batches import Tokens, distinct, encode_tokens
+from recllm.encoder.folder import first_line
+from recllm.encoder.hardware import MIN_GAIN, Probe, compare, default_threads, processor_name, remembered_probe
 from recllm.encoder.json_cache import file_hash
-from recllm.encoder.libraries import first_line
-from recllm.encoder.precision import MIN_GAIN, Probe, compare, default_threads, processor_name, remembered_probe
-from recllm.encoder.tokens import Tokens
 from recllm.errors import MissingExtraError, ModelError, UsageError
 
 if TYPE_CHECKING:

@@ -53,10 +53,10 @@ def export_encoder(
     With a workspace the vectors are compared on its item texts, else on those of the probe. Raises `UsageError` for an
     encoder that is no transformers model.
     """
+    from recllm.encoder.hardware import PROBE_TEXTS
     from recllm.encoder.huggingface import HuggingFaceEncoder
     from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
     from recllm.encoder.onnx_export import export_onnx
-    from recllm.encoder.precision import PROBE_TEXTS
     from recllm.text.items import item_texts
 
     texts, name = list(PROBE_TEXTS), encoder or DEFAULT_ENCODER

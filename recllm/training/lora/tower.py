@@ -148,7 +148,7 @@ def check_device(device: str | None) -> str:
 
 
 def _wants_bfloat16(args: LoraSettings, device: str) -> bool:
-    from recllm.encoder.precision import MIN_GAIN, product_gain
+    from recllm.encoder.hardware import MIN_GAIN, product_gain
 
     if args.precision != "auto":
         return args.precision == "bfloat16"
