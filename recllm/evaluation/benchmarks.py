@@ -9,8 +9,17 @@ from pathlib import Path
 
 from recllm.data.dataset import DAY, Dataset
 from recllm.errors import UsageError
-from recllm.evaluation.protocols import ALL, MASKED, NEW, NOHISTORY, UNMASKED, EvaluationWindow, next_purchases
-from recllm.evaluation.splits import column_split, row_split
+from recllm.evaluation.protocols import (
+    ALL,
+    MASKED,
+    NEW,
+    NOHISTORY,
+    UNMASKED,
+    EvaluationWindow,
+    column_split,
+    next_purchases,
+    row_split,
+)
 from recllm.evaluation.tables import LogTables, complete_journey, read_folder
 
 CJ_LEFT_OUT = ("FUEL", "MISCELLANEOUS", "COUPON")

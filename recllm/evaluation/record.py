@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -17,7 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from recllm.encoder.hardware import usable_cores
 from recllm.evaluation.protocols import RankedLists
+from recllm.files import whole_file, write_whole
 
 logger = logging.getLogger("recllm.evaluation")
 
@@ -27,21 +28,15 @@ LIBRARIES = ("recllm", "numpy", "scipy", "polars", "torch", "transformers", "lig
 
 
 def provenance() -> dict[str, Any]:
-    """What every record holds: the commit (None without a checkout) and what follows below."""
+    """What every record holds: the commit (None without a checkout), the machine, the versions of libraries."""
     return {
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--", "recllm")),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "hash_scheme": "sha256-columns",
-        "hardware": hardware(),
+        "hardware": {"cores": usable_cores(), "machine": platform.machine(), "system": platform.system()},
         "versions": versions(),
     }
-
-
-def hardware() -> dict[str, Any]:
-    """Cores this process may use, and the kind of processor."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cores": usable, "machine": platform.machine(), "system": platform.system()}
 
 
 def versions(*others: str) -> dict[str, str]:
@@ -80,7 +75,7 @@ def write_record(record: Mapping[str, Any], path: str | Path) -> None:
     """As JSON. Raises `ValueError` for a NaN, which is no JSON."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 # --- the lists of an unfinished run --------------------------------------------------------------------------------
@@ -103,10 +98,8 @@ def save_lists(path: Path, key: str, seconds: float, lists: Mapping[str, RankedL
         if answer.probabilities is not None:
             columns[f"{name} probabilities"] = answer.probabilities
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    with unfinished.open("wb") as file:
+    with whole_file(path) as file:
         np.savez_compressed(file, **columns)
-    unfinished.replace(path)
 
 
 def load_lists(path: Path, key: str) -> tuple[float, dict[str, RankedLists]] | None:
