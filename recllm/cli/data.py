@@ -194,7 +194,7 @@ def _evolution(
 ) -> None:
     from recllm.jobs.serve import person_evolution
     from recllm.profiles.evolution import check_by
-    from recllm.report.evolution import evolution_page, evolution_rows, write_evolution_png
+    from recllm.report.people import evolution_page, evolution_rows, write_evolution_png
 
     kind = check_by(by)
     with open_shop(workspace) as shop:

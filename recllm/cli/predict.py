@@ -159,7 +159,7 @@ def predict(
     from recllm.jobs.predict import predict_workspace
     from recllm.propensity.prediction import prediction_document, write_prediction_csv
     from recllm.propensity.request import PredictionKind, PredictionRequest
-    from recllm.report.prediction import prediction_page, write_prediction_png
+    from recllm.report.people import prediction_page, write_prediction_png
 
     request = PredictionRequest(
         kind=PredictionKind.named(kind),
@@ -234,7 +234,7 @@ def uplift(
     from recllm.jobs.predict import uplift_workspace
     from recllm.propensity.uplift.learners import UpliftLearner
     from recllm.propensity.uplift.uplift import UpliftRequest, uplift_document, write_uplift_csv
-    from recllm.report.prediction import qini_chart
+    from recllm.report.people import qini_chart
 
     request = UpliftRequest(start=start, randomised=randomised, learner=UpliftLearner.named(learner), seed=seed)
     shop_ids = read_ids(ids)

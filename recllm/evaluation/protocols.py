@@ -209,34 +209,28 @@ def make_slices(
             bought, pairs = (e.user.astype(np.int64) * n_items + e.item for e in (past, future))
             counts &= ~np.isin(pairs, np.unique(bought))
         if name == NOHISTORY:
-            counts &= _hidden_users(future.select(counts), basics)[future.user]
+            hidden = np.zeros(len(users), dtype=bool)
+            columns = [] if basics is None else [c for c in basics.columns if c != USER_COLUMN]
+            if basics is not None and columns:
+                told_any = basics.select(pl.any_horizontal(pl.col(columns).is_not_null())).to_series().to_numpy()
+                candidates = np.flatnonzero((np.diff(future.select(counts).indptr) > 0) & told_any)
+                hidden[np.random.default_rng(0).permutation(candidates)[:N_HIDDEN_USERS]] = True
+            counts &= hidden[future.user]
         items = np.unique(future.item[~sold[future.item]]) if name == COLD else np.flatnonzero(offered)
         events = future.select(counts)
         spent = np.nan_to_num(events.price.astype(np.float64)) * events.quantity
         truth = Truth.from_pairs(events.user, events.item, len(users), spent)
         rows = np.flatnonzero(truth.sizes > 0)
-        if len(rows):
-            part = Slice(
-                name=name,
-                users=rows,
-                items=items.astype(np.int32),
-                truth=truth.rows(rows),
-                mask_seen=name in (NEW, MASKED),
-                hidden=name == NOHISTORY,
-            )
-            slices.append(part)
+        part = Slice(
+            name=name,
+            users=rows,
+            items=items.astype(np.int32),
+            truth=truth.rows(rows),
+            mask_seen=name in (NEW, MASKED),
+            hidden=name == NOHISTORY,
+        )
+        slices += [part] if len(rows) else []
     return tuple(slices)
-
-
-def _hidden_users(events: Events, basics: pl.DataFrame | None) -> NDArray[np.bool_]:
-    """At most `N_HIDDEN_USERS` of the users with an event who told the shop anything about themselves, (n_users,)."""
-    drawn = np.zeros(len(events.indptr) - 1, dtype=bool)
-    columns = [] if basics is None else [c for c in basics.columns if c != USER_COLUMN]
-    if basics is not None and columns:
-        told_any = basics.select(pl.any_horizontal(pl.col(columns).is_not_null())).to_series().to_numpy()
-        candidates = np.flatnonzero((np.diff(events.indptr) > 0) & told_any)
-        drawn[np.random.default_rng(0).permutation(candidates)[:N_HIDDEN_USERS]] = True
-    return drawn
 
 
 # --- windows of any log --------------------------------------------------------------------------------------------
@@ -296,7 +290,7 @@ def column_split(
     folder are ranked. The two slices differ only in whether a person's history is masked.
     """
     events = tables.interactions
-    parts = set(events["split"].drop_nulls().unique()) if "split" in events.columns else set()
+    parts = events["split"].drop_nulls().unique().to_list() if "split" in events.columns else []
     if test not in parts:
         raise DataError(f"{tables.name}: no event has split {test!r}; found {', '.join(sorted(parts)) or 'none'}")
     log = tables.dataset()

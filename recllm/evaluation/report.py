@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,16 +65,9 @@ class Report:
 
     def document(self) -> dict[str, Any]:
         """What `write` puts into the file: the fields, then the extra keys."""
-        return {
-            "protocol": self.protocol,
-            "commit": self.commit,
-            "data_hash": self.data_hash,
-            "seed": self.seed,
-            "seconds": round(self.seconds, 2),
-            "systems": self.systems,
-            "differences": [{name: getattr(d, name) for name in SystemDifference.__slots__} for d in self.differences],
-            **self.extra,
-        }
+        document = asdict(self) | {"seconds": round(self.seconds, 2)}
+        extra = document.pop("extra")
+        return document | extra
 
     def write(self, path: str | Path) -> None:
         write_record(self.document(), path)
