@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -72,24 +73,24 @@ def copy(
             variants=variants,
             records=record or workspace / RECORDS,
         )
-    if json:
-        emit_json([plain(t) for t in texts] if len(texts) != 1 else texts[0])
-    else:
-        for text in texts:
-            _print_copy(text)
+    _answer(texts, json)
     failures = [c.message for text in texts for _, faults in text.rejected for c in faults if c.guarantee == "G16"]
     if failures:  # of the generator, one for each text
         note(f"{len(failures)} of {len(texts)} texts had to do without the generator: {failures[0]}")
 
 
-def _print_copy(text: AdCopy) -> None:
-    say("", text.text)
-    failed = [c.guarantee for c in text.checks if not c.passed]
-    note(
-        f"  {text.channel}, words by {text.generator}; "
-        + (f"failed: {', '.join(failed)}" if failed else "all checks passed")
-        + (f"; record {text.record_id}" if text.record_id else "")
-    )
+def _answer(texts: Sequence[AdCopy], json: bool) -> None:
+    if json:
+        emit_json(texts if len(texts) != 1 else texts[0])
+        return
+    for text in texts:
+        say("", text.text)
+        failed = [c.guarantee for c in text.checks if not c.passed]
+        note(
+            f"  {text.channel}, words by {text.generator}; "
+            + (f"failed: {', '.join(failed)}" if failed else "all checks passed")
+            + (f"; record {text.record_id}" if text.record_id else "")
+        )
 
 
 def replay(
@@ -109,10 +110,7 @@ def replay(
     folder = record or workspace / RECORDS
     files = [name for name in pack or () if name not in pack_names()]
     text = replay_ad(workspace, record_id, records=folder, generator=generator, adapter=adapter, packs=_packs(files))
-    if json:
-        emit_json(text)
-    else:
-        _print_copy(text)
+    _answer([text], json)
 
 
 def check(
@@ -127,7 +125,13 @@ def check(
     from recllm.adcopy.submissions import judge, read_submissions
 
     brand_voice = load_voice(voice) if voice else None
-    submissions = read_submissions(file, now=_moment(at), packs=_packs(pack), voice=brand_voice)
+    try:
+        moment = datetime.fromisoformat(at) if at else datetime.now(UTC)
+    except ValueError as error:
+        raise UsageError(f"--at is a time such as 2025-11-10T00:00:00+08:00, not {at!r}") from error
+    if moment.tzinfo is None:
+        raise UsageError(f"--at {at} has no time zone; add one, such as +00:00")
+    submissions = read_submissions(file, now=moment, packs=_packs(pack), voice=brand_voice)
     verdicts = [judge(submission) for submission in submissions]
     passed = sum(v.verified for v in verdicts)
     document = {"checked": len(verdicts), "passed": passed, "results": [_result(v) for v in verdicts]}
@@ -151,16 +155,6 @@ def _packs(names: list[str] | None) -> tuple[Pack, ...]:
         else:
             raise UsageError(f"--pack {name}: neither a shipped pack ({', '.join(pack_names())}) nor a file")
     return (*shipped, *files)
-
-
-def _moment(at: str | None) -> datetime:
-    try:
-        moment = datetime.fromisoformat(at) if at else datetime.now(UTC)
-    except ValueError as error:
-        raise UsageError(f"--at is a time such as 2025-11-10T00:00:00+08:00, not {at!r}") from error
-    if moment.tzinfo is None:
-        raise UsageError(f"--at {at} has no time zone; add one, such as +00:00")
-    return moment
 
 
 def _result(verdict: Verdict) -> dict[str, object]:

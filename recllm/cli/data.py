@@ -6,8 +6,9 @@ import csv
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -17,42 +18,29 @@ from recllm.documents import plain
 from recllm.errors import NothingToDo, UsageError
 from recllm.settings import sections
 
-if TYPE_CHECKING:
-    from recllm.schema import IngestReport
-
 File = Annotated[Path, typer.Argument(help="CSV, TSV, JSONL or Parquet; text files may be gzipped.")]
 TableName = Annotated[str, typer.Option("--table", help="users, items, events or consent.")]
 Map = Annotated[str | None, typer.Option("--map", help="A column map: a TOML file, or the name of a shipped one.")]
 
-_WRITTEN, _ROWS = "How the file is written", "What becomes of odd rows"
+_written = partial(typer.Option, rich_help_panel="How the file is written")
+_rows = partial(typer.Option, rich_help_panel="What becomes of odd rows")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileOptions:
     """How a file is to be read: fields of `recllm.ingest.options.IngestOptions`."""
 
-    encoding: Annotated[
-        str | None, typer.Option(help="Encoding when it is not UTF-8, e.g. gb18030.", rich_help_panel=_WRITTEN)
-    ]
-    delimiter: Annotated[str | None, typer.Option(help="Field separator; sniffed otherwise.", rich_help_panel=_WRITTEN)]
-    decimal: Annotated[Literal[".", ","] | None, typer.Option(help="Decimal mark.", rich_help_panel=_WRITTEN)]
-    tz: Annotated[str | None, typer.Option(help="Zone of times that carry none.", rich_help_panel=_WRITTEN)]
-    ts_format: Annotated[
-        str | None, typer.Option(help="iso, epoch, excel or a strptime pattern.", rich_help_panel=_WRITTEN)
-    ]
-    date_order: Annotated[
-        Literal["dmy", "mdy"] | None, typer.Option(help="How 03/04/2025 is meant.", rich_help_panel=_WRITTEN)
-    ]
-    currency: Annotated[str | None, typer.Option(help="ISO code of every price in the file.", rich_help_panel=_WRITTEN)]
-    on_bad_bytes: Annotated[
-        Literal["fail", "quarantine"], typer.Option(help="Rows with bytes of no text.", rich_help_panel=_ROWS)
-    ] = "fail"
-    anonymous: Annotated[
-        Literal["quarantine", "keep"], typer.Option(help="Events without a person.", rich_help_panel=_ROWS)
-    ] = "quarantine"
+    encoding: Annotated[str | None, _written(help="Encoding when it is not UTF-8, e.g. gb18030.")]
+    delimiter: Annotated[str | None, _written(help="Field separator; sniffed otherwise.")]
+    decimal: Annotated[Literal[".", ","] | None, _written(help="Decimal mark.")]
+    tz: Annotated[str | None, _written(help="Zone of times that carry none.")]
+    ts_format: Annotated[str | None, _written(help="iso, epoch, excel or a strptime pattern.")]
+    date_order: Annotated[Literal["dmy", "mdy"] | None, _written(help="How 03/04/2025 is meant.")]
+    currency: Annotated[str | None, _written(help="ISO code of every price in the file.")]
+    on_bad_bytes: Annotated[Literal["fail", "quarantine"], _rows(help="Rows with bytes of no text.")] = "fail"
+    anonymous: Annotated[Literal["quarantine", "keep"], _rows(help="Events without a person.")] = "quarantine"
     returns: Annotated[
-        Literal["on", "off"],
-        typer.Option(help="on reads a negative quantity as a return; off quarantines it.", rich_help_panel=_ROWS),
+        Literal["on", "off"], _rows(help="on reads a negative quantity as a return; off quarantines it.")
     ] = "on"
 
 
@@ -109,23 +97,18 @@ def _load(
             progress=lambda rows: bar.update(rows - bar.n) and None,
             **asdict(reading),
         )
-    show(report, _report_lines(report, file), json=json)
-    if report.quarantine_file and not json:
-        note(f"quarantined rows: {report.quarantine_file}")
-    if not report.read:
-        raise NothingToDo(f"{file.name} has a header and no rows")
-
-
-def _report_lines(report: IngestReport, file: Path) -> list[str]:
     verb = "kept" if report.committed else "would be kept"
     lines = [
         f"{file.name}: {report.read:,} rows read, {report.accepted:,} {verb}, "
         f"{report.duplicates:,} duplicates, {report.quarantined:,} quarantined",
         *(f"  {code} {count:,}" for code, count in {**report.codes, **report.warnings}.items()),
+        *([f"  columns not used: {', '.join(report.ignored_columns)}"] if report.ignored_columns else []),
     ]
-    if report.ignored_columns:
-        lines.append(f"  columns not used: {', '.join(report.ignored_columns)}")
-    return lines
+    show(report, lines, json=json)
+    if report.quarantine_file and not json:
+        note(f"quarantined rows: {report.quarantine_file}")
+    if not report.read:
+        raise NothingToDo(f"{file.name} has a header and no rows")
 
 
 def describe(workspace: WorkspaceDir, json: Json) -> None:

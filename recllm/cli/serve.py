@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,7 +28,7 @@ from recllm.schema import NoteKind
 if TYPE_CHECKING:
     from recllm.schema import Slate
 
-ITEMS = "Which items"
+_which = partial(typer.Option, rich_help_panel="Which items")
 
 
 def recommend(
@@ -36,17 +37,10 @@ def recommend(
     users: UserFile,
     workspace: WorkspaceDir,
     k: Annotated[int, typer.Option("--k", "-k", help="Items per person.")] = 10,
-    exclude_seen: Annotated[
-        bool, typer.Option("--exclude-seen", help="Leave out what the person bought.", rich_help_panel=ITEMS)
-    ] = False,
-    where: Annotated[
-        str | None, typer.Option(help="Condition: \"price < 50 AND brand = 'Acme'\".", rich_help_panel=ITEMS)
-    ],
+    exclude_seen: Annotated[bool, _which("--exclude-seen", help="Leave out what the person bought.")] = False,
+    where: Annotated[str | None, _which(help="Condition: \"price < 50 AND brand = 'Acme'\".")],
     popularity_weight: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, help="Above 0: less of what everybody buys, more of the catalogue.", rich_help_panel=ITEMS
-        ),
+        float | None, _which(min=0, max=1, help="Above 0: less of what everybody buys, more of the catalogue.")
     ],
     explain: Explain,
     record: Annotated[bool, typer.Option(help="Remember what was shown, for feedback.")] = True,

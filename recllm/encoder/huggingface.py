@@ -138,16 +138,12 @@ class HuggingFaceEncoder:
         texts_once, inverse = distinct(texts)
         if not texts_once:
             return np.zeros((0, self.dim), np.float32)
-        tokens = self.token_ids(texts_once, kind)
+        tokens = self.tokens.ids(texts_once, kind)
         return encode_tokens(tokens, self.dim, self._forward, progress=self._progress)[inverse]
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, special tokens included and the prompt not, before any cut."""
         return self.tokens.count(texts)
-
-    def token_ids(self, texts: Sequence[str], kind: TextKind = "document") -> list[list[int]]:
-        """Each text's tokens, prompt and special tokens included, cut to what the model takes."""
-        return self.tokens.ids(texts, kind)
 
     def padded(self, tokens: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Token ids (B, T) and mask (B, T), 1 for a real token; None when all are, which spares attention its mask."""

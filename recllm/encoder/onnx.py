@@ -41,7 +41,7 @@ LEAST_COSINE: Mapping[OnnxPrecision, float] = {"float32": 0.999, "int8": 0.99}
 """Lowest cosine with the original over the texts compared; below it a file is refused."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Parity:
     """Cosine with the original's vectors over `texts` real texts."""
 

@@ -48,7 +48,6 @@ from recllm.errors import MissingExtraError, ModelError, UsageError
 
 if TYPE_CHECKING:
     from recllm.encoder.huggingface import HuggingFaceEncoder
-    from recllm.schema import FloatArray
 
 OPSET = 20
 MOST_TEXTS = 512
@@ -81,7 +80,6 @@ def export_onnx(
     *,
     texts: Sequence[str] = PROBE_TEXTS,
     int8: bool = True,
-    threads: int | None = None,
 ) -> OnnxExport:
     """Write `encoder` (float32, on the CPU) to `folder`, whole or not at all; an earlier export there is replaced.
 
@@ -96,19 +94,14 @@ def export_onnx(
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as draft:
         work = Path(draft) / "export"
         work.mkdir()
-        encoder.tokens.tokenizer.save(str(work / TOKENIZER))
-        write_graph(encoder, work / MODELS["float32"])
-        if int8:
-            import onnx
-
-            small, changed = quantise_matmuls(onnx.load(work / MODELS["float32"], load_external_data=False))
-            if not changed:
-                raise ModelError(
-                    "the exported graph has no product with a constant weight, so int8 would change nothing"
-                )
-            onnx.save(small, work / MODELS["int8"])
+        _write_models(encoder, work, int8=int8)
         _write_record(encoder, work, {})
-        parity = _parities(work, compared, encoder.encode(compared))
+        expected, parity = encoder.encode(compared), dict[OnnxPrecision, Parity]()
+        for precision, file in MODELS.items():
+            if (work / file).is_file():
+                rows = OnnxEncoder(work, precision=precision, progress=False).encode(compared)
+                cosine = (rows * expected).sum(axis=1)
+                parity[precision] = Parity(float(cosine.min()), float(cosine.mean()), len(compared))
         if not parity["float32"].lowest >= LEAST_COSINE["float32"]:
             raise ModelError(
                 f"{encoder.name}: the exported vectors are not the original's (lowest cosine "
@@ -120,7 +113,7 @@ def export_onnx(
         _write_record(encoder, work, parity)
         probe = None
         if (work / MODELS["int8"]).is_file():
-            exact, small = (OnnxEncoder(work, precision=p, threads=threads, progress=False) for p in MODELS)
+            exact, small = (OnnxEncoder(work, precision=p, progress=False) for p in MODELS)
             probe = compare(exact, small)
         if target.exists():  # readers meet the earlier export or the new one
             target.rename(work.parent / "old")
@@ -151,6 +144,19 @@ def _check(encoder: HuggingFaceEncoder, folder: Path) -> None:
     size = sum(4 * p.numel() for p in encoder.model.parameters())
     if size > _LARGEST:
         raise ModelError(f"{encoder.name}: {size >> 20} MiB of weights; one ONNX file holds at most 2048 MiB")
+
+
+def _write_models(encoder: HuggingFaceEncoder, work: Path, *, int8: bool) -> None:
+    encoder.tokens.tokenizer.save(str(work / TOKENIZER))
+    write_graph(encoder, work / MODELS["float32"])
+    if not int8:
+        return
+    import onnx
+
+    model, changed = quantise_matmuls(onnx.load(work / MODELS["float32"], load_external_data=False))
+    if not changed:
+        raise ModelError("the exported graph has no product with a constant weight, so int8 would change nothing")
+    onnx.save(model, work / MODELS["int8"])
 
 
 def write_graph(encoder: HuggingFaceEncoder, path: Path) -> None:
@@ -191,17 +197,6 @@ def write_graph(encoder: HuggingFaceEncoder, path: Path) -> None:
             )
     finally:
         logger.setLevel(level)
-
-
-def _parities(work: Path, texts: Sequence[str], expected: FloatArray) -> dict[OnnxPrecision, Parity]:
-    """Each file's vectors against the original's, `expected`."""
-    parities: dict[OnnxPrecision, Parity] = {}
-    for precision, file in MODELS.items():
-        if (work / file).is_file():
-            rows = OnnxEncoder(work, precision=precision, progress=False).encode(texts)
-            cosine = (rows * expected).sum(axis=1)
-            parities[precision] = Parity(lowest=float(cosine.min()), mean=float(cosine.mean()), texts=len(texts))
-    return parities
 
 
 def _write_record(encoder: HuggingFaceEncoder, work: Path, parity: Mapping[OnnxPrecision, Parity]) -> None:
