@@ -66,7 +66,7 @@ def beauty_loo(tables: LogTables, *, validation: bool = False) -> EvaluationWind
     alone. All items are ranked.
     """
     history, target = (("train",), "valid") if validation else (("train", "valid"), "test")
-    window = column_split(tables, test=target, history=history, learn=("train",), slices=(MASKED, UNMASKED))
+    window = column_split(tables, test=target, history=history, slices=(MASKED, UNMASKED))
     return replace(window, protocol=_protocol_name("beauty-loo", validation), note=BEAUTY_NOTE)
 
 

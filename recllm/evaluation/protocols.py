@@ -251,8 +251,7 @@ def split_tables(
     if split != "column":
         raise UsageError(f"unknown split {split!r}; known: time, column")
     cut = column_split if tables.eval_rows is None else row_split
-    # valid rows are asked with, as the end of a history, and not learned from
-    return cut(tables, learn=("train",), slices=slices or (UNMASKED, MASKED))
+    return cut(tables, slices=slices or (UNMASKED, MASKED))
 
 
 def time_split(
@@ -280,36 +279,27 @@ def column_split(
     *,
     test: str = "test",
     history: Iterable[str] = ("train", "valid"),
-    learn: Iterable[str] | None = None,
     slices: Sequence[str] = (UNMASKED, MASKED),
 ) -> EvaluationWindow:
     """The events whose `split` is `test` against those of the `history` parts.
 
-    learn: the parts that may be learned from, all of the history when None; `learn=("train",)` is how the literature
-    on leave-one-out does it, whose models see the valid item only as the end of the asked history. All items of the
-    folder are ranked. The two slices differ only in whether a person's history is masked.
+    Only the train part may be learned from, as in the literature on leave-one-out, whose models see the valid item only
+    as the end of the asked history. All items of the folder are ranked. The two slices differ only in whether a
+    person's history is masked.
     """
     events = tables.interactions
     parts = events["split"].drop_nulls().unique().to_list() if "split" in events.columns else []
     if test not in parts:
         raise DataError(f"{tables.name}: no event has split {test!r}; found {', '.join(sorted(parts)) or 'none'}")
     log = tables.dataset()
-    histories = _events_of(tables, log, history)
-    fit_on = histories if learn is None else _events_of(tables, log, learn)
-    future = _events_of(tables, log, [test]).events
-    return _window(f"{tables.name}-{test}", log, histories, fit_on, future, slices)
+    histories, fit_on, future = (_events_of(tables, log, parts) for parts in (history, ["train"], [test]))
+    return _window(f"{tables.name}-{test}", log, histories, fit_on, future.events, slices)
 
 
-def row_split(
-    tables: LogTables,
-    *,
-    test: str = "test",
-    learn: Iterable[str] = ("train",),
-    slices: Sequence[str] = (UNMASKED, MASKED),
-) -> EvaluationWindow:
+def row_split(tables: LogTables, *, test: str = "test", slices: Sequence[str] = (UNMASKED, MASKED)) -> EvaluationWindow:
     """Each published row of `eval_rows` (history, target) is a user of its own; all items are ranked.
 
-    Learned from are the events of the `learn` parts alone, since a row's history holds other rows' targets. The last
+    Learned from are the events of the train part alone, since a row's history holds other rows' targets. The last
     event of each history falls one step before the window.
     """
     if tables.eval_rows is None:
@@ -318,7 +308,7 @@ def row_split(
     if not rows.height:
         raise DataError(f"{tables.name}: eval_rows has no row with split {test!r}")
     log = tables.dataset()
-    fit_on = _events_of(tables, log, learn)
+    fit_on = _events_of(tables, log, ["train"])
     rows = rows.with_columns(user=pl.format(test + "-{}", "row"))
     users = rows.select(user_id="user")
     length = pl.col("history").list.len().cast(pl.Int64)

@@ -126,16 +126,6 @@ def als(
     return rank_by(scores)
 
 
-@dataclass(frozen=True, eq=False)
-class Factors:
-    """float32; the last column of `items` is a bias, that of `users` 1."""
-
-    users: NDArray[np.float32]
-    items: NDArray[np.float32]
-    mean_user: NDArray[np.float32]
-    """The mean of those who bought anything."""
-
-
 def bpr(
     *,
     factors: int = 128,
@@ -148,7 +138,8 @@ def bpr(
     who bought nothing yet; they get the mean user's."""
 
     @lru_cache(maxsize=1)
-    def fitted(past: Dataset) -> Factors:
+    def fitted(past: Dataset) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Vectors of users and items, whose last number is a bias beside a 1, and the mean of those who bought."""
         model = _implicit("bpr").BayesianPersonalizedRanking(
             factors=factors,
             learning_rate=learning_rate,
@@ -163,12 +154,12 @@ def bpr(
         users = np.array(model.user_factors, dtype=np.float32)
         mean_user = users[active].mean(axis=0)
         users[~active] = mean_user
-        return Factors(users, np.asarray(model.item_factors, dtype=np.float32), mean_user)
+        return users, np.asarray(model.item_factors, dtype=np.float32), mean_user
 
     def scores(query: EvaluationQuery, items: Items) -> Score:
-        model = fitted(query.fit_on)
-        vectors = model.items[items]
-        users = np.where(query.fit_users[:, None] >= 0, model.users[np.maximum(query.fit_users, 0)], model.mean_user)
+        user_vectors, item_vectors, mean_user = fitted(query.fit_on)
+        vectors = item_vectors[items]
+        users = np.where(query.fit_users[:, None] >= 0, user_vectors[np.maximum(query.fit_users, 0)], mean_user)
         return lambda block: users[block] @ vectors.T
 
     return rank_by(scores)

@@ -53,17 +53,8 @@ COLUMNS: tuple[str, ...] = (
 )
 """Pair features by name; the text cosine is added to them. See `lightgbm`."""
 
-
-ARRIVAL_COLUMNS = (
-    "type_affinity",
-    "category_affinity",
-    "set_8",
-    "set_16",
-    "mean_cosine",
-    "arrival_rate",
-    "arrivals",
-    "type_buyers",
-)
+ARRIVAL_SALES = ("arrival_rate", "arrivals", "type_buyers")
+ARRIVAL_COLUMNS = ("type_affinity", "category_affinity", "set_8", "set_16", "mean_cosine", *ARRIVAL_SALES)
 ARRIVAL_BLOCK = 64
 
 
@@ -185,17 +176,19 @@ def lightgbm(item_vectors: Floats, *, arrivals: dict[str, Any] | None = None, **
     popular.
     """
     args = TreeSettings(arrivals=ArrivalSettings(**(arrivals or {})), **settings)
-    rank_sold = tree_ranker(
-        lru_cache(maxsize=1)(lambda past: boost(tree_examples(past, item_vectors, args), args)), args
-    )
-    fitted_arrivals = lru_cache(maxsize=1)(
-        lambda past: boost(arrival_examples(past, item_vectors, args.arrivals), args.arrivals)
-    )
+
+    @lru_cache(maxsize=1)
+    def forest(past: Dataset) -> Forest:
+        return boost(tree_examples(past, item_vectors, args), args)
+
+    @lru_cache(maxsize=1)
+    def arrival_forest(past: Dataset) -> Forest:
+        return boost(arrival_examples(past, item_vectors, args.arrivals), args.arrivals)
+
+    rank_sold = tree_ranker(forest, args)
 
     def rank(query: EvaluationQuery) -> RankedLists:
-        if query.slice == COLD:
-            return rank_arrivals(fitted_arrivals(query.fit_on), query)
-        return rank_sold(query)
+        return rank_arrivals(arrival_forest(query.fit_on), query) if query.slice == COLD else rank_sold(query)
 
     return rank
 
@@ -226,7 +219,8 @@ def tree_ranker(fitted: Callable[[Dataset], Forest], args: TreeSettings) -> Rank
     """Ranks items that were sold before. The sources propose the same new items whatever the mask, and scores do not
     depend on it, so one pass over the users serves the masked and the unmasked query."""
 
-    def rank_both(query: EvaluationQuery) -> Sequence[RankedLists]:
+    @one_pass_for_both_masks
+    def rank(query: EvaluationQuery) -> Sequence[RankedLists]:
         forest = fitted(query.fit_on)
         allowed = np.zeros(query.dataset.n_items, dtype=bool)
         allowed[query.items] = True
@@ -243,7 +237,7 @@ def tree_ranker(fitted: Callable[[Dataset], Forest], args: TreeSettings) -> Rank
             masked[part] = _top(score[new], pairs.select(new), query.k)
         return RankedLists(unmasked), RankedLists(masked)
 
-    return one_pass_for_both_masks(rank_both)
+    return rank
 
 
 def _sources(args: TreeSettings) -> CandidateSettings:
@@ -307,9 +301,8 @@ def _arrival_window(past: Dataset, start: int, vectors: Floats, settings: Arriva
     future = future.select(~sold[future.item] & (np.diff(earlier.indptr) > 0)[future.user])
     people, arrivals = np.unique(future.user), np.unique(future.item)
     rng, population = np.random.default_rng([settings.seed, start]), _arrival_population(before, vectors)
-    parts: list[tuple[NDArray[Any], ...]] = [
-        (np.zeros((0, len(ARRIVAL_COLUMNS)), np.float32), np.zeros(0, np.float32), np.zeros(0, np.float32))
-    ]
+    nothing = np.zeros(0, np.float32)
+    parts: list[tuple[NDArray[Any], ...]] = [(np.zeros((0, len(ARRIVAL_COLUMNS)), np.float32), nothing, nothing)]
     for first in range(0, len(people), ARRIVAL_BLOCK):
         rows = people[first : first + ARRIVAL_BLOCK]
         # all that was bought, and each other arrival with the same chance
