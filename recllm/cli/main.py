@@ -90,14 +90,12 @@ def main() -> None:
         sys.stderr.write(f"recllm: {error}\n")
         sys.exit(error.exit_code)
     except OSError as error:
-        sys.stderr.write(f"recllm: {_describe(error)}\n")
+        message = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
+        if error.errno == errno.ENOSPC:
+            file = error.filename or "a file"
+            message = f"no space left on the disk while writing {file}; free some and run this again"
+        sys.stderr.write(f"recllm: {message}\n")
         sys.exit(1)
     except KeyboardInterrupt:
         sys.stderr.write("recllm: stopped; nothing half done was kept\n")
         sys.exit(130)
-
-
-def _describe(error: OSError) -> str:
-    if error.errno == errno.ENOSPC:
-        return f"no space left on the disk while writing {error.filename or 'a file'}; free some and run this again"
-    return f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")

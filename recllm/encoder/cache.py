@@ -89,7 +89,12 @@ class CachedEncoder:
     def encode(self, texts: Sequence[str], *, kind: TextKind = "document") -> FloatArray:
         """Unit rows, (len(texts), dim) float32: from disk where they are, else computed and written."""
         texts_once, inverse = distinct(texts)
-        keys = self._keys(texts_once, kind)
+        base = hashlib.blake2b(f"{self.fingerprint}\0{kind}\0".encode(), digest_size=20)
+        keys = []
+        for text in texts_once:
+            key = base.copy()
+            key.update(text.encode("utf-8", "surrogatepass"))
+            keys.append(key.digest())
         rows = np.zeros((len(texts_once), self.dim), np.float32)
         missing = np.flatnonzero(~self._file.read(keys, rows))
         if not len(missing):
@@ -122,15 +127,6 @@ class CachedEncoder:
     def close(self) -> None:
         """Let go of the file; the next call opens it again."""
         self._file.close()
-
-    def _keys(self, texts: Sequence[str], kind: TextKind) -> list[bytes]:
-        base = hashlib.blake2b(f"{self.fingerprint}\0{kind}\0".encode(), digest_size=20)
-        keys = []
-        for text in texts:
-            key = base.copy()
-            key.update(text.encode("utf-8", "surrogatepass"))
-            keys.append(key.digest())
-        return keys
 
 
 class _VectorFile:

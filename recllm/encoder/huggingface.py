@@ -142,7 +142,6 @@ class HuggingFaceEncoder:
         return encode_tokens(tokens, self.dim, self._forward, progress=self._progress)[inverse]
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, special tokens included and the prompt not, before any cut."""
         return self.tokens.count(texts)
 
     def padded(self, tokens: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -171,7 +171,6 @@ class OnnxEncoder:
         return unit
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, special tokens included and the prompt not, before any cut."""
         return self.tokens.count(texts)
 
 

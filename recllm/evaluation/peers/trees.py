@@ -51,7 +51,7 @@ COLUMNS: tuple[str, ...] = (
     "category_affinity",
     "type_affinity",
 )
-"""Pair features by name; the text cosine is added to them. See `lightgbm`."""
+"""Pair features by name; the text cosine is added to them."""
 
 ARRIVAL_SALES = ("arrival_rate", "arrivals", "type_buyers")
 ARRIVAL_COLUMNS = ("type_affinity", "category_affinity", "set_8", "set_16", "mean_cosine", *ARRIVAL_SALES)
@@ -163,17 +163,10 @@ def lightgbm(item_vectors: Floats, *, arrivals: dict[str, Any] | None = None, **
     """Trees over a person's candidates, learned on the windows of 28 days before the question.
 
     item_vectors: (n_items, dim), unit rows. settings: the fields of `TreeSettings`; arrivals: those of
-    `ArrivalSettings`, for the slice COLD, which has trees of its own (see above).
+    `ArrivalSettings`, for the slice COLD, which has trees of its own.
 
-    The features, each by its name in `recllm.features.pair_features.FEATURES`: times bought `times`; days since the
-    last and the first purchase `days_since`, `days_since_first`; decayed counts of half-life 120, 30 and 10 days
-    `count_120`, `count_30`, `count_10`; the 100 nearest people's recent purchases and decayed counts
-    `neighbours_recent`, `neighbours_decayed`; EASE score `item_item`; popularity over a month, a week and ever
-    `buyers_28`, `buyers_7`, `buyers_ever`; price and price against the person's mean `price`, `price_gap`; baskets
-    and days since the last visit `visits`, `days_since_visit`; days since the last purchase over the person's own
-    interval for the item `overdue`; share of purchases in the item's category and type `category_affinity`,
-    `type_affinity`; text cosine `pair_cosine`. Candidates: the own history, 300 by similar people, 300 by EASE, 100
-    popular.
+    The features are `COLUMNS`, explained in `recllm.features.pair_features.FEATURES`, and the text cosine. Candidates:
+    the own history, 300 by similar people, 300 by EASE, 100 popular.
     """
     args = TreeSettings(arrivals=ArrivalSettings(**(arrivals or {})), **settings)
 
