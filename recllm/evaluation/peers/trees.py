@@ -155,7 +155,6 @@ class TreeSettings(BoostSettings):
     """Candidates by each source, besides the person's whole history."""
     ease_items: int = 4000
     ease_l2: float = 150.0
-    text: bool = True
     arrivals: ArrivalSettings = field(default_factory=ArrivalSettings)
 
 
@@ -197,14 +196,14 @@ def tree_examples(past: Dataset, vectors: Floats, args: TreeSettings) -> TreeExa
         users_per_window=args.people,
         seed=args.seed,
     )
-    read = np.asarray(vectors, np.float32) if args.text else np.zeros((len(vectors), 1), np.float32)
+    read = np.asarray(vectors, np.float32)
     log, parts = PastWindows(past, read, None, training, population, _sources(args)), []
     for start in window_starts(past, population.target, training):
         window = log.window(log.population(start))[0]
-        columns = _columns(window.features, window.cosine, args)
+        columns = _columns(window.features, window.cosine)
         parts.append((columns, window.label.astype(np.float32), np.exp(window.correction)))
     features, label, weight = (np.concatenate(column) for column in zip(*parts, strict=True))
-    names = (*COLUMNS, "pair_cosine") if args.text else COLUMNS
+    names = (*COLUMNS, "pair_cosine")
     return TreeExamples(features, label, weight, names, CollaborativeStatistics.fit(past, read, population))
 
 
@@ -224,7 +223,7 @@ def tree_ranker(fitted: Callable[[Dataset], Forest], args: TreeSettings) -> Rank
             users = ask(forest.population, histories, query.as_of, user_rows=query.fit_users[part])
             pairs = candidates(forest.population, users, _sources(args), allowed=allowed)
             cosine = pair_cosine(forest.population.item_vectors, users.vectors.user, pairs)
-            score = forest.predict(_columns(pair_features(forest.population, users, pairs), cosine, args))
+            score = forest.predict(_columns(pair_features(forest.population, users, pairs), cosine))
             unmasked[part] = _top(score, pairs, query.k)
             new = users.owned.find(pairs.user, pairs.item) == len(users.owned.keys)
             masked[part] = _top(score[new], pairs.select(new), query.k)
@@ -245,9 +244,8 @@ def _sources(args: TreeSettings) -> CandidateSettings:
     )
 
 
-def _columns(features: Floats, cosine: Floats, args: TreeSettings) -> Floats:
-    columns = features[:, [FEATURE_NAMES.index(name) for name in COLUMNS]]
-    return np.column_stack([columns, cosine]) if args.text else columns
+def _columns(features: Floats, cosine: Floats) -> Floats:
+    return np.column_stack([features[:, [FEATURE_NAMES.index(name) for name in COLUMNS]], cosine])
 
 
 def _top(score: NDArray[np.float64], pairs: Candidates, k: int) -> NDArray[np.int32]:
