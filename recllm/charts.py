@@ -325,7 +325,6 @@ def _width(text: str) -> float:
 
 
 def _fitting(text: str, room: float) -> str:
-    """The text, cut where it needs more room than there is."""
     if _width(text) > room:
         while text and _width(f"{text}…") > room:
             text = text[:-1]

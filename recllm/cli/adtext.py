@@ -143,7 +143,6 @@ def check(
 
 
 def _packs(names: list[str] | None) -> tuple[Pack, ...]:
-    """Shipped packs by name, then a shop's own by file, each once."""
     from recllm.adcopy.packs import load_pack, pack_named, pack_names
 
     shipped, files = [], []

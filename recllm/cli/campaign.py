@@ -140,9 +140,6 @@ def report(file: OneFile, workspace: WorkspaceDir, output: Page, png: Picture, j
     show(outcome_document(outcome), [*lines, *outcome.words, str(page)], json=json)
 
 
-# --- inside ----------------------------------------------------------------------------------------------------------
-
-
 def _open_campaign(shop: Workspace, file: Path, *, recheck: bool = True) -> OpenCampaign:
     from recllm.campaigns.file import read_campaign
     from recllm.campaigns.open_campaign import open_campaign

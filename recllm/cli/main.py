@@ -9,7 +9,7 @@ import sys
 import typer
 
 from recllm import __version__
-from recllm.cli import adtext, campaign, data, learn, predict, serve, show
+from recllm.cli import adtext, answer, campaign, data, learn, show
 from recllm.cli.options import add_command
 from recllm.cli.output import LogFormatter
 from recllm.errors import RecllmError
@@ -25,14 +25,14 @@ app = typer.Typer(
 
 COMMANDS = (
     *(data.init, data.ingest, data.validate, data.describe, data.pseudonym, data.profile),
-    *(learn.advise, learn.train, learn.evaluate, serve.recommend, serve.explain, serve.report),
-    *(predict.audience, predict.predict, predict.uplift, show.demo, show.prompts, show.settings, learn.refresh),
+    *(learn.advise, learn.train, learn.evaluate, answer.recommend, answer.explain, answer.report),
+    *(answer.audience, answer.predict, answer.uplift, show.demo, show.prompts, show.settings, learn.refresh),
 )
 GROUPS = {
     "encoder": ("Encoders on disk.", {"export": learn.export}),
     "feedback": (
         "What people did with what they were shown.",
-        {"add": serve.feedback_add, "report": serve.report},
+        {"add": answer.feedback_add, "report": answer.report},
     ),
     "campaign": (
         "Campaigns from plan to report.",

@@ -29,10 +29,7 @@ def distinct(texts: Sequence[str]) -> tuple[list[str], IntArray]:
 def encode_unique(
     encoder: Encoder, texts: Sequence[str], *, kind: TextKind = "document"
 ) -> tuple[FloatArray, IntArray]:
-    """Vectors of the distinct texts, (n_distinct, dim) float32 unit rows, and each text's row, (len(texts),) int64.
-
-    `vectors[inverse]` are the rows of all texts; a caller with many duplicates can work on the short matrix instead.
-    """
+    """Vectors of the distinct texts, (n_distinct, dim) float32 unit rows, and each text's row, (len(texts),) int64."""
     texts_once, inverse = distinct(texts)
     return encoder.encode(texts_once, kind=kind), inverse
 

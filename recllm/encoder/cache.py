@@ -200,7 +200,6 @@ class _VectorFile:
         return int(self.clock() // _DAY)
 
     def _make_room(self, db: sqlite3.Connection, size: int) -> bool:
-        """Drop the rows unused for the longest until `size` more bytes fit."""
         page, pages, free = (
             int(db.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("page_size", "page_count", "freelist_count")
         )

@@ -284,9 +284,6 @@ def _prompts(saved: Mapping[str, Any], config: Mapping[str, Any], name: str) -> 
     return prompts or (dict(_E5_PROMPTS) if is_e5 else {})
 
 
-# --- opening it with the libraries -----------------------------------------------------------------------------------
-
-
 def first_line(error: BaseException) -> str:
     """An error's class and the first line of its message, which may be empty or as long as a page."""
     lines = str(error).strip().splitlines()

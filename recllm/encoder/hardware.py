@@ -172,9 +172,6 @@ def product_gain() -> float:
         return seconds(torch.float32) / seconds(torch.bfloat16)
 
 
-# --- the probe -------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Probe:
     """What was measured. `cosine` is the lowest over the probe's texts; `gain` is float32 time / bfloat16 time."""

@@ -123,7 +123,6 @@ def with_adapter(encoder: Encoder, adapter: str | Path) -> Encoder:
 
 
 def _onnx_folder(name: str | Path, cache_dir: str | Path | None, device: str | None, **options: Any) -> Path:
-    """The export that is named, or that of a model in the cache, made unless it is there."""
     if is_onnx_folder(name):
         changes = [option for option, value in options.items() if value is not None]
         changes += [] if device in (None, "cpu") else [f"device={device!r}"]
@@ -141,9 +140,6 @@ def _onnx_folder(name: str | Path, cache_dir: str | Path | None, device: str | N
     if not is_onnx_folder(folder):
         export_onnx(encoder, folder)
     return folder
-
-
-# --- where the files are ---------------------------------------------------------------------------------------------
 
 
 def find_weights(name: str | Path) -> ModelFolder:

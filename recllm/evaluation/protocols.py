@@ -233,9 +233,6 @@ def make_slices(
     return tuple(slices)
 
 
-# --- windows of any log --------------------------------------------------------------------------------------------
-
-
 def split_tables(
     tables: LogTables, *, split: str = "time", test_days: int = 28, slices: Sequence[str] | None = None
 ) -> EvaluationWindow:

@@ -78,9 +78,6 @@ def write_record(record: Mapping[str, Any], path: str | Path) -> None:
     write_whole(path, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-# --- the lists of an unfinished run --------------------------------------------------------------------------------
-
-
 def run_key(**parts: Any) -> str:
     """Hash of everything that a system's lists depend on: `parts`, the versions and the source of `recllm`."""
     source = sha256()

@@ -177,7 +177,6 @@ def _ranked(
 def _about(
     window: EvaluationWindow, groups: Mapping[str, list[Subgroup]], systems: Mapping[str, System], k: int
 ) -> dict[str, Any]:
-    """What was measured, and of what."""
     return {
         "note": window.note,
         "notes": [system.note for system in systems.values() if system.note],
@@ -194,9 +193,6 @@ def _about(
         },
         "settings": {name: dict(system.settings) for name, system in systems.items() if system.settings},
     }
-
-
-# --- what is measured ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

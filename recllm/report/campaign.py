@@ -97,7 +97,6 @@ def _groups_chart(outcome: CampaignOutcome, labels: Mapping[str, str]) -> BarCha
 def _segments(
     outcome: CampaignOutcome, labels: Mapping[str, str]
 ) -> Iterator[tuple[str, list[SegmentFigures], BarChart]]:
-    """Every way to divide the people, with its first parts and their chart."""
     for by in dict.fromkeys(segment.by for segment in outcome.segments):
         rows = [segment for segment in outcome.segments if segment.by == by][:MOST_ROWS]
         bars = [_rate_bar(_segment_name(row, labels), row.reached) for row in rows]

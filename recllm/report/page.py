@@ -52,9 +52,6 @@ def _moment(when: str | datetime) -> str:
     return f"{at:%Y-%m-%d %H:%M} ({zone})"
 
 
-# --- the demonstration -----------------------------------------------------------------------------------------------
-
-
 def render_page(record: Mapping[str, Any]) -> str:
     """The page for the JSON record that `recllm demo --json` prints."""
 

@@ -94,9 +94,6 @@ def _cell(name: str, value: Any) -> str:
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
-# --- how interests moved ---------------------------------------------------------------------------------------------
-
-
 def evolution_chart(evolution: Evolution, locale: str = "en", *, name: str = "") -> AreaChart:
     """The heaviest interests of the periods as bands, largest at the bottom, the others together on top.
 
@@ -169,5 +166,4 @@ def write_evolution_png(evolution: Evolution, path: Path, *, name: str, locale: 
 
 
 def _interest(name: str, labels: Mapping[str, str]) -> str:
-    """Names from the catalogue stay as they are; our own are said in the language."""
     return labels[name] if name in (WITHHELD, UNKNOWN) else name
