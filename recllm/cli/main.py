@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import sys
+from collections.abc import Callable, Mapping
 
 import typer
 
@@ -28,7 +29,7 @@ COMMANDS = (
     *(learn.advise, learn.train, learn.evaluate, answer.recommend, answer.explain, answer.report),
     *(answer.audience, answer.predict, answer.uplift, show.demo, show.prompts, show.settings, learn.refresh),
 )
-GROUPS = {
+GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., None]]]] = {
     "encoder": ("Encoders on disk.", {"export": learn.export}),
     "feedback": (
         "What people did with what they were shown.",

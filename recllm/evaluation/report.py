@@ -65,8 +65,8 @@ class Report:
 
     def document(self) -> dict[str, Any]:
         """What `write` puts into the file: the fields, then the extra keys."""
-        document = asdict(self) | {"seconds": round(self.seconds, 2)}
-        extra = document.pop("extra")
+        document: dict[str, Any] = asdict(self) | {"seconds": round(self.seconds, 2)}
+        extra: dict[str, Any] = document.pop("extra")
         return document | extra
 
     def write(self, path: str | Path) -> None:
