@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recllm.cli.options import Json, Seed, WorkspaceDir, open_shop
-from recllm.cli.output import emit_json, note, say, show, table
+from recllm.cli.output import note, show, table
 from recllm.documents import plain
 from recllm.errors import ModelError, NothingToDo
 
@@ -170,11 +170,9 @@ def list_models(workspace: WorkspaceDir, json: Json) -> None:
         }
         for manifest in manifests
     ]
-    if json:
-        emit_json({"serving": serving, "versions": rows})
-    elif rows:
-        cells = [(r["version"], r["created_at"][:19], r["megabytes"], "serves" if r["serves"] else "") for r in rows]
-        say(*table(cells, ("version", "published", "MB", "")))
+    cells = [(r["version"], r["created_at"][:19], r["megabytes"], "serves" if r["serves"] else "") for r in rows]
+    lines = table(cells, ("version", "published", "MB", "")) if rows else []
+    show({"serving": serving, "versions": rows}, lines, json=json)
     if not rows:
         raise NothingToDo(f"no model was published in {folder}; train one with: recllm train -w {workspace}")
 
