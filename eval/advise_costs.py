@@ -20,9 +20,8 @@ from inputs import in_new_process, load_average, peak_mib, script_parser
 
 from recllm.data.dataset import DAY, Dataset
 from recllm.data.interactions import unit
-from recllm.encoder.hardware import product_seconds
+from recllm.encoder.hardware import machine, product_seconds
 from recllm.encoder.loading import load_encoder
-from recllm.encoder.precision import machine
 from recllm.evaluation.record import provenance, write_record
 from recllm.evaluation.tables import complete_journey
 from recllm.features.item_vectors import basics_of, basics_vectors, item_vectors

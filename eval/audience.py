@@ -26,7 +26,7 @@ from recllm.audiences.probabilities import item_probabilities
 from recllm.data.dataset import DAY, Dataset, Events
 from recllm.data.interactions import occasions, visits
 from recllm.evaluation.comparison import paired_bootstraps
-from recllm.evaluation.peers.boosting import BoostSettings, TreeExamples, boost
+from recllm.evaluation.peers.trees import BoostSettings, TreeExamples, boost
 from recllm.evaluation.protocols import EvaluationWindow
 from recllm.evaluation.recllm_system import TrainingRecipe, advised_recipe
 from recllm.evaluation.systems import check_systems

@@ -23,9 +23,8 @@ import numpy as np
 from inputs import finish, load_average, script_parser
 
 from recllm.encoder.batches import encode_unique
-from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
-from recllm.encoder.locate import find_weights
-from recllm.encoder.precision import PROBE_FILE, machine
+from recllm.encoder.hardware import PROBE_FILE, machine
+from recllm.encoder.loading import DEFAULT_ENCODER, find_weights, load_encoder
 from recllm.evaluation.benchmarks import cj_next28
 from recllm.evaluation.tables import complete_journey
 from recllm.text.items import item_texts

@@ -16,7 +16,7 @@ import numpy as np
 from encoder_speed import catalogue_texts
 from inputs import finish, in_new_process, load_average, script_parser
 
-from recllm.encoder.precision import MIN_GAIN, machine, product_gain
+from recllm.encoder.hardware import MIN_GAIN, machine, product_gain
 from recllm.evaluation.record import versions
 
 SYSTEMS = ("recllm", "sentence-transformers")

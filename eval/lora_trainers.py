@@ -13,8 +13,7 @@ import torch
 from transformers import TrainerCallback
 
 from recllm.encoder.adapters import TARGETS
-from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
-from recllm.encoder.locate import find_weights
+from recllm.encoder.loading import DEFAULT_ENCODER, find_weights, load_encoder
 from recllm.settings import LoraSettings
 from recllm.training.lora.loop import LoraRun, one_step
 from recllm.training.lora.objective import SetScore

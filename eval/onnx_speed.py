@@ -23,9 +23,9 @@ from encoder_speed import SEED, catalogue_texts, plain_encoder, timed
 from inputs import finish, load_average, script_parser
 
 from recllm.encoder.batches import encode_unique
+from recllm.encoder.hardware import machine
 from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
 from recllm.encoder.onnx_export import export_onnx
-from recllm.encoder.precision import machine
 from recllm.evaluation.record import versions
 
 

@@ -20,9 +20,15 @@ from inputs import PEERS, default_encoder, script_parser, window_of
 
 from recllm import metrics
 from recllm.evaluation.benchmarks import BENCHMARKS
-from recllm.evaluation.peers.arrivals import ArrivalSettings, arrival_examples, rank_arrivals
-from recllm.evaluation.peers.boosting import boost
-from recllm.evaluation.peers.trees import TreeSettings, tree_examples, tree_ranker
+from recllm.evaluation.peers.trees import (
+    ArrivalSettings,
+    TreeSettings,
+    arrival_examples,
+    boost,
+    rank_arrivals,
+    tree_examples,
+    tree_ranker,
+)
 from recllm.evaluation.protocols import EvaluationWindow, Ranker
 from recllm.evaluation.systems import SYSTEMS
 from recllm.features.item_vectors import item_vectors

@@ -135,10 +135,12 @@ def svg(chart: Chart) -> str:
     """An SVG element whose texts are escaped; "" for bars without any."""
     if isinstance(chart, BarChart) and not chart.bars:
         return ""
+    from matplotlib.figure import Figure
+
     height = _height(chart, titled=False)
     with _style([]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the reader's browser has them
-        figure = _figure(chart.width, height)
+        figure = Figure(figsize=(chart.width / 72, height / 72), dpi=72)
         _draw(chart, figure, height, titled=False)
         drawn = StringIO()
         figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
@@ -153,6 +155,8 @@ def write_png(charts: Sequence[Chart], path: Path) -> str | None:
     charts = [chart for chart in charts if not isinstance(chart, BarChart) or chart.bars]
     if not charts:
         raise UsageError("there is nothing to draw")
+    from matplotlib.figure import Figure
+
     beside = all(isinstance(chart, LineChart) for chart in charts)
     heights = [_height(chart, titled=True) for chart in charts]
     width = sum(c.width for c in charts) if beside else max(c.width for c in charts)
@@ -160,7 +164,7 @@ def write_png(charts: Sequence[Chart], path: Path) -> str | None:
     fonts, remark = _fonts_for("".join(_in_words(chart) for chart in charts))
     with _style(fonts), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the remark says so
-        figure = _figure(width, height)
+        figure = Figure(figsize=(width / 72, height / 72), dpi=72)
         shape = {"nrows": 1, "ncols": len(charts)} if beside else {"nrows": len(charts), "height_ratios": heights}
         parts = figure.subfigures(**shape, squeeze=False).ravel()
         for chart, part, part_height in zip(charts, parts, heights, strict=True):
@@ -299,15 +303,6 @@ def _axes(figure: Any, width: float, height: float, margins: tuple[float, float,
     return axes
 
 
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width / 72, height / 72), dpi=72)
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _style(fonts: Sequence[str]) -> Any:
     import matplotlib
 
@@ -330,7 +325,6 @@ def _width(text: str) -> float:
 
 
 def _fitting(text: str, room: float) -> str:
-    """The text, cut where it needs more room than there is."""
     if _width(text) > room:
         while text and _width(f"{text}…") > room:
             text = text[:-1]

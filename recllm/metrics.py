@@ -75,9 +75,6 @@ class Truth:
         return Truth(indptr, self.item[take], None if self.value is None else self.value[take])
 
 
-# --- per person ----------------------------------------------------------------------------------------------------
-
-
 def hits(lists: Rankings, truth: Truth, k: int | None = None) -> NDArray[np.bool_]:
     """Which of the first k ranks are right, bool (n_users, min(k, width)).
 
@@ -145,9 +142,6 @@ def diversity(lists: Rankings, vectors: NDArray[np.float32], k: int, block: int 
         pairs = np.where(m > 1, m * (m - 1), np.nan)
         values[start : start + block] = 1 - ((total.astype(np.float64) ** 2).sum(axis=1) - m) / pairs
     return values
-
-
-# --- over all people -----------------------------------------------------------------------------------------------
 
 
 def average(values: Values) -> float:
@@ -232,9 +226,6 @@ def calibration_error(probability: NDArray[np.floating], label: NDArray[np.bool_
     return float(np.abs(gap).sum() / len(label))
 
 
-# --- inside --------------------------------------------------------------------------------------------------------
-
-
 def _checked(lists: Rankings, n_users: int, k: int | None) -> Rankings:
     if lists.ndim != 2 or len(lists) != n_users:
         raise UsageError(f"rankings of shape {lists.shape} for {n_users} people; give one row of items per person")
@@ -250,7 +241,6 @@ def _checked(lists: Rankings, n_users: int, k: int | None) -> Rankings:
 
 
 def _listed(lists: Rankings, k: int) -> NDArray[np.int32]:
-    """All items in the first k ranks, one after the other."""
     first = lists[:, :k]
     return first[first >= 0]
 

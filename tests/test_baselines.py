@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from recllm.data.dataset import DAY, Dataset
 from recllm.errors import UsageError
 from recllm.evaluation import baselines as b
-from recllm.evaluation.baselines import index_texts, words
+from recllm.evaluation.baselines import index_texts, purchase_matrix, rank_by, top_k, words
 from recllm.evaluation.protocols import EvaluationQuery, RankedLists
-from recllm.evaluation.ranking import purchase_matrix, rank_by, top_k
 from recllm.evaluation.systems import make_systems
 from recllm.metrics import Truth, ndcg
 

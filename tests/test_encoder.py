@@ -18,9 +18,8 @@ from hypothesis import strategies as st
 from tiny_encoders import edit_json, make_model, make_sentence_model, write_json
 
 from recllm.encoder.batches import encode_unique
-from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
-from recllm.encoder.locate import find_weights
-from recllm.encoder.precision import PROBE_FILE, probe_bfloat16
+from recllm.encoder.hardware import PROBE_FILE, probe_bfloat16
+from recllm.encoder.loading import DEFAULT_ENCODER, find_weights, load_encoder
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import ModelError, UsageError
 
@@ -100,7 +99,7 @@ def test_names_that_are_no_hub_ids_are_only_looked_for_on_disk(name: str, hub: P
 
 
 def test_hub_that_does_not_answer(tmp_path: Path) -> None:
-    code = "from recllm.encoder.locate import find_weights; find_weights('shop/tiny')"
+    code = "from recllm.encoder.loading import find_weights; find_weights('shop/tiny')"
     env = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
     path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
@@ -329,12 +328,12 @@ class Slow(ToyEncoder):
 def test_bfloat16_needs_both_likeness_and_gain(
     pause: float, noise: float, pays: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recllm.encoder.precision.product_gain", lambda: 2.0)
+    monkeypatch.setattr("recllm.encoder.hardware.product_gain", lambda: 2.0)
     assert probe_bfloat16(Slow(0.03), lambda: Slow(pause, noise)).pays is pays
 
 
 def test_probe_is_asked_once_per_model_and_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recllm.encoder.precision.product_gain", lambda: 2.0)
+    monkeypatch.setattr("recllm.encoder.hardware.product_gain", lambda: 2.0)
     exact, other = Slow(0.03), Slow(0.002)
     first = probe_bfloat16(exact, lambda: other, tmp_path)
     calls = exact.calls
@@ -346,12 +345,12 @@ def test_probe_is_asked_once_per_model_and_machine(tmp_path: Path, monkeypatch: 
 
 
 def test_emulated_bfloat16_is_not_even_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recllm.encoder.precision.product_gain", lambda: 0.3)
+    monkeypatch.setattr("recllm.encoder.hardware.product_gain", lambda: 0.3)
     assert not probe_bfloat16(Slow(0.0), lambda: pytest.fail("loaded")).pays
 
 
 def test_auto_precision_is_part_of_the_fingerprint(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recllm.encoder.precision import Probe
+    from recllm.encoder.hardware import Probe
 
     prints = set()
     for probe in (Probe(0.9999, 1.9), Probe(0.9999, 1.0), Probe(0.9, 1.9)):

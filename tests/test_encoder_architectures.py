@@ -167,7 +167,7 @@ def test_plain_folder_is_pooled_by_the_mean(tmp_path: Path) -> None:
 
     folder = make_model(tmp_path / "m")
     encoder = load_encoder(folder, device="cpu")
-    ids = encoder.token_ids(["red running shoes"], "document")  # type: ignore[attr-defined]
+    ids = encoder.tokens.ids(["red running shoes"], "document")  # type: ignore[attr-defined]
     with torch.inference_mode():
         hidden = AutoModel.from_pretrained(folder).eval()(input_ids=torch.tensor(ids)).last_hidden_state[0]
     expected = torch.nn.functional.normalize(hidden.mean(0), dim=0).numpy()

@@ -16,15 +16,23 @@ from hypothesis import strategies as st
 from recllm.data.dataset import DAY, Dataset
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import DataError, MissingExtraError, UsageError
+from recllm.evaluation.baselines import buyers
 from recllm.evaluation.benchmarks import BENCHMARKS, beauty_loo, cj_next28, or_next28
 from recllm.evaluation.comparison import SystemDifference, bootstrap, paired_bootstrap, paired_bootstraps
-from recllm.evaluation.metric_table import subgroups
-from recllm.evaluation.protocols import EvaluationQuery, EvaluationWindow, RankedLists, System, next_purchases
-from recllm.evaluation.ranking import buyers
+from recllm.evaluation.protocols import (
+    EvaluationQuery,
+    EvaluationWindow,
+    RankedLists,
+    System,
+    column_split,
+    next_purchases,
+    row_split,
+    split_tables,
+    time_split,
+)
 from recllm.evaluation.recllm_system import TrainingRecipe, learned_system
 from recllm.evaluation.record import finished_record, write_record
-from recllm.evaluation.report import evaluate
-from recllm.evaluation.splits import column_split, row_split, split_tables, time_split
+from recllm.evaluation.report import evaluate, subgroups
 from recllm.evaluation.systems import make_systems, systems_for
 from recllm.evaluation.tables import ORDER_EPOCH, ORDER_STEP, complete_journey, read_folder
 from recllm.schema import Action

@@ -19,7 +19,7 @@ from recllm.documents import plain
 from recllm.errors import UsageError
 from recllm.policy import Policy
 from recllm.profiles.evolution import WITHHELD, evolve
-from recllm.report.evolution import evolution_chart, evolution_page, evolution_rows, write_evolution_png
+from recllm.report.people import evolution_chart, evolution_page, evolution_rows, write_evolution_png
 
 JANUARY = int(datetime(2024, 1, 1, tzinfo=UTC).timestamp())
 KINDS = ("tea", "coffee", "mugs")

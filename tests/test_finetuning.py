@@ -23,8 +23,7 @@ from tiny_encoders import ARCHITECTURES, make_model
 from recllm.data.dataset import DAY, Dataset
 from recllm.encoder.adapters import adapter_state, attach, save_adapter
 from recllm.encoder.huggingface import HuggingFaceEncoder
-from recllm.encoder.loading import load_encoder
-from recllm.encoder.locate import find_weights
+from recllm.encoder.loading import find_weights, load_encoder
 from recllm.errors import DataError, ModelError, UsageError
 from recllm.settings import LoraSettings
 from recllm.training.lora import loop, run_folder, tune

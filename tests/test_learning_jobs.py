@@ -16,7 +16,7 @@ from shop_world import shop
 
 from recllm.data.dataset import Dataset
 from recllm.encoder.toy import ToyEncoder
-from recllm.evaluation.splits import split_tables
+from recllm.evaluation.protocols import split_tables
 from recllm.evaluation.tables import read_folder
 from recllm.jobs.train import evaluate_data, train_workspace
 from recllm.settings import ScorerTrainingSettings

@@ -12,12 +12,11 @@ import pytest
 from contracts_encoder import TEXTS, check_encoder
 from tiny_encoders import edit_json, make_model, make_sentence_model
 
+from recllm.encoder.hardware import Probe, default_threads
 from recllm.encoder.huggingface import HuggingFaceEncoder
 from recllm.encoder.loading import load_encoder
 from recllm.encoder.onnx import LEAST_COSINE, RECORD, OnnxEncoder, int8_pays, load_onnx, read_record
-from recllm.encoder.onnx_export import export_onnx
-from recllm.encoder.onnx_int8 import quantise_matmuls
-from recllm.encoder.precision import Probe, default_threads
+from recllm.encoder.onnx_export import export_onnx, quantise_matmuls
 from recllm.errors import MissingExtraError, ModelError, UsageError
 
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")

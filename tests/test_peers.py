@@ -12,14 +12,11 @@ import pytest
 from recllm.data.dataset import DAY, Dataset
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import MissingExtraError
-from recllm.evaluation.peers.ease import ease, fit
-from recllm.evaluation.peers.factors import als, bpr
+from recllm.evaluation.baselines import purchase_matrix, rank_by
+from recllm.evaluation.peers.collaborative import als, bpr, ease, fit, person_vectors, tifu_knn
 from recllm.evaluation.peers.neural import source_model
-from recllm.evaluation.peers.tifu import person_vectors, tifu_knn
 from recllm.evaluation.peers.trees import lightgbm
-from recllm.evaluation.protocols import EvaluationQuery, EvaluationWindow, RankedLists, System
-from recllm.evaluation.ranking import purchase_matrix, rank_by
-from recllm.evaluation.splits import time_split
+from recllm.evaluation.protocols import EvaluationQuery, EvaluationWindow, RankedLists, System, time_split
 from recllm.evaluation.systems import BASELINES, PEERS, make_systems
 from recllm.features.item_vectors import item_vectors
 from recllm.text.items import item_texts

@@ -17,7 +17,7 @@ from recllm.propensity.prediction import Prediction
 from recllm.propensity.quality import quality
 from recllm.propensity.request import PredictionKind, PredictionRequest
 from recllm.propensity.uplift.qini import true_qini
-from recllm.report.prediction import prediction_page, qini_chart, quality_charts, write_prediction_png
+from recllm.report.people import prediction_page, qini_chart, quality_charts, write_prediction_png
 
 
 @pytest.fixture(scope="module")

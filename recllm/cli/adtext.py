@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recllm.cli.options import DEFAULT_WORKSPACE, Json, Seed, WorkspaceDir
-from recllm.cli.output import emit_json, note, say
-from recllm.cli.serve import UserFile, Users, user_ids_of
+from recllm.cli.options import DEFAULT_WORKSPACE, Json, Seed, UserFile, Users, WorkspaceDir, open_shop, read_user_ids
+from recllm.cli.output import emit_json, note, say, show
 from recllm.documents import plain
 from recllm.errors import UsageError
 
@@ -28,14 +29,6 @@ Packs = Annotated[
 VoiceFile = Annotated[Path | None, typer.Option("--voice", help="The brand's voice, as TOML.")]
 Records = Annotated[Path | None, typer.Option("--record", help="Folder of the records; the workspace's otherwise.")]
 Adapter = Annotated[Path | None, typer.Option(help="A tuned generator's adapter (finetune/copywriter.py).")]
-
-
-def register(app: typer.Typer) -> None:
-    texts = typer.Typer(invoke_without_command=True)
-    texts.callback()(copy)
-    texts.command()(check)
-    texts.command()(replay)
-    app.add_typer(texts, name="copy")
 
 
 def copy(
@@ -63,10 +56,9 @@ def copy(
         return
     from recllm.adcopy.request import load_voice
     from recllm.jobs.ad_copy import write_ads
-    from recllm.workspace.workspace import Workspace
 
-    people = user_ids_of(user, users)
-    with Workspace.open(workspace) as shop:
+    people = read_user_ids(user, users)
+    with open_shop(workspace) as shop:
         texts = write_ads(
             shop,
             people,
@@ -81,34 +73,34 @@ def copy(
             variants=variants,
             records=record or workspace / RECORDS,
         )
-    if json:
-        emit_json([plain(t) for t in texts] if len(texts) != 1 else texts[0])
-    else:
-        for text in texts:
-            _print_copy(text)
+    _answer(texts, json)
     failures = [c.message for text in texts for _, faults in text.rejected for c in faults if c.guarantee == "G16"]
     if failures:  # of the generator, one for each text
         note(f"{len(failures)} of {len(texts)} texts had to do without the generator: {failures[0]}")
 
 
-def _print_copy(text: AdCopy) -> None:
-    say("", text.text)
-    failed = [c.guarantee for c in text.checks if not c.passed]
-    note(
-        f"  {text.channel}, words by {text.generator}; "
-        + (f"failed: {', '.join(failed)}" if failed else "all checks passed")
-        + (f"; record {text.record_id}" if text.record_id else "")
-    )
+def _answer(texts: Sequence[AdCopy], json: bool) -> None:
+    if json:
+        emit_json(texts if len(texts) != 1 else texts[0])
+        return
+    for text in texts:
+        say("", text.text)
+        failed = [c.guarantee for c in text.checks if not c.passed]
+        note(
+            f"  {text.channel}, words by {text.generator}; "
+            + (f"failed: {', '.join(failed)}" if failed else "all checks passed")
+            + (f"; record {text.record_id}" if text.record_id else "")
+        )
 
 
 def replay(
     record_id: Annotated[str, typer.Argument(metavar="ID", help="The record's id, as `recllm copy` told it.")],
-    workspace: WorkspaceDir = DEFAULT_WORKSPACE,
-    record: Records = None,
-    generator: Annotated[str | None, typer.Option(help="Where the generator is now, if it moved.")] = None,
-    adapter: Adapter = None,
-    pack: Packs = None,
-    json: Json = False,
+    workspace: WorkspaceDir,
+    record: Records,
+    generator: Annotated[str | None, typer.Option(help="Where the generator is now, if it moved.")],
+    adapter: Adapter,
+    pack: Packs,
+    json: Json,
 ) -> None:
     """Make a text again, byte for byte. Ends with 1 and says what changed (weights, prompts, word lists, rule packs)
     when it cannot be the same."""
@@ -118,39 +110,39 @@ def replay(
     folder = record or workspace / RECORDS
     files = [name for name in pack or () if name not in pack_names()]
     text = replay_ad(workspace, record_id, records=folder, generator=generator, adapter=adapter, packs=_packs(files))
-    if json:
-        emit_json(text)
-    else:
-        _print_copy(text)
+    _answer([text], json)
 
 
 def check(
     file: Annotated[Path, typer.Argument(help="One JSON object a line: id, text, channel, locale, item, offer, ...")],
-    at: Annotated[str | None, typer.Option("--at", help="The moment that offers are judged by; now otherwise.")] = None,
-    pack: Packs = None,
-    voice: VoiceFile = None,
-    json: Json = False,
+    at: Annotated[str | None, typer.Option("--at", help="The moment that offers are judged by; now otherwise.")],
+    pack: Packs,
+    voice: VoiceFile,
+    json: Json,
 ) -> None:
     """Check ad texts that anyone wrote: a person, an agency, a model. Ends with 2 when one of them fails."""
     from recllm.adcopy.request import load_voice
     from recllm.adcopy.submissions import judge, read_submissions
 
     brand_voice = load_voice(voice) if voice else None
-    submissions = read_submissions(file, now=_moment(at), packs=_packs(pack), voice=brand_voice)
+    try:
+        moment = datetime.fromisoformat(at) if at else datetime.now(UTC)
+    except ValueError as error:
+        raise UsageError(f"--at is a time such as 2025-11-10T00:00:00+08:00, not {at!r}") from error
+    if moment.tzinfo is None:
+        raise UsageError(f"--at {at} has no time zone; add one, such as +00:00")
+    submissions = read_submissions(file, now=moment, packs=_packs(pack), voice=brand_voice)
     verdicts = [judge(submission) for submission in submissions]
     passed = sum(v.verified for v in verdicts)
-    if json:
-        emit_json({"checked": len(verdicts), "passed": passed, "results": [_result(v) for v in verdicts]})
-    else:
-        for verdict in verdicts:
-            say(*_lines(verdict))
+    document = {"checked": len(verdicts), "passed": passed, "results": [_result(v) for v in verdicts]}
+    show(document, itertools.chain.from_iterable(map(_lines, verdicts)), json=json)
+    if not json:
         note(f"{passed} of {len(verdicts)} texts pass")
     if passed < len(verdicts):
         raise typer.Exit(2)
 
 
 def _packs(names: list[str] | None) -> tuple[Pack, ...]:
-    """Shipped packs by name, then a shop's own by file, each once."""
     from recllm.adcopy.packs import load_pack, pack_named, pack_names
 
     shipped, files = [], []
@@ -162,16 +154,6 @@ def _packs(names: list[str] | None) -> tuple[Pack, ...]:
         else:
             raise UsageError(f"--pack {name}: neither a shipped pack ({', '.join(pack_names())}) nor a file")
     return (*shipped, *files)
-
-
-def _moment(at: str | None) -> datetime:
-    try:
-        moment = datetime.fromisoformat(at) if at else datetime.now(UTC)
-    except ValueError as error:
-        raise UsageError(f"--at is a time such as 2025-11-10T00:00:00+08:00, not {at!r}") from error
-    if moment.tzinfo is None:
-        raise UsageError(f"--at {at} has no time zone; add one, such as +00:00")
-    return moment
 
 
 def _result(verdict: Verdict) -> dict[str, object]:

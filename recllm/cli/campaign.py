@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections import Counter
 from datetime import UTC, datetime
@@ -10,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recllm.cli.options import DEFAULT_WORKSPACE, Json, WorkspaceDir
-from recllm.cli.output import emit_json, note, say, table
-from recllm.cli.people import read_ids
+from recllm.cli.options import Ids, Json, WorkspaceDir, ids_by_pseudonym, open_shop, read_ids
+from recllm.cli.output import emit_json, note, say, show, table
 from recllm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,19 +24,11 @@ Files = Annotated[list[Path], typer.Argument(help="Campaigns as TOML; several co
 OneFile = Annotated[Path, typer.Argument(help="The campaign as TOML.")]
 Page = Annotated[Path | None, typer.Option("-o", "--output", help="The page; ID-preview.html or ID-report.html.")]
 Picture = Annotated[Path | None, typer.Option(help="Also draw its charts to this PNG.")]
-TextIds = Annotated[list[str] | None, typer.Option("--text", "-t", help="A text's id; may be repeated.")]
-
-
-def register(app: typer.Typer) -> None:
-    campaigns = typer.Typer(no_args_is_help=True, help="Campaigns from plan to report.")
-    for command in (plan, preview, approve, export, report):
-        campaigns.command()(command)
-    app.add_typer(campaigns, name="campaign")
 
 
 def plan(
     files: Files,
-    workspace: WorkspaceDir = DEFAULT_WORKSPACE,
+    workspace: WorkspaceDir,
     contacts: Annotated[int, typer.Option(min=1, help="Of several campaigns, most that one person gets.")] = 1,
     replace: Annotated[bool, typer.Option(help="Plan again; refused once anything was exported.")] = False,
     json: Json = False,
@@ -44,65 +36,51 @@ def plan(
     """Choose the people, one item each, and write the texts; everything is kept in the workspace."""
     from recllm.campaigns.file import read_campaign
     from recllm.campaigns.plan import plan_campaigns
-    from recllm.workspace.workspace import Workspace
 
     campaigns = [read_campaign(file) for file in files]
     progress = note if sys.stderr.isatty() else None
-    with Workspace.open(workspace) as shop:
+    with open_shop(workspace) as shop:
         plans = plan_campaigns(shop, campaigns, contacts=contacts, replace=replace, progress=progress)
-    if json:
-        documents = [_plan_document(planned) for planned in plans]
-        emit_json(documents if len(documents) != 1 else documents[0])
-    else:
-        for planned in plans:
-            _tell_plan(planned)
+    documents = [_plan_document(planned) for planned in plans]
+    lines = itertools.chain.from_iterable(map(_plan_lines, plans))
+    show(documents if len(documents) != 1 else documents[0], lines, json=json)
 
 
-def preview(
-    file: OneFile,
-    workspace: WorkspaceDir = DEFAULT_WORKSPACE,
-    output: Page = None,
-    png: Picture = None,
-    json: Json = False,
-) -> None:
+def preview(file: OneFile, workspace: WorkspaceDir, output: Page, png: Picture, json: Json) -> None:
     """A page with the audience, its reasons, who is left out, and every text with its checks."""
     from recllm.campaigns.overview import preview_document
     from recllm.report.campaign import preview_png, write_preview
-    from recllm.workspace.workspace import Workspace
 
-    with Workspace.open(workspace) as shop:
+    with open_shop(workspace) as shop:
         document = preview_document(_open_campaign(shop, file))
     page = output or Path(f"{document['campaign_id']}-preview.html")
     write_preview(document, page)
     if png and (remark := preview_png(document, png)):
         note(remark)
-    if json:
-        emit_json(document)
-    else:
-        say(f"{page}")
+    show(document, [str(page)], json=json)
 
 
 def approve(
+    *,
     file: OneFile,
-    workspace: WorkspaceDir = DEFAULT_WORKSPACE,
+    workspace: WorkspaceDir,
     by: Annotated[str, typer.Option(help="Who decides.")] = "",
-    text: TextIds = None,
+    text: Annotated[list[str] | None, typer.Option("--text", "-t", help="A text's id; may be repeated.")],
     all_clear: Annotated[bool, typer.Option("--all", help="Approve every text that no check doubts.")] = False,
     reject: Annotated[bool, typer.Option(help="Reject the texts instead.")] = False,
-    edit: Annotated[str | None, typer.Option(help="A wording of your own for one text; it is checked at once.")] = None,
+    edit: Annotated[str | None, typer.Option(help="A wording of your own for one text; it is checked at once.")],
     why: Annotated[str, typer.Option(help="Said of a rejection.")] = "",
-    json: Json = False,
+    json: Json,
 ) -> None:
     """Decide about texts; without a decision, list them with their state."""
     from recllm.campaigns.overview import text_documents
-    from recllm.workspace.workspace import Workspace
 
     text_ids = text or []
     if edit is not None and (len(text_ids) != 1 or all_clear or reject):
         raise UsageError("--edit is a wording for one text: give one --text")
     if reject and not text_ids and not all_clear:
         raise UsageError("say which text: --text ID")
-    with Workspace.open(workspace) as shop:
+    with open_shop(workspace) as shop:
         campaign = _open_campaign(shop, file)
         if all_clear or text_ids:
             _decide(campaign, text_ids, by=by, all_clear=all_clear, reject=reject, edit=edit, why=why)
@@ -120,58 +98,46 @@ def approve(
 def export(
     file: OneFile,
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder for ID-CHANNEL.csv.")],
-    workspace: WorkspaceDir = DEFAULT_WORKSPACE,
-    ids: Annotated[Path | None, typer.Option(help="A file of your ids; they stand for their pseudonyms.")] = None,
-    json: Json = False,
+    workspace: WorkspaceDir,
+    ids: Ids,
+    json: Json,
 ) -> None:
     """Write what leaves: approved texts, for people who agree at this moment."""
     from recllm.campaigns.export import export_campaign
-    from recllm.workspace.workspace import Workspace
 
-    raw_ids = read_ids(ids) if ids else []
-    with Workspace.open(workspace) as shop:
-        names = dict(zip(shop.pseudonymiser().many(raw_ids), raw_ids, strict=True))
-        done = export_campaign(_open_campaign(shop, file), output, ids=names)
-    if json:
-        document = {"held" if name == "held_out" else name: value for name, value in _fields(done).items()}
-        emit_json({name: value for name, value in document.items() if name != "people"})
-        return
-    say(f"{done.reached:,} people, {done.held_out:,} held out; from {done.window.start} until {done.window.end}")
-    say(*(f"  left out: {reason} {n:,}" for reason, n in done.dropped.items()), *done.files)
+    raw_ids = read_ids(ids)
+    with open_shop(workspace) as shop:
+        done = export_campaign(_open_campaign(shop, file), output, ids=ids_by_pseudonym(shop, raw_ids))
+    document = {"held" if name == "held_out" else name: value for name, value in _fields(done).items()}
+    del document["people"]
+    lines = [
+        f"{done.reached:,} people, {done.held_out:,} held out; from {done.window.start} until {done.window.end}",
+        *(f"  left out: {reason} {n:,}" for reason, n in done.dropped.items()),
+        *done.files,
+    ]
+    show(document, lines, json=json)
 
 
-def report(
-    file: OneFile,
-    workspace: WorkspaceDir = DEFAULT_WORKSPACE,
-    output: Page = None,
-    png: Picture = None,
-    json: Json = False,
-) -> None:
+def report(file: OneFile, workspace: WorkspaceDir, output: Page, png: Picture, json: Json) -> None:
     """What it brought: reached, converted, revenue, unsubscribed, and the difference to those held out."""
     from recllm.campaigns.measures import outcome_document
     from recllm.campaigns.outcome import campaign_outcome
     from recllm.report.campaign import report_png, write_report
-    from recllm.workspace.workspace import Workspace
 
-    with Workspace.open(workspace) as shop:
+    with open_shop(workspace) as shop:
         outcome = campaign_outcome(_open_campaign(shop, file, recheck=False))
         settings = shop.settings
     page = output or Path(f"{outcome.campaign_id}-report.html")
     write_report(outcome, page, currency=settings.currency or "", locale=settings.locale)
     if png and (remark := report_png(outcome, png, locale=settings.locale)):
         note(remark)
-    if json:
-        emit_json(outcome_document(outcome))
-        return
+    lines = []
     groups = (("reached", outcome.reached), ("held out", outcome.held_out), ("the rest", outcome.other_people))
     for name, figures in groups:
         if figures is not None:
             rate = f"{100 * figures.rate.value:.1f} %"
-            say(f"{name}: {figures.people:,} people, {figures.converted:,} converted ({rate})")
-    say(*outcome.words, str(page))
-
-
-# --- inside ----------------------------------------------------------------------------------------------------------
+            lines.append(f"{name}: {figures.people:,} people, {figures.converted:,} converted ({rate})")
+    show(outcome_document(outcome), [*lines, *outcome.words, str(page)], json=json)
 
 
 def _open_campaign(shop: Workspace, file: Path, *, recheck: bool = True) -> OpenCampaign:
@@ -213,15 +179,15 @@ def _plan_document(planned: CampaignPlan) -> dict[str, Any]:
     return {**_fields(planned), **counts, "people": people}
 
 
-def _tell_plan(planned: CampaignPlan) -> None:
-    expected = f"{planned.expected_conversions:.1f} expected to buy within {planned.horizon_days} days"
-    people = f"{len(planned.addressed):,} people, {len(planned.held_out):,} held out"
-    say(f"{planned.campaign_id}: {people}; {expected}")
+def _plan_lines(planned: CampaignPlan) -> list[str]:
     left_out = ", ".join(f"{reason} {n:,}" for reason, n in planned.excluded.items()) or "nobody"
     failing = sum(bool(t.failures) for t in planned.texts)
-    texts = f"{len(planned.texts)} texts, {failing} of them fail a check"
-    say(f"  left out: {left_out}", f"  {texts}; see recllm campaign preview")
-    say(*(f"  note: {line}" for line in planned.notes))
     rows = [(d["name"], d["share"], d["share_of_rest"], d["lift"]) for d in planned.group]
-    if rows:
-        say("", *table(rows, ["what sets them apart", "share", "of the rest", "lift"]))
+    return [
+        f"{planned.campaign_id}: {len(planned.addressed):,} people, {len(planned.held_out):,} held out; "
+        f"{planned.expected_conversions:.1f} expected to buy within {planned.horizon_days} days",
+        f"  left out: {left_out}",
+        f"  {len(planned.texts)} texts, {failing} of them fail a check; see recllm campaign preview",
+        *(f"  note: {line}" for line in planned.notes),
+        *(["", *table(rows, ["what sets them apart", "share", "of the rest", "lift"])] if rows else []),
+    ]

@@ -1,71 +1,51 @@
-"""Commands that bring data in and show what is there."""
+"""Commands that bring data in and show what is there: of the shop, and of single people."""
 
 from __future__ import annotations
 
+import csv
+import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from recllm.cli.options import DEFAULT_WORKSPACE, Json, WorkspaceDir
-from recllm.cli.output import emit_json, note, say
+from recllm.cli.options import Json, WorkspaceDir, open_shop, read_ids
+from recllm.cli.output import emit_json, note, show, table
 from recllm.documents import plain
-from recllm.errors import NothingToDo
+from recllm.errors import NothingToDo, UsageError
 from recllm.settings import sections
-
-if TYPE_CHECKING:
-    from recllm.schema import IngestReport
 
 File = Annotated[Path, typer.Argument(help="CSV, TSV, JSONL or Parquet; text files may be gzipped.")]
 TableName = Annotated[str, typer.Option("--table", help="users, items, events or consent.")]
 Map = Annotated[str | None, typer.Option("--map", help="A column map: a TOML file, or the name of a shipped one.")]
 
-_WRITTEN, _ROWS = "How the file is written", "What becomes of odd rows"
+_written = partial(typer.Option, rich_help_panel="How the file is written")
+_rows = partial(typer.Option, rich_help_panel="What becomes of odd rows")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileOptions:
     """How a file is to be read: fields of `recllm.ingest.options.IngestOptions`."""
 
-    encoding: Annotated[
-        str | None, typer.Option(help="Encoding when it is not UTF-8, e.g. gb18030.", rich_help_panel=_WRITTEN)
-    ] = None
-    delimiter: Annotated[
-        str | None, typer.Option(help="Field separator; sniffed otherwise.", rich_help_panel=_WRITTEN)
-    ] = None
-    decimal: Annotated[Literal[".", ","] | None, typer.Option(help="Decimal mark.", rich_help_panel=_WRITTEN)] = None
-    tz: Annotated[str | None, typer.Option(help="Zone of times that carry none.", rich_help_panel=_WRITTEN)] = None
-    ts_format: Annotated[
-        str | None, typer.Option(help="iso, epoch, excel or a strptime pattern.", rich_help_panel=_WRITTEN)
-    ] = None
-    date_order: Annotated[
-        Literal["dmy", "mdy"] | None, typer.Option(help="How 03/04/2025 is meant.", rich_help_panel=_WRITTEN)
-    ] = None
-    currency: Annotated[
-        str | None, typer.Option(help="ISO code of every price in the file.", rich_help_panel=_WRITTEN)
-    ] = None
-    on_bad_bytes: Annotated[
-        Literal["fail", "quarantine"], typer.Option(help="Rows with bytes of no text.", rich_help_panel=_ROWS)
-    ] = "fail"
-    anonymous: Annotated[
-        Literal["quarantine", "keep"], typer.Option(help="Events without a person.", rich_help_panel=_ROWS)
-    ] = "quarantine"
+    encoding: Annotated[str | None, _written(help="Encoding when it is not UTF-8, e.g. gb18030.")]
+    delimiter: Annotated[str | None, _written(help="Field separator; sniffed otherwise.")]
+    decimal: Annotated[Literal[".", ","] | None, _written(help="Decimal mark.")]
+    tz: Annotated[str | None, _written(help="Zone of times that carry none.")]
+    ts_format: Annotated[str | None, _written(help="iso, epoch, excel or a strptime pattern.")]
+    date_order: Annotated[Literal["dmy", "mdy"] | None, _written(help="How 03/04/2025 is meant.")]
+    currency: Annotated[str | None, _written(help="ISO code of every price in the file.")]
+    on_bad_bytes: Annotated[Literal["fail", "quarantine"], _rows(help="Rows with bytes of no text.")] = "fail"
+    anonymous: Annotated[Literal["quarantine", "keep"], _rows(help="Events without a person.")] = "quarantine"
     returns: Annotated[
-        Literal["on", "off"],
-        typer.Option(help="on reads a negative quantity as a return; off quarantines it.", rich_help_panel=_ROWS),
+        Literal["on", "off"], _rows(help="on reads a negative quantity as a return; off quarantines it.")
     ] = "on"
 
 
-def register(app: typer.Typer) -> None:
-    app.command()(init)
-    app.command()(ingest)
-    app.command()(validate)
-    app.command()(describe)
-
-
 def init(
-    workspace: WorkspaceDir = DEFAULT_WORKSPACE,
+    workspace: WorkspaceDir,
     consent_default: Annotated[
         Literal["granted", "denied"], typer.Option(help="What holds for people who said nothing.")
     ] = "denied",
@@ -85,46 +65,29 @@ def init(
         locale=locale,
         **{k: v for k, v in options.items() if v is not None},  # type: ignore[arg-type]
     )
-    if json:
-        settings = {name: value for name, value in plain(shop.settings).items() if name not in sections()}
-        emit_json({"workspace": str(shop.root), "settings": settings | {"policy": {}} | shop.settings.table()})
-    else:
-        say(f"made {shop.root}; people who said nothing count as {consent_default}")
+    settings = {name: value for name, value in plain(shop.settings).items() if name not in sections()}
+    document = {"workspace": str(shop.root), "settings": settings | {"policy": {}} | shop.settings.table()}
+    show(document, [f"made {shop.root}; people who said nothing count as {consent_default}"], json=json)
 
 
-def ingest(
-    file: File,
-    table: TableName,
-    reading: FileOptions,
-    workspace: WorkspaceDir = DEFAULT_WORKSPACE,
-    map: Map = None,
-    json: Json = False,
-) -> None:
+def ingest(file: File, table: TableName, reading: FileOptions, workspace: WorkspaceDir, map: Map, json: Json) -> None:
     """Read a file into the store: every row accepted, counted as a duplicate, or quarantined with its reason."""
-    _load(file, table, workspace, map, reading, json, dry_run=False)
+    _load(file, table, reading, workspace, map, json, dry_run=False)
 
 
-def validate(
-    file: File,
-    table: TableName,
-    reading: FileOptions,
-    workspace: WorkspaceDir = DEFAULT_WORKSPACE,
-    map: Map = None,
-    json: Json = False,
-) -> None:
+def validate(file: File, table: TableName, reading: FileOptions, workspace: WorkspaceDir, map: Map, json: Json) -> None:
     """The same as ingest, with nothing kept in the store."""
-    _load(file, table, workspace, map, reading, json, dry_run=True)
+    _load(file, table, reading, workspace, map, json, dry_run=True)
 
 
 def _load(
-    file: Path, table: str, workspace: Path, map: str | None, reading: FileOptions, json: bool, *, dry_run: bool
+    file: Path, table: str, reading: FileOptions, workspace: Path, map: str | None, json: bool, *, dry_run: bool
 ) -> None:
     from tqdm import tqdm
 
     from recllm.jobs.load import load_file
-    from recllm.workspace.workspace import Workspace
 
-    with Workspace.open(workspace) as shop, tqdm(unit=" rows", desc=file.name, disable=None) as bar:
+    with open_shop(workspace) as shop, tqdm(unit=" rows", desc=file.name, disable=None) as bar:
         report = load_file(
             shop,
             file,
@@ -134,45 +97,95 @@ def _load(
             progress=lambda rows: bar.update(rows - bar.n) and None,
             **asdict(reading),
         )
-    if json:
-        emit_json(report)
-    else:
-        _print_report(report, file)
+    verb = "kept" if report.committed else "would be kept"
+    lines = [
+        f"{file.name}: {report.read:,} rows read, {report.accepted:,} {verb}, "
+        f"{report.duplicates:,} duplicates, {report.quarantined:,} quarantined",
+        *(f"  {code} {count:,}" for code, count in {**report.codes, **report.warnings}.items()),
+        *([f"  columns not used: {', '.join(report.ignored_columns)}"] if report.ignored_columns else []),
+    ]
+    show(report, lines, json=json)
+    if report.quarantine_file and not json:
+        note(f"quarantined rows: {report.quarantine_file}")
     if not report.read:
         raise NothingToDo(f"{file.name} has a header and no rows")
 
 
-def _print_report(report: IngestReport, file: Path) -> None:
-    verb = "kept" if report.committed else "would be kept"
-    say(
-        f"{file.name}: {report.read:,} rows read, {report.accepted:,} {verb}, "
-        f"{report.duplicates:,} duplicates, {report.quarantined:,} quarantined"
-    )
-    say(*(f"  {code} {count:,}" for code, count in {**report.codes, **report.warnings}.items()))
-    if report.ignored_columns:
-        say(f"  columns not used: {', '.join(report.ignored_columns)}")
-    if report.quarantine_file:
-        note(f"quarantined rows: {report.quarantine_file}")
-
-
-def describe(workspace: WorkspaceDir = DEFAULT_WORKSPACE, json: Json = False) -> None:
+def describe(workspace: WorkspaceDir, json: Json) -> None:
     """What the workspace holds: counts, time span, gaps, categories, text lengths, languages."""
     from recllm.jobs.load import describe_workspace
-    from recllm.workspace.workspace import Workspace
 
-    with Workspace.open(workspace) as shop:
+    with open_shop(workspace) as shop:
         description = describe_workspace(shop)
-    if json:
-        emit_json(description)
-    else:
-        _print_tree(plain(description))
+    show(description, _tree(plain(description)), json=json)
 
 
-def _print_tree(value: dict[str, Any], indent: int = 0) -> None:
+def _tree(value: dict[str, Any], indent: str = "") -> Iterator[str]:
     for name, inner in value.items():
         if isinstance(inner, dict):
-            say(f"{'  ' * indent}{name}")
-            _print_tree(inner, indent + 1)
+            yield f"{indent}{name}"
+            yield from _tree(inner, indent + "  ")
         else:
             text = ", ".join(map(str, inner)) if isinstance(inner, list) else inner
-            say(f"{'  ' * indent}{name}: {text:,}" if isinstance(text, int) else f"{'  ' * indent}{name}: {text}")
+            yield f"{indent}{name}: {text:,}" if isinstance(text, int) else f"{indent}{name}: {text}"
+
+
+def pseudonym(
+    ids: Annotated[Path, typer.Option("--ids", help="A file with one of your ids per line.")],
+    workspace: WorkspaceDir,
+    json: Json,
+) -> None:
+    """The pseudonym of each id of a list, for a shop's own join: two columns, id and pseudonym."""
+    raw = read_ids(ids)
+    names = open_shop(workspace).pseudonymiser().many(raw)
+    if json:
+        emit_json([{"user_id": r, "pseudonym": n} for r, n in zip(raw, names, strict=True)])
+        return
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["user_id", "pseudonym"])
+    writer.writerows(zip(raw, names, strict=True))
+
+
+def profile(
+    user: Annotated[str, typer.Argument(help="The person's id.")],
+    workspace: WorkspaceDir,
+    locale: Annotated[str | None, typer.Option(help="en or zh.")] = None,
+    evolution: Annotated[bool, typer.Option("--evolution", help="How the person's interests moved over time.")] = False,
+    by: Annotated[str, typer.Option(help="Periods of --evolution: auto, month, quarter or mass.")] = "auto",
+    plot: Annotated[Path | None, typer.Option(help="Also draw --evolution to this PNG.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write --evolution to this page.")] = None,
+    json: Json = False,
+) -> None:
+    """What is known of a person: User = (I, B, H), as numbers and as the text that models read."""
+    from recllm.jobs.serve import person_profile
+
+    if evolution:
+        _evolution(user, workspace, locale, by, plot, html, json)
+        return
+    if plot or html:
+        raise UsageError("--plot and --html draw the picture of --evolution; add it")
+    with open_shop(workspace) as shop:
+        person, texts = person_profile(shop, user, locale or shop.settings.locale)
+    lines = []
+    for name, text in (("I", texts.basics), ("B", texts.purchases), ("H", texts.browsing)):
+        lines += [f"{name}:", *(f"  {line}" for line in (text or "nothing known").splitlines())]
+    show({**plain(person), "user_id": user, "texts": plain(texts)}, lines, json=json)
+
+
+def _evolution(
+    user: str, workspace: Path, locale: str | None, by: str, plot: Path | None, html: Path | None, json: bool
+) -> None:
+    from recllm.jobs.serve import person_evolution
+    from recllm.profiles.evolution import check_by
+    from recllm.report.people import evolution_page, evolution_rows, write_evolution_png
+
+    kind = check_by(by)
+    with open_shop(workspace) as shop:
+        moves = person_evolution(shop, user, by=kind)
+        language = locale or shop.settings.locale
+    if html:
+        html.write_text(evolution_page(moves, name=user, locale=language), encoding="utf-8")
+    if plot and (remark := write_evolution_png(moves, plot, name=user, locale=language)):
+        note(remark)
+    header, rows = evolution_rows(moves, language)
+    show({**plain(moves), "user_id": user}, table(rows, header), json=json)

@@ -5,26 +5,13 @@ from __future__ import annotations
 import errno
 import logging
 import sys
+from collections.abc import Callable, Mapping
 
 import typer
 
 from recllm import __version__
-from recllm.cli import (
-    adtext,
-    audience,
-    campaign,
-    data,
-    learn,
-    models,
-    people,
-    predict,
-    serve,
-    serving,
-    settings,
-    show,
-    uplift,
-)
-from recllm.cli.options import register_commands
+from recllm.cli import adtext, answer, campaign, data, learn, show
+from recllm.cli.options import add_command
 from recllm.cli.output import LogFormatter
 from recllm.errors import RecllmError
 
@@ -37,9 +24,44 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for room in (data, people, serving, learn, serve, audience, campaign, predict, uplift, adtext, show, settings, models):
-    room.register(app)
-register_commands(app)
+COMMANDS = (
+    *(data.init, data.ingest, data.validate, data.describe, data.pseudonym, data.profile),
+    *(learn.advise, learn.train, learn.evaluate, answer.recommend, answer.explain, answer.report),
+    *(answer.audience, answer.predict, answer.uplift, show.demo, show.prompts, show.settings, learn.refresh),
+)
+GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., None]]]] = {
+    "encoder": ("Encoders on disk.", {"export": learn.export}),
+    "feedback": (
+        "What people did with what they were shown.",
+        {"add": answer.feedback_add, "report": answer.report},
+    ),
+    "campaign": (
+        "Campaigns from plan to report.",
+        {
+            "plan": campaign.plan,
+            "preview": campaign.preview,
+            "approve": campaign.approve,
+            "export": campaign.export,
+            "report": campaign.report,
+        },
+    ),
+    "copy": (None, {"check": adtext.check, "replay": adtext.replay}),
+    "models": (
+        "Published models: list them, and choose which one serves.",
+        {"list": learn.list_models, "promote": learn.promote, "rollback": learn.rollback},
+    ),
+}
+
+for function in COMMANDS:
+    add_command(app, function)
+for name, (words, commands) in GROUPS.items():
+    group = typer.Typer(help=words, no_args_is_help=True)
+    if name == "copy":  # it is a command as well
+        group = typer.Typer(invoke_without_command=True)
+        group.callback()(adtext.copy)
+    for command, function in commands.items():
+        add_command(group, function, command)
+    app.add_typer(group, name=name)
 
 
 def _print_version(requested: bool) -> None:
@@ -69,14 +91,12 @@ def main() -> None:
         sys.stderr.write(f"recllm: {error}\n")
         sys.exit(error.exit_code)
     except OSError as error:
-        sys.stderr.write(f"recllm: {_describe(error)}\n")
+        message = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
+        if error.errno == errno.ENOSPC:
+            file = error.filename or "a file"
+            message = f"no space left on the disk while writing {file}; free some and run this again"
+        sys.stderr.write(f"recllm: {message}\n")
         sys.exit(1)
     except KeyboardInterrupt:
         sys.stderr.write("recllm: stopped; nothing half done was kept\n")
         sys.exit(130)
-
-
-def _describe(error: OSError) -> str:
-    if error.errno == errno.ENOSPC:
-        return f"no space left on the disk while writing {error.filename or 'a file'}; free some and run this again"
-    return f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")

@@ -7,9 +7,9 @@ import functools
 import inspect
 import re
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -18,9 +18,20 @@ from recllm.documents import allows_none
 from recllm.errors import UsageError
 from recllm.settings import merged, sections
 
+if TYPE_CHECKING:
+    from recllm.workspace.workspace import Workspace
+
 WorkspaceDir = Annotated[Path, typer.Option("-w", "--workspace", help="The workspace folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
+Explain = Annotated[bool, typer.Option(help="Give reasons.")]
+Csv = Annotated[Path | None, typer.Option(help="Also write the people to this CSV.")]
+Ids = Annotated[Path | None, typer.Option(help="A file of your ids; they stand for their pseudonyms.")]
+Model = Annotated[str | None, typer.Option(help="Another published version than the current one.")]
+ReasonLocale = Annotated[str | None, typer.Option(help="Language of the reasons: en or zh.")]
+User = Annotated[str, typer.Option("--user", "-u", help="The person's id.")]
+Users = Annotated[list[str] | None, typer.Option("--user", "-u", help="A person's id; may be repeated.")]
+UserFile = Annotated[Path | None, typer.Option("--users", help="A file with one id per line.")]
 SetOptions = Annotated[
     list[str] | None,
     typer.Option(
@@ -29,9 +40,46 @@ SetOptions = Annotated[
         help="A setting for this call, e.g. scorer.epochs=5; see recllm settings.",
     ),
 ]
+
 DEFAULT_WORKSPACE = Path("shop")
+DEFAULTS: Mapping[Any, Any] = {WorkspaceDir: DEFAULT_WORKSPACE, Json: False, Seed: 0, Explain: True}
+"""What shared options hold unless given. Any other option that may be None is None where its command says nothing."""
 
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
+
+
+def open_shop(workspace: Path) -> Workspace:
+    """The workspace of `-w`. What it needs is imported only here, so that help is instant."""
+    from recllm.workspace.workspace import Workspace
+
+    return Workspace.open(workspace)
+
+
+def read_ids(file: Path | None) -> list[str]:
+    """One id per line, in UTF-8; blank lines are skipped, and no file has none.
+
+    Raises `UsageError` when the file cannot be read.
+    """
+    if file is None:
+        return []
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: cannot be read as a list of ids, one per line: {error}") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def read_user_ids(user: list[str] | None, users: Path | None) -> list[str]:
+    """The ids of `--user` and `--users`; raises `UsageError` when there are none."""
+    user_ids = [*(user or []), *read_ids(users)]
+    if not user_ids:
+        raise UsageError("nobody was asked for: give --user ID, or --users FILE with one id per line")
+    return user_ids
+
+
+def ids_by_pseudonym(shop: Workspace, user_ids: Sequence[str]) -> dict[str, str]:
+    """What stands for its pseudonym in an answer: the ids of `--ids`."""
+    return dict(zip(shop.pseudonymiser().many(user_ids), user_ids, strict=True))
 
 
 class GroupedCommand(TyperCommand):
@@ -48,9 +96,9 @@ class GroupedCommand(TyperCommand):
                 formatter.write_dl(records)
 
 
-def as_command(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as typer is to see it: a parameter that is a dataclass becomes one option per field, and a command
-    that opens a workspace takes --set as well."""
+def add_command(app: typer.Typer, function: Callable[..., Any], name: str | None = None) -> None:
+    """Add a function as typer is to see it: a parameter that is a dataclass becomes one option per field, options have
+    their `DEFAULTS`, and a command that opens a workspace takes --set as well."""
     signature = inspect.signature(function, eval_str=True)
     parameters: list[inspect.Parameter] = []
     groups: dict[str, Any] = {}
@@ -62,25 +110,32 @@ def as_command(function: Callable[..., Any]) -> Callable[..., Any]:
             parameters.append(parameter)
     takes_set = "workspace" in signature.parameters and "options" not in signature.parameters
     if takes_set:
-        parameters.append(inspect.Parameter("options", _KEYWORD, default=None, annotation=SetOptions))
+        parameters.append(inspect.Parameter("options", _KEYWORD, annotation=SetOptions))
 
     @functools.wraps(function)
-    def command(*, options: Sequence[str] | None = None, **values: Any) -> Any:
-        if not takes_set:
-            values |= {"options": options} if "options" in signature.parameters else {}
-        for name, group in groups.items():
-            values[name] = group(**{field.name: values.pop(field.name) for field in dataclasses.fields(group)})
-        if not options or not takes_set:
+    def command(**values: Any) -> Any:
+        for group_name, group in groups.items():
+            values[group_name] = group(**{field.name: values.pop(field.name) for field in dataclasses.fields(group)})
+        options = values.pop("options") if takes_set else None
+        if not options:
             return function(**values)
         from recllm.workspace.workspace import overridden
 
         with overridden(read_settings(options)):
             return function(**values)
 
-    keyword_only = [p.replace(kind=_KEYWORD) for p in parameters]
+    keyword_only = [_with_default(parameter).replace(kind=_KEYWORD) for parameter in parameters]
     command.__signature__ = signature.replace(parameters=keyword_only)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in keyword_only}
-    return command
+    app.command(name, cls=GroupedCommand)(command)
+
+
+def _with_default(parameter: inspect.Parameter) -> inspect.Parameter:
+    if parameter.default is not parameter.empty:
+        return parameter
+    if parameter.annotation in DEFAULTS:
+        return parameter.replace(default=DEFAULTS[parameter.annotation])
+    return parameter.replace(default=None) if allows_none(parameter.annotation.__origin__) else parameter
 
 
 def read_settings(options: Sequence[str]) -> dict[str, Any]:
@@ -118,13 +173,3 @@ def _read_one(kind: str, text: str) -> Any:
         return text
     is_text = re.search(r"\bstr\b", kind) is not None  # "123" may be a tenant
     return text if is_text and not isinstance(value, str | list) else value
-
-
-def register_commands(app: typer.Typer) -> None:
-    """Turn every registered function of an app, and of the apps below it, into its command."""
-    for info in app.registered_commands:
-        if info.callback is not None:
-            info.callback, info.cls = as_command(info.callback), GroupedCommand
-    for group in app.registered_groups:
-        if group.typer_instance is not None:
-            register_commands(group.typer_instance)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from recllm.documents import json_text
@@ -13,6 +13,14 @@ from recllm.documents import json_text
 def emit_json(document: Any) -> None:
     """Exactly one JSON document on standard output."""
     sys.stdout.write(json_text(document))
+
+
+def show(document: Any, lines: Iterable[str], *, json: bool) -> None:
+    """A command's answer: one JSON document with --json, else lines for people."""
+    if json:
+        emit_json(document)
+    else:
+        say(*lines)
 
 
 def say(*lines: str) -> None:
@@ -28,10 +36,14 @@ def note(line: str) -> None:
 def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> list[str]:
     """Aligned text columns; numbers to the right."""
     cells = [[_cell(v) for v in row] for row in rows]
-    widths = [max(len(h), *(len(r[i]) for r in cells)) if cells else len(h) for i, h in enumerate(header)]
-    right = [all(isinstance(row[i], int | float) for row in rows) for i in range(len(header))]
-    lines = [_line(header, widths, right)]
-    return lines + [_line(row, widths, right) for row in cells]
+    columns = range(len(header))
+    widths = [max(len(line[column]) for line in (header, *cells)) for column in columns]
+    right = [all(isinstance(row[column], int | float) for row in rows) for column in columns]
+    lines = []
+    for line in (header, *cells):
+        parts = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)]
+        lines.append("  ".join(parts).rstrip())
+    return lines
 
 
 def _cell(value: object) -> str:
@@ -40,11 +52,6 @@ def _cell(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return "" if value is None else str(value)
-
-
-def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
-    parts = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(cells, widths, right, strict=True)]
-    return "  ".join(parts).rstrip()
 
 
 class LogFormatter(logging.Formatter):

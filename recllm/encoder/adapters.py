@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recllm.encoder.json_cache import file_hash
 from recllm.errors import ModelError
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -112,11 +113,12 @@ def save_adapter(state: Mapping[str, Any], spec: AdapterSpec, folder: Path) -> N
     (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def read_spec(folder: Path, model_type: str) -> AdapterSpec:
-    """The spec of a saved adapter, without its tensors and without torch.
+def check_base(folder: Path, *, model_type: str, base: str, base_hash: str) -> AdapterSpec:
+    """The spec of a saved adapter of this very model, without its tensors and without torch.
 
     Only rank, scale and layers are taken from the file, so nothing that it may say can load code or another model.
-    Raises `ModelError` when a file is missing or damaged, or it is not a plain LoRA of this architecture's layers.
+    Raises `ModelError` when a file is missing or damaged, it is not a plain LoRA of this architecture's layers, or it
+    was trained on other weights.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -127,7 +129,7 @@ def read_spec(folder: Path, model_type: str) -> AdapterSpec:
         layers = config.get("layers_to_transform")
         if config["peft_type"] != "LORA" or sorted(config["target_modules"]) != sorted(targets_of(model_type)):
             raise ModelError(f"{folder}: not a LoRA adapter of a {model_type} model's {targets_of(model_type)}")
-        return AdapterSpec(
+        spec = AdapterSpec(
             rank=int(config["r"]),
             alpha=float(config["lora_alpha"]),
             model_type=model_type,
@@ -140,11 +142,6 @@ def read_spec(folder: Path, model_type: str) -> AdapterSpec:
             f"{folder}: not an adapter that recllm wrote ({type(error).__name__}: {error}); it needs {ADAPTER_CONFIG} "
             f"and {ADAPTER_WEIGHTS} with a record of its base model"
         ) from error
-
-
-def check_base(folder: Path, *, model_type: str, base: str, base_hash: str) -> AdapterSpec:
-    """The spec of an adapter of this very model. Raises `ModelError` for one that was trained on other weights."""
-    spec = read_spec(folder, model_type)
     if spec.base_hash != base_hash:
         raise ModelError(
             f"{folder}: this adapter was trained on {spec.base} (weights {spec.base_hash[:12]}), and this model is "
@@ -180,8 +177,7 @@ def adapter_hash(folder: Path) -> str:
     digest = hashlib.sha256()
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         try:
-            with (folder / name).open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(bytes.fromhex(file_hash(folder / name)))
         except OSError as error:
             raise ModelError(f"{folder}: {name} cannot be read; an adapter is a folder with that file") from error
     return digest.hexdigest()

@@ -1,13 +1,18 @@
-"""A list of texts as work: each distinct text once, batches of about equal work, a bar on a terminal."""
+"""A list of texts as work: each distinct text once, as token numbers, in batches of about equal work."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recllm.errors import UsageError
+
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
     from recllm.schema import Encoder, FloatArray, IntArray, TextKind
 
 BATCH_TOKENS = 2048
@@ -24,12 +29,55 @@ def distinct(texts: Sequence[str]) -> tuple[list[str], IntArray]:
 def encode_unique(
     encoder: Encoder, texts: Sequence[str], *, kind: TextKind = "document"
 ) -> tuple[FloatArray, IntArray]:
-    """Vectors of the distinct texts, (n_distinct, dim) float32 unit rows, and each text's row, (len(texts),) int64.
-
-    `vectors[inverse]` are the rows of all texts; a caller with many duplicates can work on the short matrix instead.
-    """
+    """Vectors of the distinct texts, (n_distinct, dim) float32 unit rows, and each text's row, (len(texts),) int64."""
     texts_once, inverse = distinct(texts)
     return encoder.encode(texts_once, kind=kind), inverse
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Tokens:
+    """A tokenizer without padding and without a limit of its own, and how texts are prepared for it.
+
+    Needs the tokenizers library alone, no torch.
+    """
+
+    tokenizer: Tokenizer
+    pad: int
+    """The number that fills short rows up."""
+    prompts: Mapping[str, str]
+    lower_case: bool
+    limit: int
+    """Tokens at most, prompt and special tokens included."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of the longest text that is used whole, with the longest prompt before it."""
+        empty, *prompts = self.count(["", *self.prompts.values()])
+        return self.limit - (max(prompts, default=empty) - empty)
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, special tokens included and the prompt not, before any cut."""
+        return [len(encoding.ids) for encoding in self.tokenizer.encode_batch_fast(self._clean(texts))]
+
+    def ids(self, texts: Sequence[str], kind: TextKind) -> list[list[int]]:
+        """Each text's tokens, prompt and special tokens included, cut to the limit."""
+        if kind not in ("query", "document"):
+            raise UsageError(f'kind must be "query" or "document", not {kind!r}.')
+        prompt = self.prompts.get(kind, "")
+        rows = []
+        for encoding in self.tokenizer.encode_batch_fast([prompt + text for text in self._clean(texts)]):
+            ids: list[int] = encoding.ids
+            if len(ids) > self.limit:
+                # the first tokens, and the closing special token where the tokenizer puts one last
+                last = ids[-1] if encoding.special_tokens_mask[-1] else ids[self.limit - 1]
+                ids = [*ids[: self.limit - 1], last]
+            rows.append(ids)
+        return rows
+
+    def _clean(self, texts: Sequence[str]) -> list[str]:
+        # A lone surrogate (half of a broken emoji) is valid in a Python string and cannot be handed to Rust.
+        cleaned = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+        return [text.lower() for text in cleaned] if self.lower_case else cleaned
 
 
 def plan_batches(lengths: IntArray, budget: int = BATCH_TOKENS) -> Iterator[IntArray]:

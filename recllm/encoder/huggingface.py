@@ -3,9 +3,8 @@
 The library opens and saves it, with its own pooling, Dense modules, prompts and limit. What is known from its files
 (name, fingerprint, dimension) is known at once; torch and the library are imported when a text is to be encoded.
 
-The way from texts to batches is our own, and changes no vector by more than rounding: each distinct text once; texts
-sorted by their number of tokens and cut into batches of about equal work, in which nearly nothing is padding; no mask
-where none is needed; pooling in float32 behind a model in bfloat16. `SentenceTransformer.encode`, given the same
+The way from texts to batches is our own, and changes no vector by more than rounding: see `recllm.encoder.batches`; no
+mask where none is needed; pooling in float32 behind a model in bfloat16. `SentenceTransformer.encode`, given the same
 distinct texts, takes 1.35 times as long in float32 and in bfloat16 (4,000 item texts, MiniLM, processor time); and its
 bfloat16 vectors have a cosine down to .9965 with the exact ones, ours .9999, so that it would never pass the probe.
 """
@@ -23,15 +22,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from recllm.encoder.adapters import adapter_hash, check_base, merge_adapter
-from recllm.encoder.batches import distinct, encode_tokens
-from recllm.encoder.libraries import first_line, quiet_loading
-from recllm.encoder.tokens import Tokens
+from recllm.encoder.batches import Tokens, distinct, encode_tokens
+from recllm.encoder.folder import first_line, quiet_loading
 from recllm.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     import torch
 
-    from recllm.encoder.locate import Weights
+    from recllm.encoder.folder import ModelFolder
     from recllm.schema import FloatArray, TextKind
 
 Precision = Literal["float32", "bfloat16"]
@@ -47,7 +45,7 @@ class HuggingFaceEncoder:
 
     def __init__(
         self,
-        weights: Weights,
+        weights: ModelFolder,
         *,
         precision: Precision = "float32",
         max_tokens: int | None = None,
@@ -59,17 +57,16 @@ class HuggingFaceEncoder:
         cache_dir: str | Path | None = None,
     ) -> None:
         """`cache_dir` keeps the hashes of the files. Raises `ModelError` for an adapter of another base model."""
-        settings = weights.settings
         self.weights = weights
-        self.model_type = settings.model_type
+        self.model_type = weights.model_type
         self.precision: Precision = precision
         self.prompts = prompts
         self.threads = threads
-        self.limit = settings.token_limit(max_tokens)
-        self.dim = settings.dim
+        self.limit = weights.token_limit(max_tokens)
+        self.dim = weights.dim
         self.adapter = None if adapter is None else Path(adapter)
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
-        self._used_prompts = dict(settings.prompts if prompts is None else prompts)
+        self._used_prompts = dict(weights.prompts if prompts is None else prompts)
         self._device = device
         self._progress = progress
         self._opened: Any = None
@@ -79,14 +76,14 @@ class HuggingFaceEncoder:
             change = adapter_hash(self.adapter)
             check_base(self.adapter, model_type=self.model_type, base=weights.name, base_hash=self.base_hash)
         self.name = f"{weights.name}+lora-{change[:12]}" if change else weights.name
-        self.fingerprint = settings.fingerprint(
+        self.fingerprint = weights.fingerprint(
             prompts=self._used_prompts, limit=self.limit, precision=precision, adapter=change, cache_dir=self.cache_dir
         )
 
     @cached_property
     def base_hash(self) -> str:
         """Hash of the transformer's weights alone, by which an adapter names its base."""
-        return self.weights.settings.base_hash(self.cache_dir)
+        return self.weights.base_hash(self.cache_dir)
 
     @cached_property
     def device(self) -> str:
@@ -127,7 +124,7 @@ class HuggingFaceEncoder:
             tokenizer=tokenizer,
             pad=int(loaded.pad_token_id),
             prompts=self._used_prompts,
-            lower_case=self.weights.settings.lower_case,
+            lower_case=self.weights.lower_case,
             limit=self.limit,
         )
 
@@ -139,16 +136,11 @@ class HuggingFaceEncoder:
         texts_once, inverse = distinct(texts)
         if not texts_once:
             return np.zeros((0, self.dim), np.float32)
-        tokens = self.token_ids(texts_once, kind)
+        tokens = self.tokens.ids(texts_once, kind)
         return encode_tokens(tokens, self.dim, self._forward, progress=self._progress)[inverse]
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, special tokens included and the prompt not, before any cut."""
         return self.tokens.count(texts)
-
-    def token_ids(self, texts: Sequence[str], kind: TextKind = "document") -> list[list[int]]:
-        """Each text's tokens, prompt and special tokens included, cut to what the model takes."""
-        return self.tokens.ids(texts, kind)
 
     def padded(self, tokens: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Token ids (B, T) and mask (B, T), 1 for a real token; None when all are, which spares attention its mask."""
@@ -203,7 +195,6 @@ class HuggingFaceEncoder:
         model.save_pretrained(str(folder))
 
     def _forward(self, tokens: list[Sequence[int]]) -> FloatArray:
-        """Unit rows (len(tokens), dim) of one batch."""
         import torch
 
         ids, mask = self.padded(tokens)
@@ -216,29 +207,29 @@ class HuggingFaceEncoder:
         import torch
         from sentence_transformers import SentenceTransformer
 
-        started, settings = time.monotonic(), self.weights.settings
+        started, weights = time.monotonic(), self.weights
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         bfloat16 = self.precision == "bfloat16"
         # An adapter is merged in float32 before the model becomes bfloat16.
         dtype = torch.bfloat16 if bfloat16 and self.adapter is None else torch.float32
         options: dict[str, Any] = {"use_safetensors": True, "dtype": dtype}
-        if any(key.endswith("attn_implementation") for key in settings.config):
+        if any(key.endswith("attn_implementation") for key in weights.config):
             options["attn_implementation"] = "sdpa"  # the folder has no say in which code runs
         try:
             with quiet_loading():
                 model = SentenceTransformer(
-                    str(settings.folder),
+                    str(weights.path),
                     device=self.device,
                     local_files_only=True,
                     trust_remote_code=False,
                     model_kwargs=options,
                 ).eval()
         except Exception as error:  # the libraries raise whatever the broken file led to
-            raise ModelError(f"{self.weights.path}: its files do not load: {first_line(error)}") from error
-        _check_complete(self.weights.path, settings.weight_files(), model.transformers_model)
+            raise ModelError(f"{weights.path}: its files do not load: {first_line(error)}") from error
+        _check_complete(weights.path, weights.weight_files(), model.transformers_model)
         if self.adapter is not None:
-            base = {"model_type": self.model_type, "base": self.weights.name, "base_hash": self.base_hash}
+            base = {"model_type": self.model_type, "base": weights.name, "base_hash": self.base_hash}
             merge_adapter(model.transformers_model, self.adapter, **base)
             if bfloat16:
                 model.transformers_model.to(torch.bfloat16)
@@ -248,9 +239,9 @@ class HuggingFaceEncoder:
         _logger.info(
             "encoder %s from %s in %.1f s",
             self.name,
-            self.weights.source,
+            weights.source,
             seconds,
-            extra={"encoder": self.name, "source": self.weights.source, "seconds": round(seconds, 3)},
+            extra={"encoder": self.name, "source": weights.source, "seconds": round(seconds, 3)},
         )
         return model
 

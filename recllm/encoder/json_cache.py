@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from recllm.files import write_whole
 
 HASH_FILE = "hashes.json"
 
@@ -28,10 +28,7 @@ def remembered(path: Path | None, key: str, compute: Callable[[], Any], valid: C
     if path:
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(_read(path) | {key: value}, file, indent=1)
-            Path(name).replace(path)
+            write_whole(path, json.dumps(_read(path) | {key: value}, indent=1))
     return value
 
 

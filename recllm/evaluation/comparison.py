@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.errors import UsageError
+from recllm.evaluation.recllm_system import OURS
 from recllm.metrics import Values
 
 COMPARED = ("ndcg", "recall")
@@ -93,12 +94,12 @@ def _percentiles(data: NDArray[Any], figure: Any, draws: int, level: float, seed
     ).confidence_interval
 
 
-def best_peers(scores: Mapping[str, Mapping[str, Mapping[str, float]]], ours: str, k: int) -> dict[str, str]:
-    """Of each slice, the system with the highest main metric. Systems named `ours` or `ours`-something are no peers."""
+def best_peers(scores: Mapping[str, Mapping[str, Mapping[str, float]]], k: int) -> dict[str, str]:
+    """Of each slice, the system with the highest main metric. recllm and its variants are no peers."""
     best: dict[str, str] = {}
     metric = f"{COMPARED[0]}@{k}"
     for name, slices in scores.items():
-        if name == ours or name.startswith(f"{ours}-"):
+        if name == OURS or name.startswith(f"{OURS}-"):
             continue
         for part, figures in slices.items():
             if part not in best or figures.get(metric, 0.0) > scores[best[part]][part].get(metric, 0.0):
@@ -107,22 +108,17 @@ def best_peers(scores: Mapping[str, Mapping[str, Mapping[str, float]]], ours: st
 
 
 def system_differences(
-    values: Mapping[tuple[str, str], Mapping[str, Values]],
-    best: Mapping[str, str],
-    ours: str,
-    k: int,
-    seed: int,
-    draws: int,
+    values: Mapping[tuple[str, str], Mapping[str, Values]], best: Mapping[str, str], k: int, seed: int, draws: int
 ) -> Iterator[SystemDifference]:
     """Slice by slice, the best peer first. values: per person, by (system, slice) and metric."""
     for part in dict.fromkeys(p for _, p in values):
-        peers = [name for name, p in values if p == part and name != ours]
-        if (ours, part) not in values or not peers:
+        peers = [name for name, p in values if p == part and name != OURS]
+        if (OURS, part) not in values or not peers:
             continue
         peers.sort(key=lambda name: name != best.get(part))
         pairs = [(peer, f"{metric}@{k}") for peer in peers for metric in COMPARED]
-        gaps = [values[ours, part][metric] - values[peer, part][metric] for peer, metric in pairs]
+        gaps = [values[OURS, part][metric] - values[peer, part][metric] for peer, metric in pairs]
         intervals = paired_bootstraps(np.stack(gaps, axis=1), draws=draws, seed=seed)
         for (peer, metric), gap in zip(pairs, intervals, strict=True):
             mean, low, high = (round(v, 6) for v in (gap.mean, gap.low, gap.high))
-            yield SystemDifference(ours=ours, peer=peer, slice=part, metric=metric, mean=mean, low=low, high=high)
+            yield SystemDifference(ours=OURS, peer=peer, slice=part, metric=metric, mean=mean, low=low, high=high)

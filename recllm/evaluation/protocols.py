@@ -2,13 +2,13 @@
 
 An `EvaluationWindow` is one moment of a shop: what was known before it, which items could be offered, and slices of
 users with what they really bought afterwards. A system only ever sees an `EvaluationQuery`.
-`recllm.evaluation.benchmarks` makes the windows that published figures carry the name of, `recllm.evaluation.splits`
-windows of any other log.
+`recllm.evaluation.benchmarks` makes the windows that published figures carry the name of; windows of any other log are
+cut here, by time, by a `split` column, or by rows that a source publishes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -17,8 +17,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recllm.data.dataset import USER_COLUMN, Dataset, Events, utc
+from recllm.data.dataset import DAY, USER_COLUMN, Dataset, Events, utc
 from recllm.errors import DataError, UsageError
+from recllm.evaluation.tables import ORDER_STEP, LogTables
 from recllm.metrics import Truth
 from recllm.schema import Action
 
@@ -208,31 +209,142 @@ def make_slices(
             bought, pairs = (e.user.astype(np.int64) * n_items + e.item for e in (past, future))
             counts &= ~np.isin(pairs, np.unique(bought))
         if name == NOHISTORY:
-            counts &= _hidden_users(future.select(counts), basics)[future.user]
+            hidden = np.zeros(len(users), dtype=bool)
+            columns = [] if basics is None else [c for c in basics.columns if c != USER_COLUMN]
+            if basics is not None and columns:
+                told_any = basics.select(pl.any_horizontal(pl.col(columns).is_not_null())).to_series().to_numpy()
+                candidates = np.flatnonzero((np.diff(future.select(counts).indptr) > 0) & told_any)
+                hidden[np.random.default_rng(0).permutation(candidates)[:N_HIDDEN_USERS]] = True
+            counts &= hidden[future.user]
         items = np.unique(future.item[~sold[future.item]]) if name == COLD else np.flatnonzero(offered)
         events = future.select(counts)
         spent = np.nan_to_num(events.price.astype(np.float64)) * events.quantity
         truth = Truth.from_pairs(events.user, events.item, len(users), spent)
         rows = np.flatnonzero(truth.sizes > 0)
-        if len(rows):
-            part = Slice(
-                name=name,
-                users=rows,
-                items=items.astype(np.int32),
-                truth=truth.rows(rows),
-                mask_seen=name in (NEW, MASKED),
-                hidden=name == NOHISTORY,
-            )
-            slices.append(part)
+        part = Slice(
+            name=name,
+            users=rows,
+            items=items.astype(np.int32),
+            truth=truth.rows(rows),
+            mask_seen=name in (NEW, MASKED),
+            hidden=name == NOHISTORY,
+        )
+        slices += [part] if len(rows) else []
     return tuple(slices)
 
 
-def _hidden_users(events: Events, basics: pl.DataFrame | None) -> NDArray[np.bool_]:
-    """At most `N_HIDDEN_USERS` of the users with an event who told the shop anything about themselves, (n_users,)."""
-    drawn = np.zeros(len(events.indptr) - 1, dtype=bool)
-    columns = [] if basics is None else [c for c in basics.columns if c != USER_COLUMN]
-    if basics is not None and columns:
-        told_any = basics.select(pl.any_horizontal(pl.col(columns).is_not_null())).to_series().to_numpy()
-        candidates = np.flatnonzero((np.diff(events.indptr) > 0) & told_any)
-        drawn[np.random.default_rng(0).permutation(candidates)[:N_HIDDEN_USERS]] = True
-    return drawn
+def split_tables(
+    tables: LogTables, *, split: str = "time", test_days: int = 28, slices: Sequence[str] | None = None
+) -> EvaluationWindow:
+    """A window of a folder's log: split "time", or "column", which takes published rows where the folder has them.
+
+    Without `slices`: ALL, NEW, COLD and NOHISTORY by time, UNMASKED and MASKED by column.
+    """
+    if split == "time":
+        if tables.by_order:
+            raise UsageError(f"{tables.name}: this log has no times, only an order; split it by column")
+        name = f"{tables.name}-last{test_days}"
+        return time_split(tables.dataset(), test_days=test_days, name=name, slices=slices or TIME_SLICES)
+    if split != "column":
+        raise UsageError(f"unknown split {split!r}; known: time, column")
+    cut = column_split if tables.eval_rows is None else row_split
+    return cut(tables, slices=slices or (UNMASKED, MASKED))
+
+
+def time_split(
+    dataset: Dataset, *, test_days: int = 28, name: str = "time", slices: Sequence[str] = TIME_SLICES
+) -> EvaluationWindow:
+    """The last `test_days` whole days (UTC) of the log against everything before them.
+
+    Raises `UsageError` when the days reach back to or before the first purchase.
+    """
+    at = dataset.events.of(Action.PURCHASE).at
+    if not len(at):
+        raise DataError(f"{name}: the log has no purchases to predict")
+    end = (int(at.max()) // DAY + 1) * DAY
+    start = end - test_days * DAY
+    if test_days < 1 or start <= int(at.min()):
+        raise UsageError(
+            f"{name}: {test_days} test days do not fit into the log, {utc(int(at.min())):%Y-%m-%d} to "
+            f"{utc(int(at.max())):%Y-%m-%d}; give between 1 and {max(1, (end - int(at.min()) - 1) // DAY)}"
+        )
+    return next_purchases(dataset, start=start, end=end, protocol=name, slices=slices)
+
+
+def column_split(
+    tables: LogTables,
+    *,
+    test: str = "test",
+    history: Iterable[str] = ("train", "valid"),
+    slices: Sequence[str] = (UNMASKED, MASKED),
+) -> EvaluationWindow:
+    """The events whose `split` is `test` against those of the `history` parts.
+
+    Only the train part may be learned from, as in the literature on leave-one-out, whose models see the valid item only
+    as the end of the asked history. All items of the folder are ranked. The two slices differ only in whether a
+    person's history is masked.
+    """
+    events = tables.interactions
+    parts = events["split"].drop_nulls().unique().to_list() if "split" in events.columns else []
+    if test not in parts:
+        raise DataError(f"{tables.name}: no event has split {test!r}; found {', '.join(sorted(parts)) or 'none'}")
+    log = tables.dataset()
+    histories, fit_on, future = (_events_of(tables, log, parts) for parts in (history, ["train"], [test]))
+    return _window(f"{tables.name}-{test}", log, histories, fit_on, future.events, slices)
+
+
+def row_split(tables: LogTables, *, test: str = "test", slices: Sequence[str] = (UNMASKED, MASKED)) -> EvaluationWindow:
+    """Each published row of `eval_rows` (history, target) is a user of its own; all items are ranked.
+
+    Learned from are the events of the train part alone, since a row's history holds other rows' targets. The last
+    event of each history falls one step before the window.
+    """
+    if tables.eval_rows is None:
+        raise DataError(f"{tables.name}: there is no eval_rows.parquet")
+    rows = tables.eval_rows.filter(pl.col("split") == test)
+    if not rows.height:
+        raise DataError(f"{tables.name}: eval_rows has no row with split {test!r}")
+    log = tables.dataset()
+    fit_on = _events_of(tables, log, ["train"])
+    rows = rows.with_columns(user=pl.format(test + "-{}", "row"))
+    users = rows.select(user_id="user")
+    length = pl.col("history").list.len().cast(pl.Int64)
+    histories = rows.select("user", "history", age=pl.int_ranges(length, 0, -1)).explode("history", "age")
+    past = histories.select(
+        user_id="user", item_id="history", timestamp=fit_on.as_of - pl.col("age").cast(pl.Int64) * ORDER_STEP
+    )
+    targets = rows.select(user_id="user", item_id="target", timestamp=pl.lit(fit_on.as_of))
+    dataset = Dataset.construct(past, users, log.items, as_of=fit_on.as_of)
+    future = Dataset.construct(targets, users, log.items, as_of=fit_on.as_of + 1).events
+    window = _window(f"{tables.name}-{test}", log, dataset, fit_on, future, slices)
+    return replace(window, fit_users=log.user_rows(rows["user_id"]))
+
+
+def _window(
+    name: str, log: Dataset, dataset: Dataset, fit_on: Dataset, future: Events, slices: Sequence[str]
+) -> EvaluationWindow:
+    cut = make_slices(
+        slices,
+        past=dataset.events.of(Action.PURCHASE),
+        future=future.of(Action.PURCHASE),
+        users=np.ones(dataset.n_users, dtype=bool),
+        sold=np.bincount(fit_on.events.of(Action.PURCHASE).item, minlength=log.n_items) > 0,
+        offered=np.ones(log.n_items, dtype=bool),
+    )
+    if not cut:
+        raise DataError(f"{name}: nobody has anything to find in {', '.join(slices)}")
+    return EvaluationWindow(
+        protocol=name,
+        dataset=dataset,
+        fit_on=fit_on,
+        slices=cut,
+        until=max(log.as_of, dataset.as_of),
+        data_hash=log.data_hash(),
+    )
+
+
+def _events_of(tables: LogTables, log: Dataset, parts: Iterable[str]) -> Dataset:
+    """The events of these parts, on the rows of `log`; a log without times ends one step after its last event."""
+    events = tables.interactions.filter(pl.col("split").is_in(list(parts)))
+    part = Dataset.construct(events, log.users, log.items)
+    return replace(part, as_of=part.as_of - 1 + ORDER_STEP) if tables.by_order else part

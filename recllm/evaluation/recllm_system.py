@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,14 @@ from numpy.typing import NDArray
 from recllm.data.dataset import Dataset
 from recllm.documents import plain
 from recllm.errors import DataError, NotFittedError
+from recllm.evaluation.baselines import one_pass_for_both_masks
 from recllm.evaluation.protocols import EvaluationQuery, RankedLists, Ranker, System
-from recllm.evaluation.ranking import ListsOfBothMasks, once_per_window, one_pass_for_both_masks
 from recllm.evaluation.record import logger
 from recllm.schema import Encoder
 
 if TYPE_CHECKING:
     from recllm.features.item_vectors import DatedItemVectors
-    from recllm.recommender.ranking import ItemRanker, Ranked, UserInputs
+    from recllm.recommender.ranking import ItemRanker, UserInputs
     from recllm.recommender.recommender import Recommender
     from recllm.settings import (
         CandidateSettings,
@@ -90,7 +91,7 @@ def learned_system(
     progress: Callable[[str], None] | None = None,
 ) -> System:
     """Trains at the first query of a window on `query.fit_on`, and keeps what it learned for the next ones."""
-    trained = once_per_window(lambda past: _train(past, encoder, recipe, item_vectors, progress or logger.info))
+    trained = lru_cache(maxsize=1)(lambda past: _train(past, encoder, recipe, item_vectors, progress or logger.info))
     settings = {"encoder": encoder.name, **recipe.settings()}
     return System(rank=lambda query: trained(query.fit_on)(query), settings=settings)
 
@@ -161,20 +162,19 @@ def _ranker(ranker: ItemRanker, encoder: Encoder, locale: str, popularity_weight
     def allowed(query: EvaluationQuery) -> NDArray[np.bool_]:
         return np.isin(np.arange(query.dataset.n_items), query.items)
 
-    def with_and_without_repeats(query: EvaluationQuery) -> ListsOfBothMasks:
+    @one_pass_for_both_masks
+    def with_and_without_repeats(query: EvaluationQuery) -> list[RankedLists]:
         both = ranker.rank_with_and_without_repeats(
             inputs(query), query.k, allowed=allowed(query), popularity_weight=popularity_weight
         )
-        return ListsOfBothMasks(query, *map(_lists, both))
-
-    both_masks = one_pass_for_both_masks(with_and_without_repeats)
+        return [RankedLists(ranked.item, ranked.probability) for ranked in both]
 
     def answer(query: EvaluationQuery) -> RankedLists:
         sold = ranker.population.stats.buyers_ever[query.items].any()
         if sold and query.hidden_users is None:
-            return both_masks(query)
+            return with_and_without_repeats(query)
         # no source of candidates can propose what never sold
-        lists = ranker.rank(
+        ranked = ranker.rank(
             inputs(query),
             query.k,
             items=None if sold else query.items,
@@ -182,10 +182,6 @@ def _ranker(ranker: ItemRanker, encoder: Encoder, locale: str, popularity_weight
             repeats=not query.mask_seen,
             popularity_weight=popularity_weight,
         )
-        return _lists(lists)
+        return RankedLists(ranked.item, ranked.probability)
 
     return answer
-
-
-def _lists(ranked: Ranked) -> RankedLists:
-    return RankedLists(ranked.item, ranked.probability)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -17,7 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from recllm.encoder.hardware import usable_cores
 from recllm.evaluation.protocols import RankedLists
+from recllm.files import whole_file, write_whole
 
 logger = logging.getLogger("recllm.evaluation")
 
@@ -27,21 +28,15 @@ LIBRARIES = ("recllm", "numpy", "scipy", "polars", "torch", "transformers", "lig
 
 
 def provenance() -> dict[str, Any]:
-    """What every record holds: the commit (None without a checkout) and what follows below."""
+    """What every record holds: the commit (None without a checkout), the machine, the versions of libraries."""
     return {
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--", "recllm")),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "hash_scheme": "sha256-columns",
-        "hardware": hardware(),
+        "hardware": {"cores": usable_cores(), "machine": platform.machine(), "system": platform.system()},
         "versions": versions(),
     }
-
-
-def hardware() -> dict[str, Any]:
-    """Cores this process may use, and the kind of processor."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cores": usable, "machine": platform.machine(), "system": platform.system()}
 
 
 def versions(*others: str) -> dict[str, str]:
@@ -66,24 +61,21 @@ def _git(*arguments: str) -> str | None:
 
 def finished_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record with its provenance, arrays as lists, and floats of six decimals, or of three digits below 1e-4."""
+
+    def rounded(digits: str) -> float:
+        number = float(digits)
+        return round(number, 6) if abs(number) >= 1e-4 else float(f"{number:.3g}")
+
     text = json.dumps(dict(record) | provenance(), default=lambda value: value.tolist())
-    rounded: dict[str, Any] = json.loads(text, parse_float=_rounded)
-    return rounded
-
-
-def _rounded(digits: str) -> float:
-    number = float(digits)
-    return round(number, 6) if abs(number) >= 1e-4 else float(f"{number:.3g}")
+    finished: dict[str, Any] = json.loads(text, parse_float=rounded)
+    return finished
 
 
 def write_record(record: Mapping[str, Any], path: str | Path) -> None:
     """As JSON. Raises `ValueError` for a NaN, which is no JSON."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-
-
-# --- the lists of an unfinished run --------------------------------------------------------------------------------
+    write_whole(path, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def run_key(**parts: Any) -> str:
@@ -103,10 +95,8 @@ def save_lists(path: Path, key: str, seconds: float, lists: Mapping[str, RankedL
         if answer.probabilities is not None:
             columns[f"{name} probabilities"] = answer.probabilities
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    with unfinished.open("wb") as file:
+    with whole_file(path) as file:
         np.savez_compressed(file, **columns)
-    unfinished.replace(path)
 
 
 def load_lists(path: Path, key: str) -> tuple[float, dict[str, RankedLists]] | None:

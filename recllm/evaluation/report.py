@@ -1,24 +1,48 @@
-"""Runs systems over a window and keeps what came out: JSON for programs, a table for people."""
+"""Runs systems over a window and keeps what came out: JSON for programs, a table for people.
+
+What is measured of the lists of a slice is also measured of subgroups, read off the same lists. Items (HEAD, TAIL) and
+users (LIGHT, HEAVY) are cut in two for the window's first slice of items that were sold before: ALL by time, the first
+of MASKED and UNMASKED elsewhere.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recllm import metrics
 from recllm.data.dataset import utc
+from recllm.evaluation.baselines import buyers
 from recllm.evaluation.comparison import COMPARED, SystemDifference, best_peers, system_differences
-from recllm.evaluation.metric_table import SUBGROUPS, Subgroup, measure, subgroups
-from recllm.evaluation.protocols import SLICES, EvaluationWindow, RankedLists, System
-from recllm.evaluation.ranking import buyers
-from recllm.evaluation.recllm_system import OURS
+from recllm.evaluation.protocols import COLD, SLICES, EvaluationWindow, RankedLists, Slice, System
 from recllm.evaluation.record import load_lists, logger, provenance, run_key, save_lists, write_record
-from recllm.metrics import Values
+from recllm.metrics import Rankings, Truth, Values
+from recllm.schema import Action
+
+HEAD, TAIL, LIGHT, HEAVY = "HEAD", "TAIL", "LIGHT", "HEAVY"
+
+SUBGROUPS = {
+    HEAD: "judged by what people took of the fifth of the items with most buyers before",
+    TAIL: "judged by what people took of the other items",
+    LIGHT: "people with at most the median number of purchases before",
+    HEAVY: "people with more",
+}
+
+HEAD_SHARE = 0.2
+
+PER_PERSON: dict[str, Callable[[Rankings, Truth, int], Values]] = {
+    "ndcg": metrics.ndcg,
+    "recall": metrics.recall,
+    "hr": metrics.hit_rate,
+    "precision": metrics.precision,
+    "mrr": metrics.reciprocal_rank,
+}
 
 Scores = dict[str, dict[str, dict[str, float]]]
 """By system, slice or subgroup, and metric; metric names are lower case, such as "ndcg@20"."""
@@ -41,16 +65,9 @@ class Report:
 
     def document(self) -> dict[str, Any]:
         """What `write` puts into the file: the fields, then the extra keys."""
-        return {
-            "protocol": self.protocol,
-            "commit": self.commit,
-            "data_hash": self.data_hash,
-            "seed": self.seed,
-            "seconds": round(self.seconds, 2),
-            "systems": self.systems,
-            "differences": [{name: getattr(d, name) for name in SystemDifference.__slots__} for d in self.differences],
-            **self.extra,
-        }
+        document: dict[str, Any] = asdict(self) | {"seconds": round(self.seconds, 2)}
+        extra: dict[str, Any] = document.pop("extra")
+        return document | extra
 
     def write(self, path: str | Path) -> None:
         write_record(self.document(), path)
@@ -91,13 +108,12 @@ def evaluate(
     systems: Mapping[str, System],
     *,
     k: int = 20,
-    ours: str = OURS,
     seed: int = 0,
     draws: int = 1000,
     vectors: NDArray[np.float32] | None = None,
     resume: Path | None = None,
 ) -> Report:
-    """Asks every system every slice it plays in, and compares `ours` with each of the others person by person.
+    """Asks every system every slice it plays in, and compares recllm with each of the others person by person.
 
     vectors: (n_items, dim), unit rows, for intra-list diversity. `seed` is the bootstrap's; systems have their own.
     resume: a folder that holds the lists of each system that has finished, so that a run that was interrupted goes on
@@ -121,8 +137,8 @@ def evaluate(
                 scores.setdefault(name, {})[group] = finite
         summary = ", ".join(f"{part} {figures.get(main, 0.0):.4f}" for part, figures in scores.get(name, {}).items())
         logger.info("%s: %.1f s; %s %s", name, spent[name], main, summary, extra={"scores": scores.get(name, {})})
-    best = best_peers(scores, ours, k)
-    differences = tuple(system_differences(values, best, ours, k, seed, draws))
+    best = best_peers(scores, k)
+    differences = tuple(system_differences(values, best, k, seed, draws))
     source = provenance()
     return Report(
         protocol=window.protocol,
@@ -161,7 +177,6 @@ def _ranked(
 def _about(
     window: EvaluationWindow, groups: Mapping[str, list[Subgroup]], systems: Mapping[str, System], k: int
 ) -> dict[str, Any]:
-    """What was measured, and of what."""
     return {
         "note": window.note,
         "notes": [system.note for system in systems.values() if system.note],
@@ -178,3 +193,101 @@ def _about(
         },
         "settings": {name: dict(system.settings) for name, system in systems.items() if system.settings},
     }
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Subgroup:
+    """A slice, or a part of it."""
+
+    name: str
+    slice: str
+    rows: NDArray[np.int64]
+    """Positions of its people in the slice's lists."""
+    truth: Truth
+    """One run per person of `rows`, all non-empty."""
+
+
+def subgroups(window: EvaluationWindow, sold: NDArray[np.integer]) -> dict[str, list[Subgroup]]:
+    """By name of the slice, the slice itself first. sold: buyers of each item before, (n_items,)."""
+    groups = {
+        s.name: [Subgroup(name=s.name, slice=s.name, rows=np.arange(len(s.users)), truth=s.truth)]
+        for s in window.slices
+    }
+    main = next((s for s in window.slices if s.name != COLD and not s.hidden), None)
+    if main is not None:
+        # equal numbers of buyers at the border are told apart by item row, whose order is that of a hash
+        order = main.items[np.argsort(-sold[main.items], kind="stable")]
+        head = np.zeros(len(sold), dtype=bool)
+        head[order[: int(np.ceil(HEAD_SHARE * len(order)))]] = True
+        bought = np.diff(window.dataset.events.of(Action.PURCHASE).indptr)[main.users]
+        heavy = bought > np.median(bought)
+        truths = {HEAD: main.truth.select(head[main.truth.item]), TAIL: main.truth.select(~head[main.truth.item])}
+        rows = {name: np.flatnonzero(truth.sizes > 0) for name, truth in truths.items()}
+        rows |= {LIGHT: np.flatnonzero(~heavy), HEAVY: np.flatnonzero(heavy)}
+        groups[main.name] += [
+            Subgroup(name=name, slice=main.name, rows=users, truth=truths.get(name, main.truth).rows(users))
+            for name, users in rows.items()
+            if len(users)
+        ]
+    return groups
+
+
+def measure(
+    lists: RankedLists,
+    part: Slice,
+    groups: list[Subgroup],
+    k: int,
+    window: EvaluationWindow,
+    sold: NDArray[np.int64],
+    vectors: NDArray[np.float32] | None,
+) -> Iterator[tuple[str, dict[str, Values], dict[str, float]]]:
+    """Name, values per person and figures of each of the slice's `groups`.
+
+    Over lists, money and probabilities only the whole slice has figures. sold: buyers of each item before, (n_items,).
+    vectors: (n_items, dim), unit rows, for intra-list diversity.
+    """
+    for group in groups:
+        items = lists.items[group.rows]
+        values = {f"{name}@{k}": metric(items, group.truth, k) for name, metric in PER_PERSON.items()}
+        figures = {name: metrics.average(value) for name, value in values.items()}
+        if group.truth.value is not None and group.truth.value.any():  # of the money spent on what counts as truth
+            figures[f"revenue_recall@{k}"] = metrics.average(metrics.value_recall(items, group.truth, k))
+            figures[f"spend_covered@{k}"] = metrics.spend_covered(items, group.truth, k)
+        if group.name == part.name:
+            figures |= _of_lists(lists, part, k, window, sold, vectors)
+        yield group.name, values, figures
+
+
+def _of_lists(
+    answer: RankedLists,
+    part: Slice,
+    k: int,
+    window: EvaluationWindow,
+    sold: NDArray[np.int64],
+    vectors: NDArray[np.float32] | None,
+) -> dict[str, float]:
+    """Figures of all lists together, of their probabilities over the listed pairs, and those that the system gave."""
+    lists = answer.items
+    figures = {
+        f"coverage@{k}": metrics.coverage(lists, len(part.items), k),
+        f"gini@{k}": metrics.gini(lists, len(part.items), k),
+    }
+    if sold[part.items].any():
+        # ranks among the items of the slice, so that never-sold rows of the dataset do not stretch the scale
+        position = np.searchsorted(part.items, np.maximum(lists, 0)).astype(np.int32)
+        positions = np.where(lists >= 0, position, -1)
+        figures[f"mean_popularity@{k}"] = metrics.mean_popularity(lists, sold, k)
+        figures[f"popularity_rank@{k}"] = metrics.popularity_rank(positions, sold[part.items], k)
+        figures[f"novelty@{k}"] = metrics.novelty(lists, sold, window.fit_on.n_users, k)
+    if vectors is not None:
+        figures[f"diversity@{k}"] = metrics.average(metrics.diversity(lists, vectors, k))
+    if window.retained and not part.hidden and part.truth.value is not None and part.truth.value.any():
+        figures[f"retained_reached@{k}"] = metrics.retained_reached(lists, part.truth, k, window.retained)
+    if answer.probabilities is not None:
+        bought = metrics.hits(lists, part.truth, k)[lists >= 0]
+        probability = answer.probabilities[lists >= 0]
+        figures["accuracy@0.5"] = metrics.accuracy(probability, bought)  # whether "at least .5" and "bought" agree
+        figures[f"probability@{k}"] = float(probability.mean()) if len(probability) else float("nan")
+        figures[f"ece@{k}"] = metrics.calibration_error(probability, bought)
+        figures |= answer.figures
+    return figures

@@ -17,13 +17,11 @@ from numpy.typing import NDArray
 
 from recllm.errors import MissingExtraError, UsageError
 from recllm.evaluation import baselines
-from recllm.evaluation.peers.ease import ease
-from recllm.evaluation.peers.factors import als, bpr
+from recllm.evaluation.baselines import rank_by
+from recllm.evaluation.peers.collaborative import als, bpr, ease, tifu_knn
 from recllm.evaluation.peers.neural import ACCURACY_NOTE, sasrec, source_model
-from recllm.evaluation.peers.tifu import tifu_knn
 from recllm.evaluation.peers.trees import lightgbm
 from recllm.evaluation.protocols import ALL, COLD, MASKED, NEW, NOHISTORY, UNMASKED, EvaluationWindow, Ranker, System
-from recllm.evaluation.ranking import rank_by
 from recllm.evaluation.recllm_system import FROZEN, OUR_SYSTEMS, TUNED, TrainingRecipe, advised_recipe, learned_system
 from recllm.schema import Encoder
 

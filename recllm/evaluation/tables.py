@@ -16,13 +16,15 @@ from recllm.data.dataset import DAY, Dataset
 from recllm.errors import DataError, MissingExtraError
 from recllm.schema import ACTIONS, Action
 
-EVENT_NAMES = {
-    "alipay": Action.PURCHASE,
-    "buy": Action.PURCHASE,
-    "collect": Action.FAVOURITE,
-    "click": Action.VIEW,
-} | {a.value: a for a in ACTIONS if a is not Action.CLICK}
-"""Names that occur in public logs. A `review` stands for a purchase."""
+EVENT_NAMES: dict[str, str] = {
+    "alipay": Action.PURCHASE.value,
+    "buy": Action.PURCHASE.value,
+    "collect": Action.FAVOURITE.value,
+    "click": Action.VIEW.value,
+    **{a.value: a.value for a in ACTIONS if a is not Action.CLICK},
+    "review": Action.PURCHASE.value,
+}
+"""Names that occur in public logs -> those of actions."""
 
 ORDER_EPOCH = 1_000_000_000
 """Where the time line of a log without times begins (2001-09-09 UTC)."""
@@ -60,15 +62,32 @@ def read_folder(folder: str | Path) -> LogTables:
     prices of the folder are dropped when the events carry prices, since they may be taken over the whole span.
     """
     folder = Path(folder)
-    tables = {name: _read(folder / f"{name}.parquet") for name in ("interactions", "items", "users", "eval_rows")}
+    tables: dict[str, pl.DataFrame | None] = {}
+    for name in ("interactions", "items", "users", "eval_rows"):
+        path = folder / f"{name}.parquet"
+        try:
+            tables[name] = pl.read_parquet(path) if path.is_file() else None
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise DataError(f"{path} is not a parquet table that can be read: {error}") from error
     events, items = tables["interactions"], tables["items"]
     if events is None or items is None:
         name = "interactions" if events is None else "items"
         raise DataError(f"{folder / name}.parquet does not exist; the folder needs interactions.parquet, items.parquet")
+    path = folder / "interactions.parquet"
     missing = {"user_id", "item_id"} - set(events.columns)
     if missing:
-        raise DataError(f"{folder / 'interactions.parquet'}: missing column {', '.join(sorted(missing))}")
-    events, by_order = _with_times(_with_action_names(events, folder), folder)
+        raise DataError(f"{path}: missing column {', '.join(sorted(missing))}")
+    if "event" in events.columns:
+        unknown = sorted(set(events["event"].drop_nulls().unique()) - set(EVENT_NAMES))
+        if unknown:
+            raise DataError(f"{path}: unknown event {unknown[0]!r}; known: {', '.join(EVENT_NAMES)}")
+        actions = pl.col("event").fill_null("purchase").replace_strict(EVENT_NAMES, return_dtype=pl.String)
+        events = events.with_columns(actions)
+    by_order = "timestamp" not in events.columns or events["timestamp"].is_null().any()
+    if by_order:
+        if "order" not in events.columns or events["order"].is_null().any():
+            raise DataError(f"{path}: each event needs a timestamp, or each an order")
+        events = events.with_columns(timestamp=_times_of_orders(events))
     if "price" in events.columns and events["price"].is_not_null().any() and "price" in items.columns:
         items = items.drop("price")
     return LogTables(
@@ -122,34 +141,6 @@ def complete_journey() -> LogTables:
         users=people.with_columns(pl.all().cast(pl.String)),
         eval_rows=None,
     )
-
-
-def _read(path: Path) -> pl.DataFrame | None:
-    if not path.is_file():
-        return None
-    try:
-        return pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path} is not a parquet table that can be read: {error}") from error
-
-
-def _with_action_names(events: pl.DataFrame, folder: Path) -> pl.DataFrame:
-    if "event" not in events.columns:
-        return events
-    names = {k: v.value for k, v in EVENT_NAMES.items()}
-    names["review"] = Action.PURCHASE.value
-    unknown = sorted(set(events["event"].drop_nulls().unique()) - set(names))
-    if unknown:
-        raise DataError(f"{folder / 'interactions.parquet'}: unknown event {unknown[0]!r}; known: {', '.join(names)}")
-    return events.with_columns(pl.col("event").fill_null("purchase").replace_strict(names, return_dtype=pl.String))
-
-
-def _with_times(events: pl.DataFrame, folder: Path) -> tuple[pl.DataFrame, bool]:
-    if "timestamp" in events.columns and events["timestamp"].is_not_null().all():
-        return events, False
-    if "order" not in events.columns or events["order"].is_null().any():
-        raise DataError(f"{folder / 'interactions.parquet'}: each event needs a timestamp, or each an order")
-    return events.with_columns(timestamp=_times_of_orders(events)), True
 
 
 def _times_of_orders(events: pl.DataFrame) -> pl.Expr:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recllm.encoder.adapters import merge_adapter
-from recllm.encoder.libraries import quiet_loading
+from recllm.encoder.folder import quiet_loading
 from recllm.errors import ModelError
 from recllm.generator.chat import Message, chatml, messages, without
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urldefrag
 
-from recllm.encoder.libraries import quiet_loading
+from recllm.encoder.folder import quiet_loading
 from recllm.errors import GenerationError, MissingExtraError, ModelError, UsageError
 from recllm.generator.process import ProcessGenerator, child_command
 from recllm.schema import Generator

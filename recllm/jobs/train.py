@@ -53,10 +53,10 @@ def export_encoder(
     With a workspace the vectors are compared on its item texts, else on those of the probe. Raises `UsageError` for an
     encoder that is no transformers model.
     """
+    from recllm.encoder.hardware import PROBE_TEXTS
     from recllm.encoder.huggingface import HuggingFaceEncoder
     from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
     from recllm.encoder.onnx_export import export_onnx
-    from recllm.encoder.precision import PROBE_TEXTS
     from recllm.text.items import item_texts
 
     texts, name = list(PROBE_TEXTS), encoder or DEFAULT_ENCODER
@@ -238,9 +238,9 @@ def evaluate_data(
     or both sources are given, or the test days do not fit into the log; `DataError` for a past that is too small.
     """
     from recllm.encoder.loading import load_encoder
+    from recllm.evaluation.protocols import split_tables, time_split
     from recllm.evaluation.recllm_system import TrainingRecipe
     from recllm.evaluation.report import evaluate
-    from recllm.evaluation.splits import split_tables, time_split
     from recllm.evaluation.systems import BASELINES, systems_for
     from recllm.evaluation.tables import read_folder
     from recllm.text.items import item_texts

@@ -31,7 +31,7 @@ def preview_page(document: Mapping[str, Any]) -> str:
 def report_page(outcome: CampaignOutcome, *, currency: str = "", locale: str = "en") -> str:
     """The page of a campaign's outcome."""
     labels = words("campaign", locale)
-    segments = [(by, rows, picture(svg(_segment_chart(by, rows, labels)))) for by, rows in _segments(outcome)]
+    segments = [(by, rows, picture(svg(chart))) for by, rows, chart in _segments(outcome, labels)]
     return render(
         "campaign_report.html.j2",
         outcome=outcome,
@@ -63,7 +63,7 @@ def report_png(outcome: CampaignOutcome, path: Path, *, locale: str = "en") -> s
     """Who converted among those reached, held out and the rest, the effect, and the segments, as a PNG."""
     labels = words("campaign", locale)
     charts = [_groups_chart(outcome, labels), _effect_chart(outcome, labels, labels["effect_png"])]
-    return write_png([*charts, *(_segment_chart(by, rows, labels) for by, rows in _segments(outcome))], path)
+    return write_png([*charts, *(chart for _, _, chart in _segments(outcome, labels))], path)
 
 
 def _group_chart(group: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> BarChart:
@@ -94,15 +94,13 @@ def _groups_chart(outcome: CampaignOutcome, labels: Mapping[str, str]) -> BarCha
     return BarChart(title=labels["converted"], bars=bars, width=WIDTH)
 
 
-def _segments(outcome: CampaignOutcome) -> Iterator[tuple[str, list[SegmentFigures]]]:
-    """Every way to divide the people with its first parts."""
+def _segments(
+    outcome: CampaignOutcome, labels: Mapping[str, str]
+) -> Iterator[tuple[str, list[SegmentFigures], BarChart]]:
     for by in dict.fromkeys(segment.by for segment in outcome.segments):
-        yield by, [segment for segment in outcome.segments if segment.by == by][:MOST_ROWS]
-
-
-def _segment_chart(by: str, rows: Sequence[SegmentFigures], labels: Mapping[str, str]) -> BarChart:
-    bars = [_rate_bar(_segment_name(row, labels), row.reached) for row in rows]
-    return BarChart(title=f"{labels.get(by, by)}: {labels['converted']}", bars=bars, width=WIDTH)
+        rows = [segment for segment in outcome.segments if segment.by == by][:MOST_ROWS]
+        bars = [_rate_bar(_segment_name(row, labels), row.reached) for row in rows]
+        yield by, rows, BarChart(title=f"{labels.get(by, by)}: {labels['converted']}", bars=bars, width=WIDTH)
 
 
 def _effect_chart(outcome: CampaignOutcome, labels: Mapping[str, str], title: str) -> BarChart:

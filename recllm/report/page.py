@@ -21,15 +21,12 @@ from recllm.files import write_whole
 from recllm.text.templates import language
 
 
+@cache
 def words(page: str, locale: str) -> Mapping[str, str]:
     """The words of a page in a language; English where there are none. page: a table of words.toml."""
-    tables = _word_tables()
-    return tables.get(language(locale), tables["en"])[page]
-
-
-@cache
-def _word_tables() -> dict[str, dict[str, dict[str, str]]]:
-    return tomllib.loads(resources.files(__package__).joinpath("words.toml").read_text("utf-8"))
+    tables = tomllib.loads(resources.files(__package__).joinpath("words.toml").read_text("utf-8"))
+    page_words: Mapping[str, str] = tables.get(language(locale), tables["en"])[page]
+    return page_words
 
 
 def render(template: str, **values: Any) -> str:
@@ -53,9 +50,6 @@ def _moment(when: str | datetime) -> str:
     at = datetime.fromisoformat(when) if isinstance(when, str) else when
     zone = f"UTC{at.isoformat()[-6:]}" if at.utcoffset() else "UTC"
     return f"{at:%Y-%m-%d %H:%M} ({zone})"
-
-
-# --- the demonstration -----------------------------------------------------------------------------------------------
 
 
 def render_page(record: Mapping[str, Any]) -> str:

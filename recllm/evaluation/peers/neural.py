@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,17 +11,8 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, Dataset
 from recllm.errors import DataError
+from recllm.evaluation.baselines import Items, Score, Scores, buyers, offered_items, rank_by, rank_in_blocks
 from recllm.evaluation.protocols import EvaluationQuery, RankedLists, Ranker
-from recllm.evaluation.ranking import (
-    Items,
-    Score,
-    Scores,
-    buyers,
-    offered_items,
-    once_per_window,
-    rank_by,
-    rank_in_blocks,
-)
 from recllm.metrics import accuracy
 from recllm.schema import Action
 
@@ -50,15 +42,14 @@ def sasrec(*, horizon_days: int = 28, seed: int = 0, **settings: Any) -> Ranker:
 
     args = SequenceModelSettings(**settings | {"text": False, "seed": seed})
 
-    def fit(past: Dataset) -> SequenceModel:
+    @lru_cache(maxsize=1)
+    def fitted(past: Dataset) -> SequenceModel:
         no_text = np.zeros((past.n_items, 1), np.float32)
         judge_from = past.as_of - horizon_days * DAY
         learned = learn_sequence_model(past, no_text, None, (Action.PURCHASE,), [past.as_of], judge_from, args)
         if learned is None:
             raise DataError("the log is too small for a sequence model")
         return learned[0]
-
-    fitted = once_per_window(fit)
 
     def scores(query: EvaluationQuery, items: Items) -> Score:
         model, histories = fitted(query.fit_on), query.dataset.events.rows(query.users)
@@ -123,7 +114,7 @@ def source_model(**settings: Any) -> Ranker:
     rank grows with users * items * hidden^2.
     """
     args = SourceSettings(**settings)
-    fitted = once_per_window(lambda past: _train(past, args))
+    fitted = lru_cache(maxsize=1)(lambda past: _train(past, args))
 
     def rank(query: EvaluationQuery) -> RankedLists:
         from scipy.special import expit

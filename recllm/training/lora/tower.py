@@ -33,7 +33,7 @@ class Tower:
     def __init__(self, encoder: HuggingFaceEncoder, texts: Sequence[str], args: LoraSettings) -> None:
         self.encoder = encoder
         self.dim = encoder.dim
-        self.tokens = [np.asarray(ids, np.int32) for ids in encoder.token_ids(texts)]
+        self.tokens = [np.asarray(ids, np.int32) for ids in encoder.tokens.ids(texts, "document")]
         self.lengths = np.array([len(ids) for ids in self.tokens], np.int64)
         self.args = args
         self.device = encoder.device
@@ -148,7 +148,7 @@ def check_device(device: str | None) -> str:
 
 
 def _wants_bfloat16(args: LoraSettings, device: str) -> bool:
-    from recllm.encoder.precision import MIN_GAIN, product_gain
+    from recllm.encoder.hardware import MIN_GAIN, product_gain
 
     if args.precision != "auto":
         return args.precision == "bfloat16"

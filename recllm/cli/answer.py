@@ -1,0 +1,374 @@
+"""Commands that answer: what to show whom, and what became of it; whom to reach, what people will do, whom it moves."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from recllm.cli.options import (
+    Csv,
+    Explain,
+    Ids,
+    Json,
+    Model,
+    ReasonLocale,
+    Seed,
+    User,
+    UserFile,
+    Users,
+    WorkspaceDir,
+    ids_by_pseudonym,
+    open_shop,
+    read_ids,
+    read_user_ids,
+)
+from recllm.cli.output import emit_json, note, say, show, table
+from recllm.errors import NothingToDo, UsageError
+from recllm.schema import NoteKind
+
+if TYPE_CHECKING:
+    from recllm.audiences.audience import Audience
+    from recllm.schema import Slate
+
+_which = partial(typer.Option, rich_help_panel="Which items")
+
+COUPONS = "a folder with mailings.csv, products.csv, redemptions.csv and, where known, uses.csv"
+
+MAX_PRINTED = 20
+"""People listed on a screen; a file holds all."""
+
+
+def recommend(
+    *,
+    user: Users,
+    users: UserFile,
+    workspace: WorkspaceDir,
+    k: Annotated[int, typer.Option("--k", "-k", help="Items per person.")] = 10,
+    exclude_seen: Annotated[bool, _which("--exclude-seen", help="Leave out what the person bought.")] = False,
+    where: Annotated[str | None, _which(help="Condition: \"price < 50 AND brand = 'Acme'\".")],
+    popularity_weight: Annotated[
+        float | None, _which(min=0, max=1, help="Above 0: less of what everybody buys, more of the catalogue.")
+    ],
+    explain: Explain,
+    record: Annotated[bool, typer.Option(help="Remember what was shown, for feedback.")] = True,
+    model: Model,
+    locale: ReasonLocale,
+    json: Json,
+) -> None:
+    """The best items for people, with the reasons that really moved the score."""
+    from recllm.jobs.load import record_shown
+    from recllm.jobs.recommenders import open_recommender
+
+    user_ids = read_user_ids(user, users)
+    with open_shop(workspace) as shop:
+        recommender = open_recommender(shop, version=model, locale=locale)
+        slates = recommender.recommend(
+            user_ids,
+            k=k,
+            repeats=not exclude_seen,
+            where=where,
+            explain=explain,
+            popularity_weight=popularity_weight,
+        )
+        if record:
+            record_shown(shop, slates)
+    show(slates, itertools.chain.from_iterable(map(_slate_lines, slates)), json=json)
+
+
+def _slate_lines(slate: Slate) -> Iterator[str]:
+    yield ""
+    yield f"{slate.user_id} ({slate.degraded_reason or 'personal'}; request {slate.request_id})"
+    yield from (f"  note: {note.text}" for note in slate.notes if note.kind is not NoteKind.SHORT)
+    for item in slate.items:
+        chance = "" if item.probability is None else f"  {100 * item.probability:.1f} %"
+        yield f"{item.rank:3}. {item.title}{chance}  [{', '.join(item.served_by)}]"
+        yield from (f"       {r.text}" + (f" ({r.delta:+.2f})" if r.delta else "") for r in item.reasons)
+
+
+def explain(
+    *,
+    user: User,
+    item: Annotated[str, typer.Option("--item", "-i", help="The item's id.")],
+    workspace: WorkspaceDir,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, help="Length of the list that the item would leave.")] = 10,
+    html: Annotated[Path | None, typer.Option(help="Also write the picture to this page.")],
+    model: Model,
+    locale: Annotated[str | None, typer.Option(help="Language: en or zh.")],
+    json: Json,
+) -> None:
+    """One item for one person: what each piece of evidence adds, and without what it would not be shown."""
+    from recllm.jobs.recommenders import open_recommender
+    from recllm.recommender.explanation import write_page
+
+    with open_shop(workspace) as shop:
+        explanation = open_recommender(shop, version=model, locale=locale).explain(user, item, k=k)
+    if html:
+        write_page(explanation, html)
+    rank = f"number {explanation.rank}" if explanation.rank else f"not among the first {k}"
+    lines = [f"{explanation.title}: {rank}", *(f"  {c.delta:+.2f}  {c.text}" for c in explanation.contributions)]
+    lines += [f"  {explanation.withheld:+.2f}  (not named)"] if explanation.withheld else []
+    lines += [explanation.counterfactual] if explanation.counterfactual else []
+    show(explanation, lines, json=json)
+
+
+def feedback_add(
+    *,
+    user: User,
+    item: Annotated[str, typer.Option(help="The item.")],
+    event: Annotated[str, typer.Option(help="click, purchase, dismiss, rating, cart, favourite, view or return.")],
+    request: Annotated[str | None, typer.Option(help="Id of the request that showed it.")],
+    value: Annotated[float | None, typer.Option(help="Stars of a rating.")],
+    quantity: Annotated[float, typer.Option(help="Units bought.")] = 1.0,
+    price: Annotated[float | None, typer.Option(help="Price per unit.")],
+    workspace: WorkspaceDir,
+    json: Json,
+) -> None:
+    """Add one thing a person did; the next slate knows it, without training."""
+    from recllm.jobs.load import add_feedback
+
+    with open_shop(workspace) as shop:
+        done = add_feedback(shop, user, item, event, request_id=request, value=value, quantity=quantity, price=price)
+    show(done, [f"kept: {done.accepted}, already known: {done.duplicates}"], json=json)
+
+
+def report(workspace: WorkspaceDir, json: Json) -> None:
+    """Shown, clicked, bought, and the rates, by model version."""
+    from recllm.jobs.load import feedback_report
+
+    with open_shop(workspace) as shop:
+        outcomes = feedback_report(shop)
+    rows = [(o.model_version, o.showings, o.clicked, o.bought, o.dismissed, o.ctr, o.conversion) for o in outcomes]
+    lines = table(rows, ["model", "shown", "clicked", "bought", "dismissed", "CTR", "conversion"])
+    show({"versions": [version.document() for version in outcomes]}, lines, json=json)
+
+
+def audience(
+    *,
+    item: Annotated[list[str] | None, typer.Option("--item", "-i", help="An item's id; may be repeated: one of them.")],
+    category: Annotated[str | None, typer.Option(help="A category's name, or its path: 'food > tea'.")],
+    text: Annotated[str | None, typer.Option(help="What the shop does not sell yet; --category says what kind it is.")],
+    seeds: Annotated[Path | None, typer.Option(help="A file of ids: people who are like these.")],
+    workspace: WorkspaceDir,
+    campaign: Annotated[
+        str | None, typer.Option(help="Name of the campaign, which draws the holdout; or its file, which says all.")
+    ],
+    size: Annotated[int | None, typer.Option(min=0, help="People to address at most.")],
+    budget: Annotated[float | None, typer.Option(min=0, help="Money to spend; needs --cost.")],
+    cost: Annotated[float | None, typer.Option(min=0, help="Money per person addressed.")],
+    margin: Annotated[float | None, typer.Option(min=0, help="Money a sale brings: only who is worth --cost.")],
+    holdout: Annotated[float, typer.Option(help="Share kept out for comparison.")] = 0.1,
+    salt: Annotated[str, typer.Option(help="Of the holdout's draw.")] = "",
+    suppress: Annotated[Path | None, typer.Option(help="A file of ids never to contact.")],
+    bought_days: Annotated[float | None, typer.Option(help="Leave out who bought it within so many days.")],
+    frequency_cap: Annotated[
+        int | None, typer.Option(min=1, help="Leave out who was shown something so often in 7 days.")
+    ],
+    channel: Annotated[str | None, typer.Option(help="Only who agreed to email, push or sms_gsm.")],
+    explain: Explain,
+    csv: Csv,
+    ids: Ids,
+    model: Model,
+    locale: ReasonLocale,
+    json: Json,
+) -> None:
+    """Who to reach for an item, a category or a text, why them, who is left out, and what to expect."""
+    from recllm.audiences.audience import audience_document, write_audience_csv
+    from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions
+    from recllm.jobs.serve import find_audience
+
+    if campaign is not None and campaign.endswith(".toml"):
+        options = (item, category, text, seeds, size, budget, cost, margin, suppress, bought_days, frequency_cap)
+        if any(value is not None for value in (*options, channel)):
+            raise UsageError(f"{campaign} says whom the campaign is for; leave out the options that say it again")
+        members, names = _audience_of_campaign(Path(campaign), workspace, explain, ids, model, locale)
+    else:
+        request = AudienceRequest(
+            items=item or None,
+            category=category,
+            text=text,
+            seeds=read_ids(seeds) if seeds else None,
+            limits=AudienceLimits(size=size, budget=budget, cost=cost, margin=margin, holdout=holdout, salt=salt),
+            exclusions=Exclusions(
+                suppressed=read_ids(suppress) if suppress else (), bought_days=bought_days, frequency_cap=frequency_cap
+            ),
+            campaign=campaign,
+            channel=channel,
+            explain=explain,
+            explain_first=None if json or csv else MAX_PRINTED,
+        )
+        shop_ids = read_ids(ids)
+        with open_shop(workspace) as shop:
+            names = ids_by_pseudonym(shop, shop_ids)
+            members = find_audience(shop, request, version=model, locale=locale)
+    document = audience_document(members, names)
+    if json:
+        emit_json(document)
+    else:
+        _print_audience(document)
+    if not members.people:
+        excluded = _counts(members.excluded) or "nobody"
+        raise NothingToDo(f"nobody is left to address: {excluded}; held out: {len(members.holdout)}")
+    if csv:
+        write_audience_csv(members, csv, names)
+
+
+def _audience_of_campaign(
+    file: Path, workspace: Path, explain: bool, ids: Path | None, model: str | None, locale: str | None
+) -> tuple[Audience, dict[str, str]]:
+    from recllm.campaigns.file import read_campaign
+    from recllm.campaigns.people import audience_of
+    from recllm.jobs.recommenders import open_recommender
+
+    campaign, shop_ids = read_campaign(file), read_ids(ids)
+    with open_shop(workspace) as shop:
+        names = ids_by_pseudonym(shop, shop_ids)
+        recommender = open_recommender(shop, version=model, locale=locale, everybody=True)
+        return audience_of(shop, recommender, campaign, explain=explain), names
+
+
+def _print_audience(document: dict[str, Any]) -> None:
+    expected = document["expected_conversions"]
+    within = "" if expected is None else f"; {expected:.1f} expected to buy within {document['horizon_days']} days"
+    say(f"{document['campaign_id']}: {document['size']:,} people, {document['holdout']:,} held out{within}")
+    left_out = _counts(document["excluded"]) or "nobody"
+    say(f"  left out: {left_out}", *(f"  note: {line}" for line in document["notes"]))
+    traits = [(t["name"], t["share"], t["share_of_rest"], t["lift"], t["low"], t["high"]) for t in document["group"]]
+    if traits:
+        say("", *table(traits, ["what sets them apart", "share", "of the rest", "lift", "low", "high"]))
+    say("")
+    for person in document["people"][:MAX_PRINTED]:
+        probability = "" if person["probability"] is None else f"  {100 * person['probability']:.1f} %"
+        say(f"{person['user_id']}{probability}  " + " ".join(reason["text"] for reason in person["reasons"]))
+    _note_unlisted(document["size"])
+
+
+def predict(
+    *,
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="buy, leave, redeem, next-order or value.")],
+    workspace: WorkspaceDir,
+    horizon: Annotated[int, typer.Option(help="Days to look ahead.")] = 28,
+    item: Annotated[list[str] | None, typer.Option("--item", "-i", help="Only purchases of this id; may be repeated.")],
+    category: Annotated[str | None, typer.Option(help="Only purchases of a category, or its path: 'food > tea'.")],
+    active_days: Annotated[int | None, typer.Option(help="leave: who bought within so many days is active.")],
+    coupons: Annotated[Path | None, typer.Option(help=f"redeem: {COUPONS}.")],
+    campaign: Annotated[str | None, typer.Option(help="redeem: its id; the latest when left out.")],
+    basics: Annotated[bool, typer.Option(help="Also use what people told of themselves.")] = False,
+    explain: Explain,
+    csv: Csv,
+    html: Annotated[Path | None, typer.Option(help="Also write a page with reliability, lift and gain.")],
+    plot: Annotated[Path | None, typer.Option(help="Also draw these to this PNG.")],
+    ids: Ids,
+    locale: ReasonLocale,
+    seed: Seed,
+    json: Json,
+) -> None:
+    """What each person will do within a horizon: a calibrated chance, a date or an amount, and why."""
+    from recllm.jobs.predict import predict_workspace
+    from recllm.propensity.prediction import prediction_document, write_prediction_csv
+    from recllm.propensity.request import PredictionKind, PredictionRequest
+    from recllm.report.people import prediction_page, write_prediction_png
+
+    request = PredictionRequest(
+        kind=PredictionKind.named(kind),
+        horizon_days=horizon,
+        items=tuple(item or ()),
+        category=category,
+        active_days=active_days,
+        coupons=coupons,
+        campaign=campaign,
+        basics=basics,
+        explain=explain,
+        seed=seed,
+    )
+    shop_ids = read_ids(ids)
+    with open_shop(workspace) as shop:
+        names = ids_by_pseudonym(shop, shop_ids)
+        language = locale or shop.settings.locale
+        prediction = predict_workspace(shop, replace(request, locale=language))
+    if csv:
+        write_prediction_csv(prediction, csv, names)
+    if html:
+        html.write_text(prediction_page(prediction, names, locale=language), encoding="utf-8")
+    if plot and (remark := write_prediction_png(prediction, plot, locale=language)):
+        note(remark)
+    document = prediction_document(prediction, names)
+    if json:
+        emit_json(document)
+    else:
+        _print_prediction(document)
+
+
+def _print_prediction(document: dict[str, Any]) -> None:
+    quality, people = document["calibration"], document["people"]
+    say(f"{document['kind']}: {len(people):,} people as of {document['as_of'][:10]}, {document['horizon_days']} days")
+    say(f"  {document['meaning']}", f"  checked on {quality['checked']}:")
+    say("  " + ", ".join(f"{name} {value:.4g}" for name, value in quality.items() if isinstance(value, float)))
+    left_out = _counts(document["left_out"])
+    say(*(f"  note: {line}" for line in document["notes"]), *([f"  left out: {left_out}"] if left_out else []), "")
+    columns = [name for name in people[0] if name != "reasons"]
+    rows = [
+        [*(person[name] for name in columns), " ".join(reason["text"] for reason in person["reasons"])]
+        for person in people[:MAX_PRINTED]
+    ]
+    say(*table(rows, [*columns, "reasons"]))
+    _note_unlisted(len(people))
+
+
+def _counts(left_out: dict[str, int]) -> str:
+    return ", ".join(f"{reason} {n:,}" for reason, n in left_out.items())
+
+
+def _note_unlisted(people: int) -> None:
+    if people > MAX_PRINTED:
+        note(f"... and {people - MAX_PRINTED:,} more; --csv FILE or --json gives all")
+
+
+def uplift(
+    *,
+    trial: Annotated[Path, typer.Argument(metavar="TRIAL", help="A CSV: user_id, treated, outcome[, propensity].")],
+    start: Annotated[datetime, typer.Option(help="Before the first treatment, UTC; nothing later is learned from.")],
+    workspace: WorkspaceDir,
+    randomised: Annotated[bool, typer.Option("--randomised", help="Who was treated was drawn by lot.")] = False,
+    learner: Annotated[str, typer.Option(help="s, t or x.")] = "x",
+    csv: Csv,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the Qini curve to this PNG.")],
+    ids: Ids,
+    seed: Seed,
+    json: Json,
+) -> None:
+    """How much a treatment changes each person's chance, learned from a trial; refused for what is no trial."""
+    from recllm.charts import write_png
+    from recllm.jobs.predict import uplift_workspace
+    from recllm.propensity.uplift.learners import UpliftLearner
+    from recllm.propensity.uplift.uplift import UpliftRequest, uplift_document, write_uplift_csv
+    from recllm.report.people import qini_chart
+
+    request = UpliftRequest(start=start, randomised=randomised, learner=UpliftLearner.named(learner), seed=seed)
+    shop_ids = read_ids(ids)
+    with open_shop(workspace) as shop:
+        names = ids_by_pseudonym(shop, shop_ids)
+        estimate = uplift_workspace(shop, request, trial)
+        locale = shop.settings.locale
+    if csv:
+        write_uplift_csv(estimate, csv, names)
+    if plot and (remark := write_png([qini_chart({f"{learner}-learner": estimate.curve}, locale)], plot)):
+        note(remark)
+    document = uplift_document(estimate, names)
+    of_trial = document["trial"]
+    rows = [[person["user_id"], person["uplift"]] for person in document["people"][:MAX_PRINTED]]
+    lines = [
+        f"{of_trial['people']:,} people in the trial, {of_trial['treated']:,} treated; "
+        f"mean effect {of_trial['effect']:+.4f}",
+        f"Qini {document['qini']:.4f}, area under the uplift curve {document['auuc']:.4f}, "
+        "each person by a model of others",
+        "",
+        *table(rows, ["user_id", "uplift"]),
+    ]
+    show(document, lines, json=json)
