@@ -25,20 +25,16 @@ from recllm.encoder.hardware import workers
 from recllm.errors import DataError
 from recllm.features.pair_features import FEATURE_NAMES, HISTORY, NEWCOMER_FEATURES, SALES, SOLD_FEATURES, TIMED
 from recllm.metrics import Truth, average, ndcg
-from recllm.models.scorer import Scorer, ScorerConfig
+from recllm.models.scorer import Scorer, ScorerConfig, score_in_chunks
 from recllm.models.scorer_network import ScorerNetwork
 from recllm.models.sequence.learn import learn_sequence_model
 from recllm.models.sequence.serve import SequenceModel
 from recllm.settings import CandidateSettings, CollaborativeSettings, ScorerTrainingSettings, SequenceModelSettings
-from recllm.training.cold_start import cold_start_weights
-from recllm.training.item_calibration import fit_item_offsets
+from recllm.training.calibration import calibrate, cold_start_weights, fit_item_offsets
 from recllm.training.windows import PastWindows, Window, choose_target, window_starts
 
 Progress = Callable[[str], None]
 logger = logging.getLogger(__name__)
-
-SCORED_PAIRS = 8_192
-"""Pairs scored at once: more takes twice as long, because it does not fit the cache."""
 
 STANDARDISED_ROWS = 7
 """Mean and spread of the features are taken over every seventh pair: enough of them, and a seventh of the memory."""
@@ -60,7 +56,7 @@ class FittedScorer:
     """What a reader of the figures should know, e.g. that browsing stood in for purchases."""
     interests: SequenceModel | None = None
     item_offsets: Floats | None = None
-    """(n_items,), see `recllm.training.item_calibration`; None without a calibration of items."""
+    """(n_items,), see `recllm.training.calibration`; None without a calibration of items."""
 
 
 UNTIMED = CollaborativeSettings(item_item_half_life_days=None, item_item_l2=500.0)
@@ -108,7 +104,7 @@ def fit_scorer(
         notes = (*notes, f"too few validation users ({n_buyers}): the metrics are rough, and the last round was used")
     network, history, best = learn(windows, args, validation, tell, new_users)
     logit = predict(network, validation)
-    network.platt.copy_(calibrate(logit, validation, args.calibration_prior))
+    network.platt.copy_(torch.from_numpy(calibrate(logit, validation, args.calibration_prior)))
     offsets = None
     if args.item_calibration:
         probability = network.probability(torch.from_numpy(logit)).numpy()
@@ -393,15 +389,11 @@ def predict(network: ScorerNetwork, window: Window) -> Floats:
     """Logits (n_pairs,) of a window."""
     network.eval()
     user = np.repeat(np.arange(window.n), np.diff(window.indptr))
-    logits = np.zeros(len(user), np.float32)
     with torch.no_grad():
-        users = network.project(torch.from_numpy(window.user_vectors))
-        items = network.project(torch.from_numpy(window.item_vectors))
-        for start in range(0, len(user), SCORED_PAIRS):
-            part = slice(start, start + SCORED_PAIRS)
-            columns = (user[part], window.vector_row[part], window.cosine[part], window.features[part])
-            logits[part] = network(users, items, *(torch.from_numpy(c) for c in columns)).logit.numpy()
-    return logits
+        users = network.project(torch.from_numpy(window.user_vectors)).numpy()
+        items = network.project(torch.from_numpy(window.item_vectors)).numpy()
+    pairs = (user, window.vector_row, window.cosine, window.features)
+    return np.asarray(score_in_chunks(network.score, users, items, *pairs).logit)
 
 
 def evaluate(network: ScorerNetwork, window: Window, k: int = 20) -> dict[str, float]:
@@ -422,28 +414,3 @@ def _ndcg(window: Window, score: Floats, truth: Truth, k: int) -> float:
     lists = np.full((window.n, k), -1, np.int32)
     lists[user[listed], rank[listed]] = window.item[order[listed]]
     return float(np.nan_to_num(average(ndcg(lists, truth, k))))
-
-
-def calibrate(logit: Floats, window: Window, prior: float) -> Tensor:
-    """Platt's slope and intercept (2,): the likeliest sigmoid of the logit (n_pairs,), by Newton's method.
-
-    Source: Platt 1999, with his smoothed targets. Sampled negatives weigh as much as they stand for. The slope is drawn
-    towards 1, the slope of a softmax that is right, as strongly as `prior` outcomes would draw it, so that a handful of
-    users cannot turn it round.
-    """
-    x = np.stack([logit, np.ones(len(window.label))], axis=1).astype(np.float64)
-    weight, label = np.exp(window.correction.astype(np.float64)), window.label
-    positives, negatives = label.sum(), weight[~label].sum()
-    target = np.where(label, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-    rate = (label.sum() + 1) / (weight.sum() + 2)
-    line = np.array([1.0, np.log(rate / (1 - rate)) - np.average(x[:, 0], weights=weight)])
-    prior_line, strength = np.array([1.0, 0.0]), np.array([prior, 1e-3])
-    for _ in range(100):
-        p = 1 / (1 + np.exp(-np.clip(x @ line, -30, 30)))
-        gradient = x.T @ (weight * (target - p)) - strength * (line - prior_line)
-        curvature = (x * (weight * p * (1 - p))[:, None]).T @ x + np.diag(strength)
-        step = np.linalg.solve(curvature, gradient)
-        line += np.clip(step, -1, 1)
-        if np.abs(step).max() < 1e-8:
-            break
-    return torch.tensor([max(line[0], 0.05), line[1]], dtype=torch.float32)
