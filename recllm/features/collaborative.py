@@ -23,7 +23,7 @@ from recllm.errors import DataError
 from recllm.settings import CollaborativeSettings
 
 if TYPE_CHECKING:
-    from recllm.models.sequence.serve import SequenceModel
+    from recllm.models.sequence import SequenceModel
 
 
 FEW_USERS = 64

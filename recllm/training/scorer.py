@@ -27,8 +27,8 @@ from recllm.features.pair_features import FEATURE_NAMES, HISTORY, NEWCOMER_FEATU
 from recllm.metrics import Truth, average, ndcg
 from recllm.models.scorer import Scorer, ScorerConfig, score_in_chunks
 from recllm.models.scorer_network import ScorerNetwork
-from recllm.models.sequence.learn import learn_sequence_model
-from recllm.models.sequence.serve import SequenceModel
+from recllm.models.sequence import SequenceModel
+from recllm.models.sequence_network import learn_sequence_model
 from recllm.settings import CandidateSettings, CollaborativeSettings, ScorerTrainingSettings, SequenceModelSettings
 from recllm.training.calibration import calibrate, cold_start_weights, fit_item_offsets
 from recllm.training.windows import PastWindows, Window, choose_target, window_starts

@@ -26,7 +26,7 @@ from recllm.schema import Action
 from recllm.settings import CandidateSettings, CollaborativeSettings, ScorerTrainingSettings
 
 if TYPE_CHECKING:
-    from recllm.models.sequence.serve import SequenceModel
+    from recllm.models.sequence import SequenceModel
 
 USER_BLOCK = 256
 """Users whose candidates and features are computed at once."""

@@ -88,13 +88,7 @@ def append_metrics(folder: Path, values: Mapping[str, float]) -> None:
 
 
 def write_card(
-    folder: Path,
-    dataset: Dataset,
-    args: LoraSettings,
-    base: str,
-    licence: str,
-    consent: str,
-    best: Mapping[str, float],
+    folder: Path, dataset: Dataset, args: LoraSettings, base: str, licence: str, consent: str, best: Mapping[str, float]
 ) -> None:
     """What somebody needs to know before using the adapter."""
     at = dataset.events.at
