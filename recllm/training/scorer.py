@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from recllm.data.interactions import Floats, Ints
 from recllm.encoder.hardware import workers
 from recllm.errors import DataError
 from recllm.features.pair_features import FEATURE_NAMES, HISTORY, NEWCOMER_FEATURES, SALES, SOLD_FEATURES, TIMED
-from recllm.metrics import Truth, average, ndcg
+from recllm.metrics import average, ndcg
 from recllm.models.scorer import Scorer, ScorerConfig, score_in_chunks
 from recllm.models.scorer_network import ScorerNetwork
 from recllm.models.sequence import SequenceModel
@@ -137,15 +136,6 @@ def _sequence_models(
     return [*reversed(snapshots[:-1]), snapshots[-1]]
 
 
-class _ScorerExamples(NamedTuple):
-    """What is learned from one time."""
-
-    window: Window | None = None
-    validation: Window | None = None
-    new_users: Window | None = None
-    new_items: Window | None = None
-
-
 def _windows(
     past: PastWindows, starts: list[int], snapshots: Sequence[SequenceModel | None], tell: Progress
 ) -> tuple[list[Window], Window | None, list[Window]]:
@@ -157,13 +147,14 @@ def _windows(
         new_item_starts = new_item_starts[: len(starts)]
     times = max(starts, new_item_starts, key=len)  # both go back from the same day, window by window
 
-    def examples(number: int) -> _ScorerExamples:
+    def examples(number: int) -> tuple[Window | None, ...]:
+        """Window, new items, new users and validation users of one time."""
         population = past.population(times[number], snapshots[min(number, len(starts) - 1)])
         new_items = past.new_items(population) if number < len(new_item_starts) else None
         if number >= len(starts):
-            return _ScorerExamples(new_items=new_items)
+            return None, new_items, None, None
         window, validation = past.window(population, n_validation=0 if number else args.validation_users)
-        return _ScorerExamples(window, validation, past.new_users(population) if args.timed else None, new_items)
+        return window, new_items, past.new_users(population) if args.timed else None, validation
 
     parts = []
     # products of matrices leave the second core to the other window
@@ -171,9 +162,9 @@ def _windows(
         for number, part in enumerate(pool.map(examples, range(len(times)))):
             tell(f"window {number + 1}: {utc(times[number]):%Y-%m-%d} and the {args.horizon_days} days after it")
             parts.append(part)
-    windows = [w for part in parts for w in (part.window, part.new_items) if w is not None and w.label.any()]
-    new_users = [p.new_users for p in parts if p.new_users is not None and p.new_users.label.any()]
-    return windows, parts[0].validation, new_users
+    windows = [w for part in parts for w in part[:2] if w is not None and w.label.any()]
+    new_users = [part[2] for part in parts if part[2] is not None and part[2].label.any()]
+    return windows, parts[0][3], new_users
 
 
 def _is_of_new_items(window: Window) -> bool:
@@ -246,12 +237,7 @@ def _untrained(windows: list[Window], args: ScorerTrainingSettings, new_users: S
         learned_arrivals=new_items,
         newcomer_features=NEWCOMER_FEATURES if timed else (),
         history=HISTORY if timed else None,
-        projection=args.projection,
-        hidden=args.hidden,
-        dropout=args.dropout,
-        parts=args.parts,
-        heads=args.heads,
-        seed=args.seed,
+        **args.model_dump(include={"projection", "hidden", "dropout", "parts", "heads", "seed"}),
     )
     network = ScorerNetwork(config)
     network.standardise(np.concatenate([w.features[::STANDARDISED_ROWS] for w in windows]))
@@ -388,29 +374,25 @@ def _log_total(corrected: Tensor, user: Tensor, n: int) -> Tensor:
 def predict(network: ScorerNetwork, window: Window) -> Floats:
     """Logits (n_pairs,) of a window."""
     network.eval()
-    user = np.repeat(np.arange(window.n), np.diff(window.indptr))
     with torch.no_grad():
         users = network.project(torch.from_numpy(window.user_vectors)).numpy()
         items = network.project(torch.from_numpy(window.item_vectors)).numpy()
-    pairs = (user, window.vector_row, window.cosine, window.features)
+    pairs = (window.user, window.vector_row, window.cosine, window.features)
     return np.asarray(score_in_chunks(network.score, users, items, *pairs).logit)
 
 
-def evaluate(network: ScorerNetwork, window: Window, k: int = 20) -> dict[str, float]:
-    """NDCG@k over the window's candidates, against everything the users bought: all items, and those new to them."""
-    logit = predict(network, window)
-    return {
-        f"ndcg@{k}_all": _ndcg(window, logit, window.bought, k),
-        f"ndcg@{k}_new": _ndcg(window, np.where(window.bought_before, -np.inf, logit), window.discovered, k),
-    }
+def evaluate(network: ScorerNetwork, window: Window) -> dict[str, float]:
+    """NDCG@20 over the window's candidates, against everything the users bought: all items, and those new to them.
 
-
-def _ndcg(window: Window, score: Floats, truth: Truth, k: int) -> float:
-    """Mean over the users with anything to find; 0 when nobody has. Pairs of score -inf are in no list."""
-    user = np.repeat(np.arange(window.n), np.diff(window.indptr))
-    order = np.lexsort((window.item, -score, user))
-    rank = np.arange(len(order)) - window.indptr[user]
-    listed = (rank < k) & np.isfinite(score[order])
-    lists = np.full((window.n, k), -1, np.int32)
-    lists[user[listed], rank[listed]] = window.item[order[listed]]
-    return float(np.nan_to_num(average(ndcg(lists, truth, k))))
+    Mean over the users with anything to find; 0 when nobody has.
+    """
+    logit, k, metrics = predict(network, window), 20, {}
+    new_logit = np.where(window.bought_before, -np.inf, logit)
+    for name, score, truth in (("all", logit, window.bought), ("new", new_logit, window.discovered)):
+        order = np.lexsort((window.item, -score, window.user))
+        rank = np.arange(len(order)) - window.indptr[window.user]
+        listed = (rank < k) & np.isfinite(score[order])
+        lists = np.full((window.n, k), -1, np.int32)
+        lists[window.user[listed], rank[listed]] = window.item[order[listed]]
+        metrics[f"ndcg@{k}_{name}"] = float(np.nan_to_num(average(ndcg(lists, truth, k))))
+    return metrics
