@@ -16,10 +16,10 @@ from recllm.encoder.adapters import TARGETS
 from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
 from recllm.encoder.locate import find_weights
 from recllm.settings import LoraSettings
-from recllm.training.lora.loop import LoraRun, one_step
+from recllm.training.lora.examples import StepArrays
 from recllm.training.lora.objective import SetScore
-from recllm.training.lora.steps import StepArrays
 from recllm.training.lora.tower import Tower
+from recllm.training.lora.tune import LoraRun, one_step
 
 RANK, SCALE, WARM = 8, 20.0, 2
 

@@ -27,7 +27,7 @@ from recllm.encoder.loading import load_encoder
 from recllm.encoder.locate import find_weights
 from recllm.errors import DataError, ModelError, UsageError
 from recllm.settings import LoraSettings
-from recllm.training.lora import loop, run_folder, tune
+from recllm.training.lora import run_folder, tune
 from recllm.training.lora.examples import FirstPurchases, is_stepwise, purchases, write_examples
 from recllm.training.lora.objective import SetScore, Targets, bce_loss, draw_by_norm, softmax_loss
 from recllm.training.lora.tower import Tower, adapter_spec
@@ -278,9 +278,9 @@ def test_drawn_gradients_are_unbiased() -> None:
     assert torch.allclose(total / 3000, gradient.sum(0), atol=0.05)
 
 
-def _run(folder: Path, place: Path, args: LoraSettings) -> loop.LoraRun:
+def _run(folder: Path, place: Path, args: LoraSettings) -> tune.LoraRun:
     base = load_encoder(folder)
-    return tune.prepare(DATA, base, tune.trainable(base), args, place, "cpu", "en", lambda _: None)
+    return tune.prepare(DATA, base, args, place, "en", lambda _: None)
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
@@ -299,7 +299,7 @@ def test_cached_loss_has_the_plain_gradient(tmp_path: Path, model_type: str, che
             args.model_copy(update={"gradient_checkpointing": checkpointing, "pull_weight": 0.5}),
         )
         drawn = run.source.draw(run.groups, np.random.default_rng(0), {})
-        loop.add_gradients(run, drawn, [0])
+        tune.add_gradients(run, drawn, [0])
         found.append([p.grad for p in run.tower.parameters if p.grad is not None])
     assert found[0] and any(float(g.abs().max()) > 1e-4 for g in found[0])
     for other in found[1:]:
@@ -428,12 +428,12 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: p
 def test_a_loss_that_is_not_finite_keeps_the_last_good_state(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = loop.loss_of
+    plain = tune.loss_of
 
-    def breaks(run: loop.LoraRun, *rest: object) -> torch.Tensor:
+    def breaks(run: tune.LoraRun, *rest: object) -> torch.Tensor:
         return plain(run, *rest) * (torch.nan if run.step >= broken else 1.0)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(loop, "loss_of", breaks)
+    monkeypatch.setattr(tune, "loss_of", breaks)
     told: list[str] = []
     broken = 4
     tuned = tune_encoder(DATA, folder, QUICK, tmp_path / "a", told.append)

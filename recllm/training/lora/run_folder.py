@@ -17,7 +17,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from recllm.data.dataset import Dataset, utc
@@ -168,23 +167,3 @@ def load_checkpoint(run_folder: Path) -> Checkpoint | None:
         return Checkpoint(int(record["step"]), load_file(folders[-1] / _TENSORS), record)
     except Exception as error:  # safetensors has an error of its own for each kind of damage
         raise ModelError(f"{folders[-1]} is damaged ({error}); delete this folder to begin again") from error
-
-
-def optimiser_state(optimiser: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
-    """AdamW's moments by name; names: of the parameters in their order."""
-    state: dict[str, Tensor] = {}
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    for name, parameter in zip(names, parameters, strict=True):
-        for key, value in optimiser.state.get(parameter, {}).items():
-            state[f"optimiser/{key}/{name}"] = value.detach().cpu().clone()
-    return state
-
-
-def restore_optimiser(optimiser: torch.optim.Optimizer, names: list[str], tensors: Mapping[str, Tensor]) -> None:
-    """What `optimiser_state` gave, put back."""
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    for name, parameter in zip(names, parameters, strict=True):
-        keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"optimiser/{key}/{name}" in tensors]
-        values = {key: tensors[f"optimiser/{key}/{name}"].clone() for key in keys}
-        if values:
-            optimiser.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in values.items()}

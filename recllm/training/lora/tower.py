@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from recllm.encoder.adapters import AdapterSpec, adapter_state, attach
 from recllm.encoder.batches import plan_batches
 from recllm.encoder.huggingface import HuggingFaceEncoder
-from recllm.errors import ModelError
 from recllm.settings import LoraSettings
 
 if TYPE_CHECKING:
@@ -136,15 +135,6 @@ def adapter_spec(encoder: HuggingFaceEncoder, args: LoraSettings) -> AdapterSpec
         base_hash=encoder.base_hash,
         layers=tuple(range(first, depth)) if first else None,
     )
-
-
-def check_device(device: str | None) -> str:
-    """The device to train on. Raises `ModelError` for one that this machine does not have."""
-    if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ModelError(f"device {device!r} was asked for, and torch sees no CUDA here; pass device='cpu' or none")
-    return device
 
 
 def _wants_bfloat16(args: LoraSettings, device: str) -> bool:
