@@ -54,7 +54,9 @@ def test_an_adapter_is_saved_loaded_and_merged(tmp_path: Path, model_type: str, 
     base = make_model(tmp_path / "tiny", model_type)
     encoder = HuggingFaceEncoder(find_weights(base))
     before = encoder.encode(TEXTS)
-    spec = adapter_spec(encoder, QUICK.model_copy(update={"top_layers": top_layers}))
+    spec = adapter_spec(
+        encoder.model, encoder.weights.name, encoder.base_hash, QUICK.model_copy(update={"top_layers": top_layers})
+    )
     encoder.model = attach(encoder.model, spec)
     assert np.allclose(encoder.encode(TEXTS), before, atol=1e-6)  # a fresh adapter changes nothing
     _shake(encoder.model)
@@ -81,7 +83,7 @@ def _shake(model: torch.nn.Module) -> None:
 @pytest.fixture(scope="module")
 def adapter(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     encoder = HuggingFaceEncoder(find_weights(folder))
-    spec = adapter_spec(encoder, QUICK)
+    spec = adapter_spec(encoder.model, encoder.weights.name, encoder.base_hash, QUICK)
     model = attach(encoder.model, spec)
     _shake(model)
     place = tmp_path_factory.mktemp("adapter")

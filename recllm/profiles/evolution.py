@@ -89,10 +89,7 @@ def evolve(
     *,
     by: By = "auto",
     most_periods: int = 12,
-    least_share: float = 0.05,
     policy: Policy | None = None,
-    prompts: Prompts | None = None,
-    seed: int = 0,
 ) -> Evolution:
     """The person in `user_row` of `dataset` as of `as_of` (epoch seconds; the dataset's own time when None).
 
@@ -110,9 +107,8 @@ def evolve(
     if not bought:
         purchases = occasions(of_actions(events, tuple(BROWSING)))
     unit_of_time, edges = _edges(purchases.at, limit, by, most_periods)
-    names = _interests(dataset, purchases.item, item_vectors, policy or Policy(), prompts or Prompts.load())
-    rng = np.random.default_rng(seed)
-    periods = _periods(purchases, names, edges, item_vectors, least_share, most_periods, rng)
+    names = _interests(dataset, purchases.item, item_vectors, policy or Policy())
+    periods = _periods(purchases, names, edges, item_vectors, most_periods)
     return Evolution(
         user_id=dataset.users["user_id"][user_row],
         as_of=utc(limit),
@@ -176,34 +172,24 @@ def _calendar(first: int, limit: int, every: str) -> Ints:
     return np.array([*edges, limit], np.int64)
 
 
-def _periods(
-    purchases: Events,
-    names: Sequence[str],
-    edges: Ints,
-    vectors: Floats,
-    least_share: float,
-    most_periods: int,
-    rng: np.random.Generator,
-) -> list[Period]:
+def _periods(purchases: Events, names: Sequence[str], edges: Ints, vectors: Floats, most_periods: int) -> list[Period]:
     """The latest periods; those before them count for what is new."""
-    n = max(len(edges) - 1, 0)
+    n, rng = max(len(edges) - 1, 0), np.random.default_rng(0)
     period_of = np.searchsorted(edges, purchases.at, side="right") - 1
     sizes = np.bincount(period_of, minlength=n)
     shares = [_shares([names[i] for i in np.flatnonzero(period_of == p).tolist()]) for p in range(n)]
     strong = [
-        {name for name, share in period.items() if share >= least_share and share * size > 1.5}
+        frozenset(name for name, share in period.items() if share >= 0.05 and share * size > 1.5)
         for period, size in zip(shares, sizes, strict=True)
     ]
     periods = []
     for p in range(max(0, n - most_periods), n):
         items, earlier = purchases.item[period_of == p], np.flatnonzero(sizes[:p])
         drift = by_chance = novelty = None
-        entered: set[str] = set()
-        left: set[str] = set()
+        entered = left = frozenset[str]()
         if len(earlier) and len(items):
             drift, by_chance = _drift(vectors, purchases.item[period_of == earlier[-1]], items, rng)
-            new = np.isin(np.unique(items), purchases.item[period_of < p], invert=True)
-            novelty = float(new.mean())
+            novelty = float(np.isin(np.unique(items), purchases.item[period_of < p], invert=True).mean())
             entered = strong[p].difference(*shares[:p])
             left = strong[earlier[-1]].difference(*shares[p:])
         periods.append(
@@ -249,9 +235,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 # --- interests -------------------------------------------------------------------------------------------------------
 
 
-def _interests(
-    dataset: Dataset, item_rows: NDArray[np.integer], vectors: Floats, policy: Policy, prompts: Prompts
-) -> list[str]:
+def _interests(dataset: Dataset, item_rows: NDArray[np.integer], vectors: Floats, policy: Policy) -> list[str]:
     """The interest of each purchase, in order."""
     if not len(item_rows):
         return []
@@ -259,7 +243,7 @@ def _interests(
     rows = dataset.items[items]
     paths = [tuple(part for part in path or () if part) for path in rows["category"].to_list()]
     titles = [title or "" for title in rows["title"].to_list()]
-    clean = prompts.cleaner()
+    clean = Prompts.load().cleaner()
     if any(paths):
         level = _level([paths[i] for i in inverse])
         names = [clean(path[:level][-1], NAME_CHARS) if path else UNKNOWN for path in paths]
