@@ -25,8 +25,6 @@ from recllm.metrics import Rankings, Truth, Values, average, ndcg
 from recllm.training.lora.examples import ExampleGroup, ExampleSource, flat, list_rows, weighted_texts
 
 K = 20
-_LEAST = 1e-30
-_BLOCK = 64
 
 
 class SetScore(nn.Module):
@@ -50,7 +48,7 @@ class SetScore(nn.Module):
     def nearness(self, weights: Tensor, history: Tensor, candidates: Tensor) -> Tensor:
         """The score without what sells: how near each candidate is to the user's set."""
         kernel = torch.exp(self.log_scale.exp() * (history @ candidates.T - 1))  # (H, T), in (0, 1]
-        return self.log_gain.exp() * torch.log(weights @ kernel + _LEAST)
+        return self.log_gain.exp() * torch.log(weights @ kernel + 1e-30)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,31 +166,22 @@ def ranked(
     k = min(K, len(items))
     columns, column = np.unique(source.text_of[items], return_inverse=True)
     candidates = bank[torch.from_numpy(columns)]
+    tally, at = source.purchased.tally, source.purchased.at
+    position = np.full(tally.n_keys, -1)
+    position[items] = np.arange(len(items))
     lists = []
-    for at in range(0, len(batch["person"]), _BLOCK):
-        part = {name: values[at : at + _BLOCK] for name, values in batch.items()}
+    for block in range(0, len(batch["person"]), 64):
+        part = {name: values[block : block + 64] for name, values in batch.items()}
         texts, weights = weighted_texts(part, source.text_of)
         by_text = score(torch.from_numpy(weights).to(bank.device), bank[torch.from_numpy(texts)], candidates)
         by_item = by_text.cpu().numpy()[:, column]
-        row, item = _bought_before(source, np.asarray(part["person"]), np.asarray(part["start"]), items)
-        by_item[row, item] = -np.inf
+        for row, (user, start) in enumerate(zip(part["person"], part["start"], strict=True)):
+            of_user = slice(*np.searchsorted(tally.keys, [user * tally.n_keys, (user + 1) * tally.n_keys]))
+            bought = position[tally.key[of_user][at[of_user] < start]]
+            by_item[row, bought[bought >= 0]] = -np.inf
         some = np.argpartition(-by_item, k - 1, axis=1)[:, :k]
         order = np.lexsort((some, -np.take_along_axis(by_item, some, axis=1)), axis=1)
         best = np.take_along_axis(some, order, axis=1)
         is_open = np.isfinite(np.take_along_axis(by_item, best, axis=1))
         lists.append(np.where(is_open, items[best], -1).astype(np.int32))
     return np.concatenate(lists)
-
-
-def _bought_before(source: ExampleSource, users: Ints, start: Ints, items: Ints) -> tuple[Ints, Ints]:
-    """Positions in (users, items) of what a user bought before the example's time."""
-    tally, at = source.purchased.tally, source.purchased.at
-    rows, columns = [], []
-    for row, (user, moment) in enumerate(zip(users, start, strict=True)):
-        a, b = np.searchsorted(tally.keys, [user * tally.n_keys, (user + 1) * tally.n_keys])
-        bought = tally.keys[a:b][at[a:b] < moment] % tally.n_keys
-        column = np.searchsorted(items, bought)
-        column = column[items[np.minimum(column, len(items) - 1)] == bought]
-        rows.append(np.full(len(column), row))
-        columns.append(column)
-    return np.concatenate(rows).astype(np.int64), np.concatenate(columns).astype(np.int64)

@@ -61,7 +61,8 @@ def same_run(record: Mapping[str, Any], belongs: Mapping[str, Any], folder: Path
             )
 
 
-def write_config(folder: Path, belongs: Mapping[str, Any], args: LoraSettings) -> None:
+def begin_records(folder: Path, belongs: Mapping[str, Any], args: LoraSettings, step: int) -> None:
+    """Write the configuration, and forget the metrics after `step`: a resumed run writes them again."""
     versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
@@ -71,10 +72,6 @@ def write_config(folder: Path, belongs: Mapping[str, Any], args: LoraSettings) -
     record = {**belongs, "arguments": args.model_dump(mode="json"), "seed": args.seed, "versions": versions}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
-def cut_metrics(folder: Path, step: int) -> None:
-    """Forget the lines after `step`: a resumed run writes them again."""
     path = folder / METRICS
     if path.is_file():
         lines = [line for line in path.read_text("utf-8").splitlines() if line.endswith("}")]

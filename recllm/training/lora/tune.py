@@ -54,13 +54,12 @@ from recllm.training.lora.objective import SetScore, Targets, ValidationSet, bce
 from recllm.training.lora.run_folder import (
     Checkpoint,
     append_metrics,
+    begin_records,
     belongs_to,
-    cut_metrics,
     load_checkpoint,
     same_run,
     save_checkpoint,
     write_card,
-    write_config,
 )
 from recllm.training.lora.tower import Tower
 
@@ -100,7 +99,6 @@ def tune_encoder(
     progress: Progress | None = None,
     *,
     locale: str = "en",
-    cache_dir: str | Path | None = None,
     licence: str = "see the encoder's own card",
     consent: str = "stated by the caller's data",
 ) -> TunedEncoder:
@@ -112,7 +110,7 @@ def tune_encoder(
     or a checkpoint that cannot be written or belongs to another run.
     """
     began, args, folder = time.monotonic(), arguments or LoraSettings(), Path(run_folder)
-    base = load_encoder(encoder, cache_dir=cache_dir) if isinstance(encoder, str | Path) else encoder
+    base = load_encoder(encoder) if isinstance(encoder, str | Path) else encoder
     run = prepare(dataset, base, args, folder, locale, progress or logger.info)
     spec, is_main = run.tower.spec, run.accelerator.is_main_process
     run.belongs = belongs_to(dataset, args, spec.base, spec.base_hash)
@@ -121,8 +119,7 @@ def tune_encoder(
         same_run(checkpoint.record, run.belongs, folder)
         run.restore(checkpoint)
     if is_main:
-        write_config(folder, run.belongs, args)
-        cut_metrics(folder, run.step)
+        begin_records(folder, run.belongs, args, run.step)
     train(run)
     run.accelerator.end_training()
     if is_main:
