@@ -242,7 +242,6 @@ def _profile_rows(purchases: Events, n_items: int, as_of: int, settings: Collabo
 
 
 def _divided(rows: Any, divisor: NDArray[Any]) -> Any:
-    """Each row over its divisor; an empty row stays empty."""
     from scipy.sparse import diags
 
     return (diags((1 / np.maximum(divisor, 1e-12)).astype(np.float32)) @ rows).tocsr()
@@ -270,6 +269,7 @@ def _neighbours(
 
     n, pool = profile.shape[0], len(population.pool)
     k, pool_basics = min(population.settings.neighbours, pool), population.pool_basics
+    sharpness = population.settings.basics_sharpness
     own_row = np.full(n, -1)
     if user_rows is not None:
         own_row = np.array([population.pool_row.get(int(user), -1) for user in user_rows])
@@ -282,7 +282,9 @@ def _neighbours(
             similarity = (profile[rows] @ population.profiles_by_item).toarray()
         blank = np.flatnonzero(np.diff(profile.indptr[start : start + 257]) == 0)
         if basics is not None and pool_basics is not None and len(blank):
-            similarity[blank] = _kinship(basics[start + blank], pool_basics, population.settings.basics_sharpness)
+            of_blank = basics[start + blank]
+            stated = np.any(of_blank, axis=1)[:, None] & np.any(pool_basics, axis=1)[None, :]
+            similarity[blank] = np.exp(sharpness * (of_blank @ pool_basics.T - 1)) * stated  # in [0, 1]
         in_pool = np.flatnonzero(own_row[rows] >= 0)
         similarity[in_pool, own_row[rows][in_pool]] = 0
         if k < pool:
@@ -293,12 +295,6 @@ def _neighbours(
         weight /= np.maximum(weight.sum(1, keepdims=True), 1e-9)
         parts.append(csr_matrix((weight.ravel(), best.ravel(), np.arange(0, best.size + 1, k)), shape=similarity.shape))
     return vstack(parts, format="csr") if parts else csr_matrix((n, pool), dtype=np.float32)
-
-
-def _kinship(basics: Floats, pool_basics: Floats, sharpness: float) -> Floats:
-    """How alike users' basics read, (n, n_pool) in [0, 1]: exp(sharpness (cosine - 1)); 0 where one has none."""
-    stated = np.any(basics, axis=1)[:, None] & np.any(pool_basics, axis=1)[None, :]
-    return np.asarray(np.exp(sharpness * (basics @ pool_basics.T - 1)) * stated, dtype=np.float32)
 
 
 def _item_item(owned: Any, settings: CollaborativeSettings) -> Any:

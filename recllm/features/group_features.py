@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from recllm.data.dataset import DAY
 from recllm.data.interactions import Floats, Pairs, Tally, decay, padded
 from recllm.data.item_groups import GROUPINGS, VOTED, size_of
-from recllm.features.collaborative import CollaborativeStatistics, UserBatch
+from recllm.features.collaborative import UserBatch
 
 _WORDS = {
     "type": "type",
@@ -60,11 +60,10 @@ _OWN = ("times", "affinity", "days_since", "items", "early")
 Columns = dict[str, NDArray[Any]]
 
 
-def group_columns(
-    population: CollaborativeStatistics, users: UserBatch, pairs: Pairs, names: Collection[str] = tuple(GROUP_FEATURES)
-) -> Columns:
+def group_columns(users: UserBatch, pairs: Pairs, names: Collection[str] = tuple(GROUP_FEATURES)) -> Columns:
     """These features of `GROUP_FEATURES` at the pairs, (n_pairs,) each."""
-    names, item, limit = frozenset(names), pairs.item, population.settings.lift_limit
+    population, names, item = users.population, frozenset(names), pairs.item
+    limit = population.settings.lift_limit
     columns: Columns = {}
     for name, group in population.facets.each().items():
         sales = population.group_statistics[name]
@@ -75,7 +74,7 @@ def group_columns(
         }
         columns |= {column: value[item] for column, value in by_item.items() if column in names}
         if any(f"{name}_{measure}" in names for measure in _OWN):
-            columns |= _dealings(population, users, name, group, pairs)
+            columns |= _dealings(users, name, group, pairs)
         if name in VOTED and f"{name}_alike" in names:
             alike = entries_at(users.neighbour_weights @ sales.votes, group[item], pairs)
             alike = np.where(group[item] >= 0, alike, 0)
@@ -86,11 +85,9 @@ def group_columns(
     return {name: value for name, value in columns.items() if name in names}
 
 
-def _dealings(
-    population: CollaborativeStatistics, users: UserBatch, name: str, group: NDArray[np.int32], pairs: Pairs
-) -> Columns:
+def _dealings(users: UserBatch, name: str, group: NDArray[np.int32], pairs: Pairs) -> Columns:
     """What the asked people did in one grouping."""
-    settings, purchases, as_of = population.settings, users.purchases, users.as_of
+    settings, purchases, as_of = users.population.settings, users.purchases, users.as_of
     in_group = group[purchases.item] >= 0
     at = purchases.at[in_group]
     tally = Tally.of(purchases.user[in_group], group[purchases.item[in_group]], max(size_of(group), 1))
@@ -99,7 +96,7 @@ def _dealings(
     days = (as_of - tally.largest(at)) / DAY
 
     # of the distinct items, those that the person took while they were new
-    owned, arrived = users.owned, population.arrived
+    owned, arrived = users.owned, users.population.arrived
     in_group = group[owned.key] >= 0
     item, since = owned.key[in_group], owned.smallest(purchases.at)[in_group]
     item_row = tally.find(owned.user[in_group], group[item])

@@ -140,13 +140,13 @@ def pair_features(
     n_pairs = len(pairs.item)
     columns: Columns = {
         **_own(users, pairs),
-        **_alike(population, users, pairs),
+        **_alike(users, pairs),
         **_crowd(population, pairs),
-        **_prices(population, users, pairs),
-        **(_narrow_groups if narrow else group_columns)(population, users, pairs),
+        **_prices(users, pairs),
+        **(_narrow_groups if narrow else group_columns)(users, pairs),
         **_person(users, pairs),
-        **_text(population, users, pairs),
-        **_browsing(population, users, pairs),
+        **_text(users, pairs),
+        **_browsing(users, pairs),
         "interest": np.zeros(n_pairs, np.float32),
     }
     if population.interests is not None and users.interests is not None:
@@ -159,16 +159,16 @@ def pair_features(
     return table
 
 
-def _narrow_groups(population: CollaborativeStatistics, users: UserBatch, pairs: Pairs) -> Columns:
+def _narrow_groups(users: UserBatch, pairs: Pairs) -> Columns:
     """The groups' columns, those outside of `SOLD_FEATURES` only for items that never sold."""
-    never_sold = population.stats.buyers_ever[pairs.item] == 0
+    never_sold = users.population.stats.buyers_ever[pairs.item] == 0
     if never_sold.all():
-        return group_columns(population, users, pairs)
+        return group_columns(users, pairs)
     blank = np.zeros(len(pairs.item), np.float32)
-    table = dict.fromkeys(GROUP_FEATURES, blank) | group_columns(population, users, pairs, _SOLD_KIND)
+    table = dict.fromkeys(GROUP_FEATURES, blank) | group_columns(users, pairs, _SOLD_KIND)
     if not never_sold.any():
         return table
-    remaining = group_columns(population, users, pairs.select(never_sold), set(GROUP_FEATURES) - set(_SOLD_KIND))
+    remaining = group_columns(users, pairs.select(never_sold), set(GROUP_FEATURES) - set(_SOLD_KIND))
     for name, value in remaining.items():
         table[name] = blank.copy()
         table[name][never_sold] = value
@@ -214,8 +214,8 @@ def _own(users: UserBatch, p: Pairs) -> Columns:
     return columns
 
 
-def _alike(population: CollaborativeStatistics, users: UserBatch, p: Pairs) -> Columns:
-    settings = users.population.settings
+def _alike(users: UserBatch, p: Pairs) -> Columns:
+    population, settings = users.population, users.population.settings
     sold, nothing = population.stats.buyers_ever[p.item].any(), np.zeros(len(p.item), np.float32)
     recent = entries_at(users.neighbour_recent, p.item, p) if sold else nothing
     decayed = entries_at(users.neighbour_decayed, p.item, p) if sold else nothing
@@ -247,8 +247,8 @@ def _crowd(population: CollaborativeStatistics, p: Pairs) -> Columns:
     return {name: value[p.item] for name, value in by_item.items()}
 
 
-def _prices(population: CollaborativeStatistics, users: UserBatch, p: Pairs) -> Columns:
-    s, purchases = population.stats, users.purchases
+def _prices(users: UserBatch, p: Pairs) -> Columns:
+    population, s, purchases = users.population, users.population.stats, users.purchases
     price = s.log_price[p.item]
     paid = np.where(np.isfinite(purchases.price), np.log1p(np.maximum(purchases.price, 0)), s.log_price[purchases.item])
     priced = np.isfinite(paid)
@@ -290,9 +290,9 @@ def _person(users: UserBatch, p: Pairs) -> Columns:
     return {name: value[p.user] for name, value in per_person.items()}
 
 
-def _text(population: CollaborativeStatistics, users: UserBatch, p: Pairs) -> Columns:
+def _text(users: UserBatch, p: Pairs) -> Columns:
     """Texts of the person's heaviest items against the item's; the item itself is left out."""
-    settings = users.population.settings
+    population, settings = users.population, users.population.settings
     owned, vectors = users.owned, population.item_vectors
     weight = owned.total(decay(users.purchases.at, users.as_of, settings.purchase_half_life_days))
     ends = np.searchsorted(owned.keys, np.arange(users.n + 1) * population.n_items)
@@ -315,8 +315,8 @@ def _text(population: CollaborativeStatistics, users: UserBatch, p: Pairs) -> Co
     return {"text_nearest": nearest, "text_set": mean}
 
 
-def _browsing(population: CollaborativeStatistics, users: UserBatch, p: Pairs) -> Columns:
-    settings = users.population.settings
+def _browsing(users: UserBatch, p: Pairs) -> Columns:
+    population, settings = users.population, users.population.settings
     views = of_actions(users.histories, BROWSING)
     tally = Tally.of(views.user, views.item, population.n_items)
     row = tally.find(p.user, p.item)

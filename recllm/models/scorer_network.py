@@ -76,7 +76,6 @@ class ScorerNetwork(nn.Module):
                 getattr(self, f"{kind}scale").copy_(torch.from_numpy(scale))
 
     def project(self, vectors: Tensor) -> Tensor:
-        """What the heads read of encoder vectors, (n, width)."""
         sold = self.projection(vectors)
         return sold if self.arrival_projection is None else torch.cat([sold, self.arrival_projection(vectors)], dim=1)
 
@@ -148,7 +147,6 @@ class ScorerNetwork(nn.Module):
     def forward(
         self, users: Tensor, items: Tensor, user: Tensor, item: Tensor, cosine: Tensor, features: Tensor
     ) -> Score:
-        """Score pairs; the arguments are those of `each_head`."""
         mlp = self.each_head(users, items, user, item, cosine, features).mean(dim=0)
         return Score(cosine, mlp, self.cosine_weight * cosine + mlp)
 
@@ -158,7 +156,6 @@ class ScorerNetwork(nn.Module):
         return Score(*(tensor.numpy() for tensor in self(*(torch.from_numpy(array) for array in arrays))))
 
     def frozen(self) -> Scorer:
-        """The served form, with a copy of the weights."""
         return Scorer(self.config, {name: value.numpy().copy() for name, value in self.state_dict().items()})
 
     @classmethod

@@ -140,8 +140,6 @@ class SequenceWeights:
 
 @dataclass(frozen=True, eq=False)
 class SequenceModel:
-    """The sequence model over one catalogue."""
-
     config: SequenceConfig
     weights: Mapping[str, NDArray[Any]]
     target: tuple[Action, ...]

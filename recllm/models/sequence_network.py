@@ -133,7 +133,6 @@ class NextBaskets:
 
     @classmethod
     def of(cls, sequences: Sequences) -> NextBaskets:
-        """All of them."""
         user, at, n = sequences.user, sequences.at, len(sequences.item)
         # an item is new where the user does something of the target with it for the first time
         key = user * (int(sequences.item.max(initial=0)) + 1) + sequences.item
@@ -316,7 +315,6 @@ class SequenceLearner:
         return float(np.mean(np.concatenate(gains)))
 
     def _users(self, vectors: Tensor, padded: PaddedSequences, batch: _SequenceBatch) -> Tensor:
-        """Users' vectors just before each basket of the batch."""
         states = self.network.states(vectors, padded)
         return self.network.users(states[torch.from_numpy(batch.row), torch.from_numpy(batch.column)])
 

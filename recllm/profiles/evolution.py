@@ -236,7 +236,6 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _interests(dataset: Dataset, item_rows: NDArray[np.integer], vectors: Floats, policy: Policy) -> list[str]:
-    """The interest of each purchase, in order."""
     if not len(item_rows):
         return []
     items, inverse = np.unique(item_rows, return_inverse=True)
@@ -245,22 +244,17 @@ def _interests(dataset: Dataset, item_rows: NDArray[np.integer], vectors: Floats
     titles = [title or "" for title in rows["title"].to_list()]
     clean = Prompts.load().cleaner()
     if any(paths):
-        level = _level([paths[i] for i in inverse])
+        # the deepest level whose largest interests hold two thirds of the purchases, 1 when none does
+        for level in range(max(len(path) for path in paths), 0, -1):
+            shares = list(_shares([" > ".join(paths[i][:level]) for i in inverse]).values())
+            if sum(shares[:TOP]) >= 2 / 3:
+                break
         names = [clean(path[:level][-1], NAME_CHARS) if path else UNKNOWN for path in paths]
     else:
         typical = _clusters(vectors[items], np.bincount(inverse).astype(np.float32))
         names = [clean(titles[i], NAME_CHARS) or UNKNOWN for i in typical]
     sensitive = [policy.is_sensitive((*path, title)) for path, title in zip(paths, titles, strict=True)]
     return [WITHHELD if sensitive[i] else names[i] for i in inverse]
-
-
-def _level(paths: Sequence[tuple[str, ...]]) -> int:
-    """The deepest level whose largest interests hold two thirds of the purchases, 1 when none does."""
-    for level in range(max(len(path) for path in paths), 1, -1):
-        shares = list(_shares([" > ".join(path[:level]) for path in paths]).values())
-        if sum(shares[:TOP]) >= 2 / 3:
-            return level
-    return 1
 
 
 def _clusters(vectors: Floats, weight: Floats) -> NDArray[np.int64]:

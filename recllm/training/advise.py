@@ -222,7 +222,6 @@ def _encoder(survey: Survey, decided: str | None) -> Choice:
 def _training(
     dataset: Dataset, survey: Survey, horizon_days: int | None, seed: int
 ) -> tuple[ScorerTrainingSettings | None, list[Choice], list[str]]:
-    """The scorer's settings with the rules behind them, or what is missing."""
     base, by_order, days = ScorerTrainingSettings(seed=seed), survey.by_order, survey.span_days
     if horizon_days:
         horizon, horizon_rule = horizon_days, "the shop looks so far ahead"
@@ -271,7 +270,6 @@ def _training(
 
 
 def _interests(survey: Survey, training: ScorerTrainingSettings | None) -> tuple[SequenceModelSettings | None, Choice]:
-    """Settings of the sequence model, or None with the reason."""
     if training is None:
         return None, Choice("interests", False, "there is nothing to learn from")
     share = f"{survey.repeats:.0%} of the purchases are of something bought before"
@@ -285,7 +283,6 @@ def _interests(survey: Survey, training: ScorerTrainingSettings | None) -> tuple
 def _lora(
     survey: Survey, machine: Machine, encoder: str, training: ScorerTrainingSettings | None
 ) -> tuple[LoraSettings | None, list[Choice]]:
-    """Arguments of fine-tuning, or None with the reason."""
     why = "the log is too small to learn from"
     if training is None or (why := _against_lora(survey, machine, encoder, training)):
         return None, [Choice("lora", False, why)]
@@ -368,7 +365,6 @@ def _notes(survey: Survey, machine: Machine) -> list[str]:
 
 @cache
 def costs() -> Mapping[str, Any]:
-    """The committed measurements."""
     measured: dict[str, Any] = json.loads(files("recllm.training").joinpath(COSTS).read_text("utf-8"))
     return measured
 

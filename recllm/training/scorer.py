@@ -302,7 +302,6 @@ def _add_gradient(
 
 
 def _buyers_among(window: Window, users: Ints) -> tuple[int, int]:
-    """How many of the users bought anything, and anything that was new to them."""
     return int(window.has_positive[users].sum()), int(window.has_discovery[users].sum())
 
 

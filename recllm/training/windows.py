@@ -99,7 +99,6 @@ class Window(Pairs):
 
     @property
     def n(self) -> int:
-        """Number of users."""
         return len(self.indptr) - 1
 
     @cached_property
@@ -138,7 +137,6 @@ class PastWindows:
 
     @cached_property
     def facets(self) -> ItemGroups:
-        """The items' groups, which are the same at every start."""
         return ItemGroups.of(self.dataset.items)
 
     def vectors_at(self, time: int) -> Floats:
@@ -146,7 +144,6 @@ class PastWindows:
         return self.item_vectors if self.vectors_before is None else np.asarray(self.vectors_before(time), np.float32)
 
     def population(self, start: int, interests: SequenceModel | None = None) -> CollaborativeStatistics:
-        """The population as it was at `start`."""
         past, vectors = self.dataset.before(start), self.vectors_at(start)
         return CollaborativeStatistics.fit(past, vectors, self.collaborative, self.basics, interests, self.facets)
 
@@ -254,7 +251,6 @@ class PastWindows:
         )
 
     def _truth(self, start: int) -> Tally:
-        """What users bought in the window."""
         e = self.dataset.events
         in_window = e.select((e.at >= start) & (e.at < start + self.args.horizon_days * DAY))
         after = of_actions(in_window, self.collaborative.target)

@@ -101,7 +101,6 @@ def starts_of(dataset: Dataset, events: Events, args: LoraSettings) -> list[int]
 def window_examples(
     events: Events, purchased: FirstPurchases, start: int, args: LoraSettings, rng: np.random.Generator
 ) -> Iterator[dict[str, list[Any]]]:
-    """Batches of examples of one window, as columns."""
     n_items, end = purchased.tally.n_keys, start + args.horizon_days * DAY
     past = events.select(events.at < start)
     in_window = (purchased.at >= start) & (purchased.at < end)
@@ -226,7 +225,6 @@ class ExampleSource:
         return assemble(batch, *self.candidates(group, batch, rng), group, self, neighbours)
 
     def sample(self, group: ExampleGroup, size: int, rng: np.random.Generator) -> Mapping[str, Any]:
-        """So many examples of the group, as columns."""
         rows = np.sort(rng.choice(len(group.rows), size, replace=False)) + group.rows.start
         columns: Mapping[str, Any] = self.table[rows.tolist()]
         return columns

@@ -132,7 +132,6 @@ class ValidationSet:
         return cls(source, tuple(batches))
 
     def texts(self) -> Ints:
-        """Numbers of all texts that an evaluation needs."""
         text_of = self.source.text_of
         parts = [text_of[self.source.offered(g)] for g, _ in self.batches]
         parts += [text_of[flat(b["items"])] for _, b in self.batches]

@@ -81,7 +81,6 @@ class Tower:
         return vectors
 
     def with_graph(self, texts: Ints) -> Tensor:
-        """All rows in one graph."""
         rows, parts = zip(*self._batches(texts), strict=True)
         order = torch.from_numpy(np.argsort(np.concatenate(rows)))
         return torch.cat(parts)[order.to(self.device)]

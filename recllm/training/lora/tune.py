@@ -154,7 +154,6 @@ def trainable(encoder: Encoder) -> HuggingFaceEncoder:
 
 
 def prepare(dataset: Dataset, base: Encoder, args: LoraSettings, folder: Path, locale: str, tell: Progress) -> LoraRun:
-    """Examples, base vectors, the wrapped model and the validation set of a run."""
     from accelerate import Accelerator
 
     plain = trainable(base)
@@ -247,7 +246,6 @@ class LoraRun:
         return adapter | {f"score.{name}": p for name, p in self.score.named_parameters()}
 
     def state(self) -> dict[str, Tensor]:
-        """Adapter and score, on the CPU."""
         score = {f"score/{n}": t.detach().cpu().clone() for n, t in self.score.state_dict().items()}
         return {**{f"adapter/{n}": t for n, t in self.tower.state().items()}, **score}
 
@@ -267,7 +265,6 @@ class LoraRun:
         save_checkpoint(Checkpoint(self.step, tensors, record), self.folder)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go back to where a checkpoint was made."""
         from peft import set_peft_model_state_dict
 
         def under(head: str) -> dict[str, Tensor]:
@@ -292,24 +289,20 @@ class LoraRun:
 
 def train(run: LoraRun) -> None:
     """Rounds until the steps, the minutes or the patience are used up; `run.best` holds the best state."""
+    args = run.args
     run.began = time.monotonic()
     while True:
         refresh(run)
         if not run.history or run.history[-1]["step"] < run.step:
             evaluate(run)
-        if run.step and run.step % (run.args.save_steps or run.args.eval_steps) == 0:
+        if run.step and run.step % (args.save_steps or args.eval_steps) == 0:
             run.save()
-        if finished(run) or not round_of_steps(run):
+        waited = len(run.history) - 1 - run.best_round
+        late = args.max_minutes is not None and time.monotonic() - run.began > 60 * args.max_minutes
+        if run.accelerator.num_processes > 1:  # their clocks differ, and they have to stop together
+            late = float(run.accelerator.reduce(torch.tensor(float(late), device=run.tower.device), "sum")) > 0
+        if run.step >= args.max_steps or waited >= args.patience or late or not round_of_steps(run):
             return
-
-
-def finished(run: LoraRun) -> bool:
-    args = run.args
-    waited = len(run.history) - 1 - run.best_round
-    late = args.max_minutes is not None and time.monotonic() - run.began > 60 * args.max_minutes
-    if run.accelerator.num_processes > 1:  # their clocks differ, and they have to stop together
-        late = float(run.accelerator.reduce(torch.tensor(float(late), device=run.tower.device), "sum")) > 0
-    return run.step >= args.max_steps or waited >= args.patience or late
 
 
 def refresh(run: LoraRun) -> None:
