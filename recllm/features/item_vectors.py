@@ -35,7 +35,7 @@ def item_vectors(encoder: Encoder, dataset: Dataset, locale: str = "en") -> Floa
 class DatedItemVectors:
     """Item vectors as they were at any time: those of a past time know only the prices paid before it.
 
-    Catalogue prices hold at all times. Each distinct text is encoded once.
+    Catalogue prices hold at all times.
     """
 
     def __init__(self, encoder: Encoder, dataset: Dataset, locale: str = "en") -> None:

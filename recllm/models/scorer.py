@@ -80,7 +80,7 @@ class Scorer:
     """`logit = a * cosine + MLP([P u, P v, P u * P v, features])`, the MLP a mean over heads.
 
     Items that sold before, items that never sold, and users without a history have parts of their own, learned apart,
-    so that none disturbs another.
+    so that none disturbs another. For the last the logit is a linear function of few features.
     """
 
     config: ScorerConfig

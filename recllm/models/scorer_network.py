@@ -14,12 +14,8 @@ from recllm.models.scorer import STANDARDISED_LIMIT, Score, Scorer, ScorerConfig
 
 
 class ScorerNetwork(nn.Module):
-    """`logit = a * cosine + MLP([P u, P v, P u * P v, features])`, the MLP a mean over heads.
-
-    What sold before is told by its sales and the person's dealings with it; what never sold by what its kind means to
-    the person. The two are learned by separate MLPs, so that neither disturbs the other. For a person who has done
-    nothing yet the logit is a linear function of few features, see `recllm.training.calibration`.
-    """
+    """The formula of `Scorer`. What sold before is told by its sales and the person's dealings with it; what never sold
+    by what its kind means to the person."""
 
     mean: Tensor
     scale: Tensor
@@ -82,11 +78,7 @@ class ScorerNetwork(nn.Module):
     def each_head(
         self, users: Tensor, items: Tensor, user: Tensor, item: Tensor, cosine: Tensor, features: Tensor
     ) -> Tensor:
-        """What each head adds to the weighed cosine of each pair, (heads, n_pairs).
-
-        users (n, width) and items (m, width) come from `project`; user and item (n_pairs,)
-        index them; cosine (n_pairs,) in [-1, 1]; features (n_pairs, n_features) as `pair_features` gives them.
-        """
+        """What each head adds to the weighed cosine of each pair, (heads, n_pairs); arguments as for `Scorer.score`."""
         n_heads = self.config.heads
         never_sold = self._is_zero(features, self.config.sales)
         no_history = self._is_zero(features, self.config.history) & ~never_sold

@@ -130,9 +130,6 @@ def check_by(by: str) -> By:
     return kind
 
 
-# --- periods ---------------------------------------------------------------------------------------------------------
-
-
 def _edges(at: Ints, limit: int, by: By, most_periods: int) -> tuple[str, Ints]:
     """What the periods are, and their bounds, epoch seconds ascending, (n + 1,); all purchases lie within."""
     if not len(at):
@@ -230,9 +227,6 @@ def _drift(vectors: Floats, before: Ints, after: Ints, rng: np.random.Generator)
 def _mean(values: Sequence[float | None]) -> float | None:
     numbers = [value for value in values if value is not None]
     return float(np.mean(numbers)) if numbers else None
-
-
-# --- interests -------------------------------------------------------------------------------------------------------
 
 
 def _interests(dataset: Dataset, item_rows: NDArray[np.integer], vectors: Floats, policy: Policy) -> list[str]:

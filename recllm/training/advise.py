@@ -1,8 +1,7 @@
 """What to train on this log and on this machine, and what it will cost.
 
-`advise` looks at a dataset, its item texts and the machine, and proposes an encoder, whether to fine-tune it, and the
-settings of both trainings. Each choice names the rule behind it; times and memory are straight lines through points
-that `eval/advise_costs.py` measured and left in `advise_costs.json` beside this module.
+Each choice names the rule behind it. Times and memory are straight lines through points that `eval/advise_costs.py`
+measured and left in `advise_costs.json` beside this module.
 """
 
 from __future__ import annotations
@@ -162,9 +161,6 @@ def advised_interests(dataset: Dataset, training: ScorerTrainingSettings) -> Seq
     return _interests(look(dataset, [""] * dataset.n_items), training)[0]
 
 
-# --- what is there ---------------------------------------------------------------------------------------------------
-
-
 def look(dataset: Dataset, texts: Sequence[str]) -> Survey:
     """The counts that the rules read. Raises `DataError` unless there is a text, maybe empty, for each item."""
     if len(texts) != dataset.n_items:
@@ -202,9 +198,6 @@ def estimated_tokens(text: str) -> int:
     characters = len(_CJK.findall(text))
     words = _WORD.findall(_CJK.sub(" ", text))
     return 2 + characters + sum(max(1, round(len(word) / _LETTERS)) for word in words)
-
-
-# --- the rules -------------------------------------------------------------------------------------------------------
 
 
 def _encoder(survey: Survey, decided: str | None) -> Choice:
@@ -358,9 +351,6 @@ def _notes(survey: Survey, machine: Machine) -> list[str]:
     if machine.gpu is not None:
         notes.append(f"times are those of one CPU core; {machine.gpu} is faster, and was not measured")
     return notes
-
-
-# --- the cost --------------------------------------------------------------------------------------------------------
 
 
 @cache

@@ -3,8 +3,7 @@
 An example is a user at the start of a past window: the set of items that they had bought by then, weighted by how
 recently and often, and what they bought in the window for the first time. Nothing at or after the window's start
 reaches the set. The examples of a log are written in batches to an Arrow file and read back memory-mapped, so their
-number is bounded by the disk. A step draws users of one window, and says which texts it needs and which candidates
-stand for how many items.
+number is bounded by the disk.
 """
 
 from __future__ import annotations
@@ -166,9 +165,6 @@ def write_examples(dataset: Dataset, args: LoraSettings, path: Path) -> Any:
             f"{LEAST_EXAMPLES}: load a longer log, or more people; or {ALONE}"
         )
     return Table.from_file(str(path))
-
-
-# --- steps ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)

@@ -108,9 +108,6 @@ def draw_by_norm(gradient: Tensor, size: int, generator: torch.Generator) -> tup
     return rows, (1 / chance[rows]).float()
 
 
-# --- validation -------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, eq=False)
 class ValidationSet:
     """Examples that nothing is learned from. batches: per group the group, its sampled examples as columns."""

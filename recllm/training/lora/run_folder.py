@@ -107,9 +107,6 @@ Not for        texts of another shop or language than those it was learned from;
     (folder / CARD).write_text(text, encoding="utf-8")
 
 
-# --- checkpoints -----------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A state of a run. On disk it is a folder of its own, which gets its name after its last byte was written.

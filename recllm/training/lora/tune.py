@@ -10,8 +10,7 @@ resumed is the run that was not.
 The loop is not that of `SentenceTransformerTrainer`, because its step is another one: users are sets of items, lower
 blocks are computed once, vectors may be as old as the round, and only some texts get a graph. On plain pairs, where
 both do the same work, this step trains 1.45 times as many texts a second on all layers and 1.36 times on the top two
-(`eval/results/lora-speed.json`). `peft` wraps the model, `accelerate` finds devices, processes and trackers, and
-`datasets` holds the examples.
+(`eval/results/lora-speed.json`).
 """
 
 from __future__ import annotations
@@ -195,9 +194,6 @@ def hold_out(groups: list[ExampleGroup], args: LoraSettings) -> tuple[list[Examp
     if not learned or not validation:
         raise DataError(f"only one past window holds anything to learn from, and fine-tuning needs two; {ALONE}")
     return validation, learned
-
-
-# --- the loop ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(eq=False)
