@@ -268,14 +268,12 @@ class LoraRun:
 
         set_peft_model_state_dict(self.tower.model, under("adapter/"))
         self.score.load_state_dict(under("score/"))
-        moments = under("optimiser/")
-        for name, parameter in self.named.items():
+        moments, optimiser = under("optimiser/"), self.optimiser.state_dict()
+        for number, name in enumerate(self.named):
             keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in moments]
             if keys:
-                values = {key: moments[f"{key}/{name}"].clone() for key in keys}
-                self.optimiser.state[parameter] = {
-                    key: value if key == "step" else value.to(parameter.device) for key, value in values.items()
-                }
+                optimiser["state"][number] = {key: moments[f"{key}/{name}"] for key in keys}
+        self.optimiser.load_state_dict(optimiser)
         self.step = self.schedule.last_epoch = checkpoint.step
         for group, rate in zip(self.optimiser.param_groups, self.schedule.base_lrs, strict=True):
             group["lr"] = rate * pace(self.step, self.args)
