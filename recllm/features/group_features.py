@@ -111,7 +111,7 @@ def _dealings(users: UserBatch, name: str, group: NDArray[np.int32], pairs: Pair
         "early": np.log1p(np.bincount(item_row, is_early, minlength=len(tally.keys))),
     }
     never = dict.fromkeys(by_group, 0.0) | {"days_since": float(np.log1p(settings.never_days))}
-    columns = {f"{name}_{measure}": padded(value, never[measure])[row] for measure, value in by_group.items()}
+    columns: Columns = {f"{name}_{measure}": padded(value, never[measure])[row] for measure, value in by_group.items()}
     if name == "type":
         # occasions at distinct times, and the mean days between them
         span = as_of - int(at.min(initial=as_of)) + 1

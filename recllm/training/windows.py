@@ -238,12 +238,18 @@ class PastWindows:
             is_new = state.owned.find(buyer[of_block] - start, bought[of_block]) == len(state.owned.keys)
             per_pair = (pairs.item, label, bought_before, correction, features, cosine)
             parts.append((np.diff(pairs.indptr), *per_pair, state.vectors.user, is_new))
-        lengths, item, *columns, is_new = (np.concatenate(column) for column in zip(*parts, strict=True))
+        columns = (np.concatenate(column) for column in zip(*parts, strict=True))
+        lengths, item, label, bought_before, correction, features, cosine, user_vectors, is_new = columns
         vector_items = np.unique(item).astype(np.int64)
         return Window(
-            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-            item,
-            *columns,
+            indptr=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            item=item,
+            label=label,
+            bought_before=bought_before,
+            correction=correction,
+            features=features,
+            cosine=cosine,
+            user_vectors=user_vectors,
             bought=Truth.from_pairs(buyer, bought, len(users)),
             discovered=Truth.from_pairs(buyer[is_new], bought[is_new], len(users)),
             vector_items=vector_items,
