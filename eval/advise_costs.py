@@ -25,7 +25,7 @@ from recllm.encoder.loading import load_encoder
 from recllm.evaluation.record import provenance, write_record
 from recllm.evaluation.tables import complete_journey
 from recllm.features.item_vectors import basics_of, basics_vectors, item_vectors
-from recllm.models.sequence.learn import learn_sequence_model
+from recllm.models.sequence_network import learn_sequence_model
 from recllm.schema import Action
 from recllm.settings import LoraSettings, ScorerTrainingSettings, SequenceModelSettings
 from recllm.text.items import item_texts

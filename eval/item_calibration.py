@@ -25,7 +25,7 @@ from recllm.features.item_vectors import basics_of, basics_vectors
 from recllm.recommender.ranking import ItemRanker, UserInputs
 from recllm.recommender.recommender import Recommender
 from recllm.settings import ScorerTrainingSettings
-from recllm.training.item_calibration import with_offsets
+from recllm.training.calibration import with_offsets
 
 LEAST = 5.0  # expected takings that an item needs to be among the often expected ones
 

@@ -15,10 +15,10 @@ from transformers import TrainerCallback
 from recllm.encoder.adapters import TARGETS
 from recllm.encoder.loading import DEFAULT_ENCODER, find_weights, load_encoder
 from recllm.settings import LoraSettings
-from recllm.training.lora.loop import LoraRun, one_step
+from recllm.training.lora.examples import StepArrays
 from recllm.training.lora.objective import SetScore
-from recllm.training.lora.steps import StepArrays
 from recllm.training.lora.tower import Tower
+from recllm.training.lora.tune import LoraRun, one_step
 
 RANK, SCALE, WARM = 8, 20.0, 2
 

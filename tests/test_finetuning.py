@@ -26,7 +26,7 @@ from recllm.encoder.huggingface import HuggingFaceEncoder
 from recllm.encoder.loading import find_weights, load_encoder
 from recllm.errors import DataError, ModelError, UsageError
 from recllm.settings import LoraSettings
-from recllm.training.lora import loop, run_folder, tune
+from recllm.training.lora import run_folder, tune
 from recllm.training.lora.examples import FirstPurchases, is_stepwise, purchases, write_examples
 from recllm.training.lora.objective import SetScore, Targets, bce_loss, draw_by_norm, softmax_loss
 from recllm.training.lora.tower import Tower, adapter_spec
@@ -53,7 +53,9 @@ def test_an_adapter_is_saved_loaded_and_merged(tmp_path: Path, model_type: str, 
     base = make_model(tmp_path / "tiny", model_type)
     encoder = HuggingFaceEncoder(find_weights(base))
     before = encoder.encode(TEXTS)
-    spec = adapter_spec(encoder, QUICK.model_copy(update={"top_layers": top_layers}))
+    spec = adapter_spec(
+        encoder.model, encoder.weights.name, encoder.base_hash, QUICK.model_copy(update={"top_layers": top_layers})
+    )
     encoder.model = attach(encoder.model, spec)
     assert np.allclose(encoder.encode(TEXTS), before, atol=1e-6)  # a fresh adapter changes nothing
     _shake(encoder.model)
@@ -80,7 +82,7 @@ def _shake(model: torch.nn.Module) -> None:
 @pytest.fixture(scope="module")
 def adapter(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     encoder = HuggingFaceEncoder(find_weights(folder))
-    spec = adapter_spec(encoder, QUICK)
+    spec = adapter_spec(encoder.model, encoder.weights.name, encoder.base_hash, QUICK)
     model = attach(encoder.model, spec)
     _shake(model)
     place = tmp_path_factory.mktemp("adapter")
@@ -277,9 +279,9 @@ def test_drawn_gradients_are_unbiased() -> None:
     assert torch.allclose(total / 3000, gradient.sum(0), atol=0.05)
 
 
-def _run(folder: Path, place: Path, args: LoraSettings) -> loop.LoraRun:
+def _run(folder: Path, place: Path, args: LoraSettings) -> tune.LoraRun:
     base = load_encoder(folder)
-    return tune.prepare(DATA, base, tune.trainable(base), args, place, "cpu", "en", lambda _: None)
+    return tune.prepare(DATA, base, args, place, "en", lambda _: None)
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
@@ -298,7 +300,7 @@ def test_cached_loss_has_the_plain_gradient(tmp_path: Path, model_type: str, che
             args.model_copy(update={"gradient_checkpointing": checkpointing, "pull_weight": 0.5}),
         )
         drawn = run.source.draw(run.groups, np.random.default_rng(0), {})
-        loop.add_gradients(run, drawn, [0])
+        tune.add_gradients(run, drawn, [0])
         found.append([p.grad for p in run.tower.parameters if p.grad is not None])
     assert found[0] and any(float(g.abs().max()) > 1e-4 for g in found[0])
     for other in found[1:]:
@@ -427,12 +429,12 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: p
 def test_a_loss_that_is_not_finite_keeps_the_last_good_state(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = loop.loss_of
+    plain = tune.loss_of
 
-    def breaks(run: loop.LoraRun, *rest: object) -> torch.Tensor:
+    def breaks(run: tune.LoraRun, *rest: object) -> torch.Tensor:
         return plain(run, *rest) * (torch.nan if run.step >= broken else 1.0)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(loop, "loss_of", breaks)
+    monkeypatch.setattr(tune, "loss_of", breaks)
     told: list[str] = []
     broken = 4
     tuned = tune_encoder(DATA, folder, QUICK, tmp_path / "a", told.append)

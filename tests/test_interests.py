@@ -13,10 +13,15 @@ from recllm.data.interactions import unit
 from recllm.errors import ModelError
 from recllm.features.candidates import BIT, INTERESTS, SOURCES, candidates, explicit
 from recllm.features.collaborative import CollaborativeStatistics, ask
-from recllm.models.sequence.learn import learn_sequence_model
-from recllm.models.sequence.network import SequenceNetwork
-from recllm.models.sequence.sequences import NextBaskets, Sequences, gap_bucket, padded_rows
-from recllm.models.sequence.serve import SequenceConfig, SequenceModel, load_sequence_model, save_sequence_model
+from recllm.models.sequence import (
+    SequenceConfig,
+    SequenceModel,
+    Sequences,
+    gap_bucket,
+    load_sequence_model,
+    save_sequence_model,
+)
+from recllm.models.sequence_network import NextBaskets, SequenceNetwork, learn_sequence_model
 from recllm.schema import Action
 from recllm.settings import CandidateSettings, SequenceModelSettings
 
@@ -64,7 +69,7 @@ def learned(data: Dataset, vectors: NDArray[np.float32], args: SequenceModelSett
 
 def test_baskets_with_something_new_are_predicted() -> None:
     data = log([("a", "i1", 0), ("a", "i2", 0), ("a", "i1", STEP), ("a", "i3", 2 * STEP), ("b", "i1", 5)])
-    sequences = Sequences.of(data.events, TARGET)
+    sequences = Sequences.of(data.events, TARGET, data.as_of)
     baskets = NextBaskets.of(sequences)
     a, b = data.user_rows(["a", "b"])
     found = {
@@ -173,15 +178,15 @@ def test_the_served_form_encodes_people_as_the_network_does(interests: int) -> N
         network.known.fill_(True)
         for value in network.parameters():
             value.add_(0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(1)))
-    model = SequenceModel.of(network, vectors, TARGET)
+    model = network.frozen(vectors, TARGET)
     basics = np.random.default_rng(0).normal(size=(data.n_users, 12)).astype(np.float32)
-    sequences = Sequences.of(data.events, TARGET)
+    sequences = Sequences.of(data.events, TARGET, data.as_of)
     stop = sequences.indptr[1:]
     start = np.maximum(sequences.indptr[:-1], stop - config.max_length)
-    batch = padded_rows(sequences, sequences.gap(data.as_of), start, stop, basics)
+    batch = sequences.padded(start, stop, basics)
     with torch.no_grad():
         read, bias = network.items(torch.from_numpy(vectors), torch.arange(24))
-        states = network.states(read, *batch.tensors())
+        states = network.states(read, batch)
         expected = network.users(states[torch.arange(sequences.n), torch.from_numpy(stop - start)])
     np.testing.assert_allclose(model.users(data.events, data.as_of, basics), expected.numpy(), atol=1e-5)
     np.testing.assert_allclose(model.read, read.numpy(), atol=1e-5)

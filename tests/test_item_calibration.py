@@ -16,9 +16,7 @@ from recllm.recommender.recommender import Recommender
 from recllm.recommender.saved_model import read_model, save_model
 from recllm.schema import Action
 from recllm.settings import ScorerTrainingSettings
-from recllm.training.item_calibration import (
-    IDS,
-    WEIGHTS,
+from recllm.training.calibration import (
     ItemOffsets,
     fit_item_offsets,
     item_offsets,
@@ -125,10 +123,10 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     assert load_item_offsets(tmp_path) is None
     save_item_offsets(ItemOffsets.of(["a", "b", "c"], np.float32([0.5, 0, -1])), tmp_path)
     assert load_item_offsets(tmp_path).item_ids == ("a", "c")
-    (tmp_path / IDS).write_text('{"item_ids": ["a"]}')
+    (tmp_path / "item_offsets.json").write_text('{"item_ids": ["a"]}')
     with pytest.raises(ModelError, match="train again"):
         load_item_offsets(tmp_path)
-    (tmp_path / WEIGHTS).unlink()
+    (tmp_path / "item_offsets.safetensors").unlink()
     with pytest.raises(ModelError, match="train again"):
         load_item_offsets(tmp_path)
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from recllm.errors import ModelError
-from recllm.models.scorer import CONFIG, PARTS, WEIGHTS, ScorerConfig, gelu, load_scorer, save_scorer
-from recllm.models.scorer_network import ScorerNetwork, ScoreTensors
+from recllm.models.scorer import PARTS, Score, ScorerConfig, gelu, load_scorer, save_scorer
+from recllm.models.scorer_network import ScorerNetwork
 
 SHAPE = ScorerConfig(dim=6, features=("a", "b", "c"), projection=4, hidden=(8,))
 
 
-def score(scorer: ScorerNetwork, pairs: int = 5) -> ScoreTensors:
+def score(scorer: ScorerNetwork, pairs: int = 5) -> Score:
     rng = torch.Generator().manual_seed(3)
     users, items = torch.randn(2, 6, generator=rng), torch.randn(3, 6, generator=rng)
     user, item = torch.arange(pairs) % 2, torch.arange(pairs) % 3
@@ -124,12 +124,12 @@ def test_a_folder_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="train again"):
         load_scorer(tmp_path)
     save_scorer(ScorerNetwork(SHAPE).frozen(), tmp_path)
-    config = json.loads((tmp_path / CONFIG).read_text())
-    (tmp_path / CONFIG).write_text(json.dumps({**config, "projection": 5}))
+    config = json.loads((tmp_path / "scorer.json").read_text())
+    (tmp_path / "scorer.json").write_text(json.dumps({**config, "projection": 5}))
     with pytest.raises(ModelError):
         load_scorer(tmp_path)
-    (tmp_path / CONFIG).write_text(json.dumps(config))
-    (tmp_path / WEIGHTS).write_bytes(b"not weights")
+    (tmp_path / "scorer.json").write_text(json.dumps(config))
+    (tmp_path / "scorer.safetensors").write_bytes(b"not weights")
     with pytest.raises(ModelError):
         load_scorer(tmp_path)
 

@@ -23,7 +23,8 @@ from recllm.recommender.recommender import Recommender
 from recllm.schema import Action
 from recllm.settings import CandidateSettings, CollaborativeSettings, ScorerTrainingSettings
 from recllm.training import scorer as training
-from recllm.training.scorer import calibrate, fit_scorer, level, listwise
+from recllm.training.calibration import calibrate
+from recllm.training.scorer import fit_scorer, level, listwise
 from recllm.training.windows import PastWindows, Window, sample_negatives, window_starts
 
 if TYPE_CHECKING:

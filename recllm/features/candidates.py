@@ -80,59 +80,68 @@ def candidates(
     repeats: False hides what a person took before. Filters come before each source's cut, so filters never shorten
     its list while it has more to propose.
     """
-    settings = settings or CandidateSettings()
-    closed = np.zeros(population.n_items, bool) if allowed is None else ~np.asarray(allowed, bool)
+    settings, n_items = settings or CandidateSettings(), population.n_items
+    keys, bits = [np.zeros(0, np.int64)], [np.zeros(0, np.uint16)]
+
+    def add(user: int, source: str, rows: NDArray[Any]) -> None:
+        keys.append(user * n_items + rows.astype(np.int64))
+        bits.append(np.full(len(rows), BIT[source]))
+
+    ends = np.searchsorted(users.owned.keys, np.arange(users.n + 1) * n_items)
+    habit = users.owned.total(decay(users.purchases.at, users.as_of, population.settings.purchase_half_life_days))
+    closed = np.zeros(n_items, bool) if allowed is None else ~np.asarray(allowed, bool)
     shut = closed.copy()
-    union = _Union(population.n_items, [], [])
-    for user, own_items, habit, proposals in _people(population, users, settings):
+    for user, proposals in enumerate(_proposals(population, users, settings, np.diff(ends))):
+        part = slice(ends[user], ends[user + 1])
+        own_items = users.owned.key[part]
         hidden = banned[1][banned[0][user] : banned[0][user + 1]] if banned is not None else own_items[:0]
         shut[hidden] = True
         if repeats:
-            union.add(user, OWN_HISTORY, _best(own_items, habit, shut, settings.own_history))
+            add(user, OWN_HISTORY, _best(own_items, habit[part], shut, settings.own_history))
         shut[own_items] = True
         for name, rows, score in proposals:
-            union.add(user, name, _best(rows, score, shut, getattr(settings, name)))
-        union.add(user, POPULAR, _first(population.popular, shut, settings.popular))
+            add(user, name, _best(rows, score, shut, getattr(settings, name)))
+        add(user, POPULAR, _first(population.popular, shut, settings.popular))
         shut[own_items], shut[hidden] = closed[own_items], closed[hidden]
-    return union.close(users.n)
+    return _union(np.concatenate(keys), np.concatenate(bits), users.n, n_items)
 
 
-Proposal = tuple[str, NDArray[Any], NDArray[Any]]
-"""Source, item rows and their scores: higher is better, 0 or less is never proposed."""
+def _union(keys: Ints, bits: NDArray[np.uint16], n: int, n_items: int) -> Candidates:
+    """keys: user * n_items + item of each proposal, bits: its source."""
+    order = np.argsort(keys, kind="stable")
+    keys, bits = keys[order], bits[order]
+    first = np.flatnonzero(np.diff(keys, prepend=-1))
+    merged = np.bitwise_or.reduceat(bits, first) if len(first) else bits
+    keys = keys[first]
+    indptr = np.searchsorted(keys, np.arange(n + 1) * n_items).astype(np.int64)
+    return Candidates(indptr, (keys % n_items).astype(np.int32), merged.astype(np.uint16))
 
 
-def _people(
-    population: CollaborativeStatistics, users: UserBatch, settings: CandidateSettings
-) -> Iterator[tuple[int, Ints, Floats, list[Proposal]]]:
-    """Person, own items, their decayed counts, and what the scored sources would propose."""
-    ends = np.searchsorted(users.owned.keys, np.arange(users.n + 1) * population.n_items)
-    own_items, habit = (
-        users.owned.key,
-        users.owned.total(decay(users.purchases.at, users.as_of, population.settings.purchase_half_life_days)),
-    )
-    sparse = {NEIGHBOURS: users.neighbour_recent, ITEM_ITEM: users.item_item, CATEGORY_TREND: _trend(population, users)}
-    short = np.diff(ends) < settings.short_history if settings.text_nearest else np.zeros(users.n, bool)
-    arriving, cosines = _arriving(population, users), _text_scores(population, users.vectors.user[short])
+def _proposals(
+    population: CollaborativeStatistics, users: UserBatch, settings: CandidateSettings, n_own_items: Ints
+) -> Iterator[list[tuple[str, NDArray[Any], NDArray[Any]]]]:
+    """What the scored sources would propose to each person: source, item rows and their scores, higher is better; 0 or
+    less is never proposed."""
+    # share of the person's purchases in a type times the item's share of the type's buyers lately
+    trend = users.type_share @ population.type_trend
+    sparse = {NEIGHBOURS: users.neighbour_recent, ITEM_ITEM: users.item_item, CATEGORY_TREND: trend}
+    is_short = (n_own_items < settings.short_history) & (settings.text_nearest > 0)
+    arriving, cosines = _arriving(population, users), _text_scores(population, users.vectors.user[is_short])
+    sequence: Iterator[Floats] | None = None
+    if population.interests is not None and users.interests is not None and settings.interests:
+        sequence = population.interests.catalogue(users.interests)
     every = np.arange(population.n_items)
-    sequence = _sequence_scores(population, users, settings)
     for user in range(users.n):
-        proposals = [(name, *_row(scores, user)) for name, scores in sparse.items()]
+        proposals = []
+        for name, scores in sparse.items():
+            part = slice(scores.indptr[user], scores.indptr[user + 1])
+            proposals.append((name, scores.indices[part], scores.data[part]))
         proposals.append((NEW_ARRIVALS, population.arrivals, arriving[user]))
         if sequence is not None:
             proposals.append((INTERESTS, every, np.exp(next(sequence))))
-        if short[user]:
+        if is_short[user]:
             proposals.append((TEXT_NEAREST, every, next(cosines)))
-        yield user, own_items[ends[user] : ends[user + 1]], habit[ends[user] : ends[user + 1]], proposals
-
-
-def _row(scores: Any, user: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    part = slice(scores.indptr[user], scores.indptr[user + 1])
-    return scores.indices[part], scores.data[part]
-
-
-def _trend(population: CollaborativeStatistics, users: UserBatch) -> Any:
-    """Share of the person's purchases in a type times the item's share of the type's buyers lately, sparse."""
-    return users.type_share @ population.type_trend
+        yield proposals
 
 
 def _arriving(population: CollaborativeStatistics, users: UserBatch) -> Floats:
@@ -149,14 +158,6 @@ def _text_scores(population: CollaborativeStatistics, users: Floats) -> Iterator
     """Cosine of each person with every item, a few people at a time."""
     for start in range(0, len(users), 16):
         yield from users[start : start + 16] @ population.item_vectors.T
-
-
-def _sequence_scores(
-    population: CollaborativeStatistics, users: UserBatch, settings: CandidateSettings
-) -> Iterator[Floats] | None:
-    if population.interests is None or users.interests is None or not settings.interests:
-        return None
-    return population.interests.catalogue(users.interests)
 
 
 def _best(rows: NDArray[Any], score: NDArray[Any], shut: NDArray[np.bool_], k: int) -> NDArray[Any]:
@@ -181,27 +182,3 @@ def _first(ordered: NDArray[Any], shut: NDArray[np.bool_], k: int) -> NDArray[An
         if len(head) >= k or end >= len(ordered):
             return np.asarray(head[:k])
     return ordered[:0]
-
-
-@dataclass(frozen=True, eq=False)
-class _Union:
-    """Collects proposals; `keys` are person * n_items + item."""
-
-    n_items: int
-    keys: list[Ints]
-    bits: list[NDArray[np.uint16]]
-
-    def add(self, user: int, source: str, rows: NDArray[Any]) -> None:
-        self.keys.append(user * self.n_items + rows.astype(np.int64))
-        self.bits.append(np.full(len(rows), BIT[source]))
-
-    def close(self, n: int) -> Candidates:
-        keys = np.concatenate(self.keys) if self.keys else np.zeros(0, np.int64)
-        bits = np.concatenate(self.bits) if self.bits else np.zeros(0, np.uint16)
-        order = np.argsort(keys, kind="stable")
-        keys, bits = keys[order], bits[order]
-        first = np.flatnonzero(np.diff(keys, prepend=-1))
-        merged = np.bitwise_or.reduceat(bits, first) if len(first) else bits
-        keys = keys[first]
-        indptr = np.searchsorted(keys, np.arange(n + 1) * self.n_items).astype(np.int64)
-        return Candidates(indptr, (keys % self.n_items).astype(np.int32), merged.astype(np.uint16))

@@ -18,16 +18,12 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, Dataset, Events
 from recllm.data.interactions import Floats, Ints, Tally, UserVectors, decay, matrix, occasions, of_actions, user_parts
-from recllm.data.item_groups import GroupStatistics, ItemGroups, NewItems, group_statistics, per_group
+from recllm.data.item_groups import GroupStatistics, ItemGroups, NewItems, group_statistics, per_group, size_of
 from recllm.errors import DataError
 from recllm.settings import CollaborativeSettings
 
 if TYPE_CHECKING:
-    from recllm.models.sequence.serve import SequenceModel
-
-
-FEW_USERS = 64
-"""So few users are compared with the pool as it stands."""
+    from recllm.models.sequence import SequenceModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,22 +102,26 @@ class CollaborativeStatistics:
             )
         purchases = occasions(of_actions(dataset.events, settings.target))
         facets = facets or ItemGroups.of(dataset.items)
-        pool = _most_active(purchases, settings.neighbour_pool)
+        n_items, as_of = dataset.n_items, dataset.as_of
+        counts = np.diff(purchases.indptr)
+        n_pool = min(settings.neighbour_pool, int((counts > 0).sum()))
+        pool = np.sort(np.argsort(-counts, kind="stable")[:n_pool])  # the most active users
         of_pool = purchases.rows(pool)
-        arrived = NewItems.of(purchases, dataset.n_items, dataset.as_of, settings)
+        recent = of_pool.select(of_pool.at >= as_of - settings.recent_days * DAY)
+        arrived = NewItems.of(purchases, n_items, as_of, settings)
         return cls(
-            dataset.as_of,
+            as_of,
             settings,
             np.asarray(item_vectors, np.float32),
             facets,
             _item_stats(purchases, dataset, facets, arrived.first, settings),
             pool,
-            profile_rows(of_pool, dataset.n_items, dataset.as_of, settings),
-            _recent(of_pool, dataset.n_items, dataset.as_of, settings.recent_days),
-            _decayed(of_pool, dataset.n_items, dataset.as_of, settings.purchase_half_life_days),
-            _item_item(_weighed(purchases, dataset.n_items, dataset.as_of, settings), settings),
+            _profile_rows(of_pool, n_items, as_of, settings),
+            _bought(recent, n_items, as_of, None),
+            _bought(of_pool, n_items, as_of, settings.purchase_half_life_days),
+            _item_item(_bought(purchases, n_items, as_of, settings.item_item_half_life_days), settings),
             arrived,
-            group_statistics(facets, arrived, of_pool, dataset.as_of, settings),
+            group_statistics(facets, arrived, of_pool, as_of, settings),
             None if basics is None else np.asarray(basics[pool], np.float32),
             interests,
         )
@@ -151,8 +151,7 @@ class CollaborativeStatistics:
 
         kind, share = self.facets.type, self.stats.type_share
         rows = np.flatnonzero((kind >= 0) & (share > 0))
-        shape = (int(kind.max(initial=-1)) + 1, self.n_items)
-        return csr_matrix((share[rows], (kind[rows], rows)), shape=shape)
+        return csr_matrix((share[rows], (kind[rows], rows)), shape=(size_of(kind), self.n_items))
 
     @cached_property
     def popular(self) -> Ints:
@@ -169,13 +168,11 @@ class UserBatch:
     """
 
     population: CollaborativeStatistics
-
     histories: Events
     as_of: int
     purchases: Events
     owned: Tally
     """`purchases` grouped by (person, item)."""
-    profile: Any
     type_share: Any
     """Sparse (n, n_types), the person's decayed purchases by type, summing to 1."""
     neighbour_weights: Any
@@ -199,8 +196,9 @@ class UserBatch:
 
     @cached_property
     def item_item(self) -> Any:
-        crowd = self.population
-        return _weighed(self.purchases, crowd.n_items, self.as_of, crowd.settings) @ crowd.item_item
+        half_life_days = self.population.settings.item_item_half_life_days
+        bought = _bought(self.purchases, self.population.n_items, self.as_of, half_life_days)
+        return bought @ self.population.item_item
 
 
 def ask(
@@ -218,39 +216,50 @@ def ask(
     basics: Emb(I), (n, dim), or None. Events at or after `as_of` are dropped.
     """
     histories = histories.select(histories.at < as_of)
-    purchases = occasions(of_actions(histories, population.settings.target))
-    n_items = population.n_items
-    profile = profile_rows(purchases, n_items, as_of, population.settings)
-    neighbour_weights = _neighbours(population, profile, user_rows, basics)
+    n_items, settings, kind = population.n_items, population.settings, population.facets.type
+    purchases = occasions(of_actions(histories, settings.target))
+    typed = purchases.select(kind[purchases.item] >= 0)
+    typed = replace(typed, item=kind[typed.item])
+    by_type = matrix(typed, size_of(kind), decay(typed.at, as_of, settings.purchase_half_life_days))
     return UserBatch(
         population,
         histories,
         as_of,
         purchases,
         Tally.of(purchases.user, purchases.item, n_items),
-        profile,
-        _shares(purchases, population.facets.type, as_of, population.settings.purchase_half_life_days),
-        neighbour_weights,
-        user_parts(population.item_vectors, histories, as_of, basics, population.settings.user_vector_half_life_days),
+        _divided(by_type, np.asarray(by_type.sum(1)).ravel()),
+        _neighbours(population, _profile_rows(purchases, n_items, as_of, settings), user_rows, basics),
+        user_parts(population.item_vectors, histories, as_of, basics, settings.user_vector_half_life_days),
         None if population.interests is None else population.interests.users(histories, as_of, basics),
     )
 
 
-def profile_rows(purchases: Events, n_items: int, as_of: int, settings: CollaborativeSettings) -> Any:
+def _profile_rows(purchases: Events, n_items: int, as_of: int, settings: CollaborativeSettings) -> Any:
     """Sparse unit rows: log(1 + decayed count) of each item, what people are compared by."""
-    from scipy.sparse import diags
-
     rows = matrix(purchases, n_items, decay(purchases.at, as_of, settings.profile_half_life_days))
     np.log1p(rows.data, out=rows.data)
-    length = np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1)).ravel())
-    return (diags((1 / np.maximum(length, 1e-12)).astype(np.float32)) @ rows).tocsr()
+    return _divided(rows, np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1)).ravel()))
+
+
+def _divided(rows: Any, divisor: NDArray[Any]) -> Any:
+    from scipy.sparse import diags
+
+    return (diags((1 / np.maximum(divisor, 1e-12)).astype(np.float32)) @ rows).tocsr()
+
+
+def _bought(purchases: Events, n_items: int, as_of: int, half_life_days: float | None) -> Any:
+    """Sparse (n_users, n_items): purchases, decayed where there is a half-life, and capped at 1."""
+    weight = np.ones(len(purchases)) if half_life_days is None else decay(purchases.at, as_of, half_life_days)
+    rows = matrix(purchases, n_items, weight)
+    np.minimum(rows.data, 1, out=rows.data)
+    return rows
 
 
 def _neighbours(
     population: CollaborativeStatistics,
     profile: Any,
     user_rows: NDArray[np.integer] | None,
-    basics: Floats | None = None,
+    basics: Floats | None,
 ) -> Any:
     """Sparse (n, n_pool): cosine weights of each person's nearest people, summing to 1, blockwise.
 
@@ -259,84 +268,39 @@ def _neighbours(
     from scipy.sparse import csr_matrix, vstack
 
     n, pool = profile.shape[0], len(population.pool)
-    k = min(population.settings.neighbours, pool)
-    own_row = (
-        np.full(n, -1) if user_rows is None else np.array([population.pool_row.get(int(u), -1) for u in user_rows])
-    )
+    k, pool_basics = min(population.settings.neighbours, pool), population.pool_basics
+    sharpness = population.settings.basics_sharpness
+    own_row = np.full(n, -1)
+    if user_rows is not None:
+        own_row = np.array([population.pool_row.get(int(user), -1) for user in user_rows])
     parts = []
     for start in range(0, n, 256):
-        block = profile[start : start + 256]
-        if n <= FEW_USERS:  # turning the whole pool round takes longer than they do
-            similarity = (population.profiles @ block.T).toarray().T
+        rows = slice(start, start + 256)
+        if n <= 64:  # turning the whole pool round takes longer than they do
+            similarity = (population.profiles @ profile[rows].T).toarray().T
         else:
-            similarity = (block @ population.profiles_by_item).toarray()
+            similarity = (profile[rows] @ population.profiles_by_item).toarray()
         blank = np.flatnonzero(np.diff(profile.indptr[start : start + 257]) == 0)
-        if basics is not None and population.pool_basics is not None and len(blank):
-            similarity[blank] = _kinship(
-                basics[start + blank], population.pool_basics, population.settings.basics_sharpness
-            )
-        own_rows = own_row[start : start + 256]
-        similarity[np.flatnonzero(own_rows >= 0), own_rows[own_rows >= 0]] = 0
-        best = (
-            np.argpartition(-similarity, k - 1, axis=1)[:, :k]
-            if k < pool
-            else np.tile(np.arange(pool), (len(similarity), 1))
-        )
+        if basics is not None and pool_basics is not None and len(blank):
+            of_blank = basics[start + blank]
+            stated = np.any(of_blank, axis=1)[:, None] & np.any(pool_basics, axis=1)[None, :]
+            similarity[blank] = np.exp(sharpness * (of_blank @ pool_basics.T - 1)) * stated  # in [0, 1]
+        in_pool = np.flatnonzero(own_row[rows] >= 0)
+        similarity[in_pool, own_row[rows][in_pool]] = 0
+        if k < pool:
+            best = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
+        else:
+            best = np.tile(np.arange(pool), (len(similarity), 1))
         weight = np.take_along_axis(similarity, best, 1)
         weight /= np.maximum(weight.sum(1, keepdims=True), 1e-9)
         parts.append(csr_matrix((weight.ravel(), best.ravel(), np.arange(0, best.size + 1, k)), shape=similarity.shape))
     return vstack(parts, format="csr") if parts else csr_matrix((n, pool), dtype=np.float32)
 
 
-def _kinship(basics: Floats, pool_basics: Floats, sharpness: float) -> Floats:
-    """How alike users' basics read, (n, n_pool) in [0, 1]: exp(sharpness (cosine - 1)); 0 where one has none."""
-    stated = np.any(basics, axis=1)[:, None] & np.any(pool_basics, axis=1)[None, :]
-    return np.asarray(np.exp(sharpness * (basics @ pool_basics.T - 1)) * stated, dtype=np.float32)
-
-
-def _shares(purchases: Events, group: NDArray[np.int32], as_of: int, half_life_days: float) -> Any:
-    """Sparse (n, n_groups): share of each person's decayed purchases per group."""
-    from scipy.sparse import diags
-
-    in_group = purchases.select(group[purchases.item] >= 0)
-    in_group = replace(in_group, item=group[in_group.item])
-    rows = matrix(in_group, int(group.max(initial=-1)) + 1, decay(in_group.at, as_of, half_life_days))
-    total = np.asarray(rows.sum(1)).ravel()
-    return (diags((1 / np.maximum(total, 1e-12)).astype(np.float32)) @ rows).tocsr()
-
-
-def _most_active(purchases: Events, limit: int) -> Ints:
-    counts = np.diff(purchases.indptr)
-    order = np.argsort(-counts, kind="stable")
-    return np.sort(order[: min(limit, int((counts > 0).sum()))])
-
-
-def _binary(purchases: Events, n_items: int) -> Any:
-    rows = matrix(purchases, n_items, np.ones(len(purchases)))
-    rows.data[:] = 1
-    return rows
-
-
-def _recent(purchases: Events, n_items: int, as_of: int, days: float) -> Any:
-    return _binary(purchases.select(purchases.at >= as_of - days * DAY), n_items)
-
-
-def _decayed(purchases: Events, n_items: int, as_of: int, half_life_days: float) -> Any:
-    rows = matrix(purchases, n_items, decay(purchases.at, as_of, half_life_days))
-    np.minimum(rows.data, 1, out=rows.data)
-    return rows
-
-
-def _weighed(purchases: Events, n_items: int, as_of: int, settings: CollaborativeSettings) -> Any:
-    """What the item to item weights are made from and applied to."""
-    days = settings.item_item_half_life_days
-    return _binary(purchases, n_items) if days is None else _decayed(purchases, n_items, as_of, days)
-
-
 def _item_item(owned: Any, settings: CollaborativeSettings) -> Any:
     """EASE (Steck 2019) on the items that sell most lately, only its largest weights kept.
 
-    owned: (n_people, n_items), see `_weighed`: what people stopped buying says less about what goes together.
+    owned: (n_people, n_items), see `_bought`: what people stopped buying says less about what goes together.
     """
     from scipy.sparse import csr_matrix
 

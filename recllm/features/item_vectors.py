@@ -11,62 +11,54 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from threading import Lock
-from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from recllm.data.dataset import USER_COLUMN, Dataset, utc
+from recllm.data.interactions import Floats
 from recllm.encoder.batches import distinct, encode_unique
 from recllm.schema import ACTION_CODE, Action, Encoder, Profile
 from recllm.text.items import item_texts, price_texts
-from recllm.text.templates import Prompts
 from recllm.text.users import profile_texts
-
-if TYPE_CHECKING:
-    from recllm.schema import FloatArray
 
 PRICE_WEIGHT = 0.25
 """The price is one fact among many: at equal weight two dear things would be nearer than two things to wear."""
 
 
-def item_vectors(
-    encoder: Encoder, dataset: Dataset, locale: str = "en", *, prompts: Prompts | None = None
-) -> FloatArray:
+def item_vectors(encoder: Encoder, dataset: Dataset, locale: str = "en") -> Floats:
     """Unit vectors of all items, (n_items, dim). An item without a catalogue price takes the median price paid."""
-    return DatedItemVectors(encoder, dataset, locale, prompts=prompts).latest
+    return DatedItemVectors(encoder, dataset, locale).latest
 
 
 class DatedItemVectors:
     """Item vectors as they were at any time: those of a past time know only the prices paid before it.
 
-    Catalogue prices hold at all times. Each distinct text is encoded once.
+    Catalogue prices hold at all times.
     """
 
-    def __init__(
-        self, encoder: Encoder, dataset: Dataset, locale: str = "en", *, prompts: Prompts | None = None
-    ) -> None:
-        self._encoder, self._dataset, self._locale, self._prompts = encoder, dataset, locale, prompts
-        self._price_vectors: dict[str, FloatArray] = {}
+    def __init__(self, encoder: Encoder, dataset: Dataset, locale: str = "en") -> None:
+        self._encoder, self._dataset, self._locale = encoder, dataset, locale
+        self._price_vectors: dict[str, Floats] = {}
         self._lock = Lock()  # windows of the past are prepared in threads
-        vectors, rows = encode_unique(encoder, item_texts(dataset.items, locale, prompts=prompts))
+        vectors, rows = encode_unique(encoder, item_texts(dataset.items, locale))
         self._unpriced = vectors[rows]
         self._latest_prices = _prices(dataset)
-        self.latest: FloatArray = self._with_prices(self._latest_prices)
+        self.latest: Floats = self._with_prices(self._latest_prices)
         """Unit rows of all items as of today, (n_items, dim)."""
 
-    def before(self, time: int) -> FloatArray:
+    def before(self, time: int) -> Floats:
         """Unit rows (n_items, dim) as somebody knew them just before `time` (epoch seconds)."""
         prices = _prices(self._dataset, before=time)
         return self.latest if np.array_equal(prices, self._latest_prices, equal_nan=True) else self._with_prices(prices)
 
-    def _with_prices(self, prices: NDArray[np.float64]) -> FloatArray:
+    def _with_prices(self, prices: NDArray[np.float64]) -> Floats:
         priced = np.isfinite(prices)
         if not priced.any():
             return self._unpriced
         items = self._dataset.items.with_columns(price=pl.Series(prices, dtype=pl.Float64).fill_nan(None))
-        texts, rows = distinct(price_texts(items, self._locale, prompts=self._prompts))
+        texts, rows = distinct(price_texts(items, self._locale))
         with self._lock:
             if unread := [text for text in texts if text not in self._price_vectors]:
                 self._price_vectors |= dict(zip(unread, self._encoder.encode(unread), strict=True))
@@ -75,19 +67,16 @@ class DatedItemVectors:
         return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
-def basics_vectors(
-    encoder: Encoder, basics: Sequence[Mapping[str, str]], locale: str = "en", *, prompts: Prompts | None = None
-) -> FloatArray:
+def basics_vectors(encoder: Encoder, basics: Sequence[Mapping[str, str]], locale: str = "en") -> Floats:
     """Emb(I) of each person, (n, dim): unit rows, and a row of zeros where nothing is known."""
     people = [Profile(user_id="", as_of=utc(0), basics=b, purchases=(), browsing=()) for b in basics]
     no_items = pl.DataFrame(schema={"item_id": pl.String, "title": pl.String, "category": pl.List(pl.String)})
-    texts = [t.basics for t in profile_texts(people, no_items, locale, prompts=prompts)]
-    basics_vectors_of_users = np.zeros((len(texts), encoder.dim), np.float32)
-    stated_rows = [row for row, text in enumerate(texts) if text]
-    if stated_rows:
+    texts = [t.basics for t in profile_texts(people, no_items, locale)]
+    user_vectors = np.zeros((len(texts), encoder.dim), np.float32)
+    if stated_rows := [row for row, text in enumerate(texts) if text]:
         vectors, inverse = encode_unique(encoder, [texts[row] for row in stated_rows], kind="query")
-        basics_vectors_of_users[stated_rows] = vectors[inverse]
-    return basics_vectors_of_users
+        user_vectors[stated_rows] = vectors[inverse]
+    return user_vectors
 
 
 def basics_of(users: pl.DataFrame) -> list[dict[str, str]]:

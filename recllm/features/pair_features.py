@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from recllm.data.dataset import DAY
 from recllm.data.interactions import Floats, Pairs, Tally, decay, of_actions, padded, visits
 from recllm.features.collaborative import CollaborativeStatistics, UserBatch
-from recllm.features.group_features import GROUP_FEATURES, group_columns, overdue
+from recllm.features.group_features import GROUP_FEATURES, entries_at, group_columns, overdue
 from recllm.schema import ACTION_CODE, BROWSING, Action
 
 FEATURES: Mapping[str, str] = {
@@ -106,9 +106,6 @@ SOLD_FEATURES: tuple[str, ...] = tuple(n for n in FEATURES if n in _SOLD_KIND or
 """What the score of an item reads that sold before. Its own sales tell most; reading all groups as well made no
 difference beyond chance on Complete Journey (`eval/LOG.md`)."""
 
-TEXT_POWER = 8.0
-"""The power of cosines that is reached by squares."""
-
 TIMED = frozenset(
     {
         "neighbours_recent",
@@ -140,41 +137,38 @@ def pair_features(
     narrow: of items that sold before only `SOLD_FEATURES`, and 0 in the other columns, which the scorer does not read
     there; it spares most of the work on groups.
     """
-    p = pairs
+    n_pairs = len(pairs.item)
     columns: Columns = {
-        **_own(users, p),
-        **_alike(population, users, p),
-        **_crowd(population, p),
-        **_prices(population, users, p),
-        **(_narrow_groups if narrow else group_columns)(population, users, pairs),
-        **_person(users, p),
-        **_text(population, users, p),
-        **_browsing(population, users, p),
-        "interest": _interest(population, users, p),
+        **_own(users, pairs),
+        **_alike(users, pairs),
+        **_crowd(population, pairs),
+        **_prices(users, pairs),
+        **(_narrow_groups if narrow else group_columns)(users, pairs),
+        **_person(users, pairs),
+        **_text(users, pairs),
+        **_browsing(users, pairs),
+        "interest": np.zeros(n_pairs, np.float32),
     }
-    return _table([columns[name] for name in FEATURE_NAMES], len(p.item))
-
-
-def _table(columns: list[NDArray[Any]], n: int, block: int = 1024) -> Floats:
-    """Columns side by side, (n, len(columns)); some rows at a time, so that they are written while in the cache."""
-    table = np.empty((n, len(columns)), np.float32)
-    for start in range(0, n, block):
-        rows = table[start : start + block]
-        for number, column in enumerate(columns):
-            rows[:, number] = column[start : start + block]
+    if population.interests is not None and users.interests is not None:
+        columns["interest"] = population.interests.score(users.interests, pairs)
+    table = np.empty((n_pairs, len(FEATURE_NAMES)), np.float32)
+    for start in range(0, n_pairs, 1024):  # some rows at a time, so that they are written while in the cache
+        rows = slice(start, start + 1024)
+        for number, name in enumerate(FEATURE_NAMES):
+            table[rows, number] = columns[name][rows]
     return table
 
 
-def _narrow_groups(population: CollaborativeStatistics, users: UserBatch, pairs: Pairs) -> Columns:
+def _narrow_groups(users: UserBatch, pairs: Pairs) -> Columns:
     """The groups' columns, those outside of `SOLD_FEATURES` only for items that never sold."""
-    never_sold = population.stats.buyers_ever[pairs.item] == 0
+    never_sold = users.population.stats.buyers_ever[pairs.item] == 0
     if never_sold.all():
-        return group_columns(population, users, pairs)
+        return group_columns(users, pairs)
     blank = np.zeros(len(pairs.item), np.float32)
-    table = dict.fromkeys(GROUP_FEATURES, blank) | group_columns(population, users, pairs, _SOLD_KIND)
+    table = dict.fromkeys(GROUP_FEATURES, blank) | group_columns(users, pairs, _SOLD_KIND)
     if not never_sold.any():
         return table
-    remaining = group_columns(population, users, pairs.select(never_sold), set(GROUP_FEATURES) - set(_SOLD_KIND))
+    remaining = group_columns(users, pairs.select(never_sold), set(GROUP_FEATURES) - set(_SOLD_KIND))
     for name, value in remaining.items():
         table[name] = blank.copy()
         table[name][never_sold] = value
@@ -220,12 +214,12 @@ def _own(users: UserBatch, p: Pairs) -> Columns:
     return columns
 
 
-def _alike(population: CollaborativeStatistics, users: UserBatch, p: Pairs) -> Columns:
-    settings = users.population.settings
+def _alike(users: UserBatch, p: Pairs) -> Columns:
+    population, settings = users.population, users.population.settings
     sold, nothing = population.stats.buyers_ever[p.item].any(), np.zeros(len(p.item), np.float32)
-    recent = _at(users.neighbour_recent, p) if sold else nothing
-    decayed = _at(users.neighbour_decayed, p) if sold else nothing
-    item_item = _at(users.item_item, p) if sold else nothing
+    recent = entries_at(users.neighbour_recent, p.item, p) if sold else nothing
+    decayed = entries_at(users.neighbour_decayed, p.item, p) if sold else nothing
+    item_item = entries_at(users.item_item, p.item, p) if sold else nothing
     everybody = population.stats.buyers_28[p.item] / max(len(population.pool), 1)
     lift = np.log((recent + 1e-3) / (everybody + 1e-3))
     return {
@@ -234,17 +228,6 @@ def _alike(population: CollaborativeStatistics, users: UserBatch, p: Pairs) -> C
         "neighbours_lift": np.clip(lift, -settings.lift_limit, settings.lift_limit),
         "item_item": np.clip(item_item, *settings.item_item_limits),
     }
-
-
-def _at(scores: Any, p: Pairs) -> Floats:
-    """Entries of a sparse (n, n_items) matrix at the pairs; a few people are made dense at a time."""
-    values = np.zeros(len(p.item), np.float32)
-    step = max(1, 2**18 // max(scores.shape[1], 1))  # a block that stays in the cache
-    for start in range(0, scores.shape[0], step):
-        block = scores[start : start + step].toarray()
-        part = slice(p.indptr[start], p.indptr[min(start + step, scores.shape[0])])
-        values[part] = block[p.user[part] - start, p.item[part]]
-    return values
 
 
 def _crowd(population: CollaborativeStatistics, p: Pairs) -> Columns:
@@ -264,62 +247,52 @@ def _crowd(population: CollaborativeStatistics, p: Pairs) -> Columns:
     return {name: value[p.item] for name, value in by_item.items()}
 
 
-def _prices(population: CollaborativeStatistics, users: UserBatch, p: Pairs) -> Columns:
-    s, purchases = population.stats, users.purchases
+def _prices(users: UserBatch, p: Pairs) -> Columns:
+    population, s, purchases = users.population, users.population.stats, users.purchases
     price = s.log_price[p.item]
     paid = np.where(np.isfinite(purchases.price), np.log1p(np.maximum(purchases.price, 0)), s.log_price[purchases.item])
     priced = np.isfinite(paid)
     count = np.bincount(purchases.user[priced], minlength=users.n)
     mean = np.bincount(purchases.user[priced], paid[priced], minlength=users.n) / np.maximum(count, 1)
     gap = np.where(count[p.user] > 0, price - mean[p.user], 0)
+    group = population.facets.category
+    fit = priced & (group[purchases.item] >= 0)
+    tally = Tally.of(purchases.user[fit], group[purchases.item[fit]], int(group.max(initial=0)) + 1)
+    category_mean = tally.total(paid[fit]) / np.maximum(tally.total(), 1)
+    category_gap = price - padded(category_mean, np.nan)[tally.find(p.user, group[p.item])]
     limit, change_limit = population.settings.price_gap_limit, population.settings.price_change_limit
     return {
         "price": np.nan_to_num(price),
         "price_gap": np.clip(np.nan_to_num(gap), -limit, limit),
-        "price_gap_type": np.clip(np.nan_to_num(price - _category_price(population, users, p, paid)), -limit, limit),
+        "price_gap_type": np.clip(np.nan_to_num(category_gap), -limit, limit),
         "price_now": np.clip(s.price_now[p.item], -change_limit, change_limit),
     }
 
 
-def _category_price(population: CollaborativeStatistics, users: UserBatch, p: Pairs, paid: NDArray[Any]) -> Floats:
-    """Mean log price that the person paid in the item's category, NaN where unknown."""
-    group = population.facets.category
-    fit = np.isfinite(paid) & (group[users.purchases.item] >= 0)
-    tally = Tally.of(users.purchases.user[fit], group[users.purchases.item[fit]], int(group.max(initial=0)) + 1)
-    mean = tally.total(paid[fit]) / np.maximum(tally.total(), 1)
-    return padded(mean, np.nan)[tally.find(p.user, group[p.item])]
-
-
 def _person(users: UserBatch, p: Pairs) -> Columns:
-    settings = users.population.settings
-    purchases = users.purchases
-    _, trips = visits(purchases)
+    settings, purchases, owned = users.population.settings, users.purchases, users.owned
     late = purchases.select(purchases.at >= users.as_of - settings.window_days * DAY)
     last = np.full(users.n, users.as_of - int(settings.never_days * DAY))
     full = np.diff(purchases.indptr) > 0
     last[full] = purchases.at[purchases.indptr[1:][full] - 1]
+    # of the items taken lately, those taken for the first time
+    cut = users.as_of - settings.novelty_window_days * DAY
+    lately = np.bincount(owned.user[owned.largest(purchases.at) >= cut], minlength=users.n)
+    first_times = np.bincount(owned.user[owned.smallest(purchases.at) >= cut], minlength=users.n)
     per_person = {
-        "visits": _log(trips),
+        "visits": _log(visits(purchases)[1]),
         "visits_28": _log(visits(late)[1]),
         "days_since_visit": _log((users.as_of - last) / DAY),
-        "items": _log(np.bincount(users.owned.user, minlength=users.n)),
+        "items": _log(np.bincount(owned.user, minlength=users.n)),
         "events": _log(np.diff(users.histories.indptr)),
-        "novelty": _novelty(users),
+        "novelty": np.where(lately > 0, first_times / np.maximum(lately, 1), 0.5).astype(np.float32),
     }
     return {name: value[p.user] for name, value in per_person.items()}
 
 
-def _novelty(users: UserBatch) -> Floats:
-    cut = users.as_of - users.population.settings.novelty_window_days * DAY
-    first, last = users.owned.smallest(users.purchases.at), users.owned.largest(users.purchases.at)
-    lately = np.bincount(users.owned.user[last >= cut], minlength=users.n)
-    first_times = np.bincount(users.owned.user[first >= cut], minlength=users.n)
-    return np.where(lately > 0, first_times / np.maximum(lately, 1), 0.5).astype(np.float32)
-
-
-def _text(population: CollaborativeStatistics, users: UserBatch, p: Pairs) -> Columns:
+def _text(users: UserBatch, p: Pairs) -> Columns:
     """Texts of the person's heaviest items against the item's; the item itself is left out."""
-    settings = users.population.settings
+    population, settings = users.population, users.population.settings
     owned, vectors = users.owned, population.item_vectors
     weight = owned.total(decay(users.purchases.at, users.as_of, settings.purchase_half_life_days))
     ends = np.searchsorted(owned.keys, np.arange(users.n + 1) * population.n_items)
@@ -333,24 +306,17 @@ def _text(population: CollaborativeStatistics, users: UserBatch, p: Pairs) -> Co
         cosines = np.maximum(vectors[p.item[part]] @ vectors[rows].T, 0)
         cosines[p.item[part][:, None] == rows[None, :]] = 0
         nearest[part] = cosines.max(axis=1)
-        if settings.text_power == TEXT_POWER:  # three squares cost a tenth of a power
-            cosines *= cosines
-            cosines *= cosines
-            cosines *= cosines
+        if settings.text_power == 8.0:  # three squares cost a tenth of a power
+            for _ in range(3):
+                cosines *= cosines
         else:
             cosines **= np.float32(settings.text_power)
         mean[part] = cosines @ w / max(w.sum(), 1e-30)  # purchases of long ago weigh nothing at all
     return {"text_nearest": nearest, "text_set": mean}
 
 
-def _interest(population: CollaborativeStatistics, users: UserBatch, p: Pairs) -> Floats:
-    if population.interests is None or users.interests is None:
-        return np.zeros(len(p.item), np.float32)
-    return population.interests.score(users.interests, p)
-
-
-def _browsing(population: CollaborativeStatistics, users: UserBatch, p: Pairs) -> Columns:
-    settings = users.population.settings
+def _browsing(users: UserBatch, p: Pairs) -> Columns:
+    population, settings = users.population, users.population.settings
     views = of_actions(users.histories, BROWSING)
     tally = Tally.of(views.user, views.item, population.n_items)
     row = tally.find(p.user, p.item)

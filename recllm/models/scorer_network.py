@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recllm.models.scorer import Scorer, ScorerConfig
-
-
-class ScoreTensors(NamedTuple):
-    """Of each pair, all (n_pairs,): logit = a * cosine + mlp."""
-
-    cosine: Tensor
-    mlp: Tensor
-    logit: Tensor
+from recllm.models.scorer import STANDARDISED_LIMIT, Score, Scorer, ScorerConfig
 
 
 class ScorerNetwork(nn.Module):
-    """`logit = a * cosine + MLP([P u, P v, P u * P v, features])`, the MLP a mean over heads; see `ScoreTensors`.
-
-    What sold before is told by its sales and the person's dealings with it; what never sold by what its kind means to
-    the person. The two are learned by separate MLPs, so that neither disturbs the other. For a person who has done
-    nothing yet the logit is a linear function of few features, see `recllm.training.cold_start`.
-    """
+    """The formula of `Scorer`. What sold before is told by its sales and the person's dealings with it; what never sold
+    by what its kind means to the person."""
 
     mean: Tensor
     scale: Tensor
@@ -56,62 +44,65 @@ class ScorerNetwork(nn.Module):
             self.mlps = nn.ModuleList(_mlp(config, len(self._sold)) for _ in range(config.heads))
             self.arrival_projection = nn.Linear(config.dim, width, bias=False) if arrival_heads else None
             self.arrival_mlps = nn.ModuleList(_mlp(config, n) for _ in range(arrival_heads))
-        _initialise(self, torch.Generator().manual_seed(config.seed))
-        self._leave_out()
+        self._initialise()
 
-    def _leave_out(self) -> None:
-        with torch.no_grad():
-            if "cosine" not in self.config.parts:
-                self.cosine_weight.zero_().requires_grad_(False)
-            for name, weight in self.named_parameters():
-                if "vectors" not in self.config.parts and "projection" in name:
-                    weight.zero_().requires_grad_(False)
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """Seeded weights, whatever the global random state; the projection keeps lengths. Parts left out are 0."""
+        generator = torch.Generator().manual_seed(self.config.seed)
+        for name, value in self.named_parameters():
+            if value.ndim == 2:
+                bound = 1.0 if "projection" in name else (3 / value.shape[1]) ** 0.5
+                value.uniform_(-bound, bound, generator=generator)
+            elif name.endswith("bias"):
+                value.zero_()
+            part = "vectors" if "projection" in name else "cosine" if name == "cosine_weight" else "features"
+            if part != "features" and part not in self.config.parts:
+                value.zero_().requires_grad_(False)
 
     def standardise(self, features: np.ndarray) -> None:
         """Remember mean and spread of training `features` (n_pairs, n_features), apart for items that sold and that
         did not; constant columns become 0."""
-        if self.config.sales is None:
-            return self._remember("", features)
-        never_sold = features[:, self.config.features.index(self.config.sales)] <= 0
-        self._remember("", features[~never_sold])
-        return self._remember("arrival_", features[never_sold])
-
-    def _remember(self, kind: str, features: np.ndarray) -> None:
-        if not len(features):
-            return
-        spread = features.std(axis=0, dtype=np.float64) * ("features" in self.config.parts)
-        getattr(self, f"{kind}mean").copy_(torch.from_numpy(features.mean(axis=0, dtype=np.float64)))
-        scale = np.where(spread > 1e-6, 1 / np.maximum(spread, 1e-6), 0.0)
-        getattr(self, f"{kind}scale").copy_(torch.from_numpy(scale))
+        never_sold = self._is_zero(torch.from_numpy(features), self.config.sales).numpy()
+        for kind, rows in (("", features[~never_sold]), ("arrival_", features[never_sold])):
+            if len(rows):
+                spread = rows.std(axis=0, dtype=np.float64) * ("features" in self.config.parts)
+                scale = np.where(spread > 1e-6, 1 / np.maximum(spread, 1e-6), 0.0)
+                getattr(self, f"{kind}mean").copy_(torch.from_numpy(rows.mean(axis=0, dtype=np.float64)))
+                getattr(self, f"{kind}scale").copy_(torch.from_numpy(scale))
 
     def project(self, vectors: Tensor) -> Tensor:
-        """What the heads read of encoder vectors, (n, width)."""
         sold = self.projection(vectors)
         return sold if self.arrival_projection is None else torch.cat([sold, self.arrival_projection(vectors)], dim=1)
 
     def each_head(
         self, users: Tensor, items: Tensor, user: Tensor, item: Tensor, cosine: Tensor, features: Tensor
     ) -> Tensor:
-        """What each head adds to the weighed cosine of each pair, (heads, n_pairs).
-
-        users (n, width) and items (m, width) come from `project`; user and item (n_pairs,)
-        index them; cosine (n_pairs,) in [-1, 1]; features (n_pairs, n_features) as `pair_features` gives them.
-        """
-        pairs = _PairTensors(users, items, user, item, cosine, features)
+        """What each head adds to the weighed cosine of each pair, (heads, n_pairs); arguments as for `Scorer.score`."""
+        n_heads = self.config.heads
         never_sold = self._is_zero(features, self.config.sales)
-        stranger = self._is_zero(features, self.config.history) & ~never_sold
-        if not (never_sold.any() or stranger.any()):
-            return self._of_sold(pairs)
-        scores = torch.zeros(self.config.heads, len(features))
-        kinds = (
-            (~never_sold & ~stranger, self._of_sold),
-            (never_sold, self._of_arrivals),
-            (stranger, self._of_newcomers),
-        )
-        for kind, score in kinds:
-            rows = torch.nonzero(kind).squeeze(1)
-            if len(rows):
-                scores = scores.index_copy(1, rows, score(pairs.rows(rows)))
+        no_history = self._is_zero(features, self.config.history) & ~never_sold
+        if not (never_sold.any() or no_history.any()):
+            return self._of_sold(users, items, user, item, features)
+        scores = torch.zeros(n_heads, len(features))
+        rows = torch.nonzero(~never_sold & ~no_history).squeeze(1)
+        if len(rows):
+            sold = self._of_sold(users, items, user[rows], item[rows], features[rows])
+            scores = scores.index_copy(1, rows, sold)
+        rows = torch.nonzero(never_sold).squeeze(1)
+        if len(rows) and len(self.arrival_mlps):
+            x = _standardised(features[rows], self.arrival_mean, self.arrival_scale)
+            arrivals = self._heads(self.arrival_mlps, n_heads, users, items, user[rows], item[rows], x)
+            scores = scores.index_copy(1, rows, arrivals)
+        elif len(rows):
+            # no head has seen such an item, what one says is chance: the cosine, at the level of what hardly sells
+            logit = self.newcomer[-1] + cosine[rows]
+            scores = scores.index_copy(1, rows, (logit - self.cosine_weight * cosine[rows]).expand(n_heads, -1))
+        rows = torch.nonzero(no_history).squeeze(1)
+        if len(rows):
+            # the linear score is the whole logit, so what the cosine adds elsewhere is taken off here
+            logit = features[rows][:, self._newcomer] @ self.newcomer[:-1] + self.newcomer[-1]
+            scores = scores.index_copy(1, rows, (logit - self.cosine_weight * cosine[rows]).expand(n_heads, -1))
         return scores
 
     def _is_zero(self, features: Tensor, name: str | None) -> Tensor:
@@ -119,42 +110,44 @@ class ScorerNetwork(nn.Module):
             return torch.zeros(len(features), dtype=torch.bool)
         return features[:, self.config.features.index(name)] <= 0
 
-    def _of_sold(self, pairs: _PairTensors) -> Tensor:
-        return self._run(self.mlps, 0, pairs.columns(self._sold).scaled(self.mean[self._sold], self.scale[self._sold]))
+    def _of_sold(self, users: Tensor, items: Tensor, user: Tensor, item: Tensor, features: Tensor) -> Tensor:
+        x = features if len(self._sold) == features.shape[1] else features[:, self._sold]
+        x = _standardised(x, self.mean[self._sold], self.scale[self._sold])
+        return self._heads(self.mlps, 0, users, items, user, item, x)
 
-    def _of_arrivals(self, pairs: _PairTensors) -> Tensor:
-        """Without heads that learned from arrivals: the cosine, at the level of what hardly sells. The other heads have
-        seen no such item, and what they say of one is chance."""
-        if not len(self.arrival_mlps):
-            logit = self.newcomer[-1] + pairs.cosine
-            return (logit - self.cosine_weight * pairs.cosine).expand(self.config.heads, -1)
-        return self._run(self.arrival_mlps, self.config.heads, pairs.scaled(self.arrival_mean, self.arrival_scale))
+    def _heads(
+        self, mlps: nn.ModuleList, first_slice: int, users: Tensor, items: Tensor, user: Tensor, item: Tensor, x: Tensor
+    ) -> Tensor:
+        """(len(mlps), n_pairs). first_slice: which part of the projections the first of them reads.
 
-    def _of_newcomers(self, pairs: _PairTensors) -> Tensor:
-        """The linear score is the whole logit of such a pair, so what the cosine adds elsewhere is taken off here."""
-        logit = pairs.x[:, self._newcomer] @ self.newcomer[:-1] + self.newcomer[-1]
-        return (logit - self.cosine_weight * pairs.cosine).expand(self.config.heads, -1)
-
-    def _run(self, mlps: nn.ModuleList, start: int, pairs: _PairTensors) -> Tensor:
-        """(len(mlps), n_pairs); `start`: which slice of the projections the first of them reads."""
+        The first layer is linear([u, v, u * v, x]) without putting the four beside each other: what it makes of a user
+        or an item is computed once for each, and no gradient is taken for the features.
+        """
         width, scores = self.config.projection, []
         for head, mlp in enumerate(mlps):
-            part = slice((start + head) * width, (start + head + 1) * width)
+            part = slice((first_slice + head) * width, (first_slice + head + 1) * width)
+            u, v = users[:, part], items[:, part]
             first, *further = mlp.children()
             weight, bias = first.parameters()
-            hidden = _first_layer(weight, bias, pairs, part)
+            of_user, of_item, of_both, of_x = torch.split(weight, [width, width, width, x.shape[1]], dim=1)
+            both = functional.embedding(user, u) * functional.embedding(item, v)
+            hidden = _of_each(user, u, of_user, bias)
+            hidden.add_(_of_each(item, v, of_item, None)).addmm_(x, of_x.T).addmm_(both, of_both.T)
             scores.append(nn.Sequential(*further)(hidden).squeeze(1))
         return torch.stack(scores)
 
     def forward(
         self, users: Tensor, items: Tensor, user: Tensor, item: Tensor, cosine: Tensor, features: Tensor
-    ) -> ScoreTensors:
-        """Score pairs; the arguments are those of `each_head`."""
+    ) -> Score:
         mlp = self.each_head(users, items, user, item, cosine, features).mean(dim=0)
-        return ScoreTensors(cosine, mlp, self.cosine_weight * cosine + mlp)
+        return Score(cosine, mlp, self.cosine_weight * cosine + mlp)
+
+    @torch.inference_mode()
+    def score(self, *arrays: NDArray[np.generic]) -> Score:
+        """`Scorer.score` in torch: arrays in, arrays out."""
+        return Score(*(tensor.numpy() for tensor in self(*(torch.from_numpy(array) for array in arrays))))
 
     def frozen(self) -> Scorer:
-        """The served form, with a copy of the weights."""
         return Scorer(self.config, {name: value.numpy().copy() for name, value in self.state_dict().items()})
 
     @classmethod
@@ -169,37 +162,8 @@ class ScorerNetwork(nn.Module):
         return torch.sigmoid(self.platt[0] * logit + self.platt[1])
 
 
-class _PairTensors(NamedTuple):
-    """Projected people and items, the pairs' indices into them, and their features."""
-
-    users: Tensor
-    items: Tensor
-    user: Tensor
-    item: Tensor
-    cosine: Tensor
-    x: Tensor
-
-    def rows(self, index: Tensor) -> _PairTensors:
-        return self._replace(user=self.user[index], item=self.item[index], cosine=self.cosine[index], x=self.x[index])
-
-    def scaled(self, mean: Tensor, scale: Tensor) -> _PairTensors:
-        return self._replace(x=((self.x - mean) * scale).clamp(-6, 6))
-
-    def columns(self, numbers: list[int]) -> _PairTensors:
-        return self if len(numbers) == self.x.shape[1] else self._replace(x=self.x[:, numbers])
-
-
-def _first_layer(weight: Tensor, bias: Tensor, pairs: _PairTensors, part: slice) -> Tensor:
-    """linear([u, v, u * v, x]) without putting the four beside each other, (n_pairs, hidden).
-
-    What it makes of a person or an item is computed once for each, and no gradient is taken for the features.
-    """
-    users, items = pairs.users[:, part], pairs.items[:, part]
-    width = users.shape[1]
-    of_user, of_item, of_both, of_x = torch.split(weight, [width, width, width, pairs.x.shape[1]], dim=1)
-    both = functional.embedding(pairs.user, users) * functional.embedding(pairs.item, items)
-    hidden = _of_each(pairs.user, users, of_user, bias)
-    return hidden.add_(_of_each(pairs.item, items, of_item, None)).addmm_(pairs.x, of_x.T).addmm_(both, of_both.T)
+def _standardised(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    return ((x - mean) * scale).clamp(-STANDARDISED_LIMIT, STANDARDISED_LIMIT)
 
 
 def _of_each(index: Tensor, table: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -215,14 +179,3 @@ def _mlp(config: ScorerConfig, n_features: int) -> nn.Sequential:
     for width, following in pairwise(widths):
         layers += [nn.Linear(width, following), nn.GELU(), nn.Dropout(config.dropout)]
     return nn.Sequential(*layers, nn.Linear(widths[-1], 1))
-
-
-def _initialise(scorer: ScorerNetwork, generator: torch.Generator) -> None:
-    """Seeded weights, whatever the global random state; the projection keeps lengths."""
-    with torch.no_grad():
-        for name, value in scorer.named_parameters():
-            if value.ndim == 2:
-                bound = 1.0 if "projection" in name else (3 / value.shape[1]) ** 0.5
-                value.uniform_(-bound, bound, generator=generator)
-            elif name.endswith("bias"):
-                value.zero_()

@@ -89,10 +89,7 @@ def evolve(
     *,
     by: By = "auto",
     most_periods: int = 12,
-    least_share: float = 0.05,
     policy: Policy | None = None,
-    prompts: Prompts | None = None,
-    seed: int = 0,
 ) -> Evolution:
     """The person in `user_row` of `dataset` as of `as_of` (epoch seconds; the dataset's own time when None).
 
@@ -110,9 +107,8 @@ def evolve(
     if not bought:
         purchases = occasions(of_actions(events, tuple(BROWSING)))
     unit_of_time, edges = _edges(purchases.at, limit, by, most_periods)
-    names = _interests(dataset, purchases.item, item_vectors, policy or Policy(), prompts or Prompts.load())
-    rng = np.random.default_rng(seed)
-    periods = _periods(purchases, names, edges, item_vectors, least_share, most_periods, rng)
+    names = _interests(dataset, purchases.item, item_vectors, policy or Policy())
+    periods = _periods(purchases, names, edges, item_vectors, most_periods)
     return Evolution(
         user_id=dataset.users["user_id"][user_row],
         as_of=utc(limit),
@@ -132,9 +128,6 @@ def check_by(by: str) -> By:
     if kind is None:
         raise UsageError(f"periods are one of {', '.join(get_args(By))}, not {by!r}")
     return kind
-
-
-# --- periods ---------------------------------------------------------------------------------------------------------
 
 
 def _edges(at: Ints, limit: int, by: By, most_periods: int) -> tuple[str, Ints]:
@@ -176,34 +169,24 @@ def _calendar(first: int, limit: int, every: str) -> Ints:
     return np.array([*edges, limit], np.int64)
 
 
-def _periods(
-    purchases: Events,
-    names: Sequence[str],
-    edges: Ints,
-    vectors: Floats,
-    least_share: float,
-    most_periods: int,
-    rng: np.random.Generator,
-) -> list[Period]:
+def _periods(purchases: Events, names: Sequence[str], edges: Ints, vectors: Floats, most_periods: int) -> list[Period]:
     """The latest periods; those before them count for what is new."""
-    n = max(len(edges) - 1, 0)
+    n, rng = max(len(edges) - 1, 0), np.random.default_rng(0)
     period_of = np.searchsorted(edges, purchases.at, side="right") - 1
     sizes = np.bincount(period_of, minlength=n)
     shares = [_shares([names[i] for i in np.flatnonzero(period_of == p).tolist()]) for p in range(n)]
     strong = [
-        {name for name, share in period.items() if share >= least_share and share * size > 1.5}
+        frozenset(name for name, share in period.items() if share >= 0.05 and share * size > 1.5)
         for period, size in zip(shares, sizes, strict=True)
     ]
     periods = []
     for p in range(max(0, n - most_periods), n):
         items, earlier = purchases.item[period_of == p], np.flatnonzero(sizes[:p])
         drift = by_chance = novelty = None
-        entered: set[str] = set()
-        left: set[str] = set()
+        entered = left = frozenset[str]()
         if len(earlier) and len(items):
             drift, by_chance = _drift(vectors, purchases.item[period_of == earlier[-1]], items, rng)
-            new = np.isin(np.unique(items), purchases.item[period_of < p], invert=True)
-            novelty = float(new.mean())
+            novelty = float(np.isin(np.unique(items), purchases.item[period_of < p], invert=True).mean())
             entered = strong[p].difference(*shares[:p])
             left = strong[earlier[-1]].difference(*shares[p:])
         periods.append(
@@ -246,37 +229,26 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(numbers)) if numbers else None
 
 
-# --- interests -------------------------------------------------------------------------------------------------------
-
-
-def _interests(
-    dataset: Dataset, item_rows: NDArray[np.integer], vectors: Floats, policy: Policy, prompts: Prompts
-) -> list[str]:
-    """The interest of each purchase, in order."""
+def _interests(dataset: Dataset, item_rows: NDArray[np.integer], vectors: Floats, policy: Policy) -> list[str]:
     if not len(item_rows):
         return []
     items, inverse = np.unique(item_rows, return_inverse=True)
     rows = dataset.items[items]
     paths = [tuple(part for part in path or () if part) for path in rows["category"].to_list()]
     titles = [title or "" for title in rows["title"].to_list()]
-    clean = prompts.cleaner()
+    clean = Prompts.load().cleaner()
     if any(paths):
-        level = _level([paths[i] for i in inverse])
+        # the deepest level whose largest interests hold two thirds of the purchases, 1 when none does
+        for level in range(max(len(path) for path in paths), 0, -1):
+            shares = list(_shares([" > ".join(paths[i][:level]) for i in inverse]).values())
+            if sum(shares[:TOP]) >= 2 / 3:
+                break
         names = [clean(path[:level][-1], NAME_CHARS) if path else UNKNOWN for path in paths]
     else:
         typical = _clusters(vectors[items], np.bincount(inverse).astype(np.float32))
         names = [clean(titles[i], NAME_CHARS) or UNKNOWN for i in typical]
     sensitive = [policy.is_sensitive((*path, title)) for path, title in zip(paths, titles, strict=True)]
     return [WITHHELD if sensitive[i] else names[i] for i in inverse]
-
-
-def _level(paths: Sequence[tuple[str, ...]]) -> int:
-    """The deepest level whose largest interests hold two thirds of the purchases, 1 when none does."""
-    for level in range(max(len(path) for path in paths), 1, -1):
-        shares = list(_shares([" > ".join(path[:level]) for path in paths]).values())
-        if sum(shares[:TOP]) >= 2 / 3:
-            return level
-    return 1
 
 
 def _clusters(vectors: Floats, weight: Floats) -> NDArray[np.int64]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -70,7 +71,6 @@ def build_profiles(
     visits = _visits(bought)
     profiles = []
     for position, basics in enumerate(dataset.users[rows].to_dicts()):
-        n_baskets, interval, since, *quartiles = visits.get(position, (0, None, None, None, None, None))
         profiles.append(
             Profile(
                 user_id=basics.pop(USER_COLUMN),
@@ -80,10 +80,7 @@ def build_profiles(
                 browsing=tuple(browsing[position]),
                 favourite_categories=tuple(categories[position]),
                 favourite_brands=tuple(brands[position]),
-                price_band=None if quartiles[0] is None else (quartiles[0], quartiles[1], quartiles[2]),
-                n_baskets=n_baskets,
-                basket_interval_days=interval,
-                days_since_last_purchase=since,
+                **visits.get(position, {}),
             )
         )
     return profiles
@@ -118,7 +115,7 @@ def _runs(events: pl.DataFrame, *keys: str) -> pl.DataFrame:
 
 
 def _lines(events: pl.DataFrame, half_life_days: float) -> pl.DataFrame:
-    """One row per (person, item, action): count, quantity, spent, weight, and in days since and interval."""
+    """One row per (person, item, action): count, quantity, spent, weight, days_since and interval_days."""
     events = _runs(events, "user", "item", "action")
     occasion = (pl.col("run").diff().fill_null(1) != 0) | (pl.col("at").diff() != 0)
     decay = pl.Series(np.exp2(-events["age"].to_numpy() / half_life_days))
@@ -127,8 +124,8 @@ def _lines(events: pl.DataFrame, half_life_days: float) -> pl.DataFrame:
     lines = events.group_by("run", maintain_order=True).agg(
         pl.col("user", "item", "action").first(),
         count=pl.col("occasion").sum().cast(pl.Int64),
-        since=pl.col("age").last(),
-        interval=pl.col("gap").median(),
+        days_since=pl.col("age").last(),
+        interval_days=pl.col("gap").median(),
     )
     return lines.with_columns(_sums(events, "quantity", "spent", "weight"))
 
@@ -159,25 +156,14 @@ def _without_returns(lines: pl.DataFrame, returned: pl.DataFrame) -> pl.DataFram
 
 def _history(dataset: Dataset, lines: pl.DataFrame, n: int, max_lines: int | None) -> list[list[HistoryLine]]:
     """The lines of each person, heaviest first; ties by the more recent, then by the item's row."""
-    lines = lines.sort("user", "weight", "since", "item", descending=[False, True, False, False])
+    lines = lines.sort("user", "weight", "days_since", "item", descending=[False, True, False, False])
     if max_lines is not None:
         lines = lines.filter(pl.int_range(pl.len()).over("user") < max_lines)
     lines = lines.with_columns(item_id=dataset.items["item_id"].gather(lines["item"]))
     history: list[list[HistoryLine]] = [[] for _ in range(n)]
-    columns = ("user", "item_id", "count", "quantity", "spent", "weight", "since", "interval", "action")
-    for user, item_id, count, quantity, spent, weight, since, interval, action in lines.select(columns).iter_rows():
-        history[user].append(
-            HistoryLine(
-                item_id=item_id,
-                count=count,
-                quantity=quantity,
-                spent=spent,
-                weight=weight,
-                days_since=since,
-                interval_days=interval,
-                action=ACTIONS[action],
-            )
-        )
+    names = ("item_id", "count", "quantity", "spent", "weight", "days_since", "interval_days")
+    for user, action, *values in lines.select("user", "action", *names).iter_rows():
+        history[user].append(HistoryLine(**dict(zip(names, values, strict=True)), action=ACTIONS[action]))
     return history
 
 
@@ -199,21 +185,25 @@ def _favourites(lines: pl.DataFrame, names: pl.Series, n: int, limit: int) -> li
     return favourites
 
 
-def _visits(bought: pl.DataFrame) -> dict[int, tuple[int, float, float, float, float, float]]:
-    """By position of a person: baskets, median days between days of purchase, days since the last, price quartiles.
+def _visits(bought: pl.DataFrame) -> dict[int, dict[str, Any]]:
+    """By position of a person: fields of the profile about baskets, the days between and since them, and prices.
 
     Without a basket id, a day is a basket. A price of zero (a gift, a mistake) is left out.
     """
     basket = pl.when(pl.col("basket") >= 0).then(pl.col("basket")).otherwise(-1 - pl.col("at") // DAY)
     paid = pl.col("price").filter(pl.col("price") > 0)
+    quartiles = {f"price_{q}": paid.quantile(q, "linear") for q in (0.25, 0.5, 0.75)}
     visits = (
         _runs(bought, "user")
         .group_by("user", maintain_order=True)
-        .agg(
-            basket.n_unique(),
-            interval=pl.col("gap").median(),
-            since=pl.col("age").last(),
-            **{f"price_{q}": paid.quantile(q, "linear") for q in (0.25, 0.5, 0.75)},
-        )
+        .agg(basket.n_unique(), interval=pl.col("gap").median(), since=pl.col("age").last(), **quartiles)
     )
-    return {user: tuple(figures) for user, *figures in visits.iter_rows()}
+    fields = {}
+    for user, n_baskets, interval, since, *prices in visits.iter_rows():
+        fields[user] = {
+            "price_band": None if prices[0] is None else tuple(prices),
+            "n_baskets": n_baskets,
+            "basket_interval_days": interval,
+            "days_since_last_purchase": since,
+        }
+    return fields

@@ -21,7 +21,7 @@ from recllm.features.collaborative import CollaborativeStatistics, UserBatch, as
 from recllm.features.pair_features import FEATURE_NAMES, SOLD_FEATURES, pair_cosine, pair_features
 from recllm.models.scorer import Score, Scorer
 from recllm.settings import CandidateSettings
-from recllm.training.item_calibration import with_offsets
+from recllm.training.calibration import with_offsets
 
 NAMESAKES = 100
 """So many more items are ranked than are asked for, because several may share a name."""
@@ -107,7 +107,7 @@ class ItemRanker:
     population: CollaborativeStatistics
     candidates: CandidateSettings = field(default_factory=CandidateSettings)
     item_offsets: Floats | None = None
-    """(n_items,), calibrates the probability item by item, see `recllm.training.item_calibration`."""
+    """(n_items,), calibrates the probability item by item, see `recllm.training.calibration`."""
 
     def score(self, users: UserInputs, pairs: Pairs) -> ScoredPairs:
         """Score given pairs, e.g. of virtual histories."""

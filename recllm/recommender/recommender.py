@@ -182,7 +182,7 @@ class Recommender:
         Raises `DataError` when the log is too small or too short to learn from.
         """
         from recllm.recommender.saved_model import Model
-        from recllm.training.item_calibration import ItemOffsets
+        from recllm.training.calibration import ItemOffsets
         from recllm.training.scorer import fit_scorer
 
         arguments = arguments or ScorerTrainingSettings()

@@ -15,10 +15,10 @@ from typing import Any
 
 from recllm.errors import ModelError, NotFittedError, UsageError
 from recllm.models.scorer import Scorer, load_scorer, save_scorer
-from recllm.models.sequence.serve import SequenceWeights, load_sequence_model, save_sequence_model
+from recllm.models.sequence import SequenceWeights, load_sequence_model, save_sequence_model
 from recllm.recommender.registry import current, open_version, publish
 from recllm.settings import CandidateSettings, CollaborativeSettings
-from recllm.training.item_calibration import ItemOffsets, load_item_offsets, save_item_offsets
+from recllm.training.calibration import ItemOffsets, load_item_offsets, save_item_offsets
 
 MODEL_FILE = "model.json"
 ADAPTER = "adapter"

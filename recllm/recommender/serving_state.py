@@ -32,7 +32,7 @@ from recllm.data.item_groups import GROUPINGS, VOTED, GroupStatistics, ItemGroup
 from recllm.errors import ModelError
 from recllm.features.collaborative import CollaborativeStatistics, ItemStatistics
 from recllm.files import PRIVATE, whole_file
-from recllm.models.sequence.serve import SequenceModel, SequenceWeights
+from recllm.models.sequence import SequenceModel, SequenceWeights
 from recllm.settings import CollaborativeSettings
 
 if TYPE_CHECKING:

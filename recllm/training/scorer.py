@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,21 +23,17 @@ from recllm.data.interactions import Floats, Ints
 from recllm.encoder.hardware import workers
 from recllm.errors import DataError
 from recllm.features.pair_features import FEATURE_NAMES, HISTORY, NEWCOMER_FEATURES, SALES, SOLD_FEATURES, TIMED
-from recllm.metrics import Truth, average, ndcg
-from recllm.models.scorer import Scorer, ScorerConfig
+from recllm.metrics import average, ndcg
+from recllm.models.scorer import Scorer, ScorerConfig, score_in_chunks
 from recllm.models.scorer_network import ScorerNetwork
-from recllm.models.sequence.learn import learn_sequence_model
-from recllm.models.sequence.serve import SequenceModel
+from recllm.models.sequence import SequenceModel
+from recllm.models.sequence_network import learn_sequence_model
 from recllm.settings import CandidateSettings, CollaborativeSettings, ScorerTrainingSettings, SequenceModelSettings
-from recllm.training.cold_start import cold_start_weights
-from recllm.training.item_calibration import fit_item_offsets
+from recllm.training.calibration import calibrate, cold_start_weights, fit_item_offsets
 from recllm.training.windows import PastWindows, Window, choose_target, window_starts
 
 Progress = Callable[[str], None]
 logger = logging.getLogger(__name__)
-
-SCORED_PAIRS = 8_192
-"""Pairs scored at once: more takes twice as long, because it does not fit the cache."""
 
 STANDARDISED_ROWS = 7
 """Mean and spread of the features are taken over every seventh pair: enough of them, and a seventh of the memory."""
@@ -60,7 +55,7 @@ class FittedScorer:
     """What a reader of the figures should know, e.g. that browsing stood in for purchases."""
     interests: SequenceModel | None = None
     item_offsets: Floats | None = None
-    """(n_items,), see `recllm.training.item_calibration`; None without a calibration of items."""
+    """(n_items,), see `recllm.training.calibration`; None without a calibration of items."""
 
 
 UNTIMED = CollaborativeSettings(item_item_half_life_days=None, item_item_l2=500.0)
@@ -108,7 +103,7 @@ def fit_scorer(
         notes = (*notes, f"too few validation users ({n_buyers}): the metrics are rough, and the last round was used")
     network, history, best = learn(windows, args, validation, tell, new_users)
     logit = predict(network, validation)
-    network.platt.copy_(calibrate(logit, validation, args.calibration_prior))
+    network.platt.copy_(torch.from_numpy(calibrate(logit, validation, args.calibration_prior)))
     offsets = None
     if args.item_calibration:
         probability = network.probability(torch.from_numpy(logit)).numpy()
@@ -141,15 +136,6 @@ def _sequence_models(
     return [*reversed(snapshots[:-1]), snapshots[-1]]
 
 
-class _ScorerExamples(NamedTuple):
-    """What is learned from one time."""
-
-    window: Window | None = None
-    validation: Window | None = None
-    new_users: Window | None = None
-    new_items: Window | None = None
-
-
 def _windows(
     past: PastWindows, starts: list[int], snapshots: Sequence[SequenceModel | None], tell: Progress
 ) -> tuple[list[Window], Window | None, list[Window]]:
@@ -161,13 +147,14 @@ def _windows(
         new_item_starts = new_item_starts[: len(starts)]
     times = max(starts, new_item_starts, key=len)  # both go back from the same day, window by window
 
-    def examples(number: int) -> _ScorerExamples:
+    def examples(number: int) -> tuple[Window | None, ...]:
+        """Window, new items, new users and validation users of one time."""
         population = past.population(times[number], snapshots[min(number, len(starts) - 1)])
         new_items = past.new_items(population) if number < len(new_item_starts) else None
         if number >= len(starts):
-            return _ScorerExamples(new_items=new_items)
+            return None, new_items, None, None
         window, validation = past.window(population, n_validation=0 if number else args.validation_users)
-        return _ScorerExamples(window, validation, past.new_users(population) if args.timed else None, new_items)
+        return window, new_items, past.new_users(population) if args.timed else None, validation
 
     parts = []
     # products of matrices leave the second core to the other window
@@ -175,9 +162,9 @@ def _windows(
         for number, part in enumerate(pool.map(examples, range(len(times)))):
             tell(f"window {number + 1}: {utc(times[number]):%Y-%m-%d} and the {args.horizon_days} days after it")
             parts.append(part)
-    windows = [w for part in parts for w in (part.window, part.new_items) if w is not None and w.label.any()]
-    new_users = [p.new_users for p in parts if p.new_users is not None and p.new_users.label.any()]
-    return windows, parts[0].validation, new_users
+    windows = [w for part in parts for w in part[:2] if w is not None and w.label.any()]
+    new_users = [part[2] for part in parts if part[2] is not None and part[2].label.any()]
+    return windows, parts[0][3], new_users
 
 
 def _is_of_new_items(window: Window) -> bool:
@@ -250,12 +237,7 @@ def _untrained(windows: list[Window], args: ScorerTrainingSettings, new_users: S
         learned_arrivals=new_items,
         newcomer_features=NEWCOMER_FEATURES if timed else (),
         history=HISTORY if timed else None,
-        projection=args.projection,
-        hidden=args.hidden,
-        dropout=args.dropout,
-        parts=args.parts,
-        heads=args.heads,
-        seed=args.seed,
+        **args.model_dump(include={"projection", "hidden", "dropout", "parts", "heads", "seed"}),
     )
     network = ScorerNetwork(config)
     network.standardise(np.concatenate([w.features[::STANDARDISED_ROWS] for w in windows]))
@@ -320,7 +302,6 @@ def _add_gradient(
 
 
 def _buyers_among(window: Window, users: Ints) -> tuple[int, int]:
-    """How many of the users bought anything, and anything that was new to them."""
     return int(window.has_positive[users].sum()), int(window.has_discovery[users].sum())
 
 
@@ -392,58 +373,25 @@ def _log_total(corrected: Tensor, user: Tensor, n: int) -> Tensor:
 def predict(network: ScorerNetwork, window: Window) -> Floats:
     """Logits (n_pairs,) of a window."""
     network.eval()
-    user = np.repeat(np.arange(window.n), np.diff(window.indptr))
-    logits = np.zeros(len(user), np.float32)
     with torch.no_grad():
-        users = network.project(torch.from_numpy(window.user_vectors))
-        items = network.project(torch.from_numpy(window.item_vectors))
-        for start in range(0, len(user), SCORED_PAIRS):
-            part = slice(start, start + SCORED_PAIRS)
-            columns = (user[part], window.vector_row[part], window.cosine[part], window.features[part])
-            logits[part] = network(users, items, *(torch.from_numpy(c) for c in columns)).logit.numpy()
-    return logits
+        users = network.project(torch.from_numpy(window.user_vectors)).numpy()
+        items = network.project(torch.from_numpy(window.item_vectors)).numpy()
+    pairs = (window.user, window.vector_row, window.cosine, window.features)
+    return np.asarray(score_in_chunks(network.score, users, items, *pairs).logit)
 
 
-def evaluate(network: ScorerNetwork, window: Window, k: int = 20) -> dict[str, float]:
-    """NDCG@k over the window's candidates, against everything the users bought: all items, and those new to them."""
-    logit = predict(network, window)
-    return {
-        f"ndcg@{k}_all": _ndcg(window, logit, window.bought, k),
-        f"ndcg@{k}_new": _ndcg(window, np.where(window.bought_before, -np.inf, logit), window.discovered, k),
-    }
+def evaluate(network: ScorerNetwork, window: Window) -> dict[str, float]:
+    """NDCG@20 over the window's candidates, against everything the users bought: all items, and those new to them.
 
-
-def _ndcg(window: Window, score: Floats, truth: Truth, k: int) -> float:
-    """Mean over the users with anything to find; 0 when nobody has. Pairs of score -inf are in no list."""
-    user = np.repeat(np.arange(window.n), np.diff(window.indptr))
-    order = np.lexsort((window.item, -score, user))
-    rank = np.arange(len(order)) - window.indptr[user]
-    listed = (rank < k) & np.isfinite(score[order])
-    lists = np.full((window.n, k), -1, np.int32)
-    lists[user[listed], rank[listed]] = window.item[order[listed]]
-    return float(np.nan_to_num(average(ndcg(lists, truth, k))))
-
-
-def calibrate(logit: Floats, window: Window, prior: float) -> Tensor:
-    """Platt's slope and intercept (2,): the likeliest sigmoid of the logit (n_pairs,), by Newton's method.
-
-    Source: Platt 1999, with his smoothed targets. Sampled negatives weigh as much as they stand for. The slope is drawn
-    towards 1, the slope of a softmax that is right, as strongly as `prior` outcomes would draw it, so that a handful of
-    users cannot turn it round.
+    Mean over the users with anything to find; 0 when nobody has.
     """
-    x = np.stack([logit, np.ones(len(window.label))], axis=1).astype(np.float64)
-    weight, label = np.exp(window.correction.astype(np.float64)), window.label
-    positives, negatives = label.sum(), weight[~label].sum()
-    target = np.where(label, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-    rate = (label.sum() + 1) / (weight.sum() + 2)
-    line = np.array([1.0, np.log(rate / (1 - rate)) - np.average(x[:, 0], weights=weight)])
-    prior_line, strength = np.array([1.0, 0.0]), np.array([prior, 1e-3])
-    for _ in range(100):
-        p = 1 / (1 + np.exp(-np.clip(x @ line, -30, 30)))
-        gradient = x.T @ (weight * (target - p)) - strength * (line - prior_line)
-        curvature = (x * (weight * p * (1 - p))[:, None]).T @ x + np.diag(strength)
-        step = np.linalg.solve(curvature, gradient)
-        line += np.clip(step, -1, 1)
-        if np.abs(step).max() < 1e-8:
-            break
-    return torch.tensor([max(line[0], 0.05), line[1]], dtype=torch.float32)
+    logit, k, metrics = predict(network, window), 20, {}
+    new_logit = np.where(window.bought_before, -np.inf, logit)
+    for name, score, truth in (("all", logit, window.bought), ("new", new_logit, window.discovered)):
+        order = np.lexsort((window.item, -score, window.user))
+        rank = np.arange(len(order)) - window.indptr[window.user]
+        listed = (rank < k) & np.isfinite(score[order])
+        lists = np.full((window.n, k), -1, np.int32)
+        lists[window.user[listed], rank[listed]] = window.item[order[listed]]
+        metrics[f"ndcg@{k}_{name}"] = float(np.nan_to_num(average(ndcg(lists, truth, k))))
+    return metrics

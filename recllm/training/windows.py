@@ -9,24 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, Dataset
-from recllm.data.interactions import Floats, Ints, Tally, of_actions
+from recllm.data.interactions import Floats, Ints, Pairs, Tally, of_actions
 from recllm.data.item_groups import ItemGroups
 from recllm.errors import DataError
 from recllm.features.candidates import Candidates, candidates, explicit
-from recllm.features.collaborative import CollaborativeStatistics, UserBatch, ask
+from recllm.features.collaborative import CollaborativeStatistics, ask
 from recllm.features.pair_features import pair_cosine, pair_features
 from recllm.metrics import Truth
 from recllm.schema import Action
 from recllm.settings import CandidateSettings, CollaborativeSettings, ScorerTrainingSettings
 
 if TYPE_CHECKING:
-    from recllm.models.sequence.serve import SequenceModel
+    from recllm.models.sequence import SequenceModel
 
 USER_BLOCK = 256
 """Users whose candidates and features are computed at once."""
@@ -73,14 +73,11 @@ def window_starts(
 
 
 @dataclass(frozen=True, eq=False)
-class Window:
-    """Pairs of users and items to learn from. Rows of user u are indptr[u]:indptr[u + 1]."""
+class Window(Pairs):
+    """Pairs of users and items to learn from."""
 
-    indptr: Ints
-    item: NDArray[np.int32]
-    """(n_pairs,), as are all down to `cosine`."""
     label: NDArray[np.bool_]
-    """Bought in the window."""
+    """Bought in the window; (n_pairs,), as are all down to `cosine`."""
     bought_before: NDArray[np.bool_]
     correction: Floats
     """Log of how many candidates a sampled negative stands for."""
@@ -102,7 +99,6 @@ class Window:
 
     @property
     def n(self) -> int:
-        """Number of users."""
         return len(self.indptr) - 1
 
     @cached_property
@@ -141,7 +137,6 @@ class PastWindows:
 
     @cached_property
     def facets(self) -> ItemGroups:
-        """The items' groups, which are the same at every start."""
         return ItemGroups.of(self.dataset.items)
 
     def vectors_at(self, time: int) -> Floats:
@@ -149,7 +144,6 @@ class PastWindows:
         return self.item_vectors if self.vectors_before is None else np.asarray(self.vectors_before(time), np.float32)
 
     def population(self, start: int, interests: SequenceModel | None = None) -> CollaborativeStatistics:
-        """The population as it was at `start`."""
         past, vectors = self.dataset.before(start), self.vectors_at(start)
         return CollaborativeStatistics.fit(past, vectors, self.collaborative, self.basics, interests, self.facets)
 
@@ -216,66 +210,57 @@ class PastWindows:
     ) -> Window:
         """Users with `items`, or their candidates: all, or the positives and so many negatives (bought before, new)."""
         past, parts = self.dataset.before(population.as_of), []
-        for block in np.split(users, range(USER_BLOCK, len(users), USER_BLOCK)):
+        # what the users bought in all, whether it is among the pairs or not
+        user_row = np.full(self.dataset.n_users, -1)
+        user_row[users] = np.arange(len(users))
+        of_users = (user_row[truth.user] >= 0) & allowed[truth.key]
+        buyer, bought = user_row[truth.user][of_users], truth.key[of_users]
+        for start in range(0, max(len(users), 1), USER_BLOCK):
+            block = users[start : start + USER_BLOCK]
             events = past.events.rows(block)
             events = events if history else events.select(np.zeros(len(events), bool))
             basics = None if self.basics is None else self.basics[block]
-            user_state = ask(population, events, population.as_of, user_rows=block, basics=basics)
+            state = ask(population, events, population.as_of, user_rows=block, basics=basics)
             if items is None:
-                pairs = candidates(population, user_state, self.candidates, allowed=allowed)
+                pairs = candidates(population, state, self.candidates, allowed=allowed)
             else:
                 pairs = explicit(len(block), items)
-            parts.append(_window_of(population, user_state, block, pairs, truth, allowed, negatives, rng))
-        window = _concatenated(parts)
-        rows = np.unique(window.item).astype(np.int64)
-        return replace(window, vector_items=rows, item_vectors=population.item_vectors[rows])
+            label = truth.find(block[pairs.user], pairs.item) < len(truth.keys)
+            bought_before = state.owned.find(pairs.user, pairs.item) < len(state.owned.keys)
+            correction = np.zeros(len(label), np.float32)
+            if negatives is not None:
+                sample, correction = sample_negatives(pairs, label, bought_before, negatives, rng)
+                pairs, correction = pairs.select(sample), correction[sample]
+                label, bought_before = label[sample], bought_before[sample]
+            features = pair_features(population, state, pairs, narrow=True)
+            cosine = pair_cosine(population.item_vectors, state.vectors.user, pairs)
+            of_block = slice(*np.searchsorted(buyer, [start, start + len(block)]))
+            is_new = state.owned.find(buyer[of_block] - start, bought[of_block]) == len(state.owned.keys)
+            per_pair = (pairs.item, label, bought_before, correction, features, cosine)
+            parts.append((np.diff(pairs.indptr), *per_pair, state.vectors.user, is_new))
+        columns = (np.concatenate(column) for column in zip(*parts, strict=True))
+        lengths, item, label, bought_before, correction, features, cosine, user_vectors, is_new = columns
+        vector_items = np.unique(item).astype(np.int64)
+        return Window(
+            indptr=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            item=item,
+            label=label,
+            bought_before=bought_before,
+            correction=correction,
+            features=features,
+            cosine=cosine,
+            user_vectors=user_vectors,
+            bought=Truth.from_pairs(buyer, bought, len(users)),
+            discovered=Truth.from_pairs(buyer[is_new], bought[is_new], len(users)),
+            vector_items=vector_items,
+            item_vectors=population.item_vectors[vector_items],
+        )
 
     def _truth(self, start: int) -> Tally:
-        """What users bought in the window."""
         e = self.dataset.events
         in_window = e.select((e.at >= start) & (e.at < start + self.args.horizon_days * DAY))
         after = of_actions(in_window, self.collaborative.target)
         return Tally.of(after.user, after.item, self.dataset.n_items)
-
-
-def _window_of(
-    population: CollaborativeStatistics,
-    user_state: UserBatch,
-    users: Ints,
-    pairs: Candidates,
-    truth: Tally,
-    allowed: NDArray[np.bool_],
-    negatives: tuple[int, int] | None,
-    rng: np.random.Generator,
-) -> Window:
-    """Labels and features of the pairs of one block of users, without item vectors."""
-    label = truth.find(users[pairs.user], pairs.item) < len(truth.keys)
-    bought_before = user_state.owned.find(pairs.user, pairs.item) < len(user_state.owned.keys)
-    correction = np.zeros(len(label), np.float32)
-    if negatives is not None:
-        sample, correction = sample_negatives(pairs, label, bought_before, negatives, rng)
-        pairs, label, bought_before = pairs.select(sample), label[sample], bought_before[sample]
-        correction = correction[sample]
-    # what the users bought in all, whether it is among the pairs or not
-    block_row = np.full(int(max(truth.user.max(initial=0), users.max(initial=0))) + 1, -1)
-    block_row[users] = np.arange(len(users))
-    of_block = (block_row[truth.user] >= 0) & allowed[truth.key]
-    buyer, item = block_row[truth.user][of_block], truth.key[of_block]
-    discovered = user_state.owned.find(buyer, item) == len(user_state.owned.keys)
-    return Window(
-        indptr=pairs.indptr,
-        item=pairs.item,
-        label=label,
-        bought_before=bought_before,
-        correction=correction,
-        features=pair_features(population, user_state, pairs, narrow=True),
-        cosine=pair_cosine(population.item_vectors, user_state.vectors.user, pairs),
-        user_vectors=user_state.vectors.user,
-        bought=Truth.from_pairs(buyer, item, len(users)),
-        discovered=Truth.from_pairs(buyer[discovered], item[discovered], len(users)),
-        vector_items=np.zeros(0, np.int64),
-        item_vectors=population.item_vectors[:0],
-    )
 
 
 def sample_negatives(
@@ -298,16 +283,3 @@ def sample_negatives(
             sample[drawn] = True
             correction[drawn] = np.log(len(of_user) / max(len(drawn), 1)) if len(of_user) else 0
     return sample, correction
-
-
-def _concatenated(parts: list[Window]) -> Window:
-    lengths = np.concatenate([np.diff(p.indptr) for p in parts])
-    per_pair = ("item", "label", "bought_before", "correction", "features", "cosine")
-    columns: dict[str, Any] = {
-        name: np.concatenate([getattr(p, name) for p in parts]) for name in (*per_pair, "user_vectors")
-    }
-    for name in ("bought", "discovered"):
-        sizes = np.concatenate([getattr(p, name).sizes for p in parts])
-        items = np.concatenate([getattr(p, name).item for p in parts])
-        columns[name] = Truth(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), items)
-    return replace(parts[0], indptr=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), **columns)

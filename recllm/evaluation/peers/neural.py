@@ -36,8 +36,8 @@ def sasrec(*, horizon_days: int = 28, seed: int = 0, **settings: Any) -> Ranker:
     the last `horizon_days` say when to stop. settings: fields of `SequenceModelSettings`. A user's history is read from
     the query.
     """
-    from recllm.models.sequence.learn import learn_sequence_model
-    from recllm.models.sequence.serve import SequenceModel
+    from recllm.models.sequence import SequenceModel
+    from recllm.models.sequence_network import learn_sequence_model
     from recllm.settings import SequenceModelSettings
 
     args = SequenceModelSettings(**settings | {"text": False, "seed": seed})

@@ -37,12 +37,13 @@ from transformers import (
     TrainingArguments,
 )
 
-from recllm.encoder.adapters import AdapterSpec, adapter_state, attach, save_adapter
+from recllm.encoder.adapters import adapter_state, attach, save_adapter
 from recllm.errors import DataError, ModelError
 from recllm.generator.causal import base_hash, load_causal, rendered
 from recllm.generator.locate import RECORD
 from recllm.settings import CopywriterSettings
 from recllm.training.lora.run_folder import METRICS, same_run
+from recllm.training.lora.tower import adapter_spec
 
 Progress = Callable[[str], None]
 CHECKPOINTS, RUN = "checkpoints", "run.json"
@@ -99,7 +100,7 @@ def tune_generator(
     }
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer, model = load_causal(base, device)
-    spec = _spec(model, base, belongs["base"], args)
+    spec = adapter_spec(model, base.name, belongs["base"], args)
     wrapped = attach(model, spec, seed=args.seed)
     for parameter in wrapped.parameters():
         if parameter.requires_grad:  # in float32, so that small steps are not rounded away
@@ -150,10 +151,8 @@ def _train(
         num_train_epochs=args.epochs,
         per_device_train_batch_size=args.batch_size,
         per_device_eval_batch_size=args.batch_size,
-        learning_rate=args.learning_rate,
-        warmup_steps=args.warmup_steps,
         weight_decay=0.01,
-        max_grad_norm=args.max_grad_norm,
+        **args.model_dump(include={"learning_rate", "warmup_steps", "max_grad_norm", "seed"}),
         eval_strategy="epoch",
         eval_on_start=True,
         save_strategy="epoch",
@@ -168,7 +167,6 @@ def _train(
         bf16=model.dtype == torch.bfloat16,
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
-        seed=args.seed,
         report_to="none",
         disable_tqdm=not sys.stderr.isatty(),
     )
@@ -299,16 +297,3 @@ def tokens_of(example: CopyExample, tokenizer: Any, max_tokens: int) -> dict[str
         return None
     ids, labels = [*prompt, *line], [*[NOT_LEARNED] * len(prompt), *line]
     return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
-
-
-def _spec(model: Any, base: Path, weights: str, args: CopywriterSettings) -> AdapterSpec:
-    depth = int(model.config.num_hidden_layers)
-    first = 0 if args.top_layers is None else max(0, depth - args.top_layers)
-    return AdapterSpec(
-        rank=args.rank,
-        alpha=args.alpha,
-        model_type=model.config.model_type,
-        base=base.name,
-        base_hash=weights,
-        layers=tuple(range(first, depth)) if first else None,
-    )

@@ -1,4 +1,4 @@
-"""Questions with known answers, made from the purchase log.
+"""Questions with known answers, made from the purchase log, and the arrays of one step on them.
 
 An example is a user at the start of a past window: the set of items that they had bought by then, weighted by how
 recently and often, and what they bought in the window for the first time. Nothing at or after the window's start
@@ -8,8 +8,9 @@ number is bounded by the disk.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, Dataset, Events
-from recllm.data.interactions import Ints, Tally, decay, matrix, of_actions
+from recllm.data.interactions import Floats, Ints, Tally, decay, matrix, of_actions
 from recllm.errors import DataError
 from recllm.schema import Action
 from recllm.settings import LoraSettings
@@ -26,6 +27,12 @@ LEAST_EXAMPLES = 50
 """People with something to learn from, over all windows, below which a run is refused."""
 
 ALONE = "train the scorer alone on the frozen encoder (recllm train without --lora), or recommend zero-shot"
+
+HARD = 5
+"""Hard negatives are nearest texts behind the first so many, which are too often just as right."""
+
+NEVER = np.iinfo(np.int64).max
+"""Time of what did not happen."""
 
 _BLOCK = 512
 
@@ -45,14 +52,14 @@ class FirstPurchases:
     def of(cls, events: Events, n_items: int) -> FirstPurchases:
         tally = Tally.of(events.user, events.item, n_items)
         at = tally.smallest(events.at)
-        sold = np.full(n_items, np.iinfo(np.int64).max)
+        sold = np.full(n_items, NEVER)
         np.minimum.at(sold, tally.key, at)
         return cls(tally, at, sold)
 
     def first(self, user: NDArray[np.integer], item: NDArray[np.integer]) -> Ints:
         """When each user bought each item first; a huge number for never. Both of one shape."""
         rows = self.tally.find(user.ravel(), item.ravel())
-        return np.append(self.at, np.iinfo(np.int64).max)[rows].reshape(user.shape)
+        return np.append(self.at, NEVER)[rows].reshape(user.shape)
 
 
 def purchases(dataset: Dataset) -> Events:
@@ -93,7 +100,6 @@ def starts_of(dataset: Dataset, events: Events, args: LoraSettings) -> list[int]
 def window_examples(
     events: Events, purchased: FirstPurchases, start: int, args: LoraSettings, rng: np.random.Generator
 ) -> Iterator[dict[str, list[Any]]]:
-    """Batches of examples of one window, as columns."""
     n_items, end = purchased.tally.n_keys, start + args.horizon_days * DAY
     past = events.select(events.at < start)
     in_window = (purchased.at >= start) & (purchased.at < end)
@@ -101,38 +107,29 @@ def window_examples(
     has_history = np.diff(past.indptr)[user] > 0
     user, item = user[has_history], item[has_history]
     arrived = purchased.sold[item] >= start
-    stepwise = is_stepwise(events, args.horizon_days)
-    questions = {"next": np.ones(len(item), bool)} if stepwise else {"arrival": arrived, "new": ~arrived}
+    questions = {kind: mask for kind, mask in (("arrival", arrived), ("new", ~arrived)) if kind in args.kinds}
+    if is_stepwise(events, args.horizon_days):
+        questions = {"next": np.ones(len(item), bool)}
     for kind, mask in questions.items():
-        if kind not in args.kinds and not stepwise:
-            continue
         users = np.sort(rng.permutation(np.unique(user[mask]))[: args.users_per_window])
-        for block in np.split(users, range(_BLOCK, len(users), _BLOCK)):
-            if len(block):
-                yield _example_columns(past, n_items, start, kind, block, user[mask], item[mask], args)
-
-
-def _example_columns(
-    past: Events, n_items: int, start: int, kind: str, users: Ints, user: Ints, item: Ints, args: LoraSettings
-) -> dict[str, list[Any]]:
-    past_of_users = past.rows(users)
-    weights = matrix(past_of_users, n_items, decay(past_of_users.at, start, args.half_life_days))
-    ends = np.searchsorted(user, users), np.searchsorted(user, users, side="right")
-    items, row_weights = [], []
-    for row in range(len(users)):
-        part = slice(weights.indptr[row], weights.indptr[row + 1])
-        row_items, weight = weights.indices[part], weights.data[part]
-        heaviest = np.lexsort((row_items, -weight))[: args.history_items]
-        items.append(row_items[heaviest].tolist())
-        row_weights.append((weight[heaviest] / weight[heaviest].sum()).tolist())
-    return {
-        "start": [start] * len(users),
-        "kind": [kind] * len(users),
-        "person": users.tolist(),
-        "items": items,
-        "weights": row_weights,
-        "positives": [item[a:b].tolist() for a, b in zip(*ends, strict=True)],
-    }
+        for block in np.split(users, range(_BLOCK, len(users), _BLOCK)) if len(users) else ():
+            of_block = past.rows(block)
+            weights = matrix(of_block, n_items, decay(of_block.at, start, args.half_life_days))
+            items, item_weights = [], []
+            for begin, stop in pairwise(weights.indptr):
+                row_items, weight = weights.indices[begin:stop], weights.data[begin:stop]
+                heaviest = np.lexsort((row_items, -weight))[: args.history_items]
+                items.append(row_items[heaviest].tolist())
+                item_weights.append((weight[heaviest] / weight[heaviest].sum()).tolist())
+            ends = (np.searchsorted(user[mask], block, side=side) for side in ("left", "right"))
+            yield {
+                "start": [start] * len(block),
+                "kind": [kind] * len(block),
+                "person": block.tolist(),
+                "items": items,
+                "weights": item_weights,
+                "positives": [item[mask][a:b].tolist() for a, b in zip(*ends, strict=True)],
+            }
 
 
 def write_examples(dataset: Dataset, args: LoraSettings, path: Path) -> Any:
@@ -168,3 +165,177 @@ def write_examples(dataset: Dataset, args: LoraSettings, path: Path) -> Any:
             f"{LEAST_EXAMPLES}: load a longer log, or more people; or {ALONE}"
         )
     return Table.from_file(str(path))
+
+
+@dataclass(frozen=True, eq=False)
+class StepArrays:
+    """Arrays of one step; `texts` are text numbers, and the columns below are places among them.
+
+    history, candidates: columns of the users's items and of what is ranked, ascending text numbers. weights: (B, H).
+    log_weight: (B, T), see `recllm.training.lora.objective.Targets`. user, column: positives, places in (B, T).
+    """
+
+    texts: Ints
+    history: Ints
+    candidates: Ints
+    weights: Floats
+    log_weight: Floats
+    user: Ints
+    column: Ints
+
+
+@dataclass(frozen=True, eq=False)
+class ExampleGroup:
+    """Consecutive rows of the examples that share a window and a kind of question."""
+
+    start: int
+    kind: str
+    rows: range
+
+
+@dataclass(frozen=True, eq=False)
+class ExampleSource:
+    """Examples and what a step needs besides. table: see `write_examples`. text_of: text number of each item."""
+
+    table: Any
+    purchased: FirstPurchases
+    text_of: Ints
+    args: LoraSettings
+    popularity: dict[int, Floats] = field(default_factory=dict)
+
+    def groups(self) -> list[ExampleGroup]:
+        starts, kinds = np.asarray(self.table["start"]), np.asarray(self.table["kind"])
+        change = np.flatnonzero((np.diff(starts) != 0) | (kinds[1:] != kinds[:-1])) + 1
+        edges = [0, *change.tolist(), len(starts)]
+        return [ExampleGroup(int(starts[a]), str(kinds[a]), range(a, b)) for a, b in pairwise(edges)]
+
+    def draw(self, groups: list[ExampleGroup], rng: np.random.Generator, neighbours: Mapping[int, Ints]) -> StepArrays:
+        """Users of one window and one question: a kind at random, then a window by its number of examples."""
+        kinds = sorted({g.kind for g in groups})
+        kind = kinds[rng.integers(len(kinds))]
+        fit = [g for g in groups if g.kind == kind]
+        sizes = np.array([len(g.rows) for g in fit])
+        group = fit[rng.choice(len(fit), p=sizes / sizes.sum())]
+        size = min(self.args.batch_size, len(group.rows))
+        batch = self.sample(group, size, rng)
+        return assemble(batch, *self.candidates(group, batch, rng), group, self, neighbours)
+
+    def sample(self, group: ExampleGroup, size: int, rng: np.random.Generator) -> Mapping[str, Any]:
+        rows = np.sort(rng.choice(len(group.rows), size, replace=False)) + group.rows.start
+        columns: Mapping[str, Any] = self.table[rows.tolist()]
+        return columns
+
+    def candidates(
+        self, group: ExampleGroup, batch: Mapping[str, Any], rng: np.random.Generator
+    ) -> tuple[Ints, Floats]:
+        """Item rows, each once, and how many items each stands for."""
+        if self.args.loss == "in-batch":
+            positives, count = np.unique(np.concatenate(batch["positives"]), return_counts=True)
+            chance = self.popular(group.start + self.args.horizon_days * DAY) + 1.0  # + 1: this window's own share
+            return positives, (count / (count.sum() * chance[positives] / chance.sum())).astype(np.float32)
+        offered = self.offered(group)
+        if group.kind == "arrival":
+            return offered, np.ones(len(offered), np.float32)
+        bought = self.popular(group.start)[offered].astype(np.float64)
+        even = np.full(len(offered), 1 / len(offered))
+        chance = 0.5 * even + 0.5 * (bought / bought.sum() if bought.sum() else even)
+        drawn, count = np.unique(rng.choice(len(offered), self.args.negatives, p=chance), return_counts=True)
+        return offered[drawn], (count / (self.args.negatives * chance[drawn])).astype(np.float32)
+
+    def texts(self, groups: list[ExampleGroup]) -> Ints:
+        """Numbers of all texts that steps on these groups may ask for."""
+        parts = [np.unique(self.text_of[self.offered(group)]) for group in groups]
+        for group in groups:
+            for at in range(group.rows.start, group.rows.stop, 2_048):  # examples read at once
+                batch = self.table[at : min(at + 2_048, group.rows.stop)]
+                parts += [np.unique(self.text_of[flat([*batch["items"], *batch["positives"]])])]
+        return np.unique(np.concatenate(parts))
+
+    def offered(self, group: ExampleGroup) -> Ints:
+        """Items that the question is about: the window's arrivals, those sold before it, or all that ever sold."""
+        sold = self.purchased.sold
+        if group.kind == "arrival":
+            return np.flatnonzero((sold >= group.start) & (sold < group.start + self.args.horizon_days * DAY))
+        return np.flatnonzero(sold < (group.start if group.kind == "new" else NEVER))
+
+    def popular(self, before: int) -> Floats:
+        """How many users bought each item before a time, (n_items,)."""
+        if before not in self.popularity:
+            early = self.purchased.tally.key[self.purchased.at < before]
+            self.popularity[before] = np.bincount(early, minlength=len(self.text_of)).astype(np.float32)
+        return self.popularity[before]
+
+
+def assemble(
+    batch: Mapping[str, Any],
+    items: Ints,
+    weight: Floats,
+    group: ExampleGroup,
+    source: ExampleSource,
+    neighbours: Mapping[int, Ints],
+) -> StepArrays:
+    """The arrays of a step from its examples and candidate items (n,), each standing for `weight` (n,) items.
+
+    What a user bought before the end of the window is no negative of theirs.
+    """
+    args, text_of = source.args, source.text_of
+    users = np.asarray(batch["person"], np.int64)
+    past_items, past_user = flat(batch["items"]), list_rows(batch["items"])
+    right, user = text_of[flat(batch["positives"])], list_rows(batch["positives"])
+    close = [neighbours.get(int(t), np.zeros(0, np.int64)) for t in right]
+    hard, hard_user = np.concatenate([*close, np.zeros(0, np.int64)]), np.repeat(user, [len(c) for c in close])
+    bought = np.isin(hard_user * len(text_of) + hard, past_user * len(text_of) + text_of[past_items])
+    hard, hard_user = hard[~bought], hard_user[~bought]
+    columns = np.unique(np.concatenate([text_of[items], right, hard])).astype(np.int64)
+    # how many items each candidate text stands for as a negative of each user, (B, T)
+    bought_at = source.purchased.first(*np.broadcast_arrays(users[:, None], items[None, :]))
+    is_negative = (bought_at >= group.start + args.horizon_days * DAY) * weight  # (B, n)
+    stands = np.zeros((len(users), len(columns)), np.float32)
+    np.add.at(stands.T, np.searchsorted(columns, text_of[items]), is_negative.T)
+    stands[hard_user, np.searchsorted(columns, hard)] += 1.0
+    column = np.searchsorted(columns, right)
+    if args.mask_equal_texts:
+        stands[user, column] = 0.0
+    with np.errstate(divide="ignore"):
+        log_weight = np.log(stands)
+    log_weight[np.isneginf(log_weight).all(axis=1)] = -30.0  # nothing to be told from: hardly any loss
+    history, weights = weighted_texts(batch, text_of)
+    pairs, first = np.unique(user * len(columns) + column, return_index=True)
+    texts = np.union1d(history, columns)
+    return StepArrays(
+        texts,
+        np.searchsorted(texts, history),
+        np.searchsorted(texts, columns),
+        weights,
+        log_weight,
+        user[first],
+        (pairs % len(columns)).astype(np.int64),
+    )
+
+
+def weighted_texts(batch: Mapping[str, Any], text_of: Ints) -> tuple[Ints, Floats]:
+    """Ascending numbers of the texts that the users' items have, (H,), and their weights in each user's set, (B, H)."""
+    texts, column = np.unique(text_of[flat(batch["items"])], return_inverse=True)
+    weights = np.zeros((len(batch["person"]), len(texts)), np.float32)
+    np.add.at(weights, (list_rows(batch["items"]), column), np.concatenate(batch["weights"]))
+    return texts, weights
+
+
+def flat(lists: list[list[int]]) -> Ints:
+    return np.fromiter((value for values in lists for value in values), np.int64)
+
+
+def list_rows(lists: list[list[int]]) -> Ints:
+    """Row of the list that each entry of `flat` came from."""
+    return np.repeat(np.arange(len(lists)), [len(values) for values in lists])
+
+
+def hard_negatives(bank: NDArray[np.float32], texts: Ints, n: int) -> dict[int, Ints]:
+    """For each of `texts`, `n` of its nearest other texts by cosine, the very nearest left out."""
+    neighbours: dict[int, Ints] = {}
+    for block in np.split(texts, range(512, len(texts), 512)) if n and len(texts) else ():
+        cosine = bank[block] @ bank.T
+        cosine[np.arange(len(block)), block] = -np.inf
+        top = np.argsort(-cosine, axis=1, kind="stable")[:, HARD : HARD + n]
+        neighbours |= {int(t): row for t, row in zip(block, top, strict=True)}
+    return neighbours

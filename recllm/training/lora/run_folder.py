@@ -17,7 +17,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from recllm.data.dataset import Dataset, utc
@@ -62,7 +61,8 @@ def same_run(record: Mapping[str, Any], belongs: Mapping[str, Any], folder: Path
             )
 
 
-def write_config(folder: Path, belongs: Mapping[str, Any], args: LoraSettings) -> None:
+def begin_records(folder: Path, belongs: Mapping[str, Any], args: LoraSettings, step: int) -> None:
+    """Write the configuration, and forget the metrics after `step`: a resumed run writes them again."""
     versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
@@ -72,10 +72,6 @@ def write_config(folder: Path, belongs: Mapping[str, Any], args: LoraSettings) -
     record = {**belongs, "arguments": args.model_dump(mode="json"), "seed": args.seed, "versions": versions}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
-def cut_metrics(folder: Path, step: int) -> None:
-    """Forget the lines after `step`: a resumed run writes them again."""
     path = folder / METRICS
     if path.is_file():
         lines = [line for line in path.read_text("utf-8").splitlines() if line.endswith("}")]
@@ -88,13 +84,7 @@ def append_metrics(folder: Path, values: Mapping[str, float]) -> None:
 
 
 def write_card(
-    folder: Path,
-    dataset: Dataset,
-    args: LoraSettings,
-    base: str,
-    licence: str,
-    consent: str,
-    best: Mapping[str, float],
+    folder: Path, dataset: Dataset, args: LoraSettings, base: str, licence: str, consent: str, best: Mapping[str, float]
 ) -> None:
     """What somebody needs to know before using the adapter."""
     at = dataset.events.at
@@ -115,9 +105,6 @@ Holds          changes to weights and no row of any person
 Not for        texts of another shop or language than those it was learned from; decisions about people
 """
     (folder / CARD).write_text(text, encoding="utf-8")
-
-
-# --- checkpoints -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,23 +161,3 @@ def load_checkpoint(run_folder: Path) -> Checkpoint | None:
         return Checkpoint(int(record["step"]), load_file(folders[-1] / _TENSORS), record)
     except Exception as error:  # safetensors has an error of its own for each kind of damage
         raise ModelError(f"{folders[-1]} is damaged ({error}); delete this folder to begin again") from error
-
-
-def optimiser_state(optimiser: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
-    """AdamW's moments by name; names: of the parameters in their order."""
-    state: dict[str, Tensor] = {}
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    for name, parameter in zip(names, parameters, strict=True):
-        for key, value in optimiser.state.get(parameter, {}).items():
-            state[f"optimiser/{key}/{name}"] = value.detach().cpu().clone()
-    return state
-
-
-def restore_optimiser(optimiser: torch.optim.Optimizer, names: list[str], tensors: Mapping[str, Tensor]) -> None:
-    """What `optimiser_state` gave, put back."""
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    for name, parameter in zip(names, parameters, strict=True):
-        keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"optimiser/{key}/{name}" in tensors]
-        values = {key: tensors[f"optimiser/{key}/{name}"].clone() for key in keys}
-        if values:
-            optimiser.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in values.items()}

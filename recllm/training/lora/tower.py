@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from recllm.encoder.adapters import AdapterSpec, adapter_state, attach
 from recllm.encoder.batches import plan_batches
 from recllm.encoder.huggingface import HuggingFaceEncoder
-from recllm.errors import ModelError
-from recllm.settings import LoraSettings
+from recllm.settings import CopywriterSettings, LoraSettings
 
 if TYPE_CHECKING:
     from recllm.data.interactions import Ints
@@ -31,16 +30,22 @@ class Tower:
     """Distinct texts, by number, as unit vectors of the model being trained."""
 
     def __init__(self, encoder: HuggingFaceEncoder, texts: Sequence[str], args: LoraSettings) -> None:
-        self.encoder = encoder
-        self.dim = encoder.dim
+        from recllm.encoder.hardware import MIN_GAIN, product_gain
+
+        self.encoder, self.args = encoder, args
+        self.dim, self.device = encoder.dim, encoder.device
         self.tokens = [np.asarray(ids, np.int32) for ids in encoder.tokens.ids(texts, "document")]
         self.lengths = np.array([len(ids) for ids in self.tokens], np.int64)
-        self.args = args
-        self.device = encoder.device
-        self.bf16 = _wants_bfloat16(args, self.device)
-        self.spec = adapter_spec(encoder, args)
-        plain = _without_dropout(encoder.model)
-        depth = len(_blocks(plain, encoder.model_type))
+        if args.precision != "auto":
+            self.bf16 = args.precision == "bfloat16"
+        else:
+            self.bf16 = product_gain() >= MIN_GAIN if self.device == "cpu" else torch.cuda.is_bf16_supported()
+        plain = encoder.model.requires_grad_(False).train()  # in training mode, so that checkpointing works,
+        for module in plain.modules():  # and yet the same function at every call, which two passes need
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        self.spec = adapter_spec(plain, encoder.weights.name, encoder.base_hash, args)
+        depth = int(plain.config.num_hidden_layers)
         split = 0 if self.spec.layers is None else depth - len(self.spec.layers)
         self.model = attach(plain, self.spec, seed=args.seed)
         if args.gradient_checkpointing:
@@ -48,7 +53,6 @@ class Tower:
         self._lower = _part(plain, encoder.model_type, 0, split, inputs=True) if split else None
         self._upper = _part(plain, encoder.model_type, split, depth, inputs=not split)
         self._lower_outputs: dict[int, Tensor] = {}
-        self._room = args.cache_mib << 20
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -77,7 +81,6 @@ class Tower:
         return vectors
 
     def with_graph(self, texts: Ints) -> Tensor:
-        """All rows in one graph."""
         rows, parts = zip(*self._batches(texts), strict=True)
         order = torch.from_numpy(np.argsort(np.concatenate(rows)))
         return torch.cat(parts)[order.to(self.device)]
@@ -101,71 +104,41 @@ class Tower:
             return {"inputs_embeds": self._lower(input_ids=ids, attention_mask=mask)[0]}, mask
 
     def keep(self, texts: Ints) -> None:
-        """Compute the lower part of texts that are not kept yet, as long as there is room.
+        """Compute the lower part of texts, as long as there is room.
 
         Called once with all texts of a run, so that what is kept does not depend on where a run was resumed: the last
         bits of a text's output depend on the batch it was computed in.
         """
-        if self._lower is None or self._room <= 0:
+        room = self.args.cache_mib << 20
+        if self._lower is None or room <= 0 or not len(texts):
             return
-        missing = np.array([t for t in texts if int(t) not in self._lower_outputs], np.int64)
-        for rows in plan_batches(self.lengths[missing], self.args.chunk_tokens) if len(missing) else ():
-            ids, mask = self.encoder.padded([self.tokens[t] for t in missing[rows]])
+        for rows in plan_batches(self.lengths[texts], self.args.chunk_tokens):
+            ids, mask = self.encoder.padded([self.tokens[t] for t in texts[rows]])
             with torch.no_grad(), self._autocast():
                 hidden = self._lower(input_ids=ids, attention_mask=mask)[0]
             hidden = hidden.bfloat16() if self.bf16 else hidden
-            for row, text in enumerate(missing[rows]):
-                if self._room > 0:
+            for row, text in enumerate(texts[rows]):
+                if room > 0:
                     self._lower_outputs[int(text)] = hidden[row, : self.lengths[text]].clone()
-                    self._room -= self._lower_outputs[int(text)].nbytes
+                    room -= self._lower_outputs[int(text)].nbytes
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         kind = torch.device(self.device).type
         return torch.autocast(kind, torch.bfloat16) if self.bf16 else contextlib.nullcontext()
 
 
-def adapter_spec(encoder: HuggingFaceEncoder, args: LoraSettings) -> AdapterSpec:
-    """The adapter that a run with these settings trains on this encoder."""
-    depth = int(encoder.model.config.num_hidden_layers)
+def adapter_spec(model: Any, base: str, base_hash: str, args: LoraSettings | CopywriterSettings) -> AdapterSpec:
+    """The adapter that a run with these settings trains on this model, whose weights have this name and hash."""
+    depth = int(model.config.num_hidden_layers)
     first = 0 if args.top_layers is None else max(0, depth - args.top_layers)
     return AdapterSpec(
         rank=args.rank,
         alpha=args.alpha,
-        model_type=encoder.model_type,
-        base=encoder.weights.name,
-        base_hash=encoder.base_hash,
+        model_type=model.config.model_type,
+        base=base,
+        base_hash=base_hash,
         layers=tuple(range(first, depth)) if first else None,
     )
-
-
-def check_device(device: str | None) -> str:
-    """The device to train on. Raises `ModelError` for one that this machine does not have."""
-    if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ModelError(f"device {device!r} was asked for, and torch sees no CUDA here; pass device='cpu' or none")
-    return device
-
-
-def _wants_bfloat16(args: LoraSettings, device: str) -> bool:
-    from recllm.encoder.hardware import MIN_GAIN, product_gain
-
-    if args.precision != "auto":
-        return args.precision == "bfloat16"
-    return product_gain() >= MIN_GAIN if device == "cpu" else torch.cuda.is_bf16_supported()
-
-
-def _without_dropout(model: Any) -> Any:
-    """In training mode, so that checkpointing works, and yet the same function at every call, which two passes need."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    return model.requires_grad_(False).train()
-
-
-def _blocks(model: Any, model_type: str) -> nn.ModuleList:
-    blocks: nn.ModuleList = getattr(model, _BLOCKS.get(model_type, "encoder")).layer
-    return blocks
 
 
 def _part(model: Any, model_type: str, start: int, stop: int, *, inputs: bool) -> Any:

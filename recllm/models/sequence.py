@@ -1,30 +1,102 @@
-"""A learned sequence model at rest, in numpy: item vectors ready, users encoded on request, saved as safetensors."""
+"""What a user turns to next, read from the sequence of what they bought: a causal transformer over item vectors.
+
+    past = dataset.before(cut)
+    snapshots = learn_sequence_model(dataset, item_vectors, basics, target, [cut], validation_start)
+    logit = snapshots[0].score(snapshots[0].users(histories, as_of, basics), pairs)
+
+Here it is at rest, in numpy: item vectors ready, users encoded on request, saved as safetensors. Training happens in
+`recllm.models.sequence_network`.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.data.dataset import Events
-from recllm.data.interactions import Floats, Ints, Pairs, unit
+from recllm.data.dataset import DAY, Events
+from recllm.data.interactions import Floats, Ints, Pairs, occasions, of_actions, unit
 from recllm.errors import ModelError
-from recllm.models.scorer import gelu
-from recllm.models.sequence.sequences import Batch, Sequences, padded_rows
-from recllm.schema import Action
+from recllm.models.scorer import gelu, open_part, write_part
+from recllm.schema import ACTION_CODE, BROWSING, Action
 
-if TYPE_CHECKING:
-    from recllm.models.sequence.network import SequenceNetwork
+PART = "interests"
+"""Name of its two files."""
 
-WEIGHTS, CONFIG = "interests.safetensors", "interests.json"
+GAPS = 12
+"""Buckets of the days between two tokens: 0, under a day, 1, 2 to 3, 4 to 7, ... by powers of two."""
 
 USERS_AT_ONCE = 256
 """Users whose sequences are encoded together, padded to the longest of them."""
+
+
+class PaddedSequences(NamedTuple):
+    """item (b, length), -1 is padding; action, gap the same shape. basics (b, dim) or None."""
+
+    item: NDArray[np.int64]
+    action: NDArray[np.int64]
+    gap: NDArray[np.int64]
+    basics: Floats | None
+
+
+@dataclass(frozen=True, eq=False)
+class Sequences:
+    """Tokens of n people in time order; those of person u are item[indptr[u]:indptr[u + 1]].
+
+    item int32, action int16, at int64 (epoch seconds), is_target bool: an action that is predicted, not only read.
+    gap int64: bucket of the days between each token and the person's next one, or the time of asking for the last.
+    """
+
+    indptr: Ints
+    item: NDArray[np.int32]
+    action: NDArray[np.int16]
+    at: Ints
+    is_target: NDArray[np.bool_]
+    gap: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, events: Events, target: Iterable[Action], as_of: int) -> Sequences:
+        """The target and browsing events; lines of one item at one time count once."""
+        target = tuple(target)
+        read = occasions(of_actions(events, {*target, *BROWSING}))
+        is_target = np.isin(read.action, [ACTION_CODE[a] for a in target])
+        following = np.append(read.at[1:], as_of)
+        following[read.indptr[1:][np.diff(read.indptr) > 0] - 1] = as_of  # each person's last
+        gap = gap_bucket(following[: len(read)] - read.at)
+        return cls(read.indptr, read.item, read.action.astype(np.int16), read.at, is_target, gap)
+
+    @property
+    def n(self) -> int:
+        return len(self.indptr) - 1
+
+    @cached_property
+    def user(self) -> Ints:
+        return np.repeat(np.arange(self.n), np.diff(self.indptr))
+
+    def padded(self, start: Ints, stop: Ints, basics: Floats | None) -> PaddedSequences:
+        """Tokens [start, stop) of each row, left-aligned."""
+        length = stop - start
+        width = max(int(length.max(initial=0)), 1)
+        inside = np.arange(width) < length[:, None]
+        safe = np.where(inside, start[:, None] + np.arange(width), 0)
+        if not len(self.item):
+            blank = np.full(safe.shape, -1)
+            return PaddedSequences(blank, np.zeros_like(blank), np.zeros_like(blank), basics)
+        item = np.where(inside, self.item[safe], -1).astype(np.int64)
+        action = np.where(inside, self.action[safe], 0).astype(np.int64)
+        return PaddedSequences(item, action, np.where(inside, self.gap[safe], 0), basics)
+
+
+def gap_bucket(seconds: Ints) -> NDArray[np.int64]:
+    """0 for the same moment, then 1 + log2 of the days, at most GAPS - 1."""
+    days = np.maximum(seconds, 0) / DAY
+    bucket = np.where(days > 0, 2 + np.floor(np.log2(np.maximum(days, 0.5))), 0)
+    return np.clip(bucket, 0, GAPS - 1).astype(np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +135,11 @@ class SequenceWeights:
             moved = weights[name][np.maximum(rows, 0)]
             moved[rows < 0] = 0
             weights[name] = moved
-        return SequenceModel.of_weights(replace(self.config, n_items=len(rows)), weights, item_vectors, self.target)
+        return SequenceModel.of(replace(self.config, n_items=len(rows)), weights, item_vectors, self.target)
 
 
 @dataclass(frozen=True, eq=False)
 class SequenceModel:
-    """The sequence model over one catalogue."""
-
     config: SequenceConfig
     weights: Mapping[str, NDArray[Any]]
     target: tuple[Action, ...]
@@ -83,30 +153,24 @@ class SequenceModel:
     """1 / temperature."""
 
     @classmethod
-    def of(cls, network: SequenceNetwork, item_vectors: Floats, target: tuple[Action, ...]) -> SequenceModel:
-        """item_vectors: the encoder's, (n_items, text_dim). The weights are copied.
-
-        Raises `ModelError` when the items are not those that the network was trained with.
-        """
-        weights = {name: value.numpy().copy() for name, value in network.state_dict().items()}
-        return cls.of_weights(network.config, weights, item_vectors, target)
-
-    @classmethod
-    def of_weights(
+    def of(
         cls,
         config: SequenceConfig,
         weights: Mapping[str, NDArray[Any]],
         item_vectors: Floats,
         target: tuple[Action, ...],
     ) -> SequenceModel:
-        """See `of`; weights by the names of the network's state."""
+        """weights: by the names of the network's state. item_vectors: the encoder's, (n_items, text_dim).
+
+        Raises `ModelError` when the items are not those that the network was trained with.
+        """
         if item_vectors.shape != (config.n_items, config.text_dim):
             raise ModelError(
                 f"the interest model knows {config.n_items} items with vectors of {config.text_dim}, and was given "
                 f"{item_vectors.shape[0]} with {item_vectors.shape[1]}; train again"
             )
         # an item's residual was left out in a share of the steps: what counts here is its expectation
-        share = np.float32(1 - config.residual_dropout if config.text else 1)
+        share = np.float32(1 - config.residual_dropout)
         seen_in_training = weights["known"].astype(np.float32)[:, None] * share
         read, bias = seen_in_training * weights["residual.weight"], seen_in_training * weights["bias.weight"]
         if config.text:
@@ -122,19 +186,18 @@ class SequenceModel:
 
     def users(self, histories: Events, as_of: int, basics: Floats | None = None) -> Floats:
         """Unit vectors (n, interests, dim) of users asked at `as_of` (epoch seconds), from their latest events."""
-        sequences = Sequences.of(histories, self.target)
-        gap, config = sequences.gap(as_of), self.config
+        sequences, config = Sequences.of(histories, self.target, as_of), self.config
         stop = sequences.indptr[1:]
         start = np.maximum(sequences.indptr[:-1], stop - config.max_length)
         users = np.zeros((sequences.n, config.interests, config.dim), np.float32)
         by_length = np.argsort(stop - start, kind="stable")  # rows of one block are padded to its longest
         for block in np.split(by_length, range(USERS_AT_ONCE, len(by_length), USERS_AT_ONCE)):
             block_basics = None if basics is None else np.asarray(basics[block], np.float32)
-            batch = padded_rows(sequences, gap, start[block], stop[block], block_basics)
+            batch = sequences.padded(start[block], stop[block], block_basics)
             users[block] = self._encode(batch, stop[block] - start[block])
         return users
 
-    def _encode(self, batch: Batch, last: Ints) -> Floats:
+    def _encode(self, batch: PaddedSequences, last: Ints) -> Floats:
         """`SequenceNetwork.users` of its `states` after the token `last` (n,), 0 being the one before the first."""
         config, w = self.config, self.weights
         n, length = batch.item.shape
@@ -205,15 +268,12 @@ def _soft_maximum(logits: Floats, axis: int) -> Floats:
 
 def save_sequence_model(stored: SequenceWeights, folder: Path) -> None:
     """Write `interests.safetensors` and `interests.json` into an existing folder."""
-    from safetensors.numpy import save_file
-
-    save_file({name: np.array(value, order="C") for name, value in stored.weights.items()}, folder / WEIGHTS)
     record = {
         "target": [action.value for action in stored.target],
         "item_ids": list(stored.item_ids),
         "config": asdict(stored.config),
     }
-    (folder / CONFIG).write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_part(folder, PART, stored.weights, record)
 
 
 def load_sequence_model(folder: Path) -> SequenceWeights | None:
@@ -221,20 +281,14 @@ def load_sequence_model(folder: Path) -> SequenceWeights | None:
 
     Raises `ModelError` when the files do not fit each other.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    if not (folder / CONFIG).exists():
+    if not (folder / f"{PART}.json").exists():
         return None
-    try:
-        record = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    with open_part(folder, PART, "an interest model") as (record, weights):
         target, ids = tuple(Action(a) for a in record["target"]), tuple(record["item_ids"])
-        config, weights = SequenceConfig(**record["config"]), load_file(folder / WEIGHTS)
+        config = SequenceConfig(**record["config"])
         shapes = {"residual.weight": (len(ids), config.dim), "bias.weight": (len(ids), 1), "known": (len(ids),)}
         shapes |= {"text.weight": (config.dim, config.text_dim), "place.weight": (config.max_length, config.dim)}
         for name, shape in shapes.items():
             if weights[name].shape != shape:
                 raise ValueError(f"{name} has the shape {weights[name].shape}, not {shape}")
-    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-        raise ModelError(f"{folder}: not an interest model of this version ({error}); train again") from error
     return SequenceWeights(config, weights, target, ids)
