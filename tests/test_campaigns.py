@@ -23,12 +23,10 @@ from recllm.campaigns import decisions
 from recllm.campaigns.decisions import AUTO
 from recllm.campaigns.export import CampaignExport, export_campaign
 from recllm.campaigns.file import CampaignFile, read_campaign
-from recllm.campaigns.folder import COPIES, CampaignFolder, read_log, read_plan
-from recllm.campaigns.open_campaign import OpenCampaign, enter_edit, open_campaign
+from recllm.campaigns.folder import COPIES, CampaignFolder, CampaignPlan, TextStatus, read_log, read_plan
+from recllm.campaigns.open_campaign import OpenCampaign, enter_edit, open_campaign, preview_document
 from recllm.campaigns.outcome import campaign_outcome
-from recllm.campaigns.overview import preview_document
 from recllm.campaigns.plan import plan_campaigns
-from recllm.campaigns.plan_types import CampaignPlan, TextStatus
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import DataError, GenerationError, ModelError, NothingToDo, PolicyError, RecllmError, UsageError
 from recllm.generator.scripted import ScriptedGenerator

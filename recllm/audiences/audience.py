@@ -19,7 +19,7 @@ from recllm.audiences.probabilities import UserScores, target_probabilities, tra
 from recllm.audiences.reasons import reasons_for
 from recllm.audiences.request import AudienceRequest, Exclusions
 from recllm.audiences.selection import Selection, check_floor, select
-from recllm.audiences.targets import AudienceTarget, category_target, item_target, text_target
+from recllm.audiences.targets import AudienceTarget, audience_target
 from recllm.audiences.traits import AudienceTrait, distinguishing_traits
 from recllm.data.dataset import USER_COLUMN, utc
 from recllm.documents import guarded, plain, write_csv
@@ -111,12 +111,7 @@ def find_audience(recommender: Recommender, request: AudienceRequest, *, agreed:
         pool, explain = lookalike_pool(recommender, request.seeds, request.exclusions, agreed), False
     else:
         trained_model(recommender)
-        if request.text is not None:
-            recommender, target = text_target(recommender, request.text, request.category)
-        elif request.category is not None:
-            target = category_target(recommender, request.category)
-        else:
-            target = item_target(recommender, request.items or ())
+        recommender, target = audience_target(recommender, request.items, request.category, request.text)
         pool = eligible_pool(recommender, target, request.exclusions, agreed)
     name = request.campaign or pool.target.name
     audience = build_audience(

@@ -34,6 +34,17 @@ class AudienceTarget:
     notes: tuple[str, ...] = ()
 
 
+def audience_target(
+    recommender: Recommender, items: Sequence[str] | None, category: str | None, text: str | None
+) -> tuple[Recommender, AudienceTarget]:
+    """The target of one of the three, a text possibly with its category, and the recommender that knows its items."""
+    if text is not None:
+        return text_target(recommender, text, category)
+    if category is not None:
+        return recommender, category_target(recommender, category)
+    return recommender, item_target(recommender, items or ())
+
+
 def item_target(recommender: Recommender, item_ids: Sequence[str]) -> AudienceTarget:
     """Named by the ids, or for more than three by their number and a hash of them, so that every set has its own name.
 

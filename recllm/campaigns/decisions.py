@@ -18,16 +18,23 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from recllm.adcopy.record import approvable
-from recllm.campaigns.folder import CampaignFolder, append, check_current, decision_entry, read_decisions
-from recllm.campaigns.plan_types import CampaignPlan, CheckNote, Decision, TextFacts, TextStatus
+from recllm.campaigns.folder import (
+    CampaignFolder,
+    CampaignPlan,
+    CampaignText,
+    CheckNote,
+    Decision,
+    TextFacts,
+    TextStatus,
+    append_decisions,
+    check_current,
+    read_entries,
+)
 from recllm.errors import DataError, PolicyError, UsageError
 from recllm.schema import Check
 
 AUTO = "campaign (auto)"
 """Who approved a text that no person looked at."""
-
-CHECKER = "recllm"
-"""Who withdraws texts."""
 
 _logger = logging.getLogger(__name__)
 
@@ -48,19 +55,18 @@ class TextState:
     why: str = ""
 
 
+States = Mapping[str, TextState]
+"""Of each text, by its id."""
+
+
 def text_states(folder: CampaignFolder, plan: CampaignPlan) -> dict[str, TextState]:
-    """Of each text. Raises `DataError` for a log that was changed, `UsageError` when there is another plan by now."""
-    with folder.locked():
-        check_current(folder, plan)
-        return states_under_lock(folder, plan)
-
-
-def states_under_lock(folder: CampaignFolder, plan: CampaignPlan) -> dict[str, TextState]:
+    """Under the folder's lock. Raises `DataError` for a changed log, `UsageError` when there is another plan by now."""
+    check_current(folder, plan)
     states = {
         t.id: TextState(status=TextStatus.DRAFT, text=t.text, failures=t.failures, warnings=t.warnings, facts=t.facts)
         for t in plan.texts
     }
-    for decision in read_decisions(folder):
+    for decision in read_entries(folder.decisions, Decision):
         name = decision.text_id
         if name not in states:
             raise DataError(f"{folder.decisions}: decides about a text {name!r} that the plan does not have")
@@ -81,100 +87,64 @@ def approve(folder: CampaignFolder, plan: CampaignPlan, text_ids: Sequence[str],
     """A person approves these texts, all or none. Raises `PolicyError` for one that fails a check or was rejected or
     withdrawn, `UsageError` for an unknown one or an empty name."""
 
-    def approvals(states: Mapping[str, TextState]) -> list[Decision]:
+    def approvals(states: States) -> list[Decision]:
         for name in text_ids:
-            _check_approvable(name, states[name], by=by)
-        return _decisions(TextStatus.APPROVED, text_ids, by=by, at=at)
+            state = states[name]
+            if state.status in (TextStatus.REJECTED, TextStatus.WITHDRAWN):
+                raise PolicyError(f"{name} was {state.status} ({state.why or 'no reason given'}); edit it first")
+            if faults := _faults(state, by=by):
+                raise PolicyError(f"{name} cannot be approved: it {faults[0]}; edit it, or reject it")
+        return decisions_about(TextStatus.APPROVED, text_ids, by=by, at=at)
 
-    _decide(folder, plan, text_ids, approvals, by=by)
+    decide(folder, plan, text_ids, approvals, by=by)
 
 
 def auto_approvals(plan: CampaignPlan, *, at: datetime) -> list[Decision]:
     """What a campaign that says `auto` approves of its new plan: texts without failure and without warning."""
-    names = [
-        text.id
-        for text in plan.texts
-        if not list(approvable(_checks(text.failures), warnings=len(text.warnings), by=None, auto=True))
-    ]
-    return _decisions(TextStatus.APPROVED, names, by=AUTO, at=at)
+    text_ids = [text.id for text in plan.texts if not _faults(text, by=None, auto=True)]
+    return decisions_about(TextStatus.APPROVED, text_ids, by=AUTO, at=at)
 
 
 def reject(
     folder: CampaignFolder, plan: CampaignPlan, text_ids: Sequence[str], *, by: str, at: datetime, why: str = ""
 ) -> None:
     """A person says no; the texts do not leave."""
-    rejections = _decisions(TextStatus.REJECTED, text_ids, by=by, at=at, why=why)
-    _decide(folder, plan, text_ids, lambda _: rejections, by=by)
+    rejections = decisions_about(TextStatus.REJECTED, text_ids, by=by, at=at, why=why)
+    decide(folder, plan, text_ids, lambda _: rejections, by=by)
 
 
-def edit(
-    folder: CampaignFolder,
-    plan: CampaignPlan,
-    text_id: str,
-    *,
-    text: str,
-    failures: tuple[CheckNote, ...],
-    warnings: tuple[CheckNote, ...],
-    facts: TextFacts,
-    by: str,
-    at: datetime,
-) -> None:
-    """A person's own wording, with what the checks say about it now; it is logged even where they fail."""
-    (blank,) = _decisions(TextStatus.EDITED, [text_id], by=by, at=at)
-    edited = replace(blank, text=text, failures=failures, warnings=warnings, facts=facts)
-    _decide(folder, plan, [text_id], lambda _: [edited], by=by)
-
-
-def withdraw(
-    folder: CampaignFolder,
-    plan: CampaignPlan,
-    stale: Callable[[Mapping[str, TextState]], Mapping[str, str]],
-    *,
-    at: datetime,
-) -> None:
-    """stale: from the states of all texts to text_id -> why it may not leave any more."""
-
-    def withdrawals(states: Mapping[str, TextState]) -> list[Decision]:
-        whys = stale(states)
-        blanks = _decisions(TextStatus.WITHDRAWN, list(whys), by=CHECKER, at=at)
-        return [replace(blank, why=whys[blank.text_id]) for blank in blanks]
-
-    _decide(folder, plan, (), withdrawals, by=CHECKER)
-
-
-def _decide(
+def decide(
     folder: CampaignFolder,
     plan: CampaignPlan,
     text_ids: Sequence[str],
-    decisions: Callable[[Mapping[str, TextState]], Sequence[Decision]],
+    new_decisions: Callable[[States], Sequence[Decision]],
     *,
     by: str,
 ) -> None:
-    """Logs what `decisions` makes of the states as they are under the lock."""
+    """Logs what `new_decisions` makes of the states as they are under the lock.
+
+    Raises `UsageError` for an unknown one of `text_ids` or an empty name.
+    """
     if not by.strip():
         raise UsageError("say who decides: --by NAME")
     with folder.locked():
-        check_current(folder, plan)
-        states = states_under_lock(folder, plan)
+        states = text_states(folder, plan)
         if missing := next((name for name in text_ids if name not in states), None):
             raise UsageError(f"the campaign has no text {missing!r}; see recllm campaign approve FILE")
-        new = decisions(states)
-        append(folder.decisions, [decision_entry(decision) for decision in new])
+        new = new_decisions(states)
+        append_decisions(folder.decisions, new)
     for action, n in Counter(decision.action for decision in new).items():
         _logger.info("%d texts %s", n, action)
 
 
-def _decisions(action: TextStatus, text_ids: Sequence[str], *, by: str, at: datetime, why: str = "") -> list[Decision]:
+def decisions_about(
+    action: TextStatus, text_ids: Sequence[str], *, by: str, at: datetime, why: str = ""
+) -> list[Decision]:
     moment = at.isoformat(timespec="seconds")
     return [Decision(at=moment, by=by.strip(), action=action, text_id=name, why=why) for name in text_ids]
 
 
-def _check_approvable(name: str, state: TextState, *, by: str) -> None:
-    if state.status in (TextStatus.REJECTED, TextStatus.WITHDRAWN):
-        raise PolicyError(f"{name} was {state.status} ({state.why or 'no reason given'}); edit it first")
-    for fault in approvable(_checks(state.failures), warnings=len(state.warnings), by=by):
-        raise PolicyError(f"{name} cannot be approved: it {fault.message}; edit it, or reject it")
-
-
-def _checks(failures: Sequence[CheckNote]) -> list[Check]:
-    return [Check(guarantee=d.rule, passed=False, message=d.message, span=d.span) for d in failures]
+def _faults(text: CampaignText | TextState, *, by: str | None, auto: bool = False) -> list[str]:
+    """Why a text cannot be approved."""
+    checks = [Check(guarantee=n.rule, passed=False, message=n.message, span=n.span) for n in text.failures]
+    return [fault.message for fault in approvable(checks, warnings=len(text.warnings), by=by, auto=auto)]

@@ -5,20 +5,18 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from recllm.audiences.selection import draws
-from recllm.campaigns.catalogue import catalogue_now
 from recllm.campaigns.decisions import auto_approvals
 from recllm.campaigns.file import SERVER, CampaignFile
-from recllm.campaigns.folder import COPIES, CampaignFolder, publish
+from recllm.campaigns.folder import CampaignFolder, CampaignPlan, publish
 from recllm.campaigns.people import Recipients, recipients, unconsented
-from recllm.campaigns.plan_types import CampaignPlan, CampaignText, PlannedPerson
-from recllm.campaigns.texts import TextKey, WritingContext, key_of, text_keys, with_readers, write_texts
+from recllm.campaigns.texts import TextKey, catalogue_now, text_keys, write_texts
 from recllm.data.catalogue import in_category
 from recllm.data.dataset import utc
 from recllm.documents import plain
@@ -61,7 +59,7 @@ def plan_campaigns(
     campaign would reach nobody. Then nothing is published.
     """
     tell = progress or (lambda _: None)
-    checked = _checked(workspace, files, replace=replace, generator=generator, now=now)
+    checked = _checked(workspace, files, replace, generator, now)
     if recommender is None and current(workspace.models_dir) is None:
         raise NotFittedError("a campaign needs calibrated probabilities: train a model first, with recllm train")
     tell("opening the workspace")
@@ -77,7 +75,7 @@ def plan_campaigns(
     plans = []
     for campaign, group in zip(checked, groups, strict=True):
         tell(f"writing the texts of {campaign.file.id}")
-        with _speaker(workspace, campaign) as speaker:
+        with campaign.speaker(workspace) as speaker:
             plans.append(_plan(workspace, campaign, group, speaker, unconsented(workspace, loaded)))
     for campaign, plan in zip(checked, plans, strict=True):
         approvals = auto_approvals(plan, at=now or datetime.now(UTC)) if campaign.file.words.auto else []
@@ -102,11 +100,13 @@ class _CheckedCampaign:
     generator: Generator | str
     """Or what finds it."""
 
+    def speaker(self, workspace: Workspace) -> AbstractContextManager[Generator | None]:
+        return open_generator(self.generator, workspace.cache_dir, adapter=self.file.words.adapter)
+
 
 def _checked(
     workspace: Workspace,
     files: Sequence[CampaignFile],
-    *,
     replace: bool,
     generator: Generator | None,
     now: datetime | None,
@@ -115,20 +115,25 @@ def _checked(
         raise DataError(f"two of the files are about a campaign {twice[0]!r}; each needs its own id")
     moment, campaigns = utc(present(workspace, now)), []
     for file in files:
-        folder, send = CampaignFolder.of(workspace.root, file.id), _send(file, moment)
+        folder, send = CampaignFolder.of(workspace.root, file.id), file.send or moment
+        _check_times(file, moment, send)
         with folder.locked():
             folder.check_free(replace=replace)
         _check_target(workspace, file)
-        suppressed, speaker = file.limits.suppressed_ids(), generator or _generator_name(file)
+        suppressed, speaker = file.limits.suppressed_ids(), generator or file.words.generator
+        if speaker == SERVER and not (speaker := os.environ.get(URL_VARIABLE, "")):
+            raise UsageError(
+                f"{file.source} asks for the operator's text server, and none is set; "
+                f"set {URL_VARIABLE}, e.g. to http://localhost:8000/v1#model"
+            )
         campaigns.append(_CheckedCampaign(file, folder, send, suppressed, speaker))
-        with _speaker(workspace, campaigns[-1]):
+        with campaigns[-1].speaker(workspace):
             pass  # there is such a generator; a local one starts when it is asked for a text
     return campaigns
 
 
-def _send(file: CampaignFile, moment: datetime) -> datetime:
-    """When texts go out. Raises `DataError` when that is past, or the campaign's offer does not run then."""
-    send = file.send or moment
+def _check_times(file: CampaignFile, moment: datetime, send: datetime) -> None:
+    """Raises `DataError` when the time to send is past, or the campaign's offer does not run then."""
     if send < moment:
         raise DataError(f"{file.source}: send is {send.isoformat()}, and the present is {moment.isoformat()}")
     if file.offer is not None and not file.offer.runs(send):
@@ -139,12 +144,12 @@ def _send(file: CampaignFile, moment: datetime) -> datetime:
             f"{file.source}: the offer {'ended' if over else 'begins'} at {edge.isoformat() if edge else ''}, "
             f"and texts go out at {send.isoformat()}; {remedy}"
         )
-    return send
 
 
 def _check_target(workspace: Workspace, file: CampaignFile) -> None:
     """Raises `UsageError` for an item that does not exist or is not on offer, or a category without any."""
-    items, target = workspace.store().items(), file.target
+    target = file.target
+    items = workspace.store().items(target.items)
     on_offer = items.filter(items["available"] & ~items["pending"])
     if target.items is not None:
         ids, offered = set(items["item_id"]), set(on_offer["item_id"])
@@ -157,46 +162,32 @@ def _check_target(workspace: Workspace, file: CampaignFile) -> None:
         raise UsageError(f"no item on offer in the category {target.category!r}; write a name, or a path as 'a > b'")
 
 
-def _generator_name(file: CampaignFile) -> str:
-    """What finds the file's generator. Raises `UsageError` where the operator has set no server."""
-    if file.words.generator != SERVER:
-        return file.words.generator
-    address = os.environ.get(URL_VARIABLE, "")
-    if not address:
-        raise UsageError(
-            f"{file.source} asks for the operator's text server, and none is set; "
-            f"set {URL_VARIABLE}, e.g. to http://localhost:8000/v1#model"
-        )
-    return address
-
-
 # --- the plan --------------------------------------------------------------------------------------------------------
-
-
-def _speaker(workspace: Workspace, campaign: _CheckedCampaign) -> AbstractContextManager[Generator | None]:
-    return open_generator(campaign.generator, workspace.cache_dir, adapter=campaign.file.words.adapter)
 
 
 def _plan(
     workspace: Workspace, campaign: _CheckedCampaign, group: Recipients, speaker: Generator | None, n_unconsented: int
 ) -> CampaignPlan:
     file, audience = campaign.file, group.audience
-    catalogue = catalogue_now(workspace, file, {p.item_id for p in group.people})
-    context = WritingContext(
-        file=file,
-        items=catalogue.items,
-        brands=catalogue.brands,
-        send=campaign.send,
+    names = [p.user_id for p in group.people]
+    modelled = dict(zip(names, may_be_modelled(workspace.gate(), names, speaker), strict=True))
+    texts, remarks = write_texts(
+        text_keys(group.people, modelled, file),
+        workspace,
+        file,
+        catalogue_now(workspace, file, {p.item_id for p in group.people}),
+        campaign.send,
         generator=speaker,
         generator_name=campaign.generator if isinstance(campaign.generator, str) else file.words.generator,
         encoder=group.recommender.encoder,
-        policy=workspace.policy,
-        records=workspace.root / COPIES,
     )
-    names = [p.user_id for p in group.people]
-    modelled = dict(zip(names, may_be_modelled(workspace.gate(), names, speaker), strict=True))
-    texts, remarks = write_texts(text_keys(group.people, modelled, file), context)
-    people = _people(group, texts, modelled, file)
+    people = []
+    # each person's variant is drawn by a hash of campaign and pseudonym, so that variants can be compared
+    for person, draw in zip(group.people, draws(names, file.id, "variant"), strict=True):
+        variants = texts[TextKey.of(person, modelled)]
+        text = variants[int(draw * len(variants))]
+        people.append(replace(person, variant=text.variant, text_id=text.id))
+    readers = Counter(p.text_id for p in people if not p.held_out)
     cost = file.limits.cost
     return CampaignPlan(
         campaign_id=file.id,
@@ -217,33 +208,7 @@ def _plan(
         converts=tuple(action.value for action in group.recommender.population.settings.target),
         group=tuple(plain(audience.group)),
         notes=(*audience.notes, *remarks),
-        texts=with_readers(texts, Counter(p.text_id for p in people if not p.held_out)),
-        people=people,
+        # all texts in the order of their numbers
+        texts=tuple(replace(text, people=readers[text.id]) for variants in texts.values() for text in variants),
+        people=tuple(people),
     )
-
-
-def _people(
-    group: Recipients,
-    texts: Mapping[TextKey, Sequence[CampaignText]],
-    modelled: Mapping[str, bool],
-    file: CampaignFile,
-) -> tuple[PlannedPerson, ...]:
-    """Each person's variant is drawn by a hash of campaign and pseudonym, so that variants can be compared."""
-    people = []
-    for recipient, draw in zip(group.people, draws([p.user_id for p in group.people], file.id, "variant"), strict=True):
-        variants = texts[key_of(recipient, modelled)]
-        text = variants[int(draw * len(variants))]
-        people.append(
-            PlannedPerson(
-                user_id=recipient.user_id,
-                held_out=recipient.held_out,
-                probability=round(recipient.probability, 6),
-                item_id=recipient.item_id,
-                kind=recipient.kind.value,
-                channel=recipient.channel,
-                locale=recipient.locale,
-                variant=text.variant,
-                text_id=text.id,
-            )
-        )
-    return tuple(people)
