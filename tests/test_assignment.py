@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from shop_world import shop
 
 from recllm.audiences.assignment import CampaignTerms, assign, dual_prices, select_jointly, upper_bound
-from recllm.audiences.audience import build_audience, eligible_pool, find_audience
+from recllm.audiences.audience import build_audience, eligible_pool, find_audience, item_target
 from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions
-from recllm.audiences.targets import item_target
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import PolicyError, UsageError
 from recllm.policy import Policy

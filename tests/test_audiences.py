@@ -16,20 +16,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shop_world import shop
 
+from recllm.audiences.assignment import draws, select
 from recllm.audiences.audience import Audience, audience_document, find_audience, write_audience_csv
 from recllm.audiences.exclusions import Consents, first_only, youngest_age
-from recllm.audiences.lookalikes import fit_logistic
 from recllm.audiences.probabilities import (
     UserScores,
     calibrated_rate,
     fit_line,
+    fit_logistic,
     independent_probabilities,
     item_probabilities,
     restricted_to,
     target_probabilities,
 )
 from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions
-from recllm.audiences.selection import draws, select
 from recllm.audiences.traits import distinguishing_traits, enough_people, lifts
 from recllm.data.catalogue import in_category
 from recllm.data.dataset import DAY, Dataset

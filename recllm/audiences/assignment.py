@@ -1,4 +1,10 @@
-"""Several campaigns that compete for the same people: who gets which.
+"""From everybody's score to the people who are addressed: order, limits, holdout, group floor.
+
+Of one campaign the list is walked from the highest score down. A hash of the campaign and the id says who is held out;
+the others are addressed until the size or the budget is reached. So people held out are as likely as those addressed,
+and who they are changes neither with the day nor with the size.
+
+Several campaigns may compete for the same people: who gets which?
 
     maximise    sum of x[u, c] * gain[u, c],    gain = probability * value
     subject to  sum over people of cost[c] * x[u, c] <= budget[c]     every campaign
@@ -19,19 +25,21 @@ is at least the optimum over all pairs, so the reported gap is to the full probl
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.audiences.audience import EligiblePool
 from recllm.audiences.probabilities import UserScores
 from recllm.audiences.request import AudienceLimits
-from recllm.audiences.selection import Selection, draws, ranked
-from recllm.errors import UsageError
+from recllm.errors import PolicyError, UsageError
+
+if TYPE_CHECKING:
+    from recllm.audiences.audience import EligiblePool
 
 Table = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -46,6 +54,65 @@ EXTRA_PAIRS = 3
 
 MAX_GAP = 5e-4
 """Relative gap at which no further pairs are looked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Positions in the list of people that was cut, int64, best first."""
+
+    addressed: NDArray[np.int64]
+    holdout: NDArray[np.int64]
+    unprofitable: int = 0
+    """People whose expected margin does not pay the contact."""
+    beyond_limit: int = 0
+    """People who come after the last that size, budget or the competing campaigns allow."""
+
+
+def select(scores: UserScores, user_ids: Sequence[str], campaign: str, limits: AudienceLimits) -> Selection:
+    """user_ids: of the people of `scores`, for the draws alone: ties are broken by a hash, never by the id itself.
+
+    Raises `UsageError` for a margin without probabilities.
+    """
+    order = ranked(scores, user_ids, campaign, limits.salt)
+    profitable = order
+    if limits.margin is not None:
+        margins = scores.probabilities().astype(np.float64) * limits.margin
+        profitable = order[(margins - (limits.cost or 0.0) > 0)[order]]
+    holdout = draws(user_ids, campaign, limits.salt)[profitable] < limits.holdout
+    end, limit = len(profitable), limits.max_contacts
+    if limit is not None:
+        end = min(int(np.searchsorted(np.cumsum(~holdout), limit)) + 1, end) if limit else 0
+    reached, holdout = profitable[:end], holdout[:end]
+    unprofitable = len(order) - len(profitable)
+    return Selection(reached[~holdout], reached[holdout], unprofitable, len(profitable) - end)
+
+
+def ranked(scores: UserScores, user_ids: Sequence[str], campaign: str, salt: str) -> NDArray[np.int64]:
+    """Positions by score, highest first; ties in the order of a draw."""
+    return np.lexsort((draws(user_ids, campaign, f"{salt}\0order"), -scores.score))
+
+
+def draws(ids: Sequence[str], campaign: str, salt: str = "") -> NDArray[np.float64]:
+    """A number in [0, 1) for each id: the first 52 bits of SHA-256 over salt, campaign and id."""
+    head = hashlib.sha256(f"{salt}\0{campaign}\0".encode())
+    numbers = np.empty(len(ids))
+    for position, user_id in enumerate(ids):
+        digest = head.copy()
+        digest.update(user_id.encode("utf-8", "surrogatepass"))
+        numbers[position] = (int.from_bytes(digest.digest()[:8], "big") >> 12) / 2**52
+    return numbers
+
+
+def check_floor(n: int, floor: int) -> None:
+    """Raises `PolicyError` for a group of at least one and fewer than `floor` people."""
+    if 0 < n < floor:
+        raise PolicyError(
+            f"the group is smaller than {floor} people, the least that may be addressed as one "
+            "(group_floor in [policy]); ask for more people or a wider target"
+        )
+
+
+# --- several campaigns ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,12 @@ the answer is known, and a line is fitted through it by maximum likelihood with 
 
 The order of people stays what it is. The model has learned from that window, and tells its buyers apart better than
 those of the future: a line steeper than no change would be that, and is not believed.
+
+People may also be ordered by how alike they are to a list of seeds. With few seeds, likeness is the cosine of a
+person's vector with the mean of the seeds' vectors. With `MIN_SEEDS` of them, a logistic regression tells seeds from
+others by the vector and by how active a person is. Others include people who would be seeds if the shop knew (positive
+and unlabelled data, Elkan and Noto 2008): the order means something, the level does not, so a likeness is never given
+as a probability of buying.
 """
 
 from __future__ import annotations
@@ -26,12 +32,13 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.data.dataset import DAY
-from recllm.data.interactions import Floats, of_actions
+from recllm.data.dataset import DAY, Events
+from recllm.data.interactions import Floats, of_actions, user_vectors, visits
 from recllm.errors import NotFittedError, UsageError
 from recllm.features.candidates import Candidates, candidates, explicit
 from recllm.features.collaborative import CollaborativeStatistics, ask
 from recllm.features.item_vectors import basics_of, basics_vectors
+from recllm.schema import Action
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -56,6 +63,14 @@ CALIBRATION_USERS = 1_000
 
 MIN_CALIBRATION_USERS = 50
 """With fewer people who bought before that window nothing is changed."""
+
+MIN_SEEDS = 50
+"""Fewer are too few for a regression."""
+MAX_EXAMPLES = 20_000
+"""The regression learns from at most so many seeds, and so many others, drawn by a fixed seed."""
+
+PENALTY = 1e-2
+"""Of the weights' squares, where the weights of all examples sum to 1."""
 
 Line = tuple[float, float]
 """a and b of the module's formula."""
@@ -239,3 +254,74 @@ def fit_line(rate: NDArray[np.float64], bought: NDArray[np.bool_]) -> Line:
 def calibrated_rate(rate: NDArray[np.float64], line: Line) -> NDArray[np.float64]:
     """exp(a) * rate ^ b; 0 stays 0."""
     return np.asarray(np.exp(line[0]) * rate ** line[1])
+
+
+# --- likeness --------------------------------------------------------------------------------------------------------
+
+
+def likeness(
+    recommender: Recommender, seeds: NDArray[np.integer], user_rows: NDArray[np.integer]
+) -> tuple[NDArray[np.float64], str]:
+    """Of each of `user_rows` to the `seeds`, rows of the dataset's users, (n,), and what it is, in words.
+
+    In [-1, 1] for a cosine, in [0, 1] for the regression. Raises `UsageError` without seeds.
+    """
+    if not len(seeds):
+        raise UsageError("none of the seeds is known here; check the ids, or the consent table")
+    data = recommender.dataset
+
+    def vectors(rows: NDArray[np.integer]) -> Floats:
+        """Unit User vectors, (n, dim)."""
+        basics = vectors_of_basics(recommender, basics_of(data.users[rows.tolist()]))
+        return user_vectors(recommender.item_vectors, data.events.rows(rows), data.as_of, basics)
+
+    def described(rows: NDArray[np.integer]) -> Floats:
+        """Vectors and activity, (n, dim + 4)."""
+        return np.hstack([vectors(rows), activity(data.events.rows(rows), data.as_of)])
+
+    def in_blocks(
+        function: Callable[[NDArray[np.integer]], NDArray[np.floating]], rows: NDArray[np.integer]
+    ) -> NDArray[np.float64]:
+        blocks = map_blocks(lambda block: function(rows[block]), len(rows), USERS_PER_BLOCK)
+        return np.concatenate(blocks).astype(np.float64) if blocks else np.zeros(0)
+
+    if len(seeds) < MIN_SEEDS:
+        mean = in_blocks(vectors, seeds).sum(axis=0)
+        mean = mean / max(float(np.linalg.norm(mean)), 1e-12)
+        score, method = in_blocks(lambda rows: vectors(rows) @ mean, user_rows), "the cosine with the mean vector"
+    else:
+        rng = np.random.default_rng(0)
+        others = rng.permutation(np.setdiff1d(user_rows, seeds))[:MAX_EXAMPLES]
+        examples = rng.permutation(seeds)[:MAX_EXAMPLES]
+        x = in_blocks(described, np.concatenate([examples, others]))
+        probability = fit_logistic(x, np.arange(len(x)) < len(examples))
+        score = in_blocks(lambda rows: probability(described(rows)), user_rows)
+        method = "a regression on vectors and activity"
+    return score, f"ordered by likeness to {len(seeds)} seeds ({method}); a likeness is no probability of buying"
+
+
+def activity(histories: Events, as_of: int) -> Floats:
+    """Log of 1 + trips, items bought, money spent and days since the last trip (731 for never), float32 (n, 4)."""
+    bought = histories.of(Action.PURCHASE)
+    n = len(bought.indptr) - 1
+    pairs = np.unique(np.stack([bought.user.astype(np.int64), bought.item.astype(np.int64)]), axis=1)
+    spent = np.bincount(bought.user, np.nan_to_num(bought.price * bought.quantity), n)
+    last = np.full(n, as_of - 731 * DAY, np.int64)
+    np.maximum.at(last, bought.user, bought.at)
+    columns = (visits(bought)[1], np.bincount(pairs[0], minlength=n), np.maximum(spent, 0), (as_of - last) / DAY)
+    return np.asarray(np.log1p(np.stack(columns, axis=1)), np.float32)
+
+
+def fit_logistic(x: NDArray[np.floating], label: NDArray[np.bool_]) -> Callable[[NDArray[np.floating]], Floats]:
+    """Logistic regression with an L2 penalty on standardised columns, both classes of equal weight in all.
+
+    Returns a function from (m, k) to the probability of the class, (m,), after even odds.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    # scikit-learn weighs each example by n / (2 * its class's size), and the penalty by 1 / C
+    regression = LogisticRegression(C=1 / (PENALTY * len(x)), class_weight="balanced", max_iter=1_000, tol=1e-6)
+    model = make_pipeline(StandardScaler(), regression).fit(x.astype(np.float64), label)
+    return lambda rows: np.asarray(model.predict_proba(rows.astype(np.float64))[:, 1])

@@ -26,6 +26,11 @@ from recllm.schema import Action
 
 MIN_PEOPLE = 5
 """People of the group that must share a trait, and lack it, for it to be named."""
+DAYS = 91
+"""Purchases so recent count."""
+MAX_TRAITS = 10
+LEVEL = 0.95
+"""At which all intervals hold together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,25 +56,21 @@ def distinguishing_traits(
     group: NDArray[np.integer],
     others: NDArray[np.integer],
     policy: Policy,
-    *,
-    days: float = 91.0,
-    limit: int = 10,
-    level: float = 0.95,
 ) -> tuple[AudienceTrait, ...]:
-    """The `limit` traits that are surest to be more common in the group than among the others, surest first.
+    """The `MAX_TRAITS` traits that are surest to be more common in the group than among the others, surest first.
 
-    group, others: rows of people, without common ones. days: purchases so recent count. Only traits whose whole
-    interval lies above 1 are named, and none without others.
+    group, others: rows of people, without common ones. Only traits whose whole interval lies above 1 are named, and
+    none without others.
     """
     if not len(group) or not len(others):
         return ()
     users = np.concatenate([group, others]).astype(np.int64)
     people = pl.DataFrame({"user": users, "member": np.arange(len(users)) < len(group)})
-    counts = _trait_counts(dataset, people, policy, days)
+    counts = _trait_counts(dataset, people, policy)
     columns = (counts[name].to_numpy() for name in ("inside", "outside", "n_inside", "n_outside"))
     inside, outside, n_inside, n_outside = columns
     nameable = enough_people(inside, outside, n_inside, policy.group_floor) & (n_outside > 0)
-    ratio, low, high = lifts(inside, outside, n_inside, n_outside, 1 - (1 - level) / max(int(nameable.sum()), 1))
+    ratio, low, high = lifts(inside, outside, n_inside, n_outside, 1 - (1 - LEVEL) / max(int(nameable.sum()), 1))
     traits = [
         AudienceTrait(
             kind=row["kind"],
@@ -84,10 +85,10 @@ def distinguishing_traits(
         for n, row in enumerate(counts.iter_rows(named=True))
         if nameable[n]
     ]
-    return tuple(sorted((trait for trait in traits if trait.low > 1), key=lambda t: (-t.low, t.name))[:limit])
+    return tuple(sorted((trait for trait in traits if trait.low > 1), key=lambda t: (-t.low, t.name))[:MAX_TRAITS])
 
 
-def _trait_counts(dataset: Dataset, people: pl.DataFrame, policy: Policy, days: float) -> pl.DataFrame:
+def _trait_counts(dataset: Dataset, people: pl.DataFrame, policy: Policy) -> pl.DataFrame:
     """Columns kind, name, inside, outside, n_inside, n_outside: how many people have each trait, and of how many.
 
     people: user (row) and member (whether in the group). A basic is compared among those who told it: what somebody
@@ -104,7 +105,7 @@ def _trait_counts(dataset: Dataset, people: pl.DataFrame, policy: Policy, days: 
     sizes_of_basics = basics.group_by("basic").agg(n_inside=inside, n_outside=outside)
     basic_counts = basics.group_by("basic", "name").agg(inside=inside, outside=outside)
     basic_counts = basic_counts.join(sizes_of_basics, on="basic")
-    bought = _categories_bought(dataset, policy, days).join(people, on="user")
+    bought = _categories_bought(dataset, policy).join(people, on="user")
     category_counts = bought.group_by("name").agg(inside=inside, outside=outside)
     n_inside = int(people["member"].sum())
     sizes = {"n_inside": pl.lit(n_inside), "n_outside": pl.lit(people.height - n_inside)}
@@ -117,9 +118,9 @@ def _trait_counts(dataset: Dataset, people: pl.DataFrame, policy: Policy, days: 
     )
 
 
-def _categories_bought(dataset: Dataset, policy: Policy, days: float) -> pl.DataFrame:
+def _categories_bought(dataset: Dataset, policy: Policy) -> pl.DataFrame:
     """user, name: every level of the path of every item bought lately, as far as nothing in it is sensitive."""
-    purchases = dataset.between(int(dataset.as_of - days * DAY), dataset.as_of + 1, Action.PURCHASE)
+    purchases = dataset.between(dataset.as_of - DAYS * DAY, dataset.as_of + 1, Action.PURCHASE)
     items = np.unique(purchases.item)
     paths = dataset.items["category"].gather(items).list.drop_nulls().list.join(CATEGORY_SEPARATOR)
     pairs = pl.DataFrame({"user": purchases.user.astype(np.int64), "item": purchases.item}).unique()

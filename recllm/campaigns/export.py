@@ -16,8 +16,8 @@ import polars as pl
 
 from recllm.adcopy.channels import channel_named
 from recllm.adcopy.write import TEMPLATE
-from recllm.audiences.selection import check_floor
-from recllm.audiences.targets import TEXT_ITEM
+from recllm.audiences.assignment import check_floor
+from recllm.audiences.audience import TEXT_ITEM
 from recllm.campaigns.decisions import States, text_states
 from recllm.campaigns.folder import CampaignText, ExportEntry, PlannedPerson, TextStatus, append, read_entries
 from recllm.campaigns.hours import SendWindow

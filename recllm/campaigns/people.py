@@ -9,14 +9,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from recllm.adcopy.request import reason_kind
-from recllm.audiences.assignment import select_jointly
-from recllm.audiences.audience import Audience, EligiblePool, build_audience, eligible_pool
+from recllm.audiences.assignment import Selection, select, select_jointly
+from recllm.audiences.audience import (
+    Audience,
+    AudienceTarget,
+    EligiblePool,
+    audience_target,
+    build_audience,
+    eligible_pool,
+)
 from recllm.audiences.exclusions import Consents, exclusion_masks
 from recllm.audiences.probabilities import independent_probabilities
 from recllm.audiences.reasons import reasons_for
 from recllm.audiences.request import Exclusions
-from recllm.audiences.selection import Selection, select
-from recllm.audiences.targets import AudienceTarget, audience_target
 from recllm.campaigns.file import CampaignFile
 from recllm.campaigns.folder import PlannedPerson
 from recllm.errors import NotFittedError

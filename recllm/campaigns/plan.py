@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from recllm.audiences.selection import draws
+from recllm.audiences.assignment import draws
 from recllm.campaigns.decisions import auto_approvals
 from recllm.campaigns.file import SERVER, CampaignFile
 from recllm.campaigns.folder import CampaignFolder, CampaignPlan, publish

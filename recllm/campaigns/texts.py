@@ -17,7 +17,7 @@ from recllm.adcopy.record import save, write_recorded
 from recllm.adcopy.request import CopyRequest, Voice
 from recllm.adcopy.submissions import Submission, judge
 from recllm.adcopy.write import TEMPLATE
-from recllm.audiences.targets import TEXT_ITEM
+from recllm.audiences.audience import TEXT_ITEM
 from recllm.campaigns.file import CampaignFile
 from recllm.campaigns.folder import COPIES, CampaignText, CheckNote, PlannedPerson, TextFacts
 from recllm.jobs.ad_copy import item_of
