@@ -438,7 +438,7 @@ def test_what_is_asked_and_answered_is_light() -> None:
     """Finding people and predicting need neither torch nor scikit-learn until something is fitted."""
     code = (
         "import sys, recllm.audiences.audience, recllm.audiences.assignment, recllm.propensity.predict, "
-        "recllm.propensity.uplift.uplift; "
+        "recllm.propensity.uplift; "
         "print([m for m in ('torch', 'transformers', 'sklearn', 'scipy', 'datasets') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -17,12 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, utc
-from recllm.propensity.cohort import Cohort
-from recllm.propensity.examples import Examples
+from recllm.propensity.examples import Cohort, Examples
 from recllm.propensity.features import FeatureTable, Floats
 from recllm.propensity.model import PropensityModel, fit_propensity, validation_rows
 from recllm.propensity.prediction import Prediction
-from recllm.propensity.task import PredictionTask, no_past
+from recllm.propensity.task import PredictionTask
 from recllm.settings import PropensitySettings
 
 Values = NDArray[np.float64]
@@ -50,9 +49,7 @@ def predict_next_order(task: PredictionTask) -> Prediction:
     inside, later_window = validation_rows(ordered)
     earlier, validation = fit_hazards(examples.rows(~inside), bounds, as_of, settings), examples.rows(inside)
     survival = earlier.survival(earlier.inputs(validation.features).values)
-    with_history = task.ask.with_history(task.now)
-    rows = task.user_rows(with_history)
-    table = task.ask.features(task.now).rows(rows)
+    table, rows, left_out = task.with_past(task.ask.with_history(task.now))
     predicted = model.survival(model.inputs(table).values)
     days = [day_of(predicted, bounds, quantile) for quantile in QUANTILES]
     dates = [[_date(task.now, n) for n in column] for column in days]
@@ -73,7 +70,7 @@ def predict_next_order(task: PredictionTask) -> Prediction:
         ordered.label[inside],
         validation.cut if later_window else None,
         figures=_figures(survival, bounds, validation),
-        left_out=no_past(with_history),
+        left_out=left_out,
     )
 
 

@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import Dataset
 from recllm.policy import Policy
-from recllm.propensity.cohort import Cohort, Eligible, Outcome, active_within
+from recllm.propensity.examples import Cohort, Eligible, Outcome, active_within
 from recllm.propensity.features import Basics
 from recllm.propensity.model import backtest, fit_propensity
 from recllm.propensity.next_order import predict_next_order
-from recllm.propensity.prediction import Prediction
+from recllm.propensity.prediction import Prediction, PredictionKind, PredictionRequest
 from recllm.propensity.redeem import predict_redeem
-from recllm.propensity.request import PredictionKind, PredictionRequest
-from recllm.propensity.task import PredictionTask, no_past
+from recllm.propensity.task import PredictionTask
 from recllm.propensity.value import predict_value
 from recllm.settings import PredictionReasonSettings, PropensitySettings
 
@@ -87,9 +86,7 @@ def _predict_outcome(task: PredictionTask, outcome: Outcome, eligible: Eligible,
     examples, as_of = task.examples(outcome, eligible), task.learn.dataset.as_of
     held_out = backtest(examples, as_of, task.settings)
     model = fit_propensity(examples, as_of, task.settings)
-    mask = eligible(task.ask, task.now)
-    rows = task.user_rows(mask)
-    table = task.ask.features(task.now).rows(rows)
+    table, rows, left_out = task.with_past(eligible(task.ask, task.now))
     probability = model.probability(table)
     reasons = task.reasons(model.logit, model.inputs, examples.features, table)
     return task.prediction(
@@ -97,6 +94,6 @@ def _predict_outcome(task: PredictionTask, outcome: Outcome, eligible: Eligible,
         held_out.probability,
         examples.label[held_out.rows],
         examples.cut[held_out.rows] if held_out.later_window else None,
-        left_out=no_past(mask),
+        left_out=left_out,
         active_days=active_days,
     )

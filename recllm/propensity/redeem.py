@@ -17,10 +17,8 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, utc
 from recllm.errors import DataError, NothingToDo, UsageError
-from recllm.propensity.cohort import Cohort
-from recllm.propensity.coupon_features import DECREASING, INCREASING, coupon_features
-from recllm.propensity.coupons import Coupons
-from recllm.propensity.examples import Examples
+from recllm.propensity.coupons import DECREASING, INCREASING, Coupons, coupon_features
+from recllm.propensity.examples import Cohort, Examples
 from recllm.propensity.features import FeatureTable
 from recllm.propensity.model import backtest, fit_propensity
 from recllm.propensity.prediction import Prediction

@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.errors import DataError
-from recllm.propensity.cohort import Cohort
-from recllm.propensity.examples import Examples
+from recllm.propensity.examples import Cohort, Examples
 from recllm.propensity.features import FeatureTable, Floats, count, money
 from recllm.propensity.model import PropensityModel, fit_propensity, people_folds, validation_rows, varying
 from recllm.propensity.prediction import Prediction
-from recllm.propensity.task import PredictionTask, no_past
+from recllm.propensity.task import PredictionTask
 from recllm.settings import PropensitySettings
 
 if TYPE_CHECKING:
@@ -67,9 +66,7 @@ def predict_value(task: PredictionTask) -> Prediction:
     inside, later_window = validation_rows(bought)
     model = fit_value(examples, as_of, task.settings)
     earlier = fit_value(examples.rows(~inside), as_of, task.settings)
-    with_history = task.ask.with_history(task.now)
-    rows = task.user_rows(with_history)
-    table = task.ask.features(task.now).rows(rows)
+    table, rows, left_out = task.with_past(task.ask.with_history(task.now))
     probability, value = model.propensity.probability(table), model.value(table)
     reasons = task.reasons(model.log_value, model.inputs, examples.features, table, "spend")
     validation = examples.rows(inside)
@@ -79,7 +76,7 @@ def predict_value(task: PredictionTask) -> Prediction:
         bought.label[inside],
         validation.cut if later_window else None,
         figures=_figures(validation, earlier.value(validation.features)),
-        left_out=no_past(with_history),
+        left_out=left_out,
     )
 
 

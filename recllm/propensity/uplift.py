@@ -19,10 +19,9 @@ import polars as pl
 from recllm.data.dataset import Dataset, utc
 from recllm.documents import guarded, plain, write_csv
 from recllm.errors import DataError, NothingToDo, UsageError
-from recllm.propensity.cohort import Cohort
-from recllm.propensity.uplift.learners import UpliftLearner, fit_uplift, held_out_uplift
-from recllm.propensity.uplift.qini import QiniCurve, qini_curve
-from recllm.propensity.uplift.trial import RandomisedTrial
+from recllm.propensity.examples import Cohort
+from recllm.propensity.quality import QiniCurve, qini_curve
+from recllm.propensity.trial import RandomisedTrial, UpliftLearner, fit_uplift, held_out_uplift
 from recllm.settings import UpliftSettings
 
 logger = logging.getLogger(__name__)
