@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import Dataset
 from recllm.policy import Policy
-from recllm.propensity.examples import Cohort, Eligible, Outcome, active_within
+from recllm.propensity.examples import Cohort, active_within
 from recllm.propensity.features import Basics
 from recllm.propensity.model import backtest, fit_propensity
 from recllm.propensity.next_order import predict_next_order
@@ -58,8 +58,8 @@ def predict(
         reason_settings=reason_settings or PredictionReasonSettings(),
     )
     kinds = {
-        PredictionKind.BUY: predict_buy,
-        PredictionKind.LEAVE: predict_leave,
+        PredictionKind.BUY: predict_outcome,
+        PredictionKind.LEAVE: predict_outcome,
         PredictionKind.REDEEM: predict_redeem,
         PredictionKind.NEXT_ORDER: predict_next_order,
         PredictionKind.VALUE: predict_value,
@@ -70,19 +70,17 @@ def predict(
     return prediction
 
 
-def predict_buy(task: PredictionTask) -> Prediction:
-    return _predict_outcome(task, Cohort.bought, Cohort.with_history)
+def predict_outcome(task: PredictionTask) -> Prediction:
+    """Who buys, and who leaves."""
 
-
-def predict_leave(task: PredictionTask) -> Prediction:
     def left(cohort: Cohort, start: int, end: int) -> NDArray[np.float64]:
         return 1 - cohort.bought(start, end)
 
-    days = task.request.active_days or ACTIVE_DAYS
-    return _predict_outcome(task, left, active_within(days), active_days=days)
-
-
-def _predict_outcome(task: PredictionTask, outcome: Outcome, eligible: Eligible, active_days: int = 0) -> Prediction:
+    if task.request.kind is PredictionKind.BUY:
+        outcome, eligible, days = Cohort.bought, Cohort.with_history, 0
+    else:
+        days = task.request.active_days or ACTIVE_DAYS
+        outcome, eligible = left, active_within(days)
     examples, as_of = task.examples(outcome, eligible), task.learn.dataset.as_of
     held_out = backtest(examples, as_of, task.settings)
     model = fit_propensity(examples, as_of, task.settings)
@@ -95,5 +93,5 @@ def _predict_outcome(task: PredictionTask, outcome: Outcome, eligible: Eligible,
         examples.label[held_out.rows],
         examples.cut[held_out.rows] if held_out.later_window else None,
         left_out=left_out,
-        active_days=active_days,
+        active_days=days,
     )

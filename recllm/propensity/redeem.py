@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, utc
 from recllm.errors import DataError, NothingToDo, UsageError
@@ -75,19 +74,14 @@ def redeem_examples(cohort: Cohort, coupons: Coupons, past: Sequence[Mailing]) -
         if not len(rows):
             continue
         features = campaign_features(cohort, coupons, mailing).rows(rows)
-        label = redeemed(cohort, coupons, mailing)[rows]
+        # 1 for who redeems a coupon of the campaign with at <= time < end
+        inside = pl.col("at").is_between(mailing.at, mailing.end, closed="left")
+        redeemed = coupons.redemptions.filter((pl.col("campaign_id") == mailing.campaign) & inside)
+        redeemers = cohort.user_rows(redeemed["user_id"].unique().to_list())
+        label = np.isin(rows, redeemers).astype(np.float64)
         columns = (np.full(len(rows), value, np.int64) for value in (window, mailing.at, mailing.end))
         parts.append(Examples(features, label, rows, *columns))
     return Examples.joined(parts)
-
-
-def redeemed(cohort: Cohort, coupons: Coupons, mailing: Mailing) -> NDArray[np.float64]:
-    """1 for who redeems a coupon of the campaign with at <= time < end, (n_users,)."""
-    inside = (pl.col("at") >= mailing.at) & (pl.col("at") < mailing.end)
-    rows = coupons.redemptions.filter((pl.col("campaign_id") == mailing.campaign) & inside)
-    label = np.zeros(cohort.dataset.n_users)
-    label[cohort.user_rows(rows["user_id"].unique().to_list())] = 1
-    return label
 
 
 def campaign_features(cohort: Cohort, coupons: Coupons, mailing: Mailing) -> FeatureTable:
