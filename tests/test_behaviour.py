@@ -199,7 +199,9 @@ def test_stacking_takes_the_part_that_knows_and_calibrates() -> None:
 
 def test_people_stay_together() -> None:
     person = np.array([3, 3, 1, 1, 2, 3])
-    folds = people_folds(person, 2)
+    masks = np.stack(people_folds(person, 2))
+    folds = masks.argmax(axis=0)
+    assert masks.sum(axis=0).tolist() == [1] * len(person), "every row is in one fold"
     assert len(set(folds[person == 3])) == 1 and len(set(folds[person == 1])) == 1 and set(folds) == {0, 1}
 
 

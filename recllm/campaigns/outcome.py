@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from importlib import resources
 from math import hypot
@@ -103,7 +103,7 @@ class SegmentFigures:
     """How the people were divided: channel, locale, reason, likelihood, category, item, variant or text."""
     name: str
     reached: GroupFigures
-    held_out: GroupFigures | None
+    held_out: GroupFigures | None = field(metadata={"json": "held"})
     """None, as `effect`, where too few were held out to say anything."""
     effect: ConfidenceInterval | None
 
@@ -123,7 +123,7 @@ class CampaignOutcome:
     until: datetime
     """The end of what is known; the window is over when this is not before `end`."""
     planned: int
-    planned_held_out: int
+    planned_held_out: int = field(metadata={"json": "planned_held"})
     dropped: Mapping[str, int]
     """Reason -> people of the plan who were not reached."""
     not_counted: int
@@ -132,8 +132,8 @@ class CampaignOutcome:
     expected_conversions: float
     """Within `horizon_days`, by the model, of those reached."""
     reached: GroupFigures | None
-    held_out: GroupFigures | None
-    other_people: GroupFigures | None
+    held_out: GroupFigures | None = field(metadata={"json": "held"})
+    other_people: GroupFigures | None = field(metadata={"json": "rest"})
     """Of the shop, neither reached nor held out: no comparison."""
     effect: ConfidenceInterval | None
     """Share that converted, reached minus held out."""
@@ -145,11 +145,9 @@ class CampaignOutcome:
 
 
 def outcome_document(outcome: CampaignOutcome) -> dict[str, Any]:
-    """The outcome as `--json` and result files hold it: some fields have other names there."""
-    names = {"planned_held_out": "planned_held", "held_out": "held", "other_people": "rest"}
-    document = {names.get(name, name): value for name, value in plain(outcome).items()}
-    segments = [{names.get(name, name): value for name, value in part.items()} for part in document["segments"]]
-    return document | {"segments": segments}
+    """The outcome as `--json` and result files hold it."""
+    document: dict[str, Any] = plain(outcome)
+    return document
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,9 +194,9 @@ def campaign_outcome(campaign: OpenCampaign) -> CampaignOutcome:
     # whom any export reached, or would have reached, had they not been held out
     reached_names = {name for entry in exports for name in entry.reached}
     held_out_names = {name for entry in exports for name in entry.held_out}
-    counted = [p for p, row in zip(plan.people, every_row, strict=True) if row >= 0]
-    reached = [p for p in counted if p.user_id in reached_names]
-    held_out = [p for p in counted if p.user_id in held_out_names]
+    countable = [p for p, row in zip(plan.people, every_row, strict=True) if row >= 0]
+    reached = [p for p in countable if p.user_id in reached_names]
+    held_out = [p for p in countable if p.user_id in held_out_names]
     rows, control_rows = actions.rows(reached), actions.rows(held_out)
     figures, control = actions.figures(rows), actions.figures(control_rows)
     revenue_effect = None

@@ -100,7 +100,7 @@ def fit_propensity(examples: Examples, as_of: int, settings: PropensitySettings 
     """The model of all rows. Raises `DataError` for labels that were not known at `as_of`, or too few of them."""
     settings = settings or PropensitySettings()
     examples.check(as_of).check_classes("this prediction")
-    logits = cross_fitted(examples, settings)
+    logits = cross_fitted(examples.features, examples.label, examples.person, settings)
     base = fit_base_models(examples.features, examples.label, settings)
     weights = calibrate(logits, examples.label)
     return PropensityModel(base, weights, examples.features.names, examples.features.groups)
@@ -118,10 +118,9 @@ def backtest(examples: Examples, as_of: int, settings: PropensitySettings | None
         rows = np.flatnonzero(latest)
         model = fit_propensity(examples.rows(~latest), as_of, settings)
         return HeldOutPredictions(rows, model.probability(examples.features.rows(rows)), True)
-    logits = cross_fitted(examples, settings)
-    folds, probability = people_folds(examples.person, 5, settings.seed), np.empty(len(label))
-    for fold in range(5):
-        inside = folds == fold
+    logits = cross_fitted(examples.features, label, examples.person, settings)
+    probability = np.empty(len(label))
+    for inside in people_folds(examples.person, 5, settings.seed):
         weights = calibrate(logits[~inside], label[~inside])
         probability[inside] = sigmoid(logits[inside] @ weights[:2] + weights[2])
     return HeldOutPredictions(np.arange(len(label)), probability, False)
@@ -135,27 +134,29 @@ def validation_rows(examples: Examples) -> tuple[NDArray[np.bool_], bool]:
     latest = examples.window == 0
     if examples.rows(~latest).learnable:
         return latest, True
-    third = people_folds(examples.person, 3) == 0
+    third = people_folds(examples.person, 3)[0]
     if not examples.rows(~third).learnable:
         people = len(np.unique(examples.person))
         raise DataError(f"{people} people are too few to learn from two thirds of them and check on the others")
     return third, False
 
 
-def cross_fitted(examples: Examples, settings: PropensitySettings) -> Values:
+def cross_fitted(
+    features: FeatureTable, label: Values, person: NDArray[np.integer], settings: PropensitySettings
+) -> Values:
     """The base models' logits of each row by a fit to other people's rows, (n, 2)."""
-    folds, logits = people_folds(examples.person, settings.folds, settings.seed), np.empty((len(examples), 2))
-    for fold in range(settings.folds):
-        inside = folds == fold
-        base = fit_base_models(examples.features.rows(~inside), examples.label[~inside], settings)
-        logits[inside] = base.logits(base.inputs(examples.features.values[inside]))
+    logits = np.empty((len(label), 2))
+    for inside in people_folds(person, settings.folds, settings.seed):
+        base = fit_base_models(features.rows(~inside), label[~inside], settings)
+        logits[inside] = base.logits(base.inputs(features.values[inside]))
     return logits
 
 
-def people_folds(person: NDArray[np.integer], n: int, seed: int = 0) -> NDArray[np.int64]:
-    """A number from 0 to n - 1 for each row, the same for all rows of a person."""
+def people_folds(person: NDArray[np.integer], n: int, seed: int = 0) -> list[NDArray[np.bool_]]:
+    """Which rows are in each of n folds, all rows of a person in the same one."""
     people, position = np.unique(person, return_inverse=True)
-    return np.asarray(np.random.default_rng(seed).permutation(len(people))[position] % n, np.int64)
+    fold_of = np.random.default_rng(seed).permutation(len(people))[position] % n
+    return [fold_of == fold for fold in range(n)]
 
 
 def fit_base_models(features: FeatureTable, label: Values, settings: PropensitySettings) -> BaseModels:

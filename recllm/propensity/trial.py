@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from recllm.errors import DataError, PolicyError, UsageError
 from recllm.propensity.features import FeatureTable, Floats
-from recllm.propensity.model import fit_base_models, people_folds, varying
+from recllm.propensity.model import cross_fitted, people_folds, varying
 from recllm.propensity.quality import auc
 from recllm.settings import PropensitySettings, UpliftSettings
 
@@ -112,11 +112,7 @@ def check_assignment(features: FeatureTable, treated: NDArray[np.bool_], propens
     than four standard errors, and at least .02, above what the propensities alone would give.
     """
     settings = PropensitySettings(rounds=60, leaves=6, folds=3, seed=seed)
-    folds, score = people_folds(np.arange(len(treated)), 3, seed), np.empty(len(treated))
-    for fold in range(3):
-        inside = folds == fold
-        base = fit_base_models(features.rows(~inside), treated[~inside].astype(np.float64), settings)
-        score[inside] = base.logits(base.inputs(features.values[inside])).mean(axis=1)
+    score = cross_fitted(features, treated.astype(np.float64), np.arange(len(treated)), settings).mean(axis=1)
     measured, rng = auc(score, treated), np.random.default_rng(seed)
     drawn = np.array([auc(score, rng.random(len(treated)) < propensity) for _ in range(200)])
     expected = float(np.nanmean(drawn))
@@ -168,7 +164,6 @@ class UpliftLearner(StrEnum):
 class UpliftModel:
     """One learner, fitted."""
 
-    learner: UpliftLearner
     predict: Predict
 
     def uplift(self, features: FeatureTable) -> Values:
@@ -181,17 +176,14 @@ def fit_uplift(
 ) -> UpliftModel:
     """One learner on the whole trial."""
     fits = {UpliftLearner.S: _fit_s, UpliftLearner.T: _fit_t, UpliftLearner.X: _fit_x}
-    return UpliftModel(learner, fits[learner](trial, settings or UpliftSettings()))
+    return UpliftModel(fits[learner](trial, settings or UpliftSettings()))
 
 
-def held_out_uplift(
-    trial: RandomisedTrial, learner: UpliftLearner = UpliftLearner.X, settings: UpliftSettings | None = None
-) -> Values:
+def held_out_uplift(trial: RandomisedTrial, learner: UpliftLearner, settings: UpliftSettings | None = None) -> Values:
     """Each person's uplift by a model of other people, (n,): what Qini may be measured on."""
     settings = settings or UpliftSettings()
-    folds, uplift = people_folds(np.arange(len(trial)), settings.folds, settings.seed), np.empty(len(trial))
-    for fold in range(settings.folds):
-        inside = folds == fold
+    uplift = np.empty(len(trial))
+    for inside in people_folds(np.arange(len(trial)), settings.folds, settings.seed):
         model = fit_uplift(trial.rows(~inside), learner, settings)
         uplift[inside] = model.uplift(trial.features.rows(inside))
     return uplift
@@ -210,34 +202,32 @@ def _fit_s(trial: RandomisedTrial, settings: UpliftSettings) -> Predict:
 
 
 def _fit_t(trial: RandomisedTrial, settings: UpliftSettings) -> Predict:
-    treated, untreated = _fit_arms(trial, settings)
+    treated, untreated = _fit_arms(trial, trial.outcome, settings)
     return lambda rows: treated(rows) - untreated(rows)
 
 
 def _fit_x(trial: RandomisedTrial, settings: UpliftSettings) -> Predict:
-    values, folds = trial.features.values, people_folds(np.arange(len(trial)), settings.folds, settings.seed + 1)
     # each person's probability in the other arm, by models of other people
-    other_arm = np.empty(len(trial))
-    for fold in range(settings.folds):
-        inside = folds == fold
-        treated, untreated = _fit_arms(trial.rows(~inside), settings)
+    values, other_arm = trial.features.values, np.empty(len(trial))
+    for inside in people_folds(np.arange(len(trial)), settings.folds, settings.seed + 1):
+        others = trial.rows(~inside)
+        treated, untreated = _fit_arms(others, others.outcome, settings)
         other_arm[inside] = np.where(trial.treated[inside], untreated(values[inside]), treated(values[inside]))
     effect = np.where(trial.treated, trial.outcome - other_arm, other_arm - trial.outcome)
-    weights, share = _weights(trial), float(trial.propensity.mean())
-    of_treated, of_untreated = (
-        fit_outcome(values[arm], effect[arm], weights[arm], settings, binary=False)
-        for arm in (trial.treated, ~trial.treated)
-    )
+    of_treated, of_untreated = _fit_arms(trial, effect, settings, binary=False)
+    share = float(trial.propensity.mean())
     return lambda rows: share * of_untreated(rows) + (1 - share) * of_treated(rows)
 
 
-def _fit_arms(trial: RandomisedTrial, settings: UpliftSettings) -> tuple[Predict, Predict]:
-    """Models of the outcome among the treated and among the others."""
+def _fit_arms(
+    trial: RandomisedTrial, target: Values, settings: UpliftSettings, *, binary: bool = True
+) -> list[Predict]:
+    """Models of `target` (n,) among the treated and among the others."""
     weights, values = _weights(trial), trial.features.values
-    treated, untreated = (
-        fit_outcome(values[arm], trial.outcome[arm], weights[arm], settings) for arm in (trial.treated, ~trial.treated)
-    )
-    return treated, untreated
+    return [
+        fit_outcome(values[arm], target[arm], weights[arm], settings, binary=binary)
+        for arm in (trial.treated, ~trial.treated)
+    ]
 
 
 def _weights(trial: RandomisedTrial) -> Values:

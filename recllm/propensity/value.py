@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 Values = NDArray[np.float64]
 MIN_SPEND = 0.01
 """Money; less counts as no purchase."""
-FOLDS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,9 +86,8 @@ def fit_value(examples: Examples, as_of: int, settings: PropensitySettings) -> V
     buyers = examples.rows(label > MIN_SPEND)
     columns = varying(buyers.features.values)
     values, spent = buyers.features.values[:, columns], buyers.label
-    folds, expected = people_folds(buyers.person, FOLDS, settings.seed), np.empty(len(buyers))
-    for fold in range(FOLDS):
-        inside = folds == fold
+    expected = np.empty(len(buyers))
+    for inside in people_folds(buyers.person, 3, settings.seed):
         expected[inside] = _spend_trees(values[~inside], spent[~inside], settings.seed).predict(values[inside])
     scale = float(spent.sum() / max(expected.sum(), MIN_SPEND))
     return ValueModel(propensity, columns, _spend_trees(values, spent, settings.seed), scale)
