@@ -229,18 +229,37 @@ def assign(
     per_person = np.broadcast_to(np.asarray(contacts, np.int64), len(gain))
     if (per_person < 0).any():
         raise UsageError("contacts is a number of campaigns per person, 0 or more")
-    pairs, bound, n_pairs, rounds = _search(gain, limits, np.minimum(per_person, gain.shape[1]), started + seconds)
-    total = _total(gain, pairs)
-    reached = np.bincount(pairs[1], minlength=len(campaigns))
+    per_person = np.minimum(per_person, gain.shape[1])
+    prices = dual_prices(gain, limits, per_person)
+    bound = upper_bound(gain, limits, per_person, prices)
+    best, rounds = _greedy(gain, gain - prices, limits, per_person), 0
+    # the first program: of each person the pairs of largest reduced gain, and those of the first answer
+    reduced = np.where(gain > 0, gain - prices, -np.inf)
+    columns = _largest(reduced, int(per_person.max(initial=0)) + EXTRA_PAIRS) & (gain > 0)
+    columns[best[0], best[1]] = True
+    while _total(gain, best) < bound * (1 - MAX_GAP):
+        remaining = started + seconds - time.perf_counter()
+        solution = _solve(gain, columns, limits, per_person, remaining) if remaining > 0 else None
+        if solution is None:
+            break
+        rounds += 1
+        best = max(best, solution.pairs, key=lambda pairs: _total(gain, pairs))
+        bound = min(bound, upper_bound(gain, limits, per_person, solution.prices))
+        paying = _still_paying(gain, solution, columns, limits)
+        if not paying.any():
+            break
+        columns |= paying
+    total = _total(gain, best)
+    reached = np.bincount(best[1], minlength=len(campaigns))
     return Assignment(
-        person=pairs[0],
-        campaign=pairs[1],
+        person=best[0],
+        campaign=best[1],
         gain=total,
         bound=max(bound, total),
         gap=max(0.0, 1 - total / bound) if bound > 0 else 0.0,
         reached=reached,
         spent=reached * np.array([campaign.cost for campaign in campaigns]),
-        pairs=n_pairs,
+        pairs=int(columns.sum()),
         rounds=rounds,
         seconds=time.perf_counter() - started,
     )
@@ -259,32 +278,6 @@ def _gains(probability: NDArray[np.floating[Any]], campaigns: Sequence[CampaignT
         raise UsageError("a probability lies outside of [0, 1]")
     gain = p * np.array([campaign.value for campaign in campaigns])
     return gain if eligible is None else np.where(eligible, gain, 0.0)
-
-
-def _search(
-    gain: Table, limits: NDArray[np.integer], contacts: NDArray[np.integer], deadline: float
-) -> tuple[Pairs, float, int, int]:
-    """The best pairs, the lowest bound, pairs in the last program, and how many programs there were."""
-    prices = dual_prices(gain, limits, contacts)
-    bound = upper_bound(gain, limits, contacts, prices)
-    best, rounds = _greedy(gain, gain - prices, limits, contacts), 0
-    # the first program: of each person the pairs of largest reduced gain, and those of the first answer
-    reduced = np.where(gain > 0, gain - prices, -np.inf)
-    columns = _largest(reduced, int(contacts.max(initial=0)) + EXTRA_PAIRS) & (gain > 0)
-    columns[best[0], best[1]] = True
-    while _total(gain, best) < bound * (1 - MAX_GAP):
-        remaining = deadline - time.perf_counter()
-        solution = _solve(gain, columns, limits, contacts, remaining) if remaining > 0 else None
-        if solution is None:
-            break
-        rounds += 1
-        best = max(best, solution.pairs, key=lambda pairs: _total(gain, pairs))
-        bound = min(bound, upper_bound(gain, limits, contacts, solution.prices))
-        paying = _still_paying(gain, solution, columns, limits)
-        if not paying.any():
-            break
-        columns |= paying
-    return best, bound, int(columns.sum()), rounds
 
 
 def upper_bound(gain: Table, limits: NDArray[np.integer], contacts: NDArray[np.integer], prices: Table) -> float:

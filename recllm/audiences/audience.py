@@ -255,37 +255,33 @@ def write_audience_csv(audience: Audience, file: Path, ids: Mapping[str, str] | 
 
 
 def audience_target(
-    recommender: Recommender, items: Sequence[str] | None, category: str | None, text: str | None
+    recommender: Recommender, items: Sequence[str] | None = None, category: str | None = None, text: str | None = None
 ) -> tuple[Recommender, AudienceTarget]:
-    """The target of one of the three, a text possibly with its category, and the recommender that knows its items."""
+    """The target of one of the three, a text possibly with its category, and the recommender that knows its items.
+
+    Items are named by their ids, or for more than three by their number and a hash of them, so that every set has its
+    own name. Of a category its available items count; see `recllm.data.catalogue.in_category`. For a text see
+    `text_target`. Raises `UsageError` for an unknown item or a category without any, `PolicyError` when all are of a
+    sensitive category.
+    """
     if text is not None:
         return text_target(recommender, text, category)
+    catalogue = recommender.dataset.items
     if category is not None:
-        return recommender, category_target(recommender, category)
-    return recommender, item_target(recommender, items or ())
-
-
-def item_target(recommender: Recommender, item_ids: Sequence[str]) -> AudienceTarget:
-    """Named by the ids, or for more than three by their number and a hash of them, so that every set has its own name.
-
-    Raises `UsageError` for an unknown item, `PolicyError` when all are of a sensitive category.
-    """
-    ids = list(dict.fromkeys(item_ids))
-    rows = known_rows(recommender.dataset, ids)
-    digest = hashlib.sha256("\0".join(sorted(ids)).encode("utf-8", "surrogatepass")).hexdigest()
-    return _without_sensitive(recommender, ",".join(ids) if len(ids) <= 3 else f"{len(ids)} items {digest[:8]}", rows)
-
-
-def category_target(recommender: Recommender, category: str) -> AudienceTarget:
-    """The available items of the category; see `recllm.data.catalogue.in_category`.
-
-    Raises `UsageError` when there is none, `PolicyError` when all are of a sensitive category.
-    """
-    items = recommender.dataset.items
-    rows = np.flatnonzero(in_category(items, category) & items["available"].to_numpy().astype(bool))
-    if not len(rows):
-        raise UsageError(f"no item on offer in the category {category!r}; write a name, or a path as 'a > b'")
-    return _without_sensitive(recommender, category, rows)
+        name = category
+        rows = np.flatnonzero(in_category(catalogue, category) & catalogue["available"].to_numpy().astype(bool))
+        if not len(rows):
+            raise UsageError(f"no item on offer in the category {category!r}; write a name, or a path as 'a > b'")
+    else:
+        ids = list(dict.fromkeys(items or ()))
+        rows = known_rows(recommender.dataset, ids)
+        digest = hashlib.sha256("\0".join(sorted(ids)).encode("utf-8", "surrogatepass")).hexdigest()
+        name = ",".join(ids) if len(ids) <= 3 else f"{len(ids)} items {digest[:8]}"
+    sensitive = sensitive_items(catalogue[rows.tolist()], recommender.policy)
+    if sensitive.all():
+        raise PolicyError(SENSITIVE_TARGET)
+    notes = (f"{int(sensitive.sum())} items of a sensitive category are left out",) if sensitive.any() else ()
+    return recommender, AudienceTarget(name, np.sort(rows[~sensitive]), notes)
 
 
 def text_target(recommender: Recommender, text: str, category: str | None = None) -> tuple[Recommender, AudienceTarget]:
@@ -312,11 +308,3 @@ def text_target(recommender: Recommender, text: str, category: str | None = None
     notes.append("the text stands for an item that never sold: trust the order of people more than the probabilities")
     target = AudienceTarget(text.strip(), np.array([items.height]), tuple(notes))
     return recommender.with_items(replace(recommender.dataset, items=extended), vectors), target
-
-
-def _without_sensitive(recommender: Recommender, name: str, rows: NDArray[np.int64]) -> AudienceTarget:
-    sensitive = sensitive_items(recommender.dataset.items[rows.tolist()], recommender.policy)
-    if sensitive.all():
-        raise PolicyError(SENSITIVE_TARGET)
-    notes = (f"{int(sensitive.sum())} items of a sensitive category are left out",) if sensitive.any() else ()
-    return AudienceTarget(name, np.sort(rows[~sensitive]), notes)

@@ -115,8 +115,17 @@ def _checked(
         raise DataError(f"two of the files are about a campaign {twice[0]!r}; each needs its own id")
     moment, campaigns = utc(present(workspace, now)), []
     for file in files:
-        folder, send = CampaignFolder.of(workspace.root, file.id), file.send or moment
-        _check_times(file, moment, send)
+        folder, send, offer = CampaignFolder.of(workspace.root, file.id), file.send or moment, file.offer
+        if send < moment:
+            raise DataError(f"{file.source}: send is {send.isoformat()}, and the present is {moment.isoformat()}")
+        if offer is not None and not offer.runs(send):
+            over = offer.end is not None and offer.end <= send
+            edge = offer.end if over else offer.start
+            remedy = "give it another end" if over else "set send to a time at or after it"
+            raise DataError(
+                f"{file.source}: the offer {'ended' if over else 'begins'} at {edge.isoformat() if edge else ''}, "
+                f"and texts go out at {send.isoformat()}; {remedy}"
+            )
         with folder.locked():
             folder.check_free(replace=replace)
         _check_target(workspace, file)
@@ -130,20 +139,6 @@ def _checked(
         with campaigns[-1].speaker(workspace):
             pass  # there is such a generator; a local one starts when it is asked for a text
     return campaigns
-
-
-def _check_times(file: CampaignFile, moment: datetime, send: datetime) -> None:
-    """Raises `DataError` when the time to send is past, or the campaign's offer does not run then."""
-    if send < moment:
-        raise DataError(f"{file.source}: send is {send.isoformat()}, and the present is {moment.isoformat()}")
-    if file.offer is not None and not file.offer.runs(send):
-        over = file.offer.end is not None and file.offer.end <= send
-        edge = file.offer.end if over else file.offer.start
-        remedy = "give it another end" if over else "set send to a time at or after it"
-        raise DataError(
-            f"{file.source}: the offer {'ended' if over else 'begins'} at {edge.isoformat() if edge else ''}, "
-            f"and texts go out at {send.isoformat()}; {remedy}"
-        )
 
 
 def _check_target(workspace: Workspace, file: CampaignFile) -> None:
