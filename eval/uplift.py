@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from recllm.errors import PolicyError
 from recllm.propensity.features import FeatureTable
 from recllm.propensity.quality import auc, qini_curve, true_qini
-from recllm.propensity.trial import RandomisedTrial, UpliftLearner, fit_outcome, fit_uplift
+from recllm.propensity.uplift import RandomisedTrial, UpliftLearner, fit_outcome, fit_uplift
 from recllm.settings import UpliftSettings
 
 Values = NDArray[np.float64]

@@ -22,7 +22,7 @@ from recllm.propensity.examples import Cohort, cuts, past_examples
 from recllm.propensity.features import Basics, FeatureTable, person_features, target_features
 from recllm.propensity.model import calibrate, fit_propensity, normal_scores, people_folds
 from recllm.propensity.next_order import day_of, edges
-from recllm.propensity.predict import predict
+from recllm.propensity.predict import mailings, predict, redeem_examples
 from recllm.propensity.prediction import (
     Prediction,
     PredictionKind,
@@ -31,7 +31,6 @@ from recllm.propensity.prediction import (
     write_prediction_csv,
 )
 from recllm.propensity.quality import auc, gain, lift, quality, reliability
-from recllm.propensity.redeem import mailings, redeem_examples
 from recllm.propensity.task import background, group_deltas
 from recllm.schema import Action
 from recllm.settings import PredictionReasonSettings, PropensitySettings

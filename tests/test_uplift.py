@@ -8,7 +8,7 @@ import pytest
 from recllm.errors import DataError, PolicyError
 from recllm.propensity.features import FeatureTable
 from recllm.propensity.quality import qini_curve, true_qini
-from recllm.propensity.trial import RandomisedTrial, UpliftLearner, check_assignment, fit_uplift, held_out_uplift
+from recllm.propensity.uplift import RandomisedTrial, UpliftLearner, check_assignment, fit_uplift, held_out_uplift
 
 N = 6_000
 

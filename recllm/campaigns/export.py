@@ -18,10 +18,9 @@ from recllm.adcopy.channels import channel_named
 from recllm.adcopy.write import TEMPLATE
 from recllm.audiences.assignment import check_floor
 from recllm.audiences.audience import TEXT_ITEM
-from recllm.campaigns.decisions import States, text_states
 from recllm.campaigns.folder import CampaignText, ExportEntry, PlannedPerson, TextStatus, append, read_entries
 from recllm.campaigns.hours import SendWindow
-from recllm.campaigns.open_campaign import OpenCampaign
+from recllm.campaigns.open_campaign import OpenCampaign, States, text_states
 from recllm.campaigns.texts import message
 from recllm.data.dataset import utc
 from recllm.documents import guarded, plain
@@ -66,7 +65,7 @@ def export_campaign(
     """
     plan = campaign.plan
     with campaign.folder.locked():  # nobody withdraws a text between this look and the log of what left
-        states = text_states(campaign.folder, plan)
+        states = text_states(campaign)
         if not any(state.status is TextStatus.APPROVED for state in states.values()):
             raise PolicyError(f"no text of {plan.campaign_id!r} is approved; see recllm campaign approve FILE")
         window = campaign.window

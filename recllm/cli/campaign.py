@@ -149,9 +149,8 @@ def _open_campaign(shop: Workspace, file: Path, *, recheck: bool = True) -> Open
 def _decide(
     campaign: OpenCampaign, text_ids: list[str], *, by: str, all_clear: bool, reject: bool, edit: str | None, why: str
 ) -> None:
-    from recllm.campaigns import decisions
     from recllm.campaigns.folder import TextStatus
-    from recllm.campaigns.open_campaign import enter_edit
+    from recllm.campaigns.open_campaign import approve_texts, enter_edit, reject_texts
 
     clock = datetime.now(UTC)
     if edit is not None:
@@ -163,9 +162,9 @@ def _decide(
             if state.status in waiting and not (state.failures or state.warnings) and name not in text_ids:
                 text_ids = [*text_ids, name]
     if reject:
-        decisions.reject(campaign.folder, campaign.plan, text_ids, by=by, at=clock, why=why)
+        reject_texts(campaign, text_ids, by=by, at=clock, why=why)
     else:
-        decisions.approve(campaign.folder, campaign.plan, text_ids, by=by, at=clock)
+        approve_texts(campaign, text_ids, by=by, at=clock)
 
 
 def _fields(value: Any) -> dict[str, Any]:

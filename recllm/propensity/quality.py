@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from recllm.metrics import calibration_error
 
 if TYPE_CHECKING:
-    from recllm.propensity.trial import RandomisedTrial
+    from recllm.propensity.uplift import RandomisedTrial
 
 Values = NDArray[np.float64]
 Labels = NDArray[np.float64] | NDArray[np.bool_]
