@@ -205,10 +205,10 @@ def coupon_features(dataset: Dataset, coupons: Coupons, campaign: str, at: int) 
     kinds = dict(coupons.mailings.select("campaign_id", "kind").unique("campaign_id").iter_rows())
     of_kind = {f"kind={kind}": float(kinds.get(campaign) == kind) for kind in sorted({k for k in kinds.values() if k})}
     alike = [name for name, kind in kinds.items() if kind == kinds.get(campaign)]
-    groups = {
+    groups: dict[str, Columns | dict[str, float]] = {
         "coupons": {**_redemptions(past, earlier, alike, at), **_uses(past, earlier)},
         "affinity": _affinity(past, coupons, campaign),
-        "campaign": {name: np.full(past.n_users, value) for name, value in of_kind.items()},
+        "campaign": of_kind,
     }
     return FeatureTable.of(groups, dataset.n_users)
 
@@ -275,7 +275,7 @@ def _affinity(past: Dataset, coupons: Coupons, campaign: str) -> Columns:
     if "coupon_id" not in offered.columns or not offered.height:  # coupons are not told apart
         return columns | {name: np.full(n, np.nan) for name in ("coupons_fitting", "coupons_fitting_share")}
     items = pl.DataFrame({"item": past.item_rows(offered["item_id"]), "coupon": offered["coupon_id"]})
-    bought = pl.DataFrame({"user": pairs[0].astype(np.int64), "item": pairs[1].astype(np.int64)})
-    usable = bought.join(items, on="item").select("user", "coupon").unique()
+    purchases = pl.DataFrame({"user": pairs[0].astype(np.int64), "item": pairs[1].astype(np.int64)})
+    usable = purchases.join(items, on="item").select("user", "coupon").unique()
     fitting = count(usable["user"].to_numpy(), n)
     return columns | {"coupons_fitting": fitting, "coupons_fitting_share": fitting / offered["coupon_id"].n_unique()}

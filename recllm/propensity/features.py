@@ -53,8 +53,8 @@ class FeatureTable:
         return len(self.values)
 
     @classmethod
-    def of(cls, groups: Mapping[str, Mapping[str, NDArray[np.generic]]], n: int) -> FeatureTable:
-        """From group -> name -> column (n,)."""
+    def of(cls, groups: Mapping[str, Mapping[str, NDArray[np.generic] | float]], n: int) -> FeatureTable:
+        """From group -> name -> column (n,), or one number for all."""
         columns = [(name, group, column) for group, inner in groups.items() for name, column in inner.items()]
         values = np.empty((n, len(columns)), np.float32)
         for number, (_, _, column) in enumerate(columns):

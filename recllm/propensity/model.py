@@ -85,17 +85,6 @@ class PropensityModel:
         return sigmoid(self.logit(self.base.inputs(features.values)))
 
 
-@dataclass(frozen=True, eq=False)
-class HeldOutPredictions:
-    """Rows that were predicted without having been learned from."""
-
-    rows: NDArray[np.int64]
-    """Of the examples."""
-    probability: Values
-    later_window: bool
-    """Whether they are a later window than all that was learned from, and not only other people."""
-
-
 def fit_propensity(examples: Examples, as_of: int, settings: PropensitySettings | None = None) -> PropensityModel:
     """The model of all rows. Raises `DataError` for labels that were not known at `as_of`, or too few of them."""
     settings = settings or PropensitySettings()
@@ -106,24 +95,25 @@ def fit_propensity(examples: Examples, as_of: int, settings: PropensitySettings 
     return PropensityModel(base, weights, examples.features.names, examples.features.groups)
 
 
-def backtest(examples: Examples, as_of: int, settings: PropensitySettings | None = None) -> HeldOutPredictions:
-    """The latest window by a model of the earlier ones; where these are too few, people by other people.
+def backtest(
+    examples: Examples, as_of: int, settings: PropensitySettings
+) -> tuple[Values, Values, NDArray[np.int64] | None]:
+    """Probability, label and cut of rows that were predicted without having been learned from.
 
+    The latest window by a model of the earlier ones; where these are too few, people by other people, without cuts.
     Raises what `fit_propensity` raises.
     """
-    settings = settings or PropensitySettings()
     examples.check(as_of).check_classes("this prediction")
     label, latest = examples.label, examples.window == 0
     if examples.rows(~latest).learnable:
-        rows = np.flatnonzero(latest)
         model = fit_propensity(examples.rows(~latest), as_of, settings)
-        return HeldOutPredictions(rows, model.probability(examples.features.rows(rows)), True)
+        return model.probability(examples.features.rows(latest)), label[latest], examples.cut[latest]
     logits = cross_fitted(examples.features, label, examples.person, settings)
     probability = np.empty(len(label))
     for inside in people_folds(examples.person, 5, settings.seed):
         weights = calibrate(logits[~inside], label[~inside])
         probability[inside] = sigmoid(logits[inside] @ weights[:2] + weights[2])
-    return HeldOutPredictions(np.arange(len(label)), probability, False)
+    return probability, label, None
 
 
 def validation_rows(examples: Examples) -> tuple[NDArray[np.bool_], bool]:

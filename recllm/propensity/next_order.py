@@ -124,20 +124,16 @@ def person_periods(examples: Examples, bounds: Values) -> Examples:
     starts, ends = bounds[:-1], bounds[1:]
     row, interval = np.nonzero(examples.label[:, None] >= starts)
     periods = examples.rows(row)
-    features = periods.features.beside(_interval(starts[interval], (ends - starts)[interval]))
+    features = _with_interval(periods.features, bounds, interval)
     label = (periods.label < ends[interval]).astype(np.float64)
     known_at = periods.cut + (ends[interval] * DAY).astype(np.int64)
     return replace(periods, features=features, label=label, known_at=known_at)
 
 
-def _interval(start: Values, width: Values) -> FeatureTable:
-    return FeatureTable.of({INTERVAL: {"days_ahead": start, "interval_days": width}}, len(start))
-
-
-def _with_interval(features: FeatureTable, bounds: Values, k: int) -> FeatureTable:
-    """The people with the columns of interval k."""
-    n = len(features)
-    return features.beside(_interval(np.full(n, bounds[k]), np.full(n, bounds[k + 1] - bounds[k])))
+def _with_interval(features: FeatureTable, bounds: Values, k: int | NDArray[np.integer]) -> FeatureTable:
+    """The people with the columns of interval k, one for all or (n,)."""
+    columns = {"days_ahead": bounds[k], "interval_days": bounds[k + 1] - bounds[k]}
+    return features.beside(FeatureTable.of({INTERVAL: columns}, len(features)))
 
 
 def day_of(survival: Values, bounds: Values, quantile: float) -> Values:

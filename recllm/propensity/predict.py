@@ -25,7 +25,7 @@ from recllm.data.dataset import DAY, Dataset, utc
 from recllm.errors import DataError, NothingToDo, UsageError
 from recllm.policy import Policy
 from recllm.propensity.coupons import DECREASING, INCREASING, Coupons, coupon_features
-from recllm.propensity.examples import Cohort, Examples, active_within
+from recllm.propensity.examples import Cohort, Eligible, Examples, Outcome, active_within
 from recllm.propensity.features import Basics, FeatureTable
 from recllm.propensity.model import backtest, fit_propensity
 from recllm.propensity.next_order import predict_next_order
@@ -88,22 +88,23 @@ def predict_outcome(task: PredictionTask) -> Prediction:
     def left(cohort: Cohort, start: int, end: int) -> NDArray[np.float64]:
         return 1 - cohort.bought(start, end)
 
-    if task.request.kind is PredictionKind.BUY:
-        outcome, eligible, days = Cohort.bought, Cohort.with_history, 0
-    else:
+    outcome: Outcome = Cohort.bought
+    eligible: Eligible = Cohort.with_history
+    days = 0
+    if task.request.kind is PredictionKind.LEAVE:
         days = task.request.active_days or ACTIVE_DAYS
         outcome, eligible = left, active_within(days)
     examples, as_of = task.examples(outcome, eligible), task.learn.dataset.as_of
-    held_out = backtest(examples, as_of, task.settings)
+    past_probability, label, cut = backtest(examples, as_of, task.settings)
     model = fit_propensity(examples, as_of, task.settings)
     table, rows, left_out = task.with_past(eligible(task.ask, task.now))
     probability = model.probability(table)
     reasons = task.reasons(model.logit, model.inputs, examples.features, table)
     return task.prediction(
         task.people(rows, probability, reasons, probability=probability.tolist()),
-        held_out.probability,
-        examples.label[held_out.rows],
-        examples.cut[held_out.rows] if held_out.later_window else None,
+        past_probability,
+        label,
+        cut,
         left_out=left_out,
         active_days=days,
     )
@@ -193,7 +194,7 @@ def predict_redeem(task: PredictionTask) -> Prediction:
     if not past:
         raise DataError(f"no campaign was over before {utc(as_of):%Y-%m-%d}, so there is nothing to learn from")
     settings, examples = redeem_settings(task.settings), redeem_examples(task.learn, coupons, past)
-    held_out = backtest(examples, as_of, settings)
+    past_probability, label, cut = backtest(examples, as_of, settings)
     model = fit_propensity(examples, as_of, settings)
     rows = task.ask.user_rows(list(user_ids))
     if not len(rows):
@@ -201,12 +202,11 @@ def predict_redeem(task: PredictionTask) -> Prediction:
     table = campaign_features(task.ask, coupons, mailing).rows(rows)
     probability = model.probability(table)
     reasons = task.reasons(model.logit, model.inputs, examples.features, table)
-    cut = examples.cut[held_out.rows] if held_out.later_window else None
     unknown = len(set(user_ids)) - len(rows)
     return task.prediction(
         task.people(rows, probability, reasons, probability=probability.tolist()),
-        held_out.probability,
-        examples.label[held_out.rows],
+        past_probability,
+        label,
         cut,
         as_of=as_of,
         n_campaigns=0 if cut is None else len(np.unique(cut)),
