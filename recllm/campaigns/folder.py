@@ -267,13 +267,9 @@ def read_plan(folder: CampaignFolder) -> CampaignPlan:
     """Raises `UsageError` where nothing was planned, `DataError` for a damaged file."""
     with folder.locked():
         head = _read_head(folder)
-        try:
-            lines = folder.people.read_bytes().split(b"\n")
-            people = _adapter(tuple[PlannedPerson, ...]).validate_json(
-                b"[" + b",".join(filter(None, lines)) + b"]", strict=True
-            )
-        except (OSError, ValueError) as error:
-            raise _damaged(folder.people, error) from error
+        with _undamaged(folder.people):
+            lines = b",".join(filter(None, folder.people.read_bytes().split(b"\n")))
+            people = _adapter(tuple[PlannedPerson, ...]).validate_json(b"[" + lines + b"]", strict=True)
     return dataclasses.replace(head, people=people)
 
 
@@ -287,20 +283,22 @@ def _read_head(folder: CampaignFolder) -> CampaignPlan:
     """The plan without its people."""
     if not folder.plan.exists():
         raise UsageError(f"nothing is planned for {folder.path.name!r}; run: recllm campaign plan FILE")
-    try:
+    with _undamaged(folder.plan):
         fields = json.loads(folder.plan.read_bytes()) | {"people": []}
         head: CampaignPlan = _adapter(CampaignPlan).validate_json(json.dumps(fields), strict=True)
-    except (OSError, ValueError, TypeError) as error:
-        raise _damaged(folder.plan, error) from error
     return head
 
 
-def _damaged(file: Path, error: Exception) -> DataError:
-    reason = str(error)
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False)[0]
-        reason = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-    return DataError(f"{file}: the plan is damaged: {reason}; plan again with --replace")
+@contextmanager
+def _undamaged(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, TypeError) as error:
+        reason = str(error)
+        if isinstance(error, ValidationError):
+            first = error.errors(include_url=False)[0]
+            reason = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        raise DataError(f"{file}: the plan is damaged: {reason}; plan again with --replace") from error
 
 
 # --- logs ------------------------------------------------------------------------------------------------------------

@@ -158,31 +158,24 @@ class Examples:
             raise DataError(f"leakage: {int(reversed_.sum()):,} rows have features from after their label's window")
         return self
 
-    def _people(self) -> tuple[int, int, int]:
-        """Distinct people: all, those with the outcome in some window, and those without it in some window."""
+    def shortage(self, what: str) -> str:
+        """Of people, or of those with or without the outcome, in words; empty where there are enough to learn from."""
         positive = self.label > 0
-        return (
-            len(np.unique(self.person)),
-            len(np.unique(self.person[positive])),
-            len(np.unique(self.person[~positive])),
-        )
-
-    @property
-    def learnable(self) -> bool:
-        """Whether there are enough people, and enough with and without the outcome."""
-        people, positive, negative = self._people()
-        return people >= MIN_PEOPLE and min(positive, negative) >= MIN_PEOPLE_OF_A_CLASS
+        groups = (slice(None), positive, ~positive)
+        people, happened, failed = (len(np.unique(self.person[rows])) for rows in groups)
+        if people < MIN_PEOPLE:
+            return f"{what}: {people} people with a past to learn from; at least {MIN_PEOPLE} are needed"
+        if min(happened, failed) < MIN_PEOPLE_OF_A_CLASS:
+            return (
+                f"{what}: in the past windows it happened to {happened:,} people, and to {failed:,} it did not; "
+                f"at least {MIN_PEOPLE_OF_A_CLASS} of each are needed"
+            )
+        return ""
 
     def check_classes(self, what: str) -> Examples:
         """Itself. Raises `DataError` for too few people, or too few with or without the outcome."""
-        people, positive, negative = self._people()
-        if people < MIN_PEOPLE:
-            raise DataError(f"{what}: {people} people with a past to learn from; at least {MIN_PEOPLE} are needed")
-        if min(positive, negative) < MIN_PEOPLE_OF_A_CLASS:
-            raise DataError(
-                f"{what}: in the past windows it happened to {positive:,} people, and to {negative:,} it did not; "
-                f"at least {MIN_PEOPLE_OF_A_CLASS} of each are needed"
-            )
+        if shortage := self.shortage(what):
+            raise DataError(shortage)
         return self
 
 

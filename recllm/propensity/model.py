@@ -105,7 +105,7 @@ def backtest(
     """
     examples.check(as_of).check_classes("this prediction")
     label, latest = examples.label, examples.window == 0
-    if examples.rows(~latest).learnable:
+    if not examples.rows(~latest).shortage(""):
         model = fit_propensity(examples.rows(~latest), as_of, settings)
         return model.probability(examples.features.rows(latest)), label[latest], examples.cut[latest]
     logits = cross_fitted(examples.features, label, examples.person, settings)
@@ -122,10 +122,10 @@ def validation_rows(examples: Examples) -> tuple[NDArray[np.bool_], bool]:
     Raises `DataError` when the other two thirds are too few as well.
     """
     latest = examples.window == 0
-    if examples.rows(~latest).learnable:
+    if not examples.rows(~latest).shortage(""):
         return latest, True
     third = people_folds(examples.person, 3)[0]
-    if not examples.rows(~third).learnable:
+    if examples.rows(~third).shortage(""):
         people = len(np.unique(examples.person))
         raise DataError(f"{people} people are too few to learn from two thirds of them and check on the others")
     return third, False

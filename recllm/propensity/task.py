@@ -96,35 +96,28 @@ class PredictionTask:
         if target is None and len(self.request.items) == 1:
             row = int(self.ask.dataset.item_rows(self.request.items)[0])
             target = str(self.ask.dataset.items["title"][row] or self.request.items[0])
-        return [
-            self._reasons_of_one(groups, delta, dict(zip(table.names, map(float, row), strict=True)), target, outcome)
-            for delta, row in zip(deltas, table.values, strict=True)
-        ]
-
-    def _reasons_of_one(
-        self,
-        groups: tuple[str, ...],
-        deltas: NDArray[np.float64],
-        features: Mapping[str, float],
-        target: str | None,
-        outcome: str,
-    ) -> tuple[Reason, ...]:
-        """The largest deltas of one person, largest first; at least one entry. features: the person's, by name."""
+        settings = self.reason_settings
 
         def render(template: str, /, **facts: object) -> str:
             return Prompts.load().render(f"behaviour.{template}", self.request.locale, **facts)
 
-        settings = self.reason_settings
-        reasons: dict[str, Reason] = {}
-        order = [n for n in np.argsort(-np.abs(deltas), kind="stable") if abs(deltas[n]) >= settings.min_effect]
-        for number in order[: settings.max_reasons]:
-            template, facts = group_facts(groups[number], features, target)
-            sensitive = self.policy.is_sensitive([value for value in facts.values() if isinstance(value, str)])
-            fact = render(WITHHELD) if sensitive else render(template, **facts)
-            delta, evidence_id = float(deltas[number]), WITHHELD if sensitive else groups[number]
-            text = render("told", fact=fact, up=delta > 0, what=outcome)
-            reasons.setdefault(evidence_id, Reason(evidence_id=evidence_id, delta=delta, text=text))
-        return tuple(reasons.values()) or (Reason(evidence_id=GENERAL, delta=0.0, text=render(GENERAL)),)
+        def of_one(deltas: NDArray[np.float64], features: Mapping[str, float]) -> tuple[Reason, ...]:
+            """The largest deltas of one person, largest first; at least one entry. features: the person's, by name."""
+            reasons: dict[str, Reason] = {}
+            order = [n for n in np.argsort(-np.abs(deltas), kind="stable") if abs(deltas[n]) >= settings.min_effect]
+            for number in order[: settings.max_reasons]:
+                template, facts = group_facts(groups[number], features, target)
+                sensitive = self.policy.is_sensitive([value for value in facts.values() if isinstance(value, str)])
+                fact = render(WITHHELD) if sensitive else render(template, **facts)
+                delta, evidence_id = float(deltas[number]), WITHHELD if sensitive else groups[number]
+                text = render("told", fact=fact, up=delta > 0, what=outcome)
+                reasons.setdefault(evidence_id, Reason(evidence_id=evidence_id, delta=delta, text=text))
+            return tuple(reasons.values()) or (Reason(evidence_id=GENERAL, delta=0.0, text=render(GENERAL)),)
+
+        return [
+            of_one(delta, dict(zip(table.names, map(float, row), strict=True)))
+            for delta, row in zip(deltas, table.values, strict=True)
+        ]
 
     def people(
         self,
