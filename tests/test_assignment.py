@@ -156,7 +156,7 @@ def test_tea_and_tools_each_reach_their_own(trained: Recommender) -> None:
     pools = [eligible_pool(trained, audience_target(trained, items)[1], Exclusions()) for items in targets.values()]
     selections, assignment = select_jointly(pools, list(targets), limits, trained.dataset.n_users)
     tea, tools = (
-        build_audience(trained, pool, selection, name, explain=False)
+        build_audience(trained, pool, selection, name, explain_first=0)
         for pool, selection, name in zip(pools, selections, targets, strict=True)
     )
     assert (tea.campaign_id, tools.campaign_id) == ("tea", "tools")
@@ -170,4 +170,4 @@ def test_tea_and_tools_each_reach_their_own(trained: Recommender) -> None:
     pool = eligible_pool(trained, audience_target(trained, ["tea1"])[1], Exclusions())
     few, _ = select_jointly([pool], ["tea"], [AudienceLimits(size=2, holdout=0)], trained.dataset.n_users)
     with pytest.raises(PolicyError):
-        build_audience(trained, pool, few[0], "tea", explain=False)
+        build_audience(trained, pool, few[0], "tea", explain_first=0)

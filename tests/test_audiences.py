@@ -29,8 +29,8 @@ from recllm.audiences.probabilities import (
     restricted_to,
     target_probabilities,
 )
+from recllm.audiences.reasons import distinguishing_traits, enough_people, lifts
 from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions
-from recllm.audiences.traits import distinguishing_traits, enough_people, lifts
 from recllm.data.catalogue import in_category
 from recllm.data.dataset import DAY, Dataset
 from recllm.documents import guarded

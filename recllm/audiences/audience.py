@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 from recllm.audiences.assignment import Selection, check_floor, select
 from recllm.audiences.exclusions import Consents, ExclusionReason, exclusion_masks
 from recllm.audiences.probabilities import UserScores, likeness, target_probabilities, trained_model
-from recllm.audiences.reasons import reasons_for
+from recllm.audiences.reasons import AudienceTrait, distinguishing_traits, reasons_for
 from recllm.audiences.request import AudienceRequest, Exclusions
-from recllm.audiences.traits import AudienceTrait, distinguishing_traits
 from recllm.data.catalogue import CATEGORY_SEPARATOR, SENSITIVE_TARGET, in_category, known_rows, sensitive_items
 from recllm.data.dataset import USER_COLUMN, utc
 from recllm.documents import guarded, plain, write_csv
@@ -135,8 +134,8 @@ def find_audience(recommender: Recommender, request: AudienceRequest, *, agreed:
     pool = eligible_pool(recommender, target, request.exclusions, agreed, request.seeds or ())
     name = request.campaign or pool.target.name
     selection = select(pool.scores, pool.user_ids, name, request.limits)
-    explain = request.explain and request.seeds is None
-    audience = build_audience(recommender, pool, selection, name, explain, request.explain_first)
+    explain_first = request.explain_first if request.explain and request.seeds is None else 0
+    audience = build_audience(recommender, pool, selection, name, explain_first)
     logger.info(
         "audience: %d of %d people, %d held out, %.1f s",
         audience.size,
@@ -177,8 +176,7 @@ def build_audience(
     pool: EligiblePool,
     selection: Selection,
     name: str,
-    explain: bool,
-    explain_first: int | None = None,
+    explain_first: int | None,
 ) -> Audience:
     """The audience that was selected from a pool; explain_first as in `AudienceRequest`.
 
@@ -186,7 +184,7 @@ def build_audience(
     data, model, scores = recommender.dataset, recommender.model, pool.scores
     check_floor(len(selection.addressed), recommender.policy.group_floor)
     reached, best_items = pool.user_rows[selection.addressed], scores.best_item[selection.addressed]
-    explained = slice(explain_first if explain else 0)
+    explained = slice(explain_first)
     reasons = reasons_for(recommender, reached[explained], best_items[explained])
     reasons += [()] * (len(reached) - len(reasons))
     people = tuple(

@@ -138,7 +138,7 @@ class CampaignPlan:
     converts: tuple[str, ...]
     """The actions that convert: purchases, or in a log with hardly any what the model learned from."""
     group: tuple[Mapping[str, Any], ...]
-    """What sets the audience apart; see `recllm.audiences.traits`."""
+    """What sets the audience apart; see `recllm.audiences.reasons`."""
     notes: tuple[str, ...]
     texts: tuple[CampaignText, ...]
     people: tuple[PlannedPerson, ...]

@@ -70,12 +70,10 @@ def difference(hits: int, n: int, control_hits: int, control_n: int) -> Confiden
     return ConfidenceInterval(gap, max(-1.0, low), min(1.0, high))
 
 
-def mean_difference(
-    values: NDArray[np.float64], control: NDArray[np.float64], *, draws: int = 2000, seed: int = 0
-) -> ConfidenceInterval:
+def mean_difference(values: NDArray[np.float64], control: NDArray[np.float64]) -> ConfidenceInterval:
     """mean(values) - mean(control), (n,) and (m,), at least one each."""
-    rng = np.random.default_rng(seed)
-    means = [np.array([rng.choice(part, len(part)).mean() for _ in range(draws)]) for part in (values, control)]
+    rng = np.random.default_rng(0)
+    means = [np.array([rng.choice(part, len(part)).mean() for _ in range(2000)]) for part in (values, control)]
     low, high = np.quantile(means[0] - means[1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return ConfidenceInterval(float(values.mean() - control.mean()), float(low), float(high))
 

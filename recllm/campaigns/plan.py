@@ -275,7 +275,7 @@ def audience_of(
 ) -> Audience:
     """Whom a campaign would address, without planning it; the errors are those of `recipients`."""
     grown, pool = _pool(recommender, file, workspace.gate(), file.limits.suppressed_ids())
-    audience = build_audience(grown, pool, _cut(pool, file), file.id, explain)
+    audience = build_audience(grown, pool, _cut(pool, file), file.id, explain_first=None if explain else 0)
     return audience.with_unconsented(unconsented(workspace, recommender))
 
 
@@ -335,7 +335,7 @@ def _narrowed(
 def _recipients(
     file: CampaignFile, recommender: Recommender, pool: EligiblePool, selection: Selection, gate: PolicyGate
 ) -> Recipients:
-    audience, scores = build_audience(recommender, pool, selection, file.id, explain=False), pool.scores
+    audience, scores = build_audience(recommender, pool, selection, file.id, explain_first=0), pool.scores
     ranks = np.concatenate([selection.addressed, selection.holdout])
     ranks = ranks[np.argsort(-scores.score[ranks], kind="stable")]
     held_out = np.isin(ranks, selection.holdout)
