@@ -64,12 +64,6 @@ from recllm.errors import DataError, UsageError
 from recllm.files import safe_id
 from recllm.jobs.serve import CHANNEL_PURPOSE
 
-NIGHT = ("21:00", "08:00")
-
-SALT = "campaign"
-"""Of the holdout's draw, beside the campaign's id."""
-
-
 SERVER = "server"
 """Names the operator's text server in a campaign's file."""
 
@@ -99,12 +93,10 @@ def _moment(value: object) -> datetime:
 
 
 def _file_beside(value: object, info: ValidationInfo) -> object:
-    """A path beside the campaign's file."""
     return info.context["folder"] / value if isinstance(value, str) and info.context else value
 
 
 def _proof(value: object) -> object:
-    """A proof, or one for each item."""
     texts = value.values() if isinstance(value, dict) else [value]
     if not all(isinstance(text, str) and text.strip() for text in texts):
         fail(f"is a text, or a table of texts by item, not {value!r}")
@@ -197,7 +189,7 @@ class LimitsSection(_Section):
     """Who is or may be younger is left out."""
     suppress: FileBeside | None = None
     """The file of ids never to contact, one a line."""
-    quiet: Texts = NIGHT
+    quiet: Texts = ("21:00", "08:00")
     """Two local times between which no message leaves; empty for none."""
     timezone: Text | None = None
     """Of the quiet hours; the workspace's when None."""
@@ -219,7 +211,7 @@ class LimitsSection(_Section):
     @cached_property
     def cut(self) -> AudienceLimits:
         names = ("size", "budget", "cost", "margin", "holdout")
-        return AudienceLimits(salt=SALT, **{name: getattr(self, name) for name in names})
+        return AudienceLimits(salt="campaign", **{name: getattr(self, name) for name in names})
 
     @cached_property
     def quiet_hours(self) -> QuietHours | None:

@@ -19,12 +19,10 @@ from numpy.typing import NDArray
 from recllm.data.dataset import DAY, utc
 from recllm.propensity.examples import Cohort, Examples
 from recllm.propensity.features import FeatureTable, Floats
-from recllm.propensity.model import PropensityModel, fit_propensity, validation_rows
+from recllm.propensity.model import PropensityModel, Values, fit_propensity, validation_rows
 from recllm.propensity.prediction import Prediction
 from recllm.propensity.task import PredictionTask
 from recllm.settings import PropensitySettings
-
-Values = NDArray[np.float64]
 
 MAX_WINDOWS = 6
 """Past windows learned from: each person of one gives several rows."""

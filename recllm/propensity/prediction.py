@@ -149,10 +149,7 @@ def prediction_document(prediction: Prediction, ids: Mapping[str, str] | None = 
             "base_rate": quality.base_rate,
             "auc": quality.auc,
             "lift@10%": quality.lift_at_10,
-            "reliability": [
-                {"n": b.n, "expected": b.expected, "seen": b.observed, "low": b.low, "high": b.high}
-                for b in quality.bins
-            ],
+            "reliability": plain(quality.bins),
             **prediction.figures,
         },
         "left_out": dict(prediction.left_out),

@@ -22,7 +22,7 @@ The same area with everybody's true uplift instead of outcomes needs a simulated
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,7 +48,7 @@ class CalibrationBin:
     n: int
     expected: float
     """Mean probability."""
-    observed: float
+    observed: float = field(metadata={"json": "seen"})
     """Share with the outcome; low and high around it."""
     low: float
     high: float

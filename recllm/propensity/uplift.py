@@ -41,11 +41,10 @@ from recllm.documents import guarded, plain, write_csv
 from recllm.errors import DataError, NothingToDo, PolicyError, UsageError
 from recllm.propensity.examples import Cohort
 from recllm.propensity.features import FeatureTable, Floats
-from recllm.propensity.model import cross_fitted, people_folds, varying
+from recllm.propensity.model import Values, cross_fitted, people_folds, varying
 from recllm.propensity.quality import QiniCurve, auc, qini_curve
 from recllm.settings import PropensitySettings, UpliftSettings
 
-Values = NDArray[np.float64]
 Predict = Callable[[Floats], Values]
 """(n,), of rows of a feature table."""
 

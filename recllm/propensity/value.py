@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from recllm.errors import DataError
 from recllm.propensity.examples import Cohort, Examples
 from recllm.propensity.features import FeatureTable, Floats, count, money
-from recllm.propensity.model import PropensityModel, fit_propensity, people_folds, validation_rows, varying
+from recllm.propensity.model import PropensityModel, Values, fit_propensity, people_folds, validation_rows, varying
 from recllm.propensity.prediction import Prediction
 from recllm.propensity.task import PredictionTask
 from recllm.settings import PropensitySettings
@@ -23,7 +23,6 @@ from recllm.settings import PropensitySettings
 if TYPE_CHECKING:
     from sklearn.ensemble import HistGradientBoostingRegressor
 
-Values = NDArray[np.float64]
 MIN_SPEND = 0.01
 """Money; less counts as no purchase."""
 
