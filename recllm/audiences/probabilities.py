@@ -35,15 +35,14 @@ from numpy.typing import NDArray
 from recllm.data.dataset import DAY, Events
 from recllm.data.interactions import Floats, of_actions, user_vectors, visits
 from recllm.errors import NotFittedError, UsageError
-from recllm.features.candidates import Candidates, candidates, explicit
-from recllm.features.collaborative import CollaborativeStatistics, ask
+from recllm.features.candidates import candidates, explicit
+from recllm.features.collaborative import CollaborativeStatistics
 from recllm.features.item_vectors import basics_of, basics_vectors
 from recllm.schema import Action
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-    from recllm.recommender.ranking import ScoredPairs
     from recllm.recommender.recommender import Recommender
     from recllm.recommender.saved_model import Model
 
@@ -123,8 +122,11 @@ def independent_probabilities(
     recommender: Recommender, items: NDArray[np.integer], user_rows: NDArray[np.integer]
 ) -> UserScores:
     """The same before the calibration of the set. Raises `NotFittedError` without a trained model."""
+    from recllm.recommender.ranking import UserInputs
+
     settings, data = trained_model(recommender).candidates, recommender.dataset
     population = restricted_to(recommender.population, items)
+    ranker = replace(recommender.ranker, population=population)
     basics = vectors_of_basics(recommender, basics_of(data.users[user_rows.tolist()]))
     rate, best_item = np.zeros(len(user_rows)), np.full(len(user_rows), -1, np.int64)
     allowed = np.zeros(data.n_items, bool)
@@ -132,12 +134,12 @@ def independent_probabilities(
 
     def score(block: slice) -> None:
         rows = user_rows[block]
+        users = UserInputs(data.events.rows(rows), data.as_of, rows, basics[block])
         if len(items) <= MAX_EXPLICIT_ITEMS:
             pairs = explicit(len(rows), items)
         else:
-            users = ask(population, data.events.rows(rows), data.as_of, user_rows=rows, basics=basics[block])
-            pairs = candidates(population, users, settings, allowed=allowed)
-        scored = _score(recommender, population, pairs, rows, basics[block])
+            pairs = candidates(population, users.batch(population), settings, allowed=allowed)
+        scored = ranker.score(users, pairs)
         misses = np.log1p(-np.minimum(scored.probability.astype(np.float64), 1 - 1e-7))
         rate[block] = -np.bincount(pairs.user, misses, len(rows))
         order = np.lexsort((pairs.item, -scored.logit, pairs.user))
@@ -155,16 +157,18 @@ def item_probabilities(
 
     Raises `NotFittedError` without a trained model.
     """
+    from recllm.recommender.ranking import UserInputs
+
     trained_model(recommender)
     distinct, column = np.unique(items, return_inverse=True)
-    population = restricted_to(recommender.population, distinct)
+    data, ranker = recommender.dataset, recommender.ranker
+    ranker = replace(ranker, population=restricted_to(recommender.population, distinct))
 
     def score(block: slice) -> Floats:
         rows = user_rows[block]
-        pairs = explicit(len(rows), distinct)
-        basics = vectors_of_basics(recommender, basics_of(recommender.dataset.users[rows.tolist()]))
-        scored = _score(recommender, population, pairs, rows, basics)
-        return scored.probability.reshape(len(rows), -1)
+        basics = vectors_of_basics(recommender, basics_of(data.users[rows.tolist()]))
+        users = UserInputs(data.events.rows(rows), data.as_of, rows, basics)
+        return ranker.score(users, explicit(len(rows), distinct)).probability.reshape(len(rows), -1)
 
     size = int(np.clip(PAIRS_PER_BLOCK // max(len(distinct), 1), 1, USERS_PER_BLOCK))
     blocks = map_blocks(score, len(user_rows) if len(distinct) else 0, size)
@@ -203,20 +207,6 @@ def vectors_of_basics(recommender: Recommender, basics: Sequence[Mapping[str, st
     distinct = {key: row for row, key in enumerate(dict.fromkeys(keys))}
     vectors = basics_vectors(recommender.encoder, [dict(key) for key in distinct], recommender.text_locale)
     return vectors[[distinct[key] for key in keys]]
-
-
-def _score(
-    recommender: Recommender,
-    population: CollaborativeStatistics,
-    pairs: Candidates,
-    user_rows: NDArray[np.integer],
-    basics: Floats,
-) -> ScoredPairs:
-    from recllm.recommender.ranking import UserInputs
-
-    data = recommender.dataset
-    users = UserInputs(data.events.rows(user_rows), data.as_of, user_rows, basics)
-    return replace(recommender.ranker, population=population).score(users, pairs)
 
 
 # --- the calibration of a set ----------------------------------------------------------------------------------------
