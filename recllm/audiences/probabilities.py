@@ -50,9 +50,7 @@ MAX_EXPLICIT_ITEMS = 50
 """Up to so many items, every person is scored on every item."""
 
 USERS_PER_BLOCK = 256
-"""People at once, and fewer where each has many pairs."""
-
-PAIRS_PER_BLOCK = 2**18
+"""People at once."""
 
 MAX_THREADS = 2
 """Blocks of people at once: each takes memory."""
@@ -124,8 +122,8 @@ def independent_probabilities(
     """The same before the calibration of the set. Raises `NotFittedError` without a trained model."""
     from recllm.recommender.ranking import UserInputs
 
-    settings, data = trained_model(recommender).candidates, recommender.dataset
-    population = restricted_to(recommender.population, items)
+    trained_model(recommender)
+    data, population = recommender.dataset, restricted_to(recommender.population, items)
     ranker = replace(recommender.ranker, population=population)
     basics = vectors_of_basics(recommender, basics_of(data.users[user_rows.tolist()]))
     rate, best_item = np.zeros(len(user_rows)), np.full(len(user_rows), -1, np.int64)
@@ -138,7 +136,7 @@ def independent_probabilities(
         if len(items) <= MAX_EXPLICIT_ITEMS:
             pairs = explicit(len(rows), items)
         else:
-            pairs = candidates(population, users.batch(population), settings, allowed=allowed)
+            pairs = candidates(population, users.batch(population), ranker.candidates, allowed=allowed)
         scored = ranker.score(users, pairs)
         misses = np.log1p(-np.minimum(scored.probability.astype(np.float64), 1 - 1e-7))
         rate[block] = -np.bincount(pairs.user, misses, len(rows))
@@ -148,31 +146,6 @@ def independent_probabilities(
 
     map_blocks(score, len(user_rows), USERS_PER_BLOCK)
     return UserScores(rate, best_item, np.asarray(-np.expm1(-rate), np.float32))
-
-
-def item_probabilities(
-    recommender: Recommender, items: NDArray[np.integer], user_rows: NDArray[np.integer]
-) -> NDArray[np.float32]:
-    """Probability that each of `user_rows` buys each of `items`, (n, n_items): for a few hundred items at most.
-
-    Raises `NotFittedError` without a trained model.
-    """
-    from recllm.recommender.ranking import UserInputs
-
-    trained_model(recommender)
-    distinct, column = np.unique(items, return_inverse=True)
-    data, ranker = recommender.dataset, recommender.ranker
-    ranker = replace(ranker, population=restricted_to(recommender.population, distinct))
-
-    def score(block: slice) -> Floats:
-        rows = user_rows[block]
-        basics = vectors_of_basics(recommender, basics_of(data.users[rows.tolist()]))
-        users = UserInputs(data.events.rows(rows), data.as_of, rows, basics)
-        return ranker.score(users, explicit(len(rows), distinct)).probability.reshape(len(rows), -1)
-
-    size = int(np.clip(PAIRS_PER_BLOCK // max(len(distinct), 1), 1, USERS_PER_BLOCK))
-    blocks = map_blocks(score, len(user_rows) if len(distinct) else 0, size)
-    return np.concatenate([*blocks, np.zeros((0, len(distinct)), np.float32)])[:, column]
 
 
 def restricted_to(population: CollaborativeStatistics, items: NDArray[np.integer]) -> CollaborativeStatistics:

@@ -48,8 +48,6 @@ from recllm.workspace.workspace import Workspace, present
 if TYPE_CHECKING:
     from recllm.recommender.recommender import Recommender
 
-Progress = Callable[[str], None]
-
 URL_VARIABLE = "RECLLM_LLM_URL"
 """Where the operator's text server is, e.g. http://localhost:8000/v1#model."""
 
@@ -68,7 +66,7 @@ def plan_campaigns(
     recommender: Recommender | None = None,
     generator: Generator | None = None,
     now: datetime | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> list[CampaignPlan]:
     """Plans one campaign, or several that compete for the same people, and publishes the plans in the workspace.
 
