@@ -22,9 +22,10 @@ from inputs import default_encoder, finish, say, script_parser, window_of
 from numpy.typing import NDArray
 
 from recllm import metrics
-from recllm.audiences.probabilities import USERS_PER_BLOCK, map_blocks, restricted_to, vectors_of_basics
+from recllm.audiences.probabilities import USERS_PER_BLOCK, restricted_to, vectors_of_basics
 from recllm.data.dataset import DAY, Dataset, Events
 from recllm.data.interactions import occasions, visits
+from recllm.encoder.hardware import map_blocks
 from recllm.evaluation.comparison import paired_bootstraps
 from recllm.evaluation.peers.trees import BoostSettings, TreeExamples, boost
 from recllm.evaluation.protocols import EvaluationWindow

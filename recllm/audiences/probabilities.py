@@ -23,17 +23,16 @@ as a probability of buying.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, Events
 from recllm.data.interactions import Floats, of_actions, user_vectors, visits
+from recllm.encoder.hardware import map_blocks
 from recllm.errors import NotFittedError, UsageError
 from recllm.features.candidates import candidates, explicit
 from recllm.features.collaborative import CollaborativeStatistics
@@ -52,9 +51,6 @@ MAX_EXPLICIT_ITEMS = 50
 USERS_PER_BLOCK = 256
 """People at once."""
 
-MAX_THREADS = 2
-"""Blocks of people at once: each takes memory."""
-
 CALIBRATION_USERS = 1_000
 """People that the calibration of a set asks about at most, drawn by a fixed seed."""
 
@@ -72,8 +68,6 @@ PENALTY = 1e-2
 Line = tuple[float, float]
 """a and b of the module's formula."""
 UNCHANGED: Line = (0.0, 1.0)
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,14 +158,6 @@ def restricted_to(population: CollaborativeStatistics, items: NDArray[np.integer
 
     tables = {name: restricted(getattr(population, name)) for name in ("recent", "decayed", "item_item")}
     return replace(population, **tables)
-
-
-def map_blocks(function: Callable[[slice], Result], n: int, size: int) -> list[Result]:
-    """`function` of each block of n rows, in order; in as many threads as there are cores, `MAX_THREADS` at most."""
-    blocks = [slice(start, min(start + size, n)) for start in range(0, n, size)]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(min(MAX_THREADS, cores)) as executor:
-        return list(executor.map(function, blocks))
 
 
 def vectors_of_basics(recommender: Recommender, basics: Sequence[Mapping[str, str]]) -> Floats:

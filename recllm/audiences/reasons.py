@@ -24,10 +24,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recllm.audiences.probabilities import map_blocks, restricted_to, vectors_of_basics
+from recllm.audiences.probabilities import restricted_to, vectors_of_basics
 from recllm.data.catalogue import CATEGORY_SEPARATOR
 from recllm.data.dataset import DAY, Dataset, Events
 from recllm.data.interactions import Pairs
+from recllm.encoder.hardware import map_blocks
 from recllm.explain.leave_one_out import Evidence, ReasonWriter, UserHistory, choose, lacking, units_of
 from recllm.features.item_vectors import basics_of
 from recllm.policy import Policy
