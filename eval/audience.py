@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ from inputs import default_encoder, finish, say, script_parser, window_of
 from numpy.typing import NDArray
 
 from recllm import metrics
-from recllm.audiences.probabilities import item_probabilities
+from recllm.audiences.probabilities import USERS_PER_BLOCK, restricted_to, vectors_of_basics
 from recllm.data.dataset import DAY, Dataset, Events
 from recllm.data.interactions import occasions, visits
+from recllm.encoder.hardware import map_blocks
 from recllm.evaluation.comparison import paired_bootstraps
 from recllm.evaluation.peers.trees import BoostSettings, TreeExamples, boost
 from recllm.evaluation.protocols import EvaluationWindow
@@ -32,7 +33,9 @@ from recllm.evaluation.recllm_system import TrainingRecipe, advised_recipe
 from recllm.evaluation.systems import check_systems
 from recllm.features.candidates import explicit
 from recllm.features.collaborative import CollaborativeStatistics, ask
+from recllm.features.item_vectors import basics_of
 from recllm.features.pair_features import FEATURE_NAMES, pair_cosine, pair_features
+from recllm.recommender.ranking import UserInputs
 from recllm.recommender.recommender import Recommender
 from recllm.recommender.registry import current
 from recllm.recommender.saved_model import load_model
@@ -117,6 +120,20 @@ def figures(
         f"recllm minus, precision@{K}": {name: asdict(g) for name, g in zip(names, gaps, strict=True)},
         "sets": {str(n): of_sets(ours, label, n, rng) for n in SETS},
     }
+
+
+def item_probabilities(trained: Recommender, items: Table, people: Table) -> Table:
+    """Probability that each of `people` buys each of `items`, float32 (n, n_items)."""
+    data = trained.dataset
+    ranker = replace(trained.ranker, population=restricted_to(trained.population, items))
+
+    def score(block: slice) -> Table:
+        rows = people[block]
+        basics = vectors_of_basics(trained, basics_of(data.users[rows.tolist()]))
+        users = UserInputs(data.events.rows(rows), data.as_of, rows, basics)
+        return ranker.score(users, explicit(len(rows), items)).probability.reshape(len(rows), -1)
+
+    return np.concatenate(map_blocks(score, len(people), USERS_PER_BLOCK))
 
 
 def truth(window: EvaluationWindow, items: Table, people: Table) -> Table:

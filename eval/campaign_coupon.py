@@ -22,12 +22,10 @@ from inputs import RESULTS, default_encoder, finish, script_parser
 
 from recllm.campaigns.export import export_campaign
 from recllm.campaigns.file import CampaignFile, read_campaign
-from recllm.campaigns.measures import outcome_document, share
-from recllm.campaigns.open_campaign import open_campaign
-from recllm.campaigns.outcome import campaign_outcome
-from recllm.campaigns.overview import preview_document
+from recllm.campaigns.folder import CampaignPlan
+from recllm.campaigns.open_campaign import open_campaign, preview_document
+from recllm.campaigns.outcome import campaign_outcome, outcome_document, share
 from recllm.campaigns.plan import plan_campaigns
-from recllm.campaigns.plan_types import CampaignPlan
 from recllm.demo import data_folder
 from recllm.documents import plain
 from recllm.jobs.load import load_file

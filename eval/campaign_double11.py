@@ -26,13 +26,10 @@ from inputs import DATA, RESULTS, finish, say, script_parser
 
 from recllm.campaigns.export import CampaignExport, export_campaign
 from recllm.campaigns.file import read_campaign
-from recllm.campaigns.folder import read_log
-from recllm.campaigns.measures import outcome_document
-from recllm.campaigns.open_campaign import OpenCampaign, open_campaign
-from recllm.campaigns.outcome import campaign_outcome
-from recllm.campaigns.overview import preview_document, text_documents
+from recllm.campaigns.folder import CampaignPlan, read_log
+from recllm.campaigns.open_campaign import OpenCampaign, open_campaign, preview_document, text_documents
+from recllm.campaigns.outcome import campaign_outcome, outcome_document
 from recllm.campaigns.plan import plan_campaigns
-from recllm.campaigns.plan_types import CampaignPlan
 from recllm.encoder.loading import load_encoder
 from recllm.ingest.record import record_events
 from recllm.jobs.load import load_file

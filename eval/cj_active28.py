@@ -21,8 +21,7 @@ from recllm.evaluation.benchmarks import CJ_NOTE
 from recllm.evaluation.comparison import bootstrap
 from recllm.evaluation.protocols import EvaluationWindow
 from recllm.evaluation.systems import check_systems
-from recllm.propensity.cohort import Cohort, active_within
-from recllm.propensity.examples import Examples, past_examples
+from recllm.propensity.examples import Cohort, Examples, active_within, past_examples
 from recllm.propensity.features import Basics, FeatureTable
 from recllm.propensity.model import fit_propensity
 from recllm.propensity.quality import auc, lift, quality

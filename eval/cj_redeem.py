@@ -27,12 +27,11 @@ from recllm.evaluation.benchmarks import CJ_NOTE
 from recllm.evaluation.comparison import bootstrap
 from recllm.evaluation.systems import check_systems
 from recllm.evaluation.tables import complete_journey
-from recllm.propensity.cohort import Cohort
 from recllm.propensity.coupons import Coupons
-from recllm.propensity.examples import Examples
+from recllm.propensity.examples import Cohort, Examples
 from recllm.propensity.model import fit_propensity
+from recllm.propensity.predict import mailings, redeem_examples, redeem_settings, usable
 from recllm.propensity.quality import auc, lift, quality
-from recllm.propensity.redeem import mailings, redeem_examples, redeem_settings, usable
 from recllm.settings import PropensitySettings
 
 Values = NDArray[np.float64]

@@ -140,7 +140,7 @@ def market(args: argparse.Namespace) -> dict[str, Any]:
     from recllm.audiences.request import AudienceLimits, AudienceRequest
     from recllm.jobs.predict import predict_workspace
     from recllm.jobs.recommenders import open_recommender
-    from recllm.propensity.request import PredictionKind, PredictionRequest
+    from recllm.propensity.prediction import PredictionKind, PredictionRequest
     from recllm.workspace.workspace import Workspace
 
     shop = Workspace.open(args.folder)

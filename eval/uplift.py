@@ -20,10 +20,8 @@ from numpy.typing import NDArray
 
 from recllm.errors import PolicyError
 from recllm.propensity.features import FeatureTable
-from recllm.propensity.quality import auc
-from recllm.propensity.uplift.learners import UpliftLearner, fit_outcome, fit_uplift
-from recllm.propensity.uplift.qini import qini_curve, true_qini
-from recllm.propensity.uplift.trial import RandomisedTrial
+from recllm.propensity.quality import auc, qini_curve, true_qini
+from recllm.propensity.uplift import RandomisedTrial, UpliftLearner, fit_outcome, fit_uplift
 from recllm.settings import UpliftSettings
 
 Values = NDArray[np.float64]

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from shop_world import shop
 
 from recllm.audiences.assignment import CampaignTerms, assign, dual_prices, select_jointly, upper_bound
-from recllm.audiences.audience import build_audience, eligible_pool, find_audience
+from recllm.audiences.audience import audience_target, build_audience, eligible_pool, find_audience
 from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions
-from recllm.audiences.targets import item_target
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import PolicyError, UsageError
 from recllm.policy import Policy
@@ -154,10 +153,10 @@ def test_tea_and_tools_each_reach_their_own(trained: Recommender) -> None:
         AudienceLimits(margin=5, size=20, holdout=0.2),
         AudienceLimits(margin=50, cost=1, budget=15, holdout=0.2),
     ]
-    pools = [eligible_pool(trained, item_target(trained, items), Exclusions()) for items in targets.values()]
+    pools = [eligible_pool(trained, audience_target(trained, items)[1], Exclusions()) for items in targets.values()]
     selections, assignment = select_jointly(pools, list(targets), limits, trained.dataset.n_users)
     tea, tools = (
-        build_audience(trained, pool, selection, name, explain=False)
+        build_audience(trained, pool, selection, name, explain_first=0)
         for pool, selection, name in zip(pools, selections, targets, strict=True)
     )
     assert (tea.campaign_id, tools.campaign_id) == ("tea", "tools")
@@ -168,7 +167,7 @@ def test_tea_and_tools_each_reach_their_own(trained: Recommender) -> None:
     request = AudienceRequest(items=targets["tea"], limits=AudienceLimits(size=40), campaign="tea", explain=False)
     alone = find_audience(trained, request)
     assert set(tea.holdout) <= {*alone.holdout, *(p.user_id for p in alone.people)}
-    pool = eligible_pool(trained, item_target(trained, ["tea1"]), Exclusions())
+    pool = eligible_pool(trained, audience_target(trained, ["tea1"])[1], Exclusions())
     few, _ = select_jointly([pool], ["tea"], [AudienceLimits(size=2, holdout=0)], trained.dataset.n_users)
     with pytest.raises(PolicyError):
-        build_audience(trained, pool, few[0], "tea", explain=False)
+        build_audience(trained, pool, few[0], "tea", explain_first=0)

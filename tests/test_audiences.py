@@ -16,28 +16,31 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shop_world import shop
 
+from recllm.audiences.assignment import draws, select
 from recllm.audiences.audience import Audience, audience_document, find_audience, write_audience_csv
 from recllm.audiences.exclusions import Consents, first_only, youngest_age
-from recllm.audiences.lookalikes import fit_logistic
 from recllm.audiences.probabilities import (
     UserScores,
     calibrated_rate,
     fit_line,
+    fit_logistic,
     independent_probabilities,
-    item_probabilities,
     restricted_to,
     target_probabilities,
+    vectors_of_basics,
 )
+from recllm.audiences.reasons import distinguishing_traits, enough_people, lifts
 from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions
-from recllm.audiences.selection import draws, select
-from recllm.audiences.traits import distinguishing_traits, enough_people, lifts
 from recllm.data.catalogue import in_category
 from recllm.data.dataset import DAY, Dataset
 from recllm.documents import guarded
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import NotFittedError, PolicyError, UsageError
+from recllm.features.candidates import explicit
+from recllm.features.item_vectors import basics_of
 from recllm.policy import Policy
 from recllm.recommender.people import Histories
+from recllm.recommender.ranking import UserInputs
 from recllm.recommender.recommender import Recommender
 from recllm.schema import ACTION_CODE, Action
 from recllm.settings import ScorerTrainingSettings
@@ -105,7 +108,9 @@ def test_a_probability_is_the_one_of_the_slate(trained: Recommender) -> None:
 
 def test_of_several_items_at_least_one(trained: Recommender) -> None:
     rows, people = trained.dataset.item_rows(["tea1", "tea2", "tool4"]), np.arange(PEOPLE)
-    single = item_probabilities(trained, rows, people)
+    data = trained.dataset
+    users = UserInputs(data.events, data.as_of, people, vectors_of_basics(trained, basics_of(data.users)))
+    single = trained.ranker.score(users, explicit(PEOPLE, rows)).probability.reshape(PEOPLE, -1)
     assert independent_probabilities(trained, rows, people).probability == pytest.approx(
         1 - np.prod(1 - single, axis=1), abs=1e-5
     )
@@ -438,7 +443,7 @@ def test_what_is_asked_and_answered_is_light() -> None:
     """Finding people and predicting need neither torch nor scikit-learn until something is fitted."""
     code = (
         "import sys, recllm.audiences.audience, recllm.audiences.assignment, recllm.propensity.predict, "
-        "recllm.propensity.uplift.uplift; "
+        "recllm.propensity.uplift; "
         "print([m for m in ('torch', 'transformers', 'sklearn', 'scipy', 'datasets') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

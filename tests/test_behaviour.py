@@ -17,19 +17,21 @@ from hypothesis import strategies as st
 from recllm.data.dataset import DAY, Dataset
 from recllm.errors import DataError, NothingToDo, PolicyError, UsageError
 from recllm.policy import Policy
-from recllm.propensity.cohort import Cohort
-from recllm.propensity.coupon_features import coupon_features
-from recllm.propensity.coupons import Coupons
-from recllm.propensity.examples import cuts, past_examples
+from recllm.propensity.coupons import Coupons, coupon_features
+from recllm.propensity.examples import Cohort, cuts, past_examples
 from recllm.propensity.features import Basics, FeatureTable, person_features, target_features
 from recllm.propensity.model import calibrate, fit_propensity, normal_scores, people_folds
 from recllm.propensity.next_order import day_of, edges
-from recllm.propensity.predict import predict
-from recllm.propensity.prediction import Prediction, prediction_document, write_prediction_csv
+from recllm.propensity.predict import mailings, predict, redeem_examples
+from recllm.propensity.prediction import (
+    Prediction,
+    PredictionKind,
+    PredictionRequest,
+    prediction_document,
+    write_prediction_csv,
+)
 from recllm.propensity.quality import auc, gain, lift, quality, reliability
-from recllm.propensity.reasons import background, group_deltas
-from recllm.propensity.redeem import mailings, redeem_examples
-from recllm.propensity.request import PredictionKind, PredictionRequest
+from recllm.propensity.task import background, group_deltas
 from recllm.schema import Action
 from recllm.settings import PredictionReasonSettings, PropensitySettings
 
@@ -196,7 +198,9 @@ def test_stacking_takes_the_part_that_knows_and_calibrates() -> None:
 
 def test_people_stay_together() -> None:
     person = np.array([3, 3, 1, 1, 2, 3])
-    folds = people_folds(person, 2)
+    masks = np.stack(people_folds(person, 2))
+    folds = masks.argmax(axis=0)
+    assert masks.sum(axis=0).tolist() == [1] * len(person), "every row is in one fold"
     assert len(set(folds[person == 3])) == 1 and len(set(folds[person == 1])) == 1 and set(folds) == {0, 1}
 
 

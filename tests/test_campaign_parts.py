@@ -13,12 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recllm.campaigns.file import read_campaign
-from recllm.campaigns.folder import append, read_log
+from recllm.campaigns.folder import PlannedPerson, append, read_log
 from recllm.campaigns.hours import QuietHours, is_quiet, send_window
-from recllm.campaigns.measures import CampaignOutcome, GroupFigures, SegmentFigures, difference, mean_difference, share
-from recllm.campaigns.outcome import conclusions
-from recllm.campaigns.plan_types import PlannedPerson
-from recllm.campaigns.segments import OTHERS, divided
+from recllm.campaigns.outcome import (
+    OTHERS,
+    CampaignOutcome,
+    GroupFigures,
+    SegmentFigures,
+    conclusions,
+    difference,
+    divided,
+    mean_difference,
+    share,
+)
 from recllm.errors import DataError
 from recllm.report.campaign import report_page, report_png
 from recllm.report.page import words

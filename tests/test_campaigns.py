@@ -19,16 +19,20 @@ from shop_world import shop as world
 from store_view import view
 
 from recllm.adcopy.record import load, replay
-from recllm.campaigns import decisions
-from recllm.campaigns.decisions import AUTO
 from recllm.campaigns.export import CampaignExport, export_campaign
 from recllm.campaigns.file import CampaignFile, read_campaign
-from recllm.campaigns.folder import COPIES, CampaignFolder, read_log, read_plan
-from recllm.campaigns.open_campaign import OpenCampaign, enter_edit, open_campaign
+from recllm.campaigns.folder import COPIES, CampaignFolder, CampaignPlan, TextStatus, read_log, read_plan
+from recllm.campaigns.open_campaign import (
+    AUTO,
+    OpenCampaign,
+    approve_texts,
+    enter_edit,
+    open_campaign,
+    preview_document,
+    reject_texts,
+)
 from recllm.campaigns.outcome import campaign_outcome
-from recllm.campaigns.overview import preview_document
 from recllm.campaigns.plan import plan_campaigns
-from recllm.campaigns.plan_types import CampaignPlan, TextStatus
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import DataError, GenerationError, ModelError, NothingToDo, PolicyError, RecllmError, UsageError
 from recllm.generator.scripted import ScriptedGenerator
@@ -148,7 +152,7 @@ def tea(shop: Workspace, clock: datetime = NOW) -> OpenCampaign:
 
 def approved(shop: Workspace) -> OpenCampaign:
     campaign = tea(shop)
-    decisions.approve(campaign.folder, campaign.plan, [t.id for t in campaign.plan.texts], by="Ann", at=NOW)
+    approve_texts(campaign, [t.id for t in campaign.plan.texts], by="Ann", at=NOW)
     return campaign
 
 
@@ -247,7 +251,7 @@ def test_a_decision_about_a_plan_that_was_replaced_is_refused(shop: Workspace, f
     (folder / "tea.toml").write_text(TEA.replace("most_items = 4", "most_items = 3"))
     plan_campaigns(shop, [read_campaign(folder / "tea.toml")], replace=True)
     with pytest.raises(UsageError, match="was planned again meanwhile"):
-        decisions.approve(opened.folder, opened.plan, ["t1"], by="Ann", at=NOW)
+        approve_texts(opened, ["t1"], by="Ann", at=NOW)
     with pytest.raises(UsageError, match="was planned again meanwhile"):
         export_campaign(opened, folder / "out", clock=NOW)
     assert {s.status for s in tea(shop).states.values()} == {TextStatus.DRAFT}
@@ -376,7 +380,7 @@ def test_plan_approval_and_export_live_at_the_same_time(shop: Workspace, folder:
     (plan,) = plan_campaigns(shop, [file], now=today)
     campaign = open_campaign(shop, file, clock=today)
     assert plan.as_of == plan.send == campaign.moment.isoformat() == today.isoformat()
-    decisions.approve(campaign.folder, plan, [t.id for t in plan.texts], by="Ann", at=today)
+    approve_texts(campaign, [t.id for t in plan.texts], by="Ann", at=today)
     done = export_campaign(campaign, folder / "out", clock=today)
     assert done.window.start == today
     shown = view(shop.store()).events().filter(pl.col("event") == "shown")["timestamp"]
@@ -428,16 +432,16 @@ def test_nothing_is_approved_without_a_person(shop: Workspace) -> None:
     with pytest.raises(PolicyError, match="no text of 'tea' is approved"):
         export_campaign(campaign, shop.root / "out")
     with pytest.raises(UsageError, match="--by"):
-        decisions.approve(campaign.folder, campaign.plan, ["t1"], by=" ", at=NOW)
-    decisions.approve(campaign.folder, campaign.plan, ["t1"], by="Ann", at=NOW)
+        approve_texts(campaign, ["t1"], by=" ", at=NOW)
+    approve_texts(campaign, ["t1"], by="Ann", at=NOW)
     state = campaign.states["t1"]
     assert (state.status, state.by, state.at) == (TextStatus.APPROVED, "Ann", "2025-01-01T12:00:00+00:00")
-    decisions.reject(campaign.folder, campaign.plan, ["t1"], by="Bob", at=NOW, why="too plain")
+    reject_texts(campaign, ["t1"], by="Bob", at=NOW, why="too plain")
     with pytest.raises(PolicyError, match="too plain"):
-        decisions.approve(campaign.folder, campaign.plan, ["t1", "t2"], by="Ann", at=NOW)
+        approve_texts(campaign, ["t1", "t2"], by="Ann", at=NOW)
     assert campaign.states["t2"].status is TextStatus.DRAFT, "all or none"
     with pytest.raises(UsageError, match="no text 't99'"):
-        decisions.approve(campaign.folder, campaign.plan, ["t99"], by="Ann", at=NOW)
+        approve_texts(campaign, ["t99"], by="Ann", at=NOW)
     assert [e["action"] for e in read_log(campaign.folder.decisions)] == ["approved", "rejected"]
 
 
@@ -447,10 +451,10 @@ def test_an_edit_is_checked_at_once(shop: Workspace) -> None:
     state = enter_edit(campaign, "t1", wording.replace("$", "$9"), by="Ann", at=NOW)
     assert state.status is TextStatus.EDITED and "G1" in {d.rule for d in state.failures}
     with pytest.raises(PolicyError, match="fails G1"):
-        decisions.approve(campaign.folder, campaign.plan, ["t1"], by="Ann", at=NOW)
+        approve_texts(campaign, ["t1"], by="Ann", at=NOW)
     good = enter_edit(campaign, "t1", wording.replace("20% off", "20% off now"), by="Ann", at=NOW)
     assert not good.failures and "off now" in good.text
-    decisions.approve(campaign.folder, campaign.plan, ["t1"], by="Bob", at=NOW)
+    approve_texts(campaign, ["t1"], by="Bob", at=NOW)
     assert "off now" in campaign.states["t1"].text and campaign.states["t1"].by == "Bob"
 
 
@@ -481,7 +485,7 @@ def test_auto_approves_what_nobody_doubts(shop: Workspace, folder: Path) -> None
         assert (state.status is TextStatus.APPROVED) == (not of[name].warnings)
         assert state.by == (AUTO if state.status is TextStatus.APPROVED else "")
     warned = [t.id for t in plan.texts if t.warnings]
-    decisions.approve(campaign.folder, plan, warned, by="Ann", at=NOW)
+    approve_texts(campaign, warned, by="Ann", at=NOW)
     assert {campaign.states[name].by for name in warned} == {"Ann"}
 
 
@@ -567,7 +571,7 @@ def test_the_log_of_the_program_counts_and_names_nobody(
     file = changed(folder)
     (plan,) = plan_campaigns(shop, [file])
     campaign = open_campaign(shop, file, clock=NOW)
-    decisions.approve(campaign.folder, plan, [t.id for t in plan.texts], by="Ann", at=NOW)
+    approve_texts(campaign, [t.id for t in plan.texts], by="Ann", at=NOW)
     export_campaign(campaign, folder / "out", clock=NOW)
     lines = [r.getMessage() for r in caplog.records if r.name.startswith("recllm.campaigns")]
     assert lines[0].startswith("planned 60 people, ") and lines[-1].startswith("exported 60 people, ")
@@ -595,7 +599,7 @@ PERSONAL = "personalisation"
 def test_too_few_are_not_exported(shop: Workspace) -> None:
     campaign = tea(shop)
     most = max(campaign.plan.texts, key=lambda t: t.people)
-    decisions.approve(campaign.folder, campaign.plan, [most.id], by="Ann", at=NOW)
+    approve_texts(campaign, [most.id], by="Ann", at=NOW)
     assert 0 < most.people < 50
     with pytest.raises(PolicyError, match="smaller than 50"):
         export_campaign(campaign, shop.root / "out")
@@ -657,7 +661,7 @@ def test_honest_words_without_a_comparison(shop: Workspace, folder: Path) -> Non
         file = changed(folder, ("holdout = 0.5", f"holdout = {share}"), name=name)
         (plan,) = plan_campaigns(shop, [file])
         campaign = open_campaign(shop, file, clock=NOW)
-        decisions.approve(campaign.folder, plan, [t.id for t in plan.texts], by="Ann", at=NOW)
+        approve_texts(campaign, [t.id for t in plan.texts], by="Ann", at=NOW)
         done = export_campaign(campaign, folder / "out", clock=NOW)
         assert "Nothing is known of the window" in campaign_outcome(campaign).words[0]
         buy(shop, list(done.people[:30]), plan.items[0], day=day)
@@ -693,7 +697,7 @@ def test_pages_escape_what_a_shop_writes(shop: Workspace, folder: Path) -> None:
     assert "<script" not in page and "&lt;script&gt;" in page and "all checks passed" in page
     assert ODD not in page and campaign.plan.addressed[0].user_id in page
     assert "beyond size or budget" in page
-    decisions.approve(campaign.folder, campaign.plan, [t.id for t in campaign.plan.texts], by="Ann", at=NOW)
+    approve_texts(campaign, [t.id for t in campaign.plan.texts], by="Ann", at=NOW)
     export_campaign(campaign, folder / "out", clock=NOW)
     for locale, word in (("en", "Campaign report"), ("zh", "活动报告")):
         page = report_page(campaign_outcome(campaign), currency="USD", locale=locale)

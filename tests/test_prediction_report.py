@@ -13,10 +13,8 @@ from behaviour_world import shop
 from recllm.charts import svg, write_png
 from recllm.errors import UsageError
 from recllm.propensity.predict import predict
-from recllm.propensity.prediction import Prediction
-from recllm.propensity.quality import quality
-from recllm.propensity.request import PredictionKind, PredictionRequest
-from recllm.propensity.uplift.qini import true_qini
+from recllm.propensity.prediction import Prediction, PredictionKind, PredictionRequest
+from recllm.propensity.quality import quality, true_qini
 from recllm.report.people import prediction_page, qini_chart, quality_charts, write_prediction_png
 
 

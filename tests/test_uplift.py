@@ -7,9 +7,8 @@ import pytest
 
 from recllm.errors import DataError, PolicyError
 from recllm.propensity.features import FeatureTable
-from recllm.propensity.uplift.learners import UpliftLearner, fit_uplift, held_out_uplift
-from recllm.propensity.uplift.qini import qini_curve, true_qini
-from recllm.propensity.uplift.trial import RandomisedTrial, check_assignment
+from recllm.propensity.quality import qini_curve, true_qini
+from recllm.propensity.uplift import RandomisedTrial, UpliftLearner, check_assignment, fit_uplift, held_out_uplift
 
 N = 6_000
 

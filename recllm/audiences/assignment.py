@@ -1,4 +1,10 @@
-"""Several campaigns that compete for the same people: who gets which.
+"""From everybody's score to the people who are addressed: order, limits, holdout, group floor.
+
+Of one campaign the list is walked from the highest score down. A hash of the campaign and the id says who is held out;
+the others are addressed until the size or the budget is reached. So people held out are as likely as those addressed,
+and who they are changes neither with the day nor with the size.
+
+Several campaigns may compete for the same people: who gets which?
 
     maximise    sum of x[u, c] * gain[u, c],    gain = probability * value
     subject to  sum over people of cost[c] * x[u, c] <= budget[c]     every campaign
@@ -19,19 +25,21 @@ is at least the optimum over all pairs, so the reported gap is to the full probl
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.audiences.audience import EligiblePool
 from recllm.audiences.probabilities import UserScores
 from recllm.audiences.request import AudienceLimits
-from recllm.audiences.selection import Selection, draws, ranked
-from recllm.errors import UsageError
+from recllm.errors import PolicyError, UsageError
+
+if TYPE_CHECKING:
+    from recllm.audiences.audience import EligiblePool
 
 Table = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -46,6 +54,65 @@ EXTRA_PAIRS = 3
 
 MAX_GAP = 5e-4
 """Relative gap at which no further pairs are looked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Positions in the list of people that was cut, int64, best first."""
+
+    addressed: NDArray[np.int64]
+    holdout: NDArray[np.int64]
+    unprofitable: int = 0
+    """People whose expected margin does not pay the contact."""
+    beyond_limit: int = 0
+    """People who come after the last that size, budget or the competing campaigns allow."""
+
+
+def select(scores: UserScores, user_ids: Sequence[str], campaign: str, limits: AudienceLimits) -> Selection:
+    """user_ids: of the people of `scores`, for the draws alone: ties are broken by a hash, never by the id itself.
+
+    Raises `UsageError` for a margin without probabilities.
+    """
+    order = ranked(scores, user_ids, campaign, limits.salt)
+    profitable = order
+    if limits.margin is not None:
+        margins = scores.probabilities().astype(np.float64) * limits.margin
+        profitable = order[(margins - (limits.cost or 0.0) > 0)[order]]
+    holdout = draws(user_ids, campaign, limits.salt)[profitable] < limits.holdout
+    end, limit = len(profitable), limits.max_contacts
+    if limit is not None:
+        end = min(int(np.searchsorted(np.cumsum(~holdout), limit)) + 1, end) if limit else 0
+    reached, holdout = profitable[:end], holdout[:end]
+    unprofitable = len(order) - len(profitable)
+    return Selection(reached[~holdout], reached[holdout], unprofitable, len(profitable) - end)
+
+
+def ranked(scores: UserScores, user_ids: Sequence[str], campaign: str, salt: str) -> NDArray[np.int64]:
+    """Positions by score, highest first; ties in the order of a draw."""
+    return np.lexsort((draws(user_ids, campaign, f"{salt}\0order"), -scores.score))
+
+
+def draws(ids: Sequence[str], campaign: str, salt: str = "") -> NDArray[np.float64]:
+    """A number in [0, 1) for each id: the first 52 bits of SHA-256 over salt, campaign and id."""
+    head = hashlib.sha256(f"{salt}\0{campaign}\0".encode())
+    numbers = np.empty(len(ids))
+    for position, user_id in enumerate(ids):
+        digest = head.copy()
+        digest.update(user_id.encode("utf-8", "surrogatepass"))
+        numbers[position] = (int.from_bytes(digest.digest()[:8], "big") >> 12) / 2**52
+    return numbers
+
+
+def check_floor(n: int, floor: int) -> None:
+    """Raises `PolicyError` for a group of at least one and fewer than `floor` people."""
+    if 0 < n < floor:
+        raise PolicyError(
+            f"the group is smaller than {floor} people, the least that may be addressed as one "
+            "(group_floor in [policy]); ask for more people or a wider target"
+        )
+
+
+# --- several campaigns ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,18 +229,37 @@ def assign(
     per_person = np.broadcast_to(np.asarray(contacts, np.int64), len(gain))
     if (per_person < 0).any():
         raise UsageError("contacts is a number of campaigns per person, 0 or more")
-    pairs, bound, n_pairs, rounds = _search(gain, limits, np.minimum(per_person, gain.shape[1]), started + seconds)
-    total = _total(gain, pairs)
-    reached = np.bincount(pairs[1], minlength=len(campaigns))
+    per_person = np.minimum(per_person, gain.shape[1])
+    prices = dual_prices(gain, limits, per_person)
+    bound = upper_bound(gain, limits, per_person, prices)
+    best, rounds = _greedy(gain, gain - prices, limits, per_person), 0
+    # the first program: of each person the pairs of largest reduced gain, and those of the first answer
+    reduced = np.where(gain > 0, gain - prices, -np.inf)
+    columns = _largest(reduced, int(per_person.max(initial=0)) + EXTRA_PAIRS) & (gain > 0)
+    columns[best[0], best[1]] = True
+    while _total(gain, best) < bound * (1 - MAX_GAP):
+        remaining = started + seconds - time.perf_counter()
+        solution = _solve(gain, columns, limits, per_person, remaining) if remaining > 0 else None
+        if solution is None:
+            break
+        rounds += 1
+        best = max(best, solution.pairs, key=lambda pairs: _total(gain, pairs))
+        bound = min(bound, upper_bound(gain, limits, per_person, solution.prices))
+        paying = _still_paying(gain, solution, columns, limits)
+        if not paying.any():
+            break
+        columns |= paying
+    total = _total(gain, best)
+    reached = np.bincount(best[1], minlength=len(campaigns))
     return Assignment(
-        person=pairs[0],
-        campaign=pairs[1],
+        person=best[0],
+        campaign=best[1],
         gain=total,
         bound=max(bound, total),
         gap=max(0.0, 1 - total / bound) if bound > 0 else 0.0,
         reached=reached,
         spent=reached * np.array([campaign.cost for campaign in campaigns]),
-        pairs=n_pairs,
+        pairs=int(columns.sum()),
         rounds=rounds,
         seconds=time.perf_counter() - started,
     )
@@ -192,32 +278,6 @@ def _gains(probability: NDArray[np.floating[Any]], campaigns: Sequence[CampaignT
         raise UsageError("a probability lies outside of [0, 1]")
     gain = p * np.array([campaign.value for campaign in campaigns])
     return gain if eligible is None else np.where(eligible, gain, 0.0)
-
-
-def _search(
-    gain: Table, limits: NDArray[np.integer], contacts: NDArray[np.integer], deadline: float
-) -> tuple[Pairs, float, int, int]:
-    """The best pairs, the lowest bound, pairs in the last program, and how many programs there were."""
-    prices = dual_prices(gain, limits, contacts)
-    bound = upper_bound(gain, limits, contacts, prices)
-    best, rounds = _greedy(gain, gain - prices, limits, contacts), 0
-    # the first program: of each person the pairs of largest reduced gain, and those of the first answer
-    reduced = np.where(gain > 0, gain - prices, -np.inf)
-    columns = _largest(reduced, int(contacts.max(initial=0)) + EXTRA_PAIRS) & (gain > 0)
-    columns[best[0], best[1]] = True
-    while _total(gain, best) < bound * (1 - MAX_GAP):
-        remaining = deadline - time.perf_counter()
-        solution = _solve(gain, columns, limits, contacts, remaining) if remaining > 0 else None
-        if solution is None:
-            break
-        rounds += 1
-        best = max(best, solution.pairs, key=lambda pairs: _total(gain, pairs))
-        bound = min(bound, upper_bound(gain, limits, contacts, solution.prices))
-        paying = _still_paying(gain, solution, columns, limits)
-        if not paying.any():
-            break
-        columns |= paying
-    return best, bound, int(columns.sum()), rounds
 
 
 def upper_bound(gain: Table, limits: NDArray[np.integer], contacts: NDArray[np.integer], prices: Table) -> float:

@@ -1,29 +1,35 @@
-"""Who to reach: everybody's probability, who is left out and why, the cut, the reasons, and what the group is like."""
+"""Who to reach: everybody's probability, who is left out and why, the cut, the reasons, and what the group is like.
+
+An audience is for items, a category, or a text that stands for an item the shop does not have yet.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
+from recllm.audiences.assignment import Selection, check_floor, select
 from recllm.audiences.exclusions import Consents, ExclusionReason, exclusion_masks
-from recllm.audiences.lookalikes import likeness
-from recllm.audiences.probabilities import UserScores, target_probabilities, trained_model
-from recllm.audiences.reasons import reasons_for
+from recllm.audiences.probabilities import UserScores, likeness, target_probabilities, trained_model
+from recllm.audiences.reasons import AudienceTrait, distinguishing_traits, reasons_for
 from recllm.audiences.request import AudienceRequest, Exclusions
-from recllm.audiences.selection import Selection, check_floor, select
-from recllm.audiences.targets import AudienceTarget, category_target, item_target, text_target
-from recllm.audiences.traits import AudienceTrait, distinguishing_traits
+from recllm.data.catalogue import CATEGORY_SEPARATOR, SENSITIVE_TARGET, in_category, known_rows, sensitive_items
 from recllm.data.dataset import USER_COLUMN, utc
 from recllm.documents import guarded, plain, write_csv
+from recllm.encoder.batches import encode_unique
+from recllm.errors import PolicyError, UsageError
 from recllm.schema import Action, Reason
+from recllm.text.items import item_texts
 
 if TYPE_CHECKING:
     from recllm.recommender.recommender import Recommender
@@ -34,6 +40,9 @@ CSV_COLUMNS = ("user_id", "probability", "item_id", "reasons")
 
 MAX_LISTED_ITEMS = 100
 """Items of a wide category beyond so many are not listed in a document."""
+
+TEXT_ITEM = "text of the campaign"
+"""Id of the item that a text stands for; it is in no catalogue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +93,17 @@ class Audience:
 
 
 @dataclass(frozen=True, eq=False)
+class AudienceTarget:
+    """The items whose purchase counts."""
+
+    name: str
+    """The campaign's, where the caller gives it none."""
+    items: NDArray[np.int64]
+    """Rows of the catalogue, ascending."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class EligiblePool:
     """Who could be reached: the people that nothing speaks against."""
 
@@ -106,27 +126,16 @@ def find_audience(recommender: Recommender, request: AudienceRequest, *, agreed:
     item, an empty category or unknown seeds, `NotFittedError` without a trained model, `PolicyError` for a sensitive
     target or a group of fewer people than the policy's floor.
     """
-    started, explain = time.perf_counter(), request.explain
-    if request.seeds is not None:
-        pool, explain = lookalike_pool(recommender, request.seeds, request.exclusions, agreed), False
-    else:
+    started = time.perf_counter()
+    target = None
+    if request.seeds is None:
         trained_model(recommender)
-        if request.text is not None:
-            recommender, target = text_target(recommender, request.text, request.category)
-        elif request.category is not None:
-            target = category_target(recommender, request.category)
-        else:
-            target = item_target(recommender, request.items or ())
-        pool = eligible_pool(recommender, target, request.exclusions, agreed)
+        recommender, target = audience_target(recommender, request.items, request.category, request.text)
+    pool = eligible_pool(recommender, target, request.exclusions, agreed, request.seeds or ())
     name = request.campaign or pool.target.name
-    audience = build_audience(
-        recommender,
-        pool,
-        select(pool.scores, pool.user_ids, name, request.limits),
-        name,
-        explain,
-        request.explain_first,
-    )
+    selection = select(pool.scores, pool.user_ids, name, request.limits)
+    explain_first = request.explain_first if request.explain and request.seeds is None else 0
+    audience = build_audience(recommender, pool, selection, name, explain_first)
     logger.info(
         "audience: %d of %d people, %d held out, %.1f s",
         audience.size,
@@ -138,36 +147,25 @@ def find_audience(recommender: Recommender, request: AudienceRequest, *, agreed:
 
 
 def eligible_pool(
-    recommender: Recommender, target: AudienceTarget, exclusions: Exclusions, agreed: Consents | None = None
-) -> EligiblePool:
-    """Everybody whom nothing speaks against, with their probabilities. Raises `NotFittedError` without a model."""
-    masks = exclusion_masks(recommender, target.items, exclusions, agreed)
-    user_rows = np.flatnonzero(~np.logical_or.reduce(list(masks.values())))
-    return _pool(recommender, target, user_rows, target_probabilities(recommender, target.items, user_rows), masks)
-
-
-def lookalike_pool(
-    recommender: Recommender, seeds: Collection[str], exclusions: Exclusions, agreed: Consents | None = None
-) -> EligiblePool:
-    """Everybody but the seeds whom nothing speaks against, with their likeness. Raises `UsageError` without seeds."""
-    no_items = np.zeros(0, np.int64)
-    seed_rows = np.unique(recommender.user_rows(list(seeds)))
-    seed_rows = seed_rows[seed_rows >= 0]
-    masks = exclusion_masks(recommender, no_items, exclusions, agreed, seeds)
-    user_rows = np.flatnonzero(~np.logical_or.reduce(list(masks.values())))
-    alike = likeness(recommender, seed_rows, user_rows)
-    target = AudienceTarget(f"like {len(seed_rows)} seeds", no_items, (alike.note,))
-    scores = UserScores(alike.score, np.full(len(user_rows), -1), None)
-    return _pool(recommender, target, user_rows, scores, masks)
-
-
-def _pool(
     recommender: Recommender,
-    target: AudienceTarget,
-    user_rows: NDArray[np.int64],
-    scores: UserScores,
-    masks: Mapping[ExclusionReason, NDArray[np.bool_]],
+    target: AudienceTarget | None,
+    exclusions: Exclusions,
+    agreed: Consents | None = None,
+    seeds: Collection[str] = (),
 ) -> EligiblePool:
+    """Everybody whom nothing speaks against, with their probabilities; without a target everybody but the `seeds`, with
+    their likeness to these. Raises `NotFittedError` without a model, `UsageError` for likeness without seeds."""
+    items = np.zeros(0, np.int64) if target is None else target.items
+    masks = exclusion_masks(recommender, items, exclusions, agreed, seeds)
+    user_rows = np.flatnonzero(~np.logical_or.reduce(list(masks.values())))
+    if target is None:
+        seed_rows = np.unique(recommender.user_rows(list(seeds)))
+        seed_rows = seed_rows[seed_rows >= 0]
+        score, note = likeness(recommender, seed_rows, user_rows)
+        scores = UserScores(score, np.full(len(user_rows), -1), None)
+        target = AudienceTarget(f"like {len(seed_rows)} seeds", items, (note,))
+    else:
+        scores = target_probabilities(recommender, items, user_rows)
     user_ids = recommender.dataset.users[USER_COLUMN].gather(user_rows).to_list()
     excluded = {reason.value: int(mask.sum()) for reason, mask in masks.items() if mask.any()}
     return EligiblePool(target, user_rows, user_ids, scores, excluded)
@@ -178,8 +176,7 @@ def build_audience(
     pool: EligiblePool,
     selection: Selection,
     name: str,
-    explain: bool,
-    explain_first: int | None = None,
+    explain_first: int | None,
 ) -> Audience:
     """The audience that was selected from a pool; explain_first as in `AudienceRequest`.
 
@@ -187,7 +184,7 @@ def build_audience(
     data, model, scores = recommender.dataset, recommender.model, pool.scores
     check_floor(len(selection.addressed), recommender.policy.group_floor)
     reached, best_items = pool.user_rows[selection.addressed], scores.best_item[selection.addressed]
-    explained = slice(explain_first if explain else 0)
+    explained = slice(explain_first)
     reasons = reasons_for(recommender, reached[explained], best_items[explained])
     reasons += [()] * (len(reached) - len(reasons))
     people = tuple(
@@ -250,3 +247,62 @@ def write_audience_csv(audience: Audience, file: Path, ids: Mapping[str, str] | 
         for person in audience.people
     ]
     write_csv(file, CSV_COLUMNS, rows)
+
+
+# --- targets ----------------------------------------------------------------------------------------------------------
+
+
+def audience_target(
+    recommender: Recommender, items: Sequence[str] | None = None, category: str | None = None, text: str | None = None
+) -> tuple[Recommender, AudienceTarget]:
+    """The target of one of the three, a text possibly with its category, and the recommender that knows its items.
+
+    Items are named by their ids, or for more than three by their number and a hash of them, so that every set has its
+    own name. Of a category its available items count; see `recllm.data.catalogue.in_category`. For a text see
+    `text_target`. Raises `UsageError` for an unknown item or a category without any, `PolicyError` when all are of a
+    sensitive category.
+    """
+    if text is not None:
+        return text_target(recommender, text, category)
+    catalogue = recommender.dataset.items
+    if category is not None:
+        name = category
+        rows = np.flatnonzero(in_category(catalogue, category) & catalogue["available"].to_numpy().astype(bool))
+        if not len(rows):
+            raise UsageError(f"no item on offer in the category {category!r}; write a name, or a path as 'a > b'")
+    else:
+        ids = list(dict.fromkeys(items or ()))
+        rows = known_rows(recommender.dataset, ids)
+        digest = hashlib.sha256("\0".join(sorted(ids)).encode("utf-8", "surrogatepass")).hexdigest()
+        name = ",".join(ids) if len(ids) <= 3 else f"{len(ids)} items {digest[:8]}"
+    sensitive = sensitive_items(catalogue[rows.tolist()], recommender.policy)
+    if sensitive.all():
+        raise PolicyError(SENSITIVE_TARGET)
+    notes = (f"{int(sensitive.sum())} items of a sensitive category are left out",) if sensitive.any() else ()
+    return recommender, AudienceTarget(name, np.sort(rows[~sensitive]), notes)
+
+
+def text_target(recommender: Recommender, text: str, category: str | None = None) -> tuple[Recommender, AudienceTarget]:
+    """A recommender whose catalogue has one more item, which never sold and is called `text`, and that item.
+
+    category: the item's path, "a > b > c"; that of the item nearest in text when None. Without a category the order of
+    people would be worse than chance, as everything that is known of an item without sales is how its kind sells.
+    Raises `PolicyError` for a sensitive text or category.
+    """
+    items, notes = recommender.dataset.items, []
+    path = [] if category is None else [name.strip() for name in category.split(CATEGORY_SEPARATOR.strip())]
+    categorised = np.flatnonzero(items["category"].list.len().fill_null(0).to_numpy() > 0)
+    if category is None and len(categorised):
+        vectors, _ = encode_unique(recommender.encoder, [text], kind="query")
+        nearest = categorised[int(np.argmax(recommender.item_vectors[categorised] @ vectors[0]))]
+        path = items["category"][int(nearest)].to_list()
+        notes.append(f"taken to be of the category {CATEGORY_SEPARATOR.join(path)!r}, that of the nearest item")
+    if recommender.policy.is_sensitive((*path, text)):
+        raise PolicyError(SENSITIVE_TARGET)
+    row = {"item_id": [TEXT_ITEM], "title": [text.strip()], "category": [path or None], "available": [True]}
+    item = pl.DataFrame(row, schema={name: items.schema[name] for name in row})
+    extended = pl.concat([items, item], how="diagonal")
+    vectors, _ = encode_unique(recommender.encoder, item_texts(extended[-1:], recommender.text_locale))
+    notes.append("the text stands for an item that never sold: trust the order of people more than the probabilities")
+    target = AudienceTarget(text.strip(), np.array([items.height]), tuple(notes))
+    return recommender.with_items(replace(recommender.dataset, items=extended), vectors), target

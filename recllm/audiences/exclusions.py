@@ -74,7 +74,7 @@ def exclusion_masks(
     if exclusions.bought_days is not None:
         recent = on_target & (e.action == ACTION_CODE[Action.PURCHASE])
         recent &= e.at >= data.as_of - exclusions.bought_days * DAY
-        masks[ExclusionReason.BOUGHT] = _any_of(e.user[recent], data.n_users)
+        masks[ExclusionReason.BOUGHT] = np.bincount(e.user[recent], minlength=data.n_users) > 0
     if exclusions.returned:
         latest = {action: np.full(data.n_users, -1, np.int64) for action in (Action.RETURN, Action.PURCHASE)}
         for action, at in latest.items():
@@ -100,15 +100,9 @@ def first_only(masks: Mapping[Key, Mask]) -> dict[Key, Mask]:
     return first
 
 
-def _any_of(user_rows: NDArray[np.integer], n_users: int) -> Mask:
-    mask = np.zeros(n_users, bool)
-    mask[user_rows] = True
-    return mask
-
-
 def _listed(recommender: Recommender, ids: Collection[str]) -> Mask:
     rows = recommender.user_rows(list(ids)) if ids else np.zeros(0, np.int64)
-    return _any_of(rows[rows >= 0], recommender.dataset.n_users)
+    return np.bincount(rows[rows >= 0], minlength=recommender.dataset.n_users) > 0
 
 
 # --- ages ------------------------------------------------------------------------------------------------------------

@@ -13,30 +13,35 @@ the answer is known, and a line is fitted through it by maximum likelihood with 
 
 The order of people stays what it is. The model has learned from that window, and tells its buyers apart better than
 those of the future: a line steeper than no change would be that, and is not believed.
+
+People may also be ordered by how alike they are to a list of seeds. With few seeds, likeness is the cosine of a
+person's vector with the mean of the seeds' vectors. With `MIN_SEEDS` of them, a logistic regression tells seeds from
+others by the vector and by how active a person is. Others include people who would be seeds if the shop knew (positive
+and unlabelled data, Elkan and Noto 2008): the order means something, the level does not, so a likeness is never given
+as a probability of buying.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.data.dataset import DAY
-from recllm.data.interactions import Floats, of_actions
+from recllm.data.dataset import DAY, Events
+from recllm.data.interactions import Floats, of_actions, user_vectors, visits
+from recllm.encoder.hardware import map_blocks
 from recllm.errors import NotFittedError, UsageError
-from recllm.features.candidates import Candidates, candidates, explicit
-from recllm.features.collaborative import CollaborativeStatistics, ask
+from recllm.features.candidates import candidates, explicit
+from recllm.features.collaborative import CollaborativeStatistics
 from recllm.features.item_vectors import basics_of, basics_vectors
+from recllm.schema import Action
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-    from recllm.recommender.ranking import ScoredPairs
     from recllm.recommender.recommender import Recommender
     from recllm.recommender.saved_model import Model
 
@@ -44,12 +49,7 @@ MAX_EXPLICIT_ITEMS = 50
 """Up to so many items, every person is scored on every item."""
 
 USERS_PER_BLOCK = 256
-"""People at once, and fewer where each has many pairs."""
-
-PAIRS_PER_BLOCK = 2**18
-
-MAX_THREADS = 2
-"""Blocks of people at once: each takes memory."""
+"""People at once."""
 
 CALIBRATION_USERS = 1_000
 """People that the calibration of a set asks about at most, drawn by a fixed seed."""
@@ -57,11 +57,17 @@ CALIBRATION_USERS = 1_000
 MIN_CALIBRATION_USERS = 50
 """With fewer people who bought before that window nothing is changed."""
 
+MIN_SEEDS = 50
+"""Fewer are too few for a regression."""
+MAX_EXAMPLES = 20_000
+"""The regression learns from at most so many seeds, and so many others, drawn by a fixed seed."""
+
+PENALTY = 1e-2
+"""Of the weights' squares, where the weights of all examples sum to 1."""
+
 Line = tuple[float, float]
 """a and b of the module's formula."""
 UNCHANGED: Line = (0.0, 1.0)
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,8 +114,11 @@ def independent_probabilities(
     recommender: Recommender, items: NDArray[np.integer], user_rows: NDArray[np.integer]
 ) -> UserScores:
     """The same before the calibration of the set. Raises `NotFittedError` without a trained model."""
-    settings, data = trained_model(recommender).candidates, recommender.dataset
-    population = restricted_to(recommender.population, items)
+    from recllm.recommender.ranking import UserInputs
+
+    trained_model(recommender)
+    data, population = recommender.dataset, restricted_to(recommender.population, items)
+    ranker = replace(recommender.ranker, population=population)
     basics = vectors_of_basics(recommender, basics_of(data.users[user_rows.tolist()]))
     rate, best_item = np.zeros(len(user_rows)), np.full(len(user_rows), -1, np.int64)
     allowed = np.zeros(data.n_items, bool)
@@ -117,12 +126,12 @@ def independent_probabilities(
 
     def score(block: slice) -> None:
         rows = user_rows[block]
+        users = UserInputs(data.events.rows(rows), data.as_of, rows, basics[block])
         if len(items) <= MAX_EXPLICIT_ITEMS:
             pairs = explicit(len(rows), items)
         else:
-            users = ask(population, data.events.rows(rows), data.as_of, user_rows=rows, basics=basics[block])
-            pairs = candidates(population, users, settings, allowed=allowed)
-        scored = _score(recommender, population, pairs, rows, basics[block])
+            pairs = candidates(population, users.batch(population), ranker.candidates, allowed=allowed)
+        scored = ranker.score(users, pairs)
         misses = np.log1p(-np.minimum(scored.probability.astype(np.float64), 1 - 1e-7))
         rate[block] = -np.bincount(pairs.user, misses, len(rows))
         order = np.lexsort((pairs.item, -scored.logit, pairs.user))
@@ -131,29 +140,6 @@ def independent_probabilities(
 
     map_blocks(score, len(user_rows), USERS_PER_BLOCK)
     return UserScores(rate, best_item, np.asarray(-np.expm1(-rate), np.float32))
-
-
-def item_probabilities(
-    recommender: Recommender, items: NDArray[np.integer], user_rows: NDArray[np.integer]
-) -> NDArray[np.float32]:
-    """Probability that each of `user_rows` buys each of `items`, (n, n_items): for a few hundred items at most.
-
-    Raises `NotFittedError` without a trained model.
-    """
-    trained_model(recommender)
-    distinct, column = np.unique(items, return_inverse=True)
-    population = restricted_to(recommender.population, distinct)
-
-    def score(block: slice) -> Floats:
-        rows = user_rows[block]
-        pairs = explicit(len(rows), distinct)
-        basics = vectors_of_basics(recommender, basics_of(recommender.dataset.users[rows.tolist()]))
-        scored = _score(recommender, population, pairs, rows, basics)
-        return scored.probability.reshape(len(rows), -1)
-
-    size = int(np.clip(PAIRS_PER_BLOCK // max(len(distinct), 1), 1, USERS_PER_BLOCK))
-    blocks = map_blocks(score, len(user_rows) if len(distinct) else 0, size)
-    return np.concatenate([*blocks, np.zeros((0, len(distinct)), np.float32)])[:, column]
 
 
 def restricted_to(population: CollaborativeStatistics, items: NDArray[np.integer]) -> CollaborativeStatistics:
@@ -174,34 +160,12 @@ def restricted_to(population: CollaborativeStatistics, items: NDArray[np.integer
     return replace(population, **tables)
 
 
-def map_blocks(function: Callable[[slice], Result], n: int, size: int) -> list[Result]:
-    """`function` of each block of n rows, in order; in as many threads as there are cores, `MAX_THREADS` at most."""
-    blocks = [slice(start, min(start + size, n)) for start in range(0, n, size)]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(min(MAX_THREADS, cores)) as executor:
-        return list(executor.map(function, blocks))
-
-
 def vectors_of_basics(recommender: Recommender, basics: Sequence[Mapping[str, str]]) -> Floats:
     """Emb(I) of each person, (n, dim). People who told the same are put into words once: that takes longest."""
     keys = [tuple(person.items()) for person in basics]
     distinct = {key: row for row, key in enumerate(dict.fromkeys(keys))}
     vectors = basics_vectors(recommender.encoder, [dict(key) for key in distinct], recommender.text_locale)
     return vectors[[distinct[key] for key in keys]]
-
-
-def _score(
-    recommender: Recommender,
-    population: CollaborativeStatistics,
-    pairs: Candidates,
-    user_rows: NDArray[np.integer],
-    basics: Floats,
-) -> ScoredPairs:
-    from recllm.recommender.ranking import UserInputs
-
-    data = recommender.dataset
-    users = UserInputs(data.events.rows(user_rows), data.as_of, user_rows, basics)
-    return replace(recommender.ranker, population=population).score(users, pairs)
 
 
 # --- the calibration of a set ----------------------------------------------------------------------------------------
@@ -239,3 +203,74 @@ def fit_line(rate: NDArray[np.float64], bought: NDArray[np.bool_]) -> Line:
 def calibrated_rate(rate: NDArray[np.float64], line: Line) -> NDArray[np.float64]:
     """exp(a) * rate ^ b; 0 stays 0."""
     return np.asarray(np.exp(line[0]) * rate ** line[1])
+
+
+# --- likeness --------------------------------------------------------------------------------------------------------
+
+
+def likeness(
+    recommender: Recommender, seeds: NDArray[np.integer], user_rows: NDArray[np.integer]
+) -> tuple[NDArray[np.float64], str]:
+    """Of each of `user_rows` to the `seeds`, rows of the dataset's users, (n,), and what it is, in words.
+
+    In [-1, 1] for a cosine, in [0, 1] for the regression. Raises `UsageError` without seeds.
+    """
+    if not len(seeds):
+        raise UsageError("none of the seeds is known here; check the ids, or the consent table")
+    data = recommender.dataset
+
+    def vectors(rows: NDArray[np.integer]) -> Floats:
+        """Unit User vectors, (n, dim)."""
+        basics = vectors_of_basics(recommender, basics_of(data.users[rows.tolist()]))
+        return user_vectors(recommender.item_vectors, data.events.rows(rows), data.as_of, basics)
+
+    def described(rows: NDArray[np.integer]) -> Floats:
+        """Vectors and activity, (n, dim + 4)."""
+        return np.hstack([vectors(rows), activity(data.events.rows(rows), data.as_of)])
+
+    def in_blocks(
+        function: Callable[[NDArray[np.integer]], NDArray[np.floating]], rows: NDArray[np.integer]
+    ) -> NDArray[np.float64]:
+        blocks = map_blocks(lambda block: function(rows[block]), len(rows), USERS_PER_BLOCK)
+        return np.concatenate(blocks).astype(np.float64) if blocks else np.zeros(0)
+
+    if len(seeds) < MIN_SEEDS:
+        mean = in_blocks(vectors, seeds).sum(axis=0)
+        mean = mean / max(float(np.linalg.norm(mean)), 1e-12)
+        score, method = in_blocks(lambda rows: vectors(rows) @ mean, user_rows), "the cosine with the mean vector"
+    else:
+        rng = np.random.default_rng(0)
+        others = rng.permutation(np.setdiff1d(user_rows, seeds))[:MAX_EXAMPLES]
+        examples = rng.permutation(seeds)[:MAX_EXAMPLES]
+        x = in_blocks(described, np.concatenate([examples, others]))
+        probability = fit_logistic(x, np.arange(len(x)) < len(examples))
+        score = in_blocks(lambda rows: probability(described(rows)), user_rows)
+        method = "a regression on vectors and activity"
+    return score, f"ordered by likeness to {len(seeds)} seeds ({method}); a likeness is no probability of buying"
+
+
+def activity(histories: Events, as_of: int) -> Floats:
+    """Log of 1 + trips, items bought, money spent and days since the last trip (731 for never), float32 (n, 4)."""
+    bought = histories.of(Action.PURCHASE)
+    n = len(bought.indptr) - 1
+    pairs = np.unique(np.stack([bought.user.astype(np.int64), bought.item.astype(np.int64)]), axis=1)
+    spent = np.bincount(bought.user, np.nan_to_num(bought.price * bought.quantity), n)
+    last = np.full(n, as_of - 731 * DAY, np.int64)
+    np.maximum.at(last, bought.user, bought.at)
+    columns = (visits(bought)[1], np.bincount(pairs[0], minlength=n), np.maximum(spent, 0), (as_of - last) / DAY)
+    return np.asarray(np.log1p(np.stack(columns, axis=1)), np.float32)
+
+
+def fit_logistic(x: NDArray[np.floating], label: NDArray[np.bool_]) -> Callable[[NDArray[np.floating]], Floats]:
+    """Logistic regression with an L2 penalty on standardised columns, both classes of equal weight in all.
+
+    Returns a function from (m, k) to the probability of the class, (m,), after even odds.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    # scikit-learn weighs each example by n / (2 * its class's size), and the penalty by 1 / C
+    regression = LogisticRegression(C=1 / (PENALTY * len(x)), class_weight="balanced", max_iter=1_000, tol=1e-6)
+    model = make_pipeline(StandardScaler(), regression).fit(x.astype(np.float64), label)
+    return lambda rows: np.asarray(model.predict_proba(rows.astype(np.float64))[:, 1])

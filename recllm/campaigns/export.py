@@ -11,19 +11,16 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from recllm.adcopy.channels import channel_named
 from recllm.adcopy.write import TEMPLATE
-from recllm.audiences.selection import check_floor
-from recllm.audiences.targets import TEXT_ITEM
-from recllm.campaigns.decisions import TextState, states_under_lock
-from recllm.campaigns.folder import append, check_current, read_exports
+from recllm.audiences.assignment import check_floor
+from recllm.audiences.audience import TEXT_ITEM
+from recllm.campaigns.folder import CampaignText, ExportEntry, PlannedPerson, TextStatus, append, read_entries
 from recllm.campaigns.hours import SendWindow
-from recllm.campaigns.open_campaign import OpenCampaign
-from recllm.campaigns.plan_types import CampaignText, PlannedPerson, TextStatus
+from recllm.campaigns.open_campaign import OpenCampaign, States, text_states
 from recllm.campaigns.texts import message
 from recllm.data.dataset import utc
 from recllm.documents import guarded, plain
@@ -68,8 +65,7 @@ def export_campaign(
     """
     plan = campaign.plan
     with campaign.folder.locked():  # nobody withdraws a text between this look and the log of what left
-        check_current(campaign.folder, plan)
-        states = states_under_lock(campaign.folder, plan)
+        states = text_states(campaign)
         if not any(state.status is TextStatus.APPROVED for state in states.values()):
             raise PolicyError(f"no text of {plan.campaign_id!r} is approved; see recllm campaign approve FILE")
         window = campaign.window
@@ -83,11 +79,11 @@ def export_campaign(
             counts = ", ".join(f"{reason} {n:,}" for reason, n in dropped.items())
             raise NothingToDo(f"nobody of {plan.campaign_id!r} is left to reach: {counts}")
         check_floor(len(reached), campaign.workspace.policy.group_floor)
-        before = {name for entry in read_exports(campaign.folder) for name in entry.reached}
+        before = {name for entry in read_entries(campaign.folder.exports, ExportEntry) for name in entry.reached}
         folder.mkdir(parents=True, exist_ok=True)
         files = _write_files(campaign, folder, reached, states, window, ids or {})
         at = clock or datetime.now(UTC)
-        entry: dict[str, Any] = {
+        entry = {
             "at": at.isoformat(timespec="seconds"),
             "send_from": plain(window.start),
             "reached": [p.user_id for p in reached],
@@ -110,7 +106,7 @@ def export_campaign(
 
 
 def _reachable(
-    campaign: OpenCampaign, people: Sequence[PlannedPerson], states: Mapping[str, TextState]
+    campaign: OpenCampaign, people: Sequence[PlannedPerson], states: States
 ) -> tuple[list[PlannedPerson], dict[str, int]]:
     """Who may be reached at this moment, and how many may not for which reason. The same is asked of those held out, so
     that both sides of the comparison lose the same kind of people."""
@@ -136,20 +132,29 @@ def _write_files(
     campaign: OpenCampaign,
     folder: Path,
     reached: Sequence[PlannedPerson],
-    states: Mapping[str, TextState],
+    states: States,
     window: SendWindow,
     ids: Mapping[str, str],
 ) -> list[Path]:
     """One CSV per channel that has rows: UTF-8, and no cell that a spreadsheet takes for a formula."""
     files, texts = [], {t.id: t for t in campaign.plan.texts}
+    start, end = ("" if at is None else at.isoformat(timespec="seconds") for at in (window.start, window.end))
+
+    def row(text: CampaignText) -> dict[str, str]:
+        """Whose words they are, when they may leave, and the channel's parts with what the law adds."""
+        finished = message(campaign.file, states[text.id].text, text.channel, text.locale, text.generator)
+        generated = str(text.generator != TEMPLATE).lower()
+        columns = dict(zip(COLUMNS, (text.item_id, text.id, text.locale, generated, start, end), strict=True))
+        return columns | {slot.name: words for slot, words in channel_named(text.channel).split(finished)}
+
     for channel in campaign.file.channels:
         if channel in campaign.file.public_channels:
             approved = [t for t in texts.values() if states[t.id].status is TextStatus.APPROVED]
-            rows = [_row(campaign, t, states[t.id], window) for t in approved if t.channel == channel]
+            rows = [row(t) for t in approved if t.channel == channel]
         else:
             rows = [
                 {"user_id": ids.get(p.user_id, p.user_id), "request_id": _request_id(campaign, p)}
-                | _row(campaign, texts[p.text_id], states[p.text_id], window)
+                | row(texts[p.text_id])
                 for p in reached
                 if p.channel == channel
             ]
@@ -157,7 +162,7 @@ def _write_files(
             table = StringIO()
             writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
             writer.writeheader()
-            writer.writerows({name: guarded(cell) for name, cell in row.items()} for row in rows)
+            writer.writerows({name: guarded(cell) for name, cell in cells.items()} for cells in rows)
             files.append(folder / f"{campaign.plan.campaign_id}-{channel}.csv")
             write_whole(files[-1], table.getvalue())
     return files
@@ -165,15 +170,6 @@ def _write_files(
 
 def _request_id(campaign: OpenCampaign, person: PlannedPerson) -> str:
     return sha256(f"{campaign.plan.campaign_id}\0{person.user_id}".encode()).hexdigest()[:16]
-
-
-def _row(campaign: OpenCampaign, text: CampaignText, state: TextState, window: SendWindow) -> dict[str, str]:
-    """One line of a file: whose words they are, when it may leave, and the channel's parts with what the law adds."""
-    finished = message(campaign.file, state.text, channel=text.channel, locale=text.locale, generator=text.generator)
-    parts = {slot.name: words for slot, words in channel_named(text.channel).split(finished)}
-    start, end = ("" if at is None else at.isoformat(timespec="seconds") for at in (window.start, window.end))
-    generated = str(text.generator != TEMPLATE).lower()
-    return dict(zip(COLUMNS, (text.item_id, text.id, text.locale, generated, start, end), strict=True)) | parts
 
 
 def _record_shown(campaign: OpenCampaign, people: Sequence[PlannedPerson], clock: datetime) -> None:

@@ -59,19 +59,10 @@ from recllm.adcopy.packs import Pack, load_pack, pack_named, pack_names
 from recllm.adcopy.request import Offer, OfferType, Voice, checked_locale, load_voice
 from recllm.audiences.request import AudienceLimits
 from recllm.campaigns.hours import QuietHours
-from recllm.campaigns.toml_errors import checked, data_error, fail, unknown_key
+from recllm.campaigns.toml_errors import data_error, fail, in_words, unknown_key
 from recllm.errors import DataError, UsageError
 from recllm.files import safe_id
 from recllm.jobs.serve import CHANNEL_PURPOSE
-
-NIGHT = ("21:00", "08:00")
-MOST_VARIANTS = 5
-
-SALT = "campaign"
-"""Of the holdout's draw, beside the campaign's id."""
-
-OUTSIDE = ("digest", "source")
-"""What `CampaignFile` knows of its file, which is no key of it."""
 
 SERVER = "server"
 """Names the operator's text server in a campaign's file."""
@@ -102,12 +93,10 @@ def _moment(value: object) -> datetime:
 
 
 def _file_beside(value: object, info: ValidationInfo) -> object:
-    """A path beside the campaign's file."""
     return info.context["folder"] / value if isinstance(value, str) and info.context else value
 
 
 def _proof(value: object) -> object:
-    """A proof, or one for each item."""
     texts = value.values() if isinstance(value, dict) else [value]
     if not all(isinstance(text, str) and text.strip() for text in texts):
         fail(f"is a text, or a table of texts by item, not {value!r}")
@@ -168,7 +157,8 @@ class OfferSection(_Section):
             fail(f"is one of {', '.join(OfferType)}, not {self.type!r}", "type")
         if self.start and self.end and self.end <= self.start:
             fail(f"is not after the start: {self.end} and {self.start}", "end")
-        checked(lambda: self.offer, "type")
+        with in_words("type"):
+            self.offer  # noqa: B018
         return self
 
     @cached_property
@@ -199,14 +189,15 @@ class LimitsSection(_Section):
     """Who is or may be younger is left out."""
     suppress: FileBeside | None = None
     """The file of ids never to contact, one a line."""
-    quiet: Texts = NIGHT
+    quiet: Texts = ("21:00", "08:00")
     """Two local times between which no message leaves; empty for none."""
     timezone: Text | None = None
     """Of the quiet hours; the workspace's when None."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        checked(lambda: self.cut, "holdout")
+        with in_words("holdout"):
+            self.cut  # noqa: B018
         if self.timezone is not None and self.timezone not in zoneinfo.available_timezones():
             fail(f"is a name such as Asia/Shanghai, not {self.timezone!r}", "timezone")
         try:
@@ -219,14 +210,8 @@ class LimitsSection(_Section):
 
     @cached_property
     def cut(self) -> AudienceLimits:
-        return AudienceLimits(
-            size=self.size,
-            budget=self.budget,
-            cost=self.cost,
-            margin=self.margin,
-            holdout=self.holdout,
-            salt=SALT,
-        )
+        names = ("size", "budget", "cost", "margin", "holdout")
+        return AudienceLimits(salt="campaign", **{name: getattr(self, name) for name in names})
 
     @cached_property
     def quiet_hours(self) -> QuietHours | None:
@@ -249,7 +234,7 @@ class LimitsSection(_Section):
 class WordsSection(_Section):
     """How the texts are written and checked."""
 
-    variants: Annotated[int, Field(ge=1)] = 1
+    variants: Annotated[int, Field(ge=1, le=5)] = 1
     """Texts for each item, kind of reason, channel and locale; they are compared in the report."""
     generator: Text = "template"
     """template, smollm2, a folder or hub id of a causal language model, or server: the one that the operator set."""
@@ -268,13 +253,6 @@ class WordsSection(_Section):
     auto: bool = False
     """Texts without any warning need no person."""
 
-    @field_validator("variants")
-    @classmethod
-    def _readable(cls, variants: int) -> int:
-        if variants > MOST_VARIANTS:
-            fail(f"is {MOST_VARIANTS} at most: a person reads and approves every text")
-        return variants
-
     @field_validator("generator")
     @classmethod
     def _no_address(cls, generator: str) -> str:
@@ -290,16 +268,17 @@ class WordsSection(_Section):
     def _load_packs(cls, names: object, info: ValidationInfo) -> object:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             fail(f"is a list of texts, not {names!r}")
-
-        def load(name: str) -> Pack:
-            return load_pack(_existing(name, info)) if name.endswith(".toml") else pack_named(name)
-
-        return tuple(checked(lambda name=name: load(name)) for name in dict.fromkeys(names))  # type: ignore[misc]
+        with in_words():
+            return tuple(
+                load_pack(_existing(name, info)) if name.endswith(".toml") else pack_named(name)
+                for name in dict.fromkeys(names)
+            )
 
     @field_validator("voice", mode="before")
     @classmethod
     def _load_voice(cls, name: object, info: ValidationInfo) -> object:
-        return checked(lambda: load_voice(_existing(name, info))) if isinstance(name, str) else name
+        with in_words():
+            return load_voice(_existing(name, info)) if isinstance(name, str) else name
 
     @model_validator(mode="after")
     def _adapter_fits(self) -> Self:
@@ -345,16 +324,18 @@ class CampaignFile(_Section):
     @field_validator("id")
     @classmethod
     def _safe(cls, name: str) -> str:
-        return checked(lambda: safe_id(name, "a campaign's id"))
+        with in_words():
+            return safe_id(name, "a campaign's id")
 
     @field_validator("channels", "locales")
     @classmethod
     def _distinct(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         for name in names:
-            if info.field_name == "locales":
-                checked(lambda name=name: checked_locale(name))  # type: ignore[misc]
-            elif checked(lambda name=name: channel_named(name)).segment_only:  # type: ignore[misc]
-                fail(f"names {name}, which takes a carrier's approved templates only: no texts are written")
+            with in_words():
+                if info.field_name == "locales":
+                    checked_locale(name)
+                elif channel_named(name).segment_only:
+                    fail(f"names {name}, which takes a carrier's approved templates only: no texts are written")
         if info.field_name == "channels" and not set(names) & set(CHANNEL_PURPOSE):
             fail(f"reaches nobody; people are reached by: {', '.join(CHANNEL_PURPOSE)}")
         return tuple(dict.fromkeys(names)) or fail("is empty; name a language, such as en")
@@ -362,8 +343,9 @@ class CampaignFile(_Section):
     @model_validator(mode="after")
     def _sender_suffices(self) -> Self:
         """A message that must name its sender cannot go out without one: said now, and not when it is exported."""
-        for name in self.channels:
-            checked(lambda: complete("", channel=name, locale=self.locales[0], sender=self.sender), "sender")  # noqa: B023
+        with in_words("sender"):
+            for name in self.channels:
+                complete("", channel=name, locale=self.locales[0], sender=self.sender)
         return self
 
     @property
@@ -396,7 +378,7 @@ class CampaignFile(_Section):
 
 
 SECTIONS: Mapping[str, Sequence[str]] = {
-    "": tuple(f.alias or name for name, f in CampaignFile.model_fields.items() if name not in OUTSIDE),
+    "": tuple(f.alias or name for name, f in CampaignFile.model_fields.items() if name not in ("digest", "source")),
     "target": tuple(TargetSection.model_fields),
     "offer": tuple(OfferSection.model_fields),
     "limits": tuple(LimitsSection.model_fields),
@@ -417,7 +399,7 @@ def read_campaign(file: Path) -> CampaignFile:
         raise DataError(f"{file}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
     except tomllib.TOMLDecodeError as error:
         raise DataError(f"{file}: no TOML: {error}") from error
-    outside = dict(zip(OUTSIDE, (hashlib.sha256(file.read_bytes()).hexdigest(), file), strict=True))
+    outside = {"digest": hashlib.sha256(file.read_bytes()).hexdigest(), "source": file}
     try:
         if key := next(iter(outside.keys() & table.keys()), None):
             raise DataError(f"{file}{unknown_key(text, '', key, SECTIONS)}")

@@ -19,14 +19,14 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
-from recllm.campaigns.plan_types import CampaignPlan, Decision, ExportEntry, PlannedPerson
 from recllm.documents import plain
 from recllm.errors import DataError, PolicyError, UsageError
 from recllm.files import lock_file, safe_id, write_whole
@@ -35,39 +35,188 @@ COPIES = "copies"
 """Folder of a workspace with the records of its texts."""
 
 _logger = logging.getLogger(__name__)
+Entry = TypeVar("Entry")
+
+_file_form = with_config(ConfigDict(extra="forbid", validate_by_name=True))
+"""Of dataclasses that are written to files: an unknown key is refused."""
+
+
+@_file_form
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextFacts:
+    """What a text's claims rest on; when one of them changes, the text is withdrawn."""
+
+    title: str
+    price: str | None = None
+    """Decimal text without trailing zeros."""
+    list_price: str | None = None
+    currency: str | None = None
+    available: bool = True
+
+
+@_file_form
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckNote:
+    """What a check says about a text."""
+
+    rule: str
+    """The guarantee that the text breaks, or pack and rule of a warning."""
+    message: str
+    span: str = ""
+
+
+@_file_form
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CampaignText:
+    """One text for everybody of one item, kind of reason, channel and locale."""
+
+    id: str
+    item_id: str
+    kind: str
+    """A `ReasonKind`: nothing about a person can be read from it."""
+    channel: str
+    locale: str
+    modelled: bool
+    """For people who agreed to a generative model; the others get the shop's own lines."""
+    variant: int
+    text: str
+    generator: str
+    """Whose words they are: "template", or the model's name."""
+    record: str
+    """Id of the record that makes the text again."""
+    failures: tuple[CheckNote, ...]
+    warnings: tuple[CheckNote, ...]
+    facts: TextFacts
+    people: int
+    """Who would get it; 0 on a channel that is for everybody."""
+
+
+@_file_form
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedPerson:
+    """One person of a plan with their text."""
+
+    user_id: str
+    """A pseudonym."""
+    held_out: Annotated[bool, Field(alias="held")]
+    """Drawn for the comparison: known as if addressed, and never contacted."""
+    probability: float
+    item_id: str
+    kind: str
+    channel: str
+    locale: str
+    variant: int
+    text_id: str
+
+
+@_file_form
+@dataclass(frozen=True, kw_only=True)
+class CampaignPlan:
+    """Whom a campaign addresses with which texts. People of the shop = addressed + held out + sum of `excluded`."""
+
+    campaign_id: str
+    goal: str
+    note: str
+    digest: str
+    """SHA-256 of the campaign's file."""
+    as_of: str
+    send: str
+    offer: Mapping[str, Any] | None
+    """type, value, start, end as JSON."""
+    horizon_days: int
+    window_days: int | float
+    model_version: str | None
+    holdout: float
+    """Share that the draw holds out, in [0, 1)."""
+    excluded: Mapping[str, int]
+    """Reason -> people who are not addressed, each under one reason."""
+    expected_conversions: float
+    cost: float | None
+    """What all contacts cost, where a contact has a price."""
+    items: tuple[str, ...]
+    """All items of the campaign: to take any of them is a conversion."""
+    converts: tuple[str, ...]
+    """The actions that convert: purchases, or in a log with hardly any what the model learned from."""
+    group: tuple[Mapping[str, Any], ...]
+    """What sets the audience apart; see `recllm.audiences.reasons`."""
+    notes: tuple[str, ...]
+    texts: tuple[CampaignText, ...]
+    people: tuple[PlannedPerson, ...]
+    """Best first, those held out among them."""
+
+    @property
+    def addressed(self) -> tuple[PlannedPerson, ...]:
+        return tuple(p for p in self.people if not p.held_out)
+
+    @property
+    def held_out(self) -> tuple[PlannedPerson, ...]:
+        return tuple(p for p in self.people if p.held_out)
+
+
+class TextStatus(StrEnum):
+    DRAFT = "draft"
+    APPROVED = "approved"
+    EDITED = "edited"
+    REJECTED = "rejected"
+    WITHDRAWN = "withdrawn"
+
+
+@_file_form
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """One line of the log of decisions."""
+
+    at: str
+    by: str
+    action: TextStatus
+    text_id: str
+    why: str = ""
+    text: str = ""
+    """The new wording of an edit, with what the checks said of it under which facts."""
+    failures: tuple[CheckNote, ...] = ()
+    warnings: tuple[CheckNote, ...] = ()
+    facts: TextFacts | None = None
+
+
+@_file_form
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportEntry:
+    """One line of the log of exports; people by pseudonym."""
+
+    at: str
+    send_from: str
+    reached: tuple[str, ...]
+    held_out: Annotated[tuple[str, ...], Field(alias="held")]
+    texts: Mapping[str, str]
+    """Person -> id of their text."""
+    dropped: Mapping[str, int]
+    """Reason -> people of the plan who were not reached."""
+
+
+# --- the folder ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class CampaignFolder:
-    """The folder of one campaign, whether it exists or not."""
+    """The folder of one campaign with its files, whether they exist or not."""
 
     path: Path
+    old: Path
+    """Where a plan lies while it is being replaced."""
+    plan: Path
+    people: Path
+    decisions: Path
+    exports: Path
 
     @classmethod
     def of(cls, root: Path, campaign_id: str) -> CampaignFolder:
         """root: the workspace's folder."""
-        return cls(root / "campaigns" / safe_id(campaign_id, "a campaign's id"))
+        return cls.at(root / "campaigns" / safe_id(campaign_id, "a campaign's id"))
 
-    @property
-    def old(self) -> Path:
-        """Where a plan lies while it is being replaced."""
-        return self.path.with_name(f".{self.path.name}.old")
-
-    @property
-    def plan(self) -> Path:
-        return self.path / "plan.json"
-
-    @property
-    def people(self) -> Path:
-        return self.path / "people.jsonl"
-
-    @property
-    def decisions(self) -> Path:
-        return self.path / "decisions.jsonl"
-
-    @property
-    def exports(self) -> Path:
-        return self.path / "exports.jsonl"
+    @classmethod
+    def at(cls, path: Path) -> CampaignFolder:
+        files = (path / name for name in ("plan.json", "people.jsonl", "decisions.jsonl", "exports.jsonl"))
+        return cls(path, path.with_name(f".{path.name}.old"), *files)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -99,7 +248,7 @@ def publish(folder: CampaignFolder, plan: CampaignPlan, *, replace: bool, decisi
     """Puts a plan with its first decisions into its folder. Raises what `check_free` raises."""
     with folder.locked():
         folder.check_free(replace=replace)
-        draft = CampaignFolder(folder.path.with_name(f".{folder.path.name}.part"))
+        draft = CampaignFolder.at(folder.path.with_name(f".{folder.path.name}.part"))
         shutil.rmtree(draft.path, ignore_errors=True)
         draft.path.mkdir(mode=0o700)
         people = _adapter(tuple[PlannedPerson, ...]).dump_python(plan.people, mode="json", by_alias=True)
@@ -107,7 +256,7 @@ def publish(folder: CampaignFolder, plan: CampaignPlan, *, replace: bool, decisi
         head = plain(dataclasses.replace(plan, people=()))
         del head["people"]
         write_whole(draft.plan, json.dumps(head, ensure_ascii=False, indent=1) + "\n")
-        append(draft.decisions, [decision_entry(decision) for decision in decisions])
+        append_decisions(draft.decisions, decisions)
         if folder.path.exists():
             folder.path.replace(folder.old)
         draft.path.replace(folder.path)
@@ -118,13 +267,9 @@ def read_plan(folder: CampaignFolder) -> CampaignPlan:
     """Raises `UsageError` where nothing was planned, `DataError` for a damaged file."""
     with folder.locked():
         head = _read_head(folder)
-        try:
-            lines = folder.people.read_bytes().split(b"\n")
-            people = _adapter(tuple[PlannedPerson, ...]).validate_json(
-                b"[" + b",".join(filter(None, lines)) + b"]", strict=True
-            )
-        except (OSError, ValueError) as error:
-            raise _damaged(folder.people, error) from error
+        with _undamaged(folder.people):
+            lines = b",".join(filter(None, folder.people.read_bytes().split(b"\n")))
+            people = _adapter(tuple[PlannedPerson, ...]).validate_json(b"[" + lines + b"]", strict=True)
     return dataclasses.replace(head, people=people)
 
 
@@ -138,20 +283,22 @@ def _read_head(folder: CampaignFolder) -> CampaignPlan:
     """The plan without its people."""
     if not folder.plan.exists():
         raise UsageError(f"nothing is planned for {folder.path.name!r}; run: recllm campaign plan FILE")
-    try:
+    with _undamaged(folder.plan):
         fields = json.loads(folder.plan.read_bytes()) | {"people": []}
         head: CampaignPlan = _adapter(CampaignPlan).validate_json(json.dumps(fields), strict=True)
-    except (OSError, ValueError, TypeError) as error:
-        raise _damaged(folder.plan, error) from error
     return head
 
 
-def _damaged(file: Path, error: Exception) -> DataError:
-    reason = str(error)
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False)[0]
-        reason = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-    return DataError(f"{file}: the plan is damaged: {reason}; plan again with --replace")
+@contextmanager
+def _undamaged(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, TypeError) as error:
+        reason = str(error)
+        if isinstance(error, ValidationError):
+            first = error.errors(include_url=False)[0]
+            reason = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        raise DataError(f"{file}: the plan is damaged: {reason}; plan again with --replace") from error
 
 
 # --- logs ------------------------------------------------------------------------------------------------------------
@@ -191,25 +338,18 @@ def read_log(log: Path) -> Iterator[dict[str, Any]]:
         yield {**entry, "hash": recorded}
 
 
-def read_decisions(folder: CampaignFolder) -> list[Decision]:
-    decisions: list[Decision] = _read_entries(folder.decisions, Decision)
-    return decisions
+def append_decisions(log: Path, decisions: Sequence[Decision]) -> None:
+    """As `append`; what is empty stays out of a decision's line."""
+    lines = [{k: v for k, v in plain(decision).items() if v or k == "by"} for decision in decisions]
+    append(log, lines)
 
 
-def read_exports(folder: CampaignFolder) -> list[ExportEntry]:
-    exports: list[ExportEntry] = _read_entries(folder.exports, ExportEntry)
-    return exports
-
-
-def decision_entry(decision: Decision) -> dict[str, Any]:
-    """The line of a decision: what is empty stays out."""
-    return {name: value for name, value in plain(decision).items() if value or name == "by"}
-
-
-def _read_entries(log: Path, form: type) -> Any:
-    entries = [{name: value for name, value in line.items() if name != "hash"} for line in read_log(log)]
+def read_entries(log: Path, form: type[Entry]) -> list[Entry]:
+    """A log of decisions or exports; the errors are those of `read_log`, and `DataError` for another form."""
+    lines = [{name: value for name, value in line.items() if name != "hash"} for line in read_log(log)]
     try:
-        return _adapter(list[form]).validate_python(entries)  # type: ignore[valid-type]
+        entries: list[Entry] = _adapter(list[form]).validate_python(lines)  # type: ignore[valid-type]
+        return entries
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         row, *path = first["loc"]

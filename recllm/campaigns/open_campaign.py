@@ -2,28 +2,58 @@
 
 Whoever opens a campaign to decide or to export withdraws at once what no longer holds: a text whose item changed its
 price or is gone, or whose offer ended, is `withdrawn` before anybody can approve or export it.
+
+What has been decided about each text is read from a log that only grows (G18):
+
+    draft ──► approved ──► withdrawn (the price changed, the offer ended, the item is gone)
+      │  ▲        │             │
+      │  └── edited ◄───────────┘     a new wording, checked when it is entered; it waits for approval as a draft does
+      └────► rejected
+
+Nothing is approved without a person, unless the campaign says `auto` and no rule warns; what fails a check is approved
+by nobody.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
-from recllm.campaigns import decisions
-from recllm.campaigns.catalogue import Catalogue, catalogue_now, facts_of
-from recllm.campaigns.decisions import TextState, text_states
+from recllm.adcopy.record import approvable
+from recllm.adcopy.write import TEMPLATE
 from recllm.campaigns.file import CampaignFile
-from recllm.campaigns.folder import CampaignFolder, read_plan
+from recllm.campaigns.folder import (
+    CampaignFolder,
+    CampaignPlan,
+    CampaignText,
+    CheckNote,
+    Decision,
+    TextFacts,
+    TextStatus,
+    append_decisions,
+    check_current,
+    read_entries,
+    read_plan,
+)
 from recllm.campaigns.hours import SendWindow, send_window
-from recllm.campaigns.plan_types import CampaignPlan, CampaignText, TextFacts, TextStatus
-from recllm.campaigns.texts import check_notes, judged
+from recllm.campaigns.texts import Catalogue, catalogue_now, check_notes, copy_request, facts_of, message
 from recllm.data.dataset import utc
-from recllm.errors import UsageError
+from recllm.documents import plain
+from recllm.errors import DataError, PolicyError, UsageError
+from recllm.schema import Check
 from recllm.workspace.workspace import Workspace, present
 
-OPEN = (TextStatus.DRAFT, TextStatus.APPROVED, TextStatus.EDITED)
-"""What can still be withdrawn."""
+CHECKER = "recllm"
+"""Who withdraws texts."""
+
+AUTO = "campaign (auto)"
+"""Who approved a text that no person looked at."""
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,20 +68,14 @@ class OpenCampaign:
 
     @property
     def states(self) -> dict[str, TextState]:
-        return text_states(self.folder, self.plan)
+        with self.folder.locked():
+            return text_states(self)
 
     @property
     def window(self) -> SendWindow | None:
         """When messages may leave; None where the offer ends before they may."""
         offer, zone = self.file.offer, self.workspace.settings.timezone
         return send_window(self.moment, self.file.limits.quiet_hours, zone, offer.end if offer else None)
-
-    def text(self, text_id: str) -> CampaignText:
-        """Raises `UsageError` for an unknown id."""
-        for text in self.plan.texts:
-            if text.id == text_id:
-                return text
-        raise UsageError(f"the campaign has no text {text_id!r}; see recllm campaign approve FILE")
 
     def facts(self, text: CampaignText) -> TextFacts:
         return facts_of(self.catalogue.items.get(text.item_id), self.file)
@@ -75,52 +99,42 @@ def open_campaign(
     campaign = OpenCampaign(workspace, file, folder, plan, catalogue, moment)
     if recheck:
         at = clock or datetime.now(UTC)
-        decisions.withdraw(folder, plan, lambda states: _stale(campaign, states), at=at)
+        _decide(campaign, (), lambda states: _withdrawals(campaign, states, at), by=CHECKER)
     return campaign
 
 
+def _withdrawals(campaign: OpenCampaign, states: States, at: datetime) -> list[Decision]:
+    """Of the texts that no longer hold."""
+    end = campaign.file.offer.end if campaign.file.offer else None
+    withdrawals = []
+    for text in campaign.plan.texts:
+        if states[text.id].status not in (TextStatus.DRAFT, TextStatus.APPROVED, TextStatus.EDITED):
+            continue
+        why = _changed(states[text.id].facts, campaign.facts(text))
+        if not why and end is not None and end <= campaign.moment:
+            why = f"the offer ended at {end.isoformat()}"
+        if why:
+            withdrawals += _decisions(TextStatus.WITHDRAWN, [text.id], by=CHECKER, at=at, why=why)
+    return withdrawals
+
+
 def enter_edit(campaign: OpenCampaign, text_id: str, wording: str, *, by: str, at: datetime) -> TextState:
-    """A person's own wording for a text, checked under the facts of now.
+    """A person's own wording for a text, checked under the facts of now; it is logged even where it fails.
 
     Raises `UsageError` for an unknown text, or one about an item that is gone.
     """
-    text = campaign.text(text_id)
+    text = next((text for text in campaign.plan.texts if text.id == text_id), None)
+    if text is None:
+        raise UsageError(f"the campaign has no text {text_id!r}; see recllm campaign approve FILE")
     item = campaign.catalogue.items.get(text.item_id)
     if item is None or not item.available:
         raise UsageError(f"the item of {text_id} is no longer on offer; there is nothing to say about it")
-    file, moment = campaign.file, campaign.moment
-    verdict = judged(file, campaign.catalogue.brands, wording, item, text.channel, text.locale, moment)
-    failures, warnings = check_notes(
-        file, verdict, wording, channel=text.channel, locale=text.locale, generator=text.generator
-    )
-    decisions.edit(
-        campaign.folder,
-        campaign.plan,
-        text_id,
-        text=wording,
-        failures=failures,
-        warnings=warnings,
-        facts=campaign.facts(text),
-        by=by,
-        at=at,
-    )
+    request = copy_request(campaign.file, campaign.catalogue, text, campaign.moment)
+    failures, warnings = check_notes(wording, request, campaign.file, text.generator)
+    (blank,) = _decisions(TextStatus.EDITED, [text_id], by=by, at=at)
+    edited = replace(blank, text=wording, failures=failures, warnings=warnings, facts=campaign.facts(text))
+    _decide(campaign, [text_id], lambda _: [edited], by=by)
     return campaign.states[text_id]
-
-
-def _stale(campaign: OpenCampaign, states: Mapping[str, TextState]) -> dict[str, str]:
-    """text_id -> why it no longer holds."""
-    offer_end = campaign.file.offer.end if campaign.file.offer else None
-    ended = offer_end is not None and offer_end <= campaign.moment
-    whys = {}
-    for text in campaign.plan.texts:
-        if states[text.id].status not in OPEN:
-            continue
-        why = _changed(states[text.id].facts, campaign.facts(text))
-        if ended and not why:
-            why = f"the offer ended at {offer_end.isoformat() if offer_end else ''}"
-        if why:
-            whys[text.id] = why
-    return whys
 
 
 def _changed(was: TextFacts, now: TextFacts) -> str:
@@ -131,3 +145,185 @@ def _changed(was: TextFacts, now: TextFacts) -> str:
         before, after = (f"{f.price} {f.currency or ''}".strip() if f.price else "none" for f in (was, now))
         return f"the price changed from {before} to {after}"
     return "" if was.title == now.title else f"the item is now called {now.title!r}"
+
+
+# --- decisions -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextState:
+    """What holds of one text now."""
+
+    status: TextStatus
+    text: str
+    failures: tuple[CheckNote, ...]
+    warnings: tuple[CheckNote, ...]
+    facts: TextFacts
+    """Under which it was checked."""
+    by: str = ""
+    """Who decided last, when and why; empty for a draft."""
+    at: str = ""
+    why: str = ""
+
+
+States = Mapping[str, TextState]
+"""Of each text, by its id."""
+
+
+def text_states(campaign: OpenCampaign) -> dict[str, TextState]:
+    """Under the folder's lock. Raises `DataError` for a changed log, `UsageError` when there is another plan by now."""
+    folder, plan = campaign.folder, campaign.plan
+    check_current(folder, plan)
+    states = {
+        t.id: TextState(status=TextStatus.DRAFT, text=t.text, failures=t.failures, warnings=t.warnings, facts=t.facts)
+        for t in plan.texts
+    }
+    for decision in read_entries(folder.decisions, Decision):
+        name = decision.text_id
+        if name not in states:
+            raise DataError(f"{folder.decisions}: decides about a text {name!r} that the plan does not have")
+        state = replace(states[name], status=decision.action, by=decision.by, at=decision.at, why=decision.why)
+        if decision.action is TextStatus.EDITED:
+            state = replace(
+                state,
+                text=decision.text,
+                failures=decision.failures,
+                warnings=decision.warnings,
+                facts=decision.facts or state.facts,
+            )
+        states[name] = state
+    return states
+
+
+def approve_texts(campaign: OpenCampaign, text_ids: Sequence[str], *, by: str, at: datetime) -> None:
+    """A person approves these texts, all or none. Raises `PolicyError` for one that fails a check or was rejected or
+    withdrawn, `UsageError` for an unknown one or an empty name."""
+
+    def approvals(states: States) -> list[Decision]:
+        for name in text_ids:
+            state = states[name]
+            if state.status in (TextStatus.REJECTED, TextStatus.WITHDRAWN):
+                raise PolicyError(f"{name} was {state.status} ({state.why or 'no reason given'}); edit it first")
+            if faults := _faults(state, by):
+                raise PolicyError(f"{name} cannot be approved: it {faults[0]}; edit it, or reject it")
+        return _decisions(TextStatus.APPROVED, text_ids, by=by, at=at)
+
+    _decide(campaign, text_ids, approvals, by=by)
+
+
+def auto_approvals(plan: CampaignPlan, *, at: datetime) -> list[Decision]:
+    """What a campaign that says `auto` approves of its new plan: texts without failure and without warning."""
+    text_ids = [text.id for text in plan.texts if not _faults(text, None)]
+    return _decisions(TextStatus.APPROVED, text_ids, by=AUTO, at=at)
+
+
+def reject_texts(campaign: OpenCampaign, text_ids: Sequence[str], *, by: str, at: datetime, why: str = "") -> None:
+    """A person says no; the texts do not leave."""
+    rejections = _decisions(TextStatus.REJECTED, text_ids, by=by, at=at, why=why)
+    _decide(campaign, text_ids, lambda _: rejections, by=by)
+
+
+def _decide(
+    campaign: OpenCampaign, text_ids: Sequence[str], new_decisions: Callable[[States], Sequence[Decision]], *, by: str
+) -> None:
+    """Logs what `new_decisions` makes of the states as they are under the lock.
+
+    Raises `UsageError` for an unknown one of `text_ids` or an empty name.
+    """
+    if not by.strip():
+        raise UsageError("say who decides: --by NAME")
+    with campaign.folder.locked():
+        states = text_states(campaign)
+        if missing := next((name for name in text_ids if name not in states), None):
+            raise UsageError(f"the campaign has no text {missing!r}; see recllm campaign approve FILE")
+        new = new_decisions(states)
+        append_decisions(campaign.folder.decisions, new)
+    for action, n in Counter(decision.action for decision in new).items():
+        _logger.info("%d texts %s", n, action)
+
+
+def _decisions(action: TextStatus, text_ids: Sequence[str], *, by: str, at: datetime, why: str = "") -> list[Decision]:
+    moment = at.isoformat(timespec="seconds")
+    return [Decision(at=moment, by=by.strip(), action=action, text_id=name, why=why) for name in text_ids]
+
+
+def _faults(text: CampaignText | TextState, by: str | None) -> list[str]:
+    """Why a text cannot be approved by somebody; None for the campaign itself, which says `auto`."""
+    checks = [Check(guarantee=n.rule, passed=False, message=n.message, span=n.span) for n in text.failures]
+    return [fault.message for fault in approvable(checks, warnings=len(text.warnings), by=by, auto=by is None)]
+
+
+# --- as a document ---------------------------------------------------------------------------------------------------
+
+SAMPLE = 12
+"""People shown on a preview, spread over the list."""
+
+OF_THE_PLAN = (
+    *("campaign_id", "goal", "note", "as_of", "offer", "expected_conversions", "horizon_days", "window_days"),
+    *("cost", "model_version", "excluded", "group", "notes"),
+)
+
+OF_A_PERSON = ("user_id", "probability", "item_id", "kind", "channel", "text_id")
+
+
+def preview_document(campaign: OpenCampaign) -> dict[str, Any]:
+    plan, quiet, window = campaign.plan, campaign.file.limits.quiet_hours, campaign.window
+    texts, people = text_documents(campaign), plan.addressed
+    sample = people[:: max(1, len(people) // SAMPLE)][:SAMPLE]
+    items = [
+        {
+            "item_id": name,
+            "title": item.title if (item := campaign.catalogue.items.get(name)) else "",
+            "category": " > ".join(item.category) if item else "",
+            "price": str(item.price) if item and item.price is not None else None,
+            "currency": item.currency if item else None,
+            "people": n,
+        }
+        for name, n in Counter(p.item_id for p in people).most_common()
+    ]
+    return {
+        **{name: plain(getattr(plan, name)) for name in OF_THE_PLAN},
+        "locale": campaign.workspace.settings.locale,
+        "currency": campaign.workspace.settings.currency or "",
+        "window": None if window is None else {"start": plain(window.start), "end": plain(window.end)},
+        "quiet": f"{quiet.start:%H:%M} – {quiet.end:%H:%M}" if quiet else "",
+        "size": len(people),
+        "holdout": len(plan.held_out),
+        "holdout_share": plan.holdout,
+        "items": items,
+        "divided": {
+            way: dict(Counter(getattr(p, way) for p in people).most_common()) for way in ("channel", "kind", "locale")
+        },
+        "counts": dict(Counter(text["status"] for text in texts)),
+        "texts": texts,
+        "people": [{name: getattr(p, name) for name in OF_A_PERSON} for p in sample],
+    }
+
+
+def text_documents(campaign: OpenCampaign) -> list[dict[str, Any]]:
+    """Every text with its state, the message that would leave, and what the checks say."""
+    states, documents = campaign.states, []
+    for text in campaign.plan.texts:
+        state, item = states[text.id], campaign.catalogue.items.get(text.item_id)
+        document = {
+            "id": text.id,
+            "status": state.status.value,
+            "by": state.by,
+            "at": state.at,
+            "why": state.why,
+            "item_id": text.item_id,
+            "title": item.title if item else text.facts.title,
+            "kind": text.kind,
+            "channel": text.channel,
+            "locale": text.locale,
+            "variant": text.variant + 1,
+            "people": text.people,
+            "text": state.text,
+            "message": message(campaign.file, state.text, text.channel, text.locale, text.generator),
+            "meta": {"generated": text.generator != TEMPLATE, "generator": text.generator, "record": text.record},
+            "verified": not state.failures,
+            "failures": plain(state.failures),
+            "warnings": plain(state.warnings),
+        }
+        documents.append(document)
+    return documents

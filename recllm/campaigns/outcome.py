@@ -2,41 +2,150 @@
 
 Only the holdout, which a hash drew, can tell an effect. The rest of the shop is shown beside them as what it is: other
 people. Nothing is told about fewer people than the policy's group floor.
+
+share      Wilson 1927
+difference of two independent shares      Newcombe 1998, method 10: the square and add of Wilson's limits
+difference of two means     percentile bootstrap, each group redrawn by itself (Efron 1979)
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from importlib import resources
+from math import hypot
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.campaigns.folder import read_exports
-from recllm.campaigns.measures import (
-    CampaignOutcome,
-    ConfidenceInterval,
-    GroupFigures,
-    SegmentFigures,
-    difference,
-    mean_difference,
-    share,
-)
+from recllm.campaigns.folder import ExportEntry, PlannedPerson, read_entries
 from recllm.campaigns.open_campaign import OpenCampaign
-from recllm.campaigns.plan_types import PlannedPerson
-from recllm.campaigns.segments import divided
 from recllm.data.dataset import Dataset, utc
 from recllm.data.interactions import of_actions
+from recllm.documents import plain
 from recllm.errors import NothingToDo
 from recllm.jobs.serve import CHANNEL_PURPOSE
-from recllm.schema import Action, Purpose
+from recllm.schema import Action, Item, Purpose
 from recllm.text.templates import language
 from recllm.workspace.workspace import log_end
 
+LEVEL = 0.95
+OTHERS = "others"
+THIRDS = ("likely", "middling", "unlikely")
+
 People = Sequence[PlannedPerson]
+BothSides = tuple[list[PlannedPerson], list[PlannedPerson]]
+"""People reached, and people held out."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfidenceInterval:
+    """A value with the limits that hold it at `LEVEL`."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+def share(hits: int, n: int) -> ConfidenceInterval:
+    """hits of n with Wilson's score interval; n is at least 1."""
+    from scipy.stats import binomtest
+
+    limits = binomtest(hits, n).proportion_ci(LEVEL, method="wilson")
+    return ConfidenceInterval(hits / n, float(limits.low), float(limits.high))
+
+
+def difference(hits: int, n: int, control_hits: int, control_n: int) -> ConfidenceInterval:
+    """hits / n - control_hits / control_n, in [-1, 1]."""
+    a, b = share(hits, n), share(control_hits, control_n)
+    gap = a.value - b.value
+    low, high = gap - hypot(a.value - a.low, b.high - b.value), gap + hypot(a.high - a.value, b.value - b.low)
+    return ConfidenceInterval(gap, max(-1.0, low), min(1.0, high))
+
+
+def mean_difference(values: NDArray[np.float64], control: NDArray[np.float64]) -> ConfidenceInterval:
+    """mean(values) - mean(control), (n,) and (m,), at least one each."""
+    rng = np.random.default_rng(0)
+    means = [np.array([rng.choice(part, len(part)).mean() for _ in range(2000)]) for part in (values, control)]
+    low, high = np.quantile(means[0] - means[1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return ConfidenceInterval(float(values.mean() - control.mean()), float(low), float(high))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupFigures:
+    """What some people did within the window."""
+
+    people: int
+    converted: int
+    rate: ConfidenceInterval
+    """Share that converted."""
+    revenue: float
+    """Paid for the campaign's items, in the shop's currency."""
+    revenue_per_person: float
+    unsubscribed: int | None
+    """Who has since withdrawn their consent to the channel; None where nobody was addressed or could be."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentFigures:
+    """One segment or variant."""
+
+    by: str
+    """How the people were divided: channel, locale, reason, likelihood, category, item, variant or text."""
+    name: str
+    reached: GroupFigures
+    held_out: GroupFigures | None = field(metadata={"json": "held"})
+    """None, as `effect`, where too few were held out to say anything."""
+    effect: ConfidenceInterval | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CampaignOutcome:
+    """What a campaign brought. A group of too few people is None, and so is an effect without two groups.
+
+    planned = reached + not_counted + the sum of dropped.
+    """
+
+    campaign_id: str
+    goal: str
+    note: str
+    start: datetime
+    end: datetime
+    until: datetime
+    """The end of what is known; the window is over when this is not before `end`."""
+    planned: int
+    planned_held_out: int = field(metadata={"json": "planned_held"})
+    dropped: Mapping[str, int]
+    """Reason -> people of the plan who were not reached."""
+    not_counted: int
+    """Reached, and has not agreed to be counted."""
+    horizon_days: int
+    expected_conversions: float
+    """Within `horizon_days`, by the model, of those reached."""
+    reached: GroupFigures | None
+    held_out: GroupFigures | None = field(metadata={"json": "held"})
+    other_people: GroupFigures | None = field(metadata={"json": "rest"})
+    """Of the shop, neither reached nor held out: no comparison."""
+    effect: ConfidenceInterval | None
+    """Share that converted, reached minus held out."""
+    revenue_effect: ConfidenceInterval | None
+    """Revenue per person, reached minus held out."""
+    segments: tuple[SegmentFigures, ...]
+    words: tuple[str, ...]
+    """What the figures say and what they do not, as sentences."""
+
+
+def outcome_document(outcome: CampaignOutcome) -> dict[str, Any]:
+    """The outcome as `--json` and result files hold it."""
+    document: dict[str, Any] = plain(outcome)
+    return document
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,12 +159,8 @@ class _WindowActions:
     floor: int
     """Fewest people that are told about."""
 
-    def counted(self, people: People) -> list[PlannedPerson]:
-        """Those who agreed to be counted: the dataset holds nobody else."""
-        rows = self.data.user_rows([p.user_id for p in people])
-        return [p for p, row in zip(people, rows, strict=True) if row >= 0]
-
     def rows(self, people: People) -> NDArray[np.int64]:
+        """Row of each person, -1 for who has not agreed to be counted: the dataset does not hold them."""
         return self.data.user_rows([p.user_id for p in people])
 
     def figures(self, rows: NDArray[np.int64], *, addressed: bool = True) -> GroupFigures | None:
@@ -76,22 +181,25 @@ class _WindowActions:
 
 def campaign_outcome(campaign: OpenCampaign) -> CampaignOutcome:
     """From the first export to the end of the window, or of the log. Raises `NothingToDo` before the first export."""
-    exports, plan, workspace = read_exports(campaign.folder), campaign.plan, campaign.workspace
+    plan, workspace = campaign.plan, campaign.workspace
+    exports = read_entries(campaign.folder.exports, ExportEntry)
     if not exports:
         raise NothingToDo(f"the campaign {plan.campaign_id!r} was not exported yet; there is nothing to report")
     start = datetime.fromisoformat(exports[0].send_from)
     end = start + timedelta(days=plan.window_days)
     actions = _window_actions(campaign, start, end)
-    data = actions.data
+    every_row = actions.rows(plan.people)
     # whom any export reached, or would have reached, had they not been held out
     reached_names = {name for entry in exports for name in entry.reached}
     held_out_names = {name for entry in exports for name in entry.held_out}
-    all_reached = [p for p in plan.people if p.user_id in reached_names]
-    reached = actions.counted(all_reached)
-    held_out = actions.counted([p for p in plan.people if p.user_id in held_out_names])
+    countable = [p for p, row in zip(plan.people, every_row, strict=True) if row >= 0]
+    reached = [p for p in countable if p.user_id in reached_names]
+    held_out = [p for p in countable if p.user_id in held_out_names]
     rows, control_rows = actions.rows(reached), actions.rows(held_out)
     figures, control = actions.figures(rows), actions.figures(control_rows)
-    unplanned = np.setdiff1d(np.arange(data.n_users), actions.rows(plan.people))
+    revenue_effect = None
+    if figures and control:
+        revenue_effect = mean_difference(actions.revenue[rows], actions.revenue[control_rows])
     outcome = CampaignOutcome(
         campaign_id=plan.campaign_id,
         goal=plan.goal,
@@ -102,16 +210,14 @@ def campaign_outcome(campaign: OpenCampaign) -> CampaignOutcome:
         planned=len(plan.addressed),
         planned_held_out=len(plan.held_out),
         dropped=exports[-1].dropped,
-        not_counted=len(all_reached) - len(reached),
+        not_counted=sum(p.user_id in reached_names for p in plan.people) - len(reached),
         horizon_days=plan.horizon_days,
         expected_conversions=sum(p.probability for p in reached),
         reached=figures,
         held_out=control,
-        other_people=actions.figures(unplanned, addressed=False),
+        other_people=actions.figures(np.setdiff1d(np.arange(actions.data.n_users), every_row), addressed=False),
         effect=_effect(figures, control),
-        revenue_effect=mean_difference(actions.revenue[rows], actions.revenue[control_rows])
-        if figures and control
-        else None,
+        revenue_effect=revenue_effect,
         segments=_segments(actions, campaign, reached, held_out),
         words=(),
     )
@@ -167,6 +273,50 @@ def _segments(
     return tuple(segments)
 
 
+# --- segments --------------------------------------------------------------------------------------------------------
+
+
+def divided(
+    reached: People, held_out: People, items: Mapping[str, Item], floor: int
+) -> dict[str, dict[str, BothSides]]:
+    """How -> part -> people. Parts with fewer reached people than `floor` stand together under `OTHERS`, together with
+    the next larger ones until these are enough. A way that leaves a single part is left out."""
+    third, two_thirds = np.quantile([p.probability for p in (*reached, *held_out)] or [0.0], [1 / 3, 2 / 3])
+    ways: dict[str, dict[str, BothSides]] = {}
+    for side, people in enumerate((reached, held_out)):
+        for p in people:
+            item = items.get(p.item_id)
+            names = {
+                "channel": p.channel,
+                "locale": p.locale,
+                "reason": p.kind,
+                "likelihood": THIRDS[int(p.probability < two_thirds) + int(p.probability < third)],
+                "category": item.category[0] if item is not None and item.category else "no category",
+                "item": p.item_id,
+                "variant": str(p.variant + 1),
+                "text": p.text_id,
+            }
+            for by, name in names.items():
+                ways.setdefault(by, {}).setdefault(name, ([], []))[side].append(p)
+    merged = {by: _merged(parts, floor) for by, parts in ways.items()}
+    for by in ("likelihood", "variant"):  # they have an order of their own, which is that of the alphabet
+        merged[by] = dict(sorted(merged.get(by, {}).items(), key=lambda part: (part[0] == OTHERS, part[0])))
+    return {by: parts for by, parts in merged.items() if len(parts) > 1}
+
+
+def _merged(parts: Mapping[str, BothSides], floor: int) -> dict[str, BothSides]:
+    """Largest first, what is told together last."""
+    order = sorted(parts, key=lambda name: (-len(parts[name][0]), name))
+    large = [name for name in order if len(parts[name][0]) >= floor]
+    small = [name for name in order if name not in large]
+    while small and large and sum(len(parts[name][0]) for name in small) < floor:
+        small.insert(0, large.pop())
+    merged = {name: parts[name] for name in large}
+    if small:
+        merged[OTHERS] = ([p for n in small for p in parts[n][0]], [p for n in small for p in parts[n][1]])
+    return merged
+
+
 # --- in words --------------------------------------------------------------------------------------------------------
 
 
@@ -174,30 +324,26 @@ def conclusions(outcome: CampaignOutcome, floor: int, locale: str) -> tuple[str,
     """What the figures say and what they do not. floor: the fewest people that are told about."""
     tables = tomllib.loads(resources.files(__package__).joinpath("conclusions.toml").read_text("utf-8"))
     sentences = tables.get(language(locale), tables["en"])
-    return (_on_effect(outcome, floor, sentences), *_doubts(outcome, sentences))
-
-
-def _on_effect(outcome: CampaignOutcome, floor: int, sentences: Mapping[str, str]) -> str:
+    days = {name: f"{getattr(outcome, name):%Y-%m-%d}" for name in ("start", "until", "end")}
     effect = outcome.effect
     if outcome.until <= outcome.start:
-        return sentences["window_unknown"].format(start=f"{outcome.start:%Y-%m-%d}", until=f"{outcome.until:%Y-%m-%d}")
-    if outcome.reached is None:
-        return sentences["few_reached"].format(floor=floor)
-    if effect is None:
-        return sentences["few_held_out" if outcome.planned_held_out else "no_holdout"].format(floor=floor)
-    points = sentences["points"].format(value=100 * effect.value, low=100 * effect.low, high=100 * effect.high)
-    if effect.excludes_zero:
-        return sentences["more_often" if effect.value > 0 else "less_often"].format(points=points)
-    wide = 100 * max(effect.high - effect.value, effect.value - effect.low)
-    return sentences["unclear"].format(points=points, wide=wide)
-
-
-def _doubts(outcome: CampaignOutcome, sentences: Mapping[str, str]) -> Iterator[str]:
+        words = [sentences["window_unknown"].format(**days)]
+    elif outcome.reached is None:
+        words = [sentences["few_reached"].format(floor=floor)]
+    elif effect is None:
+        words = [sentences["few_held_out" if outcome.planned_held_out else "no_holdout"].format(floor=floor)]
+    else:
+        points = sentences["points"].format(value=100 * effect.value, low=100 * effect.low, high=100 * effect.high)
+        wide = 100 * max(effect.high - effect.value, effect.value - effect.low)
+        name = "more_often" if effect.value > 0 else "less_often"
+        words = [sentences[name if effect.excludes_zero else "unclear"].format(points=points, wide=wide)]
+    # what makes them doubtful
     if outcome.start < outcome.until < outcome.end:
-        yield sentences["window_open"].format(end=f"{outcome.end:%Y-%m-%d}", until=f"{outcome.until:%Y-%m-%d}")
+        words.append(sentences["window_open"].format(**days))
     if outcome.not_counted:
-        yield sentences["not_counted"].format(n=outcome.not_counted)
+        words.append(sentences["not_counted"].format(n=outcome.not_counted))
     if any(segment.effect is not None for segment in outcome.segments):
-        yield sentences["many_segments"]
-    if outcome.reached is not None and outcome.other_people is not None and outcome.effect is not None:
-        yield sentences["other_people"]
+        words.append(sentences["many_segments"])
+    if outcome.reached is not None and outcome.other_people is not None and effect is not None:
+        words.append(sentences["other_people"])
+    return tuple(words)

@@ -7,35 +7,52 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from recllm.audiences.selection import draws
-from recllm.campaigns.catalogue import catalogue_now
-from recllm.campaigns.decisions import auto_approvals
+import numpy as np
+
+from recllm.adcopy.request import reason_kind
+from recllm.audiences.assignment import Selection, draws, select, select_jointly
+from recllm.audiences.audience import (
+    Audience,
+    AudienceTarget,
+    EligiblePool,
+    audience_target,
+    build_audience,
+    eligible_pool,
+)
+from recllm.audiences.exclusions import Consents, exclusion_masks
+from recllm.audiences.probabilities import independent_probabilities
+from recllm.audiences.reasons import reasons_for
+from recllm.audiences.request import Exclusions
 from recllm.campaigns.file import SERVER, CampaignFile
-from recllm.campaigns.folder import COPIES, CampaignFolder, publish
-from recllm.campaigns.people import Recipients, recipients, unconsented
-from recllm.campaigns.plan_types import CampaignPlan, CampaignText, PlannedPerson
-from recllm.campaigns.texts import TextKey, WritingContext, key_of, text_keys, with_readers, write_texts
+from recllm.campaigns.folder import CampaignFolder, CampaignPlan, PlannedPerson, publish
+from recllm.campaigns.open_campaign import auto_approvals
+from recllm.campaigns.texts import TextKey, catalogue_now, text_keys, write_texts
 from recllm.data.catalogue import in_category
 from recllm.data.dataset import utc
 from recllm.documents import plain
 from recllm.errors import DataError, NotFittedError, NothingToDo, UsageError
+from recllm.features.item_vectors import basics_of
 from recllm.jobs.ad_copy import may_be_modelled, open_generator
 from recllm.jobs.recommenders import open_recommender
+from recllm.jobs.serve import CHANNEL_PURPOSE
 from recllm.recommender.registry import current
 from recllm.schema import Generator
+from recllm.text.templates import language
+from recllm.workspace.privacy import PolicyGate
 from recllm.workspace.workspace import Workspace, present
 
 if TYPE_CHECKING:
     from recllm.recommender.recommender import Recommender
 
-Progress = Callable[[str], None]
-
 URL_VARIABLE = "RECLLM_LLM_URL"
 """Where the operator's text server is, e.g. http://localhost:8000/v1#model."""
+
+LANGUAGE_BASICS = ("language", "locale", "lang", "语言")
+"""Basics that say which of a campaign's locales a person reads."""
 
 _logger = logging.getLogger(__name__)
 
@@ -49,7 +66,7 @@ def plan_campaigns(
     recommender: Recommender | None = None,
     generator: Generator | None = None,
     now: datetime | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> list[CampaignPlan]:
     """Plans one campaign, or several that compete for the same people, and publishes the plans in the workspace.
 
@@ -61,7 +78,7 @@ def plan_campaigns(
     campaign would reach nobody. Then nothing is published.
     """
     tell = progress or (lambda _: None)
-    checked = _checked(workspace, files, replace=replace, generator=generator, now=now)
+    checked = _checked(workspace, files, replace, generator, now)
     if recommender is None and current(workspace.models_dir) is None:
         raise NotFittedError("a campaign needs calibrated probabilities: train a model first, with recllm train")
     tell("opening the workspace")
@@ -77,7 +94,7 @@ def plan_campaigns(
     plans = []
     for campaign, group in zip(checked, groups, strict=True):
         tell(f"writing the texts of {campaign.file.id}")
-        with _speaker(workspace, campaign) as speaker:
+        with campaign.speaker(workspace) as speaker:
             plans.append(_plan(workspace, campaign, group, speaker, unconsented(workspace, loaded)))
     for campaign, plan in zip(checked, plans, strict=True):
         approvals = auto_approvals(plan, at=now or datetime.now(UTC)) if campaign.file.words.auto else []
@@ -102,11 +119,13 @@ class _CheckedCampaign:
     generator: Generator | str
     """Or what finds it."""
 
+    def speaker(self, workspace: Workspace) -> AbstractContextManager[Generator | None]:
+        return open_generator(self.generator, workspace.cache_dir, adapter=self.file.words.adapter)
+
 
 def _checked(
     workspace: Workspace,
     files: Sequence[CampaignFile],
-    *,
     replace: bool,
     generator: Generator | None,
     now: datetime | None,
@@ -115,36 +134,36 @@ def _checked(
         raise DataError(f"two of the files are about a campaign {twice[0]!r}; each needs its own id")
     moment, campaigns = utc(present(workspace, now)), []
     for file in files:
-        folder, send = CampaignFolder.of(workspace.root, file.id), _send(file, moment)
+        folder, send, offer = CampaignFolder.of(workspace.root, file.id), file.send or moment, file.offer
+        if send < moment:
+            raise DataError(f"{file.source}: send is {send.isoformat()}, and the present is {moment.isoformat()}")
+        if offer is not None and not offer.runs(send):
+            over = offer.end is not None and offer.end <= send
+            edge = offer.end if over else offer.start
+            remedy = "give it another end" if over else "set send to a time at or after it"
+            raise DataError(
+                f"{file.source}: the offer {'ended' if over else 'begins'} at {edge.isoformat() if edge else ''}, "
+                f"and texts go out at {send.isoformat()}; {remedy}"
+            )
         with folder.locked():
             folder.check_free(replace=replace)
         _check_target(workspace, file)
-        suppressed, speaker = file.limits.suppressed_ids(), generator or _generator_name(file)
+        suppressed, speaker = file.limits.suppressed_ids(), generator or file.words.generator
+        if speaker == SERVER and not (speaker := os.environ.get(URL_VARIABLE, "")):
+            raise UsageError(
+                f"{file.source} asks for the operator's text server, and none is set; "
+                f"set {URL_VARIABLE}, e.g. to http://localhost:8000/v1#model"
+            )
         campaigns.append(_CheckedCampaign(file, folder, send, suppressed, speaker))
-        with _speaker(workspace, campaigns[-1]):
+        with campaigns[-1].speaker(workspace):
             pass  # there is such a generator; a local one starts when it is asked for a text
     return campaigns
 
 
-def _send(file: CampaignFile, moment: datetime) -> datetime:
-    """When texts go out. Raises `DataError` when that is past, or the campaign's offer does not run then."""
-    send = file.send or moment
-    if send < moment:
-        raise DataError(f"{file.source}: send is {send.isoformat()}, and the present is {moment.isoformat()}")
-    if file.offer is not None and not file.offer.runs(send):
-        over = file.offer.end is not None and file.offer.end <= send
-        edge = file.offer.end if over else file.offer.start
-        remedy = "give it another end" if over else "set send to a time at or after it"
-        raise DataError(
-            f"{file.source}: the offer {'ended' if over else 'begins'} at {edge.isoformat() if edge else ''}, "
-            f"and texts go out at {send.isoformat()}; {remedy}"
-        )
-    return send
-
-
 def _check_target(workspace: Workspace, file: CampaignFile) -> None:
     """Raises `UsageError` for an item that does not exist or is not on offer, or a category without any."""
-    items, target = workspace.store().items(), file.target
+    target = file.target
+    items = workspace.store().items(target.items)
     on_offer = items.filter(items["available"] & ~items["pending"])
     if target.items is not None:
         ids, offered = set(items["item_id"]), set(on_offer["item_id"])
@@ -157,46 +176,32 @@ def _check_target(workspace: Workspace, file: CampaignFile) -> None:
         raise UsageError(f"no item on offer in the category {target.category!r}; write a name, or a path as 'a > b'")
 
 
-def _generator_name(file: CampaignFile) -> str:
-    """What finds the file's generator. Raises `UsageError` where the operator has set no server."""
-    if file.words.generator != SERVER:
-        return file.words.generator
-    address = os.environ.get(URL_VARIABLE, "")
-    if not address:
-        raise UsageError(
-            f"{file.source} asks for the operator's text server, and none is set; "
-            f"set {URL_VARIABLE}, e.g. to http://localhost:8000/v1#model"
-        )
-    return address
-
-
 # --- the plan --------------------------------------------------------------------------------------------------------
-
-
-def _speaker(workspace: Workspace, campaign: _CheckedCampaign) -> AbstractContextManager[Generator | None]:
-    return open_generator(campaign.generator, workspace.cache_dir, adapter=campaign.file.words.adapter)
 
 
 def _plan(
     workspace: Workspace, campaign: _CheckedCampaign, group: Recipients, speaker: Generator | None, n_unconsented: int
 ) -> CampaignPlan:
     file, audience = campaign.file, group.audience
-    catalogue = catalogue_now(workspace, file, {p.item_id for p in group.people})
-    context = WritingContext(
-        file=file,
-        items=catalogue.items,
-        brands=catalogue.brands,
-        send=campaign.send,
+    names = [p.user_id for p in group.people]
+    modelled = dict(zip(names, may_be_modelled(workspace.gate(), names, speaker), strict=True))
+    texts, remarks = write_texts(
+        text_keys(group.people, modelled, file),
+        workspace,
+        file,
+        catalogue_now(workspace, file, {p.item_id for p in group.people}),
+        campaign.send,
         generator=speaker,
         generator_name=campaign.generator if isinstance(campaign.generator, str) else file.words.generator,
         encoder=group.recommender.encoder,
-        policy=workspace.policy,
-        records=workspace.root / COPIES,
     )
-    names = [p.user_id for p in group.people]
-    modelled = dict(zip(names, may_be_modelled(workspace.gate(), names, speaker), strict=True))
-    texts, remarks = write_texts(text_keys(group.people, modelled, file), context)
-    people = _people(group, texts, modelled, file)
+    people = []
+    # each person's variant is drawn by a hash of campaign and pseudonym, so that variants can be compared
+    for person, draw in zip(group.people, draws(names, file.id, "variant"), strict=True):
+        variants = texts[TextKey.of(person, modelled)]
+        text = variants[int(draw * len(variants))]
+        people.append(replace(person, variant=text.variant, text_id=text.id))
+    readers = Counter(p.text_id for p in people if not p.held_out)
     cost = file.limits.cost
     return CampaignPlan(
         campaign_id=file.id,
@@ -217,33 +222,141 @@ def _plan(
         converts=tuple(action.value for action in group.recommender.population.settings.target),
         group=tuple(plain(audience.group)),
         notes=(*audience.notes, *remarks),
-        texts=with_readers(texts, Counter(p.text_id for p in people if not p.held_out)),
-        people=people,
+        # all texts in the order of their numbers
+        texts=tuple(replace(text, people=readers[text.id]) for variants in texts.values() for text in variants),
+        people=tuple(people),
     )
 
 
-def _people(
-    group: Recipients,
-    texts: Mapping[TextKey, Sequence[CampaignText]],
-    modelled: Mapping[str, bool],
-    file: CampaignFile,
-) -> tuple[PlannedPerson, ...]:
-    """Each person's variant is drawn by a hash of campaign and pseudonym, so that variants can be compared."""
-    people = []
-    for recipient, draw in zip(group.people, draws([p.user_id for p in group.people], file.id, "variant"), strict=True):
-        variants = texts[key_of(recipient, modelled)]
-        text = variants[int(draw * len(variants))]
-        people.append(
-            PlannedPerson(
-                user_id=recipient.user_id,
-                held_out=recipient.held_out,
-                probability=round(recipient.probability, 6),
-                item_id=recipient.item_id,
-                kind=recipient.kind.value,
-                channel=recipient.channel,
-                locale=recipient.locale,
-                variant=text.variant,
-                text_id=text.id,
-            )
+# --- its people: on which channel, with which item, and for which kind of reason -------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Recipients:
+    """One campaign's people."""
+
+    recommender: Recommender
+    """That of the workspace, with one item more for a campaign about a text."""
+    audience: Audience
+    people: tuple[PlannedPerson, ...]
+    """Best first, those held out among them; without texts so far."""
+
+
+def recipients(
+    recommender: Recommender,
+    files: Sequence[CampaignFile],
+    gate: PolicyGate,
+    suppressed: Mapping[str, Sequence[str]],
+    *,
+    contacts: int = 1,
+) -> list[Recipients]:
+    """The people of each campaign; several compete for them, and each person gets at most `contacts` of these.
+
+    suppressed: campaign id -> ids never to contact. Raises `NotFittedError` without a trained model, `UsageError` for
+    an unknown item, `PolicyError` for a sensitive target or a group under the policy's floor.
+    """
+    pools = [_pool(recommender, file, gate, suppressed.get(file.id, ())) for file in files]
+    if len(files) == 1:
+        selections = [_cut(pool, file) for (_, pool), file in zip(pools, files, strict=True)]
+    else:
+        names, limits = [file.id for file in files], [file.limits.cut for file in files]
+        n_users = recommender.dataset.n_users
+        selections, _ = select_jointly([pool for _, pool in pools], names, limits, n_users, contacts=contacts)
+    return [
+        _recipients(file, *pool, selection, gate)
+        for file, pool, selection in zip(files, pools, selections, strict=True)
+    ]
+
+
+def audience_of(
+    workspace: Workspace, recommender: Recommender, file: CampaignFile, *, explain: bool = True
+) -> Audience:
+    """Whom a campaign would address, without planning it; the errors are those of `recipients`."""
+    grown, pool = _pool(recommender, file, workspace.gate(), file.limits.suppressed_ids())
+    audience = build_audience(grown, pool, _cut(pool, file), file.id, explain_first=None if explain else 0)
+    return audience.with_unconsented(unconsented(workspace, recommender))
+
+
+def unconsented(workspace: Workspace, recommender: Recommender) -> int:
+    """People of the store who did not agree to personalisation: the recommender does not know them."""
+    with workspace.store().read() as reader:
+        return max(0, reader.counts()["users"] - recommender.dataset.n_users)
+
+
+def _cut(pool: EligiblePool, file: CampaignFile) -> Selection:
+    return select(pool.scores, pool.user_ids, file.id, file.limits.cut)
+
+
+def _first_channel(gate: PolicyGate, ids: Sequence[str], channels: Sequence[str]) -> list[str | None]:
+    """Of each person the first of the channels that they agreed to, now."""
+    first: list[str | None] = [None] * len(ids)
+    for channel in channels:
+        for n, agreed in enumerate(gate.permits_each(ids, CHANNEL_PURPOSE[channel])):
+            first[n] = first[n] or (channel if agreed else None)
+    return first
+
+
+def _pool(
+    recommender: Recommender, file: CampaignFile, gate: PolicyGate, suppressed: Sequence[str]
+) -> tuple[Recommender, EligiblePool]:
+    """Everybody whom a campaign could reach, and the recommender that knows its items."""
+    if recommender.model is None:
+        raise NotFittedError("a campaign needs calibrated probabilities: train a model first, with recllm train")
+    section, limits = file.target, file.limits
+    recommender, target = audience_target(recommender, section.items, section.category, section.text)
+    names = ("bought_days", "returned", "frequency_cap", "frequency_days", "adult_age")
+    rules = Exclusions(suppressed=suppressed, **{name: getattr(limits, name) for name in names})
+
+    def agreed(ids: Sequence[str]) -> list[bool]:
+        return [channel is not None for channel in _first_channel(gate, ids, file.personal_channels)]
+
+    if section.most_items is not None and len(target.items) > section.most_items:
+        target = _narrowed(recommender, target, rules, agreed, file)
+    return recommender, eligible_pool(recommender, target, rules, agreed)
+
+
+def _narrowed(
+    recommender: Recommender, target: AudienceTarget, rules: Exclusions, agreed: Consents, file: CampaignFile
+) -> AudienceTarget:
+    """The `most_items` items that suit most of the people who come first."""
+    masks = exclusion_masks(recommender, target.items, rules, agreed)
+    user_rows = np.flatnonzero(~np.logical_or.reduce(list(masks.values())))
+    scores = independent_probabilities(recommender, target.items, user_rows)
+    first = np.argsort(-scores.score, kind="stable")[: file.limits.cut.max_contacts]
+    best = scores.best_item[first]
+    n_people = np.bincount(best[best >= 0], minlength=int(target.items.max()) + 1)[target.items]
+    top = np.argsort(-n_people, kind="stable")[: file.target.most_items]
+    note = f"of {len(n_people):,} items the {len(top)} that suit most people"
+    return AudienceTarget(target.name, np.sort(target.items[top]), (*target.notes, note))
+
+
+def _recipients(
+    file: CampaignFile, recommender: Recommender, pool: EligiblePool, selection: Selection, gate: PolicyGate
+) -> Recipients:
+    audience, scores = build_audience(recommender, pool, selection, file.id, explain_first=0), pool.scores
+    ranks = np.concatenate([selection.addressed, selection.holdout])
+    ranks = ranks[np.argsort(-scores.score[ranks], kind="stable")]
+    held_out = np.isin(ranks, selection.holdout)
+    rows, best = pool.user_rows[ranks], scores.best_item[ranks]
+    best = np.where(best < 0, pool.target.items[0], best)  # nothing of the campaign was proposed for them
+    names = [pool.user_ids[rank] for rank in ranks]
+    channels = _first_channel(gate, names, file.personal_channels)
+    basics = basics_of(recommender.dataset.users[rows.tolist()])
+    people, probability = [], scores.probabilities().astype(np.float64)
+    for n, (name, item, reasons) in enumerate(zip(names, best, reasons_for(recommender, rows, best), strict=True)):
+        item_id = recommender.dataset.items["item_id"][int(item)]
+        # the first of the campaign's locales in a language that the person named; the first one without a name
+        languages = {language(value) for basic, value in basics[n].items() if basic.casefold() in LANGUAGE_BASICS}
+        person = PlannedPerson(
+            user_id=name,
+            held_out=bool(held_out[n]),
+            probability=round(float(probability[ranks[n]]), 6),
+            item_id=item_id,
+            kind=reason_kind(reasons[0] if reasons else None, item_id, sensitive=False).value,
+            channel=channels[n] or file.personal_channels[0],
+            locale=next((locale for locale in file.locales if language(locale) in languages), file.locales[0]),
+            variant=0,
+            text_id="",
         )
-    return tuple(people)
+        people.append(person)
+    return Recipients(recommender, audience, tuple(people))

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
 from recllm.errors import DataError, RecllmError
-
-T = TypeVar("T")
 
 EXPECTED = {
     "missing": "is missing",
@@ -26,6 +25,7 @@ EXPECTED = {
     "finite_number": "is a number, not {input}",
     "greater_than": "is a number above {gt}, not {input}",
     "greater_than_equal": "is a number of {ge} or more, not {input}",
+    "less_than_equal": "is {le} at most: a person reads and approves every text",
     "model_type": "is a table; write [{key}]",
     "mapping_type": "is a table; write [{key}]",
     "is_instance_of": "is the name of a file, not {input!r}",
@@ -38,18 +38,31 @@ def fail(message: str, key: str = "") -> NoReturn:
     raise PydanticCustomError("in_words", "{message}", {"message": message, "key": key})
 
 
-def checked(read: Callable[[], T], key: str = "") -> T:
-    """In a validator: what `read` gives; its error as that of the field."""
+@contextmanager
+def in_words(key: str = "") -> Iterator[None]:
+    """In a validator: an error of the block becomes that of the field."""
     try:
-        return read()
+        yield
     except RecllmError as error:
         fail(f"is wrong: {error}", key)
 
 
 def data_error(file: Path, source: str, error: ValidationError, sections: Mapping[str, Sequence[str]]) -> DataError:
     """source: the file's text. sections: the keys of each table of it."""
-    faults = [_fault(source, details, sections) for details in error.errors(include_url=False)]
-    return DataError("\n".join(dict.fromkeys(f"{file}{fault}" for fault in faults)))
+    faults = []
+    for fault in error.errors(include_url=False):
+        context = fault.get("ctx", {})
+        path = [str(part) for part in (*fault["loc"], context.get("key")) if isinstance(part, str) and part]
+        if fault["type"] == "extra_forbidden":
+            words = unknown_key(source, ".".join(path[:-1]), path[-1], sections)
+        elif fault["type"] == "in_words":
+            words = _with_line(source, path, context["message"])
+        else:
+            expected = EXPECTED.get(fault["type"], f"is wrong: {fault['msg']}, not {{input!r}}")
+            facts = {**context, "input": fault["input"], "key": ".".join(path)}
+            words = _with_line(source, path, expected.format(**facts))
+        faults.append(f"{file}{words}")
+    return DataError("\n".join(dict.fromkeys(faults)))
 
 
 def unknown_key(source: str, section: str, key: str, sections: Mapping[str, Sequence[str]]) -> str:
@@ -58,32 +71,16 @@ def unknown_key(source: str, section: str, key: str, sections: Mapping[str, Sequ
     return _with_line(source, [section, key], f"is unknown; {remedy}")
 
 
-def _fault(source: str, error: ErrorDetails, sections: Mapping[str, Sequence[str]]) -> str:
-    context = error.get("ctx", {})
-    path = [str(part) for part in (*error["loc"], context.get("key")) if isinstance(part, str) and part]
-    if error["type"] == "extra_forbidden":
-        return unknown_key(source, ".".join(path[:-1]), path[-1], sections)
-    if error["type"] == "in_words":
-        return _with_line(source, path, context["message"])
-    expected = EXPECTED.get(error["type"], f"is wrong: {error['msg']}, not {{input!r}}")
-    return _with_line(source, path, expected.format(**{**context, "input": error["input"], "key": ".".join(path)}))
-
-
 def _with_line(source: str, path: Sequence[str], message: str) -> str:
-    section, key = ".".join(path[:-1]), path[-1]
-    line = _line(source, section, key)
-    return f"{f', line {line}' if line else ''}: {f'{section}.{key}'.lstrip('.')} {message}"
-
-
-def _line(source: str, section: str, key: str) -> int | None:
-    """The line on which `key` of `section` is set, from 1; for a missing key that of its section's head."""
-    inside, head, name = not section, None, re.compile(rf"\s*\"?{re.escape(key)}\"?\s*=")
-    for number, line in enumerate(source.splitlines(), start=1):
-        if match := re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]", line):
-            inside = match[1] == section
-            head = number if inside else head
-            if match[1] == (f"{section}.{key}" if section else key):
-                return number
-        elif inside and name.match(line):
-            return number
-    return head
+    """`message` with the line on which the key is set, from 1; for a missing key that of its section's head."""
+    section, key, whole_key = ".".join(path[:-1]), path[-1], ".".join(path).lstrip(".")
+    inside, line = not section, None
+    for number, text in enumerate(source.splitlines(), start=1):
+        head = re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]", text)
+        if head[1] == whole_key if head else inside and re.match(rf"\s*\"?{re.escape(key)}\"?\s*=", text):
+            line = number
+            break
+        if head:
+            inside = head[1] == section
+            line = number if inside else line
+    return f"{f', line {line}' if line else ''}: {whole_key} {message}"

@@ -223,7 +223,7 @@ def _audience_of_campaign(
     file: Path, workspace: Path, explain: bool, ids: Path | None, model: str | None, locale: str | None
 ) -> tuple[Audience, dict[str, str]]:
     from recllm.campaigns.file import read_campaign
-    from recllm.campaigns.people import audience_of
+    from recllm.campaigns.plan import audience_of
     from recllm.jobs.recommenders import open_recommender
 
     campaign, shop_ids = read_campaign(file), read_ids(ids)
@@ -271,8 +271,12 @@ def predict(
 ) -> None:
     """What each person will do within a horizon: a calibrated chance, a date or an amount, and why."""
     from recllm.jobs.predict import predict_workspace
-    from recllm.propensity.prediction import prediction_document, write_prediction_csv
-    from recllm.propensity.request import PredictionKind, PredictionRequest
+    from recllm.propensity.prediction import (
+        PredictionKind,
+        PredictionRequest,
+        prediction_document,
+        write_prediction_csv,
+    )
     from recllm.report.people import prediction_page, write_prediction_png
 
     request = PredictionRequest(
@@ -346,8 +350,7 @@ def uplift(
     """How much a treatment changes each person's chance, learned from a trial; refused for what is no trial."""
     from recllm.charts import write_png
     from recllm.jobs.predict import uplift_workspace
-    from recllm.propensity.uplift.learners import UpliftLearner
-    from recllm.propensity.uplift.uplift import UpliftRequest, uplift_document, write_uplift_csv
+    from recllm.propensity.uplift import UpliftLearner, UpliftRequest, uplift_document, write_uplift_csv
     from recllm.report.people import qini_chart
 
     request = UpliftRequest(start=start, randomised=randomised, learner=UpliftLearner.named(learner), seed=seed)

@@ -16,8 +16,8 @@ from recllm.cli.output import emit_json, note, say, show, table
 from recllm.errors import UsageError
 
 if TYPE_CHECKING:
+    from recllm.campaigns.folder import CampaignPlan
     from recllm.campaigns.open_campaign import OpenCampaign
-    from recllm.campaigns.plan_types import CampaignPlan
     from recllm.workspace.workspace import Workspace
 
 Files = Annotated[list[Path], typer.Argument(help="Campaigns as TOML; several compete for the same people.")]
@@ -48,7 +48,7 @@ def plan(
 
 def preview(file: OneFile, workspace: WorkspaceDir, output: Page, png: Picture, json: Json) -> None:
     """A page with the audience, its reasons, who is left out, and every text with its checks."""
-    from recllm.campaigns.overview import preview_document
+    from recllm.campaigns.open_campaign import preview_document
     from recllm.report.campaign import preview_png, write_preview
 
     with open_shop(workspace) as shop:
@@ -73,7 +73,7 @@ def approve(
     json: Json,
 ) -> None:
     """Decide about texts; without a decision, list them with their state."""
-    from recllm.campaigns.overview import text_documents
+    from recllm.campaigns.open_campaign import text_documents
 
     text_ids = text or []
     if edit is not None and (len(text_ids) != 1 or all_clear or reject):
@@ -120,8 +120,7 @@ def export(
 
 def report(file: OneFile, workspace: WorkspaceDir, output: Page, png: Picture, json: Json) -> None:
     """What it brought: reached, converted, revenue, unsubscribed, and the difference to those held out."""
-    from recllm.campaigns.measures import outcome_document
-    from recllm.campaigns.outcome import campaign_outcome
+    from recllm.campaigns.outcome import campaign_outcome, outcome_document
     from recllm.report.campaign import report_png, write_report
 
     with open_shop(workspace) as shop:
@@ -150,9 +149,8 @@ def _open_campaign(shop: Workspace, file: Path, *, recheck: bool = True) -> Open
 def _decide(
     campaign: OpenCampaign, text_ids: list[str], *, by: str, all_clear: bool, reject: bool, edit: str | None, why: str
 ) -> None:
-    from recllm.campaigns import decisions
-    from recllm.campaigns.open_campaign import enter_edit
-    from recllm.campaigns.plan_types import TextStatus
+    from recllm.campaigns.folder import TextStatus
+    from recllm.campaigns.open_campaign import approve_texts, enter_edit, reject_texts
 
     clock = datetime.now(UTC)
     if edit is not None:
@@ -164,9 +162,9 @@ def _decide(
             if state.status in waiting and not (state.failures or state.warnings) and name not in text_ids:
                 text_ids = [*text_ids, name]
     if reject:
-        decisions.reject(campaign.folder, campaign.plan, text_ids, by=by, at=clock, why=why)
+        reject_texts(campaign, text_ids, by=by, at=clock, why=why)
     else:
-        decisions.approve(campaign.folder, campaign.plan, text_ids, by=by, at=clock)
+        approve_texts(campaign, text_ids, by=by, at=clock)
 
 
 def _fields(value: Any) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recllm.data.dataset import Dataset
 from recllm.errors import DataError, PolicyError, UsageError
@@ -118,7 +118,10 @@ def _best_item(slate: Slate, dataset: Dataset, workspace: Workspace) -> tuple[Re
     if not slate.items:
         raise UsageError("there is no item to advertise: the catalogue has none on offer, or the filter leaves none")
     for recommendation in slate.items:
-        item = catalogue_item(dataset, recommendation.item_id)
+        row = int(dataset.item_rows([recommendation.item_id])[0])
+        if row < 0:
+            raise DataError(f"no item {recommendation.item_id!r} in the catalogue")
+        item = item_of(dataset.items.row(row, named=True))
         if not workspace.policy.is_sensitive((*item.category, item.title)):
             return recommendation, item
     raise PolicyError("sensitive products are not advertised to single people; see sensitive_categories in [policy]")
@@ -168,21 +171,17 @@ def replay_ad(
         return replay(record, generator=model, encoder=encoder, packs=packs)
 
 
-def catalogue_item(dataset: Dataset, item_id: str) -> Item:
-    """The item as the ad copy's facts need it. Raises `DataError` for an unknown one."""
-    row = int(dataset.item_rows([item_id])[0])
-    if row < 0:
-        raise DataError(f"no item {item_id!r} in the catalogue")
-    values = dataset.items.row(row, named=True)
-    price = values["price"]
+def item_of(row: Mapping[str, Any]) -> Item:
+    """The item of one row of a dataset's or the store's items, as the facts of ad copy need it."""
     return Item(
-        item_id=item_id,
-        title=values["title"] or "",
-        category=tuple(values["category"] or ()),
-        brand=values["brand"],
-        description=values["description"],
-        price=None if price is None else Decimal(str(price)),  # shortest text of the float: 3.99, not 3.98999...
-        currency=values["currency"],
-        available=values["available"],
-        attributes=json.loads(values["attributes"]) if values["attributes"] else {},
+        item_id=row["item_id"],
+        title=row["title"] or "",
+        category=tuple(row["category"] or ()),
+        brand=row["brand"],
+        description=row["description"],
+        # the shortest text of a dataset's float: 3.99, not 3.98999...; the store has exact text
+        price=None if row["price"] is None else Decimal(str(row["price"])),
+        currency=row["currency"],
+        available=bool(row["available"]) and not row.get("pending"),
+        attributes=json.loads(row["attributes"]) if row["attributes"] else {},
     )

@@ -15,9 +15,8 @@ from recllm.schema import Purpose
 from recllm.workspace.workspace import present
 
 if TYPE_CHECKING:
-    from recllm.propensity.prediction import Prediction
-    from recllm.propensity.request import PredictionRequest
-    from recllm.propensity.uplift.uplift import UpliftEstimate, UpliftRequest
+    from recllm.propensity.prediction import Prediction, PredictionRequest
+    from recllm.propensity.uplift import UpliftEstimate, UpliftRequest
     from recllm.workspace.workspace import Workspace
 
 
@@ -27,10 +26,10 @@ def predict_workspace(workspace: Workspace, request: PredictionRequest) -> Predi
     Everybody who is known and has not agreed to personalisation is counted among those left out, but for `REDEEM`.
     Raises `PolicyError` when nobody may be learned from, and what `recllm.propensity.predict.predict` tells.
     """
-    from recllm.propensity.cohort import Cohort
     from recllm.propensity.coupons import Coupons
+    from recllm.propensity.examples import Cohort
     from recllm.propensity.predict import predict
-    from recllm.propensity.request import PredictionKind
+    from recllm.propensity.prediction import PredictionKind
 
     if isinstance(request.coupons, Path):
         request = replace(request, coupons=Coupons.read(request.coupons, workspace.pseudonymiser().many))
@@ -62,9 +61,9 @@ def predict_workspace(workspace: Workspace, request: PredictionRequest) -> Predi
 def uplift_workspace(workspace: Workspace, request: UpliftRequest, trial: Path) -> UpliftEstimate:
     """Everybody's uplift, learned from a trial's CSV.
 
-    Raises what `recllm.propensity.uplift.uplift` tells: `PolicyError` for what is no trial.
+    Raises what `recllm.propensity.uplift` tells: `PolicyError` for what is no trial.
     """
-    from recllm.propensity.uplift.uplift import estimate_uplift, read_trial
+    from recllm.propensity.uplift import estimate_uplift, read_trial
 
     table = read_trial(trial, workspace.pseudonymiser().many)
     learn, ask = _datasets(workspace)

@@ -7,6 +7,13 @@
 
 Times are aware datetimes, or epoch seconds. The tables hold ids; rows of people who are not in a dataset, because they
 did not agree to its purpose or are unknown, are dropped when the tables meet the dataset.
+
+Features: what a person did with coupons, and with a campaign's products, before the campaign reached them.
+
+coupons    campaigns mailed and redeemed before, in all and of the same kind; coupons used at the till.
+affinity   purchases of the campaign's own items, and in their categories; how many of its coupons they could use.
+campaign   its kind, where known. Counts of its items and of who got it are left out: with a dozen campaigns to learn
+           from they tell the campaigns apart and nothing else.
 """
 
 from __future__ import annotations
@@ -15,9 +22,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
+from recllm.data.dataset import DAY, Dataset
+from recllm.data.interactions import visits
 from recllm.errors import DataError, UsageError
+from recllm.propensity.features import Column, Columns, FeatureTable, category_codes, count, money
+from recllm.schema import Action
 
 NEEDED = {
     "mailings": ("user_id", "campaign_id", "timestamp"),
@@ -25,6 +38,23 @@ NEEDED = {
     "redemptions": ("user_id", "campaign_id", "timestamp"),
     "uses": ("user_id", "timestamp"),
 }
+
+
+USE_COLUMNS = (
+    *("coupon_uses", "coupon_uses_91", "coupon_uses_28", "coupon_trips", "coupon_trips_91", "coupon_amount"),
+    *("coupon_trip_share", "coupon_line_share", "days_since_coupon"),
+)
+INCREASING = (
+    *("redeemed_campaigns", "redeemed", "redeem_rate", "redeemed_alike"),
+    *USE_COLUMNS[:-1],
+    *("own_lines", "own_lines_91", "own_spend", "own_spend_91", "own_share", "own_share_91", "own_items"),
+    *("coupons_fitting", "coupons_fitting_share"),
+)
+"""With these a probability to redeem may only rise, other things equal."""
+DECREASING = ("days_since_redeemed", "days_since_coupon")
+
+PRIOR_RATE, PRIOR_MAILINGS = 0.12, 1.0
+"""A person's rate of redeeming starts from the rate of a typical campaign, as if after one mailing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,3 +165,117 @@ def _utc(file: Path, column: pl.Series) -> pl.Series:
     if wrong.any():
         raise DataError(f"{file}: {column.name} {column.filter(wrong)[0]!r} is no time such as 2024-05-01T10:00:00Z")
     return times
+
+
+# --- features --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class CouponRows:
+    """A coupon table's rows that belong to people of a dataset."""
+
+    user: NDArray[np.int64]
+    """Row of each person."""
+    at: NDArray[np.int64]
+    """Epoch seconds."""
+    frame: pl.DataFrame
+    """The other columns."""
+    n_users: int
+
+    @classmethod
+    def of(cls, frame: pl.DataFrame, dataset: Dataset) -> CouponRows:
+        user = dataset.user_rows(frame["user_id"])
+        frame = frame.filter(pl.Series(user >= 0, dtype=pl.Boolean))
+        return cls(user[user >= 0], frame["at"].to_numpy().astype(np.int64), frame, dataset.n_users)
+
+    def counts(self, mask: NDArray[np.bool_] | slice = slice(None)) -> Column:
+        """Rows per person."""
+        return count(self.user[mask], self.n_users)
+
+    def days_since(self, now: int) -> Column:
+        """Days since the last row of each person, NaN without one."""
+        last = np.full(self.n_users, -np.inf)
+        np.maximum.at(last, self.user, self.at.astype(np.float64))
+        return np.asarray(np.where(np.isfinite(last), (now - last) / DAY, np.nan))
+
+
+def coupon_features(dataset: Dataset, coupons: Coupons, campaign: str, at: int) -> FeatureTable:
+    """One row per person of `dataset.users`, from what happened before `at` (epoch seconds) alone."""
+    past, earlier = dataset.before(at), coupons.before(at)
+    kinds = dict(coupons.mailings.select("campaign_id", "kind").unique("campaign_id").iter_rows())
+    of_kind = {f"kind={kind}": float(kinds.get(campaign) == kind) for kind in sorted({k for k in kinds.values() if k})}
+    alike = [name for name, kind in kinds.items() if kind == kinds.get(campaign)]
+    groups: dict[str, Columns | dict[str, float]] = {
+        "coupons": {**_redemptions(past, earlier, alike, at), **_uses(past, earlier)},
+        "affinity": _affinity(past, coupons, campaign),
+        "campaign": of_kind,
+    }
+    return FeatureTable.of(groups, dataset.n_users)
+
+
+def _redemptions(past: Dataset, earlier: Coupons, alike: list[str], at: int) -> Columns:
+    """Campaigns mailed and redeemed, in all and of the kinds that are alike."""
+    mailed, redeemed = CouponRows.of(earlier.mailings, past), CouponRows.of(earlier.redemptions, past)
+    once = pl.DataFrame({"user": redeemed.user, "campaign_id": redeemed.frame["campaign_id"]}).unique()
+    campaigns = count(once["user"].to_numpy(), past.n_users)
+    return {
+        "mailed_before": mailed.counts(),
+        "mailed_alike": mailed.counts(mailed.frame["campaign_id"].is_in(alike).to_numpy()),
+        "running": mailed.counts((mailed.frame["end"] > at).fill_null(False).to_numpy()),
+        "redeemed_campaigns": campaigns,
+        "redeemed": redeemed.counts(),
+        "redeemed_alike": count(once.filter(pl.col("campaign_id").is_in(alike))["user"].to_numpy(), past.n_users),
+        "redeem_rate": (campaigns + PRIOR_RATE * PRIOR_MAILINGS) / (mailed.counts() + PRIOR_MAILINGS),
+        "days_since_redeemed": redeemed.days_since(at),
+    }
+
+
+def _uses(past: Dataset, earlier: Coupons) -> Columns:
+    """Coupons used at the till; NaN where the shop has no table of them."""
+    if not earlier.uses.height:
+        return {name: np.full(past.n_users, np.nan) for name in USE_COLUMNS}
+    used, bought = CouponRows.of(earlier.uses, past), past.events.of(Action.PURCHASE)
+    age = (past.as_of - used.at) / DAY
+    trip_user, trip_at = np.unique(np.stack([used.user, used.at]), axis=1)
+    trips = count(trip_user, past.n_users)
+    columns = (
+        used.counts(),
+        *(used.counts(age <= days) for days in (91, 28)),
+        trips,
+        count(trip_user[past.as_of - trip_at <= 91 * DAY], past.n_users),
+        count(used.user, past.n_users, used.frame["amount"].to_numpy()),
+        trips / np.maximum(visits(bought)[1], 1),
+        used.counts() / np.maximum(count(bought.user, past.n_users), 1),
+        used.days_since(past.as_of),
+    )
+    return dict(zip(USE_COLUMNS, columns, strict=True))
+
+
+def _affinity(past: Dataset, coupons: Coupons, campaign: str) -> Columns:
+    """Purchases of the campaign's items and in their categories, and coupons for something that the person bought."""
+    offered = coupons.products.filter(pl.col("campaign_id") == campaign)
+    rows, n = past.item_rows(offered["item_id"]), past.n_users
+    on_offer = np.zeros(past.n_items, bool)
+    on_offer[rows[rows >= 0]] = True
+    bought = past.events.of(Action.PURCHASE)
+    columns: Columns = {}
+    for suffix, events in (("", bought), ("_91", bought.select(bought.at >= past.as_of - 91 * DAY))):
+        offered_lines = events.select(on_offer[events.item])
+        columns[f"own_lines{suffix}"] = count(offered_lines.user, n)
+        columns[f"own_spend{suffix}"] = count(offered_lines.user, n, money(offered_lines))
+        columns[f"own_share{suffix}"] = count(offered_lines.user, n) / np.maximum(count(events.user, n), 1)
+    pairs = np.unique(np.stack([bought.user, bought.item])[:, on_offer[bought.item]], axis=1)
+    columns["own_items"] = count(pairs[0], n)
+    for level in (1, 2):  # the second and third name of the path
+        code = category_codes(past.items, level)
+        inside = np.isin(code, code[on_offer & (code >= 0)])
+        lines = count(bought.user[inside[bought.item]], n)
+        columns[f"category_lines_{level}"] = lines
+        columns[f"category_share_{level}"] = lines / np.maximum(count(bought.user, n), 1)
+    if "coupon_id" not in offered.columns or not offered.height:  # coupons are not told apart
+        return columns | {name: np.full(n, np.nan) for name in ("coupons_fitting", "coupons_fitting_share")}
+    items = pl.DataFrame({"item": past.item_rows(offered["item_id"]), "coupon": offered["coupon_id"]})
+    purchases = pl.DataFrame({"user": pairs[0].astype(np.int64), "item": pairs[1].astype(np.int64)})
+    usable = purchases.join(items, on="item").select("user", "coupon").unique()
+    fitting = count(usable["user"].to_numpy(), n)
+    return columns | {"coupons_fitting": fitting, "coupons_fitting_share": fitting / offered["coupon_id"].n_unique()}

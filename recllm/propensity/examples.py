@@ -1,4 +1,6 @@
-"""Past windows of the log as examples: features as of a cut, and what happened in the days after it.
+"""The people of a dataset as a prediction sees them, and past windows of the log as examples.
+
+Features are as of a cut, and the label is what happened in the days after it:
 
     |--- history ---|cut ---- horizon ----|                  features of the cut, label of the horizon
                                     |cut ---- horizon ----|  as_of
@@ -9,16 +11,22 @@ window is known: `Examples.check` refuses a table that holds a label from after 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.data.dataset import DAY, Dataset, utc
-from recllm.errors import DataError
-from recllm.propensity.cohort import Cohort, Eligible, Outcome
-from recllm.propensity.features import FeatureTable
+from recllm.data.catalogue import SENSITIVE_TARGET, in_category, known_rows, sensitive_items
+from recllm.data.dataset import DAY, USER_COLUMN, Dataset, Events, utc
+from recllm.errors import DataError, PolicyError, UsageError
+from recllm.policy import Policy
+from recllm.propensity.features import Basics, FeatureTable, person_features, target_features
+from recllm.propensity.prediction import PredictionRequest
+from recllm.schema import Action
+
+Mask = NDArray[np.bool_]
 
 MIN_PEOPLE = 50
 MIN_PEOPLE_OF_A_CLASS = 20
@@ -28,6 +36,82 @@ MAX_WINDOWS = 12
 
 _COLUMNS = ("label", "person", "window", "cut", "known_at")
 """Arrays of `Examples`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """People of one dataset."""
+
+    dataset: Dataset
+    target: Mask | None = None
+    """The items whose purchases count, (n_items,); all when None."""
+    basics: Basics | None = None
+    """The answers of people that become columns; none when None."""
+
+    @classmethod
+    def of(cls, dataset: Dataset, request: PredictionRequest, policy: Policy, basics: Basics | None = None) -> Cohort:
+        """Raises `UsageError` for an unknown item or an empty category, `PolicyError` for sensitive ones."""
+        target = None
+        if request.items:
+            target = np.zeros(dataset.n_items, bool)
+            target[known_rows(dataset, request.items)] = True
+        elif request.category is not None:
+            target = in_category(dataset.items, request.category)
+            if not target.any():
+                raise UsageError(f"no item in the category {request.category!r}; write a name, or a path as 'a > b'")
+        if target is not None and sensitive_items(dataset.items.filter(target), policy).any():
+            raise PolicyError(SENSITIVE_TARGET)
+        return cls(dataset, target, basics)
+
+    def features(self, at: int) -> FeatureTable:
+        """One row per person, of events before `at` (epoch seconds) alone."""
+        table = person_features(self.dataset, at, basics=self.basics)
+        return table if self.target is None else table.beside(target_features(self.dataset, at, self.target))
+
+    def purchases(self, start: int, end: int) -> Events:
+        """Those that count, with start <= time < end."""
+        bought = self.dataset.between(start, end)
+        return bought if self.target is None else bought.select(self.target[bought.item])
+
+    def bought(self, start: int, end: int) -> NDArray[np.float64]:
+        """1 for who buys what counts with start <= time < end, (n_users,)."""
+        return (np.diff(self.purchases(start, end).indptr) > 0).astype(np.float64)
+
+    def with_history(self, at: int) -> Mask:
+        """Who has done anything before a time, (n_users,)."""
+        return np.asarray(np.diff(self.dataset.before(at).events.indptr) > 0)
+
+    def user_rows(self, user_ids: list[str]) -> NDArray[np.int64]:
+        """Distinct rows of these ids, ascending; unknown ones are left out."""
+        rows = self.dataset.user_rows(user_ids)
+        return np.unique(rows[rows >= 0])
+
+    def user_ids(self, rows: NDArray[np.integer]) -> list[str]:
+        return list(self.dataset.users[USER_COLUMN].gather(rows).to_list())
+
+    def descending(self, rows: NDArray[np.integer], score: NDArray[np.floating]) -> NDArray[np.int64]:
+        """Positions in `rows`, highest score first; equal scores in the order of a hash of the id."""
+        hashes = [
+            hashlib.blake2b(user_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+            for user_id in self.user_ids(rows)
+        ]
+        tie = np.argsort(np.argsort(np.array(hashes, dtype="S8"), kind="stable"), kind="stable")
+        return np.asarray(np.lexsort((tie, -score)), np.int64)
+
+
+Outcome = Callable[[Cohort, int, int], NDArray[np.float64]]
+"""What everybody did with start <= time < end, (n_users,)."""
+Eligible = Callable[[Cohort, int], Mask]
+"""Who is asked about as of a time, (n_users,)."""
+
+
+def active_within(days: int) -> Eligible:
+    """Who has bought anything within so many days before a time."""
+
+    def active(cohort: Cohort, at: int) -> Mask:
+        return np.asarray(np.diff(cohort.dataset.between(at - days * DAY, at, Action.PURCHASE).indptr) > 0)
+
+    return active
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,31 +158,24 @@ class Examples:
             raise DataError(f"leakage: {int(reversed_.sum()):,} rows have features from after their label's window")
         return self
 
-    def _people(self) -> tuple[int, int, int]:
-        """Distinct people: all, those with the outcome in some window, and those without it in some window."""
+    def shortage(self, what: str) -> str:
+        """Of people, or of those with or without the outcome, in words; empty where there are enough to learn from."""
         positive = self.label > 0
-        return (
-            len(np.unique(self.person)),
-            len(np.unique(self.person[positive])),
-            len(np.unique(self.person[~positive])),
-        )
-
-    @property
-    def learnable(self) -> bool:
-        """Whether there are enough people, and enough with and without the outcome."""
-        people, positive, negative = self._people()
-        return people >= MIN_PEOPLE and min(positive, negative) >= MIN_PEOPLE_OF_A_CLASS
+        groups = (slice(None), positive, ~positive)
+        people, happened, failed = (len(np.unique(self.person[rows])) for rows in groups)
+        if people < MIN_PEOPLE:
+            return f"{what}: {people} people with a past to learn from; at least {MIN_PEOPLE} are needed"
+        if min(happened, failed) < MIN_PEOPLE_OF_A_CLASS:
+            return (
+                f"{what}: in the past windows it happened to {happened:,} people, and to {failed:,} it did not; "
+                f"at least {MIN_PEOPLE_OF_A_CLASS} of each are needed"
+            )
+        return ""
 
     def check_classes(self, what: str) -> Examples:
         """Itself. Raises `DataError` for too few people, or too few with or without the outcome."""
-        people, positive, negative = self._people()
-        if people < MIN_PEOPLE:
-            raise DataError(f"{what}: {people} people with a past to learn from; at least {MIN_PEOPLE} are needed")
-        if min(positive, negative) < MIN_PEOPLE_OF_A_CLASS:
-            raise DataError(
-                f"{what}: in the past windows it happened to {positive:,} people, and to {negative:,} it did not; "
-                f"at least {MIN_PEOPLE_OF_A_CLASS} of each are needed"
-            )
+        if shortage := self.shortage(what):
+            raise DataError(shortage)
         return self
 
 

@@ -53,8 +53,8 @@ class FeatureTable:
         return len(self.values)
 
     @classmethod
-    def of(cls, groups: Mapping[str, Mapping[str, NDArray[np.generic]]], n: int) -> FeatureTable:
-        """From group -> name -> column (n,)."""
+    def of(cls, groups: Mapping[str, Mapping[str, NDArray[np.generic] | float]], n: int) -> FeatureTable:
+        """From group -> name -> column (n,), or one number for all."""
         columns = [(name, group, column) for group, inner in groups.items() for name, column in inner.items()]
         values = np.empty((n, len(columns)), np.float32)
         for number, (_, _, column) in enumerate(columns):
@@ -98,6 +98,8 @@ class Trips:
     """Epoch seconds."""
     spend: Column
     lines: Column
+    age: Column
+    """Days before `as_of`, above 0."""
     as_of: int
 
     @classmethod
@@ -108,12 +110,8 @@ class Trips:
         first[1:] = (np.diff(user) != 0) | (np.diff(bought.at) != 0)
         trip, n_trips = np.cumsum(first) - 1, int(first.sum())
         spend, lines = count(trip, n_trips, money(bought)), count(trip, n_trips)
-        return cls(n_users, user[first], bought.at[first], spend, lines, as_of)
-
-    @property
-    def age(self) -> Column:
-        """Days before `as_of`, above 0."""
-        return np.asarray((self.as_of - self.at) / DAY)
+        at = bought.at[first]
+        return cls(n_users, user[first], at, spend, lines, (as_of - at) / DAY, as_of)
 
     def total(self, weight: NDArray[np.generic], mask: NDArray[np.bool_] | slice = slice(None)) -> Column:
         """Sum of `weight` (n_trips,) over the trips in the mask, per person."""
@@ -159,13 +157,16 @@ def person_features(dataset: Dataset, as_of: int, *, basics: Basics | None = Non
     basics: which of the people's own answers become columns; none when None.
     """
     past = dataset.before(as_of)
-    bought = past.events.of(Action.PURCHASE)
+    bought, returns = past.events.of(Action.PURCHASE), past.events.of(Action.RETURN)
     trips = Trips.of(bought, as_of)
     groups = {
         **_shopping(trips),
         "breadth": _breadth(past, bought),
         "discount": _discount(past, bought),
-        "returns": _returns(past, trips),
+        "returns": {
+            "returned": _ratio(count(returns.user, past.n_users), trips.total(trips.lines)),
+            "returned_91": count(returns.user[past.as_of - returns.at <= 91 * DAY], past.n_users),
+        },
         "browsing": _browsing(past),
     }
     table = FeatureTable.of(groups, dataset.n_users)
@@ -187,6 +188,8 @@ def _shopping(trips: Trips) -> dict[str, Columns]:
     age, n_trips, tenure = trips.age, trips.within(0, np.inf), trips.tenure
     spend = trips.total(trips.spend)
     weekday = (trips.at // DAY + 3) % 7  # 1970-01-01 was a Thursday; Monday is 0
+    n_recent, four_weeks = np.log1p(trips.within(0, 28)), (age <= 28, (age > 28) & (age <= 56))
+    spent = [np.log1p(np.maximum(trips.total(trips.spend, weeks), 0)) for weeks in four_weeks]
     return {
         "recency": {"days_since": trips.latest(age)},
         "frequency": {
@@ -210,19 +213,11 @@ def _shopping(trips: Trips) -> dict[str, Columns]:
             # the 28 days that began a year before `as_of`
             "trips_a_year_ago": np.where(np.nan_to_num(tenure) >= 365, trips.within(365 - 28, 365), np.nan),
         },
-        "trend": _trend(trips),
-    }
-
-
-def _trend(trips: Trips) -> Columns:
-    recent, earlier = trips.age <= 28, (trips.age > 28) & (trips.age <= 56)
-    spent = [np.log1p(np.maximum(trips.total(trips.spend, mask), 0)) for mask in (recent, earlier)]
-    counts = [np.log1p(trips.within(newest, newest + 28)) for newest in (0, 28)]
-    usual = trips.within(28, 182) / 5.5  # of 28 days
-    return {
-        "trend_trips": counts[0] - counts[1],
-        "trend_spend": spent[0] - spent[1],
-        "trend_usual": counts[0] - np.log1p(usual),
+        "trend": {
+            "trend_trips": n_recent - np.log1p(trips.within(28, 56)),
+            "trend_spend": spent[0] - spent[1],
+            "trend_usual": n_recent - np.log1p(trips.within(28, 182) / 5.5),  # of 28 days
+        },
     }
 
 
@@ -281,15 +276,6 @@ def _discount(past: Dataset, bought: Events) -> Columns:
         "saved": _ratio(count(paid.user, n, saved), lines),
         "saved_91": _ratio(count(paid.user, n, saved * recent), count(paid.user[recent], n)),
         "cheap_share": _ratio(count(paid.user, n, saved >= 0.1), lines),
-    }
-
-
-def _returns(past: Dataset, trips: Trips) -> Columns:
-    returns = past.events.of(Action.RETURN)
-    recent = past.as_of - returns.at <= 91 * DAY
-    return {
-        "returned": _ratio(count(returns.user, past.n_users), trips.total(trips.lines)),
-        "returned_91": count(returns.user[recent], past.n_users),
     }
 
 

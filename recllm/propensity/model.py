@@ -85,46 +85,35 @@ class PropensityModel:
         return sigmoid(self.logit(self.base.inputs(features.values)))
 
 
-@dataclass(frozen=True, eq=False)
-class HeldOutPredictions:
-    """Rows that were predicted without having been learned from."""
-
-    rows: NDArray[np.int64]
-    """Of the examples."""
-    probability: Values
-    later_window: bool
-    """Whether they are a later window than all that was learned from, and not only other people."""
-
-
 def fit_propensity(examples: Examples, as_of: int, settings: PropensitySettings | None = None) -> PropensityModel:
     """The model of all rows. Raises `DataError` for labels that were not known at `as_of`, or too few of them."""
     settings = settings or PropensitySettings()
     examples.check(as_of).check_classes("this prediction")
-    logits = cross_fitted(examples, settings)
+    logits = cross_fitted(examples.features, examples.label, examples.person, settings)
     base = fit_base_models(examples.features, examples.label, settings)
     weights = calibrate(logits, examples.label)
     return PropensityModel(base, weights, examples.features.names, examples.features.groups)
 
 
-def backtest(examples: Examples, as_of: int, settings: PropensitySettings | None = None) -> HeldOutPredictions:
-    """The latest window by a model of the earlier ones; where these are too few, people by other people.
+def backtest(
+    examples: Examples, as_of: int, settings: PropensitySettings
+) -> tuple[Values, Values, NDArray[np.int64] | None]:
+    """Probability, label and cut of rows that were predicted without having been learned from.
 
+    The latest window by a model of the earlier ones; where these are too few, people by other people, without cuts.
     Raises what `fit_propensity` raises.
     """
-    settings = settings or PropensitySettings()
     examples.check(as_of).check_classes("this prediction")
     label, latest = examples.label, examples.window == 0
-    if examples.rows(~latest).learnable:
-        rows = np.flatnonzero(latest)
+    if not examples.rows(~latest).shortage(""):
         model = fit_propensity(examples.rows(~latest), as_of, settings)
-        return HeldOutPredictions(rows, model.probability(examples.features.rows(rows)), True)
-    logits = cross_fitted(examples, settings)
-    folds, probability = people_folds(examples.person, 5, settings.seed), np.empty(len(label))
-    for fold in range(5):
-        inside = folds == fold
+        return model.probability(examples.features.rows(latest)), label[latest], examples.cut[latest]
+    logits = cross_fitted(examples.features, label, examples.person, settings)
+    probability = np.empty(len(label))
+    for inside in people_folds(examples.person, 5, settings.seed):
         weights = calibrate(logits[~inside], label[~inside])
         probability[inside] = sigmoid(logits[inside] @ weights[:2] + weights[2])
-    return HeldOutPredictions(np.arange(len(label)), probability, False)
+    return probability, label, None
 
 
 def validation_rows(examples: Examples) -> tuple[NDArray[np.bool_], bool]:
@@ -133,29 +122,31 @@ def validation_rows(examples: Examples) -> tuple[NDArray[np.bool_], bool]:
     Raises `DataError` when the other two thirds are too few as well.
     """
     latest = examples.window == 0
-    if examples.rows(~latest).learnable:
+    if not examples.rows(~latest).shortage(""):
         return latest, True
-    third = people_folds(examples.person, 3) == 0
-    if not examples.rows(~third).learnable:
+    third = people_folds(examples.person, 3)[0]
+    if examples.rows(~third).shortage(""):
         people = len(np.unique(examples.person))
         raise DataError(f"{people} people are too few to learn from two thirds of them and check on the others")
     return third, False
 
 
-def cross_fitted(examples: Examples, settings: PropensitySettings) -> Values:
+def cross_fitted(
+    features: FeatureTable, label: Values, person: NDArray[np.integer], settings: PropensitySettings
+) -> Values:
     """The base models' logits of each row by a fit to other people's rows, (n, 2)."""
-    folds, logits = people_folds(examples.person, settings.folds, settings.seed), np.empty((len(examples), 2))
-    for fold in range(settings.folds):
-        inside = folds == fold
-        base = fit_base_models(examples.features.rows(~inside), examples.label[~inside], settings)
-        logits[inside] = base.logits(base.inputs(examples.features.values[inside]))
+    logits = np.empty((len(label), 2))
+    for inside in people_folds(person, settings.folds, settings.seed):
+        base = fit_base_models(features.rows(~inside), label[~inside], settings)
+        logits[inside] = base.logits(base.inputs(features.values[inside]))
     return logits
 
 
-def people_folds(person: NDArray[np.integer], n: int, seed: int = 0) -> NDArray[np.int64]:
-    """A number from 0 to n - 1 for each row, the same for all rows of a person."""
+def people_folds(person: NDArray[np.integer], n: int, seed: int = 0) -> list[NDArray[np.bool_]]:
+    """Which rows are in each of n folds, all rows of a person in the same one."""
     people, position = np.unique(person, return_inverse=True)
-    return np.asarray(np.random.default_rng(seed).permutation(len(people))[position] % n, np.int64)
+    fold_of = np.random.default_rng(seed).permutation(len(people))[position] % n
+    return [fold_of == fold for fold in range(n)]
 
 
 def fit_base_models(features: FeatureTable, label: Values, settings: PropensitySettings) -> BaseModels:

@@ -17,15 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, utc
-from recllm.propensity.cohort import Cohort
-from recllm.propensity.examples import Examples
+from recllm.propensity.examples import Cohort, Examples
 from recllm.propensity.features import FeatureTable, Floats
-from recllm.propensity.model import PropensityModel, fit_propensity, validation_rows
+from recllm.propensity.model import PropensityModel, Values, fit_propensity, validation_rows
 from recllm.propensity.prediction import Prediction
-from recllm.propensity.task import PredictionTask, no_past
+from recllm.propensity.task import PredictionTask
 from recllm.settings import PropensitySettings
-
-Values = NDArray[np.float64]
 
 MAX_WINDOWS = 6
 """Past windows learned from: each person of one gives several rows."""
@@ -50,9 +47,7 @@ def predict_next_order(task: PredictionTask) -> Prediction:
     inside, later_window = validation_rows(ordered)
     earlier, validation = fit_hazards(examples.rows(~inside), bounds, as_of, settings), examples.rows(inside)
     survival = earlier.survival(earlier.inputs(validation.features).values)
-    with_history = task.ask.with_history(task.now)
-    rows = task.user_rows(with_history)
-    table = task.ask.features(task.now).rows(rows)
+    table, rows, left_out = task.with_past(task.ask.with_history(task.now))
     predicted = model.survival(model.inputs(table).values)
     days = [day_of(predicted, bounds, quantile) for quantile in QUANTILES]
     dates = [[_date(task.now, n) for n in column] for column in days]
@@ -73,7 +68,7 @@ def predict_next_order(task: PredictionTask) -> Prediction:
         ordered.label[inside],
         validation.cut if later_window else None,
         figures=_figures(survival, bounds, validation),
-        left_out=no_past(with_history),
+        left_out=left_out,
     )
 
 
@@ -127,20 +122,16 @@ def person_periods(examples: Examples, bounds: Values) -> Examples:
     starts, ends = bounds[:-1], bounds[1:]
     row, interval = np.nonzero(examples.label[:, None] >= starts)
     periods = examples.rows(row)
-    features = periods.features.beside(_interval(starts[interval], (ends - starts)[interval]))
+    features = _with_interval(periods.features, bounds, interval)
     label = (periods.label < ends[interval]).astype(np.float64)
     known_at = periods.cut + (ends[interval] * DAY).astype(np.int64)
     return replace(periods, features=features, label=label, known_at=known_at)
 
 
-def _interval(start: Values, width: Values) -> FeatureTable:
-    return FeatureTable.of({INTERVAL: {"days_ahead": start, "interval_days": width}}, len(start))
-
-
-def _with_interval(features: FeatureTable, bounds: Values, k: int) -> FeatureTable:
-    """The people with the columns of interval k."""
-    n = len(features)
-    return features.beside(_interval(np.full(n, bounds[k]), np.full(n, bounds[k + 1] - bounds[k])))
+def _with_interval(features: FeatureTable, bounds: Values, k: int | NDArray[np.integer]) -> FeatureTable:
+    """The people with the columns of interval k, one for all or (n,)."""
+    columns = {"days_ahead": bounds[k], "interval_days": bounds[k + 1] - bounds[k]}
+    return features.beside(FeatureTable.of({INTERVAL: columns}, len(features)))
 
 
 def day_of(survival: Values, bounds: Values, quantile: float) -> Values:

@@ -6,19 +6,39 @@ gain(q)         share of all outcomes that are among that fraction (cumulative g
 auc             probability that one with the outcome ranks before one without (Mann and Whitney 1947), ties count half.
 
 Equal probabilities are taken as they are spread over the tie: no order inside of a tie helps or harms.
+
+How well uplifts order people: Qini and uplift curves (Radcliffe 2007; Gutierrez and Gérardy 2017).
+
+People are ordered by their uplift, highest first. Among the first share q of them, with outcomes weighted by
+1 / (probability of the own arm),
+
+    curve(q)   (mean outcome of the treated - mean outcome of the others) · q       extra outcomes per person of all
+    random(q)  curve(1) · q
+    auuc       area under the curve
+    qini       area between the curve and random; 0 is no better than chance
+
+The same area with everybody's true uplift instead of outcomes needs a simulated log: `true_qini`. A tie is one step.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recllm.metrics import calibration_error
 
+if TYPE_CHECKING:
+    from recllm.propensity.uplift import RandomisedTrial
+
 Values = NDArray[np.float64]
 Labels = NDArray[np.float64] | NDArray[np.bool_]
+
+
+BINS = 10
+SHARES = np.linspace(0, 1, 101)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +48,7 @@ class CalibrationBin:
     n: int
     expected: float
     """Mean probability."""
-    observed: float
+    observed: float = field(metadata={"json": "seen"})
     """Share with the outcome; low and high around it."""
     low: float
     high: float
@@ -52,11 +72,11 @@ class PredictionQuality:
     lifts: tuple[float, ...]
 
 
-def quality(probability: Values, label: Values, *, points: int = 50) -> PredictionQuality:
+def quality(probability: Values, label: Values) -> PredictionQuality:
     """probability: (n,) in [0, 1]; label: (n,) of 0 and 1. AUC, lift and gains are left out when there is one class."""
     positive = label > 0
     mixed = bool(positive.any() and not positive.all())
-    fractions = np.linspace(1 / points, 1, points)
+    fractions = np.linspace(1 / 50, 1, 50)
     gains = gain(probability, positive, fractions) if positive.any() else np.zeros(0)
     return PredictionQuality(
         n=len(label),
@@ -71,14 +91,14 @@ def quality(probability: Values, label: Values, *, points: int = 50) -> Predicti
     )
 
 
-def reliability(probability: Values, label: Labels, bins: int = 10) -> tuple[CalibrationBin, ...]:
-    """At most `bins` bins of equal mass; equal probabilities share one."""
+def reliability(probability: Values, label: Labels) -> tuple[CalibrationBin, ...]:
+    """At most `BINS` bins of equal mass; equal probabilities share one."""
     from scipy.stats import binomtest
 
     if not len(probability):
         return ()
     ascending = np.sort(probability)
-    edges = np.unique(ascending[(np.arange(1, bins) * len(ascending)) // bins])
+    edges = np.unique(ascending[(np.arange(1, BINS) * len(ascending)) // BINS])
     number = np.searchsorted(edges, probability, side="right")
     calibration = []
     for inside in (number == bin_number for bin_number in np.unique(number)):
@@ -114,3 +134,45 @@ def cumulative(score: Values, weight: NDArray[np.generic], fractions: Values) ->
     sums = np.bincount(level, weight, minlength=len(levels))
     reached = np.concatenate([[0], np.cumsum(counts)]) / max(len(score), 1)
     return np.asarray(np.interp(fractions, reached, np.concatenate([[0.0], np.cumsum(sums)])))
+
+
+# --- uplifts ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QiniCurve:
+    """shares: ascending from 0 to 1. gains: extra outcomes per person of all when that share is treated."""
+
+    shares: tuple[float, ...]
+    gains: tuple[float, ...]
+    qini: float
+    auuc: float
+    effect: float
+    """gains at 1: the mean effect on everybody."""
+
+
+def qini_curve(uplift: Values, trial: RandomisedTrial) -> QiniCurve:
+    """From outcomes of a trial, (n,)."""
+    means = []
+    for arm, probability in ((trial.treated, trial.propensity), (~trial.treated, 1 - trial.propensity)):
+        weight = cumulative(uplift, arm / probability, SHARES)
+        outcomes = cumulative(uplift, arm * trial.outcome / probability, SHARES)
+        means.append(np.divide(outcomes, weight, out=np.full(len(SHARES), np.nan), where=weight > 0))
+    # where an arm has nobody yet there is nothing to compare
+    return _curve(np.nan_to_num(means[0] - means[1]) * SHARES)
+
+
+def true_qini(uplift: Values, truth: Values) -> QiniCurve:
+    """From everybody's true uplift, (n,)."""
+    return _curve(cumulative(uplift, truth, SHARES) / max(len(truth), 1))
+
+
+def _curve(gains: Values) -> QiniCurve:
+    area = float(np.trapezoid(gains, SHARES))
+    return QiniCurve(
+        shares=tuple(SHARES.tolist()),
+        gains=tuple(gains.tolist()),
+        qini=area - float(gains[-1]) / 2,
+        auuc=area,
+        effect=float(gains[-1]),
+    )

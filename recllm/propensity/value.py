@@ -13,21 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.errors import DataError
-from recllm.propensity.cohort import Cohort
-from recllm.propensity.examples import Examples
+from recllm.propensity.examples import Cohort, Examples
 from recllm.propensity.features import FeatureTable, Floats, count, money
-from recllm.propensity.model import PropensityModel, fit_propensity, people_folds, validation_rows, varying
+from recllm.propensity.model import PropensityModel, Values, fit_propensity, people_folds, validation_rows, varying
 from recllm.propensity.prediction import Prediction
-from recllm.propensity.task import PredictionTask, no_past
+from recllm.propensity.task import PredictionTask
 from recllm.settings import PropensitySettings
 
 if TYPE_CHECKING:
     from sklearn.ensemble import HistGradientBoostingRegressor
 
-Values = NDArray[np.float64]
 MIN_SPEND = 0.01
 """Money; less counts as no purchase."""
-FOLDS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,9 +64,7 @@ def predict_value(task: PredictionTask) -> Prediction:
     inside, later_window = validation_rows(bought)
     model = fit_value(examples, as_of, task.settings)
     earlier = fit_value(examples.rows(~inside), as_of, task.settings)
-    with_history = task.ask.with_history(task.now)
-    rows = task.user_rows(with_history)
-    table = task.ask.features(task.now).rows(rows)
+    table, rows, left_out = task.with_past(task.ask.with_history(task.now))
     probability, value = model.propensity.probability(table), model.value(table)
     reasons = task.reasons(model.log_value, model.inputs, examples.features, table, "spend")
     validation = examples.rows(inside)
@@ -79,7 +74,7 @@ def predict_value(task: PredictionTask) -> Prediction:
         bought.label[inside],
         validation.cut if later_window else None,
         figures=_figures(validation, earlier.value(validation.features)),
-        left_out=no_past(with_history),
+        left_out=left_out,
     )
 
 
@@ -90,9 +85,8 @@ def fit_value(examples: Examples, as_of: int, settings: PropensitySettings) -> V
     buyers = examples.rows(label > MIN_SPEND)
     columns = varying(buyers.features.values)
     values, spent = buyers.features.values[:, columns], buyers.label
-    folds, expected = people_folds(buyers.person, FOLDS, settings.seed), np.empty(len(buyers))
-    for fold in range(FOLDS):
-        inside = folds == fold
+    expected = np.empty(len(buyers))
+    for inside in people_folds(buyers.person, 3, settings.seed):
         expected[inside] = _spend_trees(values[~inside], spent[~inside], settings.seed).predict(values[inside])
     scale = float(spent.sum() / max(expected.sum(), MIN_SPEND))
     return ValueModel(propensity, columns, _spend_trees(values, spent, settings.seed), scale)

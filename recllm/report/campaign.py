@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recllm.campaigns.measures import CampaignOutcome, ConfidenceInterval, GroupFigures, SegmentFigures
+from recllm.campaigns.outcome import CampaignOutcome, ConfidenceInterval, GroupFigures, SegmentFigures
 from recllm.charts import Bar, BarChart, svg, write_png
 from recllm.data.catalogue import CATEGORY_SEPARATOR
 from recllm.files import write_whole
@@ -22,7 +22,7 @@ MOST_ROWS = 12
 
 
 def preview_page(document: Mapping[str, Any]) -> str:
-    """The page for `recllm.campaigns.overview.preview_document`."""
+    """The page for `recllm.campaigns.open_campaign.preview_document`."""
     labels = words("campaign", document["locale"])
     chart = _group_chart(document["group"], labels)
     return render("campaign_preview.html.j2", **document, labels=labels, group_chart=picture(svg(chart)))

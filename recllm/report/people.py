@@ -13,8 +13,7 @@ from recllm.charts import AreaChart, Line, LineChart, svg, write_png
 from recllm.errors import UsageError
 from recllm.profiles.evolution import UNKNOWN, WITHHELD, Evolution, Period
 from recllm.propensity.prediction import Prediction, prediction_document
-from recllm.propensity.quality import PredictionQuality
-from recllm.propensity.uplift.qini import QiniCurve
+from recllm.propensity.quality import PredictionQuality, QiniCurve
 from recllm.report.page import picture, render, words
 
 LISTED = 100
