@@ -36,8 +36,7 @@ from recllm.data.interactions import Pairs
 from recllm.encoder.loading import load_encoder
 from recllm.evaluation.comparison import paired_bootstrap
 from recllm.evaluation.protocols import EvaluationWindow
-from recllm.explain.counterfactuals import counterfactual
-from recllm.explain.leave_one_out import Evidence, UserHistory, deltas, lacking, units_of
+from recllm.explain import Evidence, UserHistory, counterfactual, deltas, lacking, units_of
 from recllm.recommender.explanation import positions
 from recllm.recommender.ranking import UserInputs
 from recllm.recommender.recommender import Recommender

@@ -11,8 +11,7 @@ import pytest
 from recllm.data.dataset import Dataset, Events
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import UsageError
-from recllm.explain.counterfactuals import counterfactual
-from recllm.explain.leave_one_out import Evidence, UserHistory, lacking, units_of
+from recllm.explain import Evidence, UserHistory, counterfactual, lacking, units_of
 from recllm.recommender.explanation import positions, write_page
 from recllm.recommender.recommender import Recommender
 

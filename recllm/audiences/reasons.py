@@ -29,7 +29,7 @@ from recllm.data.catalogue import CATEGORY_SEPARATOR
 from recllm.data.dataset import DAY, Dataset, Events
 from recllm.data.interactions import Pairs
 from recllm.encoder.hardware import map_blocks
-from recllm.explain.leave_one_out import Evidence, ReasonWriter, UserHistory, choose, lacking, units_of
+from recllm.explain import Evidence, ReasonWriter, UserHistory, choose, lacking, units_of
 from recllm.features.item_vectors import basics_of
 from recllm.policy import Policy
 from recllm.profiles.profile import build_profiles

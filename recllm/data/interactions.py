@@ -65,11 +65,15 @@ def occasions(events: Events) -> Events:
 
 def merge(earlier: Events, later: Events) -> Events:
     """The events of the same users from two parts, each user's in the order of time."""
-    users = np.concatenate([earlier.user, later.user])
-    columns = [np.concatenate(column) for column in zip(earlier.columns(), later.columns(), strict=True)]
+    changed, n = np.flatnonzero(np.diff(later.indptr)), len(earlier.indptr) - 1
+    before, after = earlier.rows(changed), later.rows(changed)  # nobody else's events are sorted again
+    columns = [np.concatenate(column) for column in zip(before.columns(), after.columns(), strict=True)]
     item, at, *_ = columns
-    order = np.lexsort((item, at, users))
-    return Events(earlier.indptr + later.indptr, *(column[order] for column in columns))
+    order = np.lexsort((item, at, np.concatenate([before.user, after.user])))
+    merged = Events(before.indptr + after.indptr, *(column[order] for column in columns))
+    rows = np.arange(n)
+    rows[changed] = n + np.arange(len(changed))
+    return Events.concat([earlier, merged]).rows(rows)
 
 
 def visits(events: Events) -> tuple[Ints, Ints]:

@@ -3,8 +3,7 @@
     recommender.explain("ann", "tea")        # in a notebook: a picture of the contributions
 
 Every number is a score or a list of the served model, computed again for a shortened history; see
-`recllm.explain.leave_one_out` and
-`recllm.explain.counterfactuals`. Sensitive evidence is counted and never named.
+`recllm.explain`. Sensitive evidence is counted and never named.
 """
 
 from __future__ import annotations
@@ -21,8 +20,7 @@ from numpy.typing import NDArray
 from recllm.charts import Bar, bar_chart
 from recllm.data.catalogue import known_rows
 from recllm.data.dataset import Events
-from recllm.explain.counterfactuals import Counterfactual, Place, counterfactual
-from recllm.explain.leave_one_out import Evidence, UserHistory
+from recllm.explain import Counterfactual, Evidence, PositionOf, UserHistory, counterfactual
 from recllm.recommender.ranking import NAMESAKES
 from recllm.schema import Reason
 from recllm.text.items import item_names, reason_text
@@ -122,7 +120,7 @@ def write_page(explanation: Explanation, path: Path) -> None:
     path.write_text(f"{head}<body>{explanation._repr_html_()}</body></html>\n", encoding="utf-8")
 
 
-def positions(recommender: Recommender, person: UserHistory, item: int, k: int) -> Place:
+def positions(recommender: Recommender, person: UserHistory, item: int, k: int) -> PositionOf:
     """The item's position in the lists of versions of the person, counting each name once as slates do.
 
     A list holds `k` + `NAMESAKES` items; an item that is not in it gets the position after the last.

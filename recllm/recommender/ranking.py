@@ -5,7 +5,6 @@ Without a scorer, pairs are scored by the cosine of the two texts alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ from recllm.errors import ModelError
 from recllm.features.candidates import Candidates, candidates, explicit
 from recllm.features.collaborative import CollaborativeStatistics, UserBatch, ask
 from recllm.features.pair_features import FEATURE_NAMES, SOLD_FEATURES, pair_cosine, pair_features
-from recllm.models.scorer import Score, Scorer
+from recllm.models.scorer import Scorer, score_in_chunks
 from recllm.settings import CandidateSettings
 from recllm.training.calibration import with_offsets
 
@@ -28,10 +27,6 @@ NAMESAKES = 100
 
 BLOCK_PAIRS = 2**18
 """Pairs of a block of people."""
-
-CHUNK_PAIRS = 2**13
-"""Pairs that the MLP gets at once: so few fit the cache, and their memory is used again, which halves the time."""
-
 
 TEXT_CANDIDATES = 100
 """Nearest texts that are candidates where texts are all there is to rank by."""
@@ -192,15 +187,17 @@ class ItemRanker:
         narrow = bool(scorer.config.sold_features) and set(scorer.config.sold_features) <= set(SOLD_FEATURES)
         features = pair_features(population, batch, pairs, narrow=narrow)
         items, item = np.unique(pairs.item, return_inverse=True)
-        user, users = pairs.user, scorer.project(batch.vectors.user)
-        projected = scorer.project(population.item_vectors[items])
-        score_chunk = _torch_score(scorer) if len(item) > TORCH_PAIRS else scorer.score
-        mlp, logit = np.zeros(len(item), np.float32), np.zeros(len(item), np.float32)
-        for start in range(0, len(item), CHUNK_PAIRS):
-            part = slice(start, start + CHUNK_PAIRS)
-            _, mlp[part], logit[part] = score_chunk(
-                users, projected, user[part], item[part], cosine[part], features[part]
-            )
+        users, projected = scorer.project(batch.vectors.user), scorer.project(population.item_vectors[items])
+        arrays = (users, projected, pairs.user, item, cosine, features)
+        if len(item) > TORCH_PAIRS:
+            import torch
+
+            from recllm.models.scorer_network import ScorerNetwork
+
+            with torch.inference_mode():
+                _, mlp, logit = score_in_chunks(ScorerNetwork.of(scorer).score, *arrays)
+        else:
+            _, mlp, logit = score_in_chunks(scorer.score, *arrays)
         probability = scorer.probability(logit)
         if self.item_offsets is not None:
             probability = with_offsets(probability, self.item_offsets[pairs.item])
@@ -245,21 +242,6 @@ def _open(pairs: Candidates, users: UserBatch, hidden: Runs | None, repeats: boo
         banned = np.repeat(np.arange(users.n), np.diff(hidden[0])) * n_items + hidden[1]
         fit &= ~np.isin(pairs.user * n_items + pairs.item, banned)
     return fit
-
-
-def _torch_score(scorer: Scorer) -> Callable[..., Score]:
-    """`Scorer.score` in torch."""
-    import torch
-
-    from recllm.models.scorer_network import ScorerNetwork
-
-    network = ScorerNetwork.of(scorer)
-
-    def score(*arrays: NDArray[Any]) -> Score:
-        with torch.inference_mode():
-            return Score(*(tensor.numpy() for tensor in network(*(torch.from_numpy(array) for array in arrays))))
-
-    return score
 
 
 def _stack(parts: list[Ranked], k: int) -> Ranked:

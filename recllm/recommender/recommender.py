@@ -24,7 +24,7 @@ from recllm.data.catalogue import allowed_items, known_rows
 from recllm.data.dataset import USER_COLUMN, Dataset, Events, utc
 from recllm.data.interactions import Ints, Pairs
 from recllm.errors import PolicyError, UsageError
-from recllm.explain.leave_one_out import Evidence, ReasonWriter, UserHistory, choose, deltas, units_of
+from recllm.explain import Evidence, ReasonWriter, UserHistory, choose, deltas, units_of
 from recllm.features.candidates import POPULAR, served_by
 from recllm.features.collaborative import CollaborativeStatistics
 from recllm.features.item_vectors import DatedItemVectors, basics_of, basics_vectors, item_vectors

@@ -1,7 +1,7 @@
 """Why an item was recommended: leave-one-out on the served model, told only as far as it was measured.
 
 An evidence unit is one line of the person's profile: everything they did of one kind with one item ("B:<item_id>",
-"H:<item_id>"), or one of their basics ("I:<name>"). Its worth for a shown item is
+"H:<item_id>"), or one of their basics ("I:<name>"). Its delta for a shown item is
 
     delta = logit(user, item) - logit(user without the unit, item)
 
@@ -95,9 +95,9 @@ def deltas(
     tried: NDArray[np.bool_],
     score: Score,
 ) -> NDArray[np.float32]:
-    """Worth of each unit for each shown item, float32 (n_units, n_shown), NaN where not tried.
+    """Delta of each unit for each shown item, float32 (n_units, n_shown), NaN where not tried.
 
-    `shown` are item rows; `tried` is boolean (n_units, n_shown).
+    tried: boolean (n_units, n_shown).
     """
     unit_deltas = np.full(tried.shape, np.nan, np.float32)
     used = np.flatnonzero(tried.any(1))
@@ -171,7 +171,7 @@ class ReasonWriter:
 
         One sentence says so when nothing is clear, or when only sensitive evidence is, which is never named.
 
-        worth: (n_units,), NaN where not tried. spread: range of the person's scores, in logits, above 0.
+        unit_deltas: (n_units,), NaN where not tried. spread: range of the person's scores, in logits, above 0.
         """
         lines = _lines(profile)
         ranked = np.argsort(-np.nan_to_num(unit_deltas, nan=-np.inf), kind="stable")
@@ -188,7 +188,7 @@ class ReasonWriter:
         return tuple(clearest) or (self._nothing_to_name(withheld),)
 
     def _nothing_to_name(self, withheld: float) -> Reason:
-        """withheld: worth of the strongest clear evidence that may not be named; 0 when nothing was clear."""
+        """withheld: delta of the strongest clear evidence that may not be named; 0 when nothing was clear."""
         kind = "withheld" if withheld else "general"
         return Reason(evidence_id=kind, delta=withheld, text=self._say(kind))
 
@@ -253,3 +253,65 @@ def _lines(profile: Profile) -> dict[tuple[str, str], HistoryLine]:
         for line in lines:
             heaviest.setdefault((kind, line.item_id), line)
     return heaviest
+
+
+# --- counterfactuals --------------------------------------------------------------------------------------------------
+
+PositionOf = Callable[[Events, Sequence[Mapping[str, str]]], NDArray[np.int64]]
+"""(histories of n versions, basics of each) -> the item's position in each version's list, from 1, int64 (n,)."""
+
+MOST = 8
+"""Pieces taken out at most: a longer list explains nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counterfactual:
+    """Without `units` the item would stand at position `after` instead of `before`, counted from 1."""
+
+    units: tuple[Evidence, ...]
+    before: int
+    after: int
+
+
+def counterfactual(
+    person: UserHistory,
+    units: Sequence[Evidence],
+    deltas: NDArray[np.float32],
+    position: PositionOf,
+    *,
+    k: int,
+    max_units: int = MOST,
+) -> Counterfactual | None:
+    """What would have to be missing from a person's history for an item to leave the first `k`.
+
+    The pieces of evidence that weigh most are taken out one after the other until the item leaves the first `k` of a
+    list that is really ranked again, candidates and all; then those that were not needed are put back. So the set is
+    small and proven, but not proven to be the smallest there is. Sources: Ghazimatin et al. 2020, "PRINCE:
+    provider-side interpretability with counterfactual explanations"; Tran et al. 2021, "Counterfactual explanations for
+    neural recommenders"; here for any model that can rank a shortened history.
+
+    deltas: (n_units,), NaN where not tried; only units above 0 are taken out. None when the item is not among the first
+    `k` as it is, or still is without the `max_units` heaviest units.
+    """
+    heaviest = [units[int(n)] for n in np.argsort(-np.nan_to_num(deltas, nan=-np.inf), kind="stable") if deltas[n] > 0]
+    prefixes = [tuple(heaviest[:n]) for n in range(min(max_units, len(heaviest)) + 1)]
+    positions = position(*lacking(person, prefixes))
+    before, gone = int(positions[0]), np.flatnonzero(positions > k)
+    if before > k or not len(gone):
+        return None
+    removed, after = prefixes[gone[0]], int(positions[gone[0]])
+    return Counterfactual(*_needed(person, removed, before, after, position, k))
+
+
+def _needed(
+    person: UserHistory, removed: tuple[Evidence, ...], before: int, after: int, position: PositionOf, k: int
+) -> tuple[tuple[Evidence, ...], int, int]:
+    """The set without the units that can be put back, lightest first, while the item stays away."""
+    while len(removed) > 1:
+        fewer = [removed[:n] + removed[n + 1 :] for n in reversed(range(len(removed)))]
+        positions = position(*lacking(person, fewer))
+        still = np.flatnonzero(positions > k)
+        if not len(still):
+            break
+        removed, after = fewer[still[0]], int(positions[still[0]])
+    return removed, before, after

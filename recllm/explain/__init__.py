@@ -1,1 +1,0 @@
-"""Why: leave-one-out reasons and counterfactuals."""
