@@ -207,7 +207,7 @@ def test_purchases_of_long_ago_leave_every_feature_finite() -> None:
         ({"text_items": 1}, {"text_set"}),
         ({"text_power": 1.0}, {"text_set"}),
     ],
-    ids=str,
+    ids=lambda part: ",".join(sorted(part)),
 )
 def test_a_setting_reaches_every_feature_that_it_is_about(changes: dict[str, object], changed: set[str]) -> None:
     bought = [(row("tea0"), NOW - 50 * DAY), (row("tool2"), NOW - 25 * DAY), (row("tea0"), NOW - 2 * DAY)]
