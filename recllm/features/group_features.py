@@ -129,7 +129,7 @@ def _dealings(users: UserBatch, name: str, group: NDArray[np.int32], pairs: Pair
 
 def entries_at(matrix: Any, column: NDArray[np.integer], pairs: Pairs) -> Floats:
     """Entries of a sparse (n, n_columns) matrix, (n_pairs,): row is the pair's user; a few are made dense at a time."""
-    if len(column) <= 4 * matrix.shape[0]:  # to look up so few costs less than a dense row
+    if matrix.shape[1] and 0 < len(column) <= 4 * matrix.shape[0]:  # to look up so few costs less than a dense row
         return np.asarray(matrix[pairs.user, column], np.float32).ravel()
     values = np.zeros(len(column), np.float32)
     step = max(1, 2**18 // max(matrix.shape[1], 1))  # a block that stays in the cache
