@@ -67,7 +67,7 @@ class Policy(FrozenModel):
 
     # slates
     popularity_weight: Share = 0.0
-    """How much less likely a popular item is to be shown, in [0, 1]; see `recllm.recommender.ranking.rank`."""
+    """How much less likely a popular item is to be shown, in [0, 1]; see `ItemRanker.rank`."""
 
     # loads
     reject_limit: Share = 0.05

@@ -133,8 +133,8 @@ def tune_workspace(
 ) -> TunedEncoder:
     """Fine-tune the encoder on people who agreed to training, in a folder of the cache.
 
-    An interrupted run of the same data and settings goes on there. `recllm.training.lora.tune_encoder` tells the
-    errors.
+    An interrupted run of the same data and settings goes on there. Raises what
+    `recllm.training.lora.tune.tune_encoder` does.
     """
     from recllm.training.lora.run_folder import run_folder_name
     from recllm.training.lora.tune import tune_encoder
