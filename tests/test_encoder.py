@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import timeit
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -306,34 +308,39 @@ def test_toy_rows_are_unit_whatever_the_text(text: str) -> None:
 
 
 class Slow(ToyEncoder):
-    """Takes its time, and says how often it was asked."""
+    """Takes `pause` seconds of a clock that nothing else moves, and says how often it was asked."""
+
+    clock = 0.0
 
     def __init__(self, pause: float, noise: float = 0.0) -> None:
         super().__init__()
         self.pause, self.noise, self.calls = pause, noise, 0
 
     def encode(self, texts: Sequence[str], *, kind: Any = "document") -> Any:
-        import time
-
         self.calls += 1
-        time.sleep(self.pause)
+        Slow.clock += self.pause
         rows = super().encode(texts, kind=kind)
         rows[0] += self.noise
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time is what `Slow` encoders take: a busy machine changes no answer."""
+    monkeypatch.setattr("recllm.encoder.hardware.repeat", partial(timeit.repeat, timer=lambda: Slow.clock))
+    monkeypatch.setattr("recllm.encoder.hardware.product_gain", lambda: 2.0)
+
+
+@pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize(
     ("pause", "noise", "pays"), [(0.002, 0.0, True), (0.002, 0.05, False), (0.05, 0.0, False)], ids=str
 )
-def test_bfloat16_needs_both_likeness_and_gain(
-    pause: float, noise: float, pays: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("recllm.encoder.hardware.product_gain", lambda: 2.0)
+def test_bfloat16_needs_both_likeness_and_gain(pause: float, noise: float, pays: bool) -> None:
     assert probe_bfloat16(Slow(0.03), lambda: Slow(pause, noise)).pays is pays
 
 
-def test_probe_is_asked_once_per_model_and_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recllm.encoder.hardware.product_gain", lambda: 2.0)
+@pytest.mark.usefixtures("clock")
+def test_probe_is_asked_once_per_model_and_machine(tmp_path: Path) -> None:
     exact, other = Slow(0.03), Slow(0.002)
     first = probe_bfloat16(exact, lambda: other, tmp_path)
     calls = exact.calls
