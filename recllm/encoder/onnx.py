@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -20,15 +20,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from recllm.encoder.batches import Tokens, distinct, encode_tokens
+from recllm.encoder.batches import TokenEncoder, Tokens
 from recllm.encoder.folder import first_line
 from recllm.encoder.hardware import MIN_GAIN, Probe, compare, default_threads, processor_name, remembered_probe
 from recllm.encoder.json_cache import file_hash
 from recllm.errors import MissingExtraError, ModelError, UsageError
 
 if TYPE_CHECKING:
-    from recllm.schema import FloatArray, TextKind
-
+    from recllm.schema import FloatArray
 
 OnnxPrecision = Literal["float32", "int8"]
 
@@ -89,8 +88,8 @@ def read_record(folder: Path, cache_dir: str | Path | None = None) -> OnnxRecord
     return record
 
 
-class OnnxEncoder:
-    """An `Encoder` on the CPU. A text's vector does not depend on its neighbours beyond rounding, in int8 either.
+class OnnxEncoder(TokenEncoder):
+    """An `Encoder` on the CPU. A text's vector does not depend on its neighbours in int8 either.
 
     The files are checked at once; tokenizer and model are loaded when they are needed.
     """
@@ -119,7 +118,7 @@ class OnnxEncoder:
         self.dim = record.dim
         self.parity = record.parity
         self.threads = threads or default_threads()
-        self._progress = progress
+        self.progress = progress
         parts = [SCHEME, record.files[file], record.files[TOKENIZER], dict(record.prompts), record.limit]
         self.fingerprint = hashlib.sha256(json.dumps([*parts, record.lower_case]).encode()).hexdigest()
 
@@ -155,13 +154,7 @@ class OnnxEncoder:
         except Exception as error:  # the runtime has a class of its own for every kind of bad file
             raise ModelError(f"{path}: onnxruntime does not load it ({first_line(error)})") from error
 
-    def encode(self, texts: Sequence[str], *, kind: TextKind = "document") -> FloatArray:
-        """Unit rows, (len(texts), dim) float32. Each distinct text is computed once."""
-        texts_once, inverse = distinct(texts)
-        tokens = self.tokens.ids(texts_once, kind)
-        return encode_tokens(tokens, self.dim, self._forward, progress=self._progress)[inverse]
-
-    def _forward(self, tokens: list[Sequence[int]]) -> FloatArray:
+    def forward(self, tokens: list[list[int]]) -> FloatArray:
         shape = len(tokens), max(len(ids) for ids in tokens)
         padded, mask = np.full(shape, self.tokens.pad, np.int64), np.zeros(shape, np.int64)
         for row, ids in enumerate(tokens):
@@ -169,9 +162,6 @@ class OnnxEncoder:
             mask[row, : len(ids)] = 1
         unit: FloatArray = self._session.run(None, {"input_ids": padded, "attention_mask": mask})[0]
         return unit
-
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        return self.tokens.count(texts)
 
 
 def load_onnx(

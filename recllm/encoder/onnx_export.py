@@ -137,7 +137,7 @@ def _check(encoder: HuggingFaceEncoder, folder: Path) -> None:
             raise MissingExtraError(module, "onnx") from error
     if folder.exists() and not is_onnx_folder(folder) and (folder.is_file() or any(folder.iterdir())):
         raise UsageError(f"{folder}: holds something that is not an export; name a new folder")
-    if encoder.precision != "float32" or encoder.device != "cpu":
+    if encoder.precision != "float32" or encoder.torch_device != "cpu":
         raise UsageError(
             'only a float32 encoder on the CPU is exported: load it with precision="float32", device="cpu"'
         )

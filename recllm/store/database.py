@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from recllm.errors import MissingExtraError, StoreError
 from recllm.schema import Table
 from recllm.store import tables
 from recllm.store.readers import StoreReader
-from recllm.store.writers import Load, WriteResult
+from recllm.store.writers import Load
 
 CACHE_MIB = 64
 """Page cache of one connection. It bounds the memory of a load, and holds the key index of some two million events."""
@@ -95,11 +94,6 @@ class Store:
             load = Load(connection, Table(table), load_id=load_id, source=source, sha256=sha256)
             yield load
             load.close()
-
-    def append_events(self, frame: pl.DataFrame, *, source: str) -> WriteResult:
-        """A small load of events of its own, e.g. the `shown` events of one slate. Durable when it returns."""
-        with self.load(Table.EVENTS, load_id=uuid.uuid4().hex, source=source) as load:
-            return load.write(frame)
 
     @contextmanager
     def read(self) -> Iterator[StoreReader]:

@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -73,15 +73,14 @@ class Pseudonymiser:
         return mac.hexdigest()[:16]
 
 
-def find_key(key_file: Path, environ: Mapping[str, str] | None = None) -> bytes:
+def find_key(key_file: Path) -> bytes:
     """The pseudonym key: from RECLLM_KEY, else the file that RECLLM_KEY_FILE names, else `key_file`.
 
     Raises `StoreError` when there is none, and when other people may read `key_file`.
     """
-    environ = os.environ if environ is None else environ
-    if environ.get(KEY_VARIABLE):
-        return environ[KEY_VARIABLE].strip().encode()
-    other_file = environ.get(KEY_FILE_VARIABLE)
+    if key := os.environ.get(KEY_VARIABLE):
+        return key.strip().encode()
+    other_file = os.environ.get(KEY_FILE_VARIABLE)
     path = Path(other_file) if other_file else key_file
     if not other_file and path.exists() and os.name == "posix" and path.stat().st_mode & 0o077:
         raise StoreError(f"other people may read the key file {path}; run: chmod 600 {path}")
