@@ -203,9 +203,8 @@ def audience(
             explain=explain,
             explain_first=None if json or csv else MAX_PRINTED,
         )
-        shop_ids = read_ids(ids)
         with open_shop(workspace) as shop:
-            names = ids_by_pseudonym(shop, shop_ids)
+            names = ids_by_pseudonym(shop, ids)
             members = find_audience(shop, request, version=model, locale=locale)
     document = audience_document(members, names)
     show(document, _audience_lines(document), json=json)
@@ -224,9 +223,9 @@ def _audience_of_campaign(
     from recllm.campaigns.plan import audience_of
     from recllm.jobs.recommenders import open_recommender
 
-    campaign, shop_ids = read_campaign(file), read_ids(ids)
+    campaign = read_campaign(file)
     with open_shop(workspace) as shop:
-        names = ids_by_pseudonym(shop, shop_ids)
+        names = ids_by_pseudonym(shop, ids)
         recommender = open_recommender(shop, version=model, locale=locale, everybody=True)
         return audience_of(shop, recommender, campaign, explain=explain), names
 
@@ -288,9 +287,8 @@ def predict(
         explain=explain,
         seed=seed,
     )
-    shop_ids = read_ids(ids)
     with open_shop(workspace) as shop:
-        names = ids_by_pseudonym(shop, shop_ids)
+        names = ids_by_pseudonym(shop, ids)
         language = locale or shop.settings.locale
         prediction = predict_workspace(shop, replace(request, locale=language))
     if csv:
@@ -350,9 +348,8 @@ def uplift(
     from recllm.report.people import qini_chart
 
     request = UpliftRequest(start=start, randomised=randomised, learner=UpliftLearner.named(learner), seed=seed)
-    shop_ids = read_ids(ids)
     with open_shop(workspace) as shop:
-        names = ids_by_pseudonym(shop, shop_ids)
+        names = ids_by_pseudonym(shop, ids)
         estimate = uplift_workspace(shop, request, trial)
         locale = shop.settings.locale
     if csv:

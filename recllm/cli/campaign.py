@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recllm.cli.options import Ids, Json, WorkspaceDir, ids_by_pseudonym, open_shop, read_ids
+from recllm.cli.options import Ids, Json, WorkspaceDir, ids_by_pseudonym, open_shop
 from recllm.cli.output import note, show, table
 from recllm.errors import UsageError
 
@@ -105,9 +105,8 @@ def export(
     """Write what leaves: approved texts, for people who agree at this moment."""
     from recllm.campaigns.export import export_campaign
 
-    raw_ids = read_ids(ids)
     with open_shop(workspace) as shop:
-        done = export_campaign(_open_campaign(shop, file), output, ids=ids_by_pseudonym(shop, raw_ids))
+        done = export_campaign(_open_campaign(shop, file), output, ids=ids_by_pseudonym(shop, ids))
     document = {"held" if name == "held_out" else name: value for name, value in _fields(done).items()}
     del document["people"]
     lines = [

@@ -11,6 +11,8 @@ bfloat16 vectors have a cosine down to .9965 with the exact ones, ours .9999, so
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import threading
 import time
@@ -23,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from recllm.encoder.adapters import adapter_hash, check_base, merge_adapter
 from recllm.encoder.batches import TokenEncoder, Tokens
 from recllm.encoder.folder import first_line, quiet_loading
+from recllm.encoder.json_cache import file_hash
 from recllm.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -33,10 +36,16 @@ if TYPE_CHECKING:
 
 Precision = Literal["float32", "bfloat16"]
 
+_SCHEME = "recllm-encoder-1"
+"""Part of each fingerprint. Raise the number when the way from text to vector changes."""
+
+_NO_MEANING = frozenset({"architectures", "dtype", "torch_dtype", "transformers_version", "model_type"})
+"""Keys of config.json that change no vector, and so no fingerprint."""
+
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class HuggingFaceEncoder(TokenEncoder):
     """Texts to unit vectors with a transformers model; made by `load_encoder`.
 
@@ -72,18 +81,41 @@ class HuggingFaceEncoder(TokenEncoder):
             change = adapter_hash(self.adapter)
             check_base(self.adapter, model_type=self.model_type, base=weights.name, base_hash=self.base_hash)
         self.name = f"{weights.name}+lora-{change[:12]}" if change else weights.name
-        self.fingerprint = weights.fingerprint(
-            prompts=self._used_prompts,
-            limit=self.limit,
-            precision=self.precision,
-            adapter=change,
-            cache_dir=self.cache_dir,
-        )
+        self.fingerprint = self._fingerprint(change)
+
+    def _fingerprint(self, adapter: str) -> str:
+        """Hash over all that decides about a vector. `adapter`: the hash of a LoRA adapter, "" for none."""
+        weights, modes = self.weights, list(self.weights.pooling)
+        patterns = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model")
+        tokenizer = {path for pattern in patterns for path in weights.transformer.glob(pattern) if path.is_file()}
+        parts = {
+            "scheme": _SCHEME,
+            "files": self._hashes([*weights.weight_files(), *sorted(tokenizer)]),
+            "config": {key: weights.config[key] for key in sorted(weights.config) if key not in _NO_MEANING},
+            "pooling": "mean" if modes == ["mean_sqrt_len_tokens"] else "+".join(modes),
+            "prompts": self._used_prompts,
+            "lower_case": weights.lower_case,
+            "limit": self.limit,
+            "precision": self.precision,
+        }
+        if adapter:
+            parts["adapter"] = adapter
+        if weights.layers:
+            layers = weights.layers.items()
+            parts["layers"] = [[s, file_hash(path / "model.safetensors", self.cache_dir)] for path, s in layers]
+        if weights.truncated:
+            parts["dim"] = self.dim
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def _hashes(self, files: Sequence[Path]) -> dict[str, str]:
+        return {path.name: file_hash(path, self.cache_dir) for path in files}
 
     @cached_property
     def base_hash(self) -> str:
         """Hash of the transformer's weights alone, by which an adapter names its base."""
-        return self.weights.base_hash(self.cache_dir)
+        return hashlib.sha256(
+            json.dumps(self._hashes(self.weights.weight_files()), sort_keys=True).encode()
+        ).hexdigest()
 
     @cached_property
     def torch_device(self) -> str:

@@ -138,7 +138,7 @@ class _RowStage:
     accepted: int = 0
     duplicates: int = 0
     n_bad_in_head: int = 0
-    """Of those that count towards the reject limit."""
+    """Bad rows near the top, of those that count towards the reject limit."""
     codes: Counter[str] = field(default_factory=Counter)
     """Quarantined rows by code."""
 

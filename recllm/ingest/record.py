@@ -18,11 +18,11 @@ from recllm.errors import DataError
 from recllm.schema import Action, Table
 from recllm.store.database import Store
 from recllm.store.readers import EVENT_DETAILS
-from recllm.store.writers import EVENT_COLUMNS, WriteResult
+from recllm.store.writers import COLUMNS, WriteResult
 
 KEY_BYTES = 16
 
-_TYPES = {"event_id": pl.String} | {name.removesuffix("?"): dtype for name, dtype in EVENT_COLUMNS.items()}
+_TYPES = {"event_id": pl.String} | {name.removesuffix("?"): dtype for name, dtype in COLUMNS[Table.EVENTS].items()}
 # the order decides the keys of stored events: never change it
 _CONTENT = (
     "user_id", "item_id", "event", "at", "basket_id", "price", "quantity", "value", "request_id", "position",

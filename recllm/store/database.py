@@ -21,11 +21,9 @@ from recllm.store.writers import Load
 CACHE_MIB = 64
 """Page cache of one connection. It bounds the memory of a load, and holds the key index of some two million events."""
 
-_REMEDIES: dict[str, str] = {
-    "SQLITE_BUSY": "is locked by another process; wait until that one is done, then try again",
-    "SQLITE_LOCKED": "is locked by another process; wait until that one is done, then try again",
-    "SQLITE_READONLY": "is read-only; make the file and its folder writable",
-    "SQLITE_PERM": "is read-only; make the file and its folder writable",
+_REMEDIES: dict[str | tuple[str, ...], str] = {
+    ("SQLITE_BUSY", "SQLITE_LOCKED"): "is locked by another process; wait until that one is done, then try again",
+    ("SQLITE_READONLY", "SQLITE_PERM"): "is read-only; make the file and its folder writable",
     "SQLITE_FULL": "cannot grow: the disk is full; nothing of this change was kept, free some space and repeat it",
     "SQLITE_CORRUPT": "is damaged; put a backup in its place, or make a new workspace and load the files again",
     "SQLITE_NOTADB": "is not a store, or is damaged; put a backup in its place, or give another path",
@@ -158,8 +156,8 @@ def _explained(where: str) -> Iterator[None]:
         cause = getattr(error, "orig", None) or error
         name = getattr(cause, "sqlite_errorname", None) or ""
         first_line = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
-        remedies = [remedy for prefix, remedy in _REMEDIES.items() if name.startswith(prefix)]
-        remedy = remedies[0] if remedies else f"refused the request: {first_line}"
+        remedies = (remedy for prefix, remedy in _REMEDIES.items() if name.startswith(prefix))
+        remedy = next(remedies, f"refused the request: {first_line}")
         raise StoreError(f"the store {where} {remedy}") from error
 
 
