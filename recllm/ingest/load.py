@@ -119,9 +119,9 @@ def open_records(source: SourceFile, options: IngestOptions, column_map: ColumnM
     decoding = find_decoding(source, options, column_map)
     blocks = partial(read_blocks, source, decoding, options.block_bytes)
     if source.kind is FileKind.JSONL:
-        reader = open_jsonl(blocks, source.path.name, source.policy)
+        reader = open_jsonl(blocks, source)
     else:
-        reader = open_delimited(blocks, source.path.name, options.delimiter, source.policy)
+        reader = open_delimited(blocks, source, options.delimiter)
     return replace(reader, warnings=decoding.warnings)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,9 +18,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.errors import IngestError
-from recllm.ingest.read.records import MAX_COLUMNS, Chunk, LineBlock, RecordReader, shorten
-from recllm.ingest.read.source import DELIMITERS
-from recllm.policy import Policy
+from recllm.ingest.read.records import MAX_COLUMNS, Blocks, Chunk, LineBlock, RecordReader, shorten
+from recllm.ingest.read.source import DELIMITERS, SourceFile
 
 _QUOTE, _RETURN = ord('"'), ord("\r")
 _SAMPLE_BYTES = 64 << 10
@@ -33,19 +32,16 @@ _OPEN: _Problem = ("E_QUOTE", "a quote is opened and not closed")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _CsvFormat:
-    file: str
+    source: SourceFile
     delimiter: str
     columns: tuple[str, ...]
     header_lines: int
     """Lines down to the end of the header, blank ones before it included."""
-    policy: Policy
 
 
-def open_delimited(
-    blocks: Callable[[], Iterator[LineBlock]], file: str, delimiter: str | None, policy: Policy
-) -> RecordReader:
+def open_delimited(blocks: Blocks, source: SourceFile, delimiter: str | None) -> RecordReader:
     """Settle delimiter and header from the first block. Raises `IngestError` for the file stage's codes."""
-    first = next((b for b in blocks() if b.text.strip()), None)
+    file, first = source.path.name, next((b for b in blocks() if b.text.strip()), None)
     if first is None:
         raise IngestError("E_EMPTY", f"{file} holds nothing but blank lines")
     if delimiter is not None and (len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n'):
@@ -64,7 +60,7 @@ def open_delimited(
     repeated = [name for name, count in Counter(columns).items() if count > 1]
     if repeated:
         raise IngestError("E_DUP_COLUMN", f"{file}: the header names {', '.join(map(repr, repeated))} more than once")
-    form = _CsvFormat(file=file, delimiter=delimiter, columns=columns, header_lines=reader.line_num, policy=policy)
+    form = _CsvFormat(source=source, delimiter=delimiter, columns=columns, header_lines=reader.line_num)
     return RecordReader(columns=columns, chunks=lambda: _chunks(blocks(), form), header_records=1)
 
 
@@ -189,7 +185,7 @@ def _quoted_records(
             if n_lines > _MAX_RECORD_LINES:
                 raise IngestError(
                     "E_QUOTE",
-                    f"{form.file}: the quote opened on line {block.line_no[line]} is still open "
+                    f"{form.source.path.name}: the quote opened on line {block.line_no[line]} is still open "
                     f"{_MAX_RECORD_LINES:,} lines later; close it, or double it inside a text",
                 )
             problem = _problem(block, line, cells, n_lines, error, form)
@@ -209,7 +205,7 @@ def _problem(
 ) -> _Problem | None:
     """Why a quoted record is bad, None when it is good."""
     if "field larger" in error:
-        return "E_TOO_LONG", f"a cell is longer than {form.policy.max_cell_bytes:,} bytes"
+        return "E_TOO_LONG", f"a cell is longer than {form.source.policy.max_cell_bytes:,} bytes"
     if "unexpected end" in error:
         return _OPEN
     if error:
@@ -231,7 +227,7 @@ def _bad_rows(frame: pl.DataFrame, record_bytes: NDArray[np.int64], form: _CsvFo
     for row in (frame[form.columns[0]] == form.columns[0]).arg_true().to_list():
         if tuple(cell and cell.strip() for cell in frame.row(row)) == form.columns:
             problems[row] = ("E_REPEATED_HEADER", "the header occurs again")
-    max_cell, max_row = form.policy.max_cell_bytes, form.policy.max_row_bytes
+    max_cell, max_row = form.source.policy.max_cell_bytes, form.source.policy.max_row_bytes
     for row in np.flatnonzero(record_bytes > max_cell).tolist():
         if record_bytes[row] > max_row:
             problems[row] = ("E_TOO_LONG", f"the row is longer than {max_row:,} bytes")

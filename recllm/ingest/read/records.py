@@ -145,6 +145,10 @@ class LineBlock:
         )
 
 
+Blocks = Callable[[], Iterator[LineBlock]]
+"""All lines of a file, from the top at each call."""
+
+
 def read_blocks(source: SourceFile, decoding: Decoding, block_bytes: int) -> Iterator[LineBlock]:
     """All lines of the text, in blocks of about `block_bytes`. Raises `IngestError` E_ENCODING."""
     newline = "\n".encode(decoding.encoding)
