@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def test_a_tuned_encoder_is_a_folder_of_the_library_too(tmp_path: Path) -> None:
     plain, tuned = load_encoder(base, device="cpu"), load_encoder(base, device="cpu")
     assert isinstance(tuned, HuggingFaceEncoder)
     adapter = random_adapter(tuned, tmp_path / "adapter")
-    tuned = tuned.variant(adapter=adapter)
+    tuned = replace(tuned, adapter=adapter)
     texts = [text for text in TEXTS if text.isprintable()]
     expected = tuned.encode(texts)
     assert np.abs(expected - plain.encode(texts)).max() > 1e-3

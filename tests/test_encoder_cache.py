@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -127,10 +128,11 @@ def test_no_text_is_in_the_file(tmp_path: Path) -> None:
 # --- bounded -------------------------------------------------------------------------------------------------------
 
 
-def test_size_is_bounded_and_the_longest_unused_go_first(tmp_path: Path) -> None:
+def test_size_is_bounded_and_the_longest_unused_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     day = [0]
+    monkeypatch.setattr("recllm.encoder.cache.time", SimpleNamespace(time=lambda: day[0] * 86_400))
     inner = Counting(512)  # 2 KiB a row: 1 MiB holds less than 500
-    cached = CachedEncoder(inner, tmp_path, max_bytes=1 << 20, clock=lambda: day[0] * 86_400)
+    cached = CachedEncoder(inner, tmp_path, max_bytes=1 << 20)
     cached.encode(WORDS[:150])
     day[0] = 1
     cached.encode(WORDS[150:300])

@@ -166,7 +166,7 @@ def test_what_the_csv_module_writes_is_read_back(cells: list[tuple[str, str, str
         path = Path(folder) / "a.csv"
         path.write_bytes(text.getvalue().encode())
         source = probe(path, LENIENT)
-        reader = open_delimited(lambda: read_blocks(source, Decoding(encoding="utf-8"), block), "a.csv", ",", LENIENT)
+        reader = open_delimited(lambda: read_blocks(source, Decoding(encoding="utf-8"), block), source, ",")
         chunks = list(reader.chunks())
     assert not [b for c in chunks for b in c.bad if b.code != "E_REPEATED_HEADER"]
     read = [tuple(cell or "" for cell in row) for c in chunks for row in c.frame.iter_rows()]
@@ -185,7 +185,7 @@ def test_block_size_does_not_matter(seed: int, n: int) -> None:
         source = probe(path, LENIENT)
 
         def read(size: int):
-            reader = open_delimited(lambda: read_blocks(source, Decoding(encoding="utf-8"), size), "a", ",", LENIENT)
+            reader = open_delimited(lambda: read_blocks(source, Decoding(encoding="utf-8"), size), source, ",")
             chunks = list(reader.chunks())
             good = [(c.bad_row(i, None, "", ""), c.frame.row(i)) for c in chunks for i in range(c.frame.height)]
             numbers, n_before = [], reader.header_records

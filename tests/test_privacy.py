@@ -10,7 +10,7 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 
 import polars as pl
@@ -122,18 +122,22 @@ def test_the_key_never_shows(tmp_path: Path) -> None:
     assert "short" not in str(caught.value)
 
 
-def test_the_key_comes_from_environment_then_file(tmp_path: Path) -> None:
+def test_the_key_comes_from_environment_then_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own, named = tmp_path / "key", tmp_path / "named"
     make_key_file(own)
     named.write_text("from the named file\n")
-    both = {"RECLLM_KEY": " from the environment ", "RECLLM_KEY_FILE": str(named)}
-    assert find_key(own, both) == b"from the environment"
-    assert find_key(own, {"RECLLM_KEY_FILE": str(named)}) == b"from the named file"
-    assert find_key(own, {}) == own.read_bytes().strip()
+    monkeypatch.setenv("RECLLM_KEY", " from the environment ")
+    monkeypatch.setenv("RECLLM_KEY_FILE", str(named))
+    assert find_key(own) == b"from the environment"
+    monkeypatch.delenv("RECLLM_KEY")
+    assert find_key(own) == b"from the named file"
+    monkeypatch.setenv("RECLLM_KEY_FILE", str(tmp_path / "gone"))
     with pytest.raises(StoreError, match=r"cannot be read from .*gone"):
-        find_key(own, {"RECLLM_KEY_FILE": str(tmp_path / "gone")})
+        find_key(own)
+    monkeypatch.delenv("RECLLM_KEY_FILE")
+    assert find_key(own) == own.read_bytes().strip()
     with pytest.raises(StoreError, match="RECLLM_KEY_FILE; without it"):
-        find_key(tmp_path / "none", {})
+        find_key(tmp_path / "none")
 
 
 def test_a_key_file_is_the_owners_and_is_never_replaced(tmp_path: Path) -> None:
@@ -147,7 +151,7 @@ def test_a_key_file_is_the_owners_and_is_never_replaced(tmp_path: Path) -> None:
         assert path.stat().st_mode & 0o777 == 0o600
         path.chmod(0o640)
         with pytest.raises(StoreError, match="chmod 600"):
-            find_key(path, {})
+            find_key(path)
 
 
 def test_two_creators_of_a_key_get_one_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,12 +162,12 @@ def test_two_creators_of_a_key_get_one_key(tmp_path: Path, monkeypatch: pytest.M
     def meanwhile_another_makes_one(size: int) -> str:
         monkeypatch.setattr(secrets, "token_hex", token_hex)
         make_key_file(path)
-        keys.append(find_key(path, {}))
+        keys.append(find_key(path))
         return token_hex(size)
 
     monkeypatch.setattr(secrets, "token_hex", meanwhile_another_makes_one)
     make_key_file(path)
-    assert [find_key(path, {})] == keys
+    assert [find_key(path)] == keys
     assert list(tmp_path.iterdir()) == [path], "no draft is left"
 
 
@@ -269,7 +273,16 @@ def test_many_people_are_asked_at_once(store: Store) -> None:
     assert answers == [n % 3 == 0 and n < 2_500 for n in range(2_600)] + [True, False]
 
 
-def test_the_history_of_a_few_is_that_of_the_dataset(store: Store) -> None:
+def stop_clock(monkeypatch: pytest.MonkeyPatch, at: datetime) -> None:
+    class Stopped(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return at
+
+    monkeypatch.setattr("recllm.workspace.privacy.datetime", Stopped)
+
+
+def test_the_history_of_a_few_is_that_of_the_dataset(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     people = [f"u{n}" for n in range(30)]
     with store.load("users", load_id="u", source="test") as load:
         load.write(pl.DataFrame({"user_id": people, "basics": [json.dumps({"age": user}) for user in people]}))
@@ -277,12 +290,13 @@ def test_the_history_of_a_few_is_that_of_the_dataset(store: Store) -> None:
         for hour in (3, 1, 2):
             load.write(bought(*((u, f"i{hour * n % 7}") for n, u in enumerate(people)), at=hour * 3_600_000_000))
     decide(store, ("u3", TRAINING, False, 1))
-    door, clock = gate(store, True, Policy(event_days=1)), datetime.fromtimestamp(86_400 + 2 * 3_600, UTC)
+    stop_clock(monkeypatch, datetime.fromtimestamp(86_400 + 2 * 3_600, UTC))
+    door = gate(store, True, Policy(event_days=1))
     few = ["u3", "u20", "u5", "nobody", "u5"]
-    histories = door.histories(few, TRAINING, now=clock)
+    histories = door.histories(few, TRAINING)
     assert histories.users.rows() == [("u20", "u20"), ("u5", "u5")]
     assert histories.users.columns == ["user_id", "age"]
-    whole, part = door.dataset(TRAINING, now=clock), Dataset.construct(histories.events, histories.users)
+    whole, part = door.dataset(TRAINING), Dataset.construct(histories.events, histories.users)
     for user in ("u5", "u20"):
         theirs = whole.events.rows(whole.user_rows([user]))
         events = part.events.rows(part.user_rows([user]))
@@ -292,7 +306,7 @@ def test_the_history_of_a_few_is_that_of_the_dataset(store: Store) -> None:
         everything = reader.events(("quantity", "price", "basket_id"))
     expected = everything.filter(pl.col("user_id").is_in(["u5", "u20"]), pl.col("timestamp").dt.hour() > 1)
     assert histories.events.equals(expected), "the order of writing, which decides between events of one instant"
-    early = door.histories(few, TRAINING, now=clock, before=datetime.fromtimestamp(3 * 3_600, UTC))
+    early = door.histories(few, TRAINING, before=datetime.fromtimestamp(3 * 3_600, UTC))
     assert early.events["timestamp"].dt.hour().to_list() == [2, 2]
     assert door.histories([], TRAINING).events.height == 0
 
@@ -358,14 +372,14 @@ def test_an_empty_store_gives_an_empty_dataset(store: Store) -> None:
     assert (data.n_users, data.n_items, len(data.events)) == (0, 0, 0)
 
 
-def test_old_events_stay_behind_the_gate(store: Store) -> None:
+def test_old_events_stay_behind_the_gate(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with store.load("events", load_id="e", source="test") as load:
         load.write(bought(("u1", "old"), at=0))
         load.write(bought(("u1", "new"), at=3 * 86_400_000_000))
-    now = datetime.fromtimestamp(4 * 86_400, UTC)
-    data = gate(store, True, Policy(event_days=2)).dataset(TRAINING, now=now)
+    stop_clock(monkeypatch, datetime.fromtimestamp(4 * 86_400, UTC))
+    data = gate(store, True, Policy(event_days=2)).dataset(TRAINING)
     assert set(data.items["item_id"]) == {"new"}
-    assert len(gate(store, True).dataset(TRAINING, now=now).events) == 2
+    assert len(gate(store, True).dataset(TRAINING).events) == 2
 
 
 decisions = st.lists(

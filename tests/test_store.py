@@ -22,6 +22,7 @@ from sqlalchemy import text
 from store_view import view
 
 from recllm.errors import DataError, StoreError, UsageError
+from recllm.ingest.record import record_events
 from recllm.store import tables
 from recllm.store.database import Store, writing
 from recllm.store.tables import SCHEMA_VERSION
@@ -302,8 +303,10 @@ def test_a_frame_that_breaks_the_contract_is_refused(store: Store) -> None:
 
 
 def test_small_appends_are_loads_of_their_own(store: Store) -> None:
-    assert store.append_events(events([1, 2]), source="slate").accepted == 2
-    assert store.append_events(events([2]), source="slate").duplicates == 1
+    at = [datetime(2025, 1, 1, tzinfo=UTC)] * 2
+    shown = pl.DataFrame({"user_id": ["u1"] * 2, "item_id": ["i1", "i2"], "event": ["shown"] * 2, "timestamp": at})
+    assert record_events(shown, store, source="slate").accepted == 2
+    assert record_events(shown[1:], store, source="slate").duplicates == 1
     assert [r.source for r in view(store).loads()] == ["slate", "slate"]
 
 
@@ -438,7 +441,7 @@ def test_a_newer_store_is_refused_and_untouched(store: Store) -> None:
     assert path_of(store).read_bytes() == before
 
 
-def test_an_older_store_walks_the_steps_in_one_transaction(store: Store) -> None:
+def test_an_older_store_walks_the_steps_in_one_transaction(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def colour(connection) -> None:
         connection.execute(text("ALTER TABLE items ADD COLUMN colour TEXT"))
 
@@ -457,14 +460,18 @@ def test_an_older_store_walks_the_steps_in_one_transaction(store: Store) -> None
         with store._engine.connect() as connection:
             return tables.version(connection)
 
+    monkeypatch.setattr(tables, "SCHEMA_VERSION", now + 2)
+    monkeypatch.setattr(tables, "STEPS", {now: colour, now + 1: fail})
     with pytest.raises(RuntimeError), writing(store._engine) as connection:
-        tables.migrate(connection, steps={now: colour, now + 1: fail}, target=now + 2)
+        tables.migrate(connection)
     assert (version(), columns() & {"colour", "weight"}) == (now, set())
+    monkeypatch.setattr(tables, "STEPS", {now: colour})
     with pytest.raises(StoreError, match=f"cannot bring to {now + 2}"), writing(store._engine) as connection:
-        tables.migrate(connection, steps={now: colour}, target=now + 2)
+        tables.migrate(connection)
     assert (version(), columns() & {"colour", "weight"}) == (now, set())
+    monkeypatch.setattr(tables, "SCHEMA_VERSION", now + 1)
     with writing(store._engine) as connection:
-        tables.migrate(connection, steps={now: colour}, target=now + 1)
+        tables.migrate(connection)
     assert (version(), "colour" in columns()) == (now + 1, True)
     with store._engine.connect() as connection:
         assert connection.execute(text("SELECT item_id, title, colour FROM items")).all() == [("i1", "Tea", None)]

@@ -29,7 +29,7 @@ from recllm.cli.options import (
     read_ids,
     read_user_ids,
 )
-from recllm.cli.output import emit_json, note, say, show, table
+from recllm.cli.output import note, show, table
 from recllm.errors import NothingToDo, UsageError
 from recllm.schema import NoteKind
 
@@ -203,15 +203,12 @@ def audience(
             explain=explain,
             explain_first=None if json or csv else MAX_PRINTED,
         )
-        shop_ids = read_ids(ids)
         with open_shop(workspace) as shop:
-            names = ids_by_pseudonym(shop, shop_ids)
+            names = ids_by_pseudonym(shop, ids)
             members = find_audience(shop, request, version=model, locale=locale)
     document = audience_document(members, names)
-    if json:
-        emit_json(document)
-    else:
-        _print_audience(document)
+    show(document, _audience_lines(document), json=json)
+    _note_unlisted(members.size, json)
     if not members.people:
         excluded = _counts(members.excluded) or "nobody"
         raise NothingToDo(f"nobody is left to address: {excluded}; held out: {len(members.holdout)}")
@@ -226,27 +223,26 @@ def _audience_of_campaign(
     from recllm.campaigns.plan import audience_of
     from recllm.jobs.recommenders import open_recommender
 
-    campaign, shop_ids = read_campaign(file), read_ids(ids)
+    campaign = read_campaign(file)
     with open_shop(workspace) as shop:
-        names = ids_by_pseudonym(shop, shop_ids)
+        names = ids_by_pseudonym(shop, ids)
         recommender = open_recommender(shop, version=model, locale=locale, everybody=True)
         return audience_of(shop, recommender, campaign, explain=explain), names
 
 
-def _print_audience(document: dict[str, Any]) -> None:
+def _audience_lines(document: dict[str, Any]) -> Iterator[str]:
     expected = document["expected_conversions"]
     within = "" if expected is None else f"; {expected:.1f} expected to buy within {document['horizon_days']} days"
-    say(f"{document['campaign_id']}: {document['size']:,} people, {document['holdout']:,} held out{within}")
-    left_out = _counts(document["excluded"]) or "nobody"
-    say(f"  left out: {left_out}", *(f"  note: {line}" for line in document["notes"]))
+    yield f"{document['campaign_id']}: {document['size']:,} people, {document['holdout']:,} held out{within}"
+    yield f"  left out: {_counts(document['excluded']) or 'nobody'}"
+    yield from (f"  note: {line}" for line in document["notes"])
     traits = [(t["name"], t["share"], t["share_of_rest"], t["lift"], t["low"], t["high"]) for t in document["group"]]
     if traits:
-        say("", *table(traits, ["what sets them apart", "share", "of the rest", "lift", "low", "high"]))
-    say("")
+        yield from ("", *table(traits, ["what sets them apart", "share", "of the rest", "lift", "low", "high"]))
+    yield ""
     for person in document["people"][:MAX_PRINTED]:
         probability = "" if person["probability"] is None else f"  {100 * person['probability']:.1f} %"
-        say(f"{person['user_id']}{probability}  " + " ".join(reason["text"] for reason in person["reasons"]))
-    _note_unlisted(document["size"])
+        yield f"{person['user_id']}{probability}  " + " ".join(reason["text"] for reason in person["reasons"])
 
 
 def predict(
@@ -291,9 +287,8 @@ def predict(
         explain=explain,
         seed=seed,
     )
-    shop_ids = read_ids(ids)
     with open_shop(workspace) as shop:
-        names = ids_by_pseudonym(shop, shop_ids)
+        names = ids_by_pseudonym(shop, ids)
         language = locale or shop.settings.locale
         prediction = predict_workspace(shop, replace(request, locale=language))
     if csv:
@@ -303,34 +298,33 @@ def predict(
     if plot and (remark := write_prediction_png(prediction, plot, locale=language)):
         note(remark)
     document = prediction_document(prediction, names)
-    if json:
-        emit_json(document)
-    else:
-        _print_prediction(document)
+    show(document, _prediction_lines(document), json=json)
+    _note_unlisted(len(document["people"]), json)
 
 
-def _print_prediction(document: dict[str, Any]) -> None:
+def _prediction_lines(document: dict[str, Any]) -> Iterator[str]:
     quality, people = document["calibration"], document["people"]
-    say(f"{document['kind']}: {len(people):,} people as of {document['as_of'][:10]}, {document['horizon_days']} days")
-    say(f"  {document['meaning']}", f"  checked on {quality['checked']}:")
-    say("  " + ", ".join(f"{name} {value:.4g}" for name, value in quality.items() if isinstance(value, float)))
-    left_out = _counts(document["left_out"])
-    say(*(f"  note: {line}" for line in document["notes"]), *([f"  left out: {left_out}"] if left_out else []), "")
+    yield f"{document['kind']}: {len(people):,} people as of {document['as_of'][:10]}, {document['horizon_days']} days"
+    yield from (f"  {document['meaning']}", f"  checked on {quality['checked']}:")
+    yield "  " + ", ".join(f"{name} {value:.4g}" for name, value in quality.items() if isinstance(value, float))
+    yield from (f"  note: {line}" for line in document["notes"])
+    if document["left_out"]:
+        yield f"  left out: {_counts(document['left_out'])}"
+    yield ""
     columns = [name for name in people[0] if name != "reasons"]
     rows = [
         [*(person[name] for name in columns), " ".join(reason["text"] for reason in person["reasons"])]
         for person in people[:MAX_PRINTED]
     ]
-    say(*table(rows, [*columns, "reasons"]))
-    _note_unlisted(len(people))
+    yield from table(rows, [*columns, "reasons"])
 
 
 def _counts(left_out: dict[str, int]) -> str:
     return ", ".join(f"{reason} {n:,}" for reason, n in left_out.items())
 
 
-def _note_unlisted(people: int) -> None:
-    if people > MAX_PRINTED:
+def _note_unlisted(people: int, json: bool) -> None:
+    if people > MAX_PRINTED and not json:
         note(f"... and {people - MAX_PRINTED:,} more; --csv FILE or --json gives all")
 
 
@@ -354,9 +348,8 @@ def uplift(
     from recllm.report.people import qini_chart
 
     request = UpliftRequest(start=start, randomised=randomised, learner=UpliftLearner.named(learner), seed=seed)
-    shop_ids = read_ids(ids)
     with open_shop(workspace) as shop:
-        names = ids_by_pseudonym(shop, shop_ids)
+        names = ids_by_pseudonym(shop, ids)
         estimate = uplift_workspace(shop, request, trial)
         locale = shop.settings.locale
     if csv:

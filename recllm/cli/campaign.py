@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recllm.cli.options import Ids, Json, WorkspaceDir, ids_by_pseudonym, open_shop, read_ids
-from recllm.cli.output import emit_json, note, say, show, table
+from recllm.cli.options import Ids, Json, WorkspaceDir, ids_by_pseudonym, open_shop
+from recllm.cli.output import note, show, table
 from recllm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -86,13 +86,13 @@ def approve(
             _decide(campaign, text_ids, by=by, all_clear=all_clear, reject=reject, edit=edit, why=why)
         texts = text_documents(campaign)
     counts = dict(Counter(document["status"] for document in texts))
-    if json:
-        emit_json({"campaign_id": campaign.plan.campaign_id, "counts": counts, "texts": texts})
-        return
+    lines = []
     for t in texts:
-        say("", f"{t['id']}  {t['status']}  {t['channel']} {t['locale']}  {t['people']:,} people", t["text"])
-        say(*(f"  {d['rule']}: {d['message']}" for d in (*t["failures"], *t["warnings"])))
-    note(", ".join(f"{n} {status}" for status, n in counts.items()))
+        lines += ["", f"{t['id']}  {t['status']}  {t['channel']} {t['locale']}  {t['people']:,} people", t["text"]]
+        lines += [f"  {d['rule']}: {d['message']}" for d in (*t["failures"], *t["warnings"])]
+    show({"campaign_id": campaign.plan.campaign_id, "counts": counts, "texts": texts}, lines, json=json)
+    if not json:
+        note(", ".join(f"{n} {status}" for status, n in counts.items()))
 
 
 def export(
@@ -105,9 +105,8 @@ def export(
     """Write what leaves: approved texts, for people who agree at this moment."""
     from recllm.campaigns.export import export_campaign
 
-    raw_ids = read_ids(ids)
     with open_shop(workspace) as shop:
-        done = export_campaign(_open_campaign(shop, file), output, ids=ids_by_pseudonym(shop, raw_ids))
+        done = export_campaign(_open_campaign(shop, file), output, ids=ids_by_pseudonym(shop, ids))
     document = {"held" if name == "held_out" else name: value for name, value in _fields(done).items()}
     del document["people"]
     lines = [

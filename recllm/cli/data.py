@@ -157,25 +157,18 @@ def profile(
     json: Json = False,
 ) -> None:
     """What is known of a person: User = (I, B, H), as numbers and as the text that models read."""
-    from recllm.jobs.serve import person_profile
+    from recllm.jobs.serve import person_evolution, person_profile
 
-    if evolution:
-        _evolution(user, workspace, locale, by, plot, html, json)
+    if not evolution:
+        if plot or html:
+            raise UsageError("--plot and --html draw the picture of --evolution; add it")
+        with open_shop(workspace) as shop:
+            person, texts = person_profile(shop, user, locale or shop.settings.locale)
+        lines = []
+        for name, text in (("I", texts.basics), ("B", texts.purchases), ("H", texts.browsing)):
+            lines += [f"{name}:", *(f"  {line}" for line in (text or "nothing known").splitlines())]
+        show({**plain(person), "user_id": user, "texts": plain(texts)}, lines, json=json)
         return
-    if plot or html:
-        raise UsageError("--plot and --html draw the picture of --evolution; add it")
-    with open_shop(workspace) as shop:
-        person, texts = person_profile(shop, user, locale or shop.settings.locale)
-    lines = []
-    for name, text in (("I", texts.basics), ("B", texts.purchases), ("H", texts.browsing)):
-        lines += [f"{name}:", *(f"  {line}" for line in (text or "nothing known").splitlines())]
-    show({**plain(person), "user_id": user, "texts": plain(texts)}, lines, json=json)
-
-
-def _evolution(
-    user: str, workspace: Path, locale: str | None, by: str, plot: Path | None, html: Path | None, json: bool
-) -> None:
-    from recllm.jobs.serve import person_evolution
     from recllm.profiles.evolution import check_by
     from recllm.report.people import evolution_page, evolution_rows, write_evolution_png
 

@@ -77,8 +77,9 @@ def read_user_ids(user: list[str] | None, users: Path | None) -> list[str]:
     return user_ids
 
 
-def ids_by_pseudonym(shop: Workspace, user_ids: Sequence[str]) -> dict[str, str]:
+def ids_by_pseudonym(shop: Workspace, file: Path | None) -> dict[str, str]:
     """What stands for its pseudonym in an answer: the ids of `--ids`."""
+    user_ids = read_ids(file)
     return dict(zip(shop.pseudonymiser().many(user_ids), user_ids, strict=True))
 
 

@@ -15,7 +15,7 @@ import sqlite3
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,7 +73,6 @@ class CachedEncoder:
         max_bytes: int = DEFAULT_MAX_BYTES,
         *,
         progress: bool = False,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         """`max_bytes` bounds the file; the vectors not asked for the longest (by day) go first when it is full."""
         if max_bytes < _MIN_BYTES:
@@ -82,7 +81,7 @@ class CachedEncoder:
         self.name = encoder.name
         self.fingerprint = encoder.fingerprint
         self.dim = encoder.dim
-        self._file = _VectorFile(Path(directory) / CACHE_FILE, max_bytes, clock)
+        self._file = _VectorFile(Path(directory) / CACHE_FILE, max_bytes)
         self._progress = progress
         self._chunk = max(1, min(_CHUNK, max_bytes // 2 // _row_bytes(encoder.dim)))
 
@@ -117,8 +116,7 @@ class CachedEncoder:
 
     def around(self, encoder: Encoder) -> CachedEncoder:
         """Another encoder behind the same file."""
-        file = self._file
-        return CachedEncoder(encoder, file.path.parent, file.max_bytes, progress=self._progress, clock=file.clock)
+        return CachedEncoder(encoder, self._file.path.parent, self._file.max_bytes, progress=self._progress)
 
     def clear(self) -> None:
         """Forget every vector in the file, other models' too."""
@@ -132,10 +130,9 @@ class CachedEncoder:
 class _VectorFile:
     """Keys to rows of numbers. Each thread of each process has its own connection."""
 
-    def __init__(self, path: Path, max_bytes: int, clock: Callable[[], float]) -> None:
+    def __init__(self, path: Path, max_bytes: int) -> None:
         self.path = path
         self.max_bytes = max_bytes
-        self.clock = clock
         self._thread = threading.local()
 
     def read(self, keys: Sequence[bytes], rows: FloatArray) -> NDArray[np.bool_]:
@@ -197,7 +194,7 @@ class _VectorFile:
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
     def _today(self) -> int:
-        return int(self.clock() // _DAY)
+        return int(time.time() // _DAY)
 
     def _make_room(self, db: sqlite3.Connection, size: int) -> bool:
         page, pages, free = (

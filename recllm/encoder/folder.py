@@ -2,12 +2,11 @@
 
 Only data is read: JSON, vocabularies and safetensors. A folder can be written by anyone, so everything in it that
 would make a library run code, fetch something or read outside the folder is refused before the libraries see it.
-Nothing here needs torch: name, dimension, limits and fingerprint of a model are known without loading it.
+Nothing here needs torch: name, dimension and limits of a model are known without loading it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recllm.encoder.json_cache import file_hash
 from recllm.errors import ModelError, UsageError
 
 MODEL_TYPES = frozenset({
@@ -31,12 +29,6 @@ MODULES = frozenset({"Transformer", "Pooling", "Dense", "LayerNorm", "Dropout", 
 
 DEFAULT_TOKENS = 512
 """Tokens at most where neither folder nor tokenizer nor position table sets a limit."""
-
-_SCHEME = "recllm-encoder-1"
-"""Part of each fingerprint. Raise the number when the way from text to vector changes."""
-
-_NO_MEANING = frozenset({"architectures", "dtype", "torch_dtype", "transformers_version", "model_type"})
-"""Keys of config.json that change no vector, and so no fingerprint."""
 
 _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".joblib", ".ckpt")
 _FORBIDDEN_KEYS = frozenset({"auto_map", "trust_remote_code", "_attn_implementation_internal", "custom_pipelines"})
@@ -92,39 +84,6 @@ class ModelFolder:
         limits = [self.max_tokens, int(tokenizer) if isinstance(tokenizer, int | float) else None, positions]
         smallest = [limit for limit in limits if limit and limit > 0]
         return min([*smallest, max_tokens or self.max_tokens or max(DEFAULT_TOKENS, positions)])
-
-    def base_hash(self, cache_dir: Path | None) -> str:
-        """Names the transformer by its weights alone: another limit or precision is still the same base."""
-        files = {path.name: file_hash(path, cache_dir) for path in self.weight_files()}
-        return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-
-    def fingerprint(
-        self, *, prompts: Mapping[str, str], limit: int, precision: str, adapter: str, cache_dir: Path | None
-    ) -> str:
-        """Hash over all that decides about a vector. `adapter`: the hash of a LoRA adapter, "" for none."""
-        patterns = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model")
-        tokenizer = {path for pattern in patterns for path in self.transformer.glob(pattern) if path.is_file()}
-        files = {path.name: file_hash(path, cache_dir) for path in [*self.weight_files(), *sorted(tokenizer)]}
-        modes = ["mean" if mode == "mean_sqrt_len_tokens" and len(self.pooling) == 1 else mode for mode in self.pooling]
-        parts = {
-            "scheme": _SCHEME,
-            "files": files,
-            "config": {key: self.config[key] for key in sorted(self.config) if key not in _NO_MEANING},
-            "pooling": "+".join(modes),
-            "prompts": dict(prompts),
-            "lower_case": self.lower_case,
-            "limit": limit,
-            "precision": precision,
-        }
-        if adapter:
-            parts["adapter"] = adapter
-        if self.layers:
-            parts["layers"] = [
-                [settings, file_hash(path / "model.safetensors", cache_dir)] for path, settings in self.layers.items()
-            ]
-        if self.truncated:
-            parts["dim"] = self.dim
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def weight_files(self) -> list[Path]:
         """The transformer's, sorted by name."""

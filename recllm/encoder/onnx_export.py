@@ -137,7 +137,7 @@ def _check(encoder: HuggingFaceEncoder, folder: Path) -> None:
             raise MissingExtraError(module, "onnx") from error
     if folder.exists() and not is_onnx_folder(folder) and (folder.is_file() or any(folder.iterdir())):
         raise UsageError(f"{folder}: holds something that is not an export; name a new folder")
-    if encoder.precision != "float32" or encoder.device != "cpu":
+    if encoder.precision != "float32" or encoder.torch_device != "cpu":
         raise UsageError(
             'only a float32 encoder on the CPU is exported: load it with precision="float32", device="cpu"'
         )
@@ -232,7 +232,7 @@ def quantise_matmuls(model: Any) -> tuple[Any, int]:
         for tensor in model.graph.initializer
         if len(tensor.dims) == 2 and tensor.data_type == onnx.TensorProto.FLOAT
     }
-    graph = _Int8Graph()
+    graph = _Int8Graph(onnx)
     changed = 0
     for node in model.graph.node:
         if node.op_type == "MatMul" and node.input[1] in weights:
@@ -259,21 +259,19 @@ def _integers(values: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8],
 class _Int8Graph:
     """Nodes and constants of the new graph, in order."""
 
+    onnx: Any
+    """The library."""
     nodes: list[Any] = field(default_factory=list)
     constants: dict[str, Any] = field(default_factory=dict)
     inputs: set[str] = field(default_factory=set)
     """Activations that are already whole numbers: query, key and value share theirs."""
 
     def add(self, kind: str, inputs: list[str], output: str, domain: str = "", **attributes: Any) -> str:
-        import onnx
-
-        self.nodes.append(onnx.helper.make_node(kind, inputs, [output], domain=domain, **attributes))
+        self.nodes.append(self.onnx.helper.make_node(kind, inputs, [output], domain=domain, **attributes))
         return output
 
     def constant(self, name: str, value: Any, dtype: type[np.generic]) -> str:
-        import onnx
-
-        self.constants[name] = onnx.numpy_helper.from_array(np.asarray(value, dtype), name)
+        self.constants[name] = self.onnx.numpy_helper.from_array(np.asarray(value, dtype), name)
         return name
 
     def product(self, node: Any, weight: NDArray[np.float32]) -> None:
@@ -321,9 +319,7 @@ class _Int8Graph:
         self.add("Mul", [self.add("Cast", [gathered], f"{y}/float", to=1), scales], y)
 
     def model(self, old: Any) -> Any:
-        import onnx
-
-        new = onnx.ModelProto()
+        new = self.onnx.ModelProto()
         new.CopyFrom(old)
         used = {name for node in self.nodes for name in node.input} | {o.name for o in old.graph.output}
         weights = [tensor for tensor in old.graph.initializer if tensor.name in used]
@@ -332,5 +328,5 @@ class _Int8Graph:
             getattr(new.graph, part).extend(values)
         new.graph.ClearField("value_info")  # kinds and shapes of numbers that are no longer there
         if all(o.domain != _CONTRIB for o in new.opset_import):
-            new.opset_import.append(onnx.helper.make_opsetid(_CONTRIB, 1))
+            new.opset_import.append(self.onnx.helper.make_opsetid(_CONTRIB, 1))
         return new

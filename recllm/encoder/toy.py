@@ -30,13 +30,14 @@ class ToyEncoder:
     It knows no meaning: "sofa" and "couch" have nothing in common.
     """
 
-    def __init__(self, dim: int = 64, *, max_tokens: int = 256) -> None:
-        if dim < 1 or max_tokens < 3:
-            raise UsageError(f"ToyEncoder needs dim >= 1 and max_tokens >= 3, not {dim} and {max_tokens}.")
-        self.name = "toy"
+    name = "toy"
+    max_tokens = 256
+
+    def __init__(self, dim: int = 64) -> None:
+        if dim < 1:
+            raise UsageError(f"ToyEncoder needs dim >= 1, not {dim}.")
         self.dim = dim
-        self.max_tokens = max_tokens
-        self.fingerprint = hashlib.sha256(f"toy-1 {dim} {max_tokens}".encode()).hexdigest()
+        self.fingerprint = hashlib.sha256(f"toy-1 {dim} {self.max_tokens}".encode()).hexdigest()
 
     def encode(self, texts: Sequence[str], *, kind: TextKind = "document") -> FloatArray:
         """Unit rows, (len(texts), dim) float32. `kind` makes no difference."""

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from dataclasses import field as _field
 from itertools import chain, takewhile
-from typing import cast
 
 import polars as pl
 
@@ -57,9 +56,6 @@ class FileSchema:
     def column_of(self, field: str) -> str:
         """How the file calls a field, for messages and the quarantine."""
         return self.columns.get(field, field)
-
-    def has(self, field: str) -> bool:
-        return field in self.columns or field in self.column_map.built_fields
 
     def fields(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The table's fields as text, one row per row of `frame`; fields that nothing fills are left out."""
@@ -258,10 +254,9 @@ def _json_objects(frame: pl.DataFrame, columns: Mapping[str, str], field: str) -
 class _ReadingEvidence:
     """What the rows so far say about how the file's values are written."""
 
-    needs_times: bool
-    needs_decimal: bool
-    times: TimeEvidence = _field(default_factory=TimeEvidence)
-    decimals: DecimalEvidence = _field(default_factory=DecimalEvidence)
+    times: TimeEvidence | None
+    """None where nothing is to be settled about them; so the decimals."""
+    decimals: DecimalEvidence | None
     money: Counter[str] = _field(default_factory=Counter)
     """Currency signs beside prices."""
     currency_codes: Counter[str] = _field(default_factory=Counter)
@@ -277,10 +272,10 @@ class _ReadingEvidence:
                 ids = ids.filter(ids != "")
                 if len(ids):
                     self.float_ids[name] = bool(ids.str.contains(FLOAT_ID).all())
-        if self.needs_times and "timestamp" in fields.columns:
+        if self.times and "timestamp" in fields.columns:
             self.times.add(fields["timestamp"])
         for name in _NUMBER_FIELDS:
-            if name in fields.columns and self.needs_decimal:
+            if name in fields.columns and self.decimals:
                 self.decimals.add(fields[name])
             if name in fields.columns and name in _MONEY_FIELDS:
                 self.money += currencies(fields[name])
@@ -292,8 +287,7 @@ class _ReadingEvidence:
         return (
             self.n_rows > 0
             and not any(self.float_ids.values())
-            and (not self.needs_times or self.times.settled)
-            and (not self.needs_decimal or self.decimals.settled)
+            and all(evidence is None or evidence.settled for evidence in (self.times, self.decimals))
         )
 
 
@@ -304,23 +298,23 @@ def settle_schema(
     schema = _find_columns(reader.columns, table, column_map, file)
     check_zone(options.tz)
     declared = declared_format(options.ts_format, options.tz) if options.ts_format else None
-    fixed_decimal = options.decimal or reader.decimal
-    has_times = "timestamp" in schema.columns
+    decimal = options.decimal or reader.decimal
+    has_numbers = not {*schema.columns, *column_map.built_fields}.isdisjoint(("quantity", "price", "value"))
     evidence = _ReadingEvidence(
-        needs_times=has_times and declared is None,
-        needs_decimal=fixed_decimal is None and any(schema.has(f) for f in ("quantity", "price", "value")),
+        times=TimeEvidence() if "timestamp" in schema.columns and declared is None else None,
+        decimals=DecimalEvidence() if has_numbers and decimal is None else None,
     )
     for chunk in reader.chunks():
         if chunk.frame.height:
             evidence.add(schema.fields(chunk.frame))
         if evidence.settled():
             break
-    times = declared or (evidence.times.decide(file, options.date_order, options.tz) if has_times else None)
+    times = evidence.times.decide(file, options.date_order, options.tz) if evidence.times else declared
     if options.ts_format == "epoch" and times and times.kind != "epoch":
         raise IngestError("E_TIMESTAMP", f"{file}: --ts-format epoch, but the times are not epoch numbers")
     return replace(
         schema,
-        decimal=cast(Decimal, fixed_decimal) if fixed_decimal else evidence.decimals.decide(file),
+        decimal=evidence.decimals.decide(file) if evidence.decimals else decimal or ".",
         times=times,
         float_ids=frozenset(name for name, all_float in evidence.float_ids.items() if all_float),
         currency=_currency(evidence, table, options, file),

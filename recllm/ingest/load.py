@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import IO
 
 import numpy as np
@@ -21,14 +21,14 @@ import polars as pl
 
 from recllm.errors import IngestError, StoreError, UsageError
 from recllm.files import PRIVATE, sweep_drafts, whole_file
-from recllm.ingest.column_names import REQUIRED, known_count
+from recllm.ingest.column_names import REQUIRED
 from recllm.ingest.file_schema import settle_schema
 from recllm.ingest.options import ColumnMap, IngestOptions
-from recllm.ingest.parse.batch import FieldBatch, LoadState, MostCommon, PseudonymCache, Pseudonyms
-from recllm.ingest.read.delimited import DELIMITERS, open_delimited
+from recllm.ingest.parse.batch import FieldBatch, LoadState, MostCommon, PseudonymCache
+from recllm.ingest.read.delimited import open_delimited
 from recllm.ingest.read.jsonl import open_jsonl
 from recllm.ingest.read.parquet import open_parquet
-from recllm.ingest.read.records import BadRecord, Chunk, LineBlock, RecordReader, read_blocks
+from recllm.ingest.read.records import BadRecord, Chunk, RecordReader, read_blocks
 from recllm.ingest.read.source import FileKind, SourceFile, find_decoding, probe
 from recllm.ingest.record import with_event_keys
 from recllm.ingest.tables import BUILDERS
@@ -36,8 +36,12 @@ from recllm.policy import Policy
 from recllm.schema import IngestReport, Table
 from recllm.store.database import Store
 from recllm.store.writers import Load
+from recllm.workspace.privacy import Pseudonymiser
 
 _log = logging.getLogger(__name__)
+
+_LEFT_OUT = "E_MAP_REJECT"
+"""Rows that the map leaves out on purpose: they do not count towards the reject limit."""
 
 
 def ingest_file(
@@ -45,7 +49,7 @@ def ingest_file(
     table: Table | str,
     *,
     store: Store | None,
-    pseudonymiser: Pseudonyms,
+    pseudonymiser: Pseudonymiser,
     policy: Policy,
     mapping: ColumnMap | None = None,
     options: IngestOptions | None = None,
@@ -67,12 +71,11 @@ def ingest_file(
     started = time.monotonic()
     table = Table(table)
     column_map = mapping or ColumnMap()
-    options = options or IngestOptions()
     # what the caller said, else what the map says, else the shop's own; the map's encoding is only a hint
-    for name, value in column_map.read.model_dump(exclude={"encoding"}).items():
-        if getattr(options, name) is None:
-            options = replace(options, **{name: value})
-    options = replace(options, tz=options.tz or options.shop_tz)
+    of_map = column_map.read.model_dump(exclude={"encoding"}, exclude_none=True)
+    of_caller = (options or IngestOptions()).model_dump(exclude_none=True)
+    options = IngestOptions(**{**of_map, **of_caller})
+    options = options.model_copy(update={"tz": options.tz or options.shop_tz})
     source = probe(path, policy)
     reader = open_records(source, options, column_map)
     state = LoadState(
@@ -84,15 +87,16 @@ def ingest_file(
         now=options.now or datetime.now(UTC),
     )
     load_id = f"{table}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
-    with _Quarantine(quarantine_dir, load_id, state.file, source.sha256) as quarantine, ExitStack() as temporary:
+    with ExitStack() as draft, ExitStack() as temporary:
+        quarantine = _Quarantine(quarantine_dir, load_id, source, draft)
         merged = MostCommon(REQUIRED[table][0]) if column_map.keep == "most_common" else None
-        rows = _RowStage(state=state, quarantine=quarantine, record_no=reader.header_records, merged=merged)
+        rows = _RowStage(state=state, quarantine=quarantine, reader=reader, merged=merged)
         try:
             if store is None:
                 folder = temporary.enter_context(tempfile.TemporaryDirectory(prefix="recllm-validate-"))
                 store = temporary.enter_context(closing(Store.open(Path(folder) / "empty.sqlite", create=True)))
             with store.load(table, load_id=load_id, source=state.file, sha256=source.sha256, dry_run=dry_run) as load:
-                rows.run(reader, load, progress)
+                rows.run(load, progress)
                 quarantine_file = quarantine.publish()
                 load.counts({"read": rows.read, "quarantined": rows.codes.total()})
         except BaseException as error:
@@ -101,7 +105,7 @@ def ingest_file(
                 quarantine.withdraw()
             _log.warning("load failed", extra={"load_id": load_id, "table": str(table), "code": code})
             raise
-    report = rows.report(load_id, reader, quarantine_file, committed=not dry_run)
+    report = rows.report(load_id, quarantine_file, committed=not dry_run)
     logged = ("load_id", "table", "read", "accepted", "duplicates", "quarantined", "committed")
     seconds = round(time.monotonic() - started, 3)
     _log.info("load done", extra={"seconds": seconds, **{name: getattr(report, name) for name in logged}})
@@ -112,25 +116,12 @@ def open_records(source: SourceFile, options: IngestOptions, column_map: ColumnM
     """The reader for a probed file. Raises `IngestError` for encoding, delimiter and header."""
     if source.kind is FileKind.PARQUET:
         return open_parquet(source.path)
-    mapped = {name.casefold() for names in column_map.columns.values() for name in names}
-
-    def header_is_known(line: str) -> bool:
-        """Whether a first line has at least two names that mean something here."""
-        for delimiter in DELIMITERS:
-            cells = [cell.strip().strip('"') for cell in line.split(delimiter)]
-            if known_count(cells) + sum(cell.casefold() in mapped for cell in cells) >= 2:
-                return True
-        return '"' in line and line.lstrip().startswith("{") and known_count(line.split('"')) >= 2
-
-    decoding = find_decoding(source, options, column_map.read.encoding, header_is_known)
-
-    def blocks() -> Iterator[LineBlock]:
-        return read_blocks(source, decoding, options.block_bytes)
-
+    decoding = find_decoding(source, options, column_map)
+    blocks = partial(read_blocks, source, decoding, options.block_bytes)
     if source.kind is FileKind.JSONL:
-        reader = open_jsonl(blocks, source.path.name, source.policy)
+        reader = open_jsonl(blocks, source)
     else:
-        reader = open_delimited(blocks, source.path.name, options.delimiter, source.policy)
+        reader = open_delimited(blocks, source, options.delimiter)
     return replace(reader, warnings=decoding.warnings)
 
 
@@ -140,23 +131,21 @@ class _RowStage:
 
     state: LoadState
     quarantine: _Quarantine
-    record_no: int
-    """Number of the last record that was read, a header included."""
+    reader: RecordReader
     merged: MostCommon | None
     """Where the good rows gather that become one per id; None where they go to the store as they are."""
     read: int = 0
     accepted: int = 0
     duplicates: int = 0
-    n_held_against: int = 0
-    """Bad rows that count towards the reject limit."""
     n_bad_in_head: int = 0
+    """Bad rows near the top, of those that count towards the reject limit."""
     codes: Counter[str] = field(default_factory=Counter)
     """Quarantined rows by code."""
 
-    def run(self, reader: RecordReader, load: Load, progress: Callable[[int], None] | None) -> None:
+    def run(self, load: Load, progress: Callable[[int], None] | None) -> None:
         """Raises `IngestError` E_REJECT_LIMIT as soon as it is clear."""
         policy = self.state.policy
-        for chunk in reader.chunks():
+        for chunk in self.reader.chunks():
             self._one_chunk(chunk, load)
             if progress is not None:
                 progress(self.read)
@@ -168,14 +157,14 @@ class _RowStage:
             if rows.height:
                 self.accepted += load.write(rows).accepted
             self.duplicates += self.read - self.codes.total() - self.accepted
-        n_meant = self.read - (self.codes.total() - self.n_held_against)
-        if self.n_held_against > policy.reject_limit * n_meant:
+        n_meant = self.read - self.codes[_LEFT_OUT]
+        n_bad = self.codes.total() - self.codes[_LEFT_OUT]
+        if n_bad > policy.reject_limit * n_meant:
             limit = f"{policy.reject_limit:.0%}"
-            raise self._refused(f"{self.n_held_against:,} of {n_meant:,} rows are bad, more than the limit of {limit}")
+            raise self._refused(f"{n_bad:,} of {n_meant:,} rows are bad, more than the limit of {limit}")
 
     def _one_chunk(self, chunk: Chunk, load: Load) -> None:
         schema, notes = self.state.schema, self.state.notes
-        self.read += chunk.n_records
         notes["W_BLANK_LINE"] += chunk.blank_lines
         batch = FieldBatch(chunk, self.state)
         for rule in schema.column_map.reject:
@@ -187,7 +176,7 @@ class _RowStage:
                 mask = mask | column.is_in(list(rule.values))
             if rule.matches:
                 mask = mask | column.str.contains(rule.matches)
-            batch.mark("", mask, "E_MAP_REJECT", rule.reason, column=rule.column, exempt=True)
+            batch.mark("", mask, _LEFT_OUT, rule.reason, column=rule.column)
         good = BUILDERS[schema.table](batch).filter(batch.good())
         if self.merged is not None:
             self.merged.add(good)
@@ -206,17 +195,15 @@ class _RowStage:
 
     def _set_aside(self, chunk: Chunk, batch: FieldBatch) -> None:
         """Bad records to the quarantine, in the order of the file."""
-        bad = [(record, False) for record in chunk.bad] + batch.errors
-        bad.sort(key=lambda entry: entry[0].line_no)
-        positions = chunk.positions(np.array([record.line_no for record, _ in bad], np.int64))
+        bad = sorted([*chunk.bad, *batch.errors], key=lambda record: record.line_no)
+        positions = chunk.positions(np.array([record.line_no for record in bad], np.int64))
         head = self.state.policy.reject_head_rows + 1
-        for (record, exempt), position in zip(bad, positions.tolist(), strict=True):
-            record_no = self.record_no + 1 + position
+        for record, position in zip(bad, positions.tolist(), strict=True):
+            record_no = self.reader.header_records + self.read + 1 + position
             self.quarantine.add(record, record_no)
             self.codes[record.code] += 1
-            self.n_held_against += not exempt
-            self.n_bad_in_head += not exempt and record_no <= head
-        self.record_no += chunk.n_records
+            self.n_bad_in_head += record.code != _LEFT_OUT and record_no <= head
+        self.read += chunk.n_records
 
     def _refused(self, why: str) -> IngestError:
         codes = ", ".join(f"{code} {count:,}" for code, count in self.codes.most_common(4))
@@ -224,11 +211,9 @@ class _RowStage:
         see = f"; see {file}" if file else ""
         return IngestError("E_REJECT_LIMIT", f"{self.state.file}: {why} ({codes}); nothing of it was kept{see}")
 
-    def report(
-        self, load_id: str, reader: RecordReader, quarantine_file: str | None, *, committed: bool
-    ) -> IngestReport:
+    def report(self, load_id: str, quarantine_file: str | None, *, committed: bool) -> IngestReport:
         state, schema = self.state, self.state.schema
-        notes = state.notes + Counter(reader.warnings)
+        notes = state.notes + Counter(self.reader.warnings)
         notes["W_HEADER_ALIAS"] += schema.n_aliases
         notes["W_NO_ROWS"] += self.read == 0
         notes["W_NEAR_ID"] += state.users.n_near() + state.items.n_near()
@@ -256,25 +241,17 @@ class _Quarantine:
     Lines gather in a hidden draft. The file gets its name when the load is committed, or when it is refused for too
     many bad rows; otherwise the draft goes away, at the latest with the next load, when its process is gone.
 
-    Use as a context: an exception before `publish` removes the draft. With no folder nothing is written.
+    An exception that ends `draft` before `publish` removes the draft. With no folder nothing is written.
     """
 
-    def __init__(self, folder: str | Path | None, load_id: str, file: str, sha256: str) -> None:
+    def __init__(self, folder: str | Path | None, load_id: str, source: SourceFile, draft: ExitStack) -> None:
         self._folder = None if folder is None else Path(folder)
         self._path = (self._folder or Path()) / f"{load_id}.jsonl"
-        self._source = {"file": file, "sha256": sha256}
-        self._draft = ExitStack()
+        self._source = {"file": source.path.name, "sha256": source.sha256}
+        self._draft = draft
         self._stream: IO[bytes] | None = None
-
-    def __enter__(self) -> _Quarantine:
         if self._folder is not None:
             sweep_drafts(self._folder)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._draft.__exit__(kind, error, trace)
 
     def add(self, record: BadRecord, record_no: int) -> None:
         """record_no: number of the record in its file, from 1, a header included."""

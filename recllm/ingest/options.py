@@ -36,7 +36,6 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
@@ -61,9 +60,12 @@ BLOCK_BYTES = 4 << 20
 _MAPS = files("recllm.ingest") / "maps"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IngestOptions:
-    """Overrides of the map and of what the file shows. None means: not said."""
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ReadOptions(_Part):
+    """How the file is written. None means: not said."""
 
     encoding: str | None = None
     """Tried after a byte order mark and strict UTF-8, e.g. "gb18030" or "cp1252"."""
@@ -78,6 +80,11 @@ class IngestOptions:
     """How 03/04/2025 is meant; inferred when some day is above 12 and no row contradicts."""
     currency: str | None = None
     """ISO code of every price in the file, when no column says it."""
+
+
+class IngestOptions(ReadOptions):
+    """Overrides of the map and of what the file shows."""
+
     shop_tz: str | None = None
     """The shop's own zone: used when neither `tz` nor the map says one."""
     shop_currency: str | None = None
@@ -101,22 +108,6 @@ def _as_list(value: object) -> object:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
 """One name or a list of them."""
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class ReadOptions(_Part):
-    """How the file is written, where `IngestOptions` does not say it."""
-
-    encoding: str | None = None
-    delimiter: str | None = None
-    decimal: Literal[".", ","] | None = None
-    tz: str | None = None
-    ts_format: str | None = None
-    date_order: Literal["dmy", "mdy"] | None = None
-    currency: str | None = None
 
 
 class JoinedColumns(_Part):
@@ -202,9 +193,7 @@ def load_map(name_or_path: str | Path) -> ColumnMap:
     """A shipped map by name, or a TOML file by path. Raises `IngestError` E_MAP."""
     name, shipped = str(name_or_path), shipped_maps()
     try:
-        if name in shipped:
-            return parse_map((_MAPS / f"{name}.toml").read_text("utf-8"), name)
-        text = Path(name).read_text("utf-8")
+        text = (_MAPS / f"{name}.toml" if name in shipped else Path(name)).read_text("utf-8")
     except (OSError, UnicodeDecodeError, ValueError):
         raise IngestError(
             "E_MAP", f"there is no map {name!r}; shipped maps: {', '.join(shipped)}; or give a TOML file"

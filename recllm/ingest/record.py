@@ -8,20 +8,21 @@ The person enters as a pseudonym, so nobody can try out raw ids against the keys
 from __future__ import annotations
 
 import hashlib
+import uuid
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from recllm.errors import DataError
-from recllm.schema import Action
+from recllm.schema import Action, Table
 from recllm.store.database import Store
 from recllm.store.readers import EVENT_DETAILS
-from recllm.store.writers import EVENT_COLUMNS, WriteResult
+from recllm.store.writers import COLUMNS, WriteResult
 
 KEY_BYTES = 16
 
-_TYPES = {"event_id": pl.String} | {name.removesuffix("?"): dtype for name, dtype in EVENT_COLUMNS.items()}
+_TYPES = {"event_id": pl.String} | {name.removesuffix("?"): dtype for name, dtype in COLUMNS[Table.EVENTS].items()}
 # the order decides the keys of stored events: never change it
 _CONTENT = (
     "user_id", "item_id", "event", "at", "basket_id", "price", "quantity", "value", "request_id", "position",
@@ -51,7 +52,8 @@ def record_events(events: pl.DataFrame, store: Store, *, source: str) -> WriteRe
     at = pl.col("timestamp").dt.convert_time_zone("UTC").dt.epoch("us").alias("at")
     rows = events.select("user_id", "item_id", "event", *optional, at)
     quantity = pl.col("quantity").fill_null(1.0) if "quantity" in rows.columns else pl.lit(1.0)
-    return store.append_events(with_event_keys(rows.with_columns(quantity=quantity), Occurrences()), source=source)
+    with store.load(Table.EVENTS, load_id=uuid.uuid4().hex, source=source) as load:
+        return load.write(with_event_keys(rows.with_columns(quantity=quantity), Occurrences()))
 
 
 class Occurrences:

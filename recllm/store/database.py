@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,16 +16,14 @@ from recllm.errors import MissingExtraError, StoreError
 from recllm.schema import Table
 from recllm.store import tables
 from recllm.store.readers import StoreReader
-from recllm.store.writers import Load, WriteResult
+from recllm.store.writers import Load
 
 CACHE_MIB = 64
 """Page cache of one connection. It bounds the memory of a load, and holds the key index of some two million events."""
 
-_REMEDIES: dict[str, str] = {
-    "SQLITE_BUSY": "is locked by another process; wait until that one is done, then try again",
-    "SQLITE_LOCKED": "is locked by another process; wait until that one is done, then try again",
-    "SQLITE_READONLY": "is read-only; make the file and its folder writable",
-    "SQLITE_PERM": "is read-only; make the file and its folder writable",
+_REMEDIES: dict[str | tuple[str, ...], str] = {
+    ("SQLITE_BUSY", "SQLITE_LOCKED"): "is locked by another process; wait until that one is done, then try again",
+    ("SQLITE_READONLY", "SQLITE_PERM"): "is read-only; make the file and its folder writable",
     "SQLITE_FULL": "cannot grow: the disk is full; nothing of this change was kept, free some space and repeat it",
     "SQLITE_CORRUPT": "is damaged; put a backup in its place, or make a new workspace and load the files again",
     "SQLITE_NOTADB": "is not a store, or is damaged; put a backup in its place, or give another path",
@@ -96,11 +93,6 @@ class Store:
             yield load
             load.close()
 
-    def append_events(self, frame: pl.DataFrame, *, source: str) -> WriteResult:
-        """A small load of events of its own, e.g. the `shown` events of one slate. Durable when it returns."""
-        with self.load(Table.EVENTS, load_id=uuid.uuid4().hex, source=source) as load:
-            return load.write(frame)
-
     @contextmanager
     def read(self) -> Iterator[StoreReader]:
         """One read transaction: all frames of the reader show the same moment, whatever is being loaded."""
@@ -164,8 +156,8 @@ def _explained(where: str) -> Iterator[None]:
         cause = getattr(error, "orig", None) or error
         name = getattr(cause, "sqlite_errorname", None) or ""
         first_line = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
-        remedies = [remedy for prefix, remedy in _REMEDIES.items() if name.startswith(prefix)]
-        remedy = remedies[0] if remedies else f"refused the request: {first_line}"
+        remedies = (remedy for prefix, remedy in _REMEDIES.items() if name.startswith(prefix))
+        remedy = next(remedies, f"refused the request: {first_line}")
         raise StoreError(f"the store {where} {remedy}") from error
 
 

@@ -144,14 +144,13 @@ def version(connection: Connection) -> int | None:
     if meta.name in names:
         number = connection.scalar(select(meta.c.value).where(meta.c.name == "schema_version"))
     if number is None or not number.isdigit():
-        raise StoreError(f"{_where(connection)} belongs to another program; give the path of a store or a new path")
+        store = f"the store {connection.engine.url.database}"
+        raise StoreError(f"{store} belongs to another program; give the path of a store or a new path")
     return int(number)
 
 
-def migrate(
-    connection: Connection, *, steps: Mapping[int, Callable[[Connection], None]] = STEPS, target: int = SCHEMA_VERSION
-) -> None:
-    """Brings the store to `target`, and makes all tables where there are none.
+def migrate(connection: Connection) -> None:
+    """Brings the store to `SCHEMA_VERSION`, and makes all tables where there are none.
 
     Raises `StoreError`, changing nothing, for a newer store or a missing step.
     """
@@ -160,20 +159,16 @@ def migrate(
         metadata.create_all(connection)
         connection.execute(insert(meta).values(name="schema_version", value=str(SCHEMA_VERSION)))
         return
-    if start > target:
+    store = f"the store {connection.engine.url.database}"
+    if start > SCHEMA_VERSION:
         raise StoreError(
-            f"{_where(connection)} has schema version {start}, this recllm knows {target}; install a newer recllm"
+            f"{store} has schema version {start}, this recllm knows {SCHEMA_VERSION}; install a newer recllm"
         )
-    for number in range(start, target):
-        if number not in steps:
+    for number in range(start, SCHEMA_VERSION):
+        if number not in STEPS:
             raise StoreError(
-                f"{_where(connection)} has schema version {number}, which this recllm cannot bring to {target}; "
+                f"{store} has schema version {number}, which this recllm cannot bring to {SCHEMA_VERSION}; "
                 "load the files into a new workspace"
             )
-        steps[number](connection)
-    if start < target:
-        connection.execute(update(meta).where(meta.c.name == "schema_version").values(value=str(target)))
-
-
-def _where(connection: Connection) -> str:
-    return f"the store {connection.engine.url.database}"
+        STEPS[number](connection)
+    connection.execute(update(meta).where(meta.c.name == "schema_version").values(value=str(SCHEMA_VERSION)))

@@ -27,40 +27,36 @@ from recllm.store import tables
 
 Columns = Mapping[str, pl.DataType | type[pl.DataType]]
 
-EVENT_COLUMNS: Columns = {
-    "event_key": pl.Binary,  # 16 bytes: the same event always has the same key
-    "payload_hash": pl.Int64,  # hash of the content; equal key and other hash is a conflict
-    "user_id": pl.String,
-    "item_id": pl.String,
-    "event": pl.String,  # value of an Action
-    "at": pl.Int64,  # epoch microseconds, UTC
-    "quantity": pl.Float64,
-    "tz_offset_minutes?": pl.Int16,
-    "price?": pl.Float64,
-    "basket_id?": pl.String,
-    "value?": pl.Float64,
-    "request_id?": pl.String,
-    "position?": pl.Int32,
-    "model_version?": pl.String,
-}
-USER_COLUMNS: Columns = {"user_id": pl.String, "basics": pl.String}  # basics: a JSON object of strings
-ITEM_COLUMNS: Columns = {
-    "item_id": pl.String,
-    "title": pl.String,
-    "available": pl.Boolean,
-    "category?": pl.String,  # a JSON list, widest name first
-    "brand?": pl.String,
-    "description?": pl.String,
-    "price?": pl.String,  # decimal text
-    "currency?": pl.String,
-    "attributes?": pl.String,  # a JSON object of strings
-}
-CONSENT_COLUMNS: Columns = {"user_id": pl.String, "purpose": pl.String, "granted": pl.Boolean, "at": pl.Int64}
 COLUMNS: Mapping[Table, Columns] = {
-    Table.EVENTS: EVENT_COLUMNS,
-    Table.USERS: USER_COLUMNS,
-    Table.ITEMS: ITEM_COLUMNS,
-    Table.CONSENT: CONSENT_COLUMNS,
+    Table.EVENTS: {
+        "event_key": pl.Binary,  # 16 bytes: the same event always has the same key
+        "payload_hash": pl.Int64,  # hash of the content; equal key and other hash is a conflict
+        "user_id": pl.String,
+        "item_id": pl.String,
+        "event": pl.String,  # value of an Action
+        "at": pl.Int64,  # epoch microseconds, UTC
+        "quantity": pl.Float64,
+        "tz_offset_minutes?": pl.Int16,
+        "price?": pl.Float64,
+        "basket_id?": pl.String,
+        "value?": pl.Float64,
+        "request_id?": pl.String,
+        "position?": pl.Int32,
+        "model_version?": pl.String,
+    },
+    Table.USERS: {"user_id": pl.String, "basics": pl.String},  # basics: a JSON object of strings
+    Table.ITEMS: {
+        "item_id": pl.String,
+        "title": pl.String,
+        "available": pl.Boolean,
+        "category?": pl.String,  # a JSON list, widest name first
+        "brand?": pl.String,
+        "description?": pl.String,
+        "price?": pl.String,  # decimal text
+        "currency?": pl.String,
+        "attributes?": pl.String,  # a JSON object of strings
+    },
+    Table.CONSENT: {"user_id": pl.String, "purpose": pl.String, "granted": pl.Boolean, "at": pl.Int64},
 }
 
 _RING_LIMIT = 1_000_000  # ids remembered during a load, about 100 MB
@@ -86,21 +82,15 @@ class Load:
     ) -> None:
         self._connection = connection
         self._table = table
-        self._users = _KeyRing(connection, tables.users, "user_id", "user_key", {"basics": "{}"})
-        self._items = _KeyRing(connection, tables.items, "item_id", "item_key", {"available": True, "pending": True})
+        self._users = _KeyRing(connection, tables.users, {"basics": "{}"})
+        self._items = _KeyRing(connection, tables.items, {"available": True, "pending": True})
         self._counts = {"accepted": 0, "duplicates": 0, "conflicts": 0}
         record = tables.loads
         safe_id(load_id, "load id")
         if connection.scalar(sa.select(record.c.load_no).where(record.c.load_id == load_id)) is not None:
             raise StoreError(f"the load id {load_id!r} is taken by an earlier load; give each load its own id")
-        new = sa.insert(record).values(
-            load_id=load_id,
-            table_name=str(table),
-            source=source,
-            sha256=sha256,
-            counts="{}",
-            committed_at=_now(),
-        )
+        named = {"load_id": load_id, "table_name": str(table), "source": source, "sha256": sha256}
+        new = sa.insert(record).values(named | {"counts": "{}", "committed_at": _now()})
         self._load_no = int(connection.execute(new.returning(record.c.load_no)).scalar_one())
         self._last_event_no = self._newest_event_no()
         self._builds_index = table is Table.EVENTS and not self._last_event_no
@@ -189,15 +179,13 @@ class Load:
 
 
 class _KeyRing:
-    """Integer keys of the ids that a load meets. An unknown id gets a row made of `bare`."""
+    """Integer keys of the ids that a load meets: the first columns of `table`. An unknown id gets a row of `bare`."""
 
-    def __init__(
-        self, connection: sa.Connection, table: sa.Table, id_column: str, key_column: str, bare: Mapping[str, object]
-    ) -> None:
+    def __init__(self, connection: sa.Connection, table: sa.Table, bare: Mapping[str, object]) -> None:
         self._connection, self._table, self._bare = connection, table, bare
-        self._id, self._key = id_column, key_column
-        self._keys = pl.DataFrame(schema={id_column: pl.String, key_column: pl.Int64})
-        self._new = pl.DataFrame(schema={id_column: pl.String})
+        self._key, self._id = table.c.keys()[:2]
+        self._keys = pl.DataFrame(schema={self._id: pl.String, self._key: pl.Int64})
+        self._new = pl.DataFrame(schema={self._id: pl.String})
 
     def keys(self, ids: pl.Series) -> pl.Series:
         """The key of each id, in the same order."""

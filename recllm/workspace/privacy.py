@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -73,15 +73,14 @@ class Pseudonymiser:
         return mac.hexdigest()[:16]
 
 
-def find_key(key_file: Path, environ: Mapping[str, str] | None = None) -> bytes:
+def find_key(key_file: Path) -> bytes:
     """The pseudonym key: from RECLLM_KEY, else the file that RECLLM_KEY_FILE names, else `key_file`.
 
     Raises `StoreError` when there is none, and when other people may read `key_file`.
     """
-    environ = os.environ if environ is None else environ
-    if environ.get(KEY_VARIABLE):
-        return environ[KEY_VARIABLE].strip().encode()
-    other_file = environ.get(KEY_FILE_VARIABLE)
+    if key := os.environ.get(KEY_VARIABLE):
+        return key.strip().encode()
+    other_file = os.environ.get(KEY_FILE_VARIABLE)
     path = Path(other_file) if other_file else key_file
     if not other_file and path.exists() and os.name == "posix" and path.stat().st_mode & 0o077:
         raise StoreError(f"other people may read the key file {path}; run: chmod 600 {path}")
@@ -136,34 +135,30 @@ class PolicyGate:
         default = self._without_decision(purpose)
         return [decided.get(user_id, default) for user_id in user_ids]
 
-    def dataset(self, purpose: Purpose, as_of: int | datetime | None = None, *, now: datetime | None = None) -> Dataset:
+    def dataset(self, purpose: Purpose, as_of: int | datetime | None = None) -> Dataset:
         """Everything known of the people who agreed to the purpose: events before `as_of`, basics, the catalogue.
 
         Products only known from events keep them, without a title and as not available. The policy's `event_days`
-        are counted back from `now` (default: the clock). People who did not agree leave no trace in it.
+        are counted back from the clock. People who did not agree leave no trace in it.
         """
         with self._store.read() as reader:
             people = self._allowed(reader, purpose)
-            events = _of_people(reader.events(_DETAILS, since=self.oldest_event(now)), people)
+            events = _of_people(reader.events(_DETAILS, since=self.oldest_event()), people)
             items = reader.items()
         in_catalogue = ~pl.col("pending") | pl.col("item_id").is_in(events["item_id"].unique().implode())
         return Dataset.construct(events, _with_basics(people), _catalogue(items.filter(in_catalogue)), as_of=as_of)
 
-    def histories(
-        self, user_ids: Sequence[str], purpose: Purpose, *, before: datetime | None = None, now: datetime | None = None
-    ) -> HistoryFrames:
+    def histories(self, user_ids: Sequence[str], purpose: Purpose, *, before: datetime | None = None) -> HistoryFrames:
         """What `dataset` knows of these people, as far as the store knows them and they agreed to the purpose.
 
         Read by key: the time depends on their own events only. before: leaves out the events from then on.
         """
         with self._store.read() as reader:
             people = self._allowed(reader, purpose, user_ids)
-            events = reader.events(_DETAILS, since=self.oldest_event(now), before=before, user_ids=people["user_id"])
+            events = reader.events(_DETAILS, since=self.oldest_event(), before=before, user_ids=people["user_id"])
         return HistoryFrames(events=events, users=_with_basics(people))
 
-    def people(
-        self, purpose: Purpose, *, after_event: int = 0, now: datetime | None = None
-    ) -> tuple[pl.DataFrame, pl.DataFrame]:
+    def people(self, purpose: Purpose, *, after_event: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Everybody who agreed to the purpose, and what they did since.
 
         The users are as in `HistoryFrames`. The events are those written after the event of that number, see
@@ -171,7 +166,7 @@ class PolicyGate:
         """
         with self._store.read() as reader:
             people = self._allowed(reader, purpose)
-            events = reader.events(_DETAILS, since=self.oldest_event(now), after_event=after_event)
+            events = reader.events(_DETAILS, since=self.oldest_event(), after_event=after_event)
         return _with_basics(people), _of_people(events, people)
 
     def permitted_users(self, purpose: Purpose) -> list[str]:
@@ -198,10 +193,10 @@ class PolicyGate:
     def _without_decision(self, purpose: Purpose) -> bool:
         return self._default and purpose not in self._policy.explicit_purposes
 
-    def oldest_event(self, now: datetime | None = None) -> datetime | None:
+    def oldest_event(self) -> datetime | None:
         """Events before this are not used any more, see the policy's `event_days`; None for no limit."""
         days = self._policy.event_days
-        return None if days is None else (now or datetime.now(UTC)) - timedelta(days=days)
+        return None if days is None else datetime.now(UTC) - timedelta(days=days)
 
 
 def _latest(reader: StoreReader, purpose: Purpose, user_ids: Sequence[str] | None = None) -> pl.DataFrame:

@@ -8,10 +8,8 @@ cannot be seen; what is odd about them is counted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
 
 import numpy as np
 import polars as pl
@@ -25,6 +23,7 @@ from recllm.ingest.parse.times import ROW_ERRORS, ParsedTimes, parse_times
 from recllm.ingest.read.records import BadRecord, Chunk
 from recllm.ingest.record import Occurrences
 from recllm.policy import Policy
+from recllm.workspace.privacy import Pseudonymiser
 
 _CACHED_PEOPLE = 300_000
 _MAX_IDS = 4_000_000
@@ -50,17 +49,11 @@ _ODD = r"[^ !-%'-;=?-~]"
 """Plain letters, digits and marks; texts of nothing else need no closer look."""
 
 
-class Pseudonyms(Protocol):
-    """What ingest needs of `privacy.Pseudonymiser`."""
-
-    def many(self, raw: Sequence[str], /) -> list[str]: ...
-
-
 class PseudonymCache:
     """Raw ids met so far and their pseudonyms, in memory only and of a bounded number."""
 
-    def __init__(self, pseudonyms: Pseudonyms) -> None:
-        self._pseudonyms = pseudonyms
+    def __init__(self, pseudonymiser: Pseudonymiser) -> None:
+        self._pseudonymiser = pseudonymiser
         self._pairs = pl.DataFrame(schema={"raw": pl.String, "user_id": pl.String})
 
     def user_ids(self, raw: pl.Series) -> pl.Series:
@@ -69,7 +62,7 @@ class PseudonymCache:
         new = distinct.join(self._pairs, on="raw", how="anti")
         if new.height + self._pairs.height > _CACHED_PEOPLE:
             self._pairs, new = self._pairs.clear(), distinct
-        user_ids = pl.Series(self._pseudonyms.many(new["raw"].to_list()), dtype=pl.String)
+        user_ids = pl.Series(self._pseudonymiser.many(new["raw"].to_list()), dtype=pl.String)
         self._pairs = pl.concat([self._pairs, new.with_columns(user_id=user_ids)])
         return raw.to_frame("raw").join(self._pairs, on="raw", how="left", maintain_order="left")["user_id"]
 
@@ -188,8 +181,7 @@ class FieldBatch:
     def __init__(self, chunk: Chunk, load: LoadState) -> None:
         self.fields = load.schema.fields(chunk.frame)
         self.load = load
-        self.errors: list[tuple[BadRecord, bool]] = []
-        """The second says whether the row is left out on purpose: it does not count towards the reject limit then."""
+        self.errors: list[BadRecord] = []
         self.bad: NDArray[np.bool_] = np.zeros(chunk.frame.height, bool)
         self._chunk = chunk
 
@@ -216,7 +208,6 @@ class FieldBatch:
         values: pl.Series | None = None,
         *,
         column: str | None = None,
-        exempt: bool = False,
     ) -> None:
         """Marks the rows where `mask`; with `values` the message begins with the row's value in quotes.
 
@@ -229,7 +220,7 @@ class FieldBatch:
             if values is not None:
                 value = values[row]
                 text = f"{'an empty cell' if value is None else repr(str(value)[:60])} {message}"
-            self.errors.append((self._chunk.bad_row(row, column, code, text), exempt))
+            self.errors.append(self._chunk.bad_row(row, column, code, text))
         self.bad |= hits
 
     def ids(self, field: str) -> pl.Series:

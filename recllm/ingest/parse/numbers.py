@@ -24,7 +24,7 @@ _CURRENCY_TOKENS: dict[str, str] = {
 _SHARED = {"$": {"USD", "AUD", "CAD", "HKD", "MXN"}, "¥": {"CNY", "JPY"}, "kr": {"SEK", "NOK", "DKK"}}
 _BY_LENGTH = sorted(_CURRENCY_TOKENS, key=len, reverse=True)
 _TOKEN = "(?i)(" + "|".join(t.replace("$", r"\$").replace(".", r"\.") for t in _BY_LENGTH) + ")"
-_FOLDED = {t.casefold(): money for t, money in _CURRENCY_TOKENS.items()}
+_LOWER = {t.lower(): money for t, money in _CURRENCY_TOKENS.items()}
 _SPACES = r"[\s'’\u00a0\u202f\u2009]"
 
 
@@ -68,10 +68,8 @@ def currencies(column: pl.Series) -> Counter[str]:
     if dressed.is_empty():
         return Counter()
     tokens = dressed.str.normalize("NFKC").str.extract(_TOKEN).drop_nulls()
-    counts: Counter[str] = Counter()
-    for token, count in tokens.value_counts().iter_rows():
-        counts[_FOLDED[token.casefold()]] += count
-    return counts
+    moneys = tokens.str.to_lowercase().replace_strict(_LOWER, return_dtype=pl.String)
+    return Counter(dict(moneys.value_counts().iter_rows()))
 
 
 def distinct_currencies(counts: Counter[str]) -> set[str]:

@@ -177,9 +177,7 @@ def parse_times(column: pl.Series, form: TimeFormat, *, file: str, now: datetime
         rows = quick.is_null().arg_true()
         if len(rows):
             slow = _by_parts(text.gather(rows), form, file)
-            written.at[rows] = slow.at
-            written.status[rows] = slow.status
-            written = replace(written, zone=written.zone.scatter(rows, slow.zone))
+            written.at[rows], written.offset[rows], written.status[rows] = slow.at, slow.offset, slow.status
         times = _to_utc(written, form, file)
     else:
         times = _to_utc(_by_parts(text, form, file), form, file)
@@ -208,21 +206,12 @@ def _epoch(text: pl.Series, form: TimeFormat, file: str) -> ParsedTimes:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _ClockTimes:
-    """Times as written, int64 microseconds, with the zone's text where there is one."""
-
-    at: NDArray[np.int64]
-    status: NDArray[np.uint8]
-    zone: pl.Series
-
-
-def _without_zone(clock: pl.Series) -> _ClockTimes:
+def _without_zone(clock: pl.Series) -> ParsedTimes:
     """clock: naive times, null where unreadable."""
-    return _ClockTimes(
+    return ParsedTimes(
         at=_microseconds(clock),
+        offset=np.full(len(clock), NO_OFFSET, np.int16),
         status=np.where(clock.is_null(), UNREADABLE, OK).astype(np.uint8),
-        zone=pl.repeat(None, len(clock), dtype=pl.String, eager=True),
     )
 
 
@@ -236,11 +225,11 @@ def _pattern(text: pl.Series, form: TimeFormat, file: str) -> ParsedTimes:
         raise IngestError("E_TIMESTAMP", f"{file}: the time format {form.pattern!r} cannot be used: {error}") from error
     if times.dtype == pl.Datetime("us"):
         return _to_utc(_without_zone(times), form, file)
-    clock = _without_zone(times.dt.convert_time_zone("UTC").dt.replace_time_zone(None))
-    return ParsedTimes(at=clock.at, offset=np.full(len(text), NO_OFFSET, np.int16), status=clock.status)
+    return _without_zone(times.dt.convert_time_zone("UTC").dt.replace_time_zone(None))
 
 
-def _by_parts(text: pl.Series, form: TimeFormat, file: str) -> _ClockTimes:
+def _by_parts(text: pl.Series, form: TimeFormat, file: str) -> ParsedTimes:
+    """Clock times as written, with the offset where one is written."""
     parts = text.str.extract_groups(_ISO_PARTS if form.kind == "iso" else _SLASH_PARTS).struct.unnest()
     matched = parts["1"].is_not_null().to_numpy()
     a, b, c, hour, minute, second = (
@@ -263,24 +252,25 @@ def _by_parts(text: pl.Series, form: TimeFormat, file: str) -> _ClockTimes:
     status[sane & (year > 9999)] = OUT_OF_RANGE
     status[text.str.contains(_BARE_NUMBER).fill_null(False).to_numpy()] = OUT_OF_RANGE
     seconds = ((days * 24 + hour) * 60 + minute) * 60 + second
-    return _ClockTimes(at=np.where(status == OK, seconds * _SECOND + microsecond, 0), status=status, zone=parts["9"])
+    at = np.where(status == OK, seconds * _SECOND + microsecond, 0)
+
+    zone = parts["9"].str.extract_groups(r"^([+-])(\d{2}):?(\d{2})?$").struct.unnest()
+    hours, minutes = (zone[n].cast(pl.Int16).fill_null(0).to_numpy() for n in ("2", "3"))
+    west = (zone["1"] == "-").fill_null(False).to_numpy()
+    offset = np.where(west, -1, 1) * (hours * 60 + minutes)
+    status[np.abs(offset) > 16 * 60] = UNREADABLE
+    has_zone = parts["9"].is_not_null().to_numpy()  # "Z" and its kin are an offset of 0
+    return ParsedTimes(at=at, offset=np.where(has_zone, offset, NO_OFFSET).astype(np.int16), status=status)
 
 
-def _to_utc(clock: _ClockTimes, form: TimeFormat, file: str) -> ParsedTimes:
+def _to_utc(clock: ParsedTimes, form: TimeFormat, file: str) -> ParsedTimes:
     """From clock time to UTC, by the written offset or else by the file's zone."""
-    at, status = clock.at.copy(), clock.status.copy()
-    offset = np.full(len(at), NO_OFFSET, np.int16)
-    has_zone = clock.zone.is_not_null().to_numpy()
-    if has_zone.any():
-        parts = clock.zone.filter(pl.Series(has_zone)).str.extract_groups(r"^([+-])(\d{2}):?(\d{2})?$").struct.unnest()
-        hours, minutes = (parts[n].cast(pl.Int16).fill_null(0).to_numpy() for n in ("2", "3"))
-        west = (parts["1"] == "-").fill_null(False).to_numpy()
-        offset[has_zone] = np.where(west, -1, 1) * (hours * 60 + minutes)
-        status[has_zone & (np.abs(offset) > 16 * 60)] = UNREADABLE
-        at[has_zone] -= offset[has_zone].astype(np.int64) * _MINUTE
-    naive = np.flatnonzero(~has_zone & (clock.status == OK))
+    at, offset, status = clock.at, clock.offset, clock.status
+    has_zone = offset != NO_OFFSET
+    at[has_zone] -= offset[has_zone].astype(np.int64) * _MINUTE
+    naive = np.flatnonzero(~has_zone & (status == OK))
     if not len(naive):
-        return ParsedTimes(at=at, offset=offset, status=status)
+        return clock
     if form.tz is None:
         raise IngestError(
             "E_NAIVE_TZ",

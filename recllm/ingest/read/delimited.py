@@ -10,18 +10,17 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from recllm.errors import IngestError
-from recllm.ingest.read.records import MAX_COLUMNS, Chunk, LineBlock, RecordReader, shorten
-from recllm.policy import Policy
+from recllm.ingest.read.records import MAX_COLUMNS, Blocks, Chunk, LineBlock, RecordReader, shorten
+from recllm.ingest.read.source import DELIMITERS, SourceFile
 
-DELIMITERS = (",", ";", "\t", "|")
 _QUOTE, _RETURN = ord('"'), ord("\r")
 _SAMPLE_BYTES = 64 << 10
 _MAX_RECORD_LINES = 1000
@@ -33,19 +32,16 @@ _OPEN: _Problem = ("E_QUOTE", "a quote is opened and not closed")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _CsvFormat:
-    file: str
+    source: SourceFile
     delimiter: str
     columns: tuple[str, ...]
     header_lines: int
     """Lines down to the end of the header, blank ones before it included."""
-    policy: Policy
 
 
-def open_delimited(
-    blocks: Callable[[], Iterator[LineBlock]], file: str, delimiter: str | None, policy: Policy
-) -> RecordReader:
+def open_delimited(blocks: Blocks, source: SourceFile, delimiter: str | None) -> RecordReader:
     """Settle delimiter and header from the first block. Raises `IngestError` for the file stage's codes."""
-    first = next((b for b in blocks() if b.text.strip()), None)
+    file, first = source.path.name, next((b for b in blocks() if b.text.strip()), None)
     if first is None:
         raise IngestError("E_EMPTY", f"{file} holds nothing but blank lines")
     if delimiter is not None and (len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n'):
@@ -64,7 +60,7 @@ def open_delimited(
     repeated = [name for name, count in Counter(columns).items() if count > 1]
     if repeated:
         raise IngestError("E_DUP_COLUMN", f"{file}: the header names {', '.join(map(repr, repeated))} more than once")
-    form = _CsvFormat(file=file, delimiter=delimiter, columns=columns, header_lines=reader.line_num, policy=policy)
+    form = _CsvFormat(source=source, delimiter=delimiter, columns=columns, header_lines=reader.line_num)
     return RecordReader(columns=columns, chunks=lambda: _chunks(blocks(), form), header_records=1)
 
 
@@ -107,34 +103,24 @@ def _chunks(blocks: Iterator[LineBlock], form: _CsvFormat) -> Iterator[Chunk]:
         yield chunk
 
 
-@dataclass(slots=True)
-class _QuotedRecords:
-    """Records that begin on a line with a quote."""
-
-    covered: NDArray[np.bool_]
-    """Lines that belong to one of them."""
-    cells: list[list[str | None]] = field(default_factory=list)
-    line: list[int] = field(default_factory=list)
-    n_lines: list[int] = field(default_factory=list)
-    problems: dict[int, _Problem] = field(default_factory=dict)
-    """By the line on which a bad record begins."""
-
-
 def _parse(block: LineBlock, form: _CsvFormat, *, last: bool) -> tuple[Chunk, int]:
     """(the records of a block, its number of lines that they take: those behind begin a record of the next block)."""
-    quoted, end = _quoted_records(block, form, last=last)
+    quoted, problems, end = _quoted_records(block, form, last=last)
+    covered = np.zeros(block.n_lines, bool)
+    covered[list(problems)] = True
+    for start, n, _ in quoted:
+        covered[start : start + n] = True
     # a line is blank when nothing stands in it, or only the carriage return of its end
     length = block.ends - block.starts
-    blank = ((length == 0) | ((length == 1) & (block.codes[block.starts] == _RETURN))) & ~quoted.covered
+    blank = ((length == 0) | ((length == 1) & (block.codes[block.starts] == _RETURN))) & ~covered
     width = block.count(ord(form.delimiter)) + 1
-    unquoted = ~quoted.covered & ~blank
+    unquoted = ~covered & ~blank
     unquoted[end:] = False
     fast = unquoted & (width == len(form.columns))
-    problems = quoted.problems
     problems |= {int(i): _field_count(int(width[i]), form) for i in np.flatnonzero(unquoted & ~fast)}
 
     schema = dict.fromkeys(form.columns, pl.String)
-    frame = pl.DataFrame(quoted.cells, schema=schema, orient="row")
+    frame = pl.DataFrame([cells for _, _, cells in quoted], schema=schema, orient="row")
     if fast.any():
         text = block.text if fast.all() else block.codes[np.repeat(fast, length + 1)].tobytes()
         if b"\r" in text:
@@ -143,9 +129,10 @@ def _parse(block: LineBlock, form: _CsvFormat, *, last: bool) -> tuple[Chunk, in
             text, has_header=False, separator=form.delimiter, quote_char=None, infer_schema=False, schema=schema
         )
         frame = pl.concat([plain, frame])
-    line = np.concatenate([np.flatnonzero(fast), np.array(quoted.line, np.int64)])
-    n_lines = np.concatenate([np.ones(int(fast.sum()), np.int64), np.array(quoted.n_lines, np.int64)])
-    if quoted.cells:
+    starts, counts = (np.array([record[part] for record in quoted], np.int64) for part in (0, 1))
+    line = np.concatenate([np.flatnonzero(fast), starts])
+    n_lines = np.concatenate([np.ones(int(fast.sum()), np.int64), counts])
+    if quoted:
         order = np.argsort(line, kind="stable")
         frame, line, n_lines = frame[order], line[order], n_lines[order]
     bad_rows = _bad_rows(frame, block.ends[line + n_lines - 1] - block.starts[line], form)
@@ -169,9 +156,15 @@ def _field_count(width: int, form: _CsvFormat) -> _Problem:
     return "E_FIELD_COUNT", f"{width} fields where the header has {len(form.columns)}"
 
 
-def _quoted_records(block: LineBlock, form: _CsvFormat, *, last: bool) -> tuple[_QuotedRecords, int]:
-    """(the records, the first line that has to wait for the next block)."""
-    records = _QuotedRecords(covered=np.zeros(block.n_lines, bool))
+def _quoted_records(
+    block: LineBlock, form: _CsvFormat, *, last: bool
+) -> tuple[list[tuple[int, int, list[str | None]]], dict[int, _Problem], int]:
+    """Records that begin on a line with a quote, each as (its first line, its number of lines, its cells).
+
+    Also the bad ones by their first line, and the first line that has to wait for the next block.
+    """
+    records: list[tuple[int, int, list[str | None]]] = []
+    problems: dict[int, _Problem] = {}
     has_quote = (block.count(_QUOTE) > 0).tolist()
     line = 0
     for start in np.flatnonzero(has_quote).tolist():
@@ -192,22 +185,19 @@ def _quoted_records(block: LineBlock, form: _CsvFormat, *, last: bool) -> tuple[
             if n_lines > _MAX_RECORD_LINES:
                 raise IngestError(
                     "E_QUOTE",
-                    f"{form.file}: the quote opened on line {block.line_no[line]} is still open "
+                    f"{form.source.path.name}: the quote opened on line {block.line_no[line]} is still open "
                     f"{_MAX_RECORD_LINES:,} lines later; close it, or double it inside a text",
                 )
             problem = _problem(block, line, cells, n_lines, error, form)
             if problem == _OPEN and not last:
-                return records, line
+                return records, problems, line
             if problem is None:
-                records.cells.append([cell or None for cell in cells])
-                records.line.append(line)
-                records.n_lines.append(n_lines)
+                records.append((line, n_lines, [cell or None for cell in cells]))
+                line += n_lines
             else:
-                records.problems[line] = problem
-                n_lines = 1  # what a bad record swallowed is read again
-            records.covered[line : line + n_lines] = True
-            line += n_lines
-    return records, block.n_lines
+                problems[line] = problem
+                line += 1  # what a bad record swallowed is read again
+    return records, problems, block.n_lines
 
 
 def _problem(
@@ -215,7 +205,7 @@ def _problem(
 ) -> _Problem | None:
     """Why a quoted record is bad, None when it is good."""
     if "field larger" in error:
-        return "E_TOO_LONG", f"a cell is longer than {form.policy.max_cell_bytes:,} bytes"
+        return "E_TOO_LONG", f"a cell is longer than {form.source.policy.max_cell_bytes:,} bytes"
     if "unexpected end" in error:
         return _OPEN
     if error:
@@ -237,7 +227,7 @@ def _bad_rows(frame: pl.DataFrame, record_bytes: NDArray[np.int64], form: _CsvFo
     for row in (frame[form.columns[0]] == form.columns[0]).arg_true().to_list():
         if tuple(cell and cell.strip() for cell in frame.row(row)) == form.columns:
             problems[row] = ("E_REPEATED_HEADER", "the header occurs again")
-    max_cell, max_row = form.policy.max_cell_bytes, form.policy.max_row_bytes
+    max_cell, max_row = form.source.policy.max_cell_bytes, form.source.policy.max_row_bytes
     for row in np.flatnonzero(record_bytes > max_cell).tolist():
         if record_bytes[row] > max_row:
             problems[row] = ("E_TOO_LONG", f"the row is longer than {max_row:,} bytes")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import polars as pl
 
 from recllm.errors import IngestError
-from recllm.ingest.read.records import MAX_COLUMNS, Chunk, LineBlock, RecordReader, shorten
+from recllm.ingest.read.records import MAX_COLUMNS, Blocks, Chunk, LineBlock, RecordReader, shorten
+from recllm.ingest.read.source import SourceFile
 from recllm.policy import Policy
 
 MAX_DEPTH = 20
@@ -20,10 +20,10 @@ class _BadObjectError(ValueError):
     """`args` are the column, or None, the code and the message."""
 
 
-def open_jsonl(blocks: Callable[[], Iterator[LineBlock]], file: str, policy: Policy) -> RecordReader:
+def open_jsonl(blocks: Blocks, source: SourceFile) -> RecordReader:
     """The columns are the keys of all objects, in the order of their first use."""
     keys: dict[str, None] = {}
-    empty = True
+    file, empty = source.path.name, True
     for block in blocks():
         empty = empty and not block.bad and not block.text.strip()
         for line in block.text.split(b"\n"):
@@ -43,7 +43,7 @@ def open_jsonl(blocks: Callable[[], Iterator[LineBlock]], file: str, policy: Pol
     columns = tuple(keys)
     return RecordReader(
         columns=columns,
-        chunks=lambda: (_chunk(block, columns, policy) for block in blocks()),
+        chunks=lambda: (_chunk(block, columns, source.policy) for block in blocks()),
         decimal=".",
     )
 

@@ -16,10 +16,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.errors import IngestError
+from recllm.ingest.parse.numbers import Decimal
 from recllm.ingest.read.source import Decoding, SourceFile
 
 MAX_COLUMNS = 1000
-MAX_RECORD_LINES = 1000
 RAW_BYTES = 2048
 """A record is shown in the quarantine up to this length."""
 
@@ -74,7 +74,7 @@ class RecordReader:
     columns: tuple[str, ...]
     chunks: Callable[[], Iterator[Chunk]]
     warnings: Mapping[str, int] = field(default_factory=dict)
-    decimal: str | None = None
+    decimal: Decimal | None = None
     """The decimal separator where the format fixes it (Parquet, JSON)."""
     header_records: int = 0
     """Records before the first row: they count in the numbers of the quarantine."""
@@ -143,6 +143,10 @@ class LineBlock:
             byte_offset=np.concatenate([before.byte_offset, self.byte_offset]),
             bad=before.bad + self.bad,
         )
+
+
+Blocks = Callable[[], Iterator[LineBlock]]
+"""All lines of a file, from the top at each call."""
 
 
 def read_blocks(source: SourceFile, decoding: Decoding, block_bytes: int) -> Iterator[LineBlock]:

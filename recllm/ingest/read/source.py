@@ -13,16 +13,18 @@ import codecs
 import gzip
 import hashlib
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from recllm.errors import IngestError
-from recllm.ingest.options import IngestOptions
+from recllm.ingest.column_names import known_count
+from recllm.ingest.options import ColumnMap, IngestOptions
 from recllm.policy import Policy
 
+DELIMITERS = (",", ";", "\t", "|")
 RATIO_FLOOR = 1 << 20
 """A few kilobytes of zeros compress well and are harmless: the ratio is judged above this size."""
 _PIECE_BYTES = 1 << 20
@@ -196,10 +198,8 @@ class Decoding:
     warnings: dict[str, int] = field(default_factory=dict)
 
 
-def find_decoding(
-    source: SourceFile, options: IngestOptions, hint: str | None, header_is_known: Callable[[str], bool]
-) -> Decoding:
-    """Climb the ladder. `hint` is the map's encoding, tried last; `header_is_known` judges a decoded first line."""
+def find_decoding(source: SourceFile, options: IngestOptions, column_map: ColumnMap) -> Decoding:
+    """Climb the ladder. The map's encoding is only a hint, tried last."""
     file, head, tolerant = source.path.name, source.head, options.on_bad_bytes == "quarantine"
     if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
         raise IngestError("E_ENCODING", f"{file} is UTF-32; save it as UTF-8")
@@ -220,18 +220,29 @@ def find_decoding(
         return Decoding(encoding="utf-8", tolerant=True)
     if _first_bad(source, "gb18030") is None:
         text = codecs.getincrementaldecoder("gb18030")().decode(head)
-        if common_han_share(text) > 0.9 and header_is_known(text.lstrip().split("\n", 1)[0]):
+        if common_han_share(text) > 0.9 and _header_is_known(text.lstrip().split("\n", 1)[0], column_map):
             return Decoding(encoding="gb18030", warnings={"W_ENCODING": 1})
-    if hint and _first_bad(source, canonical_name(hint)) is None:
-        first_line = head.split(b"\n", 1)[0].decode(canonical_name(hint), errors="replace")
-        if header_is_known(first_line):
-            return Decoding(encoding=canonical_name(hint), warnings={"W_ENCODING": 1})
+    hint = canonical_name(column_map.read.encoding) if column_map.read.encoding else None
+    if hint and _first_bad(source, hint) is None:
+        first_line = head.split(b"\n", 1)[0].decode(hint, errors="replace")
+        if _header_is_known(first_line, column_map):
+            return Decoding(encoding=hint, warnings={"W_ENCODING": 1})
     able = [name for name in _SUGGESTED[:-1] if undecodable_at(codecs.getincrementaldecoder(name)(), head, 0) is None]
     raise IngestError(
         "E_ENCODING",
         f"{file} is not UTF-8: first bad byte at offset {source.first_bad:,}. Say which encoding it has "
         f"(--encoding {' | '.join(able) or 'NAME'} would decode its beginning), or --on-bad-bytes quarantine",
     )
+
+
+def _header_is_known(line: str, column_map: ColumnMap) -> bool:
+    """Whether a first line has at least two names that mean something here."""
+    mapped = {name.casefold() for names in column_map.columns.values() for name in names}
+    for delimiter in DELIMITERS:
+        cells = [cell.strip().strip('"') for cell in line.split(delimiter)]
+        if known_count(cells) + sum(cell.casefold() in mapped for cell in cells) >= 2:
+            return True
+    return '"' in line and line.lstrip().startswith("{") and known_count(line.split('"')) >= 2
 
 
 def canonical_name(name: str) -> str:

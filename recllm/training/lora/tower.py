@@ -33,7 +33,7 @@ class Tower:
         from recllm.encoder.hardware import MIN_GAIN, product_gain
 
         self.encoder, self.args = encoder, args
-        self.dim, self.device = encoder.dim, encoder.device
+        self.dim, self.device = encoder.dim, encoder.torch_device
         self.tokens = [np.asarray(ids, np.int32) for ids in encoder.tokens.ids(texts, "document")]
         self.lengths = np.array([len(ids) for ids in self.tokens], np.int64)
         if args.precision != "auto":

@@ -175,7 +175,7 @@ def prepare(dataset: Dataset, base: Encoder, args: LoraSettings, folder: Path, l
     tell(f"{counts}, {len(texts):,} distinct texts")
     rows = torch.from_numpy(base.encode(texts)).to(device)
     trained = HuggingFaceEncoder(
-        plain.weights, max_tokens=plain.limit, prompts=plain.prompts, device=device, progress=False
+        plain.weights, max_length=plain.limit, prompts=plain.prompts, device=device, progress=False
     )
     tower, score = Tower(trained, texts, args), SetScore(plain.dim, args.scale, args.gain, prior=args.prior).to(device)
     return LoraRun(tower, score, source, learned, validation, rows, args, accelerator, folder, tell)
