@@ -776,3 +776,9 @@ def test_raw_ids_stay_out_of_the_store(shop: Shop) -> None:
     shop.load(csv(clean=lambda i: row(i, user_id=f"canary-user-{i}")))
     shop.load("user_id,age\ncanary-user-1,30\n", "users")
     assert not any(b"canary-user" in p.read_bytes() for p in shop.folder.glob("store.sqlite*"))
+
+
+@pytest.mark.parametrize("wrong", [{"bogus": 1}, {"decimal": ";"}, {"block_bytes": "many"}])
+def test_a_wrong_option_is_named(wrong: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match=f"option {next(iter(wrong))}: "):
+        IngestOptions(**wrong)

@@ -39,7 +39,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -52,7 +52,7 @@ from pydantic import (
     model_validator,
 )
 
-from recllm.errors import IngestError
+from recllm.errors import IngestError, UsageError
 from recllm.ingest.column_names import FIELDS
 from recllm.schema import Table
 
@@ -98,6 +98,14 @@ class IngestOptions(ReadOptions):
     """Bytes read and parsed at a time; bounds the memory of a load."""
     now: datetime | None = None
     """Taken as the present when times in the future are refused; the clock when None."""
+
+    def __init__(self, **values: Any) -> None:
+        """Raises `UsageError` for an unknown option or a value that it does not take."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise UsageError(f"option {first['loc'][0]}: {first['msg']}") from None
 
 
 def _as_list(value: object) -> object:
