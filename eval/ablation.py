@@ -14,7 +14,6 @@ from inputs import default_encoder, script_parser, window_of
 from recllm.evaluation.benchmarks import BENCHMARKS
 from recllm.evaluation.recllm_system import OURS, TrainingRecipe, advised_recipe, learned_system
 from recllm.evaluation.report import evaluate
-from recllm.features.item_vectors import DatedItemVectors
 
 Change = Callable[[TrainingRecipe], TrainingRecipe | None]
 
@@ -75,10 +74,7 @@ def main() -> None:
     window, encoder = window_of(args.protocol, args, validation=True), default_encoder(args)
     full = advised_recipe(window.fit_on, encoder, tuned=False, seed=args.seed)
     recipes = {OURS: full} | {name: CHANGES[name](full) for name in args.only.split(",")}
-    vectors = DatedItemVectors(encoder, window.fit_on)
-    systems = {
-        name: learned_system(encoder, recipe, item_vectors=vectors) for name, recipe in recipes.items() if recipe
-    }
+    systems = {name: learned_system(encoder, recipe) for name, recipe in recipes.items() if recipe}
     report = evaluate(window, systems, k=BENCHMARKS[args.protocol].k, seed=args.seed)
     print(report.table())
     if args.output:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from inputs import finish, script_parser
 
-from recllm.audiences.assignment import CampaignTerms, assign
+from recllm.audiences.assignment import assign
+from recllm.audiences.request import AudienceLimits
 
 
 def main() -> None:
@@ -36,19 +37,18 @@ def main() -> None:
     finish(record, args.output)
 
 
-def world(n: int, m: int, seed: int) -> tuple[np.ndarray, list[CampaignTerms]]:
+def world(n: int, m: int, seed: int) -> tuple[np.ndarray, list[AudienceLimits]]:
     rng = np.random.default_rng(seed)
     taste, theme = rng.normal(size=(n, 6)), rng.normal(size=(m, 6))
     logit = rng.normal(-4, 1, n)[:, None] + rng.normal(0, 0.7, m) + taste @ theme.T / 2
     campaigns = [
-        CampaignTerms(
-            name=f"campaign {c}",
-            value=float(rng.lognormal(2.5, 0.6)),
+        AudienceLimits(
+            margin=float(rng.lognormal(2.5, 0.6)),
             cost=float(rng.uniform(0.02, 0.3)),
             budget=float(rng.lognormal(np.log(0.1 * n / m), 0.7)),
-            cap=int(rng.integers(n // m // 4, 4 * n // m)),
+            size=int(rng.integers(n // m // 4, 4 * n // m)),
         )
-        for c in range(m)
+        for _ in range(m)
     ]
     return 1 / (1 + np.exp(-logit)), campaigns
 
@@ -56,8 +56,8 @@ def world(n: int, m: int, seed: int) -> tuple[np.ndarray, list[CampaignTerms]]:
 def run(n: int, m: int, contacts: int, seed: int) -> dict[str, Any]:
     probability, campaigns = world(n, m, seed)
     plan = assign(probability, campaigns, contacts=contacts)
-    gain = probability * np.array([c.value for c in campaigns])
-    limit = np.array([c.limit(n) for c in campaigns])
+    gain = probability * np.array([c.margin for c in campaigns])
+    limit = np.array([c.reachable(n) for c in campaigns])
     broken = (plan.reached > limit).any() or (np.bincount(plan.person, minlength=n) > contacts).any()
     started = time.perf_counter()
     order = np.argsort(-gain, axis=None, kind="stable")

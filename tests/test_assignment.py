@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shop_world import shop
 
-from recllm.audiences.assignment import CampaignTerms, assign, dual_prices, select_jointly, upper_bound
+from recllm.audiences.assignment import assign, dual_prices, select_jointly, upper_bound
 from recllm.audiences.audience import audience_target, build_audience, eligible_pool, find_audience
 from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions
 from recllm.encoder.toy import ToyEncoder
@@ -42,18 +42,17 @@ def test_the_optimum_of_tiny_problems(seed: int) -> None:
     eligible = rng.random((n, m)) < 0.8
     contacts = rng.integers(0, 3, n)
     campaigns = [
-        CampaignTerms(
-            name=str(c),
-            value=float(rng.choice([1.0, 2.0, 7.5])),
-            cost=float(rng.choice([0.0, 0.5])),
+        AudienceLimits(
+            margin=float(rng.choice([1.0, 2.0, 7.5])),
+            cost=float(rng.choice([0.25, 0.5])),
             budget=None if rng.random() < 0.3 else float(rng.choice([0.0, 0.5, 1.2])),
-            cap=None if rng.random() < 0.3 else int(rng.integers(0, 4)),
+            size=None if rng.random() < 0.3 else int(rng.integers(0, 4)),
         )
-        for c in range(m)
+        for _ in range(m)
     ]
     found = assign(p, campaigns, contacts=contacts, eligible=eligible)
-    gain = np.where(eligible, p * [c.value for c in campaigns], 0)
-    best = by_trying_all(gain, [c.limit(n) for c in campaigns], contacts)
+    gain = np.where(eligible, p * [c.margin for c in campaigns], 0)
+    best = by_trying_all(gain, [c.reachable(n) for c in campaigns], contacts)
     assert best * (1 - 5e-4) - 1e-9 <= found.gain <= best + 1e-9 <= found.bound + 2e-9 and found.gap <= 5e-4
     assert eligible[found.person, found.campaign].all() and (p[found.person, found.campaign] > 0).all()
     assert (np.bincount(found.person, minlength=n) <= contacts).all()
@@ -69,13 +68,11 @@ def test_left_out_pairs_cost_nothing(seed: int) -> None:
     rng = np.random.default_rng(seed)
     n, m = 40, 12
     p = rng.random((n, m)) * rng.random((n, 1))
-    campaigns = [
-        CampaignTerms(name=str(c), value=float(rng.lognormal()), cap=int(rng.integers(1, 8))) for c in range(m)
-    ]
+    campaigns = [AudienceLimits(margin=float(rng.lognormal()), size=int(rng.integers(1, 8))) for _ in range(m)]
     found = assign(p, campaigns, contacts=2)
-    gain = p * [c.value for c in campaigns]
+    gain = p * [c.margin for c in campaigns]
     rows = np.vstack([np.kron(np.eye(n), np.ones(m)), np.kron(np.ones(n), np.eye(m))])
-    limits = [*(2 for _ in range(n)), *(c.limit(n) for c in campaigns)]
+    limits = [*(2 for _ in range(n)), *(c.reachable(n) for c in campaigns)]
     whole = -linprog(-gain.ravel(), A_ub=rows, b_ub=limits, bounds=(0, 1), method="highs").fun
     assert found.gain <= whole + 1e-7 <= found.bound + 2e-7
     assert found.gain >= whole * (1 - 5e-4) and found.gap <= 5e-4
@@ -95,7 +92,7 @@ def test_any_prices_bound_the_optimum(seed: int) -> None:
 
 def test_who_gets_what_is_plain_where_it_is_plain() -> None:
     p = np.array([[0.9, 0.8], [0.8, 0.1], [0.0, 0.3]])
-    found = assign(p, [CampaignTerms(name="a", cap=1), CampaignTerms(name="b", cost=2, budget=5)])
+    found = assign(p, [AudienceLimits(size=1), AudienceLimits(cost=2, budget=5)])
     pairs = {*zip(found.person.tolist(), found.campaign.tolist(), strict=True)}
     assert pairs == {(0, 1), (1, 0), (2, 1)} and found.gain == pytest.approx(1.9)
     assert found.reached.tolist() == [1, 2] and found.spent.tolist() == [0, 4]
@@ -103,32 +100,32 @@ def test_who_gets_what_is_plain_where_it_is_plain() -> None:
 
 @pytest.mark.parametrize("shape", [(0, 3), (5, 0), (0, 0)])
 def test_nobody_and_nothing(shape: tuple[int, int]) -> None:
-    found = assign(np.zeros(shape), [CampaignTerms(name=str(c)) for c in range(shape[1])])
+    found = assign(np.zeros(shape), [AudienceLimits()] * shape[1])
     assert len(found.person) == 0 and found.gain == 0 and found.gap == 0
-    everything_shut = assign(np.ones((5, 1)), [CampaignTerms(name="a", cap=0)], contacts=3)
+    everything_shut = assign(np.ones((5, 1)), [AudienceLimits(size=0)], contacts=3)
     assert everything_shut.gain == 0 and everything_shut.gap == 0
 
 
 def test_wrong_use_is_told() -> None:
-    one, p = CampaignTerms(name="a"), np.full((3, 2), 0.5)
-    for arguments in (
-        (p, [one]),
-        (p, [one, one]),
-        (p * 3, [one, CampaignTerms(name="b")]),
-        (p * np.nan, [one, CampaignTerms(name="b")]),
-    ):
+    campaigns, p = [AudienceLimits()] * 2, np.full((3, 2), 0.5)
+    for wrong_p, terms in ((p, campaigns[:1]), (p * 3, campaigns), (p * np.nan, campaigns)):
         with pytest.raises(UsageError):
-            assign(*arguments)
-    for wrong in ({"budget": -1.0}, {"cap": -1}, {"value": float("inf")}, {"cost": float("nan")}):
-        with pytest.raises(UsageError, match="campaign 'a'"):
-            CampaignTerms(name="a", **wrong)  # type: ignore[arg-type]
+            assign(wrong_p, terms)
+    for wrong in ({"budget": -1.0}, {"size": -1}, {"margin": float("inf")}, {"cost": float("nan")}):
+        with pytest.raises(UsageError, match=f"^{next(iter(wrong))} is "):
+            AudienceLimits(**wrong)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="contacts"):
-        assign(p, [one, CampaignTerms(name="b")], contacts=-1)
+        assign(p, campaigns, contacts=-1)
+
+
+def test_two_campaigns_of_one_name_are_told() -> None:
+    with pytest.raises(UsageError, match="two campaigns are called 'a'"):
+        select_jointly([], ["a", "b", "a"], [AudienceLimits()] * 3, 1)
 
 
 def test_without_time_there_is_an_answer_and_an_honest_gap() -> None:
     rng = np.random.default_rng(0)
-    p, campaigns = rng.random((300, 6)), [CampaignTerms(name=str(c), cap=20 + c) for c in range(6)]
+    p, campaigns = rng.random((300, 6)), [AudienceLimits(size=20 + c) for c in range(6)]
     hurried, whole = assign(p, campaigns, seconds=0), assign(p, campaigns)
     assert hurried.rounds == 0 and hurried.gain <= whole.gain <= hurried.bound + 1e-9 and hurried.gap >= whole.gap
     assert (hurried.reached <= [20 + c for c in range(6)]).all()
@@ -136,7 +133,7 @@ def test_without_time_there_is_an_answer_and_an_honest_gap() -> None:
 
 def test_campaigns_that_are_all_alike_take_the_best_people() -> None:
     p = np.repeat(np.random.default_rng(0).random((200, 1)), 5, axis=1)
-    found = assign(p, [CampaignTerms(name=str(c), cap=10) for c in range(5)])
+    found = assign(p, [AudienceLimits(size=10)] * 5)
     assert set(found.person.tolist()) == set(np.argsort(-p[:, 0])[:50].tolist()) and found.gap < 1e-3
 
 

@@ -115,32 +115,6 @@ def check_floor(n: int, floor: int) -> None:
 # --- several campaigns ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CampaignTerms:
-    """What a campaign brings and may spend. Raises `UsageError` for a number that is negative or not finite."""
-
-    name: str
-    value: float = 1.0
-    """Money of a conversion."""
-    cost: float = 0.0
-    """Money of a contact."""
-    budget: float | None = None
-    """Money; None for no limit."""
-    cap: int | None = None
-    """People; None for no limit."""
-
-    def __post_init__(self) -> None:
-        for field in ("value", "cost", "budget", "cap"):
-            amount = getattr(self, field)
-            if amount is not None and not 0 <= amount < float("inf"):
-                raise UsageError(f"campaign {self.name!r}: {field} is {amount}; give a number of 0 or more")
-
-    def limit(self, n: int) -> int:
-        """People it can reach, of n."""
-        paid = n if self.budget is None or not self.cost else int(self.budget / self.cost + 1e-9)
-        return min(n, paid, n if self.cap is None else self.cap)
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Assignment:
     """Which person gets which campaign."""
@@ -180,23 +154,15 @@ def select_jointly(
     person whose gain is not above the cost gets no contact. Each campaign's holdout is drawn from the people it was
     assigned, so a campaign addresses at most its limit. Raises `UsageError` for two campaigns of one name.
     """
-    terms = [
-        CampaignTerms(
-            name=name,
-            value=1.0 if limit.margin is None else limit.margin,
-            cost=limit.cost or 0.0,
-            budget=limit.budget,
-            cap=limit.size,
-        )
-        for name, limit in zip(names, limits, strict=True)
-    ]
+    if len(set(names)) < len(names):
+        raise UsageError(f"two campaigns are called {max(names, key=names.count)!r}; give each its own name")
     probability = np.zeros((n_users, len(pools)))
     eligible = np.zeros(probability.shape, bool)
-    for column, (pool, term, limit) in enumerate(zip(pools, terms, limits, strict=True)):
+    for column, (pool, limit) in enumerate(zip(pools, limits, strict=True)):
         chances = pool.scores.probabilities().astype(np.float64)
         probability[pool.user_rows, column] = chances
-        eligible[pool.user_rows, column] = (limit.margin is None) | (chances * term.value > term.cost)
-    assignment = assign(probability, terms, contacts=contacts, eligible=eligible)
+        eligible[pool.user_rows, column] = limit.margin is None or chances * limit.margin > (limit.cost or 0.0)
+    assignment = assign(probability, limits, contacts=contacts, eligible=eligible)
     selections = []
     for column, (pool, name, limit) in enumerate(zip(pools, names, limits, strict=True)):
         assigned = np.flatnonzero(np.isin(pool.user_rows, assignment.person[assignment.campaign == column]))
@@ -211,7 +177,7 @@ def select_jointly(
 
 def assign(
     probability: NDArray[np.floating[Any]],
-    campaigns: Sequence[CampaignTerms],
+    campaigns: Sequence[AudienceLimits],
     *,
     contacts: int | NDArray[np.integer] = 1,
     eligible: Mask | None = None,
@@ -219,13 +185,14 @@ def assign(
 ) -> Assignment:
     """probability: (n_people, n_campaigns), in [0, 1]. contacts: most campaigns per person, one number or (n_people,).
 
+    campaigns: the value of a conversion is the margin, 1 without one; salt and holdout do not matter here.
     eligible: bool, of the shape of `probability`: whom a campaign may address at all. Pairs that gain nothing are never
     assigned. seconds: after so many the best known answer is returned, with its gap. Raises `UsageError` for shapes or
-    numbers that do not fit, or two campaigns of one name.
+    numbers that do not fit.
     """
     started = time.perf_counter()
     gain = _gains(probability, campaigns, eligible)
-    limits = np.array([campaign.limit(len(gain)) for campaign in campaigns], np.int64)
+    limits = np.array([campaign.reachable(len(gain)) for campaign in campaigns], np.int64)
     per_person = np.broadcast_to(np.asarray(contacts, np.int64), len(gain))
     if (per_person < 0).any():
         raise UsageError("contacts is a number of campaigns per person, 0 or more")
@@ -258,17 +225,14 @@ def assign(
         bound=max(bound, total),
         gap=max(0.0, 1 - total / bound) if bound > 0 else 0.0,
         reached=reached,
-        spent=reached * np.array([campaign.cost for campaign in campaigns]),
+        spent=reached * np.array([campaign.cost or 0.0 for campaign in campaigns]),
         pairs=int(columns.sum()),
         rounds=rounds,
         seconds=time.perf_counter() - started,
     )
 
 
-def _gains(probability: NDArray[np.floating[Any]], campaigns: Sequence[CampaignTerms], eligible: Mask | None) -> Table:
-    names = [campaign.name for campaign in campaigns]
-    if len(set(names)) < len(names):
-        raise UsageError(f"two campaigns are called {max(names, key=names.count)!r}; give each its own name")
+def _gains(probability: NDArray[np.floating[Any]], campaigns: Sequence[AudienceLimits], eligible: Mask | None) -> Table:
     p = np.asarray(probability, np.float64)
     if p.ndim != 2 or p.shape[1] != len(campaigns):
         raise UsageError(f"probability has the shape {p.shape}; give (people, {len(campaigns)} campaigns)")
@@ -276,7 +240,7 @@ def _gains(probability: NDArray[np.floating[Any]], campaigns: Sequence[CampaignT
         raise UsageError(f"eligible has the shape {eligible.shape}, probability {p.shape}; give one for each pair")
     if not ((p >= 0) & (p <= 1)).all():
         raise UsageError("a probability lies outside of [0, 1]")
-    gain = p * np.array([campaign.value for campaign in campaigns])
+    gain = p * np.array([1.0 if campaign.margin is None else campaign.margin for campaign in campaigns])
     return gain if eligible is None else np.where(eligible, gain, 0.0)
 
 

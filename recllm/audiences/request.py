@@ -47,6 +47,10 @@ class AudienceLimits:
         paid = None if self.budget is None or not self.cost else int(self.budget / self.cost + 1e-9)
         return min((limit for limit in (self.size, paid) if limit is not None), default=None)
 
+    def reachable(self, n: int) -> int:
+        """People of n that can be addressed."""
+        return n if self.max_contacts is None else min(n, self.max_contacts)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Exclusions:

@@ -25,8 +25,7 @@ from recllm.evaluation.record import logger
 from recllm.schema import Encoder
 
 if TYPE_CHECKING:
-    from recllm.features.item_vectors import DatedItemVectors
-    from recllm.recommender.ranking import ItemRanker, UserInputs
+    from recllm.recommender.ranking import UserInputs
     from recllm.recommender.recommender import Recommender
     from recllm.settings import (
         CandidateSettings,
@@ -84,16 +83,12 @@ def advised_recipe(
 
 
 def learned_system(
-    encoder: Encoder,
-    recipe: TrainingRecipe,
-    *,
-    item_vectors: DatedItemVectors | None = None,
-    progress: Callable[[str], None] | None = None,
+    encoder: Encoder, recipe: TrainingRecipe, *, progress: Callable[[str], None] | None = None
 ) -> System:
     """Trains at the first query of a window on `query.fit_on`, and keeps what it learned for the next ones."""
-    trained = lru_cache(maxsize=1)(lambda past: _train(past, encoder, recipe, item_vectors, progress or logger.info))
+    served = lru_cache(maxsize=1)(lambda past: _ranker(_trained(past, encoder, recipe, progress or logger.info)))
     settings = {"encoder": encoder.name, **recipe.settings()}
-    return System(rank=lambda query: trained(query.fit_on)(query), settings=settings)
+    return System(rank=lambda query: served(query.fit_on)(query), settings=settings)
 
 
 def served_system(recommender: Recommender, *, popularity_weight: float = 0.0) -> System:
@@ -104,59 +99,41 @@ def served_system(recommender: Recommender, *, popularity_weight: float = 0.0) -
     model = recommender.model
     if model is None:
         raise NotFittedError("the recommender is not trained; call fit first")
-    encoder, locale = recommender.encoder, recommender.locale
-    rank = _ranker(recommender.ranker, encoder, locale, popularity_weight)
     settings = {"encoder": model.encoder, "model_version": model.version, "popularity_weight": popularity_weight}
-    return System(rank=rank, settings=settings)
+    return System(rank=_ranker(recommender, popularity_weight), settings=settings)
 
 
-def _train(
-    past: Dataset,
-    encoder: Encoder,
-    recipe: TrainingRecipe,
-    vectors: DatedItemVectors | None,
-    progress: Callable[[str], None],
-) -> Ranker:
+def _trained(past: Dataset, encoder: Encoder, recipe: TrainingRecipe, progress: Callable[[str], None]) -> Recommender:
     from tempfile import TemporaryDirectory
 
-    from recllm.features.collaborative import CollaborativeStatistics
-    from recllm.features.item_vectors import DatedItemVectors, basics_of, basics_vectors
-    from recllm.recommender.ranking import ItemRanker
+    from recllm.recommender.recommender import Recommender
     from recllm.training.lora.run_folder import run_folder_name
     from recllm.training.lora.tune import tune_encoder
-    from recllm.training.scorer import fit_scorer
 
     if recipe.lora is not None:
         with TemporaryDirectory() as scratch:  # the merged weights are in memory; the adapter is not needed again
             runs = recipe.runs or Path(scratch)
             run = runs / run_folder_name(past, encoder, recipe.lora)
-            encoder, vectors = tune_encoder(past, encoder, recipe.lora, run, progress).encoder, None
-    vectors = vectors or DatedItemVectors(encoder, past, recipe.locale)
-    basics = basics_vectors(encoder, basics_of(past.users), recipe.locale)
-    fitted = fit_scorer(
-        past,
-        vectors.latest,
-        basics,
+            encoder = tune_encoder(past, encoder, recipe.lora, run, progress).encoder
+    return Recommender(past, encoder, locale=recipe.locale).fit(
         recipe.training,
-        progress,
         interests=recipe.interests,
-        vectors_before=vectors.before,
-        population=recipe.collaborative,
-        settings=recipe.candidates,
-    )
-    population = CollaborativeStatistics.fit(past, vectors.latest, fitted.population, basics, fitted.interests)
-    return _ranker(
-        ItemRanker(fitted.scorer, population, fitted.candidates, fitted.item_offsets), encoder, recipe.locale
+        collaborative=recipe.collaborative,
+        candidates=recipe.candidates,
+        progress=progress,
     )
 
 
-def _ranker(ranker: ItemRanker, encoder: Encoder, locale: str, popularity_weight: float = 0.0) -> Ranker:
+def _ranker(recommender: Recommender, popularity_weight: float = 0.0) -> Ranker:
     from recllm.features.item_vectors import basics_of, basics_vectors
     from recllm.recommender.ranking import UserInputs
 
+    ranker = recommender.ranker
+
     def inputs(query: EvaluationQuery) -> UserInputs:
         rows = query.fit_users if query.hidden_users is None else np.maximum(query.fit_users, query.hidden_users)
-        basics = basics_vectors(encoder, basics_of(query.dataset.users[query.users]), locale)
+        people = basics_of(query.dataset.users[query.users])
+        basics = basics_vectors(recommender.encoder, people, recommender.text_locale)
         return UserInputs(query.dataset.events.rows(query.users), query.as_of, rows, basics)
 
     def allowed(query: EvaluationQuery) -> NDArray[np.bool_]:

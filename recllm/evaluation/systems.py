@@ -131,7 +131,7 @@ def systems_for(
     encoder: called once, and only when a system needs it. recipe: what to train instead of the advised.
     settings: keywords of the others by name. runs: where fine-tuning keeps its runs. Raises as `make_systems`.
     """
-    from recllm.features.item_vectors import DatedItemVectors
+    from recllm.features.item_vectors import item_vectors
     from recllm.settings import LoraSettings
     from recllm.text.items import item_texts
 
@@ -140,13 +140,12 @@ def systems_for(
     has_categories = bool(window.dataset.items["category"].is_not_null().any())
     others = [n for n in names if n not in OUR_SYSTEMS and (has_categories or n != "category-affinity")]
     ours, reads = [n for n in OUR_SYSTEMS if n in names], {SYSTEMS[n].reads for n in others}
-    dated = DatedItemVectors(load(), window.fit_on, locale) if ours or "vectors" in reads else None
+    vectors = item_vectors(load(), window.fit_on, locale) if "vectors" in reads else None
     texts = item_texts(window.dataset.items, locale) if "texts" in reads else None
     systems = {}
     for name in ours:
         learned = recipe or advised_recipe(window.fit_on, load(), tuned=name != FROZEN, seed=seed, runs=runs)
         if name == TUNED and learned.lora is None:
             learned = replace(learned, lora=LoraSettings(seed=seed, horizon_days=learned.training.horizon_days))
-        systems[name] = learned_system(load(), learned, item_vectors=dated, progress=progress)
-    vectors = None if dated is None else dated.latest
+        systems[name] = learned_system(load(), learned, progress=progress)
     return systems | make_systems(others, texts=texts, vectors=vectors, settings=settings, seed=seed)
