@@ -22,7 +22,7 @@ from inputs import default_encoder, finish, say, script_parser, window_of
 from numpy.typing import NDArray
 
 from recllm import metrics
-from recllm.audiences.probabilities import USERS_PER_BLOCK, restricted_to, vectors_of_basics
+from recllm.audiences.probabilities import USERS_PER_BLOCK, restricted_to
 from recllm.data.dataset import DAY, Dataset, Events
 from recllm.data.interactions import occasions, visits
 from recllm.encoder.hardware import map_blocks
@@ -33,7 +33,7 @@ from recllm.evaluation.recllm_system import TrainingRecipe, advised_recipe
 from recllm.evaluation.systems import check_systems
 from recllm.features.candidates import explicit
 from recllm.features.collaborative import CollaborativeStatistics, ask
-from recllm.features.item_vectors import basics_of
+from recllm.features.item_vectors import basics_of, basics_vectors
 from recllm.features.pair_features import FEATURE_NAMES, pair_cosine, pair_features
 from recllm.recommender.ranking import UserInputs
 from recllm.recommender.recommender import Recommender
@@ -129,7 +129,7 @@ def item_probabilities(trained: Recommender, items: Table, people: Table) -> Tab
 
     def score(block: slice) -> Table:
         rows = people[block]
-        basics = vectors_of_basics(trained, basics_of(data.users[rows.tolist()]))
+        basics = basics_vectors(trained.encoder, basics_of(data.users[rows.tolist()]), trained.text_locale)
         users = UserInputs(data.events.rows(rows), data.as_of, rows, basics)
         return ranker.score(users, explicit(len(rows), items)).probability.reshape(len(rows), -1)
 
@@ -221,8 +221,8 @@ def boosted(trained: Recommender, recipe: TrainingRecipe, items: Table, people: 
 def _predicted(forest: Any, past: Dataset, crowd: CollaborativeStatistics, items: Table, rows: Table) -> Table:
     users = ask(crowd, past.events.rows(rows), past.as_of, user_rows=rows)
     pairs = explicit(len(rows), items)
-    cosine = pair_cosine(crowd.item_vectors, users.vectors.user, pairs)
-    features = np.column_stack([pair_features(crowd, users, pairs, narrow=True), cosine])
+    cosine = pair_cosine(users, pairs)
+    features = np.column_stack([pair_features(users, pairs, narrow=True), cosine])
     return forest.predict(features).reshape(len(rows), -1)
 
 

@@ -59,7 +59,7 @@ def pairs(window: EvaluationWindow, trained: Recommender) -> tuple[np.ndarray, .
     sold, parts = np.isin(np.arange(past.n_items), part.items), []
     for block in np.split(people, range(128, len(people), 128)):
         users = UserInputs(past.events.rows(block), past.as_of, block, basics[block])
-        proposed = candidates(crowd, users.batch(crowd), trained.model.candidates, allowed=sold)
+        proposed = candidates(users.batch(crowd), trained.model.candidates, allowed=sold)
         scored = ItemRanker(trained.model.scorer, crowd).score(users, proposed)
         label = np.isin(block[proposed.user] * past.n_items + proposed.item, bought)
         parts.append((block[proposed.user], proposed.item, scored.logit, scored.probability, label))

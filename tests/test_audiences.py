@@ -27,7 +27,6 @@ from recllm.audiences.probabilities import (
     independent_probabilities,
     restricted_to,
     target_probabilities,
-    vectors_of_basics,
 )
 from recllm.audiences.reasons import distinguishing_traits, enough_people, lifts
 from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions
@@ -37,7 +36,7 @@ from recllm.documents import guarded
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import NotFittedError, PolicyError, UsageError
 from recllm.features.candidates import explicit
-from recllm.features.item_vectors import basics_of
+from recllm.features.item_vectors import basics_of, basics_vectors
 from recllm.policy import Policy
 from recllm.recommender.people import Histories
 from recllm.recommender.ranking import UserInputs
@@ -109,7 +108,7 @@ def test_a_probability_is_the_one_of_the_slate(trained: Recommender) -> None:
 def test_of_several_items_at_least_one(trained: Recommender) -> None:
     rows, people = trained.dataset.item_rows(["tea1", "tea2", "tool4"]), np.arange(PEOPLE)
     data = trained.dataset
-    users = UserInputs(data.events, data.as_of, people, vectors_of_basics(trained, basics_of(data.users)))
+    users = UserInputs(data.events, data.as_of, people, basics_vectors(trained.encoder, basics_of(data.users)))
     single = trained.ranker.score(users, explicit(PEOPLE, rows)).probability.reshape(PEOPLE, -1)
     assert independent_probabilities(trained, rows, people).probability == pytest.approx(
         1 - np.prod(1 - single, axis=1), abs=1e-5

@@ -34,7 +34,7 @@ def only(**on: int) -> CandidateSettings:
 
 
 def test_pairs_are_distinct_ascending_and_name_their_sources() -> None:
-    found = candidates(CROWD, ASKED)
+    found = candidates(ASKED)
     for u in range(DATA.n_users):
         assert (np.diff(found.item[found.indptr[u] : found.indptr[u + 1]]) > 0).all()
     assert (found.sources > 0).all()
@@ -42,7 +42,7 @@ def test_pairs_are_distinct_ascending_and_name_their_sources() -> None:
 
 
 def test_own_history_is_all_that_a_person_took_and_other_sources_only_what_is_new() -> None:
-    found = candidates(CROWD, ASKED)
+    found = candidates(ASKED)
     own = (found.sources & BIT[OWN_HISTORY]) > 0
     assert (found.sources[own] == BIT[OWN_HISTORY]).all()
     took = {(u, i) for u, i in zip(DATA.events.user.tolist(), DATA.events.item.tolist(), strict=True)}
@@ -50,7 +50,7 @@ def test_own_history_is_all_that_a_person_took_and_other_sources_only_what_is_ne
 
 
 def test_neighbours_propose_the_persons_own_kind_of_thing() -> None:
-    found = candidates(CROWD, ASKED, only(neighbours=3))
+    found = candidates(ASKED, only(neighbours=3))
     names = DATA.items["item_id"].to_list()
     people = DATA.users["user_id"].to_list()
     assert len(found.item)
@@ -61,7 +61,7 @@ def test_neighbours_propose_the_persons_own_kind_of_thing() -> None:
 
 @pytest.mark.parametrize("source", [CATEGORY_TREND, POPULAR, NEIGHBOURS])
 def test_no_source_exceeds_its_share(source: str) -> None:
-    found = candidates(CROWD, ASKED, only(**{source: 2}))
+    found = candidates(ASKED, only(**{source: 2}))
     assert np.diff(found.indptr).max() == 2
 
 
@@ -70,37 +70,37 @@ def test_filters_come_before_the_cut() -> None:
     allowed = np.ones(DATA.n_items, bool)
     allowed[order[:5]] = False
     stranger = ask(CROWD, history([]), DATA.as_of)
-    found = candidates(CROWD, stranger, only(popular=3), allowed=allowed)
+    found = candidates(stranger, only(popular=3), allowed=allowed)
     assert set(found.item) == set(order[5:8])
     banned = (np.array([0, 2]), order[5:7])
-    found = candidates(CROWD, stranger, only(popular=3), allowed=allowed, banned=banned)
+    found = candidates(stranger, only(popular=3), allowed=allowed, banned=banned)
     assert set(found.item) == set(order[7:10])
 
 
 def test_a_ban_concerns_one_person_alone() -> None:
     two = ask(CROWD, history([], []), DATA.as_of)
     first = CROWD.popular[:1]
-    found = candidates(CROWD, two, only(popular=2), banned=(np.array([0, 1, 1]), first))
+    found = candidates(two, only(popular=2), banned=(np.array([0, 1, 1]), first))
     assert first[0] not in found.item[found.user == 0] and first[0] in found.item[found.user == 1]
 
 
 def test_what_was_taken_can_be_hidden() -> None:
-    found = candidates(CROWD, ASKED, repeats=False)
+    found = candidates(ASKED, repeats=False)
     took = set(zip(DATA.events.user.tolist(), DATA.events.item.tolist(), strict=True))
     assert not took & set(zip(found.user.tolist(), found.item.tolist(), strict=True))
 
 
 def test_nothing_allowed_gives_nothing() -> None:
-    found = candidates(CROWD, ASKED, allowed=np.zeros(DATA.n_items, bool))
+    found = candidates(ASKED, allowed=np.zeros(DATA.n_items, bool))
     assert len(found.item) == 0 and len(found.indptr) == DATA.n_users + 1
 
 
 def test_text_speaks_for_people_with_a_short_history_and_for_those_with_basics_alone() -> None:
     basics = vectors(DATA)[[3]]
     stranger = ask(CROWD, history([]), DATA.as_of, basics=basics)
-    found = candidates(CROWD, stranger, only(text_nearest=1))
+    found = candidates(stranger, only(text_nearest=1))
     assert found.item.tolist() == [3] and served_by(int(found.sources[0])) == (TEXT_NEAREST,)
-    few = candidates(CROWD, ASKED, only(text_nearest=1, short_history=1))
+    few = candidates(ASKED, only(text_nearest=1, short_history=1))
     assert len(few.item) == 0
 
 
@@ -111,7 +111,7 @@ def test_an_item_that_never_sold_is_an_arrival() -> None:
     crowd = CollaborativeStatistics.fit(data, np.eye(2, dtype=np.float32))
     fresh = int(data.item_rows(["fresh"])[0])
     assert crowd.arrivals.tolist() == [fresh]
-    found = candidates(crowd, ask(crowd, data.events, data.as_of), only(new_arrivals=5))
+    found = candidates(ask(crowd, data.events, data.as_of), only(new_arrivals=5))
     assert found.item.tolist() == [fresh] and served_by(int(found.sources[0])) == (NEW_ARRIVALS,)
 
 

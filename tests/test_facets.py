@@ -65,7 +65,7 @@ def column(name: str, user: str, item: str) -> float:
     crowd = CollaborativeStatistics.fit(DATA, VECTORS)
     asked = ask(crowd, DATA.events, DATA.as_of, user_rows=np.arange(DATA.n_users))
     pairs = explicit(DATA.n_users, np.arange(DATA.n_items))
-    found = pair_features(crowd, asked, pairs)[:, FEATURE_NAMES.index(name)].reshape(DATA.n_users, DATA.n_items)
+    found = pair_features(asked, pairs)[:, FEATURE_NAMES.index(name)].reshape(DATA.n_users, DATA.n_items)
     return float(found[int(DATA.user_rows([user])[0]), row(item)])
 
 
@@ -73,7 +73,7 @@ def test_narrow_features_leave_out_only_what_is_not_read_of_sold_items() -> None
     crowd = CollaborativeStatistics.fit(DATA, VECTORS)
     asked = ask(crowd, DATA.events, DATA.as_of, user_rows=np.arange(DATA.n_users))
     pairs = explicit(DATA.n_users, np.arange(DATA.n_items))
-    whole, narrow = (pair_features(crowd, asked, pairs, narrow=flag) for flag in (False, True))
+    whole, narrow = (pair_features(asked, pairs, narrow=flag) for flag in (False, True))
     sold = crowd.stats.buyers_ever[pairs.item] > 0
     assert sold.any() and not sold.all()
     read = np.isin(FEATURE_NAMES, SOLD_FEATURES)
@@ -81,7 +81,7 @@ def test_narrow_features_leave_out_only_what_is_not_read_of_sold_items() -> None
     assert np.array_equal(narrow[sold][:, read], whole[sold][:, read])
     assert whole[sold][:, ~read].any() and not narrow[sold][:, ~read].any()
     of_sold = pairs.select(sold)
-    assert np.array_equal(pair_features(crowd, asked, of_sold, narrow=True), narrow[sold])
+    assert np.array_equal(pair_features(asked, of_sold, narrow=True), narrow[sold])
 
 
 def test_groups_come_from_the_path_the_brand_and_attributes_of_any_usual_name() -> None:

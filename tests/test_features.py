@@ -25,7 +25,7 @@ def feature(values: np.ndarray, name: str) -> np.ndarray:
 
 def features_of(events, items: list[int], crowd: CollaborativeStatistics = CROWD, **kwargs) -> np.ndarray:  # type: ignore[no-untyped-def]
     asked = ask(crowd, events, NOW, **kwargs)
-    return pair_features(crowd, asked, explicit(asked.n, np.array(items)))
+    return pair_features(asked, explicit(asked.n, np.array(items)))
 
 
 def row(name: str) -> int:
@@ -88,7 +88,7 @@ def test_a_log_without_items_table_prices_or_categories_still_gives_finite_featu
     bare = shop(bare=True)
     crowd = CollaborativeStatistics.fit(bare, vectors(bare))
     asked = ask(crowd, bare.events, bare.as_of)
-    values = pair_features(crowd, asked, explicit(asked.n, np.arange(bare.n_items)))
+    values = pair_features(asked, explicit(asked.n, np.arange(bare.n_items)))
     assert values.shape == (bare.n_users * bare.n_items, len(FEATURE_NAMES))
     assert np.isfinite(values).all()
     for name in ("price", "price_gap", "price_gap_type", "type_affinity", "brand_affinity", "type_share"):
@@ -97,7 +97,7 @@ def test_a_log_without_items_table_prices_or_categories_still_gives_finite_featu
 
 def test_nobody_and_nothing_give_empty_features() -> None:
     asked = ask(CROWD, history(), NOW)
-    assert pair_features(CROWD, asked, explicit(0, np.array([1]))).shape == (0, len(FEATURE_NAMES))
+    assert pair_features(asked, explicit(0, np.array([1]))).shape == (0, len(FEATURE_NAMES))
     blank = features_of(history([]), [0, 1])
     assert blank.shape == (2, len(FEATURE_NAMES)) and np.isfinite(blank).all()
 
@@ -175,10 +175,8 @@ def test_counting_leaves_the_events_as_they_were() -> None:
 def test_pairs_in_any_number_per_person_keep_their_order() -> None:
     asked = ask(CROWD, DATA.events.rows(np.array([0, 1])), NOW)
     pairs = Candidates(np.array([0, 1, 3]), np.array([4, 2, 7], np.int32), np.zeros(3, np.uint16))
-    wide = pair_features(CROWD, asked, explicit(2, np.arange(DATA.n_items)))
-    np.testing.assert_allclose(
-        pair_features(CROWD, asked, pairs), wide[[4, DATA.n_items + 2, DATA.n_items + 7]], atol=1e-6
-    )
+    wide = pair_features(asked, explicit(2, np.arange(DATA.n_items)))
+    np.testing.assert_allclose(pair_features(asked, pairs), wide[[4, DATA.n_items + 2, DATA.n_items + 7]], atol=1e-6)
 
 
 def test_purchases_of_long_ago_leave_every_feature_finite() -> None:

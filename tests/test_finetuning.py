@@ -25,9 +25,10 @@ from recllm.encoder.adapters import adapter_state, attach, save_adapter
 from recllm.encoder.huggingface import HuggingFaceEncoder
 from recllm.encoder.loading import find_weights, load_encoder
 from recllm.errors import DataError, ModelError, UsageError
+from recllm.schema import Action
 from recllm.settings import LoraSettings
 from recllm.training.lora import run_folder, tune
-from recllm.training.lora.examples import FirstPurchases, is_stepwise, purchases, write_examples
+from recllm.training.lora.examples import FirstPurchases, is_stepwise, write_examples
 from recllm.training.lora.objective import SetScore, Targets, bce_loss, draw_by_norm, softmax_loss
 from recllm.training.lora.tower import Tower, adapter_spec
 from recllm.training.lora.tune import tune_encoder
@@ -161,8 +162,8 @@ def _of_type(folder: Path, model_type: str) -> HuggingFaceEncoder:
 
 
 def test_examples_are_what_was_taken_for_the_first_time(tmp_path: Path) -> None:
-    table = write_examples(DATA, QUICK, tmp_path / "e.arrow")
-    events = purchases(DATA)
+    table = write_examples(DATA, np.arange(DATA.n_items), QUICK, tmp_path / "e.arrow").table
+    events = DATA.events.of(Action.PURCHASE)
     assert set(table["kind"]) == {"arrival", "new"}
     assert len(set(table["start"])) == 4 and table["start"] == sorted(table["start"], reverse=True)
     for row in table:
@@ -185,14 +186,14 @@ def test_nothing_at_or_after_an_example_reaches_it(
     args = QUICK.model_copy(update={"horizon_days": horizon, "n_windows": 2, "kinds": ("arrival", "new")})
     data = arrivals(people=120, weeks=14, seed=seed)
     place = tmp_path_factory.mktemp("leak")
-    table = write_examples(data, args, place / "all.arrow")
+    table = write_examples(data, np.arange(data.n_items), args, place / "all.arrow").table
     start = min(table["start"])
     late = data.events.at >= start
     rng = np.random.default_rng(seed)
     mixed = data.events.item.copy()
     mixed[late] = rng.permutation(mixed[late])  # another future
     other = replace(data, events=replace(data.events, item=mixed))
-    again = write_examples(other, args, place / "other.arrow")
+    again = write_examples(other, np.arange(other.n_items), args, place / "other.arrow").table
     sets = [
         {(r["start"], r["person"]): (r["items"], r["weights"]) for r in t if r["start"] == start}
         for t in (table, again)
@@ -216,8 +217,8 @@ def _ordered(people: int = 60, length: int = 8) -> Dataset:
 
 def test_a_log_of_orders_asks_for_the_next_item(tmp_path: Path, folder: Path) -> None:
     data = _ordered()
-    table = write_examples(data, LoraSettings(), tmp_path / "e.arrow")
-    assert is_stepwise(purchases(data), 28) and not is_stepwise(purchases(DATA), 28)
+    table = write_examples(data, np.arange(data.n_items), LoraSettings(), tmp_path / "e.arrow").table
+    assert is_stepwise(data.events.of(Action.PURCHASE), 28) and not is_stepwise(DATA.events.of(Action.PURCHASE), 28)
     assert set(table["kind"]) == {"next"} and all(len(p) == 1 for p in table["positives"])
     assert len(set(table["start"])) == 7
     tuned = tune_encoder(data, folder, QUICK.model_copy(update={"horizon_days": 28}), tmp_path / "run")
@@ -225,8 +226,8 @@ def test_a_log_of_orders_asks_for_the_next_item(tmp_path: Path, folder: Path) ->
 
 
 def test_first_purchases() -> None:
-    purchased = FirstPurchases.of(purchases(DATA), DATA.n_items)
-    e = purchases(DATA)
+    purchased = FirstPurchases.of(DATA.events.of(Action.PURCHASE), DATA.n_items)
+    e = DATA.events.of(Action.PURCHASE)
     user, item = int(e.user[0]), int(e.item[0])
     first = e.at[(e.user == user) & (e.item == item)].min()
     assert purchased.first(np.array([user, user]), np.array([item, 10**6])).tolist() == [first, np.iinfo(np.int64).max]

@@ -230,6 +230,6 @@ def test_it_proposes_candidates() -> None:
     crowd = CollaborativeStatistics.fit(data, vectors, interests=learned(data, vectors))
     asked = ask(crowd, data.events, data.as_of, user_rows=np.arange(data.n_users))
     off = dict.fromkeys(SOURCES, 0)
-    found = candidates(crowd, asked, CandidateSettings(**{**off, "interests": 3}), repeats=False)
+    found = candidates(asked, CandidateSettings(**{**off, "interests": 3}), repeats=False)
     assert (np.diff(found.indptr) == 3).all()
     assert (found.sources == BIT[INTERESTS]).all()

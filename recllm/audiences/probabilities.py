@@ -23,7 +23,7 @@ as a probability of buying.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -119,7 +119,7 @@ def independent_probabilities(
     trained_model(recommender)
     data, population = recommender.dataset, restricted_to(recommender.population, items)
     ranker = replace(recommender.ranker, population=population)
-    basics = vectors_of_basics(recommender, basics_of(data.users[user_rows.tolist()]))
+    basics = basics_vectors(recommender.encoder, basics_of(data.users[user_rows.tolist()]), recommender.text_locale)
     rate, best_item = np.zeros(len(user_rows)), np.full(len(user_rows), -1, np.int64)
     allowed = np.zeros(data.n_items, bool)
     allowed[items] = True
@@ -130,7 +130,7 @@ def independent_probabilities(
         if len(items) <= MAX_EXPLICIT_ITEMS:
             pairs = explicit(len(rows), items)
         else:
-            pairs = candidates(population, users.batch(population), ranker.candidates, allowed=allowed)
+            pairs = candidates(users.batch(population), ranker.candidates, allowed=allowed)
         scored = ranker.score(users, pairs)
         misses = np.log1p(-np.minimum(scored.probability.astype(np.float64), 1 - 1e-7))
         rate[block] = -np.bincount(pairs.user, misses, len(rows))
@@ -158,14 +158,6 @@ def restricted_to(population: CollaborativeStatistics, items: NDArray[np.integer
 
     tables = {name: restricted(getattr(population, name)) for name in ("recent", "decayed", "item_item")}
     return replace(population, **tables)
-
-
-def vectors_of_basics(recommender: Recommender, basics: Sequence[Mapping[str, str]]) -> Floats:
-    """Emb(I) of each person, (n, dim). People who told the same are put into words once: that takes longest."""
-    keys = [tuple(person.items()) for person in basics]
-    distinct = {key: row for row, key in enumerate(dict.fromkeys(keys))}
-    vectors = basics_vectors(recommender.encoder, [dict(key) for key in distinct], recommender.text_locale)
-    return vectors[[distinct[key] for key in keys]]
 
 
 # --- the calibration of a set ----------------------------------------------------------------------------------------
@@ -221,7 +213,7 @@ def likeness(
 
     def vectors(rows: NDArray[np.integer]) -> Floats:
         """Unit User vectors, (n, dim)."""
-        basics = vectors_of_basics(recommender, basics_of(data.users[rows.tolist()]))
+        basics = basics_vectors(recommender.encoder, basics_of(data.users[rows.tolist()]), recommender.text_locale)
         return user_vectors(recommender.item_vectors, data.events.rows(rows), data.as_of, basics)
 
     def described(rows: NDArray[np.integer]) -> Floats:

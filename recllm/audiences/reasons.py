@@ -24,13 +24,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recllm.audiences.probabilities import restricted_to, vectors_of_basics
+from recllm.audiences.probabilities import restricted_to
 from recllm.data.catalogue import CATEGORY_SEPARATOR
 from recllm.data.dataset import DAY, Dataset, Events
 from recllm.data.interactions import Pairs
 from recllm.encoder.hardware import map_blocks
 from recllm.explain import Evidence, ReasonWriter, UserHistory, choose, lacking, units_of
-from recllm.features.item_vectors import basics_of
+from recllm.features.item_vectors import basics_of, basics_vectors
 from recllm.policy import Policy
 from recllm.profiles.profile import build_profiles
 from recllm.schema import Action, Reason
@@ -85,7 +85,7 @@ def reasons_for(
             Events.concat(histories),
             data.as_of,
             np.repeat(rows, sizes),  # so that nobody is their own neighbour
-            vectors_of_basics(recommender, basics),
+            basics_vectors(recommender.encoder, basics, recommender.text_locale),
         )
         scored = ranker.score(users, Pairs(np.arange(len(repeated) + 1, dtype=np.int64), repeated))
         logits = np.split(scored.logit, np.cumsum(sizes)[:-1])

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.data.interactions import Floats, Ints, Pairs, decay
-from recllm.features.collaborative import CollaborativeStatistics, UserBatch
+from recllm.features.collaborative import UserBatch
 from recllm.settings import CandidateSettings
 
 OWN_HISTORY = "own_history"
@@ -66,7 +66,6 @@ def explicit(n: int, items: NDArray[np.integer]) -> Candidates:
 
 
 def candidates(
-    population: CollaborativeStatistics,
     users: UserBatch,
     settings: CandidateSettings | None = None,
     *,
@@ -80,7 +79,7 @@ def candidates(
     repeats: False hides what a person took before. Filters come before each source's cut, so filters never shorten
     its list while it has more to propose.
     """
-    settings, n_items = settings or CandidateSettings(), population.n_items
+    settings, population, n_items = settings or CandidateSettings(), users.population, users.population.n_items
     keys, bits = [np.zeros(0, np.int64)], [np.zeros(0, np.uint16)]
 
     def add(user: int, source: str, rows: NDArray[Any]) -> None:
@@ -91,7 +90,7 @@ def candidates(
     habit = users.owned.total(decay(users.purchases.at, users.as_of, population.settings.purchase_half_life_days))
     closed = np.zeros(n_items, bool) if allowed is None else ~np.asarray(allowed, bool)
     shut = closed.copy()
-    for user, proposals in enumerate(_proposals(population, users, settings, np.diff(ends))):
+    for user, proposals in enumerate(_proposals(users, settings, np.diff(ends))):
         part = slice(ends[user], ends[user + 1])
         own_items = users.owned.key[part]
         hidden = banned[1][banned[0][user] : banned[0][user + 1]] if banned is not None else own_items[:0]
@@ -118,15 +117,16 @@ def _union(keys: Ints, bits: NDArray[np.uint16], n: int, n_items: int) -> Candid
 
 
 def _proposals(
-    population: CollaborativeStatistics, users: UserBatch, settings: CandidateSettings, n_own_items: Ints
+    users: UserBatch, settings: CandidateSettings, n_own_items: Ints
 ) -> Iterator[list[tuple[str, NDArray[Any], NDArray[Any]]]]:
     """What the scored sources would propose to each person: source, item rows and their scores, higher is better; 0 or
     less is never proposed."""
+    population = users.population
     # share of the person's purchases in a type times the item's share of the type's buyers lately
     trend = users.type_share @ population.type_trend
     sparse = {NEIGHBOURS: users.neighbour_recent, ITEM_ITEM: users.item_item, CATEGORY_TREND: trend}
     is_short = (n_own_items < settings.short_history) & (settings.text_nearest > 0)
-    arriving, cosines = _arriving(population, users), _text_scores(population, users.vectors.user[is_short])
+    arriving, cosines = _arriving(users), _text_scores(users, is_short)
     sequence: Iterator[Floats] | None = None
     if population.interests is not None and users.interests is not None and settings.interests:
         sequence = population.interests.catalogue(users.interests)
@@ -144,9 +144,9 @@ def _proposals(
         yield proposals
 
 
-def _arriving(population: CollaborativeStatistics, users: UserBatch) -> Floats:
+def _arriving(users: UserBatch) -> Floats:
     """(n, n_arrivals): how an arrival and its type sell, times the person's share of the type."""
-    rows = population.arrivals
+    population, rows = users.population, users.population.arrivals
     kind = population.facets.type[rows]
     strength = 1 + population.stats.buyers_28[rows] + population.group_statistics["type"].arrival_rate[rows]
     share = np.zeros((users.n, len(rows)), np.float32)
@@ -154,10 +154,11 @@ def _arriving(population: CollaborativeStatistics, users: UserBatch) -> Floats:
     return np.asarray((share + 1e-3) * strength, np.float32)
 
 
-def _text_scores(population: CollaborativeStatistics, users: Floats) -> Iterator[Floats]:
-    """Cosine of each person with every item, a few people at a time."""
-    for start in range(0, len(users), 16):
-        yield from users[start : start + 16] @ population.item_vectors.T
+def _text_scores(users: UserBatch, which: NDArray[np.bool_]) -> Iterator[Floats]:
+    """Cosine of each of these people with every item, a few people at a time."""
+    vectors = users.vectors.user[which]
+    for start in range(0, len(vectors), 16):
+        yield from vectors[start : start + 16] @ users.population.item_vectors.T
 
 
 def _best(rows: NDArray[Any], score: NDArray[Any], shut: NDArray[np.bool_], k: int) -> NDArray[Any]:

@@ -68,15 +68,20 @@ class DatedItemVectors:
 
 
 def basics_vectors(encoder: Encoder, basics: Sequence[Mapping[str, str]], locale: str = "en") -> Floats:
-    """Emb(I) of each person, (n, dim): unit rows, and a row of zeros where nothing is known."""
-    people = [Profile(user_id="", as_of=utc(0), basics=b, purchases=(), browsing=()) for b in basics]
+    """Emb(I) of each person, (n, dim): unit rows, and a row of zeros where nothing is known.
+
+    People who told the same are put into words once: that takes longest.
+    """
+    answers = [tuple(person.items()) for person in basics]
+    row_of = {stated: row for row, stated in enumerate(dict.fromkeys(answers))}
+    people = [Profile(user_id="", as_of=utc(0), basics=dict(b), purchases=(), browsing=()) for b in row_of]
     no_items = pl.DataFrame(schema={"item_id": pl.String, "title": pl.String, "category": pl.List(pl.String)})
     texts = [t.basics for t in profile_texts(people, no_items, locale)]
     user_vectors = np.zeros((len(texts), encoder.dim), np.float32)
     if stated_rows := [row for row, text in enumerate(texts) if text]:
         vectors, inverse = encode_unique(encoder, [texts[row] for row in stated_rows], kind="query")
         user_vectors[stated_rows] = vectors[inverse]
-    return user_vectors
+    return user_vectors[[row_of[stated] for stated in answers]]
 
 
 def basics_of(users: pl.DataFrame) -> list[dict[str, str]]:

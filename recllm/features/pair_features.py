@@ -1,7 +1,7 @@
 """What the scorer sees of a (person, item) pair besides the vectors.
 
-`pair_features` is a pure function of population, asked people and pairs. Everything about the person comes from the
-histories handed in, everything about the crowd from the population. Counts, days and amounts enter as log(1 + x).
+`pair_features` is a pure function of people and pairs. Everything about the person comes from the histories handed in,
+everything about the crowd from the population. Counts, days and amounts enter as log(1 + x).
 A value that cannot be known (no price, no category, never bought) has the neutral value named in `FEATURES`.
 """
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY
 from recllm.data.interactions import Floats, Pairs, Tally, decay, of_actions, padded, visits
-from recllm.features.collaborative import CollaborativeStatistics, UserBatch
+from recllm.features.collaborative import UserBatch
 from recllm.features.group_features import GROUP_FEATURES, entries_at, group_columns, overdue
 from recllm.schema import ACTION_CODE, BROWSING, Action
 
@@ -129,19 +129,17 @@ TIMED = frozenset(
 Columns = dict[str, NDArray[Any]]
 
 
-def pair_features(
-    population: CollaborativeStatistics, users: UserBatch, pairs: Pairs, *, narrow: bool = False
-) -> Floats:
+def pair_features(users: UserBatch, pairs: Pairs, *, narrow: bool = False) -> Floats:
     """Float32 (n_pairs, len(FEATURE_NAMES)), finite, in the order of `pairs`.
 
     narrow: of items that sold before only `SOLD_FEATURES`, and 0 in the other columns, which the scorer does not read
     there; it spares most of the work on groups.
     """
-    n_pairs = len(pairs.item)
+    population, n_pairs = users.population, len(pairs.item)
     columns: Columns = {
         **_own(users, pairs),
         **_alike(users, pairs),
-        **_crowd(population, pairs),
+        **_crowd(users, pairs),
         **_prices(users, pairs),
         **(_narrow_groups if narrow else group_columns)(users, pairs),
         **_person(users, pairs),
@@ -175,12 +173,12 @@ def _narrow_groups(users: UserBatch, pairs: Pairs) -> Columns:
     return table
 
 
-def pair_cosine(item_vectors: Floats, users: Floats, pairs: Pairs) -> Floats:
+def pair_cosine(users: UserBatch, pairs: Pairs) -> Floats:
     """Cosine of each pair, (n_pairs,), person by person."""
     cosines = np.zeros(len(pairs.item), np.float32)
-    for u in range(len(users)):
-        part = slice(pairs.indptr[u], pairs.indptr[u + 1])
-        cosines[part] = item_vectors[pairs.item[part]] @ users[u]
+    for user, vector in enumerate(users.vectors.user):
+        part = slice(pairs.indptr[user], pairs.indptr[user + 1])
+        cosines[part] = users.population.item_vectors[pairs.item[part]] @ vector
     return cosines
 
 
@@ -230,8 +228,8 @@ def _alike(users: UserBatch, p: Pairs) -> Columns:
     }
 
 
-def _crowd(population: CollaborativeStatistics, p: Pairs) -> Columns:
-    s, days = population.stats, population.settings
+def _crowd(users: UserBatch, p: Pairs) -> Columns:
+    s, days = users.population.stats, users.population.settings
     by_item = {
         "buyers_7": _log(s.buyers_7),
         "buyers_28": _log(s.buyers_28),

@@ -170,35 +170,6 @@ def _utc(file: Path, column: pl.Series) -> pl.Series:
 # --- features --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class CouponRows:
-    """A coupon table's rows that belong to people of a dataset."""
-
-    user: NDArray[np.int64]
-    """Row of each person."""
-    at: NDArray[np.int64]
-    """Epoch seconds."""
-    frame: pl.DataFrame
-    """The other columns."""
-    n_users: int
-
-    @classmethod
-    def of(cls, frame: pl.DataFrame, dataset: Dataset) -> CouponRows:
-        user = dataset.user_rows(frame["user_id"])
-        frame = frame.filter(pl.Series(user >= 0, dtype=pl.Boolean))
-        return cls(user[user >= 0], frame["at"].to_numpy().astype(np.int64), frame, dataset.n_users)
-
-    def counts(self, mask: NDArray[np.bool_] | slice = slice(None)) -> Column:
-        """Rows per person."""
-        return count(self.user[mask], self.n_users)
-
-    def days_since(self, now: int) -> Column:
-        """Days since the last row of each person, NaN without one."""
-        last = np.full(self.n_users, -np.inf)
-        np.maximum.at(last, self.user, self.at.astype(np.float64))
-        return np.asarray(np.where(np.isfinite(last), (now - last) / DAY, np.nan))
-
-
 def coupon_features(dataset: Dataset, coupons: Coupons, campaign: str, at: int) -> FeatureTable:
     """One row per person of `dataset.users`, from what happened before `at` (epoch seconds) alone."""
     past, earlier = dataset.before(at), coupons.before(at)
@@ -206,27 +177,43 @@ def coupon_features(dataset: Dataset, coupons: Coupons, campaign: str, at: int) 
     of_kind = {f"kind={kind}": float(kinds.get(campaign) == kind) for kind in sorted({k for k in kinds.values() if k})}
     alike = [name for name, kind in kinds.items() if kind == kinds.get(campaign)]
     groups: dict[str, Columns | dict[str, float]] = {
-        "coupons": {**_redemptions(past, earlier, alike, at), **_uses(past, earlier)},
+        "coupons": {**_redemptions(past, earlier, alike), **_uses(past, earlier)},
         "affinity": _affinity(past, coupons, campaign),
         "campaign": of_kind,
     }
     return FeatureTable.of(groups, dataset.n_users)
 
 
-def _redemptions(past: Dataset, earlier: Coupons, alike: list[str], at: int) -> Columns:
+def _of_people(frame: pl.DataFrame, dataset: Dataset) -> pl.DataFrame:
+    """A coupon table's rows that belong to people of a dataset, with `user`, the row of each person."""
+    return frame.with_columns(user=pl.Series(dataset.user_rows(frame["user_id"]))).filter(pl.col("user") >= 0)
+
+
+def _counts(rows: pl.DataFrame, dataset: Dataset, weight: NDArray[np.generic] | None = None) -> Column:
+    return count(rows["user"].to_numpy(), dataset.n_users, weight)
+
+
+def _days_since(rows: pl.DataFrame, dataset: Dataset) -> Column:
+    """Days since the last row of each person, NaN without one."""
+    last = np.full(dataset.n_users, np.nan)
+    np.fmax.at(last, rows["user"].to_numpy(), rows["at"].to_numpy().astype(np.float64))
+    return np.asarray((dataset.as_of - last) / DAY)
+
+
+def _redemptions(past: Dataset, earlier: Coupons, alike: list[str]) -> Columns:
     """Campaigns mailed and redeemed, in all and of the kinds that are alike."""
-    mailed, redeemed = CouponRows.of(earlier.mailings, past), CouponRows.of(earlier.redemptions, past)
-    once = pl.DataFrame({"user": redeemed.user, "campaign_id": redeemed.frame["campaign_id"]}).unique()
-    campaigns = count(once["user"].to_numpy(), past.n_users)
+    mailed, redeemed = _of_people(earlier.mailings, past), _of_people(earlier.redemptions, past)
+    once, is_alike = redeemed.unique(["user", "campaign_id"]), pl.col("campaign_id").is_in(alike)
+    mailings, campaigns = _counts(mailed, past), _counts(once, past)
     return {
-        "mailed_before": mailed.counts(),
-        "mailed_alike": mailed.counts(mailed.frame["campaign_id"].is_in(alike).to_numpy()),
-        "running": mailed.counts((mailed.frame["end"] > at).fill_null(False).to_numpy()),
+        "mailed_before": mailings,
+        "mailed_alike": _counts(mailed.filter(is_alike), past),
+        "running": _counts(mailed.filter(pl.col("end") > past.as_of), past),
         "redeemed_campaigns": campaigns,
-        "redeemed": redeemed.counts(),
-        "redeemed_alike": count(once.filter(pl.col("campaign_id").is_in(alike))["user"].to_numpy(), past.n_users),
-        "redeem_rate": (campaigns + PRIOR_RATE * PRIOR_MAILINGS) / (mailed.counts() + PRIOR_MAILINGS),
-        "days_since_redeemed": redeemed.days_since(at),
+        "redeemed": _counts(redeemed, past),
+        "redeemed_alike": _counts(once.filter(is_alike), past),
+        "redeem_rate": (campaigns + PRIOR_RATE * PRIOR_MAILINGS) / (mailings + PRIOR_MAILINGS),
+        "days_since_redeemed": _days_since(redeemed, past),
     }
 
 
@@ -234,19 +221,18 @@ def _uses(past: Dataset, earlier: Coupons) -> Columns:
     """Coupons used at the till; NaN where the shop has no table of them."""
     if not earlier.uses.height:
         return {name: np.full(past.n_users, np.nan) for name in USE_COLUMNS}
-    used, bought = CouponRows.of(earlier.uses, past), past.events.of(Action.PURCHASE)
-    age = (past.as_of - used.at) / DAY
-    trip_user, trip_at = np.unique(np.stack([used.user, used.at]), axis=1)
-    trips = count(trip_user, past.n_users)
+    used, bought = _of_people(earlier.uses, past), past.events.of(Action.PURCHASE)
+    once, age = used.unique(["user", "at"]), (past.as_of - pl.col("at")) / DAY
+    uses, trips = _counts(used, past), _counts(once, past)
     columns = (
-        used.counts(),
-        *(used.counts(age <= days) for days in (91, 28)),
+        uses,
+        *(_counts(used.filter(age <= days), past) for days in (91, 28)),
         trips,
-        count(trip_user[past.as_of - trip_at <= 91 * DAY], past.n_users),
-        count(used.user, past.n_users, used.frame["amount"].to_numpy()),
+        _counts(once.filter(age <= 91), past),
+        _counts(used, past, used["amount"].to_numpy()),
         trips / np.maximum(visits(bought)[1], 1),
-        used.counts() / np.maximum(count(bought.user, past.n_users), 1),
-        used.days_since(past.as_of),
+        uses / np.maximum(count(bought.user, past.n_users), 1),
+        _days_since(used, past),
     )
     return dict(zip(USE_COLUMNS, columns, strict=True))
 

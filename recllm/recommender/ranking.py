@@ -138,7 +138,7 @@ class ItemRanker:
             batch = users.batch(self.population, rows)
             hidden = None if banned is None else _runs(banned, rows.start, rows.stop)
             if items is None:
-                pairs = candidates(self.population, batch, wide, allowed=allowed, banned=hidden, repeats=repeats)
+                pairs = candidates(batch, wide, allowed=allowed, banned=hidden, repeats=repeats)
             else:
                 pairs = explicit(batch.n, items)
                 pairs = pairs.select(_open(pairs, batch, hidden, repeats))
@@ -160,7 +160,7 @@ class ItemRanker:
 
         def lists(rows: slice) -> tuple[Ranked, Ranked]:
             batch = users.batch(self.population, rows)
-            pairs = candidates(self.population, batch, wide, allowed=allowed)
+            pairs = candidates(batch, wide, allowed=allowed)
             scores, is_new = self._score(batch, pairs), _open(pairs, batch, None, repeats=False)
             new_scores = ScoredPairs(*(column[is_new] for column in scores))
             with_repeats = self._top(scores, pairs, k, popularity_weight)
@@ -177,7 +177,7 @@ class ItemRanker:
 
     def _score(self, batch: UserBatch, pairs: Pairs) -> ScoredPairs:
         population, scorer = self.population, self.scorer
-        cosine = pair_cosine(population.item_vectors, batch.vectors.user, pairs)
+        cosine = pair_cosine(batch, pairs)
         if scorer is None:
             unknown = np.full_like(cosine, np.nan)
             cosine = np.clip(cosine, -1, 1)
@@ -185,7 +185,7 @@ class ItemRanker:
         if scorer.config.features != FEATURE_NAMES:
             raise ModelError("the model was trained on other pair features than this version computes; train again")
         narrow = bool(scorer.config.sold_features) and set(scorer.config.sold_features) <= set(SOLD_FEATURES)
-        features = pair_features(population, batch, pairs, narrow=narrow)
+        features = pair_features(batch, pairs, narrow=narrow)
         items, item = np.unique(pairs.item, return_inverse=True)
         users, projected = scorer.project(batch.vectors.user), scorer.project(population.item_vectors[items])
         arrays = (users, projected, pairs.user, item, cosine, features)

@@ -222,7 +222,7 @@ class PastWindows:
             basics = None if self.basics is None else self.basics[block]
             state = ask(population, events, population.as_of, user_rows=block, basics=basics)
             if items is None:
-                pairs = candidates(population, state, self.candidates, allowed=allowed)
+                pairs = candidates(state, self.candidates, allowed=allowed)
             else:
                 pairs = explicit(len(block), items)
             label = truth.find(block[pairs.user], pairs.item) < len(truth.keys)
@@ -232,8 +232,8 @@ class PastWindows:
                 sample, correction = sample_negatives(pairs, label, bought_before, negatives, rng)
                 pairs, correction = pairs.select(sample), correction[sample]
                 label, bought_before = label[sample], bought_before[sample]
-            features = pair_features(population, state, pairs, narrow=True)
-            cosine = pair_cosine(population.item_vectors, state.vectors.user, pairs)
+            features = pair_features(state, pairs, narrow=True)
+            cosine = pair_cosine(state, pairs)
             of_block = slice(*np.searchsorted(buyer, [start, start + len(block)]))
             is_new = state.owned.find(buyer[of_block] - start, bought[of_block]) == len(state.owned.keys)
             per_pair = (pairs.item, label, bought_before, correction, features, cosine)

@@ -87,28 +87,18 @@ def fit(past: Dataset, l2: float, items: int, step: int = 512) -> ItemWeights:
 # --- the library implicit: ALS (Hu, Koren, Volinsky 2008) and BPR (Rendle et al. 2009) ------------------------------
 
 
-def als(
-    *,
-    factors: int = 128,
-    regularization: float = 0.01,
-    alpha: float = 1.0,
-    iterations: int = 15,
-    half_life_days: float | None = None,
-    seed: int = 0,
-) -> Ranker:
+ALS = {"factors": 128, "regularization": 0.01, "alpha": 1.0, "iterations": 15}
+BPR = {"factors": 128, "learning_rate": 0.05, "regularization": 0.01, "iterations": 100}
+"""Settings of the two models, where the caller gives no others."""
+
+
+def als(*, half_life_days: float | None = None, seed: int = 0, **settings: float) -> Ranker:
     """Weighted least squares on confidences 1 + alpha * count; a user's vector is solved for anew from the
     history in the query, so unknown users are served like everybody. `half_life_days` decays the counts."""
 
     @lru_cache(maxsize=1)
     def fitted(past: Dataset) -> Any:
-        model = _implicit("als").AlternatingLeastSquares(
-            factors=factors,
-            regularization=regularization,
-            alpha=alpha,
-            iterations=iterations,
-            num_threads=1,
-            random_state=seed,
-        )
+        model = _implicit("als").AlternatingLeastSquares(num_threads=1, random_state=seed, **ALS | settings)
         model.fit(_counts(past, np.arange(past.n_users), half_life_days), show_progress=False)
         return model
 
@@ -126,28 +116,14 @@ def als(
     return rank_by(scores)
 
 
-def bpr(
-    *,
-    factors: int = 128,
-    learning_rate: float = 0.05,
-    regularization: float = 0.01,
-    iterations: int = 100,
-    seed: int = 0,
-) -> Ranker:
+def bpr(*, seed: int = 0, **settings: float) -> Ranker:
     """Pairs of a bought and an unbought item, by stochastic gradient. It has no vector for unknown users and for those
     who bought nothing yet; they get the mean user's."""
 
     @lru_cache(maxsize=1)
     def fitted(past: Dataset) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         """Vectors of users and items, whose last number is a bias beside a 1, and the mean of those who bought."""
-        model = _implicit("bpr").BayesianPersonalizedRanking(
-            factors=factors,
-            learning_rate=learning_rate,
-            regularization=regularization,
-            iterations=iterations,
-            num_threads=1,
-            random_state=seed,
-        )
+        model = _implicit("bpr").BayesianPersonalizedRanking(num_threads=1, random_state=seed, **BPR | settings)
         counts = _counts(past, np.arange(past.n_users), None)
         model.fit(counts, show_progress=False)
         active = np.diff(counts.indptr) > 0

@@ -62,14 +62,6 @@ class FirstPurchases:
         return np.append(self.at, NEVER)[rows].reshape(user.shape)
 
 
-def purchases(dataset: Dataset) -> Events:
-    """Raises `DataError` where the log has none."""
-    bought = of_actions(dataset.events, (Action.PURCHASE,))
-    if not len(bought):
-        raise DataError(f"the log has no purchases to fine-tune on; {ALONE}")
-    return bought
-
-
 def is_stepwise(events: Events, horizon_days: int) -> bool:
     """Whether the log only knows an order: all its times are whole horizons apart."""
     step = horizon_days * DAY
@@ -130,41 +122,6 @@ def window_examples(
                 "weights": item_weights,
                 "positives": [item[mask][a:b].tolist() for a, b in zip(*ends, strict=True)],
             }
-
-
-def write_examples(dataset: Dataset, args: LoraSettings, path: Path) -> Any:
-    """The examples of all windows as a memory-mapped `datasets.Dataset`, latest window first.
-
-    Columns: start (epoch seconds), kind ("arrival", "new" or "next"), person (row of users), items and weights (at
-    most `history_items`, weights sum to 1), positives. Raises `DataError` when there is too little to learn from.
-    """
-    from datasets import Dataset as Table
-    from datasets import Features, List, Value
-    from datasets.arrow_writer import ArrowWriter
-
-    features = Features(
-        start=Value("int64"),
-        kind=Value("string"),
-        person=Value("int32"),
-        items=List(Value("int32")),
-        weights=List(Value("float32")),
-        positives=List(Value("int32")),
-    )
-    events = purchases(dataset)
-    purchased = FirstPurchases.of(events, dataset.n_items)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with ArrowWriter(features=features, path=str(path)) as writer:
-        for start in starts_of(dataset, events, args):
-            rng = np.random.default_rng([args.seed, start])
-            for columns in window_examples(events, purchased, start, args, rng):
-                writer.write_batch(columns)
-        written, _ = writer.finalize()
-    if written < LEAST_EXAMPLES:
-        raise DataError(
-            f"in all past windows only {written} people took something for the first time, and fine-tuning needs "
-            f"{LEAST_EXAMPLES}: load a longer log, or more people; or {ALONE}"
-        )
-    return Table.from_file(str(path))
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,6 +221,43 @@ class ExampleSource:
             early = self.purchased.tally.key[self.purchased.at < before]
             self.popularity[before] = np.bincount(early, minlength=len(self.text_of)).astype(np.float32)
         return self.popularity[before]
+
+
+def write_examples(dataset: Dataset, text_of: Ints, args: LoraSettings, path: Path) -> ExampleSource:
+    """The examples of all windows, their table a memory-mapped `datasets.Dataset`, latest window first.
+
+    Columns: start (epoch seconds), kind ("arrival", "new" or "next"), person (row of users), items and weights (at
+    most `history_items`, weights sum to 1), positives. Raises `DataError` when there is too little to learn from.
+    """
+    from datasets import Dataset as Table
+    from datasets import Features, List, Value
+    from datasets.arrow_writer import ArrowWriter
+
+    features = Features(
+        start=Value("int64"),
+        kind=Value("string"),
+        person=Value("int32"),
+        items=List(Value("int32")),
+        weights=List(Value("float32")),
+        positives=List(Value("int32")),
+    )
+    events = of_actions(dataset.events, (Action.PURCHASE,))
+    if not len(events):
+        raise DataError(f"the log has no purchases to fine-tune on; {ALONE}")
+    purchased = FirstPurchases.of(events, dataset.n_items)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with ArrowWriter(features=features, path=str(path)) as writer:
+        for start in starts_of(dataset, events, args):
+            rng = np.random.default_rng([args.seed, start])
+            for columns in window_examples(events, purchased, start, args, rng):
+                writer.write_batch(columns)
+        written, _ = writer.finalize()
+    if written < LEAST_EXAMPLES:
+        raise DataError(
+            f"in all past windows only {written} people took something for the first time, and fine-tuning needs "
+            f"{LEAST_EXAMPLES}: load a longer log, or more people; or {ALONE}"
+        )
+    return ExampleSource(Table.from_file(str(path)), purchased, text_of, args)
 
 
 def assemble(

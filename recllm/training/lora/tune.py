@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from recllm.data.dataset import Dataset
-from recllm.data.interactions import Floats, Ints
+from recllm.data.interactions import Ints
 from recllm.encoder.adapters import save_adapter, targets_of
 from recllm.encoder.batches import distinct
 from recllm.encoder.cache import CachedEncoder
@@ -43,10 +43,8 @@ from recllm.training.lora.examples import (
     ALONE,
     ExampleGroup,
     ExampleSource,
-    FirstPurchases,
     StepArrays,
     hard_negatives,
-    purchases,
     write_examples,
 )
 from recllm.training.lora.objective import SetScore, Targets, ValidationSet, bce_loss, draw_by_norm, softmax_loss
@@ -70,24 +68,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TunedEncoder:
-    """What fine-tuning gave. scale, gain, prior and bias are tau, g, v and b of `recllm.training.lora.objective`."""
+    """What fine-tuning gave."""
 
     encoder: Encoder
     """The base with the adapter merged, behind the same cache as the base."""
     adapter: Path
     """The adapter's folder."""
-    scale: float
-    gain: float
-    prior: Floats
-    """(dim,)."""
-    bias: float
     metrics: Mapping[str, float]
     """Of the validation users, with the adapter; they chose the round, so the figures are somewhat too good."""
     base_metrics: Mapping[str, float]
     """The same of the untuned encoder."""
     history: Sequence[Mapping[str, float]]
     """One entry per round."""
-    seconds: float
 
 
 def tune_encoder(
@@ -108,7 +100,7 @@ def tune_encoder(
     too little to learn from, or no text; `ModelError` for an encoder that takes no adapter, a device that is not there,
     or a checkpoint that cannot be written or belongs to another run.
     """
-    began, args, folder = time.monotonic(), arguments or LoraSettings(), Path(run_folder)
+    args, folder = arguments or LoraSettings(), Path(run_folder)
     base = load_encoder(encoder) if isinstance(encoder, str | Path) else encoder
     run = prepare(dataset, base, args, folder, locale, progress or logger.info)
     spec, is_main = run.tower.spec, run.accelerator.is_main_process
@@ -130,14 +122,9 @@ def tune_encoder(
     return TunedEncoder(
         encoder=with_adapter(base, folder / ADAPTER),
         adapter=folder / ADAPTER,
-        scale=float(run.best["score/log_scale"].exp()),
-        gain=float(run.best["score/log_gain"].exp()),
-        prior=run.best["score/prior"].numpy(),
-        bias=float(run.best["score/bias"]),
         metrics=run.history[run.best_round],
         base_metrics=run.history[0],
         history=tuple(run.history),
-        seconds=time.monotonic() - began,
     )
 
 
@@ -166,9 +153,7 @@ def prepare(dataset: Dataset, base: Encoder, args: LoraSettings, folder: Path, l
     if len(texts) < 2:
         raise DataError(f"no item has a text that tells it from another, so there is nothing to fine-tune on; {ALONE}")
     path = folder / "examples" / f"{accelerator.process_index}.arrow"
-    table = write_examples(dataset, args, path)
-    purchased = FirstPurchases.of(purchases(dataset), dataset.n_items)
-    source = ExampleSource(table, purchased, inverse.astype(np.int64), args)
+    source = write_examples(dataset, inverse.astype(np.int64), args, path)
     held_out, learned = hold_out(source.groups(), args)
     validation = ValidationSet.of(source, held_out, args.validation_users, np.random.default_rng([args.seed, 0]))
     counts = f"{sum(len(g.rows) for g in learned):,} examples in {len({g.start for g in learned})} windows"
