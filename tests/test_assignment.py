@@ -41,14 +41,15 @@ def test_the_optimum_of_tiny_problems(seed: int) -> None:
     p = rng.choice([0.0, 0.1, 0.25, 0.5, 0.9], size=(n, m))
     eligible = rng.random((n, m)) < 0.8
     contacts = rng.integers(0, 3, n)
+    budgets = [None if rng.random() < 0.3 else float(rng.choice([0.0, 0.5, 1.2])) for _ in range(m)]
     campaigns = [
         AudienceLimits(
             margin=float(rng.choice([1.0, 2.0, 7.5])),
-            cost=float(rng.choice([0.25, 0.5])),
-            budget=None if rng.random() < 0.3 else float(rng.choice([0.0, 0.5, 1.2])),
+            cost=float(rng.choice([0.0 if budget is None else 0.25, 0.5])),  # a budget needs a cost
+            budget=budget,
             size=None if rng.random() < 0.3 else int(rng.integers(0, 4)),
         )
-        for _ in range(m)
+        for budget in budgets
     ]
     found = assign(p, campaigns, contacts=contacts, eligible=eligible)
     gain = np.where(eligible, p * [c.margin for c in campaigns], 0)
