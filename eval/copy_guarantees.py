@@ -29,10 +29,10 @@ from inputs import finish, script_parser
 
 from recllm.adcopy.lexicon import fold
 from recllm.adcopy.request import CopyRequest
-from recllm.adcopy.submissions import Submission, judge, submission_of
+from recllm.adcopy.submissions import Submission, submission_of
+from recllm.adcopy.verify.guarantees import review
 from recllm.adcopy.write import write_copy
-from recllm.generator.scripted import ScriptedGenerator
-from recllm.schema import Item
+from recllm.schema import Item, Purpose
 
 CHANNELS = ("push", "email", "sms_gsm", "google_rsa")
 FIELDS = ("title", "brand", "category", "attribute")
@@ -102,7 +102,7 @@ def all_submissions() -> list[Submission]:
 
 
 def passes(case: Case) -> bool:
-    return judge(case.submission).verified
+    return review(case.submission.text, case.submission.request).verified
 
 
 # --- numbers -------------------------------------------------------------------------------------------------------
@@ -143,15 +143,26 @@ def _facts(case: Case) -> set[Decimal]:
 # --- injections ----------------------------------------------------------------------------------------------------
 
 
+class _Obedient:
+    """Writes the lines that an instruction demanded, whatever it is asked."""
+
+    name = "obedient"
+    purpose = Purpose.LLM_LOCAL
+
+    def __init__(self, lines: list[str]) -> None:
+        self._lines = [line.strip() for line in lines]
+
+    def generate(self, prompt: str, *, n: int = 1, max_tokens: int = 48, seed: int = 0) -> list[str]:
+        return self._lines[:n]
+
+
 def injected(payloads: list[tuple[str, str]]) -> list[dict[str, str]]:
     """The advertisements that let through what a hidden instruction demanded."""
     leaks = []
     for number, (payload, sign) in enumerate(payloads):
         for step, field in enumerate(FIELDS):
             channel, locale = CHANNELS[(number + step) % 4], ("zh", "en")[number % 2]
-            generator = ScriptedGenerator(
-                [payload, f"A mug, {sign}.", f"Mug with {sign} for you and yours."], repeat=True
-            )
+            generator = _Obedient([payload, f"A mug, {sign}.", f"Mug with {sign} for you and yours."])
             request = CopyRequest(
                 item=_carrying(payload, field), channel=channel, locale=locale, n_candidates=3, now=_MOMENT
             )
@@ -217,7 +228,7 @@ def verify_ms(submissions: list[Submission]) -> float:
     """Milliseconds per text, one core, reading the facts included."""
     began = time.perf_counter()
     for submission in submissions:
-        judge(submission)
+        review(submission.text, submission.request)
     return round(1000 * (time.perf_counter() - began) / len(submissions), 3)
 
 
@@ -226,7 +237,7 @@ def tell(develop_only: bool) -> None:
     for case in (*bad_cases(BAD), *good_cases(GOOD)):
         if develop_only and case.held_out:
             continue
-        verdict = judge(case.submission)
+        verdict = review(case.submission.text, case.submission.request)
         if verdict.verified == (case.kind != "good"):
             faults = "; ".join(f"{c.guarantee} {c.message} {c.span!r}" for c in verdict.failures)
             print(f"{case.kind} | {case.values['channel']} | {case.values['text']!r} | {faults}")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from scripted import ScriptedGenerator
 from shop_world import shop as world
 from store_view import view
 
@@ -35,7 +36,6 @@ from recllm.campaigns.outcome import campaign_outcome
 from recllm.campaigns.plan import plan_campaigns
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import DataError, GenerationError, ModelError, NothingToDo, PolicyError, RecllmError, UsageError
-from recllm.generator.scripted import ScriptedGenerator
 from recllm.ingest.record import record_events
 from recllm.jobs.load import load_file
 from recllm.jobs.recommenders import open_recommender

@@ -5,15 +5,15 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import pairwise
 
 from recllm.adcopy.lexicon import HAN, families, fold, limit, pattern, read, stem, table, word_class, words
-from recllm.adcopy.request import CopyRequest, FactSheet, shop_words
+from recllm.adcopy.request import CopyRequest, FactSheet
 from recllm.errors import GenerationError
 from recllm.generator.constraint import Constraint
 from recllm.schema import Check, Encoder, Generator, ReasonKind
-from recllm.text.templates import Prompts, language
+from recllm.text.templates import Prompts
 
 Rejected = tuple[str, tuple[Check, ...]]
 """A line or text that was stopped, and the checks that it failed."""
@@ -29,7 +29,8 @@ def shop_lines(request: CopyRequest, rng: random.Random) -> list[str | None]:
     once."""
     by_kind: list[str] = []
     for kind in (request.line_kind, ReasonKind.GENERAL):
-        lines = list(request.shop_words.lines[kind])
+        text = Prompts.load().render(f"ad_lines.{kind}", request.locale)
+        lines = [line for line in text.splitlines() if line.strip()]
         rng.shuffle(lines)
         by_kind += lines
     return list(dict.fromkeys((*request.voice.lines, *by_kind, None)))
@@ -59,9 +60,20 @@ def line_prompt(facts: FactSheet, kind: ReasonKind, locale: str, *, examples: bo
         locale,
         name=" ".join(names) or facts.title,
         category=None if named else category,
-        reason=shop_words(language(locale)).reasons[kind],
+        reason=reason_words(kind, locale),
     )
     return prompt if examples else _LAST_TURN + prompt.rpartition(_LAST_TURN)[2]
+
+
+def reason_words(kind: ReasonKind, locale: str) -> str:
+    """A kind of reason as a model is told it."""
+    return Prompts.load().render("ad_lines.reason", locale, kind=str(kind))
+
+
+@cache
+def bare_prompt(language: str) -> str:
+    """What a model is asked, without the item: none of it may come back."""
+    return Prompts.load().render("ad_hook", language, name="", category=None, reason="")
 
 
 def can_be_asked(facts: FactSheet, request: CopyRequest) -> bool:
@@ -177,11 +189,10 @@ def _content(text: str) -> set[str]:
 def ranked(lines: Sequence[str], facts: FactSheet, request: CopyRequest, encoder: Encoder | None) -> list[str]:
     """The lines, best first: close to the item and to the words of the reason, no echo of the prompt's examples, no
     word said twice, and early in `lines`, where a generator puts the ones that it holds likeliest."""
-    shop = request.shop_words
-    reason = shop.reasons[request.line_kind]
+    reason = reason_words(request.line_kind, request.locale)
     to_item = _closeness(lines, _names(facts), facts.title, encoder)
     to_reason = _closeness(lines, reason, reason, encoder)
-    example_pairs = set(pairwise(words(shop.bare_prompt)))
+    example_pairs = set(pairwise(words(bare_prompt(request.language))))
     scores: dict[str, float] = {}
     weights = limit("line_weights")
     for rank, line in enumerate(lines):

@@ -17,12 +17,12 @@ from babel.dates import format_skeleton
 
 from recllm.adcopy.channels import width
 from recllm.adcopy.lexicon import HAN, fold, limit, pattern, word_class
-from recllm.adcopy.opening_line import can_be_asked, generated_lines, line_faults, shop_lines
+from recllm.adcopy.opening_line import bare_prompt, can_be_asked, generated_lines, line_faults, shop_lines
 from recllm.adcopy.quantities import QuantityKind, currency_of, format_money, quantities
 from recllm.adcopy.request import CopyRequest, FactSheet, OfferType
 from recllm.adcopy.verify import claims, form
 from recllm.adcopy.verify.case import Case
-from recllm.adcopy.verify.guarantees import likeness, variants_differ, verify
+from recllm.adcopy.verify.guarantees import likeness, review, variants_differ
 from recllm.errors import UsageError
 from recllm.schema import AdCopy, Check, Encoder, Generator
 from recllm.text.templates import Prompts, natural
@@ -103,7 +103,7 @@ def _verified(line: str | None, facts: FactSheet, request: CopyRequest, texts: S
         is_new = not any(variants_differ([*texts, text]))
         if is_new and request.limits.fits(text):
             break
-    checks = verify(text, request, facts=facts, prompt=request.shop_words.bare_prompt)
+    answer = review(text, request, facts=facts, prompt=bare_prompt(request.language))
     values = {"title": facts.title, "brand": facts.brand, "price": facts.price_text}
     if offer := facts.offer:
         values["offer"] = f"{offer.type} {'' if offer.value is None else offer.value}".strip()
@@ -112,8 +112,8 @@ def _verified(line: str | None, facts: FactSheet, request: CopyRequest, texts: S
         channel=request.channel,
         locale=request.locale,
         generator=TEMPLATE,
-        verified=is_new and all(check.passed for check in checks),
-        checks=checks,
+        verified=is_new and answer.verified,
+        checks=answer.checks,
         facts_used={name: str(values[name]) for name in fact_names},
         template_version=request.template.version,
         item_id=facts.item_id,
@@ -165,7 +165,7 @@ def sayable_facts(request: CopyRequest) -> FactSheet:
 
 def without_title(facts: FactSheet, request: CopyRequest) -> FactSheet:
     """The sheet under its narrowest category, or under the general name of the prompts; and without attributes."""
-    title = facts.category[-1] if facts.category else request.shop_words.unnamed
+    title = facts.category[-1] if facts.category else Prompts.load().render("ad_lines.unnamed", request.locale)
     return replace(facts, title=title, attributes={}, spellings=())
 
 

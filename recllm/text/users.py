@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from recllm.schema import Encoder, HistoryLine, Profile
 from recllm.text.injection import neutralise
-from recllm.text.items import ATTRIBUTE_CHARS, CATEGORY_CHARS, Clean, item_names
-from recllm.text.templates import Prompts
+from recllm.text.items import ATTRIBUTE_CHARS, CATEGORY_CHARS, item_names
+from recllm.text.templates import Prompts, clean
 
 if TYPE_CHECKING:
     import polars as pl
@@ -42,22 +42,20 @@ def profile_texts(
     encoder: Encoder | None = None,
     budget: int | None = None,
     max_lines: int = MAX_LINES,
-    prompts: Prompts | None = None,
 ) -> list[UserTexts]:
     """The texts of each person, with at most `max_lines` history lines in each part.
 
     With an `encoder`, each part has at most `budget` of its tokens (its own limit when None): whole lines are dropped
     from the end, where the lightest stand, and never cut. `items` are the dataset's; an unknown item gives no line.
     """
-    prompts = prompts or Prompts.load()
-    clean = prompts.cleaner()
+    prompts = Prompts.load()
     item_ids = {line.item_id for profile in profiles for line in (*profile.purchases, *profile.browsing)}
     rows = items.filter(items["item_id"].is_in(list(item_ids)))
-    names = dict(zip(rows["item_id"].to_list(), item_names(rows, locale, prompts=prompts), strict=True))
+    names = dict(zip(rows["item_id"].to_list(), item_names(rows, locale), strict=True))
     parts: list[list[str]] = []
     for profile in profiles:
-        basics = _basics(profile, clean)
-        purchases = chain(_favourites(profile, clean), _history("purchases", profile.purchases[:max_lines], names))
+        basics = _basics(profile)
+        purchases = chain(_favourites(profile), _history("purchases", profile.purchases[:max_lines], names))
         browsing = _history("browsing", profile.browsing[:max_lines], names)
         for lines in (basics, purchases, browsing):
             parts.append([prompts.template(name, locale).render(values) for name, values in lines])
@@ -74,13 +72,13 @@ Lines = Iterator[tuple[str, dict[str, object]]]
 """(template, its values) of each line, the most telling first."""
 
 
-def _basics(profile: Profile, clean: Clean) -> Lines:
+def _basics(profile: Profile) -> Lines:
     for name, answer in profile.basics.items():
         if value := neutralise(answer, max_chars=ATTRIBUTE_CHARS):
             yield "user_basics", {"name": clean(name.replace("_", " "), ATTRIBUTE_CHARS), "value": value}
 
 
-def _favourites(profile: Profile, clean: Clean) -> Lines:
+def _favourites(profile: Profile) -> Lines:
     categories = [clean(share.name, CATEGORY_CHARS) for share in profile.favourite_categories[:FAVOURITES]]
     brands = [neutralise(s.name, max_chars=CATEGORY_CHARS) for s in profile.favourite_brands[:FAVOURITES]]
     for template, names in (("user_purchases.categories", categories), ("user_purchases.brands", brands)):
