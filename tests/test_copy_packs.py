@@ -101,20 +101,17 @@ def test_evidence_allows_a_rule() -> None:
     ],
 )
 def test_an_offer_allows_its_own_rules(rule: str, offer: OfferType, allowed: bool) -> None:
-    from recllm.adcopy.verify.guarantees import is_allowed
-
     facts = FactSheet.of(
         Item(item_id="t", title="龙井绿茶"), offer=Offer(type=offer, value=Decimal(20), end=NOW + timedelta(days=1))
     )
     found = next(r for r in pack_named("cn").rules if r.id == rule)
-    assert is_allowed(found, case("龙井绿茶。", facts)) is allowed
+    assert case("龙井绿茶。", facts).proves(found.evidence) is allowed
 
 
 def test_an_offer_without_an_end_allows_no_urgency() -> None:
-    from recllm.adcopy.verify.guarantees import is_allowed
-
     facts = FactSheet.of(Item(item_id="t", title="龙井绿茶"), offer=Offer(type=OfferType.GIFT))
-    assert not is_allowed(next(r for r in pack_named("cn").rules if r.id == "urgency"), case("龙井绿茶。", facts))
+    urgency = next(r for r in pack_named("cn").rules if r.id == "urgency")
+    assert not case("龙井绿茶。", facts).proves(urgency.evidence)
 
 
 def test_a_list_price_allows_the_comparison_with_it() -> None:

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from itertools import chain, combinations, pairwise
 
 from recllm.adcopy.lexicon import fold, limit, words
-from recllm.adcopy.packs import Rule
-from recllm.adcopy.request import CopyRequest, FactSheet, OfferType
+from recllm.adcopy.request import CopyRequest, FactSheet
 from recllm.adcopy.verify import claims, form
 from recllm.adcopy.verify.case import Case, Violation
 from recllm.schema import Check
@@ -80,7 +79,8 @@ def review(text: str, request: CopyRequest, *, facts: FactSheet | None = None, p
     forbidden: dict[str, list[Violation]] = defaultdict(list)
     warnings: list[RuleWarning] = []
     for name, rule in ((f"{pack.name}/{rule.id}", rule) for pack in request.packs for rule in pack.rules):
-        if case.language not in rule.languages or is_allowed(rule, case):
+        is_demand_met = rule.demands and fold(rule.demands) in case.reading.folded
+        if case.language not in rule.languages or is_demand_met or case.proves(rule.evidence):
             continue
         remedy = "" if rule.evidence == "never" else f"; needs {rule.evidence}"
         for phrase in rule.find(case.reading):
@@ -95,25 +95,6 @@ def review(text: str, request: CopyRequest, *, facts: FactSheet | None = None, p
         faults = [Check(guarantee=name, passed=False, message=v.message, span=v.span) for v in violations]
         checks += faults or [Check(guarantee=name, passed=True)]
     return Review(tuple(checks), tuple(warnings))
-
-
-def is_allowed(rule: Rule, case: Case) -> bool:
-    """True when the rule's evidence is there, or the statement that it demands."""
-    if rule.demands and fold(rule.demands) in case.reading.folded:
-        return True
-    if rule.evidence == "list_price":
-        return case.facts.list_price is not None
-    subject, _, detail = rule.evidence.partition(".")
-    if subject != "offer":
-        return rule.evidence != "never" and bool(case.request.evidence.get(rule.evidence))
-    running = case.offer
-    if running is None:
-        return False
-    if detail == "end":
-        return running.end is not None
-    if detail == "price":
-        return running.type in (OfferType.PERCENT, OfferType.AMOUNT, OfferType.COUPON)
-    return running.type == detail
 
 
 # --- several texts -------------------------------------------------------------------------------------------------
