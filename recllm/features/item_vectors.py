@@ -16,12 +16,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recllm.data.dataset import USER_COLUMN, Dataset, utc
+from recllm.data.dataset import USER_COLUMN, Dataset
 from recllm.data.interactions import Floats
 from recllm.encoder.batches import distinct, encode_unique
-from recllm.schema import ACTION_CODE, Action, Encoder, Profile
+from recllm.schema import ACTION_CODE, Action, Encoder
 from recllm.text.items import item_texts, price_texts
-from recllm.text.users import profile_texts
+from recllm.text.users import basics_text
 
 PRICE_WEIGHT = 0.25
 """The price is one fact among many: at equal weight two dear things would be nearer than two things to wear."""
@@ -69,9 +69,7 @@ class DatedItemVectors:
 
 def basics_vectors(encoder: Encoder, basics: Sequence[Mapping[str, str]], locale: str = "en") -> Floats:
     """Emb(I) of each person, (n, dim): unit rows, and a row of zeros where nothing is known."""
-    people = [Profile(user_id="", as_of=utc(0), basics=b, purchases=(), browsing=()) for b in basics]
-    no_items = pl.DataFrame(schema={"item_id": pl.String, "title": pl.String, "category": pl.List(pl.String)})
-    texts = [t.basics for t in profile_texts(people, no_items, locale)]
+    texts = [basics_text(answers, locale) for answers in basics]
     user_vectors = np.zeros((len(texts), encoder.dim), np.float32)
     if stated_rows := [row for row, text in enumerate(texts) if text]:
         vectors, inverse = encode_unique(encoder, [texts[row] for row in stated_rows], kind="query")

@@ -92,11 +92,11 @@ def _attributes(text: str | None, title: str) -> list[tuple[str, str]]:
 # --- the price in words ---------------------------------------------------------------------------------------------
 
 
-def price_texts(items: pl.DataFrame, locale: str = "en", *, max_groups: int = PRICE_GROUPS) -> list[str]:
+def price_texts(items: pl.DataFrame, locale: str = "en") -> list[str]:
     """The price of each item against its kind, such as "low price for frozen pizza"; never empty.
 
     Below the first quartile of the group's prices is low, above the third is high. The group is the narrowest level of
-    the category paths that has at most `max_groups` names, so distinct texts stay few (at most 3 per group, and 4);
+    the category paths that has at most `PRICE_GROUPS` names, so distinct texts stay few (at most 3 per group, and 4);
     an item whose group has fewer than `PRICED_ITEMS` prices is compared with the whole catalogue, and no group is
     named. Prices of different currencies are not compared.
     """
@@ -106,18 +106,18 @@ def price_texts(items: pl.DataFrame, locale: str = "en", *, max_groups: int = PR
     def text(band: str | None, group: str | None) -> str:
         return template.render({"band": band, "group": clean(group, CATEGORY_CHARS) if group else None})
 
-    return [text(band, group) for band, group in _price_bands(items, max_groups).iter_rows()]
+    return [text(band, group) for band, group in _price_bands(items).iter_rows()]
 
 
-def _price_bands(items: pl.DataFrame, max_groups: int) -> pl.DataFrame:
+def _price_bands(items: pl.DataFrame) -> pl.DataFrame:
     """Columns band ("low", "mid", "high" or null) and group (its name, or null), one row per item."""
     import polars as pl
 
     price = pl.when(pl.col("price").is_finite() & (pl.col("price") > 0)).then("price")
-    # The group is as deep as possible with at most `max_groups` groups; level 0 is the whole catalogue.
+    # The group is as deep as possible with at most `PRICE_GROUPS` groups; level 0 is the whole catalogue.
     paths = items["category"]
     deepest = int(paths.list.len().max() or 0)  # type: ignore[arg-type]
-    level = next((n for n in range(deepest, 0, -1) if paths.list.head(n).n_unique() <= max_groups), 0)
+    level = next((n for n in range(deepest, 0, -1) if paths.list.head(n).n_unique() <= PRICE_GROUPS), 0)
     path = pl.col("category").list.head(level)
     frame = items.select(price=price, currency=pl.col("currency"), path=pl.when(path.list.len() > 0).then(path))
     frame = frame.with_columns(
