@@ -63,7 +63,7 @@ def export_campaign(
     plan = campaign.plan
     with campaign.folder.locked():  # nobody withdraws a text between this look and the log of what left
         states = text_states(campaign)
-        if not any(state.status is TextStatus.APPROVED for state in states.values()):
+        if not any(state.action is TextStatus.APPROVED for state in states.values()):
             raise PolicyError(f"no text of {plan.campaign_id!r} is approved; see recllm campaign approve FILE")
         window = campaign.window
         if window is None:
@@ -118,7 +118,7 @@ def _reachable(
             dropped[WITHDRAWN] += 1
         elif person.user_id in never:
             dropped[SUPPRESSED] += 1
-        elif states[person.text_id].status is not TextStatus.APPROVED:
+        elif states[person.text_id].action is not TextStatus.APPROVED:
             dropped[UNAPPROVED] += 1
         else:
             reachable.append(person)
@@ -153,7 +153,7 @@ def _write_files(
 
     for channel in campaign.file.channels:
         if channel in campaign.file.public_channels:
-            approved = [t for t in texts.values() if states[t.id].status is TextStatus.APPROVED]
+            approved = [t for t in texts.values() if states[t.id].action is TextStatus.APPROVED]
             rows = [row(t) for t in approved if t.channel == channel]
         else:
             rows = [

@@ -160,7 +160,7 @@ def _decide(
     if all_clear:
         waiting = (TextStatus.DRAFT, TextStatus.EDITED)
         for name, state in campaign.states.items():
-            if state.status in waiting and not (state.failures or state.warnings) and name not in text_ids:
+            if state.action in waiting and not (state.failures or state.warnings) and name not in text_ids:
                 text_ids = [*text_ids, name]
     if reject:
         reject_texts(campaign, text_ids, by=by, at=clock, why=why)
