@@ -165,7 +165,7 @@ def test_a_template_renders_what_it_is_given(tmp_path: Path) -> None:
     prompts = prompts_of(tmp_path, HELLO)
     assert prompts.render("hello", "en", name="Ann") == "Hello, Ann!"
     assert prompts.render("hello", "en-GB", name=None) == "Hello, None!"
-    assert prompts.names() == ("hello",)
+    assert {name for name, _ in prompts.templates} == {"hello"}
 
 
 def test_a_missing_and_an_unknown_variable_are_named_with_the_file(tmp_path: Path) -> None:

@@ -206,13 +206,18 @@ class _Child:
     """A running child, and a thread that reads its lines."""
 
     def __init__(self, command: Sequence[str], deadline: float) -> None:
+        # without what looks like a secret, and with the package's own folder, which `-P` leaves out
+        environment = {k: v for k, v in os.environ.items() if not any(part in k.upper() for part in _SECRET)}
+        package = str(Path(__file__).resolve().parents[2])
+        paths = [package, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+        environment |= {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
         try:
             self._process = subprocess.Popen(  # noqa: S603 - the command is ours or the caller's own
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env=_environment(os.environ),
+                env=environment,
             )
         except OSError as error:
             raise GenerationError(f"cannot be started: {error.strerror}") from None
@@ -291,11 +296,3 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     with suppress(OSError):  # what was not yet written is of no use to anybody
         if process.stdin is not None:
             process.stdin.close()
-
-
-def _environment(parent: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what looks like a secret, and with the package's own folder, which `-P` leaves out."""
-    passed_on = {name: value for name, value in parent.items() if not any(part in name.upper() for part in _SECRET)}
-    package = str(Path(__file__).resolve().parents[2])
-    paths = [package, *filter(None, passed_on.get("PYTHONPATH", "").split(os.pathsep))]
-    return {**passed_on, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}

@@ -148,10 +148,11 @@ _RUNNING_TEXT = {"title", "category", "name"}
 """Facts told in running text; a brand and a person's own answers keep their spelling."""
 
 
+@cache
 def reason_kinds() -> tuple[str, ...]:
     """The kinds that `reason_text` knows, sorted."""
-    names = Prompts.load().names()
-    return tuple(n.removeprefix("explanation.") for n in names if n.startswith("explanation."))
+    names = {name for name, _ in Prompts.load().templates if name.startswith("explanation.")}
+    return tuple(sorted(name.removeprefix("explanation.") for name in names))
 
 
 def reason_text(kind: str, locale: str = "en", **facts: Any) -> str:

@@ -143,10 +143,6 @@ class Prompts:
         template = self.template(name, locale)
         return template.render({key: _harmless(value, template, key) for key, value in values.items()})
 
-    def names(self) -> tuple[str, ...]:
-        """All template names, sorted."""
-        return tuple(sorted({name for name, _ in self.templates}))
-
 
 def language(locale: str) -> str:
     """ "zh-Hans-CN" and "ZH_tw" -> "zh"."""
