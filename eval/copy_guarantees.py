@@ -29,8 +29,7 @@ from inputs import finish, script_parser
 
 from recllm.adcopy.lexicon import fold
 from recllm.adcopy.request import CopyRequest
-from recllm.adcopy.submissions import Submission, submission_of
-from recllm.adcopy.verify.guarantees import review
+from recllm.adcopy.submissions import Submission, judge, submission_of
 from recllm.adcopy.write import write_copy
 from recllm.schema import Item, Purpose
 
@@ -102,7 +101,7 @@ def all_submissions() -> list[Submission]:
 
 
 def passes(case: Case) -> bool:
-    return review(case.submission.text, case.submission.request).verified
+    return judge(case.submission).verified
 
 
 # --- numbers -------------------------------------------------------------------------------------------------------
@@ -228,7 +227,7 @@ def verify_ms(submissions: list[Submission]) -> float:
     """Milliseconds per text, one core, reading the facts included."""
     began = time.perf_counter()
     for submission in submissions:
-        review(submission.text, submission.request)
+        judge(submission)
     return round(1000 * (time.perf_counter() - began) / len(submissions), 3)
 
 
@@ -237,7 +236,7 @@ def tell(develop_only: bool) -> None:
     for case in (*bad_cases(BAD), *good_cases(GOOD)):
         if develop_only and case.held_out:
             continue
-        verdict = review(case.submission.text, case.submission.request)
+        verdict = judge(case.submission)
         if verdict.verified == (case.kind != "good"):
             faults = "; ".join(f"{c.guarantee} {c.message} {c.span!r}" for c in verdict.failures)
             print(f"{case.kind} | {case.values['channel']} | {case.values['text']!r} | {faults}")

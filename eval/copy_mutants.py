@@ -107,8 +107,8 @@ def _other_value(node: Any) -> str:
 def verdicts() -> Iterator[tuple[str, ...]]:
     """What each text is told: guarantee, piece of text and message of every failure."""
     guarantees = importlib.import_module("copy_guarantees")
-    review = importlib.import_module("recllm.adcopy.verify.guarantees").review
-    failures = (review(submission.text, submission.request).failures for submission in guarantees.all_submissions())
+    judge = importlib.import_module("recllm.adcopy.submissions").judge
+    failures = (judge(submission).failures for submission in guarantees.all_submissions())
     return (tuple(sorted(f"{c.guarantee} {c.span} {c.message}" for c in checks)) for checks in failures)
 
 

@@ -5,6 +5,6 @@
     copy.text, copy.verified
 
 `write_copy` is the one door to a text, `write_recorded` adds what makes it again, `review` checks a text that anyone
-wrote, such as those that `read_submissions` finds in a file. The eighteen guarantees: `GUARANTEES` on one text,
+wrote, `read_submissions` and `judge` do so for a file of texts. The eighteen guarantees: `GUARANTEES` on one text,
 `variants_differ` on several, `reproducible`, `answered` and `approvable` on how a text came about.
 """

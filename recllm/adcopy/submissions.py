@@ -29,6 +29,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from recllm.adcopy.opening_line import line_prompt
 from recllm.adcopy.packs import FilledText, Pack, pack_named, pack_names, parse
 from recllm.adcopy.request import CopyRequest, FactSheet, Offer, OfferType, Voice, checked_locale
+from recllm.adcopy.verify.guarantees import Review, review
 from recllm.adcopy.write import is_sayable, sayable_facts
 from recllm.errors import DataError, RecllmError
 from recllm.schema import Item, ReasonKind
@@ -180,6 +181,11 @@ def submission_of(
         voice=voice or Voice(),
     )
     return Submission(id=line.id, text=line.text, request=request)
+
+
+def judge(submission: Submission) -> Review:
+    """Every guarantee on one text, with its rule packs."""
+    return review(submission.text, submission.request)
 
 
 # --- lines that the shop approved, for a generator to learn from ----------------------------------------------------

@@ -122,8 +122,7 @@ def check(
 ) -> None:
     """Check ad texts that anyone wrote: a person, an agency, a model. Ends with 2 when one of them fails."""
     from recllm.adcopy.request import load_voice
-    from recllm.adcopy.submissions import read_submissions
-    from recllm.adcopy.verify.guarantees import review
+    from recllm.adcopy.submissions import judge, read_submissions
 
     brand_voice = load_voice(voice) if voice else None
     try:
@@ -133,7 +132,7 @@ def check(
     if moment.tzinfo is None:
         raise UsageError(f"--at {at} has no time zone; add one, such as +00:00")
     submissions = read_submissions(file, now=moment, packs=_packs(pack), voice=brand_voice)
-    reviews = [(submission.id, review(submission.text, submission.request)) for submission in submissions]
+    reviews = [(submission.id, judge(submission)) for submission in submissions]
     passed = sum(answer.verified for _, answer in reviews)
     results = [_result(text_id, answer) for text_id, answer in reviews]
     document = {"checked": len(reviews), "passed": passed, "results": results}

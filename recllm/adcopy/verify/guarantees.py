@@ -97,6 +97,11 @@ def review(text: str, request: CopyRequest, *, facts: FactSheet | None = None, p
     return Review(tuple(checks), tuple(warnings))
 
 
+def verify(text: str, request: CopyRequest, *, facts: FactSheet | None = None, prompt: str = "") -> tuple[Check, ...]:
+    """`review` without the warnings."""
+    return review(text, request, facts=facts, prompt=prompt).checks
+
+
 # --- several texts -------------------------------------------------------------------------------------------------
 
 
