@@ -107,13 +107,7 @@ def prompts(json: Json) -> None:
 
     shipped = Prompts.load()
     rows = [
-        {
-            "name": t.name,
-            "locale": t.locale,
-            "version": t.version,
-            "file": t.file,
-            "variables": sorted(t.variables),
-        }
+        {"name": t.name, "locale": t.locale, "version": t.version, "file": t.file, "variables": sorted(t.variables)}
         for t in sorted(shipped.templates.values(), key=lambda t: (t.name, t.locale))
     ]
     lines = [shipped.folder, *(f"  {r['version']}: {', '.join(r['variables'])}" for r in rows)]
