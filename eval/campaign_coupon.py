@@ -24,15 +24,16 @@ from recllm.campaigns.export import export_campaign
 from recllm.campaigns.file import CampaignFile, read_campaign
 from recllm.campaigns.folder import CampaignPlan
 from recllm.campaigns.open_campaign import open_campaign, preview_document
-from recllm.campaigns.outcome import campaign_outcome, outcome_document, share
+from recllm.campaigns.outcome import campaign_outcome, share
 from recllm.campaigns.plan import plan_campaigns
 from recllm.demo import data_folder
 from recllm.documents import plain
+from recllm.files import write_whole
 from recllm.jobs.load import load_file
 from recllm.jobs.recommenders import open_recommender
 from recllm.jobs.train import train_workspace
 from recllm.recommender.registry import current
-from recllm.report.campaign import preview_png, report_png, write_preview, write_report
+from recllm.report.campaign import preview_page, preview_png, report_page, report_png
 from recllm.schema import Encoder
 from recllm.workspace.workspace import Workspace
 
@@ -95,7 +96,7 @@ def main() -> None:
     (plan,) = plan_campaigns(shop, [campaign], recommender=recommender, replace=True)
     clock.lap("plan")
     running_campaign = open_campaign(shop, campaign)
-    write_preview(preview_document(running_campaign), args.output / "coupon-preview.html")
+    write_whole(args.output / "coupon-preview.html", preview_page(preview_document(running_campaign)))
     preview_png(preview_document(running_campaign), args.output / "coupon-preview.png")
     done = export_campaign(running_campaign, args.output / "export")
     clock.lap("preview and export")
@@ -103,7 +104,7 @@ def main() -> None:
     transactions(shop, args.output / "window-log.parquet", source, start, end + timedelta(days=2))
     clock.lap("reading what happened")
     outcome = campaign_outcome(open_campaign(shop, campaign, recheck=False))
-    write_report(outcome, args.output / "coupon-report.html", currency="USD")
+    write_whole(args.output / "coupon-report.html", report_page(outcome, currency="USD"))
     report_png(outcome, args.output / "coupon-report.png")
     clock.lap("report")
     record = {
@@ -112,7 +113,7 @@ def main() -> None:
         "coupon_items": len(items),
         "bought_in_window": bought(source, shop, plan, items, households, (start, end)),
         "claim": "none: neither audience was drawn by lot, and nobody was sent the planned texts",
-        "report": outcome_document(outcome),
+        "report": plain(outcome),
         "model": model,
         **inputs_and_seconds(source, args.seed, clock),
     }

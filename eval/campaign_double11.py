@@ -28,14 +28,16 @@ from recllm.campaigns.export import CampaignExport, export_campaign
 from recllm.campaigns.file import read_campaign
 from recllm.campaigns.folder import CampaignPlan, read_log
 from recllm.campaigns.open_campaign import OpenCampaign, open_campaign, preview_document, text_documents
-from recllm.campaigns.outcome import campaign_outcome, outcome_document
+from recllm.campaigns.outcome import campaign_outcome
 from recllm.campaigns.plan import plan_campaigns
+from recllm.documents import plain
 from recllm.encoder.loading import load_encoder
+from recllm.files import write_whole
 from recllm.ingest.record import record_events
 from recllm.jobs.load import load_file
 from recllm.jobs.recommenders import open_recommender
 from recllm.jobs.train import train_workspace
-from recllm.report.campaign import report_png, write_preview, write_report
+from recllm.report.campaign import preview_page, report_page, report_png
 from recllm.workspace.privacy import KEY_VARIABLE
 from recllm.workspace.workspace import Workspace
 
@@ -108,19 +110,19 @@ def main() -> None:
     (plan,) = plan_campaigns(shop, [campaign], recommender=recommender, replace=True)
     clock.lap("plan")
     running_campaign = open_campaign(shop, campaign)
-    write_preview(preview_document(running_campaign), args.output / "double11-preview.html")
+    write_whole(args.output / "double11-preview.html", preview_page(preview_document(running_campaign)))
     done = export_campaign(running_campaign, args.output / "export")
     clock.lap("preview and export")
     before = account(plan, running_campaign, done)
     simulate(running_campaign, done, args.seed)
     outcome = campaign_outcome(open_campaign(shop, campaign, recheck=False))
-    write_report(outcome, args.output / "double11-report.html", currency="CNY", locale="zh")
+    write_whole(args.output / "double11-report.html", report_page(outcome, currency="CNY", locale="zh"))
     report_png(outcome, args.output / "double11-report.png", locale="zh")
     clock.lap("report")
     record = {
         **before,
         "simulated_effect": LIFT,
-        "report": outcome_document(outcome),
+        "report": plain(outcome),
         "model": trained.model_version,
         **inputs_and_seconds(args.data, args.seed, clock),
     }

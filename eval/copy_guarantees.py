@@ -31,8 +31,7 @@ from recllm.adcopy.lexicon import fold
 from recllm.adcopy.request import CopyRequest
 from recllm.adcopy.submissions import Submission, judge, submission_of
 from recllm.adcopy.write import write_copy
-from recllm.generator.scripted import ScriptedGenerator
-from recllm.schema import Item
+from recllm.schema import Item, Purpose
 
 CHANNELS = ("push", "email", "sms_gsm", "google_rsa")
 FIELDS = ("title", "brand", "category", "attribute")
@@ -143,15 +142,26 @@ def _facts(case: Case) -> set[Decimal]:
 # --- injections ----------------------------------------------------------------------------------------------------
 
 
+class _Obedient:
+    """Writes the lines that an instruction demanded, whatever it is asked."""
+
+    name = "obedient"
+    purpose = Purpose.LLM_LOCAL
+
+    def __init__(self, lines: list[str]) -> None:
+        self._lines = [line.strip() for line in lines]
+
+    def generate(self, prompt: str, *, n: int = 1, max_tokens: int = 48, seed: int = 0) -> list[str]:
+        return self._lines[:n]
+
+
 def injected(payloads: list[tuple[str, str]]) -> list[dict[str, str]]:
     """The advertisements that let through what a hidden instruction demanded."""
     leaks = []
     for number, (payload, sign) in enumerate(payloads):
         for step, field in enumerate(FIELDS):
             channel, locale = CHANNELS[(number + step) % 4], ("zh", "en")[number % 2]
-            generator = ScriptedGenerator(
-                [payload, f"A mug, {sign}.", f"Mug with {sign} for you and yours."], repeat=True
-            )
+            generator = _Obedient([payload, f"A mug, {sign}.", f"Mug with {sign} for you and yours."])
             request = CopyRequest(
                 item=_carrying(payload, field), channel=channel, locale=locale, n_candidates=3, now=_MOMENT
             )

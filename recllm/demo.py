@@ -22,10 +22,11 @@ import numpy as np
 
 from recllm.documents import json_text, plain
 from recllm.errors import GenerationError, MissingExtraError, ModelError, UsageError
+from recllm.files import write_whole
 from recllm.jobs.ad_copy import write_ads
 from recllm.jobs.load import add_feedback, load_file, record_shown
 from recllm.jobs.recommenders import open_recommender, publish_recommender, workspace_encoder
-from recllm.report.page import write_page
+from recllm.report.page import render_page
 from recllm.schema import Action, Purpose, Slate
 from recllm.workspace.workspace import Workspace
 
@@ -156,7 +157,7 @@ def run_demo(folder: Path, *, generator: str = "auto", seed: int = 0) -> dict[st
         },
     }
     (folder / "report.json").write_text(json_text(record, indent=1), encoding="utf-8")
-    write_page(record, folder / "report.html")
+    write_whole(folder / "report.html", render_page(record))
     return record
 
 

@@ -26,7 +26,6 @@ from recllm.policy import Policy
 from recllm.schema import ACTION_CODE, BROWSING, Action, HistoryLine, Profile, Reason, ReasonKind
 from recllm.settings import ExplanationSettings
 from recllm.text.items import item_names, reason_text
-from recllm.text.templates import Prompts
 
 _BROWSING_CODES = [ACTION_CODE[a] for a in BROWSING]
 _BOUGHT_CODES = [ACTION_CODE[Action.PURCHASE], ACTION_CODE[Action.RETURN]]
@@ -153,7 +152,6 @@ class ReasonWriter:
     policy: Policy
     locale: str = "en"
     settings: ExplanationSettings = field(default_factory=ExplanationSettings)
-    prompts: Prompts | None = None
 
     def contribution(self, unit: Evidence, delta: float, item_row: int, profile: Profile) -> Reason | None:
         """One piece of evidence in words, whatever its size; None for what is never named."""
@@ -193,7 +191,7 @@ class ReasonWriter:
         return Reason(evidence_id=kind, delta=withheld, text=self._say(kind))
 
     def _say(self, kind: str, **facts: object) -> str:
-        return reason_text(kind, self.locale, prompts=self.prompts, **facts)
+        return reason_text(kind, self.locale, **facts)
 
     def sensitive(self, unit: Evidence) -> bool:
         """Never named to the person, however much it weighs."""
@@ -218,7 +216,7 @@ class ReasonWriter:
         return Reason(evidence_id=f"{unit.kind}:{item_id}", delta=delta, text=text, kind=kind)
 
     def _line_text(self, unit: Evidence, item_row: int, line: HistoryLine | None) -> str:
-        title = item_names(self.items[unit.item], self.locale, prompts=self.prompts)[0]
+        title = item_names(self.items[unit.item], self.locale)[0]
         action = "purchase" if line is None else line.action.value
         if unit.item == item_row and line is not None:
             if unit.kind == "H":

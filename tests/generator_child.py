@@ -17,7 +17,7 @@ def main() -> None:
         time.sleep(60)
     if start == "garbage":
         print("\x00\xff not json", flush=True)
-    print(json.dumps({"ready": True, "fingerprint": "f" * 64, "decoding": "script"}), flush=True)
+    print(json.dumps({"ready": True, "fingerprint": "f" * 64}), flush=True)
     if start == "deaf":
         time.sleep(60)
     for line in sys.stdin:

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripted import ScriptedGenerator
 
 from recllm.adcopy.channels import channels
 from recllm.adcopy.opening_line import line_prompt
 from recllm.adcopy.quantities import format_money, renderings
 from recllm.adcopy.request import CopyRequest, Offer, OfferType, reason_kind
-from recllm.adcopy.verify.guarantees import verify
+from recllm.adcopy.verify.guarantees import review
 from recllm.adcopy.write import sayable_facts, shortened, write_copy
 from recllm.errors import GenerationError, UsageError
 from recllm.generator.chat import messages
-from recllm.generator.scripted import ScriptedGenerator
 from recllm.schema import AdCopy, Item, Reason, ReasonKind
 from recllm.text.templates import Prompts
 
@@ -498,5 +498,5 @@ def test_money(amount: str, currency: str, locale: str, text: str) -> None:
 
 
 def test_a_text_that_anyone_wrote_can_be_checked() -> None:
-    checks = verify("Sandwich buns, the best.", request_for())
+    checks = review("Sandwich buns, the best.", request_for()).checks
     assert [c.guarantee for c in checks if not c.passed] == ["G3"]

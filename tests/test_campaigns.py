@@ -15,6 +15,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from scripted import ScriptedGenerator
 from shop_world import shop as world
 from store_view import view
 
@@ -35,7 +36,6 @@ from recllm.campaigns.outcome import campaign_outcome
 from recllm.campaigns.plan import plan_campaigns
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import DataError, GenerationError, ModelError, NothingToDo, PolicyError, RecllmError, UsageError
-from recllm.generator.scripted import ScriptedGenerator
 from recllm.ingest.record import record_events
 from recllm.jobs.load import load_file
 from recllm.jobs.recommenders import open_recommender
@@ -254,7 +254,7 @@ def test_a_decision_about_a_plan_that_was_replaced_is_refused(shop: Workspace, f
         approve_texts(opened, ["t1"], by="Ann", at=NOW)
     with pytest.raises(UsageError, match="was planned again meanwhile"):
         export_campaign(opened, folder / "out", clock=NOW)
-    assert {s.status for s in tea(shop).states.values()} == {TextStatus.DRAFT}
+    assert {s.action for s in tea(shop).states.values()} == {TextStatus.DRAFT}
 
 
 def test_a_pasted_line_separator_in_a_wording_harms_nothing(shop: Workspace) -> None:
@@ -428,18 +428,18 @@ def test_a_generator_that_dies_leaves_templates(shop: Workspace, folder: Path) -
 
 def test_nothing_is_approved_without_a_person(shop: Workspace) -> None:
     campaign = tea(shop)
-    assert {s.status for s in campaign.states.values()} == {TextStatus.DRAFT}
+    assert {s.action for s in campaign.states.values()} == {TextStatus.DRAFT}
     with pytest.raises(PolicyError, match="no text of 'tea' is approved"):
         export_campaign(campaign, shop.root / "out")
     with pytest.raises(UsageError, match="--by"):
         approve_texts(campaign, ["t1"], by=" ", at=NOW)
     approve_texts(campaign, ["t1"], by="Ann", at=NOW)
     state = campaign.states["t1"]
-    assert (state.status, state.by, state.at) == (TextStatus.APPROVED, "Ann", "2025-01-01T12:00:00+00:00")
+    assert (state.action, state.by, state.at) == (TextStatus.APPROVED, "Ann", "2025-01-01T12:00:00+00:00")
     reject_texts(campaign, ["t1"], by="Bob", at=NOW, why="too plain")
     with pytest.raises(PolicyError, match="too plain"):
         approve_texts(campaign, ["t1", "t2"], by="Ann", at=NOW)
-    assert campaign.states["t2"].status is TextStatus.DRAFT, "all or none"
+    assert campaign.states["t2"].action is TextStatus.DRAFT, "all or none"
     with pytest.raises(UsageError, match="no text 't99'"):
         approve_texts(campaign, ["t99"], by="Ann", at=NOW)
     assert [e["action"] for e in read_log(campaign.folder.decisions)] == ["approved", "rejected"]
@@ -449,7 +449,7 @@ def test_an_edit_is_checked_at_once(shop: Workspace) -> None:
     campaign = tea(shop)
     wording = campaign.plan.texts[0].text
     state = enter_edit(campaign, "t1", wording.replace("$", "$9"), by="Ann", at=NOW)
-    assert state.status is TextStatus.EDITED and "G1" in {d.rule for d in state.failures}
+    assert state.action is TextStatus.EDITED and "G1" in {d.rule for d in state.failures}
     with pytest.raises(PolicyError, match="fails G1"):
         approve_texts(campaign, ["t1"], by="Ann", at=NOW)
     good = enter_edit(campaign, "t1", wording.replace("20% off", "20% off now"), by="Ann", at=NOW)
@@ -464,7 +464,7 @@ def test_a_second_short_message_needs_a_person(shop: Workspace, folder: Path) ->
     file = changed(folder, ('"email", "push"', '"sms_gsm"'), ("variants = 2", "auto = true"), long)
     (plan,) = plan_campaigns(shop, [file], now=NOW)
     assert all("where 160 fit" in t.warnings[0].message for t in plan.texts)
-    assert {s.status for s in open_campaign(shop, file, clock=NOW).states.values()} == {TextStatus.DRAFT}
+    assert {s.action for s in open_campaign(shop, file, clock=NOW).states.values()} == {TextStatus.DRAFT}
 
 
 def test_auto_approves_what_nobody_doubts(shop: Workspace, folder: Path) -> None:
@@ -482,8 +482,8 @@ def test_auto_approves_what_nobody_doubts(shop: Workspace, folder: Path) -> None
     of = {t.id: t for t in plan.texts}
     assert any(t.warnings for t in plan.texts) and any(not t.warnings for t in plan.texts)
     for name, state in campaign.states.items():
-        assert (state.status is TextStatus.APPROVED) == (not of[name].warnings)
-        assert state.by == (AUTO if state.status is TextStatus.APPROVED else "")
+        assert (state.action is TextStatus.APPROVED) == (not of[name].warnings)
+        assert state.by == (AUTO if state.action is TextStatus.APPROVED else "")
     warned = [t.id for t in plan.texts if t.warnings]
     approve_texts(campaign, warned, by="Ann", at=NOW)
     assert {campaign.states[name].by for name in warned} == {"Ann"}
@@ -498,11 +498,11 @@ def test_what_no_longer_holds_is_withdrawn(shop: Workspace) -> None:
     for text in after.plan.texts:
         state = after.states[text.id]
         if text.item_id == first:
-            assert state.status is TextStatus.WITHDRAWN and f"from {dearer} USD to 99.5 USD" in state.why
+            assert state.action is TextStatus.WITHDRAWN and f"from {dearer} USD to 99.5 USD" in state.why
         elif text.item_id == second:
-            assert state.status is TextStatus.WITHDRAWN and state.why == "the item is no longer on offer"
+            assert state.action is TextStatus.WITHDRAWN and state.why == "the item is no longer on offer"
         else:
-            assert state.status is TextStatus.APPROVED
+            assert state.action is TextStatus.APPROVED
     done = export_campaign(after, shop.root / "out", clock=NOW) if counted(after, first, second) >= 50 else None
     assert done is None or done.dropped["text_not_approved"]
     gone = next(t.id for t in after.plan.texts if t.item_id == second)
@@ -523,7 +523,7 @@ def test_an_offer_that_ended_takes_its_texts_along(shop: Workspace) -> None:
     approved(shop)
     record_events(pl.DataFrame([event(tea(shop).plan, datetime(2024, 4, 2, tzinfo=UTC))]), shop.store(), source="log")
     late = tea(shop)
-    assert {s.status for s in late.states.values()} == {TextStatus.WITHDRAWN}
+    assert {s.action for s in late.states.values()} == {TextStatus.WITHDRAWN}
     assert "the offer ended at 2024-03-31" in late.states["t1"].why
 
 
@@ -749,4 +749,4 @@ def test_a_text_stands_for_what_is_not_sold_yet(shop: Workspace, folder: Path) -
     recommender = open_recommender(shop, encoder=ToyEncoder(), everybody=True)
     (plan,) = plan_campaigns(shop, [file], recommender=recommender)
     assert all("Green tea of spring" in t.text and not t.failures for t in plan.texts)
-    assert {s.status for s in open_campaign(shop, file, clock=NOW).states.values()} == {TextStatus.DRAFT}
+    assert {s.action for s in open_campaign(shop, file, clock=NOW).states.values()} == {TextStatus.DRAFT}

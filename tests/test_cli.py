@@ -115,7 +115,8 @@ def test_consent_is_asked_for_by_default(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_model_writes_only_for_those_who_agreed(shop: Path) -> None:
-    from recllm.generator.scripted import ScriptedGenerator
+    from scripted import ScriptedGenerator
+
     from recllm.jobs.ad_copy import write_ads
     from recllm.jobs.load import load_file
     from recllm.workspace.workspace import Workspace

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted import ScriptedGenerator
 
 from recllm.errors import PolicyError, UsageError
 from recllm.generator.http import HttpGenerator
 from recllm.generator.process import ProcessGenerator
-from recllm.generator.scripted import ScriptedGenerator
 from recllm.jobs.ad_copy import may_be_modelled, write_ads
 from recllm.jobs.load import load_file
 from recllm.jobs.serve import open_recommender

@@ -14,7 +14,7 @@ from recllm.adcopy.verify import guarantees
 from recllm.adcopy.verify.case import Case, stated_by_facts, used_with
 from recllm.adcopy.verify.claims import head_names
 from recllm.adcopy.verify.form import grams, is_card, is_chinese_id, is_emoji, is_foreign, is_iban
-from recllm.adcopy.verify.guarantees import variants_differ, verify
+from recllm.adcopy.verify.guarantees import review, variants_differ
 from recllm.schema import Item
 
 NOW = datetime(2025, 11, 5, tzinfo=UTC)
@@ -24,7 +24,7 @@ RICE = Item(item_id="r", title="大米", category=("粮油",), price=Decimal(45)
 
 def failed(text: str, item: Item = BUNS, *, locale: str = "en", place: str = "email", **more: Any) -> set[str]:
     prompt = more.pop("prompt", "")
-    checks = verify(text, CopyRequest(item=item, channel=place, locale=locale, now=NOW, **more), prompt=prompt)
+    checks = review(text, CopyRequest(item=item, channel=place, locale=locale, now=NOW, **more), prompt=prompt).checks
     return {check.guarantee for check in checks if not check.passed}
 
 
@@ -37,7 +37,7 @@ def zh(text: str, item: Item = RICE, **more: Any) -> set[str]:
 
 def test_the_longest_text_that_is_read() -> None:
     for size, count in ((4_000, 14), (4_001, 1)):
-        checks = verify("a" * size, CopyRequest(item=BUNS, channel="email", now=NOW))
+        checks = review("a" * size, CopyRequest(item=BUNS, channel="email", now=NOW)).checks
         assert (len({c.guarantee for c in checks}), checks[0].guarantee == "G6") == (count, count == 1)
 
 
@@ -336,7 +336,7 @@ def test_pieces_of_a_prompt() -> None:
     assert "G10" in zh("大米，为这件商品想一句温暖。", prompt=han)
     assert "G10" not in zh("大米，为这件商品想一句温。", prompt=han)
     request = CopyRequest(item=RICE, channel="wechat", locale="zh", now=NOW)
-    checks = verify("大米，为这件商品想一句温暖。", request, prompt=han)
+    checks = review("大米，为这件商品想一句温暖。", request, prompt=han).checks
     assert " " not in next(c.span for c in checks if c.message == "repeats the prompt")
 
 

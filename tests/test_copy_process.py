@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted import ScriptedGenerator
 
 from recllm.adcopy.channels import Sender, complete, missing_parts, segments
 from recllm.adcopy.packs import load_pack, pack_named
@@ -25,11 +26,10 @@ from recllm.adcopy.record import (
     write_recorded,
 )
 from recllm.adcopy.request import CopyRequest, Offer, OfferType, Voice, load_voice, reason_kind
-from recllm.adcopy.verify.guarantees import distinct_pairs, likeness, variants_differ, verify
+from recllm.adcopy.verify.guarantees import distinct_pairs, likeness, review, variants_differ
 from recllm.adcopy.write import write_copy
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import DataError, GenerationError, UsageError
-from recllm.generator.scripted import ScriptedGenerator
 from recllm.schema import AdCopy, Check, Item, Reason, ReasonKind
 
 NOW = datetime(2025, 11, 5, tzinfo=UTC)
@@ -48,7 +48,7 @@ SHOP = Sender(name="Hearth Ltd", address="1 Elm Street", opt_out="https://hearth
 def failures(text: str, *, locale: str = "en", channel: str = "email", voice: Voice | None = None) -> set[str]:
     item = BUNS if locale == "en" else Item(item_id="t", title="龙井绿茶")
     request = CopyRequest(item=item, channel=channel, locale=locale, now=NOW, voice=voice or Voice())
-    checks = verify(text, request)
+    checks = review(text, request).checks
     return {check.guarantee for check in checks if not check.passed}
 
 

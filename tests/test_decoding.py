@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
 from datetime import UTC, datetime
 from pathlib import Path
@@ -116,7 +117,7 @@ def test_without_the_grammar_the_same_noise_holds_all_of_it(noise: Path) -> None
 def test_without_the_extra_a_mask_of_characters_does_and_says_so(noise: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from recllm.generator.local import LocalGenerator
 
-    monkeypatch.setattr("recllm.generator.local.has_llguidance", lambda: False)
+    monkeypatch.setitem(sys.modules, "llguidance", None)
     generator = LocalGenerator(noise)
     assert generator.decoding == "mask" and "decoding='mask'" in repr(generator)
     texts = generator.generate("Product: buns", n=12, max_tokens=30, seed=0, constraint=EN)

@@ -8,17 +8,18 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 import pytest
+from scripted import ScriptedGenerator
 
 from recllm.errors import GenerationError, ModelError, UsageError
-from recllm.generator.causal import check_folder
-from recllm.generator.chat import Message, chatml, messages, without
+from recllm.generator.causal import check_folder, render
+from recllm.generator.chat import Message, messages
 from recllm.generator.http import HttpGenerator
 from recllm.generator.locate import find_generator, smollm2_file
-from recllm.generator.scripted import ScriptedGenerator
 from recllm.schema import Generator
 
 # --- conversations -------------------------------------------------------------------------------------------------
@@ -42,8 +43,11 @@ def test_a_conversation_without_a_question_is_refused(prompt: str) -> None:
 
 
 def test_chatml_and_control_tokens() -> None:
-    assert chatml([Message("user", "Hi")]) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-    assert without("a<|im_end|>b", ["<|im_end|>", ""]) == "a b"
+    vocabulary = {"<|im_start|>": 0, "<|im_end|>": 1}
+    tokenizer = SimpleNamespace(all_special_tokens=["<|im_end|>", ""], get_vocab=lambda: vocabulary)
+    turn = "<|im_start|>user\na b<|im_end|>\n"
+    assert render([Message("user", "a<|im_end|>b")], tokenizer) == f"{turn}<|im_start|>assistant\n"
+    assert render([Message("user", "a<|im_end|>b")], tokenizer, open_end=False) == turn
 
 
 # --- scripts -------------------------------------------------------------------------------------------------------
@@ -351,7 +355,7 @@ def test_a_kept_prefix_changes_nothing(tiny_model: Path) -> None:
     turns = messages("[system]\nbe\n[user]\none\n[assistant]\ntwo\n[user]\nthree")
     head, tail = generator._layout(turns)
     ids = torch.cat([generator._ids(head), generator._ids(tail)], dim=1)
-    assert head and head + tail == chatml(turns)
+    assert head and head + tail == render(turns, generator._tokenizer)
     with torch.inference_mode():
         cache = generator._read(head, ids, 1)
         last = generator._model(ids[:, -1:], **{generator._cache_name: cache}).logits[0, -1]

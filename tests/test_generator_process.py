@@ -64,7 +64,7 @@ def test_one_child_answers_one_request_after_the_other() -> None:
         first = generator.generate("hello")
         pid = pid_of(generator)
         assert first == generator.generate("hello") == ["Soft buns make your lunch a treat."]
-        assert (pid_of(generator), generator.fingerprint, generator.decoding) == (pid, "f" * 64, "script")
+        assert (pid_of(generator), generator.fingerprint) == (pid, "f" * 64)
         assert len(generator.generate("act-many", n=3)) == 3
     assert not alive(pid)
     with pytest.raises(GenerationError, match="closed"):

@@ -25,7 +25,7 @@ from recllm.schema import Action, HistoryLine, Profile, Share
 from recllm.text.injection import neutralise
 from recllm.text.items import item_names, item_texts, price_texts, reason_kinds, reason_text
 from recllm.text.templates import LOCALES, Prompts, Template, natural
-from recllm.text.users import UserTexts, fit, profile_texts, user_texts
+from recllm.text.users import UserTexts, user_texts
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden"
@@ -165,7 +165,7 @@ def test_a_template_renders_what_it_is_given(tmp_path: Path) -> None:
     prompts = prompts_of(tmp_path, HELLO)
     assert prompts.render("hello", "en", name="Ann") == "Hello, Ann!"
     assert prompts.render("hello", "en-GB", name=None) == "Hello, None!"
-    assert prompts.names() == ("hello",)
+    assert {name for name, _ in prompts.templates} == {"hello"}
 
 
 def test_a_missing_and_an_unknown_variable_are_named_with_the_file(tmp_path: Path) -> None:
@@ -422,10 +422,12 @@ def test_a_small_kind_is_compared_with_the_catalogue_and_equal_prices_are_mid() 
     assert texts == ["high price", "price not known", *["mid price for tea"] * 10, "price not known"]
 
 
-def test_many_kinds_fall_back_to_the_wider_level() -> None:
+def test_many_kinds_fall_back_to_the_wider_level(monkeypatch: pytest.MonkeyPatch) -> None:
     items = pl.concat([priced(["food", f"kind {i}"], range(1, 10)) for i in range(6)])
-    assert set(price_texts(items, max_groups=5)) == {f"{band} price for food" for band in ("low", "mid", "high")}
-    assert len(set(price_texts(items, max_groups=6))) == 18
+    monkeypatch.setattr("recllm.text.items.PRICE_GROUPS", 5)
+    assert set(price_texts(items)) == {f"{band} price for food" for band in ("low", "mid", "high")}
+    monkeypatch.setattr("recllm.text.items.PRICE_GROUPS", 6)
+    assert len(set(price_texts(items))) == 18
 
 
 def test_currencies_are_not_compared() -> None:
@@ -437,61 +439,14 @@ def test_currencies_are_not_compared() -> None:
 # --- people ----------------------------------------------------------------------------------------------------------
 
 
-class WordCounter:
-    """An encoder's counter: words and punctuation, and two special tokens. Joined lines may cost `glue` more."""
-
-    name, fingerprint, dim, max_tokens = "words", "0", 1, 64
-
-    def __init__(self, glue: int = 0) -> None:
-        self.calls: list[int] = []
-        self.glue = glue
-
-    def encode(self, texts: Sequence[str], *, kind: str = "document") -> Any:
-        raise AssertionError("nothing is encoded here")
-
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        self.calls.append(len(texts))
-        return [2 + len(re.findall(r"\w+|[^\w\s]", t)) + self.glue * t.count("\n") for t in texts]
-
-
 def test_nobody_has_no_text() -> None:
     empty = UserTexts(basics="", purchases="", browsing="")
     assert user_texts(NOBODY, ITEMS) == empty
-    assert profile_texts([NOBODY], ITEMS, encoder=WordCounter()) == [empty]
-    assert profile_texts([], ITEMS, encoder=WordCounter()) == []
 
 
-def test_a_batch_equals_single_calls() -> None:
-    assert profile_texts([ANN, NOBODY, ANN], ITEMS) == [user_texts(p, ITEMS) for p in (ANN, NOBODY, ANN)]
-
-
-@settings(max_examples=100, deadline=None)
-@given(budget=st.integers(0, 90), glue=st.integers(0, 3))
-def test_a_text_is_the_longest_run_of_whole_lines_within_the_budget(budget: int, glue: int) -> None:
-    counter = WordCounter(glue)
-    whole, short = user_texts(ANN, ITEMS), profile_texts([ANN], ITEMS, encoder=counter, budget=budget)[0]
-    for part in ("basics", "purchases", "browsing"):
-        lines, kept = getattr(whole, part).splitlines(), getattr(short, part).splitlines()
-        assert kept == lines[: len(kept)]
-        if kept:
-            assert counter.count_tokens(["\n".join(kept)])[0] <= budget
-        if len(kept) < len(lines):
-            assert counter.count_tokens(["\n".join(lines[: len(kept) + 1])])[0] > budget
-
-
-def test_tokens_are_counted_in_few_calls() -> None:
-    counter = WordCounter()
-    profile_texts([ANN] * 50, ITEMS, encoder=counter)
-    assert len(counter.calls) == 2
-    assert counter.calls[0] < 20  # each distinct line once
-
-
-def test_fit_handles_texts_without_lines() -> None:
-    assert fit([[], ["one two"], ["one two three four"]], WordCounter().count_tokens, 4) == ["", "one two", ""]
-
-
-def test_max_lines_keeps_the_heaviest() -> None:
-    (lines,) = profile_texts([ANN], ITEMS, max_lines=1)
+def test_max_lines_keeps_the_heaviest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recllm.text.users.MAX_LINES", 1)
+    lines = user_texts(ANN, ITEMS)
     assert "ice - crushed" in lines.purchases and "globe" not in lines.purchases
     assert "Desk lamp" in lines.browsing and "globe" not in lines.browsing
 

@@ -18,8 +18,6 @@ from recllm.adcopy.lexicon import fold, folded_pattern, limit, table
 from recllm.errors import UsageError
 from recllm.text.templates import language
 
-AI_LABEL = "ai_label"
-
 _GSM = limit("gsm7")
 GSM_BASIC = frozenset(_GSM["basic"])
 GSM_EXTENDED = frozenset(_GSM["extended"])
@@ -175,7 +173,7 @@ def missing_parts(
     message: str, *, channel: str, locale: str, sender: Sender, generated: bool = False
 ) -> tuple[str, ...]:
     """Names of the mandatory parts that a message lacks."""
-    needed = (*channel_named(channel).added, *((AI_LABEL,) if generated else ()))
+    needed = (*channel_named(channel).added, *(("ai_label",) if generated else ()))
     folded, missing = fold(message), []
     for name in needed:
         shape = table("mandatory.toml")[name]["pattern"]

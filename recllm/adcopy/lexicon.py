@@ -146,9 +146,9 @@ class Family:
     """Phrases that are treated alike, with their exceptions."""
 
     id: str
-    latin: re.Pattern[str] | None
-    chinese: re.Pattern[str] | None
+    shapes: tuple[re.Pattern[str], ...]
     exceptions: re.Pattern[str] | None
+    """What holds a phrase and means something else: not looked at."""
     guarantee: str = ""
     message: str = ""
     evidence: str = ""
@@ -157,23 +157,15 @@ class Family:
     """Types of running offers that allow the phrases."""
     from_facts: bool = False
     """True when the phrases are allowed where the item's facts hold them."""
-    hit: tuple[str, ...] = ()
-    """Texts that hold a phrase: with `miss`, the family's own test."""
-    miss: tuple[str, ...] = ()
 
     def find(self, reading: Reading) -> list[str]:
         """The phrases of this family in a text, each once, as folded."""
         phrases: dict[str, None] = {}
         for form in dict.fromkeys((reading.folded, reading.squashed)):
-            text = self.without_exceptions(form)
-            for shape in (self.latin, self.chinese):
-                if shape:
-                    phrases |= {m[0]: None for m in shape.finditer(text)}
+            text = self.exceptions.sub(lambda m: "\x00" * len(m[0]), form) if self.exceptions else form
+            for shape in self.shapes:
+                phrases |= {m[0]: None for m in shape.finditer(text)}
         return list(phrases)
-
-    def without_exceptions(self, text: str) -> str:
-        """A folded text with the phrases blanked that hold a word of the family and mean something else."""
-        return self.exceptions.sub(lambda m: "\x00" * len(m[0]), text) if self.exceptions else text
 
 
 @cache
@@ -183,12 +175,9 @@ def families(file: str) -> tuple[Family, ...]:
     return tuple(
         Family(
             id=values["id"],
-            latin=latin_pattern(values["en"]),
-            chinese=chinese_pattern(values["zh"]),
+            shapes=tuple(filter(None, (latin_pattern(values["en"]), chinese_pattern(values["zh"])))),
             exceptions=phrase_pattern(values["not"]),
             offers=frozenset(values.get("offers", ())),
-            hit=tuple(values["hit"]),
-            miss=tuple(values["miss"]),
             **{key: values[key] for key in optional if key in values},
         )
         for values in table(file)["family"]
@@ -214,8 +203,12 @@ def chinese_pattern(phrases: Iterable[str]) -> re.Pattern[str] | None:
 
 def phrase_pattern(phrases: Iterable[str]) -> re.Pattern[str] | None:
     """Latin phrases as whole words, Chinese ones anywhere."""
+    shapes = phrase_patterns(phrases)
+    return re.compile("|".join(shape.pattern for shape in shapes)) if shapes else None
+
+
+def phrase_patterns(phrases: Iterable[str]) -> tuple[re.Pattern[str], ...]:
+    """That of the Latin phrases before that of the Chinese ones."""
     both = list(phrases)
-    if not both:
-        return None
     shapes = (latin_pattern(p for p in both if p.isascii()), chinese_pattern(p for p in both if not p.isascii()))
-    return re.compile("|".join(shape.pattern for shape in shapes if shape))
+    return tuple(filter(None, shapes))

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import cache, lru_cache
 from itertools import pairwise
 
 from recllm.adcopy.lexicon import HAN, families, fold, limit, pattern, read, stem, table, word_class, words
-from recllm.adcopy.request import CopyRequest, FactSheet, shop_words
-from recllm.errors import GenerationError
+from recllm.adcopy.request import CopyRequest, FactSheet
 from recllm.generator.constraint import Constraint
-from recllm.schema import Check, Encoder, Generator, ReasonKind
-from recllm.text.templates import Prompts, language
+from recllm.schema import Check, Encoder, ReasonKind
+from recllm.text.templates import Prompts
 
-Rejected = tuple[str, tuple[Check, ...]]
-"""A line or text that was stopped, and the checks that it failed."""
 _HAN_OR_WORD = re.compile(rf"[{HAN}]|[^\s{HAN}]+")
 _CAPITAL_NAME = re.compile(r"[A-Z][A-Za-z'-]+")
 _LAST_TURN = "[user]\n"
@@ -29,7 +26,8 @@ def shop_lines(request: CopyRequest, rng: random.Random) -> list[str | None]:
     once."""
     by_kind: list[str] = []
     for kind in (request.line_kind, ReasonKind.GENERAL):
-        lines = list(request.shop_words.lines[kind])
+        text = Prompts.load().render(f"ad_lines.{kind}", request.locale)
+        lines = [line for line in text.splitlines() if line.strip()]
         rng.shuffle(lines)
         by_kind += lines
     return list(dict.fromkeys((*request.voice.lines, *by_kind, None)))
@@ -59,44 +57,26 @@ def line_prompt(facts: FactSheet, kind: ReasonKind, locale: str, *, examples: bo
         locale,
         name=" ".join(names) or facts.title,
         category=None if named else category,
-        reason=shop_words(language(locale)).reasons[kind],
+        reason=reason_words(kind, locale),
     )
     return prompt if examples else _LAST_TURN + prompt.rpartition(_LAST_TURN)[2]
+
+
+def reason_words(kind: ReasonKind, locale: str) -> str:
+    """A kind of reason as a model is told it."""
+    return Prompts.load().render("ad_lines.reason", locale, kind=str(kind))
+
+
+@cache
+def bare_prompt(language: str) -> str:
+    """What a model is asked, without the item: none of it may come back."""
+    return Prompts.load().render("ad_hook", language, name="", category=None, reason="")
 
 
 def can_be_asked(facts: FactSheet, request: CopyRequest) -> bool:
     """False where no model is asked for a line: sensitive or hostile items, titles, and medicines and the like, about
     which nobody should be playful."""
     return not (request.is_sensitive or request.is_hostile or request.limits.title_only or facts.is_sober)
-
-
-def generated_lines(
-    facts: FactSheet,
-    request: CopyRequest,
-    generator: Generator,
-    encoder: Encoder | None,
-    text_failures: Callable[[str], tuple[Check, ...]],
-) -> tuple[list[str], list[Rejected]]:
-    """(the generator's lines that may stand, each once and the best first; the others, or why there are none).
-
-    text_failures: the checks that a text with the line fails, asked of lines that have no fault by themselves.
-    """
-    languages = getattr(generator, "languages", None)
-    if languages is not None and request.language not in languages:
-        message = f"{generator.name} writes {', '.join(sorted(languages))} only"
-        return [], [("", (Check(guarantee="G11", passed=False, message=message),))]
-    prompt = line_prompt(facts, request.line_kind, request.locale, examples=not getattr(generator, "tuned", False))
-    bound = getattr(generator, "takes_constraints", False)
-    constraint = {"constraint": constraint_for(facts, request)} if bound else {}
-    tokens = limit("line_tokens")[request.language]
-    try:
-        lines = generator.generate(prompt, n=request.n_candidates, max_tokens=tokens, seed=request.seed, **constraint)
-    except GenerationError as error:
-        return [], [("", (Check(guarantee="G16", passed=False, message=str(error)),))]
-    faults = {line: line_faults(line, facts, request.language) or text_failures(line) for line in dict.fromkeys(lines)}
-    faultless = [line for line, checks in faults.items() if not checks]
-    stopped = [(line, checks) for line, checks in faults.items() if checks]
-    return ranked(faultless, facts, request, encoder), stopped
 
 
 def constraint_for(facts: FactSheet, request: CopyRequest) -> Constraint:
@@ -177,11 +157,10 @@ def _content(text: str) -> set[str]:
 def ranked(lines: Sequence[str], facts: FactSheet, request: CopyRequest, encoder: Encoder | None) -> list[str]:
     """The lines, best first: close to the item and to the words of the reason, no echo of the prompt's examples, no
     word said twice, and early in `lines`, where a generator puts the ones that it holds likeliest."""
-    shop = request.shop_words
-    reason = shop.reasons[request.line_kind]
+    reason = reason_words(request.line_kind, request.locale)
     to_item = _closeness(lines, _names(facts), facts.title, encoder)
     to_reason = _closeness(lines, reason, reason, encoder)
-    example_pairs = set(pairwise(words(shop.bare_prompt)))
+    example_pairs = set(pairwise(words(bare_prompt(request.language))))
     scores: dict[str, float] = {}
     weights = limit("line_weights")
     for rank, line in enumerate(lines):

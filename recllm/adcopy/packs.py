@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import cache, cached_property
 from hashlib import sha256
@@ -45,7 +45,7 @@ from pydantic import (
     model_validator,
 )
 
-from recllm.adcopy.lexicon import Family, Reading, chinese_pattern, folded_pattern, latin_pattern, phrase_pattern
+from recllm.adcopy.lexicon import Family, Reading, folded_pattern, phrase_pattern, phrase_patterns
 from recllm.errors import DataError, UsageError
 from recllm.text.templates import LOCALES
 
@@ -165,25 +165,16 @@ class Rule(BaseModel):
         return self
 
     @cached_property
-    def family(self) -> Family:
-        """The rule's phrases as they are matched."""
-        return Family(
-            id=self.id,
-            latin=latin_pattern(p for p in self.phrases if p.isascii()),
-            chinese=chinese_pattern(p for p in self.phrases if not p.isascii()),
-            exceptions=phrase_pattern(self.exceptions),
-            hit=self.hit,
-            miss=self.miss,
-        )
+    def families(self) -> tuple[Family, Family]:
+        """The rule's phrases, and its patterns, as they are matched."""
+        exceptions = phrase_pattern(self.exceptions)
+        patterns = tuple(folded_pattern(text) for text in self.patterns)
+        by_phrases = Family(id=self.id, shapes=phrase_patterns(self.phrases), exceptions=exceptions)
+        return by_phrases, replace(by_phrases, shapes=patterns)
 
     def find(self, reading: Reading) -> list[str]:
         """The phrases that the rule is about, as they stand in the folded text, each once."""
-        phrases = dict.fromkeys(self.family.find(reading))
-        for form in dict.fromkeys((reading.folded, reading.squashed)):
-            text = self.family.without_exceptions(form)
-            for shape in self.patterns:
-                phrases |= {match[0]: None for match in folded_pattern(shape).finditer(text)}
-        return list(phrases)
+        return list(dict.fromkeys(phrase for family in self.families for phrase in family.find(reading)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

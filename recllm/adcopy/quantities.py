@@ -75,10 +75,6 @@ def currency_of(code: str | None) -> Currency | None:
     return CURRENCIES.get((code or "").upper())
 
 
-Reader = Callable[[re.Match[str]], Quantity | None]
-"""What a match of a pattern states; None where it states nothing."""
-
-
 def _alternatives(texts: set[str]) -> str:
     """One pattern for all texts, the longest first."""
     return "|".join(re.escape(text) for text in sorted(texts, key=lambda t: (-len(t), t)))
@@ -106,12 +102,6 @@ _IDIOMS = folded_pattern(
     )
 )
 _MONTH = pattern("quantities.month").pattern
-_DATES = (
-    pattern("quantities.date_numbers"),
-    pattern("quantities.date_zh"),
-    pattern("quantities.date_day_first", MONTH=_MONTH),
-    pattern("quantities.date_month_first", MONTH=_MONTH),
-)
 _NUMERAL = pattern(
     "quantities.numeral",
     HAN_NUMERAL="".join([*_DIGITS, *_POWERS, *_MYRIADS]),
@@ -185,15 +175,18 @@ def _share(kind: QuantityKind, value: int, match: re.Match[str]) -> Quantity:
     return Quantity(kind=kind, value=Decimal(value), span=match[0])
 
 
-_SHAPES: tuple[tuple[re.Pattern[str], Reader], ...] = (
+_SHAPES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Quantity | None]], ...] = (
     (pattern("quantities.half_price"), lambda m: _share(QuantityKind.DISCOUNT, 50, m)),
     (pattern("quantities.hundred_percent"), lambda m: _share(QuantityKind.PERCENT, 100, m)),
     # 两成 is 20 % that is taken off
     (pattern("quantities.tenths"), lambda m: _share(QuantityKind.DISCOUNT, 10 * _DIGITS[m["tenths"]], m)),
-    *((shape, _date) for shape in _DATES),
+    (pattern("quantities.date_numbers"), _date),
+    (pattern("quantities.date_zh"), _date),
+    (pattern("quantities.date_day_first", MONTH=_MONTH), _date),
+    (pattern("quantities.date_month_first", MONTH=_MONTH), _date),
     (pattern("quantities.code"), _model_number),
 )
-"""What is looked for before plain numbers, in this order."""
+"""What is looked for before plain numbers, in this order, and what a match states, if anything."""
 
 
 def _in_context(value: Decimal, numeral: str, before: str, after: str) -> Quantity:

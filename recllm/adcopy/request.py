@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import html
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -120,32 +120,6 @@ def load_voice(file: Path) -> Voice:
     return parse(Voice, values, owner="a voice", prefix=f"{file}: ")
 
 
-@dataclass(frozen=True, slots=True)
-class ShopWords:
-    """What the prompts say in one language whatever the item is."""
-
-    lines: Mapping[ReasonKind, Sequence[str]]
-    """The shop's own opening lines for each kind of reason."""
-    reasons: Mapping[ReasonKind, str]
-    """Each kind of reason as a model is told it."""
-    unnamed: str
-    """What an item is called whose own names cannot be shown."""
-    bare_prompt: str
-    """What a model is asked, without the item: none of it may come back."""
-
-
-@cache
-def shop_words(language: str) -> ShopWords:
-    render = Prompts.load().render
-    lines = {kind: render(f"ad_lines.{kind}", language).splitlines() for kind in ReasonKind}
-    return ShopWords(
-        lines={kind: [line for line in texts if line.strip()] for kind, texts in lines.items()},
-        reasons={kind: render("ad_lines.reason", language, kind=str(kind)) for kind in ReasonKind},
-        unnamed=render("ad_lines.unnamed", language),
-        bare_prompt=render("ad_hook", language, name="", category=None, reason=""),
-    )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyRequest:
     """Everything that decides a text but the generator. Raises `UsageError` for a value that cannot be."""
@@ -202,10 +176,6 @@ class CopyRequest:
     def template(self) -> Template:
         """Of the channel's texts."""
         return Prompts.load().template(f"ad_text.{self.channel}", self.locale)
-
-    @property
-    def shop_words(self) -> ShopWords:
-        return shop_words(self.language)
 
     @property
     def is_sensitive(self) -> bool:

@@ -29,10 +29,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from recllm.adcopy.opening_line import line_prompt
 from recllm.adcopy.packs import FilledText, Pack, pack_named, pack_names, parse
 from recllm.adcopy.request import CopyRequest, FactSheet, Offer, OfferType, Voice, checked_locale
-from recllm.adcopy.verify.guarantees import RuleWarning, passed, review
+from recllm.adcopy.verify.guarantees import Review, review
 from recllm.adcopy.write import is_sayable, sayable_facts
 from recllm.errors import DataError, RecllmError
-from recllm.schema import Check, Item, ReasonKind
+from recllm.schema import Item, ReasonKind
 
 
 def _number(value: object) -> object:
@@ -121,16 +121,6 @@ class Submission:
     request: CopyRequest
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """What the checks say about one submission."""
-
-    id: str
-    verified: bool
-    failures: tuple[Check, ...]
-    warnings: tuple[RuleWarning, ...]
-
-
 def read_submissions(
     file: Path, *, now: datetime, packs: tuple[Pack, ...] = (), voice: Voice | None = None
 ) -> Iterator[Submission]:
@@ -193,11 +183,9 @@ def submission_of(
     return Submission(id=line.id, text=line.text, request=request)
 
 
-def judge(submission: Submission) -> Verdict:
+def judge(submission: Submission) -> Review:
     """Every guarantee on one text, with its rule packs."""
-    answer = review(submission.text, submission.request)
-    failures = tuple(check for check in answer.checks if not check.passed)
-    return Verdict(id=submission.id, verified=passed(answer.checks), failures=failures, warnings=answer.warnings)
+    return review(submission.text, submission.request)
 
 
 # --- lines that the shop approved, for a generator to learn from ----------------------------------------------------

@@ -17,18 +17,29 @@ from babel.dates import format_skeleton
 
 from recllm.adcopy.channels import width
 from recllm.adcopy.lexicon import HAN, fold, limit, pattern, word_class
-from recllm.adcopy.opening_line import can_be_asked, generated_lines, line_faults, shop_lines
+from recllm.adcopy.opening_line import (
+    bare_prompt,
+    can_be_asked,
+    constraint_for,
+    line_faults,
+    line_prompt,
+    ranked,
+    shop_lines,
+)
 from recllm.adcopy.quantities import QuantityKind, currency_of, format_money, quantities
 from recllm.adcopy.request import CopyRequest, FactSheet, OfferType
 from recllm.adcopy.verify import claims, form
 from recllm.adcopy.verify.case import Case
-from recllm.adcopy.verify.guarantees import likeness, variants_differ, verify
-from recllm.errors import UsageError
+from recllm.adcopy.verify.guarantees import likeness, review, variants_differ
+from recllm.errors import GenerationError, UsageError
 from recllm.schema import AdCopy, Check, Encoder, Generator
 from recllm.text.templates import Prompts, natural
 
 TEMPLATE = "template"
 """What `AdCopy.generator` says of the shop's own lines."""
+
+Rejected = tuple[str, tuple[Check, ...]]
+"""A line or text that was stopped, and the checks that it failed."""
 
 
 def write_copy(
@@ -52,7 +63,7 @@ def write_copy(
         )
     rng = random.Random(f"{request.seed}:{request.item.item_id}")
     facts = sayable_facts(request)
-    rejected: list[tuple[str, tuple[Check, ...]]] = []
+    rejected: list[Rejected] = []
     if request.packs and facts.offer is not None:
         # A law may forbid to tell an offer, as one without proof of the former price: then the text leaves it out.
         silent = replace(facts, offer=None, offer_text=None)
@@ -63,10 +74,7 @@ def write_copy(
 
     lines: list[tuple[str | None, str]] = []
     if generator is not None and can_be_asked(facts, request):
-        sheet = facts
-        best_first, rejections = generated_lines(
-            facts, request, generator, encoder, lambda line: _failures(_verified(line, sheet, request))
-        )
+        best_first, rejections = _generated_lines(facts, request, generator, encoder)
         lines += [(line, generator.name) for line in best_first]
         rejected += rejections
     lines += [(line, TEMPLATE) for line in shop_lines(request, rng)]
@@ -91,9 +99,34 @@ def write_copy(
 
 def is_sayable(line: str, facts: FactSheet, request: CopyRequest) -> bool:
     """True when a text with the opening line passes every check."""
-    if not can_be_asked(facts, request) or line_faults(line, facts, request.language):
-        return False
-    return _verified(line, facts, request).verified
+    return can_be_asked(facts, request) and not _faults(line, facts, request)
+
+
+def _generated_lines(
+    facts: FactSheet, request: CopyRequest, generator: Generator, encoder: Encoder | None
+) -> tuple[list[str], list[Rejected]]:
+    """(the generator's lines that may stand, each once and the best first; the others, or why there are none)."""
+    languages = getattr(generator, "languages", None)
+    if languages is not None and request.language not in languages:
+        message = f"{generator.name} writes {', '.join(sorted(languages))} only"
+        return [], [("", (Check(guarantee="G11", passed=False, message=message),))]
+    prompt = line_prompt(facts, request.line_kind, request.locale, examples=not getattr(generator, "tuned", False))
+    bound = getattr(generator, "takes_constraints", False)
+    constraint = {"constraint": constraint_for(facts, request)} if bound else {}
+    tokens = limit("line_tokens")[request.language]
+    try:
+        lines = generator.generate(prompt, n=request.n_candidates, max_tokens=tokens, seed=request.seed, **constraint)
+    except GenerationError as error:
+        return [], [("", (Check(guarantee="G16", passed=False, message=str(error)),))]
+    faults = {line: _faults(line, facts, request) for line in dict.fromkeys(lines)}
+    faultless = [line for line, checks in faults.items() if not checks]
+    stopped = [(line, checks) for line, checks in faults.items() if checks]
+    return ranked(faultless, facts, request, encoder), stopped
+
+
+def _faults(line: str, facts: FactSheet, request: CopyRequest) -> tuple[Check, ...]:
+    """What keeps a line from being an opening line, or else the checks that a text with it fails."""
+    return line_faults(line, facts, request.language) or _failures(_verified(line, facts, request))
 
 
 def _verified(line: str | None, facts: FactSheet, request: CopyRequest, texts: Sequence[str] = ()) -> AdCopy:
@@ -103,7 +136,7 @@ def _verified(line: str | None, facts: FactSheet, request: CopyRequest, texts: S
         is_new = not any(variants_differ([*texts, text]))
         if is_new and request.limits.fits(text):
             break
-    checks = verify(text, request, facts=facts, prompt=request.shop_words.bare_prompt)
+    answer = review(text, request, facts=facts, prompt=bare_prompt(request.language))
     values = {"title": facts.title, "brand": facts.brand, "price": facts.price_text}
     if offer := facts.offer:
         values["offer"] = f"{offer.type} {'' if offer.value is None else offer.value}".strip()
@@ -112,8 +145,8 @@ def _verified(line: str | None, facts: FactSheet, request: CopyRequest, texts: S
         channel=request.channel,
         locale=request.locale,
         generator=TEMPLATE,
-        verified=is_new and all(check.passed for check in checks),
-        checks=checks,
+        verified=is_new and answer.verified,
+        checks=answer.checks,
         facts_used={name: str(values[name]) for name in fact_names},
         template_version=request.template.version,
         item_id=facts.item_id,
@@ -165,7 +198,7 @@ def sayable_facts(request: CopyRequest) -> FactSheet:
 
 def without_title(facts: FactSheet, request: CopyRequest) -> FactSheet:
     """The sheet under its narrowest category, or under the general name of the prompts; and without attributes."""
-    title = facts.category[-1] if facts.category else request.shop_words.unnamed
+    title = facts.category[-1] if facts.category else Prompts.load().render("ad_lines.unnamed", request.locale)
     return replace(facts, title=title, attributes={}, spellings=())
 
 

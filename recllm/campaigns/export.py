@@ -32,9 +32,6 @@ from recllm.schema import Action, Purpose
 from recllm.workspace.workspace import present
 
 WITHDRAWN, SUPPRESSED, UNAPPROVED = "consent_withdrawn", "suppression_list", "text_not_approved"
-COLUMNS = ("item_id", "text_id", "locale", "generated", "send_from", "send_until")
-"""Of every file, before the channel's own parts. For people `user_id` and `request_id`, which a click can carry, stand
-before them."""
 
 _logger = logging.getLogger(__name__)
 
@@ -66,7 +63,7 @@ def export_campaign(
     plan = campaign.plan
     with campaign.folder.locked():  # nobody withdraws a text between this look and the log of what left
         states = text_states(campaign)
-        if not any(state.status is TextStatus.APPROVED for state in states.values()):
+        if not any(state.action is TextStatus.APPROVED for state in states.values()):
             raise PolicyError(f"no text of {plan.campaign_id!r} is approved; see recllm campaign approve FILE")
         window = campaign.window
         if window is None:
@@ -121,7 +118,7 @@ def _reachable(
             dropped[WITHDRAWN] += 1
         elif person.user_id in never:
             dropped[SUPPRESSED] += 1
-        elif states[person.text_id].status is not TextStatus.APPROVED:
+        elif states[person.text_id].action is not TextStatus.APPROVED:
             dropped[UNAPPROVED] += 1
         else:
             reachable.append(person)
@@ -136,20 +133,27 @@ def _write_files(
     window: SendWindow,
     ids: Mapping[str, str],
 ) -> list[Path]:
-    """One CSV per channel that has rows: UTF-8, and no cell that a spreadsheet takes for a formula."""
+    """One CSV per channel that has rows: UTF-8, and no cell that a spreadsheet takes for a formula. For people begins
+    each row with `user_id` and `request_id`, which a click can carry."""
     files, texts = [], {t.id: t for t in campaign.plan.texts}
     start, end = ("" if at is None else at.isoformat(timespec="seconds") for at in (window.start, window.end))
 
     def row(text: CampaignText) -> dict[str, str]:
         """Whose words they are, when they may leave, and the channel's parts with what the law adds."""
         finished = message(campaign.file, states[text.id].text, text.channel, text.locale, text.generator)
-        generated = str(text.generator != TEMPLATE).lower()
-        columns = dict(zip(COLUMNS, (text.item_id, text.id, text.locale, generated, start, end), strict=True))
-        return columns | {slot.name: words for slot, words in channel_named(text.channel).split(finished)}
+        return {
+            "item_id": text.item_id,
+            "text_id": text.id,
+            "locale": text.locale,
+            "generated": str(text.generator != TEMPLATE).lower(),
+            "send_from": start,
+            "send_until": end,
+            **{slot.name: words for slot, words in channel_named(text.channel).split(finished)},
+        }
 
     for channel in campaign.file.channels:
         if channel in campaign.file.public_channels:
-            approved = [t for t in texts.values() if states[t.id].status is TextStatus.APPROVED]
+            approved = [t for t in texts.values() if states[t.id].action is TextStatus.APPROVED]
             rows = [row(t) for t in approved if t.channel == channel]
         else:
             rows = [

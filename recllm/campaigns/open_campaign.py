@@ -30,7 +30,6 @@ from recllm.campaigns.folder import (
     CampaignFolder,
     CampaignPlan,
     CampaignText,
-    CheckNote,
     Decision,
     TextFacts,
     TextStatus,
@@ -67,7 +66,7 @@ class OpenCampaign:
     """When texts would leave, were they exported now: the present, or the time to send if that is later."""
 
     @property
-    def states(self) -> dict[str, TextState]:
+    def states(self) -> dict[str, Decision]:
         with self.folder.locked():
             return text_states(self)
 
@@ -108,9 +107,9 @@ def _withdrawals(campaign: OpenCampaign, states: States, at: datetime) -> list[D
     end = campaign.file.offer.end if campaign.file.offer else None
     withdrawals = []
     for text in campaign.plan.texts:
-        if states[text.id].status not in (TextStatus.DRAFT, TextStatus.APPROVED, TextStatus.EDITED):
+        if states[text.id].action not in (TextStatus.DRAFT, TextStatus.APPROVED, TextStatus.EDITED):
             continue
-        why = _changed(states[text.id].facts, campaign.facts(text))
+        why = _changed(states[text.id].facts or text.facts, campaign.facts(text))
         if not why and end is not None and end <= campaign.moment:
             why = f"the offer ended at {end.isoformat()}"
         if why:
@@ -118,7 +117,7 @@ def _withdrawals(campaign: OpenCampaign, states: States, at: datetime) -> list[D
     return withdrawals
 
 
-def enter_edit(campaign: OpenCampaign, text_id: str, wording: str, *, by: str, at: datetime) -> TextState:
+def enter_edit(campaign: OpenCampaign, text_id: str, wording: str, *, by: str, at: datetime) -> Decision:
     """A person's own wording for a text, checked under the facts of now; it is logged even where it fails.
 
     Raises `UsageError` for an unknown text, or one about an item that is gone.
@@ -150,49 +149,28 @@ def _changed(was: TextFacts, now: TextFacts) -> str:
 # --- decisions -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextState:
-    """What holds of one text now."""
-
-    status: TextStatus
-    text: str
-    failures: tuple[CheckNote, ...]
-    warnings: tuple[CheckNote, ...]
-    facts: TextFacts
-    """Under which it was checked."""
-    by: str = ""
-    """Who decided last, when and why; empty for a draft."""
-    at: str = ""
-    why: str = ""
+States = Mapping[str, Decision]
+"""What holds of each text now, by its id: the last decision with the wording that it is about and what was said of it;
+for a draft that of the plan, by nobody."""
 
 
-States = Mapping[str, TextState]
-"""Of each text, by its id."""
-
-
-def text_states(campaign: OpenCampaign) -> dict[str, TextState]:
+def text_states(campaign: OpenCampaign) -> dict[str, Decision]:
     """Under the folder's lock. Raises `DataError` for a changed log, `UsageError` when there is another plan by now."""
     folder, plan = campaign.folder, campaign.plan
     check_current(folder, plan)
-    states = {
-        t.id: TextState(status=TextStatus.DRAFT, text=t.text, failures=t.failures, warnings=t.warnings, facts=t.facts)
-        for t in plan.texts
-    }
+    states = {t.id: Decision(at="", by="", action=TextStatus.DRAFT, text_id=t.id, **_wording(t)) for t in plan.texts}
     for decision in read_entries(folder.decisions, Decision):
         name = decision.text_id
         if name not in states:
             raise DataError(f"{folder.decisions}: decides about a text {name!r} that the plan does not have")
-        state = replace(states[name], status=decision.action, by=decision.by, at=decision.at, why=decision.why)
-        if decision.action is TextStatus.EDITED:
-            state = replace(
-                state,
-                text=decision.text,
-                failures=decision.failures,
-                warnings=decision.warnings,
-                facts=decision.facts or state.facts,
-            )
-        states[name] = state
+        is_edit = decision.action is TextStatus.EDITED
+        states[name] = decision if is_edit else replace(decision, **_wording(states[name]))
     return states
+
+
+def _wording(text: CampaignText | Decision) -> dict[str, Any]:
+    """What a decision is about, and what the checks said of it under which facts."""
+    return {name: getattr(text, name) for name in ("text", "failures", "warnings", "facts")}
 
 
 def approve_texts(campaign: OpenCampaign, text_ids: Sequence[str], *, by: str, at: datetime) -> None:
@@ -202,8 +180,8 @@ def approve_texts(campaign: OpenCampaign, text_ids: Sequence[str], *, by: str, a
     def approvals(states: States) -> list[Decision]:
         for name in text_ids:
             state = states[name]
-            if state.status in (TextStatus.REJECTED, TextStatus.WITHDRAWN):
-                raise PolicyError(f"{name} was {state.status} ({state.why or 'no reason given'}); edit it first")
+            if state.action in (TextStatus.REJECTED, TextStatus.WITHDRAWN):
+                raise PolicyError(f"{name} was {state.action} ({state.why or 'no reason given'}); edit it first")
             if faults := _faults(state, by):
                 raise PolicyError(f"{name} cannot be approved: it {faults[0]}; edit it, or reject it")
         return _decisions(TextStatus.APPROVED, text_ids, by=by, at=at)
@@ -247,7 +225,7 @@ def _decisions(action: TextStatus, text_ids: Sequence[str], *, by: str, at: date
     return [Decision(at=moment, by=by.strip(), action=action, text_id=name, why=why) for name in text_ids]
 
 
-def _faults(text: CampaignText | TextState, by: str | None) -> list[str]:
+def _faults(text: CampaignText | Decision, by: str | None) -> list[str]:
     """Why a text cannot be approved by somebody; None for the campaign itself, which says `auto`."""
     checks = [Check(guarantee=n.rule, passed=False, message=n.message, span=n.span) for n in text.failures]
     return [fault.message for fault in approvable(checks, warnings=len(text.warnings), by=by, auto=by is None)]
@@ -307,7 +285,7 @@ def text_documents(campaign: OpenCampaign) -> list[dict[str, Any]]:
         state, item = states[text.id], campaign.catalogue.items.get(text.item_id)
         document = {
             "id": text.id,
-            "status": state.status.value,
+            "status": state.action.value,
             "by": state.by,
             "at": state.at,
             "why": state.why,

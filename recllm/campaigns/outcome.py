@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from importlib import resources
 from math import hypot
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +24,6 @@ from recllm.campaigns.folder import ExportEntry, PlannedPerson, read_entries
 from recllm.campaigns.open_campaign import OpenCampaign
 from recllm.data.dataset import Dataset, utc
 from recllm.data.interactions import of_actions
-from recllm.documents import plain
 from recllm.errors import NothingToDo
 from recllm.jobs.serve import CHANNEL_PURPOSE
 from recllm.schema import Action, Item, Purpose
@@ -140,12 +138,6 @@ class CampaignOutcome:
     segments: tuple[SegmentFigures, ...]
     words: tuple[str, ...]
     """What the figures say and what they do not, as sentences."""
-
-
-def outcome_document(outcome: CampaignOutcome) -> dict[str, Any]:
-    """The outcome as `--json` and result files hold it."""
-    document: dict[str, Any] = plain(outcome)
-    return document
 
 
 @dataclass(frozen=True, eq=False)

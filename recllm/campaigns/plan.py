@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -74,8 +74,9 @@ def plan_campaigns(
     clock. What is wrong in the files is found before anything is loaded.
 
     Raises `UsageError` or `DataError` for a campaign that cannot be (a taken id, an offer that does not run when texts
-    go out, an item that is gone), `PolicyError` for a group under the floor, and `NothingToDo` with the counts when a
-    campaign would reach nobody. Then nothing is published.
+    go out, an item that is gone), `NotFittedError` without a trained model, `PolicyError` for a sensitive target or a
+    group under the floor, and `NothingToDo` with the counts when a campaign would reach nobody. Then nothing is
+    published.
     """
     tell = progress or (lambda _: None)
     checked = _checked(workspace, files, replace, generator, now)
@@ -84,8 +85,7 @@ def plan_campaigns(
     tell("opening the workspace")
     loaded = recommender or open_recommender(workspace, now=now, everybody=True)
     tell(f"finding people for {', '.join(file.id for file in files)}")
-    suppressed = {c.file.id: c.suppressed for c in checked}
-    groups = recipients(loaded, files, workspace.gate(), suppressed, contacts=contacts)
+    groups = _recipients(loaded, files, workspace.gate(), contacts)
     for file, group in zip(files, groups, strict=True):
         if not group.audience.people:
             counts = ", ".join(f"{reason} {n:,}" for reason, n in group.audience.excluded.items())
@@ -115,7 +115,6 @@ class _CheckedCampaign:
     folder: CampaignFolder
     send: datetime
     """When texts go out."""
-    suppressed: list[str]
     generator: Generator | str
     """Or what finds it."""
 
@@ -148,13 +147,14 @@ def _checked(
         with folder.locked():
             folder.check_free(replace=replace)
         _check_target(workspace, file)
-        suppressed, speaker = file.limits.suppressed_ids(), generator or file.words.generator
+        file.limits.suppressed_ids()  # can be read
+        speaker = generator or file.words.generator
         if speaker == SERVER and not (speaker := os.environ.get(URL_VARIABLE, "")):
             raise UsageError(
                 f"{file.source} asks for the operator's text server, and none is set; "
                 f"set {URL_VARIABLE}, e.g. to http://localhost:8000/v1#model"
             )
-        campaigns.append(_CheckedCampaign(file, folder, send, suppressed, speaker))
+        campaigns.append(_CheckedCampaign(file, folder, send, speaker))
         with campaigns[-1].speaker(workspace):
             pass  # there is such a generator; a local one starts when it is asked for a text
     return campaigns
@@ -242,37 +242,26 @@ class Recipients:
     """Best first, those held out among them; without texts so far."""
 
 
-def recipients(
-    recommender: Recommender,
-    files: Sequence[CampaignFile],
-    gate: PolicyGate,
-    suppressed: Mapping[str, Sequence[str]],
-    *,
-    contacts: int = 1,
+def _recipients(
+    recommender: Recommender, files: Sequence[CampaignFile], gate: PolicyGate, contacts: int
 ) -> list[Recipients]:
-    """The people of each campaign; several compete for them, and each person gets at most `contacts` of these.
-
-    suppressed: campaign id -> ids never to contact. Raises `NotFittedError` without a trained model, `UsageError` for
-    an unknown item, `PolicyError` for a sensitive target or a group under the policy's floor.
-    """
-    pools = [_pool(recommender, file, gate, suppressed.get(file.id, ())) for file in files]
+    """The people of each campaign; several compete for them, and each person gets at most `contacts` of these."""
+    reachable = [_pool(recommender, file, gate) for file in files]
+    pools = [pool for _, pool in reachable]
     if len(files) == 1:
-        selections = [_cut(pool, file) for (_, pool), file in zip(pools, files, strict=True)]
+        selections = [_cut(pools[0], files[0])]
     else:
         names, limits = [file.id for file in files], [file.limits.cut for file in files]
-        n_users = recommender.dataset.n_users
-        selections, _ = select_jointly([pool for _, pool in pools], names, limits, n_users, contacts=contacts)
-    return [
-        _recipients(file, *pool, selection, gate)
-        for file, pool, selection in zip(files, pools, selections, strict=True)
-    ]
+        selections, _ = select_jointly(pools, names, limits, recommender.dataset.n_users, contacts=contacts)
+    drawn = zip(files, reachable, selections, strict=True)
+    return [_planned(file, *pair, selection, gate) for file, pair, selection in drawn]
 
 
 def audience_of(
     workspace: Workspace, recommender: Recommender, file: CampaignFile, *, explain: bool = True
 ) -> Audience:
-    """Whom a campaign would address, without planning it; the errors are those of `recipients`."""
-    grown, pool = _pool(recommender, file, workspace.gate(), file.limits.suppressed_ids())
+    """Whom a campaign would address, without planning it; the errors are those of `plan_campaigns`."""
+    grown, pool = _pool(recommender, file, workspace.gate())
     audience = build_audience(grown, pool, _cut(pool, file), file.id, explain_first=None if explain else 0)
     return audience.with_unconsented(unconsented(workspace, recommender))
 
@@ -296,16 +285,14 @@ def _first_channel(gate: PolicyGate, ids: Sequence[str], channels: Sequence[str]
     return first
 
 
-def _pool(
-    recommender: Recommender, file: CampaignFile, gate: PolicyGate, suppressed: Sequence[str]
-) -> tuple[Recommender, EligiblePool]:
+def _pool(recommender: Recommender, file: CampaignFile, gate: PolicyGate) -> tuple[Recommender, EligiblePool]:
     """Everybody whom a campaign could reach, and the recommender that knows its items."""
     if recommender.model is None:
         raise NotFittedError("a campaign needs calibrated probabilities: train a model first, with recllm train")
     section, limits = file.target, file.limits
     recommender, target = audience_target(recommender, section.items, section.category, section.text)
     names = ("bought_days", "returned", "frequency_cap", "frequency_days", "adult_age")
-    rules = Exclusions(suppressed=suppressed, **{name: getattr(limits, name) for name in names})
+    rules = Exclusions(suppressed=limits.suppressed_ids(), **{name: getattr(limits, name) for name in names})
 
     def agreed(ids: Sequence[str]) -> list[bool]:
         return [channel is not None for channel in _first_channel(gate, ids, file.personal_channels)]
@@ -330,7 +317,7 @@ def _narrowed(
     return AudienceTarget(target.name, np.sort(target.items[top]), (*target.notes, note))
 
 
-def _recipients(
+def _planned(
     file: CampaignFile, recommender: Recommender, pool: EligiblePool, selection: Selection, gate: PolicyGate
 ) -> Recipients:
     audience, scores = build_audience(recommender, pool, selection, file.id, explain_first=0), pool.scores

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from recllm.adcopy.channels import channel_named, complete
 from recllm.adcopy.record import save, write_recorded
 from recllm.adcopy.request import CopyRequest, Voice
-from recllm.adcopy.submissions import Submission, judge
+from recllm.adcopy.verify.guarantees import review
 from recllm.adcopy.write import TEMPLATE
 from recllm.audiences.audience import TEXT_ITEM
 from recllm.campaigns.file import CampaignFile
@@ -98,9 +98,9 @@ def check_notes(
     That includes each slot of the finished message which is longer than the channel's limit: a second short message is
     a second price, which a person should agree to.
     """
-    verdict = judge(Submission(id=request.item.item_id, text=text, request=request))
-    failures = tuple(CheckNote(rule=c.guarantee, message=c.message, span=c.span) for c in verdict.failures)
-    warnings = [CheckNote(rule=w.rule, message=w.message, span=w.span) for w in verdict.warnings]
+    answer = review(text, request)
+    failures = tuple(CheckNote(rule=c.guarantee, message=c.message, span=c.span) for c in answer.failures)
+    warnings = [CheckNote(rule=w.rule, message=w.message, span=w.span) for w in answer.warnings]
     finished = message(file, text, request.channel, request.locale, generator)
     for slot, words in channel_named(request.channel).split(finished):
         length, limit = slot.length_and_limit(words)

@@ -17,7 +17,7 @@ from recllm.errors import UsageError
 
 if TYPE_CHECKING:
     from recllm.adcopy.packs import Pack
-    from recllm.adcopy.submissions import Verdict
+    from recllm.adcopy.verify.guarantees import Review
     from recllm.schema import AdCopy
 
 RECORDS = "copies"
@@ -132,13 +132,14 @@ def check(
     if moment.tzinfo is None:
         raise UsageError(f"--at {at} has no time zone; add one, such as +00:00")
     submissions = read_submissions(file, now=moment, packs=_packs(pack), voice=brand_voice)
-    verdicts = [judge(submission) for submission in submissions]
-    passed = sum(v.verified for v in verdicts)
-    document = {"checked": len(verdicts), "passed": passed, "results": [_result(v) for v in verdicts]}
-    show(document, itertools.chain.from_iterable(map(_lines, verdicts)), json=json)
+    reviews = [(submission.id, judge(submission)) for submission in submissions]
+    passed = sum(answer.verified for _, answer in reviews)
+    results = [_result(text_id, answer) for text_id, answer in reviews]
+    document = {"checked": len(reviews), "passed": passed, "results": results}
+    show(document, itertools.chain.from_iterable(itertools.starmap(_lines, reviews)), json=json)
     if not json:
-        note(f"{passed} of {len(verdicts)} texts pass")
-    if passed < len(verdicts):
+        note(f"{passed} of {len(reviews)} texts pass")
+    if passed < len(reviews):
         raise typer.Exit(2)
 
 
@@ -156,12 +157,12 @@ def _packs(names: list[str] | None) -> tuple[Pack, ...]:
     return (*shipped, *files)
 
 
-def _result(verdict: Verdict) -> dict[str, object]:
-    failures = [{"guarantee": c.guarantee, "span": c.span, "message": c.message} for c in verdict.failures]
-    return {"id": verdict.id, "verified": verdict.verified, "failures": failures, "warnings": plain(verdict.warnings)}
+def _result(text_id: str, answer: Review) -> dict[str, object]:
+    failures = [{"guarantee": c.guarantee, "span": c.span, "message": c.message} for c in answer.failures]
+    return {"id": text_id, "verified": answer.verified, "failures": failures, "warnings": plain(answer.warnings)}
 
 
-def _lines(verdict: Verdict) -> list[str]:
-    faults = [f"  {c.guarantee}: {c.message}" + (f" ({c.span!r})" if c.span else "") for c in verdict.failures]
-    doubts = [f"  look at {w.rule}: {w.message}" for w in verdict.warnings]
-    return [f"{verdict.id}: {'passes' if verdict.verified else 'FAILS'}", *faults, *doubts]
+def _lines(text_id: str, answer: Review) -> list[str]:
+    faults = [f"  {c.guarantee}: {c.message}" + (f" ({c.span!r})" if c.span else "") for c in answer.failures]
+    doubts = [f"  look at {w.rule}: {w.message}" for w in answer.warnings]
+    return [f"{text_id}: {'passes' if answer.verified else 'FAILS'}", *faults, *doubts]

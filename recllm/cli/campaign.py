@@ -13,7 +13,9 @@ import typer
 
 from recllm.cli.options import Ids, Json, WorkspaceDir, ids_by_pseudonym, open_shop
 from recllm.cli.output import note, show, table
+from recllm.documents import plain
 from recllm.errors import UsageError
+from recllm.files import write_whole
 
 if TYPE_CHECKING:
     from recllm.campaigns.folder import CampaignPlan
@@ -49,12 +51,12 @@ def plan(
 def preview(file: OneFile, workspace: WorkspaceDir, output: Page, png: Picture, json: Json) -> None:
     """A page with the audience, its reasons, who is left out, and every text with its checks."""
     from recllm.campaigns.open_campaign import preview_document
-    from recllm.report.campaign import preview_png, write_preview
+    from recllm.report.campaign import preview_page, preview_png
 
     with open_shop(workspace) as shop:
         document = preview_document(_open_campaign(shop, file))
     page = output or Path(f"{document['campaign_id']}-preview.html")
-    write_preview(document, page)
+    write_whole(page, preview_page(document))
     if png and (remark := preview_png(document, png)):
         note(remark)
     show(document, [str(page)], json=json)
@@ -119,14 +121,14 @@ def export(
 
 def report(file: OneFile, workspace: WorkspaceDir, output: Page, png: Picture, json: Json) -> None:
     """What it brought: reached, converted, revenue, unsubscribed, and the difference to those held out."""
-    from recllm.campaigns.outcome import campaign_outcome, outcome_document
-    from recllm.report.campaign import report_png, write_report
+    from recllm.campaigns.outcome import campaign_outcome
+    from recllm.report.campaign import report_page, report_png
 
     with open_shop(workspace) as shop:
         outcome = campaign_outcome(_open_campaign(shop, file, recheck=False))
         settings = shop.settings
     page = output or Path(f"{outcome.campaign_id}-report.html")
-    write_report(outcome, page, currency=settings.currency or "", locale=settings.locale)
+    write_whole(page, report_page(outcome, currency=settings.currency or "", locale=settings.locale))
     if png and (remark := report_png(outcome, png, locale=settings.locale)):
         note(remark)
     lines = []
@@ -135,7 +137,7 @@ def report(file: OneFile, workspace: WorkspaceDir, output: Page, png: Picture, j
         if figures is not None:
             rate = f"{100 * figures.rate.value:.1f} %"
             lines.append(f"{name}: {figures.people:,} people, {figures.converted:,} converted ({rate})")
-    show(outcome_document(outcome), [*lines, *outcome.words, str(page)], json=json)
+    show(plain(outcome), [*lines, *outcome.words, str(page)], json=json)
 
 
 def _open_campaign(shop: Workspace, file: Path, *, recheck: bool = True) -> OpenCampaign:
@@ -158,7 +160,7 @@ def _decide(
     if all_clear:
         waiting = (TextStatus.DRAFT, TextStatus.EDITED)
         for name, state in campaign.states.items():
-            if state.status in waiting and not (state.failures or state.warnings) and name not in text_ids:
+            if state.action in waiting and not (state.failures or state.warnings) and name not in text_ids:
                 text_ids = [*text_ids, name]
     if reject:
         reject_texts(campaign, text_ids, by=by, at=clock, why=why)

@@ -16,12 +16,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recllm.data.dataset import USER_COLUMN, Dataset, utc
+from recllm.data.dataset import USER_COLUMN, Dataset
 from recllm.data.interactions import Floats
 from recllm.encoder.batches import distinct, encode_unique
-from recllm.schema import ACTION_CODE, Action, Encoder, Profile
+from recllm.schema import ACTION_CODE, Action, Encoder
 from recllm.text.items import item_texts, price_texts
-from recllm.text.users import profile_texts
+from recllm.text.users import basics_text
 
 PRICE_WEIGHT = 0.25
 """The price is one fact among many: at equal weight two dear things would be nearer than two things to wear."""
@@ -74,9 +74,7 @@ def basics_vectors(encoder: Encoder, basics: Sequence[Mapping[str, str]], locale
     """
     answers = [tuple(person.items()) for person in basics]
     row_of = {stated: row for row, stated in enumerate(dict.fromkeys(answers))}
-    people = [Profile(user_id="", as_of=utc(0), basics=dict(b), purchases=(), browsing=()) for b in row_of]
-    no_items = pl.DataFrame(schema={"item_id": pl.String, "title": pl.String, "category": pl.List(pl.String)})
-    texts = [t.basics for t in profile_texts(people, no_items, locale)]
+    texts = [basics_text(dict(stated), locale) for stated in row_of]
     user_vectors = np.zeros((len(texts), encoder.dim), np.float32)
     if stated_rows := [row for row, text in enumerate(texts) if text]:
         vectors, inverse = encode_unique(encoder, [texts[row] for row in stated_rows], kind="query")

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from recllm.encoder.adapters import merge_adapter
 from recllm.encoder.folder import quiet_loading
 from recllm.errors import ModelError
-from recllm.generator.chat import Message, chatml, messages, without
+from recllm.generator.chat import Message
 
 _FORBIDDEN_KEYS = frozenset({"auto_map", "trust_remote_code", "_attn_implementation_internal", "custom_pipelines"})
 _MAX_JSON = 4 << 20
@@ -62,18 +62,14 @@ def base_hash(folder: Path) -> str:
     return total.hexdigest()
 
 
-def rendered(prompt: str, tokenizer: Any) -> str:
-    """A prompt as the model reads it, open for its answer."""
-    return render(messages(prompt), tokenizer)
-
-
 def render(turns: list[Message], tokenizer: Any, *, open_end: bool = True) -> str:
-    """A conversation in the model's own format, without its control tokens in the texts of the turns."""
-    turns = [Message(turn.role, without(turn.text, tokenizer.all_special_tokens)) for turn in turns]
+    """A conversation in the model's own format. Its control tokens go from the turns, so that data opens no turn."""
+    for token in filter(str.strip, tokenizer.all_special_tokens):
+        turns = [Message(turn.role, turn.text.replace(token, " ")) for turn in turns]
     vocabulary = tokenizer.get_vocab()
-    if "<|im_start|>" in vocabulary and "<|im_end|>" in vocabulary:
-        text = chatml(turns)
-        return text if open_end else text.removesuffix("<|im_start|>assistant\n")
+    if "<|im_start|>" in vocabulary and "<|im_end|>" in vocabulary:  # ChatML
+        text = "".join(f"<|im_start|>{turn.role}\n{turn.text}<|im_end|>\n" for turn in turns)
+        return f"{text}<|im_start|>assistant\n" if open_end else text
     if tokenizer.chat_template:
         conversation = [{"role": turn.role, "content": turn.text} for turn in turns]
         return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=open_end))

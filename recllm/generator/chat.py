@@ -7,7 +7,6 @@ is one user turn. Data inside a turn must stay on its own line with a label befo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -35,17 +34,3 @@ def messages(prompt: str) -> list[Message]:
     if turns[-1].role != "user":
         raise GenerationError(f"the prompt ends with a turn of {turns[-1].role}; the last turn must be the user's")
     return turns
-
-
-def without(text: str, tokens: Iterable[str]) -> str:
-    """`text` without the control tokens of a model, so that data cannot open a turn of its own."""
-    for token in tokens:
-        if token.strip():
-            text = text.replace(token, " ")
-    return text
-
-
-def chatml(turns: Sequence[Message]) -> str:
-    """ChatML, open for the assistant's answer."""
-    conversation = "".join(f"<|im_start|>{turn.role}\n{turn.text}<|im_end|>\n" for turn in turns)
-    return f"{conversation}<|im_start|>assistant\n"

@@ -1,8 +1,8 @@
 """The other side of `recllm.generator.process`: loads one model, and answers one request after the other.
 
-    python -m recllm.generator.child '{"folder": "...", "name": "...", "adapter": null, "decoding": "grammar", ...}'
+    python -m recllm.generator.child '{"folder": "...", "name": "...", "adapter": null, "max_time": 24.0}'
 
-Says `{"ready": true, "fingerprint": ..., "decoding": ...}` or `{"error": ...}` first, then `{"id": N, "texts": [...]}`
+Says `{"ready": true, "fingerprint": ...}` or `{"error": ...}` first, then `{"id": N, "texts": [...]}`
 or `{"id": N, "error": ...}` for each `{"id": N, "prompt": ..., "n": ..., "max_tokens": ..., "seed": ..., "constraint":
 ...}`. What libraries print goes nowhere.
 """
@@ -19,13 +19,17 @@ from recllm.generator.constraint import Constraint
 
 
 def main() -> int:
-    pipe = _answer_pipe()
+    # the pipe to the parent is for answers alone: whatever else prints gets the null device
+    pipe = os.fdopen(os.dup(1), "wb")
+    null_device = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null_device, 1)
+    os.close(null_device)
     arguments = json.loads(sys.argv[1])
     try:
         from recllm.generator.local import LocalGenerator
 
         generator = LocalGenerator(arguments.pop("folder"), **arguments)
-        _say(pipe, {"ready": True, "fingerprint": generator.fingerprint, "decoding": generator.decoding})
+        _say(pipe, {"ready": True, "fingerprint": generator.fingerprint})
     except RecllmError as error:
         _say(pipe, {"error": str(error)})
         return 1
@@ -39,15 +43,6 @@ def main() -> int:
         except GenerationError as error:
             _say(pipe, {"id": number, "error": str(error)})
     return 0
-
-
-def _answer_pipe() -> BinaryIO:
-    """The pipe to the parent, for answers alone: whatever else prints gets the null device."""
-    pipe = os.fdopen(os.dup(1), "wb")
-    null_device = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null_device, 1)
-    os.close(null_device)
-    return pipe
 
 
 def _say(pipe: BinaryIO, answer: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ class HttpGenerator:
 
     `base_url` (such as "http://localhost:8000/v1") belongs in the operator's configuration and nowhere else: it decides
     where texts go. Redirects are not followed, proxies are not used, and nothing of a server's answer but the texts is
-    ever shown. The key is read from the environment variable `key_variable` at each call and is optional.
+    ever shown. The key is read from the environment variable `KEY_VARIABLE` at each call and is optional.
     `timeout` in seconds bounds a whole `generate`, however many requests it takes. `transport` carries the requests,
     for tests.
     """
@@ -37,9 +37,7 @@ class HttpGenerator:
         base_url: str,
         *,
         model: str = "default",
-        key_variable: str = KEY_VARIABLE,
         timeout: float = 10.0,
-        temperature: float = 0.7,
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
         parts = urlsplit(base_url)
@@ -48,12 +46,11 @@ class HttpGenerator:
         self.name = model
         self._origin = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}"
         self._url = base_url.rstrip("/") + "/chat/completions"
-        self._key_variable = key_variable
-        self._timeout, self._temperature, self._transport = timeout, temperature, transport
+        self._timeout, self._transport = timeout, transport
 
     def __repr__(self) -> str:
-        key = "set" if os.environ.get(self._key_variable) else "not set"
-        return f"HttpGenerator({self._origin}, model={self.name!r}, {self._key_variable} {key})"
+        key = "set" if os.environ.get(KEY_VARIABLE) else "not set"
+        return f"HttpGenerator({self._origin}, model={self.name!r}, {KEY_VARIABLE} {key})"
 
     def generate(self, prompt: str, *, n: int = 1, max_tokens: int = 48, seed: int = 0) -> list[str]:
         """Up to `n` texts; servers that ignore `n` are asked again while there is time.
@@ -69,7 +66,7 @@ class HttpGenerator:
                 "messages": turns,
                 "n": n - len(texts),
                 "max_tokens": max_tokens,
-                "temperature": self._temperature,
+                "temperature": 0.7,
                 "seed": seed + len(texts),
             }
             try:
@@ -83,7 +80,7 @@ class HttpGenerator:
     def _ask(self, body: Mapping[str, Any], deadline: float) -> list[str]:
         """The texts of a reply, as long as it is small and in time: a server may drip bytes for ever, or pack them."""
         headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "recllm"}
-        if key := os.environ.get(self._key_variable):
+        if key := os.environ.get(KEY_VARIABLE):
             headers["Authorization"] = f"Bearer {key}"
         server, reply = f"the text server {self._origin}", bytearray()
         seconds = max(0.1, deadline - time.monotonic())

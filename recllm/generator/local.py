@@ -7,7 +7,6 @@ applied here: `llguidance.torch` would compile a kernel at its first call.
 from __future__ import annotations
 
 import copy
-import importlib.util
 import inspect
 import threading
 import unicodedata
@@ -93,7 +92,7 @@ class LocalGenerator:
         self._max_time = max_time
         size = self._model.config.vocab_size
         banned, self._ends = _vocabulary(self._tokenizer, size, decoding != "free")
-        self._ban = _Ban(banned.to(self._device))
+        self._banned = banned.to(self._device)
         self._grammars = _grammars(self._tokenizer, size, self._ends) if decoding == "grammar" else None
         self.decoding = "mask" if decoding == "grammar" and self._grammars is None else decoding
         """What is in use, which may be less than what was asked for."""
@@ -146,18 +145,16 @@ class LocalGenerator:
             raise GenerationError(f"the prompt has {ids.shape[1]} tokens; at most {MAX_PROMPT_TOKENS} are read")
         cache = self._read(head, ids, n)
         ids = ids.expand(n, -1)
-        processors: list[Any] = [self._ban]
-        if self._grammars is not None and constraint is not None:
-            matcher, size = self._grammars(constraint), self._model.config.vocab_size
-            matchers = [matcher.deep_copy() for _ in range(n)]
-            processors.append(_GrammarProcessor(matchers, ids.shape[1], size, self._ends))
+        matcher = self._grammars(constraint) if self._grammars is not None and constraint is not None else None
+        matchers = [matcher.deep_copy() for _ in range(n)] if matcher is not None else []
+        bounds = _Bounds(self._banned, matchers, ids.shape[1], self._ends)
         output = self._model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             **{self._cache_name: cache},
             max_new_tokens=max_tokens,
             max_time=self._max_time,
-            logits_processor=LogitsProcessorList(processors),
+            logits_processor=LogitsProcessorList([bounds]),
             eos_token_id=self._ends,
             pad_token_id=self._ends[0],
             return_dict_in_generate=True,
@@ -211,16 +208,6 @@ class LocalGenerator:
         return (head, conversation[len(head) :]) if conversation.startswith(head) else ("", conversation)
 
 
-class _Ban(LogitsProcessor):
-    """Makes banned tokens impossible."""
-
-    def __init__(self, banned: torch.Tensor) -> None:
-        self._banned = banned  # (vocabulary,), bool
-
-    def __call__(self, input_ids: Any, scores: Any) -> Any:
-        return scores.masked_fill(self._banned[: scores.shape[-1]], -torch.inf)
-
-
 def _vocabulary(tokenizer: Any, size: int, constrained: bool) -> tuple[torch.Tensor, list[int]]:
     """(banned, ends): a bool per token of the vocabulary, and the tokens that end a text."""
     special = set(tokenizer.all_special_ids)
@@ -237,10 +224,6 @@ def _vocabulary(tokenizer: Any, size: int, constrained: bool) -> tuple[torch.Ten
 # --- decoding under a grammar ----------------------------------------------------------------------------------------
 
 
-def has_llguidance() -> bool:
-    return importlib.util.find_spec("llguidance") is not None
-
-
 def _grammars(tokenizer: Any, size: int, ends: list[int]) -> Callable[[Constraint], Any] | None:
     """A function that compiles the grammar of a constraint to a matcher, and remembers the last ones; a request takes
     copies of its own. It raises `GenerationError` when a grammar is too large.
@@ -248,14 +231,12 @@ def _grammars(tokenizer: Any, size: int, ends: list[int]) -> Callable[[Constrain
     None without llguidance, and for a tokenizer that it cannot read: then the mask of characters has to do. `size` is
     the model's vocabulary, which may be larger than the tokenizer's; `ends` the tokens that end a text.
     """
-    if not has_llguidance():
-        return None
-    import llguidance.hf
-    from llguidance import LLMatcher, LLParserLimits
-
     try:
+        import llguidance.hf
+        from llguidance import LLMatcher, LLParserLimits
+
         vocabulary = llguidance.hf.from_tokenizer(tokenizer, n_vocab=size, eos_token=ends)
-    except (ValueError, RuntimeError):
+    except (ImportError, ValueError, RuntimeError):
         return None
 
     @lru_cache(maxsize=_MAX_GRAMMARS)
@@ -269,18 +250,22 @@ def _grammars(tokenizer: Any, size: int, ends: list[int]) -> Callable[[Constrain
     return matcher_of
 
 
-class _GrammarProcessor(LogitsProcessor):
-    """Single use: one matcher per row, which follows what was sampled.
+class _Bounds(LogitsProcessor):
+    """Single use: makes impossible what may not be sampled. That is banned tokens, and what the grammar of a row does
+    not allow: one matcher per row, if any, follows what was sampled.
 
-    `scores`: (rows, vocabulary), the logits of the next token; what the grammar does not allow becomes -inf.
+    `scores`: (rows, vocabulary), the logits of the next token; `banned`: (vocabulary,), bool.
     """
 
-    def __init__(self, matchers: list[Any], start: int, size: int, ends: list[int]) -> None:
-        self._matchers, self._start, self._ends = matchers, start, ends
+    def __init__(self, banned: torch.Tensor, matchers: list[Any], start: int, ends: list[int]) -> None:
+        self._banned, self._matchers, self._start, self._ends = banned, matchers, start, ends
         self._open = [True] * len(matchers)
-        self._mask = np.zeros((len(matchers), (size + 31) // 32), dtype=np.int32)
+        self._mask = np.zeros((len(matchers), (len(banned) + 31) // 32), dtype=np.int32)
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
+        scores = scores.masked_fill(self._banned[: scores.shape[-1]], -torch.inf)
+        if not self._matchers:
+            return scores
         from llguidance.numpy import fill_next_token_bitmask
 
         for row, matcher in enumerate(self._matchers):

@@ -136,12 +136,8 @@ class ProcessGenerator:
     @property
     def fingerprint(self) -> str:
         """As `LocalGenerator.fingerprint`; starts the child. Raises `GenerationError` when that fails."""
-        return self._child_property("fingerprint")
-
-    @property
-    def decoding(self) -> str:
-        """How the child keeps lines in bounds, as `LocalGenerator.decoding`; starts the child."""
-        return self._child_property("decoding")
+        with self._lock:
+            return str(self._running().properties.get("fingerprint", ""))
 
     def generate(
         self, prompt: str, *, n: int = 1, max_tokens: int = 48, seed: int = 0, constraint: Constraint | None = None
@@ -157,7 +153,8 @@ class ProcessGenerator:
                 texts, refusal = answer.get("texts"), answer.get("error")
                 if answer.get("id") != self._requests:
                     raise GenerationError("answered something that was not asked")
-                if not isinstance(refusal, str) and not _are_texts(texts):
+                are_texts = isinstance(texts, list) and all(isinstance(t, str) and len(t) <= _MAX_TEXT for t in texts)
+                if not isinstance(refusal, str) and not are_texts:
                     raise GenerationError(_NO_ANSWER)
             except GenerationError as error:
                 self._end_child()
@@ -172,10 +169,6 @@ class ProcessGenerator:
         """Ends the child at once, whatever it is doing; nothing can be asked afterwards."""
         self._closed = True
         self._end_child()
-
-    def _child_property(self, name: str) -> str:
-        with self._lock:
-            return str(self._running().properties.get(name, ""))
 
     def _running(self) -> _Child:
         """The child, started where there is none. Raises `GenerationError` when it may not or does not start."""
@@ -213,13 +206,18 @@ class _Child:
     """A running child, and a thread that reads its lines."""
 
     def __init__(self, command: Sequence[str], deadline: float) -> None:
+        # without what looks like a secret, and with the package's own folder, which `-P` leaves out
+        environment = {k: v for k, v in os.environ.items() if not any(part in k.upper() for part in _SECRET)}
+        package = str(Path(__file__).resolve().parents[2])
+        paths = [package, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+        environment |= {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
         try:
             self._process = subprocess.Popen(  # noqa: S603 - the command is ours or the caller's own
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env=_environment(os.environ),
+                env=environment,
             )
         except OSError as error:
             raise GenerationError(f"cannot be started: {error.strerror}") from None
@@ -268,27 +266,15 @@ class _Child:
         return answer
 
 
-def child_command(
-    folder: str | Path,
-    *,
-    name: str,
-    adapter: str | Path | None = None,
-    decoding: str = "grammar",
-    max_time: float = 30.0,
-) -> list[str]:
+def child_command(folder: Path, *, name: str, adapter: str | Path | None, max_time: float) -> list[str]:
     """The command that serves a folder with a causal language model, as `LocalGenerator` takes it."""
     arguments = {
-        "folder": str(Path(folder).absolute()),
+        "folder": str(folder.absolute()),
         "name": name,
         "adapter": str(Path(adapter).absolute()) if adapter else None,
-        "decoding": decoding,
         "max_time": max_time,
     }
     return [sys.executable, "-P", "-m", "recllm.generator.child", json.dumps(arguments)]
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(text, str) and len(text) <= _MAX_TEXT for text in value)
 
 
 def _read(process: subprocess.Popen[bytes], lines: Queue[bytes | None]) -> None:
@@ -310,11 +296,3 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     with suppress(OSError):  # what was not yet written is of no use to anybody
         if process.stdin is not None:
             process.stdin.close()
-
-
-def _environment(parent: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what looks like a secret, and with the package's own folder, which `-P` leaves out."""
-    passed_on = {name: value for name, value in parent.items() if not any(part in name.upper() for part in _SECRET)}
-    package = str(Path(__file__).resolve().parents[2])
-    paths = [package, *filter(None, passed_on.get("PYTHONPATH", "").split(os.pathsep))]
-    return {**passed_on, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}

@@ -34,7 +34,7 @@ from recllm.data.interactions import Floats, Ints, occasions, of_actions, unit
 from recllm.errors import UsageError
 from recllm.policy import Policy
 from recllm.schema import BROWSING, Action
-from recllm.text.templates import Prompts
+from recllm.text.templates import clean
 
 By = Literal["auto", "month", "quarter", "mass"]
 
@@ -236,7 +236,6 @@ def _interests(dataset: Dataset, item_rows: NDArray[np.integer], vectors: Floats
     rows = dataset.items[items]
     paths = [tuple(part for part in path or () if part) for path in rows["category"].to_list()]
     titles = [title or "" for title in rows["title"].to_list()]
-    clean = Prompts.load().cleaner()
     if any(paths):
         # the deepest level whose largest interests hold two thirds of the purchases, 1 when none does
         for level in range(max(len(path) for path in paths), 0, -1):

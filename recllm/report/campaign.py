@@ -9,13 +9,16 @@ from typing import Any
 from recllm.campaigns.outcome import CampaignOutcome, ConfidenceInterval, GroupFigures, SegmentFigures
 from recllm.charts import Bar, BarChart, svg, write_png
 from recllm.data.catalogue import CATEGORY_SEPARATOR
-from recllm.files import write_whole
 from recllm.report.page import picture, render, words
 
 LABEL = 30
 """Characters of a row's name that a chart has room for."""
 
 WIDTH = 760
+
+RATE = "{:.1f} % ({:.1f}–{:.1f})"
+POINTS = "{:+.1f} ({:+.1f} – {:+.1f})"
+"""Value and limits of a share, and of a difference, at the end of its bar."""
 
 MOST_ROWS = 12
 """Segments of one kind that a page draws."""
@@ -44,14 +47,6 @@ def report_page(outcome: CampaignOutcome, *, currency: str = "", locale: str = "
         segments=segments,
         effect_chart=picture(svg(_effect_chart(outcome, labels, labels["effect"]))),
     )
-
-
-def write_preview(document: Mapping[str, Any], path: Path) -> None:
-    write_whole(path, preview_page(document))
-
-
-def write_report(outcome: CampaignOutcome, path: Path, *, currency: str = "", locale: str = "en") -> None:
-    write_whole(path, report_page(outcome, currency=currency, locale=locale))
 
 
 def preview_png(document: Mapping[str, Any], path: Path) -> str | None:
@@ -90,7 +85,7 @@ def _groups(outcome: CampaignOutcome, labels: Mapping[str, str]) -> list[tuple[s
 
 
 def _groups_chart(outcome: CampaignOutcome, labels: Mapping[str, str]) -> BarChart:
-    bars = [_rate_bar(name, f, strong=f is outcome.reached) for name, f in _groups(outcome, labels)]
+    bars = [_bar(name, f.rate, RATE, strong=f is outcome.reached) for name, f in _groups(outcome, labels)]
     return BarChart(title=labels["converted"], bars=bars, width=WIDTH)
 
 
@@ -99,28 +94,22 @@ def _segments(
 ) -> Iterator[tuple[str, list[SegmentFigures], BarChart]]:
     for by in dict.fromkeys(segment.by for segment in outcome.segments):
         rows = [segment for segment in outcome.segments if segment.by == by][:MOST_ROWS]
-        bars = [_rate_bar(_segment_name(row, labels), row.reached) for row in rows]
+        bars = [_bar(_segment_name(row, labels), row.reached.rate, RATE) for row in rows]
         yield by, rows, BarChart(title=f"{labels.get(by, by)}: {labels['converted']}", bars=bars, width=WIDTH)
 
 
 def _effect_chart(outcome: CampaignOutcome, labels: Mapping[str, str], title: str) -> BarChart:
-    bars = [_effect_bar(labels["all"], outcome.effect, strong=True)] if outcome.effect else []
+    bars = [_bar(labels["all"], outcome.effect, POINTS, strong=True)] if outcome.effect else []
     for segment in outcome.segments:
         if segment.effect:
             name = f"{labels.get(segment.by, segment.by)}: {_segment_name(segment, labels)}"
-            bars.append(_effect_bar(name, segment.effect))
+            bars.append(_bar(name, segment.effect, POINTS))
     return BarChart(title=title, bars=bars[: MOST_ROWS * 2], width=WIDTH)
 
 
-def _rate_bar(name: str, figures: GroupFigures, *, strong: bool = False) -> Bar:
-    rate = figures.rate
-    text = f"{100 * rate.value:.1f} % ({100 * rate.low:.1f}–{100 * rate.high:.1f})"
-    return Bar(name[:LABEL], rate.value, text, strong, rate.low, rate.high)
-
-
-def _effect_bar(name: str, effect: ConfidenceInterval, *, strong: bool = False) -> Bar:
-    text = f"{100 * effect.value:+.1f} ({100 * effect.low:+.1f} – {100 * effect.high:+.1f})"
-    return Bar(name[:LABEL], effect.value, text, strong, effect.low, effect.high)
+def _bar(name: str, interval: ConfidenceInterval, form: str, *, strong: bool = False) -> Bar:
+    text = form.format(100 * interval.value, 100 * interval.low, 100 * interval.high)
+    return Bar(name[:LABEL], interval.value, text, strong, interval.low, interval.high)
 
 
 def _segment_name(segment: SegmentFigures, labels: Mapping[str, str]) -> str:

@@ -10,14 +10,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from recllm.charts import Bar, bar_chart
-from recllm.files import write_whole
 from recllm.text.templates import language
 
 
@@ -71,8 +69,3 @@ def render_page(record: Mapping[str, Any]) -> str:
 
     charts = {"metric_chart": metric_chart, "timing_chart": timing_chart, "share_chart": share_chart}
     return render("demo.html.j2", **record, **charts)
-
-
-def write_page(record: Mapping[str, Any], path: Path) -> None:
-    """Writes the page of a demonstration run."""
-    write_whole(path, render_page(record))

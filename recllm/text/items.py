@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from recllm.errors import DataError, PromptError
 from recllm.text.injection import TITLE_CHARS, neutralise
-from recllm.text.templates import Prompts
+from recllm.text.templates import Prompts, clean
 
 if TYPE_CHECKING:  # ad text reads this room too, and does without tables
     import polars as pl
-
-Clean = Callable[[str, int], str]
 
 CATEGORY_CHARS = 80
 ATTRIBUTES = 6
@@ -28,14 +26,13 @@ PRICE_GROUPS = 400
 PRICED_ITEMS = 8
 
 
-def item_texts(items: pl.DataFrame, locale: str = "en", *, prompts: Prompts | None = None) -> list[str]:
+def item_texts(items: pl.DataFrame, locale: str = "en") -> list[str]:
     """One text per row of `items` (columns of `recllm.data.dataset.ITEM_SCHEMA`), in order; never empty.
 
     A text depends on its own row alone: `items` may be any selection of rows, and equal rows get equal texts. An item
     without a title is called by its narrowest category. Raises `DataError` for attributes that are not JSON.
     """
-    prompts = prompts or Prompts.load()
-    template, clean = prompts.template("item", locale), prompts.cleaner()
+    template = Prompts.load().template("item", locale)
 
     @cache
     def text(
@@ -45,14 +42,14 @@ def item_texts(items: pl.DataFrame, locale: str = "en", *, prompts: Prompts | No
         attributes: str | None,
         description: str | None,
     ) -> str:
-        name = _name(clean, title, path)
+        name = _name(title, path)
         categories = dict.fromkeys(clean(category, CATEGORY_CHARS) for category in reversed(path) if category)
         return template.render(
             {
                 "title": name,
                 "category": [category for category in categories if category and category != name],
                 "brand": neutralise(brand, max_chars=CATEGORY_CHARS) if brand else "",
-                "attributes": _attributes(clean, attributes, name),
+                "attributes": _attributes(attributes, name),
                 "description": neutralise(description, max_chars=DESCRIPTION_CHARS) if description else "",
             }
         )
@@ -62,21 +59,19 @@ def item_texts(items: pl.DataFrame, locale: str = "en", *, prompts: Prompts | No
     return [text(title, path, *row) for path, (title, *row) in zip(paths, zip(*columns, strict=True), strict=True)]
 
 
-def item_names(items: pl.DataFrame, locale: str = "en", *, prompts: Prompts | None = None) -> list[str]:
+def item_names(items: pl.DataFrame, locale: str = "en") -> list[str]:
     """What to call each item when speaking to a person: its title, or else its narrowest category; harmless."""
-    prompts = prompts or Prompts.load()
-    clean = prompts.cleaner()
-    unnamed = prompts.template("item.unnamed", locale).render({})
+    unnamed = Prompts.load().render("item.unnamed", locale)
     rows = zip(items["title"].to_list(), items["category"].to_list(), strict=True)
-    return [_name(clean, title, path or ()) or unnamed for title, path in rows]
+    return [_name(title, path or ()) or unnamed for title, path in rows]
 
 
-def _name(clean: Clean, title: str | None, path: Sequence[str | None]) -> str:
+def _name(title: str | None, path: Sequence[str | None]) -> str:
     names = (clean(text, TITLE_CHARS) for text in (title, *reversed(path)) if text)
     return next(filter(None, names), "")
 
 
-def _attributes(clean: Clean, text: str | None, title: str) -> list[tuple[str, str]]:
+def _attributes(text: str | None, title: str) -> list[tuple[str, str]]:
     """Names and values to tell; not what stands in the title already."""
     if not text:
         return []
@@ -97,35 +92,32 @@ def _attributes(clean: Clean, text: str | None, title: str) -> list[tuple[str, s
 # --- the price in words ---------------------------------------------------------------------------------------------
 
 
-def price_texts(
-    items: pl.DataFrame, locale: str = "en", *, prompts: Prompts | None = None, max_groups: int = PRICE_GROUPS
-) -> list[str]:
+def price_texts(items: pl.DataFrame, locale: str = "en") -> list[str]:
     """The price of each item against its kind, such as "low price for frozen pizza"; never empty.
 
     Below the first quartile of the group's prices is low, above the third is high. The group is the narrowest level of
-    the category paths that has at most `max_groups` names, so distinct texts stay few (at most 3 per group, and 4);
+    the category paths that has at most `PRICE_GROUPS` names, so distinct texts stay few (at most 3 per group, and 4);
     an item whose group has fewer than `PRICED_ITEMS` prices is compared with the whole catalogue, and no group is
     named. Prices of different currencies are not compared.
     """
-    prompts = prompts or Prompts.load()
-    template, clean = prompts.template("price", locale), prompts.cleaner()
+    template = Prompts.load().template("price", locale)
 
     @cache
     def text(band: str | None, group: str | None) -> str:
         return template.render({"band": band, "group": clean(group, CATEGORY_CHARS) if group else None})
 
-    return [text(band, group) for band, group in _price_bands(items, max_groups).iter_rows()]
+    return [text(band, group) for band, group in _price_bands(items).iter_rows()]
 
 
-def _price_bands(items: pl.DataFrame, max_groups: int) -> pl.DataFrame:
+def _price_bands(items: pl.DataFrame) -> pl.DataFrame:
     """Columns band ("low", "mid", "high" or null) and group (its name, or null), one row per item."""
     import polars as pl
 
     price = pl.when(pl.col("price").is_finite() & (pl.col("price") > 0)).then("price")
-    # The group is as deep as possible with at most `max_groups` groups; level 0 is the whole catalogue.
+    # The group is as deep as possible with at most `PRICE_GROUPS` groups; level 0 is the whole catalogue.
     paths = items["category"]
     deepest = int(paths.list.len().max() or 0)  # type: ignore[arg-type]
-    level = next((n for n in range(deepest, 0, -1) if paths.list.head(n).n_unique() <= max_groups), 0)
+    level = next((n for n in range(deepest, 0, -1) if paths.list.head(n).n_unique() <= PRICE_GROUPS), 0)
     path = pl.col("category").list.head(level)
     frame = items.select(price=price, currency=pl.col("currency"), path=pl.when(path.list.len() > 0).then(path))
     frame = frame.with_columns(
@@ -156,13 +148,14 @@ _RUNNING_TEXT = {"title", "category", "name"}
 """Facts told in running text; a brand and a person's own answers keep their spelling."""
 
 
-def reason_kinds(prompts: Prompts | None = None) -> tuple[str, ...]:
+@cache
+def reason_kinds() -> tuple[str, ...]:
     """The kinds that `reason_text` knows, sorted."""
-    names = (prompts or Prompts.load()).names()
-    return tuple(n.removeprefix("explanation.") for n in names if n.startswith("explanation."))
+    names = {name for name, _ in Prompts.load().templates if name.startswith("explanation.")}
+    return tuple(sorted(name.removeprefix("explanation.") for name in names))
 
 
-def reason_text(kind: str, locale: str = "en", *, prompts: Prompts | None = None, **facts: Any) -> str:
+def reason_text(kind: str, locale: str = "en", **facts: Any) -> str:
     """One sentence for a piece of evidence.
 
     kind and its facts: bought_before (title, times, interval_days or None, days_since), bought_similar (title,
@@ -172,10 +165,8 @@ def reason_text(kind: str, locale: str = "en", *, prompts: Prompts | None = None
     days, shares in [0, 1], actions a value of `recllm.schema.Action`. Raises `PromptError` for another kind, or other
     facts.
     """
-    prompts = prompts or Prompts.load()
-    if kind not in reason_kinds(prompts):
-        raise PromptError(f"no reason of kind {kind!r}; there are: {', '.join(reason_kinds(prompts))}")
-    clean = prompts.cleaner()
+    if kind not in reason_kinds():
+        raise PromptError(f"no reason of kind {kind!r}; there are: {', '.join(reason_kinds())}")
     values = {}
     for name, value in facts.items():
         if isinstance(value, str) and name in _RUNNING_TEXT:
@@ -183,4 +174,4 @@ def reason_text(kind: str, locale: str = "en", *, prompts: Prompts | None = None
         elif isinstance(value, str):
             value = neutralise(value)
         values[name] = value
-    return prompts.template(f"explanation.{kind}", locale).render(values)
+    return Prompts.load().template(f"explanation.{kind}", locale).render(values)

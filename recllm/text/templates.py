@@ -22,9 +22,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -143,19 +143,6 @@ class Prompts:
         template = self.template(name, locale)
         return template.render({key: _harmless(value, template, key) for key, value in values.items()})
 
-    def cleaner(self) -> Callable[[str, int], str]:
-        """A function (text, characters at most) -> harmless running text, which remembers its answers."""
-
-        @cache
-        def clean(text: str, max_chars: int) -> str:
-            return natural(neutralise(text, max_chars=max_chars), self.short_forms)
-
-        return clean
-
-    def names(self) -> tuple[str, ...]:
-        """All template names, sorted."""
-        return tuple(sorted({name for name, _ in self.templates}))
-
 
 def language(locale: str) -> str:
     """ "zh-Hans-CN" and "ZH_tw" -> "zh"."""
@@ -257,6 +244,12 @@ _WORD = re.compile(r"[A-Z]+")
 _CUT_BRACKET = re.compile(r"\s*\([^()]*(?:\([^()]*)*$")
 _CJK = "\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uff60"
 _CUT_WORDS = re.compile(rf"(?<=[{_CJK}])\s+(?=[{_CJK}0-9])|(?<=[0-9])\s+(?=[{_CJK}])")
+
+
+@lru_cache(maxsize=1 << 16)  # catalogues repeat their categories and attributes
+def clean(text: str, max_chars: int) -> str:
+    """`text` as harmless running text."""
+    return natural(neutralise(text, max_chars=max_chars), Prompts.load().short_forms)
 
 
 def natural(text: str, short_forms: Mapping[str, str]) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 from recllm.adcopy.lexicon import Reading, fold, pattern, read, stem, stems, table
 from recllm.adcopy.quantities import Quantity, quantities
-from recllm.adcopy.request import CopyRequest, FactSheet, Offer
+from recllm.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,23 @@ class Case:
         longest_first = "|".join(re.escape(t) for t in sorted(texts, key=len, reverse=True))
         return re.sub(longest_first, " ", self.text, flags=re.IGNORECASE)
 
+    def proves(self, evidence: str) -> bool:
+        """True when what a claim rests on is there: a key of the caller's evidence, "list_price", "offer.end",
+        "offer.price" (an offer on the price runs) or "offer." and the type of the running offer; never for "never"."""
+        if evidence == "list_price":
+            return self.facts.list_price is not None
+        subject, _, detail = evidence.partition(".")
+        if subject != "offer":
+            return evidence != "never" and bool(self.request.evidence.get(evidence))
+        running = self.offer
+        if running is None:
+            return False
+        if detail == "end":
+            return running.end is not None
+        if detail == "price":
+            return running.type in (OfferType.PERCENT, OfferType.AMOUNT, OfferType.COUPON)
+        return running.type == detail
+
 
 @dataclass(frozen=True, slots=True)
 class Violation:
@@ -56,6 +74,15 @@ class Violation:
 
     message: str
     span: str = ""
+
+
+def violations(phrases: Iterable[str], remark: str) -> Iterator[Violation]:
+    """One for each phrase that stands in the text: the phrase, and what is wrong with it."""
+    return (Violation(f"{phrase!r} {remark}", phrase) for phrase in phrases)
+
+
+def matches(shape: re.Pattern[str], text: str) -> Iterator[str]:
+    return (match[0] for match in shape.finditer(text))
 
 
 def stated_by_facts(phrase: str, facts: FactSheet) -> bool:

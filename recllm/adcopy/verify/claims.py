@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from functools import lru_cache
 
-from recllm.adcopy.lexicon import HAN, Family, families, fold, limit, pattern, read, stem, stems, table, word_class
+from recllm.adcopy.lexicon import HAN, families, fold, limit, pattern, read, stem, stems, table, word_class
 from recllm.adcopy.quantities import Quantity, QuantityKind, currency_of, renderings, rounded
 from recllm.adcopy.request import OfferType
-from recllm.adcopy.verify.case import Case, Violation, stated_by_facts, used_with
+from recllm.adcopy.verify.case import Case, Violation, matches, stated_by_facts, used_with, violations
 
 _PRICE_TALK = {"en": "claims.price_talk", "zh": "claims.price_talk_zh"}
 _PRAISE = {"en": "claims.praise", "zh": "claims.praise_zh"}
@@ -101,12 +101,10 @@ def offers(case: Case) -> Iterator[Violation]:
     running = case.offer
     if running is None and not any(q.kind is QuantityKind.MONEY for q in case.quantities):
         text = pattern("claims.no_price_talk").sub(lambda m: "\x00" * len(m[0]), read(case.own_words).squashed)
-        for match in pattern(_PRICE_TALK[case.language]).finditer(text):
-            yield Violation(f"{match[0]!r} speaks of a price and states none", match[0])
+        yield from violations(matches(pattern(_PRICE_TALK[case.language]), text), "speaks of a price and states none")
     for family in families("offers.toml"):
         if running is None or running.type not in family.offers:
-            for phrase in family.find(case.reading):
-                yield Violation(f"{phrase!r} promises an offer ({family.id}), and none runs", phrase)
+            yield from violations(family.find(case.reading), f"promises an offer ({family.id}), and none runs")
     if running is None:
         for quantity in case.quantities:
             if quantity.kind is QuantityKind.DISCOUNT or quantity.role in ("off", "threshold"):
@@ -125,19 +123,10 @@ def proofs(case: Case) -> Iterator[Violation]:
             if not (stated_by_facts(name, case.facts) or used_with(name, case.facts)):
                 yield Violation(f"{match[0]!r} names what the facts do not hold", match[0])
     for family in families("claims.toml"):
-        if not _is_proven(family, case):
+        if not (case.proves(family.evidence) or (case.offer and case.offer.type in family.offers)):
             for phrase in family.find(read(case.own_words) if family.from_facts else case.reading):
                 if not (family.from_facts and (stated_by_facts(phrase, case.facts) or used_with(phrase, case.facts))):
                     yield Violation(f"{phrase!r} claims {family.id} without proof", phrase)
-
-
-def _is_proven(family: Family, case: Case) -> bool:
-    running = case.offer
-    if family.evidence == "offer.end":
-        return running is not None and running.end is not None
-    if running is not None and running.type in family.offers:
-        return True
-    return family.evidence != "never" and bool(case.request.evidence.get(family.evidence))
 
 
 def _comparisons(case: Case) -> Iterator[Violation]:
@@ -152,8 +141,7 @@ def _comparisons(case: Case) -> Iterator[Violation]:
         shapes.append((pattern(_OTHER_GOODS[language], NAMES="|".join(sorted(names))), "comparison"))
     for shape, proof in shapes:
         if not case.request.evidence.get(proof):
-            for match in shape.finditer(case.reading.squashed):
-                yield Violation(f"{match[0]!r} speaks of others without proof", match[0])
+            yield from violations(matches(shape, case.reading.squashed), "speaks of others without proof")
 
 
 # --- G4, G5: names -------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from recllm.adcopy.lexicon import HAN, families, limit, pattern, phrase_pattern, within, word_class, words
-from recllm.adcopy.verify.case import Case, Violation
+from recllm.adcopy.verify.case import Case, Violation, matches, violations
 
 _BREAKS_OFF = (
     pattern("form.breaks_off", DANGLING="|".join(word_class("dangling"))),
@@ -72,11 +72,10 @@ def personal_data(case: Case) -> Iterator[Violation]:
         ("people.pseudonym", "is a person's pseudonym"),
         ("people.observed", "tells the person what the shop has seen of them"),
     ):
-        for match in pattern(name).finditer(text):
-            yield Violation(f"{match[0]!r} {remark}", match[0])
-    for match in pattern("people.phone").finditer(text):
-        if within("phone_digits", sum(c.isdigit() for c in match[0])):
-            yield Violation(f"{match[0]!r} reads like a phone number", match[0])
+        yield from violations(matches(pattern(name), text), remark)
+    numbers = matches(pattern("people.phone"), text)
+    phones = (number for number in numbers if within("phone_digits", sum(c.isdigit() for c in number)))
+    yield from violations(phones, "reads like a phone number")
     for match in pattern("people.digits").finditer(text):
         digits = re.sub(r"[ -]", "", match[0])
         if is_card(digits) or is_chinese_id(digits):
@@ -121,8 +120,7 @@ def leaks(case: Case) -> Iterator[Violation]:
         ("reading.role_token", "belongs to a prompt"),
         ("people.contact", "is an address, a handle or a contact"),
     ):
-        for match in pattern(name).finditer(case.reading.folded):
-            yield Violation(f"{match[0]!r} {remark}", match[0])
+        yield from violations(matches(pattern(name), case.reading.folded), remark)
     yield from _phrases("G10", case)
     if case.prompt:
         size = limit("prompt_words")[case.language]
@@ -139,8 +137,7 @@ def grams(tokens: tuple[str, ...], size: int) -> set[tuple[str, ...]]:
 def _phrases(guarantee: str, case: Case) -> Iterator[Violation]:
     for family in families("language.toml"):
         if family.guarantee == guarantee:
-            for phrase in family.find(case.reading):
-                yield Violation(f"{phrase!r} {family.message or 'must not be said'}", phrase)
+            yield from violations(family.find(case.reading), family.message or "must not be said")
 
 
 # --- G11, G12, G14: language and voice -----------------------------------------------------------------------------

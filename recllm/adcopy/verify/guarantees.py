@@ -1,7 +1,6 @@
 """The guarantees: one function each. What fails one of them never leaves as a verified text.
 
-    checks = verify(text, CopyRequest(item=item, channel="push", now=now))
-    passed(checks)
+    review(text, CopyRequest(item=item, channel="push", now=now)).verified
 
 The word lists, patterns and limits are data, in `recllm/adcopy/data/`. They help a reviewer; they are not legal advice.
 """
@@ -9,13 +8,12 @@ The word lists, patterns and limits are data, in `recllm/adcopy/data/`. They hel
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations, pairwise
 
 from recllm.adcopy.lexicon import fold, limit, words
-from recllm.adcopy.packs import Rule
-from recllm.adcopy.request import CopyRequest, FactSheet, OfferType
+from recllm.adcopy.request import CopyRequest, FactSheet
 from recllm.adcopy.verify import claims, form
 from recllm.adcopy.verify.case import Case, Violation
 from recllm.schema import Check
@@ -59,6 +57,14 @@ class Review:
     warnings: tuple[RuleWarning, ...] = ()
     """What the rule packs ask a person to look at; none of it keeps the text back."""
 
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if not check.passed)
+
+    @property
+    def verified(self) -> bool:
+        return not self.failures
+
 
 def review(text: str, request: CopyRequest, *, facts: FactSheet | None = None, prompt: str = "") -> Review:
     """Checks one text against the facts of the request's item, and by its rule packs.
@@ -72,9 +78,9 @@ def review(text: str, request: CopyRequest, *, facts: FactSheet | None = None, p
     case = Case(text=text, facts=facts or request.facts(), request=request, prompt=prompt)
     forbidden: dict[str, list[Violation]] = defaultdict(list)
     warnings: list[RuleWarning] = []
-    rules = [(f"{pack.name}/{rule.id}", rule) for pack in request.packs for rule in pack.rules]
-    for name, rule in rules:
-        if case.language not in rule.languages or is_allowed(rule, case):
+    for name, rule in ((f"{pack.name}/{rule.id}", rule) for pack in request.packs for rule in pack.rules):
+        is_demand_met = rule.demands and fold(rule.demands) in case.reading.folded
+        if case.language not in rule.languages or is_demand_met or case.proves(rule.evidence):
             continue
         remedy = "" if rule.evidence == "never" else f"; needs {rule.evidence}"
         for phrase in rule.find(case.reading):
@@ -91,32 +97,9 @@ def review(text: str, request: CopyRequest, *, facts: FactSheet | None = None, p
     return Review(tuple(checks), tuple(warnings))
 
 
-def is_allowed(rule: Rule, case: Case) -> bool:
-    """True when the rule's evidence is there, or the statement that it demands."""
-    if rule.demands and fold(rule.demands) in case.reading.folded:
-        return True
-    if rule.evidence == "list_price":
-        return case.facts.list_price is not None
-    subject, _, detail = rule.evidence.partition(".")
-    if subject != "offer":
-        return rule.evidence != "never" and bool(case.request.evidence.get(rule.evidence))
-    running = case.offer
-    if running is None:
-        return False
-    if detail == "end":
-        return running.end is not None
-    if detail == "price":
-        return running.type in (OfferType.PERCENT, OfferType.AMOUNT, OfferType.COUPON)
-    return running.type == detail
-
-
 def verify(text: str, request: CopyRequest, *, facts: FactSheet | None = None, prompt: str = "") -> tuple[Check, ...]:
     """`review` without the warnings."""
     return review(text, request, facts=facts, prompt=prompt).checks
-
-
-def passed(checks: Iterable[Check]) -> bool:
-    return all(check.passed for check in checks)
 
 
 # --- several texts -------------------------------------------------------------------------------------------------

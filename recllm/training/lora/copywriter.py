@@ -39,7 +39,8 @@ from transformers import (
 
 from recllm.encoder.adapters import adapter_state, attach, save_adapter
 from recllm.errors import DataError, ModelError
-from recllm.generator.causal import base_hash, load_causal, rendered
+from recllm.generator.causal import base_hash, load_causal, render
+from recllm.generator.chat import messages
 from recllm.generator.locate import RECORD
 from recllm.settings import CopywriterSettings
 from recllm.training.lora.run_folder import METRICS, same_run
@@ -291,7 +292,7 @@ def _tokenised(
 
 def tokens_of(example: CopyExample, tokenizer: Any, max_tokens: int) -> dict[str, list[int]] | None:
     """input_ids, attention_mask and labels: the line and its end are learned, the prompt is not; None if too long."""
-    prompt = tokenizer(rendered(example.prompt, tokenizer), add_special_tokens=False)["input_ids"]
+    prompt = tokenizer(render(messages(example.prompt), tokenizer), add_special_tokens=False)["input_ids"]
     line = [*tokenizer(example.hook, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     if len(prompt) + len(line) > max_tokens:
         return None
