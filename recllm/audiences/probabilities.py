@@ -205,7 +205,8 @@ def likeness(
 ) -> tuple[NDArray[np.float64], str]:
     """Of each of `user_rows` to the `seeds`, rows of the dataset's users, (n,), and what it is, in words.
 
-    In [-1, 1] for a cosine, in [0, 1] for the regression. Raises `UsageError` without seeds.
+    In [-1, 1] for a cosine, in [0, 1] for the regression. Raises `UsageError` without seeds, and where seeds are all
+    there are.
     """
     if not len(seeds):
         raise UsageError("none of the seeds is known here; check the ids, or the consent table")
@@ -233,6 +234,8 @@ def likeness(
     else:
         rng = np.random.default_rng(0)
         others = rng.permutation(np.setdiff1d(user_rows, seeds))[:MAX_EXAMPLES]
+        if not len(others):
+            raise UsageError("everybody who may be addressed is among the seeds; name fewer of them")
         examples = rng.permutation(seeds)[:MAX_EXAMPLES]
         x = in_blocks(described, np.concatenate([examples, others]))
         probability = fit_logistic(x, np.arange(len(x)) < len(examples))
