@@ -73,9 +73,8 @@ def lacking(person: UserHistory, sets: Sequence[Sequence[Evidence]]) -> tuple[Ev
     """One version of the person per set of units, each lacking all units of its set."""
     many = person.events.rows(np.zeros(len(sets), np.int64))
     browsing, bought = (np.isin(many.action, codes) for codes in (_BROWSING_CODES, _BOUGHT_CODES))
-    line = (
-        2 * many.user.astype(np.int64) + browsing
-    ) * _MAX_ITEMS + many.item  # one number for a version, a kind and an item
+    # one number for a version, a kind and an item
+    line = (2 * many.user.astype(np.int64) + browsing) * _MAX_ITEMS + many.item
     removed = [
         (2 * version + (unit.kind == "H")) * _MAX_ITEMS + unit.item
         for version, units in enumerate(sets)

@@ -224,7 +224,10 @@ class Recommender:
         return self._copy(model=model, population=None, item_offsets=None, item_vectors=dated.latest)
 
     def publish(self, models_dir: Path) -> str:
-        """Make the trained model the current one of `models_dir`; returns its version. An untrained one raises."""
+        """Make the trained model the current one of `models_dir`; returns its version. An untrained one raises.
+
+        This recommender stays as it is: slates name the version when they come of `load_model(models_dir)`.
+        """
         from recllm.recommender.saved_model import publish_model
 
         if self.model is None:
