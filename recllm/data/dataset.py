@@ -142,8 +142,7 @@ class Dataset:
         at = _epoch_seconds(events["timestamp"])
         users = _complete(users, "users", events[USER_COLUMN])
         items = _conform(_complete(items, "items", events["item_id"]))
-        hashes = [hashlib.blake2b(item_id.encode(), digest_size=8).digest() for item_id in items["item_id"]]
-        items = items[np.argsort(hashes, kind="stable")]
+        items = items[hash_order(items["item_id"])]
         packed = _pack(events, at, users["user_id"], items["item_id"])
         if as_of is None:
             limit = int(at.max()) + 1 if len(at) else 0
@@ -240,6 +239,11 @@ class Dataset:
 def utc(seconds: int) -> datetime:
     """Epoch seconds as an aware UTC datetime."""
     return datetime.fromtimestamp(seconds, UTC)
+
+
+def hash_order(item_ids: Iterable[str]) -> NDArray[np.int64]:
+    """The order in which items stand in a `Dataset`: that of a hash of their ids; positions, (n,)."""
+    return np.argsort([hashlib.blake2b(item_id.encode(), digest_size=8).digest() for item_id in item_ids], kind="stable")
 
 
 def _require(frame: pl.DataFrame, columns: tuple[str, ...], name: str) -> None:
