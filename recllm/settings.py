@@ -187,6 +187,31 @@ class ServingSettings(FrozenModel):
     """At most so many texts of users' basics with one left out are encoded beforehand: reasons need them."""
 
 
+class ServiceSettings(FrozenModel):
+    """How `recllm serve` answers."""
+
+    section: ClassVar[str] = "service"
+
+    workers: Count = 2
+    """Answers computed at once."""
+    waiting: CountOrZero = 64
+    """Requests that may wait for a worker; further ones are refused with 429."""
+    deadline_seconds: Positive = 10.0
+    """A request that has waited so long for a worker is refused with 503."""
+    watch_seconds: Positive = 0.5
+    """How often a new model, new items and withdrawals of neighbours are looked for."""
+    max_body_mib: Positive = 4.0
+    """Larger requests are refused with 413."""
+    max_items: Count = 100
+    """Longest slate."""
+    max_events: Count = 1_000
+    """Events, or items, in one request."""
+    clock_skew_seconds: Weight = 300.0
+    """An event may be so far ahead of this machine's clock."""
+    requests_per_minute: Count | None = None
+    """Of one key, or without keys of everybody; None for no limit. Above it requests are refused with 429."""
+
+
 class ScorerTrainingSettings(FrozenModel):
     """How the scorer is trained on past windows of the log."""
 
@@ -546,6 +571,7 @@ class Settings(FrozenModel):
     candidates: CandidateSettings = CandidateSettings()
     explanations: ExplanationSettings = ExplanationSettings()
     serving: ServingSettings = ServingSettings()
+    service: ServiceSettings = ServiceSettings()
     scorer: ScorerTrainingSettings = ScorerTrainingSettings()
     sequence: SequenceModelSettings = SequenceModelSettings()
     lora: LoraSettings = LoraSettings()

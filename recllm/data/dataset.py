@@ -243,7 +243,9 @@ def utc(seconds: int) -> datetime:
 
 def hash_order(item_ids: Iterable[str]) -> NDArray[np.int64]:
     """The order in which items stand in a `Dataset`: that of a hash of their ids; positions, (n,)."""
-    return np.argsort([hashlib.blake2b(item_id.encode(), digest_size=8).digest() for item_id in item_ids], kind="stable")
+    return np.argsort(
+        [hashlib.blake2b(item_id.encode(), digest_size=8).digest() for item_id in item_ids], kind="stable"
+    )
 
 
 def _require(frame: pl.DataFrame, columns: tuple[str, ...], name: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,15 @@ from recllm.errors import UsageError
 from recllm.jobs.feedback import FEEDBACK_SCHEMA, ShownOutcome, shown_events, shown_outcomes
 from recllm.schema import Action, IngestReport, Purpose, Slate, Table
 from recllm.workspace.workspace import Workspace, present
+
+EVENT_SCHEMA: Mapping[str, Any] = {
+    **FEEDBACK_SCHEMA,
+    "event_id": pl.String,
+    "value": pl.Float64,
+    "quantity": pl.Float64,
+    "price": pl.Float64,
+    "basket_id": pl.String,
+}
 
 
 def load_file(
@@ -75,8 +84,6 @@ def add_feedback(
 
     Returns the store's account of it. Raises `UsageError` for an unknown event or item.
     """
-    from recllm.ingest.record import record_events
-
     actions = [a.value for a in Action if a is not Action.SHOWN]
     if event not in actions:
         raise UsageError(f"--event is one of {', '.join(actions)}, not {event!r}")
@@ -84,20 +91,30 @@ def add_feedback(
         raise UsageError("a rating needs --value, and only a rating takes one")
     if not len(workspace.gate().catalogue([item_id])):
         raise UsageError(f"no item {item_id!r} in the catalogue; see recllm describe")
-    moment = at or utc(present(workspace))
     row = {
-        "user_id": workspace.pseudonymiser().one(user_id),
+        "user_id": user_id,
         "item_id": item_id,
         "event": event,
-        "timestamp": moment,
+        "timestamp": at or utc(present(workspace)),
         "request_id": request_id,
         "value": value,
         "quantity": quantity,
         "price": price,
     }
-    schema = {**FEEDBACK_SCHEMA, "value": pl.Float64, "quantity": pl.Float64, "price": pl.Float64}
-    frame = pl.DataFrame([row], schema={name: schema[name] for name in row})
-    return record_events(frame, workspace.store(), source="feedback")
+    return add_events(workspace, [row], source="feedback")
+
+
+def add_events(workspace: Workspace, rows: Sequence[Mapping[str, Any]], *, source: str) -> Any:
+    """Append events of people, by the shop's own ids; durable on return. Returns the store's account of them.
+
+    rows: as `recllm.ingest.record.record_events` takes them, every row with the same names. `source` says where they
+    come from.
+    """
+    from recllm.ingest.record import record_events
+
+    frame = pl.DataFrame(list(rows), schema={name: EVENT_SCHEMA[name] for name in rows[0]})
+    names = workspace.pseudonymiser().many(frame["user_id"].to_list())
+    return record_events(frame.with_columns(user_id=pl.Series(names)), workspace.store(), source=source)
 
 
 def record_shown(workspace: Workspace, slates: Sequence[Slate]) -> int:

@@ -51,6 +51,9 @@ class StorePeople:
     """The catalogue and the present; nobody needs to be in it."""
     state: PeopleState
 
+    def at(self, shop: Dataset) -> StorePeople:
+        return replace(self, shop=shop)
+
     def histories(self, user_ids: Sequence[str]) -> Histories:
         read = self.gate.histories(user_ids, Purpose.PERSONALISATION, before=utc(self.shop.as_of))
         row_of = {name: row for row, name in enumerate(read.users["user_id"])}

@@ -311,6 +311,18 @@ class Recommender:
         self.warm()
         return self._copy(dataset=self.dataset.with_event(user_row, item_row, at, action), people=None)
 
+    def at(self, as_of: int) -> Recommender:
+        """The same at another present, epoch seconds; what `people` read by key until then counts, the collaborative
+        statistics stay as they were."""
+        shop = replace(self.dataset, as_of=as_of)
+        return self._copy(dataset=shop, people=self.people.at(shop))
+
+    def for_nobody(self) -> Recommender:
+        """The same for somebody who is not known by an id, and of whom a request tells all: nothing is looked up, and
+        no consent is asked."""
+        nobody = DatasetPeople(Dataset.of_catalogue(self.dataset.items, self.dataset.as_of))
+        return self._copy(people=nobody, pseudonyms=None, permits=None)
+
     def permitted(self) -> NDArray[np.bool_]:
         """Who of the dataset's users may be served personally, as decided now; (n_users,)."""
         return np.array(self._permits(self.dataset.users[USER_COLUMN].to_list()), bool)

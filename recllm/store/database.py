@@ -5,11 +5,12 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, make_url, select, update
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from recllm.errors import MissingExtraError, StoreError
@@ -104,9 +105,41 @@ class Store:
         with self.read() as reader:
             return reader.items(item_ids)
 
+    def add_api_key(self, *, key_id: str, name: str, scopes: str, sha256: str, created_at: datetime) -> None:
+        """Keeps a new key of the service: all of it but its secret."""
+        row = {"key_id": key_id, "name": name, "scopes": scopes, "sha256": sha256}
+        with _explained(self._where), writing(self._engine) as connection:
+            connection.execute(insert(tables.api_keys).values(row | {"created_at": _microseconds(created_at)}))
+
+    def api_keys(self, key_id: str | None = None) -> list[dict[str, Any]]:
+        """The columns of `tables.api_keys` of every key, the oldest first, or of one key; times as datetimes."""
+        columns = tables.api_keys.c
+        query = select(tables.api_keys).order_by(columns.created_at, columns.key_id)
+        if key_id is not None:
+            query = query.where(columns.key_id == key_id)
+        with _explained(self._where), self._engine.connect() as connection, connection.begin():
+            rows = [dict(row) for row in connection.execute(query).mappings()]
+        for row in rows:
+            for name in ("created_at", "revoked_at"):
+                row[name] = None if row[name] is None else datetime.fromtimestamp(row[name] // 1_000_000, UTC)
+        return rows
+
+    def revoke_api_key(self, key_id: str, at: datetime) -> bool:
+        """Revokes a key that is not revoked yet; False for an unknown one."""
+        columns = tables.api_keys.c
+        with _explained(self._where), writing(self._engine) as connection:
+            known = connection.scalar(select(columns.key_id).where(columns.key_id == key_id)) is not None
+            in_force = update(tables.api_keys).where(columns.key_id == key_id, columns.revoked_at.is_(None))
+            connection.execute(in_force.values(revoked_at=_microseconds(at)))
+        return known
+
     def close(self) -> None:
         """Closes every connection. The store may be used again afterwards."""
         self._engine.dispose()
+
+
+def _microseconds(at: datetime) -> int:
+    return int(at.timestamp()) * 1_000_000
 
 
 def _url(path_or_url: str | Path) -> URL:

@@ -38,7 +38,7 @@ from sqlalchemy import (
 
 from recllm.errors import StoreError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 IN_KEYS = 1_000
 """Keys of one IN list: a statement has a limited number of parameters."""
 
@@ -62,6 +62,10 @@ loads = Table(
     # the latest `events.at` among what the load added: the end of the log without a look at the events
     Column("last_at", BigInteger),
 )
+
+loads_by_table = Index("loads_by_table", loads.c.table_name, loads.c.load_no)
+loads_by_last_at = Index("loads_by_last_at", loads.c.last_at)
+"""A service asks for the newest loads and the end of the log at each answer, and each batch of events is a load."""
 
 users = Table(
     "users",
@@ -122,6 +126,17 @@ consent = Table(
     PrimaryKeyConstraint("user_key", "purpose", "at", "granted"),
 )
 
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("key_id", String, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("scopes", String, nullable=False),  # separated by blanks
+    Column("sha256", String, nullable=False),  # of the secret
+    Column("created_at", BigInteger, nullable=False),  # epoch microseconds, as is the next
+    Column("revoked_at", BigInteger),
+)
+
 
 def _read_people_by_key(connection: Connection) -> None:
     """Version 2: an index of the events by person, and the end of the log beside the loads."""
@@ -132,7 +147,14 @@ def _read_people_by_key(connection: Connection) -> None:
     events_by_user.create(connection)
 
 
-STEPS: Mapping[int, Callable[[Connection], None]] = {1: _read_people_by_key}
+def _serve(connection: Connection) -> None:
+    """Version 3: API keys, and indexes of what a service asks for at each answer."""
+    api_keys.create(connection)
+    loads_by_table.create(connection)
+    loads_by_last_at.create(connection)
+
+
+STEPS: Mapping[int, Callable[[Connection], None]] = {1: _read_people_by_key, 2: _serve}
 
 
 def version(connection: Connection) -> int | None:

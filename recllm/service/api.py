@@ -1,0 +1,442 @@
+"""The HTTP interface: recommendations, explanations, similar items, checked texts; events and items in.
+
+    app = create_app([LiveShop(Workspace.open("shop"), "shop")], ServiceSettings())
+
+A request belongs to one shop: that of its key, or where there are no keys the one that `X-Shop` names, which only a
+service of several shops needs. An error is `{"error": {"type", "message", "request_id"}}`, never a stack trace.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Send
+from starlette.types import Scope as AsgiScope
+
+import recllm
+from recllm.data.catalogue import allowed_items, known_rows
+from recllm.data.dataset import utc
+from recllm.documents import plain
+from recllm.errors import DataError, GenerationError, NothingToDo, PolicyError, RecllmError, UsageError
+from recllm.jobs.load import add_events, load_file, record_shown
+from recllm.recommender.explanation import Explanation
+from recllm.schema import AdCopy, RecommendRequest, Slate
+from recllm.service.capacity import Capacity, OverloadError, RateLimit
+from recllm.service.live import LiveShop
+from recllm.service.requests import (
+    CopyTextRequest,
+    EventsAnswer,
+    EventsRequest,
+    ExplanationRequest,
+    ItemsAnswer,
+    ItemsRequest,
+    SimilarItems,
+    SlateRequest,
+)
+from recllm.settings import ServiceSettings
+from recllm.text.items import item_names
+from recllm.workspace.keys import ApiKey, Scope, authenticate, list_keys
+from recllm.workspace.workspace import present
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+"""Names by which a service without keys may be called: a page of somebody else's, whose name leads here, may not."""
+
+STATUS: Sequence[tuple[type[RecllmError], HTTPStatus]] = (
+    (PolicyError, HTTPStatus.FORBIDDEN),
+    (NothingToDo, HTTPStatus.NOT_FOUND),
+    (UsageError, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (DataError, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (GenerationError, HTTPStatus.BAD_GATEWAY),
+    (RecllmError, HTTPStatus.SERVICE_UNAVAILABLE),
+)
+"""What a kind of error answers with, the first that fits: the store, the model and what is being opened may be back."""
+
+
+class Figures:
+    """What Prometheus reads. No label holds an id of anybody."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        of_registry: dict[str, Any] = {"registry": self.registry}
+        self.requests = Counter("recllm_requests", "Requests answered", ["operation", "status"], **of_registry)
+        self.seconds = Histogram(
+            "recllm_request_seconds",
+            "Time from a request to its answer",
+            ["operation"],
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+            **of_registry,
+        )
+        self.slates = Counter("recllm_slates", "Slates by what they were made from", ["shop", "status"], **of_registry)
+        self.events = Counter("recllm_events", "Events received", ["shop", "outcome"], **of_registry)
+        self.waiting = Gauge("recllm_waiting_requests", "Requests without a worker", **of_registry)
+        self.ready = Gauge("recllm_ready", "1 when the shop answers", ["shop"], **of_registry)
+        self.swaps = Gauge("recllm_swaps", "Recommenders exchanged for a newer one", ["shop"], **of_registry)
+
+    def text(self, service: Service) -> bytes:
+        """All of it, in Prometheus's format."""
+        self.waiting.set(service.capacity.n_waiting)
+        for shop in service.shops.values():
+            self.ready.labels(shop.name).set(shop.ready)
+            self.swaps.labels(shop.name).set(shop.n_swaps)
+        return generate_latest(self.registry)
+
+
+@dataclass(frozen=True, eq=False)
+class Service:
+    """What the operations of one app share."""
+
+    shops: dict[str, LiveShop]
+    """By name."""
+    settings: ServiceSettings
+    capacity: Capacity
+    rate: RateLimit
+    figures: Figures
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, and of which shop."""
+
+    shop: LiveShop
+    key: ApiKey | None
+    """None where the shop has no keys."""
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+TheService = Annotated[Service, Depends(_service)]
+
+
+class Allowed:
+    """A dependency: the caller, who may do what the scope says."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    def __call__(
+        self,
+        service: TheService,
+        x_api_key: Annotated[str | None, Header(description="A key of the shop, see recllm keys.")] = None,
+        x_shop: Annotated[str | None, Header(description="Name of the shop, where there are several.")] = None,
+    ) -> Caller:
+        shops = service.shops if x_shop is None else {n: s for n, s in service.shops.items() if n == x_shop}
+        service.rate.count("" if x_api_key is None else x_api_key)
+        for shop in shops.values():
+            if x_api_key is not None and (key := authenticate(shop.workspace, x_api_key)):
+                if not key.allows(self._scope):
+                    raise HTTPException(HTTPStatus.FORBIDDEN, f"this key lacks the scope {self._scope}")
+                return Caller(shop, key)
+        if x_api_key is not None or any(list_keys(shop.workspace) for shop in service.shops.values()):
+            # a key of one shop with another one's name says no more than a wrong key
+            raise HTTPException(HTTPStatus.UNAUTHORIZED, "give a valid key of the shop in X-API-Key")
+        if len(shops) != 1:
+            raise HTTPException(HTTPStatus.BAD_REQUEST, f"name the shop in X-Shop: {', '.join(service.shops)}")
+        return Caller(next(iter(shops.values())), None)
+
+
+MayAsk = Annotated[Caller, Depends(Allowed(Scope.RECOMMEND))]
+MaySend = Annotated[Caller, Depends(Allowed(Scope.EVENTS))]
+MayMarket = Annotated[Caller, Depends(Allowed(Scope.MARKETING))]
+MayMeasure = Annotated[Caller, Depends(Allowed(Scope.METRICS))]
+
+router = APIRouter()
+
+
+def _answer(value: Any) -> JSONResponse:
+    """A result in the fields of the command line's JSON."""
+    return JSONResponse(plain(value))
+
+
+@router.post("/v1/recommend", response_model=None, responses={200: {"model": Slate}}, tags=["recommend"])
+async def recommend(body: SlateRequest, caller: MayAsk, service: TheService) -> Response:
+    """The best items for a person now, or for an anonymous visitor by what is in the cart.
+
+    `status` says what the slate was made from: personal, text_only, unknown_user, no_consent.
+    """
+    shop = caller.shop
+    if body.k > service.settings.max_items:
+        raise UsageError(f"k is {body.k}; service.max_items allows {service.settings.max_items}")
+
+    def slate() -> Slate:
+        recommender = shop.recommender()
+        if body.user_id is None:
+            recommender = recommender.for_nobody()
+        request = RecommendRequest(
+            users=(body.user_id or "",),
+            k=body.k,
+            basket=tuple(body.basket),
+            where=body.where,
+            allow=None if body.allow is None else tuple(body.allow),
+            deny=tuple(body.exclude),
+            repeats=body.repeats,
+            explain=body.explain,
+        )
+        (answer,) = recommender.recommend(request)
+        if body.record and body.user_id is not None:
+            record_shown(shop.workspace, [answer])
+        return answer
+
+    answer = await service.capacity.run(slate)
+    service.figures.slates.labels(shop.name, answer.status.value).inc()
+    return _answer(answer)
+
+
+@router.post("/v1/explain", response_model=None, responses={200: {"model": Explanation}}, tags=["recommend"])
+async def explain(body: ExplanationRequest, caller: MayAsk, service: TheService) -> Response:
+    """One item for one person: what each piece of evidence adds, and without what it would not be shown."""
+
+    def explanation() -> Explanation:
+        return caller.shop.recommender().explain(body.user_id, body.item_id, k=body.k)
+
+    return _answer(await service.capacity.run(explanation))
+
+
+@router.get("/v1/items/{item_id:path}/similar", response_model=SimilarItems, tags=["recommend"])
+async def similar(
+    item_id: str, caller: MayAsk, service: TheService, k: Annotated[int, Query(ge=1, le=100)] = 10
+) -> Response:
+    """Items on offer whose texts are nearest to an item's; cosine in [-1, 1]."""
+
+    def nearest() -> dict[str, Any]:
+        recommender = caller.shop.recommender()
+        dataset, vectors = recommender.dataset, recommender.item_vectors
+        row = int(known_rows(dataset, [item_id])[0])
+        cosine = np.where(allowed_items(dataset), vectors @ vectors[row], -np.inf)
+        cosine[row] = -np.inf
+        best = np.argsort(-cosine, kind="stable")[:k]
+        best = best[np.isfinite(cosine[best])]
+        items = dataset.items[best.tolist()]
+        columns = zip(items["item_id"], item_names(items, recommender.locale), cosine[best].tolist(), strict=True)
+        listed = [{"item_id": other, "title": title, "cosine": value} for other, title, value in columns]
+        return {"item_id": item_id, "items": listed}
+
+    return _answer(await service.capacity.run(nearest))
+
+
+@router.post("/v1/events", response_model=EventsAnswer, tags=["events"])
+async def events(body: EventsRequest, caller: MaySend, service: TheService) -> Response:
+    """What people did. Durable when answered, and counts in the next slate.
+
+    An event that is known already is a duplicate; one whose `event_id` is known with another content is a conflict and
+    changes nothing; one that lies in the future is rejected. The lists hold positions in the request, from 0.
+    """
+    shop, settings = caller.shop, service.settings
+    if len(body.events) > settings.max_events:
+        raise UsageError(f"{len(body.events)} events; service.max_events allows {settings.max_events} in one request")
+
+    def write() -> dict[str, Any]:
+        now = utc(present(shop.workspace))
+        latest = max(now, datetime.now(UTC)) + timedelta(seconds=settings.clock_skew_seconds)
+        accepted_rows = [n for n, e in enumerate(body.events) if e.timestamp is None or e.timestamp <= latest]
+        rejected = sorted(set(range(len(body.events))) - set(accepted_rows))
+        if not accepted_rows:
+            return {"accepted": 0, "duplicates": 0, "conflicts": [], "rejected": rejected}
+        done = add_events(shop.workspace, [body.events[n].row(now) for n in accepted_rows], source="service")
+        conflicts = [accepted_rows[n] for n in done.conflicts]
+        return {
+            "accepted": done.accepted,
+            "duplicates": done.duplicates,
+            "conflicts": conflicts,
+            "rejected": rejected,
+        }
+
+    account = await service.capacity.run(write)
+    for outcome in ("accepted", "duplicates"):
+        service.figures.events.labels(shop.name, outcome).inc(account[outcome])
+    for outcome in ("conflicts", "rejected"):
+        service.figures.events.labels(shop.name, outcome).inc(len(account[outcome]))
+    return _answer(account)
+
+
+@router.post("/v1/items", response_model=ItemsAnswer, tags=["events"])
+async def items(body: ItemsRequest, caller: MaySend, service: TheService) -> Response:
+    """New or changed items, in the fields of a catalogue file and through its checks: all or none of the request.
+
+    Facts, price and offer count at once; a new item can be recommended within seconds.
+    """
+    shop = caller.shop
+    if len(body.items) > service.settings.max_events:
+        raise UsageError(f"{len(body.items)} items; service.max_events allows {service.settings.max_events}")
+
+    def write() -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "items.jsonl"
+            file.write_text(
+                "".join(json.dumps(item, ensure_ascii=True) + "\n" for item in body.items), encoding="ascii"
+            )
+            report = load_file(shop.workspace, file, "items")
+        return {name: getattr(report, name) for name in ("read", "accepted", "duplicates", "quarantined", "codes")}
+
+    return _answer(await service.capacity.run(write))
+
+
+@router.post("/v1/copy", response_model=None, responses={200: {"model": AdCopy}}, tags=["marketing"])
+async def copy(body: CopyTextRequest, caller: MayMarket, service: TheService) -> Response:
+    """A checked ad text for a person: for an item, or for the best one for them."""
+    from recllm.jobs.ad_copy import write_ads
+
+    def text() -> AdCopy:
+        shop = caller.shop
+        (written,) = write_ads(
+            shop.workspace,
+            [body.user_id],
+            item_id=body.item_id,
+            channel=body.channel,
+            locale=body.locale,
+            recommender=shop.recommender(),
+        )
+        return written
+
+    return _answer(await service.capacity.run(text))
+
+
+@router.get("/livez", tags=["service"])
+async def livez() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "ok", "version": recllm.__version__}
+
+
+@router.get("/readyz", tags=["service"])
+async def readyz(service: TheService) -> Response:
+    """Whether every shop answers, and if not, why; `problem` also says why a newer model is not served."""
+    shops = {
+        shop.name: {"ready": shop.ready, "model_version": shop.version, "problem": shop.problem}
+        for shop in service.shops.values()
+    }
+    ready = all(shop.ready for shop in service.shops.values())
+    return JSONResponse({"ready": ready, "shops": shops}, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+@router.get("/metrics", tags=["service"])
+def metrics(caller: MayMeasure, service: TheService) -> Response:
+    """Figures of the service for Prometheus."""
+    return Response(service.figures.text(service), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+class Envelope:
+    """Around every request: its size is bounded, its time is counted, and what nobody foresaw becomes a plain 500."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._service = service
+        self._max_bytes = int(service.settings.max_body_mib * 2**20)
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status, size = time.perf_counter(), 500, 0
+        scope.setdefault("state", {})["request_id"] = uuid.uuid4().hex
+
+        async def counted_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        async def bounded_receive() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self._max_bytes:
+                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request is larger than is taken")
+            return message
+
+        try:
+            await self._app(scope, bounded_receive, counted_send)
+        finally:
+            route = scope.get("route")
+            operation = getattr(route, "name", "unknown")
+            self._service.figures.requests.labels(operation, status).inc()
+            self._service.figures.seconds.labels(operation).observe(time.perf_counter() - began)
+
+
+def create_app(shops: Sequence[LiveShop], settings: ServiceSettings, *, loopback_only: bool = True) -> FastAPI:
+    """The service of some shops, which it opens at its start and closes at its end.
+
+    loopback_only: answer only where the Host header names this machine, as a service without keys has to.
+    """
+    service = Service(
+        {shop.name: shop for shop in shops},
+        settings,
+        Capacity(settings),
+        RateLimit(settings.requests_per_minute),
+        Figures(),
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        for shop in shops:
+            shop.start()
+        yield
+        for shop in shops:
+            shop.close()
+
+    app = FastAPI(
+        title="recllm",
+        version=recllm.__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        description="Recommendations with true reasons, checked ad text, events and items.",
+    )
+    app.state.service = service
+    app.include_router(router)
+    app.add_middleware(Envelope, service=service)
+    if loopback_only:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK_HOSTS))
+    app.add_exception_handler(RecllmError, _refused)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(RequestValidationError, _refused)
+    app.add_exception_handler(Exception, _failed)
+    return app
+
+
+def _error(request: Request, status: int, kind: str, message: str, headers: dict[str, str] | None = None) -> Response:
+    request_id = getattr(request.state, "request_id", "")
+    body = {"error": {"type": kind, "message": message, "request_id": request_id}}
+    return JSONResponse(body, status, headers)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """What was wrong with a request, or stands in its way, in one line."""
+    if isinstance(error, OverloadError):
+        return _error(request, error.status, "overload", str(error), {"Retry-After": str(error.retry_seconds)})
+    if isinstance(error, RecllmError):
+        status = next(status for kind, status in STATUS if isinstance(error, kind))
+        return _error(request, status, type(error).__name__, str(error))
+    if isinstance(error, RequestValidationError):
+        # what was sent is not repeated: it may hold somebody's id
+        faults = (f"{'.'.join(str(part) for part in fault['loc'][1:])}: {fault['msg']}" for fault in error.errors())
+        return _error(request, HTTPStatus.UNPROCESSABLE_ENTITY, "validation", "; ".join(faults))
+    assert isinstance(error, HTTPException)  # noqa: S101 - the handlers are registered for these four alone
+    return _error(request, error.status_code, "http", str(error.detail), dict(error.headers or {}))
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    request_id = getattr(request.state, "request_id", "")
+    logger.error("a request failed", exc_info=error, extra={"request_id": request_id})
+    return _error(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "something failed here; the log has more")

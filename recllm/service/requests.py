@@ -1,0 +1,178 @@
+"""What the service is asked, as pydantic models: ranges, units and examples of every field."""
+
+from __future__ import annotations
+
+import unicodedata
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+from recllm.schema import Action
+
+
+def _trimmed(text: str) -> str:
+    text = unicodedata.normalize("NFC", text).strip()
+    if not text or any(unicodedata.category(letter) == "Cc" for letter in text):
+        raise ValueError("an id has at least one letter and no control characters")
+    return text
+
+
+Id = Annotated[str, StringConstraints(max_length=256), AfterValidator(_trimmed)]
+Ids = Annotated[list[Id], Field(max_length=1_000)]
+Condition = Annotated[str, StringConstraints(min_length=1, max_length=2_000)]
+"""An SQL condition on item_id, title, category, brand, price and currency."""
+
+
+class ServiceRequest(BaseModel):
+    """A body of a request: unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class SlateRequest(ServiceRequest):
+    """Items for a person, or for a visitor who is not known."""
+
+    user_id: Id | None = None
+    """The shop's own id; without one the visitor is anonymous, and `basket` is all that counts."""
+    k: Annotated[int, Field(ge=1, le=100, examples=[5])] = 10
+    """Items at most."""
+    basket: Ids = []
+    """Items in the cart now; they count as the latest of the person's history."""
+    where: Condition | None = None
+    """A condition on the catalogue, e.g. "price < 50 AND brand = 'Acme'"."""
+    allow: Ids | None = None
+    """Only these items."""
+    exclude: Ids = []
+    """Never these items."""
+    repeats: bool = True
+    """Whether items that the person bought before may be shown."""
+    explain: bool = False
+    """Whether each item gets its reasons."""
+    record: bool = False
+    """Whether the slate counts as shown, because the caller shows it whole."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "4711", "k": 5, "explain": True}]})
+
+
+class ExplanationRequest(ServiceRequest):
+    """One item for one person."""
+
+    user_id: Id
+    item_id: Id
+    k: Annotated[int, Field(ge=1, le=100)] = 10
+    """Length of the list that the item would leave."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "4711", "item_id": "tea-3"}]})
+
+
+class EventIn(ServiceRequest):
+    """One thing that a person did, or was shown."""
+
+    event_id: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = None
+    """Makes sending twice harmless: one id is one event. Without it an event is known again by all that it says, its
+    `timestamp` included."""
+    user_id: Id
+    item_id: Id
+    event: Action
+    timestamp: AwareDatetime | None = None
+    """With its time zone; the shop's present when left out."""
+    quantity: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    price: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """Per unit."""
+    value: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """Stars of a rating."""
+    basket_id: Id | None = None
+    """Order number."""
+    request_id: Id | None = None
+    """Of the slate that showed the item."""
+    position: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Rank on that slate."""
+    model_version: Id | None = None
+    """Of that slate."""
+
+    def row(self, present: datetime) -> dict[str, Any]:
+        """As a row of events to record."""
+        return self.model_dump() | {"event": self.event.value, "timestamp": self.timestamp or present}
+
+
+class EventsRequest(ServiceRequest):
+    """A batch of events."""
+
+    events: Annotated[list[EventIn], Field(min_length=1)]
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"events": [{"event_id": "c-1", "user_id": "4711", "item_id": "tea-3", "event": "click"}]},
+            ]
+        }
+    )
+
+
+class ItemsRequest(ServiceRequest):
+    """Items of the catalogue, new or changed; the fields are those of a catalogue file."""
+
+    items: Annotated[list[dict[str, Any]], Field(min_length=1)]
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"items": [{"item_id": "tea-9", "title": "Mint tea", "category": "food > tea", "price": 4.5}]},
+            ]
+        }
+    )
+
+
+class CopyTextRequest(ServiceRequest):
+    """An ad text for a person."""
+
+    user_id: Id
+    item_id: Id | None = None
+    """Without one the best item for the person."""
+    channel: Annotated[str, StringConstraints(max_length=40)] = "email"
+    """email, push, sms_gsm, ..."""
+    locale: Annotated[str, StringConstraints(pattern=r"^[a-z]{2}(-[A-Z]{2})?$")] | None = None
+    """en or zh; the shop's own when left out."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "4711", "channel": "push"}]})
+
+
+# --- answers that are no result of the library -----------------------------------------------------------------------
+
+
+class SimilarItem(BaseModel):
+    """One neighbour of an item."""
+
+    item_id: str
+    title: str
+    cosine: float
+
+
+class SimilarItems(BaseModel):
+    """Items whose texts are nearest, nearest first."""
+
+    item_id: str
+    items: list[SimilarItem]
+
+
+class EventsAnswer(BaseModel):
+    """Account of a batch: accepted + duplicates + conflicts + rejected are its events."""
+
+    accepted: int
+    duplicates: int
+    conflicts: list[int]
+    """Positions of events whose id is known with another content."""
+    rejected: list[int]
+    """Positions of events that lie in the future."""
+
+
+class ItemsAnswer(BaseModel):
+    """Account of the items of a request: read == accepted + duplicates + quarantined."""
+
+    read: int
+    accepted: int
+    duplicates: int
+    quarantined: int
+    codes: dict[str, int]
+    """Refused items by the code of their fault."""
