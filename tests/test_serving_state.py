@@ -261,7 +261,9 @@ def test_a_new_item_is_recommended_as_if_the_state_had_been_made_with_it(shop: W
     all_same(light, reference, k=32, repeats=False)
     shown = {item.item_id for slate in light.recommend(EVERYBODY, k=32) for item in slate.items}
     assert "new-tea" in shown
-    assert "new-tea" in {item.item_id for item in open_recommender(shop, everybody=True).recommend("u00", k=32)[0].items}
+    assert "new-tea" in {
+        item.item_id for item in open_recommender(shop, everybody=True).recommend("u00", k=32)[0].items
+    }
 
 
 def test_a_published_model_holds_nobody(shop: Workspace) -> None:

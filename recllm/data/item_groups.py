@@ -65,14 +65,14 @@ class ItemGroups:
         """
         codes = {}
         for name, of_all in ItemGroups.of(items).each().items():
-            known = getattr(self, name)
+            own_codes = getattr(self, name)
             code_of = np.full(size_of(of_all) + 1, -1, np.int32)  # the last is looked up for an unknown group
-            code_of[of_all[: len(known)]] = known
+            code_of[of_all[: len(own_codes)]] = own_codes
             code_of[-1] = -1
             unseen = np.unique(of_all[code_of[of_all] < 0])
             unseen = unseen[unseen >= 0]
-            code_of[unseen] = size_of(known) + np.arange(len(unseen))
-            codes[name] = np.concatenate([known, code_of[of_all[len(known) :]]])
+            code_of[unseen] = size_of(own_codes) + np.arange(len(unseen))
+            codes[name] = np.concatenate([own_codes, code_of[of_all[len(own_codes) :]]])
         return ItemGroups(**codes)
 
     def each(self) -> dict[str, NDArray[np.int32]]:

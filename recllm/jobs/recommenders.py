@@ -196,9 +196,9 @@ def _current_items(workspace: Workspace, catalogue: CatalogueState) -> pl.DataFr
         if reader.marks().load_no.get(Table.ITEMS, 0) == catalogue.item_load:
             return catalogue.items
     now = workspace.gate().catalogue()
-    known = catalogue.items.select("item_id")
-    described = known.join(now, on="item_id", how="left", maintain_order="left")
-    new = now.join(known, on="item_id", how="anti", maintain_order="left").filter("available")
+    state_ids = catalogue.items.select("item_id")
+    described = state_ids.join(now, on="item_id", how="left", maintain_order="left")
+    new = now.join(state_ids, on="item_id", how="anti", maintain_order="left").filter("available")
     new = new[hash_order(new["item_id"])]
     both = pl.concat([described.with_columns(pl.col("available").fill_null(False)), new.select(described.columns)])
     return both.select(catalogue.items.columns)

@@ -230,7 +230,7 @@ async def similar(
         best = best[np.isfinite(cosine[best])]
         items = dataset.items[best.tolist()]
         columns = zip(items["item_id"], item_names(items, recommender.locale), cosine[best].tolist(), strict=True)
-        listed = [{"item_id": other, "title": title, "cosine": value} for other, title, value in columns]
+        listed = [{"item_id": near_id, "title": title, "cosine": value} for near_id, title, value in columns]
         return {"item_id": item_id, "items": listed}
 
     return _answer(await service.capacity.run(nearest))

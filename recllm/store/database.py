@@ -128,10 +128,10 @@ class Store:
         """Revokes a key that is not revoked yet; False for an unknown one."""
         columns = tables.api_keys.c
         with _explained(self._where), writing(self._engine) as connection:
-            known = connection.scalar(select(columns.key_id).where(columns.key_id == key_id)) is not None
+            exists = connection.scalar(select(columns.key_id).where(columns.key_id == key_id)) is not None
             in_force = update(tables.api_keys).where(columns.key_id == key_id, columns.revoked_at.is_(None))
             connection.execute(in_force.values(revoked_at=_microseconds(at)))
-        return known
+        return exists
 
     def close(self) -> None:
         """Closes every connection. The store may be used again afterwards."""

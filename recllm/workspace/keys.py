@@ -61,12 +61,14 @@ def create_key(workspace: Workspace, name: str, scopes: Iterable[Scope | str]) -
         raise UsageError(f"{error}; scopes are {', '.join(Scope)}") from None
     if not granted:
         raise UsageError(f"a key needs a scope: {', '.join(Scope)}")
-    key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
-    made = datetime.now(UTC).replace(microsecond=0)
+    secret = secrets.token_urlsafe(32)
+    now = datetime.now(UTC).replace(microsecond=0)
+    key = ApiKey(key_id=secrets.token_hex(6), name=name.strip(), scopes=granted, created_at=now)
+    scope_names = " ".join(sorted(granted))
     workspace.store().add_api_key(
-        key_id=key_id, name=name.strip(), scopes=" ".join(sorted(granted)), sha256=_sha256(secret), created_at=made
+        key_id=key.key_id, name=key.name, scopes=scope_names, sha256=_sha256(secret), created_at=now
     )
-    return ApiKey(key_id=key_id, name=name.strip(), scopes=granted, created_at=made), f"rk_{key_id}_{secret}"
+    return key, f"rk_{key.key_id}_{secret}"
 
 
 def list_keys(workspace: Workspace) -> list[ApiKey]:
