@@ -146,7 +146,7 @@ def test_explain_names_what_moves_the_score(client: TestClient) -> None:
     answer = client.post("/v1/explain", json={"user_id": "u00", "item_id": item}).json()
     assert answer["place"] == 1 and answer["reasons"][0]["evidence_id"].startswith("B:tea")
     stranger = client.post("/v1/explain", json={"user_id": "nobody", "item_id": item})
-    assert stranger.status_code == 422 and "nothing is known" in stranger.json()["error"]["message"]
+    assert stranger.status_code == 404 and "nothing is known" in stranger.json()["error"]["message"]
 
 
 def test_an_anonymous_visitor_is_served_by_the_cart(client: TestClient) -> None:
@@ -160,7 +160,7 @@ def test_similar_items_are_of_the_same_kind(client: TestClient) -> None:
     assert len(answer["items"]) == 5 and all(i["item_id"].startswith("tea") for i in answer["items"])
     cosines = [item["cosine"] for item in answer["items"]]
     assert cosines == sorted(cosines, reverse=True) and "tea-1" not in {i["item_id"] for i in answer["items"]}
-    assert client.get("/v1/items/nothing/similar").status_code == 422
+    assert client.get("/v1/items/nothing/similar").status_code == 404
 
 
 def test_a_text_is_checked(client: TestClient) -> None:
@@ -328,7 +328,7 @@ def test_two_shops_in_one_process_are_strictly_apart(folder: Path, tmp_path: Pat
         assert "only-here" in [
             i["item_id"] for i in client.get("/v1/items/tea-1/similar?k=20", headers=of_other).json()["items"]
         ]
-        assert client.get("/v1/items/only-here/similar", headers={"X-Shop": "shop"}).status_code == 422
+        assert client.get("/v1/items/only-here/similar", headers={"X-Shop": "shop"}).status_code == 404
         key = make_key(folder, "recommend", "events")
         gone = shown_with(client, {"X-API-Key": key})[0]
         event = {"user_id": "u00", "item_id": gone, "event": "dismiss"}
@@ -356,14 +356,14 @@ def shown_with(client: TestClient, headers: dict[str, str]) -> list[str]:
         ({"where": "price <"}, "cannot be read"),
         ({"where": "password = 'x'"}, "cannot be read"),
         ({"exclude": ["no such item"]}, "no item"),
-        ({"user_id": " \t"}, "at least one letter"),
-        ({"user_id": "a\x00b"}, "control characters"),
+        ({"user_id": " "}, "should match pattern"),
+        ({"user_id": "a\x00b"}, "should match pattern"),
         ({"user_id": 5}, "valid string"),
     ],
 )
 def test_a_wrong_request_is_told_what_is_wrong(client: TestClient, body: dict[str, Any], message: str) -> None:
     answer = client.post("/v1/recommend", json={"user_id": "u00", **body})
-    assert answer.status_code == 422
+    assert answer.status_code == (404 if "exclude" in body else 422)
     error = answer.json()["error"]
     assert message in error["message"] and re.fullmatch(r"[0-9a-f]{32}", error["request_id"])
 

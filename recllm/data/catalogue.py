@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.data.dataset import Dataset
-from recllm.errors import UsageError
+from recllm.errors import UnknownIdError, UsageError
 from recllm.policy import Policy
 
 COLUMNS = ("item_id", "title", "category", "brand", "price", "currency")
@@ -65,10 +65,10 @@ def sensitive_items(items: pl.DataFrame, policy: Policy) -> NDArray[np.bool_]:
 
 
 def known_rows(dataset: Dataset, item_ids: Iterable[str]) -> NDArray[np.int64]:
-    """Row of each item. Raises `UsageError` for an id that the catalogue does not have."""
+    """Row of each item. Raises `UnknownIdError` for an id that the catalogue does not have."""
     ids = list(item_ids)
     rows = dataset.item_rows(ids)
     if (rows < 0).any():
         unknown = ids[int(np.flatnonzero(rows < 0)[0])]
-        raise UsageError(f"no item {unknown!r} in the catalogue")
+        raise UnknownIdError(f"no item {unknown!r} in the catalogue")
     return rows

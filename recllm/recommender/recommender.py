@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from recllm.data.catalogue import allowed_items, known_rows
 from recllm.data.dataset import USER_COLUMN, Dataset, Events, utc
 from recllm.data.interactions import Ints, Pairs
-from recllm.errors import PolicyError, UsageError
+from recllm.errors import PolicyError, UnknownIdError, UsageError
 from recllm.explain import Evidence, ReasonWriter, UserHistory, choose, deltas, units_of
 from recllm.features.candidates import POPULAR, served_by
 from recllm.features.collaborative import CollaborativeStatistics
@@ -285,7 +285,7 @@ class Recommender:
             raise PolicyError("this person has not agreed to personalisation; there is nothing to explain")
         histories = self.people.histories([pseudonym])
         if not _has_evidence(histories)[0]:
-            raise UsageError("nothing to explain: nothing is known of this person; check the id, or load events")
+            raise UnknownIdError("nothing to explain: nothing is known of this person; check the id, or load events")
         return UserHistory(histories.events, histories.basics[0], int(histories.rows[0]))
 
     def profile(self, user: str) -> tuple[Profile, UserTexts]:
@@ -293,7 +293,7 @@ class Recommender:
         pseudonym = self._pseudonyms([user])[0]
         histories = self.people.histories([pseudonym])
         if not histories.is_known[0]:
-            raise UsageError("nobody with this id is known here; check the id, or the consent table")
+            raise UnknownIdError("nobody with this id is known here; check the id, or the consent table")
         person = UserHistory(histories.events, histories.basics[0])
         profile = self.person_profile(person, pseudonym, self.profiles)
         return profile, user_texts(profile, self.dataset.items, self.locale)

@@ -8,7 +8,6 @@ service of several shops needs. An error is `{"error": {"type", "message", "requ
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 import time
@@ -24,7 +23,7 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -35,7 +34,7 @@ import recllm
 from recllm.data.catalogue import allowed_items, known_rows
 from recllm.data.dataset import utc
 from recllm.documents import plain
-from recllm.errors import DataError, GenerationError, NothingToDo, PolicyError, RecllmError, UsageError
+from recllm.errors import DataError, GenerationError, NothingToDo, PolicyError, RecllmError, UnknownIdError, UsageError
 from recllm.jobs.load import add_events, load_file, record_shown
 from recllm.recommender.explanation import Explanation
 from recllm.schema import AdCopy, RecommendRequest, Slate
@@ -43,6 +42,7 @@ from recllm.service.capacity import Capacity, OverloadError, RateLimit
 from recllm.service.live import LiveShop
 from recllm.service.requests import (
     CopyTextRequest,
+    ErrorAnswer,
     EventsAnswer,
     EventsRequest,
     ExplanationRequest,
@@ -64,6 +64,7 @@ LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 STATUS: Sequence[tuple[type[RecllmError], HTTPStatus]] = (
     (PolicyError, HTTPStatus.FORBIDDEN),
     (NothingToDo, HTTPStatus.NOT_FOUND),
+    (UnknownIdError, HTTPStatus.NOT_FOUND),
     (UsageError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (DataError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (GenerationError, HTTPStatus.BAD_GATEWAY),
@@ -152,7 +153,9 @@ class Allowed:
         if x_api_key is not None or any(list_keys(shop.workspace) for shop in service.shops.values()):
             # a key of one shop with another one's name says no more than a wrong key
             raise HTTPException(HTTPStatus.UNAUTHORIZED, "give a valid key of the shop in X-API-Key")
-        if len(shops) != 1:
+        if not shops:
+            raise HTTPException(HTTPStatus.NOT_FOUND, f"no such shop; X-Shop is one of {', '.join(service.shops)}")
+        if len(shops) > 1:
             raise HTTPException(HTTPStatus.BAD_REQUEST, f"name the shop in X-Shop: {', '.join(service.shops)}")
         return Caller(next(iter(shops.values())), None)
 
@@ -162,7 +165,18 @@ MaySend = Annotated[Caller, Depends(Allowed(Scope.EVENTS))]
 MayMarket = Annotated[Caller, Depends(Allowed(Scope.MARKETING))]
 MayMeasure = Annotated[Caller, Depends(Allowed(Scope.METRICS))]
 
-router = APIRouter()
+ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorAnswer, "description": "Not readable as a request, or the shop is not named"},
+    401: {"model": ErrorAnswer, "description": "No valid key of the shop"},
+    403: {"model": ErrorAnswer, "description": "The key lacks the scope, or the person has not agreed"},
+    404: {"model": ErrorAnswer, "description": "No such shop, item or person"},
+    413: {"model": ErrorAnswer, "description": "Larger than `service.max_body_mib`"},
+    422: {"model": ErrorAnswer, "description": "A field is wrong; the message names it"},
+    429: {"model": ErrorAnswer, "description": "Too many requests; see Retry-After"},
+    503: {"model": ErrorAnswer, "description": "Not ready, or no worker was free in time"},
+}
+
+router = APIRouter(responses=ERRORS)
 
 
 def _answer(value: Any) -> JSONResponse:
@@ -284,9 +298,8 @@ async def items(body: ItemsRequest, caller: MaySend, service: TheService) -> Res
     def write() -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "items.jsonl"
-            file.write_text(
-                "".join(json.dumps(item, ensure_ascii=True) + "\n" for item in body.items), encoding="ascii"
-            )
+            lines = (item.model_dump_json(exclude_unset=True) + "\n" for item in body.items)
+            file.write_text("".join(lines), encoding="utf-8")
             report = load_file(shop.workspace, file, "items")
         return {name: getattr(report, name) for name in ("read", "accepted", "duplicates", "quarantined", "codes")}
 
@@ -319,7 +332,7 @@ async def livez() -> dict[str, str]:
     return {"status": "ok", "version": recllm.__version__}
 
 
-@router.get("/readyz", tags=["service"])
+@router.get("/readyz", tags=["service"], responses={503: {"description": "A shop is being opened"}})
 async def readyz(service: TheService) -> Response:
     """Whether every shop answers, and if not, why; `problem` also says why a newer model is not served."""
     shops = {
@@ -330,10 +343,10 @@ async def readyz(service: TheService) -> Response:
     return JSONResponse({"ready": ready, "shops": shops}, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
 
 
-@router.get("/metrics", tags=["service"])
+@router.get("/metrics", tags=["service"], response_class=PlainTextResponse)
 def metrics(caller: MayMeasure, service: TheService) -> Response:
     """Figures of the service for Prometheus."""
-    return Response(service.figures.text(service), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(service.figures.text(service), media_type="text/plain")
 
 
 class Envelope:

@@ -12,14 +12,19 @@ from recllm.schema import Action
 
 
 def _trimmed(text: str) -> str:
-    text = unicodedata.normalize("NFC", text).strip()
-    if not text or any(unicodedata.category(letter) == "Cc" for letter in text):
-        raise ValueError("an id has at least one letter and no control characters")
-    return text
+    return unicodedata.normalize("NFC", text).strip()
 
 
-Id = Annotated[str, StringConstraints(max_length=256), AfterValidator(_trimmed)]
+_PRINTED = r"[^\x00-\x1f\x7f-\x9f]"
+Id = Annotated[
+    str,
+    StringConstraints(max_length=256, pattern=rf"^{_PRINTED}*[^\s\x00-\x1f\x7f-\x9f]{_PRINTED}*$"),
+    AfterValidator(_trimmed),
+]
+"""At least one character that is no blank, and no control characters; brought to Unicode NFC without blanks around it, as
+the ids of a file are."""
 Ids = Annotated[list[Id], Field(max_length=1_000)]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=1_000)]
 Condition = Annotated[str, StringConstraints(min_length=1, max_length=2_000)]
 """An SQL condition on item_id, title, category, brand, price and currency."""
 
@@ -110,10 +115,27 @@ class EventsRequest(ServiceRequest):
     )
 
 
-class ItemsRequest(ServiceRequest):
-    """Items of the catalogue, new or changed; the fields are those of a catalogue file."""
+class ItemIn(ServiceRequest):
+    """One item of the catalogue, in the fields of a catalogue file."""
 
-    items: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    item_id: Id
+    title: Text
+    category: Text | None = None
+    """A path from the widest name, "food > tea"."""
+    brand: Text | None = None
+    description: Annotated[str, StringConstraints(max_length=20_000)] | None = None
+    price: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")] | None = None
+    """The shop's own when left out."""
+    available: bool = True
+    """False takes it off sale."""
+    attributes: dict[str, str] = {}
+
+
+class ItemsRequest(ServiceRequest):
+    """Items of the catalogue, new or changed: what is sent replaces what is known of an item."""
+
+    items: Annotated[list[ItemIn], Field(min_length=1)]
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -139,6 +161,20 @@ class CopyTextRequest(ServiceRequest):
 
 
 # --- answers that are no result of the library -----------------------------------------------------------------------
+
+
+class ErrorDetail(BaseModel):
+    """What was wrong, in one line, and the number under which the log has it."""
+
+    type: str
+    message: str
+    request_id: str
+
+
+class ErrorAnswer(BaseModel):
+    """Every answer that is no success."""
+
+    error: ErrorDetail
 
 
 class SimilarItem(BaseModel):

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from recllm.errors import UsageError
+from recllm.errors import UnknownIdError, UsageError
 from recllm.workspace.workspace import Workspace
 
 _KEY = re.compile(r"rk_(?P<key_id>[0-9a-f]{12})_(?P<secret>[A-Za-z0-9_-]{43})")
@@ -77,9 +77,9 @@ def list_keys(workspace: Workspace) -> list[ApiKey]:
 
 
 def revoke_key(workspace: Workspace, key_id: str) -> None:
-    """The key is refused from now on. Raises `UsageError` for an unknown one; a revoked one stays revoked."""
+    """The key is refused from now on. Raises `UnknownIdError` for an unknown one; a revoked one stays revoked."""
     if not workspace.store().revoke_api_key(key_id, datetime.now(UTC).replace(microsecond=0)):
-        raise UsageError(f"no key {key_id!r}; see recllm keys list")
+        raise UnknownIdError(f"no key {key_id!r}; see recllm keys list")
 
 
 def authenticate(workspace: Workspace, text: str) -> ApiKey | None:
