@@ -205,10 +205,12 @@ def test_what_was_shown_is_recorded_on_request(folder: Path, client: TestClient)
 
 def test_a_new_item_and_a_change_of_the_offer_are_served_within_moments(client: TestClient) -> None:
     new = {"item_id": "tea-new", "title": "Green tea 99", "category": "food > tea", "price": 4.5}
-    bad = {"item_id": "tea-bad", "title": "Tea", "price": "cheap"}
+    bad = {"item_id": "tea-bad", "title": " "}
     assert client.post("/v1/items", json={"items": [new]}).json()["accepted"] == 1
     until(lambda: "tea-new" in shown(client))
-    assert client.post("/v1/items", json={"items": [bad]}).status_code == 422
+    refused = client.post("/v1/items", json={"items": [bad]})
+    assert refused.status_code == 422 and "E_NO_TITLE" in refused.json()["error"]["message"]
+    assert "/" not in refused.json()["error"]["message"]  # no path of the server
     client.post("/v1/items", json={"items": [new | {"available": False}]})
     until(lambda: "tea-new" not in shown(client))
 

@@ -32,10 +32,13 @@ def load_file(
     *,
     mapping: str | None = None,
     dry_run: bool = False,
+    quarantine: bool = True,
     progress: Callable[[int], None] | None = None,
     **options: Any,
 ) -> IngestReport:
     """Read one file into the workspace. `options` are fields of `IngestOptions`; the settings fill what they leave.
+
+    quarantine: whether refused rows are kept in the workspace's folder for them.
 
     Raises `UsageError` for an unknown table, `IngestError` when the file or the load is refused.
     """
@@ -55,7 +58,7 @@ def load_file(
         policy=workspace.policy,
         mapping=load_map(mapping) if mapping else None,
         options=IngestOptions(**values),
-        quarantine_dir=workspace.quarantine_dir,
+        quarantine_dir=workspace.quarantine_dir if quarantine else None,
         dry_run=dry_run,
         progress=progress,
     )

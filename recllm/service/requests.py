@@ -21,8 +21,8 @@ Id = Annotated[
     StringConstraints(max_length=256, pattern=rf"^{_PRINTED}*[^\s\x00-\x1f\x7f-\x9f]{_PRINTED}*$"),
     AfterValidator(_trimmed),
 ]
-"""At least one character that is no blank, and no control characters; brought to Unicode NFC without blanks around it, as
-the ids of a file are."""
+"""At least one character that is no blank, and no control characters. As in a file, Unicode becomes NFC, and blanks
+around it are taken off."""
 Ids = Annotated[list[Id], Field(max_length=1_000)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1_000)]
 Condition = Annotated[str, StringConstraints(min_length=1, max_length=2_000)]
