@@ -168,6 +168,36 @@ def test_a_text_is_checked(client: TestClient) -> None:
     assert answer.status_code == 200 and answer.json()["verified"] and "tea" in answer.json()["text"]
 
 
+def test_texts_that_anyone_wrote_are_checked(client: TestClient) -> None:
+    item = {"id": "tea-3", "title": "Green tea 3", "price": "5.00", "currency": "EUR"}
+    line = {"channel": "push", "locale": "en", "item": item, "packs": []}
+    texts = [
+        {"id": "good", "text": "Green tea 3, €5.00.", **line},
+        {"id": "bad", "text": "Green tea 3, €4.00.", **line},
+    ]
+    answer = client.post("/v1/copy/check", json={"texts": texts}).json()
+    assert answer["checked"] == 2 and [r["verified"] for r in answer["results"]] == [True, False]
+    assert client.post("/v1/copy/check", json={"texts": [{"id": "a"}]}).status_code == 422
+
+
+def test_people_and_their_consent_come_in(client: TestClient) -> None:
+    person = {"user_id": "told", "basics": {"age": "35-44", "城市": "上海"}}
+    assert client.post("/v1/users", json={"users": [person]}).json()["accepted"] == 1
+    known = client.get("/v1/users/told/profile").json()
+    assert (
+        known["basics"] == {"age": "35-44", "city": "上海"}
+        and known["user_id"] == "told"
+        and "35-44" in known["texts"]["basics"]
+    )
+    assert client.get("/v1/users/stranger/profile").status_code == 404
+    refusal = {"user_id": "told", "purpose": "personalisation", "granted": False}
+    assert client.post("/v1/consent", json={"consent": [refusal]}).json()["accepted"] == 1
+    assert client.get("/v1/users/told/profile").status_code == 403
+    assert client.post("/v1/recommend", json={"user_id": "told"}).json()["status"] == "no_consent"
+    wrong = [refusal | {"purpose": "everything"}]
+    assert client.post("/v1/consent", json={"consent": wrong}).status_code == 422
+
+
 def test_an_event_counts_in_the_next_answer(client: TestClient) -> None:
     gone = shown(client)[0]
     event = {"event_id": "d-1", "user_id": "u00", "item_id": gone, "event": "dismiss"}

@@ -8,6 +8,7 @@ service of several shops needs. An error is `{"error": {"type", "message", "requ
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 import time
@@ -36,20 +37,25 @@ from recllm.data.dataset import utc
 from recllm.documents import plain
 from recllm.errors import DataError, GenerationError, NothingToDo, PolicyError, RecllmError, UnknownIdError, UsageError
 from recllm.jobs.load import add_events, load_file, record_shown
+from recllm.jobs.serve import person_profile
 from recllm.recommender.explanation import Explanation
 from recllm.schema import AdCopy, RecommendRequest, Slate
 from recllm.service.capacity import Capacity, OverloadError, RateLimit
 from recllm.service.live import LiveShop
 from recllm.service.requests import (
+    ConsentRequest,
     CopyTextRequest,
     ErrorAnswer,
     EventsAnswer,
     EventsRequest,
     ExplanationRequest,
-    ItemsAnswer,
     ItemsRequest,
+    LoadAnswer,
+    Locale,
     SimilarItems,
     SlateRequest,
+    TextsRequest,
+    UsersRequest,
 )
 from recllm.settings import ServiceSettings
 from recllm.text.items import item_names
@@ -285,25 +291,55 @@ async def events(body: EventsRequest, caller: MaySend, service: TheService) -> R
     return _answer(account)
 
 
-@router.post("/v1/items", response_model=ItemsAnswer, tags=["events"])
+@router.post("/v1/items", response_model=LoadAnswer, tags=["events"])
 async def items(body: ItemsRequest, caller: MaySend, service: TheService) -> Response:
-    """New or changed items, in the fields of a catalogue file and through its checks: all or none of the request.
+    """New or changed items, through the checks of a catalogue file: all or none of the request.
 
     Facts, price and offer count at once; a new item can be recommended within seconds.
     """
-    shop = caller.shop
-    if len(body.items) > service.settings.max_events:
-        raise UsageError(f"{len(body.items)} items; service.max_events allows {service.settings.max_events}")
+    return await _load(caller, service, "items", [item.model_dump_json(exclude_unset=True) for item in body.items])
+
+
+@router.post("/v1/users", response_model=LoadAnswer, tags=["events"])
+async def users(body: UsersRequest, caller: MaySend, service: TheService) -> Response:
+    """What people told of themselves; it counts in the next answer."""
+    rows = [{**person.basics, "user_id": person.user_id} for person in body.users]
+    return await _load(caller, service, "users", [json.dumps(row) for row in rows])
+
+
+@router.post("/v1/consent", response_model=LoadAnswer, tags=["events"])
+async def consent(body: ConsentRequest, caller: MaySend, service: TheService) -> Response:
+    """What people agreed to or withdrew; it counts in the next answer, for whatever is asked."""
+    now = datetime.now(UTC)
+    decisions = (row if row.timestamp else row.model_copy(update={"timestamp": now}) for row in body.consent)
+    return await _load(caller, service, "consent", [decision.model_dump_json() for decision in decisions])
+
+
+async def _load(caller: Caller, service: Service, table: str, lines: Sequence[str]) -> Response:
+    """Rows through the checks of a file of that table; refused ones are not kept, since the caller has them."""
+    if len(lines) > service.settings.max_events:
+        raise UsageError(f"{len(lines)} rows; service.max_events allows {service.settings.max_events} in one request")
 
     def write() -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "items.jsonl"
-            lines = (item.model_dump_json(exclude_unset=True) + "\n" for item in body.items)
-            file.write_text("".join(lines), encoding="utf-8")
-            report = load_file(shop.workspace, file, "items", quarantine=False)  # the caller has them
-        return {name: getattr(report, name) for name in ("read", "accepted", "duplicates", "quarantined", "codes")}
+            file = Path(folder) / f"{table}.jsonl"
+            file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            report = load_file(caller.shop.workspace, file, table, quarantine=False)
+        return {name: getattr(report, name) for name in LoadAnswer.model_fields}
 
     return _answer(await service.capacity.run(write))
+
+
+@router.get("/v1/users/{user_id:path}/profile", response_model=None, tags=["recommend"])
+async def profile(user_id: str, caller: MayAsk, service: TheService, locale: Locale = None) -> Response:
+    """What is known of a person: User = (I, B, H), as figures and as the texts that models read."""
+
+    def known() -> dict[str, Any]:
+        workspace = caller.shop.workspace
+        person, texts = person_profile(workspace, user_id, locale or workspace.settings.locale)
+        return {**plain(person), "user_id": user_id, "texts": plain(texts)}
+
+    return _answer(await service.capacity.run(known))
 
 
 @router.post("/v1/copy", response_model=None, responses={200: {"model": AdCopy}}, tags=["marketing"])
@@ -324,6 +360,19 @@ async def copy(body: CopyTextRequest, caller: MayMarket, service: TheService) ->
         return written
 
     return _answer(await service.capacity.run(text))
+
+
+@router.post("/v1/copy/check", response_model=None, tags=["marketing"])
+async def check(body: TextsRequest, caller: MayMarket, service: TheService) -> Response:
+    """What the guarantees and rule packs say of ad texts that anyone wrote."""
+    from recllm.adcopy.submissions import judge, reviews_document, submission_of
+
+    def reviews() -> dict[str, Any]:
+        now = body.at or datetime.now(UTC)
+        submissions = [submission_of(line, now=now) for line in body.texts]
+        return reviews_document([(submission.id, judge(submission)) for submission in submissions])
+
+    return _answer(await service.capacity.run(reviews))
 
 
 @router.get("/livez", tags=["service"])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import unicodedata
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
-from recllm.schema import Action
+from recllm.schema import Action, Purpose
 
 
 def _trimmed(text: str) -> str:
@@ -24,9 +24,13 @@ Id = Annotated[
 """At least one character that is no blank, and no control characters. As in a file, Unicode becomes NFC, and blanks
 around it are taken off."""
 Ids = Annotated[list[Id], Field(max_length=1_000)]
+BasicName = Annotated[str, StringConstraints(pattern=r"^[^\W\d]\w{0,63}$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1_000)]
 Condition = Annotated[str, StringConstraints(min_length=1, max_length=2_000)]
 """An SQL condition on item_id, title, category, brand, price and currency."""
+
+
+Locale = Annotated[Literal["en", "zh"] | None, Field(description="Language; the shop's own when left out.")]
 
 
 class ServiceRequest(BaseModel):
@@ -132,6 +136,70 @@ class ItemIn(ServiceRequest):
     attributes: dict[str, str] = {}
 
 
+class UserIn(ServiceRequest):
+    """What a person told of themselves."""
+
+    user_id: Id
+    basics: Annotated[dict[BasicName, Text], Field(max_length=50)] = {}
+    """Such as {"age": "35-44"}; they replace what was known."""
+
+
+class UsersRequest(ServiceRequest):
+    """People, new or changed."""
+
+    users: Annotated[list[UserIn], Field(min_length=1)]
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"users": [{"user_id": "4711", "basics": {"age": "35-44"}}]}]}
+    )
+
+
+class ConsentIn(ServiceRequest):
+    """One decision of a person; the latest of a purpose counts, and of one instant the refusal."""
+
+    user_id: Id
+    purpose: Purpose
+    granted: bool
+    timestamp: AwareDatetime | None = None
+    """When it was made, with its time zone; now when left out."""
+
+
+class ConsentRequest(ServiceRequest):
+    """Decisions of people."""
+
+    consent: Annotated[list[ConsentIn], Field(min_length=1)]
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"consent": [{"user_id": "4711", "purpose": "email", "granted": False}]}]}
+    )
+
+
+class TextsRequest(ServiceRequest):
+    """Ad texts that anyone wrote, each with what it is about; the fields of a line of `recllm copy check`."""
+
+    texts: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=100)]
+    at: AwareDatetime | None = None
+    """The moment that offers are judged by; now when left out."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "texts": [
+                        {
+                            "id": "a1",
+                            "text": "Green tea. Now €3.50.",
+                            "channel": "push",
+                            "locale": "en",
+                            "item": {"id": "tea-3", "title": "Green tea", "price": "3.50", "currency": "EUR"},
+                        }
+                    ]
+                }
+            ]
+        }
+    )
+
+
 class ItemsRequest(ServiceRequest):
     """Items of the catalogue, new or changed: what is sent replaces what is known of an item."""
 
@@ -154,8 +222,7 @@ class CopyTextRequest(ServiceRequest):
     """Without one the best item for the person."""
     channel: Annotated[str, StringConstraints(max_length=40)] = "email"
     """email, push, sms_gsm, ..."""
-    locale: Annotated[str, StringConstraints(pattern=r"^[a-z]{2}(-[A-Z]{2})?$")] | None = None
-    """en or zh; the shop's own when left out."""
+    locale: Locale = None
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "4711", "channel": "push"}]})
 
@@ -203,12 +270,12 @@ class EventsAnswer(BaseModel):
     """Positions of events that lie in the future."""
 
 
-class ItemsAnswer(BaseModel):
-    """Account of the items of a request: read == accepted + duplicates + quarantined."""
+class LoadAnswer(BaseModel):
+    """Account of the rows of a request: read == accepted + duplicates + quarantined."""
 
     read: int
     accepted: int
     duplicates: int
     quarantined: int
     codes: dict[str, int]
-    """Refused items by the code of their fault."""
+    """Refused rows by the code of their fault."""
