@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 from shop_world import EVENTS_CSV, ITEMS_CSV
 
 from recllm.cli.main import main
+
+if TYPE_CHECKING:
+    from postgres_server import PostgresServer
 
 # before torch is imported: small worlds gain nothing by threads, which wait for each other on a busy machine
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -57,3 +61,26 @@ def shop(run: Command, tmp_path: Path) -> Path:
     settings.write_text(settings.read_text() + policy)
     assert run("ingest", "log.csv", "--table", "events", "-w", "shop")[0] == 0
     return tmp_path / "shop"
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL server for this run; `url()` gives a database without tables. Its password is in PGPASSWORD."""
+    reason = ""
+    try:
+        from postgres_server import PASSWORD, PostgresServer, find_binaries
+    except ImportError as error:
+        reason = f"the driver of PostgreSQL is missing: {error}"
+    else:
+        binaries = find_binaries()
+        if binaries is None:
+            reason = "no PostgreSQL in PATH or /usr/lib/postgresql"
+    if reason:
+        if os.environ.get("RECLLM_TEST_POSTGRES") == "required":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    server = PostgresServer(binaries)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PGPASSWORD", PASSWORD)
+        yield server
+    server.close()
