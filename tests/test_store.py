@@ -158,6 +158,14 @@ def test_people_and_products_are_replaced_by_later_rows(store: Store) -> None:
     assert view(store).users().rows() == [("u1", '{"a":"2"}')]
 
 
+def test_what_one_frame_says_of_an_item_counts_in_its_order(store: Store) -> None:
+    put(store, "items", items(("i1", "Tea"), ("i2", "Cup")), "a")
+    rows = [("i1", "Tea"), ("i3", "Pot"), ("i1", "Mate"), ("i1", "Mate"), ("i2", "Mug"), ("i1", "Tea"), ("i3", "Pot")]
+    written = put(store, "items", items(*rows), "b")
+    assert (written.accepted, written.duplicates) == (4, 3)
+    assert store.items()["title"].to_list() == ["Tea", "Mug", "Pot"]
+
+
 def test_item_details_survive(store: Store) -> None:
     frame = pl.DataFrame(
         {
@@ -356,21 +364,27 @@ def test_kill_9_during_loads_keeps_all_or_nothing(url: str, tmp_path: Path) -> N
 
 
 def _assert_whole(store: Store, acknowledged: set[str]) -> None:
+    names = _assert_whole_loads(store, crash_child.ROWS * crash_child.WRITES)
+    assert acknowledged <= names, "an acknowledged load is lost"
+
+
+def _assert_whole_loads(store: Store, load_rows: int, n_loads: int | None = None) -> set[str]:
+    """The ids of the loads, each of which has all its rows."""
     by_load = (
         "SELECT load_id, (SELECT count(*) FROM events e WHERE e.load_no = l.load_no), "
         "(SELECT count(DISTINCT event_key) FROM events e WHERE e.load_no = l.load_no) FROM loads l"
     )
-    with store._engine.connect() as connection:
+    with store._engine.connect() as connection, connection.begin():
         sizes = {load_id: (n_rows, n_keys) for load_id, n_rows, n_keys in connection.execute(text(by_load))}
         n_events = connection.scalar(text("SELECT count(*) FROM events"))
         orphans = "SELECT count(*) FROM events WHERE item_key NOT IN (SELECT item_key FROM items)"
         assert connection.scalar(text(orphans)) == 0
         if connection.dialect.name == "sqlite":
             assert connection.execute(text("PRAGMA integrity_check")).all() == [("ok",)]
-    assert acknowledged <= set(sizes), "an acknowledged load is lost"
-    load_rows = crash_child.ROWS * crash_child.WRITES
     assert set(sizes.values()) <= {(load_rows, load_rows)}, "half a load is visible"
     assert n_events == load_rows * len(sizes)
+    assert n_loads in (None, len(sizes))
+    return set(sizes)
 
 
 # --- versions --------------------------------------------------------------------------------------------------------
@@ -429,13 +443,17 @@ def indexes(store: Store) -> set[str | None]:
         return {index["name"] for index in inspect(connection).get_indexes("events") if not index["unique"]}
 
 
-def test_a_store_of_version_1_is_brought_up_to_date(store: Store, url: str) -> None:
-    put(store, "events", events([5, 2]))
-    put(store, "items", items(("i1", "Tea")), "items")
+def make_version_1(store: Store) -> None:
     with writing(store._engine) as connection:
         connection.execute(text("DROP INDEX events_by_user"))
         connection.execute(text("ALTER TABLE loads DROP COLUMN last_at"))
         connection.execute(text("UPDATE meta SET value = '1' WHERE name = 'schema_version'"))
+
+
+def test_a_store_of_version_1_is_brought_up_to_date(store: Store, url: str) -> None:
+    put(store, "events", events([5, 2]))
+    put(store, "items", items(("i1", "Tea")), "items")
+    make_version_1(store)
     before = dump(store)
     store.close()
     opened = Store.open(url)
@@ -457,6 +475,31 @@ def test_a_first_load_leaves_the_index_of_people(store: Store) -> None:
         assert indexes(store) == {"events_by_user"}
         put(store, "events", events([n]), f"l{n}")
     assert indexes(store) == {"events_by_user"}
+
+
+@pytest.mark.parametrize("start", ["nothing", "version 1"])
+def test_of_many_starters_one_makes_or_migrates_the_store(url: str, start: str) -> None:
+    if start == "version 1":
+        with Store.open(url, create=True).load("events", load_id="a", source="test") as load:
+            load.write(events([1]))
+        older = Store.open(url)
+        make_version_1(older)
+        older.close()
+    barrier, versions = threading.Barrier(5), []
+
+    def open_store() -> None:
+        barrier.wait()
+        opened = Store.open(url, create=start == "nothing")
+        with opened._engine.connect() as connection:
+            versions.append(tables.version(connection))
+        opened.close()
+
+    threads = [threading.Thread(target=open_store) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert versions == [SCHEMA_VERSION] * 5
 
 
 def test_an_older_store_without_a_way_is_refused(store: Store, url: str) -> None:
@@ -521,6 +564,52 @@ def test_two_loads_at_once_wait_for_each_other(store: Store) -> None:
         thread.join()
     assert view(store).counts()["events"] == 150
     assert view(store).counts()["loads"] == 15
+
+
+def test_two_processes_load_at_once(store: Store, url: str) -> None:
+    """Each load of the one waits for a load of the other; none is lost, and none is refused."""
+    code = (
+        "import sys, crash_child; from recllm.store.database import Store; from store_view import put\n"
+        "store = Store.open(sys.argv[1], busy_seconds=60); print('ready', flush=True); sys.stdin.readline()\n"
+        "for n in range(6):\n"
+        "    put(store, 'events', crash_child.frame(int(sys.argv[2]) + n, 0, 2_000), f'load-{sys.argv[2]}-{n}')\n"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}"}
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, url, tag],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for tag in ("100", "200")
+    ]
+    for child in children:
+        assert child.stdout and child.stdout.readline() == "ready\n"
+    for child in children:
+        assert child.stdin
+        child.stdin.write("go\n")
+        child.stdin.flush()
+    assert [child.wait(120) for child in children] == [0, 0]
+    _assert_whole_loads(store, 2_000, n_loads=12)
+
+
+def test_a_reader_keeps_its_moment_while_a_load_is_committed(store: Store) -> None:
+    """Of a first load too, for which the index of people may be built anew."""
+    with store.read() as empty:
+        assert empty.counts()["events"] == 0
+        with store.load("events", load_id="a", source="test") as load:
+            load.write(events(list(range(500))))
+            assert (empty.events().height, view(store).events(()).height) == (0, 0)
+            assert view(store).events((), user_ids=["u1"]).height == 0
+        with store.read() as later:
+            assert later.events(()).height == later.events((), user_ids=["u1"]).height == 500
+            put(store, "events", events([1_000]), "b")
+            put(store, "users", pl.DataFrame({"user_id": ["u1"], "basics": ['{"a":"1"}']}), "c")
+            assert (later.counts()["events"], later.users()["basics"].to_list()) == (500, ["{}"])
+        assert (empty.events().height, empty.counts()["users"], empty.last_event()) == (0, 0, None)
+    assert view(store).counts()["events"] == 501
 
 
 def test_counts_are_json_that_a_person_can_read(store: Store) -> None:

@@ -84,8 +84,8 @@ class Store:
                 with engine.connect() as connection, connection.begin():
                     if key_fingerprint not in (None, tables.key_fingerprint(connection) or key_fingerprint):
                         raise StoreError(
-                            f"the store {where} belongs to another workspace, whose pseudonym key is another; give each "
-                            "workspace its own: another database, or another schema (?schema=NAME)"
+                            f"the store {where} belongs to another workspace, with another pseudonym key; give each "
+                            "workspace a store of its own (in PostgreSQL another schema: ?schema=NAME)"
                         )
         except BaseException:
             engine.dispose()
@@ -129,8 +129,9 @@ def without_password(path_or_url: str | Path) -> str:
     url = _url(path_or_url)
     if url.get_backend_name() == "sqlite":
         return str(url.database)
-    url = url.set(password=None).difference_update_query(["password", "sslpassword"])
-    return url.render_as_string(hide_password=False)
+    query = {name: value for name, value in url.query.items() if name not in ("password", "sslpassword")}
+    shown = URL.create(url.drivername, url.username, None, url.host, url.port, url.database, query)
+    return shown.render_as_string(hide_password=False)
 
 
 def _url(path_or_url: str | Path) -> URL:
