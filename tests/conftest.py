@@ -1,19 +1,17 @@
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+from postgres_server import PASSWORD, PostgresServer, find_binaries
 from shop_world import EVENTS_CSV, ITEMS_CSV
 
 from recllm.cli.main import main
-
-if TYPE_CHECKING:
-    from postgres_server import PostgresServer
 
 # before torch is imported: small worlds gain nothing by threads, which wait for each other on a busy machine
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -46,6 +44,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> Co
     """The command line in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RECLLM_KEY", raising=False)
+    monkeypatch.delenv("RECLLM_STORE_URL", raising=False)
     return command
 
 
@@ -66,16 +65,12 @@ def shop(run: Command, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """A PostgreSQL server for this run; `url()` gives a database without tables. Its password is in PGPASSWORD."""
-    reason = ""
-    try:
-        from postgres_server import PASSWORD, PostgresServer, find_binaries
-    except ImportError as error:
-        reason = f"the driver of PostgreSQL is missing: {error}"
-    else:
-        binaries = find_binaries()
-        if binaries is None:
-            reason = "no PostgreSQL in PATH or /usr/lib/postgresql"
-    if reason:
+    binaries, reason = find_binaries(), ""
+    if importlib.util.find_spec("psycopg") is None:
+        reason = "the driver of PostgreSQL is missing: pip install 'recllm[postgres]'"
+    elif binaries is None:
+        reason = "no PostgreSQL in PATH or /usr/lib/postgresql: apt-get install postgresql"
+    if reason or binaries is None:
         if os.environ.get("RECLLM_TEST_POSTGRES") == "required":
             pytest.fail(reason)
         pytest.skip(reason)

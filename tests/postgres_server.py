@@ -9,9 +9,10 @@ import subprocess
 import tempfile
 import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import psycopg
-from psycopg import sql
+if TYPE_CHECKING:
+    import psycopg
 
 ROLE, PASSWORD, DATABASE = "shop", "a secret: /@?%", "shops"
 CONFIGURATION = """
@@ -43,8 +44,11 @@ class PostgresServer:
         self.folder = Path(tempfile.mkdtemp(prefix="recllm-pg-"))  # a short path: a socket's name has a limit
         self._as_user: list[str] = []
         if os.geteuid() == 0:
-            self._as_user = ["runuser", "-u", "postgres", "--"]
-            shutil.chown(self.folder, "postgres")
+            import pwd
+
+            user = "postgres" if "postgres" in {entry.pw_name for entry in pwd.getpwall()} else "nobody"
+            self._as_user = ["runuser", "-u", user, "--"]
+            shutil.chown(self.folder, user)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -63,6 +67,8 @@ class PostgresServer:
         with (self._data / "postgresql.conf").open("a") as file:
             file.write(CONFIGURATION.format(folder=self.folder, port=self.port))
         self.start()
+        from psycopg import sql
+
         with self.admin() as connection:
             secret_text = sql.Literal(PASSWORD)
             connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(ROLE), secret_text))
@@ -80,6 +86,8 @@ class PostgresServer:
         shutil.rmtree(self.folder)
 
     def admin(self, database: str = "postgres") -> psycopg.Connection:
+        import psycopg
+
         return psycopg.connect(
             host="127.0.0.1", port=self.port, user="admin", password=PASSWORD, dbname=database, autocommit=True
         )

@@ -185,6 +185,47 @@ def test_item_details_survive(store: Store) -> None:
     assert store.items().rows() == [expected]
 
 
+@pytest.mark.parametrize("n_rows", [1, 300])
+def test_odd_texts_survive(store: Store, n_rows: int) -> None:
+    """Whatever marks a column, a line or an empty field on the way to some database."""
+    odd = [
+        "\\N",
+        "\\.",
+        "a\tb",
+        "c\nd",
+        "e\r\nf",
+        "\\",
+        "\\x00",
+        "'",
+        '"',
+        "%s",
+        "%(title)s",
+        "{}",
+        "🎁 跑鞋",
+        "",
+        " ",
+        "NULL",
+    ]
+    rows = [(f"{text}#{n}", text) for n in range(n_rows) for text in odd]
+    assert put(store, "items", items(*rows)).accepted == len(rows)
+    assert sorted(store.items().select("item_id", "title").rows()) == sorted(rows)
+    frame = events(list(range(len(rows)))).with_columns(
+        item_id=pl.Series([item_id for item_id, _ in rows]), basket_id=pl.Series([title for _, title in rows])
+    )
+    assert put(store, "events", frame, "events").accepted == len(rows)
+    assert sorted(view(store).events(("basket_id",)).select("item_id", "basket_id").rows()) == sorted(rows)
+
+
+def test_a_dry_run_counts_and_keeps_nothing(store: Store) -> None:
+    put(store, "events", events([1, 2]), "a")
+    before = dump(store)
+    with store.load("events", load_id="b", source="test", dry_run=True) as load:
+        assert load.write(events(list(range(300)))).accepted == 298
+    assert dump(store) == before
+    assert [load.load_id for load in view(store).loads()] == ["a"]
+    assert put(store, "events", events([3]), "b").accepted == 1
+
+
 def test_unknown_items_wait_for_the_catalogue(store: Store) -> None:
     put(store, "events", events([1, 2]), "a")
     assert store.items().select("item_id", "title", "pending").rows() == [("i1", None, True), ("i2", None, True)]

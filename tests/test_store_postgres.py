@@ -135,7 +135,9 @@ def test_each_fault_at_the_door_names_its_remedy(
     assert "refuses the user or the password" in refusal(Store.open, url)
     Store.open(with_password(url)).close()
     Store.open(f"{url}&password={quote(PASSWORD, safe='')}").close()
-    assert PASSWORD not in repr(Store.open(with_password(url)))
+    for secret_url in (with_password(url), f"{url}&password={quote(PASSWORD, safe='')}"):
+        opened = Store.open(secret_url)
+        assert PASSWORD not in repr(opened) + repr(opened._engine)
 
 
 def test_a_unix_socket_and_a_plain_scheme(postgres_server: PostgresServer, url: str) -> None:
@@ -188,7 +190,7 @@ def test_a_full_disk_in_the_middle_of_a_load(store: Store, rows: int) -> None:
             assert load.write(events(list(range(100, 100 + rows)))).accepted == rows
             load.write(events(list(range(9_000 - rows // 2, 9_000 + rows))))
 
-    assert "disk is full or faulty; nothing of this change was kept" in refusal(load_too_much)
+    assert "disk is full; nothing of this change was kept" in refusal(load_too_much)
     assert dump(store) == before
     assert [load.load_id for load in view(store).loads()] == ["a"]
     assert put(store, "events", events(list(range(100, 100 + rows))), "b").accepted == rows
@@ -214,7 +216,7 @@ def test_a_connection_lost_in_the_middle_of_a_load(
             load.write(events(list(range(5_000, 5_000 + rows))))
 
     message = refusal(load_and_lose)
-    assert "lost the connection to its server" in message
+    assert "lost its connection" in message
     if end != "the session":
         assert "cannot be reached" in refusal(store.items)
         postgres_server.start()
@@ -245,7 +247,7 @@ def test_a_connection_lost_while_reading(postgres_server: PostgresServer, store:
                 connection.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
             reader.events()
 
-    assert "lost the connection to its server" in refusal(read)
+    assert "lost its connection" in refusal(read)
     assert view(store).events().height == MANY
 
 

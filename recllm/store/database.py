@@ -83,10 +83,8 @@ class Store:
                         tables.migrate(connection, key_fingerprint)
                 with engine.connect() as connection, connection.begin():
                     if key_fingerprint not in (None, tables.key_fingerprint(connection) or key_fingerprint):
-                        raise StoreError(
-                            f"the store {where} belongs to another workspace, with another pseudonym key; give each "
-                            "workspace a store of its own (in PostgreSQL another schema: ?schema=NAME)"
-                        )
+                        mix = f"the store {where} belongs to another workspace, with another pseudonym key; give each a"
+                        raise StoreError(f"{mix} store of its own (in PostgreSQL another schema: ?schema=NAME)")
         except BaseException:
             engine.dispose()
             raise
@@ -130,8 +128,7 @@ def without_password(path_or_url: str | Path) -> str:
     if url.get_backend_name() == "sqlite":
         return str(url.database)
     query = {name: value for name, value in url.query.items() if name not in ("password", "sslpassword")}
-    shown = URL.create(url.drivername, url.username, None, url.host, url.port, url.database, query)
-    return shown.render_as_string(hide_password=False)
+    return URL.create(url.drivername, url.username, None, url.host, url.port, url.database, query).render_as_string()
 
 
 def _url(path_or_url: str | Path) -> URL:
@@ -145,8 +142,7 @@ def _url(path_or_url: str | Path) -> URL:
     if url is None or url.get_backend_name() not in ("sqlite", "postgresql"):
         scheme = text.partition("://")[0]  # the rest may hold a password
         raise StoreError(
-            f"'{scheme}://...' is not a file path nor a URL of sqlite or postgresql; "
-            "e.g. shop/store.sqlite or postgresql://user@host/database?schema=shop"
+            f"'{scheme}://...' is not a file path nor a URL of sqlite or postgresql; e.g. shop/store.sqlite"
         )
     return url
 

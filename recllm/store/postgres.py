@@ -12,45 +12,41 @@ from typing import Any
 
 import polars as pl
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import DropTable
 
 from recllm.errors import MissingExtraError, StoreError
 
-SCHEMA = "recllm"
 _SCHEMA_NAME = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,62}")
 
 MIN_COPY_ROWS = 200
 """So many rows go through COPY, which takes a third of the time; it makes a temporary table, too dear for a few."""
 
-_OPTIONS: Mapping[str, int] = {"tcp_keepalives_idle": 30, "tcp_keepalives_interval": 10, "tcp_keepalives_count": 3}
-"""Seconds (and tries) after which the server gives up on a machine that died in a load, and with it the lock."""
+_KEEPALIVES: Mapping[str, int] = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+"""Seconds, and tries, until each side gives up a machine that died; the server then frees the lock of its load."""
 
-_LOST = (
-    "lost the connection to its server; what was not committed is not there; repeat it: rows that are there already "
-    "count as duplicates"
-)
-_NO_ENTRY = (
-    "refuses the user or the password; check the user of the URL, and RECLLM_STORE_URL, PGPASSWORD or ~/.pgpass, where "
-    "the password stands"
-)
+_DURABLE = "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
+
+_LOST = "lost its connection; what was not committed is not there; repeat it: rows that are there count as duplicates"
 REMEDIES: dict[str | tuple[str, ...], str] = {
     "08001": "cannot be reached ({cause}); check that its server runs, and the host and port of the URL",
     "55P03": "is locked by another process; wait until that one is done, then try again",
     "25006": "is read-only: a standby server, or a user that may only read; give the URL of the primary server",
-    "42501": "does not allow this to its user; let the user own the schema, or create it beforehand and grant it",
-    ("53100", "58030"): "cannot grow: the server's disk is full or faulty; nothing of this change was kept, free some "
-    "space and repeat it",
+    "42501": "does not allow this to its user ({cause}); grant it, or let the user own the schema",
+    "53100": "cannot grow: the server's disk is full; nothing of this change was kept, free some space and repeat it",
     "53300": "has no connection left: the server's max_connections are in use; wait, then try again",
-    ("XX001", "XX002"): "is damaged, says its server; put a backup in its place, or load the files into a new schema",
+    (
+        "XX001",
+        "XX002",
+        "58030",
+    ): "is damaged or its disk is, says its server; put a backup in its place, or load the files into a new schema",
     "3D000": "names a database that does not exist; make it with: createdb",
-    ("28000", "28P01"): _NO_ENTRY,
+    "28": "refuses the user or the password; check the user of the URL, and PGPASSWORD, ~/.pgpass or RECLLM_STORE_URL",
     ("57P01", "57P02", "08", "25P03"): _LOST,
     "57P03": "cannot be reached: the server is starting up or shutting down; wait, then try again",
 }
 _CONNECTING = re.compile(r"connection failed|connection timeout|failed to resolve|\[Errno")
-_WORDS_AT_THE_DOOR: Mapping[str, str] = {
-    r"password|authentication|pg_hba|role .* does not exist": "28P01",
+_STATES_AT_THE_DOOR: Mapping[str, str] = {
+    r"password|authentication|pg_hba|role .* does not exist": "28",
     r"database .* does not exist": "3D000",
     r"too many clients|remaining connection slots": "53300",
     r"starting up|shutting down": "57P03",
@@ -63,15 +59,15 @@ def open_engine(url: sa.URL, busy_seconds: float) -> sa.Engine:
     Raises `StoreError` for a wrong name of a schema, `MissingExtraError` without psycopg.
     """
     query = dict(url.query)
-    schema = query.pop("schema", SCHEMA)
+    schema = query.pop("schema", "recllm")
     if not (isinstance(schema, str) and _SCHEMA_NAME.fullmatch(schema)):
         raise StoreError(f"the schema {schema!r} is not a name such as shop_1; use a to z, digits and '_'")
-    options = [f"-c{name}={value}" for name, value in {"search_path": schema, **_OPTIONS}.items()]
-    options.insert(0, str(query.pop("options", "")))
-    query = {"connect_timeout": "10", **query, "client_encoding": "utf8", "options": " ".join(options).strip()}
+    options = [f"-ctcp_{name}={value}" for name, value in _KEEPALIVES.items()]
+    query["options"] = " ".join([str(query.get("options", "")), f"-csearch_path={schema}", *options])
+    query = {"connect_timeout": "10", **{n: str(v) for n, v in _KEEPALIVES.items()}, **query, "client_encoding": "utf8"}
     try:
         engine = sa.create_engine(
-            url.set(drivername="postgresql+psycopg", query=query),
+            url.set(drivername="postgresql+psycopg", password=str(query.pop("password", "")) or None, query=query),
             isolation_level="REPEATABLE READ",
             pool_pre_ping=True,  # a connection from before a restart of the server is replaced
             hide_parameters=True,
@@ -89,10 +85,7 @@ def _begin(connection: sa.Connection) -> None:
         # a moment fixed before the wait would not show what the load before this one committed
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = {options['recllm_wait_ms']}")
-        durable = (
-            "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
-        )
-        connection.exec_driver_sql(durable)
+        connection.exec_driver_sql(_DURABLE)
         name = f"recllm store {options['recllm_schema']}"
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (name,))
 
@@ -100,8 +93,7 @@ def _begin(connection: sa.Connection) -> None:
 def make_schema(connection: sa.Connection) -> None:
     """Makes the schema of the store where there is none. Raises `StoreError` when the database is not in UTF-8."""
     schema = connection.get_execution_options()["recllm_schema"]
-    encoding = connection.scalar(sa.text("SHOW server_encoding"))
-    if encoding != "UTF8":
+    if (encoding := connection.scalar(sa.text("SHOW server_encoding"))) != "UTF8":
         raise StoreError(f"the database is in {encoding}; make one with: createdb --encoding=UTF8 --template=template0")
     # asked for first: to name a schema that exists takes no right to make one
     if not sa.inspect(connection).has_schema(schema):
@@ -110,20 +102,14 @@ def make_schema(connection: sa.Connection) -> None:
 
 def stage(connection: sa.Connection, table: sa.Table, frame: pl.DataFrame) -> sa.Select[Any]:
     """Copies rows of `table` into a temporary table of this transaction. Returns a query of them, in their order."""
-    columns = [sa.Column(name, table.c[name].type) for name in frame.columns]
-    staged = sa.Table(
-        "staged",
-        sa.MetaData(),
-        sa.Column("row_no", sa.BigInteger, sa.Identity()),
-        *columns,
-        schema="pg_temp",
-        prefixes=["TEMPORARY"],
-        postgresql_on_commit="DROP",
-    )
+    columns = [sa.Column("row_no", sa.BigInteger, sa.Identity())]
+    columns += [sa.Column(name, table.c[name].type) for name in frame.columns]
+    options: Any = {"schema": "pg_temp", "prefixes": ["TEMPORARY"], "postgresql_on_commit": "DROP"}
+    staged = sa.Table("staged", sa.MetaData(), *columns, **options)
     connection.execute(DropTable(staged, if_exists=True))
     staged.create(connection, checkfirst=False)
-    names = ", ".join(frame.columns)
-    with connection.connection.cursor() as cursor, cursor.copy(f"COPY pg_temp.staged ({names}) FROM STDIN") as copy:  # type: ignore[attr-defined]
+    driver: Any = connection.connection
+    with driver.cursor() as cursor, cursor.copy(f"COPY pg_temp.staged ({', '.join(frame.columns)}) FROM STDIN") as copy:
         for row in zip(*(frame[name].to_list() for name in frame.columns), strict=True):
             copy.write_row(row)
     return sa.select(*(staged.c[name] for name in frame.columns)).order_by(staged.c.row_no)
@@ -132,13 +118,9 @@ def stage(connection: sa.Connection, table: sa.Table, frame: pl.DataFrame) -> sa
 def state_of(error: BaseException) -> str:
     """The SQLSTATE of an error. Where a connection was refused or lost the driver knows none: that of its kind."""
     cause = getattr(error, "orig", None) or error
-    if state := getattr(cause, "sqlstate", None):
-        return str(state)
-    message = str(cause)
-    if isinstance(error, DBAPIError) and error.connection_invalidated and not _CONNECTING.match(message):
+    state = getattr(cause, "sqlstate", "")
+    if state is not None or type(cause).__name__ != "OperationalError":
+        return state or ""
+    if not _CONNECTING.match(str(cause)):
         return "08006"
-    if type(cause).__name__ != "OperationalError":
-        return ""
-    if not _CONNECTING.match(message):
-        return "08006"
-    return next((state for words, state in _WORDS_AT_THE_DOOR.items() if re.search(words, message)), "08001")
+    return next((state for words, state in _STATES_AT_THE_DOOR.items() if re.search(words, str(cause))), "08001")

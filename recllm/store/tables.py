@@ -159,7 +159,7 @@ def key_fingerprint(connection: Connection) -> str | None:
 
 
 def migrate(connection: Connection, key_fingerprint: str | None = None) -> None:
-    """Brings the store to `SCHEMA_VERSION`, and makes all tables, for the key of `key_fingerprint`, where are none.
+    """Brings the store to `SCHEMA_VERSION`. Where there are no tables they are made, for the key of `key_fingerprint`.
 
     Raises `StoreError`, changing nothing, for a newer store or a missing step.
     """
