@@ -73,6 +73,21 @@ def test_reading_sees_one_moment_and_writing_is_durable(store: Store, url: str) 
         assert shown(connection)[1] == "off"
 
 
+def test_a_long_load_holds_no_more_locks_than_a_short_one(store: Store) -> None:
+    """A server has room for some thousands: a temporary table for each frame would use them up."""
+
+    def locks() -> int | None:
+        return load._connection.exec_driver_sql("SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid()").scalar()
+
+    with store.load("events", load_id="a", source="test") as load:
+        n_locks = []
+        for n in range(6):
+            load.write(events(list(range(n * MANY // 2, n * MANY // 2 + MANY)), price=[float(n) or None] * MANY))
+            n_locks.append(locks())
+    assert n_locks[1:] == n_locks[1:2] * 5
+    assert view(store).counts()["events"] == 7 * MANY // 2
+
+
 def test_shops_in_one_database_see_nothing_of_each_other(postgres_server: PostgresServer, store: Store) -> None:
     other = Store.open(postgres_server.url(), create=True)
     put(store, "events", events([1, 2]), "a")
@@ -285,7 +300,6 @@ def test_a_workspace_keeps_its_rows_in_postgresql(url: str, tmp_path: Path) -> N
 
 
 def test_two_folders_with_one_key_share_a_store(url: str, tmp_path: Path, one_key: None) -> None:
-    """One machine trains, another one answers."""
     with (
         Workspace.create(tmp_path / "trains", store=url) as first,
         Workspace.create(tmp_path / "s", store=url) as second,

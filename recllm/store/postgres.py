@@ -1,18 +1,14 @@
-"""PostgreSQL: how its connections are set up, how one load at a time gets in, and many rows at once.
-
-A store is one schema of a database, `recllm` unless the URL says `?schema=NAME`: several shops in one database see
-nothing of each other. A password may stand in the URL, in PGPASSWORD or in ~/.pgpass.
-"""
+"""PostgreSQL as the store: a schema of a database, `recllm` unless the URL says `?schema=NAME`; many rows at once."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import polars as pl
 import sqlalchemy as sa
-from sqlalchemy.schema import DropTable
 
 from recllm.errors import MissingExtraError, StoreError
 
@@ -28,7 +24,7 @@ _DURABLE = "SELECT set_config('synchronous_commit', 'on', true) WHERE current_se
 
 _LOST = "lost its connection; what was not committed is not there; repeat it: rows that are there count as duplicates"
 REMEDIES: dict[str | tuple[str, ...], str] = {
-    "08001": "cannot be reached ({cause}); check that its server runs, and the host and port of the URL",
+    ("08001", "57P03"): "cannot be reached ({cause}); check that its server runs, and the host and port of the URL",
     "55P03": "is locked by another process; wait until that one is done, then try again",
     "25006": "is read-only: a standby server, or a user that may only read; give the URL of the primary server",
     "42501": "does not allow this to its user ({cause}); grant it, or let the user own the schema",
@@ -42,14 +38,12 @@ REMEDIES: dict[str | tuple[str, ...], str] = {
     "3D000": "names a database that does not exist; make it with: createdb",
     "28": "refuses the user or the password; check the user of the URL, and PGPASSWORD, ~/.pgpass or RECLLM_STORE_URL",
     ("57P01", "57P02", "08", "25P03"): _LOST,
-    "57P03": "cannot be reached: the server is starting up or shutting down; wait, then try again",
 }
 _CONNECTING = re.compile(r"connection failed|connection timeout|failed to resolve|\[Errno")
 _STATES_AT_THE_DOOR: Mapping[str, str] = {
     r"password|authentication|pg_hba|role .* does not exist": "28",
     r"database .* does not exist": "3D000",
     r"too many clients|remaining connection slots": "53300",
-    r"starting up|shutting down": "57P03",
 }
 
 
@@ -100,16 +94,21 @@ def make_schema(connection: sa.Connection) -> None:
         connection.execute(sa.schema.CreateSchema(schema))
 
 
-def stage(connection: sa.Connection, table: sa.Table, frame: pl.DataFrame) -> sa.Select[Any]:
-    """Copies rows of `table` into a temporary table of this transaction. Returns a query of them, in their order."""
-    columns = [sa.Column("row_no", sa.BigInteger, sa.Identity())]
-    columns += [sa.Column(name, table.c[name].type) for name in frame.columns]
+@cache
+def _staging_table(table: sa.Table) -> sa.Table:
+    columns = [sa.Column("row_no", sa.BigInteger, sa.Identity()), *(sa.Column(c.name, c.type) for c in table.columns)]
     options: Any = {"schema": "pg_temp", "prefixes": ["TEMPORARY"], "postgresql_on_commit": "DROP"}
-    staged = sa.Table("staged", sa.MetaData(), *columns, **options)
-    connection.execute(DropTable(staged, if_exists=True))
-    staged.create(connection, checkfirst=False)
+    return sa.Table(f"staged_{table.name}", sa.MetaData(), *columns, **options)
+
+
+def stage(connection: sa.Connection, table: sa.Table, frame: pl.DataFrame) -> sa.Select[Any]:
+    """Copies rows of `table` to a temporary table, in the place of earlier ones. Returns a query of them, in order."""
+    staged = _staging_table(table)  # one for a whole load: each that is made, and dropped, takes locks until its end
+    connection.execute(sa.schema.CreateTable(staged, if_not_exists=True))
+    connection.exec_driver_sql(f"TRUNCATE {staged.fullname}")
     driver: Any = connection.connection
-    with driver.cursor() as cursor, cursor.copy(f"COPY pg_temp.staged ({', '.join(frame.columns)}) FROM STDIN") as copy:
+    statement = f"COPY {staged.fullname} ({', '.join(frame.columns)}) FROM STDIN"
+    with driver.cursor() as cursor, cursor.copy(statement) as copy:
         for row in zip(*(frame[name].to_list() for name in frame.columns), strict=True):
             copy.write_row(row)
     return sa.select(*(staged.c[name] for name in frame.columns)).order_by(staged.c.row_no)
