@@ -9,6 +9,7 @@ Units stand in the field's name or in its documentation. A wrong name or value r
 
 from __future__ import annotations
 
+import re
 import tomllib
 import zoneinfo
 from collections.abc import Mapping
@@ -40,6 +41,8 @@ Caching = Literal["off", "exact", "bank"]
 Precision = Literal["auto", "float32", "bfloat16"]
 ExampleKind = Literal["arrival", "new", "next"]
 ScorePart = Literal["cosine", "vectors", "features"]
+
+STORE_URL_EXAMPLE = "postgresql://user@host/database?schema=shop"
 
 
 class ProfileSettings(FrozenModel):
@@ -562,6 +565,8 @@ class Settings(FrozenModel):
     """Language of texts."""
     sequence_model: Flag | None = None
     """Whether a sequence model is trained before the scorer; None follows the advice."""
+    store: Annotated[Text | None, Field(json_schema_extra={"expected": f"a URL such as {STORE_URL_EXAMPLE}"})] = None
+    """PostgreSQL database and schema of the rows, without a password; None: the file store.sqlite in the workspace."""
     tenant: Text = "default"
     """Part of every pseudonym: two tenants' people cannot be joined. Never change it in a workspace with data."""
 
@@ -587,6 +592,21 @@ class Settings(FrozenModel):
             return name if name is None else zoneinfo.ZoneInfo(name).key
         except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
             raise ValueError(f"{name!r} is not a name such as Europe/Paris") from None
+
+    @field_validator("store")
+    @classmethod
+    def _without_password(cls, url: str | None) -> str | None:
+        """Never says the URL again: what is refused may hold a password."""
+        if url is None:
+            return None
+        if not re.match(r"postgresql(\+psycopg)?://", url):
+            raise ValueError(f"give a URL such as {STORE_URL_EXAMPLE}, or none for a file in the workspace")
+        if re.search(r"^[^@]*//[^/@]*:.*@|[?&](ssl)?password=", url, re.DOTALL):
+            raise ValueError(
+                "the URL holds a password, and workspace.toml keeps none; leave it out, and give it in PGPASSWORD, in "
+                "~/.pgpass or with the whole URL in RECLLM_STORE_URL"
+            )
+        return url
 
     @field_validator("tenant")
     @classmethod

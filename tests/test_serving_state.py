@@ -72,15 +72,14 @@ SHOPS = {
 }
 
 
-def make(folder: Path, locale: str, repeats: bool, browsing: bool) -> Workspace:
+def make(folder: Path, locale: str, repeats: bool, browsing: bool, *, store: str | None = None) -> Workspace:
     folder.mkdir(parents=True, exist_ok=True)
     for table, frame in zip(
         ("events", "items", "users"), rows(locale, repeats=repeats, browsing=browsing), strict=True
     ):
         frame.write_csv(folder / f"{table}.csv")
-    shop = Workspace.create(
-        folder / "shop", consent_default=True, currency="EUR", timezone="UTC", encoder="toy", locale=locale
-    )
+    settings = {"currency": "EUR", "timezone": "UTC", "encoder": "toy", "locale": locale, "store": store}
+    shop = Workspace.create(folder / "shop", consent_default=True, **settings)
     for table in ("items", "users", "events"):
         assert not load_file(shop, folder / f"{table}.csv", table).quarantined
     data = shop.gate().dataset(Purpose.MODEL_TRAINING)

@@ -37,6 +37,7 @@ from sqlalchemy import (
 )
 
 from recllm.errors import StoreError
+from recllm.store import postgres
 
 SCHEMA_VERSION = 3
 IN_KEYS = 1_000
@@ -47,13 +48,16 @@ metadata = MetaData()
 # SQLite numbers rows by itself only for a column of exactly the type INTEGER
 _Key = BigInteger().with_variant(Integer(), "sqlite")
 
-meta = Table("meta", metadata, Column("name", String, primary_key=True), Column("value", String, nullable=False))
+# ids are bytes, not words: on PostgreSQL, too, they are ordered as on SQLite, whatever the language of the server
+_Id = String().with_variant(String(collation="C"), "postgresql")
+
+meta = Table("meta", metadata, Column("name", _Id, primary_key=True), Column("value", String, nullable=False))
 
 loads = Table(
     "loads",
     metadata,
     Column("load_no", _Key, primary_key=True),
-    Column("load_id", String, nullable=False, unique=True),
+    Column("load_id", _Id, nullable=False, unique=True),
     Column("table_name", String, nullable=False),
     Column("source", String, nullable=False),
     Column("sha256", String),
@@ -71,7 +75,7 @@ users = Table(
     "users",
     metadata,
     Column("user_key", _Key, primary_key=True),
-    Column("user_id", String, nullable=False, unique=True),
+    Column("user_id", _Id, nullable=False, unique=True),
     Column("basics", Text, nullable=False),
 )
 
@@ -79,7 +83,7 @@ items = Table(
     "items",
     metadata,
     Column("item_key", _Key, primary_key=True),
-    Column("item_id", String, nullable=False, unique=True),
+    Column("item_id", _Id, nullable=False, unique=True),
     Column("title", Text),
     Column("category", Text),
     Column("brand", Text),
@@ -119,7 +123,7 @@ consent = Table(
     "consent",
     metadata,
     Column("user_key", BigInteger, nullable=False),
-    Column("purpose", String, nullable=False),
+    Column("purpose", _Id, nullable=False),
     Column("at", BigInteger, nullable=False),
     Column("granted", Boolean, nullable=False),
     # `granted` is part of the key: a yes and a no of the same instant are both kept, and the no wins when read
@@ -171,15 +175,23 @@ def version(connection: Connection) -> int | None:
     return int(number)
 
 
-def migrate(connection: Connection) -> None:
-    """Brings the store to `SCHEMA_VERSION`, and makes all tables where there are none.
+def key_fingerprint(connection: Connection) -> str | None:
+    """Of the pseudonym key that the store was made for; None for a store that was made without one."""
+    return connection.scalar(select(meta.c.value).where(meta.c.name == "key_fingerprint"))
+
+
+def migrate(connection: Connection, key_fingerprint: str | None = None) -> None:
+    """Brings the store to `SCHEMA_VERSION`. Where there are no tables they are made, for the key of `key_fingerprint`.
 
     Raises `StoreError`, changing nothing, for a newer store or a missing step.
     """
     start = version(connection)
     if start is None:
+        if connection.dialect.name == "postgresql":
+            postgres.make_schema(connection)
         metadata.create_all(connection)
-        connection.execute(insert(meta).values(name="schema_version", value=str(SCHEMA_VERSION)))
+        rows = {"schema_version": str(SCHEMA_VERSION), "key_fingerprint": key_fingerprint}
+        connection.execute(insert(meta), [{"name": n, "value": v} for n, v in rows.items() if v is not None])
         return
     store = f"the store {connection.engine.url.database}"
     if start > SCHEMA_VERSION:
