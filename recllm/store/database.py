@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +188,7 @@ def _open_engine(url: URL, busy_seconds: float) -> Engine:
     if url.get_backend_name() == "postgresql":
         return postgres.open_engine(url, busy_seconds)
     engine = create_engine(url, connect_args={"timeout": busy_seconds}, hide_parameters=True)
-    event.listen(engine, "connect", _prepare)
+    event.listen(engine, "connect", partial(_prepare, busy_seconds))
     event.listen(engine, "begin", _begin)
     return engine
 
@@ -216,10 +219,18 @@ def _explained(engine: Engine, where: str) -> Iterator[None]:
         raise StoreError(f"the store {where} {remedy}") from error
 
 
-def _prepare(connection: Any, _record: object) -> None:
+def _prepare(busy_seconds: float, connection: Any, _record: object) -> None:
     connection.isolation_level = None  # we send BEGIN ourselves: Python's driver would send it too late for DDL
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
+    end = time.monotonic() + busy_seconds
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            break
+        except sqlite3.OperationalError as error:  # SQLite does not wait here: others who begin at once do the same
+            if error.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute(f"PRAGMA cache_size=-{CACHE_MIB * 1024}")
     cursor.execute(f"PRAGMA journal_size_limit={CACHE_MIB * 1024 * 1024}")
