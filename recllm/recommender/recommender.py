@@ -600,6 +600,8 @@ def _with_basket(events: Events, item_rows: Ints, at: int) -> Events:
 def dismissed(events: Events) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Compressed rows of what each user dismissed and did not buy since: (indptr, item)."""
     n = len(events.indptr) - 1
+    if not (events.action == ACTION_CODE[Action.DISMISS]).any():
+        return np.zeros(n + 1, np.int64), events.item[:0]
     pair = pl.DataFrame({"user": events.user, "item": events.item, "at": events.at, "action": events.action})
     latest = pair.group_by("user", "item").agg(
         no=pl.col("at").filter(pl.col("action") == ACTION_CODE[Action.DISMISS]).max(),
