@@ -205,8 +205,6 @@ class ServiceSettings(FrozenModel):
     """How often a new model, new items and withdrawals of neighbours are looked for."""
     max_body_mib: Positive = 4.0
     """Larger requests are refused with 413."""
-    max_items: Count = 100
-    """Longest slate."""
     max_events: Count = 1_000
     """Events, or items, in one request."""
     clock_skew_seconds: Weight = 300.0

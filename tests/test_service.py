@@ -337,6 +337,11 @@ def test_once_there_is_a_key_nothing_is_answered_without_one(folder: Path, clien
     assert client.get("/livez").status_code == 200
 
 
+def test_others_do_not_learn_which_shops_there_are(folder: Path) -> None:
+    with serving(folder, loopback_only=False) as client:
+        assert client.get("/readyz", headers={"Host": "api.example"}).json() == {"ready": True}
+
+
 def test_the_store_holds_no_secret(folder: Path) -> None:
     key = make_key(folder, "recommend", "events")
     secret = key.split("_", 2)[2].encode()
@@ -468,6 +473,16 @@ def test_each_caller_has_a_rate() -> None:
     with pytest.raises(OverloadError, match="requests_per_minute"):
         rate.count("a")
     rate.count("b")
+
+
+def test_whoever_has_no_valid_key_is_one_caller(folder: Path) -> None:
+    key = make_key(folder, "recommend")
+    with serving(folder, settings=ServiceSettings(requests_per_minute=5, watch_seconds=0.05)) as client:
+        guesses = [{"X-API-Key": f"rk_{n:012}_{'a' * 43}"} for n in range(7)]
+        statuses = [client.post("/v1/recommend", json={}, headers=guess).status_code for guess in guesses]
+        assert statuses == [401] * 5 + [429] * 2
+        answer = client.post("/v1/recommend", json={}, headers={"X-API-Key": key})
+        assert answer.status_code == 200
 
 
 def test_the_description_of_the_interface_is_complete(client: TestClient) -> None:

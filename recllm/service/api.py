@@ -118,6 +118,8 @@ class Service:
     capacity: Capacity
     rate: RateLimit
     figures: Figures
+    is_private: bool
+    """Whether only this machine asks, which may know the shops by name without a key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +152,13 @@ class Allowed:
         x_shop: Annotated[str | None, Header(description="Name of the shop, where there are several.")] = None,
     ) -> Caller:
         shops = service.shops if x_shop is None else {n: s for n, s in service.shops.items() if n == x_shop}
-        service.rate.count("" if x_api_key is None else x_api_key)
         for shop in shops.values():
             if x_api_key is not None and (key := authenticate(shop.workspace, x_api_key)):
+                service.rate.count(key.key_id)
                 if not key.allows(self._scope):
                     raise HTTPException(HTTPStatus.FORBIDDEN, f"this key lacks the scope {self._scope}")
                 return Caller(shop, key)
+        service.rate.count("")  # all that have no valid key are one caller
         if x_api_key is not None or any(list_keys(shop.workspace) for shop in service.shops.values()):
             # a key of one shop with another one's name says no more than a wrong key
             raise HTTPException(HTTPStatus.UNAUTHORIZED, "give a valid key of the shop in X-API-Key")
@@ -197,8 +200,6 @@ async def recommend(body: SlateRequest, caller: MayAsk, service: TheService) -> 
     `status` says what the slate was made from: personal, text_only, unknown_user, no_consent.
     """
     shop = caller.shop
-    if body.k > service.settings.max_items:
-        raise UsageError(f"k is {body.k}; service.max_items allows {service.settings.max_items}")
 
     def slate() -> Slate:
         recommender = shop.recommender()
@@ -383,13 +384,15 @@ async def livez() -> dict[str, str]:
 
 @router.get("/readyz", tags=["service"], responses={503: {"description": "A shop is being opened"}})
 async def readyz(service: TheService) -> Response:
-    """Whether every shop answers, and if not, why; `problem` also says why a newer model is not served."""
+    """Whether every shop answers. To this machine alone: which does not, and why; `problem` also says why a newer model
+    is not served."""
     shops = {
         shop.name: {"ready": shop.ready, "model_version": shop.version, "problem": shop.problem}
         for shop in service.shops.values()
     }
     ready = all(shop.ready for shop in service.shops.values())
-    return JSONResponse({"ready": ready, "shops": shops}, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
+    document = {"ready": ready, "shops": shops} if service.is_private else {"ready": ready}
+    return JSONResponse(document, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 @router.get("/metrics", tags=["service"], response_class=PlainTextResponse)
@@ -447,6 +450,7 @@ def create_app(shops: Sequence[LiveShop], settings: ServiceSettings, *, loopback
         Capacity(settings),
         RateLimit(settings.requests_per_minute),
         Figures(),
+        is_private=loopback_only,
     )
 
     @asynccontextmanager

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from recllm.errors import RecllmError, StoreError
 from recllm.jobs.recommenders import open_recommender
 from recllm.recommender.registry import current
-from recllm.schema import Table
+from recllm.schema import RecommendRequest, Table
 from recllm.workspace.workspace import Workspace, present
 
 if TYPE_CHECKING:
@@ -92,7 +92,9 @@ class LiveShop:
         if self._opened is not None and self._opened[0] == marks:
             return False
         recommender = open_recommender(self.workspace).warm()
-        recommender.recommend([""], k=1)  # so that no caller waits for what the first answer imports
+        if recommender.dataset.n_items:  # no caller is to wait for what a first answer imports and reads
+            visitor = RecommendRequest(users=("",), k=1, basket=(recommender.dataset.items["item_id"][0],))
+            recommender.for_nobody().recommend(visitor)
         self.n_swaps += self._opened is not None
         self._opened = (marks, recommender)
         return True

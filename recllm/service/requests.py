@@ -59,7 +59,7 @@ class SlateRequest(ServiceRequest):
     explain: bool = False
     """Whether each item gets its reasons."""
     record: bool = False
-    """Whether the slate counts as shown, because the caller shows it whole."""
+    """Whether the slate of a person counts as shown, because the caller shows it whole."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "4711", "k": 5, "explain": True}]})
 
