@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from recllm.cli.options import DEFAULT_WORKSPACE, Json, WorkspaceDir, open_shop
-from recllm.cli.output import note, show, table
+from recllm.cli.output import LogFormatter, note, show, table
 from recllm.errors import MissingExtraError, PolicyError, UsageError
 
 
@@ -41,17 +43,31 @@ def serve(
     without_key = [name for name, shop in zip(names, shops, strict=True) if not list_keys(shop)]
     is_loopback = host == "localhost" or _is_loopback(host)
     if without_key and not is_loopback:
+        folder = folders[names.index(without_key[0])]
         raise PolicyError(
             f"{host} can be reached by others, and {', '.join(without_key)} has no key; "
-            f"make one with: recllm keys create --name web-shop --scope recommend -w {folders[0]}"
+            f"make one with: recllm keys create --name web-shop --scope recommend -w {folder}"
         )
-    if without_key:
-        note(f"no key is asked for {', '.join(without_key)}: only this machine is answered")
+    if len(without_key) == len(names):
+        note("no shop has a key: only this machine is answered, and whoever works on it may ask anything")
     live = [LiveShop(shop, name) for shop, name in zip(shops, names, strict=True)]
     app = create_app(live, shops[0].settings.service, loopback_only=is_loopback)
-    note(f"http://{host}:{port}/openapi.json describes what can be asked")
-    # no log of requests: their paths hold ids
-    uvicorn.run(app, host=host, port=port, access_log=False, log_level="warning", server_header=False)
+    if port:
+        note(f"http://{host}:{port}/openapi.json describes what can be asked")
+    if not logging.getLogger("recllm").handlers:  # -v has one that shows more
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(LogFormatter("%(asctime)s %(name)s %(message)s"))
+        logging.getLogger("recllm").addHandler(handler)
+    # no log of requests: their paths hold ids; and nobody keeps the service from its end by half a request
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        access_log=False,
+        log_level="info" if not port else "warning",  # which port was free is told by uvicorn
+        server_header=False,
+        timeout_graceful_shutdown=10,
+    )
 
 
 def _is_loopback(host: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ import polars as pl
 from recllm.data.dataset import utc
 from recllm.errors import UsageError
 from recllm.jobs.feedback import FEEDBACK_SCHEMA, ShownOutcome, shown_events, shown_outcomes
-from recllm.schema import Action, IngestReport, Purpose, Slate, Table
+from recllm.schema import Action, IngestReport, Item, Purpose, Slate, Table
 from recllm.workspace.workspace import Workspace, present
 
 EVENT_SCHEMA: Mapping[str, Any] = {
@@ -22,6 +23,7 @@ EVENT_SCHEMA: Mapping[str, Any] = {
     "quantity": pl.Float64,
     "price": pl.Float64,
     "basket_id": pl.String,
+    "is_timed": pl.Boolean,
 }
 
 
@@ -32,13 +34,10 @@ def load_file(
     *,
     mapping: str | None = None,
     dry_run: bool = False,
-    quarantine: bool = True,
     progress: Callable[[int], None] | None = None,
     **options: Any,
 ) -> IngestReport:
     """Read one file into the workspace. `options` are fields of `IngestOptions`; the settings fill what they leave.
-
-    quarantine: whether refused rows are kept in the workspace's folder for them.
 
     Raises `UsageError` for an unknown table, `IngestError` when the file or the load is refused.
     """
@@ -58,7 +57,7 @@ def load_file(
         policy=workspace.policy,
         mapping=load_map(mapping) if mapping else None,
         options=IngestOptions(**values),
-        quarantine_dir=workspace.quarantine_dir if quarantine else None,
+        quarantine_dir=workspace.quarantine_dir,
         dry_run=dry_run,
         progress=progress,
     )
@@ -118,6 +117,58 @@ def add_events(workspace: Workspace, rows: Sequence[Mapping[str, Any]], *, sourc
     frame = pl.DataFrame(list(rows), schema={name: EVENT_SCHEMA[name] for name in rows[0]})
     names = workspace.pseudonymiser().many(frame["user_id"].to_list())
     return record_events(frame.with_columns(user_id=pl.Series(names)), workspace.store(), source=source)
+
+
+def add_users(workspace: Workspace, basics: Mapping[str, Mapping[str, str]], *, source: str) -> Any:
+    """Insert or replace what people told of themselves: the shop's own id -> name -> value.
+
+    Returns the store's account of it.
+    """
+    from recllm.ingest.record import record_rows
+
+    texts = [json.dumps(stated, ensure_ascii=False, sort_keys=True) for stated in basics.values()]
+    rows = pl.DataFrame({"user_id": workspace.pseudonymiser().many(list(basics)), "basics": texts})
+    return record_rows(rows, Table.USERS, workspace.store(), source=source)
+
+
+def add_consent(workspace: Workspace, decisions: Sequence[tuple[str, Purpose, bool, datetime]], *, source: str) -> Any:
+    """Append decisions: the shop's own id, purpose, granted, and when. Returns the store's account of them."""
+    from recllm.ingest.record import record_rows
+
+    user_ids, purposes, granted, times = (list(column) for column in zip(*decisions, strict=True))
+    rows = pl.DataFrame(
+        {
+            "user_id": workspace.pseudonymiser().many(user_ids),
+            "purpose": [purpose.value for purpose in purposes],
+            "granted": granted,
+            "at": [int(time.timestamp() * 1_000_000) for time in times],
+        },
+        schema_overrides={"at": pl.Int64},
+    )
+    return record_rows(rows, Table.CONSENT, workspace.store(), source=source)
+
+
+def add_items(workspace: Workspace, items: Sequence[Item], *, source: str) -> Any:
+    """Insert or replace items. Invisible characters leave their texts. Returns the store's account of them."""
+    from recllm.ingest.parse.batch import UNSEEN_IN_TEXT
+    from recllm.ingest.record import record_rows
+
+    rows = pl.DataFrame(
+        {
+            "item_id": [item.item_id for item in items],
+            "title": [item.title for item in items],
+            "category": [json.dumps(item.category, ensure_ascii=False) if item.category else None for item in items],
+            "brand": [item.brand for item in items],
+            "description": [item.description for item in items],
+            "price": [None if item.price is None else str(item.price) for item in items],
+            "currency": [item.currency or workspace.settings.currency for item in items],
+            "available": [item.available for item in items],
+            "attributes": [json.dumps(dict(item.attributes), ensure_ascii=False) for item in items],
+        },
+        schema_overrides=dict.fromkeys(("category", "brand", "description", "price", "currency"), pl.String),
+    )
+    texts = pl.col("title", "category", "brand", "description").str.replace_all(UNSEEN_IN_TEXT, "")
+    return record_rows(rows.with_columns(texts), Table.ITEMS, workspace.store(), source=source)
 
 
 def record_shown(workspace: Workspace, slates: Sequence[Slate]) -> int:

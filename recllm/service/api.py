@@ -8,24 +8,26 @@ service of several shops needs. An error is `{"error": {"type", "message", "requ
 
 from __future__ import annotations
 
-import json
 import logging
-import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from http import HTTPStatus
-from pathlib import Path
 from typing import Annotated, Any
 
+import anyio
+import anyio.to_thread
 import numpy as np
-from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.security import APIKeyHeader
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Send
@@ -34,9 +36,18 @@ from starlette.types import Scope as AsgiScope
 import recllm
 from recllm.data.catalogue import allowed_items, known_rows
 from recllm.data.dataset import utc
-from recllm.documents import plain
-from recllm.errors import DataError, GenerationError, NothingToDo, PolicyError, RecllmError, UnknownIdError, UsageError
-from recllm.jobs.load import add_events, load_file, record_shown
+from recllm.documents import json_text, plain
+from recllm.errors import (
+    DataError,
+    GenerationError,
+    NothingToDo,
+    PolicyError,
+    RecllmError,
+    StoreError,
+    UnknownIdError,
+    UsageError,
+)
+from recllm.jobs.load import add_consent, add_events, add_items, add_users, record_shown
 from recllm.jobs.serve import person_profile
 from recllm.recommender.explanation import Explanation
 from recllm.schema import AdCopy, RecommendRequest, Slate
@@ -49,12 +60,14 @@ from recllm.service.requests import (
     EventsAnswer,
     EventsRequest,
     ExplanationRequest,
+    Id,
     ItemsRequest,
     LoadAnswer,
     Locale,
     SimilarItems,
     SlateRequest,
     TextsRequest,
+    UserId,
     UsersRequest,
 )
 from recllm.settings import ServiceSettings
@@ -80,7 +93,7 @@ STATUS: Sequence[tuple[type[RecllmError], HTTPStatus]] = (
 
 
 class Figures:
-    """What Prometheus reads. No label holds an id of anybody."""
+    """What Prometheus reads of one shop. No label holds an id of anybody."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -93,19 +106,11 @@ class Figures:
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
             **of_registry,
         )
-        self.slates = Counter("recllm_slates", "Slates by what they were made from", ["shop", "status"], **of_registry)
-        self.events = Counter("recllm_events", "Events received", ["shop", "outcome"], **of_registry)
-        self.waiting = Gauge("recllm_waiting_requests", "Requests without a worker", **of_registry)
-        self.ready = Gauge("recllm_ready", "1 when the shop answers", ["shop"], **of_registry)
-        self.swaps = Gauge("recllm_swaps", "Recommenders exchanged for a newer one", ["shop"], **of_registry)
-
-    def text(self, service: Service) -> bytes:
-        """All of it, in Prometheus's format."""
-        self.waiting.set(service.capacity.n_waiting)
-        for shop in service.shops.values():
-            self.ready.labels(shop.name).set(shop.ready)
-            self.swaps.labels(shop.name).set(shop.n_swaps)
-        return generate_latest(self.registry)
+        self.slates = Counter("recllm_slates", "Slates by what they were made from", ["status"], **of_registry)
+        self.events = Counter("recllm_events", "Events received", ["outcome"], **of_registry)
+        self.waiting = Gauge("recllm_waiting_requests", "Requests of all shops without a worker", **of_registry)
+        self.ready = Gauge("recllm_ready", "1 when the shop answers", **of_registry)
+        self.swaps = Gauge("recllm_swaps", "Recommenders exchanged for a newer one", **of_registry)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +122,8 @@ class Service:
     settings: ServiceSettings
     capacity: Capacity
     rate: RateLimit
-    figures: Figures
+    figures: dict[str, Figures]
+    """By the name of the shop; "" for requests that belong to none."""
     is_private: bool
     """Whether only this machine asks, which may know the shops by name without a key."""
 
@@ -139,34 +145,51 @@ def _service(request: Request) -> Service:
 TheService = Annotated[Service, Depends(_service)]
 
 
+def _identify(service: Service, key_text: str | None, shop_name: str | None) -> Caller:
+    """Who asks. Raises `HTTPException` for whoever has no valid key where one is needed, or names no shop."""
+    named = {name: shop for name, shop in service.shops.items() if shop_name in (None, name)}
+    is_open = True
+    for shop in service.shops.values():
+        try:
+            if key_text is None:
+                is_open = is_open and not list_keys(shop.workspace)
+            elif shop.name in named and (key := authenticate(shop.workspace, key_text)):
+                service.rate.count(key.key_id)
+                return Caller(shop, key)
+        except StoreError as error:  # one shop's trouble is no other's
+            is_open = False
+            logger.warning("keys cannot be read: %s", error, extra={"shop": shop.name})
+    service.rate.count("")  # all that have no valid key are one caller
+    if key_text is not None or not is_open:
+        # a key of one shop with another one's name says no more than a wrong key
+        raise HTTPException(HTTPStatus.UNAUTHORIZED, "give a valid key of the shop in X-API-Key")
+    if not named:
+        raise HTTPException(HTTPStatus.NOT_FOUND, f"no such shop; X-Shop is one of {', '.join(service.shops)}")
+    if len(named) > 1:
+        raise HTTPException(HTTPStatus.BAD_REQUEST, f"name the shop in X-Shop: {', '.join(service.shops)}")
+    return Caller(next(iter(named.values())), None)
+
+
 class Allowed:
-    """A dependency: the caller, who may do what the scope says."""
+    """A dependency: the caller, whom `Envelope` identified, and who may do what the scope says."""
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
 
     def __call__(
         self,
-        service: TheService,
-        x_api_key: Annotated[str | None, Header(description="A key of the shop, see recllm keys.")] = None,
-        x_shop: Annotated[str | None, Header(description="Name of the shop, where there are several.")] = None,
+        request: Request,
+        _key: Annotated[str | None, Security(APIKeyHeader(name="X-API-Key", auto_error=False))] = None,
+        _shop: Annotated[str | None, Header(alias="X-Shop", description="The shop, where there are several.")] = None,
     ) -> Caller:
-        shops = service.shops if x_shop is None else {n: s for n, s in service.shops.items() if n == x_shop}
-        for shop in shops.values():
-            if x_api_key is not None and (key := authenticate(shop.workspace, x_api_key)):
-                service.rate.count(key.key_id)
-                if not key.allows(self._scope):
-                    raise HTTPException(HTTPStatus.FORBIDDEN, f"this key lacks the scope {self._scope}")
-                return Caller(shop, key)
-        service.rate.count("")  # all that have no valid key are one caller
-        if x_api_key is not None or any(list_keys(shop.workspace) for shop in service.shops.values()):
-            # a key of one shop with another one's name says no more than a wrong key
-            raise HTTPException(HTTPStatus.UNAUTHORIZED, "give a valid key of the shop in X-API-Key")
-        if not shops:
-            raise HTTPException(HTTPStatus.NOT_FOUND, f"no such shop; X-Shop is one of {', '.join(service.shops)}")
-        if len(shops) > 1:
-            raise HTTPException(HTTPStatus.BAD_REQUEST, f"name the shop in X-Shop: {', '.join(service.shops)}")
-        return Caller(next(iter(shops.values())), None)
+        caller: Caller = request.state.caller
+        _require(caller, self._scope)
+        return caller
+
+
+def _require(caller: Caller, scope: Scope) -> None:
+    if caller.key is not None and not caller.key.allows(scope):
+        raise HTTPException(HTTPStatus.FORBIDDEN, f"this key lacks the scope {scope}")
 
 
 MayAsk = Annotated[Caller, Depends(Allowed(Scope.RECOMMEND))]
@@ -182,15 +205,17 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     413: {"model": ErrorAnswer, "description": "Larger than `service.max_body_mib`"},
     422: {"model": ErrorAnswer, "description": "A field is wrong; the message names it"},
     429: {"model": ErrorAnswer, "description": "Too many requests; see Retry-After"},
+    500: {"model": ErrorAnswer, "description": "Something failed here; the log has it under the request's id"},
+    502: {"model": ErrorAnswer, "description": "The generator of texts failed"},
     503: {"model": ErrorAnswer, "description": "Not ready, or no worker was free in time"},
 }
 
 router = APIRouter(responses=ERRORS)
 
 
-def _answer(value: Any) -> JSONResponse:
+def _answer(value: Any) -> Response:
     """A result in the fields of the command line's JSON."""
-    return JSONResponse(plain(value))
+    return Response(json_text(value).encode(errors="backslashreplace"), media_type="application/json")
 
 
 @router.post("/v1/recommend", response_model=None, responses={200: {"model": Slate}}, tags=["recommend"])
@@ -200,6 +225,9 @@ async def recommend(body: SlateRequest, caller: MayAsk, service: TheService) -> 
     `status` says what the slate was made from: personal, text_only, unknown_user, no_consent.
     """
     shop = caller.shop
+
+    if body.record:
+        _require(caller, Scope.EVENTS)
 
     def slate() -> Slate:
         recommender = shop.recommender()
@@ -221,7 +249,7 @@ async def recommend(body: SlateRequest, caller: MayAsk, service: TheService) -> 
         return answer
 
     answer = await service.capacity.run(slate)
-    service.figures.slates.labels(shop.name, answer.status.value).inc()
+    service.figures[shop.name].slates.labels(answer.status.value).inc()
     return _answer(answer)
 
 
@@ -237,7 +265,7 @@ async def explain(body: ExplanationRequest, caller: MayAsk, service: TheService)
 
 @router.get("/v1/items/{item_id:path}/similar", response_model=SimilarItems, tags=["recommend"])
 async def similar(
-    item_id: str, caller: MayAsk, service: TheService, k: Annotated[int, Query(ge=1, le=100)] = 10
+    item_id: Id, caller: MayAsk, service: TheService, k: Annotated[int, Query(ge=1, le=100)] = 10
 ) -> Response:
     """Items on offer whose texts are nearest to an item's; cosine in [-1, 1]."""
 
@@ -262,77 +290,88 @@ async def events(body: EventsRequest, caller: MaySend, service: TheService) -> R
     """What people did. Durable when answered, and counts in the next slate.
 
     An event that is known already is a duplicate; one whose `event_id` is known with another content is a conflict and
-    changes nothing; one that lies in the future is rejected. The lists hold positions in the request, from 0.
+    changes nothing; one that lies ahead of the clock or before the policy's `earliest_year` is rejected. The lists hold
+    positions in the request, from 0.
     """
     shop, settings = caller.shop, service.settings
     if len(body.events) > settings.max_events:
         raise UsageError(f"{len(body.events)} events; service.max_events allows {settings.max_events} in one request")
 
     def write() -> dict[str, Any]:
-        now = utc(present(shop.workspace))
-        latest = max(now, datetime.now(UTC)) + timedelta(seconds=settings.clock_skew_seconds)
-        accepted_rows = [n for n, e in enumerate(body.events) if e.timestamp is None or e.timestamp <= latest]
-        rejected = sorted(set(range(len(body.events))) - set(accepted_rows))
-        if not accepted_rows:
-            return {"accepted": 0, "duplicates": 0, "conflicts": [], "rejected": rejected}
-        done = add_events(shop.workspace, [body.events[n].row(now) for n in accepted_rows], source="service")
-        conflicts = [accepted_rows[n] for n in done.conflicts]
-        return {
-            "accepted": done.accepted,
-            "duplicates": done.duplicates,
-            "conflicts": conflicts,
-            "rejected": rejected,
-        }
+        earliest = datetime(shop.workspace.policy.earliest_year, 1, 2, tzinfo=UTC)  # also where its zone is ahead
+        latest = _latest(settings)
+        times = [event.timestamp for event in body.events]
+        fit = [n for n, at in enumerate(times) if at is None or (at.year > 1 and earliest <= at <= latest)]
+        rejected = sorted(set(range(len(times))) - set(fit))
+        account: dict[str, Any] = {"accepted": 0, "duplicates": 0, "conflicts": [], "rejected": rejected}
+        if fit:
+            now = utc(present(shop.workspace))
+            done = add_events(shop.workspace, [body.events[n].row(now) for n in fit], source="service")
+            account |= {"accepted": done.accepted, "duplicates": done.duplicates}
+            account["conflicts"] = [fit[n] for n in done.conflicts]
+        return account
 
     account = await service.capacity.run(write)
     for outcome in ("accepted", "duplicates"):
-        service.figures.events.labels(shop.name, outcome).inc(account[outcome])
+        service.figures[shop.name].events.labels(outcome).inc(account[outcome])
     for outcome in ("conflicts", "rejected"):
-        service.figures.events.labels(shop.name, outcome).inc(len(account[outcome]))
+        service.figures[shop.name].events.labels(outcome).inc(len(account[outcome]))
     return _answer(account)
+
+
+def _latest(settings: ServiceSettings) -> datetime:
+    """Nothing that is sent may lie ahead of this: a decision of tomorrow would hold against one of today."""
+    return datetime.now(UTC) + timedelta(seconds=settings.clock_skew_seconds)
 
 
 @router.post("/v1/items", response_model=LoadAnswer, tags=["events"])
 async def items(body: ItemsRequest, caller: MaySend, service: TheService) -> Response:
-    """New or changed items, through the checks of a catalogue file: all or none of the request.
+    """New or changed items: all of the request or none. What is answered is in force: the next slate knows it."""
 
-    Facts, price and offer count at once; a new item can be recommended within seconds.
-    """
-    return await _load(caller, service, "items", [item.model_dump_json(exclude_unset=True) for item in body.items])
+    def write() -> Any:
+        done = add_items(caller.shop.workspace, [item.item() for item in body.items], source="service")
+        caller.shop.update()
+        return done
+
+    return await _written(service, len(body.items), write)
 
 
 @router.post("/v1/users", response_model=LoadAnswer, tags=["events"])
 async def users(body: UsersRequest, caller: MaySend, service: TheService) -> Response:
     """What people told of themselves; it counts in the next answer."""
-    rows = [{**person.basics, "user_id": person.user_id} for person in body.users]
-    return await _load(caller, service, "users", [json.dumps(row) for row in rows])
+
+    def write() -> Any:
+        basics = {person.user_id: person.basics for person in body.users}
+        return add_users(caller.shop.workspace, basics, source="service")
+
+    return await _written(service, len(body.users), write)
 
 
 @router.post("/v1/consent", response_model=LoadAnswer, tags=["events"])
 async def consent(body: ConsentRequest, caller: MaySend, service: TheService) -> Response:
     """What people agreed to or withdrew; it counts in the next answer, for whatever is asked."""
-    now = datetime.now(UTC)
-    decisions = (row if row.timestamp else row.model_copy(update={"timestamp": now}) for row in body.consent)
-    return await _load(caller, service, "consent", [decision.model_dump_json() for decision in decisions])
+    now, latest = datetime.now(UTC), _latest(service.settings)
+    for position, decision in enumerate(body.consent):
+        if decision.timestamp is not None and not datetime(1990, 1, 2, tzinfo=UTC) <= decision.timestamp <= latest:
+            raise UsageError(f"consent.{position}.timestamp: no decision of the future, and none before 1990, is taken")
+
+    def write() -> Any:
+        decisions = [(row.user_id, row.purpose, row.granted, row.timestamp or now) for row in body.consent]
+        return add_consent(caller.shop.workspace, decisions, source="service")
+
+    return await _written(service, len(body.consent), write)
 
 
-async def _load(caller: Caller, service: Service, table: str, lines: Sequence[str]) -> Response:
-    """Rows through the checks of a file of that table; refused ones are not kept, since the caller has them."""
-    if len(lines) > service.settings.max_events:
-        raise UsageError(f"{len(lines)} rows; service.max_events allows {service.settings.max_events} in one request")
-
-    def write() -> dict[str, Any]:
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / f"{table}.jsonl"
-            file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-            report = load_file(caller.shop.workspace, file, table, quarantine=False)
-        return {name: getattr(report, name) for name in LoadAnswer.model_fields}
-
-    return _answer(await service.capacity.run(write))
+async def _written(service: Service, n_rows: int, write: Callable[[], Any]) -> Response:
+    """The account of rows that `write` writes. Raises `UsageError` for too many."""
+    if n_rows > service.settings.max_events:
+        raise UsageError(f"{n_rows} rows; service.max_events allows {service.settings.max_events} in one request")
+    done = await service.capacity.run(write)
+    return _answer({"accepted": done.accepted, "duplicates": done.duplicates})
 
 
 @router.get("/v1/users/{user_id:path}/profile", response_model=None, tags=["recommend"])
-async def profile(user_id: str, caller: MayAsk, service: TheService, locale: Locale = None) -> Response:
+async def profile(user_id: UserId, caller: MayAsk, service: TheService, locale: Locale = None) -> Response:
     """What is known of a person: User = (I, B, H), as figures and as the texts that models read."""
 
     def known() -> dict[str, Any]:
@@ -397,12 +436,16 @@ async def readyz(service: TheService) -> Response:
 
 @router.get("/metrics", tags=["service"], response_class=PlainTextResponse)
 def metrics(caller: MayMeasure, service: TheService) -> Response:
-    """Figures of the service for Prometheus."""
-    return Response(service.figures.text(service), media_type="text/plain")
+    """Figures of the caller's shop for Prometheus."""
+    figures = service.figures[caller.shop.name]
+    figures.waiting.set(service.capacity.n_waiting)
+    figures.ready.set(caller.shop.ready)
+    figures.swaps.set(caller.shop.n_swaps)
+    return Response(generate_latest(figures.registry), media_type="text/plain")
 
 
 class Envelope:
-    """Around every request: its size is bounded, its time is counted, and what nobody foresaw becomes a plain 500."""
+    """Around every request: who asks is known before a byte of the body is read; size and time are measured."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app
@@ -413,8 +456,9 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, status, size = time.perf_counter(), 500, 0
-        scope.setdefault("state", {})["request_id"] = uuid.uuid4().hex
+        began, status, size, shop_name = time.perf_counter(), 500, 0, ""
+        state = scope.setdefault("state", {})
+        state["request_id"] = uuid.uuid4().hex
 
         async def counted_send(message: Message) -> None:
             nonlocal status
@@ -431,12 +475,21 @@ class Envelope:
             return message
 
         try:
+            if scope["path"].startswith(("/v1/", "/metrics")):
+                headers = Headers(scope=scope)
+                identify = partial(_identify, self._service, headers.get("x-api-key"), headers.get("x-shop"))
+                try:
+                    caller = await anyio.to_thread.run_sync(identify)
+                except (HTTPException, OverloadError) as error:
+                    await (await _refused(Request(scope), error))(scope, receive, counted_send)
+                    return
+                state["caller"], shop_name = caller, caller.shop.name
             await self._app(scope, bounded_receive, counted_send)
         finally:
-            route = scope.get("route")
-            operation = getattr(route, "name", "unknown")
-            self._service.figures.requests.labels(operation, status).inc()
-            self._service.figures.seconds.labels(operation).observe(time.perf_counter() - began)
+            operation = getattr(scope.get("route"), "name", "unknown")
+            figures = self._service.figures[shop_name]
+            figures.requests.labels(operation, status).inc()
+            figures.seconds.labels(operation).observe(time.perf_counter() - began)
 
 
 def create_app(shops: Sequence[LiveShop], settings: ServiceSettings, *, loopback_only: bool = True) -> FastAPI:
@@ -449,7 +502,7 @@ def create_app(shops: Sequence[LiveShop], settings: ServiceSettings, *, loopback
         settings,
         Capacity(settings),
         RateLimit(settings.requests_per_minute),
-        Figures(),
+        {name: Figures() for name in ("", *(shop.name for shop in shops))},
         is_private=loopback_only,
     )
 
@@ -493,7 +546,11 @@ async def _refused(request: Request, error: Exception) -> Response:
         return _error(request, error.status, "overload", str(error), {"Retry-After": str(error.retry_seconds)})
     if isinstance(error, RecllmError):
         status = next(status for kind, status in STATUS if isinstance(error, kind))
-        return _error(request, status, type(error).__name__, str(error))
+        if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            return _error(request, status, type(error).__name__, str(error))
+        # what stands in the way here may name files of this machine
+        logger.warning("refused: %s", error, extra={"request_id": request.state.request_id})
+        return _error(request, status, type(error).__name__, "the shop cannot answer now; the log says why")
     if isinstance(error, RequestValidationError):
         # what was sent is not repeated: it may hold somebody's id
         faults = (f"{'.'.join(str(part) for part in fault['loc'][1:])}: {fault['msg']}" for fault in error.errors())

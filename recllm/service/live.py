@@ -9,11 +9,12 @@ new one cannot be opened, the old one goes on, and `LiveShop.problem` says why.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING
 
-from recllm.errors import RecllmError, StoreError
+from recllm.errors import ModelError, RecllmError, StoreError
 from recllm.jobs.recommenders import open_recommender
 from recllm.recommender.registry import current
 from recllm.schema import RecommendRequest, Table
@@ -52,6 +53,9 @@ class LiveShop:
         """Recommenders that were exchanged for a newer one since the start."""
         self.problem: str | None = None
         """Why there is no recommender, or none of the newest state; None when all is well."""
+        self.store_problem: str | None = None
+        """Why the store could not be read when it was last tried; None when it could."""
+        self._lock = Lock()
         self._opened: tuple[ShopMarks, Recommender] | None = None
         self._closing = Event()
         self._thread = Thread(target=self._watch, name=f"watch {name}", daemon=True)
@@ -70,7 +74,7 @@ class LiveShop:
     @property
     def ready(self) -> bool:
         """Whether answers can be given."""
-        return self._opened is not None
+        return self._opened is not None and self.store_problem is None
 
     @property
     def version(self) -> str | None:
@@ -86,37 +90,56 @@ class LiveShop:
     def update(self) -> bool:
         """Open what changed since the last time; whether there is a new recommender.
 
-        Raises what opening raises; the old recommender then stays.
+        When the serving model cannot be opened and another one answers already, that one goes on with the items and
+        people of now, and `problem` says what is wrong. Raises what opening raises where nothing answers yet, and
+        `StoreError` when the store cannot be read.
         """
-        marks = self._marks()
+        with self._lock:
+            with self.workspace.store().read() as reader:
+                load_no = reader.marks().load_no
+            self.store_problem = None
+            old, problem = self._opened, None
+            try:
+                version = current(self.workspace.models_dir)
+                if version is None and old is not None and old[0].version is not None:
+                    raise ModelError("no model is the current one any more; run: recllm models promote VERSION")
+                opened = self._open(version, load_no)
+            except ModelError as error:
+                if old is None:
+                    raise
+                problem = str(error)
+                opened = self._open(old[0].version, load_no)
+            self.problem = problem
+            if opened is None:
+                return False
+            self.n_swaps += old is not None
+            self._opened = opened
+            return True
+
+    def _open(self, version: str | None, load_no: Mapping[Table, int]) -> tuple[ShopMarks, Recommender] | None:
+        """A recommender with this model; None when the one that answers was opened from the same."""
+        events = 0 if version is not None else load_no.get(Table.EVENTS, 0)
+        marks = ShopMarks(version, load_no.get(Table.ITEMS, 0), load_no.get(Table.CONSENT, 0), events)
         if self._opened is not None and self._opened[0] == marks:
-            return False
-        recommender = open_recommender(self.workspace).warm()
+            return None
+        recommender = open_recommender(self.workspace, version=version).warm()
         if recommender.dataset.n_items:  # no caller is to wait for what a first answer imports and reads
             visitor = RecommendRequest(users=("",), k=1, basket=(recommender.dataset.items["item_id"][0],))
             recommender.for_nobody().recommend(visitor)
-        self.n_swaps += self._opened is not None
-        self._opened = (marks, recommender)
-        return True
-
-    def _marks(self) -> ShopMarks:
-        version = current(self.workspace.models_dir)
-        with self.workspace.store().read() as reader:
-            load_no = reader.marks().load_no
-        events = 0 if version is not None else load_no.get(Table.EVENTS, 0)
-        return ShopMarks(version, load_no.get(Table.ITEMS, 0), load_no.get(Table.CONSENT, 0), events)
+        return marks, recommender
 
     def _watch(self) -> None:
         while not self._closing.is_set():
+            before = self.problem
             try:
                 if self.update():
                     logger.info("a recommender was opened", extra={"shop": self.name, "model_version": self.version})
-                self.problem = None
             except RecllmError as error:
-                if self.problem != str(error):
-                    logger.warning("not opened: %s", error, extra={"shop": self.name})
                 self.problem = str(error)
+                self.store_problem = str(error) if isinstance(error, StoreError) else None
             except Exception as error:  # whatever it is, the old recommender goes on, and the next round tries again
                 self.problem = f"{type(error).__name__}; see the log"
                 logger.exception("not opened", extra={"shop": self.name})
+            if self.problem not in (None, before):
+                logger.warning("not served: %s", self.problem, extra={"shop": self.name})
             self._closing.wait(self.workspace.settings.service.watch_seconds)

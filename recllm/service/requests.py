@@ -4,28 +4,41 @@ from __future__ import annotations
 
 import unicodedata
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from decimal import Decimal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from recllm.schema import Action, Purpose
+from recllm.ingest.parse.batch import NOBODY
+from recllm.schema import Action, Item, Purpose
+
+MAX_ID_BYTES = 256
+MAX_QUANTITY = 1e6
+MAX_PRICE = 1e7
 
 
-def _trimmed(text: str) -> str:
-    return unicodedata.normalize("NFC", text).strip()
+def _id(text: str) -> str:
+    text = unicodedata.normalize("NFC", text).strip()
+    if any(unicodedata.category(letter) in ("Cc", "Cf", "Zl", "Zp", "Cs") for letter in text):
+        raise ValueError("an id has no invisible or control characters")
+    if len(text.encode()) > MAX_ID_BYTES:
+        raise ValueError(f"an id has at most {MAX_ID_BYTES} bytes")
+    return text
 
 
-_PRINTED = r"[^\x00-\x1f\x7f-\x9f]"
-Id = Annotated[
-    str,
-    StringConstraints(max_length=256, pattern=rf"^{_PRINTED}*[^\s\x00-\x1f\x7f-\x9f]{_PRINTED}*$"),
-    AfterValidator(_trimmed),
-]
-"""At least one character that is no blank, and no control characters. As in a file, Unicode becomes NFC, and blanks
-around it are taken off."""
+def _user_id(text: str) -> str:
+    if text.lower() in NOBODY:
+        raise ValueError(f"{text!r} stands for nobody")
+    return text
+
+
+Id = Annotated[str, StringConstraints(max_length=MAX_ID_BYTES, pattern=r"\S"), AfterValidator(_id)]
+"""Opaque: Unicode becomes NFC, blanks around it are taken off, and it is otherwise exactly what was sent."""
+UserId = Annotated[Id, AfterValidator(_user_id)]
+"""The shop's own id of a person."""
 Ids = Annotated[list[Id], Field(max_length=1_000)]
 BasicName = Annotated[str, StringConstraints(pattern=r"^[^\W\d]\w{0,63}$")]
-Text = Annotated[str, StringConstraints(min_length=1, max_length=1_000)]
+Text = Annotated[str, StringConstraints(max_length=1_000, pattern=r"\S")]
 Condition = Annotated[str, StringConstraints(min_length=1, max_length=2_000)]
 """An SQL condition on item_id, title, category, brand, price and currency."""
 
@@ -42,7 +55,7 @@ class ServiceRequest(BaseModel):
 class SlateRequest(ServiceRequest):
     """Items for a person, or for a visitor who is not known."""
 
-    user_id: Id | None = None
+    user_id: UserId | None = None
     """The shop's own id; without one the visitor is anonymous, and `basket` is all that counts."""
     k: Annotated[int, Field(ge=1, le=100, examples=[5])] = 10
     """Items at most."""
@@ -67,7 +80,7 @@ class SlateRequest(ServiceRequest):
 class ExplanationRequest(ServiceRequest):
     """One item for one person."""
 
-    user_id: Id
+    user_id: UserId
     item_id: Id
     k: Annotated[int, Field(ge=1, le=100)] = 10
     """Length of the list that the item would leave."""
@@ -78,19 +91,19 @@ class ExplanationRequest(ServiceRequest):
 class EventIn(ServiceRequest):
     """One thing that a person did, or was shown."""
 
-    event_id: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = None
+    event_id: Id | None = None
     """Makes sending twice harmless: one id is one event. Without it an event is known again by all that it says, its
     `timestamp` included."""
-    user_id: Id
+    user_id: UserId
     item_id: Id
     event: Action
     timestamp: AwareDatetime | None = None
     """With its time zone; the shop's present when left out."""
-    quantity: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    price: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    quantity: Annotated[float, Field(gt=0, le=MAX_QUANTITY)] = 1.0
+    price: Annotated[float, Field(ge=0, le=MAX_PRICE)] | None = None
     """Per unit."""
-    value: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    """Stars of a rating."""
+    value: Annotated[float, Field(ge=-1_000, le=1_000)] | None = None
+    """Stars of a rating, which has to have them."""
     basket_id: Id | None = None
     """Order number."""
     request_id: Id | None = None
@@ -100,9 +113,16 @@ class EventIn(ServiceRequest):
     model_version: Id | None = None
     """Of that slate."""
 
+    @model_validator(mode="after")
+    def _rated(self) -> Self:
+        if (self.event is Action.RATING) != (self.value is not None):
+            raise ValueError("a rating has a value, and nothing else has one")
+        return self
+
     def row(self, present: datetime) -> dict[str, Any]:
         """As a row of events to record."""
-        return self.model_dump() | {"event": self.event.value, "timestamp": self.timestamp or present}
+        timed = {"timestamp": self.timestamp or present, "is_timed": self.timestamp is not None}
+        return self.model_dump() | {"event": self.event.value} | timed
 
 
 class EventsRequest(ServiceRequest):
@@ -128,18 +148,23 @@ class ItemIn(ServiceRequest):
     """A path from the widest name, "food > tea"."""
     brand: Text | None = None
     description: Annotated[str, StringConstraints(max_length=20_000)] | None = None
-    price: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    price: Annotated[Decimal, Field(ge=0, le=MAX_PRICE, max_digits=20)] | None = None
     currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")] | None = None
     """The shop's own when left out."""
     available: bool = True
     """False takes it off sale."""
-    attributes: dict[str, str] = {}
+    attributes: Annotated[dict[Text, Text], Field(max_length=100)] = {}
+
+    def item(self) -> Item:
+        """As the library knows it."""
+        names = tuple(name.strip() for name in (self.category or "").split(">") if name.strip())
+        return Item(**self.model_dump(exclude={"category"}), category=names)
 
 
 class UserIn(ServiceRequest):
     """What a person told of themselves."""
 
-    user_id: Id
+    user_id: UserId
     basics: Annotated[dict[BasicName, Text], Field(max_length=50)] = {}
     """Such as {"age": "35-44"}; they replace what was known."""
 
@@ -157,7 +182,7 @@ class UsersRequest(ServiceRequest):
 class ConsentIn(ServiceRequest):
     """One decision of a person; the latest of a purpose counts, and of one instant the refusal."""
 
-    user_id: Id
+    user_id: UserId
     purpose: Purpose
     granted: bool
     timestamp: AwareDatetime | None = None
@@ -217,7 +242,7 @@ class ItemsRequest(ServiceRequest):
 class CopyTextRequest(ServiceRequest):
     """An ad text for a person."""
 
-    user_id: Id
+    user_id: UserId
     item_id: Id | None = None
     """Without one the best item for the person."""
     channel: Annotated[str, StringConstraints(max_length=40)] = "email"
@@ -267,15 +292,12 @@ class EventsAnswer(BaseModel):
     conflicts: list[int]
     """Positions of events whose id is known with another content."""
     rejected: list[int]
-    """Positions of events that lie in the future."""
+    """Positions of events that lie ahead of the clock, or before the policy's `earliest_year`."""
 
 
 class LoadAnswer(BaseModel):
-    """Account of the rows of a request: read == accepted + duplicates + quarantined."""
+    """Account of the rows of a request, all of which were taken: accepted + duplicates."""
 
-    read: int
     accepted: int
     duplicates: int
-    quarantined: int
-    codes: dict[str, int]
-    """Refused rows by the code of their fault."""
+    """Rows that said nothing new."""
