@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every figure of the README and of eval/results, one after the other; needs the extras bench, onnx and demo.
+# Every figure of the README and of eval/results, one after the other; needs the extras bench, onnx, demo, gguf and serve.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 results=eval/results
@@ -33,4 +33,6 @@ python eval/onnx_speed.py -o "$results/onnx-speed.json"
 python eval/lora_speed.py -o "$results/lora-speed.json"
 python eval/training_cost.py -o "$results/training-cost.json"
 python eval/speed.py -o "$results/speed.json"
+recllm demo -w "$tuned/demo"
+python eval/serve.py -w "$tuned/demo" -o "$results/serve.json"
 python eval/results_page.py

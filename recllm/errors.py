@@ -2,6 +2,7 @@
 
     RecllmError                 exit 1   something failed; the message says the remedy
     ├── UsageError              exit 2   wrong arguments: unknown option value, k of 0, a filter that does not parse
+    │   └── UnknownIdError      exit 2   an id that no item, no user or no key has
     ├── DataError               exit 2   the input is wrong
     │   └── IngestError         exit 2   a file or a load is refused; carries a code such as E_ENCODING
     ├── NothingToDo             exit 3   the request is valid and empty
@@ -27,6 +28,10 @@ class RecllmError(Exception):
 
 class UsageError(RecllmError):
     exit_code = 2
+
+
+class UnknownIdError(UsageError):
+    pass
 
 
 class DataError(RecllmError):

@@ -9,6 +9,7 @@ Units stand in the field's name or in its documentation. A wrong name or value r
 
 from __future__ import annotations
 
+import re
 import tomllib
 import zoneinfo
 from collections.abc import Mapping
@@ -40,6 +41,8 @@ Caching = Literal["off", "exact", "bank"]
 Precision = Literal["auto", "float32", "bfloat16"]
 ExampleKind = Literal["arrival", "new", "next"]
 ScorePart = Literal["cosine", "vectors", "features"]
+
+STORE_URL_EXAMPLE = "postgresql://user@host/database?schema=shop"
 
 
 class ProfileSettings(FrozenModel):
@@ -185,6 +188,29 @@ class ServingSettings(FrozenModel):
 
     basics_texts: CountOrZero = 20_000
     """At most so many texts of users' basics with one left out are encoded beforehand: reasons need them."""
+
+
+class ServiceSettings(FrozenModel):
+    """How `recllm serve` answers."""
+
+    section: ClassVar[str] = "service"
+
+    workers: Count = 2
+    """Answers computed at once."""
+    waiting: CountOrZero = 64
+    """Requests that may wait for a worker; further ones are refused with 429."""
+    deadline_seconds: Positive = 10.0
+    """A request that has waited so long for a worker is refused with 503."""
+    watch_seconds: Positive = 0.5
+    """How often a new model, new items and withdrawals of neighbours are looked for."""
+    max_body_mib: Positive = 4.0
+    """Larger requests are refused with 413."""
+    max_events: Count = 1_000
+    """Events, or items, in one request."""
+    clock_skew_seconds: Weight = 300.0
+    """An event may be so far ahead of this machine's clock."""
+    requests_per_minute: Count | None = None
+    """Of one key, or without keys of everybody; None for no limit. Above it requests are refused with 429."""
 
 
 class ScorerTrainingSettings(FrozenModel):
@@ -537,6 +563,8 @@ class Settings(FrozenModel):
     """Language of texts."""
     sequence_model: Flag | None = None
     """Whether a sequence model is trained before the scorer; None follows the advice."""
+    store: Annotated[Text | None, Field(json_schema_extra={"expected": f"a URL such as {STORE_URL_EXAMPLE}"})] = None
+    """PostgreSQL database and schema of the rows, without a password; None: the file store.sqlite in the workspace."""
     tenant: Text = "default"
     """Part of every pseudonym: two tenants' people cannot be joined. Never change it in a workspace with data."""
 
@@ -546,6 +574,7 @@ class Settings(FrozenModel):
     candidates: CandidateSettings = CandidateSettings()
     explanations: ExplanationSettings = ExplanationSettings()
     serving: ServingSettings = ServingSettings()
+    service: ServiceSettings = ServiceSettings()
     scorer: ScorerTrainingSettings = ScorerTrainingSettings()
     sequence: SequenceModelSettings = SequenceModelSettings()
     lora: LoraSettings = LoraSettings()
@@ -561,6 +590,21 @@ class Settings(FrozenModel):
             return name if name is None else zoneinfo.ZoneInfo(name).key
         except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
             raise ValueError(f"{name!r} is not a name such as Europe/Paris") from None
+
+    @field_validator("store")
+    @classmethod
+    def _without_password(cls, url: str | None) -> str | None:
+        """Never says the URL again: what is refused may hold a password."""
+        if url is None:
+            return None
+        if not re.match(r"postgresql(\+psycopg)?://", url):
+            raise ValueError(f"give a URL such as {STORE_URL_EXAMPLE}, or none for a file in the workspace")
+        if re.search(r"^[^@]*//[^/@]*:.*@|[?&](ssl)?password=", url, re.DOTALL):
+            raise ValueError(
+                "the URL holds a password, and workspace.toml keeps none; leave it out, and give it in PGPASSWORD, in "
+                "~/.pgpass or with the whole URL in RECLLM_STORE_URL"
+            )
+        return url
 
     @field_validator("tenant")
     @classmethod

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from postgres_server import PASSWORD, PostgresServer, find_binaries
 from shop_world import EVENTS_CSV, ITEMS_CSV
 
 from recllm.cli.main import main
@@ -42,6 +44,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> Co
     """The command line in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RECLLM_KEY", raising=False)
+    monkeypatch.delenv("RECLLM_STORE_URL", raising=False)
     return command
 
 
@@ -57,3 +60,22 @@ def shop(run: Command, tmp_path: Path) -> Path:
     settings.write_text(settings.read_text() + policy)
     assert run("ingest", "log.csv", "--table", "events", "-w", "shop")[0] == 0
     return tmp_path / "shop"
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL server for this run; `url()` gives a database without tables. Its password is in PGPASSWORD."""
+    binaries, reason = find_binaries(), ""
+    if importlib.util.find_spec("psycopg") is None:
+        reason = "the driver of PostgreSQL is missing: pip install 'recllm[postgres]'"
+    elif binaries is None:
+        reason = "no PostgreSQL in PATH or /usr/lib/postgresql: apt-get install postgresql"
+    if reason or binaries is None:
+        if os.environ.get("RECLLM_TEST_POSTGRES") == "required":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    server = PostgresServer(binaries)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PGPASSWORD", PASSWORD)
+        yield server
+    server.close()

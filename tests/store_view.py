@@ -1,11 +1,12 @@
-"""A store's frames for tests, each read in a transaction of its own."""
+"""A store for tests: small frames to write, and everything that it holds, each read in a transaction of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Row, select
+import polars as pl
+from sqlalchemy import Row, select, text
 
 from recllm.store import tables
 from recllm.store.database import Store
@@ -32,3 +33,42 @@ class StoreView:
 
 def view(store: Store) -> StoreView:
     return StoreView(store)
+
+
+def events(
+    keys: list[int], payloads: list[int] | None = None, *, user: str = "u1", item: str = "", **columns: object
+) -> pl.DataFrame:
+    """Events named by small numbers; number k happens k seconds after 1970 with item i<k>."""
+    n = len(keys)
+    frame = pl.DataFrame(
+        {
+            "event_key": pl.Series([k.to_bytes(16, "big") for k in keys], dtype=pl.Binary),
+            "payload_hash": pl.Series(payloads or [0] * n, dtype=pl.Int64),
+            "user_id": pl.Series([user] * n, dtype=pl.String),
+            "item_id": pl.Series([item or f"i{k}" for k in keys], dtype=pl.String),
+            "event": pl.Series(["purchase"] * n, dtype=pl.String),
+            "at": pl.Series([k * 1_000_000 for k in keys], dtype=pl.Int64),
+            "quantity": pl.Series([1.0] * n, dtype=pl.Float64),
+        }
+    )
+    return frame.with_columns(pl.Series(name, values) for name, values in columns.items())
+
+
+def items(*rows: tuple[str, str]) -> pl.DataFrame:
+    return pl.DataFrame(
+        {"item_id": [r[0] for r in rows], "title": [r[1] for r in rows], "available": [True] * len(rows)}
+    )
+
+
+def put(store: Store, table: str, frame: pl.DataFrame, load_id: str = "load"):
+    with store.load(table, load_id=load_id, source="test") as load:
+        return load.write(frame)
+
+
+def dump(store: Store) -> dict[str, list[tuple[object, ...]]]:
+    """Every row of every table but the record of loads."""
+    with store._engine.connect() as connection:
+        return {
+            t: sorted(map(tuple, connection.execute(text(f"SELECT * FROM {t}"))), key=repr)  # noqa: S608
+            for t in ("users", "items", "events", "consent")
+        }

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import ModelError
+from recllm.features.collaborative import ItemStatistics
 from recllm.jobs.load import add_feedback, load_file
 from recllm.jobs.recommenders import open_recommender, publish_recommender, refresh
 from recllm.recommender.recommender import Recommender
@@ -70,15 +72,14 @@ SHOPS = {
 }
 
 
-def make(folder: Path, locale: str, repeats: bool, browsing: bool) -> Workspace:
+def make(folder: Path, locale: str, repeats: bool, browsing: bool, *, store: str | None = None) -> Workspace:
     folder.mkdir(parents=True, exist_ok=True)
     for table, frame in zip(
         ("events", "items", "users"), rows(locale, repeats=repeats, browsing=browsing), strict=True
     ):
         frame.write_csv(folder / f"{table}.csv")
-    shop = Workspace.create(
-        folder / "shop", consent_default=True, currency="EUR", timezone="UTC", encoder="toy", locale=locale
-    )
+    settings = {"currency": "EUR", "timezone": "UTC", "encoder": "toy", "locale": locale, "store": store}
+    shop = Workspace.create(folder / "shop", consent_default=True, **settings)
     for table in ("items", "users", "events"):
         assert not load_file(shop, folder / f"{table}.csv", table).quarantined
     data = shop.gate().dataset(Purpose.MODEL_TRAINING)
@@ -225,6 +226,43 @@ def test_what_is_on_offer_and_its_price_are_those_of_the_store(own_shop: Workspa
     again = open_recommender(own_shop)
     assert best not in {item.item_id for item in again.recommend("u00", k=20, explain=False)[0].items}
     assert again.dataset.items.filter(pl.col("item_id") == best)["price"].item() == 1.5
+
+
+NEW_ITEMS = {  # a known type, maker and price; an unknown type; nothing but a title
+    "en": ("Green tea 99", "food > tea", "Garden spade"),
+    "zh": ("绿茶99号", "食品 > 茶叶", "花园铲"),
+}
+
+
+def add_new_items(shop: Workspace, folder: Path) -> None:
+    tea, path, spade = NEW_ITEMS[shop.settings.locale]
+    lines = ["item_id,title,category,brand,price", f"new-tea,{tea},{path},Brand 1,9.5", f"new-spade,{spade},,,"]
+    lines += [f"new-{n},{spade} {n},garden > tools,Brand {n},3" for n in (1, 7)]
+    (folder / "new.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert not load_file(shop, folder / "new.csv", "items").quarantined
+
+
+def test_a_new_item_is_recommended_as_if_the_state_had_been_made_with_it(shop: Workspace, tmp_path: Path) -> None:
+    shutil.copytree(shop.root, tmp_path / "shop")
+    shop = Workspace.open(tmp_path / "shop")
+    add_new_items(shop, tmp_path)
+    light, reference = open_recommender(shop), open_recommender(shop, recompute=True)
+    assert light.dataset.n_items == reference.dataset.n_items == 32
+    rows = reference.dataset.item_rows(light.dataset.items["item_id"])
+    one, other = light.population, reference.population
+    for field in fields(ItemStatistics):
+        values = getattr(one.stats, field.name), getattr(other.stats, field.name)[rows]
+        np.testing.assert_allclose(*values, rtol=1e-5, atol=1e-6, err_msg=field.name)
+    for grouping, sales in one.group_statistics.items():
+        for measure in ("buyers_56", "arrivals", "arrival_rate"):
+            values = getattr(sales, measure), getattr(other.group_statistics[grouping], measure)[rows]
+            np.testing.assert_allclose(*values, rtol=1e-5, atol=1e-6, err_msg=f"{grouping}.{measure}")
+    all_same(light, reference, k=32, repeats=False)
+    shown = {item.item_id for slate in light.recommend(EVERYBODY, k=32) for item in slate.items}
+    assert "new-tea" in shown
+    assert "new-tea" in {
+        item.item_id for item in open_recommender(shop, everybody=True).recommend("u00", k=32)[0].items
+    }
 
 
 def test_a_published_model_holds_nobody(shop: Workspace) -> None:

@@ -72,8 +72,10 @@ def other_value(section: str, name: str) -> Any:
 
 
 @pytest.mark.parametrize(("section", "name"), NAMES, ids=lambda part: part or "shop")
-def test_python_toml_and_command_line_say_the_same(section: str, name: str, tmp_path: Path) -> None:
-    value = other_value(section, name)
+def test_python_toml_and_command_line_say_the_same(
+    section: str, name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    value = other_value(section, name) if name != "store" else request.getfixturevalue("postgres_server").url()
     changed = {name: value}
     in_python = Settings(**({section: sections()[section](**changed)} if section else changed))
     assert in_python != Settings()

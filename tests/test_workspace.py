@@ -18,13 +18,14 @@ from recllm.files import safe_id
 from recllm.policy import Policy
 from recllm.schema import Purpose
 from recllm.settings import Settings
-from recllm.workspace.workspace import SETTINGS_FILE, Workspace
+from recllm.workspace.workspace import SETTINGS_FILE, STORE_FILE, Workspace
 
 
 @pytest.fixture(autouse=True)
 def no_key_around(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RECLLM_KEY", raising=False)
     monkeypatch.delenv("RECLLM_KEY_FILE", raising=False)
+    monkeypatch.delenv("RECLLM_STORE_URL", raising=False)
 
 
 def test_what_is_created_is_what_is_opened(tmp_path: Path) -> None:
@@ -48,7 +49,7 @@ def test_what_is_created_is_what_is_opened(tmp_path: Path) -> None:
     assert opened.gate().permits("nobody", Purpose.EMAIL) is True
     for folder in (opened.quarantine_dir, opened.models_dir, opened.cache_dir):
         assert folder.is_dir()
-    assert opened.store_path.is_file()
+    assert (opened.root / STORE_FILE).is_file()
     opened.close()
 
 
@@ -76,7 +77,7 @@ def test_a_missing_workspace_names_the_remedy(tmp_path: Path) -> None:
 
 def test_a_workspace_without_its_store(tmp_path: Path) -> None:
     workspace = Workspace.create(tmp_path)
-    workspace.store_path.unlink()
+    (tmp_path / STORE_FILE).unlink()
     with pytest.raises(StoreError, match="no store at"):
         workspace.store()
 
@@ -126,6 +127,9 @@ def test_a_place_that_cannot_be(tmp_path: Path) -> None:
         {"tenant": "../x"},
         {"consent_default": "granted"},
         {"colour": "red"},
+        {"store": "shop.sqlite"},
+        {"store": "mysql://host/shop"},
+        {"store": 5},
         {"policy": {"group_floor": -1}},
         {"policy": {"group_floor": 2.5}},
         {"policy": {"group_flour": 5}},

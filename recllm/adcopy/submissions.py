@@ -16,7 +16,7 @@ not be said is not learned: the model would be stopped for what it was taught.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -31,6 +31,7 @@ from recllm.adcopy.packs import FilledText, Pack, pack_named, pack_names, parse
 from recllm.adcopy.request import CopyRequest, FactSheet, Offer, OfferType, Voice, checked_locale
 from recllm.adcopy.verify.guarantees import Review, review
 from recllm.adcopy.write import is_sayable, sayable_facts
+from recllm.documents import plain
 from recllm.errors import DataError, RecllmError
 from recllm.schema import Item, ReasonKind
 
@@ -186,6 +187,20 @@ def submission_of(
 def judge(submission: Submission) -> Review:
     """Every guarantee on one text, with its rule packs."""
     return review(submission.text, submission.request)
+
+
+def reviews_document(reviews: Sequence[tuple[str, Review]]) -> dict[str, Any]:
+    """Reviews by the id of their text, as JSON has them."""
+    results = [
+        {
+            "id": text_id,
+            "verified": answer.verified,
+            "failures": [{"guarantee": c.guarantee, "span": c.span, "message": c.message} for c in answer.failures],
+            "warnings": plain(answer.warnings),
+        }
+        for text_id, answer in reviews
+    ]
+    return {"checked": len(results), "passed": sum(answer.verified for _, answer in reviews), "results": results}
 
 
 # --- lines that the shop approved, for a generator to learn from ----------------------------------------------------

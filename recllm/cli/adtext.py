@@ -12,7 +12,6 @@ import typer
 
 from recllm.cli.options import DEFAULT_WORKSPACE, Json, Seed, UserFile, Users, WorkspaceDir, open_shop, read_user_ids
 from recllm.cli.output import emit_json, note, say, show
-from recllm.documents import plain
 from recllm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -122,7 +121,7 @@ def check(
 ) -> None:
     """Check ad texts that anyone wrote: a person, an agency, a model. Ends with 2 when one of them fails."""
     from recllm.adcopy.request import load_voice
-    from recllm.adcopy.submissions import judge, read_submissions
+    from recllm.adcopy.submissions import judge, read_submissions, reviews_document
 
     brand_voice = load_voice(voice) if voice else None
     try:
@@ -133,9 +132,8 @@ def check(
         raise UsageError(f"--at {at} has no time zone; add one, such as +00:00")
     submissions = read_submissions(file, now=moment, packs=_packs(pack), voice=brand_voice)
     reviews = [(submission.id, judge(submission)) for submission in submissions]
-    passed = sum(answer.verified for _, answer in reviews)
-    results = [_result(text_id, answer) for text_id, answer in reviews]
-    document = {"checked": len(reviews), "passed": passed, "results": results}
+    document = reviews_document(reviews)
+    passed = document["passed"]
     show(document, itertools.chain.from_iterable(itertools.starmap(_lines, reviews)), json=json)
     if not json:
         note(f"{passed} of {len(reviews)} texts pass")
@@ -155,11 +153,6 @@ def _packs(names: list[str] | None) -> tuple[Pack, ...]:
         else:
             raise UsageError(f"--pack {name}: neither a shipped pack ({', '.join(pack_names())}) nor a file")
     return (*shipped, *files)
-
-
-def _result(text_id: str, answer: Review) -> dict[str, object]:
-    failures = [{"guarantee": c.guarantee, "span": c.span, "message": c.message} for c in answer.failures]
-    return {"id": text_id, "verified": answer.verified, "failures": failures, "warnings": plain(answer.warnings)}
 
 
 def _lines(text_id: str, answer: Review) -> list[str]:

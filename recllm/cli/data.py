@@ -53,12 +53,20 @@ def init(
     timezone: Annotated[str | None, typer.Option(help="Zone of times that carry none, e.g. Europe/London.")] = None,
     locale: Annotated[str, typer.Option(help="Language of texts: en or zh.")] = "en",
     encoder: Annotated[str | None, typer.Option(help="Hub id or folder of a BERT-family encoder.")] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Keep the rows in PostgreSQL, e.g. postgresql://user@host/database?schema=shop; the password is taken "
+            "from PGPASSWORD, ~/.pgpass or RECLLM_STORE_URL.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Make a workspace: settings, an empty store and the key of the pseudonyms."""
     from recllm.workspace.workspace import Workspace
 
-    options = {"currency": currency, "timezone": timezone, "encoder": encoder}
+    options = {"currency": currency, "timezone": timezone, "encoder": encoder, "store": store}
     shop = Workspace.create(
         workspace,
         consent_default=consent_default == "granted",

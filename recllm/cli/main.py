@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import typer
 
 from recllm import __version__
-from recllm.cli import adtext, answer, campaign, data, learn, show
+from recllm.cli import adtext, answer, campaign, data, learn, service, show
 from recllm.cli.options import add_command
 from recllm.cli.output import LogFormatter
 from recllm.errors import RecllmError
@@ -28,6 +28,7 @@ COMMANDS = (
     *(data.init, data.ingest, data.validate, data.describe, data.pseudonym, data.profile),
     *(learn.advise, learn.train, learn.evaluate, answer.recommend, answer.explain, answer.report),
     *(answer.audience, answer.predict, answer.uplift, show.demo, show.prompts, show.settings, learn.refresh),
+    service.serve,
 )
 GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., None]]]] = {
     "encoder": ("Encoders on disk.", {"export": learn.export}),
@@ -44,6 +45,10 @@ GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., None]]]] = {
             "export": campaign.export,
             "report": campaign.report,
         },
+    ),
+    "keys": (
+        "API keys of the service: who may call it, and for what.",
+        {"create": service.create, "list": service.list_all, "revoke": service.revoke},
     ),
     "copy": (None, {"check": adtext.check, "replay": adtext.replay}),
     "models": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import tomllib
 from pathlib import Path
@@ -25,7 +26,7 @@ def settings(
     advice: Annotated[bool, typer.Option(help="Also read the log for what `recllm advise` would set.")] = False,
     json: Json = False,
 ) -> None:
-    """Everything that can be set: value, default, range, and whether default, advice, file or option set it."""
+    """Everything that can be set: value, default, range, and what set it: default, advice, file, option, variable."""
     if section is not None and section not in sections():
         raise UsageError(unknown_name(section, section, filter(None, sections())))
     if workspace is None and (DEFAULT_WORKSPACE / "workspace.toml").is_file():
@@ -45,10 +46,11 @@ def settings(
 def setting_rows(workspace: Path | None, options: dict[str, Any], *, advice: bool = False) -> list[dict[str, Any]]:
     """One row per setting: section, name, value, default, from, range, doc."""
     Settings(**options)
-    tables: dict[str, dict[str, Any]] = {"option": options, "workspace.toml": {}, "advice": {}}
+    tables: dict[str, dict[str, Any]] = {"RECLLM_STORE_URL": {}, "option": options, "workspace.toml": {}, "advice": {}}
     if workspace is not None:
-        from recllm.workspace.workspace import SETTINGS_FILE
+        from recllm.workspace.workspace import SETTINGS_FILE, STORE_VARIABLE, environment_settings
 
+        tables[STORE_VARIABLE] = environment_settings()
         with open_shop(workspace) as shop:  # it checks the file
             tables["workspace.toml"] = tomllib.loads((workspace / SETTINGS_FILE).read_text("utf-8"))
             del tables["workspace.toml"]["key_fingerprint"]
@@ -56,7 +58,7 @@ def setting_rows(workspace: Path | None, options: dict[str, Any], *, advice: boo
                 from recllm.jobs.train import advised_settings
 
                 tables["advice"] = advised_settings(shop)
-    values = Settings(**merged(merged(tables["advice"], tables["workspace.toml"]), options))
+    values = Settings(**functools.reduce(merged, reversed(tables.values())))
     rows = []
     for section, name in setting_names():
         model = sections()[section]

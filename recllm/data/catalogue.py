@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from recllm.data.dataset import Dataset
-from recllm.errors import UsageError
+from recllm.errors import UnknownIdError, UsageError
 from recllm.policy import Policy
 
 COLUMNS = ("item_id", "title", "category", "brand", "price", "currency")
@@ -37,16 +39,88 @@ def allowed_items(
 
 
 def matching(items: pl.DataFrame, where: str) -> NDArray[np.bool_]:
-    """Which items meet an SQL condition on `COLUMNS`; `category` is the path, "a > b > c". Unknown values do not."""
+    """Which items meet an SQL condition on `COLUMNS`; `category` is the path, "a > b > c". Unknown values do not.
+
+    Comparisons, AND, OR, NOT, IN, BETWEEN, LIKE, ILIKE, IS NULL, LOWER and UPPER are understood and nothing else: a
+    condition may come from outside, and SQL as such can read files. Raises `UsageError` for any other.
+    """
+    import sqlglot
+
     table = items.select(COLUMNS).with_columns(pl.col("category").list.join(CATEGORY_SEPARATOR).fill_null(""))
     try:
-        fits = table.select(pl.sql_expr(where).alias("fit"))["fit"]
-    except pl.exceptions.PolarsError as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        trees = sqlglot.parse(where)
+        if len(trees) != 1 or trees[0] is None:
+            raise ValueError("it is not one condition")
+        condition, kind = _translated(trees[0])
+        if kind != "condition":
+            raise ValueError(f"it is a {kind} and not a condition; write e.g. \"price < 50 AND brand = 'Acme'\"")
+        fits = table.select(condition.alias("fit"))["fit"]
+    except (sqlglot.errors.SqlglotError, pl.exceptions.PolarsError, ValueError, RecursionError) as error:
+        # sqlglot underlines the place with control codes; RecursionError says nothing of use
+        reason = str(error) if type(error) is ValueError else "it is no SQL condition"
         raise UsageError(f"--where {where!r} cannot be read: {reason}; columns: {', '.join(COLUMNS)}") from None
-    if fits.dtype != pl.Boolean or len(fits) != items.height:
-        raise UsageError(f"--where {where!r} is not a condition; write e.g. \"price < 50 AND brand = 'Acme'\"")
+    if len(fits) != items.height:  # no column occurs in it
+        return np.full(items.height, bool(fits[0]))
     return fits.fill_null(False).to_numpy()
+
+
+_UNDERSTOOD = {"this", "expression", "expressions", "low", "high", "negate", "is_string"}
+"""Parts of an expression. One with another part means something else than its name says."""
+
+
+def _translated(node: Any) -> tuple[pl.Expr, str]:
+    """An expression that sqlglot parsed for polars, and its kind: text, number or condition. Raises `ValueError`."""
+    from sqlglot import exp
+
+    def operands(*parts: Any, kind: str | None = None) -> list[pl.Expr]:
+        """All of one kind, any unless it is given."""
+        values = [_translated(part) for part in parts]
+        kinds = {value_kind for _, value_kind in values}
+        if kinds != {kind or values[0][1]}:
+            raise ValueError(f"{node.sql()!r} compares {' with '.join(sorted(kinds | {kind or values[0][1]}))}")
+        return [value for value, _ in values]
+
+    unexpected = {name for name, value in node.args.items() if value} - _UNDERSTOOD
+    if unexpected:
+        raise ValueError(f"{node.sql()[:80]!r} is not understood")
+    if node.args.get("negate"):  # NOT LIKE
+        positive = node.copy()
+        positive.set("negate", False)
+        return ~_translated(positive)[0], "condition"
+    comparisons = {exp.EQ: "eq", exp.NEQ: "ne", exp.LT: "lt", exp.LTE: "le", exp.GT: "gt", exp.GTE: "ge"}
+    match node:
+        case exp.Paren():
+            return _translated(node.this)
+        case exp.And() | exp.Or():
+            left, right = operands(node.left, node.right, kind="condition")
+            return (left & right if isinstance(node, exp.And) else left | right), "condition"
+        case exp.Not():
+            return ~operands(node.this, kind="condition")[0], "condition"
+        case exp.Column(table="") if node.name.lower() in COLUMNS:
+            return pl.col(node.name.lower()), "number" if node.name.lower() == "price" else "text"
+        case exp.Literal():
+            return (pl.lit(node.name), "text") if node.is_string else (pl.lit(float(node.name)), "number")
+        case exp.Neg():
+            return -operands(node.this, kind="number")[0], "number"
+        case exp.Lower() | exp.Upper():
+            text = operands(node.this, kind="text")[0].str
+            return (text.to_lowercase() if isinstance(node, exp.Lower) else text.to_uppercase()), "text"
+        case exp.In(args={"expressions": list(choices)}) if choices and not node.args.get("query"):
+            value, *listed = operands(node.this, *choices)
+            return pl.any_horizontal(value == choice for choice in listed), "condition"
+        case exp.Between():
+            value, low, high = operands(node.this, node.args["low"], node.args["high"])
+            return (value >= low) & (value <= high), "condition"
+        case exp.Like(expression=exp.Literal(is_string=True)) | exp.ILike(expression=exp.Literal(is_string=True)):
+            pattern = re.escape(node.expression.name).replace("%", ".*").replace("_", ".")
+            flags = "(?is)" if isinstance(node, exp.ILike) else "(?s)"
+            return operands(node.this, kind="text")[0].str.contains(f"{flags}^{pattern}$"), "condition"
+        case exp.Is(expression=exp.Null(), this=exp.Column()):
+            return _translated(node.this)[0].is_null(), "condition"
+        case _ if type(node) in comparisons:
+            left, right = operands(node.left, node.right)
+            return getattr(left, comparisons[type(node)])(right), "condition"
+    raise ValueError(f"{node.sql()[:80]!r} is not understood")
 
 
 def in_category(items: pl.DataFrame, category: str) -> NDArray[np.bool_]:
@@ -65,10 +139,10 @@ def sensitive_items(items: pl.DataFrame, policy: Policy) -> NDArray[np.bool_]:
 
 
 def known_rows(dataset: Dataset, item_ids: Iterable[str]) -> NDArray[np.int64]:
-    """Row of each item. Raises `UsageError` for an id that the catalogue does not have."""
+    """Row of each item. Raises `UnknownIdError` for an id that the catalogue does not have."""
     ids = list(item_ids)
     rows = dataset.item_rows(ids)
     if (rows < 0).any():
         unknown = ids[int(np.flatnonzero(rows < 0)[0])]
-        raise UsageError(f"no item {unknown!r} in the catalogue")
+        raise UnknownIdError(f"no item {unknown!r} in the catalogue")
     return rows

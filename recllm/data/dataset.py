@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ from recllm.errors import DataError, UsageError
 from recllm.schema import ACTION_CODE, Action
 
 DAY = 86_400
+
+FEW_IDS = 5_000
+"""More ids than this are joined with a table, which reads the whole of it; fewer are looked up in a dictionary."""
 
 USER_COLUMN = "user_id"
 ITEM_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -96,6 +100,24 @@ class Events:
         return self.select(self.action == ACTION_CODE[action])
 
 
+class ItemIndex:
+    """Row of each item by its id. A few ids are looked up one by one, many are joined."""
+
+    def __init__(self, items: pl.DataFrame) -> None:
+        self.items = items
+
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        return {item_id: row for row, item_id in enumerate(self.items["item_id"])}
+
+    def rows(self, item_ids: Iterable[str]) -> NDArray[np.int64]:
+        """(n,), -1 for an unknown id."""
+        sought = item_ids if isinstance(item_ids, pl.Series) else pl.Series(item_ids, dtype=pl.String)
+        if len(sought) > FEW_IDS:
+            return _lookup(self.items["item_id"], sought)
+        return np.array([self._row_of.get(item_id, -1) for item_id in sought], np.int64)
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """`users` (user_id and one text column per basic), `items` (`ITEM_SCHEMA`) and `events` before `as_of`.
@@ -108,6 +130,12 @@ class Dataset:
     items: pl.DataFrame
     events: Events
     as_of: int
+    item_index: ItemIndex = field(default=None, repr=False)  # type: ignore[assignment]
+    """Of `items`; a dataset that is cut from another one keeps it."""
+
+    def __post_init__(self) -> None:
+        if self.item_index is None or self.item_index.items is not self.items:
+            object.__setattr__(self, "item_index", ItemIndex(self.items))
 
     @property
     def n_users(self) -> int:
@@ -142,14 +170,15 @@ class Dataset:
         at = _epoch_seconds(events["timestamp"])
         users = _complete(users, "users", events[USER_COLUMN])
         items = _conform(_complete(items, "items", events["item_id"]))
-        hashes = [hashlib.blake2b(item_id.encode(), digest_size=8).digest() for item_id in items["item_id"]]
-        items = items[np.argsort(hashes, kind="stable")]
-        packed = _pack(events, at, users["user_id"], items["item_id"])
+        items = items[hash_order(items["item_id"])]
+        index = ItemIndex(items)
+        user, item = _lookup(users["user_id"], events["user_id"]), index.rows(events["item_id"])
+        packed = _pack(events, at, user, item, users.height)
         if as_of is None:
             limit = int(at.max()) + 1 if len(at) else 0
         else:
             limit = int(as_of.timestamp()) if isinstance(as_of, datetime) else int(as_of)
-        return cls(users, items, packed, limit).before(limit)
+        return cls(users, items, packed, limit, index).before(limit)
 
     def before(self, as_of: int) -> Dataset:
         """The same people and items, with only the events strictly before `as_of` (epoch seconds)."""
@@ -174,10 +203,9 @@ class Dataset:
     @classmethod
     def of_catalogue(cls, items: pl.DataFrame, as_of: int) -> Dataset:
         """Items in the order of their rows, and nobody. items: `ITEM_SCHEMA`."""
-        nothing = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
-        users = pl.DataFrame(schema={USER_COLUMN: pl.String})
-        events = _pack(pl.DataFrame(schema=nothing), np.zeros(0, np.int64), users[USER_COLUMN], items["item_id"])
-        return cls(users, items, events, as_of)
+        nothing = np.zeros(0, np.int64)
+        events = _pack(pl.DataFrame(), nothing, nothing, nothing, 0)
+        return cls(pl.DataFrame(schema={USER_COLUMN: pl.String}), items, events, as_of)
 
     def on_catalogue(self, items: pl.DataFrame) -> Dataset:
         """The same people on other items, in the order of their rows; events on items that are not there are gone."""
@@ -190,11 +218,11 @@ class Dataset:
 
         Those of other users, of unknown items, and at or after `as_of` are left out.
         """
-        users = pl.Series(user_ids, dtype=pl.String)
-        events = events.filter(pl.col(USER_COLUMN).is_in(users.implode()))
-        events = events.filter(_lookup(self.items["item_id"], events["item_id"]) >= 0)
         at = _epoch_seconds(events["timestamp"])
-        return _pack(events.filter(at < self.as_of), at[at < self.as_of], users, self.items["item_id"])
+        user = _lookup(pl.Series(user_ids, dtype=pl.String), events[USER_COLUMN])
+        item = self.item_rows(events["item_id"])
+        fit = (user >= 0) & (item >= 0) & (at < self.as_of)
+        return _pack(events.filter(fit), at[fit], user[fit], item[fit], len(user_ids))
 
     def with_items(self, keep: NDArray[np.bool_]) -> Dataset:
         """Only these items, shape (n_items,), and the events on them."""
@@ -209,7 +237,7 @@ class Dataset:
 
     def item_rows(self, item_ids: Iterable[str]) -> NDArray[np.int64]:
         """Row of each id, -1 where unknown."""
-        return _lookup(self.items["item_id"], item_ids)
+        return self.item_index.rows(item_ids)
 
     def data_hash(self) -> str:
         """SHA-256 over ids, texts and events, 16 hex digits: equal data, equal hash.
@@ -240,6 +268,13 @@ class Dataset:
 def utc(seconds: int) -> datetime:
     """Epoch seconds as an aware UTC datetime."""
     return datetime.fromtimestamp(seconds, UTC)
+
+
+def hash_order(item_ids: Iterable[str]) -> NDArray[np.int64]:
+    """The order in which items stand in a `Dataset`: that of a hash of their ids; positions, (n,)."""
+    return np.argsort(
+        [hashlib.blake2b(item_id.encode(), digest_size=8).digest() for item_id in item_ids], kind="stable"
+    )
 
 
 def _require(frame: pl.DataFrame, columns: tuple[str, ...], name: str) -> None:
@@ -301,10 +336,10 @@ def _conform(items: pl.DataFrame) -> pl.DataFrame:
     return items.select(columns).with_columns(pl.col("available").fill_null(True))
 
 
-def _pack(events: pl.DataFrame, at: NDArray[np.int64], users: pl.Series, items: pl.Series) -> Events:
+def _pack(
+    events: pl.DataFrame, at: NDArray[np.int64], user: NDArray[np.int64], item: NDArray[np.int64], n_users: int
+) -> Events:
     n = events.height
-    user = _lookup(users, events["user_id"])
-    item = _lookup(items, events["item_id"])
     action = np.full(n, ACTION_CODE[Action.PURCHASE], np.uint8)
     if "event" in events.columns:
         code = {a.value: c for a, c in ACTION_CODE.items()}
@@ -323,7 +358,7 @@ def _pack(events: pl.DataFrame, at: NDArray[np.int64], users: pl.Series, items: 
         ids = events["basket_id"]
         basket = np.where(ids.is_null().to_numpy(), -1, ids.rank("dense").fill_null(0).to_numpy()).astype(np.int32)
     order = np.lexsort((item, at, user))
-    indptr = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=len(users)))]).astype(np.int64)
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=n_users))]).astype(np.int64)
     columns: tuple[NDArray[Any], ...] = (item.astype(np.int32), at, action, quantity, price, basket)
     return Events(indptr, *(column[order] for column in columns))
 

@@ -58,6 +58,23 @@ class ItemGroups:
         within = (_both(kind, brand), _both(kind, maker), _both(category, maker), _both(kind, size))
         return cls(kind, category, department, brand, maker, *within)
 
+    def with_new_items(self, items: pl.DataFrame) -> ItemGroups:
+        """Codes of a catalogue that has further items behind these; known groups keep their codes.
+
+        items: `Dataset.items`, those of these codes first.
+        """
+        codes = {}
+        for name, of_all in ItemGroups.of(items).each().items():
+            own_codes = getattr(self, name)
+            code_of = np.full(size_of(of_all) + 1, -1, np.int32)  # the last is looked up for an unknown group
+            code_of[of_all[: len(own_codes)]] = own_codes
+            code_of[-1] = -1
+            unseen = np.unique(of_all[code_of[of_all] < 0])
+            unseen = unseen[unseen >= 0]
+            code_of[unseen] = size_of(own_codes) + np.arange(len(unseen))
+            codes[name] = np.concatenate([own_codes, code_of[of_all[len(own_codes) :]]])
+        return ItemGroups(**codes)
+
     def each(self) -> dict[str, NDArray[np.int32]]:
         """Grouping name -> codes."""
         return {name: getattr(self, name) for name in GROUPINGS}

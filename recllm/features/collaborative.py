@@ -8,7 +8,7 @@ groups of items sell. Pair features and candidates are pure functions of these s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +124,75 @@ class CollaborativeStatistics:
             group_statistics(facets, arrived, of_pool, as_of, settings),
             None if basics is None else np.asarray(basics[pool], np.float32),
             interests,
+        )
+
+    def with_new_items(self, items: pl.DataFrame, vectors: Floats) -> CollaborativeStatistics:
+        """The statistics of a catalogue that has further items, which never sold, behind these: what `fit` would count.
+
+        items: `Dataset.items`, those of the statistics first. vectors: unit rows of the further ones, (n_new, dim).
+        Raises `DataError` when the number of vectors does not fit.
+        """
+        n_new, n_items = len(vectors), items.height
+        if self.n_items + n_new != n_items:
+            raise DataError(f"vectors: {n_new} rows for {n_items - self.n_items} new items; encode each of them once")
+        facets, stats, prior = self.facets.with_new_items(items), self.stats, self.settings.prior_buyers
+        # the shares of buyers who come back were drawn towards their mean, which is solved for here
+        shrunk = float((stats.repeat_rate.astype(np.float64) * (stats.buyers_ever + prior)).sum())
+        mean_repeat = shrunk / max(float(stats.buyers_ever.sum()) + prior * self.n_items, 1e-12)
+        mean_arrival = self.arrived.got.sum() / max(self.arrived.judged.sum(), 1)
+        listed = items["price"][self.n_items :].cast(pl.Float64).fill_null(np.nan).to_numpy()
+
+        def longer(column: NDArray[Any], value: Any = 0) -> NDArray[Any]:
+            return np.concatenate([column, np.broadcast_to(np.asarray(value, column.dtype), n_new)])
+
+        def of_group(name: str, column: Floats, without_group: float) -> Floats:
+            """A figure of each item's group, for the new items too."""
+            codes = getattr(facets, name)
+            figures = np.full(size_of(codes) + 1, without_group, np.float32)
+            figures[codes[: self.n_items]] = column
+            figures[-1] = without_group
+            return longer(column, figures[codes[self.n_items :]])
+
+        def wider(rows: Any, n_columns: int, n_rows: int | None = None) -> Any:
+            """A sparse matrix with further empty columns, and rows; its values are not copied."""
+            from scipy.sparse import csr_matrix
+
+            n_rows = n_rows or rows.shape[0]
+            larger = csr_matrix((n_rows, n_columns), dtype=rows.dtype)
+            larger.data, larger.indices = rows.data, rows.indices
+            larger.indptr = np.pad(rows.indptr, (0, n_rows - rows.shape[0]), mode="edge")
+            return larger
+
+        groups = {}
+        for name, sales in self.group_statistics.items():
+            groups[name] = GroupStatistics(
+                buyers_56=of_group(name, sales.buyers_56, 0),
+                arrivals=of_group(name, sales.arrivals, 0),
+                arrival_rate=of_group(name, sales.arrival_rate, mean_arrival),
+                votes=None if sales.votes is None else wider(sales.votes, size_of(getattr(facets, name))),
+            )
+        never_sold = {f.name: longer(getattr(stats, f.name)) for f in fields(ItemStatistics)}
+        never_sold |= {
+            "repeat_rate": longer(stats.repeat_rate, mean_repeat),
+            "log_price": longer(stats.log_price, np.log1p(listed)),
+            "type_buyers_28": of_group("type", stats.type_buyers_28, 0),
+        }
+        arrived = NewItems(
+            longer(self.arrived.first, np.iinfo(np.int64).max),
+            *(longer(getattr(self.arrived, name)) for name in ("judged", "young", "got")),
+        )
+        return replace(
+            self,
+            item_vectors=np.concatenate([self.item_vectors, np.asarray(vectors, np.float32)]),
+            facets=facets,
+            stats=ItemStatistics(**never_sold),
+            profiles=wider(self.profiles, n_items),
+            recent=wider(self.recent, n_items),
+            decayed=wider(self.decayed, n_items),
+            item_item=wider(self.item_item, n_items, n_items),
+            arrived=arrived,
+            group_statistics=groups,
+            interests=None if self.interests is None else self.interests.with_new_items(vectors),
         )
 
     @cached_property

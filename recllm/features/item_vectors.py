@@ -32,6 +32,19 @@ def item_vectors(encoder: Encoder, dataset: Dataset, locale: str = "en") -> Floa
     return DatedItemVectors(encoder, dataset, locale).latest
 
 
+def new_item_vectors(encoder: Encoder, items: pl.DataFrame, n_new: int, locale: str = "en") -> Floats:
+    """Unit vectors of the last `n_new` items, (n_new, dim); `items` is the whole catalogue, whose prices say what is
+    dear."""
+    vectors, rows = encode_unique(encoder, item_texts(items.tail(n_new), locale))
+    vectors = vectors[rows]
+    priced = items["price"].tail(n_new).fill_null(np.nan).is_finite().to_numpy()
+    if not priced.any():
+        return vectors
+    price_vectors, rows = encode_unique(encoder, price_texts(items, locale)[items.height - n_new :])
+    vectors[priced] += PRICE_WEIGHT * price_vectors[rows[priced]]
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+
+
 class DatedItemVectors:
     """Item vectors as they were at any time: those of a past time know only the prices paid before it.
 

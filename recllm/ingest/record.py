@@ -34,7 +34,8 @@ def record_events(events: pl.DataFrame, store: Store, *, source: str) -> WriteRe
     """Append events of the program itself, durable on return; the same events again are duplicates.
 
     events: user_id (pseudonyms), item_id, event (value of an `Action`), timestamp (aware datetime), and where known
-    event_id, quantity (1 where null), price, basket_id, value, request_id, position, model_version. `source` says
+    event_id, quantity (1 where null), price, basket_id, value, request_id, position, model_version. is_timed: False
+    where the time was only filled in; an event with an id is then the same whenever it is sent again. `source` says
     where they come from. Raises `DataError` for a missing column, an empty id, an unknown event or a naive time.
     """
     for name in ("user_id", "item_id", "event", "timestamp"):
@@ -52,8 +53,17 @@ def record_events(events: pl.DataFrame, store: Store, *, source: str) -> WriteRe
     at = pl.col("timestamp").dt.convert_time_zone("UTC").dt.epoch("us").alias("at")
     rows = events.select("user_id", "item_id", "event", *optional, at)
     quantity = pl.col("quantity").fill_null(1.0) if "quantity" in rows.columns else pl.lit(1.0)
+    if "is_timed" in events.columns:
+        rows = rows.with_columns(events["is_timed"])
     with store.load(Table.EVENTS, load_id=uuid.uuid4().hex, source=source) as load:
         return load.write(with_event_keys(rows.with_columns(quantity=quantity), Occurrences()))
+
+
+def record_rows(rows: pl.DataFrame, table: Table, store: Store, *, source: str) -> WriteResult:
+    """Write users, items or decisions of the program itself, as `recllm.store.writers.COLUMNS` has them; durable on
+    return. `source` says where they come from."""
+    with store.load(table, load_id=uuid.uuid4().hex, source=source) as load:
+        return load.write(rows)
 
 
 class Occurrences:
@@ -85,7 +95,10 @@ class Occurrences:
 
 def with_event_keys(events: pl.DataFrame, occurrences: Occurrences) -> pl.DataFrame:
     """`events` with event_key (16 bytes) and payload_hash (int64). Its event_id, where there is one, is the key."""
-    parts = [pl.col(c).cast(pl.String).fill_null("") if c in events.columns else pl.lit("") for c in _CONTENT]
+    texts = {c: pl.col(c).cast(pl.String).fill_null("") if c in events.columns else pl.lit("") for c in _CONTENT}
+    if "is_timed" in events.columns:
+        texts["at"] = pl.when(pl.col("is_timed") | pl.col("event_id").is_null()).then(texts["at"]).otherwise(pl.lit(""))
+    parts = list(texts.values())
     keys = _digests(events.select(pl.concat_str(parts, separator="\x1f")).to_series())
     payload_hash = keys[:, 1].astype(np.int64)
     ids = events["event_id"] if "event_id" in events.columns else pl.Series([None], dtype=pl.String)
@@ -96,7 +109,7 @@ def with_event_keys(events: pl.DataFrame, occurrences: Occurrences) -> pl.DataFr
     keys[has_id] = _digests("id\x1f" + ids.drop_nulls())
     key_bytes = keys.tobytes()
     event_keys = [key_bytes[i : i + KEY_BYTES] for i in range(0, len(key_bytes), KEY_BYTES)]
-    return events.drop("event_id", strict=False).with_columns(
+    return events.drop("event_id", "is_timed", strict=False).with_columns(
         event_key=pl.Series(event_keys, dtype=pl.Binary), payload_hash=pl.Series(payload_hash, dtype=pl.Int64)
     )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,18 @@ import polars as pl
 from recllm.data.dataset import utc
 from recllm.errors import UsageError
 from recllm.jobs.feedback import FEEDBACK_SCHEMA, ShownOutcome, shown_events, shown_outcomes
-from recllm.schema import Action, IngestReport, Purpose, Slate, Table
+from recllm.schema import Action, IngestReport, Item, Purpose, Slate, Table
 from recllm.workspace.workspace import Workspace, present
+
+EVENT_SCHEMA: Mapping[str, Any] = {
+    **FEEDBACK_SCHEMA,
+    "event_id": pl.String,
+    "value": pl.Float64,
+    "quantity": pl.Float64,
+    "price": pl.Float64,
+    "basket_id": pl.String,
+    "is_timed": pl.Boolean,
+}
 
 
 def load_file(
@@ -75,8 +86,6 @@ def add_feedback(
 
     Returns the store's account of it. Raises `UsageError` for an unknown event or item.
     """
-    from recllm.ingest.record import record_events
-
     actions = [a.value for a in Action if a is not Action.SHOWN]
     if event not in actions:
         raise UsageError(f"--event is one of {', '.join(actions)}, not {event!r}")
@@ -84,20 +93,82 @@ def add_feedback(
         raise UsageError("a rating needs --value, and only a rating takes one")
     if not len(workspace.gate().catalogue([item_id])):
         raise UsageError(f"no item {item_id!r} in the catalogue; see recllm describe")
-    moment = at or utc(present(workspace))
     row = {
-        "user_id": workspace.pseudonymiser().one(user_id),
+        "user_id": user_id,
         "item_id": item_id,
         "event": event,
-        "timestamp": moment,
+        "timestamp": at or utc(present(workspace)),
         "request_id": request_id,
         "value": value,
         "quantity": quantity,
         "price": price,
     }
-    schema = {**FEEDBACK_SCHEMA, "value": pl.Float64, "quantity": pl.Float64, "price": pl.Float64}
-    frame = pl.DataFrame([row], schema={name: schema[name] for name in row})
-    return record_events(frame, workspace.store(), source="feedback")
+    return add_events(workspace, [row], source="feedback")
+
+
+def add_events(workspace: Workspace, rows: Sequence[Mapping[str, Any]], *, source: str) -> Any:
+    """Append events of people, by the shop's own ids; durable on return. Returns the store's account of them.
+
+    rows: as `recllm.ingest.record.record_events` takes them, every row with the same names. `source` says where they
+    come from.
+    """
+    from recllm.ingest.record import record_events
+
+    frame = pl.DataFrame(list(rows), schema={name: EVENT_SCHEMA[name] for name in rows[0]})
+    names = workspace.pseudonymiser().many(frame["user_id"].to_list())
+    return record_events(frame.with_columns(user_id=pl.Series(names)), workspace.store(), source=source)
+
+
+def add_users(workspace: Workspace, basics: Mapping[str, Mapping[str, str]], *, source: str) -> Any:
+    """Insert or replace what people told of themselves: the shop's own id -> name -> value.
+
+    Returns the store's account of it.
+    """
+    from recllm.ingest.record import record_rows
+
+    texts = [json.dumps(stated, ensure_ascii=False, sort_keys=True) for stated in basics.values()]
+    rows = pl.DataFrame({"user_id": workspace.pseudonymiser().many(list(basics)), "basics": texts})
+    return record_rows(rows, Table.USERS, workspace.store(), source=source)
+
+
+def add_consent(workspace: Workspace, decisions: Sequence[tuple[str, Purpose, bool, datetime]], *, source: str) -> Any:
+    """Append decisions: the shop's own id, purpose, granted, and when. Returns the store's account of them."""
+    from recllm.ingest.record import record_rows
+
+    user_ids, purposes, granted, times = (list(column) for column in zip(*decisions, strict=True))
+    rows = pl.DataFrame(
+        {
+            "user_id": workspace.pseudonymiser().many(user_ids),
+            "purpose": [purpose.value for purpose in purposes],
+            "granted": granted,
+            "at": [int(time.timestamp() * 1_000_000) for time in times],
+        },
+        schema_overrides={"at": pl.Int64},
+    )
+    return record_rows(rows, Table.CONSENT, workspace.store(), source=source)
+
+
+def add_items(workspace: Workspace, items: Sequence[Item], *, source: str) -> Any:
+    """Insert or replace items. Invisible characters leave their texts. Returns the store's account of them."""
+    from recllm.ingest.parse.batch import UNSEEN_IN_TEXT
+    from recllm.ingest.record import record_rows
+
+    rows = pl.DataFrame(
+        {
+            "item_id": [item.item_id for item in items],
+            "title": [item.title for item in items],
+            "category": [json.dumps(item.category, ensure_ascii=False) if item.category else None for item in items],
+            "brand": [item.brand for item in items],
+            "description": [item.description for item in items],
+            "price": [None if item.price is None else str(item.price) for item in items],
+            "currency": [item.currency or workspace.settings.currency for item in items],
+            "available": [item.available for item in items],
+            "attributes": [json.dumps(dict(item.attributes), ensure_ascii=False) for item in items],
+        },
+        schema_overrides=dict.fromkeys(("category", "brand", "description", "price", "currency"), pl.String),
+    )
+    texts = pl.col("title", "category", "brand", "description").str.replace_all(UNSEEN_IN_TEXT, "")
+    return record_rows(rows.with_columns(texts), Table.ITEMS, workspace.store(), source=source)
 
 
 def record_shown(workspace: Workspace, slates: Sequence[Slate]) -> int:

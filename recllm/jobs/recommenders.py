@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from recllm.data.dataset import Dataset, utc
+from recllm.data.dataset import Dataset, hash_order, utc
 from recllm.data.interactions import Ints, merge
 from recllm.features.collaborative import CollaborativeStatistics
-from recllm.features.item_vectors import basics_of, basics_vectors
+from recllm.features.item_vectors import basics_of, basics_vectors, new_item_vectors
 from recllm.recommender.people import Histories
 from recllm.recommender.serving_state import (
     CatalogueState,
@@ -50,6 +50,9 @@ class StorePeople:
     shop: Dataset
     """The catalogue and the present; nobody needs to be in it."""
     state: PeopleState
+
+    def at(self, shop: Dataset) -> StorePeople:
+        return replace(self, shop=shop)
 
     def histories(self, user_ids: Sequence[str]) -> Histories:
         read = self.gate.histories(user_ids, Purpose.PERSONALISATION, before=utc(self.shop.as_of))
@@ -110,9 +113,18 @@ def open_recommender(
         data = data.before(present(workspace, now))
         return Recommender(data, encoder, text_locale=workspace.settings.locale, **common)
     people = current_people(workspace, model, catalogue, encoder)
-    shop = Dataset.of_catalogue(_current_items(workspace, catalogue), present(workspace, now))
+    items = _current_items(workspace, catalogue)
+    shop = Dataset.of_catalogue(items, present(workspace, now))
     population = population_of(catalogue, people, model.population, model.interests)
-    common |= {"text_locale": catalogue.locale, "item_offsets": catalogue.arrays.get("item_offsets")}
+    offsets = catalogue.arrays.get("item_offsets")
+    if n_new := items.height - catalogue.items.height:
+        grown = pl.concat([catalogue.items, items.tail(n_new)])
+        paid = pl.Series(np.expm1(population.stats.log_price.astype(np.float64))).extend_constant(None, n_new)
+        priced = grown.with_columns(pl.coalesce("price", paid.fill_nan(None)))
+        vectors = new_item_vectors(encoder, priced, n_new, catalogue.locale)
+        population = population.with_new_items(grown, vectors)
+        offsets = None if offsets is None else np.append(offsets, np.zeros(n_new, np.float32))
+    common |= {"text_locale": catalogue.locale, "item_offsets": offsets}
     if everybody:
         data, pool = _everybody(gate, shop, people)
         return Recommender(data, encoder, population=replace(population, pool=pool), **common)
@@ -176,18 +188,20 @@ def write_people(
 
 
 def _current_items(workspace: Workspace, catalogue: CatalogueState) -> pl.DataFrame:
-    """The state's items as the store describes them now: what is on offer, and at what price, is asked every time
-    that items were loaded since."""
+    """The state's items as the store describes them now, and behind them those that it does not have yet.
+
+    The store is asked only when items were loaded since.
+    """
     with workspace.store().read() as reader:
         if reader.marks().load_no.get(Table.ITEMS, 0) == catalogue.item_load:
             return catalogue.items
     now = workspace.gate().catalogue()
-    order = catalogue.items.select("item_id")
-    return (
-        order.join(now, on="item_id", how="left", maintain_order="left")
-        .with_columns(pl.col("available").fill_null(False))
-        .select(catalogue.items.columns)
-    )
+    state_ids = catalogue.items.select("item_id")
+    described = state_ids.join(now, on="item_id", how="left", maintain_order="left")
+    new = now.join(state_ids, on="item_id", how="anti", maintain_order="left").filter("available")
+    new = new[hash_order(new["item_id"])]
+    both = pl.concat([described.with_columns(pl.col("available").fill_null(False)), new.select(described.columns)])
+    return both.select(catalogue.items.columns)
 
 
 def _everybody(gate: PolicyGate, shop: Dataset, state: PeopleState) -> tuple[Dataset, Ints]:

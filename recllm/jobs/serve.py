@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from recllm.data.dataset import Dataset
-from recllm.errors import PolicyError, UsageError
+from recllm.errors import PolicyError, UnknownIdError, UsageError
 from recllm.jobs.recommenders import open_recommender, workspace_encoder
 from recllm.schema import Encoder, Profile, Purpose
 from recllm.workspace.workspace import Workspace, present
@@ -66,7 +66,7 @@ def person_profile(workspace: Workspace, user_id: str, locale: str) -> tuple[Pro
         raise PolicyError(NOT_AGREED)
     read = gate.histories([name], Purpose.PERSONALISATION)
     if not len(read.users):
-        raise UsageError(UNKNOWN_PERSON)
+        raise UnknownIdError(UNKNOWN_PERSON)
     items = gate.catalogue(read.events["item_id"].unique())
     data = Dataset.construct(read.events, read.users, items, as_of=present(workspace))
     profile = build_profile(data, 0, settings=workspace.settings.profiles)

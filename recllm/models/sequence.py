@@ -184,6 +184,23 @@ class SequenceModel:
         """What to store; `item_ids` of the catalogue that it was trained on, in row order."""
         return SequenceWeights(self.config, self.weights, self.target, tuple(item_ids))
 
+    def with_new_items(self, item_vectors: Floats) -> SequenceModel:
+        """The model of a catalogue with further items behind its own, which stand on their texts alone.
+
+        item_vectors: the encoder's, of the further items, (n_new, text_dim).
+        """
+        n_new, read = len(item_vectors), np.zeros((len(item_vectors), self.config.dim), np.float32)
+        bias = np.zeros(n_new, np.float32)
+        if self.config.text:
+            read = np.asarray(_linear(item_vectors, self.weights, "text"), np.float32)
+            bias = np.asarray(_linear(item_vectors, self.weights, "text_bias")[:, 0], np.float32)
+        return replace(
+            self,
+            read=np.concatenate([self.read, read]),
+            vectors=np.concatenate([self.vectors, unit(read)]),
+            bias=np.concatenate([self.bias, bias]),
+        )
+
     def users(self, histories: Events, as_of: int, basics: Floats | None = None) -> Floats:
         """Unit vectors (n, interests, dim) of users asked at `as_of` (epoch seconds), from their latest events."""
         sequences, config = Sequences.of(histories, self.target, as_of), self.config

@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from recllm.charts import Bar, bar_chart
 from recllm.data.catalogue import known_rows
@@ -48,7 +49,7 @@ class Explanation:
     k: int
     available: bool
     """False for an item off sale, which has no rank."""
-    rank: int | None = field(metadata={"json": "place"})
+    rank: Annotated[int | None, Field(serialization_alias="place")] = field(metadata={"json": "place"})
     reasons: tuple[Reason, ...]
     contributions: tuple[Reason, ...]
     withheld: float

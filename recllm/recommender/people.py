@@ -40,6 +40,10 @@ class People(Protocol):
         """What is known of these users, before the time that the recommender takes as the present."""
         ...
 
+    def at(self, shop: Dataset) -> People:
+        """The same people at the present of `shop`, the recommender's dataset at another time."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class DatasetPeople:
@@ -49,6 +53,9 @@ class DatasetPeople:
 
     def histories(self, user_ids: Sequence[str]) -> Histories:
         return self.of_rows(self.dataset.user_rows(user_ids))
+
+    def at(self, shop: Dataset) -> DatasetPeople:
+        return DatasetPeople(shop)
 
     def of_rows(self, rows: Ints) -> Histories:
         """What is known of the users in these rows; -1 for an unknown one."""

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from recllm.data.catalogue import allowed_items, known_rows
 from recllm.data.dataset import USER_COLUMN, Dataset, Events, utc
 from recllm.data.interactions import Ints, Pairs
-from recllm.errors import PolicyError, UsageError
+from recllm.errors import PolicyError, UnknownIdError, UsageError
 from recllm.explain import Evidence, ReasonWriter, UserHistory, choose, deltas, units_of
 from recllm.features.candidates import POPULAR, served_by
 from recllm.features.collaborative import CollaborativeStatistics
@@ -285,7 +285,7 @@ class Recommender:
             raise PolicyError("this person has not agreed to personalisation; there is nothing to explain")
         histories = self.people.histories([pseudonym])
         if not _has_evidence(histories)[0]:
-            raise UsageError("nothing to explain: nothing is known of this person; check the id, or load events")
+            raise UnknownIdError("nothing to explain: nothing is known of this person; check the id, or load events")
         return UserHistory(histories.events, histories.basics[0], int(histories.rows[0]))
 
     def profile(self, user: str) -> tuple[Profile, UserTexts]:
@@ -293,7 +293,7 @@ class Recommender:
         pseudonym = self._pseudonyms([user])[0]
         histories = self.people.histories([pseudonym])
         if not histories.is_known[0]:
-            raise UsageError("nobody with this id is known here; check the id, or the consent table")
+            raise UnknownIdError("nobody with this id is known here; check the id, or the consent table")
         person = UserHistory(histories.events, histories.basics[0])
         profile = self.person_profile(person, pseudonym, self.profiles)
         return profile, user_texts(profile, self.dataset.items, self.locale)
@@ -310,6 +310,18 @@ class Recommender:
         at = self.dataset.as_of if at is None else at
         self.warm()
         return self._copy(dataset=self.dataset.with_event(user_row, item_row, at, action), people=None)
+
+    def at(self, as_of: int) -> Recommender:
+        """The same at another present, epoch seconds; what `people` read by key until then counts, the collaborative
+        statistics stay as they were."""
+        shop = replace(self.dataset, as_of=as_of)
+        return self._copy(dataset=shop, people=self.people.at(shop))
+
+    def for_nobody(self) -> Recommender:
+        """The same for somebody who is not known by an id, and of whom a request tells all: nothing is looked up, and
+        no consent is asked."""
+        nobody = DatasetPeople(Dataset.of_catalogue(self.dataset.items, self.dataset.as_of))
+        return self._copy(people=nobody, pseudonyms=None, permits=None)
 
     def permitted(self) -> NDArray[np.bool_]:
         """Who of the dataset's users may be served personally, as decided now; (n_users,)."""
@@ -588,6 +600,8 @@ def _with_basket(events: Events, item_rows: Ints, at: int) -> Events:
 def dismissed(events: Events) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Compressed rows of what each user dismissed and did not buy since: (indptr, item)."""
     n = len(events.indptr) - 1
+    if not (events.action == ACTION_CODE[Action.DISMISS]).any():
+        return np.zeros(n + 1, np.int64), events.item[:0]
     pair = pl.DataFrame({"user": events.user, "item": events.item, "at": events.at, "action": events.action})
     latest = pair.group_by("user", "item").agg(
         no=pl.col("at").filter(pl.col("action") == ACTION_CODE[Action.DISMISS]).max(),

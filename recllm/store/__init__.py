@@ -1,1 +1,1 @@
-"""The one place that keeps rows: SQLite by default, any database that SQLAlchemy speaks behind the same methods."""
+"""The one place that keeps rows: SQLite by default, or a schema of PostgreSQL, behind the same methods."""

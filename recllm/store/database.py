@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, make_url, select, update
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from recllm.errors import MissingExtraError, StoreError
+from recllm.errors import StoreError
 from recllm.schema import Table
-from recllm.store import tables
+from recllm.store import postgres, tables
 from recllm.store.readers import StoreReader
 from recllm.store.writers import Load
 
@@ -29,7 +32,9 @@ _REMEDIES: dict[str | tuple[str, ...], str] = {
     "SQLITE_NOTADB": "is not a store, or is damaged; put a backup in its place, or give another path",
     "SQLITE_CANTOPEN": "cannot be opened; check that the folder exists and may be written",
     "SQLITE_IOERR": "cannot be read or written: the disk reports an error; check the disk and its free space",
+    **postgres.REMEDIES,
 }
+"""What to do, by the beginning of SQLite's name of an error, or of a SQLSTATE; {cause} is what the database said."""
 
 
 class Store:
@@ -46,14 +51,22 @@ class Store:
         return f"Store({self._where})"
 
     @classmethod
-    def open(cls, path_or_url: str | Path, *, create: bool = False, busy_seconds: float = 5.0) -> Store:
-        """Opens a store given a file path or an SQLAlchemy URL; an older one is migrated first.
+    def open(
+        cls,
+        path_or_url: str | Path,
+        *,
+        create: bool = False,
+        busy_seconds: float = 5.0,
+        key_fingerprint: str | None = None,
+    ) -> Store:
+        """Opens a store given a file path or the URL of a PostgreSQL database; an older one is migrated first.
 
-        With `create` a missing one is made. `busy_seconds` bounds the wait for another writer. Raises `StoreError`
-        when there is no store, when it is newer than this program, locked, read-only or damaged.
+        With `create` a missing one is made. `busy_seconds` bounds the wait for another writer. `key_fingerprint` tells
+        the pseudonym key: a store made for one is refused to another. Raises `StoreError` when there is no store, when
+        it is newer than this program, locked, read-only, damaged or out of reach.
         """
         url = _url(path_or_url)
-        where = url.render_as_string(hide_password=True) if url.host else str(url.database)
+        where = without_password(path_or_url)
         if url.get_backend_name() == "sqlite" and not url.query.get("uri"):
             path = Path(url.database or "")
             if not create and not path.is_file():
@@ -62,7 +75,7 @@ class Store:
                 raise StoreError(f"the folder {path.parent} does not exist; create it first")
         engine = _open_engine(url, busy_seconds)
         try:
-            with _explained(where):
+            with _explained(engine, where):
                 with engine.connect() as connection, connection.begin():
                     version = tables.version(connection)
                 if version is None and not create:
@@ -71,7 +84,11 @@ class Store:
                     )
                 if version != tables.SCHEMA_VERSION:
                     with writing(engine) as connection:
-                        tables.migrate(connection)
+                        tables.migrate(connection, key_fingerprint)
+                with engine.connect() as connection, connection.begin():
+                    if key_fingerprint not in (None, tables.key_fingerprint(connection) or key_fingerprint):
+                        mix = f"the store {where} belongs to another workspace, with another pseudonym key; give each a"
+                        raise StoreError(f"{mix} store of its own (in PostgreSQL another schema: ?schema=NAME)")
         except BaseException:
             engine.dispose()
             raise
@@ -88,7 +105,7 @@ class Store:
         `load_id` is unique and safe in a path; `source` says where the rows come from (a file name), `sha256` is
         that of the input. Only one load runs at a time: a second one waits, then raises `StoreError`.
         """
-        with _explained(self._where), writing(self._engine, keep=not dry_run) as connection:
+        with _explained(self._engine, self._where), writing(self._engine, keep=not dry_run) as connection:
             load = Load(connection, Table(table), load_id=load_id, source=source, sha256=sha256)
             yield load
             load.close()
@@ -96,7 +113,7 @@ class Store:
     @contextmanager
     def read(self) -> Iterator[StoreReader]:
         """One read transaction: all frames of the reader show the same moment, whatever is being loaded."""
-        with _explained(self._where), self._engine.connect() as connection, connection.begin():
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
             yield StoreReader(connection)
 
     def items(self, item_ids: Iterable[str] | None = None) -> pl.DataFrame:
@@ -104,9 +121,50 @@ class Store:
         with self.read() as reader:
             return reader.items(item_ids)
 
+    def add_api_key(self, *, key_id: str, name: str, scopes: str, sha256: str, created_at: datetime) -> None:
+        """Keeps a new key of the service: all of it but its secret."""
+        row = {"key_id": key_id, "name": name, "scopes": scopes, "sha256": sha256}
+        with _explained(self._engine, self._where), writing(self._engine) as connection:
+            connection.execute(insert(tables.api_keys).values(row | {"created_at": _microseconds(created_at)}))
+
+    def api_keys(self, key_id: str | None = None) -> list[dict[str, Any]]:
+        """The columns of `tables.api_keys` of every key, the oldest first, or of one key; times as datetimes."""
+        columns = tables.api_keys.c
+        query = select(tables.api_keys).order_by(columns.created_at, columns.key_id)
+        if key_id is not None:
+            query = query.where(columns.key_id == key_id)
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            rows = [dict(row) for row in connection.execute(query).mappings()]
+        for row in rows:
+            for name in ("created_at", "revoked_at"):
+                row[name] = None if row[name] is None else datetime.fromtimestamp(row[name] // 1_000_000, UTC)
+        return rows
+
+    def revoke_api_key(self, key_id: str, at: datetime) -> bool:
+        """Revokes a key that is not revoked yet; False for an unknown one."""
+        columns = tables.api_keys.c
+        with _explained(self._engine, self._where), writing(self._engine) as connection:
+            exists = connection.scalar(select(columns.key_id).where(columns.key_id == key_id)) is not None
+            in_force = update(tables.api_keys).where(columns.key_id == key_id, columns.revoked_at.is_(None))
+            connection.execute(in_force.values(revoked_at=_microseconds(at)))
+        return exists
+
     def close(self) -> None:
         """Closes every connection. The store may be used again afterwards."""
         self._engine.dispose()
+
+
+def _microseconds(at: datetime) -> int:
+    return int(at.timestamp()) * 1_000_000
+
+
+def without_password(path_or_url: str | Path) -> str:
+    """The path or URL without a password. Raises `StoreError` when it is neither."""
+    url = _url(path_or_url)
+    if url.get_backend_name() == "sqlite":
+        return str(url.database)
+    query = {name: value for name, value in url.query.items() if name not in ("password", "sslpassword")}
+    return URL.create(url.drivername, url.username, None, url.host, url.port, url.database, query).render_as_string()
 
 
 def _url(path_or_url: str | Path) -> URL:
@@ -118,19 +176,19 @@ def _url(path_or_url: str | Path) -> URL:
     except (ArgumentError, ValueError):
         url = None
     if url is None or url.get_backend_name() not in ("sqlite", "postgresql"):
-        raise StoreError(f"{text!r} is not a file path nor a URL of sqlite or postgresql; e.g. shop/store.sqlite")
+        scheme = text.partition("://")[0]  # the rest may hold a password
+        raise StoreError(
+            f"'{scheme}://...' is not a file path nor a URL of sqlite or postgresql; e.g. shop/store.sqlite"
+        )
     return url
 
 
 def _open_engine(url: URL, busy_seconds: float) -> Engine:
     """An engine whose every connection is durable: on SQLite WAL, synchronous=FULL, a bounded wait and cache."""
-    if url.get_backend_name() != "sqlite":
-        try:
-            return create_engine(url)
-        except ModuleNotFoundError as error:
-            raise MissingExtraError(error.name or url.drivername, "postgres") from error
-    engine = create_engine(url, connect_args={"timeout": busy_seconds})
-    event.listen(engine, "connect", _prepare)
+    if url.get_backend_name() == "postgresql":
+        return postgres.open_engine(url, busy_seconds)
+    engine = create_engine(url, connect_args={"timeout": busy_seconds}, hide_parameters=True)
+    event.listen(engine, "connect", partial(_prepare, busy_seconds))
     event.listen(engine, "begin", _begin)
     return engine
 
@@ -148,23 +206,31 @@ def writing(engine: Engine, *, keep: bool = True) -> Iterator[Connection]:
 
 
 @contextmanager
-def _explained(where: str) -> Iterator[None]:
+def _explained(engine: Engine, where: str) -> Iterator[None]:
     """Turns a database error into a `StoreError` of one line: what, where, what to do."""
     try:
         yield
-    except (SQLAlchemyError, sqlite3.Error) as error:
+    except (SQLAlchemyError, engine.dialect.loaded_dbapi.Error) as error:
         cause = getattr(error, "orig", None) or error
-        name = getattr(cause, "sqlite_errorname", None) or ""
+        name = getattr(cause, "sqlite_errorname", None) or postgres.state_of(error)
         first_line = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
         remedies = (remedy for prefix, remedy in _REMEDIES.items() if name.startswith(prefix))
-        remedy = next(remedies, f"refused the request: {first_line}")
+        remedy = next(remedies, "refused the request: {cause}").replace("{cause}", first_line)
         raise StoreError(f"the store {where} {remedy}") from error
 
 
-def _prepare(connection: Any, _record: object) -> None:
+def _prepare(busy_seconds: float, connection: Any, _record: object) -> None:
     connection.isolation_level = None  # we send BEGIN ourselves: Python's driver would send it too late for DDL
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
+    end = time.monotonic() + busy_seconds
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            break
+        except sqlite3.OperationalError as error:  # SQLite does not wait here: others who begin at once do the same
+            if error.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute(f"PRAGMA cache_size=-{CACHE_MIB * 1024}")
     cursor.execute(f"PRAGMA journal_size_limit={CACHE_MIB * 1024 * 1024}")

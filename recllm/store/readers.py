@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -152,13 +153,21 @@ class StoreReader:
         types = {column.name: _TYPES[type(column.type)] for column in query.selected_columns}
         parts = [pl.DataFrame(schema=types)]
         for part in queries:
-            # the driver's own tuples: handling each row by itself would take longer than the database does
-            cursor = self._connection.execute(part).cursor
-            while cursor is not None and (rows := cursor.fetchmany(_FETCH_ROWS)):
-                # column by column: a third of the time of taking the rows one by one
-                columns = zip(types.items(), zip(*rows, strict=True), strict=True)
-                parts.append(pl.DataFrame([_series(name, dtype, values) for (name, dtype), values in columns]))
+            with closing(self._cursor(part, by_key=keys is not None)) as cursor:
+                while rows := cursor.fetchmany(_FETCH_ROWS):
+                    # column by column: a third of the time of taking the rows one by one
+                    columns = zip(types.items(), zip(*rows, strict=True), strict=True)
+                    parts.append(pl.DataFrame([_series(name, dtype, values) for (name, dtype), values in columns]))
         return pl.concat(parts, rechunk=True)
+
+    def _cursor(self, query: sa.Select[*tuple[Any, ...]], *, by_key: bool) -> Any:
+        """The driver's own cursor and tuples: handling each row by itself would take longer than the database does."""
+        dialect = self._connection.dialect
+        if by_key or dialect.name != "postgresql":
+            return self._connection.execute(query).cursor
+        # a cursor with a name stays on the server: any other brings all rows into memory before the first one is read
+        compiled = query.compile(dialect=dialect)
+        return self._connection.connection.cursor("rows").execute(str(compiled), compiled.params)
 
 
 def _series(name: str, dtype: type[pl.DataType], values: tuple[Any, ...]) -> pl.Series:

@@ -37,8 +37,9 @@ from sqlalchemy import (
 )
 
 from recllm.errors import StoreError
+from recllm.store import postgres
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 IN_KEYS = 1_000
 """Keys of one IN list: a statement has a limited number of parameters."""
 
@@ -47,13 +48,16 @@ metadata = MetaData()
 # SQLite numbers rows by itself only for a column of exactly the type INTEGER
 _Key = BigInteger().with_variant(Integer(), "sqlite")
 
-meta = Table("meta", metadata, Column("name", String, primary_key=True), Column("value", String, nullable=False))
+# ids are bytes, not words: on PostgreSQL, too, they are ordered as on SQLite, whatever the language of the server
+_Id = String().with_variant(String(collation="C"), "postgresql")
+
+meta = Table("meta", metadata, Column("name", _Id, primary_key=True), Column("value", String, nullable=False))
 
 loads = Table(
     "loads",
     metadata,
     Column("load_no", _Key, primary_key=True),
-    Column("load_id", String, nullable=False, unique=True),
+    Column("load_id", _Id, nullable=False, unique=True),
     Column("table_name", String, nullable=False),
     Column("source", String, nullable=False),
     Column("sha256", String),
@@ -63,11 +67,15 @@ loads = Table(
     Column("last_at", BigInteger),
 )
 
+loads_by_table = Index("loads_by_table", loads.c.table_name, loads.c.load_no)
+loads_by_last_at = Index("loads_by_last_at", loads.c.last_at)
+"""A service asks for the newest loads and the end of the log at each answer, and each batch of events is a load."""
+
 users = Table(
     "users",
     metadata,
     Column("user_key", _Key, primary_key=True),
-    Column("user_id", String, nullable=False, unique=True),
+    Column("user_id", _Id, nullable=False, unique=True),
     Column("basics", Text, nullable=False),
 )
 
@@ -75,7 +83,7 @@ items = Table(
     "items",
     metadata,
     Column("item_key", _Key, primary_key=True),
-    Column("item_id", String, nullable=False, unique=True),
+    Column("item_id", _Id, nullable=False, unique=True),
     Column("title", Text),
     Column("category", Text),
     Column("brand", Text),
@@ -115,11 +123,22 @@ consent = Table(
     "consent",
     metadata,
     Column("user_key", BigInteger, nullable=False),
-    Column("purpose", String, nullable=False),
+    Column("purpose", _Id, nullable=False),
     Column("at", BigInteger, nullable=False),
     Column("granted", Boolean, nullable=False),
     # `granted` is part of the key: a yes and a no of the same instant are both kept, and the no wins when read
     PrimaryKeyConstraint("user_key", "purpose", "at", "granted"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("key_id", String, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("scopes", String, nullable=False),  # separated by blanks
+    Column("sha256", String, nullable=False),  # of the secret
+    Column("created_at", BigInteger, nullable=False),  # epoch microseconds, as is the next
+    Column("revoked_at", BigInteger),
 )
 
 
@@ -132,7 +151,14 @@ def _read_people_by_key(connection: Connection) -> None:
     events_by_user.create(connection)
 
 
-STEPS: Mapping[int, Callable[[Connection], None]] = {1: _read_people_by_key}
+def _serve(connection: Connection) -> None:
+    """Version 3: API keys, and indexes of what a service asks for at each answer."""
+    api_keys.create(connection)
+    loads_by_table.create(connection)
+    loads_by_last_at.create(connection)
+
+
+STEPS: Mapping[int, Callable[[Connection], None]] = {1: _read_people_by_key, 2: _serve}
 
 
 def version(connection: Connection) -> int | None:
@@ -149,15 +175,23 @@ def version(connection: Connection) -> int | None:
     return int(number)
 
 
-def migrate(connection: Connection) -> None:
-    """Brings the store to `SCHEMA_VERSION`, and makes all tables where there are none.
+def key_fingerprint(connection: Connection) -> str | None:
+    """Of the pseudonym key that the store was made for; None for a store that was made without one."""
+    return connection.scalar(select(meta.c.value).where(meta.c.name == "key_fingerprint"))
+
+
+def migrate(connection: Connection, key_fingerprint: str | None = None) -> None:
+    """Brings the store to `SCHEMA_VERSION`. Where there are no tables they are made, for the key of `key_fingerprint`.
 
     Raises `StoreError`, changing nothing, for a newer store or a missing step.
     """
     start = version(connection)
     if start is None:
+        if connection.dialect.name == "postgresql":
+            postgres.make_schema(connection)
         metadata.create_all(connection)
-        connection.execute(insert(meta).values(name="schema_version", value=str(SCHEMA_VERSION)))
+        rows = {"schema_version": str(SCHEMA_VERSION), "key_fingerprint": key_fingerprint}
+        connection.execute(insert(meta), [{"name": n, "value": v} for n, v in rows.items() if v is not None])
         return
     store = f"the store {connection.engine.url.database}"
     if start > SCHEMA_VERSION:

@@ -4,8 +4,8 @@ The columns listed here are the contract. A column marked "?" may be missing or 
 pseudonyms: nothing below knows another kind.
 
 A statement is built and compiled by SQLAlchemy for the database at hand, and then the driver takes and gives plain
-tuples: handling each row and each parameter by itself would take longer than the database does. All SQL that differs
-between databases is here.
+tuples: handling each row and each parameter by itself would take longer than the database does. Many rows go to
+PostgreSQL through `postgres.stage`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from recllm.errors import DataError, StoreError
 from recllm.files import safe_id
 from recllm.schema import ACTION_CODE, Table
-from recllm.store import tables
+from recllm.store import postgres, tables
 
 Columns = Mapping[str, pl.DataType | type[pl.DataType]]
 
@@ -93,8 +93,10 @@ class Load:
         new = sa.insert(record).values(named | {"counts": "{}", "committed_at": _now()})
         self._load_no = int(connection.execute(new.returning(record.c.load_no)).scalar_one())
         self._last_event_no = self._newest_event_no()
-        self._builds_index = table is Table.EVENTS and not self._last_event_no
-        if self._builds_index:  # for a first load, one sort at its end is faster than an insertion for each event
+        # for a first load, one sort at its end is faster than an insertion for each event; a server would let nobody
+        # read the events until then
+        self._builds_index = table is Table.EVENTS and not self._last_event_no and connection.dialect.name == "sqlite"
+        if self._builds_index:
             tables.events_by_user.drop(connection)
 
     def write(self, frame: pl.DataFrame) -> WriteResult:
@@ -245,49 +247,66 @@ def _insert_new(connection: sa.Connection, table: sa.Table, frame: pl.DataFrame,
     Columns that are null in every row are left out of the statement, which makes a purchase log a third faster.
     """
     frame = frame.select(c for c in frame.columns if frame[c].null_count() < frame.height)
-    return _execute_many(connection, _insert(connection, table).on_conflict_do_nothing(index_elements=key), frame)
+    statement = _insert(connection, table, frame).on_conflict_do_nothing(index_elements=key)
+    return _execute_many(connection, statement, frame)
 
 
 def _upsert(connection: sa.Connection, table: sa.Table, frame: pl.DataFrame, *, key: str) -> int:
     """Inserts or replaces rows by `key`. Returns how many rows were new or said something new, in the order given."""
-    statement = _insert(connection, table)
-    new = statement.excluded
     others = [c for c in frame.columns if c != key]
-    changed = sa.or_(*(table.c[c].is_distinct_from(new[c]) for c in others))
-    statement = statement.on_conflict_do_update(index_elements=[key], set_={c: new[c] for c in others}, where=changed)
-    return _execute_many(connection, statement, frame)
+    differs = pl.any_horizontal(pl.col(c).ne_missing(pl.col(c).shift().over(key)) for c in others)
+    # what a key says after another row of the same frame: each is a change, and only the last one stays
+    changes = frame.filter(pl.col(key).is_first_distinct() | differs)
+    first = changes.unique(key, keep="first", maintain_order=True)
+    last = changes.filter(~pl.col(key).is_unique()).unique(key, keep="last", maintain_order=True)
+    accepted = changes.height - first.height
+    for rows in (first, last):
+        statement = _insert(connection, table, rows)
+        new = statement.excluded
+        new_content = sa.or_(*(table.c[c].is_distinct_from(new[c]) for c in others))
+        values = {c: new[c] for c in others}
+        statement = statement.on_conflict_do_update(index_elements=[key], set_=values, where=new_content)
+        accepted += _execute_many(connection, statement, rows) * (rows is first)
+    return accepted
 
 
 def _lookup(
     connection: sa.Connection, key: sa.ColumnElement[Any], value: sa.ColumnElement[int], keys: pl.Series
 ) -> pl.DataFrame:
-    """The columns `key` and `value` (Int64) of the rows whose key is among `keys`."""
+    """The columns `key` and `value` (Int64) of the rows whose key is among `keys`, which are all different."""
+    schema: dict[str, Any] = {str(key.key): keys.dtype, str(value.key): pl.Int64}
+    if connection.dialect.name == "postgresql":
+        many = len(keys) >= postgres.MIN_COPY_ROWS
+        among = postgres.stage(connection, key.table, keys.to_frame(str(key.key))) if many else keys.to_list()
+        cursor = connection.execute(sa.select(key, value).where(key.in_(among))).cursor
+        return pl.DataFrame(cursor.fetchall() if cursor is not None else (), schema=schema, orient="row")
     width = min(len(keys), tables.IN_KEYS)
-    names = [f"k{n}" for n in range(width)]
-    query = sa.select(key, value).where(key.in_([sa.bindparam(name, type_=key.type) for name in names]))
+    query = sa.select(key, value).where(key.in_([sa.bindparam(f"k{n}", type_=key.type) for n in range(width)]))
     statement = str(query.compile(dialect=connection.dialect))
     rows: list[Any] = []
     for start in range(0, len(keys), tables.IN_KEYS):
         chunk = keys[start : start + tables.IN_KEYS].to_list()
         chunk += chunk[:1] * (width - len(chunk))  # the last list is as long as the others: one statement for all
-        parameters = tuple(chunk) if connection.dialect.positional else dict(zip(names, chunk, strict=True))
-        cursor = connection.exec_driver_sql(statement, parameters).cursor
+        cursor = connection.exec_driver_sql(statement, tuple(chunk)).cursor
         rows += cursor.fetchall() if cursor is not None else ()
-    return pl.DataFrame(rows, schema={str(key.key): keys.dtype, str(value.key): pl.Int64}, orient="row")
+    return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def _insert(connection: sa.Connection, table: sa.Table) -> Any:
-    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
+def _insert(connection: sa.Connection, table: sa.Table, frame: pl.DataFrame) -> Any:
+    """An insertion of the frame's rows for `_execute_many`, of the dialect at hand."""
+    if connection.dialect.name != "postgresql":
+        return sqlite.insert(table)
+    if frame.height < postgres.MIN_COPY_ROWS:
+        return postgresql.insert(table)
+    return postgresql.insert(table).from_select(frame.columns, postgres.stage(connection, table, frame))
 
 
 def _execute_many(connection: sa.Connection, statement: sa.Insert, frame: pl.DataFrame) -> int:
     if frame.is_empty():
         return 0
+    if statement.select is not None:
+        return connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
     compiled = statement.compile(dialect=connection.dialect, column_keys=frame.columns)
-    rows: list[Any]
-    if compiled.positional:
-        names = [str(name) for name in compiled.positiontup or ()]
-        rows = list(zip(*(frame[name].to_list() for name in names), strict=True))
-    else:
-        rows = frame.to_dicts()
+    names = compiled.positiontup
+    rows: Any = frame.to_dicts() if names is None else list(zip(*(frame[n].to_list() for n in names), strict=True))
     return connection.exec_driver_sql(str(compiled), rows).rowcount

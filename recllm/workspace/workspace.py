@@ -1,7 +1,7 @@
 """One shop's folder: settings, store, key, quarantine, models, cache.
 
 workspace.toml   settings, written last, so a folder with it is complete
-store.sqlite     the store
+store.sqlite     the store, unless the settings name a PostgreSQL database
 key              the pseudonym key, readable by the owner only; absent when the key comes from the environment
 quarantine/      refused rows of each load
 models/          published model versions
@@ -23,13 +23,15 @@ from typing import Any
 import tomli_w
 
 from recllm.data.dataset import utc
-from recllm.errors import StoreError, UsageError
+from recllm.errors import RecllmError, StoreError, UsageError
 from recllm.files import lock_file, write_whole
 from recllm.settings import Settings, merged
-from recllm.store.database import Store
+from recllm.store.database import Store, without_password
 from recllm.workspace.privacy import KEY_FILE_VARIABLE, KEY_VARIABLE, PolicyGate, Pseudonymiser, find_key, make_key_file
 
 SETTINGS_FILE = "workspace.toml"
+STORE_FILE = "store.sqlite"
+STORE_VARIABLE = "RECLLM_STORE_URL"
 REPLAY_DAYS = 14
 
 _OVERRIDES: ContextVar[Mapping[str, Any]] = ContextVar("settings of this call", default={})  # noqa: B039 - never changed
@@ -54,6 +56,20 @@ def call_settings() -> Settings:
     return Settings(**_OVERRIDES.get())
 
 
+def environment_settings() -> dict[str, Any]:
+    """The setting that the environment makes: `store` from RECLLM_STORE_URL, without its password.
+
+    Raises `UsageError` when the variable is no URL of a PostgreSQL database.
+    """
+    url = os.environ.get(STORE_VARIABLE)
+    if not url:
+        return {}
+    try:
+        return {"store": Settings(store=without_password(url)).store}
+    except RecllmError as error:
+        raise UsageError(f"the variable {STORE_VARIABLE} cannot be used: {error}") from None
+
+
 class Workspace:
     """An open workspace. Make one with `Workspace.create`, open it with `Workspace.open`; close it after use."""
 
@@ -61,7 +77,6 @@ class Workspace:
         self.root = root
         self.settings = settings
         self.policy = settings.policy
-        self.store_path = root / "store.sqlite"
         self.key_path = root / "key"
         self.quarantine_dir = root / "quarantine"
         self.models_dir = root / "models"
@@ -80,7 +95,8 @@ class Workspace:
 
     @classmethod
     def create(cls, root: str | Path, *, exist_ok: bool = False, **settings: Any) -> Workspace:
-        """Makes a workspace in `root`; `settings` are the fields of `Settings`.
+        """Makes a workspace in `root`; `settings` are the fields of `Settings`: store="postgresql://..." keeps the rows
+        in PostgreSQL, where the schema is made if need be.
 
         An existing one raises `StoreError`, or with `exist_ok` is opened with its own settings. A creation that was
         interrupted can be repeated. Raises `UsageError` for a wrong setting, before anything is made.
@@ -88,7 +104,7 @@ class Workspace:
         root = Path(root)
         if exist_ok and (root / SETTINGS_FILE).exists():
             return cls.open(root)
-        checked = Settings(**merged(settings, _OVERRIDES.get()))
+        checked = Settings(**merged(environment_settings(), merged(settings, _OVERRIDES.get())))
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             with lock_file(root / ".lock"):  # of two creators the second finds the workspace of the first
@@ -98,7 +114,8 @@ class Workspace:
                     if not (os.environ.get(KEY_VARIABLE) or os.environ.get(KEY_FILE_VARIABLE)):
                         make_key_file(root / "key")
                     key_fingerprint = _fingerprint(find_key(root / "key"), checked.tenant)
-                    Store.open(root / "store.sqlite", create=True).close()
+                    location = _store_location(root, checked)
+                    Store.open(location, create=True, key_fingerprint=key_fingerprint).close()
                     table = checked.table() | {"key_fingerprint": key_fingerprint}
                     write_whole(root / SETTINGS_FILE, tomli_w.dumps(table))
                     return cls(root, checked, key_fingerprint)
@@ -112,17 +129,19 @@ class Workspace:
 
     @classmethod
     def open(cls, root: str | Path) -> Workspace:
-        """Opens the workspace in `root`, with the settings of `overridden` on top of its own.
+        """Opens the workspace in `root`, with the settings of `overridden` and of the environment on top of its own.
 
         Raises `StoreError` when there is none, or its settings cannot be read.
         """
+        environment = environment_settings()
         path = Path(root) / SETTINGS_FILE
         if not path.is_file():
             raise StoreError(f"there is no workspace in {root}; make one with: recllm init -w {root}")
         try:
             table = tomllib.loads(path.read_text("utf-8"))
             key_fingerprint = str(table.pop("key_fingerprint"))
-            return cls(Path(root), Settings(**merged(table, _OVERRIDES.get())), key_fingerprint)
+            settings = Settings(**merged(merged(table, _OVERRIDES.get()), environment))
+            return cls(Path(root), settings, key_fingerprint)
         except KeyError:
             raise StoreError(f"{path} has no key_fingerprint; put back the file that recllm init made") from None
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, UsageError) as error:
@@ -131,7 +150,8 @@ class Workspace:
     def store(self) -> Store:
         """The store, opened at the first call and shared by the later ones."""
         if self._store is None:
-            self._store = Store.open(self.store_path)
+            location = _store_location(self.root, self.settings)
+            self._store = Store.open(location, key_fingerprint=self._key_fingerprint)
         return self._store
 
     def gate(self) -> PolicyGate:
@@ -157,6 +177,11 @@ class Workspace:
         if self._store is not None:
             self._store.close()
             self._store = None
+
+
+def _store_location(root: Path, settings: Settings) -> str | Path:
+    """Path or URL, which may hold a password: it goes to `Store.open` and nowhere else."""
+    return os.environ.get(STORE_VARIABLE) or settings.store or root / STORE_FILE
 
 
 def _fingerprint(key: bytes, tenant: str) -> str:

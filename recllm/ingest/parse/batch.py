@@ -29,14 +29,14 @@ _CACHED_PEOPLE = 300_000
 _MAX_IDS = 4_000_000
 
 _SCIENTIFIC_ID = r"^[+-]?(\d+(\.\d+)?[eE]\+\d+|\d\.\d+[eE]\d+)$"
-_NO_PERSON = frozenset(
+NOBODY = frozenset(
     {"nan", "null", "none", "nil", "n/a", "na", "#n/a", "-", "--", "undefined", "unknown", "(null)", "\\n", "<na>"}
 )
 """Words that stand for "nobody" in a user column; joined, they would become one monstrous customer."""
 
 _NOT_PLAIN = r"[^!-~]"
 _UNSEEN_IN_ID = r"[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]"
-_UNSEEN_IN_TEXT = r"[[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]--[\n\t\u{200c}\u{200d}]]"
+UNSEEN_IN_TEXT = r"[[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]--[\n\t\u{200c}\u{200d}]]"
 """Controls, zero-width, bidi and tag characters; joiners stay, emoji and several scripts need them."""
 _HTML = r"(?i)<\s*/?\s*[a-z!][^>]{0,500}>|&(#\d{1,7}|#x[0-9a-f]{1,6}|[a-z]{2,10});"
 _INSTRUCTION = (
@@ -309,7 +309,7 @@ class FieldBatch:
 
 
 def is_nobody(ids: pl.Series) -> pl.Series:
-    return ids.is_null() | ids.str.to_lowercase().is_in(list(_NO_PERSON)).fill_null(False)
+    return ids.is_null() | ids.str.to_lowercase().is_in(list(NOBODY)).fill_null(False)
 
 
 def clean_texts(column: pl.Series, notes: Counter[str]) -> pl.Series:
@@ -317,7 +317,7 @@ def clean_texts(column: pl.Series, notes: Counter[str]) -> pl.Series:
     notes["W_FORMULA"] += int(column.str.contains(_FORMULA).sum())
     clean = column
     if column.str.contains(_ODD).any():
-        clean = column.str.replace_all(_UNSEEN_IN_TEXT, "")
+        clean = column.str.replace_all(UNSEEN_IN_TEXT, "")
         notes["W_CTRL"] += int((clean != column).sum())
         notes["W_HTML"] += int(clean.str.contains(_HTML).sum())
     notes["W_INSTRUCTION_LIKE"] += int(clean.str.contains(_INSTRUCTION).sum())

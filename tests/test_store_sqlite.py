@@ -1,0 +1,110 @@
+"""What only a store in SQLite can have wrong: its file, its folder, its disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event as sa_event
+from store_view import dump, events, put, view
+
+from recllm.errors import StoreError
+from recllm.store.database import Store, writing
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store.open(tmp_path / "store.sqlite", create=True)
+    yield opened
+    opened.close()
+
+
+def path_of(store: Store) -> Path:
+    return Path(str(store._engine.url.database))
+
+
+def test_every_connection_is_durable(store: Store) -> None:
+    """kill -9 cannot tell FULL from NORMAL; a power cut can."""
+
+    def pragmas(connection) -> tuple[object, ...]:
+        ask = connection.exec_driver_sql
+        return tuple(ask(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous", "cache_size"))
+
+    expected = ("wal", 2, -64 * 1024)
+    with store._engine.connect() as one, store._engine.connect() as two, writing(store._engine) as three:
+        assert pragmas(one) == pragmas(two) == pragmas(three) == expected
+    store.close()
+    with store._engine.connect() as after:
+        assert pragmas(after) == expected
+
+
+def test_a_missing_store_names_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"no store at .*recllm init"):
+        Store.open(tmp_path / "none.sqlite")
+    assert not (tmp_path / "none.sqlite").exists()
+    with pytest.raises(StoreError, match="does not exist"):
+        Store.open(tmp_path / "no" / "store.sqlite", create=True)
+    for bad in ("what://is:this:thing", "nosuch://host/db", "://"):
+        with pytest.raises(StoreError, match="is not a file path nor a URL"):
+            Store.open(bad)
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    path.write_bytes(b"user_id,item_id\n" * 100)
+    with pytest.raises(StoreError, match="is not a store, or is damaged"):
+        Store.open(path)
+
+
+def test_a_damaged_file_says_so(store: Store) -> None:
+    put(store, "events", events(list(range(3_000))))
+    store.close()
+    path = path_of(store)
+    raw = bytearray(path.read_bytes())
+    raw[8192:-4096] = b"\xff" * (len(raw) - 8192 - 4096)
+    path.write_bytes(raw)
+    with pytest.raises(StoreError, match="damaged"):
+        view(Store.open(path)).events()
+
+
+def test_a_read_only_store_reads_and_refuses_to_write(store: Store) -> None:
+    put(store, "events", events([1]), "a")
+    readonly = Store.open(f"sqlite:///file:{path_of(store)}?mode=ro&uri=true")
+    before = dump(store)
+    assert view(readonly).events().height == 1
+    with pytest.raises(StoreError, match="read-only; make the file"):
+        put(readonly, "events", events([2]), "b")
+    assert dump(store) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everything")
+def test_a_file_without_write_permission(store: Store) -> None:
+    store.close()
+    path_of(store).chmod(0o444)
+    with pytest.raises(StoreError, match="read-only"):
+        put(Store.open(path_of(store)), "events", events([2]), "b")
+
+
+def test_a_full_disk_in_the_middle_of_a_load(store: Store) -> None:
+    put(store, "events", events(list(range(100))), "a")
+    before = dump(store)
+    store.close()
+
+    def limit(connection, _record) -> None:
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count={pages + 40}")
+
+    sa_event.listen(store._engine, "connect", limit)
+    written = 0
+    full = pytest.raises(StoreError, match="disk is full; nothing of this change was kept")
+    with full, store.load("events", load_id="b", source="test") as load:
+        for start in range(1_000, 50_000, 500):
+            written += load.write(events(list(range(start, start + 500)))).accepted
+    assert written > 0, "the disk has to fill in the middle, not at once"
+    assert dump(store) == before
+    assert [r.load_id for r in view(store).loads()] == ["a"]
+    sa_event.remove(store._engine, "connect", limit)
+    store.close()
+    assert put(store, "events", events(list(range(1_000, 3_000))), "b").accepted == 2_000
