@@ -103,17 +103,17 @@ class LiveShop:
                 version = current(self.workspace.models_dir)
                 if version is None and old is not None and old[0].version is not None:
                     raise ModelError("no model is the current one any more; run: recllm models promote VERSION")
-                opened = self._open(version, load_no)
+                new = self._open(version, load_no)
             except ModelError as error:
                 if old is None:
                     raise
                 problem = str(error)
-                opened = self._open(old[0].version, load_no)
+                new = self._open(old[0].version, load_no)
             self.problem = problem
-            if opened is None:
+            if new is None:
                 return False
             self.n_swaps += old is not None
-            self._opened = opened
+            self._opened = new
             return True
 
     def _open(self, version: str | None, load_no: Mapping[Table, int]) -> tuple[ShopMarks, Recommender] | None:
