@@ -56,7 +56,8 @@ def main() -> None:
         with server([sys.executable, str(HERE / "serve_peer.py")], "/readyz") as (client, _, peer_start_s):
             figures["peer"] = asyncio.run(measure_peer(client, people, args)) | {"start_s": peer_start_s}
     record = {"protocol": "serve", "seed": args.seed, "seconds": round(time.perf_counter() - began, 1)}
-    finish(record | {"load_average": load, "start_s": start_s} | figures, args.output)
+    lengths = {"seconds_of_a_load": args.seconds, "soak_minutes": args.soak_minutes}
+    finish(record | lengths | {"load_average": load, "start_s": start_s} | figures, args.output)
 
 
 @contextmanager
