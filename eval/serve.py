@@ -47,14 +47,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "shop"
         shutil.copytree(args.workspace, folder)
-        with server([sys.executable, "-m", "recllm", "serve", "-w", str(folder)], "/readyz") as (
-            client,
-            process,
-            start_s,
-        ):
-            figures = asyncio.run(measure(client, process, folder, people, rng, args))
-        with server([sys.executable, str(HERE / "serve_peer.py")], "/readyz") as (client, _, peer_start_s):
-            figures["peer"] = asyncio.run(measure_peer(client, people, args)) | {"start_s": peer_start_s}
+        with server([sys.executable, "-m", "recllm", "serve", "-w", str(folder)]) as (address, process, start_s):
+            figures = asyncio.run(measure(address, process, folder, people, rng, args))
+        with server([sys.executable, str(HERE / "serve_peer.py")]) as (address, _, peer_start_s):
+            figures["peer"] = asyncio.run(measure_peer(address, people, args)) | {"start_s": peer_start_s}
     record = {"protocol": "serve", "seed": args.seed, "seconds": round(time.perf_counter() - began, 1)}
     lengths = {"seconds_of_a_load": args.seconds, "soak_minutes": args.soak_minutes}
     finish(record | lengths | {"load_average": load, "start_s": start_s} | figures, args.output)
