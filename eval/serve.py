@@ -95,7 +95,8 @@ async def measure(
 
         async def recommend(**body: Any) -> Any:
             user = people[int(rng.integers(len(people)))]
-            return (await client.post("/v1/recommend", json={"user_id": user, "k": 10, **body})).raise_for_status()
+            answer = await client.post("/v1/recommend", json={"user_id": user, "k": 10, **body})
+            return answer if answer.status_code == 429 else answer.raise_for_status()
 
         async def explain() -> Any:
             return await recommend(explain=True)
@@ -118,15 +119,18 @@ async def measure(
 
 async def open_loop(ask: Callable[[], Awaitable[Any]], rate: float, seconds: float) -> dict[str, float]:
     """Requests at fixed times; the time of each counts from when it was due."""
-    began, milliseconds = time.perf_counter(), []
+    began, milliseconds, refused = time.perf_counter(), [], 0
 
     async def one(due: float) -> None:
+        nonlocal refused
         await asyncio.sleep(max(0.0, began + due - time.perf_counter()))
-        await ask()
-        milliseconds.append((time.perf_counter() - began - due) * 1000)
+        if (await ask()).status_code == 429:
+            refused += 1
+        else:
+            milliseconds.append((time.perf_counter() - began - due) * 1000)
 
     await asyncio.gather(*(one(n / rate) for n in range(int(rate * seconds))))
-    return percentiles(milliseconds) | {"rate": rate}
+    return percentiles(milliseconds) | {"rate": rate, "refused": refused}
 
 
 async def closed_loop(ask: Callable[[], Awaitable[Any]], seconds: float) -> dict[str, float]:

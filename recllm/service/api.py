@@ -92,7 +92,7 @@ STATUS: Sequence[tuple[type[RecllmError], HTTPStatus]] = (
 """What a kind of error answers with, the first that fits: the store, the model and what is being opened may be back."""
 
 
-class Figures:
+class ShopMetrics:
     """What Prometheus reads of one shop. No label holds an id of anybody."""
 
     def __init__(self) -> None:
@@ -122,7 +122,7 @@ class Service:
     settings: ServiceSettings
     capacity: Capacity
     rate: RateLimit
-    figures: dict[str, Figures]
+    metrics: dict[str, ShopMetrics]
     """By the name of the shop; "" for requests that belong to none."""
     is_private: bool
     """Whether only this machine asks, which may know the shops by name without a key."""
@@ -171,7 +171,7 @@ def _identify(service: Service, key_text: str | None, shop_name: str | None) -> 
 
 
 class Allowed:
-    """A dependency: the caller, whom `Envelope` identified, and who may do what the scope says."""
+    """A dependency: the caller, whom `RequestMiddleware` identified, and who may do what the scope says."""
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
@@ -249,7 +249,7 @@ async def recommend(body: SlateRequest, caller: MayAsk, service: TheService) -> 
         return answer
 
     answer = await service.capacity.run(slate)
-    service.figures[shop.name].slates.labels(answer.status.value).inc()
+    service.metrics[shop.name].slates.labels(answer.status.value).inc()
     return _answer(answer)
 
 
@@ -298,11 +298,9 @@ async def events(body: EventsRequest, caller: MaySend, service: TheService) -> R
         raise UsageError(f"{len(body.events)} events; service.max_events allows {settings.max_events} in one request")
 
     def write() -> dict[str, Any]:
-        earliest = datetime(shop.workspace.policy.earliest_year, 1, 2, tzinfo=UTC)  # also where its zone is ahead
-        latest = _latest(settings)
-        times = [event.timestamp for event in body.events]
-        fit = [n for n, at in enumerate(times) if at is None or (at.year > 1 and earliest <= at <= latest)]
-        rejected = sorted(set(range(len(times))) - set(fit))
+        fits = _plausible(shop, settings, [event.timestamp for event in body.events])
+        fit = [position for position, is_plausible in enumerate(fits) if is_plausible]
+        rejected = [position for position, is_plausible in enumerate(fits) if not is_plausible]
         account: dict[str, Any] = {"accepted": 0, "duplicates": 0, "conflicts": [], "rejected": rejected}
         if fit:
             now = utc(present(shop.workspace))
@@ -313,15 +311,18 @@ async def events(body: EventsRequest, caller: MaySend, service: TheService) -> R
 
     account = await service.capacity.run(write)
     for outcome in ("accepted", "duplicates"):
-        service.figures[shop.name].events.labels(outcome).inc(account[outcome])
+        service.metrics[shop.name].events.labels(outcome).inc(account[outcome])
     for outcome in ("conflicts", "rejected"):
-        service.figures[shop.name].events.labels(outcome).inc(len(account[outcome]))
+        service.metrics[shop.name].events.labels(outcome).inc(len(account[outcome]))
     return _answer(account)
 
 
-def _latest(settings: ServiceSettings) -> datetime:
-    """Nothing that is sent may lie ahead of this: a decision of tomorrow would hold against one of today."""
-    return datetime.now(UTC) + timedelta(seconds=settings.clock_skew_seconds)
+def _plausible(shop: LiveShop, settings: ServiceSettings, times: Sequence[datetime | None]) -> list[bool]:
+    """Which times may be taken: none ahead of the clock, where a decision of tomorrow would hold against one of today,
+    and none before the policy's `earliest_year`. A time that is left out may."""
+    earliest = datetime(shop.workspace.policy.earliest_year, 1, 2, tzinfo=UTC)  # also where the zone is ahead
+    latest = datetime.now(UTC) + timedelta(seconds=settings.clock_skew_seconds)
+    return [at is None or (at.year > 1 and earliest <= at <= latest) for at in times]
 
 
 @router.post("/v1/items", response_model=LoadAnswer, tags=["events"])
@@ -350,10 +351,12 @@ async def users(body: UsersRequest, caller: MaySend, service: TheService) -> Res
 @router.post("/v1/consent", response_model=LoadAnswer, tags=["events"])
 async def consent(body: ConsentRequest, caller: MaySend, service: TheService) -> Response:
     """What people agreed to or withdrew; it counts in the next answer, for whatever is asked."""
-    now, latest = datetime.now(UTC), _latest(service.settings)
-    for position, decision in enumerate(body.consent):
-        if decision.timestamp is not None and not datetime(1990, 1, 2, tzinfo=UTC) <= decision.timestamp <= latest:
-            raise UsageError(f"consent.{position}.timestamp: no decision of the future, and none before 1990, is taken")
+    now, times = datetime.now(UTC), [decision.timestamp for decision in body.consent]
+    for position, is_plausible in enumerate(_plausible(caller.shop, service.settings, times)):
+        if not is_plausible:
+            raise UsageError(
+                f"consent.{position}.timestamp lies ahead of the clock, or before the policy's earliest_year"
+            )
 
     def write() -> Any:
         decisions = [(row.user_id, row.purpose, row.granted, row.timestamp or now) for row in body.consent]
@@ -436,15 +439,15 @@ async def readyz(service: TheService) -> Response:
 
 @router.get("/metrics", tags=["service"], response_class=PlainTextResponse)
 def metrics(caller: MayMeasure, service: TheService) -> Response:
-    """Figures of the caller's shop for Prometheus."""
-    figures = service.figures[caller.shop.name]
+    """ShopMetrics of the caller's shop for Prometheus."""
+    figures = service.metrics[caller.shop.name]
     figures.waiting.set(service.capacity.n_waiting)
     figures.ready.set(caller.shop.ready)
     figures.swaps.set(caller.shop.n_swaps)
     return Response(generate_latest(figures.registry), media_type="text/plain")
 
 
-class Envelope:
+class RequestMiddleware:
     """Around every request: who asks is known before a byte of the body is read; size and time are measured."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
@@ -487,7 +490,7 @@ class Envelope:
             await self._app(scope, bounded_receive, counted_send)
         finally:
             operation = getattr(scope.get("route"), "name", "unknown")
-            figures = self._service.figures[shop_name]
+            figures = self._service.metrics[shop_name]
             figures.requests.labels(operation, status).inc()
             figures.seconds.labels(operation).observe(time.perf_counter() - began)
 
@@ -502,7 +505,7 @@ def create_app(shops: Sequence[LiveShop], settings: ServiceSettings, *, loopback
         settings,
         Capacity(settings),
         RateLimit(settings.requests_per_minute),
-        {name: Figures() for name in ("", *(shop.name for shop in shops))},
+        {name: ShopMetrics() for name in ("", *(shop.name for shop in shops))},
         is_private=loopback_only,
     )
 
@@ -524,7 +527,7 @@ def create_app(shops: Sequence[LiveShop], settings: ServiceSettings, *, loopback
     )
     app.state.service = service
     app.include_router(router)
-    app.add_middleware(Envelope, service=service)
+    app.add_middleware(RequestMiddleware, service=service)
     if loopback_only:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK_HOSTS))
     app.add_exception_handler(RecllmError, _refused)
