@@ -21,6 +21,8 @@ python eval/assignment.py -o "$results/assignment.json"
 python eval/cj_redeem.py -o "$results/cj-redeem.json"
 python eval/cj_active28.py -o "$results/cj-active28.json"
 python eval/uplift.py -o "$results/uplift.json"
+pip download -q obp==0.4.1 --no-deps -d "${wheels:=$(mktemp -d)}"
+python eval/experiments.py --open-bandit "$wheels"/obp-0.4.1-*.whl -o "$results/experiments.json"
 python eval/explanations.py -o "$results/explanations.json"
 python eval/copy_pairs.py --out "${tuned:=$(mktemp -d)}/pairs"
 for language in en zh; do

@@ -24,7 +24,7 @@ from recllm.campaigns.export import export_campaign
 from recllm.campaigns.file import CampaignFile, read_campaign
 from recllm.campaigns.folder import CampaignPlan
 from recllm.campaigns.open_campaign import open_campaign, preview_document
-from recllm.campaigns.outcome import campaign_outcome, share
+from recllm.campaigns.outcome import campaign_outcome
 from recllm.campaigns.plan import plan_campaigns
 from recllm.demo import data_folder
 from recllm.documents import plain
@@ -32,6 +32,7 @@ from recllm.files import write_whole
 from recllm.jobs.load import load_file
 from recllm.jobs.recommenders import open_recommender
 from recllm.jobs.train import train_workspace
+from recllm.metrics import share
 from recllm.recommender.registry import current
 from recllm.report.campaign import preview_page, preview_png, report_page, report_png
 from recllm.schema import Encoder

@@ -36,11 +36,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
 say = logging.getLogger("eval").info
 
 
-def script_parser(doc: str | None, *options: str) -> argparse.ArgumentParser:
-    """With these of `OPTIONS`, and -o. Progress, also that of `recllm`, goes to stderr."""
+def show_progress() -> None:
+    """Progress, also that of `recllm`, goes to stderr. A process that was spawned needs it said again."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     for name in ("eval", "recllm"):
         logging.getLogger(name).setLevel(logging.INFO)
+
+
+def script_parser(doc: str | None, *options: str) -> argparse.ArgumentParser:
+    """With these of `OPTIONS`, and -o; `show_progress` is done."""
+    show_progress()
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in options:
         parser.add_argument(f"--{name}", **OPTIONS[name])

@@ -31,8 +31,9 @@ COMMANDS = {
     "ablation-industrial-time": "eval/ablation.py industrial-time",
     "coverage-cj-next28": "eval/coverage.py",
     "item-calibration-cj-next28": "eval/item_calibration.py",
+    "experiments": "eval/experiments.py --open-bandit obp-0.4.1-py3-none-any.whl",
 } | {name: f"eval/run.py {name}" for name in COLUMNS}
-"""Of the files that are not named after their script."""
+"""Of the files that are not named after their script, or whose script takes arguments."""
 
 OLD_AND_NEW_HASHES = {
     "cj-next28": ("6c15a6f2a77de6ac", "47136734fd61f6fe"),
@@ -101,6 +102,55 @@ def coverage() -> str:
     return f"{table(('weight', *columns), rows)}\n\n{source('coverage-cj-next28')}."
 
 
+def false_alarms(figures: dict[str, Any]) -> str:
+    names = {
+        "always_valid": "always-valid interval",
+        "fixed": "fixed interval, daily",
+        "fixed_on_the_last_day": "fixed interval, on the last day alone",
+    }
+    rows = [(m, *(f"{shares[name]:.1%}" for name in names)) for m, shares in figures["false_alarms"].items()]
+    return table(("any false alarm", *names.values()), rows)
+
+
+def off_policy_coverage(figures: dict[str, Any]) -> str:
+    sizes = [size for size in figures if size.endswith(" people")]
+    rows = [
+        (
+            name,
+            *(
+                f"{figures[s][name]['coverage']:.1%} (t: {figures[s][name]['coverage_of_students_t']:.1%})"
+                for s in sizes
+            ),
+        )
+        for name in ("ips", "snips", "doubly robust")
+    ]
+    return table(("estimate, Student's t in brackets", *sizes), rows)
+
+
+def served(record: dict[str, Any]) -> str:
+    peer = record["peer"]
+    loads = {
+        "slates": record["recommend"],
+        "slates with reasons": record["explain"],
+        "slates, as many as can be": record["saturation"],
+        "peer (FastAPI around ALS)": peer["recommend"],
+        "peer, as many as can be": peer["saturation"],
+    }
+    columns = ("rate", "p50_ms", "p95_ms", "p99_ms")
+    rows = [(name, *(f"{figures[column]:g}" for column in columns)) for name, figures in loads.items()]
+    return table(("load", "a second", "p50 ms", "p95 ms", "p99 ms"), rows)
+
+
+def looped(record: dict[str, Any]) -> str:
+    rows = []
+    for run in record["runs"]:
+        gap = run["difference"]
+        promoted = sum(retrain["outcome"] == "promoted" for retrain in run["retrains"])
+        figures = (f"{gap['first_model']:.4f}", f"{gap['the_loop']:.4f}", f"{gap['value']:+.4f}")
+        rows.append((str(run["seed"]), *figures, f"{gap['low']:+.4f} to {gap['high']:+.4f}", str(promoted)))
+    return table(("seed", "first model", "the loop", "difference", "95 % interval", "models promoted"), rows)
+
+
 def comprehensiveness(record: dict[str, Any]) -> dict[str, float]:
     return {system: slices["ALL"]["comprehensiveness@1"] for system, slices in record["systems"].items()}
 
@@ -114,7 +164,11 @@ def page() -> str:
         "interval": interval,
         "ablation": ablation,
         "coverage": coverage,
+        "false_alarms": false_alarms,
+        "off_policy_coverage": off_policy_coverage,
         "comprehensiveness": comprehensiveness,
+        "served": served,
+        "looped": looped,
         "first50": lambda record, system: f"{record['systems'][system]['ALL']['precision@50']:.1%}",
         "hashes": lambda: table(("data", "old", "new"), [(name, *pair) for name, pair in OLD_AND_NEW_HASHES.items()]),
     }

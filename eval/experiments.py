@@ -1,0 +1,403 @@
+"""What the statistics of the closed loop keep of what they promise:
+
+    pip download obp==0.4.1 --no-deps -d wheels
+    python eval/experiments.py --open-bandit wheels/obp-0.4.1-py3-none-any.whl -o eval/results/experiments.json
+
+Simulated with a seed, no real people, but for the last part. All runs use the functions that a shop would.
+
+nothing differs   2,000 people are drawn into two equal variants by `variant_of` and come, see and buy for 60 days. Each
+                  day all three metrics and the sample ratio are looked at: in how many of 1,000 experiments does any of
+                  the 60 looks raise a false alarm? A fixed 95 % interval, looked at as often, stands beside.
+something differs clicks of one variant are raised; until which day does half of the experiments know? And people of one
+                  variant are lost from the log: until when does the sample ratio say so?
+off-policy        slates by `explore`, another ranking's value by IPS, SNIPS and DR: how many of 1,000 intervals at 95 %
+                  hold the true value, and how many of Student's would.
+bandit            four texts over 60 days: clicks lost against always showing the best one, beside those of an equal
+                  split; and with a fifth, which people click most and which breaks the guard: until when is it shown?
+Open Bandit       the sample of Saito et al. 2021 (CC BY 4.0) in the wheel of obp, which is read and not installed:
+                  10,000 items each that a fashion shop showed by Bernoulli Thompson sampling (bts) and at random, on
+                  three campaigns. The click rate of each is estimated from the log of the other and compared with its
+                  own. What bts would show is taken from how often it showed each item at each position.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from inputs import finish, say, script_parser
+from numpy.typing import NDArray
+from recllm.experiments.exploration import explore, stratum
+from scipy.special import stdtrit
+
+from recllm.experiments.bandit import VariantCounts, choice_probabilities
+from recllm.experiments.effect import Moments, Verdict, estimate_effect
+from recllm.experiments.off_policy import LoggedChoices, OffPolicyEstimator, estimate_value
+from recllm.experiments.sample_ratio import RatioVerdict, check_sample_ratio
+from recllm.experiments.split import Experiment, Variant, variant_of
+
+Values = NDArray[np.float64]
+Days = NDArray[np.int64]
+
+DAYS, PEOPLE = 60, 2_000
+METRICS = ("clicks per showing", "buyers per person", "revenue per person")
+CAMPAIGNS = ("all", "men", "women")
+K, POOL, SHARE = 4, 20, 0.2
+RANKS = K + POOL
+TEXTS = {"plain": (0.050, 0.005), "warm": (0.060, 0.006), "short": (0.055, 0.004), "dull": (0.035, 0.004)}
+"""True click and dismissal rates; the first is the baseline."""
+LOUD = {"loud": (0.090, 0.030)}
+GUARD_LIMIT, SHOWINGS_A_DAY = 0.012, 500
+
+
+def main() -> None:
+    parser = script_parser(__doc__, "seed")
+    parser.add_argument("--runs", type=int, default=1_000, help="experiments where nothing differs, and logs")
+    parser.add_argument("--open-bandit", type=Path, help="the wheel of obp 0.4.1; without it that part is left out")
+    args = parser.parse_args()
+    began = time.perf_counter()
+    record: dict[str, Any] = {
+        "protocol": "experiments-simulated",
+        "note": "simulated with a seed; no real people but in open_bandit",
+        "seed": args.seed,
+        "days": DAYS,
+        "people": PEOPLE,
+        "nothing_differs": nothing_differs(args.runs, args.seed),
+        "something_differs": something_differs(max(20, args.runs // 5), args.seed),
+        "off_policy": off_policy(args.runs, args.seed),
+        "bandit": bandit(max(20, args.runs // 20), args.seed),
+    }
+    if args.open_bandit:
+        record["open_bandit"] = open_bandit(args.open_bandit)
+    finish(record | {"seconds": round(time.perf_counter() - began, 1)}, args.output)
+
+
+# --- experiments ------------------------------------------------------------------------------------------------------
+
+
+def two_variants(name: str) -> Experiment:
+    return Experiment(name=name, variants=(Variant("a", 0.5), Variant("b", 0.5)), metric=METRICS[0])
+
+
+def traffic(
+    name: str, rng: np.random.Generator, lift: float = 0.0
+) -> tuple[NDArray[np.bool_], Days, dict[str, Values]]:
+    """Who is in variant b, on which day each person comes first, and sums so far, (PEOPLE, DAYS) each.
+
+    A quarter is there on the first day, the others come as the days go by. People differ in how often they come and in
+    how much they click and buy; a visit shows four items; one purchase in a hundred is twenty times as large. lift: of
+    the click rate in variant b.
+    """
+    experiment = two_variants(name)
+    in_b = np.array([variant_of(experiment, f"person-{person}") == "b" for person in range(PEOPLE)])
+    first_day = np.where(rng.random(PEOPLE) < 0.25, 0, rng.integers(0, DAYS, PEOPLE))
+    is_there = np.arange(DAYS) >= first_day[:, None]
+    visits = rng.poisson(rng.gamma(1.0, 0.2, PEOPLE)[:, None] * is_there)
+    visits[np.arange(PEOPLE), first_day] += 1
+    showings = 4 * visits
+    clicks = rng.binomial(showings, (rng.beta(2.0, 38.0, PEOPLE) * np.where(in_b, 1 + lift, 1.0))[:, None])
+    orders = rng.binomial(visits, rng.beta(1.0, 19.0, PEOPLE)[:, None])
+    amounts = rng.lognormal(3.0, 0.8, orders.shape) * np.where(rng.random(orders.shape) < 0.01, 20.0, 1.0)
+    daily = {"showings": showings, "clicks": clicks, "orders": orders, "revenue": orders * amounts}
+    return in_b, first_day, {column: np.cumsum(values, axis=1).astype(np.float64) for column, values in daily.items()}
+
+
+def moments(metric: str, sums: dict[str, Values], people: NDArray[np.bool_], day: int) -> Moments:
+    if metric == "clicks per showing":
+        return Moments.of(sums["clicks"][people, day], sums["showings"][people, day])
+    if metric == "buyers per person":
+        return Moments.of(sums["orders"][people, day] > 0)
+    return Moments.of(sums["revenue"][people, day])
+
+
+def nothing_differs(runs: int, seed: int) -> dict[str, Any]:
+    alarms = {metric: {"always_valid": 0, "fixed": 0, "fixed_on_the_last_day": 0} for metric in METRICS}
+    ratio_alarms = 0
+    for run in range(runs):
+        in_b, first_day, sums = traffic(f"nothing {seed} {run}", np.random.default_rng([seed, run, 0]))
+        ratio_alarms += first_mismatch(in_b, first_day) is not None
+        for metric in METRICS:
+            crossed = {"always_valid": False, "fixed": False, "fixed_on_the_last_day": False}
+            for day in range(DAYS):
+                came = first_day <= day
+                effect = estimate_effect(
+                    moments(metric, sums, came & ~in_b, day), moments(metric, sums, came & in_b, day)
+                )
+                fixed = not effect.interval.holds(0.0)
+                crossed["always_valid"] |= effect.verdict is not Verdict.UNDECIDED
+                crossed["fixed"] |= fixed
+                crossed["fixed_on_the_last_day"] |= fixed and day == DAYS - 1
+            for name, is_alarm in crossed.items():
+                alarms[metric][name] += is_alarm
+        if run % 100 == 99:
+            say("nothing differs: %d of %d", run + 1, runs)
+    shares = {metric: {name: count / runs for name, count in counts.items()} for metric, counts in alarms.items()}
+    return {"runs": runs, "looks": DAYS, "false_alarms": shares, "sample_ratio_false_alarms": ratio_alarms / runs}
+
+
+def first_mismatch(in_b: NDArray[np.bool_], first_day: Days) -> int | None:
+    """The first day, from 1, on which the sample ratio is a mismatch."""
+    experiment, lowest = two_variants("ratio"), 1.0
+    for day in range(DAYS):
+        came = first_day <= day
+        people = {"a": int((came & ~in_b).sum()), "b": int((came & in_b).sum())}
+        ratio = check_sample_ratio(experiment, people, lowest_p_value=lowest)
+        lowest = ratio.p_value
+        if ratio.verdict is RatioVerdict.MISMATCH:
+            return day + 1
+    return None
+
+
+def something_differs(runs: int, seed: int) -> dict[str, Any]:
+    """Days until a verdict, the median over all runs (None when fewer than half decide), and the share decided."""
+    figures: dict[str, Any] = {"runs": runs, "lifts": {}, "lost_people": {}}
+    for lift in (0.1, 0.2, 0.4):
+        days, at_the_end = [], 0
+        for run in range(runs):
+            rng = np.random.default_rng([seed, run, 1])
+            in_b, first_day, sums = traffic(f"lift {seed} {run}", rng, lift)
+            decided = None
+            for day in range(DAYS):
+                came = first_day <= day
+                effect = estimate_effect(*(moments(METRICS[0], sums, came & (in_b == b), day) for b in (False, True)))
+                if decided is None and effect.verdict is not Verdict.UNDECIDED:
+                    decided = (day + 1, effect.verdict)
+            days.append(decided)
+            at_the_end += effect.interval.low > 0
+        better = [day for day, verdict in filter(None, days) if verdict is Verdict.BETTER]
+        figures["lifts"][f"{lift:.0%}"] = {
+            "better": len(better) / runs,
+            "worse": sum(verdict is Verdict.WORSE for _, verdict in filter(None, days)) / runs,
+            "median_days": median_day(better, runs),
+            "fixed_on_the_last_day": at_the_end / runs,
+        }
+    for lost in (0.1, 0.2, 0.3):
+        mismatch = []
+        for run in range(runs):
+            rng = np.random.default_rng([seed, run, 2])
+            in_b, first_day, _ = traffic(f"lost {seed} {run}", rng)
+            is_logged = ~in_b | (rng.random(PEOPLE) >= lost)
+            mismatch.append(first_mismatch(in_b[is_logged], first_day[is_logged]))
+        days_of_mismatch = [day for day in mismatch if day is not None]
+        figures["lost_people"][f"{lost:.0%}"] = {
+            "mismatch": len(days_of_mismatch) / runs,
+            "median_days": median_day(days_of_mismatch, runs),
+        }
+    say("something differs: %s", figures)
+    return figures
+
+
+def median_day(days: list[int], runs: int) -> int | None:
+    """The day by which half of all runs had decided."""
+    half = (runs + 1) // 2
+    return sorted(days)[half - 1] if len(days) >= half else None
+
+
+# --- off-policy -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class SlateWorld:
+    """Slates of people, one to three of each, before anything is shown."""
+
+    person: NDArray[np.int64]
+    """(n,), whose slate it is."""
+    appeal: Values
+    """(n, ranks), what the log's ranking and the predictions know."""
+    click_rates: Values
+    """(n, ranks), which depend on the person too."""
+    target: NDArray[np.int64]
+    """(n, k), what another ranking shows at each position: what it prefers of the items that could be shown there."""
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, people: int) -> SlateWorld:
+        person = np.repeat(np.arange(people), rng.integers(1, 4, people))
+        taste = np.exp(rng.normal(0, 0.5, people))[person]
+        appeal = 0.06 * np.exp(rng.normal(0, 0.6, (len(person), RANKS)) - 0.03 * np.arange(RANKS))
+        liking = appeal * np.exp(rng.normal(0, 0.4, appeal.shape)) * np.where(np.arange(RANKS) < K, 2.0, 1.0)
+        supports = [np.array([position, *stratum(position, K, RANKS, POOL)]) for position in range(K)]
+        target = np.stack([support[liking[:, support].argmax(axis=1)] for support in supports], axis=1)
+        return cls(person, appeal, np.minimum(1.0, taste[:, None] * appeal), target)
+
+    def value(self) -> float:
+        """Clicks per showing of the other ranking."""
+        return float(np.take_along_axis(self.click_rates, self.target, axis=1).mean())
+
+    def log(self, rng: np.random.Generator) -> LoggedChoices:
+        """What is logged when `explore` shows the slates."""
+        n = len(self.person)
+        slates = [explore(np.arange(RANKS), K, SHARE, POOL, rng) for _ in range(n)]
+        shown = np.stack([rows for rows, _ in slates])
+        return LoggedChoices(
+            rewards=(rng.random((n, K)) < np.take_along_axis(self.click_rates, shown, axis=1)).astype(float).ravel(),
+            propensities=np.stack([propensities for _, propensities in slates]).ravel(),
+            target_probabilities=(shown == self.target).astype(float).ravel(),
+            people=np.repeat(self.person, K),
+            predicted_logged=np.take_along_axis(self.appeal, shown, axis=1).ravel(),
+            predicted_target=np.take_along_axis(self.appeal, self.target, axis=1).ravel(),
+        )
+
+
+def off_policy(runs: int, seed: int) -> dict[str, Any]:
+    """Coverage by number of people and estimator; widths and biases are shares of the true value."""
+    figures: dict[str, Any] = {"runs": runs, "level": 0.95, "k": K, "pool": POOL, "share": SHARE}
+    truth = SlateWorld.draw(np.random.default_rng([seed, 4]), 200_000).value()
+    for people in (150, 300, 1_000):
+        answers: dict[OffPolicyEstimator, list[tuple[float, ...]]] = {estimator: [] for estimator in OffPolicyEstimator}
+        for run in range(runs):
+            rng = np.random.default_rng([seed, run, people])
+            choices = SlateWorld.draw(rng, people).log(rng)
+            for estimator, rows in answers.items():
+                answer = estimate_value(choices, estimator)
+                if answer.interval is None:
+                    raise SystemExit(f"off-policy: no interval in run {run} of {people} people")
+                low, high = student_interval(choices, estimator)
+                width = (answer.interval.high - answer.interval.low) / truth
+                rows.append((answer.interval.holds(truth), low <= truth <= high, width, answer.value / truth - 1))
+            if run % 200 == 199:
+                say("off-policy, %d people: %d of %d", people, run + 1, runs)
+        last = estimate_value(choices, OffPolicyEstimator.SNIPS)
+        columns = ("coverage", "coverage_of_students_t", "mean_width", "bias")
+        figures[f"{people} people"] = {
+            "rows_of_the_last": last.rows,
+            "effective_sample_size_of_the_last": last.effective_sample_size,
+            "max_weight": last.max_weight,
+        } | {
+            estimator.value: dict(zip(columns, np.mean(rows, axis=0).tolist(), strict=True))
+            for estimator, rows in answers.items()
+        }
+    return figures
+
+
+def student_interval(choices: LoggedChoices, estimator: OffPolicyEstimator) -> tuple[float, float]:
+    """Student's interval over people of the same estimate, by the delta method."""
+    weights, person = choices.target_probabilities / choices.propensities, choices.people
+    terms, sizes = weights * choices.rewards, np.ones_like(weights)
+    if estimator is OffPolicyEstimator.SNIPS:
+        sizes = weights
+    elif estimator is OffPolicyEstimator.DOUBLY_ROBUST:
+        terms = choices.predicted_target + weights * (choices.rewards - choices.predicted_logged)
+    tops, bottoms = np.bincount(person, terms), np.bincount(person, sizes)
+    value, n = tops.sum() / bottoms.sum(), len(tops)
+    error = np.std(tops - value * bottoms, ddof=1) / np.sqrt(n) / bottoms.mean()
+    half = float(stdtrit(n - 1, 0.975)) * error
+    return value - half, value + half
+
+
+# --- bandit -----------------------------------------------------------------------------------------------------------
+
+
+def bandit(runs: int, seed: int) -> dict[str, Any]:
+    """Regret: clicks lost against always showing the best text, among texts that all keep the guard."""
+    best = max(rate for rate, _ in TEXTS.values())
+    lost = np.array([best - rate for rate, _ in TEXTS.values()])
+    regrets, best_shares, allowed_out = [], [], 0
+    loud_showings, loud_out = [], 0
+    for run in range(runs):
+        showings, shares = bandit_run(TEXTS, np.random.default_rng([seed, run, 5]))
+        regrets.append(float(showings @ lost))
+        best_shares.append(shares["warm"])
+        allowed_out += sum(share == 0 for share in shares.values())
+        showings, shares = bandit_run(TEXTS | LOUD, np.random.default_rng([seed, run, 6]))
+        loud_showings.append(int(showings[-1]))
+        loud_out += shares["loud"] == 0
+        allowed_out += sum(shares[name] == 0 for name in TEXTS)
+    texts = {
+        name: {"click_rate": click, "dismissal_rate": dismiss} for name, (click, dismiss) in (TEXTS | LOUD).items()
+    }
+    return {
+        "runs": runs,
+        "showings": DAYS * SHOWINGS_A_DAY,
+        "guard_limit": GUARD_LIMIT,
+        "texts": texts,
+        "regret": float(np.mean(regrets)),
+        "regret_of_an_equal_split": float(lost.mean() * DAYS * SHOWINGS_A_DAY),
+        "share_of_the_best_at_the_end": float(np.mean(best_shares)),
+        "loud_is_out_at_the_end": loud_out / runs,
+        "mean_showings_of_loud": float(np.mean(loud_showings)),
+        "most_showings_of_loud": max(loud_showings),
+        "allowed_texts_out_at_the_end": allowed_out / runs / len(TEXTS) / 2,
+    }
+
+
+def bandit_run(texts: dict[str, tuple[float, float]], rng: np.random.Generator) -> tuple[Days, dict[str, float]]:
+    """Showings of each text, and the probabilities of the last day. Counts are brought up to date once a day; the
+    draws of a day, each that of `choose`, are drawn together."""
+    click_rates, guard_rates = (np.array(column) for column in zip(*texts.values(), strict=True))
+    totals = np.zeros((3, len(texts)), np.int64)
+    for _ in range(DAYS):
+        counts = {
+            name: VariantCounts(showings=int(showings), successes=int(clicks), guard_events=int(dismissals))
+            for name, showings, clicks, dismissals in zip(texts, *totals, strict=True)
+        }
+        shares = choice_probabilities(counts, baseline="plain", guard_limit=GUARD_LIMIT)
+        shown = rng.multinomial(SHOWINGS_A_DAY, list(shares.values()))
+        totals += np.stack([shown, rng.binomial(shown, click_rates), rng.binomial(shown, guard_rates)])
+    return totals[0], shares
+
+
+# --- Open Bandit ------------------------------------------------------------------------------------------------------
+
+
+def open_bandit(wheel: Path) -> dict[str, Any]:
+    """One cut for each campaign and direction, by SNIPS; and how many intervals hold the target's own rate."""
+    cuts = []
+    with zipfile.ZipFile(wheel) as archive:
+        for campaign in CAMPAIGNS:
+            logs = {policy: read_log(archive, policy, campaign) for policy in ("random", "bts")}
+            for logged, target in (("random", "bts"), ("bts", "random")):
+                cuts.append({"campaign": campaign, "log": logged, "target": target} | cut(logs[logged], logs[target]))
+    return {
+        "source": wheel.name,
+        "cuts": len(cuts),
+        "covered": sum(each["covered"] for each in cuts),
+        "by_cut": cuts,
+    }
+
+
+def read_log(archive: zipfile.ZipFile, policy: str, campaign: str) -> pl.DataFrame:
+    file = f"obp/dataset/obd/{policy}/{campaign}/{campaign}.csv"
+    columns = ["item_id", "position", "click", "propensity_score"]
+    return pl.read_csv(io.BytesIO(archive.read(file)), columns=columns)
+
+
+def cut(log: pl.DataFrame, own: pl.DataFrame) -> dict[str, Any]:
+    """own: the log of the target itself, from which its probabilities and its click rate come, and nothing else.
+
+    At random every item has one propensity, which is then the target's probability of each; how often bts showed an
+    item at a position estimates the mean of its probabilities, which moved from hour to hour."""
+    if own["propensity_score"].n_unique() == 1:
+        probabilities = np.full(log.height, own["propensity_score"][0])
+    else:
+        shares = (
+            own.group_by("item_id", "position").len().with_columns(share=pl.col("len") / pl.sum("len").over("position"))
+        )
+        joined = log.join(shares, on=["item_id", "position"], how="left", maintain_order="left")
+        probabilities = joined["share"].fill_null(0.0).to_numpy()
+    choices = LoggedChoices(
+        rewards=log["click"].to_numpy().astype(np.float64),
+        propensities=log["propensity_score"].to_numpy(),
+        target_probabilities=probabilities,
+    )
+    answer, rate = estimate_value(choices, OffPolicyEstimator.SNIPS), float(own["click"].mean())
+    if answer.interval is None:
+        raise SystemExit("Open Bandit: too few clicks for an interval; is this the wheel of obp 0.4.1?")
+    return {
+        "estimate": answer.value,
+        "low": answer.interval.low,
+        "high": answer.interval.high,
+        "own_rate": rate,
+        "covered": answer.interval.holds(rate),
+        "effective_sample_size": answer.effective_sample_size,
+        "max_weight": answer.max_weight,
+    }
+
+
+if __name__ == "__main__":
+    main()
