@@ -15,7 +15,7 @@ import unicodedata
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from html import escape
+from html import escape, unescape
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -145,6 +145,17 @@ def svg(chart: Chart) -> str:
         drawn = StringIO()
         figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return _as_element(drawn.getvalue(), _in_words(chart))
+
+
+def without_styles(element: str) -> str:
+    """The same SVG element with attributes in place of styles, for pages whose content policy forbids inline styles;
+    a style sheet can change them."""
+
+    def attributes(match: re.Match[str]) -> str:
+        pairs = (declaration.split(":", 1) for declaration in unescape(match[1]).split(";") if declaration.strip())
+        return "".join(f' {name.strip()}="{escape(value.strip())}"' for name, value in pairs)
+
+    return re.sub(r' style="([^"]*)"', attributes, element)
 
 
 def write_png(charts: Sequence[Chart], path: Path) -> str | None:

@@ -135,8 +135,11 @@ def plain(value: Any) -> Any:
 
     A dataclass field with the metadata "json" stands under that name, where the documents called it so before.
     """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.metadata.get("json", f.name): plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    kind = type(value)
+    if kind is str or kind is int or kind is bool or value is None:  # most of a document
+        return value
+    if dataclasses.is_dataclass(kind):
+        return {name: plain(getattr(value, field)) for name, field in _json_names(kind)}
     if isinstance(value, BaseModel):
         return {name: plain(getattr(value, name)) for name in type(value).model_fields}
     if isinstance(value, Mapping):
@@ -149,13 +152,19 @@ def plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, float):
         return value if value == value and abs(value) != float("inf") else None
-    if isinstance(value, str) or value is None:
+    if isinstance(value, str):
         return value
     if isinstance(value, set | frozenset):
         return sorted(plain(v) for v in value)
     if isinstance(value, Sequence):
         return [plain(v) for v in value]
     return plain(value.tolist()) if hasattr(value, "tolist") else value
+
+
+@cache
+def _json_names(kind: type[Any]) -> tuple[tuple[str, str], ...]:
+    """Name in the document and name of the field, of each field of a dataclass."""
+    return tuple((f.metadata.get("json", f.name), f.name) for f in dataclasses.fields(kind))
 
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")

@@ -2,7 +2,8 @@
 
     RecllmError                 exit 1   something failed; the message says the remedy
     ├── UsageError              exit 2   wrong arguments: unknown option value, k of 0, a filter that does not parse
-    │   └── UnknownIdError      exit 2   an id that no item, no user or no key has
+    │   ├── UnknownIdError      exit 2   an id that no item, no user or no key has
+    │   └── ConflictError       exit 2   somebody changed the same thing since, or something else is in its place
     ├── DataError               exit 2   the input is wrong
     │   └── IngestError         exit 2   a file or a load is refused; carries a code such as E_ENCODING
     ├── NothingToDo             exit 3   the request is valid and empty
@@ -34,6 +35,10 @@ class UnknownIdError(UsageError):
     pass
 
 
+class ConflictError(UsageError):
+    pass
+
+
 class DataError(RecllmError):
     exit_code = 2
 
@@ -41,13 +46,15 @@ class DataError(RecllmError):
 class IngestError(DataError):
     """A file or a load was refused and nothing of it was kept.
 
-    `code` is one of the `E_...` codes of the ingest documentation.
+    `code` is one of the `E_...` codes of the ingest documentation; `quarantine_file` holds the rows that were refused,
+    where they are why.
     """
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, quarantine_file: str | None = None) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
+        self.quarantine_file = quarantine_file
 
 
 class NothingToDo(RecllmError):  # noqa: N818 - it is an outcome, not a fault

@@ -16,6 +16,8 @@ et al. 2010 (novelty as self-information). `tests/test_metrics.py` compares with
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -266,3 +268,34 @@ def _spent(lists: Rankings, truth: Truth, k: int) -> Values:
     """Of each person on each item of the list; what is no hit has the position -1, and 0 stands last."""
     spent = np.concatenate([_value(truth), [0.0]])
     return np.asarray(spent[_positions(_checked(lists, len(truth.sizes), k), truth)])
+
+
+# --- intervals -------------------------------------------------------------------------------------------------------
+
+LEVEL = 0.95
+"""Of every confidence interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfidenceInterval:
+    """A value with the limits that hold it at `LEVEL`."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+def share(hits: float, n: float, *, design_effect: float = 1.0) -> ConfidenceInterval:
+    """hits of n with the score interval of Wilson 1927; n is above 0.
+
+    design_effect: how many observations weigh as much as one independent one (Kish 1965), where people give several.
+    """
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+    value, effective = hits / n, n / design_effect
+    centre = (value + z * z / (2 * effective)) / (1 + z * z / effective)
+    reach = z / (1 + z * z / effective) * sqrt(value * (1 - value) / effective + (z / (2 * effective)) ** 2)
+    return ConfidenceInterval(value, max(0.0, centre - reach), min(1.0, centre + reach))

@@ -25,6 +25,8 @@ class Policy(FrozenModel):
     # people
     explicit_purposes: frozenset[Purpose] = frozenset({Purpose.LLM_THIRD_PARTY})
     """A workspace's consent default never grants these: each person has to agree."""
+    session_purposes: frozenset[Purpose] = frozenset({Purpose.ANALYTICS, Purpose.PERSONALISATION})
+    """What a workspace's consent default grants to an anonymous session; nothing else is done with one."""
     event_days: CountOrZero | None = None
     """Events older than this many days do not pass the gate; None keeps them until they are erased."""
     group_floor: CountOrZero = 50

@@ -71,6 +71,37 @@ class Purpose(StrEnum):
     LLM_THIRD_PARTY = "llm_third_party"
 
 
+class MessageEventKind(StrEnum):
+    """What became of a message, as the service that sent it tells."""
+
+    PROCESSED = "processed"
+    """Taken by the service."""
+    DEFERRED = "deferred"
+    """Put off by the receiving server; it will be tried again."""
+    DROPPED = "dropped"
+    """Never sent."""
+    DELIVERED = "delivered"
+    OPENED = "opened"
+    CLICKED = "clicked"
+    BLOCKED = "blocked"
+    """Refused this time: a soft bounce."""
+    BOUNCED = "bounced"
+    """Refused for good: a hard bounce."""
+    UNSUBSCRIBED = "unsubscribed"
+    COMPLAINED = "complained"
+    """Marked as spam."""
+
+
+ARRIVED: frozenset[MessageEventKind] = frozenset(
+    {MessageEventKind.DELIVERED, MessageEventKind.OPENED, MessageEventKind.CLICKED}
+)
+"""What only happens to a message that was delivered."""
+
+SESSION_PREFIX = "s1_"
+"""Pseudonyms of anonymous sessions begin so; those of people begin otherwise, so that none of one is ever one of the
+other."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
     """One product. `category` runs from the widest to the narrowest name; `attributes` are free name-value pairs."""
@@ -83,6 +114,8 @@ class Item:
     price: Decimal | None = None
     currency: str | None = None
     available: bool = True
+    available_until: datetime | None = None
+    """From then on it is off sale, whatever `available` says; None for no end."""
     attributes: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -158,6 +191,17 @@ class Profile:
 # --- questions -----------------------------------------------------------------------------------------------------
 
 
+class Intent(StrEnum):
+    """What a slate is for."""
+
+    MIXED = "mixed"
+    """Whatever the user is likely to buy."""
+    DISCOVER = "discover"
+    """What the user never bought."""
+    REMIND = "remind"
+    """What the user bought before."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecommendRequest:
     """Whom to recommend to, how many items, and which. Raises `UsageError` for a value out of its range."""
@@ -166,6 +210,8 @@ class RecommendRequest:
     """The caller's ids, one slate each."""
     k: int = 10
     """Items per slate, at least 1."""
+    intent: Intent = Intent.MIXED
+    """Strangers see what is popular, whatever it is."""
     repeats: bool = True
     """Whether items that the user bought before may be shown; many shops live from buying again."""
     allow: tuple[str, ...] | None = None
@@ -182,6 +228,13 @@ class RecommendRequest:
     """Whether each item gets its reasons."""
     popularity_weight: float | None = None
     """0 ranks by score alone, 1 by lift over popularity; None takes the policy's."""
+    personal: bool = True
+    """False shows what is popular now, whatever is known of the user: for comparison."""
+    explore_share: float = 0.0
+    """Share of the positions, in [0, 1], that show something from further down, so that the log can say what another
+    ranking would have brought."""
+    explore_pool: int = 20
+    """From so many ranks after the first `k`."""
 
     def __post_init__(self) -> None:
         for name in ("users", "deny", "basket", *(("allow",) if self.allow is not None else ())):
@@ -189,10 +242,51 @@ class RecommendRequest:
             object.__setattr__(self, name, (listed,) if isinstance(listed, str) else tuple(listed))
         if self.k < 1:
             raise UsageError(f"k is {self.k}; ask for at least 1 item")
+        if self.intent is Intent.REMIND and not self.repeats:
+            raise UsageError("intent is remind, of what was bought before, and repeats is false: give one of them")
+        if self.intent is Intent.DISCOVER:
+            object.__setattr__(self, "repeats", False)
         if self.popularity_weight is not None and not 0 <= self.popularity_weight <= 1:
             raise UsageError(
                 f"popularity_weight is {self.popularity_weight}; give 0 (by score alone) to 1 (by lift over popularity)"
             )
+        if not 0 <= self.explore_share <= 1 or self.explore_pool < 0:
+            raise UsageError(
+                f"explore_share is {self.explore_share}, explore_pool {self.explore_pool}; give 0 to 1, and 0 or more"
+            )
+
+
+class ReportBy(StrEnum):
+    """What the showings are divided by."""
+
+    MODEL = "model"
+    CAMPAIGN = "campaign"
+    VARIANT = "variant"
+    TEMPLATE = "template"
+    DAY = "day"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchRequest:
+    """What somebody looks for. Raises `UsageError` for an empty query or a value out of its range."""
+
+    query: str
+    user: str | None = None
+    """The caller's id; None for somebody unknown."""
+    k: int = 10
+    """Items at most."""
+    deny: tuple[str, ...] = ()
+    where: str | None = None
+    """As in `RecommendRequest`."""
+    basket: tuple[str, ...] = ()
+    same_names: bool = False
+    explain: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.query.strip():
+            raise UsageError("the query is empty; give words to look for")
+        if self.k < 1:
+            raise UsageError(f"k is {self.k}; ask for at least 1 item")
 
 
 # --- answers -------------------------------------------------------------------------------------------------------
@@ -239,6 +333,8 @@ class Recommendation:
     """Calibrated probability in [0, 1] that the person buys the item within the model's horizon."""
     mlp: float | None = None
     """logit - a * cosine: the part that the MLP adds."""
+    propensity: float = 1.0
+    """Probability in (0, 1] with which the item came to its place; below 1 where the slate explores."""
     served_by: tuple[str, ...] = ()
     """Candidate sources that proposed the item, e.g. ("own_history", "neighbours"), or one fallback name."""
     reasons: tuple[Reason, ...] = ()
@@ -255,6 +351,16 @@ class SlateStatus(StrEnum):
     """Nothing is known of this user: what is popular now."""
     NO_CONSENT = "no_consent"
     """The user has not agreed to personalisation: what is popular now."""
+    HOLDOUT = "holdout"
+    """The user is one of those with whom the others are compared: what is popular now."""
+
+
+class ServedBy(StrEnum):
+    """What put the items of a slate into their order: the steps of the ladder, best first."""
+
+    SCORER = "scorer"
+    COSINE = "cosine"
+    POPULAR = "popular"
 
 
 class NoteKind(StrEnum):
@@ -266,6 +372,10 @@ class NoteKind(StrEnum):
     """Items stand in the order of the score; their probabilities, calibrated for each item, do not."""
     BY_LIFT = "by_lift"
     """Items that everybody buys were moved down, so probabilities do not fall with the rank."""
+    FEW_FIT = "few_fit"
+    """Fewer items than asked fit a query: `shown` of `k`."""
+    WORDS_ONLY = "words_only"
+    """A query was answered by its words alone: the text encoder is not loaded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,6 +396,15 @@ class Slate:
     model_version: str | None
     items: tuple[Recommendation, ...]
     status: SlateStatus = SlateStatus.PERSONAL
+    served_by: ServedBy = ServedBy.SCORER
+    experiment: str | None = None
+    """The experiment that the user took part in with this slate."""
+    variant: str | None = None
+    """The user's variant in it."""
+    propensity: float = 1.0
+    """Probability in (0, 1] of this slate, among those that exploration could have made of the same ranking."""
+    ranked: tuple[str, ...] = ()
+    """Where the slate explores: the items that it drew from, best first."""
     notes: tuple[Note, ...] = ()
     degraded_reason: str | None = None
     """In words why the slate is not personal, or is shorter than asked; None when it is neither. For people to read:
@@ -319,6 +438,67 @@ class AdCopy:
     """Texts of the generator that were stopped, with the failed checks of each."""
     record_id: str | None = None
     """The record that makes it again, where one was kept."""
+
+
+# --- messages, and what becomes of them -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CampaignMessage:
+    """One message of a campaign to a person."""
+
+    message_id: str
+    """Unguessable; what a provider hands back with each of its events."""
+    user_id: str
+    """A pseudonym."""
+    campaign_id: str
+    channel: str
+    text_id: str
+    variant: int
+    item_id: str | None
+    """None where the text is about no item of the catalogue."""
+    request_id: str
+    exported_at: datetime
+    """UTC."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageEvent:
+    """What became of a message at a time, by the word of a provider."""
+
+    event_id: str
+    """The provider's own."""
+    message_id: str
+    kind: MessageEventKind
+    at: datetime
+    """UTC."""
+
+
+class AnnouncementStatus(StrEnum):
+    QUEUED = "queued"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    """Given up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announcement:
+    """One message to one target, with what became of it so far."""
+
+    announcement_id: str
+    """The same in every attempt."""
+    target: str
+    """Name of the target."""
+    type: str
+    body: str
+    """JSON, as it is signed and sent."""
+    created_at: datetime
+    status: AnnouncementStatus = AnnouncementStatus.QUEUED
+    attempts: int = 0
+    next_at: datetime | None = None
+    """The next attempt is not before; None where there is none."""
+    outcome: str | None = None
+    """Of the last attempt: the HTTP status, or what failed."""
 
 
 # --- protocols between rooms ---------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ import tomllib
 import zoneinfo
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import Field, Strict, StringConstraints, field_validator
 
@@ -42,7 +43,14 @@ Precision = Literal["auto", "float32", "bfloat16"]
 ExampleKind = Literal["arrival", "new", "next"]
 ScorePart = Literal["cosine", "vectors", "features"]
 
+ConsoleScope = Literal["console", "events", "marketing", "privacy", "admin"]
+"""What somebody may do in the console: see `recllm.workspace.keys.Scope`."""
+
 STORE_URL_EXAMPLE = "postgresql://user@host/database?schema=shop"
+OIDC_RETURN_PATH = "/sign-in/oidc"
+"""Path of the console to which a provider sends a browser back."""
+PLAIN_HTTP_HOSTS = ("localhost", "127.0.0.1", "::1")
+"""Hosts that may be spoken to without https: what is sent there leaves this machine at no time."""
 
 
 class ProfileSettings(FrozenModel):
@@ -168,6 +176,10 @@ class CandidateSettings(FrozenModel):
     """What the sequence model expects next; a full pass over the catalogue, where the shop has such a model."""
     short_history: CountOrZero = 20
     """A history of fewer items is short."""
+    habit_items: CountOrZero = 100
+    """With so many own items to choose from, these fill the head of a list by score: each source then proposes half as
+    many, which hardly ever changes the first ten (`eval/LOG.md`) and spares a sixth of the time. Not where habits are
+    left out or a list is by lift; 0 never."""
 
 
 class ExplanationSettings(FrozenModel):
@@ -196,7 +208,10 @@ class ServiceSettings(FrozenModel):
     section: ClassVar[str] = "service"
 
     workers: Count = 2
-    """Answers computed at once."""
+    """Answers computed at once in the process that is asked; of slates where none has a process of its own."""
+    processes: CountOrZero | None = None
+    """Processes that compute slates beside the one that is asked, each as large as that one; 0 computes them there.
+    None: one for each core, four at most, and none where there is one core."""
     waiting: CountOrZero = 64
     """Requests that may wait for a worker; further ones are refused with 429."""
     deadline_seconds: Positive = 10.0
@@ -211,6 +226,205 @@ class ServiceSettings(FrozenModel):
     """An event may be so far ahead of this machine's clock."""
     requests_per_minute: Count | None = None
     """Of one key, or without keys of everybody; None for no limit. Above it requests are refused with 429."""
+    load_encoder: Flag | None = None
+    """Load the text encoder in the background right after the start: the first new item and the first search need not
+    wait for it, and some hundred MiB are taken. None: where slates are computed in processes of their own, which it
+    does not slow down; in one process it takes a sixth of the rate."""
+    marketing_workers: Count = 1
+    """Audiences, predictions and exports computed at once, beside the answers for the shop's site."""
+    marketing_waiting: CountOrZero = 8
+    """Of these, requests that may wait for a worker, and plans that may wait to be made."""
+    marketing_deadline_seconds: Positive = 120.0
+    """One of these that has waited so long for a worker is refused with 503."""
+    marketing_seconds: Weight = 60.0
+    """Audiences read everybody's events anew when those in memory are older than this."""
+    predictions: Count = 8
+    """Predictions kept in memory, of one shop; the one not asked for the longest goes first."""
+    prediction_hours: Positive = 24.0
+    """A prediction is learned anew when it is older than this, or another model serves."""
+
+
+class SearchSettings(FrozenModel):
+    """How a query's words, its vector and the person are joined: see `recllm.recommender.search`."""
+
+    section: ClassVar[str] = "search"
+
+    words: Count = 300
+    """Candidates by words."""
+    least_words: Share = 0.5
+    """Items whose score by words is a smaller share of the best one's are no candidates by it."""
+    vectors: Count = 100
+    """Candidates by the cosine of the query's vector and the item's."""
+    least_cosine: Share = 0.3
+    """Items of a lower cosine are no candidates by it."""
+    rank_constant: Positive = 20.0
+    """c in 1 / (c + rank): the larger, the less the first places of one list count."""
+    words_weight: Weight = 1.0
+    """Of the list by words."""
+    vectors_weight: Weight = 0.3
+    """Of the list by vectors."""
+    person_weight: Weight = 1.0
+    """Of the list by the person's score."""
+    popularity_weight: Weight = 0.5
+    """Of the list by popularity, where there is no person or no consent."""
+
+
+class ExperimentSettings(FrozenModel):
+    """What is kept apart to measure by, when slates are served."""
+
+    section: ClassVar[str] = "experiments"
+
+    holdout_share: Share = 0.0
+    """Share of people who get nothing personal, to measure the whole by; a larger one keeps those of a smaller one."""
+    holdout_salt: Text = ""
+    """Another one draws other people."""
+    explore_share: Share = 0.0
+    """Share of a slate's positions that show something from further down, so that another ranking can be judged by the
+    log. 0.05 to 0.1 costs little and tells much."""
+    explore_pool: CountOrZero = 20
+    """From so many ranks after the slate."""
+
+
+class ConsoleSettings(FrozenModel):
+    """The pages that `recllm serve` shows to people of the shop."""
+
+    section: ClassVar[str] = "console"
+
+    session_hours: Positive = 12.0
+    """Who signed in has to sign in again after so many hours."""
+    sign_ins_per_minute: Count = 10
+    """Tries to sign in from one address; further ones are refused with 429."""
+    max_upload_mib: Positive = 2_048.0
+    """Larger files are refused with 413; `recllm ingest` takes them."""
+
+
+class OidcSettings(FrozenModel):
+    """Sign-in to the console through the company's own directory with OpenID Connect, beside keys; off without an
+    issuer, and without an allowed domain, subject or group nobody is let in."""
+
+    section: ClassVar[str] = "oidc"
+
+    issuer: Annotated[
+        Text | None, Field(json_schema_extra={"expected": "a URL such as https://login.shop.example"})
+    ] = None
+    """URL of the provider, exactly as its discovery document names it; None for sign-in with keys alone."""
+    client_id: Text = ""
+    """By which the provider knows this console."""
+    secret_variable: Annotated[
+        Text | None,
+        StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"),
+        Field(json_schema_extra={"expected": "the name of an environment variable"}),
+    ] = "RECLLM_OIDC_SECRET"  # noqa: S105 - a name, not the secret
+    """Environment variable that holds the client's secret, which no file of the workspace does; None for a client
+    without one (PKCE alone)."""
+    redirect_uri: Text = ""
+    """Where the provider sends browsers back, as it is registered there: the console's address with the path
+    /sign-in/oidc."""
+    scopes: tuple[Text, ...] = ("openid", "email", "profile")
+    """What is asked of the provider; many need one more for groups."""
+    timeout_seconds: Positive = 5.0
+    """What the provider is asked in one step of a sign-in has to be answered by then."""
+    title: Text = ""
+    """What the button calls the provider; empty for the issuer's host."""
+    allowed_domains: tuple[Text, ...] = ()
+    """Who has an email address of one of these domains, which the provider says is verified, is let in."""
+    allowed_subjects: tuple[Text, ...] = ()
+    """And who has one of these subjects, the provider's own ids (claim sub)."""
+    allowed_groups: tuple[Text, ...] = ()
+    """And who is in one of these groups."""
+    groups_claim: Annotated[Text, StringConstraints(pattern=r"\S")] = "groups"
+    """Claim that holds a person's groups or roles: a list of texts, or one."""
+    base_scopes: tuple[ConsoleScope, ...] = ("console",)
+    """What everybody who is let in may do; looking needs the scope console."""
+    group_scopes: tuple[Text, ...] = ()
+    """What members of a group may do besides: "crm = events marketing", each with one or several scopes."""
+    history_name: Literal["email", "subject"] = "email"
+    """By which a person is named where things are done; email only where it is verified."""
+
+    @field_validator("issuer")
+    @classmethod
+    def _is_issuer(cls, url: str | None) -> str | None:
+        return url if url is None else _secure_url(url, "https://login.shop.example")
+
+    @field_validator("redirect_uri")
+    @classmethod
+    def _is_the_way_back(cls, url: str) -> str:
+        example = f"https://console.shop.example{OIDC_RETURN_PATH}"
+        if url and urlsplit(_secure_url(url, example)).path != OIDC_RETURN_PATH:
+            raise ValueError(f"the path is not {OIDC_RETURN_PATH}; give a URL such as {example}")
+        return url
+
+    @field_validator("scopes")
+    @classmethod
+    def _asks_who(cls, scopes: tuple[str, ...]) -> tuple[str, ...]:
+        if "openid" not in scopes or any(not re.fullmatch(r"[!#-\[\]-~]+", scope) for scope in scopes):
+            raise ValueError("give openid and what else is asked for, each without spaces")
+        return scopes
+
+    @field_validator("allowed_domains")
+    @classmethod
+    def _are_domains(cls, domains: tuple[str, ...]) -> tuple[str, ...]:
+        for domain in domains:
+            if not re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)+", domain):
+                raise ValueError(f"{domain!r} is not a domain in small letters such as shop.example")
+        return domains
+
+    @field_validator("allowed_subjects", "allowed_groups")
+    @classmethod
+    def _are_not_blank(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if any(not name.strip() for name in names):
+            raise ValueError("a name is empty; leave it out")
+        return names
+
+    @field_validator("group_scopes")
+    @classmethod
+    def _are_grants(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
+        for line in lines:
+            group, scopes = group_grant(line)
+            if not group or not scopes or not set(scopes) <= set(get_args(ConsoleScope)):
+                known_scopes = ", ".join(get_args(ConsoleScope))
+                raise ValueError(f'{line!r} is not a line such as "crm = events marketing"; scopes are {known_scopes}')
+        return lines
+
+
+def group_grant(line: str) -> tuple[str, list[str]]:
+    """(group, scopes); a group's name may hold a "=" itself."""
+    group, _, scopes = line.rpartition("=")
+    return group.strip(), scopes.split()
+
+
+def _secure_url(url: str, example: str) -> str:
+    """A URL that names a place and nothing else. Raises `ValueError`, also for http that leaves this machine."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError(f"it is not a URL such as {example}") from None
+    is_plain = bool(re.fullmatch(r"[!-~]+", url)) and not {"?", "#", "@"} & set(url)
+    if parts.scheme not in ("https", "http") or not host or not is_plain:
+        raise ValueError(f"it is not a URL such as {example}")
+    if parts.scheme == "http" and host not in PLAIN_HTTP_HOSTS:
+        raise ValueError(f"http is for this machine alone ({', '.join(PLAIN_HTTP_HOSTS)}); give https")
+    return url
+
+
+class WebhookSettings(FrozenModel):
+    """Reports of mail and message services, and announcements to a shop's own systems."""
+
+    section: ClassVar[str] = "webhooks"
+
+    tolerance_seconds: Positive = 300.0
+    """A signed request may be so old, or so far ahead of this machine's clock."""
+    send_seconds: Positive = 2.0
+    """How often `recllm serve` looks for announcements that are due."""
+    timeout_seconds: Positive = 10.0
+    """An attempt that has no answer by then counts as failed."""
+    retry_seconds: Positive = 5.0
+    """Wait after the first failed attempt; each further one is four times as long."""
+    max_attempts: Count = 8
+    """After so many failed attempts an announcement is given up; the first eight take about eight hours."""
+    private_targets: Flag = False
+    """Whether a target may lie in a private network."""
 
 
 class ScorerTrainingSettings(FrozenModel):
@@ -538,6 +752,69 @@ class UpliftSettings(FrozenModel):
     seed: Seed = 0
 
 
+class RetrainingSettings(FrozenModel):
+    """When `recllm retrain --if-due` trains, and when what it trained may serve."""
+
+    section: ClassVar[str] = "retraining"
+
+    window_days: Count = 28
+    """The latest whole days of the log: a challenger learns from none of them, and is judged on them beside the serving
+    model. They are also what drift compares with as many days before the serving model's training."""
+
+    # --- due, as soon as one figure is beyond its limit
+    max_age_days: Positive = 56.0
+    """Days since the end of what the serving model learned from. A choice: two windows of four weeks, after which none
+    of what the scorer and its probabilities were fitted on is recent."""
+    max_new_events: Weight = 0.2
+    """Events since then, as a share of those before. A choice: a log grown by a fifth moves the scorer more than
+    another seed does."""
+    max_new_items: Share = 0.2
+    """Share of recent purchases that went to items first sold since then. A choice, as above."""
+    max_stability_index: Positive = 0.25
+    """Population stability index of categories, actions and prices; from .25 on a population counts as a different one
+    (rule of thumb of credit scoring, Siddiqi 2006). What chance alone exceeds once in twenty times is never beyond."""
+    max_score_index: Positive = 0.25
+    """The same index for the probabilities of the serving model's lists; the same source."""
+    max_calibration_ratio: Annotated[float, Strict(), Field(ge=1)] = 1.5
+    """Purchases over expected purchases, or the reverse, in the latest window. A choice: whoever budgets by the
+    probabilities is off by half."""
+    calibration_slope: tuple[Positive, Positive] = (0.5, 2.0)
+    """Lowest and highest slope of the outcomes over the logits of the probabilities; 1 is right (Cox 1958). A
+    choice."""
+    max_ece: Share = 0.05
+    """Expected calibration error of the probabilities in the latest window. A choice."""
+    sample_users: Count = 500
+    """People, drawn by the seed, whose lists tell of scores and calibration."""
+    min_people: Annotated[int, Strict(), Field(ge=2)] = 30
+    """With fewer people on either side of a comparison nothing is concluded from it."""
+
+    min_days: CountOrZero = 7
+    """Days of new log between two trainings, whatever the checks say: a challenger that was refused today would be
+    refused tomorrow. A choice."""
+
+    # --- the gate
+    margin: Share = 0.03
+    """By this share of the serving model's NDCG@20 a challenger may be worse at the lower end of the 95 % interval and
+    still be called not worse (non-inferiority; Piaggio et al. 2012), in each of ALL and NEW."""
+    when_uncertain: Literal["keep", "promote"] = "keep"
+    """What becomes of a challenger whose interval straddles zero and reaches below the margin, or who was judged by too
+    few people. keep: what works stays. promote: it knows newer purchases, and nothing speaks clearly against it; for
+    shops that are too small to tell."""
+    max_coverage_loss: Share = 0.3
+    """Its lists may show so much less of the items on offer, as a share of what the serving model's show."""
+
+    # --- the disk
+    refused_versions: CountOrZero = 3
+    """Refused versions that are kept; of older ones the reasons stay."""
+    retrained_versions: Count = 6
+    """Other versions made by retraining that are kept, beside the serving one and the one before it."""
+
+    def check(self) -> None:
+        low, high = self.calibration_slope
+        if low > high:
+            raise ValueError(f"calibration_slope is {low} to {high}; give the lower one first")
+
+
 class Settings(FrozenModel):
     """What a shop decides once, and every section of settings below it."""
 
@@ -575,6 +852,11 @@ class Settings(FrozenModel):
     explanations: ExplanationSettings = ExplanationSettings()
     serving: ServingSettings = ServingSettings()
     service: ServiceSettings = ServiceSettings()
+    experiments: ExperimentSettings = ExperimentSettings()
+    console: ConsoleSettings = ConsoleSettings()
+    oidc: OidcSettings = OidcSettings()
+    webhooks: WebhookSettings = WebhookSettings()
+    search: SearchSettings = SearchSettings()
     scorer: ScorerTrainingSettings = ScorerTrainingSettings()
     sequence: SequenceModelSettings = SequenceModelSettings()
     lora: LoraSettings = LoraSettings()
@@ -582,6 +864,7 @@ class Settings(FrozenModel):
     propensity: PropensitySettings = PropensitySettings()
     prediction_reasons: PredictionReasonSettings = PredictionReasonSettings()
     uplift: UpliftSettings = UpliftSettings()
+    retraining: RetrainingSettings = RetrainingSettings()
 
     @field_validator("timezone")
     @classmethod

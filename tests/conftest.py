@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,11 +16,59 @@ from recllm.cli.main import main
 
 # before torch is imported: small worlds gain nothing by threads, which wait for each other on a busy machine
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# some shells forbid bytecode, and each of the many child processes would compile the package anew
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 settings.register_profile("untimed", deadline=None)  # what takes long on a busy machine is not wrong
 settings.load_profile("untimed")
 
 Command = Callable[..., tuple[int, str, str]]
+
+SLOW_FILES = (
+    "test_retrain.py",
+    "test_console_browser.py",
+    "test_store.py",
+    "test_serving_state.py",
+    "test_webhooks.py",
+    "test_service_marketing.py",
+    "test_console_campaigns_browser.py",
+    "test_console_campaigns.py",
+    "test_generator.py",
+    "test_finetuning.py",
+    "test_finetuning_workspace.py",
+    "test_learning_jobs.py",
+    "test_behaviour.py",
+    "test_evaluation.py",
+    "test_console.py",
+    "test_campaigns.py",
+    "test_service_processes.py",
+    "test_store_postgres.py",
+    "test_loop.py",
+    "test_onnx.py",
+    "test_encoder_cache.py",
+    "test_service.py",
+    "test_audiences.py",
+    "test_wheel.py",
+    "test_ranking.py",
+    "test_worked_case.py",
+)
+"""What takes longest, or cannot be told before it ran, about in this order."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow files come first: of several workers, none then waits at the end for another that began one late."""
+    places = {name: place for place, name in enumerate(SLOW_FILES)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
+def exit_code(patch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Of the command line in this process."""
+    patch.setattr(sys, "argv", ["recllm", *arguments])
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
 
 
 @pytest.fixture
@@ -27,12 +76,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     """The command line in this process: (exit code, stdout, stderr)."""
 
     def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["recllm", *arguments])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
+        code = exit_code(monkeypatch, *arguments)
         said = capsys.readouterr()
         return code, said.out, said.err
 
@@ -48,18 +92,38 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> Co
     return command
 
 
+@pytest.fixture(scope="session")
+def first_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a workspace `shop` and the files that it was read from, for `shop` to copy."""
+    folder = tmp_path_factory.mktemp("first")
+    (folder / "items.csv").write_text(ITEMS_CSV)
+    (folder / "log.csv").write_text(EVENTS_CSV)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("RECLLM_KEY", raising=False)
+        patch.delenv("RECLLM_STORE_URL", raising=False)
+        init = ("init", "-w", "shop", "--consent-default", "granted", "--currency", "USD", "--encoder", "toy")
+        assert exit_code(patch, *init) == 0
+        assert exit_code(patch, "ingest", "items.csv", "--table", "items", "-w", "shop") == 0
+        settings = folder / "shop" / "workspace.toml"
+        settings.write_text(settings.read_text() + "\n[policy]\nreject_limit = 0.5\n")
+        assert exit_code(patch, "ingest", "log.csv", "--table", "events", "-w", "shop") == 0
+    return folder
+
+
 @pytest.fixture
-def shop(run: Command, tmp_path: Path) -> Path:
-    """A workspace with four items and two people, read from CSV files beside it."""
-    (tmp_path / "items.csv").write_text(ITEMS_CSV)
-    (tmp_path / "log.csv").write_text(EVENTS_CSV)
-    assert run("init", "-w", "shop", "--consent-default", "granted", "--currency", "USD", "--encoder", "toy")[0] == 0
-    assert run("ingest", "items.csv", "--table", "items", "-w", "shop")[0] == 0
-    policy = "\n[policy]\nreject_limit = 0.5\n"
-    settings = tmp_path / "shop" / "workspace.toml"
-    settings.write_text(settings.read_text() + policy)
-    assert run("ingest", "log.csv", "--table", "events", "-w", "shop")[0] == 0
+def shop(run: Command, first_shop: Path, tmp_path: Path) -> Path:
+    """A workspace with four items and two people, read from CSV files beside it; it is the test's own."""
+    shutil.copytree(first_shop, tmp_path, dirs_exist_ok=True)
     return tmp_path / "shop"
+
+
+@pytest.fixture(scope="session")
+def service_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small trained shop for tests of the service, which copy it."""
+    from service_world import build_shop
+
+    return build_shop(tmp_path_factory.mktemp("service"))
 
 
 @pytest.fixture(scope="session")

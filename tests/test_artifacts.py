@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from recllm.errors import ModelError, UsageError
 from recllm.recommender import registry as artifacts
+from recllm.recommender.lineage import GateReason, GateReport, GateVerdict, Lineage, Origin
 
 HERE = Path(__file__).parent
 
@@ -253,3 +255,107 @@ def _assert_old_or_new(models: Path, acknowledged: list[str]) -> int:
         assert json.loads((folder / "config.json").read_text())["version"] == version
         assert (folder / "sub" / "weights.safetensors").read_bytes() == str(version).encode() * 50_000
     return len(list((models / "versions").glob("*.tmp")))
+
+
+def lineage(parent: str | None, *, verdict: GateVerdict | None = None, origin: Origin = Origin.RETRAINED) -> Lineage:
+    """Of a version that the gate let pass or refused, or never saw."""
+    reasons = (GateReason.WORSE,) if verdict is GateVerdict.REFUSED else (GateReason.NOT_WORSE,)
+    gate = verdict and GateReport(
+        verdict=verdict,
+        reasons=reasons,
+        window_start="2025-03-01T00:00:00+00:00",
+        window_end="2025-03-29T00:00:00+00:00",
+        comparisons=(),
+        serving_seen_days=0.0,
+    )
+    return Lineage(
+        origin=origin,
+        parent=parent,
+        data_hash="abc",
+        people=3,
+        items=4,
+        events=5,
+        trained_from="2025-01-01T00:00:00+00:00",
+        trained_until="2025-03-01T00:00:00+00:00",
+        gate=gate,
+    )
+
+
+def publish_with(models: Path, version: str, parent: str | None, verdict: GateVerdict | None = None) -> str:
+    return artifacts.publish(models, write, version=version, lineage=lineage(parent, verdict=verdict))
+
+
+def test_a_refused_version_is_kept_and_does_not_serve(tmp_path: Path) -> None:
+    publish_with(tmp_path, "v1", None)
+    publish_with(tmp_path, "v2", "v1", GateVerdict.REFUSED)
+    publish_with(tmp_path, "v3", "v1", GateVerdict.PASSED)
+    assert artifacts.current(tmp_path) == "v3"
+    manifests = {m.version: m for m in artifacts.versions(tmp_path)}
+    assert [m.is_refused for m in manifests.values()] == [False, True, False]
+    assert manifests["v2"].lineage == lineage("v1", verdict=GateVerdict.REFUSED), "the manifest seals it"
+    with pytest.raises(UsageError, match=r"v2 was refused \(worse\).*--force"):
+        artifacts.promote(tmp_path, "v2")
+    with pytest.raises(UsageError, match="refused"):
+        artifacts.rollback(tmp_path, "v2")
+    assert artifacts.rollback(tmp_path) == "v1", "a refused version is passed over"
+    assert artifacts.promote(tmp_path, "v2", force=True) == artifacts.current(tmp_path) == "v2"
+    told = [(d.kind.value, d.version, d.previous, d.overridden) for d in artifacts.decisions(tmp_path)]
+    assert told == [
+        ("promoted", "v1", None, ()),
+        ("refused", "v2", "v1", ()),
+        ("promoted", "v3", "v1", ()),
+        ("rolled_back", "v1", "v3", ()),
+        ("promoted", "v2", "v1", (GateReason.WORSE,)),
+    ]
+
+
+def test_a_version_that_passed_serves_only_in_place_of_the_one_it_was_compared_with(tmp_path: Path) -> None:
+    publish_with(tmp_path, "v1", None)
+    artifacts.publish(tmp_path, write, version="v2", lineage=lineage("v1", origin=Origin.REFRESHED))
+    publish_with(tmp_path, "v3", "v1", GateVerdict.PASSED)
+    assert artifacts.current(tmp_path) == "v3", "refreshing changed no weight"
+    publish_with(tmp_path, "v4", "v1", GateVerdict.PASSED)
+    assert artifacts.current(tmp_path) == "v3"
+    assert artifacts.decisions(tmp_path)[-1].kind is artifacts.DecisionKind.OVERTAKEN
+
+
+def test_a_lineage_that_was_changed_is_refused(tmp_path: Path) -> None:
+    publish_with(tmp_path, "v1", None, GateVerdict.REFUSED)
+    path = tmp_path / "versions" / "v1" / "manifest.json"
+    path.write_text(path.read_text().replace('"refused"', '"passed"'))
+    with pytest.raises(ModelError, match="changed after publication"):
+        artifacts.promote(tmp_path, "v1")
+
+
+def test_a_half_written_decision_spoils_no_other(tmp_path: Path) -> None:
+    publish(tmp_path, "v1")
+    with (tmp_path / "decisions.jsonl").open("a") as stream:
+        stream.write('{"at": "2025-')
+    publish(tmp_path, "v2")
+    assert [d.version for d in artifacts.decisions(tmp_path)] == ["v1", "v2"]
+
+
+def test_old_versions_of_the_loop_go_and_others_stay(tmp_path: Path) -> None:
+    publish(tmp_path, "hand")
+    for n in range(4):
+        publish_with(tmp_path, f"r{n}", "hand", GateVerdict.REFUSED)
+    serving = "hand"
+    for n in range(4):
+        serving = publish_with(tmp_path, f"p{n}", serving, GateVerdict.PASSED)
+    assert artifacts.remove_old(tmp_path, refused=1, retrained=1) == ["r0", "r1", "r2", "p0", "p1"]
+    assert [m.version for m in artifacts.versions(tmp_path)] == ["hand", "r3", "p2", "p3"]
+    assert artifacts.rollback(tmp_path) == "p2", "the one before the serving one is there"
+    assert artifacts.remove_old(tmp_path, refused=0, retrained=1, needed=["r3"]) == []
+    assert artifacts.remove_old(tmp_path, refused=0, retrained=1) == ["r3"], "the serving one is never removed"
+    gates = {d.version: d.gate for d in artifacts.decisions(tmp_path) if d.kind is artifacts.DecisionKind.REMOVED}
+    assert all((gates[name] is not None) == name.startswith("r") for name in gates)
+
+
+def test_a_manifest_without_later_fields_of_the_lineage_is_still_whole(tmp_path: Path) -> None:
+    publish_with(tmp_path, "v1", None)
+    path = tmp_path / "versions" / "v1" / "manifest.json"
+    body = json.loads(path.read_text())
+    del body["sha256"], body["lineage"]["checks"]
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps(body | {"sha256": digest}, indent=1, sort_keys=True) + "\n")
+    assert artifacts.open_version(tmp_path).name == "v1"

@@ -35,6 +35,7 @@ from recllm.data.dataset import DAY, Dataset
 from recllm.documents import guarded
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import NotFittedError, PolicyError, UsageError
+from recllm.experiments.split import in_global_holdout
 from recllm.features.candidates import explicit
 from recllm.features.item_vectors import basics_of, basics_vectors
 from recllm.policy import Policy
@@ -59,7 +60,9 @@ def named(dataset: Dataset) -> Dataset:
 def trained() -> Recommender:
     policy = Policy(group_floor=FLOOR)
     world = named(shop(people=PEOPLE))
-    return Recommender(world, ToyEncoder(), policy=policy).fit(ScorerTrainingSettings(n_windows=3, epochs=4))
+    return Recommender(world, ToyEncoder(), policy=policy).fit(
+        ScorerTrainingSettings(n_windows=3, epochs=2, min_steps=100)
+    )
 
 
 def like(recommender: Recommender, dataset: Dataset | None = None, **changed) -> Recommender:  # type: ignore[no-untyped-def]
@@ -253,6 +256,22 @@ def test_each_exclusion_is_counted_and_obeyed(trained: Recommender) -> None:
     assert not {"u00", "u02", "u04", "u06", "u08", "u10", "u12"} & {*ids(found), *found.holdout}
     once = audience(shop_now, items=["tea3"], exclusions=Exclusions(frequency_cap=3), explain=False)
     assert "frequency_cap" not in once.excluded, "the places of one slate are one occasion"
+
+
+def test_the_global_holdout_is_in_no_audience(trained: Recommender) -> None:
+    ids = trained.dataset.users["user_id"].to_list()
+    held_out = {name for name in ids if in_global_holdout(name, 0.4, "2025")}
+    everybody = audience(trained, items=["tea3"], explain=False)
+    found = audience(
+        trained, items=["tea3"], exclusions=Exclusions(holdout_share=0.4, holdout_salt="2025"), explain=False
+    )
+    assert 20 <= len(held_out) <= 45
+    counts = sum(n for reason, n in found.excluded.items() if reason != "beyond_the_cut")
+    before = sum(n for reason, n in everybody.excluded.items() if reason != "beyond_the_cut")
+    assert 0 < found.excluded["global_holdout"] <= len(held_out) and counts - before == found.excluded["global_holdout"]
+    assert not held_out & {*(person.user_id for person in found.people), *found.holdout} and accounted(found)
+    with pytest.raises(UsageError, match="share from 0 to 1"):
+        Exclusions(holdout_share=1.5)
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

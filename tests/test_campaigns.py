@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from scripted import ScriptedGenerator
@@ -20,6 +21,7 @@ from shop_world import shop as world
 from store_view import view
 
 from recllm.adcopy.record import load, replay
+from recllm.audiences.request import AudienceRequest
 from recllm.campaigns.export import CampaignExport, export_campaign
 from recllm.campaigns.file import CampaignFile, read_campaign
 from recllm.campaigns.folder import COPIES, CampaignFolder, CampaignPlan, TextStatus, read_log, read_plan
@@ -33,14 +35,19 @@ from recllm.campaigns.open_campaign import (
     reject_texts,
 )
 from recllm.campaigns.outcome import campaign_outcome
-from recllm.campaigns.plan import plan_campaigns
+from recllm.campaigns.plan import count_reachable, plan_campaigns
+from recllm.campaigns.wordings import variant_shares, wording_counts
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import DataError, GenerationError, ModelError, NothingToDo, PolicyError, RecllmError, UsageError
+from recllm.experiments.bandit import VariantCounts
+from recllm.experiments.split import in_global_holdout
 from recllm.ingest.record import record_events
-from recllm.jobs.load import load_file
+from recllm.jobs.load import add_events, load_file
 from recllm.jobs.recommenders import open_recommender
+from recllm.jobs.serve import find_audience
 from recllm.jobs.train import train_workspace
 from recllm.report.campaign import preview_page, report_page
+from recllm.schema import Purpose
 from recllm.workspace.privacy import KEY_VARIABLE
 from recllm.workspace.workspace import Workspace
 
@@ -185,6 +192,27 @@ def test_tea_is_planned_for_tea_drinkers(shop: Workspace) -> None:
     assert {p.channel for p in plan.people if p.user_id in wants_push} == {"push"}
     assert {p.channel for p in plan.people if p.user_id not in wants_push} == {"email"}
     assert len(plan.items) == 4 and {p.item_id for p in plan.people} <= set(plan.items)
+
+
+def test_the_global_holdout_gets_no_campaign(folder: Path) -> None:
+    """Neither in a plan, nor in a live count, nor, where it grew after the plan, in an export."""
+    with Workspace.open(folder / "shop") as shop:
+        before = tea(shop).plan
+        approved(shop)
+    file = folder / "shop" / "workspace.toml"
+    file.write_text(file.read_text() + '\n[experiments]\nholdout_share = 0.1\nholdout_salt = "2025"\n')
+    with Workspace.open(folder / "shop") as shop:
+        held_back = {p.user_id for p in before.people if in_global_holdout(p.user_id, 0.1, "2025")}
+        export = export_campaign(tea(shop), folder / "out", clock=NOW)
+        assert export.dropped["global_holdout"] == len(held_back & {p.user_id for p in before.addressed}) > 0
+        assert not held_back & set(export.people)
+        (plan,) = plan_campaigns(shop, [changed(folder, name="later")], now=NOW)
+        assert plan.excluded["global_holdout"] > 0 and not held_back & {p.user_id for p in plan.people}
+        recommender = open_recommender(shop, everybody=True)
+        count = count_reachable(shop, recommender, read_campaign(folder / "later.toml"))
+        assert count.excluded["global_holdout"] == plan.excluded["global_holdout"]
+        found = find_audience(shop, AudienceRequest(items=("tea3",), explain=False), recommender=recommender)
+        assert found.excluded["global_holdout"] > 0
 
 
 def test_each_distinct_text_is_written_once(shop: Workspace) -> None:
@@ -750,3 +778,49 @@ def test_a_text_stands_for_what_is_not_sold_yet(shop: Workspace, folder: Path) -
     (plan,) = plan_campaigns(shop, [file], recommender=recommender)
     assert all("Green tea of spring" in t.text and not t.failures for t in plan.texts)
     assert {s.action for s in open_campaign(shop, file, clock=NOW).states.values()} == {TextStatus.DRAFT}
+
+
+# --- which wording does better ---------------------------------------------------------------------------------------
+
+
+def test_what_became_of_a_wording_decides_how_often_it_goes_out_next(shop: Workspace, folder: Path) -> None:
+    campaign, _ = exported(shop)
+    variant_of = {text.id: text.variant for text in campaign.plan.texts}
+    wordings = {(text.channel, text.text): text.variant for text in campaign.plan.texts}
+    sent = shop.gate().events(Purpose.ANALYTICS).filter(campaign_id="tea")
+    assert sent.height and set(sent["propensity"]) == {0.5}
+    events = []
+    for row in sent.select("user_id", "item_id", "request_id", "template", "timestamp").to_dicts():
+        action = "click" if variant_of[row.pop("template")] == 1 else "view"
+        events.append(row | {"event": action, "timestamp": row["timestamp"]})
+    add_events(shop, events, source="test", by_pseudonym=True)
+    counts = wording_counts(shop, ["tea"])
+    assert sum(tally.showings for tally in counts.values()) == sent.height
+    for wording, tally in counts.items():
+        assert tally.successes == (tally.showings if wordings[wording] == 1 else 0)
+
+    learned = changed(folder, ("variants = 2", 'variants = 2\nlearn_from = ["tea"]'), name="tea-2")
+    plan = plan_campaigns(shop, [learned])[0]
+    texts = {text.id: text for text in plan.texts}
+    assert {0.05 <= person.propensity <= 0.95 for person in plan.people} == {True}
+    of_known = [p.variant for p in plan.people if (p.channel, texts[p.text_id].text) in counts]
+    assert len(of_known) > 50 and np.mean(of_known) > 0.6, "half of them without what was learned"
+
+
+def test_a_wording_that_drives_people_away_goes_out_no_more(shop: Workspace) -> None:
+    texts = tea(shop).plan.texts
+    key = texts[0].item_id, texts[0].channel
+    first, second = [text for text in texts if (text.item_id, text.channel) == key][:2]
+    liked = VariantCounts(showings=400, successes=200, guard_events=60)
+    plain = VariantCounts(showings=400, successes=40, guard_events=2)
+    counts = {(first.channel, first.text): plain, (second.channel, second.text): liked}
+    assert variant_shares([first, second], counts, None)[1] > 0.9
+    assert variant_shares([first, second], counts, 0.02) == [1.0, 0.0]
+    assert variant_shares([second, first], counts, 0.02)[0] > 0, "the first one always stays"
+    assert variant_shares([first, second], {}, 0.02) == [0.5, 0.5]
+
+
+def test_nothing_is_learned_from_a_campaign_that_is_not_there(shop: Workspace, folder: Path) -> None:
+    wrong = changed(folder, ("variants = 2", 'variants = 2\nlearn_from = ["spring"]'))
+    with pytest.raises(UsageError, match="no campaign 'spring'"):
+        plan_campaigns(shop, [wrong])

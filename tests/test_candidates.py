@@ -84,6 +84,26 @@ def test_a_ban_concerns_one_person_alone() -> None:
     assert first[0] not in found.item[found.user == 0] and first[0] in found.item[found.user == 1]
 
 
+def test_where_habits_lead_each_source_proposes_half_as_many_to_people_who_have_some() -> None:
+    rows = [row for row, name in enumerate(DATA.items["item_id"]) if name.startswith("tea")][:4]
+    asked = ask(CROWD, history([(row, DATA.as_of - (5 - n) * DAY) for n, row in enumerate(rows)]), DATA.as_of)
+    settings = only(own_history=4, neighbours=4, popular=4).model_copy(update={"habit_items": 4})
+
+    def n_proposed(**options: object) -> dict[str, int]:
+        pairs = candidates(asked, settings, **options)  # type: ignore[arg-type]
+        return {name: int(((pairs.sources & BIT[name]) > 0).sum()) for name in (OWN_HISTORY, NEIGHBOURS, POPULAR)}
+
+    everything, half = {OWN_HISTORY: 4, NEIGHBOURS: 4, POPULAR: 4}, {OWN_HISTORY: 2, NEIGHBOURS: 2, POPULAR: 4}
+    assert n_proposed() == everything
+    assert n_proposed(habits_lead=True) == half  # popular items fill a list: they stay
+    assert n_proposed(habits_lead=True, repeats=False) == everything | {OWN_HISTORY: 0}
+    open_to_three = np.ones(DATA.n_items, bool)
+    open_to_three[asked.owned.key[0]] = False
+    assert n_proposed(habits_lead=True, allowed=open_to_three)[OWN_HISTORY] == 3
+    settings = settings.model_copy(update={"habit_items": 0})
+    assert n_proposed(habits_lead=True) == everything
+
+
 def test_what_was_taken_can_be_hidden() -> None:
     found = candidates(ASKED, repeats=False)
     took = set(zip(DATA.events.user.tolist(), DATA.events.item.tolist(), strict=True))

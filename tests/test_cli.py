@@ -92,7 +92,7 @@ def test_feedback_changes_the_next_slate_and_the_report(run: Run, shop: Path) ->
     assert said[0] == 0
     second = document(run("recommend", "-u", "ann", "-k", "4", "-w", "shop", "--json", "--no-record")[1])[0]
     assert item not in {i["item_id"] for i in second["items"]}
-    (version,) = document(run("report", "-w", "shop", "--json")[1])["versions"]
+    (version,) = document(run("report", "-w", "shop", "--json")[1])["groups"]
     assert (version["shown"], version["dismissed"], version["clicked"]) == (1, 1, 0)
 
 

@@ -15,6 +15,7 @@ from tiny_encoders import make_model
 
 from recllm.cli.main import main
 from recllm.jobs.recommenders import open_recommender
+from recllm.jobs.retrain import retrain
 from recllm.jobs.train import train_workspace
 from recllm.recommender.saved_model import load_model
 from recllm.settings import read_settings_file
@@ -66,7 +67,12 @@ def test_train_with_lora_publishes_a_model_that_serves(shop: Path, capsys: pytes
         opened = open_recommender(workspace)
         assert "+lora-" in opened.encoder.name and opened.encoder.fingerprint == model.encoder_fingerprint
         assert len(opened.recommend("u00", k=3)[0].items) == 3
-        frozen = train_workspace(workspace, n_windows=2, epochs=1)
+        report = retrain(workspace)
+        retrained = load_model(workspace.models_dir, report.challenger)
+        assert retrained.adapter is not None and retrained.encoder_fingerprint == model.encoder_fingerprint
+        opened = open_recommender(workspace, version=report.challenger)
+        assert opened.encoder.fingerprint == model.encoder_fingerprint, "it took the adapter with it"
+        frozen = train_workspace(workspace, n_windows=2, epochs=1, min_steps=20)
         assert "+lora-" not in open_recommender(workspace).encoder.name
         tuned = open_recommender(workspace, version=model.version).encoder.encode(["milk"])
         assert frozen.model_version != model.version and np.isfinite(tuned).all()

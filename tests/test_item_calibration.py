@@ -28,7 +28,9 @@ from recllm.training.scorer import fit_scorer
 from recllm.training.windows import Window
 
 NOTHING = Truth(np.array([0, 0]), np.zeros(0, np.int32))
-QUICK = ScorerTrainingSettings(horizon_days=14, n_windows=3, epochs=2, hidden=(16,), projection=4, batch_size=8)
+QUICK = ScorerTrainingSettings(
+    horizon_days=14, n_windows=3, epochs=2, hidden=(16,), projection=4, batch_size=8, min_steps=1
+)
 
 
 def ratios(observed: list[float], expected: list[float], group: list[int], strength: float = 50.0) -> np.ndarray:

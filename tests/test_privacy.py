@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -225,6 +226,7 @@ def test_the_latest_decision_counts_and_a_tie_is_a_refusal(store: Store) -> None
         answers = {u: asked.permits(u, EMAIL) for u in ("late yes", "late no", "tie", "other", "nobody")}
         assert answers == {"late yes": True, "late no": False, "tie": False, "other": default, "nobody": default}
         assert asked.permits_each(list(answers), EMAIL) == list(answers.values())
+        assert [p.permitted for p in asked.stored_histories(list(answers), EMAIL)] == list(answers.values())
 
 
 def work(store: Store, call: Callable[[], object]) -> int:
@@ -309,6 +311,26 @@ def test_the_history_of_a_few_is_that_of_the_dataset(store: Store, monkeypatch: 
     early = door.histories(few, TRAINING, before=datetime.fromtimestamp(3 * 3_600, UTC))
     assert early.events["timestamp"].dt.hour().to_list() == [2, 2]
     assert door.histories([], TRAINING).events.height == 0
+    assert_rows_are_frames(door, few)
+
+
+def assert_rows_are_frames(door: PolicyGate, user_ids: list[str]) -> None:
+    """What an answer reads as rows is what is read as tables, on any catalogue."""
+    frames, rows = door.histories(user_ids, TRAINING), door.stored_histories(user_ids, TRAINING)
+    assert [person.permitted for person in rows] == door.permits_each(user_ids, TRAINING)
+    basics = dict(zip(frames.users["user_id"], frames.users["age"], strict=True))
+    assert [json.loads(p.basics) for p in rows] == [{"age": basics[u]} if u in basics else {} for u in user_ids]
+    items = pl.DataFrame({"item_id": ["i4", "i0", "i2", "i1"], "title": "T"})
+    shop = Dataset.construct(frames.events.clear(), items=items, as_of=86_400)
+    expected = shop.pack(frames.events, [*basics, ""]).rows(
+        np.array([list(basics).index(u) if u in basics else len(basics) for u in user_ids])
+    )
+    events = shop.pack_rows([person.events for person in rows])
+    assert len(events)
+    for name in ("indptr", "item", "at", "action", "quantity", "price"):
+        np.testing.assert_array_equal(getattr(events, name), getattr(expected, name), err_msg=name)
+    same_basket = [[a == b for b in part.basket] for part in (events, expected) for a in part.basket]
+    assert same_basket[: len(events)] == same_basket[len(events) :]
 
 
 def test_the_events_of_others_cost_nothing(store: Store) -> None:

@@ -11,7 +11,7 @@ from recllm.encoder.toy import ToyEncoder
 from recllm.errors import PolicyError, UsageError
 from recllm.policy import Policy
 from recllm.recommender.recommender import Recommender, dismissed
-from recllm.schema import Action, NoteKind, RecommendRequest, SlateStatus
+from recllm.schema import Action, Intent, NoteKind, RecommendRequest, ServedBy, SlateStatus
 from recllm.settings import ExplanationSettings, ProfileSettings, ScorerTrainingSettings
 
 N = 40
@@ -43,7 +43,7 @@ def untrained() -> Recommender:
 
 @pytest.fixture(scope="module")
 def trained(untrained: Recommender) -> Recommender:
-    return untrained.fit(ScorerTrainingSettings(n_windows=3, epochs=4))
+    return untrained.fit(ScorerTrainingSettings(n_windows=3, epochs=2, min_steps=100))
 
 
 def kinds(slate) -> set[str]:  # type: ignore[no-untyped-def]
@@ -315,3 +315,49 @@ def test_ranking_by_text_goes_in_blocks(untrained: Recommender, monkeypatch: pyt
     users = ranking.UserInputs(data.events.rows(everybody), data.as_of)
     untrained.ranker.rank(users, 3, block=64)
     assert max(block.n for block in sizes) == 64 and sum(block.n for block in sizes) == len(everybody)
+
+
+def test_a_slate_that_explores_tells_how_likely_each_item_was(trained: Recommender) -> None:
+    request = RecommendRequest(users=("u0", "u1"), k=4, explain=False)
+    plain = trained.recommend(request)
+    exploring = replace(request, explore_share=0.5, explore_pool=8)
+    rng = np.random.default_rng(0)
+    shown: dict[tuple[int, int], dict[str, int]] = {(n, j): {} for n in range(2) for j in range(4)}
+    for _ in range(600):
+        for n, slate in enumerate(trained.recommend(exploring, rng=rng)):
+            assert slate.ranked[:4] == tuple(item.item_id for item in plain[n].items) and len(slate.ranked) == 12
+            assert len({item.item_id for item in slate.items}) == 4
+            assert slate.propensity == pytest.approx(np.prod([item.propensity for item in slate.items]))
+            for j, item in enumerate(slate.items):
+                assert item.propensity == (0.5 if item.item_id == slate.ranked[j] else 0.25)
+                shown[n, j][item.item_id] = shown[n, j].get(item.item_id, 0) + 1
+    for (n, j), counts in shown.items():
+        assert len(counts) == 3, (n, j)  # its own rank, and two of the pool
+        assert counts[plain[n].items[j].item_id] / 600 == pytest.approx(0.5, abs=0.08)
+
+
+def test_a_slate_that_does_not_explore_is_certain(trained: Recommender) -> None:
+    (slate,) = trained.recommend("u0", k=3)
+    assert slate.propensity == 1.0 and slate.ranked == () and {i.propensity for i in slate.items} == {1.0}
+
+
+def test_the_group_to_compare_with_sees_what_is_popular(trained: Recommender) -> None:
+    (slate,) = trained.recommend("u0", k=3, personal=False)
+    assert slate.status is SlateStatus.HOLDOUT and slate.served_by is ServedBy.POPULAR and slate.degraded_reason
+    (stranger,) = trained.recommend("nobody", k=3, personal=False)
+    assert stranger.status is SlateStatus.UNKNOWN_USER and stranger.items[0].item_id == slate.items[0].item_id
+
+
+def test_an_intent_says_whether_a_slate_is_for_what_was_bought_before_or_is_new(trained: Recommender) -> None:
+    users = ("u0", "u1", "u3")
+    purchases = trained.dataset.events.of(Action.PURCHASE)
+    rows = trained.user_rows(users)
+    bought = [set(trained.dataset.items["item_id"].gather(np.unique(purchases.rows(np.array([r])).item))) for r in rows]
+    for intent, belongs in ((Intent.REMIND, lambda own, i: i in own), (Intent.DISCOVER, lambda own, i: i not in own)):
+        for slate, own in zip(trained.recommend(users, k=4, intent=intent), bought, strict=True):
+            assert slate.items and all(belongs(own, item.item_id) for item in slate.items)
+            assert slate.items[0].reasons
+    many = trained.recommend(users, k=4, intent=Intent.REMIND)
+    assert [trained.recommend(u, k=4, intent=Intent.REMIND)[0].items for u in users] == [slate.items for slate in many]
+    with pytest.raises(UsageError, match="remind"):
+        trained.recommend("u0", intent=Intent.REMIND, repeats=False)

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -25,18 +24,20 @@ import polars as pl
 import pytest
 from fastapi.testclient import TestClient
 from typer.testing import CliRunner
+from waiting import until
 
 from recllm.cli.main import app as command_line
 from recllm.documents import plain
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import PolicyError, StoreError, UsageError
+from recllm.jobs import recommenders
 from recllm.jobs.load import load_file
 from recllm.jobs.recommenders import open_recommender, publish_recommender, refresh
 from recllm.recommender.recommender import Recommender
 from recllm.recommender.registry import current
 from recllm.recommender.saved_model import load_model
 from recllm.schema import Purpose
-from recllm.service.api import create_app
+from recllm.service.app import create_app
 from recllm.service.capacity import Capacity, OverloadError, RateLimit
 from recllm.service.live import LiveShop
 from recllm.settings import ScorerTrainingSettings, ServiceSettings
@@ -72,7 +73,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         load_file(shop, folder / "items.csv", "items")
         load_file(shop, folder / "events.csv", "events")
         data = shop.gate().dataset(Purpose.MODEL_TRAINING)
-        model = Recommender(data, ToyEncoder()).fit(ScorerTrainingSettings(n_windows=2, epochs=2)).model
+        model = Recommender(data, ToyEncoder()).fit(ScorerTrainingSettings(n_windows=2, epochs=1, min_steps=20)).model
         assert model is not None
         publish_recommender(shop, model, ToyEncoder())
     return folder / "shop"
@@ -99,14 +100,6 @@ def serving(*folders: Path, settings: ServiceSettings = FAST, **options: Any) ->
 def client(folder: Path) -> Iterator[TestClient]:
     with serving(folder) as client:
         yield client
-
-
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    """Waits for what another thread does; the limit only keeps a broken service from hanging the tests."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
 
 
 def shown(client: TestClient, user: str | None = "u00", **body: Any) -> list[str]:
@@ -136,6 +129,8 @@ def test_filters_reach_the_slate(client: TestClient) -> None:
     assert set(shown(client, where="price < 5", repeats=True)) <= {
         f"{n}-{i}" for n in ("tea", "tools") for i in range(3)
     }
+    again, new = set(shown(client, intent="remind")), set(shown(client, intent="discover"))
+    assert again and new and not again & new
     first = shown(client)[0]
     assert first not in shown(client, exclude=[first])
     assert shown(client, allow=["tools-1", "tea-1"], k=2) == ["tea-1", "tools-1"]
@@ -407,8 +402,9 @@ def test_two_shops_in_one_process_are_strictly_apart(
                 raise StoreError("the store is damaged")
             return authenticate(workspace, text)
 
-        monkeypatch.setattr("recllm.service.api.authenticate", broken)  # one shop's trouble is no other's
-        assert client.post("/v1/recommend", json={}, headers={"X-API-Key": key}).status_code == 401
+        monkeypatch.setattr("recllm.service.callers.authenticate", broken)  # one shop's trouble is no other's
+        assert client.post("/v1/recommend", json={}, headers={"X-API-Key": key}).status_code == 503
+        assert client.post("/v1/recommend", json={}, headers={"X-API-Key": key, **of_other}).status_code == 401
         assert shown_with(client, key_of_other)
 
 
@@ -555,13 +551,14 @@ def test_the_description_of_the_interface_is_complete(client: TestClient) -> Non
     document = client.get("/openapi.json").json()
     operations = [(path, verb, op) for path, verbs in document["paths"].items() for verb, op in verbs.items()]
     assert len(operations) >= 9
+    assert all(op.get("description") and op["operationId"] for _, _, op in operations)
     for path, verb, operation in operations:
         assert operation.get("description"), f"{verb} {path} has no description"
-        if verb == "post":
+        if "requestBody" in operation and not path.startswith("/webhooks/"):  # there the body is a provider's
             name = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[-1]
             schema = document["components"]["schemas"][name]
             assert schema["examples"], f"{name} has no example"
-            example = client.post(path, json=schema["examples"][0])
+            example = client.request(verb, path.replace("{campaign_id}", "spring"), json=schema["examples"][0])
             assert example.status_code != 500
 
 
@@ -617,3 +614,26 @@ def test_a_real_server_answers_and_stops_when_told(folder: Path) -> None:
         process.kill()
     assert process.returncode in (0, -signal.SIGTERM)  # uvicorn passes the signal on at its end
     assert "no shop has a key" in said and "u01" not in said and "Traceback" not in said
+
+
+def test_the_encoder_of_a_model_is_opened_once_however_often_items_change(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str | None] = []
+    real = recommenders.model_encoder
+
+    def counting(workspace: Workspace, model: Any) -> Any:
+        opened.append(model and model.version)
+        return real(workspace, model)
+
+    monkeypatch.setattr(recommenders, "model_encoder", counting)
+    with serving(folder) as client:
+        for n in range(3):
+            item = {"item_id": f"new-{n}", "title": f"Green tea of another year {n}", "category": "food > tea"}
+            client.post("/v1/items", json={"items": [item]}).raise_for_status()
+            assert shown(client, allow=[f"new-{n}"]) == [f"new-{n}"]
+        assert len(opened) == 1
+        with Workspace.open(folder) as shop:
+            newer = refresh(shop)
+        until(lambda: client.get("/readyz").json()["shops"]["shop"]["model_version"] == newer)
+        assert opened[-1] == newer, "another model may have another encoder"

@@ -20,13 +20,14 @@ from recllm.features.collaborative import ItemStatistics
 from recllm.jobs.load import add_feedback, load_file
 from recllm.jobs.recommenders import open_recommender, publish_recommender, refresh
 from recllm.recommender.recommender import Recommender
+from recllm.recommender.registry import current, rollback
 from recllm.recommender.serving_state import CATALOGUE_STATE, map_arrays
 from recllm.schema import Purpose, Slate, SlateStatus
 from recllm.settings import ScorerTrainingSettings, SequenceModelSettings
 from recllm.workspace.workspace import Workspace
 
 PEOPLE = 40
-TRAINING = ScorerTrainingSettings(n_windows=3, epochs=2)
+TRAINING = ScorerTrainingSettings(n_windows=3, epochs=1, min_steps=20)
 SEQUENCE = SequenceModelSettings(dim=16, epochs=3, later_epochs=1, negatives=32, batch_size=16, min_examples=20)
 LAST_DAY = datetime(2025, 6, 1, 12, tzinfo=UTC)
 
@@ -144,6 +145,14 @@ def test_the_state_answers_as_counting_anew_does(shop: Workspace) -> None:
     assert (mine.reasons[0].text, mine.rank, mine.without) == (theirs.reasons[0].text, theirs.rank, theirs.without)
 
 
+def test_who_else_is_asked_for_changes_no_answer(shop: Workspace) -> None:
+    """One user's sums, projections and names come another way than those of many."""
+    recommender = open_recommender(shop)
+    for _ in range(2):  # the second time much is kept from the first
+        for user, among_others in zip(EVERYBODY, recommender.recommend(EVERYBODY, k=6), strict=True):
+            same(recommender.recommend(user, k=6)[0], among_others)
+
+
 def test_everybody_at_once_is_the_dataset_of_the_store(shop: Workspace) -> None:
     light, reference = open_recommender(shop, everybody=True), open_recommender(shop, recompute=True)
     assert light.dataset.users.equals(reference.dataset.users)
@@ -174,7 +183,20 @@ def test_refreshing_brings_the_state_to_the_present_without_training(own_shop: W
     for name, weight in first.model.scorer.weights.items():
         np.testing.assert_array_equal(weight, light.model.scorer.weights[name])
     all_same(light, reference, k=5)
-    assert len(list((own_shop.root / "serving").iterdir())) == 1
+
+
+def test_the_state_of_one_earlier_version_stays_until_somebody_withdraws(own_shop: Workspace) -> None:
+    first, second = current(own_shop.models_dir), refresh(own_shop)
+    third = refresh(own_shop)
+    states = own_shop.root / "serving"
+    assert {path.stem for path in states.iterdir()} == {second, third} and first not in {second, third}
+    before = (states / f"{second}.safetensors").read_bytes()
+    rollback(own_shop.models_dir, second)
+    open_recommender(own_shop)
+    assert (states / f"{second}.safetensors").read_bytes() == before, "it was not made again"
+    refuse(own_shop, "u00")
+    open_recommender(own_shop)
+    assert [path.stem for path in states.iterdir()] == [second]
 
 
 def refuse(shop: Workspace, user: str) -> None:

@@ -7,9 +7,12 @@ import os
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import crash_child
 import polars as pl
@@ -19,11 +22,12 @@ from hypothesis import strategies as st
 from sqlalchemy import inspect, text
 from store_view import dump, events, items, put, view
 
-from recllm.errors import DataError, StoreError, UsageError
+from recllm.errors import ConflictError, DataError, StoreError, UnknownIdError, UsageError
 from recllm.ingest.record import record_events
-from recllm.store import postgres, tables
+from recllm.schema import Announcement, AnnouncementStatus, CampaignMessage, MessageEvent, MessageEventKind
+from recllm.store import postgres, readers, tables
 from recllm.store.database import Store, writing
-from recllm.store.tables import SCHEMA_VERSION
+from recllm.store.tables import SCHEMA_VERSION, SHOWN_FOR
 
 HERE = Path(__file__).parent
 
@@ -58,12 +62,18 @@ def test_events_come_back_as_they_went_in(store: Store) -> None:
         request_id=["r", None],
         position=pl.Series([2, None], dtype=pl.Int32),
         model_version=["m", None],
+        propensity=[0.25, None],
+        experiment=["e", None],
+        variant=["v", None],
+        campaign_id=["c", None],
+        template=["t", None],
     ).with_columns(event=pl.Series(["shown", "rating"]), quantity=pl.Series([2.0, 0.5]))
     assert put(store, "events", frame).accepted == 2
     back = view(store).events().sort("timestamp")
+    first, third = (datetime(1970, 1, 1, 0, 0, second, tzinfo=UTC) for second in (1, 3))
     assert back.rows() == [
-        ("u1", "i1", "rating", datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC), 0.5, None, None, 4.5, None, None, None),
-        ("u1", "i3", "shown", datetime(1970, 1, 1, 0, 0, 3, tzinfo=UTC), 2.0, 1.25, "b1", None, "r", 2, "m"),
+        ("u1", "i1", "rating", first, 0.5, None, None, 4.5, *[None] * 8),
+        ("u1", "i3", "shown", third, 2.0, 1.25, "b1", None, "r", 2, "m", 0.25, "e", "v", "c", "t"),
     ]
     assert back.schema["timestamp"] == pl.Datetime("us", "UTC")
     assert view(store).events(("price",)).columns == ["user_id", "item_id", "event", "timestamp", "price"]
@@ -92,6 +102,19 @@ def test_the_last_event_is_told_without_reading_the_others(store: Store) -> None
     put(store, "items", items(("i1", "Tea")), "items")
     with store.read() as reader:
         assert reader.last_event() == datetime.fromtimestamp(3, UTC)
+
+
+def test_what_pages_ask_is_told_without_reading_everything(store: Store) -> None:
+    reader = view(store)
+    assert (reader.first_shown(), reader.n_available_items(), reader.brands()) == (None, 0, [])
+    put(store, "events", events([5, 2, 3]).with_columns(event=pl.Series(["shown", "purchase", "shown"])))
+    assert reader.first_shown() == datetime.fromtimestamp(3, UTC)
+    assert reader.n_available_items() == 0, "what only events tell of is not for sale"
+    rows = items(("i2", "Tea"), ("i3", "Mug"), ("i9", "Pot")).with_columns(
+        brand=pl.Series(["Zen", None, "Acme"]), available=pl.Series([True, True, False])
+    )
+    put(store, "items", rows, "items")
+    assert reader.n_available_items() == 2 and reader.brands() == ["Acme", "Zen"]
 
 
 def test_the_events_of_some_people(store: Store) -> None:
@@ -178,10 +201,12 @@ def test_item_details_survive(store: Store) -> None:
             "currency": ["CNY"],
             "available": [False],
             "attributes": ['{"size":"42"}'],
+            "available_until": pl.Series([1_700_000_000_000_000], dtype=pl.Int64),
         }
     )
     put(store, "items", frame)
     expected = ("i1", "跑鞋", ["Sport", "Shoes"], "NA", "light", "1299.90", "CNY", False, '{"size":"42"}', False)
+    expected = (*expected, datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC))
     assert store.items().rows() == [expected]
 
 
@@ -347,7 +372,7 @@ def test_key_rings_stay_right_when_they_forget(store: Store, monkeypatch: pytest
 batches = st.lists(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2)), max_size=8), min_size=1, max_size=5)
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=batches, data=st.data())
 def test_accounts_match_a_dictionary(store: Store, batches: list[list[tuple[int, int]]], data: st.DataObject) -> None:
     """accepted, duplicates and conflicts of any sequence of frames, in one load or many, equal a simple model's."""
@@ -428,6 +453,124 @@ def _assert_whole_loads(store: Store, load_rows: int, n_loads: int | None = None
     return set(sizes)
 
 
+# --- messages and announcements --------------------------------------------------------------------------------------
+
+
+def message(number: int, user: str = "u1", channel: str = "email", item_id: str | None = "i1") -> CampaignMessage:
+    return CampaignMessage(
+        message_id=f"m{number}",
+        user_id=user,
+        campaign_id="spring",
+        channel=channel,
+        text_id="t1",
+        variant=1,
+        item_id=item_id,
+        request_id=f"r{number}",
+        exported_at=moment(0),
+    )
+
+
+def moment(second: float) -> datetime:
+    return datetime.fromtimestamp(1_700_000_000 + second, UTC)
+
+
+def told(event_id: str, number: int, kind: str, second: float = 1) -> MessageEvent:
+    return MessageEvent(event_id=event_id, message_id=f"m{number}", kind=MessageEventKind(kind), at=moment(second))
+
+
+def test_messages_come_back_as_they_went_in(store: Store) -> None:
+    put(store, "events", events([1]))
+    sent = [message(1), message(2, item_id=None), message(3, user="nobody")]
+    store.add_messages(sent)
+    store.add_messages([])
+    later = replace(sent[0], exported_at=moment(99), channel="push")
+    store.add_messages([later])  # as it left first
+    assert store.messages(["m1", "m2", "m3", "m4", "m1"]) == {"m1": sent[0], "m2": sent[1]}
+    assert store.messages([]) == {}
+    many = [message(number) for number in range(10, 1_500)]
+    store.add_messages(many)
+    assert len(store.messages(m.message_id for m in many)) == len(many)
+
+
+def test_what_became_of_messages_counts_once_per_provider_and_id(store: Store) -> None:
+    put(store, "events", events([1]))
+    store.add_messages([message(1), message(2, channel="push")])
+    batch = [told("a", 1, "delivered"), told("b", 2, "opened"), told("c", 9, "opened"), told("a", 1, "bounced")]
+    assert store.add_message_events("mail", batch, moment(5)) == 2
+    assert store.add_message_events("mail", batch, moment(6)) == 0
+    assert store.add_message_events("grid", batch[:1], moment(6)) == 1
+    assert store.known_message_events("mail", ["a", "b", "c"]) == {"a", "b"}
+    assert store.known_message_events("grid", ["a", "b"]) == {"a"} and store.known_message_events("x", ["a"]) == set()
+    assert store.campaign_message_events("spring") == {
+        ("u1", "email", MessageEventKind.DELIVERED),
+        ("u1", "push", MessageEventKind.OPENED),
+    }
+    assert store.campaign_message_events("autumn") == set()
+
+
+KINDS = st.sampled_from(["delivered", "opened", "clicked", "bounced", "blocked", "deferred", "unsubscribed"])
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(reports=st.lists(st.tuples(KINDS, st.integers(0, 5), st.booleans()), max_size=12), data=st.data())
+def test_an_address_has_trouble_after_its_last_bounce(store: Store, reports: list[Any], data: st.DataObject) -> None:
+    """Whatever the order in which it is told; of one instant the bounce counts."""
+    user = uuid.uuid4().hex
+    put(store, "users", pl.DataFrame({"user_id": [user], "basics": ["{}"]}), user)
+    store.add_messages([replace(message(1, user), message_id=user), replace(message(2, user), message_id=f"{user}2")])
+    batch = [
+        replace(told(f"{user}{n}", 1, kind, second), message_id=user if first else f"{user}2")
+        for n, (kind, second, first) in enumerate(reports)
+    ]
+    for report in data.draw(st.permutations(batch)):
+        assert store.add_message_events("mail", [report], moment(9)) == 1
+    bounces = [report.at for report in batch if report.kind == "bounced"]
+    arrivals = [report.at for report in batch if report.kind in ("delivered", "opened", "clicked")]
+    trouble = bool(bounces) and (not arrivals or max(bounces) >= max(arrivals))
+    assert store.bounced_at("email").get(user) == (max(bounces) if trouble else None)
+    assert user not in store.bounced_at("push")
+
+
+def test_nothing_of_an_erased_persons_messages_stays(store: Store) -> None:
+    put(store, "users", pl.DataFrame({"user_id": ["u1", "u2"], "basics": ["{}"] * 2}))
+    store.add_messages([message(1), message(2, user="u2"), message(3)])
+    reports = [told("a", 1, "bounced"), told("b", 2, "opened"), told("c", 3, "opened", 2), told("d", 3, "delivered")]
+    assert store.add_message_events("mail", reports, moment(5)) == 4
+    sent = store.messages_of("u1")
+    assert [(m.message_id, [e.event_id for e in seen]) for m, seen in sent] == [("m1", ["a"]), ("m3", ["d", "c"])]
+    with store.load("consent", load_id="gone", source="erasure") as load:
+        rows = load.erase_user("u1")
+    assert (rows["messages"], rows["message_events"], rows["users"]) == (2, 3, 1)
+    assert store.messages_of("u1") == [] and set(store.messages(["m1", "m2", "m3"])) == {"m2"}
+    assert store.known_message_events("mail", "abcd") == {"b"} and store.bounced_at("email") == {}
+    put(store, "users", pl.DataFrame({"user_id": ["u3"], "basics": ["{}"]}), "new")  # keys may be given again
+    assert store.messages_of("u3") == []
+
+
+def announcement(number: int) -> Announcement:
+    fields = {"announcement_id": f"msg_{number}", "target": "crm", "type": "campaign.exported", "body": '{"é":1}'}
+    return Announcement(**fields, created_at=moment(number))
+
+
+def test_an_announcement_is_claimed_by_one_until_it_is_settled(store: Store) -> None:
+    store.queue_announcements([announcement(2), announcement(1)])
+    store.queue_announcements([])
+    lease = timedelta(seconds=60)
+    assert store.claim_announcements(moment(0), lease=lease, limit=9) == []
+    (first,) = store.claim_announcements(moment(10), lease=lease, limit=1)
+    assert first == replace(announcement(1), attempts=1, next_at=moment(70))
+    (second,) = store.claim_announcements(moment(10), lease=lease, limit=9)
+    assert second.announcement_id == "msg_2" and store.claim_announcements(moment(69), lease=lease, limit=9) == []
+    store.settle_announcement("msg_1", AnnouncementStatus.DELIVERED, "200")
+    store.settle_announcement("msg_2", AnnouncementStatus.QUEUED, "500", next_at=moment(15))
+    (again,) = store.claim_announcements(moment(15), lease=lease, limit=9)
+    assert (again.announcement_id, again.attempts, again.outcome) == ("msg_2", 2, "500")
+    store.settle_announcement("msg_2", AnnouncementStatus.FAILED, "500")
+    assert store.claim_announcements(moment(10_000), lease=lease, limit=9) == []
+    states = [(a.announcement_id, a.status, a.attempts, a.next_at) for a in store.announcements()]
+    assert states == [("msg_1", "delivered", 1, None), ("msg_2", "failed", 2, None)]
+
+
 # --- versions --------------------------------------------------------------------------------------------------------
 
 
@@ -488,16 +631,20 @@ def make_version_1(store: Store) -> None:
     with writing(store._engine) as connection:
         for index in ("events_by_user", "loads_by_table", "loads_by_last_at"):
             connection.execute(text(f"DROP INDEX {index}"))
-        connection.execute(text("DROP TABLE api_keys"))
+        for table in ("api_keys", "experiments", "explored_slates", "messages", "message_events", "outbox", "sessions"):
+            connection.execute(text(f"DROP TABLE {table}"))
+        for column in ("propensity", *SHOWN_FOR):
+            connection.execute(text(f"ALTER TABLE events DROP COLUMN {column}"))
         connection.execute(text("ALTER TABLE loads DROP COLUMN last_at"))
+        connection.execute(text("ALTER TABLE items DROP COLUMN available_until"))
         connection.execute(text("UPDATE meta SET value = '1' WHERE name = 'schema_version'"))
 
 
 def test_a_store_of_version_1_is_brought_up_to_date(store: Store, url: str) -> None:
     put(store, "events", events([5, 2]))
     put(store, "items", items(("i1", "Tea")), "items")
-    make_version_1(store)
     before = dump(store)
+    make_version_1(store)
     store.close()
     opened = Store.open(url)
     assert dump(opened) == before
@@ -510,6 +657,22 @@ def test_a_store_of_version_1_is_brought_up_to_date(store: Store, url: str) -> N
     assert put(opened, "events", events([7]), "new").accepted == 1
     with opened.read() as reader:
         assert reader.last_event() == datetime.fromtimestamp(7, UTC)
+    opened.close()
+
+
+def test_a_history_is_read_from_the_index_alone(store: Store, url: str) -> None:
+    put(store, "events", events([5, 2]))
+    with writing(store._engine) as connection:  # as version 6 had it
+        connection.execute(text("DROP INDEX events_by_user"))
+        connection.execute(text("CREATE INDEX events_by_user ON events (user_key)"))
+        connection.execute(text("UPDATE meta SET value = '6' WHERE name = 'schema_version'"))
+    store.close()
+    opened = Store.open(url)
+    with opened._engine.connect() as connection:
+        (index,) = [i for i in inspect(connection).get_indexes("events") if i["name"] == "events_by_user"]
+        read = {column.name for column in readers._HISTORY.selected_columns} - {"item_id"}
+        assert read | {"user_key", "event_no", "item_key"} == set(index["column_names"])
+        assert index["column_names"][:2] == ["user_key", "event_no"]
     opened.close()
 
 
@@ -662,3 +825,69 @@ def test_counts_are_json_that_a_person_can_read(store: Store) -> None:
     put(store, "events", events([1]))
     with store._engine.connect() as connection:
         assert json.loads(str(connection.execute(text("SELECT counts FROM loads")).scalar()))["accepted"] == 1
+
+
+# --- rights, sessions, items that leave -------------------------------------------------------------------------------
+
+
+def consent(user: str, purpose: str = "email") -> pl.DataFrame:
+    return pl.DataFrame({"user_id": [user], "purpose": [purpose], "granted": [True], "at": [1]})
+
+
+def test_an_erased_person_has_no_row_left_and_others_keep_theirs(store: Store) -> None:
+    shown = ["shown", "purchase", "click"]
+    put(store, "events", events([1, 2, 3], request_id=["r1", None, "r2"], event=shown), "a")
+    put(store, "events", events([4, 5], user="u2", request_id=["r2", None], event=shown[:2]), "b")
+    put(store, "consent", pl.concat([consent("u1"), consent("u2")]), "c")
+    store.add_explored_slates({"r1": ("i1",), "r2": ("i4",)}, datetime(2025, 1, 1, tzinfo=UTC))
+    with store.load("events", load_id="d", source="test") as load:
+        assert load.join_session("s1_x", "u1") == 0
+    before = view(store).marks().load_no["consent"]
+    with store.load("consent", load_id="e", source="erasure") as load:
+        rows = load.erase_user("u1")
+    gone = {"events": 3, "consent": 1, "sessions": 1, "users": 1, "explored_slates": 1}
+    assert {table: n for table, n in rows.items() if n} == gone
+    store.truncate_log()
+    assert view(store).events()["user_id"].to_list() == ["u2", "u2"]
+    assert view(store).users()["user_id"].to_list() == view(store).consent()["user_id"].to_list() == ["u2"]
+    assert view(store).joined_sessions() == {} and view(store).marks().load_no["consent"] > before
+    with pytest.raises(UnknownIdError), store.load("consent", load_id="f", source="erasure") as load:
+        load.erase_user("u1")
+    assert [row.load_id for row in view(store).loads()] == ["a", "b", "c", "d", "e"]  # what is refused leaves no record
+
+
+def test_a_session_joins_one_person_with_all_its_events(store: Store) -> None:
+    put(store, "events", events([1, 2], user="s1_x"), "a")
+    put(store, "events", events([3]), "b")
+    newest = view(store).marks().event_no
+    with store.load("events", load_id="c", source="test") as load:
+        assert load.join_session("s1_x", "u1") == 2
+    moved = view(store).events(after_event=newest)
+    assert moved["user_id"].to_list() == ["u1", "u1"] and moved["item_id"].to_list() == ["i1", "i2"]
+    assert view(store).events().height == 3 and view(store).users()["user_id"].to_list() == ["u1"]
+    assert view(store).joined_sessions(["s1_x", "s1_y"]) == view(store).joined_sessions(user_id="u1") == {"s1_x": "u1"}
+    again = put(store, "events", events([2, 4], user="s1_x"), "d")
+    assert (again.accepted, again.duplicates) == (1, 1) and view(store).events(user_ids=["u1"]).height == 4
+    with store.load("events", load_id="e", source="test") as load:
+        assert load.join_session("s1_x", "u1") == 0
+    with pytest.raises(ConflictError), store.load("events", load_id="f", source="test") as load:
+        load.join_session("s1_x", "u2")
+    assert view(store).users()["user_id"].to_list() == ["u1"]  # nobody came in by the refusal
+    assert view(store).counts()["users"] == 1
+    put(store, "events", events([9], user="s1_y"), "g")
+    assert view(store).counts()["users"] == 1  # a session is no person
+
+
+def test_an_item_that_leaves_is_known_from_events_alone(store: Store) -> None:
+    put(store, "items", items(("i1", "Tea"), ("i2", "Mug")), "a")
+    put(store, "events", events([1]), "b")
+    with store.load("items", load_id="c", source="removal") as load:
+        load.remove_item("i1")
+    row = store.items(["i1"]).to_dicts()[0]
+    assert (row["title"], row["available"], row["pending"]) == (None, False, True)
+    assert view(store).events()["item_id"].to_list() == ["i1"]
+    for name in ("i1", "i3"):
+        with pytest.raises(UnknownIdError), store.load("items", load_id="d", source="removal") as load:
+            load.remove_item(name)
+    put(store, "items", items(("i1", "Tea again")), "e")
+    assert store.items(["i1"])["pending"].to_list() == [False]

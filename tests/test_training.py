@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from shop_world import START, shop, vectors
 
 from recllm.data.dataset import DAY, Dataset
+from recllm.data.interactions import Pairs
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import DataError
 from recllm.features.candidates import Candidates
@@ -30,13 +31,15 @@ from recllm.training.windows import PastWindows, Window, sample_negatives, windo
 if TYPE_CHECKING:
     from recllm.schema import FloatArray, TextKind
 
-QUICK = ScorerTrainingSettings(horizon_days=14, n_windows=3, epochs=3, hidden=(16,), projection=4, batch_size=8)
+QUICK = ScorerTrainingSettings(
+    horizon_days=14, n_windows=3, epochs=3, hidden=(16,), projection=4, batch_size=8, min_steps=1
+)
 DATA = shop()
 
 
 def test_a_shop_of_favourites_is_learned() -> None:
     data = shop(people=120)  # 24 to judge by: of 8 the verdict hangs on one of them
-    fitted = fit_scorer(data, vectors(data), None, QUICK)
+    fitted = fit_scorer(data, vectors(data), None, QUICK.model_copy(update={"min_steps": 250}))
     assert fitted.metrics["ndcg@20_all"] > 0.85  # .58 before training
     assert [h["epoch"] for h in fitted.history] == [1, 2, 3][: len(fitted.history)]
     assert fitted.population.target == (Action.PURCHASE,)
@@ -131,7 +134,8 @@ def test_what_goes_with_what_forgets_unless_times_mean_nothing() -> None:
     def score(half_life_days: float | None) -> list[float]:
         settings = CollaborativeSettings(item_item_half_life_days=half_life_days, item_item_l2=0.1)
         crowd = CollaborativeStatistics.fit(data, np.eye(data.n_items, 8, dtype=np.float32), settings)
-        return ask(crowd, asked, data.as_of).item_item[:, [pot]].toarray().ravel().tolist()
+        pairs = Pairs(np.arange(3), np.array([pot, pot], np.int32))
+        return ask(crowd, asked, data.as_of).item_item.at(pairs.item, pairs).tolist()
 
     old, recent = score(30.0)
     assert 0 < old < recent / 100

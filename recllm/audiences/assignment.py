@@ -92,6 +92,17 @@ def ranked(scores: UserScores, user_ids: Sequence[str], campaign: str, salt: str
     return np.lexsort((draws(user_ids, campaign, f"{salt}\0order"), -scores.score))
 
 
+def globally_held_out(ids: Sequence[str], share: float, salt: str) -> Mask:
+    """Who of some people is among the `share` who get nothing personal, to measure the whole by; (n,).
+
+    share: in [0, 1]; who is held out at a smaller share is so at a larger one. salt: another one draws other people.
+    Raises `UsageError` for a share out of its range.
+    """
+    if not 0 <= share <= 1:
+        raise UsageError(f"the share of the global holdout is {share}; give 0 to 1")
+    return draws(ids, "global holdout", salt) < share
+
+
 def draws(ids: Sequence[str], campaign: str, salt: str = "") -> NDArray[np.float64]:
     """A number in [0, 1) for each id: the first 52 bits of SHA-256 over salt, campaign and id."""
     head = hashlib.sha256(f"{salt}\0{campaign}\0".encode())

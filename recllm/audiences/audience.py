@@ -20,16 +20,26 @@ from numpy.typing import NDArray
 
 from recllm.audiences.assignment import Selection, check_floor, select
 from recllm.audiences.exclusions import Consents, ExclusionReason, exclusion_masks
+from recllm.audiences.people_match import ContactRecords, RuleMatch, match_people
 from recllm.audiences.probabilities import UserScores, likeness, target_probabilities, trained_model
 from recllm.audiences.reasons import AudienceTrait, distinguishing_traits, reasons_for
 from recllm.audiences.request import AudienceRequest, Exclusions
-from recllm.data.catalogue import CATEGORY_SEPARATOR, SENSITIVE_TARGET, in_category, known_rows, sensitive_items
+from recllm.audiences.rule_words import rule_words
+from recllm.data.catalogue import (
+    CATEGORY_SEPARATOR,
+    SENSITIVE_TARGET,
+    catalogue_rows,
+    in_category,
+    on_offer,
+    sensitive_items,
+)
 from recllm.data.dataset import USER_COLUMN, utc
 from recllm.documents import guarded, plain, write_csv
 from recllm.encoder.batches import encode_unique
 from recllm.errors import PolicyError, UsageError
 from recllm.schema import Action, Reason
 from recllm.text.items import item_texts
+from recllm.text.templates import Prompts
 
 if TYPE_CHECKING:
     from recllm.recommender.recommender import Recommender
@@ -60,6 +70,15 @@ class AudienceMember:
     reasons: tuple[Reason, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleCount:
+    """How many people a rule, or one of its conditions, holds for."""
+
+    words: str
+    people: int | None
+    """None for fewer than the policy's floor."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Audience:
     """Everybody who is known is a member, in the holdout, or counted among the excluded."""
@@ -80,6 +99,8 @@ class Audience:
     expected_conversions: float | None
     """Sum of the probabilities of `people`; None for a likeness."""
     notes: tuple[str, ...] = ()
+    rule: tuple[RuleCount, ...] = ()
+    """Of the people who agreed, how many meet the rule over people: all of it first, then each condition alone."""
 
     @property
     def size(self) -> int:
@@ -116,12 +137,22 @@ class EligiblePool:
     """Of the n people."""
     excluded: dict[str, int]
     """`ExclusionReason` -> people who are not in the pool."""
+    rule: tuple[RuleCount, ...] = ()
+    """As `Audience.rule`."""
 
 
-def find_audience(recommender: Recommender, request: AudienceRequest, *, agreed: Consents | None = None) -> Audience:
+def find_audience(
+    recommender: Recommender,
+    request: AudienceRequest,
+    *,
+    agreed: Consents | None = None,
+    contacts: ContactRecords | None = None,
+) -> Audience:
     """The people to reach.
 
     The people of the dataset are those who agreed to personalisation; agreed: who agreed to the request's channel too.
+    contacts: what conditions of the request's rule ask of a workspace.
+
     An audience that exclusions or limits leave empty is an answer, with the counts. Raises `UsageError` for an unknown
     item, an empty category or unknown seeds, `NotFittedError` without a trained model, `PolicyError` for a sensitive
     target or a group of fewer people than the policy's floor.
@@ -131,7 +162,7 @@ def find_audience(recommender: Recommender, request: AudienceRequest, *, agreed:
     if request.seeds is None:
         trained_model(recommender)
         recommender, target = audience_target(recommender, request.items, request.category, request.text)
-    pool = eligible_pool(recommender, target, request.exclusions, agreed, request.seeds or ())
+    pool = eligible_pool(recommender, target, request.exclusions, agreed, request.seeds or (), contacts)
     name = request.campaign or pool.target.name
     selection = select(pool.scores, pool.user_ids, name, request.limits)
     explain_first = request.explain_first if request.explain and request.seeds is None else 0
@@ -152,11 +183,14 @@ def eligible_pool(
     exclusions: Exclusions,
     agreed: Consents | None = None,
     seeds: Collection[str] = (),
+    contacts: ContactRecords | None = None,
 ) -> EligiblePool:
     """Everybody whom nothing speaks against, with their probabilities; without a target everybody but the `seeds`, with
-    their likeness to these. Raises `NotFittedError` without a model, `UsageError` for likeness without seeds."""
+    their likeness to these. Raises `NotFittedError` without a model, `UsageError` for likeness without seeds, and what
+    `match_people` raises."""
     items = np.zeros(0, np.int64) if target is None else target.items
-    masks = exclusion_masks(recommender, items, exclusions, agreed, seeds)
+    match = rule_match(recommender, exclusions, contacts)
+    masks = exclusion_masks(recommender, items, exclusions, agreed, seeds, match)
     user_rows = np.flatnonzero(~np.logical_or.reduce(list(masks.values())))
     if target is None:
         seed_rows = np.unique(recommender.user_rows(list(seeds)))
@@ -168,7 +202,27 @@ def eligible_pool(
         scores = target_probabilities(recommender, items, user_rows)
     user_ids = recommender.dataset.users[USER_COLUMN].gather(user_rows).to_list()
     excluded = {reason.value: int(mask.sum()) for reason, mask in masks.items() if mask.any()}
-    return EligiblePool(target, user_rows, user_ids, scores, excluded)
+    rule = rule_counts(recommender, match, ~masks[ExclusionReason.NO_CONSENT]) if match else ()
+    return EligiblePool(target, user_rows, user_ids, scores, excluded, rule)
+
+
+def rule_match(
+    recommender: Recommender, exclusions: Exclusions, contacts: ContactRecords | None = None
+) -> RuleMatch | None:
+    """Who meets the rule over people; None without a rule. Raises what `match_people` raises."""
+    if exclusions.people is None:
+        return None
+    return match_people(exclusions.people, recommender.dataset, recommender.policy, contacts)
+
+
+def rule_counts(recommender: Recommender, match: RuleMatch, visible: NDArray[np.bool_]) -> tuple[RuleCount, ...]:
+    """visible: who may be looked at, (n_users,)."""
+    floor, currencies = recommender.policy.group_floor, recommender.dataset.items["currency"].drop_nulls().unique()
+    currency = currencies[0] if len(currencies) == 1 else None
+    return tuple(
+        RuleCount(words=rule_words(rule, recommender.locale, currency), people=n if n >= floor else None)
+        for rule, n in match.counts(visible).items()
+    )
 
 
 def build_audience(
@@ -202,6 +256,9 @@ def build_audience(
         ExclusionReason.BEYOND_LIMIT.value: selection.beyond_limit,
     }
     actions, notes = recommender.population.settings.target, pool.target.notes
+    if pool.rule:
+        note = Prompts.load().render("people_rule.note", recommender.locale, part=pool.rule[0].words)
+        notes = (*notes, note)
     if actions != (Action.PURCHASE,):
         notes = (*notes, f"a conversion is any of: {', '.join(actions)}")
     expected = None
@@ -219,6 +276,7 @@ def build_audience(
         group=distinguishing_traits(data, reached, np.setdiff1d(pool.user_rows, reached), recommender.policy),
         expected_conversions=expected,
         notes=notes,
+        rule=pool.rule,
     )
 
 
@@ -267,12 +325,12 @@ def audience_target(
     catalogue = recommender.dataset.items
     if category is not None:
         name = category
-        rows = np.flatnonzero(in_category(catalogue, category) & catalogue["available"].to_numpy().astype(bool))
+        rows = np.flatnonzero(in_category(catalogue, category) & on_offer(catalogue, recommender.dataset.as_of))
         if not len(rows):
             raise UsageError(f"no item on offer in the category {category!r}; write a name, or a path as 'a > b'")
     else:
         ids = list(dict.fromkeys(items or ()))
-        rows = known_rows(recommender.dataset, ids)
+        rows = catalogue_rows(recommender.dataset, ids)
         digest = hashlib.sha256("\0".join(sorted(ids)).encode("utf-8", "surrogatepass")).hexdigest()
         name = ",".join(ids) if len(ids) <= 3 else f"{len(ids)} items {digest[:8]}"
     sensitive = sensitive_items(catalogue[rows.tolist()], recommender.policy)

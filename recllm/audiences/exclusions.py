@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from recllm.audiences.assignment import globally_held_out
+from recllm.audiences.people_match import RuleMatch, match_people
 from recllm.audiences.request import Exclusions
 from recllm.data.dataset import DAY, USER_COLUMN, Dataset, utc
 from recllm.errors import UsageError
@@ -36,6 +38,9 @@ class ExclusionReason(StrEnum):
     SEED = "seed"
     UNKNOWN = "nothing_known"
     """Neither an event of their own nor a basic: there is nothing to tell them apart by."""
+    RULE = "people_rule"
+    """They do not meet the request's rule over people."""
+    HELD_OUT = "global_holdout"
     BOUGHT = "bought_recently"
     RETURNED = "returned"
     CAPPED = "frequency_cap"
@@ -49,11 +54,13 @@ def exclusion_masks(
     exclusions: Exclusions,
     agreed: Consents | None = None,
     seeds: Collection[str] = (),
+    match: RuleMatch | None = None,
 ) -> dict[ExclusionReason, Mask]:
     """Reason -> who it holds for, (n_users,) each; a person stands under the first that holds alone.
 
     items: rows of the target's items. agreed: to the channel; personalisation people must have agreed to anyway.
-    Raises `UsageError` for a recommender whose dataset holds nobody because it reads people by key.
+    match: of the rule over people, where the caller has it; else it is computed, without contacts. Raises `UsageError`
+    for a recommender whose dataset holds nobody because it reads people by key, and what `match_people` raises.
     """
     if not isinstance(recommender.people, DatasetPeople):
         raise UsageError("this recommender reads people one by one; open it with everybody=True to find an audience")
@@ -70,6 +77,13 @@ def exclusion_masks(
         ExclusionReason.SEED: _listed(recommender, seeds),
         ExclusionReason.UNKNOWN: ~acted & ~has_basics,
     }
+    if exclusions.people is not None:
+        match = match or match_people(exclusions.people, data, recommender.policy)
+        masks[ExclusionReason.RULE] = ~match.people
+    if exclusions.holdout_share > 0:
+        ids = data.users[USER_COLUMN].to_list()
+        held_out = globally_held_out(ids, exclusions.holdout_share, exclusions.holdout_salt)
+        masks[ExclusionReason.HELD_OUT] = held_out
     on_target = np.isin(e.item, items)
     if exclusions.bought_days is not None:
         recent = on_target & (e.action == ACTION_CODE[Action.PURCHASE])

@@ -9,6 +9,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+from recllm.audiences.people_rule import PeopleRule, checked_rule
 from recllm.errors import UsageError
 
 
@@ -67,14 +68,24 @@ class Exclusions:
     frequency_days: float = 7.0
     adult_age: int = 18
     """Leave out whose age, or year of birth, among the basics allows that they are younger; 0 for nobody."""
+    people: PeopleRule | None = None
+    """Leave out who does not meet this rule; see `recllm.audiences.people_rule`."""
+    holdout_share: float = 0.0
+    """Leave out the shop's global holdout: so large a share of all people, in [0, 1], whom nothing personal reaches."""
+    holdout_salt: str = ""
+    """Of the draw of the global holdout."""
 
     def __post_init__(self) -> None:
         for name in ("bought_days", "frequency_days"):
             days = getattr(self, name)
             if days is not None and not days > 0:
                 raise UsageError(f"{name} is {days}; give a number of days above 0")
+        if self.people is not None:
+            checked_rule(self.people)
         if self.frequency_cap is not None and self.frequency_cap < 1:
             raise UsageError(f"frequency_cap is {self.frequency_cap}; 1 is the smallest")
+        if not 0 <= self.holdout_share <= 1:
+            raise UsageError(f"holdout_share is {self.holdout_share}; give a share from 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,13 +11,15 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from recllm.adcopy.channels import channel_named
 from recllm.adcopy.write import TEMPLATE
-from recllm.audiences.assignment import check_floor
+from recllm.audiences.assignment import check_floor, globally_held_out
 from recllm.audiences.audience import TEXT_ITEM
+from recllm.audiences.exclusions import ExclusionReason
 from recllm.campaigns.folder import CampaignText, ExportEntry, PlannedPerson, TextStatus, append, read_entries
 from recllm.campaigns.hours import SendWindow
 from recllm.campaigns.open_campaign import OpenCampaign, States, text_states
@@ -26,12 +28,18 @@ from recllm.data.dataset import utc
 from recllm.documents import guarded, plain
 from recllm.errors import NothingToDo, PolicyError
 from recllm.files import write_whole
+from recllm.jobs.announce import announce
 from recllm.jobs.feedback import FEEDBACK_SCHEMA
+from recllm.jobs.messages import undeliverable
 from recllm.jobs.serve import CHANNEL_PURPOSE
-from recllm.schema import Action, Purpose
+from recllm.schema import Action, CampaignMessage, Purpose
 from recllm.workspace.workspace import present
 
 WITHDRAWN, SUPPRESSED, UNAPPROVED = "consent_withdrawn", "suppression_list", "text_not_approved"
+BOUNCED = "address_bounced"
+EXPORTED = "campaign.exported"
+"""Type of the announcement."""
+ERASED = "erased"
 
 _logger = logging.getLogger(__name__)
 
@@ -53,15 +61,22 @@ class CampaignExport:
 
 
 def export_campaign(
-    campaign: OpenCampaign, folder: Path, *, ids: Mapping[str, str] | None = None, clock: datetime | None = None
+    campaign: OpenCampaign,
+    folder: Path,
+    *,
+    ids: Mapping[str, str] | None = None,
+    clock: datetime | None = None,
+    revision: str | None = None,
 ) -> CampaignExport:
     """Writes ID-CHANNEL.csv files into `folder`, and logs whom they reach; who is held out is in none of them.
 
-    ids: pseudonym -> the shop's own id, where it is known. Raises `PolicyError` when no text is approved, or fewer
-    people than the policy's floor are left, `NothingToDo` with the counts when nobody is, or the offer is over.
+    ids: pseudonym -> the shop's own id, where it is known. revision: what whoever exports saw, see
+    `CampaignFolder.revision`. Raises `PolicyError` when no text is approved, or fewer people than the policy's floor
+    are left, `NothingToDo` with the counts when nobody is, or the offer is over, `ConflictError` for another revision.
     """
     plan = campaign.plan
     with campaign.folder.locked():  # nobody withdraws a text between this look and the log of what left
+        campaign.folder.check_revision(campaign.file.digest, revision)
         states = text_states(campaign)
         if not any(state.action is TextStatus.APPROVED for state in states.values()):
             raise PolicyError(f"no text of {plan.campaign_id!r} is approved; see recllm campaign approve FILE")
@@ -78,8 +93,11 @@ def export_campaign(
         check_floor(len(reached), campaign.workspace.policy.group_floor)
         before = {name for entry in read_entries(campaign.folder.exports, ExportEntry) for name in entry.reached}
         folder.mkdir(parents=True, exist_ok=True)
-        files = _write_files(campaign, folder, reached, states, window, ids or {})
         at = clock or datetime.now(UTC)
+        messages = _messages(campaign, reached, at)
+        # before the files: a report may come as soon as a message can be sent
+        campaign.workspace.store().add_messages(list(messages.values()))
+        files = _write_files(campaign, folder, messages, states, window, ids or {})
         entry = {
             "at": at.isoformat(timespec="seconds"),
             "send_from": plain(window.start),
@@ -89,6 +107,7 @@ def export_campaign(
             "dropped": dropped,
         }
         append(campaign.folder.exports, [entry])
+        announce(campaign.workspace, EXPORTED, _announcement(campaign, entry, files, window))
     _record_shown(campaign, [p for p in reached if p.user_id not in before], at)
     _logger.info("exported %d people, %d held out, %d dropped", len(reached), len(held_out), sum(dropped.values()))
     return CampaignExport(
@@ -102,6 +121,28 @@ def export_campaign(
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExportForecast:
+    """Whom an export would reach, were it made now."""
+
+    reached: int
+    held_out: int
+    dropped: Mapping[str, int]
+    """Reason -> people of the plan who would not be reached."""
+    channels: Mapping[str, int]
+    """People by channel."""
+
+
+def export_forecast(campaign: OpenCampaign) -> ExportForecast:
+    """What `export_campaign` would do now, by the same questions; nothing is written."""
+    with campaign.folder.locked():
+        states = text_states(campaign)
+        reached, dropped = _reachable(campaign, campaign.plan.addressed, states)
+        held_out, _ = _reachable(campaign, campaign.plan.held_out, states)
+    channels = Counter(person.channel for person in reached)
+    return ExportForecast(reached=len(reached), held_out=len(held_out), dropped=dropped, channels=dict(channels))
+
+
 def _reachable(
     campaign: OpenCampaign, people: Sequence[PlannedPerson], states: States
 ) -> tuple[list[PlannedPerson], dict[str, int]]:
@@ -109,15 +150,24 @@ def _reachable(
     that both sides of the comparison lose the same kind of people."""
     workspace = campaign.workspace
     gate, names = workspace.gate(), [p.user_id for p in people]
-    personal = gate.permits_each(names, Purpose.PERSONALISATION)
+    personal, stored = gate.permits_each(names, Purpose.PERSONALISATION), gate.knows_each(names)
     channel = {c: gate.permits_each(names, CHANNEL_PURPOSE[c]) for c in campaign.file.personal_channels}
+    bounced = {c: undeliverable(workspace, c) for c in campaign.file.personal_channels}
     never = set(workspace.pseudonymiser().many(campaign.file.limits.suppressed_ids()))
+    holdout = workspace.settings.experiments
+    held_back = globally_held_out(names, holdout.holdout_share, holdout.holdout_salt)
     reachable, dropped = [], Counter[str]()
     for n, person in enumerate(people):
-        if not (personal[n] and channel[person.channel][n]):
+        if not stored[n]:
+            dropped[ERASED] += 1
+        elif not (personal[n] and channel[person.channel][n]):
             dropped[WITHDRAWN] += 1
         elif person.user_id in never:
             dropped[SUPPRESSED] += 1
+        elif held_back[n]:  # the shop's holdout grew since the plan
+            dropped[ExclusionReason.HELD_OUT.value] += 1
+        elif person.user_id in bounced[person.channel]:
+            dropped[BOUNCED] += 1
         elif states[person.text_id].action is not TextStatus.APPROVED:
             dropped[UNAPPROVED] += 1
         else:
@@ -128,13 +178,14 @@ def _reachable(
 def _write_files(
     campaign: OpenCampaign,
     folder: Path,
-    reached: Sequence[PlannedPerson],
+    messages: Mapping[str, CampaignMessage],
     states: States,
     window: SendWindow,
     ids: Mapping[str, str],
 ) -> list[Path]:
     """One CSV per channel that has rows: UTF-8, and no cell that a spreadsheet takes for a formula. For people begins
-    each row with `user_id` and `request_id`, which a click can carry."""
+    each row with `user_id`, `request_id`, which a click can carry, and `recllm_message_id`, by which reports of the
+    service that sends know the message. messages: by pseudonym."""
     files, texts = [], {t.id: t for t in campaign.plan.texts}
     start, end = ("" if at is None else at.isoformat(timespec="seconds") for at in (window.start, window.end))
 
@@ -157,10 +208,14 @@ def _write_files(
             rows = [row(t) for t in approved if t.channel == channel]
         else:
             rows = [
-                {"user_id": ids.get(p.user_id, p.user_id), "request_id": _request_id(campaign, p)}
-                | row(texts[p.text_id])
-                for p in reached
-                if p.channel == channel
+                {
+                    "user_id": ids.get(user_id, user_id),
+                    "request_id": sent.request_id,
+                    "recllm_message_id": sent.message_id,
+                    **row(texts[sent.text_id]),
+                }
+                for user_id, sent in messages.items()
+                if sent.channel == channel
             ]
         if rows:
             table = StringIO()
@@ -170,6 +225,40 @@ def _write_files(
             files.append(folder / f"{campaign.plan.campaign_id}-{channel}.csv")
             write_whole(files[-1], table.getvalue())
     return files
+
+
+def _announcement(
+    campaign: OpenCampaign, entry: Mapping[str, Any], files: Sequence[Path], window: SendWindow
+) -> dict[str, Any]:
+    """What targets are told of an export: no people, and nothing about fewer than all of them."""
+    return {
+        "campaign": campaign.plan.campaign_id,
+        "reached": len(entry["reached"]),
+        "held_out": len(entry["held"]),
+        "dropped": sum(entry["dropped"].values()),
+        "send_from": plain(window.start),
+        "send_until": plain(window.end),
+        "files": [{"name": file.name, "sha256": sha256(file.read_bytes()).hexdigest()} for file in files],
+    }
+
+
+def _messages(campaign: OpenCampaign, people: Sequence[PlannedPerson], at: datetime) -> dict[str, CampaignMessage]:
+    """Pseudonym -> message. Its id is the same at each export, and nobody without the workspace's key can guess it."""
+    plan, hashed = campaign.plan, campaign.workspace.pseudonymiser("message")
+    return {
+        p.user_id: CampaignMessage(
+            message_id=f"m1_{hashed.one(chr(0).join((plan.campaign_id, p.user_id, p.text_id))).partition('_')[2]}",
+            user_id=p.user_id,
+            campaign_id=plan.campaign_id,
+            channel=p.channel,
+            text_id=p.text_id,
+            variant=p.variant,
+            item_id=p.item_id if p.item_id in campaign.catalogue.items and p.item_id != TEXT_ITEM else None,
+            request_id=_request_id(campaign, p),
+            exported_at=at,
+        )
+        for p in people
+    }
 
 
 def _request_id(campaign: OpenCampaign, person: PlannedPerson) -> str:
@@ -185,10 +274,21 @@ def _record_shown(campaign: OpenCampaign, people: Sequence[PlannedPerson], clock
     at = utc(present(workspace, clock) - 1)
     counted_in = workspace.gate().permits_each([p.user_id for p in people], Purpose.ANALYTICS)
     rows = [
-        (p.user_id, p.item_id, Action.SHOWN.value, at, _request_id(campaign, p), 1, campaign.plan.model_version)
+        {
+            "user_id": p.user_id,
+            "item_id": p.item_id,
+            "event": Action.SHOWN.value,
+            "timestamp": at,
+            "request_id": _request_id(campaign, p),
+            "position": 1,
+            "model_version": campaign.plan.model_version,
+            "campaign_id": campaign.plan.campaign_id,
+            "template": p.text_id,
+            "propensity": p.propensity,
+        }
         for p, agreed in zip(people, counted_in, strict=True)
         if agreed and p.item_id in campaign.catalogue.items and p.item_id != TEXT_ITEM
     ]
     if rows:
-        frame = pl.DataFrame(rows, schema=FEEDBACK_SCHEMA, orient="row")
+        frame = pl.DataFrame(rows, schema=FEEDBACK_SCHEMA)
         record_events(frame, workspace.store(), source=f"campaign {campaign.plan.campaign_id}")

@@ -5,6 +5,12 @@
     send = 2025-11-01T09:00:00+08:00
     [target]
     items = ["coat-1", "coat-2"]
+    [[target.people.all]]            # only people who meet every rule; see recllm.audiences.people_rule
+    condition = "bought"
+    category = "coats"
+    days = 365
+    [[target.people.all]]
+    not = { condition = "reached", days = 14 }
     [offer]
     type = "percent"
     value = 20
@@ -57,6 +63,7 @@ from pydantic import (
 from recllm.adcopy.channels import Sender, channel_named, complete
 from recllm.adcopy.packs import Pack, load_pack, pack_named, pack_names
 from recllm.adcopy.request import Offer, OfferType, Voice, checked_locale, load_voice
+from recllm.audiences.people_rule import RuleField
 from recllm.audiences.request import AudienceLimits
 from recllm.campaigns.hours import QuietHours
 from recllm.campaigns.toml_errors import data_error, fail, in_words, unknown_key
@@ -131,6 +138,8 @@ class TargetSection(_Section):
     """What the shop does not sell yet."""
     most_items: Annotated[int, Field(ge=1)] | None = None
     """So many items at most, those that suit most people; all when None."""
+    people: RuleField | None = None
+    """Only people who meet this rule; see `recllm.audiences.people_rule`."""
 
     @model_validator(mode="after")
     def _one_of_three(self) -> Self:
@@ -169,7 +178,7 @@ class OfferSection(_Section):
 class LimitsSection(_Section):
     """How many people, and who not."""
 
-    size: Annotated[int, Field(ge=0)] | None = None
+    size: Annotated[int, Field(ge=0, le=1_000_000_000)] | None = None
     """People addressed at most."""
     budget: NotNegative | None = None
     """Money, spent at `cost` per contact."""
@@ -236,6 +245,12 @@ class WordsSection(_Section):
 
     variants: Annotated[int, Field(ge=1, le=5)] = 1
     """Texts for each item, kind of reason, channel and locale; they are compared in the report."""
+    learn_from: Texts = ()
+    """Earlier campaigns of this workspace: where they sent the same wording, what became of it decides how often each
+    variant goes out now (Thompson sampling). Empty: all equally often."""
+    guard_limit: Annotated[float, Field(gt=0, lt=1)] | None = 0.02
+    """A variant whose readers dismiss, unsubscribe or complain more often than this, with .95 certainty, goes out no
+    more; the first one always stays. None for no guard."""
     generator: Text = "template"
     """template, smollm2, a folder or hub id of a causal language model, or server: the one that the operator set."""
     adapter: FileBeside | None = None
@@ -391,15 +406,22 @@ SECTIONS: Mapping[str, Sequence[str]] = {
 def read_campaign(file: Path) -> CampaignFile:
     """Reads a campaign. Raises `DataError` that names file, line and key of everything that is wrong in it."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
-        table = tomllib.loads(text, parse_float=Decimal)
+        content = file.read_bytes()
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from error
+    return parse_campaign(content, file)
+
+
+def parse_campaign(content: bytes, file: Path) -> CampaignFile:
+    """The campaign in the bytes of `file`, beside which the files lie that it names. Raises as `read_campaign` does."""
+    try:
+        text = content.decode("utf-8-sig")
+        table = tomllib.loads(text, parse_float=Decimal)
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
     except tomllib.TOMLDecodeError as error:
         raise DataError(f"{file}: no TOML: {error}") from error
-    outside = {"digest": hashlib.sha256(file.read_bytes()).hexdigest(), "source": file}
+    outside = {"digest": hashlib.sha256(content).hexdigest(), "source": file}
     try:
         if key := next(iter(outside.keys() & table.keys()), None):
             raise DataError(f"{file}{unknown_key(text, '', key, SECTIONS)}")

@@ -28,7 +28,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
 from recllm.documents import plain
-from recllm.errors import DataError, PolicyError, UsageError
+from recllm.errors import ConflictError, DataError, PolicyError, UsageError
 from recllm.files import lock_file, safe_id, write_whole
 
 COPIES = "copies"
@@ -107,6 +107,8 @@ class PlannedPerson:
     locale: str
     variant: int
     text_id: str
+    propensity: float = 1.0
+    """Probability with which the draw gave this variant to the person."""
 
 
 @_file_form
@@ -231,6 +233,23 @@ class CampaignFolder:
             elif self.old.exists():  # stopped between the two renames of `publish`
                 self.old.replace(self.path)
             yield
+
+    def revision(self, digest: str) -> str:
+        """16 hex digits over all that is known of the campaign: its file, by the digest, its plan and its logs.
+
+        Whoever decides says which revision they saw. Under the lock.
+        """
+        parts = [digest.encode()]
+        for file in (self.plan, self.decisions, self.exports):
+            parts.append(sha256(file.read_bytes()).digest() if file.exists() else b"")
+        return sha256(b"\0".join(parts)).hexdigest()[:16]
+
+    def check_revision(self, digest: str, revision: str | None) -> None:
+        """Raises `ConflictError` for another revision than the present one; None is not asked. Under the lock."""
+        if revision is not None and revision != self.revision(digest):
+            raise ConflictError(
+                f"the campaign {self.path.name!r} was changed since you read it; read it again, then repeat this"
+            )
 
     def check_free(self, *, replace: bool) -> None:
         """Raises `UsageError` for an id that is taken, `PolicyError` when its campaign has been exported."""

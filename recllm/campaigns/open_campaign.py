@@ -39,7 +39,7 @@ from recllm.campaigns.folder import (
     read_plan,
 )
 from recllm.campaigns.hours import SendWindow, send_window
-from recllm.campaigns.texts import Catalogue, catalogue_now, check_notes, copy_request, facts_of, message
+from recllm.campaigns.texts import Catalogue, catalogue_at, check_notes, copy_request, facts_of, message
 from recllm.data.dataset import utc
 from recllm.documents import plain
 from recllm.errors import DataError, PolicyError, UsageError
@@ -71,6 +71,12 @@ class OpenCampaign:
             return text_states(self)
 
     @property
+    def revision(self) -> str:
+        """See `CampaignFolder.revision`."""
+        with self.folder.locked():
+            return self.folder.revision(self.file.digest)
+
+    @property
     def window(self) -> SendWindow | None:
         """When messages may leave; None where the offer ends before they may."""
         offer, zone = self.file.offer, self.workspace.settings.timezone
@@ -94,7 +100,7 @@ def open_campaign(
             f"{file.source} was changed after {file.id!r} was planned; put it back, or plan again with --replace"
         )
     moment = max(utc(present(workspace, clock)), datetime.fromisoformat(plan.send))
-    catalogue = catalogue_now(workspace, file, {t.item_id for t in plan.texts})
+    catalogue = catalogue_at(workspace, file, {t.item_id for t in plan.texts}, moment)
     campaign = OpenCampaign(workspace, file, folder, plan, catalogue, moment)
     if recheck:
         at = clock or datetime.now(UTC)
@@ -117,8 +123,12 @@ def _withdrawals(campaign: OpenCampaign, states: States, at: datetime) -> list[D
     return withdrawals
 
 
-def enter_edit(campaign: OpenCampaign, text_id: str, wording: str, *, by: str, at: datetime) -> Decision:
+def enter_edit(
+    campaign: OpenCampaign, text_id: str, wording: str, *, by: str, at: datetime, revision: str | None = None
+) -> Decision:
     """A person's own wording for a text, checked under the facts of now; it is logged even where it fails.
+
+    revision: what the person saw; see `CampaignFolder.revision`.
 
     Raises `UsageError` for an unknown text, or one about an item that is gone.
     """
@@ -132,7 +142,7 @@ def enter_edit(campaign: OpenCampaign, text_id: str, wording: str, *, by: str, a
     failures, warnings = check_notes(wording, request, campaign.file, text.generator)
     (blank,) = _decisions(TextStatus.EDITED, [text_id], by=by, at=at)
     edited = replace(blank, text=wording, failures=failures, warnings=warnings, facts=campaign.facts(text))
-    _decide(campaign, [text_id], lambda _: [edited], by=by)
+    _decide(campaign, [text_id], lambda _: [edited], by=by, revision=revision)
     return campaign.states[text_id]
 
 
@@ -173,9 +183,14 @@ def _wording(text: CampaignText | Decision) -> dict[str, Any]:
     return {name: getattr(text, name) for name in ("text", "failures", "warnings", "facts")}
 
 
-def approve_texts(campaign: OpenCampaign, text_ids: Sequence[str], *, by: str, at: datetime) -> None:
-    """A person approves these texts, all or none. Raises `PolicyError` for one that fails a check or was rejected or
-    withdrawn, `UsageError` for an unknown one or an empty name."""
+def approve_texts(
+    campaign: OpenCampaign, text_ids: Sequence[str], *, by: str, at: datetime, revision: str | None = None
+) -> None:
+    """A person approves these texts, all or none.
+
+    revision: what the person saw; see `CampaignFolder.revision`. Raises `PolicyError` for a text that fails a check or
+    was rejected or withdrawn, `UsageError` for an unknown one or an empty name, `ConflictError` for another revision.
+    """
 
     def approvals(states: States) -> list[Decision]:
         for name in text_ids:
@@ -186,7 +201,7 @@ def approve_texts(campaign: OpenCampaign, text_ids: Sequence[str], *, by: str, a
                 raise PolicyError(f"{name} cannot be approved: it {faults[0]}; edit it, or reject it")
         return _decisions(TextStatus.APPROVED, text_ids, by=by, at=at)
 
-    _decide(campaign, text_ids, approvals, by=by)
+    _decide(campaign, text_ids, approvals, by=by, revision=revision)
 
 
 def auto_approvals(plan: CampaignPlan, *, at: datetime) -> list[Decision]:
@@ -195,22 +210,36 @@ def auto_approvals(plan: CampaignPlan, *, at: datetime) -> list[Decision]:
     return _decisions(TextStatus.APPROVED, text_ids, by=AUTO, at=at)
 
 
-def reject_texts(campaign: OpenCampaign, text_ids: Sequence[str], *, by: str, at: datetime, why: str = "") -> None:
-    """A person says no; the texts do not leave."""
+def reject_texts(
+    campaign: OpenCampaign,
+    text_ids: Sequence[str],
+    *,
+    by: str,
+    at: datetime,
+    why: str = "",
+    revision: str | None = None,
+) -> None:
+    """A person says no; the texts do not leave. revision and errors as in `approve_texts`."""
     rejections = _decisions(TextStatus.REJECTED, text_ids, by=by, at=at, why=why)
-    _decide(campaign, text_ids, lambda _: rejections, by=by)
+    _decide(campaign, text_ids, lambda _: rejections, by=by, revision=revision)
 
 
 def _decide(
-    campaign: OpenCampaign, text_ids: Sequence[str], new_decisions: Callable[[States], Sequence[Decision]], *, by: str
+    campaign: OpenCampaign,
+    text_ids: Sequence[str],
+    new_decisions: Callable[[States], Sequence[Decision]],
+    *,
+    by: str,
+    revision: str | None = None,
 ) -> None:
     """Logs what `new_decisions` makes of the states as they are under the lock.
 
-    Raises `UsageError` for an unknown one of `text_ids` or an empty name.
+    Raises `UsageError` for an unknown one of `text_ids` or an empty name, `ConflictError` for another revision.
     """
     if not by.strip():
         raise UsageError("say who decides: --by NAME")
     with campaign.folder.locked():
+        campaign.folder.check_revision(campaign.file.digest, revision)
         states = text_states(campaign)
         if missing := next((name for name in text_ids if name not in states), None):
             raise UsageError(f"the campaign has no text {missing!r}; see recllm campaign approve FILE")

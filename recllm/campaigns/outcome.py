@@ -3,7 +3,6 @@
 Only the holdout, which a hash drew, can tell an effect. The rest of the shop is shown beside them as what it is: other
 people. Nothing is told about fewer people than the policy's group floor.
 
-share      Wilson 1927
 difference of two independent shares      Newcombe 1998, method 10: the square and add of Wilson's limits
 difference of two means     percentile bootstrap, each group redrawn by itself (Efron 1979)
 """
@@ -11,9 +10,11 @@ difference of two means     percentile bootstrap, each group redrawn by itself (
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from enum import StrEnum
 from importlib import resources
 from math import hypot
 
@@ -26,38 +27,17 @@ from recllm.data.dataset import Dataset, utc
 from recllm.data.interactions import of_actions
 from recllm.errors import NothingToDo
 from recllm.jobs.serve import CHANNEL_PURPOSE
-from recllm.schema import Action, Item, Purpose
+from recllm.metrics import LEVEL, ConfidenceInterval, share
+from recllm.schema import ARRIVED, Action, Item, MessageEventKind, Purpose
 from recllm.text.templates import language
 from recllm.workspace.workspace import log_end
 
-LEVEL = 0.95
 OTHERS = "others"
 THIRDS = ("likely", "middling", "unlikely")
 
 People = Sequence[PlannedPerson]
 BothSides = tuple[list[PlannedPerson], list[PlannedPerson]]
 """People reached, and people held out."""
-
-
-@dataclass(frozen=True, slots=True)
-class ConfidenceInterval:
-    """A value with the limits that hold it at `LEVEL`."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def excludes_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
-
-
-def share(hits: int, n: int) -> ConfidenceInterval:
-    """hits of n with Wilson's score interval; n is at least 1."""
-    from scipy.stats import binomtest
-
-    limits = binomtest(hits, n).proportion_ci(LEVEL, method="wilson")
-    return ConfidenceInterval(hits / n, float(limits.low), float(limits.high))
 
 
 def difference(hits: int, n: int, control_hits: int, control_n: int) -> ConfidenceInterval:
@@ -91,6 +71,15 @@ class GroupFigures:
     """Who has since withdrawn their consent to the channel; None where nobody was addressed or could be."""
 
 
+class ReachBasis(StrEnum):
+    """What "reached" means on a channel."""
+
+    DELIVERED = "delivered"
+    """The service that sent the messages reports so."""
+    EXPORTED = "exported"
+    """The message left; what became of it is not known, or of too few people to be told apart."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentFigures:
     """One segment or variant."""
@@ -108,7 +97,10 @@ class SegmentFigures:
 class CampaignOutcome:
     """What a campaign brought. A group of too few people is None, and so is an effect without two groups.
 
-    planned = reached + not_counted + the sum of dropped.
+    planned = reached + not_delivered + not_counted + the sum of dropped.
+
+    Effects and segments are about everybody whose message left, delivered or not: nobody knows whose message would have
+    failed among those held out.
     """
 
     campaign_id: str
@@ -123,18 +115,26 @@ class CampaignOutcome:
     dropped: Mapping[str, int]
     """Reason -> people of the plan who were not reached."""
     not_counted: int
-    """Reached, and has not agreed to be counted."""
+    """Their message left, and they have not agreed to be counted."""
+    not_delivered: int
+    """Their message left, and on a channel where "reached" means delivered it is not known to have arrived."""
+    reached_means: Mapping[str, ReachBasis]
+    """Channel -> what counts as reached there."""
+    messages: Mapping[str, int]
+    """`MessageEventKind` -> people of whose message it was reported; empty without reports."""
     horizon_days: int
     expected_conversions: float
     """Within `horizon_days`, by the model, of those reached."""
     reached: GroupFigures | None
+    sent: GroupFigures | None
+    """Everybody whose message left: the same as `reached` where that means exported."""
     held_out: GroupFigures | None = field(metadata={"json": "held"})
     other_people: GroupFigures | None = field(metadata={"json": "rest"})
     """Of the shop, neither reached nor held out: no comparison."""
     effect: ConfidenceInterval | None
-    """Share that converted, reached minus held out."""
+    """Share that converted, sent minus held out."""
     revenue_effect: ConfidenceInterval | None
-    """Revenue per person, reached minus held out."""
+    """Revenue per person, sent minus held out."""
     segments: tuple[SegmentFigures, ...]
     words: tuple[str, ...]
     """What the figures say and what they do not, as sentences."""
@@ -185,9 +185,13 @@ def campaign_outcome(campaign: OpenCampaign) -> CampaignOutcome:
     reached_names = {name for entry in exports for name in entry.reached}
     held_out_names = {name for entry in exports for name in entry.held_out}
     countable = [p for p, row in zip(plan.people, every_row, strict=True) if row >= 0]
-    reached = [p for p in countable if p.user_id in reached_names]
+    sent = [p for p in countable if p.user_id in reached_names]
+    reports = workspace.store().campaign_message_events(plan.campaign_id)
+    basis = _reach_basis(sent, reports, actions.floor)
+    arrived = {(name, channel) for name, channel, kind in reports if kind in ARRIVED}
+    reached = [p for p in sent if basis[p.channel] is ReachBasis.EXPORTED or (p.user_id, p.channel) in arrived]
     held_out = [p for p in countable if p.user_id in held_out_names]
-    rows, control_rows = actions.rows(reached), actions.rows(held_out)
+    rows, control_rows = actions.rows(sent), actions.rows(held_out)
     figures, control = actions.figures(rows), actions.figures(control_rows)
     revenue_effect = None
     if figures and control:
@@ -202,18 +206,47 @@ def campaign_outcome(campaign: OpenCampaign) -> CampaignOutcome:
         planned=len(plan.addressed),
         planned_held_out=len(plan.held_out),
         dropped=exports[-1].dropped,
-        not_counted=sum(p.user_id in reached_names for p in plan.people) - len(reached),
+        not_counted=sum(p.user_id in reached_names for p in plan.people) - len(sent),
+        not_delivered=len(sent) - len(reached),
+        reached_means=basis,
+        messages=_message_counts(sent, reports),
         horizon_days=plan.horizon_days,
         expected_conversions=sum(p.probability for p in reached),
-        reached=figures,
+        reached=figures if len(reached) == len(sent) else actions.figures(actions.rows(reached)),
+        sent=figures,
         held_out=control,
         other_people=actions.figures(np.setdiff1d(np.arange(actions.data.n_users), every_row), addressed=False),
         effect=_effect(figures, control),
         revenue_effect=revenue_effect,
-        segments=_segments(actions, campaign, reached, held_out),
+        segments=_segments(actions, campaign, sent, held_out),
         words=(),
     )
     return replace(outcome, words=conclusions(outcome, actions.floor, workspace.settings.locale))
+
+
+Reports = Collection[tuple[str, str, MessageEventKind]]
+"""Pseudonym, channel and what became of the person's message there."""
+
+
+def _reach_basis(sent: People, reports: Reports, floor: int) -> dict[str, ReachBasis]:
+    """Channel of these people -> what counts as reached there: delivered where any delivery is reported.
+
+    Where fewer people than `floor` are left without a delivery, and not none, it is exported on every channel: what
+    they did could be had by subtraction.
+    """
+    reported = {channel for _, channel, kind in reports if kind is MessageEventKind.DELIVERED}
+    arrived = {(name, channel) for name, channel, kind in reports if kind in ARRIVED}
+    missing = sum(p.channel in reported and (p.user_id, p.channel) not in arrived for p in sent)
+    if 0 < missing < floor:
+        reported = set()
+    channels = sorted({p.channel for p in sent})
+    return {name: ReachBasis.DELIVERED if name in reported else ReachBasis.EXPORTED for name in channels}
+
+
+def _message_counts(sent: People, reports: Reports) -> dict[str, int]:
+    names = {(p.user_id, p.channel) for p in sent}
+    counts = Counter(kind for name, channel, kind in reports if (name, channel) in names)
+    return {kind.value: counts[kind] for kind in MessageEventKind if counts[kind]}
 
 
 def _window_actions(campaign: OpenCampaign, start: datetime, end: datetime) -> _WindowActions:
@@ -320,7 +353,7 @@ def conclusions(outcome: CampaignOutcome, floor: int, locale: str) -> tuple[str,
     effect = outcome.effect
     if outcome.until <= outcome.start:
         words = [sentences["window_unknown"].format(**days)]
-    elif outcome.reached is None:
+    elif outcome.sent is None:
         words = [sentences["few_reached"].format(floor=floor)]
     elif effect is None:
         words = [sentences["few_held_out" if outcome.planned_held_out else "no_holdout"].format(floor=floor)]
@@ -336,6 +369,11 @@ def conclusions(outcome: CampaignOutcome, floor: int, locale: str) -> tuple[str,
         words.append(sentences["not_counted"].format(n=outcome.not_counted))
     if any(segment.effect is not None for segment in outcome.segments):
         words.append(sentences["many_segments"])
-    if outcome.reached is not None and outcome.other_people is not None and effect is not None:
+    if outcome.sent is not None and outcome.other_people is not None and effect is not None:
         words.append(sentences["other_people"])
+    for basis in ReachBasis:
+        if channels := ", ".join(name for name, means in outcome.reached_means.items() if means is basis):
+            words.append(sentences[f"reached_{basis}"].format(channels=channels, n=outcome.not_delivered))
+    if effect is not None and outcome.not_delivered:
+        words.append(sentences["effect_of_sending"])
     return tuple(words)

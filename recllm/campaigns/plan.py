@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -22,23 +22,26 @@ from recllm.audiences.audience import (
     audience_target,
     build_audience,
     eligible_pool,
+    rule_match,
 )
-from recllm.audiences.exclusions import Consents, exclusion_masks
+from recllm.audiences.exclusions import Consents, ExclusionReason, exclusion_masks
+from recllm.audiences.people_rule import PeopleRule
 from recllm.audiences.probabilities import independent_probabilities
 from recllm.audiences.reasons import reasons_for
 from recllm.audiences.request import Exclusions
 from recllm.campaigns.file import SERVER, CampaignFile
 from recllm.campaigns.folder import CampaignFolder, CampaignPlan, PlannedPerson, publish
 from recllm.campaigns.open_campaign import auto_approvals
-from recllm.campaigns.texts import TextKey, catalogue_now, text_keys, write_texts
-from recllm.data.catalogue import in_category
-from recllm.data.dataset import utc
+from recllm.campaigns.texts import TextKey, catalogue_at, text_keys, write_texts
+from recllm.campaigns.wordings import variant_shares, wording_counts
+from recllm.data.catalogue import in_category, on_offer
+from recllm.data.dataset import USER_COLUMN, utc
 from recllm.documents import plain
 from recllm.errors import DataError, NotFittedError, NothingToDo, UsageError
 from recllm.features.item_vectors import basics_of
 from recllm.jobs.ad_copy import may_be_modelled, open_generator
 from recllm.jobs.recommenders import open_recommender
-from recllm.jobs.serve import CHANNEL_PURPOSE
+from recllm.jobs.serve import CHANNEL_PURPOSE, contact_records
 from recllm.recommender.registry import current
 from recllm.schema import Generator
 from recllm.text.templates import language
@@ -85,7 +88,7 @@ def plan_campaigns(
     tell("opening the workspace")
     loaded = recommender or open_recommender(workspace, now=now, everybody=True)
     tell(f"finding people for {', '.join(file.id for file in files)}")
-    groups = _recipients(loaded, files, workspace.gate(), contacts)
+    groups = _recipients(loaded, files, workspace, contacts)
     for file, group in zip(files, groups, strict=True):
         if not group.audience.people:
             counts = ", ".join(f"{reason} {n:,}" for reason, n in group.audience.excluded.items())
@@ -164,15 +167,15 @@ def _check_target(workspace: Workspace, file: CampaignFile) -> None:
     """Raises `UsageError` for an item that does not exist or is not on offer, or a category without any."""
     target = file.target
     items = workspace.store().items(target.items)
-    on_offer = items.filter(items["available"] & ~items["pending"])
+    offered_items = items.filter(on_offer(items, present(workspace)) & ~items["pending"].to_numpy())
     if target.items is not None:
-        ids, offered = set(items["item_id"]), set(on_offer["item_id"])
+        ids, offered = set(items["item_id"]), set(offered_items["item_id"])
         for name in target.items:
             if name not in ids:
                 raise UsageError(f"no item {name!r} in the catalogue, and the campaign {file.id!r} is for it")
             if name not in offered:
                 raise UsageError(f"the item {name!r} of the campaign {file.id!r} is no longer on offer; take it out")
-    elif target.text is None and target.category is not None and not in_category(on_offer, target.category).any():
+    elif target.text is None and target.category is not None and not in_category(offered_items, target.category).any():
         raise UsageError(f"no item on offer in the category {target.category!r}; write a name, or a path as 'a > b'")
 
 
@@ -189,18 +192,21 @@ def _plan(
         text_keys(group.people, modelled, file),
         workspace,
         file,
-        catalogue_now(workspace, file, {p.item_id for p in group.people}),
+        catalogue_at(workspace, file, {p.item_id for p in group.people}, campaign.send),
         campaign.send,
         generator=speaker,
         generator_name=campaign.generator if isinstance(campaign.generator, str) else file.words.generator,
         encoder=group.recommender.encoder,
     )
     people = []
+    counts = wording_counts(workspace, file.words.learn_from)
+    shares = {key: variant_shares(variants, counts, file.words.guard_limit) for key, variants in texts.items()}
     # each person's variant is drawn by a hash of campaign and pseudonym, so that variants can be compared
     for person, draw in zip(group.people, draws(names, file.id, "variant"), strict=True):
-        variants = texts[TextKey.of(person, modelled)]
-        text = variants[int(draw * len(variants))]
-        people.append(replace(person, variant=text.variant, text_id=text.id))
+        key = TextKey.of(person, modelled)
+        position = min(int(np.searchsorted(np.cumsum(shares[key]), draw, side="right")), len(shares[key]) - 1)
+        text, propensity = texts[key][position], shares[key][position]
+        people.append(replace(person, variant=text.variant, text_id=text.id, propensity=propensity))
     readers = Counter(p.text_id for p in people if not p.held_out)
     cost = file.limits.cost
     return CampaignPlan(
@@ -243,10 +249,10 @@ class Recipients:
 
 
 def _recipients(
-    recommender: Recommender, files: Sequence[CampaignFile], gate: PolicyGate, contacts: int
+    recommender: Recommender, files: Sequence[CampaignFile], workspace: Workspace, contacts: int
 ) -> list[Recipients]:
     """The people of each campaign; several compete for them, and each person gets at most `contacts` of these."""
-    reachable = [_pool(recommender, file, gate) for file in files]
+    reachable = [_pool(recommender, file, workspace) for file in files]
     pools = [pool for _, pool in reachable]
     if len(files) == 1:
         selections = [_cut(pools[0], files[0])]
@@ -254,14 +260,14 @@ def _recipients(
         names, limits = [file.id for file in files], [file.limits.cut for file in files]
         selections, _ = select_jointly(pools, names, limits, recommender.dataset.n_users, contacts=contacts)
     drawn = zip(files, reachable, selections, strict=True)
-    return [_planned(file, *pair, selection, gate) for file, pair, selection in drawn]
+    return [_planned(file, *pair, selection, workspace.gate()) for file, pair, selection in drawn]
 
 
 def audience_of(
     workspace: Workspace, recommender: Recommender, file: CampaignFile, *, explain: bool = True
 ) -> Audience:
     """Whom a campaign would address, without planning it; the errors are those of `plan_campaigns`."""
-    grown, pool = _pool(recommender, file, workspace.gate())
+    grown, pool = _pool(recommender, file, workspace)
     audience = build_audience(grown, pool, _cut(pool, file), file.id, explain_first=None if explain else 0)
     return audience.with_unconsented(unconsented(workspace, recommender))
 
@@ -285,28 +291,92 @@ def _first_channel(gate: PolicyGate, ids: Sequence[str], channels: Sequence[str]
     return first
 
 
-def _pool(recommender: Recommender, file: CampaignFile, gate: PolicyGate) -> tuple[Recommender, EligiblePool]:
+def _pool(recommender: Recommender, file: CampaignFile, workspace: Workspace) -> tuple[Recommender, EligiblePool]:
     """Everybody whom a campaign could reach, and the recommender that knows its items."""
     if recommender.model is None:
         raise NotFittedError("a campaign needs calibrated probabilities: train a model first, with recllm train")
-    section, limits = file.target, file.limits
+    section = file.target
     recommender, target = audience_target(recommender, section.items, section.category, section.text)
+    gate = workspace.gate()
+    rules, agreed = _exclusions(file, workspace), _agreed(file, gate)
+    if section.most_items is not None and len(target.items) > section.most_items:
+        target = _narrowed(recommender, target, rules, agreed, file, gate)
+    return recommender, eligible_pool(recommender, target, rules, agreed, contacts=contact_records(gate))
+
+
+def _exclusions(file: CampaignFile, workspace: Workspace) -> Exclusions:
     names = ("bought_days", "returned", "frequency_cap", "frequency_days", "adult_age")
-    rules = Exclusions(suppressed=limits.suppressed_ids(), **{name: getattr(limits, name) for name in names})
+    holdout = workspace.settings.experiments
+    return Exclusions(
+        suppressed=file.limits.suppressed_ids(),
+        people=file.target.people,
+        holdout_share=holdout.holdout_share,
+        holdout_salt=holdout.holdout_salt,
+        **{name: getattr(file.limits, name) for name in names},
+    )
+
+
+def _agreed(file: CampaignFile, gate: PolicyGate) -> Consents:
+    """Who agreed to one of the campaign's channels."""
 
     def agreed(ids: Sequence[str]) -> list[bool]:
         return [channel is not None for channel in _first_channel(gate, ids, file.personal_channels)]
 
-    if section.most_items is not None and len(target.items) > section.most_items:
-        target = _narrowed(recommender, target, rules, agreed, file)
-    return recommender, eligible_pool(recommender, target, rules, agreed)
+    return agreed
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReachCount:
+    """Whom a campaign could reach, before the likeliest of them are chosen. All people of the shop = reachable + sum of
+    `excluded`."""
+
+    reachable: int
+    channels: Mapping[str, int]
+    """Channel -> people who would be reached there."""
+    excluded: Mapping[str, int]
+    """`ExclusionReason` -> people, each under one reason."""
+    items: int
+    """Items that the campaign is for; 0 for one about a text."""
+    rule: Mapping[PeopleRule, int]
+    """The rule over people and each of its conditions alone -> people who agreed and meet it."""
+
+
+def count_reachable(workspace: Workspace, recommender: Recommender, file: CampaignFile) -> ReachCount:
+    """Counts in a moment, because nobody's probability is asked. Raises `UsageError` for an unknown item or an empty
+    category, `PolicyError` for a sensitive target."""
+    section, gate = file.target, workspace.gate()
+    items = np.zeros(0, np.int64)
+    if section.text is None:
+        items = audience_target(recommender, section.items, section.category)[1].items
+    rules = _exclusions(file, workspace)
+    match = rule_match(recommender, rules, contact_records(gate))
+    masks = exclusion_masks(recommender, items, rules, _agreed(file, gate), match=match)
+    user_rows = np.flatnonzero(~np.logical_or.reduce(list(masks.values())))
+    names = recommender.dataset.users[USER_COLUMN].gather(user_rows).to_list()
+    channels = Counter(channel for channel in _first_channel(gate, names, file.personal_channels) if channel)
+    excluded = Counter({reason.value: int(mask.sum()) for reason, mask in masks.items() if mask.any()})
+    if n_unconsented := unconsented(workspace, recommender):
+        excluded[ExclusionReason.NO_CONSENT.value] += n_unconsented
+    return ReachCount(
+        reachable=len(user_rows),
+        channels=dict(channels),
+        excluded=dict(excluded),
+        items=len(items),
+        rule=match.counts(~masks[ExclusionReason.NO_CONSENT]) if match else {},
+    )
 
 
 def _narrowed(
-    recommender: Recommender, target: AudienceTarget, rules: Exclusions, agreed: Consents, file: CampaignFile
+    recommender: Recommender,
+    target: AudienceTarget,
+    rules: Exclusions,
+    agreed: Consents,
+    file: CampaignFile,
+    gate: PolicyGate,
 ) -> AudienceTarget:
     """The `most_items` items that suit most of the people who come first."""
-    masks = exclusion_masks(recommender, target.items, rules, agreed)
+    match = rule_match(recommender, rules, contact_records(gate))
+    masks = exclusion_masks(recommender, target.items, rules, agreed, match=match)
     user_rows = np.flatnonzero(~np.logical_or.reduce(list(masks.values())))
     scores = independent_probabilities(recommender, target.items, user_rows)
     first = np.argsort(-scores.score, kind="stable")[: file.limits.cut.max_contacts]

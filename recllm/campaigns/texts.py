@@ -20,6 +20,7 @@ from recllm.adcopy.write import TEMPLATE
 from recllm.audiences.audience import TEXT_ITEM
 from recllm.campaigns.file import CampaignFile
 from recllm.campaigns.folder import COPIES, CampaignText, CheckNote, PlannedPerson, TextFacts
+from recllm.data.catalogue import on_offer
 from recllm.jobs.ad_copy import item_of
 from recllm.schema import Encoder, Generator, Item, ReasonKind
 from recllm.workspace.workspace import Workspace
@@ -37,14 +38,17 @@ class Catalogue:
     """All of the shop's, and those that the campaign names."""
 
 
-def catalogue_now(workspace: Workspace, file: CampaignFile, item_ids: Iterable[str]) -> Catalogue:
-    """As the store has it now. The item that a campaign's text stands for is always there."""
-    ids, rows = set(item_ids), workspace.store().items()
-    items = {row["item_id"]: item_of(row) for row in rows.filter(rows["item_id"].is_in(sorted(ids))).to_dicts()}
+def catalogue_at(workspace: Workspace, file: CampaignFile, item_ids: Iterable[str], moment: datetime) -> Catalogue:
+    """As the store has it now, on offer at `moment`. The item that a campaign's text stands for is always there."""
+    ids = set(item_ids)
+    with workspace.store().read() as reader:  # by key: a catalogue has many more items than a campaign
+        rows, brands = reader.items(sorted(ids)), reader.brands()
+    rows = rows.with_columns(available=on_offer(rows, int(moment.timestamp())))
+    items = {row["item_id"]: item_of(row) for row in rows.to_dicts()}
     if file.target.text is not None and TEXT_ITEM in ids:
         path = tuple(part.strip() for part in (file.target.category or "").split(">") if part.strip())
         items[TEXT_ITEM] = Item(item_id=TEXT_ITEM, title=file.target.text.strip(), category=path)
-    return Catalogue(items, frozenset(rows["brand"].drop_nulls().unique()) | set(file.words.known_brands))
+    return Catalogue(items, frozenset(brands) | set(file.words.known_brands))
 
 
 def facts_of(item: Item | None, file: CampaignFile) -> TextFacts:

@@ -52,14 +52,14 @@ def data_error(file: Path, source: str, error: ValidationError, sections: Mappin
     faults = []
     for fault in error.errors(include_url=False):
         context = fault.get("ctx", {})
-        path = [str(part) for part in (*fault["loc"], context.get("key")) if isinstance(part, str) and part]
+        path = [part for part in fault["loc"] if isinstance(part, str)] + [key for key in [context.get("key")] if key]
         if fault["type"] == "extra_forbidden":
             words = unknown_key(source, ".".join(path[:-1]), path[-1], sections)
         elif fault["type"] == "in_words":
             words = _with_line(source, path, context["message"])
         else:
-            expected = EXPECTED.get(fault["type"], f"is wrong: {fault['msg']}, not {{input!r}}")
-            facts = {**context, "input": fault["input"], "key": ".".join(path)}
+            expected = EXPECTED.get(fault["type"], "is wrong: {message}, not {input!r}")
+            facts = {**context, "input": fault["input"], "key": ".".join(path), "message": fault["msg"]}
             words = _with_line(source, path, expected.format(**facts))
         faults.append(f"{file}{words}")
     return DataError("\n".join(dict.fromkeys(faults)))

@@ -31,10 +31,11 @@ from recllm.cli.options import (
 )
 from recllm.cli.output import note, show, table
 from recllm.errors import NothingToDo, UsageError
-from recllm.schema import NoteKind
+from recllm.schema import Intent, NoteKind, RecommendRequest, ReportBy
 
 if TYPE_CHECKING:
     from recllm.audiences.audience import Audience
+    from recllm.metrics import ConfidenceInterval
     from recllm.schema import Slate
 
 _which = partial(typer.Option, rich_help_panel="Which items")
@@ -51,6 +52,7 @@ def recommend(
     users: UserFile,
     workspace: WorkspaceDir,
     k: Annotated[int, typer.Option("--k", "-k", help="Items per person.")] = 10,
+    intent: Annotated[Intent, _which(help="What is likely, new to the person, or was bought before.")] = Intent.MIXED,
     exclude_seen: Annotated[bool, _which("--exclude-seen", help="Leave out what the person bought.")] = False,
     where: Annotated[str | None, _which(help="Condition: \"price < 50 AND brand = 'Acme'\".")],
     popularity_weight: Annotated[
@@ -63,20 +65,25 @@ def recommend(
     json: Json,
 ) -> None:
     """The best items for people, with the reasons that really moved the score."""
+    from recllm.jobs.experiments import list_experiments, recommend_in_experiments
     from recllm.jobs.load import record_shown
     from recllm.jobs.recommenders import open_recommender
 
-    user_ids = read_user_ids(user, users)
+    request = RecommendRequest(
+        users=tuple(read_user_ids(user, users)),
+        k=k,
+        intent=intent,
+        repeats=not exclude_seen,
+        where=where,
+        explain=explain,
+        popularity_weight=popularity_weight,
+    )
     with open_shop(workspace) as shop:
-        recommender = open_recommender(shop, version=model, locale=locale)
-        slates = recommender.recommend(
-            user_ids,
-            k=k,
-            repeats=not exclude_seen,
-            where=where,
-            explain=explain,
-            popularity_weight=popularity_weight,
-        )
+        if model is None:
+            opening = partial(open_recommender, shop, locale=locale)
+            slates = recommend_in_experiments(shop, request, list_experiments(shop), lambda v: opening(version=v))
+        else:  # whoever names a model asks for that one
+            slates = open_recommender(shop, version=model, locale=locale).recommend(request)
         if record:
             record_shown(shop, slates)
     show(slates, itertools.chain.from_iterable(map(_slate_lines, slates)), json=json)
@@ -90,6 +97,28 @@ def _slate_lines(slate: Slate) -> Iterator[str]:
         chance = "" if item.probability is None else f"  {100 * item.probability:.1f} %"
         yield f"{item.rank:3}. {item.title}{chance}  [{', '.join(item.served_by)}]"
         yield from (f"       {r.text}" + (f" ({r.delta:+.2f})" if r.delta else "") for r in item.reasons)
+
+
+def search(
+    *,
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for.")],
+    user: Annotated[str | None, typer.Option("--user", "-u", help="Who looks; the order is theirs.")],
+    workspace: WorkspaceDir,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, help="Items.")] = 10,
+    where: Annotated[str | None, _which(help="Condition: \"price < 50 AND brand = 'Acme'\".")],
+    explain: Explain,
+    model: Model,
+    locale: ReasonLocale,
+    json: Json,
+) -> None:
+    """Items for what somebody looks for: by words, by meaning, and in a person's own order."""
+    from recllm.jobs.search import search_workspace
+    from recllm.schema import SearchRequest
+
+    request = SearchRequest(query=query, user=user, k=k, where=where, explain=explain)
+    with open_shop(workspace) as shop:
+        slate = search_workspace(shop, request, version=model, locale=locale)
+    show(slate, _slate_lines(slate), json=json)
 
 
 def explain(
@@ -138,15 +167,32 @@ def feedback_add(
     show(done, [f"kept: {done.accepted}, already known: {done.duplicates}"], json=json)
 
 
-def report(workspace: WorkspaceDir, json: Json) -> None:
-    """Shown, clicked, bought, and the rates, by model version."""
+def report(
+    workspace: WorkspaceDir,
+    by: Annotated[ReportBy, typer.Option(help="What the showings are divided by.")] = ReportBy.MODEL,
+    days: Annotated[float, typer.Option(min=0, help="An answer without a request belongs to a showing so long.")] = 7.0,
+    *,
+    json: Json,
+) -> None:
+    """Shown, clicked, bought, revenue, returned, covered: by model, campaign, variant, template or day."""
     from recllm.jobs.load import feedback_report
 
     with open_shop(workspace) as shop:
-        outcomes = feedback_report(shop)
-    rows = [(o.model_version, o.showings, o.clicked, o.bought, o.dismissed, o.ctr, o.conversion) for o in outcomes]
-    lines = table(rows, ["model", "shown", "clicked", "bought", "dismissed", "CTR", "conversion"])
-    show({"versions": [version.document() for version in outcomes]}, lines, json=json)
+        outcomes = feedback_report(shop, by=by, window_days=days)
+    rows = [
+        (
+            *(o.name, o.showings, o.people, o.clicked, o.bought, o.dismissed),
+            *(_percent(o.ctr), _percent(o.conversion), round(o.revenue, 2)),
+            *("" if o.returned is None else _percent(o.returned), o.items),
+        )
+        for o in outcomes
+    ]
+    heads = ("shown", "people", "clicked", "bought", "dismissed", "CTR", "conversion", "revenue", "returned", "items")
+    show({"by": by.value, "window_days": days, "groups": outcomes}, table(rows, [by.value, *heads]), json=json)
+
+
+def _percent(interval: ConfidenceInterval) -> str:
+    return f"{100 * interval.value:.1f} % ({100 * interval.low:.1f}-{100 * interval.high:.1f})"
 
 
 def audience(
@@ -171,6 +217,9 @@ def audience(
         int | None, typer.Option(min=1, help="Leave out who was shown something so often in 7 days.")
     ],
     channel: Annotated[str | None, typer.Option(help="Only who agreed to email, push or sms_gsm.")],
+    people: Annotated[
+        str | None, typer.Option(help="Only who meets this rule: conditions under all, any and not, a file or JSON.")
+    ],
     explain: Explain,
     csv: Csv,
     ids: Ids,
@@ -180,12 +229,13 @@ def audience(
 ) -> None:
     """Who to reach for an item, a category or a text, why them, who is left out, and what to expect."""
     from recllm.audiences.audience import audience_document, write_audience_csv
+    from recllm.audiences.people_rule import read_rule
     from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions
     from recllm.jobs.serve import find_audience
 
     if campaign is not None and campaign.endswith(".toml"):
         options = (item, category, text, seeds, size, budget, cost, margin, suppress, bought_days, frequency_cap)
-        if any(value is not None for value in (*options, channel)):
+        if any(value is not None for value in (*options, channel, people)):
             raise UsageError(f"{campaign} says whom the campaign is for; leave out the options that say it again")
         members, names = _audience_of_campaign(Path(campaign), workspace, explain, ids, model, locale)
     else:
@@ -196,7 +246,10 @@ def audience(
             seeds=read_ids(seeds) if seeds else None,
             limits=AudienceLimits(size=size, budget=budget, cost=cost, margin=margin, holdout=holdout, salt=salt),
             exclusions=Exclusions(
-                suppressed=read_ids(suppress) if suppress else (), bought_days=bought_days, frequency_cap=frequency_cap
+                suppressed=read_ids(suppress) if suppress else (),
+                bought_days=bought_days,
+                frequency_cap=frequency_cap,
+                people=read_rule(people) if people else None,
             ),
             campaign=campaign,
             channel=channel,
@@ -236,6 +289,8 @@ def _audience_lines(document: dict[str, Any]) -> Iterator[str]:
     yield f"{document['campaign_id']}: {document['size']:,} people, {document['holdout']:,} held out{within}"
     yield f"  left out: {_counts(document['excluded']) or 'nobody'}"
     yield from (f"  note: {line}" for line in document["notes"])
+    for count in document["rule"]:
+        yield f"    {'few' if count['people'] is None else format(count['people'], ',')}: {count['words']}"
     traits = [(t["name"], t["share"], t["share_of_rest"], t["lift"], t["low"], t["high"]) for t in document["group"]]
     if traits:
         yield from ("", *table(traits, ["what sets them apart", "share", "of the rest", "lift", "low", "high"]))

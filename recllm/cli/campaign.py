@@ -132,7 +132,13 @@ def report(file: OneFile, workspace: WorkspaceDir, output: Page, png: Picture, j
     if png and (remark := report_png(outcome, png, locale=settings.locale)):
         note(remark)
     lines = []
-    groups = (("reached", outcome.reached), ("held out", outcome.held_out), ("the rest", outcome.other_people))
+    sent = outcome.sent if outcome.not_delivered else None
+    groups = (
+        ("reached", outcome.reached),
+        ("sent", sent),
+        ("held out", outcome.held_out),
+        ("the rest", outcome.other_people),
+    )
     for name, figures in groups:
         if figures is not None:
             rate = f"{100 * figures.rate.value:.1f} %"

@@ -14,9 +14,11 @@ import typer
 from recllm.cli.options import Json, Seed, WorkspaceDir, open_shop
 from recllm.cli.output import note, show, table
 from recllm.documents import plain
-from recllm.errors import ModelError, NothingToDo
+from recllm.errors import NothingToDo
 
 if TYPE_CHECKING:
+    from recllm.jobs.retrain import RetrainReport
+    from recllm.recommender.lineage import CheckFigure
     from recllm.training.advise import Advice
 
 Version = Annotated[str, typer.Argument(help="A version, as `recllm models list` names it.")]
@@ -117,6 +119,59 @@ def train(
     show(done, lines, json=json)
 
 
+def retrain(
+    workspace: WorkspaceDir,
+    if_due: Annotated[
+        bool, typer.Option("--if-due", help="Only when drift, calibration or age ask for it; exit code 3 otherwise.")
+    ] = False,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Train a challenger with the serving model's recipe, and let it serve if it is not worse on the latest window."""
+    from recllm.jobs.retrain import RetrainOutcome
+    from recllm.jobs.retrain import retrain as retrain_workspace
+
+    with open_shop(workspace) as shop, progress_lines():
+        report = retrain_workspace(shop, if_due=if_due, seed=seed, progress=note if sys.stderr.isatty() else None)
+    show(report, _retrain_lines(report), json=json)
+    if report.challenger is None:
+        why = "no check asks for a retraining"
+        if report.outcome is RetrainOutcome.TOO_EARLY:
+            why = "the log grew too little since the last training (retraining.min_days)"
+        raise NothingToDo(f"{why}: model {report.parent} goes on serving; without --if-due it is done anyway")
+
+
+def _retrain_lines(report: RetrainReport) -> list[str]:
+    cells = [
+        (check.kind.value, check.verdict.value, name, figure.value, _interval(figure), _limits(figure))
+        for check in report.checks
+        for name, figure in check.figures.items()
+    ]
+    lines = table(cells, ("check", "verdict", "figure", "value", "95 %", "limits"))
+    if report.gate is not None:
+        gate = report.gate
+        rows = [
+            (c.slice, c.metric, c.people, c.challenger, c.serving, f"{c.difference:+.4f} [{c.low:+.4f}, {c.high:+.4f}]")
+            for c in gate.comparisons
+        ]
+        lines += ["", f"judged on {gate.window_start[:10]} to {gate.window_end[:10]}, which the challenger never saw"]
+        if gate.serving_seen_days:
+            lines.append(f"the serving model had learned from {gate.serving_seen_days:.1f} of these days: an advantage")
+        lines += table(rows, ("slice", "metric", "people", "challenger", "serving", "difference, 95 %"))
+        lines += ["", f"model {report.challenger}: {report.outcome.value} ({', '.join(gate.reasons)})"]
+    lines += [f"removed: {version}" for version in report.removed]
+    return [*lines, f"{report.seconds:.0f} s"]
+
+
+def _interval(figure: CheckFigure) -> str:
+    return "" if figure.low is None or figure.high is None else f"[{figure.low:.4f}, {figure.high:.4f}]"
+
+
+def _limits(figure: CheckFigure) -> str:
+    low, high = figure.lower_limit, figure.upper_limit
+    return "" if high is None else f"to {high:.4g}" if low is None else f"{low:.4g} to {high:.4g}"
+
+
 def evaluate(
     workspace: Annotated[Path | None, typer.Option("-w", "--workspace", help="Measure on a workspace's log.")] = None,
     data: Annotated[Path | None, typer.Option(help="Measure on a folder of parquet tables.")] = None,
@@ -151,47 +206,44 @@ def evaluate(
 
 
 def list_models(workspace: WorkspaceDir, json: Json) -> None:
-    """Every published version, oldest first, and which one serves."""
-    from recllm.recommender.registry import current, versions
+    """Every published version, oldest first, which one serves, where each comes from and what the gate said."""
+    from recllm.jobs.retrain import model_history
 
     with open_shop(workspace) as shop:
-        folder = shop.models_dir
-    manifests = versions(folder)
-    try:
-        serving = current(folder)
-    except ModelError:  # a damaged pointer: promote mends it
-        serving = None
-    rows: list[dict[str, Any]] = [
-        {
-            "version": manifest.version,
-            "created_at": manifest.created_at,
-            "megabytes": round(sum(size for _, size in manifest.files.values()) / 1e6, 1),
-            "serves": manifest.version == serving,
-        }
-        for manifest in manifests
-    ]
-    cells = [(r["version"], r["created_at"][:19], r["megabytes"], "serves" if r["serves"] else "") for r in rows]
-    lines = table(cells, ("version", "published", "MB", "")) if rows else []
-    show({"serving": serving, "versions": rows}, lines, json=json)
-    if not rows:
-        raise NothingToDo(f"no model was published in {folder}; train one with: recllm train -w {workspace}")
+        history = model_history(shop)
+    cells = []
+    for record in history.versions:
+        lineage = record.lineage
+        gate = lineage.gate if lineage else None
+        state = "serves" if record.serves else gate.verdict.value if gate and gate.verdict == "refused" else ""
+        origin, reasons = lineage.origin.value if lineage else "", ", ".join(gate.reasons) if gate else ""
+        cells.append((record.version, record.created_at[:19], record.megabytes, origin, state, reasons))
+    lines = table(cells, ("version", "published", "MB", "origin", "", "gate")) if cells else []
+    show(history, lines, json=json)
+    if not cells:
+        raise NothingToDo(f"no model was published; train one with: recllm train -w {workspace}")
 
 
-def promote(version: Version, workspace: WorkspaceDir, json: Json) -> None:
+def promote(
+    version: Version,
+    workspace: WorkspaceDir,
+    force: Annotated[bool, typer.Option("--force", help="Also one that the gate refused.")] = False,
+    json: Json = False,
+) -> None:
     """Let this version serve, after checking every byte of it."""
-    _serve(workspace, version, json)
+    from recllm.recommender.registry import promote as serve_version
+
+    with open_shop(workspace) as shop:
+        serving = serve_version(shop.models_dir, version, force=force)
+    show({"serving": serving}, [f"model {serving} serves"], json=json)
 
 
 def rollback(workspace: WorkspaceDir, json: Json) -> None:
-    """Let the version before the serving one serve again."""
-    _serve(workspace, None, json)
-
-
-def _serve(workspace: Path, version: str | None, json: bool) -> None:
-    from recllm.recommender.registry import rollback as serve_version
+    """Let the version before the serving one serve again; refused ones are passed over."""
+    from recllm.recommender.registry import rollback as roll_back
 
     with open_shop(workspace) as shop:
-        serving = serve_version(shop.models_dir, version)
+        serving = roll_back(shop.models_dir)
     show({"serving": serving}, [f"model {serving} serves"], json=json)
 
 

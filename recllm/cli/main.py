@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import typer
 
 from recllm import __version__
-from recllm.cli import adtext, answer, campaign, data, learn, service, show
+from recllm.cli import adtext, answer, campaign, data, experiment, learn, rights, service, show, webhooks
 from recllm.cli.options import add_command
 from recllm.cli.output import LogFormatter
 from recllm.errors import RecllmError
@@ -26,8 +26,9 @@ app = typer.Typer(
 
 COMMANDS = (
     *(data.init, data.ingest, data.validate, data.describe, data.pseudonym, data.profile),
-    *(learn.advise, learn.train, learn.evaluate, answer.recommend, answer.explain, answer.report),
+    *(learn.advise, learn.train, learn.retrain, learn.evaluate, answer.recommend, answer.explain, answer.report),
     *(answer.audience, answer.predict, answer.uplift, show.demo, show.prompts, show.settings, learn.refresh),
+    answer.search,
     service.serve,
 )
 GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., None]]]] = {
@@ -46,9 +47,33 @@ GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., None]]]] = {
             "report": campaign.report,
         },
     ),
+    "users": (
+        "What is stored of single people: read all of it, or erase it.",
+        {"export": rights.export, "erase": rights.erase},
+    ),
+    "experiments": (
+        "Experiments on slates: variants by lot, and what may be said of them.",
+        {
+            "start": experiment.start,
+            "list": experiment.list_all,
+            "report": experiment.report,
+            "stop": experiment.stop,
+            "estimate": experiment.estimate,
+        },
+    ),
     "keys": (
         "API keys of the service: who may call it, and for what.",
         {"create": service.create, "list": service.list_all, "revoke": service.revoke},
+    ),
+    "webhooks": (
+        "Reports of mail and message services, and announcements to your own systems.",
+        {
+            "add": webhooks.add,
+            "list": webhooks.list_all,
+            "remove": webhooks.remove,
+            "target": webhooks.target,
+            "send": webhooks.send,
+        },
     ),
     "copy": (None, {"check": adtext.check, "replay": adtext.replay}),
     "models": (

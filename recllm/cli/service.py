@@ -27,12 +27,16 @@ def serve(
     try:
         import uvicorn
 
-        from recllm.service.api import create_app
+        from recllm.console.app import mount_console
+        from recllm.service.app import create_app
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("recllm"):
             raise
         raise MissingExtraError(error.name or "fastapi", "serve") from error
+    from threadpoolctl import threadpool_limits
+
     from recllm.service.live import LiveShop
+    from recllm.service.slates import SlateProcesses, default_processes
     from recllm.workspace.keys import list_keys
 
     folders = workspace or [DEFAULT_WORKSPACE]
@@ -50,24 +54,31 @@ def serve(
         )
     if len(without_key) == len(names):
         note("no shop has a key: only this machine is answered, and whoever works on it may ask anything")
-    live = [LiveShop(shop, name) for shop, name in zip(shops, names, strict=True)]
-    app = create_app(live, shops[0].settings.service, loopback_only=is_loopback)
+    settings = shops[0].settings.service
+    n_processes = default_processes() if settings.processes is None else settings.processes
+    slates = SlateProcesses(dict(zip(names, folders, strict=True)), n_processes) if n_processes else None
+    live = [
+        LiveShop(shop, name, None if slates is None else slates.update) for shop, name in zip(shops, names, strict=True)
+    ]
+    app = create_app(live, settings, slates=slates, loopback_only=is_loopback)
+    mount_console(app)
     if port:
-        note(f"http://{host}:{port}/openapi.json describes what can be asked")
+        note(f"http://{host}:{port}/ is the console; http://{host}:{port}/openapi.json describes what can be asked")
     if not logging.getLogger("recllm").handlers:  # -v has one that shows more
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(LogFormatter("%(asctime)s %(name)s %(message)s"))
         logging.getLogger("recllm").addHandler(handler)
     # no log of requests: their paths hold ids; and nobody keeps the service from its end by half a request
-    uvicorn.run(
-        app,
-        host=host,
-        port=port,
-        access_log=False,
-        log_level="info" if not port else "warning",  # which port was free is told by uvicorn
-        server_header=False,
-        timeout_graceful_shutdown=10,
-    )
+    with threadpool_limits(1, user_api="blas"):  # an answer takes one core, and leaves the others to other answers
+        uvicorn.run(
+            app,
+            host=host,
+            port=port,
+            access_log=False,
+            log_level="info" if not port else "warning",  # which port was free is told by uvicorn
+            server_header=False,
+            timeout_graceful_shutdown=10,
+        )
 
 
 def _is_loopback(host: str) -> bool:
@@ -80,7 +91,10 @@ def _is_loopback(host: str) -> bool:
 def create(
     *,
     name: Annotated[str, typer.Option(help="Who uses the key.")],
-    scope: Annotated[list[str], typer.Option(help="recommend, events, marketing or metrics; may be repeated.")],
+    scope: Annotated[
+        list[str],
+        typer.Option(help="recommend, events, marketing, privacy, metrics, console or admin; may be repeated."),
+    ],
     workspace: WorkspaceDir,
     json: Json,
 ) -> None:

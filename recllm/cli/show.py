@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from recllm.cli.options import DEFAULT_WORKSPACE, Json, Seed, SetOptions, open_shop, read_settings
+from recllm.cli.options import DEFAULT_WORKSPACE, Json, Seed, SetOptions, read_settings
 from recllm.cli.output import show
-from recllm.documents import plain, unknown_name
+from recllm.documents import unknown_name
 from recllm.errors import UsageError
-from recllm.settings import Settings, merged, sections, setting_names
+from recllm.settings import sections
 
 
 def settings(
@@ -27,6 +25,8 @@ def settings(
     json: Json = False,
 ) -> None:
     """Everything that can be set: value, default, range, and what set it: default, advice, file, option, variable."""
+    from recllm.jobs.setting_rows import setting_rows, setting_text
+
     if section is not None and section not in sections():
         raise UsageError(unknown_name(section, section, filter(None, sections())))
     if workspace is None and (DEFAULT_WORKSPACE / "workspace.toml").is_file():
@@ -38,52 +38,9 @@ def settings(
     for heading, rows_of_section in itertools.groupby(rows, lambda row: row["section"]):
         lines += ["", f"[{heading}]"] if heading else []
         for row in rows_of_section:
-            source = "" if row["from"] == "default" else f"  ({row['from']}; default {_shown(row['default'])})"
-            lines += [f"{row['name']} = {_shown(row['value'])}{source}", f"    {row['doc']}  [{row['range']}]"]
+            source = "" if row["from"] == "default" else f"  ({row['from']}; default {setting_text(row['default'])})"
+            lines += [f"{row['name']} = {setting_text(row['value'])}{source}", f"    {row['doc']}  [{row['range']}]"]
     show({"workspace": None if workspace is None else str(workspace), "settings": rows}, lines, json=json)
-
-
-def setting_rows(workspace: Path | None, options: dict[str, Any], *, advice: bool = False) -> list[dict[str, Any]]:
-    """One row per setting: section, name, value, default, from, range, doc."""
-    Settings(**options)
-    tables: dict[str, dict[str, Any]] = {"RECLLM_STORE_URL": {}, "option": options, "workspace.toml": {}, "advice": {}}
-    if workspace is not None:
-        from recllm.workspace.workspace import SETTINGS_FILE, STORE_VARIABLE, environment_settings
-
-        tables[STORE_VARIABLE] = environment_settings()
-        with open_shop(workspace) as shop:  # it checks the file
-            tables["workspace.toml"] = tomllib.loads((workspace / SETTINGS_FILE).read_text("utf-8"))
-            del tables["workspace.toml"]["key_fingerprint"]
-            if advice:
-                from recllm.jobs.train import advised_settings
-
-                tables["advice"] = advised_settings(shop)
-    values = Settings(**functools.reduce(merged, reversed(tables.values())))
-    rows = []
-    for section, name in setting_names():
-        model = sections()[section]
-        part = getattr(values, section) if section else values
-        sources = [source for source, table in tables.items() if name in (table.get(section, {}) if section else table)]
-        rows.append(
-            {
-                "section": section,
-                "name": name,
-                "value": plain(getattr(part, name)),
-                "default": plain(model.model_fields[name].get_default(call_default_factory=True)),
-                "from": sources[0] if sources else "default",
-                "range": model.expected(name),
-                "doc": " ".join((model.model_fields[name].description or name.replace("_", " ")).split()),
-            }
-        )
-    return rows
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(_shown, value)) or "empty"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "none" if value is None else str(value)
 
 
 def demo(

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recllm.data.dataset import Dataset
+from recllm.data.dataset import Dataset, utc
 from recllm.errors import UnknownIdError, UsageError
 from recllm.policy import Policy
 
@@ -28,14 +28,40 @@ def allowed_items(
     deny: Iterable[str] = (),
     where: str | None = None,
 ) -> NDArray[np.bool_]:
-    """Boolean (n_items,). Raises `UsageError` for an unknown item id or a condition that cannot be read."""
-    allowed = dataset.items["available"].to_numpy().copy()
+    """Boolean (n_items,): on offer at the dataset's time, and in the caller's lists.
+
+    Raises `UsageError` for an unknown item id or a condition that cannot be read.
+    """
+    allowed = dataset.item_index.on_offer(dataset.as_of)
     if allow is not None:
         listed = np.zeros(dataset.n_items, bool)
         listed[known_rows(dataset, allow)] = True
         allowed &= listed
     allowed[known_rows(dataset, deny)] = False
     return allowed & matching(dataset.items, where) if where else allowed
+
+
+def on_offer(items: pl.DataFrame, as_of: int) -> NDArray[np.bool_]:
+    """Which items are on sale at `as_of`, epoch seconds: available, and `available_until` is to come; (n_items,).
+
+    Items that are only known from events, or were taken off the catalogue, are not available.
+    """
+    running = (pl.col("available_until") > utc(as_of)).fill_null(True)
+    return items.select(pl.col("available") & running).to_series().to_numpy().copy()
+
+
+def catalogue_rows(dataset: Dataset, item_ids: Iterable[str]) -> NDArray[np.int64]:
+    """Row of each item of the catalogue, on offer or not.
+
+    Raises `UnknownIdError` for an unknown id, and for an item of which events alone tell: one that was never in the
+    catalogue or was taken off it has no title and is not available.
+    """
+    ids = list(item_ids)
+    rows = known_rows(dataset, ids)
+    described = dataset.items[rows.tolist()].select(pl.col("available") | pl.col("title").is_not_null()).to_series()
+    if not described.all():
+        raise UnknownIdError(f"no item {ids[int((~described).arg_max() or 0)]!r} in the catalogue")
+    return rows
 
 
 def matching(items: pl.DataFrame, where: str) -> NDArray[np.bool_]:
@@ -134,8 +160,16 @@ def in_category(items: pl.DataFrame, category: str) -> NDArray[np.bool_]:
 
 def sensitive_items(items: pl.DataFrame, policy: Policy) -> NDArray[np.bool_]:
     """Whose category path or title names something that the policy calls sensitive, boolean (n_items,)."""
-    described = zip(items["category"].to_list(), items["title"].to_list(), strict=True)
-    return np.array([policy.is_sensitive((*(path or ()), title or "")) for path, title in described], bool)
+    path = pl.col("category").list.join(CATEGORY_SEPARATOR).fill_null("")
+    texts = items.select((path + CATEGORY_SEPARATOR + pl.col("title").fill_null("")).alias("text"))["text"]
+    # few texts hold such a word at all; lower case is all that the policy does to letters of ASCII
+    ascii_words = [word for word in policy.sensitive_categories if word.isascii()]
+    suspect = texts.str.len_bytes() != texts.str.len_chars()
+    if ascii_words:
+        suspect |= texts.str.to_lowercase().str.contains_any(ascii_words)
+    mask = suspect.to_numpy().copy()
+    mask[mask] = [policy.is_sensitive((text,)) for text in texts.filter(suspect)]
+    return mask
 
 
 def known_rows(dataset: Dataset, item_ids: Iterable[str]) -> NDArray[np.int64]:

@@ -38,8 +38,10 @@ ITEM_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "currency": pl.String,
     "available": pl.Boolean,
     "attributes": pl.String,
+    "available_until": pl.Datetime("us", "UTC"),
 }
-"""Columns of `Dataset.items`; `attributes` is a JSON object of strings. Missing columns are filled with nulls."""
+"""Columns of `Dataset.items`; `attributes` is a JSON object of strings, from `available_until` on an item is off sale.
+Missing columns are filled with nulls."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +83,12 @@ class Events:
         return Events(indptr, *(column[index] for column in self.columns()))
 
     @classmethod
+    def nothing(cls) -> Events:
+        """No event of nobody."""
+        columns: tuple[NDArray[Any], ...] = tuple(np.zeros(0, dtype) for dtype in _EVENT_DTYPES)
+        return cls(np.zeros(1, np.int64), *columns)
+
+    @classmethod
     def concat(cls, parts: Sequence[Events]) -> Events:
         """The users of all parts one after another, each with the same events as before.
 
@@ -100,8 +108,15 @@ class Events:
         return self.select(self.action == ACTION_CODE[action])
 
 
+_EVENT_DTYPES = (np.int32, np.int64, np.uint8, np.float32, np.float32, np.int32)
+"""Of the columns of `Events`, in the order of the fields."""
+
+
 class ItemIndex:
-    """Row of each item by its id. A few ids are looked up one by one, many are joined."""
+    """What is looked up in a table of items again and again: rows by ids, and what is on offer.
+
+    A few ids are looked up one by one, many are joined.
+    """
 
     def __init__(self, items: pl.DataFrame) -> None:
         self.items = items
@@ -110,12 +125,32 @@ class ItemIndex:
     def _row_of(self) -> dict[str, int]:
         return {item_id: row for row, item_id in enumerate(self.items["item_id"])}
 
+    @cached_property
+    def available(self) -> NDArray[np.bool_]:
+        """Which items are not off sale, (n_items,)."""
+        return self.items["available"].to_numpy()
+
+    @cached_property
+    def _until(self) -> NDArray[np.int64]:
+        """Epoch microseconds at which items go off sale; (n_items,)."""
+        until = self.items["available_until"].dt.epoch("us")
+        return until.fill_null(np.iinfo(np.int64).max).to_numpy()
+
+    def on_offer(self, as_of: int) -> NDArray[np.bool_]:
+        """As `recllm.data.catalogue.on_offer` tells of the items, as_of in epoch seconds; (n_items,)."""
+        return np.asarray(self.available & (self._until > as_of * 1_000_000))
+
     def rows(self, item_ids: Iterable[str]) -> NDArray[np.int64]:
         """(n,), -1 for an unknown id."""
         sought = item_ids if isinstance(item_ids, pl.Series) else pl.Series(item_ids, dtype=pl.String)
         if len(sought) > FEW_IDS:
             return _lookup(self.items["item_id"], sought)
-        return np.array([self._row_of.get(item_id, -1) for item_id in sought], np.int64)
+        return self.few_rows(sought)
+
+    def few_rows(self, item_ids: Iterable[str]) -> NDArray[np.int64]:
+        """(n,), -1 for an unknown id; one by one, however many there are."""
+        row_of = self._row_of
+        return np.array([row_of.get(item_id, -1) for item_id in item_ids], np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,6 +259,29 @@ class Dataset:
         fit = (user >= 0) & (item >= 0) & (at < self.as_of)
         return _pack(events.filter(fit), at[fit], user[fit], item[fit], len(user_ids))
 
+    def pack_rows(self, runs: Sequence[Sequence[tuple[str, int, int, float, float | None, str | None]]]) -> Events:
+        """What `pack` makes of a few users' events, one run for each, given as rows.
+
+        A row holds item_id, code of the action, epoch microseconds, quantity, price and basket_id; the last two may be
+        unknown.
+        """
+        rows = [row for run in runs for row in run]
+        if not rows:
+            return replace(Events.nothing(), indptr=np.zeros(len(runs) + 1, np.int64))
+        ids, actions, times, quantities, prices, baskets = zip(*rows, strict=True)
+        item, at = self.item_index.few_rows(ids), np.array(times, np.int64) // 1_000_000
+        fit = (item >= 0) & (at < self.as_of)
+        user = np.repeat(np.arange(len(runs)), [len(run) for run in runs])[fit]
+        basket_ids = [basket if is_fit else None for basket, is_fit in zip(baskets, fit.tolist(), strict=True)]
+        number = {basket: n for n, basket in enumerate(sorted({b for b in basket_ids if b is not None}), 1)}
+        numbers = [number.get(basket, -1) for basket in basket_ids]
+        # a price of None becomes NaN
+        stated = zip((item, at, actions, quantities, prices, numbers), _EVENT_DTYPES, strict=True)
+        columns: list[NDArray[Any]] = [np.asarray(column, dtype)[fit] for column, dtype in stated]
+        order = np.lexsort((columns[0], columns[1], user))
+        indptr = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=len(runs)))]).astype(np.int64)
+        return Events(indptr, *(column[order] for column in columns))
+
     def with_items(self, keep: NDArray[np.bool_]) -> Dataset:
         """Only these items, shape (n_items,), and the events on them."""
         keep = np.asarray(keep, dtype=bool)
@@ -250,6 +308,8 @@ class Dataset:
         digest = hashlib.sha256()
         for frame in (self.users[by_id.tolist()], self.items):
             for name in sorted(frame.columns):
+                if name == "available_until" and frame[name].null_count() == frame.height:
+                    continue  # a shop whose offers do not end has the hash that it had before there was the column
                 digest.update(json.dumps([name, frame[name].to_list()], default=str).encode())
         e, row_of_user = self.events, np.argsort(by_id)
         lines = pl.DataFrame(

@@ -87,16 +87,19 @@ GROUPINGS = tuple(field.name for field in fields(ItemGroups))
 def _attribute(attributes: pl.Series, names: tuple[str, ...]) -> pl.Series:
     """The first of these attributes that each item has; a name is looked for only where those before are missing."""
     values = pl.repeat(None, len(attributes), dtype=pl.String, eager=True)
+    is_escaped = attributes.str.contains("\\", literal=True)  # a name may be written in escapes
     for name in names:
-        rows = (values.is_null() & attributes.is_not_null()).arg_true()
+        may_have = is_escaped | attributes.str.contains(f'"{name}"', literal=True)
+        rows = (values.is_null() & may_have).arg_true()
         values = values.scatter(rows, attributes.gather(rows).str.json_path_match(f'$["{name}"]'))
     return values
 
 
 def _codes(names: pl.Series) -> NDArray[np.int32]:
-    stated = (names.fill_null("") != "").to_numpy()
-    codes = np.unique(names.fill_null("").to_numpy().astype(str), return_inverse=True)[1]
-    return np.where(stated, codes, -1).astype(np.int32)
+    """Of the names in order; where some are unknown, the known ones begin at 1."""
+    stated = names.replace("", None)
+    ranks = stated.rank("dense").cast(pl.Int32) - (0 if stated.has_nulls() else 1)
+    return ranks.fill_null(-1).to_numpy()
 
 
 def _both(first: NDArray[np.int32], second: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from recllm.data.interactions import Floats, Ints, Pairs, decay
 from recllm.features.collaborative import UserBatch
+from recllm.features.weighted_sums import WeightedSums
 from recllm.settings import CandidateSettings
 
 OWN_HISTORY = "own_history"
@@ -72,12 +73,14 @@ def candidates(
     allowed: NDArray[np.bool_] | None = None,
     banned: tuple[Ints, NDArray[np.integer]] | None = None,
     repeats: bool = True,
+    habits_lead: bool = False,
 ) -> Candidates:
     """Union of all sources.
 
     allowed: (n_items,) items that may be shown at all. banned: (indptr, item), items hidden from single people.
-    repeats: False hides what a person took before. Filters come before each source's cut, so filters never shorten
-    its list while it has more to propose.
+    repeats: False hides what a person took before. habits_lead: the caller needs the first by score alone, and may have
+    fewer proposals where habits fill them, see `CandidateSettings.habit_items`. Filters come before each source's cut,
+    so filters never shorten its list while it has more to propose.
     """
     settings, population, n_items = settings or CandidateSettings(), users.population, users.population.n_items
     keys, bits = [np.zeros(0, np.int64)], [np.zeros(0, np.uint16)]
@@ -95,11 +98,13 @@ def candidates(
         own_items = users.owned.key[part]
         hidden = banned[1][banned[0][user] : banned[0][user + 1]] if banned is not None else own_items[:0]
         shut[hidden] = True
+        n_habits = min(int((~shut[own_items]).sum()), settings.own_history) if repeats else 0
+        divisor = 2 if habits_lead and 0 < settings.habit_items <= n_habits else 1
         if repeats:
-            add(user, OWN_HISTORY, _best(own_items, habit[part], shut, settings.own_history))
+            add(user, OWN_HISTORY, _best(own_items, habit[part], shut, settings.own_history // divisor))
         shut[own_items] = True
         for name, rows, score in proposals:
-            add(user, name, _best(rows, score, shut, getattr(settings, name)))
+            add(user, name, _best(rows, score, shut, getattr(settings, name) // divisor))
         add(user, POPULAR, _first(population.popular, shut, settings.popular))
         shut[own_items], shut[hidden] = closed[own_items], closed[hidden]
     return _union(np.concatenate(keys), np.concatenate(bits), users.n, n_items)
@@ -123,8 +128,8 @@ def _proposals(
     less is never proposed."""
     population = users.population
     # share of the person's purchases in a type times the item's share of the type's buyers lately
-    trend = users.type_share @ population.type_trend
-    sparse = {NEIGHBOURS: users.neighbour_recent, ITEM_ITEM: users.item_item, CATEGORY_TREND: trend}
+    trend = WeightedSums(users.type_share, population.type_trend)
+    sums = {NEIGHBOURS: users.neighbour_recent, ITEM_ITEM: users.item_item, CATEGORY_TREND: trend}
     is_short = (n_own_items < settings.short_history) & (settings.text_nearest > 0)
     arriving, cosines = _arriving(users), _text_scores(users, is_short)
     sequence: Iterator[Floats] | None = None
@@ -132,10 +137,7 @@ def _proposals(
         sequence = population.interests.catalogue(users.interests)
     every = np.arange(population.n_items)
     for user in range(users.n):
-        proposals = []
-        for name, scores in sparse.items():
-            part = slice(scores.indptr[user], scores.indptr[user + 1])
-            proposals.append((name, scores.indices[part], scores.data[part]))
+        proposals = [(name, *of_source.of(user)) for name, of_source in sums.items()]
         proposals.append((NEW_ARRIVALS, population.arrivals, arriving[user]))
         if sequence is not None:
             proposals.append((INTERESTS, every, np.exp(next(sequence))))
@@ -150,7 +152,7 @@ def _arriving(users: UserBatch) -> Floats:
     kind = population.facets.type[rows]
     strength = 1 + population.stats.buyers_28[rows] + population.group_statistics["type"].arrival_rate[rows]
     share = np.zeros((users.n, len(rows)), np.float32)
-    share[:, kind >= 0] = users.type_share[:, kind[kind >= 0]].toarray()
+    share[:, kind >= 0] = users.type_share.toarray()[:, kind[kind >= 0]]
     return np.asarray((share + 1e-3) * strength, np.float32)
 
 

@@ -17,13 +17,29 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, Dataset, Events
-from recllm.data.interactions import Floats, Ints, Tally, UserVectors, decay, matrix, occasions, of_actions, user_parts
+from recllm.data.interactions import (
+    Floats,
+    Ints,
+    Tally,
+    UserVectors,
+    decay,
+    distinct,
+    matrix,
+    occasions,
+    of_actions,
+    user_parts,
+)
 from recllm.data.item_groups import GroupStatistics, ItemGroups, NewItems, group_statistics, per_group, size_of
 from recllm.errors import DataError
+from recllm.features.weighted_sums import WeightedSums
 from recllm.settings import CollaborativeSettings
 
 if TYPE_CHECKING:
     from recllm.models.sequence import SequenceModel
+
+
+LIKE_PROFILES = 4
+"""Profiles are alike where a table of their items has so many numbers for each that is not 0, at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,19 +271,19 @@ class UserBatch:
         return len(self.histories.indptr) - 1
 
     @cached_property
-    def neighbour_recent(self) -> Any:
-        """Sparse (n, n_items), as are the next two; items that never sold have nothing in them."""
-        return self.neighbour_weights @ self.population.recent
+    def neighbour_recent(self) -> WeightedSums:
+        """Over the items, as are the next two; items that never sold have nothing in them."""
+        return WeightedSums(self.neighbour_weights, self.population.recent)
 
     @cached_property
-    def neighbour_decayed(self) -> Any:
-        return self.neighbour_weights @ self.population.decayed
+    def neighbour_decayed(self) -> WeightedSums:
+        return WeightedSums(self.neighbour_weights, self.population.decayed)
 
     @cached_property
-    def item_item(self) -> Any:
+    def item_item(self) -> WeightedSums:
         half_life_days = self.population.settings.item_item_half_life_days
         bought = _bought(self.purchases, self.population.n_items, self.as_of, half_life_days)
-        return bought @ self.population.item_item
+        return WeightedSums(bought, self.population.item_item)
 
 
 def ask(
@@ -311,9 +327,9 @@ def _profile_rows(purchases: Events, n_items: int, as_of: int, settings: Collabo
 
 
 def _divided(rows: Any, divisor: NDArray[Any]) -> Any:
-    from scipy.sparse import diags
-
-    return (diags((1 / np.maximum(divisor, 1e-12)).astype(np.float32)) @ rows).tocsr()
+    """The rows, which are changed, each divided by a number."""
+    rows.data *= np.repeat((1 / np.maximum(divisor, 1e-12)).astype(np.float32), np.diff(rows.indptr))
+    return rows
 
 
 def _bought(purchases: Events, n_items: int, as_of: int, half_life_days: float | None) -> Any:
@@ -345,10 +361,7 @@ def _neighbours(
     parts = []
     for start in range(0, n, 256):
         rows = slice(start, start + 256)
-        if n <= 64:  # turning the whole pool round takes longer than they do
-            similarity = (population.profiles @ profile[rows].T).toarray().T
-        else:
-            similarity = (profile[rows] @ population.profiles_by_item).toarray()
+        similarity = _similarity(population, profile[rows] if n > 256 else profile)
         blank = np.flatnonzero(np.diff(profile.indptr[start : start + 257]) == 0)
         if basics is not None and pool_basics is not None and len(blank):
             of_blank = basics[start + blank]
@@ -362,8 +375,21 @@ def _neighbours(
             best = np.tile(np.arange(pool), (len(similarity), 1))
         weight = np.take_along_axis(similarity, best, 1)
         weight /= np.maximum(weight.sum(1, keepdims=True), 1e-9)
-        parts.append(csr_matrix((weight.ravel(), best.ravel(), np.arange(0, best.size + 1, k)), shape=similarity.shape))
+        parts.append(csr_matrix((weight.ravel(), best.ravel(), k * np.arange(len(best) + 1)), shape=similarity.shape))
+    if len(parts) == 1:
+        return parts[0]
     return vstack(parts, format="csr") if parts else csr_matrix((n, pool), dtype=np.float32)
+
+
+def _similarity(population: CollaborativeStatistics, profile: Any) -> Floats:
+    """Cosine of profiles with each of the pool, (n, n_pool)."""
+    used = distinct(profile.indices)
+    buyers = population.profiles_by_item
+    if len(used) * profile.shape[0] > LIKE_PROFILES * profile.nnz:
+        return np.asarray((profile @ buyers).toarray())
+    # one person, or versions of one: a table of their items is nearly full
+    table = profile.data[:, None] if profile.shape[0] == 1 else np.ascontiguousarray(profile[:, used].toarray().T)
+    return np.asarray((buyers[used].T @ table).T)
 
 
 def _item_item(owned: Any, settings: CollaborativeSettings) -> Any:

@@ -5,16 +5,18 @@ An item that never sold has no figures of its own; these say what its kind means
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY
-from recllm.data.interactions import Floats, Pairs, Tally, decay, padded
+from recllm.data.interactions import Floats, Ints, Pairs, Tally, decay, distinct, padded
 from recllm.data.item_groups import GROUPINGS, VOTED, size_of
 from recllm.features.collaborative import UserBatch
+from recllm.features.weighted_sums import WeightedSums
 
 _WORDS = {
     "type": "type",
@@ -57,87 +59,166 @@ GROUP_FEATURES: Mapping[str, str] = (
 _OWN = ("times", "affinity", "days_since", "items", "early")
 """The measures of the person's own dealings."""
 
+SHARED_EVENTS = 2**16
+"""Purchases times groupings of one account, at most: so few take little memory, and one pass instead of nine."""
+
 Columns = dict[str, NDArray[Any]]
 
 
-def group_columns(users: UserBatch, pairs: Pairs, names: Collection[str] = tuple(GROUP_FEATURES)) -> Columns:
-    """These features of `GROUP_FEATURES` at the pairs, (n_pairs,) each."""
+@dataclass(frozen=True, eq=False)
+class Dealings:
+    """What the asked people did in the groups of some groupings."""
+
+    tally: Tally
+    """Of (person, group); the groups of one grouping follow those of another."""
+    first_group: Mapping[str, int]
+    """Grouping -> number of its first group."""
+    measures: Mapping[str, Floats]
+    """`_OWN`, as features, of each person and group, and last of a group that nobody touched, (n_keys + 1,)."""
+    weight: Floats
+    """Decayed occasions of each person and group, and last 0, (n_keys + 1,)."""
+    days: NDArray[np.float64]
+    """Since the last of them, (n_keys,)."""
+    spans: NDArray[np.float64]
+    """From the first to the last, in days, (n_keys,)."""
+    times: Ints
+    """Distinct times, (n_keys,)."""
+
+
+def dealings(users: UserBatch, groupings: Sequence[str], item: NDArray[np.integer]) -> dict[str, Dealings]:
+    """Of each grouping, in the groups of these items; several share one account as long as that is short."""
+    per_account, items = max(1, SHARED_EVENTS // max(len(users.purchases), 1)), distinct(item)
+    accounts: dict[str, Dealings] = {}
+    for start in range(0, len(groupings), per_account):
+        together = groupings[start : start + per_account]
+        accounts |= dict.fromkeys(together, _account(users, together, items))
+    return accounts
+
+
+def _account(users: UserBatch, groupings: Sequence[str], items: NDArray[np.integer]) -> Dealings:
+    population, purchases, owned, as_of = users.population, users.purchases, users.owned, users.as_of
+    settings, arrived, facets = population.settings, population.arrived, population.facets.each()
+    sizes = [size_of(facets[name]) for name in groupings]
+    first_group = dict(zip(groupings, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True))
+
+    def groups_of(item: NDArray[np.integer]) -> tuple[Ints, NDArray[np.bool_]]:
+        """Group of each item in each grouping, (n_groupings, n), and whether it has one."""
+        codes = np.stack([facets[name][item] for name in groupings]).astype(np.int64)
+        return codes + np.array(list(first_group.values()))[:, None], codes >= 0
+
+    group, has_group = groups_of(items)
+    is_asked = np.zeros(sum(sizes) + 1, bool)  # of the last, nothing is asked
+    is_asked[group[has_group]] = True
+
+    def in_each(column: NDArray[Any], which: NDArray[np.bool_]) -> NDArray[Any]:
+        return np.broadcast_to(column, which.shape)[which]
+
+    group, has_group = groups_of(purchases.item)
+    weights = decay(purchases.at, as_of, settings.purchase_half_life_days)
+    everything = np.stack([np.bincount(purchases.user[of], weights[of], minlength=users.n) for of in has_group], axis=1)
+    fits = has_group & is_asked[np.where(has_group, group, -1)]
+    at = in_each(purchases.at, fits)
+    tally = Tally.of(in_each(purchases.user, fits), group[fits], max(sum(sizes), 1))
+    weight = tally.total(in_each(weights, fits))
+    grouping = np.searchsorted(list(first_group.values()), tally.key, side="right") - 1
+    last = tally.largest(at)
+    days = (as_of - last) / DAY
+
+    # of the distinct items, those that the person took while they were new
+    since = owned.smallest(purchases.at)
+    is_early = arrived.young[owned.key] & (since < arrived.first[owned.key] + int(settings.first_sales_days * DAY))
+    group, has_group = groups_of(owned.key)
+    fits = has_group & is_asked[np.where(has_group, group, -1)]
+    item_row = tally.find(in_each(owned.user, fits), group[fits])
+    early = np.bincount(item_row, in_each(is_early, fits), minlength=len(tally.keys))
+
+    # occasions at distinct times
+    span = as_of - int(at.min(initial=as_of)) + 1
+    moments = distinct(tally.group * span + at - (as_of + 1 - span))
+    by_group = {
+        "times": np.log1p(weight),
+        "affinity": weight / np.maximum(everything[tally.user, grouping], 1e-9),
+        "days_since": np.log1p(np.maximum(days, 0)),
+        "items": np.log1p(np.bincount(item_row, minlength=len(tally.keys))),
+        "early": np.log1p(early),
+    }
+    never = dict.fromkeys(by_group, 0.0) | {"days_since": float(np.log1p(settings.never_days))}
+    return Dealings(
+        tally,
+        first_group,
+        {measure: padded(value, never[measure]) for measure, value in by_group.items()},
+        padded(weight, 0),
+        days,
+        (last - tally.smallest(at)) / DAY,
+        np.bincount(moments // span, minlength=len(tally.keys)),
+    )
+
+
+def group_columns(
+    users: UserBatch,
+    pairs: Pairs,
+    names: Collection[str] = tuple(GROUP_FEATURES),
+    accounts: Mapping[str, Dealings] | None = None,
+) -> Columns:
+    """These features of `GROUP_FEATURES` at the pairs, (n_pairs,) each. accounts: `dealings`, where the caller has
+    them already."""
     population, names, item = users.population, frozenset(names), pairs.item
     limit = population.settings.lift_limit
+    dealt_in = groupings_of(names)
+    accounts = dealings(users, dealt_in, item) if accounts is None else accounts
     columns: Columns = {}
-    for name, group in population.facets.each().items():
-        sales = population.group_statistics[name]
+    for name, codes in population.facets.each().items():
+        sales, group = population.group_statistics[name], codes[item]
         by_item = {
-            f"{name}_buyers": np.log1p(100 * sales.buyers_56),
-            f"{name}_arrivals": np.log1p(sales.arrivals),
-            f"{name}_arrival_rate": np.log1p(sales.arrival_rate),
+            "buyers": (sales.buyers_56, 100),
+            "arrivals": (sales.arrivals, 1),
+            "arrival_rate": (sales.arrival_rate, 1),
         }
-        columns |= {column: value[item] for column, value in by_item.items() if column in names}
-        if any(f"{name}_{measure}" in names for measure in _OWN):
-            columns |= _dealings(users, name, group, pairs)
+        for measure, (value, factor) in by_item.items():
+            if f"{name}_{measure}" in names:
+                columns[f"{name}_{measure}"] = np.log1p(factor * value[item])
+        if name in dealt_in:
+            columns |= _own_columns(users, pairs, name, group, accounts[name], names)
         if name in VOTED and f"{name}_alike" in names:
-            alike = entries_at(users.neighbour_weights @ sales.votes, group[item], pairs)
-            alike = np.where(group[item] >= 0, alike, 0)
+            alike = WeightedSums(users.neighbour_weights, sales.votes).at(group, pairs)
             lift = np.log((alike + 1e-2) / (sales.buyers_56[item] + 1e-2))
             columns[f"{name}_alike"] = np.log1p(10 * alike)
             columns[f"{name}_lift"] = np.clip(lift, -limit, limit)
-    columns["type_lately"] = np.log1p(population.stats.type_buyers_28[item])
-    return {name: value for name, value in columns.items() if name in names}
-
-
-def _dealings(users: UserBatch, name: str, group: NDArray[np.int32], pairs: Pairs) -> Columns:
-    """What the asked people did in one grouping."""
-    settings, purchases, as_of = users.population.settings, users.purchases, users.as_of
-    in_group = group[purchases.item] >= 0
-    at = purchases.at[in_group]
-    tally = Tally.of(purchases.user[in_group], group[purchases.item[in_group]], max(size_of(group), 1))
-    weight = tally.total(decay(at, as_of, settings.purchase_half_life_days))
-    everything = np.bincount(tally.user, weight, minlength=users.n)
-    days = (as_of - tally.largest(at)) / DAY
-
-    # of the distinct items, those that the person took while they were new
-    owned, arrived = users.owned, users.population.arrived
-    in_group = group[owned.key] >= 0
-    item, since = owned.key[in_group], owned.smallest(purchases.at)[in_group]
-    item_row = tally.find(owned.user[in_group], group[item])
-    is_early = arrived.young[item] & (since < arrived.first[item] + int(settings.first_sales_days * DAY))
-
-    row = tally.find(pairs.user, group[pairs.item])
-    by_group = {
-        "times": np.log1p(weight),
-        "affinity": weight / np.maximum(everything[tally.user], 1e-9),
-        "days_since": np.log1p(np.maximum(days, 0)),
-        "items": np.log1p(np.bincount(item_row, minlength=len(tally.keys))),
-        "early": np.log1p(np.bincount(item_row, is_early, minlength=len(tally.keys))),
-    }
-    never = dict.fromkeys(by_group, 0.0) | {"days_since": float(np.log1p(settings.never_days))}
-    columns: Columns = {f"{name}_{measure}": padded(value, never[measure])[row] for measure, value in by_group.items()}
-    if name == "type":
-        # occasions at distinct times, and the mean days between them
-        span = as_of - int(at.min(initial=as_of)) + 1
-        moments = np.unique(tally.group * span + at - (as_of + 1 - span))
-        times = np.bincount(moments // span, minlength=len(tally.keys))
-        interval = ((as_of - tally.smallest(at)) / DAY - days) / np.maximum(times - 1, 1)
-        columns["type_overdue"] = padded(overdue(days, interval, times, settings.overdue_limits), 0)[row]
-        own_weight = owned.total(decay(purchases.at, as_of, settings.purchase_half_life_days))
-        own_weight = padded(own_weight, 0)[owned.find(pairs.user, pairs.item)]
-        type_weight = padded(weight, 0)[row]
-        loyalty = np.clip(own_weight / np.maximum(type_weight, 1e-9), 0, 1)
-        columns["type_loyalty"] = loyalty * (type_weight > 0)
+    if "type_lately" in names:
+        columns["type_lately"] = np.log1p(population.stats.type_buyers_28[item])
     return columns
 
 
-def entries_at(matrix: Any, column: NDArray[np.integer], pairs: Pairs) -> Floats:
-    """Entries of a sparse (n, n_columns) matrix, (n_pairs,): row is the pair's user; a few are made dense at a time."""
-    if matrix.shape[1] and 0 < len(column) <= 4 * matrix.shape[0]:  # to look up so few costs less than a dense row
-        return np.asarray(matrix[pairs.user, column], np.float32).ravel()
-    values = np.zeros(len(column), np.float32)
-    step = max(1, 2**18 // max(matrix.shape[1], 1))  # a block that stays in the cache
-    for start in range(0, matrix.shape[0] if matrix.shape[1] else 0, step):
-        block = matrix[start : start + step].toarray()
-        part = slice(pairs.indptr[start], pairs.indptr[min(start + step, matrix.shape[0])])
-        values[part] = block[pairs.user[part] - start, column[part]]
-    return values
+def groupings_of(names: Collection[str]) -> list[str]:
+    """Groupings in which some of these features tell of the person's own dealings."""
+    return [name for name in GROUPINGS if any(f"{name}_{measure}" in names for measure in _OWN)]
+
+
+def _own_columns(
+    users: UserBatch,
+    pairs: Pairs,
+    name: str,
+    group: NDArray[np.integer],
+    account: Dealings,
+    names: Collection[str],
+) -> Columns:
+    """group: of each pair's item, -1 unknown."""
+    tally, settings = account.tally, users.population.settings
+    row = tally.find(pairs.user, np.where(group >= 0, group + account.first_group[name], -1))
+    measures = {f"{name}_{measure}": value for measure, value in account.measures.items()}
+    columns: Columns = {column: value[row] for column, value in measures.items() if column in names}
+    if "type_overdue" in names and name == "type":
+        interval = account.spans / np.maximum(account.times - 1, 1)
+        late = overdue(account.days, interval, account.times, settings.overdue_limits)
+        columns["type_overdue"] = padded(late, 0)[row]
+    if "type_loyalty" in names and name == "type":
+        owned, purchases = users.owned, users.purchases
+        own_weight = owned.total(decay(purchases.at, users.as_of, settings.purchase_half_life_days))
+        own_weight = padded(own_weight, 0)[owned.find(pairs.user, pairs.item)]
+        type_weight = account.weight[row]
+        loyalty = np.clip(own_weight / np.maximum(type_weight, 1e-9), 0, 1)
+        columns["type_loyalty"] = loyalty * (type_weight > 0)
+    return columns
 
 
 def overdue(

@@ -40,7 +40,7 @@ def new_item_vectors(encoder: Encoder, items: pl.DataFrame, n_new: int, locale: 
     priced = items["price"].tail(n_new).fill_null(np.nan).is_finite().to_numpy()
     if not priced.any():
         return vectors
-    price_vectors, rows = encode_unique(encoder, price_texts(items, locale)[items.height - n_new :])
+    price_vectors, rows = encode_unique(encoder, price_texts(items, locale, n_last=n_new))
     vectors[priced] += PRICE_WEIGHT * price_vectors[rows[priced]]
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY
 from recllm.data.interactions import Floats, Pairs, Tally, decay, of_actions, padded, visits
+from recllm.data.item_groups import GROUPINGS
 from recllm.features.collaborative import UserBatch
-from recllm.features.group_features import GROUP_FEATURES, entries_at, group_columns, overdue
+from recllm.features.group_features import GROUP_FEATURES, dealings, group_columns, groupings_of, overdue
 from recllm.schema import ACTION_CODE, BROWSING, Action
 
 FEATURES: Mapping[str, str] = {
@@ -163,11 +164,12 @@ def _narrow_groups(users: UserBatch, pairs: Pairs) -> Columns:
     if never_sold.all():
         return group_columns(users, pairs)
     blank = np.zeros(len(pairs.item), np.float32)
-    table = dict.fromkeys(GROUP_FEATURES, blank) | group_columns(users, pairs, _SOLD_KIND)
+    accounts = dealings(users, GROUPINGS if never_sold.any() else groupings_of(_SOLD_KIND), pairs.item)
+    table = dict.fromkeys(GROUP_FEATURES, blank) | group_columns(users, pairs, _SOLD_KIND, accounts)
     if not never_sold.any():
         return table
-    remaining = group_columns(users, pairs.select(never_sold), set(GROUP_FEATURES) - set(_SOLD_KIND))
-    for name, value in remaining.items():
+    remaining = set(GROUP_FEATURES) - set(_SOLD_KIND)
+    for name, value in group_columns(users, pairs.select(never_sold), remaining, accounts).items():
         table[name] = blank.copy()
         table[name][never_sold] = value
     return table
@@ -215,9 +217,9 @@ def _own(users: UserBatch, p: Pairs) -> Columns:
 def _alike(users: UserBatch, p: Pairs) -> Columns:
     population, settings = users.population, users.population.settings
     sold, nothing = population.stats.buyers_ever[p.item].any(), np.zeros(len(p.item), np.float32)
-    recent = entries_at(users.neighbour_recent, p.item, p) if sold else nothing
-    decayed = entries_at(users.neighbour_decayed, p.item, p) if sold else nothing
-    item_item = entries_at(users.item_item, p.item, p) if sold else nothing
+    recent = users.neighbour_recent.at(p.item, p) if sold else nothing
+    decayed = users.neighbour_decayed.at(p.item, p) if sold else nothing
+    item_item = users.item_item.at(p.item, p) if sold else nothing
     everybody = population.stats.buyers_28[p.item] / max(len(population.pool), 1)
     lift = np.log((recent + 1e-3) / (everybody + 1e-3))
     return {
@@ -229,20 +231,20 @@ def _alike(users: UserBatch, p: Pairs) -> Columns:
 
 
 def _crowd(users: UserBatch, p: Pairs) -> Columns:
-    s, days = users.population.stats, users.population.settings
-    by_item = {
-        "buyers_7": _log(s.buyers_7),
-        "buyers_28": _log(s.buyers_28),
-        "buyers_91": _log(s.buyers_91),
-        "buyers_ever": _log(s.buyers_ever),
-        "trend": np.log((days.window_days / days.short_window_days * s.buyers_7 + 1) / (s.buyers_28 + 1)),
-        "trend_long": np.log((days.long_window_days / days.window_days * s.buyers_28 + 1) / (s.buyers_91 + 1)),
-        "repeat_rate": s.repeat_rate,
-        "item_days_since_sold": _log(s.days_since_sold),
-        "item_age": _log(s.days_since_arrival),
-        "type_share": s.type_share,
+    s, days, item = users.population.stats, users.population.settings, p.item
+    buyers_7, buyers_28, buyers_91 = s.buyers_7[item], s.buyers_28[item], s.buyers_91[item]
+    return {
+        "buyers_7": _log(buyers_7),
+        "buyers_28": _log(buyers_28),
+        "buyers_91": _log(buyers_91),
+        "buyers_ever": _log(s.buyers_ever[item]),
+        "trend": np.log((days.window_days / days.short_window_days * buyers_7 + 1) / (buyers_28 + 1)),
+        "trend_long": np.log((days.long_window_days / days.window_days * buyers_28 + 1) / (buyers_91 + 1)),
+        "repeat_rate": s.repeat_rate[item],
+        "item_days_since_sold": _log(s.days_since_sold[item]),
+        "item_age": _log(s.days_since_arrival[item]),
+        "type_share": s.type_share[item],
     }
-    return {name: value[p.item] for name, value in by_item.items()}
 
 
 def _prices(users: UserBatch, p: Pairs) -> Columns:

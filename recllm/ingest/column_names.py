@@ -26,6 +26,7 @@ FIELDS: Mapping[Table, tuple[str, ...]] = {
     ),
     Table.ITEMS: (
         *REQUIRED[Table.ITEMS], "category", "brand", "description", "price", "currency", "available", "attributes",
+        "available_until",
     ),
 }  # fmt: skip
 """All columns of each table."""
@@ -80,6 +81,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     ),
     "available": ("in_stock", "is_available", "availability", "active", "有货", "是否有货", "在售", "是否在售", "上架"),
     "attributes": ("attrs", "properties", "属性", "商品属性"),
+    "available_until": ("available_to", "on_sale_until", "off_sale_at", "valid_until", "下架时间", "下架日期"),
     "purpose": ("consent_purpose", "用途", "目的", "同意用途"),
     "granted": ("consent", "given", "is_granted", "opt_in", "同意", "是否同意"),
 }  # fmt: skip

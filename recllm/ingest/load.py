@@ -209,7 +209,7 @@ class _RowStage:
         codes = ", ".join(f"{code} {count:,}" for code, count in self.codes.most_common(4))
         file = self.quarantine.publish()
         see = f"; see {file}" if file else ""
-        return IngestError("E_REJECT_LIMIT", f"{self.state.file}: {why} ({codes}); nothing of it was kept{see}")
+        return IngestError("E_REJECT_LIMIT", f"{self.state.file}: {why} ({codes}); nothing of it was kept{see}", file)
 
     def report(self, load_id: str, quarantine_file: str | None, *, committed: bool) -> IngestReport:
         state, schema = self.state, self.state.schema

@@ -6,14 +6,17 @@ Each builder gives one row per row of its batch; only those without an error are
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import polars as pl
 
 from recllm.ingest.file_schema import LINE_TOTAL
-from recllm.ingest.parse.batch import FieldBatch, clean_texts, is_nobody
+from recllm.ingest.parse.batch import FieldBatch, clean_texts, is_nobody, null_if_empty
 from recllm.ingest.parse.numbers import parse_numbers, undressed
 from recllm.ingest.parse.times import NO_OFFSET
 from recllm.schema import Action, Purpose, Table
@@ -174,8 +177,34 @@ def build_items(batch: FieldBatch) -> pl.DataFrame:
             "currency": currency,
             "available": available.fill_null(True),
             "attributes": attributes,
+            "available_until": _ends(batch),
         }
     )
+
+
+def _ends(batch: FieldBatch) -> pl.Series:
+    """When items go off sale, epoch microseconds in UTC: ISO 8601, without a zone in that of the file or the shop. A
+    date alone is its end."""
+    texts = null_if_empty(batch.text("available_until").str.strip_chars())
+    options = batch.load.options
+    zone = ZoneInfo(options.tz or options.shop_tz or "UTC")
+
+    def moment(text: str) -> int | None:
+        try:
+            if re.fullmatch(r"\d{4}-\d\d-\d\d", text):
+                at = datetime.combine(date.fromisoformat(text), time.min, zone) + timedelta(days=1)
+            else:
+                at = datetime.fromisoformat(text)
+                at = at if at.tzinfo else at.replace(tzinfo=zone)
+            return round(at.timestamp() * 1_000_000)
+        except (ValueError, OverflowError):
+            return None
+
+    distinct = texts.unique().drop_nulls().to_list()
+    ends = texts.replace_strict(distinct, [moment(t) for t in distinct], default=None, return_dtype=pl.Int64)
+    wrong = ends.is_null() & texts.is_not_null()
+    batch.mark("available_until", wrong, "E_TIMESTAMP", "is no ISO 8601 time, such as 2025-11-12T00:00:00+08:00", texts)
+    return ends
 
 
 def yes_or_no(column: pl.Series, yes: frozenset[str] = YES, no: frozenset[str] = NO) -> pl.Series:

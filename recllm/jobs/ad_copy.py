@@ -14,7 +14,7 @@ from recllm.data.dataset import Dataset
 from recllm.errors import DataError, PolicyError, UsageError
 from recllm.jobs.recommenders import open_recommender
 from recllm.jobs.serve import CHANNEL_PURPOSE
-from recllm.schema import AdCopy, Generator, Item, Purpose, Recommendation, Slate
+from recllm.schema import AdCopy, Generator, Item, Purpose, Recommendation, RecommendRequest, Slate
 from recllm.workspace.privacy import PolicyGate
 from recllm.workspace.workspace import Workspace
 
@@ -67,8 +67,8 @@ def write_ads(
         permitted = may_be_modelled(gate, user_ids, model)
         recommender = recommender or open_recommender(workspace, locale=locale)
         if slates is None:
-            only = {"allow": [item_id]} if item_id else {}
-            slates = recommender.recommend(people, k=AD_CHOICE, explain=True, **only)
+            allow = (item_id,) if item_id else None
+            slates = recommender.recommend(RecommendRequest(users=tuple(people), k=AD_CHOICE, allow=allow))
         texts: list[AdCopy] = []
         for slate, modelled in zip(slates, permitted, strict=True):
             best, item = _best_item(slate, recommender.dataset, workspace)
@@ -183,5 +183,6 @@ def item_of(row: Mapping[str, Any]) -> Item:
         price=None if row["price"] is None else Decimal(str(row["price"])),
         currency=row["currency"],
         available=bool(row["available"]) and not row.get("pending"),
+        available_until=row.get("available_until"),
         attributes=json.loads(row["attributes"]) if row["attributes"] else {},
     )

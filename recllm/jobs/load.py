@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from recllm.data.dataset import utc
 from recllm.errors import UsageError
 from recllm.jobs.feedback import FEEDBACK_SCHEMA, ShownOutcome, shown_events, shown_outcomes
-from recllm.schema import Action, IngestReport, Item, Purpose, Slate, Table
+from recllm.schema import Action, IngestReport, Item, Purpose, ReportBy, Slate, Table
 from recllm.workspace.workspace import Workspace, present
+
+if TYPE_CHECKING:
+    from recllm.ingest.options import ColumnMap
 
 EVENT_SCHEMA: Mapping[str, Any] = {
     **FEEDBACK_SCHEMA,
+    "session_id": pl.String,
     "event_id": pl.String,
     "value": pl.Float64,
     "quantity": pl.Float64,
@@ -32,12 +36,14 @@ def load_file(
     file: Path,
     table: str,
     *,
-    mapping: str | None = None,
+    mapping: str | ColumnMap | None = None,
     dry_run: bool = False,
     progress: Callable[[int], None] | None = None,
     **options: Any,
 ) -> IngestReport:
     """Read one file into the workspace. `options` are fields of `IngestOptions`; the settings fill what they leave.
+
+    mapping: a column map, or the name or path of one.
 
     Raises `UsageError` for an unknown table, `IngestError` when the file or the load is refused.
     """
@@ -55,7 +61,7 @@ def load_file(
         store=workspace.store(),
         pseudonymiser=workspace.pseudonymiser(),
         policy=workspace.policy,
-        mapping=load_map(mapping) if mapping else None,
+        mapping=load_map(mapping) if isinstance(mapping, str) else mapping,
         options=IngestOptions(**values),
         quarantine_dir=workspace.quarantine_dir,
         dry_run=dry_run,
@@ -106,17 +112,26 @@ def add_feedback(
     return add_events(workspace, [row], source="feedback")
 
 
-def add_events(workspace: Workspace, rows: Sequence[Mapping[str, Any]], *, source: str) -> Any:
+def add_events(
+    workspace: Workspace, rows: Sequence[Mapping[str, Any]], *, source: str, by_pseudonym: bool = False
+) -> Any:
     """Append events of people, by the shop's own ids; durable on return. Returns the store's account of them.
 
-    rows: as `recllm.ingest.record.record_events` takes them, every row with the same names. `source` says where they
-    come from.
+    rows: as `recllm.ingest.record.record_events` takes them, every row with the same names. One with a `session_id`
+    and no `user_id` is of that anonymous session, or of the person to whom it was joined. `source` says where they
+    come from. by_pseudonym: the ids are pseudonyms already.
     """
     from recllm.ingest.record import record_events
 
     frame = pl.DataFrame(list(rows), schema={name: EVENT_SCHEMA[name] for name in rows[0]})
-    names = workspace.pseudonymiser().many(frame["user_id"].to_list())
-    return record_events(frame.with_columns(user_id=pl.Series(names)), workspace.store(), source=source)
+    if not by_pseudonym:
+        people = workspace.pseudonymiser().many(frame["user_id"].fill_null("").to_list())
+        frame = frame.with_columns(user_id=pl.when(pl.col("user_id").is_not_null()).then(pl.Series(people)))
+    if "session_id" in frame.columns:
+        sessions = workspace.session_pseudonymiser().many(frame["session_id"].fill_null("").to_list())
+        of_session = pl.when(pl.col("session_id").is_not_null()).then(pl.Series(sessions))
+        frame = frame.with_columns(user_id=pl.coalesce("user_id", of_session)).drop("session_id")
+    return record_events(frame, workspace.store(), source=source)
 
 
 def add_users(workspace: Workspace, basics: Mapping[str, Mapping[str, str]], *, source: str) -> Any:
@@ -131,14 +146,23 @@ def add_users(workspace: Workspace, basics: Mapping[str, Mapping[str, str]], *, 
     return record_rows(rows, Table.USERS, workspace.store(), source=source)
 
 
-def add_consent(workspace: Workspace, decisions: Sequence[tuple[str, Purpose, bool, datetime]], *, source: str) -> Any:
-    """Append decisions: the shop's own id, purpose, granted, and when. Returns the store's account of them."""
+def add_consent(
+    workspace: Workspace,
+    decisions: Sequence[tuple[str, Purpose, bool, datetime]],
+    *,
+    source: str,
+    by_pseudonym: bool = False,
+) -> Any:
+    """Append decisions: the shop's own id, purpose, granted, and when. Returns the store's account of them.
+
+    by_pseudonym: the ids are pseudonyms already.
+    """
     from recllm.ingest.record import record_rows
 
     user_ids, purposes, granted, times = (list(column) for column in zip(*decisions, strict=True))
     rows = pl.DataFrame(
         {
-            "user_id": workspace.pseudonymiser().many(user_ids),
+            "user_id": user_ids if by_pseudonym else workspace.pseudonymiser().many(user_ids),
             "purpose": [purpose.value for purpose in purposes],
             "granted": granted,
             "at": [int(time.timestamp() * 1_000_000) for time in times],
@@ -164,18 +188,29 @@ def add_items(workspace: Workspace, items: Sequence[Item], *, source: str) -> An
             "currency": [item.currency or workspace.settings.currency for item in items],
             "available": [item.available for item in items],
             "attributes": [json.dumps(dict(item.attributes), ensure_ascii=False) for item in items],
+            "available_until": [
+                None if item.available_until is None else round(item.available_until.timestamp() * 1_000_000)
+                for item in items
+            ],
         },
-        schema_overrides=dict.fromkeys(("category", "brand", "description", "price", "currency"), pl.String),
+        schema_overrides={
+            **dict.fromkeys(("category", "brand", "description", "price", "currency"), pl.String),
+            "available_until": pl.Int64,
+        },
     )
     texts = pl.col("title", "category", "brand", "description").str.replace_all(UNSEEN_IN_TEXT, "")
     return record_rows(rows.with_columns(texts), Table.ITEMS, workspace.store(), source=source)
 
 
-def record_shown(workspace: Workspace, slates: Sequence[Slate]) -> int:
-    """Append what was shown, of people who may be counted (purpose analytics); returns the number of events."""
+def record_shown(workspace: Workspace, slates: Sequence[Slate], *, sessions: bool = False) -> int:
+    """Append what was shown, of people who may be counted (purpose analytics); returns the number of events.
+
+    sessions: whether the slates are of anonymous sessions.
+    """
     from recllm.ingest.record import record_events
 
-    names = workspace.pseudonymiser().many([s.user_id for s in slates])
+    pseudonymiser = workspace.session_pseudonymiser() if sessions else workspace.pseudonymiser()
+    names = pseudonymiser.many([s.user_id for s in slates])
     permitted = workspace.gate().permits_each(names, Purpose.ANALYTICS)
     pairs = [(s, n) for s, n, yes in zip(slates, names, permitted, strict=True) if yes and s.items]
     if not pairs:
@@ -183,9 +218,25 @@ def record_shown(workspace: Workspace, slates: Sequence[Slate]) -> int:
     frame = shown_events([s for s, _ in pairs])
     alias = {s.user_id: n for s, n in pairs}
     frame = frame.with_columns(pl.col("user_id").replace_strict(alias))
+    explored = {s.request_id: s.ranked for s, _ in pairs if s.ranked}
+    if explored:  # first: an event whose propensity nobody can use is worth less than a ranking that nobody was shown
+        workspace.store().add_explored_slates(explored, datetime.now(UTC))
     return int(record_events(frame, workspace.store(), source="served").accepted)
 
 
-def feedback_report(workspace: Workspace) -> tuple[ShownOutcome, ...]:
-    """What became of what was shown, by model version, over people who may be counted."""
-    return shown_outcomes(workspace.gate().events(Purpose.ANALYTICS))
+def feedback_report(
+    workspace: Workspace, *, by: ReportBy = ReportBy.MODEL, window_days: float = 7.0
+) -> tuple[ShownOutcome, ...]:
+    """What became of what was shown, over people who may be counted; see `recllm.jobs.feedback.shown_outcomes`."""
+    with workspace.store().read() as reader:
+        first_shown, n_on_offer = reader.first_shown(), reader.n_available_items()
+    if first_shown is None:
+        return ()
+    return shown_outcomes(
+        workspace.gate().events(Purpose.ANALYTICS, since=first_shown),  # what was before answers nothing
+        by=by,
+        window_days=window_days,
+        until=utc(present(workspace)),
+        n_on_offer=n_on_offer,
+        timezone=workspace.settings.timezone or "UTC",
+    )

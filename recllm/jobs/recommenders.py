@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -11,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from recllm.data.dataset import Dataset, hash_order, utc
+from recllm.data.dataset import USER_COLUMN, Dataset, hash_order, utc
 from recllm.data.interactions import Ints, merge
+from recllm.errors import ModelError
 from recllm.features.collaborative import CollaborativeStatistics
 from recllm.features.item_vectors import basics_of, basics_vectors, new_item_vectors
+from recllm.recommender.lineage import Lineage, Origin
 from recllm.recommender.people import Histories
 from recllm.recommender.serving_state import (
     CatalogueState,
@@ -55,18 +58,21 @@ class StorePeople:
         return replace(self, shop=shop)
 
     def histories(self, user_ids: Sequence[str]) -> Histories:
-        read = self.gate.histories(user_ids, Purpose.PERSONALISATION, before=utc(self.shop.as_of))
-        row_of = {name: row for row, name in enumerate(read.users["user_id"])}
-        rows = np.array([row_of.get(name, -1) for name in user_ids], np.int64)
-        is_known = rows >= 0
-        names = [*row_of, ""]  # the last stands for whoever is unknown, and has no events
-        stated = [*basics_of(read.users), {}]
+        read = self.gate.stored_histories(user_ids, Purpose.PERSONALISATION, before=utc(self.shop.as_of))
+        is_known = np.array([person.is_known and person.permitted for person in read], bool)
         return Histories(
             is_known,
-            self.shop.pack(read.events, names).rows(rows % len(names)),
-            [stated[row] for row in rows],
+            self.shop.pack_rows([person.events for person in read]),
+            [_stated(person.basics) for person in read],
             np.where(is_known, self.state.digest(user_ids), -1),
+            np.array([person.permitted for person in read], bool),
         )
+
+
+def _stated(basics: str) -> dict[str, str]:
+    """A person's basics by name, in the order of the names."""
+    stated = sorted(json.loads(basics).items())
+    return {name: str(value) for name, value in stated if value is not None and name != USER_COLUMN}
 
 
 def open_recommender(
@@ -148,22 +154,50 @@ def people_path(workspace: Workspace, version: str) -> Path:
 def current_people(workspace: Workspace, model: Model, catalogue: CatalogueState, encoder: Encoder) -> PeopleState:
     """The people's part of the state of a version, without whoever withdrew since; made anew where it is missing."""
     path, gate = people_path(workspace, model.version or ""), workspace.gate()
-    with workspace.store().read() as reader:
-        marks = reader.marks()
-    consent_load = marks.load_no.get(Table.CONSENT, 0)
     if not path.exists():
+        with workspace.store().read() as reader:
+            marks = reader.marks()
+        consent_load = marks.load_no.get(Table.CONSENT, 0)
         data = gate.dataset(Purpose.PERSONALISATION).on_catalogue(catalogue.items)
         basics = basics_vectors(encoder, basics_of(data.users), catalogue.locale)
         vectors = catalogue.arrays["item_vectors"]
         population = CollaborativeStatistics.fit(data.before(catalogue.as_of), vectors, model.population, basics)
         written = {"event_no": marks.event_no, "consent_load": consent_load}
         write_people(workspace, model.version or "", data, population, **written)
-    state = open_people_state(path)
+    return people_who_agree(workspace, path)
+
+
+def people_who_agree(workspace: Workspace, path: Path) -> PeopleState:
+    """The people's part of a state; written anew first, without whoever withdrew or was erased since it was made."""
+    with workspace.store().read() as reader:
+        marks = reader.marks()
+    consent_load, state = marks.load_no.get(Table.CONSENT, 0), open_people_state(path)
     if consent_load != state.consent_load:
-        agreed = state.digest(gate.permitted_users(Purpose.PERSONALISATION))
+        agreed = state.digest(workspace.gate().permitted_users(Purpose.PERSONALISATION))
         keep = np.isin(state.digests, agreed)
-        state = without_people(path, state, keep, consent_load=consent_load)
+        # numbers of erased events may be given again: what the store writes from now on is to count as new
+        event_no = min(state.event_no, marks.event_no)
+        state = without_people(path, state, keep, event_no=event_no, consent_load=consent_load)
+        _sweep(path, 0)
     return state
+
+
+def forget_in_states(workspace: Workspace) -> None:
+    """Write the people's part of the serving version's state anew without whoever withdrew or was erased, and remove
+    those of other versions, which are made anew when needed; also one that is damaged, or whose version cannot be told.
+    """
+    from recllm.recommender.registry import serving
+
+    folder = people_path(workspace, "").parent
+    path = people_path(workspace, serving(workspace.models_dir) or "")
+    if path.exists():
+        try:
+            people_who_agree(workspace, path)
+        except ModelError:
+            path.unlink(missing_ok=True)
+    for outdated in folder.glob("*.safetensors"):
+        if outdated != path:
+            outdated.unlink(missing_ok=True)
 
 
 def write_people(
@@ -175,16 +209,21 @@ def write_people(
     event_no: int,
     consent_load: int,
 ) -> None:
-    """Write the people's part of a version's state, and sweep away those of other versions.
+    """Write the people's part of a version's state; that of one other version stays, to which one may go back quickly.
 
     data: everybody with all events. event_no, consent_load: how far the store was written before it was read, so that
     whatever is written meanwhile is read again.
     """
     path = people_path(workspace, version)
     save_people_state(path, data, population, event_no=event_no, consent_load=consent_load)
-    for outdated in path.parent.glob("*.safetensors"):
-        if outdated != path:
-            outdated.unlink(missing_ok=True)
+    _sweep(path, 1)
+
+
+def _sweep(path: Path, n_others: int) -> None:
+    """Remove the people's parts of all versions but that of `path` and the latest others, so many."""
+    others = sorted(set(path.parent.glob("*.safetensors")) - {path}, key=lambda file: file.stat().st_mtime)
+    for outdated in others[: len(others) - n_others]:
+        outdated.unlink(missing_ok=True)
 
 
 def _current_items(workspace: Workspace, catalogue: CatalogueState) -> pl.DataFrame:
@@ -197,11 +236,22 @@ def _current_items(workspace: Workspace, catalogue: CatalogueState) -> pl.DataFr
             return catalogue.items
     now = workspace.gate().catalogue()
     state_ids = catalogue.items.select("item_id")
-    described = state_ids.join(now, on="item_id", how="left", maintain_order="left")
-    new = now.join(state_ids, on="item_id", how="anti", maintain_order="left").filter("available")
-    new = new[hash_order(new["item_id"])]
-    both = pl.concat([described.with_columns(pl.col("available").fill_null(False)), new.select(described.columns)])
-    return both.select(catalogue.items.columns)
+    # one that is off sale, too: it may lie in a cart, or be asked about; but none of which events alone tell
+    new = now.join(state_ids, on="item_id", how="anti", maintain_order="left").filter(pl.col("title").is_not_null())
+    new = new[hash_order(new["item_id"])].select(catalogue.items.columns)
+    return pl.concat([_described(catalogue.items, now), new])
+
+
+def _described(items: pl.DataFrame, now: pl.DataFrame) -> pl.DataFrame:
+    """The same items as the catalogue describes them now; what it has not is not available."""
+    described = items.select("item_id").join(now, on="item_id", how="left", maintain_order="left")
+    return described.with_columns(pl.col("available").fill_null(False)).select(items.columns)
+
+
+def with_current_offer(workspace: Workspace, recommender: Recommender) -> Recommender:
+    """A recommender in memory whose files are gone, with what the store says of its items now. New items wait until it
+    can be opened again."""
+    return recommender.offering(_described(recommender.dataset.items, workspace.gate().catalogue()))
 
 
 def _everybody(gate: PolicyGate, shop: Dataset, state: PeopleState) -> tuple[Dataset, Ints]:
@@ -235,15 +285,18 @@ def publish_recommender(
     model: Model,
     encoder: Encoder,
     *,
+    lineage: Lineage | None = None,
     now: datetime | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> str:
     """Make a model the current one, with the serving state of the people who agreed to personalisation.
 
-    encoder: the one that the model was trained with. Returns the version.
+    encoder: the one that the model was trained with. lineage: where the model comes from; without one it is said to be
+    trained by hand. A model that the gate refused is kept and does not serve. Returns the version.
     """
     from recllm.recommender.recommender import Recommender
-    from recllm.recommender.saved_model import publish_model
+    from recllm.recommender.registry import serving
+    from recllm.recommender.saved_model import lineage_of, publish_model
 
     gate, locale = workspace.gate(), workspace.settings.locale
     with workspace.store().read() as reader:
@@ -263,9 +316,11 @@ def publish_recommender(
         item_load = marks.load_no.get(Table.ITEMS, 0)
         save_catalogue_state(folder, data, population, recommender.item_offsets, locale=locale, item_load=item_load)
 
-    version = publish_model(model, workspace.models_dir, save_state)
-    consent_load = marks.load_no.get(Table.CONSENT, 0)
-    write_people(workspace, version, everybody, population, event_no=marks.event_no, consent_load=consent_load)
+    lineage = lineage or lineage_of(model, Origin.TRAINED, serving(workspace.models_dir))
+    version = publish_model(model, workspace.models_dir, save_state, lineage=lineage)
+    if serving(workspace.models_dir) == version:
+        consent_load = marks.load_no.get(Table.CONSENT, 0)
+        write_people(workspace, version, everybody, population, event_no=marks.event_no, consent_load=consent_load)
     return version
 
 
@@ -274,8 +329,10 @@ def refresh(workspace: Workspace, *, now: datetime | None = None, progress: Call
 
     Raises `NotFittedError` when nothing was trained.
     """
-    from recllm.recommender.saved_model import load_model
+    from recllm.recommender.saved_model import lineage_of, load_model
 
     model = load_model(workspace.models_dir)
+    lineage = lineage_of(model, Origin.REFRESHED, model.version)
     model = replace(model, training={**model.training, "refreshed_from": model.version})
-    return publish_recommender(workspace, model, model_encoder(workspace, model), now=now, progress=progress)
+    encoder = model_encoder(workspace, model)
+    return publish_recommender(workspace, model, encoder, lineage=lineage, now=now, progress=progress)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from recllm.data.catalogue import allowed_items, catalogue_rows
 from recllm.data.dataset import Dataset
 from recllm.errors import PolicyError, UnknownIdError, UsageError
 from recllm.jobs.recommenders import open_recommender, workspace_encoder
 from recllm.schema import Encoder, Profile, Purpose
+from recllm.text.items import item_names
+from recllm.workspace.privacy import PolicyGate
 from recllm.workspace.workspace import Workspace, present
 
 if TYPE_CHECKING:
     from recllm.audiences.audience import Audience
+    from recllm.audiences.people_match import ContactRecords
     from recllm.audiences.request import AudienceRequest
     from recllm.profiles.evolution import By, Evolution
     from recllm.recommender.recommender import Recommender
@@ -36,8 +43,9 @@ def find_audience(
 ) -> Audience:
     """The people to reach: `recllm.audiences.audience.find_audience`, which tells the errors, for a workspace.
 
-    Whoever has not agreed to the request's channel is left out too. Everybody who is known and has not agreed to
-    personalisation is counted among the excluded. Raises `UsageError` for a channel that nobody can agree to.
+    Whoever has not agreed to the request's channel, or belongs to the global holdout, is left out too. Everybody who is
+    known and has not agreed to personalisation is counted among the excluded. Raises `UsageError` for a channel that
+    nobody can agree to.
     """
     from recllm.audiences import audience
 
@@ -48,9 +56,37 @@ def find_audience(
         )
     agreed = None if purpose is None else lambda ids: gate.permits_each(ids, purpose)
     recommender = recommender or open_recommender(workspace, version=version, locale=locale, everybody=True)
-    members = audience.find_audience(recommender, request, agreed=agreed)
+    holdout = workspace.settings.experiments
+    exclusions = replace(request.exclusions, holdout_share=holdout.holdout_share, holdout_salt=holdout.holdout_salt)
+    request = replace(request, exclusions=exclusions)
+    members = audience.find_audience(recommender, request, agreed=agreed, contacts=contact_records(gate))
     with workspace.store().read() as reader:
         return members.with_unconsented(reader.counts()["users"] - recommender.dataset.n_users)
+
+
+def contact_records(gate: PolicyGate) -> ContactRecords:
+    """What rules over people ask of a workspace."""
+    from recllm.audiences.people_match import ContactRecords
+
+    return ContactRecords(
+        agreed=lambda channel, ids: gate.permits_each(ids, CHANNEL_PURPOSE[channel]),
+        messages=lambda: gate.messages(Purpose.PERSONALISATION),
+    )
+
+
+def similar_items(recommender: Recommender, item_id: str, k: int) -> list[tuple[str, str, float]]:
+    """Id, title and cosine of the items on offer whose texts are nearest to an item's, nearest first.
+
+    Raises `UnknownIdError` for an unknown item.
+    """
+    dataset, vectors = recommender.dataset, recommender.item_vectors
+    row = int(catalogue_rows(dataset, [item_id])[0])
+    cosine = np.where(allowed_items(dataset), vectors @ vectors[row], -np.inf)
+    cosine[row] = -np.inf
+    best = np.argsort(-cosine, kind="stable")[:k]
+    best = best[np.isfinite(cosine[best])]
+    items = dataset.items[best.tolist()]
+    return list(zip(items["item_id"], item_names(items, recommender.locale), cosine[best].tolist(), strict=True))
 
 
 def person_profile(workspace: Workspace, user_id: str, locale: str) -> tuple[Profile, UserTexts]:

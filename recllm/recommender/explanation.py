@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from recllm.charts import Bar, bar_chart
-from recllm.data.catalogue import known_rows
+from recllm.data.catalogue import catalogue_rows, on_offer
 from recllm.data.dataset import Events
 from recllm.explain import Counterfactual, Evidence, PositionOf, UserHistory, counterfactual
 from recllm.recommender.ranking import NAMESAKES
@@ -81,7 +81,7 @@ _STYLE = (
 
 def explanation(recommender: Recommender, user: str, item: str, *, k: int = 10) -> Explanation:
     """What `Recommender.explain` answers, and what it raises."""
-    column = int(known_rows(recommender.dataset, [item])[0])
+    column = int(catalogue_rows(recommender.dataset, [item])[0])
     person = recommender.person(user)
     items = np.array([column])
     units, deltas = recommender.evidence(person, items)
@@ -97,7 +97,7 @@ def explanation(recommender: Recommender, user: str, item: str, *, k: int = 10) 
         for n in order
         if named[n] and np.isfinite(deltas[n, 0])
     ]
-    available = bool(recommender.dataset.items["available"][column])
+    available = bool(on_offer(recommender.dataset.items, recommender.dataset.as_of)[column])
     return Explanation(
         user_id=user,
         item_id=item,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import Dataset, Events
 from recllm.data.interactions import Ints
+from recllm.explain import Evidence, UserHistory, lacking
 from recllm.features.item_vectors import basics_of
 
 
@@ -26,11 +27,14 @@ class Histories:
     """n times name -> value."""
     rows: Ints
     """Who they are among the neighbours, as `CollaborativeStatistics.pool` counts; -1 for nobody. (n,)."""
+    permitted: NDArray[np.bool_] | None = None
+    """Who may be served personally, as decided when this was read, (n,); None where the source does not know."""
 
     def select(self, users: NDArray[np.integer]) -> Histories:
         """These users, in the order given."""
         basics = [self.basics[int(n)] for n in users]
-        return Histories(self.is_known[users], self.events.rows(users), basics, self.rows[users])
+        permitted = None if self.permitted is None else self.permitted[users]
+        return Histories(self.is_known[users], self.events.rows(users), basics, self.rows[users], permitted)
 
 
 class People(Protocol):
@@ -70,3 +74,25 @@ class DatasetPeople:
         ):
             basics[n] = stated
         return Histories(is_known, events, basics, rows)
+
+
+@dataclass(frozen=True, eq=False)
+class PeopleLacking:
+    """The same people, one of whom lacks some evidence: for "what if this had not happened"."""
+
+    people: People
+    user_id: str
+    units: tuple[Evidence, ...]
+
+    def histories(self, user_ids: Sequence[str]) -> Histories:
+        complete = self.people.histories(user_ids)
+        parts, basics = [], list(complete.basics)
+        for n, user_id in enumerate(user_ids):
+            events = complete.events.rows(np.array([n]))
+            if user_id == self.user_id:
+                events, (basics[n],) = lacking(UserHistory(events, basics[n]), [self.units])
+            parts.append(events)
+        return replace(complete, events=Events.concat(parts) if parts else complete.events, basics=basics)
+
+    def at(self, shop: Dataset) -> PeopleLacking:
+        return replace(self, people=self.people.at(shop))

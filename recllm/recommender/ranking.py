@@ -18,9 +18,13 @@ from recllm.errors import ModelError
 from recllm.features.candidates import Candidates, candidates, explicit
 from recllm.features.collaborative import CollaborativeStatistics, UserBatch, ask
 from recllm.features.pair_features import FEATURE_NAMES, SOLD_FEATURES, pair_cosine, pair_features
-from recllm.models.scorer import Scorer, score_in_chunks
+from recllm.models.scorer import ItemProjections, Scorer, score_in_chunks
 from recllm.settings import CandidateSettings
 from recllm.training.calibration import with_offsets
+
+LIST_DEPTH = 110
+"""Items that a list is ranked to, at least. They say how far apart a user's scores lie, and by that which evidence is
+clear. A longer list has all candidates, see `CandidateSettings.habit_items`."""
 
 NAMESAKES = 100
 """So many more items are ranked than are asked for, because several may share a name."""
@@ -103,6 +107,8 @@ class ItemRanker:
     candidates: CandidateSettings = field(default_factory=CandidateSettings)
     item_offsets: Floats | None = None
     """(n_items,), calibrates the probability item by item, see `recllm.training.calibration`."""
+    projections: ItemProjections | None = None
+    """Kept from one answer to the next; of another scorer or other vectors they are not used."""
 
     def score(self, users: UserInputs, pairs: Pairs) -> ScoredPairs:
         """Score given pairs, e.g. of virtual histories."""
@@ -132,13 +138,15 @@ class ItemRanker:
         if items is not None:
             items = np.unique(items).astype(np.int32)
             block = int(np.clip(BLOCK_PAIRS // max(len(items), 1), 1, 256))
-        wide = self._wide(k)
+        wide, habits_lead = self._wide(k), k <= LIST_DEPTH and not popularity_weight
 
         def lists(rows: slice) -> Ranked:
             batch = users.batch(self.population, rows)
             hidden = None if banned is None else _runs(banned, rows.start, rows.stop)
             if items is None:
-                pairs = candidates(batch, wide, allowed=allowed, banned=hidden, repeats=repeats)
+                pairs = candidates(
+                    batch, wide, allowed=allowed, banned=hidden, repeats=repeats, habits_lead=habits_lead
+                )
             else:
                 pairs = explicit(batch.n, items)
                 pairs = pairs.select(_open(pairs, batch, hidden, repeats))
@@ -186,18 +194,21 @@ class ItemRanker:
             raise ModelError("the model was trained on other pair features than this version computes; train again")
         narrow = bool(scorer.config.sold_features) and set(scorer.config.sold_features) <= set(SOLD_FEATURES)
         features = pair_features(batch, pairs, narrow=narrow)
-        items, item = np.unique(pairs.item, return_inverse=True)
-        users, projected = scorer.project(batch.vectors.user), scorer.project(population.item_vectors[items])
-        arrays = (users, projected, pairs.user, item, cosine, features)
-        if len(item) > TORCH_PAIRS:
+        users, projections = scorer.project(batch.vectors.user), self.projections
+        if projections is None or not projections.fit(scorer, population.item_vectors):
+            projections = ItemProjections(scorer, population.item_vectors)
+        projected = projections.covering(pairs.item)
+        if len(pairs.item) > TORCH_PAIRS:
             import torch
 
             from recllm.models.scorer_network import ScorerNetwork
 
+            items, item = np.unique(pairs.item, return_inverse=True)
+            arrays = (users, projected[items], pairs.user, item, cosine, features)
             with torch.inference_mode():
                 _, mlp, logit = score_in_chunks(ScorerNetwork.of(scorer).score, *arrays)
         else:
-            _, mlp, logit = score_in_chunks(scorer.score, *arrays)
+            _, mlp, logit = score_in_chunks(scorer.score, users, projected, pairs.user, pairs.item, cosine, features)
         probability = scorer.probability(logit)
         if self.item_offsets is not None:
             probability = with_offsets(probability, self.item_offsets[pairs.item])

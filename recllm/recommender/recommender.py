@@ -9,8 +9,9 @@ without anything known of the user, or without their consent, what is popular no
 
 from __future__ import annotations
 
+import math
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -28,20 +29,24 @@ from recllm.explain import Evidence, ReasonWriter, UserHistory, choose, deltas, 
 from recllm.features.candidates import POPULAR, served_by
 from recllm.features.collaborative import CollaborativeStatistics
 from recllm.features.item_vectors import DatedItemVectors, basics_of, basics_vectors, item_vectors
+from recllm.models.scorer import ItemProjections
 from recllm.policy import Policy
 from recllm.profiles.profile import build_profile
-from recllm.recommender.people import DatasetPeople, Histories, People
-from recllm.recommender.ranking import NAMESAKES, ItemRanker, Ranked, UserInputs
+from recllm.recommender.exploration import explore
+from recllm.recommender.people import DatasetPeople, Histories, People, PeopleLacking
+from recllm.recommender.ranking import LIST_DEPTH, NAMESAKES, ItemRanker, Ranked, UserInputs
 from recllm.schema import (
     ACTION_CODE,
     Action,
     Encoder,
+    Intent,
     Note,
     NoteKind,
     Profile,
     Reason,
     Recommendation,
     RecommendRequest,
+    ServedBy,
     Slate,
     SlateStatus,
 )
@@ -53,7 +58,7 @@ from recllm.settings import (
     ScorerTrainingSettings,
     SequenceModelSettings,
 )
-from recllm.text.items import item_names, reason_text
+from recllm.text.items import ItemNames, reason_text
 from recllm.text.templates import Prompts
 from recllm.text.users import UserTexts, user_texts
 
@@ -62,8 +67,8 @@ if TYPE_CHECKING:
     from recllm.recommender.saved_model import Model
     from recllm.schema import FloatArray
 
-LIST_DEPTH = 110
-"""Items of the list that says how far apart a user's scores lie, and by that which evidence is clear."""
+SERVED_BY = {SlateStatus.PERSONAL: ServedBy.SCORER, SlateStatus.TEXT_ONLY: ServedBy.COSINE}
+"""What orders a slate of a status; popularity for all the rest."""
 
 Pseudonyms = Callable[[Sequence[str]], list[str]]
 Permits = Callable[[Sequence[str]], list[bool]]
@@ -108,6 +113,8 @@ class Recommender:
         self.people = people or DatasetPeople(dataset)
         self._pseudonyms = pseudonyms or list
         self._permits = permits or (lambda ids: [True] * len(ids))
+        self.names = ItemNames(dataset.items, locale)
+        self._projections: ItemProjections | None = None
         if population is not None:
             self.population, self.item_vectors = population, population.item_vectors
         if item_vectors is not None:
@@ -152,7 +159,11 @@ class Recommender:
         """What scores users and items: the model's scorer, or the cosine of texts without a model."""
         if self.model is None:
             return ItemRanker(None, self.population)
-        return ItemRanker(self.model.scorer, self.population, self.model.candidates, self.item_offsets)
+        scorer, vectors = self.model.scorer, self.population.item_vectors
+        projections = self._projections
+        if projections is None or not projections.fit(scorer, vectors):
+            self._projections = projections = ItemProjections(scorer, vectors)
+        return ItemRanker(scorer, self.population, self.model.candidates, self.item_offsets, projections)
 
     @cached_property
     def brands(self) -> frozenset[str]:
@@ -161,7 +172,7 @@ class Recommender:
 
     def warm(self) -> Recommender:
         """Compute now what the first answer would otherwise wait for."""
-        _ = (self.item_vectors, self.population, self.item_offsets)
+        _ = (self.item_vectors, self.population, self.item_offsets, self.ranker)
         return self
 
     # --- learn -------------------------------------------------------------------------------------------------------
@@ -216,6 +227,7 @@ class Recommender:
                 "from": utc(int(self.dataset.events.at.min())).isoformat(),
                 "until": utc(self.dataset.as_of).isoformat(),
                 "arguments": arguments.model_dump(mode="json"),
+                "sequence": None if interests is None else interests.model_dump(mode="json"),
                 "notes": list(fitted.notes),
             },
             interests=None if fitted.interests is None else fitted.interests.stored(ids),
@@ -236,35 +248,45 @@ class Recommender:
 
     # --- answer ------------------------------------------------------------------------------------------------------
 
-    def recommend(self, users: RecommendRequest | str | Sequence[str], **options: Any) -> list[Slate]:
+    def recommend(
+        self,
+        users: RecommendRequest | str | Sequence[str],
+        *,
+        rng: np.random.Generator | None = None,
+        **options: Any,
+    ) -> list[Slate]:
         """One slate per user, in order.
 
-        users: ids, with `options` being the other fields of `RecommendRequest`; or a request. What a user dismissed
-        and did not buy since is never shown. Filters come before the ranking, so a slate is short only when fewer than
-        `k` items pass them, and says so. Raises `UsageError` for a value out of range, an unknown item, or a condition
-        that cannot be read.
+        users: ids, with `options` being the other fields of `RecommendRequest`; or a request. rng draws what a slate
+        explores; another one at each call when None. What a user dismissed and did not buy since is never shown.
+        Filters come before the ranking, so a slate is short only when fewer than `k` items pass them, and says so.
+        Raises `UsageError` for a value out of range, an unknown item, or a condition that cannot be read.
         """
         request = users if isinstance(users, RecommendRequest) else RecommendRequest(users=users, **options)  # type: ignore[arg-type]
         allowed = allowed_items(self.dataset, request.allow, request.deny, request.where)
         basket = known_rows(self.dataset, request.basket)
         pseudonyms = self._pseudonyms(request.users)
-        permitted = np.array(self._permits(pseudonyms), bool)
+        permitted, histories = self._agreed(pseudonyms)
         agreed = np.flatnonzero(permitted)
-        histories = self.people.histories([pseudonyms[n] for n in agreed])
         if len(basket):
             histories = replace(histories, events=_with_basket(histories.events, basket, self.dataset.as_of - 1))
         personal = np.flatnonzero(_has_evidence(histories))
+        to_compare = set(agreed[personal].tolist())
         slates: dict[int, Slate] = {}
-        if len(personal):
-            histories = histories.select(personal)
-            ranked, best = self._best(histories, request, allowed)
-            spreads = self._spreads(histories, request, ranked) if request.explain else np.ones(len(personal))
-            for n, position in enumerate(agreed[personal]):
-                person = UserHistory(histories.events.rows(np.array([n])), histories.basics[n], int(histories.rows[n]))
-                slates[position] = self._slate(request, int(position), person, ranked.row(n), best[n], spreads[n])
+        if len(personal) and request.personal:
+            histories, rng = histories.select(personal), rng or np.random.default_rng()
+            for group, allowed_to_group in _by_allowed(histories, request, allowed):
+                part = histories.select(group)
+                ranked, best = self._best(part, request, allowed_to_group)
+                spreads = self._spreads(part, request, ranked) if request.explain else np.ones(len(group))
+                for n, position in enumerate(agreed[personal[group]].tolist()):
+                    person = UserHistory(part.events.rows(np.array([n])), part.basics[n], int(part.rows[n]))
+                    slates[position] = self._slate(request, position, person, ranked.row(n), best[n], spreads[n], rng)
         for position in range(len(request.users)):
             if position not in slates:
                 status = SlateStatus.UNKNOWN_USER if permitted[position] else SlateStatus.NO_CONSENT
+                if position in to_compare:
+                    status = SlateStatus.HOLDOUT
                 slates[position] = self._popular(request, position, allowed, status)
         return [slates[position] for position in range(len(request.users))]
 
@@ -281,12 +303,20 @@ class Recommender:
     def person(self, user: str) -> UserHistory:
         """What is known of one user. Raises as `explain` does."""
         pseudonym = self._pseudonyms([user])[0]
-        if not self._permits([pseudonym])[0]:
+        permitted, histories = self._agreed([pseudonym])
+        if not permitted[0]:
             raise PolicyError("this person has not agreed to personalisation; there is nothing to explain")
-        histories = self.people.histories([pseudonym])
         if not _has_evidence(histories)[0]:
             raise UnknownIdError("nothing to explain: nothing is known of this person; check the id, or load events")
         return UserHistory(histories.events, histories.basics[0], int(histories.rows[0]))
+
+    def _agreed(self, pseudonyms: Sequence[str]) -> tuple[NDArray[np.bool_], Histories]:
+        """Who may be served personally, (n,), and the histories of those alone."""
+        histories = self.people.histories(pseudonyms)
+        permitted = histories.permitted
+        if permitted is None:
+            permitted = np.array(self._permits(pseudonyms), bool)
+        return permitted, histories if permitted.all() else histories.select(np.flatnonzero(permitted))
 
     def profile(self, user: str) -> tuple[Profile, UserTexts]:
         """The user's profile as of the dataset's time, and its texts. Raises `UsageError` for an unknown user."""
@@ -317,11 +347,40 @@ class Recommender:
         shop = replace(self.dataset, as_of=as_of)
         return self._copy(dataset=shop, people=self.people.at(shop))
 
+    def for_ids(self, pseudonyms: Pseudonyms) -> Recommender:
+        """The same for callers whose ids are others, such as those of anonymous sessions."""
+        return self._copy(pseudonyms=pseudonyms)
+
     def for_nobody(self) -> Recommender:
         """The same for somebody who is not known by an id, and of whom a request tells all: nothing is looked up, and
         no consent is asked."""
         nobody = DatasetPeople(Dataset.of_catalogue(self.dataset.items, self.dataset.as_of))
         return self._copy(people=nobody, pseudonyms=None, permits=None)
+
+    def by_pseudonym(self) -> Recommender:
+        """The same for a caller whose ids are pseudonyms already; consent is asked as before."""
+        return self._copy(pseudonyms=list)
+
+    def in_language(self, locale: str) -> Recommender:
+        """The same with answers in another language; texts are encoded as before."""
+        return self._copy(locale=locale)
+
+    def lacking(self, user: str, evidence_ids: Sequence[str]) -> Recommender:
+        """The same as if some of what is known of one user had never happened: "B:<item_id>" all purchases of an item,
+        "H:<item_id>" all browsing of it, "I:<name>" one of the basics, as in `Reason.evidence_id`.
+
+        The collaborative statistics stay as they were. Raises `UsageError` for an id of another form, or an unknown
+        item.
+        """
+        units = []
+        for evidence_id in evidence_ids:
+            kind, _, name = evidence_id.partition(":")
+            if kind not in ("B", "H", "I") or not name:
+                raise UsageError(f"evidence is B:<item id>, H:<item id> or I:<name>, not {evidence_id[:80]!r}")
+            row = -1 if kind == "I" else int(known_rows(self.dataset, [name])[0])
+            units.append(Evidence(kind, row, name if kind == "I" else ""))
+        self.warm()
+        return self._copy(people=PeopleLacking(self.people, self._pseudonyms([user])[0], tuple(units)))
 
     def permitted(self) -> NDArray[np.bool_]:
         """Who of the dataset's users may be served personally, as decided now; (n_users,)."""
@@ -335,6 +394,11 @@ class Recommender:
         """This one's model over another dataset, which has its items first; vectors: those of further items, if any."""
         vectors = np.concatenate([self.item_vectors, vectors])
         return self._copy(dataset=dataset, people=None, population=None, item_offsets=None, item_vectors=vectors)
+
+    def offering(self, items: pl.DataFrame) -> Recommender:
+        """The same with other facts of the same items in the same order, such as prices and what is on offer."""
+        shop = replace(self.dataset, items=items)
+        return self._copy(dataset=shop, people=self.people.at(shop))
 
     def with_model(self, model: Model) -> Recommender:
         """The same people and items with another model."""
@@ -360,7 +424,11 @@ class Recommender:
         computed = {
             name: vars(self)[name] for name in ("item_vectors", "population", "item_offsets") if name in vars(self)
         }
-        return Recommender(**(arguments | computed | changes))
+        copied = Recommender(**(arguments | computed | changes))
+        copied._projections = self._projections
+        if copied.dataset.items is self.dataset.items:
+            copied.names = self.names
+        return copied
 
     def _ranked(self, histories: Histories, request: RecommendRequest, allowed: NDArray[np.bool_], k: int) -> Ranked:
         """The first `k` items of each user."""
@@ -368,7 +436,7 @@ class Recommender:
         return self.ranker.rank(
             self._inputs(histories),
             k,
-            items=None if request.allow is None else np.flatnonzero(allowed),
+            items=np.flatnonzero(allowed) if request.allow is not None or request.intent is Intent.REMIND else None,
             allowed=allowed,
             banned=dismissed(histories.events),
             repeats=request.repeats,
@@ -382,26 +450,29 @@ class Recommender:
     def _best(
         self, histories: Histories, request: RecommendRequest, allowed: NDArray[np.bool_]
     ) -> tuple[Ranked, list[Ints]]:
-        """A ranking, and the columns in it of each user's first `k` items, of each name only the best.
+        """A ranking, and the columns in it of each user's first items, of each name only the best: `k`, and where the
+        slate explores those of the pool.
 
         When namesakes fill the ranking, it is made again four times as deep, until it holds `k` names or all items.
         """
-        depth = max(LIST_DEPTH, request.k + NAMESAKES)
+        n_ranked = _n_ranked(request)
+        depth = max(LIST_DEPTH, n_ranked + NAMESAKES)
         while True:
             ranked = self._ranked(histories, request, allowed, depth)
             best = [self._first_of_names(row[row >= 0], request) for row in ranked.item]
-            complete = (len(b) == request.k or row[-1] < 0 for b, row in zip(best, ranked.item, strict=True))
+            complete = (len(b) == n_ranked or row[-1] < 0 for b, row in zip(best, ranked.item, strict=True))
             if request.same_names or all(complete):
                 return ranked, best
             depth *= 4
 
     def _first_of_names(self, items: NDArray[np.integer], request: RecommendRequest) -> Ints:
-        """Positions of the first `k` items, of each name only the first."""
+        """Positions of the first items, as many as `_n_ranked`, of each name only the first."""
+        n_ranked = _n_ranked(request)
         if request.same_names:
-            return np.arange(min(request.k, len(items)))
-        names = item_names(self.dataset.items[items.tolist()], self.locale)
+            return np.arange(min(n_ranked, len(items)))
+        names = self.names.of(items.tolist())
         first = {name: position for position, name in reversed(list(enumerate(names)))}
-        return np.array(sorted(first.values())[: request.k], np.int64)
+        return np.array(sorted(first.values())[:n_ranked], np.int64)
 
     def _spreads(self, histories: Histories, request: RecommendRequest, ranked: Ranked) -> NDArray[np.float64]:
         """Range of each user's scores in the list that nothing filters, in logits, at least 1; (n,).
@@ -409,7 +480,8 @@ class Recommender:
         It does not depend on what was asked for, so that one item has the same reasons wherever it is shown.
         """
         plain = RecommendRequest(users=request.users)
-        filters = replace(request, k=plain.k, explain=True, same_names=False)
+        filters = replace(request, k=plain.k, explain=True, same_names=False, explore_share=0.0)
+        filters = replace(filters, explore_pool=plain.explore_pool)
         if filters != plain or ranked.item.shape[1] != LIST_DEPTH:
             ranked = self._ranked(histories, plain, allowed_items(self.dataset), LIST_DEPTH)
         logits = ranked.logit[:, :LIST_DEPTH]
@@ -484,11 +556,23 @@ class Recommender:
     # --- slates ------------------------------------------------------------------------------------------------------
 
     def _slate(
-        self, request: RecommendRequest, position: int, person: UserHistory, ranked: Ranked, best: Ints, spread: float
+        self,
+        request: RecommendRequest,
+        position: int,
+        person: UserHistory,
+        ranked: Ranked,
+        best: Ints,
+        spread: float,
+        rng: np.random.Generator,
     ) -> Slate:
+        drawn_from: tuple[str, ...] = ()
+        propensities = np.ones(len(best))
+        if request.explore_share:
+            drawn_from = tuple(self.dataset.items["item_id"].gather(ranked.item[best].astype(np.int64)).to_list())
+            best, propensities = explore(best, request.k, request.explore_share, request.explore_pool, rng)
         item_rows = ranked.item[best].astype(np.int64)
         reasons = self.reasons(person, item_rows, spread) if request.explain else [()] * len(best)
-        names = item_names(self.dataset.items[item_rows.tolist()], self.locale)
+        names = self.names.of(item_rows.tolist())
         item_ids = self.dataset.items["item_id"].gather(item_rows).to_list()
         items = tuple(
             Recommendation(
@@ -500,6 +584,7 @@ class Recommender:
                 logit=float(ranked.logit[column]),
                 mlp=float(ranked.mlp[column]) if self.model else None,
                 probability=float(ranked.probability[column]) if self.model else None,
+                propensity=float(propensities[n]),
                 served_by=served_by(int(ranked.sources[column])) or ("asked_for",),
                 reasons=tuple(reasons[n]),
             )
@@ -508,11 +593,11 @@ class Recommender:
         status = SlateStatus.PERSONAL if self.model else SlateStatus.TEXT_ONLY
         probabilities = [item.probability for item in items if item.probability is not None]
         notes: tuple[Note, ...] = ()
-        if probabilities != sorted(probabilities, reverse=True):
+        if probabilities != sorted(probabilities, reverse=True) and not request.explore_share:
             weight = request.popularity_weight
             by_lift = (self.policy.popularity_weight if weight is None else weight) > 0
             notes = (self._note(NoteKind.BY_LIFT if by_lift else NoteKind.BY_SCORE),)
-        return self._envelope(request, position, items, status, notes)
+        return replace(self._envelope(request, position, items, status, notes), ranked=drawn_from)
 
     def _popular(
         self, request: RecommendRequest, position: int, allowed: NDArray[np.bool_], status: SlateStatus
@@ -521,12 +606,12 @@ class Recommender:
         order = order[allowed[order]]
         item_rows, depth = order[:0], request.k + NAMESAKES
         while len(item_rows) < request.k:
-            item_rows = order[:depth][self._first_of_names(order[:depth], request)]
+            item_rows = order[:depth][self._first_of_names(order[:depth], request)][: request.k]
             if depth >= len(order):
                 break
             depth *= 4
         reason = Reason(evidence_id="general", delta=0.0, text=reason_text("popular", self.locale, category=None))
-        names = item_names(self.dataset.items[item_rows.tolist()], self.locale)
+        names = self.names.of(item_rows.tolist())
         items = tuple(
             Recommendation(
                 rank=n + 1,
@@ -565,9 +650,31 @@ class Recommender:
             model_version=self.model.version if self.model and status is SlateStatus.PERSONAL else None,
             items=items,
             status=status,
+            served_by=SERVED_BY.get(status, ServedBy.POPULAR),
+            propensity=math.prod(item.propensity for item in items),
             notes=notes,
             degraded_reason="; ".join(words) or None,
         )
+
+
+def _by_allowed(
+    histories: Histories, request: RecommendRequest, allowed: NDArray[np.bool_]
+) -> Iterator[tuple[Ints, NDArray[np.bool_]]]:
+    """Users with the items that they may be shown: the same for all, but where they are reminded of their own."""
+    n = len(histories.basics)
+    if request.intent is not Intent.REMIND:
+        yield np.arange(n), allowed
+        return
+    purchases = histories.events.of(Action.PURCHASE)
+    for user in range(n):
+        bought = np.zeros_like(allowed)
+        bought[purchases.item[purchases.indptr[user] : purchases.indptr[user + 1]]] = True
+        yield np.array([user]), allowed & bought
+
+
+def _n_ranked(request: RecommendRequest) -> int:
+    """Items that a slate may be made of."""
+    return request.k + (request.explore_pool if request.explore_share else 0)
 
 
 def _has_evidence(histories: Histories) -> NDArray[np.bool_]:

@@ -2,11 +2,13 @@
 
     models/
       CURRENT                  the version that serves
-      versions/<version>/      the files of a version, and manifest.json with the SHA-256 of each
+      decisions.jsonl          what was promoted, refused, rolled back or removed, and when; a line each, oldest first
+      versions/<version>/      the files of a version, and manifest.json with the SHA-256 of each and the lineage
       versions/<version>.tmp/  a version being written; swept away by the next publication
 
 A version is complete before its name exists, and the pointer is replaced in one step: whoever is killed at whatever
-moment leaves the old version or the new one, never half of one.
+moment leaves the old version or the new one, never half of one. A decision is written just before the pointer, so
+whatever serves has its line; one that was cut off in between leaves a line that came to nothing.
 """
 
 from __future__ import annotations
@@ -16,18 +18,22 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from recllm.documents import FrozenModel, Text, json_text, plain
 from recllm.errors import ModelError, UsageError
 from recllm.files import lock_file, safe_id, sync_folder, write_whole
+from recllm.recommender.lineage import GateReason, GateReport, Lineage, Origin
 
 MANIFEST = "manifest.json"
 POINTER = "CURRENT"
+DECISIONS = "decisions.jsonl"
 ALLOWED_SUFFIXES = frozenset({".safetensors", ".arrow", ".json", ".txt", ".toml"})
 """Files that hold data and nothing that runs when they are read."""
 
@@ -39,14 +45,56 @@ class Manifest:
     version: str
     created_at: str
     files: Mapping[str, tuple[str, int]]
+    lineage: Lineage | None = None
+    """Where it comes from; None for a version that was published without."""
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the gate refused it."""
+        return self.lineage is not None and self.lineage.is_refused
 
 
-def publish(models_dir: Path, write: Callable[[Path], None], *, version: str | None = None) -> str:
+class DecisionKind(StrEnum):
+    PROMOTED = "promoted"
+    REFUSED = "refused"
+    """By the gate."""
+    OVERTAKEN = "overtaken"
+    """It passed the gate, but meanwhile another version served than the one it had been compared with."""
+    ROLLED_BACK = "rolled_back"
+    """To this version."""
+    REMOVED = "removed"
+    """Its files, to keep the disk bounded."""
+
+
+class VersionDecision(FrozenModel):
+    """What was decided about a version."""
+
+    at: Text
+    """ISO 8601, UTC."""
+    kind: DecisionKind
+    version: Text
+    previous: Text | None = None
+    """The version that served until then."""
+    gate: GateReport | None = None
+    """Of a version that does not serve because of it, or that was removed after it was refused."""
+    overridden: tuple[GateReason, ...] = ()
+    """Why the gate had refused a version that was promoted by hand all the same."""
+
+
+def publish(
+    models_dir: Path,
+    write: Callable[[Path], None],
+    *,
+    version: str | None = None,
+    lineage: Lineage | None = None,
+) -> str:
     """Lets `write` fill an empty folder, seals it as a new version and makes that the serving one.
 
-    Returns the version, by default the UTC time with a random end. Raises `ModelError` for a version that exists, a
-    file type outside `ALLOWED_SUFFIXES`, a link, no file at all, or a full disk; `UsageError` for a version that is
-    not a safe name. What else `write` raises goes through. In each case the version that served still serves.
+    A version whose lineage says that the gate refused it is kept and does not serve. One that passed the gate serves
+    only if its parent still does: it was compared with no other. Returns the version, by default the UTC time with a
+    random end. Raises `ModelError` for a version that exists, a file type outside `ALLOWED_SUFFIXES`, a link, no file
+    at all, or a full disk; `UsageError` for a version that is not a safe name. What else `write` raises goes through.
+    In each case the version that served still serves.
     """
     version = safe_id(version or f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", "model version")
     if version.endswith(".tmp"):
@@ -54,8 +102,12 @@ def publish(models_dir: Path, write: Callable[[Path], None], *, version: str | N
     with _explained(f"cannot publish model version {version} in {models_dir}"):
         (models_dir / "versions").mkdir(parents=True, exist_ok=True)
         with lock_file(models_dir / ".lock"):
-            _write_version(models_dir / "versions", version, write)
-            write_whole(models_dir / POINTER, version + "\n")
+            _write_version(models_dir / "versions", version, write, lineage)
+            decision = _gate_decision(models_dir, lineage)
+            if decision is DecisionKind.PROMOTED:
+                _point(models_dir, decision, version)
+            else:
+                _decide(models_dir, decision, version, previous=serving(models_dir), gate=lineage and lineage.gate)
     return version
 
 
@@ -71,6 +123,14 @@ def current(models_dir: Path) -> str | None:
         return safe_id(text, "model version")
     except UsageError as error:
         raise ModelError(f"{models_dir / POINTER} is damaged: {error}; {_remedy(models_dir)}") from error
+
+
+def serving(models_dir: Path) -> str | None:
+    """The serving version; None also for a damaged pointer, which the next promotion mends."""
+    try:
+        return current(models_dir)
+    except ModelError:
+        return None
 
 
 def _remedy(models_dir: Path) -> str:
@@ -130,25 +190,137 @@ def verify(folder: Path) -> Manifest:
     return manifest
 
 
-def rollback(models_dir: Path, version: str | None = None) -> str:
-    """Makes an earlier version serve again: `version`, or the one published before the serving one. Returns it.
+def promote(models_dir: Path, version: str, *, force: bool = False) -> str:
+    """Makes a version serve. Returns it.
 
-    The version is verified first. Raises `ModelError` when it is not there or was changed.
+    It is verified first. Raises `ModelError` when it is not there or was changed, and `UsageError`, with the gate's
+    reasons, for a version that the gate refused, unless `force` overrides them.
     """
-    if version is None:
-        names = [manifest.version for manifest in versions(models_dir)]
-        serving = current(models_dir)
-        position = names.index(serving) if serving in names else len(names)
-        if position == 0:
-            raise ModelError(f"there is no version before {serving} in {models_dir}; nothing to roll back to")
-        version = names[position - 1]
-    open_version(models_dir, version)
-    with _explained(f"cannot roll back in {models_dir}"), lock_file(models_dir / ".lock"):
-        write_whole(models_dir / POINTER, version + "\n")
+    manifest = verify(open_version(models_dir, version))
+    overridden: tuple[GateReason, ...] = ()
+    if manifest.lineage is not None and manifest.lineage.gate is not None and manifest.is_refused:
+        overridden = manifest.lineage.gate.reasons
+        if not force:
+            raise UsageError(
+                f"model version {version} was refused ({', '.join(overridden)}); see recllm models list --json; "
+                f"to let it serve all the same: recllm models promote {version} --force"
+            )
+    with _explained(f"cannot promote in {models_dir}"), lock_file(models_dir / ".lock"):
+        _point(models_dir, DecisionKind.PROMOTED, version, overridden=overridden)
     return version
 
 
-def _write_version(versions_dir: Path, version: str, write: Callable[[Path], None]) -> None:
+def rollback(models_dir: Path, version: str | None = None) -> str:
+    """Makes an earlier version serve again: `version`, or of those that the gate did not refuse the one published
+    before the serving one. Returns it.
+
+    The version is verified first. Raises `ModelError` when it is not there or was changed, and `UsageError` for a
+    `version` that the gate refused.
+    """
+    if version is not None:
+        return promote(models_dir, version)
+    manifests, now_serving = versions(models_dir), current(models_dir)
+    names = [manifest.version for manifest in manifests]
+    position = names.index(now_serving) if now_serving in names else len(names)
+    earlier = [manifest.version for manifest in manifests[:position] if not manifest.is_refused]
+    if not earlier:
+        raise ModelError(f"there is no version before {now_serving} in {models_dir}; nothing to roll back to")
+    open_version(models_dir, earlier[-1])
+    with _explained(f"cannot roll back in {models_dir}"), lock_file(models_dir / ".lock"):
+        _point(models_dir, DecisionKind.ROLLED_BACK, earlier[-1])
+    return earlier[-1]
+
+
+def decisions(models_dir: Path) -> list[VersionDecision]:
+    """What was decided, oldest first. A line that cannot be read, as a power cut may leave one, is left out."""
+    try:
+        lines = (models_dir / DECISIONS).read_text("utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ModelError(f"{models_dir / DECISIONS} cannot be read ({error}); check its permissions") from error
+    read = []
+    for line in lines:
+        try:
+            read.append(VersionDecision(**json.loads(line)))
+        except (ValueError, TypeError, UsageError):
+            continue
+    return read
+
+
+def remove_old(models_dir: Path, *, refused: int, retrained: int, needed: Collection[str] = ()) -> list[str]:
+    """Removes versions that `recllm retrain` made, the oldest first, until so many refused and so many others are left.
+
+    The serving version and the one before it stay, as do `needed` ones and those that were made by hand. Returns what
+    is gone.
+    """
+    with _explained(f"cannot remove versions in {models_dir}"), lock_file(models_dir / ".lock"):
+        now_serving, manifests = serving(models_dir), versions(models_dir)
+        accepted = [m.version for m in manifests if not m.is_refused]
+        position = accepted.index(now_serving) if now_serving in accepted else len(accepted)
+        keep = {*needed, now_serving, *accepted[max(position - 1, 0) : position]}
+        gated = [m for m in manifests if m.lineage is not None and m.lineage.gate is not None]
+        removed = []
+        for is_refused, limit in ((True, refused), (False, retrained)):
+            kind = [m for m in gated if m.is_refused is is_refused]
+            for manifest in kind[: max(len(kind) - limit, 0)]:
+                if manifest.version in keep:
+                    continue
+                gate = manifest.lineage.gate if manifest.lineage and is_refused else None
+                _decide(models_dir, DecisionKind.REMOVED, manifest.version, previous=now_serving, gate=gate)
+                outdated = models_dir / "versions" / manifest.version
+                draft = outdated.with_name(f"{manifest.version}.tmp")  # a kill leaves what the next publication sweeps
+                outdated.rename(draft)
+                shutil.rmtree(draft)
+                removed.append(manifest.version)
+    return removed
+
+
+def _gate_decision(models_dir: Path, lineage: Lineage | None) -> DecisionKind:
+    """What becomes of a new version; without a gate it serves."""
+    if lineage is None or lineage.gate is None:
+        return DecisionKind.PROMOTED
+    if lineage.is_refused:
+        return DecisionKind.REFUSED
+    is_parent = _same_weights(models_dir, serving(models_dir), lineage.parent)
+    return DecisionKind.PROMOTED if is_parent else DecisionKind.OVERTAKEN
+
+
+def _same_weights(models_dir: Path, version: str | None, peer: str | None) -> bool:
+    """Whether two versions have the weights of one training: a refreshed one has those of its parent."""
+    by_version = {manifest.version: manifest.lineage for manifest in versions(models_dir)}
+
+    def trained(name: str | None) -> str | None:
+        while name is not None and (lineage := by_version.get(name)) and lineage.origin is Origin.REFRESHED:
+            name = lineage.parent
+        return name
+
+    return trained(version) == trained(peer)
+
+
+def _point(models_dir: Path, kind: DecisionKind, version: str, *, overridden: tuple[GateReason, ...] = ()) -> None:
+    """Lets a version serve; the caller holds the lock."""
+    _decide(models_dir, kind, version, previous=serving(models_dir), overridden=overridden)
+    write_whole(models_dir / POINTER, version + "\n")
+
+
+def _decide(models_dir: Path, kind: DecisionKind, version: str, **details: Any) -> None:
+    decision = VersionDecision(at=datetime.now(UTC).isoformat(), kind=kind, version=version, **details)
+    path = models_dir / DECISIONS
+    with path.open("a+b") as stream:
+        if stream.tell():
+            stream.seek(-1, os.SEEK_END)
+            if stream.read(1) != b"\n":  # a power cut left half a line
+                stream.write(b"\n")
+        stream.write(json_text(decision).encode())
+        stream.flush()
+        os.fsync(stream.fileno())
+    sync_folder(models_dir)
+
+
+def _write_version(
+    versions_dir: Path, version: str, write: Callable[[Path], None], lineage: Lineage | None = None
+) -> None:
     if (versions_dir / version).exists():
         raise ModelError(f"model version {version} exists in {versions_dir}; versions never change, choose a new name")
     for leftover in versions_dir.glob("*.tmp"):  # of killed publications: this one holds the lock
@@ -157,7 +329,7 @@ def _write_version(versions_dir: Path, version: str, write: Callable[[Path], Non
     draft.mkdir()
     try:
         write(draft)
-        _seal(draft, version)
+        _seal(draft, version, lineage)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
@@ -165,7 +337,7 @@ def _write_version(versions_dir: Path, version: str, write: Callable[[Path], Non
     sync_folder(versions_dir)
 
 
-def _seal(draft: Path, version: str) -> None:
+def _seal(draft: Path, version: str, lineage: Lineage | None) -> None:
     """Writes the manifest of what a draft holds, and makes all of it survive a power cut."""
     names = _files(draft)
     if not names:
@@ -177,8 +349,8 @@ def _seal(draft: Path, version: str) -> None:
         with (draft / name).open("rb") as stream:
             os.fsync(stream.fileno())
             files[name] = (hashlib.file_digest(stream, "sha256").hexdigest(), stream.tell())
-    manifest = Manifest(version=version, created_at=datetime.now(UTC).isoformat(), files=files)
-    write_whole(draft / MANIFEST, _manifest_text(manifest))
+    manifest = Manifest(version=version, created_at=datetime.now(UTC).isoformat(), files=files, lineage=lineage)
+    write_whole(draft / MANIFEST, _sealed(_manifest_body(manifest)))
     for folder in sorted({(draft / name).parent for name in names} - {draft}, reverse=True):
         sync_folder(folder)
 
@@ -197,23 +369,32 @@ def _files(folder: Path) -> list[str]:
     return names
 
 
-def _manifest_text(manifest: Manifest) -> str:
+def _manifest_body(manifest: Manifest) -> dict[str, Any]:
     body: dict[str, Any] = {"version": manifest.version, "created_at": manifest.created_at}
-    body["files"] = {name: {"sha256": sha, "bytes": size} for name, (sha, size) in sorted(manifest.files.items())}
+    body["files"] = {name: {"sha256": sha, "bytes": size} for name, (sha, size) in manifest.files.items()}
+    if manifest.lineage is not None:
+        body["lineage"] = plain(manifest.lineage)
+    return body
+
+
+def _sealed(body: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-    return json.dumps(body | {"sha256": digest}, indent=1, sort_keys=True) + "\n"
+    return json.dumps({**body, "sha256": digest}, indent=1, sort_keys=True) + "\n"
 
 
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
         text = path.read_text("utf-8")
-        body = json.loads(text)
+        body = {name: value for name, value in json.loads(text).items() if name != "sha256"}
         files = {str(name): (str(entry["sha256"]), int(entry["bytes"])) for name, entry in body["files"].items()}
-        manifest = Manifest(version=str(body["version"]), created_at=str(body["created_at"]), files=files)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        lineage = Lineage(**body["lineage"]) if "lineage" in body else None
+        created_at = str(body["created_at"])
+        manifest = Manifest(version=str(body["version"]), created_at=created_at, files=files, lineage=lineage)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
         raise ModelError(f"{path} is missing or damaged; train again, or run: recllm models rollback") from error
-    if _manifest_text(manifest) != text:  # every byte of the manifest counts, too
+    # every byte of the manifest counts, too; a lineage as it was written, whatever fields later versions add to it
+    if _sealed(body) != text:
         raise ModelError(f"{path} was changed after publication; train again, or run: recllm models rollback")
     return manifest
 

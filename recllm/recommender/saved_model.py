@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from recllm.errors import ModelError, NotFittedError, UsageError
 from recllm.models.scorer import Scorer, load_scorer, save_scorer
 from recllm.models.sequence import SequenceWeights, load_sequence_model, save_sequence_model
+from recllm.recommender.lineage import GateReport, Lineage, Origin, RetrainCheck
 from recllm.recommender.registry import current, open_version, publish
 from recllm.settings import CandidateSettings, CollaborativeSettings
 from recllm.training.calibration import ItemOffsets, load_item_offsets, save_item_offsets
@@ -37,7 +38,8 @@ class Model:
     horizon_days: int
     metrics: Mapping[str, float]
     training: Mapping[str, Any]
-    """Data hash, people, events, span, seed, arguments and notes of the training run."""
+    """Data hash, people, events, span, seed, arguments of the scorer and the sequence model, and notes of the training
+    run."""
     version: str | None = None
     interests: SequenceWeights | None = field(default=None, repr=False)
     """The sequence model, where one was trained."""
@@ -97,10 +99,49 @@ def read_model(folder: Path, version: str | None = None, *, item_offsets: bool =
         raise ModelError(f"{folder}: not a model of this version ({error}); train again") from error
 
 
-def publish_model(model: Model, models_dir: Path, save_state: Callable[[Path], None] | None = None) -> str:
+def lineage_of(
+    model: Model,
+    origin: Origin,
+    parent: str | None,
+    *,
+    checks: Sequence[RetrainCheck] = (),
+    gate: GateReport | None = None,
+) -> Lineage:
+    """What the model's manifest is to say of where it comes from."""
+    training = model.training
+    return Lineage(
+        origin=origin,
+        parent=parent,
+        data_hash=training["data_hash"],
+        people=training["people"],
+        items=training["items"],
+        events=training["events"],
+        trained_from=training["from"],
+        trained_until=training["until"],
+        checks=tuple(checks),
+        gate=gate,
+    )
+
+
+def stored_metrics(folder: Path) -> dict[str, float]:
+    """The metrics of a version's folder; none where its files are no model's."""
+    try:
+        return dict(json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))["metrics"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
+
+
+def publish_model(
+    model: Model,
+    models_dir: Path,
+    save_state: Callable[[Path], None] | None = None,
+    *,
+    lineage: Lineage | None = None,
+) -> str:
     """Publish as the current version, whole or not at all; returns the version's name.
 
-    save_state: writes the serving state into the version's folder.
+    save_state: writes the serving state into the version's folder. lineage: where the model comes from; one that the
+    gate refused is kept and does not serve, see `recllm.recommender.registry.publish`.
     """
 
     def write(folder: Path) -> None:
@@ -108,7 +149,7 @@ def publish_model(model: Model, models_dir: Path, save_state: Callable[[Path], N
         if save_state is not None:
             save_state(folder)
 
-    return publish(models_dir, write)
+    return publish(models_dir, write, lineage=lineage)
 
 
 def load_model(models_dir: Path, version: str | None = None, *, item_offsets: bool = True) -> Model:

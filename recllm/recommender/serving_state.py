@@ -7,6 +7,7 @@ Two parts, each safetensors whose arrays are mapped and not read:
     serving/<version>.safetensors                    the people's part, beside the store: who serves as a neighbour, and
                                                      everybody's history. Users are salted digests, not ids. It is made
                                                      anew at each refresh, and whenever somebody withdraws or is erased.
+                                                     That of one other version stays until then.
 
 An answer for one user reads that user's own history from the store, by key, so what happened after the state was made
 counts at once. Computing all of it anew (`CollaborativeStatistics.fit`) stays the reference that tests compare with.
@@ -26,7 +27,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recllm.data.dataset import Dataset, Events
+from recllm.data.dataset import ITEM_SCHEMA, Dataset, Events
 from recllm.data.interactions import Floats, Ints
 from recllm.data.item_groups import GROUPINGS, VOTED, GroupStatistics, ItemGroups, NewItems
 from recllm.errors import ModelError
@@ -137,10 +138,12 @@ def save_people_state(
     _save(path, arrays, {"salt": salt.hex(), "event_no": str(event_no), "consent_load": str(consent_load)})
 
 
-def without_people(path: Path, state: PeopleState, keep: NDArray[np.bool_], *, consent_load: int) -> PeopleState:
+def without_people(
+    path: Path, state: PeopleState, keep: NDArray[np.bool_], *, event_no: int, consent_load: int
+) -> PeopleState:
     """The state without some users, written in its place: they are nobody's neighbour any more, and have no history.
 
-    keep: boolean (n_users,).
+    keep: boolean (n_users,). event_no, consent_load: as in `PeopleState`.
     """
     rows = np.flatnonzero(keep)
     row_of = np.cumsum(keep) - 1
@@ -154,7 +157,7 @@ def without_people(path: Path, state: PeopleState, keep: NDArray[np.bool_], *, c
         arrays["pool_basics"] = arrays["pool_basics"][pool_kept]
     for name in ("profiles", "recent", "decayed", *(f"votes.{voted}" for voted in VOTED)):
         arrays |= _csr_arrays(name, _csr(state.arrays, name)[np.flatnonzero(pool_kept)])
-    metadata = {"salt": state.salt.hex(), "event_no": str(state.event_no), "consent_load": str(consent_load)}
+    metadata = {"salt": state.salt.hex(), "event_no": str(event_no), "consent_load": str(consent_load)}
     _save(path, arrays, metadata)
     return open_people_state(path)
 
@@ -206,6 +209,8 @@ def open_catalogue_state(folder: Path) -> CatalogueState | None:
     arrays, metadata = map_arrays(folder / CATALOGUE_STATE)
     try:
         items = pl.read_ipc(folder / ITEMS)
+        later = [name for name in ITEM_SCHEMA if name not in items.columns]  # columns that an older version lacks
+        items = items.with_columns(pl.lit(None, dtype=ITEM_SCHEMA[name]).alias(name) for name in later)
         if len(items) != len(arrays["item_vectors"]):
             raise ValueError(f"{len(items)} items and {len(arrays['item_vectors'])} vectors")
         return CatalogueState(

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recllm.campaigns.outcome import CampaignOutcome, ConfidenceInterval, GroupFigures, SegmentFigures
+from recllm.campaigns.outcome import CampaignOutcome, GroupFigures, SegmentFigures
 from recllm.charts import Bar, BarChart, svg, write_png
 from recllm.data.catalogue import CATEGORY_SEPARATOR
+from recllm.metrics import ConfidenceInterval
 from recllm.report.page import picture, render, words
 
 LABEL = 30
@@ -78,6 +79,7 @@ def _group_chart(group: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) 
 def _groups(outcome: CampaignOutcome, labels: Mapping[str, str]) -> list[tuple[str, GroupFigures]]:
     groups = (
         (labels["reached"], outcome.reached),
+        (labels["sent"], outcome.sent if outcome.not_delivered else None),
         (labels["held_out_people"], outcome.held_out),
         (labels["other_people"], outcome.other_people),
     )

@@ -9,21 +9,29 @@ new one cannot be opened, the old one goes on, and `LiveShop.problem` says why.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING
 
+from recllm.data.dataset import utc
 from recllm.errors import ModelError, RecllmError, StoreError
-from recllm.jobs.recommenders import open_recommender
+from recllm.jobs.experiments import SlateExperiment, list_experiments, recommend_in_experiments, running_experiment
+from recllm.jobs.recommenders import open_recommender, with_current_offer
 from recllm.recommender.registry import current
-from recllm.schema import RecommendRequest, Table
+from recllm.schema import RecommendRequest, Slate, Table
+from recllm.service.everybody import Everybody
+from recllm.service.finder import Finder
 from recllm.workspace.workspace import Workspace, present
 
 if TYPE_CHECKING:
     from recllm.recommender.recommender import Recommender
 
 logger = logging.getLogger(__name__)
+
+
+NEVER = -1
+"""No load of consent: of a recommender that is older than the store's consent may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +51,11 @@ class ShopMarks:
 class LiveShop:
     """One workspace, opened for answers. `start` opens it and keeps it up to date until `close`.
 
-    name: how requests call it where a service has several shops.
+    name: how requests call it where a service has several shops. followers: told the name after each `update`, and
+    waited for: other processes that answer for the same shop.
     """
 
-    def __init__(self, workspace: Workspace, name: str) -> None:
+    def __init__(self, workspace: Workspace, name: str, followers: Callable[[str], None] | None = None) -> None:
         self.workspace = workspace
         self.name = name
         self.n_swaps = 0
@@ -55,8 +64,14 @@ class LiveShop:
         """Why there is no recommender, or none of the newest state; None when all is well."""
         self.store_problem: str | None = None
         """Why the store could not be read when it was last tried; None when it could."""
+        self.finder = Finder()
+        self.everybody = Everybody(workspace)
+        self._followers = followers
         self._lock = Lock()
         self._opened: tuple[ShopMarks, Recommender] | None = None
+        self._experiments: list[SlateExperiment] = []
+        self._treatments: dict[str, tuple[ShopMarks, Recommender]] = {}
+        """Of the versions that the running experiment shows besides the serving one."""
         self._closing = Event()
         self._thread = Thread(target=self._watch, name=f"watch {name}", daemon=True)
 
@@ -87,12 +102,24 @@ class LiveShop:
             raise StoreError(self.problem or f"the shop {self.name} is being opened; try again in a few seconds")
         return self._opened[1].at(present(self.workspace))
 
+    def recommend(self, request: RecommendRequest) -> list[Slate]:
+        """The slates of people, each by the treatment of their variant; see `recommend_in_experiments`."""
+        serving, treatments = self._opened, self._treatments
+
+        def recommender_of(version: str | None) -> Recommender | None:
+            if version is None or (serving is not None and version == serving[0].version):
+                return self.recommender()
+            of_version = treatments.get(version)
+            return None if of_version is None else of_version[1].at(present(self.workspace))
+
+        return recommend_in_experiments(self.workspace, request, self._experiments, recommender_of)
+
     def update(self) -> bool:
         """Open what changed since the last time; whether there is a new recommender.
 
         When the serving model cannot be opened and another one answers already, that one goes on with the items and
-        people of now, and `problem` says what is wrong. Raises what opening raises where nothing answers yet, and
-        `StoreError` when the store cannot be read.
+        people of now, and `problem` says what is wrong; where its own files are gone, too, without new items. Raises
+        what opening raises where nothing answers yet, and `StoreError` when the store cannot be read.
         """
         with self._lock:
             with self.workspace.store().read() as reader:
@@ -103,37 +130,80 @@ class LiveShop:
                 version = current(self.workspace.models_dir)
                 if version is None and old is not None and old[0].version is not None:
                     raise ModelError("no model is the current one any more; run: recllm models promote VERSION")
-                new = self._open(version, load_no)
+                new = self._open(version, load_no, old)
             except ModelError as error:
                 if old is None:
                     raise
                 problem = str(error)
-                new = self._open(old[0].version, load_no)
+                try:
+                    new = self._open(old[0].version, load_no, old)
+                except ModelError:  # the files of what answers are gone, too: it goes on in memory
+                    new = self._with_current_offer(old, load_no)
+            if new is not None:
+                self.n_swaps += old is not None
+                self._opened = new
+            problem = self._update_treatments(load_no) or problem
             self.problem = problem
-            if new is None:
-                return False
-            self.n_swaps += old is not None
-            self._opened = new
-            return True
+            if self._followers is not None:
+                self._followers(self.name)
+            return new is not None
 
-    def _open(self, version: str | None, load_no: Mapping[Table, int]) -> tuple[ShopMarks, Recommender] | None:
-        """A recommender with this model; None when the one that answers was opened from the same."""
+    def _update_treatments(self, load_no: Mapping[Table, int]) -> str | None:
+        """Opens what the running experiment shows besides the serving model; in one line what cannot be opened."""
+        experiments = list_experiments(self.workspace)
+        running = running_experiment(experiments, utc(present(self.workspace)))
+        treatments: dict[str, tuple[ShopMarks, Recommender]] = {}
+        problem = None
+        for treatment in () if running is None else running.treatments.values():
+            version = treatment.model
+            if version is None or version == self.version or version in treatments:
+                continue
+            try:
+                new = self._open(version, load_no, self._treatments.get(version))
+            except ModelError as error:
+                problem = f"the experiment goes on without the model {version}: {error}"
+            else:
+                treatments[version] = new or self._treatments[version]
+        self._treatments, self._experiments = treatments, experiments
+        return problem
+
+    def _open(
+        self, version: str | None, load_no: Mapping[Table, int], before: tuple[ShopMarks, Recommender] | None
+    ) -> tuple[ShopMarks, Recommender] | None:
+        """A recommender with this model; None when the one before was made from the same."""
         events = 0 if version is not None else load_no.get(Table.EVENTS, 0)
         marks = ShopMarks(version, load_no.get(Table.ITEMS, 0), load_no.get(Table.CONSENT, 0), events)
-        if self._opened is not None and self._opened[0] == marks:
+        if before is not None and before[0] == marks:
             return None
-        recommender = open_recommender(self.workspace, version=version).warm()
+        # the weights of one model's encoder are loaded once, however often its items or people change
+        encoder = before[1].encoder if before is not None and before[0].version == version else None
+        recommender = open_recommender(self.workspace, version=version, encoder=encoder).warm()
         if recommender.dataset.n_items:  # no caller is to wait for what a first answer imports and reads
             visitor = RecommendRequest(users=("",), k=1, basket=(recommender.dataset.items["item_id"][0],))
             recommender.for_nobody().recommend(visitor)
         return marks, recommender
 
+    def _with_current_offer(
+        self, before: tuple[ShopMarks, Recommender], load_no: Mapping[Table, int]
+    ) -> tuple[ShopMarks, Recommender] | None:
+        """The recommender in memory with the items of now; None when they are the same as before.
+
+        Its marks stay apart from those of an opened one, so that one is opened as soon as that can be.
+        """
+        marks = replace(before[0], items=load_no.get(Table.ITEMS, 0), consent=NEVER)
+        return None if marks == before[0] else (marks, with_current_offer(self.workspace, before[1]))
+
     def _watch(self) -> None:
+        loads_encoder = self.workspace.settings.service.load_encoder
+        if loads_encoder is None:
+            loads_encoder = self._followers is not None
         while not self._closing.is_set():
             before = self.problem
             try:
                 if self.update():
                     logger.info("a recommender was opened", extra={"shop": self.name, "model_version": self.version})
+                if self._opened is not None and loads_encoder:
+                    self.finder.warm(self._opened[1].encoder)
             except RecllmError as error:
                 self.problem = str(error)
                 self.store_problem = str(error) if isinstance(error, StoreError) else None

@@ -5,12 +5,15 @@ from __future__ import annotations
 import unicodedata
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from recllm.ingest.parse.batch import NOBODY
-from recllm.schema import Action, Item, Purpose
+from recllm.jobs.experiments import Metric
+from recllm.schema import Action, Intent, Item, Purpose
+
+Body = TypeVar("Body", bound=BaseModel)
 
 MAX_ID_BYTES = 256
 MAX_QUANTITY = 1e6
@@ -36,6 +39,8 @@ Id = Annotated[str, StringConstraints(max_length=MAX_ID_BYTES, pattern=r"\S"), A
 """Opaque: Unicode becomes NFC, blanks around it are taken off, and it is otherwise exactly what was sent."""
 UserId = Annotated[Id, AfterValidator(_user_id)]
 """The shop's own id of a person."""
+SessionId = Annotated[Id, AfterValidator(_user_id)]
+"""The shop's own id of a visit by somebody who is not known."""
 Ids = Annotated[list[Id], Field(max_length=1_000)]
 BasicName = Annotated[str, StringConstraints(pattern=r"^[^\W\d]\w{0,63}$")]
 Text = Annotated[str, StringConstraints(max_length=1_000, pattern=r"\S")]
@@ -52,11 +57,21 @@ class ServiceRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
+def one_of(body: Body, *names: str, needed: bool = True) -> Body:
+    """The body, when it has one of these fields, or where none is `needed` at most one; in a validator."""
+    n = sum(getattr(body, name) is not None for name in names)
+    if n > 1 or (needed and n == 0):
+        raise ValueError(f"give {'one' if needed else 'at most one'} of {', '.join(names)}")
+    return body
+
+
 class SlateRequest(ServiceRequest):
     """Items for a person, or for a visitor who is not known."""
 
     user_id: UserId | None = None
     """The shop's own id; without one the visitor is anonymous, and `basket` is all that counts."""
+    session_id: SessionId | None = None
+    """Instead of it: an anonymous visitor, of whom the events with this id are the history."""
     k: Annotated[int, Field(ge=1, le=100, examples=[5])] = 10
     """Items at most."""
     basket: Ids = []
@@ -67,6 +82,8 @@ class SlateRequest(ServiceRequest):
     """Only these items."""
     exclude: Ids = []
     """Never these items."""
+    intent: Intent = Intent.MIXED
+    """What the slate is for: what is likely, what is new to the person, or what they bought before."""
     repeats: bool = True
     """Whether items that the person bought before may be shown."""
     explain: bool = False
@@ -75,6 +92,10 @@ class SlateRequest(ServiceRequest):
     """Whether the slate of a person counts as shown, because the caller shows it whole."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "4711", "k": 5, "explain": True}]})
+
+    @model_validator(mode="after")
+    def _one_visitor(self) -> Self:
+        return one_of(self, "user_id", "session_id", needed=False)
 
 
 class ExplanationRequest(ServiceRequest):
@@ -94,7 +115,9 @@ class EventIn(ServiceRequest):
     event_id: Id | None = None
     """Makes sending twice harmless: one id is one event. Without it an event is known again by all that it says, its
     `timestamp` included."""
-    user_id: UserId
+    user_id: UserId | None = None
+    session_id: SessionId | None = None
+    """Instead of `user_id`: of an anonymous visitor. Once the session was joined to a person it is theirs."""
     item_id: Id
     event: Action
     timestamp: AwareDatetime | None = None
@@ -117,7 +140,7 @@ class EventIn(ServiceRequest):
     def _rated(self) -> Self:
         if (self.event is Action.RATING) != (self.value is not None):
             raise ValueError("a rating has a value, and nothing else has one")
-        return self
+        return one_of(self, "user_id", "session_id")
 
     def row(self, present: datetime) -> dict[str, Any]:
         """As a row of events to record."""
@@ -153,6 +176,8 @@ class ItemIn(ServiceRequest):
     """The shop's own when left out."""
     available: bool = True
     """False takes it off sale."""
+    available_until: AwareDatetime | None = None
+    """From then on it is off sale, with its time zone; null for no end."""
     attributes: Annotated[dict[Text, Text], Field(max_length=100)] = {}
 
     def item(self) -> Item:
@@ -250,6 +275,52 @@ class CopyTextRequest(ServiceRequest):
     locale: Locale = None
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "4711", "channel": "push"}]})
+
+
+class VariantIn(ServiceRequest):
+    """One way to make slates."""
+
+    name: Annotated[Id, StringConstraints(max_length=100)]
+    weight: Annotated[float, Field(gt=0, le=1)]
+    """Share of people; those of all variants add up to 1."""
+    treatment: Annotated[dict[str, bool | float | Text], Field(max_length=10)] = {}
+    """What differs: model (a version), personal (false: what is popular), popularity_weight, explore_share."""
+
+
+class ExperimentRequest(ServiceRequest):
+    """Variants of making slates, compared on people drawn by lot."""
+
+    name: Annotated[Id, StringConstraints(max_length=100)]
+    """New in the shop: it draws who gets which variant."""
+    variants: Annotated[list[VariantIn], Field(min_length=2, max_length=10)]
+    """The first is the control."""
+    metric: Metric = Metric.CLICKS
+    """What they are compared on."""
+    guard: Metric | None = Metric.DISMISSALS
+    """What no variant may raise."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "less of what everybody buys",
+                    "variants": [
+                        {"name": "as before", "weight": 0.5},
+                        {"name": "by lift", "weight": 0.5, "treatment": {"popularity_weight": 0.5}},
+                    ],
+                }
+            ]
+        }
+    )
+
+
+class StopRequest(ServiceRequest):
+    """Ends an experiment."""
+
+    revision: int | None = None
+    """The state that the caller saw; None ends it whatever somebody changed since."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"revision": 1}]})
 
 
 # --- answers that are no result of the library -----------------------------------------------------------------------

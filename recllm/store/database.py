@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, make_url, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from recllm.errors import StoreError
-from recllm.schema import Table
-from recllm.store import postgres, tables
+from recllm.schema import Announcement, AnnouncementStatus, CampaignMessage, MessageEvent, MessageEventKind, Table
+from recllm.store import messages, outbox, postgres, tables
 from recllm.store.readers import StoreReader
 from recllm.store.writers import Load
 
@@ -92,6 +95,8 @@ class Store:
         except BaseException:
             engine.dispose()
             raise
+        if engine.dialect.name == "sqlite" and (file := Path(url.database or "")).is_file():
+            _watch_file(engine, file)
         return cls(engine, where)
 
     @contextmanager
@@ -121,6 +126,15 @@ class Store:
         with self.read() as reader:
             return reader.items(item_ids)
 
+    def truncate_log(self) -> None:
+        """On SQLite: bring what was written into the database and empty its write-ahead log, which holds older pages.
+
+        Where somebody reads meanwhile that happens later, by itself. PostgreSQL frees them in its next vacuum.
+        """
+        if self._engine.dialect.name == "sqlite":
+            with _explained(self._engine, self._where), contextlib.closing(self._engine.raw_connection()) as connection:
+                connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def add_api_key(self, *, key_id: str, name: str, scopes: str, sha256: str, created_at: datetime) -> None:
         """Keeps a new key of the service: all of it but its secret."""
         row = {"key_id": key_id, "name": name, "scopes": scopes, "sha256": sha256}
@@ -148,6 +162,112 @@ class Store:
             in_force = update(tables.api_keys).where(columns.key_id == key_id, columns.revoked_at.is_(None))
             connection.execute(in_force.values(revoked_at=_microseconds(at)))
         return exists
+
+    def add_messages(self, sent: Sequence[CampaignMessage]) -> None:
+        """Keeps the messages of an export that are not there yet; durable on return."""
+        with _explained(self._engine, self._where), writing(self._engine) as connection:
+            messages.add_messages(connection, sent)
+
+    def messages(self, message_ids: Iterable[str]) -> dict[str, CampaignMessage]:
+        """Message id -> message, of those that are there."""
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            return messages.read_messages(connection, message_ids)
+
+    def messages_of(self, user_id: str) -> list[tuple[CampaignMessage, list[MessageEvent]]]:
+        """A person's messages, the first first, with what became of each."""
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            return messages.messages_of(connection, user_id)
+
+    def sent_messages(self) -> list[tuple[str, str, str, int]]:
+        """(pseudonym, campaign, channel, epoch microseconds of the first export) of every message."""
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            return messages.sent_messages(connection)
+
+    def known_message_events(self, source: str, event_ids: Iterable[str]) -> set[str]:
+        """Those of a provider's event ids that were counted already."""
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            return messages.known_events(connection, source, event_ids)
+
+    def add_message_events(self, source: str, events: Sequence[MessageEvent], received_at: datetime) -> int:
+        """Keeps what a provider tells of messages, each event id once; returns how many were new, durable on return."""
+        with _explained(self._engine, self._where), writing(self._engine) as connection:
+            return messages.add_events(connection, source, events, received_at)
+
+    def campaign_message_events(self, campaign_id: str) -> set[tuple[str, str, MessageEventKind]]:
+        """(pseudonym, channel, kind) of everything that became of a campaign's messages."""
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            return messages.campaign_events(connection, campaign_id)
+
+    def bounced_at(self, channel: str) -> dict[str, datetime]:
+        """Pseudonym -> last hard bounce, of people to whom nothing arrived on the channel since."""
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            return messages.bounced_at(connection, channel)
+
+    def queue_announcements(self, queued: Sequence[Announcement]) -> None:
+        """Keeps announcements to be sent; durable on return."""
+        with _explained(self._engine, self._where), writing(self._engine) as connection:
+            outbox.queue(connection, queued)
+
+    def claim_announcements(self, now: datetime, *, lease: timedelta, limit: int) -> list[Announcement]:
+        """Due announcements with this attempt counted; nobody else gets them within `lease`."""
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            if not outbox.is_due(connection, now):
+                return []
+        with _explained(self._engine, self._where), writing(self._engine) as connection:
+            return outbox.claim(connection, now, lease=lease, limit=limit)
+
+    def settle_announcement(
+        self, announcement_id: str, status: AnnouncementStatus, outcome: str, *, next_at: datetime | None = None
+    ) -> None:
+        """What became of an attempt; next_at: of the next one, where the status is queued."""
+        with _explained(self._engine, self._where), writing(self._engine) as connection:
+            outbox.settle(connection, announcement_id, status, outcome, next_at=next_at)
+
+    def announcements(self) -> list[Announcement]:
+        """All announcements with what became of them, the oldest first."""
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            return outbox.announcements(connection)
+
+    def experiments(self) -> list[tuple[str, str, int]]:
+        """Name, document (JSON) and revision of every experiment, ordered by name."""
+        columns = tables.experiments.c
+        query = select(columns.name, columns.document, columns.revision).order_by(columns.name)
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            return [(row.name, row.document, row.revision) for row in connection.execute(query)]
+
+    def save_experiment(self, name: str, document: str, revision: int) -> bool:
+        """Keeps an experiment whose revision was `revision` when it was read, 0 for a new one; it grows by one.
+
+        False, changing nothing, when somebody else changed it since.
+        """
+        columns = tables.experiments.c
+        with _explained(self._engine, self._where), writing(self._engine) as connection:
+            stored = connection.scalar(select(columns.revision).where(columns.name == name)) or 0
+            if stored != revision:
+                return False
+            row = {"name": name, "document": document, "revision": revision + 1}
+            change = update(tables.experiments).where(columns.name == name) if stored else insert(tables.experiments)
+            connection.execute(change.values(row))
+        return True
+
+    def add_explored_slates(self, rankings: Mapping[str, Sequence[str]], at: datetime) -> None:
+        """Keeps what could have been shown, best first, by the request that explored; a known request stays."""
+        rows = [
+            {"request_id": request_id, "ranked": json.dumps(list(ranked)), "at": _microseconds(at)}
+            for request_id, ranked in rankings.items()
+        ]
+        with _explained(self._engine, self._where), writing(self._engine) as connection:
+            dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+            statement = dialect.insert(tables.explored_slates).on_conflict_do_nothing()
+            if rows:
+                connection.execute(statement, rows)
+
+    def explored_slates(self, since: datetime) -> dict[str, list[str]]:
+        """What requests since a time could have shown, best first, by request."""
+        columns = tables.explored_slates.c
+        query = select(columns.request_id, columns.ranked).where(columns.at >= _microseconds(since))
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            return {row.request_id: json.loads(row.ranked) for row in connection.execute(query)}
 
     def close(self) -> None:
         """Closes every connection. The store may be used again afterwards."""
@@ -232,9 +352,40 @@ def _prepare(busy_seconds: float, connection: Any, _record: object) -> None:
                 raise
             time.sleep(0.01)
     cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA secure_delete=ON")  # what is deleted is overwritten
     cursor.execute(f"PRAGMA cache_size=-{CACHE_MIB * 1024}")
     cursor.execute(f"PRAGMA journal_size_limit={CACHE_MIB * 1024 * 1024}")
     cursor.close()
+
+
+def _watch_file(engine: Engine, file: Path) -> None:
+    """From now on no transaction begins while the file is gone, nor on connections to another file than lies there now.
+
+    SQLite itself would go on in a file that was deleted: what is written then is acknowledged, and lost at the end.
+    """
+    identity = _identity(file)
+
+    def check(*_: object) -> None:
+        nonlocal identity
+        identity_now = _identity(file)
+        if identity_now is None:
+            raise StoreError(f"the store {file} is gone; put it back, or put a backup in its place")
+        if identity_now != identity:
+            identity = identity_now
+            engine.dispose()  # the next transaction has connections to the new file
+            raise StoreError(f"the store {file} was exchanged for another file; try again")
+
+    event.listen(engine, "do_connect", check)  # SQLite would make an empty file
+    event.listen(engine, "begin", check)
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    """Tells a file from another one under its name; None for none."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _begin(connection: Connection) -> None:

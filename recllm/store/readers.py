@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import polars as pl
 import sqlalchemy as sa
 
-from recllm.schema import ACTIONS
+from recllm.schema import ACTION_CODE, ACTIONS, SESSION_PREFIX, Action
 from recllm.schema import Table as TableName
 from recllm.store import tables
 
@@ -29,7 +30,10 @@ _FETCH_ROWS = 500  # rows that stand in memory as Python objects at a time: so f
 Keys = tuple[sa.ColumnElement[Any], Iterable[Any]]
 """A column and the values that it may have."""
 
-EVENT_DETAILS = ("quantity", "price", "basket_id", "value", "request_id", "position", "model_version")
+EVENT_DETAILS = (
+    *("quantity", "price", "basket_id", "value", "request_id", "position", "model_version", "propensity"),
+    *tables.SHOWN_FOR,
+)
 """Columns of an event besides user_id, item_id, event and timestamp."""
 
 
@@ -39,6 +43,49 @@ class Marks:
 
     event_no: int
     load_no: Mapping[TableName, int]
+
+
+EventRow = tuple[str, int, int, float, float | None, str | None]
+"""item_id, code of the action, epoch microseconds, quantity, price, basket_id of an event."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredHistory:
+    """What the store has of one person."""
+
+    is_known: bool
+    """Whether the store has a row of them."""
+    permitted: bool
+    """What they last decided of the purpose that was asked for; without a decision, what the caller says then."""
+    basics: str = "{}"
+    """A JSON object of strings."""
+    events: Sequence[EventRow] = ()
+    """In the order of writing; none of a person who did not agree."""
+
+
+_USER = sa.select(tables.users.c.user_key, tables.users.c.basics).where(
+    tables.users.c.user_id == sa.bindparam("user_id")
+)
+_DECISION = (
+    sa.select(tables.consent.c.granted)
+    .where(tables.consent.c.user_key == sa.bindparam("user_key"), tables.consent.c.purpose == sa.bindparam("purpose"))
+    .order_by(tables.consent.c.at.desc(), tables.consent.c.granted)
+)
+_HISTORY = (
+    sa.select(tables.items.c.item_id, *(tables.events.c[n] for n in ("action", "at", "quantity", "price", "basket_id")))
+    .join_from(tables.events, tables.items, tables.items.c.item_key == tables.events.c.item_key)
+    .where(
+        tables.events.c.user_key == sa.bindparam("user_key"),
+        tables.events.c.at >= sa.bindparam("since"),
+        tables.events.c.at < sa.bindparam("before"),
+    )
+    .order_by(tables.events.c.event_no)
+)
+_LAST_EVENT = sa.select(sa.func.max(tables.loads.c.last_at))
+"""What is asked at each answer of a service: as text, because to build a statement takes longer than to run it."""
+
+_ALWAYS = 2**62
+"""No event is further from 1970, in microseconds."""
 
 
 class StoreReader:
@@ -88,6 +135,30 @@ class StoreReader:
             )
         )
 
+    def history(
+        self,
+        user_id: str,
+        purpose: str,
+        *,
+        without_decision: bool,
+        since: datetime | None = None,
+        before: datetime | None = None,
+    ) -> StoredHistory:
+        """One person's, with since <= time of an event < before, if they agreed to the purpose."""
+        rows = self._rows(_USER, {"user_id": user_id})
+        if not rows:
+            return StoredHistory(is_known=False, permitted=without_decision)
+        user_key, basics = rows[0]
+        decided = self._rows(_DECISION, {"user_key": user_key, "purpose": purpose})
+        if not (bool(decided[0][0]) if decided else without_decision):
+            return StoredHistory(is_known=True, permitted=False)
+        limits = {
+            "since": -_ALWAYS if since is None else round(since.timestamp() * 1_000_000),
+            "before": _ALWAYS if before is None else round(before.timestamp() * 1_000_000),
+        }
+        events = self._rows(_HISTORY, {"user_key": user_key, **limits})
+        return StoredHistory(is_known=True, permitted=True, basics=basics, events=events)
+
     def users(self, user_ids: Iterable[str] | None = None) -> pl.DataFrame:
         """user_id and basics (a JSON object of strings), ordered by id: of everybody, or of these who are known."""
         u = tables.users.c
@@ -98,12 +169,21 @@ class StoreReader:
         """The whole catalogue, or these items as far as they are known, ordered by id.
 
         Columns: item_id, title, category (list), brand, description, price (decimal text), currency, available,
-        attributes (a JSON object), pending (only seen in events so far).
+        attributes (a JSON object), pending (only seen in events so far, or taken off the catalogue), available_until
+        (UTC, or null).
         """
         _, *columns = tables.items.c
         keys = None if item_ids is None else (tables.items.c.item_id, item_ids)
         frame = self._frame(sa.select(*columns), keys)
-        return frame.sort("item_id").with_columns(pl.col("category").str.json_decode(pl.List(pl.String)))
+        return frame.sort("item_id").with_columns(
+            pl.col("category").str.json_decode(pl.List(pl.String)),
+            pl.col("available_until").cast(pl.Datetime("us", "UTC")),
+        )
+
+    def brands(self) -> list[str]:
+        """Every brand of the catalogue, once each, in order."""
+        brand = tables.items.c.brand
+        return self._frame(sa.select(brand).where(brand.is_not(None)).distinct().order_by(brand))["brand"].to_list()
 
     def consent(self, purpose: str | None = None, user_ids: Iterable[str] | None = None) -> pl.DataFrame:
         """user_id, purpose, granted, at (UTC): every decision, or those for one purpose, or of these people.
@@ -120,6 +200,14 @@ class StoreReader:
         frame = self._frame(query.order_by(c.at, c.granted.desc(), u.user_id), keys)
         return frame.with_columns(pl.col("at").cast(pl.Datetime("us", "UTC")))
 
+    def joined_sessions(self, session_ids: Iterable[str] | None = None, user_id: str | None = None) -> dict[str, str]:
+        """Session -> person, of the sessions that were joined to one: all, these, or those of a person."""
+        s, u = tables.sessions.c, tables.users.c
+        query = sa.select(s.session_id, u.user_id).join_from(tables.sessions, tables.users, u.user_key == s.user_key)
+        if user_id is not None:
+            query = query.where(u.user_id == user_id)
+        return dict(self._frame(query, None if session_ids is None else (s.session_id, session_ids)).iter_rows())
+
     def marks(self) -> Marks:
         """How far the store has been written; what is written later has higher numbers."""
         loads, events = tables.loads.c, tables.events.c
@@ -129,17 +217,49 @@ class StoreReader:
             load_no={TableName(name): int(number) for name, number in self._connection.execute(newest)},
         )
 
+    def loads(self, limit: int | None, *, without_sources: Iterable[str] = ()) -> pl.DataFrame:
+        """The latest loads, or all (limit None), newest first: load_id, table_name, source, counts (a JSON object of
+        numbers), committed_at (UTC). without_sources: leaves out loads of these sources."""
+        loads = tables.loads.c
+        query = sa.select(loads.load_id, loads.table_name, loads.source, loads.counts, loads.committed_at)
+        query = query.where(loads.source.not_in(list(without_sources))).order_by(loads.load_no.desc()).limit(limit)
+        return self._frame(query).with_columns(pl.col("committed_at").cast(pl.Datetime("us", "UTC")))
+
     def last_event(self) -> datetime | None:
         """When the latest event happened (UTC, whole seconds); None without events."""
-        last = self._connection.scalar(sa.select(sa.func.max(tables.loads.c.last_at)))
+        ((last,),) = self._rows(_LAST_EVENT, {})
         return None if last is None else datetime.fromtimestamp(last // 1_000_000, UTC)
 
+    def first_shown(self) -> datetime | None:
+        """When something was shown for the first time (UTC, whole seconds); None where nothing ever was."""
+        event = tables.events.c
+        first = self._connection.scalar(
+            sa.select(sa.func.min(event.at)).where(event.action == ACTION_CODE[Action.SHOWN])
+        )
+        return None if first is None else datetime.fromtimestamp(int(first) // 1_000_000, UTC)
+
+    def n_available_items(self) -> int:
+        """Items of the catalogue that are for sale, whatever their last day."""
+        item = tables.items.c
+        query = sa.select(sa.func.count()).select_from(tables.items).where(item.available, ~item.pending)
+        return int(self._connection.scalar(query) or 0)
+
     def counts(self) -> dict[str, int]:
-        """Rows of each table, and `pending_items`: products that are only known from events."""
+        """Rows of each table, without sessions among the users, and `pending_items`: products that are only known from
+        events."""
         all_tables = (tables.users, tables.items, tables.events, tables.consent, tables.loads)
         queries = {table.name: sa.select(sa.func.count()).select_from(table) for table in all_tables}
+        is_session = tables.users.c.user_id.startswith(SESSION_PREFIX, autoescape=True)
+        queries["users"] = queries["users"].where(~is_session)
         queries["pending_items"] = queries["items"].where(tables.items.c.pending)
         return {name: int(self._connection.scalar(query) or 0) for name, query in queries.items()}
+
+    def _rows(self, query: sa.Select[*tuple[Any, ...]], parameters: Mapping[str, Any]) -> list[Any]:
+        """The driver's own tuples."""
+        text, names = _statement(query, self._connection.dialect)
+        values = parameters if names is None else tuple(parameters[name] for name in names)
+        with closing(self._connection.exec_driver_sql(text, values).cursor) as cursor:
+            return list(cursor.fetchall())
 
     def _frame(self, query: sa.Select[*tuple[Any, ...]], keys: Keys | None = None) -> pl.DataFrame:
         """The rows of a query. `keys`: only those whose column has one of these values; then the query's order holds
@@ -168,6 +288,13 @@ class StoreReader:
         # a cursor with a name stays on the server: any other brings all rows into memory before the first one is read
         compiled = query.compile(dialect=dialect)
         return self._connection.connection.cursor("rows").execute(str(compiled), compiled.params)
+
+
+@lru_cache(64)
+def _statement(query: sa.Select[*tuple[Any, ...]], dialect: sa.Dialect) -> tuple[str, tuple[str, ...] | None]:
+    """Text of a query of this module, and the names of its parameters where they go by position."""
+    compiled = query.compile(dialect=dialect)
+    return str(compiled), None if compiled.positiontup is None else tuple(compiled.positiontup)
 
 
 def _series(name: str, dtype: type[pl.DataType], values: tuple[Any, ...]) -> pl.Series:

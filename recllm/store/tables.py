@@ -39,7 +39,7 @@ from sqlalchemy import (
 from recllm.errors import StoreError
 from recllm.store import postgres
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 7
 IN_KEYS = 1_000
 """Keys of one IN list: a statement has a limited number of parameters."""
 
@@ -93,6 +93,7 @@ items = Table(
     Column("available", Boolean, nullable=False),
     Column("attributes", Text),
     Column("pending", Boolean, nullable=False),
+    Column("available_until", BigInteger),  # epoch microseconds; null for no end
 )
 
 events = Table(
@@ -114,10 +115,23 @@ events = Table(
     Column("position", Integer),
     Column("model_version", String),
     Column("load_no", BigInteger, nullable=False),
+    # of what was shown: how likely it was, and what for
+    Column("propensity", Double),
+    Column("experiment", String),
+    Column("variant", String),
+    Column("campaign_id", String),
+    Column("template", String),
 )
 
-events_by_user = Index("events_by_user", events.c.user_key)
-"""A person's events are read by key, in the order of writing."""
+SHOWN_FOR = ("experiment", "variant", "campaign_id", "template")
+"""Columns of an event that say what an item was shown for."""
+
+events_by_user = Index(
+    "events_by_user",
+    *(events.c[n] for n in ("user_key", "event_no", "item_key", "action", "at", "quantity", "price", "basket_id")),
+)
+"""A person's events are read by key, in the order of writing, from the index alone: those of one person lie side by
+side in it, and all over the table."""
 
 consent = Table(
     "consent",
@@ -130,6 +144,15 @@ consent = Table(
     PrimaryKeyConstraint("user_key", "purpose", "at", "granted"),
 )
 
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("session_id", _Id, primary_key=True),
+    Column("user_key", BigInteger, nullable=False, index=True),
+    Column("joined_at", BigInteger, nullable=False),  # epoch microseconds
+)
+"""Anonymous sessions that turned out to be of a person. Until then a session is a row of `users` like any other."""
+
 api_keys = Table(
     "api_keys",
     metadata,
@@ -139,6 +162,68 @@ api_keys = Table(
     Column("sha256", String, nullable=False),  # of the secret
     Column("created_at", BigInteger, nullable=False),  # epoch microseconds, as is the next
     Column("revoked_at", BigInteger),
+)
+
+messages = Table(
+    "messages",
+    metadata,
+    Column("message_no", _Key, primary_key=True),
+    Column("message_id", _Id, nullable=False, unique=True),
+    Column("user_key", BigInteger, nullable=False),
+    Column("campaign_id", _Id, nullable=False),
+    Column("channel", _Id, nullable=False),
+    Column("text_id", String, nullable=False),
+    Column("variant", Integer, nullable=False),
+    Column("item_id", String),  # null where the text is not about an item of the catalogue
+    Column("request_id", String, nullable=False),
+    Column("exported_at", BigInteger, nullable=False),  # epoch microseconds of the first export
+)
+messages_by_campaign = Index("messages_by_campaign", messages.c.campaign_id)
+
+message_events = Table(
+    "message_events",
+    metadata,
+    Column("source", _Id, nullable=False),  # the provider's name in this shop
+    Column("event_id", _Id, nullable=False),  # the provider's own: it counts once
+    Column("message_no", BigInteger, nullable=False),
+    Column("kind", _Id, nullable=False),
+    Column("at", BigInteger, nullable=False),  # epoch microseconds, as is the next
+    Column("received_at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("source", "event_id"),
+)
+message_events_by_message = Index("message_events_by_message", message_events.c.message_no)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("announcement_id", _Id, primary_key=True),
+    Column("target", _Id, nullable=False),
+    Column("type", String, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("status", _Id, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_at", BigInteger, nullable=False),  # epoch microseconds, as is the next
+    Column("created_at", BigInteger, nullable=False),
+    Column("outcome", String),  # of the last attempt
+)
+outbox_by_time = Index("outbox_by_time", outbox.c.status, outbox.c.next_at)
+
+experiments = Table(
+    "experiments",
+    metadata,
+    Column("name", _Id, primary_key=True),
+    Column("document", Text, nullable=False),
+    # grows with each change: who changes an experiment says which state was read
+    Column("revision", Integer, nullable=False),
+)
+
+explored_slates = Table(
+    "explored_slates",
+    metadata,
+    Column("request_id", _Id, primary_key=True),
+    # what could have been shown: a JSON list of item ids, best first, so many more than positions as the pool had
+    Column("ranked", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),  # epoch microseconds
 )
 
 
@@ -158,7 +243,40 @@ def _serve(connection: Connection) -> None:
     loads_by_last_at.create(connection)
 
 
-STEPS: Mapping[int, Callable[[Connection], None]] = {1: _read_people_by_key, 2: _serve}
+def _learn_from_what_was_shown(connection: Connection) -> None:
+    """Version 4: how likely a showing was and what for, and experiments."""
+    for column, kind in (("propensity", "DOUBLE PRECISION"), *((name, "VARCHAR") for name in SHOWN_FOR)):
+        connection.execute(text(f"ALTER TABLE events ADD COLUMN {column} {kind}"))
+    experiments.create(connection)
+    explored_slates.create(connection)
+
+
+def _follow_messages(connection: Connection) -> None:
+    """Version 5: messages that left, what became of them, and announcements that wait to be sent."""
+    for table in (messages, message_events, outbox):
+        table.create(connection)
+
+
+def _end_offers_and_join_sessions(connection: Connection) -> None:
+    """Version 6: when items go off sale, and which person an anonymous session turned out to be."""
+    connection.execute(text("ALTER TABLE items ADD COLUMN available_until BIGINT"))
+    sessions.create(connection)
+
+
+def _read_histories_from_the_index(connection: Connection) -> None:
+    """Version 7: the index of the events by person has what a history is made of."""
+    events_by_user.drop(connection)
+    events_by_user.create(connection)
+
+
+STEPS: Mapping[int, Callable[[Connection], None]] = {
+    1: _read_people_by_key,
+    2: _serve,
+    3: _learn_from_what_was_shown,
+    4: _follow_messages,
+    5: _end_offers_and_join_sessions,
+    6: _read_histories_from_the_index,
+}
 
 
 def version(connection: Connection) -> int | None:

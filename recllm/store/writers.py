@@ -11,6 +11,7 @@ PostgreSQL through `postgres.stage`.
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,9 +21,9 @@ import polars as pl
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from recllm.errors import DataError, StoreError
+from recllm.errors import ConflictError, DataError, StoreError, UnknownIdError
 from recllm.files import safe_id
-from recllm.schema import ACTION_CODE, Table
+from recllm.schema import ACTION_CODE, SESSION_PREFIX, Action, Table
 from recllm.store import postgres, tables
 
 Columns = Mapping[str, pl.DataType | type[pl.DataType]]
@@ -43,6 +44,8 @@ COLUMNS: Mapping[Table, Columns] = {
         "request_id?": pl.String,
         "position?": pl.Int32,
         "model_version?": pl.String,
+        "propensity?": pl.Float64,
+        **{f"{name}?": pl.String for name in tables.SHOWN_FOR},
     },
     Table.USERS: {"user_id": pl.String, "basics": pl.String},  # basics: a JSON object of strings
     Table.ITEMS: {
@@ -55,6 +58,7 @@ COLUMNS: Mapping[Table, Columns] = {
         "price?": pl.String,  # decimal text
         "currency?": pl.String,
         "attributes?": pl.String,  # a JSON object of strings
+        "available_until?": pl.Int64,  # epoch microseconds, UTC
     },
     Table.CONSENT: {"user_id": pl.String, "purpose": pl.String, "granted": pl.Boolean, "at": pl.Int64},
 }
@@ -127,6 +131,71 @@ class Load:
         self._counts["conflicts"] += len(conflicts)
         return WriteResult(accepted=accepted, duplicates=duplicates, conflicts=conflicts)
 
+    # --- what is taken away or moved ---------------------------------------------------------------------------------
+
+    def erase_user(self, user_id: str) -> dict[str, int]:
+        """Deletes every row of a person. Returns the rows of each table; raises `UnknownIdError` for an unknown one.
+
+        For a load of consent: whoever serves people looks for those who are gone when its number changes.
+        """
+        user = tables.users.c
+        key = self._connection.scalar(sa.select(user.user_key).where(user.user_id == user_id))
+        if key is None:
+            raise UnknownIdError("nobody with this id is known; there is nothing to erase")
+        event = tables.events.c
+        was_shown = sa.and_(event.user_key == key, event.action == ACTION_CODE[Action.SHOWN])
+        requests = sa.select(event.request_id).where(was_shown)
+        explored = sa.delete(tables.explored_slates).where(tables.explored_slates.c.request_id.in_(requests))
+        sent = sa.select(tables.messages.c.message_no).where(tables.messages.c.user_key == key)
+        reported = sa.delete(tables.message_events).where(tables.message_events.c.message_no.in_(sent))
+        rows = {
+            tables.explored_slates.name: self._connection.execute(explored).rowcount,
+            tables.message_events.name: self._connection.execute(reported).rowcount,
+        }
+        for table in (tables.messages, tables.events, tables.consent, tables.sessions, tables.users):
+            rows[table.name] = self._connection.execute(sa.delete(table).where(table.c.user_key == key)).rowcount
+        return rows
+
+    def join_session(self, session_id: str, user_id: str) -> int:
+        """Makes the events of a session, so far and from now on, those of a person. Returns how many were moved.
+
+        They are written anew, so that whoever reads on from an event's number meets them. Again for the same person it
+        moves what came since; raises `ConflictError` for a session that was joined to somebody else. For a load of
+        events.
+        """
+        connection, session, user, event = self._connection, tables.sessions.c, tables.users.c, tables.events.c
+        person = int(self._users.keys(pl.Series([user_id]))[0])
+        joined = connection.scalar(sa.select(session.user_key).where(session.session_id == session_id))
+        if joined not in (None, person):
+            raise ConflictError("the session was joined to another person; its events stay theirs")
+        if joined is None:
+            row = {"session_id": session_id, "user_key": person, "joined_at": _now()}
+            connection.execute(sa.insert(tables.sessions).values(row))
+        key = connection.scalar(sa.select(user.user_key).where(user.user_id == session_id))
+        if key is None:
+            return 0
+        rows = connection.execute(sa.select(tables.events).where(event.user_key == key).order_by(event.event_no))
+        moved = [dict(row) | {"user_key": person} for row in rows.mappings()]
+        for row in moved:  # the key is unique, and the new row is written before the old one goes
+            old = sa.update(tables.events).where(event.event_no == row.pop("event_no"))
+            connection.execute(old.values(event_key=secrets.token_bytes(16)))
+        if moved:
+            connection.execute(sa.insert(tables.events), moved)
+        for table in (tables.events, tables.consent, tables.users):
+            connection.execute(sa.delete(table).where(table.c.user_key == key))
+        return len(moved)
+
+    def remove_item(self, item_id: str) -> None:
+        """Takes an item off the catalogue: of it stays what events say, its id. For a load of items.
+
+        Raises `UnknownIdError` for one that the catalogue does not have.
+        """
+        item = tables.items.c
+        nothing = {column.name: None for column in item if column.nullable}
+        gone = sa.update(tables.items).where(item.item_id == item_id, ~item.pending)
+        if not self._connection.execute(gone.values(nothing | {"available": False, "pending": True})).rowcount:
+            raise UnknownIdError(f"no item {item_id!r} in the catalogue")
+
     def counts(self, numbers: Mapping[str, int]) -> None:
         """Adds the caller's own numbers (rows read, quarantined, ...) to the record of the load."""
         self._counts.update(numbers)
@@ -146,7 +215,7 @@ class Load:
             return 0, []
         connection, event = self._connection, tables.events.c
         # in the order of the key, neighbouring rows touch the same pages of the key's index
-        first = frame.unique("event_key", keep="first").sort("event_key")
+        first = self._of_people(frame.unique("event_key", keep="first").sort("event_key"))
         last_no = self._newest_event_no()
         codes = {action.value: code for action, code in ACTION_CODE.items()}
         unknown = sorted(set(first["event"].unique()) - set(codes))
@@ -175,6 +244,18 @@ class Load:
         self._users.take_back(new["user_id"])
         self._items.take_back(new["item_id"])
         return accepted, conflicts
+
+    def _of_people(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Events of sessions that were joined to a person become that person's."""
+        session, user = tables.sessions.c, tables.users.c
+        ids = frame["user_id"].filter(frame["user_id"].str.starts_with(SESSION_PREFIX)).unique().to_list()
+        query = sa.select(session.session_id, user.user_id)
+        query = query.join_from(tables.sessions, tables.users, user.user_key == session.user_key)
+        person: dict[str, str] = {}
+        for start in range(0, len(ids), tables.IN_KEYS):
+            part = query.where(session.session_id.in_(ids[start : start + tables.IN_KEYS]))
+            person |= {session_id: user_id for session_id, user_id in self._connection.execute(part)}
+        return frame.with_columns(pl.col("user_id").replace(person)) if person else frame
 
     def _newest_event_no(self) -> int:
         return self._connection.scalar(sa.select(sa.func.max(tables.events.c.event_no))) or 0

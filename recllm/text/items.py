@@ -61,8 +61,28 @@ def item_texts(items: pl.DataFrame, locale: str = "en") -> list[str]:
 
 def item_names(items: pl.DataFrame, locale: str = "en") -> list[str]:
     """What to call each item when speaking to a person: its title, or else its narrowest category; harmless."""
+    return _names(items["title"], items["category"], locale)
+
+
+class ItemNames:
+    """`item_names` of a catalogue, each found when it is first asked for, and kept; threads may share it."""
+
+    def __init__(self, items: pl.DataFrame, locale: str = "en") -> None:
+        self._titles, self._paths = items["title"], items["category"]
+        self._locale = locale
+        self._names: dict[int, str] = {}
+
+    def of(self, rows: Sequence[int]) -> list[str]:
+        """The name of each row."""
+        if missing := [row for row in rows if row not in self._names]:
+            names = _names(self._titles[missing], self._paths[missing], self._locale)
+            self._names |= zip(missing, names, strict=True)
+        return [self._names[row] for row in rows]
+
+
+def _names(titles: pl.Series, paths: pl.Series, locale: str) -> list[str]:
     unnamed = Prompts.load().render("item.unnamed", locale)
-    rows = zip(items["title"].to_list(), items["category"].to_list(), strict=True)
+    rows = zip(titles.to_list(), paths.to_list(), strict=True)
     return [_name(title, path or ()) or unnamed for title, path in rows]
 
 
@@ -92,8 +112,9 @@ def _attributes(text: str | None, title: str) -> list[tuple[str, str]]:
 # --- the price in words ---------------------------------------------------------------------------------------------
 
 
-def price_texts(items: pl.DataFrame, locale: str = "en") -> list[str]:
-    """The price of each item against its kind, such as "low price for frozen pizza"; never empty.
+def price_texts(items: pl.DataFrame, locale: str = "en", *, n_last: int | None = None) -> list[str]:
+    """The price of each item, or of the last `n_last`, against its kind, such as "low price for frozen pizza"; never
+    empty.
 
     Below the first quartile of the group's prices is low, above the third is high. The group is the narrowest level of
     the category paths that has at most `PRICE_GROUPS` names, so distinct texts stay few (at most 3 per group, and 4);
@@ -106,7 +127,8 @@ def price_texts(items: pl.DataFrame, locale: str = "en") -> list[str]:
     def text(band: str | None, group: str | None) -> str:
         return template.render({"band": band, "group": clean(group, CATEGORY_CHARS) if group else None})
 
-    return [text(band, group) for band, group in _price_bands(items).iter_rows()]
+    bands = _price_bands(items)
+    return [text(band, group) for band, group in bands.tail(bands.height if n_last is None else n_last).iter_rows()]
 
 
 def _price_bands(items: pl.DataFrame) -> pl.DataFrame:

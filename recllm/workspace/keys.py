@@ -26,13 +26,19 @@ class Scope(StrEnum):
     """What a key may be used for."""
 
     RECOMMEND = "recommend"
-    """Ask for slates, explanations and similar items."""
+    """Ask for slates, explanations and similar items, and search."""
     EVENTS = "events"
-    """Send events and items."""
+    """Send events, items and people, join sessions, take items off the catalogue."""
     MARKETING = "marketing"
-    """Ask for audiences and ad texts, and have texts checked."""
+    """Ask for audiences, predictions and ad texts, have texts checked, run campaigns."""
+    PRIVACY = "privacy"
+    """Read everything that is stored of a person, and erase it."""
     METRICS = "metrics"
     """Read the service's own figures."""
+    CONSOLE = "console"
+    """Sign in to the console and look; what is done there needs the scope of what is done."""
+    ADMIN = "admin"
+    """In the console: let another model serve, make keys and revoke them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +98,14 @@ def authenticate(workspace: Workspace, text: str) -> ApiKey | None:
     expected = rows[0]["sha256"] if rows else "0" * 64
     same = hmac.compare_digest(_sha256(parts["secret"] if parts else ""), expected)
     key = _key(rows[0]) if rows and same else None
+    return None if key is None or key.revoked_at is not None else key
+
+
+def key_in_force(workspace: Workspace, key_id: str) -> ApiKey | None:
+    """The key of an id, read anew each time; None for one that was never made or is revoked. It proves nothing of who
+    asks: that somebody has the secret, `authenticate` says."""
+    rows = workspace.store().api_keys(key_id)
+    key = _key(rows[0]) if rows else None
     return None if key is None or key.revoked_at is not None else key
 
 

@@ -24,13 +24,14 @@ from recllm.data.dataset import Dataset
 from recllm.errors import StoreError, UsageError
 from recllm.files import PRIVATE, write_whole
 from recllm.policy import Policy
-from recllm.schema import Purpose
+from recllm.schema import SESSION_PREFIX, Purpose
 from recllm.store.database import Store
-from recllm.store.readers import StoreReader
+from recllm.store.readers import EVENT_DETAILS, StoredHistory, StoreReader
 
 KEY_VARIABLE = "RECLLM_KEY"
 KEY_FILE_VARIABLE = "RECLLM_KEY_FILE"
 MIN_KEY_BYTES = 16
+PERSON_PREFIX = "u1_"
 
 _DETAILS = ("quantity", "price", "basket_id")
 
@@ -43,14 +44,16 @@ class Pseudonymiser:
     be joined.
     """
 
-    def __init__(self, key: bytes, *, domain: str = "training", tenant: str = "default") -> None:
+    def __init__(
+        self, key: bytes, *, domain: str = "training", tenant: str = "default", prefix: str = PERSON_PREFIX
+    ) -> None:
         if len(key) < MIN_KEY_BYTES:
             raise UsageError(
                 f"the pseudonym key has {len(key)} bytes, at least {MIN_KEY_BYTES} are needed; "
                 'make one with: python -c "import secrets; print(secrets.token_hex(32))"'
             )
         self._hmac = hmac.new(key, f"{tenant}\0{domain}\0".encode(), hashlib.sha256)
-        self._domain = domain
+        self._key, self._domain, self._tenant, self._prefix = key, domain, tenant, prefix
 
     def __repr__(self) -> str:
         return f"Pseudonymiser(key=***, domain={self._domain!r})"
@@ -59,7 +62,11 @@ class Pseudonymiser:
         """The pseudonym of one id: 29 characters, safe in a path."""
         mac = self._hmac.copy()
         mac.update(unicodedata.normalize("NFC", raw).strip().encode("utf-8", "surrogatepass"))
-        return "u1_" + base64.b32encode(mac.digest())[:26].decode()
+        return self._prefix + base64.b32encode(mac.digest())[:26].decode()
+
+    def of_sessions(self) -> Pseudonymiser:
+        """That of anonymous sessions: a domain of its own, and another prefix."""
+        return Pseudonymiser(self._key, domain="session", tenant=self._tenant, prefix=SESSION_PREFIX)
 
     def many(self, raw: Sequence[str]) -> list[str]:
         """The pseudonym of each id, in order; each distinct id is hashed once."""
@@ -116,7 +123,9 @@ class PolicyGate:
     """Who may be used for what. Decisions are read anew on every call, so a withdrawal acts at once.
 
     Of several decisions of a person for a purpose the latest counts; of one instant, the refusal. Without a decision
-    `consent_default` counts, except for the policy's explicit purposes, which are refused.
+    `consent_default` counts, except for the policy's explicit purposes, which are refused. Of an anonymous session it
+    counts for the policy's `session_purposes` alone. What is read of everybody holds no sessions: they are nobody's
+    neighbour, in no audience, prediction or training; only `histories` and `permits_each` answer for one that is named.
     """
 
     def __init__(self, store: Store, policy: Policy, consent_default: bool) -> None:
@@ -128,12 +137,24 @@ class PolicyGate:
         """Whether this person, known to the store or not, may be used for the purpose."""
         return self.permits_each([user_id], purpose)[0]
 
+    def decisions(self, user_id: str) -> dict[Purpose, tuple[bool, datetime]]:
+        """What this person decided last for each purpose, and when; purposes without a decision are left out."""
+        with self._store.read() as reader:
+            rows = reader.consent(None, [user_id]).select("purpose", "granted", "at").iter_rows()
+        return {Purpose(purpose): (granted, at) for purpose, granted, at in rows}
+
     def permits_each(self, user_ids: Sequence[str], purpose: Purpose) -> list[bool]:
         """`permits` for many people at once, in order. Only these people's decisions are read."""
         with self._store.read() as reader:
             decided = dict(_latest(reader, purpose, user_ids).iter_rows())
-        default = self._without_decision(purpose)
-        return [decided.get(user_id, default) for user_id in user_ids]
+        defaults = {is_session: self._without_decision(purpose, is_session) for is_session in (False, True)}
+        return [decided.get(user_id, defaults[user_id.startswith(SESSION_PREFIX)]) for user_id in user_ids]
+
+    def knows_each(self, user_ids: Sequence[str]) -> list[bool]:
+        """Whether the store has a row of each of these people: of those who were erased it has none."""
+        with self._store.read() as reader:
+            stored = set(reader.users(user_ids)["user_id"])
+        return [user_id in stored for user_id in user_ids]
 
     def dataset(self, purpose: Purpose, as_of: int | datetime | None = None) -> Dataset:
         """Everything known of the people who agreed to the purpose: events before `as_of`, basics, the catalogue.
@@ -158,6 +179,27 @@ class PolicyGate:
             events = reader.events(_DETAILS, since=self.oldest_event(), before=before, user_ids=people["user_id"])
         return HistoryFrames(events=events, users=_with_basics(people))
 
+    def stored_histories(
+        self, user_ids: Sequence[str], purpose: Purpose, *, before: datetime | None = None
+    ) -> list[StoredHistory]:
+        """The same of a few people, in order, as rows, with who may be used for the purpose: what an answer needs.
+
+        Decisions and events are of one moment.
+        """
+        defaults = {is_session: self._without_decision(purpose, is_session) for is_session in (False, True)}
+        oldest = self.oldest_event()
+        with self._store.read() as reader:
+            return [
+                reader.history(
+                    user_id,
+                    purpose.value,
+                    without_decision=defaults[user_id.startswith(SESSION_PREFIX)],
+                    since=oldest,
+                    before=before,
+                )
+                for user_id in user_ids
+            ]
+
     def people(self, purpose: Purpose, *, after_event: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Everybody who agreed to the purpose, and what they did since.
 
@@ -174,23 +216,52 @@ class PolicyGate:
         with self._store.read() as reader:
             return self._allowed(reader, purpose)["user_id"].to_list()
 
+    def messages(self, purpose: Purpose) -> pl.DataFrame:
+        """The messages that exports took along, of people who agreed to the purpose: user_id, campaign_id, channel and
+        exported_at, epoch seconds of the first export."""
+        schema = {"user_id": pl.String, "campaign_id": pl.String, "channel": pl.String, "exported_at": pl.Int64}
+        frame = pl.DataFrame(self._store.sent_messages(), schema=schema, orient="row")
+        frame = frame.with_columns(pl.col("exported_at") // 1_000_000)
+        return frame.filter(
+            pl.col("user_id").is_in(pl.Series(self.permitted_users(purpose), dtype=pl.String).implode())
+        )
+
     def catalogue(self, item_ids: Iterable[str] | None = None) -> pl.DataFrame:
         """Items as the store describes them now, in the columns of `Dataset.items`, ordered by id: all, or these."""
         with self._store.read() as reader:
             return _catalogue(reader.items(item_ids))
 
-    def events(self, purpose: Purpose) -> pl.DataFrame:
-        """All events, with every detail, of the people who agreed to the purpose; see `StoreReader.events`."""
+    def events(
+        self, purpose: Purpose, *, since: datetime | None = None, details: tuple[str, ...] = EVENT_DETAILS
+    ) -> pl.DataFrame:
+        """All events, or those since a time, of the people and sessions that may be used for the purpose; see
+        `StoreReader.events`."""
         with self._store.read() as reader:
-            return _of_people(reader.events(), self._allowed(reader, purpose))
+            people = self._allowed(reader, purpose, sessions=True)
+            return _of_people(reader.events(details, since=since), people)
 
-    def _allowed(self, reader: StoreReader, purpose: Purpose, user_ids: Sequence[str] | None = None) -> pl.DataFrame:
-        """user_id and basics of everybody, or of these people, who may be used for the purpose."""
+    def _allowed(
+        self, reader: StoreReader, purpose: Purpose, user_ids: Sequence[str] | None = None, *, sessions: bool = False
+    ) -> pl.DataFrame:
+        """user_id and basics of everybody, or of these people, who may be used for the purpose.
+
+        sessions: whether everybody includes anonymous sessions; those among `user_ids` always count.
+        """
         latest = _latest(reader, purpose, user_ids)
-        people = reader.users(user_ids).join(latest, on="user_id", how="left", maintain_order="left")
-        return people.filter(pl.col("granted").fill_null(self._without_decision(purpose))).drop("granted")
+        people, is_session = reader.users(user_ids), pl.col("user_id").str.starts_with(SESSION_PREFIX)
+        if user_ids is None and not sessions:
+            people = people.filter(~is_session)
+        people = people.join(latest, on="user_id", how="left", maintain_order="left")
+        default = (
+            pl.when(is_session)
+            .then(self._without_decision(purpose, True))
+            .otherwise(self._without_decision(purpose, False))
+        )
+        return people.filter(pl.col("granted").fill_null(default)).drop("granted")
 
-    def _without_decision(self, purpose: Purpose) -> bool:
+    def _without_decision(self, purpose: Purpose, is_session: bool) -> bool:
+        if is_session and purpose not in self._policy.session_purposes:
+            return False
         return self._default and purpose not in self._policy.explicit_purposes
 
     def oldest_event(self) -> datetime | None:

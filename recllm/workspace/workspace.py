@@ -3,6 +3,7 @@
 workspace.toml   settings, written last, so a folder with it is complete
 store.sqlite     the store, unless the settings name a PostgreSQL database
 key              the pseudonym key, readable by the owner only; absent when the key comes from the environment
+webhooks.json    who may report on messages and who is told of exports, with their secrets; as private as the key
 quarantine/      refused rows of each load
 models/          published model versions
 cache/           what can be computed again
@@ -11,6 +12,7 @@ cache/           what can be computed again
 
 from __future__ import annotations
 
+import hmac
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -51,6 +53,11 @@ def overridden(settings: Mapping[str, Any]) -> Iterator[None]:
         _OVERRIDES.reset(token)
 
 
+def call_overrides() -> Mapping[str, Any]:
+    """The settings of `overridden`, for a process that is started by this one."""
+    return _OVERRIDES.get()
+
+
 def call_settings() -> Settings:
     """The defaults with the settings of `overridden`: for what is done without a workspace."""
     return Settings(**_OVERRIDES.get())
@@ -78,6 +85,7 @@ class Workspace:
         self.settings = settings
         self.policy = settings.policy
         self.key_path = root / "key"
+        self.webhooks_path = root / "webhooks.json"
         self.quarantine_dir = root / "quarantine"
         self.models_dir = root / "models"
         self.cache_dir = root / "cache"
@@ -158,8 +166,8 @@ class Workspace:
         """The gate through which everything that learns or speaks reads people's rows."""
         return PolicyGate(self.store(), self.policy, self.settings.consent_default)
 
-    def pseudonymiser(self) -> Pseudonymiser:
-        """Raw ids to the pseudonyms of this workspace.
+    def pseudonymiser(self, domain: str = "training") -> Pseudonymiser:
+        """Raw ids to the pseudonyms of this workspace; those of two domains cannot be joined.
 
         Raises `StoreError` when the key is missing, or is not the one that the workspace was made with: known people
         would silently become unknown ones.
@@ -170,7 +178,18 @@ class Workspace:
                 f"the pseudonym key is not the one that the workspace {self.root} was made with; "
                 f"check {KEY_VARIABLE}, {KEY_FILE_VARIABLE} and {self.key_path}"
             )
-        return Pseudonymiser(key, tenant=self.settings.tenant)
+        return Pseudonymiser(key, domain=domain, tenant=self.settings.tenant)
+
+    def signing_key(self, use: str) -> bytes:
+        """32 bytes that only this workspace has, for signatures of one use such as "console"; made from the pseudonym
+        key, which they do not reveal. Raises `StoreError` as `pseudonymiser` does."""
+        self.pseudonymiser()
+        text = f"{self.settings.tenant}\0signing\0{use}"
+        return hmac.digest(find_key(self.key_path), text.encode(), "sha256")
+
+    def session_pseudonymiser(self) -> Pseudonymiser:
+        """Ids of anonymous sessions to pseudonyms that are never a person's. Raises what `pseudonymiser` raises."""
+        return self.pseudonymiser().of_sessions()
 
     def close(self) -> None:
         """Closes the store, if it is open."""

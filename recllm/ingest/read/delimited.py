@@ -148,6 +148,7 @@ def _parse(block: LineBlock, form: _CsvFormat, *, last: bool) -> tuple[Chunk, in
         raw=lambda row: shorten(block.raw(int(line[row]), int(n_lines[row]))),
         bad=tuple(block.bad_line(i, None, *problem) for i, problem in problems.items()) + block.bad,
         blank_lines=int(blank[:end].sum()),
+        keeps_fields=True,
     )
     return chunk, end
 

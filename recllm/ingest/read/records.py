@@ -36,6 +36,8 @@ class BadRecord:
     code: str
     message: str
     raw: str
+    fields: Mapping[str, str | None] | None = None
+    """Its cells by column name, where it had as many as there are columns; None where `raw` says as much."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,8 @@ class Chunk:
     """The text of one row, at most `RAW_BYTES`."""
     bad: tuple[BadRecord, ...] = ()
     blank_lines: int = 0
+    keeps_fields: bool = False
+    """Whether a bad row is kept with its cells by column name too: its text alone does not say which is which."""
 
     @property
     def n_records(self) -> int:
@@ -59,7 +63,11 @@ class Chunk:
     def bad_row(self, row: int, column: str | None, code: str, message: str) -> BadRecord:
         offset = int(self.byte_offset[row])
         byte_offset = None if offset < 0 else offset
-        return BadRecord(int(self.line_no[row]), byte_offset, column, code, message, self.raw(row))
+        fields = None
+        if self.keeps_fields:
+            cells = self.frame.row(row, named=True)
+            fields = {name: cell if cell is None else cell[:RAW_BYTES] for name, cell in cells.items()}
+        return BadRecord(int(self.line_no[row]), byte_offset, column, code, message, self.raw(row), fields)
 
     def positions(self, line_no: NDArray[np.int64]) -> NDArray[np.int64]:
         """Which record of the chunk begins on each of these lines, from 0; each is the first line of a record."""

@@ -1,0 +1,89 @@
+"""Tables that pages of items and campaigns share: who is left out, what sets a group apart, what the checks said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from recllm.audiences.reasons import AudienceTrait
+from recllm.console.pages import Visit
+from recllm.console.tables import CellKind, ConsoleTable, TableCell, TableColumn
+from recllm.metrics import ConfidenceInterval
+from recllm.schema import AdCopy, Check
+
+
+def count_cell(visit: Visit, n: int) -> TableCell:
+    """A number of people, as far as it may be told: fewer than the policy's floor are said to be so, on the page and
+    with an empty cell in the file. Nobody is 0."""
+    floor = visit.workspace.policy.group_floor
+    if 0 < n < floor:
+        return TableCell(value=None, text=visit.say("home.fewer", floor=floor))
+    return TableCell(value=n)
+
+
+def excluded_table(visit: Visit, excluded: Sequence[tuple[str, int]], *, name: str = "left-out") -> ConsoleTable:
+    """excluded: reason and people, in the order of the table."""
+
+    def words(reason: str) -> str:
+        path = f"campaigns.excluded.{reason}"
+        return visit.say(path) if visit.words.has(path) else reason.replace("_", " ")
+
+    return ConsoleTable(
+        name=name,
+        title=visit.say("items.excluded"),
+        columns=(
+            TableColumn(name="reason", label=visit.say("items.reason")),
+            TableColumn(name="people", label=visit.say("items.people"), kind=CellKind.NUMBER),
+        ),
+        rows=[(TableCell(value=reason, text=words(reason)), count_cell(visit, n)) for reason, n in excluded],
+    )
+
+
+def traits_table(visit: Visit, traits: Sequence[AudienceTrait | Mapping[str, Any]]) -> ConsoleTable | None:
+    """What a group has more of than others; None where nothing may be named. traits: `AudienceTrait`s, or as mappings
+    in a campaign's plan."""
+    rows = []
+    for trait in traits:
+        fields: Mapping[str, Any] = trait if isinstance(trait, Mapping) else asdict(trait)
+        lift = ConfidenceInterval(fields["lift"], fields["low"], fields["high"])
+        name = TableCell(value=fields["name"], text=visit.words.basic(fields["name"]))
+        rows.append((name, fields["share"], fields["share_of_rest"], lift))
+    if not rows:
+        return None
+    share = CellKind.SHARE
+    return ConsoleTable(
+        name="traits",
+        title=visit.say("items.apart"),
+        columns=(
+            TableColumn(name="trait", label=visit.say("items.trait")),
+            TableColumn(name="share", label=visit.say("items.of_them"), kind=share),
+            TableColumn(name="share_of_others", label=visit.say("items.of_rest"), kind=share),
+            TableColumn(name="ratio", label=visit.say("items.ratio"), kind=CellKind.NUMBER, digits=1, is_ranged=True),
+        ),
+        rows=rows,
+    )
+
+
+def checks_table(visit: Visit, channel: str, text: AdCopy) -> ConsoleTable:
+    """What each guarantee said of a text."""
+
+    def row(check: Check) -> tuple[TableCell, ...]:
+        words = visit.say(f"check.{check.guarantee}", rule=check.guarantee)
+        result = visit.say("items.yes" if check.passed else "items.fails")
+        return (
+            TableCell(value=check.guarantee, text=words, remark=check.guarantee),
+            TableCell(value=check.passed, text=result, remark=check.message),
+            TableCell(value=check.message),
+        )
+
+    return ConsoleTable(
+        name=f"checks-{channel}",
+        title=f"{visit.say('items.texts')}: {channel}",
+        columns=(
+            TableColumn(name="check", label=visit.say("items.check")),
+            TableColumn(name="passed", label=visit.say("items.result")),
+            TableColumn(name="message"),
+        ),
+        rows=[row(check) for check in text.checks],
+    )

@@ -1,0 +1,239 @@
+"""The HTTP interface: recommendations, explanations, similar items, checked texts; events and items in.
+
+    app = create_app([LiveShop(Workspace.open("shop"), "shop")], ServiceSettings())
+
+A request belongs to one shop: that of its key, or where there are no keys the one that `X-Shop` names, which only a
+service of several shops needs. An error is `{"error": {"type", "message", "request_id"}}`, never a stack trace.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from http import HTTPStatus
+
+import anyio
+import anyio.to_thread
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Send
+from starlette.types import Scope as AsgiScope
+
+import recllm
+from recllm.errors import (
+    ConflictError,
+    DataError,
+    GenerationError,
+    NothingToDo,
+    PolicyError,
+    RecllmError,
+    UnknownIdError,
+    UsageError,
+)
+from recllm.service import api, loop, marketing, people, webhooks
+from recllm.service.background import Background
+from recllm.service.callers import (
+    Service,
+    ShopMetrics,
+    identify,
+)
+from recllm.service.capacity import Capacity, OverloadError, RateLimit
+from recllm.service.live import LiveShop
+from recllm.service.outgoing import AnnouncementSender
+from recllm.service.slates import SlateProcesses
+from recllm.settings import ServiceSettings
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+"""Names by which a service without keys may be called: a page of somebody else's, whose name leads here, may not."""
+
+STATUS: Sequence[tuple[type[RecllmError], HTTPStatus]] = (
+    (PolicyError, HTTPStatus.FORBIDDEN),
+    (NothingToDo, HTTPStatus.NOT_FOUND),
+    (UnknownIdError, HTTPStatus.NOT_FOUND),
+    (ConflictError, HTTPStatus.CONFLICT),
+    (UsageError, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (DataError, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (GenerationError, HTTPStatus.BAD_GATEWAY),
+    (RecllmError, HTTPStatus.SERVICE_UNAVAILABLE),
+)
+"""What a kind of error answers with, the first that fits: the store, the model and what is being opened may be back."""
+
+
+MAX_FAULTS = 20
+"""Of a request, told in one message."""
+MAX_NAME = 80
+"""Signs of a field's name in a message; a caller may have chosen it."""
+
+CANNOT_ANSWER = "the shop cannot answer now; the log says why"
+
+
+class RequestMiddleware:
+    """Around every request: who asks is known before a byte of the body is read; size and time are measured."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._service = service
+        self._max_bytes = int(service.settings.max_body_mib * 2**20)
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status, size, shop_name = time.perf_counter(), 500, 0, ""
+        state = scope.setdefault("state", {})
+        state["request_id"] = uuid.uuid4().hex
+
+        async def counted_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        async def bounded_receive() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self._service.body_limits.get(scope["path"], self._max_bytes):
+                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request is larger than is taken")
+            return message
+
+        try:
+            if scope["path"].startswith(("/v1/", "/metrics")):
+                headers = Headers(scope=scope)
+                asking = partial(identify, self._service, headers.get("x-api-key"), headers.get("x-shop"))
+                try:
+                    caller = await anyio.to_thread.run_sync(asking)
+                except (HTTPException, RecllmError) as error:
+                    await (await _refused(Request(scope), error))(scope, receive, counted_send)
+                    return
+                state["caller"], shop_name = caller, caller.shop.name
+            await self._app(scope, bounded_receive, counted_send)
+        finally:
+            operation = getattr(scope.get("route"), "name", "unknown")
+            figures = self._service.metrics[shop_name or state.get("shop_name", "")]
+            figures.requests.labels(operation, status).inc()
+            figures.seconds.labels(operation).observe(time.perf_counter() - began)
+
+
+def create_app(
+    shops: Sequence[LiveShop],
+    settings: ServiceSettings,
+    *,
+    slates: SlateProcesses | None = None,
+    loopback_only: bool = True,
+) -> FastAPI:
+    """The service of some shops, which it opens at its start and closes at its end.
+
+    slates: the processes that follow these shops; None computes slates in this one. loopback_only: answer only where
+    the Host header names this machine, as a service without keys has to.
+    """
+    capacity = Capacity(settings)
+    service = Service(
+        {shop.name: shop for shop in shops},
+        settings,
+        capacity,
+        capacity if slates is None else Capacity(settings.model_copy(update={"workers": slates.n_processes})),
+        slates or SlateProcesses({}, 0),
+        Capacity(
+            settings.model_copy(
+                update={
+                    "workers": settings.marketing_workers,
+                    "waiting": settings.marketing_waiting,
+                    "deadline_seconds": settings.marketing_deadline_seconds,
+                }
+            )
+        ),
+        Background(settings.marketing_waiting),
+        RateLimit(settings.requests_per_minute),
+        {name: ShopMetrics() for name in ("", *(shop.name for shop in shops))},
+        is_private=loopback_only,
+    )
+
+    senders = [AnnouncementSender(shop) for shop in shops]
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.background.start()
+        for shop, sender in zip(shops, senders, strict=True):
+            shop.start()
+            sender.start()
+        yield
+        service.background.close()
+        service.slates.close()  # first: a shop's last update would wait for them
+        for shop, sender in zip(shops, senders, strict=True):
+            sender.close()
+            shop.close()
+
+    app = FastAPI(
+        title="recllm",
+        version=recllm.__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        description="Recommendations with true reasons, checked ad text, events and items.",
+    )
+    app.state.service = service
+    for operations in (api, loop, marketing, people, webhooks):
+        app.include_router(operations.router)
+    app.add_middleware(RequestMiddleware, service=service)
+    if loopback_only:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK_HOSTS))
+    app.add_exception_handler(RecllmError, _refused)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(RequestValidationError, _refused)
+    app.add_exception_handler(OSError, _disk_refused)
+    app.add_exception_handler(Exception, _failed)
+    return app
+
+
+def _error(request: Request, status: int, kind: str, message: str, headers: dict[str, str] | None = None) -> Response:
+    request_id = getattr(request.state, "request_id", "")
+    body = {"error": {"type": kind, "message": message, "request_id": request_id}}
+    return JSONResponse(body, status, headers)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """What was wrong with a request, or stands in its way, in one line."""
+    if isinstance(error, OverloadError):
+        return _error(request, error.status, "overload", str(error), {"Retry-After": str(error.retry_seconds)})
+    if isinstance(error, RecllmError):
+        status = next(status for kind, status in STATUS if isinstance(error, kind))
+        if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            return _error(request, status, type(error).__name__, str(error))
+        # what stands in the way here may name files of this machine
+        logger.warning("refused: %s", error, extra={"request_id": request.state.request_id})
+        return _error(request, status, type(error).__name__, CANNOT_ANSWER)
+    if isinstance(error, RequestValidationError):
+        # what was sent is not repeated: it may hold somebody's id
+        faults = error.errors()
+        messages = [
+            f"{'.'.join(str(part)[:MAX_NAME] for part in fault['loc'][1:])}: {fault['msg']}"
+            for fault in faults[:MAX_FAULTS]
+        ]
+        if len(faults) > MAX_FAULTS:
+            messages.append(f"and {len(faults) - MAX_FAULTS} more")
+        return _error(request, HTTPStatus.UNPROCESSABLE_ENTITY, "validation", "; ".join(messages))
+    assert isinstance(error, HTTPException)  # noqa: S101 - the handlers are registered for these four alone
+    return _error(request, error.status_code, "http", str(error.detail), dict(error.headers or {}))
+
+
+async def _disk_refused(request: Request, error: Exception) -> Response:
+    """What this machine refuses, such as a full disk, may be given again."""
+    logger.error("this machine refused what a request needs", exc_info=error)
+    return _error(request, HTTPStatus.SERVICE_UNAVAILABLE, "StoreError", CANNOT_ANSWER)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    request_id = getattr(request.state, "request_id", "")
+    logger.error("a request failed", exc_info=error, extra={"request_id": request_id})
+    return _error(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "something failed here; the log has more")

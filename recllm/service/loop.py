@@ -1,0 +1,88 @@
+"""Operations of the closed loop: what became of what was shown, and experiments on it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from fastapi.responses import Response
+
+from recllm.errors import UsageError
+from recllm.jobs.experiments import (
+    ExperimentOutcome,
+    Treatment,
+    experiment_outcome,
+    list_experiments,
+    start_experiment,
+    stop_experiment,
+)
+from recllm.jobs.load import feedback_report
+from recllm.schema import ReportBy
+from recllm.service.bodies import JsonRoute
+from recllm.service.callers import ERRORS, MayMarket, TheService, json_answer
+from recllm.service.requests import ExperimentRequest, Id, StopRequest
+
+router = APIRouter(responses=ERRORS, route_class=JsonRoute)
+
+
+@router.get("/v1/report", response_model=None, tags=["loop"])
+async def report(
+    caller: MayMarket,
+    service: TheService,
+    by: ReportBy = ReportBy.MODEL,
+    days: Annotated[float, Query(gt=0, le=365, description="Days for which an answer belongs to a showing.")] = 7.0,
+) -> Response:
+    """What became of what was shown: clicks, purchases, revenue, who came back, coverage; with intervals."""
+
+    def groups() -> dict[str, Any]:
+        outcomes = feedback_report(caller.shop.workspace, by=by, window_days=days)
+        return {"by": by, "window_days": days, "groups": outcomes}
+
+    return json_answer(await service.capacity.run(groups))
+
+
+@router.get("/v1/experiments", response_model=None, tags=["loop"])
+async def experiments(caller: MayMarket, service: TheService) -> Response:
+    """All experiments, the running one too."""
+
+    def documents() -> dict[str, Any]:
+        return {"experiments": [stored.document() for stored in list_experiments(caller.shop.workspace)]}
+
+    return json_answer(await service.capacity.run(documents))
+
+
+@router.post("/v1/experiments", response_model=None, tags=["loop"])
+async def start(body: ExperimentRequest, caller: MayMarket, service: TheService) -> Response:
+    """Start an experiment on slates: people are split by lot, from now on. The first variant is the control."""
+
+    def started() -> dict[str, Any]:
+        variants = {v.name: (v.weight, Treatment.model_validate(v.treatment)) for v in body.variants}
+        if len(variants) < len(body.variants):
+            raise UsageError("two variants have one name; give each its own")
+        stored = start_experiment(caller.shop.workspace, body.name, variants, metric=body.metric, guard=body.guard)
+        caller.shop.update()  # what is answered is in force
+        return stored.document()
+
+    return json_answer(await service.capacity.run(started))
+
+
+@router.get("/v1/experiments/{name}", response_model=None, tags=["loop"])
+async def outcome(name: Id, caller: MayMarket, service: TheService) -> Response:
+    """What may be said of an experiment now: intervals hold at every look."""
+
+    def measured() -> ExperimentOutcome:
+        return experiment_outcome(caller.shop.workspace, name)
+
+    return json_answer(await service.capacity.run(measured))
+
+
+@router.post("/v1/experiments/{name}/stop", response_model=None, tags=["loop"])
+async def stop(name: Id, body: StopRequest, caller: MayMarket, service: TheService) -> Response:
+    """End an experiment: everybody gets the serving model again. 409 where somebody changed it since `revision`."""
+
+    def ended() -> dict[str, Any]:
+        stored = stop_experiment(caller.shop.workspace, name, revision=body.revision)
+        caller.shop.update()
+        return stored.document()
+
+    return json_answer(await service.capacity.run(ended))

@@ -1,0 +1,12 @@
+"""Retrains a workspace, a line per step on standard output: a child process for the test that kills it."""
+
+from __future__ import annotations
+
+import sys
+
+from recllm.jobs.retrain import retrain
+from recllm.workspace.workspace import Workspace
+
+if __name__ == "__main__":
+    with Workspace.open(sys.argv[1]) as workspace:
+        retrain(workspace, progress=lambda line: print(line, flush=True))

@@ -1,0 +1,78 @@
+"""A small trained shop for tests of the service's behaviour under faults, and the ways in which they serve it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from fastapi.testclient import TestClient
+from waiting import until
+
+from recllm.console.app import mount_console
+from recllm.encoder.toy import ToyEncoder
+from recllm.jobs.load import load_file
+from recllm.jobs.recommenders import publish_recommender
+from recllm.policy import Policy
+from recllm.recommender.recommender import Recommender
+from recllm.schema import Purpose
+from recllm.service.app import create_app
+from recllm.service.live import LiveShop
+from recllm.settings import ScorerTrainingSettings, ServiceSettings
+from recllm.workspace.workspace import Workspace
+
+LAST_DAY = datetime(2025, 6, 1, 12, tzinfo=UTC)
+PEOPLE = 24
+FAST = ServiceSettings(watch_seconds=0.1)
+
+
+def build_shop(folder: Path) -> Path:
+    """A shop whose even people buy tea and whose odd people buy tools, each of another name.
+
+    Two versions of a model are published, which score differently.
+    """
+    rng = np.random.default_rng(1)
+    kinds = (("food > tea", "tea", "Green tea {}"), ("home > tools", "tools", "Steel hammer {}"))
+    items = [(f"{name}-{n}", title.format(n), path, 2.0 + n) for path, name, title in kinds for n in range(10)]
+    events = []
+    for user in range(PEOPLE):
+        liked = rng.choice(10, 4, replace=False)
+        for visit in range(14):
+            at = LAST_DAY - timedelta(days=7 * visit + user % 7)
+            for n in rng.choice(liked, 2, replace=False):
+                events.append((f"u{user:02}", f"{kinds[user % 2][1]}-{n}", at.isoformat(), 2.0 + n))
+    pl.DataFrame(items, schema=["item_id", "title", "category", "price"], orient="row").write_csv(folder / "items.csv")
+    columns = ["user_id", "item_id", "timestamp", "price"]
+    pl.DataFrame(events, schema=columns, orient="row").write_csv(folder / "events.csv")
+    with Workspace.create(
+        folder / "shop",
+        consent_default=True,
+        currency="EUR",
+        timezone="UTC",
+        encoder="toy",
+        service=FAST,
+        policy=Policy(group_floor=3),
+    ) as shop:
+        for table in ("items", "events"):
+            load_file(shop, folder / f"{table}.csv", table)
+        data = shop.gate().dataset(Purpose.MODEL_TRAINING)
+        for seed in range(2):
+            arguments = ScorerTrainingSettings(n_windows=2, epochs=1, min_steps=20, seed=seed)
+            model = Recommender(data, ToyEncoder()).fit(arguments).model
+            assert model is not None
+            publish_recommender(shop, model, ToyEncoder())
+    return folder / "shop"
+
+
+@contextmanager
+def serving(*folders: Path, settings: ServiceSettings = FAST, console: bool = False) -> Iterator[TestClient]:
+    """A client of a service of these workspaces that is ready."""
+    app = create_app([LiveShop(Workspace.open(folder), folder.name) for folder in folders], settings)
+    if console:
+        mount_console(app)
+    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
+        until(lambda: client.get("/readyz").status_code == 200)
+        yield client

@@ -1,0 +1,110 @@
+"""The bandit of texts: how probable each variant is the best, the guard, the floor, and the propensity of a choice."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import betaln
+
+from recllm.errors import DataError, UsageError
+from recllm.experiments.bandit import (
+    VariantCounts,
+    breaks_guard,
+    choice_probabilities,
+    choose,
+    probabilities_of_best,
+)
+
+
+def second_is_larger(a1: int, b1: int, a2: int, b2: int) -> float:
+    """P(Beta(a2, b2) > Beta(a1, b1)) for whole a2, as a finite sum (Miller 2015)."""
+    terms = [betaln(a1 + i, b1 + b2) - np.log(b2 + i) - betaln(1 + i, b2) - betaln(a1, b1) for i in range(a2)]
+    return float(np.exp(terms).sum())
+
+
+@pytest.mark.parametrize(
+    "parameters", [(1, 1, 1, 1), (3, 20, 7, 25), (120, 900, 150, 880), (2, 2, 400, 600), (5, 9_000, 12, 9_000)]
+)
+def test_two_variants_agree_with_the_closed_form(parameters: tuple[int, int, int, int]) -> None:
+    a1, b1, a2, b2 = parameters
+    best = probabilities_of_best(np.array([a1, a2], float), np.array([b1, b2], float))
+    assert best[1] == pytest.approx(second_is_larger(a1, b1, a2, b2), abs=1e-5)
+    assert best.sum() == pytest.approx(1.0)
+
+
+def test_equal_variants_are_equally_probable_and_many_agree_with_draws() -> None:
+    assert probabilities_of_best(np.full(5, 3.0), np.full(5, 9.0)) == pytest.approx(np.full(5, 0.2))
+    alpha, beta = np.array([2.0, 30.0, 8.0, 300.0]), np.array([20.0, 270.0, 60.0, 2_900.0])
+    draws = np.random.default_rng(0).beta(alpha, beta, (400_000, 4)).argmax(axis=1)
+    frequencies = np.bincount(draws, minlength=4) / len(draws)
+    assert probabilities_of_best(alpha, beta) == pytest.approx(frequencies, abs=0.004)
+
+
+def test_posteriors_of_very_different_width() -> None:
+    """A variant without a showing beside one that is as good as known."""
+    best = probabilities_of_best(np.array([1.0, 5_001.0]), np.array([1.0, 95_001.0]))
+    assert best[0] == pytest.approx(1 - 0.05, abs=0.01)
+
+
+COUNTS = st.builds(
+    lambda n, s, g: VariantCounts(showings=n, successes=min(s, n), guard_events=min(g, n)),
+    st.integers(0, 5_000),
+    st.integers(0, 400),
+    st.integers(0, 200),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(COUNTS, min_size=1, max_size=6), st.floats(0, 1 / 6))
+def test_probabilities_keep_the_floor_and_add_up(tallies: list[VariantCounts], floor: float) -> None:
+    counts = {f"v{i}": tally for i, tally in enumerate(tallies)}
+    shares = choice_probabilities(counts, baseline="v0", guard_limit=0.02, floor=floor)
+    assert list(shares) == list(counts) and sum(shares.values()) == pytest.approx(1.0)
+    for name, share in shares.items():
+        is_out = name != "v0" and breaks_guard(counts[name], 0.02)
+        assert share == 0.0 if is_out else share >= floor - 1e-12
+
+
+def test_the_guard_excludes_what_breaks_it_and_never_the_baseline() -> None:
+    bad = VariantCounts(showings=1_000, successes=300, guard_events=60)
+    good = VariantCounts(showings=1_000, successes=100, guard_events=5)
+    shares = choice_probabilities({"baseline": good, "loud": bad}, baseline="baseline", guard_limit=0.02)
+    assert shares == {"baseline": 1.0, "loud": 0.0}
+    without = choice_probabilities({"baseline": good, "loud": bad}, baseline="baseline")
+    assert without["loud"] == pytest.approx(0.95)
+    alone = choice_probabilities({"a": bad, "b": bad}, baseline="a", guard_limit=0.02)
+    assert alone == {"a": 1.0, "b": 0.0}
+
+
+def test_nobody_is_out_before_there_are_counts() -> None:
+    for limit in (1e-4, 0.01, 0.5, 0.99):
+        assert not breaks_guard(VariantCounts(showings=0, successes=0), limit)
+        assert not breaks_guard(VariantCounts(showings=1, successes=0, guard_events=1), limit) or limit < 0.001
+
+
+def test_what_is_chosen_has_the_logged_propensity() -> None:
+    counts = {
+        "plain": VariantCounts(showings=400, successes=40),
+        "warm": VariantCounts(showings=400, successes=52),
+        "short": VariantCounts(showings=30, successes=1),
+    }
+    shares, rng = choice_probabilities(counts, baseline="plain"), np.random.default_rng(2)
+    choices = [choose(shares, rng) for _ in range(20_000)]
+    frequencies = Counter(choice.variant for choice in choices)
+    for name, share in shares.items():
+        assert abs(frequencies[name] / 20_000 - share) < 4.5 * np.sqrt(share * (1 - share) / 20_000)
+    assert {(choice.variant, choice.propensity) for choice in choices} == set(shares.items())
+
+
+def test_values_that_cannot_be_are_refused() -> None:
+    for showings, successes, guard_events in ((1, 2, 0), (1, 0, 2), (1, -1, 0), (-1, 0, 0)):
+        with pytest.raises(DataError):
+            VariantCounts(showings=showings, successes=successes, guard_events=guard_events)
+    counts = {"a": VariantCounts(showings=0, successes=0), "b": VariantCounts(showings=0, successes=0)}
+    for wrong in ({"baseline": "c"}, {"floor": 0.6}, {"floor": -0.1}, {"guard_limit": 0.0}, {"prior": (0.0, 1.0)}):
+        with pytest.raises(UsageError):
+            choice_probabilities(counts, **({"baseline": "a"} | wrong))  # type: ignore[arg-type]

@@ -1,0 +1,1173 @@
+"""The console: its pages in both languages, who may see and do what, and what other sites and hostile texts cannot."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import logging
+import re
+import shutil
+import time
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from console_world import HOSTILE, LAST_DAY, PEOPLE, SHOP_ID, build_shop
+from fastapi.testclient import TestClient
+from waiting import until
+
+from recllm.charts import Bar, bar_chart, without_styles
+from recllm.console import app as console_app
+from recllm.console.app import SECTIONS, mount_console
+from recllm.console.estimates import EstimateVerdict, verdict_of
+from recllm.console.figures import MIN_VISITS, rhythms
+from recllm.console.loads import UPLOADS, find_upload, receive_upload, sweep_uploads
+from recllm.console.pages import HISTORY_FILE, local_path
+from recllm.console.predictions import PredictionLine, PredictionState, people_like
+from recllm.console.session import make_session, session_cookie, session_key
+from recllm.console.words import LANGUAGES, sentences
+from recllm.errors import UnknownIdError, UsageError
+from recllm.experiments.effect import Interval
+from recllm.experiments.off_policy import OffPolicyEstimator, ValueEstimate
+from recllm.ingest.preview import preview_file, proposed_columns
+from recllm.jobs.experiments import Metric
+from recllm.jobs.load import load_file
+from recllm.jobs.off_policy import OffPolicyReport
+from recllm.jobs.predict import predict_workspace
+from recllm.jobs.recommenders import open_recommender
+from recllm.policy import Policy
+from recllm.propensity.prediction import PredictionKind, PredictionRequest
+from recllm.propensity.quality import CalibrationBin, PredictionQuality
+from recllm.recommender.lineage import GateComparison, GateReason, GateReport, GateVerdict, Lineage, Origin
+from recllm.recommender.registry import current, publish, versions
+from recllm.schema import Purpose, Table
+from recllm.service.app import create_app
+from recllm.service.live import LiveShop
+from recllm.settings import ConsoleSettings, ServiceSettings
+from recllm.workspace.keys import Scope, create_key, revoke_key
+from recllm.workspace.workspace import Workspace
+
+ROOT = Path(__file__).resolve().parents[1]
+CONSOLE = ROOT / "recllm" / "console"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_shop(tmp_path_factory.mktemp("console"))
+
+
+@pytest.fixture
+def folder(trained: Path, tmp_path: Path) -> Path:
+    """A shop of the test's own."""
+    return copy_shop(trained, tmp_path / "shop")
+
+
+def copy_shop(source: Path, target: Path) -> Path:
+    shutil.copytree(source, target)
+    return target
+
+
+@contextmanager
+def serving(*folders: Path, base: str = "http://localhost", **options: Any) -> Iterator[TestClient]:
+    shops = [LiveShop(Workspace.open(folder), folder.name) for folder in folders]
+    app = create_app(shops, ServiceSettings(), **options)
+    mount_console(app)
+    with TestClient(app, base_url=base, raise_server_exceptions=False) as client:
+        until(lambda: client.get("/readyz").status_code == 200)
+        yield client
+
+
+@pytest.fixture(scope="module")
+def looking(trained: Path) -> Iterator[TestClient]:
+    """A shop that is only looked at."""
+    with serving(trained) as client:
+        yield client
+
+
+@pytest.fixture
+def client(folder: Path) -> Iterator[TestClient]:
+    with serving(folder) as client:
+        yield client
+
+
+def token(client: TestClient) -> str:
+    """What a form of this browser's carries."""
+    page = client.get("/people")
+    page = page if page.status_code == 200 else client.get("/sign-in")
+    match = re.search(r'name="form_token" value="([0-9a-f]{64})"', page.text)
+    assert match, page.text
+    return match[1]
+
+
+def send(client: TestClient, path: str, **fields: Any) -> Any:
+    """What a form of the console sends."""
+    return client.post(path, data={"form_token": token(client), **fields}, follow_redirects=False)
+
+
+def find_person(client: TestClient, shop_id: str = SHOP_ID) -> str:
+    """The address of a person's page."""
+    answer = send(client, "/people/search", user_id=shop_id)
+    assert answer.status_code == 303, answer.text
+    return str(answer.headers["location"])
+
+
+class Page(HTMLParser):
+    """The elements of a page: (name, attributes) each, and the text between them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.words)
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def assert_harmless(text: str) -> Page:
+    """Nothing runs in a page but the console's own two scripts, and nothing is styled inline."""
+    page = Page(text)
+    scripts = page.of("script")
+    assert [s["src"].split("?")[0] for s in scripts if s["src"]] == ["/static/htmx.min.js", "/static/hx-csp.min.js"]  # type: ignore[union-attr]
+    nonces = {s["nonce"] for s in scripts}
+    assert len(nonces) == 1 and all(nonces)
+    for tag, attributes in page.elements:
+        assert tag not in {"style", "iframe", "object", "embed", "base", "math"}
+        assert not [name for name in attributes if name.startswith("on") or name == "style"], (tag, attributes)
+        assert not str(attributes.get("href") or "").lower().startswith(("javascript:", "data:", "//", "http"))
+        assert str(attributes.get("action") or "/").startswith("/")
+        if any(name.startswith(("hx-", "data-hx-")) for name in attributes):
+            assert attributes["hx-nonce"] in nonces
+    return page
+
+
+def values_of(text: str) -> list[str | None]:
+    """What stands in the fields of a page."""
+    return [field.get("value") for field in assert_harmless(text).of("input")]
+
+
+PATHS = ("/", "/people", "/items", "/items?q=green", "/items/item/tea-1", "/models", "/data", "/settings", "/sign-in")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("path", PATHS)
+def test_every_page_in_every_language(looking: TestClient, path: str, language: str) -> None:
+    looking.cookies.set("recllm-language", language)
+    answer = looking.get(path)
+    looking.cookies.delete("recllm-language")
+    assert answer.status_code == 200, answer.text
+    page = assert_harmless(answer.text)
+    assert page.of("html")[0]["lang"] == {"en": "en", "zh": "zh-Hans"}[language]
+    assert len(page.of("main")) == 1 and len(page.of("h1")) == 1
+    assert page.of("a")[0] == {"class": "skip", "href": "#content"}
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert not [name for name in ids if ids.count(name) > 1 and not str(name).startswith("p")]
+    labels = {attributes.get("for") for attributes in page.of("label")}
+    fields = [f for tag in ("input", "select") for f in page.of(tag) if f.get("type") not in ("hidden", "checkbox")]
+    assert all(field["id"] in labels for field in fields)
+    forms = [form for form in page.of("form") if form["method"] == "post"]
+    tokens = [field for field in page.of("input") if field.get("name") == "form_token"]
+    assert len(tokens) == len(forms)
+
+
+def rows_of(client: TestClient, address: str) -> list[dict[str, str]]:
+    """A table of a page, as its file has it."""
+    answer = client.get(address)
+    assert answer.status_code == 200 and answer.headers["content-type"] == "text/csv; charset=utf-8", answer.text
+    assert answer.headers["content-disposition"].startswith("attachment; filename=")
+    return list(csv.DictReader(io.StringIO(answer.text.removeprefix("\ufeff"))))
+
+
+def test_every_table_is_a_file_too(looking: TestClient) -> None:
+    """Whatever table a page has, a link to it stands below, and the file says the same in every language."""
+    n_tables = 0
+    for path in (*PATHS[:-1], "/items/people/tea-1", find_person(looking), "/people/list/due"):
+        page = assert_harmless(until_counted(looking, path))
+        links = [str(a["href"]) for a in page.of("a") if "download" in a and "csv=" in str(a["href"])]
+        assert len(links) == len(page.of("table")), path
+        for link in links:
+            rows = rows_of(looking, link)
+            looking.cookies.set("recllm-language", "zh")
+            translated = rows_of(looking, link)
+            looking.cookies.delete("recllm-language")
+            assert [list(row) for row in rows] == [list(row) for row in translated], link
+            numbers = [value for row in rows for name, value in row.items() if re.search("share|price|people", name)]
+            assert all(value == "" or float(value) >= 0 for value in numbers), (link, numbers)
+            n_tables += 1
+    assert n_tables >= 15
+    assert looking.get("/items?csv=nothing").status_code == 404
+
+
+def until_counted(client: TestClient, path: str) -> str:
+    """A page whose figures are there."""
+    until(lambda: "being counted" not in client.get(path).text)
+    return client.get(path).text
+
+
+def test_a_file_has_all_rows_and_nothing_that_runs(looking: TestClient) -> None:
+    rows = rows_of(looking, "/items?csv=items&page=2")
+    assert len(rows) == 20 + len(HOSTILE)
+    titles = {row["item_id"]: row["title"] for row in rows}
+    assert titles["bad-39"] == '\'=HYPERLINK("http://evil.example","x")'
+    assert {row["item_id"]: row["price"] for row in rows}["tea-1"] == "3.0"
+    assert rows_of(looking, "/items?q=green&csv=items") == [row for row in rows if row["title"].startswith("Green")]
+    assert looking.get("/items?csv=items", headers={"hx-request": "true"}).status_code == 200
+
+
+def test_ids_leave_only_for_who_may_export_them(folder: Path) -> None:
+    with Workspace.open(folder) as shop:
+        _, look_only = create_key(shop, "Ann", [Scope.CONSOLE])
+        _, marketing = create_key(shop, "Ben", [Scope.CONSOLE, Scope.MARKETING])
+    for key, columns in (
+        (look_only, ["last_bought", "usual_days_between"]),
+        (marketing, ["pseudonym", "last_bought", "usual_days_between"]),
+    ):
+        with serving(folder) as client:
+            assert send(client, "/sign-in", key=key).status_code == 303
+            until_counted(client, "/people/list/due")
+            rows = rows_of(client, "/people/list/due?csv=people-due")
+            assert len(rows) > 3 and list(rows[0]) == columns
+    acts = [json.loads(line) for line in (folder / HISTORY_FILE).read_text("utf-8").splitlines()]
+    assert [(act["by"], act["file"]) for act in acts if act["act"] == "download" and act["by"]] == [
+        ("Ben", "people-due")
+    ]
+
+
+def test_headers_keep_everything_else_out(looking: TestClient) -> None:
+    for path in ("/", "/nothing", "/static/htmx.min.js", "/sign-in"):
+        headers = looking.get(path).headers
+        policy = dict(part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";"))
+        assert policy["default-src"] == "'none'" and policy["style-src"] == "'self'"
+        assert re.fullmatch(r"'self' 'nonce-[\w-]{16}'", policy["script-src"])
+        for directive in ("frame-ancestors", "base-uri"):
+            assert policy[directive] == "'none'"
+        for directive in ("form-action", "connect-src"):
+            assert policy[directive] == "'self'"
+        assert policy["img-src"] == "'self' data:" and "unsafe" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff" and headers["x-frame-options"] == "DENY"
+        assert headers["referrer-policy"] == "same-origin"
+    assert looking.get("/").headers["cache-control"] == "no-store"
+    nonces = {looking.get("/").headers["content-security-policy"] for _ in range(3)}
+    assert len(nonces) == 3
+
+
+def test_the_api_stands_beside_the_pages(looking: TestClient) -> None:
+    assert looking.get("/livez").json()["status"] == "ok"
+    answer = looking.post("/v1/recommend", json={"user_id": "u02", "k": 2})
+    assert answer.status_code == 200 and len(answer.json()["items"]) == 2
+    assert looking.get("/", headers={"host": "evil.example"}).status_code == 400
+
+
+def test_hostile_titles_stay_text(looking: TestClient) -> None:
+    listed = ""
+    for page in range(1, 5):
+        listed += assert_harmless(looking.get("/items", params={"page": page}).text).text
+    person = assert_harmless(looking.get(find_person(looking)).text)
+    assert "<b>Bern</b>" in person.text
+    for n, title in enumerate(HOSTILE):
+        answer = looking.get(f"/items/item/bad-{n}")
+        assert answer.status_code == 200
+        shown = assert_harmless(answer.text).text
+        assert title.replace("\u202e", "").strip() in shown.replace("\u202e", ""), title
+    assert "49" not in Page(looking.get("/items", params={"q": "7 * 7"}).text).text.split("Green")[0].split("€")[0]
+    for text in ("<script>alert(1)</script>", "{{ 7*7 }}", "\u202e", "'\"><svg onload=alert(1)>"):
+        for path in ("/items", "/people/list/due", "/sign-in"):
+            assert_harmless(looking.get(path, params={"q": text, "after": text, "notice": text}).text)
+        answer = send(looking, "/people/search", user_id=text)
+        assert answer.status_code == 404 and text.strip() in values_of(answer.text)
+
+
+def test_a_request_that_other_sites_could_send_changes_nothing(client: TestClient, folder: Path) -> None:
+    address = find_person(client)
+    fields = {"purpose": "email", "granted": "no"}
+    assert client.post(f"{address}/consent", data=fields).status_code == 403
+    assert client.post(f"{address}/consent", data=fields | {"form_token": "0" * 64}).status_code == 403
+    genuine = fields | {"form_token": token(client)}
+    for headers in (
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+        {"origin": "http://evil.example"},
+    ):
+        assert client.post(f"{address}/consent", data=genuine, headers=headers).status_code == 403
+    with serving(folder) as other_browser:
+        foreign = token(other_browser)
+    assert client.post(f"{address}/consent", data=fields | {"form_token": foreign}).status_code == 403
+    with Workspace.open(folder) as shop:
+        assert not shop.gate().decisions(address.rsplit("/", 1)[1])
+    good = client.post(f"{address}/consent", data=genuine, headers={"sec-fetch-site": "same-origin"})
+    assert good.status_code == 200 and "Written down: they refused" in good.text
+
+
+def test_every_form_path_needs_the_token(looking: TestClient) -> None:
+    """Whatever route takes a POST, one without a token is refused before it does anything."""
+    paths = [
+        re.sub(r"{(\w+)(:path)?}", "x", route.path)
+        for section in (*SECTIONS,)
+        for route in section.router.routes
+        if "POST" in route.methods  # type: ignore[attr-defined]
+    ]
+    assert len(paths) >= 8
+    for path in (*paths, "/sign-in", "/sign-out", "/shop"):
+        assert looking.post(path).status_code == 403, path
+
+
+# --- predictions -----------------------------------------------------------------------------------------------------
+
+
+def load_more_people(folder: Path) -> None:
+    """80 people, some of whom shop every week and some seldom: enough to learn from."""
+    rng, rows = np.random.default_rng(5), []
+    for user in range(80):
+        for day in range(120):
+            if rng.random() < (0.02, 0.01, 0.4)[user % 3]:
+                at = LAST_DAY - timedelta(days=day, hours=1)
+                rows.append((f"p{user}", f"tea-{user % 10}", "purchase", at.isoformat(), 3.0))
+    columns = ["user_id", "item_id", "event", "timestamp", "price"]
+    file = folder.parent / "more.csv"
+    pl.DataFrame(rows, schema=columns, orient="row").write_csv(file)
+    with Workspace.open(folder) as shop:
+        load_file(shop, file, "events")
+
+
+def test_a_persons_page_says_what_they_will_do(folder: Path) -> None:
+    load_more_people(folder)
+    with serving(folder) as client:
+        check_predictions(client, folder)
+
+
+def check_predictions(client: TestClient, folder: Path) -> None:
+    address = find_person(client, "p2")
+    page = assert_harmless(client.get(address).text)
+    assert (
+        "Nobody's future was computed yet" in page.text and "of 100" not in page.text.split("What they will")[1][:400]
+    )
+    ordered = send(client, f"{address}/predictions")
+    assert ordered.status_code == 303 and ordered.headers["location"] == f"{address}#predictions"
+    assert "Being computed" in client.get(address).text  # and nobody waits for it
+    part = {"hx-request": "true"}
+    until(lambda: "Being computed" not in client.get(f"{address}/predictions", headers=part).text, seconds=300)
+    with Workspace.open(folder) as shop:
+        name = address.rsplit("/", 1)[1]
+        people = predict_workspace(shop, PredictionRequest(kind=PredictionKind.BUY)).people
+        probability = {person.user_id: person.probability for person in people}[name]
+    text = assert_harmless(client.get(address).text).text
+    told = "more than 99 of 100" if probability > 0.995 else f"{100 * probability:.0f} of 100"
+    assert f"{told} such people buy something within 28 days" in text and "Everybody on average" in text
+    assert "such people spend on average within 28 days" in text and "€" in text
+    assert "by then half of such people have ordered again" in text
+    rows = rows_of(client, f"{address}?csv=prediction-quality")
+    assert len(rows) >= 2 and all(0 <= float(row["happened"]) <= 1 for row in rows)
+    assert send(client, f"{address}/consent", purpose="personalisation", granted="no").status_code == 303
+    withdrawn = Page(client.get(address).text).text
+    assert "Without their agreement nothing is read" in withdrawn and told not in withdrawn
+
+
+def test_people_like_this_one_are_those_of_the_nearest_chance() -> None:
+    bins = (CalibrationBin(40, 0.1, 0.12, 0.05, 0.2), CalibrationBin(60, 0.7, 0.5, 0.4, 0.6))
+    quality = PredictionQuality(
+        n=100, base_rate=0.3, ece=0.1, auc=0.7, lift_at_10=2.0, bins=bins, fractions=(), gains=(), lifts=()
+    )
+    assert people_like(quality, 0.3, 30) is bins[0] and people_like(quality, 0.9, 30) is bins[1]
+    assert people_like(quality, 0.3, 50) is None  # fewer than the floor
+    for like, too_high in zip(bins, (False, True), strict=True):
+        line = PredictionLine(
+            kind=PredictionKind.BUY, state=PredictionState.ANSWERED, horizon_days=28, probability=0.7, like=like
+        )
+        assert (line.is_too_high, line.is_too_low) == (too_high, False)
+
+
+def test_predictions_are_ordered_by_who_may_and_told_when_impossible(folder: Path) -> None:
+    with Workspace.open(folder) as shop:
+        _, key = create_key(shop, "Ann", [Scope.CONSOLE])
+    with serving(folder) as client:
+        assert send(client, "/sign-in", key=key).status_code == 303
+        name = find_person(client)
+        assert "Your key lacks the scope marketing" in Page(client.get(name).text).text
+        assert send(client, f"{name}/predictions").status_code == 403
+
+
+def test_a_log_that_is_too_small_is_said_to_be(client: TestClient) -> None:
+    address = find_person(client)
+    send(client, f"{address}/predictions")
+    until(lambda: "Being computed" not in client.get(f"{address}/predictions", headers={"hx-request": "true"}).text)
+    text = assert_harmless(client.get(address).text).text
+    assert text.count("This log does not allow it") >= 2 and "at least 50 are needed" in text
+
+
+# --- what another model would have brought ---------------------------------------------------------------------------
+
+
+def test_an_estimate_is_told_in_words_or_why_there_is_none(folder: Path) -> None:
+    file = folder / "workspace.toml"
+    file.write_text(file.read_text("utf-8") + "\n[experiments]\nexplore_share = 0.5\nexplore_pool = 8\n", "utf-8")
+    with Workspace.open(folder) as shop:
+        version = versions(shop.models_dir)[0].version
+    address, part = f"/models/version/{version}/estimate", {"hx-request": "true"}
+    with serving(folder) as client:
+
+        def estimated() -> Page:
+            assert send(client, address, metric="clicks").headers["location"] == f"{address}?metric=clicks"
+            until(lambda: "Being computed" not in client.get(address, headers=part).text)
+            return assert_harmless(client.get(address).text)
+
+        page = assert_harmless(client.get(address).text)
+        assert "This was not computed yet" in page.text and "50% of the places try something" in page.text
+        assert "Too little was explored" in estimated().text
+        rng = np.random.default_rng(2)
+        for _ in range(3):
+            for user in range(1, PEOPLE):
+                name = f"u{user:02}"
+                slate = client.post("/v1/recommend", json={"user_id": name, "k": 4, "record": True}).json()
+                clicked = [item["item_id"] for item in slate["items"] if rng.random() < 0.3]
+                common = {"user_id": name, "request_id": slate["request_id"], "event": "click"}
+                events = [{**common, "item_id": item_id} for item_id in clicked]
+                assert not events or client.post("/v1/events", json={"events": events}).status_code == 200
+        text = estimated().text
+        assert "We cannot tell yet" in text and "both models would have shown the same" in text  # it is the same model
+        assert f"to {PEOPLE - 1} people who agreed to be counted" in text
+        rows = {row["estimate"]: row for row in rows_of(client, f"{address}?metric=clicks&csv=estimates")}
+        assert set(rows) == {"shown until now", "ips", "snips", "doubly robust"}
+        assert 0.1 < float(rows["shown until now"]["per_item_shown"]) < 0.5
+        assert rows["snips"]["per_item_shown"] == rows["shown until now"]["per_item_shown"]
+        assert client.get(f"{address}?metric=revenue").status_code == 404
+        assert client.get("/models/version/nothing/estimate").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("metric", "interval", "verdict"),
+    [
+        (Metric.CLICKS, Interval(0.001, 0.02), EstimateVerdict.BETTER),
+        (Metric.CLICKS, Interval(-0.02, -0.001), EstimateVerdict.WORSE),
+        (Metric.DISMISSALS, Interval(0.001, 0.02), EstimateVerdict.WORSE),
+        (Metric.DISMISSALS, Interval(-0.02, -0.001), EstimateVerdict.BETTER),
+        (Metric.CLICKS, Interval(-0.001, 0.02), EstimateVerdict.UNDECIDED),
+        (Metric.CLICKS, None, EstimateVerdict.UNDECIDED),
+    ],
+)
+def test_what_may_be_said_follows_the_range(
+    metric: Metric, interval: Interval | None, verdict: EstimateVerdict
+) -> None:
+    estimate = ValueEstimate(
+        estimator=OffPolicyEstimator.SNIPS,
+        value=0.1,
+        interval=interval,
+        rows=100,
+        people=60,
+        effective_sample_size=80.0,
+        outside_support=0.0,
+        max_weight=2.0,
+        clipped=0.0,
+    )
+    report = OffPolicyReport(
+        model_version="m",
+        metric=metric,
+        requests=50,
+        too_early=0,
+        decay=0.0,
+        candidate=(estimate,),
+        serving=estimate,
+        difference=0.01,
+        difference_interval=interval,
+    )
+    assert verdict_of(report) is verdict
+
+
+# --- people ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_shops_own_id_stays_out_of_addresses_and_logs(
+    looking: TestClient, trained: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    address = find_person(looking)
+    with Workspace.open(trained) as shop:
+        assert address == f"/people/{shop.pseudonymiser().one(SHOP_ID)}"
+    page = looking.get(address)
+    assert f"Person {SHOP_ID}" in Page(page.text).text
+    unknown = send(looking, "/people/search", user_id="nobody-0815")
+    assert unknown.status_code == 404 and 'value="nobody-0815"' in unknown.text
+    assert "We don't know this person yet" in Page(unknown.text).text
+    links = [str(attributes.get("href")) for attributes in Page(page.text).of("a")]
+    logged = " ".join(f"{record.getMessage()} {vars(record)}" for record in caplog.records)
+    for secret in (SHOP_ID, "nobody-0815"):
+        assert secret not in address and not any(secret in link for link in links)
+        assert secret not in re.sub(r"Set-Cookie.*|set-cookie.*", "", logged)
+    history = trained / HISTORY_FILE
+    assert not history.exists() or SHOP_ID not in history.read_text("utf-8")
+
+
+def test_the_id_is_told_only_to_the_browser_that_typed_it(looking: TestClient) -> None:
+    answer = send(looking, "/people/search", user_id=SHOP_ID)
+    cookie = answer.headers["set-cookie"]
+    address = answer.headers["location"]
+    assert f"Path={address}" in cookie and "HttpOnly" in cookie and "SameSite=strict" in cookie
+    looking.cookies.clear()
+    assert SHOP_ID not in looking.get(address).text
+    assert SHOP_ID not in looking.get(address, headers={"cookie": "recllm-person=somebody"}).text
+
+
+def test_a_person_with_reasons(looking: TestClient, trained: Path) -> None:
+    address = find_person(looking, "u02")
+    page = Page(looking.get(address).text)
+    with Workspace.open(trained) as shop:
+        recommender = open_recommender(shop)
+        (slate,) = recommender.recommend("u02", k=20)
+        bought = {line.item_id for line in recommender.profile("u02")[0].purchases}
+    assert "For the weekly shop" in page.text and "New for them" in page.text
+    listed = [str(a["href"]).rsplit("/", 1)[1] for a in page.of("a") if str(a["href"]).startswith("/items/item/")]
+    again = [item.item_id for item in slate.items if item.item_id in bought]
+    assert listed[: min(4, len(again))] == again[:4]
+    assert slate.items[0].reasons[0].text in page.text
+    for word in ("What they agreed to", "History", "of 100 such people", "What if this had not happened?"):
+        assert word in page.text
+    chinese = Page(looking.get(address, headers={"cookie": "recllm-language=zh"}).text).text
+    assert "日常采购" in chinese and "您" in chinese
+
+
+def test_what_if_is_the_library_without_the_evidence(looking: TestClient, trained: Path) -> None:
+    address = find_person(looking, "u02")
+    with Workspace.open(trained) as shop:
+        recommender = open_recommender(shop)
+        profile, _ = recommender.profile("u02")
+        evidence = [f"B:{line.item_id}" for line in profile.purchases]
+        (without,) = recommender.lacking("u02", evidence).recommend("u02", k=6, repeats=False)
+        (with_all,) = recommender.recommend("u02", k=6, repeats=False)
+    assert [i.item_id for i in without.items] != [i.item_id for i in with_all.items]
+    page = looking.get(address, params={"without": evidence[:2]})
+    assert "As if 2 things had never happened." in Page(page.text).text
+    part = looking.get(address, params={"without": evidence[:2]}, headers={"hx-request": "true"}).text
+    assert part.lstrip().startswith("<section") and "<html" not in part
+    bad = looking.get(address, params={"without": "nonsense"})
+    assert bad.status_code == 422 and "evidence is B:" in Page(bad.text).text
+    assert looking.get(address).text.count("As if") == 0
+
+
+def test_consent_acts_at_once(client: TestClient, folder: Path) -> None:
+    address = find_person(client)
+    assert send(client, f"{address}/consent", purpose="personalisation", granted="no").status_code == 303
+    page = Page(client.get(address).text).text
+    assert "They have not agreed to personal recommendations" in page and "Popular now" in page
+    assert "35-44" not in page and "Nothing is known of what they did" not in page  # nothing of them is read
+    with Workspace.open(folder) as shop:
+        decisions = shop.gate().decisions(address.rsplit("/", 1)[1])
+        assert decisions[Purpose.PERSONALISATION][0] is False
+    send(client, f"{address}/consent", purpose="personalisation", granted="yes")
+    assert "For the weekly shop" in Page(client.get(address).text).text
+    acts = (folder / HISTORY_FILE).read_text("utf-8")
+    assert '"act": "consent"' in acts and SHOP_ID not in acts and "u1_" not in acts
+
+
+def test_feedback_counts_in_the_next_list(client: TestClient, folder: Path) -> None:
+    address = find_person(client, "u02")
+    links = [str(a["href"]) for a in Page(client.get(address).text).of("a")]
+    first = next(link for link in links if link.startswith("/items/item/")).rsplit("/", 1)[1]
+    answer = send(client, f"{address}/feedback", act="dismiss", item_id=first)
+    assert answer.headers["location"].endswith("?notice=dismissed")
+    page = client.get(answer.headers["location"])
+    head, _, _ = page.text.partition('id="who"')
+    assert "Written down: not for them." in Page(page.text).text and f"/items/item/{first}" not in head
+    assert send(client, f"{address}/feedback", act="dismiss", item_id="no-such").status_code == 404
+    assert send(client, f"{address}/feedback", act="erase", item_id=first).status_code == 404
+
+
+def test_a_person_is_exported_and_erased(client: TestClient, folder: Path) -> None:
+    address = find_person(client)
+    document = client.get(f"{address}/export.json")
+    assert document.json()["user_id"] == SHOP_ID and document.json()["basics"]["age"] == "35-44"
+    n_events = len(document.json()["events"])
+    page = Page(client.get(f"{address}/erase").text).text
+    assert f"{n_events} entries of what they did" in page and "cannot be taken back" in page
+    assert client.get(address).status_code == 200  # looking deletes nothing
+    assert client.post(f"{address}/erase").status_code == 403
+    assert client.get(address).status_code == 200
+    erased = send(client, f"{address}/erase")
+    assert erased.headers["location"] == "/people?notice=erased"
+    for path in (address, f"{address}/erase", f"{address}/export.json"):
+        assert client.get(path).status_code == 404
+    acts = (folder / HISTORY_FILE).read_text("utf-8")
+    assert '"act": "erase"' in acts and "u1_" not in acts
+
+
+def test_a_stranger_of_another_shop(trained: Path, folder: Path, tmp_path: Path) -> None:
+    with Workspace.create(tmp_path / "other", consent_default=True, encoder="toy") as shop:
+        (tmp_path / "e.csv").write_text("user_id,item_id,timestamp\nann,mug,2025-03-01T10:00:00Z\n")
+        load_file(shop, tmp_path / "e.csv", "events")
+        ann = shop.pseudonymiser().one("ann")
+    with serving(folder, tmp_path / "other") as client:
+        assert client.get(f"/people/{ann}").status_code == 404
+        assert client.get("/people/u1_short").status_code == 404
+        assert client.get("/people/..%2f..%2fkey").status_code == 404
+        assert send(client, "/shop", shop="nowhere").status_code == 404
+        assert send(client, "/shop", shop="other").status_code == 303
+        assert client.get(f"/people/{ann}").status_code == 200
+        assert client.get(find_person_address(trained)).status_code == 404
+
+
+def find_person_address(folder: Path) -> str:
+    with Workspace.open(folder) as shop:
+        return f"/people/{shop.pseudonymiser().one(SHOP_ID)}"
+
+
+# --- who may ---------------------------------------------------------------------------------------------------------
+
+
+def with_key(folder: Path, *scopes: Scope, name: str = "Anna") -> tuple[str, str]:
+    """Id and text of a new key."""
+    with Workspace.open(folder) as shop:
+        key, text = create_key(shop, name, scopes)
+    return key.key_id, text
+
+
+def test_with_keys_everybody_signs_in(folder: Path) -> None:
+    key_id, text = with_key(folder, Scope.CONSOLE)
+    _, without_scope = with_key(folder, Scope.RECOMMEND)
+    with serving(folder) as client:
+        for path in ("/", "/people", "/settings", "/nothing"):
+            answer = client.get(path, follow_redirects=False)
+            assert answer.status_code == 303 and answer.headers["location"].startswith("/sign-in?after=/")
+        assert client.get("/sign-in").status_code == 200 and client.get("/static/pico.min.css").status_code == 200
+        assert send(client, "/sign-in", key="rk_wrong").status_code == 401
+        assert send(client, "/sign-in", key=without_scope).status_code == 403
+        answer = send(client, "/sign-in", key=f" {text} ", after="/people")
+        assert answer.status_code == 303 and answer.headers["location"] == "/people"
+        cookies = answer.headers.get_list("set-cookie")
+        session = next(cookie for cookie in cookies if cookie.startswith("recllm-session-"))
+        assert all("HttpOnly" in c and "SameSite=strict" in c and "Secure" not in c for c in cookies)
+        assert text.rsplit("_", 1)[1] not in session and "Max-Age=43200" in session
+        assert client.get("/people").status_code == 200 and "Anna" in client.get("/people").text
+        assert send(client, "/sign-out").status_code == 303
+        assert client.get("/people", follow_redirects=False).status_code == 303
+        send(client, "/sign-in", key=text)
+        assert client.get("/people", follow_redirects=False).status_code == 200
+        with Workspace.open(folder) as shop:
+            revoke_key(shop, key_id)
+        assert client.get("/people", follow_redirects=False).status_code == 303
+
+
+def test_a_cookie_is_secure_over_https(folder: Path) -> None:
+    _, text = with_key(folder, Scope.CONSOLE)
+    with serving(folder, base="https://localhost") as client:
+        answer = send(client, "/sign-in", key=text)
+        assert all("Secure" in cookie for cookie in answer.headers.get_list("set-cookie"))
+
+
+def test_a_session_cannot_be_made_or_changed(folder: Path, tmp_path: Path) -> None:
+    _, text = with_key(folder, Scope.CONSOLE)
+    with Workspace.open(folder) as shop, Workspace.create(tmp_path / "other", encoder="toy") as other:
+        from recllm.workspace.keys import authenticate
+
+        key = authenticate(shop, text)
+        assert key is not None
+        later = int(time.time()) + 60
+        session = make_session(shop, key, later)
+        assert session_key(shop, session) == key
+        assert session_key(other, session) is None
+        key_id, end, signature = session.split(".")
+        for forged in (
+            f"{key_id}.{later + 999}.{signature}",
+            f"{'0' * 12}.{end}.{signature}",
+            f"{key_id}.{end}.{'0' * 64}",
+            f"{key_id}.{end}.ü",
+            session + "0",
+            "..",
+            "",
+            "x",
+        ):
+            assert session_key(shop, forged) is None
+        assert session_key(shop, make_session(shop, key, int(time.time()) - 1)) is None
+        assert session_cookie("a") != session_cookie("b")
+
+
+def test_a_key_does_what_its_scopes_say(folder: Path) -> None:
+    _, text = with_key(folder, Scope.CONSOLE)
+    address = find_person_address(folder)
+    with Workspace.open(folder) as shop:
+        version = versions(shop.models_dir)[0].version
+    with serving(folder) as client:
+        send(client, "/sign-in", key=text)
+        page = client.get(address).text
+        assert "Not for them" not in page and "They withdraw" not in page
+        assert 'action="/data/upload"' not in client.get("/data").text
+        for path in (
+            f"{address}/consent",
+            f"{address}/feedback",
+            f"{address}/erase",
+            "/data/upload",
+            "/settings/keys",
+            f"/models/version/{version}/promote",
+        ):
+            answer = send(client, path, purpose="email", granted="no", act="dismiss", item_id="tea-1", name="x")
+            assert answer.status_code == 403 and "lacks the scope" in Page(answer.text).text, path
+        assert client.get("/data/quarantine/events-x").status_code == 403
+
+
+def test_sign_in_is_tried_a_few_times_a_minute(folder: Path) -> None:
+    with_key(folder, Scope.CONSOLE)
+    with Workspace.open(folder) as shop:
+        table = tomllib.loads((folder / "workspace.toml").read_text("utf-8"))
+        assert shop.settings.console == ConsoleSettings() and "console" not in table
+    (folder / "workspace.toml").write_text(
+        (folder / "workspace.toml").read_text("utf-8") + "\n[console]\nsign_ins_per_minute = 3\n", "utf-8"
+    )
+    with serving(folder) as client:
+        statuses = [send(client, "/sign-in", key="rk_guess").status_code for _ in range(5)]
+    assert statuses == [401, 401, 401, 429, 429]
+
+
+def test_a_service_for_others_is_never_open(folder: Path) -> None:
+    with serving(folder, loopback_only=False) as client:
+        assert client.get("/", follow_redirects=False).status_code == 303
+
+
+def test_a_broken_shop_keeps_nobody_from_another(folder: Path, tmp_path: Path) -> None:
+    _, text = with_key(folder, Scope.CONSOLE)
+    with Workspace.create(tmp_path / "broken", encoder="toy"):
+        pass
+    (tmp_path / "broken" / "store.sqlite").write_bytes(b"no database" * 100)
+    shops = [LiveShop(Workspace.open(path), path.name) for path in (tmp_path / "broken", folder)]
+    app = create_app(shops, ServiceSettings())
+    mount_console(app)
+    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
+        assert client.get("/", follow_redirects=False).status_code == 303  # nobody knows whether it has keys
+        assert send(client, "/sign-in", key=text).status_code == 303
+        until(lambda: client.get("/people", follow_redirects=False).status_code == 200)
+        assert "broken" not in client.get("/people").text  # whoever has no key there does not learn of it
+    with serving_unready(tmp_path / "broken") as client:
+        page = client.get("/")
+        assert page.status_code == 503 and "This did not work" in page.text and str(tmp_path) not in page.text
+
+
+def test_paths_after_sign_in_stay_here() -> None:
+    assert local_path("/people?x=1") == "/people?x=1"
+    for path in ("//evil.example", "https://evil.example", "/\\evil.example", "people", "", "/a\nb"):
+        assert local_path(path) == "/"
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+ORDERS = """Kunde,Artikel,Datum,Menge
+c1,tea-1,2025-05-01 10:00,1
+c2,tea-2,2025-05-02 11:00,2
+c3,tools-1,2025-05-03 12:00,1
+"""
+COLUMNS = {"field_user_id": "Kunde", "field_item_id": "Artikel", "field_timestamp": "Datum", "field_quantity": "Menge"}
+
+
+def upload(client: TestClient, text: str, name: str = "orders.csv", table: str = "events") -> str:
+    """The address of the page with the columns."""
+    files = {"file": (name, text.encode(), "text/csv")}
+    answer = client.post(
+        "/data/upload", data={"form_token": token(client), "table": table}, files=files, follow_redirects=False
+    )
+    assert answer.status_code == 303, answer.text
+    return str(answer.headers["location"])
+
+
+def finished(client: TestClient, address: str) -> Page:
+    until(lambda: "progress" not in client.get(address).text)
+    return Page(client.get(address).text)
+
+
+def test_a_file_goes_in_by_forms_alone(client: TestClient, folder: Path) -> None:
+    address = upload(client, ORDERS)
+    page = Page(client.get(address).text)
+    assert "Kunde" in page.text and "2025-05-02 11:00" in page.text
+    path = address.split("?")[0]
+    missing = send(client, f"{path}/load", table="events", act="load", field_user_id="Kunde")
+    assert missing.status_code == 422 and "choose a column for item_id, timestamp" in Page(missing.text).text
+    assert '<option value="Kunde" selected' in missing.text  # what was chosen is kept
+    checked = send(client, f"{path}/load", table="events", act="check", tz="UTC", **COLUMNS)
+    assert "Checked; nothing was written" in finished(client, checked.headers["location"]).text
+    with Workspace.open(folder) as shop, shop.store().read() as reader:
+        before = reader.counts()["events"]
+    loaded = send(client, f"{path}/load", table="events", act="load", tz="UTC", **COLUMNS)
+    assert "Rows read3" in finished(client, loaded.headers["location"]).text.replace("\n", "")
+    with Workspace.open(folder) as shop, shop.store().read() as reader:
+        assert reader.counts()["events"] == before + 3
+        assert reader.loads(1).row(0, named=True)["source"] == "orders.csv"
+    assert not list((folder / UPLOADS).iterdir())
+    assert client.get(path).status_code == 404
+    assert "orders.csv" in client.get("/data").text
+
+
+def test_a_refused_file_says_why_and_keeps_nothing(client: TestClient, folder: Path) -> None:
+    bad = ORDERS + ",tea-1,2025-05-04 12:00,1\n" + "=2+5,,2025-05-04 12:00,1\n"
+    path = upload(client, bad).split("?")[0]
+    answer = send(client, f"{path}/load", table="events", act="load", tz="UTC", **COLUMNS)
+    page = finished(client, answer.headers["location"])
+    assert "This file was not loaded" in page.text and "too many rows are bad" in page.text
+    assert str(folder) not in page.text  # no path of this machine
+    (listed,) = [str(a["href"]) for a in page.of("a") if "/quarantine/" in str(a["href"])]
+    rows = Page(client.get(listed).text).text
+    assert "nobody's number" in rows and "no item's number" in rows
+    (link,) = {str(a["href"]) for a in Page(client.get(listed).text).of("a") if "csv=" in str(a["href"])}
+    table = client.get(link)
+    assert table.headers["content-type"].startswith("text/csv") and "attachment" in table.headers["content-disposition"]
+    assert "'=2+5" in table.text and not re.search(r"(^|,)=2", table.text, re.MULTILINE)
+    assert client.get(path).status_code == 200  # the upload is still here, to choose other columns
+    assert send(client, f"{path}/discard").headers["location"] == "/data?notice=discarded"
+    assert client.get(path).status_code == 404
+
+
+def test_a_row_that_was_set_aside_has_a_column_for_each_field(client: TestClient, folder: Path) -> None:
+    lines = [
+        {"line_no": 2, "column": "a", "code": "E_X", "message": "+why", "raw": json.dumps({"user": "@sum", "n": None})},
+        {
+            "line_no": 3,
+            "column": None,
+            "code": "E_NO_USER",
+            "message": "",
+            "raw": "x,-1",
+            "fields": {"user": None, "n": "-1"},
+        },
+        {"line_no": 4, "column": None, "code": "E_FIELD_COUNT", "message": "", "raw": "=a,b,c"},
+    ]
+    name = "events-20250601T120000-0a"
+    (folder / "quarantine").mkdir(exist_ok=True)
+    (folder / "quarantine" / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = assert_harmless(client.get(f"/data/quarantine/{name}").text)
+    assert [cell.get("scope") for cell in page.of("th")].count("col") == 6
+    assert "nobody's number" in page.text and "@sum" in page.text
+    text = client.get(f"/data/quarantine/{name}?csv={name}").text
+    assert text.removeprefix("\ufeff").splitlines() == [
+        "line,column,code,reason,user,n,row",
+        "2,a,E_X,'+why,'@sum,,",
+        "3,,E_NO_USER,,,'-1,",
+        "4,,E_FIELD_COUNT,,,,'=a,b,c".replace("'=a,b,c", '"\'=a,b,c"'),
+    ]
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(folder: Path) -> None:
+    (folder / "workspace.toml").write_text(
+        (folder / "workspace.toml").read_text("utf-8") + "\n[console]\nmax_upload_mib = 0.5\n", "utf-8"
+    )
+    with serving(folder) as client:
+        files = {"file": ("big.csv", b"a" * 2_000_000, "text/csv")}
+        answer = client.post("/data/upload", data={"form_token": token(client)}, files=files)
+        assert answer.status_code == 413 and "too large" in Page(answer.text).text
+        answer = client.post(
+            "/data/upload", data={"form_token": token(client)}, files={"file": ("no.csv", b"", "text/csv")}
+        )
+        assert answer.status_code == 422
+    assert not list((folder / UPLOADS).glob("*"))
+
+    class Broken:
+        def read(self, _: int) -> bytes:
+            raise OSError("the browser went away")
+
+    with Workspace.open(folder) as shop:
+        with pytest.raises(OSError, match="went away"):
+            receive_upload(shop, Broken(), "../../etc/pass wd.csv")  # type: ignore[arg-type]
+        assert not list((folder / UPLOADS).glob("*"))
+        import io
+        import os
+
+        file = receive_upload(shop, io.BytesIO(b"user_id\nann\n"), "../../etc/pass wd.csv")
+        assert file.name == "pass_wd.csv" and file.path.parent.parent == folder / UPLOADS
+        assert file.path.stat().st_mode & 0o077 == 0
+        with pytest.raises(UsageError):
+            receive_upload(shop, io.BytesIO(b""), "x.csv")
+        os.utime(file.path.parent, (0, 0))
+        sweep_uploads(shop)
+        with pytest.raises(UnknownIdError):
+            find_upload(shop, file.upload_id)
+        with pytest.raises(UnknownIdError):
+            find_upload(shop, "../../shop")
+
+
+def test_a_cancelled_load_keeps_nothing(client: TestClient, folder: Path) -> None:
+    rows = "".join(f"c{n},tea-{n % 10},2025-05-01 10:{n % 60:02},1\n" for n in range(150_000))
+    path = upload(client, "Kunde,Artikel,Datum,Menge\n" + rows).split("?")[0]
+    with Workspace.open(folder) as shop, shop.store().read() as reader:
+        before = reader.counts()["events"]
+    started = send(client, f"{path}/load", table="events", act="load", tz="UTC", **COLUMNS).headers["location"]
+    second = send(client, f"{path}/load", table="events", act="load", tz="UTC", **COLUMNS)
+    cancelled = send(client, f"{started}/cancel")
+    assert cancelled.status_code == 303
+    page = finished(client, started)
+    assert "Cancelled" in page.text or "Loaded" in page.text  # it may have been done already
+    with Workspace.open(folder) as shop, shop.store().read() as reader:
+        assert reader.counts()["events"] in (before, before + 150_000)
+        assert (reader.counts()["events"] == before) == ("Cancelled" in page.text)
+    assert second.status_code in (422, 303, 404)
+
+
+def test_a_file_is_taken_for_what_its_columns_say(tmp_path: Path) -> None:
+    heads = {
+        "user_id,item_id,timestamp,price": Table.EVENTS,
+        "item_id,title,price": Table.ITEMS,
+        "商品编号,商品名称,价格": Table.ITEMS,
+        "user_id,age": Table.USERS,
+        "user_id,purpose,granted,timestamp": Table.CONSENT,
+    }
+    for n, (head, table) in enumerate(heads.items()):
+        file = tmp_path / f"{n}.csv"
+        file.write_text(head + "\n" + ",".join("1" for _ in head.split(",")) + "\n", "utf-8")
+        assert preview_file(file, Policy()).likely_table() is table
+    assert proposed_columns(["Order", "basket"], Table.EVENTS)["basket_id"] is None  # both could be it
+    assert proposed_columns(["order", "basket_id"], Table.EVENTS)["basket_id"] == "basket_id"
+
+
+# --- models, settings, home ------------------------------------------------------------------------------------------
+
+
+def test_another_model_serves_after_a_confirmation(client: TestClient, folder: Path) -> None:
+    with Workspace.open(folder) as shop:
+        older, newer = (manifest.version for manifest in versions(shop.models_dir))
+        assert current(shop.models_dir) == newer
+    page = Page(client.get(f"/models/version/{older}").text)
+    assert f"for {PEOPLE} people" in page.text and current(folder / "models") == newer
+    assert send(client, f"/models/version/{older}/promote").status_code == 303
+    assert current(folder / "models") == older
+    listed = Page(client.get("/models").text).text
+    assert "let another model serve" in listed and older in listed
+    assert client.get("/models/version/nothing").status_code == 404
+    assert send(client, "/models/version/nothing/promote").status_code == 503
+    weights = next((folder / "models" / "versions" / newer).glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    refused = send(client, f"/models/version/{newer}/promote")
+    assert refused.status_code == 503 and "was changed after publication" in Page(refused.text).text
+    assert current(folder / "models") == older
+
+
+def test_what_the_gate_refused_serves_only_after_a_further_tick(client: TestClient, folder: Path) -> None:
+    gate = GateReport(
+        verdict=GateVerdict.REFUSED,
+        reasons=(GateReason.WORSE, GateReason.NARROW),
+        window_start="2025-05-01T00:00:00+00:00",
+        window_end="2025-06-01T00:00:00+00:00",
+        comparisons=(
+            GateComparison(
+                slice="ALL", metric="ndcg@20", people=20, challenger=0.1, serving=0.2,
+                difference=-0.1, low=-0.15, high=-0.05, margin=0.01,
+            ),
+        ),
+        serving_seen_days=0.0,
+    )  # fmt: skip
+    models_dir = folder / "models"
+    now_serving = current(models_dir)
+    lineage = Lineage(
+        origin=Origin.RETRAINED, parent=now_serving, data_hash="x", people=1, items=1, events=1,
+        trained_from="2025-01-01T00:00:00+00:00", trained_until="2025-05-01T00:00:00+00:00", gate=gate,
+    )  # fmt: skip
+    source = models_dir / "versions" / str(now_serving)
+
+    def write(draft: Path) -> None:
+        for file in source.iterdir():
+            if file.name != "manifest.json":
+                shutil.copy(file, draft)
+
+    refused = publish(models_dir, write, lineage=lineage)
+    page = Page(client.get("/models").text).text
+    assert "refused by the gate" in page and "it is worse, its lists show much less of the catalogue" in page
+    assert "-0.1000-0.1500 – -0.0500" in page and current(models_dir) == now_serving
+    assert "Let it serve all the same" in Page(client.get(f"/models/version/{refused}").text).text
+    assert send(client, f"/models/version/{refused}/promote").status_code == 422
+    assert current(models_dir) == now_serving
+    assert send(client, f"/models/version/{refused}/promote", force="yes").status_code == 303
+    assert current(models_dir) == refused
+
+
+def test_why_a_model_is_not_served(client: TestClient, folder: Path) -> None:
+    (folder / "models" / "CURRENT").write_text("gone\n")
+    until(lambda: "A newer state cannot be served" in client.get("/models").text)
+    assert "not with the newest state" in Page(client.get("/").text).text
+    assert client.get(find_person(client)).status_code == 200  # the old one goes on
+
+
+def test_a_key_is_shown_once(client: TestClient, folder: Path) -> None:
+    first = send(client, "/settings/keys", name="Anna", scope=["recommend"])
+    assert first.status_code == 422 and "the first key needs console and admin" in Page(first.text).text
+    made = send(client, "/settings/keys", name="Anna", scope=["console", "admin"])
+    match = re.search(r"rk_[0-9a-f]{12}_[\w-]{43}", made.text)
+    assert match and client.get("/settings", follow_redirects=False).status_code == 303
+    send(client, "/sign-in", key=match[0])
+    page = client.get("/settings").text
+    assert match[0] not in page and "Anna" in page and match[0] not in (folder / HISTORY_FILE).read_text("utf-8")
+    key_id = match[0].split("_")[1]
+    assert send(client, f"/settings/keys/{key_id}/revoke").status_code == 403  # one's own
+    client.cookies.set("recllm-language", "zh")
+    nameless = Page(send(client, "/settings/keys", name="", scope=["console"]).text).text
+    client.cookies.delete("recllm-language")
+    assert "请检查输入或选择的内容：a key needs a name" in nameless  # what kind of thing it is, in words that they read
+    other = send(client, "/settings/keys", name="Ben", scope=["console"]).text
+    other_id = re.search(r"rk_([0-9a-f]{12})_", other)[1]  # type: ignore[index]
+    assert send(client, f"/settings/keys/{other_id}/revoke").status_code == 303
+    assert "revoked" in Page(client.get("/settings").text).text
+
+
+def test_settings_tell_value_and_origin(looking: TestClient) -> None:
+    page = Page(looking.get("/settings").text).text
+    assert "consent_default" in page and "workspace.toml" in page and "group_floor" in page and "default: 50" in page
+
+
+def test_home_counts_in_the_background(looking: TestClient) -> None:
+    until(lambda: "What should go out today?" in looking.get("/").text)
+    page = Page(looking.get("/").text)
+    assert f"{PEOPLE} people are known" in re.sub(r"\s+", " ", page.text)
+    assert "what to do" in page.text and "Nothing was recorded as shown" in page.text
+    for kind in ("due", "quiet"):
+        assert looking.get(f"/people/list/{kind}").status_code == 200
+    assert looking.get("/people/list/other").status_code == 404
+
+
+def test_who_is_due_and_who_is_quiet() -> None:
+    now = datetime(2025, 6, 1, 12, tzinfo=UTC)
+
+    def visits(name: str, last: int, gap: int, n: int = MIN_VISITS) -> list[tuple[str, str, datetime]]:
+        return [(name, "purchase", now - timedelta(days=last + gap * visit)) for visit in range(n)]
+
+    rows = visits("due", 5, 7) + visits("early", 1, 21) + visits("quiet", 60, 10) + visits("new", 5, 7, MIN_VISITS - 1)
+    rows += [(name, "view", now) for name in ("due", "quiet")]
+    events = pl.DataFrame(rows, schema=["user_id", "event", "timestamp"], orient="row")
+    due, quiet = rhythms(events, now)
+    assert [person.user_id for person in due] == ["due"] and due[0].gap_days == 7
+    assert [person.user_id for person in quiet] == ["quiet"]
+
+
+def test_a_small_group_is_not_told(folder: Path) -> None:
+    text = (folder / "workspace.toml").read_text("utf-8").replace("group_floor = 3", "group_floor = 1000")
+    (folder / "workspace.toml").write_text(text, "utf-8")
+    with serving(folder) as client:
+        until(lambda: "What should go out today?" in client.get("/").text)
+        home = client.get("/").text
+        assert "/people/list/" not in home and "fewer than 1,000" in Page(home).text
+        assert "u1_" not in client.get("/people/list/due").text
+        page = Page(client.get("/items/item/tea-1").text).text
+        assert "smaller than 1,000 people" in page
+        assert "fewer than 1,000" in Page(client.get("/items").text).text
+        told = Page(client.get("/items/people/tea-1").text).text
+        assert "smaller than" in told or "This is not told" in told
+
+
+def test_who_would_buy_an_item(looking: TestClient) -> None:
+    page = Page(looking.get("/items/people/tea-1").text).text
+    assert "Who would buy green tea 1?" in page.replace("Green", "green") and "expected to buy within" in page
+    assert "u1_" not in page
+    assert looking.get("/items/item/no-such").status_code == 404
+
+
+def test_an_empty_shop_says_what_to_do(tmp_path: Path) -> None:
+    with Workspace.create(tmp_path / "new", encoder="toy", locale="zh-CN"):
+        pass
+    with serving_unready(tmp_path / "new") as client:
+        for path in ("/", "/people", "/data", "/models", "/settings"):
+            answer = client.get(path)
+            assert answer.status_code == 200, path
+            assert Page(answer.text).of("html")[0]["lang"] == "zh-Hans"
+        assert "载入文件" in client.get("/").text and "载入文件" in client.get("/people").text
+        assert "还没有训练模型" in client.get("/models").text
+        english = client.get("/language/en", params={"after": "/people"})
+        assert english.url.path == "/people" and "No people are known yet" in Page(english.text).text
+        assert client.get("/language/xx").status_code == 404
+
+
+@contextmanager
+def serving_unready(folder: Path) -> Iterator[TestClient]:
+    shop = LiveShop(Workspace.open(folder), folder.name)
+    app = create_app([shop], ServiceSettings())
+    mount_console(app)
+    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
+        yield client
+
+
+def test_a_failure_says_what_to_do_and_nothing_of_this_machine(
+    looking: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from recllm.console import models
+
+    def fail(_: object) -> None:
+        raise RuntimeError("secret of this machine")
+
+    monkeypatch.setattr(models, "model_lines", fail)
+    answer = looking.get("/models")
+    page = assert_harmless(answer.text)
+    assert answer.status_code == 500 and "This did not work" in page.text and "secret" not in answer.text
+    assert answer.headers["content-security-policy"] and "a page failed" in caplog.text
+    missing = looking.get("/nothing/here")
+    assert missing.status_code == 404 and "There is no such page" in Page(missing.text).text
+
+
+# --- words and files -------------------------------------------------------------------------------------------------
+
+
+def placeholders(text: str) -> set[str]:
+    return {name for _, name, _, _ in Formatter().parse(text) if name is not None}
+
+
+def test_both_languages_have_the_same_words() -> None:
+    english, chinese = sentences("en"), sentences("zh")
+    assert english.keys() == chinese.keys() and len(english) > 300
+    for path, text in english.items():
+        assert text.strip() and chinese[path].strip(), path
+        assert placeholders(text) == placeholders(chinese[path]), path
+    same = {path for path, text in english.items() if text == chinese[path]}
+    assert not same
+
+
+def test_every_word_that_a_page_asks_for_exists_and_is_used() -> None:
+    templates = "".join(file.read_text("utf-8") for file in (CONSOLE / "templates").glob("*.j2"))
+    code = "".join(file.read_text("utf-8") for file in CONSOLE.glob("*.py"))
+    asked = set(re.findall(r"""say\(\(?["']([\w.]+)["'](?! ~)""", templates + code))
+    assert asked <= set(sentences("en"))
+    begun = set(re.findall(r"""["']([\w.]+\.)["'] ~""", templates))
+    begun |= set(re.findall(r"""f["']([\w.]+\.)\{""", code))
+    begun |= {"basic.", "people.", "notice.", "models.", "sign_in.", "error."}
+    named = set(re.findall(r"""["']([a-z_]+(?:\.\w+)+)["']""", templates + code))
+    unused = {p for p in sentences("en") if p not in asked | named and not any(p.startswith(b) for b in begun)}
+    assert not unused
+
+
+def test_what_others_wrote_is_what_they_published() -> None:
+    for folder in (CONSOLE / "static", ROOT / "tests" / "vendor"):
+        table = tomllib.loads((folder / "vendored.toml").read_text("utf-8"))
+        for name, entry in table.items():
+            assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == entry["sha256"], name
+            assert entry["licence"] in ("0BSD", "MIT", "MPL-2.0") and entry["version"]
+    ours = {"console.css", "icon.svg", "vendored.toml", "LICENSES.txt"}
+    listed = tomllib.loads((CONSOLE / "static" / "vendored.toml").read_text("utf-8"))
+    assert {path.name for path in (CONSOLE / "static").iterdir()} == ours | set(listed)
+    licences = (CONSOLE / "static" / "LICENSES.txt").read_text("utf-8")
+    assert all(name in licences for name in listed) and "MIT License" in licences and "Zero-Clause BSD" in licences
+
+
+def test_templates_escape_whatever_they_are_given() -> None:
+    for file in (CONSOLE / "templates").glob("*.j2"):
+        text = file.read_text("utf-8")
+        assert "|safe" not in text.replace(" ", "") and "autoescape" not in text, file.name
+        assert not re.search(r"\sstyle=|\son\w+=|<script(?![^>]*nonce)", text), file.name
+
+
+def test_a_chart_without_styles_says_the_same() -> None:
+    element = bar_chart([Bar('tea <b> & "x"; fill: red', 0.4), Bar("coffee", 0.6, strong=True)], title="a")
+    bare = without_styles(element)
+    assert "style=" not in bare and 'fill="#1769aa"' in bare and "&lt;b&gt;" in bare
+    import xml.etree.ElementTree as ET
+
+    assert "".join(ET.fromstring(bare).itertext()) == "".join(ET.fromstring(element).itertext())  # noqa: S314
+
+
+def test_the_navigation_is_the_list_of_sections(looking: TestClient) -> None:
+    links = [a["href"] for a in Page(looking.get("/people").text).of("a") if a.get("aria-current") == "page"]
+    assert links == ["/people", "/people"]  # once at the side, once in the menu of a phone
+    assert console_app.SECTIONS[0].path == "/"

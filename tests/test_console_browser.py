@@ -1,0 +1,249 @@
+"""The console in a real browser: nothing is out of reach of keyboard and screen reader, no page is wider than a phone,
+scripts make it smoother, and everything works without them. Needs Chromium and its driver (Debian: `apt-get install
+chromium chromium-driver`); skips without, and `RECLLM_TEST_BROWSER=required` makes that a failure."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from console_world import SHOP_ID, build_shop
+from waiting import until
+
+from recllm.console.app import mount_console
+from recllm.service.app import create_app
+from recllm.service.live import LiveShop
+from recllm.settings import ServiceSettings
+from recllm.workspace.workspace import Workspace
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+AXE = Path(__file__).parent / "vendor" / "axe.min.js"
+PAGES = ("/", "/people", "/items", "/items/item/tea-1", "/items/item/bad-37", "/items/people/tea-1", "/models", "/data")
+PAGES += ("/settings", "/sign-in", "/people/list/due", "/nothing")
+WIDTHS = (360, 1280)
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Any]:
+    """A headless browser."""
+    browser, chromedriver = next(filter(None, map(shutil.which, BROWSERS)), None), shutil.which("chromedriver")
+    if browser is None or chromedriver is None:
+        if os.environ.get("RECLLM_TEST_BROWSER") == "required":
+            pytest.fail("Chromium or chromedriver is not installed")
+        pytest.skip("Chromium or chromedriver is not installed")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
+        options.add_argument(argument)
+    options.binary_location = browser
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(chromedriver))
+    driver.set_page_load_timeout(120)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory, driver: Any) -> Iterator[str]:
+    """Where the console of the small shop answers."""
+    import uvicorn
+
+    shop = LiveShop(Workspace.open(build_shop(tmp_path_factory.mktemp("browser"))), "shop")
+    app = create_app([shop], ServiceSettings())
+    mount_console(app)
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    until(lambda: server.started)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    until(lambda: shop.ready)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join(30)
+
+
+def resize(driver: Any, width: int, *, dark: bool = False) -> None:
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+
+
+def find(driver: Any, selector: str) -> Any:
+    return driver.find_element("css selector", selector)
+
+
+def text_of(driver: Any, selector: str) -> str:
+    """The text of an element, which may be exchanged meanwhile; "" where there is none."""
+    script = "const element = document.querySelector(arguments[0]); return element ? element.innerText : ''"
+    return str(driver.execute_script(script, selector))
+
+
+def open_person(driver: Any, address: str, shop_id: str = SHOP_ID) -> None:
+    driver.get(f"{address}/people")
+    find(driver, "#user_id").send_keys(shop_id)
+    find(driver, "main form button").click()
+    until(lambda: "/people/u1_" in driver.current_url)
+
+
+def faults(driver: Any) -> list[str]:
+    """What axe calls serious or critical, each with the first element that it means."""
+    driver.execute_script(AXE.read_text("utf-8"))
+    result = driver.execute_async_script(
+        "const done = arguments[0]; axe.run().then(r => done(r.violations)).catch(e => done(String(e)))"
+    )
+    assert isinstance(result, list), result
+    return [
+        f"{v['id']}: {v['nodes'][0]['html'][:200]} {v['nodes'][0]['failureSummary'][:300]}"
+        for v in result
+        if v["impact"] in ("serious", "critical")
+    ]
+
+
+def errors(driver: Any) -> list[str]:
+    """What the browser complained of since the last time, but pages that are meant to be missing."""
+    return [
+        e["message"] for e in driver.get_log("browser") if e["level"] == "SEVERE" and "status of 4" not in e["message"]
+    ]
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_page_is_for_everybody(driver: Any, address: str, width: int, language: str) -> None:
+    resize(driver, width, dark=language == "zh")
+    driver.get(f"{address}/language/{language}?after=/")
+    until(lambda: find(driver, "main").text and not driver.find_elements("css selector", "#figures[hx-get]"))
+    errors(driver)
+    problems = {}
+    for path in (*PAGES, "person", "interests"):
+        if path == "person":
+            open_person(driver, address)
+        elif path == "interests":
+            driver.get(driver.current_url.split("?")[0] + "/interests")
+        else:
+            driver.get(address + path)
+        for details in driver.find_elements("css selector", "main details"):
+            driver.execute_script("arguments[0].open = true", details)
+        if width == 360:
+            driver.execute_script(
+                "document.querySelector('details.menu') && (document.querySelector('details.menu').open = true)"
+            )
+        found_faults = faults(driver) + errors(driver)
+        overflow = driver.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
+        if overflow > 0:
+            found_faults.append(f"{overflow} px wider than the window")
+        if found_faults:
+            problems[path] = found_faults
+    assert not problems
+
+
+def test_scripts_make_what_if_smoother(driver: Any, address: str) -> None:
+    resize(driver, 1280)
+    driver.get(f"{address}/language/en?after=/people")
+    open_person(driver, address, "u02")
+    errors(driver)
+    before = driver.current_url
+    find(driver, "#recommendations details summary").click()
+    for box in driver.find_elements("css selector", "#recommendations input[name=without]")[:2]:
+        box.click()
+    find(driver, "#recommendations form[method=get] button").click()
+    until(lambda: "As if 2 things had never happened." in text_of(driver, "#recommendations"))
+    assert driver.current_url == before  # a part of the page was exchanged
+    assert not errors(driver)
+    find(driver, "#recommendations form[method=get] button").click()  # what came in acts as well
+    until(
+        lambda: (
+            "As if 2" in text_of(driver, "#recommendations")
+            and not driver.find_elements("css selector", ".htmx-request")
+        )
+    )
+    assert driver.current_url == before and not errors(driver)
+
+
+def test_everything_works_without_scripts(driver: Any, address: str) -> None:
+    resize(driver, 1280)
+    driver.get(f"{address}/language/en?after=/people")
+    driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        open_person(driver, address, "u02")
+        find(driver, "#recommendations details summary").click()
+        find(driver, "#recommendations input[name=without]").click()
+        find(driver, "#recommendations form[method=get] button").click()
+        until(lambda: "without=" in driver.current_url)
+        assert "As if 1 things had never happened." in text_of(driver, "#recommendations")
+        find(driver, "#recommendations .notice a").click()
+        until(lambda: "without=" not in driver.current_url)
+        find(driver, "#recommendations button[value=dismiss]").click()
+        until(lambda: "notice=dismissed" in driver.current_url)
+        assert "Written down: not for them." in find(driver, "#status").text
+    finally:
+        driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+def test_a_load_reports_by_itself(driver: Any, address: str, tmp_path: Path) -> None:
+    rows = "".join(f"n{n},tea-{n % 10},2025-05-01T10:{n % 60:02}:00Z\n" for n in range(60_000))
+    (tmp_path / "more.csv").write_text("user_id,item_id,timestamp\n" + rows)
+    resize(driver, 360)
+    driver.get(f"{address}/data")
+    find(driver, "#file").send_keys(str(tmp_path / "more.csv"))
+    find(driver, "form[enctype] button").click()
+    until(lambda: "/data/upload/" in driver.current_url)
+    assert not faults(driver)
+    find(driver, "button[value=load]").click()
+    until(lambda: "/data/load/" in driver.current_url)
+    page = driver.current_url
+    with suppress(Exception):  # the moment may be over
+        assert not faults(driver)
+    until(lambda: "60,000" in text_of(driver, "#load") and not driver.find_elements("css selector", "#load progress"))
+    assert driver.current_url == page and not faults(driver) and not errors(driver)
+
+
+def test_the_keyboard_reaches_the_content_first(driver: Any, address: str) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    resize(driver, 1280)
+    driver.get(f"{address}/people")
+    ActionChains(driver).send_keys(Keys.TAB).perform()
+    skip = driver.switch_to.active_element
+    assert skip.get_attribute("class") == "skip" and skip.rect["x"] >= 0
+    skip.send_keys(Keys.ENTER)
+    assert driver.switch_to.active_element.get_attribute("id") == "content"
+    ActionChains(driver).send_keys(Keys.TAB).perform()
+    assert driver.switch_to.active_element.get_attribute("id") == "user_id"
+    driver.switch_to.active_element.send_keys("u02", Keys.ENTER)
+    until(lambda: "/people/u1_" in driver.current_url)
+
+
+def test_an_injected_htmx_attribute_does_nothing(driver: Any, address: str) -> None:
+    """Even an element that slipped into a page could not make htmx act without the page's nonce."""
+    driver.get(f"{address}/people")
+    script = """
+        const element = document.createElement('div');
+        element.setAttribute('hx-get', '/models'); element.setAttribute('hx-trigger', 'load');
+        if (arguments[0]) element.setAttribute('hx-nonce', document.querySelector('script[nonce]').nonce);
+        document.querySelector('main').append(element); htmx.process(element);
+    """
+    driver.execute_script(script, False)
+    time.sleep(1)
+    assert "Models" not in text_of(driver, "main")
+    driver.execute_script(script, True)  # with the nonce it does, so the first one was refused and not just late
+    until(lambda: "Models" in text_of(driver, "main"))
+    with pytest.raises(Exception, match="TrustedHTML"):
+        driver.execute_script("document.querySelector('main').innerHTML = '<b>x</b>'")
+
+
+def test_the_check_for_everybody_finds_faults(driver: Any, address: str) -> None:
+    driver.get(f"{address}/people")
+    assert not faults(driver)
+    driver.execute_script("document.querySelector('label[for=user_id]').remove()")
+    assert any("label" in fault for fault in faults(driver))

@@ -1,0 +1,337 @@
+"""The closed loop of a served shop: slates in experiments, what became of them, what may be said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from fastapi.testclient import TestClient
+from test_service import PEOPLE, folder, serving, trained  # noqa: F401 - fixtures
+from waiting import until
+
+from recllm.data.dataset import Dataset, utc
+from recllm.errors import ConflictError, NothingToDo, UnknownIdError, UsageError
+from recllm.experiments.off_policy import OffPolicyEstimator, ValueEstimate
+from recllm.experiments.split import variant_of
+from recllm.ingest.record import record_events
+from recllm.jobs import off_policy
+from recllm.jobs.experiments import (
+    GLOBAL_HOLDOUT,
+    Metric,
+    Treatment,
+    experiment_course,
+    experiment_outcome,
+    list_experiments,
+    start_experiment,
+    stop_experiment,
+)
+from recllm.jobs.feedback import FEEDBACK_SCHEMA, showings_with_answers
+from recllm.jobs.off_policy import estimate_model
+from recllm.jobs.recommenders import refresh
+from recllm.recommender.recommender import Recommender
+from recllm.recommender.registry import current, rollback
+from recllm.schema import Recommendation
+from recllm.workspace.workspace import Workspace, present
+
+TWO = {"as before": (0.5, Treatment()), "popular": (0.5, Treatment(personal=False))}
+USERS = [f"u{n:02}" for n in range(PEOPLE)]
+
+
+@pytest.fixture
+def shop(folder: Path) -> Iterator[Workspace]:  # noqa: F811
+    with Workspace.open(folder) as shop:
+        yield shop
+
+
+def slates(client: TestClient, **body: object) -> dict[str, dict[str, object]]:
+    return {user: client.post("/v1/recommend", json={"user_id": user, "k": 4, **body}).json() for user in USERS}
+
+
+def test_people_are_split_by_lot_and_each_gets_the_treatment_of_their_variant(folder: Path) -> None:  # noqa: F811
+    with serving(folder) as client:
+        body = {
+            "name": "personal or not",
+            "variants": [
+                {"name": "as before", "weight": 0.5},
+                {"name": "popular", "weight": 0.5, "treatment": {"personal": False}},
+            ],
+        }
+        started = client.post("/v1/experiments", json=body)
+        assert started.status_code == 200, started.text
+        first, again = slates(client), slates(client)
+        with Workspace.open(folder) as shop:
+            (stored,) = list_experiments(shop)
+            names = shop.pseudonymiser()
+            expected = {user: variant_of(stored.experiment, names.one(user)) for user in USERS}
+        assert set(expected.values()) == {"as before", "popular"}
+        for user, slate in first.items():
+            assert (slate["experiment"], slate["variant"]) == ("personal or not", expected[user])
+            assert slate["served_by"] == ("scorer" if expected[user] == "as before" else "popular")
+            assert again[user]["variant"] == slate["variant"]
+        stranger = client.post("/v1/recommend", json={"user_id": "nobody-knows"}).json()
+        assert (stranger["status"], stranger["experiment"], stranger["variant"]) == ("unknown_user", None, None)
+        assert client.post("/v1/experiments", json=body | {"name": "second"}).status_code == 409
+        stale = client.post("/v1/experiments/personal or not/stop", json={"revision": 7})
+        assert stale.status_code == 409
+        assert client.post("/v1/experiments/personal or not/stop", json={"revision": 1}).status_code == 200
+        assert {slate["experiment"] for slate in slates(client).values()} == {None}
+        assert client.get("/v1/experiments").json()["experiments"][0]["ended_at"]
+        assert client.get("/v1/experiments/never").status_code == 404
+
+
+def test_a_variant_may_have_another_model_and_each_slate_names_its_own(folder: Path) -> None:  # noqa: F811
+    with Workspace.open(folder) as shop:
+        older = current(shop.models_dir)
+        newer = refresh(shop)
+        assert older and newer != older
+        variants = {"new": (0.5, Treatment()), "old": (0.5, Treatment(model=older))}
+        start_experiment(shop, "old or new", variants)
+    with serving(folder) as client:
+        until(lambda: {s["variant"] for s in slates(client).values()} == {"new", "old"})
+        for slate in slates(client).values():
+            assert slate["model_version"] == {"new": newer, "old": older}[str(slate["variant"])]
+
+
+def test_a_variant_whose_model_is_damaged_is_not_served_under_its_name(folder: Path) -> None:  # noqa: F811
+    with Workspace.open(folder) as shop:
+        older = current(shop.models_dir)
+        newer = refresh(shop)
+        start_experiment(shop, "damaged", {"new": (0.5, Treatment()), "old": (0.5, Treatment(model=older))})
+    (folder / "models" / "versions" / str(older) / "manifest.json").write_text("{}")
+    with serving(folder) as client:
+        until(lambda: {s["experiment"] for s in slates(client).values()} == {"damaged", None})
+        assert {(s["variant"], s["model_version"]) for s in slates(client).values()} == {("new", newer), (None, newer)}
+        assert "damaged" in client.get("/readyz").text or "goes on without" in client.get("/readyz").text
+
+
+def test_what_was_shown_in_an_experiment_is_compared(folder: Path) -> None:  # noqa: F811
+    with serving(folder) as client:
+        variants = [
+            {"name": "as before", "weight": 0.5},
+            {"name": "popular", "weight": 0.5, "treatment": {"personal": False}},
+        ]
+        client.post("/v1/experiments", json={"name": "e", "variants": variants, "guard": None}).raise_for_status()
+        assert client.get("/v1/experiments/e").json()["report"] is None
+        now = datetime.now(UTC)
+        for user, slate in slates(client, record=True).items():
+            if slate["variant"] == "as before":  # who gets personal slates clicks the first and buys it for 3
+                item = slate["items"][0]["item_id"]
+                common = {"user_id": user, "item_id": item, "request_id": slate["request_id"]}
+                events = [{**common, "event": "click"}, {**common, "event": "purchase", "price": 3.0}]
+                client.post("/v1/events", json={"events": events}).raise_for_status()
+        outcome = client.get("/v1/experiments/e").json()
+        assert sum(outcome["people"].values()) == PEOPLE
+        (comparison,) = outcome["report"]["comparisons"]
+        assert comparison["metric"]["control"] == pytest.approx(1 / 4) and comparison["metric"]["treatment"] == 0.0
+        assert comparison["guard"] is None
+        report = client.get("/v1/report", params={"by": "variant"}).json()
+        groups = {group["name"]: group for group in report["groups"]}
+        assert set(groups) == {"e: as before", "e: popular"}
+        assert groups["e: as before"]["revenue"] == 3.0 * outcome["people"]["as before"]
+        assert groups["e: popular"]["clicked"] == 0 and datetime.now(UTC) - now < timedelta(hours=1)
+
+
+def test_revenue_counts_all_that_a_person_bought_after_the_first_showing(
+    folder: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # what people bought before would take its part out, and the lot decides how much that is
+    monkeypatch.setattr("recllm.jobs.experiments.COVARIATE_DAYS", 0)
+    with Workspace.open(folder) as shop:
+        start_experiment(shop, "money", TWO, metric=Metric.REVENUE, guard=None)
+    with serving(folder) as client:
+        until(lambda: slates(client)["u00"]["experiment"] == "money")
+        shown = slates(client, record=True)
+        for user, slate in shown.items():
+            if slate["variant"] == "popular":
+                event = {"user_id": user, "item_id": "tea-0", "event": "purchase", "price": 2.0, "quantity": 5}
+                client.post("/v1/events", json={"events": [event]}).raise_for_status()
+        with Workspace.open(folder) as shop:
+            outcome = experiment_outcome(shop, "money")
+        assert outcome.report is not None
+        (comparison,) = outcome.report.comparisons
+        assert comparison.metric.difference == pytest.approx(10)
+
+
+def test_the_global_holdout_gets_nothing_personal_and_stays(folder: Path) -> None:  # noqa: F811
+    file = folder / "workspace.toml"
+    file.write_text(file.read_text() + '\n[experiments]\nholdout_share = 0.3\nholdout_salt = "2025"\n')
+    with serving(folder) as client:
+        first, again = slates(client), slates(client)
+    held_out = {user for user, slate in first.items() if slate["status"] == "holdout"}
+    assert 1 <= len(held_out) <= PEOPLE // 2
+    assert held_out == {user for user, slate in again.items() if slate["status"] == "holdout"}
+    assert {first[user]["experiment"] for user in held_out} == {GLOBAL_HOLDOUT}
+    assert {first[user]["served_by"] for user in held_out} == {"popular"}
+
+
+def test_exploring_slates_are_written_down_with_their_propensities(folder: Path) -> None:  # noqa: F811
+    file = folder / "workspace.toml"
+    file.write_text(file.read_text() + "\n[experiments]\nexplore_share = 0.5\nexplore_pool = 8\n")
+    with serving(folder) as client:
+        shown = slates(client, record=True)
+    propensities = {item["propensity"] for slate in shown.values() for item in slate["items"]}  # type: ignore[attr-defined]
+    assert propensities == {0.5, 0.25}
+    with Workspace.open(folder) as shop:
+        with shop.store().read() as reader:
+            events = reader.events().filter(event="shown")
+        assert set(events["propensity"].unique()) == {0.5, 0.25}
+        rankings = shop.store().explored_slates(datetime(2000, 1, 1, tzinfo=UTC))
+    assert set(rankings) == {slate["request_id"] for slate in shown.values()}
+    assert {len(ranked) for ranked in rankings.values()} == {12}
+
+
+def test_wrong_experiments_are_refused_and_change_nothing(shop: Workspace) -> None:
+    for variants in (
+        {"one": (1.0, Treatment())},
+        {"a": (0.5, Treatment()), "b": (0.4, Treatment(personal=False))},
+        {"a": (0.5, Treatment()), "b": (0.5, Treatment())},
+        {"a": (0.5, Treatment()), "b": (0.5, Treatment(model="no-such-version"))},
+    ):
+        with pytest.raises(UsageError):
+            start_experiment(shop, "wrong", variants)
+    assert list_experiments(shop) == []
+    start_experiment(shop, "right", TWO)
+    with pytest.raises(ConflictError, match="runs"):
+        start_experiment(shop, "another", TWO)
+    stop_experiment(shop, "right")
+    with pytest.raises(NothingToDo):
+        stop_experiment(shop, "right")
+    with pytest.raises(UsageError, match="before"):
+        start_experiment(shop, "right", TWO)
+    with pytest.raises(UnknownIdError):
+        experiment_outcome(shop, "never")
+
+
+def test_rolling_back_the_serving_model_ends_no_experiment(folder: Path) -> None:  # noqa: F811
+    with Workspace.open(folder) as shop:
+        older, newer = current(shop.models_dir), refresh(shop)
+        start_experiment(shop, "e", {"new": (0.5, Treatment(model=newer)), "old": (0.5, Treatment(model=older))})
+    with serving(folder) as client:
+        until(lambda: {s["variant"] for s in slates(client).values()} == {"new", "old"})
+        rollback(folder / "models")
+        until(lambda: client.get("/readyz").json()["shops"]["shop"]["model_version"] == older)
+        until(lambda: {s["model_version"] for s in slates(client).values()} == {newer, older})
+
+
+WORTH = {"tea-0": 0.7, "tea-1": 0.7, "tools-0": 0.7}
+"""Probability of a click wherever it stands; of every other item .1."""
+
+
+def test_the_log_of_exploring_slates_tells_what_another_ranking_would_bring(
+    folder: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = folder / "workspace.toml"
+    file.write_text(file.read_text() + "\n[experiments]\nexplore_share = 0.5\nexplore_pool = 8\n")
+    rng = np.random.default_rng(3)
+    worth_of_shown = []
+    with serving(folder) as client:
+        for _ in range(12):
+            events = []
+            for user, slate in slates(client, record=True).items():
+                for item in slate["items"]:  # type: ignore[attr-defined]
+                    worth = WORTH.get(item["item_id"], 0.1)
+                    if rng.random() < worth:
+                        common = {"user_id": user, "item_id": item["item_id"], "request_id": slate["request_id"]}
+                        events.append({**common, "event": "click"})
+                worth_of_shown += [WORTH.get(item_id, 0.1) for item_id in slate["ranked"][:4]]  # type: ignore[index]
+            client.post("/v1/events", json={"events": events}).raise_for_status()
+        version = client.get("/readyz").json()["shops"]["shop"]["model_version"]
+    with Workspace.open(folder) as shop:
+        itself = estimate_model(shop, version, rng=rng)
+        assert itself.requests == 12 * PEOPLE and itself.too_early == 0
+        assert _is_near(itself.serving, float(np.mean(worth_of_shown)))
+        assert abs(itself.difference) < 0.05
+
+        rankings = shop.store().explored_slates(datetime(2000, 1, 1, tzinfo=UTC))
+        real, targets = off_policy._own_slate, []
+
+        def another(then: Recommender, everybody: Dataset, rows: pl.DataFrame) -> tuple[Recommendation, ...]:
+            """The same people's slates from the end of what was drawn from."""
+            items = real(then, everybody, rows)
+            ranked = rankings[rows["request_id"][0]][::-1]
+            targets.extend(WORTH.get(item_id, 0.1) for item_id in ranked[: len(items)])
+            return tuple(replace(item, item_id=item_id) for item, item_id in zip(items, ranked, strict=False))
+
+        monkeypatch.setattr(off_policy, "_own_slate", another)
+        outcome = estimate_model(shop, version, rng=rng)
+        assert {estimate.estimator for estimate in outcome.candidate} == set(OffPolicyEstimator)
+        for estimate in outcome.candidate:
+            assert estimate.outside_support == 0
+            assert _is_near(estimate, float(np.mean(targets))), estimate
+        assert outcome.difference == pytest.approx(np.mean(targets) - np.mean(worth_of_shown), abs=0.15)
+
+
+def _is_near(estimate: ValueEstimate, truth: float) -> bool:
+    """Within five standard errors: what the slates explored is drawn anew in each run."""
+    assert estimate.interval is not None
+    return abs(estimate.value - truth) < 5 * (estimate.interval.high - estimate.interval.low) / (2 * 1.96)
+
+
+def test_each_day_of_the_course_says_what_could_be_said_on_that_day(shop: Workspace) -> None:
+    """Answers come days later, and some without the id of the slate: a look must not know of them before."""
+    rng = np.random.default_rng(5)
+    experiment = start_experiment(shop, "course", TWO).experiment
+    start, names = utc(present(shop)), shop.pseudonymiser()
+    rows = []
+    for person in range(60):
+        name = names.one(f"x{person}")
+        for n in range(6):
+            at = start + timedelta(days=float(rng.uniform(0, 5)))
+            row = {
+                "user_id": name,
+                "item_id": f"tea-{rng.integers(3)}",
+                "timestamp": at,
+                "request_id": f"r{person}-{n}",
+            }
+            row |= {"experiment": "course", "variant": variant_of(experiment, name)}
+            rows.append(row | {"event": "shown"})
+            for event in rng.choice(["click", "purchase", "dismiss"], size=rng.integers(3)):
+                later = at + timedelta(days=float(rng.exponential(1.5)))
+                request_id = row["request_id"] if rng.random() < 0.7 else None
+                rows.append(row | {"event": str(event), "timestamp": later, "request_id": request_id})
+    frame = pl.DataFrame([{c: r.get(c) for c in FEEDBACK_SCHEMA} for r in rows], schema=FEEDBACK_SCHEMA)
+    record_events(frame, shop.store(), source="test")
+    looks = experiment_course(shop, "course")
+    assert len(looks) > 5 and looks[0].people != looks[-1].people
+    for look in looks[:-1]:
+        until_then = frame.filter(pl.col("timestamp") <= look.until)
+        showings = showings_with_answers(until_then)
+        for position, variant in enumerate(TWO):
+            of_variant = showings.filter(pl.col("variant") == variant)
+            assert look.people[variant] == of_variant["user_id"].n_unique()
+            if look.report is not None and position:
+                first = showings.filter(pl.col("variant") != variant)
+                gap = of_variant["clicked"].mean() - first["clicked"].mean()
+                assert look.report.comparisons[0].metric.difference == pytest.approx(gap)
+
+
+def test_without_slates_that_explored_there_is_nothing_to_estimate_from(shop: Workspace) -> None:
+    version = str(current(shop.models_dir))
+    with pytest.raises(NothingToDo, match="explore_share"):
+        estimate_model(shop, version)
+    with pytest.raises(UsageError, match="not of showings"):
+        estimate_model(shop, version, metric=Metric.REVENUE)
+
+
+def test_the_decay_of_examination_is_found_from_explored_items() -> None:
+    rng = np.random.default_rng(0)
+    rows, rankings = [], {}
+    for n in range(4_000):
+        # an item's rank differs from person to person, and better items have better ranks
+        ranked = np.argsort(np.arange(20) + rng.normal(0, 4, 20))
+        rankings[str(n)] = [f"i{item}" for item in ranked]
+        for position in range(1, 11):
+            is_explored = rng.random() < 0.3
+            item = ranked[position + 9] if is_explored else ranked[position - 1]
+            worth = 0.9 / (1 + item / 4)
+            rows.append((str(n), position, f"i{item}", rng.random() < worth * position**-0.7))
+    frame = pl.DataFrame(rows, schema=["request_id", "position", "item_id", "clicked"], orient="row")
+    assert off_policy.examination_decay(frame, rankings, "clicked") == pytest.approx(0.7, abs=0.1)
+    assert off_policy.examination_decay(frame.head(200), rankings, "clicked") == 0.0

@@ -1,0 +1,915 @@
+"""Sign-in through a company's directory: a real provider on the loopback, the real console, attacks on both."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import html
+import json
+import logging
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, get_args
+from urllib.parse import parse_qs, quote, urlsplit
+
+import httpx2
+import pytest
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from fastapi.testclient import TestClient
+from joserfc.jwk import RSAKey
+from oidc_provider import CLIENT_ID, CLIENT_SECRET, KEYS, REDIRECT_URI, Claims, Provider, running_provider, stranger_key
+
+from recllm.console.app import mount_console
+from recllm.console.oidc import connect_provider
+from recllm.console.pages import HISTORY_FILE
+from recllm.console.session import (
+    make_session,
+    make_staff_session,
+    session_cookie,
+    session_key,
+    session_staff,
+    session_visitor,
+)
+from recllm.console.staff import StaffIdentity
+from recllm.errors import MissingExtraError, UsageError
+from recllm.service.app import create_app
+from recllm.service.live import LiveShop
+from recllm.settings import ConsoleScope, OidcSettings, ServiceSettings
+from recllm.workspace.keys import Scope, authenticate, create_key
+from recllm.workspace.workspace import Workspace
+
+
+@pytest.fixture(autouse=True)
+def secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECLLM_OIDC_SECRET", CLIENT_SECRET)
+
+
+@pytest.fixture
+def provider(caplog: pytest.LogCaptureFixture) -> Iterator[Provider]:
+    """Whatever a test does with it: no log of ours holds a secret or anything of a person."""
+    caplog.set_level(logging.DEBUG)
+    with running_provider() as provider:
+        yield provider
+        logged = "".join(
+            f"{r.getMessage()}{vars(r)}{r.exc_text}" for r in caplog.records if r.name.startswith("recllm")
+        )
+        personal = [provider.person.get(name) for name in ("sub", "email", "name")]
+        for text in (*provider.issued, CLIENT_SECRET, *personal, "anna", "4711"):
+            assert not text or str(text) not in logged
+
+
+def causes(caplog: pytest.LogCaptureFixture) -> str:
+    """What the log says of sign-ins that failed."""
+    return "\n".join(r.getMessage() for r in caplog.records if r.name == "recllm.console.sign_in")
+
+
+def make_shop(folder: Path, provider: Provider, **settings: Any) -> Path:
+    """A shop without data whose people sign in at the provider; those of shop.example are let in."""
+    oidc: dict[str, Any] = {"issuer": provider.issuer, "client_id": CLIENT_ID, "redirect_uri": REDIRECT_URI}
+    oidc |= {"allowed_domains": ["shop.example"], "timeout_seconds": 120.0} | settings
+    Workspace.create(folder, encoder="toy", consent_default=True, oidc=oidc).close()
+    return folder
+
+
+@contextmanager
+def serving(*folders: Path, base: str = "http://localhost") -> Iterator[TestClient]:
+    shops = [LiveShop(Workspace.open(folder), folder.name) for folder in folders]
+    app = create_app(shops, ServiceSettings())
+    mount_console(app)
+    with TestClient(app, base_url=base, raise_server_exceptions=False, follow_redirects=False) as client:
+        yield client
+
+
+@pytest.fixture
+def client(tmp_path: Path, provider: Provider) -> Iterator[TestClient]:
+    with serving(make_shop(tmp_path / "shop", provider)) as client:
+        yield client
+
+
+def link(client: TestClient, after: str = "/settings") -> str:
+    """The way to the provider, as the sign-in page has it."""
+    page = client.get("/sign-in", params={"after": after})
+    match = re.search(r'href="(/sign-in/oidc/[0-9a-f]{12}\?[^"]*)"', page.text)
+    assert page.status_code == 200 and match, page.text
+    return html.unescape(match[1])
+
+
+def begin(client: TestClient, after: str = "/settings") -> str:
+    """Where the provider sends the browser back."""
+    answer = client.get(link(client, after))
+    assert answer.status_code == 303, answer.text
+    returned = httpx2.get(answer.headers["location"], trust_env=False)
+    assert returned.status_code == 303
+    return str(returned.headers["location"])
+
+
+def sign_in(client: TestClient, after: str = "/settings") -> Any:
+    return client.get(begin(client, after))
+
+
+def is_in(client: TestClient) -> bool:
+    return client.get("/settings").status_code == 200
+
+
+def problem(answer: Any) -> str:
+    """What a visitor is told."""
+    match = re.search(r'<p class="notice bad"[^>]*>([^<]*)</p>', answer.text)
+    return html.unescape(match[1]) if match else ""
+
+
+def test_somebody_signs_in_and_out(client: TestClient, provider: Provider) -> None:
+    answer = sign_in(client)
+    assert answer.status_code == 200, answer.text
+    assert '<meta http-equiv="refresh" content="0; url=/settings">' in answer.text
+    session = next(c for c in answer.headers.get_list("set-cookie") if c.startswith("recllm-session-"))
+    for part in ("HttpOnly", "SameSite=strict", "Max-Age=43200"):
+        assert part in session
+    page = client.get("/settings")
+    assert page.status_code == 200 and "anna@shop.example" in page.text
+    (_, query), *_ = [entry for entry in provider.requests if entry[0] == "/authorize"]
+    assert query["code_challenge_method"] == "S256" and query["scope"] == "openid email profile"
+    token = re.search(r'name="form_token" value="([0-9a-f]{64})"', page.text)
+    assert token and client.post("/sign-out", data={"form_token": token[1]}).status_code == 303
+    assert not is_in(client)
+
+
+@pytest.mark.parametrize("algorithm", KEYS)
+def test_every_asymmetric_signature_that_is_announced(client: TestClient, provider: Provider, algorithm: str) -> None:
+    provider.key, provider.algorithm, provider.announced = KEYS[algorithm](), algorithm, [algorithm, "none", "HS256"]
+    assert sign_in(client).status_code == 200 and is_in(client)
+
+
+# --- tokens that are not what they should be -------------------------------------------------------------------------
+
+
+def part(value: Any) -> str:
+    """A part of a token that nobody signed."""
+    return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
+
+
+def by_secret(provider: Provider, claims: Claims, secret: bytes) -> str:
+    """Signed with HS256 by what somebody else knows too."""
+    signed = f"{part({'alg': 'HS256', 'kid': provider.key.kid})}.{part(claims)}"
+    signature = base64.urlsafe_b64encode(hmac.digest(secret, signed.encode(), "sha256")).decode().rstrip("=")
+    return f"{signed}.{signature}"
+
+
+def critical(provider: Provider, claims: Claims) -> str:
+    """With a header that whoever does not understand it has to refuse."""
+    signed = f"{part({'alg': 'RS256', 'kid': provider.key.kid, 'crit': ['new'], 'new': 1})}.{part(claims)}"
+    signature = provider.key.private_key.sign(signed.encode(), PKCS1v15(), SHA256())
+    return f"{signed}.{base64.urlsafe_b64encode(signature).decode().rstrip('=')}"
+
+
+def swapped_payload(provider: Provider, claims: Claims) -> str:
+    header, _, signature = provider.sign(claims).split(".")
+    return f"{header}.{part(claims | {'groups': ['it']})}.{signature}"
+
+
+def pem(provider: Provider) -> bytes:
+    return bytes(provider.key.public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+
+
+def with_own_key(provider: Provider, claims: Claims) -> str:
+    """The key that proves the token stands in the token."""
+    key = stranger_key()
+    return provider.sign(claims, key=key, jwk=key.as_dict(private=False))
+
+
+FORGERIES: dict[str, Any] = {
+    "another key": lambda p, c: p.sign(c, key=stranger_key()),
+    "a key of the token's own": with_own_key,
+    "a key from elsewhere": lambda p, c: p.sign(c, key=stranger_key(), jku="https://evil.example/keys"),
+    "an unknown key": lambda p, c: p.sign(c, key=RSAKey.generate_key(2048, {"kid": "rsa-2"})),
+    "other claims": swapped_payload,
+    "no signature": lambda p, c: f"{part({'alg': 'none'})}.{part(c)}.",
+    "no signature, with a key": lambda p, c: f"{part({'alg': 'none', 'kid': p.key.kid})}.{part(c)}.",
+    "none in capitals": lambda p, c: f"{part({'alg': 'NONE'})}.{part(c)}.",
+    "the public key as a secret": lambda p, c: by_secret(p, c, pem(p)),
+    "the public number as a secret": lambda p, c: by_secret(p, c, p.key.as_dict(private=False)["n"].encode()),
+    "the client's secret": lambda p, c: by_secret(p, c, CLIENT_SECRET.encode()),
+    "an algorithm that is not announced": lambda p, c: p.sign(c, algorithm="PS256"),
+    "a token of another kind": lambda p, c: p.sign(c, typ="at+jwt"),
+    "something critical": critical,
+    "a header in a word": lambda p, c: f"{part('alg')}.{part(c)}.x",
+    "a header of lists": lambda p, c: f"{part({'alg': ['RS256'], 'kid': ['rsa-1']})}.{part(c)}.x",
+    "no token": lambda p, c: "x",
+    "empty": lambda p, c: "",
+    "two dots": lambda p, c: "..",
+    "a list": lambda p, c: ["x"],
+    "no text": lambda p, c: 7,
+    "claims that are a list": lambda p, c: f"{part({'alg': 'RS256'})}.{part([1])}.x",
+    "very long": lambda p, c: p.sign(c | {"x": "x" * 200_000}),
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_a_forged_token_lets_nobody_in(
+    client: TestClient, provider: Provider, forgery: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    provider.announced = ["RS256", "HS256", "none"]
+    provider.forge = lambda claims: FORGERIES[forgery](provider, claims)
+    answer = sign_in(client)
+    assert answer.status_code == 401 and "could not be verified" in problem(answer)
+    assert not is_in(client) and "recllm-session-" not in str(answer.headers)
+    assert causes(caplog).startswith(f"sign-in through {provider.issuer}: the ")
+    provider.forge = None
+    assert sign_in(client).status_code == 200 and is_in(client)  # nothing of it stays
+
+
+def without(name: str) -> Any:
+    return lambda claims: {key: value for key, value in claims.items() if key != name}
+
+
+def having(**changed: Any) -> Any:
+    return lambda claims: claims | changed
+
+
+def at_time(**seconds: int) -> Any:
+    """Times so many seconds from when the token is made."""
+    return lambda claims: claims | {name: int(time.time()) + value for name, value in seconds.items()}
+
+
+WRONG_CLAIMS: dict[str, Any] = {
+    "another issuer": having(iss="https://evil.example"),
+    "an issuer with a slash more": lambda claims: claims | {"iss": claims["iss"] + "/"},
+    "issuers": lambda claims: claims | {"iss": [claims["iss"]]},
+    "no issuer": without("iss"),
+    "another audience": having(aud="other"),
+    "other audiences": having(aud=["other", "another"]),
+    "no audience": without("aud"),
+    "an empty audience": having(aud=[]),
+    "an audience that begins alike": having(aud=CLIENT_ID + "-2"),
+    "several audiences, nobody authorised": having(aud=[CLIENT_ID, "other"]),
+    "somebody else authorised": having(aud=[CLIENT_ID, "other"], azp="other"),
+    "authorised for somebody else": having(azp="other"),
+    "expired": at_time(exp=-120),
+    "no end": without("exp"),
+    "an end in words": having(exp="9999999999"),
+    "an end of nothing": having(exp=None),
+    "an end of true": having(exp=True),
+    "not yet": at_time(nbf=600),
+    "issued in the future": at_time(iat=3_600),
+    "issued before it began": at_time(iat=-3_600),
+    "no time of issue": without("iat"),
+    "a time of issue in words": having(iat="yesterday"),
+    "no nonce": without("nonce"),
+    "another nonce": having(nonce="0" * 43),
+    "an empty nonce": having(nonce=""),
+    "nonces": lambda claims: claims | {"nonce": [claims["nonce"]]},
+    "no subject": without("sub"),
+    "an empty subject": having(sub=""),
+    "a subject that is a number": having(sub=4711),
+    "a subject with a line break": having(sub="a\nb"),
+    "a long subject": having(sub="s" * 256),
+    "another access token": having(at_hash="0" * 22),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_CLAIMS)
+def test_a_wrong_claim_lets_nobody_in(
+    client: TestClient, provider: Provider, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    provider.change = WRONG_CLAIMS[name]
+    answer = sign_in(client)
+    assert answer.status_code == 401 and "could not be verified" in problem(answer) and not is_in(client)
+    assert "the ID token: " in causes(caplog)
+
+
+def test_several_audiences_of_which_this_one_is_authorised(client: TestClient, provider: Provider) -> None:
+    provider.change = having(aud=[CLIENT_ID, "project"], azp=CLIENT_ID)
+    assert sign_in(client).status_code == 200
+
+
+def test_a_key_that_may_not_prove_it(client: TestClient, provider: Provider) -> None:
+    genuine = provider.key.as_dict(private=False)
+    weak = RSAKey.generate_key(1024, {"kid": "rsa-1"})
+    shared = {"kty": "oct", "kid": "rsa-1", "k": base64.urlsafe_b64encode(b"k" * 32).decode().rstrip("=")}
+    for published in (
+        [],
+        [shared],
+        [weak.as_dict(private=False)],
+        [genuine | {"use": "enc"}],
+        ["x", {}, {"kty": "RSA"}],
+    ):
+        provider.published = published
+        answer = sign_in(client)
+        assert answer.status_code in (401, 502) and not is_in(client), published
+    provider.published = [shared, {"kty": "new", "kid": "rsa-1"}, genuine]  # what is not understood is passed over
+    assert sign_in(client).status_code == 200
+
+
+def test_a_key_that_was_taken_back_counts_at_once(client: TestClient, provider: Provider) -> None:
+    assert sign_in(client).status_code == 200
+    lost, provider.key = provider.key, RSAKey.generate_key(2048, {"kid": "rsa-2"})
+    assert sign_in(client).status_code == 200
+    provider.forge = lambda claims: provider.sign(claims, key=lost)
+    assert sign_in(client).status_code == 401
+
+
+# --- the way there and back ------------------------------------------------------------------------------------------
+
+
+def test_a_way_back_is_gone_once(client: TestClient, provider: Provider) -> None:
+    way = begin(client)
+    assert client.get(way).status_code == 200 and is_in(client)
+    client.cookies.clear()
+    replayed = client.get(way)
+    assert replayed.status_code == 400 and "Begin again" in problem(replayed) and not is_in(client)
+    way, n_asked = begin(client), len(provider.requests)
+    kept_cookies = dict(client.cookies)
+    assert client.get(way).status_code == 200
+    client.cookies.clear()
+    client.cookies.update(kept_cookies)  # the browser's cookie too
+    assert client.get(way).status_code == 400 and len(provider.requests) == n_asked + 2
+
+
+def test_a_way_back_of_another_browser(client: TestClient, provider: Provider) -> None:
+    """Nobody is signed in as somebody else by a link."""
+    way = begin(client)
+    client.cookies.clear()
+    answer = client.get(way)
+    assert answer.status_code == 400 and "another browser" in problem(answer) and not is_in(client)
+    n_asked = len(provider.requests)
+    begin(client)
+    assert client.get(way).status_code == 400  # with the cookie of another sign-in
+    assert len([path for path, _ in provider.requests[n_asked:] if path == "/token"]) == 0
+
+
+@pytest.mark.parametrize("state", ["", "x" * 43, None, "ü"])
+def test_a_state_that_was_never_given_out(client: TestClient, provider: Provider, state: str | None) -> None:
+    query = {name: values[0] for name, values in parse_qs(urlsplit(begin(client)).query).items()} | {"state": state}
+    answer = client.get("/sign-in/oidc", params={name: value for name, value in query.items() if value is not None})
+    assert answer.status_code == 400 and not is_in(client)
+    assert "/token" not in [path for path, _ in provider.requests]
+    assert client.get("/sign-in/oidc").headers["location"] == "/sign-in"
+
+
+def test_a_sign_in_that_took_too_long(client: TestClient, monkeypatch: pytest.MonkeyPatch, provider: Provider) -> None:
+    way = begin(client)
+    monkeypatch.setattr("recllm.console.pending.PENDING_SECONDS", -1)
+    assert client.get(way).status_code == 400 and not is_in(client)
+
+
+def test_only_so_many_sign_ins_wait(provider: Provider, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recllm.console.pending.MAX_PENDING", 2)
+    first = begin(client)
+    cookies = dict(client.cookies)
+    for _ in range(2):
+        begin(client)
+    client.cookies.update(cookies)
+    assert client.get(first).status_code == 400
+
+
+def test_an_answer_of_another_provider(client: TestClient, provider: Provider) -> None:
+    provider.names_itself = True
+    assert sign_in(client).status_code == 200
+    client.cookies.clear()
+    way = begin(client)
+    assert client.get(re.sub(r"&iss=[^&]*", "", way)).status_code == 401  # it says that it always names itself
+    way = begin(client)
+    assert client.get(re.sub(r"iss=[^&]*", "iss=https%3A%2F%2Fevil.example", way)).status_code == 401
+    assert not is_in(client)
+    provider.names_itself = False
+    assert client.get(begin(client) + "&iss=https%3A%2F%2Fevil.example").status_code == 401
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:alert(1)", "/a\nb", "", "evil"],
+)
+def test_nobody_is_led_elsewhere(client: TestClient, provider: Provider, elsewhere: str) -> None:
+    provider_id = urlsplit(link(client)).path.rsplit("/", 1)[1]
+    answer = client.get(f"/sign-in/oidc/{provider_id}", params={"after": elsewhere})
+    way = str(httpx2.get(answer.headers["location"], trust_env=False).headers["location"])
+    answer = client.get(f"{way}&after={quote(elsewhere)}&redirect=//evil.example&next=//evil.example")
+    assert answer.status_code == 200 and "evil" not in answer.text
+    assert re.findall(r'url=([^"]*)"', answer.text) == ["/"] and "location" not in answer.headers
+
+
+def test_the_way_back_is_what_the_settings_say(tmp_path: Path, provider: Provider) -> None:
+    folder = make_shop(tmp_path / "shop", provider)
+    app = create_app([LiveShop(Workspace.open(folder), "shop")], ServiceSettings(), loopback_only=False)
+    mount_console(app)
+    headers = {"host": "evil.example", "x-forwarded-host": "evil.example", "forwarded": "host=evil.example"}
+    with TestClient(app, base_url="http://localhost", follow_redirects=False, headers=headers) as client:
+        location = client.get(link(client)).headers["location"]
+        assert parse_qs(urlsplit(location).query)["redirect_uri"] == [REDIRECT_URI] and "evil" not in location
+
+
+def test_another_site_sends_nobody_away(client: TestClient, provider: Provider) -> None:
+    for headers in ({"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"}):
+        answer = client.get(link(client), headers=headers)
+        assert answer.status_code == 303 and answer.headers["location"] == "/sign-in?after=/settings"
+    assert not provider.requests
+    assert client.get("/sign-in/oidc/000000000000").status_code == 404
+
+
+def test_every_sign_in_has_its_own_secrets(client: TestClient, provider: Provider) -> None:
+    for _ in range(2):
+        begin(client)
+    first, second = (query for path, query in provider.requests if path == "/authorize")
+    for name in ("state", "nonce", "code_challenge"):
+        assert first[name] != second[name] and len(first[name]) >= 43
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"), [("access_denied", "says access_denied"), ("<b>anna", "says another error")]
+)
+def test_who_says_no_at_the_provider_hears_so(
+    client: TestClient, provider: Provider, code: str, cause: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    provider.refuses = code
+    answer = sign_in(client)
+    assert answer.status_code == 401 and "you cancelled" in problem(answer) and "<b>anna" not in answer.text
+    assert cause in causes(caplog) and not is_in(client)
+
+
+# --- who is let in ---------------------------------------------------------------------------------------------------
+
+STRANGERS: dict[str, Claims] = {
+    "another domain": {"email": "anna@evil.example"},
+    "a domain that ends alike": {"email": "anna@evilshop.example"},
+    "a domain below": {"email": "anna@sub.shop.example"},
+    "two addresses": {"email": "evil@evil.example@shop.example"},
+    "the domain as a name": {"email": "shop.example@evil.example"},
+    "a space": {"email": "anna@evil.example @shop.example"},
+    "no name": {"email": "@shop.example"},
+    "addresses": {"email": ["anna@shop.example"]},
+    "no address": {"email": None},
+    "not verified": {"email_verified": False},
+    "verified in words": {"email_verified": "true"},
+    "nothing said": {"email_verified": None},
+}
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+def test_a_stranger_is_not_let_in(
+    client: TestClient, provider: Provider, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    provider.person |= STRANGERS[name]
+    answer = sign_in(client)
+    assert answer.status_code == 403 and "not among the people" in problem(answer) and not is_in(client)
+    assert "no allowed domain" in causes(caplog)
+
+
+def test_nobody_is_let_in_by_default(tmp_path: Path, provider: Provider) -> None:
+    with serving(make_shop(tmp_path / "shop", provider, allowed_domains=[])) as client:
+        assert sign_in(client).status_code == 403 and not is_in(client)
+
+
+@pytest.mark.parametrize(
+    "allowed",
+    [
+        {"allowed_subjects": ["other", "subject-4711"]},
+        {"allowed_groups": ["crm"]},
+        {"allowed_domains": ["shop.example"]},
+    ],
+)
+def test_domains_subjects_and_groups_let_somebody_in(tmp_path: Path, provider: Provider, allowed: Any) -> None:
+    provider.person["email"] = "Anna@SHOP.example"
+    with serving(make_shop(tmp_path / "shop", provider, **{"allowed_domains": []} | allowed)) as client:
+        assert sign_in(client).status_code == 200 and is_in(client)
+
+
+def signed_in_scopes(client: TestClient, folder: Path) -> set[str]:
+    """What the session of a browser allows."""
+    cookies = {cookie.name: cookie.value for cookie in client.cookies.jar if cookie.value}
+    with Workspace.open(folder) as shop:
+        member = session_staff(shop, cookies.get(session_cookie(folder.name), ""))
+    return set() if member is None else set(member.scopes)
+
+
+def test_groups_give_scopes(tmp_path: Path, provider: Provider) -> None:
+    grants = ["crm = events marketing", "cn=it,dc=shop = admin", "everybody=privacy"]
+    folder = make_shop(tmp_path / "shop", provider, group_scopes=grants, groups_claim="roles")
+    for roles, scopes in (
+        (["crm"], {"console", "events", "marketing"}),
+        ("crm", {"console", "events", "marketing"}),
+        (["cn=it,dc=shop", "other", 7, None], {"console", "admin"}),
+        (["everybody", "crm"], {"console", "events", "marketing", "privacy"}),
+        ([], {"console"}),
+        (None, {"console"}),
+        ({"crm": True}, {"console"}),
+        (["crm "], {"console"}),
+    ):
+        provider.person |= {"roles": roles, "groups": ["cn=it,dc=shop"]}  # the claim is the one of the settings
+        with serving(folder) as client:
+            assert sign_in(client).status_code == 200 and signed_in_scopes(client, folder) == scopes
+
+
+def test_who_may_not_look_is_told_so(tmp_path: Path, provider: Provider, caplog: pytest.LogCaptureFixture) -> None:
+    folder = make_shop(tmp_path / "shop", provider, base_scopes=[], group_scopes=["crm = events", "team = console"])
+    with serving(folder) as client:
+        answer = sign_in(client)
+        assert answer.status_code == 403 and "scope console" in problem(answer) and not is_in(client)
+        assert "oidc.base_scopes" in causes(caplog)
+        provider.person["groups"] = ["team"]
+        assert sign_in(client).status_code == 200 and is_in(client)
+
+
+def form_token(client: TestClient) -> str:
+    match = re.search(r'name="form_token" value="([0-9a-f]{64})"', client.get("/settings").text)
+    assert match
+    return match[1]
+
+
+def test_what_is_done_needs_the_scope(tmp_path: Path, provider: Provider) -> None:
+    folder = make_shop(tmp_path / "shop", provider, group_scopes=["it = admin"])
+    form: dict[str, Any] = {"name": "web", "scope": ["console", "admin"]}
+    with serving(folder) as client:
+        sign_in(client)
+        assert client.post("/settings/keys", data=form | {"form_token": form_token(client)}).status_code == 403
+        provider.person["groups"] = ["it"]
+        sign_in(client)
+        assert client.post("/settings/keys", data=form | {"form_token": form_token(client)}).status_code == 200
+        provider.person["groups"] = []  # taken out of the group: it counts from the next sign-in on
+        sign_in(client)
+        assert client.post("/settings/keys", data=form | {"form_token": form_token(client)}).status_code == 403
+    (line,) = (folder / HISTORY_FILE).read_text("utf-8").splitlines()
+    assert json.loads(line)["by"] == "anna@shop.example" and json.loads(line)["act"] == "make_key"
+
+
+@pytest.mark.parametrize(
+    ("name", "person", "by"),
+    [
+        ("email", {}, "anna@shop.example"),
+        ("subject", {}, "subject-4711"),
+        ("email", {"email_verified": False}, "subject-4711"),
+        ("email", {"email": None}, "subject-4711"),
+        ("email", {"email": "<b>@shop.example"}, "<b>@shop.example"),
+    ],
+)
+def test_the_history_names_people_as_the_settings_say(
+    tmp_path: Path, provider: Provider, name: str, person: Claims, by: str
+) -> None:
+    provider.person |= person
+    options = {"history_name": name, "allowed_subjects": ["subject-4711"]}
+    with serving(make_shop(tmp_path / "shop", provider, **options)) as client:
+        sign_in(client)
+        match = re.search(r'<span class="who">([^<]*)</span>', client.get("/settings").text)
+        assert match and html.unescape(match[1]) == by
+
+
+def test_settings_that_change_count_for_sessions(tmp_path: Path, provider: Provider) -> None:
+    options = {"allowed_groups": ["crm"], "group_scopes": ["crm = admin"]}
+    folder = make_shop(tmp_path / "shop", provider, **options)
+    with serving(folder) as client:
+        sign_in(client)
+    assert signed_in_scopes(client, folder) == {"console", "admin"}
+    file = folder / "workspace.toml"
+    text = file.read_text("utf-8")
+    for changed, scopes in (
+        ({"crm = admin": "it = admin"}, {"console"}),
+        ({'"shop.example"': '"other.example"'}, {"console", "admin"}),
+        ({'"shop.example"': '"other.example"', '"crm"': '"it"'}, set()),
+        ({provider.issuer: "https://login.shop.example"}, set()),
+        ({CLIENT_ID: "other"}, set()),
+    ):
+        new = text
+        for old, replacement in changed.items():
+            assert old in new
+            new = new.replace(old, replacement)
+        file.write_text(new, "utf-8")
+        assert signed_in_scopes(client, folder) == scopes, changed
+
+
+def test_a_session_cannot_be_made_or_changed(tmp_path: Path, provider: Provider) -> None:
+    folder, other_folder = (make_shop(tmp_path / name, provider) for name in ("shop", "other"))
+    values: dict[str, Any] = {"issuer": provider.issuer, "client_id": CLIENT_ID, "subject": "s", "groups": ()}
+    identity = StaffIdentity(**values, email="bert@shop.example")
+    with Workspace.open(folder) as shop, Workspace.open(other_folder) as other:
+        later = int(time.time()) + 60
+        session = make_staff_session(shop, identity, later)
+        member = session_staff(shop, session)
+        assert member is not None and member.identity == identity and session_visitor(shop, session) == member
+        assert session_staff(other, session) is None and session_key(shop, session) is None
+        kind, body, end, signature = session.split(".")
+        for forged in (
+            f"{kind}.{body}.{later + 999}.{signature}",
+            f"{kind}.{part(values | {'email': 'chief@shop.example'})}.{end}.{signature}",
+            f"{kind}.{body}.{end}.{'0' * 64}",
+            f"{kind}.{body}.{end}.ü",
+            f"{kind}.{body}.{end}.{signature}0",
+            f"x.{body}.{end}.{signature}",
+            f"{body}.{end}.{signature}",
+            f"{kind}...",
+            kind,
+            f"{kind}.",
+            "",
+        ):
+            assert session_visitor(shop, forged) is None
+        assert session_staff(shop, make_staff_session(shop, identity, int(time.time()) - 1)) is None
+        _, text = create_key(shop, "key", [Scope.CONSOLE])
+        key = authenticate(shop, text)
+        assert key is not None and session_staff(shop, make_session(shop, key, later)) is None
+
+
+def test_a_session_that_no_browser_would_keep(
+    tmp_path: Path, provider: Provider, caplog: pytest.LogCaptureFixture
+) -> None:
+    groups = [f"group-{n:03}-{'x' * 40}" for n in range(100)]
+    provider.person["groups"] = groups
+    with serving(
+        make_shop(tmp_path / "shop", provider, group_scopes=[f"{name} = events" for name in groups])
+    ) as client:
+        assert sign_in(client).status_code == 502 and "too many groups" in causes(caplog) and not is_in(client)
+
+
+# --- claims that the ID token lacks ----------------------------------------------------------------------------------
+
+
+def test_the_user_info_tells_what_the_token_does_not(tmp_path: Path, provider: Provider) -> None:
+    folder = make_shop(tmp_path / "shop", provider, group_scopes=["crm = events"])
+    provider.profile, provider.person = provider.person, {"sub": "subject-4711"}
+    with serving(folder) as client:
+        assert sign_in(client).status_code == 200
+        assert signed_in_scopes(client, folder) == {"console", "events"}
+        provider.person |= provider.profile  # nothing is lacking, and it is not asked
+        n_asked = len(provider.requests)
+        assert sign_in(client).status_code == 200
+        assert "/me" not in [path for path, _ in provider.requests[n_asked:]]
+
+
+def test_user_info_of_somebody_else(client: TestClient, provider: Provider, caplog: pytest.LogCaptureFixture) -> None:
+    provider.profile, provider.person = {**provider.person, "sub": "other"}, {"sub": "subject-4711"}
+    assert sign_in(client).status_code == 401 and not is_in(client) and "somebody else" in causes(caplog)
+    provider.profile["sub"] = None
+    assert sign_in(client).status_code == 401
+
+
+def test_an_address_is_verified_where_it_stands(tmp_path: Path, provider: Provider) -> None:
+    folder = make_shop(tmp_path / "shop", provider, group_scopes=["crm = events"])
+    claims: Claims = {"sub": "subject-4711"}
+    ours, verified = {"email": "chief@shop.example"}, {"email": "x@evil.example", "email_verified": True}
+    with serving(folder) as client:
+        provider.person, provider.profile = claims | ours, claims | verified  # groups are lacking, so it is asked
+        assert sign_in(client).status_code == 403
+        provider.person, provider.profile = claims | {"email_verified": True}, claims | ours
+        assert sign_in(client).status_code == 403
+
+
+# --- a provider in trouble -------------------------------------------------------------------------------------------
+
+TROUBLES: dict[str, tuple[int, bytes]] = {
+    "failing": (500, b"oh"),
+    "busy": (503, b"{}"),
+    "no JSON": (200, b"<html>"),
+    "a list": (200, b"[]"),
+    "nothing": (200, b""),
+    "not UTF-8": (200, b"\xff\xfe{"),
+    "huge": (200, b"{" + b" " * 2**21 + b"}"),
+    "deep": (200, b"[" * 100_000),
+    "elsewhere": (302, b""),
+    "gone": (404, b""),
+}
+
+
+@pytest.mark.parametrize("path", ["/.well-known/openid-configuration", "/token", "/keys"])
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_a_provider_in_trouble_is_told_and_keys_go_on(
+    client: TestClient, provider: Provider, tmp_path: Path, path: str, trouble: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Workspace.open(tmp_path / "shop") as shop:
+        _, text = create_key(shop, "Bert", [Scope.CONSOLE])
+    provider.answers[path] = lambda: TROUBLES[trouble]
+    answer = client.get(link(client)) if "well-known" in path else sign_in(client)
+    assert answer.status_code == 502 and problem(answer) and not is_in(client)
+    assert causes(caplog)
+    match = re.search(r'name="form_token" value="([0-9a-f]{64})"', answer.text)
+    assert match and client.post("/sign-in", data={"key": text, "form_token": match[1]}).status_code == 303
+    assert is_in(client)
+
+
+def test_a_provider_that_is_down(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with running_provider() as down:
+        folder = make_shop(tmp_path / "shop", down)
+    with serving(folder) as client:
+        answer = client.get(link(client))
+        assert answer.status_code == 502 and "does not answer" in problem(answer)
+        assert "ConnectError" in causes(caplog)
+
+
+def test_a_slow_provider_has_so_many_seconds(
+    tmp_path: Path, provider: Provider, caplog: pytest.LogCaptureFixture
+) -> None:
+    provider.delay = 60
+    with serving(make_shop(tmp_path / "shop", provider, timeout_seconds=0.2)) as client:
+        answer = client.get(link(client))
+        assert answer.status_code == 502 and "does not answer" in problem(answer)
+        assert "within 0.2 s" in causes(caplog) or "ReadTimeout" in causes(caplog)
+
+
+DISCOVERIES: dict[str, Claims] = {
+    "another issuer": {"issuer": "https://evil.example"},
+    "no issuer": {"issuer": None},
+    "no keys": {"jwks_uri": None},
+    "no token endpoint": {"token_endpoint": None},
+    "keys over http": {"jwks_uri": "http://evil.example/keys"},
+    "tokens over http": {"token_endpoint": "http://evil.example/token"},
+    "a page over http": {"authorization_endpoint": "http://evil.example/"},
+    "a script": {"authorization_endpoint": "javascript:alert(1)"},
+    "a user": {"authorization_endpoint": "https://login.shop.example@evil.example/"},
+    "no URL": {"authorization_endpoint": 7},
+    "half a URL": {"authorization_endpoint": "https://[::1"},
+    "shared secrets alone": {"id_token_signing_alg_values_supported": ["HS256", "none"]},
+    "no algorithm": {"id_token_signing_alg_values_supported": None},
+    "algorithms in a word": {"id_token_signing_alg_values_supported": "RS256"},
+    "another flow": {"response_types_supported": ["id_token"]},
+    "another proof of the client": {"token_endpoint_auth_methods_supported": ["private_key_jwt"]},
+}
+
+
+@pytest.mark.parametrize("name", DISCOVERIES)
+def test_a_provider_that_does_not_fit(
+    client: TestClient, provider: Provider, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    provider.discovery = DISCOVERIES[name]
+    answer = client.get(link(client))
+    assert answer.status_code == 502 and "do not fit together" in problem(answer)
+    assert "discovery" in causes(caplog) and "evil" not in answer.text
+    assert {path for path, _ in provider.requests} == {"/.well-known/openid-configuration"}
+
+
+def test_the_provider_refuses_the_code(
+    client: TestClient, provider: Provider, caplog: pytest.LogCaptureFixture
+) -> None:
+    provider.token_error = "invalid_grant"
+    assert sign_in(client).status_code == 502 and "status 400, invalid_grant" in causes(caplog)
+
+
+@pytest.mark.parametrize("methods", [None, ["client_secret_basic"], ["client_secret_post"], ["none"]])
+def test_the_client_shows_its_secret_as_the_provider_wants(
+    tmp_path: Path, provider: Provider, methods: list[str] | None
+) -> None:
+    provider.discovery = {"token_endpoint_auth_methods_supported": methods}
+    options = {}
+    if methods == ["none"]:
+        options, provider.secret = {"secret_variable": "none"}, None
+    with serving(make_shop(tmp_path / "shop", provider, **options)) as client:
+        assert sign_in(client).status_code == 200
+    (form,) = [parameters for path, parameters in provider.requests if path == "/token"]
+    assert (form.get("client_secret") == CLIENT_SECRET) is (methods == ["client_secret_post"])
+
+
+# --- several shops, other doors --------------------------------------------------------------------------------------
+
+
+def test_one_sign_in_for_several_shops(tmp_path: Path, provider: Provider) -> None:
+    tea = make_shop(tmp_path / "tea", provider)
+    tools = make_shop(tmp_path / "tools", provider, group_scopes=["crm = events"])
+    third = make_shop(tmp_path / "hardware-shop", provider, allowed_domains=["other.example"])
+    with serving(tea, tools, third) as client:
+        page = client.get("/sign-in").text
+        assert page.count("/sign-in/oidc/") == 1
+        assert not [name for name in ("tea", "tools", "hardware-shop") if f">{name}<" in page]
+        assert sign_in(client).status_code == 200
+        page = client.get("/settings").text
+        assert "<option selected>tea</option><option>tools</option>" in page and "hardware-shop" not in page
+        assert signed_in_scopes(client, tea) == {"console"} and signed_in_scopes(client, third) == set()
+        assert client.post("/shop", data={"shop": "tools", "form_token": form_token(client)}).status_code == 303
+        sign_in(client)
+        assert "<option selected>tools</option>" in client.get("/settings").text  # the shop that was looked at
+        assert client.post("/sign-out", data={"form_token": form_token(client)}).status_code == 303
+        assert not is_in(client) and signed_in_scopes(client, tea) == set()
+
+
+def test_shops_with_different_providers(tmp_path: Path, provider: Provider) -> None:
+    with running_provider() as second:
+        second.person["email"] = "zoe@shop.example"
+        tea, tools = make_shop(tmp_path / "tea", provider, title="Tea & Co"), make_shop(tmp_path / "tools", second)
+        with serving(tea, tools) as client:
+            links = re.findall(r'href="(/sign-in/oidc/[^"]*)">([^<]*)<', client.get("/sign-in").text)
+            assert [title for _, title in links] == ["Sign in with Tea &amp; Co", f"Sign in with {second.issuer[7:]}"]
+            way = client.get(html.unescape(links[1][0])).headers["location"]
+            assert way.startswith(second.issuer)
+            assert client.get(httpx2.get(way, trust_env=False).headers["location"]).status_code == 200
+            assert "zoe@shop.example" in client.get("/settings").text
+            assert signed_in_scopes(client, tea) == set() and signed_in_scopes(client, tools) == {"console"}
+
+
+def test_a_person_of_one_shop_and_a_key_of_another(tmp_path: Path, provider: Provider) -> None:
+    tea, tools = make_shop(tmp_path / "tea", provider), tmp_path / "tools"
+    Workspace.create(tools, encoder="toy").close()
+    with Workspace.open(tools) as shop:
+        _, text = create_key(shop, "Bert", [Scope.CONSOLE])
+    with serving(tea, tools) as client:
+        sign_in(client)
+        assert client.post("/sign-in", data={"key": text, "form_token": form_token(client)}).status_code == 303
+        page = client.get("/settings").text
+        assert "<option>tea</option><option selected>tools</option>" in page and '<span class="who">Bert<' in page
+        client.post("/shop", data={"shop": "tea", "form_token": form_token(client)})
+        client.post("/sign-out", data={"form_token": form_token(client)})
+        assert '<span class="who">Bert<' in client.get("/settings").text  # the key's session goes on
+
+
+def test_a_console_with_a_directory_is_not_open_to_this_machine(client: TestClient) -> None:
+    answer = client.get("/settings")
+    assert answer.status_code == 303 and answer.headers["location"] == "/sign-in?after=/settings"
+
+
+def test_sign_in_is_tried_a_few_times_a_minute(tmp_path: Path, provider: Provider) -> None:
+    folder = make_shop(tmp_path / "shop", provider)
+    with (folder / "workspace.toml").open("a", encoding="utf-8") as file:
+        file.write("\n[console]\nsign_ins_per_minute = 3\n")
+    with serving(folder) as client:
+        way = link(client)
+        assert [client.get(way).status_code for _ in range(4)] == [303, 303, 303, 429]
+        assert "Too many tries" in problem(client.get(way))
+        assert client.get("/sign-in/oidc", params={"state": "guess"}).status_code == 429
+        assert len(provider.requests) == 3
+
+
+def test_failures_are_told_in_the_visitors_language(client: TestClient, provider: Provider) -> None:
+    client.cookies.set("recllm-language", "zh")
+    provider.person["email"] = "anna@evil.example"
+    answer = client.get(urlsplit(re.findall(r'href="(/sign-in/oidc/[^"]*)"', client.get("/sign-in").text)[0]).path)
+    way = str(httpx2.get(answer.headers["location"], trust_env=False).headers["location"])
+    client.cookies.delete("recllm-language")  # it is not sent on the way back from another site
+    assert "不在可以使用本控制台的人员之列" in problem(client.get(way))
+    assert [query["ui_locales"] for path, query in provider.requests if path == "/authorize"] == ["zh-Hans"]
+
+
+def test_cookies_are_secure_over_https(tmp_path: Path, provider: Provider) -> None:
+    provider.redirect_uri = "https://localhost/sign-in/oidc"
+    folder = make_shop(tmp_path / "shop", provider, redirect_uri=provider.redirect_uri)
+    with serving(folder, base="https://localhost") as client:
+        begun = client.get(link(client))
+        pending = next(c for c in begun.headers.get_list("set-cookie") if c.startswith("recllm-oidc="))
+        for word in ("HttpOnly", "SameSite=lax", "Secure", "Path=/sign-in/oidc", "Max-Age=600"):
+            assert word in pending
+        answer = sign_in(client)
+        cookies = [c for c in answer.headers.get_list("set-cookie") if not c.startswith("recllm-oidc=")]
+        assert len(cookies) >= 3 and all("Secure" in c and "SameSite=strict" in c for c in cookies)
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"issuer": "http://login.shop.example"}, "setting oidc.issuer: http is for this machine alone"),
+        ({"issuer": "login.shop.example"}, "it is not a URL such as https://login.shop.example"),
+        ({"issuer": "https://user@login.shop.example"}, "it is not a URL"),
+        ({"issuer": "https://login.shop.example?x=1"}, "it is not a URL"),
+        ({"issuer": "https://[::1"}, "it is not a URL"),
+        ({"issuer": "https://login.shop.example:port"}, "it is not a URL"),
+        ({"redirect_uri": "https://console.shop.example/"}, "setting oidc.redirect_uri: the path is not /sign-in/oidc"),
+        ({"redirect_uri": "http://console.shop.example/sign-in/oidc"}, "give https"),
+        ({"scopes": ["email"]}, "setting oidc.scopes: give openid"),
+        ({"scopes": ["openid", "a b"]}, "each without spaces"),
+        ({"secret_variable": "a secret!"}, "is not the name of an environment variable"),
+        ({"allowed_domains": ["@shop.example"]}, "'@shop.example' is not a domain in small letters"),
+        ({"allowed_domains": ["Shop.example"]}, "in small letters such as shop.example"),
+        ({"allowed_domains": [""]}, "is not a domain"),
+        ({"allowed_subjects": [" "]}, "setting oidc.allowed_subjects: a name is empty"),
+        ({"group_scopes": ["crm"]}, "is not a line such as"),
+        ({"group_scopes": ["crm = metrics"]}, "scopes are console, events, marketing, privacy, admin"),
+        ({"group_scopes": [" = console"]}, "is not a line such as"),
+        ({"base_scopes": ["recommend"]}, "each one of console, events, marketing, privacy, admin"),
+        ({"history_name": "name"}, "is not one of email, subject"),
+        ({"client_secret": "x"}, "unknown setting oidc.client_secret"),
+    ],
+)
+def test_wrong_settings_are_named(changed: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        OidcSettings(**changed)
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_scopes_of_the_settings_are_those_of_keys() -> None:
+    assert set(get_args(ConsoleScope)) == set(Scope) - {Scope.RECOMMEND, Scope.METRICS}
+
+
+COMPLETE = {"issuer": "https://login.shop.example", "client_id": "c", "redirect_uri": "https://c.example/sign-in/oidc"}
+
+
+def test_what_is_not_complete_is_said_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("client_id", "redirect_uri"):
+        with pytest.raises(UsageError, match=f"oidc.{name} is not; set both"):
+            connect_provider(OidcSettings(**COMPLETE | {name: ""}))
+    client = connect_provider(OidcSettings(**COMPLETE))
+    assert CLIENT_SECRET not in repr(client) and client.title == "login.shop.example"
+    monkeypatch.delenv("RECLLM_OIDC_SECRET")
+    with pytest.raises(UsageError, match="RECLLM_OIDC_SECRET holds no secret of the client c; set it, or set"):
+        connect_provider(OidcSettings(**COMPLETE))
+    assert connect_provider(OidcSettings(**COMPLETE, secret_variable="none")).title == "login.shop.example"
+    monkeypatch.setitem(sys.modules, "authlib", None)
+    with pytest.raises(MissingExtraError, match=r"authlib is not installed; run: pip install 'recllm\[oidc\]'"):
+        connect_provider(OidcSettings(**COMPLETE))
+
+
+def test_without_an_issuer_nothing_is_shown(tmp_path: Path) -> None:
+    Workspace.create(tmp_path / "shop", encoder="toy").close()
+    with Workspace.open(tmp_path / "shop") as shop:
+        create_key(shop, "Bert", [Scope.CONSOLE])
+    with serving(tmp_path / "shop") as client:
+        page = client.get("/sign-in").text
+        assert "Type the key" in page and "oidc" not in page

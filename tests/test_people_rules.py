@@ -1,0 +1,585 @@
+"""Rules over people: the algebra, the answer of one person at a time as the reference, what is refused, and words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from shop_world import shop
+from starlette.datastructures import FormData
+
+from recllm.audiences.people_match import ACTION_OF, ContactRecords, band_of, match_people
+from recllm.audiences.people_rule import (
+    CONDITIONS,
+    MAX_CONDITIONS,
+    MAX_DEPTH,
+    AllRule,
+    AnyRule,
+    NotRule,
+    PeopleRule,
+    conditions_of,
+    parse_rule,
+    read_rule,
+    rule_document,
+)
+from recllm.audiences.request import Exclusions
+from recllm.audiences.rule_words import rule_words
+from recllm.campaigns.drafts import campaign_of_fields
+from recllm.campaigns.file import parse_campaign
+from recllm.console.rule_fields import RuleNode, changed_rule, node_of, node_text, rule_of_text, rule_text, typed_rule
+from recllm.data.dataset import DAY, Dataset
+from recllm.errors import DataError, PolicyError, UnknownIdError, UsageError
+from recllm.policy import Policy
+from recllm.schema import ACTION_CODE, Action
+
+POLICY = Policy()
+CHANNELS = ("email", "push", "sms_gsm")
+
+
+def world() -> Dataset:
+    """30 people with every kind of event, some without any; basics with numbers, bands, texts and gaps."""
+    rng = np.random.default_rng(7)
+    kinds = [action.value for action in ACTION_OF.values()]
+    rows = []
+    for user in range(28):
+        for _ in range(rng.integers(0, 25)):
+            kind, item = str(rng.choice(kinds)), int(rng.integers(0, 6))
+            at = 1_700_000_000 + int(rng.integers(0, 12)) * 10 * DAY
+            rows.append((f"u{user:02}", f"i{item}", at, kind, float(rng.integers(1, 3)), [2.1, 3.0, None][item % 3]))
+    events = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp", "event", "quantity", "price"], orient="row")
+    items = pl.DataFrame(
+        {
+            "item_id": [f"i{n}" for n in range(6)],
+            "title": [f"Thing {n}" for n in range(6)],
+            "category": [["food", "tea"], ["food", "coffee"], ["home"], ["food", "tea"], None, ["home", "tools"]],
+            "brand": ["Leaf", "Leaf", "Iron", None, "Iron", "Öl"],
+        }
+    )
+    ages = ["35-44", "18", " 65+ ", "under 18", None, "unknown", "45-54", "41.5"]
+    users = pl.DataFrame(
+        {
+            "user_id": [f"u{n:02}" for n in range(30)],
+            "age": [ages[n % len(ages)] for n in range(30)],
+            "home": [("Town", "country", None)[n % 3] for n in range(30)],
+        }
+    )
+    return Dataset.construct(events, users, items, as_of=1_700_000_000 + 120 * DAY)
+
+
+WORLD = world()
+MESSAGES = [("u01", "spring", "email", 5), ("u02", "spring", "push", 50), ("u02", "autumn", "email", 100)]
+MESSAGES += [("u29", "autumn", "sms_gsm", 1), ("stranger", "autumn", "email", 1)]
+
+
+def agreed(channel: str, ids: Sequence[str]) -> list[bool]:
+    return [int(name[1:]) % (2 + CHANNELS.index(channel)) == 0 for name in ids]
+
+
+def messages() -> pl.DataFrame:
+    rows = [(name, campaign, channel, WORLD.as_of - days * DAY) for name, campaign, channel, days in MESSAGES]
+    return pl.DataFrame(rows, schema=["user_id", "campaign_id", "channel", "exported_at"], orient="row")
+
+
+CONTACTS = ContactRecords(agreed=agreed, messages=messages)
+
+
+def people(rule: Any) -> np.ndarray:
+    return match_people(parse_rule(rule), WORLD, POLICY, CONTACTS).people
+
+
+# --- one person at a time --------------------------------------------------------------------------------------------
+
+
+def meets(rule: dict[str, Any], user: int) -> bool:
+    """What a rule says of one person, read from the tables in the plainest way."""
+    match rule:
+        case {"all": parts}:
+            return all(meets(part, user) for part in parts)
+        case {"any": parts}:
+            return any(meets(part, user) for part in parts)
+        case {"not": part}:
+            return not meets(part, user)
+    name, condition = WORLD.users["user_id"][user], rule["condition"]
+    if condition == "agreed":
+        return agreed(rule["channel"], [name])[0]
+    if condition == "reached":
+        return any(
+            sent == name
+            and rule.get("campaign", campaign) == campaign
+            and rule.get("channel", channel) == channel
+            and days <= rule.get("days", 1e9)
+            for sent, campaign, channel, days in MESSAGES
+        )
+    if condition == "basic":
+        return meets_basic(rule, WORLD.users[rule["name"].lower()][user])
+    action = ACTION_OF.get(condition, Action.PURCHASE)
+    lines = [line for line in lines_of(user, action) if fits(rule, line)]
+    low, high = rule.get("at_least", 0), rule.get("at_most", 1e12)
+    if condition == "spent":
+        spent = round(sum(quantity * (0.0 if np.isnan(price) else price) for _, _, quantity, price in lines), 2)
+        return low <= spent < rule.get("below", 1e12)
+    times = {at for _, at, _, _ in lines}
+    if condition == "orders":
+        return low <= len(times) <= high
+    if condition in ("last_order", "first_order"):
+        if not times:
+            return False
+        at = max(times) if condition == "last_order" else min(times)
+        return low <= (WORLD.as_of - at) / DAY <= high
+    return len(times) >= rule.get("at_least", 1)
+
+
+def lines_of(user: int, action: Action) -> list[tuple[int, int, float, float]]:
+    e = WORLD.events
+    rows = range(int(e.indptr[user]), int(e.indptr[user + 1]))
+    return [
+        (int(e.item[n]), int(e.at[n]), float(e.quantity[n]), float(e.price[n]))
+        for n in rows
+        if e.action[n] == ACTION_CODE[action]
+    ]
+
+
+def fits(rule: dict[str, Any], line: tuple[int, int, float, float]) -> bool:
+    item = WORLD.items.row(line[0], named=True)
+    if "days" in rule and line[1] < WORLD.as_of - rule["days"] * DAY:
+        return False
+    if "item" in rule:
+        return bool(item["item_id"] == rule["item"])
+    if "brand" in rule:
+        return (item["brand"] or "").lower() == rule["brand"].lower()
+    return "category" not in rule or rule["category"].lower() in (item["category"] or [])
+
+
+def meets_basic(rule: dict[str, Any], value: str | None) -> bool:
+    text = (value or "").strip().lower()
+    if "stated" in rule:
+        return text != ""
+    if "equals" in rule or "one_of" in rule:
+        return text != "" and text in [v.lower() for v in rule.get("one_of", [rule.get("equals")])]
+    bands = {"35-44": (35, 44), "18": (18, 18), "65+": (65, 1e12), "under 18": (-1e12, 18), "45-54": (45, 54)}
+    low, high = {**bands, "41.5": (41.5, 41.5)}.get(text, (np.nan, np.nan))
+    return bool(low >= rule.get("at_least", -1e12) and high <= rule.get("at_most", 1e12))
+
+
+def optional(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries({}, optional=fields)
+
+
+days = st.sampled_from([1, 10, 30.5, 60, 119, 120, 121, 1_000])
+selections = st.one_of(
+    st.just({}),
+    st.sampled_from(["i0", "i2", "i5"]).map(lambda item: {"item": item}),
+    st.sampled_from(["tea", "FOOD", "home", "tools"]).map(lambda category: {"category": category}),
+    st.sampled_from(["leaf", "Iron", "öL"]).map(lambda brand: {"brand": brand}),
+)
+
+
+def joined(*parts: Any) -> dict[str, Any]:
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def bounded(name: str, values: Sequence[float]) -> st.SearchStrategy[dict[str, Any]]:
+    """A lower bound, an upper one, or both, for which there may be people."""
+    both = st.tuples(*[st.sampled_from(values)] * 2).map(sorted).filter(lambda pair: pair[0] < pair[1])
+    return st.one_of(
+        st.sampled_from(values).map(lambda low: {"at_least": low}),
+        st.sampled_from(values[1:]).map(lambda high: {name: high}),
+        both.map(lambda pair: {"at_least": pair[0], name: pair[1]}),
+    )
+
+
+deeds = st.builds(
+    lambda condition, of, rest: joined({"condition": condition}, of, rest),
+    st.sampled_from(sorted(ACTION_OF)),
+    selections,
+    optional(days=days, at_least=st.integers(1, 4)),
+)
+spending = st.builds(
+    lambda of, bounds, rest: joined({"condition": "spent"}, of, bounds, rest),
+    selections,
+    bounded("below", [0, 2.1, 4.2, 6.3, 12, 40]),
+    optional(days=days),
+)
+orders = st.builds(
+    lambda bounds, rest: joined({"condition": "orders"}, bounds, rest),
+    bounded("at_most", [0, 1, 2, 5]),
+    optional(days=days),
+)
+order_ages = st.builds(
+    lambda name, bounds: joined({"condition": name}, bounds),
+    st.sampled_from(["last_order", "first_order"]),
+    bounded("at_most", [0, 10, 20, 60, 119, 120]),
+)
+basics = st.one_of(
+    st.sampled_from([{"equals": "town"}, {"one_of": ["TOWN", "country"]}, {"stated": True}, {"equals": "nowhere"}]).map(
+        lambda what: joined({"condition": "basic", "name": "Home"}, what)
+    ),
+    bounded("at_most", [0, 18, 35, 41.5, 44, 54, 65, 70]).map(
+        lambda bounds: joined({"condition": "basic", "name": "age"}, bounds)
+    ),
+)
+contacts = st.one_of(
+    st.sampled_from(CHANNELS).map(lambda channel: {"condition": "agreed", "channel": channel}),
+    optional(campaign=st.sampled_from(["spring", "autumn", "none"]), channel=st.sampled_from(CHANNELS), days=days).map(
+        lambda what: joined({"condition": "reached"}, what)
+    ),
+)
+conditions = st.one_of(deeds, spending, orders, order_ages, basics, contacts)
+
+
+def rules(depth: int = 3) -> st.SearchStrategy[dict[str, Any]]:
+    if depth == 0:
+        return conditions
+    inner = rules(depth - 1)
+    lists = st.lists(inner, min_size=1, max_size=3)
+    return st.one_of(
+        conditions,
+        lists.map(lambda parts: {"all": parts}),
+        lists.map(lambda parts: {"any": parts}),
+        inner.map(lambda part: {"not": part}),
+    )
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(rules())
+def test_arrays_say_what_one_person_at_a_time_says(rule: dict[str, Any]) -> None:
+    assert people(rule).tolist() == [meets(rule, user) for user in range(WORLD.n_users)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(rules(1), rules(1), rules(1))
+def test_the_algebra_of_sets_holds(a: dict[str, Any], b: dict[str, Any], c: dict[str, Any]) -> None:
+    def same(first: dict[str, Any], second: dict[str, Any]) -> bool:
+        return bool((people(first) == people(second)).all())
+
+    def no(rule: dict[str, Any]) -> dict[str, Any]:
+        return {"not": rule}
+
+    assert same(no(no(a)), a)
+    assert same(no({"all": [a, b]}), {"any": [no(a), no(b)]}) and same(no({"any": [a, b]}), {"all": [no(a), no(b)]})
+    assert same({"all": [a, {"any": [b, c]}]}, {"any": [{"all": [a, b]}, {"all": [a, c]}]})
+    assert same({"all": [a, b]}, {"all": [b, a]}) and same({"any": [a, {"all": [a, b]}]}, a)
+    assert (people({"all": [a, b, c]}) == people(a) & people(b) & people(c)).all()
+    assert (people({"any": [a, b, c]}) == people(a) | people(b) | people(c)).all()
+    assert not people({"all": [a, no(a)]}).any() and people({"any": [a, no(a)]}).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(rules(3))
+def test_a_rule_comes_back_from_json_from_a_file_and_from_a_form(rule: dict[str, Any]) -> None:
+    parsed = parse_rule(rule)
+    assert parse_rule(rule_document(parsed)) == parsed == read_rule(json.dumps(rule)) == parse_rule(parsed)
+    fields = {"id": "x", "channels": ["push"], "target": {"items": ["i1"], "people": rule}}
+    fields["sender"] = {"name": "Leaf"}
+    file, content = campaign_of_fields(fields)
+    assert file.target.people == parsed == parse_campaign(content, Path("x.toml")).target.people
+    for locale in ("en", "zh"):
+        words = rule_words(parsed, locale, "EUR")
+        assert words.strip() == words and "\n" not in words and words
+        assert words.count("(") == words.count(")") and words.count("（") == words.count("）")
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+BOUGHT = {"condition": "bought"}
+
+
+def nested(depth: int) -> dict[str, Any]:
+    rule: dict[str, Any] = BOUGHT
+    for n in range(depth):
+        rule = {"not": rule} if n % 2 else {"all": [rule]}
+    return rule
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ({"condition": "bougt"}, "did you mean bought"),
+        ({"condition": ["bought"]}, "condition"),
+        ({"bought": {}}, "must be a group (all, any, not) or a condition: bought"),
+        ([BOUGHT], "must be a group"),
+        ("bought", "must be a group"),
+        (None, "must be a group"),
+        ({}, "must be a group"),
+        ({"all": []}, "all must not be empty"),
+        ({"all": BOUGHT}, "all must be a list"),
+        ({"all": [BOUGHT], "any": [BOUGHT]}, "any is unknown there"),
+        ({"not": [BOUGHT]}, "not must be a group"),
+        ({"all": [BOUGHT, {"not": {"condition": "bought", "days": "7"}}]}, "all[1].not.days must be a number"),
+        ({"all": [BOUGHT, {"condition": "bought", "days": 0}]}, "all[1].days must be above 0"),
+        ({"condition": "bought", "days": 1e9}, "days must be 36500 at most"),
+        ({"condition": "bought", "days": float("nan")}, "days must be"),
+        ({"condition": "bought", "days": True}, "days must be a number"),
+        ({"condition": "bought", "at_least": 0}, "at_least must be 1 or more"),
+        ({"condition": "bought", "at_least": 1.5}, "at_least must be a whole number"),
+        ({"condition": "bought", "item": "a", "brand": "b"}, "one of item, category and brand"),
+        ({"condition": "bought", "category": " "}, "category must not be empty"),
+        ({"condition": "bought", "week": 1}, "week is unknown there"),
+        ({"condition": "spent"}, "give at_least, below or both"),
+        ({"condition": "spent", "at_least": 5, "below": 5}, "nobody is in the range"),
+        ({"condition": "orders", "at_least": 3, "at_most": 2}, "nobody is in the range"),
+        ({"condition": "basic", "name": "age"}, "give one of equals, one_of"),
+        ({"condition": "basic", "name": "age", "equals": "1", "at_least": 3}, "give one of equals, one_of"),
+        ({"condition": "basic", "name": "age", "stated": False}, "stated must be True"),
+        ({"condition": "basic", "name": "age", "one_of": []}, "one_of must not be empty"),
+        ({"condition": "agreed", "channel": "fax"}, "channel must be 'email', 'push' or 'sms_gsm'"),
+        ({"condition": "agreed"}, "channel is missing"),
+        (nested(MAX_DEPTH + 1), "nested deeper than 5 groups"),
+        (nested(5_000), "nested deeper than 5 groups"),
+        ({"any": [BOUGHT] * (MAX_CONDITIONS + 1)}, "more than 50 conditions"),
+        ({"any": [{"all": [BOUGHT] * 30}, {"all": [BOUGHT] * 30}]}, "more than 50 conditions"),
+    ],
+)
+def test_a_wrong_rule_says_where_and_what(rule: Any, words: str) -> None:
+    with pytest.raises(UsageError) as error:
+        parse_rule(rule)
+    assert words in str(error.value)
+
+
+def test_the_limits_themselves_are_allowed() -> None:
+    assert parse_rule(nested(MAX_DEPTH))
+    assert (
+        len(list(conditions_of(parse_rule({"any": [{"condition": "bought", "days": n + 1} for n in range(50)]})))) == 50
+    )
+    deep = NotRule(negated=parse_rule(nested(MAX_DEPTH)))
+    with pytest.raises(UsageError, match="deeper"):
+        Exclusions(people=deep)
+    shared: PeopleRule = AnyRule(any=(parse_rule(BOUGHT),) * 40)
+    for _ in range(4):
+        shared = AllRule(all=(shared,) * 40)
+    with pytest.raises(UsageError, match="conditions"):
+        Exclusions(people=shared)
+
+
+@pytest.mark.parametrize(
+    ("rule", "error", "words"),
+    [
+        ({"condition": "bought", "category": "coffe"}, UsageError, "did you mean 'coffee'"),
+        ({"condition": "bought", "category": "food > teas"}, UsageError, "did you mean 'food > tea'"),
+        ({"condition": "bought", "brand": "Leave"}, UsageError, "did you mean 'Leaf'"),
+        ({"condition": "bought", "brand": "zzzz"}, UsageError, "there are "),
+        ({"condition": "bought", "item": "i9"}, UnknownIdError, "no item 'i9'"),
+        ({"condition": "basic", "name": "agee", "stated": True}, UsageError, "did you mean 'age'"),
+        ({"condition": "basic", "name": "user_id", "equals": "u01"}, UsageError, "nobody told a basic 'user_id'"),
+        ({"condition": "bought", "category": "Tobacco"}, PolicyError, "sensitive"),
+    ],
+)
+def test_what_nobody_knows_is_told_with_what_is_near(rule: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error) as raised:
+        people({"all": [{"not": rule}]})
+    assert words in str(raised.value)
+
+
+def test_contacts_are_asked_of_a_workspace_only() -> None:
+    for rule in ({"condition": "agreed", "channel": "email"}, {"condition": "reached"}):
+        with pytest.raises(UsageError, match="only a workspace"):
+            match_people(parse_rule(rule), WORLD, POLICY)
+
+
+def test_nobody_is_picked_by_sensitive_products() -> None:
+    items = WORLD.items.with_columns(
+        pl.Series("title", ["Pregnancy test" if n == "i0" else "Tea" for n in WORLD.items["item_id"]])
+    )
+    data = replace(WORLD, items=items)
+    with pytest.raises(PolicyError):
+        match_people(parse_rule({"condition": "bought", "item": "i0"}), data, POLICY)
+    # of a category with others beside it, only the others count
+    some = match_people(parse_rule({"condition": "bought", "category": "tea"}), data, POLICY).people
+    assert (some == people({"condition": "bought", "item": "i3"})).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "band"),
+    [
+        ("45-54", (45, 54)),
+        ("65+", (65, np.inf)),
+        ("under 18", (-np.inf, 18)),
+        ("18 and under", (-np.inf, 18)),
+        ("50-74K", (50_000, 74_000)),
+        ("250K+", (250_000, np.inf)),
+        ("$1,000 to $2,500", (1_000, 2_500)),
+        ("30岁以上", (30, np.inf)),
+        ("18-24岁", (18, 24)),
+        ("3万以下", (-np.inf, 30_000)),
+        ("7", (7, 7)),
+        ("54-45", None),
+        ("2 Adults No Kids", None),
+        ("1990-05-12", None),
+        ("", None),
+        ("-", None),
+    ],
+)
+def test_bands_are_read_as_ranges(text: str, band: tuple[float, float] | None) -> None:
+    assert band_of(text) == band
+
+
+def test_counts_are_of_visible_people_alone() -> None:
+    match = match_people(parse_rule({"all": [BOUGHT, {"not": {"condition": "bought", "days": 30}}]}), WORLD, POLICY)
+    visible = np.arange(WORLD.n_users) % 2 == 0
+    counts = match.counts(visible)
+    assert list(counts) == [match.rule, *conditions_of(match.rule)]
+    assert all(counts[node] == (match.masks[node] & visible).sum() for node in counts)
+    assert sum(match.counts(np.zeros(WORLD.n_users, bool)).values()) == 0
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_rule_in_words() -> None:
+    coffee = {"condition": "bought", "category": "coffee", "days": 90}
+    rule = parse_rule({"all": [coffee, {"not": {"condition": "reached", "days": 14}}]})
+    assert rule_words(rule, "en") == "bought “coffee” in the last 90 days and not reached in the last 14 days"
+    assert rule_words(rule, "zh") == "最近 90 天内购买过“coffee”，且最近 14 天内未被联系"
+    mixed = {
+        "all": [{"any": [coffee, {"condition": "viewed", "item": "SKU", "at_least": 3}]}, {"not": {"all": [coffee]}}]
+    }
+    words = "(bought “coffee” in the last 90 days or viewed the item SKU at least 3 times) and did not buy “coffee”"
+    assert rule_words(parse_rule(mixed), "en").startswith(words)
+    spent = parse_rule({"condition": "spent", "at_least": 1_000, "below": 2_000.5})
+    assert rule_words(spent, "en", "EUR") == "spent at least 1,000 EUR and less than 2,000.50 EUR"
+    hostile = parse_rule({"condition": "bought", "category": "<script>alert(1)</script>{{ 7 * 7 }}\n"})
+    assert "<script" not in rule_words(hostile, "en") and "\n" not in rule_words(hostile, "zh")
+
+
+def test_every_condition_has_words_of_its_own_and_of_its_negation() -> None:
+    bounds = {"spent": {"at_least": 5}, "orders": {"at_least": 2}, "last_order": {"at_most": 9}}
+    bounds |= {"first_order": {"at_most": 9}, "basic": {"name": "age", "equals": "7"}, "agreed": {"channel": "email"}}
+    said = {
+        (name, locale, negated): rule_words(parse_rule({"not": rule} if negated else rule), locale)
+        for name in CONDITIONS
+        for rule in ({"condition": name, **bounds.get(name, {})},)
+        for locale in ("en", "zh")
+        for negated in (False, True)
+    }
+    assert len(set(said.values())) == len(said)
+
+
+# --- a campaign's file -----------------------------------------------------------------------------------------------
+
+FILE = """id = "spring"
+channels = ["push"]
+[target]
+items = ["i1"]
+[target.people]
+any = [{ condition = "spent", at_least = 99.5, days = 30 }]
+[sender]
+name = "Leaf"
+"""
+
+
+def test_a_file_holds_a_rule_and_says_what_is_wrong_in_it() -> None:
+    rule = parse_campaign(FILE.encode(), Path("a.toml")).target.people
+    assert rule == parse_rule({"any": [{"condition": "spent", "at_least": 99.5, "days": 30}]})
+    with pytest.raises(DataError, match=r"a\.toml, line 5: target\.people .*any\[0\]\.days must be above 0"):
+        parse_campaign(FILE.replace("days = 30", "days = 0").encode(), Path("a.toml"))
+    table = (
+        '[[target.people.all]]\ncondition = "bought"\n[[target.people.all]]\nnot = { condition = "bought", days = 7 }\n'
+    )
+    file = FILE.replace('[target.people]\nany = [{ condition = "spent", at_least = 99.5, days = 30 }]\n', table)
+    assert parse_campaign(file.encode(), Path("a.toml")).target.people == parse_rule(
+        {"all": [BOUGHT, {"not": {"condition": "bought", "days": 7}}]}
+    )
+
+
+def test_a_rule_comes_from_json_or_a_file(tmp_path: Path) -> None:
+    rule = {"all": [{"condition": "basic", "name": "年龄", "at_least": 30}]}
+    for name, text in {
+        "r.json": json.dumps(rule),
+        "r.toml": '[[all]]\ncondition="basic"\nname="年龄"\nat_least=30',
+    }.items():
+        (tmp_path / name).write_text(text, "utf-8")
+        assert read_rule(str(tmp_path / name)) == parse_rule(rule)
+    for text, words in {
+        "{": "no JSON",
+        str(tmp_path / "none.json"): "cannot be read",
+        "\0": "cannot be read",
+        '{"not":' * 5_000 + "1" + "}" * 5_000: "deeper",
+    }.items():
+        with pytest.raises(UsageError, match=words):
+            read_rule(text)
+
+
+def test_a_large_shop_is_no_matter_of_its_people(tmp_path: Path) -> None:
+    """Of a dataset that is twice as large, made of the same people twice, each half gets the same answer."""
+    small = shop(people=20)
+    events = type(small.events).concat([small.events, small.events])
+    twice = pl.concat([small.users, small.users.with_columns(pl.col("user_id") + "b")])
+    data = replace(small, users=twice, events=events)
+    rule = parse_rule(
+        {"all": [{"condition": "bought", "category": "tea", "at_least": 3}, {"condition": "orders", "at_least": 5}]}
+    )
+    once, both = match_people(rule, small, POLICY).people, match_people(rule, data, POLICY).people
+    assert once.any() and not once.all() and (both == np.concatenate([once, once])).all()
+
+
+# --- in a form -------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=150, deadline=None)
+@given(rules(3))
+def test_a_form_says_what_the_rule_said(rule: dict[str, Any]) -> None:
+    text = rule_text(parse_rule(rule))
+    typed = rule_of_text(text)
+    assert typed is not None and (people(typed) == people(rule)).all()
+    assert rule_text(parse_rule(typed)) == text  # what a form shows comes back as it was
+    root = node_of(text)
+    fields = FormData(list(fields_of(root, "r")))
+    assert typed_rule(fields) == text
+    grown = node_of(changed_rule(text, "add:r", "agreed"))
+    assert len(grown.parts) == len(root.parts) + 1 and grown.parts[:-1] == root.parts
+    assert changed_rule(node_text(grown), f"remove:r.{len(root.parts)}", "") == text
+
+
+def fields_of(node: RuleNode, place: str) -> Iterator[tuple[str, str]]:
+    yield f"people:{place}:kind", node.kind.value
+    for name, text in node.texts.items():
+        yield f"people:{place}:{name}", text
+    for n, part in enumerate(node.parts):
+        yield from fields_of(part, f"{place}.{n}")
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        "",
+        "add",
+        "add:",
+        "add:x",
+        "add:r.7",
+        "add:r.0",
+        "remove:r",
+        "remove:r.9",
+        "grow:r",
+        "group:r.0.0.0.0.0",
+        "add:r;1",
+    ],
+)
+def test_a_button_that_means_nothing_changes_nothing(act: str) -> None:
+    text = rule_text(parse_rule(BOUGHT))
+    assert changed_rule(text, act, "deed") == text
+    assert changed_rule(text, "add:r", "group") == text and changed_rule("", "remove:r.0", "") == ""
+
+
+def test_a_form_takes_what_is_no_rule_and_says_so() -> None:
+    assert (
+        typed_rule(FormData([("people:r:kind", "deed")])) == typed_rule(FormData([("people:r.0:kind", "deed")])) == ""
+    )
+    assert typed_rule(FormData([("people:r:kind", "group"), ("people:r.0:kind", "evil"), ("people:r:join", "x")])) == ""
+    fields = [("people:r:kind", "group"), ("people:r.0:kind", "orders"), ("people:r.0:at_least", "2,5 or so")]
+    text = typed_rule(FormData(fields))
+    with pytest.raises(UsageError, match=r"all\[0\].at_least must be a whole number"):
+        rule_of_text(text)
+    assert node_of(text).parts[0].problem() == "at_least must be a whole number"
+    deep = typed_rule(FormData([(f"people:r{'.0' * n}:kind", "group") for n in range(9)]))
+    with pytest.raises(UsageError, match="deeper"):
+        rule_of_text(deep)
+    many = [("people:r:kind", "group"), *((f"people:r.{n}:kind", "agreed") for n in range(900))]
+    assert len(node_of(typed_rule(FormData(many))).parts) < 200

@@ -1,0 +1,351 @@
+"""Rules over people through every door: audience, service, command line, a campaign's file and the console's form.
+
+The shop has no model: seeds need none, and neither does a count.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from shop_world import START
+from shop_world import shop as world
+from test_console import Page, assert_harmless, send, serving, token
+from waiting import until
+
+from recllm.audiences.people_rule import parse_rule
+from recllm.campaigns.drafts import campaign_file, change_campaign, create_campaign, revision_of
+from recllm.campaigns.plan import count_reachable
+from recllm.errors import DataError
+from recllm.jobs.load import load_file
+from recllm.jobs.recommenders import open_recommender
+from recllm.policy import Policy
+from recllm.schema import CampaignMessage
+from recllm.settings import ServiceSettings
+from recllm.workspace.workspace import Workspace
+
+Run = Callable[..., tuple[int, str, str]]
+PEOPLE = 40
+FLOOR = 3
+REFUSED, NO_EMAIL = ("u00", "u01"), ("u02", "u04")
+"""Even people buy tea, odd ones tools."""
+TEA = {"condition": "bought", "category": "tea"}
+OLDER = {"condition": "basic", "name": "age", "at_least": 35}
+REACHED = {"condition": "reached", "campaign": "winter"}
+RULE = {"all": [TEA, {"any": [OLDER, {"condition": "agreed", "channel": "email"}]}, {"not": REACHED}]}
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two people refused everything personal, two e-mail; u06 and u00 were sent a message."""
+    folder = tmp_path_factory.mktemp("rules")
+    data = world(people=PEOPLE, visits=4)
+    e, users, items = data.events, data.users["user_id"], data.items["item_id"]
+    log = ["user_id,item_id,event,timestamp,quantity,price"]
+    for user, item, at, price in zip(e.user, e.item, e.at, e.price, strict=True):
+        log.append(f"{users[int(user)]},{items[int(item)]},purchase,{int(at)},1,{float(price):.2f}")
+    catalogue = ["item_id,title,category,brand,price"]
+    for row in data.items.to_dicts():
+        catalogue.append(f"{row['item_id']},{row['title']},{' > '.join(row['category'])},{row['brand']},{row['price']}")
+    ages = ["user_id,age", *(f"u{n:02},{'35-44' if n % 4 == 0 else '18-24'}" for n in range(PEOPLE))]
+    no = [f"{name},personalisation,false,2024-01-01T00:00:00Z" for name in REFUSED]
+    no += [f"{name},email,false,2024-01-01T00:00:00Z" for name in NO_EMAIL]
+    consent = ["user_id,purpose,granted,timestamp", *no]
+    settings: dict[str, Any] = {"consent_default": True, "currency": "EUR", "timezone": "UTC", "encoder": "toy"}
+    settings |= {"service": ServiceSettings(watch_seconds=0.05), "policy": Policy(group_floor=FLOOR)}
+    with Workspace.create(folder / "shop", **settings) as shop:
+        for table, lines in {"items": catalogue, "events": log, "users": ages, "consent": consent}.items():
+            (folder / f"{table}.csv").write_text("\n".join(lines) + "\n", "utf-8")
+            assert load_file(shop, folder / f"{table}.csv", table).accepted
+        at = datetime.fromtimestamp(START, UTC) + timedelta(days=20)
+        common = {"campaign_id": "winter", "channel": "email", "text_id": "t1", "variant": 0, "item_id": "tea1"}
+        shop.store().add_messages(
+            [
+                CampaignMessage(message_id=name, user_id=name, request_id=name, exported_at=at, **common)
+                for name in shop.pseudonymiser().many(["u06", "u00"])
+            ]
+        )
+    return folder / "shop"
+
+
+@pytest.fixture
+def folder(untrained: Path, tmp_path: Path) -> Path:
+    shutil.copytree(untrained, tmp_path / "shop")
+    return tmp_path / "shop"
+
+
+@pytest.fixture
+def client(folder: Path) -> Iterator[TestClient]:
+    with serving(folder) as client:
+        yield client
+
+
+def expected() -> set[int]:
+    """Numbers of the people whom RULE means."""
+    return {n for n in range(2, PEOPLE) if n % 2 == 0 and (n % 4 == 0 or n not in (2, 4)) and n != 6}
+
+
+# --- the service -----------------------------------------------------------------------------------------------------
+
+
+def audience(client: TestClient, status: int = 200, **body: Any) -> Any:
+    answer = client.post("/v1/audience", json={"seeds": ["u03", "u05"], "holdout": 0, "explain_first": 0, **body})
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+def test_an_audience_of_a_rule_adds_up_and_names_it(client: TestClient) -> None:
+    ids = [f"u{n:02}" for n in range(PEOPLE)]
+    answer = audience(client, people=RULE, ids=ids)
+    assert {person["user_id"] for person in answer["people"]} == {f"u{n:02}" for n in expected()}
+    assert answer["excluded"]["people_rule"] == PEOPLE - len(REFUSED) - 2 - len(expected())
+    assert answer["size"] + sum(answer["excluded"].values()) == PEOPLE
+    assert {count["words"]: count["people"] for count in answer["rule"]} == {
+        "bought “tea” and (age of 35 or more or agreed to e-mail) and never reached by the campaign winter": 17,
+        "bought “tea”": 19,
+        "age of 35 or more": 9,
+        "agreed to e-mail": 36,
+        "reached by the campaign winter": None,  # one person: fewer than the floor
+    }
+    assert any("only people of whom this is true: bought “tea”" in note for note in answer["notes"])
+    everybody = audience(client)
+    assert everybody["rule"] == [] and "people_rule" not in everybody["excluded"]
+
+
+def test_only_people_who_agreed_are_counted_and_a_withdrawal_acts_at_once(
+    client: TestClient, folder: Path, tmp_path: Path
+) -> None:
+    before = audience(client, people=TEA)
+    assert before["rule"][0]["people"] == 19  # u00 bought tea too, and refused
+    refusals = [f"{name},personalisation,false,2025-01-01T00:00:00Z" for name in ("u08", "u10")]
+    (tmp_path / "no.csv").write_text("\n".join(["user_id,purpose,granted,timestamp", *refusals]) + "\n")
+    with Workspace.open(folder) as shop:
+        load_file(shop, tmp_path / "no.csv", "consent")
+    after = audience(client, people=TEA)
+    assert after["rule"][0]["people"] == 17 and after["excluded"]["no_consent"] == len(REFUSED) + 2
+    # of those who agreed to the channel alone, where one is asked for
+    assert audience(client, people=TEA, channel="email")["rule"][0]["people"] == 15
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ({"condition": "bought", "category": "tee"}, "did you mean 'tea'"),
+        ({"condition": "basic", "name": "agee", "stated": True}, "did you mean 'age'"),
+        ({"all": [TEA, {"condition": "bought", "days": "x"}]}, "all[1].days must be a number"),
+        ({"condition": "bougt"}, "did you mean bought"),
+        ({"all": []}, "all must not be empty"),
+        ("tea", "must be a group"),
+    ],
+)
+def test_a_wrong_rule_is_refused_with_a_remedy(client: TestClient, rule: Any, words: str) -> None:
+    assert words in audience(client, 422, people=rule)["error"]["message"]
+
+
+def test_sensitive_products_pick_nobody(client: TestClient) -> None:
+    assert (
+        audience(client, 403, people={"condition": "bought", "category": "tobacco"})["error"]["type"] == "PolicyError"
+    )
+
+
+def test_the_schema_tells_every_condition(client: TestClient) -> None:
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    assert {"AllRule", "AnyRule", "NotRule", "DeedRule", "SpentRule", "BasicRule", "ReachedRule"} <= set(schemas)
+    (condition,) = [part for part in schemas["NotRule"]["properties"]["not"]["oneOf"] if "discriminator" in part]
+    assert condition["discriminator"]["mapping"]["last_order"].endswith("OrderAgeRule")
+    assert "minItems" in schemas["AllRule"]["properties"]["all"]
+
+
+CAMPAIGN = {
+    "id": "tea",
+    "channels": ["email"],
+    "target": {"items": ["tea1"], "people": RULE},
+    "sender": {"name": "Leaf & Iron", "address": "1 Market Street", "opt_out": "https://example.com/stop"},
+}
+
+
+def test_a_campaign_over_http_keeps_its_rule_and_says_it(client: TestClient, folder: Path) -> None:
+    rule = {"all": [{**TEA, "days": None}, *RULE["all"][1:]]}  # JSON has nulls, a file has none
+    answer = client.post("/v1/campaigns", json={"campaign": CAMPAIGN | {"target": {"items": ["tea1"], "people": rule}}})
+    assert answer.status_code == 201, answer.text
+    document = client.get("/v1/campaigns/tea").json()
+    assert parse_rule(document["people_rule"]["rule"]) == parse_rule(RULE)
+    assert document["people_rule"]["words"].startswith("bought “tea” and (age of 35 or more or agreed to e-mail)")
+    wrong = CAMPAIGN | {"id": "wrong", "target": {"items": ["tea1"], "people": {"all": [TEA, {"not": 3}]}}}
+    refused = client.post("/v1/campaigns", json={"campaign": wrong})
+    assert refused.status_code == 422 and "all[1].not must be a group" in refused.text
+    with Workspace.open(folder) as shop:
+        assert campaign_file(shop, "tea").target.people == parse_rule(RULE)
+
+
+def test_a_campaign_counts_whom_its_rule_leaves_out(folder: Path) -> None:
+    with Workspace.open(folder) as shop:
+        create_campaign(shop, CAMPAIGN, by="Ann", at=datetime.now(UTC))
+        reach = count_reachable(shop, open_recommender(shop, everybody=True), campaign_file(shop, "tea"))
+        emailed = expected() - {2, 4}
+        assert reach.reachable == len(emailed)
+        assert reach.excluded["people_rule"] == PEOPLE - 4 - len(emailed)
+        assert reach.reachable + sum(reach.excluded.values()) == PEOPLE
+        assert list(reach.rule.values()) == [16, 17, 8, 36, 1]
+        broken = CAMPAIGN | {"target": {"items": ["tea1"], "people": {"any": []}}}
+        with pytest.raises(DataError, match="any must not be empty"):
+            change_campaign(shop, "tea", broken, revision=revision_of(shop, "tea"), by="Ann", at=datetime.now(UTC))
+
+
+# --- the command line ------------------------------------------------------------------------------------------------
+
+
+def test_the_command_line_takes_json_and_files(command: Run, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "seeds.txt").write_text("u03\nu05\n")
+    (tmp_path / "rule.toml").write_text('[[all]]\ncondition = "bought"\ncategory = "tea"\n')
+    options = ["audience", "--seeds", str(tmp_path / "seeds.txt"), "--holdout", "0", "-w", str(folder)]
+    code, out, error = command(*options, "--people", str(tmp_path / "rule.toml"), "--json")
+    assert code == 0, error
+    document = json.loads(out)
+    assert document["rule"][0] == {"words": "bought “tea”", "people": 19} and document["size"] == 19
+    code, out, _ = command(*options, "--people", json.dumps(RULE))
+    assert code == 0 and "only people of whom this is true: bought “tea” and" in out
+    assert "    19: bought “tea”" in out and "    few: reached by the campaign winter" in out
+    for wrong, words in {"{": "no JSON", '{"all": []}': "must not be empty", "nothing.toml": "cannot be read"}.items():
+        code, _, error = command(*options, "--people", wrong)
+        assert code == 2 and words in error
+    code, _, error = command("audience", "--campaign", "x.toml", "--people", "{}", "-w", str(folder))
+    assert code == 2 and "says whom the campaign is for" in error
+
+
+# --- the console -----------------------------------------------------------------------------------------------------
+
+ADDRESS = "/campaigns/campaign/tea"
+
+
+def drafted(folder: Path, **target: Any) -> None:
+    with Workspace.open(folder) as shop:
+        create_campaign(shop, CAMPAIGN | {"target": {"items": ["tea1"], **target}}, by="Ann", at=datetime.now(UTC))
+
+
+def form_of(text: str) -> dict[str, Any]:
+    """Every field of the form of who, as a browser would send it."""
+    text = text.split('id="who-form"')[1].split("</form>")[0]
+    fields: dict[str, Any] = {}
+    for field in Page(text).of("input"):
+        name, value = str(field.get("name")), field.get("value") or ""
+        if field.get("type") != "checkbox":
+            fields[name] = value
+        elif "checked" in field:
+            fields.setdefault(name, []).append(value)
+    for match in re.finditer(r'<textarea[^>]* name="([^"]+)"[^>]*>\n?(.*?)</textarea>', text, re.DOTALL):
+        fields[match[1]] = match[2]
+    for match in re.finditer(r'<select[^>]* name="([^"]+)">(.*?)</select>', text, re.DOTALL):
+        values = re.findall(r'value="([^"]*)"( selected)?', match[2])
+        fields[match[1]] = next((value for value, selected in values if selected), values[0][0])
+    return {name: value for name, value in fields.items() if name != "form_token"}
+
+
+def press(client: TestClient, act: str, fields: dict[str, Any], **typed: str) -> str:
+    answer = send(client, f"{ADDRESS}/rule?act={act}", **(fields | typed))
+    assert answer.status_code == 200, answer.text
+    return str(answer.text)
+
+
+def test_a_rule_is_built_saved_and_changed_without_scripts(client: TestClient, folder: Path) -> None:
+    drafted(folder)
+    page = client.get(f"{ADDRESS}?step=who").text
+    assert f'formaction="{ADDRESS}/rule?act=add%3Ar#people-rule"' in page
+    text = press(client, "add:r", form_of(page), **{"add:r": "deed"})
+    tea = {"people:r.0:of": "category", "people:r.0:named": "tea", "people:r.0:days": "3000"}
+    text = press(client, "group:r", form_of(text) | tea, **{"add:r": "basic"})
+    older = {"people:r.1.0:name": "age", "people:r.1.0:test": "range", "people:r.1.0:at_least": "35"}
+    text = press(client, "add:r.1", form_of(text) | older, **{"add:r.1": "agreed"})
+    text = press(client, "add:r", form_of(text), **{"add:r": "reached"})
+    fields = form_of(text) | {"people:r.2:no": "not", "people:r.2:campaign": "winter", "limits.size": "7"}
+    assert fields["people:r.0:named"] == "tea" and fields["people:r.1.0:at_least"] == "35"
+    until(lambda: "read for the first time" not in send(client, f"{ADDRESS}/count", **fields).text)
+    counted = assert_harmless(send(client, f"{ADDRESS}/count", **fields).text).text
+    emailed = expected() - {2, 4}
+    assert re.search(rf"\b{len(emailed)}\s+people who agreed meet the whole rule", counted), counted
+    assert re.search(r"bought “tea” in the last 3000 days\s*17(?!\d)", counted)
+    assert re.search(r"reached by the campaign winter\s*fewer than 3", counted)
+    assert "do not meet the rule" in counted
+    with Workspace.open(folder) as shop:
+        assert campaign_file(shop, "tea").target.people is None  # nothing was written so far
+    assert send(client, f"{ADDRESS}/save/who", **fields).status_code == 303
+    wanted_rule = parse_rule({"all": [{**TEA, "days": 3_000}, *RULE["all"][1:]]})
+    with Workspace.open(folder) as shop:
+        assert campaign_file(shop, "tea").target.people == wanted_rule
+        assert campaign_file(shop, "tea").limits.size == 7
+    page = client.get(f"{ADDRESS}?step=who").text
+    sentence = "bought “tea” in the last 3000 days and (age of 35 or more or agreed to e-mail) and never reached by the"
+    assert sentence in Page(page).text
+    without = press(client, "remove:r.1", form_of(page))
+    assert send(client, f"{ADDRESS}/save/who", **form_of(without)).status_code == 303
+    with Workspace.open(folder) as shop:
+        assert campaign_file(shop, "tea").target.people == parse_rule(
+            {"all": [{**TEA, "days": 3_000}, {"not": REACHED}]}
+        )
+    empty = press(client, "remove:r.0", form_of(press(client, "remove:r.1", form_of(without))))
+    empty_fields = form_of(empty) | {"revision": form_of(client.get(ADDRESS).text)["revision"]}
+    assert send(client, f"{ADDRESS}/save/who", **empty_fields).status_code == 303
+    with Workspace.open(folder) as shop:
+        assert campaign_file(shop, "tea").target.people is None
+
+
+def test_htmx_gets_the_fields_and_the_count_alone(client: TestClient, folder: Path) -> None:
+    drafted(folder, people=RULE)
+    fields = form_of(client.get(f"{ADDRESS}?step=who").text) | {"form_token": token(client)}
+    until(lambda: "read for the first time" not in send(client, f"{ADDRESS}/count", **fields).text)
+    part = client.post(f"{ADDRESS}/rule?act=remove:r.2", data=fields, headers={"hx-request": "true"}).text
+    assert "<html" not in part and 'id="people-rule"' in part and 'hx-swap-oob="outerHTML"' in part
+    assert "reached by the campaign winter" not in part and "meet the whole rule" in part
+    assert "<script" not in part and "style=" not in part
+
+
+def test_a_rule_that_a_form_would_write_otherwise_stays_as_it_is(client: TestClient, folder: Path) -> None:
+    rule = {"not": {"not": {"condition": "bought", "category": "tea", "at_least": 1}}}
+    drafted(folder, people=rule)
+    fields = form_of(client.get(f"{ADDRESS}?step=who").text)
+    assert send(client, f"{ADDRESS}/save/who", **(fields | {"limits.size": "9"})).status_code == 303
+    with Workspace.open(folder) as shop:
+        file = campaign_file(shop, "tea")
+        assert file.target.people == parse_rule(rule) and file.limits.size == 9
+
+
+def test_what_is_wrong_stands_beside_its_condition_and_nothing_is_lost(client: TestClient, folder: Path) -> None:
+    drafted(folder, people=TEA)
+    fields = form_of(client.get(f"{ADDRESS}?step=who").text)
+    hostile = "</textarea><script>alert(1)</script>"
+    wrong = fields | {"people:r.0:days": "often", "people:r.0:named": hostile}
+    answer = send(client, f"{ADDRESS}/save/who", **wrong)
+    page = assert_harmless(answer.text)
+    assert answer.status_code == 422 and "all[0].days must be a number" in page.text
+    assert form_of(answer.text)["people:r.0:days"] == "often" and "days must be a number" in page.text
+    until(lambda: "read for the first time" not in send(client, f"{ADDRESS}/count", **fields).text)
+    unknown = send(client, f"{ADDRESS}/count", **(fields | {"people:r.0:named": "tee"}))
+    assert "did you mean 'tea'" in Page(unknown.text).text
+    other = fields | {"note": "x"}
+    assert send(client, f"{ADDRESS}/save/who", **(other | {"limits.size": "5"})).status_code == 303
+    late = send(client, f"{ADDRESS}/save/who", **(fields | {"people:r.0:named": "tools"}))
+    said = assert_harmless(late.text).text.split("You typed")[1]
+    assert late.status_code == 409 and "bought “tea”" in said and "bought “tools”" in said
+
+
+def test_the_form_speaks_both_languages_and_labels_every_field(client: TestClient, folder: Path) -> None:
+    conditions = [
+        *(TEA, {"condition": "spent", "at_least": 5}, {"condition": "orders", "at_least": 1}),
+        *({"condition": "last_order", "at_most": 900}, OLDER, {"condition": "agreed", "channel": "push"}, REACHED),
+    ]
+    drafted(folder, people={"any": [{"all": conditions}, {"not": TEA}]})
+    for language, words in {"en": "spent at least 5 EUR", "zh": "消费至少 5 EUR"}.items():
+        client.cookies.set("recllm-language", language)
+        page = assert_harmless(client.get(f"{ADDRESS}?step=who").text)
+        assert words in page.text
+        ids = [str(attributes["id"]) for _, attributes in page.elements if "id" in attributes]
+        labels = {attributes.get("for") for attributes in page.of("label")}
+        fields = [f for tag in ("input", "select", "textarea") for f in page.of(tag) if f.get("type") != "hidden"]
+        assert len(ids) == len(set(ids)) and all(field["id"] in labels for field in fields)

@@ -1,0 +1,179 @@
+"""Words of items, and the order of what a query finds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from conftest import Command
+from hypothesis import given
+from hypothesis import strategies as st
+from shop_world import shop as world
+
+from recllm.data.dataset import Dataset
+from recllm.encoder.toy import ToyEncoder
+from recllm.errors import UsageError
+from recllm.recommender.recommender import Recommender
+from recllm.recommender.search import search
+from recllm.schema import SearchRequest, Slate
+from recllm.settings import SearchSettings
+from recllm.text.word_index import WordIndex, terms_of
+
+ITEMS = pl.DataFrame(
+    {
+        "item_id": ["milk", "choc", "cat", "treat", "cha", "tv"],
+        "title": ["Fluid milk white", "Chocolate milk", "Dry cat food", "Treats for cats", "西湖龙井绿茶", None],
+        "category": [["dairy"], ["dairy"], ["pets", "cat food"], ["pets"], ["食品", "茶叶"], ["home", "televisions"]],
+        "brand": ["Acme", None, "Whisk", "Whisk", None, "Sonic"],
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("Dry CAT-Food, 3.5 LB", ["dry", "cat", "food", "3", "5", "lb"]),
+        ("berries eggs glasses bus dishes gas", ["berry", "egg", "glasse", "bus", "dishe", "gas"]),
+        ("西湖龙井", ["西湖", "湖龙", "龙井"]),
+        ("茶", ["茶"]),
+        ("ＡＢ茶叶x", ["ab", "茶叶", "x"]),
+        ("抹茶アイス", ["抹茶", "茶ア", "アイ", "イス"]),
+        ("a_b \u200b!?", ["a", "b"]),
+        ("", []),
+    ],
+)
+def test_terms(text: str, terms: list[str]) -> None:
+    assert terms_of(text) == terms
+
+
+def found(index: WordIndex, query: str, items: pl.DataFrame = ITEMS) -> set[str]:
+    return {name for name, score in zip(items["item_id"], index.scores(query), strict=True) if score > 0}
+
+
+def test_words_find_titles_categories_and_brands() -> None:
+    index = WordIndex.of(ITEMS)
+    assert found(index, "milk") == {"milk", "choc"}
+    assert found(index, "CATS") == {"cat", "treat"}
+    assert found(index, "television") == {"tv"}  # it has no title
+    assert found(index, "whisk") == {"cat", "treat"}
+    assert found(index, "绿茶") == {"cha"} and found(index, "茶叶") == {"cha"}
+    assert found(index, "choco") == {"choc"}  # the beginning of a word that no item has as it is
+    assert found(index, "xyz") == found(index, "!?") == found(index, "xy") == set()
+    scores = dict(zip(ITEMS["item_id"], index.scores("cat food"), strict=True))
+    assert scores["cat"] > scores["treat"] > 0
+
+
+def test_a_rare_word_weighs_more_than_a_common_one() -> None:
+    scores = dict(zip(ITEMS["item_id"], WordIndex.of(ITEMS).scores("milk chocolate"), strict=True))
+    assert scores["choc"] > 2 * scores["milk"] > 0
+
+
+words = st.lists(st.sampled_from(["milk", "cats", "food", "tea", "绿茶", "white"]), min_size=1, max_size=4).map(
+    " ".join
+)
+
+
+@given(first=st.lists(words, max_size=6), then=st.lists(words, min_size=1, max_size=6), query=words)
+def test_an_index_that_grew_is_one_made_anew(first: list[str], then: list[str], query: str) -> None:
+    def catalogue(titles: list[str]) -> pl.DataFrame:
+        columns: dict[str, Any] = {"title": titles, "category": [None] * len(titles), "brand": [None] * len(titles)}
+        return pl.DataFrame(columns, schema={"title": pl.String, "category": pl.List(pl.String), "brand": pl.String})
+
+    both = [*then, *first]  # in another order, and with all earlier texts, which an index does not forget
+    grown = WordIndex.of(catalogue(first)).grown(catalogue(both))
+    np.testing.assert_allclose(grown.scores(query), WordIndex.of(catalogue(both)).scores(query), rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def recommender() -> Recommender:
+    return Recommender(world(), ToyEncoder()).warm()
+
+
+def ask(recommender: Recommender, query: str, *, vectors: bool = True, **options: Any) -> Slate:
+    index = WordIndex.of(recommender.dataset.items)
+    vector = recommender.encoder.encode([query], kind="query")[0] if vectors else None
+    settings = options.pop("settings", None)
+    return search(recommender, index, SearchRequest(query=query, **options), vector, settings)
+
+
+def names(slate: Slate) -> list[str]:
+    return [item.item_id for item in slate.items]
+
+
+def test_a_person_decides_among_what_words_fit_alike(recommender: Recommender) -> None:
+    settings = SearchSettings(vectors_weight=0.0)
+    slate = ask(recommender, "green tea", user="u00", k=12, settings=settings)
+    assert slate.status == "text_only" and slate.degraded_reason == "no trained model: ranked by text similarity alone"
+    by_score = recommender.recommend("u00", k=12, allow=names(slate), explain=False)[0]
+    assert names(slate) == names(by_score) and {item.served_by for item in slate.items} == {("words", "vectors")}
+    nobody = ask(recommender, "green tea", k=12, settings=settings)
+    buyers = recommender.population.stats.buyers_28[recommender.dataset.item_rows(names(nobody))]
+    assert nobody.status == "unknown_user" and buyers.tolist() == sorted(buyers, reverse=True)
+
+
+def test_an_exact_title_or_id_stands_first(recommender: Recommender) -> None:
+    for query in ("GREEN TEA 3", " tea3 "):
+        slate = ask(recommender, query, user="u01", k=5)
+        assert names(slate)[0] == "tea3" and slate.items[0].served_by[0] == "exact"
+
+
+def test_too_few_fit_and_words_alone_are_told(recommender: Recommender) -> None:
+    slate = ask(recommender, "hammer", vectors=False, k=20)
+    assert len(slate.items) == 12 and [note.kind for note in slate.notes] == ["few_fit", "words_only"]
+    assert "only 12 of 20 items fit the query" in (slate.degraded_reason or "")
+    assert ask(recommender, "zzz", vectors=False).items == ()
+    assert not ask(recommender, "hammer", k=3).notes
+
+
+def test_filters_hold_and_reasons_are_the_slates(recommender: Recommender) -> None:
+    assert set(names(ask(recommender, "tea", where="price < 4", k=20))) == {"tea0", "tea1"}
+    assert "tea0" not in names(ask(recommender, "tea", deny=("tea0",), k=20))
+    slate = ask(recommender, "tea", user="u00", k=2, explain=True)
+    served = recommender.recommend("u00", k=2, allow=names(slate))[0]
+    assert {i.item_id: i.reasons for i in slate.items} == {i.item_id: i.reasons for i in served.items}
+    assert ask(recommender, "hammer", k=2, explain=True).items[0].reasons == ()
+
+
+def test_of_one_name_only_the_best_is_shown() -> None:
+    items = pl.DataFrame({"item_id": ["a", "b", "c"], "title": ["Tea", "Tea", "Tea mug"]})
+    events = pl.DataFrame({"user_id": ["ann"], "item_id": ["b"], "timestamp": [1_700_000_000]})
+    recommender = Recommender(Dataset.construct(events, items=items), ToyEncoder())
+    assert names(ask(recommender, "tea")) == ["b", "c"]
+    assert len(ask(recommender, "tea", user="ann", same_names=True).items) == 3
+
+
+def test_a_wrong_request_says_so() -> None:
+    with pytest.raises(UsageError, match="query is empty"):
+        SearchRequest(query=" ")
+    with pytest.raises(UsageError, match="k is 0"):
+        SearchRequest(query="tea", k=0)
+
+
+def test_search_and_rights_by_command(run: Command, shop: Path) -> None:
+    code, out, _ = run("search", "hammer", "-w", "shop", "--json")
+    assert code == 0 and '"item_id": "hammer"' in out
+    assert "Steel hammer" in run("search", "steel", "-u", "bob", "-w", "shop")[1]
+    assert '"item_id": "mug"' in run("users", "export", "-u", "ann", "-w", "shop")[1]
+    assert run("users", "erase", "-u", "ann", "-w", "shop")[0] == 2
+    assert "events: 3 rows" in run("users", "erase", "-u", "ann", "--yes", "-w", "shop")[1]
+    assert run("users", "export", "-u", "ann", "-w", "shop")[0] == 2
+
+
+def test_a_file_says_until_when_an_item_is_on_sale(run: Command, shop: Path) -> None:
+    rows = [
+        "tea,Green tea,3.20,2025-03-08",
+        "milk,Oat milk,1.10,2025-03-09",
+        "mug,Blue mug,7.00,2026-01-01T00:00:00+01:00",
+        "hammer,Steel hammer,12.50,",
+    ]
+    text = "\n".join(["item_id,title,price,available_until", *rows])
+    (shop.parent / "ends.csv").write_text(text)
+    assert run("ingest", "ends.csv", "--table", "items", "--tz", "UTC", "-w", "shop")[0] == 0
+    slate = run("recommend", "-u", "bob", "-k", "4", "-w", "shop", "--json", "--no-record")[1]  # on 2025-03-09
+    assert '"item_id": "tea"' not in slate and '"item_id": "milk"' in slate and '"item_id": "mug"' in slate
+    (shop.parent / "bad.csv").write_text("item_id,title,available_until\nx,X,soon\ny,Y,\n")
+    out = run("ingest", "bad.csv", "--table", "items", "-w", "shop", "--json")[1]
+    assert '"E_TIMESTAMP": 1' in out

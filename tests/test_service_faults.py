@@ -1,0 +1,489 @@
+"""The service under faults: too many requests, a dead child, broken models, a store that is locked, full or gone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from fastapi.testclient import TestClient
+from service_world import serving
+from waiting import until
+
+from recllm.documents import plain
+from recllm.errors import GenerationError
+from recllm.files import write_whole
+from recllm.generator.process import ProcessGenerator
+from recllm.jobs import ad_copy
+from recllm.jobs.recommenders import open_recommender
+from recllm.recommender import registry
+from recllm.recommender.registry import POINTER, current, promote, versions
+from recllm.service.app import create_app
+from recllm.service.live import LiveShop
+from recllm.settings import ServiceSettings
+from recllm.workspace.workspace import Workspace
+
+CHILD = Path(__file__).parent / "generator_child.py"
+
+
+@pytest.fixture
+def folder(service_shop: Path, tmp_path: Path) -> Path:
+    """A shop of the test's own."""
+    shutil.copytree(service_shop, tmp_path / "shop")
+    return tmp_path / "shop"
+
+
+def slate(client: TestClient, user: str = "u00", **body: Any) -> dict[str, Any]:
+    answer = client.post("/v1/recommend", json={"user_id": user, "k": 100, **body})
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def view(event_id: str, user: str = "u00") -> dict[str, Any]:
+    return {"events": [{"event_id": event_id, "user_id": user, "item_id": "tea-1", "event": "view"}]}
+
+
+def counts(folder: Path) -> dict[str, int]:
+    """Rows of each table, but the loads: a refused request leaves none either."""
+    with Workspace.open(folder) as shop, shop.store().read() as reader:
+        return reader.counts()
+
+
+def of_shop(client: TestClient) -> dict[str, Any]:
+    """What /readyz tells of the shop."""
+    return dict(client.get("/readyz").json()["shops"]["shop"])
+
+
+# --- too many requests -----------------------------------------------------------------------------------------------
+
+
+def test_four_times_of_what_fits_is_refused_or_answered_and_nothing_is_lost(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers are held by slow answers, four requests may wait, and 24 come."""
+    release, slow, answers = threading.Event(), threading.Semaphore(0), []
+    recommend = LiveShop.recommend
+
+    def held(shop: LiveShop, request: Any) -> Any:
+        slow.release()
+        assert release.wait(120)
+        return recommend(shop, request)
+
+    with serving(folder, settings=ServiceSettings(workers=2, waiting=4)) as client:
+
+        def ask(number: int) -> None:
+            if number < 2:
+                answer = client.post("/v1/recommend", json={"user_id": "u00"})
+            else:
+                answer = client.post("/v1/events", json=view(f"load-{number}"))
+            answers.append((number, answer))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(LiveShop, "recommend", held)
+            asking = [threading.Thread(target=ask, args=(number,)) for number in range(24)]
+            for thread in asking[:2]:
+                thread.start()
+            for _ in range(2):
+                assert slow.acquire(timeout=120)
+            for thread in asking[2:]:
+                thread.start()
+            until(lambda: len(answers) == 18)  # all that find no place to wait are told so at once
+            assert client.get("/livez").status_code == 200 and client.get("/readyz").status_code == 200
+            release.set()
+            for thread in asking:
+                thread.join()
+        assert Counter(answer.status_code for _, answer in answers) == {200: 6, 429: 18}
+        refused = [(number, answer) for number, answer in answers if answer.status_code == 429]
+        assert all(int(answer.headers["Retry-After"]) >= 1 for _, answer in refused)
+        assert {answer.json()["error"]["type"] for _, answer in refused} == {"overload"}
+        assert slate(client)["status"] == "personal"
+        assert client.post("/v1/events", json=view("after")).json()["accepted"] == 1
+        for number, answer in answers:  # what was acknowledged is there, and nothing else
+            if number >= 2:
+                account = client.post("/v1/events", json=view(f"load-{number}")).json()
+                assert account["accepted"] == (answer.status_code == 429), number
+                assert account["accepted"] + account["duplicates"] == 1
+        assert "recllm_waiting_requests 0.0" in client.get("/metrics").text
+    with serving(folder) as client:
+        again = client.post("/v1/events", json={"events": [view(f"load-{n}")["events"][0] for n in range(2, 24)]})
+        assert again.json()["duplicates"] == 22
+
+
+# --- a text generator that dies --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def speaker() -> Iterator[ProcessGenerator]:
+    """A generator in a real child process, which does what its prompt says."""
+    with ProcessGenerator([sys.executable, str(CHILD)], name="child", deadline=60) as generator:
+        yield generator
+
+
+def test_a_text_is_written_though_the_child_is_killed_meanwhile(
+    folder: Path, speaker: ProcessGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ad_copy, "write_ads", partial(ad_copy.write_ads, generator=speaker))
+    items = [{"item_id": name, "title": f"Sandwich buns {name}"} for name in ("act-hang", "quiet")]
+
+    def pid() -> int:
+        assert speaker._child is not None
+        return speaker._child._process.pid
+
+    with serving(folder) as client:
+        assert client.post("/v1/items", json={"items": items}).status_code == 200
+        request = {"user_id": "u00", "channel": "push", "item_id": "quiet"}
+        first = client.post("/v1/copy", json=request).json()
+        assert first["verified"] and first["generator"] == "child"
+        asked, ask = threading.Event(), speaker.generate
+
+        def killing(*arguments: Any, **options: Any) -> list[str]:
+            child = pid()
+            threading.Thread(target=lambda: (asked.wait(60), os.kill(child, signal.SIGKILL))).start()
+            asked.set()
+            return ask(*arguments, **options)
+
+        monkeypatch.setattr(speaker, "generate", killing)
+        dead = pid()
+        answer = client.post("/v1/copy", json=request | {"item_id": "act-hang"})
+        assert answer.status_code == 200 and answer.json()["verified"] and answer.json()["generator"] == "template"
+        monkeypatch.setattr(speaker, "generate", ask)
+        last = client.post("/v1/copy", json=request).json()
+        assert last["generator"] == "child" and pid() != dead
+        assert client.post("/v1/consent", json={"consent": [refusal("llm_local")]}).status_code == 200
+        assert client.post("/v1/copy", json=request).json()["generator"] == "template"
+
+
+def refusal(purpose: str, user: str = "u00") -> dict[str, Any]:
+    return {"user_id": user, "purpose": purpose, "granted": False}
+
+
+def test_a_generator_without_which_there_is_no_text_is_told_as_502(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise GenerationError("the generator in /some/folder failed")
+
+    with serving(folder) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(ad_copy, "write_ads", fail)
+            answer = client.post("/v1/copy", json={"user_id": "u00", "channel": "push"})
+        assert answer.status_code == 502 and answer.json()["error"]["type"] == "GenerationError"
+        assert "/some/folder" not in answer.text
+        assert client.post("/v1/copy", json={"user_id": "u00", "channel": "push"}).status_code == 200
+
+
+# --- models that break while they are served -------------------------------------------------------------------------
+
+Mend = Callable[[], Any]
+
+
+def _replaced(file: Path, content: bytes) -> Mend:
+    whole = file.read_bytes()
+    file.chmod(0o600)
+    file.write_bytes(content)
+    return lambda: file.write_bytes(whole)
+
+
+def _moved(path: Path) -> Mend:
+    aside = path.with_name("aside")
+    path.rename(aside)
+    return lambda: aside.rename(path)
+
+
+def truncate_weights(shop: Path, version: str) -> Mend:
+    weights = shop / "models" / "versions" / version / "scorer.safetensors"
+    return _replaced(weights, weights.read_bytes()[:-100])
+
+
+def halve_the_manifest(shop: Path, version: str) -> Mend:
+    manifest = shop / "models" / "versions" / version / "manifest.json"
+    return _replaced(manifest, manifest.read_bytes()[: manifest.stat().st_size // 2])
+
+
+def remove_the_folder(shop: Path, version: str) -> Mend:
+    return _moved(shop / "models" / "versions" / version)
+
+
+def add_a_file(shop: Path, version: str) -> Mend:
+    added = shop / "models" / "versions" / version / "more.json"
+    added.write_text("{}")
+    return added.unlink
+
+
+def leave_it_half_written(shop: Path, version: str) -> Mend:
+    """As a publication that was killed: everything is there under a draft's name, without a manifest."""
+    folder = shop / "models" / "versions" / version
+    whole = folder.with_name("aside")
+    shutil.copytree(folder, whole)
+    folder.rename(folder.with_name(f"{version}.tmp"))
+    (folder.with_name(f"{version}.tmp") / "manifest.json").unlink()
+    return lambda: whole.rename(folder)
+
+
+def remove_all_models(shop: Path, _: str) -> Mend:
+    return _moved(shop / "models")
+
+
+def scribble_over_the_pointer(shop: Path, _: str) -> Mend:
+    return _replaced(shop / "models" / POINTER, b"\xff\x00../../etc")
+
+
+def make_the_pointer_a_folder(shop: Path, _: str) -> Mend:
+    pointer = shop / "models" / POINTER
+    mend = _moved(pointer)
+    pointer.mkdir()
+    return lambda: (pointer.rmdir(), mend())
+
+
+def damage_the_state(shop: Path, version: str) -> Mend:
+    """Of the people; without one it is counted anew."""
+    state = shop / "serving" / f"{version}.safetensors"
+    state.parent.mkdir(exist_ok=True)
+    state.write_bytes(b"half")
+    return state.unlink
+
+
+BREAKS = (
+    truncate_weights,
+    halve_the_manifest,
+    remove_the_folder,
+    add_a_file,
+    leave_it_half_written,
+    remove_all_models,
+    scribble_over_the_pointer,
+    make_the_pointer_a_folder,
+    damage_the_state,
+)
+
+
+def test_the_old_answers_go_on_while_a_newer_model_is_broken_and_a_repair_needs_no_restart(folder: Path) -> None:
+    models = folder / "models"
+    old, new = (manifest.version for manifest in versions(models))
+    with serving(folder) as client:
+        for number, break_it in enumerate(BREAKS):
+            promote(models, old)
+            until(lambda: (of_shop(client)["model_version"], of_shop(client)["problem"]) == (old, None))
+            shown = [item["item_id"] for item in slate(client)["items"]]
+            mend = break_it(folder, new)
+            if (models / POINTER).is_file() and registry.serving(models) == old:
+                write_whole(models / POINTER, f"{new}\n")
+            until(lambda: of_shop(client)["problem"] is not None)
+            assert client.get("/readyz").status_code == 200, break_it.__name__
+            answer = slate(client)
+            assert answer["model_version"] == old and [item["item_id"] for item in answer["items"]] == shown
+            account = client.post("/v1/events", json=view(f"broken-{number}", f"guest-{number}"))
+            assert account.json()["accepted"] == 1
+            assert client.delete(f"/v1/users/guest-{number}").status_code == 200, break_it.__name__
+            assert client.get(f"/v1/users/guest-{number}/export").status_code == 404
+            offer = {"item_id": shown[0], "title": f"Green tea of another year {number}", "category": "food > tea"}
+            assert client.post("/v1/items", json={"items": [offer | {"available": False}]}).status_code == 200
+            assert shown[0] not in [item["item_id"] for item in slate(client)["items"]], break_it.__name__
+            assert client.post("/v1/items", json={"items": [offer]}).status_code == 200
+            assert shown[0] in [item["item_id"] for item in slate(client)["items"]], break_it.__name__
+            mend()
+            write_whole(models / POINTER, f"{new}\n")
+            until(lambda: (of_shop(client)["model_version"], of_shop(client)["problem"]) == (new, None))
+            assert slate(client)["model_version"] == new, break_it.__name__
+
+
+def test_a_service_that_starts_with_a_broken_model_says_so_and_heals(folder: Path) -> None:
+    version = current(folder / "models")
+    assert version is not None
+    mend = truncate_weights(folder, version)
+    shop = LiveShop(Workspace.open(folder), "shop")
+    app = create_app([shop], ServiceSettings())
+    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
+        until(lambda: of_shop(client)["problem"] is not None)
+        assert client.get("/readyz").status_code == 503 and client.get("/livez").status_code == 200
+        answer = client.post("/v1/recommend", json={"user_id": "u00"})
+        assert answer.status_code == 503 and answer.json()["error"]["type"] == "StoreError"
+        assert str(folder) not in answer.text
+        assert client.post("/v1/events", json=view("early")).json()["accepted"] == 1  # what people do is not lost
+        assert client.get("/v1/users/u00/export").status_code == 200
+        mend()
+        until(lambda: client.get("/readyz").status_code == 200)
+        assert slate(client)["model_version"] == version
+
+
+def test_no_answer_mixes_two_versions(folder: Path) -> None:
+    """While two models that score differently take turns, each answer is one of theirs from its first item to its
+    last."""
+    models = folder / "models"
+    names = [manifest.version for manifest in versions(models)]
+    with Workspace.open(folder) as shop:
+        expected = {}
+        for name in names:
+            (own,) = open_recommender(shop, version=name).recommend("u00", k=100, explain=True)
+            expected[name] = plain(own)["items"]
+    assert expected[names[0]] != expected[names[1]]
+    answers: list[dict[str, Any]] = []
+    done = threading.Event()
+    with serving(folder) as client:
+
+        def ask() -> None:
+            while not done.is_set():
+                answers.append(slate(client, explain=True))
+
+        asking = [threading.Thread(target=ask) for _ in range(2)]
+        for thread in asking:
+            thread.start()
+        for turn in range(6):
+            promote(models, names[turn % 2])
+            until(lambda turn=turn: of_shop(client)["model_version"] == names[turn % 2])
+        done.set()
+        for thread in asking:
+            thread.join()
+    assert {answer["model_version"] for answer in answers} == set(names)
+    assert all(answer["items"] == expected[answer["model_version"]] for answer in answers)
+
+
+# --- a store that is locked, full or gone ----------------------------------------------------------------------------
+
+WRITES: tuple[tuple[str, str, Any], ...] = (
+    ("POST", "/v1/events", view("w-1")),
+    ("POST", "/v1/items", {"items": [{"item_id": "w", "title": "Green tea w", "description": "tea " * 4_000}]}),
+    ("POST", "/v1/users", {"users": [{"user_id": "w", "basics": {"age": "x" * 900}}]}),
+    ("POST", "/v1/consent", {"consent": [refusal("email", "u02")]}),
+    ("POST", "/v1/sessions/join", {"session_id": "w-1", "user_id": "u02"}),
+    ("DELETE", "/v1/users/u03", None),
+    ("DELETE", "/v1/items/tools-3", None),
+    ("POST", "/v1/recommend", {"user_id": "u05", "record": True}),
+    (
+        "POST",
+        "/v1/experiments",
+        {
+            "name": "w",
+            "variants": [
+                {"name": "a", "weight": 0.5},
+                {"name": "b", "weight": 0.5, "treatment": {"personal": False}},
+            ],
+        },
+    ),
+)
+
+
+def refused_alike(client: TestClient, folder: Path) -> None:
+    """Every write is refused with 503 and a reason without a path."""
+    for verb, path, body in WRITES:
+        answer = client.request(verb, path, json=body)
+        assert answer.status_code == 503, (path, answer.status_code, answer.text)
+        assert answer.json()["error"]["type"] == "StoreError"
+        assert str(folder) not in answer.text and "Traceback" not in answer.text
+
+
+def written_alike(client: TestClient) -> None:
+    for verb, path, body in WRITES:
+        assert client.request(verb, path, json=body).status_code in (200, 204), path
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[TestClient, str], None]]:
+    """What sets a PRAGMA on every connection of a service's store from then on."""
+    listeners: list[tuple[sa.Engine, Any]] = []
+
+    def set_pragma(client: TestClient, pragma: str) -> None:
+        (shop,) = client.app.state.service.shops.values()  # type: ignore[attr-defined]
+        engine = shop.workspace.store()._engine
+
+        def listener(connection: Any, _record: object) -> None:
+            connection.execute(pragma)
+
+        sa.event.listen(engine, "connect", listener)
+        listeners.append((engine, listener))
+        engine.dispose()
+
+    yield set_pragma
+    for engine, listener in listeners:
+        sa.event.remove(engine, "connect", listener)
+        engine.dispose()
+
+
+def test_while_the_store_is_locked_writes_are_refused_and_readers_go_on(
+    folder: Path, impatient: Callable[[TestClient, str], None]
+) -> None:
+    before = counts(folder)
+    with serving(folder) as client:
+        impatient(client, "PRAGMA busy_timeout=20")
+        with closing(sqlite3.connect(folder / "store.sqlite", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            refused_alike(client, folder)
+            assert slate(client)["status"] == "personal"
+            assert client.get("/readyz").status_code == 200
+            other.execute("ROLLBACK")
+        assert counts(folder) == before
+        written_alike(client)
+
+
+def test_a_full_disk_keeps_nothing_of_a_change_and_readers_go_on(
+    folder: Path, impatient: Callable[[TestClient, str], None]
+) -> None:
+    with closing(sqlite3.connect(folder / "store.sqlite")) as shop:
+        shop.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (pages,) = shop.execute("PRAGMA page_count").fetchone()
+        free = shop.execute("PRAGMA freelist_count").fetchone()[0]
+    with serving(folder) as client:
+        impatient(client, f"PRAGMA max_page_count={pages}")
+        events = [view(f"full-{n}")["events"][0] for n in range(1_000 * (1 + free // 10))]
+        before = counts(folder)
+        answer = client.post("/v1/events", json={"events": events[:1_000]})
+        assert answer.status_code == 503 and answer.json()["error"]["type"] == "StoreError"
+        assert counts(folder) == before and str(folder) not in answer.text
+        assert slate(client)["status"] == "personal" and client.get("/readyz").status_code == 200
+        impatient(client, f"PRAGMA max_page_count={pages + 10_000}")
+        assert client.post("/v1/events", json={"events": events[:1_000]}).json()["accepted"] == 1_000
+
+
+def test_nothing_is_acknowledged_while_the_store_is_gone(folder: Path) -> None:
+    store = folder / "store.sqlite"
+    with serving(folder) as client:
+        assert client.post("/v1/events", json=view("before")).json()["accepted"] == 1
+        before = counts(folder)
+        aside = store.rename(folder / "aside.sqlite")
+        refused_alike(client, folder)
+        until(lambda: client.get("/readyz").status_code == 503)
+        assert "is gone" in of_shop(client)["problem"]
+        assert client.post("/v1/recommend", json={"user_id": "u00"}).status_code == 503
+        assert client.get("/livez").status_code == 200 and not store.exists()
+        aside.rename(store)
+        until(lambda: client.get("/readyz").status_code == 200)
+        assert counts(folder) == before
+        written_alike(client)
+        # a backup that is put in its place is another file
+        with closing(sqlite3.connect(store)) as shop, closing(sqlite3.connect(folder / "backup.sqlite")) as backup:
+            shop.backup(backup)
+        before = counts(folder)
+        for name in ("store.sqlite", "store.sqlite-wal", "store.sqlite-shm"):
+            (folder / name).unlink(missing_ok=True)
+        until(lambda: client.get("/readyz").status_code == 503)
+        (folder / "backup.sqlite").rename(store)
+        until(lambda: client.get("/readyz").status_code == 200)
+        assert client.post("/v1/events", json=view("after")).json()["accepted"] == 1
+        assert counts(folder)["events"] == before["events"] + 1
+
+
+def test_what_this_machine_refuses_is_told_as_503(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device", str(folder))
+
+    campaign = {"id": "tea", "channels": ["email"], "target": {"items": ["tea-1"]}, "goal": "more tea"}
+    sender = {"name": "Leaf", "address": "1 Market Street", "opt_out": "https://example.com/stop"}
+    with serving(folder, console=True) as client:
+        body = {"campaign": campaign | {"sender": sender}}
+        with monkeypatch.context() as patch:
+            patch.setattr("recllm.campaigns.drafts.write_whole", full)
+            answer = client.post("/v1/campaigns", json=body)
+        assert answer.status_code == 503 and answer.json()["error"]["type"] == "StoreError"
+        assert str(folder) not in answer.text
+        assert client.get("/v1/campaigns").json() == {"campaigns": []}
+        assert client.post("/v1/campaigns", json=body).status_code == 201

@@ -1,0 +1,410 @@
+"""What nobody should send: each is a typed error, nothing is changed half-way, and the service goes on."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from service_world import serving
+from starlette.exceptions import HTTPException
+
+from recllm.console.app import OPERATION_NAMES
+from recllm.console.loads import UPLOADS
+from recllm.service.bodies import MAX_DEPTH, MAX_DIGITS, read_json
+from recllm.settings import ServiceSettings
+from recllm.workspace.keys import create_key
+from recllm.workspace.workspace import Workspace
+
+JSON = {"Content-Type": "application/json"}
+DEEP = 100_000
+CAMPAIGN = {
+    "id": "tea",
+    "goal": "tea for those who drink it",
+    "channels": ["email"],
+    "target": {"items": ["tea-1"]},
+    "sender": {"name": "Leaf & Iron", "address": "1 Market Street", "opt_out": "https://example.com/stop"},
+}
+EVENT = {"user_id": "u00", "item_id": "tea-1", "event": "view"}
+ITEM = {"item_id": "tea-1", "title": "Green tea 1"}
+
+
+@pytest.fixture(scope="module")
+def trained(service_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shop that is served to all tests of this module."""
+    return Path(shutil.copytree(service_shop, tmp_path_factory.mktemp("inputs") / "shop"))
+
+
+@pytest.fixture(scope="module")
+def client(trained: Path) -> Iterator[TestClient]:
+    """A service that every test leaves as it was."""
+    with serving(trained, settings=ServiceSettings(max_body_mib=1), console=True) as client:
+        before = counts(trained)
+        yield client
+        assert counts(trained) == before, "what was refused has left something"
+
+
+@pytest.fixture
+def folder(service_shop: Path, tmp_path: Path) -> Path:
+    """A shop of the test's own."""
+    shutil.copytree(service_shop, tmp_path / "shop")
+    return tmp_path / "shop"
+
+
+def counts(folder: Path) -> dict[str, int]:
+    with Workspace.open(folder) as shop, shop.store().read() as reader:
+        return reader.counts()
+
+
+def refused(answer: Any, *statuses: int) -> str:
+    """The message of a typed error of one of these statuses, which repeats nothing of this machine's."""
+    assert answer.status_code in statuses, (answer.status_code, answer.text[:500])
+    error = answer.json()["error"]
+    assert set(error) == {"type", "message", "request_id"} and re.fullmatch(r"[0-9a-f]{32}", error["request_id"])
+    assert "Traceback" not in answer.text and 'File "' not in answer.text
+    return str(error["message"])
+
+
+# --- bodies that are no JSON, or not of one meaning ------------------------------------------------------------------
+
+POSTS = (
+    "/v1/recommend",
+    "/v1/explain",
+    "/v1/search",
+    "/v1/events",
+    "/v1/items",
+    "/v1/users",
+    "/v1/consent",
+    "/v1/sessions/join",
+    "/v1/copy",
+    "/v1/copy/check",
+    "/v1/audience",
+    "/v1/predict",
+    "/v1/experiments",
+    "/v1/campaigns",
+    "/v1/campaigns/tea/plan",
+)
+
+BODIES: dict[str, bytes] = {
+    "nothing": b"",
+    "half": b'{"user_id": "u0',
+    "lists": b"[" * DEEP,
+    "objects": b'{"a":' * DEEP,
+    "deep in a field": b'{"texts": [{"id": ' + b"[" * DEEP + b"]" * DEEP + b"}]}",
+    "deeper than is asked": b'{"campaign": {"id": ' + b'{"a":' * 400 + b"1" + b"}" * 400 + b"}}",
+    "NaN": b'{"k": NaN}',
+    "Infinity": b'{"k": -Infinity}',
+    "a number without end": b'{"k": 1e999}',
+    "a huge integer": b'{"k": ' + b"9" * 5_000 + b"}",
+    "an integer that is no float": b'{"k": ' + b"9" * 400 + b"}",
+    "two fields of one name": b'{"user_id": "u00", "user_id": "u01"}',
+    "two of one name inside": b'{"campaign": {"limits": {"size": 1, "size": 2}}}',
+    "no UTF-8": b'{"user_id": "\xff\xfe"}',
+    "UTF-16": '{"user_id": "u00"}'.encode("utf-16"),
+    "a list": b"[1, 2]",
+    "a number": b"17",
+    "null": b"null",
+    "half a sign": b'{"user_id": "\\ud800", "query": "\\udfff", "texts": [{"text": "\\ud800"}]}',
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_what_has_no_meaning_or_two_is_refused_everywhere(client: TestClient, name: str) -> None:
+    for path in POSTS:
+        refused(client.post(path, content=BODIES[name], headers=JSON), 400, 422)
+    assert client.post("/v1/recommend", json={"user_id": "u00", "k": 1}).status_code == 200
+
+
+def test_a_body_has_one_meaning() -> None:
+    assert read_json(b'{"a": [1, 2.5, "x", null, true], "b": {"a": 1}}') == {
+        "a": [1, 2.5, "x", None, True],
+        "b": {"a": 1},
+    }
+    assert read_json(b"\xef\xbb\xbf{}") == {}
+    assert read_json(b"[" * MAX_DEPTH + b"]" * MAX_DEPTH)
+    assert read_json(b"9" * 300) == int("9" * 300)
+    assert read_json(b'[{"a": 1}, {"a": 2}]') == [{"a": 1}, {"a": 2}]  # two objects
+    for body, message in (
+        (b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1), "levels"),
+        (b"[" * DEEP, "too deeply"),
+        (b"9" * (MAX_DIGITS + 1), "digits"),
+        (b'{"ann": 1, "ann": 2}', "two fields"),
+        (b"NaN", "no number"),
+        (b"1e400", "larger"),
+        (b"\xff", "UTF-8"),
+    ):
+        with pytest.raises(HTTPException) as refusal:
+            read_json(body)
+        assert refusal.value.status_code == 400 and message in refusal.value.detail
+        assert "ann" not in refusal.value.detail
+
+
+@pytest.mark.parametrize(
+    "content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/xml", ""]
+)
+def test_another_kind_of_content_is_no_body(client: TestClient, content_type: str) -> None:
+    body = json.dumps({"user_id": "u00"}).encode()
+    refused(client.post("/v1/recommend", content=body, headers={"Content-Type": content_type}), 422)
+
+
+def test_too_much_is_refused_before_it_is_read(client: TestClient) -> None:
+    for path in POSTS:
+        assert "larger" in refused(client.post(path, content=b" " * (2**20 + 1), headers=JSON), 413)
+    many = [EVENT] * 1_001
+    assert "max_events" in refused(client.post("/v1/events", json={"events": many}), 422)
+
+
+def test_a_message_about_many_faults_is_short(client: TestClient) -> None:
+    wrong = {"users": [{"user_id": f"person-{n}", "basics": {"1 wrong name" * 20: "x"}} for n in range(900)]}
+    answer = client.post("/v1/users", json=wrong)
+    message = refused(answer, 422)
+    assert len(answer.content) < 10_000 and "more" in message
+
+
+# --- values that are none --------------------------------------------------------------------------------------------
+
+WRONG: tuple[tuple[str, Any], ...] = (
+    ("/v1/recommend", {"user_id": "u00", "k": 10**300}),
+    ("/v1/recommend", {"user_id": "u00", "where": "price < " + "(" * 900}),
+    ("/v1/recommend", {"user_id": "u00", "basket": ["tea-1"] * 1_001}),
+    ("/v1/events", {"events": []}),
+    ("/v1/events", {"events": [EVENT | {"price": 10**300}]}),
+    ("/v1/events", {"events": [EVENT | {"quantity": -1}]}),
+    ("/v1/events", {"events": [EVENT | {"position": 10**30}]}),
+    ("/v1/events", {"events": [EVENT | {"timestamp": 10**30}]}),
+    ("/v1/events", {"events": [EVENT | {"timestamp": "2025-06-01T00:00:00"}]}),
+    ("/v1/events", {"events": [EVENT, EVENT | {"event": "steal"}]}),
+    ("/v1/events", {"events": [EVENT | {"item_id": "\ud800"}]}),
+    ("/v1/events", {"events": [EVENT | {"user_id": "a\u202eb"}]}),
+    ("/v1/items", {"items": [ITEM, ITEM | {"item_id": "x", "price": "NaN"}]}),
+    ("/v1/items", {"items": [ITEM | {"item_id": "x", "price": "Infinity"}]}),
+    ("/v1/items", {"items": [ITEM | {"item_id": "x", "price": "1e999999"}]}),
+    ("/v1/items", {"items": [ITEM | {"item_id": "x", "title": "\udfff"}]}),
+    ("/v1/items", {"items": [ITEM | {"item_id": "x", "attributes": {"\ud800": "a"}}]}),
+    ("/v1/items", {"items": [ITEM | {"item_id": "x", "available_until": "9999-99-99T00:00:00Z"}]}),
+    ("/v1/users", {"users": [{"user_id": "x", "basics": {"age": "\ud800"}}]}),
+    ("/v1/users", {"users": [{"user_id": "x", "basics": {"age": 5}}]}),
+    ("/v1/sessions/join", {"session_id": "null", "user_id": "u00"}),
+    ("/v1/audience", {"items": ["tea-1"], "budget": -1}),
+    ("/v1/predict", {"kind": "leave", "horizon_days": 10**30}),
+    ("/v1/experiments", {"name": "x", "variants": [{"name": "a", "weight": 1}]}),
+    ("/v1/copy/check", {"texts": [{"text": "\ud800", "channel": "push", "locale": "en"}]}),
+    ("/v1/campaigns", {"campaign": CAMPAIGN | {"note": "\udfff"}}),
+    ("/v1/campaigns", {"campaign": CAMPAIGN | {"limits": {"size": 10**300}}}),
+    ("/v1/campaigns", {"campaign": {**CAMPAIGN, "id": "../../etc/passwd"}}),
+)
+
+
+@pytest.mark.parametrize(("path", "body"), WRONG)
+def test_what_is_no_value_is_refused_and_nothing_of_its_request_is_taken(
+    client: TestClient, path: str, body: Any
+) -> None:
+    refused(client.post(path, content=json.dumps(body), headers=JSON), 400, 422)
+
+
+def test_paths_and_queries_hold_nothing_odd(client: TestClient) -> None:
+    for path in (
+        "/v1/users/%00/profile",
+        "/v1/users/a%E2%80%AEb/export",
+        "/v1/users/" + "x" * 300 + "/profile",
+        "/v1/users/null/profile",
+        "/v1/items/tea-1/similar?k=0",
+        "/v1/items/tea-1/similar?k=" + "9" * 5_000,
+        "/v1/items/%20/similar",
+        "/v1/report?days=nan",
+        "/v1/report?days=inf",
+        "/v1/report?days=1e400",
+        "/v1/report?by=everything",
+    ):
+        refused(client.get(path), 422)
+    for path in ("/v1/users/..%2f..%2fkey/profile", "/v1/items/%2e%2e/similar", "/v1/campaigns/tea", "/v1/jobs/x"):
+        refused(client.get(path), 404)
+    for path in ("/v1/users/%ff/profile", "/v1/items/%ed%a0%80/similar"):  # no UTF-8
+        refused(client.get(path), 404, 422)
+
+
+def test_a_wrong_path_or_verb_of_an_operation_is_told_and_led_nowhere(client: TestClient) -> None:
+    """Though the console has a page for whatever else is asked."""
+    paths = client.get("/openapi.json").json()["paths"]
+    assert {path.split("/")[1] for path in paths} | {"openapi.json"} == OPERATION_NAMES
+    for path in ("/v1", "/v1/", "/v1/nothing", "/webhooks/shop", "/livez/x"):
+        refused(client.post(path, json={}, follow_redirects=False), 404)
+    for verb, path in (("GET", "/v1/recommend"), ("PUT", "/v1/events"), ("POST", "/readyz"), ("TRACE", "/metrics")):
+        answer = client.request(verb, path, follow_redirects=False)
+        refused(answer, 405)
+        assert answer.headers["Allow"]
+    assert client.get("/", follow_redirects=False).headers["Content-Type"].startswith("text/html")
+
+
+# --- time, keys, shops -----------------------------------------------------------------------------------------------
+
+
+def test_a_clock_that_is_ahead_or_stands_still_changes_nothing(client: TestClient) -> None:
+    now = datetime.now(UTC)
+    for at in (now + timedelta(minutes=10), now + timedelta(days=9_999), datetime(1, 1, 1, tzinfo=UTC)):
+        events = {"events": [EVENT | {"timestamp": at.isoformat()}]}
+        account = client.post("/v1/events", json=events).json()
+        assert account == {"accepted": 0, "duplicates": 0, "conflicts": [], "rejected": [0]}
+        decision = {"user_id": "u00", "purpose": "email", "granted": True, "timestamp": at.isoformat()}
+        assert "clock" in refused(client.post("/v1/consent", json={"consent": [decision]}), 422)
+
+
+def test_what_is_another_shops_is_not_there(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "other")
+    with serving(folder, tmp_path / "other") as client:
+        own, other = ({"X-Shop": name} for name in ("shop", "other"))
+        visit = {"session_id": "v-1", "item_id": "tools-1", "event": "cart"}
+        person = {"user_id": "only-here", "item_id": "tools-1", "event": "purchase"}
+        item = {"item_id": "only-here", "title": "Green tea of this shop"}
+        assert client.post("/v1/events", json={"events": [visit, person]}, headers=own).json()["accepted"] == 2
+        assert client.post("/v1/items", json={"items": [item]}, headers=own).status_code == 200
+        for who in ({"user_id": "only-here"}, {"session_id": "v-1"}):
+            statuses = [
+                client.post("/v1/recommend", json=who, headers=headers).json()["status"] for headers in (own, other)
+            ]
+            assert statuses == ["personal", "unknown_user"]
+        for verb, path in (
+            ("GET", "/v1/users/only-here/export"),
+            ("DELETE", "/v1/users/only-here"),
+            ("GET", "/v1/items/only-here/similar"),
+            ("DELETE", "/v1/items/only-here"),
+        ):
+            refused(client.request(verb, path, headers=other), 404)
+        refused(client.post("/v1/recommend", json={}, headers={"X-Shop": "third"}), 404)
+        with Workspace.open(folder) as shop:
+            key = create_key(shop, "site", ["recommend"])[1]
+        wrong: tuple[dict[str, Any], ...] = (
+            {"X-API-Key": key, **other},
+            {"X-API-Key": key[:-1]},
+            {"X-API-Key": ""},
+            {"X-API-Key": "ключ".encode()},
+            own,
+        )
+        for headers in wrong:
+            refused(client.post("/v1/recommend", json={}, headers=headers), 401)
+        assert "scope" in refused(client.post("/v1/events", json={"events": [EVENT]}, headers={"X-API-Key": key}), 403)
+        exported = client.get("/v1/users/only-here/export", headers={"X-API-Key": key})
+        refused(exported, 403)
+
+
+# --- several at once -------------------------------------------------------------------------------------------------
+
+
+def test_of_edits_at_once_one_counts_and_the_others_are_told(folder: Path) -> None:
+    with serving(folder) as client:
+        draft = client.post("/v1/campaigns", json={"campaign": CAMPAIGN}).json()
+        revision, answers = draft["revision"], []
+        start = threading.Barrier(6)
+
+        def edit(number: int) -> None:
+            start.wait(60)
+            fields = CAMPAIGN | {"goal": f"goal {number}"}
+            body = {"revision": revision, "campaign": fields}
+            answers.append((number, client.put("/v1/campaigns/tea", json=body)))
+
+        editing = [threading.Thread(target=edit, args=(number,)) for number in range(6)]
+        for thread in editing:
+            thread.start()
+        for thread in editing:
+            thread.join()
+        assert Counter(answer.status_code for _, answer in answers) == {200: 1, 409: 5}
+        ((number, done),) = [(number, answer) for number, answer in answers if answer.status_code == 200]
+        now = client.get("/v1/campaigns/tea").json()
+        assert now["goal"] == f"goal {number}" and now["revision"] == done.json()["revision"]
+        assert [line["action"] for line in now["history"]] == ["created", "changed"]
+
+
+def test_the_same_event_at_once_counts_once(folder: Path) -> None:
+    with serving(folder) as client:
+        start, accounts = threading.Barrier(6), []
+
+        def send(number: int) -> None:
+            start.wait(60)
+            event = EVENT | {"event_id": "once", "item_id": f"tea-{number % 2}"}
+            accounts.append(client.post("/v1/events", json={"events": [event]}).json())
+
+        sending = [threading.Thread(target=send, args=(number,)) for number in range(6)]
+        for thread in sending:
+            thread.start()
+        for thread in sending:
+            thread.join()
+        assert sorted((a["accepted"], a["duplicates"], len(a["conflicts"])) for a in accounts) == [
+            *[(0, 0, 1)] * 3,
+            *[(0, 1, 0)] * 2,
+            (1, 0, 0),
+        ]
+
+
+# --- a file on its way in --------------------------------------------------------------------------------------------
+
+
+def test_an_upload_of_which_half_comes_leaves_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The browser goes away in the middle of a file."""
+    with serving(folder, console=True) as client:
+        page = client.get("/sign-in", follow_redirects=True)
+        match = re.search(r'name="form_token" value="([0-9a-f]{64})"', client.get("/data").text + page.text)
+        assert match
+        cookies = "; ".join(f"{cookie.name}={cookie.value}" for cookie in client.cookies.jar)
+        before = counts(folder)
+
+        async def half(path: str, body: bytes, content_type: str) -> list[dict[str, Any]]:
+            messages = iter(
+                [{"type": "http.request", "body": body, "more_body": True}, {"type": "http.disconnect"}],
+            )
+            sent: list[dict[str, Any]] = []
+
+            async def receive() -> dict[str, Any]:
+                return next(messages)
+
+            async def send(message: Any) -> None:
+                sent.append(message)
+
+            headers = {
+                "host": "localhost",
+                "cookie": cookies,
+                "content-type": content_type,
+                "content-length": "9999999",
+                "origin": "http://localhost",
+            }
+            scope = {
+                "type": "http",
+                "asgi": {"version": "3.0"},
+                "http_version": "1.1",
+                "method": "POST",
+                "scheme": "http",
+                "path": path,
+                "raw_path": path.encode(),
+                "query_string": b"",
+                "root_path": "",
+                "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+                "client": ("127.0.0.1", 1),
+                "server": ("localhost", 80),
+            }
+            await client.app(scope, receive, send)  # type: ignore[arg-type]
+            return sent
+
+        boundary = "frontier"
+        upload = (
+            f'--{boundary}\r\nContent-Disposition: form-data; name="form_token"\r\n\r\n{match[1]}\r\n'
+            f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="log.csv"\r\n\r\n'
+            "user_id,item_id,timestamp\nann,tea-1,2025-05-0"
+        ).encode()
+        assert client.portal is not None
+        multipart = f"multipart/form-data; boundary={boundary}"
+        for path, body, kind in (
+            ("/data/upload", upload, multipart),
+            ("/v1/events", b'{"events": [{"user_id": "u00", ', "application/json"),
+        ):
+            sent = client.portal.call(half, path, body, kind)
+            assert not [m for m in sent if m["type"] == "http.response.start" and m["status"] >= 500], sent
+        assert not list((folder / UPLOADS).glob("*")) and counts(folder) == before
+        assert client.post("/v1/recommend", json={"user_id": "u00"}).status_code == 200
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]

@@ -1,0 +1,674 @@
+"""Search, audiences, predictions, campaigns, sessions and rights over HTTP, of a shop where even people buy tea."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from shop_world import shop as world
+from waiting import until
+
+from recllm.errors import PolicyError, UnknownIdError
+from recllm.jobs.load import load_file
+from recllm.jobs.train import train_workspace
+from recllm.schema import SESSION_PREFIX, Purpose
+from recllm.service.app import create_app
+from recllm.service.background import Background, JobState
+from recllm.service.live import LiveShop
+from recllm.settings import ServiceSettings
+from recllm.workspace.keys import create_key
+from recllm.workspace.workspace import Workspace
+
+PEOPLE = 240
+FAST = ServiceSettings(watch_seconds=0.05, marketing_seconds=0.0)
+CAMPAIGN = {
+    "id": "tea",
+    "goal": "tea for those who drink it",
+    "channels": ["email"],
+    "target": {"category": "food > tea", "most_items": 3},
+    "limits": {"size": 60, "holdout": 0.3},
+    "words": {"packs": ["us_ftc"]},
+    "sender": {"name": "Leaf & Iron", "address": "1 Market Street", "opt_out": "https://example.com/stop"},
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shop with a published model."""
+    folder = tmp_path_factory.mktemp("marketing")
+    data = world(people=PEOPLE)
+    e, items = data.events, data.items["item_id"]
+    users = data.users["user_id"]
+    log = ["user_id,item_id,event,timestamp,quantity,price"]
+    log += [
+        f"{users[int(u)]},{items[int(i)]},purchase,{int(at)},1,{float(price)}"
+        for u, i, at, price in zip(e.user, e.item, e.at, e.price, strict=True)
+    ]
+    (folder / "log.csv").write_text("\n".join(log) + "\n")
+    rows = [
+        f"{r['item_id']},{r['title']},{' > '.join(r['category'])},{r['brand']},{r['price']}"
+        for r in data.items.to_dicts()
+    ]
+    (folder / "items.csv").write_text("\n".join(["item_id,title,category,brand,price", *rows]) + "\n")
+    with Workspace.create(
+        folder / "shop", consent_default=True, currency="USD", timezone="UTC", encoder="toy", service=FAST
+    ) as shop:
+        for name, table in (("items", "items"), ("log", "events")):
+            assert load_file(shop, folder / f"{name}.csv", table).accepted
+        train_workspace(shop, n_windows=2, epochs=2, min_steps=100)
+    return folder / "shop"
+
+
+@pytest.fixture
+def folder(trained: Path, tmp_path: Path) -> Path:
+    """A shop of the test's own."""
+    shutil.copytree(trained, tmp_path / "shop")
+    return tmp_path / "shop"
+
+
+@contextmanager
+def serving(*folders: Path, settings: ServiceSettings = FAST) -> Iterator[TestClient]:
+    shops = [LiveShop(Workspace.open(folder), folder.name) for folder in folders]
+    with TestClient(create_app(shops, settings), base_url="http://localhost", raise_server_exceptions=False) as client:
+        until(lambda: client.get("/readyz").status_code == 200)
+        yield client
+
+
+@pytest.fixture
+def client(folder: Path) -> Iterator[TestClient]:
+    with serving(folder) as client:
+        yield client
+
+
+def ask(client: TestClient, path: str, body: dict[str, Any], status: int = 200) -> Any:
+    answer = client.post(path, json=body)
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+def everyone() -> list[str]:
+    return [f"u{n:02}" for n in range(PEOPLE)]
+
+
+def found(client: TestClient, query: str, **body: Any) -> list[str]:
+    return [item["item_id"] for item in ask(client, "/v1/search", {"query": query, "k": 20, **body})["items"]]
+
+
+def shown(client: TestClient, **body: Any) -> list[str]:
+    return [item["item_id"] for item in ask(client, "/v1/recommend", {"k": 30, **body})["items"]]
+
+
+def make_key(folder: Path, *scopes: str, name: str = "test") -> dict[str, str]:
+    with Workspace.open(folder) as shop:
+        return {"X-API-Key": create_key(shop, name, scopes)[1]}
+
+
+# --- search ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_query_is_answered_by_its_words_in_the_persons_order(client: TestClient) -> None:
+    ask(client, "/v1/search", {"query": "tea"})
+    until(lambda: not ask(client, "/v1/search", {"query": "tea", "k": 3})["notes"])  # the encoder is loaded
+    answer = ask(client, "/v1/search", {"query": "green TEAS", "user_id": "u00", "k": 5, "explain": True})
+    assert answer["status"] == "personal" and answer["model_version"]
+    assert all(item["item_id"].startswith("tea") for item in answer["items"])
+    assert {"words", "vectors"} >= set(answer["items"][0]["served_by"]) and answer["items"][0]["reasons"]
+    scores = [item["score"] for item in answer["items"]]
+    assert scores == sorted(scores, reverse=True) and [item["rank"] for item in answer["items"]] == [1, 2, 3, 4, 5]
+    bought = [item for item in shown(client, user_id="u00") if item.startswith("tea")][:2]
+    assert set(bought) <= set(found(client, "tea", user_id="u00")[:4])
+    assert found(client, "tea", user_id="u00") != found(client, "tea", user_id="u02")
+    assert ask(client, "/v1/search", {"query": "tea"})["status"] == "unknown_user"
+
+
+def test_whoever_refused_gets_the_querys_own_order(client: TestClient) -> None:
+    refusal = {"user_id": "u00", "purpose": "personalisation", "granted": False}
+    ask(client, "/v1/consent", {"consent": [refusal]})
+    answer = ask(client, "/v1/search", {"query": "tea", "user_id": "u00", "k": 20})
+    assert answer["status"] == "no_consent" and all(item["probability"] is None for item in answer["items"])
+    assert [item["item_id"] for item in answer["items"]] == found(client, "tea")
+
+
+def test_an_exact_id_or_title_comes_first_and_filters_hold(client: TestClient) -> None:
+    assert found(client, "tool3", user_id="u00")[0] == "tool3"
+    assert found(client, "  hammer 7 ", user_id="u00")[0] == "tool7"
+    assert found(client, "hammer 7", exclude=["tool7"])[:1] != ["tool7"]
+    assert set(found(client, "hammer", where="price < 23")) == {"tool0", "tool1", "tool2"}
+    assert client.post("/v1/search", json={"query": "tea", "where": "price <"}).status_code == 422
+    assert client.post("/v1/search", json={"query": " "}).status_code == 422
+
+
+def test_new_items_are_found_at_once_and_chinese_by_two_signs(client: TestClient) -> None:
+    found(client, "tea")  # there is an index
+    new = [{"item_id": "cha", "title": "西湖龙井绿茶", "category": "食品 > 茶叶", "price": 30}]
+    ask(client, "/v1/items", {"items": new})
+    assert found(client, "绿茶")[0] == "cha" and found(client, "龙井 茶叶")[0] == "cha"
+    ask(client, "/v1/items", {"items": [{**new[0], "title": "普洱"}]})
+    assert "cha" not in [item for item in found(client, "龙井") if item == "cha"] or found(client, "普洱")[0] == "cha"
+    assert client.delete("/v1/items/cha").status_code == 204
+    assert "cha" not in found(client, "普洱") + found(client, "茶叶") + found(client, "cha")
+
+
+# --- audiences and predictions ---------------------------------------------------------------------------------------
+
+
+def test_an_audience_stands_under_pseudonyms_or_the_callers_ids(client: TestClient) -> None:
+    query = {"category": "food > tea", "size": 60, "limit": 100}
+    answer = ask(client, "/v1/audience", query)
+    assert answer["size"] == len(answer["people"]) == 60
+    assert all(person["user_id"].startswith("u1_") for person in answer["people"])
+    assert answer["size"] + answer["holdout"] + sum(answer["excluded"].values()) == PEOPLE
+    assert answer["people"][0]["reasons"] and not answer["people"][-1]["reasons"]
+    names = [p["user_id"] for p in ask(client, "/v1/audience", query | {"ids": everyone()})["people"]]
+    assert all(name[1:].isdigit() and int(name[1:]) % 2 == 0 for name in names)  # tea drinkers
+    few = ask(client, "/v1/audience", query | {"limit": 5, "explain_first": 0})
+    assert few["size"] == 60 and len(few["people"]) == 5 and not few["people"][0]["reasons"]
+
+
+def test_who_is_left_out_is_counted_and_small_groups_are_refused(client: TestClient) -> None:
+    query = {"where": "price < 4", "size": 60, "ids": everyone(), "limit": 100}
+    drinkers = [f"u{n:02}" for n in range(0, PEOPLE, 2)]
+    answer = ask(client, "/v1/audience", query | {"suppressed": drinkers[:40]})
+    assert answer["excluded"]["suppression_list"] == 40 and set(answer["items"]) == {"tea0", "tea1"}
+    assert not {p["user_id"] for p in answer["people"]} & set(drinkers[:40])
+    withdrawn = [{"user_id": user, "purpose": "email", "granted": False} for user in drinkers[:30]]
+    ask(client, "/v1/consent", {"consent": withdrawn})
+    answer = ask(client, "/v1/audience", query | {"channel": "email"})
+    assert answer["excluded"]["no_consent"] == 30 and not {p["user_id"] for p in answer["people"]} & set(drinkers[:30])
+    refused = client.post("/v1/audience", json=query | {"size": 10})
+    assert refused.status_code == 403 and "smaller than 50" in refused.json()["error"]["message"]
+    for wrong in ({"items": ["tea1"], "where": "price < 4"}, {}, {"items": ["nothing"]}, {"where": "price > 1000"}):
+        assert client.post("/v1/audience", json=wrong).status_code in (404, 422), wrong
+
+
+def test_a_prediction_is_learned_once_and_knows_who_withdrew(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import recllm.service.everybody as everybody
+
+    learn, calls = everybody.predict_workspace, []
+    monkeypatch.setattr(everybody, "predict_workspace", lambda *a: (calls.append(a), learn(*a))[1])
+    query = {"kind": "buy", "horizon_days": 7, "items": ["tea0", "tea1"], "limit": 500, "ids": everyone()}
+    first = ask(client, "/v1/predict", query)
+    assert first["size"] == len(first["people"]) == PEOPLE and 0 <= first["people"][0]["probability"] <= 1
+    likely = first["people"][0]["user_id"]
+    assert ask(client, "/v1/predict", query | {"limit": 3})["people"] == first["people"][:3] and len(calls) == 1
+    refusal = {"user_id": likely, "purpose": "personalisation", "granted": False}
+    ask(client, "/v1/consent", {"consent": [refusal]})
+    second = ask(client, "/v1/predict", query)
+    assert len(calls) == 1 and likely not in {p["user_id"] for p in second["people"]}
+    assert second["left_out"]["no_consent"] == 1
+    assert client.delete(f"/v1/users/{first['people'][1]['user_id']}").status_code == 200
+    assert ask(client, "/v1/predict", query)["size"] == PEOPLE - 2 and len(calls) == 1
+    ask(client, "/v1/predict", {"kind": "buy", "horizon_days": 7, "items": ["tea2"], "limit": 3})
+    assert len(calls) == 2
+
+
+def test_a_wrong_prediction_is_told(client: TestClient) -> None:
+    assert client.post("/v1/predict", json={"kind": "redeem"}).status_code == 422
+    assert client.post("/v1/predict", json={"kind": "leave", "items": ["tea0"]}).status_code == 422
+    assert client.post("/v1/predict", json={"kind": "buy", "items": ["nothing"]}).status_code == 404
+    mailing = {"user_id": "u00", "campaign_id": "c1", "timestamp": "2024-01-01T00:00:00Z"}
+    coupons = {"mailings": [mailing], "products": [{"campaign_id": "c1", "item_id": "tea1"}], "redemptions": []}
+    answer = client.post("/v1/predict", json={"kind": "redeem", "coupons": coupons})
+    assert answer.status_code == 422 and "there is nothing to learn from" in answer.json()["error"]["message"]
+
+
+def test_a_long_learning_keeps_no_visitor_waiting(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import recllm.service.everybody as everybody
+
+    release, began = threading.Event(), threading.Event()
+
+    def learn(*_: Any) -> Any:
+        began.set()
+        assert release.wait(60)
+        raise PolicyError("it was learned in vain")
+
+    monkeypatch.setattr(everybody, "predict_workspace", learn)
+    settings = ServiceSettings(workers=1, watch_seconds=0.05, marketing_waiting=0)
+    with serving(folder, settings=settings) as client:
+        answers: list[int] = []
+        learning = threading.Thread(
+            target=lambda: answers.append(client.post("/v1/predict", json={"kind": "leave"}).status_code)
+        )
+        learning.start()
+        assert began.wait(60)
+        assert shown(client, user_id="u00")
+        busy = client.post("/v1/predict", json={"kind": "leave"})
+        assert busy.status_code == 429 and busy.headers["Retry-After"]
+        release.set()
+        learning.join()
+        assert answers == [403]
+
+
+# --- campaigns -------------------------------------------------------------------------------------------------------
+
+
+def planned(client: TestClient, revision: str, campaign_id: str = "tea", **body: Any) -> dict[str, Any]:
+    """The campaign after its plan is made."""
+    job = ask(client, f"/v1/campaigns/{campaign_id}/plan", {"revision": revision, **body}, 202)
+    until(lambda: client.get(f"/v1/jobs/{job['job_id']}").json()["state"] not in ("queued", "running"))
+    job = client.get(f"/v1/jobs/{job['job_id']}").json()
+    assert job["state"] == "done" and job["step"] >= 2, job
+    return client.get(f"/v1/campaigns/{campaign_id}").json()
+
+
+def decide(client: TestClient, campaign: dict[str, Any], status: int = 200, **body: Any) -> Any:
+    return ask(
+        client, f"/v1/campaigns/{campaign['campaign_id']}/decisions", {"revision": campaign["revision"], **body}, status
+    )
+
+
+def test_a_campaign_goes_from_a_draft_to_a_report(client: TestClient) -> None:
+    fields = CAMPAIGN | {"limits": {"size": 100, "holdout": 0.1}}
+    draft = ask(client, "/v1/campaigns", {"campaign": fields}, 201)
+    assert client.get("/v1/campaigns/tea").json()["stage"] == "draft"
+    campaign = planned(client, draft["revision"])
+    assert campaign["stage"] == "planned" and campaign["size"] == 100 and campaign["holdout"] > 0
+    assert campaign["counts"] == {"draft": len(campaign["texts"])} and campaign["excluded"]
+    names = [text["id"] for text in campaign["texts"]]
+    edited = decide(client, campaign, decision="edit", text_ids=names[:1], text="Sips for you. Green tea 5, now $999.")
+    assert edited["texts"][0]["status"] == "edited" and edited["texts"][0]["failures"]  # it is no price of the item
+    refused = decide(client, edited, 403, decision="approve", text_ids=names[:1])
+    assert "cannot be approved" in refused["error"]["message"]
+    rejected = decide(client, edited, decision="reject", text_ids=names[:1], why="wrong price")
+    assert rejected["texts"][0]["why"] == "wrong price"
+    approved = decide(client, rejected, decision="approve", text_ids=names[1:])
+    of_rejected = rejected["texts"][0]["people"]
+    order = {"revision": approved["revision"], "ids": everyone()}
+    sent = ask(client, "/v1/campaigns/tea/export", order)
+    rows = list(csv.DictReader(io.StringIO(sent["files"]["tea-email.csv"])))
+    assert (
+        len(rows) == sent["reached"] == 100 - of_rejected and sent["dropped"].get("text_not_approved", 0) == of_rejected
+    )
+    assert {row["user_id"] for row in rows} <= set(everyone()) and names[0] not in {row["text_id"] for row in rows}
+    report = client.get("/v1/campaigns/tea/report")
+    assert report.status_code == 200 and report.json()["campaign_id"] == "tea"
+    acts = [(line["action"], line["by"]) for line in client.get("/v1/campaigns/tea").json()["history"]]
+    by = "this machine"
+    assert acts[:5] == [(act, by) for act in ("created", "planned", "edited", "rejected", "approved")]
+    assert acts[-1] == ("exported", by)
+    (listed,) = client.get("/v1/campaigns").json()["campaigns"]
+    assert listed["stage"] == "exported" and listed["addressed"] == 100
+    change = {"revision": sent["revision"], "campaign": CAMPAIGN}
+    assert client.put("/v1/campaigns/tea", json=change).status_code == 403  # its report needs its plan
+
+
+def test_every_write_names_the_revision_that_was_read(client: TestClient) -> None:
+    first = ask(client, "/v1/campaigns", {"campaign": CAMPAIGN}, 201)["revision"]
+    taken = client.post("/v1/campaigns", json={"campaign": CAMPAIGN})
+    assert taken.status_code == 409 and taken.json()["error"]["type"] == "ConflictError"
+    change = {"revision": first, "campaign": CAMPAIGN | {"goal": "more tea"}}
+    second = client.put("/v1/campaigns/tea", json=change).json()["revision"]
+    assert second != first and client.put("/v1/campaigns/tea", json=change).status_code == 409
+    assert client.post("/v1/campaigns/tea/plan", json={"revision": first}).status_code == 409
+    campaign = planned(client, second)
+    assert campaign["goal"] == "more tea" and campaign["revision"] != second
+    names = [text["id"] for text in campaign["texts"]]
+    decide(client, campaign | {"revision": second}, 409, decision="approve", text_ids=names)
+    assert client.get("/v1/campaigns/tea").json()["counts"] == {"draft": len(names)}
+    approved = decide(client, campaign, decision="approve", text_ids=names)
+    decide(client, campaign, 409, decision="reject", text_ids=names)
+    stale = client.post("/v1/campaigns/tea/export", json={"revision": campaign["revision"]})
+    assert stale.status_code == 409
+    # a changed file makes the plan count no more
+    change = {"revision": approved["revision"], "campaign": CAMPAIGN}
+    assert client.put("/v1/campaigns/tea", json=change).status_code == 200
+    now = client.get("/v1/campaigns/tea").json()
+    assert now["stage"] == "draft" and "texts" not in now
+    again = client.post("/v1/campaigns/tea/export", json={"revision": now["revision"]})
+    assert again.status_code == 422 and "was changed after" in again.json()["error"]["message"]
+    assert planned(client, now["revision"], replace=True)["stage"] == "planned"
+
+
+def test_a_price_that_changes_between_reading_and_deciding_is_a_conflict(client: TestClient) -> None:
+    campaign = planned(client, ask(client, "/v1/campaigns", {"campaign": CAMPAIGN}, 201)["revision"])
+    item = campaign["texts"][0]["item_id"]
+    changed = {"item_id": item, "title": f"Green tea {item[3:]}", "category": "food > tea", "price": 77}
+    ask(client, "/v1/items", {"items": [changed]})
+    decide(client, campaign, 409, decision="approve", text_ids=[campaign["texts"][0]["id"]])
+    now = client.get("/v1/campaigns/tea").json()
+    assert {t["status"] for t in now["texts"] if t["item_id"] == item} == {"withdrawn"}
+
+
+def test_nobody_who_withdrew_or_was_erased_since_is_exported(client: TestClient) -> None:
+    campaign = planned(client, ask(client, "/v1/campaigns", {"campaign": CAMPAIGN}, 201)["revision"])
+    campaign = decide(client, campaign, decision="approve", text_ids=[t["id"] for t in campaign["texts"]])
+    order = {"revision": campaign["revision"], "ids": everyone()}
+    first = ask(client, "/v1/campaigns/tea/export", order)
+    reached = [row["user_id"] for row in csv.DictReader(io.StringIO(first["files"]["tea-email.csv"]))]
+    refusal = {"user_id": reached[0], "purpose": "email", "granted": False}
+    ask(client, "/v1/consent", {"consent": [refusal]})
+    assert client.delete(f"/v1/users/{reached[1]}").status_code == 200
+    second = ask(client, "/v1/campaigns/tea/export", order | {"revision": first["revision"]})
+    (message,) = client.get(f"/v1/users/{reached[2]}/export").json()["messages"]
+    assert message["campaign_id"] == "tea" and message["channel"] == "email"
+    again = {row["user_id"] for row in csv.DictReader(io.StringIO(second["files"]["tea-email.csv"]))}
+    assert again == set(reached[2:]) and second["dropped"] == {"consent_withdrawn": 1, "erased": 1}
+
+
+def test_who_decides_is_the_keys_name(folder: Path) -> None:
+    with serving(folder) as client:
+        headers = make_key(folder, "marketing", name="Ann")
+        draft = client.post("/v1/campaigns", json={"campaign": CAMPAIGN}, headers=headers)
+        assert draft.status_code == 201
+        history = client.get("/v1/campaigns/tea", headers=headers).json()["history"]
+        assert [line["by"] for line in history] == ["Ann"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"id": "../out"}, "safe name"),
+        ({"channels": ["pigeon"]}, "pigeon"),
+        ({"limits": {"suppress": "/etc/passwd"}}, "names a file"),
+        ({"words": {"adapter": "/etc"}}, "names a file"),
+        ({"words": {"voice": "/etc/passwd"}}, "names a file"),
+        ({"words": {"packs": ["/etc/passwd.toml"]}}, "packs are"),
+        ({"words": {"generator": "/root/model"}}, "generator is"),
+        ({"words": {"generator": "http://evil.example"}}, "generator is"),
+        ({"target": {}}, "give one of the three"),
+        ({"colour": "red"}, "unknown"),
+        ({"": ""}, "unknown"),
+        ({"limits": {"": {"a": 1}}}, "unknown"),
+        ({"words": {"evidence": {"": {"": 1}}}}, "is a text"),
+        ({"limits": 5}, "is a table"),
+        ({"goal": "\ud800"}, "cannot be written"),
+        ({"note": [1, {"a": None}]}, "is a text"),
+        ({"send": "tomorrow"}, "is a time"),
+    ],
+)
+def test_a_wrong_campaign_is_told_what_is_wrong(client: TestClient, fields: dict[str, Any], message: str) -> None:
+    answer = client.post(
+        "/v1/campaigns",
+        content=json.dumps({"campaign": CAMPAIGN | fields}),  # escaped, as half a sign cannot be sent otherwise
+        headers={"Content-Type": "application/json"},
+    )
+    assert answer.status_code == 422 and message in answer.json()["error"]["message"], answer.text
+    assert client.get("/v1/campaigns").json() == {"campaigns": []}
+
+
+def test_campaigns_that_do_not_exist_are_not_found(client: TestClient) -> None:
+    revision = {"revision": "0" * 16}
+    for verb, path, body in (
+        ("GET", "/v1/campaigns/none", None),
+        ("GET", "/v1/campaigns/none/report", None),
+        ("PUT", "/v1/campaigns/none", revision | {"campaign": CAMPAIGN}),
+        ("POST", "/v1/campaigns/none/plan", revision),
+        ("POST", "/v1/campaigns/none/decisions", revision | {"decision": "approve", "text_ids": ["t1"]}),
+        ("POST", "/v1/campaigns/none/export", revision),
+        ("GET", "/v1/jobs/none", None),
+        ("POST", "/v1/jobs/none/cancel", None),
+    ):
+        assert client.request(verb, path, json=body).status_code == 404, path
+
+
+def test_a_plan_that_cannot_be_made_says_why(client: TestClient) -> None:
+    ask(client, "/v1/campaigns", {"campaign": CAMPAIGN | {"limits": {"size": 5}}}, 201)
+    revision = client.get("/v1/campaigns/tea").json()["revision"]
+    job = ask(client, "/v1/campaigns/tea/plan", {"revision": revision}, 202)
+    until(lambda: client.get(f"/v1/jobs/{job['job_id']}").json()["state"] == "failed")
+    job = client.get(f"/v1/jobs/{job['job_id']}").json()
+    assert job["error_type"] == "PolicyError" and "smaller than 50" in job["error"]
+    assert client.get("/v1/campaigns/tea").json()["stage"] == "draft"
+
+
+def test_a_job_waits_runs_and_is_cancelled() -> None:
+    background, step, goes_on = Background(1), threading.Event(), threading.Event()
+
+    def work(tell: Callable[[str], None]) -> str:
+        tell("first")
+        step.set()
+        assert goes_on.wait(60)
+        tell("second")
+        return "done"
+
+    def state(job_id: str) -> JobState:
+        return background.job("shop", job_id).state
+
+    first, waiting = background.submit("shop", "a", work), background.submit("shop", "b", lambda _: 7)
+    background.start()
+    assert step.wait(60) and state(first.job_id) is JobState.RUNNING
+    assert background.open_job("shop", "a") and not background.open_job("other", "a")
+    with pytest.raises(UnknownIdError):
+        background.job("other", first.job_id)
+    assert background.cancel("shop", first.job_id).cancelling
+    goes_on.set()
+    until(lambda: state(first.job_id) is JobState.CANCELLED)
+    until(lambda: state(waiting.job_id) is JobState.DONE)
+    assert background.job("shop", waiting.job_id).result == 7
+    assert background.cancel("shop", waiting.job_id).state is JobState.DONE
+    failing = background.submit("shop", "c", lambda _: 1 / 0)
+    until(lambda: state(failing.job_id) is JobState.FAILED)
+    assert background.job("shop", failing.job_id).error_type == "internal"
+    background.close()
+
+
+# --- sessions --------------------------------------------------------------------------------------------------------
+
+
+def viewed(session: str, *items: str, **fields: Any) -> dict[str, Any]:
+    return {"events": [{"session_id": session, "item_id": item, "event": "cart", **fields} for item in items]}
+
+
+def test_a_session_has_a_history_and_joins_one_person(client: TestClient) -> None:
+    assert ask(client, "/v1/recommend", {"session_id": "v1", "k": 3})["status"] == "unknown_user"
+    ask(client, "/v1/events", viewed("v1", "tool1", "tool2"))
+    answer = ask(client, "/v1/recommend", {"session_id": "v1", "k": 5})
+    assert answer["status"] == "personal" and answer["items"][0]["item_id"].startswith("tool")
+    assert answer["user_id"] == "v1"
+    assert ask(client, "/v1/recommend", {"user_id": "v1", "k": 3})["status"] == "unknown_user"  # no person's id
+    assert ask(client, "/v1/search", {"session_id": "v1", "query": "hammer"})["status"] == "personal"
+    assert ask(client, "/v1/recommend", {"user_id": "newcomer", "k": 3})["status"] == "unknown_user"
+    join = {"session_id": "v1", "user_id": "newcomer"}
+    assert ask(client, "/v1/sessions/join", join) == {"joined": True, "events": 2}
+    assert ask(client, "/v1/sessions/join", join) == {"joined": True, "events": 0}
+    other = client.post("/v1/sessions/join", json=join | {"user_id": "u00"})
+    assert other.status_code == 409 and other.json()["error"]["type"] == "ConflictError"
+    answer = ask(client, "/v1/recommend", {"user_id": "newcomer", "k": 5})
+    assert answer["status"] == "personal" and answer["items"][0]["item_id"].startswith("tool")
+    ask(client, "/v1/events", viewed("v1", "tea1"))  # late events, too, are the person's
+    own = client.get("/v1/users/newcomer/export").json()
+    assert sorted(event["item_id"] for event in own["events"]) == ["tea1", "tool1", "tool2"]
+    assert len(own["sessions"]) == 1
+    assert ask(client, "/v1/recommend", {"session_id": "v1", "k": 5})["status"] == "personal"  # by the person's consent
+
+
+def test_events_sent_again_after_joining_are_duplicates(client: TestClient) -> None:
+    batch = viewed("v2", "tea1", timestamp="2024-02-19T10:00:00Z")
+    assert ask(client, "/v1/events", batch)["accepted"] == 1
+    ask(client, "/v1/sessions/join", {"session_id": "v2", "user_id": "u05"})
+    assert ask(client, "/v1/events", batch) == {"accepted": 0, "duplicates": 1, "conflicts": [], "rejected": []}
+
+
+def test_sessions_are_nobody_in_what_concerns_everybody(folder: Path, client: TestClient) -> None:
+    before = ask(client, "/v1/audience", {"category": "food > tea", "size": 60})
+    ask(client, "/v1/events", {"events": [e for n in range(9) for e in viewed(f"v{n}", "tea1")["events"]]})
+    after = ask(client, "/v1/audience", {"category": "food > tea", "size": 60})
+    counts = [a["size"] + a["holdout"] + sum(a["excluded"].values()) for a in (before, after)]
+    assert counts == [PEOPLE, PEOPLE]
+    with Workspace.open(folder) as shop:
+        gate, session = shop.gate(), shop.session_pseudonymiser().one("v1")
+        assert session.startswith(SESSION_PREFIX) and not shop.pseudonymiser().one("v1").startswith(SESSION_PREFIX)
+        assert gate.permits(session, Purpose.PERSONALISATION) and not gate.permits(session, Purpose.EMAIL)
+        assert not gate.permits(session, Purpose.MODEL_TRAINING)
+        assert session not in gate.permitted_users(Purpose.PERSONALISATION)
+        assert len(gate.dataset(Purpose.PERSONALISATION).users) == PEOPLE
+
+
+def test_a_session_of_someone_who_refused_is_not_joined_and_has_refused(client: TestClient) -> None:
+    refusal = {"user_id": "u01", "purpose": "personalisation", "granted": False}
+    ask(client, "/v1/consent", {"consent": [refusal]})
+    ask(client, "/v1/events", viewed("v3", "tool1"))
+    assert ask(client, "/v1/recommend", {"session_id": "v3", "k": 3})["status"] == "personal"
+    join = {"session_id": "v3", "user_id": "u01"}
+    assert ask(client, "/v1/sessions/join", join) == {"joined": False, "events": 0}
+    assert ask(client, "/v1/recommend", {"session_id": "v3", "k": 3})["status"] == "no_consent"
+    own = client.get("/v1/users/u01/export").json()
+    assert own["sessions"] == [] and len(own["events"]) == 28
+    ask(client, "/v1/consent", {"consent": [refusal | {"granted": True}]})
+    assert ask(client, "/v1/sessions/join", join) == {"joined": True, "events": 1}
+
+
+def test_what_a_session_was_shown_is_recorded(client: TestClient) -> None:
+    ask(client, "/v1/events", viewed("v4", "tool1"))
+    ask(client, "/v1/recommend", {"session_id": "v4", "k": 3, "record": True})
+    ask(client, "/v1/sessions/join", {"session_id": "v4", "user_id": "fresh"})
+    assert [e["event"] for e in client.get("/v1/users/fresh/export").json()["events"]] == ["cart"] + ["shown"] * 3
+
+
+def test_an_event_is_of_a_person_or_a_session(client: TestClient) -> None:
+    event = {"item_id": "tea1", "event": "view"}
+    for who in ({}, {"user_id": "a", "session_id": "b"}, {"session_id": "null"}):
+        assert client.post("/v1/events", json={"events": [event | who]}).status_code == 422
+    assert client.post("/v1/recommend", json={"user_id": "a", "session_id": "b"}).status_code == 422
+    mixed = {"events": [event | {"user_id": "u00"}, event | {"session_id": "u00"}]}
+    assert ask(client, "/v1/events", mixed)["accepted"] == 2
+
+
+# --- rights ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_person_gets_everything_of_theirs_and_nobody_elses(client: TestClient) -> None:
+    ask(client, "/v1/users", {"users": [{"user_id": "u00", "basics": {"age": "35-44"}}]})
+    ask(client, "/v1/consent", {"consent": [{"user_id": "u00", "purpose": "email", "granted": False}]})
+    own = client.get("/v1/users/u00/export").json()
+    assert own["basics"] == {"age": "35-44"} and own["user_id"] == "u00"
+    assert [(d["purpose"], d["granted"]) for d in own["consent"]] == [("email", False)]
+    assert len(own["events"]) == 28 and all(event["item_id"].startswith("tea") for event in own["events"])
+    assert client.get("/v1/users/stranger/export").status_code == 404
+
+
+def test_an_erased_person_is_gone_everywhere(folder: Path) -> None:
+    with Workspace.open(folder) as shop:
+        name = shop.pseudonymiser().one("u00")
+    with serving(folder) as client:
+        ask(client, "/v1/users", {"users": [{"user_id": "u00", "basics": {"age": "35-44"}}]})
+        ask(client, "/v1/consent", {"consent": [{"user_id": "u00", "purpose": "email", "granted": True}]})
+        ask(client, "/v1/events", viewed("v1", "tea1"))
+        ask(client, "/v1/sessions/join", {"session_id": "v1", "user_id": "u00"})
+        ask(client, "/v1/audience", {"category": "food > tea", "size": 60})
+        neighbours = ask(client, "/v1/recommend", {"user_id": "u02", "k": 3})
+        rows = client.delete("/v1/users/u00").json()["rows"]
+        assert {t: n for t, n in rows.items() if n} == {"events": 29, "consent": 1, "sessions": 1, "users": 1}
+        assert ask(client, "/v1/recommend", {"user_id": "u00", "k": 3})["status"] == "unknown_user"
+        for path in ("/v1/users/u00/profile", "/v1/users/u00/export"):
+            assert client.get(path).status_code == 404
+        assert client.delete("/v1/users/u00").status_code == 404
+        assert client.post("/v1/explain", json={"user_id": "u00", "item_id": "tea1"}).status_code == 404
+        assert client.post("/v1/copy", json={"user_id": "u00", "channel": "push"}).status_code < 500
+        answer = ask(client, "/v1/audience", {"category": "food > tea", "size": 60})
+        assert answer["size"] + answer["holdout"] + sum(answer["excluded"].values()) == PEOPLE - 1
+        assert ask(client, "/v1/recommend", {"user_id": "u02", "k": 3})["status"] == neighbours["status"] == "personal"
+        back = {"user_id": "u00", "item_id": "tool1", "event": "purchase"}
+        ask(client, "/v1/events", {"events": [back]})
+        own = client.get("/v1/users/u00/export").json()
+        assert len(own["events"]) == 1 and own["consent"] == [] and own["sessions"] == []
+        client.delete("/v1/users/u00")
+    assert not [p for p in folder.rglob("*") if p.is_file() and name.encode() in p.read_bytes()]
+
+
+def test_what_is_written_after_an_erasure_counts_for_everybody(folder: Path) -> None:
+    """The last events are those of the person erased: their numbers are given again."""
+    with serving(folder) as client:
+        last = {"user_id": "last", "item_id": "tea1", "event": "purchase"}
+        ask(client, "/v1/events", {"events": [last]})
+        with Workspace.open(folder) as shop:
+            from recllm.jobs.recommenders import refresh
+
+            refresh(shop)
+        client.delete("/v1/users/last")
+        ask(client, "/v1/events", {"events": [last | {"user_id": "u01", "item_id": "tea7"}]})
+        with Workspace.open(folder) as shop:
+            from recllm.jobs.recommenders import open_recommender
+
+            everybody = open_recommender(shop, everybody=True).dataset
+            row = int(everybody.user_rows([shop.pseudonymiser().one("u01")])[0])
+            mine = everybody.items["item_id"].gather(everybody.events.rows([row]).item.tolist()).to_list()
+            assert mine.count("tea7") == 1 and len(mine) == 29
+
+
+def test_an_item_taken_off_is_nowhere_and_its_events_stay(client: TestClient) -> None:
+    item = next(item for item in shown(client, user_id="u00") if item.startswith("tea"))
+    assert client.delete(f"/v1/items/{item}").status_code == 204
+    assert client.delete(f"/v1/items/{item}").status_code == 404
+    assert client.delete("/v1/items/nothing").status_code == 404
+    assert item not in shown(client, user_id="u00") + shown(client, user_id="stranger")
+    assert item not in shown(client, basket=["tea1"]) + found(client, "tea", user_id="u00") + found(client, item)
+    assert client.post("/v1/explain", json={"user_id": "u00", "item_id": item}).status_code == 404
+    assert client.get(f"/v1/items/{item}/similar").status_code == 404
+    assert item not in {i["item_id"] for i in client.get("/v1/items/tea1/similar?k=30").json()["items"]}
+    assert client.post("/v1/copy", json={"user_id": "u00", "item_id": item}).status_code in (404, 422)
+    assert client.post("/v1/audience", json={"items": [item]}).status_code == 404
+    ask(client, "/v1/recommend", {"user_id": "u00", "exclude": [item], "basket": [item], "explain": True})
+    assert item in {e["item_id"] for e in client.get("/v1/users/u00/export").json()["events"]}
+    assert client.get("/v1/users/u00/profile").status_code == 200
+    ask(client, "/v1/items", {"items": [{"item_id": item, "title": "Green tea again", "category": "food > tea"}]})
+    assert item in shown(client, user_id="u00")
+
+
+def test_an_offer_ends_while_the_service_runs(client: TestClient) -> None:
+    now = datetime.fromisoformat(ask(client, "/v1/recommend", {"user_id": "u00"})["as_of"])
+    item = {"item_id": "tea1", "title": "Green tea 1", "category": "food > tea", "price": 3}
+    ends = (now + timedelta(days=1)).isoformat()
+    ask(client, "/v1/items", {"items": [item | {"available_until": ends}]})
+    assert "tea1" in shown(client, user_id="u00") and "tea1" in found(client, "tea")
+    late = {"user_id": "u99", "item_id": "tool1", "event": "view", "timestamp": (now + timedelta(days=2)).isoformat()}
+    ask(client, "/v1/events", {"events": [late]})  # the log that is replayed goes on, and with it the present
+    assert "tea1" not in shown(client, user_id="u00") + found(client, "tea") + found(client, "tea1")
+    assert client.post("/v1/copy", json={"user_id": "u00", "item_id": "tea1"}).status_code == 422
+
+
+# --- keys ------------------------------------------------------------------------------------------------------------
+
+
+def test_each_operation_needs_its_scope(folder: Path) -> None:
+    with serving(folder) as client:
+        keys = {scope: make_key(folder, scope) for scope in ("recommend", "events", "marketing", "privacy", "metrics")}
+        revision = {"revision": "0" * 16}
+        operations = [
+            ("POST", "/v1/search", {"query": "tea"}, "recommend"),
+            ("POST", "/v1/sessions/join", {"session_id": "s", "user_id": "a"}, "events"),
+            ("DELETE", "/v1/items/tea1", None, "events"),
+            ("GET", "/v1/users/u00/export", None, "privacy"),
+            ("DELETE", "/v1/users/u00", None, "privacy"),
+            ("POST", "/v1/audience", {"items": ["tea2"], "size": 60}, "marketing"),
+            ("POST", "/v1/predict", {"kind": "leave", "items": ["tea2"]}, "marketing"),
+            ("GET", "/v1/campaigns", None, "marketing"),
+            ("POST", "/v1/campaigns", {"campaign": CAMPAIGN}, "marketing"),
+            ("PUT", "/v1/campaigns/tea", revision | {"campaign": CAMPAIGN}, "marketing"),
+            ("GET", "/v1/campaigns/tea", None, "marketing"),
+            ("POST", "/v1/campaigns/tea/plan", revision, "marketing"),
+            ("POST", "/v1/campaigns/tea/decisions", revision | {"decision": "approve", "text_ids": ["t"]}, "marketing"),
+            ("POST", "/v1/campaigns/tea/export", revision, "marketing"),
+            ("GET", "/v1/campaigns/tea/report", None, "marketing"),
+            ("GET", "/v1/jobs/none", None, "marketing"),
+            ("POST", "/v1/jobs/none/cancel", None, "marketing"),
+        ]
+        for verb, path, body, scope in operations:
+            for name, headers in keys.items():
+                status = client.request(verb, path, json=body, headers=headers).status_code
+                assert (status == 403) == (name != scope) and status not in (401, 500, 503), (verb, path, name, status)
+
+
+def test_two_shops_see_nothing_of_each_others_campaigns_and_jobs(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "other")
+    with serving(folder, tmp_path / "other") as client:
+        first, second = make_key(folder, "marketing"), make_key(tmp_path / "other", "marketing")
+        draft = client.post("/v1/campaigns", json={"campaign": CAMPAIGN}, headers=first).json()
+        assert client.get("/v1/campaigns", headers=second).json() == {"campaigns": []}
+        order = {"revision": draft["revision"]}
+        job = client.post("/v1/campaigns/tea/plan", json=order, headers=first).json()
+        assert client.get(f"/v1/jobs/{job['job_id']}", headers=second).status_code == 404
+        assert client.post(f"/v1/jobs/{job['job_id']}/cancel", headers=second).status_code == 404
+        until(lambda: client.get(f"/v1/jobs/{job['job_id']}", headers=first).json()["state"] == "done")

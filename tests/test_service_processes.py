@@ -1,0 +1,217 @@
+"""Real servers, killed and in pairs: what was answered is kept, and two processes on one PostgreSQL store agree."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+from postgres_server import PostgresServer
+from test_service import trained  # noqa: F401 - a fixture
+from waiting import until
+
+from recllm.encoder.toy import ToyEncoder
+from recllm.jobs.load import load_file
+from recllm.jobs.recommenders import publish_recommender
+from recllm.recommender.recommender import Recommender
+from recllm.schema import Purpose
+from recllm.service.live import LiveShop
+from recllm.service.requests import SlateRequest
+from recllm.service.slates import SlateProcesses, slate_of
+from recllm.settings import ScorerTrainingSettings, ServiceSettings
+from recllm.workspace.keys import create_key, revoke_key
+from recllm.workspace.workspace import Workspace
+
+
+@contextmanager
+def process(folder: Path, *settings: str) -> Iterator[tuple[httpx2.Client, subprocess.Popen[str]]]:
+    """A server of its own that is ready, with settings for the call, and a client of it; killed at the end."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "recllm", "serve", "-w", str(folder), "--port", str(port)]
+    command += [f"--set={setting}" for setting in settings]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ)
+    try:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as client:
+
+            def ready() -> bool:
+                assert server.poll() is None, server.communicate()[1]
+                try:
+                    return client.get("/readyz").status_code == 200
+                except httpx2.TransportError:
+                    return False
+
+            until(ready, seconds=120)
+            yield client, server
+    finally:
+        server.kill()
+        server.wait(60)
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def shop_folder(request: pytest.FixtureRequest, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+    """A trained shop on each database."""
+    store = None
+    if request.param == "postgresql":
+        server: PostgresServer = request.getfixturevalue("postgres_server")
+        store = server.url()
+    folder = tmp_path_factory.mktemp("processes")
+    options = {"currency": "EUR", "timezone": "UTC", "encoder": "toy"}
+    service = ServiceSettings(watch_seconds=0.05)
+    with Workspace.create(folder / "shop", consent_default=True, store=store, service=service, **options) as shop:
+        for table in ("items", "events"):
+            load_file(shop, trained.parent / f"{table}.csv", table)
+        data = shop.gate().dataset(Purpose.MODEL_TRAINING)
+        model = Recommender(data, ToyEncoder()).fit(ScorerTrainingSettings(n_windows=2, epochs=1, min_steps=20)).model
+        assert model is not None
+        publish_recommender(shop, model, ToyEncoder())
+    return folder / "shop"
+
+
+def slate(client: httpx2.Client, user: str = "u00", **body: object) -> list[str]:
+    answer = client.post("/v1/recommend", json={"user_id": user, "k": 30, **body}).raise_for_status().json()
+    return [item["item_id"] for item in answer["items"]]
+
+
+def test_what_was_answered_survives_a_kill(shop_folder: Path) -> None:
+    accepted: set[str] = set()
+    for number in range(3):
+        with process(shop_folder) as (client, server):
+            for batch in range(4):
+                names = [f"kill-{number}-{batch}-{n}" for n in range(20)]
+                events = [{"event_id": n, "user_id": "u05", "item_id": "tea-1", "event": "view"} for n in names]
+                account = client.post("/v1/events", json={"events": events}).raise_for_status().json()
+                assert account["accepted"] == 20
+                accepted.update(names)
+            os.kill(server.pid, signal.SIGKILL)
+    with process(shop_folder) as (client, _):
+        events = [{"event_id": n, "user_id": "u05", "item_id": "tea-1", "event": "view"} for n in sorted(accepted)]
+        account = client.post("/v1/events", json={"events": events}).raise_for_status().json()
+        assert (account["accepted"], account["duplicates"], account["conflicts"]) == (0, len(events), [])
+
+
+def children(pid: int) -> list[int]:
+    """Processes that compute slates; the helper of the standard library beside them is none."""
+    pids = [child for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()]
+    return [int(pid) for pid in pids if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+
+
+def slate_processes(client: httpx2.Client) -> int:
+    return int(client.get("/readyz").json()["slate_processes"])
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are found in /proc")
+def test_slates_in_processes_of_their_own(shop_folder: Path) -> None:
+    with process(shop_folder, "service.processes=0") as (client, _):
+        here, refused = slate(client), client.post("/v1/recommend", json={"where": "colour = 1"})
+        assert slate_processes(client) == 0
+    with process(shop_folder, "service.processes=2") as (client, server):
+        until(lambda: slate_processes(client) == 2)
+        first, second = children(server.pid)
+        for pid in (first, second):  # each alone answers as one process does
+            os.kill(pid, signal.SIGSTOP)
+            with ThreadPoolExecutor(2) as pool:  # one of two requests goes to each
+                both = [pool.submit(slate, client) for _ in range(2)]
+                assert next(as_completed(both)).result() == here
+                os.kill(pid, signal.SIGCONT)
+                assert [answer.result() for answer in both] == [here, here]
+        answer = client.post("/v1/recommend", json={"where": "colour = 1"})
+        assert (answer.status_code, answer.json()["error"]["message"]) == (422, refused.json()["error"]["message"])
+        hidden = here[0]  # whatever was acknowledged is in force in both
+        dismissal = {"event_id": f"d-{os.getpid()}", "user_id": "u00", "item_id": hidden, "event": "dismiss"}
+        assert client.post("/v1/events", json={"events": [dismissal]}).json()["accepted"] == 1
+        assert all(hidden not in slate(client) for _ in range(4))
+        new = {"item_id": "tea-new", "title": "Green tea 99", "category": "food > tea"}
+        assert client.post("/v1/items", json={"items": [new]}).json()["accepted"] == 1
+        assert all(slate(client, allow=["tea-new"]) == ["tea-new"] for _ in range(4))
+        os.kill(first, signal.SIGKILL)
+        assert all(hidden not in slate(client) for _ in range(4)), "somebody goes on answering"
+        until(lambda: slate_processes(client) == 2 and len(children(server.pid)) == 2)
+        assert first not in children(server.pid) and second in children(server.pid)
+        pids = children(server.pid)
+        os.kill(server.pid, signal.SIGKILL)
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+
+
+def test_a_process_that_cannot_open_the_model_is_not_asked(
+    trained: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("recllm.service.slates.RESTART_SECONDS", 0.0)
+    folder = shutil.copytree(trained, tmp_path / "shop")
+    scorer = next((folder / "models" / "versions").glob("*/scorer.safetensors"))
+    slates, body = SlateProcesses({"shop": folder}, 1), SlateRequest(user_id="u00", k=5)
+    shop = LiveShop(Workspace.open(folder), "shop", slates.update)
+    try:
+        shop.update()
+        until(lambda: slates.n_ready == 1)
+        here = [item.item_id for item in slate_of(shop, body).items]
+        aside = scorer.rename(tmp_path / "aside")
+        slates._processes[0].end()  # type: ignore[union-attr]
+        until(lambda: not shop.update() and slates._processes[0].is_ready)  # type: ignore[union-attr]
+        assert slates.n_ready == 0
+        for _ in range(3):  # by this process, whose model is in memory
+            _, document = slates.answer(shop, body)
+            assert [item["item_id"] for item in json.loads(document)["items"]] == here
+        aside.rename(scorer)
+        shop.update()
+        assert slates.n_ready == 1
+    finally:
+        slates.close()
+        shop.close()
+
+
+def test_two_processes_share_state(shop_folder: Path) -> None:
+    with Workspace.open(shop_folder) as shop:
+        if shop.settings.store is None:
+            pytest.skip("on SQLite one process serves a shop")
+    with process(shop_folder) as (first, _), process(shop_folder) as (second, other_server):
+        gone = slate(first)[0]
+        event = {"event_id": "only-once", "user_id": "u00", "item_id": gone, "event": "dismiss"}
+        assert first.post("/v1/events", json={"events": [event]}).json()["accepted"] == 1
+        assert gone not in slate(second), "an event of one process counts in the other's next answer"
+        assert second.post("/v1/events", json={"events": [event]}).json()["duplicates"] == 1
+
+        decision = {"user_id": "u02", "purpose": "personalisation", "granted": False}
+        first.post("/v1/consent", json={"consent": [decision]}).raise_for_status()
+        assert second.post("/v1/recommend", json={"user_id": "u02"}).json()["status"] == "no_consent"
+
+        item = {"item_id": "tea-new", "title": "Green tea of another garden", "category": "food > tea", "price": 4.0}
+        second.post("/v1/items", json={"items": [item]}).raise_for_status()
+
+        def shows_it() -> bool:
+            body = {"user_id": "u00", "allow": ["tea-new"]}
+            answers = [first.post("/v1/recommend", json=body) for _ in range(4)]  # of each of its own processes
+            return all(answer.status_code == 200 for answer in answers)
+
+        until(shows_it)
+        assert slate(first, allow=["tea-new"]) == ["tea-new"]
+
+        variants = [{"name": "a", "weight": 0.5}, {"name": "b", "weight": 0.5, "treatment": {"personal": False}}]
+        first.post("/v1/experiments", json={"name": "shared", "variants": variants}).raise_for_status()
+        until(lambda: second.post("/v1/recommend", json={"user_id": "u00"}).json()["experiment"] == "shared")
+        sides = [client.post("/v1/recommend", json={"user_id": "u00"}).json()["variant"] for client in (first, second)]
+        assert sides[0] == sides[1]
+
+        os.kill(other_server.pid, signal.SIGKILL)
+        other_server.wait(60)
+        assert slate(first), "one goes on without the other"
+        with Workspace.open(shop_folder) as shop:
+            key, text = create_key(shop, "site", ["recommend"])
+            refused = first.post("/v1/recommend", json={"user_id": "u00"})
+            granted = first.post("/v1/recommend", json={"user_id": "u00"}, headers={"X-API-Key": text})
+            assert (refused.status_code, granted.status_code) == (401, 200)
+            revoke_key(shop, key.key_id)
+        assert first.post("/v1/recommend", json={}, headers={"X-API-Key": text}).status_code == 401

@@ -1,0 +1,1021 @@
+"""Webhooks: what is forged, stale or sent twice changes nothing; what is true counts once, in whatever order."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import csv
+import hashlib
+import json
+import logging
+import random
+import re
+import shutil
+import socket
+import ssl
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from conftest import Command
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from fastapi.testclient import TestClient
+from hypothesis import given
+from hypothesis import strategies as st
+from standardwebhooks import Webhook, WebhookVerificationError
+from store_view import view
+from test_campaigns import TEA, tables
+from waiting import until
+
+from recllm.campaigns.export import export_campaign
+from recllm.campaigns.file import read_campaign
+from recllm.campaigns.open_campaign import OpenCampaign, approve_texts, open_campaign
+from recllm.campaigns.outcome import campaign_outcome
+from recllm.campaigns.plan import plan_campaigns
+from recllm.errors import PolicyError, StoreError, UnknownIdError, UsageError
+from recllm.jobs.announce import SendAccount, addresses, announce, send_due
+from recllm.jobs.load import add_consent, feedback_report, load_file
+from recllm.jobs.messages import record_reports, undeliverable
+from recllm.jobs.train import train_workspace
+from recllm.report.campaign import report_page
+from recllm.schema import AnnouncementStatus, CampaignMessage, MessageEvent, MessageEventKind, Purpose, ReportBy
+from recllm.service.app import create_app
+from recllm.service.live import LiveShop
+from recllm.service.webhooks import message_events
+from recllm.settings import ServiceSettings, WebhookSettings
+from recllm.workspace.privacy import KEY_VARIABLE
+from recllm.workspace.signatures import SignedCall, sign, verify
+from recllm.workspace.webhooks import (
+    WebhookScheme,
+    WebhookSecret,
+    WebhookSource,
+    add_source,
+    add_target,
+    read_webhooks,
+    remove_webhook,
+)
+from recllm.workspace.workspace import Workspace
+
+HOUR = timedelta(hours=1)
+TOLERANCE = timedelta(seconds=300)
+
+
+@dataclass(frozen=True)
+class SendGridKey:
+    """A key as SendGrid holds it; the shop knows the public half."""
+
+    private: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
+
+    @property
+    def public_text(self) -> str:
+        form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        return base64.b64encode(self.private.public_key().public_bytes(*form)).decode()
+
+    def headers(self, body: bytes, at: datetime) -> dict[str, str]:
+        timestamp = str(int(at.timestamp()))
+        signature = self.private.sign(timestamp.encode() + body, ec.ECDSA(hashes.SHA256()))
+        return {
+            "X-Twilio-Email-Event-Webhook-Timestamp": timestamp,
+            "X-Twilio-Email-Event-Webhook-Signature": base64.b64encode(signature).decode(),
+        }
+
+
+@dataclass(frozen=True)
+class Door:
+    """A served shop with one provider of each kind, and messages that left an hour ago."""
+
+    client: TestClient
+    shop: Workspace
+    secret: WebhookSecret
+    key: SendGridKey
+    messages: Sequence[CampaignMessage]
+
+    def standard(self, name: str, message: CampaignMessage | str, *, call_id: str, at: datetime | None = None) -> Any:
+        body = standard_body(name, message, at or datetime.now(UTC))
+        return self.post("mail", body, sign([self.secret], call_id, datetime.now(UTC), body))
+
+    def sendgrid(self, *entries: Any, at: datetime | None = None) -> Any:
+        body = json.dumps(entries).encode()
+        return self.post("grid", body, self.key.headers(body, at or datetime.now(UTC)))
+
+    def post(self, source: str, body: bytes, headers: Mapping[str, str]) -> Any:
+        return self.client.post(f"/webhooks/shop/{source}", content=body, headers=dict(headers))
+
+    def kinds(self) -> list[tuple[str, str]]:
+        """(event id, kind) of everything that was counted."""
+        with self.shop.store()._engine.connect() as connection:
+            rows = connection.exec_driver_sql("SELECT event_id, kind FROM message_events").all()
+        return sorted((row[0], row[1]) for row in rows)
+
+
+def standard_body(name: str, message: CampaignMessage | str, at: datetime) -> bytes:
+    message_id = message if isinstance(message, str) else message.message_id
+    data = {"recllm_message_id": message_id, "email": "ann@example.com"}
+    return json.dumps({"type": name, "timestamp": at.isoformat(), "data": data}).encode()
+
+
+def entry(event: str, message: CampaignMessage, number: int, at: datetime | None = None, **more: Any) -> dict[str, Any]:
+    seconds = int((at or datetime.now(UTC)).timestamp())
+    found = {"event": event, "timestamp": seconds, "sg_event_id": f"sg-{number}", "email": "ann@example.com"}
+    return found | {"recllm_message_id": message.message_id} | more
+
+
+@pytest.fixture
+def sent(shop: Path) -> tuple[CampaignMessage, ...]:
+    """Messages of a campaign to the two people of the shop, by e-mail and push."""
+    with Workspace.open(shop) as workspace:
+        people = workspace.pseudonymiser().many(["ann", "bob"])
+        messages = tuple(
+            CampaignMessage(
+                message_id=f"m1_{user}{channel}",
+                user_id=user,
+                campaign_id="spring",
+                channel=channel,
+                text_id="t1",
+                variant=0,
+                item_id="tea",
+                request_id=f"r{number}",
+                exported_at=datetime.now(UTC) - HOUR,
+            )
+            for number, user in enumerate(people)
+            for channel in ("email", "push")
+        )
+        workspace.store().add_messages(messages)
+    return messages
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[TestClient]:
+    live = LiveShop(Workspace.open(folder), folder.name)
+    settings = ServiceSettings(watch_seconds=0.05, max_body_mib=2.0)
+    with TestClient(create_app([live], settings), base_url="http://localhost", raise_server_exceptions=False) as client:
+        until(lambda: client.get("/readyz").status_code == 200)
+        yield client
+
+
+@pytest.fixture
+def door(shop: Path, sent: tuple[CampaignMessage, ...]) -> Iterator[Door]:
+    with Workspace.open(shop) as workspace, serving(shop) as client:
+        key = SendGridKey()
+        _, secret = add_source(workspace, "mail", WebhookScheme.STANDARD)
+        add_source(workspace, "grid", WebhookScheme.SENDGRID, key.public_text)
+        yield Door(client, workspace, secret, key, sent)
+
+
+# --- what comes in ---------------------------------------------------------------------------------------------------
+
+
+def test_both_kinds_of_providers_report(door: Door) -> None:
+    first, second = door.messages[:2]
+    answer = door.standard("message.delivered", first, call_id="call-1")
+    assert answer.status_code == 200 and answer.json() == {"accepted": 1, "duplicates": 0, "ignored": 0}
+    answer = door.sendgrid(entry("open", second, 2), entry("delivered", second, 1))  # reordered
+    assert answer.json() == {"accepted": 2, "duplicates": 0, "ignored": 0}
+    assert door.kinds() == [("call-1", "delivered"), ("sg-1", "delivered"), ("sg-2", "opened")]
+
+
+def test_what_is_forged_stale_or_sent_again_counts_nothing(door: Door) -> None:
+    """240 requests in a random order: 40 good ones count once each, 200 bad ones count nothing."""
+    rng, now = random.Random(5), datetime.now(UTC)
+    other_secret = WebhookSecret(text="whsec_" + base64.b64encode(bytes(range(32))).decode(), created_at=now)
+    other_key = SendGridKey()
+    good: list[tuple[str, bytes, dict[str, str]]] = []
+    for n in range(20):
+        message = door.messages[n % len(door.messages)]
+        body = standard_body("message.opened", message, now)
+        good.append(("mail", body, sign([door.secret], f"call-{n}", now, body)))
+        body = json.dumps([entry("delivered", message, n, now)]).encode()
+        good.append(("grid", body, door.key.headers(body, now)))
+    bad: list[tuple[str, bytes, dict[str, str]]] = []
+    for n in range(25):
+        message = door.messages[n % len(door.messages)]
+        body = standard_body("message.unsubscribed", message, now)
+        entries = json.dumps([entry("unsubscribe", message, 1_000 + n, now)]).encode()
+        source, content, headers = good[n]
+        shift = rng.choice((-1, 1)) * timedelta(seconds=rng.uniform(310, 86_400))
+        cut = sign([door.secret], f"bad-{n}", now, body)
+        cut["webhook-signature"] = cut["webhook-signature"][: -rng.randint(1, 40)]
+        bad += [
+            ("mail", body, sign([other_secret], f"bad-{n}", now, body)),
+            ("mail", body, cut),
+            ("mail", body, sign([door.secret], f"bad-{n}", now + shift, body)),
+            ("mail", body, sign([door.secret], f"bad-{n}", now, body) | {"webhook-id": f"bad-{n}x"}),
+            ("grid", entries, other_key.headers(entries, now)),
+            ("grid", entries, door.key.headers(entries, now + shift)),
+            ("grid", entries + b" ", door.key.headers(entries, now)),
+            (source, content.replace(b"ann@", b"bob@"), headers),
+        ]
+    assert (len(good), len(bad)) == (40, 200)
+    requests = [(True, request) for request in good] + [(False, request) for request in bad]
+    rng.shuffle(requests)
+    for is_good, (source, body, headers) in requests:
+        answer = door.post(source, body, headers)
+        assert answer.status_code == (200 if is_good else 401), answer.text
+        if is_good:
+            assert answer.json() == {"accepted": 1, "duplicates": 0, "ignored": 0}
+            again = door.post(source, body, headers)
+            assert again.json() == {"accepted": 0, "duplicates": 1, "ignored": 0}
+    counted = [(f"call-{n}", "opened") for n in range(20)] + [(f"sg-{n}", "delivered") for n in range(20)]
+    assert door.kinds() == sorted(counted)
+    assert all(door.shop.gate().permits(message.user_id, Purpose.EMAIL) for message in door.messages)
+
+
+def test_a_refusal_says_nothing_of_its_reason(door: Door) -> None:
+    body = standard_body("message.opened", door.messages[0], datetime.now(UTC))
+    right = sign([door.secret], "call", datetime.now(UTC), body)
+    stale = sign([door.secret], "call", datetime.now(UTC) - HOUR, body)
+    cases = [
+        ("/webhooks/shop/mail", stale),
+        ("/webhooks/shop/mail", {}),
+        ("/webhooks/shop/mail", right | {"webhook-signature": "v1,=?&"}),
+        ("/webhooks/shop/mail", right | {"webhook-timestamp": "1e9"}),
+        ("/webhooks/shop/nobody", right),
+        ("/webhooks/elsewhere/mail", right),
+        ("/webhooks/shop/grid", right),
+    ]
+    answers = [door.client.post(path, content=body, headers=headers) for path, headers in cases]
+    assert {answer.status_code for answer in answers} == {401}
+    assert {(e["type"], e["message"]) for e in (a.json()["error"] for a in answers)} == {
+        ("http", "no valid signature of now")
+    }
+    assert door.kinds() == []
+
+
+def test_an_event_counts_once_however_it_is_sent(door: Door) -> None:
+    message = door.messages[0]
+    delivered = entry("delivered", message, 1)
+    assert door.sendgrid(delivered, delivered).json() == {"accepted": 1, "duplicates": 1, "ignored": 0}
+    later = datetime.now(UTC) + timedelta(seconds=5)
+    assert door.sendgrid(delivered, entry("open", message, 2), at=later).json()["duplicates"] == 1
+    assert door.standard("message.delivered", message, call_id="sg-1").json()["accepted"] == 1, "another provider's id"
+    body = standard_body("message.bounced", message, datetime.now(UTC))  # the id of another content
+    answer = door.post("mail", body, sign([door.secret], "sg-1", datetime.now(UTC), body))
+    assert answer.json() == {"accepted": 0, "duplicates": 1, "ignored": 0}
+    assert door.kinds() == [("sg-1", "delivered"), ("sg-1", "delivered"), ("sg-2", "opened")]
+
+
+def test_the_same_events_at_once_count_once(door: Door) -> None:
+    body = json.dumps([entry("click", door.messages[0], n) for n in range(10)]).encode()
+    headers = door.key.headers(body, datetime.now(UTC))
+    answers: list[Any] = []
+    threads = [threading.Thread(target=lambda: answers.append(door.post("grid", body, headers))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(answer.json()["accepted"] for answer in answers) == 10 and len(door.kinds()) == 10
+    clicks = view(door.shop.store()).events().filter(event="click")
+    assert clicks.height == 10
+
+
+# --- what follows ----------------------------------------------------------------------------------------------------
+
+
+def test_a_click_is_one_of_the_item_and_of_its_showing(door: Door) -> None:
+    end = max(view(door.shop.store()).events()["timestamp"])
+    message = door.messages[0]
+    door.sendgrid(entry("click", message, 1), entry("click", message, 1))
+    (row,) = view(door.shop.store()).events().filter(event="click").to_dicts()
+    assert (row["user_id"], row["item_id"], row["request_id"]) == (message.user_id, "tea", message.request_id)
+    assert row["timestamp"] <= end, "a log that is replayed ends where it did"
+
+
+def test_a_message_about_no_item_is_clicked_all_the_same(door: Door) -> None:
+    letter = replace(door.messages[0], message_id="m1_letter", item_id=None)
+    door.shop.store().add_messages([letter])
+    assert door.sendgrid(entry("click", letter, 1)).json()["accepted"] == 1
+    assert door.kinds() == [("sg-1", "clicked")]
+    assert not view(door.shop.store()).events().filter(event="click").height
+
+
+def test_an_unsubscription_counts_in_the_next_answer(door: Door) -> None:
+    message = door.messages[0]
+    asked = {"user_id": "ann", "channel": "email"}
+    for number, event in enumerate(("unsubscribe", "group_unsubscribe", "spamreport")):
+        add_consent(door.shop, [("ann", Purpose.EMAIL, True, datetime.now(UTC))], source="test")
+        assert door.client.post("/v1/copy", json=asked).status_code == 200
+        assert door.sendgrid(entry(event, message, number)).json()["accepted"] == 1
+        # what she agreed to before does not count, however late it comes
+        add_consent(door.shop, [("ann", Purpose.EMAIL, True, datetime.now(UTC) - HOUR / 2)], source="test")
+        assert door.client.post("/v1/copy", json=asked).status_code == 403, event
+    assert door.shop.gate().permits(message.user_id, Purpose.PUSH)
+    push = next(m for m in door.messages if m.channel == "push" and m.user_id == message.user_id)
+    assert door.standard("message.unsubscribed", push, call_id="push").json()["accepted"] == 1
+    assert not door.shop.gate().permits(message.user_id, Purpose.PUSH)
+    add_consent(door.shop, [("ann", Purpose.EMAIL, True, datetime.now(UTC))], source="test")
+    assert door.shop.gate().permits(message.user_id, Purpose.EMAIL), "she may change her mind"
+
+
+@pytest.mark.parametrize("at", [timedelta(days=-9_000), timedelta(days=400)])
+def test_a_providers_clock_can_neither_lose_nor_prolong_a_withdrawal(door: Door, at: timedelta) -> None:
+    message = door.messages[0]
+    add_consent(door.shop, [("ann", Purpose.EMAIL, True, message.exported_at)], source="test")
+    assert door.sendgrid(entry("unsubscribe", message, 1, datetime.now(UTC) + at)).json()["accepted"] == 1
+    assert not door.shop.gate().permits(message.user_id, Purpose.EMAIL)
+    with door.shop.store().read() as reader:
+        last = reader.consent("email", [message.user_id]).filter(~pl.col("granted"))["at"][-1]
+    assert message.exported_at <= last <= datetime.now(UTC)
+    add_consent(door.shop, [("ann", Purpose.EMAIL, True, datetime.now(UTC) + timedelta(seconds=1))], source="test")
+    assert door.shop.gate().permits(message.user_id, Purpose.EMAIL)
+
+
+def test_an_unsubscription_that_is_sent_again_ends_no_newer_consent(door: Door) -> None:
+    message = door.messages[0]
+    body = json.dumps([entry("unsubscribe", message, 1, timestamp="soon")]).encode()
+    headers = door.key.headers(body, datetime.now(UTC))
+    assert door.post("grid", body, headers).json()["accepted"] == 1
+    add_consent(door.shop, [("ann", Purpose.EMAIL, True, datetime.now(UTC))], source="test")
+    assert door.post("grid", body, headers).json()["duplicates"] == 1
+    assert door.shop.gate().permits(message.user_id, Purpose.EMAIL)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_order_in_which_reports_come_changes_nothing(door: Door, seed: int) -> None:
+    message, start = door.messages[0], datetime.now(UTC) - HOUR / 2
+    told = ["processed", "deferred", "delivered", "open", "click", "bounce", "delivered", "open", "unsubscribe"]
+    entries = [entry(event, message, n, start + n * timedelta(minutes=1)) for n, event in enumerate(told)]
+    random.Random(seed).shuffle(entries)
+    for report in entries:
+        assert door.sendgrid(report).json()["accepted"] == 1
+    assert [kind for _, kind in door.kinds()] == [
+        *("processed", "deferred", "delivered", "opened", "clicked", "bounced", "delivered", "opened", "unsubscribed")
+    ]
+    assert undeliverable(door.shop, "email") == set(), "it arrived after it bounced"
+    assert not door.shop.gate().permits(message.user_id, Purpose.EMAIL)
+
+
+def test_a_hard_bounce_is_trouble_of_the_address_until_something_arrives(door: Door) -> None:
+    message, start = door.messages[0], datetime.now(UTC) - HOUR / 2
+    door.sendgrid(entry("bounce", message, 1, start, type="blocked"))
+    assert undeliverable(door.shop, "email") == set(), "a soft one"
+    door.sendgrid(entry("bounce", message, 2, start, type="bounce"))
+    assert undeliverable(door.shop, "email") == {message.user_id} and undeliverable(door.shop, "push") == set()
+    assert door.shop.gate().permits(message.user_id, Purpose.EMAIL), "consent is as it was"
+    door.sendgrid(entry("delivered", message, 3, start - timedelta(minutes=1)))
+    assert undeliverable(door.shop, "email") == {message.user_id}, "it arrived before"
+    door.sendgrid(entry("delivered", message, 4, start + timedelta(minutes=1)))
+    assert undeliverable(door.shop, "email") == set()
+    door.sendgrid(entry("bounce", message, 5, start + timedelta(minutes=2)))
+    assert undeliverable(door.shop, "email") == {message.user_id}
+    add_consent(door.shop, [("ann", Purpose.EMAIL, True, datetime.now(UTC))], source="test")
+    assert undeliverable(door.shop, "email") == set(), "she agreed anew, with an address"
+
+
+# --- hostile bodies --------------------------------------------------------------------------------------------------
+
+HOSTILE: Mapping[str, Any] = {
+    "numbers": [0, 1e308, 10**4_000, -1, float("nan"), float("-inf")],
+    "nulls": [None, [], {}, [[]], ""],
+    "wrong types": [{"event": ["open"], "sg_event_id": {"a": 1}, "recllm_message_id": 7, "timestamp": []}],
+    "an unknown event": [{"event": "teleported", "sg_event_id": "e", "recllm_message_id": "m1_a"}],
+    "an unknown message": [
+        {"event": "open", "sg_event_id": "e", "recllm_message_id": "m1_" + "A" * 26, "timestamp": 1}
+    ],
+    "no message": [{"event": "open", "sg_event_id": "e", "email": "ann@example.com", "timestamp": 1}],
+    "a long id": [{"event": "open", "sg_event_id": "e" * 1_000_000, "recllm_message_id": "m1_a"}],
+    "a long message": [{"event": "open", "sg_event_id": "e", "recllm_message_id": "m" * 1_000_000}],
+    "a zero byte": [{"event": "open", "sg_event_id": "e\0", "recllm_message_id": "m\0"}],
+    "half a letter": [{"event": "open", "sg_event_id": "e\ud800", "recllm_message_id": "m\ud800"}],
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_has_another_form_is_ignored(door: Door, name: str) -> None:
+    answer = door.sendgrid(*HOSTILE[name])
+    assert answer.status_code == 200 and answer.json() == {
+        "accepted": 0,
+        "duplicates": 0,
+        "ignored": len(HOSTILE[name]),
+    }, answer.text
+    for document in (HOSTILE[name], {"type": "message.opened", "data": HOSTILE[name][0]}):
+        body = json.dumps(document).encode()
+        answer = door.post("mail", body, sign([door.secret], "call", datetime.now(UTC), body))
+        assert answer.status_code == 200 and answer.json()["ignored"] == 1
+    assert door.kinds() == []
+
+
+@pytest.mark.parametrize("seconds", [10**30, -5, 1.5e300, "now", None, True, [1], 2**63])
+def test_a_time_that_is_none_is_that_of_the_request(door: Door, seconds: Any) -> None:
+    assert door.sendgrid(entry("open", door.messages[0], 1, timestamp=seconds)).json()["accepted"] == 1
+
+
+def test_what_is_no_json_is_refused(door: Door) -> None:
+    deep = b"[" * 100_000 + b"]" * 100_000
+    for body in (b"", b"\xff", b"{", deep, b'{"a":' * 50_000 + b"1" + b"}" * 50_000, b"[1e", b"{]"):
+        for source, headers in (
+            ("mail", sign([door.secret], "call", datetime.now(UTC), body)),
+            ("grid", door.key.headers(body, datetime.now(UTC))),
+        ):
+            answer = door.post(source, body, headers)
+            assert answer.status_code == 422 and answer.json()["error"]["message"] == "the body is not JSON"
+
+
+def test_a_body_is_bounded_before_it_is_checked(door: Door) -> None:
+    body = b" " * (2 * 2**20 + 1)
+    assert door.post("mail", body, sign([door.secret], "call", datetime.now(UTC), body)).status_code == 413
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(
+        st.sampled_from(["event", "timestamp", "sg_event_id", "recllm_message_id", "type", "data"]) | st.text(), inner
+    ),
+    max_leaves=20,
+)  # fmt: skip
+
+
+@given(document=JSON, scheme=st.sampled_from(WebhookScheme))
+def test_any_json_is_events_and_what_is_none(document: Any, scheme: WebhookScheme) -> None:
+    call = SignedCall(call_id="call" if scheme is WebhookScheme.STANDARD else None, sent_at=datetime.now(UTC))
+    read, ignored = message_events(scheme, json.dumps(document).encode(), call)
+    is_batch = scheme is WebhookScheme.SENDGRID and isinstance(document, list)
+    assert len(read) + ignored == (len(document) if is_batch else 1)
+    assert all(event.at.tzinfo is not None for event in read)
+
+
+# --- signatures ------------------------------------------------------------------------------------------------------
+
+
+def source_of(*secrets: WebhookSecret) -> WebhookSource:
+    return WebhookSource(name="mail", scheme=WebhookScheme.STANDARD, secrets=secrets)
+
+
+def secret_of(key: bytes) -> WebhookSecret:
+    return WebhookSecret(text="whsec_" + base64.b64encode(key).decode(), created_at=datetime.now(UTC))
+
+
+@given(
+    key=st.binary(min_size=24, max_size=64),
+    call_id=st.from_regex(r"[!-~]{1,40}", fullmatch=True),
+    body=st.text().map(str.encode),
+)
+def test_signatures_are_those_of_the_standards_own_library(key: bytes, call_id: str, body: bytes) -> None:
+    secret, now = secret_of(key), datetime.now(UTC).replace(microsecond=0)
+    ours = sign([secret], call_id, now, body)
+    theirs = Webhook(secret.text)
+    assert ours["webhook-signature"] == theirs.sign(call_id, now, body.decode())
+    assert theirs.verify(body, ours, json_parse=False) is None
+    call = verify(source_of(secret), ours, body, now=now, tolerance=TOLERANCE)
+    assert call == SignedCall(call_id=call_id, sent_at=now)
+
+
+@given(
+    body=st.binary(min_size=1, max_size=60),
+    position=st.integers(0, 59),
+    flip=st.integers(1, 255),
+    shift=st.integers(-700, 700),
+)
+def test_a_signature_holds_for_its_bytes_and_its_time_alone(body: bytes, position: int, flip: int, shift: int) -> None:
+    secret, now = secret_of(bytes(32)), datetime.now(UTC)
+    changed = bytearray(body)
+    changed[position % len(body)] ^= flip
+    headers = sign([secret], "call", now, body)
+    assert verify(source_of(secret), headers, bytes(changed), now=now, tolerance=TOLERANCE) is None
+    moment = datetime.fromtimestamp(int(now.timestamp()), UTC) + timedelta(seconds=shift)
+    call = verify(source_of(secret), headers, body, now=moment, tolerance=TOLERANCE)
+    assert (call is not None) == (abs(shift) <= 300)
+
+
+def test_secrets_change_without_a_loss(door: Door) -> None:
+    message = door.messages[0]
+    old, (_, new) = door.secret, add_source(door.shop, "mail", WebhookScheme.STANDARD)
+
+    def status(*secrets: WebhookSecret, call_id: str) -> int:
+        body = standard_body("message.opened", message, datetime.now(UTC))
+        return int(door.post("mail", body, sign(secrets, call_id, datetime.now(UTC), body)).status_code)
+
+    stranger = secret_of(bytes(40))
+    both = [status(old, call_id="a"), status(new, call_id="b"), status(stranger, old, call_id="c")]
+    assert [*both, status(stranger, call_id="d")] == [200, 200, 200, 401]
+    remove_webhook(door.shop, "mail", old.fingerprint)
+    after = [status(old, call_id="e"), status(new, call_id="f"), status(old, new, call_id="g")]
+    assert after == [401, 200, 200]
+    key = SendGridKey()
+    add_source(door.shop, "grid", WebhookScheme.SENDGRID, key.public_text)
+    for number, private in enumerate((door.key, key)):
+        body = json.dumps([entry("open", message, number)]).encode()
+        assert door.post("grid", body, private.headers(body, datetime.now(UTC))).status_code == 200
+    remove_webhook(door.shop, "grid")
+    assert door.sendgrid(entry("open", message, 9)).status_code == 401
+
+
+def test_secrets_lie_as_private_as_the_key(shop: Path) -> None:
+    with Workspace.open(shop) as workspace:
+        _, secret = add_source(workspace, "mail", WebhookScheme.STANDARD)
+        assert workspace.webhooks_path.stat().st_mode & 0o777 == 0o600
+        assert secret.text not in repr(read_webhooks(workspace)) and secret.fingerprint not in secret.text
+        workspace.webhooks_path.chmod(0o640)
+        with pytest.raises(StoreError, match="chmod 600") as caught:
+            read_webhooks(workspace)
+        workspace.webhooks_path.chmod(0o600)
+        workspace.webhooks_path.write_text('{"sources": {"mail": "' + secret.text + '"}}')
+        with pytest.raises(StoreError, match="is damaged") as damaged:
+            read_webhooks(workspace)
+        assert secret.text not in f"{caught.value}{damaged.value}{damaged.value.__cause__}"
+
+
+def test_what_cannot_be_a_secret_is_refused_and_not_repeated(shop: Path) -> None:
+    rsa_like = base64.b64encode(b"no key").decode()
+    other_curve = ec.generate_private_key(ec.SECP384R1()).public_key()
+    form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    p384 = base64.b64encode(other_curve.public_bytes(*form)).decode()
+    short = "whsec_" + base64.b64encode(bytes(10)).decode()
+    with Workspace.open(shop) as workspace:
+        for scheme, text in (
+            (WebhookScheme.STANDARD, short),
+            (WebhookScheme.STANDARD, "whsec_?"),
+            (WebhookScheme.SENDGRID, rsa_like),
+            (WebhookScheme.SENDGRID, p384),
+        ):
+            with pytest.raises(UsageError) as caught:
+                add_source(workspace, "mail", scheme, text)
+            assert text not in str(caught.value)
+        with pytest.raises(UsageError, match="public key"):
+            add_source(workspace, "mail", WebhookScheme.SENDGRID)
+        add_source(workspace, "mail", WebhookScheme.STANDARD)
+        with pytest.raises(UsageError, match="another name"):
+            add_source(workspace, "mail", WebhookScheme.SENDGRID, SendGridKey().public_text)
+        with pytest.raises(UsageError, match="names another webhook"):
+            add_target(workspace, "mail", "https://shop.example/hooks")
+        with pytest.raises(UnknownIdError):
+            remove_webhook(workspace, "nobody")
+
+
+def test_no_secret_and_no_person_is_in_logs_or_metrics(door: Door, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    message = door.messages[0]
+    door.sendgrid(entry("open", message, 1), entry("unsubscribe", message, 2), 7)
+    door.standard("message.clicked", message, call_id="call")
+    door.post("mail", b"{}", {})
+    logged = "".join(f"{r.getMessage()}{vars(r)}" for r in caplog.records if not r.name.startswith("httpx2"))
+    figures = door.client.get("/metrics").text
+    for private in (message.user_id, message.message_id, "ann@example.com", door.secret.text, door.secret.text[6:]):
+        assert private not in logged + figures
+    assert 'recllm_message_events_total{outcome="accepted"} 3.0' in figures
+    assert 'recllm_message_events_total{outcome="ignored"} 1.0' in figures
+
+
+def test_one_bad_letter_does_not_take_the_others_along(door: Door) -> None:
+    message = door.messages[0]
+    entries = [entry("unsubscribe", message, 1, useragent="\ud800"), entry("open", message, 2, length="endless")]
+    raw = json.dumps(entries).encode().replace(b"ann@", b"\xff@").replace(b'"endless"', b"9" * 5_000)
+    assert door.post("grid", raw, door.key.headers(raw, datetime.now(UTC))).json()["accepted"] == 2
+    assert not door.shop.gate().permits(message.user_id, Purpose.EMAIL)
+
+
+# --- what goes out ---------------------------------------------------------------------------------------------------
+
+
+class Receiver:
+    """A system of the shop's that answers as it is told: HTTP statuses in turn, 200 after the last."""
+
+    def __init__(self, *statuses: int) -> None:
+        receiver, self.statuses, self.requests = self, list(statuses), list[tuple[dict[str, str], bytes]]()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.requests.append(({name.lower(): value for name, value in self.headers.items()}, body))
+                self.send_response(receiver.statuses.pop(0) if receiver.statuses else 200)
+                self.send_header("Location", receiver.url)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            do_GET = do_POST  # noqa: N815 - a redirect that is followed would come as one
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/hooks?token=1"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def ids(self) -> list[str]:
+        return [headers["webhook-id"] for headers, _ in self.requests]
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    server = Receiver()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def told(shop: Path, receiver: Receiver) -> Iterator[Workspace]:
+    """A shop with the receiver as its target, `crm`."""
+    with Workspace.open(shop) as workspace:
+        add_target(workspace, "crm", receiver.url)
+        yield workspace
+
+
+def test_an_announcement_arrives_signed(told: Workspace, receiver: Receiver) -> None:
+    assert announce(told, "campaign.exported", {"campaign": "spring", "reached": 60}) == 1
+    assert send_due(told) == SendAccount(delivered=1, postponed=0, failed=0)
+    ((headers, body),) = receiver.requests
+    (secret,) = read_webhooks(told).targets["crm"].secrets
+    document = Webhook(secret.text).verify(body, headers)
+    assert document["type"] == "campaign.exported" and document["data"] == {"campaign": "spring", "reached": 60}
+    with pytest.raises(WebhookVerificationError):
+        Webhook(secret.text).verify(body + b" ", headers)
+    assert headers["host"].startswith("127.0.0.1:") and headers["content-type"] == "application/json"
+    (announcement,) = told.store().announcements()
+    assert (announcement.status, announcement.attempts, announcement.outcome) == ("delivered", 1, "200")
+    assert send_due(told) == SendAccount(delivered=0, postponed=0, failed=0) and len(receiver.requests) == 1
+
+
+def test_a_failed_attempt_is_made_again_later_under_the_same_id(told: Workspace, receiver: Receiver) -> None:
+    receiver.statuses = [500, 302, 200]
+    announce(told, "campaign.exported", {})
+    clock = datetime.now(UTC)
+    assert send_due(told, clock=clock).postponed == 1
+    assert send_due(told, clock=clock + timedelta(seconds=4)).postponed == 0, "not yet"
+    assert send_due(told, clock=clock + timedelta(seconds=5)).postponed == 1, "a redirect is not followed"
+    assert send_due(told, clock=clock + timedelta(seconds=24)).delivered == 0, "each wait is longer"
+    assert send_due(told, clock=clock + timedelta(seconds=25)).delivered == 1
+    assert len(set(receiver.ids())) == 1 and len(receiver.requests) == 3
+    assert len({body for _, body in receiver.requests}) == 1
+    add_target(told, "crm", receiver.url)  # a second secret
+    announce(told, "campaign.exported", {})
+    send_due(told, clock=clock + HOUR)
+    headers, body = receiver.requests[-1]
+    for secret in read_webhooks(told).targets["crm"].secrets:
+        Webhook(secret.text).verify(body, headers)
+
+
+@pytest.mark.parametrize(("statuses", "attempts"), [([503] * 20, 8), ([410], 1)])
+def test_an_announcement_is_given_up(told: Workspace, receiver: Receiver, statuses: list[int], attempts: int) -> None:
+    receiver.statuses = statuses
+    announce(told, "campaign.exported", {})
+    clock, waits = datetime.now(UTC), []
+    while (announcement := told.store().announcements()[0]).status is AnnouncementStatus.QUEUED:
+        assert announcement.next_at
+        clock = max(clock, announcement.next_at)
+        send_due(told, clock=clock)
+        after = told.store().announcements()[0].next_at
+        waits += [round((after - clock).total_seconds())] if after else []
+    assert announcement.status is AnnouncementStatus.FAILED
+    assert announcement.attempts == len(receiver.requests) == attempts and len(set(receiver.ids())) == 1
+    assert waits == [5 * 4**n for n in range(attempts - 1)]
+
+
+def test_who_does_not_answer_is_tried_again(shop: Path) -> None:
+    with Workspace.open(shop) as workspace:
+        gone = Receiver()
+        gone.close()
+        add_target(workspace, "crm", gone.url)
+        announce(workspace, "campaign.exported", {})
+        assert send_due(workspace).postponed == 1
+        assert workspace.store().announcements()[0].outcome == "ConnectError"
+        add_target(workspace, "tls", gone.url.replace("http:", "https:"))
+        remove_webhook(workspace, "crm")
+        assert send_due(workspace, clock=datetime.now(UTC) + HOUR).failed == 1
+        assert workspace.store().announcements()[0].outcome == "the target was removed"
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused(shop: Path, tmp_path: Path) -> None:
+    received: list[bytes] = []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as listener, Workspace.open(shop) as workspace:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with contextlib.suppress(OSError), context.wrap_socket(connection, server_side=True) as secured:
+                received.append(secured.recv(100))
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        add_target(workspace, "crm", f"https://localhost:{listener.getsockname()[1]}/")
+        announce(workspace, "campaign.exported", {})
+        account = send_due(workspace)
+        thread.join(10)
+        assert account.postponed == 1 and received in ([], [b""])
+        assert workspace.store().announcements()[0].outcome == "ConnectError"
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """One for localhost, signed by itself: certificate and key in files."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - HOUR, now + 9 * HOUR)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    files = folder / "certificate.pem", folder / "key.pem"
+    files[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    files[1].write_bytes(key.private_bytes(*form))
+    return files
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://shop.example/", "ftp://localhost/", "https://", "https://ann:pw@shop.example/", "https://a.example/#x"),
+        *("http://localhost.evil.example/", "https://a b/", "javascript:1", "//a", "https://a:99999/", "https://é.example/"),
+    ],
+)  # fmt: skip
+def test_what_is_no_address_of_a_target(shop: Path, url: str) -> None:
+    with Workspace.open(shop) as workspace, pytest.raises(UsageError, match="give an address such as"):
+        add_target(workspace, "crm", url)
+
+
+PUBLIC = ("93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946")
+PRIVATE = (
+    *("10.0.0.1", "172.16.4.4", "192.168.1.1", "169.254.169.254", "100.64.0.1", "198.18.0.1", "fd00::1", "fe80::1"),
+    *("::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::1"),
+)
+NEVER = ("127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", "0.0.0.0", "::", "224.0.0.1", "ff02::1")  # noqa: S104
+
+
+def test_a_target_lies_outside_unless_a_setting_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolve_to(*listed: str) -> None:
+        found = [(0, 0, 0, "", (address, 443)) for address in listed]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+
+    resolve_to(*PUBLIC)
+    assert [str(a) for a in addresses("shop.example", 443, allow_private=False)] == list(PUBLIC)
+    for address in PRIVATE:
+        resolve_to(PUBLIC[0], address)  # one is enough
+        with pytest.raises(PolicyError, match="private network"):
+            addresses("shop.example", 443, allow_private=False)
+        resolve_to(address)
+        assert addresses("shop.example", 443, allow_private=True)
+    for address in NEVER:
+        resolve_to(address)
+        for allow_private in (False, True):
+            with pytest.raises(PolicyError):
+                addresses("shop.example", 443, allow_private=allow_private)
+    resolve_to("10.0.0.1")
+    with pytest.raises(PolicyError):
+        addresses("localhost", 80, allow_private=True)
+
+
+def test_a_name_that_leads_inside_is_not_connected_to(
+    shop: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = int(receiver.url.split(":")[2].split("/")[0])
+    with Workspace.open(shop) as workspace:
+        add_target(workspace, "crm", f"https://shop.example:{port}/")
+        announce(workspace, "campaign.exported", {})
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(0, 0, 0, "", ("127.0.0.1", port))])
+        assert send_due(workspace).postponed == 1 and not receiver.requests
+        outcome = workspace.store().announcements()[0].outcome
+        assert outcome and "private_targets" in outcome
+
+
+def test_the_next_address_is_tried_where_one_cannot_be_reached(
+    shop: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve = socket.getaddrinfo
+
+    def both(host: str, *arguments: Any, **options: Any) -> Any:
+        names = ("::1", "127.0.0.1") if host == "localhost" else (host,)
+        return [entry for name in names for entry in resolve(name, *arguments, **options)]
+
+    with Workspace.open(shop) as workspace:
+        add_target(workspace, "crm", receiver.url.replace("127.0.0.1", "localhost"))
+        announce(workspace, "campaign.exported", {})
+        monkeypatch.setattr(socket, "getaddrinfo", both)
+        assert send_due(workspace).delivered == 1
+        assert receiver.requests[0][0]["host"].startswith("localhost:")
+
+
+def test_of_several_senders_one_sends(told: Workspace, receiver: Receiver) -> None:
+    for n in range(5):
+        announce(told, "campaign.exported", {"n": n})
+    others = [Workspace.open(told.root) for _ in range(4)]
+    threads = [threading.Thread(target=send_due, args=(other,)) for other in others]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for other in others:
+        other.close()
+    assert len(receiver.ids()) == len(set(receiver.ids())) == 5
+    assert {a.status for a in told.store().announcements()} == {AnnouncementStatus.DELIVERED}
+
+
+def test_a_sender_that_died_is_followed_by_another(told: Workspace, receiver: Receiver) -> None:
+    announce(told, "campaign.exported", {})
+    now = datetime.now(UTC)
+    (claimed,) = told.store().claim_announcements(now, lease=timedelta(minutes=1), limit=1)  # and then it dies
+    assert send_due(told, clock=now + timedelta(seconds=59)).delivered == 0
+    assert send_due(told, clock=now + timedelta(seconds=61)).delivered == 1
+    assert receiver.ids() == [claimed.announcement_id]
+    assert told.store().announcements()[0].attempts == 2
+
+
+def test_the_service_sends_what_is_due(told: Workspace, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    receiver.statuses = [500]
+    fast = told.settings.model_copy(update={"webhooks": WebhookSettings(send_seconds=0.05, retry_seconds=0.05)})
+    monkeypatch.setattr(told, "settings", fast)
+    announce(told, "campaign.exported", {})
+    live = LiveShop(told, "shop")
+    with TestClient(create_app([live], ServiceSettings()), base_url="http://localhost"):
+        until(lambda: len(receiver.requests) == 2)
+        until(lambda: told.store().announcements()[0].status is AnnouncementStatus.DELIVERED)
+    assert len(set(receiver.ids())) == 1
+
+
+# --- campaigns -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def spring(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a trained shop and an approved campaign; its floor is 5, so that parts of it can be told."""
+    folder = tmp_path_factory.mktemp("spring")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(KEY_VARIABLE, "the same key each time")
+        tables(folder)
+        (folder / "never.txt").write_text("a stranger\n")
+        (folder / "tea.toml").write_text(TEA)
+        settings = {"currency": "USD", "encoder": "toy", "timezone": "Europe/Berlin", "policy": {"group_floor": 5}}
+        with Workspace.create(folder / "shop", consent_default=True, **settings) as workspace:
+            for name, table in (("items", "items"), ("log", "events"), ("consent", "consent")):
+                assert load_file(workspace, folder / f"{name}.csv", table).accepted
+            train_workspace(workspace, n_windows=2, epochs=2, min_steps=100)
+            (plan,) = plan_campaigns(workspace, [read_campaign(folder / "tea.toml")])
+            campaign = open_campaign(workspace, read_campaign(folder / "tea.toml"))
+            approve_texts(campaign, [text.id for text in plan.texts], by="Ann", at=datetime.now(UTC))
+    return folder
+
+
+@pytest.fixture
+def campaign(spring: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenCampaign]:
+    monkeypatch.setenv(KEY_VARIABLE, "the same key each time")
+    folder = Path(shutil.copytree(spring, tmp_path / "spring"))
+    with Workspace.open(folder / "shop") as workspace:
+        yield open_campaign(workspace, read_campaign(folder / "tea.toml"))
+
+
+def rows_of(folder: Path, channel: str) -> list[dict[str, str]]:
+    with (folder / f"tea-{channel}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def of_export(campaign: OpenCampaign, channel: str, folder: Path) -> list[MessageEvent]:
+    """One delivery of each exported message of a channel, a second after another."""
+    start = datetime.now(UTC) - HOUR
+    return [
+        MessageEvent(
+            event_id=f"{channel}-{n}",
+            message_id=row["recllm_message_id"],
+            kind=MessageEventKind.DELIVERED,
+            at=start + timedelta(seconds=n),
+        )
+        for n, row in enumerate(rows_of(folder, channel))
+    ]
+
+
+def test_what_is_exported_is_recognised_again(campaign: OpenCampaign, tmp_path: Path) -> None:
+    shop = campaign.workspace
+    export_campaign(campaign, tmp_path / "first")
+    rows = [row for channel in ("email", "push") for row in rows_of(tmp_path / "first", channel)]
+    ids = [row["recllm_message_id"] for row in rows]
+    assert len(set(ids)) == len(rows) == 60 and all(re.fullmatch(r"m1_[A-Z2-7]{26}", name) for name in ids)
+    messages, planned = shop.store().messages(ids), {p.user_id: p for p in campaign.plan.people}
+    for row in rows:
+        message = messages[row["recllm_message_id"]]
+        person = planned[row["user_id"]]
+        assert (message.user_id, message.request_id) == (row["user_id"], row["request_id"])
+        assert (message.campaign_id, message.channel) == ("tea", person.channel)
+        assert (message.item_id, message.variant, message.text_id) == (person.item_id, person.variant, person.text_id)
+        assert row["user_id"][3:] not in message.message_id
+    export_campaign(campaign, tmp_path / "again")
+    again = [row["recllm_message_id"] for channel in ("email", "push") for row in rows_of(tmp_path / "again", channel)]
+    assert again == ids, "the same message has the same id"
+    assert {m.exported_at for m in shop.store().messages(ids).values()} == {m.exported_at for m in messages.values()}
+
+
+def test_a_click_belongs_to_the_showing_of_its_export(campaign: OpenCampaign, tmp_path: Path) -> None:
+    shop = campaign.workspace
+    export_campaign(campaign, tmp_path)
+    (first, *_) = of_export(campaign, "email", tmp_path)
+    record_reports(shop, "mail", [replace(first, kind=MessageEventKind.CLICKED, event_id="c")])
+    (outcome,) = feedback_report(shop, by=ReportBy.CAMPAIGN)
+    assert (outcome.showings, outcome.clicked) == (60, 1)
+
+
+def test_who_unsubscribed_or_bounced_is_not_exported_again(campaign: OpenCampaign, tmp_path: Path) -> None:
+    shop = campaign.workspace
+    export_campaign(campaign, tmp_path / "first")
+    email = of_export(campaign, "email", tmp_path / "first")
+    reports = [
+        replace(email[0], kind=MessageEventKind.UNSUBSCRIBED),
+        replace(email[1], kind=MessageEventKind.COMPLAINED),
+        replace(email[2], kind=MessageEventKind.BOUNCED),
+        replace(email[3], kind=MessageEventKind.BLOCKED),
+    ]
+    assert record_reports(shop, "mail", reports).accepted == 4
+    done = export_campaign(campaign, tmp_path / "again")
+    assert done.dropped == {"consent_withdrawn": 2, "address_bounced": 1} and done.reached == 57
+    people = {row["user_id"] for row in rows_of(tmp_path / "first", "email")[:4]}
+    left = people & {row["user_id"] for row in rows_of(tmp_path / "again", "email")}
+    assert left == {rows_of(tmp_path / "first", "email")[3]["user_id"]}
+
+
+def test_reached_means_delivered_where_that_is_reported(campaign: OpenCampaign, tmp_path: Path) -> None:
+    shop = campaign.workspace
+    done = export_campaign(campaign, tmp_path)
+    before = campaign_outcome(campaign)
+    assert before.reached == before.sent and before.reached and before.reached.people == 60
+    assert before.reached_means == {"email": "exported", "push": "exported"} and not before.messages
+    assert any("Reached on email, push means that the message left" in line for line in before.words)
+    email, push = (of_export(campaign, channel, tmp_path) for channel in ("email", "push"))
+    record_reports(shop, "mail", [*email[6:], replace(email[0], kind=MessageEventKind.BOUNCED)])
+    record_reports(shop, "mail", [replace(email[7], kind=MessageEventKind.OPENED, event_id="o")])
+    after = campaign_outcome(campaign)
+    assert after.reached_means == {"email": "delivered", "push": "exported"}
+    assert after.reached and after.sent and after.reached.people == 54 and after.sent == before.sent
+    assert after.not_delivered == 6 and after.messages == {"delivered": len(email) - 6, "opened": 1, "bounced": 1}
+    assert after.planned == after.reached.people + after.not_delivered + after.not_counted + sum(done.dropped.values())
+    assert after.effect == before.effect and after.segments == before.segments, "the effect is that of sending"
+    words = " ".join(after.words)
+    assert "Reached on email means delivered" in words and "6 more left" in words and "on push means that" in words
+    page = report_page(after, currency="USD")
+    assert "What became of the messages" in page and "refused for good 1" in page
+    assert len(push) + len(email) == 60
+
+
+def test_few_without_a_delivery_cannot_be_had_by_subtraction(campaign: OpenCampaign, tmp_path: Path) -> None:
+    export_campaign(campaign, tmp_path)
+    email = of_export(campaign, "email", tmp_path)
+    record_reports(campaign.workspace, "mail", email[4:])
+    outcome = campaign_outcome(campaign)
+    assert outcome.reached == outcome.sent and outcome.not_delivered == 0
+    assert outcome.reached_means["email"] == "exported" and outcome.messages == {"delivered": len(email) - 4}
+    record_reports(campaign.workspace, "mail", email[:4])
+    outcome = campaign_outcome(campaign)
+    assert outcome.reached_means["email"] == "delivered" and outcome.not_delivered == 0
+
+
+def test_an_export_is_announced(campaign: OpenCampaign, receiver: Receiver, tmp_path: Path) -> None:
+    shop = campaign.workspace
+    add_target(shop, "crm", receiver.url)
+    done = export_campaign(campaign, tmp_path)
+    (waiting,) = shop.store().announcements()  # before anything is sent
+    assert waiting.status is AnnouncementStatus.QUEUED
+    assert send_due(shop).delivered == 1
+    ((headers, body),) = receiver.requests
+    (secret,) = read_webhooks(shop).targets["crm"].secrets
+    document = Webhook(secret.text).verify(body, headers)
+    assert document["type"] == "campaign.exported" and headers["webhook-id"] == waiting.announcement_id
+    data = document["data"]
+    assert (data["campaign"], data["reached"], data["held_out"]) == ("tea", done.reached, done.held_out)
+    assert [(file["name"], file["sha256"]) for file in data["files"]] == [
+        (Path(file).name, hashlib.sha256(Path(file).read_bytes()).hexdigest()) for file in done.files
+    ]
+    assert not any(name.encode() in body for name in done.people) and b"u1_" not in body and b"m1_" not in body
+
+
+# --- the command line ------------------------------------------------------------------------------------------------
+
+
+def test_webhooks_by_command(run: Command, shop: Path, receiver: Receiver, tmp_path: Path) -> None:
+    code, out, err = run("webhooks", "add", "--provider", "standard", "--name", "mail", "-w", "shop")
+    secret = out.strip()
+    assert code == 0 and secret.startswith("whsec_") and "/webhooks/shop/mail" in err
+    key = SendGridKey()
+    (tmp_path / "key.txt").write_text(f"{key.public_text[:64]}\n{key.public_text[64:]}\n")
+    code, out, _ = run("webhooks", "add", "--provider", "sendgrid", "--name", "grid", "--secret-file", "key.txt")
+    assert (code, out) == (0, "/webhooks/shop/grid\n")
+    assert run("webhooks", "add", "--provider", "pigeon", "--name", "mail")[0] == 2
+    assert run("webhooks", "add", "--provider", "standard", "--name", "../mail")[0] == 2
+    assert run("webhooks", "target", "--url", "http://shop.example/")[0] == 2
+    code, out, _ = run("webhooks", "target", "--url", receiver.url, "--name", "crm", "--json")
+    signing = json.loads(out)["secret"]
+    assert code == 0 and run("webhooks", "send")[0] == 3
+    with Workspace.open(shop) as workspace:
+        announce(workspace, "campaign.exported", {"campaign": "spring"})
+    code, out, _ = run("webhooks", "list", "--json")
+    listed = json.loads(out)
+    assert [entry["name"] for entry in listed["providers"]] == ["mail", "grid"]
+    assert listed["targets"][0]["url"] == receiver.url and listed["announcements"][0]["status"] == "queued"
+    assert secret not in out and signing not in out and key.public_text not in out
+    assert run("webhooks", "send")[:2] == (0, "1 delivered, 0 to be tried again, 0 given up\n")
+    Webhook(signing).verify(receiver.requests[0][1], receiver.requests[0][0])
+    assert "delivered" in run("webhooks", "list")[1]
+    code, _, err = run("webhooks", "add", "--provider", "standard", "--name", "mail")
+    fingerprint = listed["providers"][0]["secrets"][0]["secret_id"]
+    assert code == 0 and f"recllm webhooks remove mail --secret {fingerprint}" in err
+    assert run("webhooks", "remove", "mail", "--secret", fingerprint)[0] == 0
+    assert run("webhooks", "remove", "mail", "--secret", fingerprint)[0] == 2
+    assert run("webhooks", "remove", "mail")[0] == 0 and run("webhooks", "remove", "mail")[0] == 2
