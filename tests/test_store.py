@@ -9,6 +9,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,12 +20,12 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import inspect, text
+from sqlalchemy import Connection, inspect, text
 from store_view import dump, events, items, put, view
 
 from recllm.errors import ConflictError, DataError, StoreError, UnknownIdError, UsageError
 from recllm.ingest.record import record_events
-from recllm.schema import Announcement, AnnouncementStatus, CampaignMessage, MessageEvent, MessageEventKind
+from recllm.schema import Announcement, AnnouncementStatus, CampaignMessage, MessageEvent, MessageEventKind, Table
 from recllm.store import postgres, readers, tables
 from recllm.store.database import Store, writing
 from recllm.store.tables import SCHEMA_VERSION, SHOWN_FOR
@@ -627,8 +628,15 @@ def indexes(store: Store) -> set[str | None]:
         return {index["name"] for index in inspect(connection).get_indexes("events") if not index["unique"]}
 
 
+def make_version_7(connection: Connection) -> None:
+    connection.execute(text("DROP INDEX items_by_load"))
+    connection.execute(text("ALTER TABLE items DROP COLUMN load_no"))
+    connection.execute(text("UPDATE meta SET value = '7' WHERE name = 'schema_version'"))
+
+
 def make_version_1(store: Store) -> None:
     with writing(store._engine) as connection:
+        make_version_7(connection)
         for index in ("events_by_user", "loads_by_table", "loads_by_last_at"):
             connection.execute(text(f"DROP INDEX {index}"))
         for table in ("api_keys", "experiments", "explored_slates", "messages", "message_events", "outbox", "sessions"):
@@ -643,6 +651,8 @@ def make_version_1(store: Store) -> None:
 def test_a_store_of_version_1_is_brought_up_to_date(store: Store, url: str) -> None:
     put(store, "events", events([5, 2]))
     put(store, "items", items(("i1", "Tea")), "items")
+    with writing(store._engine) as connection:  # of what version 1 has, nobody knows when it changed
+        connection.execute(text("UPDATE items SET load_no = (SELECT max(load_no) FROM loads)"))
     before = dump(store)
     make_version_1(store)
     store.close()
@@ -663,6 +673,7 @@ def test_a_store_of_version_1_is_brought_up_to_date(store: Store, url: str) -> N
 def test_a_history_is_read_from_the_index_alone(store: Store, url: str) -> None:
     put(store, "events", events([5, 2]))
     with writing(store._engine) as connection:  # as version 6 had it
+        make_version_7(connection)
         connection.execute(text("DROP INDEX events_by_user"))
         connection.execute(text("CREATE INDEX events_by_user ON events (user_key)"))
         connection.execute(text("UPDATE meta SET value = '6' WHERE name = 'schema_version'"))
@@ -876,6 +887,31 @@ def test_a_session_joins_one_person_with_all_its_events(store: Store) -> None:
     assert view(store).counts()["users"] == 1
     put(store, "events", events([9], user="s1_y"), "g")
     assert view(store).counts()["users"] == 1  # a session is no person
+
+
+def test_the_items_that_changed_since_a_load(store: Store, url: str) -> None:
+    def changed(store: Store, after_load: int) -> list[str]:
+        with store.read() as reader:
+            return reader.items(after_load=after_load)["item_id"].to_list()
+
+    def newest(store: Store) -> int:
+        with store.read() as reader:
+            return reader.marks().load_no[Table.ITEMS]
+
+    put(store, "items", items(("i1", "Tea"), ("i2", "Mug"), ("i3", "Pot")), "a")
+    first = newest(store)
+    assert changed(store, 0) == ["i1", "i2", "i3"] and changed(store, first) == []
+    put(store, "items", items(("i1", "Tea"), ("i2", "Blue mug"), ("i4", "Cup")), "b")
+    assert changed(store, first) == ["i2", "i4"]  # what was said again is no change
+    second = newest(store)
+    with store.load("items", load_id="c", source="removal") as load:
+        load.remove_item("i3")
+    assert changed(store, second) == ["i3"] and changed(store, first) == ["i2", "i3", "i4"]
+    with writing(store._engine) as connection:
+        make_version_7(connection)
+    store.close()
+    with closing(Store.open(url)) as opened:  # which load changed what is not known any more: each may be new
+        assert changed(opened, second) == ["i1", "i2", "i3", "i4"] and changed(opened, newest(opened)) == []
 
 
 def test_an_item_that_leaves_is_known_from_events_alone(store: Store) -> None:

@@ -229,17 +229,29 @@ def _sweep(path: Path, n_others: int) -> None:
 def _current_items(workspace: Workspace, catalogue: CatalogueState) -> pl.DataFrame:
     """The state's items as the store describes them now, and behind them those that it does not have yet.
 
-    The store is asked only when items were loaded since.
+    Only what was changed since is read.
     """
     with workspace.store().read() as reader:
-        if reader.marks().load_no.get(Table.ITEMS, 0) == catalogue.item_load:
-            return catalogue.items
-    now = workspace.gate().catalogue()
-    state_ids = catalogue.items.select("item_id")
+        item_load = reader.marks().load_no.get(Table.ITEMS, 0)
+    if item_load == catalogue.item_load:
+        return catalogue.items
+    columns = catalogue.items.columns
+    if item_load > catalogue.item_load:
+        changed = workspace.gate().catalogue(after_load=catalogue.item_load).select(columns)
+        rows = catalogue.items.select("item_id").with_row_index("row")
+        described = pl.concat(
+            [
+                catalogue.items.with_row_index("row").join(changed, on="item_id", how="anti"),
+                rows.join(changed, on="item_id", how="inner"),
+            ]
+        )
+        described = described.sort("row").drop("row")
+    else:  # an older copy of the store than the state was made from
+        changed = workspace.gate().catalogue().select(columns)
+        described = _described(catalogue.items, changed)
     # one that is off sale, too: it may lie in a cart, or be asked about; but none of which events alone tell
-    new = now.join(state_ids, on="item_id", how="anti", maintain_order="left").filter(pl.col("title").is_not_null())
-    new = new[hash_order(new["item_id"])].select(catalogue.items.columns)
-    return pl.concat([_described(catalogue.items, now), new])
+    new = changed.join(catalogue.items, on="item_id", how="anti").filter(pl.col("title").is_not_null())
+    return pl.concat([described, new[hash_order(new["item_id"])]])
 
 
 def _described(items: pl.DataFrame, now: pl.DataFrame) -> pl.DataFrame:

@@ -165,16 +165,20 @@ class StoreReader:
         keys = None if user_ids is None else (u.user_id, user_ids)
         return self._frame(sa.select(u.user_id, u.basics), keys).sort("user_id")
 
-    def items(self, item_ids: Iterable[str] | None = None) -> pl.DataFrame:
+    def items(self, item_ids: Iterable[str] | None = None, *, after_load: int | None = None) -> pl.DataFrame:
         """The whole catalogue, or these items as far as they are known, ordered by id.
+
+        after_load: only those that a load of items changed after the load of that number, see `marks`.
 
         Columns: item_id, title, category (list), brand, description, price (decimal text), currency, available,
         attributes (a JSON object), pending (only seen in events so far, or taken off the catalogue), available_until
         (UTC, or null).
         """
-        _, *columns = tables.items.c
-        keys = None if item_ids is None else (tables.items.c.item_id, item_ids)
-        frame = self._frame(sa.select(*columns), keys)
+        item = tables.items.c
+        query = sa.select(*(column for column in item if column.name not in ("item_key", "load_no")))
+        if after_load is not None:
+            query = query.where(item.load_no > after_load)
+        frame = self._frame(query, None if item_ids is None else (item.item_id, item_ids))
         return frame.sort("item_id").with_columns(
             pl.col("category").str.json_decode(pl.List(pl.String)),
             pl.col("available_until").cast(pl.Datetime("us", "UTC")),

@@ -37,9 +37,10 @@ from sqlalchemy import (
 )
 
 from recllm.errors import StoreError
+from recllm.schema import Table as TableName
 from recllm.store import postgres
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 IN_KEYS = 1_000
 """Keys of one IN list: a statement has a limited number of parameters."""
 
@@ -94,7 +95,10 @@ items = Table(
     Column("attributes", Text),
     Column("pending", Boolean, nullable=False),
     Column("available_until", BigInteger),  # epoch microseconds; null for no end
+    Column("load_no", BigInteger, nullable=False, server_default="0"),  # of the last load of items that changed it
 )
+items_by_load = Index("items_by_load", items.c.load_no)
+"""A service asks what changed since it read the catalogue."""
 
 events = Table(
     "events",
@@ -269,6 +273,14 @@ def _read_histories_from_the_index(connection: Connection) -> None:
     events_by_user.create(connection)
 
 
+def _tell_when_items_changed(connection: Connection) -> None:
+    """Version 8: which load changed an item; of what is there, the last one may have."""
+    connection.execute(text("ALTER TABLE items ADD COLUMN load_no BIGINT DEFAULT 0 NOT NULL"))
+    newest = select(func.max(loads.c.load_no)).where(loads.c.table_name == TableName.ITEMS.value)
+    connection.execute(update(items).values(load_no=func.coalesce(newest.scalar_subquery(), 0)))
+    items_by_load.create(connection)
+
+
 STEPS: Mapping[int, Callable[[Connection], None]] = {
     1: _read_people_by_key,
     2: _serve,
@@ -276,6 +288,7 @@ STEPS: Mapping[int, Callable[[Connection], None]] = {
     4: _follow_messages,
     5: _end_offers_and_join_sessions,
     6: _read_histories_from_the_index,
+    7: _tell_when_items_changed,
 }
 
 

@@ -121,7 +121,8 @@ class Load:
             case Table.USERS:
                 accepted = _upsert(connection, tables.users, frame, key="user_id")
             case Table.ITEMS:
-                accepted = _upsert(connection, tables.items, frame.with_columns(pending=pl.lit(False)), key="item_id")
+                stamped = frame.with_columns(pending=pl.lit(False), load_no=pl.lit(self._load_no))
+                accepted = _upsert(connection, tables.items, stamped, key="item_id", stamp="load_no")
             case Table.CONSENT:
                 rows = frame.drop("user_id").with_columns(user_key=self._users.keys(frame["user_id"]))
                 accepted = _insert_new(connection, tables.consent, rows, key=["user_key", "purpose", "at", "granted"])
@@ -193,7 +194,8 @@ class Load:
         item = tables.items.c
         nothing = {column.name: None for column in item if column.nullable}
         gone = sa.update(tables.items).where(item.item_id == item_id, ~item.pending)
-        if not self._connection.execute(gone.values(nothing | {"available": False, "pending": True})).rowcount:
+        changed = {"available": False, "pending": True, "load_no": self._load_no}
+        if not self._connection.execute(gone.values(nothing | changed)).rowcount:
             raise UnknownIdError(f"no item {item_id!r} in the catalogue")
 
     def counts(self, numbers: Mapping[str, int]) -> None:
@@ -332,9 +334,14 @@ def _insert_new(connection: sa.Connection, table: sa.Table, frame: pl.DataFrame,
     return _execute_many(connection, statement, frame)
 
 
-def _upsert(connection: sa.Connection, table: sa.Table, frame: pl.DataFrame, *, key: str) -> int:
-    """Inserts or replaces rows by `key`. Returns how many rows were new or said something new, in the order given."""
-    others = [c for c in frame.columns if c != key]
+def _upsert(
+    connection: sa.Connection, table: sa.Table, frame: pl.DataFrame, *, key: str, stamp: str | None = None
+) -> int:
+    """Inserts or replaces rows by `key`. Returns how many rows were new or said something new, in the order given.
+
+    stamp: a column that is written with a row that says something new, and says nothing new itself.
+    """
+    others = [c for c in frame.columns if c not in (key, stamp)]
     differs = pl.any_horizontal(pl.col(c).ne_missing(pl.col(c).shift().over(key)) for c in others)
     # what a key says after another row of the same frame: each is a change, and only the last one stays
     changes = frame.filter(pl.col(key).is_first_distinct() | differs)
@@ -345,7 +352,7 @@ def _upsert(connection: sa.Connection, table: sa.Table, frame: pl.DataFrame, *, 
         statement = _insert(connection, table, rows)
         new = statement.excluded
         new_content = sa.or_(*(table.c[c].is_distinct_from(new[c]) for c in others))
-        values = {c: new[c] for c in others}
+        values = {c: new[c] for c in frame.columns if c != key}
         statement = statement.on_conflict_do_update(index_elements=[key], set_=values, where=new_content)
         accepted += _execute_many(connection, statement, rows) * (rows is first)
     return accepted

@@ -226,10 +226,11 @@ class PolicyGate:
             pl.col("user_id").is_in(pl.Series(self.permitted_users(purpose), dtype=pl.String).implode())
         )
 
-    def catalogue(self, item_ids: Iterable[str] | None = None) -> pl.DataFrame:
-        """Items as the store describes them now, in the columns of `Dataset.items`, ordered by id: all, or these."""
+    def catalogue(self, item_ids: Iterable[str] | None = None, *, after_load: int | None = None) -> pl.DataFrame:
+        """Items as the store describes them now, in the columns of `Dataset.items`, ordered by id: all, or these, or
+        those that changed after the load of items of a number."""
         with self._store.read() as reader:
-            return _catalogue(reader.items(item_ids))
+            return _catalogue(reader.items(item_ids, after_load=after_load))
 
     def events(
         self, purpose: Purpose, *, since: datetime | None = None, details: tuple[str, ...] = EVENT_DETAILS
