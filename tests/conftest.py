@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import importlib.util
 import os
 import shutil
@@ -13,6 +15,8 @@ from postgres_server import PASSWORD, PostgresServer, find_binaries
 from shop_world import EVENTS_CSV, ITEMS_CSV
 
 from recllm.cli.main import main
+from recllm.files import PRIVATE, write_whole
+from recllm.workspace import workspace
 
 # before torch is imported: small worlds gain nothing by threads, which wait for each other on a busy machine
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -59,6 +63,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow files come first: of several workers, none then waits at the end for another that began one late."""
     places = {name: place for place, name in enumerate(SLOW_FILES)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def keys_by_place() -> Iterator[None]:
+    """The key of a workspace that is made in this process hangs on its folder's name, and not on chance.
+
+    Pseudonyms decide the order of people, and that what a model learns of a few of them.
+    """
+
+    def make_key_file(path: Path) -> None:
+        folder = path.resolve().parent
+        place = f"{folder.parent.name.rstrip('0123456789')}/{folder.name}"
+        if not path.exists():
+            with contextlib.suppress(FileExistsError):
+                write_whole(path, hashlib.sha256(place.encode()).hexdigest() + "\n", mode=PRIVATE, overwrite=False)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workspace, "make_key_file", make_key_file)
+        yield
 
 
 def exit_code(patch: pytest.MonkeyPatch, *arguments: str) -> int:
