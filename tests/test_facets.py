@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import numpy as np
 import polars as pl
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recllm.data.dataset import DAY, Dataset
 from recllm.data.interactions import Floats, occasions, of_actions
@@ -96,6 +101,42 @@ def test_groups_come_from_the_path_the_brand_and_attributes_of_any_usual_name() 
     assert facets.type_brand[milk] != facets.type_brand[oat]
     assert facets.type_size[oat] >= 0 and facets.type_size[milk] == -1
     assert len(set(facets.brand[facets.brand >= 0].tolist())) == 2 <= size_of(facets.brand)
+
+
+PATHS = st.none() | st.lists(st.sampled_from(["a", "b", ""]), max_size=3)
+VALUES = st.sampled_from(['7"', "é", ""])
+ATTRIBUTES = st.none() | st.dictionaries(
+    st.sampled_from(["maker", "厂家", "size", "x"]), st.sampled_from(['7"', "é", ""])
+)
+
+
+@given(
+    rows=st.lists(st.tuples(PATHS, st.sampled_from(["A", "B", "", None]), ATTRIBUTES, st.booleans()), max_size=12),
+    n_new=st.integers(1, 6),
+)
+def test_groups_of_new_items_are_those_of_the_whole_catalogue(rows: list[Any], n_new: int) -> None:
+    paths, brands, attributes, in_ascii = zip(*rows, (["a"], "A", {"size": "1"}, True), strict=True)
+    items = pl.DataFrame(
+        {
+            "category": pl.Series(paths, dtype=pl.List(pl.String)),
+            "brand": pl.Series(brands, dtype=pl.String),
+            "attributes": pl.Series(
+                [
+                    None if a is None else json.dumps(a, ensure_ascii=flag)
+                    for a, flag in zip(attributes, in_ascii, strict=True)
+                ],
+                dtype=pl.String,
+            ),
+        }
+    )
+    n_before = max(items.height - n_new, 0)
+    before = ItemGroups.of(items[:n_before])
+    of_all, continued = ItemGroups.of(items).each(), before.with_new_items(items).each()
+    for name, codes in continued.items():
+        assert np.array_equal(codes[:n_before], before.each()[name])
+        same = codes[:, None] == codes[None]  # which items are in one group, and which are in none
+        assert np.array_equal(same, of_all[name][:, None] == of_all[name][None]), name
+        assert np.array_equal(codes < 0, of_all[name] < 0)
 
 
 def test_an_arrival_is_judged_only_with_time_before_and_after_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -43,14 +44,7 @@ class ItemGroups:
 
     @classmethod
     def of(cls, items: pl.DataFrame) -> ItemGroups:
-        path = pl.col("category")
-        above = path.list.head(pl.max_horizontal(path.list.len() - 1, pl.lit(1)))
-        names = items.select(
-            path.list.join(" > ").alias("type"),
-            above.list.join(" > ").alias("category"),
-            path.list.first().alias("department"),
-            pl.col("brand"),
-        )
+        names = _names(items)
         attributes = [_attribute(items["attributes"], names_of) for names_of in (MAKER, SIZE)]
         kind, category, department, brand, maker, size = (
             _codes(column) for column in (*names.get_columns(), *attributes)
@@ -61,18 +55,21 @@ class ItemGroups:
     def with_new_items(self, items: pl.DataFrame) -> ItemGroups:
         """Codes of a catalogue that has further items behind these; known groups keep their codes.
 
-        items: `Dataset.items`, those of these codes first.
+        items: `Dataset.items`, those of these codes first. Of those only some are read, among them one of each group of
+        a new one.
         """
+        n_items = len(self.type)
+        rows = _sharing(items[:n_items], items[n_items:])
         codes = {}
-        for name, of_all in ItemGroups.of(items).each().items():
+        for name, of_part in ItemGroups.of(pl.concat([items[rows], items[n_items:]])).each().items():
             own_codes = getattr(self, name)
-            code_of = np.full(size_of(of_all) + 1, -1, np.int32)  # the last is looked up for an unknown group
-            code_of[of_all[: len(own_codes)]] = own_codes
+            code_of = np.full(size_of(of_part) + 1, -1, np.int32)  # the last is looked up for an unknown group
+            code_of[of_part[: len(rows)]] = own_codes[rows]
             code_of[-1] = -1
-            unseen = np.unique(of_all[code_of[of_all] < 0])
-            unseen = unseen[unseen >= 0]
+            of_new = of_part[len(rows) :]
+            unseen = np.unique(of_new[(of_new >= 0) & (code_of[of_new] < 0)])
             code_of[unseen] = size_of(own_codes) + np.arange(len(unseen))
-            codes[name] = np.concatenate([own_codes, code_of[of_all[len(own_codes) :]]])
+            codes[name] = np.concatenate([own_codes, code_of[of_new]])
         return ItemGroups(**codes)
 
     def each(self) -> dict[str, NDArray[np.int32]]:
@@ -82,6 +79,41 @@ class ItemGroups:
 
 GROUPINGS = tuple(field.name for field in fields(ItemGroups))
 """The names of the groups."""
+
+
+def _names(items: pl.DataFrame) -> pl.DataFrame:
+    """The groups that an item states by a name, without those of its attributes."""
+    path = pl.col("category")
+    above = path.list.head(pl.max_horizontal(path.list.len() - 1, pl.lit(1)))
+    return items.select(
+        path.list.join(" > ").alias("type"),
+        above.list.join(" > ").alias("category"),
+        path.list.first().alias("department"),
+        pl.col("brand"),
+    )
+
+
+def _sharing(items: pl.DataFrame, new: pl.DataFrame) -> NDArray[np.int64]:
+    """Rows of some items, ascending, among which is one of each group that new items are in, if there is any: all of
+    their categories, and the first of each department, brand and maker."""
+    names, of_new = _names(items), _names(new)
+    is_part = names["category"].is_in(of_new["category"].unique().implode()).fill_null(False).to_numpy().copy()
+    makers = _attribute(new["attributes"], MAKER)
+    written = [json.dumps(maker, ensure_ascii=False) for maker in makers.unique().drop_nulls()]
+    may_have = items["attributes"].str.contains("\\", literal=True)
+    if written:
+        may_have |= items["attributes"].str.contains_any(written)
+    of_a_maker = may_have.fill_null(False).arg_true()
+    attributes = items["attributes"].gather(of_a_maker)
+    every_row = pl.Series(np.arange(items.height), dtype=pl.UInt32)
+    for rows, column, values in (
+        (every_row, names["department"], of_new["department"]),
+        (every_row, names["brand"], of_new["brand"]),
+        (of_a_maker, _attribute(attributes, MAKER), makers),
+    ):
+        is_first = column.is_first_distinct() & column.is_in(values.unique().implode())
+        is_part[rows.filter(is_first.fill_null(False)).to_numpy()] = True
+    return np.flatnonzero(is_part)
 
 
 def _attribute(attributes: pl.Series, names: tuple[str, ...]) -> pl.Series:

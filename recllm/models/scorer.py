@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -225,25 +226,37 @@ class ItemProjections:
         self.scorer = scorer
         self.vectors = vectors
         """Of the encoder, (n_items, dim)."""
-        self._projected = np.empty((len(vectors), scorer.width), np.float32)  # memory is taken where it is written
-        self._is_projected = np.zeros(len(vectors), bool)
+        # side by side in the order of their coming: a table of all items takes all of its memory as soon as a few of
+        # them, which lie all over it, are written
+        self._projected = np.empty((0, scorer.width), np.float32)
+        self._n_projected = 0
+        self._row = np.full(len(vectors), -1, np.int32)
+        self._lock = Lock()
 
     def fit(self, scorer: Scorer, vectors: Floats) -> bool:
         """Whether they are of this very scorer and of these very vectors."""
         return self.scorer is scorer and self.vectors is vectors
 
-    def covering(self, item: Ints) -> Floats:
-        """(n_items, width), of which the rows of these items are filled."""
-        missing = distinct(item[~self._is_projected[item]])
-        # always so many rows at once: the last digits of a product depend on its shape, and an item's projection is not
-        # to depend on who asked for it first
-        for start in range(0, len(missing), PROJECTED_TOGETHER):
-            rows = missing[start : start + PROJECTED_TOGETHER]
-            block = np.zeros((PROJECTED_TOGETHER, self.vectors.shape[1]), np.float32)
-            block[: len(rows)] = self.vectors[rows]
-            self._projected[rows] = self.scorer.project(block)[: len(rows)]
-            self._is_projected[rows] = True
-        return self._projected
+    def of(self, item: Ints) -> tuple[Floats, Ints]:
+        """Projections, (at least as many as there are distinct items, width), and the row of each item in them."""
+        with self._lock:
+            missing = distinct(item[self._row[item] < 0])
+            n_projected = self._n_projected + len(missing)
+            if n_projected > len(self._projected):
+                larger = np.empty((max(n_projected, 2 * len(self._projected)), self.scorer.width), np.float32)
+                larger[: self._n_projected] = self._projected[: self._n_projected]
+                self._projected = larger
+            # always so many rows at once: the last digits of a product depend on its shape, and an item's projection is
+            # not to depend on who asked for it first
+            for start in range(0, len(missing), PROJECTED_TOGETHER):
+                items = missing[start : start + PROJECTED_TOGETHER]
+                block = np.zeros((PROJECTED_TOGETHER, self.vectors.shape[1]), np.float32)
+                block[: len(items)] = self.vectors[items]
+                rows = slice(self._n_projected + start, self._n_projected + start + len(items))
+                self._projected[rows] = self.scorer.project(block)[: len(items)]
+            self._row[missing] = np.arange(self._n_projected, n_projected)
+            self._n_projected = n_projected
+            return self._projected, self._row[item]
 
 
 class _Layer(NamedTuple):

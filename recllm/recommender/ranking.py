@@ -197,18 +197,18 @@ class ItemRanker:
         users, projections = scorer.project(batch.vectors.user), self.projections
         if projections is None or not projections.fit(scorer, population.item_vectors):
             projections = ItemProjections(scorer, population.item_vectors)
-        projected = projections.covering(pairs.item)
+        projected, row = projections.of(pairs.item)
         if len(pairs.item) > TORCH_PAIRS:
             import torch
 
             from recllm.models.scorer_network import ScorerNetwork
 
-            items, item = np.unique(pairs.item, return_inverse=True)
-            arrays = (users, projected[items], pairs.user, item, cosine, features)
+            rows, item = np.unique(row, return_inverse=True)
+            arrays = (users, projected[rows], pairs.user, item, cosine, features)
             with torch.inference_mode():
                 _, mlp, logit = score_in_chunks(ScorerNetwork.of(scorer).score, *arrays)
         else:
-            _, mlp, logit = score_in_chunks(scorer.score, users, projected, pairs.user, pairs.item, cosine, features)
+            _, mlp, logit = score_in_chunks(scorer.score, users, projected, pairs.user, row, cosine, features)
         probability = scorer.probability(logit)
         if self.item_offsets is not None:
             probability = with_offsets(probability, self.item_offsets[pairs.item])
