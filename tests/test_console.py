@@ -915,6 +915,7 @@ def test_a_cancelled_load_keeps_nothing(client: TestClient, folder: Path) -> Non
 def test_a_file_is_taken_for_what_its_columns_say(tmp_path: Path) -> None:
     heads = {
         "user_id,item_id,timestamp,price": Table.EVENTS,
+        "Customer,Product,When,How many,Paid": Table.EVENTS,
         "item_id,title,price": Table.ITEMS,
         "商品编号,商品名称,价格": Table.ITEMS,
         "user_id,age": Table.USERS,

@@ -25,15 +25,18 @@ class FilePreview:
     """About how many rows the file has, judged by the length of the first ones."""
 
     def likely_table(self) -> Table:
-        """The table whose required fields the columns fill best; of equal ones that with more fields."""
+        """The table whose required fields the columns fill best; of equal ones that with more fields. What names both a
+        person and an item is a log, even where no column says the time under a usual name."""
 
         def fit(table: Table) -> tuple[bool, int, int]:
             fills = proposed_columns(self.columns, table)
             required = sum(fills[field] is not None for field in REQUIRED[table])
             return required == len(REQUIRED[table]), required, sum(column is not None for column in fills.values())
 
-        # a log names people and items too, so it comes before the tables of either
-        return max((Table.EVENTS, Table.CONSENT, Table.ITEMS, Table.USERS), key=fit)
+        of_log = proposed_columns(self.columns, Table.EVENTS)
+        if of_log["user_id"] is not None and of_log["item_id"] is not None:
+            return Table.EVENTS
+        return max((Table.CONSENT, Table.ITEMS, Table.USERS, Table.EVENTS), key=fit)
 
 
 def preview_file(path: Path, policy: Policy, options: IngestOptions | None = None, *, n_rows: int = 10) -> FilePreview:
