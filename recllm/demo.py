@@ -23,11 +23,11 @@ import numpy as np
 from recllm.documents import json_text, plain
 from recllm.errors import GenerationError, MissingExtraError, ModelError, UsageError
 from recllm.files import write_whole
-from recllm.jobs.ad_copy import write_ads
+from recllm.jobs.ad_copy import AD_CHOICE, write_ads
 from recllm.jobs.load import add_feedback, load_file, record_shown
 from recllm.jobs.recommenders import open_recommender, publish_recommender, workspace_encoder
 from recllm.report.page import render_page
-from recllm.schema import Action, Purpose, Slate
+from recllm.schema import Action, Objective, Purpose, Slate
 from recllm.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -116,7 +116,9 @@ def run_demo(folder: Path, *, generator: str = "auto", seed: int = 0) -> dict[st
         record_shown(workspace, slates)
     with times.step("one checked ad text for each"):
         writer = find_writer(generator, workspace)
-        filled = [slate for slate in slates if slate.items]
+        named = [person["user_id"] for person in people]
+        offers = serving.recommend(named, k=AD_CHOICE, where=ON_OFFER, objective=Objective.LIFT)
+        filled = [slate for slate in offers if slate.items]
         ads = write_ads(workspace, slates=filled, recommender=serving, channel=CHANNEL, generator=writer, seed=seed)
         ad_of = {slate.user_id: ad for slate, ad in zip(filled, ads, strict=True)}
     copies = [ad_of.get(slate.user_id) for slate in slates]

@@ -202,6 +202,29 @@ class Intent(StrEnum):
     """What the user bought before."""
 
 
+MARGIN_NAMES = ("margin", "毛利", "利润")
+COST_NAMES = ("cost", "cost_price", "purchase_price", "成本", "成本价", "进价")
+"""Attributes of an item that say what the shop earns by it, or pays for it: amounts for one."""
+
+
+def is_confidential(attribute: str) -> bool:
+    """Whether an attribute of an item is the shop's own business, and in no text."""
+    return attribute.strip().lower() in (*MARGIN_NAMES, *COST_NAMES)
+
+
+class Objective(StrEnum):
+    """What the order of a slate is by."""
+
+    PROBABILITY = "probability"
+    """The chance that the user buys an item."""
+    LIFT = "lift"
+    """What is left of it without the chance that people in general buy the item: who buys anyway needs no
+    advertisement."""
+    MARGIN = "margin"
+    """The chance times what the shop earns by the item: its attribute `margin`, or its price less its attribute
+    `cost`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecommendRequest:
     """Whom to recommend to, how many items, and which. Raises `UsageError` for a value out of its range."""
@@ -212,6 +235,8 @@ class RecommendRequest:
     """Items per slate, at least 1."""
     intent: Intent = Intent.MIXED
     """Strangers see what is popular, whatever it is."""
+    objective: Objective = Objective.PROBABILITY
+    """Without a trained model the order is by text, whatever it is."""
     repeats: bool = True
     """Whether items that the user bought before may be shown; many shops live from buying again."""
     allow: tuple[str, ...] | None = None
@@ -227,7 +252,7 @@ class RecommendRequest:
     explain: bool = True
     """Whether each item gets its reasons."""
     popularity_weight: float | None = None
-    """0 ranks by score alone, 1 by lift over popularity; None takes the policy's."""
+    """0 ranks by score alone, 1 relative to popularity; None takes the policy's. Of the objective probability."""
     personal: bool = True
     """False shows what is popular now, whatever is known of the user: for comparison."""
     explore_share: float = 0.0
@@ -248,7 +273,7 @@ class RecommendRequest:
             object.__setattr__(self, "repeats", False)
         if self.popularity_weight is not None and not 0 <= self.popularity_weight <= 1:
             raise UsageError(
-                f"popularity_weight is {self.popularity_weight}; give 0 (by score alone) to 1 (by lift over popularity)"
+                f"popularity_weight is {self.popularity_weight}; give 0 (by score alone) to 1 (relative to popularity)"
             )
         if not 0 <= self.explore_share <= 1 or self.explore_pool < 0:
             raise UsageError(
@@ -372,6 +397,8 @@ class NoteKind(StrEnum):
     """Items stand in the order of the score; their probabilities, calibrated for each item, do not."""
     BY_LIFT = "by_lift"
     """Items that everybody buys were moved down, so probabilities do not fall with the rank."""
+    BY_MARGIN = "by_margin"
+    """Items stand in the order of what they are likely to earn."""
     FEW_FIT = "few_fit"
     """Fewer items than asked fit a query: `shown` of `k`."""
     WORDS_ONLY = "words_only"

@@ -136,6 +136,11 @@ def test_the_crowd_is_counted_by_hand() -> None:
         late = mine & (e.at >= NOW - 28 * DAY)
         assert CROWD.stats.buyers_ever[item] == len(set(e.user[mine])), items[item]
         assert CROWD.stats.buyers_28[item] == len(set(e.user[late]))
+        lately = set(e.user[e.at >= NOW - 28 * DAY])
+        first = set(e.user[late]) - set(e.user[mine & ~late])
+        had = len(set(e.user[mine & ~late])) / len(set(e.user))
+        assert CROWD.stats.buying_rate[item] == pytest.approx(len(set(e.user[late])) / len(lately))
+        assert CROWD.stats.first_buying_rate[item] == pytest.approx(len(first) / (len(lately) * (1 - had) + 1))
         if mine.any():
             assert CROWD.stats.days_since_sold[item] == pytest.approx((NOW - e.at[mine].max()) / DAY)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from recllm.encoder.toy import ToyEncoder
 from recllm.errors import PolicyError, UsageError
 from recllm.policy import Policy
 from recllm.recommender.recommender import Recommender, dismissed
-from recllm.schema import Action, Intent, NoteKind, RecommendRequest, ServedBy, SlateStatus
+from recllm.schema import Action, Intent, NoteKind, Objective, RecommendRequest, ServedBy, SlateStatus
 from recllm.settings import ExplanationSettings, ProfileSettings, ScorerTrainingSettings
 
 N = 40
@@ -80,6 +81,39 @@ def test_a_weight_on_popularity_lowers_what_many_people_buy(trained: Recommender
     for wrong in (-0.1, 1.5, float("nan")):
         with pytest.raises(UsageError, match="popularity_weight"):
             trained.recommend("u0", popularity_weight=wrong)
+
+
+def test_by_lift_comes_first_what_people_in_general_do_not_buy(trained: Recommender) -> None:
+    stats, users = trained.population.stats, [f"u{n}" for n in range(N)]
+    chance, lift = (trained.recommend(users, k=24, objective=o, explain=False) for o in list(Objective)[:2])
+    assert [slate.items for slate in chance] != [slate.items for slate in lift]
+    for user, by_chance, by_lift in zip(users, chance, lift, strict=True):
+        history = set(trained.dataset.events.rows(trained.user_rows([user])).item.tolist())
+        rows = trained.dataset.item_rows([item.item_id for item in by_lift.items])
+        rate = np.where([row in history for row in rows], stats.buying_rate[rows], stats.first_buying_rate[rows])
+        assert trained.model is not None
+        gained = [item.probability or 0 for item in by_lift.items] - rate * trained.model.horizon_days / 28
+        assert (np.diff(gained) <= 1e-6).all()
+        scores = {item.item_id: item.score for item in by_chance.items}
+        assert {item.item_id: item.score for item in by_lift.items} == scores  # the order is another one, no score is
+
+
+def test_by_margin_comes_first_what_earns_most(trained: Recommender) -> None:
+    margin = {"tea3": 9.0, "tea5": 0.01, "tool2": 1.0}
+    attributes = [
+        json.dumps({"margin": str(margin[i])}) if i in margin else None for i in trained.dataset.items["item_id"]
+    ]
+    told = trained.dataset.items.with_columns(attributes=pl.Series(attributes, dtype=pl.String))
+    slate = trained.offering(told).recommend("u0", objective=Objective.MARGIN)[0]
+    assert {item.item_id for item in slate.items} == set(margin)  # what earns nobody knows how much is left out
+    worth = [margin[item.item_id] * (item.probability or 0) for item in slate.items]
+    assert worth == sorted(worth, reverse=True) and slate.items[0].item_id == "tea3"
+    costs = ['{"cost": "1.5"}' if i == "tea1" else '{"成本": "x"}' for i in trained.dataset.items["item_id"]]
+    priced = trained.dataset.items.with_columns(attributes=pl.Series(costs))
+    (only,) = trained.offering(priced).recommend("u0", objective=Objective.MARGIN)[0].items
+    assert only.item_id == "tea1" and trained.offering(priced).margins[trained.dataset.item_rows(["tea1"])[0]] == 1.5
+    with pytest.raises(UsageError, match="attribute margin"):
+        trained.recommend("u0", objective=Objective.MARGIN)
 
 
 def test_without_a_model_texts_alone_rank_and_it_is_said(untrained: Recommender) -> None:

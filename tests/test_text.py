@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from recllm.data.dataset import ITEM_SCHEMA
 from recllm.errors import DataError, PromptError
+from recllm.jobs.ad_copy import item_of
 from recllm.schema import Action, HistoryLine, Profile, Share
 from recllm.text.injection import neutralise
 from recllm.text.items import item_names, item_texts, price_texts, reason_kinds, reason_text
@@ -392,6 +393,17 @@ def test_no_item_is_without_a_text_and_long_facts_are_cut() -> None:
     text = item_texts(catalogue({"item_id": "x", "title": "t " * 300, "attributes": json.dumps(many)}))[0]
     assert len(text) < 700 and "k5" not in text and "k0" in text
     assert item_texts(ITEMS.head(0)) == []
+
+
+def test_what_the_shop_earns_is_in_no_text() -> None:
+    attributes = json.dumps({"Cost": "1.23", "margin": "4.56", "成本价": "7.89", "colour": "red"}, ensure_ascii=False)
+    (text,) = item_texts(catalogue({"item_id": "x", "title": "Lamp", "attributes": attributes}))
+    assert "red" in text and not any(amount in text for amount in ("1.23", "4.56", "7.89"))
+    item = item_of(
+        {"item_id": "x", "title": "Lamp", "category": None, "brand": None, "description": None}
+        | {"price": None, "currency": None, "available": True, "attributes": attributes}
+    )
+    assert dict(item.attributes) == {"colour": "red"}
 
 
 @pytest.mark.parametrize("attributes", ["{", "[1]", '"x"'])

@@ -13,6 +13,7 @@ import typer
 from recllm.cli.options import DEFAULT_WORKSPACE, Json, Seed, UserFile, Users, WorkspaceDir, open_shop, read_user_ids
 from recllm.cli.output import emit_json, note, say, show
 from recllm.errors import UsageError
+from recllm.schema import Objective
 
 if TYPE_CHECKING:
     from recllm.adcopy.packs import Pack
@@ -35,6 +36,9 @@ def copy(
     user: Users = None,
     users: UserFile = None,
     item: Annotated[str | None, typer.Option(help="The item; each person's best one otherwise.")] = None,
+    objective: Annotated[
+        Objective, typer.Option(help="What the best item is best by; see: recllm recommend --help.")
+    ] = Objective.LIFT,
     workspace: WorkspaceDir = DEFAULT_WORKSPACE,
     channel: Annotated[str, typer.Option(help="email, push, sms_gsm, google_rsa, ...")] = "email",
     locale: Annotated[str | None, typer.Option(help="en or zh.")] = None,
@@ -62,6 +66,7 @@ def copy(
             shop,
             people,
             item_id=item,
+            objective=objective,
             channel=channel,
             locale=locale,
             generator=generator,

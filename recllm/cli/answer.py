@@ -31,7 +31,7 @@ from recllm.cli.options import (
 )
 from recllm.cli.output import note, show, table
 from recllm.errors import NothingToDo, UsageError
-from recllm.schema import Intent, NoteKind, RecommendRequest, ReportBy
+from recllm.schema import Intent, NoteKind, Objective, RecommendRequest, ReportBy
 
 if TYPE_CHECKING:
     from recllm.audiences.audience import Audience
@@ -53,6 +53,9 @@ def recommend(
     workspace: WorkspaceDir,
     k: Annotated[int, typer.Option("--k", "-k", help="Items per person.")] = 10,
     intent: Annotated[Intent, _which(help="What is likely, new to the person, or was bought before.")] = Intent.MIXED,
+    objective: Annotated[
+        Objective, _which(help="By chance, by chance over that of people in general, or by what it earns.")
+    ] = Objective.PROBABILITY,
     exclude_seen: Annotated[bool, _which("--exclude-seen", help="Leave out what the person bought.")] = False,
     where: Annotated[str | None, _which(help="Condition: \"price < 50 AND brand = 'Acme'\".")],
     popularity_weight: Annotated[
@@ -73,6 +76,7 @@ def recommend(
         users=tuple(read_user_ids(user, users)),
         k=k,
         intent=intent,
+        objective=objective,
         repeats=not exclude_seen,
         where=where,
         explain=explain,

@@ -62,6 +62,10 @@ class ItemStatistics:
     type_share: Floats
     """Share of its type's buyers in the last 28 days."""
     type_buyers_28: Floats
+    buying_rate: Floats
+    """Share of the people who bought anything in the last 28 days that bought this."""
+    first_buying_rate: Floats
+    """The same among those of them who had not bought it before; those are estimated by the share of all people."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -438,6 +442,11 @@ def _item_stats(
     log_price, now = _prices(purchases, dataset, settings.price_window_days)
     lately = buyers(settings.window_days)
     type_lately = per_group(facets.type, lately)
+    is_late = purchases.at >= as_of - settings.window_days * DAY
+    before = Tally.of(purchases.user[~is_late], purchases.item[~is_late], n)
+    n_buyers, n_lately = len(distinct(purchases.user)), len(distinct(purchases.user[is_late]))
+    is_first = np.bincount(pairs.key, ~np.isin(pairs.keys, before.keys, assume_unique=True), minlength=n)
+    had_it = np.bincount(before.key, minlength=n) / max(n_buyers, 1)
     return ItemStatistics(
         buyers(settings.short_window_days),
         lately,
@@ -450,6 +459,8 @@ def _item_stats(
         now,
         np.where(type_lately > 0, lately / np.maximum(type_lately, 1), 0).astype(np.float32),
         type_lately,
+        (lately / max(n_lately, 1)).astype(np.float32),
+        (is_first / (n_lately * (1 - had_it) + 1)).astype(np.float32),
     )
 
 

@@ -14,7 +14,16 @@ from recllm.data.dataset import Dataset
 from recllm.errors import DataError, PolicyError, UsageError
 from recllm.jobs.recommenders import open_recommender
 from recllm.jobs.serve import CHANNEL_PURPOSE
-from recllm.schema import AdCopy, Generator, Item, Purpose, Recommendation, RecommendRequest, Slate
+from recllm.schema import (
+    AdCopy,
+    Generator,
+    Item,
+    Objective,
+    Purpose,
+    Recommendation,
+    Slate,
+    is_confidential,
+)
 from recllm.workspace.privacy import PolicyGate
 from recllm.workspace.workspace import Workspace
 
@@ -34,6 +43,7 @@ def write_ads(
     *,
     slates: Sequence[Slate] | None = None,
     item_id: str | None = None,
+    objective: Objective = Objective.LIFT,
     channel: str = "email",
     locale: str | None = None,
     generator: str | Generator | None = "template",
@@ -45,7 +55,8 @@ def write_ads(
     variants: int = 1,
     records: Path | None = None,
 ) -> list[AdCopy]:
-    """One checked ad text per person, or up to `variants`, for `item_id` or for each person's best item.
+    """One checked ad text per person, or up to `variants`, for `item_id` or for each person's best item by `objective`:
+    whoever buys a thing anyway needs no advertisement for it.
 
     The people are `users`, or those of `slates` that were made before. A generative model is used only for people who
     agreed to it, by the generator's `purpose`; the others get the shop's own lines. A local one that is given by name,
@@ -68,7 +79,7 @@ def write_ads(
         recommender = recommender or open_recommender(workspace, locale=locale)
         if slates is None:
             allow = (item_id,) if item_id else None
-            slates = recommender.recommend(RecommendRequest(users=tuple(people), k=AD_CHOICE, allow=allow))
+            slates = recommender.recommend(people, k=AD_CHOICE, objective=objective, allow=allow)
         texts: list[AdCopy] = []
         for slate, modelled in zip(slates, permitted, strict=True):
             best, item = _best_item(slate, recommender.dataset, workspace)
@@ -173,6 +184,7 @@ def replay_ad(
 
 def item_of(row: Mapping[str, Any]) -> Item:
     """The item of one row of a dataset's or the store's items, as the facts of ad copy need it."""
+    stated = json.loads(row["attributes"]) if row["attributes"] else {}
     return Item(
         item_id=row["item_id"],
         title=row["title"] or "",
@@ -184,5 +196,5 @@ def item_of(row: Mapping[str, Any]) -> Item:
         currency=row["currency"],
         available=bool(row["available"]) and not row.get("pending"),
         available_until=row.get("available_until"),
-        attributes=json.loads(row["attributes"]) if row["attributes"] else {},
+        attributes={name: value for name, value in stated.items() if not is_confidential(name)},
     )

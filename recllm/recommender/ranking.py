@@ -19,6 +19,7 @@ from recllm.features.candidates import Candidates, candidates, explicit
 from recllm.features.collaborative import CollaborativeStatistics, UserBatch, ask
 from recllm.features.pair_features import FEATURE_NAMES, SOLD_FEATURES, pair_cosine, pair_features
 from recllm.models.scorer import ItemProjections, Scorer, score_in_chunks
+from recllm.schema import Objective
 from recllm.settings import CandidateSettings
 from recllm.training.calibration import with_offsets
 
@@ -109,6 +110,8 @@ class ItemRanker:
     """(n_items,), calibrates the probability item by item, see `recllm.training.calibration`."""
     projections: ItemProjections | None = None
     """Kept from one answer to the next; of another scorer or other vectors they are not used."""
+    horizon_days: float | None = None
+    """How far ahead the probability looks; None for as far as the rates of people in general."""
 
     def score(self, users: UserInputs, pairs: Pairs) -> ScoredPairs:
         """Score given pairs, e.g. of virtual histories."""
@@ -124,6 +127,8 @@ class ItemRanker:
         banned: Runs | None = None,
         repeats: bool = True,
         popularity_weight: float = 0.0,
+        objective: Objective = Objective.PROBABILITY,
+        margins: Floats | None = None,
         block: int = 256,
     ) -> Ranked:
         """Top `k` for each user, of the whole catalogue or of `items`: new ones that never sold, or the caller's own.
@@ -134,11 +139,14 @@ class ItemRanker:
         of the catalogue is shown, at a price in accuracy; the scores in the answer stay what they were. As exp(logit)
         is about an expected number of purchases, 1 ranks by how much more the user buys an item than people in general
         do. `eval/coverage.py` draws the curve.
+        objective: orders by something else, see `Objective`; margins: what the shop earns by each item, (n_items,), for
+        the margin.
         """
         if items is not None:
             items = np.unique(items).astype(np.int32)
             block = int(np.clip(BLOCK_PAIRS // max(len(items), 1), 1, 256))
         wide, habits_lead = self._wide(k), k <= LIST_DEPTH and not popularity_weight
+        habits_lead = habits_lead and objective is Objective.PROBABILITY
 
         def lists(rows: slice) -> Ranked:
             batch = users.batch(self.population, rows)
@@ -150,7 +158,15 @@ class ItemRanker:
             else:
                 pairs = explicit(batch.n, items)
                 pairs = pairs.select(_open(pairs, batch, hidden, repeats))
-            return self._top(self._score(batch, pairs), pairs, k, popularity_weight)
+            scores = self._score(batch, pairs)
+            if objective is Objective.PROBABILITY or self.scorer is None:
+                return self._top(scores, pairs, k, popularity_weight)
+            value = scores.probability
+            if objective is Objective.LIFT:
+                value = value - self._chance_in_general(batch, pairs)
+            elif margins is not None:
+                value = value * margins[pairs.item]
+            return self._top(scores, pairs, k, value=value)
 
         return _stack(map_blocks(lists, users.n, block), k)
 
@@ -214,9 +230,25 @@ class ItemRanker:
             probability = with_offsets(probability, self.item_offsets[pairs.item])
         return ScoredPairs(cosine, mlp, logit, probability)
 
-    def _top(self, scores: ScoredPairs, pairs: Candidates, k: int, popularity_weight: float) -> Ranked:
-        """Best k of each run; ties go to the lower item row, whose order is that of a hash."""
-        user, n, score = pairs.user, len(pairs.indptr) - 1, scores.logit
+    def _chance_in_general(self, batch: UserBatch, pairs: Pairs) -> Floats:
+        """How likely anybody who shops here buys the item of each pair: of what a user never bought, anybody to whom it
+        is new, too. A rate of some days is taken for that of the horizon in proportion."""
+        stats, window_days = self.population.stats, self.population.settings.window_days
+        is_new = batch.owned.find(pairs.user, pairs.item) == len(batch.owned.keys)
+        rate = np.where(is_new, stats.first_buying_rate[pairs.item], stats.buying_rate[pairs.item])
+        return np.asarray(rate * (self.horizon_days or window_days) / window_days, np.float32)
+
+    def _top(
+        self,
+        scores: ScoredPairs,
+        pairs: Candidates,
+        k: int,
+        popularity_weight: float = 0.0,
+        *,
+        value: Floats | None = None,
+    ) -> Ranked:
+        """Best k of each run by value, or by score; ties go to the lower item row, whose order is that of a hash."""
+        user, n, score = pairs.user, len(pairs.indptr) - 1, scores.logit if value is None else value
         if popularity_weight:
             buyers = self.population.stats.buyers_ever
             score = score - (popularity_weight * np.log1p(buyers).astype(np.float32))[pairs.item]

@@ -37,11 +37,14 @@ from recllm.recommender.people import DatasetPeople, Histories, People, PeopleLa
 from recllm.recommender.ranking import LIST_DEPTH, NAMESAKES, ItemRanker, Ranked, UserInputs
 from recllm.schema import (
     ACTION_CODE,
+    COST_NAMES,
+    MARGIN_NAMES,
     Action,
     Encoder,
     Intent,
     Note,
     NoteKind,
+    Objective,
     Profile,
     Reason,
     Recommendation,
@@ -163,7 +166,27 @@ class Recommender:
         projections = self._projections
         if projections is None or not projections.fit(scorer, vectors):
             self._projections = projections = ItemProjections(scorer, vectors)
-        return ItemRanker(scorer, self.population, self.model.candidates, self.item_offsets, projections)
+        horizon_days = self.model.horizon_days
+        return ItemRanker(scorer, self.population, self.model.candidates, self.item_offsets, projections, horizon_days)
+
+    @cached_property
+    def margins(self) -> NDArray[np.float32]:
+        """What the shop earns by each item, (n_items,): its attribute `margin`, else price less `cost`, NaN unknown.
+
+        Raises `UsageError` where no item says it.
+        """
+        attributes, amounts = self.dataset.items["attributes"], {}
+        for name, keys in (("margin", MARGIN_NAMES), ("cost", COST_NAMES)):
+            texts = [attributes.str.json_path_match(f'$["{key}"]') for key in keys]
+            amounts[name] = pl.select(pl.coalesce(texts)).to_series().cast(pl.Float64, strict=False)
+        earned = self.dataset.items["price"].cast(pl.Float64) - amounts["cost"]
+        margins = pl.select(pl.coalesce(amounts["margin"], earned)).to_series().fill_null(np.nan).to_numpy()
+        if not np.isfinite(margins).any():
+            raise UsageError(
+                "no item says what the shop earns by it: load the catalogue with an attribute margin, or with prices "
+                "and an attribute cost"
+            )
+        return np.asarray(margins, np.float32)
 
     @cached_property
     def brands(self) -> frozenset[str]:
@@ -264,6 +287,8 @@ class Recommender:
         """
         request = users if isinstance(users, RecommendRequest) else RecommendRequest(users=users, **options)  # type: ignore[arg-type]
         allowed = allowed_items(self.dataset, request.allow, request.deny, request.where)
+        if request.objective is Objective.MARGIN:
+            allowed &= np.isfinite(self.margins)
         basket = known_rows(self.dataset, request.basket)
         pseudonyms = self._pseudonyms(request.users)
         permitted, histories = self._agreed(pseudonyms)
@@ -428,11 +453,13 @@ class Recommender:
         copied._projections = self._projections
         if copied.dataset.items is self.dataset.items:
             copied.names = self.names
+            vars(copied).update({"margins": self.margins} if "margins" in vars(self) else {})
         return copied
 
     def _ranked(self, histories: Histories, request: RecommendRequest, allowed: NDArray[np.bool_], k: int) -> Ranked:
         """The first `k` items of each user."""
         weight = request.popularity_weight
+        by_margin = request.objective is Objective.MARGIN
         return self.ranker.rank(
             self._inputs(histories),
             k,
@@ -441,6 +468,8 @@ class Recommender:
             banned=dismissed(histories.events),
             repeats=request.repeats,
             popularity_weight=self.policy.popularity_weight if weight is None else weight,
+            objective=request.objective,
+            margins=self.margins if by_margin else None,
         )
 
     def _inputs(self, histories: Histories) -> UserInputs:
@@ -596,7 +625,12 @@ class Recommender:
         if probabilities != sorted(probabilities, reverse=True) and not request.explore_share:
             weight = request.popularity_weight
             by_lift = (self.policy.popularity_weight if weight is None else weight) > 0
-            notes = (self._note(NoteKind.BY_LIFT if by_lift else NoteKind.BY_SCORE),)
+            kind = {
+                Objective.PROBABILITY: NoteKind.BY_LIFT if by_lift else NoteKind.BY_SCORE,
+                Objective.LIFT: NoteKind.BY_LIFT,
+                Objective.MARGIN: NoteKind.BY_MARGIN,
+            }[request.objective]
+            notes = (self._note(kind),)
         return replace(self._envelope(request, position, items, status, notes), ranked=drawn_from)
 
     def _popular(

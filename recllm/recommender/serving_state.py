@@ -203,10 +203,14 @@ def map_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
 
 
 def open_catalogue_state(folder: Path) -> CatalogueState | None:
-    """What `save_catalogue_state` wrote; None where a version has none. Raises `ModelError` for a damaged one."""
+    """What `save_catalogue_state` wrote; None where a version has none. Raises `ModelError` for a damaged one, and for
+    one of an older recllm, which counted less."""
     if not (folder / CATALOGUE_STATE).exists():
         return None
     arrays, metadata = map_arrays(folder / CATALOGUE_STATE)
+    lacking = [f.name for f in fields(ItemStatistics) if f"stats.{f.name}" not in arrays]
+    if lacking:
+        raise ModelError(f"{folder}: its serving state has no {', '.join(lacking)}; run: recllm refresh")
     try:
         items = pl.read_ipc(folder / ITEMS)
         later = [name for name in ITEM_SCHEMA if name not in items.columns]  # columns that an older version lacks

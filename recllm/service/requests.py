@@ -11,7 +11,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from recllm.ingest.parse.batch import NOBODY
 from recllm.jobs.experiments import Metric
-from recllm.schema import Action, Intent, Item, Purpose
+from recllm.schema import Action, Intent, Item, Objective, Purpose
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -84,6 +84,8 @@ class SlateRequest(ServiceRequest):
     """Never these items."""
     intent: Intent = Intent.MIXED
     """What the slate is for: what is likely, what is new to the person, or what they bought before."""
+    objective: Objective = Objective.PROBABILITY
+    """What the order is by: the chance, what it is above that of people in general, or what an item likely earns."""
     repeats: bool = True
     """Whether items that the person bought before may be shown."""
     explain: bool = False
@@ -269,7 +271,8 @@ class CopyTextRequest(ServiceRequest):
 
     user_id: UserId
     item_id: Id | None = None
-    """Without one the best item for the person."""
+    """Without one the best item for the person, by `objective`."""
+    objective: Objective = Objective.LIFT
     channel: Annotated[str, StringConstraints(max_length=40)] = "email"
     """email, push, sms_gsm, ..."""
     locale: Locale = None

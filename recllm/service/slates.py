@@ -69,6 +69,7 @@ def slate_of(shop: LiveShop, body: SlateRequest) -> Slate:
         allow=None if body.allow is None else tuple(body.allow),
         deny=tuple(body.exclude),
         intent=body.intent,
+        objective=body.objective,
         repeats=body.repeats,
         explain=body.explain,
     )

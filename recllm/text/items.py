@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from recllm.errors import DataError, PromptError
+from recllm.schema import is_confidential
 from recllm.text.injection import TITLE_CHARS, neutralise
 from recllm.text.templates import Prompts, clean
 
@@ -104,7 +105,7 @@ def _attributes(text: str | None, title: str) -> list[tuple[str, str]]:
     pairs = [
         (clean(str(name).replace("_", " "), ATTRIBUTE_CHARS), clean(str(value), ATTRIBUTE_CHARS))
         for name, value in sorted(content.items())
-        if value is not None and not name.lower().endswith(CODES)
+        if value is not None and not name.lower().endswith(CODES) and not is_confidential(name)
     ]
     return [(name, value) for name, value in pairs if name and value and value not in title][:ATTRIBUTES]
 
