@@ -15,6 +15,7 @@ python eval/run.py beauty-loo --systems "recllm,popular,personal-frequency,tifu-
 python eval/ablation.py industrial-time -o "$results/ablation-industrial-time.json"
 python eval/ablation.py cj-next28 --slices ALL,NEW,COLD -o "$results/ablation-cj-next28.json"
 python eval/coverage.py -o "$results/coverage-cj-next28.json"
+python eval/offers.py -o "$results/offers.json"
 python eval/item_calibration.py -o "$results/item-calibration-cj-next28.json"
 python eval/audience.py -o "$results/audience.json"
 python eval/assignment.py -o "$results/assignment.json"

@@ -89,7 +89,10 @@ def measure(window: EvaluationWindow, args: argparse.Namespace) -> dict[str, Any
             ranked = recommender.ranker.rank(inputs, 20, allowed=allowed, repeats=repeats, **options)
             offers, chances = ranked.item[offered_to, :OFFERS], ranked.probability[offered_to, :OFFERS]
             is_bought, others = judge(offers, shoppers, before, bought, n_items)
-            gains[order] = np.nanmean(is_bought - others, axis=1)
+            differences = is_bought - others
+            judged = np.isfinite(differences)
+            total = np.where(judged, differences, 0).sum(axis=1)
+            gains[order] = np.where(judged.any(axis=1), total / np.maximum(judged.sum(axis=1), 1), np.nan)
             systems[order] = {
                 "bought": float(np.nanmean(is_bought)),
                 "said": float(np.nanmean(chances)),

@@ -102,6 +102,18 @@ def coverage() -> str:
     return f"{table(('weight', *columns), rows)}\n\n{source('coverage-cj-next28')}."
 
 
+def offers() -> str:
+    record, columns = load("offers"), ("bought", "others", "natural_lift", "overlap", "ndcg@20")
+    rows = []
+    for name, window in record["windows"].items():
+        for intent, systems in window["intents"].items():
+            for order, figures in systems.items():
+                cells = (*(cell(figures[column]) for column in columns), f"{figures['items_offered']:,}")
+                rows.append((f"{name}, {intent}, {order}", *cells, interval(figures.get("natural_lift_gap"))))
+    header = ("window, intent, order", *columns, "items offered", "natural lift above that by probability")
+    return f"{table(header, rows)}\n\n{source('offers')}, seed {record['seed']}."
+
+
 def false_alarms(figures: dict[str, Any]) -> str:
     names = {
         "always_valid": "always-valid interval",
@@ -164,6 +176,7 @@ def page() -> str:
         "interval": interval,
         "ablation": ablation,
         "coverage": coverage,
+        "offers": offers,
         "false_alarms": false_alarms,
         "off_policy_coverage": off_policy_coverage,
         "comprehensiveness": comprehensiveness,

@@ -36,7 +36,7 @@ from recllm.jobs.recommenders import open_recommender, publish_recommender, refr
 from recllm.recommender.recommender import Recommender
 from recllm.recommender.registry import current
 from recllm.recommender.saved_model import load_model
-from recllm.schema import Purpose
+from recllm.schema import Objective, Purpose
 from recllm.service.app import create_app
 from recllm.service.capacity import Capacity, OverloadError, RateLimit
 from recllm.service.live import LiveShop
@@ -106,6 +106,17 @@ def shown(client: TestClient, user: str | None = "u00", **body: Any) -> list[str
     answer = client.post("/v1/recommend", json={"user_id": user, "k": 20, **body})
     assert answer.status_code == 200, answer.text
     return [item["item_id"] for item in answer.json()["items"]]
+
+
+def test_an_objective_reaches_the_slate(folder: Path, client: TestClient) -> None:
+    users = [f"u{n:02}" for n in range(12)]
+    with Workspace.open(folder) as shop:
+        slates = open_recommender(shop).recommend(users, k=20, objective=Objective.LIFT)
+    by_lift = [shown(client, user, objective="lift") for user in users]
+    assert by_lift == [[item.item_id for item in slate.items] for slate in slates]
+    assert by_lift != [shown(client, user, objective="probability") for user in users]
+    refused = client.post("/v1/recommend", json={"user_id": "u00", "objective": "margin"})
+    assert refused.status_code == 422 and "attribute margin" in refused.json()["error"]["message"]
 
 
 def load(folder: Path, table: str, text: str) -> None:
