@@ -113,12 +113,16 @@ def make_key(folder: Path, *scopes: str, name: str = "test") -> dict[str, str]:
         return {"X-API-Key": create_key(shop, name, scopes)[1]}
 
 
+def load_encoder(client: TestClient) -> None:
+    """A query is answered by its words alone until the encoder is loaded, and in another order afterwards."""
+    until(lambda: not ask(client, "/v1/search", {"query": "tea", "k": 3})["notes"])
+
+
 # --- search ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_query_is_answered_by_its_words_in_the_persons_order(client: TestClient) -> None:
-    ask(client, "/v1/search", {"query": "tea"})
-    until(lambda: not ask(client, "/v1/search", {"query": "tea", "k": 3})["notes"])  # the encoder is loaded
+    load_encoder(client)
     answer = ask(client, "/v1/search", {"query": "green TEAS", "user_id": "u00", "k": 5, "explain": True})
     assert answer["status"] == "personal" and answer["model_version"]
     assert all(item["item_id"].startswith("tea") for item in answer["items"])
@@ -132,6 +136,7 @@ def test_a_query_is_answered_by_its_words_in_the_persons_order(client: TestClien
 
 
 def test_whoever_refused_gets_the_querys_own_order(client: TestClient) -> None:
+    load_encoder(client)
     refusal = {"user_id": "u00", "purpose": "personalisation", "granted": False}
     ask(client, "/v1/consent", {"consent": [refusal]})
     answer = ask(client, "/v1/search", {"query": "tea", "user_id": "u00", "k": 20})
