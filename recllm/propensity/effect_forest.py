@@ -6,10 +6,10 @@ score of an arm   mu + 1[arm] / e · (outcome - mu): its mean over people is the
 effect            the arm's score minus the control's. Single ones are noise; a forest finds what they have in common
                   (doubly robust learner, Kennedy 2023).
 
-A tree is honest: one half of its people draws the borders, the other half fills the leaves (Athey and Imbens 2016). Trees
-come in groups, each on a random half of all people. How much the groups' answers differ is the standard error of their
-mean (halves vary as much around the whole as the whole around the truth; Athey et al. 2019). With few trees in a group
-it is too large rather than too small.
+A tree is honest: one half of its people draws the borders, the other half fills the leaves (Athey and Imbens 2016).
+Trees come in groups, each on a random half of all people. How much the groups' answers differ is the standard error of
+their mean (halves vary as much around the whole as the whole around the truth; Athey et al. 2019). With two trees in a
+group it is too large rather than too small; that makes up for effects which the forest draws towards their mean.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def fit_effect_forest(
     for _ in range(settings.forest_groups):
         half = rng.permutation(len(effect))[: (len(effect) + 1) // 2]
         groups.append(
-            tuple(_honest_tree(values, effect, rng.permutation(half), settings, rng) for _ in range(settings.group_trees))
+            tuple(
+                _honest_tree(values, effect, rng.permutation(half), settings, rng) for _ in range(settings.group_trees)
+            )
         )
     return EffectForest(tuple(groups))
 

@@ -85,9 +85,7 @@ class MultiArmTrial:
     """(n,), 0 or 1, or amounts."""
 
     @classmethod
-    def construct(
-        cls, table: pl.DataFrame, columns: TrialColumns, *, randomised: bool, seed: int = 0
-    ) -> MultiArmTrial:
+    def construct(cls, table: pl.DataFrame, columns: TrialColumns, *, randomised: bool, seed: int = 0) -> MultiArmTrial:
         """The one door. randomised: the shop's word that arms were drawn by lot, with the same chances for everybody.
 
         Raises `PolicyError` without it, or when the features tell who got which arm; `UsageError` for columns that are
@@ -141,7 +139,9 @@ def read_trial_table(file: Path) -> pl.DataFrame:
             table = pl.read_csv(file, infer_schema_length=None, encoding="utf8")
     except (OSError, pl.exceptions.PolarsError, UnicodeDecodeError) as error:
         reason = str(error).split("\n", 1)[0]
-        raise UsageError(f"{file}: cannot be read as CSV (UTF-8, first line names the columns) or Parquet: {reason}") from error
+        raise UsageError(
+            f"{file}: cannot be read as CSV (UTF-8, first line names the columns) or Parquet: {reason}"
+        ) from error
     if not table.height:
         raise DataError(f"{file}: has no rows; a trial has one for each person")
     return table
@@ -155,11 +155,13 @@ def _read_outcome(table: pl.DataFrame, name: str) -> Values:
     bad = np.flatnonzero(~np.isfinite(outcome))
     if len(bad):
         raise DataError(
-            f"outcome {name}: missing or not finite in {len(bad):,} of {len(outcome):,} rows, first in row {bad[0] + 1}; "
-            "write 0 where nothing came of it, and leave out people who were not followed"
+            f"outcome {name}: missing or not finite in {len(bad):,} of {len(outcome):,} rows, first in row "
+            f"{bad[0] + 1}; write 0 where nothing came of it, and leave out people who were not followed"
         )
     if (outcome == outcome[0]).all():
-        raise DataError(f"outcome {name}: is {outcome[0]:g} in every row, so no effect can be seen; is it the right column?")
+        raise DataError(
+            f"outcome {name}: is {outcome[0]:g} in every row, so no effect can be seen; is it the right column?"
+        )
     return outcome
 
 
@@ -194,14 +196,14 @@ def _check_arms(arms: Sequence[str], arm: NDArray[np.int64], outcome: Values, co
         inside = outcome[arm == number]
         if len(inside) < MIN_PEOPLE_OF_AN_ARM:
             raise DataError(
-                f"arm {name!r} of {columns.arm}: {len(inside)} rows; at least {MIN_PEOPLE_OF_AN_ARM} are needed in each. "
-                "Run the trial longer, or leave out the rows of that arm"
+                f"arm {name!r} of {columns.arm}: {len(inside)} rows; at least {MIN_PEOPLE_OF_AN_ARM} are needed in "
+                "each. Run the trial longer, or leave out the rows of that arm"
             )
         common = int((inside == usual).sum())
         if min(common if set(values) == {0.0, 1.0} else MIN_OUTCOMES, len(inside) - common) < MIN_OUTCOMES:
             raise DataError(
                 f"arm {name!r} of {columns.arm}: {columns.outcome} is {usual:g} in {common:,} of {len(inside):,} rows; "
-                f"fewer than {MIN_OUTCOMES} tell nothing. Take an outcome that comes more often, or run the trial longer"
+                f"fewer than {MIN_OUTCOMES} others tell nothing. Take a more frequent outcome, or run the trial longer"
             )
 
 
@@ -227,8 +229,8 @@ def _columns_of(column: pl.Series, name: str) -> dict[str, NDArray[np.float32]]:
     counts = texts.value_counts(sort=True, name="n")
     if counts.height > MAX_TEXTS:
         raise DataError(
-            f"feature {name}: {counts.height:,} different texts, such as {_example(column)}; at most {MAX_TEXTS:,} make "
-            "categories. Leave out ids, and write numbers as numbers in every row"
+            f"feature {name}: {counts.height:,} different texts, such as {_example(column)}; at most {MAX_TEXTS:,} "
+            "make categories. Leave out ids, and write numbers as numbers in every row"
         )
     frequent = sorted(counts.filter(pl.col("n") >= MIN_CATEGORY_ROWS).head(MAX_CATEGORIES)[texts.name].to_list())
     columns = {f"{name} = {text or '(none)'}": (texts == text).to_numpy().astype(np.float32) for text in frequent}
@@ -258,14 +260,14 @@ def _check_balance(table: pl.DataFrame, trial: MultiArmTrial) -> None:
     if unequal:
         said = "; ".join(f"{name} ({_by_arm(table[name], trial)}; p = {p_values[name]:.1g})" for name in unequal)
         raise PolicyError(
-            f"{trial.columns.arm} was not drawn by lot: its arms differ before the treatment in {said}. A column that was "
-            "measured after the treatment is no feature: leave it out. Otherwise find out how people were chosen; the "
-            "outcomes of these arms cannot be compared"
+            f"{trial.columns.arm} was not drawn by lot: its arms differ before the treatment in {said}. A column that "
+            "was measured after the treatment is no feature: leave it out. Otherwise find out how people were chosen; "
+            "the outcomes of these arms cannot be compared"
         )
 
 
 def balance_p_value(column: pl.Series, arm: NDArray[np.integer]) -> float:
-    """How likely arms drawn by lot differ this much in a column; of missing values and known ones the smaller, twice."""
+    """How likely arms drawn by lot differ this much in a column; of missing and known values the smaller, twice."""
     from scipy.stats import chi2_contingency, kruskal
 
     if not (column.dtype.is_numeric() or column.dtype == pl.Boolean):

@@ -1,9 +1,9 @@
 """What a trial with several arms says: each person's effects, whether people differ, and whom to give which arm.
 
-Everything is told of a person by models of other people (five folds): effects, intervals, the arm that a person is given
-and the arm that is best for all. Only the outcome models behind the scores cross these folds. That is no leak: with arms
-drawn by lot a score is right on average whatever its outcome model says, so a model that saw a person's outcome cannot
-lead the others' scores towards it.
+Everything is told of a person by models of other people (five folds): effects, intervals, the arm that a person is
+given and the arm that is best for all. Only the outcome models behind the scores cross these folds. That is no leak:
+with arms drawn by lot a score is right on average whatever its outcome model says, so a model that saw a person's
+outcome cannot lead the others' scores towards it.
 
 differ    the scores of an arm on the effects that other people's models expect of it. Where people do not differ,
           expectations are noise, and the slope is 0 on average (Chernozhukov et al. 2018). One-sided, at 5 % over all
@@ -215,7 +215,9 @@ def verdict(estimate: TrialEstimate) -> str:
         what = f"choosing for each person is better than giving {everybody}"
     else:
         what = f"choosing for each person is not shown to be better than giving {everybody}"
-    return f"people differ in the effect of {differing}; {what}: {gain.value:+.4g} ({gain.low:+.4g} to {gain.high:+.4g})"
+    return (
+        f"people differ in the effect of {differing}; {what}: {gain.value:+.4g} ({gain.low:+.4g} to {gain.high:+.4g})"
+    )
 
 
 def trial_document(estimate: TrialEstimate) -> dict[str, Any]:

@@ -276,9 +276,7 @@ def cross_fitted_means(
     return means
 
 
-def _fit_arms(
-    trial: RandomisedTrial, target: Values, settings: UpliftSettings, *, binary: bool
-) -> list[Predict]:
+def _fit_arms(trial: RandomisedTrial, target: Values, settings: UpliftSettings, *, binary: bool) -> list[Predict]:
     """Models of `target` (n,) among those not treated and among the treated."""
     weights, values = _weights(trial), trial.features.values
     return [
