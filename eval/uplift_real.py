@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -35,7 +36,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from inputs import finish, load_average, say, script_parser
+from inputs import HERE, finish, load_average, say, script_parser
 from numpy.typing import NDArray
 
 from recllm.evaluation.record import versions
@@ -126,7 +127,10 @@ def two_models(learn: RandomisedTrial, people: FeatureTable, settings: UpliftSet
 
 
 def causalml_x(learn: RandomisedTrial, people: FeatureTable, settings: UpliftSettings) -> Values:
-    from causalml.inference.meta import BaseXClassifier
+    paths, sys.path[:] = sys.path[:], [path for path in sys.path if Path(path).resolve() != HERE]
+    from causalml.inference.meta import BaseXClassifier  # numba would take coverage.py beside this file for the package
+
+    sys.path[:] = paths
     from lightgbm import LGBMClassifier, LGBMRegressor
 
     quiet = {"random_state": settings.seed, "n_jobs": 1, "verbose": -1}
