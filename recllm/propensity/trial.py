@@ -287,7 +287,7 @@ def _counts(category: NDArray[np.integer], arm: NDArray[np.integer]) -> NDArray[
     """(categories, arms)."""
     table = np.zeros((int(category.max()) + 1, int(arm.max()) + 1), np.int64)
     np.add.at(table, (category, arm), 1)
-    return table[table.sum(axis=1) > 0]
+    return np.asarray(table[table.sum(axis=1) > 0])
 
 
 def _by_arm(column: pl.Series, trial: MultiArmTrial) -> str:
@@ -297,7 +297,8 @@ def _by_arm(column: pl.Series, trial: MultiArmTrial) -> str:
         texts = _texts(column)
         common = str(texts.mode().sort()[0])
         numbers, what = (texts == common).to_numpy().astype(np.float64), f"share of {common or '(none)'!r}"
-    means = ", ".join(
-        f"{np.nanmean(numbers[trial.arm == number]):.4g} in {name!r}" for number, name in enumerate(trial.arms)
-    )
-    return f"{what} {means}"
+    said = []
+    for number, name in enumerate(trial.arms):
+        known = numbers[(trial.arm == number) & np.isfinite(numbers)]
+        said.append(f"{known.mean():.4g} in {name!r}" if len(known) else f"never known in {name!r}")
+    return f"{what} {', '.join(said)}"
