@@ -415,9 +415,9 @@ def uplift(
 
     Either people of the workspace (--start), or a table with its own columns (--features, --arm, --control, --outcome).
     """
-    own = {"--features": features, "--arm": arm, "--control": control, "--outcome": outcome}
-    if any(value is not None for value in own.values()):
-        if absent := [name for name, value in own.items() if value is None]:
+    columns = {"--features": features, "--arm": arm, "--control": control, "--outcome": outcome}
+    if any(value is not None for value in columns.values()):
+        if absent := [name for name, value in columns.items() if value is None]:
             raise UsageError(f"a trial with its own columns also needs {', '.join(absent)}")
         if start or plot or ids or learner not in (None, "dr"):
             raise UsageError(

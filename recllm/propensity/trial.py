@@ -63,9 +63,9 @@ class TrialColumns:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             uses = {self.outcome: "the outcome", self.arm: "the arm"}
-            said = ", ".join(f"{name} (also {uses[name]})" if name in uses else f"{name} (twice)" for name in twice)
+            listed = ", ".join(f"{name} (also {uses[name]})" if name in uses else f"{name} (twice)" for name in twice)
             raise UsageError(
-                f"--features, --arm and --outcome name a column more than once: {said}; a feature is what was known "
+                f"--features, --arm and --outcome name a column more than once: {listed}; a feature is what was known "
                 "before the treatment, so leave it out of --features"
             )
 
@@ -234,9 +234,9 @@ def _columns_of(column: pl.Series, name: str) -> dict[str, NDArray[np.float32]]:
         )
     frequent = sorted(counts.filter(pl.col("n") >= MIN_CATEGORY_ROWS).head(MAX_CATEGORIES)[texts.name].to_list())
     columns = {f"{name} = {text or '(none)'}": (texts == text).to_numpy().astype(np.float32) for text in frequent}
-    rest = (~texts.is_in(frequent)).to_numpy()
-    if rest.any():
-        columns[f"{name} = (others)"] = rest.astype(np.float32)
+    rare = (~texts.is_in(frequent)).to_numpy()
+    if rare.any():
+        columns[f"{name} = (others)"] = rare.astype(np.float32)
     return columns
 
 
@@ -245,8 +245,8 @@ def _texts(column: pl.Series) -> pl.Series:
 
 
 def _example(column: pl.Series) -> str:
-    known = column.drop_nulls()
-    return repr(known[0]) if len(known) else "empty"
+    values = column.drop_nulls()
+    return repr(values[0]) if len(values) else "empty"
 
 
 # --- balance ---------------------------------------------------------------------------------------------------------
@@ -258,11 +258,11 @@ def _check_balance(table: pl.DataFrame, trial: MultiArmTrial) -> None:
     p_values = {name: balance_p_value(table[name], trial.arm) for name in names}
     unequal = sorted((name for name in names if p_values[name] * len(names) < IMBALANCE_P), key=p_values.__getitem__)
     if unequal:
-        said = "; ".join(f"{name} ({_by_arm(table[name], trial)}; p = {p_values[name]:.1g})" for name in unequal)
+        listed = "; ".join(f"{name} ({_by_arm(table[name], trial)}; p = {p_values[name]:.1g})" for name in unequal)
         raise PolicyError(
-            f"{trial.columns.arm} was not drawn by lot: its arms differ before the treatment in {said}. A column that "
-            "was measured after the treatment is no feature: leave it out. Otherwise find out how people were chosen; "
-            "the outcomes of these arms cannot be compared"
+            f"{trial.columns.arm} was not drawn by lot: its arms differ before the treatment in {listed}. A column "
+            "that was measured after the treatment is no feature: leave it out. Otherwise find out how people were "
+            "chosen; the outcomes of these arms cannot be compared"
         )
 
 
@@ -274,11 +274,11 @@ def balance_p_value(column: pl.Series, arm: NDArray[np.integer]) -> float:
         table = np.stack([(column_ > 0) for column_ in _columns_of(column, column.name).values()], axis=1)
         return float(chi2_contingency(_counts(table.argmax(axis=1), arm)).pvalue)
     numbers = column.cast(pl.Float64).to_numpy()
-    known, p_values = np.isfinite(numbers), []
-    if not known.all():
-        p_values.append(float(chi2_contingency(_counts(known.astype(np.int64), arm)).pvalue))
-    samples = [numbers[known & (arm == number)] for number in np.unique(arm)]
-    if all(map(len, samples)) and np.ptp(numbers[known]) > 0:
+    is_known, p_values = np.isfinite(numbers), []
+    if not is_known.all():
+        p_values.append(float(chi2_contingency(_counts(is_known.astype(np.int64), arm)).pvalue))
+    samples = [numbers[is_known & (arm == number)] for number in np.unique(arm)]
+    if all(map(len, samples)) and np.ptp(numbers[is_known]) > 0:
         p_values.append(float(kruskal(*samples).pvalue))
     return min(1.0, min(p_values, default=1.0) * len(p_values))
 
@@ -297,8 +297,8 @@ def _by_arm(column: pl.Series, trial: MultiArmTrial) -> str:
         texts = _texts(column)
         common = str(texts.mode().sort()[0])
         numbers, what = (texts == common).to_numpy().astype(np.float64), f"share of {common or '(none)'!r}"
-    said = []
+    means = []
     for number, name in enumerate(trial.arms):
-        known = numbers[(trial.arm == number) & np.isfinite(numbers)]
-        said.append(f"{known.mean():.4g} in {name!r}" if len(known) else f"never known in {name!r}")
-    return f"{what} {', '.join(said)}"
+        values = numbers[(trial.arm == number) & np.isfinite(numbers)]
+        means.append(f"{values.mean():.4g} in {name!r}" if len(values) else f"never known in {name!r}")
+    return f"{what} {', '.join(means)}"

@@ -7,7 +7,10 @@ outcome cannot lead the others' scores towards it.
 
 differ    the scores of an arm on the effects that other people's models expect of it. Where people do not differ,
           expectations are noise, and the slope is 0 on average (Chernozhukov et al. 2018). One-sided, at 5 % over all
-          arms (Bonferroni); `eval/uplift_real.py` counts its false alarms.
+          arms (Bonferroni). Two people of different folds are met twice, each in the other's expectation, and both
+          times say the same where the model weighs people alike in both directions; the slope's variance is then
+          twice what rows taken for independent give, and that is what the test takes. `eval/uplift_real.py` counts
+          its false alarms.
 policy    for each person the arm with the highest expected effect, none where no arm is expected to help. Its value is
           the mean score of the arms that it gives (doubly robust; Dudík et al. 2011), and differences from giving
           nothing, or everybody the best arm, are means of people's differences. Intervals are at 95 %.
@@ -134,16 +137,16 @@ def slope_test(effect: Values, expected: Values, folds: list[NDArray[np.bool_]])
     """Slope of the scores on what other people's models expect, within folds, and its one-sided p-value."""
     from scipy.special import ndtr
 
-    spread, rest = expected.copy(), effect.copy()
+    spread, score = expected.copy(), effect.copy()
     for inside in folds:
         spread[inside] -= expected[inside].mean()
-        rest[inside] -= effect[inside].mean()
+        score[inside] -= effect[inside].mean()
     scatter = float(spread @ spread)
-    if scatter <= 1e-12 * len(spread) * max(float(rest @ rest) / len(rest), 1e-300):
+    if scatter <= 1e-12 * len(spread) * max(float(score @ score) / len(score), 1e-300):
         return 0.0, 1.0
-    slope = float(spread @ rest) / scatter
-    error = np.sqrt(np.sum((spread * (rest - slope * spread)) ** 2)) / scatter
-    return slope, float(ndtr(-slope / error))
+    slope = float(spread @ score) / scatter
+    error = np.sqrt(np.sum((spread * (score - slope * spread)) ** 2)) / scatter
+    return slope, float(ndtr(-slope / (error * np.sqrt(2))))
 
 
 def _best(effect: Values) -> NDArray[np.int64]:
@@ -183,15 +186,15 @@ def _policy(
 ) -> ArmPolicy:
     """single: best arm for all by other people's scores; best: by everybody's, which is its name."""
     rows = np.arange(len(trial))
-    own, alike, nothing = scores[rows, personal], scores[rows, single], scores[:, 0]
+    by_person, alike, nothing = scores[rows, personal], scores[rows, single], scores[:, 0]
     shares = np.bincount(personal, minlength=len(trial.arms)) / len(trial)
     return ArmPolicy(
-        value=_mean(own),
+        value=_mean(by_person),
         nobody=_mean(nothing),
         best_single=_mean(alike),
         best_single_arm=trial.arms[best] if best else None,
-        against_nobody=_mean(own - nothing),
-        against_best_single=_mean(own - alike),
+        against_nobody=_mean(by_person - nothing),
+        against_best_single=_mean(by_person - alike),
         shares={name: float(share) for name, share in zip(trial.arms, shares, strict=True)},
     )
 
@@ -270,8 +273,8 @@ def trial_lines(estimate: TrialEstimate) -> Iterator[str]:
     for arm in estimate.effects:
         yield f"  {arm.arm}: mean effect {_words(arm.effect)}; p that people do not differ {arm.p_value:.2g}"
     yield f"  {verdict(estimate)}"
-    given = ", ".join(f"{share:.0%} {name}" for name, share in policy.shares.items())
-    yield f"policy, each person's own arm ({given}): {_words(policy.value)}"
+    treated = ", ".join(f"{share:.0%} {name}" for name, share in policy.shares.items())
+    yield f"policy, each person's own arm ({treated}): {_words(policy.value)}"
     yield f"  against nobody {_words(policy.against_nobody)}"
     yield f"  against {policy.best_single_arm or 'nobody'} for everybody {_words(policy.against_best_single)}"
 
