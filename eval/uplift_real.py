@@ -6,8 +6,8 @@ Twenty times half of the people is learned from and the other half ordered; noth
 qini      area between curve and random in extra visits per person of all (not divided by anything), mean of the splits.
 interval  95 % percentiles of 200 bootstrap draws of people; a draw's people are the same in all splits and systems, so
           it also holds for the mean, and for differences between systems.
-placebo   the same with arms shuffled among the people of each pair, as if e-mail did nothing: what Qini shows of noise;
-          ten shuffles of two splits each, and how many of their intervals lie above 0.
+placebo   the same on half as many splits with arms shuffled among the people of each pair, anew for each split, as if
+          e-mail did nothing: what Qini shows of noise.
 differ    how often "people differ" is said where they do not: 6,000 of the people, arms of all three shuffled; and
           simulated people on whom an arm has the same effect. How often it is said where they do: simulated people.
 coverage  of simulated people, whose true effect is known: the intervals of their effects, of the policy's value, and of
@@ -64,10 +64,7 @@ Score = Callable[[RandomisedTrial, FeatureTable, UpliftSettings], Values]
 def main() -> None:
     parser = script_parser(__doc__, "seed", "data")
     parser.add_argument("--splits", type=int, default=20)
-    parser.add_argument(
-        "--worlds", type=int, default=20, help="simulated trials for each count, and half the shuffled ones"
-    )
-    parser.add_argument("--shuffles", type=int, default=10, help="of the arms of a pair")
+    parser.add_argument("--worlds", type=int, default=20, help="simulated and shuffled trials for each count")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", message="X does not have valid feature names")
@@ -86,8 +83,8 @@ def main() -> None:
         "draws": DRAWS,
         "peers": "untuned",
         "normalisation": "extra visits per person of all, area above random",
-        "trials": {name: of_pair(trial, arm, args) for name, arm in PAIRS.items()},
-        "placebo": {name: of_placebo(trial, arm, args) for name, arm in PAIRS.items()},
+        "trials": {name: of_pair(trial, arm, args, shuffled=False) for name, arm in PAIRS.items()},
+        "placebo": {name: of_pair(trial, arm, args, shuffled=True) for name, arm in PAIRS.items()},
         "all_three_arms": summary(estimate) | {"seconds": seconds, "load": load_average()},
         "differ": said_to_differ(trial, args),
         "simulated": simulated(args),
@@ -144,9 +141,11 @@ def causalml_x(learn: RandomisedTrial, people: FeatureTable, settings: UpliftSet
     return np.asarray(model.predict(X=people.values, p=share)).reshape(len(people))
 
 
-def of_pair(trial: MultiArmTrial, arm: str, args: argparse.Namespace) -> dict[str, Any]:
+def of_pair(trial: MultiArmTrial, arm: str, args: argparse.Namespace, *, shuffled: bool) -> dict[str, Any]:
     pair = trial.pair(trial.arms.index(arm))
-    by_split = each(partial(of_split, pair, args.seed), range(args.splits), args.jobs, arm)
+    task = partial(of_split, pair, args.seed, shuffled)
+    splits = range(args.splits // 2 if shuffled else args.splits)
+    by_split = each(task, splits, args.jobs, f"{arm}{', arms shuffled' if shuffled else ''}")
     qini = {name: np.stack([of[name] for of in by_split]) for name in by_split[0]}
     figures = {name: told(values) | spread(values[:, 0]) for name, values in qini.items()}
     ours = qini["doubly robust learner"]
@@ -154,32 +153,10 @@ def of_pair(trial: MultiArmTrial, arm: str, args: argparse.Namespace) -> dict[st
     return {
         "people": len(pair),
         "treated": int(pair.treated.sum()),
+        "splits": len(splits),
         "systems": figures,
         "doubly robust minus": gaps,
     }
-
-
-def of_placebo(trial: MultiArmTrial, arm: str, args: argparse.Namespace) -> dict[str, Any]:
-    task = partial(of_shuffle, trial.pair(trial.arms.index(arm)), args.seed)
-    by_shuffle = each(task, range(args.shuffles), args.jobs, f"{arm}, arms shuffled")
-    figures = {}
-    for name in by_shuffle[0]:
-        results = [told(of[name]) for of in by_shuffle]
-        qini = np.array([result["qini"] for result in results])
-        single = np.concatenate([of[name][:, 0] for of in by_shuffle])
-        figures[name] = {
-            "mean": float(qini.mean()),
-            "sd_of_one_half": float(single.std(ddof=1)),
-            "share_above_0": float((single > 0).mean()),
-            "intervals_above_0": sum(result["low"] > 0 for result in results),
-        }
-    return {"shuffles": args.shuffles, "splits": 2, "systems": figures}
-
-
-def of_shuffle(pair: RandomisedTrial, seed: int, shuffle: int) -> dict[str, Values]:
-    treated = np.random.default_rng([seed, 5, shuffle]).permutation(pair.treated)
-    splits = [of_split(replace(pair, treated=treated), seed, 2 * shuffle + split) for split in range(2)]
-    return {name: np.stack([of[name] for of in splits]) for name in splits[0]}
 
 
 def each(task: Callable[[int], Any], numbers: Sequence[int], jobs: int, what: str) -> list[Any]:
@@ -192,14 +169,16 @@ def each(task: Callable[[int], Any], numbers: Sequence[int], jobs: int, what: st
     return answers
 
 
-def of_split(pair: RandomisedTrial, seed: int, split: int) -> dict[str, Values]:
+def of_split(pair: RandomisedTrial, seed: int, shuffled: bool, split: int) -> dict[str, Values]:
     """Qini of each system's order of the half that was not learned from, (1 + DRAWS,): of the people as they are, then
     of the draws, which are the same for each split."""
     rng = np.random.default_rng(seed)
     draws = np.stack([np.bincount(rng.integers(0, len(pair), len(pair)), minlength=len(pair)) for _ in range(DRAWS)])
     rng = np.random.default_rng([seed, split])
     half = rng.permutation(len(pair)) < len(pair) // 2
-    learn, judge = pair.rows(half), pair.rows(~half)
+    treated = rng.permutation(pair.treated) if shuffled else pair.treated
+    drawn = replace(pair, treated=treated)
+    learn, judge = drawn.rows(half), drawn.rows(~half)
     weights = np.vstack([np.ones(len(judge), np.int64), draws[:, ~half]])
     settings = UpliftSettings(seed=split)
     scores = {name: score(learn, judge.features, settings) for name, score in systems().items()}
@@ -262,7 +241,7 @@ def interval(of: Any) -> list[float]:
 
 def said_to_differ(trial: MultiArmTrial, args: argparse.Namespace) -> dict[str, Any]:
     """Arms of the real people shuffled: there is no effect, so nobody differs."""
-    p_values = each(partial(shuffled_p_values, trial, args.seed), range(2 * args.worlds), args.jobs, "arms shuffled")
+    p_values = each(partial(shuffled_p_values, trial, args.seed), range(args.worlds), args.jobs, "arms shuffled")
     p = np.array(p_values)
     return {
         "worlds": len(p),
