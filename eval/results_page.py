@@ -163,6 +163,27 @@ def looped(record: dict[str, Any]) -> str:
     return table(("seed", "first model", "the loop", "difference", "95 % interval", "models promoted"), rows)
 
 
+def per_thousand(figures: dict[str, float]) -> str:
+    value, low, high = (1_000 * figures[name] for name in ("qini", "low", "high"))
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def real_trials(record: dict[str, Any]) -> str:
+    """Qini of the trial as it was, and of its arms shuffled."""
+    trials, placebo = record["trials"], record["placebo"]
+    rows = []
+    for name in next(iter(trials.values()))["systems"]:
+        noise = [of["systems"][name] for of in placebo.values()]
+        rows.append(
+            (
+                name,
+                *(per_thousand(of["systems"][name]) for of in trials.values()),
+                *(f"{1_000 * of['qini']:.1f} ± {1_000 * of['sd_over_splits']:.1f}" for of in noise),
+            )
+        )
+    return table(("Qini x 1,000", *trials, *(f"{name}, arms shuffled" for name in placebo)), rows)
+
+
 def comprehensiveness(record: dict[str, Any]) -> dict[str, float]:
     return {system: slices["ALL"]["comprehensiveness@1"] for system, slices in record["systems"].items()}
 
@@ -182,6 +203,8 @@ def page() -> str:
         "comprehensiveness": comprehensiveness,
         "served": served,
         "looped": looped,
+        "per_thousand": per_thousand,
+        "real_trials": real_trials,
         "first50": lambda record, system: f"{record['systems'][system]['ALL']['precision@50']:.1%}",
         "hashes": lambda: table(("data", "old", "new"), [(name, *pair) for name, pair in OLD_AND_NEW_HASHES.items()]),
     }

@@ -748,7 +748,15 @@ class UpliftSettings(FrozenModel):
     min_leaf_rows: LeafRows = 100
     l2: TreePenalty = 20.0
     folds: Folds = 3
-    """Parts of users for the X-learner's first stage and for answers about users who were not learned from."""
+    """Parts of users for the first stage of two learners and for answers about users who were not learned from."""
+    forest_groups: Annotated[int, Strict(), Field(ge=2)] = 50
+    """The doubly robust learner's groups of trees, each on half of the users: they give the interval of an effect."""
+    group_trees: Count = 2
+    """Trees in a group."""
+    forest_leaves: Leaves = 16
+    forest_leaf_rows: LeafRows = 50
+    forest_column_share: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.5
+    """Share of the columns that a split may choose from."""
     seed: Seed = 0
 
 

@@ -387,20 +387,91 @@ def _note_unlisted(people: int, json: bool) -> None:
         note(f"... and {people - MAX_PRINTED:,} more; --csv FILE or --json gives all")
 
 
+_own = partial(typer.Option, rich_help_panel="A trial with columns of its own, without a workspace")
+
+
 def uplift(
     *,
-    trial: Annotated[Path, typer.Argument(metavar="TRIAL", help="A CSV: user_id, treated, outcome[, propensity].")],
-    start: Annotated[datetime, typer.Option(help="Before the first treatment, UTC; nothing later is learned from.")],
+    trial: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TRIAL",
+            help="A CSV: user_id, treated, outcome[, propensity]; with --features a CSV or Parquet as it is.",
+        ),
+    ],
+    start: Annotated[
+        datetime | None, typer.Option(help="Before the first treatment, UTC; nothing later is learned from.")
+    ],
+    features: Annotated[str | None, _own(help="Columns known before the treatment, with commas; numbers or texts.")],
+    arm: Annotated[str | None, _own(help="Column that says which arm a person had.")],
+    control: Annotated[str | None, _own(help="Its value for the untreated.")],
+    outcome: Annotated[str | None, _own(help="Column of what came of it: 0 and 1, or amounts.")],
     workspace: WorkspaceDir,
     randomised: Annotated[bool, typer.Option("--randomised", help="Who was treated was drawn by lot.")] = False,
-    learner: Annotated[str, typer.Option(help="s, t or x.")] = "x",
+    learner: Annotated[str | None, typer.Option(help="s, t, x (the default) or dr; own columns: dr alone.")],
     csv: Csv,
     plot: Annotated[Path | None, typer.Option(help="Also draw the Qini curve to this PNG.")],
     ids: Ids,
     seed: Seed,
     json: Json,
 ) -> None:
-    """How much a treatment changes each person's chance, learned from a trial; refused for what is no trial."""
+    """How much a treatment changes each person's outcome, learned from a trial; refused for what is no trial.
+
+    Either people of the workspace (--start), or a table with its own columns (--features, --arm, --control, --outcome).
+    """
+    columns = {"--features": features, "--arm": arm, "--control": control, "--outcome": outcome}
+    if any(value is not None for value in columns.values()):
+        if absent := [name for name, value in columns.items() if value is None]:
+            raise UsageError(f"a trial with its own columns also needs {', '.join(absent)}")
+        if start or plot or ids or learner not in (None, "dr"):
+            raise UsageError(
+                "--start, --plot, --ids and --learner s, t or x belong to trials of the workspace's people; leave them "
+                "out, or leave out --features, --arm, --control and --outcome"
+            )
+        _uplift_of_table(trial, (features or "", arm or "", control or "", outcome or ""), randomised, csv, seed, json)
+    elif start is None:
+        raise UsageError(
+            "give --start DATE for a trial of the workspace's people, or --features, --arm, --control and --outcome "
+            "for a table with its own columns"
+        )
+    else:
+        _uplift_of_people(trial, start, workspace, randomised, learner or "x", csv, plot, ids, seed, json)
+
+
+def _uplift_of_table(
+    file: Path, columns: tuple[str, str, str, str], randomised: bool, csv: Path | None, seed: int, json: bool
+) -> None:
+    from recllm.jobs.predict import uplift_of_table
+    from recllm.propensity.trial import TrialColumns
+    from recllm.propensity.trial_effects import trial_document, trial_lines, write_trial_csv
+
+    features, arm, control, outcome = columns
+    names = tuple(name.strip() for name in features.split(",") if name.strip())
+    meaning = TrialColumns(features=names, arm=arm, control=control, outcome=outcome)
+    estimate = uplift_of_table(file, meaning, randomised=randomised, seed=seed)
+    if csv:
+        write_trial_csv(estimate, csv)
+    rows = [
+        [str(row + 1), estimate.trial.arms[number] if number else "", *(arm.expected[row] for arm in estimate.effects)]
+        for row, number in enumerate(estimate.advised[:MAX_PRINTED].tolist())
+    ]
+    lines = [*trial_lines(estimate), "", *table(rows, ["row", "advised", *(arm.arm for arm in estimate.effects)])]
+    show(trial_document(estimate) if json else None, lines, json=json)
+    _note_unlisted(len(estimate.trial), json)
+
+
+def _uplift_of_people(
+    trial: Path,
+    start: datetime,
+    workspace: Path,
+    randomised: bool,
+    learner: str,
+    csv: Path | None,
+    plot: Path | None,
+    ids: Path | None,
+    seed: int,
+    json: bool,
+) -> None:
     from recllm.charts import write_png
     from recllm.jobs.predict import uplift_workspace
     from recllm.propensity.uplift import UpliftLearner, UpliftRequest, uplift_document, write_uplift_csv

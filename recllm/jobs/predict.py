@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 from recllm.data.dataset import Dataset
 from recllm.errors import PolicyError
 from recllm.schema import Purpose
-from recllm.workspace.workspace import present
+from recllm.workspace.workspace import call_settings, present
 
 if TYPE_CHECKING:
     from recllm.propensity.prediction import Prediction, PredictionRequest
+    from recllm.propensity.trial import TrialColumns
+    from recllm.propensity.trial_effects import TrialEstimate
     from recllm.propensity.uplift import UpliftEstimate, UpliftRequest
     from recllm.workspace.workspace import Workspace
 
@@ -68,6 +70,20 @@ def uplift_workspace(workspace: Workspace, request: UpliftRequest, trial: Path) 
     table = read_trial(trial, workspace.pseudonymiser().many)
     learn, ask = _datasets(workspace)
     return estimate_uplift(request, table, learn, ask, settings=workspace.settings.uplift)
+
+
+def uplift_of_table(file: Path, columns: TrialColumns, *, randomised: bool, seed: int = 0) -> TrialEstimate:
+    """What a trial with its own columns says. It needs no workspace, and nothing of it is kept.
+
+    Raises what `recllm.propensity.trial` tells.
+    """
+    import numpy as np
+
+    from recllm.propensity.trial import MultiArmTrial, read_trial_table
+    from recllm.propensity.trial_effects import estimate_trial
+
+    trial = MultiArmTrial.construct(read_trial_table(file), columns, randomised=randomised, seed=seed)
+    return estimate_trial(trial, rng=np.random.default_rng(seed), settings=call_settings().uplift)
 
 
 def _datasets(workspace: Workspace) -> tuple[Dataset, Dataset]:

@@ -4,7 +4,8 @@ An effect of a treatment can be read off data only when who is treated does not 
 (a trial), or chosen by known chances (propensities). Nothing here guesses propensities. Campaigns that a shop mailed to
 whom it liked, as those of Complete Journey, say who redeems, not whom the mailing moved; they are refused.
 
-How much a treatment changes each person's chance: the S-, T- and X-learner (Künzel et al. 2019).
+How much a treatment changes each person's chance: the S-, T- and X-learner (Künzel et al. 2019), and the doubly robust
+one.
 
     uplift(x) = P(outcome | treated, x) - P(outcome | not treated, x)
 
@@ -12,9 +13,12 @@ S    one model with the treatment among the features; uplift is its answer with 
 T    one model per arm; uplift is the difference of their answers.
 X    T's models fill in what each person would have done in the other arm; a model of these differences is learned in
      each arm, and the two are joined by the propensity e(x): e · tau_control + (1 - e) · tau_treated.
+DR   the same models, corrected by each person's own outcome; a forest finds what the effects have in common. It is the
+     one with intervals (`recllm.propensity.effect_forest`).
 
 With propensities that differ between people, each person counts in proportion to 1 / (probability of the own arm).
-Base models are boosted trees, of probabilities for S and T, of differences (squared error) for X's second stage.
+Base models are boosted trees, of probabilities for S and T, of differences (squared error) for X's second stage; of
+means where the outcome is an amount.
 
 From a trial's table to everybody's uplift: learned on the trial's people as of its start, told as of now.
 
@@ -39,6 +43,7 @@ from numpy.typing import NDArray
 from recllm.data.dataset import Dataset, utc
 from recllm.documents import guarded, plain, write_csv
 from recllm.errors import DataError, NothingToDo, PolicyError, UsageError
+from recllm.propensity.effect_forest import arm_scores, fit_effect_forest
 from recllm.propensity.examples import Cohort
 from recllm.propensity.features import FeatureTable, Floats
 from recllm.propensity.model import Values, cross_fitted, people_folds, varying
@@ -74,7 +79,7 @@ class RandomisedTrial:
     """As of before the treatment."""
     treated: NDArray[np.bool_]
     outcome: Values
-    """(n,), 0 or 1: what came after the treatment."""
+    """(n,), what came after the treatment: 0 or 1; amounts where `recllm.propensity.trial` made it."""
     propensity: Values
     """(n,), each person's probability to be treated."""
 
@@ -109,6 +114,11 @@ class RandomisedTrial:
 
     def __len__(self) -> int:
         return len(self.outcome)
+
+    @property
+    def binary(self) -> bool:
+        """Whether the outcome is 0 or 1."""
+        return bool(np.isin(self.outcome, (0, 1)).all())
 
     def rows(self, which: NDArray[np.generic]) -> RandomisedTrial:
         """These people only: a mask or row numbers."""
@@ -162,11 +172,12 @@ def _check_values(features: FeatureTable, treated: NDArray[np.bool_], outcome: V
 
 
 class UpliftLearner(StrEnum):
-    """Which of the three."""
+    """Which of the four."""
 
     S = "s"
     T = "t"
     X = "x"
+    DR = "dr"
 
     @classmethod
     def named(cls, name: str) -> UpliftLearner:
@@ -181,18 +192,20 @@ class UpliftModel:
     """One learner, fitted."""
 
     predict: Predict
+    binary: bool
 
     def uplift(self, features: FeatureTable) -> Values:
-        """In [-1, 1], (n,)."""
-        return np.clip(self.predict(features.values), -1.0, 1.0)
+        """(n,); in [-1, 1] where the outcome is 0 or 1."""
+        uplift = self.predict(features.values)
+        return np.clip(uplift, -1.0, 1.0) if self.binary else uplift
 
 
 def fit_uplift(
     trial: RandomisedTrial, learner: UpliftLearner = UpliftLearner.X, settings: UpliftSettings | None = None
 ) -> UpliftModel:
     """One learner on the whole trial."""
-    fits = {UpliftLearner.S: _fit_s, UpliftLearner.T: _fit_t, UpliftLearner.X: _fit_x}
-    return UpliftModel(fits[learner](trial, settings or UpliftSettings()))
+    fits = {UpliftLearner.S: _fit_s, UpliftLearner.T: _fit_t, UpliftLearner.X: _fit_x, UpliftLearner.DR: _fit_dr}
+    return UpliftModel(fits[learner](trial, settings or UpliftSettings()), trial.binary)
 
 
 def held_out_uplift(trial: RandomisedTrial, learner: UpliftLearner, settings: UpliftSettings | None = None) -> Values:
@@ -208,41 +221,67 @@ def held_out_uplift(trial: RandomisedTrial, learner: UpliftLearner, settings: Up
 def _fit_s(trial: RandomisedTrial, settings: UpliftSettings) -> Predict:
     values = np.hstack([trial.features.values, trial.treated.astype(np.float32)[:, None]])
     settings = settings.model_copy(update={"rounds": settings.s_learner_rounds})
-    probability = fit_outcome(values, trial.outcome, _weights(trial), settings)
+    mean = fit_outcome(values, trial.outcome, _weights(trial), settings, binary=trial.binary)
 
     def uplift(rows: Floats) -> Values:
         treated, untreated = (np.hstack([rows, np.full((len(rows), 1), arm, np.float32)]) for arm in (1, 0))
-        return probability(treated) - probability(untreated)
+        return mean(treated) - mean(untreated)
 
     return uplift
 
 
 def _fit_t(trial: RandomisedTrial, settings: UpliftSettings) -> Predict:
-    treated, untreated = _fit_arms(trial, trial.outcome, settings)
+    untreated, treated = _fit_arms(trial, trial.outcome, settings, binary=trial.binary)
     return lambda rows: treated(rows) - untreated(rows)
 
 
 def _fit_x(trial: RandomisedTrial, settings: UpliftSettings) -> Predict:
-    # each person's probability in the other arm, by models of other people
-    values, other_arm = trial.features.values, np.empty(len(trial))
-    for inside in people_folds(np.arange(len(trial)), settings.folds, settings.seed + 1):
-        others = trial.rows(~inside)
-        treated, untreated = _fit_arms(others, others.outcome, settings)
-        other_arm[inside] = np.where(trial.treated[inside], untreated(values[inside]), treated(values[inside]))
-    effect = np.where(trial.treated, trial.outcome - other_arm, other_arm - trial.outcome)
-    of_treated, of_untreated = _fit_arms(trial, effect, settings, binary=False)
+    means = _cross_fitted_means(trial, settings)
+    effect = np.where(trial.treated, trial.outcome - means[:, 0], means[:, 1] - trial.outcome)
+    of_untreated, of_treated = _fit_arms(trial, effect, settings, binary=False)
     share = float(trial.propensity.mean())
     return lambda rows: share * of_untreated(rows) + (1 - share) * of_treated(rows)
 
 
-def _fit_arms(
-    trial: RandomisedTrial, target: Values, settings: UpliftSettings, *, binary: bool = True
-) -> list[Predict]:
-    """Models of `target` (n,) among the treated and among the others."""
+def _fit_dr(trial: RandomisedTrial, settings: UpliftSettings) -> Predict:
+    arm, probability = trial.treated.astype(np.int64), np.stack([1 - trial.propensity, trial.propensity], axis=1)
+    scores = arm_scores(_cross_fitted_means(trial, settings), arm, trial.outcome, probability)
+    columns, rng = varying(trial.features.values), np.random.default_rng(settings.seed)
+    forest = fit_effect_forest(trial.features.values[:, columns], scores[:, 1] - scores[:, 0], settings, rng)
+    return lambda rows: forest.predict(rows[:, columns])[0]
+
+
+def _cross_fitted_means(trial: RandomisedTrial, settings: UpliftSettings) -> Values:
+    arm = trial.treated.astype(np.int64)
+    return cross_fitted_means(trial.features.values, arm, trial.outcome, _weights(trial), settings, binary=trial.binary)
+
+
+def cross_fitted_means(
+    values: Floats,
+    arm: NDArray[np.integer],
+    outcome: Values,
+    weights: Values,
+    settings: UpliftSettings,
+    *,
+    binary: bool,
+) -> Values:
+    """Each person's mean outcome in each arm by models of other people, (n, arms)."""
+    means = np.empty((len(outcome), int(arm.max()) + 1))
+    for inside in people_folds(np.arange(len(outcome)), settings.folds, settings.seed + 1):
+        balanced = weights / np.mean(weights[~inside])
+        for number in range(means.shape[1]):
+            learn = ~inside & (arm == number)
+            mean = fit_outcome(values[learn], outcome[learn], balanced[learn], settings, binary=binary)
+            means[inside, number] = mean(values[inside])
+    return means
+
+
+def _fit_arms(trial: RandomisedTrial, target: Values, settings: UpliftSettings, *, binary: bool) -> list[Predict]:
+    """Models of `target` (n,) among those not treated and among the treated."""
     weights, values = _weights(trial), trial.features.values
     return [
         fit_outcome(values[arm], target[arm], weights[arm], settings, binary=binary)
-        for arm in (trial.treated, ~trial.treated)
+        for arm in (~trial.treated, trial.treated)
     ]
 
 

@@ -1,0 +1,83 @@
+"""Effects of a treatment for each person, with intervals: an honest forest on doubly robust scores.
+
+score of an arm   mu + 1[arm] / e · (outcome - mu): its mean over people is the arm's mean outcome if everybody had it,
+                  whatever mu is, as long as e, the probability of the arm, is right (Robins et al. 1994); mu is a model
+                  of the arm's outcome, learned on other people, and takes out what is known beforehand.
+effect            the arm's score minus the control's. Single ones are noise; a forest finds what they have in common
+                  (doubly robust learner, Kennedy 2023).
+
+A tree is honest: one half of its people draws the borders, the other half fills the leaves (Athey and Imbens 2016).
+Trees come in groups, each on a random half of all people. How much the groups' answers differ is the standard error of
+their mean (halves vary as much around the whole as the whole around the truth; Athey et al. 2019). With two trees in a
+group it is too large rather than too small; that makes up for effects which the forest draws towards their mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recllm.propensity.features import Floats
+from recllm.settings import UpliftSettings
+
+if TYPE_CHECKING:
+    from sklearn.tree import DecisionTreeRegressor
+
+Values = NDArray[np.float64]
+
+
+def arm_scores(
+    means: Values, arm: NDArray[np.integer], outcome: Values, probability: Values | NDArray[np.float64]
+) -> Values:
+    """Doubly robust scores, (n, arms). means: of each arm's outcome, by models of other people; probability: of each
+    arm, (n, arms) or (arms,); arm: which one each person had."""
+    drawn = arm[:, None] == np.arange(means.shape[1])
+    return np.asarray(means + np.where(drawn, (outcome[:, None] - means) / probability, 0.0))
+
+
+@dataclass(frozen=True, eq=False)
+class EffectForest:
+    """Trees with the effects of their leaves, by group."""
+
+    groups: tuple[tuple[tuple[DecisionTreeRegressor, Values], ...], ...]
+
+    def predict(self, values: Floats) -> tuple[Values, Values]:
+        """Effect and standard error, (n,) each."""
+        answers = np.stack([np.mean([leaves[tree.apply(values)] for tree, leaves in g], axis=0) for g in self.groups])
+        return answers.mean(axis=0), answers.std(axis=0, ddof=1)
+
+
+def fit_effect_forest(
+    values: Floats, effect: Values, settings: UpliftSettings, rng: np.random.Generator
+) -> EffectForest:
+    """values: (n, features), NaN where unknown. effect: (n,), single people's scores."""
+    groups = []
+    for _ in range(settings.forest_groups):
+        half = rng.permutation(len(effect))[: (len(effect) + 1) // 2]
+        groups.append(
+            tuple(
+                _honest_tree(values, effect, rng.permutation(half), settings, rng) for _ in range(settings.group_trees)
+            )
+        )
+    return EffectForest(tuple(groups))
+
+
+def _honest_tree(
+    values: Floats, effect: Values, people: NDArray[np.int64], settings: UpliftSettings, rng: np.random.Generator
+) -> tuple[DecisionTreeRegressor, Values]:
+    from sklearn.tree import DecisionTreeRegressor
+
+    borders, fill = np.array_split(people, 2)
+    tree = DecisionTreeRegressor(
+        max_leaf_nodes=settings.forest_leaves,
+        min_samples_leaf=settings.forest_leaf_rows,
+        max_features=settings.forest_column_share,
+        random_state=int(rng.integers(2**31)),
+    ).fit(values[borders], effect[borders])
+    leaf = tree.apply(values[fill])
+    n = np.bincount(leaf, minlength=tree.tree_.node_count)
+    sums = np.bincount(leaf, effect[fill], minlength=tree.tree_.node_count)
+    return tree, np.where(n > 0, sums / np.maximum(n, 1), effect[fill].mean())
