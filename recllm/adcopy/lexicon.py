@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import tomllib
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from hashlib import sha256
@@ -120,6 +120,48 @@ def fold(text: str) -> str:
     text = unicodedata.normalize("NFC", text)
     text = _INVISIBLE.sub("", text).casefold().translate(_LOOKALIKES)
     return _DECORATION.sub("", _HAN_SPACE.sub("", _SPACE.sub(" ", text)).strip())
+
+
+@dataclass(frozen=True, slots=True)
+class Letters:
+    """A text folded letter by letter, so that each folded letter still has its place in the text."""
+
+    folded: str
+    places: tuple[int, ...]
+    """For each letter of `folded`, where it stands in the text."""
+
+    def occurrences(self, phrase: str) -> Iterator[tuple[int, int]]:
+        """[start, end) in `folded` of a folded phrase, Latin words as whole words, however it is spaced or decorated."""
+        for match in _spaced_pattern(phrase).finditer(self.folded) if phrase else ():
+            yield match.span()
+
+
+@lru_cache(maxsize=4096)
+def letters(text: str) -> Letters:
+    folded: list[str] = []
+    places: list[int] = []
+    for place, character in enumerate(text):
+        letter = " " if character.isspace() else _letter(character)
+        folded.append(letter)
+        places += [place] * len(letter)
+    return Letters("".join(folded), tuple(places))
+
+
+@lru_cache(maxsize=8192)
+def _letter(character: str) -> str:
+    """One character as `fold` has it, where no other stands beside it."""
+    decomposed = unicodedata.normalize("NFKD", character)
+    visible = "".join(c for c in decomposed if unicodedata.category(c) not in _UNSEEN_CATEGORIES)
+    return _INVISIBLE.sub("", visible).casefold().translate(_LOOKALIKES)
+
+
+@lru_cache(maxsize=8192)
+def _spaced_pattern(phrase: str) -> re.Pattern[str]:
+    gap = r"[\s.\-_*·|/]{0,3}"
+    shape = gap.join(re.escape(c) for c in phrase if not c.isspace())
+    before = r"(?<![a-z0-9])" if phrase[0].isascii() and phrase[0].isalnum() else ""
+    after = r"(?![a-z0-9])" if phrase[-1].isascii() and phrase[-1].isalnum() else ""
+    return re.compile(before + shape + after)
 
 
 def words(text: str) -> tuple[str, ...]:

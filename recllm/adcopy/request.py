@@ -151,6 +151,8 @@ class CopyRequest:
     """The brand's."""
     variants: int = 1
     """Most texts that differ."""
+    vocabulary: frozenset[str] = frozenset()
+    """Words beyond the facts that the shop's people approved; see `recllm.adcopy.vocabulary`."""
 
     def __post_init__(self) -> None:
         channel_named(self.channel)
@@ -161,6 +163,7 @@ class CopyRequest:
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; ask for at least 1")
         object.__setattr__(self, "known_brands", frozenset(self.known_brands))
+        object.__setattr__(self, "vocabulary", frozenset(self.vocabulary))
 
     @property
     def language(self) -> str:
@@ -231,6 +234,8 @@ class FactSheet:
     list_price: Decimal | None = None
     currency: str | None = None
     offer: Offer | None = None
+    description: str = ""
+    """Grounds words; no claim is proven by it."""
     spellings: tuple[str, ...] = ()
     """Shorter spellings of the title that code may write."""
     price_text: str | None = None
@@ -260,6 +265,7 @@ class FactSheet:
             list_price=list_price,
             currency=item.currency,
             offer=offer,
+            description=_harmless(item.description or "", limit("description_chars")),
         )
 
     @cached_property

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from recllm.adcopy.deadlines import Deadline, deadlines
 from recllm.adcopy.lexicon import Reading, fold, pattern, read, stem, stems, table
 from recllm.adcopy.quantities import Quantity, quantities
 from recllm.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
@@ -30,6 +31,10 @@ class Case:
     def quantities(self) -> tuple[Quantity, ...]:
         """Line by line: a line's last number and the next line's first are two."""
         return tuple(q for line in self.text.split("\n") for q in quantities(line))
+
+    @cached_property
+    def deadlines(self) -> tuple[Deadline, ...]:
+        return tuple(deadlines(self.reading))
 
     @cached_property
     def language(self) -> str:
@@ -74,11 +79,13 @@ class Violation:
 
     message: str
     span: str = ""
+    holds: bool = False
+    """True where a person may decide; any other violation blocks the text."""
 
 
-def violations(phrases: Iterable[str], remark: str) -> Iterator[Violation]:
+def violations(phrases: Iterable[str], remark: str, *, holds: bool = False) -> Iterator[Violation]:
     """One for each phrase that stands in the text: the phrase, and what is wrong with it."""
-    return (Violation(f"{phrase!r} {remark}", phrase) for phrase in phrases)
+    return (Violation(f"{phrase!r} {remark}", phrase, holds) for phrase in phrases)
 
 
 def matches(shape: re.Pattern[str], text: str) -> Iterator[str]:
