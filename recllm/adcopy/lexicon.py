@@ -91,6 +91,8 @@ _HAN_SPACE = pattern("reading.han_space")
 _DECORATION = pattern("reading.decoration")
 _SPELLED_OUT = pattern("reading.spelled_out")
 _SEPARATOR = pattern("reading.separator")
+_GAPS = dict.fromkeys(map(ord, " -_*·|/"))
+"""What may stand between the letters of a phrase."""
 
 # --- reading -------------------------------------------------------------------------------------------------------
 
@@ -130,10 +132,25 @@ class Letters:
     places: tuple[int, ...]
     """For each letter of `folded`, where it stands in the text."""
 
+    squeezed: str
+    """`folded` without spaces and decorations."""
+    kept: tuple[int, ...]
+    """For each letter of `squeezed`, where it stands in `folded`."""
+
     def occurrences(self, phrase: str) -> Iterator[tuple[int, int]]:
         """[start, end) in `folded` of a folded phrase, Latin words as whole words, however it is spaced or decorated."""
-        for match in _spaced_pattern(phrase).finditer(self.folded) if phrase else ():
-            yield match.span()
+        letters_of_phrase = phrase.translate(_GAPS)
+        place = self.squeezed.find(letters_of_phrase) if letters_of_phrase else -1
+        while place >= 0:
+            start, end = self.kept[place], self.kept[place + len(letters_of_phrase) - 1] + 1
+            if not (self._is_inside_word(start) or self._is_inside_word(end)):
+                yield start, end
+            place = self.squeezed.find(letters_of_phrase, place + 1)
+
+    def _is_inside_word(self, edge: int) -> bool:
+        """True between two Latin letters or digits."""
+        around = self.folded[max(0, edge - 1) : edge + 1]
+        return 0 < edge < len(self.folded) and around.isascii() and around.isalnum()
 
 
 @lru_cache(maxsize=4096)
@@ -144,7 +161,9 @@ def letters(text: str) -> Letters:
         letter = " " if character.isspace() else _letter(character)
         folded.append(letter)
         places += [place] * len(letter)
-    return Letters("".join(folded), tuple(places))
+    text = "".join(folded)
+    kept = tuple(i for i, letter in enumerate(text) if ord(letter) not in _GAPS)
+    return Letters(text, tuple(places), "".join(text[i] for i in kept), kept)
 
 
 @lru_cache(maxsize=8192)
@@ -153,15 +172,6 @@ def _letter(character: str) -> str:
     decomposed = unicodedata.normalize("NFKD", character)
     visible = "".join(c for c in decomposed if unicodedata.category(c) not in _UNSEEN_CATEGORIES)
     return _INVISIBLE.sub("", visible).casefold().translate(_LOOKALIKES)
-
-
-@lru_cache(maxsize=8192)
-def _spaced_pattern(phrase: str) -> re.Pattern[str]:
-    gap = r"[\s.\-_*·|/]{0,3}"
-    shape = gap.join(re.escape(c) for c in phrase if not c.isspace())
-    before = r"(?<![a-z0-9])" if phrase[0].isascii() and phrase[0].isalnum() else ""
-    after = r"(?![a-z0-9])" if phrase[-1].isascii() and phrase[-1].isalnum() else ""
-    return re.compile(before + shape + after)
 
 
 def words(text: str) -> tuple[str, ...]:

@@ -153,6 +153,8 @@ class CopyRequest:
     """Most texts that differ."""
     vocabulary: frozenset[str] = frozenset()
     """Words beyond the facts that the shop's people approved; see `recllm.adcopy.vocabulary`."""
+    unattended: bool = False
+    """True where nobody looks at a text before it leaves: one that passes is preferred to one that is held."""
 
     def __post_init__(self) -> None:
         channel_named(self.channel)
