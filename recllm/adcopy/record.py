@@ -200,7 +200,8 @@ def reproducible(record: CopyRecord) -> Iterator[Violation]:
 
 def answered(copy: AdCopy, *, seconds: float, deadline: float) -> Iterator[Violation]:
     """G16: a text that stands came back within `deadline` seconds, whatever became of the generator."""
-    if copy.verdict is CopyVerdict.BLOCKED or any(not check.passed for check in copy.checks):
+    is_held = copy.verdict is CopyVerdict.PERSON and all(check.passed for check in copy.checks)
+    if not (copy.verified or is_held):
         yield Violation("no verified text came back", copy.text)
     if seconds > deadline:
         yield Violation(f"the text took {seconds:.1f} s of {deadline:.1f}")

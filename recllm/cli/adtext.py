@@ -86,9 +86,10 @@ def _answer(texts: Sequence[AdCopy], json: bool) -> None:
     for text in texts:
         say("", text.text)
         failed = [c.guarantee for c in text.checks if not c.passed]
+        unproven = f"held for a person, nothing grounds: {', '.join(text.ungrounded)}" if text.ungrounded else ""
         note(
             f"  {text.channel}, words by {text.generator}; "
-            + (f"failed: {', '.join(failed)}" if failed else "all checks passed")
+            + (f"failed: {', '.join(failed)}" if failed else unproven or "all checks passed")
             + (f"; record {text.record_id}" if text.record_id else "")
         )
 
