@@ -11,6 +11,7 @@ from recllm.adcopy.deadlines import Deadline, deadlines
 from recllm.adcopy.lexicon import Reading, fold, pattern, read, stem, stems, table
 from recllm.adcopy.quantities import Quantity, quantities
 from recllm.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
+from recllm.text.templates import Prompts, natural
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +48,21 @@ class Case:
         return offer if offer is not None and offer.runs(self.request.now) else None
 
     @cached_property
+    def title_written_out(self) -> str:
+        return natural(self.facts.title, Prompts.load().short_forms)
+
+    @cached_property
+    def item_texts(self) -> tuple[str, ...]:
+        """The item's texts as its facts hold them, and written out as a text tells them: SFT DRNKS, soft drinks."""
+        short_forms = Prompts.load().short_forms
+        item = self.request.item
+        texts = (*self.facts.texts, item.title, *item.category)
+        return tuple(dict.fromkeys((*self.facts.texts, *(natural(text, short_forms) for text in texts if text))))
+
+    @cached_property
     def own_words(self) -> str:
         """The text without the item's own texts: what somebody chose to say about it."""
-        texts = {t for t in (*self.facts.texts, *self.facts.spellings) if len(t) > 1 or not t.isascii()}
+        texts = {t for t in (*self.item_texts, *self.facts.spellings) if len(t) > 1 or not t.isascii()}
         if not texts:
             return self.text
         longest_first = "|".join(re.escape(t) for t in sorted(texts, key=len, reverse=True))

@@ -19,7 +19,6 @@ from recllm.adcopy.lexicon import HAN, Letters, families, fold, letters, limit, 
 from recllm.adcopy.opening_line import reason_words
 from recllm.adcopy.verify.case import Case
 from recllm.adcopy.verify.claims import is_fact
-from recllm.text.templates import Prompts, natural
 
 _TOKEN = re.compile(rf"[{HAN}]+|[^\W_{HAN}]+(?:['][^\W_{HAN}]+)*")
 _HAN_RUN = re.compile(rf"[{HAN}]+")
@@ -163,10 +162,7 @@ class _Grounds:
     @classmethod
     def of(cls, case: Case) -> _Grounds:
         facts, request = case.facts, case.request
-        item, forms = request.item, Prompts.load().short_forms
-        texts = {*facts.texts, facts.title, facts.description, *facts.spellings}
-        texts |= {natural(text, forms) for text in (item.title, item.brand or "", *item.category, *facts.texts) if text}
-        own = _grounds_of(frozenset(filter(None, texts)))
+        own = _grounds_of(frozenset(filter(None, (*case.item_texts, facts.description, *facts.spellings))))
         free = _grounds_of(
             frozenset((*request.evidence.values(), *request.voice.lines, *request.voice.required, *request.vocabulary)),
             frozenset({reason_words(request.line_kind, request.locale)}),

@@ -120,8 +120,10 @@ def review(text: str, request: CopyRequest, *, facts: FactSheet | None = None, p
 def _is_of_full_title(span: str, case: Case) -> bool:
     """True for a piece of the item's title in a text that holds the whole title: its name is no matter of manner,
     but for what the brand itself never says."""
-    title = read(case.facts.title).folded
-    return bool(span.strip()) and bool(title) and fold(span) in title and title in case.reading.folded
+    if not span.strip():
+        return False
+    titles = {read(title).folded for title in (case.facts.title, case.title_written_out) if title}
+    return any(fold(span) in title and title in case.reading.folded for title in titles)
 
 
 def verify(text: str, request: CopyRequest, *, facts: FactSheet | None = None, prompt: str = "") -> tuple[Check, ...]:
