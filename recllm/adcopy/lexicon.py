@@ -138,7 +138,7 @@ class Letters:
     """For each letter of `squeezed`, where it stands in `folded`."""
 
     def occurrences(self, phrase: str) -> Iterator[tuple[int, int]]:
-        """[start, end) in `folded` of a folded phrase, Latin words as whole words, however it is spaced or decorated."""
+        """[start, end) in `folded` of a folded phrase however it is spaced or decorated, Latin words as whole words."""
         letters_of_phrase = phrase.translate(_GAPS)
         place = self.squeezed.find(letters_of_phrase) if letters_of_phrase else -1
         while place >= 0:

@@ -67,7 +67,9 @@ class CopyRecord:
     request: Mapping[str, Any]
 
     def digest(self) -> str:
-        values = {name: value for name, value in asdict(self).items() if name != "id" and (name, value) != ("verdict", "")}
+        values = {
+            name: value for name, value in asdict(self).items() if name != "id" and (name, value) != ("verdict", "")
+        }
         return sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 

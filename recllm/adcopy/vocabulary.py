@@ -76,7 +76,7 @@ def read_vocabulary(file: Path) -> Vocabulary:
     try:
         values: Any = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return Vocabulary()
+        return Vocabulary(version=0, words=())
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: no vocabulary, since it is not JSON: {error}; put back an earlier copy") from error
     if not isinstance(values, dict):
@@ -99,7 +99,9 @@ def add_words(file: Path, words: Iterable[str], *, by: str, at: datetime) -> Add
     cleaned = [" ".join(word.split()) for word in words]
     for word in cleaned:
         if not _READABLE.search(fold(word)) or len(word) > _LONGEST_WORD or not word.isprintable():
-            raise UsageError(f"{word!r} is no word of a text; give words or phrases of up to {_LONGEST_WORD} characters")
+            raise UsageError(
+                f"{word!r} is no word of a text; give words or phrases of up to {_LONGEST_WORD} characters"
+            )
     with lock_file(file.with_name(f".{FILE}.lock")):
         before = read_vocabulary(file)
         seen = {fold(word.word) for word in before.words}

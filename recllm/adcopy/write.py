@@ -51,8 +51,9 @@ def write_copy(
     price, offer and call are filled in by code. Of its lines those that pass every check come first, by their closeness
     to item and reason (by `encoder`, when given); then the shop's own for the kind of reason (`prompts/ad_lines`, and
     before them the voice's), then its general ones. A text that is too like an earlier one is tried with fewer facts,
-    then left out. A line whose words nothing grounds stands with the verdict `person`, unless the request is `unattended`:
-    then lines that pass are preferred. `AdCopy.generator` says whose line it is, `AdCopy.rejected` holds what was stopped and why.
+    then left out. A line whose words nothing grounds stands with the verdict `person`; where the request is
+    `unattended`, lines that pass are preferred to it. `AdCopy.generator` says whose line it is, `AdCopy.rejected` holds
+    what was stopped and why.
 
     A generator with an attribute `languages` is asked in these languages only; one that `takes_constraints` is told
     what its lines may not hold, one that is `tuned` is asked without examples. Raises `UsageError` for a channel that

@@ -157,8 +157,8 @@ def check(
     passed = document["passed"]
     show(document, itertools.chain.from_iterable(itertools.starmap(_lines, reviews)), json=json)
     if not json:
-        counts = f"{document['held']} held for a person, {document['blocked']} blocked, {len(unreadable)} lines unreadable"
-        note(f"{passed} of {len(reviews)} texts pass; {counts}")
+        counts = f"{document['held']} held for a person, {document['blocked']} blocked"
+        note(f"{passed} of {len(reviews)} texts pass; {counts}, {len(unreadable)} lines unreadable")
     if passed < len(entries):
         raise typer.Exit(2)
 
@@ -212,7 +212,8 @@ def _lines(text_id: str, answer: Review) -> list[str]:
     doubts = [f"  look at {w.rule}: {w.message}" for w in answer.warnings]
     if answer.ungrounded:
         words = ", ".join(repr(word) for word in dict.fromkeys(w.word for w in answer.ungrounded))
-        doubts.append(f"  no fact and no approved word grounds {words}; approve: recllm copy vocabulary add WORD --by NAME")
+        remedy = "recllm copy vocabulary add WORD... --by NAME"
+        doubts.append(f"  no fact and no approved word grounds {words}; approve them with: {remedy}")
     return [f"{text_id}: {_VERDICTS[answer.verdict]}", *faults, *doubts]
 
 

@@ -90,7 +90,8 @@ def approve(
     counts = dict(Counter(document["status"] for document in texts))
     lines = []
     for t in texts:
-        lines += ["", f"{t['id']}  {t['status']}  {t['verdict']}  {t['channel']} {t['locale']}  {t['people']:,} people", t["text"]]
+        head = f"{t['id']}  {t['status']}  {t['verdict']}  {t['channel']} {t['locale']}  {t['people']:,} people"
+        lines += ["", head, t["text"]]
         lines += [f"  {d['rule']}: {d['message']}" for d in (*t["failures"], *t["warnings"])]
     show({"campaign_id": campaign.plan.campaign_id, "counts": counts, "texts": texts}, lines, json=json)
     if not json:

@@ -85,8 +85,9 @@ def _offer_in_words(case: Case) -> str:
         return f"the offer is {offer.type}"
     if offer.type is OfferType.PERCENT:
         return f"the offer is {offer.value.normalize():f} % off"
-    amount = format_money(offer.value, facts.currency, case.language) if currency_of(facts.currency) else offer.value
-    return f"the offer is {amount} off"
+    if facts.currency is None or currency_of(facts.currency) is None:
+        return f"the offer is {offer.value.normalize():f} off"
+    return f"the offer is {format_money(offer.value, facts.currency, case.language)} off"
 
 
 def is_fact(quantity: Quantity, case: Case) -> bool:
@@ -126,7 +127,9 @@ def _is_reduction(quantity: Quantity, case: Case) -> bool:
     if offer.type is OfferType.PERCENT:
         is_fraction = share != share.to_integral_value()
         return abs(offer.value - share) < limit("fraction_tolerance") if is_fraction else offer.value == share
-    return offer.type in (OfferType.AMOUNT, OfferType.COUPON) and bool(price) and 100 * offer.value == share * (price or 0)
+    return (
+        offer.type in (OfferType.AMOUNT, OfferType.COUPON) and bool(price) and 100 * offer.value == share * (price or 0)
+    )
 
 
 def _is_price(quantity: Quantity, case: Case) -> bool:

@@ -151,7 +151,9 @@ def right_language(case: Case) -> Iterator[Violation]:
     letters = sum(c.isalpha() for c in text)
     han = "".join(_HAN.findall(text))
     if foreign := pattern("form.other_scripts").search(text):
-        yield Violation(f"{foreign[0]!r} is of another script than {_LANGUAGES[case.language]}: {FOREIGN}", foreign[0], holds=True)
+        yield Violation(
+            f"{foreign[0]!r} is of another script than {_LANGUAGES[case.language]}: {FOREIGN}", foreign[0], holds=True
+        )
     if case.language == "zh":
         if letters and len(han) < limit("min_han_share") * letters:
             yield Violation(f"{len(han)} of {letters} letters are Chinese: {FOREIGN}", holds=True)
@@ -183,9 +185,9 @@ def well_formed(case: Case) -> Iterator[Violation]:
     capitals = sum(c.isupper() for c in letters)
     if len(letters) > limit("capitals_from_letters") and capitals > limit("max_capitals") * len(letters):
         yield Violation("is written in capitals", holds=True)
-    if sum(case.text.count(c) for c in "!！") > limit("max_exclamation_marks"):
+    if sum(text.count(c) for c in "!！") > limit("max_exclamation_marks"):
         yield Violation("has more than one exclamation mark", holds=True)
-    if sum(is_emoji(c) for c in case.text) > limit("max_emoji"):
+    if sum(is_emoji(c) for c in text) > limit("max_emoji"):
         yield Violation("has more than two emoji", holds=True)
 
 
@@ -193,7 +195,9 @@ def in_voice(case: Case) -> Iterator[Violation]:
     """G14: the brand's own words and none that it avoids, its form of address, emoji and exclamation marks."""
     voice, text = case.request.voice, case.reading.squashed
     if shape := phrase_pattern(voice.banned):
-        yield from (Violation(f"the brand does not say {p!r}", p, holds=True) for p in dict.fromkeys(shape.findall(text)))
+        yield from (
+            Violation(f"the brand does not say {p!r}", p, holds=True) for p in dict.fromkeys(shape.findall(text))
+        )
     for word in voice.required:
         shape = phrase_pattern([word])
         if shape and not shape.search(text):

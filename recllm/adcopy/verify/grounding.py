@@ -62,12 +62,14 @@ def ungrounded(case: Case) -> tuple[UngroundedWord, ...]:
 def reads_as_foreign(case: Case, without_ground: Sequence[UngroundedWord]) -> bool:
     """True where most words of a text are ungrounded and next to none joins words in English, as in a third language
     that is written in Latin letters."""
-    tokens = [t for t in words(case.own_words) if t.isascii() and t.isalpha()]
+    own = {word for text in case.item_texts for word in words(text)}
+    own |= {base for word in own for base in bases(word)}
+    tokens = [t for t in _TOKEN.findall(fold(case.own_words)) if t.isalpha() and not _HAN_RUN.match(t) and t not in own]
     latin = [w for w in without_ground if not _HAN_RUN.match(w.word)]
     if len(latin) < limit("foreign_from_words") or len(latin) < limit("foreign_share") * max(1, len(tokens)):
         return False
     joining = set(str(table("neutral.en.toml")["function"]).split())
-    return sum(t in joining for t in tokens) <= limit("foreign_joining_share") * len(tokens)
+    return bool(sum(t in joining for t in tokens) <= limit("foreign_joining_share") * len(tokens))
 
 
 def _take(taken: list[bool], spans: Iterable[tuple[int, int]]) -> None:
@@ -81,8 +83,7 @@ def _phrases_that_hold(case: Case) -> Iterator[str]:
         for family in families("offers.toml"):
             if running.type in family.offers:
                 yield from (phrase for phrase in family.find(case.reading) if phrase not in _VAGUE_OFFERS)
-        for word in str(table("offer_words.toml")[case.language][running.type]).split():
-            yield word
+        yield from str(table("offer_words.toml")[case.language][running.type]).split()
         if running.end is not None:
             yield from (phrase.span for phrase in case.deadlines if phrase.ends_on(running.end, case.request.now))
     for family in families("claims.toml"):
@@ -104,7 +105,9 @@ def _words(readable: Letters, taken: list[bool], known: _Grounds) -> Iterator[tu
         if _HAN_RUN.match(match[0]):
             yield from _left_over(match[0], start, taken, known)
             continue
-        neighbours = {match[0] + t[0] for t in tokens[i + 1 : i + 2]} | {t[0] + match[0] for t in tokens[max(0, i - 1) : i]}
+        neighbours = {match[0] + t[0] for t in tokens[i + 1 : i + 2]} | {
+            t[0] + match[0] for t in tokens[max(0, i - 1) : i]
+        }
         if not (known.holds(match[0]) or neighbours & known.compounds):
             yield start, end
 
@@ -209,7 +212,13 @@ def _pieces_of(run: str) -> set[str]:
 @cache
 def neutral_words() -> _Grounds:
     """The neutral words of both languages: a Chinese text may hold an English one."""
-    listed = {w for name in ("neutral.en.toml", "neutral.zh.toml") for text in table(name).values() if isinstance(text, str) for w in text.split()}
+    listed = {
+        w
+        for name in ("neutral.en.toml", "neutral.zh.toml")
+        for text in table(name).values()
+        if isinstance(text, str)
+        for w in text.split()
+    }
     latin = frozenset(w for w in listed if w.isascii())
     return _Grounds(latin, frozenset(b for w in latin for b in bases(w)), frozenset(), frozenset(listed - latin))
 
