@@ -129,23 +129,22 @@ class Letters:
     """A text folded letter by letter, so that each folded letter still has its place in the text."""
 
     folded: str
-    places: tuple[int, ...]
+    offsets: tuple[int, ...]
     """For each letter of `folded`, where it stands in the text."""
-
     squeezed: str
     """`folded` without spaces and decorations."""
-    kept: tuple[int, ...]
+    kept_offsets: tuple[int, ...]
     """For each letter of `squeezed`, where it stands in `folded`."""
 
     def occurrences(self, phrase: str) -> Iterator[tuple[int, int]]:
-        """[start, end) in `folded` of a folded phrase however it is spaced or decorated, Latin words as whole words."""
+        """[start, end) in `folded` of each occurrence of a folded phrase, however spaced; Latin words as whole words."""
         letters_of_phrase = phrase.translate(_GAPS)
-        place = self.squeezed.find(letters_of_phrase) if letters_of_phrase else -1
-        while place >= 0:
-            start, end = self.kept[place], self.kept[place + len(letters_of_phrase) - 1] + 1
+        offset = self.squeezed.find(letters_of_phrase) if letters_of_phrase else -1
+        while offset >= 0:
+            start, end = self.kept_offsets[offset], self.kept_offsets[offset + len(letters_of_phrase) - 1] + 1
             if not (self._is_inside_word(start) or self._is_inside_word(end)):
                 yield start, end
-            place = self.squeezed.find(letters_of_phrase, place + 1)
+            offset = self.squeezed.find(letters_of_phrase, offset + 1)
 
     def _is_inside_word(self, edge: int) -> bool:
         """True between two Latin letters or digits."""
@@ -155,15 +154,16 @@ class Letters:
 
 @lru_cache(maxsize=4096)
 def letters(text: str) -> Letters:
+    """The text letter by letter, for whoever tells where in it something stands."""
     folded: list[str] = []
-    places: list[int] = []
-    for place, character in enumerate(text):
+    offsets: list[int] = []
+    for offset, character in enumerate(text):
         letter = " " if character.isspace() else _letter(character)
         folded.append(letter)
-        places += [place] * len(letter)
+        offsets += [offset] * len(letter)
     text = "".join(folded)
-    kept = tuple(i for i, letter in enumerate(text) if ord(letter) not in _GAPS)
-    return Letters(text, tuple(places), "".join(text[i] for i in kept), kept)
+    kept_offsets = tuple(i for i, letter in enumerate(text) if ord(letter) not in _GAPS)
+    return Letters(text, tuple(offsets), "".join(text[i] for i in kept_offsets), kept_offsets)
 
 
 @lru_cache(maxsize=8192)

@@ -104,8 +104,8 @@ def add_words(file: Path, words: Iterable[str], *, by: str, at: datetime) -> Add
             )
     with lock_file(file.with_name(f".{FILE}.lock")):
         before = read_vocabulary(file)
-        seen = {fold(word.word) for word in before.words}
-        new = {fold(word): word for word in cleaned if fold(word) not in seen}
+        approved = {fold(word.word) for word in before.words}
+        new = {fold(word): word for word in cleaned if fold(word) not in approved}
         if not new:
             return Addition(before, ())
         version = before.version + 1

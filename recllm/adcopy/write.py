@@ -82,7 +82,7 @@ def write_copy(
     lines += [(line, TEMPLATE) for line in shop_lines(request, rng)]
 
     copies: dict[str | None, AdCopy] = {}
-    held: dict[str | None, AdCopy] = {}
+    waiting: dict[str | None, AdCopy] = {}
     for line, source in lines:
         if len(copies) == request.variants:
             break
@@ -90,10 +90,10 @@ def write_copy(
             continue
         copy = _verified(line, facts, request, [earlier.text for earlier in copies.values()])
         if _stands(copy) and request.unattended and not copy.verified:
-            held.setdefault(line, replace(copy, generator=source))
+            waiting.setdefault(line, replace(copy, generator=source))
         elif _stands(copy):
             copies[line] = replace(copy, generator=source)
-    copies = copies or dict(list(held.items())[:1])
+    copies = copies or dict(list(waiting.items())[:1])
     if not copies:  # a title like no other: the item goes by its category, or by a general name
         facts = without_title(facts, request)
         for line in shop_lines(request, rng):

@@ -115,8 +115,8 @@ def check_notes(
     """What blocks a text, and what holds it for a person, under the facts of the request's item; a text with neither
     passes.
 
-    What holds it includes each word that nothing grounds, and each slot of the finished message which is longer than the
-    channel's limit: a second short message is a second price, which a person should agree to.
+    What holds it includes each word that nothing grounds, and each slot of the finished message which is longer than
+    the channel's limit: a second short message is a second price, which a person should agree to.
     """
     answer = review(text, request)
     blocking = [check for check in answer.failures if not check.holds]

@@ -42,29 +42,31 @@ class UngroundedWord:
 def ungrounded(case: Case) -> tuple[UngroundedWord, ...]:
     """Every content word and number of the text that nothing grounds, in the order of the text."""
     readable = letters(case.text)
-    taken = [False] * len(readable.folded)  # by letter: a number, offer or claim that holds
+    grounded = [False] * len(readable.folded)  # by letter: a number, offer or claim that holds
     others: list[tuple[int, int]] = []
     for quantity in case.quantities:
         spans = list(readable.occurrences(quantity.span.strip()))
         if is_fact(quantity, case):
-            _take(taken, spans)
+            _take(grounded, spans)
         else:
             others += spans
-    numbers = [span for span in dict.fromkeys(others) if not all(taken[slice(*span)])]
+    numbers = [span for span in dict.fromkeys(others) if not all(grounded[slice(*span)])]
     for phrase in _phrases_that_hold(case):
-        _take(taken, readable.occurrences(phrase))
-    _take(taken, numbers)  # told as numbers, not once more as words
-    known = _Grounds.of(case)
-    pieces = sorted([*numbers, *_words(readable, taken, known)])
+        _take(grounded, readable.occurrences(phrase))
+    _take(grounded, numbers)  # told as numbers, not once more as words
+    grounds = _Grounds.of(case)
+    pieces = sorted([*numbers, *_words(readable, grounded, grounds)])
     return tuple(_ungrounded_words(case.text, readable, pieces))
 
 
 def reads_as_foreign(case: Case, without_ground: Sequence[UngroundedWord]) -> bool:
     """True where most words of a text are ungrounded and next to none joins words in English, as in a third language
     that is written in Latin letters."""
-    own = {word for text in case.item_texts for word in words(text)}
-    own |= {base for word in own for base in bases(word)}
-    tokens = [t for t in _TOKEN.findall(fold(case.own_words)) if t.isalpha() and not _HAN_RUN.match(t) and t not in own]
+    of_item = {word for text in case.item_texts for word in words(text)}
+    of_item |= {base for word in of_item for base in bases(word)}
+    tokens = [
+        t for t in _TOKEN.findall(fold(case.own_words)) if t.isalpha() and not _HAN_RUN.match(t) and t not in of_item
+    ]
     latin = [w for w in without_ground if not _HAN_RUN.match(w.word)]
     if len(latin) < limit("foreign_from_words") or len(latin) < limit("foreign_share") * max(1, len(tokens)):
         return False
@@ -72,9 +74,9 @@ def reads_as_foreign(case: Case, without_ground: Sequence[UngroundedWord]) -> bo
     return bool(sum(t in joining for t in tokens) <= limit("foreign_joining_share") * len(tokens))
 
 
-def _take(taken: list[bool], spans: Iterable[tuple[int, int]]) -> None:
+def _take(grounded: list[bool], spans: Iterable[tuple[int, int]]) -> None:
     for start, end in spans:
-        taken[start:end] = [True] * (end - start)
+        grounded[start:end] = [True] * (end - start)
 
 
 def _phrases_that_hold(case: Case) -> Iterator[str]:
@@ -95,24 +97,24 @@ def _phrases_that_hold(case: Case) -> Iterator[str]:
         yield from str(table("offer_words.toml")[case.language]["list_price"]).split()
 
 
-def _words(readable: Letters, taken: list[bool], known: _Grounds) -> Iterator[tuple[int, int]]:
+def _words(readable: Letters, grounded: list[bool], grounds: _Grounds) -> Iterator[tuple[int, int]]:
     """Places in the folded text of the words that are not grounded."""
     tokens = list(_TOKEN.finditer(readable.folded))
     for i, match in enumerate(tokens):
         start, end = match.span()
-        if all(taken[start:end]):
+        if all(grounded[start:end]):
             continue
         if _HAN_RUN.match(match[0]):
-            yield from _left_over(match[0], start, taken, known)
+            yield from _left_over(match[0], start, grounded, grounds)
             continue
         neighbours = {match[0] + t[0] for t in tokens[i + 1 : i + 2]} | {
             t[0] + match[0] for t in tokens[max(0, i - 1) : i]
         }
-        if not (known.holds(match[0]) or neighbours & known.compounds):
+        if not (grounds.holds(match[0]) or neighbours & grounds.compounds):
             yield start, end
 
 
-def _left_over(run: str, offset: int, taken: list[bool], known: _Grounds) -> Iterator[tuple[int, int]]:
+def _left_over(run: str, offset: int, grounded: list[bool], grounds: _Grounds) -> Iterator[tuple[int, int]]:
     """Places of the characters that remain when a run is cut into grounded pieces so that as few as can be remain, and
     into as few pieces as can be."""
     size = len(run)
@@ -120,12 +122,12 @@ def _left_over(run: str, offset: int, taken: list[bool], known: _Grounds) -> Ite
     lengths = [0] * size  # of the best piece at each place; 0 where a character is left
     for i in reversed(range(size)):
         left, pieces = costs[i + 1]
-        if taken[offset + i]:
+        if grounded[offset + i]:
             costs[i], lengths[i] = (left, pieces), 1
             continue
         costs[i] = (left + 1, pieces)
         for length in range(1, min(_LONGEST_PIECE, size - i) + 1):
-            if run[i : i + length] in known.pieces:
+            if run[i : i + length] in grounds.pieces:
                 left, pieces = costs[i + length]
                 if (left, pieces + 1) <= costs[i]:
                     costs[i], lengths[i] = (left, pieces + 1), length
@@ -142,7 +144,7 @@ def _left_over(run: str, offset: int, taken: list[bool], known: _Grounds) -> Ite
 
 def _ungrounded_words(text: str, readable: Letters, pieces: list[tuple[int, int]]) -> Iterator[UngroundedWord]:
     for start, end in pieces:
-        first, last = readable.places[start], readable.places[end - 1] + 1
+        first, last = readable.offsets[start], readable.offsets[end - 1] + 1
         yield UngroundedWord(word=text[first:last], span=(first, last))
 
 
@@ -165,17 +167,17 @@ class _Grounds:
     @classmethod
     def of(cls, case: Case) -> _Grounds:
         facts, request = case.facts, case.request
-        own = _grounds_of(frozenset(filter(None, (*case.item_texts, facts.description, *facts.spellings))))
+        of_item = _grounds_of(frozenset(filter(None, (*case.item_texts, facts.description, *facts.spellings))))
         free = _grounds_of(
             frozenset((*request.evidence.values(), *request.voice.lines, *request.voice.required, *request.vocabulary)),
             frozenset({reason_words(request.line_kind, request.locale)}),
         )
         neutral = neutral_words()
         return cls(
-            own.words | free.words | neutral.words,
-            own.bases | free.bases | neutral.bases,
-            own.words,
-            own.pieces | free.pieces | neutral.pieces,
+            of_item.words | free.words | neutral.words,
+            of_item.bases | free.bases | neutral.bases,
+            of_item.words,
+            of_item.pieces | free.pieces | neutral.pieces,
         )
 
     def holds(self, word: str) -> bool:
@@ -237,17 +239,17 @@ _VOWELS = "aeiou"
 @lru_cache(maxsize=8192)
 def bases(word: str) -> frozenset[str]:
     """The words that `word` may be an inflection of, itself among them: "baking" -> "bake"."""
-    found = {word}
+    candidates = {word}
     if not (word.isascii() and word.isalpha()):
-        return frozenset(found)
+        return frozenset(candidates)
     for ending in ("s", "es", "ed", "d", "ing"):
         if word.endswith(ending) and len(word) - len(ending) >= 2:
             base = word[: -len(ending)]
             guesses = {base, base + "e", base[:-1] + "y" if base.endswith("i") else base}
             if len(base) > 3 and base[-1] == base[-2]:
                 guesses.add(base[:-1])
-            found |= {guess for guess in guesses if word in _inflections(guess)}
-    return frozenset(found)
+            candidates |= {guess for guess in guesses if word in _inflections(guess)}
+    return frozenset(candidates)
 
 
 def _inflections(word: str) -> set[str]:
