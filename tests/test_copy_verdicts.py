@@ -205,7 +205,7 @@ def test_words_of_an_offer_are_grounded_while_it_runs() -> None:
     [
         "Des petits pains moelleux pour vos sandwich buns.",
         "Hearth świeże bułki dla całej rodziny, sandwich buns.",
-        "Sandwich buns: gustosi, freschi, genuini.",
+        "Sandwich buns: gustosi, freschi, genuini, morbidi.",
         "Сэндвич sandwich buns для тебя.",
     ],
 )

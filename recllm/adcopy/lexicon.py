@@ -137,7 +137,7 @@ class Letters:
     """For each letter of `squeezed`, where it stands in `folded`."""
 
     def occurrences(self, phrase: str) -> Iterator[tuple[int, int]]:
-        """[start, end) in `folded` of each occurrence of a folded phrase, however spaced; Latin words as whole words."""
+        """[start, end) in `folded` wherever a folded phrase stands, however spaced; Latin words as whole words."""
         letters_of_phrase = phrase.translate(_GAPS)
         offset = self.squeezed.find(letters_of_phrase) if letters_of_phrase else -1
         while offset >= 0:

@@ -115,11 +115,14 @@ def stated_by_facts(phrase: str, facts: FactSheet) -> bool:
     return bool(parts) and stems(facts.words).issuperset(parts)
 
 
-def used_with(phrase: str, facts: FactSheet) -> bool:
-    """True when the item is a thing that goes with the phrase without being made of it: coffee, and a mug."""
+def words_of_uses(facts: FactSheet) -> Iterator[str]:
+    """The words of what goes with the item without being part of it, endings cut off: coffee, of a mug."""
     names = [read(text) for text in (facts.title, *facts.category)]
     for use in table("uses.toml")["use"]:
-        named = any(t in n.words if t.isascii() else t in n.folded for t in use["things"] for n in names)
-        if named and stem(phrase) in {stem(word.rstrip("*")) for word in use["words"]}:
-            return True
-    return False
+        if any(t in n.words if t.isascii() else t in n.folded for t in use["things"] for n in names):
+            yield from (word.rstrip("*") for word in use["words"])
+
+
+def used_with(phrase: str, facts: FactSheet) -> bool:
+    """True when the item is a thing that goes with the phrase without being made of it: coffee, and a mug."""
+    return stem(phrase) in {stem(word) for word in words_of_uses(facts)}
