@@ -188,6 +188,24 @@ def test_evidence_voice_and_vocabulary_ground_words() -> None:
     assert verdict("飘逸的长袖衬衫。", SHIRT, vocabulary=frozenset({"飘逸"})) == "pass"
 
 
+def test_evidence_is_compared() -> None:
+    proof = {"rating": "4.8 stars of 5 by 312 buyers, Trustworthy Survey 2025"}
+    assert verdict("Sandwich buns, rated 4.8 stars by 312 buyers.", evidence=proof) == "pass"
+    wrong = judged("Sandwich buns, rated 4.9 stars by 312 buyers.", evidence=proof)
+    assert wrong.verdict is CopyVerdict.BLOCKED and "the facts say" in wrong.failures[0].message
+    assert verdict("Sandwich buns, rated 4.8 stars by 312 buyers.") != "pass"
+    assert verdict("Sandwich buns, the pick of the Trustworthy Survey.", evidence=proof) == "pass"
+    # a proof of an earlier price is no price
+    assert verdict("Sandwich buns, $2.10.", evidence={"lowest_30d": "$2.10"}) == "blocked"
+
+
+@pytest.mark.parametrize(
+    "text", ["Dear {first_name}, sandwich buns.", "Sandwich buns for [NAME].", "<b>Sandwich buns</b>."]
+)
+def test_what_was_never_filled_in_is_blocked(text: str) -> None:
+    assert verdict(text) == "blocked"
+
+
 def test_an_approved_word_never_outweighs_a_contradiction() -> None:
     assert verdict("Sandwich buns, $1.10.", vocabulary=frozenset({"$1.10", "1.10"})) == "blocked"
 
@@ -381,7 +399,7 @@ def test_messages_name_the_fact_and_what_would_be_right() -> None:
         return " ".join(check.message for check in judged(text, **values).failures)
 
     assert "the price is $2.40" in message("Sandwich buns, $9.")
-    assert "the item has 12 oz" in message("Sandwich buns, 13 oz.")
+    assert "the facts say 12 oz" in message("Sandwich buns, 13 oz.")
     assert "no offer runs" in message("Sandwich buns, 15% off.")
     assert "the offer is 20 % off" in message("Free shipping on sandwich buns.", offer=offer())
     assert "needs award" in message("Award-winning sandwich buns.")

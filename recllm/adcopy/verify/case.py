@@ -9,7 +9,7 @@ from functools import cached_property
 
 from recllm.adcopy.deadlines import Deadline, deadlines
 from recllm.adcopy.lexicon import Reading, fold, pattern, read, stem, stems, table
-from recllm.adcopy.quantities import Quantity, quantities
+from recllm.adcopy.quantities import Quantity, QuantityKind, quantities
 from recllm.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
 from recllm.text.templates import Prompts, natural
 
@@ -32,6 +32,12 @@ class Case:
     def quantities(self) -> tuple[Quantity, ...]:
         """Line by line: a line's last number and the next line's first are two."""
         return tuple(q for line in self.text.split("\n") for q in quantities(line))
+
+    @cached_property
+    def evidence_quantities(self) -> tuple[Quantity, ...]:
+        """The counts, shares and days that the proofs of the shop state; a proof sets no price."""
+        stated = (q for text in self.request.evidence.values() for q in quantities(text))
+        return tuple(q for q in stated if q.kind not in (QuantityKind.MONEY, QuantityKind.DISCOUNT))
 
     @cached_property
     def deadlines(self) -> tuple[Deadline, ...]:

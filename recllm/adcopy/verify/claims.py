@@ -13,7 +13,20 @@ from decimal import Decimal
 from functools import lru_cache
 
 from recllm.adcopy.deadlines import day_in_words, last_day
-from recllm.adcopy.lexicon import HAN, Family, families, fold, limit, pattern, read, stem, stems, table, word_class
+from recllm.adcopy.lexicon import (
+    HAN,
+    Family,
+    families,
+    fold,
+    limit,
+    pattern,
+    read,
+    stem,
+    stems,
+    table,
+    word_class,
+    words,
+)
 from recllm.adcopy.quantities import Quantity, QuantityKind, currency_of, format_money, renderings, rounded
 from recllm.adcopy.request import OfferType
 from recllm.adcopy.verify.case import Case, Violation, matches, stated_by_facts, used_with, violations
@@ -67,13 +80,14 @@ def _fact_beside(quantity: Quantity, case: Case) -> str:
         if offer is None or offer.end is None:
             return "no offer with an end runs, leave it out"
         return f"the offer's last day is {day_in_words(last_day(offer.end), case.language)}"
-    of_the_kind = [f for f in facts.quantities if f.kind is kind is not QuantityKind.CODE and f.value is not None]
+    stated = (*facts.quantities, *case.evidence_quantities)
+    of_the_kind = [f for f in stated if f.kind is kind is not QuantityKind.CODE and f.value is not None]
     if quantity.unit:
         of_the_kind = [f for f in of_the_kind if f.unit == quantity.unit]
     elif kind is QuantityKind.NUMBER:
         of_the_kind = [f for f in of_the_kind if quantity.role and stem(f.role) == stem(quantity.role)]
     spans = ", ".join(dict.fromkeys(f.span.strip() for f in of_the_kind))
-    return f"the item has {spans}" if spans else ""
+    return f"the facts say {spans}" if spans else ""
 
 
 def _offer_in_words(case: Case) -> str:
@@ -99,6 +113,8 @@ def is_fact(quantity: Quantity, case: Case) -> bool:
         return _is_price(quantity, case)
     if kind is QuantityKind.DISCOUNT:
         return _is_reduction(quantity, case)
+    if any((q.kind, q.value, q.unit) == (kind, quantity.value, quantity.unit) for q in case.evidence_quantities):
+        return True
     if kind is QuantityKind.DATE:
         if offer is None:
             return False
@@ -269,7 +285,8 @@ def _comparisons(case: Case) -> Iterator[Violation]:
 def foreign_names(case: Case) -> Iterator[Violation]:
     """G4: no brand but the item's own, and no capitalised name inside a sentence that the facts do not hold."""
     yield from _foreign_brands(case)
-    allowed = {*table("brands.toml")["proper_words"], *stems(case.facts.words)}
+    proven = {word for text in case.request.evidence.values() for word in words(text)}
+    allowed = {*table("brands.toml")["proper_words"], *stems(case.facts.words), *stems(proven)}
     if case.language == "en":
         tokens = _inner_capitals(case.own_words)
     else:  # capitalised Latin words in a Chinese text, but for short ones such as T in T恤

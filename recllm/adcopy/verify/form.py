@@ -123,6 +123,7 @@ def leaks(case: Case) -> Iterator[Violation]:
         ("people.contact", "is an address, a handle or a contact"),
     ):
         yield from violations(matches(pattern(name), case.reading.folded), remark)
+    yield from violations(matches(pattern("reading.placeholder"), case.own_words), "was never filled in, or is mark-up")
     yield from _phrases("G10", case)
     if case.prompt:
         size = limit("prompt_words")[case.language]
