@@ -417,6 +417,12 @@ def test_a_writers_loose_words_are_held_and_shown() -> None:
     assert (copy.verdict, copy.verified, copy.ungrounded) == (CopyVerdict.PERSON, False, ("Crispy",))
 
 
+def test_a_name_keeps_its_own_capitals() -> None:
+    case = Item(item_id="c", title="iPhone case", price=Decimal(9), currency="USD")
+    (copy,) = write_copy(CopyRequest(item=case, channel="push", now=NOW))
+    assert copy.verified and copy.text.startswith("iPhone case\n")
+
+
 def test_where_nobody_looks_a_line_that_passes_is_preferred() -> None:
     request = CopyRequest(item=BUNS, channel="push", now=NOW, unattended=True)
     (copy,) = write_copy(request, generator=ScriptedGenerator([LINE]))

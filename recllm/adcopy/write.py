@@ -331,14 +331,14 @@ def compositions(line: str | None, facts: FactSheet, request: CopyRequest) -> It
         spellings = (shortened(facts.title, n) for n in range(min(len(name), slot.max), _MIN_NAME - 1, -1))
         headline = next((spelling for spelling in spellings if slot.fits(spelling)), name)
         pieces = {
-            "name": name[:1].upper() + name[1:],
+            "name": _as_beginning(name),
             "brand": brand,
             "price": facts.price_text,
             "offer": facts.offer_text,
         }
         pieces = {key: None if key in drops else value for key, value in pieces.items()}
         values = {
-            "headline": headline[:1].upper() + headline[1:],
+            "headline": _as_beginning(headline),
             "hook": line,
             "facts": prompts.render("ad_text.facts", locale, **pieces),
             "call": "call" not in drops or None,
@@ -348,3 +348,8 @@ def compositions(line: str | None, facts: FactSheet, request: CopyRequest) -> It
         stated = ("brand",) if channel.title_only else ("brand", "price", "offer")
         text = prompts.render(template.name, locale, **values)
         yield text, ("title", *(key for key in stated if pieces[key]))
+
+
+def _as_beginning(name: str) -> str:
+    """With a capital, but for a name that is written without one: iPhone."""
+    return name if name[1:2].isupper() else name[:1].upper() + name[1:]

@@ -62,13 +62,15 @@ def ungrounded(case: Case) -> tuple[UngroundedWord, ...]:
 def reads_as_foreign(case: Case, without_ground: Sequence[UngroundedWord]) -> bool:
     """True where most words of a text are ungrounded and next to none joins words in English, as in a third language
     that is written in Latin letters."""
+    latin = [w for w in without_ground if not _HAN_RUN.match(w.word)]
+    if len(latin) < limit("foreign_from_words"):
+        return False
     of_item = {word for text in case.item_texts for word in words(text)}
     of_item |= {base for word in of_item for base in bases(word)}
     tokens = [
         t for t in _TOKEN.findall(fold(case.own_words)) if t.isalpha() and not _HAN_RUN.match(t) and t not in of_item
     ]
-    latin = [w for w in without_ground if not _HAN_RUN.match(w.word)]
-    if len(latin) < limit("foreign_from_words") or len(latin) < limit("foreign_share") * max(1, len(tokens)):
+    if len(latin) < limit("foreign_share") * max(1, len(tokens)):
         return False
     joining = set(str(table("neutral.en.toml")["function"]).split())
     return bool(sum(t in joining for t in tokens) <= limit("foreign_joining_share") * len(tokens))
@@ -127,7 +129,7 @@ def _left_over(run: str, offset: int, grounded: list[bool], grounds: _Grounds) -
             continue
         costs[i] = (left + 1, pieces)
         for length in range(1, min(_LONGEST_PIECE, size - i) + 1):
-            if run[i : i + length] in grounds.pieces:
+            if grounds.holds_piece(run[i : i + length]):
                 left, pieces = costs[i + length]
                 if (left, pieces + 1) <= costs[i]:
                     costs[i], lengths[i] = (left, pieces + 1), length
@@ -153,7 +155,7 @@ def _ungrounded_words(text: str, readable: Letters, pieces: list[tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class _Grounds:
-    """The words that a text may hold."""
+    """The words that a text may hold, beside the neutral ones."""
 
     words: frozenset[str]
     """Folded Latin words, of facts and lists."""
@@ -173,24 +175,30 @@ class _Grounds:
             frozenset((*request.evidence.values(), *request.voice.lines, *request.voice.required, *request.vocabulary)),
             frozenset({reason_words(request.line_kind, request.locale)}),
         )
-        neutral = neutral_words()
-        return cls(
-            of_item.words | free.words | neutral.words,
-            of_item.bases | free.bases | neutral.bases,
-            of_item.words,
-            of_item.pieces | free.pieces | neutral.pieces,
-        )
+        return cls(of_item.words | free.words, of_item.bases | free.bases, of_item.words, of_item.pieces | free.pieces)
 
     def holds(self, word: str) -> bool:
         """True for a Latin word that is grounded itself, in another inflection, or part by part."""
         plain = word.removesuffix("'s").removesuffix("'")
-        if plain in self.words or not self.bases.isdisjoint(bases(plain)):
+        return self._is_form(plain) or (plain.isalpha() and self._is_compound(plain))
+
+    def holds_piece(self, piece: str) -> bool:
+        """True for a piece of Chinese that is grounded."""
+        return piece in self.pieces or piece in _neutral().pieces
+
+    def _is_word(self, word: str) -> bool:
+        return word in self.words or word in _neutral().words
+
+    def _is_form(self, word: str) -> bool:
+        """True for a grounded word in any of its inflections."""
+        if self._is_word(word):
             return True
-        return plain.isalpha() and self._is_compound(plain)
+        word_bases = bases(word)
+        return not (self.bases.isdisjoint(word_bases) and _neutral().bases.isdisjoint(word_bases))
 
     def _is_compound(self, word: str) -> bool:
         parts = ((word[:i], word[i:]) for i in range(_SHORTEST_PART, len(word) - _SHORTEST_PART + 1))
-        return any(a in self.words and (b in self.words or not self.bases.isdisjoint(bases(b))) for a, b in parts)
+        return any(self._is_word(first) and self._is_form(last) for first, last in parts)
 
 
 @lru_cache(maxsize=512)
@@ -213,7 +221,7 @@ def _pieces_of(run: str) -> set[str]:
 
 
 @cache
-def neutral_words() -> _Grounds:
+def _neutral() -> _Grounds:
     """The neutral words of both languages: a Chinese text may hold an English one."""
     listed = {
         w
