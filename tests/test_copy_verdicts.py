@@ -394,6 +394,13 @@ def test_the_price_after_the_offer_may_be_said(cents: int, percent: int, wrong: 
     assert verdict(f"Sandwich buns, now ${left}.", item) == ("pass" if left == price else "blocked")
 
 
+def test_what_the_offer_takes_off_and_a_size_in_words_may_be_said() -> None:
+    assert verdict("Save $0.48 on sandwich buns.", offer=offer()) == "pass"  # 20 % of $2.40
+    assert verdict("Save $0.50 on sandwich buns.", offer=offer()) == "blocked"
+    assert verdict("Sandwich buns, eight for $2.40.") == "pass"  # 8 count
+    assert verdict("Sandwich buns, nine for $2.40.") == "person"
+
+
 def test_messages_name_the_fact_and_what_would_be_right() -> None:
     def message(text: str, **values: object) -> str:
         return " ".join(check.message for check in judged(text, **values).failures)

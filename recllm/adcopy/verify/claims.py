@@ -130,8 +130,10 @@ def is_fact(quantity: Quantity, case: Case) -> bool:
                 word = quantity.role
                 if not word or word in word_class("glue") or stem(word) in stems(facts.words):
                     return True
-            elif fact.unit == "ct" and not quantity.unit and stem(quantity.role) in stems(read(facts.title).words):
-                return True  # "eight buns" counts the eight of "8 count" where the item is called buns
+            # "eight buns" counts the eight of "8 count" where the item is called buns, and so does "eight for $2.49"
+            is_counted = quantity.role == "for" or stem(quantity.role) in stems(read(facts.title).words)
+            if fact.unit == "ct" and not quantity.unit and is_counted:
+                return True
     return False
 
 
@@ -164,6 +166,8 @@ def _is_price(quantity: Quantity, case: Case) -> bool:
         if amount is None:  # "a coupon worth 5 dollars": the offer's value, said without "off"
             amounts.append(offered)
         amounts.append(reduced_price(case))
+    elif quantity.role == "off" and facts.price is not None and (left := reduced_price(case)) is not None:
+        amounts.append(facts.price - left)  # 20 % of 5.00 are 1.00
     return any(a is not None and value == rounded(a, facts.currency) for a in amounts)
 
 
@@ -185,7 +189,8 @@ def currency_format(case: Case) -> Iterator[Violation]:
         if quantity.kind is QuantityKind.MONEY and quantity.value is not None and code:
             accepted = renderings(quantity.value, code, case.language)
             if quantity.span.replace(" ", "") not in accepted:
-                message = f"{quantity.span!r} is not how {case.request.locale} writes {code}, such as {min(accepted)}"
+                right = format_money(quantity.value, code, case.language) if currency_of(code) else min(accepted)
+                message = f"{quantity.span!r} is not how {case.request.locale} writes {code}: write {right}"
                 yield Violation(message, quantity.span, holds=True)
 
 
