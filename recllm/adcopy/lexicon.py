@@ -216,7 +216,8 @@ class Family:
         for form in dict.fromkeys((reading.folded, reading.squashed)):
             text = self.exceptions.sub(lambda m: "\x00" * len(m[0]), form) if self.exceptions else form
             for shape in self.shapes:
-                phrases |= {m[0]: None for m in shape.finditer(text)}
+                for match in shape.finditer(text):
+                    phrases[match[0]] = None
         return list(phrases)
 
 
