@@ -438,6 +438,17 @@ class Slate:
     code asks `status` and `notes`."""
 
 
+class CopyVerdict(StrEnum):
+    """What becomes of an ad text."""
+
+    PASS = "pass"  # noqa: S105 - a verdict, not a secret
+    """It may leave."""
+    PERSON = "person"
+    """It is held until a person says yes: nothing in it is wrong as far as is known, and not all of it is known."""
+    BLOCKED = "blocked"
+    """It contradicts a fact, is hostile or personal, or a law forbids it: nobody can approve it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
     """One guarantee that was checked on a text. `span` is the offending piece of it."""
@@ -446,6 +457,8 @@ class Check:
     passed: bool
     message: str = ""
     span: str = ""
+    holds: bool = False
+    """True where a failure leaves the text to a person; any other failure blocks it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -456,11 +469,15 @@ class AdCopy:
     generator: str
     """What wrote the words: "template" or the name of the model whose hook was kept."""
     verified: bool
+    """Its verdict is `pass`."""
     checks: tuple[Check, ...]
     facts_used: Mapping[str, str]
     template_version: str
     item_id: str
     user_id: str | None = None
+    verdict: CopyVerdict = CopyVerdict.PASS
+    ungrounded: tuple[str, ...] = ()
+    """Words of the text that nothing known about the item or its shop grounds."""
     rejected: tuple[tuple[str, tuple[Check, ...]], ...] = ()
     """Texts of the generator that were stopped, with the failed checks of each."""
     record_id: str | None = None

@@ -194,7 +194,8 @@ def test_any_facts_in_any_template_hold_every_guarantee(
 
 
 def test_a_good_line_is_kept_and_the_facts_are_added() -> None:
-    copy = write(generator=ScriptedGenerator(["Soft sandwich buns for a slow and happy lunch."], name="model"))
+    model = ScriptedGenerator(["Soft sandwich buns for a slow and happy lunch."], name="model")
+    copy = write(generator=model, vocabulary=frozenset({"soft"}))
     assert (copy.generator, copy.verified, copy.rejected) == ("model", True, ())
     assert "Soft sandwich buns for a slow and happy lunch. Sandwich buns 12 oz by Hearth, $2.49." in copy.text
 

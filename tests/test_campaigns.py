@@ -21,6 +21,7 @@ from shop_world import shop as world
 from store_view import view
 
 from recllm.adcopy.record import load, replay
+from recllm.adcopy.vocabulary import add_words, vocabulary_file
 from recllm.audiences.request import AudienceRequest
 from recllm.campaigns.export import CampaignExport, export_campaign
 from recllm.campaigns.file import CampaignFile, read_campaign
@@ -484,6 +485,34 @@ def test_an_edit_is_checked_at_once(shop: Workspace) -> None:
     assert not good.failures and "off now" in good.text
     approve_texts(campaign, ["t1"], by="Bob", at=NOW)
     assert "off now" in campaign.states["t1"].text and campaign.states["t1"].by == "Bob"
+
+
+def test_a_held_text_is_a_persons_to_approve_and_never_autos(shop: Workspace, folder: Path) -> None:
+    crispy = ScriptedGenerator(["A crispy green tea for a slow morning."] * 500)
+    campaign = tea(shop)
+    (text, *_) = campaign.plan.texts
+    name, brand_line = text.text.split("\n")[0], "\nA crispy start.\n"
+    state = enter_edit(campaign, "t1", text.text.replace("\n", brand_line, 1), by="Ann", at=NOW)
+    assert not state.failures and [note.span for note in state.warnings if note.rule == "grounding"] == ["crispy"]
+    document = next(d for d in preview_document(campaign)["texts"] if d["id"] == "t1")
+    assert (document["verdict"], document["verified"], document["ungrounded"]) == ("person", False, ["crispy"])
+    approve_texts(campaign, ["t1"], by="Ann", at=NOW)
+    assert campaign.states["t1"].action is TextStatus.APPROVED and name in campaign.states["t1"].text
+    # a campaign that says auto takes the shop's own line, which passes, instead of one that nobody looked at
+    file = changed(folder, ("variants = 2", "auto = true"), name="nobody")
+    (plan,) = plan_campaigns(shop, [file], generator=crispy, now=NOW)
+    states = open_campaign(shop, file, clock=NOW).states
+    for planned in plan.texts:
+        assert (states[planned.id].action is TextStatus.APPROVED) == (not planned.warnings and not planned.failures)
+        assert "crispy" not in planned.text
+
+
+def test_what_the_shop_approved_is_no_longer_held(shop: Workspace) -> None:
+    campaign = tea(shop)
+    wording = campaign.plan.texts[0].text.replace("\n", "\nA crispy start.\n", 1)
+    assert enter_edit(campaign, "t1", wording, by="Ann", at=NOW).warnings
+    add_words(vocabulary_file(shop.root), ["crispy"], by="Ann", at=NOW)
+    assert not enter_edit(tea(shop), "t1", wording, by="Ann", at=NOW).warnings
 
 
 def test_a_second_short_message_needs_a_person(shop: Workspace, folder: Path) -> None:

@@ -131,7 +131,7 @@ def test_from_a_goal_to_an_export(client: TestClient, folder: Path) -> None:
         file = campaign_file(shop, NAME)
         assert (file.limits.holdout, file.words.variants, file.channels) == (0.4, 2, ("email", "push"))
     text = planned(client)
-    assert "Approve all" in text or "needs your eyes" in text
+    assert "Approve all" in text or "a person decides" in text
     page = assert_harmless(text)
     ids = [f["value"] for f in page.of("input") if f.get("name") == "text_id"]
     approved = send(client, f"{ADDRESS}/decide", revision=revision(client), act="approve", text_id=ids[0], by="")

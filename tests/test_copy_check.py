@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recllm.adcopy.submissions import read_submissions, submission_of
-from recllm.errors import DataError, RecllmError
+from recllm.adcopy.submissions import Submission, UnreadableLine, read_submissions, submission_of
+from recllm.errors import RecllmError
 
 ITEM = {
     "title": "Honey sandwich buns",
@@ -56,8 +56,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., 
 def test_what_passes_ends_with_0(run: Run) -> None:
     code, out, _ = run(LINE, "", {**LINE, "id": "b"})
     assert code == 0
-    passes = {"verified": True, "failures": [], "warnings": []}
-    assert json.loads(out) == {"checked": 2, "passed": 2, "results": [{"id": "a", **passes}, {"id": "b", **passes}]}
+    passes = {"verdict": "pass", "verified": True, "failures": [], "warnings": [], "ungrounded": []}
+    results = [{"id": "a", **passes}, {"id": "b", **passes}]
+    counts = {"checked": 2, "passed": 2, "held": 0, "blocked": 0}
+    assert json.loads(out) == {**counts, "results": results, "unreadable": []}
 
 
 def test_what_fails_ends_with_2_and_says_where(run: Run) -> None:
@@ -66,14 +68,16 @@ def test_what_fails_ends_with_2_and_says_where(run: Run) -> None:
     assert (code, found["checked"], found["passed"]) == (2, 2, 1)
     assert found["results"][1]["verified"] is False
     assert found["results"][1]["failures"] == [
-        {"guarantee": "G1", "span": "$1.99", "message": "money '$1.99' is not among the facts"}
+        {"guarantee": "G1", "span": "$1.99", "message": "money '$1.99' is not among the facts: the price is $2.49"}
     ]
+    assert (found["results"][1]["verdict"], found["blocked"], found["held"]) == ("blocked", 1, 0)
 
 
-def test_warnings_do_not_fail(run: Run) -> None:
+def test_warnings_hold_a_text_for_a_person(run: Run) -> None:
     code, out, _ = run({**LINE, "text": "Just launched: honey sandwich buns."})
-    (warning,) = json.loads(out)["results"][0]["warnings"]
-    assert code == 0
+    (result,) = json.loads(out)["results"]
+    (warning,) = result["warnings"]
+    assert (code, result["verdict"], result["verified"], result["failures"]) == (2, "person", False, [])
     assert (warning["rule"], warning["span"], warning["guarantee"]) == ("us_ftc/new", "just launched", "G3")
     assert run({**LINE, "text": "Just launched: honey sandwich buns.", "packs": []})[1].count("us_ftc") == 0
 
@@ -127,10 +131,13 @@ def test_chinese(run: Run) -> None:
     ],
 )
 def test_a_bad_line_is_named(run: Run, change: dict[str, Any], said: str) -> None:
-    code, out, err = run(LINE, {**LINE, "id": "b", **change})
-    assert (code, out) == (2, "")
-    assert "texts.jsonl, line 2: " in err
-    assert said in err
+    code, out, err = run(LINE, {**LINE, "id": "b", **change}, {**LINE, "id": "c"})
+    document = json.loads(out)
+    (line,) = document["unreadable"]
+    assert code == 2
+    assert [result["id"] for result in document["results"]] == ["a", "c"]  # every line that can be read is judged
+    assert line["line_no"] == 2 and said in line["message"]
+    assert f"texts.jsonl, line 2: {line['message']}" in err
 
 
 @pytest.mark.parametrize(
@@ -138,10 +145,11 @@ def test_a_bad_line_is_named(run: Run, change: dict[str, Any], said: str) -> Non
     [("{", "not JSON"), ("[]", "one JSON object"), ("[" * 100_000, "deep"), (json.dumps(LINE), "occurs twice")],
 )
 def test_a_line_that_is_no_object(run: Run, line: str, said: str) -> None:
-    code, _, err = run(LINE, line)
+    code, out, err = run(LINE, line)
     assert code == 2
     assert "line 2" in err
     assert said in err
+    assert json.loads(out)["checked"] == 1
 
 
 _JSON = st.recursive(
@@ -171,9 +179,21 @@ def test_a_wrong_moment(run: Run) -> None:
 
 def test_a_file_of_another_encoding(tmp_path: Path) -> None:
     file = tmp_path / "latin.jsonl"
-    file.write_bytes(b'{"id": "\xe9"}\n')
-    with pytest.raises(DataError, match="not UTF-8"):
-        list(read_submissions(file, now=datetime(2025, 11, 5, tzinfo=UTC)))
+    file.write_bytes(b'{"id": "\xe9"}\n' + json.dumps(LINE).encode())
+    line, submission = read_submissions(file, now=datetime(2025, 11, 5, tzinfo=UTC))
+    assert isinstance(line, UnreadableLine) and line.line_no == 1 and "not UTF-8" in line.message
+    assert isinstance(submission, Submission) and submission.id == "a"
+
+
+def test_an_empty_file_is_nothing_to_check(run: Run) -> None:
+    code, out, err = run("", "  ")
+    assert (code, out) == (3, "") and "no text to check" in err
+
+
+def test_only_unreadable_lines_end_with_2(run: Run) -> None:
+    code, out, _ = run("{", "[]")
+    document = json.loads(out)
+    assert (code, document["checked"], [line["line_no"] for line in document["unreadable"]]) == (2, 0, [1, 2])
 
 
 def test_own_packs_and_voice(run: Run, tmp_path: Path) -> None:
@@ -187,8 +207,8 @@ def test_own_packs_and_voice(run: Run, tmp_path: Path) -> None:
 def test_people_read_lines(run: Run) -> None:
     code, out, err = run(LINE, {**LINE, "id": "b", "text": "Buns, $9."}, options=())
     assert code == 2
-    assert out.splitlines()[:2] == ["a: passes", "b: FAILS"]
-    assert "1 of 2 texts pass" in err
+    assert out.splitlines()[:2] == ["a: passes", "b: BLOCKED"]
+    assert "1 of 2 texts pass; 0 held for a person, 1 blocked, 0 lines unreadable" in err
 
 
 def test_no_model_and_no_tables_are_loaded() -> None:

@@ -344,7 +344,9 @@ LINES = [
 
 
 def test_variants_differ_and_the_nearest_comes_first() -> None:
-    found = write_copy(replace(REQUEST, variants=3, n_candidates=4), generator=ScriptedGenerator(LINES))
+    approved = frozenset({"toast", "warm", "soft", "pile"})
+    request = replace(REQUEST, variants=3, n_candidates=4, vocabulary=approved)
+    found = write_copy(request, generator=ScriptedGenerator(LINES))
     texts = [copy.text for copy in found]
     assert len(texts) == 3 and list(variants_differ(texts)) == []
     assert all(copy.verified and copy.generator == "scripted" for copy in found)

@@ -182,6 +182,11 @@ def test_texts_that_anyone_wrote_are_checked(client: TestClient) -> None:
         {"id": "bad", "text": "Green tea 3, €4.00.", **line},
     ]
     answer = client.post("/v1/copy/check", json={"texts": texts}).json()
+    assert [r["verdict"] for r in answer["results"]] == ["pass", "blocked"]
+    assert (answer["held"], answer["blocked"], answer["unreadable"]) == (0, 1, [])
+    crispy = {**texts[0], "id": "c", "text": f"Crispy {texts[0]['text']}"}
+    (held,) = client.post("/v1/copy/check", json={"texts": [crispy]}).json()["results"]
+    assert (held["verdict"], held["ungrounded"]) == ("person", [{"word": "Crispy", "span": [0, 6]}])
     assert answer["checked"] == 2 and [r["verified"] for r in answer["results"]] == [True, False]
     assert client.post("/v1/copy/check", json={"texts": [{"id": "a"}]}).status_code == 422
 

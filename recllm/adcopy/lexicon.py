@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import tomllib
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from hashlib import sha256
@@ -91,6 +91,8 @@ _HAN_SPACE = pattern("reading.han_space")
 _DECORATION = pattern("reading.decoration")
 _SPELLED_OUT = pattern("reading.spelled_out")
 _SEPARATOR = pattern("reading.separator")
+_GAPS = dict.fromkeys(map(ord, " -_*·|/"))
+"""What may stand between the letters of a phrase."""
 
 # --- reading -------------------------------------------------------------------------------------------------------
 
@@ -120,6 +122,56 @@ def fold(text: str) -> str:
     text = unicodedata.normalize("NFC", text)
     text = _INVISIBLE.sub("", text).casefold().translate(_LOOKALIKES)
     return _DECORATION.sub("", _HAN_SPACE.sub("", _SPACE.sub(" ", text)).strip())
+
+
+@dataclass(frozen=True, slots=True)
+class Letters:
+    """A text folded letter by letter, so that each folded letter still has its place in the text."""
+
+    folded: str
+    offsets: tuple[int, ...]
+    """For each letter of `folded`, where it stands in the text."""
+    squeezed: str
+    """`folded` without spaces and decorations."""
+    kept_offsets: tuple[int, ...]
+    """For each letter of `squeezed`, where it stands in `folded`."""
+
+    def occurrences(self, phrase: str) -> Iterator[tuple[int, int]]:
+        """[start, end) in `folded` wherever a folded phrase stands, however spaced; Latin words as whole words."""
+        letters_of_phrase = phrase.translate(_GAPS)
+        offset = self.squeezed.find(letters_of_phrase) if letters_of_phrase else -1
+        while offset >= 0:
+            start, end = self.kept_offsets[offset], self.kept_offsets[offset + len(letters_of_phrase) - 1] + 1
+            if not (self._is_inside_word(start) or self._is_inside_word(end)):
+                yield start, end
+            offset = self.squeezed.find(letters_of_phrase, offset + 1)
+
+    def _is_inside_word(self, edge: int) -> bool:
+        """True between two Latin letters or digits."""
+        around = self.folded[max(0, edge - 1) : edge + 1]
+        return 0 < edge < len(self.folded) and around.isascii() and around.isalnum()
+
+
+@lru_cache(maxsize=4096)
+def letters(text: str) -> Letters:
+    """The text letter by letter, for whoever tells where in it something stands."""
+    folded: list[str] = []
+    offsets: list[int] = []
+    for offset, character in enumerate(text):
+        letter = " " if character.isspace() else _letter(character)
+        folded.append(letter)
+        offsets += [offset] * len(letter)
+    text = "".join(folded)
+    kept_offsets = tuple(i for i, letter in enumerate(text) if ord(letter) not in _GAPS)
+    return Letters(text, tuple(offsets), "".join(text[i] for i in kept_offsets), kept_offsets)
+
+
+@lru_cache(maxsize=8192)
+def _letter(character: str) -> str:
+    """One character as `fold` has it, where no other stands beside it."""
+    decomposed = unicodedata.normalize("NFKD", character)
+    visible = "".join(c for c in decomposed if unicodedata.category(c) not in _UNSEEN_CATEGORIES)
+    return _INVISIBLE.sub("", visible).casefold().translate(_LOOKALIKES)
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -164,7 +216,8 @@ class Family:
         for form in dict.fromkeys((reading.folded, reading.squashed)):
             text = self.exceptions.sub(lambda m: "\x00" * len(m[0]), form) if self.exceptions else form
             for shape in self.shapes:
-                phrases |= {m[0]: None for m in shape.finditer(text)}
+                for match in shape.finditer(text):
+                    phrases[match[0]] = None
         return list(phrases)
 
 

@@ -62,6 +62,7 @@ def line_prompt(facts: FactSheet, kind: ReasonKind, locale: str, *, examples: bo
     return prompt if examples else _LAST_TURN + prompt.rpartition(_LAST_TURN)[2]
 
 
+@lru_cache(maxsize=64)
 def reason_words(kind: ReasonKind, locale: str) -> str:
     """A kind of reason as a model is told it."""
     return Prompts.load().render("ad_lines.reason", locale, kind=str(kind))

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from enum import StrEnum
+from fractions import Fraction
 from functools import lru_cache
 
 from babel.numbers import format_currency, get_currency_precision, is_currency
@@ -175,7 +176,31 @@ def _share(kind: QuantityKind, value: int, match: re.Match[str]) -> Quantity:
     return Quantity(kind=kind, value=Decimal(value), span=match[0])
 
 
+_ENGLISH_PARTS = {"third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "tenth": 10}
+
+
+def _fraction_off(match: re.Match[str], *, left: bool = False) -> Quantity | None:
+    """A reduction by a fraction in words, or where `left` to what is left of the price."""
+    named = match.groupdict()
+    top, bottom = named.get("top") or named.get("top_after"), named.get("bottom") or named.get("bottom_after")
+    if not top or not bottom:
+        return None
+    if top.isascii():
+        parts = Fraction(_ENGLISH.get(top, 1), _ENGLISH_PARTS[bottom])
+    else:
+        parts = Fraction(_han_integer(top), _han_integer(bottom))
+    share = 100 * (1 - parts if left else parts)
+    if not 0 < share < 100:
+        return None
+    value = Decimal(share.numerator) / Decimal(share.denominator)
+    return Quantity(kind=QuantityKind.DISCOUNT, value=value, span=match[0])
+
+
 _SHAPES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Quantity | None]], ...] = (
+    (pattern("quantities.fraction_off"), _fraction_off),
+    (pattern("quantities.fraction_left"), lambda m: _fraction_off(m, left=True)),
+    (pattern("quantities.fraction_off_zh"), _fraction_off),
+    (pattern("quantities.fraction_left_zh"), lambda m: _fraction_off(m, left=True)),
     (pattern("quantities.half_price"), lambda m: _share(QuantityKind.DISCOUNT, 50, m)),
     (pattern("quantities.hundred_percent"), lambda m: _share(QuantityKind.PERCENT, 100, m)),
     # 两成 is 20 % that is taken off

@@ -32,7 +32,7 @@ from recllm.adcopy.write import TEMPLATE, write_copy
 from recllm.documents import plain
 from recllm.errors import DataError, GenerationError
 from recllm.files import write_whole
-from recllm.schema import AdCopy, Check, Encoder, Generator
+from recllm.schema import AdCopy, Check, CopyVerdict, Encoder, Generator
 from recllm.text.templates import Prompts
 
 _ID = re.compile(r"[0-9a-f]{64}")
@@ -56,6 +56,8 @@ class CopyRecord:
     encoder: str
     """Fingerprint of the encoder that ranked the generator's lines; empty without one, and where no model was asked."""
     words_by: str
+    verdict: str = ""
+    """What the checks made of the text; "" in a record from before there were verdicts."""
     template_version: str
     lists_sha256: str
     """Of the package's word lists, patterns and limits."""
@@ -65,7 +67,9 @@ class CopyRecord:
     request: Mapping[str, Any]
 
     def digest(self) -> str:
-        values = {name: value for name, value in asdict(self).items() if name != "id"}
+        values = {
+            name: value for name, value in asdict(self).items() if name != "id" and (name, value) != ("verdict", "")
+        }
         return sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
@@ -97,6 +101,7 @@ def write_recorded(
             generator_sha256=_fingerprint(generator),
             encoder=encoder.fingerprint if encoder and generator else "",
             words_by=copy.generator,
+            verdict=copy.verdict.value,
             template_version=copy.template_version,
             lists_sha256=lists_sha256(),
             prompts_sha256=prompts_sha256(),
@@ -196,19 +201,20 @@ def reproducible(record: CopyRecord) -> Iterator[Violation]:
 
 
 def answered(copy: AdCopy, *, seconds: float, deadline: float) -> Iterator[Violation]:
-    """G16: a verified text came back within `deadline` seconds, whatever became of the generator."""
-    if not copy.verified:
+    """G16: a text that stands came back within `deadline` seconds, whatever became of the generator."""
+    is_held = copy.verdict is CopyVerdict.PERSON and all(check.passed for check in copy.checks)
+    if not (copy.verified or is_held):
         yield Violation("no verified text came back", copy.text)
     if seconds > deadline:
         yield Violation(f"the text took {seconds:.1f} s of {deadline:.1f}")
 
 
 def approvable(checks: Iterable[Check], *, warnings: int, by: str | None, auto: bool = False) -> Iterator[Violation]:
-    """G18: a text is approved by a person, or by a campaign's `auto` when no rule warns; a failed one by nobody."""
-    if failed := next((c for c in checks if not c.passed), None):
+    """G18: a text is approved by a person, or by a campaign's `auto` when it passes; a blocked one by nobody."""
+    if failed := next((c for c in checks if not (c.passed or c.holds)), None):
         yield Violation(f"fails {failed.guarantee}: {failed.message}", failed.span)
     if not (by or "").strip():
         if not auto:
             yield Violation("nobody approved it")
         elif warnings:
-            yield Violation(f"{warnings} warnings need a person; auto approves texts without any")
+            yield Violation(f"{warnings} findings need a person; auto approves what passes")

@@ -151,6 +151,10 @@ class CopyRequest:
     """The brand's."""
     variants: int = 1
     """Most texts that differ."""
+    vocabulary: frozenset[str] = frozenset()
+    """Words beyond the facts that the shop's people approved; see `recllm.adcopy.vocabulary`."""
+    unattended: bool = False
+    """True where nobody looks at a text before it leaves: one that passes is preferred to one that is held."""
 
     def __post_init__(self) -> None:
         channel_named(self.channel)
@@ -161,6 +165,7 @@ class CopyRequest:
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; ask for at least 1")
         object.__setattr__(self, "known_brands", frozenset(self.known_brands))
+        object.__setattr__(self, "vocabulary", frozenset(self.vocabulary))
 
     @property
     def language(self) -> str:
@@ -231,6 +236,8 @@ class FactSheet:
     list_price: Decimal | None = None
     currency: str | None = None
     offer: Offer | None = None
+    description: str = ""
+    """Grounds words; no claim is proven by it."""
     spellings: tuple[str, ...] = ()
     """Shorter spellings of the title that code may write."""
     price_text: str | None = None
@@ -260,6 +267,7 @@ class FactSheet:
             list_price=list_price,
             currency=item.currency,
             offer=offer,
+            description=_harmless(item.description or "", limit("description_chars")),
         )
 
     @cached_property

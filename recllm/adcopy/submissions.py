@@ -15,7 +15,9 @@ not be said is not learned: the model would be stopped for what it was taught.
 
 from __future__ import annotations
 
+import codecs
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,7 +35,7 @@ from recllm.adcopy.verify.guarantees import Review, review
 from recllm.adcopy.write import is_sayable, sayable_facts
 from recllm.documents import plain
 from recllm.errors import DataError, RecllmError
-from recllm.schema import Item, ReasonKind
+from recllm.schema import CopyVerdict, Item, ReasonKind
 
 
 def _number(value: object) -> object:
@@ -73,6 +75,7 @@ class SubmittedItem(_Strict):
 
     id: str | None = Field(None, description="a string")
     title: FilledText = Field(description="a string")
+    description: str | None = Field(None, description="a string")
     brand: str | None = Field(None, description="a string")
     category: Annotated[tuple[str, ...], BeforeValidator(_category)] | None = Field(
         None, description='a list of names or a string such as "food > tea"'
@@ -86,6 +89,7 @@ class SubmittedItem(_Strict):
         return Item(
             item_id=self.id or "",
             title=self.title,
+            description=self.description,
             brand=self.brand or None,
             category=tuple(name.strip() for name in self.category or () if name.strip()),
             price=self.price,
@@ -122,49 +126,82 @@ class Submission:
     request: CopyRequest
 
 
-def read_submissions(
-    file: Path, *, now: datetime, packs: tuple[Pack, ...] = (), voice: Voice | None = None
-) -> Iterator[Submission]:
-    """The submissions of a file in UTF-8; blank lines are skipped. now: decides which offers run. packs: applied to
-    every text, beside those that its line names.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnreadableLine:
+    """A line of a file that is no submission."""
 
-    Raises `DataError` with file and line for a line that is no submission, and for an id that occurs twice.
-    """
+    line_no: int
+    """From 1."""
+    message: str
+
+
+def read_submissions(
+    file: Path,
+    *,
+    now: datetime,
+    packs: tuple[Pack, ...] = (),
+    voice: Voice | None = None,
+    vocabulary: frozenset[str] = frozenset(),
+) -> Iterator[Submission | UnreadableLine]:
+    """The submissions of a file in UTF-8, and the lines that are none; blank lines are skipped. An id that occurs twice
+    is read the first time only. now: decides which offers run. packs: applied to every text, beside those that its line
+    names. vocabulary: what the shop's people approved."""
     ids: set[str] = set()
-    for where, values in read_json_lines(file):
+    for number, line in _filled_lines(file):
         try:
-            submission = submission_of(values, now=now, packs=packs, voice=voice)
+            values = _json_object(line)
+            submission = submission_of(values, now=now, packs=packs, voice=voice, vocabulary=vocabulary)
             if submission.id in ids:
                 raise DataError(f"the id {submission.id!r} occurs twice; each text needs its own")
         except RecllmError as error:
-            raise DataError(f"{where}: {error}") from error
+            yield UnreadableLine(line_no=number, message=str(error))
+            continue
         ids.add(submission.id)
         yield submission
 
 
 def read_json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file and line for messages, object) of each line that is not blank. Raises `DataError`."""
+    """(file and line for messages, object) of each line that is not blank. Raises `DataError` for the first that is no
+    object."""
+    for number, line in _filled_lines(file):
+        where = f"{file}, line {number}"
+        try:
+            yield where, _json_object(line)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from error
+
+
+def _filled_lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    """(number from 1, bytes) of each line that is not blank."""
+    with file.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+            if line.strip():
+                yield number, line
+
+
+def _json_object(line: bytes) -> dict[str, Any]:
+    """Raises `DataError` for a line that is none."""
     try:
-        with file.open(encoding="utf-8-sig") as stream:
-            for number, line in enumerate(stream, start=1):
-                if not line.strip():
-                    continue
-                where = f"{file}, line {number}"
-                try:
-                    values = json.loads(line, parse_float=Decimal)
-                except ValueError as error:
-                    raise DataError(f"{where}: not JSON: {error}") from error
-                except RecursionError as error:
-                    raise DataError(f"{where}: nested too deeply to be read") from error
-                if not isinstance(values, dict):
-                    raise DataError(f"{where}: each line is one JSON object")
-                yield where, values
+        values = json.loads(line.decode("utf-8"), parse_float=Decimal)
     except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+        raise DataError(f"not UTF-8 at byte {error.start} of the line; save the file as UTF-8") from error
+    except ValueError as error:
+        raise DataError(f"not JSON: {error}") from error
+    except RecursionError as error:
+        raise DataError("nested too deeply to be read") from error
+    if not isinstance(values, dict):
+        raise DataError("each line is one JSON object")
+    return values
 
 
 def submission_of(
-    values: Mapping[str, Any], *, now: datetime, packs: tuple[Pack, ...] = (), voice: Voice | None = None
+    values: Mapping[str, Any],
+    *,
+    now: datetime,
+    packs: tuple[Pack, ...] = (),
+    voice: Voice | None = None,
+    vocabulary: frozenset[str] = frozenset(),
 ) -> Submission:
     """One parsed line as a submission. Raises `DataError` or `UsageError` that names the field."""
     line = parse(_SubmittedLine, values, owner="the line")
@@ -180,6 +217,7 @@ def submission_of(
         evidence=line.evidence or {},
         packs=(*(pack_named(name) for name in dict.fromkeys(names)), *packs),
         voice=voice or Voice(),
+        vocabulary=vocabulary,
     )
     return Submission(id=line.id, text=line.text, request=request)
 
@@ -189,18 +227,30 @@ def judge(submission: Submission) -> Review:
     return review(submission.text, submission.request)
 
 
-def reviews_document(reviews: Sequence[tuple[str, Review]]) -> dict[str, Any]:
-    """Reviews by the id of their text, as JSON has them."""
+def reviews_document(
+    reviews: Sequence[tuple[str, Review]], unreadable: Sequence[UnreadableLine] = ()
+) -> dict[str, Any]:
+    """Reviews by the id of their text, and the lines that could not be read, as JSON has them."""
     results = [
         {
             "id": text_id,
+            "verdict": answer.verdict.value,
             "verified": answer.verified,
             "failures": [{"guarantee": c.guarantee, "span": c.span, "message": c.message} for c in answer.failures],
             "warnings": plain(answer.warnings),
+            "ungrounded": plain(answer.ungrounded),
         }
         for text_id, answer in reviews
     ]
-    return {"checked": len(results), "passed": sum(answer.verified for _, answer in reviews), "results": results}
+    verdicts = Counter(answer.verdict for _, answer in reviews)
+    return {
+        "checked": len(results),
+        "passed": verdicts[CopyVerdict.PASS],
+        "held": verdicts[CopyVerdict.PERSON],
+        "blocked": verdicts[CopyVerdict.BLOCKED],
+        "results": results,
+        "unreadable": plain(unreadable),
+    }
 
 
 # --- lines that the shop approved, for a generator to learn from ----------------------------------------------------

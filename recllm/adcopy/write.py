@@ -32,7 +32,7 @@ from recllm.adcopy.verify import claims, form
 from recllm.adcopy.verify.case import Case
 from recllm.adcopy.verify.guarantees import likeness, review, variants_differ
 from recllm.errors import GenerationError, UsageError
-from recllm.schema import AdCopy, Check, Encoder, Generator
+from recllm.schema import AdCopy, Check, CopyVerdict, Encoder, Generator
 from recllm.text.templates import Prompts, natural
 
 TEMPLATE = "template"
@@ -51,7 +51,9 @@ def write_copy(
     price, offer and call are filled in by code. Of its lines those that pass every check come first, by their closeness
     to item and reason (by `encoder`, when given); then the shop's own for the kind of reason (`prompts/ad_lines`, and
     before them the voice's), then its general ones. A text that is too like an earlier one is tried with fewer facts,
-    then left out. `AdCopy.generator` says whose line it is, `AdCopy.rejected` holds what was stopped and why.
+    then left out. A line whose words nothing grounds stands with the verdict `person`; where the request is
+    `unattended`, lines that pass are preferred to it. `AdCopy.generator` says whose line it is, `AdCopy.rejected` holds
+    what was stopped and why.
 
     A generator with an attribute `languages` is asked in these languages only; one that `takes_constraints` is told
     what its lines may not hold, one that is `tuned` is asked without examples. Raises `UsageError` for a channel that
@@ -80,25 +82,29 @@ def write_copy(
     lines += [(line, TEMPLATE) for line in shop_lines(request, rng)]
 
     copies: dict[str | None, AdCopy] = {}
+    waiting: dict[str | None, AdCopy] = {}
     for line, source in lines:
         if len(copies) == request.variants:
             break
         if line and any(earlier and likeness(line, earlier) > limit("max_likeness") for earlier in copies):
             continue
         copy = _verified(line, facts, request, [earlier.text for earlier in copies.values()])
-        if copy.verified:
+        if _stands(copy) and request.unattended and not copy.verified:
+            waiting.setdefault(line, replace(copy, generator=source))
+        elif _stands(copy):
             copies[line] = replace(copy, generator=source)
+    copies = copies or dict(list(waiting.items())[:1])
     if not copies:  # a title like no other: the item goes by its category, or by a general name
         facts = without_title(facts, request)
         for line in shop_lines(request, rng):
             copies = {line: _verified(line, facts, request)}
-            if copies[line].verified:
+            if _stands(copies[line]):
                 break
     return tuple(replace(copy, rejected=tuple(rejected)) for copy in copies.values())
 
 
 def is_sayable(line: str, facts: FactSheet, request: CopyRequest) -> bool:
-    """True when a text with the opening line passes every check."""
+    """True when a text with the opening line passes every check; a word that nothing grounds is a person's to judge."""
     return can_be_asked(facts, request) and not _faults(line, facts, request)
 
 
@@ -137,6 +143,10 @@ def _verified(line: str | None, facts: FactSheet, request: CopyRequest, texts: S
         if is_new and request.limits.fits(text):
             break
     answer = review(text, request, facts=facts, prompt=bare_prompt(request.language))
+    checks, verdict = answer.checks, answer.verdict
+    if not is_new:
+        checks = (*checks, Check(guarantee="G13", passed=False, message="is too like an earlier text", holds=True))
+        verdict = CopyVerdict.PERSON if verdict is CopyVerdict.PASS else verdict
     values = {"title": facts.title, "brand": facts.brand, "price": facts.price_text}
     if offer := facts.offer:
         values["offer"] = f"{offer.type} {'' if offer.value is None else offer.value}".strip()
@@ -145,12 +155,19 @@ def _verified(line: str | None, facts: FactSheet, request: CopyRequest, texts: S
         channel=request.channel,
         locale=request.locale,
         generator=TEMPLATE,
-        verified=is_new and answer.verified,
-        checks=answer.checks,
+        verified=verdict is CopyVerdict.PASS,
+        verdict=verdict,
+        ungrounded=tuple(dict.fromkeys(w.word for w in answer.ungrounded)),
+        checks=checks,
         facts_used={name: str(values[name]) for name in fact_names},
         template_version=request.template.version,
         item_id=facts.item_id,
     )
+
+
+def _stands(copy: AdCopy) -> bool:
+    """True when a text may be handed on: to its reader where it passes, else to a person who judges its words."""
+    return not _failures(copy)
 
 
 def _failures(copy: AdCopy) -> tuple[Check, ...]:
@@ -314,14 +331,14 @@ def compositions(line: str | None, facts: FactSheet, request: CopyRequest) -> It
         spellings = (shortened(facts.title, n) for n in range(min(len(name), slot.max), _MIN_NAME - 1, -1))
         headline = next((spelling for spelling in spellings if slot.fits(spelling)), name)
         pieces = {
-            "name": name[:1].upper() + name[1:],
+            "name": _as_beginning(name),
             "brand": brand,
             "price": facts.price_text,
             "offer": facts.offer_text,
         }
         pieces = {key: None if key in drops else value for key, value in pieces.items()}
         values = {
-            "headline": headline[:1].upper() + headline[1:],
+            "headline": _as_beginning(headline),
             "hook": line,
             "facts": prompts.render("ad_text.facts", locale, **pieces),
             "call": "call" not in drops or None,
@@ -331,3 +348,8 @@ def compositions(line: str | None, facts: FactSheet, request: CopyRequest) -> It
         stated = ("brand",) if channel.title_only else ("brand", "price", "offer")
         text = prompts.render(template.name, locale, **values)
         yield text, ("title", *(key for key in stated if pieces[key]))
+
+
+def _as_beginning(name: str) -> str:
+    """With a capital, but for a name that is written without one: iPhone."""
+    return name if name[1:2].isupper() else name[:1].upper() + name[1:]

@@ -10,7 +10,7 @@ What has been decided about each text is read from a log that only grows (G18):
       │  └── edited ◄───────────┘     a new wording, checked when it is entered; it waits for approval as a draft does
       └────► rejected
 
-Nothing is approved without a person, unless the campaign says `auto` and no rule warns; what fails a check is approved
+Nothing is approved without a person, unless the campaign says `auto` and the text passes; what is blocked is approved
 by nobody.
 """
 
@@ -39,11 +39,20 @@ from recllm.campaigns.folder import (
     read_plan,
 )
 from recllm.campaigns.hours import SendWindow, send_window
-from recllm.campaigns.texts import Catalogue, catalogue_at, check_notes, copy_request, facts_of, message
+from recllm.campaigns.texts import (
+    GROUNDING,
+    Catalogue,
+    catalogue_at,
+    check_notes,
+    copy_request,
+    facts_of,
+    message,
+    verdict_of_notes,
+)
 from recllm.data.dataset import utc
 from recllm.documents import plain
 from recllm.errors import DataError, PolicyError, UsageError
-from recllm.schema import Check
+from recllm.schema import Check, CopyVerdict
 from recllm.workspace.workspace import Workspace, present
 
 CHECKER = "recllm"
@@ -205,7 +214,7 @@ def approve_texts(
 
 
 def auto_approvals(plan: CampaignPlan, *, at: datetime) -> list[Decision]:
-    """What a campaign that says `auto` approves of its new plan: texts without failure and without warning."""
+    """What a campaign that says `auto` approves of its new plan: texts with the verdict `pass`."""
     text_ids = [text.id for text in plan.texts if not _faults(text, None)]
     return _decisions(TextStatus.APPROVED, text_ids, by=AUTO, at=at)
 
@@ -312,6 +321,7 @@ def text_documents(campaign: OpenCampaign) -> list[dict[str, Any]]:
     states, documents = campaign.states, []
     for text in campaign.plan.texts:
         state, item = states[text.id], campaign.catalogue.items.get(text.item_id)
+        verdict = verdict_of_notes(state.failures, state.warnings)
         document = {
             "id": text.id,
             "status": state.action.value,
@@ -328,9 +338,11 @@ def text_documents(campaign: OpenCampaign) -> list[dict[str, Any]]:
             "text": state.text,
             "message": message(campaign.file, state.text, text.channel, text.locale, text.generator),
             "meta": {"generated": text.generator != TEMPLATE, "generator": text.generator, "record": text.record},
-            "verified": not state.failures,
+            "verdict": verdict.value,
+            "verified": verdict is CopyVerdict.PASS,
             "failures": plain(state.failures),
             "warnings": plain(state.warnings),
+            "ungrounded": [note.span for note in state.warnings if note.rule == GROUNDING],
         }
         documents.append(document)
     return documents

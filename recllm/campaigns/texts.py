@@ -6,7 +6,7 @@ No text is written for a person, so none can say what a person did, and there ar
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
@@ -16,13 +16,14 @@ from recllm.adcopy.channels import channel_named, complete
 from recllm.adcopy.record import save, write_recorded
 from recllm.adcopy.request import CopyRequest, Voice
 from recllm.adcopy.verify.guarantees import review
+from recllm.adcopy.vocabulary import approved_words, vocabulary_file
 from recllm.adcopy.write import TEMPLATE
 from recllm.audiences.audience import TEXT_ITEM
 from recllm.campaigns.file import CampaignFile
 from recllm.campaigns.folder import COPIES, CampaignText, CheckNote, PlannedPerson, TextFacts
 from recllm.data.catalogue import on_offer
 from recllm.jobs.ad_copy import item_of
-from recllm.schema import Encoder, Generator, Item, ReasonKind
+from recllm.schema import CopyVerdict, Encoder, Generator, Item, ReasonKind
 from recllm.workspace.workspace import Workspace
 
 # --- what texts are about --------------------------------------------------------------------------------------------
@@ -36,6 +37,8 @@ class Catalogue:
     """Those of the campaign that the shop still has."""
     brands: frozenset[str]
     """All of the shop's, and those that the campaign names."""
+    vocabulary: frozenset[str] = frozenset()
+    """Words beyond the facts that the shop's people approved."""
 
 
 def catalogue_at(workspace: Workspace, file: CampaignFile, item_ids: Iterable[str], moment: datetime) -> Catalogue:
@@ -48,7 +51,8 @@ def catalogue_at(workspace: Workspace, file: CampaignFile, item_ids: Iterable[st
     if file.target.text is not None and TEXT_ITEM in ids:
         path = tuple(part.strip() for part in (file.target.category or "").split(">") if part.strip())
         items[TEXT_ITEM] = Item(item_id=TEXT_ITEM, title=file.target.text.strip(), category=path)
-    return Catalogue(items, frozenset(brands) | set(file.words.known_brands))
+    vocabulary = approved_words(vocabulary_file(workspace.root))
+    return Catalogue(items, frozenset(brands) | set(file.words.known_brands), vocabulary)
 
 
 def facts_of(item: Item | None, file: CampaignFile) -> TextFacts:
@@ -91,20 +95,39 @@ def copy_request(file: CampaignFile, catalogue: Catalogue, text: TextKey | Campa
         packs=file.words.packs,
         voice=file.words.voice or Voice(),
         variants=file.words.variants,
+        vocabulary=catalogue.vocabulary,
+        unattended=file.words.auto,
     )
+
+
+GROUNDING = "grounding"
+"""The rule of a word that nothing grounds, where findings name their rules."""
+
+
+def verdict_of_notes(failures: Sequence[CheckNote], warnings: Sequence[CheckNote]) -> CopyVerdict:
+    """The verdict that follows from what `check_notes` gives."""
+    return CopyVerdict.BLOCKED if failures else CopyVerdict.PERSON if warnings else CopyVerdict.PASS
 
 
 def check_notes(
     text: str, request: CopyRequest, file: CampaignFile, generator: str
 ) -> tuple[tuple[CheckNote, ...], tuple[CheckNote, ...]]:
-    """What fails, and what only asks for a person's eyes, under the facts of the request's item.
+    """What blocks a text, and what holds it for a person, under the facts of the request's item; a text with neither
+    passes.
 
-    That includes each slot of the finished message which is longer than the channel's limit: a second short message is
-    a second price, which a person should agree to.
+    What holds it includes each word that nothing grounds, and each slot of the finished message which is longer than
+    the channel's limit: a second short message is a second price, which a person should agree to.
     """
     answer = review(text, request)
-    failures = tuple(CheckNote(rule=c.guarantee, message=c.message, span=c.span) for c in answer.failures)
-    warnings = [CheckNote(rule=w.rule, message=w.message, span=w.span) for w in answer.warnings]
+    blocking = [check for check in answer.failures if not check.holds]
+    failures = tuple(CheckNote(rule=c.guarantee, message=c.message, span=c.span) for c in blocking)
+    holding = [check for check in answer.failures if check.holds]
+    warnings = [CheckNote(rule=c.guarantee, message=c.message, span=c.span) for c in holding]
+    warnings += [CheckNote(rule=w.rule, message=w.message, span=w.span) for w in answer.warnings]
+    warnings += [
+        CheckNote(rule=GROUNDING, message=f"no fact and no approved word grounds {word!r}", span=word)
+        for word in dict.fromkeys(w.word for w in answer.ungrounded)
+    ]
     finished = message(file, text, request.channel, request.locale, generator)
     for slot, words in channel_named(request.channel).split(finished):
         length, limit = slot.length_and_limit(words)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from recllm.cli.options import DEFAULT_WORKSPACE, Json, Seed, UserFile, Users, WorkspaceDir, open_shop, read_user_ids
-from recllm.cli.output import emit_json, note, say, show
-from recllm.errors import UsageError
+from recllm.cli.output import emit_json, note, say, show, table
+from recllm.documents import plain
+from recllm.errors import NothingToDo, UsageError
 from recllm.schema import Objective
 
 if TYPE_CHECKING:
@@ -90,9 +91,10 @@ def _answer(texts: Sequence[AdCopy], json: bool) -> None:
     for text in texts:
         say("", text.text)
         failed = [c.guarantee for c in text.checks if not c.passed]
+        unproven = f"held for a person, nothing grounds: {', '.join(text.ungrounded)}" if text.ungrounded else ""
         note(
             f"  {text.channel}, words by {text.generator}; "
-            + (f"failed: {', '.join(failed)}" if failed else "all checks passed")
+            + (f"failed: {', '.join(failed)}" if failed else unproven or "all checks passed")
             + (f"; record {text.record_id}" if text.record_id else "")
         )
 
@@ -119,14 +121,18 @@ def replay(
 
 def check(
     file: Annotated[Path, typer.Argument(help="One JSON object a line: id, text, channel, locale, item, offer, ...")],
+    workspace: WorkspaceDir,
     at: Annotated[str | None, typer.Option("--at", help="The moment that offers are judged by; now otherwise.")],
     pack: Packs,
     voice: VoiceFile,
     json: Json,
 ) -> None:
-    """Check ad texts that anyone wrote: a person, an agency, a model. Ends with 2 when one of them fails."""
+    """Check ad texts that anyone wrote: a person, an agency, a model. Each passes, is held for a person, or is blocked.
+    The workspace, where there is one, adds the words that its people approved. Ends with 2 when a text is held or
+    blocked or a line cannot be read, with 3 when there is nothing to check."""
     from recllm.adcopy.request import load_voice
-    from recllm.adcopy.submissions import judge, read_submissions, reviews_document
+    from recllm.adcopy.submissions import Submission, UnreadableLine, judge, read_submissions, reviews_document
+    from recllm.adcopy.vocabulary import approved_words, vocabulary_file
 
     brand_voice = load_voice(voice) if voice else None
     try:
@@ -135,15 +141,61 @@ def check(
         raise UsageError(f"--at is a time such as 2025-11-10T00:00:00+08:00, not {at!r}") from error
     if moment.tzinfo is None:
         raise UsageError(f"--at {at} has no time zone; add one, such as +00:00")
-    submissions = read_submissions(file, now=moment, packs=_packs(pack), voice=brand_voice)
-    reviews = [(submission.id, judge(submission)) for submission in submissions]
-    document = reviews_document(reviews)
+    if workspace != DEFAULT_WORKSPACE and not workspace.is_dir():
+        raise UsageError(f"there is no workspace in {workspace}; leave -w out where there is none")
+    entries = list(
+        read_submissions(
+            file,
+            now=moment,
+            packs=_packs(pack),
+            voice=brand_voice,
+            vocabulary=approved_words(vocabulary_file(workspace)),
+        )
+    )
+    reviews = [(entry.id, judge(entry)) for entry in entries if isinstance(entry, Submission)]
+    unreadable = [entry for entry in entries if isinstance(entry, UnreadableLine)]
+    for line in unreadable:
+        note(f"{file}, line {line.line_no}: {line.message}")
+    if not entries:
+        raise NothingToDo(f"{file} has no text to check; give one JSON object a line")
+    document = reviews_document(reviews, unreadable)
     passed = document["passed"]
     show(document, itertools.chain.from_iterable(itertools.starmap(_lines, reviews)), json=json)
     if not json:
-        note(f"{passed} of {len(reviews)} texts pass")
-    if passed < len(reviews):
+        counts = f"{document['held']} held for a person, {document['blocked']} blocked"
+        note(f"{passed} of {len(reviews)} texts pass; {counts}, {len(unreadable)} lines unreadable")
+    if passed < len(entries):
         raise typer.Exit(2)
+
+
+def add_vocabulary(
+    words: Annotated[list[str], typer.Argument(metavar="WORD...", help="Words or phrases that texts may hold.")],
+    by: Annotated[str, typer.Option("--by", help="The name of whoever approves them.")],
+    workspace: WorkspaceDir,
+    json: Json,
+) -> None:
+    """Approve words beyond the facts: a text that holds them is no longer held because of them. They are kept with who
+    approved them and when, as a new version of the shop's vocabulary."""
+    from recllm.adcopy.vocabulary import add_words, vocabulary_file
+
+    with open_shop(workspace) as shop:
+        addition = add_words(vocabulary_file(shop.root), words, by=by, at=datetime.now(UTC))
+    version = addition.vocabulary.version
+    show({"version": version, "added": addition.words}, [f"version {version}: {', '.join(addition.words)}"], json=json)
+    if repeated := len(words) - len(addition.words):
+        note(f"{repeated} of {len(words)} words were approved before")
+
+
+def list_vocabulary(workspace: WorkspaceDir, json: Json) -> None:
+    """The words that the shop's people approved, with who, when and since which version."""
+    from recllm.adcopy.vocabulary import read_vocabulary, vocabulary_file
+
+    with open_shop(workspace) as shop:
+        vocabulary = read_vocabulary(vocabulary_file(shop.root))
+    rows = [(word.word, word.by, word.at.isoformat(timespec="minutes"), word.version) for word in vocabulary.words]
+    show(plain(vocabulary), table(rows, ["word", "by", "at", "version"]) if rows else [], json=json)
+    if not json:
+        note(f"{len(rows)} words, version {vocabulary.version}")
 
 
 def _packs(names: list[str] | None) -> tuple[Pack, ...]:
@@ -163,4 +215,11 @@ def _packs(names: list[str] | None) -> tuple[Pack, ...]:
 def _lines(text_id: str, answer: Review) -> list[str]:
     faults = [f"  {c.guarantee}: {c.message}" + (f" ({c.span!r})" if c.span else "") for c in answer.failures]
     doubts = [f"  look at {w.rule}: {w.message}" for w in answer.warnings]
-    return [f"{text_id}: {'passes' if answer.verified else 'FAILS'}", *faults, *doubts]
+    if answer.ungrounded:
+        words = ", ".join(repr(word) for word in dict.fromkeys(w.word for w in answer.ungrounded))
+        remedy = "recllm copy vocabulary add WORD... --by NAME"
+        doubts.append(f"  no fact and no approved word grounds {words}; approve them with: {remedy}")
+    return [f"{text_id}: {_VERDICTS[answer.verdict]}", *faults, *doubts]
+
+
+_VERDICTS = {"pass": "passes", "person": "held for a person", "blocked": "BLOCKED"}

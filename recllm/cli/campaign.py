@@ -90,7 +90,8 @@ def approve(
     counts = dict(Counter(document["status"] for document in texts))
     lines = []
     for t in texts:
-        lines += ["", f"{t['id']}  {t['status']}  {t['channel']} {t['locale']}  {t['people']:,} people", t["text"]]
+        head = f"{t['id']}  {t['status']}  {t['verdict']}  {t['channel']} {t['locale']}  {t['people']:,} people"
+        lines += ["", head, t["text"]]
         lines += [f"  {d['rule']}: {d['message']}" for d in (*t["failures"], *t["warnings"])]
     show({"campaign_id": campaign.plan.campaign_id, "counts": counts, "texts": texts}, lines, json=json)
     if not json:
@@ -186,13 +187,14 @@ def _plan_document(planned: CampaignPlan) -> dict[str, Any]:
 
 def _plan_lines(planned: CampaignPlan) -> list[str]:
     left_out = ", ".join(f"{reason} {n:,}" for reason, n in planned.excluded.items()) or "nobody"
-    failing = sum(bool(t.failures) for t in planned.texts)
+    n_blocked = sum(bool(t.failures) for t in planned.texts)
+    n_held = sum(bool(t.warnings) and not t.failures for t in planned.texts)
     rows = [(d["name"], d["share"], d["share_of_rest"], d["lift"]) for d in planned.group]
     return [
         f"{planned.campaign_id}: {len(planned.addressed):,} people, {len(planned.held_out):,} held out; "
         f"{planned.expected_conversions:.1f} expected to buy within {planned.horizon_days} days",
         f"  left out: {left_out}",
-        f"  {len(planned.texts)} texts, {failing} of them fail a check; see recllm campaign preview",
+        f"  {len(planned.texts)} texts, {n_held} held for a person, {n_blocked} blocked; see recllm campaign preview",
         *(f"  note: {line}" for line in planned.notes),
         *(["", *table(rows, ["what sets them apart", "share", "of the rest", "lift"])] if rows else []),
     ]

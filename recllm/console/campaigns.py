@@ -749,7 +749,7 @@ class WordingVerdict:
 
     @property
     def tone(self) -> str:
-        """good passes, warn needs a person's eyes, bad cannot go."""
+        """good passes, warn is held for a person, bad is blocked."""
         return "bad" if self.failures else "warn" if self.warnings else "good"
 
 

@@ -14,6 +14,7 @@ from fastapi.responses import Response
 
 from recllm.adcopy.channels import channels
 from recllm.adcopy.request import CopyRequest
+from recllm.adcopy.vocabulary import approved_words, vocabulary_file
 from recllm.adcopy.write import write_copy
 from recllm.audiences.request import AudienceLimits, AudienceRequest
 from recllm.charts import Bar, BarChart
@@ -238,6 +239,7 @@ def sales_chart(visit: Visit, recommender: Recommender, row: int) -> Mapping[str
 def channel_texts(visit: Visit, recommender: Recommender, item: Item) -> list[tuple[str, AdCopy | None, str]]:
     """For each channel its name, the shop's own text about the item, and why there is none."""
     texts: list[tuple[str, AdCopy | None, str]] = []
+    vocabulary = approved_words(vocabulary_file(visit.workspace.root))
     for channel in (name for name, limits in channels().items() if not limits.segment_only):
         request = CopyRequest(
             item=item,
@@ -246,6 +248,7 @@ def channel_texts(visit: Visit, recommender: Recommender, item: Item) -> list[tu
             locale=visit.language,
             known_brands=recommender.brands,
             policy=visit.workspace.policy,
+            vocabulary=vocabulary,
         )
         try:
             texts.append((channel, write_copy(request)[0], ""))

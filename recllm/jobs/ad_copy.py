@@ -68,7 +68,9 @@ def write_ads(
     """
     from recllm.adcopy.record import save, write_recorded
     from recllm.adcopy.request import CopyRequest, Voice, reason_kind
+    from recllm.adcopy.vocabulary import approved_words, vocabulary_file
 
+    vocabulary = approved_words(vocabulary_file(workspace.root))
     people = [slate.user_id for slate in slates] if slates is not None else list(users)
     user_ids, gate = workspace.pseudonymiser().many(people), workspace.gate()
     for purpose in filter(None, (Purpose.PERSONALISATION, CHANNEL_PURPOSE.get(channel))):
@@ -95,6 +97,7 @@ def write_ads(
                 packs=tuple(packs),
                 voice=voice or Voice(),
                 variants=variants,
+                vocabulary=vocabulary,
             )
             for copy, record in write_recorded(
                 request,

@@ -229,12 +229,15 @@ async def copy(body: CopyTextRequest, caller: MayMarket, service: TheService) ->
 
 @router.post("/v1/copy/check", response_model=None, tags=["marketing"])
 async def check(body: TextsRequest, caller: MayMarket, service: TheService) -> Response:
-    """What the guarantees and rule packs say of ad texts that anyone wrote."""
+    """What the guarantees, rule packs and the shop's approved vocabulary say of ad texts that anyone wrote: a verdict
+    for each (pass, person or blocked), why, and the words that nothing grounds."""
     from recllm.adcopy.submissions import judge, reviews_document, submission_of
+    from recllm.adcopy.vocabulary import approved_words, vocabulary_file
 
     def reviews() -> dict[str, Any]:
         now = body.at or datetime.now(UTC)
-        submissions = [submission_of(line, now=now) for line in body.texts]
+        vocabulary = approved_words(vocabulary_file(caller.shop.workspace.root))
+        submissions = [submission_of(line, now=now, vocabulary=vocabulary) for line in body.texts]
         return reviews_document([(submission.id, judge(submission)) for submission in submissions])
 
     return json_answer(await service.capacity.run(reviews))

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from recllm.adcopy.deadlines import Deadline, deadlines
 from recllm.adcopy.lexicon import Reading, fold, pattern, read, stem, stems, table
-from recllm.adcopy.quantities import Quantity, quantities
+from recllm.adcopy.quantities import Quantity, QuantityKind, quantities
 from recllm.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
+from recllm.text.templates import Prompts, natural
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,16 @@ class Case:
         return tuple(q for line in self.text.split("\n") for q in quantities(line))
 
     @cached_property
+    def evidence_quantities(self) -> tuple[Quantity, ...]:
+        """The counts, shares and days that the proofs of the shop state; a proof sets no price."""
+        stated = (q for text in self.request.evidence.values() for q in quantities(text))
+        return tuple(q for q in stated if q.kind not in (QuantityKind.MONEY, QuantityKind.DISCOUNT))
+
+    @cached_property
+    def deadlines(self) -> tuple[Deadline, ...]:
+        return tuple(deadlines(self.reading))
+
+    @cached_property
     def language(self) -> str:
         return self.request.language
 
@@ -42,9 +54,21 @@ class Case:
         return offer if offer is not None and offer.runs(self.request.now) else None
 
     @cached_property
+    def title_written_out(self) -> str:
+        return natural(self.facts.title, Prompts.load().short_forms)
+
+    @cached_property
+    def item_texts(self) -> tuple[str, ...]:
+        """The item's texts as its facts hold them, and written out as a text tells them: SFT DRNKS, soft drinks."""
+        short_forms = Prompts.load().short_forms
+        item = self.request.item
+        texts = (*self.facts.texts, item.title, *item.category)
+        return tuple(dict.fromkeys((*self.facts.texts, *(natural(text, short_forms) for text in texts if text))))
+
+    @cached_property
     def own_words(self) -> str:
         """The text without the item's own texts: what somebody chose to say about it."""
-        texts = {t for t in (*self.facts.texts, *self.facts.spellings) if len(t) > 1 or not t.isascii()}
+        texts = {t for t in (*self.item_texts, *self.facts.spellings) if len(t) > 1 or not t.isascii()}
         if not texts:
             return self.text
         longest_first = "|".join(re.escape(t) for t in sorted(texts, key=len, reverse=True))
@@ -74,11 +98,13 @@ class Violation:
 
     message: str
     span: str = ""
+    holds: bool = False
+    """True where a person may decide; any other violation blocks the text."""
 
 
-def violations(phrases: Iterable[str], remark: str) -> Iterator[Violation]:
+def violations(phrases: Iterable[str], remark: str, *, holds: bool = False) -> Iterator[Violation]:
     """One for each phrase that stands in the text: the phrase, and what is wrong with it."""
-    return (Violation(f"{phrase!r} {remark}", phrase) for phrase in phrases)
+    return (Violation(f"{phrase!r} {remark}", phrase, holds) for phrase in phrases)
 
 
 def matches(shape: re.Pattern[str], text: str) -> Iterator[str]:
@@ -95,11 +121,14 @@ def stated_by_facts(phrase: str, facts: FactSheet) -> bool:
     return bool(parts) and stems(facts.words).issuperset(parts)
 
 
-def used_with(phrase: str, facts: FactSheet) -> bool:
-    """True when the item is a thing that goes with the phrase without being made of it: coffee, and a mug."""
+def words_of_uses(facts: FactSheet) -> Iterator[str]:
+    """The words of what goes with the item without being part of it, endings cut off: coffee, of a mug."""
     names = [read(text) for text in (facts.title, *facts.category)]
     for use in table("uses.toml")["use"]:
-        named = any(t in n.words if t.isascii() else t in n.folded for t in use["things"] for n in names)
-        if named and stem(phrase) in {stem(word.rstrip("*")) for word in use["words"]}:
-            return True
-    return False
+        if any(t in n.words if t.isascii() else t in n.folded for t in use["things"] for n in names):
+            yield from (word.rstrip("*") for word in use["words"])
+
+
+def used_with(phrase: str, facts: FactSheet) -> bool:
+    """True when the item is a thing that goes with the phrase without being made of it: coffee, and a mug."""
+    return stem(phrase) in {stem(word) for word in words_of_uses(facts)}

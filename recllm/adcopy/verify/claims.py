@@ -9,10 +9,25 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from decimal import Decimal
 from functools import lru_cache
 
-from recllm.adcopy.lexicon import HAN, families, fold, limit, pattern, read, stem, stems, table, word_class
-from recllm.adcopy.quantities import Quantity, QuantityKind, currency_of, renderings, rounded
+from recllm.adcopy.deadlines import day_in_words, last_day
+from recllm.adcopy.lexicon import (
+    HAN,
+    Family,
+    families,
+    fold,
+    limit,
+    pattern,
+    read,
+    stem,
+    stems,
+    table,
+    word_class,
+    words,
+)
+from recllm.adcopy.quantities import Quantity, QuantityKind, currency_of, format_money, renderings, rounded
 from recllm.adcopy.request import OfferType
 from recllm.adcopy.verify.case import Case, Violation, matches, stated_by_facts, used_with, violations
 
@@ -30,21 +45,76 @@ _HAN_RUN = re.compile(rf"[{HAN}]+")
 
 
 def numbers(case: Case) -> Iterator[Violation]:
-    """G1: every number, price, share, date and count of the text stands among the facts, with the same unit."""
+    """G1: every number, price, share, date and count of the text stands among the facts, with the same unit.
+
+    What contradicts a fact blocks, as does every price, reduction and date; a number that no fact speaks of is a
+    person's to judge.
+    """
     for quantity in case.quantities:
-        if not _is_fact(quantity, case):
+        if not is_fact(quantity, case):
             span = quantity.span.strip()
-            yield Violation(f"{quantity.kind} {span!r} is not among the facts", span)
+            fact = _fact_beside(quantity, case)
+            holds = not fact and quantity.kind not in _NEVER_GUESSED
+            yield Violation(f"{quantity.kind} {span!r} is not among the facts{fact and f': {fact}'}", span, holds)
 
 
-def _is_fact(quantity: Quantity, case: Case) -> bool:
+_NEVER_GUESSED = (QuantityKind.MONEY, QuantityKind.DISCOUNT, QuantityKind.DATE)
+
+
+def _fact_beside(quantity: Quantity, case: Case) -> str:
+    """The fact that a wrong quantity contradicts, and what would be right; empty where no fact is of its kind."""
+    facts, offer, kind = case.facts, case.offer, quantity.kind
+    if kind is QuantityKind.MONEY:
+        if quantity.role in ("off", "threshold"):
+            return _offer_in_words(case)
+        if quantity.role == "list" and facts.list_price is None:
+            return "no former price is known, leave it out"
+        amount = facts.list_price if quantity.role == "list" else facts.price
+        if amount is None or facts.currency is None or currency_of(facts.currency) is None:
+            return "no price is known, leave it out"
+        name = "former price" if quantity.role == "list" else "price"
+        return f"the {name} is {format_money(amount, facts.currency, case.language)}"
+    if kind is QuantityKind.DISCOUNT:
+        return _offer_in_words(case)
+    if kind is QuantityKind.DATE:
+        if offer is None or offer.end is None:
+            return "no offer with an end runs, leave it out"
+        return f"the offer's last day is {day_in_words(last_day(offer.end), case.language)}"
+    stated = (*facts.quantities, *case.evidence_quantities)
+    of_the_kind = [f for f in stated if f.kind is kind is not QuantityKind.CODE and f.value is not None]
+    if quantity.unit:
+        of_the_kind = [f for f in of_the_kind if f.unit == quantity.unit]
+    elif kind is QuantityKind.NUMBER:
+        of_the_kind = [f for f in of_the_kind if quantity.role and stem(f.role) == stem(quantity.role)]
+    spans = ", ".join(dict.fromkeys(f.span.strip() for f in of_the_kind))
+    return f"the facts say {spans}" if spans else ""
+
+
+def _offer_in_words(case: Case) -> str:
+    """The running offer as a message tells it."""
+    offer, facts = case.offer, case.facts
+    if offer is None:
+        return "no offer runs, leave it out"
+    if offer.value is None:
+        return f"the offer is {offer.type}"
+    if offer.type is OfferType.PERCENT:
+        return f"the offer is {offer.value.normalize():f} % off"
+    if facts.currency is None or currency_of(facts.currency) is None:
+        return f"the offer is {offer.value.normalize():f} off"
+    return f"the offer is {format_money(offer.value, facts.currency, case.language)} off"
+
+
+def is_fact(quantity: Quantity, case: Case) -> bool:
+    """True when the facts of the item or its running offer state the quantity."""
     kind, offer, facts = quantity.kind, case.offer, case.facts
     if kind in (QuantityKind.NUMBER, QuantityKind.PERCENT, QuantityKind.CODE) and quantity in facts.quantities:
         return True
     if kind is QuantityKind.MONEY:
         return _is_price(quantity, case)
     if kind is QuantityKind.DISCOUNT:
-        return offer is not None and offer.type is OfferType.PERCENT and offer.value == quantity.value
+        return _is_reduction(quantity, case)
+    if any((q.kind, q.value, q.unit) == (kind, quantity.value, quantity.unit) for q in case.evidence_quantities):
+        return True
     if kind is QuantityKind.DATE:
         if offer is None:
             return False
@@ -60,9 +130,24 @@ def _is_fact(quantity: Quantity, case: Case) -> bool:
                 word = quantity.role
                 if not word or word in word_class("glue") or stem(word) in stems(facts.words):
                     return True
-            elif fact.unit == "ct" and not quantity.unit and stem(quantity.role) in stems(read(facts.title).words):
-                return True  # "eight buns" counts the eight of "8 count" where the item is called buns
+            # "eight buns" counts the eight of "8 count" where the item is called buns, and so does "eight for $2.49"
+            is_counted = quantity.role == "for" or stem(quantity.role) in stems(read(facts.title).words)
+            if fact.unit == "ct" and not quantity.unit and is_counted:
+                return True
     return False
+
+
+def _is_reduction(quantity: Quantity, case: Case) -> bool:
+    """True for the share that the running offer takes off: "a third" is any share within half a per cent of it."""
+    offer, price, share = case.offer, case.facts.price, quantity.value
+    if offer is None or offer.value is None or share is None:
+        return False
+    if offer.type is OfferType.PERCENT:
+        is_fraction = share != share.to_integral_value()
+        return abs(offer.value - share) < limit("fraction_tolerance") if is_fraction else offer.value == share
+    return (
+        offer.type in (OfferType.AMOUNT, OfferType.COUPON) and bool(price) and 100 * offer.value == share * (price or 0)
+    )
 
 
 def _is_price(quantity: Quantity, case: Case) -> bool:
@@ -76,9 +161,25 @@ def _is_price(quantity: Quantity, case: Case) -> bool:
         return False
     offered = offer.value if offer and offer.type in (OfferType.AMOUNT, OfferType.COUPON) else None
     amount = {"list": facts.list_price, "": facts.price, "off": offered}.get(quantity.role)
-    if amount is None and quantity.role == "":  # "a coupon worth 5 dollars": the offer's value, said without "off"
-        amount = offered
-    return amount is not None and value == rounded(amount, facts.currency)
+    amounts = [amount]
+    if quantity.role == "":
+        if amount is None:  # "a coupon worth 5 dollars": the offer's value, said without "off"
+            amounts.append(offered)
+        amounts.append(reduced_price(case))
+    elif quantity.role == "off" and facts.price is not None and (left := reduced_price(case)) is not None:
+        amounts.append(facts.price - left)  # 20 % of 5.00 are 1.00
+    return any(a is not None and value == rounded(a, facts.currency) for a in amounts)
+
+
+def reduced_price(case: Case) -> Decimal | None:
+    """What the item costs after the running offer; None where no offer on the price runs."""
+    offer, price = case.offer, case.facts.price
+    if price is None or offer is None or offer.value is None:
+        return None
+    if offer.type is OfferType.PERCENT:
+        return price * (100 - offer.value) / 100
+    is_amount = offer.type in (OfferType.AMOUNT, OfferType.COUPON) and offer.value < price
+    return price - offer.value if is_amount else None
 
 
 def currency_format(case: Case) -> Iterator[Violation]:
@@ -88,8 +189,9 @@ def currency_format(case: Case) -> Iterator[Violation]:
         if quantity.kind is QuantityKind.MONEY and quantity.value is not None and code:
             accepted = renderings(quantity.value, code, case.language)
             if quantity.span.replace(" ", "") not in accepted:
-                message = f"{quantity.span!r} is not how {case.request.locale} writes {code}, such as {min(accepted)}"
-                yield Violation(message, quantity.span)
+                right = format_money(quantity.value, code, case.language) if currency_of(code) else min(accepted)
+                message = f"{quantity.span!r} is not how {case.request.locale} writes {code}: write {right}"
+                yield Violation(message, quantity.span, holds=True)
 
 
 # --- G2: offers ----------------------------------------------------------------------------------------------------
@@ -101,14 +203,41 @@ def offers(case: Case) -> Iterator[Violation]:
     running = case.offer
     if running is None and not any(q.kind is QuantityKind.MONEY for q in case.quantities):
         text = pattern("claims.no_price_talk").sub(lambda m: "\x00" * len(m[0]), read(case.own_words).squashed)
-        yield from violations(matches(pattern(_PRICE_TALK[case.language]), text), "speaks of a price and states none")
+        talk = matches(pattern(_PRICE_TALK[case.language]), text)
+        yield from violations(talk, "speaks of a price and states none: state it, or leave this out", holds=True)
+    state = "none runs" if running is None else _offer_in_words(case)
     for family in families("offers.toml"):
         if running is None or running.type not in family.offers:
-            yield from violations(family.find(case.reading), f"promises an offer ({family.id}), and none runs")
+            remark = f"promises an offer ({family.id}), and {state}"
+            yield from violations(family.find(case.reading), remark)
     if running is None:
         for quantity in case.quantities:
             if quantity.kind is QuantityKind.DISCOUNT or quantity.role in ("off", "threshold"):
                 yield Violation(f"{quantity.span!r} promises a reduction, and no offer runs", quantity.span)
+    yield from _deadlines(case)
+
+
+def _deadlines(case: Case) -> Iterator[Violation]:
+    """Deadlines told by their distance, such as "today only", against the end of the running offer."""
+    running, now = case.offer, case.request.now
+    for phrase in case.deadlines:
+        if running is not None and running.end is not None and phrase.ends_on(running.end, now):
+            continue
+        is_deadline = phrase.strong or _speaks_of_an_offer(case)
+        if not is_deadline and phrase.day == "today":
+            continue
+        if running is None:
+            state = "no offer runs: leave it out"
+        elif running.end is None:
+            state = "the offer has no end: leave it out"
+        else:
+            state = f"the offer's last day is {day_in_words(last_day(running.end), case.language)}: write that"
+        yield Violation(f"{phrase.span!r} is a deadline ({phrase.day}), and {state}", phrase.span, not is_deadline)
+
+
+def _speaks_of_an_offer(case: Case) -> bool:
+    is_reduction = any(q.kind is QuantityKind.DISCOUNT or q.role in ("off", "threshold") for q in case.quantities)
+    return is_reduction or any(family.find(case.reading) for family in families("offers.toml"))
 
 
 # --- G3: claims that need proof ------------------------------------------------------------------------------------
@@ -121,12 +250,22 @@ def proofs(case: Case) -> Iterator[Violation]:
         for match in (m for shape in _ADDED for m in pattern(shape).finditer(case.reading.squashed)):
             name = next(value for value in match.groups() if value)
             if not (stated_by_facts(name, case.facts) or used_with(name, case.facts)):
-                yield Violation(f"{match[0]!r} names what the facts do not hold", match[0])
+                yield Violation(f"{match[0]!r} names {name!r}, which the facts do not hold", match[0], holds=True)
     for family in families("claims.toml"):
         if not (case.proves(family.evidence) or (case.offer and case.offer.type in family.offers)):
             for phrase in family.find(read(case.own_words) if family.from_facts else case.reading):
                 if not (family.from_facts and (stated_by_facts(phrase, case.facts) or used_with(phrase, case.facts))):
-                    yield Violation(f"{phrase!r} claims {family.id} without proof", phrase)
+                    missing = "no proof makes it sayable" if family.evidence == "never" else _proof_for(family)
+                    message = f"{phrase!r} claims {family.id} without proof: {missing}"
+                    yield Violation(message, phrase, family.id not in _NEVER_UNPROVEN)
+
+
+_NEVER_UNPROVEN = ("cure", "urgency", "free")
+"""Claims of health, deadlines and gifts: without their proof nobody can let them pass. The others are a person's."""
+
+
+def _proof_for(family: Family) -> str:
+    return f"needs {family.evidence}" + (", or the words among the item's facts" if family.from_facts else "")
 
 
 def _comparisons(case: Case) -> Iterator[Violation]:
@@ -141,7 +280,8 @@ def _comparisons(case: Case) -> Iterator[Violation]:
         shapes.append((pattern(_OTHER_GOODS[language], NAMES="|".join(sorted(names))), "comparison"))
     for shape, proof in shapes:
         if not case.request.evidence.get(proof):
-            yield from violations(matches(shape, case.reading.squashed), "speaks of others without proof")
+            remark = f"speaks of others without proof: needs {proof}"
+            yield from violations(matches(shape, case.reading.squashed), remark, holds=True)
 
 
 # --- G4, G5: names -------------------------------------------------------------------------------------------------
@@ -150,7 +290,8 @@ def _comparisons(case: Case) -> Iterator[Violation]:
 def foreign_names(case: Case) -> Iterator[Violation]:
     """G4: no brand but the item's own, and no capitalised name inside a sentence that the facts do not hold."""
     yield from _foreign_brands(case)
-    allowed = {*table("brands.toml")["proper_words"], *stems(case.facts.words)}
+    proven = {word for text in case.request.evidence.values() for word in words(text)}
+    allowed = {*table("brands.toml")["proper_words"], *stems(case.facts.words), *stems(proven)}
     if case.language == "en":
         tokens = _inner_capitals(case.own_words)
     else:  # capitalised Latin words in a Chinese text, but for short ones such as T in T恤
@@ -158,14 +299,14 @@ def foreign_names(case: Case) -> Iterator[Violation]:
     for token in tokens:
         parts = {stem(part) for part in re.split(r"['’-]", fold(token)) if part}
         if not (fold(token) in allowed or stem(fold(token)) in allowed or parts <= allowed or token.isupper()):
-            yield Violation(f"{token!r} is a name that the facts do not hold", token)
+            yield Violation(f"{token!r} is a name that the facts do not hold", token, holds=True)
     # Chinese writes names without capitals; what follows 来自 or 搭载 names a place, a maker or a part. The facts hold
     # it when they hold its first two characters.
     for match in pattern("naming.origin").finditer(case.reading.folded):
         name = match["name"] or match["by"]
         common = any(word in name for word in table("brands.toml")["common_origins"])
         if not common and name[:2] not in case.facts.folded:
-            yield Violation(f"{match[0]!r} names what the facts do not hold", name)
+            yield Violation(f"{match[0]!r} names {name!r}, which the facts do not hold", name, holds=True)
 
 
 def _foreign_brands(case: Case) -> Iterator[Violation]:
@@ -211,7 +352,7 @@ def product_named(case: Case) -> Iterator[Violation]:
     text = tuple(stem(word) for word in case.reading.words)
     names = (tuple(stem(word) for word in read(name).words) for name in head_names(case))
     if not any(name and _within(name, text) for name in names):
-        yield Violation(f"the product {case.facts.title!r} is not named")
+        yield Violation(f"the product {case.facts.title!r} is not named", holds=True)
 
 
 def head_names(case: Case) -> list[str]:

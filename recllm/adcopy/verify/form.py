@@ -18,6 +18,8 @@ _BREAKS_OFF = (
 )
 _SENTENCE_END = re.compile(r"[.!?\n]")
 _HAN = re.compile(f"[{HAN}]")
+_LANGUAGES = {"en": "English", "zh": "Chinese"}
+FOREIGN = "texts are checked in English and Chinese, a person who reads this language decides"
 
 # --- G6, G7: channel -----------------------------------------------------------------------------------------------
 
@@ -35,7 +37,7 @@ def fits_channel(case: Case) -> Iterator[Violation]:
             yield Violation(f"{slot.name} is empty")
         end = text.rstrip()
         if any(shape.search(end) for shape in _BREAKS_OFF):
-            yield Violation(f"{slot.name} breaks off", end[-20:])
+            yield Violation(f"{slot.name} breaks off", end[-20:], holds=True)
     for c in dict.fromkeys(case.text):
         invisible = c not in "\n\u200d" and unicodedata.category(c) in ("Cc", "Cf", "Co", "Cn", "Zl", "Zp")
         if c == "\ufffd":
@@ -121,6 +123,7 @@ def leaks(case: Case) -> Iterator[Violation]:
         ("people.contact", "is an address, a handle or a contact"),
     ):
         yield from violations(matches(pattern(name), case.reading.folded), remark)
+    yield from violations(matches(pattern("reading.placeholder"), case.own_words), "was never filled in, or is mark-up")
     yield from _phrases("G10", case)
     if case.prompt:
         size = limit("prompt_words")[case.language]
@@ -149,14 +152,16 @@ def right_language(case: Case) -> Iterator[Violation]:
     letters = sum(c.isalpha() for c in text)
     han = "".join(_HAN.findall(text))
     if foreign := pattern("form.other_scripts").search(text):
-        yield Violation(f"{foreign[0]!r} is of another script", foreign[0])
+        yield Violation(
+            f"{foreign[0]!r} is of another script than {_LANGUAGES[case.language]}: {FOREIGN}", foreign[0], holds=True
+        )
     if case.language == "zh":
         if letters and len(han) < limit("min_han_share") * letters:
-            yield Violation(f"{len(han)} of {letters} letters are Chinese")
+            yield Violation(f"{len(han)} of {letters} letters are Chinese: {FOREIGN}", holds=True)
     elif han:
-        yield Violation("holds Chinese characters", han[:20])
+        yield Violation(f"holds Chinese characters: {FOREIGN}", han[:20], holds=True)
     elif any(is_foreign(sentence) for sentence in _SENTENCE_END.split(text)):
-        yield Violation("is not English")
+        yield Violation(f"is not English: {FOREIGN}", holds=True)
 
 
 def is_foreign(text: str) -> bool:
@@ -170,36 +175,38 @@ def well_formed(case: Case) -> Iterator[Violation]:
     text = case.own_words
     repeats = (("form.repeated_character", text), ("form.repeated_piece", case.text), ("form.blanks", case.text))
     if run := next(filter(None, (pattern(name).search(searched) for name, searched in repeats)), None):
-        yield Violation("repeats characters", run[0][:20])
+        yield Violation("repeats characters", run[0][:20], holds=True)
     tokens = words(text)
     trigrams = Counter(tokens[i : i + 3] for i in range(len(tokens) - 2)).most_common(1)
     if trigrams and trigrams[0][1] > limit("max_repeats"):
-        yield Violation("repeats itself", " ".join(trigrams[0][0]))
+        yield Violation("repeats itself", " ".join(trigrams[0][0]), holds=True)
     if repeated := pattern("form.repeated_word").search(text):
-        yield Violation("repeats a word", repeated[0][:40])
+        yield Violation("repeats a word", repeated[0][:40], holds=True)
     letters = [c for c in text if c.isalpha() and c.isascii()]
     capitals = sum(c.isupper() for c in letters)
     if len(letters) > limit("capitals_from_letters") and capitals > limit("max_capitals") * len(letters):
-        yield Violation("is written in capitals")
-    if sum(case.text.count(c) for c in "!！") > limit("max_exclamation_marks"):
-        yield Violation("has more than one exclamation mark")
-    if sum(is_emoji(c) for c in case.text) > limit("max_emoji"):
-        yield Violation("has more than two emoji")
+        yield Violation("is written in capitals", holds=True)
+    if sum(text.count(c) for c in "!！") > limit("max_exclamation_marks"):
+        yield Violation("has more than one exclamation mark", holds=True)
+    if sum(is_emoji(c) for c in text) > limit("max_emoji"):
+        yield Violation("has more than two emoji", holds=True)
 
 
 def in_voice(case: Case) -> Iterator[Violation]:
     """G14: the brand's own words and none that it avoids, its form of address, emoji and exclamation marks."""
     voice, text = case.request.voice, case.reading.squashed
     if shape := phrase_pattern(voice.banned):
-        yield from (Violation(f"the brand does not say {p!r}", p) for p in dict.fromkeys(shape.findall(text)))
+        yield from (
+            Violation(f"the brand does not say {p!r}", p, holds=True) for p in dict.fromkeys(shape.findall(text))
+        )
     for word in voice.required:
         shape = phrase_pattern([word])
         if shape and not shape.search(text):
-            yield Violation(f"the brand always says {word!r}")
+            yield Violation(f"the brand always says {word!r}", holds=True)
     unused = {"您": "你", "你": "您"}.get(voice.address or "")
     if unused and unused in case.text:
-        yield Violation(f"the brand says {voice.address}, not {unused}", unused)
+        yield Violation(f"the brand says {voice.address}, not {unused}", unused, holds=True)
     if not voice.emoji and (emoji := next((c for c in case.text if is_emoji(c)), None)):
-        yield Violation("the brand uses no emoji", emoji)
+        yield Violation("the brand uses no emoji", emoji, holds=True)
     if not voice.exclamation and (mark := next((c for c in case.text if c in "!！"), None)):
-        yield Violation("the brand uses no exclamation marks", mark)
+        yield Violation("the brand uses no exclamation marks", mark, holds=True)

@@ -1,6 +1,9 @@
-"""The guarantees: one function each. What fails one of them never leaves as a verified text.
+"""The guarantees: one function each, and the verdict that follows from them.
 
-    review(text, CopyRequest(item=item, channel="push", now=now)).verified
+    review(text, CopyRequest(item=item, channel="push", now=now)).verdict
+
+`blocked`: the text contradicts a fact, is hostile or personal, or a law forbids it. `person`: it breaks a soft rule, a
+rule pack warns, or it holds a word that nothing grounds (see `recllm.adcopy.verify.grounding`). `pass`: neither.
 
 The word lists, patterns and limits are data, in `recllm/adcopy/data/`. They help a reviewer; they are not legal advice.
 """
@@ -12,11 +15,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations, pairwise
 
-from recllm.adcopy.lexicon import fold, limit, words
+from recllm.adcopy.lexicon import fold, limit, read, words
 from recllm.adcopy.request import CopyRequest, FactSheet
 from recllm.adcopy.verify import claims, form
 from recllm.adcopy.verify.case import Case, Violation
-from recllm.schema import Check
+from recllm.adcopy.verify.grounding import UngroundedWord, reads_as_foreign, ungrounded
+from recllm.schema import Check, CopyVerdict
 
 GUARANTEES: Mapping[str, Callable[[Case], Iterator[Violation]]] = {
     "G1": claims.numbers,
@@ -39,7 +43,7 @@ GUARANTEES: Mapping[str, Callable[[Case], Iterator[Violation]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleWarning:
-    """A phrase that keeps no text back and asks for a person's eyes."""
+    """A phrase that breaks no law by itself: a person looks at it."""
 
     guarantee: str
     rule: str
@@ -55,15 +59,24 @@ class Review:
     checks: tuple[Check, ...]
     """For each guarantee one passed check, or one for each violation."""
     warnings: tuple[RuleWarning, ...] = ()
-    """What the rule packs ask a person to look at; none of it keeps the text back."""
+    """What the rule packs ask a person to look at."""
+    ungrounded: tuple[UngroundedWord, ...] = ()
+    """The words and numbers that nothing known grounds."""
 
     @property
     def failures(self) -> tuple[Check, ...]:
         return tuple(check for check in self.checks if not check.passed)
 
     @property
+    def verdict(self) -> CopyVerdict:
+        if any(not check.holds for check in self.failures):
+            return CopyVerdict.BLOCKED
+        return CopyVerdict.PERSON if self.failures or self.warnings or self.ungrounded else CopyVerdict.PASS
+
+    @property
     def verified(self) -> bool:
-        return not self.failures
+        """True for `pass` alone."""
+        return self.verdict is CopyVerdict.PASS
 
 
 def review(text: str, request: CopyRequest, *, facts: FactSheet | None = None, prompt: str = "") -> Review:
@@ -89,12 +102,28 @@ def review(text: str, request: CopyRequest, *, facts: FactSheet | None = None, p
                 forbidden[rule.guarantee].append(Violation(message, phrase))
             else:
                 warnings.append(RuleWarning(guarantee=rule.guarantee, rule=name, span=phrase, message=message))
+    words_without_ground = ungrounded(case)
+    if reads_as_foreign(case, words_without_ground):
+        forbidden["G11"].append(Violation(f"reads like neither English nor Chinese: {form.FOREIGN}", holds=True))
     checks: list[Check] = []
     for name, guarantee in GUARANTEES.items():
         violations = chain(guarantee(case), forbidden[name])
-        faults = [Check(guarantee=name, passed=False, message=v.message, span=v.span) for v in violations]
+        faults = [
+            Check(guarantee=name, passed=False, message=v.message, span=v.span, holds=v.holds)
+            for v in violations
+            if not (v.holds and name != "G14" and _is_of_full_title(v.span, case))
+        ]
         checks += faults or [Check(guarantee=name, passed=True)]
-    return Review(tuple(checks), tuple(warnings))
+    return Review(tuple(checks), tuple(warnings), words_without_ground)
+
+
+def _is_of_full_title(span: str, case: Case) -> bool:
+    """True for a piece of the item's title in a text that holds the whole title: its name is no matter of manner,
+    but for what the brand itself never says."""
+    if not span.strip():
+        return False
+    titles = {read(title).folded for title in (case.facts.title, case.title_written_out) if title}
+    return any(fold(span) in title and title in case.reading.folded for title in titles)
 
 
 def verify(text: str, request: CopyRequest, *, facts: FactSheet | None = None, prompt: str = "") -> tuple[Check, ...]:

@@ -1,0 +1,78 @@
+"""Deadlines that a text tells by their distance from the day of sending: "today only", "this weekend", 今天最后一天.
+
+    deadlines("Today only!")[0].ends_on(offer.end, now)
+
+The phrases are data, in `data/deadlines.toml`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from functools import cache
+
+from babel.dates import format_skeleton
+
+from recllm.adcopy.lexicon import Family, Reading, phrase_patterns, table
+
+_WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+_DAYS_OF_WEEK = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """One phrase that sets a deadline."""
+
+    span: str
+    """As folded."""
+    day: str
+    """Which last day makes it true: "today", "tomorrow", "weekend", "week", "month" or a weekday."""
+    strong: bool
+    """True where the phrase sets a deadline whatever stands around it."""
+
+    def ends_on(self, end: datetime, now: datetime) -> bool:
+        """True when an offer that ends before `end` has its last day where the phrase puts it, seen from `now`."""
+        last = last_day(end)
+        today = now.astimezone(end.tzinfo).date()
+        days = (last - today).days
+        if days < 0:
+            return False
+        if self.day in _WEEKDAYS:
+            return days < _DAYS_OF_WEEK and _WEEKDAYS[last.weekday()] == self.day
+        same_week = last.isocalendar()[:2] == today.isocalendar()[:2]
+        return {
+            "today": days == 0,
+            "tomorrow": days == 1,
+            "weekend": same_week and last.weekday() >= _WEEKDAYS.index("saturday"),
+            "week": same_week,
+            "month": (last.year, last.month) == (today.year, today.month),
+        }[self.day]
+
+
+def last_day(end: datetime) -> date:
+    """The last day of an offer: one that ends at midnight ends on the day before."""
+    return (end - timedelta(microseconds=1)).date()
+
+
+def day_in_words(day: date, language: str) -> str:
+    """ "30 November", "11月30日"."""
+    return str(format_skeleton("MMMMd", day, locale="en_GB" if language == "en" else "zh"))
+
+
+def deadlines(reading: Reading) -> Sequence[Deadline]:
+    """Every deadline of a text; a weak phrase inside of a strong one is not told again."""
+    strong = [Deadline(span, day, True) for day, family, _ in _families() for span in family.find(reading)]
+    weak = [Deadline(span, day, False) for day, _, family in _families() for span in family.find(reading)]
+    return [*strong, *(phrase for phrase in weak if not any(phrase.span in longer.span for longer in strong))]
+
+
+@cache
+def _families() -> Sequence[tuple[str, Family, Family]]:
+    """(last day, strong phrases, weak ones)."""
+
+    def family(day: str, phrases: Sequence[str]) -> Family:
+        return Family(id=day, shapes=phrase_patterns(phrases), exceptions=None)
+
+    entries = table("deadlines.toml")["deadline"]
+    return [(e["ends"], family(e["ends"], e["strong"]), family(e["ends"], e["weak"])) for e in entries]
