@@ -14,7 +14,7 @@ from recllm.cli.options import DEFAULT_WORKSPACE, Json, Seed, UserFile, Users, W
 from recllm.cli.output import emit_json, note, say, show, table
 from recllm.documents import plain
 from recllm.errors import NothingToDo, UsageError
-from recllm.schema import Objective
+from recllm.schema import CopyVerdict, Objective
 
 if TYPE_CHECKING:
     from recllm.adcopy.packs import Pack
@@ -91,10 +91,11 @@ def _answer(texts: Sequence[AdCopy], json: bool) -> None:
     for text in texts:
         say("", text.text)
         failed = [c.guarantee for c in text.checks if not c.passed]
-        unproven = f"held for a person, nothing grounds: {', '.join(text.ungrounded)}" if text.ungrounded else ""
+        verdict = "held for a person" if text.verdict is CopyVerdict.PERSON else ""
+        verdict += f", nothing grounds: {', '.join(text.ungrounded)}" if text.ungrounded else ""
         note(
             f"  {text.channel}, words by {text.generator}; "
-            + (f"failed: {', '.join(failed)}" if failed else unproven or "all checks passed")
+            + (f"failed: {', '.join(failed)}" if failed else verdict or "all checks passed")
             + (f"; record {text.record_id}" if text.record_id else "")
         )
 
