@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from recllm import metrics
 from recllm.audiences.probabilities import USERS_PER_BLOCK, restricted_to
 from recllm.data.dataset import DAY, Dataset, Events
-from recllm.data.interactions import occasions, visits
+from recllm.data.interactions import merged_lines, visits
 from recllm.encoder.hardware import map_blocks
 from recllm.evaluation.comparison import paired_bootstraps
 from recllm.evaluation.peers.trees import BoostSettings, TreeExamples, boost
@@ -95,7 +95,7 @@ def drawn(past: Dataset, n: int, seed: int) -> tuple[Table, dict[str, int]]:
 def figures(
     window: EvaluationWindow, trained: Recommender, recipe: TrainingRecipe, items: Table, people: Table, seed: int
 ) -> dict[str, Any]:
-    past, sold = window.fit_on, occasions(window.fit_on.events.of("purchase"))
+    past, sold = window.fit_on, merged_lines(window.fit_on.events.of("purchase"))
     label = truth(window, items, people)
     say("%d items, %d people, %d purchases to find", len(items), len(people), label.sum())
     ours = item_probabilities(trained, items, people)

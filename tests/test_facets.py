@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recllm.data.dataset import DAY, Dataset
-from recllm.data.interactions import Floats, occasions, of_actions
+from recllm.data.interactions import Floats, merged_lines, of_actions
 from recllm.data.item_groups import ItemGroups, NewItems, size_of
 from recllm.features.candidates import explicit
 from recllm.features.collaborative import CollaborativeStatistics, ask
@@ -140,7 +140,7 @@ def test_groups_of_new_items_are_those_of_the_whole_catalogue(rows: list[Any], n
 
 
 def test_an_arrival_is_judged_only_with_time_before_and_after_it() -> None:
-    taken = occasions(of_actions(DATA.events, (Action.PURCHASE,)))
+    taken = merged_lines(of_actions(DATA.events, (Action.PURCHASE,)))
     found = NewItems.of(taken, DATA.n_items, DATA.as_of)
     assert found.young[row("oat")] and found.judged[row("oat")] and found.got[row("oat")] == 2  # ann and bob
     assert not found.young[row("milk")]  # was there from the beginning of the log

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from shop_world import START, history, shop, vectors
 
 from recllm.data.dataset import DAY, Dataset
-from recllm.data.interactions import Tally, decay, matrix, merge, occasions, unit, user_parts, visits
+from recllm.data.interactions import Tally, decay, matrix, merge, merged_lines, unit, user_parts, visits
 from recllm.features.candidates import Candidates, explicit
 from recllm.features.collaborative import CollaborativeStatistics, ask
 from recllm.features.pair_features import FEATURE_NAMES, pair_features
@@ -154,7 +154,7 @@ def test_tallies_find_what_occurs_and_point_to_the_default_otherwise() -> None:
 
 
 def test_lines_of_one_item_in_one_basket_are_one_occasion() -> None:
-    e = occasions(history([(1, START), (1, START), (2, START), (1, START + DAY)]))
+    e = merged_lines(history([(1, START), (1, START), (2, START), (1, START + DAY)]))
     assert e.item.tolist() == [1, 2, 1] and e.quantity.tolist() == [2, 1, 1] and e.indptr.tolist() == [0, 3]
     ordinal, trips = visits(e)
     assert ordinal.tolist() == [0, 0, 1] and trips.tolist() == [2]

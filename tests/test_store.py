@@ -572,6 +572,56 @@ def test_an_announcement_is_claimed_by_one_until_it_is_settled(store: Store) -> 
     assert states == [("msg_1", "delivered", 1, None), ("msg_2", "failed", 2, None)]
 
 
+# --- what items cost and whether they were for sale ------------------------------------------------------------------
+
+
+def states(store: Store) -> list[tuple[str, str | None, bool]]:
+    with store.read() as reader:
+        return list(reader.item_states().select("item_id", "price", "available").iter_rows())
+
+
+def test_a_state_is_kept_where_a_price_or_the_stock_changed(store: Store) -> None:
+    def load(name: str, **columns: list) -> None:
+        put(store, "items", items(("i1", "Tea"), ("i2", "Mug")).with_columns(**{n: pl.Series(v) for n, v in columns.items()}), name)
+
+    load("a", price=["5", "8"])
+    load("b", price=["5", "8"], brand=["Leaf", None])  # neither
+    load("c", price=["4", "8"])
+    load("d", price=["4", "8"], available=[True, False])
+    load("e", price=["5", "8"], available=[True, True])
+    assert states(store) == [
+        ("i1", "5", True),
+        ("i2", "8", True),
+        ("i1", "4", True),
+        ("i2", "8", False),
+        ("i1", "5", True),
+        ("i2", "8", True),
+    ]
+    with store.read() as reader:
+        at = reader.item_states()["at"]
+    assert at.is_sorted() and (datetime.now(UTC) - at[0]).total_seconds() < 600
+
+
+def test_what_only_events_know_has_no_state(store: Store) -> None:
+    put(store, "events", events([5, 2]))
+    assert states(store) == []
+    put(store, "items", items(("i1", "Tea")), "items")
+    with store.load("items", load_id="gone", source="test") as load:
+        load.remove_item("i1")
+    assert [available for *_, available in states(store)] == [True, False]
+
+
+def test_a_store_without_states_begins_with_the_present(store: Store, url: str) -> None:
+    put(store, "items", items(("i1", "Tea")))
+    with writing(store._engine) as connection:
+        connection.execute(text("DROP TABLE item_states"))
+        connection.execute(text("UPDATE meta SET value = '8' WHERE name = 'schema_version'"))
+    store.close()
+    opened = Store.open(url)
+    assert states(opened) == [("i1", None, True)]
+    opened.close()
+
+
 # --- versions --------------------------------------------------------------------------------------------------------
 
 
@@ -629,6 +679,7 @@ def indexes(store: Store) -> set[str | None]:
 
 
 def make_version_7(connection: Connection) -> None:
+    connection.execute(text("DROP TABLE item_states"))
     connection.execute(text("DROP INDEX items_by_load"))
     connection.execute(text("ALTER TABLE items DROP COLUMN load_no"))
     connection.execute(text("UPDATE meta SET value = '7' WHERE name = 'schema_version'"))

@@ -52,7 +52,7 @@ def of_actions(events: Events, actions: Iterable[Action]) -> Events:
     return events.select(np.isin(events.action, [ACTION_CODE[a] for a in actions]))
 
 
-def occasions(events: Events) -> Events:
+def merged_lines(events: Events) -> Events:
     """One event per (person, item, time): the lines of one item inside a basket count once, quantities added."""
     user = events.user
     if not len(events):
@@ -181,7 +181,7 @@ def user_parts(
     n, dim = len(histories.indptr) - 1, item_vectors.shape[1]
 
     def part(actions: Iterable[Action]) -> Floats:
-        e = occasions(of_actions(histories, actions))
+        e = merged_lines(of_actions(histories, actions))
         return unit(matrix(e, len(item_vectors), decay(e.at, as_of, half_life_days)) @ item_vectors)
 
     stated = np.zeros((n, dim), np.float32) if basics is None else np.asarray(basics, np.float32)

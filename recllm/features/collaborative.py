@@ -25,7 +25,7 @@ from recllm.data.interactions import (
     decay,
     distinct,
     matrix,
-    occasions,
+    merged_lines,
     of_actions,
     user_parts,
 )
@@ -120,7 +120,7 @@ class CollaborativeStatistics:
             raise DataError(
                 f"item_vectors: {len(item_vectors)} rows for {dataset.n_items} items; encode every item once"
             )
-        purchases = occasions(of_actions(dataset.events, settings.target))
+        purchases = merged_lines(of_actions(dataset.events, settings.target))
         facets = facets or ItemGroups.of(dataset.items)
         n_items, as_of = dataset.n_items, dataset.as_of
         counts = np.diff(purchases.indptr)
@@ -306,7 +306,7 @@ def ask(
     """
     histories = histories.select(histories.at < as_of)
     n_items, settings, kind = population.n_items, population.settings, population.facets.type
-    purchases = occasions(of_actions(histories, settings.target))
+    purchases = merged_lines(of_actions(histories, settings.target))
     typed = purchases.select(kind[purchases.item] >= 0)
     typed = replace(typed, item=kind[typed.item])
     by_type = matrix(typed, size_of(kind), decay(typed.at, as_of, settings.purchase_half_life_days))

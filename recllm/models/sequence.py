@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, Events
-from recllm.data.interactions import Floats, Ints, Pairs, occasions, of_actions, unit
+from recllm.data.interactions import Floats, Ints, Pairs, merged_lines, of_actions, unit
 from recllm.errors import ModelError
 from recllm.models.scorer import gelu, open_part, write_part
 from recllm.schema import ACTION_CODE, BROWSING, Action
@@ -63,7 +63,7 @@ class Sequences:
     def of(cls, events: Events, target: Iterable[Action], as_of: int) -> Sequences:
         """The target and browsing events; lines of one item at one time count once."""
         target = tuple(target)
-        read = occasions(of_actions(events, {*target, *BROWSING}))
+        read = merged_lines(of_actions(events, {*target, *BROWSING}))
         is_target = np.isin(read.action, [ACTION_CODE[a] for a in target])
         following = np.append(read.at[1:], as_of)
         following[read.indptr[1:][np.diff(read.indptr) > 0] - 1] = as_of  # each person's last

@@ -30,7 +30,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.data.dataset import Dataset, Events, utc
-from recllm.data.interactions import Floats, Ints, occasions, of_actions, unit
+from recllm.data.interactions import Floats, Ints, merged_lines, of_actions, unit
 from recllm.errors import UsageError
 from recllm.policy import Policy
 from recllm.schema import BROWSING, Action
@@ -102,10 +102,10 @@ def evolve(
     limit = dataset.as_of if as_of is None else int(as_of)
     events = dataset.events.rows(np.array([user_row]))
     events = events.select(events.at < limit)
-    purchases = occasions(of_actions(events, (Action.PURCHASE,)))
+    purchases = merged_lines(of_actions(events, (Action.PURCHASE,)))
     bought = len(purchases) > 0
     if not bought:
-        purchases = occasions(of_actions(events, tuple(BROWSING)))
+        purchases = merged_lines(of_actions(events, tuple(BROWSING)))
     unit_of_time, edges = _edges(purchases.at, limit, by, most_periods)
     names = _interests(dataset, purchases.item, item_vectors, policy or Policy())
     periods = _periods(purchases, names, edges, item_vectors, most_periods)

@@ -184,6 +184,15 @@ class StoreReader:
             pl.col("available_until").cast(pl.Datetime("us", "UTC")),
         )
 
+    def item_states(self) -> pl.DataFrame:
+        """item_id, at (UTC), price (decimal text), currency, available: what items cost and whether they were for sale
+        from a time on, in the order of time. at: of the load of items that said so."""
+        state, item = tables.item_states.c, tables.items.c
+        query = sa.select(item.item_id, state.at, state.price, state.currency, state.available)
+        query = query.join_from(tables.item_states, tables.items, state.item_key == item.item_key)
+        frame = self._frame(query.order_by(state.load_no, item.item_id))
+        return frame.with_columns(pl.col("at").cast(pl.Datetime("us", "UTC")))
+
     def brands(self) -> list[str]:
         """Every brand of the catalogue, once each, in order."""
         brand = tables.items.c.brand

@@ -12,6 +12,7 @@ made at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 
 from sqlalchemy import (
     BigInteger,
@@ -31,6 +32,7 @@ from sqlalchemy import (
     func,
     insert,
     inspect,
+    literal,
     select,
     text,
     update,
@@ -40,7 +42,7 @@ from recllm.errors import StoreError
 from recllm.schema import Table as TableName
 from recllm.store import postgres
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 IN_KEYS = 1_000
 """Keys of one IN list: a statement has a limited number of parameters."""
 
@@ -99,6 +101,19 @@ items = Table(
 )
 items_by_load = Index("items_by_load", items.c.load_no)
 """A service asks what changed since it read the catalogue."""
+
+item_states = Table(
+    "item_states",
+    metadata,
+    Column("item_key", BigInteger, nullable=False),
+    Column("load_no", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False),  # epoch microseconds
+    Column("price", String),
+    Column("currency", String),
+    Column("available", Boolean, nullable=False),
+    PrimaryKeyConstraint("item_key", "load_no"),
+)
+"""What an item cost and whether it was for sale, as of each load of items that changed one of the two."""
 
 events = Table(
     "events",
@@ -281,6 +296,28 @@ def _tell_when_items_changed(connection: Connection) -> None:
     items_by_load.create(connection)
 
 
+def _follow_prices_and_stock(connection: Connection) -> None:
+    """Version 9: what items cost and whether they were for sale; of what was before, nobody knows."""
+    item_states.create(connection)
+    record_item_states(connection)
+
+
+def record_item_states(connection: Connection, load_no: int | None = None) -> None:
+    """Adds the state of the items that a load changed, all items when None, where it differs from their last one."""
+    earlier = item_states.alias()
+    newest = select(func.max(earlier.c.load_no)).where(earlier.c.item_key == items.c.item_key).scalar_subquery()
+    unchanged = [item_states.c[name].is_not_distinct_from(items.c[name]) for name in ("price", "currency", "available")]
+    same = select(item_states.c.item_key).where(
+        item_states.c.item_key == items.c.item_key, item_states.c.load_no == newest, *unchanged
+    )
+    now = int(datetime.now(UTC).timestamp() * 1_000_000)
+    columns = (items.c.item_key, items.c.load_no, literal(now), items.c.price, items.c.currency, items.c.available)
+    states = select(*columns).where(~same.exists(), ~items.c.pending | ~items.c.available)
+    if load_no is not None:
+        states = states.where(items.c.load_no == load_no)
+    connection.execute(insert(item_states).from_select(item_states.c.keys(), states))
+
+
 STEPS: Mapping[int, Callable[[Connection], None]] = {
     1: _read_people_by_key,
     2: _serve,
@@ -289,6 +326,7 @@ STEPS: Mapping[int, Callable[[Connection], None]] = {
     5: _end_offers_and_join_sessions,
     6: _read_histories_from_the_index,
     7: _tell_when_items_changed,
+    8: _follow_prices_and_stock,
 }
 
 

@@ -206,6 +206,8 @@ class Load:
         """Completes the record; the block around the load calls it before the commit."""
         if self._builds_index:
             tables.events_by_user.create(self._connection)
+        if self._table is Table.ITEMS:
+            tables.record_item_states(self._connection, self._load_no)
         record, event = tables.loads, tables.events.c
         last_at = self._connection.scalar(sa.select(sa.func.max(event.at)).where(event.event_no > self._last_event_no))
         values = {"counts": json.dumps(self._counts, sort_keys=True), "committed_at": _now(), "last_at": last_at}

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from recllm.data.dataset import DAY, Dataset
-from recllm.data.interactions import occasions, of_actions
+from recllm.data.interactions import merged_lines, of_actions
 from recllm.encoder.hardware import Machine, this_machine
 from recllm.encoder.loading import DEFAULT_ENCODER
 from recllm.encoder.onnx import is_onnx_folder
@@ -165,7 +165,7 @@ def look(dataset: Dataset, texts: Sequence[str]) -> Survey:
     """The counts that the rules read. Raises `DataError` unless there is a text, maybe empty, for each item."""
     if len(texts) != dataset.n_items:
         raise DataError(f"{len(texts)} texts for {dataset.n_items} items; give one per item, empty where there is none")
-    e, purchases = dataset.events, occasions(of_actions(dataset.events, (Action.PURCHASE,)))
+    e, purchases = dataset.events, merged_lines(of_actions(dataset.events, (Action.PURCHASE,)))
     per_person = np.diff(purchases.indptr)
     pairs = len(np.unique(purchases.user.astype(np.int64) * max(dataset.n_items, 1) + purchases.item))
     once = sorted({text for text in texts if text.strip()})

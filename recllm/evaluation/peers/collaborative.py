@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.data.dataset import Dataset
-from recllm.data.interactions import occasions, visits
+from recllm.data.interactions import merged_lines, visits
 from recllm.errors import MissingExtraError
 from recllm.evaluation.baselines import Items, Score, Scores, buyers, purchase_matrix, rank_by
 from recllm.evaluation.protocols import EvaluationQuery, Ranker
@@ -204,7 +204,7 @@ def person_vectors(
     """The time-decayed item frequencies of `users`, float32 sparse (len(users), n_items)."""
     from scipy.sparse import csr_array
 
-    trips = occasions(dataset.events.of(Action.PURCHASE).rows(users))
+    trips = merged_lines(dataset.events.of(Action.PURCHASE).rows(users))
     ordinal, baskets = visits(trips)
     n = baskets[trips.user]
     m = np.minimum(groups, n)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, Dataset, Events
-from recllm.data.interactions import Floats, Ints, decay, matrix, occasions, unit
+from recllm.data.interactions import Floats, Ints, decay, matrix, merged_lines, unit
 from recllm.errors import MissingExtraError
 from recllm.evaluation.baselines import BLOCK, Scores, one_pass_for_both_masks, rank_in_blocks
 from recllm.evaluation.protocols import COLD, EvaluationQuery, RankedLists, Ranker
@@ -275,7 +275,7 @@ def rank_arrivals(forest: Forest, query: EvaluationQuery) -> RankedLists:
     items, events = query.items, query.dataset.events
 
     def score(block: NDArray[np.int64]) -> Scores:
-        bought = occasions(events.rows(query.users[block]).of(Action.PURCHASE))
+        bought = merged_lines(events.rows(query.users[block]).of(Action.PURCHASE))
         user, item = np.repeat(np.arange(len(block)), len(items)), np.tile(items, len(block))
         features = _arrival_features(forest.population, bought, query.as_of, user, item)
         return forest.predict(features).astype(np.float32).reshape(len(block), len(items))
@@ -302,7 +302,7 @@ def _arrival_window(past: Dataset, start: int, vectors: Floats, settings: Arriva
         chance = min(1.0, settings.negatives / len(arrivals))
         user, column = np.nonzero(bought | (rng.random(bought.shape) < chance))
         label = bought[user, column]
-        features = _arrival_features(population, occasions(earlier.rows(rows)), start, user, arrivals[column])
+        features = _arrival_features(population, merged_lines(earlier.rows(rows)), start, user, arrivals[column])
         weight = np.where(label, 1, 1 / chance).astype(np.float32)
         parts.append((features, label.astype(np.float32), weight))
     return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
