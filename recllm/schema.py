@@ -225,6 +225,25 @@ class Objective(StrEnum):
     `cost`."""
 
 
+class Occasion(StrEnum):
+    """Why somebody should hear from the shop on a day."""
+
+    REPLENISH = "replenish"
+    """Something that they buy again and again is due."""
+    ABANDONED = "abandoned"
+    """They left something in the cart, or looked at it more than once, and did not buy it."""
+    PRICE_DROP = "price_drop"
+    """Something that they bought or looked at costs less than before."""
+    BACK_IN_STOCK = "back_in_stock"
+    """Something that they bought or looked at is for sale again."""
+    NEW_ARRIVAL = "new_arrival"
+    """Something new of a kind that they buy."""
+    WIN_BACK = "win_back"
+    """They have stayed away for longer than they use to."""
+    WELCOME = "welcome"
+    """They have just bought for the first time."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecommendRequest:
     """Whom to recommend to, how many items, and which. Raises `UsageError` for a value out of its range."""

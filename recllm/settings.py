@@ -23,7 +23,7 @@ from recllm.documents import Count, CountOrZero, Flag, FrozenModel, Positive, Sh
 from recllm.errors import UsageError
 from recllm.files import safe_id
 from recllm.policy import Policy
-from recllm.schema import Action
+from recllm.schema import Action, Occasion
 
 Days = Annotated[float, Strict(), Field(gt=0)]
 Leaves = Annotated[int, Strict(), Field(ge=2, description="Leaves of a tree at most.")]
@@ -760,6 +760,81 @@ class UpliftSettings(FrozenModel):
     seed: Seed = 0
 
 
+class ReplenishmentSettings(FrozenModel):
+    """How it is learned who buys which item again within a week: see `recllm.occasions.replenishment`."""
+
+    section: ClassVar[str] = "replenishment"
+
+    weeks: Count = 8
+    """Past weeks learned from."""
+    max_rows: Count = 600_000
+    """Pairs of a user and an item in all these weeks at most, drawn at random."""
+    rounds: Count = 150
+    """Trees."""
+    learning_rate: LearningRate = 0.06
+    leaves: Leaves = 40
+    min_leaf_rows: LeafRows = 200
+    l2: TreePenalty = 10.0
+    column_share: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.35
+    """Share of the columns that a split may choose from."""
+    max_age_days: Days = 28.0
+    """A model that knows nothing of so many days of the log is learned anew."""
+    seed: Seed = 0
+
+
+class OccasionSettings(FrozenModel):
+    """When a day is an occasion for somebody, and which one comes first: see `recllm.occasions.detect`."""
+
+    section: ClassVar[str] = "occasions"
+
+    order: tuple[Occasion, ...] = (
+        Occasion.ABANDONED,
+        Occasion.BACK_IN_STOCK,
+        Occasion.PRICE_DROP,
+        Occasion.WELCOME,
+        Occasion.REPLENISH,
+        Occasion.NEW_ARRIVAL,
+        Occasion.WIN_BACK,
+    )
+    """Of a user with several, the first one counts; those left out are not looked for."""
+    channels: tuple[Text, ...] = ("push", "email", "sms_gsm")
+    """A user is reached on the first of these that they agreed to."""
+    contact_days: Days = 3.0
+    """Who got a message of a campaign within so many days is left out."""
+    quiet: tuple[Text, ...] = ("21:00", "08:00")
+    """Two local times between which no best hour lies; empty for none."""
+    due_probability: Share = 0.2
+    """An item is due again where the chance that it is bought within a week is at least so high."""
+    due_share: Share = 0.5
+    """And where so much of the user's usual interval has passed."""
+    abandoned_days: Days = 3.0
+    """What was put into the cart or viewed within so many days, and not bought, is left behind."""
+    abandoned_hours: Days = 1.0
+    """But not before so many hours."""
+    abandoned_views: Count = 2
+    """So often was it viewed, where it was never in the cart."""
+    interest_days: Days = 91.0
+    """Who bought, viewed or carted an item within so many days hears of its price and its return."""
+    change_days: Days = 7.0
+    """Of a price, a return to stock or a new arrival that is no older."""
+    price_drop: Share = 0.1
+    """By so much of the price before it falls at least."""
+    arrival_purchases: Count = 3
+    """So many purchases in an item's type within `interest_days` make it one that the user likes."""
+    lapsed_gaps: Positive = 3.0
+    """Who has stayed away for so many of their usual gaps between shopping days is to be won back."""
+    lapsed_days: Days = 14.0
+    """But not before so many days."""
+    lost_days: Days = 182.0
+    """And no more after so many."""
+    lapsed_trips: Count = 3
+    """Shopping days of a user from which on a usual gap is known."""
+    welcome_days: Days = 7.0
+    """Who bought for the first time within so many days, and never since, is welcomed."""
+    adult_age: CountOrZero = 18
+    """Who is or may be younger is left out."""
+
+
 class RetrainingSettings(FrozenModel):
     """When `recllm retrain --if-due` trains, and when what it trained may serve."""
 
@@ -872,6 +947,8 @@ class Settings(FrozenModel):
     propensity: PropensitySettings = PropensitySettings()
     prediction_reasons: PredictionReasonSettings = PredictionReasonSettings()
     uplift: UpliftSettings = UpliftSettings()
+    replenishment: ReplenishmentSettings = ReplenishmentSettings()
+    occasions: OccasionSettings = OccasionSettings()
     retraining: RetrainingSettings = RetrainingSettings()
 
     @field_validator("timezone")

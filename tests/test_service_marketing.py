@@ -382,7 +382,7 @@ def test_who_decides_is_the_keys_name(folder: Path) -> None:
         ({"words": {"packs": ["/etc/passwd.toml"]}}, "packs are"),
         ({"words": {"generator": "/root/model"}}, "generator is"),
         ({"words": {"generator": "http://evil.example"}}, "generator is"),
-        ({"target": {}}, "give one of the three"),
+        ({"target": {}}, "give one of the four"),
         ({"colour": "red"}, "unknown"),
         ({"": ""}, "unknown"),
         ({"limits": {"": {"a": 1}}}, "unknown"),

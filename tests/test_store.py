@@ -582,7 +582,12 @@ def states(store: Store) -> list[tuple[str, str | None, bool]]:
 
 def test_a_state_is_kept_where_a_price_or_the_stock_changed(store: Store) -> None:
     def load(name: str, **columns: list) -> None:
-        put(store, "items", items(("i1", "Tea"), ("i2", "Mug")).with_columns(**{n: pl.Series(v) for n, v in columns.items()}), name)
+        put(
+            store,
+            "items",
+            items(("i1", "Tea"), ("i2", "Mug")).with_columns(**{n: pl.Series(v) for n, v in columns.items()}),
+            name,
+        )
 
     load("a", price=["5", "8"])
     load("b", price=["5", "8"], brand=["Leaf", None])  # neither

@@ -19,7 +19,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.audiences.assignment import Selection, check_floor, select
-from recllm.audiences.exclusions import Consents, ExclusionReason, exclusion_masks
+from recllm.audiences.exclusions import Consents, ExclusionReason, exclusion_masks, first_only
 from recllm.audiences.people_match import ContactRecords, RuleMatch, match_people
 from recllm.audiences.probabilities import UserScores, likeness, target_probabilities, trained_model
 from recllm.audiences.reasons import AudienceTrait, distinguishing_traits, reasons_for
@@ -184,13 +184,20 @@ def eligible_pool(
     agreed: Consents | None = None,
     seeds: Collection[str] = (),
     contacts: ContactRecords | None = None,
+    given: tuple[NDArray[np.int64], UserScores] | None = None,
 ) -> EligiblePool:
     """Everybody whom nothing speaks against, with their probabilities; without a target everybody but the `seeds`, with
-    their likeness to these. Raises `NotFittedError` without a model, `UsageError` for likeness without seeds, and what
+    their likeness to these. given: the rows, ascending, of the only people that the target is for, and their scores.
+
+    Raises `NotFittedError` without a model, `UsageError` for likeness without seeds, and what
     `match_people` raises."""
     items = np.zeros(0, np.int64) if target is None else target.items
     match = rule_match(recommender, exclusions, contacts)
     masks = exclusion_masks(recommender, items, exclusions, agreed, seeds, match)
+    if given is not None:
+        others = np.ones(recommender.dataset.n_users, bool)
+        others[given[0]] = False
+        masks = first_only(masks | {ExclusionReason.NO_OCCASION: others})
     user_rows = np.flatnonzero(~np.logical_or.reduce(list(masks.values())))
     if target is None:
         seed_rows = np.unique(recommender.user_rows(list(seeds)))
@@ -198,6 +205,8 @@ def eligible_pool(
         score, note = likeness(recommender, seed_rows, user_rows)
         scores = UserScores(score, np.full(len(user_rows), -1), None)
         target = AudienceTarget(f"like {len(seed_rows)} seeds", items, (note,))
+    elif given is not None:
+        scores = given[1].select(np.searchsorted(given[0], user_rows))
     else:
         scores = target_probabilities(recommender, items, user_rows)
     user_ids = recommender.dataset.users[USER_COLUMN].gather(user_rows).to_list()

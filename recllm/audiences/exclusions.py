@@ -38,6 +38,8 @@ class ExclusionReason(StrEnum):
     SEED = "seed"
     UNKNOWN = "nothing_known"
     """Neither an event of their own nor a basic: there is nothing to tell them apart by."""
+    NO_OCCASION = "no_occasion"
+    """The day is not the occasion that the target is."""
     RULE = "people_rule"
     """They do not meet the request's rule over people."""
     HELD_OUT = "global_holdout"
@@ -73,7 +75,7 @@ def exclusion_masks(
     masks = {
         ExclusionReason.NO_CONSENT: refused,
         ExclusionReason.SUPPRESSED: _listed(recommender, exclusions.suppressed),
-        ExclusionReason.MINOR: _minors(data, exclusions.adult_age),
+        ExclusionReason.MINOR: minors(data, exclusions.adult_age),
         ExclusionReason.SEED: _listed(recommender, seeds),
         ExclusionReason.UNKNOWN: ~acted & ~has_basics,
     }
@@ -128,7 +130,8 @@ _YEAR = re.compile(r"(?<!\d)(?:19|20)\d\d(?!\d)")
 _NUMBER = re.compile(r"\d+")
 
 
-def _minors(data: Dataset, adult_age: int) -> Mask:
+def minors(data: Dataset, adult_age: int) -> Mask:
+    """Who is or may be younger by what they told, (n_users,)."""
     year = utc(data.as_of).year
     minor: dict[tuple[str, str], bool] = {}
     """Of each distinct basic: there are few of them, and many people."""

@@ -82,6 +82,11 @@ class UserScores:
     probability: Floats | None
     """(n,), in [0, 1], of buying at least one item; None where `score` is only a likeness."""
 
+    def select(self, which: NDArray[np.generic]) -> UserScores:
+        """These people only: a mask or positions."""
+        probability = None if self.probability is None else self.probability[which]
+        return UserScores(self.score[which], self.best_item[which], probability)
+
     def probabilities(self) -> Floats:
         """`probability`. Raises `UsageError` for a likeness."""
         if self.probability is None:

@@ -70,6 +70,7 @@ from recllm.campaigns.toml_errors import data_error, fail, in_words, unknown_key
 from recllm.errors import DataError, UsageError
 from recllm.files import safe_id
 from recllm.jobs.serve import CHANNEL_PURPOSE
+from recllm.schema import Occasion
 
 SERVER = "server"
 """Names the operator's text server in a campaign's file."""
@@ -128,7 +129,7 @@ class _Section(BaseModel):
 
 
 class TargetSection(_Section):
-    """What the campaign is for: one of items, category and text; a text may have a category."""
+    """What the campaign is for: one of items, category, text and occasion; a text may have a category."""
 
     items: Texts | None = None
     """Ids; each person gets the one that suits them best."""
@@ -136,15 +137,26 @@ class TargetSection(_Section):
     """A name, or a path such as "food > tea"."""
     text: Text | None = None
     """What the shop does not sell yet."""
+    occasion: Occasion | None = None
+    """Whoever has this occasion when the campaign is planned, each for an item of their own."""
     most_items: Annotated[int, Field(ge=1)] | None = None
     """So many items at most, those that suit most people; all when None."""
     people: RuleField | None = None
     """Only people who meet this rule; see `recllm.audiences.people_rule`."""
 
+    @field_validator("occasion", mode="before")
+    @classmethod
+    def _named(cls, name: object) -> object:
+        if name is not None and name not in set(Occasion):
+            fail(f"is one of {', '.join(Occasion)}, not {name!r}")
+        return None if name is None else Occasion(str(name))
+
     @model_validator(mode="after")
-    def _one_of_three(self) -> Self:
-        if bool(self.items) + bool(self.category and not self.text) + bool(self.text) != 1:
-            fail("or category, or text: give one of the three (a text may have a category)", "items")
+    def _one_of_four(self) -> Self:
+        if bool(self.items) + bool(self.category and not self.text) + bool(self.text) + bool(self.occasion) != 1:
+            fail("or category, text or occasion: give one of the four (a text may have a category)", "items")
+        if self.occasion and self.most_items is not None:
+            fail("is for items and categories: an occasion gives each person their own", "most_items")
         return self
 
 
@@ -361,6 +373,12 @@ class CampaignFile(_Section):
         with in_words("sender"):
             for name in self.channels:
                 complete("", channel=name, locale=self.locales[0], sender=self.sender)
+        return self
+
+    @model_validator(mode="after")
+    def _limits_fit(self) -> Self:
+        if self.target.occasion and self.limits.bought_days is not None:
+            fail("is for items and categories: an occasion says itself who bought what", "limits.bought_days")
         return self
 
     @property

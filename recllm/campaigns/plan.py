@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recllm.adcopy.request import reason_kind
 from recllm.audiences.assignment import Selection, draws, select, select_jointly
@@ -24,9 +25,9 @@ from recllm.audiences.audience import (
     eligible_pool,
     rule_match,
 )
-from recllm.audiences.exclusions import Consents, ExclusionReason, exclusion_masks
+from recllm.audiences.exclusions import Consents, ExclusionReason, exclusion_masks, first_only
 from recllm.audiences.people_rule import PeopleRule
-from recllm.audiences.probabilities import independent_probabilities
+from recllm.audiences.probabilities import UserScores, independent_probabilities
 from recllm.audiences.reasons import reasons_for
 from recllm.audiences.request import Exclusions
 from recllm.campaigns.file import SERVER, CampaignFile
@@ -40,10 +41,13 @@ from recllm.documents import plain
 from recllm.errors import DataError, NotFittedError, NothingToDo, UsageError
 from recllm.features.item_vectors import basics_of
 from recllm.jobs.ad_copy import may_be_modelled, open_generator
+from recllm.jobs.occasions import cases_of
 from recllm.jobs.recommenders import open_recommender
 from recllm.jobs.serve import CHANNEL_PURPOSE, contact_records
+from recllm.occasions.choose import lacking
+from recllm.occasions.detect import ItemStates, Shop
 from recllm.recommender.registry import current
-from recllm.schema import Generator
+from recllm.schema import Generator, Occasion
 from recllm.text.templates import language
 from recllm.workspace.privacy import PolicyGate
 from recllm.workspace.workspace import Workspace, present
@@ -295,24 +299,49 @@ def _pool(recommender: Recommender, file: CampaignFile, workspace: Workspace) ->
     """Everybody whom a campaign could reach, and the recommender that knows its items."""
     if recommender.model is None:
         raise NotFittedError("a campaign needs calibrated probabilities: train a model first, with recllm train")
-    section = file.target
-    recommender, target = audience_target(recommender, section.items, section.category, section.text)
-    gate = workspace.gate()
+    section, gate = file.target, workspace.gate()
     rules, agreed = _exclusions(file, workspace), _agreed(file, gate)
+    if section.occasion is not None:
+        target, given = _occasion_target(workspace, recommender, section.occasion)
+        pool = eligible_pool(recommender, target, rules, agreed, contacts=contact_records(gate), given=given)
+        return recommender, pool
+    recommender, target = audience_target(recommender, section.items, section.category, section.text)
     if section.most_items is not None and len(target.items) > section.most_items:
         target = _narrowed(recommender, target, rules, agreed, file, gate)
     return recommender, eligible_pool(recommender, target, rules, agreed, contacts=contact_records(gate))
 
 
+def _occasion_target(
+    workspace: Workspace, recommender: Recommender, occasion: Occasion
+) -> tuple[AudienceTarget, tuple[NDArray[np.int64], UserScores]]:
+    """The items of an occasion, and its people with the item and the chance of each.
+
+    Raises `DataError` where the shop has no data for it, `NothingToDo` where it is nobody's today.
+    """
+    states = ItemStates.of(workspace.gate().item_states(), recommender.dataset)
+    shop = Shop.of(recommender.dataset, states, workspace.settings.occasions, workspace.policy)
+    if why := lacking(shop).get(occasion):
+        raise DataError(f"the occasion {occasion} cannot be looked for: {why}")
+    cases = cases_of(workspace, shop, (occasion,))[0][occasion]
+    cases = cases.select(cases.item >= 0)
+    if not len(cases):
+        raise NothingToDo(f"{utc(shop.now):%Y-%m-%d} is nobody's occasion {occasion}")
+    chance = np.nan_to_num(np.zeros(len(cases)) if cases.probability is None else cases.probability)
+    scores = UserScores(-np.log1p(-np.minimum(chance, 1 - 1e-7)), cases.item, chance.astype(np.float32))
+    return AudienceTarget(occasion.value, np.unique(cases.item)), (cases.user, scores)
+
+
 def _exclusions(file: CampaignFile, workspace: Workspace) -> Exclusions:
-    names = ("bought_days", "returned", "frequency_cap", "frequency_days", "adult_age")
+    names = ["bought_days", "frequency_cap", "frequency_days", "adult_age"]
+    if file.target.occasion is None:  # each person has an item of their own, and others' do not matter
+        names.append("returned")
     holdout = workspace.settings.experiments
     return Exclusions(
         suppressed=file.limits.suppressed_ids(),
         people=file.target.people,
         holdout_share=holdout.holdout_share,
         holdout_salt=holdout.holdout_salt,
-        **{name: getattr(file.limits, name) for name in names},
+        **({"returned": False} | {name: getattr(file.limits, name) for name in names}),
     )
 
 
@@ -345,12 +374,17 @@ def count_reachable(workspace: Workspace, recommender: Recommender, file: Campai
     """Counts in a moment, because nobody's probability is asked. Raises `UsageError` for an unknown item or an empty
     category, `PolicyError` for a sensitive target."""
     section, gate = file.target, workspace.gate()
-    items = np.zeros(0, np.int64)
-    if section.text is None:
+    items, rules = np.zeros(0, np.int64), _exclusions(file, workspace)
+    if section.occasion is not None:
+        target, (having, _) = _occasion_target(workspace, recommender, section.occasion)
+        items = target.items
+    elif section.text is None:
         items = audience_target(recommender, section.items, section.category)[1].items
-    rules = _exclusions(file, workspace)
     match = rule_match(recommender, rules, contact_records(gate))
     masks = exclusion_masks(recommender, items, rules, _agreed(file, gate), match=match)
+    if section.occasion is not None:
+        others = ~np.isin(np.arange(recommender.dataset.n_users), having)
+        masks = first_only(masks | {ExclusionReason.NO_OCCASION: others})
     user_rows = np.flatnonzero(~np.logical_or.reduce(list(masks.values())))
     names = recommender.dataset.users[USER_COLUMN].gather(user_rows).to_list()
     channels = Counter(channel for channel in _first_channel(gate, names, file.personal_channels) if channel)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import typer
 
 from recllm import __version__
-from recllm.cli import adtext, answer, campaign, data, experiment, learn, rights, service, show, webhooks
+from recllm.cli import adtext, answer, campaign, data, experiment, learn, occasions, rights, service, show, webhooks
 from recllm.cli.options import add_command
 from recllm.cli.output import LogFormatter
 from recllm.errors import RecllmError
@@ -29,6 +29,7 @@ COMMANDS = (
     *(learn.advise, learn.train, learn.retrain, learn.evaluate, answer.recommend, answer.explain, answer.report),
     *(answer.audience, answer.predict, answer.uplift, show.demo, show.prompts, show.settings, learn.refresh),
     answer.search,
+    occasions.occasions,
     service.serve,
 )
 GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., None]]]] = {

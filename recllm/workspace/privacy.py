@@ -232,6 +232,11 @@ class PolicyGate:
         with self._store.read() as reader:
             return _catalogue(reader.items(item_ids, after_load=after_load))
 
+    def item_states(self) -> pl.DataFrame:
+        """What items cost and whether they were for sale: see `StoreReader.item_states`."""
+        with self._store.read() as reader:
+            return reader.item_states()
+
     def events(
         self, purpose: Purpose, *, since: datetime | None = None, details: tuple[str, ...] = EVENT_DETAILS
     ) -> pl.DataFrame:

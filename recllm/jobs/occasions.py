@@ -1,0 +1,192 @@
+"""Occasions of a workspace: whom to write to on a day, and the model of what is due."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import date, datetime, time, timedelta
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+import numpy as np
+
+from recllm.data.dataset import DAY, USER_COLUMN, utc
+from recllm.errors import DataError, UsageError
+from recllm.jobs.serve import CHANNEL_PURPOSE
+from recllm.schema import Occasion, Purpose
+from recllm.workspace.workspace import Workspace, present
+
+if TYPE_CHECKING:
+    from recllm.occasions.choose import OccasionList
+    from recllm.occasions.detect import Cases, Shop
+    from recllm.occasions.replenishment import ReplenishmentModel
+
+MODEL_FILE = "replenishment.safetensors"
+"""In the workspace's folder."""
+
+MAX_DAYS_AHEAD = 7
+"""Further ahead nothing of the log says who should hear what."""
+
+Progress = Callable[[str], None]
+
+
+def find_occasions(
+    workspace: Workspace,
+    on: date | None = None,
+    *,
+    size: int | None = None,
+    explain: bool = True,
+    locale: str | None = None,
+    now: datetime | None = None,
+    progress: Progress | None = None,
+) -> OccasionList:
+    """Who should hear what on a day, why, on which channel and at which hour; one message for each person at most.
+
+    on: None for today; an earlier day is told as its morning would have. size: people at most. progress: told what
+    takes long. Left out is who has not agreed to personalisation or to any channel of `occasions.channels`, belongs to
+    the global holdout, is or may be a minor, or got a message within `occasions.contact_days`.
+
+    Raises `UsageError` for a day beyond the log's end, `DataError` where nothing can be learned and nothing else is to
+    be looked for.
+    """
+    from recllm.audiences.assignment import globally_held_out
+    from recllm.audiences.exclusions import first_only, minors
+    from recllm.occasions.choose import OccasionList, PersonOccasion, lacking, one_for_each, reasons_of
+    from recllm.occasions.hours import best_hours, hour_shares
+    from recllm.text.items import item_names
+
+    settings, zone = workspace.settings.occasions, workspace.settings.timezone or "UTC"
+    day, as_of = _moment(workspace, on, now)
+    shop = open_shop_at(workspace, as_of)
+    cases, missing = cases_of(workspace, shop, settings.order, progress)
+    missing |= {occasion: why for occasion, why in lacking(shop).items() if occasion in settings.order}
+    data, gate = shop.dataset, workspace.gate()
+    ids = data.users[USER_COLUMN].to_list()
+    channels = first_channels(workspace, ids, settings.channels)
+    holdout = workspace.settings.experiments
+    sent = gate.messages(Purpose.PERSONALISATION)
+    recent = set(sent.filter(sent["exported_at"] >= as_of - settings.contact_days * DAY)["user_id"])
+    masks = first_only(
+        {
+            "no_channel": np.array([channel is None for channel in channels], bool),
+            "minor": minors(data, settings.adult_age),
+            "global_holdout": globally_held_out(ids, holdout.holdout_share, holdout.holdout_salt),
+            "contacted_lately": np.array([name in recent for name in ids], bool),
+        }
+    )
+    allowed = ~np.logical_or.reduce(list(masks.values()))
+    any_case = np.zeros(data.n_users, bool)
+    for found in cases.values():
+        any_case[found.user] = True
+    left_out = {name: int((mask & any_case).sum()) for name, mask in masks.items() if (mask & any_case).any()}
+    chosen = one_for_each(cases, settings.order, allowed)
+    listed: dict[Occasion, Cases] = {}
+    n_left = size if size is not None else data.n_users
+    for occasion, found in chosen.items():
+        listed[occasion] = found.select(np.arange(min(len(found), n_left)))
+        n_left -= len(listed[occasion])
+    beyond = sum(map(len, chosen.values())) - sum(map(len, listed.values()))
+    left_out |= {"beyond_the_cut": beyond} if beyond else {}
+    hours = best_hours(hour_shares(data, zone), settings.quiet)
+    words = locale or workspace.settings.locale
+    people = []
+    for occasion, found in listed.items():
+        items = data.items[np.maximum(found.item, 0).tolist()]
+        names, reasons = item_names(items, words), reasons_of(found, data, words) if explain else [()] * len(found)
+        for n, (user, item) in enumerate(zip(found.user.tolist(), found.item.tolist(), strict=True)):
+            chance = np.nan if found.probability is None else float(found.probability[n])
+            person = PersonOccasion(
+                user_id=ids[user],
+                occasion=occasion,
+                item_id=None if item < 0 else items["item_id"][n],
+                title=None if item < 0 else names[n],
+                probability=None if np.isnan(chance) else round(chance, 6),
+                best_hour=int(hours[user]),
+                channel=channels[user],
+                reasons=reasons[n],
+            )
+            people.append(person)
+    return OccasionList(
+        date=day,
+        people=tuple(people),
+        counts={occasion: len(found) for occasion, found in listed.items()},
+        left_out=left_out,
+        notes=tuple(f"{occasion}: {why}" for occasion, why in missing.items()),
+    )
+
+
+def cases_of(
+    workspace: Workspace, shop: Shop, occasions: Sequence[Occasion], progress: Progress | None = None
+) -> tuple[dict[Occasion, Cases], dict[Occasion, str]]:
+    """The cases of these occasions, and why one could not be looked for.
+
+    Raises `DataError` where replenishment alone is asked for and cannot be learned.
+    """
+    from recllm.occasions.choose import find_cases
+
+    model, missing = None, dict[Occasion, str]()
+    if Occasion.REPLENISH in occasions:
+        try:
+            model = replenishment_model(workspace, shop.now, progress)
+        except DataError as error:
+            if len(occasions) == 1:
+                raise
+            missing[Occasion.REPLENISH] = str(error)
+    return find_cases(shop, model, occasions), missing
+
+
+def open_shop_at(workspace: Workspace, as_of: int) -> Shop:
+    """What the occasions of a time are found in: people who agreed to personalisation."""
+    from recllm.occasions.detect import ItemStates, Shop
+
+    dataset = workspace.gate().dataset(Purpose.PERSONALISATION).before(as_of)
+    states = ItemStates.of(workspace.gate().item_states(), dataset).until(as_of)
+    return Shop.of(dataset, states, workspace.settings.occasions, workspace.policy)
+
+
+def replenishment_model(workspace: Workspace, as_of: int, progress: Progress | None = None) -> ReplenishmentModel:
+    """The workspace's, learned now where there is none or it is older than `replenishment.max_age_days`.
+
+    Raises `DataError` where there is too little to learn from.
+    """
+    from recllm.occasions.replenishment import ReplenishmentModel, learn_replenishment
+
+    file, settings = workspace.root / MODEL_FILE, workspace.settings.replenishment
+    if file.exists():
+        model = ReplenishmentModel.read(file)
+        if as_of - model.as_of <= settings.max_age_days * DAY:
+            return model
+    if progress:
+        progress("learning when things are due, once in a while; this takes a few minutes")
+    dataset = workspace.gate().dataset(Purpose.MODEL_TRAINING)
+    model = learn_replenishment(dataset.before(as_of), settings, progress=progress)
+    model.save(file)
+    return model
+
+
+def first_channels(workspace: Workspace, ids: Sequence[str], channels: Sequence[str]) -> list[str | None]:
+    """Of each person the first of the channels that they agreed to, now. Raises `UsageError` for one that nobody can
+    agree to."""
+    if unknown := [name for name in channels if name not in CHANNEL_PURPOSE]:
+        raise UsageError(
+            f"nobody can agree to the channel {unknown[0]!r}; those with consent: {', '.join(CHANNEL_PURPOSE)}"
+        )
+    first: list[str | None] = [None] * len(ids)
+    for channel in channels:
+        for n, agreed in enumerate(workspace.gate().permits_each(ids, CHANNEL_PURPOSE[channel])):
+            first[n] = first[n] or (channel if agreed else None)
+    return first
+
+
+def _moment(workspace: Workspace, on: date | None, now: datetime | None) -> tuple[date, int]:
+    """The day, and the time before which things are taken into account: the day's beginning, for today the present."""
+    zone = ZoneInfo(workspace.settings.timezone or "UTC")
+    moment = present(workspace, now)
+    today = utc(moment).astimezone(zone).date()
+    if on is None or on == today:
+        return today, moment
+    if on > today + timedelta(days=MAX_DAYS_AHEAD):
+        raise UsageError(
+            f"{on} is more than {MAX_DAYS_AHEAD} days after {today}, the present of this workspace; "
+            "ask for an earlier day, or load the events since"
+        )
+    return on, int(datetime.combine(on, time(), zone).timestamp())

@@ -1,0 +1,415 @@
+"""For whom a day is an occasion: one rule for each, over events, prices and stock before that day.
+
+Each rule gives people with an item and says in figures why. How likely such a person is to buy the item within
+the next `HORIZON_DAYS` days is asked of the past: the same rule as of the weeks before, and what became of it; for
+replenishment it is the model's probability. Win-back and welcome are about buying anything at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from recllm.data.catalogue import sensitive_items
+from recllm.data.dataset import DAY, Dataset, Events
+from recllm.occasions.repurchase import HORIZON_DAYS, Column, Ints, PurchaseDays, RepurchasePairs
+from recllm.policy import Policy
+from recllm.propensity.features import category_codes, count
+from recllm.schema import ACTION_CODE, Action, Occasion
+from recllm.settings import OccasionSettings
+
+PAST_WEEKS = 8
+"""Weeks on which the chances are measured."""
+
+MIN_TOGETHER = 3
+"""Other people who bought two items from which on one of them goes with the other."""
+
+ABOUT_ANYTHING = frozenset({Occasion.WIN_BACK, Occasion.WELCOME})
+"""Occasions whose chance is that of any purchase, and not of the item's."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Cases:
+    """People for whom a day is an occasion, with an item each; one person may have several."""
+
+    occasion: Occasion
+    user: Ints
+    """(n,), rows of the dataset's users."""
+    item: Ints
+    """(n,), rows of its items; -1 where there is none to speak of."""
+    strength: Column
+    """(n,), of several items of a person the one with the largest comes first."""
+    facts: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
+    """Name -> (n,): what the words about it are made of."""
+    probability: Column | None = None
+    """(n,), NaN where the past had no such case; None before it was asked for."""
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def select(self, which: NDArray[np.generic]) -> Cases:
+        """These rows only: a mask or row numbers."""
+        return replace(
+            self,
+            user=self.user[which],
+            item=self.item[which],
+            strength=self.strength[which],
+            facts={name: column[which] for name, column in self.facts.items()},
+            probability=None if self.probability is None else self.probability[which],
+        )
+
+    def best_of_each(self) -> Cases:
+        """Of each person the strongest case; the lower row of the catalogue where two are equally strong."""
+        order = np.lexsort((self.item, -self.strength, self.user))
+        return self.select(order[np.unique(self.user[order], return_index=True)[1]])
+
+
+@dataclass(frozen=True, eq=False)
+class ItemStates:
+    """What items cost and whether they were for sale, by load of the catalogue; see `StoreReader.item_states`."""
+
+    item: Ints
+    """(n,), rows of a dataset's items, ascending; in runs of one item, oldest first."""
+    at: Ints
+    """(n,), epoch seconds from which the state holds."""
+    price: Column
+    """NaN where unknown."""
+    available: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, frame: pl.DataFrame, dataset: Dataset) -> ItemStates:
+        """frame: item_id, at, price (decimal text), available, in the order of time."""
+        rows = dataset.item_rows(frame["item_id"])
+        at = frame["at"].dt.epoch("s").to_numpy()
+        price = frame["price"].cast(pl.Float64, strict=False).fill_null(np.nan).to_numpy()
+        order = np.flatnonzero(rows >= 0)
+        order = order[np.lexsort((order, rows[order]))]
+        return cls(rows[order], at[order], price[order], frame["available"].to_numpy()[order])
+
+    def until(self, as_of: int) -> ItemStates:
+        """Those that held at `as_of` or before, epoch seconds."""
+        return self._select(self.at <= as_of)
+
+    def _select(self, mask: NDArray[np.bool_]) -> ItemStates:
+        return ItemStates(self.item[mask], self.at[mask], self.price[mask], self.available[mask])
+
+    @property
+    def is_history(self) -> bool:
+        """Whether anything was ever said of an item a second time, or of an item after the first load."""
+        return len(self.at) > 0 and bool((self.at > self.at.min()).any())
+
+    def latest_changes(self) -> tuple[ItemStates, ItemStates]:
+        """The latest state of each item that had another one, and the one before it."""
+        changed = np.flatnonzero(np.diff(self.item) == 0) + 1
+        last = changed[np.append(np.diff(self.item[changed]) != 0, True)] if len(changed) else changed
+        mask, earlier = (np.zeros(len(self.item), bool) for _ in range(2))
+        mask[last], earlier[last - 1] = True, True
+        return self._select(mask), self._select(earlier)
+
+    def arrivals(self) -> ItemStates:
+        """The first state of each item that was not among the first ones of all."""
+        first = np.ones(len(self.item), bool)
+        first[1:] = np.diff(self.item) != 0
+        return self._select(first & (self.at > self.at.min())) if len(self.at) else self
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Shop:
+    """What the rules read, as of a day."""
+
+    dataset: Dataset
+    """Events before `dataset.as_of`, and no later ones."""
+    states: ItemStates
+    settings: OccasionSettings
+    offered: NDArray[np.bool_]
+    """(n_items,), items that may be spoken of: on offer, and of no sensitive category."""
+
+    @classmethod
+    def of(cls, dataset: Dataset, states: ItemStates, settings: OccasionSettings, policy: Policy) -> Shop:
+        offered = dataset.item_index.on_offer(dataset.as_of) & ~sensitive_items(dataset.items, policy)
+        return cls(dataset=dataset, states=states, settings=settings, offered=offered)
+
+    def at(self, as_of: int) -> Shop:
+        """The same shop at an earlier time. What is on offer now is taken to have been so then: of the past no
+        catalogue is kept but prices and stock."""
+        return replace(self, dataset=self.dataset.before(as_of), states=self.states.until(as_of))
+
+    @property
+    def now(self) -> int:
+        return self.dataset.as_of
+
+    def within(self, days: float, *actions: Action) -> Events:
+        """Events of these kinds in the last days."""
+        e = self.dataset.events
+        mask = np.isin(e.action, [ACTION_CODE[action] for action in actions])
+        return e.select(mask & (e.at >= self.now - days * DAY))
+
+
+def abandoned(shop: Shop) -> Cases:
+    """The latest thing that a person put into the cart, or else looked at `abandoned_views` times, and did not buy."""
+    settings = shop.settings
+    seen = shop.within(settings.abandoned_days, Action.CART, Action.VIEW, Action.PURCHASE)
+    width, user = shop.dataset.n_items, seen.user.astype(np.int64)
+    keys, pair = np.unique(user * width + seen.item, return_inverse=True)
+    n = len(keys)
+
+    def last(action: Action) -> Ints:
+        at, chosen = np.full(n, -1, np.int64), seen.action == ACTION_CODE[action]
+        np.maximum.at(at, pair[chosen], seen.at[chosen])
+        return at
+
+    carted, viewed, bought = (last(action) for action in (Action.CART, Action.VIEW, Action.PURCHASE))
+    views = np.bincount(pair[seen.action == ACTION_CODE[Action.VIEW]], minlength=n)
+    left_at = np.where(carted >= 0, carted, np.where(views >= settings.abandoned_views, viewed, -1))
+    item = keys % width
+    # who goes on after what was left is still in the shop
+    active = np.full(shop.dataset.n_users, -1, np.int64)
+    np.maximum.at(active, user, seen.at)
+    rested = active[keys // width] <= shop.now - settings.abandoned_hours * 3_600
+    left = (left_at >= 0) & (bought < left_at) & rested & shop.offered[item]
+    in_cart = (carted >= 0).astype(np.float64)
+    cases = Cases(
+        occasion=Occasion.ABANDONED,
+        user=keys // width,
+        item=item,
+        strength=in_cart * 1e11 + left_at,
+        facts={"in_cart": in_cart, "views": views, "days": (shop.now - left_at) / DAY},
+    )
+    return cases.select(left)
+
+
+def price_drop(shop: Shop) -> Cases:
+    """Something of interest to the person whose price fell by `price_drop` at least; the largest fall comes first."""
+    now, before = shop.states.latest_changes()
+    fell = 1 - now.price / before.price
+    with np.errstate(invalid="ignore"):
+        is_drop = (fell >= shop.settings.price_drop) & (now.at >= shop.now - shop.settings.change_days * DAY)
+    return _of_interest(
+        shop,
+        Occasion.PRICE_DROP,
+        now.item[is_drop],
+        fell[is_drop],
+        price=now.price[is_drop],
+        before=before.price[is_drop],
+    )
+
+
+def back_in_stock(shop: Shop) -> Cases:
+    """Something of interest to the person that is for sale again."""
+    now, before = shop.states.latest_changes()
+    is_back = now.available & ~before.available & (now.at >= shop.now - shop.settings.change_days * DAY)
+    days = (shop.now - now.at[is_back]) / DAY
+    return _of_interest(shop, Occasion.BACK_IN_STOCK, now.item[is_back], -days, days=days)
+
+
+def _of_interest(shop: Shop, occasion: Occasion, item: Ints, strength: Column, **facts: Column) -> Cases:
+    """Who bought, carted, liked or viewed one of some items within `interest_days`; columns are of the items."""
+    days = shop.settings.interest_days
+    place = np.full(shop.dataset.n_items, -1, np.int64)
+    place[item] = np.arange(len(item))
+    place[~shop.offered] = -1
+    events = shop.within(days, Action.PURCHASE, Action.CART, Action.FAVOURITE, Action.VIEW)
+    events = events.select(place[events.item] >= 0)
+    keys = np.unique(events.user.astype(np.int64) * shop.dataset.n_items + events.item)
+    user, found = keys // shop.dataset.n_items, place[keys % shop.dataset.n_items]
+    bought = events.select(events.action == ACTION_CODE[Action.PURCHASE])
+    is_bought = np.isin(keys, bought.user.astype(np.int64) * shop.dataset.n_items + bought.item)
+    return Cases(
+        occasion=occasion,
+        user=user,
+        item=keys % shop.dataset.n_items,
+        strength=strength[found],
+        facts={"bought": is_bought, **{name: column[found] for name, column in facts.items()}},
+    )
+
+
+def new_arrival(shop: Shop) -> Cases:
+    """A new item of a type that the person bought `arrival_purchases` times; the type bought most comes first."""
+    arrived = shop.states.arrivals()
+    item = np.unique(arrived.item[arrived.at >= shop.now - shop.settings.change_days * DAY])
+    item = item[shop.offered[item]]
+    code = category_codes(shop.dataset.items, -1)
+    item = item[code[item] >= 0]
+    bought = shop.within(shop.settings.interest_days, Action.PURCHASE)
+    of_row = code[bought.item]
+    bought, of_row = bought.select(np.isin(of_row, code[item])), of_row[np.isin(of_row, code[item])]
+    width = int(code.max(initial=0)) + 1
+    keys, times = np.unique(bought.user.astype(np.int64) * width + of_row, return_counts=True)
+    liked = times >= shop.settings.arrival_purchases
+    likes = pl.DataFrame({"user": keys[liked] // width, "type": keys[liked] % width, "times": times[liked]})
+    joined = likes.join(pl.DataFrame({"item": item, "type": code[item]}), on="type")
+    ever = shop.dataset.events.of(Action.PURCHASE)
+    already = ever.user.astype(np.int64) * shop.dataset.n_items + ever.item
+    user, arrival = joined["user"].to_numpy(), joined["item"].to_numpy()
+    cases = Cases(
+        occasion=Occasion.NEW_ARRIVAL,
+        user=user,
+        item=arrival,
+        strength=joined["times"].to_numpy().astype(np.float64),
+        facts={"times": joined["times"].to_numpy()},
+    )
+    return cases.select(~np.isin(user * shop.dataset.n_items + arrival, already))
+
+
+def win_back(shop: Shop) -> Cases:
+    """Who has stayed away for `lapsed_gaps` of their usual gaps; with what they bought on most days, lately more."""
+    settings, n = shop.settings, shop.dataset.n_users
+    bought = shop.dataset.events.of(Action.PURCHASE)
+    day = (shop.now - 1 - bought.at) // DAY
+    days = np.unique(np.stack([bought.user.astype(np.int64), -day]), axis=1)
+    user, age = days[0], -days[1]
+    last = np.full(n, np.inf)
+    last[user] = age  # oldest first within a person
+    follows = np.diff(user) == 0
+    gaps = (
+        pl.DataFrame({"user": user[1:][follows], "gap": -np.diff(age)[follows]})
+        .group_by("user")
+        .agg(pl.col("gap").median())
+    )
+    usual = np.full(n, np.nan)
+    usual[gaps["user"].to_numpy()] = gaps["gap"].to_numpy()
+    with np.errstate(invalid="ignore"):
+        away = (last >= settings.lapsed_gaps * usual) & (last >= settings.lapsed_days) & (last < settings.lost_days)
+    away &= count(user, n) >= settings.lapsed_trips
+    favourites = _favourites(shop, away)
+    found = np.flatnonzero(away)
+    return Cases(
+        occasion=Occasion.WIN_BACK,
+        user=found,
+        item=favourites[found],
+        strength=last[found] / np.maximum(usual[found], 1),
+        facts={"days": last[found], "usual": usual[found]},
+    )
+
+
+def _favourites(shop: Shop, people: NDArray[np.bool_]) -> Ints:
+    """Of each of these people the offered item that they bought on most days, halved in worth every 91 days; -1 for
+    none. (n_users,)."""
+    data, favourite = shop.dataset, np.full(shop.dataset.n_users, -1, np.int64)
+    of_people = replace(data, events=data.events.select(people[data.events.user] & shop.offered[data.events.item]))
+    days = PurchaseDays.of(of_people, shop.now)
+    worth = count(np.repeat(np.arange(days.n_pairs), days.n_days), days.n_pairs, np.exp2(-days.age / 91))
+    order = np.lexsort((days.pair_item, worth))  # the best is written last
+    favourite[days.pair_user[order]] = days.pair_item[order]
+    return favourite
+
+
+def welcome(shop: Shop) -> Cases:
+    """Who bought for the first time within `welcome_days`, and never since; with what others buy beside it."""
+    bought = shop.dataset.events.of(Action.PURCHASE)
+    user, n = bought.user.astype(np.int64), shop.dataset.n_users
+    first, last = np.full(n, np.iinfo(np.int64).max), np.full(n, -1, np.int64)
+    np.minimum.at(first, user, bought.at)
+    np.maximum.at(last, user, bought.at)
+    once = (last >= 0) & (last - first < DAY) & (first >= shop.now - shop.settings.welcome_days * DAY)
+    began = int(bought.at.min()) if len(bought) else 0
+    once &= first > began + 28 * DAY  # the log's own beginning makes nobody new
+    found = np.flatnonzero(once)
+    item, beside = _beside(shop, bought, found)
+    return Cases(
+        occasion=Occasion.WELCOME,
+        user=found,
+        item=item,
+        strength=np.ones(len(found)),
+        facts={"days": (shop.now - first[found]) / DAY, "beside": beside},
+    )
+
+
+def _beside(shop: Shop, bought: Events, people: Ints) -> tuple[Ints, Ints]:
+    """For each of these people the offered item that goes best with one of theirs, and that one; -1 for none.
+
+    Goes with: the log-likelihood ratio of being bought by the same people (Dunning 1993), by `MIN_TOGETHER` at least
+    and more than chance would.
+    """
+    from scipy.sparse import csr_matrix, diags
+
+    n_users, n_items = shop.dataset.n_users, shop.dataset.n_items
+    item, beside = (np.full(len(people), -1, np.int64) for _ in range(2))
+    if not len(people):
+        return item, beside
+    pairs = np.unique(bought.user.astype(np.int64) * n_items + bought.item)
+    shape = (n_users, n_items)
+    buyers = csr_matrix((np.ones(len(pairs), np.float32), (pairs // n_items, pairs % n_items)), shape=shape)
+    others = diags(~np.isin(np.arange(n_users), people), dtype=np.float32) @ buyers
+    n_buyers = np.asarray(others.sum(axis=0)).ravel().astype(np.float64)
+    for position, person in enumerate(people):
+        own = buyers[person].indices
+        together = (others[:, own].T @ others).tocoo()
+        source, target, both = own[together.row], together.col, together.data.astype(np.float64)
+        usable = (both >= MIN_TOGETHER) & shop.offered[target] & ~np.isin(target, own)
+        source, target, both = source[usable], target[usable], both[usable]
+        expected = n_buyers[source] * n_buyers[target] / max(n_users - len(people), 1)
+        more = both > expected
+        if more.any():
+            source, target = source[more], target[more]
+            ratio = _log_likelihood_ratio(both[more], n_buyers[source], n_buyers[target], float(n_users - len(people)))
+            best = np.lexsort((target, -ratio))[0]
+            item[position], beside[position] = target[best], source[best]
+    return item, beside
+
+
+def _log_likelihood_ratio(both: Column, one: Column, other: Column, total: float) -> Column:
+    from scipy.special import xlogy
+
+    cells = (both, one - both, other - both, np.maximum(total - one - other + both, 0))
+    rows, columns = (one, total - one), (other, total - other)
+    marginals = sum(xlogy(part, part) for part in (*rows, *columns))
+    return np.asarray(2 * (sum(xlogy(cell, cell) for cell in cells) + xlogy(total, total) - marginals))
+
+
+Rule = Callable[[Shop], Cases]
+RULES: Mapping[Occasion, Rule] = {
+    Occasion.ABANDONED: abandoned,
+    Occasion.PRICE_DROP: price_drop,
+    Occasion.BACK_IN_STOCK: back_in_stock,
+    Occasion.NEW_ARRIVAL: new_arrival,
+    Occasion.WIN_BACK: win_back,
+    Occasion.WELCOME: welcome,
+}
+"""All occasions but replenishment, which is a model's."""
+
+
+def replenish(shop: Shop, pairs: RepurchasePairs, probability: Column) -> Cases:
+    """What is due again. Of several items of a person that one comes first which they are likelier to buy now than
+    the others who buy it repeatedly: everybody's daily bread needs no message."""
+    settings = shop.settings
+    waited = pairs.column("since_over_median") >= settings.due_share
+    due = (probability >= settings.due_probability) & waited & shop.offered[pairs.item]
+    names = {"times": "days", "every": "gap_median", "days": "since"}
+    cases = Cases(
+        occasion=Occasion.REPLENISH,
+        user=pairs.user,
+        item=pairs.item,
+        strength=probability - pairs.column("repeaters_lately_7"),
+        facts={name: pairs.column(column) for name, column in names.items()},
+        probability=probability,
+    )
+    return cases.select(due)
+
+
+def past_chance(shop: Shop, rule: Rule) -> float:
+    """The share of the rule's past cases, strongest of each person, that bought within the horizon; NaN without a case.
+
+    With a beta prior of one half and one half (Jeffreys), as of the starts of the last `PAST_WEEKS` weeks.
+    """
+    events, n_cases, n_bought = shop.dataset.events, 0, 0
+    if not len(events):
+        return np.nan
+    for week in range(1, PAST_WEEKS + 1):
+        start = shop.now - week * HORIZON_DAYS * DAY
+        if start <= int(events.at.min()):
+            break
+        cases = rule(shop.at(start)).best_of_each()
+        bought = shop.dataset.between(start, start + HORIZON_DAYS * DAY)
+        buyers = bought.user.astype(np.int64)
+        if cases.occasion in ABOUT_ANYTHING:
+            hit = np.isin(cases.user, buyers)
+        else:
+            width = shop.dataset.n_items
+            hit = np.isin(cases.user * width + cases.item, buyers * width + bought.item)
+        n_cases, n_bought = n_cases + len(cases), n_bought + int(hit.sum())
+    return (n_bought + 0.5) / (n_cases + 1) if n_cases else np.nan

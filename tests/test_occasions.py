@@ -1,0 +1,437 @@
+"""Who should hear what on a day: a shop of a few people whose days are plain, and a log from which the model learns."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from conftest import Command
+
+from recllm.data.dataset import DAY, Dataset
+from recllm.errors import DataError, ModelError
+from recllm.jobs.load import load_file
+from recllm.jobs.occasions import MODEL_FILE, find_occasions
+from recllm.models.trees import BoostedTrees
+from recllm.occasions.choose import one_for_each
+from recllm.occasions.detect import (
+    RULES,
+    Cases,
+    ItemStates,
+    Shop,
+    abandoned,
+    back_in_stock,
+    new_arrival,
+    past_chance,
+    price_drop,
+    replenish,
+    welcome,
+    win_back,
+)
+from recllm.occasions.hours import best_hours, hour_shares
+from recllm.occasions.replenishment import ReplenishmentModel, learn_replenishment
+from recllm.occasions.repurchase import bought_again, repurchase_pairs
+from recllm.policy import Policy
+from recllm.schema import Occasion
+from recllm.settings import OccasionSettings, ReplenishmentSettings
+from recllm.workspace.workspace import Workspace
+
+NOW = 1_760_000_000
+SMALL = ReplenishmentSettings(rounds=50, min_leaf_rows=10, weeks=4)
+
+
+def log(*rows: tuple, items: dict[str, str] | None = None) -> Dataset:
+    """rows: user, item, days ago, and where it is no purchase the action. items: id -> category path."""
+    events = pl.DataFrame(
+        [
+            (user, item, int(NOW - ago * DAY), rest[0] if rest else "purchase", 1.0, 5.0)
+            for user, item, ago, *rest in rows
+        ],
+        schema=["user_id", "item_id", "timestamp", "event", "quantity", "price"],
+        orient="row",
+    )
+    ids = sorted(set(events["item_id"]) | set(items or {}))
+    catalogue = pl.DataFrame(
+        {
+            "item_id": ids,
+            "title": [name.title() for name in ids],
+            "category": [(items or {}).get(name, "food > drinks").split(" > ") for name in ids],
+        }
+    )
+    return Dataset.construct(events, items=catalogue, as_of=NOW)
+
+
+def shop_of(dataset: Dataset, *states: tuple[str, float, float | None, bool], **settings: object) -> Shop:
+    """states: item, days ago, price, for sale."""
+    frame = pl.DataFrame(
+        [
+            (i, datetime.fromtimestamp(NOW - ago * DAY, UTC), None if p is None else str(p), on)
+            for i, ago, p, on in states
+        ],
+        schema={"item_id": pl.String, "at": pl.Datetime("us", "UTC"), "price": pl.String, "available": pl.Boolean},
+        orient="row",
+    ).sort("at")
+    return Shop.of(dataset, ItemStates.of(frame, dataset), OccasionSettings(**settings), Policy())
+
+
+def told(cases: Cases, dataset: Dataset) -> dict[str, str | None]:
+    """Person -> item, of the strongest case of each."""
+    best = cases.best_of_each()
+    users, items = dataset.users["user_id"].to_list(), dataset.items["item_id"].to_list()
+    return {users[u]: None if i < 0 else items[i] for u, i in zip(best.user, best.item, strict=True)}
+
+
+# --- rules -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_left_in_the_cart_or_looked_at_twice() -> None:
+    data = log(
+        ("ann", "tea", 1, "cart"),
+        ("bob", "tea", 1, "view"),  # once
+        ("cid", "tea", 1.1, "view"),
+        ("cid", "tea", 1, "view"),
+        ("dan", "tea", 1.1, "cart"),
+        ("dan", "tea", 1),  # and bought it
+        ("eve", "tea", 9, "cart"),  # long ago
+        ("fay", "tea", 0.01, "cart"),  # still there
+        ("gus", "tea", 1.2, "view"),
+        ("gus", "tea", 1.1, "view"),
+        ("gus", "mug", 1.3, "cart"),  # the cart speaks louder
+    )
+    assert told(abandoned(shop_of(data)), data) == {"ann": "tea", "cid": "tea", "gus": "mug"}
+
+
+def test_what_cannot_be_bought_or_named_is_no_occasion() -> None:
+    rows = [("ann", "tea", 1, "cart"), ("bob", "pill", 1, "cart")]
+    data = log(*rows, items={"pill": "health > pregnancy tests"})
+    assert told(abandoned(shop_of(data)), data) == {"ann": "tea"}
+    sold_out = data.items.with_columns(available=pl.col("item_id") != "tea")
+    data = Dataset(data.users, sold_out, data.events, data.as_of)
+    assert told(abandoned(shop_of(data)), data) == {}
+
+
+def test_prices_and_stock_concern_those_who_showed_interest() -> None:
+    data = log(("ann", "tea", 20), ("bob", "tea", 10, "view"), ("cid", "mug", 10, "view"), ("dan", "tea", 200))
+    states = [("tea", 100, 10, True), ("tea", 2, 8, True), ("mug", 100, 5, False), ("mug", 3, 5, True)]
+    shop = shop_of(data, *states)
+    assert told(price_drop(shop), data) == {"ann": "tea", "bob": "tea"}
+    assert told(back_in_stock(shop), data) == {"cid": "mug"}
+    cases = price_drop(shop)
+    assert cases.facts["price"].tolist() == [8, 8] and cases.facts["before"].tolist() == [10, 10]
+    assert cases.facts["bought"].tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        [("tea", 100, 10, True), ("tea", 2, 9.5, True)],  # too little
+        [("tea", 100, 10, True), ("tea", 50, 5, True)],  # long ago
+        [("tea", 100, 10, True), ("tea", 2, 12, True)],  # dearer
+        [("tea", 100, None, True), ("tea", 2, 5, True)],  # nobody knows from what
+        [("tea", 100, 10, True), ("tea", 3, 5, True), ("tea", 2, 10, True)],  # and back again
+    ],
+)
+def test_what_is_no_price_drop(states: list) -> None:
+    data = log(("ann", "tea", 20))
+    assert told(price_drop(shop_of(data, *states)), data) == {}
+
+
+def test_new_items_go_to_those_who_buy_their_kind() -> None:
+    kinds = {"tea": "food > tea", "oolong": "food > tea", "saw": "home > tools"}
+    rows = [("ann", "tea", ago) for ago in (5, 15, 25)] + [("bob", "saw", 5), ("cid", "tea", 5)]
+    data = log(*rows, items=kinds)
+    states = [("tea", 100, 5, True), ("saw", 100, 5, True), ("oolong", 2, 5, True)]
+    assert told(new_arrival(shop_of(data, *states)), data) == {"ann": "oolong"}
+    assert told(new_arrival(shop_of(data, *(s for s in states if s[0] != "oolong"))), data) == {}
+
+
+def test_who_stayed_away_hears_of_what_they_bought_most() -> None:
+    often = [("ann", "tea", ago) for ago in range(40, 100, 7)] + [("ann", "mug", 40)]
+    rows = [*often, *(("bob", "tea", ago) for ago in range(3, 100, 7)), ("cid", "tea", 40), ("cid", "tea", 47)]
+    gone = [("dan", "tea", ago) for ago in (300, 310, 320, 330)]
+    data = log(*rows, *gone)
+    shop = shop_of(data)
+    assert told(win_back(shop), data) == {"ann": "tea"}
+    cases = win_back(shop)
+    assert cases.facts["days"].tolist() == [39] and cases.facts["usual"].tolist() == [7]
+
+
+def test_the_first_purchase_is_welcomed_with_what_others_buy_beside_it() -> None:
+    others = [(f"p{n}", item, ago) for n in range(6) for item in ("tea", "honey") for ago in (60, 90)]
+    rest = [(f"q{n}", item, ago) for n in range(6) for item in ("saw", "rice") for ago in (60, 90)]
+    data = log(*others, *rest, ("new", "tea", 3), ("back", "tea", 3), ("back", "tea", 40))
+    shop = shop_of(data)
+    assert told(welcome(shop), data) == {"new": "honey"}
+    only = log(*others, ("new", "saw", 3))
+    assert told(welcome(shop_of(only)), only) == {"new": None}  # nothing to say beside it
+
+
+def test_chances_are_those_of_the_past() -> None:
+    rows = []
+    for n in range(40):  # every week ten carts, of which four are bought within the week
+        week, place = divmod(n, 10)
+        rows.append((f"p{n}", "tea", 7 * (week + 1) + 1, "cart"))
+        if place < 4:
+            rows.append((f"p{n}", "tea", 7 * (week + 1) - 2))
+    rows.append(("first", "mug", 60))
+    assert past_chance(shop_of(log(*rows)), abandoned) == pytest.approx((16 + 0.5) / (40 + 1))
+    assert np.isnan(past_chance(shop_of(log(("ann", "tea", 1))), abandoned))
+
+
+@pytest.mark.parametrize("occasion", list(RULES))
+def test_every_rule_bears_an_empty_shop_and_bare_items(occasion: Occasion) -> None:
+    empty = Dataset.construct(pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}))
+    assert len(RULES[occasion](shop_of(empty))) == 0
+    bare = Dataset.construct(pl.DataFrame({"user_id": ["a"], "item_id": ["x"], "timestamp": [NOW - DAY]}), as_of=NOW)
+    assert len(RULES[occasion](shop_of(bare))) == 0
+
+
+def test_each_person_is_addressed_once() -> None:
+    def cases(occasion: Occasion, people: list[int], chance: list[float]) -> Cases:
+        rows = np.array(people)
+        return Cases(occasion=occasion, user=rows, item=rows, strength=np.ones(len(rows)), probability=np.array(chance))
+
+    all_cases = {
+        Occasion.REPLENISH: cases(Occasion.REPLENISH, [0, 1, 2, 3], [0.9, 0.2, 0.5, 0.7]),
+        Occasion.ABANDONED: cases(Occasion.ABANDONED, [1, 4], [np.nan, 0.3]),
+    }
+    allowed = np.array([True, True, True, False, True])
+    chosen = one_for_each(all_cases, (Occasion.ABANDONED, Occasion.REPLENISH), allowed)
+    assert {name: c.user.tolist() for name, c in chosen.items()} == {"abandoned": [4, 1], "replenish": [0, 2]}
+
+
+# --- hours -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_best_hour_is_the_persons_own_and_never_in_the_quiet_hours() -> None:
+    midnight = NOW // DAY * DAY
+    rows = [("ann", midnight - day * DAY + 7 * 3600) for day in range(20)]
+    rows += [("bob", midnight - day * DAY + 23 * 3600) for day in range(20)]
+    rows += [("cid", midnight - DAY + 12 * 3600)]
+    events = pl.DataFrame(rows, schema=["user_id", "timestamp"], orient="row").with_columns(item_id=pl.lit("tea"))
+    data = Dataset.construct(events)
+    shares = hour_shares(data, "UTC")
+    assert shares.sum(axis=1) == pytest.approx(np.ones(3))
+    of = dict(zip(data.users["user_id"], best_hours(shares, ()), strict=True))
+    assert of["ann"] == 7 and of["bob"] == 23
+    assert best_hours(hour_shares(data, "Asia/Shanghai"), ())[data.users["user_id"].to_list().index("ann")] == 15
+    waking = best_hours(shares, ("21:00", "08:00"))
+    assert ((waking >= 8) & (waking < 21)).all()
+
+
+# --- what is due -----------------------------------------------------------------------------------------------------
+
+
+def weekly_world(people: int = 200, weeks: int = 30, seed: int = 0) -> Dataset:
+    """Half of the people buy milk every week, the others every fourth; all buy salt at random."""
+    rng, rows = np.random.default_rng(seed), []
+    for user in range(people):
+        every = 7 if user % 2 == 0 else 28
+        rows += [(f"u{user}", "milk", ago + 0.1) for ago in range(user % 7, 7 * weeks, every)]
+        rows += [(f"u{user}", "salt", ago + 0.2) for ago in rng.integers(0, 7 * weeks, 4).tolist()]
+    return log(*rows)
+
+
+def test_features_know_nothing_of_the_time_after() -> None:
+    data = weekly_world()
+    then = NOW - 30 * DAY
+    whole, past = repurchase_pairs(data, then), repurchase_pairs(data.before(then), then)
+    np.testing.assert_array_equal(whole.features.values, past.features.values)
+
+
+def test_features_of_one_person_by_hand() -> None:
+    data = log(*(("ann", "tea", ago + 0.5) for ago in (40, 30, 20, 5)), ("ann", "mug", 10.5), ("ann", "mug", 3.5))
+    pairs = repurchase_pairs(data, NOW)
+    tea = data.items["item_id"].to_list().index("tea")
+    (row,) = np.flatnonzero(pairs.item == tea)
+    values = {name: float(pairs.column(name)[row]) for name in pairs.features.names}
+    expected = {"days": 4, "since": 5, "tenure": 40, "gap_mean": 35 / 3, "gap_median": 10, "gap_last": 15}
+    expected |= {
+        "days_7": 1,
+        "days_28": 2,
+        "days_91": 4,
+        "trips_since": 1,
+        "trip_share": 4 / 6,
+        "since_over_median": 0.5,
+    }
+    assert {name: values[name] for name in expected} == pytest.approx(expected)
+    assert len(pairs) == 2 and np.isin(pairs.item, [tea, 1 - tea]).all()
+
+
+def test_the_model_tells_the_weekly_from_the_monthly_buyers(tmp_path: Path) -> None:
+    data = weekly_world()
+    model = learn_replenishment(data, SMALL)
+    pairs = repurchase_pairs(data, NOW)
+    probability = model.probability(pairs.features)
+    milk = pairs.item == data.items["item_id"].to_list().index("milk")
+    weekly = np.array([int(name[1:]) % 2 == 0 for name in data.users["user_id"]])[pairs.user]
+    assert probability[milk & weekly].min() > 0.8
+    assert probability[milk & ~weekly & (pairs.column("since") < 10)].max() < 0.4
+    assert model.record["latest_week"]["auc"] > 0.8
+    model.save(tmp_path / "m.safetensors")
+    again = ReplenishmentModel.read(tmp_path / "m.safetensors")
+    np.testing.assert_array_equal(again.probability(pairs.features), probability)
+    assert again.record == model.record and again.as_of == model.as_of
+    shop = shop_of(data)
+    cases = replenish(shop, pairs, probability)
+    assert (cases.probability >= shop.settings.due_probability).all()
+    assert (cases.facts["days"] / cases.facts["every"] >= shop.settings.due_share).all()
+
+
+def test_learning_twice_gives_the_same_and_labels_come_from_after_the_features() -> None:
+    data = weekly_world()
+    a, b = (learn_replenishment(data, SMALL) for _ in range(2))
+    np.testing.assert_array_equal(a.trees.value, b.trees.value)
+    start = NOW - 14 * DAY
+    pairs = repurchase_pairs(data, start)
+    label = bought_again(data, pairs, start)
+    users, items = data.users["user_id"].to_list(), data.items["item_id"].to_list()
+    for user, item, bought in zip(pairs.user, pairs.item, label, strict=True):
+        e = data.events
+        mine = (e.user == user) & (e.item == item) & (e.at >= start) & (e.at < start + 7 * DAY)
+        assert bool(bought) == bool(mine.any()), (users[user], items[item])
+
+
+def test_too_little_to_learn_from() -> None:
+    with pytest.raises(DataError, match="six weeks"):
+        learn_replenishment(log(("ann", "tea", 1), ("ann", "tea", 9)), SMALL)
+    with pytest.raises(DataError, match="0 items were bought again"):
+        learn_replenishment(log(("ann", "tea", 1), ("bob", "tea", 90)), SMALL)
+
+
+def test_saved_trees_say_what_the_learner_says(tmp_path: Path) -> None:
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3_000, 6))
+    x[rng.random(x.shape) < 0.2] = np.nan
+    y = (np.nan_to_num(x[:, 0]) + np.isnan(x[:, 1]) > 0.3).astype(int)
+    learner = HistGradientBoostingClassifier(max_iter=15, random_state=0).fit(x, y)
+    trees = BoostedTrees.of(learner, [f"x{n}" for n in range(6)])
+    np.testing.assert_allclose(trees.logit(x), learner.decision_function(x), atol=1e-9)
+    trees.save(tmp_path / "trees", {"a": 1})
+    again, record = BoostedTrees.read(tmp_path / "trees")
+    np.testing.assert_array_equal(again.logit(x), trees.logit(x))
+    assert record == {"a": 1}
+    content = (tmp_path / "trees").read_bytes()
+    for broken in (b"", content[:200], content.replace(b"threshold", b"thresh0ld")):
+        (tmp_path / "broken").write_bytes(broken)
+        with pytest.raises(ModelError, match=r"broken.*learned anew"):
+            BoostedTrees.read(tmp_path / "broken")
+
+
+# --- a workspace -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A live shop: its log ends today. u1 withdrew personalisation, u3 agrees to no channel."""
+    folder = tmp_path_factory.mktemp("occasions")
+    now = datetime.now(UTC).replace(microsecond=0)
+    rows = ["user_id,item_id,event,timestamp,quantity,price"]
+    for user in range(160):
+        every = 7 if user % 2 == 0 else 28
+        for ago in range(user % 7, 210, every):
+            rows.append(f"u{user},milk,purchase,{(now - timedelta(days=ago, hours=2)).isoformat()},1,2.00")
+    rows += [f"u{n},mug,cart,{(now - timedelta(days=1)).isoformat()},1," for n in (8, 10)]
+    (folder / "events.csv").write_text("\n".join(rows))
+    (folder / "items.csv").write_text(
+        "item_id,title,category,price\nmilk,Oat milk,food > drinks,2.00\nmug,Blue mug,home > kitchen,9.00\n"
+    )
+    (folder / "consent.csv").write_text(
+        "user_id,purpose,granted,timestamp\n"
+        f"u1,personalisation,false,{now.isoformat()}\n"
+        f"u3,email,false,{now.isoformat()}\nu3,push,false,{now.isoformat()}\nu3,sms,false,{now.isoformat()}\n"
+    )
+    settings = {"consent_default": True, "currency": "EUR", "timezone": "UTC", "encoder": "toy"}
+    with Workspace.create(folder / "shop", **settings, replenishment=SMALL) as shop:
+        for table in ("items", "events", "consent"):
+            load_file(shop, folder / f"{table}.csv", table)
+    return folder / "shop"
+
+
+def test_the_list_of_a_day(workspace: Path) -> None:
+    with Workspace.open(workspace) as shop:
+        listed = find_occasions(shop)
+        key = shop.pseudonymiser()
+        people = {p.user_id: p for p in listed.people}
+        assert len(people) == len(listed.people)
+        assert people[key.one("u8")].occasion is Occasion.ABANDONED and people[key.one("u8")].title == "Blue mug"
+        assert key.one("u1") not in people and key.one("u3") not in people
+        due = [p for p in listed.people if p.occasion is Occasion.REPLENISH]
+        assert due and {p.title for p in due} == {"Oat milk"}
+        assert all(p.probability >= 0.2 and "usually every 7 days" in p.reasons[0].text for p in due)
+        assert listed.counts[Occasion.REPLENISH] == len(due)
+        assert any(note.startswith("price_drop: ") for note in listed.notes)
+        assert (workspace / MODEL_FILE).exists()
+        learned = (workspace / MODEL_FILE).stat().st_mtime_ns
+        assert find_occasions(shop).people == listed.people
+        assert (workspace / MODEL_FILE).stat().st_mtime_ns == learned
+        few = find_occasions(shop, size=3)
+        assert len(few.people) == 3 and few.people == listed.people[:3]
+        assert few.left_out["beyond_the_cut"] == len(listed.people) - 3
+
+
+def test_the_global_holdout_and_recent_contacts_are_left_out(workspace: Path) -> None:
+    from recllm.workspace.workspace import overridden
+
+    with overridden({"experiments": {"holdout_share": 1.0}}), Workspace.open(workspace) as shop:
+        listed = find_occasions(shop)
+        assert not listed.people and listed.left_out["global_holdout"] > 10
+
+
+def test_a_new_catalogue_brings_price_drops_and_arrivals(workspace: Path, tmp_path: Path) -> None:
+    file = tmp_path / "items.csv"
+    file.write_text(
+        "item_id,title,category,price\nmilk,Oat milk,food > drinks,1.50\nmug,Blue mug,home > kitchen,9.00\n"
+        "soy,Soy milk,food > drinks,2.10\n"
+    )
+    with Workspace.open(workspace) as shop:
+        load_file(shop, file, "items")
+        listed = find_occasions(shop)
+    by = {occasion: [p for p in listed.people if p.occasion is occasion] for occasion in listed.counts}
+    assert len(by[Occasion.PRICE_DROP]) > 40 and not listed.notes
+    assert "now at 1.50 instead of 2.00" in by[Occasion.PRICE_DROP][0].reasons[0].text
+    settings = {"occasions": {"order": ["new_arrival"]}}
+    from recllm.workspace.workspace import overridden
+
+    with overridden(settings), Workspace.open(workspace) as shop:
+        listed = find_occasions(shop)
+    assert {p.title for p in listed.people} == {"Soy milk"}
+
+
+def test_the_command(workspace: Path, tmp_path: Path, command: Command) -> None:
+    code, out, err = command("occasions", "-w", str(workspace), "--json", "--csv", str(tmp_path / "day.csv"))
+    assert code == 0, err
+    document = json.loads(out)
+    assert set(document) == {"date", "people", "counts", "left_out", "notes"}
+    first = document["people"][0]
+    expected = {"user_id", "occasion", "item_id", "title", "probability", "best_hour", "channel", "reasons"}
+    assert set(first) == expected and first["channel"] == "push" and 0 <= first["best_hour"] <= 23
+    assert sum(document["counts"].values()) == len(document["people"])
+    table = pl.read_csv(tmp_path / "day.csv")
+    assert table.height == len(document["people"]) and table["occasion"][0] == first["occasion"]
+    code, out, _ = command("occasions", "-w", str(workspace))
+    assert code == 0 and "people" in out and "push at" in out
+    code, out, _ = command("occasions", "-w", str(workspace), "--locale", "zh", "--json")
+    assert code == 0 and ("现价" in out or "通常每" in out)
+
+
+@pytest.mark.parametrize(
+    ("day", "message"),
+    [("tomorrow", "takes a day such as"), ("2999-01-01", "more than 7 days after")],
+)
+def test_days_that_cannot_be(workspace: Path, day: str, message: str, command: Command) -> None:
+    code, _, err = command("occasions", "-w", str(workspace), "--on", day)
+    assert code == 2 and message in err
+
+
+def test_an_earlier_day_is_told_as_its_morning_would_have(workspace: Path) -> None:
+    with Workspace.open(workspace) as shop:
+        today = find_occasions(shop).date
+        then = find_occasions(shop, today - timedelta(days=3))
+    assert then.date == today - timedelta(days=3) and isinstance(then.date, date)
+    assert Occasion.ABANDONED not in then.counts or then.counts[Occasion.ABANDONED] == 0
