@@ -805,8 +805,10 @@ class OccasionSettings(FrozenModel):
     """Two local times between which no best hour lies; empty for none."""
     due_probability: Share = 0.2
     """An item is due again where the chance that it is bought within a week is at least so high."""
-    due_share: Share = 0.5
+    due_share: Share = 0.75
     """And where so much of the user's usual interval has passed."""
+    due_interval_days: Days = 5.0
+    """And where that interval is no shorter: who buys a thing every other day needs no reminder."""
     abandoned_days: Days = 3.0
     """What was put into the cart or viewed within so many days, and not bought, is left behind."""
     abandoned_hours: Days = 1.0

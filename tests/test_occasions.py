@@ -278,7 +278,7 @@ def test_the_model_tells_the_weekly_from_the_monthly_buyers(tmp_path: Path) -> N
     shop = shop_of(data)
     cases = replenish(shop, pairs, probability)
     assert (cases.probability >= shop.settings.due_probability).all()
-    assert (cases.facts["days"] / cases.facts["every"] >= shop.settings.due_share).all()
+    assert (cases.facts["days"] / cases.facts["every"] >= shop.settings.due_share).all() and len(cases)
 
 
 def test_learning_twice_gives_the_same_and_labels_come_from_after_the_features() -> None:
@@ -347,7 +347,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"u3,email,false,{now.isoformat()}\nu3,push,false,{now.isoformat()}\nu3,sms,false,{now.isoformat()}\n"
     )
     settings = {"consent_default": True, "currency": "EUR", "timezone": "UTC", "encoder": "toy"}
-    with Workspace.create(folder / "shop", **settings, replenishment=SMALL) as shop:
+    policy = Policy(group_floor=3)
+    with Workspace.create(folder / "shop", **settings, policy=policy, replenishment=SMALL) as shop:
         for table in ("items", "events", "consent"):
             load_file(shop, folder / f"{table}.csv", table)
     return folder / "shop"
@@ -435,3 +436,63 @@ def test_an_earlier_day_is_told_as_its_morning_would_have(workspace: Path) -> No
         then = find_occasions(shop, today - timedelta(days=3))
     assert then.date == today - timedelta(days=3) and isinstance(then.date, date)
     assert Occasion.ABANDONED not in then.counts or then.counts[Occasion.ABANDONED] == 0
+
+
+def test_a_campaign_for_an_occasion_gives_each_person_their_own_item(workspace: Path, tmp_path: Path) -> None:
+    from recllm.campaigns.file import read_campaign
+    from recllm.campaigns.plan import count_reachable, plan_campaigns
+    from recllm.encoder.toy import ToyEncoder
+    from recllm.jobs.recommenders import open_recommender, publish_recommender
+    from recllm.recommender.recommender import Recommender
+    from recllm.schema import Purpose
+    from recllm.settings import ScorerTrainingSettings
+
+    file = tmp_path / "due.toml"
+    limits = "[limits]\nholdout = 0.2\nbudget = 60\ncost = 1\n"
+    file.write_text(f'id = "due"\nchannels = ["push"]\n[target]\noccasion = "replenish"\n{limits}')
+    with Workspace.open(workspace) as shop:
+        training = ScorerTrainingSettings(horizon_days=14, n_windows=2, epochs=1)
+        past = shop.gate().dataset(Purpose.MODEL_TRAINING)
+        model = Recommender(past, ToyEncoder()).fit(training).model
+        assert model is not None
+        publish_recommender(shop, model, ToyEncoder())
+        listed = find_occasions(shop)
+        (plan,) = plan_campaigns(shop, [read_campaign(file)])
+        reach = count_reachable(shop, open_recommender(shop, everybody=True), read_campaign(file))
+    due = {p.user_id for p in listed.people if p.occasion is Occasion.REPLENISH}
+    addressed = {p.user_id for p in plan.people}
+    assert len(plan.addressed) == 60 and plan.held_out and addressed & due
+    assert {p.item_id for p in plan.people} == {"milk"} and all(p.probability >= 0.2 for p in plan.people)
+    assert plan.excluded["no_occasion"] > 0 and reach.excluded["no_occasion"] == plan.excluded["no_occasion"]
+    assert reach.reachable + sum(reach.excluded.values()) == 160
+
+
+@pytest.mark.parametrize(
+    ("target", "limits", "message"),
+    [
+        ('occasion = "birthday"', "", "target.occasion is one of replenish, abandoned"),
+        ('occasion = "replenish"\nmost_items = 3', "", "an occasion gives each person their own"),
+        ('occasion = "replenish"', "bought_days = 7", "an occasion says itself who bought what"),
+        ('occasion = "replenish"\ncategory = "tea"', "", "give one of the four"),
+    ],
+)
+def test_campaigns_that_cannot_be(tmp_path: Path, target: str, limits: str, message: str) -> None:
+    from recllm.campaigns.file import read_campaign
+
+    file = tmp_path / "c.toml"
+    file.write_text(f'id = "c"\nchannels = ["push"]\n[target]\n{target}\n[limits]\n{limits}\n')
+    with pytest.raises(DataError, match=message):
+        read_campaign(file)
+
+
+def test_an_occasion_without_its_data_is_said_so(workspace: Path, tmp_path: Path) -> None:
+    from recllm.campaigns.plan import _occasion_target
+    from recllm.encoder.toy import ToyEncoder
+    from recllm.recommender.recommender import Recommender
+
+    data = weekly_world(people=20)
+    with (
+        Workspace.create(tmp_path / "bare", encoder="toy") as shop,
+        pytest.raises(DataError, match="no views and no carts"),
+    ):
+        _occasion_target(shop, Recommender(data, ToyEncoder()), Occasion.ABANDONED)

@@ -84,7 +84,7 @@ def other_value(section: str, name: str) -> Any:
         return default / 2 or 0.5
     if isinstance(default, tuple) and default and not isinstance(default[0], str | Enum):
         return [default[0], default[1] + 1]
-    return 3 if default is None else ["tea", "cup"]
+    return 3 if default is None else ["win_back"] if name == "order" else ["tea", "cup"]
 
 
 @pytest.mark.parametrize(("section", "name"), NAMES, ids=lambda part: part or "shop")

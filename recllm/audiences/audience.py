@@ -184,19 +184,19 @@ def eligible_pool(
     agreed: Consents | None = None,
     seeds: Collection[str] = (),
     contacts: ContactRecords | None = None,
-    given: tuple[NDArray[np.int64], UserScores] | None = None,
+    only_for: tuple[NDArray[np.int64], UserScores] | None = None,
 ) -> EligiblePool:
     """Everybody whom nothing speaks against, with their probabilities; without a target everybody but the `seeds`, with
-    their likeness to these. given: the rows, ascending, of the only people that the target is for, and their scores.
+    their likeness to these. only_for: the rows, ascending, of the only people that the target is for, and their scores.
 
     Raises `NotFittedError` without a model, `UsageError` for likeness without seeds, and what
     `match_people` raises."""
     items = np.zeros(0, np.int64) if target is None else target.items
     match = rule_match(recommender, exclusions, contacts)
     masks = exclusion_masks(recommender, items, exclusions, agreed, seeds, match)
-    if given is not None:
+    if only_for is not None:
         others = np.ones(recommender.dataset.n_users, bool)
-        others[given[0]] = False
+        others[only_for[0]] = False
         masks = first_only(masks | {ExclusionReason.NO_OCCASION: others})
     user_rows = np.flatnonzero(~np.logical_or.reduce(list(masks.values())))
     if target is None:
@@ -205,8 +205,8 @@ def eligible_pool(
         score, note = likeness(recommender, seed_rows, user_rows)
         scores = UserScores(score, np.full(len(user_rows), -1), None)
         target = AudienceTarget(f"like {len(seed_rows)} seeds", items, (note,))
-    elif given is not None:
-        scores = given[1].select(np.searchsorted(given[0], user_rows))
+    elif only_for is not None:
+        scores = only_for[1].select(np.searchsorted(only_for[0], user_rows))
     else:
         scores = target_probabilities(recommender, items, user_rows)
     user_ids = recommender.dataset.users[USER_COLUMN].gather(user_rows).to_list()

@@ -302,8 +302,8 @@ def _pool(recommender: Recommender, file: CampaignFile, workspace: Workspace) ->
     section, gate = file.target, workspace.gate()
     rules, agreed = _exclusions(file, workspace), _agreed(file, gate)
     if section.occasion is not None:
-        target, given = _occasion_target(workspace, recommender, section.occasion)
-        pool = eligible_pool(recommender, target, rules, agreed, contacts=contact_records(gate), given=given)
+        target, only_for = _occasion_target(workspace, recommender, section.occasion)
+        pool = eligible_pool(recommender, target, rules, agreed, contacts=contact_records(gate), only_for=only_for)
         return recommender, pool
     recommender, target = audience_target(recommender, section.items, section.category, section.text)
     if section.most_items is not None and len(target.items) > section.most_items:

@@ -83,6 +83,8 @@ def _lines(listed: OccasionList, names: dict[str, str]) -> Iterator[str]:
     yield f"{listed.date}: {len(listed.people):,} people; left out: {left_out or 'nobody'}"
     yield from (f"  note: {line}" for line in listed.notes)
     for occasion, n in listed.counts.items():
+        if not n:
+            continue
         yield ""
         yield f"{occasion}: {n:,} people"
         for person in [p for p in listed.people if p.occasion is occasion][:MAX_PRINTED]:

@@ -23,6 +23,7 @@ from recllm.console.pages import text_of
 from recllm.console.rule_fields import rule_of_text, rule_text, typed_rule
 from recllm.errors import UsageError
 from recllm.jobs.serve import CHANNEL_PURPOSE
+from recllm.schema import Occasion
 from recllm.text.templates import LOCALES
 
 MAX_CHARACTERS = 20_000
@@ -119,6 +120,7 @@ FIELDS: Mapping[CampaignStep, tuple[CampaignField, ...]] = {
         CampaignField("target.category", FieldKind.TEXT),
         CampaignField("target.items", FieldKind.LINES),
         CampaignField("target.text", FieldKind.TEXT),
+        CampaignField("target.occasion", FieldKind.CHOICE, ("", *Occasion)),
         CampaignField("target.most_items", FieldKind.COUNT),
     ),
     CampaignStep.WORDS: (

@@ -75,25 +75,28 @@ def find_occasions(
     )
     allowed = ~np.logical_or.reduce(list(masks.values()))
     any_case = np.zeros(data.n_users, bool)
-    for found in cases.values():
-        any_case[found.user] = True
+    for of_occasion in cases.values():
+        any_case[of_occasion.user] = True
     left_out = {name: int((mask & any_case).sum()) for name, mask in masks.items() if (mask & any_case).any()}
-    chosen = one_for_each(cases, settings.order, allowed)
+    first_cases = one_for_each(cases, settings.order, allowed)
     listed: dict[Occasion, Cases] = {}
     n_left = size if size is not None else data.n_users
-    for occasion, found in chosen.items():
-        listed[occasion] = found.select(np.arange(min(len(found), n_left)))
+    for occasion, of_occasion in first_cases.items():
+        listed[occasion] = of_occasion.select(np.arange(min(len(of_occasion), n_left)))
         n_left -= len(listed[occasion])
-    beyond = sum(map(len, chosen.values())) - sum(map(len, listed.values()))
+    beyond = sum(map(len, first_cases.values())) - sum(map(len, listed.values()))
     left_out |= {"beyond_the_cut": beyond} if beyond else {}
     hours = best_hours(hour_shares(data, zone), settings.quiet)
     words = locale or workspace.settings.locale
     people = []
-    for occasion, found in listed.items():
-        items = data.items[np.maximum(found.item, 0).tolist()]
-        names, reasons = item_names(items, words), reasons_of(found, data, words) if explain else [()] * len(found)
-        for n, (user, item) in enumerate(zip(found.user.tolist(), found.item.tolist(), strict=True)):
-            chance = np.nan if found.probability is None else float(found.probability[n])
+    for occasion, of_occasion in listed.items():
+        items = data.items[np.maximum(of_occasion.item, 0).tolist()]
+        names, reasons = (
+            item_names(items, words),
+            reasons_of(of_occasion, data, words) if explain else [()] * len(of_occasion),
+        )
+        for n, (user, item) in enumerate(zip(of_occasion.user.tolist(), of_occasion.item.tolist(), strict=True)):
+            chance = np.nan if of_occasion.probability is None else float(of_occasion.probability[n])
             person = PersonOccasion(
                 user_id=ids[user],
                 occasion=occasion,
@@ -108,7 +111,7 @@ def find_occasions(
     return OccasionList(
         date=day,
         people=tuple(people),
-        counts={occasion: len(found) for occasion, found in listed.items()},
+        counts={occasion: len(of_occasion) for occasion, of_occasion in listed.items()},
         left_out=left_out,
         notes=tuple(f"{occasion}: {why}" for occasion, why in missing.items()),
     )

@@ -55,13 +55,13 @@ class BoostedTrees:
             raise DataError("trees with categorical splits cannot be saved as thresholds")
         roots = np.cumsum([0, *(len(tree) for tree in trees[:-1])])
         start = np.repeat(roots, [len(tree) for tree in trees])
-        is_leaf, own = nodes["is_leaf"].astype(bool), np.arange(len(nodes))
+        is_leaf, number = nodes["is_leaf"].astype(bool), np.arange(len(nodes))
         return cls(
             names=tuple(names),
             feature=np.where(is_leaf, 0, nodes["feature_idx"]).astype(np.int32),
             threshold=np.where(is_leaf, 0, nodes["num_threshold"]).astype(np.float64),
-            left=np.where(is_leaf, own, start + nodes["left"]).astype(np.int32),
-            right=np.where(is_leaf, own, start + nodes["right"]).astype(np.int32),
+            left=np.where(is_leaf, number, start + nodes["left"]).astype(np.int32),
+            right=np.where(is_leaf, number, start + nodes["right"]).astype(np.int32),
             missing_left=nodes["missing_go_to_left"].astype(bool),
             value=np.where(is_leaf, nodes["value"], 0).astype(np.float64),
             roots=roots.astype(np.int32),
@@ -79,9 +79,9 @@ class BoostedTrees:
             for root in self.roots:
                 node = np.full(len(rows), root, np.int32)
                 for _ in range(self.depth):
-                    asked = flat[offset + self.feature[node]]
+                    value = flat[offset + self.feature[node]]
                     # a comparison with NaN is false
-                    goes_left = (asked <= self.threshold[node]) | (np.isnan(asked) & self.missing_left[node])
+                    goes_left = (value <= self.threshold[node]) | (np.isnan(value) & self.missing_left[node])
                     after = np.where(goes_left, self.left[node], self.right[node])
                     if (after == node).all():
                         break
@@ -105,9 +105,9 @@ class BoostedTrees:
         from safetensors import SafetensorError, safe_open
 
         try:
-            with safe_open(file, framework="np") as opened:
-                metadata = opened.metadata() or {}
-                tensors = {name: opened.get_tensor(name) for name in (*_ARRAYS, "bias")}
+            with safe_open(file, framework="np") as file_:
+                metadata = file_.metadata() or {}
+                tensors = {name: file_.get_tensor(name) for name in (*_ARRAYS, "bias")}
             names, bias = tuple(json.loads(metadata["features"])), float(tensors.pop("bias")[0])
             trees = cls(names=names, depth=int(metadata["depth"]), bias=bias, **tensors)
             n = len(trees.feature)

@@ -65,9 +65,9 @@ def find_cases(shop: Shop, model: ReplenishmentModel | None, occasions: Collecti
             pairs = repurchase_pairs(shop.dataset, shop.now)
             cases[occasion] = replenish(shop, pairs, model.probability(pairs.features)).best_of_each()
         else:
-            found = RULES[occasion](shop).best_of_each()
-            chance = past_chance(shop, RULES[occasion]) if len(found) else np.nan
-            cases[occasion] = replace(found, probability=np.full(len(found), chance))
+            of_rule = RULES[occasion](shop).best_of_each()
+            chance = past_chance(shop, RULES[occasion]) if len(of_rule) else np.nan
+            cases[occasion] = replace(of_rule, probability=np.full(len(of_rule), chance))
     return cases
 
 
@@ -87,15 +87,17 @@ def one_for_each(
     cases: Mapping[Occasion, Cases], order: Sequence[Occasion], allowed: NDArray[np.bool_]
 ) -> dict[Occasion, Cases]:
     """Of the allowed people, (n_users,), each one's first occasion; the likeliest people of an occasion come first."""
-    free, chosen = allowed.copy(), {}
+    free, first_cases = allowed.copy(), dict[Occasion, Cases]()
     for occasion in order:
         if occasion not in cases:
             continue
-        mine = cases[occasion].select(free[cases[occasion].user])
-        free[mine.user] = False
-        chance = np.nan_to_num(np.zeros(len(mine)) if mine.probability is None else mine.probability)
-        chosen[occasion] = mine.select(np.lexsort((mine.user, -mine.strength, -chance)))
-    return chosen
+        of_occasion = cases[occasion].select(free[cases[occasion].user])
+        free[of_occasion.user] = False
+        chance = np.nan_to_num(
+            np.zeros(len(of_occasion)) if of_occasion.probability is None else of_occasion.probability
+        )
+        first_cases[occasion] = of_occasion.select(np.lexsort((of_occasion.user, -of_occasion.strength, -chance)))
+    return first_cases
 
 
 def reasons_of(cases: Cases, dataset: Dataset, locale: str) -> list[tuple[Reason, ...]]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from recllm.data.catalogue import sensitive_items
 from recllm.data.dataset import DAY, Dataset, Events
-from recllm.occasions.repurchase import HORIZON_DAYS, Column, Ints, PurchaseDays, RepurchasePairs
+from recllm.occasions.repurchase import HORIZON_DAYS, Column, Ints, PurchaseDays, RepurchasePairs, name_codes
 from recllm.policy import Policy
 from recllm.propensity.features import category_codes, count
 from recllm.schema import ACTION_CODE, Action, Occasion
@@ -152,23 +152,23 @@ class Shop:
 def abandoned(shop: Shop) -> Cases:
     """The latest thing that a person put into the cart, or else looked at `abandoned_views` times, and did not buy."""
     settings = shop.settings
-    seen = shop.within(settings.abandoned_days, Action.CART, Action.VIEW, Action.PURCHASE)
-    width, user = shop.dataset.n_items, seen.user.astype(np.int64)
-    keys, pair = np.unique(user * width + seen.item, return_inverse=True)
+    recent = shop.within(settings.abandoned_days, Action.CART, Action.VIEW, Action.PURCHASE)
+    width, user = shop.dataset.n_items, recent.user.astype(np.int64)
+    keys, pair = np.unique(user * width + recent.item, return_inverse=True)
     n = len(keys)
 
     def last(action: Action) -> Ints:
-        at, chosen = np.full(n, -1, np.int64), seen.action == ACTION_CODE[action]
-        np.maximum.at(at, pair[chosen], seen.at[chosen])
+        at, chosen = np.full(n, -1, np.int64), recent.action == ACTION_CODE[action]
+        np.maximum.at(at, pair[chosen], recent.at[chosen])
         return at
 
     carted, viewed, bought = (last(action) for action in (Action.CART, Action.VIEW, Action.PURCHASE))
-    views = np.bincount(pair[seen.action == ACTION_CODE[Action.VIEW]], minlength=n)
+    views = np.bincount(pair[recent.action == ACTION_CODE[Action.VIEW]], minlength=n)
     left_at = np.where(carted >= 0, carted, np.where(views >= settings.abandoned_views, viewed, -1))
     item = keys % width
     # who goes on after what was left is still in the shop
     active = np.full(shop.dataset.n_users, -1, np.int64)
-    np.maximum.at(active, user, seen.at)
+    np.maximum.at(active, user, recent.at)
     rested = active[keys // width] <= shop.now - settings.abandoned_hours * 3_600
     left = (left_at >= 0) & (bought < left_at) & rested & shop.offered[item]
     in_cart = (carted >= 0).astype(np.float64)
@@ -209,21 +209,21 @@ def back_in_stock(shop: Shop) -> Cases:
 def _of_interest(shop: Shop, occasion: Occasion, item: Ints, strength: Column, **facts: Column) -> Cases:
     """Who bought, carted, liked or viewed one of some items within `interest_days`; columns are of the items."""
     days = shop.settings.interest_days
-    place = np.full(shop.dataset.n_items, -1, np.int64)
-    place[item] = np.arange(len(item))
-    place[~shop.offered] = -1
+    position_of = np.full(shop.dataset.n_items, -1, np.int64)
+    position_of[item] = np.arange(len(item))
+    position_of[~shop.offered] = -1
     events = shop.within(days, Action.PURCHASE, Action.CART, Action.FAVOURITE, Action.VIEW)
-    events = events.select(place[events.item] >= 0)
+    events = events.select(position_of[events.item] >= 0)
     keys = np.unique(events.user.astype(np.int64) * shop.dataset.n_items + events.item)
-    user, found = keys // shop.dataset.n_items, place[keys % shop.dataset.n_items]
+    user, position = keys // shop.dataset.n_items, position_of[keys % shop.dataset.n_items]
     bought = events.select(events.action == ACTION_CODE[Action.PURCHASE])
     is_bought = np.isin(keys, bought.user.astype(np.int64) * shop.dataset.n_items + bought.item)
     return Cases(
         occasion=occasion,
         user=user,
         item=keys % shop.dataset.n_items,
-        strength=strength[found],
-        facts={"bought": is_bought, **{name: column[found] for name, column in facts.items()}},
+        strength=strength[position],
+        facts={"bought": is_bought, **{name: column[position] for name, column in facts.items()}},
     )
 
 
@@ -276,13 +276,13 @@ def win_back(shop: Shop) -> Cases:
         away = (last >= settings.lapsed_gaps * usual) & (last >= settings.lapsed_days) & (last < settings.lost_days)
     away &= count(user, n) >= settings.lapsed_trips
     favourites = _favourites(shop, away)
-    found = np.flatnonzero(away)
+    people = np.flatnonzero(away)
     return Cases(
         occasion=Occasion.WIN_BACK,
-        user=found,
-        item=favourites[found],
-        strength=last[found] / np.maximum(usual[found], 1),
-        facts={"days": last[found], "usual": usual[found]},
+        user=people,
+        item=favourites[people],
+        strength=last[people] / np.maximum(usual[people], 1),
+        facts={"days": last[people], "usual": usual[people]},
     )
 
 
@@ -292,8 +292,8 @@ def _favourites(shop: Shop, people: NDArray[np.bool_]) -> Ints:
     data, favourite = shop.dataset, np.full(shop.dataset.n_users, -1, np.int64)
     of_people = replace(data, events=data.events.select(people[data.events.user] & shop.offered[data.events.item]))
     days = PurchaseDays.of(of_people, shop.now)
-    worth = count(np.repeat(np.arange(days.n_pairs), days.n_days), days.n_pairs, np.exp2(-days.age / 91))
-    order = np.lexsort((days.pair_item, worth))  # the best is written last
+    decayed_days = count(np.repeat(np.arange(days.n_pairs), days.n_days), days.n_pairs, np.exp2(-days.age / 91))
+    order = np.lexsort((days.pair_item, decayed_days))  # the best is written last
     favourite[days.pair_user[order]] = days.pair_item[order]
     return favourite
 
@@ -308,14 +308,14 @@ def welcome(shop: Shop) -> Cases:
     once = (last >= 0) & (last - first < DAY) & (first >= shop.now - shop.settings.welcome_days * DAY)
     began = int(bought.at.min()) if len(bought) else 0
     once &= first > began + 28 * DAY  # the log's own beginning makes nobody new
-    found = np.flatnonzero(once)
-    item, beside = _beside(shop, bought, found)
+    people = np.flatnonzero(once)
+    item, beside = _beside(shop, bought, people)
     return Cases(
         occasion=Occasion.WELCOME,
-        user=found,
+        user=people,
         item=item,
-        strength=np.ones(len(found)),
-        facts={"days": (shop.now - first[found]) / DAY, "beside": beside},
+        strength=np.ones(len(people)),
+        facts={"days": (shop.now - first[people]) / DAY, "beside": beside},
     )
 
 
@@ -336,11 +336,12 @@ def _beside(shop: Shop, bought: Events, people: Ints) -> tuple[Ints, Ints]:
     buyers = csr_matrix((np.ones(len(pairs), np.float32), (pairs // n_items, pairs % n_items)), shape=shape)
     others = diags(~np.isin(np.arange(n_users), people), dtype=np.float32) @ buyers
     n_buyers = np.asarray(others.sum(axis=0)).ravel().astype(np.float64)
+    name = name_codes(shop.dataset.items)
     for position, person in enumerate(people):
-        own = buyers[person].indices
-        together = (others[:, own].T @ others).tocoo()
-        source, target, both = own[together.row], together.col, together.data.astype(np.float64)
-        usable = (both >= MIN_TOGETHER) & shop.offered[target] & ~np.isin(target, own)
+        bought_by_them = buyers[person].indices
+        together = (others[:, bought_by_them].T @ others).tocoo()
+        source, target, both = bought_by_them[together.row], together.col, together.data.astype(np.float64)
+        usable = (both >= MIN_TOGETHER) & shop.offered[target] & ~np.isin(name[target], name[bought_by_them])
         source, target, both = source[usable], target[usable], both[usable]
         expected = n_buyers[source] * n_buyers[target] / max(n_users - len(people), 1)
         more = both > expected
@@ -352,11 +353,11 @@ def _beside(shop: Shop, bought: Events, people: Ints) -> tuple[Ints, Ints]:
     return item, beside
 
 
-def _log_likelihood_ratio(both: Column, one: Column, other: Column, total: float) -> Column:
+def _log_likelihood_ratio(both: Column, buyers: Column, other_buyers: Column, total: float) -> Column:
     from scipy.special import xlogy
 
-    cells = (both, one - both, other - both, np.maximum(total - one - other + both, 0))
-    rows, columns = (one, total - one), (other, total - other)
+    cells = (both, buyers - both, other_buyers - both, np.maximum(total - buyers - other_buyers + both, 0))
+    rows, columns = (buyers, total - buyers), (other_buyers, total - other_buyers)
     marginals = sum(xlogy(part, part) for part in (*rows, *columns))
     return np.asarray(2 * (sum(xlogy(cell, cell) for cell in cells) + xlogy(total, total) - marginals))
 
@@ -378,6 +379,7 @@ def replenish(shop: Shop, pairs: RepurchasePairs, probability: Column) -> Cases:
     the others who buy it repeatedly: everybody's daily bread needs no message."""
     settings = shop.settings
     waited = pairs.column("since_over_median") >= settings.due_share
+    waited &= pairs.column("gap_median") >= settings.due_interval_days
     due = (probability >= settings.due_probability) & waited & shop.offered[pairs.item]
     names = {"times": "days", "every": "gap_median", "days": "since"}
     cases = Cases(

@@ -117,8 +117,11 @@ class PurchaseDays:
         if len(first):
             quantity = np.add.reduceat(quantity, first)
             price = np.fmin.reduceat(np.where(price > 0, price, np.nan), first)
-        names = dataset.items["title"].rank("dense").cast(pl.Int64).fill_null(0).to_numpy() - 1
-        kinds = {"name": names, "type": category_codes(dataset.items, -1), "category": category_codes(dataset.items, 1)}
+        kinds = {
+            "name": name_codes(dataset.items),
+            "type": category_codes(dataset.items, -1),
+            "category": category_codes(dataset.items, 1),
+        }
         rows = (user[first], item[first], age[first], quantity, price)
         return cls(dataset.n_users, dataset.n_items, *rows, kinds=kinds)
 
@@ -312,14 +315,14 @@ class PurchaseDays:
         sold = {window: count(item[self.age < window], n) for window in (2, 3, 7, 28, 91)}
         repeated = self.n_days >= MIN_DAYS
         n_repeated = count(self.pair_item[repeated], n)
-        again = count(item[self._gap_rows], n)
+        repurchases = count(item[self._gap_rows], n)
         columns = {
             "sold_7": np.log1p(sold[7]),
             "sold_28": np.log1p(sold[28]),
             **{f"trend_{days}": (sold[days] + 1) / (sold[28] * days / 28 + 1) for days in (2, 3, 7)},
             "trend_28": (sold[28] + 1) / (sold[91] * 28 / 91 + 1),
-            "repeat_share": (again + 1) / (again + count(self.pair_item, n) + 3),
-            "item_gap": (count(item[self._gap_rows], n, self._gap) + 30 * self._gap.mean()) / (again + 30)
+            "repeat_share": (repurchases + 1) / (repurchases + count(self.pair_item, n) + 3),
+            "item_gap": (count(item[self._gap_rows], n, self._gap) + 30 * self._gap.mean()) / (repurchases + 30)
             if len(self._gap)
             else np.full(n, np.nan),
             "repeaters": np.log1p(n_repeated),
@@ -379,6 +382,11 @@ class PurchaseDays:
             "trend_28": ((sold[28] + 1) / (sold[91] * 28 / 91 + 1))[of_kind],
         }
         return {f"{name}_{feature}": np.where(of_pair >= 0, column, np.nan) for feature, column in columns.items()}
+
+
+def name_codes(items: pl.DataFrame) -> Ints:
+    """A number for the title of each item, -1 without one; (n_items,)."""
+    return items["title"].rank("dense").cast(pl.Int64).fill_null(0).to_numpy() - 1
 
 
 def _is_first(*columns: Ints) -> NDArray[np.bool_]:

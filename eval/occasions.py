@@ -1,0 +1,304 @@
+"""Who buys an item again within a week, and when people shop:  python eval/occasions.py -o eval/results/occasions.json
+
+Pairs of a person and an item bought on at least two days, as of two days a week apart; the label is whether the person
+buys the item in the seven days after. Models learn on the eight weeks before the first of the two days alone. On
+Complete Journey all rows with a quantity above 0 count, the days are 2017-12-01 and 12-08; on UCI Online Retail
+2011-11-18 and 11-25.
+
+item interval     how near the days since the last purchase are to the mean interval of the item, of everybody
+median interval   the same with the person's own median interval
+own frequency     the person's purchase days of the item a day, since the first one
+Poisson-Gamma     a repeat rate with a gamma prior of the item (after Bhagat et al. 2018)
+scorer            f(User, Item) of `recllm train` as of the first day, asked about four weeks
+LightGBM          boosted trees on 22 plain features
+recllm            `recllm.occasions.replenishment`
+
+Intervals: 200 bootstraps over people. Days: error of the predicted day among pairs bought within 28 days. Next order:
+how often the 80 % interval of `recllm predict next-order` held the day of the next order, as of the first day. Hours:
+share of shopping days in the two weeks that begin in the hour, or in it or one beside it, that was foretold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from inputs import default_encoder, finish, say, script_parser
+from numpy.typing import NDArray
+
+from recllm.data.dataset import DAY, Dataset
+from recllm.data.interactions import Pairs
+from recllm.evaluation.benchmarks import BENCHMARKS
+from recllm.evaluation.recllm_system import advised_recipe
+from recllm.features.item_vectors import basics_of, basics_vectors
+from recllm.occasions.hours import best_hours, hour_shares, local_hours
+from recllm.occasions.replenishment import learn_replenishment, ranking_figures
+from recllm.occasions.repurchase import HORIZON_DAYS, RepurchasePairs, bought_again, repurchase_pairs
+from recllm.propensity.features import FeatureTable
+from recllm.propensity.predict import predict
+from recllm.propensity.prediction import PredictionKind, PredictionRequest
+from recllm.recommender.ranking import UserInputs
+from recllm.recommender.recommender import Recommender
+from recllm.schema import Action
+from recllm.settings import ReplenishmentSettings
+
+LOGS = {"cj": ("cj-next28", datetime(2017, 12, 1, tzinfo=UTC)), "or": ("or-next28", datetime(2011, 11, 18, tzinfo=UTC))}
+FIRST = {"cj": 10_000, "or": 1_000}
+"""Length of the due list whose precision and recall are told."""
+BOOTSTRAPS = 200
+PLAIN = (
+    *("days", "since", "tenure", "gap_mean", "gap_median", "gap_std", "gap_last", "since_over_mean"),
+    *("days_7", "days_14", "days_28", "days_56", "days_91", "days_182"),
+    *("trips_7", "trips_28", "trips_91", "days_since_trip", "lines_per_trip", "sold_28", "item_gap", "repeat_share"),
+)
+"""What any shop would count first."""
+
+Values = NDArray[np.float64]
+
+
+def main() -> None:
+    parser = script_parser(__doc__, "data", "cache", "seed")
+    parser.add_argument("--logs", default=",".join(LOGS), help="with commas")
+    parser.add_argument("--without", default="", help="systems to leave out, with commas")
+    args = parser.parse_args()
+    record: dict[str, Any] = {"protocol": "occasions", "seed": args.seed, "horizon_days": HORIZON_DAYS, "logs": {}}
+    for name in args.logs.split(","):
+        began = time.perf_counter()
+        record["logs"][name] = measure(name, args) | {"seconds": round(time.perf_counter() - began, 1)}
+        say("%s: %s", name, record["logs"][name])
+    finish(record, args.output)
+
+
+def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    protocol, day = LOGS[name]
+    dataset = BENCHMARKS[protocol].read(args.data).dataset()
+    dataset = replace(dataset, events=dataset.events.select(dataset.events.quantity > 0))
+    starts = [int(day.timestamp()) + week * HORIZON_DAYS * DAY for week in range(2)]
+    past = dataset.before(starts[0])
+    weeks = [repurchase_pairs(dataset, start) for start in starts]
+    label = np.concatenate([bought_again(dataset, pairs, start) for pairs, start in zip(weeks, starts, strict=True)])
+    table = FeatureTable.stacked([pairs.features for pairs in weeks])
+    person = np.concatenate([pairs.user for pairs in weeks])
+    say("%s: %d pairs, %.4f bought again", name, len(label), label.mean())
+    systems: dict[str, Values] = {
+        "item interval": -np.abs(np.log((column(table, "since") + 1) / (column(table, "item_gap") + 1))),
+        "median interval": -np.abs(np.log((column(table, "since") + 1) / (column(table, "gap_median") + 1))),
+        "own frequency": column(table, "days") / column(table, "tenure"),
+        "Poisson-Gamma": column(table, "poisson_gamma"),
+    }
+    began = time.perf_counter()
+    model = learn_replenishment(past, ReplenishmentSettings(seed=args.seed), progress=say)
+    seconds = {"learn": round(time.perf_counter() - began, 1)}
+    systems["recllm"] = model.probability(table)
+    left_out = set(args.without.split(","))
+    if "LightGBM" not in left_out:
+        systems["LightGBM"] = lightgbm(past, starts[0], table, args.seed)
+    if "scorer" not in left_out:
+        systems["scorer"] = scorer(dataset, past, weeks, starts, args)
+    figures = {system: rank_figures(score, label, person, FIRST[name], args.seed) for system, score in systems.items()}
+    for system in ("recllm", "LightGBM", "Poisson-Gamma"):
+        if system in systems:
+            figures[system]["ece"] = ranking_figures(systems[system], label)["ece"]
+    peers = [system for system in systems if system != "recllm"]
+    return {
+        "data_hash": dataset.data_hash(),
+        "days": [f"{datetime.fromtimestamp(start, UTC):%Y-%m-%d}" for start in starts],
+        "pairs": len(label),
+        "bought_again": float(label.mean()),
+        "first": FIRST[name],
+        "systems": {system: {"ALL": values} for system, values in figures.items()},
+        "ahead": {peer: differences(systems["recllm"], systems[peer], label, person, args.seed) for peer in peers},
+        "model": dict(model.record),
+        "days_off": days_off(dataset, weeks[0], starts[0], systems["recllm"][: len(weeks[0])]),
+        "next_order": next_order(dataset, past, args.seed),
+        "hours": hours(dataset, starts[0]),
+        "run_seconds": seconds,
+    }
+
+
+def column(table: FeatureTable, name: str) -> Values:
+    return np.nan_to_num(table.column(name).astype(np.float64))
+
+
+# --- systems ---------------------------------------------------------------------------------------------------------
+
+
+def lightgbm(past: Dataset, start: int, table: FeatureTable, seed: int) -> Values:
+    """Boosted trees on `PLAIN`, of the same eight weeks."""
+    import lightgbm as library
+
+    tables, labels = [], []
+    for week in range(1, 9):
+        pairs = repurchase_pairs(past, start - week * HORIZON_DAYS * DAY)
+        tables.append(plain(pairs.features))
+        labels.append(bought_again(past, pairs, start - week * HORIZON_DAYS * DAY))
+    parameters = {"objective": "binary", "learning_rate": 0.05, "num_leaves": 31, "min_data_in_leaf": 200}
+    data = library.Dataset(np.concatenate(tables), np.concatenate(labels))
+    trees = library.train(parameters | {"verbose": -1, "seed": seed, "bagging_freq": 0}, data, 200)
+    return np.asarray(trees.predict(plain(table)), np.float64)
+
+
+def plain(table: FeatureTable) -> NDArray[np.float32]:
+    return np.column_stack([table.column(name) for name in PLAIN])
+
+
+def scorer(
+    dataset: Dataset, past: Dataset, weeks: list[RepurchasePairs], starts: list[int], args: argparse.Namespace
+) -> Values:
+    """The trained score of each pair. Of the second week the histories are new, the statistics of all are not."""
+    encoder = default_encoder(args)
+    recipe = advised_recipe(past, encoder, tuned=False, seed=args.seed)
+    recommender = Recommender(past, encoder).fit(recipe.training, interests=recipe.interests).warm()
+    scores = []
+    for pairs, start in zip(weeks, starts, strict=True):
+        people, row = np.unique(pairs.user, return_inverse=True)
+        now, score = dataset.before(start), np.empty(len(pairs))
+        for block in range(0, len(people), 256):
+            chosen = people[block : block + 256]
+            inside = np.flatnonzero((row >= block) & (row < block + 256))
+            indptr = np.searchsorted(row[inside] - block, np.arange(len(chosen) + 1)).astype(np.int64)
+            basics = basics_vectors(encoder, basics_of(now.users[chosen.tolist()]), recommender.text_locale)
+            users = UserInputs(now.events.rows(chosen), start, chosen, basics)
+            asked = Pairs(indptr, pairs.item[inside].astype(np.int32))
+            score[inside] = recommender.ranker.score(users, asked).logit
+        scores.append(score)
+    return np.concatenate(scores)
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def rank_figures(score: Values, label: Values, person: NDArray[np.int64], first: int, seed: int) -> dict[str, Any]:
+    """auc, average_precision, precision and recall of the first pairs, each with its 95 % interval over people."""
+    order = np.argsort(-score, kind="stable")
+    label, person = label[order], person[order]
+    exact = _weighted(label, np.ones(len(label)), first)
+    people, row = np.unique(person, return_inverse=True)
+    rng = np.random.default_rng(seed)
+    drawn = [
+        _weighted(label, rng.multinomial(len(people), np.full(len(people), 1 / len(people)))[row].astype(float), first)
+        for _ in range(BOOTSTRAPS)
+    ]
+    return {name: round(float(exact[name]), 5) for name in exact} | {
+        f"{name}_{end}": round(float(np.quantile([figures[name] for figures in drawn], share)), 5)
+        for name in exact
+        for end, share in (("low", 0.025), ("high", 0.975))
+    }
+
+
+def _weighted(label: Values, weight: Values, first: int) -> dict[str, float]:
+    """Of pairs in the order of their scores; ties count as they stand."""
+    hits, all_ = np.cumsum(label * weight), np.cumsum(weight)
+    n_hits, n_misses = hits[-1], all_[-1] - hits[-1]
+    last = min(int(np.searchsorted(all_, first)), len(label) - 1)
+    return {
+        "auc": float((hits * weight * (1 - label)).sum() / (n_hits * n_misses)),
+        "average_precision": float((label * weight * hits / np.maximum(all_, 1e-12)).sum() / n_hits),
+        "precision": float(hits[last] / all_[last]),
+        "recall": float(hits[last] / n_hits),
+    }
+
+
+def differences(ours: Values, theirs: Values, label: Values, person: NDArray[np.int64], seed: int) -> dict[str, Any]:
+    """recllm less a peer, in average precision, with the paired 95 % interval over people."""
+    people, row = np.unique(person, return_inverse=True)
+    orders = [np.argsort(-score, kind="stable") for score in (ours, theirs)]
+
+    def difference(weight: Values) -> float:
+        precision = [_weighted(label[order], weight[order], 1)["average_precision"] for order in orders]
+        return precision[0] - precision[1]
+
+    rng = np.random.default_rng(seed)
+    draws = [
+        difference(rng.multinomial(len(people), np.full(len(people), 1 / len(people)))[row].astype(float))
+        for _ in range(BOOTSTRAPS)
+    ]
+    low, high = np.quantile(draws, (0.025, 0.975))
+    value = difference(np.ones(len(label)))
+    return {"average_precision": round(value, 5), "low": round(float(low), 5), "high": round(float(high), 5)}
+
+
+def days_off(dataset: Dataset, pairs: RepurchasePairs, start: int, probability: Values) -> dict[str, float]:
+    """Mean days by which the foretold day is off, of pairs bought within 28 days. recllm: the median at a constant rate
+    that gives the week's probability; the others: the interval less the days since."""
+    bought = dataset.between(start, start + 28 * DAY)
+    keys = bought.user.astype(np.int64) * dataset.n_items + bought.item
+    order = np.lexsort((bought.at, keys))
+    distinct, first = np.unique(keys[order], return_index=True)
+    at = np.searchsorted(distinct, pairs.user * dataset.n_items + pairs.item)
+    at = np.minimum(at, len(distinct) - 1)
+    came = distinct[at] == pairs.user * dataset.n_items + pairs.item
+    days = (bought.at[order][first][at] - start) / DAY
+    since = column(pairs.features, "since")
+    foretold = {
+        "recllm": np.log(2) * HORIZON_DAYS / -np.log1p(-np.minimum(probability, 1 - 1e-9)),
+        "item interval": column(pairs.features, "item_gap") - since,
+        "median interval": column(pairs.features, "gap_median") - since,
+        "Poisson-Gamma": np.log(2) * HORIZON_DAYS / -np.log1p(-column(pairs.features, "poisson_gamma")),
+    }
+    off = {name: float(np.abs(np.clip(day, 0, 28) - days)[came].mean()) for name, day in foretold.items()}
+    return {"pairs": int(came.sum()), **{name: round(value, 3) for name, value in off.items()}}
+
+
+def next_order(dataset: Dataset, past: Dataset, seed: int) -> dict[str, float]:
+    """How often the interval held the next order of a person, and how wide it was in days."""
+    request = PredictionRequest(kind=PredictionKind.NEXT_ORDER, explain=False, seed=seed)
+    prediction = predict(request, past, past)
+    bought = dataset.between(past.as_of, past.as_of + request.horizon_days * DAY, Action.PURCHASE)
+    first = np.full(dataset.n_users, np.iinfo(np.int64).max)
+    np.minimum.at(first, bought.user, bought.at)
+    rows = dataset.user_rows([person.user_id for person in prediction.people])
+    covered, widths = [], []
+    for person, row in zip(prediction.people, rows, strict=True):
+        came = first[row] < np.iinfo(np.int64).max
+        day = datetime.fromtimestamp(int(first[row]), UTC).date() if came else None
+        covered.append(
+            (person.earliest is None or day >= person.earliest) and (person.latest is None or day <= person.latest)
+            if day is not None
+            else person.latest is None
+        )
+        if person.earliest and person.latest:
+            widths.append((person.latest - person.earliest).days)
+    return {
+        "people": len(rows),
+        "within_80": round(float(np.mean(covered)), 4),
+        "median_days": float(np.median(widths)),
+    }
+
+
+def hours(dataset: Dataset, start: int) -> dict[str, Any]:
+    """Of shopping days in the two weeks from `start`: how many begin in the foretold hour."""
+    past, events = dataset.before(start), dataset.between(start, start + 14 * DAY)
+    shares = hour_shares(past, "UTC")
+    own = best_hours(shares, ())
+    purchases = past.events.of(Action.PURCHASE)
+    first = np.unique(np.stack([purchases.user.astype(np.int64), purchases.at // 3600]), axis=1)[1]
+    shop = int(np.bincount(local_hours(first * 3600, "UTC"), minlength=24).argmax())
+    moments = np.unique(np.stack([events.user.astype(np.int64), events.at // DAY, events.at // 3600]), axis=1)
+    begins = np.unique(moments[:2], axis=1, return_index=True)[1]
+    user, hour = moments[0][begins], local_hours(moments[2][begins] * 3600, "UTC")
+    figures: dict[str, Any] = {"shopping_days": len(user), "shop_hour": shop}
+    for name, foretold in (("recllm", own[user]), ("shop", np.full(len(user), shop))):
+        apart = np.abs(foretold - hour)
+        apart = np.minimum(apart, 24 - apart)
+        figures[name] = {"hour": round(float((apart == 0).mean()), 4), "beside": round(float((apart <= 1).mean()), 4)}
+    people, row = np.unique(user, return_inverse=True)
+    apart = np.abs(own[user] - hour), np.abs(shop - hour)
+    gain = (np.minimum(apart[0], 24 - apart[0]) <= 1).astype(float) - (np.minimum(apart[1], 24 - apart[1]) <= 1)
+    rng = np.random.default_rng(0)
+    draws = []
+    for _ in range(BOOTSTRAPS):
+        weight = rng.multinomial(len(people), np.full(len(people), 1 / len(people)))[row]
+        draws.append(float((gain * weight).sum() / weight.sum()))
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return figures | {
+        "gain_beside": {"value": round(float(gain.mean()), 4), "low": round(low, 4), "high": round(high, 4)}
+    }
+
+
+if __name__ == "__main__":
+    main()
