@@ -158,8 +158,8 @@ def abandoned(shop: Shop) -> Cases:
     n = len(keys)
 
     def last(action: Action) -> Ints:
-        at, chosen = np.full(n, -1, np.int64), recent.action == ACTION_CODE[action]
-        np.maximum.at(at, pair[chosen], recent.at[chosen])
+        at, is_action = np.full(n, -1, np.int64), recent.action == ACTION_CODE[action]
+        np.maximum.at(at, pair[is_action], recent.at[is_action])
         return at
 
     carted, viewed, bought = (last(action) for action in (Action.CART, Action.VIEW, Action.PURCHASE))
@@ -344,10 +344,12 @@ def _beside(shop: Shop, bought: Events, people: Ints) -> tuple[Ints, Ints]:
         usable = (both >= MIN_TOGETHER) & shop.offered[target] & ~np.isin(name[target], name[bought_by_them])
         source, target, both = source[usable], target[usable], both[usable]
         expected = n_buyers[source] * n_buyers[target] / max(n_users - len(people), 1)
-        more = both > expected
-        if more.any():
-            source, target = source[more], target[more]
-            ratio = _log_likelihood_ratio(both[more], n_buyers[source], n_buyers[target], float(n_users - len(people)))
+        is_more = both > expected
+        if is_more.any():
+            source, target = source[is_more], target[is_more]
+            ratio = _log_likelihood_ratio(
+                both[is_more], n_buyers[source], n_buyers[target], float(n_users - len(people))
+            )
             best = np.lexsort((target, -ratio))[0]
             item[position], beside[position] = target[best], source[best]
     return item, beside
