@@ -177,8 +177,8 @@ def test_chances_are_those_of_the_past() -> None:
         if place < 4:
             rows.append((f"p{n}", "tea", 7 * (week + 1) - 2))
     rows.append(("first", "mug", 60))
-    assert past_chance(shop_of(log(*rows)), abandoned) == pytest.approx((16 + 0.5) / (40 + 1))
-    assert np.isnan(past_chance(shop_of(log(("ann", "tea", 1))), abandoned))
+    assert past_chance(shop_of(log(*rows)), Occasion.ABANDONED) == pytest.approx((16 + 0.5) / (40 + 1))
+    assert np.isnan(past_chance(shop_of(log(("ann", "tea", 1))), Occasion.ABANDONED))
 
 
 @pytest.mark.parametrize("occasion", list(RULES))
@@ -276,7 +276,7 @@ def test_the_model_tells_the_weekly_from_the_monthly_buyers(tmp_path: Path) -> N
     np.testing.assert_array_equal(again.probability(pairs.features), probability)
     assert again.record == model.record and again.as_of == model.as_of
     shop = shop_of(data)
-    cases = replenish(shop, pairs, probability)
+    cases = replenish(shop, model)
     assert (cases.probability >= shop.settings.due_probability).all()
     assert (cases.facts["days"] / cases.facts["every"] >= shop.settings.due_share).all() and len(cases)
 

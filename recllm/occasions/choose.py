@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from recllm.data.dataset import Dataset
 from recllm.occasions.detect import RULES, Cases, Shop, past_chance, replenish
 from recllm.occasions.replenishment import ReplenishmentModel
-from recllm.occasions.repurchase import Ints, repurchase_pairs
+from recllm.occasions.repurchase import Ints
 from recllm.schema import ACTION_CODE, Action, Occasion, Reason, ReasonKind
 from recllm.text.items import item_names
 from recllm.text.templates import Prompts
@@ -62,11 +62,10 @@ def find_cases(shop: Shop, model: ReplenishmentModel | None, occasions: Collecti
         if occasion is Occasion.REPLENISH:
             if model is None:
                 continue
-            pairs = repurchase_pairs(shop.dataset, shop.now)
-            cases[occasion] = replenish(shop, pairs, model.probability(pairs.features)).best_of_each()
+            cases[occasion] = replenish(shop, model).best_of_each()
         else:
             of_rule = RULES[occasion](shop).best_of_each()
-            chance = past_chance(shop, RULES[occasion]) if len(of_rule) else np.nan
+            chance = past_chance(shop, occasion) if len(of_rule) else np.nan
             cases[occasion] = replace(of_rule, probability=np.full(len(of_rule), chance))
     return cases
 

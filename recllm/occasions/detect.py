@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -16,7 +17,9 @@ from numpy.typing import NDArray
 
 from recllm.data.catalogue import sensitive_items
 from recllm.data.dataset import DAY, Dataset, Events
-from recllm.occasions.repurchase import HORIZON_DAYS, Column, Ints, PurchaseDays, RepurchasePairs, name_codes
+from recllm.data.interactions import distinct
+from recllm.occasions.replenishment import ReplenishmentModel
+from recllm.occasions.repurchase import HORIZON_DAYS, Column, Ints, PurchaseDays, name_codes, repurchase_pairs
 from recllm.policy import Policy
 from recllm.propensity.features import category_codes, count
 from recllm.schema import ACTION_CODE, Action, Occasion
@@ -28,8 +31,8 @@ PAST_WEEKS = 8
 MIN_TOGETHER = 3
 """Other people who bought two items from which on one of them goes with the other."""
 
-ABOUT_ANYTHING = frozenset({Occasion.WIN_BACK, Occasion.WELCOME})
-"""Occasions whose chance is that of any purchase, and not of the item's."""
+MAX_DAYS = 1 << 20
+"""More than there are in any log: a person and a day in one number."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -255,13 +258,16 @@ def new_arrival(shop: Shop) -> Cases:
     return cases.select(~np.isin(user * shop.dataset.n_items + arrival, already))
 
 
-def win_back(shop: Shop) -> Cases:
-    """Who has stayed away for `lapsed_gaps` of their usual gaps; with what they bought on most days, lately more."""
+def win_back(shop: Shop, *, items: bool = True) -> Cases:
+    """Who has stayed away for `lapsed_gaps` of their usual gaps; with what they bought on most days, lately more.
+
+    items: False leaves the items out, which takes longer to find than the people.
+    """
     settings, n = shop.settings, shop.dataset.n_users
     bought = shop.dataset.events.of(Action.PURCHASE)
     day = (shop.now - 1 - bought.at) // DAY
-    days = np.unique(np.stack([bought.user.astype(np.int64), -day]), axis=1)
-    user, age = days[0], -days[1]
+    days = distinct(bought.user.astype(np.int64) * MAX_DAYS + MAX_DAYS - 1 - day)
+    user, age = days // MAX_DAYS, MAX_DAYS - 1 - days % MAX_DAYS
     last = np.full(n, np.inf)
     last[user] = age  # oldest first within a person
     follows = np.diff(user) == 0
@@ -275,12 +281,11 @@ def win_back(shop: Shop) -> Cases:
     with np.errstate(invalid="ignore"):
         away = (last >= settings.lapsed_gaps * usual) & (last >= settings.lapsed_days) & (last < settings.lost_days)
     away &= count(user, n) >= settings.lapsed_trips
-    favourites = _favourites(shop, away)
     people = np.flatnonzero(away)
     return Cases(
         occasion=Occasion.WIN_BACK,
         user=people,
-        item=favourites[people],
+        item=_favourites(shop, away)[people] if items else np.full(len(people), -1),
         strength=last[people] / np.maximum(usual[people], 1),
         facts={"days": last[people], "usual": usual[people]},
     )
@@ -298,8 +303,11 @@ def _favourites(shop: Shop, people: NDArray[np.bool_]) -> Ints:
     return favourite
 
 
-def welcome(shop: Shop) -> Cases:
-    """Who bought for the first time within `welcome_days`, and never since; with what others buy beside it."""
+def welcome(shop: Shop, *, items: bool = True) -> Cases:
+    """Who bought for the first time within `welcome_days`, and never since; with what others buy beside it.
+
+    items: as in `win_back`.
+    """
     bought = shop.dataset.events.of(Action.PURCHASE)
     user, n = bought.user.astype(np.int64), shop.dataset.n_users
     first, last = np.full(n, np.iinfo(np.int64).max), np.full(n, -1, np.int64)
@@ -309,7 +317,9 @@ def welcome(shop: Shop) -> Cases:
     began = int(bought.at.min()) if len(bought) else 0
     once &= first > began + 28 * DAY  # the log's own beginning makes nobody new
     people = np.flatnonzero(once)
-    item, beside = _beside(shop, bought, people)
+    item = beside = np.full(len(people), -1)
+    if items:
+        item, beside = _beside(shop, bought, people)
     return Cases(
         occasion=Occasion.WELCOME,
         user=people,
@@ -365,24 +375,27 @@ def _log_likelihood_ratio(both: Column, buyers: Column, other_buyers: Column, to
 
 
 Rule = Callable[[Shop], Cases]
+ABOUT_ANYTHING = {Occasion.WIN_BACK: win_back, Occasion.WELCOME: welcome}
+"""Occasions whose chance is that of any purchase, and not of the item's."""
+
 RULES: Mapping[Occasion, Rule] = {
     Occasion.ABANDONED: abandoned,
     Occasion.PRICE_DROP: price_drop,
     Occasion.BACK_IN_STOCK: back_in_stock,
     Occasion.NEW_ARRIVAL: new_arrival,
-    Occasion.WIN_BACK: win_back,
-    Occasion.WELCOME: welcome,
+    **ABOUT_ANYTHING,
 }
 """All occasions but replenishment, which is a model's."""
 
 
-def replenish(shop: Shop, pairs: RepurchasePairs, probability: Column) -> Cases:
+def replenish(shop: Shop, model: ReplenishmentModel) -> Cases:
     """What is due again. Of several items of a person that one comes first which they are likelier to buy now than
     the others who buy it repeatedly: everybody's daily bread needs no message."""
-    settings = shop.settings
+    settings, pairs = shop.settings, repurchase_pairs(shop.dataset, shop.now)
     waited = pairs.column("since_over_median") >= settings.due_share
     waited &= pairs.column("gap_median") >= settings.due_interval_days
-    due = (probability >= settings.due_probability) & waited & shop.offered[pairs.item]
+    pairs = pairs.select(waited & shop.offered[pairs.item])
+    probability = model.probability(pairs.features)
     names = {"times": "days", "every": "gap_median", "days": "since"}
     cases = Cases(
         occasion=Occasion.REPLENISH,
@@ -392,15 +405,16 @@ def replenish(shop: Shop, pairs: RepurchasePairs, probability: Column) -> Cases:
         facts={name: pairs.column(column) for name, column in names.items()},
         probability=probability,
     )
-    return cases.select(due)
+    return cases.select(probability >= settings.due_probability)
 
 
-def past_chance(shop: Shop, rule: Rule) -> float:
-    """The share of the rule's past cases, strongest of each person, that bought within the horizon; NaN without a case.
+def past_chance(shop: Shop, occasion: Occasion) -> float:
+    """The share of past cases, strongest of each person, that bought within the horizon; NaN without a case.
 
     With a beta prior of one half and one half (Jeffreys), as of the starts of the last `PAST_WEEKS` weeks.
     """
     events, n_cases, n_bought = shop.dataset.events, 0, 0
+    rule: Rule = partial(ABOUT_ANYTHING[occasion], items=False) if occasion in ABOUT_ANYTHING else RULES[occasion]
     if not len(events):
         return np.nan
     for week in range(1, PAST_WEEKS + 1):
@@ -410,7 +424,7 @@ def past_chance(shop: Shop, rule: Rule) -> float:
         cases = rule(shop.at(start)).best_of_each()
         bought = shop.dataset.between(start, start + HORIZON_DAYS * DAY)
         buyers = bought.user.astype(np.int64)
-        if cases.occasion in ABOUT_ANYTHING:
+        if occasion in ABOUT_ANYTHING:
             hit = np.isin(cases.user, buyers)
         else:
             width = shop.dataset.n_items

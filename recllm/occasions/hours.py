@@ -16,10 +16,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.data.dataset import Dataset
+from recllm.data.interactions import distinct
 from recllm.schema import ACTION_CODE, Action
 
 PRIOR_DAYS = 8.0
 """What is known of everybody counts as so many days of a person."""
+
+MAX_HOURS = 1 << 24
+"""Hours since 1970 that an event may be at: a person and an hour in one number."""
 
 NEIGHBOUR_WEIGHT = 0.5
 """Of an hour before or after."""
@@ -42,9 +46,9 @@ def hour_shares(dataset: Dataset, timezone: str) -> Shares:
     events, n = dataset.events, dataset.n_users
     did = events.action != ACTION_CODE[Action.SHOWN]  # what the shop did is no habit of a person
     user, at = events.user[did].astype(np.int64), events.at[did]
-    moments = np.unique(np.stack([user, at // 3_600]), axis=1)
-    hours = local_hours(moments[1] * 3_600, timezone)
-    counts = np.bincount(moments[0] * 24 + hours, minlength=n * 24).reshape(n, 24).astype(np.float64)
+    moments = distinct(user * MAX_HOURS + at // 3_600)
+    hours = local_hours(moments % MAX_HOURS * 3_600, timezone)
+    counts = np.bincount(moments // MAX_HOURS * 24 + hours, minlength=n * 24).reshape(n, 24).astype(np.float64)
     kernel = np.array([NEIGHBOUR_WEIGHT, 1, NEIGHBOUR_WEIGHT]) / (1 + 2 * NEIGHBOUR_WEIGHT)
     smooth = sum(weight * np.roll(counts, shift, axis=1) for weight, shift in zip(kernel, (-1, 0, 1), strict=True))
     everybody = (smooth.sum(axis=0) + 1) / (smooth.sum() + 24)

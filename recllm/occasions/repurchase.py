@@ -60,6 +60,10 @@ class RepurchasePairs:
     def __len__(self) -> int:
         return len(self.user)
 
+    def select(self, which: NDArray[np.generic]) -> RepurchasePairs:
+        """These pairs only: a mask or row numbers."""
+        return RepurchasePairs(self.user[which], self.item[which], self.features.rows(which))
+
     def column(self, name: str) -> NDArray[np.float32]:
         return self.features.column(name)
 
@@ -230,14 +234,17 @@ class PurchaseDays:
 
     def _hazard(self, code: Ints, prior: Column) -> Column:
         """That of the items of the same code, as if ten of them had been seen at the rate of `prior`."""
-        group, at_gap = code[self.pair_item], code[self.item[self._gap_rows]]
+        of_pair, at_gap = code[self.pair_item], code[self.item[self._gap_rows]]
         gaps = np.sort((at_gap * _WIDTH + self._gap)[at_gap >= 0])
-        spells = np.sort((group * _WIDTH + self._since)[group >= 0])
-        edges = [np.maximum(group, 0) * _WIDTH + day for day in (self._since, self._since + HORIZON_DAYS, _WIDTH - 1)]
+        spells = np.sort((of_pair * _WIDTH + self._since)[of_pair >= 0])
+        rows = np.flatnonzero((of_pair >= 0) & (self.n_days >= MIN_DAYS))
+        days = (self._since[rows], self._since[rows] + HORIZON_DAYS, _WIDTH - 1)
+        edges = [of_pair[rows] * _WIDTH + day for day in days]
         passed, ended, all_ = (np.searchsorted(gaps, edge, "right") for edge in edges)
         open_ = np.searchsorted(spells, edges[2], "right") - np.searchsorted(spells, edges[0], "right")
-        hazard = (ended - passed + 10 * prior) / (all_ - passed + open_ + 10)
-        return np.where(group >= 0, hazard, np.nan)
+        hazard = np.full(self.n_pairs, np.nan)
+        hazard[rows] = (ended - passed + 10 * prior[rows]) / (all_ - passed + open_ + 10)
+        return hazard
 
     def own_hazard(self, everybody: Column) -> Columns:
         """The same of the pair's own gaps, as if three of them had been seen at the item's rate, `everybody`."""
@@ -354,34 +361,37 @@ class PurchaseDays:
 
     def among(self, code: Ints, name: str) -> Columns:
         """The person's purchases among the items of the same code."""
-        of_row, of_pair = code[self.item], code[self.pair_item]
-        inside = of_row >= 0
-        width = int(code.max(initial=0)) + 1
+        of_row = code[self.item]
+        inside, width = of_row >= 0, int(code.max(initial=0)) + 1
         keys = np.sort(((self.user * width + of_row) * _WIDTH - self.age)[inside])
-        group = self.pair_user * width + np.maximum(of_pair, 0)
-        end, start = (np.searchsorted(keys, group * _WIDTH + shift, "right") for shift in (0, -_WIDTH + 1))
+        rows = np.flatnonzero((code[self.pair_item] >= 0) & (self.n_days >= MIN_DAYS))
+        kind = code[self.pair_item[rows]]
+        group = (self.pair_user[rows] * width + kind) * _WIDTH
+        end, start = (np.searchsorted(keys, group + shift, "right") for shift in (0, -_WIDTH + 1))
 
-        def since(age: NDArray[np.integer] | int) -> Column:
+        def since(age: Ints | int) -> Column:
             """Purchases among them at most so many days ago."""
-            return (end - np.searchsorted(keys, group * _WIDTH - age)).astype(np.float64)
+            return (end - np.searchsorted(keys, group - age)).astype(np.float64)
 
-        latest = -(keys[np.maximum(end - 1, 0)] - group * _WIDTH) if len(keys) else np.zeros(self.n_pairs)
-        total, n_91 = (end - start).astype(np.float64), since(90)
-        gap = self._tenure / np.maximum(total, 1)
+        latest = (group - keys[end - 1]).astype(np.float64)
+        total, days_91 = (end - start).astype(np.float64), since(90)
+        gap = self._tenure[rows] / np.maximum(total, 1)
         sold = {days: count(of_row[inside & (self.age < days)], width) for days in (7, 28, 91)}
-        of_kind = np.maximum(of_pair, 0)
         columns = {
-            "after": since(self._since - 1),
-            "since": latest.astype(np.float64),
+            "after": since(self._since[rows] - 1),
+            "since": latest,
             "since_over_gap": latest / np.maximum(gap, 1),
-            "share": self.n_days / np.maximum(total, 1),
-            "share_91": self._per_pair(self.age < 91) / np.maximum(n_91, 1),
+            "share": self.n_days[rows] / np.maximum(total, 1),
+            "share_91": self._per_pair(self.age < 91)[rows] / np.maximum(days_91, 1),
             "days_28": since(27),
-            "days_91": n_91,
-            "trend_7": ((sold[7] + 1) / (sold[28] / 4 + 1))[of_kind],
-            "trend_28": ((sold[28] + 1) / (sold[91] * 28 / 91 + 1))[of_kind],
+            "days_91": days_91,
+            "trend_7": ((sold[7] + 1) / (sold[28] / 4 + 1))[kind],
+            "trend_28": ((sold[28] + 1) / (sold[91] * 28 / 91 + 1))[kind],
         }
-        return {f"{name}_{feature}": np.where(of_pair >= 0, column, np.nan) for feature, column in columns.items()}
+        table = {f"{name}_{feature}": np.full(self.n_pairs, np.nan) for feature in columns}
+        for values, column in zip(table.values(), columns.values(), strict=True):
+            values[rows] = column
+        return table
 
 
 def name_codes(items: pl.DataFrame) -> Ints:
