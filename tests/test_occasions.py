@@ -25,7 +25,7 @@ from recllm.occasions.detect import (
     abandoned,
     back_in_stock,
     new_arrival,
-    past_chance,
+    past_chances,
     price_drop,
     replenish,
     welcome,
@@ -177,8 +177,31 @@ def test_chances_are_those_of_the_past() -> None:
         if place < 4:
             rows.append((f"p{n}", "tea", 7 * (week + 1) - 2))
     rows.append(("first", "mug", 60))
-    assert past_chance(shop_of(log(*rows)), Occasion.ABANDONED) == pytest.approx((16 + 0.5) / (40 + 1))
-    assert np.isnan(past_chance(shop_of(log(("ann", "tea", 1))), Occasion.ABANDONED))
+    shop = shop_of(log(*rows))
+    today = Cases(
+        occasion=Occasion.ABANDONED,
+        grade="in_cart",
+        user=np.array([0, 1]),
+        item=np.array([0, 0]),
+        strength=np.ones(2),
+        facts={"in_cart": np.array([1.0, 0.0])},
+    )
+    np.testing.assert_allclose(past_chances(shop, today), (16 + 0.5) / (40 + 1))
+    assert np.isnan(past_chances(shop_of(log(("ann", "tea", 1))), today)).all()
+
+
+def test_who_left_later_is_likelier_to_come_back() -> None:
+    """Whoever stays away for a month comes back within a week, whoever stays away for three does not."""
+    rows = []
+    for n in range(300):
+        month = [(f"a{n}", "tea", 33 + n % 56 + 7 * k) for k in range(6)] + [(f"a{n}", "tea", n % 56)]
+        rows += month + [(f"b{n}", "tea", 100 + n % 30 + 7 * k) for k in range(6)]
+    data = log(*rows)
+    cases = win_back(shop_of(data)).best_of_each()
+    chances = past_chances(shop_of(data), cases)
+    away = cases.facts["days"]
+    assert chances[away > 90].max() < 0.05 and len(chances[away > 90]) > 100
+    assert past_chances(shop_of(data), cases).max() <= 1
 
 
 @pytest.mark.parametrize("occasion", list(RULES))
@@ -192,7 +215,14 @@ def test_every_rule_bears_an_empty_shop_and_bare_items(occasion: Occasion) -> No
 def test_each_person_is_addressed_once() -> None:
     def cases(occasion: Occasion, people: list[int], chance: list[float]) -> Cases:
         rows = np.array(people)
-        return Cases(occasion=occasion, user=rows, item=rows, strength=np.ones(len(rows)), probability=np.array(chance))
+        return Cases(
+            occasion=occasion,
+            grade="days",
+            user=rows,
+            item=rows,
+            strength=np.ones(len(rows)),
+            probability=np.array(chance),
+        )
 
     all_cases = {
         Occasion.REPLENISH: cases(Occasion.REPLENISH, [0, 1, 2, 3], [0.9, 0.2, 0.5, 0.7]),

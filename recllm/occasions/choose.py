@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.data.dataset import Dataset
-from recllm.occasions.detect import RULES, Cases, Shop, past_chance, replenish
+from recllm.occasions.detect import RULES, Cases, Shop, past_chances, replenish
 from recllm.occasions.replenishment import ReplenishmentModel
 from recllm.occasions.repurchase import Ints
 from recllm.schema import ACTION_CODE, Action, Occasion, Reason, ReasonKind
@@ -65,8 +65,7 @@ def find_cases(shop: Shop, model: ReplenishmentModel | None, occasions: Collecti
             cases[occasion] = replenish(shop, model).best_of_each()
         else:
             of_rule = RULES[occasion](shop).best_of_each()
-            chance = past_chance(shop, occasion) if len(of_rule) else np.nan
-            cases[occasion] = replace(of_rule, probability=np.full(len(of_rule), chance))
+            cases[occasion] = replace(of_rule, probability=past_chances(shop, of_rule))
     return cases
 
 

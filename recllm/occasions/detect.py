@@ -28,6 +28,9 @@ from recllm.settings import OccasionSettings
 PAST_WEEKS = 8
 """Weeks on which the chances are measured."""
 
+MIN_GRADED = 200
+"""Past cases of an occasion from which on their chances are told apart."""
+
 MIN_TOGETHER = 3
 """Other people who bought two items from which on one of them goes with the other."""
 
@@ -46,6 +49,8 @@ class Cases:
     """(n,), rows of its items; -1 where there is none to speak of."""
     strength: Column
     """(n,), of several items of a person the one with the largest comes first."""
+    grade: str
+    """Name of the fact by which chances differ: more or less of it may make a purchase likelier."""
     facts: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
     """Name -> (n,): what the words about it are made of."""
     probability: Column | None = None
@@ -177,6 +182,7 @@ def abandoned(shop: Shop) -> Cases:
     in_cart = (carted >= 0).astype(np.float64)
     cases = Cases(
         occasion=Occasion.ABANDONED,
+        grade="in_cart",
         user=keys // width,
         item=item,
         strength=in_cart * 1e11 + left_at,
@@ -223,6 +229,7 @@ def _of_interest(shop: Shop, occasion: Occasion, item: Ints, strength: Column, *
     is_bought = np.isin(keys, bought.user.astype(np.int64) * shop.dataset.n_items + bought.item)
     return Cases(
         occasion=occasion,
+        grade="bought",
         user=user,
         item=keys % shop.dataset.n_items,
         strength=strength[position],
@@ -250,6 +257,7 @@ def new_arrival(shop: Shop) -> Cases:
     user, arrival = joined["user"].to_numpy(), joined["item"].to_numpy()
     cases = Cases(
         occasion=Occasion.NEW_ARRIVAL,
+        grade="times",
         user=user,
         item=arrival,
         strength=joined["times"].to_numpy().astype(np.float64),
@@ -284,6 +292,7 @@ def win_back(shop: Shop, *, items: bool = True) -> Cases:
     people = np.flatnonzero(away)
     return Cases(
         occasion=Occasion.WIN_BACK,
+        grade="days",
         user=people,
         item=_favourites(shop, away)[people] if items else np.full(len(people), -1),
         strength=last[people] / np.maximum(usual[people], 1),
@@ -322,6 +331,7 @@ def welcome(shop: Shop, *, items: bool = True) -> Cases:
         item, beside = _beside(shop, bought, people)
     return Cases(
         occasion=Occasion.WELCOME,
+        grade="days",
         user=people,
         item=item,
         strength=np.ones(len(people)),
@@ -399,6 +409,7 @@ def replenish(shop: Shop, model: ReplenishmentModel) -> Cases:
     names = {"times": "days", "every": "gap_median", "days": "since"}
     cases = Cases(
         occasion=Occasion.REPLENISH,
+        grade="times",
         user=pairs.user,
         item=pairs.item,
         strength=probability - pairs.column("repeaters_lately_7"),
@@ -408,26 +419,33 @@ def replenish(shop: Shop, model: ReplenishmentModel) -> Cases:
     return cases.select(probability >= settings.due_probability)
 
 
-def past_chance(shop: Shop, occasion: Occasion) -> float:
-    """The share of past cases, strongest of each person, that bought within the horizon; NaN without a case.
+def past_chances(shop: Shop, cases: Cases) -> Column:
+    """The share of past cases, strongest of each person, that bought within the horizon; (n,), NaN without any.
 
-    With a beta prior of one half and one half (Jeffreys), as of the starts of the last `PAST_WEEKS` weeks.
+    Cases of the last `PAST_WEEKS` weeks, from `MIN_GRADED` of them on in four parts by their grade, each with a beta
+    prior of one half and one half (Jeffreys).
     """
-    events, n_cases, n_bought = shop.dataset.events, 0, 0
+    events, occasion = shop.dataset.events, cases.occasion
     rule: Rule = partial(ABOUT_ANYTHING[occasion], items=False) if occasion in ABOUT_ANYTHING else RULES[occasion]
-    if not len(events):
-        return np.nan
+    grades, hits = [np.zeros(0)], [np.zeros(0, bool)]
     for week in range(1, PAST_WEEKS + 1):
         start = shop.now - week * HORIZON_DAYS * DAY
-        if start <= int(events.at.min()):
+        if not len(events) or start <= int(events.at.min()):
             break
-        cases = rule(shop.at(start)).best_of_each()
+        past = rule(shop.at(start)).best_of_each()
         bought = shop.dataset.between(start, start + HORIZON_DAYS * DAY)
         buyers = bought.user.astype(np.int64)
         if occasion in ABOUT_ANYTHING:
-            hit = np.isin(cases.user, buyers)
+            hits.append(np.isin(past.user, buyers))
         else:
             width = shop.dataset.n_items
-            hit = np.isin(cases.user * width + cases.item, buyers * width + bought.item)
-        n_cases, n_bought = n_cases + len(cases), n_bought + int(hit.sum())
-    return (n_bought + 0.5) / (n_cases + 1) if n_cases else np.nan
+            hits.append(np.isin(past.user * width + past.item, buyers * width + bought.item))
+        grades.append(past.facts[past.grade].astype(np.float64))
+    grade, hit = np.concatenate(grades), np.concatenate(hits)
+    if not len(grade):
+        return np.full(len(cases), np.nan)
+    edges = np.unique(np.quantile(grade, (0.25, 0.5, 0.75))) if len(grade) >= MIN_GRADED else np.zeros(0)
+    part = np.searchsorted(edges, grade)
+    n_cases, n_hits = (np.bincount(part, weight, len(edges) + 1) for weight in (None, hit.astype(np.float64)))
+    rate = (n_hits + 0.5) / (n_cases + 1)
+    return np.asarray(rate[np.searchsorted(edges, cases.facts[cases.grade].astype(np.float64))])

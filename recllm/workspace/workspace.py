@@ -6,6 +6,7 @@ key              the pseudonym key, readable by the owner only; absent when the 
 webhooks.json    who may report on messages and who is told of exports, with their secrets; as private as the key
 quarantine/      refused rows of each load
 models/          published model versions
+replenishment.safetensors   when things are due to be bought again, once it was asked for
 cache/           what can be computed again
 .lock            held while the workspace is made
 """
