@@ -23,6 +23,7 @@ from recllm.campaigns.file import CampaignFile
 from recllm.campaigns.folder import COPIES, CampaignText, CheckNote, PlannedPerson, TextFacts
 from recllm.data.catalogue import on_offer
 from recllm.jobs.ad_copy import item_of
+from recllm.models.effect import EffectModel
 from recllm.schema import CopyVerdict, Encoder, Generator, Item, ReasonKind
 from recllm.workspace.workspace import Workspace
 
@@ -180,11 +181,12 @@ def write_texts(
     generator: Generator | None,
     generator_name: str,
     encoder: Encoder,
+    effect: EffectModel | None = None,
 ) -> tuple[dict[TextKey, list[CampaignText]], list[str]]:
     """The variants of each key, the widest read first, and remarks. People of a key are shared out later.
 
     A key has up to as many variants as the campaign wants and as differ; where no text passes, the one that fails.
-    send: when texts go out. generator_name: what finds the generator again.
+    send: when texts go out. generator_name: what finds the generator again. effect: orders the texts that stand.
     """
     texts: dict[TextKey, list[CampaignText]] = {}
     number, n_failed = 0, 0
@@ -197,6 +199,7 @@ def write_texts(
             encoder=encoder,
             generator_spec=generator_name,
             adapter=str(file.words.adapter or ""),
+            effect=effect,
         ):
             number += 1
             save(record, workspace.root / COPIES)
