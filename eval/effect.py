@@ -47,6 +47,7 @@ from recllm.models.effect import (
     load_effect,
     within_interval,
 )
+from recllm.schema import Encoder
 from recllm.settings import EffectSettings, Settings, read_settings_file
 from recllm.training.lora.effect import VALIDATION, data_hash, fit_score, folds, tune_effect
 
@@ -69,15 +70,15 @@ def main() -> None:
     learn = [pair for pair in pairs if not is_held_out(pair.test)]
     judge = [pair for pair in pairs if is_held_out(pair.test)]
     settings = Settings(**read_settings_file(RECIPE)).effect
-    settings = settings.model_copy(
-        update={"seed": args.seed, "max_minutes": None}
-    )  # on a shared machine time says little
+    # no limit of minutes: on a machine that is shared they would decide how much is learned
+    settings = settings.model_copy(update={"seed": args.seed, "max_minutes": None})
     folder = args.model or args.cache / "effect" / f"{data_hash(learn)}-{args.seed}"
     seconds, load = learned(learn, settings, folder)
     model = load_effect(folder)
     rng = np.random.default_rng(args.seed)
     learned_from, judged = PairTable.of(learn), PairTable.of(judge)
-    by_system = simple_systems(learned_from, judged, settings) | {"recllm": parts_of(model, judged)[0]}
+    encoder = load_encoder(DEFAULT_ENCODER, max_tokens=settings.max_tokens, cache_dir=args.cache, progress=False)
+    by_system = simple_systems(learned_from, judged, settings, encoder) | {"recllm": parts_of(model, judged)[0]}
     by_system = {name: by_system[name] for name in ("recllm", "frozen", "tfidf", "longer")}
     record = {
         "protocol": "upworthy: pairs of one test and picture with |z| > 1.96; held out: a fifth of the tests by hash, "
@@ -94,7 +95,7 @@ def main() -> None:
             for name, values in by_system.items()
             if name != "recllm"
         },
-        "cross_validation": cross_validation(learn, learned_from, settings, folder, rng),
+        "cross_validation": cross_validation(learn, learned_from, settings, encoder, folder, rng),
         "coverage": coverage(model, judged),
         "milliseconds": milliseconds(folder, [p.a for p in judge]),
         "bandit": bandit(arms, learn, learned_from, model, folder, args.seed),
@@ -172,10 +173,9 @@ def learned(pairs: Sequence[TextPair], settings: EffectSettings, folder: Path) -
     return tuned.seconds, load_average()
 
 
-def simple_systems(learn: PairTable, judge: PairTable, settings: EffectSettings) -> dict[str, Values]:
+def simple_systems(learn: PairTable, judge: PairTable, settings: EffectSettings, encoder: Encoder) -> dict[str, Values]:
     """(n,) score of a less that of b, of each pair that is judged, by what was learned on others."""
     learn = learn.rows(np.abs(learn.z) > settings.least_z)
-    encoder = load_encoder(DEFAULT_ENCODER, max_tokens=settings.max_tokens, progress=False)
     score = fit_score(encoder.encode(learn.texts).astype(np.float64), learn, settings.head_penalty)
     frozen = encoder.encode(judge.texts) @ score
     length = np.array([len(text) for text in judge.texts], np.float64)
@@ -204,7 +204,12 @@ def parts_of(model: EffectModel, pairs: PairTable) -> tuple[Values, Values]:
 
 
 def cross_validation(
-    learn: Sequence[TextPair], table: PairTable, settings: EffectSettings, folder: Path, rng: np.random.Generator
+    learn: Sequence[TextPair],
+    table: PairTable,
+    settings: EffectSettings,
+    encoder: Encoder,
+    folder: Path,
+    rng: np.random.Generator,
 ) -> dict[str, Any]:
     fold, ours = folds(learn, settings), expected_of(folder)
     simple = {name: np.zeros(len(table)) for name in ("frozen", "tfidf", "longer")}

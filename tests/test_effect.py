@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -233,8 +234,6 @@ def test_the_script(base: Path, tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_model_is_refused(tuned: TunedEffect, tmp_path: Path) -> None:
-    import shutil
-
     with pytest.raises(ModelError, match=r"finetune/effect\.py"):
         load_effect(tmp_path / "none")
     for damage in ("card.json", HEAD):
@@ -457,3 +456,27 @@ def test_a_record_names_the_model_and_comes_again_with_it_alone() -> None:
         replay(record)
     ((_, without),) = write_recorded(request)
     assert without.effect == "" and replay(without)
+
+
+def test_a_workspace_orders_its_texts_by_its_own_model(tuned: TunedEffect, run: Command, shop: Path) -> None:
+    def texts(*options: str) -> list[dict[str, Any]]:
+        code, out, err = run("copy", "-u", "ann", "-w", "shop", "--variants", "3", "--json", *options)
+        assert code == 0, err
+        found = json.loads(out)
+        return list(found if isinstance(found, list) else [found])
+
+    plain = texts()
+    by_model = texts("--effect", str(tuned.folder))
+    shutil.copytree(tuned.folder, shop / "effect")
+    assert [text["text"] for text in texts()] == [text["text"] for text in by_model]
+    scores, _ = load_effect(tuned.folder).scores(
+        [in_context(text["text"], "general", text["channel"]) for text in by_model if text["verified"]]
+    )
+    assert len(scores) > 1 and list(scores) == sorted(scores, reverse=True)
+    record_id = by_model[0]["record_id"]
+    code, out, err = run("copy", "replay", record_id, "-w", "shop", "--json")
+    assert code == 0 and json.loads(out)["text"] == by_model[0]["text"], err
+    assert {text["record_id"] for text in plain}.isdisjoint(text["record_id"] for text in by_model)
+    shutil.rmtree(shop / "effect")
+    code, _, err = run("copy", "replay", record_id, "-w", "shop")
+    assert code == 1 and "effect model" in err
