@@ -73,7 +73,7 @@ def main() -> None:
     # no limit of minutes: on a machine that is shared they would decide how much is learned
     settings = settings.model_copy(update={"seed": args.seed, "max_minutes": None})
     folder = args.model or args.cache / "effect" / f"{data_hash(learn)}-{args.seed}"
-    seconds, load = learned(learn, settings, folder)
+    learned(learn, settings, folder)
     model = load_effect(folder)
     rng = np.random.default_rng(args.seed)
     learned_from, judged = PairTable.of(learn), PairTable.of(judge)
@@ -88,7 +88,7 @@ def main() -> None:
         "seed": args.seed,
         "draws": DRAWS,
         "counts": {"learned": counts(learned_from), "held_out": counts(judged)},
-        "model": {"card": model.card, "fingerprint": model.fingerprint, "seconds": seconds, "load": load},
+        "model": {"card": model.card, "fingerprint": model.fingerprint},
         "systems": {name: {"ALL": told(values, judged, rng)} for name, values in by_system.items()},
         "recllm minus": {
             name: difference(by_system["recllm"], values, judged, rng)
@@ -162,15 +162,14 @@ def counts(pairs: PairTable) -> dict[str, int]:
 # --- the systems -----------------------------------------------------------------------------------------------------
 
 
-def learned(pairs: Sequence[TextPair], settings: EffectSettings, folder: Path) -> tuple[float, list[float]]:
-    """Trains where the folder holds no model of these pairs; seconds, and the load of the machine afterwards."""
+def learned(pairs: Sequence[TextPair], settings: EffectSettings, folder: Path) -> None:
+    """Trains where the folder holds no model of these pairs."""
     if (folder / CARD).exists():
         card = json.loads((folder / CARD).read_text("utf-8"))
         if card["data_hash"] != data_hash(pairs):
             raise SystemExit(f"{folder} holds a model of other pairs; name another folder")
-        return float(card["seconds"]), load_average()
-    tuned = tune_effect(pairs, DEFAULT_ENCODER, folder, settings, progress=say)
-    return tuned.seconds, load_average()
+    else:
+        tune_effect(pairs, DEFAULT_ENCODER, folder, settings, progress=say)
 
 
 def simple_systems(learn: PairTable, judge: PairTable, settings: EffectSettings, encoder: Encoder) -> dict[str, Values]:
@@ -214,12 +213,11 @@ def cross_validation(
     fold, ours = folds(learn, settings), expected_of(folder)
     simple = {name: np.zeros(len(table)) for name in ("frozen", "tfidf", "longer")}
     for number in range(int(fold.max()) + 1):
-        learn_rows, own = table.rows(fold != number), fold == number
-        # the texts of the fold are not in the vocabulary of the words
-        apart = PairTable.of([p for p, out in zip(learn, fold != number, strict=True) if out])
-        assert len(apart) == len(learn_rows)
-        for name, values in simple_systems(apart, table.rows(own), settings).items():
-            simple[name][own] = values
+        judged = fold == number
+        # a table of their own, so that no word of the fold's texts is in the vocabulary
+        others = PairTable.of([pair for pair, of_fold in zip(learn, judged, strict=True) if not of_fold])
+        for name, values in simple_systems(others, table.rows(judged), settings, encoder).items():
+            simple[name][judged] = values
     systems = {"recllm": ours, **simple}
     return {
         "folds": int(fold.max()) + 1,
