@@ -55,9 +55,9 @@ RECIPE = HERE.parent / "finetune" / "effect.toml"
 HELD_OUT = 0.2
 """Share of the tests that is held out."""
 DRAWS = 2_000
-STRENGTHS = (30.0, 100.0, 300.0, 1_000.0, 3_000.0, 10_000.0, 30_000.0)
-REPLAYS, ROUND = 200, 100
-"""Replays of a test, and showings between two looks at the counts."""
+STRENGTHS = (100.0, 300.0, 1_000.0, 3_000.0, 10_000.0)
+REPLAYS, ROUND, BELIEFS = 200, 500, 32
+"""Replays of a test, showings between two looks at the counts, and draws from what is then believed of the rates."""
 
 
 def main() -> None:
@@ -344,6 +344,7 @@ def bandit(
         "groups": len(held_out),
         "replays": REPLAYS,
         "showings_between_looks": ROUND,
+        "draws_of_beliefs": BELIEFS,
         "rate": rate,
         "strength": best,
         "won_back_on_other_tests": {n: {f"{s:g}": share(v) for s, v in values.items()} for n, values in tried.items()},
@@ -387,10 +388,9 @@ def won_back(
         clicks = 0.0
         for start in range(0, n_shown, ROUND):
             size = min(ROUND, n_shown - start)
-            best = rng.beta(alpha, beta, (size, replays, m)).argmax(axis=2)
-            explored = rng.random((size, replays)) < FLOOR * m
-            best = np.where(explored, rng.integers(0, m, (size, replays)), best)
-            shown = np.stack([(best == arm).sum(axis=0) for arm in range(m)], axis=1)
+            best = rng.beta(alpha, beta, (BELIEFS, replays, m)).argmax(axis=2)
+            frequency = (best[:, :, None] == np.arange(m)).mean(axis=0)
+            shown = rng.multinomial(size, FLOOR + (1 - FLOOR * m) * frequency)
             clicked = rng.binomial(shown, true)
             alpha, beta = alpha + clicked, beta + shown - clicked
             clicks += float((shown * true).sum(axis=1).mean())

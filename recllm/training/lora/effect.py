@@ -23,6 +23,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -185,8 +186,12 @@ class EffectRun:
         self.first_state = self.tower.state()
         self.words = word_features(table.texts)
         self.every_text = np.arange(len(table.texts), dtype=np.int64)
-        self.frozen = self.vectors()
+
+    @cached_property
+    def frozen(self) -> Values:
         """Unit rows of the untuned encoder, (n_texts, dim)."""
+        self.set_state(self.first_state)
+        return self.vectors()
 
     def vectors(self) -> Values:
         """Unit rows of all texts by the present weights, (n_texts, dim)."""
@@ -202,8 +207,8 @@ class EffectRun:
         and rows whose squared difference is the variance of the encoder's score, (n_texts, dim)."""
         args, began = self.args, time.process_time()
         pairs = pairs.rows(np.abs(pairs.z) > args.least_z)
-        self.set_state(self.first_state)
         first = fit_score(self.frozen, pairs, args.head_penalty)  # the encoder need not bend to make up for a bad one
+        self.set_state(self.first_state)
         head = nn.Parameter(torch.from_numpy(first).float().to(self.tower.device))
         for module in self.dropouts:
             module.p = args.dropout
