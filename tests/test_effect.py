@@ -34,11 +34,11 @@ from recllm.models.effect import (
     TextPair,
     accuracy,
     accuracy_interval,
+    fold_of_test,
     in_context,
     load_effect,
     rank_texts,
 )
-from recllm.models.effect import test_fold as fold_of_test
 from recllm.schema import CopyVerdict, Item
 from recllm.settings import EffectSettings
 from recllm.training.lora.effect import TunedEffect, fit_score, tune_effect

@@ -109,8 +109,7 @@ class PairTable:
 
     @classmethod
     def of(cls, pairs: Sequence[TextPair]) -> PairTable:
-        sides = [[in_context(text, p.reason, p.channel) for p in pairs for text in (p.a, p.b)]]
-        texts, row = distinct(sides[0])
+        texts, row = distinct([in_context(text, p.reason, p.channel) for p in pairs for text in (p.a, p.b)])
         _, test = distinct([p.test for p in pairs])
         counts = np.array([(p.wins_a, p.shown_a, p.wins_b, p.shown_b) for p in pairs], np.float64).reshape(-1, 4)
         answers = counts[:, [0, 2]] + CONTINUITY
@@ -176,7 +175,7 @@ def in_context(text: str, reason: str | None = None, channel: str | None = None)
     return SEPARATOR.join((*(part.strip() for part in (channel, reason) if part and part.strip()), text.strip()))
 
 
-def test_fold(test: str, n_folds: int, seed: int = 0) -> int:
+def fold_of_test(test: str, n_folds: int, seed: int = 0) -> int:
     """The fold of a test, from its name alone: all its pairs are in one."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{test}".encode()).digest()[:8]) % n_folds
 

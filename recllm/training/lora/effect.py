@@ -49,11 +49,11 @@ from recllm.models.effect import (
     Values,
     accuracy,
     accuracy_interval,
+    fold_of_test,
     save_head,
     within_interval,
     word_features,
 )
-from recllm.models.effect import test_fold as fold_of_test
 from recllm.settings import EffectSettings, LoraSettings
 from recllm.training.lora.run_folder import CHECKPOINTS, Checkpoint, load_checkpoint, same_run, save_checkpoint
 from recllm.training.lora.tower import Tower
