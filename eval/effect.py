@@ -56,7 +56,7 @@ HELD_OUT = 0.2
 """Share of the tests that is held out."""
 DRAWS = 2_000
 STRENGTHS = (100.0, 300.0, 1_000.0, 3_000.0, 10_000.0)
-REPLAYS, ROUND, BELIEFS = 200, 500, 32
+REPLAYS, ROUND, BELIEFS = 100, 500, 32
 """Replays of a test, showings between two looks at the counts, and draws from what is then believed of the rates."""
 
 
