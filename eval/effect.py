@@ -9,8 +9,8 @@ coverage  share of the counted differences of all pairs inside their interval, w
 bandit    Thompson sampling in the tests held out, with the rates that were counted as if they were the true ones and as
           many showings as the test had: clicks over an equal split, as a share of what always showing the best would
           bring over it. The chance in the counted rates makes "the best" look better than it was, for all policies.
-          Priors: flat, Beta(1, 1); level, the mean rate of the other tests; effect, moved by the expected differences.
-          Strengths are the best on the other tests, with expectations by what did not see them.
+          Priors: flat, Beta(1, 1); level, the rate of all headlines of the test so far; effect, this rate moved by the
+          expected differences. Strengths are the best on the other tests, expected by what did not see them.
 
 Systems: the longer headline; TF-IDF of words and pairs of words with a logistic regression of differences; the frozen
 encoder with a linear score; and what `finetune/effect.py` makes of its recipe.
@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from recllm.adcopy.submissions import is_held_back
 from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
-from recllm.experiments.bandit import FLOOR, priors_of_scores
+from recllm.experiments.bandit import FLOOR, moved_rates
 from recllm.models.effect import (
     CARD,
     CLEAR,
@@ -55,7 +55,9 @@ RECIPE = HERE.parent / "finetune" / "effect.toml"
 HELD_OUT = 0.2
 """Share of the tests that is held out."""
 DRAWS = 2_000
-STRENGTHS = (100.0, 300.0, 1_000.0, 3_000.0, 10_000.0)
+STRENGTHS = (30.0, 100.0, 300.0, 1_000.0, 3_000.0, 10_000.0)
+LEVEL_SHOWINGS = 500
+"""The rate of a test so far begins as if it had so many showings at the mean rate of the other tests."""
 REPLAYS, ROUND, BELIEFS = 100, 500, 32
 """Replays of a test, showings between two looks at the counts, and draws from what is then believed of the rates."""
 
@@ -314,7 +316,7 @@ def bandit(
         ours.append(scores - scores.mean())
     flat = [np.zeros(len(arms.headlines)) for arms in held_out]
     gains = {
-        "flat": won_back(held_out, flat, 0.5, 2.0, seed, REPLAYS),
+        "flat": won_back(held_out, flat, rate, None, seed, REPLAYS),
         "level": won_back(held_out, flat, rate, best["level"], seed, REPLAYS),
         "effect": won_back(held_out, ours, rate, best["effect"], seed, REPLAYS),
     }
@@ -375,25 +377,29 @@ def scores_of_groups(groups: Sequence[Arms], expected: Values) -> list[Values]:
 
 
 def won_back(
-    groups: Sequence[Arms], scores: Sequence[Values], rate: float, strength: float, seed: int, replays: int
+    groups: Sequence[Arms], scores: Sequence[Values], rate: float, strength: float | None, seed: int, replays: int
 ) -> Values:
-    """(2, n_groups): clicks over an equal split, in the mean of the replays; and those of always showing the best."""
+    """(2, n_groups): clicks over an equal split, in the mean of the replays; and those of always showing the best.
+
+    rate: of the other tests. strength: showings that a prior is worth; None for a flat one.
+    """
     gains = np.zeros((2, len(groups)))
     for number, (arms, of_arm) in enumerate(zip(groups, scores, strict=True)):
         rng, m = np.random.default_rng([seed, number]), len(arms.headlines)
-        priors = priors_of_scores(dict(enumerate(of_arm.tolist())), rate=rate, strength=strength)  # type: ignore[arg-type]
-        prior = np.array([priors[i] for i in range(m)])  # type: ignore[index]
         true, n_shown = arms.clicks / arms.shown, int(arms.shown.sum())
-        alpha, beta = (np.tile(column, (replays, 1)) for column in prior.T)
-        clicks = 0.0
+        clicked, shown, clicks = np.zeros((replays, m)), np.zeros((replays, m)), 0.0
         for start in range(0, n_shown, ROUND):
             size = min(ROUND, n_shown - start)
-            best = rng.beta(alpha, beta, (BELIEFS, replays, m)).argmax(axis=2)
+            alpha = beta = np.ones((replays, m))
+            if strength is not None:
+                so_far = (rate * LEVEL_SHOWINGS + clicked.sum(axis=1)) / (LEVEL_SHOWINGS + shown.sum(axis=1))
+                mean = moved_rates(of_arm, so_far[:, None])
+                alpha, beta = strength * mean, strength * (1 - mean)
+            best = rng.beta(alpha + clicked, beta + shown - clicked, (BELIEFS, replays, m)).argmax(axis=2)
             frequency = (best[:, :, None] == np.arange(m)).mean(axis=0)
-            shown = rng.multinomial(size, FLOOR + (1 - FLOOR * m) * frequency)
-            clicked = rng.binomial(shown, true)
-            alpha, beta = alpha + clicked, beta + shown - clicked
-            clicks += float((shown * true).sum(axis=1).mean())
+            now = rng.multinomial(size, FLOOR + (1 - FLOOR * m) * frequency)
+            clicked, shown = clicked + rng.binomial(now, true), shown + now
+            clicks += float((now * true).sum(axis=1).mean())
         gains[:, number] = clicks - true.mean() * n_shown, (true.max() - true.mean()) * n_shown
     return gains
 

@@ -106,17 +106,21 @@ def priors_of_scores(scores: Mapping[str, float], *, rate: float, strength: floa
     """Successes and failures that each variant starts with where a model expects some to do better.
 
     scores: expected difference of each variant from their mean, in log odds (`recllm.models.effect.rank_texts`). rate:
-    what a variant of this shop reaches in the mean, in (0, 1). strength: showings that the expectation is worth, above
-    0; an expectation that is wrong costs about so many showings to be unlearned. Raises `UsageError` for a value out of
-    its range.
+    what a variant reaches in the mean, in (0, 1): of this shop, and of this test as soon as it has counts, since tests
+    differ more than texts do. strength: showings that the expectation is worth, above 0; a wrong one costs about so
+    many showings to be unlearned. Raises `UsageError` for a value out of its range.
     """
     if not 0 < rate < 1 or not 0 < strength < np.inf or not np.isfinite(list(scores.values())).all():
         raise UsageError(
             f"rate is {rate}, strength {strength}; give a rate in (0, 1), a strength above 0, finite scores"
         )
-    level = np.log(rate / (1 - rate))
-    means = {name: float(1 / (1 + np.exp(-(level + score)))) for name, score in scores.items()}
-    return {name: (strength * mean, strength * (1 - mean)) for name, mean in means.items()}
+    means = moved_rates(np.array(list(scores.values()), np.float64), np.float64(rate))
+    return {name: (strength * mean, strength * (1 - mean)) for name, mean in zip(scores, means.tolist(), strict=True)}
+
+
+def moved_rates(scores: Values, rate: Values | np.float64) -> Values:
+    """Rates in (0, 1) that lie `scores` log odds above `rate`; shapes are broadcast."""
+    return np.asarray(1 / (1 + (1 / rate - 1) * np.exp(-scores)))
 
 
 def choose(probabilities: Mapping[str, float], rng: np.random.Generator) -> BanditChoice:
