@@ -58,7 +58,7 @@ DRAWS = 2_000
 STRENGTHS = (30.0, 100.0, 300.0, 1_000.0, 3_000.0, 10_000.0)
 LEVEL_SHOWINGS = 500
 """The rate of a test so far begins as if it had so many showings at the mean rate of the other tests."""
-REPLAYS, ROUND, BELIEFS = 100, 500, 32
+REPLAYS, ROUND, BELIEFS = 60, 500, 32
 """Replays of a test, showings between two looks at the counts, and draws from what is then believed of the rates."""
 
 
