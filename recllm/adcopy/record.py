@@ -19,7 +19,7 @@ from dataclasses import asdict, replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass as checked_dataclass
@@ -32,9 +32,11 @@ from recllm.adcopy.write import TEMPLATE, write_copy
 from recllm.documents import plain
 from recllm.errors import DataError, GenerationError
 from recllm.files import write_whole
-from recllm.models.effect import EffectModel
 from recllm.schema import AdCopy, Check, CopyVerdict, Encoder, Generator
 from recllm.text.templates import Prompts
+
+if TYPE_CHECKING:
+    from recllm.models.effect import EffectModel
 
 _ID = re.compile(r"[0-9a-f]{64}")
 

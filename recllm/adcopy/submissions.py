@@ -30,7 +30,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -41,8 +41,10 @@ from recllm.adcopy.verify.guarantees import Review, review
 from recllm.adcopy.write import is_sayable, sayable_facts
 from recllm.documents import plain
 from recllm.errors import DataError, RecllmError
-from recllm.models.effect import RankedText, TextPair, in_context
 from recllm.schema import CopyVerdict, Item, ReasonKind
+
+if TYPE_CHECKING:  # checking texts does without arrays
+    from recllm.models.effect import RankedText, TextPair
 
 
 def _number(value: object) -> object:
@@ -352,12 +354,16 @@ class TextToRank(_Strict):
 
     @property
     def in_context(self) -> str:
+        from recllm.models.effect import in_context
+
         return in_context(self.text, self.reason, self.channel)
 
 
 def read_pairs(file: Path) -> list[TextPair]:
     """The pairs of a file in UTF-8; blank lines are skipped. Raises `DataError` with file and line for a faulty one,
     for a test in two folds, for a fold given to some lines only, and for a pair that stands twice in its test."""
+    from recllm.models.effect import TextPair, in_context
+
     pairs: list[TextPair] = []
     folds: dict[str, tuple[int | None, str]] = {}
     line_of_pair: dict[tuple[str, frozenset[str]], str] = {}

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from babel.dates import format_skeleton
 
@@ -32,9 +33,11 @@ from recllm.adcopy.verify import claims, form
 from recllm.adcopy.verify.case import Case
 from recllm.adcopy.verify.guarantees import likeness, review, variants_differ
 from recllm.errors import GenerationError, UsageError
-from recllm.models.effect import EffectModel
 from recllm.schema import AdCopy, Check, CopyVerdict, Encoder, Generator
 from recllm.text.templates import Prompts, natural
+
+if TYPE_CHECKING:  # writing without it does without arrays
+    from recllm.models.effect import EffectModel
 
 TEMPLATE = "template"
 """What `AdCopy.generator` says of the shop's own lines."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from recllm.adcopy.channels import channel_named, complete
 from recllm.adcopy.record import save, write_recorded
@@ -23,9 +23,11 @@ from recllm.campaigns.file import CampaignFile
 from recllm.campaigns.folder import COPIES, CampaignText, CheckNote, PlannedPerson, TextFacts
 from recllm.data.catalogue import on_offer
 from recllm.jobs.ad_copy import item_of
-from recllm.models.effect import EffectModel
 from recllm.schema import CopyVerdict, Encoder, Generator, Item, ReasonKind
 from recllm.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from recllm.models.effect import EffectModel
 
 # --- what texts are about --------------------------------------------------------------------------------------------
 
