@@ -32,6 +32,7 @@ for language in en zh; do
     --out "$tuned/$language"
 done
 python eval/copy_models.py --tuned "$tuned" --texts 30 --zh-texts 9
+python eval/effect.py -o "$results/effect.json"
 python eval/copy_guarantees.py -o "$results/copy-guarantees.json"
 python eval/onnx_speed.py -o "$results/onnx-speed.json"
 python eval/lora_speed.py -o "$results/lora-speed.json"

@@ -696,6 +696,57 @@ class CopywriterSettings(FrozenModel):
     seed: Seed = 0
 
 
+class EffectSettings(FrozenModel):
+    """How a model of which text people answer is learned from A/B tests: see `recllm.training.lora.effect`. Names as in
+    `LoraSettings`."""
+
+    section: ClassVar[str] = "effect"
+
+    # --- the tests
+    least_tests: Annotated[int, Strict(), Field(ge=10)] = 40
+    """Tests below which a run is refused."""
+    least_z: Weight = 0.3
+    """Pairs whose rates differ by fewer standard errors are not learned from: they say hardly anything."""
+    members: Folds = 3
+    """Models, each learned without one fold of the tests, which judge it; their weights' mean is the result."""
+
+    # --- the model
+    rank: Rank = 16
+    alpha: Positive = 32.0
+    """The change to a weight is alpha / rank * B A."""
+    top_layers: Count | None = None
+    """So many blocks, counted from the output, are adapted. None: all blocks."""
+    dropout: Dropout = 0.1
+    max_tokens: Count = 40
+    """Texts are cut to so many tokens, their context included."""
+    head_penalty: Positive = 3.0
+    """Ridge of the linear score of vectors, in pairs."""
+    word_penalty: Positive = 0.5
+    """The same of the score of words."""
+
+    # --- the loop
+    epochs: CountOrZero = 3
+    """Passes over the pairs; 0 leaves the encoder as it is and learns the linear score alone."""
+    batch_texts: Count = 64
+    """Distinct texts of a step, at least; whole tests are drawn, and each text is encoded once."""
+    learning_rate: LearningRate = 8e-4
+    head_learning_rate: LearningRate = 2e-3
+    """Of the linear score."""
+    weight_decay: WeightDecay = 0.01
+    warmup_share: Share = 0.1
+    """Share of the steps in which the learning rate rises."""
+    max_grad_norm: GradientNorm = 1.0
+    max_minutes: Positive | None = 20.0
+    """No epoch is begun that would, at the pace so far, end after them; every member makes one in any case."""
+    chunk_tokens: Count = 1_024
+    """Tokens that go through the model at once."""
+    precision: Precision = "float32"
+    """bfloat16 gains on some processors, and moves the result a little."""
+    device: Text | None = None
+    """cpu, cuda or cuda:1; None for the fastest."""
+    seed: Seed = 0
+
+
 class PropensitySettings(FrozenModel):
     """How the trees and the logistic regression behind a probability of an action are fitted."""
 
@@ -946,6 +997,7 @@ class Settings(FrozenModel):
     sequence: SequenceModelSettings = SequenceModelSettings()
     lora: LoraSettings = LoraSettings()
     copywriter: CopywriterSettings = CopywriterSettings()
+    effect: EffectSettings = EffectSettings()
     propensity: PropensitySettings = PropensitySettings()
     prediction_reasons: PredictionReasonSettings = PredictionReasonSettings()
     uplift: UpliftSettings = UpliftSettings()

@@ -50,6 +50,8 @@ def other_value(section: str, name: str) -> Any:
         ("lora", "cached_loss"): "off",
         ("lora", "precision"): "float32",
         ("lora", "device"): "cpu",
+        ("effect", "precision"): "bfloat16",
+        ("effect", "device"): "cpu",
         ("lora", "kinds"): ["next"],
         ("lora", "save_steps"): 40,
         ("lora", "eval_steps"): 40,

@@ -19,7 +19,7 @@ from dataclasses import asdict, replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass as checked_dataclass
@@ -34,6 +34,9 @@ from recllm.errors import DataError, GenerationError
 from recllm.files import write_whole
 from recllm.schema import AdCopy, Check, CopyVerdict, Encoder, Generator
 from recllm.text.templates import Prompts
+
+if TYPE_CHECKING:
+    from recllm.models.effect import EffectModel
 
 _ID = re.compile(r"[0-9a-f]{64}")
 
@@ -55,6 +58,8 @@ class CopyRecord:
     """Of its weights and its sampling, where it says so, else of its name."""
     encoder: str
     """Fingerprint of the encoder that ranked the generator's lines; empty without one, and where no model was asked."""
+    effect: str = ""
+    """Fingerprint of the effect model that ordered the texts; empty without one."""
     words_by: str
     verdict: str = ""
     """What the checks made of the text; "" in a record from before there were verdicts."""
@@ -67,9 +72,8 @@ class CopyRecord:
     request: Mapping[str, Any]
 
     def digest(self) -> str:
-        values = {
-            name: value for name, value in asdict(self).items() if name != "id" and (name, value) != ("verdict", "")
-        }
+        later = {"verdict", "effect"}  # fields that older records do not have
+        values = {n: value for n, value in asdict(self).items() if n != "id" and (value or n not in later)}
         return sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
@@ -81,10 +85,11 @@ def write_recorded(
     generator_spec: str = TEMPLATE,
     adapter: str = "",
     user_id: str | None = None,
+    effect: EffectModel | None = None,
 ) -> tuple[tuple[AdCopy, CopyRecord], ...]:
     """The texts of `write_copy`, each with its record, whose id stands in `AdCopy.record_id`. The person is told to the
     texts and not to the records. Raises what `write_copy` raises."""
-    copies = write_copy(request, generator=generator, encoder=encoder)
+    copies = write_copy(request, generator=generator, encoder=encoder, effect=effect)
     if any(check.guarantee == "G16" for _, faults in copies[0].rejected for check in faults):
         generator = None  # it failed: the text is the template's, and comes again without it
     values = plain(replace(request, packs=()))
@@ -100,6 +105,7 @@ def write_recorded(
             adapter=adapter if generator else "",
             generator_sha256=_fingerprint(generator),
             encoder=encoder.fingerprint if encoder and generator else "",
+            effect=effect.fingerprint if effect else "",
             words_by=copy.generator,
             verdict=copy.verdict.value,
             template_version=copy.template_version,
@@ -119,6 +125,7 @@ def replay(
     generator: Generator | None = None,
     encoder: Encoder | None = None,
     packs: Iterable[Pack] = (),
+    effect: EffectModel | None = None,
 ) -> AdCopy:
     """Makes the text of a record again; a shop's own rule packs are given as `packs`.
 
@@ -132,6 +139,7 @@ def replay(
     for what, before, now in (
         ("generator", record.generator_sha256, _fingerprint(generator)),
         ("encoder", record.encoder, encoder.fingerprint if encoder else ""),
+        ("effect model", record.effect, effect.fingerprint if effect else ""),
         ("prompts", record.prompts_sha256, prompts_sha256()),
         ("word lists", record.lists_sha256, lists_sha256()),
         *((f"rule pack {name}", was, used[name].sha256 if name in used else "") for name, was in record.packs.items()),
@@ -140,7 +148,7 @@ def replay(
             raise GenerationError(f"record {short}: its {what} had the hash {before[:12]!r}, now it is {now[:12]!r}")
     request = TypeAdapter(CopyRequest).validate_python(record.request)
     request = replace(request, packs=tuple(used[name] for name in record.packs))
-    copies = write_copy(request, generator=generator, encoder=encoder)
+    copies = write_copy(request, generator=generator, encoder=encoder, effect=effect)
     if len(copies) <= record.variant or copies[record.variant].text != record.text:
         raise GenerationError(
             f"record {short}: prompts, lists, packs and weights are the same, but the text came out differently "

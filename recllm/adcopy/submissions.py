@@ -1,5 +1,5 @@
-"""Files of one JSON object a line: texts that anyone wrote, with what the checks say about each, and opening lines that
-the shop approved, with what a generator learns from them.
+"""Files of one JSON object a line: texts that anyone wrote, with what the checks say about each; opening lines that the
+shop approved, with what a generator learns from them; A/B tests of texts, and texts to be ranked by what these taught.
 
     {"id": "a1", "text": "...", "channel": "push", "locale": "en", "item": {"title": "...", "price": "2.49", ...},
      "offer": {"type": "percent", "value": 20, "start": "...", "end": "..."}, "packs": ["us_ftc"],
@@ -11,6 +11,12 @@ the shop approved, with what a generator learns from them.
 
 `hook` is the opening line that a person wrote, `reason` a `ReasonKind`, "general" where it is left out. A line that may
 not be said is not learned: the model would be stopped for what it was taught.
+
+    {"test": "spring", "a": "Soft buns.", "b": "Buns.", "wins_a": 31, "shown_a": 900, "wins_b": 20, "shown_b": 880,
+     "reason": "together", "channel": "push", "fold": 0}
+
+`a` and `b` were shown by lot in one test, `wins` are the showings with an answer; `reason`, `channel` and `fold` may be
+left out. Ranked are lines of `id`, `text` and, where there are several, `group`, with `reason` and `channel` again.
 """
 
 from __future__ import annotations
@@ -24,7 +30,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -36,6 +42,9 @@ from recllm.adcopy.write import is_sayable, sayable_facts
 from recllm.documents import plain
 from recllm.errors import DataError, RecllmError
 from recllm.schema import CopyVerdict, Item, ReasonKind
+
+if TYPE_CHECKING:  # checking texts does without arrays
+    from recllm.models.effect import RankedText, TextPair
 
 
 def _number(value: object) -> object:
@@ -313,3 +322,99 @@ def split(pairs_of_items: Iterable[tuple[Pair, str]], *, share: float = 0.1) -> 
 
 def is_held_back(item_id: str, share: float) -> bool:
     return int.from_bytes(sha256(item_id.encode()).digest()[:4]) < share * 2**32
+
+
+# --- A/B tests of texts, and texts to rank by what they taught ------------------------------------------------------
+
+WholeNumber = Annotated[int, Field(ge=0), BeforeValidator(_number)]
+
+
+class _PairLine(_Strict):
+    test: FilledText = Field(description="a string")
+    a: FilledText = Field(description="a text")
+    b: FilledText = Field(description="a text")
+    wins_a: WholeNumber = Field(description="a whole number at least 0")
+    shown_a: WholeNumber = Field(description="a whole number above 0")
+    wins_b: WholeNumber = Field(description="a whole number at least 0")
+    shown_b: WholeNumber = Field(description="a whole number above 0")
+    reason: str | None = Field(None, description="a string")
+    channel: str | None = Field(None, description="a string")
+    fold: WholeNumber | None = Field(None, description="a whole number at least 0")
+
+
+class TextToRank(_Strict):
+    """A line of a file of texts to be ranked."""
+
+    id: FilledText = Field(description="a string")
+    text: FilledText = Field(description="a text")
+    group: str | None = Field(None, description="a string")
+    """Texts are compared within it."""
+    reason: str | None = Field(None, description="a string")
+    channel: str | None = Field(None, description="a string")
+
+    @property
+    def in_context(self) -> str:
+        from recllm.models.effect import in_context
+
+        return in_context(self.text, self.reason, self.channel)
+
+
+def read_pairs(file: Path) -> list[TextPair]:
+    """The pairs of a file in UTF-8; blank lines are skipped. Raises `DataError` with file and line for a faulty one,
+    for a test in two folds, for a fold given to some lines only, and for a pair that stands twice in its test."""
+    from recllm.models.effect import TextPair, in_context
+
+    pairs: list[TextPair] = []
+    folds: dict[str, tuple[int | None, str]] = {}
+    line_of_pair: dict[tuple[str, frozenset[str]], str] = {}
+    for where, values in read_json_lines(file):
+        try:
+            line = parse(_PairLine, values, owner="a pair")
+            pair = TextPair(**dict(line))
+        except DataError as error:
+            raise DataError(f"{where}: no pair: {error}") from error
+        fold, first = folds.setdefault(pair.test, (pair.fold, where))
+        if fold != pair.fold:
+            raise DataError(
+                f"{where}: the test {pair.test!r} is in the fold {pair.fold}, and in {fold} at {first}; a test belongs "
+                "to one fold whole, or a model is judged by what it learned from"
+            )
+        if pairs and (pairs[0].fold is None) != (pair.fold is None):
+            raise DataError(f"{where}: some lines have a fold and some have none; give one to all, or to none")
+        key = pair.test, frozenset(in_context(text, pair.reason, pair.channel) for text in (pair.a, pair.b))
+        if key in line_of_pair:
+            raise DataError(
+                f"{where}: the test {pair.test!r} has these two texts at {line_of_pair[key]} already; add them up"
+            )
+        line_of_pair[key] = where
+        pairs.append(pair)
+    if not pairs:
+        raise DataError(f"{file} has no pair; give one JSON object a line")
+    return pairs
+
+
+def read_texts_to_rank(file: Path) -> Iterator[TextToRank | UnreadableLine]:
+    """The texts of a file in UTF-8, and the lines that are none, such as one whose text is empty; blank lines are
+    skipped. An id that occurs twice is read the first time only."""
+    ids: set[str] = set()
+    for number, content in _filled_lines(file):
+        try:
+            line = parse(TextToRank, _json_object(content), owner="the line")
+            if line.id in ids:
+                raise DataError(f"the id {line.id!r} occurs twice; each text needs its own")
+        except RecllmError as error:
+            yield UnreadableLine(line_no=number, message=str(error))
+            continue
+        ids.add(line.id)
+        yield line
+
+
+def ranking_document(
+    model: str,
+    texts: Sequence[TextToRank],
+    ranked: Sequence[RankedText],
+    unreadable: Sequence[UnreadableLine] = (),
+) -> dict[str, Any]:
+    """Ranked texts in the order of the file, and the lines that could not be read, as JSON has them."""
+    results = [{"id": text.id, **plain(ranked_text)} for text, ranked_text in zip(texts, ranked, strict=True)]
+    return {"model": model, "results": results, "unreadable": plain(unreadable)}

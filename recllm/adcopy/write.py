@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from babel.dates import format_skeleton
 
@@ -35,6 +36,9 @@ from recllm.errors import GenerationError, UsageError
 from recllm.schema import AdCopy, Check, CopyVerdict, Encoder, Generator
 from recllm.text.templates import Prompts, natural
 
+if TYPE_CHECKING:  # writing without it does without arrays
+    from recllm.models.effect import EffectModel
+
 TEMPLATE = "template"
 """What `AdCopy.generator` says of the shop's own lines."""
 
@@ -43,7 +47,11 @@ Rejected = tuple[str, tuple[Check, ...]]
 
 
 def write_copy(
-    request: CopyRequest, *, generator: Generator | None = None, encoder: Encoder | None = None
+    request: CopyRequest,
+    *,
+    generator: Generator | None = None,
+    encoder: Encoder | None = None,
+    effect: EffectModel | None = None,
 ) -> tuple[AdCopy, ...]:
     """One advertisement, or up to `request.variants` that differ (G13), the most relevant to item and reason first.
 
@@ -54,6 +62,9 @@ def write_copy(
     then left out. A line whose words nothing grounds stands with the verdict `person`; where the request is
     `unattended`, lines that pass are preferred to it. `AdCopy.generator` says whose line it is, `AdCopy.rejected` holds
     what was stopped and why.
+
+    With `effect`, lines whose texts pass come first, then those that a person must judge, each ordered by what A/B
+    tests taught of the whole text: a score never lets a text stand, nor overtake one with a better verdict.
 
     A generator with an attribute `languages` is asked in these languages only; one that `takes_constraints` is told
     what its lines may not hold, one that is `tuned` is asked without examples. Raises `UsageError` for a channel that
@@ -80,6 +91,7 @@ def write_copy(
         lines += [(line, generator.name) for line in best_first]
         rejected += rejections
     lines += [(line, TEMPLATE) for line in shop_lines(request, rng)]
+    lines = lines if effect is None else _by_effect(lines, facts, request, effect)
 
     copies: dict[str | None, AdCopy] = {}
     waiting: dict[str | None, AdCopy] = {}
@@ -101,6 +113,18 @@ def write_copy(
             if _stands(copies[line]):
                 break
     return tuple(replace(copy, rejected=tuple(rejected)) for copy in copies.values())
+
+
+def _by_effect(
+    lines: Sequence[tuple[str | None, str]], facts: FactSheet, request: CopyRequest, effect: EffectModel
+) -> list[tuple[str | None, str]]:
+    """The lines whose texts stand, by verdict and then by score; a text without an opening line stays the last."""
+    texts = [(_verified(line, facts, request), line, source) for line, source in lines if line]
+    standing = [entry for entry in texts if _stands(entry[0])]
+    order = effect.order([copy.text for copy, _, _ in standing], str(request.line_kind), request.channel)
+    best_first = sorted((standing[i] for i in order), key=lambda entry: not entry[0].verified)
+    last = [(line, source) for line, source in lines if not line]
+    return [*((line, source) for _, line, source in best_first), *last]
 
 
 def is_sayable(line: str, facts: FactSheet, request: CopyRequest) -> bool:

@@ -40,7 +40,7 @@ from recllm.data.dataset import USER_COLUMN, utc
 from recllm.documents import plain
 from recllm.errors import DataError, NotFittedError, NothingToDo, UsageError
 from recllm.features.item_vectors import basics_of
-from recllm.jobs.ad_copy import may_be_modelled, open_generator
+from recllm.jobs.ad_copy import effect_model, may_be_modelled, open_generator
 from recllm.jobs.occasions import cases_of
 from recllm.jobs.recommenders import open_recommender
 from recllm.jobs.serve import CHANNEL_PURPOSE, contact_records
@@ -201,6 +201,7 @@ def _plan(
         generator=speaker,
         generator_name=campaign.generator if isinstance(campaign.generator, str) else file.words.generator,
         encoder=group.recommender.encoder,
+        effect=effect_model(workspace),
     )
     people = []
     counts = wording_counts(workspace, file.words.learn_from)

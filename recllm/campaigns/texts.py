@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from recllm.adcopy.channels import channel_named, complete
 from recllm.adcopy.record import save, write_recorded
@@ -25,6 +25,9 @@ from recllm.data.catalogue import on_offer
 from recllm.jobs.ad_copy import item_of
 from recllm.schema import CopyVerdict, Encoder, Generator, Item, ReasonKind
 from recllm.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from recllm.models.effect import EffectModel
 
 # --- what texts are about --------------------------------------------------------------------------------------------
 
@@ -180,11 +183,12 @@ def write_texts(
     generator: Generator | None,
     generator_name: str,
     encoder: Encoder,
+    effect: EffectModel | None = None,
 ) -> tuple[dict[TextKey, list[CampaignText]], list[str]]:
     """The variants of each key, the widest read first, and remarks. People of a key are shared out later.
 
     A key has up to as many variants as the campaign wants and as differ; where no text passes, the one that fails.
-    send: when texts go out. generator_name: what finds the generator again.
+    send: when texts go out. generator_name: what finds the generator again. effect: orders the texts that stand.
     """
     texts: dict[TextKey, list[CampaignText]] = {}
     number, n_failed = 0, 0
@@ -197,6 +201,7 @@ def write_texts(
             encoder=encoder,
             generator_spec=generator_name,
             adapter=str(file.words.adapter or ""),
+            effect=effect,
         ):
             number += 1
             save(record, workspace.root / COPIES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +31,12 @@ Packs = Annotated[
 VoiceFile = Annotated[Path | None, typer.Option("--voice", help="The brand's voice, as TOML.")]
 Records = Annotated[Path | None, typer.Option("--record", help="Folder of the records; the workspace's otherwise.")]
 Adapter = Annotated[Path | None, typer.Option(help="A tuned generator's adapter (finetune/copywriter.py).")]
+EffectFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--effect", help="A model of which text works (finetune/effect.py); the workspace's effect/ otherwise."
+    ),
+]
 
 
 def copy(
@@ -50,6 +57,7 @@ def copy(
     variants: Annotated[int, typer.Option(min=1, help="So many texts that differ for each person, at most.")] = 1,
     pack: Packs = None,
     voice: VoiceFile = None,
+    effect: EffectFolder = None,
     record: Records = None,
     seed: Seed = 0,
     json: Json = False,
@@ -59,7 +67,7 @@ def copy(
     if context.invoked_subcommand:
         return
     from recllm.adcopy.request import load_voice
-    from recllm.jobs.ad_copy import write_ads
+    from recllm.jobs.ad_copy import effect_model, write_ads
 
     people = read_user_ids(user, users)
     with open_shop(workspace) as shop:
@@ -76,6 +84,7 @@ def copy(
             packs=_packs(pack),
             voice=load_voice(voice) if voice else None,
             variants=variants,
+            effect=effect_model(shop, effect),
             records=record or workspace / RECORDS,
         )
     _answer(texts, json)
@@ -107,6 +116,7 @@ def replay(
     generator: Annotated[str | None, typer.Option(help="Where the generator is now, if it moved.")],
     adapter: Adapter,
     pack: Packs,
+    effect: EffectFolder,
     json: Json,
 ) -> None:
     """Make a text again, byte for byte. Ends with 1 and says what changed (weights, prompts, word lists, rule packs)
@@ -116,7 +126,15 @@ def replay(
 
     folder = record or workspace / RECORDS
     files = [name for name in pack or () if name not in pack_names()]
-    text = replay_ad(workspace, record_id, records=folder, generator=generator, adapter=adapter, packs=_packs(files))
+    text = replay_ad(
+        workspace,
+        record_id,
+        records=folder,
+        generator=generator,
+        adapter=adapter,
+        packs=_packs(files),
+        effect=effect,
+    )
     _answer([text], json)
 
 
@@ -166,6 +184,42 @@ def check(
         counts = f"{document['held']} held for a person, {document['blocked']} blocked"
         note(f"{passed} of {len(reviews)} texts pass; {counts}, {len(unreadable)} lines unreadable")
     if passed < len(entries):
+        raise typer.Exit(2)
+
+
+def rank(
+    file: Annotated[Path, typer.Argument(help="One JSON object a line: id, text, group, reason, channel.")],
+    workspace: WorkspaceDir,
+    model: Annotated[Path | None, typer.Option(help="Folder of the model; the workspace's effect/ otherwise.")],
+    json: Json,
+) -> None:
+    """Rank ad texts by what A/B tests taught (finetune/effect.py), best first within each group. The score is the
+    expected difference from the mean of the group, in log odds of an answer, and the interval holds the true one in
+    95 % of cases. Texts that stand twice share a rank. Says nothing about what may be said: see recllm copy check.
+    Ends with 2 when a line cannot be read, with 3 when there is nothing to rank."""
+    from recllm.adcopy.submissions import TextToRank, UnreadableLine, ranking_document, read_texts_to_rank
+    from recllm.jobs.ad_copy import EFFECT
+    from recllm.models.effect import load_effect, rank_texts
+
+    entries = list(read_texts_to_rank(file))
+    texts = [entry for entry in entries if isinstance(entry, TextToRank)]
+    unreadable = [entry for entry in entries if isinstance(entry, UnreadableLine)]
+    for line in unreadable:
+        note(f"{file}, line {line.line_no}: {line.message}")
+    if not entries:
+        raise NothingToDo(f"{file} has no text to rank; give one JSON object a line")
+    effect = load_effect(model or workspace / EFFECT)
+    ranked = rank_texts(effect, [text.in_context for text in texts], [text.group or "" for text in texts])
+    best_first = sorted(zip(texts, ranked, strict=True), key=lambda pair: (pair[0].group or "", pair[1].rank))
+    rows = []
+    for text, ranked_text in best_first:
+        percent = (
+            f"{100 * math.expm1(value):+.0f} %" for value in (ranked_text.score, ranked_text.low, ranked_text.high)
+        )
+        rows.append((text.group or "", ranked_text.rank, text.id, *percent, text.text))
+    header = ["group", "rank", "id", "answers", "from", "to", "text"]
+    show(ranking_document(effect.name, texts, ranked, unreadable), table(rows, header) if rows else [], json=json)
+    if unreadable:
         raise typer.Exit(2)
 
 

@@ -76,7 +76,7 @@ GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., None]]]] = {
             "send": webhooks.send,
         },
     ),
-    "copy": (None, {"check": adtext.check, "replay": adtext.replay}),
+    "copy": (None, {"check": adtext.check, "rank": adtext.rank, "replay": adtext.replay}),
     "models": (
         "Published models: list them, and choose which one serves.",
         {"list": learn.list_models, "promote": learn.promote, "rollback": learn.rollback},

@@ -70,16 +70,21 @@ def choice_probabilities(
     baseline: str,
     guard_limit: float | None = None,
     floor: float = FLOOR,
-    prior: tuple[float, float] = (1.0, 1.0),
+    prior: tuple[float, float] | Mapping[str, tuple[float, float]] = (1.0, 1.0),
 ) -> dict[str, float]:
     """Of each variant in the order of `counts`; they add up to 1, and a variant that is out has 0.
 
     guard_limit: highest guard rate that is allowed, in (0, 1); None for no guard. prior: successes and failures that
-    every variant starts with. Raises `UsageError` for an unknown baseline or a value out of its range.
+    every variant starts with, or each its own (`priors_of_scores`). Raises `UsageError` for an unknown baseline, a
+    variant without a prior, or a value out of its range.
     """
     if baseline not in counts:
         raise UsageError(f"the baseline {baseline!r} is no variant; give one of {', '.join(counts)}")
-    if not 0 <= floor * len(counts) <= 1 or min(prior) <= 0 or (guard_limit is not None and not 0 < guard_limit < 1):
+    priors = prior if isinstance(prior, Mapping) else dict.fromkeys(counts, prior)
+    if without := [name for name in counts if name not in priors]:
+        raise UsageError(f"the variant {without[0]!r} has no prior; give one to each of {', '.join(counts)}")
+    lowest = min(min(priors[name]) for name in counts)
+    if not 0 <= floor * len(counts) <= 1 or not lowest > 0 or (guard_limit is not None and not 0 < guard_limit < 1):
         raise UsageError(
             f"floor is {floor}, prior {prior}, guard_limit {guard_limit}; give a floor of 0 to 1 / {len(counts)} "
             "variants, a prior above 0, a limit between 0 and 1"
@@ -91,9 +96,31 @@ def choice_probabilities(
     ]
     successes = np.array([counts[name].successes for name in names], np.float64)
     showings = np.array([counts[name].showings for name in names], np.float64)
-    best = probabilities_of_best(successes + prior[0], showings - successes + prior[1])
+    alpha, beta = np.array([priors[name] for name in names], np.float64).T
+    best = probabilities_of_best(successes + alpha, showings - successes + beta)
     shares = dict(zip(names, floor + (1 - floor * len(names)) * best, strict=True))
     return {name: float(shares.get(name, 0.0)) for name in counts}
+
+
+def priors_of_scores(scores: Mapping[str, float], *, rate: float, strength: float) -> dict[str, tuple[float, float]]:
+    """Successes and failures that each variant starts with where a model expects some to do better.
+
+    scores: expected difference of each variant from their mean, in log odds (`recllm.models.effect.rank_texts`). rate:
+    what a variant reaches in the mean, in (0, 1): of this shop, and of this test as soon as it has counts, since tests
+    differ more than texts do. strength: showings that the expectation is worth, above 0; a wrong one costs about so
+    many showings to be unlearned. Raises `UsageError` for a value out of its range.
+    """
+    if not 0 < rate < 1 or not 0 < strength < np.inf or not np.isfinite(list(scores.values())).all():
+        raise UsageError(
+            f"rate is {rate}, strength {strength}; give a rate in (0, 1), a strength above 0, finite scores"
+        )
+    means = moved_rates(np.array(list(scores.values()), np.float64), np.float64(rate))
+    return {name: (strength * mean, strength * (1 - mean)) for name, mean in zip(scores, means.tolist(), strict=True)}
+
+
+def moved_rates(scores: Values, rate: Values | np.float64) -> Values:
+    """Rates in (0, 1) that lie `scores` log odds above `rate`; shapes are broadcast."""
+    return np.asarray(1 / (1 + (1 / rate - 1) * np.exp(-scores)))
 
 
 def choose(probabilities: Mapping[str, float], rng: np.random.Generator) -> BanditChoice:

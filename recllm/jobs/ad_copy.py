@@ -30,8 +30,12 @@ from recllm.workspace.workspace import Workspace
 if TYPE_CHECKING:
     from recllm.adcopy.packs import Pack
     from recllm.adcopy.request import Voice
+    from recllm.models.effect import EffectModel
     from recllm.recommender.recommender import Recommender
 
+
+EFFECT = "effect"
+"""Folder of a workspace with its model of which text works."""
 
 AD_CHOICE = 5
 """An ad is for the first of so many items that may be advertised."""
@@ -53,6 +57,7 @@ def write_ads(
     packs: Sequence[Pack] = (),
     voice: Voice | None = None,
     variants: int = 1,
+    effect: EffectModel | None = None,
     records: Path | None = None,
 ) -> list[AdCopy]:
     """One checked ad text per person, or up to `variants`, for `item_id` or for each person's best item by `objective`:
@@ -60,8 +65,9 @@ def write_ads(
 
     The people are `users`, or those of `slates` that were made before. A generative model is used only for people who
     agreed to it, by the generator's `purpose`; the others get the shop's own lines. A local one that is given by name,
-    with its `adapter`, runs in a process of its own, and texts go on without it when it fails. `records` is the folder
-    that receives what makes a text again. An item of a sensitive category is never advertised to a person.
+    with its `adapter`, runs in a process of its own, and texts go on without it when it fails. `effect` orders the
+    texts that the checks let stand. `records` is the folder that receives what makes a text again. An item of a
+    sensitive category is never advertised to a person.
 
     Raises `PolicyError` when a person has not agreed to personalisation, or to the channel: there is no personal ad
     without it; and where every item is sensitive. Raises `UsageError` for a person without any item.
@@ -106,11 +112,22 @@ def write_ads(
                 generator_spec=generator if isinstance(generator, str) else "",
                 adapter=str(adapter or ""),
                 user_id=slate.user_id,
+                effect=effect,
             ):
                 if records is not None:
                     save(record, records)
                 texts.append(copy if records is not None else replace(copy, record_id=None))
     return texts
+
+
+def effect_model(workspace: Workspace, folder: Path | None = None) -> EffectModel | None:
+    """The model in `folder`, else the workspace's own; None where it has none. Raises `ModelError` for a bad one."""
+    from recllm.models.effect import CARD, load_effect
+
+    workspace_folder = workspace.root / EFFECT
+    if folder is None and not (workspace_folder / CARD).exists():
+        return None
+    return load_effect(folder or workspace_folder)
 
 
 def may_be_modelled(gate: PolicyGate, user_ids: Sequence[str], generator: Generator | None) -> list[bool]:
@@ -168,8 +185,10 @@ def replay_ad(
     generator: str | None = None,
     adapter: Path | None = None,
     packs: Sequence[Pack] = (),
+    effect: Path | None = None,
 ) -> AdCopy:
-    """The text of a record, made again. Generator and adapter are the record's, unless they lie elsewhere now.
+    """The text of a record, made again. Generator and adapter are the record's, unless they lie elsewhere now; the
+    model that ordered its texts is the workspace's, unless `effect` is its folder.
 
     Raises `DataError` for an unknown record, `GenerationError` saying what changed when it cannot be the same text.
     """
@@ -178,11 +197,12 @@ def replay_ad(
     record = load(records, record_id)
     tuned = adapter or (Path(record.adapter) if record.adapter else None)
     with open_generator(generator or record.generator_spec, workspace / "cache", adapter=tuned) as model:
-        encoder = None
-        if record.encoder:
+        encoder = ordered_by = None
+        if record.encoder or record.effect:
             with Workspace.open(workspace) as shop:
-                encoder = open_recommender(shop).encoder
-        return replay(record, generator=model, encoder=encoder, packs=packs)
+                encoder = open_recommender(shop).encoder if record.encoder else None
+                ordered_by = effect_model(shop, effect) if record.effect else None
+        return replay(record, generator=model, encoder=encoder, packs=packs, effect=ordered_by)
 
 
 def item_of(row: Mapping[str, Any]) -> Item:
