@@ -331,6 +331,22 @@ class ReasonKind(StrEnum):
     GENERAL = "general"
 
 
+class Occasion(StrEnum):
+    """Why a text comes now, and not at another time."""
+
+    REPLENISH = "replenish"
+    """What the person buys again and again may be used up."""
+    ABANDONED = "abandoned"
+    """It was put into the cart and not bought."""
+    PRICE_DROP = "price_drop"
+    BACK_IN_STOCK = "back_in_stock"
+    NEW_ARRIVAL = "new_arrival"
+    WIN_BACK = "win_back"
+    """The person has not been here for long."""
+    WELCOME = "welcome"
+    """The person's first days with the shop."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reason:
     """One piece of evidence and what it is worth: the logit falls by `delta` when the evidence is taken away."""
@@ -482,6 +498,8 @@ class AdCopy:
     """Texts of the generator that were stopped, with the failed checks of each."""
     record_id: str | None = None
     """The record that makes it again, where one was kept."""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """`text` by the parts of its channel, such as subject, preheader, body and call_to_action."""
 
 
 # --- messages, and what becomes of them -------------------------------------------------------------------------------

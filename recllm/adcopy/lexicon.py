@@ -207,6 +207,8 @@ class Family:
     """What proves the phrases: a key of the caller's evidence, "offer.end" or "never"."""
     offers: frozenset[str] = frozenset()
     """Types of running offers that allow the phrases."""
+    goods: frozenset[str] = frozenset()
+    """Phrases, folded, that are no promise where the item is what they name."""
     from_facts: bool = False
     """True when the phrases are allowed where the item's facts hold them."""
 
@@ -231,6 +233,7 @@ def families(file: str) -> tuple[Family, ...]:
             shapes=tuple(filter(None, (latin_pattern(values["en"]), chinese_pattern(values["zh"])))),
             exceptions=phrase_pattern(values["not"]),
             offers=frozenset(values.get("offers", ())),
+            goods=frozenset(map(fold, values.get("goods", ()))),
             **{key: values[key] for key in optional if key in values},
         )
         for values in table(file)["family"]

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from recllm.schema import (
     Generator,
     Item,
     Objective,
+    Occasion,
     Purpose,
     Recommendation,
     Slate,
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 AD_CHOICE = 5
 """An ad is for the first of so many items that may be advertised."""
+WORDINGS = 101
+"""Draws among the shop's wordings that people are spread over: too few to tell anybody by them."""
 
 
 def write_ads(
@@ -52,6 +56,8 @@ def write_ads(
     recommender: Recommender | None = None,
     packs: Sequence[Pack] = (),
     voice: Voice | None = None,
+    occasion: Occasion | None = None,
+    intent: str | None = None,
     variants: int = 1,
     records: Path | None = None,
 ) -> list[AdCopy]:
@@ -91,7 +97,9 @@ def write_ads(
                 now=slate.as_of,
                 locale=locale or workspace.settings.locale,
                 reason_kind=reason_kind(best.reasons[0] if best.reasons else None, item.item_id, sensitive=False),
-                seed=seed,
+                occasion=occasion,
+                intent=intent,
+                seed=seed * WORDINGS + wording_of(slate.user_id),
                 known_brands=frozenset(recommender.brands),
                 policy=workspace.policy,
                 packs=tuple(packs),
@@ -111,6 +119,12 @@ def write_ads(
                     save(record, records)
                 texts.append(copy if records is not None else replace(copy, record_id=None))
     return texts
+
+
+def wording_of(user_id: str) -> int:
+    """A person's draw in [0, `WORDINGS`), always the same: two people who get one item for one reason may read it in
+    different words."""
+    return int.from_bytes(sha256(user_id.encode()).digest()[:4], "big") % WORDINGS
 
 
 def may_be_modelled(gate: PolicyGate, user_ids: Sequence[str], generator: Generator | None) -> list[bool]:

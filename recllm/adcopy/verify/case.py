@@ -9,6 +9,7 @@ from functools import cached_property
 
 from recllm.adcopy.deadlines import Deadline, deadlines
 from recllm.adcopy.lexicon import Reading, fold, pattern, read, stem, stems, table
+from recllm.adcopy.names import name_and_size, written_out
 from recllm.adcopy.quantities import Quantity, QuantityKind, quantities
 from recllm.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
 from recllm.text.templates import Prompts, natural
@@ -55,15 +56,18 @@ class Case:
 
     @cached_property
     def title_written_out(self) -> str:
-        return natural(self.facts.title, Prompts.load().short_forms)
+        return written_out(self.facts.title)
 
     @cached_property
     def item_texts(self) -> tuple[str, ...]:
         """The item's texts as its facts hold them, and written out as a text tells them: SFT DRNKS, soft drinks."""
         short_forms = Prompts.load().short_forms
         item = self.request.item
-        texts = (*self.facts.texts, item.title, *item.category)
-        return tuple(dict.fromkeys((*self.facts.texts, *(natural(text, short_forms) for text in texts if text))))
+        texts = [text for text in (*self.facts.texts, item.title, *item.category) if text]
+        told = [written_out(text) for text in texts]
+        names = [name_and_size(title)[0] for title in (self.facts.title, written_out(item.title)) if title]
+        as_written = (natural(text, short_forms) for text in texts)
+        return tuple(dict.fromkeys((*self.facts.texts, *as_written, *told, *names)))
 
     @cached_property
     def own_words(self) -> str:

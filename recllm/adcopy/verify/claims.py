@@ -209,7 +209,8 @@ def offers(case: Case) -> Iterator[Violation]:
     for family in families("offers.toml"):
         if running is None or running.type not in family.offers:
             remark = f"promises an offer ({family.id}), and {state}"
-            yield from violations(family.find(case.reading), remark)
+            promised = (p for p in family.find(case.reading) if not (p in family.goods and p in case.facts.folded))
+            yield from violations(promised, remark)
     if running is None:
         for quantity in case.quantities:
             if quantity.kind is QuantityKind.DISCOUNT or quantity.role in ("off", "threshold"):
@@ -269,7 +270,8 @@ def _proof_for(family: Family) -> str:
 
 
 def _comparisons(case: Case) -> Iterator[Violation]:
-    """No comparison with other products of the kind, no "none is better", no praise in others' names."""
+    """No comparison with other products of the kind, no "none is better", no praise in others' names; what stands in
+    the item's own title, such as "other hot cereal", is its name."""
     title, language = read(case.facts.title), case.language
     if language == "en":
         names = {re.escape(stem(w)) for w in title.words if w.isascii() and w.isalpha() and len(w) > 2}
@@ -281,7 +283,8 @@ def _comparisons(case: Case) -> Iterator[Violation]:
     for shape, proof in shapes:
         if not case.request.evidence.get(proof):
             remark = f"speaks of others without proof: needs {proof}"
-            yield from violations(matches(shape, case.reading.squashed), remark, holds=True)
+            phrases = (p for p in matches(shape, case.reading.squashed) if fold(p) not in title.folded)
+            yield from violations(phrases, remark, holds=True)
 
 
 # --- G4, G5: names -------------------------------------------------------------------------------------------------

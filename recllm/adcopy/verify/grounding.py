@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 
 from recllm.adcopy.lexicon import HAN, Letters, families, fold, letters, limit, phrase_pattern, table, words
-from recllm.adcopy.opening_line import reason_words
+from recllm.adcopy.opening_line import occasion_words, reason_words
+from recllm.adcopy.request import CopyRequest
 from recllm.adcopy.verify.case import Case, words_of_uses
 from recllm.adcopy.verify.claims import is_fact
 
@@ -173,7 +174,7 @@ class _Grounds:
         free = _grounds_of(
             frozenset(words_of_uses(facts)),
             frozenset((*request.evidence.values(), *request.voice.lines, *request.voice.required, *request.vocabulary)),
-            frozenset({reason_words(request.line_kind, request.locale)}),
+            frozenset(_told_reasons(request)),
         )
         return cls(of_item.words | free.words, of_item.bases | free.bases, of_item.words, of_item.pieces | free.pieces)
 
@@ -199,6 +200,10 @@ class _Grounds:
     def _is_compound(self, word: str) -> bool:
         parts = ((word[:i], word[i:]) for i in range(_SHORTEST_PART, len(word) - _SHORTEST_PART + 1))
         return any(self._is_word(first) and self._is_form(last) for first, last in parts)
+
+
+def _told_reasons(request: CopyRequest) -> tuple[str, str]:
+    return reason_words(request.line_kind, request.locale), occasion_words(request.line_occasion, request.locale)
 
 
 @lru_cache(maxsize=512)
