@@ -73,8 +73,8 @@ def test_every_channel_has_a_valid_template(name: str, locale: str, offer: Offer
 def test_golden_push_in_english() -> None:
     copy = write(offer=OFFER, reason=bought("b1"), seed=3)
     assert copy.text == (
-        "Sandwich buns: 20% off\nYour usual choice, whenever you are ready. 12 oz by Hearth, $2.49. "
-        "20% off until 10 November. You pay $1.99."
+        "On your shelf soon: sandwich buns\nOne that you know, and easy to pick. 12 oz by Hearth, $2.49. "
+        "20% off until 10 November. That makes $1.99."
     )
     assert copy.parts == dict(zip(("title", "body"), copy.text.split("\n"), strict=True))
     assert copy.facts_used == {

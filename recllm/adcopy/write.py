@@ -103,13 +103,14 @@ def write_copy(
             copies[line] = copy
         else:
             waiting.append(copy)
-    if not copies and (passing := [copy for copy in waiting if copy.verified]):
-        copies = {None: passing[0]}
+    if not copies and waiting:
+        copies = {None: next((copy for copy in waiting if copy.verified), waiting[0])}
     if not copies:  # a title like no other: the item goes by its category, or by a general name
         facts = without_title(facts, request)
-        under_category = [_verified(wording, facts, request) for wording in shop_wordings(facts, request, rng)]
-        candidates = [*(copy for copy in under_category if copy.verified), *waiting, *under_category]
-        copies = {None: next(filter(_stands, candidates), candidates[0])}
+        for wording in shop_wordings(facts, request, rng):
+            copies = {wording.line: _verified(wording, facts, request)}
+            if _stands(copies[wording.line]):
+                break
     return tuple(replace(copy, rejected=tuple(rejected)) for copy in copies.values())
 
 

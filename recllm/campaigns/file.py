@@ -135,7 +135,8 @@ class TargetSection(_Section):
     category: Text | None = None
     """A name, or a path such as "food > tea"."""
     text: Text | None = None
-    """What the shop does not sell yet."""
+    """Words such as "something for trail running": each person gets the one of the items that fit them best which suits
+    the person."""
     most_items: Annotated[int, Field(ge=1)] | None = None
     """So many items at most, those that suit most people; all when None."""
     people: RuleField | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections import Counter
@@ -32,6 +33,7 @@ from recllm.audiences.request import Exclusions
 from recllm.campaigns.file import SERVER, CampaignFile
 from recllm.campaigns.folder import CampaignFolder, CampaignPlan, PlannedPerson, publish
 from recllm.campaigns.open_campaign import auto_approvals
+from recllm.campaigns.target_text import MOST_ITEMS, fitting_items
 from recllm.campaigns.texts import TextKey, catalogue_at, text_keys, write_texts
 from recllm.campaigns.wordings import variant_shares, wording_counts
 from recllm.data.catalogue import in_category, on_offer
@@ -296,7 +298,15 @@ def _pool(recommender: Recommender, file: CampaignFile, workspace: Workspace) ->
     if recommender.model is None:
         raise NotFittedError("a campaign needs calibrated probabilities: train a model first, with recllm train")
     section = file.target
-    recommender, target = audience_target(recommender, section.items, section.category, section.text)
+    if section.text is None:
+        recommender, target = audience_target(recommender, section.items, section.category)
+    else:
+        most = section.most_items or MOST_ITEMS
+        ids = fitting_items(
+            recommender, section.text, section.category, most=most, settings=workspace.settings.search
+        )
+        recommender, target = audience_target(recommender, ids)
+        target = dataclasses.replace(target, notes=(*target.notes, f"{len(ids)} items fit the text {section.text!r}"))
     gate = workspace.gate()
     rules, agreed = _exclusions(file, workspace), _agreed(file, gate)
     if section.most_items is not None and len(target.items) > section.most_items:
