@@ -209,6 +209,8 @@ class Family:
     """Types of running offers that allow the phrases."""
     goods: frozenset[str] = frozenset()
     """Phrases, folded, that are no promise where the item is what they name."""
+    holds: bool = False
+    """True where a person may decide about a phrase that otherwise blocks."""
     from_facts: bool = False
     """True when the phrases are allowed where the item's facts hold them."""
 
@@ -226,7 +228,7 @@ class Family:
 @cache
 def families(file: str) -> tuple[Family, ...]:
     """The families of one file in `data/`."""
-    optional = ("guarantee", "message", "evidence", "from_facts")
+    optional = ("guarantee", "message", "evidence", "from_facts", "holds")
     return tuple(
         Family(
             id=values["id"],

@@ -127,10 +127,20 @@ def stated_by_facts(phrase: str, facts: FactSheet) -> bool:
 
 def words_of_uses(facts: FactSheet) -> Iterator[str]:
     """The words of what goes with the item without being part of it, endings cut off: coffee, of a mug."""
+    return _words_beside("use", facts)
+
+
+def words_of_scenes(facts: FactSheet) -> Iterator[str]:
+    """The words of the scenes that the item stands in, which claim nothing beside it: wick, of a candle."""
+    return _words_beside("scene", facts)
+
+
+def _words_beside(kind: str, facts: FactSheet) -> Iterator[str]:
     names = [read(text) for text in (facts.title, *facts.category)]
-    for use in table("uses.toml")["use"]:
-        if any(t in n.words if t.isascii() else t in n.folded for t in use["things"] for n in names):
-            yield from (word.rstrip("*") for word in use["words"])
+    of_names = {stem(word) for name in names for word in name.words}
+    for entry in table("uses.toml")[kind]:
+        if any(stem(t) in of_names if t.isascii() else any(t in n.folded for n in names) for t in entry["things"]):
+            yield from (word.rstrip("*") for word in entry["words"])
 
 
 def used_with(phrase: str, facts: FactSheet) -> bool:

@@ -32,6 +32,14 @@ from recllm.adcopy.request import OfferType
 from recllm.adcopy.verify.case import Case, Violation, matches, stated_by_facts, used_with, violations
 
 _PRICE_TALK = {"en": "claims.price_talk", "zh": "claims.price_talk_zh"}
+_SHAPES_OF_CLAIMS = (
+    ("claims.lasting", "how long, how or where it lasts", "durability"),
+    ("claims.arrives", "when it comes", "delivery"),
+    ("claims.crowd", "who has it", "sales"),
+    ("claims.crowd_zh", "who has it", "sales"),
+    ("claims.does_zh", "what the product does", "performance"),
+)
+"""Pattern, what it speaks of, and the key of the proof that allows it."""
 _PRAISE = {"en": "claims.praise", "zh": "claims.praise_zh"}
 _NONE_BETTER = {"en": "claims.none_better", "zh": "claims.none_better_zh"}
 _OTHER_GOODS = {"en": "claims.other_goods", "zh": "claims.other_goods_zh"}
@@ -252,6 +260,7 @@ def proofs(case: Case) -> Iterator[Violation]:
             name = next(value for value in match.groups() if value)
             if not (stated_by_facts(name, case.facts) or used_with(name, case.facts)):
                 yield Violation(f"{match[0]!r} names {name!r}, which the facts do not hold", match[0], holds=True)
+    yield from _deeds(case)
     for family in families("claims.toml"):
         if not (case.proves(family.evidence) or (case.offer and case.offer.type in family.offers)):
             for phrase in family.find(read(case.own_words) if family.from_facts else case.reading):
@@ -267,6 +276,21 @@ _NEVER_UNPROVEN = ("cure", "urgency", "free")
 
 def _proof_for(family: Family) -> str:
     return f"needs {family.evidence}" + (", or the words among the item's facts" if family.from_facts else "")
+
+
+def _deeds(case: Case) -> Iterator[Violation]:
+    """No word on what the product does, how long it lasts, when it comes and who has it: everyday words can say all
+    that, so their order gives it away."""
+    text = read(case.own_words).squashed if case.language == "zh" else case.reading.squashed
+    shapes = [(pattern(name), subject, proof) for name, subject, proof in _SHAPES_OF_CLAIMS]
+    names = {re.escape(stem(w)) for w in read(case.facts.title).words if w.isascii() and w.isalpha() and len(w) > 2}
+    if case.language == "en" and names:
+        does = pattern("claims.does", NAMES="|".join(sorted(names)), VERBS="|".join(word_class("claim_verbs")))
+        shapes.append((does, "what the product does", "performance"))
+    for shape, subject, proof in shapes:
+        if not case.request.evidence.get(proof):
+            phrases = (p for p in matches(shape, text) if not stated_by_facts(p, case.facts))
+            yield from violations(phrases, f"speaks of {subject}: needs {proof}", holds=True)
 
 
 def _comparisons(case: Case) -> Iterator[Violation]:

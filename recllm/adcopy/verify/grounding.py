@@ -18,7 +18,7 @@ from functools import cache, lru_cache
 from recllm.adcopy.lexicon import HAN, Letters, families, fold, letters, limit, phrase_pattern, table, words
 from recllm.adcopy.opening_line import occasion_words, reason_words
 from recllm.adcopy.request import CopyRequest
-from recllm.adcopy.verify.case import Case, words_of_uses
+from recllm.adcopy.verify.case import Case, words_of_scenes, words_of_uses
 from recllm.adcopy.verify.claims import is_fact
 
 _TOKEN = re.compile(rf"[{HAN}]+|[^\W_{HAN}]+(?:['][^\W_{HAN}]+)*")
@@ -172,7 +172,7 @@ class _Grounds:
         facts, request = case.facts, case.request
         of_item = _grounds_of(frozenset(filter(None, (*case.item_texts, facts.description, *facts.spellings))))
         free = _grounds_of(
-            frozenset(words_of_uses(facts)),
+            frozenset((*words_of_uses(facts), *words_of_scenes(facts))),
             frozenset((*request.evidence.values(), *request.voice.lines, *request.voice.required, *request.vocabulary)),
             frozenset(_told_reasons(request)),
         )
