@@ -53,7 +53,9 @@ def product_types(workspace: Workspace) -> dict[str, Any]:
     """Figures of one e-mail for the first item of each distinct product type."""
     rows = workspace.store().items().sort("item_id").to_dicts()
     first = {(row["category"] or [row["title"]])[-1]: row for row in reversed(rows)}
-    requests = [CopyRequest(item=item_of(row), channel="email", now=_MOMENT) for _, row in sorted(first.items(), key=str)]
+    requests = [
+        CopyRequest(item=item_of(row), channel="email", now=_MOMENT) for _, row in sorted(first.items(), key=str)
+    ]
     return of_texts([write_copy(request)[0] for request in requests])
 
 

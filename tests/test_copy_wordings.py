@@ -31,7 +31,9 @@ BUNS = Item(
     price=Decimal("2.49"),
     currency="USD",
 )
-TEA = Item(item_id="t", title="明前龙井绿茶 250克", brand="山里人", category=("茶叶",), price=Decimal(168), currency="CNY")
+TEA = Item(
+    item_id="t", title="明前龙井绿茶 250克", brand="山里人", category=("茶叶",), price=Decimal(168), currency="CNY"
+)
 ITEMS = {"en": BUNS, "zh": TEA}
 OFFERS = (
     Offer(type=OfferType.PERCENT, value=Decimal(20), end=END),
@@ -101,7 +103,10 @@ def test_every_sentence_of_a_shelf_and_every_call_passes(locale: str) -> None:
     request = CopyRequest(item=ITEMS[locale], channel="email", now=NOW, locale=locale)
     facts = sayable_facts(request)
     sentences = [("shelf", line) for name in shelves() for line in lines(name, locale)]
-    for field, line in (*sentences, *(("call", line) for name in ("open", "tap") for line in lines(f"call_{name}", locale))):
+    for field, line in (
+        *sentences,
+        *(("call", line) for name in ("open", "tap") for line in lines(f"call_{name}", locale)),
+    ):
         copy = _verified(Wording(line=None, **{field: line}), facts, request)
         assert copy.verified, (line, copy.ungrounded, [c for c in copy.checks if not c.passed])
 
@@ -238,7 +243,9 @@ def briefed(*replies: str) -> ScriptedGenerator:
 
 
 def test_a_large_model_is_told_facts_reason_occasion_and_voice() -> None:
-    mug = Item(item_id="m", title="Blue mug 350 ml", brand="Clayden", attributes={"material": "stoneware", "volume": "350 ml"})
+    mug = Item(
+        item_id="m", title="Blue mug 350 ml", brand="Clayden", attributes={"material": "stoneware", "volume": "350 ml"}
+    )
     model = briefed("A blue mug for slow mornings at home.")
     voice = Voice(banned=("guys",), required=("mug",), exclamation=False)
     request = CopyRequest(
@@ -247,7 +254,15 @@ def test_a_large_model_is_told_facts_reason_occasion_and_voice() -> None:
     (copy,) = write_copy(request, generator=model)
     assert copy.generator == "large" and copy.verified and len(model.prompts) == 1
     asked = messages(model.prompts[0])[-1].text
-    for told in ("Blue mug", "Clayden", "material: stoneware", "a favourite at home", "used up", "guys", "No exclamation"):
+    for told in (
+        "Blue mug",
+        "Clayden",
+        "material: stoneware",
+        "a favourite at home",
+        "used up",
+        "guys",
+        "No exclamation",
+    ):
         assert told in asked
     assert "350" not in asked
 

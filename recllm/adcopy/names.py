@@ -1,8 +1,8 @@
 """How an item is called in a text: a till's title written out, and a title as a name and a size.
 
-    written_out("GRAPES WHITE 18 LB")          # "white grapes 18 lb"
-    name_and_size("white grapes 18 lb")        # ("white grapes", "18 lb")
-    shelf(["Loose leaf green tea", "Food"])    # "drink"
+written_out("GRAPES WHITE 18 LB")          # "white grapes 18 lb"
+name_and_size("white grapes 18 lb")        # ("white grapes", "18 lb")
+shelf(["Loose leaf green tea", "Food"])    # "drink"
 """
 
 from __future__ import annotations
@@ -121,5 +121,3 @@ def shelf(names: Iterable[str]) -> str:
             if any(word in folded if not word.isascii() else stem(word) in of_name for word in entry["words"]):
                 return str(entry["name"])
     return OTHER_SHELF
-
-

@@ -57,7 +57,7 @@ def shop_wordings(facts: FactSheet, request: CopyRequest, rng: random.Random) ->
         lines = _lines(name, request.locale)
         rng.shuffle(lines)
         groups.append(lines)
-    pairs = [(line, ()) for line in request.voice.lines]
+    pairs: list[tuple[str, tuple[str, ...]]] = [(line, ()) for line in request.voice.lines]
     for text in (line for group in groups for line in group):
         headline, _, line = text.partition(" | ")
         pairs.append((line, (headline,)))

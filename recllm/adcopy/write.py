@@ -262,7 +262,7 @@ def sayable_facts(request: CopyRequest) -> FactSheet:
         price_text=_money(facts.price, facts, request.language),
         list_price_text=_list_price_text(facts, request),
     )
-    sheet = replace(sheet, **_offer_texts(sheet, request))
+    sheet = replace(sheet, **_offer_texts(sheet, request))  # type: ignore[arg-type]
     title = _cleaned(facts.title, facts, bare)
     sheet = replace(sheet, title=title) if title else without_title(sheet, request)
     name, _ = name_and_size(sheet.title)
@@ -408,9 +408,7 @@ _STEPS = (
 """(name length, drops) from the richest text to the barest."""
 
 
-def compositions(
-    wording: Wording, facts: FactSheet, request: CopyRequest
-) -> Iterator[tuple[str, tuple[str, ...]]]:
+def compositions(wording: Wording, facts: FactSheet, request: CopyRequest) -> Iterator[tuple[str, tuple[str, ...]]]:
     """(text, names of the facts that it states) of a channel's template, from the richest to the barest text, whether
     they fit or not.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from recllm.adcopy.deadlines import Deadline, deadlines
 from recllm.adcopy.lexicon import Reading, fold, pattern, read, stem, stems, table
@@ -136,11 +136,19 @@ def words_of_scenes(facts: FactSheet) -> Iterator[str]:
 
 
 def _words_beside(kind: str, facts: FactSheet) -> Iterator[str]:
-    names = [read(text) for text in (facts.title, *facts.category)]
-    of_names = {stem(word) for name in names for word in name.words}
-    for entry in table("uses.toml")[kind]:
-        if any(stem(t) in of_names if t.isascii() else any(t in n.folded for n in names) for t in entry["things"]):
-            yield from (word.rstrip("*") for word in entry["words"])
+    yield from _words_by_names(kind, (facts.title, *facts.category))
+
+
+@lru_cache(maxsize=1024)
+def _words_by_names(kind: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    readings = [read(name) for name in names]
+    of_names = {stem(word) for reading in readings for word in reading.words}
+    return tuple(
+        word.rstrip("*")
+        for entry in table("uses.toml")[kind]
+        if any(stem(t) in of_names if t.isascii() else any(t in r.folded for r in readings) for t in entry["things"])
+        for word in entry["words"]
+    )
 
 
 def used_with(phrase: str, facts: FactSheet) -> bool:

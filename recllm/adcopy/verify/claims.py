@@ -317,6 +317,7 @@ def _comparisons(case: Case) -> Iterator[Violation]:
 def foreign_names(case: Case) -> Iterator[Violation]:
     """G4: no brand but the item's own, and no capitalised name inside a sentence that the facts do not hold."""
     yield from _foreign_brands(case)
+    yield from _misspelt_brands(case)
     proven = {word for text in case.request.evidence.values() for word in words(text)}
     allowed = {*table("brands.toml")["proper_words"], *stems(case.facts.words), *stems(proven)}
     if case.language == "en":
@@ -334,6 +335,43 @@ def foreign_names(case: Case) -> Iterator[Violation]:
         common = any(word in name for word in table("brands.toml")["common_origins"])
         if not common and name[:2] not in case.facts.folded:
             yield Violation(f"{match[0]!r} names {name!r}, which the facts do not hold", name, holds=True)
+
+
+def _misspelt_brands(case: Case) -> Iterator[Violation]:
+    """A word that is one letter, or two of a long one, away from the item's own brand or one of the shop's."""
+    fact_words = {*case.facts.words, *words(case.title_written_out)}
+    brands = [case.facts.brand or "", *case.request.known_brands]
+    latin = {w: name for name in brands for w in words(name) if len(w) >= limit("misspelt_from") and w.isascii()}
+    tokens = [fold(t) for t in _TOKEN.findall(case.own_words) if t[0].isupper()]
+    for token in dict.fromkeys(tokens):
+        if len(token) + 2 < limit("misspelt_from") or token in fact_words or token in latin:
+            continue
+        for word, name in latin.items():
+            most = 1 if len(word) < limit("misspelt_twice_from") else 2
+            if abs(len(word) - len(token)) <= most and _distance(token, word) <= most:
+                yield Violation(f"{token!r} reads like {name!r}, written wrong", token, holds=True)
+    run_texts = _HAN_RUN.findall(case.reading.folded)
+    for name in (fold(brand) for brand in brands):
+        if len(name) >= limit("misspelt_from_han") and _HAN_RUN.fullmatch(name):
+            for run in run_texts:
+                for piece in (run[i : i + len(name)] for i in range(len(run) - len(name) + 1)):
+                    differing = sum(a != b for a, b in zip(piece, name, strict=True))
+                    if differing == 1 and piece not in case.facts.folded:
+                        yield Violation(f"{piece!r} reads like {name!r}, written wrong", piece, holds=True)
+
+
+def _distance(first: str, second: str) -> int:
+    """Letters to change, add, leave out or swap with their neighbour (Damerau 1964)."""
+    rows = [list(range(len(second) + 1))]
+    for i, a in enumerate(first, 1):
+        row = [i]
+        for j, b in enumerate(second, 1):
+            least = min(rows[-1][j] + 1, row[j - 1] + 1, rows[-1][j - 1] + (a != b))
+            if i > 1 and j > 1 and (a, b) == (second[j - 2], first[i - 2]):
+                least = min(least, rows[-2][j - 2] + 1)
+            row.append(least)
+        rows.append(row)
+    return rows[-1][-1]
 
 
 def _foreign_brands(case: Case) -> Iterator[Violation]:

@@ -94,6 +94,7 @@ def _phrases_that_hold(case: Case) -> Iterator[str]:
     for family in families("claims.toml"):
         if case.proves(family.evidence):
             yield from family.find(case.reading)
+    yield from (fold(phrase) for phrase in case.request.vocabulary if _is_phrase(phrase))
     if phrases := _neutral_phrases():
         yield from (match[0] for match in phrases.finditer(case.reading.folded))
     if case.facts.list_price is not None:
@@ -173,7 +174,8 @@ class _Grounds:
         of_item = _grounds_of(frozenset(filter(None, (*case.item_texts, facts.description, *facts.spellings))))
         free = _grounds_of(
             frozenset((*words_of_uses(facts), *words_of_scenes(facts))),
-            frozenset((*request.evidence.values(), *request.voice.lines, *request.voice.required, *request.vocabulary)),
+            frozenset((*request.evidence.values(), *request.voice.lines, *request.voice.required)),
+            frozenset(word for word in request.vocabulary if not _is_phrase(word)),
             frozenset(_told_reasons(request)),
         )
         return cls(of_item.words | free.words, of_item.bases | free.bases, of_item.words, of_item.pieces | free.pieces)
@@ -204,6 +206,11 @@ class _Grounds:
 
 def _told_reasons(request: CopyRequest) -> tuple[str, str]:
     return reason_words(request.line_kind, request.locale), occasion_words(request.line_occasion, request.locale)
+
+
+def _is_phrase(entry: str) -> bool:
+    """True for several Latin words, which are approved together and not each alone."""
+    return len(entry.split()) > 1 and entry.isascii()
 
 
 @lru_cache(maxsize=512)
