@@ -116,6 +116,7 @@ def read(text: str) -> Reading:
     return Reading(folded, squashed, tuple(_WORD.findall(squashed)))
 
 
+@lru_cache(maxsize=8192)
 def fold(text: str) -> str:
     text = unicodedata.normalize("NFKD", text)
     text = "".join(c for c in text if c.isspace() or unicodedata.category(c) not in _UNSEEN_CATEGORIES)

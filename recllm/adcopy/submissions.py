@@ -254,7 +254,7 @@ def phrases_of_approved(submissions: Iterable[Submission]) -> tuple[LearnedPhras
         if answer.verdict is CopyVerdict.BLOCKED:
             continue
         found = {_with_neighbour(submission.text, word): fold(word.word) for word in answer.ungrounded}
-        of_phrase.update(found)
+        of_phrase.update(list(found))
         for phrase, word in found.items():
             neighbours.setdefault(word, set()).add(phrase)
     for word, phrases in neighbours.items():
