@@ -35,7 +35,11 @@ _PRICE_TALK = {"en": "claims.price_talk", "zh": "claims.price_talk_zh"}
 _SHAPES_OF_CLAIMS = (
     ("claims.lasting", "how long, how or where it lasts", "durability"),
     ("claims.arrives", "when it comes", "delivery"),
+    ("claims.produced", "where or how it is made", "origin"),
+    ("claims.shown", "who has it", "sales"),
+    ("claims.becomes", "what becomes of the reader", "performance"),
     ("claims.crowd", "who has it", "sales"),
+    ("claims.crowd_of", "who has it", "sales"),
     ("claims.crowd_zh", "who has it", "sales"),
     ("claims.does_zh", "what the product does", "performance"),
 )
@@ -281,7 +285,8 @@ def _proof_for(family: Family) -> str:
 def _deeds(case: Case) -> Iterator[Violation]:
     """No word on what the product does, how long it lasts, when it comes and who has it: everyday words can say all
     that, so their order gives it away."""
-    text = read(case.own_words).squashed if case.language == "zh" else case.reading.squashed
+    whole = case.own_words if case.language == "zh" else case.text
+    text = "\n".join(read(line).squashed for line in whole.split("\n"))  # no claim runs over a line's end
     shapes = [(pattern(name), subject, proof) for name, subject, proof in _SHAPES_OF_CLAIMS]
     names = {re.escape(stem(w)) for w in read(case.facts.title).words if w.isascii() and w.isalpha() and len(w) > 2}
     if case.language == "en" and names:
