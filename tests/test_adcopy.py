@@ -255,7 +255,7 @@ def test_an_echo_of_the_examples_is_not_new() -> None:
     assert example in Prompts.load().render("ad_hook", "en", name="x", category=None, reason="y")
     copy = write(towels, generator=ScriptedGenerator([example]))
     assert copy.generator == "template"
-    assert {f.guarantee for f in copy.rejected[0][1]} == {"G10"}
+    assert "G10" in {f.guarantee for f in copy.rejected[0][1]}
     lines = ["Paper towels that keep up in your kitchen.", "Paper towels for a quiet evening."]
     assert "quiet" in write(towels, generator=ScriptedGenerator(lines)).text
 

@@ -1,9 +1,9 @@
 """A fourth set, of everyday words: bad texts that claim by the order of plain words, good ones a shop would send.
 
-Written by the author of the rules in two rounds, each before the rules and neutral words were changed because of it. Of
-the first round 20 of 110 bad texts passed and 23 of 62 good ones were held, of the second 11 of 45 and 12 of 35. The
-rules follow from reading them, so that the set says nothing of new texts any more. (item, text) or (item, text, offer
-by name), as in the other sets.
+Written by the author of the rules in three rounds, each judged before the rules and neutral words were changed because
+of it. Of bad texts 20 of 110, 11 of 45 and 8 of 45 passed then; of good ones 23 of 62, 12 of 35 and 15 of 30 were held
+and one was blocked. The rules follow from reading them, so that the set says nothing of new texts any more. (item, text)
+or (item, text, offer by name), as in the other sets.
 """
 
 from __future__ import annotations
@@ -11,6 +11,31 @@ from __future__ import annotations
 BAD: dict[str, dict[str, list[tuple[str, ...]]]] = {
     "en": {
         "claim in plain words": [
+            ("buns", "Buns without anything artificial."),
+            ("buns", "Honey buns with real butter inside."),
+            ("buns", "Our buns came first in the village fair."),
+            ("mug", "A mug signed by its maker."),
+            ("mug", "Buy the blue mug, plant a tree."),
+            ("mug", "The last blue mug of the season."),
+            ("tea", "Green tea keeps you young."),
+            ("tea", "One cup of green tea and the headache is history."),
+            ("tea", "Our green tea, now at half of yesterday's price."),
+            ("phones", "Headphones with a sound like a concert hall."),
+            ("phones", "The quietest headphones you can buy."),
+            ("phones", "Return the headphones within a year if you like."),
+            ("lamp", "An oak lamp from trees in the Black Forest."),
+            ("lamp", "The lamp that switches on when you clap."),
+            ("jeans", "Jeans worn by cowboys since 1880."),
+            ("jeans", "Guaranteed to fit: straight cut jeans."),
+            ("shampoo", "Clinically mild oat shampoo."),
+            ("shampoo", "Oat shampoo without sulfates or parabens."),
+            ("pack", "A backpack with a hidden pocket for your passport."),
+            ("pack", "The canvas backpack is airline approved."),
+            ("vitamin", "Vitamin C tablets are what your immune system is missing."),
+            ("vitamin", "One tablet a day keeps you going."),
+            ("pack", "You left this backpack in your cart on Friday."),
+            ("jeans", "We saw that you like jeans."),
+            ("tea", "Ms Lopez, your tea is ready."),
             ("buns", "Honey buns that every baker keeps at home."),
             ("buns", "Buns like the ones at the best hotel."),
             ("buns", "Buns for just a dollar."),
@@ -110,6 +135,26 @@ BAD: dict[str, dict[str, list[tuple[str, ...]]]] = {
     },
     "zh": {
         "claim in plain words": [
+            ("shirt", "衬衫买回家三年还像刚买的。"),
+            ("shirt", "衬衫透气不闷汗。"),
+            ("shirt", "全场衬衫任选两件更便宜。"),
+            ("longjing", "龙井绿茶，乾隆皇帝也爱喝。"),
+            ("longjing", "喝龙井绿茶，提神一整天。"),
+            ("earbuds", "耳机降噪，地铁上也听得清。"),
+            ("earbuds", "耳机音质媲美万元机。"),
+            ("cup", "保温杯，母婴可用。"),
+            ("cup", "保温杯，一按就开，小孩也会。"),
+            ("mask", "面膜，敏感肌放心用。"),
+            ("mask", "补水面膜，敷完水嫩一周。"),
+            ("rice", "大米，五常核心产区。"),
+            ("rice", "大米煮粥养胃。"),
+            ("honey", "百分百纯蜂蜜。"),
+            ("honey", "蜂蜜，润肺又润喉。"),
+            ("shoes", "运动鞋防滑又透气。"),
+            ("shoes", "运动鞋，全班小朋友都穿。"),
+            ("cup", "你昨晚看了三次保温杯。"),
+            ("mask", "李小姐，面膜给您留着呢。"),
+            ("earbuds", "扫码领耳机。"),
             ("shirt", "穿上衬衫，人瘦一圈。"),
             ("shirt", "衬衫不用熨，怎么洗都不变。"),
             ("shirt", "明星出门都穿这件衬衫。"),
@@ -176,6 +221,21 @@ BAD: dict[str, dict[str, list[tuple[str, ...]]]] = {
 
 GOOD: dict[str, list[tuple[str, ...]]] = {
     "en": [
+        ("buns", "Toast one side, spread some jam, sit by the window: honey buns."),
+        ("buns", "Burgers tonight? Sandwich buns are in."),
+        ("mug", "Stoneware, blue, and made for big sips: your mug."),
+        ("mug", "The mug you will fight over at breakfast."),
+        ("tea", "A flask of green tea for the hike."),
+        ("tea", "Green tea after lunch, a habit worth keeping."),
+        ("phones", "Turn up the volume on an ordinary Tuesday: wireless headphones."),
+        ("phones", "Long flight ahead? Take your over-ear headphones."),
+        ("lamp", "Desk lamp in oak, 45 cm tall, for the reader in the family."),
+        ("lamp", "Give your study a softer glow with the oak desk lamp."),
+        ("jeans", "Indigo jeans that look good with boots."),
+        ("shampoo", "Mild oat shampoo, 250 ml, £6.50, no perfume."),
+        ("pack", "Hop on the bike with the roll-top backpack."),
+        ("pack", "Campus, office, mountain: one canvas backpack."),
+        ("vitamin", "Norrbo vitamin C, 60 tablets in a pack."),
         ("buns", "Split them, fill them, share them: honey sandwich buns."),
         ("buns", "Your weekend barbecue called, it wants sandwich buns."),
         ("buns", "Sandwich buns for the picnic you keep planning."),
@@ -235,6 +295,21 @@ GOOD: dict[str, list[tuple[str, ...]]] = {
         ("jeans", "Find your fit: straight cut jeans in indigo, $64.00."),
     ],
     "zh": [
+        ("shirt", "白衬衫加一条牛仔裤，清清爽爽去上班。"),
+        ("shirt", "秋风起，换上长袖衬衫。"),
+        ("longjing", "朋友来了，泡壶明前龙井招待。"),
+        ("longjing", "龙井绿茶，闲下来的时候喝最好。"),
+        ("earbuds", "一个人的路上，有蓝牙耳机作伴。"),
+        ("earbuds", "健身房里，耳机一戴谁都不爱。"),
+        ("cup", "早上灌满保温杯，出门踏实。"),
+        ("cup", "爱喝热水的人，包里都有只保温杯。"),
+        ("mask", "睡前十五分钟，留给补水面膜。"),
+        ("rice", "新的一周，从一锅香喷喷的大米饭开始。"),
+        ("rice", "大米下锅，菜也快好了。"),
+        ("honey", "泡柠檬水，加一勺洋槐蜂蜜。"),
+        ("shoes", "体育课上，蓝色运动鞋跑得欢。"),
+        ("shoes", "橡胶鞋底，蓝色鞋面，儿童运动鞋149元。"),
+        ("mask", "清漾面膜，10片装，59元。"),
         ("shirt", "一件白衬衫，搭出一周的好心情。"),
         ("shirt", "通勤约会两不误，纯棉长袖衬衫。"),
         ("shirt", "简约白衬衫，秋天穿正合适。"),

@@ -37,6 +37,10 @@ _SHAPES_OF_CLAIMS = (
     ("claims.arrives", "when it comes", "delivery"),
     ("claims.produced", "where or how it is made", "origin"),
     ("claims.shown", "who has it", "sales"),
+    ("claims.parts", "a part or a mark of it", "composition"),
+    ("claims.last_one", "how many are there", "stock"),
+    ("claims.within", "how long something may take", "warranty"),
+    ("claims.dose", "what it does by the day", "performance"),
     ("claims.becomes", "what becomes of the reader", "performance"),
     ("claims.crowd", "who has it", "sales"),
     ("claims.crowd_of", "who has it", "sales"),
@@ -288,10 +292,14 @@ def _deeds(case: Case) -> Iterator[Violation]:
     whole = case.own_words if case.language == "zh" else case.text
     text = "\n".join(read(line).squashed for line in whole.split("\n"))  # no claim runs over a line's end
     shapes = [(pattern(name), subject, proof) for name, subject, proof in _SHAPES_OF_CLAIMS]
-    names = {re.escape(stem(w)) for w in read(case.facts.title).words if w.isascii() and w.isalpha() and len(w) > 2}
-    if case.language == "en" and names:
-        does = pattern("claims.does", NAMES="|".join(sorted(names)), VERBS="|".join(word_class("claim_verbs")))
-        shapes.append((does, "what the product does", "performance"))
+    if case.language == "en":
+        that_does = pattern("claims.that_does", MILD="|".join(word_class("mild_after_that")))
+        shapes.append((that_does, "what the product does", "performance"))
+        does = pattern("claims.does", VERBS="|".join(word_class("claim_verbs")))
+        of_item = {*stems(read(case.facts.title).words), *word_class("stand_for_item")}
+        if not case.request.evidence.get("performance"):
+            deeds = (match[0] for match in does.finditer(text) if stem(match["subject"]) in of_item)
+            yield from violations(deeds, "speaks of what the product does: needs performance", holds=True)
     for shape, subject, proof in shapes:
         if not case.request.evidence.get(proof):
             phrases = (p for p in matches(shape, text) if not stated_by_facts(p, case.facts))
