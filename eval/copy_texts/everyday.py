@@ -2,8 +2,8 @@
 
 Written by the author of the rules in three rounds, each judged before the rules and neutral words were changed because
 of it. Of bad texts 20 of 110, 11 of 45 and 8 of 45 passed then; of good ones 23 of 62, 12 of 35 and 15 of 30 were held
-and one was blocked. The rules follow from reading them, so that the set says nothing of new texts any more. (item, text)
-or (item, text, offer by name), as in the other sets.
+and one was blocked. The rules follow from reading them, so that the set says nothing of new texts any more.
+(item, text) or (item, text, offer by name), as in the other sets.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ def written_out(title: str) -> str:
     if text == title or any(c.islower() for c in title) or not text.isascii():
         return text
     forms = table("names.toml")["forms"]
-    whole = " ".join(_WORD.sub(lambda m: forms.get(m[0], m[0]), _BRACKET.sub(" ", text)).split()) or text
-    name, size = name_and_size(whole)
+    expanded = " ".join(_WORD.sub(lambda m: forms.get(m[0], m[0]), _BRACKET.sub(" ", text)).split()) or text
+    name, size = name_and_size(expanded)
     name = pattern("titles.with").sub("", name).strip() or name
     parts = [part for part in map(_without_sorting_words, _FIRST_PART.split(name)) if part]
     if len(parts) > 1 and parts[0] in table("names.toml")["words"]["adjectives"]:

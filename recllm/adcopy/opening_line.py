@@ -52,8 +52,8 @@ def shop_wordings(facts: FactSheet, request: CopyRequest, rng: random.Random) ->
     numbers gets the same wording.
     """
     groups: list[list[str]] = []
-    told: list[str] = [*filter(None, (request.line_occasion, _intent(request)))]
-    for name in (*told, request.line_kind, ReasonKind.GENERAL):
+    named: list[str] = [*filter(None, (request.line_occasion, _intent(request)))]
+    for name in (*named, request.line_kind, ReasonKind.GENERAL):
         lines = _lines(name, request.locale)
         rng.shuffle(lines)
         groups.append(lines)

@@ -253,9 +253,9 @@ def phrases_of_approved(submissions: Iterable[Submission]) -> tuple[LearnedPhras
         answer = judge(submission)
         if answer.verdict is CopyVerdict.BLOCKED:
             continue
-        found = {_with_neighbour(submission.text, word): fold(word.word) for word in answer.ungrounded}
-        of_phrase.update(list(found))
-        for phrase, word in found.items():
+        word_of_phrase = {_with_neighbour(submission.text, word): fold(word.word) for word in answer.ungrounded}
+        of_phrase.update(list(word_of_phrase))
+        for phrase, word in word_of_phrase.items():
             neighbours.setdefault(word, set()).add(phrase)
     for word, phrases in neighbours.items():
         if len(phrases) >= limit("learn_alone_from"):

@@ -159,8 +159,8 @@ def _generated_lines(
     faults = {line: _faults(line, facts, request) for line in dict.fromkeys(lines)}
     if takes_briefs and (refused := _why_refused(faults, facts, request)):
         with suppress(GenerationError):  # the first answer is there
-            again = second_brief(prompt, *refused, request.locale)
-            lines = generator.generate(again, n=1, max_tokens=tokens, seed=request.seed, **constraint)
+            mended = second_brief(prompt, *refused, request.locale)
+            lines = generator.generate(mended, n=1, max_tokens=tokens, seed=request.seed, **constraint)
             faults |= {line: _faults(line, facts, request) for line in lines}
     faultless = [line for line, checks in faults.items() if not checks]
     stopped = [(line, checks) for line, checks in faults.items() if checks]
@@ -291,8 +291,8 @@ def _cleaned(name: str, facts: FactSheet, request: CopyRequest) -> str:
             shape = re.compile(re.escape(span.strip()), re.IGNORECASE)
             # a span that is dressed up is cut out of the folded form; one in neither form went with a longer one
             form = next((text for text in (name, fold(name)) if shape.search(text)), None)
-            if span.strip() == "free" and (whole := pattern("titles.free_of").search(name)):
-                name = f"{name[: whole.start()]} {name[whole.end() :]}"
+            if span.strip() == "free" and (denial := pattern("titles.free_of").search(name)):
+                name = f"{name[: denial.start()]} {name[denial.end() :]}"
             elif form:
                 name = _without(form, *shape.search(form).span())  # type: ignore[union-attr]
         name = "" if name == before else tidy(name)
@@ -378,11 +378,11 @@ def _offer_texts(facts: FactSheet, request: CopyRequest) -> dict[str, str | None
         end = format_skeleton("MMMMd", day.date(), locale="en_GB" if request.language == "en" else "zh")
     left = claims.reduced_price(Case(text="", facts=facts, request=request))
     pays = _money(left and rounded(left, facts.currency or ""), facts, request.language)
-    prompts, told = Prompts.load(), {"type": str(offer.type), "value": value}
+    prompts, values = Prompts.load(), {"type": str(offer.type), "value": value}
     return {
-        "offer_text": prompts.render("ad_offer", request.locale, **told, end=end),
+        "offer_text": prompts.render("ad_offer", request.locale, **values, end=end),
         "pays_text": prompts.render("ad_offer.pays", request.locale, pays=pays) if pays else None,
-        "offer_headline": prompts.render("ad_offer.short", request.locale, **told),
+        "offer_headline": prompts.render("ad_offer.short", request.locale, **values),
     }
 
 
@@ -412,8 +412,8 @@ def compositions(wording: Wording, facts: FactSheet, request: CopyRequest) -> It
     """(text, names of the facts that it states) of a channel's template, from the richest to the barest text, whether
     they fit or not.
 
-    An offer is told only while it runs. The opening line is never cut or left out. A headline names the item, and then
-    nothing after it does.
+    An offer is stated only while it runs. The opening line is never cut or left out. A headline names the item, and
+    then nothing after it does.
     """
     prompts, channel, locale, template = Prompts.load(), request.limits, request.locale, request.template
     slot = channel.slots[0]
@@ -433,12 +433,12 @@ def compositions(wording: Wording, facts: FactSheet, request: CopyRequest) -> It
             "pays": facts.pays_text,
         }
         pieces = {key: None if key in drops else value or None for key, value in pieces.items()}
-        told = prompts.render("ad_text.facts", locale, **pieces, style=wording.style)
+        sentence = prompts.render("ad_text.facts", locale, **pieces, style=wording.style)
         values = {
             "headline": headline,
             "hook": wording.line,
-            "shelf": None if "shelf" in drops and told else wording.shelf,
-            "facts": told,
+            "shelf": None if "shelf" in drops and sentence else wording.shelf,
+            "facts": sentence,
             "call": None if "call" in drops else wording.call,
             "brand": pieces["brand"],
         }

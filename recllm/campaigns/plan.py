@@ -301,8 +301,10 @@ def _pool(recommender: Recommender, file: CampaignFile, workspace: Workspace) ->
     if section.text is None:
         recommender, target = audience_target(recommender, section.items, section.category)
     else:
-        most = section.most_items or MOST_ITEMS
-        ids = fitting_items(recommender, section.text, section.category, most=most, settings=workspace.settings.search)
+        limit = section.most_items or MOST_ITEMS
+        ids = fitting_items(
+            recommender, section.text, section.category, limit=limit, settings=workspace.settings.search
+        )
         recommender, target = audience_target(recommender, ids)
         target = dataclasses.replace(target, notes=(*target.notes, f"{len(ids)} items fit the text {section.text!r}"))
     gate = workspace.gate()

@@ -22,7 +22,7 @@ MOST_ITEMS = 8
 
 
 def fitting_items(
-    recommender: Recommender, text: str, category: str | None, *, most: int, settings: SearchSettings | None = None
+    recommender: Recommender, text: str, category: str | None, *, limit: int, settings: SearchSettings | None = None
 ) -> list[str]:
     """Ids of the items on offer that fit the text best by words and by meaning, of one category where it is named.
 
@@ -36,7 +36,7 @@ def fitting_items(
     if category is not None:
         outside = ~np.asarray(in_category(data.items, category))
         deny = tuple(data.items["item_id"].gather(np.flatnonzero(outside)).to_list())
-    request = SearchRequest(query=text, k=most, deny=deny)
+    request = SearchRequest(query=text, k=limit, deny=deny)
     slate = search(recommender, WordIndex.of(data.items), request, vectors[0], settings)
     if not slate.items:
         where = f" in the category {category!r}" if category else ""

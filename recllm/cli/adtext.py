@@ -192,7 +192,7 @@ def learn_vocabulary(
     by: Annotated[str | None, typer.Option("--by", help="Who approves the phrases; they are only listed otherwise.")],
     workspace: WorkspaceDir,
     json: Json,
-    least: Annotated[int, typer.Option(min=1, help="Only phrases of so many texts or more.")] = 1,
+    min_texts: Annotated[int, typer.Option("--least", min=1, help="Only phrases of so many texts or more.")] = 1,
 ) -> None:
     """List what approved texts hold beyond the facts, by how many hold it; with --by it is approved. A word is taken
     with its neighbour: "soft inside" is learned, "soft" is not."""
@@ -204,7 +204,7 @@ def learn_vocabulary(
         words = vocabulary_file(shop.root)
         entries = list(read_submissions(file, now=now, vocabulary=approved_words(words)))
         phrases = phrases_of_approved(entry for entry in entries if isinstance(entry, Submission))
-        phrases = tuple(phrase for phrase in phrases if phrase.texts >= least)
+        phrases = tuple(phrase for phrase in phrases if phrase.texts >= min_texts)
         if not phrases:
             raise NothingToDo(f"the texts of {file} hold no phrase that is not grounded or approved already")
         added = add_words(words, [p.phrase for p in phrases], by=by, at=now).words if by else ()

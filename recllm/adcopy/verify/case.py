@@ -64,10 +64,10 @@ class Case:
         short_forms = Prompts.load().short_forms
         item = self.request.item
         texts = [text for text in (*self.facts.texts, item.title, *item.category) if text]
-        told = [written_out(text) for text in texts]
+        expanded = [written_out(text) for text in texts]
         names = [name_and_size(title)[0] for title in (self.facts.title, written_out(item.title)) if title]
         as_written = (natural(text, short_forms) for text in texts)
-        return tuple(dict.fromkeys((*self.facts.texts, *as_written, *told, *names)))
+        return tuple(dict.fromkeys((*self.facts.texts, *as_written, *expanded, *names)))
 
     @cached_property
     def own_words(self) -> str:

@@ -289,8 +289,8 @@ def _proof_for(family: Family) -> str:
 def _deeds(case: Case) -> Iterator[Violation]:
     """No word on what the product does, how long it lasts, when it comes and who has it: everyday words can say all
     that, so their order gives it away."""
-    whole = case.own_words if case.language == "zh" else case.text
-    text = "\n".join(read(line).squashed for line in whole.split("\n"))  # no claim runs over a line's end
+    unread = case.own_words if case.language == "zh" else case.text
+    text = "\n".join(read(line).squashed for line in unread.split("\n"))  # no claim runs over a line's end
     shapes = [(pattern(name), subject, proof) for name, subject, proof in _SHAPES_OF_CLAIMS]
     if case.language == "en":
         that_does = pattern("claims.that_does", MILD="|".join(word_class("mild_after_that")))
@@ -299,10 +299,13 @@ def _deeds(case: Case) -> Iterator[Violation]:
         of_item = {*stems(read(case.facts.title).words), *word_class("stand_for_item")}
         if not case.request.evidence.get("performance"):
             deeds = (match[0] for match in does.finditer(text) if stem(match["subject"]) in of_item)
+            deeds = (deed for deed in deeds if deed not in case.facts.folded)
             yield from violations(deeds, "speaks of what the product does: needs performance", holds=True)
     for shape, subject, proof in shapes:
         if not case.request.evidence.get(proof):
-            phrases = (p for p in matches(shape, text) if not stated_by_facts(p, case.facts))
+            phrases = (
+                p for p in matches(shape, text) if not (p in case.facts.folded or stated_by_facts(p, case.facts))
+            )
             yield from violations(phrases, f"speaks of {subject}: needs {proof}", holds=True)
 
 
@@ -360,8 +363,8 @@ def _misspelt_brands(case: Case) -> Iterator[Violation]:
         if len(token) + 2 < limit("misspelt_from") or token in fact_words or token in latin:
             continue
         for word, name in latin.items():
-            most = 1 if len(word) < limit("misspelt_twice_from") else 2
-            if abs(len(word) - len(token)) <= most and _distance(token, word) <= most:
+            changes = 1 if len(word) < limit("misspelt_twice_from") else 2
+            if abs(len(word) - len(token)) <= changes and _distance(token, word) <= changes:
                 yield Violation(f"{token!r} reads like {name!r}, written wrong", token, holds=True)
     run_texts = _HAN_RUN.findall(case.reading.folded)
     for name in (fold(brand) for brand in brands):
@@ -379,10 +382,10 @@ def _distance(first: str, second: str) -> int:
     for i, a in enumerate(first, 1):
         row = [i]
         for j, b in enumerate(second, 1):
-            least = min(rows[-1][j] + 1, row[j - 1] + 1, rows[-1][j - 1] + (a != b))
+            cost = min(rows[-1][j] + 1, row[j - 1] + 1, rows[-1][j - 1] + (a != b))
             if i > 1 and j > 1 and (a, b) == (second[j - 2], first[i - 2]):
-                least = min(least, rows[-2][j - 2] + 1)
-            row.append(least)
+                cost = min(cost, rows[-2][j - 2] + 1)
+            row.append(cost)
         rows.append(row)
     return rows[-1][-1]
 
