@@ -37,7 +37,7 @@ from recllm.campaigns.open_campaign import (
 )
 from recllm.campaigns.outcome import campaign_outcome
 from recllm.campaigns.plan import count_reachable, plan_campaigns
-from recllm.campaigns.target_text import MOST_ITEMS
+from recllm.campaigns.target_text import MOST_ITEMS, _words_that_name
 from recllm.campaigns.wordings import variant_shares, wording_counts
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import DataError, GenerationError, ModelError, NothingToDo, PolicyError, RecllmError, UsageError
@@ -868,3 +868,9 @@ def test_nothing_is_learned_from_a_campaign_that_is_not_there(shop: Workspace, f
     wrong = changed(folder, ("variants = 2", 'variants = 2\nlearn_from = ["spring"]'))
     with pytest.raises(UsageError, match="no campaign 'spring'"):
         plan_campaigns(shop, [wrong])
+
+
+def test_words_that_only_join_others_find_nothing() -> None:
+    assert _words_that_name("something for a picnic") == "picnic"
+    assert _words_that_name("for you") == "for you", "a text of nothing else stays"
+    assert _words_that_name("夏天野餐") == "夏天野餐"
