@@ -39,5 +39,6 @@ python eval/lora_speed.py -o "$results/lora-speed.json"
 python eval/training_cost.py -o "$results/training-cost.json"
 python eval/speed.py -o "$results/speed.json"
 recllm demo -w "$tuned/demo"
+python eval/copy_wording.py -w "$tuned/demo" -o "$results/copy-wording.json"
 python eval/serve.py -w "$tuned/demo" -o "$results/serve.json"
 python eval/results_page.py

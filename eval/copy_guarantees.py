@@ -21,7 +21,7 @@ from decimal import Decimal
 from hashlib import sha256
 from typing import Any
 
-from copy_texts import bad_en, bad_zh, fresh, unseen
+from copy_texts import bad_en, bad_zh, everyday, fresh, unseen
 from copy_texts.good import EVIDENCE, GOOD
 from copy_texts.injections import INJECTIONS
 from copy_texts.items import ITEMS, KNOWN_BRANDS, NOW, OFFERS
@@ -41,6 +41,8 @@ DEFAULT_CHANNEL = {"en": "email", "zh": "wechat"}
 MUTATIONS = 1_000
 LOWEST = {"lowest_30d": "the list price, 2025-10-01 to 2025-10-31"}
 """Every shop of the sets knows the lowest price of the last 30 days."""
+SETS = {"second": fresh, "unseen": unseen, "everyday": everyday}
+"""Written after the first rules, in this order."""
 _MOMENT = datetime.fromisoformat(NOW)
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 
@@ -95,8 +97,8 @@ def _case(kind: str, locale: str, item: str, text: str, *names: str) -> Case:
 
 def all_submissions() -> list[Submission]:
     """Every text of every set."""
-    bad = [case for tables in (BAD, fresh.BAD, unseen.BAD) for case in bad_cases(tables)]
-    good = [case for table in (GOOD, fresh.GOOD, unseen.GOOD) for case in good_cases(table)]
+    bad = [case for tables in (BAD, fresh.BAD, unseen.BAD, everyday.BAD) for case in bad_cases(tables)]
+    good = [case for table in (GOOD, fresh.GOOD, unseen.GOOD, everyday.GOOD) for case in good_cases(table)]
     return [case.submission for case in (*bad, *good)]
 
 
@@ -218,17 +220,17 @@ def measure() -> dict[str, Any]:
         "injection_leaked": len(leaks),
         "injection_leaked_held": sum(held_back(leak["payload"]) for leak in leaks),
         **{name: figures(*cases) for name, cases in parts.items()},
-        **{name: _few(bad_cases(s.BAD), good_cases(s.GOOD)) for name, s in (("second", fresh), ("unseen", unseen))},
+        **{name: _few(bad_cases(s.BAD), good_cases(s.GOOD)) for name, s in SETS.items()},
         "verify_ms": verify_ms([c.submission for c in (*bad, *good)]),
     }
 
 
 def verify_ms(submissions: list[Submission]) -> float:
-    """Milliseconds per text, one core, reading the facts included."""
-    began = time.perf_counter()
+    """Milliseconds of one core per text, reading the facts included: what else runs on the machine does not count."""
+    began = time.process_time()
     for submission in submissions:
         judge(submission)
-    return round(1000 * (time.perf_counter() - began) / len(submissions), 3)
+    return round(1000 * (time.process_time() - began) / len(submissions), 3)
 
 
 def tell(develop_only: bool) -> None:

@@ -37,6 +37,7 @@ from recllm.campaigns.open_campaign import (
 )
 from recllm.campaigns.outcome import campaign_outcome
 from recllm.campaigns.plan import count_reachable, plan_campaigns
+from recllm.campaigns.target_text import MOST_ITEMS, _words_that_name
 from recllm.campaigns.wordings import variant_shares, wording_counts
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import DataError, GenerationError, ModelError, NothingToDo, PolicyError, RecllmError, UsageError
@@ -608,6 +609,7 @@ def test_what_leaves(shop: Workspace) -> None:
     assert all(r["user_id"].startswith("'=cmdu") and r["user_id"][1:] not in held for r in (*email, *push))
     for row in email:
         body = row["body"].splitlines()
+        assert row["call_to_action"] and row["call_to_action"] not in body
         assert {"Advertisement", "Leaf & Iron, 1 Market Street", "Unsubscribe: https://example.com/stop"} <= set(body)
     for row in (*email, *push):
         assert row["generated"] == "false"
@@ -799,14 +801,27 @@ def test_the_audience_of_a_file(run, folder: Path) -> None:  # type: ignore[no-u
     assert [p["user_id"] for p in found["people"]] == [p.user_id for p in plan.addressed]
 
 
-def test_a_text_stands_for_what_is_not_sold_yet(shop: Workspace, folder: Path) -> None:
+def test_a_text_stands_for_the_items_that_fit_it(shop: Workspace, folder: Path) -> None:
     file = changed(
         folder, ('category = "food > tea"\nmost_items = 4', 'text = "Green tea of spring"\ncategory = "tea"')
     )
     recommender = open_recommender(shop, encoder=ToyEncoder(), everybody=True)
     (plan,) = plan_campaigns(shop, [file], recommender=recommender)
-    assert all("Green tea of spring" in t.text and not t.failures for t in plan.texts)
+    with shop.store().read() as reader:
+        titles = {row["item_id"]: row["title"] for row in reader.items(list(plan.items)).to_dicts()}
+    assert {p.item_id for p in plan.people} <= set(plan.items) and len(plan.items) <= MOST_ITEMS
+    for text in plan.texts:
+        assert titles[text.item_id].lower() in text.text.lower() and not text.failures and not text.warnings
+        assert "spring" not in text.text
+    assert any("fit the text" in note for note in plan.notes)
     assert {s.action for s in open_campaign(shop, file, clock=NOW).states.values()} == {TextStatus.DRAFT}
+
+
+def test_a_text_that_nothing_fits_is_refused(shop: Workspace, folder: Path) -> None:
+    file = changed(folder, ('category = "food > tea"\nmost_items = 4', 'text = "zzyzx qwrtp"'))
+    recommender = open_recommender(shop, encoder=ToyEncoder(), everybody=True)
+    with pytest.raises(UsageError, match="no item on offer fits"):
+        plan_campaigns(shop, [file], recommender=recommender)
 
 
 # --- which wording does better ---------------------------------------------------------------------------------------
@@ -853,3 +868,9 @@ def test_nothing_is_learned_from_a_campaign_that_is_not_there(shop: Workspace, f
     wrong = changed(folder, ("variants = 2", 'variants = 2\nlearn_from = ["spring"]'))
     with pytest.raises(UsageError, match="no campaign 'spring'"):
         plan_campaigns(shop, [wrong])
+
+
+def test_words_that_only_join_others_find_nothing() -> None:
+    assert _words_that_name("something for a picnic") == "picnic"
+    assert _words_that_name("for you") == "for you", "a text of nothing else stays"
+    assert _words_that_name("夏天野餐") == "夏天野餐"

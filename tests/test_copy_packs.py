@@ -202,3 +202,16 @@ def test_an_id_stands_once(tmp_path: Path) -> None:
 def test_an_unknown_pack_is_refused() -> None:
     with pytest.raises(UsageError, match="cn, eu, us_ftc"):
         pack_named("uk")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('hit = ["A loud day"]', 'hit = ["A quiet day"]', "own hit 'A quiet day' is not found"),
+        ('miss = ["A cloud"]', 'miss = ["A loud cloud"]', "own miss 'A loud cloud' is found, by 'loud'"),
+    ],
+)
+def test_a_packs_own_examples_are_run(tmp_path: Path, old: str, new: str, said: str) -> None:
+    (tmp_path / "own.toml").write_text(GOOD.replace(old, new))
+    with pytest.raises(DataError, match=f"rule quiet: its {said}"):
+        load_pack(tmp_path / "own.toml")

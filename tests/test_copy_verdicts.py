@@ -429,7 +429,7 @@ def test_a_writers_loose_words_are_held_and_shown() -> None:
 def test_a_name_keeps_its_own_capitals() -> None:
     case = Item(item_id="c", title="iPhone case", price=Decimal(9), currency="USD")
     (copy,) = write_copy(CopyRequest(item=case, channel="push", now=NOW))
-    assert copy.verified and copy.text.startswith("iPhone case\n")
+    assert copy.verified and "iPhone case" in copy.parts["title"]
 
 
 def test_where_nobody_looks_a_line_that_passes_is_preferred() -> None:
@@ -523,3 +523,94 @@ def test_the_command_line_says_that_a_text_is_held(capsys: pytest.CaptureFixture
         adtext._answer([replace(copy, ungrounded=words)], json=False)
         said = capsys.readouterr()
         assert told in said.out + said.err and "all checks passed" not in said.out + said.err
+
+
+# --- what everyday words can still claim ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Sandwich buns that keep soup warm.",
+        "The sandwich buns stay as they are for days.",
+        "Sandwich buns, made by hand.",
+        "Everybody at the office has these sandwich buns.",
+        "Every second kitchen in town has these sandwich buns.",
+        "The sandwich buns my guide carries.",
+        "Sandwich buns, at your door in the morning.",
+        "Come before Sunday for sandwich buns.",
+        "Sandwich buns the of and is leaf.",
+        "Buns, buns, buns, and buns.",
+        "Sandwich buns for your new home.",
+        "Happy birthday: sandwich buns for you.",
+        "Sandwich buns by Harth.",
+        "Heart sandwich buns for lunch.",
+    ],
+)
+def test_the_order_of_everyday_words_can_claim(text: str) -> None:
+    assert judged(text).verdict is CopyVerdict.PERSON, text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Sandwich buns before the baby comes.", "Sandwich buns now, before your due date.", "Buns after your surgery."],
+)
+def test_health_and_birth_are_blocked_at_any_place(text: str) -> None:
+    assert judged(text).verdict is CopyVerdict.BLOCKED
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("恭喜乔迁，添一件长袖衬衫。", "person"),
+        ("预产期快到了，添一件长袖衬衫。", "blocked"),
+        ("长袖衬衫今天下单明天到。", "person"),
+        ("长袖衬衫怎么洗都不变形。", "person"),
+        ("长袖衬衫衬衫的的的了了。", "person"),
+    ],
+)
+def test_the_same_in_chinese(text: str, expected: str) -> None:
+    assert verdict(text, SHIRT) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Sandwich buns for a slow weekend in the kitchen.",
+        "Toast your sandwich buns, pour a coffee, sit down.",
+        "What will you put on your sandwich buns tonight?",
+        "Sandwich buns that go from the oven to the picnic.",
+        "Treat yourself: sandwich buns for the trip to the lake.",
+    ],
+)
+def test_everyday_words_pass(text: str) -> None:
+    answer = judged(text)
+    assert answer.verdict is CopyVerdict.PASS, (answer.ungrounded, answer.failures)
+
+
+def test_a_misspelt_brand_is_named() -> None:
+    messages = [check.message for check in judged("Sandwich buns by Haerth.").failures]
+    assert any("written wrong" in message and "Hearth" in message for message in messages)
+
+
+# --- phrases of approved texts --------------------------------------------------------------------------------------
+
+
+def test_an_approved_phrase_is_approved_as_a_whole() -> None:
+    phrase = frozenset({"soft inside"})
+    assert judged("Sandwich buns, soft inside.", vocabulary=phrase).verdict is CopyVerdict.PASS
+    assert judged("Soft sandwich buns.", vocabulary=phrase).verdict is CopyVerdict.PERSON
+
+
+def test_phrases_are_listed_before_they_are_approved(run: Callable[..., tuple[int, str, str]]) -> None:
+    texts = ["Sandwich buns, soft inside.", "Honey, soft inside: sandwich buns.", "Sandwich buns on sale, crispy now."]
+    item = {"title": "Sandwich buns", "description": "Honey."}
+    rows = [{"id": str(n), "text": t, "channel": "email", "locale": "en", "item": item} for n, t in enumerate(texts)]
+    Path("approved.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    assert run("init")[0] == 0
+    code, out, err = run("copy", "vocabulary", "learn", "approved.jsonl")
+    assert code == 0 and "soft inside" in out and "crispy" not in out and "listed only" in err
+    assert "soft" not in run("copy", "vocabulary", "list")[1]
+    code, out, _ = run("copy", "vocabulary", "learn", "approved.jsonl", "--by", "Ana", "--least", "2", "--json")
+    assert code == 0 and json.loads(out)["added"] == ["soft inside"]
+    assert "soft inside" in run("copy", "vocabulary", "list")[1]

@@ -22,6 +22,8 @@ _GSM = limit("gsm7")
 GSM_BASIC = frozenset(_GSM["basic"])
 GSM_EXTENDED = frozenset(_GSM["extended"])
 """These take an escape septet before their own."""
+CALL_TO_ACTION = "call_to_action"
+"""The part of a text that asks for a step, where it stands in a paragraph of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,8 @@ class Channel:
     emoji: bool = True
     forbidden: str = ""
     """Characters that may not stand in a text."""
+    call: str = "open"
+    """How its texts ask for a step: "tap" on a telephone's screen, "open" elsewhere."""
     title_only: bool = False
     """True where the text is a product's title: it holds facts only, and no words of a model."""
     segment_only: bool = False
@@ -77,6 +81,12 @@ class Channel:
         head = min(len(lines), len(self.slots)) - 1
         body = "\n".join(lines[head:])
         return [*zip(self.slots[:head], lines[:head], strict=True), (self.slots[-1], body)]
+
+    def parts(self, text: str) -> dict[str, str]:
+        """A text by its slots, and the last paragraph of several in the last slot as `call_to_action`."""
+        parts = {slot.name: content.strip() for slot, content in self.split(text)}
+        body, gap, call = parts[self.slots[-1].name].rpartition("\n\n")
+        return parts if not gap else parts | {self.slots[-1].name: body, CALL_TO_ACTION: call.strip()}
 
     def fits(self, text: str) -> bool:
         """True when no slot is empty or too long."""

@@ -116,6 +116,7 @@ def read(text: str) -> Reading:
     return Reading(folded, squashed, tuple(_WORD.findall(squashed)))
 
 
+@lru_cache(maxsize=8192)
 def fold(text: str) -> str:
     text = unicodedata.normalize("NFKD", text)
     text = "".join(c for c in text if c.isspace() or unicodedata.category(c) not in _UNSEEN_CATEGORIES)
@@ -207,6 +208,10 @@ class Family:
     """What proves the phrases: a key of the caller's evidence, "offer.end" or "never"."""
     offers: frozenset[str] = frozenset()
     """Types of running offers that allow the phrases."""
+    goods: frozenset[str] = frozenset()
+    """Phrases, folded, that are no promise where the item is what they name."""
+    holds: bool = False
+    """True where a person may decide about a phrase that otherwise blocks."""
     from_facts: bool = False
     """True when the phrases are allowed where the item's facts hold them."""
 
@@ -224,13 +229,14 @@ class Family:
 @cache
 def families(file: str) -> tuple[Family, ...]:
     """The families of one file in `data/`."""
-    optional = ("guarantee", "message", "evidence", "from_facts")
+    optional = ("guarantee", "message", "evidence", "from_facts", "holds")
     return tuple(
         Family(
             id=values["id"],
             shapes=tuple(filter(None, (latin_pattern(values["en"]), chinese_pattern(values["zh"])))),
             exceptions=phrase_pattern(values["not"]),
             offers=frozenset(values.get("offers", ())),
+            goods=frozenset(map(fold, values.get("goods", ()))),
             **{key: values[key] for key in optional if key in values},
         )
         for values in table(file)["family"]

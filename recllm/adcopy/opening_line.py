@@ -1,36 +1,107 @@
-"""The opening line: what a generator is asked for and kept from, which lines may stand, and which comes first."""
+"""The words around the facts: the shop's own wordings, what a generator is asked for and kept from, which lines may
+stand, and which comes first."""
 
 from __future__ import annotations
 
 import random
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import pairwise
 
 from recllm.adcopy.lexicon import HAN, families, fold, limit, pattern, read, stem, table, word_class, words
+from recllm.adcopy.names import OTHER_SHELF, name_and_size, shelf
 from recllm.adcopy.request import CopyRequest, FactSheet
 from recllm.generator.constraint import Constraint
-from recllm.schema import Check, Encoder, ReasonKind
+from recllm.schema import Check, Encoder, Occasion, ReasonKind
 from recllm.text.templates import Prompts
 
 _HAN_OR_WORD = re.compile(rf"[{HAN}]|[^\s{HAN}]+")
 _CAPITAL_NAME = re.compile(r"[A-Z][A-Za-z'-]+")
 _LAST_TURN = "[user]\n"
 
-# --- the shop's own lines ------------------------------------------------------------------------------------------
+# --- the shop's own wordings ---------------------------------------------------------------------------------------
+
+NAME, OFFER = "[name]", "[offer]"
+"""Where a headline of `prompts/ad_lines` takes the item's name, and the offer."""
+STYLES = 3
+"""Ways of `ad_text.facts` to put the same facts."""
 
 
-def shop_lines(request: CopyRequest, rng: random.Random) -> list[str | None]:
-    """The brand's own lines, the shop's for the kind of reason and its general ones in a random order, none: each
-    once."""
-    by_kind: list[str] = []
-    for kind in (request.line_kind, ReasonKind.GENERAL):
-        text = Prompts.load().render(f"ad_lines.{kind}", request.locale)
-        lines = [line for line in text.splitlines() if line.strip()]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wording:
+    """The words of a text beside its facts."""
+
+    line: str | None
+    """The opening line; None for a text without one."""
+    headlines: tuple[str, ...] = ()
+    """Best first, with `NAME` and perhaps `OFFER` in them; the name alone comes after them."""
+    shelf: str | None = None
+    """A sentence for the kind of item."""
+    call: str | None = None
+    """The call to action."""
+    style: int = 0
+    """In [0, `STYLES`)."""
+
+
+def shop_wordings(facts: FactSheet, request: CopyRequest, rng: random.Random) -> list[Wording]:
+    """The brand's own lines, the shop's for occasion, intent and kind of reason, its general ones, none: each once.
+
+    Lines of one group come in a random order, and so do the sentences and calls beside them: who draws the same
+    numbers gets the same wording.
+    """
+    groups: list[list[str]] = []
+    named: list[str] = [*filter(None, (request.line_occasion, _intent(request)))]
+    for name in (*named, request.line_kind, ReasonKind.GENERAL):
+        lines = _lines(name, request.locale)
         rng.shuffle(lines)
-        by_kind += lines
-    return list(dict.fromkeys((*request.voice.lines, *by_kind, None)))
+        groups.append(lines)
+    pairs: list[tuple[str, tuple[str, ...]]] = [(line, ()) for line in request.voice.lines]
+    for text in (line for group in groups for line in group):
+        headline, _, line = text.partition(" | ")
+        pairs.append((line, (headline,)))
+    offer_headlines = _lines("offer", request.locale) if facts.offer_text else []
+    dressed = [_dressed(line, facts, request, rng, headlines, offer_headlines) for line, headlines in pairs]
+    dressed.append(_dressed(None, facts, request, rng, (), []))
+    first_of_each: dict[str | None, Wording] = {}
+    for wording in dressed:
+        first_of_each.setdefault(wording.line, wording)
+    return list(first_of_each.values())
+
+
+def dressed_line(line: str, facts: FactSheet, request: CopyRequest, rng: random.Random) -> Wording:
+    """A generator's line with what the shop says around it."""
+    return _dressed(line, facts, request, rng, (), [])
+
+
+def _dressed(
+    line: str | None,
+    facts: FactSheet,
+    request: CopyRequest,
+    rng: random.Random,
+    headlines: Sequence[str],
+    offer_headlines: Sequence[str],
+) -> Wording:
+    is_plain = facts.is_sober or request.is_sensitive
+    of_shelf = OTHER_SHELF if is_plain else shelf((facts.title, *reversed(facts.category)))
+    with_offer = [rng.choice(offer_headlines)] if offer_headlines and rng.random() < limit("offer_headlines") else []
+    return Wording(
+        line=line,
+        headlines=(*with_offer, *headlines),
+        shelf=rng.choice(_lines(f"shelf_{of_shelf}", request.locale)),
+        call=rng.choice(_lines(f"call_{request.limits.call}", request.locale)),
+        style=rng.randrange(STYLES),
+    )
+
+
+def _intent(request: CopyRequest) -> str | None:
+    has_lines = request.intent in ("remind", "discover", "cross_sell", "win_back")
+    return request.intent if has_lines and not request.is_sensitive else None
+
+
+def _lines(name: str, locale: str) -> list[str]:
+    return [line for line in Prompts.load().render(f"ad_lines.{name}", locale).splitlines() if line.strip()]
 
 
 # --- what a generator is asked -------------------------------------------------------------------------------------
@@ -62,10 +133,40 @@ def line_prompt(facts: FactSheet, kind: ReasonKind, locale: str, *, examples: bo
     return prompt if examples else _LAST_TURN + prompt.rpartition(_LAST_TURN)[2]
 
 
+def brief(facts: FactSheet, request: CopyRequest) -> str:
+    """What a large model is asked: the item's facts but for its numbers, the reason, the occasion and the voice."""
+    voice = request.voice
+    return Prompts.load().render(
+        "ad_brief",
+        request.locale,
+        name=name_and_size(facts.title)[0],
+        brand=facts.brand,
+        category=facts.category[-1] if facts.category else None,
+        attributes=[(k, v) for k, v in facts.attributes.items() if not any(c.isdigit() for c in v)],
+        reason=reason_words(request.line_kind, request.locale),
+        occasion=occasion_words(request.line_occasion, request.locale) or None,
+        address=voice.address,
+        banned=list(voice.banned),
+        required=list(voice.required),
+        exclamation=voice.exclamation,
+    )
+
+
+def second_brief(first: str, line: str, faults: Sequence[str], locale: str) -> str:
+    """`first` with a line that was refused and why, and the request for another one."""
+    return f"{first}\n{Prompts.load().render('ad_brief.again', locale, line=line, faults=list(faults))}"
+
+
 @lru_cache(maxsize=64)
 def reason_words(kind: ReasonKind, locale: str) -> str:
     """A kind of reason as a model is told it."""
     return Prompts.load().render("ad_lines.reason", locale, kind=str(kind))
+
+
+@lru_cache(maxsize=64)
+def occasion_words(occasion: Occasion | None, locale: str) -> str:
+    """An occasion as a model is told it; empty for none."""
+    return Prompts.load().render("ad_lines.occasion", locale, occasion=occasion and str(occasion))
 
 
 @cache

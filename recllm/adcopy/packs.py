@@ -45,7 +45,7 @@ from pydantic import (
     model_validator,
 )
 
-from recllm.adcopy.lexicon import Family, Reading, folded_pattern, phrase_pattern, phrase_patterns
+from recllm.adcopy.lexicon import Family, Reading, folded_pattern, phrase_pattern, phrase_patterns, read
 from recllm.errors import DataError, UsageError
 from recllm.text.templates import LOCALES
 
@@ -202,7 +202,8 @@ def pack_named(name: str) -> Pack:
 
 
 def load_pack(file: Path | Traversable, *, name: str = "") -> Pack:
-    """A shop's own pack. Raises `DataError` with file and rule for whatever is wrong with it.
+    """A shop's own pack, after each rule was tried on its own examples. Raises `DataError` with file and rule for
+    whatever is wrong with it.
 
     name: what the file is called in messages, when not by its path.
     """
@@ -222,5 +223,11 @@ def load_pack(file: Path | Traversable, *, name: str = "") -> Pack:
         rule = parse(Rule, entry, owner="a rule", prefix=label)
         if rule.id in rules:
             raise DataError(f"{label}the id occurs twice")
+        for text in rule.hit:
+            if not rule.find(read(text)):
+                raise DataError(f"{label}its own hit {text!r} is not found; change the phrases, or the example")
+        for text in rule.miss:
+            if phrases := rule.find(read(text)):
+                raise DataError(f"{label}its own miss {text!r} is found, by {phrases[0]!r}; add that to not")
         rules[rule.id] = rule
     return Pack(name=title, rules=tuple(rules.values()), sha256=sha256(content).hexdigest())

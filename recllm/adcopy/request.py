@@ -41,7 +41,7 @@ from recllm.adcopy.packs import FilledText, Pack, parse
 from recllm.adcopy.quantities import Quantity, quantities
 from recllm.errors import DataError, UsageError
 from recllm.policy import Policy
-from recllm.schema import Item, Reason, ReasonKind
+from recllm.schema import Item, Occasion, Reason, ReasonKind
 from recllm.text.injection import TITLE_CHARS, neutralise
 from recllm.text.templates import LOCALES, Prompts, Template, language
 
@@ -133,6 +133,10 @@ class CopyRequest:
     """Language and perhaps region, such as en, en-GB or zh."""
     reason_kind: ReasonKind = ReasonKind.GENERAL
     """Told as a neutral kind ("goes with what you like"), never as what the person did."""
+    occasion: Occasion | None = None
+    """Why the text comes now; the shop's own lines for it come before those for the kind of reason."""
+    intent: str | None = None
+    """What the text is to do: remind, discover, cross_sell or win_back. Any other has no lines of its own."""
     n_candidates: int = 8
     """Opening lines that a generator is asked for."""
     seed: int = 0
@@ -192,6 +196,11 @@ class CopyRequest:
         return ReasonKind.GENERAL if self.is_sensitive else self.reason_kind
 
     @property
+    def line_occasion(self) -> Occasion | None:
+        """The occasion that an opening line may tell."""
+        return None if self.is_sensitive else self.occasion
+
+    @property
     def is_hostile(self) -> bool:
         """True when a text of the item that is told or asked about speaks to machines."""
         item = self.item
@@ -244,6 +253,12 @@ class FactSheet:
     """The price as a text tells it; None where it is not told. This and `offer_text` are there once the facts are made
     sayable."""
     offer_text: str | None = None
+    pays_text: str | None = None
+    """The price after the offer as a text tells it."""
+    offer_headline: str | None = None
+    """The offer as a headline tells it: without its end."""
+    list_price_text: str | None = None
+    """The former price as a text tells it, where it is above the price."""
 
     @classmethod
     def of(cls, item: Item, *, offer: Offer | None = None, list_price: Decimal | None = None) -> FactSheet:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,9 +35,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from recllm.adcopy.lexicon import fold, limit
 from recllm.adcopy.opening_line import line_prompt
 from recllm.adcopy.packs import FilledText, Pack, pack_named, pack_names, parse
 from recllm.adcopy.request import CopyRequest, FactSheet, Offer, OfferType, Voice, checked_locale
+from recllm.adcopy.verify.grounding import UngroundedWord
 from recllm.adcopy.verify.guarantees import Review, review
 from recllm.adcopy.write import is_sayable, sayable_facts
 from recllm.documents import plain
@@ -45,6 +48,9 @@ from recllm.schema import CopyVerdict, Item, ReasonKind
 
 if TYPE_CHECKING:  # checking texts does without arrays
     from recllm.models.effect import RankedText, TextPair
+
+_NEXT_WORD = re.compile(r" [A-Za-z]+(?:['’][A-Za-z]+)?")
+_LAST_WORD = re.compile(r"[A-Za-z]+(?:['’][A-Za-z]+)? $")
 
 
 def _number(value: object) -> object:
@@ -234,6 +240,47 @@ def submission_of(
 def judge(submission: Submission) -> Review:
     """Every guarantee on one text, with its rule packs."""
     return review(submission.text, submission.request)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnedPhrase:
+    """A phrase of approved texts that nothing grounds so far."""
+
+    phrase: str
+    texts: int
+    """Approved texts that hold it."""
+
+
+def phrases_of_approved(submissions: Iterable[Submission]) -> tuple[LearnedPhrase, ...]:
+    """What a vocabulary can learn from texts that people approved, in most texts first: each word that nothing grounds
+    with its neighbour, so that "soft inside" is learned and "soft" is not; in Chinese the piece alone. The word alone
+    is added where it stands beside `learn_alone_from` different neighbours or more. A text that contradicts a fact, or
+    is hostile or personal, teaches nothing."""
+    of_phrase: Counter[str] = Counter()
+    neighbours: dict[str, set[str]] = {}
+    for submission in submissions:
+        answer = judge(submission)
+        if answer.verdict is CopyVerdict.BLOCKED:
+            continue
+        word_of_phrase = {_with_neighbour(submission.text, word): fold(word.word) for word in answer.ungrounded}
+        of_phrase.update(list(word_of_phrase))
+        for phrase, word in word_of_phrase.items():
+            neighbours.setdefault(word, set()).add(phrase)
+    for word, phrases in neighbours.items():
+        if len(phrases) >= limit("learn_alone_from"):
+            of_phrase[word] = sum(of_phrase[phrase] for phrase in phrases)
+    return tuple(LearnedPhrase(phrase=phrase, texts=n) for phrase, n in of_phrase.most_common())
+
+
+def _with_neighbour(text: str, word: UngroundedWord) -> str:
+    """A Latin word and the one after it in its sentence, or else the one before it."""
+    start, end = word.span
+    if not word.word.isascii():
+        return word.word
+    after, before = _NEXT_WORD.match(text, end), _LAST_WORD.search(text[:start])
+    if after:
+        return fold(text[start : after.end()])
+    return fold(text[before.start() : end]) if before else fold(word.word)
 
 
 def reviews_document(

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -16,25 +17,32 @@ from typing import TYPE_CHECKING
 
 from babel.dates import format_skeleton
 
-from recllm.adcopy.channels import width
+from recllm.adcopy.channels import Slot, width
 from recllm.adcopy.lexicon import HAN, fold, limit, pattern, word_class
+from recllm.adcopy.names import is_size, name_and_size, written_out
 from recllm.adcopy.opening_line import (
+    NAME,
+    OFFER,
+    Wording,
     bare_prompt,
+    brief,
     can_be_asked,
     constraint_for,
+    dressed_line,
     line_faults,
     line_prompt,
     ranked,
-    shop_lines,
+    second_brief,
+    shop_wordings,
 )
-from recllm.adcopy.quantities import QuantityKind, currency_of, format_money, quantities
+from recllm.adcopy.quantities import QuantityKind, currency_of, format_money, quantities, rounded
 from recllm.adcopy.request import CopyRequest, FactSheet, OfferType
 from recllm.adcopy.verify import claims, form
 from recllm.adcopy.verify.case import Case
 from recllm.adcopy.verify.guarantees import likeness, review, variants_differ
 from recllm.errors import GenerationError, UsageError
 from recllm.schema import AdCopy, Check, CopyVerdict, Encoder, Generator
-from recllm.text.templates import Prompts, natural
+from recllm.text.templates import Prompts
 
 if TYPE_CHECKING:  # writing without it does without arrays
     from recllm.models.effect import EffectModel
@@ -67,7 +75,9 @@ def write_copy(
     tests taught of the whole text: a score never lets a text stand, nor overtake one with a better verdict.
 
     A generator with an attribute `languages` is asked in these languages only; one that `takes_constraints` is told
-    what its lines may not hold, one that is `tuned` is asked without examples. Raises `UsageError` for a channel that
+    what its lines may not hold, one that is `tuned` is asked without examples. One that `takes_briefs`, as servers do,
+    is told the item's facts and the voice; where none of its lines passes, the first one goes back once, with what is
+    wrong with it. Raises `UsageError` for a channel that
     takes no text for a person.
     """
     if request.limits.segment_only:
@@ -77,54 +87,70 @@ def write_copy(
     rng = random.Random(f"{request.seed}:{request.item.item_id}")
     facts = sayable_facts(request)
     rejected: list[Rejected] = []
-    if request.packs and facts.offer is not None:
-        # A law may forbid to tell an offer, as one without proof of the former price: then the text leaves it out.
-        silent = replace(facts, offer=None, offer_text=None)
-        loud, quiet = (_verified(None, sheet, request) for sheet in (facts, silent))
-        if len(_failures(quiet)) < len(_failures(loud)):
-            rejected.append((loud.text, _failures(loud)))
-            facts = silent
+    if request.packs:
+        facts, rejected = _lawful(facts, request)
 
-    lines: list[tuple[str | None, str]] = []
+    lines: list[tuple[Wording, str]] = []
     if generator is not None and can_be_asked(facts, request):
         best_first, rejections = _generated_lines(facts, request, generator, encoder)
-        lines += [(line, generator.name) for line in best_first]
+        lines += [(dressed_line(line, facts, request, rng), generator.name) for line in best_first]
         rejected += rejections
-    lines += [(line, TEMPLATE) for line in shop_lines(request, rng)]
+    lines += [(wording, TEMPLATE) for wording in shop_wordings(facts, request, rng)]
     lines = lines if effect is None else _by_effect(lines, facts, request, effect)
 
     copies: dict[str | None, AdCopy] = {}
-    waiting: dict[str | None, AdCopy] = {}
-    for line, source in lines:
+    waiting: list[AdCopy] = []  # held, or without room for the offer
+    for wording, source in lines:
+        line = wording.line
         if len(copies) == request.variants:
             break
         if line and any(earlier and likeness(line, earlier) > limit("max_likeness") for earlier in copies):
             continue
-        copy = _verified(line, facts, request, [earlier.text for earlier in copies.values()])
-        if _stands(copy) and request.unattended and not copy.verified:
-            waiting.setdefault(line, replace(copy, generator=source))
-        elif _stands(copy):
-            copies[line] = replace(copy, generator=source)
-    copies = copies or dict(list(waiting.items())[:1])
+        copy = _verified(wording, facts, request, [earlier.text for earlier in copies.values()])
+        copy = replace(copy, generator=source)
+        tells_offer = "offer" in copy.facts_used or not facts.offer_text or request.limits.title_only
+        if not _stands(copy):
+            continue
+        if tells_offer and (copy.verified or (source != TEMPLATE and not request.unattended)):
+            copies[line] = copy
+        else:
+            waiting.append(copy)
+    if not copies and waiting:
+        copies = {None: next((copy for copy in waiting if copy.verified), waiting[0])}
     if not copies:  # a title like no other: the item goes by its category, or by a general name
         facts = without_title(facts, request)
-        for line in shop_lines(request, rng):
-            copies = {line: _verified(line, facts, request)}
-            if _stands(copies[line]):
+        for wording in shop_wordings(facts, request, rng):
+            copies = {wording.line: _verified(wording, facts, request)}
+            if _stands(copies[wording.line]):
                 break
     return tuple(replace(copy, rejected=tuple(rejected)) for copy in copies.values())
 
 
 def _by_effect(
-    lines: Sequence[tuple[str | None, str]], facts: FactSheet, request: CopyRequest, effect: EffectModel
-) -> list[tuple[str | None, str]]:
+    lines: Sequence[tuple[Wording, str]], facts: FactSheet, request: CopyRequest, effect: EffectModel
+) -> list[tuple[Wording, str]]:
     """The lines whose texts stand, by verdict and then by score; a text without an opening line stays the last."""
-    texts = [(_verified(line, facts, request), line, source) for line, source in lines if line]
+    texts = [(_verified(wording, facts, request), wording, source) for wording, source in lines if wording.line]
     standing = [entry for entry in texts if _stands(entry[0])]
     order = effect.order([copy.text for copy, _, _ in standing], str(request.line_kind), request.channel)
     best_first = sorted((standing[i] for i in order), key=lambda entry: not entry[0].verified)
-    last = [(line, source) for line, source in lines if not line]
-    return [*((line, source) for _, line, source in best_first), *last]
+    last = [(wording, source) for wording, source in lines if not wording.line]
+    return [*((wording, source) for _, wording, source in best_first), *last]
+
+
+def _lawful(facts: FactSheet, request: CopyRequest) -> tuple[FactSheet, list[Rejected]]:
+    """The facts without the offer, or the former price, where a law forbids to tell them, as an offer without proof of
+    the former price; and the text that they were in."""
+    rejected: list[Rejected] = []
+    for silence in (("offer", "offer_text", "offer_headline", "pays_text"), ("list_price_text",)):
+        silent = replace(facts, **dict.fromkeys(silence))  # type: ignore[arg-type]
+        if silent == facts:
+            continue
+        loud, quiet = (_verified(Wording(line=None), sheet, request) for sheet in (facts, silent))
+        if len(_failures(quiet)) < len(_failures(loud)):
+            rejected.append((loud.text, _failures(loud)))
+            facts = silent
+    return facts, rejected
 
 
 def is_sayable(line: str, facts: FactSheet, request: CopyRequest) -> bool:
@@ -140,7 +166,13 @@ def _generated_lines(
     if languages is not None and request.language not in languages:
         message = f"{generator.name} writes {', '.join(sorted(languages))} only"
         return [], [("", (Check(guarantee="G11", passed=False, message=message),))]
-    prompt = line_prompt(facts, request.line_kind, request.locale, examples=not getattr(generator, "tuned", False))
+    takes_briefs = getattr(generator, "takes_briefs", False)
+    examples = not getattr(generator, "tuned", False)
+    prompt = (
+        brief(facts, request)
+        if takes_briefs
+        else line_prompt(facts, request.line_kind, request.locale, examples=examples)
+    )
     bound = getattr(generator, "takes_constraints", False)
     constraint = {"constraint": constraint_for(facts, request)} if bound else {}
     tokens = limit("line_tokens")[request.language]
@@ -149,19 +181,39 @@ def _generated_lines(
     except GenerationError as error:
         return [], [("", (Check(guarantee="G16", passed=False, message=str(error)),))]
     faults = {line: _faults(line, facts, request) for line in dict.fromkeys(lines)}
+    if takes_briefs and (refused := _why_refused(faults, facts, request)):
+        with suppress(GenerationError):  # the first answer is there
+            mended = second_brief(prompt, *refused, request.locale)
+            lines = generator.generate(mended, n=1, max_tokens=tokens, seed=request.seed, **constraint)
+            faults |= {line: _faults(line, facts, request) for line in lines}
     faultless = [line for line, checks in faults.items() if not checks]
     stopped = [(line, checks) for line, checks in faults.items() if checks]
     return ranked(faultless, facts, request, encoder), stopped
 
 
+def _why_refused(
+    faults: Mapping[str, tuple[Check, ...]], facts: FactSheet, request: CopyRequest
+) -> tuple[str, list[str]] | None:
+    """The first line and what is wrong with it, where no line passes; None where one does."""
+    reasons: dict[str, list[str]] = {}
+    for line, checks in faults.items():
+        reasons[line] = [check.message for check in checks]
+        if not checks:
+            copy = _verified(Wording(line=line), facts, request)
+            reasons[line] = [f"no fact speaks of: {', '.join(copy.ungrounded)}"] if copy.ungrounded else []
+        if not reasons[line]:
+            return None
+    return next(iter(reasons.items()), None)
+
+
 def _faults(line: str, facts: FactSheet, request: CopyRequest) -> tuple[Check, ...]:
     """What keeps a line from being an opening line, or else the checks that a text with it fails."""
-    return line_faults(line, facts, request.language) or _failures(_verified(line, facts, request))
+    return line_faults(line, facts, request.language) or _failures(_verified(Wording(line=line), facts, request))
 
 
-def _verified(line: str | None, facts: FactSheet, request: CopyRequest, texts: Sequence[str] = ()) -> AdCopy:
-    """The richest text of a line that fits and differs from `texts`, or else the barest one, with its checks."""
-    for composition in compositions(line, facts, request):
+def _verified(wording: Wording, facts: FactSheet, request: CopyRequest, texts: Sequence[str] = ()) -> AdCopy:
+    """The richest text of a wording that fits and differs from `texts`, or else the barest one, with its checks."""
+    for composition in compositions(wording, facts, request):
         text, fact_names = composition
         is_new = not any(variants_differ([*texts, text]))
         if is_new and request.limits.fits(text):
@@ -186,6 +238,7 @@ def _verified(line: str | None, facts: FactSheet, request: CopyRequest, texts: S
         facts_used={name: str(values[name]) for name in fact_names},
         template_version=request.template.version,
         item_id=facts.item_id,
+        parts=request.limits.parts(text),
     )
 
 
@@ -211,6 +264,8 @@ _HANGING = pattern("titles.hanging", DANGLING="|".join(word_class("dangling")))
 _NAMING = re.compile(rf"[^\W\d_]{{3,}}|[{HAN}]")
 _RUN = re.compile(rf"[{HAN}]{{2,}}|[^\W\d_]{{3,}}")
 _LETTER = re.compile(rf"[^\W\d_]|[{HAN}]")
+_JOINT = re.compile(r"[-/&]")
+"""Joins the words of a compound: Grain-Free, sinus/allergy."""
 
 
 def sayable_facts(request: CopyRequest) -> FactSheet:
@@ -229,12 +284,14 @@ def sayable_facts(request: CopyRequest) -> FactSheet:
         category=tuple(filter(None, categories)),
         attributes={k: v for k, v in facts.attributes.items() if _unsayable(f"{k}: {v}", facts, bare) == []},
         price_text=_money(facts.price, facts, request.language),
-        offer_text=_offer_text(facts, request),
+        list_price_text=_list_price_text(facts, request),
     )
+    sheet = replace(sheet, **_offer_texts(sheet, request))  # type: ignore[arg-type]
     title = _cleaned(facts.title, facts, bare)
     sheet = replace(sheet, title=title) if title else without_title(sheet, request)
-    longest_first = (shortened(sheet.title, longest) for longest in range(len(sheet.title) - 1, _MIN_NAME - 1, -1))
-    return replace(sheet, spellings=tuple(dict.fromkeys(longest_first)))
+    name, _ = name_and_size(sheet.title)
+    longest_first = (shortened(name, longest) for longest in range(len(name), _MIN_NAME - 1, -1))
+    return replace(sheet, spellings=tuple(dict.fromkeys((name, *longest_first))))
 
 
 def without_title(facts: FactSheet, request: CopyRequest) -> FactSheet:
@@ -244,23 +301,41 @@ def without_title(facts: FactSheet, request: CopyRequest) -> FactSheet:
 
 
 def _cleaned(name: str, facts: FactSheet, request: CopyRequest) -> str:
-    """`name` as running text without what the facts do not bear out; empty when it is hostile or nothing is left."""
+    """`name` as running text without what the facts do not bear out; empty when it is hostile, nothing is left, or what
+    is left would name another thing."""
     for _ in range(_MAX_ROUNDS):
-        name = natural(name, Prompts.load().short_forms)
+        name = written_out(name)
         spans = _unsayable(name, facts, request)
         if spans is None:
             return ""
         if not spans:
-            return tidy(name) if _LETTER.search(name) else ""
+            return tidy(name) if _LETTER.search(name) and not is_size(name) else ""
         before = name
         for span in sorted(spans, key=len, reverse=True):
             shape = re.compile(re.escape(span.strip()), re.IGNORECASE)
             # a span that is dressed up is cut out of the folded form; one in neither form went with a longer one
             form = next((text for text in (name, fold(name)) if shape.search(text)), None)
-            if form:
-                name = shape.sub(" ", form, count=1)
+            if span.strip() == "free" and (denial := pattern("titles.free_of").search(name)):
+                name = f"{name[: denial.start()]} {name[denial.end() :]}"
+            elif form:
+                name = _without(form, *shape.search(form).span())  # type: ignore[union-attr]
         name = "" if name == before else tidy(name)
     return ""
+
+
+def _without(name: str, start: int, end: int) -> str:
+    """A name without a piece and without the compound that it is a part of, "Grain-Free"; empty where the piece was one
+    of two names: "cold and flu"."""
+    while start > 0 and _JOINT.match(name[start - 1]):
+        start -= 1
+        while start > 0 and name[start - 1].isascii() and name[start - 1].isalnum():
+            start -= 1
+    while end < len(name) and _JOINT.match(name[end]):
+        end += 1
+        while end < len(name) and name[end].isascii() and name[end].isalnum():
+            end += 1
+    is_one_of_two = pattern("titles.joined").search(name[:start].rstrip()) is not None
+    return "" if is_one_of_two else f"{name[:start]} {name[end:]}"
 
 
 def _unsayable(name: str, facts: FactSheet, request: CopyRequest) -> list[str] | None:
@@ -305,21 +380,34 @@ def _money(amount: Decimal | None, facts: FactSheet, language: str) -> str | Non
     return format_money(amount, facts.currency, language)
 
 
-def _offer_text(facts: FactSheet, request: CopyRequest) -> str | None:
+def _list_price_text(facts: FactSheet, request: CopyRequest) -> str | None:
+    is_above = facts.list_price is not None and facts.price is not None and facts.list_price > facts.price
+    return _money(facts.list_price, facts, request.language) if is_above else None
+
+
+def _offer_texts(facts: FactSheet, request: CopyRequest) -> dict[str, str | None]:
+    """The running offer as a sentence with its last day and the price after it, and as a headline tells it."""
     offer = facts.offer
     if offer is None or not offer.runs(request.now):
-        return None
+        return {}
     if offer.type is OfferType.PERCENT and offer.value is not None:  # 20 % off is 8 折: what remains, in tenths
         value: str | None = f"{(offer.value if request.language == 'en' else (100 - offer.value) / 10).normalize():f}"
     else:
         value = _money(offer.value, facts, request.language)
     if value is None and offer.type is OfferType.AMOUNT:
-        return None
+        return {}
     end = None
     if offer.end is not None:  # an end at midnight belongs to the day before
         day = offer.end - timedelta(microseconds=1)
         end = format_skeleton("MMMMd", day.date(), locale="en_GB" if request.language == "en" else "zh")
-    return Prompts.load().render("ad_offer", request.locale, type=str(offer.type), value=value, end=end)
+    left = claims.reduced_price(Case(text="", facts=facts, request=request))
+    pays = _money(left and rounded(left, facts.currency or ""), facts, request.language)
+    prompts, values = Prompts.load(), {"type": str(offer.type), "value": value}
+    return {
+        "offer_text": prompts.render("ad_offer", request.locale, **values, end=end),
+        "pays_text": prompts.render("ad_offer.pays", request.locale, pays=pays) if pays else None,
+        "offer_headline": prompts.render("ad_offer.short", request.locale, **values),
+    }
 
 
 # --- the text ------------------------------------------------------------------------------------------------------
@@ -327,51 +415,75 @@ def _offer_text(facts: FactSheet, request: CopyRequest) -> str | None:
 _NAME_LENGTHS = (120, 60, 40, 28, 18)
 _DROPS = (
     (),
-    ("call",),
-    ("call", "brand"),
-    ("call", "brand", "name"),
-    ("call", "brand", "price"),
-    ("call", "brand", "price", "offer"),
+    ("shelf",),
+    ("shelf", "call"),
+    ("shelf", "call", "size"),
+    ("shelf", "call", "size", "list_price"),
+    ("shelf", "call", "size", "list_price", "brand"),
+    ("shelf", "call", "size", "list_price", "brand", "pays"),
+    ("shelf", "call", "size", "list_price", "brand", "pays", "price"),
+    ("shelf", "call", "size", "list_price", "brand", "pays", "price", "offer"),
 )
-_STEPS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 1), (2, 2), (0, 3), (3, 2), (3, 4), (4, 4), (3, 5), (4, 5))
+_STEPS = (
+    *((0, drop) for drop in range(7)),
+    *((length, drop) for length in range(1, 5) for drop in (2, 6)),
+    *((length, drop) for drop in (7, 8) for length in (0, 3, 4)),
+)
 """(name length, drops) from the richest text to the barest."""
 
 
-def compositions(line: str | None, facts: FactSheet, request: CopyRequest) -> Iterator[tuple[str, tuple[str, ...]]]:
+def compositions(wording: Wording, facts: FactSheet, request: CopyRequest) -> Iterator[tuple[str, tuple[str, ...]]]:
     """(text, names of the facts that it states) of a channel's template, from the richest to the barest text, whether
     they fit or not.
 
-    An offer is told only while it runs. `line` is the opening line, which is never cut or left out; the name leaves
-    the body of a text only where a headline holds it.
+    An offer is stated only while it runs. The opening line is never cut or left out. A headline names the item, and
+    then nothing after it does.
     """
     prompts, channel, locale, template = Prompts.load(), request.limits, request.locale, request.template
     slot = channel.slots[0]
-    headed = line is not None and len(channel.slots) > 1
+    is_headed = len(channel.slots) > 1
     brand = facts.brand if facts.brand and facts.brand.casefold() not in facts.title.casefold() else None
+    whole_name, size = (facts.title, "") if channel.title_only else name_and_size(facts.title)
+    headline = _headline(wording, whole_name, facts, slot, facts_only=channel.title_only)
     for length, drops in ((_NAME_LENGTHS[length], _DROPS[drops]) for length, drops in _STEPS):
-        if "name" in drops and not headed:
-            continue
-        name = shortened(facts.title, length)
-        spellings = (shortened(facts.title, n) for n in range(min(len(name), slot.max), _MIN_NAME - 1, -1))
-        headline = next((spelling for spelling in spellings if slot.fits(spelling)), name)
+        name = shortened(whole_name, length)
         pieces = {
-            "name": _as_beginning(name),
+            "name": None if is_headed else _as_beginning(name),
+            "size": size,
             "brand": brand,
             "price": facts.price_text,
+            "list_price": facts.list_price_text,
             "offer": facts.offer_text,
+            "pays": facts.pays_text,
         }
-        pieces = {key: None if key in drops else value for key, value in pieces.items()}
+        pieces = {key: None if key in drops else value or None for key, value in pieces.items()}
+        sentence = prompts.render("ad_text.facts", locale, **pieces, style=wording.style)
         values = {
-            "headline": _as_beginning(headline),
-            "hook": line,
-            "facts": prompts.render("ad_text.facts", locale, **pieces),
-            "call": "call" not in drops or None,
+            "headline": headline,
+            "hook": wording.line,
+            "shelf": None if "shelf" in drops and sentence else wording.shelf,
+            "facts": sentence,
+            "call": None if "call" in drops else wording.call,
             "brand": pieces["brand"],
         }
         values = {key: value for key, value in values.items() if key in template.variables}
         stated = ("brand",) if channel.title_only else ("brand", "price", "offer")
         text = prompts.render(template.name, locale, **values)
-        yield text, ("title", *(key for key in stated if pieces[key]))
+        is_in_headline = facts.offer_headline is not None and facts.offer_headline in headline
+        yield text, ("title", *(key for key in stated if pieces[key] or (key == "offer" and is_in_headline)))
+
+
+def _headline(wording: Wording, name: str, facts: FactSheet, slot: Slot, *, facts_only: bool) -> str:
+    """The first of the wording's headlines that fits with the whole name in it, else the longest spelling of the name
+    that fits."""
+    for shape in () if facts_only else wording.headlines:
+        begins = shape.partition(NAME)[0].rstrip().endswith(tuple(limit("line_ends")["en"]))
+        filled = shape.replace(NAME, _as_beginning(name) if begins else name)
+        filled = _as_beginning(filled.replace(OFFER, facts.offer_headline or ""))
+        if slot.fits(filled) and not (OFFER in shape and facts.offer_headline is None):
+            return filled
+    spellings = (shortened(name, n) for n in range(min(len(name), slot.max), _MIN_NAME - 1, -1))
+    return _as_beginning(next((spelling for spelling in spellings if slot.fits(spelling)), shortened(name, slot.max)))
 
 
 def _as_beginning(name: str) -> str:

@@ -15,10 +15,9 @@ from typing import Any
 
 import polars as pl
 
-from recllm.adcopy.channels import channel_named
+from recllm.adcopy.channels import CALL_TO_ACTION, channel_named
 from recllm.adcopy.write import TEMPLATE
 from recllm.audiences.assignment import check_floor, globally_held_out
-from recllm.audiences.audience import TEXT_ITEM
 from recllm.audiences.exclusions import ExclusionReason
 from recllm.campaigns.folder import CampaignText, ExportEntry, PlannedPerson, TextStatus, append, read_entries
 from recllm.campaigns.hours import SendWindow
@@ -191,7 +190,12 @@ def _write_files(
 
     def row(text: CampaignText) -> dict[str, str]:
         """Whose words they are, when they may leave, and the channel's parts with what the law adds."""
-        finished = message(campaign.file, states[text.id].text, text.channel, text.locale, text.generator)
+        wording, channel = states[text.id].text, channel_named(text.channel)
+        finished = message(campaign.file, wording, text.channel, text.locale, text.generator)
+        # what asks for a step stands in a column of its own: whoever sends makes a button of it
+        call = channel.parts(wording).get(CALL_TO_ACTION, "")
+        if call:
+            finished = finished.replace(f"\n\n{call}", "", 1)
         return {
             "item_id": text.item_id,
             "text_id": text.id,
@@ -199,7 +203,8 @@ def _write_files(
             "generated": str(text.generator != TEMPLATE).lower(),
             "send_from": start,
             "send_until": end,
-            **{slot.name: words for slot, words in channel_named(text.channel).split(finished)},
+            **{slot.name: words for slot, words in channel.split(finished)},
+            **({CALL_TO_ACTION: call} if channel.slots[-1].lines else {}),
         }
 
     for channel in campaign.file.channels:
@@ -253,7 +258,7 @@ def _messages(campaign: OpenCampaign, people: Sequence[PlannedPerson], at: datet
             channel=p.channel,
             text_id=p.text_id,
             variant=p.variant,
-            item_id=p.item_id if p.item_id in campaign.catalogue.items and p.item_id != TEXT_ITEM else None,
+            item_id=p.item_id if p.item_id in campaign.catalogue.items else None,
             request_id=_request_id(campaign, p),
             exported_at=at,
         )
@@ -287,7 +292,7 @@ def _record_shown(campaign: OpenCampaign, people: Sequence[PlannedPerson], clock
             "propensity": p.propensity,
         }
         for p, agreed in zip(people, counted_in, strict=True)
-        if agreed and p.item_id in campaign.catalogue.items and p.item_id != TEXT_ITEM
+        if agreed and p.item_id in campaign.catalogue.items
     ]
     if rows:
         frame = pl.DataFrame(rows, schema=FEEDBACK_SCHEMA)

@@ -136,7 +136,8 @@ class TargetSection(_Section):
     category: Text | None = None
     """A name, or a path such as "food > tea"."""
     text: Text | None = None
-    """What the shop does not sell yet."""
+    """Words such as "something for trail running": each person gets the one of the items that fit them best which suits
+    the person."""
     occasion: Occasion | None = None
     """Whoever has this occasion when the campaign is planned, each for an item of their own."""
     most_items: Annotated[int, Field(ge=1)] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections import Counter
@@ -33,6 +34,7 @@ from recllm.audiences.request import Exclusions
 from recllm.campaigns.file import SERVER, CampaignFile
 from recllm.campaigns.folder import CampaignFolder, CampaignPlan, PlannedPerson, publish
 from recllm.campaigns.open_campaign import auto_approvals
+from recllm.campaigns.target_text import MOST_ITEMS, fitting_items
 from recllm.campaigns.texts import TextKey, catalogue_at, text_keys, write_texts
 from recllm.campaigns.wordings import variant_shares, wording_counts
 from recllm.data.catalogue import in_category, on_offer
@@ -306,7 +308,13 @@ def _pool(recommender: Recommender, file: CampaignFile, workspace: Workspace) ->
         target, only_for = _occasion_target(workspace, recommender, section.occasion)
         pool = eligible_pool(recommender, target, rules, agreed, contacts=contact_records(gate), only_for=only_for)
         return recommender, pool
-    recommender, target = audience_target(recommender, section.items, section.category, section.text)
+    if section.text is None:
+        recommender, target = audience_target(recommender, section.items, section.category)
+    else:
+        limit, settings = section.most_items or MOST_ITEMS, workspace.settings.search
+        ids = fitting_items(recommender, section.text, section.category, limit=limit, settings=settings)
+        recommender, target = audience_target(recommender, ids)
+        target = dataclasses.replace(target, notes=(*target.notes, f"{len(ids)} items fit the text {section.text!r}"))
     if section.most_items is not None and len(target.items) > section.most_items:
         target = _narrowed(recommender, target, rules, agreed, file, gate)
     return recommender, eligible_pool(recommender, target, rules, agreed, contacts=contact_records(gate))

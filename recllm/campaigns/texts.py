@@ -18,7 +18,6 @@ from recllm.adcopy.request import CopyRequest, Voice
 from recllm.adcopy.verify.guarantees import review
 from recllm.adcopy.vocabulary import approved_words, vocabulary_file
 from recllm.adcopy.write import TEMPLATE
-from recllm.audiences.audience import TEXT_ITEM
 from recllm.campaigns.file import CampaignFile
 from recllm.campaigns.folder import COPIES, CampaignText, CheckNote, PlannedPerson, TextFacts
 from recllm.data.catalogue import on_offer
@@ -45,15 +44,12 @@ class Catalogue:
 
 
 def catalogue_at(workspace: Workspace, file: CampaignFile, item_ids: Iterable[str], moment: datetime) -> Catalogue:
-    """As the store has it now, on offer at `moment`. The item that a campaign's text stands for is always there."""
+    """As the store has it now, on offer at `moment`."""
     ids = set(item_ids)
     with workspace.store().read() as reader:  # by key: a catalogue has many more items than a campaign
         rows, brands = reader.items(sorted(ids)), reader.brands()
     rows = rows.with_columns(available=on_offer(rows, int(moment.timestamp())))
     items = {row["item_id"]: item_of(row) for row in rows.to_dicts()}
-    if file.target.text is not None and TEXT_ITEM in ids:
-        path = tuple(part.strip() for part in (file.target.category or "").split(">") if part.strip())
-        items[TEXT_ITEM] = Item(item_id=TEXT_ITEM, title=file.target.text.strip(), category=path)
     vocabulary = approved_words(vocabulary_file(workspace.root))
     return Catalogue(items, frozenset(brands) | set(file.words.known_brands), vocabulary)
 
@@ -92,6 +88,7 @@ def copy_request(file: CampaignFile, catalogue: Catalogue, text: TextKey | Campa
         locale=text.locale,
         seed=file.words.seed,
         known_brands=catalogue.brands,
+        occasion=file.target.occasion,
         offer=file.offer,
         list_price=file.list_prices.get(text.item_id),
         evidence=file.evidence_for(text.item_id),

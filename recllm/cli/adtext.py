@@ -241,6 +241,33 @@ def add_vocabulary(
         note(f"{repeated} of {len(words)} words were approved before")
 
 
+def learn_vocabulary(
+    file: Annotated[Path, typer.Argument(help="Texts that people approved, one JSON object a line, as `copy check`.")],
+    by: Annotated[str | None, typer.Option("--by", help="Who approves the phrases; they are only listed otherwise.")],
+    workspace: WorkspaceDir,
+    json: Json,
+    min_texts: Annotated[int, typer.Option("--least", min=1, help="Only phrases of so many texts or more.")] = 1,
+) -> None:
+    """List what approved texts hold beyond the facts, by how many hold it; with --by it is approved. A word is taken
+    with its neighbour: "soft inside" is learned, "soft" is not."""
+    from recllm.adcopy.submissions import Submission, phrases_of_approved, read_submissions
+    from recllm.adcopy.vocabulary import add_words, approved_words, vocabulary_file
+
+    now = datetime.now(UTC)
+    with open_shop(workspace) as shop:
+        words = vocabulary_file(shop.root)
+        entries = list(read_submissions(file, now=now, vocabulary=approved_words(words)))
+        phrases = phrases_of_approved(entry for entry in entries if isinstance(entry, Submission))
+        phrases = tuple(phrase for phrase in phrases if phrase.texts >= min_texts)
+        if not phrases:
+            raise NothingToDo(f"the texts of {file} hold no phrase that is not grounded or approved already")
+        added = add_words(words, [p.phrase for p in phrases], by=by, at=now).words if by else ()
+    rows = [(phrase.phrase, str(phrase.texts)) for phrase in phrases]
+    show({"phrases": plain(phrases), "added": added}, table(rows, ["phrase", "texts"]), json=json)
+    if not json:
+        note(f"{len(added)} approved" if by else "listed only; approve them with --by NAME")
+
+
 def list_vocabulary(workspace: WorkspaceDir, json: Json) -> None:
     """The words that the shop's people approved, with who, when and since which version."""
     from recllm.adcopy.vocabulary import read_vocabulary, vocabulary_file

@@ -95,6 +95,7 @@ for name, (words, commands) in GROUPS.items():
     if name == "copy":
         vocabulary = typer.Typer(help="Words beyond the facts that the shop's people approved.", no_args_is_help=True)
         add_command(vocabulary, adtext.add_vocabulary, "add")
+        add_command(vocabulary, adtext.learn_vocabulary, "learn")
         add_command(vocabulary, adtext.list_vocabulary, "list")
         group.add_typer(vocabulary, name="vocabulary")
     app.add_typer(group, name=name)

@@ -31,6 +31,8 @@ class HttpGenerator:
     """
 
     purpose = Purpose.LLM_THIRD_PARTY
+    takes_briefs = True
+    """A server's model is large enough to follow rules and to mend a line."""
 
     def __init__(
         self,

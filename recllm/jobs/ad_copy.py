@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from recllm.schema import (
     Generator,
     Item,
     Objective,
+    Occasion,
     Purpose,
     Recommendation,
     Slate,
@@ -39,6 +41,8 @@ EFFECT = "effect"
 
 AD_CHOICE = 5
 """An ad is for the first of so many items that may be advertised."""
+WORDINGS = 101
+"""Draws among the shop's wordings that people are spread over: too few to tell anybody by them."""
 
 
 def write_ads(
@@ -56,6 +60,8 @@ def write_ads(
     recommender: Recommender | None = None,
     packs: Sequence[Pack] = (),
     voice: Voice | None = None,
+    occasion: Occasion | None = None,
+    intent: str | None = None,
     variants: int = 1,
     effect: EffectModel | None = None,
     records: Path | None = None,
@@ -97,7 +103,9 @@ def write_ads(
                 now=slate.as_of,
                 locale=locale or workspace.settings.locale,
                 reason_kind=reason_kind(best.reasons[0] if best.reasons else None, item.item_id, sensitive=False),
-                seed=seed,
+                occasion=occasion,
+                intent=intent,
+                seed=seed * WORDINGS + wording_of(slate.user_id),
                 known_brands=frozenset(recommender.brands),
                 policy=workspace.policy,
                 packs=tuple(packs),
@@ -128,6 +136,12 @@ def effect_model(workspace: Workspace, folder: Path | None = None) -> EffectMode
     if folder is None and not (workspace_folder / CARD).exists():
         return None
     return load_effect(folder or workspace_folder)
+
+
+def wording_of(user_id: str) -> int:
+    """A person's draw in [0, `WORDINGS`), always the same: two people who get one item for one reason may read it in
+    different words."""
+    return int.from_bytes(sha256(user_id.encode()).digest()[:4], "big") % WORDINGS
 
 
 def may_be_modelled(gate: PolicyGate, user_ids: Sequence[str], generator: Generator | None) -> list[bool]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from recllm.adcopy.deadlines import Deadline, deadlines
 from recllm.adcopy.lexicon import Reading, fold, pattern, read, stem, stems, table
+from recllm.adcopy.names import name_and_size, written_out
 from recllm.adcopy.quantities import Quantity, QuantityKind, quantities
 from recllm.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
 from recllm.text.templates import Prompts, natural
@@ -55,15 +56,18 @@ class Case:
 
     @cached_property
     def title_written_out(self) -> str:
-        return natural(self.facts.title, Prompts.load().short_forms)
+        return written_out(self.facts.title)
 
     @cached_property
     def item_texts(self) -> tuple[str, ...]:
         """The item's texts as its facts hold them, and written out as a text tells them: SFT DRNKS, soft drinks."""
         short_forms = Prompts.load().short_forms
         item = self.request.item
-        texts = (*self.facts.texts, item.title, *item.category)
-        return tuple(dict.fromkeys((*self.facts.texts, *(natural(text, short_forms) for text in texts if text))))
+        texts = [text for text in (*self.facts.texts, item.title, *item.category) if text]
+        expanded = [written_out(text) for text in texts]
+        names = [name_and_size(title)[0] for title in (self.facts.title, written_out(item.title)) if title]
+        as_written = (natural(text, short_forms) for text in texts)
+        return tuple(dict.fromkeys((*self.facts.texts, *as_written, *expanded, *names)))
 
     @cached_property
     def own_words(self) -> str:
@@ -123,10 +127,28 @@ def stated_by_facts(phrase: str, facts: FactSheet) -> bool:
 
 def words_of_uses(facts: FactSheet) -> Iterator[str]:
     """The words of what goes with the item without being part of it, endings cut off: coffee, of a mug."""
-    names = [read(text) for text in (facts.title, *facts.category)]
-    for use in table("uses.toml")["use"]:
-        if any(t in n.words if t.isascii() else t in n.folded for t in use["things"] for n in names):
-            yield from (word.rstrip("*") for word in use["words"])
+    return _words_beside("use", facts)
+
+
+def words_of_scenes(facts: FactSheet) -> Iterator[str]:
+    """The words of the scenes that the item stands in, which claim nothing beside it: wick, of a candle."""
+    return _words_beside("scene", facts)
+
+
+def _words_beside(kind: str, facts: FactSheet) -> Iterator[str]:
+    yield from _words_by_names(kind, (facts.title, *facts.category))
+
+
+@lru_cache(maxsize=1024)
+def _words_by_names(kind: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    readings = [read(name) for name in names]
+    of_names = {stem(word) for reading in readings for word in reading.words}
+    return tuple(
+        word.rstrip("*")
+        for entry in table("uses.toml")[kind]
+        if any(stem(t) in of_names if t.isascii() else any(t in r.folded for r in readings) for t in entry["things"])
+        for word in entry["words"]
+    )
 
 
 def used_with(phrase: str, facts: FactSheet) -> bool:

@@ -32,6 +32,22 @@ from recllm.adcopy.request import OfferType
 from recllm.adcopy.verify.case import Case, Violation, matches, stated_by_facts, used_with, violations
 
 _PRICE_TALK = {"en": "claims.price_talk", "zh": "claims.price_talk_zh"}
+_SHAPES_OF_CLAIMS = (
+    ("claims.lasting", "how long, how or where it lasts", "durability"),
+    ("claims.arrives", "when it comes", "delivery"),
+    ("claims.produced", "where or how it is made", "origin"),
+    ("claims.shown", "who has it", "sales"),
+    ("claims.parts", "a part or a mark of it", "composition"),
+    ("claims.last_one", "how many are there", "stock"),
+    ("claims.within", "how long something may take", "warranty"),
+    ("claims.dose", "what it does by the day", "performance"),
+    ("claims.becomes", "what becomes of the reader", "performance"),
+    ("claims.crowd", "who has it", "sales"),
+    ("claims.crowd_of", "who has it", "sales"),
+    ("claims.crowd_zh", "who has it", "sales"),
+    ("claims.does_zh", "what the product does", "performance"),
+)
+"""Pattern, what it speaks of, and the key of the proof that allows it."""
 _PRAISE = {"en": "claims.praise", "zh": "claims.praise_zh"}
 _NONE_BETTER = {"en": "claims.none_better", "zh": "claims.none_better_zh"}
 _OTHER_GOODS = {"en": "claims.other_goods", "zh": "claims.other_goods_zh"}
@@ -209,7 +225,8 @@ def offers(case: Case) -> Iterator[Violation]:
     for family in families("offers.toml"):
         if running is None or running.type not in family.offers:
             remark = f"promises an offer ({family.id}), and {state}"
-            yield from violations(family.find(case.reading), remark)
+            promised = (p for p in family.find(case.reading) if not (p in family.goods and p in case.facts.folded))
+            yield from violations(promised, remark)
     if running is None:
         for quantity in case.quantities:
             if quantity.kind is QuantityKind.DISCOUNT or quantity.role in ("off", "threshold"):
@@ -251,6 +268,7 @@ def proofs(case: Case) -> Iterator[Violation]:
             name = next(value for value in match.groups() if value)
             if not (stated_by_facts(name, case.facts) or used_with(name, case.facts)):
                 yield Violation(f"{match[0]!r} names {name!r}, which the facts do not hold", match[0], holds=True)
+    yield from _deeds(case)
     for family in families("claims.toml"):
         if not (case.proves(family.evidence) or (case.offer and case.offer.type in family.offers)):
             for phrase in family.find(read(case.own_words) if family.from_facts else case.reading):
@@ -268,8 +286,32 @@ def _proof_for(family: Family) -> str:
     return f"needs {family.evidence}" + (", or the words among the item's facts" if family.from_facts else "")
 
 
+def _deeds(case: Case) -> Iterator[Violation]:
+    """No word on what the product does, how long it lasts, when it comes and who has it: everyday words can say all
+    that, so their order gives it away."""
+    unread = case.own_words if case.language == "zh" else case.text
+    text = "\n".join(read(line).squashed for line in unread.split("\n"))  # no claim runs over a line's end
+    shapes = [(pattern(name), subject, proof) for name, subject, proof in _SHAPES_OF_CLAIMS]
+    if case.language == "en":
+        that_does = pattern("claims.that_does", MILD="|".join(word_class("mild_after_that")))
+        shapes.append((that_does, "what the product does", "performance"))
+        does = pattern("claims.does", VERBS="|".join(word_class("claim_verbs")))
+        of_item = {*stems(read(case.facts.title).words), *word_class("stand_for_item")}
+        if not case.request.evidence.get("performance"):
+            deeds = (match[0] for match in does.finditer(text) if stem(match["subject"]) in of_item)
+            deeds = (deed for deed in deeds if deed not in case.facts.folded)
+            yield from violations(deeds, "speaks of what the product does: needs performance", holds=True)
+    for shape, subject, proof in shapes:
+        if not case.request.evidence.get(proof):
+            phrases = (
+                p for p in matches(shape, text) if not (p in case.facts.folded or stated_by_facts(p, case.facts))
+            )
+            yield from violations(phrases, f"speaks of {subject}: needs {proof}", holds=True)
+
+
 def _comparisons(case: Case) -> Iterator[Violation]:
-    """No comparison with other products of the kind, no "none is better", no praise in others' names."""
+    """No comparison with other products of the kind, no "none is better", no praise in others' names; what stands in
+    the item's own title, such as "other hot cereal", is its name."""
     title, language = read(case.facts.title), case.language
     if language == "en":
         names = {re.escape(stem(w)) for w in title.words if w.isascii() and w.isalpha() and len(w) > 2}
@@ -281,7 +323,8 @@ def _comparisons(case: Case) -> Iterator[Violation]:
     for shape, proof in shapes:
         if not case.request.evidence.get(proof):
             remark = f"speaks of others without proof: needs {proof}"
-            yield from violations(matches(shape, case.reading.squashed), remark, holds=True)
+            phrases = (p for p in matches(shape, case.reading.squashed) if fold(p) not in title.folded)
+            yield from violations(phrases, remark, holds=True)
 
 
 # --- G4, G5: names -------------------------------------------------------------------------------------------------
@@ -290,6 +333,7 @@ def _comparisons(case: Case) -> Iterator[Violation]:
 def foreign_names(case: Case) -> Iterator[Violation]:
     """G4: no brand but the item's own, and no capitalised name inside a sentence that the facts do not hold."""
     yield from _foreign_brands(case)
+    yield from _misspelt_brands(case)
     proven = {word for text in case.request.evidence.values() for word in words(text)}
     allowed = {*table("brands.toml")["proper_words"], *stems(case.facts.words), *stems(proven)}
     if case.language == "en":
@@ -307,6 +351,43 @@ def foreign_names(case: Case) -> Iterator[Violation]:
         common = any(word in name for word in table("brands.toml")["common_origins"])
         if not common and name[:2] not in case.facts.folded:
             yield Violation(f"{match[0]!r} names {name!r}, which the facts do not hold", name, holds=True)
+
+
+def _misspelt_brands(case: Case) -> Iterator[Violation]:
+    """A word that is one letter, or two of a long one, away from the item's own brand or one of the shop's."""
+    fact_words = {*case.facts.words, *words(case.title_written_out)}
+    brands = [case.facts.brand or "", *case.request.known_brands]
+    latin = {w: name for name in brands for w in words(name) if len(w) >= limit("misspelt_from") and w.isascii()}
+    tokens = [fold(t) for t in _TOKEN.findall(case.own_words) if t[0].isupper()]
+    for token in dict.fromkeys(tokens):
+        if len(token) + 2 < limit("misspelt_from") or token in fact_words or token in latin:
+            continue
+        for word, name in latin.items():
+            changes = 1 if len(word) < limit("misspelt_twice_from") else 2
+            if abs(len(word) - len(token)) <= changes and _distance(token, word) <= changes:
+                yield Violation(f"{token!r} reads like {name!r}, written wrong", token, holds=True)
+    run_texts = _HAN_RUN.findall(case.reading.folded)
+    for name in (fold(brand) for brand in brands):
+        if len(name) >= limit("misspelt_from_han") and _HAN_RUN.fullmatch(name):
+            for run in run_texts:
+                for piece in (run[i : i + len(name)] for i in range(len(run) - len(name) + 1)):
+                    differing = sum(a != b for a, b in zip(piece, name, strict=True))
+                    if differing == 1 and piece not in case.facts.folded:
+                        yield Violation(f"{piece!r} reads like {name!r}, written wrong", piece, holds=True)
+
+
+def _distance(first: str, second: str) -> int:
+    """Letters to change, add, leave out or swap with their neighbour (Damerau 1964)."""
+    rows = [list(range(len(second) + 1))]
+    for i, a in enumerate(first, 1):
+        row = [i]
+        for j, b in enumerate(second, 1):
+            cost = min(rows[-1][j] + 1, row[j - 1] + 1, rows[-1][j - 1] + (a != b))
+            if i > 1 and j > 1 and (a, b) == (second[j - 2], first[i - 2]):
+                cost = min(cost, rows[-2][j - 2] + 1)
+            row.append(cost)
+        rows.append(row)
+    return rows[-1][-1]
 
 
 def _foreign_brands(case: Case) -> Iterator[Violation]:

@@ -140,7 +140,8 @@ def grams(tokens: tuple[str, ...], size: int) -> set[tuple[str, ...]]:
 def _phrases(guarantee: str, case: Case) -> Iterator[Violation]:
     for family in families("language.toml"):
         if family.guarantee == guarantee:
-            yield from violations(family.find(case.reading), family.message or "must not be said")
+            remark = family.message or "must not be said"
+            yield from violations(family.find(case.reading), remark, holds=family.holds)
 
 
 # --- G11, G12, G14: language and voice -----------------------------------------------------------------------------
@@ -182,6 +183,11 @@ def well_formed(case: Case) -> Iterator[Violation]:
         yield Violation("repeats itself", " ".join(trigrams[0][0]), holds=True)
     if repeated := pattern("form.repeated_word").search(text):
         yield Violation("repeats a word", repeated[0][:40], holds=True)
+    if salad := pattern("form.word_salad").search(case.text):
+        yield Violation("puts words beside each other that do not belong there", salad[0][:40], holds=True)
+    repeated_names = Counter(w for w in words(case.text) if len(w) > 2 and w.isascii()).most_common(1)
+    if repeated_names and repeated_names[0][1] >= limit("loop_words") > len(set(words(case.text))) - 1:
+        yield Violation("says little but one word", repeated_names[0][0], holds=True)
     letters = [c for c in text if c.isalpha() and c.isascii()]
     capitals = sum(c.isupper() for c in letters)
     if len(letters) > limit("capitals_from_letters") and capitals > limit("max_capitals") * len(letters):

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 
 from recllm.adcopy.lexicon import HAN, Letters, families, fold, letters, limit, phrase_pattern, table, words
-from recllm.adcopy.opening_line import reason_words
-from recllm.adcopy.verify.case import Case, words_of_uses
+from recllm.adcopy.opening_line import occasion_words, reason_words
+from recllm.adcopy.request import CopyRequest
+from recllm.adcopy.verify.case import Case, words_of_scenes, words_of_uses
 from recllm.adcopy.verify.claims import is_fact
 
 _TOKEN = re.compile(rf"[{HAN}]+|[^\W_{HAN}]+(?:['][^\W_{HAN}]+)*")
@@ -93,6 +94,7 @@ def _phrases_that_hold(case: Case) -> Iterator[str]:
     for family in families("claims.toml"):
         if case.proves(family.evidence):
             yield from family.find(case.reading)
+    yield from (fold(phrase) for phrase in case.request.vocabulary if _is_phrase(phrase))
     if phrases := _neutral_phrases():
         yield from (match[0] for match in phrases.finditer(case.reading.folded))
     if case.facts.list_price is not None:
@@ -171,9 +173,10 @@ class _Grounds:
         facts, request = case.facts, case.request
         of_item = _grounds_of(frozenset(filter(None, (*case.item_texts, facts.description, *facts.spellings))))
         free = _grounds_of(
-            frozenset(words_of_uses(facts)),
-            frozenset((*request.evidence.values(), *request.voice.lines, *request.voice.required, *request.vocabulary)),
-            frozenset({reason_words(request.line_kind, request.locale)}),
+            frozenset((*words_of_uses(facts), *words_of_scenes(facts))),
+            frozenset((*request.evidence.values(), *request.voice.lines, *request.voice.required)),
+            frozenset(word for word in request.vocabulary if not _is_phrase(word)),
+            frozenset(_told_reasons(request)),
         )
         return cls(of_item.words | free.words, of_item.bases | free.bases, of_item.words, of_item.pieces | free.pieces)
 
@@ -199,6 +202,15 @@ class _Grounds:
     def _is_compound(self, word: str) -> bool:
         parts = ((word[:i], word[i:]) for i in range(_SHORTEST_PART, len(word) - _SHORTEST_PART + 1))
         return any(self._is_word(first) and self._is_form(last) for first, last in parts)
+
+
+def _told_reasons(request: CopyRequest) -> tuple[str, str]:
+    return reason_words(request.line_kind, request.locale), occasion_words(request.line_occasion, request.locale)
+
+
+def _is_phrase(entry: str) -> bool:
+    """True for several Latin words, which are approved together and not each alone."""
+    return len(entry.split()) > 1 and entry.isascii()
 
 
 @lru_cache(maxsize=512)
