@@ -223,8 +223,7 @@ def differences(ours: Values, theirs: Values, label: Values, person: NDArray[np.
 
 
 def days_off(dataset: Dataset, pairs: RepurchasePairs, start: int, probability: Values) -> dict[str, float]:
-    """Mean days by which the foretold day is off, of pairs bought within 28 days. recllm: the median at a constant rate
-    that gives the week's probability; the others: the interval less the days since."""
+    """Mean days by which the foretold day is off, of pairs bought within 28 days. Intervals: less the days since."""
     bought = dataset.between(start, start + 28 * DAY)
     keys = bought.user.astype(np.int64) * dataset.n_items + bought.item
     order = np.lexsort((bought.at, keys))
@@ -235,13 +234,19 @@ def days_off(dataset: Dataset, pairs: RepurchasePairs, start: int, probability: 
     days = (bought.at[order][first][at] - start) / DAY
     since = column(pairs.features, "since")
     foretold = {
-        "recllm": np.log(2) * HORIZON_DAYS / -np.log1p(-np.minimum(probability, 1 - 1e-9)),
+        "recllm": median_day(probability),
         "item interval": column(pairs.features, "item_gap") - since,
         "median interval": column(pairs.features, "gap_median") - since,
-        "Poisson-Gamma": np.log(2) * HORIZON_DAYS / -np.log1p(-column(pairs.features, "poisson_gamma")),
+        "Poisson-Gamma": median_day(column(pairs.features, "poisson_gamma")),
     }
     off = {name: float(np.abs(np.clip(day, 0, 28) - days)[came].mean()) for name, day in foretold.items()}
     return {"pairs": int(came.sum()), **{name: round(value, 3) for name, value in off.items()}}
+
+
+def median_day(probability: Values) -> Values:
+    """Of a purchase within 28 days, at the constant rate that gives the week's probability."""
+    rate = -np.log1p(-np.clip(probability, 1e-9, 1 - 1e-9)) / HORIZON_DAYS
+    return np.asarray(-np.log1p(np.expm1(-28 * rate) / 2) / rate)
 
 
 def next_order(dataset: Dataset, past: Dataset, seed: int) -> dict[str, float]:

@@ -18,10 +18,10 @@ from recllm.data.dataset import DAY, Dataset
 from recllm.errors import DataError, NothingToDo, PolicyError, UsageError
 from recllm.policy import Policy
 from recllm.propensity.coupons import Coupons, coupon_features
-from recllm.propensity.examples import Cohort, cuts, past_examples
+from recllm.propensity.examples import Cohort, Examples, cuts, past_examples
 from recllm.propensity.features import Basics, FeatureTable, person_features, target_features
 from recllm.propensity.model import calibrate, fit_propensity, normal_scores, people_folds
-from recllm.propensity.next_order import day_of, edges, interval_reach, probability_until
+from recllm.propensity.next_order import covered, day_of, edges, interval_reach
 from recllm.propensity.predict import mailings, predict, redeem_examples
 from recllm.propensity.prediction import (
     Prediction,
@@ -359,20 +359,21 @@ def test_the_day_of_a_survival_curve() -> None:
 
 
 def test_the_interval_holds_four_fifths_of_the_orders() -> None:
-    rng, bounds = np.random.default_rng(0), edges(28)
-    rate = rng.uniform(0.02, 0.4, 4_000)
+    rng, bounds, n = np.random.default_rng(0), edges(28), 4_000
+    rate = rng.uniform(0.02, 0.4, n)
     survival = np.exp(-rate[:, None] * bounds)
     days = rng.exponential(1 / rate)
-    label = np.where(days < 28, days, np.inf)
+    label, cut = np.where(days < 28, days, np.inf), np.full(n, 1_700_000_000)
+    rows = np.arange(n)
+    features = FeatureTable.of({"none": {"none": np.zeros(n)}}, n)
+    people = Examples(features, label, rows, np.zeros(n, np.int64), cut, cut + 28 * DAY)
     # the true distribution, and one that is too wide: the interval is mended, whatever the percentiles are called
-    for told, low, high in ((survival, 0.37, 0.43), (survival**0.5, 0.2, 0.49)):
-        reach = interval_reach(told[:2000], bounds, label[:2000])
-        assert low < reach < high
-        first, last = (day_of(told[2000:], bounds, 0.5 + sign * reach) for sign in (-1, 1))
-        came = np.isfinite(label[2000:])
-        inside = np.where(came, (label[2000:] >= first) & (label[2000:] <= last), np.isinf(last))
-        assert inside.mean() == pytest.approx(0.8, abs=0.03)
-    np.testing.assert_allclose(probability_until(survival, bounds, np.full(4_000, 5.0)), -np.expm1(-5 * rate))
+    reaches = []
+    for foretold in (survival, survival**0.5):
+        reaches.append(interval_reach(foretold[:2000], bounds, people.rows(rows[:2000])))
+        first, last = (day_of(foretold[2000:], bounds, 0.5 + sign * reaches[-1]) for sign in (-1, 1))
+        assert covered(first, last, people.rows(rows[2000:])).mean() == pytest.approx(0.8, abs=0.03)
+    assert 0.25 < reaches[0] < 0.45 and reaches[0] != reaches[1]
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------

@@ -325,6 +325,22 @@ def test_learning_twice_gives_the_same_and_labels_come_from_after_the_features()
         assert bool(bought) == bool(mine.any()), (users[user], items[item])
 
 
+def test_a_shop_without_categories_and_prices_learns_too() -> None:
+    data = weekly_world()
+    events = pl.DataFrame(
+        {
+            "user_id": data.users["user_id"].gather(data.events.user),
+            "item_id": data.items["item_id"].gather(data.events.item),
+            "timestamp": data.events.at,
+        }
+    )
+    bare = Dataset.construct(events, as_of=NOW)
+    model = learn_replenishment(bare, SMALL)
+    assert model.record["latest_week"]["auc"] > 0.8
+    assert not any(name.startswith(("type_", "category_", "price_")) for name in model.trees.names)
+    assert len(model.probability(repurchase_pairs(bare, NOW).features)) > 100
+
+
 def test_too_little_to_learn_from() -> None:
     with pytest.raises(DataError, match="six weeks"):
         learn_replenishment(log(("ann", "tea", 1), ("ann", "tea", 9)), SMALL)

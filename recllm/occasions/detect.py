@@ -82,8 +82,8 @@ class ItemStates:
 
     item: Ints
     """(n,), rows of a dataset's items, ascending; in runs of one item, oldest first."""
-    at: Ints
-    """(n,), epoch seconds from which the state holds."""
+    at: Column
+    """(n,), epoch seconds, with fractions, from which the state holds."""
     price: Column
     """NaN where unknown."""
     available: NDArray[np.bool_]
@@ -92,15 +92,15 @@ class ItemStates:
     def of(cls, frame: pl.DataFrame, dataset: Dataset) -> ItemStates:
         """frame: item_id, at, price (decimal text), available, in the order of time."""
         rows = dataset.item_rows(frame["item_id"])
-        at = frame["at"].dt.epoch("s").to_numpy()
+        at = frame["at"].dt.epoch("us").to_numpy() / 1e6
         price = frame["price"].cast(pl.Float64, strict=False).fill_null(np.nan).to_numpy()
         order = np.flatnonzero(rows >= 0)
         order = order[np.lexsort((order, rows[order]))]
         return cls(rows[order], at[order], price[order], frame["available"].to_numpy()[order])
 
     def until(self, as_of: int) -> ItemStates:
-        """Those that held at `as_of` or before, epoch seconds."""
-        return self._select(self.at <= as_of)
+        """Those that held in the second `as_of` or before."""
+        return self._select(self.at < as_of + 1)
 
     def _select(self, mask: NDArray[np.bool_]) -> ItemStates:
         return ItemStates(self.item[mask], self.at[mask], self.price[mask], self.available[mask])

@@ -21,6 +21,7 @@ from recllm.errors import DataError, ModelError
 from recllm.models.trees import BoostedTrees
 from recllm.occasions.repurchase import HORIZON_DAYS, bought_again, repurchase_pairs
 from recllm.propensity.features import FeatureTable
+from recllm.propensity.model import varying
 from recllm.settings import ReplenishmentSettings
 
 MIN_REPURCHASES = 200
@@ -57,9 +58,10 @@ class ReplenishmentModel:
     def probability(self, features: FeatureTable) -> Floats:
         """That the item is bought within `HORIZON_DAYS` days, in (0, 1), (n,). Raises `ModelError` for other features
         than those learned from."""
-        if features.names != self.trees.names:
-            raise ModelError("the replenishment model was learned on other features; learn it again")
-        return np.asarray(1 / (1 + np.exp(-self.trees.logit(features.values))))
+        if missing := set(self.trees.names) - set(features.names):
+            raise ModelError(f"the replenishment model reads {min(missing)}, which is not known; learn it again")
+        columns = [features.names.index(name) for name in self.trees.names]
+        return _sigmoid(self.trees.logit(features.values[:, columns]))
 
 
 def learn_replenishment(
@@ -91,7 +93,8 @@ def learn_replenishment(
         )
     tell("checking on the latest week")
     earlier = fit_trees(FeatureTable.stacked(tables[1:]), np.concatenate(labels[1:]), settings)
-    figures = ranking_figures(_sigmoid(earlier.logit(tables[0].values)), labels[0])
+    checked = ReplenishmentModel(trees=earlier, as_of=weeks[0], record={})
+    figures = ranking_figures(checked.probability(tables[0]), labels[0])
     tell("learning from all weeks")
     trees = fit_trees(FeatureTable.stacked(tables), np.concatenate(labels), settings)
     end = int(dataset.events.at.max()) + 1
@@ -123,8 +126,10 @@ def past_weeks(dataset: Dataset, n: int) -> list[int]:
 
 
 def fit_trees(features: FeatureTable, label: Floats, settings: ReplenishmentSettings) -> BoostedTrees:
+    """On the columns that vary: what a shop does not know, such as categories, is none."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
+    columns = varying(features.values)
     classifier = HistGradientBoostingClassifier(
         max_iter=settings.rounds,
         learning_rate=settings.learning_rate,
@@ -134,8 +139,8 @@ def fit_trees(features: FeatureTable, label: Floats, settings: ReplenishmentSett
         max_features=settings.column_share,
         early_stopping=False,
         random_state=settings.seed,
-    ).fit(features.values, label)
-    return BoostedTrees.of(classifier, features.names)
+    ).fit(features.values[:, columns], label)
+    return BoostedTrees.of(classifier, [features.names[column] for column in columns])
 
 
 def ranking_figures(probability: Floats, label: Floats, first: int = 10_000) -> dict[str, float]:

@@ -6,8 +6,8 @@
 Each past window gives a person one row per interval until the next order or the horizon's end, so people who did not
 order are used as what they are: censored. The hazards are calibrated as any probability is. The date is the median of
 the person's distribution; beyond the horizon there is none. The interval lies between two percentiles as far below it
-as above it: as far as held 80 % of the orders of people who were not learned from (conformal, Vovk et al. 2005, on
-distances of probability), because people's distributions are wider than what they do.
+as above it: so far that between their dates lay 80 % of the orders of people who were not learned from (split
+conformal, Vovk et al. 2005), because a person's distribution is wider than what people do.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def predict_next_order(task: PredictionTask) -> Prediction:
     survival = earlier.survival(earlier.inputs(validation.features).values)
     table, rows, left_out = task.with_past(task.ask.with_history(task.now))
     predicted = model.survival(model.inputs(table).values)
-    reach = interval_reach(survival, bounds, validation.label)
+    reach = interval_reach(survival, bounds, validation)
     days = [day_of(predicted, bounds, quantile) for quantile in (0.5 - reach, 0.5, 0.5 + reach)]
     dates = [[_date(task.now, n) for n in column] for column in days]
     soonest = -np.where(np.isfinite(days[1]), days[1], 1e6 + predicted[:, -1])
@@ -150,25 +150,28 @@ def day_of(survival: Values, bounds: Values, quantile: float) -> Values:
     return np.asarray(np.where(after > 0, bounds[before] + share * (bounds[after] - bounds[before]), np.inf))
 
 
-def probability_until(survival: Values, bounds: Values, days: Values) -> Values:
-    """The probability that the order has happened after so many days, at most the last bound; (n,)."""
-    row, log_s = np.arange(len(survival)), np.log(np.maximum(survival, 1e-12))
-    after = np.clip(np.searchsorted(bounds, days), 1, len(bounds) - 1)
-    share = (days - bounds[after - 1]) / (bounds[after] - bounds[after - 1])
-    start, end = log_s[row, after - 1], log_s[row, after]
-    return np.asarray(-np.expm1(start + share * (end - start)))
+def interval_reach(survival: Values, bounds: Values, validation: Examples) -> float:
+    """How far from .5 the percentiles lie between whose dates `COVERED` of these people ordered, in [0, .5).
 
-
-def interval_reach(survival: Values, bounds: Values, label: Values) -> float:
-    """How far from .5 the percentiles lie between which `COVERED` of these people ordered, in [0, .5).
-
-    label: days until the order, infinite for none within the horizon; such a person is covered where the upper
-    percentile is beyond the horizon.
+    validation.label: days until the order, infinite for none within the horizon; such a person is covered where the
+    upper percentile is beyond the horizon.
     """
-    came = np.isfinite(label)
-    until = probability_until(survival, bounds, np.where(came, label, bounds[-1]))
-    distance = np.where(came, np.abs(until - 0.5), np.maximum(until - 0.5, 0))
-    return float(min(np.quantile(distance, COVERED, method="higher"), 0.499))
+    low, high = 0.0, 0.499
+    for _ in range(12):  # coverage grows with the reach
+        middle = (low + high) / 2
+        days = (day_of(survival, bounds, 0.5 - middle), day_of(survival, bounds, 0.5 + middle))
+        if covered(*days, validation).mean() >= COVERED:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def covered(first: Values, last: Values, validation: Examples) -> NDArray[np.bool_]:
+    """Whose order came on a date from that of `first` to that of `last`, days after the cut; (n,)."""
+    into_day = validation.cut % DAY / DAY
+    day, start, end = (np.floor(into_day + days) for days in (validation.label, first, last))
+    return np.asarray(np.where(np.isfinite(validation.label), (day >= start) & (day <= end), np.isinf(last)))
 
 
 def _days_until(cohort: Cohort, start: int, end: int) -> Values:
@@ -185,18 +188,17 @@ def _figures(survival: Values, bounds: Values, validation: Examples) -> dict[str
     half = np.arange(len(survival)) % 2 == 0
     middle, low, high = (np.empty(len(survival)) for _ in range(3))
     for inside_half in (half, ~half):
-        reach = interval_reach(survival[~inside_half], bounds, validation.label[~inside_half])
+        reach = interval_reach(survival[~inside_half], bounds, validation.rows(~inside_half))
         for column, quantile in ((low, 0.5 - reach), (middle, 0.5), (high, 0.5 + reach)):
             column[inside_half] = day_of(survival[inside_half], bounds, quantile)
     days, horizon = validation.label, bounds[-1]
     came = np.isfinite(days)
     gap, since = (validation.features.column(name).astype(np.float64) for name in ("gap_median", "days_since"))
     usual = np.clip(np.nan_to_num(gap - since, nan=horizon), 0, horizon)
-    inside = np.where(came, (days >= low) & (days <= high), ~np.isfinite(high))
     return {
         "mae_days": float(np.abs(np.minimum(middle, horizon) - days)[came].mean()),
         "mae_days_of_usual_gap": float(np.abs(usual - days)[came].mean()),
-        "within_80": float(inside.mean()),
+        "within_80": float(covered(low, high, validation).mean()),
     }
 
 
