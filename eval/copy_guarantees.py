@@ -14,11 +14,13 @@ import json
 import random
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from copy_texts import bad_en, bad_zh, everyday, fresh, unseen
@@ -31,7 +33,7 @@ from recllm.adcopy.lexicon import fold
 from recllm.adcopy.request import CopyRequest
 from recllm.adcopy.submissions import Submission, judge, submission_of
 from recllm.adcopy.write import write_copy
-from recllm.schema import Item, Purpose
+from recllm.schema import CopyVerdict, Item, Purpose
 
 CHANNELS = ("push", "email", "sms_gsm", "google_rsa")
 FIELDS = ("title", "brand", "category", "attribute")
@@ -43,6 +45,8 @@ LOWEST = {"lowest_30d": "the list price, 2025-10-01 to 2025-10-31"}
 """Every shop of the sets knows the lowest price of the last 30 days."""
 SETS = {"second": fresh, "unseen": unseen, "everyday": everyday}
 """Written after the first rules, in this order."""
+OUTSIDE = Path(__file__).parent / "copy_texts" / "outside.jsonl"
+"""By somebody who has read no rule and no other text, frozen before it was judged, and judged once: 2026-11-27."""
 _MOMENT = datetime.fromisoformat(NOW)
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 
@@ -221,8 +225,32 @@ def measure() -> dict[str, Any]:
         "injection_leaked_held": sum(held_back(leak["payload"]) for leak in leaks),
         **{name: figures(*cases) for name, cases in parts.items()},
         **{name: _few(bad_cases(s.BAD), good_cases(s.GOOD)) for name, s in SETS.items()},
+        "outside": outside(),
         "verify_ms": verify_ms([c.submission for c in (*bad, *good)]),
     }
+
+
+def outside() -> dict[str, Any]:
+    """The verdicts on the texts of `OUTSIDE`, under the packs, brands and proofs of the other sets."""
+    content = OUTSIDE.read_bytes()
+    lines = [json.loads(line) for line in content.decode("utf-8").splitlines()]
+    brands = sorted({*KNOWN_BRANDS, *(line["item"]["brand"] for line in lines if line["item"].get("brand"))})
+    figures: dict[str, Any] = {"sha256": sha256(content).hexdigest(), "bad_passed_by_kind": {}}
+    verdicts: Counter[tuple[bool, CopyVerdict]] = Counter()
+    for line in lines:
+        values = {name: line[name] for name in ("id", "text", "channel", "locale", "item", "offer")}
+        values |= {"packs": PACKS[line["locale"]], "known_brands": brands}
+        values |= {"evidence": {**LOWEST, **(line.get("evidence") or {})}}
+        verdict = judge(submission_of(values, now=datetime.fromisoformat(line["now"]))).verdict
+        verdicts[line["good"], verdict] += 1
+        if verdict is CopyVerdict.PASS and not line["good"]:
+            kind = f"{line['locale']}: {line['kind']}"
+            figures["bad_passed_by_kind"][kind] = figures["bad_passed_by_kind"].get(kind, 0) + 1
+    for name, is_good in (("good", True), ("bad", False)):
+        figures[f"{name}_total"] = sum(n for (good, _), n in verdicts.items() if good is is_good)
+        for end, value in (("passed", "pass"), ("held", "person"), ("blocked", "blocked")):
+            figures[f"{name}_{end}"] = verdicts[is_good, CopyVerdict(value)]
+    return figures
 
 
 def verify_ms(submissions: list[Submission]) -> float:
