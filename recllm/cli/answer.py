@@ -52,7 +52,9 @@ def recommend(
     users: UserFile,
     workspace: WorkspaceDir,
     k: Annotated[int, typer.Option("--k", "-k", help="Items per person.")] = 10,
-    intent: Annotated[Intent, _which(help="What is likely, new to the person, or was bought before.")] = Intent.MIXED,
+    intent: Annotated[
+        Intent, _which(help="What is likely, new, bought before, goes with it, is missed.")
+    ] = Intent.MIXED,
     objective: Annotated[
         Objective, _which(help="By chance, by chance over that of people in general, or by what it earns.")
     ] = Objective.PROBABILITY,
@@ -99,7 +101,8 @@ def _slate_lines(slate: Slate) -> Iterator[str]:
     yield from (f"  note: {note.text}" for note in slate.notes if note.kind is not NoteKind.SHORT)
     for item in slate.items:
         chance = "" if item.probability is None else f"  {100 * item.probability:.1f} %"
-        yield f"{item.rank:3}. {item.title}{chance}  [{', '.join(item.served_by)}]"
+        part = f"  {item.part_text}" if item.part_text else ""
+        yield f"{item.rank:3}. {item.title}{chance}{part}  [{', '.join(item.served_by)}]"
         yield from (f"       {r.text}" + (f" ({r.delta:+.2f})" if r.delta else "") for r in item.reasons)
 
 
