@@ -9,7 +9,8 @@ effect            the arm's score minus the control's. Single ones are noise; a 
 A tree is honest: one half of its people draws the borders, the other half fills the leaves (Athey and Imbens 2016).
 Trees come in groups, each on a random half of all people. How much the groups' answers differ is the standard error of
 their mean (halves vary as much around the whole as the whole around the truth; Athey et al. 2019). With two trees in a
-group it is too large rather than too small; that makes up for effects which the forest draws towards their mean.
+group it is too large, because few trees differ much themselves: `error_scale` brings it down to how much two forests of
+different people differ, and `shrinkage_bias` is what a forest draws effects towards their mean.
 """
 
 from __future__ import annotations
@@ -63,6 +64,35 @@ def fit_effect_forest(
             )
         )
     return EffectForest(tuple(groups))
+
+
+MIN_KEPT = 0.3
+"""Of the effects' differences a forest is taken to keep at least this share: estimates below it are noise."""
+
+
+def error_scale(one: tuple[Values, Values], other: tuple[Values, Values]) -> float:
+    """What standard errors are to be multiplied by: two forests of different people differ by their errors alone.
+
+    one, other: effects and errors of the same m people, (m,) each, by forests of different people. The mean square of
+    the difference over the sum of the mean squared errors, as a root.
+    """
+    squared = float(np.mean(one[1] ** 2 + other[1] ** 2))
+    return float(np.sqrt(np.mean((one[0] - other[0]) ** 2) / squared)) if squared > 0 else 1.0
+
+
+def shrinkage_bias(expected: Values, error: Values, effect: Values) -> float:
+    """Root mean square of what forests draw effects towards their mean.
+
+    expected: (n,), effects by forests of other people, with mean 0 within each fold, with their errors. effect: (n,),
+    the people's own scores, with mean 0 alike. A forest that keeps a share k of the true differences tells apart
+    t^2 = var(expected) - error^2 = k^2 var(true), and shares c = cov(effect, expected) = k var(true) with the scores:
+    k is t^2 / c, and (1 - k)^2 c / k is the mean square of what it takes away. 0 where it tells nobody apart.
+    """
+    told, shared = float(np.mean(expected**2) - np.mean(error**2)), float(np.mean(expected * effect))
+    if told <= 0 or shared <= 0:
+        return 0.0
+    kept = min(1.0, max(MIN_KEPT, told / shared))
+    return float((1 - kept) * np.sqrt(shared / kept))
 
 
 def _honest_tree(

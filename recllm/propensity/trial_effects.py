@@ -15,7 +15,11 @@ policy    for each person the arm with the highest expected effect, none where n
           the mean score of the arms that it gives (doubly robust; Dudík et al. 2011), and differences from giving
           nothing, or everybody the best arm, are means of people's differences. Intervals are at 95 %.
 
-Where people do not differ the advice is one arm for everybody, or none: what a model expects of single people is noise.
+Where people do not differ, or choosing for each is not shown to be better than the best single arm, the advice is one
+arm for everybody, or none.
+
+interval  of a person's effect: the forest's standard error, scaled to how much two forests of different halves of the
+          people differ, and what forests draw effects towards their mean. At 95 % for a person drawn at random.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +36,7 @@ from numpy.typing import NDArray
 
 from recllm.documents import guarded, write_csv
 from recllm.metrics import ConfidenceInterval
-from recllm.propensity.effect_forest import arm_scores, fit_effect_forest
+from recllm.propensity.effect_forest import arm_scores, error_scale, fit_effect_forest, shrinkage_bias
 from recllm.propensity.model import Values, people_folds, varying
 from recllm.propensity.quality import qini_curve
 from recllm.propensity.trial import MultiArmTrial
@@ -40,6 +44,8 @@ from recllm.propensity.uplift import cross_fitted_means
 from recllm.settings import UpliftSettings
 
 EFFECT_FOLDS = 5
+HALVED_FOLDS = 2
+"""Folds whose people are told about by forests of two halves of the others, too: that is what errors are scaled by."""
 ALPHA = 0.05
 """Chance of saying that people differ where they do not."""
 Z = 1.959964
@@ -99,6 +105,11 @@ class TrialEstimate:
     """(n,), number of the advised arm; 0 is none."""
 
     @property
+    def for_each(self) -> bool:
+        """Whether the advice is made for each person: people differ, and choosing for each is shown to be better."""
+        return self.people_differ and self.policy.against_best_single.low > 0
+
+    @property
     def people_differ(self) -> bool:
         return any(arm.differ for arm in self.effects)
 
@@ -115,11 +126,25 @@ def estimate_trial(
     effect = scores[:, 1:] - scores[:, :1]  # (n, arms - 1), noise for a single person
     expected, error, single = np.empty((n, arms - 1)), np.empty((n, arms - 1)), np.empty(n, np.int64)
     folds = people_folds(np.arange(n), EFFECT_FOLDS, settings.seed)
-    for inside in folds:
+    halves = [[np.zeros((2, 2, 0))] for _ in range(arms - 1)]  # of each arm and fold: (half, effect or error, people)
+    for fold, inside in enumerate(folds):
         for column in range(arms - 1):
-            forest = fit_effect_forest(values[~inside], effect[~inside, column], settings, rng)
-            expected[inside, column], error[inside, column] = forest.predict(values[inside])
+
+            def told(people: NDArray[np.generic], column: int = column, inside: NDArray[np.bool_] = inside) -> Values:
+                """Effects and errors of the fold's people, (2, m), by a forest of others."""
+                forest = fit_effect_forest(values[people], effect[people, column], settings, rng)
+                return np.stack(forest.predict(values[inside]))
+
+            expected[inside, column], error[inside, column] = told(~inside)
+            if fold < HALVED_FOLDS:
+                two = np.array_split(rng.permutation(np.flatnonzero(~inside)), 2)
+                halves[column].append(np.stack([told(half) for half in two]))
         single[inside] = _best(effect[~inside].mean(axis=0)[None])
+    for column in range(arms - 1):
+        one, other = np.concatenate(halves[column], axis=2)
+        error[:, column] *= error_scale((one[0], one[1]), (other[0], other[1]))
+        around_mean = (_within(expected[:, column], folds), error[:, column], _within(effect[:, column], folds))
+        error[:, column] = np.hypot(error[:, column], shrinkage_bias(*around_mean))
     personal = _best(expected)
     tests = [slope_test(effect[:, column], expected[:, column], folds) for column in range(arms - 1)]
     effects = tuple(
@@ -128,25 +153,30 @@ def estimate_trial(
     )
     best = int(_best(effect.mean(axis=0)[None])[0])
     policy = _policy(trial, scores, personal, single, best)
-    advised = personal if any(arm.differ for arm in effects) else np.full(n, best)
+    alike = TrialEstimate(trial=trial, effects=effects, policy=policy, advised=np.full(n, best))
     logger.info("uplift: a trial of %d people in %d arms, %.1f s", n, arms, time.perf_counter() - started)
-    return TrialEstimate(trial=trial, effects=effects, policy=policy, advised=advised)
+    return replace(alike, advised=personal) if alike.for_each else alike
 
 
 def slope_test(effect: Values, expected: Values, folds: list[NDArray[np.bool_]]) -> tuple[float, float]:
     """Slope of the scores on what other people's models expect, within folds, and its one-sided p-value."""
     from scipy.special import ndtr
 
-    spread, score = expected.copy(), effect.copy()
-    for inside in folds:
-        spread[inside] -= expected[inside].mean()
-        score[inside] -= effect[inside].mean()
+    spread, score = _within(expected, folds), _within(effect, folds)
     scatter = float(spread @ spread)
     if scatter <= 1e-12 * len(spread) * max(float(score @ score) / len(score), 1e-300):
         return 0.0, 1.0
     slope = float(spread @ score) / scatter
     error = np.sqrt(np.sum((spread * (score - slope * spread)) ** 2)) / scatter
     return slope, float(ndtr(-slope / (error * np.sqrt(2))))
+
+
+def _within(values: Values, folds: list[NDArray[np.bool_]]) -> Values:
+    """The values less the mean of their fold."""
+    centred = values.copy()
+    for inside in folds:
+        centred[inside] -= values[inside].mean()
+    return centred
 
 
 def _best(effect: Values) -> NDArray[np.int64]:
@@ -215,11 +245,13 @@ def verdict(estimate: TrialEstimate) -> str:
     differing = ", ".join(f"{arm.arm!r} (p = {arm.p_value:.2g})" for arm in estimate.effects if arm.differ)
     gain = policy.against_best_single
     if gain.low > 0:
-        what = f"choosing for each person is better than giving {everybody}"
+        what, advice = f"choosing for each person is better than giving {everybody}", ""
     else:
         what = f"choosing for each person is not shown to be better than giving {everybody}"
+        advice = f", so the advice is to give {everybody}"
     return (
-        f"people differ in the effect of {differing}; {what}: {gain.value:+.4g} ({gain.low:+.4g} to {gain.high:+.4g})"
+        f"people differ in the effect of {differing}; {what}: "
+        f"{gain.value:+.4g} ({gain.low:+.4g} to {gain.high:+.4g}){advice}"
     )
 
 
@@ -250,6 +282,7 @@ def trial_document(estimate: TrialEstimate) -> dict[str, Any]:
             for arm in estimate.effects
         ],
         "people_differ": estimate.people_differ,
+        "advice_for_each": estimate.for_each,
         "verdict": verdict(estimate),
         "policy": policy,
         "people": [
