@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from recllm.documents import guarded, write_csv
 from recllm.metrics import ConfidenceInterval
 from recllm.propensity.effect_forest import arm_scores, error_scale, fit_effect_forest, shrinkage_bias
+from recllm.propensity.features import Floats
 from recllm.propensity.model import Values, people_folds, varying
 from recllm.propensity.quality import qini_curve
 from recllm.propensity.trial import MultiArmTrial
@@ -124,38 +125,56 @@ def estimate_trial(
     means = cross_fitted_means(values, trial.arm, trial.outcome, np.ones(n), settings, binary=trial.binary)
     scores = arm_scores(means, trial.arm, trial.outcome, trial.shares)
     effect = scores[:, 1:] - scores[:, :1]  # (n, arms - 1), noise for a single person
-    expected, error, single = np.empty((n, arms - 1)), np.empty((n, arms - 1)), np.empty(n, np.int64)
     folds = people_folds(np.arange(n), EFFECT_FOLDS, settings.seed)
-    halves = [[np.zeros((2, 2, 0))] for _ in range(arms - 1)]  # of each arm and fold: (half, effect or error, people)
-    for fold, inside in enumerate(folds):
-        for column in range(arms - 1):
-
-            def told(people: NDArray[np.generic], column: int = column, inside: NDArray[np.bool_] = inside) -> Values:
-                """Effects and errors of the fold's people, (2, m), by a forest of others."""
-                forest = fit_effect_forest(values[people], effect[people, column], settings, rng)
-                return np.stack(forest.predict(values[inside]))
-
-            expected[inside, column], error[inside, column] = told(~inside)
-            if fold < HALVED_FOLDS:
-                two = np.array_split(rng.permutation(np.flatnonzero(~inside)), 2)
-                halves[column].append(np.stack([told(half) for half in two]))
+    told = [held_out_effects(values, effect[:, column], folds, settings, rng) for column in range(arms - 1)]
+    expected = np.stack([arm.expected for arm in told], axis=1)
+    single = np.empty(n, np.int64)
+    for inside in folds:
         single[inside] = _best(effect[~inside].mean(axis=0)[None])
-    for column in range(arms - 1):
-        one, other = np.concatenate(halves[column], axis=2)
-        error[:, column] *= error_scale((one[0], one[1]), (other[0], other[1]))
-        around_mean = (_within(expected[:, column], folds), error[:, column], _within(effect[:, column], folds))
-        error[:, column] = np.hypot(error[:, column], shrinkage_bias(*around_mean))
     personal = _best(expected)
     tests = [slope_test(effect[:, column], expected[:, column], folds) for column in range(arms - 1)]
     effects = tuple(
-        _arm_effect(trial, number, effect[:, number - 1], expected[:, number - 1], error[:, number - 1], *test)
-        for number, test in enumerate(tests, start=1)
+        _arm_effect(trial, number, effect[:, number - 1], of_arm.expected, of_arm.error, *test)
+        for number, (of_arm, test) in enumerate(zip(told, tests, strict=True), start=1)
     )
     best = int(_best(effect.mean(axis=0)[None])[0])
     policy = _policy(trial, scores, personal, single, best)
     alike = TrialEstimate(trial=trial, effects=effects, policy=policy, advised=np.full(n, best))
     logger.info("uplift: a trial of %d people in %d arms, %.1f s", n, arms, time.perf_counter() - started)
     return replace(alike, advised=personal) if alike.for_each else alike
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutEffects:
+    """Effects of n people by forests of other people, and how far they may be off."""
+
+    expected: Values
+    """(n,)"""
+    error: Values
+    """(n,), standard errors: the forest's own, scaled, and the bias."""
+    scale: float
+    """Of a forest's own standard error; see `error_scale`."""
+    bias: float
+    """See `shrinkage_bias`."""
+
+
+def held_out_effects(
+    values: Floats, effect: Values, folds: list[NDArray[np.bool_]], settings: UpliftSettings, rng: np.random.Generator
+) -> HeldOutEffects:
+    """values: (n, features); effect: (n,), people's scores; folds: masks of people who are told about together."""
+    expected, error = np.empty(len(effect)), np.empty(len(effect))
+    halves: list[list[tuple[Values, Values]]] = [[], []]
+    for number, inside in enumerate(folds):
+        others = np.flatnonzero(~inside)
+        forest = fit_effect_forest(values[others], effect[others], settings, rng)
+        expected[inside], error[inside] = forest.predict(values[inside])
+        for half, people in enumerate(np.array_split(rng.permutation(others), 2) if number < HALVED_FOLDS else ()):
+            of_half = fit_effect_forest(values[people], effect[people], settings, rng)
+            halves[half].append(of_half.predict(values[inside]))
+    one, other = ((np.concatenate([e for e, _ in half]), np.concatenate([s for _, s in half])) for half in halves)
+    scale = error_scale(one, other)
+    bias = shrinkage_bias(_within(expected, folds), scale * error, _within(effect, folds))
+    return HeldOutEffects(expected, np.hypot(scale * error, bias), scale, bias)
 
 
 def slope_test(effect: Values, expected: Values, folds: list[NDArray[np.bool_]]) -> tuple[float, float]:
