@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from recllm.features.item_vectors import basics_of, basics_vectors
 from recllm.metrics import average, ndcg
 from recllm.recommender.ranking import UserInputs
 from recllm.recommender.recommender import Recommender
+from recllm.recommender.saved_model import read_model, save_model
 from recllm.schema import Action, Objective
 
 PROTOCOLS = ("cj-next28", "or-next28")
@@ -48,29 +50,29 @@ Pairs = NDArray[np.int64]
 def main() -> None:
     parser = script_parser(__doc__, "data", "cache", "seed", "validation")
     parser.add_argument("--protocols", default=",".join(PROTOCOLS), help="with commas")
+    parser.add_argument("--models", type=Path, help="a folder in which trained models are kept for the next run")
     args = parser.parse_args()
     record: dict[str, Any] = {"protocol": "offers", "seed": args.seed, "offers": OFFERS, "windows": {}}
     for name in args.protocols.split(","):
         began = time.perf_counter()
         window = window_of(name, args, validation=args.validation)
-        figures = measure(window, args)
+        figures = measure(window, name, args)
         about = {"data_hash": window.data_hash, "validation": args.validation}
         record["windows"][name] = about | {"seconds": round(time.perf_counter() - began, 1)} | figures
         say("%s: %s", name, figures)
     finish(record, args.output)
 
 
-def measure(window: EvaluationWindow, args: argparse.Namespace) -> dict[str, Any]:
+def measure(window: EvaluationWindow, name: str, args: argparse.Namespace) -> dict[str, Any]:
     past, encoder = window.fit_on, default_encoder(args)
-    recipe = advised_recipe(past, encoder, tuned=False, seed=args.seed)
-    recommender = Recommender(past, encoder).fit(recipe.training, interests=recipe.interests).warm()
+    recommender = trained(window, name, args).warm()
     purchases, n_items = past.events.of(Action.PURCHASE), past.n_items
     buyer = np.repeat(np.arange(past.n_users), np.diff(purchases.indptr))
     shoppers = np.unique(buyer[purchases.at >= past.as_of - 28 * DAY])
     before = pairs_of(buyer, purchases.item, n_items)
     figures: dict[str, Any] = {"people": len(shoppers), "intents": {}}
-    for intent, name in SLICES.items():
-        part, whole = window.slice(name), window.slice("ALL")
+    for intent, slice_name in SLICES.items():
+        part, whole = window.slice(slice_name), window.slice("ALL")
         judged, buying = fitted_rows(window, part.users), fitted_rows(window, whole.users)
         people = np.union1d(shoppers, judged)
         bought = pairs_of(np.repeat(buying, whole.truth.sizes), whole.truth.item, n_items)
@@ -108,6 +110,22 @@ def measure(window: EvaluationWindow, args: argparse.Namespace) -> dict[str, Any
             systems[order]["natural_lift_gap"] = {"mean": interval.mean, "low": interval.low, "high": interval.high}
         figures["intents"][intent] = systems
     return figures
+
+
+def trained(window: EvaluationWindow, name: str, args: argparse.Namespace) -> Recommender:
+    """By what `recllm advise` proposes; where --models names a folder, the model of an earlier run on the same data."""
+    past, encoder = window.fit_on, default_encoder(args)
+    folder = None
+    if args.models:
+        folder = args.models / f"{name}-{window.data_hash}-{'validation' if args.validation else 'test'}-{args.seed}"
+    if folder is not None and (folder / "model.json").exists():
+        return Recommender(past, encoder, model=read_model(folder))
+    recipe = advised_recipe(past, encoder, tuned=False, seed=args.seed)
+    recommender = Recommender(past, encoder).fit(recipe.training, interests=recipe.interests)
+    if folder is not None and recommender.model is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(recommender.model, folder)
+    return recommender
 
 
 def fitted_rows(window: EvaluationWindow, users: NDArray[np.int64]) -> NDArray[np.int64]:

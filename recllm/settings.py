@@ -199,6 +199,11 @@ class OfferSettings(FrozenModel):
     """Who bought nothing, or nothing of an item, for so many days has stopped buying it."""
     win_back_purchases: Count = 2
     """An item was bought on so many trips at least to be worth winning back."""
+    spread: Share = 0.1
+    """How far a campaign that picks its items spreads over them: each further time an item is offered costs so much of
+    its logit, times the log of 1 + how often it was offered; see `recllm.audiences.spread`."""
+    campaign_items: Count = 20
+    """Such a campaign is for so many items, as each needs its texts."""
 
 
 class ExplanationSettings(FrozenModel):

@@ -68,8 +68,8 @@ def bought_together(purchases: Events, n_items: int, kind: NDArray[np.integer], 
     keys = [np.zeros(0, np.int64)]
     for at, first, second in _pairs(trip, item, size):
         code = first * n + second
-        kept = is_promising[code]
-        keys.append(owner[trip[at[kept]]] * len(a) + number[code[kept]])
+        likely = is_promising[code]
+        keys.append(owner[trip[at[likely]]] * len(a) + number[code[likely]])
     of_person, n_joint = np.unique(np.concatenate(keys), return_counts=True)
     person, pair = np.divmod(of_person, max(len(a), 1))
     people = np.bincount(pair, minlength=len(a))
@@ -85,9 +85,9 @@ def bought_together(purchases: Events, n_items: int, kind: NDArray[np.integer], 
 
     first, second = np.concatenate([a, b]), np.concatenate([b, a])
     z = np.concatenate([z_of(a, b), z_of(b, a)])
-    kept = (z > settings.together_z) & (np.tile(people, 2) >= settings.together_people)
-    places = (rows[first[kept]], rows[second[kept]])
-    return csr_matrix((z[kept].astype(np.float32), places), shape=(n_items, n_items))
+    passing = (z > settings.together_z) & (np.tile(people, 2) >= settings.together_people)
+    places = (rows[first[passing]], rows[second[passing]])
+    return csr_matrix((z[passing].astype(np.float32), places), shape=(n_items, n_items))
 
 
 def _best_sellers(purchases: Events, n_items: int, settings: OfferSettings) -> Ints:

@@ -66,6 +66,9 @@ def fit_effect_forest(
     return EffectForest(tuple(groups))
 
 
+HALVED_FOLDS = 2
+"""Folds whose people are told about by forests of two halves of the others, too: that is what errors are scaled by."""
+
 MIN_KEPT = 0.3
 """Of the effects' differences a forest is taken to keep at least this share: estimates below it are noise."""
 
@@ -93,6 +96,47 @@ def shrinkage_bias(expected: Values, error: Values, effect: Values) -> float:
         return 0.0
     kept = min(1.0, max(MIN_KEPT, told / shared))
     return float((1 - kept) * np.sqrt(shared / kept))
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutEffects:
+    """Effects of n people by forests of other people, and how far they may be off."""
+
+    expected: Values
+    """(n,)"""
+    error: Values
+    """(n,), standard errors: the forest's own, scaled, and the bias."""
+    scale: float
+    """Of a forest's own standard error; see `error_scale`."""
+    bias: float
+    """See `shrinkage_bias`."""
+
+
+def held_out_effects(
+    values: Floats, effect: Values, folds: list[NDArray[np.bool_]], settings: UpliftSettings, rng: np.random.Generator
+) -> HeldOutEffects:
+    """values: (n, features); effect: (n,), people's scores; folds: masks of people who are told about together."""
+    expected, error = np.empty(len(effect)), np.empty(len(effect))
+    halves: list[list[tuple[Values, Values]]] = [[], []]
+    for number, inside in enumerate(folds):
+        others = np.flatnonzero(~inside)
+        forest = fit_effect_forest(values[others], effect[others], settings, rng)
+        expected[inside], error[inside] = forest.predict(values[inside])
+        for half, people in enumerate(np.array_split(rng.permutation(others), 2) if number < HALVED_FOLDS else ()):
+            of_half = fit_effect_forest(values[people], effect[people], settings, rng)
+            halves[half].append(of_half.predict(values[inside]))
+    one, other = ((np.concatenate([e for e, _ in half]), np.concatenate([s for _, s in half])) for half in halves)
+    scale = error_scale(one, other)
+    bias = shrinkage_bias(within_folds(expected, folds), scale * error, within_folds(effect, folds))
+    return HeldOutEffects(expected, np.hypot(scale * error, bias), scale, bias)
+
+
+def within_folds(values: Values, folds: list[NDArray[np.bool_]]) -> Values:
+    """The values less the mean of their fold."""
+    centred = values.copy()
+    for inside in folds:
+        centred[inside] -= values[inside].mean()
+    return centred
 
 
 def _honest_tree(

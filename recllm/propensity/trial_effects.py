@@ -36,8 +36,7 @@ from numpy.typing import NDArray
 
 from recllm.documents import guarded, write_csv
 from recllm.metrics import ConfidenceInterval
-from recllm.propensity.effect_forest import arm_scores, error_scale, fit_effect_forest, shrinkage_bias
-from recllm.propensity.features import Floats
+from recllm.propensity.effect_forest import arm_scores, held_out_effects, within_folds
 from recllm.propensity.model import Values, people_folds, varying
 from recllm.propensity.quality import qini_curve
 from recllm.propensity.trial import MultiArmTrial
@@ -45,8 +44,6 @@ from recllm.propensity.uplift import cross_fitted_means
 from recllm.settings import UpliftSettings
 
 EFFECT_FOLDS = 5
-HALVED_FOLDS = 2
-"""Folds whose people are told about by forests of two halves of the others, too: that is what errors are scaled by."""
 ALPHA = 0.05
 """Chance of saying that people differ where they do not."""
 Z = 1.959964
@@ -144,58 +141,17 @@ def estimate_trial(
     return replace(alike, advised=personal) if alike.for_each else alike
 
 
-@dataclass(frozen=True, eq=False)
-class HeldOutEffects:
-    """Effects of n people by forests of other people, and how far they may be off."""
-
-    expected: Values
-    """(n,)"""
-    error: Values
-    """(n,), standard errors: the forest's own, scaled, and the bias."""
-    scale: float
-    """Of a forest's own standard error; see `error_scale`."""
-    bias: float
-    """See `shrinkage_bias`."""
-
-
-def held_out_effects(
-    values: Floats, effect: Values, folds: list[NDArray[np.bool_]], settings: UpliftSettings, rng: np.random.Generator
-) -> HeldOutEffects:
-    """values: (n, features); effect: (n,), people's scores; folds: masks of people who are told about together."""
-    expected, error = np.empty(len(effect)), np.empty(len(effect))
-    halves: list[list[tuple[Values, Values]]] = [[], []]
-    for number, inside in enumerate(folds):
-        others = np.flatnonzero(~inside)
-        forest = fit_effect_forest(values[others], effect[others], settings, rng)
-        expected[inside], error[inside] = forest.predict(values[inside])
-        for half, people in enumerate(np.array_split(rng.permutation(others), 2) if number < HALVED_FOLDS else ()):
-            of_half = fit_effect_forest(values[people], effect[people], settings, rng)
-            halves[half].append(of_half.predict(values[inside]))
-    one, other = ((np.concatenate([e for e, _ in half]), np.concatenate([s for _, s in half])) for half in halves)
-    scale = error_scale(one, other)
-    bias = shrinkage_bias(_within(expected, folds), scale * error, _within(effect, folds))
-    return HeldOutEffects(expected, np.hypot(scale * error, bias), scale, bias)
-
-
 def slope_test(effect: Values, expected: Values, folds: list[NDArray[np.bool_]]) -> tuple[float, float]:
     """Slope of the scores on what other people's models expect, within folds, and its one-sided p-value."""
     from scipy.special import ndtr
 
-    spread, score = _within(expected, folds), _within(effect, folds)
+    spread, score = within_folds(expected, folds), within_folds(effect, folds)
     scatter = float(spread @ spread)
     if scatter <= 1e-12 * len(spread) * max(float(score @ score) / len(score), 1e-300):
         return 0.0, 1.0
     slope = float(spread @ score) / scatter
     error = np.sqrt(np.sum((spread * (score - slope * spread)) ** 2)) / scatter
     return slope, float(ndtr(-slope / (error * np.sqrt(2))))
-
-
-def _within(values: Values, folds: list[NDArray[np.bool_]]) -> Values:
-    """The values less the mean of their fold."""
-    centred = values.copy()
-    for inside in folds:
-        centred[inside] -= values[inside].mean()
-    return centred
 
 
 def _best(effect: Values) -> NDArray[np.int64]:

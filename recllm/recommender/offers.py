@@ -54,12 +54,12 @@ class FittingItems:
         pairs = zip(self.item[part].tolist(), self.cause[part].tolist(), strict=True)
         return {item: cause for item, cause in pairs if cause >= 0}
 
-    def fit(self, pairs: Pairs, n_items: int, people: slice) -> NDArray[np.bool_]:
-        """Which pairs of some of these people, numbered from the first of the slice, fit; (n_pairs,)."""
+    def pairs(self, people: slice, allowed: NDArray[np.bool_]) -> Pairs:
+        """The items of some of these people, numbered from the first of the slice, that are allowed, (n_items,)."""
         start, stop, _ = people.indices(len(self.remarks))
-        person = np.repeat(np.arange(stop - start), np.diff(self.indptr[start : stop + 1]))
-        keys = person * n_items + self.item[self.indptr[start] : self.indptr[stop]]
-        return np.isin(pairs.user * np.int64(n_items) + pairs.item, keys)
+        part = slice(self.indptr[start], self.indptr[stop])
+        indptr = self.indptr[start : stop + 1] - self.indptr[start]
+        return Pairs(indptr, self.item[part].astype(np.int32)).select(allowed[self.item[part]])
 
 
 def fitting_items(
