@@ -378,7 +378,7 @@ class Recommendation:
     reasons: tuple[Reason, ...] = ()
     part: Intent | None = None
     """What the item is to the person: bought before, new, goes with a purchase, or no longer bought; None where nothing
-    personal was scored."""
+    personal was scored, and for somebody who bought nothing so far."""
     part_text: str = ""
     """The same as the heading of a part of the slate, such as "new for you"."""
 

@@ -111,7 +111,7 @@ def fit_effects(
 
     scores: (n,), doubly robust scores of the treatment less those of none (`arm_scores`).
     """
-    columns = np.flatnonzero(varying(features.values))
+    columns = varying(features.values)
     values = features.values[:, columns]
     folds = people_folds(np.arange(len(values)), EFFECT_FOLDS, settings.seed)
     held_out = held_out_effects(values, scores, folds, settings, rng)

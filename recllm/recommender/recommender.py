@@ -662,7 +662,7 @@ class Recommender:
                 for row, told in zip(item_rows, reasons, strict=True)
             ]
         parts = [offers.part(request.intent, int(row)) for row in item_rows]
-        headings = {part: self._heading(part, offers.weekly) for part in set(parts)}
+        headings = {part: self._heading(part, offers.weekly) for part in set(parts) if part is not None}
         names = self.names.of(item_rows.tolist())
         item_ids = self.dataset.items["item_id"].gather(item_rows).to_list()
         items = tuple(
@@ -679,7 +679,7 @@ class Recommender:
                 served_by=served_by(int(ranked.sources[column])) or ("asked_for",),
                 reasons=tuple(reasons[n]),
                 part=parts[n],
-                part_text=headings[parts[n]],
+                part_text=headings.get(parts[n], ""),
             )
             for n, column in enumerate(best)
         )
@@ -792,8 +792,10 @@ class _PersonOffers:
             return cls(own, weekly, {}, None)
         return cls(own, weekly, fitting.causes(n), fitting.remarks[n])
 
-    def part(self, intent: Intent, item_row: int) -> Intent:
-        """What an item is to the person."""
+    def part(self, intent: Intent, item_row: int) -> Intent | None:
+        """What an item is to the person; None where all is new to them, because they bought nothing so far."""
+        if not self.own and intent is not Intent.CROSS_SELL:
+            return None
         if intent in (Intent.CROSS_SELL, Intent.WIN_BACK):
             return intent
         return Intent.REMIND if item_row in self.own else Intent.DISCOVER
