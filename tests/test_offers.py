@@ -402,3 +402,12 @@ def test_people_without_an_offer_have_none() -> None:
     given_, figures = spread_offers(table, np.array([1, 0, 2]), 0.5)
     assert given_[1] == -1 and figures.people == 2
     assert spread_offers(table.rows(np.array([1])), np.array([0]), 0.5)[1].people == 0
+
+
+@pytest.mark.parametrize("objective", [Objective.LIFT, Objective.MARGIN, Objective.PROBABILITY])
+def test_a_wider_spread_never_crowds_people_onto_one_item(objective: Objective) -> None:
+    """Fifteen items, most of them nearly as good: the most offered one is offered ever less often."""
+    table, order, largest = offers(200, 15, 3, objective), np.arange(200), []
+    for spread in (0.0, 0.2, 0.5, 1.0):
+        largest.append(int(np.bincount(spread_offers(table, order, spread)[0]).max()))
+    assert largest == sorted(largest, reverse=True) and largest[-1] <= 20

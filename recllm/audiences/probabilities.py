@@ -87,13 +87,14 @@ class OfferTable:
     """(n, m) each."""
 
     def value(self, person: int, penalty: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What a person's items are worth once each has lost so much of its logit, (m',) as `penalty`: the first m'."""
+        """What a person's first m' items are worth once each has lost `penalty`, (m',), of its logit; by another
+        objective than the chance, of the log of its worth (and what is worth less than nothing is worth less still)."""
         listed = slice(len(penalty))
         if self.objective not in (Objective.LIFT, Objective.MARGIN):
             return np.asarray(self.logit[person, listed] - penalty)
-        kept, p = np.exp(-penalty), self.probability[person, listed].astype(np.float64)
-        lowered = p * kept / (1 - p + p * kept)
-        return np.asarray(self.worth.factor[person, listed] * lowered - self.worth.offset[person, listed])
+        worth = Worth(self.worth.factor[person, listed], self.worth.offset[person, listed])
+        value = worth.of(self.probability[person, listed]).astype(np.float64)
+        return np.asarray(value * np.exp(-np.sign(value) * penalty))
 
     def rows(self, people: NDArray[np.integer]) -> OfferTable:
         """Of these people."""

@@ -1,8 +1,8 @@
 """One offer for each of many people, so that a campaign spreads over the catalogue, and what that costs.
 
 People choose one after another, best first. An item that was offered n times so far loses spread * log(1 + n) of its
-logit, so a spread of 1 divides its odds by 1 + n; at 0 everybody gets what is best for them. Greedy: the total is not
-the best there is, but no person's offer depends on who comes later.
+logit, so a spread of 1 divides its odds by 1 + n; by lift or margin its worth is divided instead. At 0 everybody gets
+what is best for them. Greedy: the total is not the best there is, but no person's offer depends on who comes later.
 """
 
 from __future__ import annotations
