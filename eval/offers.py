@@ -175,8 +175,10 @@ def spreading(
 
 def bought_in(window: EvaluationWindow, n_items: int) -> Pairs:
     """What everybody bought in the window."""
-    whole = window.slice("ALL")
-    return pairs_of(np.repeat(fitted_rows(window, whole.users), whole.truth.sizes), whole.truth.item, n_items)
+    everybody = window.slice("ALL")
+    return pairs_of(
+        np.repeat(fitted_rows(window, everybody.users), everybody.truth.sizes), everybody.truth.item, n_items
+    )
 
 
 def trained(window: EvaluationWindow, name: str, args: argparse.Namespace) -> Recommender:

@@ -223,7 +223,7 @@ class Objective(StrEnum):
     """The chance that the user buys an item."""
     LIFT = "lift"
     """What is left of it without the chance that people in general buy the item: who buys anyway needs no
-    advertisement."""
+    advertisement. Of what is new to the user alone: the chance that the user buys it and another would not."""
     MARGIN = "margin"
     """The chance times what the shop earns by the item: its attribute `margin`, or its price less its attribute
     `cost`."""

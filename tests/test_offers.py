@@ -22,7 +22,7 @@ from recllm.errors import ModelError, UsageError
 from recllm.features.together import bought_together
 from recllm.policy import Policy
 from recllm.recommender.offers import fitting_items, shops_weekly
-from recllm.recommender.ranking import Worth
+from recllm.recommender.ranking import PairValue
 from recllm.recommender.recommender import Recommender
 from recllm.schema import Action, Intent, NoteKind, Objective, ReasonKind, RecommendRequest
 from recllm.settings import OfferSettings, ScorerTrainingSettings
@@ -360,7 +360,7 @@ def offers(n: int, m: int, seed: int, objective: Objective = Objective.LIFT) -> 
     item = np.take_along_axis(np.tile(np.arange(m), (n, 1)), order, 1)
     probability, offset = (np.take_along_axis(part, order, 1) for part in (probability, offset))
     logit = np.log(probability / (1 - probability))
-    return OfferTable(objective, item, logit, probability, Worth(np.ones_like(offset), offset))
+    return OfferTable(objective, item, logit, probability, PairValue(np.ones_like(offset), offset))
 
 
 @settings(max_examples=30, deadline=None)
@@ -389,7 +389,7 @@ def test_each_further_offer_of_an_item_costs_a_little() -> None:
         np.tile([7, 9], (4, 1)),
         np.tile([1.0, 0.5], (4, 1)).astype(np.float32),
         np.tile([0.73, 0.62], (4, 1)).astype(np.float32),
-        Worth(np.ones((4, 2), np.float32), np.zeros((4, 2), np.float32)),
+        PairValue(np.ones((4, 2), np.float32), np.zeros((4, 2), np.float32)),
     )
     # 1 - log(1 + n) falls below .5 - log(1 + m) where n is 1 and m is 0; at 2 and 1 it is above again
     assert spread_offers(table, np.arange(4), 1.0)[0].tolist() == [7, 9, 7, 7]

@@ -37,7 +37,7 @@ from recllm.errors import NotFittedError, UsageError
 from recllm.features.candidates import candidates, explicit
 from recllm.features.collaborative import CollaborativeStatistics
 from recllm.features.item_vectors import basics_of, basics_vectors
-from recllm.recommender.ranking import Worth
+from recllm.recommender.ranking import PairValue
 from recllm.schema import Action, Intent, Objective
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class OfferTable:
     logit: Floats
     probability: Floats
     """Calibrated, in [0, 1]."""
-    worth: Worth
+    pair_value: PairValue
     """(n, m) each."""
 
     def value(self, person: int, penalty: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -92,14 +92,14 @@ class OfferTable:
         listed = slice(len(penalty))
         if self.objective not in (Objective.LIFT, Objective.MARGIN):
             return np.asarray(self.logit[person, listed] - penalty)
-        worth = Worth(self.worth.factor[person, listed], self.worth.offset[person, listed])
-        value = worth.of(self.probability[person, listed]).astype(np.float64)
+        pair_value = PairValue(self.pair_value.factor[person, listed], self.pair_value.offset[person, listed])
+        value = pair_value.of(self.probability[person, listed]).astype(np.float64)
         return np.asarray(value * np.exp(-np.sign(value) * penalty))
 
     def rows(self, people: NDArray[np.integer]) -> OfferTable:
         """Of these people."""
-        worth = Worth(*(part[people] for part in self.worth))
-        return OfferTable(self.objective, self.item[people], self.logit[people], self.probability[people], worth)
+        pair_value = PairValue(*(part[people] for part in self.pair_value))
+        return OfferTable(self.objective, self.item[people], self.logit[people], self.probability[people], pair_value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,26 +219,27 @@ def independent_probabilities(
             pairs = candidates(batch, ranker.candidates, allowed=allowed, repeats=intent is not Intent.DISCOVER)
         if intent is Intent.DISCOVER:
             pairs = pairs.select(batch.owned.find(pairs.user, pairs.item) == len(batch.owned.keys))
-        scored, worth = ranker.score_batch(batch, pairs), ranker.worth(batch, pairs, objective, margins)
+        scored = ranker.score_batch(batch, pairs)
+        pair_value = ranker.value(batch, pairs, objective, margins, discover=intent is Intent.DISCOVER)
         misses = np.log1p(-np.minimum(scored.probability.astype(np.float64), 1 - 1e-7))
         rate[block] = -np.bincount(pairs.user, misses, len(rows))
-        value = scored.logit if objective is Objective.PROBABILITY else worth.of(scored.probability)
+        value = scored.logit if objective is Objective.PROBABILITY else pair_value.of(scored.probability)
         order = np.lexsort((pairs.item, -value, pairs.user))
-        place = np.arange(len(order)) - pairs.indptr[pairs.user]
-        first = place < shape[1]
-        best, at = order[first], (block.start + pairs.user[first], place[first])
+        position = np.arange(len(order)) - pairs.indptr[pairs.user]
+        first = position < shape[1]
+        best, at = order[first], (block.start + pairs.user[first], position[first])
         item_of[at], logit[at], chance[at] = pairs.item[best], scored.logit[best], scored.probability[best]
-        factor[at], offset[at] = worth.factor[best], worth.offset[best]
+        factor[at], offset[at] = pair_value.factor[best], pair_value.offset[best]
 
     map_blocks(score, len(user_rows), USERS_PER_BLOCK)
-    best_item, listed = item_of[:, 0].copy(), OfferTable(objective, item_of, logit, chance, Worth(factor, offset))
+    best_item, listed = item_of[:, 0].copy(), OfferTable(objective, item_of, logit, chance, PairValue(factor, offset))
     if intent is not Intent.MIXED:
         rate = -np.log1p(-np.minimum(listed.probability[:, 0].astype(np.float64), 1 - 1e-7))
     if objective is Objective.PROBABILITY:
         value_of_best = rate
     else:
-        worth_of_best = Worth(listed.worth.factor[:, 0], listed.worth.offset[:, 0])
-        value_of_best = np.where(best_item >= 0, worth_of_best.of(listed.probability[:, 0]), -np.inf).astype(np.float64)
+        best_value = PairValue(listed.pair_value.factor[:, 0], listed.pair_value.offset[:, 0])
+        value_of_best = np.where(best_item >= 0, best_value.of(listed.probability[:, 0]), -np.inf).astype(np.float64)
     return UserScores(value_of_best, best_item, np.asarray(-np.expm1(-rate), np.float32), listed)
 
 

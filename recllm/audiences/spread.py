@@ -55,16 +55,16 @@ def spread_offers(
         penalty = spread * np.log1p(n_offered[listed[:n_listed]])
         column[person] = int(np.argmax(offers.value(person, penalty)))
         n_offered[listed[column[person]]] += 1
-    chosen = order[column[order] >= 0]
-    if not len(chosen):
+    with_offer = order[column[order] >= 0]
+    if not len(with_offer):
         return np.full(len(offers.item), -1), SpreadFigures(
             spread=spread, people=0, items=0, items_without=0, probability=0.0, probability_without=0.0
         )
     return np.where(column >= 0, offers.item[np.arange(len(column)), column], -1), SpreadFigures(
         spread=spread,
-        people=len(chosen),
-        items=len(np.unique(offers.item[chosen, column[chosen]])),
-        items_without=len(np.unique(offers.item[chosen, 0])),
-        probability=float(offers.probability[chosen, column[chosen]].mean()),
-        probability_without=float(offers.probability[chosen, 0].mean()),
+        people=len(with_offer),
+        items=len(np.unique(offers.item[with_offer, column[with_offer]])),
+        items_without=len(np.unique(offers.item[with_offer, 0])),
+        probability=float(offers.probability[with_offer, column[with_offer]].mean()),
+        probability_without=float(offers.probability[with_offer, 0].mean()),
     )

@@ -158,8 +158,8 @@ class TargetSection(_Section):
 
     @model_validator(mode="after")
     def _one_of_three(self) -> Self:
-        given = bool(self.items) + bool(self.category and not self.text) + bool(self.text)
-        if given > 1 or (not given and self.intent is None):
+        n_targets = bool(self.items) + bool(self.category and not self.text) + bool(self.text)
+        if n_targets > 1 or (not n_targets and self.intent is None):
             fail("or category, or text: give one of the three (a text may have a category), or an intent", "items")
         with in_words("objective"):
             self.choice  # noqa: B018

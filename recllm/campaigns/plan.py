@@ -317,9 +317,9 @@ def _pool(recommender: Recommender, file: CampaignFile, workspace: Workspace) ->
     recommender, target = audience_target(recommender, section.items, section.category, section.text)
     gate = workspace.gate()
     rules, agreed = _exclusions(file, workspace), _agreed(file, gate)
-    most = section.most_items or (workspace.settings.offers.campaign_items if section.picks_items else None)
-    if most is not None and len(target.items) > most:
-        target = _narrowed(recommender, target, rules, agreed, file, workspace, most)
+    limit = section.most_items or (workspace.settings.offers.campaign_items if section.picks_items else None)
+    if limit is not None and len(target.items) > limit:
+        target = _narrowed(recommender, target, rules, agreed, file, workspace, limit)
     effects = None if section.effects is None else effects_of(workspace, section.effects, recommender.dataset)
     choice, contacts = section.choice, contact_records(gate)
     return recommender, eligible_pool(
@@ -405,9 +405,9 @@ def _narrowed(
     agreed: Consents,
     file: CampaignFile,
     workspace: Workspace,
-    most: int,
+    limit: int,
 ) -> AudienceTarget:
-    """The `most` items that suit most of the people who come first, each person by what the campaign chooses by."""
+    """The `limit` items that suit most of the people who come first, each person by what the campaign chooses by."""
     match = rule_match(recommender, rules, contact_records(workspace.gate()))
     masks = exclusion_masks(recommender, target.items, rules, agreed, match=match)
     user_rows = np.flatnonzero(~np.logical_or.reduce(list(masks.values())))
@@ -419,7 +419,7 @@ def _narrowed(
     if scores.offers is not None and (spread := _spread(file, workspace)):
         best = spread_offers(scores.offers, first, spread)[0][first]
     n_people = np.bincount(best[best >= 0], minlength=int(target.items.max()) + 1)[target.items]
-    top = np.argsort(-n_people, kind="stable")[:most]
+    top = np.argsort(-n_people, kind="stable")[:limit]
     top = top[: max(int((n_people > 0).sum()), 1)]
     note = f"of {len(n_people):,} items the {len(top)} that suit most people"
     return AudienceTarget(target.name, np.sort(target.items[top]), (*target.notes, note))

@@ -449,11 +449,11 @@ def uplift(
     columns = {"--features": features, "--arm": arm, "--control": control, "--outcome": outcome}
     if (trial is None) == (campaign is None):
         raise UsageError("give a trial's table, or --campaign with the file of a campaign that went out")
-    chosen = learner or ("dr" if save or campaign else "x")
+    learner_name = learner or ("dr" if save or campaign else "x")
     if campaign is not None:
         if start or any(value is not None for value in columns.values()):
             raise UsageError("a campaign says itself when it began and what came of it; leave out the trial's options")
-        _uplift_of_campaign(campaign, workspace, chosen, save, csv, plot, ids, seed, json)
+        _uplift_of_campaign(campaign, workspace, learner_name, save, csv, plot, ids, seed, json)
         return
     assert trial is not None  # noqa: S101 - one of the two is given
     if any(value is not None for value in columns.values()):
@@ -471,7 +471,7 @@ def uplift(
             "for a table with its own columns"
         )
     else:
-        _uplift_of_people(trial, start, workspace, randomised, chosen, save, csv, plot, ids, seed, json)
+        _uplift_of_people(trial, start, workspace, randomised, learner_name, save, csv, plot, ids, seed, json)
 
 
 def _uplift_of_table(

@@ -86,8 +86,8 @@ def bought_together(purchases: Events, n_items: int, kind: NDArray[np.integer], 
     first, second = np.concatenate([a, b]), np.concatenate([b, a])
     z = np.concatenate([z_of(a, b), z_of(b, a)])
     passing = (z > settings.together_z) & (np.tile(people, 2) >= settings.together_people)
-    places = (rows[first[passing]], rows[second[passing]])
-    return csr_matrix((z[passing].astype(np.float32), places), shape=(n_items, n_items))
+    cells = (rows[first[passing]], rows[second[passing]])
+    return csr_matrix((z[passing].astype(np.float32), cells), shape=(n_items, n_items))
 
 
 def _best_sellers(purchases: Events, n_items: int, settings: OfferSettings) -> Ints:

@@ -36,8 +36,10 @@ def saved_effects(workspace: Workspace, name: str) -> EffectModel:
 
     folder, names = effects_folder(workspace, name), effect_names(workspace)
     if name not in names:
-        known = f"there are: {', '.join(names)}" if names else "there are none yet"
-        raise UsageError(f"no effects {name!r} in this workspace; {known}. Learn some: recllm uplift TRIAL --save NAME")
+        listed = f"there are: {', '.join(names)}" if names else "there are none yet"
+        raise UsageError(
+            f"no effects {name!r} in this workspace; {listed}. Learn some: recllm uplift TRIAL --save NAME"
+        )
     return load_effects(folder)
 
 

@@ -73,14 +73,14 @@ MIN_KEPT = 0.3
 """Of the effects' differences a forest is taken to keep at least this share: estimates below it are noise."""
 
 
-def error_scale(one: tuple[Values, Values], other: tuple[Values, Values]) -> float:
+def error_scale(first: tuple[Values, Values], second: tuple[Values, Values]) -> float:
     """What standard errors are to be multiplied by: two forests of different people differ by their errors alone.
 
-    one, other: effects and errors of the same m people, (m,) each, by forests of different people. The mean square of
-    the difference over the sum of the mean squared errors, as a root.
+    first, second: effects and errors of the same m people, (m,) each, by forests of different people. The mean square
+    of the difference over the sum of the mean squared errors, as a root.
     """
-    squared = float(np.mean(one[1] ** 2 + other[1] ** 2))
-    return float(np.sqrt(np.mean((one[0] - other[0]) ** 2) / squared)) if squared > 0 else 1.0
+    squared = float(np.mean(first[1] ** 2 + second[1] ** 2))
+    return float(np.sqrt(np.mean((first[0] - second[0]) ** 2) / squared)) if squared > 0 else 1.0
 
 
 def shrinkage_bias(expected: Values, error: Values, effect: Values) -> float:
@@ -91,11 +91,11 @@ def shrinkage_bias(expected: Values, error: Values, effect: Values) -> float:
     t^2 = var(expected) - error^2 = k^2 var(true), and shares c = cov(effect, expected) = k var(true) with the scores:
     k is t^2 / c, and (1 - k)^2 c / k is the mean square of what it takes away. 0 where it tells nobody apart.
     """
-    told, shared = float(np.mean(expected**2) - np.mean(error**2)), float(np.mean(expected * effect))
-    if told <= 0 or shared <= 0:
+    apart, shared = float(np.mean(expected**2) - np.mean(error**2)), float(np.mean(expected * effect))
+    if apart <= 0 or shared <= 0:
         return 0.0
-    kept = min(1.0, max(MIN_KEPT, told / shared))
-    return float((1 - kept) * np.sqrt(shared / kept))
+    kept_share = min(1.0, max(MIN_KEPT, apart / shared))
+    return float((1 - kept_share) * np.sqrt(shared / kept_share))
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,8 +125,8 @@ def held_out_effects(
         for half, people in enumerate(np.array_split(rng.permutation(others), 2) if number < HALVED_FOLDS else ()):
             of_half = fit_effect_forest(values[people], effect[people], settings, rng)
             halves[half].append(of_half.predict(values[inside]))
-    one, other = ((np.concatenate([e for e, _ in half]), np.concatenate([s for _, s in half])) for half in halves)
-    scale = error_scale(one, other)
+    first, second = ((np.concatenate([e for e, _ in half]), np.concatenate([s for _, s in half])) for half in halves)
+    scale = error_scale(first, second)
     bias = shrinkage_bias(within_folds(expected, folds), scale * error, within_folds(effect, folds))
     return HeldOutEffects(expected, np.hypot(scale * error, bias), scale, bias)
 

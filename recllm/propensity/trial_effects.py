@@ -123,8 +123,8 @@ def estimate_trial(
     scores = arm_scores(means, trial.arm, trial.outcome, trial.shares)
     effect = scores[:, 1:] - scores[:, :1]  # (n, arms - 1), noise for a single person
     folds = people_folds(np.arange(n), EFFECT_FOLDS, settings.seed)
-    told = [held_out_effects(values, effect[:, column], folds, settings, rng) for column in range(arms - 1)]
-    expected = np.stack([arm.expected for arm in told], axis=1)
+    held_out = [held_out_effects(values, effect[:, column], folds, settings, rng) for column in range(arms - 1)]
+    expected = np.stack([arm.expected for arm in held_out], axis=1)
     single = np.empty(n, np.int64)
     for inside in folds:
         single[inside] = _best(effect[~inside].mean(axis=0)[None])
@@ -132,7 +132,7 @@ def estimate_trial(
     tests = [slope_test(effect[:, column], expected[:, column], folds) for column in range(arms - 1)]
     effects = tuple(
         _arm_effect(trial, number, effect[:, number - 1], of_arm.expected, of_arm.error, *test)
-        for number, (of_arm, test) in enumerate(zip(told, tests, strict=True), start=1)
+        for number, (of_arm, test) in enumerate(zip(held_out, tests, strict=True), start=1)
     )
     best = int(_best(effect.mean(axis=0)[None])[0])
     policy = _policy(trial, scores, personal, single, best)

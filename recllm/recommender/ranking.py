@@ -54,7 +54,7 @@ class ScoredPairs(NamedTuple):
     probability: Floats
 
 
-class Worth(NamedTuple):
+class PairValue(NamedTuple):
     """What a pair is worth by an objective: factor * probability - offset. Float32 (n_pairs,) each."""
 
     factor: Floats
@@ -172,9 +172,8 @@ class ItemRanker:
             scores = self.score_batch(batch, pairs)
             if objective is Objective.PROBABILITY or self.scorer is None:
                 return self._top(scores, pairs, k, popularity_weight)
-            return self._top(
-                scores, pairs, k, value=self.worth(batch, pairs, objective, margins).of(scores.probability)
-            )
+            pair_value = self.value(batch, pairs, objective, margins, discover=not repeats)
+            return self._top(scores, pairs, k, value=pair_value.of(scores.probability))
 
         return _stack(map_blocks(lists, users.n, block), k)
 
@@ -239,14 +238,31 @@ class ItemRanker:
             probability = with_offsets(probability, self.item_offsets[pairs.item])
         return ScoredPairs(cosine, mlp, logit, probability)
 
-    def worth(self, batch: UserBatch, pairs: Pairs, objective: Objective, margins: Floats | None = None) -> Worth:
-        """What pairs are worth by an objective; margins: what the shop earns by each item, (n_items,), for that one."""
+    def value(
+        self,
+        batch: UserBatch,
+        pairs: Pairs,
+        objective: Objective,
+        margins: Floats | None = None,
+        *,
+        discover: bool = False,
+    ) -> PairValue:
+        """What pairs are worth by an objective; margins: what the shop earns by each item, (n_items,), for that one.
+
+        By lift the chance p less that of people in general, g; of what is new alone (`discover`) p * (1 - g), that the
+        person buys it and another would not: there p - g is mostly the estimate of g, and its first items were bought
+        less.
+        """
         factor, offset = np.ones(len(pairs.item), np.float32), np.zeros(len(pairs.item), np.float32)
         if objective is Objective.LIFT:
-            offset = self._chance_in_general(batch, pairs)
+            general = self._chance_in_general(batch, pairs)
+            if discover:
+                factor = 1 - np.minimum(general, 1)
+            else:
+                offset = general
         elif objective is Objective.MARGIN and margins is not None:
             factor = np.asarray(margins[pairs.item], np.float32)
-        return Worth(factor, offset)
+        return PairValue(factor, offset)
 
     def _chance_in_general(self, batch: UserBatch, pairs: Pairs) -> Floats:
         """How likely anybody who shops here buys the item of each pair: of what a user never bought, anybody to whom it

@@ -658,8 +658,8 @@ class Recommender:
         reasons = self.reasons(person, item_rows, spread) if request.explain else [()] * len(best)
         if request.explain and offers.causes:
             reasons = [
-                (self._goes_with(offers.causes[int(row)], person), *told)
-                for row, told in zip(item_rows, reasons, strict=True)
+                (self._goes_with(offers.causes[int(row)], person), *measured)
+                for row, measured in zip(item_rows, reasons, strict=True)
             ]
         parts = [offers.part(request.intent, int(row)) for row in item_rows]
         headings = {part: self._heading(part, offers.weekly) for part in set(parts) if part is not None}
@@ -775,7 +775,7 @@ class Recommender:
 class _PersonOffers:
     """What is to be said of one person's items besides their scores."""
 
-    own: frozenset[int]
+    bought_rows: frozenset[int]
     """Rows of what they bought."""
     weekly: bool
     """Whether they shop about once a week."""
@@ -787,18 +787,18 @@ class _PersonOffers:
     def of(cls, request: RecommendRequest, person: UserHistory, fitting: FittingItems | None, n: int) -> _PersonOffers:
         """n: number of the person in `fitting`."""
         purchases = person.events.of(Action.PURCHASE)
-        own, weekly = frozenset(purchases.item.tolist()), shops_weekly(purchases)
+        bought_rows, weekly = frozenset(purchases.item.tolist()), shops_weekly(purchases)
         if fitting is None:
-            return cls(own, weekly, {}, None)
-        return cls(own, weekly, fitting.causes(n), fitting.remarks[n])
+            return cls(bought_rows, weekly, {}, None)
+        return cls(bought_rows, weekly, fitting.causes(n), fitting.remarks[n])
 
     def part(self, intent: Intent, item_row: int) -> Intent | None:
         """What an item is to the person; None where all is new to them, because they bought nothing so far."""
-        if not self.own and intent is not Intent.CROSS_SELL:
+        if not self.bought_rows and intent is not Intent.CROSS_SELL:
             return None
         if intent in (Intent.CROSS_SELL, Intent.WIN_BACK):
             return intent
-        return Intent.REMIND if item_row in self.own else Intent.DISCOVER
+        return Intent.REMIND if item_row in self.bought_rows else Intent.DISCOVER
 
 
 def _by_allowed(
@@ -809,9 +809,9 @@ def _by_allowed(
         yield np.arange(n), allowed
         return
     for user in range(n):
-        own = np.zeros_like(allowed)
-        own[fitting.of(user)] = True
-        yield np.array([user]), allowed & own
+        fits = np.zeros_like(allowed)
+        fits[fitting.of(user)] = True
+        yield np.array([user]), allowed & fits
 
 
 def _n_ranked(request: RecommendRequest) -> int:
