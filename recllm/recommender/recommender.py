@@ -662,7 +662,9 @@ class Recommender:
                 for row, measured in zip(item_rows, reasons, strict=True)
             ]
         parts = [offers.part(request.intent, int(row)) for row in item_rows]
-        headings = {part: self._heading(part, offers.weekly) for part in set(parts) if part is not None}
+        headings: dict[Intent | None, str] = {
+            part: self._heading(part, offers.weekly) for part in set(parts) if part is not None
+        }
         names = self.names.of(item_rows.tolist())
         item_ids = self.dataset.items["item_id"].gather(item_rows).to_list()
         items = tuple(
