@@ -46,7 +46,8 @@ def record() -> dict[str, Any]:
             "favourite_categories": [{"name": "tea", "share": 0.5}], "n_baskets": 3, "basket_interval_days": "7.0",
             "days_since_last_purchase": "1.0", "price_band": "1 / 2 / 3",
         },
-        "people": [{"label": "A", "user_id": "u", "about": "x", "slate": slate, "copy": copy}],
+        "people": [{"label": "A", "user_id": "u", "about": "x", "slate": slate, "copy": copy,
+                    "offer": {"title": "Mint tea", "part_text": "new for you", "reasons": [{"text": "You bought tea."}]}}],
         "feedback": {"story": "gone", "rows": [{"rank": 1, "before": "a", "after": "b"}]},
         "evaluation": evaluation, "timings": [{"step": "read", "seconds": 1.0}], "provenance": {"seed": "0"},
     }  # fmt: skip
@@ -80,6 +81,7 @@ def test_the_page_shows_what_the_record_holds() -> None:
         "You bought it.",
         "Buy tea.",
         "Cures all",
+        "Offered: Mint tea, new for you. You bought tea.",
         "gone",
         "cj-next28",
         "0.3000",
