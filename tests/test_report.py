@@ -47,7 +47,8 @@ def record() -> dict[str, Any]:
             "days_since_last_purchase": "1.0", "price_band": "1 / 2 / 3",
         },
         "people": [{"label": "A", "user_id": "u", "about": "x", "slate": slate, "copy": copy,
-                    "offer": {"title": "Mint tea", "part_text": "new for you", "reasons": [{"text": "You bought tea."}]}}],
+                    "offer": {"title": "Mint tea", "part_text": "new for you", "reasons": [{"text": "You bought tea."}]},
+                    }],
         "feedback": {"story": "gone", "rows": [{"rank": 1, "before": "a", "after": "b"}]},
         "evaluation": evaluation, "timings": [{"step": "read", "seconds": 1.0}], "provenance": {"seed": "0"},
     }  # fmt: skip
