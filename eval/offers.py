@@ -12,12 +12,16 @@ from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from inputs import default_encoder, finish, say, script_parser, window_of
 from numpy.typing import NDArray
 
+from recllm.audiences.probabilities import independent_probabilities
+from recllm.audiences.spread import spread_offers
+from recllm.data.catalogue import allowed_items
 from recllm.data.dataset import DAY
 from recllm.evaluation.comparison import paired_bootstraps
 from recllm.evaluation.protocols import EvaluationWindow
@@ -26,7 +30,9 @@ from recllm.features.item_vectors import basics_of, basics_vectors
 from recllm.metrics import average, ndcg
 from recllm.recommender.ranking import UserInputs
 from recllm.recommender.recommender import Recommender
-from recllm.schema import Action, Objective
+from recllm.recommender.saved_model import read_model, save_model
+from recllm.schema import Action, Intent, Objective
+from recllm.settings import OfferSettings
 
 PROTOCOLS = ("cj-next28", "or-next28")
 SLICES = {"mixed": "ALL", "discover": "NEW"}
@@ -38,6 +44,7 @@ ORDERS: dict[str, dict[str, Any]] = {
     "less-popular-0.5": {"popularity_weight": 0.5},
 }
 OFFERS = 5
+SPREADS = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)
 COMPARED_PAIRS = 20_000
 """Pairs of people whose first offers are compared."""
 
@@ -48,29 +55,29 @@ Pairs = NDArray[np.int64]
 def main() -> None:
     parser = script_parser(__doc__, "data", "cache", "seed", "validation")
     parser.add_argument("--protocols", default=",".join(PROTOCOLS), help="with commas")
+    parser.add_argument("--models", type=Path, help="a folder in which trained models are kept for the next run")
     args = parser.parse_args()
     record: dict[str, Any] = {"protocol": "offers", "seed": args.seed, "offers": OFFERS, "windows": {}}
     for name in args.protocols.split(","):
         began = time.perf_counter()
         window = window_of(name, args, validation=args.validation)
-        figures = measure(window, args)
+        figures = measure(window, name, args)
         about = {"data_hash": window.data_hash, "validation": args.validation}
         record["windows"][name] = about | {"seconds": round(time.perf_counter() - began, 1)} | figures
         say("%s: %s", name, figures)
     finish(record, args.output)
 
 
-def measure(window: EvaluationWindow, args: argparse.Namespace) -> dict[str, Any]:
+def measure(window: EvaluationWindow, name: str, args: argparse.Namespace) -> dict[str, Any]:
     past, encoder = window.fit_on, default_encoder(args)
-    recipe = advised_recipe(past, encoder, tuned=False, seed=args.seed)
-    recommender = Recommender(past, encoder).fit(recipe.training, interests=recipe.interests).warm()
+    recommender = trained(window, name, args).warm()
     purchases, n_items = past.events.of(Action.PURCHASE), past.n_items
     buyer = np.repeat(np.arange(past.n_users), np.diff(purchases.indptr))
     shoppers = np.unique(buyer[purchases.at >= past.as_of - 28 * DAY])
     before = pairs_of(buyer, purchases.item, n_items)
     figures: dict[str, Any] = {"people": len(shoppers), "intents": {}}
-    for intent, name in SLICES.items():
-        part, whole = window.slice(name), window.slice("ALL")
+    for intent, slice_name in SLICES.items():
+        part, whole = window.slice(slice_name), window.slice("ALL")
         judged, buying = fitted_rows(window, part.users), fitted_rows(window, whole.users)
         people = np.union1d(shoppers, judged)
         bought = pairs_of(np.repeat(buying, whole.truth.sizes), whole.truth.item, n_items)
@@ -107,7 +114,87 @@ def measure(window: EvaluationWindow, args: argparse.Namespace) -> dict[str, Any
         for order, interval in zip(orders, paired_bootstraps(gaps, seed=args.seed), strict=True):
             systems[order]["natural_lift_gap"] = {"mean": interval.mean, "low": interval.low, "high": interval.high}
         figures["intents"][intent] = systems
+    figures["own_items"] = own_items(recommender, window, shoppers, before)
+    figures["spread"] = spreading(recommender, window, shoppers, before)
     return figures
+
+
+def own_items(
+    recommender: Recommender, window: EvaluationWindow, shoppers: NDArray[np.int64], before: Pairs
+) -> dict[str, dict[str, Any]]:
+    """What goes with a late purchase, and what people used to buy: one offer for everybody to whom anything fits, by
+    chance and by lift; beside it the best offer of any kind for the same people."""
+    data, n_items = recommender.dataset, recommender.dataset.n_items
+    bought, on_offer = bought_in(window, n_items), np.flatnonzero(allowed_items(data))
+    figures: dict[str, dict[str, Any]] = {}
+    for intent in (Intent.CROSS_SELL, Intent.WIN_BACK):
+        for objective in (Objective.PROBABILITY, Objective.LIFT):
+            scores = independent_probabilities(recommender, on_offer, shoppers, intent, objective)
+            people = np.flatnonzero(scores.best_item >= 0)
+            offers = np.where(scores.best_item >= 0, scores.best_item, -1).astype(np.int32)[:, None]
+            is_bought, others = judge(offers, shoppers, before, bought, n_items)
+            figures[f"{intent}, {objective}"] = {
+                "people": len(people),
+                "share_of_people": len(people) / len(shoppers),
+                "bought": float(np.nanmean(is_bought)),
+                "others": float(np.nanmean(others)),
+                "natural_lift": float(np.nanmean(is_bought - others)),
+                "items_offered": len(np.unique(offers[people])),
+            }
+    return figures
+
+
+def spreading(
+    recommender: Recommender, window: EvaluationWindow, shoppers: NDArray[np.int64], before: Pairs
+) -> dict[str, dict[str, Any]]:
+    """One offer by lift for each, best first, at several spreads: over the whole catalogue, and over the 20 items that
+    suit most people, as in a campaign."""
+    data, n_items = recommender.dataset, recommender.dataset.n_items
+    bought, items = bought_in(window, n_items), np.flatnonzero(allowed_items(data))
+    figures: dict[str, dict[str, Any]] = {}
+    for name in ("the catalogue", "20 items"):
+        scores = independent_probabilities(recommender, items, shoppers, objective=Objective.LIFT)
+        assert scores.offers is not None
+        order = np.argsort(-scores.score, kind="stable")
+        for spread in SPREADS:
+            best, price = spread_offers(scores.offers, order, spread)
+            is_bought, others = judge(best.astype(np.int32)[:, None], shoppers, before, bought, n_items)
+            counts = np.bincount(best[best >= 0])
+            figures[f"{name}, {spread:g}"] = {
+                "items": price.items,
+                "largest_share": float(counts.max() / counts.sum()),
+                "probability": price.probability,
+                "given_up": price.given_up,
+                "bought": float(np.nanmean(is_bought)),
+                "natural_lift": float(np.nanmean(is_bought - others)),
+            }
+        best, _ = spread_offers(scores.offers, order, OfferSettings().spread)
+        items = np.sort(np.argsort(-np.bincount(best[best >= 0], minlength=n_items), kind="stable")[:20])
+    return figures
+
+
+def bought_in(window: EvaluationWindow, n_items: int) -> Pairs:
+    """What everybody bought in the window."""
+    everybody = window.slice("ALL")
+    return pairs_of(
+        np.repeat(fitted_rows(window, everybody.users), everybody.truth.sizes), everybody.truth.item, n_items
+    )
+
+
+def trained(window: EvaluationWindow, name: str, args: argparse.Namespace) -> Recommender:
+    """By what `recllm advise` proposes; where --models names a folder, the model of an earlier run on the same data."""
+    past, encoder = window.fit_on, default_encoder(args)
+    folder = None
+    if args.models:
+        folder = args.models / f"{name}-{window.data_hash}-{'validation' if args.validation else 'test'}-{args.seed}"
+    if folder is not None and (folder / "model.json").exists():
+        return Recommender(past, encoder, model=read_model(folder))
+    recipe = advised_recipe(past, encoder, tuned=False, seed=args.seed)
+    recommender = Recommender(past, encoder).fit(recipe.training, interests=recipe.interests)
+    if folder is not None and recommender.model is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(recommender.model, folder)
+    return recommender
 
 
 def fitted_rows(window: EvaluationWindow, users: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -62,7 +62,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def cell(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
+    return "–" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
 def interval(gap: dict[str, Any] | None) -> str:
@@ -112,6 +112,26 @@ def offers() -> str:
                 rows.append((f"{name}, {intent}, {order}", *cells, interval(figures.get("natural_lift_gap"))))
     header = ("window, intent, order", *columns, "items offered", "natural lift above that by probability")
     return f"{table(header, rows)}\n\n{source('offers')}, seed {record['seed']}."
+
+
+def own_offers() -> str:
+    columns = ("share_of_people", "bought", "others", "natural_lift", "items_offered")
+    rows = [
+        (f"{name}, {what}", *(cell(figures[column]) for column in columns))
+        for name, window in load("offers")["windows"].items()
+        for what, figures in window.get("own_items", {}).items()  # a record of before it was measured has none
+    ]
+    return table(("window, intent, order", "to whom any fits", *columns[1:]), rows) if rows else ""
+
+
+def spread() -> str:
+    columns = ("items", "largest_share", "probability", "given_up", "bought", "natural_lift")
+    rows = [
+        (f"{name}, {what}", *(cell(figures[column]) for column in columns))
+        for name, window in load("offers")["windows"].items()
+        for what, figures in window.get("spread", {}).items()
+    ]
+    return table(("window, among, spread", *columns), rows) if rows else ""
 
 
 def false_alarms(figures: dict[str, Any]) -> str:
@@ -213,6 +233,8 @@ def page() -> str:
         "ablation": ablation,
         "coverage": coverage,
         "offers": offers,
+        "own_offers": own_offers,
+        "spread": spread,
         "false_alarms": false_alarms,
         "off_policy_coverage": off_policy_coverage,
         "comprehensiveness": comprehensiveness,

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recllm.data.dataset import DAY
 from recllm.documents import json_text, plain
 from recllm.errors import GenerationError, MissingExtraError, ModelError, UsageError
 from recllm.files import write_whole
@@ -27,7 +28,7 @@ from recllm.jobs.ad_copy import AD_CHOICE, write_ads
 from recllm.jobs.load import add_feedback, load_file, record_shown
 from recllm.jobs.recommenders import open_recommender, publish_recommender, workspace_encoder
 from recllm.report.page import render_page
-from recllm.schema import Action, Objective, Purpose, Slate
+from recllm.schema import Action, Intent, NoteKind, Objective, Purpose, Slate, SlateStatus
 from recllm.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -116,8 +117,7 @@ def run_demo(folder: Path, *, generator: str = "auto", seed: int = 0) -> dict[st
         record_shown(workspace, slates)
     with times.step("one checked ad text for each"):
         writer = find_writer(generator, workspace)
-        named = [person["user_id"] for person in people]
-        offers = serving.recommend(named, k=AD_CHOICE, where=ON_OFFER, objective=Objective.LIFT)
+        offers = [best_offer(serving, person["user_id"]) for person in people]
         filled = [slate for slate in offers if slate.items]
         ads = write_ads(workspace, slates=filled, recommender=serving, channel=CHANNEL, generator=writer, seed=seed)
         ad_of = {slate.user_id: ad for slate, ad in zip(filled, ads, strict=True)}
@@ -143,7 +143,7 @@ def run_demo(folder: Path, *, generator: str = "auto", seed: int = 0) -> dict[st
         "loads": loads,
         "rejects": rejected_rows(loads),
         "profile": profile_card(serving, people[0]),
-        "people": person_cards(people, slates, copies),
+        "people": person_cards(people, slates, copies, offers),
         "feedback": feedback,
         "timings": times.steps,
         "provenance": {
@@ -239,7 +239,8 @@ def train_and_measure(workspace: Workspace, encoder: Encoder, seed: int, times: 
 
 
 def four_people(workspace: Workspace, serving: Recommender) -> list[dict[str, str]]:
-    """Raw ids of a heavy and a light household, chosen by their number of purchases, and the two new ones."""
+    """Raw ids of a heavy household that shopped in the last week and of a light one, chosen by their number of
+    purchases, and the two new ones."""
     import polars as pl
 
     # pseudonyms cannot be turned back: the ids come from the source file
@@ -247,11 +248,13 @@ def four_people(workspace: Workspace, serving: Recommender) -> list[dict[str, st
     ids = households.unique().sort().cast(pl.String).to_list()
     id_of = dict(zip(workspace.pseudonymiser().many(ids), ids, strict=True))
     counts = np.diff(serving.dataset.events.of(Action.PURCHASE).indptr)
+    purchases = serving.dataset.events.of(Action.PURCHASE)
+    late = np.bincount(purchases.user[purchases.at >= serving.dataset.as_of - 7 * DAY], minlength=len(counts)) > 0
     buyers = np.flatnonzero(counts > 0)
     buyers = buyers[np.argsort(counts[buyers], kind="stable")]
     people = []
-    for label, position in (("A heavy buyer", 0.98), ("A light buyer", 0.05)):
-        row = int(buyers[int(position * len(buyers))])
+    for label, position, group in (("A heavy buyer", 0.98, buyers[late[buyers]]), ("A light buyer", 0.05, buyers)):
+        row = int(group[int(position * len(group))])
         user_id = id_of[serving.dataset.users["user_id"][row]]
         people.append({"label": label, "user_id": user_id, "about": f"{counts[row]:,} purchases in 2017."})
     basics = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in NEW_USER.items() if name != "user_id")
@@ -261,6 +264,17 @@ def four_people(workspace: Workspace, serving: Recommender) -> list[dict[str, st
         "about": f"Made up for this page: {basics}.",
     }
     return [*people, new, {"label": "New, with nothing", "user_id": UNKNOWN_USER, "about": "Never seen before."}]
+
+
+def best_offer(serving: Recommender, user_id: str) -> Slate:
+    """What a marketing person would offer: what goes with a late purchase; else, to who stopped buying, what they used
+    to buy; else whatever they are likelier to buy than people in general."""
+    for intent in (Intent.CROSS_SELL, Intent.WIN_BACK):
+        (slate,) = serving.recommend(user_id, k=AD_CHOICE, where=ON_OFFER, intent=intent, objective=Objective.LIFT)
+        still_buys = any(note.kind is NoteKind.STILL_BUYS for note in slate.notes)
+        if slate.status is SlateStatus.PERSONAL and slate.items and not still_buys:
+            return slate
+    return serving.recommend(user_id, k=AD_CHOICE, where=ON_OFFER, objective=Objective.LIFT)[0]
 
 
 def find_writer(generator: str, workspace: Workspace) -> Generator | None:
@@ -330,12 +344,18 @@ def profile_card(serving: Recommender, person: Mapping[str, str]) -> dict[str, A
 
 
 def person_cards(
-    people: Sequence[Mapping[str, str]], slates: Sequence[Slate], copies: Sequence[AdCopy | None]
+    people: Sequence[Mapping[str, str]],
+    slates: Sequence[Slate],
+    copies: Sequence[AdCopy | None],
+    offers: Sequence[Slate],
 ) -> list[dict[str, Any]]:
-    """Each person with their slate and their ad text; of a text that was stopped, the guarantees that it broke."""
+    """Each person with their slate, the offer and its reason, and their ad text; of a text that was stopped, the
+    guarantees that it broke."""
     cards = []
-    for person, slate, copy in zip(people, slates, copies, strict=True):
-        card: dict[str, Any] = {**person, "slate": plain(slate), "copy": plain(copy)}
+    for person, slate, copy, offer in zip(people, slates, copies, offers, strict=True):
+        card: dict[str, Any] = {**person, "slate": plain(slate), "copy": plain(copy), "offer": None}
+        if copy is not None:
+            card["offer"] = plain(next(item for item in offer.items if item.item_id == copy.item_id))
         if copy is not None:
             card["copy"]["rejected"] = [
                 {"text": text, "failed": [check.guarantee for check in checks if not check.passed]}

@@ -200,6 +200,10 @@ class Intent(StrEnum):
     """What the user never bought."""
     REMIND = "remind"
     """What the user bought before."""
+    CROSS_SELL = "cross_sell"
+    """What goes with something that the user bought lately, or has in the cart, and did not buy in that time."""
+    WIN_BACK = "win_back"
+    """What the user bought again and again, and has stopped buying."""
 
 
 MARGIN_NAMES = ("margin", "毛利", "利润")
@@ -219,10 +223,12 @@ class Objective(StrEnum):
     """The chance that the user buys an item."""
     LIFT = "lift"
     """What is left of it without the chance that people in general buy the item: who buys anyway needs no
-    advertisement."""
+    advertisement. Of what is new to the user alone: the chance that the user buys it and another would not."""
     MARGIN = "margin"
     """The chance times what the shop earns by the item: its attribute `margin`, or its price less its attribute
     `cost`."""
+    UPLIFT = "uplift"
+    """How much a treatment moves the user, as a trial told: of audiences and campaigns, not of slates."""
 
 
 class Occasion(StrEnum):
@@ -286,8 +292,15 @@ class RecommendRequest:
             object.__setattr__(self, name, (listed,) if isinstance(listed, str) else tuple(listed))
         if self.k < 1:
             raise UsageError(f"k is {self.k}; ask for at least 1 item")
-        if self.intent is Intent.REMIND and not self.repeats:
-            raise UsageError("intent is remind, of what was bought before, and repeats is false: give one of them")
+        if self.intent in (Intent.REMIND, Intent.WIN_BACK) and not self.repeats:
+            raise UsageError(
+                f"intent is {self.intent}, of what was bought before, and repeats is false: give one of them"
+            )
+        if self.objective is Objective.UPLIFT:
+            raise UsageError(
+                "objective is uplift, which orders people and not items: cut an audience or a campaign by it, and "
+                f"order slates by {', '.join(o for o in Objective if o is not Objective.UPLIFT)}"
+            )
         if self.intent is Intent.DISCOVER:
             object.__setattr__(self, "repeats", False)
         if self.popularity_weight is not None and not 0 <= self.popularity_weight <= 1:
@@ -382,6 +395,11 @@ class Recommendation:
     served_by: tuple[str, ...] = ()
     """Candidate sources that proposed the item, e.g. ("own_history", "neighbours"), or one fallback name."""
     reasons: tuple[Reason, ...] = ()
+    part: Intent | None = None
+    """What the item is to the person: bought before, new, goes with a purchase, or no longer bought; None where nothing
+    personal was scored, and for somebody who bought nothing so far."""
+    part_text: str = ""
+    """The same as the heading of a part of the slate, such as "new for you"."""
 
 
 class SlateStatus(StrEnum):
@@ -418,6 +436,14 @@ class NoteKind(StrEnum):
     """Items that everybody buys were moved down, so probabilities do not fall with the rank."""
     BY_MARGIN = "by_margin"
     """Items stand in the order of what they are likely to earn."""
+    NO_RECENT_PURCHASE = "no_recent_purchase"
+    """Nothing was bought in the last `days` that an offer could go with."""
+    NOTHING_GOES_WITH = "nothing_goes_with"
+    """Nothing goes with what was bought in the last `days`."""
+    NOTHING_TO_WIN_BACK = "nothing_to_win_back"
+    """Nothing that was bought repeatedly is missing for `days`."""
+    STILL_BUYS = "still_buys"
+    """The person has stopped buying these items and not all: the latest purchase is `days` ago."""
     FEW_FIT = "few_fit"
     """Fewer items than asked fit a query: `shown` of `k`."""
     WORDS_ONLY = "words_only"

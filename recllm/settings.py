@@ -182,6 +182,30 @@ class CandidateSettings(FrozenModel):
     left out or a list is by lift; 0 never."""
 
 
+class OfferSettings(FrozenModel):
+    """What offers of an intent are made of, and how far a campaign spreads over the catalogue."""
+
+    section: ClassVar[str] = "offers"
+
+    cross_sell_days: Days = 14.0
+    """An offer goes with what was bought within so many days."""
+    together_items: CountOrZero = 2_500
+    """Among so many best selling items it is looked for what goes together; cost grows with the square of it."""
+    together_people: Count = 5
+    """So many people at least bought both on one trip."""
+    together_z: Positive = 4.0
+    """Two items go together where their trips exceed chance by so many standard errors."""
+    win_back_days: Days = 42.0
+    """Who bought nothing, or nothing of an item, for so many days has stopped buying it."""
+    win_back_purchases: Count = 2
+    """An item was bought on so many trips at least to be worth winning back."""
+    spread: Share = 0.1
+    """How far a campaign that picks its items spreads over them: each further time an item is offered costs so much of
+    its logit, times the log of 1 + how often it was offered; see `recllm.audiences.spread`."""
+    campaign_items: Count = 20
+    """Such a campaign is for so many items, as each needs its texts."""
+
+
 class ExplanationSettings(FrozenModel):
     """How reasons are looked for, and when one is clear enough to be named."""
 
@@ -985,6 +1009,7 @@ class Settings(FrozenModel):
     profiles: ProfileSettings = ProfileSettings()
     collaborative: CollaborativeSettings = CollaborativeSettings()
     candidates: CandidateSettings = CandidateSettings()
+    offers: OfferSettings = OfferSettings()
     explanations: ExplanationSettings = ExplanationSettings()
     serving: ServingSettings = ServingSettings()
     service: ServiceSettings = ServiceSettings()

@@ -8,7 +8,7 @@ import json
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -38,6 +38,7 @@ from recllm.campaigns.open_campaign import (
 from recllm.campaigns.outcome import campaign_outcome
 from recllm.campaigns.plan import count_reachable, plan_campaigns
 from recllm.campaigns.target_text import MOST_ITEMS, _words_that_name
+from recllm.campaigns.trial import campaign_trial
 from recllm.campaigns.wordings import variant_shares, wording_counts
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import DataError, GenerationError, ModelError, NothingToDo, PolicyError, RecllmError, UsageError
@@ -49,7 +50,7 @@ from recllm.jobs.recommenders import open_recommender
 from recllm.jobs.serve import find_audience
 from recllm.jobs.train import train_workspace
 from recllm.report.campaign import preview_page, report_page
-from recllm.schema import Purpose
+from recllm.schema import Objective, Purpose
 from recllm.workspace.privacy import KEY_VARIABLE
 from recllm.workspace.workspace import Workspace
 
@@ -874,3 +875,130 @@ def test_words_that_only_join_others_find_nothing() -> None:
     assert _words_that_name("something for a picnic") == "picnic"
     assert _words_that_name("for you") == "for you", "a text of nothing else stays"
     assert _words_that_name("夏天野餐") == "夏天野餐"
+
+
+# --- what is offered, and whom it moved ------------------------------------------------------------------------------
+
+CHOOSES = (('category = "food > tea"\nmost_items = 4', 'intent = "mixed"\nmost_items = 6'), ("size = 60\n", ""))
+"""The campaign picks its items itself, for everybody."""
+
+
+def test_a_campaign_that_picks_its_items_offers_each_person_their_own(shop: Workspace, folder: Path) -> None:
+    file = changed(folder, *CHOOSES)
+    assert file.target.picks_items and file.target.choice.objective is Objective.LIFT
+    (plan,) = plan_campaigns(shop, [file])
+    names = raw_ids(shop)
+    for person in plan.people:
+        assert person.item_id.startswith("tea" if int(names[person.user_id][5:]) % 2 == 0 else "tool")
+    assert len(plan.items) <= 6 and {p.item_id for p in plan.people} <= set(plan.items)
+    assert plan.spread and plan.spread.people == len(plan.people) and plan.spread.spread == 0.1
+    assert plan.spread.items == len({p.item_id for p in plan.people}) >= plan.spread.items_without
+    assert any("points given up" in note for note in plan.notes)
+    assert read_plan(CampaignFolder.of(shop.root, "other")).spread == plan.spread
+    assert "points given up" in preview_page(preview_document(open_campaign(shop, file, clock=NOW)))
+
+
+def test_an_intent_leaves_out_whom_nothing_fits(shop: Workspace, folder: Path) -> None:
+    file = changed(folder, ("most_items = 4", 'most_items = 4\nintent = "discover"\nspread = 0'))
+    (plan,) = plan_campaigns(shop, [file])
+    bought = view(shop.store()).events().filter(pl.col("event") == "purchase").select("user_id", "item_id").unique()
+    pairs = set(bought.iter_rows())
+    assert plan.people and not any((p.user_id, p.item_id) in pairs for p in plan.people)
+    assert plan.spread is None
+
+
+@pytest.mark.parametrize(
+    ("new", "words"),
+    [
+        ('intent = "sell"', "mixed"),
+        ('intent = "mixed"\nobjective = "uplift"', "recllm uplift"),
+        ('intent = "mixed"\neffects = "x"', "objective"),
+        ('intent = "mixed"\nspread = 1.5', "spread is 1.* at most"),
+        ("most_items = 2", "or an intent"),
+        ('intent = "mixed"\nobjective = "uplift"\neffects = "nothing"', "no effects 'nothing'"),
+        ('intent = "mixed"\nobjective = "margin"', "attribute margin"),
+    ],
+)
+def test_targets_that_cannot_be(shop: Workspace, folder: Path, new: str, words: str) -> None:
+    with pytest.raises(RecllmError, match=words):
+        plan_campaigns(shop, [changed(folder, ('category = "food > tea"\nmost_items = 4', new))])
+    assert not CampaignFolder.of(shop.root, "other").plan.exists()
+
+
+def test_an_offer_that_ended_is_said_before_anything_is_planned(shop: Workspace, folder: Path) -> None:
+    file = changed(folder, *CHOOSES, ("2024-03-31", "2024-01-31"))
+    with pytest.raises(DataError, match="the offer ended at 2024-01-31"):
+        plan_campaigns(shop, [file])
+
+
+def test_a_campaign_that_went_out_teaches_whom_the_next_one_moves(
+    shop: Workspace, folder: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    """Tools sell because of the message, tea does not: the next campaign goes to tool buyers."""
+    file = changed(folder, *CHOOSES, ('goal = "tea', 'window_days = 5\ngoal = "tea'))
+    (plan,) = plan_campaigns(shop, [file])
+    campaign = open_campaign(shop, file, clock=NOW)
+    with pytest.raises(NothingToDo, match="not exported yet"):
+        campaign_trial(campaign)
+    approve_texts(campaign, [t.id for t in plan.texts], by="Ann", at=NOW)
+    done = export_campaign(campaign, folder / "out", clock=NOW)
+    with pytest.raises(NothingToDo, match="window"):
+        campaign_trial(campaign)
+    odd = {name for name, own in raw_ids(shop).items() if int(own[5:]) % 2}
+    held = [p.user_id for p in plan.held_out]
+    moved = [n for n in done.people if n in odd] + [n for n in (*done.people, *held) if n not in odd][::3]
+    buy(shop, moved, plan.items[0])
+    buy(shop, [held[0]], "tea11", day=28)  # the log goes on past the window
+    trial = campaign_trial(open_campaign(shop, file, clock=NOW))
+    assert trial.table.height == len(done.people) + len(held)
+    assert set(trial.table.filter(pl.col("treated") == 1)["user_id"]) == set(done.people)
+    assert set(trial.table.filter(pl.col("outcome") == 1)["user_id"]) == set(moved)
+    shop.close()
+    place, small = ("-w", str(folder / "shop")), ("--set", "uplift.forest_leaf_rows=8")
+    code, out, error = command("uplift", "--campaign", str(file.source), "--save", "first", *small, *place, "--json")
+    assert code == 0, error
+    found = json.loads(out)
+    assert found["learner"] == "dr" and found["trial"]["people"] == trial.table.height
+    assert np.mean([one["user_id"] in odd for one in found["people"][:100]]) > 0.95
+    assert all(one["low"] <= one["uplift"] <= one["high"] for one in found["people"])
+    options = ("--objective", "uplift", "--effects", "first", "--sure", "--item", "tool1", "--holdout", "0", *place)
+    code, out, error = command("audience", *options, "--json")
+    assert code == 0, error
+    members = json.loads(out)
+    assert members["size"] >= 50 and {one["user_id"] for one in members["people"]} <= odd
+    assert members["excluded"]["no_effect_shown"] > 0 and members["expected_extra"] > 0
+    assert all(one["effect_low"] > 0 for one in members["people"])
+    with Workspace.open(folder / "shop") as again:
+        second = changed(folder, *CHOOSES, name="second")
+        text = second.source.read_text().replace(
+            'intent = "mixed"', 'intent = "mixed"\nobjective = "uplift"\neffects = "first"'
+        )
+        second.source.write_text(text)
+        (plan,) = plan_campaigns(again, [read_campaign(second.source)], now=NOW)
+        assert np.mean([p.user_id in odd for p in plan.people[:80]]) > 0.95
+
+
+def test_a_campaign_without_a_control_teaches_nothing(shop: Workspace, folder: Path) -> None:
+    file = changed(folder, ("holdout = 0.5", "holdout = 0"))
+    (plan,) = plan_campaigns(shop, [file])
+    campaign = open_campaign(shop, file, clock=NOW)
+    approve_texts(campaign, [t.id for t in plan.texts], by="Ann", at=NOW)
+    export_campaign(campaign, folder / "out", clock=NOW)
+    buy(shop, [plan.people[0].user_id], "tea11", day=20)
+    record_events(
+        pl.DataFrame(
+            [
+                {
+                    "user_id": plan.people[0].user_id,
+                    "item_id": "tea11",
+                    "event": "purchase",
+                    "timestamp": NOW,
+                    "price": 1.0,
+                }
+            ]
+        ),
+        shop.store(),
+        source="log",
+    )
+    with pytest.raises(DataError, match="held nobody out"):
+        campaign_trial(open_campaign(shop, file, clock=NOW))

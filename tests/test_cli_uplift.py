@@ -13,6 +13,7 @@ import pytest
 from behaviour_world import DAYS, START, shop
 
 from recllm.data.dataset import DAY
+from recllm.jobs.effects import saved_effects
 from recllm.jobs.load import load_file
 from recllm.workspace.workspace import Workspace
 
@@ -80,6 +81,9 @@ def test_whom_it_moves(run: Run, place: Path, tmp_path: Path, trial: str, flag: 
         ("chosen.csv", ("--randomised",), 4, "not drawn as declared"),
         ("lot.csv", ("--randomised", "--learner", "z"), 2, "s, t, x"),
         ("ids.txt", ("--randomised",), 2, "missing column"),
+        ("lot.csv", ("--randomised", "--save", "x", "--learner", "t"), 2, "are kept of the learner dr"),
+        ("lot.csv", ("--randomised", "--save", "a/b"), 2, "safe name"),
+        ("lot.csv", ("--randomised", "--campaign", "c.toml"), 2, "give a trial's table, or --campaign"),
         ("nothing.csv", ("--randomised",), 2, "cannot be read"),
     ],
 )
@@ -93,3 +97,15 @@ def test_the_qini_picture(run: Run, tmp_path: Path) -> None:
     code, out, _ = run("lot.csv", "--randomised", "--learner", "t", "--plot", str(tmp_path / "q.png"))
     assert code == 0 and "mean effect +0." in out
     assert (tmp_path / "q.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_effects_are_kept_with_their_intervals(run: Run, place: Path, tmp_path: Path) -> None:
+    file = str(tmp_path / "x.csv")
+    code, out, _ = run("lot.csv", "--randomised", "--save", "lot", "--csv", file)
+    assert code == 0 and "kept as lot" in out and "low" in out
+    rows = list(csv.DictReader(Path(file).read_text(encoding="utf-8").splitlines()))
+    assert all(float(row["low"]) <= float(row["uplift"]) <= float(row["high"]) for row in rows)
+    with Workspace.open(place / "shop") as opened:
+        source = saved_effects(opened, "lot").source
+    assert (source.trial, source.people, source.start[:10]) == ("lot.csv", PEOPLE, BEGIN)
+    assert source.effect_low < 0.25 < source.effect_high  # .5 of half of the people

@@ -395,3 +395,13 @@ def test_an_intent_says_whether_a_slate_is_for_what_was_bought_before_or_is_new(
     assert [trained.recommend(u, k=4, intent=Intent.REMIND)[0].items for u in users] == [slate.items for slate in many]
     with pytest.raises(UsageError, match="remind"):
         trained.recommend("u0", intent=Intent.REMIND, repeats=False)
+
+
+def test_by_lift_new_things_are_what_the_person_buys_and_another_would_not(trained: Recommender) -> None:
+    stats = trained.population.stats
+    assert trained.model is not None
+    for slate in trained.recommend(["u0", "u1"], k=8, intent=Intent.DISCOVER, objective=Objective.LIFT):
+        rows = trained.dataset.item_rows([item.item_id for item in slate.items])
+        general = stats.first_buying_rate[rows] * trained.model.horizon_days / 28
+        worth = [item.probability or 0 for item in slate.items] * (1 - np.minimum(general, 1))
+        assert len(worth) and (np.diff(worth) <= 1e-6).all()

@@ -180,6 +180,24 @@ def test_an_audience_stands_under_pseudonyms_or_the_callers_ids(client: TestClie
     assert few["size"] == 60 and len(few["people"]) == 5 and not few["people"][0]["reasons"]
 
 
+def test_an_audience_by_lift_and_by_effects_that_nobody_told(client: TestClient) -> None:
+    query = {"items": ["tea1"], "size": 60, "limit": 100, "explain_first": 0, "holdout": 0}
+    lift, chance = (ask(client, "/v1/audience", query | {"objective": name}) for name in ("lift", "probability"))
+    assert lift["size"] == 60 and lift["people"] != chance["people"]
+    scores = [person["score"] for person in lift["people"]]
+    assert scores == sorted(scores, reverse=True) and max(scores) < 1
+    new = ask(client, "/v1/audience", {"items": ["tea1"], "intent": "discover", "holdout": 0, "explain_first": 0})
+    assert new["excluded"]["no_fitting_offer"] > 0
+    for wrong, words in (
+        ({"objective": "uplift"}, "recllm uplift"),
+        ({"objective": "uplift", "effects": "spring"}, "no effects 'spring'"),
+        ({"effects": "spring"}, "belong to the objective uplift"),
+        ({"objective": "margin"}, "attribute margin"),
+    ):
+        refused = client.post("/v1/audience", json=query | wrong)
+        assert refused.status_code == 422 and words in refused.json()["error"]["message"], refused.text
+
+
 def test_who_is_left_out_is_counted_and_small_groups_are_refused(client: TestClient) -> None:
     query = {"where": "price < 4", "size": 60, "ids": everyone(), "limit": 100}
     drinkers = [f"u{n:02}" for n in range(0, PEOPLE, 2)]

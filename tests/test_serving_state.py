@@ -21,8 +21,8 @@ from recllm.jobs.load import add_feedback, load_file
 from recllm.jobs.recommenders import open_recommender, publish_recommender, refresh
 from recllm.recommender.recommender import Recommender
 from recllm.recommender.registry import current, rollback
-from recllm.recommender.serving_state import CATALOGUE_STATE, map_arrays
-from recllm.schema import Purpose, Slate, SlateStatus
+from recllm.recommender.serving_state import CATALOGUE_STATE, map_arrays, open_catalogue_state, together_of
+from recllm.schema import Intent, Purpose, Slate, SlateStatus
 from recllm.settings import ScorerTrainingSettings, SequenceModelSettings
 from recllm.workspace.workspace import Workspace
 
@@ -143,6 +143,21 @@ def test_the_state_answers_as_counting_anew_does(shop: Workspace) -> None:
     item = light.recommend("u01", k=1)[0].items[0].item_id
     mine, theirs = light.explain("u01", item), reference.explain("u01", item)
     assert (mine.reasons[0].text, mine.rank, mine.without) == (theirs.reasons[0].text, theirs.rank, theirs.without)
+
+
+def test_offers_of_an_intent_are_those_of_counting_anew(shop: Workspace) -> None:
+    light, reference = open_recommender(shop), open_recommender(shop, recompute=True)
+    assert np.array_equal(light.together.toarray(), reference.together.toarray())
+    for intent in (Intent.CROSS_SELL, Intent.WIN_BACK):
+        all_same(light, reference, k=4, intent=intent)
+
+
+def test_a_state_of_an_older_version_is_refreshed_before_anything_goes_with_anything(own_shop: Workspace) -> None:
+    catalogue = open_catalogue_state(own_shop.models_dir / "versions" / (current(own_shop.models_dir) or ""))
+    assert catalogue is not None and together_of(catalogue, len(catalogue.items) + 2) is not None
+    for name in [name for name in catalogue.arrays if name.startswith("together.")]:
+        del catalogue.arrays[name]
+    assert together_of(catalogue, len(catalogue.items)) is None
 
 
 def test_who_else_is_asked_for_changes_no_answer(shop: Workspace) -> None:

@@ -128,6 +128,11 @@ def rendered(locale: str) -> dict[str, Any]:
             reason("counterfactual", locale, titles=["Green tea"]),
             reason("counterfactual", locale, titles=["Green tea", "Blue mug"], after=None),
         ],
+        "rhythm": [
+            reason("bought_before", locale, days_since=90.0),
+            reason("bought_before", locale, interval_days=157.0, times=2, days_since=206.0),
+        ],
+        "in the cart": reason("goes_with", locale, days_since=None),
         "deeds": [reason("browsed_before", locale, action=a) for a in ("view", "cart", "favourite", "click")],
     }
 

@@ -221,7 +221,7 @@ def checked_locale(locale: str) -> str:
 
 def reason_kind(reason: Reason | None, item_id: str, *, sensitive: bool) -> ReasonKind:
     """From the evidence of a reason; GENERAL where there is none, it does not count, or the item is sensitive."""
-    if reason is None or sensitive or reason.delta <= 0:
+    if reason is None or sensitive or reason.delta < 0:
         return ReasonKind.GENERAL
     source, _, evidence = reason.evidence_id.partition(":")
     if source == "B":

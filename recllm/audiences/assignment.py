@@ -76,7 +76,7 @@ def select(scores: UserScores, user_ids: Sequence[str], campaign: str, limits: A
     order = ranked(scores, user_ids, campaign, limits.salt)
     profitable = order
     if limits.margin is not None:
-        margins = scores.probabilities().astype(np.float64) * limits.margin
+        margins = scores.gains() * limits.margin
         profitable = order[(margins - (limits.cost or 0.0) > 0)[order]]
     holdout = draws(user_ids, campaign, limits.salt)[profitable] < limits.holdout
     end, limit = len(profitable), limits.max_contacts
@@ -170,14 +170,14 @@ def select_jointly(
     probability = np.zeros((n_users, len(pools)))
     eligible = np.zeros(probability.shape, bool)
     for column, (pool, limit) in enumerate(zip(pools, limits, strict=True)):
-        chances = pool.scores.probabilities().astype(np.float64)
-        probability[pool.user_rows, column] = chances
+        chances = pool.scores.gains()
+        probability[pool.user_rows, column] = np.clip(chances, 0.0, 1.0)
         eligible[pool.user_rows, column] = limit.margin is None or chances * limit.margin > (limit.cost or 0.0)
     assignment = assign(probability, limits, contacts=contacts, eligible=eligible)
     selections = []
     for column, (pool, name, limit) in enumerate(zip(pools, names, limits, strict=True)):
         assigned = np.flatnonzero(np.isin(pool.user_rows, assignment.person[assignment.campaign == column]))
-        scores = UserScores(pool.scores.score[assigned], pool.scores.best_item[assigned], None)
+        scores = pool.scores.rows(assigned)
         user_ids = [pool.user_ids[position] for position in assigned]
         order = ranked(scores, user_ids, name, limit.salt)
         holdout = (draws(user_ids, name, limit.salt) < limit.holdout)[order]

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from recllm.audiences.assignment import Selection, check_floor, select
 from recllm.audiences.exclusions import Consents, ExclusionReason, exclusion_masks, first_only
 from recllm.audiences.people_match import ContactRecords, RuleMatch, match_people
-from recllm.audiences.probabilities import UserScores, likeness, target_probabilities, trained_model
+from recllm.audiences.probabilities import EffectsOf, UserScores, likeness, target_probabilities, trained_model
 from recllm.audiences.reasons import AudienceTrait, distinguishing_traits, reasons_for
-from recllm.audiences.request import AudienceRequest, Exclusions
+from recllm.audiences.request import AudienceRequest, Exclusions, OfferChoice
 from recllm.audiences.rule_words import rule_words
 from recllm.data.catalogue import (
     CATEGORY_SEPARATOR,
@@ -37,7 +37,7 @@ from recllm.data.dataset import USER_COLUMN, utc
 from recllm.documents import guarded, plain, write_csv
 from recllm.encoder.batches import encode_unique
 from recllm.errors import PolicyError, UsageError
-from recllm.schema import Action, Reason
+from recllm.schema import Action, Intent, Objective, Reason
 from recllm.text.items import item_texts
 from recllm.text.templates import Prompts
 
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CSV_COLUMNS = ("user_id", "probability", "item_id", "reasons")
+EFFECT_COLUMNS = ("effect", "effect_low", "effect_high")
 
 MAX_LISTED_ITEMS = 100
 """Items of a wide category beyond so many are not listed in a document."""
@@ -68,6 +69,10 @@ class AudienceMember:
     item_id: str | None
     """The item of the target that suits them best; None for a likeness."""
     reasons: tuple[Reason, ...] = ()
+    effect: float | None = None
+    """How much the treatment changes their outcome, where people are ordered by it; low and high hold it at 95 %."""
+    effect_low: float | None = None
+    effect_high: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +103,8 @@ class Audience:
     """What sets the members apart from the people who could have been reached and are not."""
     expected_conversions: float | None
     """Sum of the probabilities of `people`; None for a likeness."""
+    expected_extra: float | None = None
+    """Sum of the effects of `people`: what the treatment is expected to add. None without effects."""
     notes: tuple[str, ...] = ()
     rule: tuple[RuleCount, ...] = ()
     """Of the people who agreed, how many meet the rule over people: all of it first, then each condition alone."""
@@ -147,11 +154,13 @@ def find_audience(
     *,
     agreed: Consents | None = None,
     contacts: ContactRecords | None = None,
+    effects: EffectsOf | None = None,
 ) -> Audience:
     """The people to reach.
 
     The people of the dataset are those who agreed to personalisation; agreed: who agreed to the request's channel too.
-    contacts: what conditions of the request's rule ask of a workspace.
+    contacts: what conditions of the request's rule ask of a workspace. effects: of a treatment, for the objective
+    uplift.
 
     An audience that exclusions or limits leave empty is an answer, with the counts. Raises `UsageError` for an unknown
     item, an empty category or unknown seeds, `NotFittedError` without a trained model, `PolicyError` for a sensitive
@@ -162,7 +171,16 @@ def find_audience(
     if request.seeds is None:
         trained_model(recommender)
         recommender, target = audience_target(recommender, request.items, request.category, request.text)
-    pool = eligible_pool(recommender, target, request.exclusions, agreed, request.seeds or (), contacts)
+    pool = eligible_pool(
+        recommender,
+        target,
+        request.exclusions,
+        agreed,
+        request.seeds or (),
+        contacts,
+        choice=request.choice,
+        effects=effects,
+    )
     name = request.campaign or pool.target.name
     selection = select(pool.scores, pool.user_ids, name, request.limits)
     explain_first = request.explain_first if request.explain and request.seeds is None else 0
@@ -184,13 +202,18 @@ def eligible_pool(
     agreed: Consents | None = None,
     seeds: Collection[str] = (),
     contacts: ContactRecords | None = None,
+    *,
+    choice: OfferChoice | None = None,
+    effects: EffectsOf | None = None,
     only_for: tuple[NDArray[np.int64], UserScores] | None = None,
 ) -> EligiblePool:
     """Everybody whom nothing speaks against, with their probabilities; without a target everybody but the `seeds`, with
     their likeness to these. only_for: the rows, ascending, of the only people that the target is for, and their scores.
 
-    Raises `NotFittedError` without a model, `UsageError` for likeness without seeds, and what
-    `match_people` raises."""
+    Raises `NotFittedError` without a model, `UsageError` for likeness without seeds, a margin that no item has or the
+    objective uplift without effects, and what `match_people` raises.
+    """
+    choice = choice or OfferChoice()
     items = np.zeros(0, np.int64) if target is None else target.items
     match = rule_match(recommender, exclusions, contacts)
     masks = exclusion_masks(recommender, items, exclusions, agreed, seeds, match)
@@ -206,9 +229,26 @@ def eligible_pool(
         scores = UserScores(score, np.full(len(user_rows), -1), None)
         target = AudienceTarget(f"like {len(seed_rows)} seeds", items, (note,))
     elif only_for is not None:
-        scores = only_for[1].select(np.searchsorted(only_for[0], user_rows))
+        scores = only_for[1].rows(np.searchsorted(only_for[0], user_rows))
     else:
-        scores = target_probabilities(recommender, items, user_rows)
+        objective = Objective.PROBABILITY if choice.objective is Objective.UPLIFT else choice.objective
+        scores = target_probabilities(recommender, items, user_rows, choice.intent, objective)
+        late: dict[ExclusionReason, NDArray[np.bool_]] = {}
+        if choice.intent is not Intent.MIXED or objective is Objective.MARGIN:
+            late[ExclusionReason.NO_OFFER] = scores.best_item < 0
+        if choice.objective is Objective.UPLIFT:
+            if effects is None:
+                raise UsageError(f"nobody told the effects {choice.effects!r}; give those that a trial told")
+            of_people = effects(user_rows)
+            scores = replace(scores, score=of_people.effect, effects=of_people)
+            if choice.sure:
+                late[ExclusionReason.NOT_MOVED] = of_people.low <= 0
+        if late:
+            late = first_only(late)
+            remaining = np.flatnonzero(~np.logical_or.reduce(list(late.values())))
+            for reason, mask in late.items():
+                masks[reason] = np.bincount(user_rows[mask], minlength=recommender.dataset.n_users) > 0
+            user_rows, scores = user_rows[remaining], scores.rows(remaining)
     user_ids = recommender.dataset.users[USER_COLUMN].gather(user_rows).to_list()
     excluded = {reason.value: int(mask.sum()) for reason, mask in masks.items() if mask.any()}
     rule = rule_counts(recommender, match, ~masks[ExclusionReason.NO_CONSENT]) if match else ()
@@ -257,6 +297,7 @@ def build_audience(
             score=float(scores.score[position]),
             item_id=data.items["item_id"][int(item)] if item >= 0 else None,
             reasons=why,
+            **_effect_fields(scores, int(position)),
         )
         for position, item, why in zip(selection.addressed, best_items, reasons, strict=True)
     )
@@ -270,9 +311,11 @@ def build_audience(
         notes = (*notes, note)
     if actions != (Action.PURCHASE,):
         notes = (*notes, f"a conversion is any of: {', '.join(actions)}")
-    expected = None
+    expected, extra = None, None
     if scores.probability is not None:
         expected = float(scores.probability[selection.addressed].sum(dtype=np.float64))
+    if scores.effects is not None:
+        extra = float(scores.effects.effect[selection.addressed].sum())
     return Audience(
         campaign_id=name,
         as_of=utc(data.as_of),
@@ -284,9 +327,17 @@ def build_audience(
         excluded=pool.excluded | {reason: n for reason, n in cut.items() if n},
         group=distinguishing_traits(data, reached, np.setdiff1d(pool.user_rows, reached), recommender.policy),
         expected_conversions=expected,
+        expected_extra=extra,
         notes=notes,
         rule=pool.rule,
     )
+
+
+def _effect_fields(scores: UserScores, position: int) -> dict[str, float]:
+    if scores.effects is None:
+        return {}
+    parts = (scores.effects.effect, scores.effects.low, scores.effects.high)
+    return dict(zip(("effect", "effect_low", "effect_high"), (float(part[position]) for part in parts), strict=True))
 
 
 def audience_document(audience: Audience, ids: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -303,17 +354,20 @@ def audience_document(audience: Audience, ids: Mapping[str, str] | None = None) 
 
 
 def write_audience_csv(audience: Audience, file: Path, ids: Mapping[str, str] | None = None) -> None:
-    """One line per addressed person, `CSV_COLUMNS`; reasons joined by " | ". UTF-8."""
+    """One line per addressed person, `CSV_COLUMNS`, and `EFFECT_COLUMNS` where people are ordered by effect; reasons
+    joined by " | ". UTF-8."""
+    columns = CSV_COLUMNS if audience.expected_extra is None else (*CSV_COLUMNS, *EFFECT_COLUMNS)
     rows = [
         (
             guarded((ids or {}).get(person.user_id, person.user_id)),
             "" if person.probability is None else f"{person.probability:.6f}",
             guarded(person.item_id),
             guarded(" | ".join(reason.text for reason in person.reasons)),
+            *(f"{getattr(person, name):.6f}" for name in columns[len(CSV_COLUMNS) :]),
         )
         for person in audience.people
     ]
-    write_csv(file, CSV_COLUMNS, rows)
+    write_csv(file, columns, rows)
 
 
 # --- targets ----------------------------------------------------------------------------------------------------------
@@ -322,7 +376,8 @@ def write_audience_csv(audience: Audience, file: Path, ids: Mapping[str, str] | 
 def audience_target(
     recommender: Recommender, items: Sequence[str] | None = None, category: str | None = None, text: str | None = None
 ) -> tuple[Recommender, AudienceTarget]:
-    """The target of one of the three, a text possibly with its category, and the recommender that knows its items.
+    """The target of one of the three, a text possibly with its category, or of the whole catalogue, and the recommender
+    that knows its items.
 
     Items are named by their ids, or for more than three by their number and a hash of them, so that every set has its
     own name. Of a category its available items count; see `recllm.data.catalogue.in_category`. For a text see
@@ -332,7 +387,9 @@ def audience_target(
     if text is not None:
         return text_target(recommender, text, category)
     catalogue = recommender.dataset.items
-    if category is not None:
+    if items is None and category is None:
+        name, rows = "catalogue", np.flatnonzero(recommender.dataset.item_index.on_offer(recommender.dataset.as_of))
+    elif category is not None:
         name = category
         rows = np.flatnonzero(in_category(catalogue, category) & on_offer(catalogue, recommender.dataset.as_of))
         if not len(rows):

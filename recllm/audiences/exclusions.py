@@ -30,7 +30,7 @@ Key = TypeVar("Key")
 
 
 class ExclusionReason(StrEnum):
-    """In the order in which they are looked at; the last two are found when the list is cut."""
+    """In the order in which they are looked at; the last four are found when people are scored and the list is cut."""
 
     NO_CONSENT = "no_consent"
     SUPPRESSED = "suppression_list"
@@ -46,6 +46,10 @@ class ExclusionReason(StrEnum):
     BOUGHT = "bought_recently"
     RETURNED = "returned"
     CAPPED = "frequency_cap"
+    NO_OFFER = "no_fitting_offer"
+    """No item of the target is to them what the intent asks for."""
+    NOT_MOVED = "no_effect_shown"
+    """Their effect is not shown to be above 0."""
     UNPROFITABLE = "not_worth_the_contact"
     BEYOND_LIMIT = "beyond_the_cut"
 

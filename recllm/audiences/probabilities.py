@@ -37,7 +37,8 @@ from recllm.errors import NotFittedError, UsageError
 from recllm.features.candidates import candidates, explicit
 from recllm.features.collaborative import CollaborativeStatistics
 from recllm.features.item_vectors import basics_of, basics_vectors
-from recllm.schema import Action
+from recllm.recommender.ranking import PairValue
+from recllm.schema import Action, Intent, Objective
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -65,9 +66,57 @@ MAX_EXAMPLES = 20_000
 PENALTY = 1e-2
 """Of the weights' squares, where the weights of all examples sum to 1."""
 
+LISTED_OFFERS = 30
+"""Of each person the best so many items of the target are known, for offers that spread over the catalogue."""
+
 Line = tuple[float, float]
 """a and b of the module's formula."""
 UNCHANGED: Line = (0.0, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class OfferTable:
+    """The best items of n people by an objective, best first, (n, m) each; an item of -1, at the end, is none."""
+
+    objective: Objective
+    item: NDArray[np.int64]
+    logit: Floats
+    probability: Floats
+    """Calibrated, in [0, 1]."""
+    pair_value: PairValue
+    """(n, m) each."""
+
+    def value(self, person: int, penalty: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What a person's first m' items are worth once each has lost `penalty`, (m',), of its logit; by another
+        objective than the chance, of the log of its worth (and what is worth less than nothing is worth less still)."""
+        listed = slice(len(penalty))
+        if self.objective not in (Objective.LIFT, Objective.MARGIN):
+            return np.asarray(self.logit[person, listed] - penalty)
+        pair_value = PairValue(self.pair_value.factor[person, listed], self.pair_value.offset[person, listed])
+        value = pair_value.of(self.probability[person, listed]).astype(np.float64)
+        return np.asarray(value * np.exp(-np.sign(value) * penalty))
+
+    def rows(self, people: NDArray[np.integer]) -> OfferTable:
+        """Of these people."""
+        pair_value = PairValue(*(part[people] for part in self.pair_value))
+        return OfferTable(self.objective, self.item[people], self.logit[people], self.probability[people], pair_value)
+
+
+@dataclass(frozen=True, eq=False)
+class PersonEffects:
+    """How much a treatment moves each of n people, as a trial told, (n,) each; low and high hold it at 95 %."""
+
+    effect: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+    def rows(self, people: NDArray[np.integer]) -> PersonEffects:
+        """Of these people."""
+        return PersonEffects(self.effect[people], self.low[people], self.high[people])
+
+
+EffectsOf = Callable[[NDArray[np.integer]], PersonEffects]
+"""The effects of people, by their rows in the recommender's dataset."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,17 +124,28 @@ class UserScores:
     """Of n people, for a target."""
 
     score: NDArray[np.float64]
-    """(n,), who comes first: h of the module, which tells people apart where the probability rounds to 1; or a
-    likeness."""
+    """(n,), who comes first: h of the module, which tells people apart where the probability rounds to 1; what the
+    offer is worth by another objective; an effect; or a likeness."""
     best_item: NDArray[np.int64]
     """(n,), row of the item of the target that suits them best, -1 for none."""
     probability: Floats | None
-    """(n,), in [0, 1], of buying at least one item; None where `score` is only a likeness."""
+    """(n,), in [0, 1], of buying at least one item, or where each has items of their own, the offered one; None where
+    `score` is only a likeness."""
+    offers: OfferTable | None = None
+    """The best items of each; None for a likeness."""
+    effects: PersonEffects | None = None
+    """Where people are ordered by effect."""
 
-    def select(self, which: NDArray[np.generic]) -> UserScores:
-        """These people only: a mask or positions."""
-        probability = None if self.probability is None else self.probability[which]
-        return UserScores(self.score[which], self.best_item[which], probability)
+    def gains(self) -> NDArray[np.float64]:
+        """What a contact changes, (n,): the effect where it is known, else the probability. Raises as `probabilities`
+        does."""
+        return self.probabilities().astype(np.float64) if self.effects is None else self.effects.effect
+
+    def rows(self, people: NDArray[np.integer]) -> UserScores:
+        """Of these people."""
+        probability = None if self.probability is None else self.probability[people]
+        offers, effects = (None if part is None else part.rows(people) for part in (self.offers, self.effects))
+        return UserScores(self.score[people], self.best_item[people], probability, offers, effects)  # type: ignore[arg-type]
 
     def probabilities(self) -> Floats:
         """`probability`. Raises `UsageError` for a likeness."""
@@ -102,49 +162,85 @@ def trained_model(recommender: Recommender) -> Model:
 
 
 def target_probabilities(
-    recommender: Recommender, items: NDArray[np.integer], user_rows: NDArray[np.integer]
+    recommender: Recommender,
+    items: NDArray[np.integer],
+    user_rows: NDArray[np.integer],
+    intent: Intent = Intent.MIXED,
+    objective: Objective = Objective.PROBABILITY,
 ) -> UserScores:
-    """The probability of at least one of `items` (rows of the catalogue), those of several calibrated as a set.
+    """The probability of at least one of `items` (rows of the catalogue), those of several calibrated as a set; where
+    each person has items of their own, by another intent than mixed, that of the offered one.
 
     Raises `NotFittedError` without a trained model.
     """
-    scores = independent_probabilities(recommender, items, user_rows)
-    if len(items) < 2 or not len(user_rows):
+    scores = independent_probabilities(recommender, items, user_rows, intent, objective)
+    if len(items) < 2 or not len(user_rows) or scores.probability is None or intent is not Intent.MIXED:
         return scores
-    rate = calibrated_rate(scores.score, calibration_line(recommender, items))
-    return replace(scores, score=rate, probability=np.asarray(-np.expm1(-rate), np.float32))
+    rate = scores.score if objective is Objective.PROBABILITY else -np.log1p(-scores.probability.astype(np.float64))
+    rate = calibrated_rate(rate, calibration_line(recommender, items))
+    probability = np.asarray(-np.expm1(-rate), np.float32)
+    return replace(scores, score=rate if objective is Objective.PROBABILITY else scores.score, probability=probability)
 
 
 def independent_probabilities(
-    recommender: Recommender, items: NDArray[np.integer], user_rows: NDArray[np.integer]
+    recommender: Recommender,
+    items: NDArray[np.integer],
+    user_rows: NDArray[np.integer],
+    intent: Intent = Intent.MIXED,
+    objective: Objective = Objective.PROBABILITY,
 ) -> UserScores:
-    """The same before the calibration of the set. Raises `NotFittedError` without a trained model."""
+    """The same before the calibration of the set. Raises `NotFittedError` without a trained model, `UsageError` for a
+    margin that no item has."""
     from recllm.recommender.ranking import UserInputs
 
     trained_model(recommender)
     data, population = recommender.dataset, restricted_to(recommender.population, items)
     ranker = replace(recommender.ranker, population=population)
     basics = basics_vectors(recommender.encoder, basics_of(data.users[user_rows.tolist()]), recommender.text_locale)
-    rate, best_item = np.zeros(len(user_rows)), np.full(len(user_rows), -1, np.int64)
+    rate = np.zeros(len(user_rows))
     allowed = np.zeros(data.n_items, bool)
     allowed[items] = True
+    margins = recommender.margins if objective is Objective.MARGIN else None
+    if margins is not None:
+        allowed &= np.isfinite(margins)
+    fitting = recommender.fitting(intent, data.events.rows(user_rows))
+    shape = (len(user_rows), min(LISTED_OFFERS, max(int(allowed.sum()), 1)))
+    item_of = np.full(shape, -1)
+    logit, chance, factor, offset = (np.zeros(shape, np.float32) for _ in range(4))
 
     def score(block: slice) -> None:
         rows = user_rows[block]
-        users = UserInputs(data.events.rows(rows), data.as_of, rows, basics[block])
-        if len(items) <= MAX_EXPLICIT_ITEMS:
-            pairs = explicit(len(rows), items)
+        batch = UserInputs(data.events.rows(rows), data.as_of, rows, basics[block]).batch(population)
+        if fitting is not None:
+            pairs = fitting.pairs(block, allowed)
+        elif len(items) <= MAX_EXPLICIT_ITEMS:
+            pairs = explicit(len(rows), np.flatnonzero(allowed))
         else:
-            pairs = candidates(users.batch(population), ranker.candidates, allowed=allowed)
-        scored = ranker.score(users, pairs)
+            pairs = candidates(batch, ranker.candidates, allowed=allowed, repeats=intent is not Intent.DISCOVER)
+        if intent is Intent.DISCOVER:
+            pairs = pairs.select(batch.owned.find(pairs.user, pairs.item) == len(batch.owned.keys))
+        scored = ranker.score_batch(batch, pairs)
+        pair_value = ranker.value(batch, pairs, objective, margins, discover=intent is Intent.DISCOVER)
         misses = np.log1p(-np.minimum(scored.probability.astype(np.float64), 1 - 1e-7))
         rate[block] = -np.bincount(pairs.user, misses, len(rows))
-        order = np.lexsort((pairs.item, -scored.logit, pairs.user))
-        first = order[pairs.indptr[:-1][np.diff(pairs.indptr) > 0]]
-        best_item[block.start + pairs.user[first]] = pairs.item[first]
+        value = scored.logit if objective is Objective.PROBABILITY else pair_value.of(scored.probability)
+        order = np.lexsort((pairs.item, -value, pairs.user))
+        position = np.arange(len(order)) - pairs.indptr[pairs.user]
+        first = position < shape[1]
+        best, at = order[first], (block.start + pairs.user[first], position[first])
+        item_of[at], logit[at], chance[at] = pairs.item[best], scored.logit[best], scored.probability[best]
+        factor[at], offset[at] = pair_value.factor[best], pair_value.offset[best]
 
     map_blocks(score, len(user_rows), USERS_PER_BLOCK)
-    return UserScores(rate, best_item, np.asarray(-np.expm1(-rate), np.float32))
+    best_item, listed = item_of[:, 0].copy(), OfferTable(objective, item_of, logit, chance, PairValue(factor, offset))
+    if intent is not Intent.MIXED:
+        rate = -np.log1p(-np.minimum(listed.probability[:, 0].astype(np.float64), 1 - 1e-7))
+    if objective is Objective.PROBABILITY:
+        value_of_best = rate
+    else:
+        best_value = PairValue(listed.pair_value.factor[:, 0], listed.pair_value.offset[:, 0])
+        value_of_best = np.where(best_item >= 0, best_value.of(listed.probability[:, 0]), -np.inf).astype(np.float64)
+    return UserScores(value_of_best, best_item, np.asarray(-np.expm1(-rate), np.float32), listed)
 
 
 def restricted_to(population: CollaborativeStatistics, items: NDArray[np.integer]) -> CollaborativeStatistics:

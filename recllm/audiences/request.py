@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from recllm.audiences.people_rule import PeopleRule, checked_rule
 from recllm.errors import UsageError
+from recllm.schema import Intent, Objective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +90,31 @@ class Exclusions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OfferChoice:
+    """Which item of the target each person is offered, and by what people are ordered. Raises `UsageError` for values
+    that do not go together."""
+
+    intent: Intent = Intent.MIXED
+    """A person to whom no item of the target is that is left out."""
+    objective: Objective = Objective.PROBABILITY
+    """lift: who is more likely than people in general; margin: what is likely to be earned; uplift: whom a treatment
+    moves most, by `effects`."""
+    effects: str | None = None
+    """Name of the effects that a trial told; see `recllm uplift --save`."""
+    sure: bool = False
+    """Only people whose effect is above 0 at both ends of its interval."""
+
+    def __post_init__(self) -> None:
+        if self.objective is Objective.UPLIFT and self.effects is None:
+            raise UsageError(
+                "objective uplift needs the effects of a treatment, learned from a trial: save some with recllm uplift "
+                "TRIAL --save NAME, and give their name as effects"
+            )
+        if self.objective is not Objective.UPLIFT and (self.effects is not None or self.sure):
+            raise UsageError(f"effects and sure belong to the objective uplift, and the objective is {self.objective}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class AudienceRequest:
     """For what, and to whom: one of items, category, text or seeds. A text may come with the category of its item.
 
@@ -103,6 +129,7 @@ class AudienceRequest:
     """What the shop does not sell yet."""
     seeds: Collection[str] | None = None
     """The caller's ids of people; those who are like them are found."""
+    choice: OfferChoice = field(default_factory=OfferChoice)
     limits: AudienceLimits = field(default_factory=AudienceLimits)
     exclusions: Exclusions = field(default_factory=Exclusions)
     campaign: str | None = None
@@ -122,5 +149,9 @@ class AudienceRequest:
             raise UsageError("an audience needs at least one item, a category, a text or seeds")
         if self.text is not None and not self.text.strip():
             raise UsageError("the text of an audience is empty")
+        if self.seeds is not None and self.choice != OfferChoice():
+            raise UsageError(
+                "people who are like seeds are ordered by likeness; leave out intent, objective and effects"
+            )
         if self.seeds is not None and self.limits.margin is not None:
             raise UsageError("a margin needs probabilities, and this target has only likenesses; leave it out")

@@ -64,13 +64,13 @@ from recllm.adcopy.channels import Sender, channel_named, complete
 from recllm.adcopy.packs import Pack, load_pack, pack_named, pack_names
 from recllm.adcopy.request import Offer, OfferType, Voice, checked_locale, load_voice
 from recllm.audiences.people_rule import RuleField
-from recllm.audiences.request import AudienceLimits
+from recllm.audiences.request import AudienceLimits, OfferChoice
 from recllm.campaigns.hours import QuietHours
 from recllm.campaigns.toml_errors import data_error, fail, in_words, unknown_key
 from recllm.errors import DataError, UsageError
 from recllm.files import safe_id
 from recllm.jobs.serve import CHANNEL_PURPOSE
-from recllm.schema import Occasion
+from recllm.schema import Intent, Objective, Occasion
 
 SERVER = "server"
 """Names the operator's text server in a campaign's file."""
@@ -129,7 +129,8 @@ class _Section(BaseModel):
 
 
 class TargetSection(_Section):
-    """What the campaign is for: one of items, category, text and occasion; a text may have a category."""
+    """What the campaign is for: one of items, category, text and occasion; a text may have a category. With an intent
+    and none of the four the campaign picks its items from the whole catalogue."""
 
     items: Texts | None = None
     """Ids; each person gets the one that suits them best."""
@@ -141,7 +142,20 @@ class TargetSection(_Section):
     occasion: Occasion | None = None
     """Whoever has this occasion when the campaign is planned, each for an item of their own."""
     most_items: Annotated[int, Field(ge=1)] | None = None
-    """So many items at most, those that suit most people; all when None."""
+    """So many items at most, those that suit most people; when None all, or of the whole catalogue
+    `offers.campaign_items`."""
+    intent: Annotated[Intent, Strict(False)] | None = None
+    """What an offer is to a person: mixed (the same as None), discover, remind, cross_sell or win_back."""
+    objective: Annotated[Objective, Strict(False)] | None = None
+    """By what people and their items are chosen: probability, lift, margin or uplift. When None lift for a campaign
+    that picks its items, and probability for others."""
+    effects: Text | None = None
+    """uplift: the name of the effects that a trial told; see `recllm uplift --save`."""
+    sure: bool = False
+    """uplift: only people whose effect is shown to be above 0."""
+    spread: Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)] | None = None
+    """How far offers spread over the items, see `recllm.audiences.spread`; when None `offers.spread` for a campaign
+    that picks its items, and 0 for others."""
     people: RuleField | None = None
     """Only people who meet this rule; see `recllm.audiences.people_rule`."""
 
@@ -154,11 +168,34 @@ class TargetSection(_Section):
 
     @model_validator(mode="after")
     def _one_of_four(self) -> Self:
-        if bool(self.items) + bool(self.category and not self.text) + bool(self.text) + bool(self.occasion) != 1:
-            fail("or category, text or occasion: give one of the four (a text may have a category)", "items")
-        if self.occasion and self.most_items is not None:
-            fail("is for items and categories: an occasion gives each person their own", "most_items")
+        n_targets = sum(map(bool, (self.items, self.category and not self.text, self.text, self.occasion)))
+        if n_targets > 1 or (not n_targets and self.intent is None):
+            fail(
+                "or category, text or occasion: give one of the four (a text may have a category), or an intent",
+                "items",
+            )
+        if self.occasion:
+            for name in ("most_items", "intent", "objective", "effects", "spread"):
+                if getattr(self, name) is not None:
+                    fail("is for items and categories: an occasion gives each person their own", name)
+        with in_words("objective"):
+            self.choice  # noqa: B018
         return self
+
+    @property
+    def picks_items(self) -> bool:
+        """Whether the items come from the whole catalogue."""
+        return not (self.items or self.category or self.text or self.occasion)
+
+    @cached_property
+    def choice(self) -> OfferChoice:
+        """Which item each person is offered, and by what people are ordered."""
+        return OfferChoice(
+            intent=self.intent or Intent.MIXED,
+            objective=self.objective or (Objective.LIFT if self.picks_items else Objective.PROBABILITY),
+            effects=self.effects,
+            sure=self.sure,
+        )
 
 
 class OfferSection(_Section):

@@ -27,6 +27,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
+from recllm.audiences.spread import SpreadFigures
 from recllm.documents import plain
 from recllm.errors import ConflictError, DataError, PolicyError, UsageError
 from recllm.files import lock_file, safe_id, write_whole
@@ -145,6 +146,8 @@ class CampaignPlan:
     texts: tuple[CampaignText, ...]
     people: tuple[PlannedPerson, ...]
     """Best first, those held out among them."""
+    spread: SpreadFigures | None = None
+    """What spreading the offers over the items cost and won; None where everybody got what is best for them."""
 
     @property
     def addressed(self) -> tuple[PlannedPerson, ...]:

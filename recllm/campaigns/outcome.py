@@ -273,6 +273,16 @@ def _window_actions(campaign: OpenCampaign, start: datetime, end: datetime) -> _
     )
 
 
+def converted_in_window(
+    campaign: OpenCampaign, names: Sequence[str], start: datetime, end: datetime
+) -> NDArray[np.float64]:
+    """Whether each of these people did within the window what the campaign was for, 0 or 1, (n,); NaN for who has not
+    agreed to be counted."""
+    actions = _window_actions(campaign, start, end)
+    rows = actions.data.user_rows(list(names))
+    return np.where(rows >= 0, actions.converted[np.maximum(rows, 0)], np.nan).astype(np.float64)
+
+
 def _effect(figures: GroupFigures | None, control: GroupFigures | None) -> ConfidenceInterval | None:
     if figures is None or control is None:
         return None

@@ -31,6 +31,7 @@ from recllm.audiences.people_rule import PeopleRule
 from recllm.audiences.probabilities import UserScores, independent_probabilities
 from recllm.audiences.reasons import reasons_for
 from recllm.audiences.request import Exclusions
+from recllm.audiences.spread import SpreadFigures, spread_offers
 from recllm.campaigns.file import SERVER, CampaignFile
 from recllm.campaigns.folder import CampaignFolder, CampaignPlan, PlannedPerson, publish
 from recllm.campaigns.open_campaign import auto_approvals
@@ -43,13 +44,14 @@ from recllm.documents import plain
 from recllm.errors import DataError, NotFittedError, NothingToDo, UsageError
 from recllm.features.item_vectors import basics_of
 from recllm.jobs.ad_copy import effect_model, may_be_modelled, open_generator
+from recllm.jobs.effects import effects_of, saved_effects
 from recllm.jobs.occasions import cases_of
 from recllm.jobs.recommenders import open_recommender
 from recllm.jobs.serve import CHANNEL_PURPOSE, contact_records
 from recllm.occasions.choose import lacking
 from recllm.occasions.detect import ItemStates, Shop
 from recllm.recommender.registry import current
-from recllm.schema import Generator, Occasion
+from recllm.schema import Generator, Objective, Occasion
 from recllm.text.templates import language
 from recllm.workspace.privacy import PolicyGate
 from recllm.workspace.workspace import Workspace, present
@@ -155,6 +157,8 @@ def _checked(
             )
         with folder.locked():
             folder.check_free(replace=replace)
+        if file.target.effects is not None:
+            saved_effects(workspace, file.target.effects)  # there are such effects
         _check_target(workspace, file)
         file.limits.suppressed_ids()  # can be read
         speaker = generator or file.words.generator
@@ -172,6 +176,8 @@ def _checked(
 def _check_target(workspace: Workspace, file: CampaignFile) -> None:
     """Raises `UsageError` for an item that does not exist or is not on offer, or a category without any."""
     target = file.target
+    if target.picks_items:
+        return
     items = workspace.store().items(target.items)
     offered_items = items.filter(on_offer(items, present(workspace)) & ~items["pending"].to_numpy())
     if target.items is not None:
@@ -234,10 +240,20 @@ def _plan(
         items=audience.items,
         converts=tuple(action.value for action in group.recommender.population.settings.target),
         group=tuple(plain(audience.group)),
-        notes=(*audience.notes, *remarks),
+        notes=(*audience.notes, *remarks, *([spread_note(group.spread)] if group.spread else [])),
         # all texts in the order of their numbers
         texts=tuple(replace(text, people=readers[text.id]) for variants in texts.values() for text in variants),
         people=tuple(people),
+        spread=group.spread,
+    )
+
+
+def spread_note(figures: SpreadFigures) -> str:
+    """The price and the gain of spreading, in words."""
+    return (
+        f"offers spread over {figures.items} items instead of {figures.items_without} (spread {figures.spread:g}): "
+        f"people buy what they are offered with {100 * figures.probability:.2f} % instead of "
+        f"{100 * figures.probability_without:.2f} %, {100 * figures.given_up:.2f} points given up"
     )
 
 
@@ -253,6 +269,8 @@ class Recipients:
     audience: Audience
     people: tuple[PlannedPerson, ...]
     """Best first, those held out among them; without texts so far."""
+    spread: SpreadFigures | None = None
+    """As `CampaignPlan.spread`."""
 
 
 def _recipients(
@@ -267,7 +285,7 @@ def _recipients(
         names, limits = [file.id for file in files], [file.limits.cut for file in files]
         selections, _ = select_jointly(pools, names, limits, recommender.dataset.n_users, contacts=contacts)
     drawn = zip(files, reachable, selections, strict=True)
-    return [_planned(file, *pair, selection, workspace.gate()) for file, pair, selection in drawn]
+    return [_planned(file, *pair, selection, workspace) for file, pair, selection in drawn]
 
 
 def audience_of(
@@ -308,16 +326,28 @@ def _pool(recommender: Recommender, file: CampaignFile, workspace: Workspace) ->
         target, only_for = _occasion_target(workspace, recommender, section.occasion)
         pool = eligible_pool(recommender, target, rules, agreed, contacts=contact_records(gate), only_for=only_for)
         return recommender, pool
+    limit = section.most_items or (workspace.settings.offers.campaign_items if section.picks_items else None)
     if section.text is None:
         recommender, target = audience_target(recommender, section.items, section.category)
     else:
-        limit, settings = section.most_items or MOST_ITEMS, workspace.settings.search
+        limit, settings = limit or MOST_ITEMS, workspace.settings.search
         ids = fitting_items(recommender, section.text, section.category, limit=limit, settings=settings)
         recommender, target = audience_target(recommender, ids)
         target = dataclasses.replace(target, notes=(*target.notes, f"{len(ids)} items fit the text {section.text!r}"))
-    if section.most_items is not None and len(target.items) > section.most_items:
-        target = _narrowed(recommender, target, rules, agreed, file, gate)
-    return recommender, eligible_pool(recommender, target, rules, agreed, contacts=contact_records(gate))
+    if limit is not None and len(target.items) > limit:
+        target = _narrowed(recommender, target, rules, agreed, file, workspace, limit)
+    effects = None if section.effects is None else effects_of(workspace, section.effects, recommender.dataset)
+    choice, contacts = section.choice, contact_records(gate)
+    return recommender, eligible_pool(
+        recommender, target, rules, agreed, contacts=contacts, choice=choice, effects=effects
+    )
+
+
+def _spread(file: CampaignFile, workspace: Workspace) -> float:
+    """How far the campaign's offers spread over its items."""
+    if file.target.spread is not None:
+        return file.target.spread
+    return workspace.settings.offers.spread if file.target.picks_items else 0.0
 
 
 def _occasion_target(
@@ -389,6 +419,8 @@ def count_reachable(workspace: Workspace, recommender: Recommender, file: Campai
         items = target.items
     elif section.text is None:
         items = audience_target(recommender, section.items, section.category)[1].items
+        if section.picks_items:  # which ones is not known before people are scored
+            items = items[:0]
     match = rule_match(recommender, rules, contact_records(gate))
     masks = exclusion_masks(recommender, items, rules, _agreed(file, gate), match=match)
     if section.occasion is not None:
@@ -415,29 +447,38 @@ def _narrowed(
     rules: Exclusions,
     agreed: Consents,
     file: CampaignFile,
-    gate: PolicyGate,
+    workspace: Workspace,
+    limit: int,
 ) -> AudienceTarget:
-    """The `most_items` items that suit most of the people who come first."""
-    match = rule_match(recommender, rules, contact_records(gate))
+    """The `limit` items that suit most of the people who come first, each person by what the campaign chooses by."""
+    match = rule_match(recommender, rules, contact_records(workspace.gate()))
     masks = exclusion_masks(recommender, target.items, rules, agreed, match=match)
     user_rows = np.flatnonzero(~np.logical_or.reduce(list(masks.values())))
-    scores = independent_probabilities(recommender, target.items, user_rows)
+    choice = file.target.choice
+    objective = Objective.PROBABILITY if choice.objective is Objective.UPLIFT else choice.objective
+    scores = independent_probabilities(recommender, target.items, user_rows, choice.intent, objective)
     first = np.argsort(-scores.score, kind="stable")[: file.limits.cut.max_contacts]
     best = scores.best_item[first]
+    if scores.offers is not None and (spread := _spread(file, workspace)):
+        best = spread_offers(scores.offers, first, spread)[0][first]
     n_people = np.bincount(best[best >= 0], minlength=int(target.items.max()) + 1)[target.items]
-    top = np.argsort(-n_people, kind="stable")[: file.target.most_items]
+    top = np.argsort(-n_people, kind="stable")[:limit]
+    top = top[: max(int((n_people > 0).sum()), 1)]
     note = f"of {len(n_people):,} items the {len(top)} that suit most people"
     return AudienceTarget(target.name, np.sort(target.items[top]), (*target.notes, note))
 
 
 def _planned(
-    file: CampaignFile, recommender: Recommender, pool: EligiblePool, selection: Selection, gate: PolicyGate
+    file: CampaignFile, recommender: Recommender, pool: EligiblePool, selection: Selection, workspace: Workspace
 ) -> Recipients:
     audience, scores = build_audience(recommender, pool, selection, file.id, explain_first=0), pool.scores
     ranks = np.concatenate([selection.addressed, selection.holdout])
     ranks = ranks[np.argsort(-scores.score[ranks], kind="stable")]
     held_out = np.isin(ranks, selection.holdout)
-    rows, best = pool.user_rows[ranks], scores.best_item[ranks]
+    rows, best, spread, gate = pool.user_rows[ranks], scores.best_item[ranks], None, workspace.gate()
+    if scores.offers is not None and (weight := _spread(file, workspace)):
+        offered, spread = spread_offers(scores.offers, ranks, weight)
+        best = offered[ranks]
     best = np.where(best < 0, pool.target.items[0], best)  # nothing of the campaign was proposed for them
     names = [pool.user_ids[rank] for rank in ranks]
     channels = _first_channel(gate, names, file.personal_channels)
@@ -459,4 +500,4 @@ def _planned(
             text_id="",
         )
         people.append(person)
-    return Recipients(recommender, audience, tuple(people))
+    return Recipients(recommender, audience, tuple(people), spread)

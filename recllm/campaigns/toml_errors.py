@@ -25,7 +25,7 @@ EXPECTED = {
     "finite_number": "is a number, not {input}",
     "greater_than": "is a number above {gt}, not {input}",
     "greater_than_equal": "is a number of {ge} or more, not {input}",
-    "less_than_equal": "is {le} at most: a person reads and approves every text",
+    "less_than_equal": "is {le} at most",
     "model_type": "is a table; write [{key}]",
     "mapping_type": "is a table; write [{key}]",
     "is_instance_of": "is the name of a file, not {input!r}",

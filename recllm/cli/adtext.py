@@ -15,7 +15,7 @@ from recllm.cli.options import DEFAULT_WORKSPACE, Json, Seed, UserFile, Users, W
 from recllm.cli.output import emit_json, note, say, show, table
 from recllm.documents import plain
 from recllm.errors import NothingToDo, UsageError
-from recllm.schema import CopyVerdict, Objective
+from recllm.schema import CopyVerdict, Intent, Objective
 
 if TYPE_CHECKING:
     from recllm.adcopy.packs import Pack
@@ -44,6 +44,9 @@ def copy(
     user: Users = None,
     users: UserFile = None,
     item: Annotated[str | None, typer.Option(help="The item; each person's best one otherwise.")] = None,
+    intent: Annotated[Intent, typer.Option(help="What the best item is for; see: recllm recommend --help.")] = (
+        Intent.MIXED
+    ),
     objective: Annotated[
         Objective, typer.Option(help="What the best item is best by; see: recllm recommend --help.")
     ] = Objective.LIFT,
@@ -75,6 +78,7 @@ def copy(
             shop,
             people,
             item_id=item,
+            intent=intent,
             objective=objective,
             channel=channel,
             locale=locale,

@@ -36,8 +36,10 @@ from recllm.schema import Intent, NoteKind, Objective, RecommendRequest, ReportB
 if TYPE_CHECKING:
     from recllm.audiences.audience import Audience
     from recllm.metrics import ConfidenceInterval
+    from recllm.propensity.uplift import UpliftEstimate
     from recllm.schema import Slate
 
+_offer = partial(typer.Option, rich_help_panel="What is offered")
 _which = partial(typer.Option, rich_help_panel="Which items")
 
 COUPONS = "a folder with mailings.csv, products.csv, redemptions.csv and, where known, uses.csv"
@@ -52,7 +54,9 @@ def recommend(
     users: UserFile,
     workspace: WorkspaceDir,
     k: Annotated[int, typer.Option("--k", "-k", help="Items per person.")] = 10,
-    intent: Annotated[Intent, _which(help="What is likely, new to the person, or was bought before.")] = Intent.MIXED,
+    intent: Annotated[
+        Intent, _which(help="What is likely, new, bought before, goes with it, is missed.")
+    ] = Intent.MIXED,
     objective: Annotated[
         Objective, _which(help="By chance, by chance over that of people in general, or by what it earns.")
     ] = Objective.PROBABILITY,
@@ -99,7 +103,8 @@ def _slate_lines(slate: Slate) -> Iterator[str]:
     yield from (f"  note: {note.text}" for note in slate.notes if note.kind is not NoteKind.SHORT)
     for item in slate.items:
         chance = "" if item.probability is None else f"  {100 * item.probability:.1f} %"
-        yield f"{item.rank:3}. {item.title}{chance}  [{', '.join(item.served_by)}]"
+        part = f"  {item.part_text}" if item.part_text else ""
+        yield f"{item.rank:3}. {item.title}{chance}{part}  [{', '.join(item.served_by)}]"
         yield from (f"       {r.text}" + (f" ({r.delta:+.2f})" if r.delta else "") for r in item.reasons)
 
 
@@ -227,6 +232,12 @@ def audience(
     explain: Explain,
     csv: Csv,
     ids: Ids,
+    intent: Annotated[Intent, _offer(help="What the item is to a person: new, bought before, ...")] = Intent.MIXED,
+    objective: Annotated[
+        Objective, _offer(help="Who comes first: by chance, chance over people in general, margin, or uplift.")
+    ] = Objective.PROBABILITY,
+    effects: Annotated[str | None, _offer(help="uplift: effects that a trial told; recllm uplift --save NAME.")],
+    sure: Annotated[bool, _offer("--sure", help="uplift: only whose effect is shown to be above 0.")] = False,
     model: Model,
     locale: ReasonLocale,
     json: Json,
@@ -234,12 +245,13 @@ def audience(
     """Who to reach for an item, a category or a text, why them, who is left out, and what to expect."""
     from recllm.audiences.audience import audience_document, write_audience_csv
     from recllm.audiences.people_rule import read_rule
-    from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions
+    from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions, OfferChoice
     from recllm.jobs.serve import find_audience
 
+    choice = OfferChoice(intent=intent, objective=objective, effects=effects, sure=sure)
     if campaign is not None and campaign.endswith(".toml"):
         options = (item, category, text, seeds, size, budget, cost, margin, suppress, bought_days, frequency_cap)
-        if any(value is not None for value in (*options, channel, people)):
+        if any(value is not None for value in (*options, channel, people)) or choice != OfferChoice():
             raise UsageError(f"{campaign} says whom the campaign is for; leave out the options that say it again")
         members, names = _audience_of_campaign(Path(campaign), workspace, explain, ids, model, locale)
     else:
@@ -248,6 +260,7 @@ def audience(
             category=category,
             text=text,
             seeds=read_ids(seeds) if seeds else None,
+            choice=choice,
             limits=AudienceLimits(size=size, budget=budget, cost=cost, margin=margin, holdout=holdout, salt=salt),
             exclusions=Exclusions(
                 suppressed=read_ids(suppress) if suppress else (),
@@ -291,6 +304,8 @@ def _audience_lines(document: dict[str, Any]) -> Iterator[str]:
     expected = document["expected_conversions"]
     within = "" if expected is None else f"; {expected:.1f} expected to buy within {document['horizon_days']} days"
     yield f"{document['campaign_id']}: {document['size']:,} people, {document['holdout']:,} held out{within}"
+    if (extra := document["expected_extra"]) is not None:
+        yield f"  the treatment is expected to add {extra:+.1f} to what they do anyway"
     yield f"  left out: {_counts(document['excluded']) or 'nobody'}"
     yield from (f"  note: {line}" for line in document["notes"])
     for count in document["rule"]:
@@ -301,6 +316,8 @@ def _audience_lines(document: dict[str, Any]) -> Iterator[str]:
     yield ""
     for person in document["people"][:MAX_PRINTED]:
         probability = "" if person["probability"] is None else f"  {100 * person['probability']:.1f} %"
+        if person["effect"] is not None:
+            probability += "  effect {effect:+.4f} ({effect_low:+.4f} to {effect_high:+.4f})".format_map(person)
         yield f"{person['user_id']}{probability}  " + " ".join(reason["text"] for reason in person["reasons"])
 
 
@@ -393,11 +410,18 @@ _own = partial(typer.Option, rich_help_panel="A trial with columns of its own, w
 def uplift(
     *,
     trial: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
             metavar="TRIAL",
             help="A CSV: user_id, treated, outcome[, propensity]; with --features a CSV or Parquet as it is.",
         ),
+    ],
+    campaign: Annotated[
+        Path | None,
+        typer.Option(help="Instead of TRIAL the TOML of a campaign that went out: those held out are the control."),
+    ],
+    save: Annotated[
+        str | None, typer.Option(help="Keep the effects under this name, for recllm audience --effects; learner dr.")
     ],
     start: Annotated[
         datetime | None, typer.Option(help="Before the first treatment, UTC; nothing later is learned from.")
@@ -408,7 +432,10 @@ def uplift(
     outcome: Annotated[str | None, _own(help="Column of what came of it: 0 and 1, or amounts.")],
     workspace: WorkspaceDir,
     randomised: Annotated[bool, typer.Option("--randomised", help="Who was treated was drawn by lot.")] = False,
-    learner: Annotated[str | None, typer.Option(help="s, t, x (the default) or dr; own columns: dr alone.")],
+    learner: Annotated[
+        str | None,
+        typer.Option(help="s, t, x (the default) or dr, which has intervals; own columns, --save: dr alone."),
+    ],
     csv: Csv,
     plot: Annotated[Path | None, typer.Option(help="Also draw the Qini curve to this PNG.")],
     ids: Ids,
@@ -420,13 +447,22 @@ def uplift(
     Either people of the workspace (--start), or a table with its own columns (--features, --arm, --control, --outcome).
     """
     columns = {"--features": features, "--arm": arm, "--control": control, "--outcome": outcome}
+    if (trial is None) == (campaign is None):
+        raise UsageError("give a trial's table, or --campaign with the file of a campaign that went out")
+    learner_name = learner or ("dr" if save or campaign else "x")
+    if campaign is not None:
+        if start or any(value is not None for value in columns.values()):
+            raise UsageError("a campaign says itself when it began and what came of it; leave out the trial's options")
+        _uplift_of_campaign(campaign, workspace, learner_name, save, csv, plot, ids, seed, json)
+        return
+    assert trial is not None  # noqa: S101 - one of the two is given
     if any(value is not None for value in columns.values()):
         if absent := [name for name, value in columns.items() if value is None]:
             raise UsageError(f"a trial with its own columns also needs {', '.join(absent)}")
-        if start or plot or ids or learner not in (None, "dr"):
+        if start or plot or ids or save or learner not in (None, "dr"):
             raise UsageError(
-                "--start, --plot, --ids and --learner s, t or x belong to trials of the workspace's people; leave them "
-                "out, or leave out --features, --arm, --control and --outcome"
+                "--start, --plot, --ids, --save and --learner s, t or x belong to trials of the workspace's people; "
+                "leave them out, or leave out --features, --arm, --control and --outcome"
             )
         _uplift_of_table(trial, (features or "", arm or "", control or "", outcome or ""), randomised, csv, seed, json)
     elif start is None:
@@ -435,7 +471,7 @@ def uplift(
             "for a table with its own columns"
         )
     else:
-        _uplift_of_people(trial, start, workspace, randomised, learner or "x", csv, plot, ids, seed, json)
+        _uplift_of_people(trial, start, workspace, randomised, learner_name, save, csv, plot, ids, seed, json)
 
 
 def _uplift_of_table(
@@ -466,35 +502,82 @@ def _uplift_of_people(
     workspace: Path,
     randomised: bool,
     learner: str,
+    save: str | None,
     csv: Path | None,
     plot: Path | None,
     ids: Path | None,
     seed: int,
     json: bool,
 ) -> None:
-    from recllm.charts import write_png
     from recllm.jobs.predict import uplift_workspace
-    from recllm.propensity.uplift import UpliftLearner, UpliftRequest, uplift_document, write_uplift_csv
-    from recllm.report.people import qini_chart
+    from recllm.propensity.uplift import UpliftLearner, UpliftRequest
 
     request = UpliftRequest(start=start, randomised=randomised, learner=UpliftLearner.named(learner), seed=seed)
     with open_shop(workspace) as shop:
         names = ids_by_pseudonym(shop, ids)
-        estimate = uplift_workspace(shop, request, trial)
+        estimate = uplift_workspace(shop, request, trial, save=save)
         locale = shop.settings.locale
+    _show_uplift(estimate, names, locale, save, csv, plot, json)
+
+
+def _uplift_of_campaign(
+    file: Path,
+    workspace: Path,
+    learner: str,
+    save: str | None,
+    csv: Path | None,
+    plot: Path | None,
+    ids: Path | None,
+    seed: int,
+    json: bool,
+) -> None:
+    from recllm.campaigns.file import read_campaign
+    from recllm.campaigns.open_campaign import open_campaign
+    from recllm.campaigns.trial import campaign_trial
+    from recllm.jobs.predict import uplift_workspace
+    from recllm.propensity.uplift import UpliftLearner, UpliftRequest
+
+    kind = UpliftLearner.named(learner)
+    with open_shop(workspace) as shop:
+        names = ids_by_pseudonym(shop, ids)
+        campaign = open_campaign(shop, read_campaign(file), recheck=False)
+        trial = campaign_trial(campaign)
+        request = UpliftRequest(start=trial.start, randomised=True, learner=kind, seed=seed)
+        source = campaign.plan.campaign_id
+        estimate = uplift_workspace(shop, request, trial.table, source=source, save=save)
+        locale = shop.settings.locale
+    _show_uplift(estimate, names, locale, save, csv, plot, json)
+
+
+def _show_uplift(
+    estimate: UpliftEstimate,
+    names: dict[str, str],
+    locale: str,
+    save: str | None,
+    csv: Path | None,
+    plot: Path | None,
+    json: bool,
+) -> None:
+    from recllm.charts import write_png
+    from recllm.propensity.uplift import uplift_document, write_uplift_csv
+    from recllm.report.people import qini_chart
+
     if csv:
         write_uplift_csv(estimate, csv, names)
-    if plot and (remark := write_png([qini_chart({f"{learner}-learner": estimate.curve}, locale)], plot)):
+    chart = {f"{estimate.learner}-learner": estimate.curve}
+    if plot and (remark := write_png([qini_chart(chart, locale)], plot)):
         note(remark)
     document = uplift_document(estimate, names)
     of_trial = document["trial"]
-    rows = [[person["user_id"], person["uplift"]] for person in document["people"][:MAX_PRINTED]]
+    columns = ["user_id", "uplift", *(["low", "high"] if estimate.limits else [])]
+    rows = [[person[name] for name in columns] for person in document["people"][:MAX_PRINTED]]
     lines = [
+        *([f"kept as {save}: recllm audience --objective uplift --effects {save}"] if save else []),
         f"{of_trial['people']:,} people in the trial, {of_trial['treated']:,} treated; "
         f"mean effect {of_trial['effect']:+.4f}",
         f"Qini {document['qini']:.4f}, area under the uplift curve {document['auuc']:.4f}, "
         "each person by a model of others",
         "",
-        *table(rows, ["user_id", "uplift"]),
+        *table(rows, columns),
     ]
     show(document, lines, json=json)

@@ -23,7 +23,7 @@ from recllm.console.pages import text_of
 from recllm.console.rule_fields import rule_of_text, rule_text, typed_rule
 from recllm.errors import UsageError
 from recllm.jobs.serve import CHANNEL_PURPOSE
-from recllm.schema import Occasion
+from recllm.schema import Intent, Objective, Occasion
 from recllm.text.templates import LOCALES
 
 MAX_CHARACTERS = 20_000
@@ -122,6 +122,11 @@ FIELDS: Mapping[CampaignStep, tuple[CampaignField, ...]] = {
         CampaignField("target.text", FieldKind.TEXT),
         CampaignField("target.occasion", FieldKind.CHOICE, ("", *Occasion)),
         CampaignField("target.most_items", FieldKind.COUNT),
+        CampaignField("target.intent", FieldKind.CHOICE, ("", *Intent)),
+        CampaignField("target.objective", FieldKind.CHOICE, ("", *Objective)),
+        CampaignField("target.effects", FieldKind.TEXT),
+        CampaignField("target.sure", FieldKind.TICK),
+        CampaignField("target.spread", FieldKind.NUMBER),
     ),
     CampaignStep.WORDS: (
         CampaignField("locales", FieldKind.SEVERAL, tuple(LOCALES)),

@@ -18,6 +18,7 @@ from recllm.jobs.serve import CHANNEL_PURPOSE
 from recllm.schema import (
     AdCopy,
     Generator,
+    Intent,
     Item,
     Objective,
     Occasion,
@@ -51,6 +52,7 @@ def write_ads(
     *,
     slates: Sequence[Slate] | None = None,
     item_id: str | None = None,
+    intent: Intent = Intent.MIXED,
     objective: Objective = Objective.LIFT,
     channel: str = "email",
     locale: str | None = None,
@@ -61,13 +63,12 @@ def write_ads(
     packs: Sequence[Pack] = (),
     voice: Voice | None = None,
     occasion: Occasion | None = None,
-    intent: str | None = None,
     variants: int = 1,
     effect: EffectModel | None = None,
     records: Path | None = None,
 ) -> list[AdCopy]:
-    """One checked ad text per person, or up to `variants`, for `item_id` or for each person's best item by `objective`:
-    whoever buys a thing anyway needs no advertisement for it.
+    """One checked ad text per person, or up to `variants`, for `item_id` or for each person's best item of the
+    `intent` by `objective`: whoever buys a thing anyway needs no advertisement for it.
 
     The people are `users`, or those of `slates` that were made before. A generative model is used only for people who
     agreed to it, by the generator's `purpose`; the others get the shop's own lines. A local one that is given by name,
@@ -93,7 +94,7 @@ def write_ads(
         recommender = recommender or open_recommender(workspace, locale=locale)
         if slates is None:
             allow = (item_id,) if item_id else None
-            slates = recommender.recommend(people, k=AD_CHOICE, objective=objective, allow=allow)
+            slates = recommender.recommend(people, k=AD_CHOICE, intent=intent, objective=objective, allow=allow)
         texts: list[AdCopy] = []
         for slate, modelled in zip(slates, permitted, strict=True):
             best, item = _best_item(slate, recommender.dataset, workspace)
@@ -104,7 +105,7 @@ def write_ads(
                 locale=locale or workspace.settings.locale,
                 reason_kind=reason_kind(best.reasons[0] if best.reasons else None, item.item_id, sensitive=False),
                 occasion=occasion,
-                intent=intent,
+                intent=None if intent is Intent.MIXED else intent.value,
                 seed=seed * WORDINGS + wording_of(slate.user_id),
                 known_brands=frozenset(recommender.brands),
                 policy=workspace.policy,
@@ -161,7 +162,8 @@ def may_be_modelled(gate: PolicyGate, user_ids: Sequence[str], generator: Genera
 def _best_item(slate: Slate, dataset: Dataset, workspace: Workspace) -> tuple[Recommendation, Item]:
     """The first item of a slate that is of no sensitive category."""
     if not slate.items:
-        raise UsageError("there is no item to advertise: the catalogue has none on offer, or the filter leaves none")
+        why = slate.degraded_reason or "the catalogue has none on offer, or the filter leaves none"
+        raise UsageError(f"there is no item to advertise: {why}")
     for recommendation in slate.items:
         row = int(dataset.item_rows([recommendation.item_id])[0])
         if row < 0:

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recllm.data.dataset import Dataset
-from recllm.errors import PolicyError
+from recllm.errors import PolicyError, UsageError
 from recllm.schema import Purpose
 from recllm.workspace.workspace import call_settings, present
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from recllm.propensity.prediction import Prediction, PredictionRequest
     from recllm.propensity.trial import TrialColumns
     from recllm.propensity.trial_effects import TrialEstimate
@@ -60,16 +62,35 @@ def predict_workspace(workspace: Workspace, request: PredictionRequest) -> Predi
     return replace(prediction, left_out={"no_consent": refused, **prediction.left_out})
 
 
-def uplift_workspace(workspace: Workspace, request: UpliftRequest, trial: Path) -> UpliftEstimate:
-    """Everybody's uplift, learned from a trial's CSV.
+def uplift_workspace(
+    workspace: Workspace,
+    request: UpliftRequest,
+    trial: Path | pl.DataFrame,
+    *,
+    source: str = "",
+    save: str | None = None,
+) -> UpliftEstimate:
+    """Everybody's uplift, learned from a trial's CSV, or its table with pseudonyms.
 
-    Raises what `recllm.propensity.uplift` tells: `PolicyError` for what is no trial.
+    source: what a table is called in what is kept. save: the name under which the effects are kept in the workspace, of
+    the doubly robust learner alone; those of the same name are replaced.
+    Raises what `recllm.propensity.uplift` tells: `PolicyError` for what is no trial; `UsageError` for effects of
+    another learner, or a name that cannot be.
     """
-    from recllm.propensity.uplift import estimate_uplift, read_trial
+    from recllm.jobs.effects import effects_folder
+    from recllm.propensity.effects import save_effects
+    from recllm.propensity.uplift import UpliftLearner, estimate_uplift, read_trial
 
-    table = read_trial(trial, workspace.pseudonymiser().many)
+    folder = None if save is None else effects_folder(workspace, save)
+    if folder is not None and request.learner is not UpliftLearner.DR:
+        raise UsageError(f"effects are kept of the learner dr, which has intervals, and not of {request.learner}")
+    table = read_trial(trial, workspace.pseudonymiser().many) if isinstance(trial, Path) else trial
+    source = source or (trial.name if isinstance(trial, Path) else "a table")
     learn, ask = _datasets(workspace)
-    return estimate_uplift(request, table, learn, ask, settings=workspace.settings.uplift)
+    estimate = estimate_uplift(request, table, learn, ask, settings=workspace.settings.uplift, source=source)
+    if folder is not None and estimate.effects is not None:
+        save_effects(estimate.effects, folder)
+    return estimate
 
 
 def uplift_of_table(file: Path, columns: TrialColumns, *, randomised: bool, seed: int = 0) -> TrialEstimate:

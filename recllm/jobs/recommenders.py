@@ -27,6 +27,7 @@ from recllm.recommender.serving_state import (
     population_of,
     save_catalogue_state,
     save_people_state,
+    together_of,
     without_people,
 )
 from recllm.schema import Encoder, Purpose, Table
@@ -105,6 +106,7 @@ def open_recommender(
         "locale": locale or workspace.settings.locale,
         "explanations": workspace.settings.explanations,
         "profiles": workspace.settings.profiles,
+        "offers": workspace.settings.offers,
         "pseudonyms": names.many,
         "permits": lambda ids: gate.permits_each(ids, Purpose.PERSONALISATION),
     }
@@ -130,7 +132,8 @@ def open_recommender(
         vectors = new_item_vectors(encoder, priced, n_new, catalogue.locale)
         population = population.with_new_items(grown, vectors)
         offsets = None if offsets is None else np.append(offsets, np.zeros(n_new, np.float32))
-    common |= {"text_locale": catalogue.locale, "item_offsets": offsets}
+    together = together_of(catalogue, items.height)
+    common |= {"text_locale": catalogue.locale, "item_offsets": offsets, "together": together}
     if everybody:
         data, pool = _everybody(gate, shop, people)
         return Recommender(data, encoder, population=replace(population, pool=pool), **common)
@@ -317,7 +320,7 @@ def publish_recommender(
         progress("count what the crowd did, for answers in a moment")
     everybody = gate.dataset(Purpose.PERSONALISATION)
     data = everybody.before(present(workspace, now))
-    recommender = Recommender(data, encoder, model=model, locale=locale)
+    recommender = Recommender(data, encoder, model=model, locale=locale, offers=workspace.settings.offers)
     population = recommender.population
     basics = basics_of(data.users)
     lacking_one = [{n: v for n, v in row.items() if n != name} for row in basics for name in row]
@@ -326,7 +329,8 @@ def publish_recommender(
 
     def save_state(folder: Path) -> None:
         item_load = marks.load_no.get(Table.ITEMS, 0)
-        save_catalogue_state(folder, data, population, recommender.item_offsets, locale=locale, item_load=item_load)
+        of_items = (recommender.item_offsets, recommender.together)
+        save_catalogue_state(folder, data, population, *of_items, locale=locale, item_load=item_load)
 
     lineage = lineage or lineage_of(model, Origin.TRAINED, serving(workspace.models_dir))
     version = publish_model(model, workspace.models_dir, save_state, lineage=lineage)

@@ -48,6 +48,7 @@ def find_audience(
     nobody can agree to.
     """
     from recllm.audiences import audience
+    from recllm.jobs.effects import effects_of
 
     gate, purpose = workspace.gate(), CHANNEL_PURPOSE.get(request.channel or "")
     if request.channel is not None and purpose is None:
@@ -59,7 +60,10 @@ def find_audience(
     holdout = workspace.settings.experiments
     exclusions = replace(request.exclusions, holdout_share=holdout.holdout_share, holdout_salt=holdout.holdout_salt)
     request = replace(request, exclusions=exclusions)
-    members = audience.find_audience(recommender, request, agreed=agreed, contacts=contact_records(gate))
+    name = request.choice.effects
+    effects = None if name is None else effects_of(workspace, name, recommender.dataset)
+    contacts = contact_records(gate)
+    members = audience.find_audience(recommender, request, agreed=agreed, contacts=contacts, effects=effects)
     with workspace.store().read() as reader:
         return members.with_unconsented(reader.counts()["users"] - recommender.dataset.n_users)
 

@@ -15,7 +15,11 @@ policy    for each person the arm with the highest expected effect, none where n
           the mean score of the arms that it gives (doubly robust; Dudík et al. 2011), and differences from giving
           nothing, or everybody the best arm, are means of people's differences. Intervals are at 95 %.
 
-Where people do not differ the advice is one arm for everybody, or none: what a model expects of single people is noise.
+Where people do not differ, or choosing for each is not shown to be better than the best single arm, the advice is one
+arm for everybody, or none.
+
+interval  of a person's effect: the forest's standard error, scaled to how much two forests of different halves of the
+          people differ, and what forests draw effects towards their mean. At 95 % for a person drawn at random.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +36,7 @@ from numpy.typing import NDArray
 
 from recllm.documents import guarded, write_csv
 from recllm.metrics import ConfidenceInterval
-from recllm.propensity.effect_forest import arm_scores, fit_effect_forest
+from recllm.propensity.effect_forest import arm_scores, held_out_effects, within_folds
 from recllm.propensity.model import Values, people_folds, varying
 from recllm.propensity.quality import qini_curve
 from recllm.propensity.trial import MultiArmTrial
@@ -99,6 +103,11 @@ class TrialEstimate:
     """(n,), number of the advised arm; 0 is none."""
 
     @property
+    def for_each(self) -> bool:
+        """Whether the advice is made for each person: people differ, and choosing for each is shown to be better."""
+        return self.people_differ and self.policy.against_best_single.low > 0
+
+    @property
     def people_differ(self) -> bool:
         return any(arm.differ for arm in self.effects)
 
@@ -113,34 +122,30 @@ def estimate_trial(
     means = cross_fitted_means(values, trial.arm, trial.outcome, np.ones(n), settings, binary=trial.binary)
     scores = arm_scores(means, trial.arm, trial.outcome, trial.shares)
     effect = scores[:, 1:] - scores[:, :1]  # (n, arms - 1), noise for a single person
-    expected, error, single = np.empty((n, arms - 1)), np.empty((n, arms - 1)), np.empty(n, np.int64)
     folds = people_folds(np.arange(n), EFFECT_FOLDS, settings.seed)
+    held_out = [held_out_effects(values, effect[:, column], folds, settings, rng) for column in range(arms - 1)]
+    expected = np.stack([arm.expected for arm in held_out], axis=1)
+    single = np.empty(n, np.int64)
     for inside in folds:
-        for column in range(arms - 1):
-            forest = fit_effect_forest(values[~inside], effect[~inside, column], settings, rng)
-            expected[inside, column], error[inside, column] = forest.predict(values[inside])
         single[inside] = _best(effect[~inside].mean(axis=0)[None])
     personal = _best(expected)
     tests = [slope_test(effect[:, column], expected[:, column], folds) for column in range(arms - 1)]
     effects = tuple(
-        _arm_effect(trial, number, effect[:, number - 1], expected[:, number - 1], error[:, number - 1], *test)
-        for number, test in enumerate(tests, start=1)
+        _arm_effect(trial, number, effect[:, number - 1], of_arm.expected, of_arm.error, *test)
+        for number, (of_arm, test) in enumerate(zip(held_out, tests, strict=True), start=1)
     )
     best = int(_best(effect.mean(axis=0)[None])[0])
     policy = _policy(trial, scores, personal, single, best)
-    advised = personal if any(arm.differ for arm in effects) else np.full(n, best)
+    alike = TrialEstimate(trial=trial, effects=effects, policy=policy, advised=np.full(n, best))
     logger.info("uplift: a trial of %d people in %d arms, %.1f s", n, arms, time.perf_counter() - started)
-    return TrialEstimate(trial=trial, effects=effects, policy=policy, advised=advised)
+    return replace(alike, advised=personal) if alike.for_each else alike
 
 
 def slope_test(effect: Values, expected: Values, folds: list[NDArray[np.bool_]]) -> tuple[float, float]:
     """Slope of the scores on what other people's models expect, within folds, and its one-sided p-value."""
     from scipy.special import ndtr
 
-    spread, score = expected.copy(), effect.copy()
-    for inside in folds:
-        spread[inside] -= expected[inside].mean()
-        score[inside] -= effect[inside].mean()
+    spread, score = within_folds(expected, folds), within_folds(effect, folds)
     scatter = float(spread @ spread)
     if scatter <= 1e-12 * len(spread) * max(float(score @ score) / len(score), 1e-300):
         return 0.0, 1.0
@@ -215,11 +220,13 @@ def verdict(estimate: TrialEstimate) -> str:
     differing = ", ".join(f"{arm.arm!r} (p = {arm.p_value:.2g})" for arm in estimate.effects if arm.differ)
     gain = policy.against_best_single
     if gain.low > 0:
-        what = f"choosing for each person is better than giving {everybody}"
+        what, advice = f"choosing for each person is better than giving {everybody}", ""
     else:
         what = f"choosing for each person is not shown to be better than giving {everybody}"
+        advice = f", so the advice is to give {everybody}"
     return (
-        f"people differ in the effect of {differing}; {what}: {gain.value:+.4g} ({gain.low:+.4g} to {gain.high:+.4g})"
+        f"people differ in the effect of {differing}; {what}: "
+        f"{gain.value:+.4g} ({gain.low:+.4g} to {gain.high:+.4g}){advice}"
     )
 
 
@@ -250,6 +257,7 @@ def trial_document(estimate: TrialEstimate) -> dict[str, Any]:
             for arm in estimate.effects
         ],
         "people_differ": estimate.people_differ,
+        "advice_for_each": estimate.for_each,
         "verdict": verdict(estimate),
         "policy": policy,
         "people": [

@@ -44,6 +44,7 @@ from recllm.data.dataset import Dataset, utc
 from recllm.documents import guarded, plain, write_csv
 from recllm.errors import DataError, NothingToDo, PolicyError, UsageError
 from recllm.propensity.effect_forest import arm_scores, fit_effect_forest
+from recllm.propensity.effects import EffectSource, LearnedEffects, fit_effects
 from recllm.propensity.examples import Cohort
 from recllm.propensity.features import FeatureTable, Floats
 from recllm.propensity.model import Values, cross_fitted, people_folds, varying
@@ -244,10 +245,8 @@ def _fit_x(trial: RandomisedTrial, settings: UpliftSettings) -> Predict:
 
 
 def _fit_dr(trial: RandomisedTrial, settings: UpliftSettings) -> Predict:
-    arm, probability = trial.treated.astype(np.int64), np.stack([1 - trial.propensity, trial.propensity], axis=1)
-    scores = arm_scores(_cross_fitted_means(trial, settings), arm, trial.outcome, probability)
     columns, rng = varying(trial.features.values), np.random.default_rng(settings.seed)
-    forest = fit_effect_forest(trial.features.values[:, columns], scores[:, 1] - scores[:, 0], settings, rng)
+    forest = fit_effect_forest(trial.features.values[:, columns], _treatment_scores(trial, settings), settings, rng)
     return lambda rows: forest.predict(rows[:, columns])[0]
 
 
@@ -341,6 +340,10 @@ class UpliftEstimate:
     """(user_id, uplift), most moved first; uplift in [-1, 1] is the change of the probability of the outcome."""
     curve: QiniCurve
     """On the trial's people, each by a model of other people."""
+    effects: LearnedEffects | None = None
+    """Of the doubly robust learner: what can be saved, and told of anybody with an interval."""
+    limits: tuple[tuple[float, float], ...] = ()
+    """Of the doubly robust learner: (low, high) of each of `people`, which hold their uplift at 95 %."""
 
 
 def read_trial(file: Path, pseudonyms: Callable[[Sequence[str]], list[str]] | None = None) -> pl.DataFrame:
@@ -373,9 +376,10 @@ def estimate_uplift(
     ask: Dataset,
     *,
     settings: UpliftSettings | None = None,
+    source: str = "",
 ) -> UpliftEstimate:
     """trial_table: as `read_trial` gives it; rows of people who are not in `learn` are dropped. learn: holds the
-    trial's people. ask: whose uplift is told, as of its own time.
+    trial's people. ask: whose uplift is told, as of its own time. source: what the trial is called in what is kept.
 
     Raises `PolicyError` for what is no trial (see `RandomisedTrial.construct`), `NothingToDo` for nobody to tell about.
     """
@@ -396,9 +400,16 @@ def estimate_uplift(
     user_rows = np.flatnonzero(cohort.with_history(ask.as_of))
     if not len(user_rows):
         raise NothingToDo("nobody to tell an uplift of: nobody has a past that counts")
-    curve = qini_curve(held_out_uplift(trial, request.learner, settings), trial)
-    model = fit_uplift(trial, request.learner, settings)
-    uplift, ids = model.uplift(cohort.features(ask.as_of).rows(user_rows)), cohort.user_ids(user_rows)
+    features, ids = cohort.features(ask.as_of).rows(user_rows), cohort.user_ids(user_rows)
+    effects, limits = None, np.zeros((0, 2))
+    if request.learner is UpliftLearner.DR:
+        effects, held_out = _effects_of(trial, settings, utc(int(start.timestamp())), source)
+        uplift, *both = effects.predict(features)
+        limits = np.stack(both, axis=1)
+    else:
+        held_out = held_out_uplift(trial, request.learner, settings)
+        uplift = fit_uplift(trial, request.learner, settings).uplift(features)
+    curve, order = qini_curve(held_out, trial), cohort.descending(user_rows, uplift)
     logger.info("uplift: %d people, a trial of %d, %.1f s", len(ids), len(trial), time.perf_counter() - started)
     return UpliftEstimate(
         learner=request.learner,
@@ -406,14 +417,44 @@ def estimate_uplift(
         as_of=utc(ask.as_of),
         trial_people=len(trial),
         treated=int(trial.treated.sum()),
-        people=tuple((ids[n], float(uplift[n])) for n in cohort.descending(user_rows, uplift)),
+        people=tuple((ids[n], float(uplift[n])) for n in order),
         curve=curve,
+        effects=effects,
+        limits=tuple((float(low), float(high)) for low, high in limits[order]) if len(limits) else (),
     )
+
+
+def _effects_of(
+    trial: RandomisedTrial, settings: UpliftSettings, start: dt.datetime, source: str
+) -> tuple[LearnedEffects, Values]:
+    """What is kept of a trial, and each person's effect by forests of other people, (n,)."""
+    scores = _treatment_scores(trial, settings)
+    error = float(scores.std(ddof=1)) / np.sqrt(len(scores))
+    mean = float(scores.mean())
+    about = EffectSource(
+        start=start.isoformat(),
+        trial=source,
+        people=len(trial),
+        treated=int(trial.treated.sum()),
+        effect=mean,
+        effect_low=mean - 1.959964 * error,
+        effect_high=mean + 1.959964 * error,
+        binary=trial.binary,
+    )
+    model, held_out = fit_effects(trial.features, scores, about, settings, np.random.default_rng(settings.seed))
+    return model, held_out.expected
+
+
+def _treatment_scores(trial: RandomisedTrial, settings: UpliftSettings) -> Values:
+    """Doubly robust scores of the treatment less those of none, (n,)."""
+    arm, probability = trial.treated.astype(np.int64), np.stack([1 - trial.propensity, trial.propensity], axis=1)
+    scores = arm_scores(_cross_fitted_means(trial, settings), arm, trial.outcome, probability)
+    return scores[:, 1] - scores[:, 0]
 
 
 def uplift_document(estimate: UpliftEstimate, ids: Mapping[str, str] | None = None) -> dict[str, Any]:
     """What `--json` prints. ids: pseudonym -> the shop's own id, where it is known."""
-    ids, curve = ids or {}, estimate.curve
+    ids, curve, limits = ids or {}, estimate.curve, estimate.limits or ((None, None),) * len(estimate.people)
     return {
         "learner": estimate.learner.value,
         "start": plain(estimate.start),
@@ -421,11 +462,18 @@ def uplift_document(estimate: UpliftEstimate, ids: Mapping[str, str] | None = No
         "trial": {"people": estimate.trial_people, "treated": estimate.treated, "effect": curve.effect},
         "qini": curve.qini,
         "auuc": curve.auuc,
-        "people": [{"user_id": ids.get(name, name), "uplift": uplift} for name, uplift in estimate.people],
+        "people": [
+            {"user_id": ids.get(name, name), "uplift": uplift, "low": low, "high": high}
+            for (name, uplift), (low, high) in zip(estimate.people, limits, strict=True)
+        ],
     }
 
 
 def write_uplift_csv(estimate: UpliftEstimate, file: Path, ids: Mapping[str, str] | None = None) -> None:
-    """user_id, uplift; most moved first. UTF-8."""
-    rows = [(guarded((ids or {}).get(name, name)), f"{uplift:.6f}") for name, uplift in estimate.people]
-    write_csv(file, ("user_id", "uplift"), rows)
+    """user_id, uplift, and with intervals low and high; most moved first. UTF-8."""
+    limits = estimate.limits or ((),) * len(estimate.people)
+    rows = [
+        (guarded((ids or {}).get(name, name)), f"{uplift:.6f}", *(f"{limit:.6f}" for limit in both))
+        for (name, uplift), both in zip(estimate.people, limits, strict=True)
+    ]
+    write_csv(file, ("user_id", "uplift", *(("low", "high") if estimate.limits else ())), rows)

@@ -54,6 +54,17 @@ class ScoredPairs(NamedTuple):
     probability: Floats
 
 
+class PairValue(NamedTuple):
+    """What a pair is worth by an objective: factor * probability - offset. Float32 (n_pairs,) each."""
+
+    factor: Floats
+    offset: Floats
+
+    def of(self, probability: Floats) -> Floats:
+        """The value of each pair."""
+        return np.asarray(self.factor * probability - self.offset, np.float32)
+
+
 @dataclass(frozen=True, eq=False)
 class Ranked:
     """Best items of n people, best first. item: int32 (n, k), padded with -1. The others: (n, k), NaN or 0 there.
@@ -115,7 +126,7 @@ class ItemRanker:
 
     def score(self, users: UserInputs, pairs: Pairs) -> ScoredPairs:
         """Score given pairs, e.g. of virtual histories."""
-        return self._score(users.batch(self.population), pairs)
+        return self.score_batch(users.batch(self.population), pairs)
 
     def rank(
         self,
@@ -158,15 +169,11 @@ class ItemRanker:
             else:
                 pairs = explicit(batch.n, items)
                 pairs = pairs.select(_open(pairs, batch, hidden, repeats))
-            scores = self._score(batch, pairs)
+            scores = self.score_batch(batch, pairs)
             if objective is Objective.PROBABILITY or self.scorer is None:
                 return self._top(scores, pairs, k, popularity_weight)
-            value = scores.probability
-            if objective is Objective.LIFT:
-                value = value - self._chance_in_general(batch, pairs)
-            elif margins is not None:
-                value = value * margins[pairs.item]
-            return self._top(scores, pairs, k, value=value)
+            pair_value = self.value(batch, pairs, objective, margins, discover=not repeats)
+            return self._top(scores, pairs, k, value=pair_value.of(scores.probability))
 
         return _stack(map_blocks(lists, users.n, block), k)
 
@@ -185,7 +192,7 @@ class ItemRanker:
         def lists(rows: slice) -> tuple[Ranked, Ranked]:
             batch = users.batch(self.population, rows)
             pairs = candidates(batch, wide, allowed=allowed)
-            scores, is_new = self._score(batch, pairs), _open(pairs, batch, None, repeats=False)
+            scores, is_new = self.score_batch(batch, pairs), _open(pairs, batch, None, repeats=False)
             new_scores = ScoredPairs(*(column[is_new] for column in scores))
             with_repeats = self._top(scores, pairs, k, popularity_weight)
             return with_repeats, self._top(new_scores, pairs.select(is_new), k, popularity_weight)
@@ -199,7 +206,8 @@ class ItemRanker:
         longer |= {} if self.scorer else {"text_nearest": max(k, TEXT_CANDIDATES)}
         return self.candidates.model_copy(update=longer)
 
-    def _score(self, batch: UserBatch, pairs: Pairs) -> ScoredPairs:
+    def score_batch(self, batch: UserBatch, pairs: Pairs) -> ScoredPairs:
+        """The same for people who are prepared already."""
         population, scorer = self.population, self.scorer
         cosine = pair_cosine(batch, pairs)
         if scorer is None:
@@ -229,6 +237,32 @@ class ItemRanker:
         if self.item_offsets is not None:
             probability = with_offsets(probability, self.item_offsets[pairs.item])
         return ScoredPairs(cosine, mlp, logit, probability)
+
+    def value(
+        self,
+        batch: UserBatch,
+        pairs: Pairs,
+        objective: Objective,
+        margins: Floats | None = None,
+        *,
+        discover: bool = False,
+    ) -> PairValue:
+        """What pairs are worth by an objective; margins: what the shop earns by each item, (n_items,), for that one.
+
+        By lift the chance p less that of people in general, g; of what is new alone (`discover`) p * (1 - g), that the
+        person buys it and another would not: there p - g is mostly the estimate of g, and its first items were bought
+        less.
+        """
+        factor, offset = np.ones(len(pairs.item), np.float32), np.zeros(len(pairs.item), np.float32)
+        if objective is Objective.LIFT:
+            general = self._chance_in_general(batch, pairs)
+            if discover:
+                factor = 1 - np.minimum(general, 1)
+            else:
+                offset = general
+        elif objective is Objective.MARGIN and margins is not None:
+            factor = np.asarray(margins[pairs.item], np.float32)
+        return PairValue(factor, offset)
 
     def _chance_in_general(self, batch: UserBatch, pairs: Pairs) -> Floats:
         """How likely anybody who shops here buys the item of each pair: of what a user never bought, anybody to whom it

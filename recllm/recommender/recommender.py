@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,18 +21,20 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recllm.data.catalogue import allowed_items, known_rows
-from recllm.data.dataset import USER_COLUMN, Dataset, Events, utc
+from recllm.data.catalogue import allowed_items, known_rows, sensitive_items
+from recllm.data.dataset import DAY, USER_COLUMN, Dataset, Events, utc
 from recllm.data.interactions import Ints, Pairs
-from recllm.errors import PolicyError, UnknownIdError, UsageError
+from recllm.errors import ModelError, PolicyError, UnknownIdError, UsageError
 from recllm.explain import Evidence, ReasonWriter, UserHistory, choose, deltas, units_of
 from recllm.features.candidates import POPULAR, served_by
 from recllm.features.collaborative import CollaborativeStatistics
 from recllm.features.item_vectors import DatedItemVectors, basics_of, basics_vectors, item_vectors
+from recllm.features.together import bought_together
 from recllm.models.scorer import ItemProjections
 from recllm.policy import Policy
 from recllm.profiles.profile import build_profile
 from recllm.recommender.exploration import explore
+from recllm.recommender.offers import FittingItems, Remark, fitting_items, shops_weekly
 from recllm.recommender.people import DatasetPeople, Histories, People, PeopleLacking
 from recllm.recommender.ranking import LIST_DEPTH, NAMESAKES, ItemRanker, Ranked, UserInputs
 from recllm.schema import (
@@ -47,6 +49,7 @@ from recllm.schema import (
     Objective,
     Profile,
     Reason,
+    ReasonKind,
     Recommendation,
     RecommendRequest,
     ServedBy,
@@ -57,6 +60,7 @@ from recllm.settings import (
     CandidateSettings,
     CollaborativeSettings,
     ExplanationSettings,
+    OfferSettings,
     ProfileSettings,
     ScorerTrainingSettings,
     SequenceModelSettings,
@@ -66,12 +70,25 @@ from recllm.text.templates import Prompts
 from recllm.text.users import UserTexts, user_texts
 
 if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
     from recllm.recommender.explanation import Explanation
     from recllm.recommender.saved_model import Model
     from recllm.schema import FloatArray
 
 SERVED_BY = {SlateStatus.PERSONAL: ServedBy.SCORER, SlateStatus.TEXT_ONLY: ServedBy.COSINE}
 """What orders a slate of a status; popularity for all the rest."""
+
+WHY_SHORT = (
+    NoteKind.SHORT,
+    NoteKind.NO_RECENT_PURCHASE,
+    NoteKind.NOTHING_GOES_WITH,
+    NoteKind.NOTHING_TO_WIN_BACK,
+)
+"""Notes that say why a slate has fewer items than asked, or none."""
+
+PERSONAL_INTENTS = (Intent.REMIND, Intent.CROSS_SELL, Intent.WIN_BACK)
+"""Of which each person has items of their own."""
 
 Pseudonyms = Callable[[Sequence[str]], list[str]]
 Permits = Callable[[Sequence[str]], list[bool]]
@@ -83,7 +100,7 @@ class Recommender:
     dataset: those who agreed, and what they did. `people` reads histories from elsewhere, by key; the dataset then
     needs nobody in it. `pseudonyms` turns the caller's ids into the dataset's; answers carry the caller's own.
     `permits` says who may be served personally; without it everybody in the dataset. item_vectors, population,
-    item_offsets: what these properties would compute, where it is known already.
+    item_offsets, together: what these properties would compute, where it is known already.
     locale: the language of answers; text_locale: that of the texts that are encoded, where it is another.
     """
 
@@ -97,12 +114,14 @@ class Recommender:
         locale: str = "en",
         explanations: ExplanationSettings | None = None,
         profiles: ProfileSettings | None = None,
+        offers: OfferSettings | None = None,
         pseudonyms: Pseudonyms | None = None,
         permits: Permits | None = None,
         people: People | None = None,
         item_vectors: FloatArray | None = None,
         population: CollaborativeStatistics | None = None,
         item_offsets: FloatArray | None = None,
+        together: csr_matrix | None = None,
         text_locale: str | None = None,
     ) -> None:
         self.dataset = dataset
@@ -113,6 +132,7 @@ class Recommender:
         self.text_locale = text_locale or locale
         self.explanations = explanations or ExplanationSettings()
         self.profiles = profiles or ProfileSettings()
+        self.offers = offers or OfferSettings()
         self.people = people or DatasetPeople(dataset)
         self._pseudonyms = pseudonyms or list
         self._permits = permits or (lambda ids: [True] * len(ids))
@@ -124,6 +144,8 @@ class Recommender:
             self.item_vectors = item_vectors
         if item_offsets is not None:
             self.item_offsets = item_offsets
+        if together is not None:
+            self.together = together
         if model is not None and model.encoder_fingerprint != encoder.fingerprint:
             raise UsageError(
                 f"the model was trained with the encoder {model.encoder}, not with {encoder.name}: their vectors do "
@@ -156,6 +178,17 @@ class Recommender:
         """Calibration of each item, (n_items,); None without one."""
         offsets = self.model.item_offsets if self.model else None
         return None if offsets is None else offsets.bind(self.dataset.items["item_id"].to_list())
+
+    @cached_property
+    def together(self) -> csr_matrix:
+        """What goes together, (n_items, n_items); see `recllm.features.together.bought_together`.
+
+        Raises `ModelError` where the dataset holds nobody to count, and the serving state does not say it.
+        """
+        if not self.dataset.n_users:
+            raise ModelError("the serving state does not say what is bought together; run: recllm refresh")
+        purchases = self.dataset.events.of(Action.PURCHASE)
+        return bought_together(purchases, self.dataset.n_items, self.population.facets.type, self.offers)
 
     @property
     def ranker(self) -> ItemRanker:
@@ -300,13 +333,17 @@ class Recommender:
         slates: dict[int, Slate] = {}
         if len(personal) and request.personal:
             histories, rng = histories.select(personal), rng or np.random.default_rng()
-            for group, allowed_to_group in _by_allowed(histories, request, allowed):
+            fitting = self.fitting(request.intent, histories.events, basket)
+            for group, allowed_to_group in _by_allowed(fitting, len(personal), allowed):
                 part = histories.select(group)
                 ranked, best = self._best(part, request, allowed_to_group)
                 spreads = self._spreads(part, request, ranked) if request.explain else np.ones(len(group))
                 for n, position in enumerate(agreed[personal[group]].tolist()):
                     person = UserHistory(part.events.rows(np.array([n])), part.basics[n], int(part.rows[n]))
-                    slates[position] = self._slate(request, position, person, ranked.row(n), best[n], spreads[n], rng)
+                    offers = _PersonOffers.of(request, person, fitting, int(group[n]))
+                    slates[position] = self._slate(
+                        request, position, person, offers, ranked.row(n), best[n], spreads[n], rng
+                    )
         for position in range(len(request.users)):
             if position not in slates:
                 status = SlateStatus.UNKNOWN_USER if permitted[position] else SlateStatus.NO_CONSENT
@@ -334,6 +371,20 @@ class Recommender:
         if not _has_evidence(histories)[0]:
             raise UnknownIdError("nothing to explain: nothing is known of this person; check the id, or load events")
         return UserHistory(histories.events, histories.basics[0], int(histories.rows[0]))
+
+    def fitting(
+        self, intent: Intent, histories: Events, cart: NDArray[np.integer] | None = None
+    ) -> FittingItems | None:
+        """What fits an intent, of n people with these histories; None where it leaves nothing out person by person.
+
+        Raises what `together` raises, for offers that go with something.
+        """
+
+        def sensitive(rows: Ints) -> NDArray[np.bool_]:
+            return sensitive_items(self.dataset.items[rows.tolist()], self.policy)
+
+        as_of = self.dataset.as_of
+        return fitting_items(intent, histories, as_of, self.offers, lambda: self.together, sensitive, cart)
 
     def _agreed(self, pseudonyms: Sequence[str]) -> tuple[NDArray[np.bool_], Histories]:
         """Who may be served personally, (n,), and the histories of those alone."""
@@ -441,6 +492,7 @@ class Recommender:
             "locale": self.locale,
             "explanations": self.explanations,
             "profiles": self.profiles,
+            "offers": self.offers,
             "pseudonyms": self._pseudonyms,
             "permits": self._permits,
             "people": self.people,
@@ -451,6 +503,8 @@ class Recommender:
         }
         copied = Recommender(**(arguments | computed | changes))
         copied._projections = self._projections
+        if "together" in vars(self) and copied.dataset.n_items == self.dataset.n_items:
+            copied.together = self.together
         if copied.dataset.items is self.dataset.items:
             copied.names = self.names
             vars(copied).update({"margins": self.margins} if "margins" in vars(self) else {})
@@ -463,7 +517,7 @@ class Recommender:
         return self.ranker.rank(
             self._inputs(histories),
             k,
-            items=np.flatnonzero(allowed) if request.allow is not None or request.intent is Intent.REMIND else None,
+            items=np.flatnonzero(allowed) if request.allow is not None or request.intent in PERSONAL_INTENTS else None,
             allowed=allowed,
             banned=dismissed(histories.events),
             repeats=request.repeats,
@@ -589,6 +643,7 @@ class Recommender:
         request: RecommendRequest,
         position: int,
         person: UserHistory,
+        offers: _PersonOffers,
         ranked: Ranked,
         best: Ints,
         spread: float,
@@ -601,6 +656,15 @@ class Recommender:
             best, propensities = explore(best, request.k, request.explore_share, request.explore_pool, rng)
         item_rows = ranked.item[best].astype(np.int64)
         reasons = self.reasons(person, item_rows, spread) if request.explain else [()] * len(best)
+        if request.explain and offers.causes:
+            reasons = [
+                (self._goes_with(offers.causes[int(row)], person), *measured)
+                for row, measured in zip(item_rows, reasons, strict=True)
+            ]
+        parts = [offers.part(request.intent, int(row)) for row in item_rows]
+        headings: dict[Intent | None, str] = {
+            part: self._heading(part, offers.weekly) for part in set(parts) if part is not None
+        }
         names = self.names.of(item_rows.tolist())
         item_ids = self.dataset.items["item_id"].gather(item_rows).to_list()
         items = tuple(
@@ -616,6 +680,8 @@ class Recommender:
                 propensity=float(propensities[n]),
                 served_by=served_by(int(ranked.sources[column])) or ("asked_for",),
                 reasons=tuple(reasons[n]),
+                part=parts[n],
+                part_text=headings.get(parts[n], ""),
             )
             for n, column in enumerate(best)
         )
@@ -631,6 +697,8 @@ class Recommender:
                 Objective.MARGIN: NoteKind.BY_MARGIN,
             }[request.objective]
             notes = (self._note(kind),)
+        if offers.remark is not None:
+            notes = (*notes, self._note(offers.remark[0], days=offers.remark[1]))
         return replace(self._envelope(request, position, items, status, notes), ranked=drawn_from)
 
     def _popular(
@@ -662,6 +730,20 @@ class Recommender:
         )
         return self._envelope(request, position, items, status, ())
 
+    def _goes_with(self, cause: int, person: UserHistory) -> Reason:
+        """The purchase, or the item in the cart, that an offer goes with."""
+        events, item_id = person.events, self.dataset.items["item_id"][cause]
+        bought = events.at[(events.item == cause) & (events.action == ACTION_CODE[Action.PURCHASE])]
+        days = None if not len(bought) else (self.dataset.as_of - int(bought.max())) / DAY
+        if days is not None and days > self.offers.cross_sell_days:  # in the cart now
+            days = None
+        text = reason_text("goes_with", self.locale, title=self.names.of([cause])[0], days_since=days)
+        return Reason(evidence_id=f"B:{item_id}", delta=0.0, text=text, kind=ReasonKind.TOGETHER)
+
+    def _heading(self, part: Intent, weekly: bool) -> str:
+        variables = {"weekly": weekly} if part is Intent.REMIND else {}
+        return Prompts.load().render(f"slate.part_{part}", self.locale, **variables)
+
     def _note(self, kind: NoteKind, **numbers: float) -> Note:
         return Note(kind=kind, numbers=numbers, text=Prompts.load().render(f"slate.{kind}", self.locale, **numbers))
 
@@ -676,7 +758,7 @@ class Recommender:
         if len(items) < request.k:
             notes = (*notes, self._note(NoteKind.SHORT, shown=len(items), k=request.k))
         words = [] if status is SlateStatus.PERSONAL else [Prompts.load().render(f"slate.{status}", self.locale)]
-        words += [note.text for note in notes if note.kind is NoteKind.SHORT]
+        words += [note.text for note in notes if note.kind in WHY_SHORT]
         return Slate(
             user_id=request.users[position],
             request_id=uuid.uuid4().hex,
@@ -691,19 +773,47 @@ class Recommender:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class _PersonOffers:
+    """What is to be said of one person's items besides their scores."""
+
+    bought_rows: frozenset[int]
+    """Rows of what they bought."""
+    weekly: bool
+    """Whether they shop about once a week."""
+    causes: Mapping[int, int]
+    """Of offers that go with something: item row -> row of what it goes with."""
+    remark: Remark | None
+
+    @classmethod
+    def of(cls, request: RecommendRequest, person: UserHistory, fitting: FittingItems | None, n: int) -> _PersonOffers:
+        """n: number of the person in `fitting`."""
+        purchases = person.events.of(Action.PURCHASE)
+        bought_rows, weekly = frozenset(purchases.item.tolist()), shops_weekly(purchases)
+        if fitting is None:
+            return cls(bought_rows, weekly, {}, None)
+        return cls(bought_rows, weekly, fitting.causes(n), fitting.remarks[n])
+
+    def part(self, intent: Intent, item_row: int) -> Intent | None:
+        """What an item is to the person; None where all is new to them, because they bought nothing so far."""
+        if not self.bought_rows and intent is not Intent.CROSS_SELL:
+            return None
+        if intent in (Intent.CROSS_SELL, Intent.WIN_BACK):
+            return intent
+        return Intent.REMIND if item_row in self.bought_rows else Intent.DISCOVER
+
+
 def _by_allowed(
-    histories: Histories, request: RecommendRequest, allowed: NDArray[np.bool_]
+    fitting: FittingItems | None, n: int, allowed: NDArray[np.bool_]
 ) -> Iterator[tuple[Ints, NDArray[np.bool_]]]:
-    """Users with the items that they may be shown: the same for all, but where they are reminded of their own."""
-    n = len(histories.basics)
-    if request.intent is not Intent.REMIND:
+    """Users with the items that they may be shown: the same for all, but where each has items of their own."""
+    if fitting is None:
         yield np.arange(n), allowed
         return
-    purchases = histories.events.of(Action.PURCHASE)
     for user in range(n):
-        bought = np.zeros_like(allowed)
-        bought[purchases.item[purchases.indptr[user] : purchases.indptr[user + 1]]] = True
-        yield np.array([user]), allowed & bought
+        fits = np.zeros_like(allowed)
+        fits[fitting.of(user)] = True
+        yield np.array([user]), allowed & fits
 
 
 def _n_ranked(request: RecommendRequest) -> int:

@@ -96,12 +96,15 @@ def save_catalogue_state(
     dataset: Dataset,
     population: CollaborativeStatistics,
     item_offsets: Floats | None,
+    together: csr_matrix,
     *,
     locale: str,
     item_load: int,
 ) -> None:
-    """Write the catalogue's part into an existing folder. item_offsets: calibration of each item, (n_items,)."""
+    """Write the catalogue's part into an existing folder. item_offsets: calibration of each item, (n_items,). together:
+    what is bought together, see `recllm.features.together`."""
     arrays: Arrays = {"item_vectors": population.item_vectors, **_csr_arrays("item_item", population.item_item)}
+    arrays |= _csr_arrays("together", together)
     arrays |= {f"groups.{name}": codes for name, codes in population.facets.each().items()}
     arrays |= {f"stats.{f.name}": getattr(population.stats, f.name) for f in fields(ItemStatistics)}
     arrays |= {f"new_items.{f.name}": getattr(population.arrived, f.name) for f in fields(NewItems)}
@@ -264,6 +267,17 @@ def population_of(
         of_people.get("pool_basics"),
         None if sequence is None else _sequence(arrays, sequence),
     )
+
+
+def together_of(catalogue: CatalogueState, n_items: int) -> csr_matrix | None:
+    """What is bought together, (n_items, n_items), further items behind those of the state; None of an older state."""
+    from scipy.sparse import csr_matrix
+
+    if "together.shape" not in catalogue.arrays:
+        return None
+    stored = _csr(catalogue.arrays, "together")
+    indptr = np.pad(stored.indptr, (0, n_items - stored.shape[0]), mode="edge")
+    return csr_matrix((stored.data, stored.indices, indptr), shape=(n_items, n_items))
 
 
 def _sequence(arrays: Arrays, stored: SequenceWeights) -> SequenceModel:

@@ -217,6 +217,7 @@ async def copy(body: CopyTextRequest, caller: MayMarket, service: TheService) ->
             shop.workspace,
             [body.user_id],
             item_id=body.item_id,
+            intent=body.intent,
             objective=body.objective,
             channel=body.channel,
             locale=body.locale,

@@ -108,7 +108,7 @@ async def audience(body: AudienceQuery, caller: MayMarket, service: TheService) 
     than the policy's floor is refused.
     """
     from recllm.audiences.audience import audience_document
-    from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions
+    from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions, OfferChoice
     from recllm.jobs.serve import find_audience
 
     shop = caller.shop
@@ -123,6 +123,7 @@ async def audience(body: AudienceQuery, caller: MayMarket, service: TheService) 
             category=body.category,
             text=body.text,
             seeds=body.seeds,
+            choice=OfferChoice(**{name: getattr(body, name) for name in ("intent", "objective", "effects", "sure")}),
             limits=AudienceLimits(**{name: getattr(body, name) for name in limits}),
             exclusions=Exclusions(**{name: getattr(body, name) for name in exclusions}),
             campaign=body.campaign,

@@ -9,6 +9,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 from recllm.audiences.people_rule import RuleField
 from recllm.campaigns.drafts import CampaignSummary
 from recllm.propensity.prediction import PredictionKind
+from recllm.schema import Intent, Objective
 from recllm.service.requests import Condition, Id, Ids, Locale, ServiceRequest, SessionId, Text, UserId, one_of
 
 MAX_LISTED_IDS = 100_000
@@ -76,6 +77,14 @@ class AudienceQuery(ServiceRequest):
     """Names the draw of the holdout; the target's own name when left out."""
     channel: Literal["email", "push", "sms_gsm"] | None = None
     """Only people who agreed to it."""
+    intent: Intent = Intent.MIXED
+    """What an item is to a person: whatever is likely, new, bought before, going with a purchase, or missed."""
+    objective: Objective = Objective.PROBABILITY
+    """Who comes first: by the chance, by what it is above that of people in general, by margin or by uplift."""
+    effects: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
+    """uplift: the name of the effects that a trial told."""
+    sure: bool = False
+    """uplift: only people whose effect is shown to be above 0."""
     size: Annotated[int, Field(ge=0, le=10_000_000)] | None = None
     """People addressed at most."""
     budget: Money | None = None

@@ -83,7 +83,8 @@ class SlateRequest(ServiceRequest):
     exclude: Ids = []
     """Never these items."""
     intent: Intent = Intent.MIXED
-    """What the slate is for: what is likely, what is new to the person, or what they bought before."""
+    """What the slate is for: what is likely, what is new to the person, what they bought before, what goes with a late
+    purchase or the basket, or what they have stopped buying."""
     objective: Objective = Objective.PROBABILITY
     """What the order is by: the chance, what it is above that of people in general, or what an item likely earns."""
     repeats: bool = True
@@ -271,7 +272,9 @@ class CopyTextRequest(ServiceRequest):
 
     user_id: UserId
     item_id: Id | None = None
-    """Without one the best item for the person, by `objective`."""
+    """Without one the best item for the person, of the `intent` by `objective`."""
+    intent: Intent = Intent.MIXED
+    """What the ad is for, as of a slate."""
     objective: Objective = Objective.LIFT
     channel: Annotated[str, StringConstraints(max_length=40)] = "email"
     """email, push, sms_gsm, ..."""

@@ -1,0 +1,118 @@
+"""What is bought together on one trip more often than chance: what an offer may go with.
+
+Of two items a and b, people u and their trips t with s_t different items in each:
+
+    o_u   the person's trips with both
+    e_u   the same by chance: sum over the trips with a of (s_t - 1) * (lines of b / lines of anything but a)
+    z     sum of (o_u - e_u) / root of the sum of (o_u - e_u)^2
+
+Trips of one person are alike, so a person counts once in the variance (cluster-robust, Liang and Zeger 1986): one
+household that buys two things every week is no evidence that they go together. Only items of different kinds count:
+what is of one kind is bought instead of the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recllm.data.dataset import Events
+from recllm.data.interactions import Ints, distinct, visits
+from recllm.settings import OfferSettings
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+LINES_AT_ONCE = 2**21
+"""Pairs of lines of one trip that are looked at together."""
+
+
+def bought_together(purchases: Events, n_items: int, kind: NDArray[np.integer], settings: OfferSettings) -> csr_matrix:
+    """z of each ordered pair of items that goes together, sparse float32 (n_items, n_items); nothing elsewhere.
+
+    purchases: of all people. kind: (n_items,), the narrowest group of each item, -1 for none. Only the best selling
+    `settings.together_items` are looked at, and a pair needs `settings.together_people` people with both on a trip.
+    """
+    from scipy.sparse import csr_matrix
+
+    rows = _best_sellers(purchases, n_items, settings)
+    n = len(rows)
+    if not n:
+        return csr_matrix((n_items, n_items), dtype=np.float32)
+    column = np.full(n_items, -1)
+    column[rows] = np.arange(n)
+    sold = purchases.select(column[purchases.item] >= 0)
+    trips = _trips(sold)
+    trip, item = np.divmod(distinct(trips * n + column[sold.item]), n)  # a line for each trip and item
+    owner = np.zeros(int(trip.max()) + 1, np.int64)
+    owner[trips] = sold.user
+    size = np.bincount(trip)
+    n_lines, beside = np.bincount(item, minlength=n), np.bincount(item, size[trip] - 1, minlength=n)
+    chance = n_lines[None, :] / np.maximum(len(item) - n_lines, 1)[:, None]  # that a line beside a is of b
+    joint = np.zeros(n * n, np.int64)
+    for _, first, second in _pairs(trip, item, size):
+        joint += np.bincount(first * n + second, minlength=n * n)
+    observed, expected = joint.reshape(n, n), beside[:, None] * chance
+    observed = observed + observed.T
+    of_kind = kind[rows]
+    # most pairs cannot pass, even if each of their trips were another person's
+    promising = (observed >= settings.together_people) & ((of_kind[:, None] != of_kind) | (of_kind < 0))
+    promising &= observed - expected > settings.together_z * np.sqrt(expected)
+    promising = np.triu(promising | promising.T)
+    a, b = np.nonzero(promising)
+    number, is_promising = np.cumsum(promising.ravel()) - 1, promising.ravel()
+    keys = [np.zeros(0, np.int64)]
+    for at, first, second in _pairs(trip, item, size):
+        code = first * n + second
+        likely = is_promising[code]
+        keys.append(owner[trip[at[likely]]] * len(a) + number[code[likely]])
+    of_person, n_joint = np.unique(np.concatenate(keys), return_counts=True)
+    person, pair = np.divmod(of_person, max(len(a), 1))
+    people = np.bincount(pair, minlength=len(a))
+    bought_by, group = np.unique(owner[trip] * n + item, return_inverse=True)
+    beside_them = np.bincount(group, size[trip] - 1)  # lines beside an item on a person's trips
+    squares = np.bincount(bought_by % n, beside_them**2, minlength=n)
+
+    def z_of(a: Ints, b: Ints) -> NDArray[np.float64]:
+        by_chance, beside_a = chance[a, b], beside_them[np.searchsorted(bought_by, person * n + a[pair])]
+        of_pair = [np.bincount(pair, weight, minlength=len(a)) for weight in (n_joint**2.0, n_joint * beside_a)]
+        variance = of_pair[0] - 2 * by_chance * of_pair[1] + by_chance**2 * squares[a]
+        return (observed[a, b] - expected[a, b]) / np.sqrt(np.maximum(variance, 1e-12))
+
+    first, second = np.concatenate([a, b]), np.concatenate([b, a])
+    z = np.concatenate([z_of(a, b), z_of(b, a)])
+    passing = (z > settings.together_z) & (np.tile(people, 2) >= settings.together_people)
+    cells = (rows[first[passing]], rows[second[passing]])
+    return csr_matrix((z[passing].astype(np.float32), cells), shape=(n_items, n_items))
+
+
+def _best_sellers(purchases: Events, n_items: int, settings: OfferSettings) -> Ints:
+    """Rows of the items with most buyers, ascending; items with too few buyers cannot go with anything."""
+    bought = distinct(purchases.user.astype(np.int64) * n_items + purchases.item)
+    buyers = np.bincount(bought % max(n_items, 1), minlength=n_items)
+    rows = np.argsort(-buyers, kind="stable")[: settings.together_items]
+    return np.sort(rows[buyers[rows] >= settings.together_people])
+
+
+def _trips(purchases: Events) -> Ints:
+    """Number of each purchase's trip: a person's basket, or where it is unknown what they bought at one time."""
+    ordinal = np.where(purchases.basket >= 0, purchases.basket.astype(np.int64), 2**31 + visits(purchases)[0])
+    _, codes = np.unique(ordinal, return_inverse=True)
+    n_codes = int(codes.max(initial=-1)) + 1
+    return np.asarray(np.unique(purchases.user.astype(np.int64) * max(n_codes, 1) + codes, return_inverse=True)[1])
+
+
+def _pairs(trip: Ints, item: Ints, size: Ints) -> Iterator[tuple[Ints, Ints, Ints]]:
+    """Each two lines of one trip once, some at a time: row of the first, and the items of both, the lower first."""
+    end = np.cumsum(size)[trip]
+    mates = end - np.arange(len(trip)) - 1  # lines of the trip that come later
+    ends = np.concatenate([[0], np.cumsum(mates)])
+    edges = np.searchsorted(ends, np.arange(0, ends[-1] + LINES_AT_ONCE, LINES_AT_ONCE)).clip(0, len(trip))
+    for low, high in pairwise(np.unique(edges).tolist()):
+        at = np.repeat(np.arange(low, high), mates[low:high])
+        later = at + 1 + np.arange(len(at)) - np.repeat(ends[low:high] - ends[low], mates[low:high])
+        yield at, item[at], item[later]

@@ -1,0 +1,56 @@
+"""The effects that trials told, kept in a workspace by name: whom a treatment moves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recllm.audiences.probabilities import EffectsOf, PersonEffects
+from recllm.errors import UsageError
+from recllm.files import safe_id
+from recllm.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from recllm.data.dataset import Dataset
+    from recllm.propensity.effects import LearnedEffects
+
+FOLDER = "effects"
+
+
+def effects_folder(workspace: Workspace, name: str) -> Path:
+    """Raises `UsageError` for a name that cannot stand in a path."""
+    return workspace.root / FOLDER / safe_id(name, "the name of effects")
+
+
+def effect_names(workspace: Workspace) -> list[str]:
+    """Of all effects that were saved, sorted."""
+    return sorted(file.parent.name for file in (workspace.root / FOLDER).glob("*/effects.json"))
+
+
+def saved_effects(workspace: Workspace, name: str) -> LearnedEffects:
+    """Raises `UsageError` for a name under which nothing was saved, `ModelError` for damaged files."""
+    from recllm.propensity.effects import load_effects
+
+    folder, names = effects_folder(workspace, name), effect_names(workspace)
+    if name not in names:
+        listed = f"there are: {', '.join(names)}" if names else "there are none yet"
+        raise UsageError(
+            f"no effects {name!r} in this workspace; {listed}. Learn some: recllm uplift TRIAL --save NAME"
+        )
+    return load_effects(folder)
+
+
+def effects_of(workspace: Workspace, name: str, dataset: Dataset) -> EffectsOf:
+    """Tells the effects of people of a dataset, as of its time. Raises as `saved_effects` does."""
+    from recllm.propensity.examples import Cohort
+
+    model = saved_effects(workspace, name)
+
+    def effects(user_rows: NDArray[np.integer]) -> PersonEffects:
+        features = Cohort(dataset).features(dataset.as_of).rows(user_rows)
+        return PersonEffects(*model.predict(features))
+
+    return effects

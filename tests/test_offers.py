@@ -1,0 +1,413 @@
+"""Offers: what goes together, what fits whom and why, whom an offer is for, and how a campaign spreads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shop_world import START, history
+
+from recllm.audiences.audience import audience_target, eligible_pool, find_audience
+from recllm.audiences.exclusions import ExclusionReason
+from recllm.audiences.probabilities import OfferTable, PersonEffects, independent_probabilities
+from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions, OfferChoice
+from recllm.audiences.spread import spread_offers
+from recllm.data.dataset import DAY, Dataset, Events
+from recllm.encoder.toy import ToyEncoder
+from recllm.errors import ModelError, UsageError
+from recllm.features.together import bought_together
+from recllm.policy import Policy
+from recllm.recommender.offers import fitting_items, shops_weekly
+from recllm.recommender.ranking import PairValue
+from recllm.recommender.recommender import Recommender
+from recllm.schema import Action, Intent, NoteKind, Objective, ReasonKind, RecommendRequest
+from recllm.settings import OfferSettings, ScorerTrainingSettings
+
+PEOPLE, FLOOR = 80, 5
+PASTA, SAUCE = ("pasta0", "pasta1"), ("sauce0", "sauce1")
+KINDS = ("pasta", "sauce", "soap", "tea", "beer")
+
+
+def world(people: int = PEOPLE, weeks: int = 16) -> Dataset:
+    """Everybody buys soap, tea and beer as it comes; whoever buys pasta of a number takes the sauce of that number."""
+    rng = np.random.default_rng(0)
+    items = [
+        (f"{kind}{n}", f"{kind.title()} number {n}", ["liquor" if kind == "beer" else "food", kind], 1.0 + n)
+        for kind in KINDS
+        for n in range(4)
+    ]
+    rows = []
+    for user in range(people):
+        liked = {kind: rng.choice(4, 2, replace=False) for kind in ("soap", "tea", "beer")}
+        for week in range(weeks):
+            at = START + (7 * week + user % 7) * DAY
+            basket = [f"{kind}{rng.choice(own)}" for kind, own in liked.items() if rng.random() < 0.5]
+            if rng.random() < 0.4:
+                n = int(rng.integers(2))
+                basket += [f"pasta{n}", *([f"sauce{n}"] if rng.random() < 0.9 else [])]
+            elif rng.random() < 0.05:
+                basket.append(f"sauce{int(rng.integers(2))}")
+            rows += [(f"u{user}", item, at) for item in basket]
+    events = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    catalogue = pl.DataFrame(items, schema=["item_id", "title", "category", "price"], orient="row")
+    return Dataset.construct(events, items=catalogue)
+
+
+@pytest.fixture(scope="module")
+def trained() -> Recommender:
+    policy = Policy(group_floor=FLOOR)
+    return Recommender(world(), ToyEncoder(), policy=policy).fit(
+        ScorerTrainingSettings(n_windows=2, epochs=2, min_steps=60)
+    )
+
+
+def pairs_of(recommender: Recommender) -> set[tuple[str, str]]:
+    matrix, ids = recommender.together.tocoo(), recommender.dataset.items["item_id"].to_list()
+    return {(ids[a], ids[b]) for a, b in zip(matrix.row, matrix.col, strict=True)}
+
+
+# --- what goes together ----------------------------------------------------------------------------------------------
+
+
+def test_what_is_bought_together_is_found_and_nothing_else(trained: Recommender) -> None:
+    planted = {(f"pasta{n}", f"sauce{n}") for n in range(2)}
+    assert pairs_of(trained) == planted | {(b, a) for a, b in planted}
+
+
+def test_a_habit_of_one_household_is_no_evidence() -> None:
+    data = world(weeks=8)
+    rows = data.item_rows(["soap3", "tea3"])
+    at = np.repeat(START + np.arange(200) * DAY // 4, 2)
+    one = history([(int(rows[n % 2]), int(at[n])) for n in range(400)])
+    kind = np.array([KINDS.index(name[:-1]) for name in data.items["item_id"]])
+    found = bought_together(Events.concat([data.events, one]), data.n_items, kind, OfferSettings())
+    assert found[rows[0], rows[1]] == 0 and found.nnz
+
+
+def test_what_is_of_one_kind_is_bought_instead_and_goes_with_nothing(trained: Recommender) -> None:
+    purchases, n_items = trained.dataset.events.of(Action.PURCHASE), trained.dataset.n_items
+    alike = np.zeros(n_items, np.int64)
+    assert not bought_together(purchases, n_items, alike, OfferSettings()).nnz
+    unknown = np.full(n_items, -1)
+    assert bought_together(purchases, n_items, unknown, OfferSettings()).nnz == len(pairs_of(trained))
+
+
+def naive_z(events: Events, n_items: int, people: int, z_least: float) -> np.ndarray:
+    """By the formula of the module, person by person and trip by trip."""
+    trips: list[tuple[int, set[int]]] = []
+    for user in range(len(events.indptr) - 1):
+        part = slice(events.indptr[user], events.indptr[user + 1])
+        for at in np.unique(events.at[part]):
+            trips.append((user, set(events.item[part][events.at[part] == at].tolist())))
+    lines = sum(len(items) for _, items in trips)
+    count = np.array([sum(i in items for _, items in trips) for i in range(n_items)])
+    z = np.zeros((n_items, n_items))
+    for a in range(n_items):
+        for b in range(n_items):
+            if a == b or count[a] == 0 or count[b] == 0:
+                continue
+            gap, both = {}, set()
+            for user, items in trips:
+                if a in items:
+                    by_chance = (len(items) - 1) * count[b] / max(lines - count[a], 1)
+                    gap[user] = gap.get(user, 0.0) + (b in items) - by_chance
+                    both |= {user} if b in items else set()
+            value = sum(gap.values()) / np.sqrt(max(sum(g**2 for g in gap.values()), 1e-12))
+            z[a, b] = value if value > z_least and len(both) >= people else 0.0
+    return z
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000))
+def test_it_is_what_the_formula_says(seed: int) -> None:
+    rng, n_items = np.random.default_rng(seed), 6
+    runs = []
+    for _ in range(12):
+        at = np.sort(rng.integers(0, 6, 14)) * DAY + START
+        runs.append(
+            [
+                (int(i), int(t))
+                for i, t in zip(rng.choice(n_items, 14, p=np.array([5, 5, 3, 2, 2, 1]) / 18), at, strict=True)
+            ]
+        )
+    events = history(*runs)
+    choice = OfferSettings(together_people=2, together_z=1e-9)
+    found = bought_together(events, n_items, np.arange(n_items), choice).toarray()
+    expected = naive_z(events, n_items, 2, 1e-9)
+    ours = found > 0  # pairs that could not pass if each trip were another person's are not looked at
+    assert np.allclose(found[ours], expected[ours], rtol=1e-4)
+    observed = sum(1 for row in range(n_items) for col in range(n_items) if expected[row, col] > 0)
+    assert ours.sum() <= observed
+
+
+def test_nothing_goes_together_where_nobody_buys() -> None:
+    assert bought_together(history([]), 4, np.arange(4), OfferSettings()).shape == (4, 4)
+    assert not bought_together(history([(0, START)]), 4, np.arange(4), OfferSettings()).nnz
+
+
+# --- what fits whom --------------------------------------------------------------------------------------------------
+
+
+def fitting(recommender: Recommender, intent: Intent, *runs: list[tuple[str, float]], cart: tuple[str, ...] = ()):  # type: ignore[no-untyped-def]
+    """Of people who bought these items so many days ago."""
+    as_of, row = recommender.dataset.as_of, lambda name: int(recommender.dataset.item_rows([name])[0])
+    events = history(*([(row(name), int(as_of - days * DAY)) for name, days in run] for run in runs))
+    return recommender.fitting(intent, events, recommender.dataset.item_rows(list(cart)) if cart else None)
+
+
+def named(recommender: Recommender, rows: np.ndarray) -> list[str]:
+    return recommender.dataset.items["item_id"].gather(rows).to_list()
+
+
+def test_an_offer_goes_with_a_late_purchase_and_says_with_which(trained: Recommender) -> None:
+    both, old, complete, none = (
+        [("pasta0", 3.0), ("soap1", 2.0)],
+        [("pasta0", 30.0)],
+        [("pasta0", 3.0), ("sauce0", 3.0)],
+        [("soap1", 1.0)],
+    )
+    found = fitting(trained, Intent.CROSS_SELL, both, old, complete, none)
+    assert named(trained, found.of(0)) == ["sauce0"]
+    assert found.causes(0) == dict(
+        zip(*(trained.dataset.item_rows([n]).tolist() for n in ("sauce0", "pasta0")), strict=True)
+    )
+    assert [len(found.of(n)) for n in range(4)] == [1, 0, 0, 0]
+    kinds = [None if remark is None else remark[0] for remark in found.remarks]
+    assert kinds == [None, NoteKind.NO_RECENT_PURCHASE, NoteKind.NOTHING_GOES_WITH, NoteKind.NOTHING_GOES_WITH]
+
+
+def test_what_lies_in_the_cart_counts_as_bought_now(trained: Recommender) -> None:
+    found = fitting(trained, Intent.CROSS_SELL, [("soap1", 100.0)], cart=("pasta1",))
+    assert named(trained, found.of(0)) == ["sauce1"]
+
+
+def test_nothing_goes_with_a_sensitive_purchase(trained: Recommender) -> None:
+    ruled = Recommender(trained.dataset, trained.encoder, policy=Policy(sensitive_categories=frozenset({"pasta"})))
+    ruled.together = trained.together
+    found = fitting(ruled, Intent.CROSS_SELL, [("pasta0", 1.0)])
+    assert not len(found.of(0)) and found.remarks[0] is not None
+
+
+def test_to_win_back_is_what_was_bought_repeatedly_and_no_more(trained: Recommender) -> None:
+    gone = [("tea1", 90.0), ("tea1", 60.0), ("soap1", 60.0)]  # soap but once
+    shops_on = [*gone, ("tea0", 1.0)]
+    loyal = [("tea1", 90.0), ("tea1", 3.0)]
+    found = fitting(trained, Intent.WIN_BACK, gone, shops_on, loyal)
+    assert [named(trained, found.of(n)) for n in range(3)] == [["tea1"], ["tea1"], []]
+    assert found.remarks[0] is None
+    assert found.remarks[1] == (NoteKind.STILL_BUYS, pytest.approx(1.0))
+    assert found.remarks[2] == (NoteKind.NOTHING_TO_WIN_BACK, 42.0)
+
+
+def test_what_was_sent_back_is_not_won_back() -> None:
+    bought, back = history([(0, START), (0, START + DAY)]), history([(0, START + 2 * DAY)], action=Action.RETURN)
+    columns = (np.concatenate(pair) for pair in zip(bought.columns(), back.columns(), strict=True))
+    events, later = Events(np.array([0, 3], np.int64), *columns), START + 100 * DAY
+    answers = [
+        fitting_items(Intent.WIN_BACK, each, later, OfferSettings(), lambda: None, lambda rows: rows < 0)  # type: ignore[arg-type, return-value]
+        for each in (bought, events)
+    ]
+    assert [len(answer.of(0)) for answer in answers if answer is not None] == [1, 0]
+
+
+def test_who_shops_weekly() -> None:
+    weekly, seldom = ([(0, START + n * days * DAY) for n in range(5)] for days in (7, 20))
+    assert shops_weekly(history(weekly)) and not shops_weekly(history(seldom)) and not shops_weekly(history(weekly[:2]))
+
+
+# --- slates ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_slate_of_an_intent_holds_it_and_says_why(trained: Recommender) -> None:
+    slates = trained.recommend([f"u{n}" for n in range(PEOPLE)], k=4, intent=Intent.CROSS_SELL)
+    filled = [slate for slate in slates if slate.items]
+    assert len(filled) > PEOPLE // 10
+    for slate in filled:
+        bought = trained.dataset.events.rows(trained.user_rows([slate.user_id]))
+        late = named(trained, bought.item[bought.at >= trained.dataset.as_of - 14 * DAY])
+        for item in slate.items:
+            reason = item.reasons[0]
+            assert item.part is Intent.CROSS_SELL and item.part_text == "goes with what you chose"
+            assert reason.kind is ReasonKind.TOGETHER and reason.evidence_id[2:] in late
+            assert item.item_id not in late and (reason.evidence_id[2:], item.item_id) in pairs_of(trained)
+            assert reason.text.startswith("You bought “Pasta") or reason.text.startswith("You bought “Sauce")
+    empty = next(slate for slate in slates if not slate.items)
+    assert "14 days" in (empty.degraded_reason or "") and empty.notes[0].kind in (
+        NoteKind.NO_RECENT_PURCHASE,
+        NoteKind.NOTHING_GOES_WITH,
+    )
+
+
+def test_a_cart_of_somebody_unknown_gets_what_goes_with_it(trained: Recommender) -> None:
+    (slate,) = trained.for_nobody().recommend(
+        RecommendRequest(users=("",), basket=("pasta0",), intent=Intent.CROSS_SELL)
+    )
+    assert [item.item_id for item in slate.items] == ["sauce0"]
+    assert slate.items[0].reasons[0].text == "“Pasta number 0” is in your cart; others buy the two together."
+    (chinese,) = trained.in_language("zh").for_nobody().recommend("", basket=("pasta0",), intent=Intent.CROSS_SELL)
+    assert "购物车" in chinese.items[0].reasons[0].text and chinese.items[0].part_text == "与您所选商品搭配"
+
+
+def test_the_parts_of_a_slate_are_told_apart(trained: Recommender) -> None:
+    (slate,) = trained.recommend("u0", k=12)
+    own = set(named(trained, trained.dataset.events.rows(trained.user_rows(["u0"])).item))
+    assert {item.part for item in slate.items} == {Intent.REMIND, Intent.DISCOVER}
+    for item in slate.items:
+        assert item.part is (Intent.REMIND if item.item_id in own else Intent.DISCOVER)
+        assert item.part_text == ("for your weekly shop" if item.item_id in own else "new for you")
+    (stranger,) = trained.recommend("nobody", k=2)
+    assert stranger.items[0].part is None and stranger.items[0].part_text == ""
+
+
+def test_a_state_that_does_not_say_what_goes_together_says_so() -> None:
+    shop = Recommender(Dataset.of_catalogue(world(weeks=2).items, START), ToyEncoder())
+    with pytest.raises(ModelError, match="recllm refresh"):
+        _ = shop.together
+
+
+def test_what_a_slate_cannot_be(trained: Recommender) -> None:
+    with pytest.raises(UsageError, match="orders people and not items"):
+        trained.recommend("u0", objective=Objective.UPLIFT)
+    with pytest.raises(UsageError, match="win_back"):
+        trained.recommend("u0", intent=Intent.WIN_BACK, repeats=False)
+
+
+# --- for whom --------------------------------------------------------------------------------------------------------
+
+
+def test_by_lift_comes_first_who_is_more_likely_than_others(trained: Recommender) -> None:
+    items, everybody = trained.dataset.item_rows(["tea0"]), np.arange(PEOPLE)
+    chance = independent_probabilities(trained, items, everybody)
+    lift = independent_probabilities(trained, items, everybody, objective=Objective.LIFT)
+    owned = np.array([items[0] in trained.dataset.events.rows(np.array([n])).item for n in everybody])
+    stats = trained.population.stats
+    general = np.where(owned, stats.buying_rate[items[0]], stats.first_buying_rate[items[0]])
+    assert trained.model is not None and chance.probability is not None
+    assert lift.score == pytest.approx(chance.probability - general * trained.model.horizon_days / 28, abs=1e-6)
+    assert np.array_equal(lift.probability, chance.probability)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("intent", [Intent.DISCOVER, Intent.REMIND])
+def test_an_audience_of_an_intent_leaves_out_whom_nothing_fits(trained: Recommender, intent: Intent) -> None:
+    pool = eligible_pool(
+        trained, audience_target(trained, ["tea0", "tea1"])[1], Exclusions(), choice=OfferChoice(intent=intent)
+    )
+    left_out = pool.excluded.get(ExclusionReason.NO_OFFER, 0)
+    assert left_out + len(pool.user_rows) == PEOPLE and left_out > 0
+    for user, item in zip(pool.user_rows, pool.scores.best_item, strict=True):
+        owns = item in trained.dataset.events.rows(np.array([user])).item
+        assert owns is (intent is Intent.REMIND) or owns == (intent is Intent.REMIND)
+
+
+def test_a_margin_that_no_item_says_is_refused(trained: Recommender) -> None:
+    with pytest.raises(UsageError, match="attribute margin"):
+        find_audience(trained, AudienceRequest(items=["tea0"], choice=OfferChoice(objective=Objective.MARGIN)))
+
+
+def effects_by_row(rows: np.ndarray) -> PersonEffects:
+    """A treatment that moves people of high numbers, and is known for sure of those above 40."""
+    effect = rows / 100 - 0.2
+    return PersonEffects(effect, effect - 0.2, effect + 0.2)
+
+
+def test_an_audience_by_uplift_is_whom_a_treatment_moves(trained: Recommender) -> None:
+    limits = AudienceLimits(size=10, holdout=0)
+    choice = OfferChoice(objective=Objective.UPLIFT, effects="x")
+    request = AudienceRequest(items=["tea0"], choice=choice, limits=limits, explain=False)
+    best = find_audience(trained, request, effects=effects_by_row)
+    rows = trained.dataset.user_rows([person.user_id for person in best.people])
+    assert sorted(rows) == list(range(PEOPLE - 10, PEOPLE))
+    assert best.expected_extra == pytest.approx(sum(rows / 100 - 0.2))
+    assert best.people[0].effect == pytest.approx((PEOPLE - 1) / 100 - 0.2)
+    assert best.people[0].effect_low == pytest.approx(best.people[0].effect - 0.2)  # type: ignore[operator]
+    sure = replace(request, choice=replace(choice, sure=True), limits=AudienceLimits(holdout=0))
+    members = find_audience(trained, sure, effects=effects_by_row)
+    assert members.size == PEOPLE - 41 and members.excluded[ExclusionReason.NOT_MOVED] == 41
+    paying = replace(request, limits=AudienceLimits(cost=1.0, margin=2.0, holdout=0))
+    assert find_audience(trained, paying, effects=effects_by_row).size == PEOPLE - 71  # effect * 2 > 1
+    with pytest.raises(UsageError, match="nobody told the effects"):
+        find_audience(trained, request)
+
+
+@pytest.mark.parametrize(
+    ("choice", "words"),
+    [
+        ({"objective": Objective.UPLIFT}, "recllm uplift"),
+        ({"effects": "x"}, "belong to the objective uplift"),
+        ({"sure": True, "objective": Objective.LIFT}, "belong to the objective uplift"),
+    ],
+)
+def test_choices_that_cannot_be(choice: dict, words: str) -> None:  # type: ignore[type-arg]
+    with pytest.raises(UsageError, match=words):
+        OfferChoice(**choice)
+    with pytest.raises(UsageError, match="likeness"):
+        AudienceRequest(seeds=["u1"], choice=OfferChoice(objective=Objective.LIFT))
+
+
+# --- spreading -------------------------------------------------------------------------------------------------------
+
+
+def offers(n: int, m: int, seed: int, objective: Objective = Objective.LIFT) -> OfferTable:
+    rng = np.random.default_rng(seed)
+    probability = rng.uniform(0.01, 0.9, (n, m)).astype(np.float32)
+    offset = (0.3 * rng.uniform(0, 0.5, (n, m))).astype(np.float32)
+    value = probability - offset if objective is Objective.LIFT else probability
+    order = np.argsort(-value, axis=1)
+    item = np.take_along_axis(np.tile(np.arange(m), (n, 1)), order, 1)
+    probability, offset = (np.take_along_axis(part, order, 1) for part in (probability, offset))
+    logit = np.log(probability / (1 - probability))
+    return OfferTable(objective, item, logit, probability, PairValue(np.ones_like(offset), offset))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(1, 40),
+    st.integers(1, 8),
+    st.integers(0, 1000),
+    st.sampled_from([Objective.LIFT, Objective.PROBABILITY]),
+)
+def test_spreading_wins_items_and_says_what_it_costs(n: int, m: int, seed: int, objective: Objective) -> None:
+    table, order = offers(n, m, seed, objective), np.random.default_rng(seed).permutation(n)
+    best, none = spread_offers(table, order, 0.0)
+    assert np.array_equal(best, table.item[:, 0]) and none.given_up == 0 and none.items == none.items_without
+    given_, figures = spread_offers(table, order, 1.0)
+    assert figures.people == n and figures.items == len(np.unique(given_)) and figures.items_without == none.items
+    assert given_[order[0]] == best[order[0]]  # who chooses first gets the best
+    column = (table.item == given_[:, None]).argmax(axis=1)
+    assert figures.probability == pytest.approx(float(table.probability[np.arange(n), column].mean()), abs=1e-5)
+    if objective is Objective.PROBABILITY:
+        assert figures.given_up >= -1e-6
+
+
+def test_each_further_offer_of_an_item_costs_a_little() -> None:
+    table = OfferTable(
+        Objective.PROBABILITY,
+        np.tile([7, 9], (4, 1)),
+        np.tile([1.0, 0.5], (4, 1)).astype(np.float32),
+        np.tile([0.73, 0.62], (4, 1)).astype(np.float32),
+        PairValue(np.ones((4, 2), np.float32), np.zeros((4, 2), np.float32)),
+    )
+    # 1 - log(1 + n) falls below .5 - log(1 + m) where n is 1 and m is 0; at 2 and 1 it is above again
+    assert spread_offers(table, np.arange(4), 1.0)[0].tolist() == [7, 9, 7, 7]
+    assert spread_offers(table, np.arange(4), 0.1)[0].tolist() == [7, 7, 7, 7]
+
+
+def test_people_without_an_offer_have_none() -> None:
+    table = offers(3, 2, 0)
+    table.item[1] = -1
+    given_, figures = spread_offers(table, np.array([1, 0, 2]), 0.5)
+    assert given_[1] == -1 and figures.people == 2
+    assert spread_offers(table.rows(np.array([1])), np.array([0]), 0.5)[1].people == 0
+
+
+@pytest.mark.parametrize("objective", [Objective.LIFT, Objective.MARGIN, Objective.PROBABILITY])
+def test_a_wider_spread_never_crowds_people_onto_one_item(objective: Objective) -> None:
+    """Fifteen items, most of them nearly as good: the most offered one is offered ever less often."""
+    table, order, largest = offers(200, 15, 3, objective), np.arange(200), []
+    for spread in (0.0, 0.2, 0.5, 1.0):
+        largest.append(int(np.bincount(spread_offers(table, order, spread)[0]).max()))
+    assert largest == sorted(largest, reverse=True) and largest[-1] <= 20
