@@ -45,8 +45,9 @@ LOWEST = {"lowest_30d": "the list price, 2025-10-01 to 2025-10-31"}
 """Every shop of the sets knows the lowest price of the last 30 days."""
 SETS = {"second": fresh, "unseen": unseen, "everyday": everyday}
 """Written after the first rules, in this order."""
-OUTSIDE = Path(__file__).parent / "copy_texts" / "outside.jsonl"
-"""By somebody who has read no rule and no other text, frozen before it was judged, and judged once: 2026-11-27."""
+OUTSIDE = {name: Path(__file__).parent / "copy_texts" / f"{name}.jsonl" for name in ("outside", "outside_2")}
+"""By people who have read no rule and no other text, each frozen before it was judged. The first was judged once and
+read after that; the second was judged once, after what was mended because of the first."""
 _MOMENT = datetime.fromisoformat(NOW)
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 
@@ -225,14 +226,14 @@ def measure() -> dict[str, Any]:
         "injection_leaked_held": sum(held_back(leak["payload"]) for leak in leaks),
         **{name: figures(*cases) for name, cases in parts.items()},
         **{name: _few(bad_cases(s.BAD), good_cases(s.GOOD)) for name, s in SETS.items()},
-        "outside": outside(),
+        **{name: outside(file) for name, file in OUTSIDE.items()},
         "verify_ms": verify_ms([c.submission for c in (*bad, *good)]),
     }
 
 
-def outside() -> dict[str, Any]:
-    """The verdicts on the texts of `OUTSIDE`, under the packs, brands and proofs of the other sets."""
-    content = OUTSIDE.read_bytes()
+def outside(file: Path) -> dict[str, Any]:
+    """The verdicts on the texts of a file, under the packs, brands and proofs of the other sets."""
+    content = file.read_bytes()
     lines = [json.loads(line) for line in content.decode("utf-8").splitlines()]
     brands = sorted({*KNOWN_BRANDS, *(line["item"]["brand"] for line in lines if line["item"].get("brand"))})
     figures: dict[str, Any] = {"sha256": sha256(content).hexdigest(), "bad_passed_by_kind": {}}

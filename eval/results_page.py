@@ -114,6 +114,28 @@ def offers() -> str:
     return f"{table(header, rows)}\n\n{source('offers')}, seed {record['seed']}."
 
 
+def occasions() -> str:
+    rows = []
+    for name, log in load("occasions")["logs"].items():
+        columns = ("auc", "average_precision", "precision", "recall")
+        for system, scores in sorted(log["systems"].items(), key=lambda pair: -pair[1]["ALL"]["average_precision"]):
+            figures = scores["ALL"]
+            gap = log["ahead"].get(system)
+            ahead = "" if gap is None else f"{gap['average_precision']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}]"
+            label = f"**{system}**" if system == "recllm" else system
+            rows.append((f"{name}, {label}", *(cell(figures[c]) for c in columns), cell(figures.get("ece")), ahead))
+    header = (
+        "log, system",
+        "AUC",
+        "average precision",
+        "precision of the first",
+        "recall of the first",
+        "ECE",
+        "recllm ahead",
+    )
+    return f"{table(header, rows)}\n\n{source('occasions')}, seed {load('occasions')['seed']}."
+
+
 def own_offers() -> str:
     columns = ("share_of_people", "bought", "others", "natural_lift", "items_offered")
     rows = [
@@ -233,6 +255,7 @@ def page() -> str:
         "ablation": ablation,
         "coverage": coverage,
         "offers": offers,
+        "occasions": occasions,
         "own_offers": own_offers,
         "spread": spread,
         "false_alarms": false_alarms,

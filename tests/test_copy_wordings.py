@@ -189,6 +189,7 @@ def test_titles_of_tills_are_written_out(title: str, name: str) -> None:
         ("white grapes 18 lb", "white grapes", "18 lb"),
         ("hardy mums 8 in", "hardy mums", "8 in"),
         ("freezer bags 20 ct", "freezer bags", "20 ct"),
+        ("carbonated drink including 2 l", "carbonated drink", "2 l"),
         ("gala apples 3-lb bag", "gala apples", "3-lb bag"),
         ("Women's running shoes size 8", "Women's running shoes size 8", ""),
         ("levi 550", "levi 550", ""),

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from functools import cache, lru_cache
 
-from recllm.adcopy.lexicon import fold, pattern, stem, stems, table, words
+from recllm.adcopy.lexicon import fold, pattern, stem, stems, table, word_class, words
 from recllm.text.templates import Prompts, natural
 
 OTHER_SHELF = "other"
@@ -80,7 +80,10 @@ def name_and_size(title: str) -> tuple[str, str]:
         start -= 1
     while start < len(tokens) and not tokens[start].removeprefix(".")[:1].isdigit():
         start += 1
-    name, size = " ".join(tokens[:start]).rstrip(" ,-"), " ".join(tokens[start:])
+    end = start
+    while end > 0 and fold(tokens[end - 1]) in (*word_class("dangling"), "including"):  # "bottles including 2 l"
+        end -= 1
+    name, size = " ".join(tokens[:end]).rstrip(" ,-"), " ".join(tokens[start:])
     has_unit = any(word in _size_words() for word in _WORD.findall(fold(size)))
     return (name, size) if size and has_unit and any(c.isalpha() for c in name) else (title, "")
 
