@@ -19,7 +19,7 @@ from recllm.data.dataset import Dataset
 from recllm.data.interactions import distinct
 from recllm.schema import ACTION_CODE, Action
 
-PRIOR_DAYS = 8.0
+PRIOR_DAYS = 30.0
 """What is known of everybody counts as so many days of a person."""
 
 MAX_HOURS = 1 << 24
