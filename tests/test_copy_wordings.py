@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import count, product
+from pathlib import Path
 
 import pytest
 from scripted import ScriptedGenerator
@@ -303,3 +304,21 @@ def test_parts_are_in_the_document() -> None:
 
     document = json.loads(json.dumps(plain(written())))
     assert set(document["parts"]) == KITS["email"]
+
+
+@pytest.mark.parametrize(
+    "title", ["FLUID MILK WHITE ONLY 1 GA", "PREP FD: SIDE DISHES (HOT)", "SFT DRNK 2 LITER BTL CARB INCL 2 L"]
+)
+def test_a_campaign_lets_its_own_texts_of_a_tills_titles_go(title: str, tmp_path: Path) -> None:
+    from recllm.campaigns.file import read_campaign
+    from recllm.campaigns.texts import check_notes
+
+    file = tmp_path / "c.toml"
+    file.write_text('id = "c"\nchannels = ["push"]\n[target]\nitems = ["x"]\n')
+    campaign = read_campaign(file)
+    item = Item(item_id="x", title=title, category=("GROCERY", "Drinks"))
+    request = CopyRequest(item=item, channel="push", now=NOW, packs=campaign.words.packs)
+    for copy in write_copy(request):
+        assert check_notes(copy.text, request, campaign, copy.generator) == ((), ()), copy.text
+    failures, _ = check_notes("Fresh fish, 40 % off.", request, campaign, "template")
+    assert failures
