@@ -8,7 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 
-from recllm.adcopy.lexicon import HAN, families, limit, pattern, phrase_pattern, within, word_class, words
+from recllm.adcopy.lexicon import HAN, families, fold, limit, pattern, phrase_pattern, within, word_class, words
 from recllm.adcopy.verify.case import Case, Violation, matches, violations
 
 _BREAKS_OFF = (
@@ -181,8 +181,9 @@ def well_formed(case: Case) -> Iterator[Violation]:
     trigrams = Counter(tokens[i : i + 3] for i in range(len(tokens) - 2)).most_common(1)
     if trigrams and trigrams[0][1] > limit("max_repeats"):
         yield Violation("repeats itself", " ".join(trigrams[0][0]), holds=True)
-    if repeated := pattern("form.repeated_word").search(text):
-        yield Violation("repeats a word", repeated[0][:40], holds=True)
+    for repeated in matches(pattern("form.repeated_word"), case.text):
+        if fold(repeated) not in case.facts.folded:
+            yield Violation("repeats a word", repeated[:40], holds=True)
     if salad := pattern("form.word_salad").search(case.text):
         yield Violation("puts words beside each other that do not belong there", salad[0][:40], holds=True)
     repeated_names = Counter(w for w in words(case.text) if len(w) > 2 and w.isascii()).most_common(1)
