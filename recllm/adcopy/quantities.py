@@ -149,10 +149,7 @@ def quantities(text: str) -> tuple[Quantity, ...]:
             stated.append(quantity)
     for match in pattern("quantities.vague").finditer(text):
         if match[0] in _MULTITUDES or not match[0].isascii():
-            half = _UNITS.get(match[0].removeprefix("半"))
-            value = Decimal("0.5") if half in _CONVERSIONS else None
-            unit = half if value is not None and half else match[0]
-            stated.append(Quantity(kind=QuantityKind.MULTITUDE, value=value, unit=unit, span=match[0]))
+            stated.append(Quantity(kind=QuantityKind.MULTITUDE, value=None, unit=match[0], span=match[0]))
     return tuple(stated)
 
 

@@ -38,7 +38,7 @@ from recllm.adcopy.quantities import (
     same_size,
     unit_of,
 )
-from recllm.adcopy.request import OfferType
+from recllm.adcopy.request import FactSheet, OfferType
 from recllm.adcopy.verify.case import Case, Violation, matches, stated_by_facts, used_with, violations
 
 _PRICE_TALK = {"en": "claims.price_talk", "zh": "claims.price_talk_zh"}
@@ -151,8 +151,6 @@ def is_fact(quantity: Quantity, case: Case) -> bool:
         days = [day for day in (offer.start, offer.end, last) if day]
         return any(quantity.unit in (day.strftime("%m-%d"), day.strftime("%Y-%m-%d")) for day in days)
     if kind is QuantityKind.MULTITUDE:
-        if quantity.value is not None and any(same_size(quantity, fact) for fact in facts.quantities):
-            return True
         return stem(quantity.unit) in stems(facts.words) or stated_by_facts(quantity.unit, facts)
     if kind is QuantityKind.NUMBER and any(same_size(quantity, fact) for fact in facts.quantities):
         return True
@@ -162,6 +160,10 @@ def is_fact(quantity: Quantity, case: Case) -> bool:
                 word = quantity.role
                 if not word or word in word_class("glue") or stem(word) in stems(facts.words):
                     return True
+            # and "60 count" counts the tablets of the title
+            is_of_title = fact.role and stem(fact.role) in stems(read(facts.title).words)
+            if quantity.unit == "ct" and not fact.unit and is_of_title:
+                return True
             # "eight buns" counts the eight of "8 count" where the item is called buns, and so does "eight for $2.49"
             is_counted = quantity.role == "for" or stem(quantity.role) in stems(read(facts.title).words)
             if fact.unit == "ct" and not quantity.unit and is_counted:
@@ -502,8 +504,8 @@ def product_named(case: Case) -> Iterator[Violation]:
     """G5: the title's head word, or the narrowest category, stands in the text."""
     text = tuple(stem(word) for word in case.reading.words)
     names = (tuple(stem(word) for word in read(name).words) for name in head_names(case))
-    if other := _other_kind(case):
-        yield Violation(f"{other!r} is another thing than {case.facts.title!r}", other, holds=True)
+    if another := _another_thing(case):
+        yield Violation(f"{another!r} is another thing than {case.facts.title!r}", another, holds=True)
     elif not any(name and _within(name, text) for name in names):
         yield Violation(f"the product {case.facts.title!r} is not named", holds=True)
 
@@ -511,7 +513,7 @@ def product_named(case: Case) -> Iterator[Violation]:
 def head_names(case: Case) -> list[str]:
     """What counts as naming: the title, the last and longest words of its spellings, and the narrowest category."""
     facts = case.facts
-    names = [facts.title, *facts.category[-1:]]
+    names = [facts.title, *facts.category[-1:], *synonyms(facts)]
     for title in (facts.title, *facts.spellings):
         han, tastes = "".join(_HAN_RUN.findall(fold(title))), _tastes(title)
         latin = [w for w in read(title).words if len(w) > 2 and w.isalpha() and w.isascii()]
@@ -523,6 +525,14 @@ def head_names(case: Case) -> list[str]:
     return names
 
 
+def synonyms(facts: FactSheet) -> Iterator[str]:
+    """Other words for the thing that an item is: jumper, where its title says sweater."""
+    of_title = stems(read(facts.title).words)
+    for group in table("names.toml")["synonyms"]["groups"]:
+        if not of_title.isdisjoint(map(stem, group)):
+            yield from group
+
+
 @lru_cache(maxsize=1024)
 def _tastes(title: str) -> frozenset[str]:
     """Pairs of characters of a Chinese title that only say what is in it, such as 三文 and 文鱼 of 三文鱼猫粮."""
@@ -531,13 +541,13 @@ def _tastes(title: str) -> frozenset[str]:
     return frozenset(p[i : i + 2] for p in phrases for i in range(len(p) - 1))
 
 
-def _other_kind(case: Case) -> str:
+def _another_thing(case: Case) -> str:
     """A Chinese name with another thing at its end: 保温壶 of a 保温杯; empty where there is none."""
     for title in (case.facts.title, *case.facts.spellings):
         han = "".join(_HAN_RUN.findall(fold(title)))
         if len(han) < 3 or han[-1] in case.reading.folded:
             continue
         others = "".join(kind for kind in word_class("kinds_zh") if kind != han[-1])
-        if other := re.search(f"{han[-3:-1]}[{others}]", case.reading.folded):
-            return other[0]
+        if match := re.search(f"{han[-3:-1]}[{others}]", case.reading.folded):
+            return match[0]
     return ""

@@ -8,6 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 
+from recllm.adcopy.channels import is_gsm7
 from recllm.adcopy.lexicon import HAN, families, fold, limit, pattern, phrase_pattern, within, word_class, words
 from recllm.adcopy.verify.case import Case, Violation, matches, violations
 
@@ -30,6 +31,10 @@ def fits_channel(case: Case) -> Iterator[Violation]:
     if not case.text.strip():
         yield Violation("the text is empty")
     for slot, text in channel.split(case.text):
+        if slot.counter == "sms" and case.language == "en" and not is_gsm7(text):
+            outside = next(c for c in text if not is_gsm7(c))
+            message = f"{outside!r} is outside of GSM 7 bit: with it a message holds 70 characters, without 160"
+            yield Violation(message, outside, holds=True)
         length, longest = slot.length_and_limit(text)
         if length > longest:
             yield Violation(f"{slot.name} has {length} of {longest} allowed by {channel.name}", text)

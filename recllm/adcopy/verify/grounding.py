@@ -19,7 +19,7 @@ from recllm.adcopy.lexicon import HAN, Letters, families, fold, letters, limit, 
 from recllm.adcopy.opening_line import occasion_words, reason_words
 from recllm.adcopy.request import CopyRequest, FactSheet
 from recllm.adcopy.verify.case import Case, words_of_scenes, words_of_uses
-from recllm.adcopy.verify.claims import is_fact, says_saving
+from recllm.adcopy.verify.claims import is_fact, says_saving, synonyms
 
 _TOKEN = re.compile(rf"[{HAN}]+|[^\W_{HAN}]+(?:['][^\W_{HAN}]+)*")
 _HAN_RUN = re.compile(rf"[{HAN}]+")
@@ -195,7 +195,7 @@ class _Grounds:
         facts, request = case.facts, case.request
         of_item = _grounds_of(frozenset(filter(None, (*case.item_texts, facts.description, *facts.spellings))))
         free = _grounds_of(
-            frozenset((*words_of_uses(facts), *words_of_scenes(facts), *_demonyms(facts))),
+            frozenset((*words_of_uses(facts), *words_of_scenes(facts), *_demonyms(facts), *synonyms(facts))),
             frozenset((*request.evidence.values(), *request.voice.lines, *request.voice.required)),
             frozenset(word for word in request.vocabulary if not _is_phrase(word)),
             frozenset(_told_reasons(request)),
