@@ -46,7 +46,9 @@ class Case:
     def is_lowest_price(self) -> bool:
         """True when the proof of the lowest price of 30 days is an amount, and the price is not above it."""
         stated = quantities(self.request.evidence.get("lowest_30d", ""))
-        amounts = [q.value for q in stated if q.kind in (QuantityKind.MONEY, QuantityKind.NUMBER) and q.value is not None]
+        amounts = [
+            q.value for q in stated if q.kind in (QuantityKind.MONEY, QuantityKind.NUMBER) and q.value is not None
+        ]
         price = self.facts.price
         return price is not None and len(amounts) == 1 and price <= amounts[0]
 
@@ -172,6 +174,14 @@ def words_of_uses(facts: FactSheet) -> Iterator[str]:
 def words_of_scenes(facts: FactSheet) -> Iterator[str]:
     """The words of the scenes that the item stands in, which claim nothing beside it: wick, of a candle."""
     return _words_beside("scene", facts)
+
+
+def denials(facts: FactSheet) -> Iterator[str]:
+    """What a text may say that the item lacks: "no cables", of wireless headphones."""
+    for entry in table("uses.toml")["without"]:
+        if any(thing in facts.words if thing.isascii() else thing in facts.folded for thing in entry["things"]):
+            for word in entry["words"]:
+                yield from (f"no {word}", f"without {word}") if word.isascii() else (f"没有{word}", f"没{word}")
 
 
 def _words_beside(kind: str, facts: FactSheet) -> Iterator[str]:

@@ -15,10 +15,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
-from recllm.adcopy.lexicon import HAN, Letters, families, fold, letters, limit, neutral_words, pattern, phrase_pattern, table, words
+from recllm.adcopy.lexicon import (
+    HAN,
+    Letters,
+    families,
+    fold,
+    letters,
+    limit,
+    neutral_words,
+    pattern,
+    phrase_pattern,
+    table,
+    words,
+)
 from recllm.adcopy.opening_line import occasion_words, reason_words
 from recllm.adcopy.request import CopyRequest, FactSheet
-from recllm.adcopy.verify.case import Case, words_of_scenes, words_of_uses
+from recllm.adcopy.verify.case import Case, denials, words_of_scenes, words_of_uses
 from recllm.adcopy.verify.claims import is_fact, says_saving, synonyms
 
 _TOKEN = re.compile(rf"[{HAN}]+|[^\W_{HAN}]+(?:['][^\W_{HAN}]+)*")
@@ -104,6 +116,8 @@ def _phrases_that_hold(case: Case) -> Iterator[str]:
         yield from (match[0] for match in phrases.finditer(case.reading.folded))
     yield from (match[0] for match in pattern("quantities.clock").finditer(case.reading.folded))
     yield from _measures_that_hold(case)
+    yield from denials(case.facts)
+    yield from filter(_is_phrase, words_of_scenes(case.facts))
     if case.is_lowest_price:
         yield from (match[0] for match in pattern("claims.lowest_30d").finditer(fold(case.text)))
     if case.tells_saving:
@@ -195,7 +209,8 @@ class _Grounds:
         facts, request = case.facts, case.request
         of_item = _grounds_of(frozenset(filter(None, (*case.item_texts, facts.description, *facts.spellings))))
         free = _grounds_of(
-            frozenset((*words_of_uses(facts), *words_of_scenes(facts), *_demonyms(facts), *synonyms(facts))),
+            frozenset((*words_of_uses(facts), *_demonyms(facts), *synonyms(facts))),
+            frozenset(word for word in words_of_scenes(facts) if not _is_phrase(word)),
             frozenset((*request.evidence.values(), *request.voice.lines, *request.voice.required)),
             frozenset(word for word in request.vocabulary if not _is_phrase(word)),
             frozenset(_told_reasons(request)),
