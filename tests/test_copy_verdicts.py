@@ -120,6 +120,7 @@ CHINESE = {
         ("Save £5 on the blue mug: was £18, now £14.", "blocked"),
         ("30% off the blue mug: £14 instead of £18.", "blocked"),
         ("A third off the blue mug, £14.", "blocked"),
+        ("Save £4 every morning with the blue mug.", "blocked"),
         ("Clearance: save £4 on the blue mug.", "blocked"),
     ],
 )
@@ -182,6 +183,7 @@ def test_sizes_counts_and_names_follow_from_the_facts(text: str, item: Item, exp
     [
         ("60块积木，99元。", "积木", "pass"),
         ("积木只要60块。", "积木", "blocked"),
+        ("60块带走积木。", "积木", "blocked"),
         ("80块积木。", "积木", "blocked"),
         ("大米，10斤装，45.9元。", "米", "pass"),
         ("大米5公斤装，合每公斤9.18元。", "米", "pass"),

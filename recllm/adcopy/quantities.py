@@ -45,7 +45,8 @@ class Quantity:
     unit: str = ""
     """A unit's key in data/numbers.toml; money as it is spelled; "month-day" or "year-month-day" for a date."""
     role: str = ""
-    """Of money: "list" after "was", "off" beside "save", "threshold" after "满"; of a number: the word that follows."""
+    """Of money: "list" after "was", "off" beside "save" ("off again" where it comes
+    back), "per" and a unit before one, "threshold" after "满"; of a number: the word that follows."""
     span: str
 
 
@@ -256,7 +257,8 @@ def _in_context(value: Decimal, numeral: str, before: str, after: str, idioms_be
         if pattern("quantities.list_before").search(before) or pattern("quantities.list_after").match(after):
             role = "list"
         elif off_before.search(before) or off_after.match(after):
-            role = "off"
+            is_again = pattern("quantities.off_again").match(after)
+            role = "off again" if is_again or pattern("quantities.off_again_before").search(before) else "off"
         else:
             role = "threshold" if pattern("quantities.threshold_before").search(before) else ""
         if not role and (each := each_before.search(idioms_before[: len(before)]) or each_after.match(after)):

@@ -120,8 +120,8 @@ class Case:
 
     def proves(self, evidence: str) -> bool:
         """True when what a claim rests on is there: a key of the caller's evidence, "list_price", "offer.end",
-        "offer.price" (an offer on the price runs, or
-        the text tells what a former price lies above it) or "offer." and the type of the running offer; never for "never"."""
+        "offer.price" (an offer on the price runs, or the text tells what a former price lies above it) or "offer." and
+        the type of the running offer; never for "never"."""
         if evidence == "list_price":
             return self.facts.list_price is not None
         subject, _, detail = evidence.partition(".")

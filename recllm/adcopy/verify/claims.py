@@ -84,6 +84,8 @@ def numbers(case: Case) -> Iterator[Violation]:
             yield Violation(f"{quantity.kind} {span!r} is not among the facts{fact and f': {fact}'}", span, holds)
 
 
+_PROMISED = ("off", "off again", "threshold")
+"""Roles of money that somebody promises."""
 _NEVER_GUESSED = (QuantityKind.MONEY, QuantityKind.DISCOUNT, QuantityKind.DATE)
 
 
@@ -91,7 +93,7 @@ def _fact_beside(quantity: Quantity, case: Case) -> str:
     """The fact that a wrong quantity contradicts, and what would be right; empty where no fact is of its kind."""
     facts, offer, kind = case.facts, case.offer, quantity.kind
     if kind is QuantityKind.MONEY:
-        if quantity.role in ("off", "threshold"):
+        if quantity.role in _PROMISED:
             return _offer_in_words(case)
         if quantity.role == "list" and facts.list_price is None:
             return "no former price is known, leave it out"
@@ -172,7 +174,8 @@ def is_fact(quantity: Quantity, case: Case) -> bool:
 
 
 def _is_reduction(quantity: Quantity, case: Case) -> bool:
-    """True for the share that the running offer, or else the former price, takes off: "a third" is any share within half a per cent of it."""
+    """True for the share that the running offer, or else the former price, takes off: "a third" is any share within
+    half a per cent of it."""
     offer, price, share = case.offer, case.facts.price, quantity.value
     if case.is_saving(quantity):
         return True
@@ -280,7 +283,7 @@ def offers(case: Case) -> Iterator[Violation]:
             yield from violations((p for p in promised if not (case.tells_saving and says_saving(p))), remark)
     if running is None:
         for quantity in case.quantities:
-            is_promise = quantity.kind is QuantityKind.DISCOUNT or quantity.role in ("off", "threshold")
+            is_promise = quantity.kind is QuantityKind.DISCOUNT or quantity.role in _PROMISED
             if is_promise and not is_fact(quantity, case):
                 yield Violation(f"{quantity.span!r} promises a reduction, and no offer runs", quantity.span)
     yield from _deadlines(case)
@@ -310,7 +313,7 @@ def _deadlines(case: Case) -> Iterator[Violation]:
 
 
 def _speaks_of_an_offer(case: Case) -> bool:
-    is_reduction = any(q.kind is QuantityKind.DISCOUNT or q.role in ("off", "threshold") for q in case.quantities)
+    is_reduction = any(q.kind is QuantityKind.DISCOUNT or q.role in _PROMISED for q in case.quantities)
     return is_reduction or any(family.find(case.reading) for family in families("offers.toml"))
 
 
