@@ -147,10 +147,12 @@ def is_fact(quantity: Quantity, case: Case) -> bool:
         if offer is None:
             return False
         # the first day, the last day and the end of the running offer, with and without the year
-        last = offer.end - timedelta(microseconds=1) if offer.end else None
+        end = offer.end
+        last = end - timedelta(microseconds=1) if end else None
         if pattern("quantities.day_out").search(quantity.span):  # until 24:00 of the last day
-            return last is not None and offer.end.time() == time.min and quantity.unit.endswith(last.strftime("%m-%d"))
-        days = [day for day in (offer.start, offer.end, last) if day]
+            is_midnight = end is not None and end.time() == time.min
+            return is_midnight and last is not None and quantity.unit.endswith(last.strftime("%m-%d"))
+        days = [day for day in (offer.start, end, last) if day]
         return any(quantity.unit in (day.strftime("%m-%d"), day.strftime("%Y-%m-%d")) for day in days)
     if kind is QuantityKind.MULTITUDE:
         return stem(quantity.unit) in stems(facts.words) or stated_by_facts(quantity.unit, facts)
@@ -255,8 +257,8 @@ def currency_format(case: Case) -> Iterator[Violation]:
     """G17: amounts are written as the locale writes them: sign, place, decimals."""
     code = case.facts.currency
     for quantity in case.quantities:
-        is_amount = quantity.kind is QuantityKind.MONEY and quantity.value is not None
-        if is_amount and code and not quantity.span.endswith(("cent", "cents", "pence")):
+        is_in_words = quantity.span.endswith(("cent", "cents", "pence"))
+        if quantity.kind is QuantityKind.MONEY and quantity.value is not None and code and not is_in_words:
             accepted = renderings(quantity.value, code, case.language)
             if quantity.span.replace(" ", "") not in accepted:
                 right = format_money(quantity.value, code, case.language) if currency_of(code) else min(accepted)

@@ -19,6 +19,7 @@ _BREAKS_OFF = (
 )
 _SENTENCE_END = re.compile(r"[.!?\n]")
 _HAN = re.compile(f"[{HAN}]")
+_CODE_OF_AMOUNT = re.compile(r"\b[A-Z]{3} ?(?=\d)")
 _LANGUAGES = {"en": "English", "zh": "Chinese"}
 FOREIGN = "texts are checked in English and Chinese, a person who reads this language decides"
 
@@ -194,7 +195,7 @@ def well_formed(case: Case) -> Iterator[Violation]:
     repeated_names = Counter(w for w in words(case.text) if len(w) > 2 and w.isascii()).most_common(1)
     if repeated_names and repeated_names[0][1] >= limit("loop_words") > len(set(words(case.text))) - 1:
         yield Violation("says little but one word", repeated_names[0][0], holds=True)
-    letters = [c for c in text if c.isalpha() and c.isascii()]
+    letters = [c for c in _CODE_OF_AMOUNT.sub("", text) if c.isalpha() and c.isascii()]
     capitals = sum(c.isupper() for c in letters)
     if len(letters) > limit("capitals_from_letters") and capitals > limit("max_capitals") * len(letters):
         yield Violation("is written in capitals", holds=True)
