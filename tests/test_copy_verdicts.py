@@ -70,6 +70,143 @@ def loose_words(text: str, item: Item = BUNS, **values: object) -> list[str]:
     return [word.word for word in judged(text, item, **values).ungrounded]
 
 
+MUG = Item(
+    item_id="m1",
+    title="Blue stoneware mug",
+    brand="Clayden",
+    category=("Kitchen", "Mugs"),
+    price=Decimal("14.00"),
+    currency="GBP",
+    attributes={"volume": "350 ml", "colour": "blue"},
+)
+TABLETS = Item(
+    item_id="t1",
+    title="Vitamin C tablets",
+    price=Decimal("9.99"),
+    currency="USD",
+    attributes={"count": "60 tablets"},
+)
+EARPHONES = Item(
+    item_id="e1", title="Wireless headphones", price=Decimal(89), currency="USD", attributes={"battery": "30 hours"}
+)
+BLOCKS = Item(item_id="w1", title="Wooden building blocks", category=("Toys",), attributes={"pieces": "50"})
+SHEARS = Item(item_id="p1", title="Pruning shears", attributes={"blade": "carbon steel"})
+SWEATER = Item(item_id="k1", title="Merino wool sweater", attributes={"colour": "grey", "origin": "Japan"})
+CHINESE = {
+    "积木": Item(
+        item_id="z1",
+        title="木制积木",
+        category=("玩具",),
+        price=Decimal(99),
+        currency="CNY",
+        attributes={"数量": "60块"},
+    ),
+    "杯": Item(item_id="z2", title="不锈钢保温杯", category=("家居", "水杯"), price=Decimal(79), currency="CNY"),
+    "米": Item(item_id="z3", title="长粒大米", price=Decimal("45.90"), currency="CNY", attributes={"净含量": "5公斤"}),
+    "猫粮": Item(item_id="z4", title="三文鱼猫粮", category=("宠物", "猫粮"), price=Decimal(89), currency="CNY"),
+    "鞋": Item(item_id="z5", title="儿童运动鞋", category=("童鞋", "运动鞋"), price=Decimal(149), currency="CNY"),
+}
+
+
+# --- a former price, a unit's price, sizes -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Save £4 on the blue mug: was £18, now £14.", "pass"),
+        ("22% off the blue mug: £14 instead of £18.", "pass"),
+        ("The blue mug went from £18 to £14.", "pass"),
+        ("Save £5 on the blue mug: was £18, now £14.", "blocked"),
+        ("30% off the blue mug: £14 instead of £18.", "blocked"),
+        ("A third off the blue mug, £14.", "blocked"),
+        ("Save £4 every morning with the blue mug.", "blocked"),
+        ("Clearance: save £4 on the blue mug.", "blocked"),
+    ],
+)
+def test_a_former_price_proves_what_it_lies_above_the_price(text: str, expected: str) -> None:
+    former = {"list_price": Decimal(18), "evidence": {"lowest_30d": "18.00"}}
+    assert verdict(text, MUG, **former) == expected
+    if expected == "pass":
+        assert verdict(text, MUG) == "blocked"  # no former price, no saving
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("立省30元，长袖衬衫129元。", "pass"),
+        ("立省40元，长袖衬衫129元。", "blocked"),
+        ("秒杀立省30元，长袖衬衫。", "blocked"),
+    ],
+)
+def test_a_former_price_proves_a_saving_in_chinese(text: str, expected: str) -> None:
+    assert verdict(text, SHIRT, list_price=Decimal(159)) == expected
+
+
+@pytest.mark.parametrize(("lowest", "expected"), [("14.00", "pass"), ("12.00", "blocked")])
+def test_the_lowest_price_of_30_days_is_compared_with_its_proof(lowest: str, expected: str) -> None:
+    text = "Our lowest price in 30 days: the stoneware mug is £14."
+    assert verdict(text, MUG, evidence={"lowest_30d": lowest}) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "item", "expected"),
+    [
+        ("Vitamin C tablets for $9.99, about 17 cents a tablet.", TABLETS, "pass"),
+        ("Vitamin C tablets for $9.99, about 15 cents a tablet.", TABLETS, "blocked"),
+        ("Vitamin C tablets, 60 count.", TABLETS, "pass"),
+        ("Vitamin C tablets, 90 count.", TABLETS, "person"),
+        ("Sandwich buns, 8 to a pack.", BUNS, "pass"),
+        ("Sandwich buns, pack of 6.", BUNS, "blocked"),
+        ("The mug holds 350 ml.", MUG, "pass"),
+        ("The mug holds 0.35 l.", MUG, "pass"),
+        ("The mug holds 400 ml.", MUG, "blocked"),
+        ("The mug holds heat.", MUG, "person"),
+        ("Wireless headphones, no cables, 30h.", EARPHONES, "pass"),
+        ("Wireless headphones, no noise, 30h.", EARPHONES, "person"),
+        ("Wooden blocks, 50 pieces.", BLOCKS, "pass"),
+        ("Pruning shears with carbon steel blades.", SHEARS, "pass"),
+        ("Carbon neutral pruning shears.", SHEARS, "person"),
+        ("A grey jumper from Japan, a Japanese sweater.", SWEATER, "pass"),
+        ("An Italian sweater.", SWEATER, "person"),
+        ("Four o'clock is the moment for a blue mug.", MUG, "pass"),
+        ("The mug the mug mug mug and a blue mug.", MUG, "person"),
+        ("Since you keep coming back to the blue mug, here it is.", MUG, "blocked"),
+    ],
+)
+def test_sizes_counts_and_names_follow_from_the_facts(text: str, item: Item, expected: str) -> None:
+    assert verdict(text, item) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "item", "expected"),
+    [
+        ("60块积木，99元。", "积木", "pass"),
+        ("积木只要60块。", "积木", "blocked"),
+        ("60块带走积木。", "积木", "blocked"),
+        ("80块积木。", "积木", "blocked"),
+        ("大米，10斤装，45.9元。", "米", "pass"),
+        ("大米5公斤装，合每公斤9.18元。", "米", "pass"),
+        ("大米5公斤装，合每公斤8.18元。", "米", "blocked"),
+        ("不锈钢保温杯，79元。", "杯", "pass"),
+        ("不锈钢保温壶，79元。", "杯", "person"),
+        ("今天下单保温杯，明天到家。", "杯", "person"),
+        ("保温杯，早上灌满，再配上", "杯", "person"),
+        ("保温杯因为把很喝水。", "杯", "person"),
+        ("三文鱼猫粮，今晚加餐。", "猫粮", "pass"),
+        ("三文鱼，89元，今晚加个菜。", "猫粮", "person"),
+        ("童鞋，149元。", "鞋", "pass"),
+    ],
+)
+def test_chinese_sizes_counts_and_names_follow_from_the_facts(text: str, item: str, expected: str) -> None:
+    assert verdict(text, CHINESE[item], locale="zh", channel="wechat") == expected
+
+
+def test_a_short_message_outside_of_gsm_is_a_persons() -> None:
+    assert verdict("The blue mug – for slow mornings.", MUG, channel="sms_gsm") == "person"
+    assert verdict("The blue mug, for slow mornings.", MUG, channel="sms_gsm") == "pass"
+
+
 # --- which verdict -------------------------------------------------------------------------------------------------
 
 

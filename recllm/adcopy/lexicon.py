@@ -50,6 +50,13 @@ def word_class(name: str) -> tuple[str, ...]:
     return tuple(str(table("words.toml")[name]).split())
 
 
+@cache
+def neutral_words() -> frozenset[str]:
+    """Words of both languages that claim nothing about a product, folded."""
+    tables = (table(name) for name in ("neutral.en.toml", "neutral.zh.toml"))
+    return frozenset(w for entry in tables for text in entry.values() if isinstance(text, str) for w in text.split())
+
+
 def limit(name: str) -> Any:
     """One of the limits of `data/limits.toml`."""
     return table("limits.toml")[name]

@@ -45,7 +45,8 @@ class Quantity:
     unit: str = ""
     """A unit's key in data/numbers.toml; money as it is spelled; "month-day" or "year-month-day" for a date."""
     role: str = ""
-    """Of money: "list" after "was", "off" beside "save", "threshold" after "满"; of a number: the word that follows."""
+    """Of money: "list" after "was", "off" beside "save" ("off again" where it comes
+    back), "per" and a unit before one, "threshold" after "满"; of a number: the word that follows."""
     span: str
 
 
@@ -92,6 +93,13 @@ _DIGITS = {c: n for text in (_NUMERALS["digits"], _NUMERALS["formal_digits"]) fo
 _DIGITS |= _NUMERALS["other_digits"]
 _POWERS, _MYRIADS = _NUMERALS["powers"], _NUMERALS["myriads"]
 
+_CONVERSIONS: Mapping[str, tuple[str, Decimal]] = {
+    unit: (dimension, Decimal(str(factor)))
+    for dimension, factors in _NUMBERS["conversions"].items()
+    for unit, factor in factors.items()
+}
+"""Unit -> what it measures, and how many of that one's smallest unit it is."""
+
 _UNIT = folded_pattern(
     rf"[ -]?((?:{_alternatives({u for u in _UNITS if u.isascii()})})(?![a-z0-9])"
     rf"|(?:{_alternatives({u for u in _UNITS if not u.isascii()})}))"
@@ -119,7 +127,8 @@ _NEXT_WORD = folded_pattern(r"[ -]?([a-z]+)")
 def quantities(text: str) -> tuple[Quantity, ...]:
     """Every quantity in a text, in no particular order."""
     stated: list[Quantity] = []
-    text = _IDIOMS.sub(_blanks, fold(text))
+    unblanked = fold(text)
+    text = pattern("quantities.clock").sub(_blanks, _IDIOMS.sub(_blanks, unblanked))
     for shape, read_match in _SHAPES:
         for match in shape.finditer(text):
             if quantity := read_match(match):
@@ -131,7 +140,8 @@ def quantities(text: str) -> tuple[Quantity, ...]:
         if value is None:
             stated.append(Quantity(kind=QuantityKind.NUMBER, value=None, span=match[0]))
             continue
-        quantity = _in_context(value, match[0], before, after)
+        idiom = unblanked[match.start() - len(before) : match.start()]
+        quantity = _in_context(value, match[0], before, after, idiom)
         # "one" and a lone Chinese numeral state a quantity only beside a unit, a currency, % or 折
         is_han, is_one = len(match["han"] or "") == 1, match["english"] == "one"
         is_bare = not quantity.unit or (is_one and quantity.unit in ("times", "person"))
@@ -142,6 +152,19 @@ def quantities(text: str) -> tuple[Quantity, ...]:
         if match[0] in _MULTITUDES or not match[0].isascii():
             stated.append(Quantity(kind=QuantityKind.MULTITUDE, value=None, unit=match[0], span=match[0]))
     return tuple(stated)
+
+
+def unit_of(word: str) -> str:
+    """The key of a unit by one of its spellings, folded; empty for any other word."""
+    return str(_UNITS.get(word, ""))
+
+
+def same_size(first: Quantity, second: Quantity) -> bool:
+    """True for the same size in two units that convert without a remainder: 10斤 and 5公斤, 0.5 l and 500 ml."""
+    a, b = _CONVERSIONS.get(first.unit), _CONVERSIONS.get(second.unit)
+    if not a or not b or a[0] != b[0] or first.value is None or second.value is None:
+        return False
+    return first.value * a[1] == second.value * b[1]
 
 
 def _blanks(match: re.Match[str]) -> str:
@@ -214,8 +237,8 @@ _SHAPES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Quantity | None]
 """What is looked for before plain numbers, in this order, and what a match states, if anything."""
 
 
-def _in_context(value: Decimal, numeral: str, before: str, after: str) -> Quantity:
-    """What a number means, by the words around it."""
+def _in_context(value: Decimal, numeral: str, before: str, after: str, idioms_before: str) -> Quantity:
+    """What a number means, by the words around it; `idioms_before` is `before` with its idioms, such as 一片."""
     if zhe := pattern("quantities.zhe").match(after):
         off = (10 - value) * 10 if value <= 10 else 100 - value
         return Quantity(kind=QuantityKind.DISCOUNT, value=off, span=numeral + zhe[0])
@@ -230,17 +253,25 @@ def _in_context(value: Decimal, numeral: str, before: str, after: str) -> Quanti
     if sign or word:
         span = (sign[0] if sign else "") + numeral + (word[0] if word else "")
         before, after = before[: sign.start()] if sign else before, after[word.end() :] if word else after
-        if pattern("quantities.list_before").search(before):
+        each_before, each_after = pattern("quantities.each_before"), pattern("quantities.each_after")
+        if pattern("quantities.list_before").search(before) or pattern("quantities.list_after").match(after):
             role = "list"
         elif off_before.search(before) or off_after.match(after):
-            role = "off"
+            is_again = pattern("quantities.off_again").match(after)
+            role = "off again" if is_again or pattern("quantities.off_again_before").search(before) else "off"
         else:
             role = "threshold" if pattern("quantities.threshold_before").search(before) else ""
+        if not role and (each := each_before.search(idioms_before[: len(before)]) or each_after.match(after)):
+            role = f"per {each['unit'] or each['unit_zh']}"
+        if word and word[0].strip() in ("cent", "cents", "pence") and not sign:
+            value /= 100
         return Quantity(kind=QuantityKind.MONEY, value=value, unit=span, role=role, span=span)
     if pattern("quantities.ordinal_after").match(after):
         return Quantity(kind=QuantityKind.NUMBER, value=value, unit="ordinal", span=numeral)
     if unit := _UNIT.match(after):
         return Quantity(kind=QuantityKind.NUMBER, value=value, unit=_UNITS[unit[1]], span=numeral + unit[0])
+    if pattern("quantities.pack_before").search(before) or pattern("quantities.pack_after").match(after):
+        return Quantity(kind=QuantityKind.NUMBER, value=value, unit="ct", span=numeral)
     next_word = _NEXT_WORD.match(after)
     return Quantity(kind=QuantityKind.NUMBER, value=value, role=next_word[1] if next_word else "", span=numeral)
 
@@ -306,6 +337,8 @@ def renderings(amount: Decimal, code: str, language: str) -> frozenset[str]:
     numbers = {f"{value:.{decimals}f}", f"{value:,.{decimals}f}"}
     if value == value.to_integral_value():
         numbers |= {f"{value:.0f}", f"{value:,.0f}"}
+    elif language == "zh" and value * 10 == (value * 10).to_integral_value():  # 45.9元
+        numbers |= {f"{value:.1f}", f"{value:,.1f}"}
     words = currency.chinese_words if language == "zh" else ()
     before = {f"{sign}{number}" for sign in (*currency.signs[language], code) for number in numbers}
     after = {f"{number}{word}" for word in (*words, code) for number in numbers}

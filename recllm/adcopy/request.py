@@ -313,7 +313,8 @@ class FactSheet:
     @cached_property
     def quantities(self) -> tuple[Quantity, ...]:
         """The quantities that the texts state: sizes, counts, shares. Prices are never taken from a text."""
-        return tuple(q for text in self.texts for q in quantities(text))
+        counts = (f"{value} {name}" for name, value in self.attributes.items() if value.isdigit())  # pieces = 50
+        return tuple(q for text in (*self.texts, *counts) for q in quantities(text))
 
 
 def _harmless(text: str, max_chars: int = TITLE_CHARS) -> str:

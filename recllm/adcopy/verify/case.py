@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cached_property, lru_cache
 
 from recllm.adcopy.deadlines import Deadline, deadlines
-from recllm.adcopy.lexicon import Reading, fold, pattern, read, stem, stems, table
+from recllm.adcopy.lexicon import Reading, fold, limit, pattern, read, stem, stems, table
 from recllm.adcopy.names import name_and_size, written_out
 from recllm.adcopy.quantities import Quantity, QuantityKind, quantities
 from recllm.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
@@ -27,12 +28,35 @@ class Case:
 
     @cached_property
     def reading(self) -> Reading:
-        return read(self.text)
+        """Without a "lowest price in 30 days" that the proof shows to be true."""
+        reading = read(self.text)
+        if not self.is_lowest_price:
+            return reading
+        return read(pattern("claims.lowest_30d").sub(" ", reading.folded))
 
     @cached_property
     def quantities(self) -> tuple[Quantity, ...]:
         """Line by line: a line's last number and the next line's first are two."""
-        return tuple(q for line in self.text.split("\n") for q in quantities(line))
+        lines = self.text.split("\n")
+        if self.is_lowest_price:
+            lines = [pattern("claims.lowest_30d").sub(" ", fold(line)) for line in lines]
+        return tuple(q for line in lines for q in quantities(line))
+
+    @cached_property
+    def is_lowest_price(self) -> bool:
+        """True when the proof of the lowest price of 30 days is an amount, and the price is not above it."""
+        stated = quantities(self.request.evidence.get("lowest_30d", ""))
+        amounts = [
+            q.value for q in stated if q.kind in (QuantityKind.MONEY, QuantityKind.NUMBER) and q.value is not None
+        ]
+        price = self.facts.price
+        return price is not None and len(amounts) == 1 and price <= amounts[0]
+
+    @property
+    def saving(self) -> Decimal | None:
+        """What the former price lies above the price, where no offer changes it."""
+        price, former = self.facts.price, self.facts.list_price
+        return former - price if price and former and former > price and self.offer is None else None
 
     @cached_property
     def evidence_quantities(self) -> tuple[Quantity, ...]:
@@ -53,6 +77,22 @@ class Case:
         """The offer, if it runs now."""
         offer = self.facts.offer
         return offer if offer is not None and offer.runs(self.request.now) else None
+
+    @cached_property
+    def tells_saving(self) -> bool:
+        """True when the text tells the former price, or what it lies above the price, and no offer runs."""
+        return self.saving is not None and any(
+            self.is_saving(q) or (q.role == "list" and q.value == self.facts.list_price) for q in self.quantities
+        )
+
+    def is_saving(self, quantity: Quantity) -> bool:
+        """True for what the former price lies above the price, as an amount or as a share to the nearest per cent."""
+        saving, former, value = self.saving, self.facts.list_price, quantity.value
+        if saving is None or not former or value is None:
+            return False
+        if quantity.kind is QuantityKind.DISCOUNT:
+            return bool(abs(100 * saving / former - value) <= limit("fraction_tolerance"))
+        return quantity.role == "off" and value == saving
 
     @cached_property
     def title_written_out(self) -> str:
@@ -80,7 +120,8 @@ class Case:
 
     def proves(self, evidence: str) -> bool:
         """True when what a claim rests on is there: a key of the caller's evidence, "list_price", "offer.end",
-        "offer.price" (an offer on the price runs) or "offer." and the type of the running offer; never for "never"."""
+        "offer.price" (an offer on the price runs, or the text tells what a former price lies above it) or "offer." and
+        the type of the running offer; never for "never"."""
         if evidence == "list_price":
             return self.facts.list_price is not None
         subject, _, detail = evidence.partition(".")
@@ -88,7 +129,7 @@ class Case:
             return evidence != "never" and bool(self.request.evidence.get(evidence))
         running = self.offer
         if running is None:
-            return False
+            return detail == "price" and self.tells_saving
         if detail == "end":
             return running.end is not None
         if detail == "price":
@@ -133,6 +174,14 @@ def words_of_uses(facts: FactSheet) -> Iterator[str]:
 def words_of_scenes(facts: FactSheet) -> Iterator[str]:
     """The words of the scenes that the item stands in, which claim nothing beside it: wick, of a candle."""
     return _words_beside("scene", facts)
+
+
+def denials(facts: FactSheet) -> Iterator[str]:
+    """What a text may say that the item lacks: "no cables", of wireless headphones."""
+    for entry in table("uses.toml")["without"]:
+        if any(thing in facts.words if thing.isascii() else thing in facts.folded for thing in entry["things"]):
+            for word in entry["words"]:
+                yield from (f"no {word}", f"without {word}") if word.isascii() else (f"没有{word}", f"没{word}")
 
 
 def _words_beside(kind: str, facts: FactSheet) -> Iterator[str]:

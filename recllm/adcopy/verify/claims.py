@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import timedelta
+from datetime import time, timedelta
 from decimal import Decimal
 from functools import lru_cache
 
@@ -19,6 +19,7 @@ from recllm.adcopy.lexicon import (
     families,
     fold,
     limit,
+    neutral_words,
     pattern,
     read,
     stem,
@@ -27,8 +28,17 @@ from recllm.adcopy.lexicon import (
     word_class,
     words,
 )
-from recllm.adcopy.quantities import Quantity, QuantityKind, currency_of, format_money, renderings, rounded
-from recllm.adcopy.request import OfferType
+from recllm.adcopy.quantities import (
+    Quantity,
+    QuantityKind,
+    currency_of,
+    format_money,
+    renderings,
+    rounded,
+    same_size,
+    unit_of,
+)
+from recllm.adcopy.request import FactSheet, OfferType
 from recllm.adcopy.verify.case import Case, Violation, matches, stated_by_facts, used_with, violations
 
 _PRICE_TALK = {"en": "claims.price_talk", "zh": "claims.price_talk_zh"}
@@ -74,6 +84,8 @@ def numbers(case: Case) -> Iterator[Violation]:
             yield Violation(f"{quantity.kind} {span!r} is not among the facts{fact and f': {fact}'}", span, holds)
 
 
+_PROMISED = ("off", "off again", "threshold")
+"""Roles of money that somebody promises."""
 _NEVER_GUESSED = (QuantityKind.MONEY, QuantityKind.DISCOUNT, QuantityKind.DATE)
 
 
@@ -81,7 +93,7 @@ def _fact_beside(quantity: Quantity, case: Case) -> str:
     """The fact that a wrong quantity contradicts, and what would be right; empty where no fact is of its kind."""
     facts, offer, kind = case.facts, case.offer, quantity.kind
     if kind is QuantityKind.MONEY:
-        if quantity.role in ("off", "threshold"):
+        if quantity.role in _PROMISED:
             return _offer_in_words(case)
         if quantity.role == "list" and facts.list_price is None:
             return "no former price is known, leave it out"
@@ -135,17 +147,27 @@ def is_fact(quantity: Quantity, case: Case) -> bool:
         if offer is None:
             return False
         # the first day, the last day and the end of the running offer, with and without the year
-        last = offer.end - timedelta(microseconds=1) if offer.end else None
-        days = [day for day in (offer.start, offer.end, last) if day]
+        end = offer.end
+        last = end - timedelta(microseconds=1) if end else None
+        if pattern("quantities.day_out").search(quantity.span):  # until 24:00 of the last day
+            is_midnight = end is not None and end.time() == time.min
+            return is_midnight and last is not None and quantity.unit.endswith(last.strftime("%m-%d"))
+        days = [day for day in (offer.start, end, last) if day]
         return any(quantity.unit in (day.strftime("%m-%d"), day.strftime("%Y-%m-%d")) for day in days)
     if kind is QuantityKind.MULTITUDE:
         return stem(quantity.unit) in stems(facts.words) or stated_by_facts(quantity.unit, facts)
+    if kind is QuantityKind.NUMBER and any(same_size(quantity, fact) for fact in facts.quantities):
+        return True
     for fact in facts.quantities:
         if kind is fact.kind and quantity.value == fact.value:
             if quantity.unit == fact.unit:
                 word = quantity.role
                 if not word or word in word_class("glue") or stem(word) in stems(facts.words):
                     return True
+            # and "60 count" counts the tablets of the title
+            is_of_title = fact.role and stem(fact.role) in stems(read(facts.title).words)
+            if quantity.unit == "ct" and not fact.unit and is_of_title:
+                return True
             # "eight buns" counts the eight of "8 count" where the item is called buns, and so does "eight for $2.49"
             is_counted = quantity.role == "for" or stem(quantity.role) in stems(read(facts.title).words)
             if fact.unit == "ct" and not quantity.unit and is_counted:
@@ -154,8 +176,11 @@ def is_fact(quantity: Quantity, case: Case) -> bool:
 
 
 def _is_reduction(quantity: Quantity, case: Case) -> bool:
-    """True for the share that the running offer takes off: "a third" is any share within half a per cent of it."""
+    """True for the share that the running offer, or else the former price, takes off: "a third" is any share within
+    half a per cent of it."""
     offer, price, share = case.offer, case.facts.price, quantity.value
+    if case.is_saving(quantity):
+        return True
     if offer is None or offer.value is None or share is None:
         return False
     if offer.type is OfferType.PERCENT:
@@ -170,21 +195,51 @@ def _is_price(quantity: Quantity, case: Case) -> bool:
     facts, offer, value = case.facts, case.offer, quantity.value
     if facts.currency is None or value is None:
         return False
+    if _counts_pieces(quantity, case):
+        return True
     currency = currency_of(facts.currency)
     signs = (*currency.signs["en"], *currency.signs["zh"], *currency.chinese_words) if currency else ()
     sign = "".join(c for c in quantity.span if not (c.isdigit() or c in " ,."))
     if sign not in {fold(s) for s in (facts.currency, *signs)} and not (currency and sign in currency.words):
         return False
     offered = offer.value if offer and offer.type in (OfferType.AMOUNT, OfferType.COUPON) else None
-    amount = {"list": facts.list_price, "": facts.price, "off": offered}.get(quantity.role)
+    is_plain = quantity.role == "" or quantity.role.startswith("per ")
+    amount = facts.price if is_plain else {"list": facts.list_price, "off": offered}.get(quantity.role)
     amounts = [amount]
-    if quantity.role == "":
+    if is_plain:
+        amounts += _unit_prices(quantity.role.removeprefix("per "), case) if quantity.role else []
         if amount is None:  # "a coupon worth 5 dollars": the offer's value, said without "off"
             amounts.append(offered)
         amounts.append(reduced_price(case))
     elif quantity.role == "off" and facts.price is not None and (left := reduced_price(case)) is not None:
         amounts.append(facts.price - left)  # 20 % of 5.00 are 1.00
+    elif quantity.role == "off":
+        amounts.append(case.saving)
     return any(a is not None and value == rounded(a, facts.currency) for a in amounts)
+
+
+def _unit_prices(word: str, case: Case) -> list[Decimal]:
+    """The price by one of the units that the facts count: 60 tablets for $9.99 are $0.17 a tablet."""
+    price = case.facts.price
+    if price is None:
+        return []
+    unit = unit_of(word)
+    sizes = [
+        fact.value
+        for fact in case.facts.quantities
+        if fact.kind is QuantityKind.NUMBER and fact.value
+        if (unit and fact.unit == unit) or (not unit and fact.role and stem(fact.role) == stem(word))
+    ]
+    return [price / size for size in sizes]
+
+
+def _counts_pieces(quantity: Quantity, case: Case) -> bool:
+    """True for the 60块 of an item whose facts say 60块: 块 counts pieces and yuan, and no word of a price stands
+    before it."""
+    span = quantity.span
+    if not span.endswith("块") or not any(fact.span == span for fact in case.facts.quantities):
+        return False
+    return not pattern("claims.price_before_zh", SPAN=re.escape(span)).search(case.reading.folded)
 
 
 def reduced_price(case: Case) -> Decimal | None:
@@ -202,7 +257,8 @@ def currency_format(case: Case) -> Iterator[Violation]:
     """G17: amounts are written as the locale writes them: sign, place, decimals."""
     code = case.facts.currency
     for quantity in case.quantities:
-        if quantity.kind is QuantityKind.MONEY and quantity.value is not None and code:
+        is_in_words = quantity.span.endswith(("cent", "cents", "pence"))
+        if quantity.kind is QuantityKind.MONEY and quantity.value is not None and code and not is_in_words:
             accepted = renderings(quantity.value, code, case.language)
             if quantity.span.replace(" ", "") not in accepted:
                 right = format_money(quantity.value, code, case.language) if currency_of(code) else min(accepted)
@@ -226,12 +282,18 @@ def offers(case: Case) -> Iterator[Violation]:
         if running is None or running.type not in family.offers:
             remark = f"promises an offer ({family.id}), and {state}"
             promised = (p for p in family.find(case.reading) if not (p in family.goods and p in case.facts.folded))
-            yield from violations(promised, remark)
+            yield from violations((p for p in promised if not (case.tells_saving and says_saving(p))), remark)
     if running is None:
         for quantity in case.quantities:
-            if quantity.kind is QuantityKind.DISCOUNT or quantity.role in ("off", "threshold"):
+            is_promise = quantity.kind is QuantityKind.DISCOUNT or quantity.role in _PROMISED
+            if is_promise and not is_fact(quantity, case):
                 yield Violation(f"{quantity.span!r} promises a reduction, and no offer runs", quantity.span)
     yield from _deadlines(case)
+
+
+def says_saving(phrase: str) -> bool:
+    """True for a word of an offer that a former price makes true: 立省, "a third off"; no "clearance"."""
+    return phrase in table("offer_words.toml")["former_price"]
 
 
 def _deadlines(case: Case) -> Iterator[Violation]:
@@ -253,7 +315,7 @@ def _deadlines(case: Case) -> Iterator[Violation]:
 
 
 def _speaks_of_an_offer(case: Case) -> bool:
-    is_reduction = any(q.kind is QuantityKind.DISCOUNT or q.role in ("off", "threshold") for q in case.quantities)
+    is_reduction = any(q.kind is QuantityKind.DISCOUNT or q.role in _PROMISED for q in case.quantities)
     return is_reduction or any(family.find(case.reading) for family in families("offers.toml"))
 
 
@@ -298,7 +360,15 @@ def _deeds(case: Case) -> Iterator[Violation]:
         does = pattern("claims.does", VERBS="|".join(word_class("claim_verbs")))
         of_item = {*stems(read(case.facts.title).words), *word_class("stand_for_item")}
         if not case.request.evidence.get("performance"):
-            deeds = (match[0] for match in does.finditer(text) if stem(match["subject"]) in of_item)
+            measured = _measured(case)
+            names = stems(read(case.facts.title).words)  # "wooden blocks" of building blocks is their name
+            deeds = (
+                match[0]
+                for match in does.finditer(text)
+                if stem(match["subject"]) in of_item
+                and stem(match["verb"]) not in names
+                and not (measured and measured.match(text, match.start("verb")))
+            )
             deeds = (deed for deed in deeds if deed not in case.facts.folded)
             yield from violations(deeds, "speaks of what the product does: needs performance", holds=True)
     for shape, subject, proof in shapes:
@@ -307,6 +377,12 @@ def _deeds(case: Case) -> Iterator[Violation]:
                 p for p in matches(shape, text) if not (p in case.facts.folded or stated_by_facts(p, case.facts))
             )
             yield from violations(phrases, f"speaks of {subject}: needs {proof}", holds=True)
+
+
+def _measured(case: Case) -> re.Pattern[str] | None:
+    """A verb that tells a measure of the facts: "holds 350 ml", "runs for 30 hours"."""
+    sizes = [q.span.strip() for q in case.quantities if q.kind is QuantityKind.NUMBER and q.unit and is_fact(q, case)]
+    return pattern("claims.measures", SIZES="|".join(map(re.escape, sizes))) if sizes else None
 
 
 def _comparisons(case: Case) -> Iterator[Violation]:
@@ -363,7 +439,8 @@ def _misspelt_brands(case: Case) -> Iterator[Violation]:
         if len(token) + 2 < limit("misspelt_from") or token in fact_words or token in latin:
             continue
         for word, name in latin.items():
-            changes = 1 if len(word) < limit("misspelt_twice_from") else 2
+            is_plain = token in neutral_words()  # "Kettle on?" says no Kettleby
+            changes = 1 if is_plain or len(word) < limit("misspelt_twice_from") else 2
             if abs(len(word) - len(token)) <= changes and _distance(token, word) <= changes:
                 yield Violation(f"{token!r} reads like {name!r}, written wrong", token, holds=True)
     run_texts = _HAN_RUN.findall(case.reading.folded)
@@ -432,17 +509,50 @@ def product_named(case: Case) -> Iterator[Violation]:
     """G5: the title's head word, or the narrowest category, stands in the text."""
     text = tuple(stem(word) for word in case.reading.words)
     names = (tuple(stem(word) for word in read(name).words) for name in head_names(case))
-    if not any(name and _within(name, text) for name in names):
+    if another := _another_thing(case):
+        yield Violation(f"{another!r} is another thing than {case.facts.title!r}", another, holds=True)
+    elif not any(name and _within(name, text) for name in names):
         yield Violation(f"the product {case.facts.title!r} is not named", holds=True)
 
 
 def head_names(case: Case) -> list[str]:
     """What counts as naming: the title, the last and longest words of its spellings, and the narrowest category."""
     facts = case.facts
-    names = [facts.title, *facts.category[-1:]]
+    names = [facts.title, *facts.category[-1:], *synonyms(facts)]
     for title in (facts.title, *facts.spellings):
-        han = "".join(_HAN_RUN.findall(fold(title)))
+        han, tastes = "".join(_HAN_RUN.findall(fold(title))), _tastes(title)
         latin = [w for w in read(title).words if len(w) > 2 and w.isalpha() and w.isascii()]
         pairs = [han[i : i + 2] for i in range(len(han) - 1)]
-        names += [*latin[-2:], *sorted(latin, key=len)[-1:], *pairs[-3:]]
+        names += [*latin[-2:], *sorted(latin, key=len)[-1:]]
+        names += [pair for pair in pairs[-3:] if pair not in tastes]
+        # 童鞋 > 运动鞋: a wider category that ends with the title's kind names it too
+        names += [c for c in facts.category[:-1] if len(c) > 1 and han and fold(c)[-1] == han[-1]]
     return names
+
+
+def synonyms(facts: FactSheet) -> Iterator[str]:
+    """Other words for the thing that an item is: jumper, where its title says sweater."""
+    of_title = stems(read(facts.title).words)
+    for group in table("names.toml")["synonyms"]["groups"]:
+        if not of_title.isdisjoint(map(stem, group)):
+            yield from group
+
+
+@lru_cache(maxsize=1024)
+def _tastes(title: str) -> frozenset[str]:
+    """Pairs of characters of a Chinese title that only say what is in it, such as 三文 and 文鱼 of 三文鱼猫粮."""
+    composition = next(family for family in families("claims.toml") if family.id == "composition")
+    phrases = (p for p in composition.find(read(title)) if not fold(title).endswith(p))
+    return frozenset(p[i : i + 2] for p in phrases for i in range(len(p) - 1))
+
+
+def _another_thing(case: Case) -> str:
+    """A Chinese name with another thing at its end: 保温壶 of a 保温杯; empty where there is none."""
+    for title in (case.facts.title, *case.facts.spellings):
+        han = "".join(_HAN_RUN.findall(fold(title)))
+        if len(han) < 3 or han[-1] in case.reading.folded:
+            continue
+        others = "".join(kind for kind in word_class("kinds_zh") if kind != han[-1])
+        if match := re.search(f"{han[-3:-1]}[{others}]", case.reading.folded):
+            return match[0]
+    return ""

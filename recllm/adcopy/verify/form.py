@@ -8,7 +8,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 
-from recllm.adcopy.lexicon import HAN, families, limit, pattern, phrase_pattern, within, word_class, words
+from recllm.adcopy.channels import is_gsm7
+from recllm.adcopy.lexicon import HAN, families, fold, limit, pattern, phrase_pattern, within, word_class, words
 from recllm.adcopy.verify.case import Case, Violation, matches, violations
 
 _BREAKS_OFF = (
@@ -18,6 +19,7 @@ _BREAKS_OFF = (
 )
 _SENTENCE_END = re.compile(r"[.!?\n]")
 _HAN = re.compile(f"[{HAN}]")
+_CODE_OF_AMOUNT = re.compile(r"\b[A-Z]{3} ?(?=\d)")
 _LANGUAGES = {"en": "English", "zh": "Chinese"}
 FOREIGN = "texts are checked in English and Chinese, a person who reads this language decides"
 
@@ -30,6 +32,10 @@ def fits_channel(case: Case) -> Iterator[Violation]:
     if not case.text.strip():
         yield Violation("the text is empty")
     for slot, text in channel.split(case.text):
+        if slot.counter == "sms" and case.language == "en" and not is_gsm7(text):
+            outside = next(c for c in text if not is_gsm7(c))
+            message = f"{outside!r} is outside of GSM 7 bit: with it a message holds 70 characters, without 160"
+            yield Violation(message, outside, holds=True)
         length, longest = slot.length_and_limit(text)
         if length > longest:
             yield Violation(f"{slot.name} has {length} of {longest} allowed by {channel.name}", text)
@@ -181,14 +187,15 @@ def well_formed(case: Case) -> Iterator[Violation]:
     trigrams = Counter(tokens[i : i + 3] for i in range(len(tokens) - 2)).most_common(1)
     if trigrams and trigrams[0][1] > limit("max_repeats"):
         yield Violation("repeats itself", " ".join(trigrams[0][0]), holds=True)
-    if repeated := pattern("form.repeated_word").search(text):
-        yield Violation("repeats a word", repeated[0][:40], holds=True)
+    for repeated in matches(pattern("form.repeated_word"), case.text):
+        if fold(repeated) not in case.facts.folded:
+            yield Violation("repeats a word", repeated[:40], holds=True)
     if salad := pattern("form.word_salad").search(case.text):
         yield Violation("puts words beside each other that do not belong there", salad[0][:40], holds=True)
     repeated_names = Counter(w for w in words(case.text) if len(w) > 2 and w.isascii()).most_common(1)
     if repeated_names and repeated_names[0][1] >= limit("loop_words") > len(set(words(case.text))) - 1:
         yield Violation("says little but one word", repeated_names[0][0], holds=True)
-    letters = [c for c in text if c.isalpha() and c.isascii()]
+    letters = [c for c in _CODE_OF_AMOUNT.sub("", text) if c.isalpha() and c.isascii()]
     capitals = sum(c.isupper() for c in letters)
     if len(letters) > limit("capitals_from_letters") and capitals > limit("max_capitals") * len(letters):
         yield Violation("is written in capitals", holds=True)

@@ -11,15 +11,27 @@ count in their inflections and as compounds; Chinese is cut into the longest pie
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
-from recllm.adcopy.lexicon import HAN, Letters, families, fold, letters, limit, phrase_pattern, table, words
+from recllm.adcopy.lexicon import (
+    HAN,
+    Letters,
+    families,
+    fold,
+    letters,
+    limit,
+    neutral_words,
+    pattern,
+    phrase_pattern,
+    table,
+    words,
+)
 from recllm.adcopy.opening_line import occasion_words, reason_words
-from recllm.adcopy.request import CopyRequest
-from recllm.adcopy.verify.case import Case, words_of_scenes, words_of_uses
-from recllm.adcopy.verify.claims import is_fact
+from recllm.adcopy.request import CopyRequest, FactSheet
+from recllm.adcopy.verify.case import Case, denials, words_of_scenes, words_of_uses
+from recllm.adcopy.verify.claims import is_fact, says_saving, synonyms
 
 _TOKEN = re.compile(rf"[{HAN}]+|[^\W_{HAN}]+(?:['][^\W_{HAN}]+)*")
 _HAN_RUN = re.compile(rf"[{HAN}]+")
@@ -27,6 +39,11 @@ _LONGEST_PIECE = 12
 """Characters of the longest piece that Chinese is cut into."""
 _SHORTEST_PART = 3
 """Letters of the shortest part of a compound."""
+_MEASURES: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
+    unit: (entry["before"], entry["after"])
+    for entry in table("numbers.toml")["measures"].values()
+    for unit in entry["units"]
+}
 _VAGUE_OFFERS = ("骨折价", "骨折", "白菜价", "跳楼价", "血亏", "亏本")
 
 
@@ -97,8 +114,27 @@ def _phrases_that_hold(case: Case) -> Iterator[str]:
     yield from (fold(phrase) for phrase in case.request.vocabulary if _is_phrase(phrase))
     if phrases := _neutral_phrases():
         yield from (match[0] for match in phrases.finditer(case.reading.folded))
+    yield from (match[0] for match in pattern("quantities.clock").finditer(case.reading.folded))
+    yield from _measures_that_hold(case)
+    yield from denials(case.facts)
+    yield from filter(_is_phrase, words_of_scenes(case.facts))
+    if case.is_lowest_price:
+        yield from (match[0] for match in pattern("claims.lowest_30d").finditer(fold(case.text)))
+    if case.tells_saving:
+        yield from (p for family in families("offers.toml") for p in family.find(case.reading) if says_saving(p))
+        yield from str(table("offer_words.toml")[case.language]["saving"]).split()
     if case.facts.list_price is not None:
         yield from str(table("offer_words.toml")[case.language]["list_price"]).split()
+
+
+def _measures_that_hold(case: Case) -> Iterator[str]:
+    """Sizes of the facts with the word that says which one it is: "45 cm tall", "weighs 250 g"."""
+    for quantity in case.quantities:
+        if quantity.unit in _MEASURES and is_fact(quantity, case):
+            span = quantity.span.strip()
+            before, after = _MEASURES[quantity.unit]
+            yield from (f"{word} {span}" for word in before)
+            yield from (f"{span} {word}" for word in after)
 
 
 def _words(readable: Letters, grounded: list[bool], grounds: _Grounds) -> Iterator[tuple[int, int]]:
@@ -173,7 +209,8 @@ class _Grounds:
         facts, request = case.facts, case.request
         of_item = _grounds_of(frozenset(filter(None, (*case.item_texts, facts.description, *facts.spellings))))
         free = _grounds_of(
-            frozenset((*words_of_uses(facts), *words_of_scenes(facts))),
+            frozenset((*words_of_uses(facts), *_demonyms(facts), *synonyms(facts))),
+            frozenset(word for word in words_of_scenes(facts) if not _is_phrase(word)),
             frozenset((*request.evidence.values(), *request.voice.lines, *request.voice.required)),
             frozenset(word for word in request.vocabulary if not _is_phrase(word)),
             frozenset(_told_reasons(request)),
@@ -202,6 +239,11 @@ class _Grounds:
     def _is_compound(self, word: str) -> bool:
         parts = ((word[:i], word[i:]) for i in range(_SHORTEST_PART, len(word) - _SHORTEST_PART + 1))
         return any(self._is_word(first) and self._is_form(last) for first, last in parts)
+
+
+def _demonyms(facts: FactSheet) -> Iterator[str]:
+    """Japanese, where the facts name Japan."""
+    return (demonym for country, demonym in table("names.toml")["demonyms"].items() if country in facts.words)
 
 
 def _told_reasons(request: CopyRequest) -> tuple[str, str]:
@@ -235,13 +277,7 @@ def _pieces_of(run: str) -> set[str]:
 @cache
 def _neutral() -> _Grounds:
     """The neutral words of both languages: a Chinese text may hold an English one."""
-    listed = {
-        w
-        for name in ("neutral.en.toml", "neutral.zh.toml")
-        for text in table(name).values()
-        if isinstance(text, str)
-        for w in text.split()
-    }
+    listed = neutral_words()
     latin = frozenset(w for w in listed if w.isascii())
     return _Grounds(latin, frozenset(b for w in latin for b in bases(w)), frozenset(), frozenset(listed - latin))
 
