@@ -38,7 +38,7 @@ from recllm.adcopy.quantities import (
     same_size,
     unit_of,
 )
-from recllm.adcopy.request import FactSheet, OfferType
+from recllm.adcopy.request import OfferType
 from recllm.adcopy.verify.case import Case, Violation, matches, stated_by_facts, used_with, violations
 
 _PRICE_TALK = {"en": "claims.price_talk", "zh": "claims.price_talk_zh"}
@@ -156,7 +156,7 @@ def is_fact(quantity: Quantity, case: Case) -> bool:
         return any(quantity.unit in (day.strftime("%m-%d"), day.strftime("%Y-%m-%d")) for day in days)
     if kind is QuantityKind.MULTITUDE:
         return stem(quantity.unit) in stems(facts.words) or stated_by_facts(quantity.unit, facts)
-    if kind is QuantityKind.NUMBER and any(same_size(quantity, fact) for fact in facts.quantities):
+    if kind is QuantityKind.NUMBER and quantity.unit and any(same_size(quantity, fact) for fact in facts.quantities):
         return True
     for fact in facts.quantities:
         if kind is fact.kind and quantity.value == fact.value:
@@ -360,15 +360,10 @@ def _deeds(case: Case) -> Iterator[Violation]:
         does = pattern("claims.does", VERBS="|".join(word_class("claim_verbs")))
         of_item = {*stems(read(case.facts.title).words), *word_class("stand_for_item")}
         if not case.request.evidence.get("performance"):
-            measured = _measured(case)
             names = stems(read(case.facts.title).words)  # "wooden blocks" of building blocks is their name
-            deeds = (
-                match[0]
-                for match in does.finditer(text)
-                if stem(match["subject"]) in of_item
-                and stem(match["verb"]) not in names
-                and not (measured and measured.match(text, match.start("verb")))
-            )
+            acts = [m for m in does.finditer(text) if stem(m["subject"]) in of_item and stem(m["verb"]) not in names]
+            measured = _measured(case) if acts else None
+            deeds = (m[0] for m in acts if not (measured and measured.match(text, m.start("verb"))))
             deeds = (deed for deed in deeds if deed not in case.facts.folded)
             yield from violations(deeds, "speaks of what the product does: needs performance", holds=True)
     for shape, subject, proof in shapes:
@@ -518,7 +513,7 @@ def product_named(case: Case) -> Iterator[Violation]:
 def head_names(case: Case) -> list[str]:
     """What counts as naming: the title, the last and longest words of its spellings, and the narrowest category."""
     facts = case.facts
-    names = [facts.title, *facts.category[-1:], *synonyms(facts)]
+    names = [facts.title, *facts.category[-1:], *synonyms(facts.title)]
     for title in (facts.title, *facts.spellings):
         han, tastes = "".join(_HAN_RUN.findall(fold(title))), _tastes(title)
         latin = [w for w in read(title).words if len(w) > 2 and w.isalpha() and w.isascii()]
@@ -530,12 +525,12 @@ def head_names(case: Case) -> list[str]:
     return names
 
 
-def synonyms(facts: FactSheet) -> Iterator[str]:
+@lru_cache(maxsize=1024)
+def synonyms(title: str) -> tuple[str, ...]:
     """Other words for the thing that an item is: jumper, where its title says sweater."""
-    of_title = stems(read(facts.title).words)
-    for group in table("names.toml")["synonyms"]["groups"]:
-        if not of_title.isdisjoint(map(stem, group)):
-            yield from group
+    of_title = stems(read(title).words)
+    groups = table("names.toml")["synonyms"]["groups"]
+    return tuple(word for group in groups if not of_title.isdisjoint(map(stem, group)) for word in group)
 
 
 @lru_cache(maxsize=1024)

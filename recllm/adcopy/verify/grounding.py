@@ -209,7 +209,7 @@ class _Grounds:
         facts, request = case.facts, case.request
         of_item = _grounds_of(frozenset(filter(None, (*case.item_texts, facts.description, *facts.spellings))))
         free = _grounds_of(
-            frozenset((*words_of_uses(facts), *_demonyms(facts), *synonyms(facts))),
+            frozenset((*words_of_uses(facts), *_demonyms(facts), *synonyms(facts.title))),
             frozenset(word for word in words_of_scenes(facts) if not _is_phrase(word)),
             frozenset((*request.evidence.values(), *request.voice.lines, *request.voice.required)),
             frozenset(word for word in request.vocabulary if not _is_phrase(word)),
