@@ -13,6 +13,7 @@ import re
 import tomllib
 import zoneinfo
 from collections.abc import Mapping
+from datetime import time
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 from urllib.parse import urlsplit
@@ -910,6 +911,14 @@ class OccasionSettings(FrozenModel):
     """Who bought for the first time within so many days, and never since, is welcomed."""
     adult_age: CountOrZero = 18
     """Who is or may be younger is left out."""
+
+    def check(self) -> None:
+        try:
+            hours = [time.fromisoformat(hour) for hour in self.quiet]
+        except ValueError:
+            hours = []
+        if self.quiet and (len(hours) != 2 or hours[0] == hours[1]):
+            raise ValueError(f'quiet is {list(self.quiet)}; give two different local times such as ["21:00", "08:00"]')
 
 
 class RetrainingSettings(FrozenModel):

@@ -12,7 +12,7 @@ import pytest
 from conftest import Command
 
 from recllm.data.dataset import DAY, Dataset
-from recllm.errors import DataError, ModelError
+from recllm.errors import DataError, ModelError, UsageError
 from recllm.jobs.load import load_file
 from recllm.jobs.occasions import MODEL_FILE, find_occasions
 from recllm.models.trees import BoostedTrees
@@ -250,6 +250,12 @@ def test_the_best_hour_is_the_persons_own_and_never_in_the_quiet_hours() -> None
     assert best_hours(hour_shares(data, "Asia/Shanghai"), ())[data.users["user_id"].to_list().index("ann")] == 15
     waking = best_hours(shares, ("21:00", "08:00"))
     assert ((waking >= 8) & (waking < 21)).all()
+
+
+@pytest.mark.parametrize("quiet", [("25:00", "08:00"), ("21:00",), ("21:00", "21:00")])
+def test_quiet_hours_that_cannot_be(quiet: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match="two different local times"):
+        OccasionSettings(quiet=quiet)
 
 
 # --- what is due -----------------------------------------------------------------------------------------------------

@@ -73,6 +73,8 @@ def other_value(section: str, name: str) -> Any:
         ("oidc", "base_scopes"): ["console", "events"],
         ("oidc", "group_scopes"): ["crm = events marketing", "it = admin"],
         ("oidc", "history_name"): "subject",
+        ("occasions", "order"): ["win_back"],
+        ("occasions", "quiet"): ["22:00", "07:00"],
     }
     if (section, name) in special:
         return special[section, name]
@@ -86,7 +88,7 @@ def other_value(section: str, name: str) -> Any:
         return default / 2 or 0.5
     if isinstance(default, tuple) and default and not isinstance(default[0], str | Enum):
         return [default[0], default[1] + 1]
-    return 3 if default is None else ["win_back"] if name == "order" else ["tea", "cup"]
+    return 3 if default is None else ["tea", "cup"]
 
 
 @pytest.mark.parametrize(("section", "name"), NAMES, ids=lambda part: part or "shop")

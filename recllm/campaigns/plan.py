@@ -47,7 +47,7 @@ from recllm.jobs.ad_copy import effect_model, may_be_modelled, open_generator
 from recllm.jobs.effects import effects_of, saved_effects
 from recllm.jobs.occasions import cases_of
 from recllm.jobs.recommenders import open_recommender
-from recllm.jobs.serve import CHANNEL_PURPOSE, contact_records
+from recllm.jobs.serve import contact_records, first_channels
 from recllm.occasions.choose import lacking
 from recllm.occasions.detect import ItemStates, Shop
 from recllm.recommender.registry import current
@@ -307,15 +307,6 @@ def _cut(pool: EligiblePool, file: CampaignFile) -> Selection:
     return select(pool.scores, pool.user_ids, file.id, file.limits.cut)
 
 
-def _first_channel(gate: PolicyGate, ids: Sequence[str], channels: Sequence[str]) -> list[str | None]:
-    """Of each person the first of the channels that they agreed to, now."""
-    first: list[str | None] = [None] * len(ids)
-    for channel in channels:
-        for n, agreed in enumerate(gate.permits_each(ids, CHANNEL_PURPOSE[channel])):
-            first[n] = first[n] or (channel if agreed else None)
-    return first
-
-
 def _pool(recommender: Recommender, file: CampaignFile, workspace: Workspace) -> tuple[Recommender, EligiblePool]:
     """Everybody whom a campaign could reach, and the recommender that knows its items."""
     if recommender.model is None:
@@ -388,7 +379,7 @@ def _agreed(file: CampaignFile, gate: PolicyGate) -> Consents:
     """Who agreed to one of the campaign's channels."""
 
     def agreed(ids: Sequence[str]) -> list[bool]:
-        return [channel is not None for channel in _first_channel(gate, ids, file.personal_channels)]
+        return [channel is not None for channel in first_channels(gate, ids, file.personal_channels)]
 
     return agreed
 
@@ -428,7 +419,7 @@ def count_reachable(workspace: Workspace, recommender: Recommender, file: Campai
         masks = first_only(masks | {ExclusionReason.NO_OCCASION: others})
     user_rows = np.flatnonzero(~np.logical_or.reduce(list(masks.values())))
     names = recommender.dataset.users[USER_COLUMN].gather(user_rows).to_list()
-    channels = Counter(channel for channel in _first_channel(gate, names, file.personal_channels) if channel)
+    channels = Counter(channel for channel in first_channels(gate, names, file.personal_channels) if channel)
     excluded = Counter({reason.value: int(mask.sum()) for reason, mask in masks.items() if mask.any()})
     if n_unconsented := unconsented(workspace, recommender):
         excluded[ExclusionReason.NO_CONSENT.value] += n_unconsented
@@ -481,7 +472,7 @@ def _planned(
         best = offered[ranks]
     best = np.where(best < 0, pool.target.items[0], best)  # nothing of the campaign was proposed for them
     names = [pool.user_ids[rank] for rank in ranks]
-    channels = _first_channel(gate, names, file.personal_channels)
+    channels = first_channels(gate, names, file.personal_channels)
     basics = basics_of(recommender.dataset.users[rows.tolist()])
     people, probability = [], scores.probabilities().astype(np.float64)
     for n, (name, item, reasons) in enumerate(zip(names, best, reasons_for(recommender, rows, best), strict=True)):

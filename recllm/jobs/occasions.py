@@ -11,7 +11,7 @@ import numpy as np
 
 from recllm.data.dataset import DAY, USER_COLUMN, utc
 from recllm.errors import DataError, UsageError
-from recllm.jobs.serve import CHANNEL_PURPOSE
+from recllm.jobs.serve import CHANNEL_PURPOSE, first_channels
 from recllm.schema import Occasion, Purpose
 from recllm.workspace.workspace import Workspace, present
 
@@ -61,7 +61,10 @@ def find_occasions(
     missing |= {occasion: why for occasion, why in lacking(shop).items() if occasion in settings.order}
     data, gate = shop.dataset, workspace.gate()
     ids = data.users[USER_COLUMN].to_list()
-    channels = first_channels(workspace, ids, settings.channels)
+    if unknown := [name for name in settings.channels if name not in CHANNEL_PURPOSE]:
+        with_consent = ", ".join(CHANNEL_PURPOSE)
+        raise UsageError(f"nobody can agree to the channel {unknown[0]!r}; those with consent: {with_consent}")
+    channels = first_channels(gate, ids, settings.channels)
     holdout = workspace.settings.experiments
     sent = gate.messages(Purpose.PERSONALISATION)
     recent = set(sent.filter(sent["exported_at"] >= as_of - settings.contact_days * DAY)["user_id"])
@@ -164,20 +167,6 @@ def replenishment_model(workspace: Workspace, as_of: int, progress: Progress | N
     model = learn_replenishment(dataset.before(as_of), settings, progress=progress)
     model.save(file)
     return model
-
-
-def first_channels(workspace: Workspace, ids: Sequence[str], channels: Sequence[str]) -> list[str | None]:
-    """Of each person the first of the channels that they agreed to, now. Raises `UsageError` for one that nobody can
-    agree to."""
-    if unknown := [name for name in channels if name not in CHANNEL_PURPOSE]:
-        raise UsageError(
-            f"nobody can agree to the channel {unknown[0]!r}; those with consent: {', '.join(CHANNEL_PURPOSE)}"
-        )
-    first: list[str | None] = [None] * len(ids)
-    for channel in channels:
-        for n, agreed in enumerate(workspace.gate().permits_each(ids, CHANNEL_PURPOSE[channel])):
-            first[n] = first[n] or (channel if agreed else None)
-    return first
 
 
 def _moment(workspace: Workspace, on: date | None, now: datetime | None) -> tuple[date, int]:

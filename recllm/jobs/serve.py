@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -76,6 +77,15 @@ def contact_records(gate: PolicyGate) -> ContactRecords:
         agreed=lambda channel, ids: gate.permits_each(ids, CHANNEL_PURPOSE[channel]),
         messages=lambda: gate.messages(Purpose.PERSONALISATION),
     )
+
+
+def first_channels(gate: PolicyGate, ids: Sequence[str], channels: Sequence[str]) -> list[str | None]:
+    """Of each person the first of the channels, keys of `CHANNEL_PURPOSE`, that they agreed to, now."""
+    first: list[str | None] = [None] * len(ids)
+    for channel in channels:
+        for n, agreed in enumerate(gate.permits_each(ids, CHANNEL_PURPOSE[channel])):
+            first[n] = first[n] or (channel if agreed else None)
+    return first
 
 
 def similar_items(recommender: Recommender, item_id: str, k: int) -> list[tuple[str, str, float]]:
