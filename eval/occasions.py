@@ -10,7 +10,7 @@ median interval   the same with the person's own median interval
 own frequency     the person's purchase days of the item a day, since the first one
 Poisson-Gamma     a repeat rate with a gamma prior of the item (after Bhagat et al. 2018)
 scorer            f(User, Item) of `recllm train` as of the first day, asked about four weeks
-LightGBM          boosted trees on 22 plain features
+LightGBM          boosted trees on 22 plain features, untuned
 recllm            `recllm.occasions.replenishment`
 
 Intervals: 200 bootstraps over people. Days: error of the predicted day among pairs bought within 28 days. Next order:
