@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from multiprocessing import get_context
@@ -117,9 +118,17 @@ def run_demo(folder: Path, *, generator: str = "auto", seed: int = 0) -> dict[st
         record_shown(workspace, slates)
     with times.step("one checked ad text for each"):
         writer = find_writer(generator, workspace)
-        offers = [best_offer(serving, person["user_id"]) for person in people]
+        offers = offers_apart([best_offer(serving, person["user_id"]) for person in people])
         filled = [slate for slate in offers if slate.items]
-        ads = write_ads(workspace, slates=filled, recommender=serving, channel=CHANNEL, generator=writer, seed=seed)
+        ads = write_ads(
+            workspace,
+            slates=filled,
+            recommender=serving,
+            channel=CHANNEL,
+            generator=writer,
+            seed=seed,
+            unattended=True,
+        )
         ad_of = {slate.user_id: ad for slate, ad in zip(filled, ads, strict=True)}
     copies = [ad_of.get(slate.user_id) for slate in slates]
     with times.step("take one feedback event"):
@@ -275,6 +284,19 @@ def best_offer(serving: Recommender, user_id: str) -> Slate:
         if slate.status is SlateStatus.PERSONAL and slate.items and not still_buys:
             return slate
     return serving.recommend(user_id, k=AD_CHOICE, where=ON_OFFER, objective=Objective.LIFT)[0]
+
+
+def offers_apart(slates: Sequence[Slate]) -> list[Slate]:
+    """Slates that no two of begin with the same item, where they can: who is told what is popular chooses first, since
+    the others have more that suits them."""
+    first_ids: set[str] = set()
+    apart = list(slates)
+    for i in sorted(range(len(slates)), key=lambda i: slates[i].status is SlateStatus.PERSONAL):
+        first = next((item for item in slates[i].items if item.item_id not in first_ids), None)
+        if first is not None:
+            apart[i] = replace(slates[i], items=(first, *(item for item in slates[i].items if item is not first)))
+            first_ids.add(first.item_id)
+    return apart
 
 
 def find_writer(generator: str, workspace: Workspace) -> Generator | None:

@@ -229,10 +229,10 @@ def test_a_name_is_never_cut_into_another_thing(title: str, named: str) -> None:
 
 
 def test_a_shelf_is_known_by_the_narrowest_name() -> None:
-    assert shelf(["Loose leaf green tea", "Food"]) == "drink"
-    assert shelf(["Chews", "Dog food", "Grocery"]) == "pets"
-    assert shelf(["儿童运动鞋"]) == "children"
-    assert shelf(["Whatsit"]) == "other"
+    assert shelf(("Loose leaf green tea", "Food")) == "drink"
+    assert shelf(("Chews", "Dog food", "Grocery")) == "pets"
+    assert shelf(("儿童运动鞋",)) == "children"
+    assert shelf(("Whatsit",)) == "other"
 
 
 # --- a large model ---------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import io
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -695,3 +695,50 @@ def test_two_shops_see_nothing_of_each_others_campaigns_and_jobs(folder: Path, t
         assert client.get(f"/v1/jobs/{job['job_id']}", headers=second).status_code == 404
         assert client.post(f"/v1/jobs/{job['job_id']}/cancel", headers=second).status_code == 404
         until(lambda: client.get(f"/v1/jobs/{job['job_id']}", headers=first).json()["state"] == "done")
+
+
+# --- ad texts --------------------------------------------------------------------------------------------------------
+
+
+class _Backwards:
+    """An effect model that finds the last line the best."""
+
+    fingerprint = "backwards"
+
+    def order(self, texts: Sequence[str], reason: str | None = None, channel: str | None = None) -> list[int]:
+        return list(reversed(range(len(texts))))
+
+
+def test_what_ab_tests_taught_orders_the_lines_of_an_ad(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"user_id": "u00", "channel": "push"}
+    with serving(folder) as client:
+        plain = ask(client, "/v1/copy", asked)
+    opened = []
+    monkeypatch.setattr("recllm.jobs.ad_copy.effect_model", lambda shop: opened.append(shop) or _Backwards())
+    with serving(folder) as client:
+        ordered = [ask(client, "/v1/copy", asked) for _ in range(2)]
+    assert len(opened) == 1 and ordered[0]["text"] == ordered[1]["text"] != plain["text"]
+    assert all(text["verdict"] == "pass" and text["item_id"] == plain["item_id"] for text in ordered)
+
+
+# --- occasions -------------------------------------------------------------------------------------------------------
+
+
+def test_the_occasions_of_a_day_are_listed_in_the_background(client: TestClient) -> None:
+    """Over HTTP as from the command line: each person once, with the reason, the channel and the hour."""
+    ids = everyone()
+    job = ask(client, "/v1/occasions", {"limit": 25, "ids": ids}, 202)
+    assert job["about"] == "occasions"
+    until(lambda: client.get(f"/v1/jobs/{job['job_id']}").json()["state"] == JobState.DONE)
+    listed = client.get(f"/v1/jobs/{job['job_id']}").json()["result"]
+    people = listed["people"]
+    assert 0 < len(people) <= 25 and sum(listed["counts"].values()) == len(people)
+    assert len({person["user_id"] for person in people}) == len(people)
+    assert all(person["user_id"] in ids and person["reasons"] and person["channel"] for person in people)
+    assert all(0 <= person["best_hour"] <= 23 for person in people)
+
+
+def test_a_day_beyond_the_log_has_no_occasions(client: TestClient) -> None:
+    job = ask(client, "/v1/occasions", {"on": "2090-01-01"}, 202)
+    until(lambda: client.get(f"/v1/jobs/{job['job_id']}").json()["state"] == JobState.FAILED)
+    assert "2090-01-01" in client.get(f"/v1/jobs/{job['job_id']}").json()["error"]

@@ -14,7 +14,7 @@ from functools import cache
 
 from babel.dates import format_skeleton
 
-from recllm.adcopy.lexicon import Family, Reading, phrase_patterns, table
+from recllm.adcopy.lexicon import Family, Reading, pattern, phrase_patterns, table
 
 _WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _DAYS_OF_WEEK = 7
@@ -61,10 +61,10 @@ def day_in_words(day: date, language: str) -> str:
 
 
 def deadlines(reading: Reading) -> Sequence[Deadline]:
-    """Every deadline of a text; a weak phrase inside of a strong one is not told again."""
+    """Every deadline of a text; a phrase inside of a longer strong one is not told again: 最后一天 of 明天最后一天."""
     strong = [Deadline(span, day, True) for day, family, _ in _families() for span in family.find(reading)]
     weak = [Deadline(span, day, False) for day, _, family in _families() for span in family.find(reading)]
-    return [*strong, *(phrase for phrase in weak if not any(phrase.span in longer.span for longer in strong))]
+    return [d for d in (*strong, *weak) if not any(d.span in s.span and d.span != s.span for s in strong)]
 
 
 @cache
@@ -72,7 +72,7 @@ def _families() -> Sequence[tuple[str, Family, Family]]:
     """(last day, strong phrases, weak ones)."""
 
     def family(day: str, phrases: Sequence[str]) -> Family:
-        return Family(id=day, shapes=phrase_patterns(phrases), exceptions=None)
+        return Family(id=day, shapes=phrase_patterns(phrases), exceptions=pattern("quantities.weekdays"))
 
     entries = table("deadlines.toml")["deadline"]
     return [(e["ends"], family(e["ends"], e["strong"]), family(e["ends"], e["weak"])) for e in entries]

@@ -188,14 +188,55 @@ def words(text: str) -> tuple[str, ...]:
 
 
 def stem(word: str) -> str:
-    """ "berries" -> "berry", "beans" -> "bean"."""
+    """ "berries" -> "berry", "shelves" -> "shelf", "beans" -> "bean"."""
     if len(word) > 4 and word.endswith("ies"):
         return word[:-3] + "y"
+    if word in ("shelves", "halves", "loaves", "leaves", "knives", "scarves", "calves", "wolves"):
+        return word[:-3] + ("fe" if word == "knives" else "f")
     return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
 
 
 def stems(words_of_text: Iterable[str]) -> frozenset[str]:
     return frozenset(stem(word) for word in words_of_text)
+
+
+# --- inflections ---------------------------------------------------------------------------------------------------
+
+_VOWELS = "aeiou"
+
+
+@lru_cache(maxsize=8192)
+def bases(word: str) -> frozenset[str]:
+    """The words that `word` may be an inflection of, itself among them: "baking" -> "bake"."""
+    candidates = {word}
+    if not (word.isascii() and word.isalpha()):
+        return frozenset(candidates)
+    for ending in ("s", "es", "ed", "d", "ing"):
+        if word.endswith(ending) and len(word) - len(ending) >= 2:
+            base = word[: -len(ending)]
+            guesses = {base, base + "e", base[:-1] + "y" if base.endswith("i") else base}
+            if len(base) > 3 and base[-1] == base[-2]:
+                guesses.add(base[:-1])
+            candidates |= {guess for guess in guesses if word in _inflections(guess)}
+    return frozenset(candidates)
+
+
+def _inflections(word: str) -> set[str]:
+    """Plural, third person, past and present participle of an English word, by the rules of spelling."""
+    if len(word) < 2:
+        return set()
+    if word.endswith("y") and word[-2] not in _VOWELS:
+        return {word[:-1] + "ies", word[:-1] + "ied", word + "ing"}
+    if word.endswith("e"):
+        return {word + "s", word + "d", word[:-1] + "ing"}
+    plural = word + ("es" if word.endswith(("s", "x", "z", "ch", "sh", "o")) else "s")
+    doubled = len(word) > 2 and word[-1] not in _VOWELS + "wxy" and word[-2] in _VOWELS and word[-3] not in _VOWELS
+    forms = {plural, word + "s" if word.endswith("o") else plural}
+    if doubled:
+        forms |= {word + word[-1] + "ing", word + word[-1] + "ed"}
+    if not doubled or len(word) > 4:  # "offering" of "offer", "planning" of "plan"
+        forms |= {word + "ing", word + "ed"}
+    return forms
 
 
 # --- families of phrases -------------------------------------------------------------------------------------------

@@ -2,13 +2,12 @@
 
 written_out("GRAPES WHITE 18 LB")          # "white grapes 18 lb"
 name_and_size("white grapes 18 lb")        # ("white grapes", "18 lb")
-shelf(["Loose leaf green tea", "Food"])    # "drink"
+shelf(("Loose leaf green tea", "Food"))    # "drink"
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from functools import cache, lru_cache
 
 from recllm.adcopy.lexicon import fold, pattern, stem, stems, table, word_class, words
@@ -116,7 +115,8 @@ def _han_size() -> re.Pattern[str]:
 # --- the shelf -------------------------------------------------------------------------------------------------------
 
 
-def shelf(names: Iterable[str]) -> str:
+@lru_cache(maxsize=1 << 14)
+def shelf(names: tuple[str, ...]) -> str:
     """The shelf of `data/shelves.toml` that the first of the names with a listed word belongs on."""
     for name in names:
         folded, of_name = fold(name), stems(words(name))

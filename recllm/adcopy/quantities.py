@@ -104,10 +104,13 @@ _UNIT = folded_pattern(
     rf"[ -]?((?:{_alternatives({u for u in _UNITS if u.isascii()})})(?![a-z0-9])"
     rf"|(?:{_alternatives({u for u in _UNITS if not u.isascii()})}))"
 )
+_PHRASES = [p for p in table("neutral.en.toml")["phrases"] if p.split()[-1] not in _ENGLISH]
+"""Without "for two", which may go on: "for two dollars"."""
+_UNSTATING = [*_NUMBERS["idioms"], *_NUMBERS["english_idioms"], *_PHRASES]
 _IDIOMS = folded_pattern(
     "|".join(
         rf"\b{re.escape(idiom)}\b" if idiom.isascii() else re.escape(idiom)
-        for idiom in sorted([*_NUMBERS["idioms"], *_NUMBERS["english_idioms"]], key=len, reverse=True)
+        for idiom in sorted(_UNSTATING, key=len, reverse=True)
     )
 )
 _MONTH = pattern("quantities.month").pattern
@@ -128,12 +131,15 @@ def quantities(text: str) -> tuple[Quantity, ...]:
     """Every quantity in a text, in no particular order."""
     stated: list[Quantity] = []
     unblanked = fold(text)
-    text = pattern("quantities.clock").sub(_blanks, _IDIOMS.sub(_blanks, unblanked))
+    text = _IDIOMS.sub(_blanks, unblanked)
+    for unstated in (pattern("quantities.clock"), pattern("quantities.festival")):
+        text = unstated.sub(_blanks, text)
     for shape, read_match in _SHAPES:
         for match in shape.finditer(text):
             if quantity := read_match(match):
                 stated.append(quantity)  # and blanked, so that later patterns do not see it again
                 text = text[: match.start()] + _blanks(match) + text[match.end() :]
+    text = pattern("quantities.end_of_day").sub(_blanks, text)
     for match in _NUMERAL.finditer(text):
         before, after = text[max(0, match.start() - 16) : match.start()], text[match.end() : match.end() + 16]
         value = _value(match)
@@ -184,6 +190,12 @@ def _date(match: re.Match[str]) -> Quantity | None:
     return Quantity(kind=QuantityKind.DATE, value=None, unit=unit, span=match[0])
 
 
+def _festival_date(match: re.Match[str]) -> Quantity | None:
+    """The day of a festival that a deadline names."""
+    name = next(value for value in match.groups() if value)
+    return Quantity(kind=QuantityKind.DATE, value=None, unit=_NUMBERS["festivals"][name], span=match[0])
+
+
 def _model_number(match: re.Match[str]) -> Quantity | None:
     """A model number such as "3d" or "dw8308"; "usd5" and "16oz" are none: they are read as amounts."""
     text = match[0]
@@ -232,6 +244,7 @@ _SHAPES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Quantity | None]
     (pattern("quantities.date_zh"), _date),
     (pattern("quantities.date_day_first", MONTH=_MONTH), _date),
     (pattern("quantities.date_month_first", MONTH=_MONTH), _date),
+    (pattern("quantities.festival_date", FESTIVAL=_alternatives(set(_NUMBERS["festivals"]))), _festival_date),
     (pattern("quantities.code"), _model_number),
 )
 """What is looked for before plain numbers, in this order, and what a match states, if anything."""
@@ -272,6 +285,8 @@ def _in_context(value: Decimal, numeral: str, before: str, after: str, idioms_be
         return Quantity(kind=QuantityKind.NUMBER, value=value, unit=_UNITS[unit[1]], span=numeral + unit[0])
     if pattern("quantities.pack_before").search(before) or pattern("quantities.pack_after").match(after):
         return Quantity(kind=QuantityKind.NUMBER, value=value, unit="ct", span=numeral)
+    if pattern("quantities.age_before").search(before):
+        return Quantity(kind=QuantityKind.NUMBER, value=value, unit="year", span=numeral)
     next_word = _NEXT_WORD.match(after)
     return Quantity(kind=QuantityKind.NUMBER, value=value, role=next_word[1] if next_word else "", span=numeral)
 

@@ -222,6 +222,7 @@ async def copy(body: CopyTextRequest, caller: MayMarket, service: TheService) ->
             channel=body.channel,
             locale=body.locale,
             recommender=shop.recommender(),
+            effect=shop.effect(),
         )
         return written
 

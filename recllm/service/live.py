@@ -25,6 +25,7 @@ from recllm.service.finder import Finder
 from recllm.workspace.workspace import Workspace, present
 
 if TYPE_CHECKING:
+    from recllm.models.effect import EffectModel
     from recllm.recommender.recommender import Recommender
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class LiveShop:
         """Why the store could not be read when it was last tried; None when it could."""
         self.finder = Finder()
         self.everybody = Everybody(workspace)
+        self._effect: EffectModel | None = None
         self._followers = followers
         self._lock = Lock()
         self._opened: tuple[ShopMarks, Recommender] | None = None
@@ -101,6 +103,15 @@ class LiveShop:
         if self._opened is None:
             raise StoreError(self.problem or f"the shop {self.name} is being opened; try again in a few seconds")
         return self._opened[1].at(present(self.workspace))
+
+    def effect(self) -> EffectModel | None:
+        """The workspace's model of which text works, opened once; None where it has none. Raises `ModelError` for a bad
+        one."""
+        if self._effect is None:
+            from recllm.jobs.ad_copy import effect_model
+
+            self._effect = effect_model(self.workspace)
+        return self._effect
 
     def recommend(self, request: RecommendRequest) -> list[Slate]:
         """The slates of people, each by the treatment of their variant; see `recommend_in_experiments`."""

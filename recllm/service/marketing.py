@@ -32,6 +32,7 @@ from recllm.campaigns.drafts import (
     stage_of,
 )
 from recllm.data.catalogue import matching, on_offer
+from recllm.documents import plain
 from recllm.errors import ConflictError, UsageError
 from recllm.schema import SearchRequest, Slate
 from recllm.service.background import Job
@@ -49,6 +50,7 @@ from recllm.service.marketing_requests import (
     ExportOrder,
     MailingIn,
     NewCampaign,
+    OccasionsQuery,
     PlanOrder,
     PredictionQuery,
     RedemptionIn,
@@ -67,6 +69,9 @@ TIMES = ("timestamp", "end")
 
 MAX_TARGET_ITEMS = 1_000
 """Items that a condition may select for an audience."""
+
+OCCASIONS = "occasions"
+"""What a job that lists a day's occasions is about."""
 
 OneCampaign = Annotated[CampaignId, PathParameter(description="The campaign's id.")]
 
@@ -181,6 +186,33 @@ async def predict(body: PredictionQuery, caller: MayMarket, service: TheService)
         return prediction_document(listed, _shops_ids(shop, body.ids)) | {"size": len(prediction.people)}
 
     return json_answer(await service.marketing.run(document))
+
+
+@router.post("/v1/occasions", response_model=None, status_code=202, responses={202: {"model": Job}}, tags=["marketing"])
+async def occasions(body: OccasionsQuery, caller: MayMarket, service: TheService) -> Response:
+    """Who should hear what on a day, why, on which channel and at which hour, in the background: see
+    `GET /v1/jobs/{job_id}`, whose `result` is the list."""
+    from recllm.jobs.occasions import find_occasions
+
+    shop = caller.shop
+
+    def listed(progress: Any) -> dict[str, Any]:
+        progress("reading the log")
+        day = find_occasions(
+            shop.workspace, body.on, size=body.limit, explain=body.explain, locale=body.locale, progress=progress
+        )
+        document: dict[str, Any] = plain(day)
+        names = _shops_ids(shop, body.ids)
+        for person in document["people"]:
+            person["user_id"] = names.get(person["user_id"], person["user_id"])
+        return document
+
+    def ordered() -> Job:
+        return service.background.submit(shop.name, OCCASIONS, listed)
+
+    answer = json_answer(await service.marketing.run(ordered))
+    answer.status_code = 202
+    return answer
 
 
 def _coupons(shop: LiveShop, body: CouponsIn) -> Coupons:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -215,6 +216,20 @@ class ChangedCampaign(ServiceRequest):
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"revision": "0123456789abcdef", "campaign": _FIELDS_EXAMPLE}]}
     )
+
+
+class OccasionsQuery(ServiceRequest):
+    """Whom to write to on a day."""
+
+    on: date | None = None
+    """The day; today when left out. An earlier one is told as its morning would have."""
+    limit: Limit = 1_000
+    explain: bool = True
+    """Whether each person gets the reasons."""
+    locale: Locale = None
+    ids: KnownIds = Field(default_factory=list)
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"on": "2026-03-01", "limit": 100}]})
 
 
 class PlanOrder(ServiceRequest):

@@ -6,14 +6,32 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 
 from recllm.adcopy.deadlines import Deadline, deadlines
-from recllm.adcopy.lexicon import Reading, fold, limit, pattern, read, stem, stems, table
-from recllm.adcopy.names import name_and_size, written_out
+from recllm.adcopy.lexicon import (
+    Reading,
+    bases,
+    chinese_pattern,
+    fold,
+    limit,
+    pattern,
+    read,
+    stem,
+    stems,
+    table,
+    word_class,
+    words,
+)
+from recllm.adcopy.names import OTHER_SHELF, name_and_size, shelf, written_out
 from recllm.adcopy.quantities import Quantity, QuantityKind, quantities
 from recllm.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
 from recllm.text.templates import Prompts, natural
+
+_CLAUSE = re.compile(r"[.,!?:;()…–—，。！？：；、（）\n]+")
+_LATIN_WORD = re.compile(r"[a-z]+(?:'[a-z]+)*")
+_CONSUMED = ("food", "drink", "care", "pets", OTHER_SHELF)
+"""Shelves whose items are eaten, drunk or put on the skin, or may be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +99,16 @@ class Case:
     @cached_property
     def tells_saving(self) -> bool:
         """True when the text tells the former price, or what it lies above the price, and no offer runs."""
-        return self.saving is not None and any(
-            self.is_saving(q) or (q.role == "list" and q.value == self.facts.list_price) for q in self.quantities
-        )
+        return self.saving is not None and (self._tells_former or any(self.is_saving(q) for q in self.quantities))
+
+    @cached_property
+    def _tells_former(self) -> bool:
+        return any(q.role == "list" and q.value == self.facts.list_price for q in self.quantities)
+
+    @cached_property
+    def _tells_price(self) -> bool:
+        money = (q for q in self.quantities if q.kind is QuantityKind.MONEY)
+        return any(not q.role and q.value == self.facts.price for q in money)
 
     def is_saving(self, quantity: Quantity) -> bool:
         """True for what the former price lies above the price, as an amount or as a share to the nearest per cent."""
@@ -92,7 +117,10 @@ class Case:
             return False
         if quantity.kind is QuantityKind.DISCOUNT:
             return bool(abs(100 * saving / former - value) <= limit("fraction_tolerance"))
-        return quantity.role == "off" and value == saving
+        is_money = quantity.kind is QuantityKind.MONEY
+        # "was £60, now £48. That's £12 towards treats"
+        is_told = is_money and not quantity.role and self._tells_former and self._tells_price
+        return value == saving and (quantity.role == "off" or is_told)
 
     @cached_property
     def title_written_out(self) -> str:
@@ -117,6 +145,56 @@ class Case:
             return self.text
         longest_first = "|".join(re.escape(t) for t in sorted(texts, key=len, reverse=True))
         return re.sub(longest_first, " ", self.text, flags=re.IGNORECASE)
+
+    @cached_property
+    def apart(self) -> frozenset[str]:
+        """The words of `data/surroundings.*.toml` that only stand apart from the item in this text, folded.
+
+        A word stands apart when neither neighbour in its clause is a word of the item and nothing shortly before it
+        ascribes it. Food stands apart from what is eaten, drunk or put on the skin only where an English text tells it
+        as what the item is served with.
+        """
+        is_consumed = shelf((self.facts.title, *reversed(self.facts.category))) in _CONSUMED
+        apart: set[str] = set()
+        beside: set[str] = set()
+        for clause in _CLAUSE.split(self.reading.squashed):
+            for word, is_apart in (
+                *self._english_things(clause, is_consumed),
+                *self._chinese_things(clause, is_consumed),
+            ):
+                (apart if is_apart else beside).add(word)
+        return frozenset(apart - beside)
+
+    def _english_things(self, clause: str, is_consumed: bool) -> Iterator[tuple[str, bool]]:
+        """(thing, whether it stands apart) of a clause."""
+        ascribing, served = _listed("en", "ascribing"), _listed("en", "served")
+        tokens = [t.removesuffix("'s") for t in _LATIN_WORD.findall(clause)]
+        for i, token in enumerate(tokens):
+            token_bases = bases(token)
+            is_food = not token_bases.isdisjoint(_listed("en", "food"))
+            if is_food or not token_bases.isdisjoint(_listed("en", "things")):
+                before = tokens[max(0, i - 3) : i]
+                neighbours = {stem(t) for t in (*before[-1:], *tokens[i + 1 : i + 2])}
+                is_alone = neighbours.isdisjoint(self._item_stems) and ascribing.isdisjoint(before)
+                is_alone = is_alone and _listed("en", "ascribed").isdisjoint(tokens[i + 1 : i + 2])
+                yield token, is_alone and not (is_food and is_consumed and served.isdisjoint(before))
+
+    def _chinese_things(self, clause: str, is_consumed: bool) -> Iterator[tuple[str, bool]]:
+        """(thing, whether it stands apart) of a clause; a neighbour of the item shares two characters with it."""
+        for match in shape.finditer(clause) if (shape := _chinese_things()) else ():
+            before, after = clause[: match.start()].removesuffix("的"), clause[match.end() :]
+            is_beside = before[-2:] in self._item_pairs or after[:2] in self._item_pairs
+            is_beside = is_beside or (before != "" and before[-1] in table("surroundings.zh.toml")["ascribing"])
+            yield match[0], not is_beside and not (is_consumed and match[0] in _listed("zh", "food"))
+
+    @cached_property
+    def _item_stems(self) -> frozenset[str]:
+        return stems(w for text in self.item_texts for w in words(text) if w not in word_class("glue"))
+
+    @cached_property
+    def _item_pairs(self) -> frozenset[str]:
+        """Pairs of characters of the item's texts."""
+        return frozenset(text[i : i + 2] for text in map(fold, self.item_texts) for i in range(len(text) - 1))
 
     def proves(self, evidence: str) -> bool:
         """True when what a claim rests on is there: a key of the caller's evidence, "list_price", "offer.end",
@@ -164,6 +242,16 @@ def stated_by_facts(phrase: str, facts: FactSheet) -> bool:
         return True
     parts = [stem(word) for word in read(phrase).words]
     return bool(parts) and stems(facts.words).issuperset(parts)
+
+
+@cache
+def _listed(language: str, name: str) -> frozenset[str]:
+    return frozenset(str(table(f"surroundings.{language}.toml")[name]).split())
+
+
+@cache
+def _chinese_things() -> re.Pattern[str] | None:
+    return chinese_pattern(_listed("zh", "things") | _listed("zh", "food"))
 
 
 def words_of_uses(facts: FactSheet) -> Iterator[str]:

@@ -38,7 +38,7 @@ from recllm.adcopy.quantities import (
     same_size,
     unit_of,
 )
-from recllm.adcopy.request import OfferType
+from recllm.adcopy.request import FactSheet, OfferType
 from recllm.adcopy.verify.case import Case, Violation, matches, stated_by_facts, used_with, violations
 
 _PRICE_TALK = {"en": "claims.price_talk", "zh": "claims.price_talk_zh"}
@@ -137,6 +137,10 @@ def is_fact(quantity: Quantity, case: Case) -> bool:
     kind, offer, facts = quantity.kind, case.offer, case.facts
     if kind in (QuantityKind.NUMBER, QuantityKind.PERCENT, QuantityKind.CODE) and quantity in facts.quantities:
         return True
+    if kind is QuantityKind.CODE and any(
+        quantity.unit in f.unit.split("-") for f in facts.quantities if f.kind is kind
+    ):
+        return True  # 3XL of M-3XL
     if kind is QuantityKind.MONEY:
         return _is_price(quantity, case)
     if kind is QuantityKind.DISCOUNT:
@@ -150,7 +154,7 @@ def is_fact(quantity: Quantity, case: Case) -> bool:
         end = offer.end
         last = end - timedelta(microseconds=1) if end else None
         if pattern("quantities.day_out").search(quantity.span):  # until 24:00 of the last day
-            is_midnight = end is not None and end.time() == time.min
+            is_midnight = end is not None and (end.time() == time.min or end.time() >= time(23, 59))
             return is_midnight and last is not None and quantity.unit.endswith(last.strftime("%m-%d"))
         days = [day for day in (offer.start, end, last) if day]
         return any(quantity.unit in (day.strftime("%m-%d"), day.strftime("%Y-%m-%d")) for day in days)
@@ -210,7 +214,7 @@ def _is_price(quantity: Quantity, case: Case) -> bool:
         amounts += _unit_prices(quantity.role.removeprefix("per "), case) if quantity.role else []
         if amount is None:  # "a coupon worth 5 dollars": the offer's value, said without "off"
             amounts.append(offered)
-        amounts.append(reduced_price(case))
+        amounts += [reduced_price(case), case.saving if case.is_saving(quantity) else None]
     elif quantity.role == "off" and facts.price is not None and (left := reduced_price(case)) is not None:
         amounts.append(facts.price - left)  # 20 % of 5.00 are 1.00
     elif quantity.role == "off":
@@ -299,8 +303,15 @@ def says_saving(phrase: str) -> bool:
 def _deadlines(case: Case) -> Iterator[Violation]:
     """Deadlines told by their distance, such as "today only", against the end of the running offer."""
     running, now = case.offer, case.request.now
+    end = running.end if running is not None else None
+    tells_end = end is not None and (
+        any(phrase.ends_on(end, now) for phrase in case.deadlines)
+        or any(q.kind is QuantityKind.DATE and is_fact(q, case) for q in case.quantities)
+    )
     for phrase in case.deadlines:
-        if running is not None and running.end is not None and phrase.ends_on(running.end, now):
+        if end is not None and phrase.ends_on(end, now):
+            continue
+        if tells_end and not phrase.strong:  # "until Sunday. What's for dinner tonight?"
             continue
         is_deadline = phrase.strong or _speaks_of_an_offer(case)
         if not is_deadline and phrase.day == "today":
@@ -334,6 +345,8 @@ def proofs(case: Case) -> Iterator[Violation]:
     for family in families("claims.toml"):
         if not (case.proves(family.evidence) or (case.offer and case.offer.type in family.offers)):
             for phrase in family.find(read(case.own_words) if family.from_facts else case.reading):
+                if family.id == "composition" and phrase in case.apart:
+                    continue
                 if not (family.from_facts and (stated_by_facts(phrase, case.facts) or used_with(phrase, case.facts))):
                     missing = "no proof makes it sayable" if family.evidence == "never" else _proof_for(family)
                     message = f"{phrase!r} claims {family.id} without proof: {missing}"
@@ -368,10 +381,14 @@ def _deeds(case: Case) -> Iterator[Violation]:
             yield from violations(deeds, "speaks of what the product does: needs performance", holds=True)
     for shape, subject, proof in shapes:
         if not case.request.evidence.get(proof):
-            phrases = (
-                p for p in matches(shape, text) if not (p in case.facts.folded or stated_by_facts(p, case.facts))
-            )
+            phrases = (p for p in matches(shape, text) if not (p in case.facts.folded or _holds_words(p, case.facts)))
             yield from violations(phrases, f"speaks of {subject}: needs {proof}", holds=True)
+
+
+def _holds_words(phrase: str, facts: FactSheet) -> bool:
+    """True when the facts hold every word of a phrase but those that join words: "with an ash wood handle"."""
+    content = " ".join(w for w in words(phrase) if w not in word_class("glue") and w != "with") or phrase
+    return stated_by_facts(content, facts)
 
 
 def _measured(case: Case) -> re.Pattern[str] | None:

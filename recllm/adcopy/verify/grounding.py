@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
 from recllm.adcopy.lexicon import (
     HAN,
     Letters,
+    bases,
     families,
     fold,
     letters,
@@ -26,6 +28,7 @@ from recllm.adcopy.lexicon import (
     pattern,
     phrase_pattern,
     table,
+    word_class,
     words,
 )
 from recllm.adcopy.opening_line import occasion_words, reason_words
@@ -73,7 +76,7 @@ def ungrounded(case: Case) -> tuple[UngroundedWord, ...]:
         _take(grounded, readable.occurrences(phrase))
     _take(grounded, numbers)  # told as numbers, not once more as words
     grounds = _Grounds.of(case)
-    pieces = sorted([*numbers, *_words(readable, grounded, grounds)])
+    pieces = sorted([*numbers, *_words(readable, grounded, grounds, case.apart)])
     return tuple(_ungrounded_words(case.text, readable, pieces))
 
 
@@ -114,7 +117,11 @@ def _phrases_that_hold(case: Case) -> Iterator[str]:
     yield from (fold(phrase) for phrase in case.request.vocabulary if _is_phrase(phrase))
     if phrases := _neutral_phrases():
         yield from (match[0] for match in phrases.finditer(case.reading.folded))
-    yield from (match[0] for match in pattern("quantities.clock").finditer(case.reading.folded))
+    for unstated in (pattern("quantities.clock"), pattern("quantities.festival")):
+        yield from (match[0] for match in unstated.finditer(case.reading.folded))
+    if case.offer is not None and case.offer.end is not None:
+        yield from (match[0] for match in pattern("quantities.end_of_day").finditer(case.reading.folded))
+    yield from _questions(case)
     yield from _measures_that_hold(case)
     yield from denials(case.facts)
     yield from filter(_is_phrase, words_of_scenes(case.facts))
@@ -127,6 +134,19 @@ def _phrases_that_hold(case: Case) -> Iterator[str]:
         yield from str(table("offer_words.toml")[case.language]["list_price"]).split()
 
 
+def _questions(case: Case) -> Iterator[str]:
+    """喜不喜欢, 合不合适: whether something is so, which says neither yes nor no."""
+    if not (matches := list(pattern("reading.asked").finditer(case.reading.folded))):
+        return
+    grounds = _Grounds.of(case)
+    for match in matches:
+        first, following = match["verb"], match["rest"]
+        if following and grounds.holds_piece(first + following):
+            yield match[0]
+        elif grounds.holds_piece(first):
+            yield match[0].removesuffix(following)
+
+
 def _measures_that_hold(case: Case) -> Iterator[str]:
     """Sizes of the facts with the word that says which one it is: "45 cm tall", "weighs 250 g"."""
     for quantity in case.quantities:
@@ -137,7 +157,9 @@ def _measures_that_hold(case: Case) -> Iterator[str]:
             yield from (f"{span} {word}" for word in after)
 
 
-def _words(readable: Letters, grounded: list[bool], grounds: _Grounds) -> Iterator[tuple[int, int]]:
+def _words(
+    readable: Letters, grounded: list[bool], grounds: _Grounds, apart: AbstractSet[str]
+) -> Iterator[tuple[int, int]]:
     """Places in the folded text of the words that are not grounded."""
     tokens = list(_TOKEN.finditer(readable.folded))
     for i, match in enumerate(tokens):
@@ -145,16 +167,18 @@ def _words(readable: Letters, grounded: list[bool], grounds: _Grounds) -> Iterat
         if all(grounded[start:end]):
             continue
         if _HAN_RUN.match(match[0]):
-            yield from _left_over(match[0], start, grounded, grounds)
+            yield from _left_over(match[0], start, grounded, grounds, apart)
             continue
         neighbours = {match[0] + t[0] for t in tokens[i + 1 : i + 2]} | {
             t[0] + match[0] for t in tokens[max(0, i - 1) : i]
         }
-        if not (grounds.holds(match[0]) or neighbours & grounds.compounds):
+        if not (grounds.holds(match[0]) or neighbours & grounds.compounds or match[0].removesuffix("'s") in apart):
             yield start, end
 
 
-def _left_over(run: str, offset: int, grounded: list[bool], grounds: _Grounds) -> Iterator[tuple[int, int]]:
+def _left_over(
+    run: str, offset: int, grounded: list[bool], grounds: _Grounds, apart: AbstractSet[str]
+) -> Iterator[tuple[int, int]]:
     """Places of the characters that remain when a run is cut into grounded pieces so that as few as can be remain, and
     into as few pieces as can be."""
     size = len(run)
@@ -167,7 +191,8 @@ def _left_over(run: str, offset: int, grounded: list[bool], grounds: _Grounds) -
             continue
         costs[i] = (left + 1, pieces)
         for length in range(1, min(_LONGEST_PIECE, size - i) + 1):
-            if grounds.holds_piece(run[i : i + length]):
+            piece = run[i : i + length]
+            if grounds.holds_piece(piece) or piece in apart:
                 left, pieces = costs[i + length]
                 if (left, pieces + 1) <= costs[i]:
                     costs[i], lengths[i] = (left, pieces + 1), length
@@ -214,6 +239,7 @@ class _Grounds:
             frozenset((*request.evidence.values(), *request.voice.lines, *request.voice.required)),
             frozenset(word for word in request.vocabulary if not _is_phrase(word)),
             frozenset(_told_reasons(request)),
+            frozenset(_sizes(facts)),
         )
         return cls(of_item.words | free.words, of_item.bases | free.bases, of_item.words, of_item.pieces | free.pieces)
 
@@ -244,6 +270,13 @@ class _Grounds:
 def _demonyms(facts: FactSheet) -> Iterator[str]:
     """Japanese, where the facts name Japan."""
     return (demonym for country, demonym in table("names.toml")["demonyms"].items() if country in facts.words)
+
+
+def _sizes(facts: FactSheet) -> Iterator[str]:
+    """S, M, L and XL, where the facts say S to XL."""
+    sizes = list(word_class("clothing_sizes"))
+    at = [sizes.index(word) for word in facts.words if word in sizes]
+    return iter(sizes[min(at) : max(at) + 1] if len(at) > 1 else ())
 
 
 def _told_reasons(request: CopyRequest) -> tuple[str, str]:
@@ -286,42 +319,3 @@ def _neutral() -> _Grounds:
 def _neutral_phrases() -> re.Pattern[str] | None:
     """English phrases that claim nothing although a word of them would."""
     return phrase_pattern(table("neutral.en.toml")["phrases"])
-
-
-# --- inflections ---------------------------------------------------------------------------------------------------
-
-_VOWELS = "aeiou"
-
-
-@lru_cache(maxsize=8192)
-def bases(word: str) -> frozenset[str]:
-    """The words that `word` may be an inflection of, itself among them: "baking" -> "bake"."""
-    candidates = {word}
-    if not (word.isascii() and word.isalpha()):
-        return frozenset(candidates)
-    for ending in ("s", "es", "ed", "d", "ing"):
-        if word.endswith(ending) and len(word) - len(ending) >= 2:
-            base = word[: -len(ending)]
-            guesses = {base, base + "e", base[:-1] + "y" if base.endswith("i") else base}
-            if len(base) > 3 and base[-1] == base[-2]:
-                guesses.add(base[:-1])
-            candidates |= {guess for guess in guesses if word in _inflections(guess)}
-    return frozenset(candidates)
-
-
-def _inflections(word: str) -> set[str]:
-    """Plural, third person, past and present participle of an English word, by the rules of spelling."""
-    if len(word) < 2:
-        return set()
-    if word.endswith("y") and word[-2] not in _VOWELS:
-        return {word[:-1] + "ies", word[:-1] + "ied", word + "ing"}
-    if word.endswith("e"):
-        return {word + "s", word + "d", word[:-1] + "ing"}
-    plural = word + ("es" if word.endswith(("s", "x", "z", "ch", "sh", "o")) else "s")
-    doubled = len(word) > 2 and word[-1] not in _VOWELS + "wxy" and word[-2] in _VOWELS and word[-3] not in _VOWELS
-    forms = {plural, word + "s" if word.endswith("o") else plural}
-    if doubled:
-        forms |= {word + word[-1] + "ing", word + word[-1] + "ed"}
-    if not doubled or len(word) > 4:  # "offering" of "offer", "planning" of "plan"
-        forms |= {word + "ing", word + "ed"}
-    return forms
