@@ -477,6 +477,69 @@ def test_deadlines_follow_the_offer(phrase: str, end: datetime, is_true: bool) -
     assert verdict(text, item) == "blocked"  # none runs
 
 
+@pytest.mark.parametrize(
+    ("text", "is_true"),
+    [
+        ("20% off sandwich buns until Sunday. What's for lunch today?", True),  # today ends nothing here
+        ("20% off sandwich buns. Ends Sunday 2 November at 11:59 pm.", True),
+        ("20% off sandwich buns. Ends Saturday 1 November at 11:59 pm.", False),
+        ("20% off sandwich buns, Monday through Friday on your table, until Sunday.", True),
+    ],
+)
+def test_a_deadline_to_the_minute_and_days_that_end_nothing(text: str, is_true: bool) -> None:
+    sunday = offer(end=datetime(2025, 11, 2, 23, 59, 59, tzinfo=UTC))
+    assert (verdict(text, offer=sunday) != "blocked") is is_true
+
+
+@pytest.mark.parametrize(
+    ("text", "is_true"),
+    [
+        ("长袖衬衫八折，今晚24点截止。", False),
+        ("长袖衬衫八折，双11当天截止。", True),
+        ("长袖衬衫八折，到11月11日24点结束。", True),
+        ("长袖衬衫八折，双12当天截止。", False),
+        ("长袖衬衫八折，到618为止。", False),
+        ("双11来了，长袖衬衫八折。", True),
+        ("从周一到周五都穿长袖衬衫，八折到11月11日。", True),
+    ],
+)
+def test_a_festival_is_its_day(text: str, is_true: bool) -> None:
+    eleventh = offer(end=datetime(2025, 11, 11, 23, 59, 59, tzinfo=UTC))
+    assert (verdict(text, SHIRT, offer=eleventh) == "pass") is is_true
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A castle, a garage, a giraffe: what will the building blocks be today?", "pass"),
+        ("The building blocks with a giraffe.", "person"),  # now they are in the box
+        ("Giraffe building blocks.", "person"),
+        ("A giraffe shaped building block set.", "person"),
+    ],
+)
+def test_things_around_a_product_are_no_part_of_it(text: str, expected: str) -> None:
+    assert verdict(text, BLOCKS) == expected
+
+
+def test_food_stands_around_what_is_not_eaten() -> None:
+    assert verdict("Toast, jam and the blue mug: breakfast.", MUG) == "pass"
+    assert verdict("Sandwich buns with walnut.") == verdict("Walnut sandwich buns.") == "person"
+    zh = {"locale": "zh", "channel": "wechat"}
+    assert verdict("面包、煎蛋，还有这双儿童运动鞋，出门吧。", CHINESE["鞋"], **zh) == "pass"
+    assert verdict("三文鱼猫粮，加牛肉。", CHINESE["猫粮"], **zh) == "person"
+
+
+def test_sizes_between_the_smallest_and_the_largest_are_facts() -> None:
+    shirt = replace(SWEATER, attributes={"sizes": "S to XL"})
+    assert verdict("The merino wool sweater for a walk in autumn, in S, M, L and XL.", shirt) == "pass"
+    assert verdict("The merino wool sweater for a walk in autumn, in XXL.", shirt) == "person"
+
+
+def test_a_question_says_neither_yes_nor_no() -> None:
+    assert verdict("先看看长袖衬衫喜不喜欢。", SHIRT) == "pass"
+    assert verdict("看看长袖衬衫透不透气。", SHIRT) == "person"
+
+
 def test_a_wrong_deadline_is_told_the_right_one() -> None:
     (fault,) = judged("Sandwich buns, today only.", offer=offer(end=MIDNIGHT + timedelta(days=8))).failures
     assert fault.span == "today only" and "the offer's last day is 9 November" in fault.message

@@ -131,15 +131,14 @@ def quantities(text: str) -> tuple[Quantity, ...]:
     """Every quantity in a text, in no particular order."""
     stated: list[Quantity] = []
     unblanked = fold(text)
-    text = _IDIOMS.sub(_blanks, unblanked)
-    for unstated in (pattern("quantities.clock"), pattern("quantities.festival")):
-        text = unstated.sub(_blanks, text)
+    text = pattern("quantities.clock").sub(_blanks, _IDIOMS.sub(_blanks, unblanked))
     for shape, read_match in _SHAPES:
         for match in shape.finditer(text):
             if quantity := read_match(match):
                 stated.append(quantity)  # and blanked, so that later patterns do not see it again
                 text = text[: match.start()] + _blanks(match) + text[match.end() :]
-    text = pattern("quantities.end_of_day").sub(_blanks, text)
+    for unstating in (pattern("quantities.end_of_day"), pattern("quantities.festival")):
+        text = unstating.sub(_blanks, text)
     for match in _NUMERAL.finditer(text):
         before, after = text[max(0, match.start() - 16) : match.start()], text[match.end() : match.end() + 16]
         value = _value(match)
