@@ -44,6 +44,7 @@ def written_out(title: str) -> str:
 
 def _without_sorting_words(name: str) -> str:
     sorting = table("names.toml")["words"]
+    name = pattern("titles.left_over").sub("", name).rstrip()
     for word in sorting["leading"]:
         if name.startswith(f"{word} "):
             name = name[len(word) + 1 :]

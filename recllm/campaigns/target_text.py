@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from recllm.adcopy.lexicon import fold, table
+from recllm.adcopy.names import name_and_size, written_out
 from recllm.data.catalogue import SENSITIVE_TARGET, in_category
 from recllm.encoder.batches import encode_unique
 from recllm.errors import PolicyError, UsageError
-from recllm.recommender.search import search
+from recllm.recommender.search import VECTORS, search
 from recllm.schema import SearchRequest
 from recllm.settings import SearchSettings
 from recllm.text.word_index import WordIndex
@@ -18,6 +19,11 @@ from recllm.text.word_index import WordIndex
 if TYPE_CHECKING:
     from recllm.recommender.recommender import Recommender
 
+THEME_WEIGHT = 3.0
+"""Of the nearest by meaning beside those by words: a campaign's text is a theme more often than a name. "A winter
+breakfast" is about breakfast, and no word of it tells so."""
+WIDER = 6
+"""So many times the items wanted are looked at, since things that differ in size alone are one."""
 MOST_ITEMS = 8
 """Items that a text stands for where the campaign names no number: each person gets the one that suits them best."""
 
@@ -25,7 +31,9 @@ MOST_ITEMS = 8
 def fitting_items(
     recommender: Recommender, text: str, category: str | None, *, limit: int, settings: SearchSettings | None = None
 ) -> list[str]:
-    """Ids of the items on offer that fit the text best by words and by meaning, of one category where it is named.
+    """Ids of the items on offer that fit the text best by meaning and by words, of one category where it is named. Of
+    things that differ in size alone the best one is there before any other has a second; what words alone find comes
+    last.
 
     Raises `UsageError` where none fits, `PolicyError` for a sensitive text.
     """
@@ -38,12 +46,16 @@ def fitting_items(
     if category is not None:
         outside = ~np.asarray(in_category(data.items, category))
         deny = tuple(data.items["item_id"].gather(np.flatnonzero(outside)).to_list())
-    request = SearchRequest(query=query, k=limit, deny=deny)
-    slate = search(recommender, WordIndex.of(data.items), request, vectors[0], settings)
+    request = SearchRequest(query=query, k=WIDER * limit, deny=deny)
+    by_theme = (settings or SearchSettings()).model_copy(update={"vectors_weight": THEME_WEIGHT})
+    slate = search(recommender, WordIndex.of(data.items), request, vectors[0], by_theme)
     if not slate.items:
         where = f" in the category {category!r}" if category else ""
         raise UsageError(f"no item on offer fits the text {text!r}{where}; name items or a category instead")
-    return [item.item_id for item in slate.items]
+    names = [name_and_size(written_out(item.title))[0] for item in slate.items]
+    is_twin = [names.index(name) < position for position, name in enumerate(names)]
+    order = sorted(range(len(names)), key=lambda n: (VECTORS not in slate.items[n].served_by, is_twin[n]))
+    return [slate.items[n].item_id for n in order[:limit]]
 
 
 def _words_that_name(text: str) -> str:

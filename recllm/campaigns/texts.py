@@ -192,6 +192,7 @@ def write_texts(
     """
     texts: dict[TextKey, list[CampaignText]] = {}
     number, n_failed = 0, 0
+    silent: list[str] = []  # of each text without the offer, what a law said to the one with it
     for key in sorted(keys, key=lambda k: (-keys[k], k)):
         texts[key] = []
         request = copy_request(file, catalogue, key, send)
@@ -206,6 +207,9 @@ def write_texts(
             number += 1
             save(record, workspace.root / COPIES)
             n_failed += any(check.guarantee == "G16" for _, checks in copy.rejected for check in checks)
+            if file.offer is not None and "offer" not in copy.facts_used and not request.limits.title_only:
+                faults = (check for _, checks in copy.rejected for check in checks if not check.passed)
+                silent.append(next((c.message for c in faults if c.guarantee in LAWS), "it does not fit"))
             failures, warnings = check_notes(copy.text, request, file, copy.generator)
             text = CampaignText(
                 **key._asdict(),
@@ -224,6 +228,8 @@ def write_texts(
     variants = file.words.variants
     if short := sum(len(written) < variants for written in texts.values()):
         remarks.append(f"of {short} of {len(texts)} texts there are fewer than {variants} variants that differ")
+    if silent:
+        remarks.append(f"{len(silent)} of {number} texts do not tell the offer: {silent[0]}")
     if n_failed:
         remarks.append(f"the generator failed at {n_failed} of {number} texts; these are the shop's own lines")
     return texts, remarks
