@@ -15,9 +15,11 @@ from functools import cache
 from babel.dates import format_skeleton
 
 from recllm.adcopy.lexicon import Family, Reading, pattern, phrase_patterns, table
+from recllm.adcopy.quantities import integer_of
 
 _WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _DAYS_OF_WEEK = 7
+_DAYS_LEFT = "days_left"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +29,11 @@ class Deadline:
     span: str
     """As folded."""
     day: str
-    """Which last day makes it true: "today", "tomorrow", "weekend", "week", "month" or a weekday."""
+    """Which last day makes it true: "today", "tomorrow", "weekend", "week", "month", a weekday or "days_left"."""
     strong: bool
     """True where the phrase sets a deadline whatever stands around it."""
+    days_left: int = 0
+    """Days that "days_left" tells, the day of sending among them or not: both are said."""
 
     def ends_on(self, end: datetime, now: datetime) -> bool:
         """True when an offer that ends before `end` has its last day where the phrase puts it, seen from `now`."""
@@ -40,6 +44,8 @@ class Deadline:
             return False
         if self.day in _WEEKDAYS:
             return days < _DAYS_OF_WEEK and _WEEKDAYS[last.weekday()] == self.day
+        if self.day == _DAYS_LEFT:
+            return self.days_left - 1 <= days <= self.days_left
         same_week = last.isocalendar()[:2] == today.isocalendar()[:2]
         return {
             "today": days == 0,
@@ -64,6 +70,9 @@ def deadlines(reading: Reading) -> Sequence[Deadline]:
     """Every deadline of a text; a phrase inside of a longer strong one is not told again: 最后一天 of 明天最后一天."""
     strong = [Deadline(span, day, True) for day, family, _ in _families() for span in family.find(reading)]
     weak = [Deadline(span, day, False) for day, _, family in _families() for span in family.find(reading)]
+    for match in pattern("deadlines.days_left").finditer(reading.folded):
+        number = next(filter(None, match.groups()))
+        strong.append(Deadline(match[0], _DAYS_LEFT, True, integer_of(number)))
     return [d for d in (*strong, *weak) if not any(d.span in s.span and d.span != s.span for s in strong)]
 
 

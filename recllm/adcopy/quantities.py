@@ -47,7 +47,13 @@ class Quantity:
     role: str = ""
     """Of money: "list" after "was", "off" beside "save" ("off again" where it comes
     back), "per" and a unit before one, "threshold" after "满"; of a number: the word that follows."""
+    bound: str = ""
+    """Of money: "under" after "less than", "over" where more is meant (七十多块), "about" after "about"; else exact."""
     span: str
+
+
+EACH = "each"
+"""The unit of a price for one of whatever there are several of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +138,7 @@ def quantities(text: str) -> tuple[Quantity, ...]:
     stated: list[Quantity] = []
     unblanked = fold(text)
     text = pattern("quantities.clock").sub(_blanks, _IDIOMS.sub(_blanks, unblanked))
+    text = pattern("deadlines.days_left").sub(_blanks, text)
     for shape, read_match in _SHAPES:
         for match in shape.finditer(text):
             if quantity := read_match(match):
@@ -189,6 +196,11 @@ def _date(match: re.Match[str]) -> Quantity | None:
     return Quantity(kind=QuantityKind.DATE, value=None, unit=unit, span=match[0])
 
 
+def _day_of_month(match: re.Match[str]) -> Quantity | None:
+    day = next(value for value in match.groups() if value)
+    return Quantity(kind=QuantityKind.DATE, value=None, unit=f"-{int(day):02d}", span=match[0])
+
+
 def _festival_date(match: re.Match[str]) -> Quantity | None:
     """The day of a festival that a deadline names."""
     name = next(value for value in match.groups() if value)
@@ -243,6 +255,7 @@ _SHAPES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Quantity | None]
     (pattern("quantities.date_zh"), _date),
     (pattern("quantities.date_day_first", MONTH=_MONTH), _date),
     (pattern("quantities.date_month_first", MONTH=_MONTH), _date),
+    (pattern("quantities.day_of_month"), _day_of_month),
     (pattern("quantities.festival_date", FESTIVAL=_alternatives(set(_NUMBERS["festivals"]))), _festival_date),
     (pattern("quantities.code"), _model_number),
 )
@@ -262,9 +275,20 @@ def _in_context(value: Decimal, numeral: str, before: str, after: str, idioms_be
         span = numeral + (percent[0] if percent else "")
         return Quantity(kind=QuantityKind.DISCOUNT if reduced else QuantityKind.PERCENT, value=value, span=span)
     sign, word = _SIGN.search(before), _MONEY_WORD.match(after)
+    if word and len(numeral) == 1 and not numeral.isascii() and pattern("quantities.piece_after").match(after):
+        word = None  # 一块地垫, two pieces of something
     if sign or word:
         span = (sign[0] if sign else "") + numeral + (word[0] if word else "")
         before, after = before[: sign.start()] if sign else before, after[word.end() :] if word else after
+        if word and (tenth := pattern("quantities.tenth_after").match(after)) and word[0].strip() == "块":
+            value += Decimal(_DIGITS.get(tenth["tenth"], tenth["tenth"])) / 10  # 两块五
+            span, after = span + tenth[0], after[tenth.end() :]
+        bound = "over" if word and word["more"] else ""
+        for name, shape in (("under", "quantities.under_before"), ("about", "quantities.about_before")):
+            if less := pattern(shape).search(before):
+                bound, before = name, before[: less.start()]
+        if pattern("quantities.about_after").match(after):
+            bound = "about"
         each_before, each_after = pattern("quantities.each_before"), pattern("quantities.each_after")
         if pattern("quantities.list_before").search(before) or pattern("quantities.list_after").match(after):
             role = "list"
@@ -274,10 +298,10 @@ def _in_context(value: Decimal, numeral: str, before: str, after: str, idioms_be
         else:
             role = "threshold" if pattern("quantities.threshold_before").search(before) else ""
         if not role and (each := each_before.search(idioms_before[: len(before)]) or each_after.match(after)):
-            role = f"per {each['unit'] or each['unit_zh']}"
+            role = f"per {each['unit'] or each['unit_zh'] or EACH}"
         if word and word[0].strip() in ("cent", "cents", "pence") and not sign:
             value /= 100
-        return Quantity(kind=QuantityKind.MONEY, value=value, unit=span, role=role, span=span)
+        return Quantity(kind=QuantityKind.MONEY, value=value, unit=span, role=role, bound=bound, span=span)
     if pattern("quantities.ordinal_after").match(after):
         return Quantity(kind=QuantityKind.NUMBER, value=value, unit="ordinal", span=numeral)
     if unit := _UNIT.match(after):
@@ -317,6 +341,11 @@ def _value(match: re.Match[str]) -> Decimal | None:
         elif word in _ENGLISH_SCALES:
             total, section = total + (section or 1) * _ENGLISH_SCALES[word], 0
     return Decimal(total + section)
+
+
+def integer_of(numeral: str) -> int:
+    """A whole number in digits, in Chinese or in one English word, folded."""
+    return _ENGLISH[numeral] if numeral in _ENGLISH else int(numeral) if numeral.isascii() else _han_integer(numeral)
 
 
 def _han_integer(text: str) -> int:

@@ -72,9 +72,18 @@ class Case:
 
     @property
     def saving(self) -> Decimal | None:
-        """What the former price lies above the price, where no offer changes it."""
+        """What the former price lies above the price, where no offer changes it any more."""
         price, former = self.facts.price, self.facts.list_price
-        return former - price if price and former and former > price and self.offer is None else None
+        is_final = self.offer is None or self.offer_is_in_price
+        return former - price if price and former and former > price and is_final else None
+
+    @property
+    def offer_is_in_price(self) -> bool:
+        """True where the price is what the running offer leaves of the former price, as some shops keep their lists."""
+        price, former, offer = self.facts.price, self.facts.list_price, self.offer
+        if not (price and former and offer and offer.value) or offer.type is not OfferType.PERCENT:
+            return False
+        return abs(former * (100 - offer.value) / 100 - price) < Decimal("0.01")
 
     @cached_property
     def evidence_quantities(self) -> tuple[Quantity, ...]:
@@ -98,15 +107,17 @@ class Case:
 
     @cached_property
     def tells_saving(self) -> bool:
-        """True when the text tells the former price, or what it lies above the price, and no offer runs."""
-        return self.saving is not None and (self._tells_former or any(self.is_saving(q) for q in self.quantities))
+        """True when the text tells the former price, or what it lies above the price."""
+        return self.saving is not None and (self.tells_former or any(self.is_saving(q) for q in self.quantities))
 
     @cached_property
-    def _tells_former(self) -> bool:
-        return any(q.role == "list" and q.value == self.facts.list_price for q in self.quantities)
+    def tells_former(self) -> bool:
+        """Whether the text tells the former price as such, or beside the price: "£90 becomes £63"."""
+        former = [q.role for q in self.quantities if q.kind is QuantityKind.MONEY and q.value == self.facts.list_price]
+        return "list" in former or ("" in former and self.tells_price)
 
     @cached_property
-    def _tells_price(self) -> bool:
+    def tells_price(self) -> bool:
         money = (q for q in self.quantities if q.kind is QuantityKind.MONEY)
         return any(not q.role and q.value == self.facts.price for q in money)
 
@@ -119,7 +130,7 @@ class Case:
             return bool(abs(100 * saving / former - value) <= limit("fraction_tolerance"))
         is_money = quantity.kind is QuantityKind.MONEY
         # "was £60, now £48. That's £12 towards treats"
-        is_told = is_money and not quantity.role and self._tells_former and self._tells_price
+        is_told = is_money and not quantity.role and self.tells_former and self.tells_price
         return value == saving and (quantity.role == "off" or is_told)
 
     @cached_property

@@ -29,6 +29,7 @@ from recllm.adcopy.lexicon import (
     words,
 )
 from recllm.adcopy.quantities import (
+    EACH,
     Quantity,
     QuantityKind,
     currency_of,
@@ -86,6 +87,8 @@ def numbers(case: Case) -> Iterator[Violation]:
 
 _PROMISED = ("off", "off again", "threshold")
 """Roles of money that somebody promises."""
+_COUNTED = ("ct", "box", "bag", "bottle", "")
+"""Units of things that have a price each."""
 _NEVER_GUESSED = (QuantityKind.MONEY, QuantityKind.DISCOUNT, QuantityKind.DATE)
 
 
@@ -157,7 +160,7 @@ def is_fact(quantity: Quantity, case: Case) -> bool:
             is_midnight = end is not None and (end.time() == time.min or end.time() >= time(23, 59))
             return is_midnight and last is not None and quantity.unit.endswith(last.strftime("%m-%d"))
         days = [day for day in (offer.start, end, last) if day]
-        return any(quantity.unit in (day.strftime("%m-%d"), day.strftime("%Y-%m-%d")) for day in days)
+        return any(quantity.unit in map(day.strftime, ("%m-%d", "%Y-%m-%d", "-%d")) for day in days)
     if kind is QuantityKind.MULTITUDE:
         return stem(quantity.unit) in stems(facts.words) or stated_by_facts(quantity.unit, facts)
     if kind is QuantityKind.NUMBER and quantity.unit and any(same_size(quantity, fact) for fact in facts.quantities):
@@ -215,11 +218,26 @@ def _is_price(quantity: Quantity, case: Case) -> bool:
         if amount is None:  # "a coupon worth 5 dollars": the offer's value, said without "off"
             amounts.append(offered)
         amounts += [reduced_price(case), case.saving if case.is_saving(quantity) else None]
-    elif quantity.role == "off" and facts.price is not None and (left := reduced_price(case)) is not None:
-        amounts.append(facts.price - left)  # 20 % of 5.00 are 1.00
+        amounts.append(facts.list_price if case.tells_price and case.saving else None)
     elif quantity.role == "off":
-        amounts.append(case.saving)
-    return any(a is not None and value == rounded(a, facts.currency) for a in amounts)
+        left = reduced_price(case)
+        amounts.append(facts.price - left if facts.price is not None and left is not None else None)
+        amounts.append(case.saving)  # 20 % of 5.00 are 1.00
+    return any(a is not None and _agrees(quantity, rounded(a, facts.currency)) for a in amounts)
+
+
+def _agrees(quantity: Quantity, amount: Decimal) -> bool:
+    """True when an amount of money is what a text says, or lies shortly below or above it where the text says so."""
+    value = quantity.value or Decimal(0)
+    reach = Decimal(str(limit("bound_reach")))
+    match quantity.bound:
+        case "under":
+            return amount < value <= amount * (1 + reach)
+        case "over":
+            return value < amount <= value * (1 + reach)
+        case "about":
+            return abs(amount - value) <= amount * reach / 2
+    return value == amount
 
 
 def _unit_prices(word: str, case: Case) -> list[Decimal]:
@@ -232,7 +250,10 @@ def _unit_prices(word: str, case: Case) -> list[Decimal]:
         fact.value
         for fact in case.facts.quantities
         if fact.kind is QuantityKind.NUMBER and fact.value
-        if (unit and fact.unit == unit) or (not unit and fact.role and stem(fact.role) == stem(word))
+        if (unit and fact.unit == unit)
+        or (not unit and fact.role and stem(fact.role) == stem(word))
+        or (word == EACH and fact.unit in _COUNTED and fact.value > 1)
+        or f"{fact.span}{word}" in case.facts.folded
     ]
     return [price / size for size in sizes]
 
@@ -249,7 +270,7 @@ def _counts_pieces(quantity: Quantity, case: Case) -> bool:
 def reduced_price(case: Case) -> Decimal | None:
     """What the item costs after the running offer; None where no offer on the price runs."""
     offer, price = case.offer, case.facts.price
-    if price is None or offer is None or offer.value is None:
+    if price is None or offer is None or offer.value is None or case.offer_is_in_price:
         return None
     if offer.type is OfferType.PERCENT:
         return price * (100 - offer.value) / 100
@@ -297,7 +318,7 @@ def offers(case: Case) -> Iterator[Violation]:
 
 def says_saving(phrase: str) -> bool:
     """True for a word of an offer that a former price makes true: 立省, "a third off"; no "clearance"."""
-    return phrase in table("offer_words.toml")["former_price"]
+    return phrase.replace("-", " ") in table("offer_words.toml")["former_price"]
 
 
 def _deadlines(case: Case) -> Iterator[Violation]:
