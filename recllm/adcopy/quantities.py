@@ -43,7 +43,7 @@ class Quantity:
     value: Decimal | None
     """None for codes, dates and multitudes."""
     unit: str = ""
-    """A unit's key in data/numbers.toml; money as it is spelled; "month-day" or "year-month-day" for a date."""
+    """A unit's key in data/numbers.toml; the sign or word of a currency; "month-day" or "year-month-day" for a date."""
     role: str = ""
     """Of money: "list" after "was", "off" beside "save" ("off again" where it comes
     back), "per" and a unit before one, "threshold" after "满"; of a number: the word that follows."""
@@ -280,8 +280,10 @@ def _in_context(value: Decimal, numeral: str, before: str, after: str, idioms_be
     if sign or word:
         span = (sign[0] if sign else "") + numeral + (word[0] if word else "")
         before, after = before[: sign.start()] if sign else before, after[word.end() :] if word else after
-        if word and (tenth := pattern("quantities.tenth_after").match(after)) and word[0].strip() == "块":
-            value += Decimal(_DIGITS.get(tenth["tenth"], tenth["tenth"])) / 10  # 两块五
+        part = {"块": Decimal(1), "毛": Decimal("0.1")}.get(word[0].strip().removesuffix("钱")) if word else None
+        value *= part or 1  # 六毛
+        if part and word and not word[0].endswith("钱") and (tenth := pattern("quantities.tenth_after").match(after)):
+            value += part * Decimal(_DIGITS.get(tenth["tenth"], tenth["tenth"])) / 10  # 两块五
             span, after = span + tenth[0], after[tenth.end() :]
         bound = "over" if word and word["more"] else ""
         for name, shape in (("under", "quantities.under_before"), ("about", "quantities.about_before")):
@@ -301,11 +303,25 @@ def _in_context(value: Decimal, numeral: str, before: str, after: str, idioms_be
             role = f"per {each['unit'] or each['unit_zh'] or EACH}"
         if word and word[0].strip() in ("cent", "cents", "pence") and not sign:
             value /= 100
-        return Quantity(kind=QuantityKind.MONEY, value=value, unit=span, role=role, bound=bound, span=span)
+        spelled = "".join(match[0] for match in (sign, word) if match).replace(" ", "")
+        unit = "元" if part else spelled.removeprefix("多").removeprefix("来")
+        return Quantity(kind=QuantityKind.MONEY, value=value, unit=unit, role=role, bound=bound, span=span)
+    bare = pattern("quantities.bare_money_before").search(idioms_before)
+    is_cut = pattern("quantities.bare_money_cut").match(after)
+    if numeral[0].isdigit() and (is_cut or (bare and pattern("quantities.clause_end").match(after))):  # 89降到59, 省24
+        if is_cut or pattern("quantities.list_before").search(before):
+            role = "list"
+        else:
+            role = "off" if off_before.search(before) else f"per {EACH}" if bare and bare["one"] else ""
+        return Quantity(kind=QuantityKind.MONEY, value=value, role=role, span=numeral)
     if pattern("quantities.ordinal_after").match(after):
         return Quantity(kind=QuantityKind.NUMBER, value=value, unit="ordinal", span=numeral)
-    if unit := _UNIT.match(after):
-        return Quantity(kind=QuantityKind.NUMBER, value=value, unit=_UNITS[unit[1]], span=numeral + unit[0])
+    others = pattern("quantities.same_unit").match(after)  # 12、15、18厘米
+    if others and (shared := _UNIT.match(after[others.end() :])):
+        return Quantity(kind=QuantityKind.NUMBER, value=value, unit=_UNITS[shared[1]], span=numeral)
+    unit_match = _UNIT.match(after)
+    if unit_match and not (unit_match[1] == "in" and numeral.isalpha()):  # "one in the wash"
+        return Quantity(kind=QuantityKind.NUMBER, value=value, unit=_UNITS[unit_match[1]], span=numeral + unit_match[0])
     if pattern("quantities.pack_before").search(before) or pattern("quantities.pack_after").match(after):
         return Quantity(kind=QuantityKind.NUMBER, value=value, unit="ct", span=numeral)
     if pattern("quantities.age_before").search(before):

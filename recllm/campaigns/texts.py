@@ -192,7 +192,7 @@ def write_texts(
     """
     texts: dict[TextKey, list[CampaignText]] = {}
     number, n_failed = 0, 0
-    silent: list[str] = []  # of each text without the offer, what a law said to the one with it
+    silent: list[str] = []  # of each text without the offer, what was wrong with the one that told it
     for key in sorted(keys, key=lambda k: (-keys[k], k)):
         texts[key] = []
         request = copy_request(file, catalogue, key, send)
@@ -208,8 +208,9 @@ def write_texts(
             save(record, workspace.root / COPIES)
             n_failed += any(check.guarantee == "G16" for _, checks in copy.rejected for check in checks)
             if file.offer is not None and "offer" not in copy.facts_used and not request.limits.title_only:
-                faults = (check for _, checks in copy.rejected for check in checks if not check.passed)
-                silent.append(next((c.message for c in faults if c.guarantee in LAWS), "it does not fit"))
+                told = sayable_facts(request).offer_text or ""
+                faults = (check for text, checks in copy.rejected if told in text for check in checks)
+                silent.append(next((check.message for check in faults if not check.passed), "it does not fit"))
             failures, warnings = check_notes(copy.text, request, file, copy.generator)
             text = CampaignText(
                 **key._asdict(),

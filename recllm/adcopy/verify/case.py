@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache, cached_property, lru_cache
@@ -30,8 +30,8 @@ from recllm.text.templates import Prompts, natural
 
 _CLAUSE = re.compile(r"[.,!?:;()…–—，。！？：；、（）\n]+")
 _LATIN_WORD = re.compile(r"[a-z]+(?:'[a-z]+)*")
-_CONSUMED = ("food", "drink", "care", "pets", OTHER_SHELF)
-"""Shelves whose items are eaten, drunk or put on the skin, or may be."""
+_CONSUMED = ("food", "drink", "care", "pets")
+"""Shelves whose items are eaten, drunk or put on the skin."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ class Case:
     @cached_property
     def tells_price(self) -> bool:
         money = (q for q in self.quantities if q.kind is QuantityKind.MONEY)
-        return any(not q.role and q.value == self.facts.price for q in money)
+        return any((not q.role or q.role.startswith("per ")) and q.value == self.facts.price for q in money)
 
     def is_saving(self, quantity: Quantity) -> bool:
         """True for what the former price lies above the price, as an amount or as a share to the nearest per cent."""
@@ -162,19 +162,31 @@ class Case:
         """The words of `data/surroundings.*.toml` that only stand apart from the item in this text, folded.
 
         A word stands apart when neither neighbour in its clause is a word of the item and nothing shortly before it
-        ascribes it. Food stands apart from what is eaten, drunk or put on the skin only where an English text tells it
-        as what the item is served with.
+        ascribes it; a word that denies or limits (`loose`), when its clause speaks of no item. Food stands apart from
+        what is eaten, drunk or put on the skin only where an English text tells it as what the item is served with.
         """
-        is_consumed = shelf((self.facts.title, *reversed(self.facts.category))) in _CONSUMED
+        of_shelf = shelf((self.facts.title, *reversed(self.facts.category)))
+        is_consumed = of_shelf in _CONSUMED or (of_shelf == OTHER_SHELF and self._has_contents)
         apart: set[str] = set()
         beside: set[str] = set()
+        loose = _listed("en", "loose") | {*word_class("plain_superlatives")}
         for clause in _CLAUSE.split(self.reading.squashed):
+            clause_words = frozenset(_LATIN_WORD.findall(clause))
+            is_of_item = bool(stems(clause_words) & self.item_stems or clause_words & _listed("en", "pronouns"))
+            (beside if is_of_item else apart).update(clause_words & loose)
+            pairs = {clause[i : i + 2] for i in range(len(clause) - 1)}
+            is_of_item = bool(pairs & self.item_pairs) or any(word in clause for word in _listed("zh", "pronouns"))
+            (beside if is_of_item else apart).update(_listed("zh", "loose") & set(clause))
             for word, is_apart in (
                 *self._english_things(clause, is_consumed),
                 *self._chinese_things(clause, is_consumed),
             ):
                 (apart if is_apart else beside).add(word)
         return frozenset(apart - beside)
+
+    def ascribes(self, tokens: Sequence[str]) -> bool:
+        """True when one of the English words says that what follows is the item's: with, has, includes."""
+        return not _listed("en", "ascribing").isdisjoint(tokens)
 
     def _english_things(self, clause: str, is_consumed: bool) -> Iterator[tuple[str, bool]]:
         """(thing, whether it stands apart) of a clause."""
@@ -186,7 +198,7 @@ class Case:
             if is_food or not token_bases.isdisjoint(_listed("en", "things")):
                 before = tokens[max(0, i - 3) : i]
                 neighbours = {stem(t) for t in (*before[-1:], *tokens[i + 1 : i + 2])}
-                is_alone = neighbours.isdisjoint(self._item_stems) and ascribing.isdisjoint(before)
+                is_alone = neighbours.isdisjoint(self.item_stems) and ascribing.isdisjoint(before)
                 is_alone = is_alone and _listed("en", "ascribed").isdisjoint(tokens[i + 1 : i + 2])
                 yield token, is_alone and not (is_food and is_consumed and served.isdisjoint(before))
 
@@ -194,16 +206,22 @@ class Case:
         """(thing, whether it stands apart) of a clause; a neighbour of the item shares two characters with it."""
         for match in shape.finditer(clause) if (shape := _chinese_things()) else ():
             before, after = clause[: match.start()].removesuffix("的"), clause[match.end() :]
-            is_beside = before[-2:] in self._item_pairs or after[:2] in self._item_pairs
+            is_beside = before[-2:] in self.item_pairs or after[:2] in self.item_pairs
             is_beside = is_beside or (before != "" and before[-1] in table("surroundings.zh.toml")["ascribing"])
             yield match[0], not is_beside and not (is_consumed and match[0] in _listed("zh", "food"))
 
+    @property
+    def _has_contents(self) -> bool:
+        names = {fold(name) for name in self.request.item.attributes}
+        return not names.isdisjoint(_listed("en", "contents") | _listed("zh", "contents"))
+
     @cached_property
-    def _item_stems(self) -> frozenset[str]:
+    def item_stems(self) -> frozenset[str]:
+        """Stems of the words of the item's texts."""
         return stems(w for text in self.item_texts for w in words(text) if w not in word_class("glue"))
 
     @cached_property
-    def _item_pairs(self) -> frozenset[str]:
+    def item_pairs(self) -> frozenset[str]:
         """Pairs of characters of the item's texts."""
         return frozenset(text[i : i + 2] for text in map(fold, self.item_texts) for i in range(len(text) - 1))
 

@@ -28,6 +28,7 @@ from recllm.adcopy.lexicon import (
     word_class,
     words,
 )
+from recllm.adcopy.names import name_and_size
 from recllm.adcopy.quantities import (
     EACH,
     Quantity,
@@ -78,13 +79,39 @@ def numbers(case: Case) -> Iterator[Violation]:
     person's to judge.
     """
     for quantity in case.quantities:
-        if not is_fact(quantity, case):
+        if not (is_fact(quantity, case) or is_around(quantity, case)):
             span = quantity.span.strip()
             fact = _fact_beside(quantity, case)
             holds = not fact and quantity.kind not in _NEVER_GUESSED
             yield Violation(f"{quantity.kind} {span!r} is not among the facts{fact and f': {fact}'}", span, holds)
 
 
+def is_around(quantity: Quantity, case: Case) -> bool:
+    """True for a small number that counts something beside the item: "three songs", 两个水坑; nothing that it may be
+    said to have, and no time."""
+    if quantity.kind is not QuantityKind.NUMBER or quantity.value is None or not 1 <= quantity.value <= limit("around"):
+        return False
+    span, text = quantity.span.strip(), case.reading.squashed
+    at = text.find(span)
+    if at < 0 or any(c.isdigit() for c in span):
+        return False
+    if case.language == "zh":
+        parts, following = word_class("counted_parts_zh"), text[at + len(span) :]
+        has_it = any(c in text[max(0, at - 2) : at] for c in word_class("having_zh"))
+        if has_it or span.endswith(parts) or following.startswith(parts) or quantity.unit not in _OF_SCENES:
+            return False
+        nouns = [following[:n] for n in (3, 2, 1)]
+        return following[:2] not in case.item_pairs and any(n in neutral_words() or n in case.apart for n in nouns)
+    if quantity.unit not in ("", "bag", "box", "bottle"):
+        return False
+    before, after = _TOKEN.findall(text[:at]), _TOKEN.findall(text[at + len(span) :])[:2]
+    if case.ascribes(before[-3:]) or any(stem(word) in word_class("counted_parts") for word in (*after, quantity.unit)):
+        return False
+    return bool(after) and after[0] not in word_class("glue") and stem(after[0]) not in case.item_stems
+
+
+_OF_SCENES = ("ct", "person", "floor", "box", "bag", "bottle")
+"""Units of a Chinese count that may be of something beside the item."""
 _PROMISED = ("off", "off again", "threshold")
 """Roles of money that somebody promises."""
 _COUNTED = ("ct", "box", "bag", "bottle", "")
@@ -167,7 +194,8 @@ def is_fact(quantity: Quantity, case: Case) -> bool:
         return True
     for fact in facts.quantities:
         if kind is fact.kind and quantity.value == fact.value:
-            if quantity.unit == fact.unit:
+            is_age = quantity.unit == "year" and not fact.unit  # "aged 4" of "4+"
+            if quantity.unit == fact.unit or is_age:
                 word = quantity.role
                 if not word or word in word_class("glue") or stem(word) in stems(facts.words):
                     return True
@@ -206,7 +234,9 @@ def _is_price(quantity: Quantity, case: Case) -> bool:
         return True
     currency = currency_of(facts.currency)
     signs = (*currency.signs["en"], *currency.signs["zh"], *currency.chinese_words) if currency else ()
-    sign = "".join(c for c in quantity.span if not (c.isdigit() or c in " ,."))
+    sign = quantity.unit
+    if not sign and facts.currency == "CNY":
+        sign = "元"  # 到手36
     if sign not in {fold(s) for s in (facts.currency, *signs)} and not (currency and sign in currency.words):
         return False
     offered = offer.value if offer and offer.type in (OfferType.AMOUNT, OfferType.COUPON) else None
@@ -282,10 +312,10 @@ def currency_format(case: Case) -> Iterator[Violation]:
     """G17: amounts are written as the locale writes them: sign, place, decimals."""
     code = case.facts.currency
     for quantity in case.quantities:
-        is_in_words = quantity.span.endswith(("cent", "cents", "pence"))
+        is_in_words = quantity.unit in ("cent", "cents", "pence") or not any(map(str.isdigit, quantity.span))
         if quantity.kind is QuantityKind.MONEY and quantity.value is not None and code and not is_in_words:
             accepted = renderings(quantity.value, code, case.language)
-            if quantity.span.replace(" ", "") not in accepted:
+            if quantity.unit and quantity.span.replace(" ", "") not in accepted:
                 right = format_money(quantity.value, code, case.language) if currency_of(code) else min(accepted)
                 message = f"{quantity.span!r} is not how {case.request.locale} writes {code}: write {right}"
                 yield Violation(message, quantity.span, holds=True)
@@ -298,7 +328,10 @@ def offers(case: Case) -> Iterator[Violation]:
     """G2: no word of an offer unless an offer of that type runs now, and no talk of prices unless the text states one
     or an offer runs."""
     running = case.offer
-    if running is None and not any(q.kind is QuantityKind.MONEY for q in case.quantities):
+    is_priced = any(
+        q.kind is QuantityKind.MONEY or (q.kind is QuantityKind.DISCOUNT and is_fact(q, case)) for q in case.quantities
+    )
+    if running is None and not is_priced:
         text = pattern("claims.no_price_talk").sub(lambda m: "\x00" * len(m[0]), read(case.own_words).squashed)
         talk = matches(pattern(_PRICE_TALK[case.language]), text)
         yield from violations(talk, "speaks of a price and states none: state it, or leave this out", holds=True)
@@ -366,7 +399,7 @@ def proofs(case: Case) -> Iterator[Violation]:
     for family in families("claims.toml"):
         if not (case.proves(family.evidence) or (case.offer and case.offer.type in family.offers)):
             for phrase in family.find(read(case.own_words) if family.from_facts else case.reading):
-                if family.id == "composition" and phrase in case.apart:
+                if (family.id == "composition" and phrase in case.apart) or _is_plain_superlative(phrase, case):
                     continue
                 if not (family.from_facts and (stated_by_facts(phrase, case.facts) or used_with(phrase, case.facts))):
                     missing = "no proof makes it sayable" if family.evidence == "never" else _proof_for(family)
@@ -376,6 +409,16 @@ def proofs(case: Case) -> Iterator[Violation]:
 
 _NEVER_UNPROVEN = ("cure", "urgency", "free")
 """Claims of health, deadlines and gifts: without their proof nobody can let them pass. The others are a person's."""
+
+
+def _is_plain_superlative(phrase: str, case: Case) -> bool:
+    """True for "the longest" in "the longest day is Sunday": of time, size or trouble, and of nothing that is the
+    item."""
+    article, _, adjective = phrase.partition(" ")
+    if article != "the" or adjective not in word_class("plain_superlatives"):
+        return False
+    following = re.search(rf"{phrase} ([a-z]+)", case.reading.squashed)
+    return following is not None and stem(following[1]) not in case.item_stems and following[1] in neutral_words()
 
 
 def _proof_for(family: Family) -> str:
@@ -389,7 +432,7 @@ def _deeds(case: Case) -> Iterator[Violation]:
     text = "\n".join(read(line).squashed for line in unread.split("\n"))  # no claim runs over a line's end
     shapes = [(pattern(name), subject, proof) for name, subject, proof in _SHAPES_OF_CLAIMS]
     if case.language == "en":
-        that_does = pattern("claims.that_does", MILD="|".join(word_class("mild_after_that")))
+        that_does = pattern("claims.that_does", VERBS="|".join(word_class("claim_verbs")))
         shapes.append((that_does, "what the product does", "performance"))
         does = pattern("claims.does", VERBS="|".join(word_class("claim_verbs")))
         of_item = {*stems(read(case.facts.title).words), *word_class("stand_for_item")}
@@ -453,6 +496,9 @@ def foreign_names(case: Case) -> Iterator[Violation]:
         parts = {stem(part) for part in re.split(r"['’-]", fold(token)) if part}
         if not (fold(token) in allowed or stem(fold(token)) in allowed or parts <= allowed or token.isupper()):
             yield Violation(f"{token!r} is a name that the facts do not hold", token, holds=True)
+    for match in pattern("naming.work").finditer(case.reading.folded):
+        if match["name"] not in case.facts.folded:
+            yield Violation(f"{match[0]!r} is a title that the facts do not hold", match[0], holds=True)
     # Chinese writes names without capitals; what follows 来自 or 搭载 names a place, a maker or a part. The facts hold
     # it when they hold its first two characters.
     for match in pattern("naming.origin").finditer(case.reading.folded):
@@ -482,8 +528,13 @@ def _misspelt_brands(case: Case) -> Iterator[Violation]:
             for run in run_texts:
                 for piece in (run[i : i + len(name)] for i in range(len(run) - len(name) + 1)):
                     differing = sum(a != b for a, b in zip(piece, name, strict=True))
-                    if differing == 1 and piece not in case.facts.folded:
+                    if differing == 1 and piece not in case.facts.folded and not _is_plain(piece):
                         yield Violation(f"{piece!r} reads like {name!r}, written wrong", piece, holds=True)
+
+
+def _is_plain(piece: str) -> bool:
+    """True for a piece of Chinese that holds an everyday word of two characters."""
+    return any(piece[i : i + 2] in neutral_words() for i in range(len(piece) - 1))
 
 
 def _distance(first: str, second: str) -> int:
@@ -552,12 +603,20 @@ def head_names(case: Case) -> list[str]:
     """What counts as naming: the title, the last and longest words of its spellings, and the narrowest category."""
     facts = case.facts
     names = [facts.title, *facts.category[-1:], *synonyms(facts.title)]
-    for title in (facts.title, *facts.spellings):
+    plain = name_and_size(facts.title)[0]
+    parts = [part for part in plain.split() if not part.isascii()]
+    for title in dict.fromkeys((facts.title, plain, *parts, *facts.spellings)):
         han, tastes = "".join(_HAN_RUN.findall(fold(title))), _tastes(title)
         latin = [w for w in read(title).words if len(w) > 2 and w.isalpha() and w.isascii()]
         pairs = [han[i : i + 2] for i in range(len(han) - 1)]
         names += [*latin[-2:], *sorted(latin, key=len)[-1:]]
         names += [pair for pair in pairs[-3:] if pair not in tastes]
+        # 桂花乌龙 of 桂花乌龙茶袋泡茶
+        names += [
+            han[i : i + 4]
+            for i in range(len(han) - 3 if len(han) > 5 else 0)
+            if han[i + 3] not in word_class("dangling_zh")
+        ]
         # 童鞋 > 运动鞋: a wider category that ends with the title's kind names it too
         names += [c for c in facts.category[:-1] if len(c) > 1 and han and fold(c)[-1] == han[-1]]
     return names

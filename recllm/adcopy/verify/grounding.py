@@ -34,7 +34,7 @@ from recllm.adcopy.lexicon import (
 from recllm.adcopy.opening_line import occasion_words, reason_words
 from recllm.adcopy.request import CopyRequest, FactSheet
 from recllm.adcopy.verify.case import Case, denials, words_of_scenes, words_of_uses
-from recllm.adcopy.verify.claims import is_fact, says_saving, synonyms
+from recllm.adcopy.verify.claims import is_around, is_fact, says_saving, synonyms
 
 _TOKEN = re.compile(rf"[{HAN}]+|[^\W_{HAN}]+(?:['][^\W_{HAN}]+)*")
 _HAN_RUN = re.compile(rf"[{HAN}]+")
@@ -67,7 +67,7 @@ def ungrounded(case: Case) -> tuple[UngroundedWord, ...]:
     others: list[tuple[int, int]] = []
     for quantity in case.quantities:
         spans = list(readable.occurrences(quantity.span.strip()))
-        if is_fact(quantity, case):
+        if is_fact(quantity, case) or is_around(quantity, case):
             _take(grounded, spans)
         else:
             others += spans
