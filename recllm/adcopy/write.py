@@ -119,10 +119,12 @@ def write_copy(
         copies = {None: next((copy for copy in waiting if copy.verified), waiting[0])}
     if not copies:  # a title like no other: the item goes by its category, or by a general name
         facts = without_title(facts, request)
-        for wording in shop_wordings(facts, request, rng):
-            copies = {wording.line: _verified(wording, facts, request)}
-            if _stands(copies[wording.line]):
-                break
+        plainer = [(facts, wording) for wording in shop_wordings(facts, request, rng)]
+        plainer.append((replace(facts, brand=None), Wording(line=None)))  # a short message may not write the brand
+        texts = [(wording.line, _verified(wording, sheet, request)) for sheet, wording in plainer]
+        standing = [entry for entry in texts if _stands(entry[1])]
+        line, copy = next((entry for entry in standing if entry[1].verified), (standing or texts)[0])
+        copies = {line: copy}
     return tuple(replace(copy, rejected=tuple(rejected)) for copy in copies.values())
 
 

@@ -19,7 +19,7 @@ _BREAKS_OFF = (
 )
 _SENTENCE_END = re.compile(r"[.!?\n]")
 _HAN = re.compile(f"[{HAN}]")
-_CODE_OF_AMOUNT = re.compile(r"\b[A-Z]{3} ?(?=\d)")
+_CODE_OF_AMOUNT = re.compile(r"(?<![A-Za-z])[A-Z]{3} ?(?=\d)")  # 立减CHF 1.00: no edge of a word before it
 _LANGUAGES = {"en": "English", "zh": "Chinese"}
 FOREIGN = "texts are checked in English and Chinese, a person who reads this language decides"
 
