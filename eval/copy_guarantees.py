@@ -45,9 +45,13 @@ LOWEST = {"lowest_30d": "the list price, 2025-10-01 to 2025-10-31"}
 """Every shop of the sets knows the lowest price of the last 30 days."""
 SETS = {"second": fresh, "unseen": unseen, "everyday": everyday}
 """Written after the first rules, in this order."""
-OUTSIDE = {name: Path(__file__).parent / "copy_texts" / f"{name}.jsonl" for name in ("outside", "outside_2")}
-"""By people who have read no rule and no other text, each frozen before it was judged. The first was judged once and
-read after that; the second was judged once, after what was mended because of the first."""
+OUTSIDE = {
+    name: Path(__file__).parent / "copy_texts" / f"{name}.jsonl"
+    for name in ("outside", "outside_2", "outside_3", "priced")
+}
+"""By people who have read no rule and no other text, each frozen before it was judged. The first two were judged once
+and read after that; "priced" was written for building and is no evidence; the third was judged once, after what was
+mended because of the others."""
 _MOMENT = datetime.fromisoformat(NOW)
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 

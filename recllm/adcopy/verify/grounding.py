@@ -172,7 +172,9 @@ def _words(
         neighbours = {match[0] + t[0] for t in tokens[i + 1 : i + 2]} | {
             t[0] + match[0] for t in tokens[max(0, i - 1) : i]
         }
-        if not (grounds.holds(match[0]) or neighbours & grounds.compounds or match[0].removesuffix("'s") in apart):
+        rest = "".join(c for c, is_grounded in zip(match[0], grounded[start:end], strict=True) if not is_grounded)
+        word = rest.strip("'") if rest != match[0] else match[0]  # Kids'12, where 12 is a number of the facts
+        if not (grounds.holds(word) or neighbours & grounds.compounds or word.removesuffix("'s") in apart):
             yield start, end
 
 
