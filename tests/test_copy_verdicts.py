@@ -529,6 +529,67 @@ def test_food_stands_around_what_is_not_eaten() -> None:
     assert verdict("三文鱼猫粮，加牛肉。", CHINESE["猫粮"], **zh) == "person"
 
 
+def test_a_character_between_everyday_words_claims_nothing_where_no_item_is() -> None:
+    assert verdict("灯拧暗一点，窗推开，长袖衬衫陪你。", SHIRT) == "pass"
+    assert verdict("长袖衬衫暗一点。", SHIRT) == "person"  # of the item
+    assert verdict("嗓子疼，长袖衬衫陪你。", SHIRT) == "person"  # of the body
+
+
+def test_small_numbers_count_what_stands_beside_the_item() -> None:
+    assert verdict("Three songs, four friends and the blue mug.", MUG) == "pass"
+    assert verdict("The blue mug with three handles.", MUG) == "person"
+    assert verdict("The blue mug has four layers.", MUG) == "person"
+    assert verdict("Thirty songs and the blue mug.", MUG) == "person"
+
+
+def test_denials_of_other_things_are_no_claims() -> None:
+    assert verdict("No alarm, no meetings: the blue mug and you.", MUG) == "pass"
+    assert verdict("The blue mug never gets cold.", MUG) == "person"
+    assert verdict("The longest day is here. The blue mug too.", MUG) == "pass"
+    assert verdict("The longest mug of the shop, blue.", MUG) == "person"
+
+
+@pytest.mark.parametrize("text", ["The blue mug, ２０ friends.", "The blue mug by Clаyden.", "Blue mug, ⑭ of them."])
+def test_letters_that_only_look_like_others_are_blocked(text: str) -> None:
+    assert verdict(text, MUG) == "blocked"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The blue mug for under £15.", "pass"),
+        ("The blue mug for under £14.", "blocked"),  # it costs as much
+        ("The blue mug for about £14.50.", "pass"),
+        ("The blue mug for about £20.", "blocked"),
+        ("£18 becomes £14: the blue mug.", "pass"),
+        ("£20 becomes £14: the blue mug.", "blocked"),
+    ],
+)
+def test_amounts_that_are_bounds(text: str, expected: str) -> None:
+    assert verdict(text, MUG, list_price=Decimal(18)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("维C片60片，一片两毛。", "pass"),
+        ("维C片60片，一片一毛六。", "blocked"),
+        ("维C片18降到12，省6。", "pass"),
+        ("维C片18降到12，省9。", "blocked"),
+    ],
+)
+def test_chinese_amounts_as_people_say_them(text: str, expected: str) -> None:
+    tablets = Item(item_id="v", title="维C片", price=Decimal(12), currency="CNY", attributes={"数量": "60片"})
+    assert verdict(text, tablets, locale="zh", channel="wechat", list_price=Decimal(18)) == expected
+
+
+def test_an_offer_may_be_in_the_price_already() -> None:
+    mug = replace(MUG, price=Decimal("14.40"))  # 20 % off 18.00
+    text = "20% off the blue mug: £14.40 instead of £18, £3.60 back in your pocket."
+    assert verdict(text, mug, list_price=Decimal(18), offer=offer()) == "pass"
+    assert verdict("20% off the blue mug: £12 instead of £18.", mug, list_price=Decimal(18), offer=offer()) == "blocked"
+
+
 def test_sizes_between_the_smallest_and_the_largest_are_facts() -> None:
     shirt = replace(SWEATER, attributes={"sizes": "S to XL"})
     assert verdict("The merino wool sweater for a walk in autumn, in S, M, L and XL.", shirt) == "pass"

@@ -208,9 +208,9 @@ def write_texts(
             save(record, workspace.root / COPIES)
             n_failed += any(check.guarantee == "G16" for _, checks in copy.rejected for check in checks)
             if file.offer is not None and "offer" not in copy.facts_used and not request.limits.title_only:
-                told = sayable_facts(request).offer_text or ""
-                faults = (check for text, checks in copy.rejected if told in text for check in checks)
-                silent.append(next((check.message for check in faults if not check.passed), "it does not fit"))
+                offer_text = sayable_facts(request).offer_text or ""
+                checks = (check for text, failed in copy.rejected if offer_text in text for check in failed)
+                silent.append(next((check.message for check in checks if not check.passed), "it does not fit"))
             failures, warnings = check_notes(copy.text, request, file, copy.generator)
             text = CampaignText(
                 **key._asdict(),

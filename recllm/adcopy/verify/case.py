@@ -10,6 +10,7 @@ from functools import cache, cached_property, lru_cache
 
 from recllm.adcopy.deadlines import Deadline, deadlines
 from recllm.adcopy.lexicon import (
+    HAN,
     Reading,
     bases,
     chinese_pattern,
@@ -29,6 +30,7 @@ from recllm.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
 from recllm.text.templates import Prompts, natural
 
 _CLAUSE = re.compile(r"[.,!?:;()…–—，。！？：；、（）\n]+")
+_HAN = re.compile(f"[{HAN}]")
 _LATIN_WORD = re.compile(r"[a-z]+(?:'[a-z]+)*")
 _CONSUMED = ("food", "drink", "care", "pets")
 """Shelves whose items are eaten, drunk or put on the skin."""
@@ -176,13 +178,13 @@ class Case:
             (beside if is_of_item else apart).update(clause_words & loose)
             pairs = {clause[i : i + 2] for i in range(len(clause) - 1)}
             is_of_item = bool(pairs & self.item_pairs) or any(word in clause for word in _listed("zh", "pronouns"))
-            (beside if is_of_item else apart).update(_listed("zh", "loose") & set(clause))
+            (beside if is_of_item else apart).update(_HAN.findall(clause))
             for word, is_apart in (
                 *self._english_things(clause, is_consumed),
                 *self._chinese_things(clause, is_consumed),
             ):
                 (apart if is_apart else beside).add(word)
-        return frozenset(apart - beside)
+        return frozenset(apart - beside - _held_characters())
 
     def ascribes(self, tokens: Sequence[str]) -> bool:
         """True when one of the English words says that what follows is the item's: with, has, includes."""
@@ -276,6 +278,11 @@ def stated_by_facts(phrase: str, facts: FactSheet) -> bool:
 @cache
 def _listed(language: str, name: str) -> frozenset[str]:
     return frozenset(str(table(f"surroundings.{language}.toml")[name]).split())
+
+
+@cache
+def _held_characters() -> frozenset[str]:
+    return frozenset("".join(_listed("zh", "held")))
 
 
 @cache

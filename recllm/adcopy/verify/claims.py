@@ -100,7 +100,7 @@ def is_around(quantity: Quantity, case: Case) -> bool:
         has_it = any(c in text[max(0, at - 2) : at] for c in word_class("having_zh"))
         if has_it or span.endswith(parts) or following.startswith(parts) or quantity.unit not in _OF_SCENES:
             return False
-        nouns = [following[:n] for n in (3, 2, 1)]
+        nouns = [following[:n] for n in (4, 3, 2) if len(following) >= n] + [c for c in following[:1] if c == "人"]
         return following[:2] not in case.item_pairs and any(n in neutral_words() or n in case.apart for n in nouns)
     if quantity.unit not in ("", "bag", "box", "bottle"):
         return False
@@ -282,6 +282,7 @@ def _unit_prices(word: str, case: Case) -> list[Decimal]:
         if fact.kind is QuantityKind.NUMBER and fact.value
         if (unit and fact.unit == unit)
         or (not unit and fact.role and stem(fact.role) == stem(word))
+        or (fact.unit == "ct" and stem(word) in case.item_stems)
         or (word == EACH and fact.unit in _COUNTED and fact.value > 1)
         or f"{fact.span}{word}" in case.facts.folded
     ]
@@ -494,6 +495,8 @@ def foreign_names(case: Case) -> Iterator[Violation]:
         tokens = (token for token in _TOKEN.findall(case.own_words) if len(token) > 2 and token[0].isupper())
     for token in tokens:
         parts = {stem(part) for part in re.split(r"['’-]", fold(token)) if part}
+        if _OWNER.search(token) and fold(token)[:-2] in neutral_words():
+            continue  # "School's out"
         if not (fold(token) in allowed or stem(fold(token)) in allowed or parts <= allowed or token.isupper()):
             yield Violation(f"{token!r} is a name that the facts do not hold", token, holds=True)
     for match in pattern("naming.work").finditer(case.reading.folded):
@@ -604,8 +607,8 @@ def head_names(case: Case) -> list[str]:
     facts = case.facts
     names = [facts.title, *facts.category[-1:], *synonyms(facts.title)]
     plain = name_and_size(facts.title)[0]
-    parts = [part for part in plain.split() if not part.isascii()]
-    for title in dict.fromkeys((facts.title, plain, *parts, *facts.spellings)):
+    first = next((part for part in plain.split() if not part.isascii()), plain)  # 手机支架 of 手机支架 出风口款
+    for title in dict.fromkeys((first, *facts.spellings)):
         han, tastes = "".join(_HAN_RUN.findall(fold(title))), _tastes(title)
         latin = [w for w in read(title).words if len(w) > 2 and w.isalpha() and w.isascii()]
         pairs = [han[i : i + 2] for i in range(len(han) - 1)]

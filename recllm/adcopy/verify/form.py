@@ -190,6 +190,10 @@ def well_formed(case: Case) -> Iterator[Violation]:
     for repeated in matches(pattern("form.repeated_word"), case.text):
         if fold(repeated) not in case.facts.folded:
             yield Violation("repeats a word", repeated[:40], holds=True)
+    for disguised in matches(pattern("form.disguised"), case.text):
+        if not any(disguised in text for text in (*case.item_texts, case.request.item.title)):
+            yield Violation(f"{disguised!r} only looks like letters or digits: write them plainly", disguised)
+            break
     if salad := pattern("form.word_salad").search(case.text):
         yield Violation("puts words beside each other that do not belong there", salad[0][:40], holds=True)
     repeated_names = Counter(w for w in words(case.text) if len(w) > 2 and w.isascii()).most_common(1)

@@ -172,8 +172,8 @@ def _words(
         neighbours = {match[0] + t[0] for t in tokens[i + 1 : i + 2]} | {
             t[0] + match[0] for t in tokens[max(0, i - 1) : i]
         }
-        rest = "".join(c for c, is_grounded in zip(match[0], grounded[start:end], strict=True) if not is_grounded)
-        word = rest.strip("'") if rest != match[0] else match[0]  # Kids'12, where 12 is a number of the facts
+        letters_left = "".join(c for c, holds in zip(match[0], grounded[start:end], strict=True) if not holds)
+        word = letters_left.strip("'") if letters_left != match[0] else match[0]  # Kids'12, 12 being a fact
         if not (grounds.holds(word) or neighbours & grounds.compounds or word.removesuffix("'s") in apart):
             yield start, end
 
@@ -194,7 +194,7 @@ def _left_over(
         costs[i] = (left + 1, pieces)
         for length in range(1, min(_LONGEST_PIECE, size - i) + 1):
             piece = run[i : i + length]
-            if grounds.holds_piece(piece) or piece in apart:
+            if grounds.holds_piece(piece) or (length > 1 and piece in apart):
                 left, pieces = costs[i + length]
                 if (left, pieces + 1) <= costs[i]:
                     costs[i], lengths[i] = (left, pieces + 1), length
@@ -206,7 +206,8 @@ def _left_over(
         start = i
         while i < size and not lengths[i]:
             i += 1
-        yield offset + start, offset + i
+        if i - start > 1 or run[start] not in apart:
+            yield offset + start, offset + i
 
 
 def _ungrounded_words(text: str, readable: Letters, pieces: list[tuple[int, int]]) -> Iterator[UngroundedWord]:
