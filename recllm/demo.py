@@ -120,17 +120,14 @@ def run_demo(folder: Path, *, generator: str = "auto", seed: int = 0) -> dict[st
         writer = find_writer(generator, workspace)
         offers = offers_apart([best_offer(serving, person["user_id"]) for person in people])
         filled = [slate for slate in offers if slate.items]
-        ads = write_ads(
-            workspace,
-            slates=filled,
-            recommender=serving,
-            channel=CHANNEL,
-            generator=writer,
-            seed=seed,
-            unattended=True,
-        )
-        ad_of = {slate.user_id: ad for slate, ad in zip(filled, ads, strict=True)}
-    copies = [ad_of.get(slate.user_id) for slate in slates]
+
+        def written(writer: Generator | str) -> dict[str, AdCopy]:
+            ads = write_ads(workspace, slates=filled, recommender=serving, channel=CHANNEL, generator=writer, seed=seed)
+            return {slate.user_id: ad for slate, ad in zip(filled, ads, strict=True)}
+
+        own_lines, proposed = written("template"), {} if writer is None else written(writer)
+    copies = [own_lines.get(slate.user_id) for slate in slates]
+    proposals = [proposed.get(slate.user_id) for slate in slates]
     with times.step("take one feedback event"):
         feedback = dismiss_first(workspace, encoder, people[0]["label"], slates[0])
     document, data = evaluation.document(), serving.dataset
@@ -152,7 +149,7 @@ def run_demo(folder: Path, *, generator: str = "auto", seed: int = 0) -> dict[st
         "loads": loads,
         "rejects": rejected_rows(loads),
         "profile": profile_card(serving, people[0]),
-        "people": person_cards(people, slates, copies, offers),
+        "people": person_cards(people, slates, copies, proposals, offers),
         "feedback": feedback,
         "timings": times.steps,
         "provenance": {
@@ -369,19 +366,22 @@ def person_cards(
     people: Sequence[Mapping[str, str]],
     slates: Sequence[Slate],
     copies: Sequence[AdCopy | None],
+    proposals: Sequence[AdCopy | None],
     offers: Sequence[Slate],
 ) -> list[dict[str, Any]]:
-    """Each person with their slate, the offer and its reason, and their ad text; of a text that was stopped, the
-    guarantees that it broke."""
+    """Each person with their slate, the offer and its reason, and their ad text; the opening line that a language model
+    proposed, and of its lines that were stopped the guarantees that they broke."""
     cards = []
-    for person, slate, copy, offer in zip(people, slates, copies, offers, strict=True):
-        card: dict[str, Any] = {**person, "slate": plain(slate), "copy": plain(copy), "offer": None}
+    for person, slate, copy, proposal, offer in zip(people, slates, copies, proposals, offers, strict=True):
+        card: dict[str, Any] = {**person, "slate": plain(slate), "copy": plain(copy), "offer": None, "proposal": None}
         if copy is not None:
             card["offer"] = plain(next(item for item in offer.items if item.item_id == copy.item_id))
-        if copy is not None:
-            card["copy"]["rejected"] = [
+        if proposal is not None:
+            card["proposal"] = plain(proposal)
+            card["proposal"]["line"] = proposal.parts.get("preheader", proposal.text)
+            card["proposal"]["rejected"] = [
                 {"text": text, "failed": [check.guarantee for check in checks if not check.passed]}
-                for text, checks in copy.rejected
+                for text, checks in proposal.rejected
             ]
         cards.append(card)
     return cards

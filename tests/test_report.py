@@ -22,6 +22,9 @@ def record() -> dict[str, Any]:
     checks = [{"guarantee": "G1", "passed": True, "message": "", "span": ""}]
     copy = {
         "text": "Buy tea.\nNow.", "channel": "email", "locale": "en", "generator": "template", "checks": checks,
+    }  # fmt: skip
+    proposal = {
+        "line": "Tea sings.", "generator": "small", "verdict": "person", "ungrounded": ["sings"],
         "rejected": [{"text": "Cures all", "failed": ["G3"]}],
     }  # fmt: skip
     values = {"ndcg@20": 0.3, "recall@20": 0.2, "hr@20": 0.8}
@@ -46,7 +49,7 @@ def record() -> dict[str, Any]:
             "favourite_categories": [{"name": "tea", "share": 0.5}], "n_baskets": 3, "basket_interval_days": "7.0",
             "days_since_last_purchase": "1.0", "price_band": "1 / 2 / 3",
         },
-        "people": [{"label": "A", "user_id": "u", "about": "x", "slate": slate, "copy": copy,
+        "people": [{"label": "A", "user_id": "u", "about": "x", "slate": slate, "copy": copy, "proposal": proposal,
                     "offer": {"title": "Mint tea", "part_text": "new for you",
                               "reasons": [{"text": "You bought tea."}]},
                     }],
@@ -83,6 +86,7 @@ def test_the_page_shows_what_the_record_holds() -> None:
         "You bought it.",
         "Buy tea.",
         "Cures all",
+        "small proposed: “Tea sings.” (person: sings)",
         "Offered: Mint tea, new for you. You bought tea.",
         "gone",
         "cj-next28",

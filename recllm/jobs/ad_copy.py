@@ -66,7 +66,6 @@ def write_ads(
     variants: int = 1,
     effect: EffectModel | None = None,
     records: Path | None = None,
-    unattended: bool = False,
 ) -> list[AdCopy]:
     """One checked ad text per person, or up to `variants`, for `item_id` or for each person's best item of the
     `intent` by `objective`: whoever buys a thing anyway needs no advertisement for it.
@@ -74,9 +73,8 @@ def write_ads(
     The people are `users`, or those of `slates` that were made before. A generative model is used only for people who
     agreed to it, by the generator's `purpose`; the others get the shop's own lines. A local one that is given by name,
     with its `adapter`, runs in a process of its own, and texts go on without it when it fails. `effect` orders the
-    texts that the checks let stand. `records` is the folder that receives what makes a text again. Where texts go out
-    `unattended`, those that pass are preferred to those that a person should see first. An item of a sensitive category
-    is never advertised to a person.
+    texts that the checks let stand. `records` is the folder that receives what makes a text again. An item of a
+    sensitive category is never advertised to a person.
 
     Raises `PolicyError` when a person has not agreed to personalisation, or to the channel: there is no personal ad
     without it; and where every item is sensitive. Raises `UsageError` for a person without any item.
@@ -115,7 +113,6 @@ def write_ads(
                 voice=voice or Voice(),
                 variants=variants,
                 vocabulary=vocabulary,
-                unattended=unattended,
             )
             for copy, record in write_recorded(
                 request,
