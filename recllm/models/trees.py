@@ -43,7 +43,6 @@ class BoostedTrees:
     value: NDArray[np.float64]
     roots: NDArray[np.int32]
     """(n_trees,), node that each tree begins with."""
-    depth: int
     bias: float
 
     @classmethod
@@ -65,7 +64,6 @@ class BoostedTrees:
             missing_left=nodes["missing_go_to_left"].astype(bool),
             value=np.where(is_leaf, nodes["value"], 0).astype(np.float64),
             roots=roots.astype(np.int32),
-            depth=int(nodes["depth"].max(initial=0)),
             bias=float(np.ravel(classifier._baseline_prediction)[0]),
         )
 
@@ -77,15 +75,15 @@ class BoostedTrees:
             rows = np.ascontiguousarray(values[block], np.float64)
             flat, offset = rows.ravel(), np.arange(len(rows)) * rows.shape[1]
             for root in self.roots:
-                node = np.full(len(rows), root, np.int32)
-                for _ in range(self.depth):
-                    value = flat[offset + self.feature[node]]
+                node, inner = np.full(len(rows), root, np.int32), np.arange(len(rows))
+                while len(inner):  # the rows that have not reached a leaf, which is its own child
+                    at = node[inner]
+                    value = flat[offset[inner] + self.feature[at]]
                     # a comparison with NaN is false
-                    goes_left = (value <= self.threshold[node]) | (np.isnan(value) & self.missing_left[node])
-                    after = np.where(goes_left, self.left[node], self.right[node])
-                    if (after == node).all():
-                        break
-                    node = after
+                    goes_left = (value <= self.threshold[at]) | (np.isnan(value) & self.missing_left[at])
+                    after = np.where(goes_left, self.left[at], self.right[at])
+                    node[inner] = after
+                    inner = inner[self.left[after] != after]
                 logit[block] += self.value[node]
 
         map_blocks(add, len(values), ROWS_PER_BLOCK)
@@ -96,7 +94,7 @@ class BoostedTrees:
         from safetensors.numpy import save
 
         tensors = {name: getattr(self, name) for name in _ARRAYS} | {"bias": np.array([self.bias])}
-        metadata = {"features": json.dumps(self.names), "depth": str(self.depth), "record": json.dumps(record)}
+        metadata = {"features": json.dumps(self.names), "record": json.dumps(record)}
         write_whole(file, save(tensors, metadata=metadata))
 
     @classmethod
@@ -109,7 +107,7 @@ class BoostedTrees:
                 metadata = file_.metadata() or {}
                 tensors = {name: file_.get_tensor(name) for name in (*_ARRAYS, "bias")}
             names, bias = tuple(json.loads(metadata["features"])), float(tensors.pop("bias")[0])
-            trees = cls(names=names, depth=int(metadata["depth"]), bias=bias, **tensors)
+            trees = cls(names=names, bias=bias, **tensors)
             n = len(trees.feature)
             lengths = {len(tensors[name]) for name in _ARRAYS if name != "roots"}
             nodes = np.concatenate([trees.left, trees.right, trees.roots])

@@ -252,7 +252,10 @@ def new_arrival(shop: Shop) -> Cases:
     liked = times >= shop.settings.arrival_purchases
     likes = pl.DataFrame({"user": keys[liked] // width, "type": keys[liked] % width, "times": times[liked]})
     joined = likes.join(pl.DataFrame({"item": item, "type": code[item]}), on="type")
+    is_new = np.zeros(shop.dataset.n_items, bool)
+    is_new[item] = True
     ever = shop.dataset.events.of(Action.PURCHASE)
+    ever = ever.select(is_new[ever.item])
     already = ever.user.astype(np.int64) * shop.dataset.n_items + ever.item
     user, arrival = joined["user"].to_numpy(), joined["item"].to_numpy()
     cases = Cases(
