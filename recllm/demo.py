@@ -277,10 +277,22 @@ def best_offer(serving: Recommender, user_id: str) -> Slate:
     to buy; else whatever they are likelier to buy than people in general."""
     for intent in (Intent.CROSS_SELL, Intent.WIN_BACK):
         (slate,) = serving.recommend(user_id, k=AD_CHOICE, where=ON_OFFER, intent=intent, objective=Objective.LIFT)
+        slate = without_sensitive(serving, slate)
         still_buys = any(note.kind is NoteKind.STILL_BUYS for note in slate.notes)
         if slate.status is SlateStatus.PERSONAL and slate.items and not still_buys:
             return slate
-    return serving.recommend(user_id, k=AD_CHOICE, where=ON_OFFER, objective=Objective.LIFT)[0]
+    return without_sensitive(
+        serving, serving.recommend(user_id, k=AD_CHOICE, where=ON_OFFER, objective=Objective.LIFT)[0]
+    )
+
+
+def without_sensitive(serving: Recommender, slate: Slate) -> Slate:
+    """The slate without items of sensitive categories, which are not advertised to a single person."""
+    rows = serving.dataset.item_rows(item.item_id for item in slate.items)
+    paths = (serving.dataset.items.row(int(row), named=True)["category"] or () for row in rows)
+    pairs = zip(slate.items, paths, strict=True)
+    fit = (item for item, path in pairs if not serving.policy.is_sensitive((*path, item.title)))
+    return replace(slate, items=tuple(fit))
 
 
 def offers_apart(slates: Sequence[Slate]) -> list[Slate]:

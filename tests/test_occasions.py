@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -373,6 +374,10 @@ def test_saved_trees_say_what_the_learner_says(tmp_path: Path) -> None:
         (tmp_path / "broken").write_bytes(broken)
         with pytest.raises(ModelError, match=r"broken.*learned anew"):
             BoostedTrees.read(tmp_path / "broken")
+    # a branch that leads back would be followed for ever
+    replace(trees, left=np.zeros_like(trees.left)).save(tmp_path / "circle", {})
+    with pytest.raises(ModelError, match="leads back"):
+        BoostedTrees.read(tmp_path / "circle")
 
 
 # --- a workspace -----------------------------------------------------------------------------------------------------

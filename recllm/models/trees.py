@@ -114,6 +114,10 @@ class BoostedTrees:
             columns_fit = ((trees.feature >= 0) & (trees.feature < len(names))).all()
             if lengths != {n} or not ((nodes >= 0) & (nodes < n)).all() or not columns_fit:
                 raise ValueError("its arrays do not fit each other")
+            number, is_leaf = np.arange(n), trees.left == np.arange(n)
+            comes_later = (trees.left > number) & (trees.right > number)
+            if not np.where(is_leaf, trees.right == number, comes_later).all():
+                raise ValueError("a branch leads back")  # and would be followed for ever
             record: dict[str, Any] = json.loads(metadata["record"])
         except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
             raise ModelError(
