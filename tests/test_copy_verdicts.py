@@ -590,6 +590,12 @@ def test_an_offer_may_be_in_the_price_already() -> None:
     assert verdict("20% off the blue mug: £12 instead of £18.", mug, list_price=Decimal(18), offer=offer()) == "blocked"
 
 
+def test_a_lone_numeral_is_a_count_of_the_facts_or_a_persons_to_judge() -> None:
+    lute = Item(item_id="l", title="桃花心木尤克里里", attributes={"琴弦": "4根"})
+    assert verdict("尤克里里，四根弦，陪你。", lute, locale="zh", channel="wechat") == "pass"
+    assert verdict("尤克里里，五根弦，陪你。", lute, locale="zh", channel="wechat") == "person"
+
+
 def test_sizes_between_the_smallest_and_the_largest_are_facts() -> None:
     shirt = replace(SWEATER, attributes={"sizes": "S to XL"})
     assert verdict("The merino wool sweater for a walk in autumn, in S, M, L and XL.", shirt) == "pass"
@@ -606,8 +612,10 @@ def test_a_wrong_deadline_is_told_the_right_one() -> None:
     assert fault.span == "today only" and "the offer's last day is 9 November" in fault.message
 
 
-def test_a_weekend_without_an_offer_is_a_persons_to_judge() -> None:
-    assert verdict("Sandwich buns for this weekend.") == "person"
+def test_a_weekend_without_an_offer_is_no_deadline() -> None:
+    assert verdict("Sandwich buns for this weekend.") == "pass"
+    assert verdict("Sandwich buns at half price this weekend.") == "blocked"
+    assert verdict("Sandwich buns, this weekend only.") == "blocked"
     assert verdict("Try sandwich buns today.") == "pass"
 
 

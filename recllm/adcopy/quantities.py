@@ -320,7 +320,8 @@ def _in_context(value: Decimal, numeral: str, before: str, after: str, idioms_be
     if others and (shared := _UNIT.match(after[others.end() :])):
         return Quantity(kind=QuantityKind.NUMBER, value=value, unit=_UNITS[shared[1]], span=numeral)
     unit_match = _UNIT.match(after)
-    if unit_match and not (unit_match[1] == "in" and numeral.isalpha()):  # "one in the wash"
+    is_year = len(numeral) == 4 and numeral.startswith(("19", "20"))
+    if unit_match and not (unit_match[1] == "in" and (numeral.isalpha() or is_year)):  # "one in the wash", "2027 in"
         return Quantity(kind=QuantityKind.NUMBER, value=value, unit=_UNITS[unit_match[1]], span=numeral + unit_match[0])
     if pattern("quantities.pack_before").search(before) or pattern("quantities.pack_after").match(after):
         return Quantity(kind=QuantityKind.NUMBER, value=value, unit="ct", span=numeral)

@@ -368,8 +368,7 @@ def _deadlines(case: Case) -> Iterator[Violation]:
             continue
         if tells_end and not phrase.strong:  # "until Sunday. What's for dinner tonight?"
             continue
-        is_deadline = phrase.strong or _speaks_of_an_offer(case)
-        if not is_deadline and phrase.day == "today":
+        if not (phrase.strong or _speaks_of_an_offer(case)):  # "for this weekend", where nothing is on offer
             continue
         if running is None:
             state = "no offer runs: leave it out"
@@ -377,7 +376,7 @@ def _deadlines(case: Case) -> Iterator[Violation]:
             state = "the offer has no end: leave it out"
         else:
             state = f"the offer's last day is {day_in_words(last_day(running.end), case.language)}: write that"
-        yield Violation(f"{phrase.span!r} is a deadline ({phrase.day}), and {state}", phrase.span, not is_deadline)
+        yield Violation(f"{phrase.span!r} is a deadline ({phrase.day}), and {state}", phrase.span)
 
 
 def _speaks_of_an_offer(case: Case) -> bool:

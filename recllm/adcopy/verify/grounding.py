@@ -243,6 +243,7 @@ class _Grounds:
             frozenset(word for word in request.vocabulary if not _is_phrase(word)),
             frozenset(_told_reasons(request)),
             frozenset(_sizes(facts)),
+            frozenset(_counts_in_han(facts)),
         )
         return cls(of_item.words | free.words, of_item.bases | free.bases, of_item.words, of_item.pieces | free.pieces)
 
@@ -280,6 +281,13 @@ def _sizes(facts: FactSheet) -> Iterator[str]:
     sizes = list(word_class("clothing_sizes"))
     at = [sizes.index(word) for word in facts.words if word in sizes]
     return iter(sizes[min(at) : max(at) + 1] if len(at) > 1 else ())
+
+
+def _counts_in_han(facts: FactSheet) -> Iterator[str]:
+    """四, where the facts count four of something."""
+    numerals = dict(enumerate("零一二三四五六七八九十"))
+    counts = {int(q.value) for q in facts.quantities if q.value is not None and q.value == int(q.value)}
+    return (numeral for n in counts if n in numerals for numeral in (numerals[n], *("两" * (n == 2))))
 
 
 def _told_reasons(request: CopyRequest) -> tuple[str, str]:
