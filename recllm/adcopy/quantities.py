@@ -213,7 +213,8 @@ def _model_number(match: re.Match[str]) -> Quantity | None:
     letters, amount = re.match(r"[a-z]+", text), re.fullmatch(r"\d+([a-z]+)", text)
     if letters and _SIGN.search(letters[0]):
         return None
-    if amount and (amount[1] in _UNITS or amount[1] in word_class("glued")):
+    is_pence = amount is not None and amount[1] == "p" and len(text) < 4
+    if amount and (is_pence or amount[1] in _UNITS or amount[1] in word_class("glued")):
         return None
     return Quantity(kind=QuantityKind.CODE, value=None, unit=text, span=text)
 
@@ -275,6 +276,8 @@ def _in_context(value: Decimal, numeral: str, before: str, after: str, idioms_be
         span = numeral + (percent[0] if percent else "")
         return Quantity(kind=QuantityKind.DISCOUNT if reduced else QuantityKind.PERCENT, value=value, span=span)
     sign, word = _SIGN.search(before), _MONEY_WORD.match(after)
+    if word and word[0] == "p" and not (numeral.isdigit() and len(numeral) < 3):
+        word = None  # 70p, and no 1080p
     if word and len(numeral) == 1 and not numeral.isascii() and pattern("quantities.piece_after").match(after):
         word = None  # 一块地垫, two pieces of something
     if sign or word:
@@ -301,7 +304,7 @@ def _in_context(value: Decimal, numeral: str, before: str, after: str, idioms_be
             role = "threshold" if pattern("quantities.threshold_before").search(before) else ""
         if not role and (each := each_before.search(idioms_before[: len(before)]) or each_after.match(after)):
             role = f"per {each['unit'] or each['unit_zh'] or EACH}"
-        if word and word[0].strip() in ("cent", "cents", "pence") and not sign:
+        if word and word[0].strip() in ("cent", "cents", "pence", "p") and not sign:
             value /= 100
         spelled = "".join(match[0] for match in (sign, word) if match).replace(" ", "")
         unit = "元" if part else spelled.removeprefix("多").removeprefix("来")

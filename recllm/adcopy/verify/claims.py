@@ -313,7 +313,7 @@ def currency_format(case: Case) -> Iterator[Violation]:
     """G17: amounts are written as the locale writes them: sign, place, decimals."""
     code = case.facts.currency
     for quantity in case.quantities:
-        is_in_words = quantity.unit in ("cent", "cents", "pence") or not any(map(str.isdigit, quantity.span))
+        is_in_words = quantity.unit in ("cent", "cents", "pence", "p") or not any(map(str.isdigit, quantity.span))
         if quantity.kind is QuantityKind.MONEY and quantity.value is not None and code and not is_in_words:
             accepted = renderings(quantity.value, code, case.language)
             if quantity.unit and quantity.span.replace(" ", "") not in accepted:
