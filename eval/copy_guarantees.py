@@ -47,11 +47,11 @@ SETS = {"second": fresh, "unseen": unseen, "everyday": everyday}
 """Written after the first rules, in this order."""
 OUTSIDE = {
     name: Path(__file__).parent / "copy_texts" / f"{name}.jsonl"
-    for name in ("outside", "outside_2", "outside_3", "priced")
+    for name in ("outside", "outside_2", "outside_3", "priced", "outside_4")
 }
-"""By people who have read no rule and no other text, each frozen before it was judged. The first two were judged once
-and read after that; "priced" was written for building and is no evidence; the third was judged once, after what was
-mended because of the others."""
+"""By people who have read no rule and no other text, each frozen before it was judged. The first three were judged once
+and read after that, "priced" was written for building: none of them is evidence any more. The fourth was judged once,
+after what was mended because of the others."""
 _MOMENT = datetime.fromisoformat(NOW)
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 
