@@ -14,7 +14,7 @@ from functools import cache
 
 from pydantic import TypeAdapter
 
-from recllm.adcopy.lexicon import fold, folded_pattern, limit, table
+from recllm.adcopy.lexicon import fold, folded_pattern, limit, pattern, table
 from recllm.errors import UsageError
 from recllm.text.templates import language
 
@@ -62,6 +62,8 @@ class Channel:
     """Characters that may not stand in a text."""
     call: str = "open"
     """How its texts ask for a step: "tap" on a telephone's screen, "open" elsewhere."""
+    headline_alone: bool = False
+    """True where a single line that ends no sentence is the first slot, a headline."""
     title_only: bool = False
     """True where the text is a product's title: it holds facts only, and no words of a model."""
     segment_only: bool = False
@@ -75,9 +77,11 @@ class Channel:
         """The slots of a text with what each holds.
 
         As many lines as slots: one each, surplus lines join the last slot. With fewer lines, the last one is still the
-        last slot, so that a body or description can be judged alone.
+        last slot, so that a body or description can be judged alone; a headline alone is one (`headline_alone`).
         """
         lines = text.split("\n")
+        if self.headline_alone and len(lines) == 1 and not pattern("form.sentence_end").search(text):
+            return [(self.slots[0], text)]
         head = min(len(lines), len(self.slots)) - 1
         body = "\n".join(lines[head:])
         return [*zip(self.slots[:head], lines[:head], strict=True), (self.slots[-1], body)]
@@ -85,7 +89,7 @@ class Channel:
     def parts(self, text: str) -> dict[str, str]:
         """A text by its slots, and the last paragraph of several in the last slot as `call_to_action`."""
         parts = {slot.name: content.strip() for slot, content in self.split(text)}
-        body, gap, call = parts[self.slots[-1].name].rpartition("\n\n")
+        body, gap, call = parts.get(self.slots[-1].name, "").rpartition("\n\n")
         return parts if not gap else parts | {self.slots[-1].name: body, CALL_TO_ACTION: call.strip()}
 
     def fits(self, text: str) -> bool:

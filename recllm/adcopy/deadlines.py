@@ -17,7 +17,7 @@ from babel.dates import format_skeleton
 from recllm.adcopy.lexicon import Family, Reading, pattern, phrase_patterns, table
 from recllm.adcopy.quantities import integer_of
 
-_WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _DAYS_OF_WEEK = 7
 _DAYS_LEFT = "days_left"
 
@@ -42,15 +42,16 @@ class Deadline:
         days = (last - today).days
         if days < 0:
             return False
-        if self.day in _WEEKDAYS:
-            return days < _DAYS_OF_WEEK and _WEEKDAYS[last.weekday()] == self.day
+        if self.day in WEEKDAYS:
+            weeks = 2 if pattern("deadlines.next_week").search(self.span) else 1
+            return days < weeks * _DAYS_OF_WEEK and WEEKDAYS[last.weekday()] == self.day
         if self.day == _DAYS_LEFT:
             return self.days_left - 1 <= days <= self.days_left
         same_week = last.isocalendar()[:2] == today.isocalendar()[:2]
         return {
             "today": days == 0,
             "tomorrow": days == 1,
-            "weekend": same_week and last.weekday() >= _WEEKDAYS.index("saturday"),
+            "weekend": same_week and last.weekday() >= WEEKDAYS.index("saturday"),
             "week": same_week,
             "month": (last.year, last.month) == (today.year, today.month),
         }[self.day]

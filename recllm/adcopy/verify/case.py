@@ -98,6 +98,12 @@ class Case:
         return tuple(deadlines(self.reading))
 
     @cached_property
+    def tells_end(self) -> bool:
+        """True when a phrase puts the last day of the running offer where it is."""
+        end = self.offer.end if self.offer is not None else None
+        return end is not None and any(phrase.ends_on(end, self.request.now) for phrase in self.deadlines)
+
+    @cached_property
     def language(self) -> str:
         return self.request.language
 

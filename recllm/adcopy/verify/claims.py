@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import time, timedelta
+from datetime import date, time, timedelta
 from decimal import Decimal
 from functools import lru_cache
 
-from recllm.adcopy.deadlines import day_in_words, last_day
+from recllm.adcopy.deadlines import WEEKDAYS, day_in_words, last_day
 from recllm.adcopy.lexicon import (
     HAN,
     Family,
@@ -82,8 +82,10 @@ def numbers(case: Case) -> Iterator[Violation]:
         if not (is_fact(quantity, case) or is_around(quantity, case)):
             span = quantity.span.strip()
             fact = _fact_beside(quantity, case)
-            holds = not fact and quantity.kind not in _NEVER_GUESSED
+            is_other_day = quantity.kind is QuantityKind.DATE and case.tells_end  # "Easter is 5 April, until Saturday"
+            holds = is_other_day or (not fact and quantity.kind not in _NEVER_GUESSED)
             yield Violation(f"{quantity.kind} {span!r} is not among the facts{fact and f': {fact}'}", span, holds)
+    yield from _weekdays(case)
 
 
 def is_around(quantity: Quantity, case: Case) -> bool:
@@ -101,6 +103,8 @@ def is_around(quantity: Quantity, case: Case) -> bool:
         if has_it or span.endswith(parts) or following.startswith(parts) or quantity.unit not in _OF_SCENES:
             return False
         nouns = [following[:n] for n in (4, 3, 2) if len(following) >= n] + [c for c in following[:1] if c == "人"]
+        if any(noun in case.facts.folded for noun in nouns):
+            return False
         return following[:2] not in case.item_pairs and any(n in neutral_words() or n in case.apart for n in nouns)
     if quantity.unit not in ("", "bag", "box", "bottle"):
         return False
@@ -112,6 +116,32 @@ def is_around(quantity: Quantity, case: Case) -> bool:
 
 _OF_SCENES = ("ct", "person", "floor", "box", "bag", "bottle")
 """Units of a Chinese count that may be of something beside the item."""
+
+
+def _weekdays(case: Case) -> Iterator[Violation]:
+    """G1: a weekday that stands beside a date is its weekday, in the year that brings the date nearest to now."""
+    text, now = case.reading.squashed, case.request.now
+    for quantity in case.quantities:
+        at = text.find(quantity.span.strip()) if quantity.kind is QuantityKind.DATE and quantity.unit[0] != "-" else -1
+        if at < 0:
+            continue
+        before = pattern("quantities.weekday_before").search(text[:at])
+        after = pattern("quantities.weekday_after").match(text[at + len(quantity.span.strip()) :])
+        if not (match := before or after):
+            continue
+        *year, month, day = map(int, quantity.unit.split("-"))
+        try:
+            days = [date(y, month, day) for y in (year or range(now.year - 1, now.year + 2))]
+        except ValueError:  # 29 February, or no day
+            continue
+        nearest = min(days, key=lambda d: abs((d - now.date()).days))
+        names = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+        named = match["en"][:3] if match["en"] else names["一二三四五六日".index(match["zh"].replace("天", "日"))]
+        if named != names[nearest.weekday()]:
+            right = WEEKDAYS[nearest.weekday()].capitalize()
+            yield Violation(f"{quantity.span.strip()!r} is a {right}, not {match[0].strip()!r}", quantity.span.strip())
+
+
 _PROMISED = ("off", "off again", "threshold")
 """Roles of money that somebody promises."""
 _COUNTED = ("ct", "box", "bag", "bottle", "")
@@ -243,6 +273,8 @@ def _is_price(quantity: Quantity, case: Case) -> bool:
     is_plain = quantity.role == "" or quantity.role.startswith("per ")
     amount = facts.price if is_plain else {"list": facts.list_price, "off": offered}.get(quantity.role)
     amounts = [amount]
+    if quantity.role == "list" and reduced_price(case) is not None:
+        amounts.append(facts.price)  # "£77 instead of £110" while 30 % are off
     if is_plain:
         amounts += _unit_prices(quantity.role.removeprefix("per "), case) if quantity.role else []
         if amount is None:  # "a coupon worth 5 dollars": the offer's value, said without "off"
@@ -359,10 +391,7 @@ def _deadlines(case: Case) -> Iterator[Violation]:
     """Deadlines told by their distance, such as "today only", against the end of the running offer."""
     running, now = case.offer, case.request.now
     end = running.end if running is not None else None
-    tells_end = end is not None and (
-        any(phrase.ends_on(end, now) for phrase in case.deadlines)
-        or any(q.kind is QuantityKind.DATE and is_fact(q, case) for q in case.quantities)
-    )
+    tells_end = case.tells_end or any(q.kind is QuantityKind.DATE and is_fact(q, case) for q in case.quantities)
     for phrase in case.deadlines:
         if end is not None and phrase.ends_on(end, now):
             continue
@@ -380,8 +409,12 @@ def _deadlines(case: Case) -> Iterator[Violation]:
 
 
 def _speaks_of_an_offer(case: Case) -> bool:
-    is_reduction = any(q.kind is QuantityKind.DISCOUNT or q.role in _PROMISED for q in case.quantities)
-    return is_reduction or any(family.find(case.reading) for family in families("offers.toml"))
+    """True for a text that promises a reduction, but for what the former price lies above the price."""
+    promises = (q for q in case.quantities if q.kind is QuantityKind.DISCOUNT or q.role in _PROMISED)
+    phrases = (phrase for family in families("offers.toml") for phrase in family.find(case.reading))
+    return any(not case.is_saving(q) for q in promises) or any(
+        not (case.tells_saving and says_saving(phrase)) for phrase in phrases
+    )
 
 
 # --- G3: claims that need proof ------------------------------------------------------------------------------------
@@ -605,11 +638,10 @@ def head_names(case: Case) -> list[str]:
     """What counts as naming: the title, the last and longest words of its spellings, and the narrowest category."""
     facts = case.facts
     names = [facts.title, *facts.category[-1:], *synonyms(facts.title)]
-    plain = name_and_size(facts.title)[0]
-    first = next((part for part in plain.split() if not part.isascii()), plain)  # 手机支架 of 手机支架 出风口款
-    for title in dict.fromkeys((first, *facts.spellings)):
+    brand = set(read(facts.brand or "").words)
+    for title in dict.fromkeys((_first_part(facts), *facts.spellings)):
         han, tastes = "".join(_HAN_RUN.findall(fold(title))), _tastes(title)
-        latin = [w for w in read(title).words if len(w) > 2 and w.isalpha() and w.isascii()]
+        latin = [w for w in read(title).words if len(w) > 2 and w.isalpha() and w.isascii() and w not in brand]
         pairs = [han[i : i + 2] for i in range(len(han) - 1)]
         names += [*latin[-2:], *sorted(latin, key=len)[-1:]]
         names += [pair for pair in pairs[-3:] if pair not in tastes]
@@ -622,6 +654,13 @@ def head_names(case: Case) -> list[str]:
         # 童鞋 > 运动鞋: a wider category that ends with the title's kind names it too
         names += [c for c in facts.category[:-1] if len(c) > 1 and han and fold(c)[-1] == han[-1]]
     return names
+
+
+def _first_part(facts: FactSheet) -> str:
+    """A title without size, brand and what follows the name: 手机支架 of 驰印 手机支架 出风口款."""
+    name = name_and_size(facts.title)[0]
+    parts = [part for part in name.split() if not part.isascii() and fold(part) != fold(facts.brand or "")]
+    return parts[0] if parts else pattern("titles.first_part").split(name)[0]
 
 
 @lru_cache(maxsize=1024)
@@ -642,7 +681,7 @@ def _tastes(title: str) -> frozenset[str]:
 
 def _another_thing(case: Case) -> str:
     """A Chinese name with another thing at its end: 保温壶 of a 保温杯; empty where there is none."""
-    for title in (case.facts.title, *case.facts.spellings):
+    for title in (_first_part(case.facts), *case.facts.spellings):
         han = "".join(_HAN_RUN.findall(fold(title)))
         if len(han) < 3 or han[-1] in case.reading.folded:
             continue
