@@ -39,7 +39,15 @@ def written_out(title: str) -> str:
     named = [part for part in parts if len("".join(_WORD.findall(part))) >= _LEAST_LETTERS]
     if not named:
         return text
-    return " ".join(filter(None, (_adjective_first(named[0]), size)))
+    return " ".join(filter(None, (_listed(_adjective_first(named[0])), size)))
+
+
+def _listed(name: str) -> str:
+    """ "waffles/french toast" -> "waffles and french toast", "sandwiches&handhelds" -> "sandwiches & handhelds"."""
+    things = pattern("titles.joined_by_and").sub(" & ", name).split("/")
+    if len(things) == 1 or not all(pattern("titles.thing").fullmatch(thing) for thing in things):
+        return "/".join(things)
+    return f"{', '.join(things[:-1])} and {things[-1]}"
 
 
 def _without_sorting_words(name: str) -> str:

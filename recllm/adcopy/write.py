@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from babel.dates import format_skeleton
 
 from recllm.adcopy.channels import Slot, width
-from recllm.adcopy.lexicon import HAN, fold, limit, pattern, word_class
+from recllm.adcopy.lexicon import HAN, fold, limit, pattern, table, word_class
 from recllm.adcopy.names import is_size, name_and_size, written_out
 from recllm.adcopy.opening_line import (
     NAME,
@@ -290,10 +290,19 @@ def sayable_facts(request: CopyRequest) -> FactSheet:
     )
     sheet = replace(sheet, **_offer_texts(sheet, request))  # type: ignore[arg-type]
     title = _cleaned(facts.title, facts, bare)
-    sheet = replace(sheet, title=title) if title else without_title(sheet, request)
+    sheet = replace(sheet, title=_with_thing(title, sheet.category)) if title else without_title(sheet, request)
     name, _ = name_and_size(sheet.title)
     longest_first = (shortened(name, longest) for longest in range(len(name), _MIN_NAME - 1, -1))
     return replace(sheet, spellings=tuple(dict.fromkeys((name, *longest_first))))
+
+
+def _with_thing(title: str, categories: Sequence[str]) -> str:
+    """ "premium 56 oz" of the category ice cream -> "premium ice cream 56 oz"."""
+    name, size = name_and_size(title)
+    if fold(name) not in table("names.toml")["words"]["qualities"]:
+        return title
+    thing = next((category for category in reversed(categories) if fold(category) != fold(name)), "")
+    return " ".join(filter(None, (name, pattern("titles.first_alternative").split(thing)[0].strip(), size)))
 
 
 def without_title(facts: FactSheet, request: CopyRequest) -> FactSheet:
