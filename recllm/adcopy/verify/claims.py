@@ -83,7 +83,8 @@ def numbers(case: Case) -> Iterator[Violation]:
             span = quantity.span.strip()
             fact = _fact_beside(quantity, case)
             is_other_day = quantity.kind is QuantityKind.DATE and case.tells_end  # "Easter is 5 April, until Saturday"
-            holds = is_other_day or (not fact and quantity.kind not in _NEVER_GUESSED)
+            is_few = quantity.kind is QuantityKind.NUMBER and not span[0].isdigit() and (quantity.value or 4) <= 3
+            holds = is_other_day or is_few or (not fact and quantity.kind not in _NEVER_GUESSED)
             yield Violation(f"{quantity.kind} {span!r} is not among the facts{fact and f': {fact}'}", span, holds)
     yield from _weekdays(case)
 
@@ -111,7 +112,8 @@ def is_around(quantity: Quantity, case: Case) -> bool:
     before, after = _TOKEN.findall(text[:at]), _TOKEN.findall(text[at + len(span) :])[:2]
     if case.ascribes(before[-3:]) or any(stem(word) in word_class("counted_parts") for word in (*after, quantity.unit)):
         return False
-    return bool(after) and after[0] not in word_class("glue") and stem(after[0]) not in case.item_stems
+    is_of_item = any(stem(word) in case.item_stems | stems(case.facts.words) for word in after)
+    return bool(after) and after[0] not in word_class("glue") and not is_of_item
 
 
 _OF_SCENES = ("ct", "person", "floor", "box", "bag", "bottle")
@@ -641,6 +643,7 @@ def head_names(case: Case) -> list[str]:
     brand = set(read(facts.brand or "").words)
     for title in dict.fromkeys((_first_part(facts), *facts.spellings)):
         han, tastes = "".join(_HAN_RUN.findall(fold(title))), _tastes(title)
+        han = han.removeprefix(fold(facts.brand or ""))
         latin = [w for w in read(title).words if len(w) > 2 and w.isalpha() and w.isascii() and w not in brand]
         pairs = [han[i : i + 2] for i in range(len(han) - 1)]
         names += [*latin[-2:], *sorted(latin, key=len)[-1:]]
