@@ -162,7 +162,7 @@ def of_pair(trial: MultiArmTrial, arm: str, args: argparse.Namespace, *, shuffle
 def each(task: Callable[[int], Any], numbers: Sequence[int], jobs: int, what: str) -> list[Any]:
     """In order, in `jobs` processes."""
     answers = []
-    with ProcessPoolExecutor(jobs, mp_context=get_context("fork")) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         for answer in pool.map(task, numbers):
             answers.append(answer)
             say("%s, %d of %d", what, len(answers), len(numbers))
