@@ -267,6 +267,8 @@ class Family:
         """The phrases of this family in a text, each once, as folded."""
         phrases: dict[str, None] = {}
         for form in dict.fromkeys((reading.folded, reading.squashed)):
+            if not any(shape.search(form) for shape in self.shapes):
+                continue  # most texts hold none, and need no exceptions cut out
             text = self.exceptions.sub(lambda m: "\x00" * len(m[0]), form) if self.exceptions else form
             for shape in self.shapes:
                 for match in shape.finditer(text):
