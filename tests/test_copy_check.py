@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,13 @@ def test_what_passes_ends_with_0(run: Run) -> None:
     results = [{"id": "a", **passes}, {"id": "b", **passes}]
     counts = {"checked": 2, "passed": 2, "held": 0, "blocked": 0}
     assert json.loads(out) == {**counts, "results": results, "unreadable": []}
+
+
+def test_the_guides_example_passes_as_printed(run: Run) -> None:
+    guide = (resources.files("recllm") / "GUIDE.md").read_text(encoding="utf-8")
+    example = next(block for block in re.findall(r"```json\n(.*?)```", guide, re.DOTALL) if '"evidence"' in block)
+    code, out, _ = run(json.loads(example))
+    assert code == 0 and json.loads(out)["passed"] == 1
 
 
 def test_what_fails_ends_with_2_and_says_where(run: Run) -> None:
