@@ -607,6 +607,32 @@ def test_a_question_says_neither_yes_nor_no() -> None:
     assert verdict("看看长袖衬衫透不透气。", SHIRT) == "person"
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("20% off sandwich buns until 2 November.", "pass"),
+        ("20% off sandwich buns until 12 November.", "blocked"),
+        ("20% off sandwich buns, ends 12 November.", "blocked"),
+        ("Bonfire night is 5 November: sandwich buns.", "person"),  # true perhaps, and nothing says so
+    ],
+)
+def test_a_date_is_blocked_only_where_it_ends_something(text: str, expected: str) -> None:
+    assert verdict(text, offer=offer(end=datetime(2025, 11, 2, 23, 59, 59, tzinfo=UTC))) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "is_blocked"),
+    [
+        ("霜降了，来件长袖衬衫。", False),  # a day of the year, no price
+        ("长袖衬衫价格降了。", True),
+        ("购物车里总得有一件长袖衬衫。", False),
+        ("购物车里的长袖衬衫还在等你。", True),
+    ],
+)
+def test_words_that_only_look_like_a_price_or_a_watched_cart(text: str, is_blocked: bool) -> None:
+    assert (verdict(text, SHIRT) == "blocked") is is_blocked
+
+
 def test_a_wrong_deadline_is_told_the_right_one() -> None:
     (fault,) = judged("Sandwich buns, today only.", offer=offer(end=MIDNIGHT + timedelta(days=8))).failures
     assert fault.span == "today only" and "the offer's last day is 9 November" in fault.message

@@ -82,7 +82,7 @@ def numbers(case: Case) -> Iterator[Violation]:
         if not (is_fact(quantity, case) or is_around(quantity, case)):
             span = quantity.span.strip()
             fact = _fact_beside(quantity, case)
-            is_other_day = quantity.kind is QuantityKind.DATE and case.tells_end  # "Easter is 5 April, until Saturday"
+            is_other_day = quantity.kind is QuantityKind.DATE and not _is_deadline(quantity, case)  # "Easter: 5 April"
             is_few = quantity.kind is QuantityKind.NUMBER and not span[0].isdigit() and (quantity.value or 4) <= 3
             holds = is_other_day or is_few or (not fact and quantity.kind not in _NEVER_GUESSED)
             yield Violation(f"{quantity.kind} {span!r} is not among the facts{fact and f': {fact}'}", span, holds)
@@ -118,6 +118,14 @@ def is_around(quantity: Quantity, case: Case) -> bool:
 
 _OF_SCENES = ("ct", "person", "floor", "box", "bag", "bottle")
 """Units of a Chinese count that may be of something beside the item."""
+
+
+def _is_deadline(date: Quantity, case: Case) -> bool:
+    """True for a date that stands where a deadline does: "until 5 April", 4月5日截止."""
+    text, span = case.reading.squashed, date.span.strip()
+    before, after = pattern("quantities.deadline_before"), pattern("quantities.deadline_after")
+    places = [(place.start(), place.end()) for place in re.finditer(re.escape(span), text)]
+    return not places or any(before.search(text[:start]) or after.match(text[end:]) for start, end in places)
 
 
 def _weekdays(case: Case) -> Iterator[Violation]:
@@ -397,8 +405,8 @@ def _deadlines(case: Case) -> Iterator[Violation]:
     for phrase in case.deadlines:
         if end is not None and phrase.ends_on(end, now):
             continue
-        if tells_end and not phrase.strong:  # "until Sunday. What's for dinner tonight?"
-            continue
+        if tells_end and (not phrase.strong or phrase.span in word_class("bare_last_day")):
+            continue  # "until Sunday. What's for dinner tonight?", 9月30日最后一天
         if not (phrase.strong or _speaks_of_an_offer(case)):  # "for this weekend", where nothing is on offer
             continue
         if running is None:
