@@ -49,9 +49,9 @@ OUTSIDE = {
     name: Path(__file__).parent / "copy_texts" / f"{name}.jsonl"
     for name in ("outside", "outside_2", "outside_3", "priced", "outside_4", "outside_5", "outside_6", "outside_7")
 }
-"""By people who have read no rule and no other text, each frozen before it was judged. The first six were judged once
-and read after that, "priced" was written for building: none of them is evidence any more. The seventh was judged once,
-after what was mended because of the others; nothing was mended because of it."""
+"""By people who have read no rule and no other text, each frozen before it was judged, judged once and read after that;
+"priced" was written for building. None of them is evidence any more: what they showed when they were judged stands in
+eval/LOG.md, and the next set has to be new."""
 _MOMENT = datetime.fromisoformat(NOW)
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 

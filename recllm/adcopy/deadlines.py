@@ -85,4 +85,19 @@ def _families() -> Sequence[tuple[str, Family, Family]]:
         return Family(id=day, shapes=phrase_patterns(phrases), exceptions=pattern("quantities.weekdays"))
 
     entries = table("deadlines.toml")["deadline"]
-    return [(e["ends"], family(e["ends"], e["strong"]), family(e["ends"], e["weak"])) for e in entries]
+    weekdays = table("deadlines.toml")["weekdays"]
+
+    def named(phrases: Sequence[str], names: Sequence[str]) -> Sequence[str]:
+        """The phrases with each name of their language, {DAY} with the long ones."""
+        return [
+            phrase.format(day=name, DAY=name)
+            for phrase in phrases
+            for name in names
+            if name.isascii() is phrase.isascii() and ("{DAY}" not in phrase or name in WEEKDAYS)
+        ]
+
+    days = weekdays["names"].items()
+    return [(e["ends"], family(e["ends"], e["strong"]), family(e["ends"], e["weak"])) for e in entries] + [
+        (day, family(day, named(weekdays["strong"], names)), family(day, named(weekdays["weak"], names)))
+        for day, names in days
+    ]
