@@ -45,13 +45,19 @@ LOWEST = {"lowest_30d": "the list price, 2025-10-01 to 2025-10-31"}
 """Every shop of the sets knows the lowest price of the last 30 days."""
 SETS = {"second": fresh, "unseen": unseen, "everyday": everyday}
 """Written after the first rules, in this order."""
-OUTSIDE = {
-    name: Path(__file__).parent / "copy_texts" / f"{name}.jsonl"
-    for name in ("outside", "outside_2", "outside_3", "priced", "outside_4", "outside_5", "outside_6", "outside_7")
-}
+OUTSIDE = ("outside", "outside_2", "outside_3", "priced", "outside_4", "outside_5", "outside_6", "outside_7")
 """By people who have read no rule and no other text, each frozen before it was judged, judged once and read after that;
-"priced" was written for building. None of them is evidence any more: what they showed when they were judged stands in
-eval/LOG.md, and the next set has to be new."""
+"priced" was written for building. None of them is evidence any more: the next set has to be new."""
+WHEN_JUDGED = {
+    "outside": (9, 25, 71),
+    "outside_2": (2, 7, 80),
+    "outside_3": (7, 8, 70),
+    "outside_4": (8, 9, 52),
+    "outside_5": (6, 11, 71),
+    "outside_6": (5, 10, 45),
+    "outside_7": (6, 6, 61),
+}
+"""Bad ones passed, good ones blocked, good ones held when a set was judged, before any mend because of it."""
 _MOMENT = datetime.fromisoformat(NOW)
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 
@@ -230,20 +236,22 @@ def measure() -> dict[str, Any]:
         "injection_leaked_held": sum(held_back(leak["payload"]) for leak in leaks),
         **{name: figures(*cases) for name, cases in parts.items()},
         **{name: _few(bad_cases(s.BAD), good_cases(s.GOOD)) for name, s in SETS.items()},
-        **{name: outside(file) for name, file in OUTSIDE.items()},
+        **{name: outside(name) for name in OUTSIDE},
         "verify_ms": verify_ms([c.submission for c in (*bad, *good)]),
     }
 
 
-def outside(file: Path) -> dict[str, Any]:
-    """The verdicts on the texts of a file, under the packs, brands and proofs of the other sets."""
-    content = file.read_bytes()
+def outside(name: str) -> dict[str, Any]:
+    """The verdicts on the texts of one set, under the packs, brands and proofs of the other sets."""
+    content = (Path(__file__).parent / "copy_texts" / f"{name}.jsonl").read_bytes()
     lines = [json.loads(line) for line in content.decode("utf-8").splitlines()]
     brands = sorted({*KNOWN_BRANDS, *(line["item"]["brand"] for line in lines if line["item"].get("brand"))})
     figures: dict[str, Any] = {"sha256": sha256(content).hexdigest(), "bad_passed_by_kind": {}}
+    if name in WHEN_JUDGED:
+        figures["when_judged"] = dict(zip(("bad_passed", "good_blocked", "good_held"), WHEN_JUDGED[name], strict=True))
     verdicts: Counter[tuple[bool, CopyVerdict]] = Counter()
     for line in lines:
-        values = {name: line[name] for name in ("id", "text", "channel", "locale", "item", "offer")}
+        values = {key: line[key] for key in ("id", "text", "channel", "locale", "item", "offer")}
         values |= {"packs": PACKS[line["locale"]], "known_brands": brands}
         values |= {"evidence": {**LOWEST, **(line.get("evidence") or {})}}
         verdict = judge(submission_of(values, now=datetime.fromisoformat(line["now"]))).verdict
@@ -251,10 +259,10 @@ def outside(file: Path) -> dict[str, Any]:
         if verdict is CopyVerdict.PASS and not line["good"]:
             kind = f"{line['locale']}: {line['kind']}"
             figures["bad_passed_by_kind"][kind] = figures["bad_passed_by_kind"].get(kind, 0) + 1
-    for name, is_good in (("good", True), ("bad", False)):
-        figures[f"{name}_total"] = sum(n for (good, _), n in verdicts.items() if good is is_good)
+    for half, is_good in (("good", True), ("bad", False)):
+        figures[f"{half}_total"] = sum(n for (good, _), n in verdicts.items() if good is is_good)
         for end, value in (("passed", "pass"), ("held", "person"), ("blocked", "blocked")):
-            figures[f"{name}_{end}"] = verdicts[is_good, CopyVerdict(value)]
+            figures[f"{half}_{end}"] = verdicts[is_good, CopyVerdict(value)]
     return figures
 
 

@@ -285,12 +285,14 @@ def with_headlines(readme: str) -> str:
             best = max((s for s in figures if not s.startswith("recllm")), key=lambda s: figures[s])
             rows.append((name, column, f"**{figures['recllm']:.4f}**", f"{figures[best]:.4f} ({best})"))
     drop, checks, ms = comprehensiveness(load("explanations")), load("copy-guarantees"), load("speed")["figures"]
+    last = checks["outside_7"]
     lines = [
         "<!-- results -->",
         table(("protocol", "figure", "recllm", "best other system"), rows),
         "",
         f"Without the evidence named first a score falls by {drop['recllm']:.2f} of a list's range, without a random",
-        f"piece by {drop['random']:.2f}; {checks['bad_passed']} of {checks['bad_total']} bad ad texts pass the checks; "
+        f"piece by {drop['random']:.2f}; of {checks['bad_total']} bad ad texts {checks['bad_passed']} pass the checks, "
+        f"of {last['bad_total']} by people who have read no rule {last['when_judged']['bad_passed']};",
         f"a warm answer takes {ms['recommend ms']:.0f} ms.",
         "<!-- end of results -->",
     ]
