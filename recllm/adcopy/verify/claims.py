@@ -124,8 +124,8 @@ def _is_deadline(date: Quantity, case: Case) -> bool:
     """True for a date that stands where a deadline does: "until 5 April", 4月5日截止."""
     text, span = case.reading.squashed, date.span.strip()
     before, after = pattern("quantities.deadline_before"), pattern("quantities.deadline_after")
-    places = [(place.start(), place.end()) for place in re.finditer(re.escape(span), text)]
-    return not places or any(before.search(text[:start]) or after.match(text[end:]) for start, end in places)
+    mentions = list(re.finditer(re.escape(span), text))
+    return not mentions or any(before.search(text[: m.start()]) or after.match(text[m.end() :]) for m in mentions)
 
 
 def _weekdays(case: Case) -> Iterator[Violation]:
