@@ -505,6 +505,10 @@ def test_a_deadline_to_the_minute_and_days_that_end_nothing(text: str, is_true: 
         ("长袖衬衫八折，到618为止。", False),
         ("双11来了，长袖衬衫八折。", True),
         ("从周一到周五都穿长袖衬衫，八折到11月11日。", True),
+        ("长袖衬衫八折，到11月11日（周二）。", True),
+        ("长袖衬衫八折，到11月11日（周五）。", False),
+        ("长袖衬衫八折，11月11日最后一天。", True),
+        ("长袖衬衫八折，最后一天。", False),  # which is today, where no other is told
     ],
 )
 def test_a_festival_is_its_day(text: str, is_true: bool) -> None:
@@ -615,6 +619,8 @@ def test_a_question_says_neither_yes_nor_no() -> None:
     ("text", "expected"),
     [
         ("20% off sandwich buns until 2 November.", "pass"),
+        ("20% off sandwich buns until 2 November, a Sunday.", "pass"),
+        ("20% off sandwich buns until 2 November, a Friday.", "blocked"),
         ("20% off sandwich buns until 12 November.", "blocked"),
         ("20% off sandwich buns, ends 12 November.", "blocked"),
         ("Bonfire night is 5 November: sandwich buns.", "person"),  # true perhaps, and nothing says so
