@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from recllm.adcopy.channels import channel_named
 from recllm.adcopy.lexicon import stem
 from recllm.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
 from recllm.adcopy.verify import guarantees
@@ -354,3 +355,10 @@ def test_how_far_variants_differ(monkeypatch: pytest.MonkeyPatch, alike: float, 
 
 def _case(text: str, item: Item) -> Case:
     return Case(text=text, facts=FactSheet.of(item), request=CopyRequest(item=item, channel="email", now=NOW))
+
+
+def test_a_headline_alone_is_a_headline() -> None:
+    channel = channel_named("google_rsa")
+    assert channel.parts("Desk lamp, 20% off") == {"headline": "Desk lamp, 20% off"}
+    assert channel.parts("The desk lamp is 20% off.") == {"description": "The desk lamp is 20% off."}
+    assert channel_named("email").parts("Desk lamp, 20% off") == {"body": "Desk lamp, 20% off"}

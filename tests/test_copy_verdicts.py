@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import ScriptedGenerator
 
+from recllm.adcopy.lexicon import bases
 from recllm.adcopy.request import CopyRequest, FactSheet, Offer, OfferType, Voice
 from recllm.adcopy.verify.case import Case
-from recllm.adcopy.verify.grounding import bases, ungrounded
+from recllm.adcopy.verify.grounding import ungrounded
 from recllm.adcopy.verify.guarantees import Review, review
 from recllm.adcopy.vocabulary import add_words, approved_words, read_vocabulary
 from recllm.adcopy.write import write_copy
@@ -462,6 +463,12 @@ def test_a_piece_of_a_title_is_no_full_title() -> None:
         ("until Sunday", MIDNIGHT + timedelta(days=8), False),
         ("all the way to Sunday", MIDNIGHT + timedelta(days=1), True),
         ("all the way to Tuesday", MIDNIGHT + timedelta(days=1), False),
+        ("until next Sunday", MIDNIGHT + timedelta(days=8), True),
+        ("until next Sunday", MIDNIGHT + timedelta(days=15), False),
+        ("two days left", MIDNIGHT + timedelta(days=1), True),
+        ("two days left", MIDNIGHT + timedelta(days=2), True),
+        ("two days left", MIDNIGHT + timedelta(days=3), False),
+        ("two days left", MIDNIGHT, False),
         ("this month only", datetime(2025, 12, 1, tzinfo=UTC), True),
         ("this month only", datetime(2025, 12, 2, tzinfo=UTC), False),
         ("今天最后一天", MIDNIGHT, True),

@@ -173,6 +173,8 @@ def test_a_sensitive_item_gets_no_occasion() -> None:
         ("MISC. OTC MEDICINES", "otc medicines"),
         ("ALL PURPOSE CLEANERS 32 OZ", "all purpose cleaners 32 oz"),
         ("CANDY BAGS-NON CHOCOLATE", "candy bags-non chocolate"),
+        ("WAFFLES/PANCAKES/FRENCH TOAST", "waffles, pancakes and french toast"),
+        ("SANDWICHES&HANDHELDS", "sandwiches & handhelds"),
         ("iPhone case", "iPhone case"),
         ("Rice: the whole story (2nd edition)", "Rice: the whole story (2nd edition)"),
         ("XL TV", "XL TV"),
