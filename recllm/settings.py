@@ -984,6 +984,36 @@ class RetrainingSettings(FrozenModel):
             raise ValueError(f"calibration_slope is {low} to {high}; give the lower one first")
 
 
+class RetentionSettings(FrozenModel):
+    """How many days what is about people is kept, by `recllm privacy retention`; "none" keeps it until it is erased."""
+
+    section: ClassVar[str] = "retention"
+
+    events: Count | None = None
+    """Events of the log, by the time at which they happened."""
+    messages: Count | None = 730
+    """Which messages left in exports, and what became of them."""
+    campaigns: Count | None = 730
+    """People of a campaign's plan and exports, from its last export or plan on; its texts and figures stay."""
+    explored_slates: Count | None = 180
+    """What could have been shown instead of what was."""
+    announcements: Count | None = 30
+    """Announcements to targets that were sent or given up."""
+    quarantine: Count | None = 30
+    """Refused rows, raw."""
+    copies: Count | None = 365
+    """Records of ad texts, which make them again; they name nobody."""
+    uploads: Count = 1
+    """Files that the console received and nobody loaded."""
+    fine_tuning: Count | None = 30
+    """Examples and checkpoints of fine-tuning in the cache; what was published stays."""
+    certificates: Count | None = 1825
+    """Certificates of erasures. The audit log and tombstones are never deleted: they are the proof and the defence."""
+    tainted_models: Count = 30
+    """Days within which a model that learned from somebody who was erased has to be replaced; then it cannot be opened
+    any more. A choice: GDPR Art. 12(3) gives a month to answer a request."""
+
+
 class Settings(FrozenModel):
     """What a shop decides once, and every section of settings below it."""
 
@@ -1038,6 +1068,7 @@ class Settings(FrozenModel):
     replenishment: ReplenishmentSettings = ReplenishmentSettings()
     occasions: OccasionSettings = OccasionSettings()
     retraining: RetrainingSettings = RetrainingSettings()
+    retention: RetentionSettings = RetentionSettings()
 
     @field_validator("timezone")
     @classmethod

@@ -38,6 +38,7 @@ ROW_CODES: Mapping[str, str] = {
     "E_JSON_NESTING": "nested deeper than 20 levels, or a nested value where a plain one belongs",
     "E_SURROGATE": "half of a surrogate pair: not a character",
     "E_MAP_REJECT": "left out by a rule of the map, e.g. a postage line; does not count towards the reject limit",
+    "E_ERASED_SUBJECT": "the person was erased: nothing of the row is kept; does not count towards the reject limit",
     "E_NO_USER": "no user id",
     "E_NO_ITEM": "no item id",
     "E_NO_TITLE": "an item without a title",

@@ -25,7 +25,7 @@ from recllm.errors import StoreError, UsageError
 from recllm.policy import Policy
 from recllm.schema import Purpose
 from recllm.store.database import Store
-from recllm.workspace.privacy import PolicyGate, Pseudonymiser, find_key, make_key_file
+from recllm.workspace.privacy import PolicyGate, Pseudonymiser, find_keys, make_key_file
 from recllm.workspace.workspace import Workspace
 
 KEY = b"k" * 32
@@ -129,16 +129,16 @@ def test_the_key_comes_from_environment_then_file(tmp_path: Path, monkeypatch: p
     named.write_text("from the named file\n")
     monkeypatch.setenv("RECLLM_KEY", " from the environment ")
     monkeypatch.setenv("RECLLM_KEY_FILE", str(named))
-    assert find_key(own) == b"from the environment"
+    assert find_keys(own) == (b"from the environment",)
     monkeypatch.delenv("RECLLM_KEY")
-    assert find_key(own) == b"from the named file"
+    assert find_keys(own) == (b"from the named file",)
     monkeypatch.setenv("RECLLM_KEY_FILE", str(tmp_path / "gone"))
     with pytest.raises(StoreError, match=r"cannot be read from .*gone"):
-        find_key(own)
+        find_keys(own)
     monkeypatch.delenv("RECLLM_KEY_FILE")
-    assert find_key(own) == own.read_bytes().strip()
+    assert find_keys(own) == (own.read_bytes().strip(),)
     with pytest.raises(StoreError, match="RECLLM_KEY_FILE; without it"):
-        find_key(tmp_path / "none")
+        find_keys(tmp_path / "none")
 
 
 def test_a_key_file_is_the_owners_and_is_never_replaced(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_key_file_is_the_owners_and_is_never_replaced(tmp_path: Path) -> None:
         assert path.stat().st_mode & 0o777 == 0o600
         path.chmod(0o640)
         with pytest.raises(StoreError, match="chmod 600"):
-            find_key(path)
+            find_keys(path)
 
 
 def test_two_creators_of_a_key_get_one_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,12 +163,12 @@ def test_two_creators_of_a_key_get_one_key(tmp_path: Path, monkeypatch: pytest.M
     def meanwhile_another_makes_one(size: int) -> str:
         monkeypatch.setattr(secrets, "token_hex", token_hex)
         make_key_file(path)
-        keys.append(find_key(path))
+        keys.append(find_keys(path))
         return token_hex(size)
 
     monkeypatch.setattr(secrets, "token_hex", meanwhile_another_makes_one)
     make_key_file(path)
-    assert [find_key(path)] == keys
+    assert [find_keys(path)] == keys
     assert list(tmp_path.iterdir()) == [path], "no draft is left"
 
 

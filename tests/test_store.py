@@ -540,7 +540,7 @@ def test_nothing_of_an_erased_persons_messages_stays(store: Store) -> None:
     sent = store.messages_of("u1")
     assert [(m.message_id, [e.event_id for e in seen]) for m, seen in sent] == [("m1", ["a"]), ("m3", ["d", "c"])]
     with store.load("consent", load_id="gone", source="erasure") as load:
-        rows = load.erase_user("u1")
+        rows = load.erase_users(["u1"])
     assert (rows["messages"], rows["message_events"], rows["users"]) == (2, 3, 1)
     assert store.messages_of("u1") == [] and set(store.messages(["m1", "m2", "m3"])) == {"m2"}
     assert store.known_message_events("mail", "abcd") == {"b"} and store.bounced_at("email") == {}
@@ -911,16 +911,15 @@ def test_an_erased_person_has_no_row_left_and_others_keep_theirs(store: Store) -
         assert load.join_session("s1_x", "u1") == 0
     before = view(store).marks().load_no["consent"]
     with store.load("consent", load_id="e", source="erasure") as load:
-        rows = load.erase_user("u1")
+        rows = load.erase_users(["u1"])
     gone = {"events": 3, "consent": 1, "sessions": 1, "users": 1, "explored_slates": 1}
     assert {table: n for table, n in rows.items() if n} == gone
-    store.truncate_log()
+    assert all(store.purge().values()) is store.is_file  # the user of the server's tests may not empty its log
     assert view(store).events()["user_id"].to_list() == ["u2", "u2"]
     assert view(store).users()["user_id"].to_list() == view(store).consent()["user_id"].to_list() == ["u2"]
     assert view(store).joined_sessions() == {} and view(store).marks().load_no["consent"] > before
-    with pytest.raises(UnknownIdError), store.load("consent", load_id="f", source="erasure") as load:
-        load.erase_user("u1")
-    assert [row.load_id for row in view(store).loads()] == ["a", "b", "c", "d", "e"]  # what is refused leaves no record
+    with store.load("consent", load_id="f", source="erasure") as load:
+        assert not any(load.erase_users(["u1"]).values())
 
 
 def test_a_session_joins_one_person_with_all_its_events(store: Store) -> None:

@@ -295,6 +295,19 @@ def read_plan(folder: CampaignFolder) -> CampaignPlan:
     return dataclasses.replace(head, people=people)
 
 
+def people_lines(folder: CampaignFolder) -> list[dict[str, Any]]:
+    """The people of the plan as they lie in its file. Under the lock."""
+    if not folder.people.exists():
+        return []
+    with _undamaged(folder.people):
+        return [json.loads(line) for line in folder.people.read_bytes().split(b"\n") if line]
+
+
+def rewrite_people(folder: CampaignFolder, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Puts other lines in the place of the plan's people. Under the lock."""
+    write_whole(folder.people, _json_lines(lines))
+
+
 def check_current(folder: CampaignFolder, plan: CampaignPlan) -> None:
     """Under the lock: raises `UsageError` when the campaign was planned again since `plan` was read."""
     if _read_head(folder) != dataclasses.replace(plan, people=()):
@@ -338,6 +351,17 @@ def append(log: Path, entries: Sequence[Mapping[str, Any]]) -> None:
     for entry in entries:
         last = _hash(last, entry)
         lines.append({**entry, "hash": last})
+    write_whole(log, _json_lines(lines))
+
+
+def rewrite_log(log: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Puts other entries in the place of a log's, chained anew: for people who leave it, or are called otherwise. Under
+    the lock."""
+    lines, last = [], ""
+    for entry in entries:
+        content = {name: value for name, value in entry.items() if name != "hash"}
+        last = _hash(last, content)
+        lines.append({**content, "hash": last})
     write_whole(log, _json_lines(lines))
 
 

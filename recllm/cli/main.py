@@ -31,6 +31,7 @@ COMMANDS = (
     answer.search,
     occasions.occasions,
     service.serve,
+    *(rights.backup, rights.restore),
 )
 GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., None]]]] = {
     "encoder": ("Encoders on disk.", {"export": learn.export}),
@@ -48,9 +49,18 @@ GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., None]]]] = {
             "report": campaign.report,
         },
     ),
-    "users": (
-        "What is stored of single people: read all of it, or erase it.",
-        {"export": rights.export, "erase": rights.erase},
+    "privacy": (
+        "People's rights: what is stored of them, and that it goes; the audit log, retention, the key.",
+        {
+            "export": rights.export,
+            "erase": rights.erase,
+            "restrict": rights.restrict,
+            "readmit": rights.readmit,
+            "audit": rights.audit_log,
+            "retention": rights.retention,
+            "rotate-key": rights.rotate_key,
+            "verify": rights.verify_certificate,
+        },
     ),
     "experiments": (
         "Experiments on slates: variants by lot, and what may be said of them.",

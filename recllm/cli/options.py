@@ -49,9 +49,14 @@ _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
 def open_shop(workspace: Path) -> Workspace:
-    """The workspace of `-w`. What it needs is imported only here, so that help is instant."""
-    from recllm.workspace.workspace import Workspace
+    """The workspace of `-w`, a stopped rotation of its key finished first. What it needs is imported only here, so that
+    help is instant."""
+    from recllm.workspace.workspace import Workspace, is_being_rotated
 
+    if is_being_rotated(workspace):
+        from recllm.privacy.rotation import resume_rotation
+
+        return resume_rotation(workspace)
     return Workspace.open(workspace)
 
 

@@ -1,38 +1,241 @@
-"""Commands about what is stored of single people."""
+"""Commands about people's rights, how long things are kept, the key, and backups."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recllm.cli.options import Json, User, WorkspaceDir, open_shop
-from recllm.cli.output import show
-from recllm.errors import UsageError
+from recllm.cli.options import Json, User, UserFile, Users, WorkspaceDir, open_shop, read_user_ids
+from recllm.cli.output import note, show, table
+from recllm.errors import DataError, UnknownIdError, UsageError
+
+if TYPE_CHECKING:
+    from recllm.privacy.certificate import ErasureCertificate
+
+Pseudonyms = Annotated[bool, typer.Option("--pseudonyms", help="The ids are pseudonyms already.")]
+PassphraseFile = Annotated[
+    Path | None, typer.Option(help="A file whose first line encrypts the backup; keep it apart from the backup.")
+]
 
 
-def export(user: User, workspace: WorkspaceDir) -> None:
-    """Everything that the store has of one person, as JSON."""
-    from recllm.jobs.rights import export_person
+def export(user: User, workspace: WorkspaceDir, by_pseudonym: Pseudonyms = False) -> None:
+    """Everything that is stored and inferred of one person, as JSON."""
+    from recllm.privacy.export import export_person
+    from recllm.workspace.audit import AuditAction, audit, command_line_actor
 
     with open_shop(workspace) as shop:
-        document = export_person(shop, user)
+        document = export_person(shop, user, by_pseudonym=by_pseudonym)
+        audit(shop, command_line_actor(), AuditAction.PERSON_EXPORTED, subject=document["pseudonym"])
     show(document, [], json=True)
 
 
 def erase(
     *,
-    user: User,
-    yes: Annotated[bool, typer.Option("--yes", help="Really do it: nothing brings the person back.")] = False,
+    user: Users,
+    users: UserFile,
+    yes: Annotated[bool, typer.Option("--yes", help="Really do it: nothing brings the people back.")] = False,
+    by_pseudonym: Pseudonyms = False,
     workspace: WorkspaceDir,
     json: Json,
 ) -> None:
-    """Delete every row of one person: events, basics, consent, joined sessions."""
-    from recllm.jobs.rights import erase_person
+    """Erase people: rows, files, what serves; mark what learned from them; put tombstones that keep them out."""
+    from recllm.privacy.erasure import erase_people
+    from recllm.workspace.audit import command_line_actor
 
     if not yes:
         raise UsageError("nothing brings an erased person back; say --yes")
     with open_shop(workspace) as shop:
-        done = erase_person(shop, user)
-    lines = [f"{table}: {n:,} rows" for table, n in done.rows.items()]
-    show(done, [*lines, "not erased: models trained before, quarantined rows, plans of campaigns, backups"], json=json)
+        names = read_user_ids(user, users)
+        certificate = erase_people(shop, names, actor=command_line_actor(), by_pseudonym=by_pseudonym)
+    show(certificate, certificate_lines(certificate), json=json)
+
+
+def certificate_lines(certificate: ErasureCertificate) -> list[str]:
+    """What a certificate says, for people."""
+    what = {**certificate.rows, **certificate.files}
+    lines = [f"{name.replace('_', ' ')}: {n:,}" for name, n in what.items() if n]
+    lines += [f"{model.name} learned from them: replace it by {model.use_until[:10]}" for model in certificate.models]
+    if certificate.models:
+        lines.append("recllm retrain --if-due replaces the model that serves")
+    if certificate.exported_in:
+        campaigns = ", ".join(certificate.exported_in)
+        lines.append(f"delete the files that left, and what providers keep, of the campaigns {campaigns}")
+    undone = [step.replace("_", " ") for step, is_done in certificate.database.items() if not is_done]
+    if undone:
+        lines.append(f"left to the database's owner: {', '.join(undone)}")
+    if certificate.unknown:
+        lines.append(f"unknown: {certificate.unknown:,}; tombstones stand all the same")
+    return [*lines, f"certificate {certificate.certificate_id}, entry {certificate.audit_entry} of the audit log"]
+
+
+def restrict(
+    user: User,
+    workspace: WorkspaceDir,
+    lift: Annotated[bool, typer.Option("--lift", help="Use the data again, as the person agreed.")] = False,
+    by_pseudonym: Pseudonyms = False,
+    json: Json = False,
+) -> None:
+    """Keep a person's data and use them for nothing, whatever the person agreed to."""
+    from recllm.jobs.recommenders import forget_in_states
+    from recllm.workspace.audit import AuditAction, audit, command_line_actor
+
+    with open_shop(workspace) as shop:
+        name = user if by_pseudonym else shop.pseudonymiser().one(user)
+        changed = shop.store().restrict(name, None if lift else datetime.now(UTC))
+        if changed:
+            forget_in_states(shop)
+            action = AuditAction.RESTRICTION_LIFTED if lift else AuditAction.RESTRICTED
+            audit(shop, command_line_actor(), action, subject=name)
+        since = shop.store().restricted_since([name]).get(name)
+    line = "not restricted" if since is None else f"restricted since {since:%Y-%m-%d %H:%M} UTC: used for nothing"
+    show({"pseudonym": name, "restricted_since": since, "changed": changed}, [line], json=json)
+
+
+def readmit(
+    user: User,
+    workspace: WorkspaceDir,
+    yes: Annotated[bool, typer.Option("--yes", help="The person came back, and knows it.")] = False,
+    json: Json = False,
+) -> None:
+    """Lift a tombstone: what is sent about the person from now on is kept again. Nothing old comes back."""
+    from recllm.workspace.audit import AuditAction, audit, command_line_actor
+
+    if not yes:
+        raise UsageError("only for somebody who came back as a customer, by their own will; say --yes")
+    with open_shop(workspace) as shop:
+        name = shop.pseudonymiser().one(user)
+        if not shop.store().lift_tombstone(name):
+            raise UnknownIdError("this person has no tombstone; there is nothing to lift")
+        audit(shop, command_line_actor(), AuditAction.READMITTED, subject=name)
+    show({"pseudonym": name}, ["what is sent from now on is kept again"], json=json)
+
+
+def audit_log(
+    workspace: WorkspaceDir,
+    user: Annotated[str | None, typer.Option("--user", "-u", help="Only what was done to this person's data.")] = None,
+    last: Annotated[int, typer.Option(min=0, help="So many of the latest entries; 0 for all.")] = 20,
+    json: Json = False,
+) -> None:
+    """Who did what to whose data; the whole log is checked first."""
+    from recllm.workspace.audit import read_audit, verify_audit
+
+    with open_shop(workspace) as shop:
+        check = verify_audit(shop)
+        names = None if user is None else frozenset(shop.pseudonymiser().each(user))
+        entries = read_audit(shop, subjects=names)[-last:]
+    rows = [(e.number, f"{e.at:%Y-%m-%d %H:%M:%S}", e.actor, e.action.value, e.subject or "") for e in entries]
+    state = f"{check.entries:,} entries, each as it was written" if check.problem is None else "the log was changed"
+    lines = [*table(rows, ["entry", "at (UTC)", "who", "what", "whose"]), state]
+    show({"check": check, "entries": entries}, lines, json=json)
+    if check.problem is not None:
+        raise DataError(f"the audit log is not as it was written: {check.problem}; compare it with a backup")
+
+
+def retention(
+    workspace: WorkspaceDir,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count the files that would go.")] = False,
+    json: Json = False,
+) -> None:
+    """Delete what is older than the settings' [retention] allows, and finish what was left half done; run it daily."""
+    from recllm.privacy.retention import apply_retention
+    from recllm.workspace.audit import command_line_actor
+
+    with open_shop(workspace) as shop:
+        report = apply_retention(shop, actor=command_line_actor(), dry_run=dry_run)
+    counts = {**report.rows, **report.files}
+    lines = [f"{name.replace('_', ' ')}: {n:,}" for name, n in counts.items() if n] or ["nothing is over its time"]
+    if report.finished_erasures:
+        lines.append(f"erasures that had been stopped: {report.finished_erasures} finished")
+    show(report, lines, json=json)
+
+
+def rotate_key(
+    workspace: WorkspaceDir,
+    lost: Annotated[bool, typer.Option("--lost", help="The old key is gone for good; see the guide first.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also while an experiment runs.")] = False,
+    json: Json = False,
+) -> None:
+    """Give everybody another pseudonym under a new key; start services again afterwards, and back up the key file."""
+    from recllm.privacy.rotation import rotate_key as rotate
+    from recllm.workspace.audit import command_line_actor
+
+    with open_shop(workspace) as shop:
+        rotation = rotate(shop, actor=command_line_actor(), lost=lost, force=force)
+    lines = [f"{rotation.pseudonyms:,} pseudonyms renamed; {rotation.generation} keys are in force: keep them all"]
+    show(rotation, lines, json=json)
+
+
+def verify_certificate(
+    file: Annotated[Path, typer.Argument(help="A certificate of an erasure.")], workspace: WorkspaceDir, json: Json
+) -> None:
+    """Say what a certificate says, if it is as this workspace signed it."""
+    from recllm.privacy.certificate import read_certificate
+
+    with open_shop(workspace) as shop:
+        certificate = read_certificate(shop, file)
+    show(certificate, [f"signed by this workspace, {certificate.at}", *certificate_lines(certificate)], json=json)
+
+
+def backup(
+    file: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")],
+    workspace: WorkspaceDir,
+    passphrase_file: PassphraseFile = None,
+    with_key: Annotated[bool, typer.Option("--with-key", help="Take the key and webhooks' secrets along.")] = False,
+    json: Json = False,
+) -> None:
+    """Write the workspace to one file while it works, read it back and check it."""
+    from recllm.privacy.backup import back_up
+    from recllm.workspace.audit import command_line_actor
+
+    with open_shop(workspace) as shop:
+        passphrase = _passphrase(passphrase_file)
+        done = back_up(shop, file, actor=command_line_actor(), passphrase=passphrase, with_key=with_key)
+    lines = [f"{done.file}: {done.people:,} people, {done.members:,} files, {done.bytes / 1e6:,.1f} MB, read back"]
+    show(done, lines, json=json)
+    if not done.has_key and not json:
+        note("the key is not in it: keep it apart, or nobody of the backup can be found by their id")
+
+
+def restore(
+    file: Annotated[Path, typer.Argument(help="A backup.")],
+    workspace: WorkspaceDir,
+    passphrase_file: PassphraseFile = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Put it in the place of the workspace.")] = False,
+    certificate: Annotated[
+        list[Path] | None, typer.Option(help="A certificate of an erasure since the backup; may be repeated.")
+    ] = None,
+    key_file: Annotated[Path | None, typer.Option(help="The key, where neither backup nor workspace has it.")] = None,
+    store: Annotated[str | None, typer.Option(help="URL of an empty PostgreSQL schema for the rows.")] = None,
+    json: Json = False,
+) -> None:
+    """Make a workspace of a backup; whoever was erased since is erased again."""
+    from recllm.privacy.backup import restore as restore_backup
+    from recllm.workspace.audit import command_line_actor
+
+    done = restore_backup(
+        file,
+        workspace,
+        actor=command_line_actor(),
+        passphrase=_passphrase(passphrase_file),
+        replace=replace,
+        certificates=certificate or (),
+        key_file=key_file,
+        store=store,
+    )
+    lines = [f"{done.workspace}: as of {done.created_at}; {done.erased_again:,} people were erased again"]
+    if done.before is not None:
+        lines.append(f"what was in its place lies in {done.before}: delete it when you do not need it")
+    show(done, lines, json=json)
+
+
+def _passphrase(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        (line, *_) = file.read_text("utf-8").splitlines() or [""]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: cannot be read as a passphrase: {error}") from error
+    return line

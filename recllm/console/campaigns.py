@@ -976,7 +976,7 @@ async def export(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
                     files.write(name, Path(name).name)
         counts = {"reached": done.reached, "held_out": done.held_out}
         note(visit.workspace, campaign_id, CampaignAct.EXPORTED, by=_name(visit), at=datetime.now(UTC), **counts)
-        visit.remember("export_campaign", file=campaign_id, **counts)
+        visit.remember("export_campaign", subject=None, file=campaign_id, **counts)
         return archive.getvalue()
 
     try:

@@ -23,11 +23,10 @@ from recllm.files import PRIVATE, whole_file, write_whole
 from recllm.ingest.options import ColumnMap
 from recllm.jobs.load import load_file
 from recllm.schema import IngestReport, Table
-from recllm.workspace.workspace import Workspace
+from recllm.workspace.workspace import UPLOADS, Workspace
 
 logger = logging.getLogger(__name__)
 
-UPLOADS = "uploads"
 DAY_SECONDS = 24 * 3_600
 BLOCK_BYTES = 1 << 20
 MOST_LOADS = 50

@@ -36,7 +36,8 @@ from recllm.files import PRIVATE, lock_file
 from recllm.service.callers import Service
 from recllm.service.capacity import RateLimit
 from recllm.service.live import LiveShop
-from recllm.workspace.keys import Scope
+from recllm.workspace.audit import AuditAction, audit
+from recllm.workspace.keys import ApiKey, Scope
 from recllm.workspace.workspace import REPLAY_DAYS, Workspace, present
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,24 @@ PSEUDONYM = re.compile(r"u1_[A-Z2-7]{26}")
 FILE_FIELD = "csv"
 """Of an address: the name of the table of the page that is asked for as a file."""
 HISTORY_FILE = "console.jsonl"
+
+AUDITED: Mapping[str, AuditAction] = {
+    "consent": AuditAction.CONSENT_CHANGED,
+    "download": AuditAction.FILE_DOWNLOADED,
+    "erase": AuditAction.ERASED,
+    "export": AuditAction.PERSON_EXPORTED,
+    "export_campaign": AuditAction.CAMPAIGN_EXPORTED,
+    "feedback": AuditAction.FEEDBACK_RECORDED,
+    "load": AuditAction.LOADED,
+    "make_key": AuditAction.KEY_MADE,
+    "promote": AuditAction.MODEL_PROMOTED,
+    "restrict": AuditAction.RESTRICTED,
+    "lift_restriction": AuditAction.RESTRICTION_LIFTED,
+    "revoke_key": AuditAction.KEY_REVOKED,
+    "start_experiment": AuditAction.EXPERIMENT_STARTED,
+    "stop_experiment": AuditAction.EXPERIMENT_STOPPED,
+}
+"""What the history calls what was done -> what the audit log does."""
 """In the workspace: what was done in the console, by whom and when; no id of a person."""
 
 
@@ -221,8 +240,18 @@ class Visit:
         """A chart for a template, without inline styles, which the content policy forbids."""
         return Markup(without_styles(svg(chart)))  # noqa: S704 - recllm.charts escapes its texts
 
-    def remember(self, act: str, **facts: object) -> None:
-        """Write to the shop's history what was done, by whom and when. facts: counts and names; no id of a person."""
+    @property
+    def actor(self) -> str:
+        """Who acts, for the audit log."""
+        visitor = None if self.signed_in is None else self.signed_in.visitor
+        if isinstance(visitor, ApiKey):
+            return f"key:{visitor.key_id}"
+        return f"console:{'this machine' if visitor is None else visitor.name}"
+
+    def remember(self, act: str, *, subject: str | None = None, **facts: object) -> None:
+        """Write to the shop's history what was done, by whom and when, and to the audit log. facts: counts and names,
+        no id of a person. subject: the person's pseudonym, for the audit log alone."""
+        audit(self.workspace, self.actor, AUDITED[act], subject=subject, **facts)
         assert self.signed_in is not None  # noqa: S101 - nobody else gets so far
         line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "by": self.signed_in.name, "act": act, **facts}
         path = self.workspace.root / HISTORY_FILE

@@ -30,12 +30,15 @@ from recllm.documents import json_text
 from recllm.errors import UnknownIdError
 from recllm.explain import UserHistory
 from recllm.jobs.load import add_consent, add_events
-from recllm.jobs.rights import erase_person, export_person
+from recllm.jobs.recommenders import forget_in_states
+from recllm.privacy.erasure import erase_people
+from recllm.privacy.export import export_person
 from recllm.profiles.evolution import Evolution, evolve
 from recllm.recommender.recommender import Recommender
 from recllm.report.people import evolution_chart, evolution_rows
 from recllm.schema import ACTIONS, Action, Profile, Purpose, Recommendation, SlateStatus
 from recllm.text.items import item_names
+from recllm.workspace.audit import AuditAction, audit
 from recllm.workspace.keys import Scope
 from recllm.workspace.workspace import present
 
@@ -212,7 +215,14 @@ async def person_page(
     page: Annotated[int, Query(ge=1, le=10_000)] = 1,
 ) -> Response:
     """Everything about one person. without: evidence that is thought away, see `Recommender.lacking`."""
-    values = await visit.run(lambda: person_values(visit, name, tuple(without[: PROFILE_LINES * 2]), page))
+
+    def looked_at() -> dict[str, Any]:
+        values = person_values(visit, name, tuple(without[: PROFILE_LINES * 2]), page)
+        if not visit.is_part:
+            audit(visit.workspace, visit.actor, AuditAction.PERSON_SHOWN, subject=name)
+        return values
+
+    values = await visit.run(looked_at)
     template = "person_slate.html.j2" if visit.is_part else "person.html.j2"
     return visit.page(template, section="people", **values)
 
@@ -293,7 +303,7 @@ async def decide(visit: TheVisit, form: TheForm, name: str) -> Response:
         visit.require_person(name)
         decision = (name, Purpose(purpose), granted, datetime.now(UTC))
         add_consent(visit.workspace, [decision], source="console", by_pseudonym=True)
-        visit.remember("consent", purpose=purpose, granted=granted)
+        visit.remember("consent", subject=name, purpose=purpose, granted=granted)
 
     await visit.run(write)
     return visit.back(f"/people/{name}", "agreed" if granted else "refused")
@@ -319,7 +329,7 @@ async def feedback(visit: TheVisit, form: TheForm, name: str) -> Response:
             "request_id": text_of(form, "request_id", 64) or None,
         }
         add_events(visit.workspace, [row], source="console", by_pseudonym=True)
-        visit.remember("feedback", action=act)
+        visit.remember("feedback", subject=name, action=act)
 
     await visit.run(write)
     return visit.back(f"/people/{name}", "dismissed" if act == "dismiss" else "bought")
@@ -333,12 +343,29 @@ async def export(visit: TheVisit, name: str) -> Response:
     def everything() -> str:
         visit.require_person(name)
         document = export_person(visit.workspace, name, by_pseudonym=True)
-        visit.remember("export")
+        visit.remember("export", subject=name)
         return json_text(document | {"user_id": _shop_id(visit, name) or name})
 
     text = await visit.run(everything)
     headers = {"Content-Disposition": 'attachment; filename="person.json"'}
     return Response(text.encode(errors="backslashreplace"), media_type="application/json", headers=headers)
+
+
+@router.post("/{name}/restrict")
+async def restrict(visit: TheVisit, form: TheForm, name: str) -> Response:
+    """Use the person's data for nothing from now on, or again as they agreed."""
+    visit.require(Scope.PRIVACY)
+    restricted = text_of(form, "restricted") == "yes"
+
+    def write() -> None:
+        visit.require_person(name)
+        if visit.workspace.store().restrict(name, datetime.now(UTC) if restricted else None):
+            forget_in_states(visit.workspace)
+            visit.remember("restrict" if restricted else "lift_restriction", subject=name)
+            visit.shop.update()
+
+    await visit.state.service.marketing.run(write)
+    return visit.back(f"/people/{name}", "restricted" if restricted else "unrestricted")
 
 
 @router.get("/{name}/erase")
@@ -362,8 +389,8 @@ async def erase(visit: TheVisit, name: str) -> Response:
 
     def write() -> None:
         visit.require_person(name)
-        erase_person(visit.workspace, name, by_pseudonym=True)
-        visit.remember("erase")
+        certificate = erase_people(visit.workspace, [name], actor=visit.actor, by_pseudonym=True)
+        visit.remember("erase", certificate=certificate.certificate_id)
         visit.shop.update()
 
     await visit.state.service.marketing.run(write)
@@ -377,6 +404,7 @@ def person_values(visit: Visit, name: str, without: Sequence[str], page: int) ->
         "name": name,
         "shop_id": _shop_id(visit, name),
         "consent": consent_lines(visit, name),
+        "restricted_since": visit.workspace.store().restricted_since([name]).get(name),
         "without": without,
         "profile": None,
         "horizon_days": 0,

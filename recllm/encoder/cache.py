@@ -1,9 +1,11 @@
 """Vectors kept on disk, so that a text is computed once per model and not once per run.
 
-One SQLite file in write-ahead mode holds all models' vectors: it survives a kill, and several processes may use it at
-once. A row's key hashes model fingerprint, kind and text; each row carries a checksum, so that damage is noticed and
-costs a recomputation, never a wrong vector. No text is stored. The cache never makes a call fail: when it cannot be
-read or written, a warning says so and the encoder works as if there were none.
+Documents lie in one file, and queries, which is what people told of themselves, in another, so that whoever erases a
+person removes the vectors of people and not those of the catalogue. Such a file is SQLite in write-ahead mode, for
+all models' vectors: it survives a kill, and several processes may use it at once. A row's key hashes model
+fingerprint, kind and text; each row carries a checksum, so that damage is noticed and costs a recomputation, never a
+wrong vector. No text is stored. The cache never makes a call fail: when it cannot be read or written, a warning says
+so and the encoder works as if there were none.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from recllm.schema import Encoder, FloatArray, TextKind
 
 CACHE_FILE = "embeddings.sqlite"
+QUERY_CACHE_FILE = "queries.sqlite"
+"""Vectors of texts about people."""
 DEFAULT_MAX_BYTES = 1 << 30
 """1 GiB: about 650,000 vectors of 384 numbers."""
 
@@ -74,14 +78,15 @@ class CachedEncoder:
         *,
         progress: bool = False,
     ) -> None:
-        """`max_bytes` bounds the file; the vectors not asked for the longest (by day) go first when it is full."""
+        """`max_bytes` bounds each file; the vectors not asked for the longest (by day) go first when it is full."""
         if max_bytes < _MIN_BYTES:
             raise UsageError(f"The embedding cache needs at least {_MIN_BYTES} bytes, not {max_bytes}.")
         self.encoder = encoder
         self.name = encoder.name
         self.fingerprint = encoder.fingerprint
         self.dim = encoder.dim
-        self._file = _VectorFile(Path(directory) / CACHE_FILE, max_bytes)
+        names: dict[TextKind, str] = {"document": CACHE_FILE, "query": QUERY_CACHE_FILE}
+        self._files = {kind: _VectorFile(Path(directory) / name, max_bytes) for kind, name in names.items()}
         self._progress = progress
         self._chunk = max(1, min(_CHUNK, max_bytes // 2 // _row_bytes(encoder.dim)))
 
@@ -95,7 +100,8 @@ class CachedEncoder:
             key.update(text.encode("utf-8", "surrogatepass"))
             keys.append(key.digest())
         rows = np.zeros((len(texts_once), self.dim), np.float32)
-        missing = np.flatnonzero(~self._file.read(keys, rows))
+        file = self._files[kind]
+        missing = np.flatnonzero(~file.read(keys, rows))
         if not len(missing):
             return rows[inverse]
         missing = missing[np.argsort([len(texts_once[row]) for row in missing], kind="stable")]  # little padding
@@ -103,7 +109,7 @@ class CachedEncoder:
             for start in range(0, len(missing), self._chunk):
                 chunk = missing[start : start + self._chunk]
                 rows[chunk] = self.encoder.encode([texts_once[row] for row in chunk], kind=kind)
-                self._file.write([keys[row] for row in chunk], rows[chunk])
+                file.write([keys[row] for row in chunk], rows[chunk])
                 bar.update(len(chunk))
         return rows[inverse]
 
@@ -115,16 +121,19 @@ class CachedEncoder:
         return self.encoder.count_tokens(texts)
 
     def around(self, encoder: Encoder) -> CachedEncoder:
-        """Another encoder behind the same file."""
-        return CachedEncoder(encoder, self._file.path.parent, self._file.max_bytes, progress=self._progress)
+        """Another encoder behind the same files."""
+        file = self._files["document"]
+        return CachedEncoder(encoder, file.path.parent, file.max_bytes, progress=self._progress)
 
     def clear(self) -> None:
-        """Forget every vector in the file, other models' too."""
-        self._file.remove()
+        """Forget every vector in the files, other models' too."""
+        for file in self._files.values():
+            file.remove()
 
     def close(self) -> None:
-        """Let go of the file; the next call opens it again."""
-        self._file.close()
+        """Let go of the files; the next call opens them again."""
+        for file in self._files.values():
+            file.close()
 
 
 class _VectorFile:

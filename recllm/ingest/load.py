@@ -40,8 +40,10 @@ from recllm.workspace.privacy import Pseudonymiser
 
 _log = logging.getLogger(__name__)
 
-_LEFT_OUT = "E_MAP_REJECT"
-"""Rows that the map leaves out on purpose: they do not count towards the reject limit."""
+_ERASED = "E_ERASED_SUBJECT"
+"""Rows of people who were erased: of such a row only its number is kept."""
+_LEFT_OUT = frozenset({"E_MAP_REJECT", _ERASED})
+"""Codes of rows that are no mistake of the file's: they do not count towards the reject limit."""
 
 
 def ingest_file(
@@ -155,10 +157,12 @@ class _RowStage:
         if self.merged is not None:
             rows = self.merged.rows()
             if rows.height:
-                self.accepted += load.write(rows).accepted
+                result = load.write(rows)
+                self.accepted += result.accepted
+                self.codes[_ERASED] += len(result.erased)
             self.duplicates += self.read - self.codes.total() - self.accepted
-        n_meant = self.read - self.codes[_LEFT_OUT]
-        n_bad = self.codes.total() - self.codes[_LEFT_OUT]
+        n_left_out = sum(self.codes[code] for code in _LEFT_OUT)
+        n_meant, n_bad = self.read - n_left_out, self.codes.total() - n_left_out
         if n_bad > policy.reject_limit * n_meant:
             limit = f"{policy.reject_limit:.0%}"
             raise self._refused(f"{n_bad:,} of {n_meant:,} rows are bad, more than the limit of {limit}")
@@ -176,7 +180,7 @@ class _RowStage:
                 mask = mask | column.is_in(list(rule.values))
             if rule.matches:
                 mask = mask | column.str.contains(rule.matches)
-            batch.mark("", mask, _LEFT_OUT, rule.reason, column=rule.column)
+            batch.mark("", mask, "E_MAP_REJECT", rule.reason, column=rule.column)
         good = BUILDERS[schema.table](batch).filter(batch.good())
         if self.merged is not None:
             self.merged.add(good)
@@ -191,6 +195,9 @@ class _RowStage:
                 conflicts = np.isin(np.arange(len(batch.bad)), positions[result.conflicts])
                 message = "an event with this id and another content is known already"
                 batch.mark("event_id", conflicts, "E_ID_CONFLICT", message)
+            if result.erased:
+                erased = np.isin(np.arange(len(batch.bad)), positions[result.erased])
+                batch.mark("user_id", erased, _ERASED, "was erased; nothing of the row is kept", keep=False)
         self._set_aside(chunk, batch)
 
     def _set_aside(self, chunk: Chunk, batch: FieldBatch) -> None:
@@ -202,7 +209,7 @@ class _RowStage:
             record_no = self.reader.header_records + self.read + 1 + position
             self.quarantine.add(record, record_no)
             self.codes[record.code] += 1
-            self.n_bad_in_head += record.code != _LEFT_OUT and record_no <= head
+            self.n_bad_in_head += record.code not in _LEFT_OUT and record_no <= head
         self.read += chunk.n_records
 
     def _refused(self, why: str) -> IngestError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.audiences.probabilities import EffectsOf, PersonEffects
-from recllm.errors import UsageError
+from recllm.errors import ModelError, UsageError
 from recllm.files import safe_id
 from recllm.workspace.workspace import Workspace
 
@@ -31,14 +32,22 @@ def effect_names(workspace: Workspace) -> list[str]:
 
 
 def saved_effects(workspace: Workspace, name: str) -> LearnedEffects:
-    """Raises `UsageError` for a name under which nothing was saved, `ModelError` for damaged files."""
+    """Raises `UsageError` for a name under which nothing was saved, `ModelError` for damaged files, and for what was
+    learned from people who were erased, once its time is over."""
     from recllm.propensity.effects import load_effects
+    from recllm.recommender.registry import taints
 
     folder, names = effects_folder(workspace, name), effect_names(workspace)
     if name not in names:
         listed = f"there are: {', '.join(names)}" if names else "there are none yet"
         raise UsageError(
             f"no effects {name!r} in this workspace; {listed}. Learn some: recllm uplift TRIAL --save NAME"
+        )
+    taint = taints(workspace.root / FOLDER).get(name)
+    if taint is not None and taint.has_ended(datetime.now(UTC)):
+        raise ModelError(
+            f"the effects {name!r} were learned from people who were erased since, and their use ended on "
+            f"{taint.use_until[:10]}; learn them anew: recllm uplift TRIAL --save {name}"
         )
     return load_effects(folder)
 

@@ -80,6 +80,7 @@ def uplift_workspace(
     from recllm.jobs.effects import effects_folder
     from recllm.propensity.effects import save_effects
     from recllm.propensity.uplift import UpliftLearner, estimate_uplift, read_trial
+    from recllm.recommender.registry import clear_taint
 
     folder = None if save is None else effects_folder(workspace, save)
     if folder is not None and request.learner is not UpliftLearner.DR:
@@ -90,6 +91,7 @@ def uplift_workspace(
     estimate = estimate_uplift(request, table, learn, ask, settings=workspace.settings.uplift, source=source)
     if folder is not None and estimate.effects is not None:
         save_effects(estimate.effects, folder)
+        clear_taint(folder.parent, folder.name)
     return estimate
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,25 @@ from recllm.workspace.workspace import Workspace, present
 if TYPE_CHECKING:
     from recllm.recommender.recommender import Recommender
     from recllm.recommender.saved_model import Model
+
+
+logger = logging.getLogger(__name__)
+
+
+def usable_version(workspace: Workspace) -> str | None:
+    """The serving version; None before the first, and where it learned from people who were erased and its time to be
+    replaced is over: the shop answers without a trained model then, and says so."""
+    from recllm.recommender.registry import check_usable, current
+
+    version = current(workspace.models_dir)
+    if version is None:
+        return None
+    try:
+        check_usable(workspace.models_dir, version)
+    except ModelError as error:
+        logger.warning("ranked by text alone: %s", error)
+        return None
+    return version
 
 
 def workspace_encoder(workspace: Workspace) -> Encoder:
@@ -94,11 +114,11 @@ def open_recommender(
     so.
     """
     from recllm.recommender.recommender import Recommender
-    from recllm.recommender.registry import current
     from recllm.recommender.saved_model import load_model, read_model
 
     gate, names = workspace.gate(), workspace.pseudonymiser()
-    trained = version is not None or current(workspace.models_dir) is not None
+    version = version or usable_version(workspace)
+    trained = version is not None
     model = load_model(workspace.models_dir, version, item_offsets=recompute or everybody) if trained else None
     common: dict[str, Any] = {
         "model": model,
@@ -302,17 +322,21 @@ def publish_recommender(
     *,
     lineage: Lineage | None = None,
     now: datetime | None = None,
+    erased: Collection[str] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> str:
     """Make a model the current one, with the serving state of the people who agreed to personalisation.
 
     encoder: the one that the model was trained with. lineage: where the model comes from; without one it is said to be
-    trained by hand. A model that the gate refused is kept and does not serve. Returns the version.
+    trained by hand. A model that the gate refused is kept and does not serve. erased: who had been erased before the
+    data of the training were read; where others were erased since, the version is marked as `mark_tainted` does.
+    Returns the version.
     """
     from recllm.recommender.recommender import Recommender
-    from recllm.recommender.registry import serving
+    from recllm.recommender.registry import mark_version_tainted, serving
     from recllm.recommender.saved_model import lineage_of, publish_model
 
+    erased = workspace.store().tombstones() if erased is None else erased
     gate, locale = workspace.gate(), workspace.settings.locale
     with workspace.store().read() as reader:
         marks = reader.marks()
@@ -337,7 +361,16 @@ def publish_recommender(
     if serving(workspace.models_dir) == version:
         consent_load = marks.load_no.get(Table.CONSENT, 0)
         write_people(workspace, version, everybody, population, event_no=marks.event_no, consent_load=consent_load)
+    if workspace.store().tombstones().keys() - set(erased):
+        at = datetime.now(UTC)
+        mark_version_tainted(workspace.models_dir, version, at=at, use_until=tainted_until(workspace, at))
+        forget_in_states(workspace)
     return version
+
+
+def tainted_until(workspace: Workspace, at: datetime) -> datetime:
+    """Until when a model may be used that learned from somebody who was erased at a time."""
+    return at + timedelta(days=workspace.settings.retention.tainted_models)
 
 
 def refresh(workspace: Workspace, *, now: datetime | None = None, progress: Callable[[str], None] | None = None) -> str:

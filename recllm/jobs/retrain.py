@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -23,16 +23,30 @@ from recllm.data.dataset import DAY, Dataset, utc
 from recllm.errors import DataError, PolicyError
 from recllm.files import lock_file
 from recllm.jobs.experiments import treatment_models
-from recllm.jobs.recommenders import model_encoder, publish_recommender
+from recllm.jobs.recommenders import forget_in_states, model_encoder, publish_recommender, usable_version
+from recllm.jobs.train import train_workspace, tune_workspace
 from recllm.recommender.lineage import (
+    CheckKind,
     CheckVerdict,
+    GateReason,
     GateReport,
     GateVerdict,
     Lineage,
     Origin,
     RetrainCheck,
 )
-from recllm.recommender.registry import DecisionKind, VersionDecision, decisions, remove_old, serving, versions
+from recllm.recommender.registry import (
+    DecisionKind,
+    Taint,
+    VersionDecision,
+    decisions,
+    promote,
+    remove_old,
+    remove_tainted,
+    serving,
+    taints,
+    versions,
+)
 from recllm.schema import Action, Encoder, Purpose
 from recllm.settings import (
     CollaborativeSettings,
@@ -47,6 +61,7 @@ if TYPE_CHECKING:
     from recllm.evaluation.recllm_system import TrainingRecipe
     from recllm.recommender.recommender import Recommender
     from recllm.recommender.saved_model import Model
+    from recllm.training.lora.tune import TunedEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +118,8 @@ class ModelRecord:
     """Of its validation users, see `recllm.recommender.saved_model.Model`."""
     lineage: Lineage | None
     """Its parent, data, checks and the gate's verdict; None for a version that was published without."""
+    taint: Taint | None
+    """Of a version that learned from somebody who was erased."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,22 +150,46 @@ def retrain(
     """
     from recllm.recommender.saved_model import lineage_of
 
-    started, tell = time.monotonic(), progress or logger.info
+    started, tell, erased = time.monotonic(), progress or logger.info, workspace.store().tombstones()
     with lock_file(workspace.models_dir / LOCK, wait_seconds=0.0):
+        if (version := serving(workspace.models_dir)) is not None and usable_version(workspace) is None:
+            tell(
+                f"{version} may not be used any more, so there is nothing to compare with: a model is trained by itself"
+            )
+            return _replacement(workspace, version, now=now, seed=seed, encoder=encoder, progress=tell)
         served = served_model(workspace, now=now, seed=seed, encoder=encoder)
+        taint = taints(workspace.models_dir).get(str(served.model.version))
         tell(f"checks of {served.model.version}, which learned from the log until {utc(served.until):%Y-%m-%d}")
         checks = served.checks()
+        if taint is not None:
+            checks += (RetrainCheck(kind=CheckKind.ERASURE, verdict=CheckVerdict.DUE, figures={}),)
         due = [check.kind.value for check in checks if check.verdict is CheckVerdict.DUE]
         tell(f"due by {', '.join(due)}" if due else "no check asks for a retraining")
         challenger, gate, removed = None, None, list[str]()
         outcome = RetrainOutcome.NOT_DUE if not due else RetrainOutcome.TOO_EARLY
         min_days = served.settings.min_days
         is_early = served.end - max(served.until, last_window_end(workspace)) < min_days * DAY
-        if not if_due or (due and not is_early):
-            model, gate = _challenger(workspace, served, tell)
+        if not if_due or (due and not is_early) or taint is not None:
+            tuned = None
+            if taint is not None and served.model.adapter is not None:
+                tell("the adapter of the encoder learned from somebody who was erased: it is tuned anew")
+                tuned = tune_workspace(workspace, progress=tell)
+            model, gate = _challenger(workspace, served, tuned, tell)
             lineage = lineage_of(model, Origin.RETRAINED, served.model.version, checks=checks, gate=gate)
-            challenger = publish_recommender(workspace, model, served.encoder, lineage=lineage, now=now, progress=tell)
+            challenger = publish_recommender(
+                workspace,
+                model,
+                tuned.encoder if tuned else served.encoder,
+                lineage=lineage,
+                now=now,
+                erased=erased,
+                progress=tell,
+            )
             outcome = _outcome(workspace, challenger, gate)
+            if outcome is RetrainOutcome.REFUSED and taint is not None and _must_replace(gate, taint):
+                tell(f"it serves all the same, as {served.model.version} learned from somebody who was erased")
+                promote(workspace.models_dir, challenger, force=True)
+                outcome = RetrainOutcome.PROMOTED
             limits = served.settings
             removed = remove_old(
                 workspace.models_dir,
@@ -156,6 +197,9 @@ def retrain(
                 retrained=limits.retrained_versions,
                 needed=treatment_models(workspace),
             )
+            if outcome is RetrainOutcome.PROMOTED:
+                removed += remove_tainted(workspace.models_dir)
+                forget_in_states(workspace)
     return RetrainReport(
         outcome=outcome,
         parent=str(served.model.version),
@@ -253,17 +297,53 @@ def served_model(
     )
 
 
-def _challenger(workspace: Workspace, served: ServedModel, tell: Callable[[str], None]) -> tuple[Model, GateReport]:
-    """A model trained on everything before the latest window, and what the gate says of it."""
+def _replacement(
+    workspace: Workspace,
+    version: str,
+    *,
+    now: datetime | None,
+    seed: int,
+    encoder: Encoder | None,
+    progress: Callable[[str], None],
+) -> RetrainReport:
+    """What `recllm train` makes serves in the place of a version whose use has ended."""
+    lora = workspace.settings.lora if (workspace.models_dir / "versions" / version / "adapter").is_dir() else None
+    trained = train_workspace(workspace, seed=seed, encoder=encoder, lora=lora, progress=progress)
+    removed = remove_tainted(workspace.models_dir)
+    forget_in_states(workspace)
+    return RetrainReport(
+        outcome=RetrainOutcome.PROMOTED,
+        parent=version,
+        challenger=trained.model_version,
+        as_of=utc(present(workspace, now)).isoformat(),
+        checks=(RetrainCheck(kind=CheckKind.ERASURE, verdict=CheckVerdict.DUE, figures={}),),
+        gate=None,
+        removed=tuple(removed),
+        seconds=trained.seconds,
+    )
+
+
+def _must_replace(gate: GateReport, taint: Taint) -> bool:
+    """Whether a refused challenger takes the place of a model that learned from somebody who was erased: at once where
+    it is only not proven to be as good, and where it is worse once the time is over."""
+    proven_worse = {GateReason.WORSE, GateReason.MISCALIBRATED, GateReason.NARROW} & set(gate.reasons)
+    return not proven_worse or taint.has_ended(datetime.now(UTC))
+
+
+def _challenger(
+    workspace: Workspace, served: ServedModel, tuned: TunedEncoder | None, tell: Callable[[str], None]
+) -> tuple[Model, GateReport]:
+    """A model trained on everything before the latest window, and what the gate says of it. tuned: another adapter of
+    the encoder than that of the serving model; it saw the window, which the gate forgives."""
     from recllm.evaluation.gate import gate_window, judge
 
     past, days = served.data.before(served.start), served.settings.window_days
     tell(f"a challenger learns from {len(past.events):,} events before {utc(served.start):%Y-%m-%d}")
     recipe = serving_recipe(served.model, workspace.settings, served.seed)
-    challenger = train_challenger(past, served.encoder, recipe, tell)
-    challenger = replace(challenger, adapter=served.model.adapter)  # a part of the encoder that both have
+    encoder, adapter = (tuned.encoder, tuned.adapter) if tuned else (served.encoder, served.model.adapter)
+    challenger = replace(train_challenger(past, encoder, recipe, tell), adapter=adapter)
     tell(f"both are judged on the {days} days from {utc(served.start):%Y-%m-%d}")
-    ours, theirs = served.at(served.start, challenger), served.at(served.start)
+    ours, theirs = replace(served, encoder=encoder).at(served.start, challenger), served.at(served.start)
     gate = judge(
         gate_window(served.data, served.start, served.end, served.measured),
         ours,
@@ -338,6 +418,7 @@ def model_history(workspace: Workspace) -> ModelHistory:
     from recllm.recommender.saved_model import stored_metrics
 
     now_serving, log = serving(workspace.models_dir), decisions(workspace.models_dir)
+    marked = taints(workspace.models_dir)
     since = {d.version: d.at for d in log if d.kind in (DecisionKind.PROMOTED, DecisionKind.ROLLED_BACK)}
     records = [
         ModelRecord(
@@ -348,6 +429,7 @@ def model_history(workspace: Workspace) -> ModelHistory:
             serving_since=since.get(manifest.version) if manifest.version == now_serving else None,
             metrics=stored_metrics(workspace.models_dir / "versions" / manifest.version),
             lineage=manifest.lineage,
+            taint=marked.get(manifest.version),
         )
         for manifest in versions(workspace.models_dir)
     ]

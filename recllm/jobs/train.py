@@ -90,7 +90,7 @@ def train_workspace(
     """
     from recllm.recommender.recommender import Recommender
 
-    started, tell = time.monotonic(), progress or logger.info
+    started, tell, erased = time.monotonic(), progress or logger.info, workspace.store().tombstones()
     data = workspace.gate().dataset(Purpose.MODEL_TRAINING)
     if not len(data.events):
         raise PolicyError(
@@ -115,7 +115,7 @@ def train_workspace(
     assert model is not None  # noqa: S101 - fit returned
     if tuned:
         model = replace(model, adapter=tuned.adapter)
-    version = publish_recommender(workspace, model, recommender.encoder, progress=tell)
+    version = publish_recommender(workspace, model, recommender.encoder, erased=erased, progress=tell)
     return Trained(
         model_version=version,
         rows=len(data.events),

@@ -29,6 +29,8 @@ class CheckKind(StrEnum):
     SCORE_DRIFT = "score_drift"
     CALIBRATION = "calibration"
     AGE = "age"
+    ERASURE = "erasure"
+    """It learned from somebody who was erased since."""
 
 
 class CheckVerdict(StrEnum):

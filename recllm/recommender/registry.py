@@ -3,6 +3,7 @@
     models/
       CURRENT                  the version that serves
       decisions.jsonl          what was promoted, refused, rolled back or removed, and when; a line each, oldest first
+    tainted.json             versions that learned from people who were erased, and until when they may be used
       versions/<version>/      the files of a version, and manifest.json with the SHA-256 of each and the lineage
       versions/<version>.tmp/  a version being written; swept away by the next publication
 
@@ -34,6 +35,7 @@ from recllm.recommender.lineage import GateReason, GateReport, Lineage, Origin
 MANIFEST = "manifest.json"
 POINTER = "CURRENT"
 DECISIONS = "decisions.jsonl"
+TAINTED = "tainted.json"
 ALLOWED_SUFFIXES = frozenset({".safetensors", ".arrow", ".json", ".txt", ".toml"})
 """Files that hold data and nothing that runs when they are read."""
 
@@ -52,6 +54,19 @@ class Manifest:
     def is_refused(self) -> bool:
         """Whether the gate refused it."""
         return self.lineage is not None and self.lineage.is_refused
+
+
+class Taint(FrozenModel):
+    """Of a version that learned from somebody who was erased since."""
+
+    since: Text
+    """ISO 8601, UTC: the first such erasure."""
+    use_until: Text
+    """ISO 8601, UTC: from then on it cannot be opened."""
+
+    def has_ended(self, now: datetime) -> bool:
+        """now: aware."""
+        return datetime.fromisoformat(self.use_until) <= now
 
 
 class DecisionKind(StrEnum):
@@ -103,6 +118,7 @@ def publish(
         (models_dir / "versions").mkdir(parents=True, exist_ok=True)
         with lock_file(models_dir / ".lock"):
             _write_version(models_dir / "versions", version, write, lineage)
+            _inherit_taint(models_dir, version)
             decision = _gate_decision(models_dir, lineage)
             if decision is DecisionKind.PROMOTED:
                 _point(models_dir, decision, version)
@@ -152,12 +168,14 @@ def versions(models_dir: Path) -> list[Manifest]:
 def open_version(models_dir: Path, version: str | None = None) -> Path:
     """The folder of a version (default: the serving one) after checking every byte of it.
 
-    Raises `ModelError` when there is none, and when a file is missing, added, changed or of a type that is not
-    allowed; whoever holds an opened version keeps serving it.
+    Raises `ModelError` when there is none, when a file is missing, added, changed or of a type that is not allowed, and
+    for one that learned from people who were erased, once the time to replace it is over; whoever holds an opened
+    version keeps serving it.
     """
     version = version or current(models_dir)
     if version is None:
         raise ModelError(f"there is no trained model in {models_dir}; train one with: recllm train")
+    check_usable(models_dir, version)
     folder = models_dir / "versions" / safe_id(version, "model version")
     if not folder.is_dir():
         names = ", ".join(manifest.version for manifest in versions(models_dir)) or "none"
@@ -165,6 +183,97 @@ def open_version(models_dir: Path, version: str | None = None) -> Path:
     with _explained(f"cannot read model version {version} in {models_dir}"):
         verify(folder)
     return folder
+
+
+def taints(models_dir: Path) -> dict[str, Taint]:
+    """Version -> taint; of another folder than that of the models the names of what lies in it.
+
+    Raises `ModelError` for a damaged file: which versions may be used cannot be told then."""
+    try:
+        return {version: Taint(**fields) for version, fields in json.loads((models_dir / TAINTED).read_bytes()).items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError, UsageError) as error:
+        raise ModelError(
+            f"{models_dir / TAINTED} is damaged ({error}), and with it what says which versions learned from people "
+            "who were erased; put it back from a backup, or write {} into it after training anew"
+        ) from error
+
+
+def check_usable(models_dir: Path, version: str, now: datetime | None = None) -> None:
+    """Raises `ModelError` for a version whose time to be replaced is over."""
+    taint = taints(models_dir).get(version)
+    if taint is not None and taint.has_ended(now or datetime.now(UTC)):
+        raise ModelError(
+            f"model version {version} learned from people who were erased, and its use ended on "
+            f"{taint.use_until[:10]}; train another one: recllm train -w {models_dir.parent}"
+        )
+
+
+def mark_tainted(models_dir: Path, made_after: datetime | None, *, at: datetime, use_until: datetime) -> list[str]:
+    """Marks every version that was made after a time, of those on disk; returns them, newly marked or not.
+
+    made_after: when the first data of somebody who is erased came in; None marks none. The date of an earlier erasure
+    stays. at, use_until: aware.
+    """
+    if made_after is None or not (models_dir / "versions").is_dir():
+        return []
+    with _explained(f"cannot mark versions in {models_dir}"), lock_file(models_dir / ".lock"):
+        learned = [m.version for m in versions(models_dir) if datetime.fromisoformat(m.created_at) >= made_after]
+        _taint(models_dir, learned, Taint(since=at.isoformat(), use_until=use_until.isoformat()))
+    return learned
+
+
+def taint_folder(folder: Path, names: Collection[str], *, at: datetime, use_until: datetime) -> None:
+    """Marks what else was learned and lies by name in a folder of its own kind."""
+    with _explained(f"cannot mark what lies in {folder}"), lock_file(folder / ".lock"):
+        _taint(folder, names, Taint(since=at.isoformat(), use_until=use_until.isoformat()))
+
+
+def clear_taint(folder: Path, name: str) -> None:
+    """Something was learned anew under a name."""
+    with _explained(f"cannot mark what lies in {folder}"), lock_file(folder / ".lock"):
+        marked = taints(folder)
+        if marked.pop(name, None) is not None:
+            write_whole(folder / TAINTED, json.dumps(plain(marked), indent=1) + "\n")
+
+
+def mark_version_tainted(models_dir: Path, version: str, *, at: datetime, use_until: datetime) -> None:
+    """Marks one version: somebody was erased while it was made."""
+    with _explained(f"cannot mark versions in {models_dir}"), lock_file(models_dir / ".lock"):
+        _taint(models_dir, [version], Taint(since=at.isoformat(), use_until=use_until.isoformat()))
+
+
+def remove_tainted(models_dir: Path) -> list[str]:
+    """Removes the tainted versions that do not serve; returns them."""
+    with _explained(f"cannot remove versions in {models_dir}"), lock_file(models_dir / ".lock"):
+        marked, now_serving = taints(models_dir), serving(models_dir)
+        removed = [m.version for m in versions(models_dir) if m.version in marked and m.version != now_serving]
+        for version in removed:
+            _remove(models_dir, version, now_serving)
+        left = {version: taint for version, taint in marked.items() if (models_dir / "versions" / version).is_dir()}
+        if left != marked:
+            write_whole(models_dir / TAINTED, json.dumps(plain(left), indent=1) + "\n")
+    return removed
+
+
+def _taint(models_dir: Path, learned: Collection[str], taint: Taint) -> None:
+    marked = taints(models_dir)
+    new = {version: taint for version in learned if version not in marked}
+    if new:
+        write_whole(models_dir / TAINTED, json.dumps(plain(marked | new), indent=1) + "\n")
+
+
+def _inherit_taint(models_dir: Path, version: str) -> None:
+    """A new version is tainted like the one whose weights, or whose encoder's adapter, it has. Under the lock."""
+    by_version, marked = {m.version: m for m in versions(models_dir)}, taints(models_dir)
+    lineage = by_version[version].lineage
+    parent = by_version.get(lineage.parent or "") if lineage is not None else None
+    if parent is None or lineage is None or parent.version not in marked:
+        return
+    adapters = [{n: f for n, f in m.files.items() if n.startswith("adapter/")} for m in (by_version[version], parent)]
+    if lineage.origin is Origin.REFRESHED or (adapters[0] and adapters[0] == adapters[1]):
+        _taint(models_dir, [version], marked[parent.version])
 
 
 def verify(folder: Path) -> Manifest:
@@ -267,13 +376,17 @@ def remove_old(models_dir: Path, *, refused: int, retrained: int, needed: Collec
                 if manifest.version in keep:
                     continue
                 gate = manifest.lineage.gate if manifest.lineage and is_refused else None
-                _decide(models_dir, DecisionKind.REMOVED, manifest.version, previous=now_serving, gate=gate)
-                outdated = models_dir / "versions" / manifest.version
-                draft = outdated.with_name(f"{manifest.version}.tmp")  # a kill leaves what the next publication sweeps
-                outdated.rename(draft)
-                shutil.rmtree(draft)
+                _remove(models_dir, manifest.version, now_serving, gate)
                 removed.append(manifest.version)
     return removed
+
+
+def _remove(models_dir: Path, version: str, now_serving: str | None, gate: GateReport | None = None) -> None:
+    _decide(models_dir, DecisionKind.REMOVED, version, previous=now_serving, gate=gate)
+    outdated = models_dir / "versions" / version
+    draft = outdated.with_name(f"{version}.tmp")  # a kill leaves what the next publication sweeps
+    outdated.rename(draft)
+    shutil.rmtree(draft)
 
 
 def _gate_decision(models_dir: Path, lineage: Lineage | None) -> DecisionKind:

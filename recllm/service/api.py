@@ -111,8 +111,8 @@ async def events(body: EventsRequest, caller: MaySend, service: TheService) -> R
     """What people did. Durable when answered, and counts in the next slate.
 
     An event that is known already is a duplicate; one whose `event_id` is known with another content is a conflict and
-    changes nothing; one that lies ahead of the clock or before the policy's `earliest_year` is rejected. The lists hold
-    positions in the request, from 0.
+    changes nothing; one that lies ahead of the clock or before the policy's `earliest_year`, or is of somebody who was
+    erased, is rejected. The lists hold positions in the request, from 0.
     """
     shop, settings = caller.shop, service.settings
     if len(body.events) > settings.max_events:
@@ -128,6 +128,7 @@ async def events(body: EventsRequest, caller: MaySend, service: TheService) -> R
             done = add_events(shop.workspace, [body.events[n].row(now) for n in fit], source="service")
             account |= {"accepted": done.accepted, "duplicates": done.duplicates}
             account["conflicts"] = [fit[n] for n in done.conflicts]
+            account["rejected"] = sorted([*rejected, *(fit[n] for n in done.erased)])
         return account
 
     account = await service.capacity.run(write)
@@ -191,7 +192,7 @@ async def _written(service: Service, n_rows: int, write: Callable[[], Any]) -> R
     if n_rows > service.settings.max_events:
         raise UsageError(f"{n_rows} rows; service.max_events allows {service.settings.max_events} in one request")
     done = await service.capacity.run(write)
-    return json_answer({"accepted": done.accepted, "duplicates": done.duplicates})
+    return json_answer({"accepted": done.accepted, "duplicates": done.duplicates, "erased": len(done.erased)})
 
 
 @router.get("/v1/users/{user_id:path}/profile", response_model=None, tags=["recommend"])

@@ -85,6 +85,11 @@ class Caller:
         """Who decides, for the history of what was done."""
         return "this machine" if self.key is None else self.key.name
 
+    @property
+    def actor(self) -> str:
+        """Who asks, for the audit log."""
+        return "service:this machine" if self.key is None else f"key:{self.key.key_id}"
+
 
 def _service(request: Request) -> Service:
     service: Service = request.app.state.service

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from recllm.data.dataset import utc
 from recllm.errors import ModelError, RecllmError, StoreError
 from recllm.jobs.experiments import SlateExperiment, list_experiments, recommend_in_experiments, running_experiment
-from recllm.jobs.recommenders import open_recommender, with_current_offer
+from recllm.jobs.recommenders import open_recommender, usable_version, with_current_offer
 from recllm.recommender.registry import current
 from recllm.schema import RecommendRequest, Slate, Table
 from recllm.service.everybody import Everybody
@@ -138,8 +138,9 @@ class LiveShop:
             self.store_problem = None
             old, problem = self._opened, None
             try:
-                version = current(self.workspace.models_dir)
-                if version is None and old is not None and old[0].version is not None:
+                version = usable_version(self.workspace)
+                none_serves = current(self.workspace.models_dir) is None
+                if none_serves and old is not None and old[0].version is not None:
                     raise ModelError("no model is the current one any more; run: recllm models promote VERSION")
                 new = self._open(version, load_no, old)
             except ModelError as error:

@@ -285,6 +285,14 @@ class SessionJoinRequest(ServiceRequest):
     model_config = ConfigDict(json_schema_extra={"examples": [{"session_id": "v-93", "user_id": "4711"}]})
 
 
+class RestrictionRequest(ServiceRequest):
+    """Whether a person's data are to be used for nothing."""
+
+    restricted: bool
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"restricted": True}]})
+
+
 # --- answers ---------------------------------------------------------------------------------------------------------
 
 

@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
-from recllm.jobs.rights import Erasure, SessionJoin, erase_person, export_person, join_session, remove_item
+from recllm.errors import NothingToDo, UnknownIdError
+from recllm.jobs.recommenders import forget_in_states
+from recllm.jobs.sessions import SessionJoin, join_session, remove_item
+from recllm.privacy.certificate import ErasureCertificate
+from recllm.privacy.erasure import erase_people
+from recllm.privacy.export import export_person
 from recllm.service.bodies import JsonRoute
 from recllm.service.callers import ERRORS, MayErase, MaySend, TheService, json_answer
-from recllm.service.marketing_requests import SessionJoinRequest
+from recllm.service.marketing_requests import RestrictionRequest, SessionJoinRequest
 from recllm.service.requests import Id, UserId
+from recllm.workspace.audit import AuditAction, AuditCheck, AuditEntry, audit, read_audit, verify_audit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restriction:
+    """Whether a person's data may be used."""
+
+    restricted_since: datetime | None
+    """UTC; None where they are used as the person agreed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditLog:
+    check: AuditCheck
+    entries: tuple[AuditEntry, ...]
+
 
 router = APIRouter(responses=ERRORS, route_class=JsonRoute)
 
@@ -30,30 +53,77 @@ async def session_join(body: SessionJoinRequest, caller: MaySend, service: TheSe
     return json_answer(await service.capacity.run(joined))
 
 
-@router.delete("/v1/users/{user_id:path}", response_model=None, responses={200: {"model": Erasure}}, tags=["privacy"])
+@router.delete(
+    "/v1/users/{user_id:path}", response_model=None, responses={200: {"model": ErasureCertificate}}, tags=["privacy"]
+)
 async def user_erase(user_id: UserId, caller: MayErase, service: TheService) -> Response:
-    """Every row of a person goes: events, basics, consent, joined sessions; the next answer does not know them.
+    """Everything about a person goes, from rows to campaigns and refused rows, and a tombstone keeps them out: nothing
+    that is sent about them later is kept. Somebody unknown is a 404, with a tombstone all the same.
 
-    Models that were trained before stay (they hold no row of anybody), and so do quarantined rows of files, plans of
-    campaigns, which hold pseudonyms and reach nobody who was erased, and backups.
+    The signed certificate says what was deleted, which models learned from the person and until when they are replaced,
+    and what is left to others: files of exports that left.
     """
 
-    def erased() -> Erasure:
-        done = erase_person(caller.shop.workspace, user_id)
+    def erased() -> ErasureCertificate:
+        try:
+            certificate = erase_people(caller.shop.workspace, [user_id], actor=caller.actor)
+        except NothingToDo as error:
+            raise UnknownIdError(str(error)) from error
         caller.shop.update()
-        return done
+        return certificate
 
     return json_answer(await service.marketing.run(erased))
 
 
 @router.get("/v1/users/{user_id:path}/export", response_model=None, tags=["privacy"])
 async def user_export(user_id: UserId, caller: MayErase, service: TheService) -> Response:
-    """Everything that the store has of one person: basics, decisions, events with every detail, joined sessions."""
+    """Everything of one person, given and inferred: basics, decisions, events, messages, campaigns, profile,
+    recommendations with reasons, models that learned from them, and when somebody looked at it."""
 
     def everything() -> dict[str, Any]:
-        return export_person(caller.shop.workspace, user_id)
+        document = export_person(caller.shop.workspace, user_id)
+        audit(caller.shop.workspace, caller.actor, AuditAction.PERSON_EXPORTED, subject=document["pseudonym"])
+        return document
 
-    return json_answer(await service.capacity.run(everything))
+    return json_answer(await service.marketing.run(everything))
+
+
+@router.put(
+    "/v1/users/{user_id:path}/restriction",
+    response_model=None,
+    responses={200: {"model": Restriction}},
+    tags=["privacy"],
+)
+async def user_restrict(user_id: UserId, body: RestrictionRequest, caller: MayErase, service: TheService) -> Response:
+    """A person's data are kept and used for nothing, whatever they agreed to; or used again, as they agreed."""
+
+    def restricted() -> Restriction:
+        workspace = caller.shop.workspace
+        name = workspace.pseudonymiser().one(user_id)
+        if workspace.store().restrict(name, datetime.now(UTC) if body.restricted else None):
+            forget_in_states(workspace)
+            action = AuditAction.RESTRICTED if body.restricted else AuditAction.RESTRICTION_LIFTED
+            audit(workspace, caller.actor, action, subject=name)
+            caller.shop.update()
+        return Restriction(restricted_since=workspace.store().restricted_since([name]).get(name))
+
+    return json_answer(await service.marketing.run(restricted))
+
+
+@router.get("/v1/audit", response_model=None, responses={200: {"model": AuditLog}}, tags=["privacy"])
+async def audit_log(
+    caller: MayErase,
+    service: TheService,
+    after: Annotated[int, Query(ge=0, le=2**53, description="Entries behind this number.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
+) -> Response:
+    """Who did what to whose data, oldest first, and whether the whole log is as it was written."""
+
+    def read() -> AuditLog:
+        workspace = caller.shop.workspace
+        return AuditLog(check=verify_audit(workspace), entries=tuple(read_audit(workspace, after=after)[:limit]))
+
+    return json_answer(await service.marketing.run(read))
 
 
 @router.delete("/v1/items/{item_id:path}", response_model=None, status_code=204, tags=["events"])

@@ -369,12 +369,15 @@ class EventsAnswer(BaseModel):
     conflicts: list[int]
     """Positions of events whose id is known with another content."""
     rejected: list[int]
-    """Positions of events that lie ahead of the clock, or before the policy's `earliest_year`."""
+    """Positions of events that lie ahead of the clock, or before the policy's `earliest_year`, or are of people who were
+    erased."""
 
 
 class LoadAnswer(BaseModel):
-    """Account of the rows of a request, all of which were taken: accepted + duplicates."""
+    """Account of the rows of a request: accepted + duplicates + erased."""
 
     accepted: int
     duplicates: int
     """Rows that said nothing new."""
+    erased: int
+    """Rows of people who were erased: nothing of them was kept."""

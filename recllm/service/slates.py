@@ -25,7 +25,7 @@ from recllm.documents import json_text
 from recllm.encoder.hardware import usable_cores
 from recllm.errors import RecllmError
 from recllm.jobs.load import record_shown
-from recllm.jobs.rights import session_pseudonyms
+from recllm.jobs.sessions import session_pseudonyms
 from recllm.schema import RecommendRequest, Slate, SlateStatus
 from recllm.service.live import LiveShop
 from recllm.service.requests import SlateRequest

@@ -6,7 +6,8 @@ import contextlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -14,15 +15,30 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, make_url, select, update
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    bindparam,
+    create_engine,
+    delete,
+    event,
+    func,
+    insert,
+    make_url,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from recllm.errors import StoreError
 from recllm.schema import Announcement, AnnouncementStatus, CampaignMessage, MessageEvent, MessageEventKind, Table
-from recllm.store import messages, outbox, postgres, tables
+from recllm.store import messages, outbox, postgres, tables, writers
 from recllm.store.readers import StoreReader
 from recllm.store.writers import Load
+
+_COPY_ROWS = 20_000
 
 CACHE_MIB = 64
 """Page cache of one connection. It bounds the memory of a load, and holds the key index of some two million events."""
@@ -46,9 +62,10 @@ class Store:
     User ids are pseudonyms here. Whatever learns from people or speaks to them reads through `privacy.PolicyGate`.
     """
 
-    def __init__(self, engine: Engine, where: str) -> None:
+    def __init__(self, engine: Engine, where: str, key_fingerprint: str | None = None) -> None:
         self._engine = engine
         self._where = where
+        self._key_fingerprint = key_fingerprint
 
     def __repr__(self) -> str:
         return f"Store({self._where})"
@@ -97,7 +114,7 @@ class Store:
             raise
         if engine.dialect.name == "sqlite" and (file := Path(url.database or "")).is_file():
             _watch_file(engine, file)
-        return cls(engine, where)
+        return cls(engine, where, key_fingerprint)
 
     @contextmanager
     def load(
@@ -111,6 +128,10 @@ class Store:
         that of the input. Only one load runs at a time: a second one waits, then raises `StoreError`.
         """
         with _explained(self._engine, self._where), writing(self._engine, keep=not dry_run) as connection:
+            if self._key_fingerprint not in (None, tables.key_fingerprint(connection) or self._key_fingerprint):
+                raise StoreError(
+                    f"the pseudonym key of the store {self._where} was exchanged; nothing was written, start this again"
+                )
             load = Load(connection, Table(table), load_id=load_id, source=source, sha256=sha256)
             yield load
             load.close()
@@ -126,14 +147,176 @@ class Store:
         with self.read() as reader:
             return reader.items(item_ids)
 
-    def truncate_log(self) -> None:
-        """On SQLite: bring what was written into the database and empty its write-ahead log, which holds older pages.
+    @property
+    def is_file(self) -> bool:
+        """Whether the store is a file of SQLite, and not a database of PostgreSQL."""
+        return self._engine.dialect.name == "sqlite"
 
-        Where somebody reads meanwhile that happens later, by itself. PostgreSQL frees them in its next vacuum.
+    def purge(self) -> dict[str, bool]:
+        """Makes what was deleted unreadable in the files of the database: step -> whether it could be done.
+
+        SQLite overwrites what is deleted (secure_delete); the file is then written anew without its free pages, and
+        the write-ahead log, which holds older pages, is emptied. PostgreSQL: see `postgres.purge`.
         """
-        if self._engine.dialect.name == "sqlite":
-            with _explained(self._engine, self._where), contextlib.closing(self._engine.raw_connection()) as connection:
-                connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with _explained(self._engine, self._where):
+            if not self.is_file:
+                return postgres.purge(self._engine, [table.name for table in tables.metadata.sorted_tables])
+            with contextlib.closing(self._engine.raw_connection()) as connection:
+                cursor = connection.cursor()
+                cursor.execute("VACUUM")
+                busy, _, _ = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            return {"vacuum": True, "log_emptied": not busy}
+
+    def snapshot(self, path: Path) -> int:
+        """Writes the whole store, as of one moment, to a new SQLite file, whatever is written meanwhile; returns how
+        many people are in it. The file is checked."""
+        with _explained(self._engine, self._where):
+            if self.is_file:
+                with contextlib.closing(self._engine.raw_connection()) as source:
+                    target = sqlite3.connect(path)
+                    with contextlib.closing(target):
+                        source.driver_connection.backup(target, pages=4096)  # type: ignore[union-attr]
+                        target.execute("PRAGMA journal_mode=DELETE")
+            else:
+                with (
+                    contextlib.closing(Store.open(path, create=True)) as copy,
+                    self._engine.connect() as connection,
+                    connection.begin(),
+                    writing(copy._engine) as target_connection,
+                ):
+                    _copy_tables(connection, target_connection)
+        with contextlib.closing(Store.open(path)) as copy, copy.read() as reader:
+            with copy._engine.connect() as connection:
+                problem = connection.exec_driver_sql("PRAGMA integrity_check").scalar()
+            if problem != "ok":
+                raise StoreError(f"the copy of the store {self._where} is damaged: {problem}; nothing was backed up")
+            return reader.counts()["users"]
+
+    def take_over(self, path: Path) -> None:
+        """Fills this empty store with the rows of a SQLite file; all or nothing. Raises `StoreError` for one that has
+        rows."""
+        with (
+            contextlib.closing(Store.open(path)) as source,
+            source._engine.connect() as connection,
+            _explained(self._engine, self._where),
+            writing(self._engine) as target,
+        ):
+            if any(self._count(target, table) for table in (tables.users, tables.items, tables.loads)):
+                raise StoreError(f"the store {self._where} has rows; give an empty one, e.g. another ?schema=NAME")
+            _copy_tables(connection, target)
+
+    @staticmethod
+    def _count(connection: Connection, table: Any) -> int:
+        return int(connection.scalar(select(func.count()).select_from(table)) or 0)
+
+    # --- people's rights ---------------------------------------------------------------------------------------------
+
+    def bury(self, user_ids: Sequence[str], at: datetime) -> list[str]:
+        """Puts tombstones for people and the sessions joined to them, and restricts them; durable on return.
+
+        Nothing that is sent later about one of them is kept. Returns all ids that have a tombstone now.
+        """
+        with _explained(self._engine, self._where), writing(self._engine) as connection:
+            return writers.bury(connection, user_ids, _microseconds(at))
+
+    def tombstones(self, user_ids: Iterable[str] | None = None) -> dict[str, datetime]:
+        """Pseudonym -> when it was erased: of everybody, or of these."""
+        columns = tables.tombstones.c
+        query = select(columns.user_id, columns.at)
+        distinct = None if user_ids is None else sorted(set(user_ids))
+        parts = (
+            [query]
+            if distinct is None
+            else [
+                query.where(columns.user_id.in_(distinct[start : start + tables.IN_KEYS]))
+                for start in range(0, len(distinct), tables.IN_KEYS)
+            ]
+        )
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            return {
+                user_id: datetime.fromtimestamp(at / 1_000_000, UTC)
+                for part in parts
+                for user_id, at in connection.execute(part)
+            }
+
+    def lift_tombstone(self, user_id: str) -> bool:
+        """What comes of the person from now on is kept again; False where there was no tombstone."""
+        of_person = tables.tombstones.c.user_id == user_id
+        with _explained(self._engine, self._where), writing(self._engine) as connection:
+            return connection.execute(delete(tables.tombstones).where(of_person)).rowcount > 0
+
+    def unfinished_erasures(self) -> list[str]:
+        """People with a tombstone of whom there are rows all the same: a process was stopped in between."""
+        user = tables.users.c.user_id
+        query = select(user).join_from(tables.users, tables.tombstones, tables.tombstones.c.user_id == user)
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            return list(connection.scalars(query.order_by(user)))
+
+    def restrict(self, user_id: str, at: datetime | None) -> bool:
+        """Uses the person's data for nothing from `at` on, or again as agreed where `at` is None.
+
+        Returns whether that changed anything. Raises `UnknownIdError` for a stranger.
+        """
+        with self.load(Table.CONSENT, load_id=uuid.uuid4().hex, source="restriction") as load:
+            return load.restrict(user_id, None if at is None else _microseconds(at))
+
+    def restricted_since(self, user_ids: Iterable[str] | None = None) -> dict[str, datetime]:
+        """Pseudonym -> since when, of the people who are restricted: all, or among these."""
+        with self.read() as reader:
+            rows = reader.restrictions(user_ids)
+        return dict(rows.iter_rows())
+
+    def delete_old(self, before: Mapping[str, datetime]) -> dict[str, int]:
+        """Deletes what of `writers.AGES` is older than a time, by name. Returns the rows of each table."""
+        with self.load(Table.CONSENT, load_id=uuid.uuid4().hex, source="retention") as load:
+            return load.delete_old({name: _microseconds(at) for name, at in before.items()})
+
+    def append_audit(self, entries: Sequence[str], hashed: Callable[[str, str], str]) -> tuple[int, str]:
+        """Appends entries to the audit log; durable on return. Returns the number and hash of the last entry.
+
+        hashed: hash of the entry before ("" for none) and an entry -> hash of the entry.
+        """
+        columns = tables.audit.c
+        with _explained(self._engine, self._where), writing(self._engine) as connection:
+            query = select(columns.entry_no, columns.hash).order_by(columns.entry_no.desc()).limit(1)
+            last = connection.execute(query).one_or_none()
+            number, digest = (0, "") if last is None else (last.entry_no, last.hash)
+            for entry in entries:
+                number, digest = number + 1, hashed(digest, entry)
+                connection.execute(insert(tables.audit).values(entry_no=number, entry=entry, hash=digest))
+            return number, digest
+
+    def audit_entries(self, after: int = 0) -> list[tuple[int, str, str]]:
+        """Number, entry and hash of the audit log's entries behind a number, the oldest first."""
+        columns = tables.audit.c
+        query = select(columns.entry_no, columns.entry, columns.hash).where(columns.entry_no > after)
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            return [tuple(row) for row in connection.execute(query.order_by(columns.entry_no))]
+
+    def rename_users(self, renamed: Callable[[str], str], key_fingerprint: str) -> int:
+        """Gives every person, session and tombstone another pseudonym, and the store another key; all or nothing.
+
+        Returns how many pseudonyms were replaced.
+        """
+        with _explained(self._engine, self._where), writing(self._engine) as connection:
+            n_renamed = 0
+            for column in (tables.users.c.user_id, tables.sessions.c.session_id, tables.tombstones.c.user_id):
+                ids = connection.scalars(select(column)).all()
+                statement = (
+                    update(column.table).where(column == bindparam("old")).values({column.name: bindparam("new")})
+                )
+                if ids:
+                    connection.execute(statement, [{"old": name, "new": renamed(name)} for name in ids])
+                n_renamed += len(ids)
+            is_fingerprint = tables.meta.c.name == "key_fingerprint"
+            connection.execute(delete(tables.meta).where(is_fingerprint))
+            connection.execute(insert(tables.meta).values(name="key_fingerprint", value=key_fingerprint))
+            return n_renamed
+
+    def key_fingerprint(self) -> str | None:
+        """Of the pseudonym key that the rows were made with."""
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            return tables.key_fingerprint(connection)
 
     def add_api_key(self, *, key_id: str, name: str, scopes: str, sha256: str, created_at: datetime) -> None:
         """Keeps a new key of the service: all of it but its secret."""
@@ -272,6 +455,18 @@ class Store:
     def close(self) -> None:
         """Closes every connection. The store may be used again afterwards."""
         self._engine.dispose()
+
+
+def _copy_tables(source: Connection, target: Connection) -> None:
+    """Copies every row of every table; numbering goes on behind the highest number."""
+    for table in tables.metadata.sorted_tables:
+        target.execute(delete(table))
+        cursor = source.execution_options(yield_per=_COPY_ROWS).execute(select(table))
+        for rows in cursor.mappings().partitions():
+            target.execute(insert(table), [dict(row) for row in rows])
+        (key, *others) = table.primary_key.columns
+        if target.dialect.name == "postgresql" and not others and key.autoincrement != False:  # noqa: E712
+            postgres.go_on_numbering(target, table, key)
 
 
 def _microseconds(at: datetime) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -21,6 +21,8 @@ _KEEPALIVES: Mapping[str, int] = {"keepalives_idle": 30, "keepalives_interval": 
 """Seconds, and tries, until each side gives up a machine that died; the server then frees the lock of its load."""
 
 _DURABLE = "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
+
+_NOT_PERMITTED = "42501"
 
 _LOST = "lost its connection; what was not committed is not there; repeat it: rows that are there count as duplicates"
 REMEDIES: dict[str | tuple[str, ...], str] = {
@@ -112,6 +114,59 @@ def stage(connection: sa.Connection, table: sa.Table, frame: pl.DataFrame) -> sa
         for row in zip(*(frame[name].to_list() for name in frame.columns), strict=True):
             copy.write_row(row)
     return sa.select(*(staged.c[name] for name in frame.columns)).order_by(staged.c.row_no)
+
+
+def go_on_numbering(connection: sa.Connection, table: sa.Table, key: sa.Column[Any]) -> None:
+    """The next number of a key behind the highest one, where the server numbers it."""
+    sequence = connection.scalar(sa.select(sa.func.pg_get_serial_sequence(table.name, key.name)))
+    if sequence is not None:
+        highest = connection.scalar(sa.select(sa.func.max(key)))
+        if highest is not None:
+            connection.execute(sa.select(sa.func.setval(sequence, highest)))
+
+
+def purge(engine: sa.Engine, table_names: Sequence[str]) -> dict[str, bool]:
+    """Makes deleted rows of tables unreadable in the server's files: step -> whether the user of the URL may do it.
+
+    DELETE alone leaves them: as dead rows until a vacuum writes the table anew ("vacuum"), as examples in the planner's
+    statistics ("statistics"), and in the write-ahead log, whose old segments are kept for reuse with what they hold
+    ("log_emptied": each is written over; takes the rights of pg_checkpoint and pg_monitor, and pg_switch_wal). Copies
+    that an archive, a standby or a backup of the server holds are out of reach: they end when those end.
+    """
+    steps = {"vacuum": True, "statistics": True, "log_emptied": True}
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+
+        def run(step: str, statement: str) -> Any:
+            """The first value of a statement's answer; where it is not permitted, the step was not done."""
+            try:
+                cursor = connection.exec_driver_sql(statement)
+                return cursor.scalar() if cursor.returns_rows else None
+            except sa.exc.DBAPIError as error:
+                if state_of(error) != _NOT_PERMITTED:
+                    raise
+                steps[step] = False
+                return None
+
+        for step, names in (("vacuum", table_names), ("statistics", ["pg_catalog.pg_statistic"])):
+            for name in names:
+                # a vacuum of somebody else's table is skipped with a warning
+                owned = f"SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = '{name}'::regclass"  # noqa: S608 - our tables
+                if run(step, owned):
+                    run(step, f"VACUUM (FULL, ANALYZE) {name}")
+                else:
+                    steps[step] = False
+
+        def next_segment() -> None:
+            # a switch fills the rest of a segment with zeros, and does nothing where nothing was written to it
+            run("log_emptied", "SELECT pg_logical_emit_message(false, 'recllm', 'purge')")
+            run("log_emptied", "SELECT pg_switch_wal()")
+
+        next_segment()  # the segment that is written to now is done with, too, at the checkpoint
+        run("log_emptied", "CHECKPOINT")
+        for _ in range(int(run("log_emptied", "SELECT count(*) FROM pg_ls_waldir()") or 0) + 1):
+            next_segment()
+        run("log_emptied", "CHECKPOINT")
+    return steps
 
 
 def state_of(error: BaseException) -> str:

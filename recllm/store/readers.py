@@ -63,8 +63,12 @@ class StoredHistory:
     """In the order of writing; none of a person who did not agree."""
 
 
-_USER = sa.select(tables.users.c.user_key, tables.users.c.basics).where(
-    tables.users.c.user_id == sa.bindparam("user_id")
+_USER = (
+    sa.select(tables.users.c.user_key, tables.users.c.basics, tables.restrictions.c.at)
+    .join_from(
+        tables.users, tables.restrictions, tables.restrictions.c.user_key == tables.users.c.user_key, isouter=True
+    )
+    .where(tables.users.c.user_id == sa.bindparam("user_id"))
 )
 _DECISION = (
     sa.select(tables.consent.c.granted)
@@ -148,9 +152,9 @@ class StoreReader:
         rows = self._rows(_USER, {"user_id": user_id})
         if not rows:
             return StoredHistory(is_known=False, permitted=without_decision)
-        user_key, basics = rows[0]
+        user_key, basics, restricted_at = rows[0]
         decided = self._rows(_DECISION, {"user_key": user_key, "purpose": purpose})
-        if not (bool(decided[0][0]) if decided else without_decision):
+        if restricted_at is not None or not (bool(decided[0][0]) if decided else without_decision):
             return StoredHistory(is_known=True, permitted=False)
         limits = {
             "since": -_ALWAYS if since is None else round(since.timestamp() * 1_000_000),
@@ -212,6 +216,25 @@ class StoreReader:
         keys = None if user_ids is None else (u.user_id, user_ids)
         frame = self._frame(query.order_by(c.at, c.granted.desc(), u.user_id), keys)
         return frame.with_columns(pl.col("at").cast(pl.Datetime("us", "UTC")))
+
+    def restrictions(self, user_ids: Iterable[str] | None = None) -> pl.DataFrame:
+        """user_id and at (UTC) of the people whose data may be used for nothing: all, or among these."""
+        r, u = tables.restrictions.c, tables.users.c
+        query = sa.select(u.user_id, r.at).join_from(tables.restrictions, tables.users, u.user_key == r.user_key)
+        frame = self._frame(query, None if user_ids is None else (u.user_id, user_ids))
+        return frame.with_columns(pl.col("at").cast(pl.Datetime("us", "UTC")))
+
+    def first_loaded(self, user_ids: Iterable[str]) -> dict[str, datetime]:
+        """Pseudonym -> when the first of the person's events that are there was loaded; nobody without events."""
+        e, u, load = tables.events.c, tables.users.c, tables.loads.c
+        query = (
+            sa.select(u.user_id, sa.func.min(load.committed_at).label("committed_at"))
+            .join_from(tables.users, tables.events, e.user_key == u.user_key)
+            .join(tables.loads, load.load_no == e.load_no)
+            .group_by(u.user_id)
+        )
+        frame = self._frame(query, (u.user_id, user_ids))
+        return {user_id: datetime.fromtimestamp(at / 1_000_000, UTC) for user_id, at in frame.iter_rows()}
 
     def joined_sessions(self, session_ids: Iterable[str] | None = None, user_id: str | None = None) -> dict[str, str]:
         """Session -> person, of the sessions that were joined to one: all, these, or those of a person."""

@@ -42,7 +42,7 @@ from recllm.errors import StoreError
 from recllm.schema import Table as TableName
 from recllm.store import postgres
 
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 IN_KEYS = 1_000
 """Keys of one IN list: a statement has a limited number of parameters."""
 
@@ -245,6 +245,32 @@ explored_slates = Table(
     Column("at", BigInteger, nullable=False),  # epoch microseconds
 )
 
+tombstones = Table(
+    "tombstones",
+    metadata,
+    # a pseudonym, of a person or of a session that was theirs: whatever comes of it later is not kept
+    Column("user_id", _Id, primary_key=True),
+    Column("at", BigInteger, nullable=False),  # epoch microseconds
+)
+"""People who were erased."""
+
+restrictions = Table(
+    "restrictions",
+    metadata,
+    Column("user_key", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", BigInteger, nullable=False),  # epoch microseconds
+)
+"""People whose data are kept and used for nothing, whatever they agreed to: as they wish, or soon to be erased."""
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("entry_no", _Key, primary_key=True, autoincrement=False),  # without gaps, from 1
+    Column("entry", Text, nullable=False),  # canonical JSON
+    Column("hash", String, nullable=False),  # over the hash of the entry before and this one
+)
+"""Who did what to whose data; see `recllm.workspace.audit`."""
+
 
 def _read_people_by_key(connection: Connection) -> None:
     """Version 2: an index of the events by person, and the end of the log beside the loads."""
@@ -302,6 +328,12 @@ def _follow_prices_and_stock(connection: Connection) -> None:
     record_item_states(connection)
 
 
+def _protect_people(connection: Connection) -> None:
+    """Version 10: who was erased or restricted, and the audit log."""
+    for table in (tombstones, restrictions, audit):
+        table.create(connection)
+
+
 def record_item_states(connection: Connection, load_no: int | None = None) -> None:
     """Adds the state of the items that a load changed, all items when None, where it differs from their last one."""
     earlier = item_states.alias()
@@ -327,6 +359,7 @@ STEPS: Mapping[int, Callable[[Connection], None]] = {
     6: _read_histories_from_the_index,
     7: _tell_when_items_changed,
     8: _follow_prices_and_stock,
+    9: _protect_people,
 }
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -21,9 +21,9 @@ import polars as pl
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from recllm.errors import ConflictError, DataError, StoreError, UnknownIdError
+from recllm.errors import ConflictError, DataError, PolicyError, StoreError, UnknownIdError
 from recllm.files import safe_id
-from recllm.schema import ACTION_CODE, SESSION_PREFIX, Action, Table
+from recllm.schema import ACTION_CODE, SESSION_PREFIX, Action, AnnouncementStatus, Table
 from recllm.store import postgres, tables
 
 Columns = Mapping[str, pl.DataType | type[pl.DataType]]
@@ -63,19 +63,29 @@ COLUMNS: Mapping[Table, Columns] = {
     Table.CONSENT: {"user_id": pl.String, "purpose": pl.String, "granted": pl.Boolean, "at": pl.Int64},
 }
 
+AGES: Mapping[str, tuple[sa.Column[Any], ...]] = {
+    "events": (tables.events.c.at,),
+    "messages": (tables.message_events.c.at, tables.messages.c.exported_at),
+    "explored_slates": (tables.explored_slates.c.at,),
+    "announcements": (tables.outbox.c.created_at,),
+}
+"""What is deleted by age, in this order, and the columns that tell it."""
+
 _RING_LIMIT = 1_000_000  # ids remembered during a load, about 100 MB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriteResult:
-    """Account of one frame: accepted + duplicates + len(conflicts) == its height.
+    """Account of one frame: accepted + duplicates + len(conflicts) + len(erased) == its height.
 
     conflicts: row positions in the frame whose key is known with other content; the known content stays.
+    erased: row positions of people who were erased: nothing of such a row is kept.
     """
 
     accepted: int
     duplicates: int
     conflicts: list[int] = field(default_factory=list)
+    erased: list[int] = field(default_factory=list)
 
 
 class Load:
@@ -89,6 +99,8 @@ class Load:
         self._users = _KeyRing(connection, tables.users, {"basics": "{}"})
         self._items = _KeyRing(connection, tables.items, {"available": True, "pending": True})
         self._counts = {"accepted": 0, "duplicates": 0, "conflicts": 0}
+        tombstone = tables.tombstones.c.user_id
+        self._anybody_erased = connection.scalar(sa.select(tombstone).limit(1)) is not None
         record = tables.loads
         safe_id(load_id, "load id")
         if connection.scalar(sa.select(record.c.load_no).where(record.c.load_id == load_id)) is not None:
@@ -108,13 +120,20 @@ class Load:
 
         Events: the first of several equal keys counts; unknown items become pending. Users and items are inserted or
         replaced: the same content again is a duplicate, and an item that was pending is so no longer. Consent:
-        decisions are appended, nothing is replaced, the latest one counts when read.
+        decisions are appended, nothing is replaced, the latest one counts when read. Rows of people who were erased
+        are left out, whatever the table.
 
         Raises `DataError` for a missing column or a wrong type, `StoreError` when the database fails.
         """
         connection = self._connection
         frame = _conform(frame, COLUMNS[self._table], str(self._table))
         conflicts: list[int] = []
+        is_erased = (
+            self._is_erased(frame["user_id"])
+            if "user_id" in frame.columns
+            else pl.repeat(False, frame.height, eager=True)
+        )
+        rows_kept, frame = (~is_erased).arg_true(), frame.filter(~is_erased)
         match self._table:
             case Table.EVENTS:
                 accepted, conflicts = self._write_events(frame)
@@ -130,31 +149,78 @@ class Load:
         self._counts["accepted"] += accepted
         self._counts["duplicates"] += duplicates
         self._counts["conflicts"] += len(conflicts)
-        return WriteResult(accepted=accepted, duplicates=duplicates, conflicts=conflicts)
+        return WriteResult(
+            accepted=accepted,
+            duplicates=duplicates,
+            conflicts=rows_kept[conflicts].to_list(),
+            erased=is_erased.arg_true().to_list(),
+        )
+
+    def _is_erased(self, user_ids: pl.Series) -> pl.Series:
+        """Boolean, (n,): whether each id is that of somebody who was erased."""
+        if not self._anybody_erased:
+            return pl.repeat(False, len(user_ids), eager=True)
+        return user_ids.is_in(erased_among(self._connection, user_ids.unique()).implode())
 
     # --- what is taken away or moved ---------------------------------------------------------------------------------
 
-    def erase_user(self, user_id: str) -> dict[str, int]:
-        """Deletes every row of a person. Returns the rows of each table; raises `UnknownIdError` for an unknown one.
+    def erase_users(self, user_ids: Sequence[str]) -> dict[str, int]:
+        """Deletes every row of people. Returns the rows of each table; who is unknown has none.
 
         For a load of consent: whoever serves people looks for those who are gone when its number changes.
         """
+        event, user = tables.events.c, tables.users.c
+        rows: dict[str, int] = {}
+
+        def delete(table: sa.Table, condition: sa.ColumnElement[bool]) -> None:
+            n_deleted = self._connection.execute(sa.delete(table).where(condition)).rowcount
+            rows[table.name] = rows.get(table.name, 0) + n_deleted
+
+        for start in range(0, len(user_ids), tables.IN_KEYS):
+            some_ids = list(user_ids[start : start + tables.IN_KEYS])
+            keys = self._connection.scalars(sa.select(user.user_key).where(user.user_id.in_(some_ids))).all()
+            shown = sa.and_(event.user_key.in_(keys), event.action == ACTION_CODE[Action.SHOWN])
+            requests = sa.select(event.request_id).where(shown)
+            sent = sa.select(tables.messages.c.message_no).where(tables.messages.c.user_key.in_(keys))
+            item, theirs = tables.items.c, sa.select(event.item_key).where(event.user_key.in_(keys))
+            pending_keys = self._connection.scalars(
+                sa.select(item.item_key).where(item.pending, item.item_key.in_(theirs))
+            ).all()
+            delete(tables.explored_slates, tables.explored_slates.c.request_id.in_(requests))
+            delete(tables.message_events, tables.message_events.c.message_no.in_(sent))
+            of_people = (tables.messages, tables.events, tables.consent, tables.sessions, tables.restrictions)
+            for table in (*of_people, tables.users):
+                delete(table, table.c.user_key.in_(keys))
+            if pending_keys:  # products that only these people's events knew
+                named = sa.select(event.item_key).where(event.item_key == item.item_key)
+                delete(tables.items, sa.and_(item.item_key.in_(pending_keys), item.pending, ~named.exists()))
+        return rows
+
+    def restrict(self, user_id: str, at: int | None) -> bool:
+        """See `Store.restrict`; at: epoch microseconds. For a load of consent."""
         user = tables.users.c
         key = self._connection.scalar(sa.select(user.user_key).where(user.user_id == user_id))
         if key is None:
-            raise UnknownIdError("nobody with this id is known; there is nothing to erase")
-        event = tables.events.c
-        was_shown = sa.and_(event.user_key == key, event.action == ACTION_CODE[Action.SHOWN])
-        requests = sa.select(event.request_id).where(was_shown)
-        explored = sa.delete(tables.explored_slates).where(tables.explored_slates.c.request_id.in_(requests))
-        sent = sa.select(tables.messages.c.message_no).where(tables.messages.c.user_key == key)
-        reported = sa.delete(tables.message_events).where(tables.message_events.c.message_no.in_(sent))
-        rows = {
-            tables.explored_slates.name: self._connection.execute(explored).rowcount,
-            tables.message_events.name: self._connection.execute(reported).rowcount,
-        }
-        for table in (tables.messages, tables.events, tables.consent, tables.sessions, tables.users):
-            rows[table.name] = self._connection.execute(sa.delete(table).where(table.c.user_key == key)).rowcount
+            raise UnknownIdError("nobody with this id is known; check the id")
+        if at is None:
+            lifted = sa.delete(tables.restrictions).where(tables.restrictions.c.user_key == key)
+            return self._connection.execute(lifted).rowcount > 0
+        row = pl.DataFrame({"user_key": [key], "at": [at]})
+        return _insert_new(self._connection, tables.restrictions, row, key=["user_key"]) > 0
+
+    def delete_old(self, before: Mapping[str, int]) -> dict[str, int]:
+        """Deletes the rows of `AGES` that are older than an epoch microsecond. For a load of consent."""
+        rows: dict[str, int] = {}
+        for name, at in before.items():
+            for age in AGES[name]:
+                condition = age < at
+                if name == "messages" and age.table is tables.message_events:
+                    old = sa.select(tables.messages.c.message_no).where(tables.messages.c.exported_at < at)
+                    condition = tables.message_events.c.message_no.in_(old)
+                if age.table is tables.outbox:
+                    condition = sa.and_(condition, tables.outbox.c.status != AnnouncementStatus.QUEUED.value)
+                n_deleted = self._connection.execute(sa.delete(age.table).where(condition)).rowcount
+                rows[age.table.name] = rows.get(age.table.name, 0) + n_deleted
         return rows
 
     def join_session(self, session_id: str, user_id: str) -> int:
@@ -165,6 +231,8 @@ class Load:
         events.
         """
         connection, session, user, event = self._connection, tables.sessions.c, tables.users.c, tables.events.c
+        if self._is_erased(pl.Series([session_id, user_id])).any():
+            raise PolicyError("the person was erased; nothing was joined")
         person = int(self._users.keys(pl.Series([user_id]))[0])
         joined = connection.scalar(sa.select(session.user_key).where(session.session_id == session_id))
         if joined not in (None, person):
@@ -320,6 +388,36 @@ def _conform(frame: pl.DataFrame, columns: Columns, name: str) -> pl.DataFrame:
         else:
             picked.append(pl.col(column).cast(dtype))
     return frame.select(picked)
+
+
+def erased_among(connection: sa.Connection, user_ids: pl.Series) -> pl.Series:
+    """Those of distinct ids that have a tombstone."""
+    tombstone = tables.tombstones.c
+    return _lookup(connection, tombstone.user_id, tombstone.at, user_ids)["user_id"]
+
+
+def bury(connection: sa.Connection, user_ids: Sequence[str], at: int) -> list[str]:
+    """Puts tombstones for people and for the sessions that were joined to them; from now on the people are restricted.
+
+    at: epoch microseconds; of a tombstone that is there already the time stays. Returns all ids that have one now.
+    """
+    user, session = tables.users.c, tables.sessions.c
+    everyone = list(dict.fromkeys(user_ids))
+    for start in range(0, len(user_ids), tables.IN_KEYS):
+        known = user.user_id.in_(list(user_ids[start : start + tables.IN_KEYS]))
+        joined = sa.select(session.session_id).join_from(
+            tables.sessions, tables.users, user.user_key == session.user_key
+        )
+        everyone += connection.scalars(joined.where(known)).all()
+        keys = connection.scalars(sa.select(user.user_key).where(known)).all()
+        if keys:
+            restricted = pl.DataFrame({"user_key": keys, "at": [at] * len(keys)})
+            _insert_new(connection, tables.restrictions, restricted, key=["user_key"])
+    stones = pl.DataFrame(
+        {"user_id": everyone, "at": [at] * len(everyone)}, schema={"user_id": pl.String, "at": pl.Int64}
+    )
+    _insert_new(connection, tables.tombstones, stones, key=["user_id"])
+    return everyone
 
 
 def _now() -> int:

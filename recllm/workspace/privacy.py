@@ -45,28 +45,53 @@ class Pseudonymiser:
     """
 
     def __init__(
-        self, key: bytes, *, domain: str = "training", tenant: str = "default", prefix: str = PERSON_PREFIX
+        self,
+        key: bytes,
+        *later_keys: bytes,
+        domain: str = "training",
+        tenant: str = "default",
+        prefix: str = PERSON_PREFIX,
     ) -> None:
-        if len(key) < MIN_KEY_BYTES:
-            raise UsageError(
-                f"the pseudonym key has {len(key)} bytes, at least {MIN_KEY_BYTES} are needed; "
-                'make one with: python -c "import secrets; print(secrets.token_hex(32))"'
-            )
-        self._hmac = hmac.new(key, f"{tenant}\0{domain}\0".encode(), hashlib.sha256)
-        self._key, self._domain, self._tenant, self._prefix = key, domain, tenant, prefix
+        """later_keys: those of rotations, oldest first. A pseudonym of one key is the id of the next, so that whatever
+        is stored can be brought from a key to the next without a raw id."""
+        for some_key in (key, *later_keys):
+            if len(some_key) < MIN_KEY_BYTES:
+                raise UsageError(
+                    f"the pseudonym key has {len(some_key)} bytes, at least {MIN_KEY_BYTES} are needed; "
+                    'make one with: python -c "import secrets; print(secrets.token_hex(32))"'
+                )
+        self._keys = (key, *later_keys)
+        self._hmacs = [hmac.new(k, f"{tenant}\0{domain}\0".encode(), hashlib.sha256) for k in self._keys]
+        self._domain, self._tenant, self._prefix = domain, tenant, prefix
 
     def __repr__(self) -> str:
         return f"Pseudonymiser(key=***, domain={self._domain!r})"
 
     def one(self, raw: str) -> str:
         """The pseudonym of one id: 29 characters, safe in a path."""
-        mac = self._hmac.copy()
-        mac.update(unicodedata.normalize("NFC", raw).strip().encode("utf-8", "surrogatepass"))
+        return self.each(raw)[-1]
+
+    def each(self, raw: str) -> tuple[str, ...]:
+        """The pseudonym of one id under each key, the oldest first: what records of the past call the person."""
+        names: list[str] = []
+        name = unicodedata.normalize("NFC", raw).strip()
+        for generation in range(len(self._hmacs)):
+            name = self._rename(generation, name)
+            names.append(name)
+        return tuple(names)
+
+    def successor(self, pseudonym: str) -> str:
+        """What the newest key makes of a pseudonym of the key before it."""
+        return self._rename(len(self._hmacs) - 1, pseudonym)
+
+    def _rename(self, generation: int, name: str) -> str:
+        mac = self._hmacs[generation].copy()
+        mac.update(name.encode("utf-8", "surrogatepass"))
         return self._prefix + base64.b32encode(mac.digest())[:26].decode()
 
     def of_sessions(self) -> Pseudonymiser:
         """That of anonymous sessions: a domain of its own, and another prefix."""
-        return Pseudonymiser(self._key, domain="session", tenant=self._tenant, prefix=SESSION_PREFIX)
+        return Pseudonymiser(*self._keys, domain="session", tenant=self._tenant, prefix=SESSION_PREFIX)
 
     def many(self, raw: Sequence[str]) -> list[str]:
         """The pseudonym of each id, in order; each distinct id is hashed once."""
@@ -74,30 +99,37 @@ class Pseudonymiser:
         return [pseudonyms[text] for text in raw]
 
     def fingerprint(self) -> str:
-        """16 hex digits that tell whether two keys are equal and reveal nothing else of a random key."""
-        mac = self._hmac.copy()
+        """16 hex digits that tell whether two keys, the newest ones, are equal and reveal nothing else of a random
+        key."""
+        mac = self._hmacs[-1].copy()
         mac.update(b"\0fingerprint of the key")
         return mac.hexdigest()[:16]
 
 
-def find_key(key_file: Path) -> bytes:
-    """The pseudonym key: from RECLLM_KEY, else the file that RECLLM_KEY_FILE names, else `key_file`.
+def find_keys(key_file: Path) -> tuple[bytes, ...]:
+    """The pseudonym keys, a line each, the oldest first: one, and another one behind it for each rotation.
 
-    Raises `StoreError` when there is none, and when other people may read `key_file`.
+    They come from RECLLM_KEY, else from the file that RECLLM_KEY_FILE names, else from `key_file`. Raises `StoreError`
+    when there is none, and when other people may read `key_file`.
     """
-    if key := os.environ.get(KEY_VARIABLE):
-        return key.strip().encode()
+    if text := os.environ.get(KEY_VARIABLE):
+        return lines_of(text.encode())
     other_file = os.environ.get(KEY_FILE_VARIABLE)
     path = Path(other_file) if other_file else key_file
     if not other_file and path.exists() and os.name == "posix" and path.stat().st_mode & 0o077:
         raise StoreError(f"other people may read the key file {path}; run: chmod 600 {path}")
     try:
-        return path.read_bytes().strip()
+        return lines_of(path.read_bytes())
     except OSError as error:
         raise StoreError(
             f"the pseudonym key cannot be read from {path} ({error.strerror}); restore the file, "
             f"or set {KEY_VARIABLE} or {KEY_FILE_VARIABLE}; without it new rows cannot be joined to known people"
         ) from error
+
+
+def lines_of(content: bytes) -> tuple[bytes, ...]:
+    """The keys of a file, a line each."""
+    return tuple(filter(None, (line.strip() for line in content.splitlines()))) or (b"",)
 
 
 def make_key_file(path: Path) -> None:
@@ -277,9 +309,10 @@ class PolicyGate:
 
 
 def _latest(reader: StoreReader, purpose: Purpose, user_ids: Sequence[str] | None = None) -> pl.DataFrame:
-    """user_id and granted: the last decision of everybody, or of these people."""
+    """user_id and granted: the last decision of everybody, or of these people; who is restricted refuses all."""
     decisions = reader.consent(purpose.value, user_ids).select("user_id", "granted")
-    return decisions.group_by("user_id", maintain_order=True).last()
+    restricted = reader.restrictions(user_ids).select("user_id", granted=pl.lit(False))
+    return pl.concat([decisions, restricted]).group_by("user_id", maintain_order=True).last()
 
 
 def _catalogue(items: pl.DataFrame) -> pl.DataFrame:

@@ -2,12 +2,18 @@
 
 workspace.toml   settings, written last, so a folder with it is complete
 store.sqlite     the store, unless the settings name a PostgreSQL database
-key              the pseudonym key, readable by the owner only; absent when the key comes from the environment
+key              the pseudonym key, readable by the owner only; absent when the key comes from the environment; a line
+                 more after each rotation
 webhooks.json    who may report on messages and who is told of exports, with their secrets; as private as the key
+audit.json       number and signature of the last entry of the store's audit log
 quarantine/      refused rows of each load
+uploads/         files that the console received, until they are loaded
+campaigns/, campaign-files/, copies/   plans with their people, the files behind them, records of texts
 models/          published model versions
-replenishment.safetensors   when things are due to be bought again, once it was asked for
-cache/           what can be computed again
+serving/         what answering keeps of people; made anew when somebody withdraws or is erased
+certificates/    of erasures
+effects/, replenishment.safetensors   what trials told; when things are due to be bought again, once it was asked for
+cache/           what can be computed again; vectors of texts about people in a file of their own
 .lock            held while the workspace is made
 """
 
@@ -16,8 +22,8 @@ from __future__ import annotations
 import hmac
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,11 +36,22 @@ from recllm.errors import RecllmError, StoreError, UsageError
 from recllm.files import lock_file, write_whole
 from recllm.settings import Settings, merged
 from recllm.store.database import Store, without_password
-from recllm.workspace.privacy import KEY_FILE_VARIABLE, KEY_VARIABLE, PolicyGate, Pseudonymiser, find_key, make_key_file
+from recllm.workspace.privacy import (
+    KEY_FILE_VARIABLE,
+    KEY_VARIABLE,
+    PolicyGate,
+    Pseudonymiser,
+    find_keys,
+    lines_of,
+    make_key_file,
+)
 
 SETTINGS_FILE = "workspace.toml"
 STORE_FILE = "store.sqlite"
 STORE_VARIABLE = "RECLLM_STORE_URL"
+NEXT_KEY = "key.next"
+"""Beside the key while it is exchanged for another one."""
+UPLOADS, CERTIFICATES = "uploads", "certificates"
 REPLAY_DAYS = 14
 
 _OVERRIDES: ContextVar[Mapping[str, Any]] = ContextVar("settings of this call", default={})  # noqa: B039 - never changed
@@ -91,6 +108,8 @@ class Workspace:
         self.models_dir = root / "models"
         self.cache_dir = root / "cache"
         self._key_fingerprint = key_fingerprint
+        self._next_keys: tuple[bytes, ...] | None = None
+        """The keys while they are exchanged, until they lie where keys lie."""
         self._store: Store | None = None
 
     def __repr__(self) -> str:
@@ -122,7 +141,7 @@ class Workspace:
                         (root / name).mkdir(mode=0o700, exist_ok=True)
                     if not (os.environ.get(KEY_VARIABLE) or os.environ.get(KEY_FILE_VARIABLE)):
                         make_key_file(root / "key")
-                    key_fingerprint = _fingerprint(find_key(root / "key"), checked.tenant)
+                    key_fingerprint = fingerprint_of(find_keys(root / "key"), checked.tenant)
                     location = _store_location(root, checked)
                     Store.open(location, create=True, key_fingerprint=key_fingerprint).close()
                     table = checked.table() | {"key_fingerprint": key_fingerprint}
@@ -150,11 +169,41 @@ class Workspace:
             table = tomllib.loads(path.read_text("utf-8"))
             key_fingerprint = str(table.pop("key_fingerprint"))
             settings = Settings(**merged(merged(table, _OVERRIDES.get()), environment))
-            return cls(Path(root), settings, key_fingerprint)
+            workspace = cls(Path(root), settings, key_fingerprint)
         except KeyError:
             raise StoreError(f"{path} has no key_fingerprint; put back the file that recllm init made") from None
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, UsageError) as error:
             raise StoreError(f"{path} cannot be used: {error}; correct the file") from error
+        if is_being_rotated(Path(root)) and workspace.is_rotated():
+            raise StoreError(
+                f"the key of {root} is being exchanged; finish that with: recllm privacy rotate-key -w {root}"
+            )
+        return workspace
+
+    @classmethod
+    def open_rotated(cls, root: Path) -> Workspace:
+        """Opens a workspace whose store is renamed already, with the keys of `NEXT_KEY`."""
+        table = tomllib.loads((root / SETTINGS_FILE).read_text("utf-8"))
+        del table["key_fingerprint"]
+        settings = Settings(**merged(merged(table, _OVERRIDES.get()), environment_settings()))
+        keys = lines_of((root / NEXT_KEY).read_bytes())
+        workspace = cls(root, settings, fingerprint_of(keys, settings.tenant))
+        workspace._next_keys = keys
+        return workspace
+
+    def is_rotated(self) -> bool:
+        """Whether the store was renamed to the keys of `NEXT_KEY`, so that there is no way back."""
+        keys = lines_of((self.root / NEXT_KEY).read_bytes())
+        with closing(Store.open(_store_location(self.root, self.settings))) as store:
+            return store.key_fingerprint() == fingerprint_of(keys, self.settings.tenant)
+
+    @property
+    def key_file(self) -> Path | None:
+        """Where the keys lie; None where they come from the environment itself."""
+        if os.environ.get(KEY_VARIABLE):
+            return None
+        other_file = os.environ.get(KEY_FILE_VARIABLE)
+        return Path(other_file) if other_file else self.key_path
 
     def store(self) -> Store:
         """The store, opened at the first call and shared by the later ones."""
@@ -173,20 +222,28 @@ class Workspace:
         Raises `StoreError` when the key is missing, or is not the one that the workspace was made with: known people
         would silently become unknown ones.
         """
-        key = find_key(self.key_path)
-        if _fingerprint(key, self.settings.tenant) != self._key_fingerprint:
+        return Pseudonymiser(*self.keys(), domain=domain, tenant=self.settings.tenant)
+
+    def keys(self) -> tuple[bytes, ...]:
+        """The pseudonym keys, the newest last; never shown, logged or kept elsewhere. Raises as `pseudonymiser`."""
+        keys = self._next_keys or find_keys(self.key_path)
+        if fingerprint_of(keys, self.settings.tenant) != self._key_fingerprint:
             raise StoreError(
                 f"the pseudonym key is not the one that the workspace {self.root} was made with; "
-                f"check {KEY_VARIABLE}, {KEY_FILE_VARIABLE} and {self.key_path}"
+                f"check {KEY_VARIABLE}, {KEY_FILE_VARIABLE} and {self.key_path}; if it is lost for good: "
+                "recllm privacy rotate-key --lost"
             )
-        return Pseudonymiser(key, domain=domain, tenant=self.settings.tenant)
+        return keys
 
     def signing_key(self, use: str) -> bytes:
         """32 bytes that only this workspace has, for signatures of one use such as "console"; made from the pseudonym
         key, which they do not reveal. Raises `StoreError` as `pseudonymiser` does."""
-        self.pseudonymiser()
-        text = f"{self.settings.tenant}\0signing\0{use}"
-        return hmac.digest(find_key(self.key_path), text.encode(), "sha256")
+        return self.signing_keys(use)[-1]
+
+    def signing_keys(self, use: str) -> tuple[bytes, ...]:
+        """That of each pseudonym key, the newest last: what an older one signed is still told to be signed."""
+        text = f"{self.settings.tenant}\0signing\0{use}".encode()
+        return tuple(hmac.digest(key, text, "sha256") for key in self.keys())
 
     def session_pseudonymiser(self) -> Pseudonymiser:
         """Ids of anonymous sessions to pseudonyms that are never a person's. Raises what `pseudonymiser` raises."""
@@ -204,8 +261,14 @@ def _store_location(root: Path, settings: Settings) -> str | Path:
     return os.environ.get(STORE_VARIABLE) or settings.store or root / STORE_FILE
 
 
-def _fingerprint(key: bytes, tenant: str) -> str:
-    return Pseudonymiser(key, domain="fingerprint", tenant=tenant).fingerprint()
+def is_being_rotated(root: Path) -> bool:
+    """Whether the key is being exchanged, or a process that did was stopped."""
+    return (root / NEXT_KEY).exists()
+
+
+def fingerprint_of(keys: Sequence[bytes], tenant: str) -> str:
+    """Tells the newest of a workspace's keys; see `Pseudonymiser.fingerprint`."""
+    return Pseudonymiser(*keys, domain="fingerprint", tenant=tenant).fingerprint()
 
 
 def log_end(workspace: Workspace) -> int | None:

@@ -8,7 +8,7 @@ cannot be seen; what is odd about them is counted.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import numpy as np
@@ -208,10 +208,12 @@ class FieldBatch:
         values: pl.Series | None = None,
         *,
         column: str | None = None,
+        keep: bool = True,
     ) -> None:
         """Marks the rows where `mask`; with `values` the message begins with the row's value in quotes.
 
-        column: the file's name of the column, where it is not that of the field.
+        column: the file's name of the column, where it is not that of the field. keep: False keeps nothing of the row
+        but where it stands.
         """
         hits = (mask.fill_null(False).to_numpy() if isinstance(mask, pl.Series) else mask) & ~self.bad
         column = column or self.load.schema.column_of(field)
@@ -220,7 +222,8 @@ class FieldBatch:
             if values is not None:
                 value = values[row]
                 text = f"{'an empty cell' if value is None else repr(str(value)[:60])} {message}"
-            self.errors.append(self._chunk.bad_row(row, column, code, text))
+            record = self._chunk.bad_row(row, column, code, text)
+            self.errors.append(record if keep else replace(record, raw="", fields=None))
         self.bad |= hits
 
     def ids(self, field: str) -> pl.Series:

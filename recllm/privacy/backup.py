@@ -1,0 +1,440 @@
+"""Backups: a workspace in one file, written while it works, read back and checked; encrypted by a passphrase.
+
+    backup.json       what it is of, when, and the SHA-256 of each member; the last member, so that half a file has none
+    store.sqlite      the store at one moment, whichever database it lies in
+    workspace.toml, models/, campaigns/, campaign-files/, copies/, effects/, certificates/, ...
+    key, webhooks.json   only on request: whoever has the key and the store can try out ids
+
+Left out: what can be made again (cache, serving state), refused rows and uploads, which are raw.
+
+A tar file; encrypted it is cut into blocks of 1 MiB, each sealed by AES-256-GCM under a key that scrypt makes from the
+passphrase, with the number of the block and whether it is the last one in the nonce (STREAM: Hoang, Reyhanitabar,
+Rogaway, Vizár 2015), so that blocks cannot be changed, moved or cut off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import secrets
+import shutil
+import tarfile
+import tempfile
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+import tomli_w
+
+from recllm.campaigns.folder import CampaignFolder
+from recllm.documents import plain
+from recllm.errors import DataError, MissingExtraError, NothingToDo, StoreError, UsageError
+from recllm.files import PRIVATE, whole_file, write_whole
+from recllm.privacy.certificate import read_certificate
+from recllm.privacy.erasure import erase_people
+from recllm.privacy.rotation import successor_of
+from recllm.store.database import Store
+from recllm.workspace.audit import AuditAction, anchor_audit, audit
+from recllm.workspace.privacy import find_keys
+from recllm.workspace.workspace import SETTINGS_FILE, STORE_FILE, Workspace, fingerprint_of
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+MANIFEST = "backup.json"
+SECRETS = ("key", "webhooks.json")
+LEFT_OUT = frozenset(
+    {"cache", "serving", "quarantine", "uploads", STORE_FILE, f"{STORE_FILE}-wal", f"{STORE_FILE}-shm"}
+)
+"""Names in a workspace's folder that no backup takes along."""
+
+_MAGIC = b"recllm encrypted backup 1\n"
+_BLOCK = 1 << 20
+_TAG = 16
+_SCRYPT = {"n": 1 << 15, "r": 8, "p": 1}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backup:
+    """What a backup file holds."""
+
+    file: str
+    created_at: str
+    """ISO 8601, UTC."""
+    members: int
+    bytes: int
+    encrypted: bool
+    has_key: bool
+    people: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """What a restore did."""
+
+    workspace: str
+    created_at: str
+    """Of the backup."""
+    erased_again: int
+    """People with a tombstone who were in the backup and were erased again."""
+    tombstones: int
+    before: str | None
+    """Where the workspace lies that was in its place; it is deleted by hand, as it holds people's data."""
+
+
+def back_up(
+    workspace: Workspace, file: Path, *, actor: str, passphrase: str | None = None, with_key: bool = False
+) -> Backup:
+    """Writes a backup, complete or not at all, reads it back and checks every byte. The workspace may be in use.
+
+    Raises `UsageError` for a file that exists, and for a key that is to go along unencrypted.
+    """
+    if file.exists():
+        raise UsageError(f"{file} exists; give the backup a name of its own")
+    if with_key and passphrase is None:
+        raise UsageError("the key goes along only in an encrypted backup: give --passphrase-file too")
+    created_at, root = datetime.now(UTC), workspace.root
+    hashes: dict[str, str] = {}
+    with tempfile.TemporaryDirectory(dir=root, prefix=".backup-") as scratch, whole_file(file, mode=PRIVATE) as target:
+        snapshot = Path(scratch) / STORE_FILE
+        people = workspace.store().snapshot(snapshot)
+        with _sealed(target, passphrase) as stream, tarfile.open(fileobj=stream, mode="w|") as tar:
+            _add_file(tar, STORE_FILE, snapshot, hashes)
+            for path in _paths(root, with_key):
+                name = path.relative_to(root).as_posix()
+                if path.parent.parent == root / "campaigns":
+                    with CampaignFolder.at(path.parent).locked():  # not the half of a decision
+                        _add(tar, name, path.read_bytes(), hashes)
+                else:
+                    with suppress(FileNotFoundError):  # a version that was removed meanwhile
+                        _add_file(tar, name, path, hashes)
+            manifest = {
+                "format": FORMAT,
+                "created_at": created_at.isoformat(),
+                "key_fingerprint": workspace.store().key_fingerprint(),
+                "tenant": workspace.settings.tenant,
+                "people": people,
+                "members": hashes,
+            }
+            _add(tar, MANIFEST, json.dumps(manifest, indent=1).encode(), {})
+    try:
+        read_backup(file, None, passphrase)
+    except DataError:
+        file.unlink()
+        raise
+    audit(
+        workspace, actor, AuditAction.BACKED_UP, file=file.name, members=len(hashes), encrypted=passphrase is not None
+    )
+    return Backup(
+        file=str(file),
+        created_at=created_at.isoformat(),
+        members=len(hashes),
+        bytes=file.stat().st_size,
+        encrypted=passphrase is not None,
+        has_key="key" in hashes,
+        people=people,
+    )
+
+
+def restore(
+    file: Path,
+    root: Path,
+    *,
+    actor: str,
+    passphrase: str | None = None,
+    replace: bool = False,
+    certificates: Sequence[Path] = (),
+    key_file: Path | None = None,
+    store: str | None = None,
+) -> Restored:
+    """Makes a workspace of a backup, and erases again whoever was erased since it was made.
+
+    Tombstones come from the backup, from the workspace that is replaced, and from certificates. key_file: the keys
+    where the backup has none and `root` has none; an older backup is brought to their newest. replace: put it in the
+    place of the workspace in `root`, which is kept beside it. store: URL of an empty PostgreSQL schema for the rows.
+    Raises `DataError` for a damaged, changed or cut file, or a wrong passphrase, changing nothing.
+    """
+    is_there = (root / SETTINGS_FILE).exists()
+    if is_there and not replace:
+        raise UsageError(f"{root} is a workspace; say --replace to put the backup in its place, or give another folder")
+    if root.exists() and not is_there and any(root.iterdir()):
+        raise UsageError(f"{root} is not empty; give a new folder")
+    tombstones: set[str] = set()
+    keys: tuple[bytes, ...] | None = None
+    if is_there:
+        with Workspace.open(root) as present_workspace:
+            keys = present_workspace.keys()
+            with suppress(StoreError):  # the store that is lost is why there is a restore
+                tombstones |= present_workspace.store().tombstones().keys()
+    draft = root.with_name(f".{root.name}.restoring")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(mode=0o700, parents=True)
+    try:
+        manifest = read_backup(file, draft, passphrase)
+        if (draft / "key").exists():
+            keys = keys or find_keys(draft / "key")
+        if keys is None:
+            if key_file is None:
+                raise UsageError("the backup holds no key; give the workspace's own with --key-file")
+            keys = find_keys(key_file)
+        write_whole(draft / "key", b"\n".join(keys) + b"\n", mode=PRIVATE)
+        _bring_to_newest_key(draft, keys, manifest)
+        if store is not None:
+            with closing(
+                Store.open(store, create=True, key_fingerprint=fingerprint_of(keys, manifest["tenant"]))
+            ) as rows:
+                rows.take_over(draft / STORE_FILE)
+            (draft / STORE_FILE).unlink()
+        _settle(draft, keys, store)
+        with Workspace.open(draft) as restored:
+            anchor_audit(restored)
+            for certificate in certificates:
+                tombstones |= set(read_certificate(restored, certificate).subjects)
+            tombstones |= restored.store().tombstones().keys()
+            audit(restored, actor, AuditAction.RESTORED, made=manifest["created_at"], tombstones=len(tombstones))
+            n_erased = _erase_again(restored, sorted(tombstones), actor)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    before = None
+    if root.exists():
+        if is_there:
+            before = root.with_name(f"{root.name}.before-{datetime.now(UTC):%Y%m%dT%H%M%S}")
+            root.rename(before)
+        else:
+            root.rmdir()
+    draft.rename(root)
+    return Restored(
+        workspace=str(root),
+        created_at=manifest["created_at"],
+        erased_again=n_erased,
+        tombstones=len(tombstones),
+        before=None if before is None else str(before),
+    )
+
+
+def read_backup(file: Path, target: Path | None, passphrase: str | None) -> dict[str, Any]:
+    """Checks every member against the manifest, and with a `target` unpacks them there; returns the manifest.
+
+    Raises `DataError` for a file that is damaged, cut, changed, or locked by another passphrase.
+    """
+    hashes: dict[str, str] = {}
+    manifest: dict[str, Any] | None = None
+    try:
+        with (
+            file.open("rb") as source,
+            _opened(source, passphrase) as stream,
+            tarfile.open(fileobj=stream, mode="r|") as tar,
+        ):
+            for member in tar:
+                content = tar.extractfile(member)
+                if content is None or not _is_safe(member.name):
+                    raise DataError(f"{file}: holds {member.name[:80]!r}, which no backup has")
+                if member.name == MANIFEST:
+                    manifest = json.loads(content.read(64 << 20))
+                    continue
+                digest = hashlib.sha256()
+                path = None if target is None else target / member.name
+                if path is not None:
+                    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                with _blocks_of(path) as out:
+                    while block := content.read(_BLOCK):
+                        digest.update(block)
+                        out(block)
+                hashes[member.name] = digest.hexdigest()
+    except (OSError, tarfile.TarError, ValueError, EOFError) as error:
+        raise DataError(f"{file}: damaged, or no backup: {str(error).splitlines()[0]}") from error
+    if manifest is None or manifest.get("format") != FORMAT:
+        raise DataError(f"{file}: cut off, or of another version: it has no {MANIFEST} of format {FORMAT}")
+    if hashes != manifest["members"]:
+        odd = sorted({n for n in {*hashes, *manifest["members"]} if hashes.get(n) != manifest["members"].get(n)})
+        raise DataError(f"{file}: {odd[0]} is missing or was changed")
+    return manifest
+
+
+@contextmanager
+def _blocks_of(path: Path | None) -> Iterator[Callable[[bytes], object]]:
+    """What takes the blocks of a file; of no file, nothing does."""
+    if path is None:
+        yield lambda block: None
+        return
+    with path.open("xb") as stream:
+        path.chmod(PRIVATE)
+        yield stream.write
+
+
+def _paths(root: Path, with_key: bool) -> Iterator[Path]:
+    for path in sorted(root.rglob("*")):
+        parts = path.relative_to(root).parts
+        if path.is_symlink() or not path.is_file() or parts[0] in LEFT_OUT or any(p.startswith(".") for p in parts):
+            continue
+        if any(part.endswith(".tmp") for part in parts) or (parts[0] in SECRETS and not with_key):
+            continue
+        yield path
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes, hashes: dict[str, str]) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(content), PRIVATE
+    tar.addfile(member, io.BytesIO(content))
+    hashes[name] = hashlib.sha256(content).hexdigest()
+
+
+def _add_file(tar: tarfile.TarFile, name: str, path: Path, hashes: dict[str, str]) -> None:
+    with path.open("rb") as stream:
+        member = tarfile.TarInfo(name)
+        member.size, member.mode = path.stat().st_size, PRIVATE
+        reader = _HashingReader(stream)
+        tar.addfile(member, reader)
+        hashes[name] = reader.digest.hexdigest()
+
+
+class _HashingReader:
+    """Reads a file once for both the archive and its hash."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self.digest = stream, hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        block = self._stream.read(size)
+        self.digest.update(block)
+        return block
+
+
+def _is_safe(name: str) -> bool:
+    path = Path(name)
+    return bool(name) and not path.is_absolute() and "\\" not in name and ".." not in path.parts
+
+
+def _bring_to_newest_key(folder: Path, keys: tuple[bytes, ...], manifest: Mapping[str, Any]) -> None:
+    """Renames the people of a backup that was made under an older key, key by key."""
+    tenant, made_under = manifest["tenant"], manifest["key_fingerprint"]
+    generations = [fingerprint_of(keys[: n + 1], tenant) for n in range(len(keys))]
+    if made_under not in generations:
+        raise UsageError("the backup was made under another key than the one given; give the right one with --key-file")
+    with closing(Store.open(folder / STORE_FILE)) as store:
+        for generation in range(generations.index(made_under) + 1, len(keys)):
+            store.rename_users(successor_of(keys[: generation + 1], tenant), generations[generation])
+
+
+def _settle(folder: Path, keys: tuple[bytes, ...], store: str | None) -> None:
+    """The settings of a restored workspace: its own, with the key in force and where its rows lie now."""
+    path = folder / SETTINGS_FILE
+    table = tomllib.loads(path.read_text("utf-8"))
+    table["key_fingerprint"] = fingerprint_of(keys, table.get("tenant", "default"))
+    table.pop("store", None)
+    if store is not None:
+        table["store"] = store
+    write_whole(path, tomli_w.dumps(plain(table)))
+    for name in ("quarantine", "models", "cache"):
+        (folder / name).mkdir(mode=0o700, exist_ok=True)
+
+
+def _erase_again(workspace: Workspace, tombstones: Sequence[str], actor: str) -> int:
+    if not tombstones:
+        return 0
+    with workspace.store().read() as reader:
+        revived = reader.users(tombstones)["user_id"].to_list()
+    with suppress(NothingToDo):
+        erase_people(workspace, [*revived, *sorted(set(tombstones) - set(revived))], actor=actor, by_pseudonym=True)
+    return len(revived)
+
+
+# --- encryption ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _sealed(target: IO[bytes], passphrase: str | None) -> Iterator[Any]:
+    """A stream whose bytes go to `target`, encrypted with a passphrase."""
+    if passphrase is None:
+        yield target
+        return
+    salt = secrets.token_bytes(16)
+    target.write(_MAGIC + salt)
+    writer = _SealingWriter(target, _cipher(passphrase, salt))
+    yield writer
+    writer.finish()
+
+
+class _SealingWriter:
+    def __init__(self, target: IO[bytes], cipher: Any) -> None:
+        self._target, self._cipher, self._number, self._buffer = target, cipher, 0, bytearray()
+
+    def write(self, content: bytes) -> int:
+        self._buffer += content
+        while len(self._buffer) > _BLOCK:  # the last block is sealed by `finish` alone
+            self._seal(bytes(self._buffer[:_BLOCK]), is_last=False)
+            del self._buffer[:_BLOCK]
+        return len(content)
+
+    def finish(self) -> None:
+        self._seal(bytes(self._buffer), is_last=True)
+
+    def _seal(self, block: bytes, *, is_last: bool) -> None:
+        self._target.write(self._cipher.encrypt(_nonce(self._number, is_last), block, None))
+        self._number += 1
+
+
+@contextmanager
+def _opened(source: IO[bytes], passphrase: str | None) -> Iterator[Any]:
+    """The bytes of a backup, decrypted."""
+    head = source.read(len(_MAGIC))
+    if head != _MAGIC:
+        source.seek(0)
+        yield source
+        return
+    if passphrase is None:
+        raise DataError("the backup is encrypted; give its passphrase with --passphrase-file")
+    yield io.BufferedReader(_OpeningReader(source, _cipher(passphrase, source.read(16))))
+
+
+class _OpeningReader(io.RawIOBase):
+    def __init__(self, source: IO[bytes], cipher: Any) -> None:
+        self._source, self._cipher, self._number, self._block = source, cipher, 0, b""
+        self._next = source.read(_BLOCK + _TAG)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._block:
+            if not self._next:
+                return 0
+            sealed, self._next = self._next, self._source.read(_BLOCK + _TAG)
+            self._block = self._opened(sealed, is_last=not self._next)
+            self._number += 1
+        n = min(len(buffer), len(self._block))
+        buffer[:n], self._block = self._block[:n], self._block[n:]
+        return n
+
+    def _opened(self, sealed: bytes, *, is_last: bool) -> bytes:
+        from cryptography.exceptions import InvalidTag
+
+        try:
+            block: bytes = self._cipher.decrypt(_nonce(self._number, is_last), sealed, None)
+        except InvalidTag:
+            raise DataError(
+                "the backup cannot be decrypted: another passphrase, or it was changed or cut off"
+            ) from None
+        return block
+
+
+def _nonce(number: int, is_last: bool) -> bytes:
+    return number.to_bytes(11, "big") + bytes([is_last])
+
+
+def _cipher(passphrase: str, salt: bytes) -> Any:
+    try:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+    except ImportError as error:
+        raise MissingExtraError("cryptography", "privacy") from error
+    if len(passphrase) < 12:
+        raise UsageError("the passphrase has fewer than 12 characters; take a longer one")
+    key = hashlib.scrypt(passphrase.encode(), salt=salt, dklen=32, maxmem=128 << 20, **_SCRYPT)
+    return AESGCM(key)

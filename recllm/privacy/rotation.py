@@ -1,0 +1,126 @@
+"""Another pseudonym key: every pseudonym becomes that of the next key, one to one, and no raw id is needed.
+
+A pseudonym of the new key is made from that of the old one, p2 = HMAC(k2, p1), and an id that comes later goes through
+both. So the key file grows by a line, and none may be lost. Whoever got hold of the old key and an old copy of the
+store learns nothing about the new one.
+
+The store is renamed in one transaction; before it everything is old, after it everything is new. What is left then, the
+files, is put right from `key.next`, which lies beside the key until all is done: no command works in between, and the
+next one finishes first.
+"""
+
+from __future__ import annotations
+
+import secrets
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import tomli_w
+
+from recllm.campaigns.folder import people_lines, read_log
+from recllm.campaigns.forget import campaign_folders, rename_people
+from recllm.errors import PolicyError, UsageError
+from recllm.files import PRIVATE, write_whole
+from recllm.jobs.experiments import list_experiments, running_experiment
+from recllm.jobs.recommenders import people_path
+from recllm.schema import SESSION_PREFIX
+from recllm.workspace.audit import AuditAction, anchor_audit, audit
+from recllm.workspace.privacy import Pseudonymiser
+from recllm.workspace.workspace import NEXT_KEY, SETTINGS_FILE, Workspace, fingerprint_of
+
+Successor = Callable[[str], str]
+"""A pseudonym of the old key -> that of the new one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rotation:
+    """What a rotation did."""
+
+    generation: int
+    """Keys in force, the new one included."""
+    pseudonyms: int
+    """People, sessions and tombstones that were renamed."""
+
+
+def rotate_key(workspace: Workspace, *, actor: str, lost: bool = False, force: bool = False) -> Rotation:
+    """Puts a new random key behind the workspace's, and renames everybody; services are started again afterwards.
+
+    lost: the old key is gone for good: the new one stands alone. People known so far keep their rows, and can be
+    reached by pseudonym alone, in the console; what comes of them later is of somebody unknown. Raises `UsageError`
+    where the key comes from RECLLM_KEY, whose text only its owner can change, and `PolicyError` while an experiment
+    runs, whose lots, like those of the global holdout, are drawn by pseudonym, unless `force` says that they may be
+    drawn anew.
+    """
+    if workspace.key_file is None:
+        raise UsageError(
+            "the key comes from RECLLM_KEY; put it into a file that RECLLM_KEY_FILE names, then repeat this"
+        )
+    if not force and running_experiment(list_experiments(workspace), datetime.now(UTC)) is not None:
+        raise PolicyError(
+            "an experiment is running, and lots are drawn by pseudonym: stop it first (recllm experiments stop), or "
+            "say --force to have its people, and those of the global holdout, drawn anew"
+        )
+    old_keys = () if lost else workspace.keys()
+    keys = (*old_keys, secrets.token_hex(32).encode())
+    write_whole(workspace.root / NEXT_KEY, b"\n".join(keys) + b"\n", mode=PRIVATE)
+    fingerprint = fingerprint_of(keys, workspace.settings.tenant)
+    successor = successor_of(keys, workspace.settings.tenant)
+    n_renamed = workspace.store().rename_users(successor, fingerprint)
+    workspace.close()
+    with finish_rotation(workspace) as renamed:
+        audit(renamed, actor, AuditAction.KEY_ROTATED, generation=len(keys), pseudonyms=n_renamed, lost=lost)
+    return Rotation(generation=len(keys), pseudonyms=n_renamed)
+
+
+def resume_rotation(root: Path) -> Workspace:
+    """Opens a workspace whose rotation was stopped: as it was where the store was not renamed yet, else finished."""
+    rotated = Workspace.open_rotated(root)
+    if rotated.is_rotated():
+        return finish_rotation(rotated)
+    rotated.close()
+    (root / NEXT_KEY).unlink(missing_ok=True)
+    return Workspace.open(root)
+
+
+def finish_rotation(workspace: Workspace) -> Workspace:
+    """After the store was renamed: the files by the new names, then settings and key. Returns the workspace, opened
+    with the new key. It can be stopped and called again."""
+    root, key_file = workspace.root, workspace.key_file
+    renamed = Workspace.open_rotated(root)
+    keys = renamed.keys()
+    successor, store = successor_of(keys, renamed.settings.tenant), renamed.store()
+    in_files = {
+        name
+        for folder in campaign_folders(root)
+        for name in (*(line["user_id"] for line in people_lines(folder)), *_exported(folder.exports))
+    }
+    with store.read() as reader:
+        known = set(reader.users([*in_files, *map(successor, in_files)])["user_id"])
+    rename_people(root, {name: successor(name) for name in in_files if name not in known and successor(name) in known})
+    for path in people_path(renamed, "").parent.glob("*.safetensors"):
+        path.unlink(missing_ok=True)  # who is who in it is told by pseudonym; it is made anew
+
+    settings_file = root / SETTINGS_FILE
+    table = tomllib.loads(settings_file.read_text("utf-8"))
+    table["key_fingerprint"] = fingerprint_of(keys, renamed.settings.tenant)
+    assert key_file is not None  # noqa: S101 - a rotation does not begin without
+    write_whole(settings_file, tomli_w.dumps(table))
+    write_whole(key_file, b"\n".join(keys) + b"\n", mode=PRIVATE)
+    anchor_audit(renamed)
+    (root / NEXT_KEY).unlink()
+    renamed.close()
+    return Workspace.open(root)
+
+
+def successor_of(keys: tuple[bytes, ...], tenant: str) -> Successor:
+    """What the newest key makes of a pseudonym, of a person or a session, under the key before it."""
+    people = Pseudonymiser(*keys, tenant=tenant)
+    sessions = people.of_sessions()
+    return lambda name: (sessions if name.startswith(SESSION_PREFIX) else people).successor(name)
+
+
+def _exported(log: Path) -> set[str]:
+    return {user for entry in read_log(log) for name in ("reached", "held") for user in entry[name]}

@@ -1,0 +1,192 @@
+"""The audit log: who did what, to whose data, when; only ever longer.
+
+Each entry of the store's table holds a hash over the one before it and itself (Haber and Stornetta 1991), keyed so that
+nobody without the workspace's key can make one: it shows a changed, removed, added or moved entry. A cut end looks
+whole in such a chain, so the number and hash of the last entry stand in a file beside the store, `audit.json`, keyed as
+well.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hmac
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import partial
+from typing import Any
+
+from recllm.documents import plain
+from recllm.files import PRIVATE, lock_file, write_whole
+from recllm.workspace.workspace import Workspace
+
+ANCHOR = "audit.json"
+
+
+class AuditAction(StrEnum):
+    """What was done. New ones are added at the end; none is renamed, as logs hold them."""
+
+    LOADED = "loaded"
+    CONSENT_CHANGED = "consent_changed"
+    PERSON_SHOWN = "person_shown"
+    """A person's page was looked at."""
+    PERSON_EXPORTED = "person_exported"
+    ERASURE_BEGUN = "erasure_begun"
+    """Tombstones stand; the rows go next."""
+    ERASED = "erased"
+    READMITTED = "readmitted"
+    """A tombstone was lifted."""
+    RESTRICTED = "restricted"
+    RESTRICTION_LIFTED = "restriction_lifted"
+    PEOPLE_LISTED = "people_listed"
+    """Ids of people left: an audience, predictions, occasions."""
+    CAMPAIGN_PLANNED = "campaign_planned"
+    CAMPAIGN_DECIDED = "campaign_decided"
+    CAMPAIGN_EXPORTED = "campaign_exported"
+    MODEL_TRAINED = "model_trained"
+    MODEL_PROMOTED = "model_promoted"
+    MODEL_REMOVED = "model_removed"
+    EXPERIMENT_STARTED = "experiment_started"
+    EXPERIMENT_STOPPED = "experiment_stopped"
+    FEEDBACK_RECORDED = "feedback_recorded"
+    """By a person at the console, in somebody's name."""
+    FILE_DOWNLOADED = "file_downloaded"
+    """A table of the console in which ids of people stand."""
+    KEY_MADE = "key_made"
+    KEY_REVOKED = "key_revoked"
+    RETENTION_APPLIED = "retention_applied"
+    KEY_ROTATED = "key_rotated"
+    BACKED_UP = "backed_up"
+    RESTORED = "restored"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEntry:
+    """One line of the log."""
+
+    number: int
+    """From 1, without gaps."""
+    at: datetime
+    """UTC."""
+    actor: str
+    """Who: "key:ID" of the service, "console:NAME", "cli:LOGIN", or "retention"."""
+    action: AuditAction
+    subject: str | None
+    """Pseudonym of the person it was about, under the key of that time; None for more than one, or nobody."""
+    details: Mapping[str, Any]
+    """Counts and names of things; no id of a person."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditCheck:
+    """Whether the log is as it was written."""
+
+    entries: int
+    problem: str | None
+    """What is wrong, None when nothing is."""
+
+
+def command_line_actor() -> str:
+    """Who runs this process, by the login name."""
+    try:
+        return f"cli:{getpass.getuser()}"
+    except (OSError, KeyError):  # an account without a name
+        return f"cli:{os.getuid() if hasattr(os, 'getuid') else 'unknown'}"
+
+
+def audit(
+    workspace: Workspace,
+    actor: str,
+    action: AuditAction,
+    *,
+    subject: str | None = None,
+    **details: Any,
+) -> int:
+    """Appends an entry, durable on return; its number. subject: a pseudonym. details: what JSON can hold."""
+    entry = _canonical(
+        {
+            "at": datetime.now(UTC).isoformat(timespec="microseconds"),
+            "actor": actor,
+            "action": action.value,
+            "subject": subject,
+            "details": plain(details),
+        }
+    )
+    with lock_file(workspace.root / f".{ANCHOR}.lock"):
+        number, digest = workspace.store().append_audit([entry], partial(_hash, workspace.signing_key("audit")))
+        _anchor(workspace, number, digest)
+    return number
+
+
+def read_audit(workspace: Workspace, *, subjects: frozenset[str] | None = None, after: int = 0) -> list[AuditEntry]:
+    """The entries behind a number, oldest first; with `subjects` those about one of these pseudonyms."""
+    entries = []
+    for number, text, _ in workspace.store().audit_entries(after):
+        fields = json.loads(text)
+        if subjects is None or fields["subject"] in subjects:
+            at, action = datetime.fromisoformat(fields["at"]), AuditAction(fields["action"])
+            entries.append(AuditEntry(**{**fields, "number": number, "at": at, "action": action}))
+    return entries
+
+
+def verify_audit(workspace: Workspace) -> AuditCheck:
+    """Checks every entry, their order and number, and the end of the log against the signed anchor.
+
+    An entry that the anchor does not know yet is right: its writer was stopped before it came to the anchor.
+    """
+    entries, digest = workspace.store().audit_entries(), ""
+    keys, hashes = list(workspace.signing_keys("audit")), []
+    for expected, (number, entry, recorded) in enumerate(entries, start=1):
+        if number != expected:
+            return AuditCheck(entries=len(entries), problem=f"entry {expected} is missing")
+        while keys and not hmac.compare_digest(_hash(keys[0], digest, entry), recorded):
+            del keys[0]  # from here on with the next key, or with none
+        if not keys:
+            return AuditCheck(entries=len(entries), problem=f"entry {number} is not as it was written")
+        digest = recorded
+        hashes.append(digest)
+    path = workspace.root / ANCHOR
+    if not path.exists():
+        problem = f"{ANCHOR} is missing, so whether the end was cut cannot be told" if entries else None
+        return AuditCheck(entries=len(entries), problem=problem)
+    try:
+        anchor = json.loads(path.read_bytes())
+        count, last, signature = int(anchor["entries"]), str(anchor["hash"]), str(anchor["signature"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return AuditCheck(entries=len(entries), problem=f"{ANCHOR} is damaged")
+    if not any(hmac.compare_digest(_signature(key, count, last), signature) for key in workspace.signing_keys("audit")):
+        return AuditCheck(entries=len(entries), problem=f"{ANCHOR} was not signed by this workspace")
+    if count > len(entries):
+        return AuditCheck(entries=len(entries), problem=f"the last {count - len(entries)} entries are missing")
+    if count and hashes[count - 1] != last:
+        return AuditCheck(entries=len(entries), problem=f"entry {count} is not the one that was signed")
+    return AuditCheck(entries=len(entries), problem=None)
+
+
+def anchor_audit(workspace: Workspace) -> None:
+    """Signs the end of the log as it stands: after the workspace's key, or the store as a whole, was exchanged."""
+    with lock_file(workspace.root / f".{ANCHOR}.lock"):
+        entries = workspace.store().audit_entries()
+        number, _, digest = entries[-1] if entries else (0, "", "")
+        _anchor(workspace, number, digest)
+
+
+def _anchor(workspace: Workspace, number: int, digest: str) -> None:
+    signature = _signature(workspace.signing_key("audit"), number, digest)
+    record = {"entries": number, "hash": digest, "signature": signature}
+    write_whole(workspace.root / ANCHOR, json.dumps(record) + "\n", mode=PRIVATE)
+
+
+def _signature(key: bytes, number: int, digest: str) -> str:
+    return hmac.digest(key, f"{number}\0{digest}".encode(), "sha256").hex()
+
+
+def _canonical(entry: Mapping[str, Any]) -> str:
+    return json.dumps(entry, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def _hash(key: bytes, last: str, entry: str) -> str:
+    return hmac.digest(key, f"{last}\n{entry}".encode("utf-8", "surrogatepass"), "sha256").hex()

@@ -1,0 +1,74 @@
+"""Marks that are put in at every door of a shop, and a look at every byte for them, in every form that bytes take."""
+
+from __future__ import annotations
+
+import base64
+import bz2
+import gzip
+import lzma
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+MARK = "zzcanary"
+"""What every canary begins with; no other text of a shop has it."""
+
+_MEMBER = re.compile(rb"\x1f\x8b\x08|\x78[\x01\x5e\x9c\xda]|BZh[1-9]|\xfd7zXZ\x00")
+_OPENERS = {b"\x1f": gzip.decompress, b"x": zlib.decompress, b"B": bz2.decompress, b"\xfd": lzma.decompress}
+
+
+def canary(name: str) -> str:
+    return f"{MARK}_{name}"
+
+
+def forms(text: str) -> dict[str, bytes]:
+    """A text as bytes: plain, UTF-16, hex in both cases, and base64 at each of its three offsets."""
+    plain = text.encode()
+    shifted = {}
+    for offset in range(3):
+        encoded = base64.b64encode(b"\0" * offset + plain)
+        first = -(-offset * 8 // 6) if offset else 0  # the first sextet that holds nothing of what stood before
+        shifted[f"base64+{offset}"] = encoded[first : (offset + len(plain)) * 8 // 6]
+    return {
+        "plain": plain,
+        "utf-16-le": text.encode("utf-16-le"),
+        "utf-16-be": text.encode("utf-16-be"),
+        "hex": plain.hex().encode(),
+        "HEX": plain.hex().upper().encode(),
+        **shifted,
+    }
+
+
+def hits(folder: Path, text: str = MARK) -> list[str]:
+    """Path and form of every occurrence in the files below a folder, whatever they are called; hidden ones too."""
+    wanted = forms(text)
+    found = []
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        found += [f"{name}: its name"] if text in path.name else []
+        if path.is_file() and not path.is_symlink():
+            for layer, content in _layers(path.read_bytes()):
+                found += [f"{name}: {layer}{form}" for form, needle in wanted.items() if needle in content]
+    return found
+
+
+def _layers(content: bytes) -> Iterator[tuple[str, bytes]]:
+    """The bytes of a file, and what is packed in them."""
+    yield "", content
+    for match in _MEMBER.finditer(content):
+        try:
+            opener = _OPENERS[match.group()[:1]]
+            yield "unpacked ", _unpacked(opener, content[match.start() :])
+        except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError):
+            continue
+
+
+def _unpacked(opener: object, content: bytes) -> bytes:
+    if opener is zlib.decompress:
+        return zlib.decompressobj().decompress(content, 1 << 26)
+    if opener is gzip.decompress:
+        return zlib.decompressobj(31).decompress(content, 1 << 26)
+    if opener is bz2.decompress:
+        return bz2.BZ2Decompressor().decompress(content, 1 << 26)
+    return lzma.LZMADecompressor().decompress(content, 1 << 26)

@@ -1,0 +1,393 @@
+"""A person who goes: in at every door, out of every byte; never back; and what is told of it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from canaries import MARK, canary, forms, hits
+from fastapi.testclient import TestClient
+from postgres_server import PostgresServer
+from shop_world import shop as world
+from store_view import view
+from waiting import until
+
+from recllm.console.app import mount_console
+from recllm.console.loads import receive_upload
+from recllm.documents import plain
+from recllm.encoder.cache import CachedEncoder
+from recllm.encoder.toy import ToyEncoder
+from recllm.errors import DataError, ModelError, NothingToDo, UsageError
+from recllm.jobs.load import add_events, load_file
+from recllm.jobs.recommenders import open_recommender, refresh, usable_version
+from recllm.jobs.train import train_workspace
+from recllm.privacy.backup import back_up, restore
+from recllm.privacy.certificate import read_certificate
+from recllm.privacy.erasure import erase_people, finish_erasures
+from recllm.privacy.export import export_person
+from recllm.privacy.retention import apply_retention
+from recllm.recommender.registry import open_version, taints
+from recllm.recommender.registry import serving as serving_version
+from recllm.schema import Purpose, SlateStatus
+from recllm.service.app import create_app
+from recllm.service.live import LiveShop
+from recllm.settings import ServiceSettings
+from recllm.workspace.audit import AuditAction, read_audit, verify_audit
+from recllm.workspace.workspace import CERTIFICATES, Workspace
+
+PEOPLE = 120
+WHO = canary("person")
+FAST = ServiceSettings(watch_seconds=0.05, marketing_seconds=0.0)
+CAMPAIGN: dict[str, Any] = {
+    "id": "tea",
+    "goal": "tea for those who drink it",
+    "channels": ["email"],
+    "target": {"category": "food > tea", "most_items": 3},
+    "limits": {"size": 55},
+    "words": {"packs": ["us_ftc"]},
+    "sender": {"name": "Leaf & Iron", "address": "1 Market Street", "opt_out": "https://example.com/stop"},
+}
+
+
+def make_shop(folder: Path, **settings: Any) -> Path:
+    """A trained shop; the first of its people, who drinks tea, has a canary for an id."""
+    data = world(people=PEOPLE)
+    e, items, users = data.events, data.items["item_id"], data.users["user_id"].to_list()
+    users[0] = WHO
+    log = ["user_id,item_id,event,timestamp,quantity,price,basket_id"]
+    log += [
+        f"{users[int(u)]},{items[int(i)]},purchase,{int(at)},1,{float(price)},{canary('basket') if not u else ''}"
+        for u, i, at, price in zip(e.user, e.item, e.at, e.price, strict=True)
+    ]
+    (folder / "log.csv").write_text("\n".join(log) + "\n")
+    rows = [
+        f"{r['item_id']},{r['title']},{' > '.join(r['category'])},{r['brand']},{r['price']}"
+        for r in data.items.to_dicts()
+    ]
+    (folder / "items.csv").write_text("\n".join(["item_id,title,category,brand,price", *rows]) + "\n")
+    with Workspace.create(
+        folder / "shop", consent_default=True, currency="USD", timezone="UTC", encoder="toy", service=FAST, **settings
+    ) as shop:
+        for name, table in (("items", "items"), ("log", "events")):
+            assert load_file(shop, folder / f"{name}.csv", table).accepted
+        train_workspace(shop, n_windows=2, epochs=2, min_steps=100)
+    return folder / "shop"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_shop(tmp_path_factory.mktemp("erasure"))
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    shutil.copytree(made, tmp_path / "shop")
+    return tmp_path / "shop"
+
+
+def through_every_door(folder: Path, scratch: Path) -> None:
+    """The person does, is told and is planned for whatever a shop has a door for, with a canary in each field."""
+    refused = f"user_id,item_id,event,timestamp,basket_id\n{WHO},tea1,purchase,not a time,{canary('refused')}\n"
+    good = "".join(f"u{n:02},tea1,view,2024-02-19T10:00:00Z,\n" for n in range(2, 42, 2))
+    (scratch / "refused.csv").write_text(refused + good)
+    shop = Workspace.open(folder)
+    assert load_file(shop, scratch / "refused.csv", "events").quarantined == 1
+    basics = f"user_id,age,city,note\n{WHO},{canary('age')},{canary('city')},{canary('note')}\n"
+    (scratch / "basics.csv").write_text(basics)
+    load_file(shop, scratch / "basics.csv", "users")
+    receive_upload(shop, io.BytesIO(basics.encode()), "people.csv")
+    vectors = CachedEncoder(ToyEncoder(), shop.cache_dir / "vectors")
+    vectors.encode([f"Age: {canary('age')}"], kind="query")
+    vectors.close()
+    refresh(shop)
+    shop.close()
+    app = create_app([LiveShop(Workspace.open(folder), "shop")], FAST)
+    mount_console(app)
+    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
+        until(lambda: client.get("/readyz").status_code == 200)
+
+        def ask(path: str, body: dict[str, Any], status: int = 200) -> Any:
+            answer = client.post(path, json=body)
+            assert answer.status_code == status, answer.text
+            return answer.json()
+
+        ask("/v1/consent", {"consent": [{"user_id": WHO, "purpose": "email", "granted": True}]})
+        event = {"item_id": "tea2", "event": "view", "basket_id": canary("cart")}
+        ask("/v1/events", {"events": [event | {"session_id": canary("session"), "event_id": canary("event")}]})
+        ask("/v1/events", {"events": [{"user_id": WHO, "item_id": canary("unknown_item"), "event": "purchase"}]})
+        ask("/v1/sessions/join", {"session_id": canary("session"), "user_id": WHO})
+        slate = ask("/v1/recommend", {"user_id": WHO, "k": 5, "explain": True, "record": True})
+        click = {"user_id": WHO, "item_id": slate["items"][0]["item_id"], "event": "click"}
+        ask("/v1/events", {"events": [click | {"request_id": slate["request_id"]}]})
+        ask("/v1/explain", {"user_id": WHO, "item_id": "tea1"})
+        ask("/v1/search", {"query": canary("query"), "user_id": WHO})
+        ask("/v1/copy", {"user_id": WHO, "channel": "push"})
+        ask("/v1/audience", {"category": "food > tea", "size": 55})
+        draft = ask("/v1/campaigns", {"campaign": CAMPAIGN}, 201)
+        job = client.post("/v1/campaigns/tea/plan", json={"revision": draft["revision"]}).json()
+        until(lambda: client.get(f"/v1/jobs/{job['job_id']}").json()["state"] in ("done", "failed"))
+        campaign = client.get("/v1/campaigns/tea").json()
+        texts = [text["id"] for text in campaign["texts"]]
+        decision = {"decision": "approve", "text_ids": texts, "revision": campaign["revision"]}
+        campaign = ask("/v1/campaigns/tea/decisions", decision)
+        order = {"revision": campaign["revision"], "ids": [WHO, *(f"u{n:02}" for n in range(1, PEOPLE))]}
+        sent = ask("/v1/campaigns/tea/export", order)
+        assert WHO in {row["user_id"] for row in csv.DictReader(io.StringIO(sent["files"]["tea-email.csv"]))}
+        assert client.get(f"/v1/users/{WHO}/export").status_code == 200
+
+
+def test_a_person_is_in_every_byte_and_then_in_none(folder: Path, tmp_path: Path) -> None:
+    through_every_door(folder, tmp_path)
+    with Workspace.open(folder) as shop:
+        name = shop.pseudonymiser().one(WHO)
+        session = shop.session_pseudonymiser().one(canary("session"))
+        fields = (canary("note"), canary("refused"), canary("cart"), canary("basket"), canary("unknown_item"))
+        assert all(hits(folder, text) for text in (*fields, WHO, name)), "it came in at every door"
+        certificate = erase_people(shop, [WHO], actor="test")
+        assert hits(folder) == []
+        assert set(certificate.subjects) == {name, session}
+        assert {t for t, n in certificate.rows.items() if n} >= {"events", "consent", "users", "messages", "sessions"}
+        files = {kind: n for kind, n in certificate.files.items() if n}
+        assert files.keys() == {"campaign_people", "campaign_exports", "quarantined_rows", "uploads", "cached_vectors"}
+        assert certificate.exported_in == ("tea",) and certificate.database == {"vacuum": True, "log_emptied": True}
+        # the pseudonym itself stands in the tombstone and in the proof of the erasure, and nowhere else
+        proof = {"store.sqlite", "store.sqlite-wal", f"{CERTIFICATES}/{certificate.certificate_id}.json"}
+        assert {hit.split(":")[0] for text in (name, session) for hit in hits(folder, text)} == proof
+        recommender = open_recommender(shop)
+        assert recommender.recommend(plain_request(WHO))[0].status is SlateStatus.UNKNOWN_USER
+
+
+def plain_request(user: str) -> Any:
+    from recllm.schema import RecommendRequest
+
+    return RecommendRequest(users=(user,), k=3)
+
+
+def test_canaries_are_seen_in_every_form(tmp_path: Path) -> None:
+    import base64
+    import gzip
+
+    text = canary("form")
+    disguises = {
+        "a": b"xx" + text.encode(),
+        "b": b"x" + text.encode("utf-16-le"),
+        "c": text.encode().hex().encode(),
+        "d": base64.b64encode(b"1" + text.encode() + b"22"),
+        "e": base64.b64encode(b"12" + text.encode()),
+        "f": base64.b64encode(text.encode() + b"zz"),
+        "g": b"\0\0" + gzip.compress(b"before " + text.encode()) + b"after",
+    }
+    for name, content in disguises.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "h").write_bytes(b"nothing")
+    assert {hit.split(":")[0] for hit in hits(tmp_path, text)} == set(disguises)
+    assert len(set(forms(text).values())) == len(forms(text))
+
+
+def test_late_events_do_not_bring_somebody_back(folder: Path, tmp_path: Path) -> None:
+    with Workspace.open(folder) as shop:
+        erase_people(shop, [WHO], actor="test")
+        n_events = view(shop.store()).events().height
+        late = {"user_id": WHO, "item_id": "tea1", "event": "purchase", "timestamp": datetime(2024, 2, 1, tzinfo=UTC)}
+        result = add_events(shop, [late, late | {"user_id": "u02", "event": "view"}], source="test")
+        assert (result.accepted, result.erased) == (1, [0])
+        rows = f"{WHO},tea1,purchase,2024-02-01T10:00:00Z\nu04,tea1,purchase,2024-02-01T10:00:00Z\n"
+        (tmp_path / "late.csv").write_text("user_id,item_id,event,timestamp\n" + rows)
+        report = load_file(shop, tmp_path / "late.csv", "events")
+        assert (report.read, report.accepted, report.quarantined) == (2, 1, 1)
+        assert report.codes == {"E_ERASED_SUBJECT": 1}
+        for table, head, row in (("users", "user_id,age", f"{WHO},40"), ("consent", CONSENT, f"{WHO},email,true,{AT}")):
+            (tmp_path / "again.csv").write_text(f"{head}\n{row}\n")
+            assert load_file(shop, tmp_path / "again.csv", table).codes == {"E_ERASED_SUBJECT": 1}
+        assert view(shop.store()).events().height == n_events + 2
+        assert shop.pseudonymiser().one(WHO) not in view(shop.store()).users()["user_id"].to_list()
+        assert hits(folder) == []
+
+
+CONSENT, AT = "user_id,purpose,granted,timestamp", "2024-02-01T10:00:00Z"
+
+
+def test_a_whole_log_is_loaded_again_without_them(folder: Path, made: Path) -> None:
+    """However many rows were theirs: they do not count towards the limit of bad rows."""
+    with Workspace.open(folder) as shop:
+        erase_people(shop, [WHO, *(f"u{n:02}" for n in range(1, 21))], actor="test")
+        report = load_file(shop, made.parent / "log.csv", "events")
+        assert report.codes["E_ERASED_SUBJECT"] == 21 * 28 and report.accepted == 0
+        assert report.read == report.duplicates + report.quarantined
+
+
+def test_somebody_unknown_gets_a_tombstone_all_the_same(folder: Path) -> None:
+    with Workspace.open(folder) as shop:
+        with pytest.raises(NothingToDo, match="tombstones stand"):
+            erase_people(shop, ["stranger"], actor="test")
+        late = {
+            "user_id": "stranger",
+            "item_id": "tea1",
+            "event": "view",
+            "timestamp": datetime(2024, 2, 1, tzinfo=UTC),
+        }
+        assert add_events(shop, [late], source="test").erased == [0]
+        assert erase_people(shop, ["stranger", WHO], actor="test").unknown == 1
+        with pytest.raises(NothingToDo):
+            erase_people(shop, [WHO], actor="test")
+        with pytest.raises(UsageError, match="nobody was named"):
+            erase_people(shop, [], actor="test")
+        assert taints(shop.models_dir), "the model that learned from one of them stays marked"
+
+
+def test_what_learned_from_somebody_is_marked_replaced_and_not_opened_any_more(folder: Path) -> None:
+    with Workspace.open(folder) as shop:
+        version = serving_version(shop.models_dir)
+        assert version is not None and usable_version(shop) == version
+        certificate = erase_people(shop, [WHO], actor="test")
+        (model,) = certificate.models
+        assert model.name == version
+        days = datetime.fromisoformat(model.use_until) - datetime.fromisoformat(certificate.at)
+        assert days == timedelta(days=30) and usable_version(shop) == version
+        # the weights of a refreshed version are those of its parent
+        refreshed = refresh(shop)
+        assert taints(shop.models_dir)[refreshed] == taints(shop.models_dir)[version]
+        path = shop.models_dir / "tainted.json"
+        ended = {n: t | {"use_until": "2024-01-01T00:00:00+00:00"} for n, t in json.loads(path.read_text()).items()}
+        path.write_text(json.dumps(ended))
+        with pytest.raises(ModelError, match="use ended on 2024-01-01"):
+            open_version(shop.models_dir)
+        assert usable_version(shop) is None
+        slate = open_recommender(shop).recommend(plain_request("u02"))[0]
+        assert slate.status is SlateStatus.TEXT_ONLY and slate.model_version is None
+        trained = train_workspace(shop, n_windows=2, epochs=1, min_steps=20)
+        assert usable_version(shop) == trained.model_version and trained.model_version not in taints(shop.models_dir)
+        apply_retention(shop, actor="test")
+        assert not (shop.models_dir / "versions" / version).exists()
+        path.write_text("{")
+        with pytest.raises(ModelError, match="damaged"):
+            open_version(shop.models_dir)
+
+
+def test_somebody_without_events_taints_nothing(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "users.csv").write_text("user_id,age\nnew,40\n")
+    with Workspace.open(folder) as shop:
+        load_file(shop, tmp_path / "users.csv", "users")
+        assert erase_people(shop, ["new"], actor="test").models == ()
+
+
+def test_who_is_erased_while_a_model_is_trained_taints_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recllm.recommender.recommender import Recommender
+
+    fit = Recommender.fit
+
+    def erase_then_fit(self: Recommender, *args: Any, **kwargs: Any) -> Recommender:
+        with Workspace.open(folder) as other:
+            erase_people(other, [WHO], actor="test")
+        return fit(self, *args, **kwargs)
+
+    monkeypatch.setattr(Recommender, "fit", erase_then_fit)
+    with Workspace.open(folder) as shop:
+        version = train_workspace(shop, n_windows=2, epochs=1, min_steps=20).model_version
+        assert version in taints(shop.models_dir) and hits(folder) == []
+
+
+def test_an_erasure_that_was_stopped_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    through_every_door(folder, tmp_path)
+    steps = ("mark_tainted", "forget_people", "forget_in_states", "issue")
+    for step in steps:
+        with monkeypatch.context() as patch, Workspace.open(folder) as shop:
+
+            def stopped(*args: Any, **kwargs: Any) -> None:
+                raise KeyboardInterrupt
+
+            patch.setattr(f"recllm.privacy.erasure.{step}", stopped)
+            with pytest.raises(KeyboardInterrupt):
+                erase_people(shop, [WHO], actor="test")
+            name = shop.pseudonymiser().one(WHO)
+            is_known = name in view(shop.store()).users()["user_id"].to_list()
+            assert is_known is (step in ("mark_tainted", "forget_people"))
+            assert not is_known or not shop.gate().permits(name, Purpose.PERSONALISATION)
+    with Workspace.open(folder) as shop:
+        assert apply_retention(shop, actor="test").finished_erasures == len(steps)
+        assert finish_erasures(shop, actor="test") == []
+        assert hits(folder) == [] and serving_version(shop.models_dir) in taints(shop.models_dir)
+
+
+def test_a_certificate_that_was_changed_is_refused(folder: Path, tmp_path: Path) -> None:
+    with Workspace.open(folder) as shop:
+        certificate = erase_people(shop, [WHO], actor="test")
+        path = folder / CERTIFICATES / f"{certificate.certificate_id}.json"
+        assert read_certificate(shop, path) == certificate
+        for change in ({"unknown": 5}, {"signature": "0" * 64}, {"extra": 1}, {"rows": {}}):
+            (tmp_path / "changed.json").write_text(json.dumps(plain(certificate) | change))
+            with pytest.raises(DataError):
+                read_certificate(shop, tmp_path / "changed.json")
+        (tmp_path / "changed.json").write_text("[]")
+        with pytest.raises(DataError):
+            read_certificate(shop, tmp_path / "changed.json")
+
+
+def test_restoring_an_old_backup_does_not_bring_somebody_back(folder: Path, tmp_path: Path) -> None:
+    through_every_door(folder, tmp_path)
+    with Workspace.open(folder) as shop:
+        back_up(shop, tmp_path / "old.backup", actor="test")
+        certificate = erase_people(shop, [WHO], actor="test")
+    certificate_file = folder / CERTIFICATES / f"{certificate.certificate_id}.json"
+    restored = restore(
+        tmp_path / "old.backup",
+        tmp_path / "elsewhere",
+        actor="test",
+        certificates=[certificate_file],
+        key_file=folder / "key",
+    )
+    assert restored.erased_again == 1 and hits(tmp_path / "elsewhere") == []
+    restored = restore(tmp_path / "old.backup", folder, actor="test", replace=True)
+    assert restored.erased_again == 1 and hits(folder) == []
+    with Workspace.open(folder) as shop:
+        assert verify_audit(shop).problem is None
+        assert AuditAction.RESTORED in [entry.action for entry in read_audit(shop)]
+        assert open_recommender(shop).recommend(plain_request("u02"))[0].status is SlateStatus.PERSONAL
+
+
+def test_the_export_holds_nobody_else(folder: Path, tmp_path: Path) -> None:
+    through_every_door(folder, tmp_path)
+    with Workspace.open(folder) as shop:
+        document = export_person(shop, WHO)
+        text = json.dumps(plain(document), default=str)
+        others = [f"u{n:02}" for n in range(1, PEOPLE)]
+        strangers = [*others, *shop.pseudonymiser().many(others)]
+        assert not [name for name in strangers if f'"{name}"' in text or (name.startswith("u1_") and name in text)]
+        for part in ("basket", "cart", "city", "age", "refused", "unknown_item"):
+            assert canary(part) in text
+        assert len(document["sessions"]) == 1 and document["messages"][0]["campaign_id"] == "tea"
+        assert document["campaigns"][0]["text"] and document["campaigns"][0]["exported_at"]
+        assert document["models"] and document["inferred"]["recommendations"]["items"][0]["reasons"]
+        assert document["inferred"]["profile"]
+        assert [access["action"] for access in document["accesses"]] == ["person_exported"]
+
+
+@pytest.fixture
+def postgres_shop(postgres_server: PostgresServer, tmp_path: Path) -> Iterator[Path]:
+    yield make_shop(tmp_path, store=postgres_server.url(user="admin", database="postgres"))
+
+
+def test_no_byte_stays_in_the_files_of_postgresql(postgres_shop: Path, postgres_server: PostgresServer) -> None:
+    data = postgres_server._data
+    through_every_door(postgres_shop, postgres_shop.parent)
+    with Workspace.open(postgres_shop) as shop:
+        assert hits(data, MARK)
+        certificate = erase_people(shop, [WHO], actor="test")
+        assert certificate.database == {"vacuum": True, "statistics": True, "log_emptied": True}
+        assert hits(postgres_shop) == [] and hits(data, MARK) == []
+
+
+def test_what_the_databases_user_may_not_do_is_told(postgres_server: PostgresServer, tmp_path: Path) -> None:
+    shop = Workspace.create(tmp_path / "shop", consent_default=True, store=postgres_server.url())
+    late = {"user_id": WHO, "item_id": "tea1", "event": "view", "timestamp": datetime(2024, 2, 1, tzinfo=UTC)}
+    add_events(shop, [late], source="test")
+    certificate = erase_people(shop, [WHO], actor="test")
+    assert certificate.database == {"vacuum": True, "statistics": False, "log_emptied": False}
+    shop.close()
