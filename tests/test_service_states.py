@@ -104,6 +104,8 @@ class ServiceMachine(RuleBasedStateMachine):
         """Session -> the person to whom it was joined."""
         self.events: dict[str, tuple[tuple[str, str], dict[str, Any]]] = {}
         """Event id -> who did it, and its content."""
+        self.erased: set[tuple[str, str]] = set()
+        """People who were erased, and their sessions: nothing comes back of them."""
         self.counts: Counter[str] = Counter()
         self.slates: Counter[str] = Counter()
         """Counted since the service was opened, as /metrics does."""
@@ -191,6 +193,10 @@ class ServiceMachine(RuleBasedStateMachine):
         event_id = f"e-{self.number}"
         event = {visitor[0]: visitor[1], **content} | ({"event_id": event_id} if is_named or at is None else {})
         account = self.ask("POST", "/v1/events", {"events": [event]})
+        if visitor in self.erased:
+            assert account == {"accepted": 0, "duplicates": 0, "conflicts": [], "rejected": [0]}
+            self.counts["rejected"] += 1
+            return
         assert account == {"accepted": 1, "duplicates": 0, "conflicts": [], "rejected": []}
         self.counts["accepted"] += 1
         if "event_id" in event:
@@ -237,7 +243,11 @@ class ServiceMachine(RuleBasedStateMachine):
         at = None if days is None else before - timedelta(days=days)
         decision = {"user_id": name, "purpose": purpose, "granted": granted}
         decision |= {} if at is None else {"timestamp": at.isoformat()}
-        assert self.ask("POST", "/v1/consent", {"consent": [decision]})["accepted"] == 1
+        account = self.ask("POST", "/v1/consent", {"consent": [decision]})
+        is_erased = ("user_id", name) in self.erased
+        assert (account["accepted"], account["erased"]) == (int(not is_erased), int(is_erased))
+        if is_erased:
+            return
         person = self.of_visitor(("user_id", name), new=True)
         assert person is not None
         person.decisions.setdefault(purpose, []).append((at or before, granted))
@@ -249,7 +259,10 @@ class ServiceMachine(RuleBasedStateMachine):
         person = self.of_visitor(("user_id", name))
         account = self.ask("POST", "/v1/users", {"users": [{"user_id": name, "basics": basics}]})
         is_same = person is not None and person.basics == basics
-        assert account == {"accepted": int(not is_same), "duplicates": int(is_same)}
+        if ("user_id", name) in self.erased:
+            assert account == {"accepted": 0, "duplicates": 0, "erased": 1}
+            return
+        assert account == {"accepted": int(not is_same), "duplicates": int(is_same), "erased": 0}
         person = self.of_visitor(("user_id", name), new=True)
         assert person is not None
         person.basics = basics
@@ -267,6 +280,7 @@ class ServiceMachine(RuleBasedStateMachine):
         gone = {("user_id", name), *(("session_id", session) for session in person.sessions)}
         self.events = {key: event for key, event in self.events.items() if event[0] not in gone}
         self.owners = {session: owner for session, owner in self.owners.items() if owner != name}
+        self.erased |= gone
         for visitor in gone:
             assert self.slate({visitor[0]: visitor[1], "k": 3})["status"] == "unknown_user"
         for path in ("profile", "export"):
@@ -278,6 +292,9 @@ class ServiceMachine(RuleBasedStateMachine):
     def join(self, session: str, name: str) -> None:
         owner, person = self.owners.get(session), self.people.get(name)
         answer = self.answer("POST", "/v1/sessions/join", {"session_id": session, "user_id": name})
+        if self.erased & {("session_id", session), ("user_id", name)}:
+            assert answer.json() == {"joined": False, "events": 0}
+            return
         if owner not in (None, name):
             assert answer.status_code == 409
             return
@@ -353,7 +370,8 @@ class ServiceMachine(RuleBasedStateMachine):
         if answer["status"] == "personal" and person is not None:
             allowed -= person.dismissed()
         assert set(shown) == allowed
-        if is_recorded and shown and (person is None or person.agrees("analytics")):
+        is_kept = visitor not in self.erased and (person is None or person.agrees("analytics"))
+        if is_recorded and shown and is_kept:
             for item in shown:
                 self.note(visitor, item, "shown", datetime.fromisoformat(answer["as_of"]))
 

@@ -95,7 +95,7 @@ def _erase(workspace: Workspace, certificate_id: str, names: Sequence[str], acto
 
     models = _mark_models(workspace, first_loaded, at)
     files, exported_in = _clean_files(workspace, subjects)
-    with store.load(Table.CONSENT, load_id=certificate_id, source="erasure") as load:
+    with store.load(Table.CONSENT, load_id=secrets.token_hex(16), source="erasure") as load:
         rows = load.erase_users(subjects)
     forget_in_states(workspace)
     database = store.purge()

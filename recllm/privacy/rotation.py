@@ -15,13 +15,13 @@ import secrets
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import tomli_w
 
 from recllm.campaigns.folder import people_lines, read_log
 from recllm.campaigns.forget import campaign_folders, rename_people
+from recllm.data.dataset import utc
 from recllm.errors import PolicyError, UsageError
 from recllm.files import PRIVATE, write_whole
 from recllm.jobs.experiments import list_experiments, running_experiment
@@ -29,7 +29,7 @@ from recllm.jobs.recommenders import people_path
 from recllm.schema import SESSION_PREFIX
 from recllm.workspace.audit import AuditAction, anchor_audit, audit
 from recllm.workspace.privacy import Pseudonymiser
-from recllm.workspace.workspace import NEXT_KEY, SETTINGS_FILE, Workspace, fingerprint_of
+from recllm.workspace.workspace import NEXT_KEY, SETTINGS_FILE, Workspace, fingerprint_of, present
 
 Successor = Callable[[str], str]
 """A pseudonym of the old key -> that of the new one."""
@@ -58,7 +58,7 @@ def rotate_key(workspace: Workspace, *, actor: str, lost: bool = False, force: b
         raise UsageError(
             "the key comes from RECLLM_KEY; put it into a file that RECLLM_KEY_FILE names, then repeat this"
         )
-    if not force and running_experiment(list_experiments(workspace), datetime.now(UTC)) is not None:
+    if not force and running_experiment(list_experiments(workspace), utc(present(workspace))) is not None:
         raise PolicyError(
             "an experiment is running, and lots are drawn by pseudonym: stop it first (recllm experiments stop), or "
             "say --force to have its people, and those of the global holdout, drawn anew"
@@ -98,8 +98,8 @@ def finish_rotation(workspace: Workspace) -> Workspace:
         for name in (*(line["user_id"] for line in people_lines(folder)), *_exported(folder.exports))
     }
     with store.read() as reader:
-        known = set(reader.users([*in_files, *map(successor, in_files)])["user_id"])
-    rename_people(root, {name: successor(name) for name in in_files if name not in known and successor(name) in known})
+        stored = set(reader.users([*in_files, *map(successor, in_files)])["user_id"])
+    rename_people(root, {n: successor(n) for n in in_files if n not in stored and successor(n) in stored})
     for path in people_path(renamed, "").parent.glob("*.safetensors"):
         path.unlink(missing_ok=True)  # who is who in it is told by pseudonym; it is made anew
 

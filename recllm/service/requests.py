@@ -369,7 +369,7 @@ class EventsAnswer(BaseModel):
     conflicts: list[int]
     """Positions of events whose id is known with another content."""
     rejected: list[int]
-    """Positions of events that lie ahead of the clock, or before the policy's `earliest_year`, or are of people who were
+    """Positions of events that lie ahead of the clock or before the policy's `earliest_year`, or are of people who were
     erased."""
 
 

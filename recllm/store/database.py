@@ -286,10 +286,11 @@ class Store:
                 connection.execute(insert(tables.audit).values(entry_no=number, entry=entry, hash=digest))
             return number, digest
 
-    def audit_entries(self, after: int = 0) -> list[tuple[int, str, str]]:
-        """Number, entry and hash of the audit log's entries behind a number, the oldest first."""
+    def audit_entries(self, after: int | None = None) -> list[tuple[int, str, str]]:
+        """Number, entry and hash of every entry of the audit log, or of those behind a number, the oldest first."""
         columns = tables.audit.c
-        query = select(columns.entry_no, columns.entry, columns.hash).where(columns.entry_no > after)
+        query = select(columns.entry_no, columns.entry, columns.hash)
+        query = query if after is None else query.where(columns.entry_no > after)
         with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
             return [tuple(row) for row in connection.execute(query.order_by(columns.entry_no))]
 

@@ -179,8 +179,8 @@ class Load:
         for start in range(0, len(user_ids), tables.IN_KEYS):
             some_ids = list(user_ids[start : start + tables.IN_KEYS])
             keys = self._connection.scalars(sa.select(user.user_key).where(user.user_id.in_(some_ids))).all()
-            shown = sa.and_(event.user_key.in_(keys), event.action == ACTION_CODE[Action.SHOWN])
-            requests = sa.select(event.request_id).where(shown)
+            was_shown = sa.and_(event.user_key.in_(keys), event.action == ACTION_CODE[Action.SHOWN])
+            requests = sa.select(event.request_id).where(was_shown)
             sent = sa.select(tables.messages.c.message_no).where(tables.messages.c.user_key.in_(keys))
             item, theirs = tables.items.c, sa.select(event.item_key).where(event.user_key.in_(keys))
             pending_keys = self._connection.scalars(
@@ -404,12 +404,12 @@ def bury(connection: sa.Connection, user_ids: Sequence[str], at: int) -> list[st
     user, session = tables.users.c, tables.sessions.c
     everyone = list(dict.fromkeys(user_ids))
     for start in range(0, len(user_ids), tables.IN_KEYS):
-        known = user.user_id.in_(list(user_ids[start : start + tables.IN_KEYS]))
+        among_these = user.user_id.in_(list(user_ids[start : start + tables.IN_KEYS]))
         joined = sa.select(session.session_id).join_from(
             tables.sessions, tables.users, user.user_key == session.user_key
         )
-        everyone += connection.scalars(joined.where(known)).all()
-        keys = connection.scalars(sa.select(user.user_key).where(known)).all()
+        everyone += connection.scalars(joined.where(among_these)).all()
+        keys = connection.scalars(sa.select(user.user_key).where(among_these)).all()
         if keys:
             restricted = pl.DataFrame({"user_key": keys, "at": [at] * len(keys)})
             _insert_new(connection, tables.restrictions, restricted, key=["user_key"])

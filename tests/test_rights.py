@@ -1,0 +1,437 @@
+"""Restriction, retention, the audit log, another key, backups: what a privacy officer runs, and what can go wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from canaries import canary, hits
+from conftest import Command
+from postgres_server import PostgresServer
+from sqlalchemy import text
+from store_view import view
+
+from recllm.errors import DataError, PolicyError, StoreError, UsageError
+from recllm.jobs.experiments import Treatment, start_experiment
+from recllm.jobs.load import add_events
+from recllm.jobs.recommenders import open_recommender
+from recllm.privacy.backup import back_up, read_backup, restore
+from recllm.privacy.erasure import erase_people
+from recllm.privacy.export import export_person
+from recllm.privacy.retention import apply_retention
+from recllm.privacy.rotation import resume_rotation, rotate_key
+from recllm.schema import Purpose
+from recllm.store.database import writing
+from recllm.workspace.audit import ANCHOR, AuditAction, audit, read_audit, verify_audit
+from recllm.workspace.privacy import KEY_VARIABLE, Pseudonymiser
+from recllm.workspace.workspace import NEXT_KEY, Workspace
+
+SECRET = "correct horse battery"
+PAST = datetime(2025, 3, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def opened(shop: Path):
+    with Workspace.open(shop) as workspace:
+        yield workspace
+
+
+# --- restriction -----------------------------------------------------------------------------------------------------
+
+
+def test_who_is_restricted_is_kept_and_used_for_nothing(opened: Workspace) -> None:
+    ann, store, gate = opened.pseudonymiser().one("ann"), opened.store(), opened.gate()
+    before = export_person(opened, "ann")
+    assert store.restrict(ann, datetime.now(UTC)) and not store.restrict(ann, datetime.now(UTC))
+    assert not any(gate.permits(ann, purpose) for purpose in Purpose)
+    for purpose in Purpose:
+        assert ann not in gate.dataset(purpose).users["user_id"].to_list() + gate.permitted_users(purpose)
+        assert not gate.stored_histories([ann], purpose)[0].events
+    after = export_person(opened, "ann")
+    assert after["events"] == before["events"] and after["restricted_since"]
+    add_events(opened, [{"user_id": "ann", "item_id": "tea", "event": "view", "timestamp": PAST}], source="test")
+    assert len(export_person(opened, "ann")["events"]) == len(before["events"]) + 1, "it is kept all the same"
+    assert store.restrict(ann, None) and not store.restrict(ann, None)
+    assert gate.permits(ann, Purpose.PERSONALISATION)
+
+
+# --- the audit log ---------------------------------------------------------------------------------------------------
+
+
+def fill(workspace: Workspace, n: int = 12) -> None:
+    for number in range(n):
+        audit(workspace, "key:1", AuditAction.PERSON_SHOWN, subject=f"u1_{number}", number=number)
+
+
+def change(workspace: Workspace, statement: str, **values: object) -> None:
+    with writing(workspace.store()._engine) as connection:
+        connection.execute(text(statement), values)
+
+
+def test_the_log_tells_who_did_what_to_whom(opened: Workspace) -> None:
+    fill(opened)
+    entries = read_audit(opened)
+    assert [entry.number for entry in entries] == list(range(1, 13)) and verify_audit(opened).problem is None
+    (entry,) = read_audit(opened, subjects=frozenset({"u1_3"}))
+    assert (entry.actor, entry.action, entry.details) == ("key:1", AuditAction.PERSON_SHOWN, {"number": 3})
+    assert abs(entry.at - datetime.now(UTC)) < timedelta(minutes=5)
+
+
+@pytest.mark.parametrize(
+    ("statement", "problem"),
+    [
+        ("UPDATE audit SET entry = replace(entry, 'key:1', 'key:2') WHERE entry_no = 7", "entry 7 is not as it was"),
+        ("UPDATE audit SET hash = 'a' || substr(hash, 2) WHERE entry_no = 3", "entry 3 is not"),
+        ("DELETE FROM audit WHERE entry_no = 5", "entry 5 is missing"),
+        ("DELETE FROM audit WHERE entry_no = 1", "entry 1 is missing"),
+        ("DELETE FROM audit WHERE entry_no > 10", "the last 2 entries are missing"),
+        ("DELETE FROM audit", "the last 12 entries are missing"),
+        ("UPDATE audit SET entry_no = 99 WHERE entry_no = 12", "entry 12 is missing"),
+        ("UPDATE audit SET entry_no = -entry_no WHERE entry_no IN (4, 5)", "entry 1 is missing"),
+        ("INSERT INTO audit SELECT 13, entry, hash FROM audit WHERE entry_no = 12", "entry 13 is not"),
+    ],
+)
+def test_any_change_of_the_log_is_seen(opened: Workspace, statement: str, problem: str) -> None:
+    fill(opened)
+    change(opened, statement)
+    assert problem in str(verify_audit(opened).problem)
+
+
+def test_a_change_of_the_anchor_is_seen(opened: Workspace) -> None:
+    fill(opened)
+    anchor = opened.root / ANCHOR
+    whole = anchor.read_text()
+    change(opened, "DELETE FROM audit WHERE entry_no > 10")
+    record = json.loads(whole)
+    for forged in (record | {"entries": 10}, record | {"signature": "0" * 64}, {}, []):
+        anchor.write_text(json.dumps(forged))
+        assert verify_audit(opened).problem
+    anchor.unlink()
+    assert "is missing" in str(verify_audit(opened).problem)
+
+
+def test_a_writer_that_was_stopped_before_the_anchor_did_no_harm(
+    opened: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(opened)
+    with monkeypatch.context() as patch:
+        patch.setattr("recllm.workspace.audit._anchor", lambda *_: None)
+        fill(opened, 1)
+    assert verify_audit(opened).problem is None
+    fill(opened, 1)
+    assert verify_audit(opened).problem is None and len(read_audit(opened)) == 14
+
+
+# --- retention -------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_over_its_time_goes_by_rule_and_clock(shop: Path) -> None:
+    toml = (shop / "workspace.toml").read_text()
+    (shop / "workspace.toml").write_text(f"{toml}\n[retention]\nevents = 5\nquarantine = 10\ncopies = 20\n")
+    with Workspace.open(shop) as opened:
+        (quarantined,) = opened.quarantine_dir.glob("*.jsonl")
+        (shop / "copies").mkdir()
+        (shop / "copies" / "a.json").write_text("{}")
+        n_events = view(opened.store()).events().height
+        now = datetime.now(UTC)
+        report = apply_retention(opened, actor="test", now=now + timedelta(days=9))
+        # the log is replayed: its last event is its present, and what is 5 days older than that goes
+        assert report.rows["events"] == 1 and view(opened.store()).events().height == n_events - 1
+        assert quarantined.exists() and report.files["quarantine"] == 0
+        dry = apply_retention(opened, actor="test", now=now + timedelta(days=11), dry_run=True)
+        assert dry.files["quarantine"] == 1 and dry.rows == {} and quarantined.exists()
+        assert apply_retention(opened, actor="test", now=now + timedelta(days=11)).files["quarantine"] == 1
+        assert not quarantined.exists() and (shop / "copies" / "a.json").exists()
+        assert apply_retention(opened, actor="test", now=now + timedelta(days=21)).files["copies"] == 1
+        assert [entry.action for entry in read_audit(opened)] == [AuditAction.RETENTION_APPLIED] * 3
+
+
+# --- another key -----------------------------------------------------------------------------------------------------
+
+
+def facts(workspace: Workspace, person: str) -> list[tuple[object, ...]]:
+    name = workspace.pseudonymiser().one(person)
+    return sorted(view(workspace.store()).events(user_ids=[name]).drop("user_id").iter_rows(), key=str)
+
+
+def test_another_key_renames_everybody_one_to_one(shop: Path) -> None:
+    with Workspace.open(shop) as old:
+        erase_people(old, ["bob"], actor="test")
+        before = {user: old.pseudonymiser().one(user) for user in ("ann", "bob")}
+        ann, n_users = facts(old, "ann"), view(old.store()).users().height
+        rotation = rotate_key(old, actor="test")
+    assert rotation.generation == 2 and not (shop / NEXT_KEY).exists()
+    with Workspace.open(shop) as new:
+        after = {user: new.pseudonymiser().one(user) for user in ("ann", "bob")}
+        assert set(after.values()).isdisjoint(before.values()) and facts(new, "ann") == ann
+        assert new.pseudonymiser().successor(before["ann"]) == after["ann"]
+        assert view(new.store()).users().height == n_users and verify_audit(new).problem is None
+        late = {"user_id": "bob", "item_id": "tea", "event": "view", "timestamp": PAST}
+        assert add_events(new, [late], source="test").erased == [0], "a tombstone is renamed as well"
+        assert open_recommender(new).recommend("ann", k=2)[0].items
+        rotate_key(new, actor="test")
+    with Workspace.open(shop) as newest:
+        assert len(newest.pseudonymiser().each("ann")) == 3 and facts(newest, "ann") == ann
+    assert not hits(shop / "store.sqlite", before["ann"])
+
+
+def test_a_process_that_holds_the_old_key_writes_nothing_any_more(shop: Path) -> None:
+    event = {"user_id": "ann", "item_id": "tea", "event": "view", "timestamp": PAST}
+    with Workspace.open(shop) as service, Workspace.open(shop) as officer:
+        add_events(service, [event], source="test")
+        pseudonym = service.pseudonymiser().one("ann")
+        rotate_key(officer, actor="test")
+        with pytest.raises(StoreError, match=r"start this again|not the one"):
+            add_events(service, [event | {"user_id": pseudonym}], source="test", by_pseudonym=True)
+
+
+@pytest.mark.parametrize("stage", ["rename_users", "rename_people", "anchor_audit"])
+def test_a_rotation_that_was_stopped_is_old_or_new(shop: Path, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Workspace.open(shop) as old:
+        ann, before = facts(old, "ann"), old.pseudonymiser().one("ann")
+
+        def stopped(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        target = (
+            "recllm.store.database.Store.rename_users"
+            if stage == "rename_users"
+            else f"recllm.privacy.rotation.{stage}"
+        )
+        with monkeypatch.context() as patch:
+            patch.setattr(target, stopped)
+            with pytest.raises(KeyboardInterrupt):
+                rotate_key(old, actor="test")
+    if stage != "rename_users":
+        with pytest.raises(StoreError, match="being exchanged"):
+            Workspace.open(shop)
+    with resume_rotation(shop) as resumed:
+        assert (resumed.pseudonymiser().one("ann") == before) is (stage == "rename_users")
+        assert facts(resumed, "ann") == ann and verify_audit(resumed).problem is None
+    assert not (shop / NEXT_KEY).exists()
+
+
+def test_a_lost_key_is_told_and_there_is_a_way_on(shop: Path, run: Command) -> None:
+    (shop / "key").unlink()
+    code, _, errors = run("privacy", "export", "-u", "ann", "-w", str(shop))
+    assert code == 1 and "restore the file" in errors
+    (shop / "key").write_text("another key of enough length")
+    (shop / "key").chmod(0o600)
+    code, _, errors = run("privacy", "export", "-u", "ann", "-w", str(shop))
+    assert code == 1 and "rotate-key --lost" in errors
+    with Workspace.open(shop) as old:
+        rotate_key(old, actor="test", lost=True)
+    with Workspace.open(shop) as new:
+        users = view(new.store()).users()["user_id"].to_list()
+        assert new.pseudonymiser().one("ann") not in users and len(users) == 2
+        assert export_person(new, users[0], by_pseudonym=True)["events"]
+        erase_people(new, [users[0]], actor="test", by_pseudonym=True)
+
+
+def test_a_key_in_the_environment_is_its_owners_to_change(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Workspace.open(shop) as opened:
+        monkeypatch.setenv(KEY_VARIABLE, (shop / "key").read_text())
+        with pytest.raises(UsageError, match="put it into a file"):
+            rotate_key(opened, actor="test")
+
+
+def test_pseudonyms_of_many_keys_stay_apart() -> None:
+    keys = [bytes([n]) * 32 for n in range(3)]
+    names = [f"person {n}" for n in range(2_000)]
+    one, three = Pseudonymiser(keys[0]), Pseudonymiser(*keys)
+    assert len(set(three.many(names))) == len(names)
+    step = Pseudonymiser(keys[0], keys[1])
+    assert [three.successor(step.successor(one.one(name))) for name in names[:50]] == three.many(names[:50])
+
+
+# --- backups ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("passphrase", [None, SECRET])
+def test_a_backup_comes_back_as_it_was(opened: Workspace, tmp_path: Path, passphrase: str | None) -> None:
+    done = back_up(opened, tmp_path / "b", actor="test", passphrase=passphrase, with_key=passphrase is not None)
+    assert done.encrypted is (passphrase is not None) is done.has_key and done.people == 2
+    key_file = None if done.has_key else opened.root / "key"
+    restore(tmp_path / "b", tmp_path / "new", actor="test", passphrase=passphrase, key_file=key_file)
+    with Workspace.open(tmp_path / "new") as new:
+        assert facts(new, "ann") == facts(opened, "ann") and verify_audit(new).problem is None
+        assert new.settings == opened.settings
+        assert view(new.store()).items().equals(view(opened.store()).items())
+        assert open_recommender(new).recommend("ann", k=2)[0].items
+    if passphrase is not None:
+        content = (tmp_path / "b").read_bytes()
+        assert b"workspace.toml" not in content and b"Green tea" not in content
+
+
+def test_a_damaged_backup_changes_nothing(opened: Workspace, tmp_path: Path) -> None:
+    plain_file, sealed = tmp_path / "plain", tmp_path / "sealed"
+    back_up(opened, plain_file, actor="test")
+    back_up(opened, sealed, actor="test", passphrase=SECRET)
+    rng = random.Random(0)
+    for file, passphrase in ((plain_file, None), (sealed, SECRET)):
+        whole = file.read_bytes()
+        damaged = [whole[: len(whole) // 2], whole[:-600], b"", b"not a backup" * 100]
+        for _ in range(20):
+            position = rng.randrange(40, whole.rindex(b"}") if passphrase is None else len(whole))
+            damaged.append(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        for content in damaged:
+            (tmp_path / "damaged").write_bytes(content)
+            try:
+                read_backup(tmp_path / "damaged", None, passphrase)
+            except DataError:
+                continue
+            # in a tar file bytes between the members say nothing
+            assert passphrase is None
+        with pytest.raises(DataError):
+            restore(tmp_path / "damaged", tmp_path / "new", actor="test", passphrase=passphrase)
+        assert not (tmp_path / "new").exists()
+    for wrong in (None, "another passphrase"):
+        with pytest.raises(DataError, match=r"encrypted|decrypted"):
+            restore(sealed, tmp_path / "new", actor="test", passphrase=wrong)
+    for name in ("../outside", "/etc/passwd", "a/../../b"):
+        assert_refused_member(tmp_path, name)
+
+
+def assert_refused_member(folder: Path, name: str) -> None:
+    import io
+    import tarfile
+
+    with tarfile.open(folder / "evil", "w") as tar:
+        member = tarfile.TarInfo(name)
+        member.size = 4
+        tar.addfile(member, io.BytesIO(b"evil"))
+    with pytest.raises(DataError, match="which no backup has"):
+        read_backup(folder / "evil", folder / "target", None)
+    assert not (folder / "outside").exists()
+
+
+def test_wrong_wishes_of_backups_are_told(opened: Workspace, tmp_path: Path) -> None:
+    back_up(opened, tmp_path / "b", actor="test")
+    for wish, message in (
+        (lambda: back_up(opened, tmp_path / "b", actor="test"), "exists"),
+        (lambda: back_up(opened, tmp_path / "c", actor="test", with_key=True), "encrypted"),
+        (lambda: back_up(opened, tmp_path / "c", actor="test", passphrase="short"), "12 characters"),
+        (lambda: restore(tmp_path / "b", opened.root, actor="test"), "--replace"),
+        (lambda: restore(tmp_path / "b", tmp_path, actor="test"), "not empty"),
+        (lambda: restore(tmp_path / "b", tmp_path / "new", actor="test"), "--key-file"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            wish()
+    assert not (tmp_path / "c").exists() and not (tmp_path / "new").exists()
+
+
+def test_a_backup_of_an_older_key_is_brought_to_the_newest(shop: Path, tmp_path: Path) -> None:
+    with Workspace.open(shop) as old:
+        back_up(old, tmp_path / "b", actor="test")
+        ann = facts(old, "ann")
+        rotate_key(old, actor="test")
+    with Workspace.open(shop) as rotated:
+        erase_people(rotated, ["bob"], actor="test")
+        name = rotated.pseudonymiser().one("ann")
+    assert restore(tmp_path / "b", shop, actor="test", replace=True).erased_again == 1
+    with Workspace.open(shop) as restored:
+        assert restored.pseudonymiser().one("ann") == name and facts(restored, "ann") == ann
+
+
+def test_a_backup_goes_from_one_database_to_the_other(
+    opened: Workspace, tmp_path: Path, postgres_server: PostgresServer
+) -> None:
+    back_up(opened, tmp_path / "b", actor="test")
+    url = postgres_server.url()
+    restore(tmp_path / "b", tmp_path / "pg", actor="test", key_file=opened.root / "key", store=url)
+    with Workspace.open(tmp_path / "pg") as there:
+        assert facts(there, "ann") == facts(opened, "ann") and not (tmp_path / "pg" / "store.sqlite").exists()
+        new = {"user_id": "new", "item_id": "tea", "event": "view", "timestamp": PAST}
+        assert add_events(there, [new], source="test").accepted == 1, "numbers go on behind the highest"
+        back_up(there, tmp_path / "c", actor="test")
+        with pytest.raises(StoreError, match="has rows"):
+            restore(tmp_path / "b", tmp_path / "pg2", actor="test", key_file=opened.root / "key", store=url)
+        restore(tmp_path / "c", tmp_path / "back", actor="test", key_file=opened.root / "key")
+        with Workspace.open(tmp_path / "back") as back:
+            assert facts(back, "ann") == facts(there, "ann") and facts(back, "new") == facts(there, "new")
+
+
+def test_a_backup_is_of_one_moment_while_events_come(shop: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom datetime import UTC, datetime\nfrom recllm.jobs.load import add_events\n"
+        "from recllm.workspace.workspace import Workspace\n"
+        "shop = Workspace.open(sys.argv[1])\nn = 0\n"
+        "while True:\n"
+        "    rows = [{'user_id': 'w', 'item_id': 'tea', 'event': 'view', 'event_id': f'{n}-{k}',\n"
+        "             'timestamp': datetime(2025, 3, 1, tzinfo=UTC)} for k in range(10)]\n"
+        "    add_events(shop, rows, source='test')\n    n += 1\n    print(n, flush=True)\n"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", script, str(shop)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert writer.stdout is not None
+        acknowledged = int(writer.stdout.readline())
+        with Workspace.open(shop) as opened:
+            for number in range(3):
+                back_up(opened, tmp_path / f"b{number}", actor="test")
+                time.sleep(0.05)
+    finally:
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.wait()
+        writer.stdout.close()
+    for number in range(3):
+        restore(tmp_path / f"b{number}", tmp_path / f"new{number}", actor="test", key_file=shop / "key")
+        with Workspace.open(tmp_path / f"new{number}") as new:
+            n_rows = len(facts(new, "w"))
+            assert n_rows % 10 == 0 and n_rows >= 10 * acknowledged
+
+
+# --- by command ------------------------------------------------------------------------------------------------------
+
+
+def test_rights_by_command(run: Command, shop: Path, tmp_path: Path) -> None:
+    assert "restricted since" in run("privacy", "restrict", "-u", "ann", "-w", "shop")[1]
+    assert "not restricted" in run("privacy", "restrict", "-u", "ann", "--lift", "-w", "shop")[1]
+    assert run("privacy", "erase", "-u", "ann", "-w", "shop")[0] == 2
+    code, out, _ = run("privacy", "erase", "-u", "ann", "--yes", "-w", "shop", "--json")
+    certificate = json.loads(out)["certificate_id"]
+    file = f"shop/certificates/{certificate}.json"
+    assert code == 0 and "signed by this workspace" in run("privacy", "verify", file, "-w", "shop")[1]
+    assert run("privacy", "erase", "-u", "stranger", "--yes", "-w", "shop")[0] == 3
+    assert run("privacy", "readmit", "-u", "ann", "-w", "shop")[0] == 2
+    assert run("privacy", "readmit", "-u", "ann", "--yes", "-w", "shop")[0] == 0
+    assert run("privacy", "readmit", "-u", "ann", "--yes", "-w", "shop")[0] == 2
+    assert "nothing is over its time" in run("privacy", "retention", "-w", "shop")[1]
+    code, out, _ = run("privacy", "audit", "-w", "shop")
+    for action in ("restricted", "restriction_lifted", "erasure_begun", "erased", "readmitted"):
+        assert action in out
+    assert "entries, each as it was written" in out and "cli:" in out
+    assert "2 keys" in run("privacy", "rotate-key", "-w", "shop")[1]
+    (tmp_path / "phrase").write_text(SECRET)
+    code, out, errors = run("backup", "b", "--passphrase-file", "phrase", "--with-key", "-w", "shop")
+    assert code == 0 and "read back" in out
+    code, out, errors = run("restore", "b", "--passphrase-file", "phrase", "-w", "shop2")
+    assert code == 0, errors
+    assert run("privacy", "export", "-u", "bob", "-w", "shop2")[0] == 0
+    with Workspace.open(shop) as opened:
+        change(opened, "DELETE FROM audit WHERE entry_no = 2")
+    code, _, errors = run("privacy", "audit", "-w", "shop")
+    assert code == 2 and "entry 2 is missing" in errors
+
+
+def test_an_experiment_that_runs_keeps_its_lots(opened: Workspace) -> None:
+    start_experiment(opened, "lots", {"as before": (0.5, Treatment()), "popular": (0.5, Treatment(personal=False))})
+    with pytest.raises(PolicyError, match="experiment is running"):
+        rotate_key(opened, actor="test")
+    assert rotate_key(opened, actor="test", force=True).generation == 2
+
+
+def test_no_canary_in_a_backup_after_an_erasure(opened: Workspace, tmp_path: Path) -> None:
+    who = canary("person")
+    add_events(opened, [{"user_id": who, "item_id": canary("item"), "event": "view", "timestamp": PAST}], source="test")
+    back_up(opened, tmp_path / "before", actor="test")
+    erase_people(opened, [who], actor="test")
+    back_up(opened, tmp_path / "after", actor="test")
+    assert {hit.split(":")[0] for hit in hits(tmp_path)} == {"before"}
