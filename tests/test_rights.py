@@ -89,7 +89,7 @@ def test_the_log_tells_who_did_what_to_whom(opened: Workspace) -> None:
     ("statement", "problem"),
     [
         ("UPDATE audit SET entry = replace(entry, 'key:1', 'key:2') WHERE entry_no = 7", "entry 7 is not as it was"),
-        ("UPDATE audit SET hash = 'a' || substr(hash, 2) WHERE entry_no = 3", "entry 3 is not"),
+        ("UPDATE audit SET hash = 'x' || substr(hash, 2) WHERE entry_no = 3", "entry 3 is not"),
         ("DELETE FROM audit WHERE entry_no = 5", "entry 5 is missing"),
         ("DELETE FROM audit WHERE entry_no = 1", "entry 1 is missing"),
         ("DELETE FROM audit WHERE entry_no > 10", "the last 2 entries are missing"),

@@ -342,7 +342,7 @@ async def export(visit: TheVisit, name: str) -> Response:
 
     def everything() -> str:
         visit.require_person(name)
-        document = export_person(visit.workspace, name, by_pseudonym=True)
+        document = _export(visit, name)
         visit.remember("export", subject=name)
         return json_text(document | {"user_id": _shop_id(visit, name) or name})
 
@@ -375,7 +375,7 @@ async def erase_page(visit: TheVisit, name: str) -> Response:
 
     def counted() -> dict[str, Any]:
         visit.require_person(name)
-        document = export_person(visit.workspace, name, by_pseudonym=True)
+        document = _export(visit, name)
         counts = {part: len(document[part]) for part in ("events", "consent", "basics", "sessions")}
         return {"name": name, "shop_id": _shop_id(visit, name), "counts": counts}
 
@@ -395,6 +395,11 @@ async def erase(visit: TheVisit, name: str) -> Response:
 
     await visit.state.service.marketing.run(write)
     return visit.back("/people", "erased")
+
+
+def _export(visit: Visit, name: str) -> dict[str, Any]:
+    recommender = visit.shop.recommender() if visit.shop.ready else None
+    return export_person(visit.workspace, name, by_pseudonym=True, recommender=recommender)
 
 
 def person_values(visit: Visit, name: str, without: Sequence[str], page: int) -> dict[str, Any]:

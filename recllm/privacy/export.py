@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recllm.campaigns.folder import CampaignPlan, ExportEntry, read_entries, read_plan
 from recllm.campaigns.forget import campaign_folders
@@ -18,6 +18,9 @@ from recllm.schema import RecommendRequest
 from recllm.workspace.audit import read_audit
 from recllm.workspace.workspace import Workspace
 
+if TYPE_CHECKING:
+    from recllm.recommender.recommender import Recommender
+
 FORMAT = 2
 """Of the document; it grows when a part changes its form."""
 
@@ -25,11 +28,13 @@ SLATE_ITEMS = 10
 NOBODY_STORED = "nobody with this id is known; check the id"
 
 
-def export_person(workspace: Workspace, user_id: str, *, by_pseudonym: bool = False) -> dict[str, Any]:
+def export_person(
+    workspace: Workspace, user_id: str, *, by_pseudonym: bool = False, recommender: Recommender | None = None
+) -> dict[str, Any]:
     """What the person gave, what was done with it and what was inferred; no consent is asked, as it is theirs.
 
-    by_pseudonym: the id is the pseudonym already. Staff, other people and the shop's own figures are left out. Raises
-    `UnknownIdError` for somebody who is not known.
+    by_pseudonym: the id is the pseudonym already. recommender: the workspace's, where one is open. Staff, other people
+    and the shop's own figures are left out. Raises `UnknownIdError` for somebody who is not known.
     """
     name = user_id if by_pseudonym else workspace.pseudonymiser().one(user_id)
     with workspace.store().read() as reader:
@@ -66,7 +71,7 @@ def export_person(workspace: Workspace, user_id: str, *, by_pseudonym: bool = Fa
             for manifest in versions(workspace.models_dir)
             if first_loaded is not None and manifest.created_at >= first_loaded.isoformat()
         ],
-        "inferred": _inferred(workspace, name),
+        "inferred": _inferred(workspace, name, recommender),
         "accesses": [
             {"at": plain(entry.at), "action": entry.action.value}
             for entry in read_audit(workspace, subjects=_names_over_time(workspace, user_id, name, by_pseudonym))
@@ -96,10 +101,10 @@ def _campaigns(workspace: Workspace, name: str) -> list[dict[str, Any]]:
     return lines
 
 
-def _inferred(workspace: Workspace, name: str) -> dict[str, Any]:
+def _inferred(workspace: Workspace, name: str, recommender: Recommender | None) -> dict[str, Any]:
     """The profile in words, and what would be recommended now, with scores and reasons."""
     try:
-        recommender = open_recommender(workspace).by_pseudonym()
+        recommender = (recommender or open_recommender(workspace)).by_pseudonym()
         slate = recommender.recommend(RecommendRequest(users=(name,), k=SLATE_ITEMS, explain=True))[0]
         _, texts = recommender.profile(name)
     except ModelError as error:

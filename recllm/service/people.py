@@ -81,7 +81,8 @@ async def user_export(user_id: UserId, caller: MayErase, service: TheService) ->
     recommendations with reasons, models that learned from them, and when somebody looked at it."""
 
     def everything() -> dict[str, Any]:
-        document = export_person(caller.shop.workspace, user_id)
+        recommender = caller.shop.recommender() if caller.shop.ready else None
+        document = export_person(caller.shop.workspace, user_id, recommender=recommender)
         audit(caller.shop.workspace, caller.actor, AuditAction.PERSON_EXPORTED, subject=document["pseudonym"])
         return document
 
