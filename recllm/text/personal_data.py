@@ -18,7 +18,7 @@ import re
 import tomllib
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -65,8 +65,6 @@ Span = tuple[int, int]
 def find_personal_data(text: str) -> tuple[Finding, ...]:
     """All findings in order; no two overlap."""
     plain, offsets = _plain(text)
-    if not _HINT.search(plain):
-        return ()
     is_taken = bytearray(len(plain))
     findings: list[Finding] = []
     for kind, spans_of in _FINDERS:
@@ -137,8 +135,8 @@ def _words(name: str) -> frozenset[str]:
     return frozenset(value.split() if isinstance(value, str) else value)
 
 
-_HINT = re.compile(r"[0-9@]|(?i:\b(?:at|c/o)\b)|[^\x00-\x7f]|[A-Za-z][.:=]? [A-Z]|: ?[a-z]|\n[A-Z]")
-"""A text without any of these holds nothing that is looked for."""
+_DIGIT, _DIGITS = re.compile(r"\d"), re.compile(r"\d(?:\D{0,4}\d){6}")
+_COLON = re.compile(r"[:=]| is ", re.IGNORECASE)
 _HOLLOW = re.compile(r"[(\[（【<][\s,;:：，；/-]{0,8}[)\]）】>]")
 
 # --- reading -------------------------------------------------------------------------------------------------------
@@ -196,7 +194,7 @@ def _emails(text: str) -> Iterator[Span]:
 
 
 def _links(text: str) -> Iterator[Span]:
-    for match in _pattern("handle.link").finditer(text):
+    for match in _pattern("handle.link").finditer(text) if "/" in text else ():
         yield match.start(), match.start() + len(match[0].rstrip(".,;:!?"))
 
 
@@ -205,6 +203,8 @@ def _handles(text: str) -> Iterator[Span]:
         for name in ("handle.at", "handle.at_han"):
             for match in _pattern(name).finditer(text):
                 yield match.span()
+    for name in ("handle.owned", "handle.reddit"):
+        yield from (match.span("name") for match in _pattern(name).finditer(text))
     for match in _pattern("handle.labelled").finditer(text):
         group = next(name for name in ("name", "name_zh", "number") if match[name])
         value = match[group].rstrip(".-")
@@ -248,6 +248,8 @@ def _resident_ids(text: str) -> Iterator[Span]:
 
 
 def _cards(text: str) -> Iterator[Span]:
+    if not _DIGITS.search(text):
+        return
     groups = _words("card.groups")
     for match in _pattern("card.number").finditer(text):
         pieces = re.split("[ .-]", match[0])
@@ -280,19 +282,23 @@ def _luhn(digits: str) -> bool:
 
 
 def _ip_addresses(text: str) -> Iterator[Span]:
+    for match in _pattern("ip.v6").finditer(text) if ":" in text else ():
+        groups = [group for group in match[0].split(":") if group]
+        if _is_ipv6(match[0]) and (len(groups) > 2 or any(len(group) > 2 for group in groups) or match[0] == "::1"):
+            yield match.span()
     for match in _pattern("ip.v4").finditer(text):
         before = text[max(0, match.start() - 24) : match.start()]
         is_small = all(int(part) < 10 for part in match[0].split("."))
         if not _pattern("ip.version").search(before) and (not is_small or _pattern("ip.label").search(before)):
             yield match.span()
-    if ":" in text:
-        for match in _pattern("ip.v6").finditer(text):
-            try:
-                IPv6Address(match[0])
-            except AddressValueError:
-                continue
-            if len([part for part in match[0].split(":") if part]) >= 3 or match[0].lower().startswith(("fe80:", "::1")):
-                yield match.span()
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except AddressValueError:
+        return False
+    return True
 
 
 # --- phones --------------------------------------------------------------------------------------------------------
@@ -300,6 +306,8 @@ def _ip_addresses(text: str) -> Iterator[Span]:
 
 def _phones(text: str) -> Iterator[Span]:
     """The shape that begins first, and of several the first in the list; each number is judged by what is beside it."""
+    if not _DIGITS.search(text):
+        return
     for match in _phone_pattern().finditer(text):
         named = {name: value for name, value in match.groupdict().items() if value}
         digits = re.sub(r"\D", "", match["number"])
@@ -311,6 +319,7 @@ def _phones(text: str) -> Iterator[Span]:
         is_other = _is_labelled(text, match.start(), "phone.not_label")
         reach = _data("phone.label_reach")
         is_phone = _is_labelled(text, match.start(), "phone.label", reach=reach, against="phone.not_label")
+        is_phone = is_phone or _pattern("phone.soft_label").search(text[max(0, match.start() - 48) : match.start()]) is not None
         if (is_phone or (not is_other and _stands_alone(named, digits, text[: match.start()][-24:]))) and _is_number(
             named, digits, match["number"]
         ):
@@ -361,6 +370,8 @@ def _is_article_number(digits: str) -> bool:
 
 
 def _plates(text: str) -> Iterator[Span]:
+    if not _DIGIT.search(text):
+        return
     if not text.isascii():
         for match in _pattern("plate.cn").finditer(text):
             before = text[max(0, match.start() - 1) : match.start()]
@@ -378,12 +389,12 @@ def _plates(text: str) -> Iterator[Span]:
 
 
 def _addresses(text: str) -> Iterator[Span]:
+    if text.isascii() and not _DIGIT.search(text):
+        return
     if not text.isascii():
         yield from _chinese_addresses(text)
-    yield from (match.span() for match in _pattern("address.box").finditer(text))
-    yield from (match.span() for match in _pattern("address.french").finditer(text))
-    yield from (match.span() for match in _pattern("address.southern").finditer(text))
-    yield from (match.span() for match in _pattern("address.dutch").finditer(text))
+    for name in ("box", "french", "southern", "dutch", "japanese"):
+        yield from (match.span() for match in _pattern(f"address.{name}").finditer(text))
     for match in _pattern("address.german").finditer(text):
         tail = _pattern("address.german_tail").match(text, match.end())
         yield match.start(), tail.end() if tail else match.end()
@@ -397,8 +408,8 @@ def _addresses(text: str) -> Iterator[Span]:
             if sure or (sort == "strong" and _is_street(text, match)):
                 yield match.start(), _end_of_address(text, match.end())
         for match in _pattern("address.english_small", SORT=_data(f"address.{sort}")).finditer(text):
-            sure = _is_addressed(text, match.start()) or _has_postcode(text, match.end())
-            if sure and not _names_goods(match["street"]):
+            is_told = sort == "strong" and _is_addressed(text, match.start())
+            if is_told or (_has_postcode(text, match.end()) and not _names_goods(match["street"])):
                 yield match.start(), _end_of_address(text, match.end())
 
 
@@ -469,7 +480,7 @@ def _has_house(address: str) -> bool:
 def _left_of(text: str, at: int, label_ends: list[int]) -> int:
     """Where the Chinese address begins whose street stands at `at`."""
     start, earliest = at, max(0, at - _LEFT_OF_STREET)
-    while start > earliest and (_is_han(text[start - 1]) or text[start - 1].isdigit()):
+    while start > earliest and (_is_han(text[start - 1]) or text[start - 1].isalnum()):
         start -= 1
     if index := bisect_right(label_ends, at):
         start = max(start, label_ends[index - 1])
@@ -497,10 +508,15 @@ def _names(text: str) -> Iterator[Span]:
         spoken = _pattern("name.spoken_before").search(text[max(0, match.start() - 24) : match.start()])
         if words[0].removesuffix("'s") in brands.split() and not (spoken and "ear" in spoken[0]):
             continue
-        is_known = not {word.removesuffix("'s") for word in words}.isdisjoint(_known_names())
-        if is_known or spoken or re.search(_data("name.spoken_after"), text[match.end() : match.end() + 14]):
+        is_known = _has_known_name(words) and len(words) < 4
+        after = text[match.end() : match.end() + 14]
+        is_begun = re.search(r"(?:^|[.!?;\n] ?)$", text[max(0, match.start() - 2) : match.start()]) is not None
+        begins = is_begun and match["title"] not in _TITLES_OF_BRANDS and re.match(r"[,.;:]? [a-z]|[,;:]| \d", after)
+        if is_known or spoken or begins or re.search(_data("name.spoken_after"), after):
             yield match.start(), match.start() + len(match[0].rstrip())
     for name in ("name.label", "name.bare_label"):
+        if name == "name.label" and not _COLON.search(text):
+            continue
         for match in _pattern(name).finditer(text):
             end = _end_of_name(match["name"], match["label"])
             if end:
@@ -508,7 +524,9 @@ def _names(text: str) -> Iterator[Span]:
     for name in ("name.greeting", "name.closing"):
         for match in _pattern(name).finditer(text):
             words = [word.lower() for word in match["name"].split()]
-            if _words("name.no_names").isdisjoint(words) and (len(words) > 1 or words[0] in _known_names()):
+            is_dear = name == "name.greeting" and match["label"].lower() not in ("hi", "hello", "hey", "hallo")
+            is_whole = len(words) > 1 and (is_dear or name == "name.closing")
+            if _words("name.no_names").isdisjoint(words) and len(words) < 4 and (is_whole or _has_known_name(words)):
                 yield match.span("name")
     if not text.isascii():
         yield from _chinese_names(text)
@@ -520,12 +538,21 @@ def _end_of_name(name: str, label: str) -> int:
     size = next((n for n, word in enumerate(words) if word.lower().strip(".,") in _words("name.no_names")), len(words))
     words = words[:size]
     lowered = [word.lower().strip(".,") for word in words]
-    is_known = not _known_names().isdisjoint(lowered)
+    is_known = _has_known_name(lowered)
     is_firm = " ".join(label.lower().split()).rstrip(".") in _words("name.firm_labels")
     if not words or not (is_known or name[0].isupper()):
         return 0
     has_names = len(words) > 1 and label.lower() not in ("name", "names", "owner", "nom", "nombre")
     return len(" ".join(words)) if is_known or is_firm or has_names else 0
+
+
+_TITLES_OF_BRANDS = frozenset({"Dr", "DR", "Miss", "Sir", "Madam", "Madame", "Professor", "Prof", "Mx"})
+
+
+def _has_known_name(words: Sequence[str]) -> bool:
+    """True where one of the words, in small letters, is a common given or family name, with or without accents."""
+    bare = (unicodedata.normalize("NFD", word).encode("ascii", "ignore").decode() for word in words)
+    return not _known_names().isdisjoint(bare) or not _known_names().isdisjoint(words)
 
 
 @cache
