@@ -21,7 +21,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from ipaddress import AddressValueError, IPv6Address
 from typing import Any
@@ -84,10 +84,18 @@ def scrub(text: str, kinds: frozenset[PersonalDataKind] | None = None) -> tuple[
     return _replaced(text, kinds, lambda finding: f"[{finding.kind}]")
 
 
-def without_personal_data(text: str) -> str:
+@lru_cache(maxsize=1 << 12)  # the same products are shown again and again
+def without_personal_data(text: str, kinds: frozenset[PersonalDataKind] | None = None) -> str:
     """The text with the findings cut out, for readers to whom a placeholder would mean something else."""
-    cut, findings = _replaced(text, None, lambda finding: " ")
+    cut, findings = _replaced(text, kinds, lambda finding: " ")
     return " ".join(_HOLLOW.sub(" ", cut).split()) if findings else text
+
+
+@cache
+def personal_data_hint() -> str:
+    """A pattern without look around, for engines that search a whole column at once: a text that it does not match
+    holds nothing that `find_personal_data` finds."""
+    return _pattern("hint.text").pattern
 
 
 def _replaced(
