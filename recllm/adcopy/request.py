@@ -283,7 +283,9 @@ class FactSheet:
             list_price=list_price,
             currency=item.currency,
             offer=offer,
-            description=_harmless(without_personal_data((item.description or "")[: 8 * longest_description]), longest_description),
+            description=_harmless(
+                without_personal_data((item.description or "")[: 8 * longest_description]), longest_description
+            ),
         )
 
     @cached_property

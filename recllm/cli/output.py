@@ -56,8 +56,8 @@ def _cell(value: object) -> str:
 
 
 class LogFormatter(logging.Formatter):
-    """A line of the log with its structured fields behind it, as name=value; without mails, phones and numbers of cards,
-    accounts and people, should an error quote one."""
+    """A line of the log with its structured fields behind it, as name=value; without mails, phones and numbers of
+    cards, accounts and people, should an error quote one."""
 
     _masked = frozenset(
         {

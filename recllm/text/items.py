@@ -34,7 +34,7 @@ def item_texts(items: pl.DataFrame, locale: str = "en") -> list[str]:
     """One text per row of `items` (columns of `recllm.data.dataset.ITEM_SCHEMA`), in order; never empty.
 
     A text depends on its own row alone: `items` may be any selection of rows, and equal rows get equal texts. An item
-    without a title is called by its narrowest category. Personal data is cut out: a seller's phone, mail or address says
+    without a title is called by its narrowest category. Personal data is cut out: a seller's phone or address says
     nothing of the item. Raises `DataError` for attributes that are not JSON.
     """
     template = Prompts.load().template("item", locale)

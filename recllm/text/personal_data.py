@@ -150,7 +150,9 @@ _HOLLOW = re.compile(r"[(\[（【<][\s,;:：，；/-]{0,8}[)\]）】>]")
 # --- reading -------------------------------------------------------------------------------------------------------
 
 _SIGNS = {ord(sign): "-" for sign in "‐‑‒–—―−－﹣"} | {0x3000: " ", 0xA0: " ", 0x2007: " ", 0x202F: " ", 0x2009: " "}
-_UNSEEN = re.compile("[\u00ad\u034f\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff]")
+_UNSEEN = re.compile(
+    "[\u00ad\u034f\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff]"
+)
 
 
 class _Folding(dict[int, str]):
@@ -327,11 +329,15 @@ def _phones(text: str) -> Iterator[Span]:
         is_other = _is_labelled(text, match.start(), "phone.not_label")
         reach = _data("phone.label_reach")
         is_phone = _is_labelled(text, match.start(), "phone.label", reach=reach, against="phone.not_label")
-        is_phone = is_phone or _pattern("phone.soft_label").search(text[max(0, match.start() - 48) : match.start()]) is not None
+        is_phone = (
+            is_phone
+            or _pattern("phone.soft_label").search(text[max(0, match.start() - 48) : match.start()]) is not None
+        )
         if (is_phone or (not is_other and _stands_alone(named, digits, text[: match.start()][-24:]))) and _is_number(
             named, digits, match["number"]
         ):
-            yield match.span()
+            is_bracket_of_text = match[0].startswith("(") and ")" not in match[0]
+            yield match.start() + is_bracket_of_text, match.end()
 
 
 @cache
@@ -383,7 +389,9 @@ def _plates(text: str) -> Iterator[Span]:
     if not text.isascii():
         for match in _pattern("plate.cn").finditer(text):
             before = text[max(0, match.start() - 1) : match.start()]
-            is_word = match["province"] in "新云青宁" and re.match(_compiled("[{HAN}]"), before) and not match["dot"].strip()
+            is_word = (
+                match["province"] in "新云青宁" and re.match(_compiled("[{HAN}]"), before) and not match["dot"].strip()
+            )
             is_labelled = "车牌" in text[max(0, match.start() - 12) : match.start()]
             n_digits = sum(sign.isdigit() for sign in match[0])
             if n_digits >= 2 and (is_labelled or not is_word):
@@ -440,7 +448,10 @@ def _is_street(text: str, match: re.Match[str]) -> bool:
     if _names_goods(match["street"]) or any(famous in name for famous in _data("address.famous")):
         return False
     after = text[match.end() : match.end() + 16]
-    return re.match(r" ?(?:$|[,.;:)\n!?]| [a-z]| (?:N|S|E|W|NE|NW|SE|SW|Apt|Suite|Unit|Flat|#)\b)|[,.;:)\n!?]", after) is not None
+    return (
+        re.match(r" ?(?:$|[,.;:)\n!?]| [a-z]| (?:N|S|E|W|NE|NW|SE|SW|Apt|Suite|Unit|Flat|#)\b)|[,.;:)\n!?]", after)
+        is not None
+    )
 
 
 def _names_goods(street: str) -> bool:
@@ -472,7 +483,9 @@ def _chinese_addresses(text: str) -> Iterator[Span]:
         start = _left_of(text, match.start(), label_ends)
         left = text[start : match.start()]
         regions = _pattern("address.chinese_regions").findall(left)
-        settled = re.search(_data("address.chinese_settlement") + r"[ ]?(?:[一二三四五六七八九十\d]{1,2}(?:期|区)[ ]?)?$", left)
+        settled = re.search(
+            _data("address.chinese_settlement") + r"[ ]?(?:[一二三四五六七八九十\d]{1,2}(?:期|区)[ ]?)?$", left
+        )
         if len(regions) > 1 or (settled and len(left) >= 3):
             yield start, match.end()
 
@@ -581,7 +594,9 @@ def _chinese_names(text: str) -> Iterator[Span]:
         has_colon = match["colon"].strip() not in ("", "为", "是")
         if size > longest and has_colon and is_firm and _surname(name):
             size = 3 if longest == 3 else 4
-        is_name = not any(name[:size].startswith(word) or name[:size].endswith(word) for word in _words("name.no_chinese_names"))
+        is_name = not any(
+            name[:size].startswith(word) or name[:size].endswith(word) for word in _words("name.no_chinese_names")
+        )
         may_be = bool(_surname(name)) or (has_colon and is_firm)
         if is_name and 2 <= size <= (12 if "·" in name else 4) and may_be and (is_firm or has_colon):
             yield match.start("name"), match.start("name") + size
