@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from pydantic import field_validator
 
-from recllm.documents import CountOrZero, FrozenModel, Share, Weight
+from recllm.documents import CountOrZero, Flag, FrozenModel, Share, Weight
 from recllm.schema import Purpose
 
 
@@ -102,6 +102,9 @@ class Policy(FrozenModel):
     """Events before this year are bad rows."""
     future_hours: CountOrZero = 24
     """An event may lie this far ahead of the clock: shops' clocks are not ours."""
+    mask_quarantine: Flag = False
+    """Whether mails, phones, addresses and the like in refused rows stand in the quarantine file as placeholders. Then
+    a row cannot be mended from that file, only from the one that it came from. Ids that are opaque stay as they are."""
     heavy_user_share: Share = 0.3
     """One person with a larger share of a load's events is reported."""
 

@@ -134,6 +134,8 @@ class IngestReport:
     ignored_columns: tuple[str, ...] = ()
     codes: Mapping[str, int] = field(default_factory=dict)
     """Quarantined rows per code."""
+    personal_data: Mapping[str, int] = field(default_factory=dict)
+    """Accepted texts that hold personal data, per column of the file; W_PERSONAL_DATA is their sum."""
     committed: bool = True
     """False for `validate`, which writes nothing."""
 

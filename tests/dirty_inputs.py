@@ -731,6 +731,29 @@ ALSO: tuple[Case, ...] = (
         table="users",
         fails="E_SPECIAL_CATEGORY",
     ),
+    Case(
+        no=49,
+        name="a mail and a phone in descriptions",
+        data=item_rows(
+            "j1,Steel pan,write to ann@shop.example",
+            "j2,Steel pan,call +49 30 1234567 or ann@shop.example",
+            "j3,Steel pan 4006381333931,28 cm",
+            header="item_id,title,description,brand,price",
+        ),
+        table="items",
+        warns={"W_PERSONAL_DATA": 2},
+        accepted=N + 3,
+        check=lambda r, s: dict(r.personal_data) == {"description": 2},
+    ),
+    Case(
+        no=49,
+        name="a phone in the answers of a person",
+        data=b"user_id,age,phone\nu1,30,4155550132\nu2,31,\n",
+        table="users",
+        warns={"W_PERSONAL_DATA": 1},
+        accepted=2,
+        check=lambda r, s: dict(r.personal_data) == {"phone": 1},
+    ),
 )
 
 TABLE: tuple[tuple[int, str, str], ...] = (
@@ -786,6 +809,7 @@ TABLE: tuple[tuple[int, str, str], ...] = (
     (46, "Parquet with nested columns", "F"),
     (47, "One user with 30 % of the events", "A, counted"),
     (48, "Special-category columns about people", "F unless the map declares them"),
+    (49, "Personal data in texts", "A, counted by column; encoders, prompts and pages get the texts without it"),
 )
 
 

@@ -76,6 +76,7 @@ WARNINGS: Mapping[str, str] = {
     "W_CTRL": "texts with invisible or control characters taken out",
     "W_HTML": "texts with HTML tags or entities",
     "W_INSTRUCTION_LIKE": "texts that read like instructions to a model",
+    "W_PERSONAL_DATA": "texts of products, or answers of people, that hold a mail, a phone, an address and so on",
     "W_FORMULA": "texts that a spreadsheet would run as a formula",
     "W_EVENT_ALIAS": "events understood under another name",
     "W_DEFAULT_QTY": "purchases without a quantity, taken as 1",

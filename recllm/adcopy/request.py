@@ -43,6 +43,7 @@ from recllm.errors import DataError, UsageError
 from recllm.policy import Policy
 from recllm.schema import Item, Occasion, Reason, ReasonKind
 from recllm.text.injection import TITLE_CHARS, neutralise
+from recllm.text.personal_data import without_personal_data
 from recllm.text.templates import LOCALES, Prompts, Template, language
 
 _CODE = pattern("injection.code")
@@ -266,7 +267,7 @@ class FactSheet:
 
         A text that speaks to machines counts as empty: nobody sells a thing of that name.
         """
-        longest = limit("attribute_chars")
+        longest, longest_description = limit("attribute_chars"), limit("description_chars")
         attributes = {
             _harmless(name, longest): _harmless(value, longest)
             for name, value in list(item.attributes.items())[: limit("max_attributes")]
@@ -282,7 +283,9 @@ class FactSheet:
             list_price=list_price,
             currency=item.currency,
             offer=offer,
-            description=_harmless(item.description or "", limit("description_chars")),
+            description=_harmless(
+                without_personal_data((item.description or "")[: 8 * longest_description]), longest_description
+            ),
         )
 
     @cached_property

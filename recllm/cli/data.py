@@ -110,6 +110,7 @@ def _load(
         f"{file.name}: {report.read:,} rows read, {report.accepted:,} {verb}, "
         f"{report.duplicates:,} duplicates, {report.quarantined:,} quarantined",
         *(f"  {code} {count:,}" for code, count in {**report.codes, **report.warnings}.items()),
+        *(f"  personal data in {column}: {count:,}" for column, count in report.personal_data.items()),
         *([f"  columns not used: {', '.join(report.ignored_columns)}"] if report.ignored_columns else []),
     ]
     show(report, lines, json=json)

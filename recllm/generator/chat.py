@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from recllm.errors import GenerationError
+from recllm.text.personal_data import scrub
 
 Role = Literal["system", "user", "assistant"]
 
@@ -24,13 +25,19 @@ class Message:
 
 
 def messages(prompt: str) -> list[Message]:
-    """The turns of a prompt. Raises `GenerationError` unless the last turn is the user's."""
+    """The turns of a prompt, with placeholders for personal data.
+
+    Every prompt goes through here, and a shop's texts may hold a phone number or an address that no model needs. Raises
+    `GenerationError` unless the last turn is the user's.
+    """
     pieces = _MARK.split(prompt)
     if len(pieces) == 1:
-        return [Message("user", prompt.strip())]
+        return [Message("user", scrub(prompt.strip())[0])]
     if pieces[0].strip():
         raise GenerationError("the prompt has text before its first mark; begin with [system] or [user]")
-    turns = [Message(cast(Role, role), text.strip()) for role, text in zip(pieces[1::2], pieces[2::2], strict=True)]
+    turns = [
+        Message(cast(Role, role), scrub(text.strip())[0]) for role, text in zip(pieces[1::2], pieces[2::2], strict=True)
+    ]
     if turns[-1].role != "user":
         raise GenerationError(f"the prompt ends with a turn of {turns[-1].role}; the last turn must be the user's")
     return turns

@@ -36,6 +36,7 @@ from recllm.policy import Policy
 from recllm.schema import IngestReport, Table
 from recllm.store.database import Store
 from recllm.store.writers import Load
+from recllm.text.personal_data import scrub
 from recllm.workspace.privacy import Pseudonymiser
 
 _log = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ def ingest_file(
     )
     load_id = f"{table}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     with ExitStack() as draft, ExitStack() as temporary:
-        quarantine = _Quarantine(quarantine_dir, load_id, source, draft)
+        quarantine = _Quarantine(quarantine_dir, load_id, source, draft, is_masked=policy.mask_quarantine)
         merged = MostCommon(REQUIRED[table][0]) if column_map.keep == "most_common" else None
         rows = _RowStage(state=state, quarantine=quarantine, reader=reader, merged=merged)
         try:
@@ -110,6 +111,8 @@ def ingest_file(
     report = rows.report(load_id, quarantine_file, committed=not dry_run)
     logged = ("load_id", "table", "read", "accepted", "duplicates", "quarantined", "committed")
     seconds = round(time.monotonic() - started, 3)
+    if report.personal_data:
+        _log.warning("texts hold personal data", extra={"load_id": load_id, "columns": dict(report.personal_data)})
     _log.info("load done", extra={"seconds": seconds, **{name: getattr(report, name) for name in logged}})
     return report
 
@@ -238,6 +241,7 @@ class _RowStage:
             quarantine_file=quarantine_file,
             ignored_columns=schema.ignored,
             codes=dict(sorted(self.codes.items())),
+            personal_data=dict(sorted(state.personal_data.items())),
             committed=committed,
         )
 
@@ -248,10 +252,22 @@ class _Quarantine:
     Lines gather in a hidden draft. The file gets its name when the load is committed, or when it is refused for too
     many bad rows; otherwise the draft goes away, at the latest with the next load, when its process is gone.
 
+    With `is_masked` the cells and messages of a row have placeholders for the personal data in them: what is wrong with
+    the row can be seen, and it has to be mended in the file that it came from.
+
     An exception that ends `draft` before `publish` removes the draft. With no folder nothing is written.
     """
 
-    def __init__(self, folder: str | Path | None, load_id: str, source: SourceFile, draft: ExitStack) -> None:
+    def __init__(
+        self,
+        folder: str | Path | None,
+        load_id: str,
+        source: SourceFile,
+        draft: ExitStack,
+        *,
+        is_masked: bool = False,
+    ) -> None:
+        self._is_masked = is_masked
         self._folder = None if folder is None else Path(folder)
         self._path = (self._folder or Path()) / f"{load_id}.jsonl"
         self._source = {"file": source.path.name, "sha256": source.sha256}
@@ -265,6 +281,10 @@ class _Quarantine:
         if self._folder is None:
             return
         line = self._source | {"line_no": record.line_no, "record_no": record_no} | asdict(record)
+        if self._is_masked:
+            line |= {"raw": scrub(record.raw)[0], "message": scrub(record.message)[0]}
+            if record.fields is not None:
+                line["fields"] = {name: cell and scrub(cell)[0] for name, cell in record.fields.items()}
         with self._explained():
             if self._stream is None:
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -168,6 +168,8 @@ def build_items(batch: FieldBatch) -> pl.DataFrame:
         wrong = objects.is_null() & attributes.is_not_null()
         batch.mark("attributes", wrong, "E_ATTRIBUTES", "is not a JSON object of plain values", attributes)
         attributes = objects.fill_null("{}")
+    for name, column in {**texts, "attributes": attributes}.items():
+        batch.count_personal_data(column, batch.load.schema.column_of(name))
     return pl.DataFrame(
         {
             "item_id": item,
@@ -262,6 +264,7 @@ def _plain_object(text: str) -> str | None:
 
 def build_users(batch: FieldBatch) -> pl.DataFrame:
     user = batch.raw_user_ids()
+    batch.personal_answers()
     return pl.DataFrame({"user_id": batch.pseudonyms(user), "basics": batch.fields["basics"]})
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from recllm.errors import DataError, PromptError
 from recllm.schema import is_confidential
 from recllm.text.injection import TITLE_CHARS, neutralise
+from recllm.text.personal_data import EXACT_KINDS, without_personal_data
 from recllm.text.templates import Prompts, clean
 
 if TYPE_CHECKING:  # ad text reads this room too, and does without tables
@@ -22,6 +23,8 @@ CODES = ("_id", " id", "_code", " code", "编号", "编码")
 """Attributes that end so are codes: they group items, and say nothing in words."""
 ATTRIBUTE_CHARS = 60
 DESCRIPTION_CHARS = 160
+READ_CHARS = 8 * DESCRIPTION_CHARS
+"""So much of a description is looked at."""
 
 PRICE_GROUPS = 400
 PRICED_ITEMS = 8
@@ -31,7 +34,8 @@ def item_texts(items: pl.DataFrame, locale: str = "en") -> list[str]:
     """One text per row of `items` (columns of `recllm.data.dataset.ITEM_SCHEMA`), in order; never empty.
 
     A text depends on its own row alone: `items` may be any selection of rows, and equal rows get equal texts. An item
-    without a title is called by its narrowest category. Raises `DataError` for attributes that are not JSON.
+    without a title is called by its narrowest category. Personal data is cut out: a seller's phone or address says
+    nothing of the item. Raises `DataError` for attributes that are not JSON.
     """
     template = Prompts.load().template("item", locale)
 
@@ -49,9 +53,9 @@ def item_texts(items: pl.DataFrame, locale: str = "en") -> list[str]:
             {
                 "title": name,
                 "category": [category for category in categories if category and category != name],
-                "brand": neutralise(brand, max_chars=CATEGORY_CHARS) if brand else "",
+                "brand": neutralise(_impersonal(brand), max_chars=CATEGORY_CHARS) if brand else "",
                 "attributes": _attributes(attributes, name),
-                "description": neutralise(description, max_chars=DESCRIPTION_CHARS) if description else "",
+                "description": _described(description) if description else "",
             }
         )
 
@@ -63,6 +67,16 @@ def item_texts(items: pl.DataFrame, locale: str = "en") -> list[str]:
 def item_names(items: pl.DataFrame, locale: str = "en") -> list[str]:
     """What to call each item when speaking to a person: its title, or else its narrowest category; harmless."""
     return _names(items["title"], items["category"], locale)
+
+
+def _impersonal(text: str) -> str:
+    """Without personal data that has a shape of its own: a title may name a street or a person, as books do."""
+    return without_personal_data(text, EXACT_KINDS)
+
+
+def _described(description: str) -> str:
+    """The beginning of a description, without any personal data; of a very long one only the beginning is read."""
+    return neutralise(without_personal_data(description[:READ_CHARS]), max_chars=DESCRIPTION_CHARS)
 
 
 class ItemNames:
@@ -88,7 +102,7 @@ def _names(titles: pl.Series, paths: pl.Series, locale: str) -> list[str]:
 
 
 def _name(title: str | None, path: Sequence[str | None]) -> str:
-    names = (clean(text, TITLE_CHARS) for text in (title, *reversed(path)) if text)
+    names = (clean(_impersonal(text), TITLE_CHARS) for text in (title, *reversed(path)) if text)
     return next(filter(None, names), "")
 
 
@@ -103,7 +117,7 @@ def _attributes(text: str | None, title: str) -> list[tuple[str, str]]:
     if not isinstance(content, dict):
         raise DataError(f"items.attributes: {text[:80]!r} is not a JSON object; give an object of strings")
     pairs = [
-        (clean(str(name).replace("_", " "), ATTRIBUTE_CHARS), clean(str(value), ATTRIBUTE_CHARS))
+        (clean(str(name).replace("_", " "), ATTRIBUTE_CHARS), clean(_impersonal(str(value)), ATTRIBUTE_CHARS))
         for name, value in sorted(content.items())
         if value is not None and not name.lower().endswith(CODES) and not is_confidential(name)
     ]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from recllm.schema import HistoryLine, Profile
 from recllm.text.injection import neutralise
 from recllm.text.items import ATTRIBUTE_CHARS, CATEGORY_CHARS, item_names
+from recllm.text.personal_data import without_personal_data
 from recllm.text.templates import Prompts, clean
 
 if TYPE_CHECKING:
@@ -44,10 +45,10 @@ def user_texts(profile: Profile, items: pl.DataFrame, locale: str = "en") -> Use
 
 
 def basics_text(basics: Mapping[str, str], locale: str) -> str:
-    """I alone: what a person said of himself or herself."""
+    """I alone: what a person said of himself or herself, without what tells who it is: mail, phone, address, name."""
     lines: list[tuple[str, dict[str, object]]] = []
     for name, answer in basics.items():
-        if value := neutralise(answer, max_chars=ATTRIBUTE_CHARS):
+        if value := neutralise(without_personal_data(answer), max_chars=ATTRIBUTE_CHARS):
             lines.append(("user_basics", {"name": clean(name.replace("_", " "), ATTRIBUTE_CHARS), "value": value}))
     return _text(lines, locale)
 

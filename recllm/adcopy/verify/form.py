@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from recllm.adcopy.channels import is_gsm7
 from recllm.adcopy.lexicon import HAN, families, fold, limit, pattern, phrase_pattern, within, word_class, words
 from recllm.adcopy.verify.case import Case, Violation, matches, violations
+from recllm.text.personal_data import PersonalDataKind, find_personal_data
 
 _BREAKS_OFF = (
     pattern("form.breaks_off", DANGLING="|".join(word_class("dangling"))),
@@ -91,7 +92,21 @@ def personal_data(case: Case) -> Iterator[Violation]:
     for match in pattern("people.iban").finditer(text):
         if is_iban(match[0].replace(" ", "")):
             yield Violation("holds a bank account number", match[0])
+    for phrase in _personal_phrases(case, _OF_PEOPLE):
+        yield Violation("holds what tells who or where a person is", phrase)
     yield from _phrases("G8", case)
+
+
+_OF_PEOPLE = frozenset(PersonalDataKind) - {PersonalDataKind.HANDLE}
+
+
+def _personal_phrases(case: Case, kinds: frozenset[PersonalDataKind]) -> Iterator[str]:
+    """Personal data of these kinds; a name or a street that the item's own facts hold is the item's."""
+    for finding in find_personal_data(case.text):
+        phrase = case.text[finding.start : finding.end]
+        may_be_named = finding.kind in (PersonalDataKind.NAME, PersonalDataKind.ADDRESS)
+        if finding.kind in kinds and not (may_be_named and fold(phrase) in case.facts.folded):
+            yield phrase
 
 
 def is_card(digits: str) -> bool:
@@ -129,6 +144,8 @@ def leaks(case: Case) -> Iterator[Violation]:
         ("people.contact", "is an address, a handle or a contact"),
     ):
         yield from violations(matches(pattern(name), case.reading.folded), remark)
+    for phrase in _personal_phrases(case, frozenset({PersonalDataKind.HANDLE})):
+        yield Violation("is an address, a handle or a contact", phrase)
     yield from violations(matches(pattern("reading.placeholder"), case.own_words), "was never filled in, or is mark-up")
     yield from _phrases("G10", case)
     if case.prompt:

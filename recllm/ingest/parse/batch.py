@@ -23,6 +23,7 @@ from recllm.ingest.parse.times import ROW_ERRORS, ParsedTimes, parse_times
 from recllm.ingest.read.records import BadRecord, Chunk
 from recllm.ingest.record import Occurrences
 from recllm.policy import Policy
+from recllm.text.personal_data import find_personal_data, personal_data_hint
 from recllm.workspace.privacy import Pseudonymiser
 
 _CACHED_PEOPLE = 300_000
@@ -45,6 +46,8 @@ _INSTRUCTION = (
     r"|\[/?INST\]|^\s*(system|assistant)\s*:|忽略(以上|之前|前面|上述)|你现在是|系统提示"
 )
 _FORMULA = r"^[=+\-@\t\r]"
+_PERSONAL_DATA_CHARS = 4_000
+"""So much of each text is searched for personal data."""
 _ODD = r"[^ !-%'-;=?-~]"
 """Plain letters, digits and marks; texts of nothing else need no closer look."""
 
@@ -169,6 +172,8 @@ class LoadState:
     now: datetime
     notes: Counter[str] = field(default_factory=Counter)
     """Warnings by code."""
+    personal_data: Counter[str] = field(default_factory=Counter)
+    """Texts that hold personal data, by column of the file."""
     occurrences: Occurrences = field(default_factory=Occurrences)
     users: IdTally = field(default_factory=IdTally)
     items: IdTally = field(default_factory=IdTally)
@@ -225,6 +230,21 @@ class FieldBatch:
             record = self._chunk.bad_row(row, column, code, text)
             self.errors.append(record if keep else replace(record, raw="", fields=None))
         self.bad |= hits
+
+    def count_personal_data(self, texts: pl.Series, column: str, *, label: str = "") -> None:
+        """Counts the texts of good rows that hold personal data. A `label` before each says what a lone number is."""
+        distinct = texts.filter(self.good()).drop_nulls().str.slice(0, _PERSONAL_DATA_CHARS).value_counts(name="rows")
+        candidates = (pl.lit(label) + pl.col(texts.name)).alias("text")
+        suspects = distinct.select(candidates, "rows").filter(pl.col("text").str.contains(personal_data_hint()))
+        n_rows = sum(rows for text, rows in suspects.iter_rows() if find_personal_data(text))
+        if n_rows:
+            self.load.notes["W_PERSONAL_DATA"] += n_rows
+            self.load.personal_data[column] += n_rows
+
+    def personal_answers(self) -> None:
+        """The same for what people said of themselves, by column."""
+        for name, column in self.load.schema.basics.items():
+            self.count_personal_data(self._chunk.frame[column], column, label=f"{name.replace('_', ' ')}: ")
 
     def ids(self, field: str) -> pl.Series:
         """Cleaned ids, null where empty; rows with unseen characters or overlong ids are marked.
