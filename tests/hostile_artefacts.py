@@ -19,6 +19,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -217,9 +218,7 @@ HEADERS: dict[str, Callable[[], bytes]] = {
     "negative offsets": lambda: safetensors(f'{{"a":{_tensor(-8, 0, [2])}}}'.encode(), bytes(8)),
     "a name twice": lambda: safetensors(f'{{"a":{_tensor(0, 8, [2])},"a":{_tensor(0, 8, [2])}}}'.encode(), bytes(8)),
     "a type that is none": lambda: safetensors(f'{{"a":{_tensor(0, 8, [2], "__reduce__")}}}'.encode(), bytes(8)),
-    "a shape that overflows": lambda: safetensors(
-        f'{{"a":{_tensor(0, 8, [1 << 40, 1 << 40])}}}'.encode(), bytes(8)
-    ),
+    "a shape that overflows": lambda: safetensors(f'{{"a":{_tensor(0, 8, [1 << 40, 1 << 40])}}}'.encode(), bytes(8)),
     "deep nesting": lambda: safetensors(b'{"a":' * DEEP + b"1" + b"}" * DEEP),
     "no JSON": lambda: safetensors(b"cos\nsystem\n(S'true'\ntR."),
 }
@@ -245,8 +244,10 @@ def _spoil_links(case: Case, folder: Path) -> None:
 def _spoil_module(kind: str, path: str) -> Callable[[Case, Path], object]:
     def spoil(case: Case, folder: Path) -> None:
         modules = [("sentence_transformers.models.Transformer", ""), (kind, path)]
-        write_json(folder / "modules.json", [{"idx": n, "name": str(n), "path": p, "type": t} for n, (t, p) in
-                                             enumerate(modules)])
+        write_json(
+            folder / "modules.json",
+            [{"idx": n, "name": str(n), "path": p, "type": t} for n, (t, p) in enumerate(modules)],
+        )
         case.file("encoder/evil.py", f"open({str(case.outside / 'mark')!r}, 'w')\n")
 
     return spoil
@@ -305,17 +306,25 @@ _encoder("a module outside", _spoil_module("sentence_transformers.models.Pooling
 _encoder("code beside the weights", _spoil_code, inert=True)
 _encoder("a tokenizer with code", _spoil_tokenizer(auto_map={"AutoTokenizer": ["evil.T", None]}))
 _encoder("a tokenizer that is a pickle", lambda case, folder: (folder / "tokenizer.json").write_bytes(case.pickled()))
-_encoder("a deep tokenizer", lambda _, folder: (folder / "tokenizer.json").write_text('{"a":' * DEEP + "1" + "}" * DEEP))
+_encoder(
+    "a deep tokenizer", lambda _, folder: (folder / "tokenizer.json").write_text('{"a":' * DEEP + "1" + "}" * DEEP)
+)
 _encoder("a tokenizer with a slow pattern", _regex_tokenizer, inert=True)
 _encoder(
     "a template in the tokenizer",
     _spoil_tokenizer(chat_template="{{ lipsum.__globals__['os'].system('touch mark') }}"),
     inert=True,
 )
-_encoder("a pipe in place of weights", lambda _, folder: (
-    (folder / "model.safetensors").unlink(), os.mkfifo(folder / "model.safetensors")))
-_encoder("an adapter in place of a model", lambda _, folder: write_json(
-    folder / "adapter_config.json", {"base_model_name_or_path": "evil/model", "peft_type": "LORA"}))
+_encoder(
+    "a pipe in place of weights",
+    lambda _, folder: ((folder / "model.safetensors").unlink(), os.mkfifo(folder / "model.safetensors")),
+)
+_encoder(
+    "an adapter in place of a model",
+    lambda _, folder: write_json(
+        folder / "adapter_config.json", {"base_model_name_or_path": "evil/model", "peft_type": "LORA"}
+    ),
+)
 
 
 # --- adapters --------------------------------------------------------------------------------------------------------
@@ -336,8 +345,14 @@ def _adapter(name: str, spoil: Callable[[Case, Path], object], *, inert: bool = 
         tensors, rank = {}, 2
         for layer in range(2):
             block = f"base_model.model.encoder.layer.{layer}"
-            sizes = {"attention.self.query": (32, 32), "attention.self.key": (32, 32), "attention.self.value": (32, 32),
-                     "attention.output.dense": (32, 32), "intermediate.dense": (32, 48), "output.dense": (48, 32)}
+            sizes = {
+                "attention.self.query": (32, 32),
+                "attention.self.key": (32, 32),
+                "attention.self.value": (32, 32),
+                "attention.output.dense": (32, 32),
+                "intermediate.dense": (32, 48),
+                "output.dense": (48, 32),
+            }
             for part, (width, height) in sizes.items():
                 tensors[f"{block}.{part}.lora_A.weight"] = np.zeros((rank, width), np.float32)
                 tensors[f"{block}.{part}.lora_B.weight"] = np.zeros((height, rank), np.float32)
@@ -370,16 +385,23 @@ _adapter("a sound one", lambda case, folder: None, inert=True)
 _adapter("adapter_model.bin alone", _adapter_pickle)
 _adapter("weights that are a pickle", lambda case, f: (f / "adapter_model.safetensors").write_bytes(case.pickled()))
 _adapter("of another model", _other_base)
-_adapter("that names a model to fetch", lambda _, f: edit_json(
-    f / "adapter_config.json", base_model_name_or_path="evil/model", auto_mapping={"parent_library": "evil"}),
-    inert=True)
+_adapter(
+    "that names a model to fetch",
+    lambda _, f: edit_json(
+        f / "adapter_config.json", base_model_name_or_path="evil/model", auto_mapping={"parent_library": "evil"}
+    ),
+    inert=True,
+)
 _adapter("of a billion ranks", lambda _, f: edit_json(f / "adapter_config.json", r=1_000_000_000))
 _adapter("of a rank of many digits", lambda _, f: edit_json(f / "adapter_config.json", r="9" * 100_000))
 _adapter("deep settings", lambda _, f: (f / "adapter_config.json").write_text('{"a":' * DEEP + "1" + "}" * DEEP))
 _adapter("of another kind", lambda _, f: edit_json(f / "adapter_config.json", peft_type="PROMPT_TUNING"))
 _adapter("of all modules", lambda _, f: edit_json(f / "adapter_config.json", target_modules=".*"))
-_adapter("of endless layers", lambda _, f: edit_json(
-    f / "adapter_config.json", layers_to_transform=list(range(100_000))))
+_adapter(
+    "of endless layers",
+    lambda _, f: edit_json(f / "adapter_config.json", layers_to_transform=list(range(100_000))),
+    inert=True,
+)
 
 
 # --- exported encoders -----------------------------------------------------------------------------------------------
@@ -396,8 +418,18 @@ def _onnx(name: str, model: Callable[[Case], bytes], *, inert: bool = False, **r
         (folder / "tokenizer.json").write_bytes(tokenizer)
         files = {"model.onnx": content, "tokenizer.json": tokenizer}
         hashes = {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
-        values: dict[str, Any] = {"scheme": SCHEME, "name": "m", "source": "s", "dim": 4, "pad": 0, "limit": 12,
-                                  "lower_case": False, "prompts": {}, "parity": {}, "files": hashes}
+        values: dict[str, Any] = {
+            "scheme": SCHEME,
+            "name": "m",
+            "source": "s",
+            "dim": 4,
+            "pad": 0,
+            "limit": 12,
+            "lower_case": False,
+            "prompts": {},
+            "parity": {},
+            "files": hashes,
+        }
         write_json(folder / "onnx.json", values | record)
         if deep := record.get("deep"):
             (folder / "onnx.json").write_text(deep)
@@ -440,8 +472,10 @@ def _identity(helper: Any) -> list[Any]:
 _onnx("data outside", _graph(_identity, _external("../../outside/weights.bin")))
 _onnx("data at an absolute path", _graph(_identity, _external("OUTSIDE/weights.bin")))
 _onnx("data that the record does not name", _graph(_identity, _external("more.bin")))
-_onnx("an operator of one's own", _graph(lambda h: [h.make_node("Run", ["input_ids"], ["unit"], domain="evil")],
-                                         lambda *_: []))
+_onnx(
+    "an operator of one's own",
+    _graph(lambda h: [h.make_node("Run", ["input_ids"], ["unit"], domain="evil")], lambda *_: []),
+)
 _onnx("a model that is a pickle", lambda case: case.pickled())
 _onnx("a record with a path", lambda case: b"", files={"../../outside/secret.txt": "0" * 64})
 _onnx("a deep record", lambda case: b"", deep='{"a":' * DEEP + "1" + "}" * DEEP)
@@ -530,6 +564,11 @@ def _template(text: str) -> Callable[[Case, Path], object]:
     return spoil
 
 
+def _of_template(name: str, text: str) -> None:
+    """It is a program, and not run: the model reads the turns as they are."""
+    _generator(f"a template that {name}", _template(text), inert=True)
+
+
 _generator("weights that are a pickle", _weights(lambda case: case.pickled()))
 _generator("pytorch_model.bin alone", _only("pytorch_model.bin"))
 _generator("auto_map", _config(auto_map={"AutoModelForCausalLM": "modeling_evil.Evil"}))
@@ -538,16 +577,22 @@ _generator("a model to fetch", _config(draft={"_name_or_path": "evil/model"}))
 _generator("a model to fetch by another name", _config(text_encoder_name_or_path="evil/model"))
 _generator("a tokenizer with code", _spoil_tokenizer(auto_map={"AutoTokenizer": ["evil.T", None]}))
 _generator("code beside the weights", _spoil_code, inert=True)
-_generator("a template that runs code", _template("{{ lipsum.__globals__['os'].system('touch MARK') }}"))
-_generator("a template that reads classes", _template("{{ ''.__class__.__mro__[1].__subclasses__() }}"))
-_generator("a template that calls what it is given", _template("{{ cycler.__init__.__globals__.os.popen('id').read() }}"))
-_generator("a template that raises", _template("{{ raise_exception('no') }}"))
-_generator("a template that is none", _template("{% for x in %}"))
-_generator("a template that never ends", _template(
-    "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}"))
-_generator("a template that fills the memory", _template("{{ 'a' * 10000000000 }}"))
-_generator("a template that grows", _template("{% set ns = namespace(x='a' * 100) %}{% for i in range(40) %}"
-                                               "{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x }}"))
+_of_template("runs code", ("{{ lipsum.__globals__['os'].system('touch MARK') }}"))
+_of_template("reads classes", ("{{ ''.__class__.__mro__[1].__subclasses__() }}"))
+_of_template("calls what it is given", ("{{ cycler.__init__.__globals__.os.popen('id').read() }}"))
+_of_template("raises", ("{{ raise_exception('no') }}"))
+_of_template("is none", ("{% for x in %}"))
+_of_template(
+    "never ends",
+    (
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}"
+    ),
+)
+_of_template("fills the memory", ("{{ 'a' * 10000000000 }}"))
+_of_template(
+    "grows",
+    ("{% set ns = namespace(x='a' * 100) %}{% for i in range(40) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x }}"),
+)
 _generator("deep settings", lambda _, f: (f / "config.json").write_text('{"a":' * DEEP + "1" + "}" * DEEP))
 _generator("a billion layers", _config(num_hidden_layers=1_000_000_000))
 _generator("a settings file that is a link", _spoil_links)
@@ -575,11 +620,14 @@ def _gguf_string(key: str, value: str) -> bytes:
 
 
 _EVIL_TEMPLATE = "{{ lipsum.__globals__['os'].system('touch MARK') }}"
-_gguf("a template that runs code", lambda case: gguf(
-    _gguf_string("general.architecture", "llama"),
-    _gguf_string("tokenizer.ggml.model", "gpt2"),
-    _gguf_string("tokenizer.chat_template", _EVIL_TEMPLATE.replace("MARK", str(case.outside / "mark"))),
-))
+_gguf(
+    "a template that runs code",
+    lambda case: gguf(
+        _gguf_string("general.architecture", "llama"),
+        _gguf_string("tokenizer.ggml.model", "gpt2"),
+        _gguf_string("tokenizer.chat_template", _EVIL_TEMPLATE.replace("MARK", str(case.outside / "mark"))),
+    ),
+)
 _gguf("a pickle", lambda case: case.pickled())
 _gguf("a pickle behind the magic", lambda case: b"GGUF" + case.pickled())
 _gguf("endless pairs", lambda _: gguf(_gguf_string("a", "b"), n_pairs=1 << 62))
@@ -589,9 +637,14 @@ _gguf("a list of endless length", lambda _: gguf(_gguf_text("a") + struct.pack("
 _gguf("lists in lists", lambda _: gguf(_gguf_text("a") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * DEEP))
 _gguf("a type that is none", lambda _: gguf(_gguf_text("a") + struct.pack("<I", 77) + bytes(64)))
 _gguf("a version that is none", lambda _: gguf(version=9_999))
-_gguf("an alignment of nothing", lambda _: gguf(
-    _gguf_text("general.alignment") + struct.pack("<II", 4, 0), _gguf_string("general.architecture", "llama"),
-    n_tensors=1))
+_gguf(
+    "an alignment of nothing",
+    lambda _: gguf(
+        _gguf_text("general.alignment") + struct.pack("<II", 4, 0),
+        _gguf_string("general.architecture", "llama"),
+        n_tensors=1,
+    ),
+)
 _gguf("nothing", lambda _: b"")
 _gguf("half a head", lambda _: b"GGUF\x03\x00")
 
@@ -627,9 +680,7 @@ def _recommend(shop: Path) -> Door:
     return door
 
 
-def _version(
-    name: str, spoil: Callable[[Case, Path], object], *, inert: bool = False, seal: bool = True
-) -> None:
+def _version(name: str, spoil: Callable[[Case, Path], object], *, inert: bool = False, seal: bool = True) -> None:
     """A published version in which somebody changed a file, and by `seal` the manifest as well."""
 
     def make(case: Case) -> Door:
@@ -686,8 +737,10 @@ def _hostile_arrow(case: Case, folder: Path) -> None:
 
 _version("items.arrow with hostile metadata", _hostile_arrow)
 _version("items.arrow cut off", lambda _, f: (f / "items.arrow").write_bytes((f / "items.arrow").read_bytes()[:400]))
-_version("items.arrow with wrong bytes", lambda _, f: (f / "items.arrow").write_bytes(
-    (f / "items.arrow").read_bytes()[:-300] + b"\xff" * 300))
+_version(
+    "items.arrow with wrong bytes",
+    lambda _, f: (f / "items.arrow").write_bytes((f / "items.arrow").read_bytes()[:-300] + b"\xff" * 300),
+)
 
 
 def _pointer(text: str | bytes) -> Callable[[Case], Door]:
@@ -736,8 +789,11 @@ def _linked_lock(case: Case, models: Path) -> None:
 _add("models: a log of decisions that is a link", _roll_back(_linked_log), inert=True)
 _add("models: a log of decisions that is a hard link", _roll_back(_hard_linked_log), inert=True)
 _add("models: a lock that is a link", _roll_back(_linked_lock), inert=True)
-_add("models: a deep log of decisions", _roll_back(
-    lambda _, models: (models / "decisions.jsonl").write_text('{"a":' * DEEP + "1" + "}" * DEEP + "\n")), inert=True)
+_add(
+    "models: a deep log of decisions",
+    _roll_back(lambda _, models: (models / "decisions.jsonl").write_text('{"a":' * DEEP + "1" + "}" * DEEP + "\n")),
+    inert=True,
+)
 
 
 def _people_state(name: str, content: Callable[[Case], bytes]) -> None:
@@ -761,9 +817,7 @@ for _name, _content in HEADERS.items():
 # --- learned effects and trees ---------------------------------------------------------------------------------------
 
 
-def _trees(
-    name: str, change: Callable[[dict[str, Any]], object], *, inert: bool = False, **record: Any
-) -> None:
+def _trees(name: str, change: Callable[[dict[str, Any]], object], *, inert: bool = False, **record: Any) -> None:
     """Effects of two trees of three nodes, one thing about them changed; everybody is asked."""
 
     def make(case: Case) -> Door:
@@ -839,9 +893,7 @@ def _boosted(name: str, **change: Any) -> None:
             "roots": np.zeros(1, np.int32),
             "bias": np.zeros(1),
         }
-        file = case.file(
-            "trees.safetensors", save(arrays | change, metadata={"features": '["a"]', "record": "{}"})
-        )
+        file = case.file("trees.safetensors", save(arrays | change, metadata={"features": '["a"]', "record": "{}"}))
 
         def door() -> object:
             from recllm.models.trees import BoostedTrees
@@ -952,40 +1004,78 @@ _ingest("a tape archive named .csv.gz", "items.csv.gz", _tar_gz)
 _ingest("a workbook with macros", "items.csv", lambda _: _zip("[Content_Types].xml", "xl/vbaProject.bin"))
 _ingest("a workbook that unpacks to much", "items.csv", lambda _: _zip("xl/sheet1.xml", size=30_000_000))
 _ingest("an old workbook", "items.csv", lambda _: b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(2000))
-_ingest("zeros that unpack to a gigabyte", "items.csv.gz", lambda _: b"".join(
-    gzip.compress(bytes(1 << 20)) * 1_000 for _ in range(1)))
-_ingest("lines that unpack to a gigabyte", "items.csv.gz", lambda _: gzip.compress(HEAD)
-        + gzip.compress(b"a,b\n" * (1 << 18)) * 1_000)
+_ingest(
+    "zeros that unpack to a gigabyte",
+    "items.csv.gz",
+    lambda _: b"".join(gzip.compress(bytes(1 << 20)) * 1_000 for _ in range(1)),
+)
+_ingest(
+    "lines that unpack to a gigabyte",
+    "items.csv.gz",
+    lambda _: gzip.compress(HEAD) + gzip.compress(b"a,b\n" * (1 << 18)) * 1_000,
+)
 _ingest("gzip in gzip", "items.csv.gz", lambda _: gzip.compress(gzip.compress(gzip.compress(bytes(1 << 24)))))
 _ingest("gzip cut off", "items.csv.gz", lambda _: gzip.compress(HEAD * 1000)[:40])
 _ingest("a cell of 50 MB", "items.csv", lambda _: HEAD + b"a," + b"x" * 50_000_000 + b"\nb,c\n", inert=True)
 _ingest("a quoted cell of 50 MB", "items.csv", lambda _: HEAD + b'a,"' + b"x\n" * 25_000_000 + b'"\nb,c\n')
 _ingest("a header of ten million columns", "items.csv", lambda _: b"item_id,title" + b",c" * 10_000_000 + b"\na,b\n")
 _ingest("a row of ten million fields", "items.csv", lambda _: HEAD + b"a" + b",b" * 10_000_000 + b"\nc,d\n")
-_ingest("a number of a million digits", "items.csv", lambda _: b"item_id,title,price,currency\na,b," + b"9" * 1_000_000
-        + b",EUR\nc,d,1,EUR\n", inert=True)
-_ingest("a number of sixty thousand digits", "items.csv", lambda _: b"item_id,title,price,currency\na,b," + b"9" * 60_000
-        + b",EUR\nc,d,1e999999999,EUR\ne,f,1,EUR\n", inert=True)
-_ingest("an attribute nested deeply", "items.csv", lambda _: b"item_id,title,attributes\na,b," + b"[" * 30_000
-        + b"]" * 30_000 + b"\nc,d,{}\n", inert=True)
-_ingest("JSON nested deeply", "items.jsonl", lambda _: b'{"item_id":"a","title":' + b"[" * DEEP + b"]" * DEEP
-        + b'}\n{"item_id":"b","title":"c"}\n')
+_ingest(
+    "a number of a million digits",
+    "items.csv",
+    lambda _: b"item_id,title,price,currency\na,b," + b"9" * 1_000_000 + b",EUR\nc,d,1,EUR\n",
+    inert=True,
+)
+_ingest(
+    "a number of sixty thousand digits",
+    "items.csv",
+    lambda _: b"item_id,title,price,currency\na,b," + b"9" * 60_000 + b",EUR\nc,d,1e999999999,EUR\ne,f,1,EUR\n",
+    inert=True,
+)
+_ingest(
+    "an attribute nested deeply",
+    "items.csv",
+    lambda _: b"item_id,title,attributes\na,b," + b"[" * 30_000 + b"]" * 30_000 + b"\nc,d,{}\n",
+    inert=True,
+)
+_ingest(
+    "JSON nested deeply",
+    "items.jsonl",
+    lambda _: b'{"item_id":"a","title":' + b"[" * DEEP + b"]" * DEEP + b'}\n{"item_id":"b","title":"c"}\n',
+)
 _ingest("JSON with a name twice", "items.jsonl", lambda _: b'{"item_id":"a","item_id":"b","title":"t"}\n')
 _ingest("JSON with NaN", "items.jsonl", lambda _: b'{"item_id":"a","title":"t","price":NaN}\n')
 _ingest("JSON with half a character", "items.jsonl", lambda _: b'{"item_id":"a","title":"\\ud800"}\n')
-_ingest("JSON with a number of a million digits", "items.jsonl", lambda _: b'{"item_id":"a","title":"t","price":'
-        + b"9" * 1_000_000 + b'}\n{"item_id":"b","title":"t"}\n', inert=True)
-_ingest("JSON with a hundred thousand names", "items.jsonl", lambda _: json.dumps(
-    {"item_id": "a", "title": "t"} | {f"k{n}": n for n in range(100_000)}).encode() + b"\n")
+_ingest(
+    "JSON with a number of a million digits",
+    "items.jsonl",
+    lambda _: b'{"item_id":"a","title":"t","price":' + b"9" * 1_000_000 + b'}\n{"item_id":"b","title":"t"}\n',
+    inert=True,
+)
+_ingest(
+    "JSON with a hundred thousand names",
+    "items.jsonl",
+    lambda _: json.dumps({"item_id": "a", "title": "t"} | {f"k{n}": n for n in range(100_000)}).encode() + b"\n",
+)
 _ingest("JSON that is one list", "items.json", lambda _: b"[" * DEEP)
 _ingest("zero bytes", "items.csv", lambda _: HEAD + b"a\0,b\n")
 _ingest("no text at all", "items.csv", lambda _: bytes(range(256)) * 100)
-_ingest("a pickle in a cell", "items.csv", lambda case: HEAD + b"a," + pickle.dumps(
-    _Mark(str(case.outside / "mark")), protocol=0).replace(b"\n", b" ") + b"\n", inert=True)
+_ingest(
+    "a pickle in a cell",
+    "items.csv",
+    lambda case: (
+        HEAD + b"a," + pickle.dumps(_Mark(str(case.outside / "mark")), protocol=0).replace(b"\n", b" ") + b"\n"
+    ),
+    inert=True,
+)
 _ingest("columns that nest", "items.parquet", _parquet(lambda pa: pa.table({"item_id": ["a"], "title": [["b"]]})))
-_ingest("bytes in a column", "items.parquet", _parquet(lambda pa: pa.table({"item_id": ["a"], "title": [b"\x80\x04."]})))
+_ingest(
+    "bytes in a column", "items.parquet", _parquet(lambda pa: pa.table({"item_id": ["a"], "title": [b"\x80\x04."]}))
+)
 _ingest("a hundred million rows in few bytes", "items.parquet", _parquet(lambda pa: _repeated(pa, "a", 100_000_000)))
-_ingest("long texts repeated in few bytes", "items.parquet", _parquet(lambda pa: _repeated(pa, "a" * 1_000_000, 60_000)))
+_ingest(
+    "long texts repeated in few bytes", "items.parquet", _parquet(lambda pa: _repeated(pa, "a" * 1_000_000, 60_000))
+)
 _ingest("a foot of other bytes", "items.parquet", _damaged_parquet(60, 40))
 _ingest("a foot of endless length", "items.parquet", _damaged_parquet(8, 4))
 _ingest("a column map that never ends", "items.csv", lambda _: HEAD + b"a,b\n", mapping="(" * 10)
@@ -1119,8 +1209,14 @@ def _fields(case: Case, file: Path) -> Door:
     return lambda: fields_of_file(file.read_bytes())
 
 
-for _kind, _read in {"settings": _settings, "workspace": _workspace, "campaign": _campaign, "voice": _voice,
-                     "pack": _pack, "rule": _rule}.items():
+for _kind, _read in {
+    "settings": _settings,
+    "workspace": _workspace,
+    "campaign": _campaign,
+    "voice": _voice,
+    "pack": _pack,
+    "rule": _rule,
+}.items():
     _toml(_kind, _read)
 for _name in ("deep", "deep tables", "a huge number"):
     _add(f"uploaded campaign: {_name}", lambda case, text=TABLES[_name]: _fields(case, case.file("c.toml", text)))
@@ -1158,24 +1254,41 @@ def _named(name: str, *, limits: str = "", words: str = "", make: Callable[[Case
 
 _named("a list of ids at an absolute path", limits='suppress = "OUTSIDE/secret.txt"')
 _named("a list of ids above", limits='suppress = "../../outside/secret.txt"')
-_named("a list of ids that is a link", limits='suppress = "never.txt"',
-       make=lambda case: (case.folder / "in" / "never.txt").symlink_to(case.secret_file))
-_named("a list of ids that is a pipe", limits='suppress = "never.txt"',
-       make=lambda case: os.mkfifo(case.folder / "in" / "never.txt"))
+_named(
+    "a list of ids that is a link",
+    limits='suppress = "never.txt"',
+    make=lambda case: (case.folder / "in" / "never.txt").symlink_to(case.secret_file),
+)
+_named(
+    "a list of ids that is a pipe",
+    limits='suppress = "never.txt"',
+    make=lambda case: os.mkfifo(case.folder / "in" / "never.txt"),
+)
 _named("a list of ids that is a device", limits='suppress = "/dev/zero"')
-_named("a list of ids that is a pickle", limits='suppress = "never.txt"',
-       make=lambda case: case.file("in/never.txt", case.pickled()))
+_named(
+    "a list of ids that is a pickle",
+    limits='suppress = "never.txt"',
+    make=lambda case: case.file("in/never.txt", case.pickled()),
+)
 _named("a voice outside", words='voice = "../../outside/secret.txt"')
-_named("a pack outside", words='packs = ["OUTSIDE/evil.toml"]',
-       make=lambda case: (case.outside / "evil.toml").write_text(f"name = '{SECRET}'\nx = 1"))
+_named(
+    "a pack outside",
+    words='packs = ["OUTSIDE/evil.toml"]',
+    make=lambda case: (case.outside / "evil.toml").write_text(f"name = '{SECRET}'\nx = 1"),
+)
 _named("an adapter outside", words='generator = "smollm2"\nadapter = "../../outside"')
 _named("an adapter at an absolute path", words='generator = "smollm2"\nadapter = "OUTSIDE"')
 _named("a server of texts", words='generator = "http://evil.example/v1#m"')
 _named("a server of texts by another scheme", words='generator = "HTTP://evil.example/v1#m"')
 
 
-def _campaign_files(name: str, spoil: Callable[[Case, CampaignFolder], object], door: Callable[[CampaignFolder], object],
-                    *, inert: bool = False) -> None:
+def _campaign_files(
+    name: str,
+    spoil: Callable[[Case, CampaignFolder], object],
+    door: Callable[[CampaignFolder], object],
+    *,
+    inert: bool = False,
+) -> None:
     """The folder of a planned campaign in which somebody put something else."""
 
     def make(case: Case) -> Door:
@@ -1195,17 +1308,34 @@ def _lock_door(folder: CampaignFolder) -> object:
 _campaign_files("a plan that is a pickle", lambda case, f: f.plan.write_bytes(case.pickled()), read_plan)
 _campaign_files("a deep plan", lambda _, f: f.plan.write_text('{"a":' * DEEP + "1" + "}" * DEEP), read_plan)
 _campaign_files("a plan that is a link", lambda case, f: f.plan.symlink_to(case.secret_file), read_plan)
-_campaign_files("a deep log", lambda _, f: f.decisions.write_text('{"a":' * DEEP + "1" + "}" * DEEP + "\n"),
-                lambda f: list(read_log(f.decisions)))
-_campaign_files("a log that is a pickle", lambda case, f: f.decisions.write_bytes(case.pickled() + b"\n"),
-                lambda f: list(read_log(f.decisions)))
-_campaign_files("a log that is a link", lambda case, f: f.exports.symlink_to(case.outside / "mark"),
-                lambda f: append(f.exports, [{"at": "now"}]), inert=True)
-_campaign_files("a log that is a hard link", lambda case, f: (
-    (case.outside / "log").write_bytes(b""), f.exports.hardlink_to(case.outside / "log")),
-                lambda f: append(f.exports, [{"at": "now"}]), inert=True)
-_campaign_files("a lock that is a link", lambda case, f: f.path.with_name(".spring.lock").symlink_to(case.secret_file),
-                _lock_door, inert=True)
+_campaign_files(
+    "a deep log",
+    lambda _, f: f.decisions.write_text('{"a":' * DEEP + "1" + "}" * DEEP + "\n"),
+    lambda f: list(read_log(f.decisions)),
+)
+_campaign_files(
+    "a log that is a pickle",
+    lambda case, f: f.decisions.write_bytes(case.pickled() + b"\n"),
+    lambda f: list(read_log(f.decisions)),
+)
+_campaign_files(
+    "a log that is a link",
+    lambda case, f: f.exports.symlink_to(case.outside / "mark"),
+    lambda f: append(f.exports, [{"at": "now"}]),
+    inert=True,
+)
+_campaign_files(
+    "a log that is a hard link",
+    lambda case, f: ((case.outside / "log").write_bytes(b""), f.exports.hardlink_to(case.outside / "log")),
+    lambda f: append(f.exports, [{"at": "now"}]),
+    inert=True,
+)
+_campaign_files(
+    "a lock that is a link",
+    lambda case, f: f.path.with_name(".spring.lock").symlink_to(case.secret_file),
+    _lock_door,
+    inert=True,
+)
 _campaign_files("an old plan that is a link", lambda case, f: f.old.symlink_to(case.outside), _lock_door, inert=True)
 
 
@@ -1277,15 +1407,17 @@ _prompt("formats into classes", "{{ '{0.__class__.__mro__}'.format(x) }}")
 _prompt("reads classes by a filter", "{{ x|attr('__class__')|attr('__mro__') }}")
 _prompt("includes a file", "{% include '/etc/passwd' %}")
 _prompt("includes by a name", "{% set n = '/etc/passwd' %}{% include n %}")
-_prompt("never ends", "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}"
-                      "{% endfor %}{% endfor %}{% endfor %}")
+_prompt(
+    "never ends",
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}"
+    "{% endfor %}{% endfor %}{% endfor %}",
+)
 _prompt("fills the memory", "{{ 'a' * 10000000000 }}")
 _prompt("fills the memory by a power", "{{ 9 ** 99999999 }}")
-_prompt("fills the memory by padding", "{{ x.ljust(10000000000) }}")
-_prompt("fills the memory by a format", "{{ '%10000000000d' % 1 }}")
-_prompt("fills the memory by a filter", "{{ x|center(10000000000) }}")
-_prompt("doubles", "{% set ns = namespace(x='a' * 100) %}{% for i in range(40) %}{% set ns.x = ns.x + ns.x %}"
-                   "{% endfor %}{{ ns.x }}")
+_prompt(
+    "doubles",
+    "{% set ns = namespace(x='a' * 100) %}{% for i in range(40) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x }}",
+)
 _prompt("deep", "{{ " + "(" * 5_000 + "1" + ")" * 5_000 + " }}")
 
 
@@ -1311,16 +1443,20 @@ def _submitted(name: str, line: bytes) -> None:
         from recllm.adcopy.submissions import read_submissions
 
         path = case.file("texts.jsonl", line)
-        return lambda: [type(entry).__name__ for entry in read_submissions(path)]
+        return lambda: [type(entry).__name__ for entry in read_submissions(path, now=datetime(2025, 1, 1, tzinfo=UTC))]
 
     _add(f"texts: {name}", make, inert=True)
 
 
 _submitted("deep", b'{"id":' + b"[" * DEEP + b"]" * DEEP + b"}\n")
 _submitted("a number of a million digits", b'{"id": "a", "text": "t", "item": {"price": ' + b"9" * 1_000_000 + b"}}\n")
-_submitted("half a character", b'{"id": "a", "text": "\\ud800", "channel": "push", "locale": "en", "item": {"title": "x"}}\n')
-_submitted("a price that is none", b'{"id": "a", "text": "t", "channel": "push", "locale": "en", '
-                                   b'"item": {"title": "x", "price": 1e999999999}}\n')
+_submitted(
+    "half a character", b'{"id": "a", "text": "\\ud800", "channel": "push", "locale": "en", "item": {"title": "x"}}\n'
+)
+_submitted(
+    "a price that is none",
+    b'{"id": "a", "text": "t", "channel": "push", "locale": "en", "item": {"title": "x", "price": 1e999999999}}\n',
+)
 
 
 def _kept_lists(name: str, content: Callable[[Case], bytes]) -> None:

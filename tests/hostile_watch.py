@@ -23,13 +23,13 @@ from recllm.errors import RecllmError
 
 MAX_MIB = 512
 """What reading one artefact may add to the memory of the process at its peak, in MiB."""
-NEVER_ENDS = 60
+NEVER_ENDS = 30
 """Seconds after which something counts as never ending. No time is tested: this only keeps a run from hanging."""
 
 _FORBIDDEN = frozenset({
     "pickle.find_class", "marshal.loads", "ctypes.dlopen", "os.system", "os.exec", "os.posix_spawn", "os.spawn",
     "os.fork", "os.forkpty", "pty.spawn", "subprocess.Popen", "socket.connect", "socket.getaddrinfo",
-    "socket.gethostbyname", "socket.sendto", "socket.sendmsg", "urllib.Request", "webbrowser.open", "code.__new__",
+    "socket.gethostbyname", "socket.sendto", "socket.sendmsg", "urllib.Request", "webbrowser.open",
 })  # fmt: skip
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _CHANGES = frozenset({
@@ -67,19 +67,20 @@ class _Watch:
             return
         if event in _FORBIDDEN:
             # libraries load their own parts late: an import is no effect, and what it unmarshals is its cached code
-            if event in ("marshal.loads", "ctypes.dlopen", "code.__new__") and _importing():
+            if event in ("marshal.loads", "ctypes.dlopen") and _importing():
                 return
             self._stop(f"{event} {str(arguments)[:120]}")
         if event == "open" and isinstance(arguments[0], str | bytes):
-            if isinstance(arguments[2], int) and arguments[2] & _WRITES:
-                self._check(event, arguments[0])
+            flags = arguments[2]
+            if isinstance(flags, int) and flags & _WRITES and not flags & getattr(os, "O_NOFOLLOW", 0):
+                self._check(event, arguments[0], os.path.realpath(os.fsdecode(arguments[0])))
         elif event in _CHANGES:
             for name in arguments:
-                if isinstance(name, str | bytes):
-                    self._check(event, name)
+                if isinstance(name, str | bytes):  # of a link the link itself is removed or renamed
+                    folder, last = os.path.split(os.fsdecode(name))
+                    self._check(event, name, os.path.join(os.path.realpath(folder), last))  # noqa: PTH118
 
-    def _check(self, event: str, name: str | bytes) -> None:
-        path = os.path.realpath(os.fsdecode(name))
+    def _check(self, event: str, name: str | bytes, path: str) -> None:
         if path.startswith((self.inside + os.sep, "/dev/", "/proc/")) or "__pycache__" in path or path == self.inside:
             return
         if not os.path.isabs(os.fsdecode(name)) and event not in ("open",):  # below a descriptor, as rmtree does
@@ -169,7 +170,9 @@ def look(name: str, inside: Path, secret: str, door: Callable[[], object], *, in
     seconds, peak = time.monotonic() - started, _peak_mib() - base
     effects += seen
     after = snapshot(around, leave_out=inside)
-    effects += [f"{path} was changed" for path in sorted(before.keys() | after.keys()) if before.get(path) != after.get(path)]
+    effects += [
+        f"{path} was changed" for path in sorted(before.keys() | after.keys()) if before.get(path) != after.get(path)
+    ]
     if secret in said:
         effects.append("it told what stands in a file outside")
     if len(said) > 20_000:

@@ -10,7 +10,6 @@ harm, since every advertisement is verified.
 from __future__ import annotations
 
 import html
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -39,6 +38,7 @@ from recllm.adcopy.lexicon import (
 )
 from recllm.adcopy.packs import FilledText, Pack, parse
 from recllm.adcopy.quantities import Quantity, quantities
+from recllm.documents import toml_table
 from recllm.errors import DataError, UsageError
 from recllm.policy import Policy
 from recllm.schema import Item, Occasion, Reason, ReasonKind
@@ -114,8 +114,8 @@ class Voice:
 def load_voice(file: Path) -> Voice:
     """Reads a voice from TOML. Raises `DataError` with the file and the field that is wrong."""
     try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        values = toml_table(file.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise DataError(f"{file}: no brand voice, since it is not TOML: {error}") from error
     return parse(Voice, values, owner="a voice", prefix=f"{file}: ")
 

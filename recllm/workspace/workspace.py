@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hmac
 import os
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -26,6 +25,7 @@ from typing import Any
 import tomli_w
 
 from recllm.data.dataset import utc
+from recllm.documents import toml_table
 from recllm.errors import RecllmError, StoreError, UsageError
 from recllm.files import lock_file, write_whole
 from recllm.settings import Settings, merged
@@ -147,13 +147,13 @@ class Workspace:
         if not path.is_file():
             raise StoreError(f"there is no workspace in {root}; make one with: recllm init -w {root}")
         try:
-            table = tomllib.loads(path.read_text("utf-8"))
+            table = toml_table(path.read_text("utf-8"))
             key_fingerprint = str(table.pop("key_fingerprint"))
             settings = Settings(**merged(merged(table, _OVERRIDES.get()), environment))
             return cls(Path(root), settings, key_fingerprint)
         except KeyError:
             raise StoreError(f"{path} has no key_fingerprint; put back the file that recllm init made") from None
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, UsageError) as error:
+        except (OSError, ValueError, UsageError) as error:
             raise StoreError(f"{path} cannot be used: {error}; correct the file") from error
 
     def store(self) -> Store:
