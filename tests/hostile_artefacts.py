@@ -18,6 +18,7 @@ import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -26,22 +27,26 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from fastapi.testclient import TestClient
 from hostile_watch import Outcome, look
 from tiny_encoders import edit_json, make_model, write_json
 
 from recllm.campaigns.file import read_campaign
-from recllm.campaigns.folder import CampaignFolder, append, publish, read_log, read_plan
+from recllm.campaigns.folder import CampaignFolder, append, read_log, read_plan
 from recllm.encoder.cache import CACHE_FILE, CachedEncoder
 from recllm.encoder.json_cache import HASH_FILE
 from recllm.encoder.loading import load_encoder
 from recllm.encoder.onnx import SCHEME
 from recllm.encoder.toy import ToyEncoder
+from recllm.errors import RecllmError
 from recllm.jobs.load import load_file
+from recllm.workspace.webhooks import WebhookScheme, add_source
 from recllm.workspace.workspace import Workspace
 
 Door = Callable[[], object]
 """Reads an artefact; what it answers is not told to anyone by itself."""
 
+WEBHOOK_SECRET = "whsec_" + "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 SECRET = "zzcanary_7f3a91c2"
 """Stands in a file outside of what an artefact may read."""
 DEEP = 100_000
@@ -83,6 +88,23 @@ class World:
         sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
         LlamaForCausalLM(LlamaConfig(vocab_size=len(alphabet), **sizes)).save_pretrained(folder)
         return folder
+
+    @cached_property
+    def _open(self) -> ExitStack:
+        return ExitStack()
+
+    @cached_property
+    def client(self) -> TestClient:
+        """Of a service with a console, of a shop that every request may write to."""
+        from service_world import serving
+
+        shop = Path(shutil.copytree(self.shop, self.folder / "served"))
+        with Workspace.open(shop) as workspace:
+            add_source(workspace, "mail", WebhookScheme.STANDARD, WEBHOOK_SECRET)
+        return self._open.enter_context(serving(shop, console=True))
+
+    def close(self) -> None:
+        self._open.close()
 
 
 @dataclass(frozen=True)
@@ -166,7 +188,7 @@ def look_at(item: Artefact, folder: Path, world: World) -> Outcome:
     case.outside.mkdir()
     case.secret_file.write_text(f"{SECRET}\n")
     door = item.make(case)
-    return look(item.name, case.folder, SECRET, door, inert=item.inert)
+    return look(item.name, case.folder, SECRET, door, inert=item.inert, also=world.folder)
 
 
 # --- encoders --------------------------------------------------------------------------------------------------------
@@ -1376,7 +1398,7 @@ def _upload(name: str, file: str) -> None:
 
 _upload("a name that leaves the folder", "../../../outside/mark")
 _upload("a name with turned strokes", "..\\..\\outside\\mark")
-_upload("an absolute name", "/tmp/evil.csv")
+_upload("an absolute name", "/etc/evil.csv")
 _upload("a name of a device", "CON")
 _upload("a name with a zero byte", "a\0.csv")
 _upload("a long name", "x" * 100_000 + ".csv")
@@ -1478,3 +1500,192 @@ def _npz(case: Case) -> bytes:
 _kept_lists("objects", _npz)
 _kept_lists("a pickle", lambda case: case.pickled())
 _kept_lists("an archive that leaves its folder", lambda _: _zip("../../outside/mark.npy"))
+
+
+# --- the service -----------------------------------------------------------------------------------------------------
+
+
+class RefusedRequestError(RecllmError):
+    """A request that was answered with a status of the client's fault."""
+
+
+def _request(name: str, method: str, path: str, *, inert: bool = False, **sent: Any) -> None:
+    """A request to the service; what it answers with is neither a fault of its own nor the secret."""
+
+    def make(case: Case) -> Door:
+        client = case.world.client
+        options = {key: value(case) if callable(value) else value for key, value in sent.items()}
+
+        def door() -> object:
+            answer = client.request(method, path, follow_redirects=False, **options)
+            if answer.status_code >= 500:
+                raise AssertionError(f"{answer.status_code} {answer.text[:300]}")
+            if answer.status_code >= 400:
+                raise RefusedRequestError(f"{answer.status_code} {answer.text[:15_000]}")
+            return f"{answer.status_code} {answer.text[:15_000]}"
+
+        return door
+
+    _add(f"service: {name}", make, inert=inert)
+
+
+JSON = {"Content-Type": "application/json"}
+
+
+def _body(name: str, path: str, body: str | bytes, *, inert: bool = False) -> None:
+    content = body if isinstance(body, bytes) else body.encode("utf-8", "surrogatepass")
+    _request(name, "POST", path, content=content, headers=JSON, inert=inert)
+
+
+_body("deep events", "/v1/events", '{"events":' + "[" * DEEP + "]" * DEEP + "}")
+_body("deep objects", "/v1/events", '{"events":' * DEEP + "1" + "}" * DEEP)
+_body("a number of a million digits", "/v1/recommend", '{"user_id": "u01", "k": ' + "9" * 1_000_000 + "}")
+_body("a number without end", "/v1/recommend", '{"user_id": "u01", "k": 1e999999999}')
+_body("a field twice", "/v1/recommend", '{"user_id": "u01", "user_id": "u02"}')
+_body("NaN", "/v1/recommend", '{"user_id": "u01", "k": NaN}')
+_body("half a character", "/v1/search", '{"query": "\\ud800 tea"}', inert=True)
+_body("bytes that are no UTF-8", "/v1/recommend", b'{"user_id": "\xff\xfe"}')
+_body("a pickle", "/v1/events", pickle.dumps({"events": []}))
+_body("eleven megabytes", "/v1/events", b'{"events": ["' + b"x" * (11 << 20) + b'"]}')
+_request(
+    "a body in endless pieces",
+    "POST",
+    "/v1/events",
+    headers=JSON,
+    content=lambda _: (b"x" * (1 << 16) for _ in range(400)),
+)
+_request("ten thousand headers", "GET", "/livez", headers={f"X-{n}": "y" for n in range(10_000)}, inert=True)
+_request("a header of a megabyte", "GET", "/v1/campaigns", headers={"X-Api-Key": "k" * (1 << 20)})
+_request("another host", "GET", "/people", headers={"Host": "evil.example"})
+_request(
+    "another site's form", "POST", "/data/upload", headers={"Origin": "http://evil.example"}, data={"table": "items"}
+)
+CONDITIONS = {
+    "a statement": "price < 50; DROP TABLE items; --",
+    "a file": "title IN (SELECT * FROM read_csv('/etc/passwd'))",
+    "a file by a function": "readfile('/etc/passwd') IS NOT NULL",
+    "a union": "1 = 1 UNION SELECT * FROM users",
+    "another table": "(SELECT count(*) FROM users) > 0",
+    "a database": "ATTACH 'x.sqlite' AS x",
+    "a pragma": "PRAGMA writable_schema = 1",
+    "deep brackets": "(" * 5_000 + "price < 5" + ")" * 5_000,
+    "a long chain": " OR ".join(["price < 5"] * 20_000),
+    "a number of many digits": "price < " + "9" * 100_000,
+    "a template": "{{ 7 * 7 }}",
+}
+"""Conditions of SQL that ask for more than a catalogue's columns."""
+for _name, _text in CONDITIONS.items():
+    _body(f"a condition with {_name}", "/v1/recommend", json.dumps({"user_id": "u01", "where": _text}))
+
+
+def _condition(name: str, text: str) -> None:
+    """The service bounds what it takes; the command line hands on whatever was typed."""
+
+    def make(_: Case) -> Door:
+        from recllm.data.catalogue import COLUMNS, matching
+
+        values: dict[str, Any] = {name: ["a"] for name in COLUMNS} | {"price": [1.0], "category": [["a"]]}
+        return lambda: matching(pl.DataFrame(values), text)
+
+    _add(f"condition: {name}", make, inert=name == "a number of many digits")
+
+
+for _name, _text in CONDITIONS.items():
+    _condition(_name, _text)
+IDS = (SQL, PATHS, "..%2f..%2foutside%2fmark", "%00", "CON", "{{ 7*7 }}", "x" * 5_000, "a%0d%0aSet-Cookie:%20x=y")
+for _id in IDS:
+    _request(f"items like {_id[:30]}", "GET", f"/v1/items/{_id}/similar")
+    _request(f"a profile of {_id[:30]}", "GET", f"/v1/users/{_id}/profile", inert=True)
+    _request(f"an export of {_id[:30]}", "GET", f"/v1/users/{_id}/export", inert=True)
+for _id in (PATHS, "..%2f..%2fworkspace.toml", "%2e%2e%2fkey", "x" * 5_000):
+    _request(f"a campaign {_id[:30]}", "GET", f"/v1/campaigns/{_id}")
+    _request(f"an experiment {_id[:30]}", "GET", f"/v1/experiments/{_id}")
+    _request(f"a job {_id[:30]}", "GET", f"/v1/jobs/{_id}")
+    _request(f"a quarantine {_id[:30]}", "GET", f"/data/quarantine/{_id}")
+    _request(f"a file of the console {_id[:30]}", "GET", f"/static/{_id}")
+    _request(f"a webhook of {_id[:30]}", "POST", f"/webhooks/{_id}/mail", content=b"{}", headers=JSON)
+_body("a search for a statement", "/v1/search", json.dumps({"query": SQL}), inert=True)
+_body("a search for a template", "/v1/search", json.dumps({"query": "{{ lipsum.__globals__ }} {% x %}"}), inert=True)
+_body("a search of a hundred thousand letters", "/v1/search", json.dumps({"query": "tea " * 25_000}))
+_body("a search of its own grammar", "/v1/search", json.dumps({"query": 'tea" OR title:* NEAR(a b) ^ -"'}), inert=True)
+_body(
+    "a rule of statements",
+    "/v1/audience",
+    json.dumps({"items": ["tea-1"], "size": 5, "people": {"condition": "basic", "name": SQL, "equals": "' OR '1'='1"}}),
+    inert=True,
+)
+_body("a deep rule", "/v1/audience", '{"items": ["tea-1"], "people": ' + '{"not": ' * 5_000 + "1" + "}" * 5_001)
+_body(
+    "an experiment with a path",
+    "/v1/experiments",
+    json.dumps({"name": PATHS, "variants": [{"name": "a", "weight": 0.5}, {"name": "b", "weight": 0.5}]}),
+)
+_body(
+    "words from another server",
+    "/v1/copy",
+    json.dumps({"user_id": "u01", "channel": "push", "base_url": "http://169.254.169.254/"}),
+)
+_body(
+    "words from another server by its name",
+    "/v1/copy",
+    json.dumps({"user_id": "u01", "channel": "push", "generator": "http://169.254.169.254/v1#m"}),
+)
+_body(
+    "items with markup",
+    "/v1/items",
+    json.dumps(
+        {
+            "items": [
+                {"item_id": "bad", "title": "<script>alert(1)</script> {{ 7*7 }} =cmd|' /C calc'!A0", "category": PATHS}
+            ]
+        }
+    ),
+    inert=True,
+)
+for _name, _part in {
+    "a list of ids": {"limits": {"suppress": "/etc/passwd"}},
+    "a voice": {"words": {"voice": "../../voice.toml"}},
+    "an adapter": {"words": {"generator": "smollm2", "adapter": "../../x"}},
+    "a pack": {"words": {"packs": ["/etc/passwd.toml"]}},
+    "a model": {"words": {"generator": "/models/evil"}},
+    "a server": {"words": {"generator": "http://evil.example/v1#m"}},
+    "a path for an id": {"id": PATHS},
+}.items():
+    _body(
+        f"a campaign with {_name}",
+        "/v1/campaigns",
+        json.dumps({"campaign": {"id": "spring", "channels": ["push"], "target": {"items": ["tea-1"]}} | _part}),
+    )
+
+
+def _signed(body: bytes) -> dict[str, str]:
+    from standardwebhooks import Webhook
+
+    now = datetime.now(UTC)
+    signature = Webhook(WEBHOOK_SECRET).sign("msg_1", now, body.decode())
+    return JSON | {
+        "webhook-id": "msg_1",
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": signature,
+    }
+
+
+def _webhook(name: str, body: bytes, *, signed: bool = True, inert: bool = False) -> None:
+    headers: Any = (lambda _: _signed(body)) if signed else JSON
+    _request(f"a webhook that is {name}", "POST", "/webhooks/served/mail", content=body, headers=headers, inert=inert)
+
+
+_webhook("deep", b'{"data":' + b"[" * DEEP + b"]" * DEEP + b"}")
+_webhook("deep and unsigned", b"[" * DEEP, signed=False)
+_webhook(
+    "a number of a million digits",
+    b'{"type": "message.delivered", "timestamp": ' + b"9" * 1_000_000 + b', "data": {"recllm_message_id": "m"}}',
+    inert=True,
+)
+_webhook(
+    "a statement",
+    json.dumps(
+        {"type": "message.unsubscribed", "timestamp": "2025-01-01T00:00:00Z", "data": {"recllm_message_id": SQL}}
+    ).encode(),
+    inert=True,
+)

@@ -58,14 +58,16 @@ class Outcome:
 @dataclass
 class _Watch:
     armed: bool = False
-    inside: str = ""
-    """Below this folder files may be written."""
+    inside: tuple[str, ...] = ()
+    """Below these folders files may be written."""
     seen: list[str] = field(default_factory=list)
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not self.armed:
             return
         if event in _FORBIDDEN:
+            if event == "pickle.find_class" and str(arguments[0]).startswith("babel."):
+                return  # how babel keeps the calendars and numbers of a language in its own package
             # libraries load their own parts late: an import is no effect, and what it unmarshals is its cached code
             if event in ("marshal.loads", "ctypes.dlopen") and _importing():
                 return
@@ -81,10 +83,10 @@ class _Watch:
                     self._check(event, name, os.path.join(os.path.realpath(folder), last))  # noqa: PTH118
 
     def _check(self, event: str, name: str | bytes, path: str) -> None:
-        if path.startswith((self.inside + os.sep, "/dev/", "/proc/")) or "__pycache__" in path or path == self.inside:
+        if any(path == folder or path.startswith(folder + os.sep) for folder in (*self.inside, "/dev", "/proc")):
             return
-        if not os.path.isabs(os.fsdecode(name)) and event not in ("open",):  # below a descriptor, as rmtree does
-            return
+        if "__pycache__" in path or (event != "open" and not Path(os.fsdecode(name)).is_absolute()):
+            return  # names below a descriptor, as `shutil.rmtree` gives them, were looked at when it was opened
         self._stop(f"{event} {path}")
 
     def _stop(self, what: str) -> None:
@@ -106,12 +108,13 @@ _hooked = False
 
 
 @contextmanager
-def _armed(inside: Path) -> Iterator[list[str]]:
+def _armed(inside: Path, also: Path | None) -> Iterator[list[str]]:
     global _hooked
     if not _hooked:
         sys.addaudithook(_watch)
         _hooked = True
-    _watch.inside, _watch.seen = str(inside.resolve()), []
+    _watch.inside = tuple(str(folder.resolve()) for folder in (inside, also) if folder is not None)
+    _watch.seen = []
     before, tempfile.tempdir = tempfile.tempdir, str(inside / "tmp")
     (inside / "tmp").mkdir(exist_ok=True)
     _watch.armed = True
@@ -138,11 +141,13 @@ def snapshot(folder: Path, *, leave_out: Path) -> dict[str, str]:
     return states
 
 
-def look(name: str, inside: Path, secret: str, door: Callable[[], object], *, inert: bool = False) -> Outcome:
+def look(
+    name: str, inside: Path, secret: str, door: Callable[[], object], *, inert: bool = False, also: Path | None = None
+) -> Outcome:
     """What comes of calling `door`, which may write below `inside` and not beside it.
 
     Its call is to end with a `RecllmError`, or with `inert` also with an answer, in which `secret` is not. `inert`: the
-    artefact may be read, as data without effect.
+    artefact may be read, as data without effect. also: another folder that may be written, of something that is shared.
     """
     around, effects, refusal = inside.parent, [], ""
     before = snapshot(around, leave_out=inside)
@@ -152,7 +157,7 @@ def look(name: str, inside: Path, secret: str, door: Callable[[], object], *, in
     old = signal.signal(signal.SIGALRM, _alarm)
     signal.alarm(NEVER_ENDS)
     try:
-        with _armed(inside) as seen:
+        with _armed(inside, also) as seen:
             said = str(door())
         if not inert:
             effects.append(f"it was accepted: {said[:200]}")

@@ -25,6 +25,7 @@ FIRST_ROWS = 1 << 10
 SLICE_BYTES = 32 << 20
 """Text of a slice at most, where no single row has more."""
 NUMBER_BYTES = 32
+"""What a number or a time counts for; as text it has less."""
 _UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, OverflowError)
 
 
