@@ -264,19 +264,20 @@ class FactSheet:
     def of(cls, item: Item, *, offer: Offer | None = None, list_price: Decimal | None = None) -> FactSheet:
         """The sheet of an item: texts made harmless, at most six attributes, in the order of the catalogue.
 
-        A text that speaks to machines counts as empty: nobody sells a thing of that name.
+        A text that speaks to machines counts as empty: nobody sells a thing of that name. So does a whole sentence where
+        a name belongs: a brand, a category or an attribute is not called so, and what it states would count as a fact.
         """
         longest = limit("attribute_chars")
         attributes = {
-            _harmless(name, longest): _harmless(value, longest)
+            _name(name, longest): _harmless(value, longest)
             for name, value in list(item.attributes.items())[: limit("max_attributes")]
         }
-        brand = _harmless(item.brand or "")
+        brand = _name(item.brand or "")
         return cls(
             item_id=item.item_id,
             title=_harmless(item.title),
             brand=None if not brand or fold(brand) in table("brands.toml")["no_names"] else brand,
-            category=tuple(c for c in (_harmless(name) for name in item.category) if c),
+            category=tuple(c for c in (_name(name) for name in item.category) if c),
             attributes={name: value for name, value in attributes.items() if name and value},
             price=item.price if item.price is None or item.price > 0 else None,
             list_price=list_price,
@@ -319,6 +320,12 @@ class FactSheet:
 
 def _harmless(text: str, max_chars: int = TITLE_CHARS) -> str:
     return "" if speaks_to_machines(html.unescape(text)) else neutralise(text, max_chars=max_chars)
+
+
+def _name(text: str, max_chars: int = TITLE_CHARS) -> str:
+    harmless = _harmless(text, max_chars)
+    is_sentence = harmless.endswith((".", "!", "?", "。", "！", "？")) and len(words(harmless)) >= limit("sentence_words")
+    return "" if is_sentence else harmless
 
 
 def speaks_to_machines(text: str) -> bool:
