@@ -210,13 +210,15 @@ def _json_names(kind: type[Any]) -> tuple[tuple[str, str], ...]:
     return tuple((f.metadata.get("json", f.name), f.name) for f in dataclasses.fields(kind))
 
 
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+_FORMULA = re.compile(r"[\t\r\n]|[\s\u200b\ufeff]*[=+\-@＝＋－＠]")
+"""The last four stand for the first in Chinese and Japanese spreadsheets."""
 
 
 def guarded(cell: str | None) -> str:
-    """Text that no spreadsheet takes for a formula: a quote stands before = + - @, a tab or a line break."""
+    """Text that no spreadsheet takes for a formula: a quote stands before = + - @, full-width or behind spaces as well,
+    and before a tab or a line break."""
     text = cell or ""
-    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+    return f"'{text}" if _FORMULA.match(text) else text
 
 
 def write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -1,7 +1,8 @@
 """Files that somebody hostile could hand to a shop, each with the door of the package that would read it.
 
-Each of them tries to leave a mark: code that runs, a file changed or told outside of its folder, a connection, or memory
-and time without end. `look_at` shows one to its door and says what came of it; `ARTEFACTS` has all of them by name.
+Each of them tries to leave a mark: code that runs, a file changed or told outside of its folder, a connection, or
+memory and time without end. `look_at` shows one to its door and says what came of it; `ARTEFACTS` has all of them by
+name.
 """
 
 from __future__ import annotations
@@ -162,6 +163,16 @@ class Artefact:
     inert: bool
     """Whether it may be read, as data without effect; others have to be refused."""
 
+    @property
+    def slow(self) -> bool:
+        """Whether it takes seconds to make or to read: the measurement looks at it, the tests do not."""
+        return self.name in SLOW
+
+
+SLOW = frozenset({
+    "table: a quoted cell of 50 MB", "table: long texts repeated in few bytes", "condition: a long chain",
+    "encoder: weights with many names", "encoder: weights with length of 90 MB", "table: a cell of 50 MB",
+})  # fmt: skip
 
 ARTEFACTS: dict[str, Artefact] = {}
 
@@ -171,11 +182,11 @@ def _add(name: str, make: Callable[[Case], Door], *, inert: bool = False) -> Non
     ARTEFACTS[name] = Artefact(name, make, inert)
 
 
-def artefact(*, inert: bool = False) -> Callable[[Callable[[Case], Door]], Callable[[Case], Door]]:
-    """A maker of one artefact, by the function's name."""
+def artefact(name: str, *, inert: bool = False) -> Callable[[Callable[[Case], Door]], Callable[[Case], Door]]:
+    """A maker of one artefact."""
 
     def add(make: Callable[[Case], Door]) -> Callable[[Case], Door]:
-        _add(make.__name__.strip("_").replace("_", " "), make, inert=inert)
+        _add(name, make, inert=inert)
         return make
 
     return add
@@ -518,13 +529,13 @@ def _cached(case: Case) -> Door:
     return ask
 
 
-@artefact(inert=True)
+@artefact("cache: a pickle", inert=True)
 def a_cache_that_is_a_pickle(case: Case) -> Door:
     case.file(f"cache/{CACHE_FILE}", case.pickled())
     return _cached(case)
 
 
-@artefact(inert=True)
+@artefact("cache: a view that never ends", inert=True)
 def a_cache_with_a_view_that_never_ends(case: Case) -> Door:
     (case.folder / "cache").mkdir()
     with sqlite3.connect(case.folder / "cache" / CACHE_FILE) as db:
@@ -535,25 +546,29 @@ def a_cache_with_a_view_that_never_ends(case: Case) -> Door:
     return _cached(case)
 
 
-@artefact(inert=True)
+@artefact("cache: a link", inert=True)
 def a_cache_that_is_a_link(case: Case) -> Door:
     (case.folder / "cache").mkdir()
     (case.folder / "cache" / CACHE_FILE).symlink_to(case.secret_file)
     return _cached(case)
 
 
-@artefact(inert=True)
+@artefact("cache: deep hashes", inert=True)
 def hashes_nested_deeply(case: Case) -> Door:
     folder = case.copy(case.world.encoder, "encoder")
     case.file(f"cache/{HASH_FILE}", "[" * DEEP + "]" * DEEP)
     return _encode(folder, cache_dir=case.folder / "cache")
 
 
-@artefact(inert=True)
+@artefact("cache: hashes that are a pickle", inert=True)
 def hashes_that_are_a_pickle(case: Case) -> Door:
     folder = case.copy(case.world.encoder, "encoder")
     case.file(f"cache/{HASH_FILE}", case.pickled())
     return _encode(folder, cache_dir=case.folder / "cache")
+
+
+ENDLESS = "{% for n in range(99999) %}" * 3 + "{% endfor %}" * 3
+"""A template that counts to a thousand million million."""
 
 
 # --- generators ------------------------------------------------------------------------------------------------------
@@ -606,9 +621,7 @@ _of_template("raises", ("{{ raise_exception('no') }}"))
 _of_template("is none", ("{% for x in %}"))
 _of_template(
     "never ends",
-    (
-        "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}"
-    ),
+    (ENDLESS),
 )
 _of_template("fills the memory", ("{{ 'a' * 10000000000 }}"))
 _of_template(
@@ -1103,19 +1116,19 @@ _ingest("a foot of endless length", "items.parquet", _damaged_parquet(8, 4))
 _ingest("a column map that never ends", "items.csv", lambda _: HEAD + b"a,b\n", mapping="(" * 10)
 
 
-@artefact()
+@artefact("table: a pipe")
 def a_table_that_is_a_pipe(case: Case) -> Door:
     shop = case.shop()
     os.mkfifo(case.folder / "items.csv")
     return _load(shop, case.folder / "items.csv")
 
 
-@artefact()
+@artefact("table: a device")
 def a_table_that_is_a_device(case: Case) -> Door:
     return _load(case.shop(), Path("/dev/zero"))
 
 
-@artefact()
+@artefact("table: a folder")
 def a_table_that_is_a_folder(case: Case) -> Door:
     return _load(case.shop(), case.folder)
 
@@ -1132,7 +1145,7 @@ SQL = "'; DROP TABLE items; --"
 PATHS = "../../outside/mark"
 
 
-@artefact(inert=True)
+@artefact("table: ids that are statements, paths and formulas", inert=True)
 def ids_that_are_statements_paths_and_formulas(case: Case) -> Door:
     """They stay what they are: the store still has them all afterwards."""
     ids = [SQL, PATHS, "' OR '1'='1", "=cmd|'/c calc'!A1", "{{ 7*7 }}", "%s%n", "$(touch mark)", "`touch mark`", "CON"]
@@ -1361,7 +1374,7 @@ _campaign_files(
 _campaign_files("an old plan that is a link", lambda case, f: f.old.symlink_to(case.outside), _lock_door, inert=True)
 
 
-@artefact(inert=True)
+@artefact("upload: a folder of uploads that is a link", inert=True)
 def a_workspace_whose_uploads_are_a_link(case: Case) -> Door:
     """Sweeping old uploads would take away what lies at its end."""
     from recllm.console.loads import sweep_uploads

@@ -264,8 +264,8 @@ class FactSheet:
     def of(cls, item: Item, *, offer: Offer | None = None, list_price: Decimal | None = None) -> FactSheet:
         """The sheet of an item: texts made harmless, at most six attributes, in the order of the catalogue.
 
-        A text that speaks to machines counts as empty: nobody sells a thing of that name. So does a whole sentence where
-        a name belongs: a brand, a category or an attribute is not called so, and what it states would count as a fact.
+        A text that speaks to machines counts as empty: nobody sells a thing of that name. So does a sentence where a
+        name belongs: no brand, category or attribute is called so, and what it states would count as a fact.
         """
         longest = limit("attribute_chars")
         attributes = {
@@ -324,8 +324,8 @@ def _harmless(text: str, max_chars: int = TITLE_CHARS) -> str:
 
 def _name(text: str, max_chars: int = TITLE_CHARS) -> str:
     harmless = _harmless(text, max_chars)
-    is_sentence = harmless.endswith((".", "!", "?", "。", "！", "？")) and len(words(harmless)) >= limit("sentence_words")
-    return "" if is_sentence else harmless
+    ends = harmless.endswith((".", "!", "?", "。", "！", "？"))
+    return "" if ends and len(words(harmless)) >= limit("sentence_words") else harmless
 
 
 def speaks_to_machines(text: str) -> bool:
