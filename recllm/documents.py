@@ -134,7 +134,8 @@ MAX_TOML_CHARACTERS = 2 << 20
 """Of a TOML file: its reader takes time and memory for what is longer."""
 
 _LONG_NAME = re.compile(
-    r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+)""" + f"{{{MAX_NESTING}}}", re.ASCII
+    r"""(?:^|[{,\[])[ \t]*+(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+)""" + f"{{{MAX_NESTING}}}",
+    re.ASCII | re.MULTILINE,
 )
 """A name of very many parts, "a.b.c. ...": Python's reader takes memory by the square of their number."""
 
