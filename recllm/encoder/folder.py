@@ -33,6 +33,8 @@ DEFAULT_TOKENS = 512
 _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".joblib", ".ckpt")
 MAX_LAYERS = 1_000
 """Blocks of a model at most: the libraries would build them all before they look at the weights."""
+_NOTES = ("_name_or_path", "_model_name_or_path")
+"""At the top of a config they tell where a model came from, and are never followed."""
 _LAYERS = ("num_hidden_layers", "n_layers", "num_layers", "n_layer", "num_decoder_layers")
 _FORBIDDEN_KEYS = frozenset({"auto_map", "trust_remote_code", "_attn_implementation_internal", "custom_pipelines"})
 _MAX_JSON = 4 << 20
@@ -168,11 +170,10 @@ def check_keys(path: Path, *, pointers: bool) -> None:
     """Refuse keys that load code, among them an attention whose kernel would come from a hub ("owner/kernel").
 
     `pointers`: also refuse keys such as `backbone_name_or_path`, by which a config makes transformers load another
-    model. `_name_or_path` at the top is only a note of where a model came from, and is never followed. More layers
-    than any model has are refused too.
+    model; those of `_NOTES` at the top are left alone. More layers than any model has are refused too.
     """
     for depth, key, value in _keys(_json(path, top=(dict, list))):
-        points = pointers and key.endswith("_name_or_path") and not (depth == 0 and key == "_name_or_path")
+        points = pointers and key.endswith("_name_or_path") and not (depth == 0 and key in _NOTES)
         kernel = key.endswith("attn_implementation") and "/" in str(value)
         if key in _FORBIDDEN_KEYS or points or kernel:
             raise ModelError(f"{path}: the key {key!r} could load code or another model, and is refused.")

@@ -76,8 +76,8 @@ def _chunks(path: Path, schema: dict[str, pl.DataType], n_rows: int, policy: Pol
         long_cell = sizes.max_horizontal().to_numpy() > policy.max_cell_bytes
         fits = ~long_cell & (row_bytes <= policy.max_row_bytes)
         line_no = np.arange(start + 1, start + frame.height + 1, dtype=np.int64)
-        kept = np.where(fits, row_bytes, 0)
-        part = (np.cumsum(kept) - kept) // SLICE_BYTES
+        fitting_bytes = np.where(fits, row_bytes, 0)
+        part = (np.cumsum(fitting_bytes) - fitting_bytes) // SLICE_BYTES
         for number in range(int(part.max(initial=-1)) + 1):
             inside = part == number
             try:
