@@ -11,12 +11,16 @@ import pickle
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hostile_artefacts import ARTEFACTS, SECRET, RefusedRequestError, World, look_at
 from hostile_watch import look
+from waiting import until
 
 from recllm.documents import MAX_NESTING, guarded, json_value, toml_table
 from recllm.errors import ModelError
@@ -92,6 +96,43 @@ def test_the_watch_sees_what_it_looks_for(tmp_path: Path) -> None:
 def test_an_empty_answer_of_the_service_is_told_apart(world: World) -> None:
     assert issubclass(RefusedRequestError, Exception)
     assert world.client.get("/livez").status_code == 200
+
+
+@pytest.mark.parametrize("reader", ["fast", "h11"])
+def test_headers_without_end_are_cut_off(reader: str) -> None:
+    """What an app is given later can no longer be bounded."""
+    import uvicorn
+
+    from recllm.service.headers import bounded_reader
+
+    http = bounded_reader() if reader == "fast" else "h11"
+    assert http != "h11" or reader == "h11"
+    asked: list[object] = []
+
+    async def app(scope: dict[str, object], receive: object, send: Any) -> None:
+        asked.append(scope)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, http=http, lifespan="off", log_level="critical"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        until(lambda: server.started)
+        with socket.create_connection(listener.getsockname()) as line:
+            line.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ")
+            sent = 0
+            with suppress(OSError):  # it hangs up in the middle
+                while sent < 64 << 20:
+                    line.sendall(b"y" * (1 << 16))
+                    sent += 1 << 16
+        assert sent < 64 << 20 and not asked
+        with socket.create_connection(listener.getsockname()) as line:
+            line.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 30_000 + b"\r\n\r\n")
+            assert line.recv(100).startswith(b"HTTP/1.1 204"), "usual headers are read"
+        server.should_exit = True
+        thread.join()
 
 
 # --- the readers of documents ----------------------------------------------------------------------------------------
