@@ -1,4 +1,5 @@
-"""What crosses the rim: a table from outside as a frozen, validated object, any result as JSON or CSV.
+"""What crosses the rim: a document from outside, read or refused; a table from it as a frozen, validated object; any
+result as JSON or CSV.
 
 `FrozenModel` is the base of every settings class. A wrong key or value raises `UsageError` that names the section, the
 field, the value and what would be right.
@@ -10,7 +11,9 @@ import csv
 import dataclasses
 import difflib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 from enum import Enum
@@ -125,6 +128,47 @@ def _expected(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     return words.get(str(kind), "a value of its kind")
 
 
+MAX_NESTING = 100
+"""Tables, objects and lists within each other, of a document that is read."""
+MAX_TOML_CHARACTERS = 2 << 20
+"""Of a TOML file: its reader takes time and memory for what is longer."""
+
+_LONG_NAME = re.compile(
+    r"""(?:^|[{,\[])[ \t]*+(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+)""" + f"{{{MAX_NESTING}}}",
+    re.ASCII | re.MULTILINE,
+)
+"""A name of very many parts, "a.b.c. ...": Python's reader takes memory by the square of their number."""
+
+
+def json_value(text: str | bytes, **options: Any) -> Any:
+    """What a JSON text holds; `options` are those of `json.loads`. Raises `ValueError` for what is none, and also for
+    what is nested too deeply for its reader, which raises something else."""
+    try:
+        return json.loads(text, **options)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def toml_table(text: str, *, parse_float: Callable[[str], Any] = float) -> dict[str, Any]:
+    """The table of a TOML text. Raises `ValueError` for what is none, and for what is so long, so deep, or has numbers
+    or names so long that reading it would take memory without end."""
+    if len(text) > MAX_TOML_CHARACTERS:
+        raise ValueError(f"it has more than {MAX_TOML_CHARACTERS:,} characters")
+    if _LONG_NAME.search(text):
+        raise ValueError(f"a name has more than {MAX_NESTING} parts")
+    try:
+        table = tomllib.loads(text, parse_float=parse_float)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    level: list[Any] = [table]
+    for _ in range(MAX_NESTING):
+        level = [inner for value in level for inner in (value.values() if isinstance(value, dict) else value)]
+        level = [value for value in level if isinstance(value, dict | list)]
+        if not level:
+            return table
+    raise ValueError(f"it is nested more than {MAX_NESTING} levels deep")
+
+
 def json_text(value: Any, *, indent: int | None = None) -> str:
     """A result as one JSON document with a line break at its end; letters stay as they are, NaN becomes null."""
     return json.dumps(plain(value), ensure_ascii=False, allow_nan=False, indent=indent) + "\n"
@@ -167,13 +211,15 @@ def _json_names(kind: type[Any]) -> tuple[tuple[str, str], ...]:
     return tuple((f.metadata.get("json", f.name), f.name) for f in dataclasses.fields(kind))
 
 
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+_FORMULA = re.compile(r"[\t\r\n]|[\s\u200b\ufeff]*[=+\-@＝＋－＠]")
+"""The last four stand for the first in Chinese and Japanese spreadsheets."""
 
 
 def guarded(cell: str | None) -> str:
-    """Text that no spreadsheet takes for a formula: a quote stands before = + - @, a tab or a line break."""
+    """Text that no spreadsheet takes for a formula: a quote stands before = + - @, full-width or behind spaces as well,
+    and before a tab or a line break."""
     text = cell or ""
-    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+    return f"'{text}" if _FORMULA.match(text) else text
 
 
 def write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,6 +62,12 @@ def sweep_drafts(folder: Path) -> None:
                 continue  # it runs, as somebody else
 
 
+def check_plain(path: Path) -> None:
+    """Raises `OSError` for what is there and is no plain file: a pipe or a device may never come to an end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "is no plain file")
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the names in a folder survive a power cut, where the system can."""
     if os.name != "posix":
@@ -84,6 +92,10 @@ def lock_file(path: Path, *, wait_seconds: float = 60.0) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise StoreError(f"{path} is locked by another process; wait until that one is done, then try again") from None
+    except OSError as error:
+        if path.is_symlink():
+            raise StoreError(f"{path} is a link, and what it leads to is not opened as a lock; remove it") from error
+        raise
     try:
         yield
     finally:

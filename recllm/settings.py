@@ -10,7 +10,6 @@ Units stand in the field's name or in its documentation. A wrong name or value r
 from __future__ import annotations
 
 import re
-import tomllib
 import zoneinfo
 from collections.abc import Mapping
 from datetime import time
@@ -20,7 +19,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, Strict, StringConstraints, field_validator
 
-from recllm.documents import Count, CountOrZero, Flag, FrozenModel, Positive, Share, Text, Weight, plain
+from recllm.documents import Count, CountOrZero, Flag, FrozenModel, Positive, Share, Text, Weight, plain, toml_table
 from recllm.errors import UsageError
 from recllm.files import safe_id
 from recllm.policy import Policy
@@ -1130,9 +1129,9 @@ def read_settings_file(path: Path) -> dict[str, Any]:
     Raises `UsageError` when the file cannot be read or sets something wrong.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = toml_table(path.read_text(encoding="utf-8"))
         Settings(**table)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, UsageError) as error:
+    except (OSError, ValueError, UsageError) as error:
         raise UsageError(f"{path} cannot be used: {error}; correct the file") from error
     return table
 

@@ -270,7 +270,7 @@ def test_without_the_package_the_command_is_named(tmp_path: Path, monkeypatch: p
             {"model.safetensors": "x", "config.json": "{}", "tokenizer_config.json": '{"a": [{"auto_map": 1}]}'},
             "auto_map",
         ),
-        ({"model.safetensors": "x", "config.json": "{"}, "not JSON"),
+        ({"model.safetensors": "x", "config.json": "{"}, "as JSON"),
     ],
 )
 def test_unsafe_folders_are_refused(tmp_path: Path, files: dict[str, str], why: str) -> None:

@@ -24,7 +24,6 @@ read from any TOML file of the same form:
 from __future__ import annotations
 
 import re
-import tomllib
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import cache, cached_property
@@ -46,6 +45,7 @@ from pydantic import (
 )
 
 from recllm.adcopy.lexicon import Family, Reading, folded_pattern, phrase_pattern, phrase_patterns, read
+from recllm.documents import toml_table
 from recllm.errors import DataError, UsageError
 from recllm.text.templates import LOCALES
 
@@ -210,8 +210,8 @@ def load_pack(file: Path | Traversable, *, name: str = "") -> Pack:
     where = name or str(file)
     try:
         content = file.read_bytes()
-        values = tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        values = toml_table(content.decode())
+    except ValueError as error:
         raise DataError(f"{where}: not a rule pack, since it is not TOML: {error}") from error
     title, entries = values.get("name"), values.get("rule")
     if not isinstance(title, str) or not isinstance(entries, list) or set(values) - {"name", "rule"}:

@@ -10,7 +10,6 @@ harm, since every advertisement is verified.
 from __future__ import annotations
 
 import html
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -39,6 +38,7 @@ from recllm.adcopy.lexicon import (
 )
 from recllm.adcopy.packs import FilledText, Pack, parse
 from recllm.adcopy.quantities import Quantity, quantities
+from recllm.documents import toml_table
 from recllm.errors import DataError, UsageError
 from recllm.policy import Policy
 from recllm.schema import Item, Occasion, Reason, ReasonKind
@@ -115,8 +115,8 @@ class Voice:
 def load_voice(file: Path) -> Voice:
     """Reads a voice from TOML. Raises `DataError` with the file and the field that is wrong."""
     try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        values = toml_table(file.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise DataError(f"{file}: no brand voice, since it is not TOML: {error}") from error
     return parse(Voice, values, owner="a voice", prefix=f"{file}: ")
 
@@ -265,19 +265,20 @@ class FactSheet:
     def of(cls, item: Item, *, offer: Offer | None = None, list_price: Decimal | None = None) -> FactSheet:
         """The sheet of an item: texts made harmless, at most six attributes, in the order of the catalogue.
 
-        A text that speaks to machines counts as empty: nobody sells a thing of that name.
+        A text that speaks to machines counts as empty: nobody sells a thing of that name. So does a sentence where a
+        name belongs: no brand, category or attribute is called so, and what it states would count as a fact.
         """
         longest, longest_description = limit("attribute_chars"), limit("description_chars")
         attributes = {
-            _harmless(name, longest): _harmless(value, longest)
+            _name(name, longest): _harmless(value, longest)
             for name, value in list(item.attributes.items())[: limit("max_attributes")]
         }
-        brand = _harmless(item.brand or "")
+        brand = _name(item.brand or "")
         return cls(
             item_id=item.item_id,
             title=_harmless(item.title),
             brand=None if not brand or fold(brand) in table("brands.toml")["no_names"] else brand,
-            category=tuple(c for c in (_harmless(name) for name in item.category) if c),
+            category=tuple(c for c in (_name(name) for name in item.category) if c),
             attributes={name: value for name, value in attributes.items() if name and value},
             price=item.price if item.price is None or item.price > 0 else None,
             list_price=list_price,
@@ -322,6 +323,12 @@ class FactSheet:
 
 def _harmless(text: str, max_chars: int = TITLE_CHARS) -> str:
     return "" if speaks_to_machines(html.unescape(text)) else neutralise(text, max_chars=max_chars)
+
+
+def _name(text: str, max_chars: int = TITLE_CHARS) -> str:
+    harmless = _harmless(text, max_chars)
+    ends = harmless.endswith((".", "!", "?", "。", "！", "？"))
+    return "" if ends and len(words(harmless)) >= limit("sentence_words") else harmless
 
 
 def speaks_to_machines(text: str) -> bool:

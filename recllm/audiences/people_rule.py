@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from decimal import Decimal
@@ -38,6 +37,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from recllm.documents import toml_table
 from recllm.errors import UsageError
 
 MAX_DEPTH = 5
@@ -286,8 +286,8 @@ def read_rule(text: str) -> PeopleRule:
     with suppress(RecursionError):
         try:
             is_toml = source is not text and text.endswith(".toml")
-            return parse_rule(tomllib.loads(source) if is_toml else json.loads(source))
-        except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+            return parse_rule(toml_table(source) if is_toml else json.loads(source))
+        except ValueError as error:
             raise UsageError(f"the rule over people is no {'TOML' if is_toml else 'JSON'}: {error}") from None
     raise UsageError(_too_deep())
 

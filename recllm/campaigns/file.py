@@ -36,7 +36,6 @@ RECLLM_LLM_URL (such as http://localhost:8000/v1#model).
 from __future__ import annotations
 
 import hashlib
-import tomllib
 import zoneinfo
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -67,8 +66,9 @@ from recllm.audiences.people_rule import RuleField
 from recllm.audiences.request import AudienceLimits, OfferChoice
 from recllm.campaigns.hours import QuietHours
 from recllm.campaigns.toml_errors import data_error, fail, in_words, unknown_key
+from recllm.documents import toml_table
 from recllm.errors import DataError, UsageError
-from recllm.files import safe_id
+from recllm.files import check_plain, safe_id
 from recllm.jobs.serve import CHANNEL_PURPOSE
 from recllm.schema import Intent, Objective, Occasion
 
@@ -101,7 +101,10 @@ def _moment(value: object) -> datetime:
 
 
 def _file_beside(value: object, info: ValidationInfo) -> object:
-    return info.context["folder"] / value if isinstance(value, str) and info.context else value
+    if not isinstance(value, str) or not info.context:
+        return value
+    with in_words():
+        return _beside(value, info.context["folder"])
 
 
 def _proof(value: object) -> object:
@@ -284,6 +287,7 @@ class LimitsSection(_Section):
         if self.suppress is None:
             return []
         try:
+            check_plain(self.suppress)
             lines = self.suppress.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{self.suppress}: cannot be read as a list of ids, one per line: {error}") from error
@@ -472,10 +476,10 @@ def parse_campaign(content: bytes, file: Path) -> CampaignFile:
     """The campaign in the bytes of `file`, beside which the files lie that it names. Raises as `read_campaign` does."""
     try:
         text = content.decode("utf-8-sig")
-        table = tomllib.loads(text, parse_float=Decimal)
+        table = toml_table(text, parse_float=Decimal)
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise DataError(f"{file}: no TOML: {error}") from error
     outside = {"digest": hashlib.sha256(content).hexdigest(), "source": file}
     try:
@@ -486,8 +490,21 @@ def parse_campaign(content: bytes, file: Path) -> CampaignFile:
         raise data_error(file, text, error, SECTIONS) from None
 
 
+def _beside(name: str, folder: Path) -> Path:
+    """The file or folder of this name beside a campaign's file or below: what somebody sends along with a campaign
+    says nothing of the other files of a machine."""
+    path = folder / name
+    try:
+        is_inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"{name!r} names no file: {error}") from error
+    if not is_inside:
+        raise DataError(f"{name} is not beside the campaign's file nor below; put it there")
+    return path
+
+
 def _existing(name: str, info: ValidationInfo) -> Path:
-    file: Path = info.context["folder"] / name if info.context else Path(name)
+    file = _beside(name, info.context["folder"]) if info.context else Path(name)
     if not file.is_file():
         raise DataError(f"there is no file {file}")
     return file

@@ -28,7 +28,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
 from recllm.audiences.spread import SpreadFigures
-from recllm.documents import plain
+from recllm.documents import json_value, plain
 from recllm.errors import ConflictError, DataError, PolicyError, UsageError
 from recllm.files import lock_file, safe_id, write_whole
 
@@ -319,7 +319,7 @@ def _read_head(folder: CampaignFolder) -> CampaignPlan:
     if not folder.plan.exists():
         raise UsageError(f"nothing is planned for {folder.path.name!r}; run: recllm campaign plan FILE")
     with _undamaged(folder.plan):
-        fields = json.loads(folder.plan.read_bytes()) | {"people": []}
+        fields = json_value(folder.plan.read_bytes()) | {"people": []}
         head: CampaignPlan = _adapter(CampaignPlan).validate_json(json.dumps(fields), strict=True)
     return head
 
@@ -374,7 +374,7 @@ def read_log(log: Path) -> Iterator[dict[str, Any]]:
     last = ""
     for number, line in enumerate(lines, start=1):
         try:
-            entry = json.loads(line)
+            entry = json_value(line)
             recorded = entry.pop("hash")
         except (ValueError, KeyError, AttributeError) as error:
             raise DataError(f"{log}, line {number}: damaged; put back the file from a backup") from error

@@ -14,7 +14,7 @@ import typer
 
 from recllm.cli.options import Json, WorkspaceDir, open_shop, read_ids
 from recllm.cli.output import emit_json, note, show, table
-from recllm.documents import plain
+from recllm.documents import guarded, plain
 from recllm.errors import NothingToDo, UsageError
 from recllm.settings import sections
 
@@ -144,7 +144,10 @@ def pseudonym(
     workspace: WorkspaceDir,
     json: Json,
 ) -> None:
-    """The pseudonym of each id of a list, for a shop's own join: two columns, id and pseudonym."""
+    """The pseudonym of each id of a list, for a shop's own join: two columns, id and pseudonym.
+
+    An id that a spreadsheet would take for a formula has a quote before it; --json has it as it is.
+    """
     raw = read_ids(ids)
     names = open_shop(workspace).pseudonymiser().many(raw)
     if json:
@@ -152,7 +155,7 @@ def pseudonym(
         return
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["user_id", "pseudonym"])
-    writer.writerows(zip(raw, names, strict=True))
+    writer.writerows((guarded(r), n) for r, n in zip(raw, names, strict=True))
 
 
 def profile(

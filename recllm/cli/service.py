@@ -29,6 +29,7 @@ def serve(
 
         from recllm.console.app import mount_console
         from recllm.service.app import create_app
+        from recllm.service.headers import bounded_reader
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("recllm"):
             raise
@@ -78,6 +79,7 @@ def serve(
             log_level="info" if not port else "warning",  # which port was free is told by uvicorn
             server_header=False,
             timeout_graceful_shutdown=10,
+            http=bounded_reader(),
         )
 
 

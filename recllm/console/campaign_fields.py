@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from copy import deepcopy
@@ -21,6 +20,7 @@ from recllm.audiences.people_rule import parse_rule
 from recllm.campaigns.drafts import GENERATORS
 from recllm.console.pages import text_of
 from recllm.console.rule_fields import rule_of_text, rule_text, typed_rule
+from recllm.documents import toml_table
 from recllm.errors import UsageError
 from recllm.jobs.serve import CHANNEL_PURPOSE
 from recllm.schema import Intent, Objective, Occasion
@@ -152,8 +152,8 @@ FIELDS: Mapping[CampaignStep, tuple[CampaignField, ...]] = {
 def fields_of_file(content: bytes) -> dict[str, Any]:
     """The fields of a campaign's file. Raises `UsageError` for what is no TOML in UTF-8."""
     try:
-        return tomllib.loads(content.decode("utf-8-sig"), parse_float=Decimal)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return toml_table(content.decode("utf-8-sig"), parse_float=Decimal)
+    except ValueError as error:
         raise UsageError(f"the file is no TOML in UTF-8: {error}") from error
 
 

@@ -18,7 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO
 
-from recllm.errors import IngestError, RecllmError, UnknownIdError, UsageError
+from recllm.errors import IngestError, RecllmError, StoreError, UnknownIdError, UsageError
 from recllm.files import PRIVATE, whole_file, write_whole
 from recllm.ingest.options import ColumnMap
 from recllm.jobs.load import load_file
@@ -100,7 +100,7 @@ class FileLoad:
 def receive_upload(workspace: Workspace, stream: BinaryIO, name: str) -> Upload:
     """Copy a stream to the workspace's uploads, whole or not at all. Raises `UsageError` for an empty file."""
     sweep_uploads(workspace)
-    folder = workspace.root / UPLOADS
+    folder = _uploads_folder(workspace)
     folder.mkdir(mode=0o700, exist_ok=True)
     upload_id = secrets.token_urlsafe(9).replace("-", "x").replace("_", "y")
     draft, safe = folder / f"{upload_id}.tmp", _safe_name(name)
@@ -133,10 +133,19 @@ def remove_upload(workspace: Workspace, upload_id: str) -> None:
 
 
 def sweep_uploads(workspace: Workspace) -> None:
-    """Remove uploads of more than a day ago, and what is left of broken ones."""
-    for folder in (workspace.root / UPLOADS).glob("*"):
+    """Remove uploads of more than a day ago, and what is left of broken ones. Raises `StoreError` where their folder is
+    a link."""
+    for folder in _uploads_folder(workspace).glob("*"):
         if time.time() - folder.stat().st_mtime > DAY_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _uploads_folder(workspace: Workspace) -> Path:
+    """Raises `StoreError` for a link: what is swept would lie somewhere else."""
+    folder = workspace.root / UPLOADS
+    if folder.is_symlink():
+        raise StoreError(f"{folder} is a link; remove it, and the folder is made anew")
+    return folder
 
 
 def _safe_name(name: str) -> str:

@@ -84,7 +84,7 @@ def matching(items: pl.DataFrame, where: str) -> NDArray[np.bool_]:
     except (sqlglot.errors.SqlglotError, pl.exceptions.PolarsError, ValueError, RecursionError) as error:
         # sqlglot underlines the place with control codes; RecursionError says nothing of use
         reason = str(error) if type(error) is ValueError else "it is no SQL condition"
-        raise UsageError(f"--where {where!r} cannot be read: {reason}; columns: {', '.join(COLUMNS)}") from None
+        raise UsageError(f"--where {where[:200]!r} cannot be read: {reason}; columns: {', '.join(COLUMNS)}") from None
     if len(fits) != items.height:  # no column occurs in it
         return np.full(items.height, bool(fits[0]))
     return fits.fill_null(False).to_numpy()

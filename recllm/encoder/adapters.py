@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recllm.documents import json_value
 from recllm.encoder.json_cache import file_hash
 from recllm.errors import ModelError
 
@@ -123,9 +124,10 @@ def check_base(folder: Path, *, model_type: str, base: str, base_hash: str) -> A
     from safetensors import SafetensorError, safe_open
 
     try:
-        config = json.loads((folder / ADAPTER_CONFIG).read_text("utf-8"))
+        config = json_value((folder / ADAPTER_CONFIG).read_text("utf-8"))
         with safe_open(folder / ADAPTER_WEIGHTS, framework="np") as file:
-            record = json.loads((file.metadata() or {}).get(_RECORD, "{}"))
+            record = json_value((file.metadata() or {}).get(_RECORD, "{}"))
+            ranks = {file.get_slice(name).get_shape()[0] for name in file.keys() if ".lora_A." in name}  # noqa: SIM118
         layers = config.get("layers_to_transform")
         if config["peft_type"] != "LORA" or sorted(config["target_modules"]) != sorted(targets_of(model_type)):
             raise ModelError(f"{folder}: not a LoRA adapter of a {model_type} model's {targets_of(model_type)}")
@@ -137,7 +139,9 @@ def check_base(folder: Path, *, model_type: str, base: str, base_hash: str) -> A
             base_hash=str(record["base_hash"]),
             layers=None if layers is None else tuple(int(n) for n in layers),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        if ranks != {spec.rank}:  # before matrices of that rank are made for the tensors
+            raise ValueError(f"r is {spec.rank}, and its tensors have another rank")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, SafetensorError) as error:
         raise ModelError(
             f"{folder}: not an adapter that recllm wrote ({type(error).__name__}: {error}); it needs {ADAPTER_CONFIG} "
             f"and {ADAPTER_WEIGHTS} with a record of its base model"

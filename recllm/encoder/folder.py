@@ -31,6 +31,11 @@ DEFAULT_TOKENS = 512
 """Tokens at most where neither folder nor tokenizer nor position table sets a limit."""
 
 _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".joblib", ".ckpt")
+MAX_LAYERS = 1_000
+"""Blocks of a model at most: the libraries would build them all before they look at the weights."""
+_NOTES = ("_name_or_path", "_model_name_or_path")
+"""At the top of a config they tell where a model came from, and are never followed."""
+_LAYERS = ("num_hidden_layers", "n_layers", "num_layers", "n_layer", "num_decoder_layers")
 _FORBIDDEN_KEYS = frozenset({"auto_map", "trust_remote_code", "_attn_implementation_internal", "custom_pipelines"})
 _MAX_JSON = 4 << 20
 _E5 = re.compile(r"(^|[-_/])e5-(small|base|large)(?!.*instruct)", re.IGNORECASE)
@@ -108,7 +113,7 @@ def check_folder(folder: Path, name: str, source: str) -> ModelFolder:
         raise ModelError(f"{transformer}: config.json is missing; this is not a model folder.")
     for path in sorted({*folder.glob("*.json"), *transformer.glob("*.json")}):
         if path.name not in ("tokenizer.json", "vocab.json"):
-            _check_keys(path, pointers=path.name in ("config.json", "sentence_bert_config.json"))
+            check_keys(path, pointers=path.name in ("config.json", "sentence_bert_config.json"))
     model_type = str(config.get("model_type", ""))
     if model_type not in MODEL_TYPES:
         raise ModelError(
@@ -147,7 +152,10 @@ def check_folder(folder: Path, name: str, source: str) -> ModelFolder:
 def _check_weights(folder: Path) -> None:
     if (folder / "adapter_config.json").is_file():
         raise ModelError(f"{folder}: holds adapter_config.json; an adapter is not a model, and names one to fetch.")
-    if any(folder.glob("*.safetensors")):
+    weights = sorted(folder.glob("*.safetensors"))
+    if odd := next((path for path in weights if not path.is_file()), None):
+        raise ModelError(f"{odd}: is no plain file, so no weights.")
+    if weights:
         return
     pickled = sorted(path.name for path in folder.glob("*") if path.suffix in _PICKLED)
     if pickled:
@@ -158,17 +166,19 @@ def _check_weights(folder: Path) -> None:
     raise ModelError(f"{folder}: no *.safetensors file, so no weights.")
 
 
-def _check_keys(path: Path, *, pointers: bool) -> None:
+def check_keys(path: Path, *, pointers: bool) -> None:
     """Refuse keys that load code, among them an attention whose kernel would come from a hub ("owner/kernel").
 
     `pointers`: also refuse keys such as `backbone_name_or_path`, by which a config makes transformers load another
-    model. `_name_or_path` at the top is only a note of where a model came from, and is never followed.
+    model; those of `_NOTES` at the top are left alone. More layers than any model has are refused too.
     """
     for depth, key, value in _keys(_json(path, top=(dict, list))):
-        points = pointers and key.endswith("_name_or_path") and not (depth == 0 and key == "_name_or_path")
+        points = pointers and key.endswith("_name_or_path") and not (depth == 0 and key in _NOTES)
         kernel = key.endswith("attn_implementation") and "/" in str(value)
         if key in _FORBIDDEN_KEYS or points or kernel:
             raise ModelError(f"{path}: the key {key!r} could load code or another model, and is refused.")
+        if key in _LAYERS and isinstance(value, int | float) and value > MAX_LAYERS:
+            raise ModelError(f"{path}: {key} is more than {MAX_LAYERS:,}; no model has so many layers.")
 
 
 def _keys(value: object, depth: int = 0) -> Iterator[tuple[int, str, object]]:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from recllm.documents import json_value
 from recllm.files import write_whole
 
 HASH_FILE = "hashes.json"
@@ -55,7 +56,7 @@ def _hash_of(path: Path, size: int, mtime_ns: int, cache_dir: Path | None) -> st
 
 def _read(path: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
-        content = json.loads(path.read_text("utf-8"))
+        content = json_value(path.read_text("utf-8"))
         if isinstance(content, dict):
             return content
     return {}

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from recllm.documents import json_value
 from recllm.encoder.batches import TokenEncoder, Tokens
 from recllm.encoder.folder import first_line
 from recllm.encoder.hardware import MIN_GAIN, Probe, compare, default_threads, processor_name, remembered_probe
@@ -75,8 +76,10 @@ def read_record(folder: Path, cache_dir: str | Path | None = None) -> OnnxRecord
     Raises `ModelError` for a damaged record, one of another version, and for files that are not the recorded.
     """
     try:
-        content = json.loads((folder / RECORD).read_text("utf-8"))
+        content = json_value((folder / RECORD).read_text("utf-8"))
         record = OnnxRecord(**{f.name: content[f.name] for f in fields(OnnxRecord)})
+        if not isinstance(record.files, dict) or not isinstance(record.prompts, dict):
+            raise TypeError("files and prompts are objects")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{folder / RECORD}: not a readable export ({error}); export the encoder again") from error
     if record.scheme != SCHEME:

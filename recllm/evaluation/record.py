@@ -6,6 +6,7 @@ import json
 import logging
 import platform
 import subprocess
+import zipfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from recllm.encoder.hardware import usable_cores
+from recllm.errors import DataError
 from recllm.evaluation.protocols import RankedLists
 from recllm.files import whole_file, write_whole
 
@@ -100,9 +102,19 @@ def save_lists(path: Path, key: str, seconds: float, lists: Mapping[str, RankedL
 
 
 def load_lists(path: Path, key: str) -> tuple[float, dict[str, RankedLists]] | None:
-    """Seconds and lists as saved; None where there is no file, or one of another run."""
+    """Seconds and lists as saved; None where there is no file, or one of another run. Raises `DataError` for a file
+    that holds something else."""
     if not path.exists():
         return None
+    try:
+        return _saved_lists(path, key)
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{path}: no lists that an evaluation saved ({error}); remove it, and they are made anew"
+        ) from error
+
+
+def _saved_lists(path: Path, key: str) -> tuple[float, dict[str, RankedLists]] | None:
     with np.load(path, allow_pickle=False) as columns:
         if str(columns["key"]) != key:
             return None

@@ -5,7 +5,6 @@ Only JSON, vocabularies and safetensors are read.
 
 from __future__ import annotations
 
-import json
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,22 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recllm.encoder.adapters import merge_adapter
-from recllm.encoder.folder import quiet_loading
+from recllm.encoder.folder import check_keys, quiet_loading
 from recllm.errors import ModelError
 from recllm.generator.chat import Message
 
-_FORBIDDEN_KEYS = frozenset({"auto_map", "trust_remote_code", "_attn_implementation_internal", "custom_pipelines"})
-_MAX_JSON = 4 << 20
-"""Bytes."""
+_FORMATS = (
+    ("<|im_start|>", "<|im_end|>", "<|im_start|>{role}\n{text}<|im_end|>\n", "<|im_start|>assistant\n"),
+    (
+        "<|start_header_id|>",
+        "<|eot_id|>",
+        "<|start_header_id|>{role}<|end_header_id|>\n\n{text}<|eot_id|>",
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+    ),
+    ("<|assistant|>", "<|end|>", "<|{role}|>\n{text}<|end|>\n", "<|assistant|>\n"),
+)
+"""Of ChatML, Llama 3 and Phi 3: two tokens of the vocabulary by which a format is known, a turn, and the beginning of
+an answer."""
 
 
 def load_causal(path: Path, device: str, *, adapter: Path | None = None) -> tuple[Any, Any]:
@@ -63,40 +71,30 @@ def base_hash(folder: Path) -> str:
 
 
 def render(turns: list[Message], tokenizer: Any, *, open_end: bool = True) -> str:
-    """A conversation in the model's own format. Its control tokens go from the turns, so that data opens no turn."""
+    """A conversation in the model's own format, which is known by its vocabulary. Its control tokens go from the turns,
+    so that data opens no turn.
+
+    The template that comes with a model is a program, which may never end; it is not run.
+    """
     for token in filter(str.strip, tokenizer.all_special_tokens):
         turns = [Message(turn.role, turn.text.replace(token, " ")) for turn in turns]
     vocabulary = tokenizer.get_vocab()
-    if "<|im_start|>" in vocabulary and "<|im_end|>" in vocabulary:  # ChatML
-        text = "".join(f"<|im_start|>{turn.role}\n{turn.text}<|im_end|>\n" for turn in turns)
-        return f"{text}<|im_start|>assistant\n" if open_end else text
-    if tokenizer.chat_template:
-        conversation = [{"role": turn.role, "content": turn.text} for turn in turns]
-        return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=open_end))
-    return "\n".join(turn.text for turn in turns) + "\n"  # a model without a chat format reads the turns as they are
+    for opening, ending, turn_format, answer in _FORMATS:
+        if opening in vocabulary and ending in vocabulary:
+            text = "".join(turn_format.format(role=turn.role, text=turn.text) for turn in turns)
+            return text + answer if open_end else text
+    return "\n".join(turn.text for turn in turns) + "\n"  # a model without one of these reads the turns as they are
 
 
 def check_folder(folder: Path) -> None:
     """Raises `ModelError` when the folder lacks safetensors, or a settings file would load code or another model."""
-    if not any(folder.glob("*.safetensors")):
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
         raise ModelError(f"{folder} has no *.safetensors; pickled weights are not read")
+    if odd := next((path for path in weights if not path.is_file()), None):
+        raise ModelError(f"{odd} is no plain file, so no weights")
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json")
-    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
-        path = folder / name
-        if not path.is_file():
-            continue
-        if path.stat().st_size > _MAX_JSON:
-            raise ModelError(f"{path} is larger than any settings file")
-        try:
-            settings = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise ModelError(f"{path} is not JSON: {error}") from None
-        if key := next((key for key in _keys(settings) if key in _FORBIDDEN_KEYS), None):
-            raise ModelError(f"{path} holds {key!r}, which would run code from the folder; it is refused")
-
-
-def _keys(value: Any) -> list[str]:
-    if isinstance(value, dict):
-        return [*value, *(key for inner in value.values() for key in _keys(inner))]
-    return [key for inner in value for key in _keys(inner)] if isinstance(value, list) else []
+    for path in sorted(folder.glob("*.json")):
+        if path.name not in ("tokenizer.json", "vocab.json"):
+            check_keys(path, pointers=path.name == "config.json")

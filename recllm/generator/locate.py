@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urldefrag
 
-from recllm.encoder.folder import quiet_loading
+from recllm.encoder.folder import first_line, quiet_loading
 from recllm.errors import GenerationError, MissingExtraError, ModelError, UsageError
 from recllm.generator.process import ProcessGenerator, child_command
 from recllm.schema import Generator
@@ -175,8 +175,8 @@ def _unpack(file: Path, folder: Path, digest: str) -> None:
         except OSError:
             if not (folder / "source.json").is_file():  # otherwise another process was faster, with the same content
                 raise
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{file} cannot be unpacked to {folder}: {error}") from error
+    except Exception as error:  # the libraries raise whatever a broken file led to
+        raise ModelError(f"{file} cannot be unpacked to {folder}: {first_line(error)}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -120,7 +120,7 @@ def ingest_file(
 def open_records(source: SourceFile, options: IngestOptions, column_map: ColumnMap) -> RecordReader:
     """The reader for a probed file. Raises `IngestError` for encoding, delimiter and header."""
     if source.kind is FileKind.PARQUET:
-        return open_parquet(source.path)
+        return open_parquet(source.path, source.policy)
     decoding = find_decoding(source, options, column_map)
     blocks = partial(read_blocks, source, decoding, options.block_bytes)
     if source.kind is FileKind.JSONL:

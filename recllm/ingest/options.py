@@ -34,13 +34,13 @@ reason = "not a product"
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import polars as pl
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -52,6 +52,7 @@ from pydantic import (
     model_validator,
 )
 
+from recllm.documents import toml_table
 from recllm.errors import IngestError, UsageError
 from recllm.ingest.column_names import FIELDS
 from recllm.schema import Table
@@ -149,8 +150,10 @@ class RejectRule(_Part):
             raise ValueError("takes column, reason and one of in, matches, empty")
         try:
             re.compile(self.matches or "")
-        except re.error as error:
-            raise ValueError(f"matches = {self.matches!r} is not a pattern: {error}") from error
+            pl.Series([""]).str.contains(self.matches or "")  # what searches in the end, with limits of its own
+        except (re.error, RecursionError, OverflowError, pl.exceptions.PolarsError) as error:
+            reason = str(error).split("\n", 1)[0]
+            raise ValueError(f"matches = {self.matches!r} is not a pattern that is searched for: {reason}") from error
         return self
 
 
@@ -212,9 +215,7 @@ def load_map(name_or_path: str | Path) -> ColumnMap:
 def parse_map(text: str, name: str) -> ColumnMap:
     """A map from TOML text. Every key has to be known. Raises `IngestError` E_MAP."""
     try:
-        return ColumnMap.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise IngestError("E_MAP", f"map {name}: {error}") from error
+        return ColumnMap.model_validate(toml_table(text))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where, why = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
@@ -228,3 +229,5 @@ def parse_map(text: str, name: str) -> ColumnMap:
             part = parts.get(str(first["loc"][0]), ColumnMap)
             why = f"is unknown; known: {', '.join(f.alias or name for name, f in part.model_fields.items())}"
         raise IngestError("E_MAP", f"map {name}: {where} {why}") from error
+    except ValueError as error:
+        raise IngestError("E_MAP", f"map {name}: {error}") from error

@@ -16,7 +16,6 @@ Both slopes and the spread are the maximum of the likelihood of what these tests
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -30,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recllm.documents import json_value
 from recllm.encoder.batches import distinct
 from recllm.errors import DataError, ModelError
 from recllm.schema import Encoder
@@ -363,7 +363,7 @@ def load_effect(folder: str | Path, *, cache_dir: Path | None = None, threads: i
 
     folder = Path(folder)
     try:
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        card = json_value((folder / CARD).read_text(encoding="utf-8"))
         head = (folder / HEAD).read_bytes()
         tensors = load(head)
         weight, covariance, word_weight = (

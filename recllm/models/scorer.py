@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.data.interactions import distinct
+from recllm.documents import json_value
 from recllm.errors import ModelError
 
 PART = "scorer"
@@ -355,7 +356,7 @@ def open_part(folder: Path, name: str, what: str) -> Iterator[tuple[dict[str, An
     from safetensors.numpy import load_file
 
     try:
-        record = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        record = json_value((folder / f"{name}.json").read_text(encoding="utf-8"))
         yield record, load_file(folder / f"{name}.safetensors")
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise ModelError(f"{folder}: not {what} of this version ({error}); train again") from error

@@ -112,7 +112,15 @@ class BoostedTrees:
             lengths = {len(tensors[name]) for name in _ARRAYS if name != "roots"}
             nodes = np.concatenate([trees.left, trees.right, trees.roots])
             columns_fit = ((trees.feature >= 0) & (trees.feature < len(names))).all()
-            if lengths != {n} or not ((nodes >= 0) & (nodes < n)).all() or not columns_fit:
+            are_integers = all(tensors[name].dtype.kind == "i" for name in ("feature", "left", "right", "roots"))
+            are_lists = all(array.ndim == 1 for array in tensors.values())
+            if (
+                not are_integers
+                or not are_lists
+                or lengths != {n}
+                or not ((nodes >= 0) & (nodes < n)).all()
+                or not columns_fit
+            ):
                 raise ValueError("its arrays do not fit each other")
             number, is_leaf = np.arange(n), trees.left == np.arange(n)
             comes_later = (trees.left > number) & (trees.right > number)

@@ -165,15 +165,39 @@ def load_effects(folder: Path) -> LearnedEffects:
         if record["format"] != FORMAT:
             raise ValueError(f"format {record['format']}")
         trees = load((folder / TREES).read_bytes())
-        nodes = len(trees["left"])
-        if any(len(trees[name]) != nodes for name in ("right", "column", "border", "unknown_left", "effect")):
-            raise ValueError("the trees do not fit together")
-        columns = np.array(record["columns"], np.int64)
-        if trees["column"].max(initial=-1) >= len(columns) or columns.max(initial=-1) >= len(record["names"]):
+        names, columns = tuple(record["names"]), np.array(record["columns"], np.int64)
+        _check_trees(trees, len(columns))
+        if len(columns) and (columns.min() < 0 or columns.max() >= len(names)):
             raise ValueError("a tree reads a column that is not there")
-        source = EffectSource(**record["source"])
-        return LearnedEffects(tuple(record["names"]), columns, trees, record["scale"], record["bias"], source)
+        scale, bias = float(record["scale"]), float(record["bias"])
+        if not (np.isfinite([scale, bias]).all() and np.isfinite(trees["effect"]).all()):
+            raise ValueError("an effect is no number")
+        return LearnedEffects(names, columns, trees, scale, bias, EffectSource(**record["source"]))
     except Exception as error:  # safetensors has an error of its own for each kind of damage
         raise ModelError(
             f"{folder}: no effects of this version ({error}); save them again with recllm uplift"
         ) from error
+
+
+def _check_trees(trees: Arrays, n_columns: int) -> None:
+    """Raises `ValueError` unless each row that is asked about comes to a leaf of its tree: a branch that leads back
+    would be followed for ever, and one that leads out would end in numbers of something else."""
+    nodes, n_trees = len(trees["left"]), len(trees["start"])
+    integers = {name: trees[name] for name in ("left", "right", "column", "start", "group")}
+    if any(array.ndim != 1 for array in trees.values()) or any(a.dtype.kind not in "iu" for a in integers.values()):
+        raise ValueError("the trees are no lists of numbers")
+    if any(len(trees[name]) != nodes for name in ("right", "column", "border", "unknown_left", "effect")):
+        raise ValueError("the trees do not fit together")
+    if not n_trees or len(trees["group"]) != n_trees:
+        raise ValueError("there is no tree, or one without its group")
+    left, right, column, start, group = (array.astype(np.int64) for array in integers.values())
+    if start[0] != 0 or (np.diff(start, append=nodes) <= 0).any():
+        raise ValueError("the trees do not follow one another")
+    if group.min() < 0 or not np.array_equal(np.unique(group), np.arange(group.max(initial=-1) + 1)):
+        raise ValueError("a group has no tree")
+    size = np.diff(start, append=nodes)
+    number, end = np.arange(nodes) - np.repeat(start, size), np.repeat(size, size)
+    inner = left >= 0
+    leads_on = (left > number) & (left < end) & (right > number) & (right < end) & (column >= 0) & (column < n_columns)
+    if not leads_on[inner].all():
+        raise ValueError("a branch leads back, or out of its tree")

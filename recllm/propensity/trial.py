@@ -137,7 +137,7 @@ def read_trial_table(file: Path) -> pl.DataFrame:
             table = pl.read_parquet(file)
         else:
             table = pl.read_csv(file, infer_schema_length=None, encoding="utf8")
-    except (OSError, pl.exceptions.PolarsError, UnicodeDecodeError) as error:
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException, UnicodeDecodeError) as error:
         reason = str(error).split("\n", 1)[0]
         raise UsageError(
             f"{file}: cannot be read as CSV (UTF-8, first line names the columns) or Parquet: {reason}"

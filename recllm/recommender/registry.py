@@ -27,7 +27,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from recllm.documents import FrozenModel, Text, json_text, plain
+from recllm.documents import FrozenModel, Text, json_text, json_value, plain
 from recllm.errors import ModelError, UsageError
 from recllm.files import lock_file, safe_id, sync_folder, write_whole
 from recllm.recommender.lineage import GateReason, GateReport, Lineage, Origin
@@ -351,7 +351,7 @@ def decisions(models_dir: Path) -> list[VersionDecision]:
     read = []
     for line in lines:
         try:
-            read.append(VersionDecision(**json.loads(line)))
+            read.append(VersionDecision(**json_value(line)))
         except (ValueError, TypeError, UsageError):
             continue
     return read
@@ -420,15 +420,13 @@ def _point(models_dir: Path, kind: DecisionKind, version: str, *, overridden: tu
 def _decide(models_dir: Path, kind: DecisionKind, version: str, **details: Any) -> None:
     decision = VersionDecision(at=datetime.now(UTC).isoformat(), kind=kind, version=version, **details)
     path = models_dir / DECISIONS
-    with path.open("a+b") as stream:
-        if stream.tell():
-            stream.seek(-1, os.SEEK_END)
-            if stream.read(1) != b"\n":  # a power cut left half a line
-                stream.write(b"\n")
-        stream.write(json_text(decision).encode())
-        stream.flush()
-        os.fsync(stream.fileno())
-    sync_folder(models_dir)
+    if path.is_symlink():
+        raise ModelError(f"{path} is a link, and what it leads to is not written; put back the file, or remove it")
+    before = path.read_bytes() if path.exists() else b""
+    if before and not before.endswith(b"\n"):  # a power cut left half a line
+        before += b"\n"
+    # whole and anew: another name of the same file, as a hard link is, keeps what it has
+    write_whole(path, before + json_text(decision).encode())
 
 
 def _write_version(
@@ -499,7 +497,7 @@ def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
         text = path.read_text("utf-8")
-        body = {name: value for name, value in json.loads(text).items() if name != "sha256"}
+        body = {name: value for name, value in json_value(text).items() if name != "sha256"}
         files = {str(name): (str(entry["sha256"]), int(entry["bytes"])) for name, entry in body["files"].items()}
         lineage = Lineage(**body["lineage"]) if "lineage" in body else None
         created_at = str(body["created_at"])

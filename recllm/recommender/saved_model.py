@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recllm.documents import json_value
 from recllm.errors import ModelError, NotFittedError, UsageError
 from recllm.models.scorer import Scorer, load_scorer, save_scorer
 from recllm.models.sequence import SequenceWeights, load_sequence_model, save_sequence_model
@@ -79,7 +80,7 @@ def read_model(folder: Path, version: str | None = None, *, item_offsets: bool =
     item_offsets: False leaves the calibration of items out, which a serving state holds row by row.
     """
     try:
-        record = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
+        record = json_value((folder / MODEL_FILE).read_text(encoding="utf-8"))
         return Model(
             scorer=load_scorer(folder),
             population=CollaborativeSettings(**record["population"]),
@@ -126,7 +127,7 @@ def lineage_of(
 def stored_metrics(folder: Path) -> dict[str, float]:
     """The metrics of a version's folder; none where its files are no model's."""
     try:
-        return dict(json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))["metrics"])
+        return dict(json_value((folder / MODEL_FILE).read_text(encoding="utf-8"))["metrics"])
     except (OSError, ValueError, TypeError, KeyError):
         return {}
 

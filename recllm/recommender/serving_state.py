@@ -16,7 +16,6 @@ counts at once. Computing all of it anew (`CollaborativeStatistics.fit`) stays t
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -30,6 +29,7 @@ from numpy.typing import NDArray
 from recllm.data.dataset import ITEM_SCHEMA, Dataset, Events
 from recllm.data.interactions import Floats, Ints
 from recllm.data.item_groups import GROUPINGS, VOTED, GroupStatistics, ItemGroups, NewItems
+from recllm.documents import json_value
 from recllm.errors import ModelError
 from recllm.features.collaborative import CollaborativeStatistics, ItemStatistics
 from recllm.files import PRIVATE, whole_file
@@ -194,7 +194,7 @@ def map_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
     try:
         content = np.asarray(np.memmap(path, np.uint8, "r"))
         size = int.from_bytes(content[:8].tobytes(), "little")
-        header = json.loads(content[8 : 8 + size].tobytes())
+        header = json_value(content[8 : 8 + size].tobytes())
         metadata = header.pop("__metadata__", {})
         body, arrays = content[8 + size :], {}
         for name, entry in header.items():

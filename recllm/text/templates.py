@@ -45,7 +45,26 @@ _HEADER = re.compile(r"^\{#\s*\n(?=template:)(.*?)\n\s*#\}[ \t]*\n", re.MULTILIN
 _KEYS = {"template", "version", "variables", "note"}
 _FORBIDDEN = (jinja2.nodes.Include, jinja2.nodes.Import, jinja2.nodes.FromImport, jinja2.nodes.Extends)
 
-_ENVIRONMENT = ImmutableSandboxedEnvironment(
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Templates read what they are given and calculate a little: no helper is there that counts without end or leads
+    elsewhere, and nothing is multiplied to a text as large as the memory."""
+
+    intercepted_binops = frozenset({"*", "**"})
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.globals.clear()
+        for name in ("center", "attr"):
+            del self.filters[name]
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "**" or not all(isinstance(value, int | float) for value in (left, right)):
+            raise jinja2.TemplateRuntimeError(f"{operator} is for numbers, and no power")
+        return super().call_binop(context, operator, left, right)
+
+
+_ENVIRONMENT = _Sandbox(
     undefined=jinja2.StrictUndefined,
     autoescape=False,  # the output is plain text; whoever shows it in a page escapes it there
     trim_blocks=True,
@@ -75,6 +94,8 @@ class Template:
         try:
             tree = _ENVIRONMENT.parse(self.source)
             compiled = _ENVIRONMENT.from_string(self.source)
+        except RecursionError as error:
+            raise PromptError(f"{self.path}: {self.name} is nested too deeply") from error
         except jinja2.TemplateSyntaxError as error:
             raise PromptError(f"{self.path}: {self.name}, line {error.lineno} of its text: {error.message}") from error
         if next(tree.find_all(_FORBIDDEN), None) is not None:
@@ -99,7 +120,15 @@ class Template:
             raise PromptError(f"{self.file}: {self.name} has no variable {', '.join(unknown)}; it has: {declared}")
         try:
             return self.compiled.render(values).strip()
-        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
+        except (
+            jinja2.TemplateError,
+            TypeError,
+            ValueError,
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            MemoryError,
+        ) as error:
             raise PromptError(f"{self.file}: {self.name} cannot be rendered: {error}") from error
 
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import hmac
 import os
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from contextvars import ContextVar
@@ -32,6 +31,7 @@ from typing import Any
 import tomli_w
 
 from recllm.data.dataset import utc
+from recllm.documents import toml_table
 from recllm.errors import RecllmError, StoreError, UsageError
 from recllm.files import lock_file, write_whole
 from recllm.settings import Settings, merged
@@ -166,13 +166,13 @@ class Workspace:
         if not path.is_file():
             raise StoreError(f"there is no workspace in {root}; make one with: recllm init -w {root}")
         try:
-            table = tomllib.loads(path.read_text("utf-8"))
+            table = toml_table(path.read_text("utf-8"))
             key_fingerprint = str(table.pop("key_fingerprint"))
             settings = Settings(**merged(merged(table, _OVERRIDES.get()), environment))
             workspace = cls(Path(root), settings, key_fingerprint)
         except KeyError:
             raise StoreError(f"{path} has no key_fingerprint; put back the file that recllm init made") from None
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, UsageError) as error:
+        except (OSError, ValueError, UsageError) as error:
             raise StoreError(f"{path} cannot be used: {error}; correct the file") from error
         if is_being_rotated(Path(root)) and workspace.is_rotated():
             raise StoreError(
@@ -183,7 +183,7 @@ class Workspace:
     @classmethod
     def open_rotated(cls, root: Path) -> Workspace:
         """Opens a workspace whose store is renamed already, with the keys of `NEXT_KEY`."""
-        table = tomllib.loads((root / SETTINGS_FILE).read_text("utf-8"))
+        table = toml_table((root / SETTINGS_FILE).read_text("utf-8"))
         del table["key_fingerprint"]
         settings = Settings(**merged(merged(table, _OVERRIDES.get()), environment_settings()))
         keys = lines_of((root / NEXT_KEY).read_bytes())

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from recllm.errors import IngestError
+from recllm.files import check_plain
 from recllm.ingest.column_names import known_count
 from recllm.ingest.options import ColumnMap, IngestOptions
 from recllm.policy import Policy
@@ -94,6 +95,7 @@ def probe(path: str | Path, policy: Policy) -> SourceFile:
     try:
         if path.is_dir():
             raise IngestError("E_FILE", f"{path} is a folder; name one file")
+        check_plain(path)
         with path.open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
             stream.seek(0)

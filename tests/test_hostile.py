@@ -1,0 +1,200 @@
+"""What somebody hostile hands to a shop is refused with a word about it, or read as plain data, and leaves no mark.
+
+Each artefact goes through the door that would read it in earnest, while a watch looks at files, processes, sockets,
+unpickling and memory. How long each takes is measured by `eval/hostile.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hostile_artefacts import ARTEFACTS, SECRET, RefusedRequestError, World, look_at
+from hostile_watch import look
+from waiting import until
+
+from recllm.documents import MAX_NESTING, guarded, json_value, toml_table
+from recllm.errors import ModelError
+
+IN_TESTS = [name for name, item in ARTEFACTS.items() if not item.slow]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    world = World(tmp_path_factory.mktemp("world"))
+    yield world
+    world.close()
+
+
+@pytest.mark.parametrize("name", IN_TESTS)
+def test_an_artefact_leaves_no_mark(name: str, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)  # nothing may be fetched, whether or not it could
+    outcome = look_at(ARTEFACTS[name], tmp_path / "around", world)
+    assert outcome.effects == (), (outcome.effects, outcome.refusal)
+    assert outcome.refusal or ARTEFACTS[name].inert
+    said = outcome.refusal.partition(": ")[2]
+    assert not outcome.refusal or len(said) > 15, "a refusal says what is wrong"
+
+
+def test_there_are_many_of_them() -> None:
+    assert len(ARTEFACTS) >= 400
+    kinds = {name.partition(":")[0] for name in ARTEFACTS}
+    assert {"encoder", "adapter", "onnx", "generator", "gguf", "version", "effects", "table", "campaign"} <= kinds
+
+
+def _write(path: Path) -> object:
+    path.write_text("evil")
+    return "written"
+
+
+def _take(size: int) -> object:
+    return bytearray(size)[-1:]
+
+
+def test_the_watch_sees_what_it_looks_for(tmp_path: Path) -> None:
+    """A look that sees nothing would find all artefacts harmless."""
+    inside, outside = tmp_path / "case", tmp_path / "outside"
+    inside.mkdir()
+    outside.mkdir()
+    (outside / "kept.txt").write_text("as it was")
+    marked = pickle.dumps(socket.socketpair)
+
+    def refuse() -> object:
+        raise ModelError(f"it says {SECRET}")
+
+    def effects(door: object) -> str:
+        outcome = look("a", inside, SECRET, door, inert=True)  # type: ignore[arg-type]
+        assert outcome.effects, door
+        return " ".join(outcome.effects)
+
+    assert "mark" in effects(lambda: _write(outside / "mark"))
+    assert not (outside / "mark").exists()
+    assert "kept.txt" in effects(lambda: (outside / "kept.txt").unlink())
+    assert (outside / "kept.txt").read_text() == "as it was"
+    assert "subprocess" in effects(lambda: subprocess.run([sys.executable, "-c", ""], check=False))
+    assert "os.system" in effects(lambda: os.system("true"))  # noqa: S605
+    assert "pickle" in effects(lambda: pickle.loads(marked))  # noqa: S301
+    assert "getaddrinfo" in effects(lambda: socket.getaddrinfo("localhost", 80))
+    with socket.socket() as line:
+        assert "connect" in effects(lambda: line.connect(("127.0.0.1", 9)))
+    assert "ZeroDivisionError" in effects(lambda: 1 // 0)
+    assert "outside" in effects(refuse)
+    assert "MiB" in effects(lambda: _take(700 << 20))
+    assert look("a", inside, SECRET, lambda: _write(inside / "own"), inert=True).effects == ()
+    assert look("a", inside, SECRET, lambda: "read", inert=False).effects == ("it was accepted: read",)
+
+
+def test_an_empty_answer_of_the_service_is_told_apart(world: World) -> None:
+    assert issubclass(RefusedRequestError, Exception)
+    assert world.client.get("/livez").status_code == 200
+
+
+@pytest.mark.parametrize("reader", ["fast", "h11"])
+def test_headers_without_end_are_cut_off(reader: str) -> None:
+    """What an app is given later can no longer be bounded."""
+    import uvicorn
+
+    from recllm.service.headers import bounded_reader
+
+    http = bounded_reader() if reader == "fast" else "h11"
+    assert http != "h11" or reader == "h11"
+    asked: list[object] = []
+
+    async def app(scope: dict[str, object], receive: object, send: Any) -> None:
+        asked.append(scope)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, http=http, lifespan="off", log_level="critical"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        until(lambda: server.started)
+        with socket.create_connection(listener.getsockname()) as line:
+            line.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ")
+            sent = 0
+            with suppress(OSError):  # it hangs up in the middle
+                while sent < 64 << 20:
+                    line.sendall(b"y" * (1 << 16))
+                    sent += 1 << 16
+        assert sent < 64 << 20 and not asked
+        with socket.create_connection(listener.getsockname()) as line:
+            line.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 30_000 + b"\r\n\r\n")
+            assert line.recv(100).startswith(b"HTTP/1.1 204"), "usual headers are read"
+        server.should_exit = True
+        thread.join()
+
+
+# --- the readers of documents ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = " + "[" * (MAX_NESTING + 1) + "]" * (MAX_NESTING + 1), "deep"),
+        ("x = " + "[" * 50_000, "deep"),
+        ("a." * MAX_NESTING + "a = 1", "parts"),
+        ("[" + "'a' . " * MAX_NESTING + "a]", "parts"),
+        ("x = " + "9" * 5_000, "digits"),
+        ("#" * (3 << 20), "characters"),
+        ("x = 1\nx = 2", "overwrite"),
+    ],
+)
+def test_a_table_that_would_take_time_or_memory_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        toml_table(text)
+
+
+def test_a_table_as_shops_write_it_is_read() -> None:
+    deep = "x = " + "[" * (MAX_NESTING - 1) + "1" + "]" * (MAX_NESTING - 1)
+    assert toml_table(deep)
+    words = "one. two. three. " * 500
+    assert toml_table(f'note = "{words}"\nsites = ["a.b.c.example"]\n[a.b.c.d]\ne.f = 1.5\n')["note"] == words
+
+
+def test_json_that_is_too_deep_is_a_value_error() -> None:
+    assert json_value('{"a": [1]}') == {"a": [1]}
+    for text in ("[" * 100_000, '{"a":' * 100_000, "9" * 100_000):
+        with pytest.raises(ValueError):
+            json_value(text)
+
+
+# --- what leaves for a spreadsheet -----------------------------------------------------------------------------------
+
+FORMULAS = (
+    "=1+1",
+    "+1",
+    "-1",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    "\n=1",
+    " =1",
+    "\u3000=1",
+    "\u200b=1",
+    "\ufeff=1",
+    "＝1+1",
+    "＋1",
+    "－1",
+    "＠SUM(A1)",
+)
+
+
+@pytest.mark.parametrize("cell", FORMULAS)
+def test_no_cell_is_taken_for_a_formula(cell: str) -> None:
+    assert guarded(cell) == f"'{cell}"
+
+
+@pytest.mark.parametrize("cell", ["tea", "1 = 1", "a-b", "", "’t", "茶＝叶"])
+def test_other_cells_stay(cell: str) -> None:
+    assert guarded(cell) == cell
