@@ -42,7 +42,7 @@ from recllm.errors import StoreError
 from recllm.schema import Table as TableName
 from recllm.store import postgres
 
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 IN_KEYS = 1_000
 """Keys of one IN list: a statement has a limited number of parameters."""
 
@@ -245,6 +245,26 @@ explored_slates = Table(
     Column("at", BigInteger, nullable=False),  # epoch microseconds
 )
 
+release_people = Table(
+    "release_people",
+    metadata,
+    Column("person_no", _Key, primary_key=True),
+    Column("digest", BigInteger, nullable=False, unique=True),  # keyed, of the pseudonym
+)
+
+releases = Table(
+    "releases",
+    metadata,
+    Column("release_no", _Key, primary_key=True),
+    Column("topic", _Id, nullable=False),
+    Column("at", BigInteger, nullable=False),  # epoch microseconds
+    Column("people", Integer, nullable=False),
+    Column("is_independent", Boolean, nullable=False),
+    Column("members", LargeBinary, nullable=False),  # a compressed row of bits, by `release_people.person_no`
+)
+releases_by_topic = Index("releases_by_topic", releases.c.topic, releases.c.release_no)
+"""Groups of people that were counted or listed: see `recllm.store.releases`."""
+
 
 def _read_people_by_key(connection: Connection) -> None:
     """Version 2: an index of the events by person, and the end of the log beside the loads."""
@@ -302,6 +322,17 @@ def _follow_prices_and_stock(connection: Connection) -> None:
     record_item_states(connection)
 
 
+def create_release_tables(connection: Connection) -> None:
+    """Of version 10: which groups of people were counted or listed; of what was told before, nobody knows."""
+    release_people.create(connection)
+    releases.create(connection)
+
+
+def _guard_differences(connection: Connection) -> None:
+    """Version 10: what is told of groups is compared with what was told before."""
+    create_release_tables(connection)
+
+
 def record_item_states(connection: Connection, load_no: int | None = None) -> None:
     """Adds the state of the items that a load changed, all items when None, where it differs from their last one."""
     earlier = item_states.alias()
@@ -327,6 +358,7 @@ STEPS: Mapping[int, Callable[[Connection], None]] = {
     6: _read_histories_from_the_index,
     7: _tell_when_items_changed,
     8: _follow_prices_and_stock,
+    9: _guard_differences,
 }
 
 

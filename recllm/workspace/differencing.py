@@ -18,10 +18,10 @@ with v_j the columns of V, which has rank r. Then (1) follows from t[j] < 1 / (f
     summed over the people S where c is not 0, with the right-hand sum S's own:    1 <= sum over S of t[j]
     so S has at least 1 / max t people, which is above floor - 1.                                     QED
 
-Weights only have to be found, not trusted. By Forster (2002) and Barthe (1998), leverages that are all below a bound can
-be had by weights whenever they can be had by any fractional packing of bases: disjoint sets of people on each of which
-the vectors are independent would be the same certificate in whole numbers (Edmonds 1965). What it costs: the leverages
-sum to r, so at most n / (floor - 1) independent groups are ever certified at once, whatever they are.
+Weights only have to be found, not trusted. By Forster (2002) and Barthe (1998), leverages below a bound can be had by
+weights whenever they can be had by a fractional packing of bases: disjoint sets of people on each of which the vectors
+are independent would be the same certificate in whole numbers (Edmonds 1965). What it costs: the leverages sum to r, so
+at most n / (floor - 1) independent groups are ever certified at once, whatever they are.
 
 A vector in the span of earlier ones tells nothing that did not follow from them: it is always allowed. People in
 identical columns are interchangeable, so all of this runs over distinct columns with their numbers of people.
@@ -89,8 +89,10 @@ class ReleasedGroups:
         self.n_people, self.floor = n_people, floor
         self._groups = np.zeros((0, n_people), bool)
         self._independent: list[int] = []
-        self._cells = np.zeros(n_people, np.int64)
-        self._weights = np.ones(n_people)
+        # kinds of people: the kind of each, an orthonormal basis of the span with a row per kind, weights of kinds
+        self._kinds = np.zeros(n_people, np.int64)
+        self._basis = np.zeros((1, 0))
+        self._weights = np.ones(1)
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -100,23 +102,35 @@ class ReleasedGroups:
         """Independent groups that are certified together."""
         return len(self._independent)
 
+    def group(self, position: int) -> Mask:
+        """The members of a group, (n_people,)."""
+        return np.asarray(self._groups[position])
+
     def add(self, members: Mask, *, is_independent: bool) -> None:
         """Keeps a group, (n_people,), that was told. is_independent: whether it was `CERTIFIED`; a group that is not is
         only compared by itself."""
         self._groups = np.concatenate([self._groups, members[None]])
         if is_independent:
+            split = self._split(members)
             self._independent.append(len(self._groups) - 1)
-            self._cells = np.unique(self._cells * 2 + members, return_inverse=True)[1]
+            self._kinds, self._basis, self._weights = split.kinds, split.basis, self._weights[split.earlier]
 
-    def add_all(self, groups: Sequence[tuple[Mask, bool]]) -> None:
-        """Several, as `add` does."""
-        if groups:
-            start = len(self._groups)
-            self._groups = np.concatenate([self._groups, np.array([members for members, _ in groups])])
-            for n, (members, is_independent) in enumerate(groups, start):
-                if is_independent:
-                    self._independent.append(n)
-                    self._cells = np.unique(self._cells * 2 + members, return_inverse=True)[1]
+    def add_all(self, groups: Mask, are_independent: Sequence[bool]) -> None:
+        """Several at once, (n, n_people), as `add` does."""
+        start = len(self._groups)
+        self._groups = np.concatenate([self._groups, groups])
+        self._independent += [start + n for n, is_independent in enumerate(are_independent) if is_independent]
+        if self._independent:
+            columns = np.ascontiguousarray(np.packbits(self._groups[self._independent], axis=0).T)
+            packed = columns.view(np.dtype((np.void, columns.shape[1]))).ravel()
+            _, first, kinds, sizes = np.unique(packed, return_index=True, return_inverse=True, return_counts=True)
+            root = np.sqrt(sizes)[:, None]
+            self._kinds, self._weights = kinds, np.ones(len(sizes))
+            self._basis = np.linalg.qr(root * self._groups[self._independent][:, first].T)[0] / root
+
+    def is_covered(self, members: Mask) -> bool:
+        """Whether the count of a group, (n_people,), follows from the independent ones."""
+        return self._combined(members) is GroupVerdict.IMPLIED
 
     def decide(self, members: Mask) -> GroupDecision:
         """members: (n_people,)."""
@@ -133,59 +147,88 @@ class ReleasedGroups:
 
     def _combined(self, members: Mask) -> GroupVerdict:
         """By all combinations with the independent groups."""
-        cells, first, inverse, sizes = np.unique(
-            self._cells * 2 + members, return_index=True, return_inverse=True, return_counts=True
-        )
-        earlier = self._groups[self._independent][:, first].T.astype(np.float64)
-        vector = (cells % 2).astype(np.float64)
-        root = np.sqrt(sizes.astype(np.float64))
-        basis = np.linalg.qr(root[:, None] * earlier)[0] if earlier.shape[1] else np.zeros((len(cells), 0))
-        residual = root * vector
-        for _ in range(2):  # twice is enough for full precision (Giraud et al. 2005)
-            residual = residual - basis @ (basis.T @ residual)
-        length = float(np.linalg.norm(residual))
-        if length < MIN_RESIDUAL * np.sqrt(members.sum()):
-            return GroupVerdict.IMPLIED if _is_combination(earlier, vector, root) else GroupVerdict.ENTANGLED
-        if self.rank + 1 >= len(members) / (self.floor - 1):
+        split = self._split(members)
+        if split.length < MIN_RESIDUAL * np.sqrt(members.sum()):
+            earlier = self._groups[self._independent][:, split.first].T.astype(np.float64)
+            is_implied = _is_combination(earlier, members[split.first].astype(np.float64), np.sqrt(split.sizes))
+            return GroupVerdict.IMPLIED if is_implied else GroupVerdict.ENTANGLED
+        if self.rank + 1 >= self.n_people / (self.floor - 1):
             return GroupVerdict.ENTANGLED
-        rows = np.column_stack([basis, residual / length]) / root[:, None]
-        weights = np.maximum.reduceat(self._weights[np.argsort(inverse, kind="stable")], np.cumsum(sizes) - sizes)
-        certified = _balanced(rows, sizes, weights, 1 / (self.floor - 0.5))
-        if certified is None:
+        bound = 1 / (self.floor - 0.5)
+        if np.square(split.basis).sum(axis=1).max() <= bound:
+            return GroupVerdict.CERTIFIED
+        weights = _balanced(split.basis, split.sizes, self._weights[split.earlier], bound)
+        if weights is None:
             return GroupVerdict.ENTANGLED
-        self._weights = certified[inverse]
+        # what they are for those who stay of one kind is where the next search begins
+        self._weights = np.maximum.reduceat(weights, np.flatnonzero(np.diff(split.earlier, prepend=-1)))
         return GroupVerdict.CERTIFIED
+
+    def _split(self, members: Mask) -> _Split:
+        """Kinds of people, were a group told besides."""
+        keys = self._kinds * 2 + members
+        counts = np.bincount(keys, minlength=2 * len(self._basis))
+        present = np.flatnonzero(counts)
+        position = np.zeros(len(counts), np.int64)
+        position[present] = np.arange(len(present))
+        kinds, sizes, earlier = position[keys], counts[present], present // 2
+        first = np.zeros(len(present), np.int64)
+        first[kinds[::-1]] = np.arange(self.n_people)[::-1]
+        basis, residual = self._basis[earlier], (present % 2).astype(np.float64)
+        for _ in range(2):  # twice is enough for full precision (Giraud et al. 2005)
+            residual = residual - basis @ (basis.T @ (sizes * residual))
+        length = float(np.sqrt((sizes * residual**2).sum()))
+        basis = np.column_stack([basis, residual / max(length, 1e-300)])
+        return _Split(kinds, sizes, earlier, first, basis, length)
+
+
+@dataclass(frozen=True, eq=False)
+class _Split:
+    """Kinds of people: those of one kind are in the same groups."""
+
+    kinds: NDArray[np.int64]
+    """Of each person, (n_people,)."""
+    sizes: NDArray[np.int64]
+    """(n_kinds,)."""
+    earlier: NDArray[np.int64]
+    """The kind that each was part of before the last group, (n_kinds,), ascending."""
+    first: NDArray[np.int64]
+    """A person of each, (n_kinds,)."""
+    basis: NDArray[np.float64]
+    """(n_kinds, r): columns of V in coordinates in which the sum over people of the outer products is 1."""
+    length: float
+    """Of the last group's part outside the span of those before."""
 
 
 def _is_combination(earlier: NDArray[np.float64], vector: NDArray[np.float64], root: NDArray[np.float64]) -> bool:
-    """Whether the vector, (cells,), is a combination of the columns of `earlier`, (cells, r): proved in whole numbers."""
+    """Whether the vector, (n_kinds,), is a combination of the columns of `earlier`, (n_kinds, r): proved in whole
+    numbers."""
     coefficients = np.linalg.lstsq(root[:, None] * earlier, root * vector, rcond=None)[0]
     for denominator in DENOMINATORS:
-        whole = np.round(coefficients * denominator)
-        if np.abs(whole).max(initial=0) < 2**20 and np.array_equal(earlier @ whole, denominator * vector):
+        whole_numbers = np.round(coefficients * denominator)
+        is_small = np.abs(whole_numbers).max(initial=0) < 2**20
+        if is_small and np.array_equal(earlier @ whole_numbers, denominator * vector):
             return True
     return False
 
 
 def _balanced(
-    rows: NDArray[np.float64], sizes: NDArray[np.int64], weights: NDArray[np.float64], bound: float
+    basis: NDArray[np.float64], sizes: NDArray[np.int64], weights: NDArray[np.float64], bound: float
 ) -> NDArray[np.float64] | None:
-    """Weights by which every person's leverage is at most `bound`, as far as some are found; None otherwise.
+    """Weights of kinds by which every person's leverage is at most `bound`, as far as some are found; None otherwise.
 
-    rows: (cells, r), a column of V per kind of people, in a basis that is orthonormal over people of equal weight.
     Where the leverage is too high the weight is lowered, which lowers it there and raises it elsewhere (Cohen et al.
-    2015).
+    2015). basis and sizes as in `_Split`.
     """
-    weights = np.clip(weights, MIN_WEIGHT, 1.0)
     for _ in range(ROUNDS):
-        moments = rows.T @ ((sizes * weights)[:, None] * rows)
+        moments = basis.T @ ((sizes * weights)[:, None] * basis)
         try:
             inverse = np.linalg.inv(np.linalg.cholesky(moments))
         except np.linalg.LinAlgError:
             return None
-        leverage = weights * np.square(rows @ inverse.T).sum(axis=1)
+        leverage = weights * np.square(basis @ inverse.T).sum(axis=1)
         if leverage.max() <= bound:
             return weights
-        weights = np.maximum(weights * np.minimum(1.0, 0.97 * bound / leverage), MIN_WEIGHT)
-        weights = weights / weights.max()
+        weights = np.where(leverage > 0.97 * bound, weights * 0.97 * bound / np.maximum(leverage, 1e-300), weights)
+        weights = np.maximum(weights / weights.max(), MIN_WEIGHT)
     return None
