@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -395,8 +395,10 @@ def _prediction_lines(document: dict[str, Any]) -> Iterator[str]:
     yield from table(rows, [*columns, "reasons"])
 
 
-def _counts(left_out: dict[str, int]) -> str:
-    return ", ".join(f"{reason} {n:,}" for reason, n in left_out.items())
+def _counts(left_out: Mapping[str, int | None]) -> str:
+    from recllm.audiences.audience import counts_in_words
+
+    return counts_in_words(left_out)
 
 
 def _note_unlisted(people: int, json: bool) -> None:

@@ -186,7 +186,9 @@ def _plan_document(planned: CampaignPlan) -> dict[str, Any]:
 
 
 def _plan_lines(planned: CampaignPlan) -> list[str]:
-    left_out = ", ".join(f"{reason} {n:,}" for reason, n in planned.excluded.items()) or "nobody"
+    from recllm.audiences.audience import counts_in_words
+
+    left_out = counts_in_words(planned.excluded) or "nobody"
     n_blocked = sum(bool(t.failures) for t in planned.texts)
     n_held = sum(bool(t.warnings) and not t.failures for t in planned.texts)
     rows = [(d["name"], d["share"], d["share_of_rest"], d["lift"]) for d in planned.group]

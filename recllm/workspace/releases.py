@@ -35,11 +35,14 @@ from numpy.typing import NDArray
 
 from recllm.schema import SESSION_PREFIX
 from recllm.store.releases import ReleaseRows, StoredRelease, digests_as_stored
-from recllm.workspace.differencing import GroupDecision, GroupVerdict, Mask, ReleasedGroups
+from recllm.workspace.differencing import GroupVerdict, ReleasedGroups
 from recllm.workspace.workspace import Workspace
 
 PEOPLE = "people"
 """Topic of counts of people: all of them are compared with one another."""
+
+LISTED = "listed"
+"""What the figure of a list for action is called among those of the groups that leave with it."""
 
 LISTS_TELL = (
     "a list names its people: two lists side by side tell who is on one of them alone, however few; "
@@ -58,11 +61,8 @@ class GroupFigure:
     """None where nothing is told."""
     since: datetime | None = None
     """When this number was told first, if that was before."""
-
-    @property
-    def is_its_own(self) -> bool:
-        """Whether the group itself was counted, and not an earlier one that is nearly the same."""
-        return self.verdict.is_told or (self.verdict is GroupVerdict.NEAR and self.people is not None)
+    is_exact: bool = True
+    """Whether the number is that of this very group. Who asks is not told so; what else may be told depends on it."""
 
     def words(self, floor: int) -> str:
         """Why there is no figure, or whose it is, in one sentence with what to do; empty where it is new."""
@@ -103,26 +103,25 @@ class Releases:
         """What may be told of each group of pseudonyms; what comes first is told rather than what comes later.
 
         listed: a list for action that leaves with the figures: it is compared with what follows, and where it could not
-        be certified nothing new is told beside it. topic: figures of different things about people, such as what two
-        campaigns brought, do not add up, and are compared by topic.
+        be certified nothing new is told beside it; its own figure stands under `LISTED`. topic: figures of different
+        things about people, such as what two campaigns brought, do not add up, and are compared by topic.
         """
+        if listed is not None:
+            groups = {LISTED: listed, **groups}
         if self.floor <= 1:
-            return {
-                name: GroupFigure(verdict=GroupVerdict.CERTIFIED, people=len(set(names)))
-                for name, names in groups.items()
-            }
+            certified = GroupVerdict.CERTIFIED
+            return {name: GroupFigure(verdict=certified, people=len(set(names))) for name, names in groups.items()}
         with self._workspace.store().read() as reader:
             users = reader.users()["user_id"].to_list()
         everybody = [name for name in users if not name.startswith(SESSION_PREFIX)]
         digests = {name: self._digests(names) for name, names in groups.items()}
-        asked_groups = {"": self._digests(everybody), **digests}
-        listed_digests = None if listed is None else self._digests(listed)
+        groups_and_all = {"": self._digests(everybody), **digests}
         with self._workspace.store().releases() as rows:
-            answer = self._answer(rows, asked_groups, listed_digests, topic, write=False)
+            answer = self._answer(rows, groups_and_all, topic, write=False)
         if answer is None:
             with self._workspace.store().releases(write=True) as rows:
                 rows.delete_before(self._now - timedelta(days=self._workspace.policy.release_days))
-                answer = self._answer(rows, asked_groups, listed_digests, topic, write=True)
+                answer = self._answer(rows, groups_and_all, topic, write=True)
         return {name: figure for name, figure in (answer or {}).items() if name in groups}
 
     def estimate(self, names: Sequence[str]) -> int | None:
@@ -158,18 +157,11 @@ class Releases:
         return _digested(pseudonyms, self._key)
 
     def _answer(
-        self,
-        rows: ReleaseRows,
-        groups: Mapping[str, NDArray[np.int64]],
-        listed: NDArray[np.int64] | None,
-        topic: str,
-        *,
-        write: bool,
+        self, rows: ReleaseRows, groups: Mapping[str, NDArray[np.int64]], topic: str, *, write: bool
     ) -> dict[str, GroupFigure] | None:
         """None where something has to be kept for this answer, and `write` is not allowed."""
         known, numbers = rows.people()
-        asked_people = np.unique(np.concatenate([*groups.values(), *([] if listed is None else [listed])]))
-        strangers = np.setdiff1d(asked_people, known, assume_unique=True)
+        strangers = np.setdiff1d(np.concatenate(list(groups.values())), known)
         if len(strangers):
             if not write:
                 return None
@@ -178,47 +170,33 @@ class Releases:
         stored = rows.read(topic, self._now - timedelta(days=self._workspace.policy.release_days))
         size = int(numbers.max(initial=-1)) + 1
         released = _replayed(stored, size, self.floor)
-        dates = [release.at for release in stored]
-        people = [release.people for release in stored]
-
-        def mask(digests: NDArray[np.int64]) -> Mask:
+        earlier = [(release.people, datetime.fromtimestamp(release.at / 1_000_000, UTC)) for release in stored]
+        figures: dict[str, GroupFigure] = {}
+        is_open = True
+        for name, digests in groups.items():
             members = np.zeros(size, bool)
             members[numbers[np.searchsorted(known, digests)]] = True
-            return members
-
-        def keep(members: Mask, *, is_independent: bool) -> None:
-            count = int(members.sum())
-            rows.add(topic, np.flatnonzero(members), people=count, is_independent=is_independent, at=self._now)
-            released.add(members, is_independent=is_independent)
-            dates.append(round(self._now.timestamp() * 1_000_000))
-            people.append(count)
-
-        may_add = True
-        if listed is not None and len(listed):
-            members = mask(listed)
-            decision = released.decide(members)
-            is_stored = decision.nearest is not None and not np.any(released.group(decision.nearest) != members)
-            if not is_stored:
+            decision, count = released.decide(members), int(members.sum())
+            verdict, nearest = decision.verdict, decision.nearest
+            is_same = nearest is not None and bool(np.array_equal(released.group(nearest), members))
+            is_list = name == LISTED and count > 0
+            if verdict.is_told and not (is_open or is_list):
+                verdict = GroupVerdict.ENTANGLED
+            if verdict.is_told or (is_list and not is_same):
                 if not write:
                     return None
-                keep(members, is_independent=decision.verdict is GroupVerdict.CERTIFIED)
-            may_add = decision.verdict.is_told or (is_stored and released.is_covered(members))
-        figures: dict[str, GroupFigure] = {}
-        for name, digests in groups.items():
-            members = mask(digests)
-            decision = released.decide(members)
-            if decision.verdict.is_told and not may_add:
-                decision = GroupDecision(GroupVerdict.ENTANGLED)
-            count = int(members.sum()) if decision.verdict.is_told else None
-            since = None
-            if decision.nearest is not None:
-                count = people[decision.nearest]
-                since = datetime.fromtimestamp(dates[decision.nearest] / 1_000_000, UTC)
-            elif decision.verdict.is_told:
-                if not write:
-                    return None
-                keep(members, is_independent=decision.verdict is GroupVerdict.CERTIFIED)
-            figures[name] = GroupFigure(verdict=decision.verdict, people=count, since=since)
+                is_independent = verdict is GroupVerdict.CERTIFIED
+                rows.add(topic, np.flatnonzero(members), people=count, is_independent=is_independent, at=self._now)
+                released.add(members, is_independent=is_independent)
+                earlier.append((count, self._now))
+            if is_list:  # what is told beside a list that could not be certified is what was told before
+                is_open = verdict.is_told or (is_same and released.is_covered(members))
+            if nearest is not None:
+                people, since = earlier[nearest]
+                figures[name] = GroupFigure(verdict=verdict, people=people, since=since, is_exact=is_same)
+            else:
+                told_people = count if verdict.is_told else None
+                figures[name] = GroupFigure(verdict=verdict, people=told_people, is_exact=verdict.is_told)
         logger.debug("figures: %d groups, %d released before", len(groups), len(stored))
         return figures
 
