@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def group_teller(workspace: Workspace, recommender: Recommender, topic: str = PEOPLE) -> GroupTeller:
-    """Tells groups of an audience, beside others of the topic. Whoever the recommender does not hold is without consent,
+    """Tells groups of an audience, beside others of the topic. Whom the recommender does not hold is without consent,
     and counted so."""
     from recllm.audiences.exclusions import ExclusionReason
 

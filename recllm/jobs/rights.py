@@ -20,6 +20,7 @@ from recllm.documents import plain
 from recllm.errors import UnknownIdError
 from recllm.jobs.recommenders import forget_in_states
 from recllm.schema import Purpose, Table
+from recllm.workspace.releases import Releases
 from recllm.workspace.workspace import Workspace
 
 NOBODY_STORED = "nobody with this id is known; check the id"
@@ -81,6 +82,7 @@ def erase_person(workspace: Workspace, user_id: str, *, by_pseudonym: bool = Fal
     name, store = user_id if by_pseudonym else workspace.pseudonymiser().one(user_id), workspace.store()
     with store.load(Table.CONSENT, load_id=uuid.uuid4().hex, source="erasure") as load:
         rows = load.erase_user(name)
+    Releases(workspace).forget(name)
     store.truncate_log()
     forget_in_states(workspace)
     return Erasure(rows=rows)
