@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from inputs import finish, script_parser
+from inputs import finish, say, script_parser
 from numpy.typing import NDArray
 
 from recllm.workspace.differencing import GroupVerdict, Mask, ReleasedGroups
@@ -39,21 +39,23 @@ def measure(seed: int = 0, people: int = PEOPLE) -> dict[str, Any]:
     """The figures of the result file; `groups_isolated` is to be 0."""
     rng = np.random.default_rng(seed)
     bought = purchases()
-    attacks = {
-        attacker.__name__: attack(attacker, bought, QUERIES // len(ATTACKERS) + 1, rng) for attacker in ATTACKERS
-    }
+    attacks = {}
+    for attacker in ATTACKERS:
+        attacks[attacker.__name__] = attack(attacker, bought, QUERIES // len(ATTACKERS) + 1, rng)
+        say(f"{attacker.__name__}: {attacks[attacker.__name__]}")
+    years = {}
+    for shop in (bought, resampled(bought, people, rng)):
+        years[str(len(shop))] = year(shop, rng)
+        say(f"a year of {len(shop)}: {years[str(len(shop))]}")
     return {
-        "people": int(bought.shape[0]),
+        "people": len(bought),
         "floor": FLOOR,
         "differencing_queries": sum(result["queries"] for result in attacks.values()),
         "groups_isolated": sum(result["isolated"] for result in attacks.values()),
-        "without_defence": attack(pairs, bought, 500, rng, is_defended=False),
+        "without_defence": attack(pairs, bought, 60, rng, is_defended=False),
         "attacks": attacks,
-        "estimates": averaging(bought, rng),
-        "year": {
-            str(bought.shape[0]): year(bought, rng),
-            str(people): year(resampled(bought, people, rng), rng),
-        },
+        "estimates": averaging(rng),
+        "year": years,
     }
 
 
@@ -126,7 +128,7 @@ def attack(
         "queries": n_queries,
         "answers": dict(shop.answers),
         "milliseconds_per_query": round(1e3 * shop.seconds / n_queries, 2),
-        "isolated": isolated(np.array(shop.counted), targets, rng),
+        "isolated": isolated(np.array(shop.counted), targets, rng, tries=60 if is_defended else 3),
     }
 
 
@@ -186,7 +188,7 @@ def anything(shop: Shop, bought: NDArray[np.bool_], queries: int, rng: np.random
 ATTACKERS: tuple[Attacker, ...] = (pairs, unions, anything)
 
 
-def averaging(bought: NDArray[np.bool_], rng: np.random.Generator) -> dict[str, Any]:
+def averaging(rng: np.random.Generator) -> dict[str, Any]:
     """Estimates as `Releases.estimate` makes them: how far off a group of 20 people is told by n pairs of them."""
     errors = {}
     for n in (1, 10, 100, 1_000):
@@ -228,7 +230,7 @@ def _score(bought: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.fl
 # --- what was isolated -----------------------------------------------------------------------------------------------
 
 
-def isolated(vectors: NDArray[np.bool_], targets: list[Mask], rng: np.random.Generator, tries: int = 150) -> int:
+def isolated(vectors: NDArray[np.bool_], targets: list[Mask], rng: np.random.Generator, tries: int) -> int:
     """Different groups of 1 to floor - 1 people that some combination of the vectors, (n, people), is about."""
     found: set[bytes] = set()
 
@@ -260,7 +262,7 @@ def isolated(vectors: NDArray[np.bool_], targets: list[Mask], rng: np.random.Gen
             if 0 < sizes[support].sum() < FLOOR:
                 note(support[sizes_at.ravel()])
     rank = len(_reduced(columns.astype(np.int64)))
-    for target in targets[:: max(1, len(targets) // 100)]:
+    for target in targets[:: max(1, len(targets) // 60)]:
         if target.any() and len(_reduced(np.vstack([vectors, target]).astype(np.int64))) == rank:
             note(target)
     return len(found)

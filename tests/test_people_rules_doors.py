@@ -106,7 +106,7 @@ def test_an_audience_of_a_rule_adds_up_and_names_it(client: TestClient) -> None:
     answer = audience(client, people=RULE, ids=ids)
     assert {person["user_id"] for person in answer["people"]} == {f"u{n:02}" for n in expected()}
     assert answer["excluded"]["people_rule"] == PEOPLE - len(REFUSED) - 2 - len(expected())
-    assert answer["size"] + sum(answer["excluded"].values()) == PEOPLE
+    assert answer["excluded"]["no_consent"] is None and answer["excluded"]["seed"] is None  # few
     assert {count["words"]: count["people"] for count in answer["rule"]} == {
         "bought “tea” and (age of 35 or more or agreed to e-mail) and never reached by the campaign winter": 17,
         "bought “tea”": 19,
@@ -129,7 +129,7 @@ def test_only_people_who_agreed_are_counted_and_a_withdrawal_acts_at_once(
     with Workspace.open(folder) as shop:
         load_file(shop, tmp_path / "no.csv", "consent")
     after = audience(client, people=TEA)
-    assert after["rule"][0]["people"] == 17 and after["excluded"]["no_consent"] == len(REFUSED) + 2
+    assert after["rule"][0]["people"] == 17 and after["excluded"]["no_consent"] in (None, len(REFUSED) + 2)
     # of those who agreed to the channel alone, where one is asked for
     assert audience(client, people=TEA, channel="email")["rule"][0]["people"] == 15
 
@@ -190,10 +190,11 @@ def test_a_campaign_counts_whom_its_rule_leaves_out(folder: Path) -> None:
         create_campaign(shop, CAMPAIGN, by="Ann", at=datetime.now(UTC))
         reach = count_reachable(shop, open_recommender(shop, everybody=True), campaign_file(shop, "tea"))
         emailed = expected() - {2, 4}
-        assert reach.reachable == len(emailed)
-        assert reach.excluded["people_rule"] == PEOPLE - 4 - len(emailed)
-        assert reach.reachable + sum(reach.excluded.values()) == PEOPLE
-        assert list(reach.rule.values()) == [16, 17, 8, 36, 1]
+        about = {"reachable": reach.reachable, "left out": reach.excluded["people_rule"]}
+        exact = {"reachable": len(emailed), "left out": PEOPLE - 4 - len(emailed)}
+        pairs = zip((*about.values(), *reach.rule.values()), (*exact.values(), 16, 17, 8, 36, 1), strict=True)
+        assert all(abs((n or 0) - number) <= 1.5 * FLOOR for n, number in pairs)
+        assert list(reach.rule.values())[-1] is None  # one person
         broken = CAMPAIGN | {"target": {"items": ["tea1"], "people": {"any": []}}}
         with pytest.raises(DataError, match="any must not be empty"):
             change_campaign(shop, "tea", broken, revision=revision_of(shop, "tea"), by="Ann", at=datetime.now(UTC))

@@ -85,14 +85,12 @@ def test_an_attacker_isolates_nobody(data: st.DataObject) -> None:
             vectors.append(members)
     told = np.array(vectors).astype(float)
     assert all(np.count_nonzero(a != b) in (0, *range(floor, n + 1)) for a in told for b in told)
-    rank = np.linalg.matrix_rank(told)
-    # nobody, and no pair of people, is a combination
-    for few in itertools.combinations(range(n), 2):
-        target = np.zeros(n)
-        target[list(few)] = 1
-        assert np.linalg.matrix_rank(np.vstack([told, target[None]])) == rank + 1
-        target[few[0]] = 0
-        assert np.linalg.matrix_rank(np.vstack([told, target[None]])) == rank + 1
+    # nobody, and no pair of people, is a combination: of what of them is outside the span nothing vanishes
+    outside = np.eye(n) - np.linalg.pinv(told) @ told
+    alone = np.diag(outside)
+    assert alone.min() > 1e-6
+    pairs = np.outer(alone, alone) - outside**2
+    assert pairs[~np.eye(n, dtype=bool)].min() > 1e-9
 
 
 def test_three_figures_together_are_seen_where_no_two_are_near() -> None:
@@ -116,7 +114,7 @@ def test_groups_of_exactly_the_floor_are_told_and_the_rest_of_everybody_is_not_f
         released.add(people // 50 == part, is_independent=decision.verdict is GroupVerdict.CERTIFIED)
     assert verdicts == [GroupVerdict.CERTIFIED] * 3 + [GroupVerdict.IMPLIED]
     assert released.decide(people < 49).verdict is GroupVerdict.FEW
-    assert released.decide(people < 151).verdict is GroupVerdict.ENTANGLED
+    assert released.decide(people < 125).verdict is GroupVerdict.ENTANGLED
     assert ReleasedGroups(200, 1).decide(people < 1).verdict is GroupVerdict.CERTIFIED
 
 

@@ -42,7 +42,7 @@ from numpy.typing import NDArray
 
 Mask = NDArray[np.bool_]
 
-ROUNDS = 24
+ROUNDS = 16
 """Changes of the weights before a certificate is given up."""
 
 MIN_RESIDUAL = 1e-4
@@ -152,9 +152,9 @@ class ReleasedGroups:
             earlier = self._groups[self._independent][:, split.first].T.astype(np.float64)
             is_implied = _is_combination(earlier, members[split.first].astype(np.float64), np.sqrt(split.sizes))
             return GroupVerdict.IMPLIED if is_implied else GroupVerdict.ENTANGLED
-        if self.rank + 1 >= self.n_people / (self.floor - 1):
-            return GroupVerdict.ENTANGLED
         bound = 1 / (self.floor - 0.5)
+        if self.rank + 1 > bound * self.n_people:  # the leverages sum to the rank
+            return GroupVerdict.ENTANGLED
         if np.square(split.basis).sum(axis=1).max() <= bound:
             return GroupVerdict.CERTIFIED
         weights = _balanced(split.basis, split.sizes, self._weights[split.earlier], bound)
