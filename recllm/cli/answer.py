@@ -247,6 +247,7 @@ def audience(
     from recllm.audiences.people_rule import read_rule
     from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions, OfferChoice
     from recllm.jobs.serve import find_audience
+    from recllm.workspace.releases import LISTS_TELL
 
     choice = OfferChoice(intent=intent, objective=objective, effects=effects, sure=sure)
     if campaign is not None and campaign.endswith(".toml"):
@@ -284,6 +285,7 @@ def audience(
         raise NothingToDo(f"nobody is left to address: {excluded}; held out: {len(members.holdout)}")
     if csv:
         write_audience_csv(members, csv, names)
+        note(LISTS_TELL)
 
 
 def _audience_of_campaign(

@@ -105,8 +105,10 @@ def export(
     ids: Ids,
     json: Json,
 ) -> None:
-    """Write what leaves: approved texts, for people who agree at this moment."""
+    """Write what leaves: approved texts, for people who agree at this moment. Two lists side by side tell who is on one
+    of them alone."""
     from recllm.campaigns.export import export_campaign
+    from recllm.workspace.releases import LISTS_TELL
 
     with open_shop(workspace) as shop:
         done = export_campaign(_open_campaign(shop, file), output, ids=ids_by_pseudonym(shop, ids))
@@ -116,6 +118,7 @@ def export(
         f"{done.reached:,} people, {done.held_out:,} held out; from {done.window.start} until {done.window.end}",
         *(f"  left out: {reason} {n:,}" for reason, n in done.dropped.items()),
         *done.files,
+        *([f"note: {LISTS_TELL}"] if done.files else []),
     ]
     show(document, lines, json=json)
 
