@@ -369,8 +369,8 @@ def _as_told(
     counts = {reason.value: figures[reason.value].people for reason in ExclusionReason if reason.value in figures}
     if selection.beyond_limit:
         parts = [figures["others"].people, len(audience.holdout), counts.get(ExclusionReason.UNPROFITABLE.value, 0)]
-        known = [n for n in parts if n is not None]
-        beyond = known[0] - sum(known[1:]) if len(known) == len(parts) else None
+        numbers = [n for n in parts if n is not None]
+        beyond = numbers[0] - sum(numbers[1:]) if len(numbers) == len(parts) else None
         counts[ExclusionReason.BEYOND_LIMIT.value] = None if beyond is None else max(beyond, 0)
     is_comparable = figures["listed"].is_exact and figures["others"].is_exact
     noted = {count.words: figures[str(n)] for n, count in enumerate(rule)}

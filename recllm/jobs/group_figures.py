@@ -33,7 +33,7 @@ def group_teller(workspace: Workspace, recommender: Recommender, topic: str = PE
 
 def unconsented_people(workspace: Workspace, recommender: Recommender) -> list[str]:
     """Pseudonyms of everybody of the store whom the recommender does not hold, without sessions."""
-    held = set(recommender.dataset.users[USER_COLUMN])
+    dataset_users = set(recommender.dataset.users[USER_COLUMN])
     with workspace.store().read() as reader:
         users = reader.users()["user_id"].to_list()
-    return [name for name in users if name not in held and not name.startswith(SESSION_PREFIX)]
+    return [name for name in users if name not in dataset_users and not name.startswith(SESSION_PREFIX)]

@@ -324,8 +324,8 @@ def _follow_prices_and_stock(connection: Connection) -> None:
 
 def create_release_tables(connection: Connection) -> None:
     """Of version 10: which groups of people were counted or listed; of what was told before, nobody knows."""
-    release_people.create(connection)
-    releases.create(connection)
+    release_people.create(connection, checkfirst=True)
+    releases.create(connection, checkfirst=True)
 
 
 def _guard_differences(connection: Connection) -> None:

@@ -160,13 +160,13 @@ class Releases:
         self, rows: ReleaseRows, groups: Mapping[str, NDArray[np.int64]], topic: str, *, write: bool
     ) -> dict[str, GroupFigure] | None:
         """None where something has to be kept for this answer, and `write` is not allowed."""
-        known, numbers = rows.people()
-        strangers = np.setdiff1d(np.concatenate(list(groups.values())), known)
+        stored_digests, numbers = rows.people()
+        strangers = np.setdiff1d(np.concatenate(list(groups.values())), stored_digests)
         if len(strangers):
             if not write:
                 return None
             rows.add_people(strangers)
-            known, numbers = rows.people()
+            stored_digests, numbers = rows.people()
         stored = rows.read(topic, self._now - timedelta(days=self._workspace.policy.release_days))
         size = int(numbers.max(initial=-1)) + 1
         released = _replayed(stored, size, self.floor)
@@ -175,7 +175,7 @@ class Releases:
         is_open = True
         for name, digests in groups.items():
             members = np.zeros(size, bool)
-            members[numbers[np.searchsorted(known, digests)]] = True
+            members[numbers[np.searchsorted(stored_digests, digests)]] = True
             decision, count = released.decide(members), int(members.sum())
             verdict, nearest = decision.verdict, decision.nearest
             is_same = nearest is not None and bool(np.array_equal(released.group(nearest), members))
