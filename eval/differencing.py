@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -37,26 +38,34 @@ def main() -> None:
 
 def measure(seed: int = 0, people: int = PEOPLE) -> dict[str, Any]:
     """The figures of the result file; `groups_isolated` is to be 0."""
-    rng = np.random.default_rng(seed)
-    bought = purchases()
-    attacks = {}
-    for attacker in ATTACKERS:
-        attacks[attacker.__name__] = attack(attacker, bought, QUERIES // len(ATTACKERS) + 1, rng)
-        say(f"{attacker.__name__}: {attacks[attacker.__name__]}")
-    years = {}
-    for shop in (bought, resampled(bought, people, rng)):
-        years[str(len(shop))] = year(shop, rng)
-        say(f"a year of {len(shop)}: {years[str(len(shop))]}")
+    tasks = [*(attacker.__name__ for attacker in ATTACKERS), "year", f"year of {people}", "without_defence"]
+    with ProcessPoolExecutor(len(tasks)) as pool:
+        jobs = {name: pool.submit(_task, name, seed, people) for name in tasks}
+        results = {}
+        for name, job in jobs.items():
+            results[name] = job.result()
+            say(f"{name}: {results[name]}")
+    attacks = {attacker.__name__: results[attacker.__name__] for attacker in ATTACKERS}
     return {
-        "people": len(bought),
+        "people": results["year"]["people"],
         "floor": FLOOR,
         "differencing_queries": sum(result["queries"] for result in attacks.values()),
         "groups_isolated": sum(result["isolated"] for result in attacks.values()),
-        "without_defence": attack(pairs, bought, 60, rng, is_defended=False),
+        "without_defence": results["without_defence"],
         "attacks": attacks,
-        "estimates": averaging(rng),
-        "year": years,
+        "estimates": averaging(np.random.default_rng(seed)),
+        "years": [results["year"], results[f"year of {people}"]],
     }
+
+
+def _task(name: str, seed: int, people: int) -> dict[str, Any]:
+    rng, bought = np.random.default_rng(seed), purchases()
+    for attacker in ATTACKERS:
+        if name == attacker.__name__:
+            return attack(attacker, bought, QUERIES // len(ATTACKERS) + 1, rng)
+    if name == "without_defence":
+        return attack(pairs, bought, 60, rng, is_defended=False)
+    return year(bought if name == "year" else resampled(bought, people, rng), rng)
 
 
 def purchases() -> NDArray[np.bool_]:
@@ -133,10 +142,12 @@ def attack(
 
 
 def pairs(shop: Shop, bought: NDArray[np.bool_], queries: int, rng: np.random.Generator) -> list[Mask]:
-    """A and A with a few more, by rules and by sizes."""
+    """A and A with a few more, by rules and by sizes; A is new, or one that was answered."""
     targets = []
     for _ in range(queries // 2):
         group, few = _rule(bought, rng), _few(bought, rng)
+        if rng.random() < 0.5:
+            group = shop.counted[int(rng.integers(len(shop.counted)))]
         if rng.random() < 0.3:  # the likeliest so many, and so many more
             order = np.argsort(-_score(bought, rng), kind="stable")
             size = int(rng.integers(FLOOR, len(order) - FLOOR))
@@ -156,6 +167,8 @@ def unions(shop: Shop, bought: NDArray[np.bool_], queries: int, rng: np.random.G
         if kind == 0:
             first = _rule(bought, rng) & ~few
             second = _rule(bought, rng) & ~first & ~few
+            if rng.random() < 0.5:
+                first, second = (shop.counted[int(n)] for n in rng.integers(len(shop.counted), size=2))
             asked = [first, second, first | second | few]
         elif kind == 1:
             first, second = _rule(bought, rng), _rule(bought, rng)
@@ -346,6 +359,7 @@ def year(bought: NDArray[np.bool_], rng: np.random.Generator) -> dict[str, Any]:
     refused = sum(counts[GroupVerdict.ENTANGLED.value] for counts in kinds.values())
     weeks = WEEKS - 14
     return {
+        "people": n,
         "campaigns": weeks,
         "figures_asked": n_answers,
         "refused_share": round(refused / n_answers, 3),
