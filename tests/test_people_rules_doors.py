@@ -109,12 +109,13 @@ def test_an_audience_of_a_rule_adds_up_and_names_it(client: TestClient) -> None:
     assert answer["excluded"]["no_consent"] is None and answer["excluded"]["seed"] is None  # few
     assert {count["words"]: count["people"] for count in answer["rule"]} == {
         "bought “tea” and (age of 35 or more or agreed to e-mail) and never reached by the campaign winter": 17,
-        "bought “tea”": 19,
+        "bought “tea”": 17,  # 19 differ from those by fewer than the floor
         "age of 35 or more": 9,
         "agreed to e-mail": 36,
         "reached by the campaign winter": None,  # one person: fewer than the floor
     }
     assert any("only people of whom this is true: bought “tea”" in note for note in answer["notes"])
+    assert any(note.startswith("bought “tea”: as told on ") for note in answer["notes"])
     everybody = audience(client)
     assert everybody["rule"] == [] and "people_rule" not in everybody["excluded"]
 
@@ -269,9 +270,10 @@ def test_a_rule_is_built_saved_and_changed_without_scripts(client: TestClient, f
     assert fields["people:r.0:named"] == "tea" and fields["people:r.1.0:at_least"] == "35"
     until(lambda: "read for the first time" not in send(client, f"{ADDRESS}/count", **fields).text)
     counted = assert_harmless(send(client, f"{ADDRESS}/count", **fields).text).text
-    emailed = expected() - {2, 4}
-    assert re.search(rf"\b{len(emailed)}\s+people who agreed meet the whole rule", counted), counted
-    assert re.search(r"bought “tea” in the last 3000 days\s*17(?!\d)", counted)
+    emailed, match = expected() - {2, 4}, re.search(r"\b(\d+)\s+people who agreed meet the whole rule", counted)
+    assert match is not None and abs(int(match[1]) - len(emailed)) <= 1.5 * FLOOR, counted
+    assert "Numbers of people are estimates, off by up to 4" in counted
+    assert re.search(r"bought “tea” in the last 3000 days\s*(12|15|18|21)(?!\d)", counted)
     assert re.search(r"reached by the campaign winter\s*fewer than 3", counted)
     assert "do not meet the rule" in counted
     with Workspace.open(folder) as shop:

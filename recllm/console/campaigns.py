@@ -634,7 +634,7 @@ def count_conditions(visit: Visit, count: AudienceCount | None) -> ConsoleTable 
             TableColumn(name="condition", label=visit.say("rule.condition")),
             TableColumn(name="people", label=visit.say("items.people"), kind=CellKind.NUMBER),
         ),
-        rows=[(sentence(visit, rule), count_cell(visit, n)) for rule, n in list(counts.items())[1:]],
+        rows=[(sentence(visit, rule), count_cell(visit, n, is_estimate=True)) for rule, n in list(counts.items())[1:]],
     )
 
 
@@ -670,7 +670,7 @@ def rule_sentence(visit: Visit, text: str) -> str:
 def count_excluded(visit: Visit, count: AudienceCount | None) -> ConsoleTable | None:
     """Who is left out of a live count; None where nobody is."""
     excluded = count.reach.excluded if count is not None and count.reach is not None else {}
-    return excluded_table(visit, list(excluded.items()), name="count-left-out") if excluded else None
+    return excluded_table(visit, list(excluded.items()), name="count-left-out", is_estimate=True) if excluded else None
 
 
 def audience_count(visit: Visit, campaign_id: str, typed: Mapping[str, str]) -> AudienceCount:
