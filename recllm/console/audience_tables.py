@@ -15,8 +15,8 @@ from recllm.schema import AdCopy, Check
 
 def count_cell(visit: Visit, n: int | None, *, is_estimate: bool = False) -> TableCell:
     """A number of people, as far as it may be told: fewer than the policy's floor are said to be so, on the page and
-    with an empty cell in the file. Nobody is 0. None is what may not be told: few, or too near to earlier figures; of an
-    estimate, few."""
+    with an empty cell in the file. Nobody is 0. None is what may not be told: few, or too near to earlier
+    figures; of an estimate, few."""
     floor = visit.workspace.policy.group_floor
     if n is None and not is_estimate:
         return TableCell(value=None, text=visit.say("items.untold", floor=floor))
