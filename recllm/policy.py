@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from pydantic import field_validator
 
-from recllm.documents import CountOrZero, Flag, FrozenModel, Share, Weight
+from recllm.documents import Count, CountOrZero, Flag, FrozenModel, Share, Weight
 from recllm.schema import Purpose
 
 
@@ -30,7 +30,10 @@ class Policy(FrozenModel):
     event_days: CountOrZero | None = None
     """Events older than this many days do not pass the gate; None keeps them until they are erased."""
     group_floor: CountOrZero = 50
-    """The smallest group that may be reported or addressed as a segment."""
+    """The smallest group that may be reported or addressed as a segment. No combination of figures isolates a smaller
+    one: see `recllm.workspace.releases`."""
+    release_days: Count = 365
+    """What was told of groups is compared with what was told in so many days before; older figures are forgotten."""
     sensitive_categories: frozenset[str] = frozenset(
         {
             "adult",

@@ -106,15 +106,16 @@ def test_an_audience_of_a_rule_adds_up_and_names_it(client: TestClient) -> None:
     answer = audience(client, people=RULE, ids=ids)
     assert {person["user_id"] for person in answer["people"]} == {f"u{n:02}" for n in expected()}
     assert answer["excluded"]["people_rule"] == PEOPLE - len(REFUSED) - 2 - len(expected())
-    assert answer["size"] + sum(answer["excluded"].values()) == PEOPLE
+    assert answer["excluded"]["no_consent"] is None and answer["excluded"]["seed"] is None  # few
     assert {count["words"]: count["people"] for count in answer["rule"]} == {
         "bought “tea” and (age of 35 or more or agreed to e-mail) and never reached by the campaign winter": 17,
-        "bought “tea”": 19,
+        "bought “tea”": 17,  # 19 differ from those by fewer than the floor
         "age of 35 or more": 9,
         "agreed to e-mail": 36,
         "reached by the campaign winter": None,  # one person: fewer than the floor
     }
     assert any("only people of whom this is true: bought “tea”" in note for note in answer["notes"])
+    assert any("bought “tea”" in note and "as told on" in note for note in answer["notes"])
     everybody = audience(client)
     assert everybody["rule"] == [] and "people_rule" not in everybody["excluded"]
 
@@ -129,7 +130,7 @@ def test_only_people_who_agreed_are_counted_and_a_withdrawal_acts_at_once(
     with Workspace.open(folder) as shop:
         load_file(shop, tmp_path / "no.csv", "consent")
     after = audience(client, people=TEA)
-    assert after["rule"][0]["people"] == 17 and after["excluded"]["no_consent"] == len(REFUSED) + 2
+    assert after["rule"][0]["people"] == 17 and after["excluded"]["no_consent"] in (None, len(REFUSED) + 2)
     # of those who agreed to the channel alone, where one is asked for
     assert audience(client, people=TEA, channel="email")["rule"][0]["people"] == 15
 
@@ -190,10 +191,11 @@ def test_a_campaign_counts_whom_its_rule_leaves_out(folder: Path) -> None:
         create_campaign(shop, CAMPAIGN, by="Ann", at=datetime.now(UTC))
         reach = count_reachable(shop, open_recommender(shop, everybody=True), campaign_file(shop, "tea"))
         emailed = expected() - {2, 4}
-        assert reach.reachable == len(emailed)
-        assert reach.excluded["people_rule"] == PEOPLE - 4 - len(emailed)
-        assert reach.reachable + sum(reach.excluded.values()) == PEOPLE
-        assert list(reach.rule.values()) == [16, 17, 8, 36, 1]
+        about = {"reachable": reach.reachable, "left out": reach.excluded["people_rule"]}
+        exact = {"reachable": len(emailed), "left out": PEOPLE - 4 - len(emailed)}
+        pairs = zip((*about.values(), *reach.rule.values()), (*exact.values(), 16, 17, 8, 36, 1), strict=True)
+        assert all(abs((n or 0) - number) <= 1.5 * FLOOR for n, number in pairs)
+        assert list(reach.rule.values())[-1] is None  # one person
         broken = CAMPAIGN | {"target": {"items": ["tea1"], "people": {"any": []}}}
         with pytest.raises(DataError, match="any must not be empty"):
             change_campaign(shop, "tea", broken, revision=revision_of(shop, "tea"), by="Ann", at=datetime.now(UTC))
@@ -268,9 +270,10 @@ def test_a_rule_is_built_saved_and_changed_without_scripts(client: TestClient, f
     assert fields["people:r.0:named"] == "tea" and fields["people:r.1.0:at_least"] == "35"
     until(lambda: "read for the first time" not in send(client, f"{ADDRESS}/count", **fields).text)
     counted = assert_harmless(send(client, f"{ADDRESS}/count", **fields).text).text
-    emailed = expected() - {2, 4}
-    assert re.search(rf"\b{len(emailed)}\s+people who agreed meet the whole rule", counted), counted
-    assert re.search(r"bought “tea” in the last 3000 days\s*17(?!\d)", counted)
+    emailed, match = expected() - {2, 4}, re.search(r"\b(\d+)\s+people who agreed meet the whole rule", counted)
+    assert match is not None and abs(int(match[1]) - len(emailed)) <= 1.5 * FLOOR, counted
+    assert "Numbers of people are estimates, off by up to 4" in counted
+    assert re.search(r"bought “tea” in the last 3000 days\s*(12|15|18|21)(?!\d)", counted)
     assert re.search(r"reached by the campaign winter\s*fewer than 3", counted)
     assert "do not meet the rule" in counted
     with Workspace.open(folder) as shop:

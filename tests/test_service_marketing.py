@@ -172,7 +172,7 @@ def test_an_audience_stands_under_pseudonyms_or_the_callers_ids(client: TestClie
     answer = ask(client, "/v1/audience", query)
     assert answer["size"] == len(answer["people"]) == 60
     assert all(person["user_id"].startswith("u1_") for person in answer["people"])
-    assert answer["size"] + answer["holdout"] + sum(answer["excluded"].values()) == PEOPLE
+    assert all(n is None or n >= 50 for n in answer["excluded"].values()) and answer["excluded"]["beyond_the_cut"]
     assert answer["people"][0]["reasons"] and not answer["people"][-1]["reasons"]
     names = [p["user_id"] for p in ask(client, "/v1/audience", query | {"ids": everyone()})["people"]]
     assert all(name[1:].isdigit() and int(name[1:]) % 2 == 0 for name in names)  # tea drinkers
@@ -187,7 +187,7 @@ def test_an_audience_by_lift_and_by_effects_that_nobody_told(client: TestClient)
     scores = [person["score"] for person in lift["people"]]
     assert scores == sorted(scores, reverse=True) and max(scores) < 1
     new = ask(client, "/v1/audience", {"items": ["tea1"], "intent": "discover", "holdout": 0, "explain_first": 0})
-    assert new["excluded"]["no_fitting_offer"] > 0
+    assert "no_fitting_offer" in new["excluded"]
     for wrong, words in (
         ({"objective": "uplift"}, "recllm uplift"),
         ({"objective": "uplift", "effects": "spring"}, "no effects 'spring'"),
@@ -198,16 +198,18 @@ def test_an_audience_by_lift_and_by_effects_that_nobody_told(client: TestClient)
         assert refused.status_code == 422 and words in refused.json()["error"]["message"], refused.text
 
 
-def test_who_is_left_out_is_counted_and_small_groups_are_refused(client: TestClient) -> None:
+def test_few_who_are_left_out_are_not_counted_and_small_groups_are_refused(client: TestClient) -> None:
     query = {"where": "price < 4", "size": 60, "ids": everyone(), "limit": 100}
     drinkers = [f"u{n:02}" for n in range(0, PEOPLE, 2)]
     answer = ask(client, "/v1/audience", query | {"suppressed": drinkers[:40]})
-    assert answer["excluded"]["suppression_list"] == 40 and set(answer["items"]) == {"tea0", "tea1"}
+    assert answer["excluded"]["suppression_list"] is None and set(answer["items"]) == {"tea0", "tea1"}
     assert not {p["user_id"] for p in answer["people"]} & set(drinkers[:40])
     withdrawn = [{"user_id": user, "purpose": "email", "granted": False} for user in drinkers[:30]]
     ask(client, "/v1/consent", {"consent": withdrawn})
     answer = ask(client, "/v1/audience", query | {"channel": "email"})
-    assert answer["excluded"]["no_consent"] == 30 and not {p["user_id"] for p in answer["people"]} & set(drinkers[:30])
+    assert answer["excluded"]["no_consent"] is None and not {p["user_id"] for p in answer["people"]} & set(
+        drinkers[:30]
+    )
     refused = client.post("/v1/audience", json=query | {"size": 10})
     assert refused.status_code == 403 and "smaller than 50" in refused.json()["error"]["message"]
     for wrong in ({"items": ["tea1"], "where": "price < 4"}, {}, {"items": ["nothing"]}, {"where": "price > 1000"}):
@@ -520,8 +522,7 @@ def test_sessions_are_nobody_in_what_concerns_everybody(folder: Path, client: Te
     before = ask(client, "/v1/audience", {"category": "food > tea", "size": 60})
     ask(client, "/v1/events", {"events": [e for n in range(9) for e in viewed(f"v{n}", "tea1")["events"]]})
     after = ask(client, "/v1/audience", {"category": "food > tea", "size": 60})
-    counts = [a["size"] + a["holdout"] + sum(a["excluded"].values()) for a in (before, after)]
-    assert counts == [PEOPLE, PEOPLE]
+    assert {name: before[name] for name in ("size", "holdout", "excluded")}.items() <= after.items()
     with Workspace.open(folder) as shop:
         gate, session = shop.gate(), shop.session_pseudonymiser().one("v1")
         assert session.startswith(SESSION_PREFIX) and not shop.pseudonymiser().one("v1").startswith(SESSION_PREFIX)
@@ -596,7 +597,7 @@ def test_an_erased_person_is_gone_everywhere(folder: Path) -> None:
         assert client.post("/v1/explain", json={"user_id": "u00", "item_id": "tea1"}).status_code == 404
         assert client.post("/v1/copy", json={"user_id": "u00", "channel": "push"}).status_code < 500
         answer = ask(client, "/v1/audience", {"category": "food > tea", "size": 60})
-        assert answer["size"] + answer["holdout"] + sum(answer["excluded"].values()) == PEOPLE - 1
+        assert answer["size"] == 60
         assert ask(client, "/v1/recommend", {"user_id": "u02", "k": 3})["status"] == neighbours["status"] == "personal"
         back = {"user_id": "u00", "item_id": "tool1", "event": "purchase"}
         assert ask(client, "/v1/events", {"events": [back, back | {"user_id": "u01"}]})["rejected"] == [0]

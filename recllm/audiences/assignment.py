@@ -28,7 +28,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,6 +66,8 @@ class Selection:
     """People whose expected margin does not pay the contact."""
     beyond_limit: int = 0
     """People who come after the last that size, budget or the competing campaigns allow."""
+    unprofitable_rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Positions of those whose expected margin does not pay the contact."""
 
 
 def select(scores: UserScores, user_ids: Sequence[str], campaign: str, limits: AudienceLimits) -> Selection:
@@ -74,17 +76,23 @@ def select(scores: UserScores, user_ids: Sequence[str], campaign: str, limits: A
     Raises `UsageError` for a margin without probabilities.
     """
     order = ranked(scores, user_ids, campaign, limits.salt)
-    profitable = order
+    profitable, unprofitable_rows = order, order[:0]
     if limits.margin is not None:
         margins = scores.gains() * limits.margin
-        profitable = order[(margins - (limits.cost or 0.0) > 0)[order]]
+        is_profitable = (margins - (limits.cost or 0.0) > 0)[order]
+        profitable, unprofitable_rows = order[is_profitable], order[~is_profitable]
     holdout = draws(user_ids, campaign, limits.salt)[profitable] < limits.holdout
     end, limit = len(profitable), limits.max_contacts
     if limit is not None:
         end = min(int(np.searchsorted(np.cumsum(~holdout), limit)) + 1, end) if limit else 0
     reached, holdout = profitable[:end], holdout[:end]
-    unprofitable = len(order) - len(profitable)
-    return Selection(reached[~holdout], reached[holdout], unprofitable, len(profitable) - end)
+    return Selection(
+        reached[~holdout],
+        reached[holdout],
+        unprofitable=len(unprofitable_rows),
+        beyond_limit=len(profitable) - end,
+        unprofitable_rows=unprofitable_rows,
+    )
 
 
 def ranked(scores: UserScores, user_ids: Sequence[str], campaign: str, salt: str) -> NDArray[np.int64]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,8 +43,13 @@ from recllm.text.templates import Prompts
 
 if TYPE_CHECKING:
     from recllm.recommender.recommender import Recommender
+    from recllm.workspace.releases import GroupFigure
 
 logger = logging.getLogger(__name__)
+
+GroupTeller = Callable[[Mapping[str, Sequence[str]], Sequence[str]], Mapping[str, "GroupFigure"]]
+"""Name -> members of groups, and whom a list addresses -> what may be told of each group, and of the list as `listed`;
+see `recllm.workspace.releases`. The ids are the dataset's."""
 
 CSV_COLUMNS = ("user_id", "probability", "item_id", "reasons")
 EFFECT_COLUMNS = ("effect", "effect_low", "effect_high")
@@ -81,12 +86,16 @@ class RuleCount:
 
     words: str
     people: int | None
-    """None for fewer than the policy's floor."""
+    """None for fewer than the policy's floor, or where the number would tell of so few together with earlier ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Audience:
-    """Everybody who is known is a member, in the holdout, or counted among the excluded."""
+    """Everybody who is known is a member, in the holdout, or counted among the excluded.
+
+    A workspace tells these counts as `recllm.workspace.releases` says: they then may be earlier ones, and need not add
+    up.
+    """
 
     campaign_id: str
     as_of: datetime
@@ -97,8 +106,8 @@ class Audience:
     """Best first."""
     holdout: tuple[str, ...]
     """Who is not addressed, for comparison."""
-    excluded: dict[str, int]
-    """`ExclusionReason` -> people."""
+    excluded: dict[str, int | None]
+    """`ExclusionReason` -> people; None where the number is not told."""
     group: tuple[AudienceTrait, ...]
     """What sets the members apart from the people who could have been reached and are not."""
     expected_conversions: float | None
@@ -112,12 +121,6 @@ class Audience:
     @property
     def size(self) -> int:
         return len(self.people)
-
-    def with_unconsented(self, n: int) -> Audience:
-        """The same with `n` more people counted among those without consent, whom the recommender does not know."""
-        reason = ExclusionReason.NO_CONSENT
-        counts = {reason: self.excluded.get(reason, 0) + n} if n > 0 else {}
-        return replace(self, excluded=counts | {k: v for k, v in self.excluded.items() if k not in counts})
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +149,10 @@ class EligiblePool:
     """`ExclusionReason` -> people who are not in the pool."""
     rule: tuple[RuleCount, ...] = ()
     """As `Audience.rule`."""
+    left_out: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    """`ExclusionReason` -> rows of the people."""
+    rule_rows: tuple[NDArray[np.int64], ...] = ()
+    """Rows of the people of each of `rule`."""
 
 
 def find_audience(
@@ -155,12 +162,13 @@ def find_audience(
     agreed: Consents | None = None,
     contacts: ContactRecords | None = None,
     effects: EffectsOf | None = None,
+    tell: GroupTeller | None = None,
 ) -> Audience:
     """The people to reach.
 
     The people of the dataset are those who agreed to personalisation; agreed: who agreed to the request's channel too.
     contacts: what conditions of the request's rule ask of a workspace. effects: of a treatment, for the objective
-    uplift.
+    uplift. tell: what may be told of groups besides the list; without it everything is.
 
     An audience that exclusions or limits leave empty is an answer, with the counts. Raises `UsageError` for an unknown
     item, an empty category or unknown seeds, `NotFittedError` without a trained model, `PolicyError` for a sensitive
@@ -184,7 +192,7 @@ def find_audience(
     name = request.campaign or pool.target.name
     selection = select(pool.scores, pool.user_ids, name, request.limits)
     explain_first = request.explain_first if request.explain and request.seeds is None else 0
-    audience = build_audience(recommender, pool, selection, name, explain_first)
+    audience = build_audience(recommender, pool, selection, name, explain_first, tell)
     logger.info(
         "audience: %d of %d people, %d held out, %.1f s",
         audience.size,
@@ -251,8 +259,11 @@ def eligible_pool(
             user_rows, scores = user_rows[remaining], scores.rows(remaining)
     user_ids = recommender.dataset.users[USER_COLUMN].gather(user_rows).to_list()
     excluded = {reason.value: int(mask.sum()) for reason, mask in masks.items() if mask.any()}
-    rule = rule_counts(recommender, match, ~masks[ExclusionReason.NO_CONSENT]) if match else ()
-    return EligiblePool(target, user_rows, user_ids, scores, excluded, rule)
+    visible = ~masks[ExclusionReason.NO_CONSENT]
+    rule = rule_counts(recommender, match, visible) if match else ()
+    left_out = {reason.value: np.flatnonzero(mask) for reason, mask in masks.items() if mask.any()}
+    rule_rows = tuple(np.flatnonzero(match.masks[part] & visible) for part in match.counts(visible)) if match else ()
+    return EligiblePool(target, user_rows, user_ids, scores, excluded, rule, left_out, rule_rows)
 
 
 def rule_match(
@@ -280,8 +291,9 @@ def build_audience(
     selection: Selection,
     name: str,
     explain_first: int | None,
+    tell: GroupTeller | None = None,
 ) -> Audience:
-    """The audience that was selected from a pool; explain_first as in `AudienceRequest`.
+    """The audience that was selected from a pool; explain_first as in `AudienceRequest`, tell as in `find_audience`.
 
     Raises `PolicyError` for fewer people than the policy's floor."""
     data, model, scores = recommender.dataset, recommender.model, pool.scores
@@ -316,7 +328,7 @@ def build_audience(
         expected = float(scores.probability[selection.addressed].sum(dtype=np.float64))
     if scores.effects is not None:
         extra = float(scores.effects.effect[selection.addressed].sum())
-    return Audience(
+    audience = Audience(
         campaign_id=name,
         as_of=utc(data.as_of),
         horizon_days=model.horizon_days if model else 0,
@@ -324,13 +336,61 @@ def build_audience(
         items=tuple(data.items["item_id"].gather(pool.target.items).to_list()),
         people=people,
         holdout=tuple(pool.user_ids[position] for position in selection.holdout),
-        excluded=pool.excluded | {reason: n for reason, n in cut.items() if n},
+        excluded={**pool.excluded, **{reason: n for reason, n in cut.items() if n}},
         group=distinguishing_traits(data, reached, np.setdiff1d(pool.user_rows, reached), recommender.policy),
         expected_conversions=expected,
         expected_extra=extra,
         notes=notes,
         rule=pool.rule,
     )
+    return (
+        audience
+        if tell is None
+        else _as_told(audience, pool, selection, data.users[USER_COLUMN], tell, recommender.policy.group_floor)
+    )
+
+
+def _as_told(
+    audience: Audience, pool: EligiblePool, selection: Selection, users: pl.Series, tell: GroupTeller, floor: int
+) -> Audience:
+    """The same with what may be told of groups: the rule and its conditions first, then who is left out.
+
+    Who is beyond the cut is told as all who could have been reached and are not, less the holdout: that one is drawn by
+    lot, and its size tells nothing of anybody.
+    """
+    rows = {str(n): members for n, members in enumerate(pool.rule_rows)}
+    rows["others"] = np.setdiff1d(pool.user_rows, pool.user_rows[selection.addressed])
+    rows |= pool.left_out
+    if len(selection.unprofitable_rows):
+        rows[ExclusionReason.UNPROFITABLE.value] = pool.user_rows[selection.unprofitable_rows]
+    groups = {name: users.gather(members).to_list() for name, members in rows.items()}
+    figures = tell(groups, [person.user_id for person in audience.people])
+    rule = tuple(replace(count, people=figures[str(n)].people) for n, count in enumerate(audience.rule))
+    counts = {reason.value: figures[reason.value].people for reason in ExclusionReason if reason.value in figures}
+    if selection.beyond_limit:
+        parts = [figures["others"].people, len(audience.holdout), counts.get(ExclusionReason.UNPROFITABLE.value, 0)]
+        numbers = [n for n in parts if n is not None]
+        beyond = numbers[0] - sum(numbers[1:]) if len(numbers) == len(parts) else None
+        counts[ExclusionReason.BEYOND_LIMIT.value] = None if beyond is None else max(beyond, 0)
+    is_comparable = figures["listed"].is_exact and figures["others"].is_exact
+    noted = {count.words: figures[str(n)] for n, count in enumerate(rule)}
+    noted |= {reason: figures[reason] for reason in counts if reason in figures}
+    return replace(
+        audience,
+        rule=rule,
+        excluded=counts,
+        group=audience.group if is_comparable else (),
+        notes=(*audience.notes, *telling_notes(noted, floor)),
+    )
+
+
+def telling_notes(figures: Mapping[str, GroupFigure], floor: int) -> list[str]:
+    """Why some figures are earlier ones or are not told: a sentence for all that it is true of. figures: by name."""
+    names: dict[str, list[str]] = {}
+    for name, figure in figures.items():
+        if words := figure.words(floor):
+            names.setdefault(words, []).append(name)
+    return [f"{', '.join(parts)}: {words}" for words, parts in names.items()]
 
 
 def _effect_fields(scores: UserScores, position: int) -> dict[str, float]:
@@ -368,6 +428,11 @@ def write_audience_csv(audience: Audience, file: Path, ids: Mapping[str, str] | 
         for person in audience.people
     ]
     write_csv(file, columns, rows)
+
+
+def counts_in_words(counts: Mapping[str, int | None]) -> str:
+    """Such as "bought_recently 1,200, suppression_list few"; few is also what is not told."""
+    return ", ".join(f"{reason} {'few' if n is None else format(n, ',')}" for reason, n in counts.items())
 
 
 # --- targets ----------------------------------------------------------------------------------------------------------

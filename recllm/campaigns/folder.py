@@ -115,7 +115,8 @@ class PlannedPerson:
 @_file_form
 @dataclass(frozen=True, kw_only=True)
 class CampaignPlan:
-    """Whom a campaign addresses with which texts. People of the shop = addressed + held out + sum of `excluded`."""
+    """Whom a campaign addresses with which texts. People of the shop are about addressed +
+    held out + sum of `excluded`, whose numbers are those of `Audience.excluded`."""
 
     campaign_id: str
     goal: str
@@ -131,7 +132,7 @@ class CampaignPlan:
     model_version: str | None
     holdout: float
     """Share that the draw holds out, in [0, 1)."""
-    excluded: Mapping[str, int]
+    excluded: Mapping[str, int | None]
     """Reason -> people who are not addressed, each under one reason."""
     expected_conversions: float
     cost: float | None

@@ -1,7 +1,8 @@
 """What a campaign brought: who was reached, what they did, and how that differs from people who were held out.
 
 Only the holdout, which a hash drew, can tell an effect. The rest of the shop is shown beside them as what it is: other
-people. Nothing is told about fewer people than the policy's group floor.
+people. Nothing is told about fewer people than the policy's group floor, nor of two groups that differ by fewer: what
+the parts of one report say together is checked by `recllm.workspace.releases`, for as long as the log says the same.
 
 difference of two independent shares      Newcombe 1998, method 10: the square and add of Wilson's limits
 difference of two means     percentile bootstrap, each group redrawn by itself (Efron 1979)
@@ -30,10 +31,13 @@ from recllm.jobs.serve import CHANNEL_PURPOSE
 from recllm.metrics import LEVEL, ConfidenceInterval, share
 from recllm.schema import ARRIVED, Action, Item, MessageEventKind, Purpose
 from recllm.text.templates import language
+from recllm.workspace.releases import Releases
 from recllm.workspace.workspace import log_end
 
 OTHERS = "others"
 THIRDS = ("likely", "middling", "unlikely")
+WAYS = ("variant", "likelihood", "channel", "reason", "category", "locale", "item", "text")
+"""Ways to divide people: where not all parts may be told, those of the first."""
 
 People = Sequence[PlannedPerson]
 BothSides = tuple[list[PlannedPerson], list[PlannedPerson]]
@@ -136,6 +140,8 @@ class CampaignOutcome:
     revenue_effect: ConfidenceInterval | None
     """Revenue per person, sent minus held out."""
     segments: tuple[SegmentFigures, ...]
+    untold_segments: int
+    """Parts of enough people that are not told, because beside the others they would tell of few."""
     words: tuple[str, ...]
     """What the figures say and what they do not, as sentences."""
 
@@ -150,6 +156,9 @@ class _WindowActions:
     unsubscribed: NDArray[np.bool_]
     floor: int
     """Fewest people that are told about."""
+    releases: Releases
+    topic: str
+    """Of the figures of this campaign, as far as the log goes."""
 
     def rows(self, people: People) -> NDArray[np.int64]:
         """Row of each person, -1 for who has not agreed to be counted: the dataset does not hold them."""
@@ -192,7 +201,14 @@ def campaign_outcome(campaign: OpenCampaign) -> CampaignOutcome:
     reached = [p for p in sent if basis[p.channel] is ReachBasis.EXPORTED or (p.user_id, p.channel) in arrived]
     held_out = [p for p in countable if p.user_id in held_out_names]
     rows, control_rows = actions.rows(sent), actions.rows(held_out)
-    figures, control = actions.figures(rows), actions.figures(control_rows)
+    others = np.setdiff1d(np.arange(actions.data.n_users), every_row)
+    parts = divided(sent, held_out, campaign.catalogue.items, actions.floor)
+    tellable = _tellable(actions, sent, held_out, reached, others, parts)
+    if "reached" not in tellable:
+        basis, reached = dict.fromkeys(basis, ReachBasis.EXPORTED), sent
+    figures = actions.figures(rows) if "sent" in tellable else None
+    control = actions.figures(control_rows) if "held out" in tellable else None
+    segments, n_untold = _segments(actions, parts, tellable)
     revenue_effect = None
     if figures and control:
         revenue_effect = mean_difference(actions.revenue[rows], actions.revenue[control_rows])
@@ -215,10 +231,11 @@ def campaign_outcome(campaign: OpenCampaign) -> CampaignOutcome:
         reached=figures if len(reached) == len(sent) else actions.figures(actions.rows(reached)),
         sent=figures,
         held_out=control,
-        other_people=actions.figures(np.setdiff1d(np.arange(actions.data.n_users), every_row), addressed=False),
+        other_people=actions.figures(others, addressed=False) if "others" in tellable else None,
         effect=_effect(figures, control),
         revenue_effect=revenue_effect,
-        segments=_segments(actions, campaign, sent, held_out),
+        segments=segments,
+        untold_segments=n_untold,
         words=(),
     )
     return replace(outcome, words=conclusions(outcome, actions.floor, workspace.settings.locale))
@@ -270,7 +287,32 @@ def _window_actions(campaign: OpenCampaign, start: datetime, end: datetime) -> _
         revenue=np.bincount(purchases.user, paid, minlength=data.n_users).astype(np.float64),
         unsubscribed=unsubscribed,
         floor=campaign.workspace.policy.group_floor,
+        releases=Releases(campaign.workspace),
+        topic=f"campaign {plan.campaign_id} {min(end, utc(log_end(campaign.workspace) or 0)).isoformat()}",
     )
+
+
+def _tellable(
+    actions: _WindowActions,
+    sent: People,
+    held_out: People,
+    reached: People,
+    others: NDArray[np.int64],
+    parts: Mapping[str, Mapping[str, BothSides]],
+) -> set[str]:
+    """Which groups of a report may be told together: "sent", "held out", "reached", "others", and `_part_name`s."""
+    groups = {"sent": sent, "held out": held_out, "reached": reached}
+    for by in WAYS:
+        for name, both in parts.get(by, {}).items():
+            groups |= {_part_name(by, name, side): people for side, people in enumerate(both)}
+    names = {group: [p.user_id for p in people] for group, people in groups.items()}
+    names["others"] = actions.data.users["user_id"].gather(others).to_list()
+    figures = actions.releases.figures(names, topic=actions.topic)
+    return {name for name, figure in figures.items() if figure.people is not None and figure.is_exact}
+
+
+def _part_name(by: str, name: str, side: int) -> str:
+    return f"{by}\0{name}\0{side}"
 
 
 def converted_in_window(
@@ -290,22 +332,31 @@ def _effect(figures: GroupFigures | None, control: GroupFigures | None) -> Confi
 
 
 def _segments(
-    actions: _WindowActions, campaign: OpenCampaign, reached: People, held_out: People
-) -> tuple[SegmentFigures, ...]:
-    """Every way to divide the people; small parts are told together, and what stays small is not told.
+    actions: _WindowActions, parts_by_way: Mapping[str, Mapping[str, BothSides]], tellable: Collection[str]
+) -> tuple[tuple[SegmentFigures, ...], int]:
+    """Every way to divide the people, and how many parts are not told; small parts are told together, and what stays
+    small is not told.
 
     The parts of the holdout are told only where all of them are large enough: a small one could be had by subtraction.
     """
-    segments = []
-    for by, parts in divided(reached, held_out, campaign.catalogue.items, actions.floor).items():
-        figures = {name: [actions.figures(actions.rows(people)) for people in both] for name, both in parts.items()}
+    segments, n_untold = [], 0
+    for by, parts in parts_by_way.items():
+        figures = {
+            name: [
+                actions.figures(actions.rows(people)) if _part_name(by, name, side) in tellable else None
+                for side, people in enumerate(both)
+            ]
+            for name, both in parts.items()
+        }
         comparable = all(control is not None for _, control in figures.values())
         for name, (group, control) in figures.items():
             if group is not None:
                 control = control if comparable else None
                 effect = _effect(group, control)
                 segments.append(SegmentFigures(by=by, name=name, reached=group, held_out=control, effect=effect))
-    return tuple(segments)
+            elif len(parts[name][0]) >= actions.floor:
+                n_untold += 1
+    return tuple(segments), n_untold
 
 
 # --- segments --------------------------------------------------------------------------------------------------------
@@ -377,6 +428,8 @@ def conclusions(outcome: CampaignOutcome, floor: int, locale: str) -> tuple[str,
         words.append(sentences["window_open"].format(**days))
     if outcome.not_counted:
         words.append(sentences["not_counted"].format(n=outcome.not_counted))
+    if outcome.untold_segments:
+        words.append(sentences["untold_segments"].format(n=outcome.untold_segments, floor=floor))
     if any(segment.effect is not None for segment in outcome.segments):
         words.append(sentences["many_segments"])
     if outcome.sent is not None and outcome.other_people is not None and effect is not None:

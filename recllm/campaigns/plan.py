@@ -23,6 +23,7 @@ from recllm.audiences.audience import (
     EligiblePool,
     audience_target,
     build_audience,
+    counts_in_words,
     eligible_pool,
     rule_match,
 )
@@ -45,6 +46,7 @@ from recllm.errors import DataError, NotFittedError, NothingToDo, UsageError
 from recllm.features.item_vectors import basics_of
 from recllm.jobs.ad_copy import effect_model, may_be_modelled, open_generator
 from recllm.jobs.effects import effects_of, saved_effects
+from recllm.jobs.group_figures import group_teller, unconsented_people
 from recllm.jobs.occasions import cases_of
 from recllm.jobs.recommenders import open_recommender
 from recllm.jobs.serve import contact_records, first_channels
@@ -54,6 +56,7 @@ from recllm.recommender.registry import current
 from recllm.schema import Generator, Objective, Occasion
 from recllm.text.templates import language
 from recllm.workspace.privacy import PolicyGate
+from recllm.workspace.releases import Releases
 from recllm.workspace.workspace import Workspace, present
 
 if TYPE_CHECKING:
@@ -99,14 +102,14 @@ def plan_campaigns(
     groups = _recipients(loaded, files, workspace, contacts)
     for file, group in zip(files, groups, strict=True):
         if not group.audience.people:
-            counts = ", ".join(f"{reason} {n:,}" for reason, n in group.audience.excluded.items())
+            counts = counts_in_words(group.audience.excluded)
             n_held_out = len(group.audience.holdout)
             raise NothingToDo(f"the campaign {file.id!r} reaches nobody: {counts}; held out: {n_held_out}")
     plans = []
     for campaign, group in zip(checked, groups, strict=True):
         tell(f"writing the texts of {campaign.file.id}")
         with campaign.speaker(workspace) as speaker:
-            plans.append(_plan(workspace, campaign, group, speaker, unconsented(workspace, loaded)))
+            plans.append(_plan(workspace, campaign, group, speaker))
     for campaign, plan in zip(checked, plans, strict=True):
         approvals = auto_approvals(plan, at=now or datetime.now(UTC)) if campaign.file.words.auto else []
         publish(campaign.folder, plan, replace=replace, decisions=approvals)
@@ -195,7 +198,7 @@ def _check_target(workspace: Workspace, file: CampaignFile) -> None:
 
 
 def _plan(
-    workspace: Workspace, campaign: _CheckedCampaign, group: Recipients, speaker: Generator | None, n_unconsented: int
+    workspace: Workspace, campaign: _CheckedCampaign, group: Recipients, speaker: Generator | None
 ) -> CampaignPlan:
     file, audience = campaign.file, group.audience
     names = [p.user_id for p in group.people]
@@ -234,7 +237,7 @@ def _plan(
         window_days=file.window_days or audience.horizon_days,
         model_version=audience.model_version,
         holdout=file.limits.holdout,
-        excluded=audience.with_unconsented(n_unconsented).excluded,
+        excluded=audience.excluded,
         expected_conversions=audience.expected_conversions or 0.0,
         cost=None if cost is None else cost * len(audience.people),
         items=audience.items,
@@ -293,14 +296,8 @@ def audience_of(
 ) -> Audience:
     """Whom a campaign would address, without planning it; the errors are those of `plan_campaigns`."""
     grown, pool = _pool(recommender, file, workspace)
-    audience = build_audience(grown, pool, _cut(pool, file), file.id, explain_first=None if explain else 0)
-    return audience.with_unconsented(unconsented(workspace, recommender))
-
-
-def unconsented(workspace: Workspace, recommender: Recommender) -> int:
-    """People of the store who did not agree to personalisation: the recommender does not know them."""
-    with workspace.store().read() as reader:
-        return max(0, reader.counts()["users"] - recommender.dataset.n_users)
+    tell = group_teller(workspace, recommender)
+    return build_audience(grown, pool, _cut(pool, file), file.id, explain_first=None if explain else 0, tell=tell)
 
 
 def _cut(pool: EligiblePool, file: CampaignFile) -> Selection:
@@ -386,22 +383,23 @@ def _agreed(file: CampaignFile, gate: PolicyGate) -> Consents:
 
 @dataclass(frozen=True, kw_only=True)
 class ReachCount:
-    """Whom a campaign could reach, before the likeliest of them are chosen. All people of the shop = reachable + sum of
-    `excluded`."""
+    """About how many people a campaign could reach, before the likeliest of them are chosen: every number is an
+    estimate, see `recllm.workspace.releases`, and None for fewer people than the policy's floor. All people of the shop
+    are about reachable + sum of `excluded`."""
 
-    reachable: int
-    channels: Mapping[str, int]
+    reachable: int | None
+    channels: Mapping[str, int | None]
     """Channel -> people who would be reached there."""
-    excluded: Mapping[str, int]
+    excluded: Mapping[str, int | None]
     """`ExclusionReason` -> people, each under one reason."""
     items: int
     """Items that the campaign is for; 0 for one about a text."""
-    rule: Mapping[PeopleRule, int]
+    rule: Mapping[PeopleRule, int | None]
     """The rule over people and each of its conditions alone -> people who agreed and meet it."""
 
 
 def count_reachable(workspace: Workspace, recommender: Recommender, file: CampaignFile) -> ReachCount:
-    """Counts in a moment, because nobody's probability is asked. Raises `UsageError` for an unknown item or an empty
+    """Estimates in a moment, because nobody's probability is asked. Raises `UsageError` for an unknown item or an empty
     category, `PolicyError` for a sensitive target."""
     section, gate = file.target, workspace.gate()
     items, rules = np.zeros(0, np.int64), _exclusions(file, workspace)
@@ -419,16 +417,22 @@ def count_reachable(workspace: Workspace, recommender: Recommender, file: Campai
         masks = first_only(masks | {ExclusionReason.NO_OCCASION: others})
     user_rows = np.flatnonzero(~np.logical_or.reduce(list(masks.values())))
     names = recommender.dataset.users[USER_COLUMN].gather(user_rows).to_list()
-    channels = Counter(channel for channel in first_channels(gate, names, file.personal_channels) if channel)
-    excluded = Counter({reason.value: int(mask.sum()) for reason, mask in masks.items() if mask.any()})
-    if n_unconsented := unconsented(workspace, recommender):
-        excluded[ExclusionReason.NO_CONSENT.value] += n_unconsented
+    members: dict[str, list[str]] = {}
+    for name, channel in zip(names, first_channels(gate, names, file.personal_channels), strict=True):
+        if channel:
+            members.setdefault(channel, []).append(name)
+    users, estimate = recommender.dataset.users[USER_COLUMN], Releases(workspace).estimate
+    excluded = {reason: users.gather(np.flatnonzero(mask)).to_list() for reason, mask in masks.items() if mask.any()}
+    if unconsented := unconsented_people(workspace, recommender):
+        excluded[ExclusionReason.NO_CONSENT] = [*excluded.get(ExclusionReason.NO_CONSENT, ()), *unconsented]
+    visible = ~masks[ExclusionReason.NO_CONSENT]
+    rule = {} if match is None else {part: match.masks[part] & visible for part in match.counts(visible)}
     return ReachCount(
-        reachable=len(user_rows),
-        channels=dict(channels),
-        excluded=dict(excluded),
+        reachable=estimate(names),
+        channels={channel: estimate(people) for channel, people in members.items()},
+        excluded={reason.value: estimate(people) for reason, people in excluded.items()},
         items=len(items),
-        rule=match.counts(~masks[ExclusionReason.NO_CONSENT]) if match else {},
+        rule={part: estimate(users.gather(np.flatnonzero(mask)).to_list()) for part, mask in rule.items()},
     )
 
 
@@ -462,7 +466,8 @@ def _narrowed(
 def _planned(
     file: CampaignFile, recommender: Recommender, pool: EligiblePool, selection: Selection, workspace: Workspace
 ) -> Recipients:
-    audience, scores = build_audience(recommender, pool, selection, file.id, explain_first=0), pool.scores
+    tell, scores = group_teller(workspace, recommender), pool.scores
+    audience = build_audience(recommender, pool, selection, file.id, explain_first=0, tell=tell)
     ranks = np.concatenate([selection.addressed, selection.holdout])
     ranks = ranks[np.argsort(-scores.score[ranks], kind="stable")]
     held_out = np.isin(ranks, selection.holdout)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -247,6 +247,7 @@ def audience(
     from recllm.audiences.people_rule import read_rule
     from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions, OfferChoice
     from recllm.jobs.serve import find_audience
+    from recllm.workspace.releases import LISTS_TELL
 
     choice = OfferChoice(intent=intent, objective=objective, effects=effects, sure=sure)
     if campaign is not None and campaign.endswith(".toml"):
@@ -284,6 +285,7 @@ def audience(
         raise NothingToDo(f"nobody is left to address: {excluded}; held out: {len(members.holdout)}")
     if csv:
         write_audience_csv(members, csv, names)
+        note(LISTS_TELL)
 
 
 def _audience_of_campaign(
@@ -395,8 +397,10 @@ def _prediction_lines(document: dict[str, Any]) -> Iterator[str]:
     yield from table(rows, [*columns, "reasons"])
 
 
-def _counts(left_out: dict[str, int]) -> str:
-    return ", ".join(f"{reason} {n:,}" for reason, n in left_out.items())
+def _counts(left_out: Mapping[str, int | None]) -> str:
+    from recllm.audiences.audience import counts_in_words
+
+    return counts_in_words(left_out)
 
 
 def _note_unlisted(people: int, json: bool) -> None:

@@ -105,8 +105,10 @@ def export(
     ids: Ids,
     json: Json,
 ) -> None:
-    """Write what leaves: approved texts, for people who agree at this moment."""
+    """Write what leaves: approved texts, for people who agree at this moment. Two lists side by side tell who is on one
+    of them alone."""
     from recllm.campaigns.export import export_campaign
+    from recllm.workspace.releases import LISTS_TELL
 
     with open_shop(workspace) as shop:
         done = export_campaign(_open_campaign(shop, file), output, ids=ids_by_pseudonym(shop, ids))
@@ -116,6 +118,7 @@ def export(
         f"{done.reached:,} people, {done.held_out:,} held out; from {done.window.start} until {done.window.end}",
         *(f"  left out: {reason} {n:,}" for reason, n in done.dropped.items()),
         *done.files,
+        *([f"note: {LISTS_TELL}"] if done.files else []),
     ]
     show(document, lines, json=json)
 
@@ -186,7 +189,9 @@ def _plan_document(planned: CampaignPlan) -> dict[str, Any]:
 
 
 def _plan_lines(planned: CampaignPlan) -> list[str]:
-    left_out = ", ".join(f"{reason} {n:,}" for reason, n in planned.excluded.items()) or "nobody"
+    from recllm.audiences.audience import counts_in_words
+
+    left_out = counts_in_words(planned.excluded) or "nobody"
     n_blocked = sum(bool(t.failures) for t in planned.texts)
     n_held = sum(bool(t.warnings) and not t.failures for t in planned.texts)
     rows = [(d["name"], d["share"], d["share_of_rest"], d["lift"]) for d in planned.group]

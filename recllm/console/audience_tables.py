@@ -13,16 +13,21 @@ from recllm.metrics import ConfidenceInterval
 from recllm.schema import AdCopy, Check
 
 
-def count_cell(visit: Visit, n: int) -> TableCell:
+def count_cell(visit: Visit, n: int | None, *, is_estimate: bool = False) -> TableCell:
     """A number of people, as far as it may be told: fewer than the policy's floor are said to be so, on the page and
-    with an empty cell in the file. Nobody is 0."""
+    with an empty cell in the file. Nobody is 0. None is what may not be told: few, or too near to earlier
+    figures; of an estimate, few."""
     floor = visit.workspace.policy.group_floor
-    if 0 < n < floor:
+    if n is None and not is_estimate:
+        return TableCell(value=None, text=visit.say("items.untold", floor=floor))
+    if n is None or 0 < n < floor:
         return TableCell(value=None, text=visit.say("home.fewer", floor=floor))
     return TableCell(value=n)
 
 
-def excluded_table(visit: Visit, excluded: Sequence[tuple[str, int]], *, name: str = "left-out") -> ConsoleTable:
+def excluded_table(
+    visit: Visit, excluded: Sequence[tuple[str, int | None]], *, name: str = "left-out", is_estimate: bool = False
+) -> ConsoleTable:
     """excluded: reason and people, in the order of the table."""
 
     def words(reason: str) -> str:
@@ -36,7 +41,10 @@ def excluded_table(visit: Visit, excluded: Sequence[tuple[str, int]], *, name: s
             TableColumn(name="reason", label=visit.say("items.reason")),
             TableColumn(name="people", label=visit.say("items.people"), kind=CellKind.NUMBER),
         ),
-        rows=[(TableCell(value=reason, text=words(reason)), count_cell(visit, n)) for reason, n in excluded],
+        rows=[
+            (TableCell(value=reason, text=words(reason)), count_cell(visit, n, is_estimate=is_estimate))
+            for reason, n in excluded
+        ],
     )
 
 

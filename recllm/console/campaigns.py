@@ -78,6 +78,7 @@ from recllm.files import safe_id
 from recllm.service.background import ENDED, Job
 from recllm.service.marketing import order_plan
 from recllm.workspace.keys import Scope
+from recllm.workspace.releases import Releases
 from recllm.workspace.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -447,13 +448,14 @@ def items_table(visit: Visit, campaign: OpenCampaign) -> ConsoleTable:
     )
 
 
-def left_out(excluded: Mapping[str, int]) -> list[tuple[str, int]]:
-    """Reason and people, the largest first."""
-    return sorted(((reason, n) for reason, n in excluded.items() if n), key=lambda pair: -pair[1])
+def left_out(excluded: Mapping[str, int | None]) -> list[tuple[str, int | None]]:
+    """Reason and people, the largest first, and last those of whom no number is told."""
+    return sorted(((reason, n) for reason, n in excluded.items() if n != 0), key=lambda pair: -(pair[1] or 0))
 
 
 def overlaps(visit: Visit, campaign: OpenCampaign) -> list[tuple[str, int]]:
-    """Other campaigns that wait to be sent, with the people that both address; none under the policy's floor."""
+    """Other campaigns that wait to be sent, with about how many people both address; none under the policy's floor."""
+    estimate = Releases(visit.workspace).estimate
     addressed_ids, pairs = {person.user_id for person in campaign.plan.addressed}, []
     for folder in sorted((visit.workspace.root / "campaigns").glob("*/plan.json")):
         name = folder.parent.name
@@ -463,8 +465,8 @@ def overlaps(visit: Visit, campaign: OpenCampaign) -> list[tuple[str, int]]:
             plan = read_plan(CampaignFolder.of(visit.workspace.root, name))
         except RecllmError:  # a damaged plan is told on its own page
             continue
-        n = len(addressed_ids & {person.user_id for person in plan.addressed})
-        if n >= visit.workspace.policy.group_floor:
+        n = estimate(sorted(addressed_ids & {person.user_id for person in plan.addressed}))
+        if n is not None and n >= visit.workspace.policy.group_floor:
             pairs.append((name, n))
     return pairs
 
@@ -576,7 +578,7 @@ class AudienceCount:
     def addressed(self) -> int:
         """About so many are written to, where each is worth it."""
         assert self.reach is not None  # noqa: S101 - templates ask where there is one
-        open_to = round(self.reach.reachable * (1 - self.share))
+        open_to = round((self.reach.reachable or 0) * (1 - self.share))
         return open_to if self.size is None else min(self.size, open_to)
 
 
@@ -632,7 +634,7 @@ def count_conditions(visit: Visit, count: AudienceCount | None) -> ConsoleTable 
             TableColumn(name="condition", label=visit.say("rule.condition")),
             TableColumn(name="people", label=visit.say("items.people"), kind=CellKind.NUMBER),
         ),
-        rows=[(sentence(visit, rule), count_cell(visit, n)) for rule, n in list(counts.items())[1:]],
+        rows=[(sentence(visit, rule), count_cell(visit, n, is_estimate=True)) for rule, n in list(counts.items())[1:]],
     )
 
 
@@ -668,7 +670,7 @@ def rule_sentence(visit: Visit, text: str) -> str:
 def count_excluded(visit: Visit, count: AudienceCount | None) -> ConsoleTable | None:
     """Who is left out of a live count; None where nobody is."""
     excluded = count.reach.excluded if count is not None and count.reach is not None else {}
-    return excluded_table(visit, list(excluded.items()), name="count-left-out") if excluded else None
+    return excluded_table(visit, list(excluded.items()), name="count-left-out", is_estimate=True) if excluded else None
 
 
 def audience_count(visit: Visit, campaign_id: str, typed: Mapping[str, str]) -> AudienceCount:

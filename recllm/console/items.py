@@ -38,6 +38,8 @@ SIMILAR_ITEMS = 8
 SIMILAR_DEPTH = 200
 """Nearest items among which so many of other names are looked for."""
 AUDIENCE_SIZE = 500
+ITEM_PAGES = "item pages"
+"""Topic of the figures of an item's likeliest people: whoever looks at pages takes no figures from campaigns."""
 FILE_ITEMS = 1_000
 """Items of a file that are read at once."""
 
@@ -90,6 +92,7 @@ async def audience_page(visit: TheVisit, item_id: str) -> Response:
                 visit.workspace,
                 AudienceRequest(items=(item_id,), limits=AudienceLimits(size=AUDIENCE_SIZE, holdout=0), explain=False),
                 recommender=visit.shop.everybody.recommender(),
+                topic=ITEM_PAGES,
             )
             values |= {
                 "audience": audience,

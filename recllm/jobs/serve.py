@@ -11,10 +11,12 @@ import numpy as np
 from recllm.data.catalogue import allowed_items, catalogue_rows
 from recllm.data.dataset import Dataset
 from recllm.errors import PolicyError, UnknownIdError, UsageError
+from recllm.jobs.group_figures import group_teller
 from recllm.jobs.recommenders import open_recommender, workspace_encoder
 from recllm.schema import Encoder, Profile, Purpose
 from recllm.text.items import item_names
 from recllm.workspace.privacy import PolicyGate
+from recllm.workspace.releases import PEOPLE
 from recllm.workspace.workspace import Workspace, present
 
 if TYPE_CHECKING:
@@ -41,12 +43,14 @@ def find_audience(
     recommender: Recommender | None = None,
     version: str | None = None,
     locale: str | None = None,
+    topic: str = PEOPLE,
 ) -> Audience:
     """The people to reach: `recllm.audiences.audience.find_audience`, which tells the errors, for a workspace.
 
     Whoever has not agreed to the request's channel, or belongs to the global holdout, is left out too. Everybody who is
-    known and has not agreed to personalisation is counted among the excluded. Raises `UsageError` for a channel that
-    nobody can agree to.
+    known and has not agreed to personalisation is counted among the excluded. What is told of groups besides the list
+    is compared with what was told before of the topic, see `recllm.workspace.releases`. Raises `UsageError` for a
+    channel that nobody can agree to.
     """
     from recllm.audiences import audience
     from recllm.jobs.effects import effects_of
@@ -63,10 +67,8 @@ def find_audience(
     request = replace(request, exclusions=exclusions)
     name = request.choice.effects
     effects = None if name is None else effects_of(workspace, name, recommender.dataset)
-    contacts = contact_records(gate)
-    members = audience.find_audience(recommender, request, agreed=agreed, contacts=contacts, effects=effects)
-    with workspace.store().read() as reader:
-        return members.with_unconsented(reader.counts()["users"] - recommender.dataset.n_users)
+    contacts, tell = contact_records(gate), group_teller(workspace, recommender, topic)
+    return audience.find_audience(recommender, request, agreed=agreed, contacts=contacts, effects=effects, tell=tell)
 
 
 def contact_records(gate: PolicyGate) -> ContactRecords:

@@ -33,6 +33,7 @@ from recllm.privacy.certificate import ErasureCertificate, TaintedModel, issue
 from recllm.recommender.registry import mark_tainted, taint_folder, taints
 from recllm.schema import Table
 from recllm.workspace.audit import AuditAction, audit
+from recllm.workspace.releases import Releases
 from recllm.workspace.workspace import CERTIFICATES, UPLOADS, Workspace
 
 logger = logging.getLogger(__name__)
@@ -97,6 +98,7 @@ def _erase(workspace: Workspace, certificate_id: str, names: Sequence[str], acto
     files, exported_in = _clean_files(workspace, subjects)
     with store.load(Table.CONSENT, load_id=secrets.token_hex(16), source="erasure") as load:
         rows = load.erase_users(subjects)
+    rows["release_people"] = Releases(workspace).forget(subjects)
     forget_in_states(workspace)
     database = store.purge()
 

@@ -110,7 +110,8 @@ async def audience(body: AudienceQuery, caller: MayMarket, service: TheService) 
     """Whom to reach, why them, who is left out for which reason, and what to expect.
 
     People stand under their pseudonyms, or the ids of `ids`; nobody of the holdout is named. A group of fewer people
-    than the policy's floor is refused.
+    than the policy's floor is refused. Counts of groups are null where they would tell of so few, also beside earlier
+    counts, and `notes` say why; two lists side by side tell who is on one of them alone.
     """
     from recllm.audiences.audience import audience_document
     from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions, OfferChoice

@@ -36,6 +36,7 @@ from recllm.errors import StoreError
 from recllm.schema import Announcement, AnnouncementStatus, CampaignMessage, MessageEvent, MessageEventKind, Table
 from recllm.store import messages, outbox, postgres, tables, writers
 from recllm.store.readers import StoreReader
+from recllm.store.releases import ReleaseRows
 from recllm.store.writers import Load
 
 _COPY_ROWS = 20_000
@@ -452,6 +453,17 @@ class Store:
         query = select(columns.request_id, columns.ranked).where(columns.at >= _microseconds(since))
         with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
             return {row.request_id: json.loads(row.ranked) for row in connection.execute(query)}
+
+    @contextmanager
+    def releases(self, *, write: bool = False) -> Iterator[ReleaseRows]:
+        """The released groups, in one transaction; with `write` it holds the write lock and is committed at its end."""
+        with _explained(self._engine, self._where), contextlib.ExitStack() as stack:
+            if write:
+                connection = stack.enter_context(writing(self._engine))
+            else:
+                connection = stack.enter_context(self._engine.connect())
+                stack.enter_context(connection.begin())
+            yield ReleaseRows(connection)
 
     def close(self) -> None:
         """Closes every connection. The store may be used again afterwards."""

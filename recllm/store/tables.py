@@ -271,6 +271,26 @@ audit = Table(
 )
 """Who did what to whose data; see `recllm.workspace.audit`."""
 
+release_people = Table(
+    "release_people",
+    metadata,
+    Column("person_no", _Key, primary_key=True),
+    Column("digest", BigInteger, nullable=False, unique=True),  # keyed, of the pseudonym
+)
+
+releases = Table(
+    "releases",
+    metadata,
+    Column("release_no", _Key, primary_key=True),
+    Column("topic", _Id, nullable=False),
+    Column("at", BigInteger, nullable=False),  # epoch microseconds
+    Column("people", Integer, nullable=False),
+    Column("is_independent", Boolean, nullable=False),
+    Column("members", LargeBinary, nullable=False),  # a compressed row of bits, by `release_people.person_no`
+)
+releases_by_topic = Index("releases_by_topic", releases.c.topic, releases.c.release_no)
+"""Groups of people that were counted or listed: see `recllm.store.releases`."""
+
 
 def _read_people_by_key(connection: Connection) -> None:
     """Version 2: an index of the events by person, and the end of the log beside the loads."""
@@ -329,8 +349,9 @@ def _follow_prices_and_stock(connection: Connection) -> None:
 
 
 def _protect_people(connection: Connection) -> None:
-    """Version 10: who was erased or restricted, and the audit log."""
-    for table in (tombstones, restrictions, audit):
+    """Version 10: who was erased or restricted, the audit log, and which groups of people were counted or listed; of
+    what was told before, nobody knows."""
+    for table in (tombstones, restrictions, audit, release_people, releases):
         table.create(connection)
 
 
