@@ -77,6 +77,16 @@ class CollaborativeSettings(FrozenModel):
     target: Annotated[tuple[Action, ...], Field(min_length=1)] = (Action.PURCHASE,)
     """The actions that count as a purchase; others join them where a shop has too few purchases."""
 
+    # --- how much one person can do to what is counted over all: a bound on fake accounts
+    person_day_events: Count = 200
+    """Of a person, at most so many events of a day (UTC) count for the crowd, the earliest first; their own history
+    stays whole. No household of Complete Journey has more than 182."""
+    person_item_day_events: Count = 3
+    """Of these, at most so many of one kind on one item. Only 1 in 10,000 honest days has more."""
+    neighbour_influence: Positive = 1.0
+    """A person weighs in the neighbourhoods of all others together at most as much as so many average people: accounts
+    made to resemble everybody would otherwise speak for an item everywhere."""
+
     # --- similar users
     neighbours: Count = 100
     """So many most similar users speak for an item."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, Events
 from recllm.schema import ACTION_CODE, BROWSING, Action
+from recllm.settings import CollaborativeSettings
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -61,6 +62,40 @@ def merged_lines(events: Events) -> Events:
     first[1:] = (np.diff(user) != 0) | (np.diff(events.item) != 0) | (np.diff(events.at) != 0)
     total = np.add.reduceat(events.quantity, np.flatnonzero(first)).astype(np.float32)
     return replace(events.select(first), quantity=total)
+
+
+def within_limits(events: Events, settings: CollaborativeSettings) -> Events:
+    """What of each person's events counts for the crowd: so many a day, and so many a day of one action on one item.
+
+    The earliest of a day are kept, all lines of an item at one time count as one, and a day is one of UTC. Whatever is
+    counted or learned over many people goes through here; a person's own history does not.
+    """
+    if not len(events):
+        return events
+    user, day = events.user.astype(np.int64), events.at // DAY
+    order = np.lexsort((events.at, day, events.action, events.item, user))
+    sorted_columns = [column[order] for column in (user, events.item, events.action, day)]
+    changes = np.zeros(len(order), bool)
+    changes[0] = True
+    for column in sorted_columns:
+        changes[1:] |= column[1:] != column[:-1]
+    is_moment = changes.copy()  # further lines of one item at one time are no further event
+    is_moment[1:] |= np.diff(events.at[order]) != 0
+    fit = np.zeros(len(events), bool)
+    fit[order] = _ordinal(is_moment, changes) < settings.person_item_day_events
+    events, is_moment_in_order = events.select(fit), np.zeros(len(events), bool)
+    is_moment_in_order[order] = is_moment
+    user, day, is_moment = user[fit], day[fit], is_moment_in_order[fit]
+    begins = np.ones(len(events), bool)
+    begins[1:] = (np.diff(user) != 0) | (np.diff(day) != 0)
+    return events.select(_ordinal(is_moment, begins) < settings.person_day_events)
+
+
+def _ordinal(counts: NDArray[np.bool_], begins: NDArray[np.bool_]) -> Ints:
+    """How many counted rows stand before each row's own in its group, (n,); begins: the first row of each group."""
+    running = np.cumsum(counts)
+    first = np.flatnonzero(begins)
+    return np.asarray(running - np.repeat(running[first], np.diff(np.append(first, len(begins)))))
 
 
 def merge(earlier: Events, later: Events) -> Events:
