@@ -158,6 +158,9 @@ class CollaborativeSettings(FrozenModel):
     """Log ratios of the days since the last purchase to the usual interval are cut off below and above these."""
 
     # --- texts
+    text_centring: Weight = 1.0
+    """Where items compete by the cosine of their text alone, so many times an item's mean cosine with the catalogue is
+    taken off: a text that is near to everything is near to nobody in particular (`eval/LOG.md`); 0 leaves it."""
     text_items: Count = 100
     """So many of a user's heaviest items are compared with an item by text."""
     text_power: Positive = 8.0

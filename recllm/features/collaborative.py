@@ -240,6 +240,14 @@ class CollaborativeStatistics:
         return np.asarray(np.sqrt(squares), np.float32)
 
     @cached_property
+    def text_centrality(self) -> Floats:
+        """What is taken off the cosine of each item's text where items compete by it, (n_items,): its mean cosine with
+        the catalogue times `text_centring`. Some texts are among the nearest of nearly every other in many dimensions,
+        and centring makes them no nearer than others (Suzuki et al. 2013, "Centering similarity measures to reduce
+        hubs"); so nobody wins every list by writing such a text."""
+        return np.asarray(self.settings.text_centring * (self.item_vectors @ self.item_vectors.mean(axis=0)))
+
+    @cached_property
     def profiles_by_item(self) -> Any:
         """`profiles` turned round, sparse (n_items, n_pool)."""
         return self.profiles.T.tocsr()
