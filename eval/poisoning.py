@@ -23,8 +23,8 @@ to. No recommender that learns from purchases can stay below that, or it would n
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -36,13 +36,14 @@ from numpy.typing import NDArray
 from recllm.data.dataset import DAY, USER_COLUMN, Dataset, Events
 from recllm.data.interactions import Floats, Ints
 from recllm.evaluation.benchmarks import CJ_NOTE
-from recllm.evaluation.recllm_system import advised_recipe, served_system
+from recllm.evaluation.protocols import ALL, COLD, NEW, EvaluationWindow
+from recllm.evaluation.recllm_system import OURS, advised_recipe, served_system
 from recllm.evaluation.report import evaluate
 from recllm.features.candidates import explicit
 from recllm.features.item_vectors import basics_of, basics_vectors
 from recllm.recommender.ranking import UserInputs
 from recllm.recommender.recommender import Recommender
-from recllm.schema import ACTION_CODE, Action
+from recllm.schema import ACTION_CODE, Action, Encoder
 from recllm.settings import CollaborativeSettings
 
 FAKE_SHARE = 0.01
@@ -82,12 +83,10 @@ class Shop:
     @cached_property
     def newcomers(self) -> UserInputs:
         """Everybody who told of themselves, without their history."""
-        assert self.people.basics is not None  # noqa: S101 - set above
+        assert self.people.basics is not None
         rows = np.flatnonzero(np.any(self.people.basics, axis=1))
         events = self.log.events.rows(rows)
-        return UserInputs(
-            events.select(np.zeros(len(events), bool)), self.log.as_of, rows, self.people.basics[rows]
-        )
+        return UserInputs(events.select(np.zeros(len(events), bool)), self.log.as_of, rows, self.people.basics[rows])
 
     @cached_property
     def last_logits(self) -> dict[str, Floats]:
@@ -217,7 +216,7 @@ class Attacker:
     def segment(self) -> FakeAccounts:
         """Copies of the people who are most like others."""
         profiles = self.shop.trained.population.profiles
-        likeness = np.asarray((profiles @ profiles.sum(axis=0).T)).ravel()
+        likeness = np.asarray(profiles @ profiles.sum(axis=0).T).ravel()
         return self._with_target(self.shop.trained.population.pool[np.argsort(-likeness)[: self.n]])
 
     def buyers(self) -> FakeAccounts:
@@ -228,7 +227,7 @@ class Attacker:
         return self._with_target(np.argsort(-of_type, kind="stable")[: self.n])
 
     def drip(self) -> FakeAccounts:
-        """For eight weeks, every third day the target with five best sellers and two of its type: within every limit."""
+        """For eight weeks, every third day the target, five best sellers and two of its type: within every limit."""
         population = self.shop.trained.population
         kind, popular = population.facets.type, population.popular
         of_type = popular[kind[popular] == kind[self.target]][:20]
@@ -403,7 +402,9 @@ def _hub_record(
     population = population.with_new_items(grown, vectors)
     ranked = {
         "by text": ItemRanker(None, population).rank(users, K).item,
-        "by score": replace(trained.ranker, population=population, item_offsets=None, projections=None).rank(users, K).item,
+        "by score": replace(trained.ranker, population=population, item_offsets=None, projections=None)
+        .rank(users, K)
+        .item,
     }
     again = Recommender(
         Dataset.of_catalogue(grown, shop.log.as_of),
@@ -438,3 +439,121 @@ def _hub_record(
         "hub": items["title"][hub],
         "searched_title": best,
     }
+
+
+# --- all of it --------------------------------------------------------------------------------------------------------
+
+
+def measure(
+    *,
+    n_targets: int = 3,
+    seed: int = 0,
+    retrain: bool = False,
+    window: EvaluationWindow | None = None,
+    encoder: Encoder | None = None,
+) -> dict[str, Any]:
+    """`poison_lift`, the worst of all attacks, targets and lists; `poison_lift_default`, the worst in the lists that a
+    shop shows if it asks for nothing else; `lift_over_real_buyers`, the worst against as many real customers;
+    `hub_share_before` and `hub_share_after`; quality with and without the bounds; and all figures behind them.
+
+    window, encoder: cj-next28 and the default encoder, where the caller has them. retrain: also train on the worst
+    attack, for the unpopular and for the new targets.
+    """
+    args = script_parser(None, "data", "cache").parse_args([])
+    window = window or window_of("cj-next28", args, validation=False)
+    encoder = encoder or default_encoder(args)
+    window, past = window.only([ALL, NEW, COLD]), window.fit_on
+    recipe = advised_recipe(past, encoder, tuned=False, seed=seed)
+    record: dict[str, Any] = {"protocol": window.protocol, "note": CJ_NOTE, "data_hash": window.data_hash, "seed": seed}
+    fitted = {}
+    for name, collaborative in (("bounded", None), ("unbounded", CollaborativeSettings(**UNLIMITED))):
+        say("%s: train", name)
+        untrained = Recommender(past, encoder)
+        fitted[name] = untrained.fit(recipe.training, interests=recipe.interests, collaborative=collaborative).warm()
+    record["quality"] = quality(window, fitted)
+    for name, trained in fitted.items():
+        record[name] = lifts(Shop(trained), n_targets, seed)
+    shop = Shop(fitted["bounded"])
+    record["exact"] = {kind: worst_again(shop, record["bounded"], kind, seed, None) for kind in ("unpopular", "new")}
+    if retrain:
+
+        def again(log: Dataset) -> Recommender:
+            vectors = shop.trained.item_vectors
+            return Recommender(log, encoder, item_vectors=vectors).fit(recipe.training, interests=recipe.interests)
+
+        record["retrained"] = {
+            kind: worst_again(shop, record["bounded"], kind, seed, again) for kind in ("unpopular", "new")
+        }
+    record["hostile_texts"] = hub_shares(shop, seed)
+    return summary(record) | record
+
+
+def quality(window: EvaluationWindow, fitted: dict[str, Recommender]) -> dict[str, Any]:
+    """HR@10 and NDCG@10 with and without the bounds, and the difference with its interval."""
+    systems = {OURS: served_system(fitted["bounded"]), "unbounded": served_system(fitted["unbounded"])}
+    report = evaluate(window, systems, k=10)
+    figures = {
+        name: {part: {m: scores[part][f"{m}@10"] for m in ("hr", "ndcg")} for part in (ALL, NEW, COLD)}
+        for name, scores in report.systems.items()
+    }
+    return {"systems": figures, "differences": [asdict(difference) for difference in report.differences]}
+
+
+def worst_again(
+    shop: Shop, table: dict[str, Any], kind: str, seed: int, train: Callable[[Dataset], Recommender] | None
+) -> dict[str, Any]:
+    """Of the attack that lifts a kind most, on the target that it lifts most, the slots by whole lists; train: anew on
+    the attacked log, else the model stays."""
+    attacks = {name: figures for name, figures in table[kind].items() if name in ATTACKS}
+    name = max(attacks, key=lambda name: max(attacks[name]["lift"].values()))
+    each = np.array(attacks[name]["each"]).sum(axis=1)
+    n_targets = len(each)
+    target = int(targets(shop, n_targets, np.random.default_rng(seed))[kind][int(each.argmax())])
+    attacker = Attacker(shop, target, table["fake_accounts"], np.random.default_rng([seed, target]))
+    log = shop.with_fakes(ATTACKS[name](attacker))
+    clean = shop.exact_slots(shop.trained, target)
+    attacked = shop.exact_slots(train(log) if train else shop.counted_anew(log), target)
+    return {"attack": name, "before": clean, "after": attacked}
+
+
+def summary(record: dict[str, Any]) -> dict[str, Any]:
+    """The figures that stand for the rest."""
+
+    def worst(name: str, lists: tuple[str, ...]) -> float:
+        tables = [record[name][kind] for kind in ("unpopular", "new")]
+        return max(table[attack]["lift"][of] for table in tables for attack in ATTACKS for of in lists)
+
+    def over_real(name: str) -> float:
+        floors = record[name]["floor"]
+        return max(
+            max(table[attack]["slots"][of], floors[of]) / max(table["organic"][of], floors[of])
+            for table in (record[name][kind] for kind in ("unpopular", "new"))
+            for attack in ATTACKS
+            for of in LISTS
+        )
+
+    texts = record["hostile_texts"]
+    return {
+        "poison_lift": worst("bounded", LISTS),
+        "poison_lift_default": worst("bounded", ("default",)),
+        "lift_over_real_buyers": over_real("bounded"),
+        "without_bounds": {
+            "poison_lift": worst("unbounded", LISTS),
+            "poison_lift_default": worst("unbounded", ("default",)),
+            "lift_over_real_buyers": over_real("unbounded"),
+        },
+        "hub_share_before": texts["before"]["worst"],
+        "hub_share_after": texts["after"]["worst"],
+    }
+
+
+def main() -> None:
+    parser = script_parser(__doc__, "seed")
+    parser.add_argument("--targets", type=int, default=3, help="items pushed of each kind")
+    parser.add_argument("--retrain", action="store_true", help="also train on the worst attacks")
+    args = parser.parse_args()
+    finish(measure(n_targets=args.targets, seed=args.seed, retrain=args.retrain), args.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -91,7 +91,8 @@ class CollaborativeSettings(FrozenModel):
     neighbours: Count = 100
     """So many most similar users speak for an item."""
     neighbour_pool: Count = 20_000
-    """At most this many users serve as neighbours, the most active first: cost stays linear in the users asked for."""
+    """At most this many users serve as neighbours, so that cost stays linear in the users asked for: the most active of
+    them, or where these are less than half, so many drawn from the more active half, which no few accounts fill."""
     profile_half_life_days: Days = 120.0
     """Users are compared by their purchases, which count half as much every so many days."""
     recent_days: Days = 28.0

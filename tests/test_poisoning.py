@@ -43,7 +43,9 @@ def statistics(dataset: Dataset, **settings: object) -> CollaborativeStatistics:
 
 logs = st.lists(
     st.lists(
-        st.tuples(st.integers(0, 3), st.integers(0, 3 * DAY // 3600).map(lambda hour: START // DAY * DAY + hour * 3600)),
+        st.tuples(
+            st.integers(0, 3), st.integers(0, 3 * DAY // 3600).map(lambda hour: START // DAY * DAY + hour * 3600)
+        ),
         max_size=25,
     ).map(lambda run: sorted(run, key=lambda event: (event[1], event[0]))),
     min_size=1,
@@ -76,7 +78,10 @@ def test_the_earliest_of_a_day_count_and_lines_of_one_time_are_one() -> None:
     noon = START // DAY * DAY + 12 * 3600
     lines = [(0, noon)] * 4 + [(0, noon + 60), (0, noon + 120), (1, noon + 180)]
     within = within_limits(history(lines), LIMITS)
-    assert list(zip(within.item.tolist(), (within.at - noon).tolist(), strict=True)) == [(0, 0)] * 4 + [(0, 60), (1, 180)]
+    assert list(zip(within.item.tolist(), (within.at - noon).tolist(), strict=True)) == [(0, 0)] * 4 + [
+        (0, 60),
+        (1, 180),
+    ]
     many = [(item, noon + item) for item in range(9)]
     assert within_limits(history(many), LIMITS).item.tolist() == [0, 1, 2, 3, 4]
     assert not len(within_limits(history([]), LIMITS))
@@ -114,7 +119,9 @@ N_HONEST, N_GOODS = 60, 31
 def bandwagon() -> Dataset:
     """60 people with ten of 30 goods each, and 3 accounts with all 30, so that they resemble everybody, and another."""
     rng, items = np.random.default_rng(0), pl.DataFrame({"item_id": [f"i{n}" for n in range(N_GOODS)]})
-    runs = [[(int(i), START + n * DAY) for n, i in enumerate(rng.permutation(N_GOODS - 1)[:10])] for _ in range(N_HONEST)]
+    runs = [
+        [(int(i), START + n * DAY) for n, i in enumerate(rng.permutation(N_GOODS - 1)[:10])] for _ in range(N_HONEST)
+    ]
     fakes = [[(i, START + i * 3600) for i in range(N_GOODS)]] * 3
     users = pl.DataFrame({"user_id": [f"u{n:02}" for n in range(N_HONEST + 3)]})
     empty = pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64})
@@ -138,6 +145,20 @@ def test_accounts_that_resemble_everybody_speak_no_louder_than_one_person_each()
         assert np.expm1(says).mean() / 100 == pytest.approx(shares[-1], rel=1e-3)
     equal = 3 / (N_HONEST + 3)
     assert shares[0] > 5 * equal and shares[1] < 1.5 * equal
+
+
+def test_the_most_active_accounts_do_not_fill_the_pool_of_neighbours() -> None:
+    """200 people with two purchases each, and 10 accounts with 20: half of the people could be drawn."""
+    rng = np.random.default_rng(0)
+    runs = [[(int(i), START + n * DAY) for n, i in enumerate(rng.integers(0, 9, 2))] for _ in range(200)]
+    fakes = [[(n % 9, START + n * DAY) for n in range(20)]] * 10
+    users = pl.DataFrame({"user_id": [f"u{n:03}" for n in range(210)]})
+    empty = pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64})
+    items = pl.DataFrame({"item_id": [f"i{n}" for n in range(9)]})
+    dataset = replace(Dataset.construct(empty, users, items, as_of=START + 30 * DAY), events=history(*runs, *fakes))
+    pool = statistics(dataset, neighbour_pool=20).pool
+    assert len(pool) == len(set(pool.tolist())) == 20 and (pool >= 200).sum() <= 6
+    assert (statistics(dataset, neighbour_pool=150).pool >= 200).sum() == 10  # most of the shop is in it anyway
 
 
 def test_nobody_is_shown_less_of_their_own_history() -> None:

@@ -129,8 +129,11 @@ class CollaborativeStatistics:
         facets = facets or ItemGroups.of(dataset.items)
         n_items, as_of = dataset.n_items, dataset.as_of
         counts = np.diff(purchases.indptr)
-        n_pool = min(settings.neighbour_pool, int((counts > 0).sum()))
-        pool = np.sort(np.argsort(-counts, kind="stable")[:n_pool])  # the most active users
+        n_buyers = int((counts > 0).sum())
+        n_pool = min(settings.neighbour_pool, n_buyers)
+        # the most active alone would be whoever wants to be
+        active = np.argsort(-counts, kind="stable")[: max(n_pool, n_buyers // 2)]
+        pool = np.sort(np.random.default_rng(0).permutation(active)[:n_pool])
         of_pool = purchases.rows(pool)
         recent = of_pool.select(of_pool.at >= as_of - settings.recent_days * DAY)
         arrived = NewItems.of(purchases, n_items, as_of, settings)
