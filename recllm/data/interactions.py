@@ -72,30 +72,29 @@ def within_limits(events: Events, settings: CollaborativeSettings) -> Events:
     """
     if not len(events):
         return events
-    user, day = events.user.astype(np.int64), events.at // DAY
-    order = np.lexsort((events.at, day, events.action, events.item, user))
-    sorted_columns = [column[order] for column in (user, events.item, events.action, day)]
-    changes = np.zeros(len(order), bool)
-    changes[0] = True
-    for column in sorted_columns:
-        changes[1:] |= column[1:] != column[:-1]
-    is_moment = changes.copy()  # further lines of one item at one time are no further event
-    is_moment[1:] |= np.diff(events.at[order]) != 0
-    fit = np.zeros(len(events), bool)
-    fit[order] = _ordinal(is_moment, changes) < settings.person_item_day_events
-    events, is_moment_in_order = events.select(fit), np.zeros(len(events), bool)
-    is_moment_in_order[order] = is_moment
-    user, day, is_moment = user[fit], day[fit], is_moment_in_order[fit]
-    begins = np.ones(len(events), bool)
-    begins[1:] = (np.diff(user) != 0) | (np.diff(day) != 0)
-    return events.select(_ordinal(is_moment, begins) < settings.person_day_events)
+    day = events.at // DAY
+    begins = np.ones(len(events), bool)  # a day of a person: their events stand in the order of time
+    begins[1:] = (np.diff(events.user) != 0) | (np.diff(day) != 0)
+    key = (np.cumsum(begins) * (int(events.item.max()) + 1) + events.item) * len(ACTION_CODE) + events.action
+    order = np.argsort(key, kind="stable")
+    changes = np.ones(len(events), bool)
+    changes[1:] = np.diff(key[order]) != 0
+    later = changes.copy()  # further lines of one item at one time are no further event
+    later[1:] |= np.diff(events.at[order]) != 0
+    fit, is_event = np.zeros(len(events), bool), np.zeros(len(events), bool)
+    is_event[order] = later
+    fit[order] = _ordinal(later, changes) < settings.person_item_day_events
+    is_event &= fit
+    return events.select(fit & (_ordinal(is_event, begins) < settings.person_day_events))
 
 
 def _ordinal(counts: NDArray[np.bool_], begins: NDArray[np.bool_]) -> Ints:
-    """How many counted rows stand before each row's own in its group, (n,); begins: the first row of each group."""
+    """Number of each row's event in its group, (n,): how many of `counts` stand in it up to the row, less 1; begins:
+    the first row of each group."""
     running = np.cumsum(counts)
     first = np.flatnonzero(begins)
-    return np.asarray(running - np.repeat(running[first], np.diff(np.append(first, len(begins)))))
+    before = running[first] - counts[first]
+    return np.asarray(running - np.repeat(before, np.diff(np.append(first, len(begins)))) - 1)
 
 
 def merge(earlier: Events, later: Events) -> Events:
