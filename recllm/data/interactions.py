@@ -93,7 +93,7 @@ def _ordinal(counts: NDArray[np.bool_], begins: NDArray[np.bool_]) -> Ints:
     the first row of each group."""
     running = np.cumsum(counts)
     first = np.flatnonzero(begins)
-    before = running[first] - counts[first]
+    before: Ints = running[first] - counts[first]
     return np.asarray(running - np.repeat(before, np.diff(np.append(first, len(begins)))) - 1)
 
 
