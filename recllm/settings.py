@@ -76,11 +76,22 @@ class CollaborativeSettings(FrozenModel):
     target: Annotated[tuple[Action, ...], Field(min_length=1)] = (Action.PURCHASE,)
     """The actions that count as a purchase; others join them where a shop has too few purchases."""
 
+    # --- how much one person can do to what is counted over all: a bound on fake accounts
+    person_day_events: Count = 200
+    """Of a person, at most so many events of a day (UTC) count for the crowd, the earliest first; their own history
+    stays whole. No household of Complete Journey has more than 182."""
+    person_item_day_events: Count = 3
+    """Of these, at most so many of one kind on one item. Only 1 in 10,000 honest days has more."""
+    neighbour_influence: Positive = 1.0
+    """A person weighs in the neighbourhoods of all others together at most as much as so many average people: accounts
+    made to resemble everybody would otherwise speak for an item everywhere."""
+
     # --- similar users
     neighbours: Count = 100
     """So many most similar users speak for an item."""
     neighbour_pool: Count = 20_000
-    """At most this many users serve as neighbours, the most active first: cost stays linear in the users asked for."""
+    """At most this many users serve as neighbours, so that cost stays linear in the users asked for: the most active of
+    them, or where these are less than half, so many drawn from the more active half, which no few accounts fill."""
     profile_half_life_days: Days = 120.0
     """Users are compared by their purchases, which count half as much every so many days."""
     recent_days: Days = 28.0
@@ -147,6 +158,9 @@ class CollaborativeSettings(FrozenModel):
     """Log ratios of the days since the last purchase to the usual interval are cut off below and above these."""
 
     # --- texts
+    text_centring: Weight = 1.0
+    """Where items compete by the cosine of their text alone, so many times an item's mean cosine with the catalogue is
+    taken off: a text that is near to everything is near to nobody in particular (`eval/LOG.md`); 0 leaves it."""
     text_items: Count = 100
     """So many of a user's heaviest items are compared with an item by text."""
     text_power: Positive = 8.0

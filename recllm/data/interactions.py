@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, Events
 from recllm.schema import ACTION_CODE, BROWSING, Action
+from recllm.settings import CollaborativeSettings
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -61,6 +62,39 @@ def merged_lines(events: Events) -> Events:
     first[1:] = (np.diff(user) != 0) | (np.diff(events.item) != 0) | (np.diff(events.at) != 0)
     total = np.add.reduceat(events.quantity, np.flatnonzero(first)).astype(np.float32)
     return replace(events.select(first), quantity=total)
+
+
+def within_limits(events: Events, settings: CollaborativeSettings) -> Events:
+    """What of each person's events counts for the crowd: so many a day, and so many a day of one action on one item.
+
+    The earliest of a day are kept, all lines of an item at one time count as one, and a day is one of UTC. Whatever is
+    counted or learned over many people goes through here; a person's own history does not.
+    """
+    if not len(events):
+        return events
+    day = events.at // DAY
+    begins = np.ones(len(events), bool)  # a day of a person: their events stand in the order of time
+    begins[1:] = (np.diff(events.user) != 0) | (np.diff(day) != 0)
+    key = (np.cumsum(begins) * (int(events.item.max()) + 1) + events.item) * len(ACTION_CODE) + events.action
+    order = np.argsort(key, kind="stable")
+    changes = np.ones(len(events), bool)
+    changes[1:] = np.diff(key[order]) != 0
+    later = changes.copy()  # further lines of one item at one time are no further event
+    later[1:] |= np.diff(events.at[order]) != 0
+    fit, is_event = np.zeros(len(events), bool), np.zeros(len(events), bool)
+    is_event[order] = later
+    fit[order] = _ordinal(later, changes) < settings.person_item_day_events
+    is_event &= fit
+    return events.select(fit & (_ordinal(is_event, begins) < settings.person_day_events))
+
+
+def _ordinal(counts: NDArray[np.bool_], begins: NDArray[np.bool_]) -> Ints:
+    """Number of each row's event in its group, (n,): how many of `counts` stand in it up to the row, less 1; begins:
+    the first row of each group."""
+    running = np.cumsum(counts)
+    first = np.flatnonzero(begins)
+    before: Ints = running[first] - counts[first]
+    return np.asarray(running - np.repeat(before, np.diff(np.append(first, len(begins)))) - 1)
 
 
 def merge(earlier: Events, later: Events) -> Events:

@@ -157,10 +157,10 @@ def _arriving(users: UserBatch) -> Floats:
 
 
 def _text_scores(users: UserBatch, which: NDArray[np.bool_]) -> Iterator[Floats]:
-    """Cosine of each of these people with every item, a few people at a time."""
-    vectors = users.vectors.user[which]
+    """Cosine of each of these people with every item, less its `text_centrality`, a few people at a time."""
+    vectors, population = users.vectors.user[which], users.population
     for start in range(0, len(vectors), 16):
-        yield from vectors[start : start + 16] @ users.population.item_vectors.T
+        yield from vectors[start : start + 16] @ population.item_vectors.T - population.text_centrality
 
 
 def _best(rows: NDArray[Any], score: NDArray[Any], shut: NDArray[np.bool_], k: int) -> NDArray[Any]:

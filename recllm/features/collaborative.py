@@ -28,6 +28,7 @@ from recllm.data.interactions import (
     merged_lines,
     of_actions,
     user_parts,
+    within_limits,
 )
 from recllm.data.item_groups import GroupStatistics, ItemGroups, NewItems, group_statistics, per_group, size_of
 from recllm.errors import DataError
@@ -37,6 +38,9 @@ from recllm.settings import CollaborativeSettings
 if TYPE_CHECKING:
     from recllm.models.sequence import SequenceModel
 
+
+INFLUENCE_SAMPLE = 2_500
+"""Of the pool, so many people tell how much each of it would weigh as a neighbour."""
 
 LIKE_PROFILES = 4
 """Profiles are alike where a table of their items has so many numbers for each that is not 0, at most."""
@@ -70,7 +74,7 @@ class ItemStatistics:
 
 @dataclass(frozen=True, eq=False)
 class CollaborativeStatistics:
-    """The crowd as of `as_of` (epoch seconds). Matrices are sparse float32; rows of `profiles` are unit length."""
+    """The crowd as of `as_of` (epoch seconds). Matrices are sparse float32."""
 
     as_of: int
     settings: CollaborativeSettings
@@ -80,6 +84,7 @@ class CollaborativeStatistics:
     pool: Ints
     """User rows of the dataset that serve as neighbours, (n_pool,)."""
     profiles: Any
+    """(n_pool, n_items), what the pool is compared by; the length of a row is the person's `influence`, at most 1."""
     recent: Any
     """(n_pool, n_items), 1 where bought in the last `recent_days`."""
     decayed: Any
@@ -108,7 +113,7 @@ class CollaborativeStatistics:
         interests: SequenceModel | None = None,
         facets: ItemGroups | None = None,
     ) -> CollaborativeStatistics:
-        """Counts over `dataset`, which must already be cut at its `as_of`.
+        """Counts over `dataset`, which must already be cut at its `as_of`, of each person within the limits of a day.
 
         `item_vectors`: float32 unit rows (n_items, dim). `basics`: Emb(I) of its people, (n_users, dim), by which
         people who bought nothing yet find their neighbours; without it they have none. `interests` is not fitted here,
@@ -120,12 +125,15 @@ class CollaborativeStatistics:
             raise DataError(
                 f"item_vectors: {len(item_vectors)} rows for {dataset.n_items} items; encode every item once"
             )
-        purchases = merged_lines(of_actions(dataset.events, settings.target))
+        purchases = within_limits(merged_lines(of_actions(dataset.events, settings.target)), settings)
         facets = facets or ItemGroups.of(dataset.items)
         n_items, as_of = dataset.n_items, dataset.as_of
         counts = np.diff(purchases.indptr)
-        n_pool = min(settings.neighbour_pool, int((counts > 0).sum()))
-        pool = np.sort(np.argsort(-counts, kind="stable")[:n_pool])  # the most active users
+        n_buyers = int((counts > 0).sum())
+        n_pool = min(settings.neighbour_pool, n_buyers)
+        # the most active alone would be whoever wants to be
+        active = np.argsort(-counts, kind="stable")[: max(n_pool, n_buyers // 2)]
+        pool = np.sort(np.random.default_rng(0).permutation(active)[:n_pool])
         of_pool = purchases.rows(pool)
         recent = of_pool.select(of_pool.at >= as_of - settings.recent_days * DAY)
         arrived = NewItems.of(purchases, n_items, as_of, settings)
@@ -136,7 +144,7 @@ class CollaborativeStatistics:
             facets,
             _item_stats(purchases, dataset, facets, arrived.first, settings),
             pool,
-            _profile_rows(of_pool, n_items, as_of, settings),
+            _with_bounded_influence(_profile_rows(of_pool, n_items, as_of, settings), settings),
             _bought(recent, n_items, as_of, None),
             _bought(of_pool, n_items, as_of, settings.purchase_half_life_days),
             _item_item(_bought(purchases, n_items, as_of, settings.item_item_half_life_days), settings),
@@ -227,6 +235,20 @@ class CollaborativeStatistics:
         rows = np.flatnonzero(s.days_since_arrival <= self.settings.new_item_days)
         order = np.lexsort((rows, -self.group_statistics["type"].arrival_rate[rows], -s.buyers_28[rows]))
         return rows[order[: self.settings.max_new_items]]
+
+    @cached_property
+    def influence(self) -> Floats:
+        """Of each of the pool, in [0, 1], (n_pool,): what its likeness to others is multiplied by."""
+        squares = np.asarray(self.profiles.multiply(self.profiles).sum(axis=1)).ravel()
+        return np.asarray(np.sqrt(squares), np.float32)
+
+    @cached_property
+    def text_centrality(self) -> Floats:
+        """What is taken off the cosine of each item's text where items compete by it, (n_items,): its mean cosine with
+        the catalogue times `text_centring`. Some texts are among the nearest of nearly every other in many dimensions,
+        and centring makes them no nearer than others (Suzuki et al. 2013, "Centering similarity measures to reduce
+        hubs"); so nobody wins every list by writing such a text."""
+        return np.asarray(self.settings.text_centring * (self.item_vectors @ self.item_vectors.mean(axis=0)))
 
     @cached_property
     def profiles_by_item(self) -> Any:
@@ -370,7 +392,8 @@ def _neighbours(
         if basics is not None and pool_basics is not None and len(blank):
             of_blank = basics[start + blank]
             stated = np.any(of_blank, axis=1)[:, None] & np.any(pool_basics, axis=1)[None, :]
-            similarity[blank] = np.exp(sharpness * (of_blank @ pool_basics.T - 1)) * stated  # in [0, 1]
+            likeness = np.exp(sharpness * (of_blank @ pool_basics.T - 1)) * stated  # in [0, 1]
+            similarity[blank] = likeness * population.influence
         in_pool = np.flatnonzero(own_row[rows] >= 0)
         similarity[in_pool, own_row[rows][in_pool]] = 0
         if k < pool:
@@ -385,8 +408,34 @@ def _neighbours(
     return vstack(parts, format="csr") if parts else csr_matrix((n, pool), dtype=np.float32)
 
 
+def _with_bounded_influence(profiles: Any, settings: CollaborativeSettings) -> Any:
+    """Profiles of the pool, whose rows are shortened so that nobody is near to many more people than others are.
+
+    profiles: unit rows. Each of a sample names its nearest people, whose weights sum to 1; a row whose weights sum to
+    more than `neighbour_influence` times the mean is divided by the excess. In many dimensions some points are near to
+    nearly all ("hubs", Radovanovic et al. 2010), and accounts that buy what everybody buys are such points on purpose
+    (the bandwagon attack, Mobasher et al. 2007); to count each person the same also made the lists of new items better
+    (`eval/LOG.md`).
+    """
+    n = profiles.shape[0]
+    if n < 2:
+        return profiles
+    sample = np.sort(np.random.default_rng(0).permutation(n)[:INFLUENCE_SAMPLE])
+    k, by_item, weights = min(settings.neighbours, n - 1), profiles.T.tocsr(), np.zeros(n)
+    for start in range(0, len(sample), 256):
+        rows = sample[start : start + 256]
+        similarity = np.asarray((profiles[rows] @ by_item).toarray())
+        similarity[np.arange(len(rows)), rows] = 0
+        best = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
+        weight = np.take_along_axis(similarity, best, 1)
+        weight /= np.maximum(weight.sum(1, keepdims=True), 1e-9)
+        weights += np.bincount(best.ravel(), weight.ravel(), minlength=n)
+    excess = weights / max(float(weights.mean()), 1e-12) / settings.neighbour_influence
+    return _divided(profiles, np.maximum(excess, 1.0))
+
+
 def _similarity(population: CollaborativeStatistics, profile: Any) -> Floats:
-    """Cosine of profiles with each of the pool, (n, n_pool)."""
+    """Cosine of profiles with each of the pool times its influence, (n, n_pool)."""
     used = distinct(profile.indices)
     buyers = population.profiles_by_item
     if len(used) * profile.shape[0] > LIKE_PROFILES * profile.nnz:

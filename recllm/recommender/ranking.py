@@ -1,6 +1,6 @@
 """The best items for users: candidates, features, score, top k, in blocks of users so that memory stays bounded.
 
-Without a scorer, pairs are scored by the cosine of the two texts alone.
+Without a scorer, pairs are scored by the cosine of the two texts alone, less the item's `text_centrality`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ Runs = tuple[Ints, NDArray[np.integer]]
 
 
 class ScoredPairs(NamedTuple):
-    """Float32 (n_pairs,) each; logit = a * cosine + mlp, and a calibrated probability in (0, 1)."""
+    """Float32 (n_pairs,) each; logit = a * cosine + mlp, and a calibrated probability in (0, 1). Without a scorer the
+    logit is the centred cosine, and the others are NaN."""
 
     cosine: Floats
     mlp: Floats
@@ -212,8 +213,9 @@ class ItemRanker:
         cosine = pair_cosine(batch, pairs)
         if scorer is None:
             unknown = np.full_like(cosine, np.nan)
-            cosine = np.clip(cosine, -1, 1)
-            return ScoredPairs(cosine, unknown, cosine, unknown)
+            is_told = np.any(batch.vectors.user, axis=1)[pairs.user]  # of others all cosines are 0
+            centred = cosine - population.text_centrality[pairs.item] * is_told
+            return ScoredPairs(np.clip(cosine, -1, 1), unknown, centred, unknown)
         if scorer.config.features != FEATURE_NAMES:
             raise ModelError("the model was trained on other pair features than this version computes; train again")
         narrow = bool(scorer.config.sold_features) and set(scorer.config.sold_features) <= set(SOLD_FEATURES)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from recllm.data.catalogue import allowed_items, known_rows, sensitive_items
 from recllm.data.dataset import DAY, USER_COLUMN, Dataset, Events, utc
-from recllm.data.interactions import Ints, Pairs
+from recllm.data.interactions import Ints, Pairs, within_limits
 from recllm.errors import ModelError, PolicyError, UnknownIdError, UsageError
 from recllm.explain import Evidence, ReasonWriter, UserHistory, choose, deltas, units_of
 from recllm.features.candidates import POPULAR, served_by
@@ -187,7 +187,7 @@ class Recommender:
         """
         if not self.dataset.n_users:
             raise ModelError("the serving state does not say what is bought together; run: recllm refresh")
-        purchases = self.dataset.events.of(Action.PURCHASE)
+        purchases = within_limits(self.dataset.events.of(Action.PURCHASE), self.population.settings)
         return bought_together(purchases, self.dataset.n_items, self.population.facets.type, self.offers)
 
     @property

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from recllm.data.dataset import DAY, Dataset, utc
-from recllm.data.interactions import Floats, Ints
+from recllm.data.interactions import Floats, Ints, within_limits
 from recllm.encoder.hardware import workers
 from recllm.errors import DataError
 from recllm.features.pair_features import FEATURE_NAMES, HISTORY, NEWCOMER_FEATURES, SALES, SOLD_FEATURES, TIMED
@@ -74,7 +74,8 @@ def fit_scorer(
     interests: SequenceModelSettings | None = None,
     vectors_before: Callable[[int], Floats] | None = None,
 ) -> FittedScorer:
-    """Train on past windows of `dataset`, whose latest window ends at its `as_of`.
+    """Train on past windows of `dataset`, whose latest window ends at its `as_of`; of each person's events within the
+    limits of a day (`within_limits`).
 
     item_vectors: unit rows (n_items, dim). basics: Emb(I) of the dataset's users, (n_users, dim), or None.
     interests: with it the sequence model is learned too, and its score is one of the scorer's features.
@@ -85,6 +86,7 @@ def fit_scorer(
     """
     args, settings = args or ScorerTrainingSettings(), settings or CandidateSettings()
     tell = progress or logger.info
+    dataset = replace(dataset, events=within_limits(dataset.events, population or CollaborativeSettings()))
     explicit = population.explicit() if population else {}
     target, notes = (explicit["target"], ()) if "target" in explicit else choose_target(dataset, args)
     population = (CollaborativeSettings() if args.timed else UNTIMED).model_copy(update={"target": target, **explicit})
