@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import logging
 import os
 import random
 import shutil
@@ -92,6 +93,7 @@ def make_shop(folder: Path, *, store: str | None = None, train: bool = True) -> 
     pl.DataFrame(items, schema=["item_id", "title", "category", "price"], orient="row").write_csv(folder / "items.csv")
     columns = ["user_id", "item_id", "timestamp", "price"]
     pl.DataFrame(events, schema=columns, orient="row").write_csv(folder / "events.csv")
+    logging.getLogger("recllm").setLevel(logging.WARNING)
     settings: dict[str, Any] = {"currency": "EUR", "timezone": "UTC", "encoder": "toy", "policy": {"group_floor": 3}}
     with Workspace.create(folder / "shop", consent_default=True, store=store, **settings) as shop:
         for table in ("items", "events"):
@@ -122,7 +124,7 @@ def damage_of_file(shop: Workspace) -> list[str]:
 
 def drafts(folder: Path) -> list[str]:
     """Half files that a killed writer left."""
-    return [str(path.relative_to(folder)) for path in folder.rglob("*") if path.name.endswith((".draft", ".tmp"))]
+    return [str(path.relative_to(folder)) for path in folder.rglob("*") if path.name.endswith((".draft", ".tmp", ".part"))]
 
 
 # --- operations -------------------------------------------------------------------------------------------------------
@@ -322,8 +324,10 @@ class Publication(Operation):
         return problems
 
 
-def unserved(shop: Workspace, acknowledged: list[str], *, interrupted: bool) -> list[str]:
-    """What is wrong with the versions and the one that answers."""
+def unserved(
+    shop: Workspace, acknowledged: list[str], *, interrupted: bool, withdrawn: frozenset[str] = frozenset()
+) -> list[str]:
+    """What is wrong with the versions and the one that answers. withdrawn: who may have withdrawn."""
     problems = []
     serving = registry.current(shop.models_dir)
     if serving is None:
@@ -338,7 +342,8 @@ def unserved(shop: Workspace, acknowledged: list[str], *, interrupted: bool) -> 
     if serving in acknowledged[:-1]:
         problems.append(f"{serving} serves, which is older than the acknowledged {acknowledged[-1]}")
     try:
-        (slate,) = open_recommender(shop, encoder=ToyEncoder()).recommend("u02", k=3)
+        asker = next(user for user in (f"u{n:02}" for n in range(PEOPLE)) if user not in withdrawn)
+        (slate,) = open_recommender(shop, encoder=ToyEncoder()).recommend(asker, k=3)
         if slate.model_version != serving or not slate.items:
             problems.append(f"{slate.model_version} answers with {len(slate.items)} items while {serving} serves")
     except RecllmError as error:
@@ -364,16 +369,18 @@ class Refresh(Operation):
     def losses(self, folder: Path, traces: Traces) -> list[str]:
         with Workspace.open(folder) as shop:
             acknowledged = list(traces.acknowledged("refresh").values())
-            problems = unserved(shop, acknowledged, interrupted=traces.interrupted("refresh") is not None)
             withdrawn = set(traces.acknowledged("withdraw"))
+            perhaps = frozenset(withdrawn | {traces.interrupted("withdraw") or ""})
+            interrupted = traces.interrupted("refresh") is not None
+            problems = unserved(shop, acknowledged, interrupted=interrupted, withdrawn=perhaps)
             problems += held_by_states(shop, withdrawn)
             for user in withdrawn:
                 status = open_recommender(shop, encoder=ToyEncoder()).recommend(user, k=1)[0].status
                 if status != "no_consent":
                     problems.append(f"a person who withdrew is served: {status}")
-            for user in {*withdrawn, traces.interrupted("withdraw")} - {None}:
-                time.sleep(0.002)  # of one instant the refusal counts
-                self._say(shop, str(user), True)
+            time.sleep(0.002)  # of one instant the refusal counts
+            for user in perhaps - {""}:
+                self._say(shop, user, True)
             refresh(shop)
             for manifest in registry.versions(shop.models_dir)[:-2]:
                 shutil.rmtree(shop.models_dir / "versions" / manifest.version)
@@ -591,7 +598,7 @@ class Account:
 
     kills: int = 0
     inside: int = 0
-    """Of the kills, those that came while a step was being done."""
+    """Of the kills, those that came while a step that is aimed at was being done."""
     acknowledged: int = 0
     """Steps."""
     told: int = 0
@@ -663,7 +670,7 @@ def measure_operation(
             traces, problems = _one_round(child, round_no, target, wait_for, fault, server, account, rng)
             account.by_fault[fault] += 1
             account.kills += 1
-            account.inside += traces.begun is not None
+            account.inside += traces.begun is not None and traces.begun[0] in operation.targets
             account.acknowledged += len(traces.done)
             try:
                 problems += operation.losses(root, traces)

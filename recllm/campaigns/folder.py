@@ -30,7 +30,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 from recllm.audiences.spread import SpreadFigures
 from recllm.documents import plain
 from recllm.errors import ConflictError, DataError, PolicyError, UsageError
-from recllm.files import lock_file, safe_id, write_whole
+from recllm.files import lock_file, safe_id, sweep_drafts, write_whole
 
 COPIES = "copies"
 """Folder of a workspace with the records of its texts."""
@@ -235,7 +235,15 @@ class CampaignFolder:
                 shutil.rmtree(self.old, ignore_errors=True)
             elif self.old.exists():  # stopped between the two renames of `publish`
                 self.old.replace(self.path)
+            if self.draft.exists():
+                shutil.rmtree(self.draft, ignore_errors=True)
+            sweep_drafts(self.path)
             yield
+
+    @property
+    def draft(self) -> Path:
+        """Where a plan lies until it is published."""
+        return self.path.with_name(f".{self.path.name}.part")
 
     def revision(self, digest: str) -> str:
         """16 hex digits over all that is known of the campaign: its file, by the digest, its plan and its logs.
@@ -270,8 +278,7 @@ def publish(folder: CampaignFolder, plan: CampaignPlan, *, replace: bool, decisi
     """Puts a plan with its first decisions into its folder. Raises what `check_free` raises."""
     with folder.locked():
         folder.check_free(replace=replace)
-        draft = CampaignFolder.at(folder.path.with_name(f".{folder.path.name}.part"))
-        shutil.rmtree(draft.path, ignore_errors=True)
+        draft = CampaignFolder.at(folder.draft)
         draft.path.mkdir(mode=0o700)
         people = _adapter(tuple[PlannedPerson, ...]).dump_python(plan.people, mode="json", by_alias=True)
         write_whole(draft.people, _json_lines(people))

@@ -28,7 +28,7 @@ from typing import Any
 
 from recllm.documents import FrozenModel, Text, json_text, plain
 from recllm.errors import ModelError, UsageError
-from recllm.files import lock_file, safe_id, sync_folder, write_whole
+from recllm.files import lock_file, safe_id, sweep_drafts, sync_folder, write_whole
 from recllm.recommender.lineage import GateReason, GateReport, Lineage, Origin
 
 MANIFEST = "manifest.json"
@@ -325,6 +325,7 @@ def _write_version(
         raise ModelError(f"model version {version} exists in {versions_dir}; versions never change, choose a new name")
     for leftover in versions_dir.glob("*.tmp"):  # of killed publications: this one holds the lock
         shutil.rmtree(leftover)
+    sweep_drafts(versions_dir.parent)
     draft = versions_dir / f"{version}.tmp"
     draft.mkdir()
     try:
