@@ -29,7 +29,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 
 from recllm.audiences.spread import SpreadFigures
 from recllm.documents import plain
-from recllm.errors import ConflictError, DataError, PolicyError, UsageError
+from recllm.errors import ConflictError, DataError, PolicyError, StoreError, UsageError
 from recllm.files import lock_file, safe_id, sweep_drafts, write_whole
 
 COPIES = "copies"
@@ -227,18 +227,26 @@ class CampaignFolder:
     def locked(self) -> Iterator[None]:
         """Nobody else reads or changes the campaign meanwhile. What a publication that was stopped left is put right.
 
-        Not to be nested. Raises `StoreError` when another process keeps the campaign for a minute.
+        Not to be nested. Raises `StoreError` when another process keeps the campaign for a minute, and when the disk
+        does not take what is written in the block.
         """
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with lock_file(self.path.with_name(f".{self.path.name}.lock")):
-            if self.old.exists() and self.path.exists():
-                shutil.rmtree(self.old, ignore_errors=True)
-            elif self.old.exists():  # stopped between the two renames of `publish`
-                self.old.replace(self.path)
-            if self.draft.exists():
-                shutil.rmtree(self.draft, ignore_errors=True)
-            sweep_drafts(self.path)
-            yield
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with lock_file(self.path.with_name(f".{self.path.name}.lock")):
+                if self.old.exists() and self.path.exists():
+                    shutil.rmtree(self.old, ignore_errors=True)
+                elif self.old.exists():  # stopped between the two renames of `publish`
+                    self.old.replace(self.path)
+                if self.draft.exists():
+                    shutil.rmtree(self.draft, ignore_errors=True)
+                sweep_drafts(self.path)
+                yield
+        except OSError as error:
+            reason = f"{error.strerror or error}: {error.filename or self.path}"
+            raise StoreError(
+                f"the campaign {self.path.name!r} cannot be written ({reason}); nothing half done was kept: free some "
+                "space or make the folder writable, then repeat it"
+            ) from error
 
     @property
     def draft(self) -> Path:
