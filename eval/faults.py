@@ -1,4 +1,4 @@
-"""What a killed process, a killed database and a stopped one leave behind:  python eval/faults.py -o eval/results/faults.json
+"""What killed processes and databases leave behind:  python eval/faults.py -o eval/results/faults.json
 
 For each operation a child process works on a tiny shop and acknowledges every step on a pipe. It is killed with SIGKILL
 at a moment drawn from the measured length of a step, so that most kills land inside one. Then the shop is opened again
@@ -57,6 +57,8 @@ from recllm.schema import Purpose  # noqa: E402
 from recllm.settings import ScorerTrainingSettings  # noqa: E402
 from recllm.workspace.workspace import Workspace  # noqa: E402
 
+HALF = (".draft", ".tmp", ".part")
+"""Ends of the names of what is being written."""
 LAST_DAY = datetime(2025, 6, 1, 12, tzinfo=UTC)
 PEOPLE = 24
 CAMPAIGN = """\
@@ -124,7 +126,7 @@ def damage_of_file(shop: Workspace) -> list[str]:
 
 def drafts(folder: Path) -> list[str]:
     """Half files that a killed writer left."""
-    return [str(path.relative_to(folder)) for path in folder.rglob("*") if path.name.endswith((".draft", ".tmp", ".part"))]
+    return [str(path.relative_to(folder)) for path in folder.rglob("*") if path.name.endswith(HALF)]
 
 
 # --- operations -------------------------------------------------------------------------------------------------------
@@ -717,6 +719,7 @@ def _one_round(
             events.append(event := child.next())
             n_more -= "done" in event
         os.kill(worker, signal.SIGKILL)
+        _await(server)
     while "ended" not in (event := child.next()):
         events.append(event)
     open_steps, done = [], []
@@ -745,6 +748,16 @@ def _kill_backend(server: Any) -> None:
         row = connection.execute(busy, (DATABASE, ROLE)).fetchone()
         if row is not None:
             os.kill(row[0], signal.SIGKILL)
+
+
+def _await(server: Any) -> None:
+    """Until the server takes connections: it mends itself after one of its processes was killed."""
+    import psycopg
+
+    for _ in range(500):
+        with contextlib.suppress(psycopg.OperationalError), server.admin():
+            return
+        time.sleep(0.02)
 
 
 def postgres_server() -> Any:

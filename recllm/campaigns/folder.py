@@ -287,16 +287,19 @@ def publish(folder: CampaignFolder, plan: CampaignPlan, *, replace: bool, decisi
     with folder.locked():
         folder.check_free(replace=replace)
         draft = CampaignFolder.at(folder.draft)
-        draft.path.mkdir(mode=0o700)
-        people = _adapter(tuple[PlannedPerson, ...]).dump_python(plan.people, mode="json", by_alias=True)
-        write_whole(draft.people, _json_lines(people))
-        head = plain(dataclasses.replace(plan, people=()))
-        del head["people"]
-        write_whole(draft.plan, json.dumps(head, ensure_ascii=False, indent=1) + "\n")
-        append_decisions(draft.decisions, decisions)
-        if folder.path.exists():
-            folder.path.replace(folder.old)
-        draft.path.replace(folder.path)
+        try:
+            draft.path.mkdir(mode=0o700)
+            people = _adapter(tuple[PlannedPerson, ...]).dump_python(plan.people, mode="json", by_alias=True)
+            write_whole(draft.people, _json_lines(people))
+            head = plain(dataclasses.replace(plan, people=()))
+            del head["people"]
+            write_whole(draft.plan, json.dumps(head, ensure_ascii=False, indent=1) + "\n")
+            append_decisions(draft.decisions, decisions)
+            if folder.path.exists():
+                folder.path.replace(folder.old)
+            draft.path.replace(folder.path)
+        finally:
+            shutil.rmtree(draft.path, ignore_errors=True)
         shutil.rmtree(folder.old, ignore_errors=True)
 
 

@@ -341,16 +341,26 @@ def publish_recommender(
     variants = {tuple(sorted(row.items())): row for row in lacking_one}
     basics_vectors(encoder, list(variants.values())[: workspace.settings.serving.basics_texts], locale)
 
+    lineage = lineage or lineage_of(model, Origin.TRAINED, serving(workspace.models_dir))
+    consent_load, people = marks.load_no.get(Table.CONSENT, 0), None
+
     def save_state(folder: Path) -> None:
+        nonlocal people
         item_load = marks.load_no.get(Table.ITEMS, 0)
         of_items = (recommender.item_offsets, recommender.together)
         save_catalogue_state(folder, data, population, *of_items, locale=locale, item_load=item_load)
+        if not lineage.is_refused:  # before it serves: on a full disk the old version goes on with what it has
+            people = people_path(workspace, folder.stem)
+            save_people_state(people, everybody, population, event_no=marks.event_no, consent_load=consent_load)
 
-    lineage = lineage or lineage_of(model, Origin.TRAINED, serving(workspace.models_dir))
-    version = publish_model(model, workspace.models_dir, save_state, lineage=lineage)
-    if serving(workspace.models_dir) == version:
-        consent_load = marks.load_no.get(Table.CONSENT, 0)
-        write_people(workspace, version, everybody, population, event_no=marks.event_no, consent_load=consent_load)
+    version = None
+    try:
+        version = publish_model(model, workspace.models_dir, save_state, lineage=lineage)
+    finally:
+        if people is not None and serving(workspace.models_dir) != people.stem:
+            people.unlink(missing_ok=True)
+    if people is not None and people.exists():
+        _sweep(people, 1, consent_load)
     return version
 
 

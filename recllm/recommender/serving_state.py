@@ -32,7 +32,7 @@ from recllm.data.interactions import Floats, Ints
 from recllm.data.item_groups import GROUPINGS, VOTED, GroupStatistics, ItemGroups, NewItems
 from recllm.errors import ModelError
 from recllm.features.collaborative import CollaborativeStatistics, ItemStatistics
-from recllm.files import PRIVATE, whole_file
+from recllm.files import PRIVATE, write_whole
 from recllm.models.sequence import SequenceModel, SequenceWeights
 from recllm.settings import CollaborativeSettings
 
@@ -178,9 +178,12 @@ def _save(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> None:
     from safetensors.numpy import save
 
     content = save({name: np.ascontiguousarray(value) for name, value in arrays.items()}, metadata=dict(metadata))
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with whole_file(path, mode=PRIVATE) as stream:
-        stream.write(content)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_whole(path, content, mode=PRIVATE)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ModelError(f"{path} cannot be written: {reason}; check the disk's free space and permissions") from error
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------

@@ -30,7 +30,14 @@ from recllm.errors import RecllmError, StoreError, UsageError
 from recllm.files import lock_file, write_whole
 from recllm.settings import Settings, merged
 from recllm.store.database import Store, without_password
-from recllm.workspace.privacy import KEY_FILE_VARIABLE, KEY_VARIABLE, PolicyGate, Pseudonymiser, find_key, make_key_file
+from recllm.workspace.privacy import (
+    KEY_FILE_VARIABLE,
+    KEY_VARIABLE,
+    PolicyGate,
+    Pseudonymiser,
+    find_key,
+    make_key_file,
+)
 
 SETTINGS_FILE = "workspace.toml"
 STORE_FILE = "store.sqlite"
@@ -208,10 +215,14 @@ def _fingerprint(key: bytes, tenant: str) -> str:
     return Pseudonymiser(key, domain="fingerprint", tenant=tenant).fingerprint()
 
 
-def log_end(workspace: Workspace) -> int | None:
-    """The second after the last event of anybody, in epoch seconds; None for an empty log."""
+def log_end(workspace: Workspace, now: datetime | None = None) -> int | None:
+    """The second after the last event of anybody, in epoch seconds; None for an empty log.
+
+    What was loaded with an event further ahead of the clock than that may err is left out, unless there is nothing
+    else: everything would be history. now: an aware time instead of the clock.
+    """
     with workspace.store().read() as reader:
-        last = reader.last_event()
+        last = reader.last_event((now or datetime.now(UTC)) + workspace.policy.clock_error)
     return None if last is None else int(last.timestamp()) + 1
 
 
@@ -224,7 +235,8 @@ def present(workspace: Workspace, now: datetime | None = None) -> int:
 
     now: an aware time instead of the clock of this machine.
     """
-    clock, end = now or datetime.now(UTC), log_end(workspace)
+    clock = now or datetime.now(UTC)
+    end = log_end(workspace, clock)
     if end is None:
         return int(clock.timestamp())
     replayed = clock - utc(end) > timedelta(days=REPLAY_DAYS)
