@@ -557,14 +557,15 @@ ON_A_SERVER = ("load", "feedback", "erasure")
 # --- the child --------------------------------------------------------------------------------------------------------
 
 
-def work_until_killed(name: str, folder: Path) -> None:
-    """Each line of standard input is the number of a round: a worker is forked, does steps and tells of each, until it
-    is killed. The imports happen once."""
+def work_until_killed() -> None:
+    """Each line of standard input names an operation, a workspace and the number of a round: a worker is forked, does
+    steps and tells of each, until it is killed. The imports happen once."""
     for line in sys.stdin:
+        name, folder, round_no = json.loads(line)
         worker = os.fork()
         if worker == 0:
             _tell(worker=os.getpid())
-            for step in OPERATIONS[name]().steps(folder, int(line)):
+            for step in OPERATIONS[name]().steps(Path(folder), round_no):
                 _do(step)
         os.waitpid(worker, 0)
         _tell(ended=worker)
@@ -625,21 +626,21 @@ class Account:
 class Child:
     """The process that forks workers."""
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self) -> None:
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join((str(HERE.parent), os.environ.get("PYTHONPATH", ""))),
             "POLARS_MAX_THREADS": "1",
             "OMP_NUM_THREADS": "1",
         }
-        command = [sys.executable, str(HERE / "faults.py"), "--child", name, str(folder)]
+        command = [sys.executable, str(HERE / "faults.py"), "--child"]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
 
-    def begin(self, round_no: int) -> int:
+    def begin(self, name: str, folder: Path, round_no: int) -> int:
         """Id of a new worker."""
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{round_no}\n")
+        self._process.stdin.write(json.dumps([name, str(folder), round_no]) + "\n")
         self._process.stdin.flush()
         return int(self.next()["worker"])
 
@@ -655,21 +656,25 @@ class Child:
 
 
 def measure_operation(
-    name: str, kills: int, *, server: Any = None, seed: int = 0, folder: Path | None = None
+    name: str, kills: int, child: Child, *, shop: Path | None = None, server: Any = None, seed: int = 0
 ) -> Account:
-    """server: a `PostgresServer` that keeps the rows, whose processes are killed in turn with the child's."""
+    """shop: a folder of `make_shop` to be copied; one is made when None. server: a `PostgresServer` that keeps the
+    rows, whose processes are killed in turn with the child's."""
     operation, account, rng = OPERATIONS[name](), Account(), random.Random(f"{name} {seed}")
-    with tempfile.TemporaryDirectory(prefix="recllm-faults-", dir=folder) as temporary:
-        store = None if server is None else server.url()
-        root = make_shop(Path(temporary), store=store, train=operation.trained)
-        child = Child(name, root)
+    with tempfile.TemporaryDirectory(prefix="recllm-faults-") as temporary:
+        if shop is None:
+            store = None if server is None else server.url()
+            root = make_shop(Path(temporary), store=store, train=operation.trained)
+        else:
+            root = Path(shutil.copytree(shop, Path(temporary) / "copy")) / "shop"
         faults = ["child"] if server is None else ["child", "backend", "fast", "immediate"]
         for round_no in range(kills + 1):
             fault = faults[round_no % len(faults)]
             target = rng.choice(operation.targets)
             # the first round measures how long steps take, and is killed after them
             wait_for = 3 * len(operation.targets) if round_no == 0 else rng.randint(0, 1)
-            traces, problems = _one_round(child, round_no, target, wait_for, fault, server, account, rng)
+            worker = child.begin(name, root, round_no)
+            traces, problems = _one_round(child, worker, target, wait_for, fault, server, account, rng)
             account.by_fault[fault] += 1
             account.kills += 1
             account.inside += traces.begun is not None and traces.begun[0] in operation.targets
@@ -679,13 +684,12 @@ def measure_operation(
             except RecllmError as error:
                 problems.append(f"{type(error).__name__}: {error}")
             account.losses += [f"round {round_no} ({fault}, {traces.begun}): {problem}" for problem in problems]
-        child.close()
     return account
 
 
 def _one_round(
     child: Child,
-    round_no: int,
+    worker: int,
     target: str,
     wait_for: int,
     fault: str,
@@ -694,15 +698,16 @@ def _one_round(
     rng: random.Random,
 ) -> tuple[Traces, list[str]]:
     """Lets a worker do some steps, then comes the fault while it does one of the kind `target`."""
-    worker, events, problems = child.begin(round_no), [], []
-    n_done = 0
+    events, problems, n_done = [], [], 0
     while True:
         events.append(event := child.next())
         n_done += "done" in event
-        if "crashed" in event:
+        if "crashed" in event or "ended" in event:
             break
         if event.get("begin") == target and n_done >= wait_for:
             break
+    if "ended" in events[-1]:
+        return Traces((), None), ["the worker ended by itself"]
     lengths = account.seconds[target]
     time.sleep(rng.uniform(0, 1.1 * statistics.median(lengths)) if lengths else 0)
     if fault == "child":
@@ -722,7 +727,7 @@ def _one_round(
         _await(server)
     while "ended" not in (event := child.next()):
         events.append(event)
-    open_steps, done = [], []
+    done = []
     for event in events:
         if "done" in event:
             account.seconds[event["done"]].append(event["seconds"])
@@ -732,11 +737,9 @@ def _one_round(
             problems.append(f"{event['name']} was refused: {event['error']}")
         if "crashed" in event:
             problems.append(f"{event['name']} ended with {event['error']}")
-    last = events[-1] if events else {}
-    open_steps = [(last["begin"], last["name"])] if "begin" in last else []
-    if "failed" in last:
-        open_steps = [(last["failed"], last["name"])]
-    return Traces(tuple(done), open_steps[0] if open_steps else None), problems
+    last = events[-1]
+    kind = last.get("begin") or last.get("failed")
+    return Traces(tuple(done), (kind, last["name"]) if kind else None), problems
 
 
 def _kill_backend(server: Any) -> None:
@@ -776,17 +779,20 @@ def postgres_server() -> Any:
 def measure(kills: int = 200, *, names: tuple[str, ...] = tuple(OPERATIONS), on_server: bool = True) -> dict[str, Any]:
     """So many kills of each operation: `kills` in total, `losses` in total, and the account of each operation."""
     os.environ.pop("RECLLM_STORE_URL", None)
-    operations, began = {}, time.perf_counter()
+    operations, began, child = {}, time.perf_counter(), Child()
     for name in names:
-        operations[name] = measure_operation(name, kills).document()
+        operations[name] = measure_operation(name, kills, child).document()
         sys.stderr.write(f"{name}: {operations[name]}\n")
+    child.close()
     server = postgres_server() if on_server else None
     if server is not None:
+        child = Child()  # it knows the server's password
         try:
             for name in set(names) & set(ON_A_SERVER):
-                operations[f"{name} (postgresql)"] = measure_operation(name, kills, server=server).document()
+                operations[f"{name} (postgresql)"] = measure_operation(name, kills, child, server=server).document()
                 sys.stderr.write(f"{name} (postgresql): {operations[f'{name} (postgresql)']}\n")
         finally:
+            child.close()
             server.close()
     return {
         "kills": sum(account["kills"] for account in operations.values()),
@@ -800,7 +806,7 @@ def measure(kills: int = 200, *, names: tuple[str, ...] = tuple(OPERATIONS), on_
 
 def main() -> None:
     if sys.argv[1:2] == ["--child"]:
-        work_until_killed(sys.argv[2], Path(sys.argv[3]))
+        work_until_killed()
         return
     from inputs import finish, script_parser
 

@@ -236,7 +236,7 @@ def _sweep(path: Path, n_others: int, consent_load: int) -> None:
 
 
 def _knows_decisions(path: Path, consent_load: int) -> bool:
-    """Whether a people's part was made after the load of consent of that number."""
+    """Whether a people's part is whole and was made after the load of consent of that number."""
     try:
         return open_people_state(path).consent_load == consent_load
     except ModelError:

@@ -79,10 +79,12 @@ def erase_person(workspace: Workspace, user_id: str, *, by_pseudonym: bool = Fal
     time too.
     """
     name, store = user_id if by_pseudonym else workspace.pseudonymiser().one(user_id), workspace.store()
-    with store.load(Table.CONSENT, load_id=uuid.uuid4().hex, source="erasure") as load:
-        rows = load.erase_user(name)
-    store.truncate_log()
-    forget_in_states(workspace)
+    try:
+        with store.load(Table.CONSENT, load_id=uuid.uuid4().hex, source="erasure") as load:
+            rows = load.erase_user(name)
+    finally:  # of an unknown person, too: an erasure that was killed may have left what follows undone
+        store.truncate_log()
+        forget_in_states(workspace)
     return Erasure(rows=rows)
 
 
