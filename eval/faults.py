@@ -672,7 +672,7 @@ def measure_operation(
             fault = faults[round_no % len(faults)]
             target = rng.choice(operation.targets)
             # the first round measures how long steps take, and is killed after them
-            wait_for = 3 * len(operation.targets) if round_no == 0 else rng.randint(0, 1)
+            wait_for = len(operation.targets) + 1 if round_no == 0 else rng.randint(0, 1)
             worker = child.begin(name, root, round_no)
             traces, problems = _one_round(child, worker, target, wait_for, fault, server, account, rng)
             account.by_fault[fault] += 1

@@ -27,7 +27,7 @@ import tomli_w
 
 from recllm.data.dataset import utc
 from recllm.errors import RecllmError, StoreError, UsageError
-from recllm.files import lock_file, write_whole
+from recllm.files import lock_file, sweep_drafts, write_whole
 from recllm.settings import Settings, merged
 from recllm.store.database import Store, without_password
 from recllm.workspace.privacy import (
@@ -124,6 +124,7 @@ class Workspace:
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             with lock_file(root / ".lock"):  # of two creators the second finds the workspace of the first
+                sweep_drafts(root)  # of a creation that was killed, that of a key among them
                 if not (root / SETTINGS_FILE).exists():
                     for name in ("quarantine", "models", "cache"):
                         (root / name).mkdir(mode=0o700, exist_ok=True)
