@@ -407,7 +407,8 @@ class Campaign(Operation):
 
     def file(self, folder: Path, name: str) -> CampaignFile:
         path = folder.parent / f"{name}.toml"
-        path.write_text(CAMPAIGN.format(id=name))
+        if not path.exists():
+            path.write_text(CAMPAIGN.format(id=name))
         return read_campaign(path)
 
     def plan(self, shop: Workspace, file: CampaignFile, *, replace: bool = False) -> list[str]:
