@@ -45,10 +45,9 @@ from recllm.campaigns.folder import CampaignFolder, read_log, read_plan  # noqa:
 from recllm.campaigns.open_campaign import approve_texts, open_campaign  # noqa: E402
 from recllm.campaigns.plan import plan_campaigns  # noqa: E402
 from recllm.encoder.toy import ToyEncoder  # noqa: E402
-from recllm.errors import RecllmError, UnknownIdError, UsageError  # noqa: E402
+from recllm.errors import NothingToDo, RecllmError, UnknownIdError, UsageError  # noqa: E402
 from recllm.jobs.load import add_consent, add_events, add_users, load_file  # noqa: E402
 from recllm.jobs.recommenders import open_recommender, people_path, publish_recommender, refresh  # noqa: E402
-from recllm.jobs.rights import erase_person, join_session  # noqa: E402
 from recllm.recommender import registry  # noqa: E402
 from recllm.recommender.recommender import Recommender  # noqa: E402
 from recllm.recommender.saved_model import load_model  # noqa: E402
@@ -56,6 +55,16 @@ from recllm.recommender.serving_state import open_people_state  # noqa: E402
 from recllm.schema import Purpose  # noqa: E402
 from recllm.settings import ScorerTrainingSettings  # noqa: E402
 from recllm.workspace.workspace import Workspace  # noqa: E402
+
+try:  # with tombstones
+    from recllm.jobs.sessions import join_session
+    from recllm.privacy.erasure import erase_people, finish_erasures
+except ImportError:  # rows alone
+    from recllm.jobs.rights import erase_person, join_session
+
+    HAS_TOMBSTONES = False
+else:
+    HAS_TOMBSTONES = True
 
 HALF = (".draft", ".tmp", ".part")
 """Ends of the names of what is being written."""
@@ -127,6 +136,25 @@ def damage_of_file(shop: Workspace) -> list[str]:
 def drafts(folder: Path) -> list[str]:
     """Half files that a killed writer left."""
     return [str(path.relative_to(folder)) for path in folder.rglob("*") if path.name.endswith(HALF)]
+
+
+def erase(shop: Workspace, user_id: str) -> None:
+    """Erases a person, or completes what a killed erasure began. Of an erasure that came to its end before, nothing is
+    left to do."""
+    with contextlib.suppress(UnknownIdError, NothingToDo):
+        if HAS_TOMBSTONES:
+            finish_erasures(shop, actor="faults")
+            erase_people(shop, [user_id], actor="faults")
+        else:
+            erase_person(shop, user_id)
+
+
+def rows_of(shop: Workspace, user_id: str) -> int:
+    """Rows of a person: of users, events, decisions, joined sessions."""
+    pseudonym = shop.pseudonymiser().one(user_id)
+    key = "user_key = (SELECT user_key FROM users WHERE user_id = :id)"
+    tables = ("users", "events", "consent", "sessions")
+    return sum(query(shop, f"SELECT count(*) FROM {table} WHERE {key}", id=pseudonym)[0][0] for table in tables)  # noqa: S608
 
 
 # --- operations -------------------------------------------------------------------------------------------------------
@@ -492,11 +520,11 @@ class Erasure(Operation):
             for n in count():
                 name = f"e{round_no}x{n}"
                 yield Step("come", name, lambda name=name: self._come(shop, name))
-                yield Step("erase", name, lambda name=name: self.erase(shop, name))
+                yield Step("erase", name, lambda name=name: erase(shop, name))
 
     def _come(self, shop: Workspace, name: str) -> str:
-        add_users(shop, {name: {"age": "young"}}, source="faults")
-        row = {"item_id": "tea-1", "event": "purchase", "basket_id": name, "quantity": 1.0}
+        add_users(shop, {name: {"age": self._mark(name)}}, source="faults")
+        row = {"item_id": "tea-1", "event": "purchase", "basket_id": self._mark(name), "quantity": 1.0}
         rows = [row | {"user_id": name, "timestamp": LAST_DAY - timedelta(days=n)} for n in range(self.EVENTS - 1)]
         add_events(shop, rows, source="faults")
         session = {**row, "user_id": None, "session_id": f"s-{name}", "timestamp": LAST_DAY}
@@ -508,45 +536,40 @@ class Erasure(Operation):
             shutil.rmtree(shop.models_dir / "versions" / manifest.version)
         return shop.pseudonymiser().one(name)
 
-    def erase(self, shop: Workspace, name: str) -> None:
-        """Erases a person, or completes what a killed erasure began. Of an erasure that came to its end before, an
-        unknown person is all that is left."""
-        with contextlib.suppress(UnknownIdError):
-            erase_person(shop, name)
+    def _mark(self, name: str) -> str:
+        """What stands in the person's rows, and in nobody else's."""
+        return f"mark-of-{name}-"
 
     def losses(self, folder: Path, traces: Traces) -> list[str]:
         problems = []
         with Workspace.open(folder) as shop:
             if name := traces.interrupted("erase"):
-                n_left = self._rows(shop, name)
+                n_left = rows_of(shop, name)
                 if n_left not in (0, self.EVENTS + 3):
                     problems.append(f"{n_left} rows of {self.EVENTS + 3} are left of a person")
-                self.erase(shop, name)
+                erase(shop, name)
             gone = {*traces.acknowledged("erase"), *([name] if name else [])}
             (slate,) = open_recommender(shop, encoder=ToyEncoder()).recommend("u02", k=3)
             problems += [] if slate.items else ["nobody else is served"]
             problems += held_by_states(shop, gone)
-            problems += [f"{n} rows of an erased person" for name in gone if (n := self._rows(shop, name))]
+            for name in gone:
+                if HAS_TOMBSTONES:
+                    row = {"user_id": name, "item_id": "tea-1", "event": "view", "timestamp": LAST_DAY}
+                    add_events(shop, [row], source="faults")
+                if n := rows_of(shop, name):
+                    problems.append(f"{n} rows of an erased person")
             n_others = query(shop, "SELECT count(*) FROM users WHERE user_id LIKE 'u%'")[0][0]
             problems += [f"{n_others} others of {PEOPLE}"] * (n_others < PEOPLE)
+            marks = [self._mark(name).encode() for name in gone]
             names = [text.encode() for text in shop.pseudonymiser().many(sorted(gone))]
             for path in folder.rglob("*"):
-                if path.is_file() and any(text in path.read_bytes() for text in names):
+                # a tombstone, a certificate and the audit log name a pseudonym
+                may_name = HAS_TOMBSTONES and (path.name.startswith("store.sqlite") or "cert" in path.parent.name)
+                texts = marks if may_name else marks + names
+                if path.is_file() and any(text in path.read_bytes() for text in texts):
                     problems.append(f"bytes of an erased person are in {path.relative_to(folder)}")
             problems += damage_of_file(shop)
         return problems
-
-    def _rows(self, shop: Workspace, name: str) -> int:
-        """Of the person: events, basics, a decision, a session."""
-        pseudonym = shop.pseudonymiser().one(name)
-        key = "(SELECT user_key FROM users WHERE user_id = :id)"
-        counts = [query(shop, "SELECT count(*) FROM users WHERE user_id = :id", id=pseudonym)[0][0]]
-        for table in ("events", "consent", "sessions"):
-            counts.append(
-                query(shop, f"SELECT count(*) FROM {table} WHERE user_key = {key}", id=pseudonym)[0][0]  # noqa: S608
-            )
-        n_baskets = query(shop, "SELECT count(*) FROM events WHERE basket_id = :name", name=name)[0][0]
-        return int(sum(counts)) + abs(n_baskets - counts[1])
 
 
 OPERATIONS: Mapping[str, type[Operation]] = {

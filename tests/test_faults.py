@@ -36,7 +36,6 @@ from recllm.errors import ModelError, RecllmError, StoreError
 from recllm.files import sweep_drafts, whole_file
 from recllm.jobs.load import add_consent, add_events, feedback_report, load_file, record_shown
 from recllm.jobs.recommenders import open_recommender, people_path, publish_recommender, refresh
-from recllm.jobs.rights import erase_person, export_person
 from recllm.jobs.train import train_workspace
 from recllm.recommender import registry
 from recllm.recommender.saved_model import load_model
@@ -168,7 +167,7 @@ def operations(shop: Workspace) -> dict[str, Callable[[], Any]]:
         "export": lambda: campaign.export(shop, of("exported")),
         "publish": lambda: publish_recommender(shop, model, ToyEncoder()),
         "promote": lambda: registry.promote(shop.models_dir, registry.versions(shop.models_dir)[0].version),
-        "erase": lambda: erase_person(shop, "u05"),
+        "erase": lambda: faults.erase(shop, "u05"),
     }
 
 
@@ -281,12 +280,13 @@ def test_a_full_disk_in_the_middle_of_an_erasure(tiny_shop: Path, tmp_path: Path
     with mounted(tmp_path / "disk", 16):
         root = Path(shutil.copytree(tiny_shop, tmp_path / "disk" / "copy")) / "shop"
         with Workspace.open(root) as shop:
-            before = export_person(shop, "u05")
+            before = faults.rows_of(shop, "u05")
             with filled(tmp_path / "disk", 40_000):
                 with pytest.raises(StoreError, match="disk is full; nothing of this change was kept"):
-                    erase_person(shop, "u05")
-                assert export_person(shop, "u05") == before
-            erase_person(shop, "u05")
+                    faults.erase(shop, "u05")
+                assert faults.rows_of(shop, "u05") == before > 0
+            faults.erase(shop, "u05")
+            assert faults.rows_of(shop, "u05") == 0
 
 
 def test_a_failed_publication_leaves_no_version_behind(shop: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
