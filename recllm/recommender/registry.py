@@ -113,7 +113,7 @@ def publish(
                     _decide(models_dir, decision, version, previous=serving(models_dir), gate=lineage and lineage.gate)
             except BaseException:
                 if serving(models_dir) != version:  # nobody decided that it exists, and each try would leave another
-                    _remove(models_dir, version)
+                    shutil.rmtree(models_dir / "versions" / version, ignore_errors=True)
                 raise
     return version
 
@@ -275,7 +275,10 @@ def remove_old(models_dir: Path, *, refused: int, retrained: int, needed: Collec
                     continue
                 gate = manifest.lineage.gate if manifest.lineage and is_refused else None
                 _decide(models_dir, DecisionKind.REMOVED, manifest.version, previous=now_serving, gate=gate)
-                _remove(models_dir, manifest.version)
+                outdated = models_dir / "versions" / manifest.version
+                draft = outdated.with_name(f"{manifest.version}.tmp")  # a kill leaves what the next publication sweeps
+                outdated.rename(draft)
+                shutil.rmtree(draft)
                 removed.append(manifest.version)
     return removed
 
@@ -300,13 +303,6 @@ def _same_weights(models_dir: Path, version: str | None, peer: str | None) -> bo
         return name
 
     return trained(version) == trained(peer)
-
-
-def _remove(models_dir: Path, version: str) -> None:
-    outdated = models_dir / "versions" / version
-    draft = outdated.with_name(f"{version}.tmp")  # a kill leaves what the next publication sweeps
-    outdated.rename(draft)
-    shutil.rmtree(draft)
 
 
 def _point(models_dir: Path, kind: DecisionKind, version: str, *, overridden: tuple[GateReason, ...] = ()) -> None:
