@@ -528,10 +528,11 @@ def zero_a_page(store: Path) -> None:
 
 def spoil_the_schema(store: Path) -> None:
     """Of which SQLite quotes a part that is no text any more."""
-    content = bytearray(store.read_bytes())
+    content = store.read_bytes()
     start = content.index(b"CREATE TABLE items")
-    content[start : start + 12] = b"\xff" * 12
-    store.write_bytes(content)
+    named = content.rindex(b"tableitemsitems", 0, start)
+    spoiled = b"table" + b"\xff" * 10 + content[named + 15 : start] + b"\xff" * 12
+    store.write_bytes(content[:named] + spoiled + content[start + 12 :])
 
 
 def spoil_a_text(store: Path) -> None:
